@@ -43,8 +43,8 @@ async def record(
 ) -> None:
     """Add one row; `action` is a noun and a verb such as `account.update`, `subject` an id. Whoever may read the audit
     log of `account_id`, or is `user_id`, sees it. Never holds a secret."""
-    said = (actor.name, action, subject, before, after, actor.address, actor.request_id, account_id, user_id)
-    await connection.execute(_query("accounts_audit"), *said)
+    row = (actor.name, action, subject, before, after, actor.address, actor.request_id, account_id, user_id)
+    await connection.execute(_query("accounts_audit"), *row)
 
 
 NEWEST: Final = 2**63 - 1

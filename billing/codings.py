@@ -77,11 +77,11 @@ class Decoder:
 def decoder_of(coding: str | None) -> Decoder | None:
     """Return what decodes a body with this `Content-Encoding`; None where there is nothing to decode. Raises
     `BadCoding`."""
-    said = (coding or "").strip().lower()
-    if said in ("", "identity"):
+    name = (coding or "").strip().lower()
+    if name in ("", "identity"):
         return None
-    if said in _GZIP:
+    if name in _GZIP:
         return Decoder(gzip=True)
-    if said == "deflate":
+    if name == "deflate":
         return Decoder(gzip=False)
     raise BadCoding("This Content-Encoding is not known here: send the body plain, or with gzip or deflate alone.")

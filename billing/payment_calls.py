@@ -1,13 +1,75 @@
-"""The billing API's calls about the payment provider, with the admin key: its events, and the comparison with it."""
+"""The billing API's calls about payments: of customers, hosted pages and orders; with the admin key all orders, what
+could not be credited, the provider's events, and the comparison with it, plans."""
 
 from billing.calls import BillingCalls, page_query, path_part
 from billing.pages import DEFAULT_LIMIT
 from billing.shapes.base import Listing
 from billing.shapes.payment_events import ComparisonShape, NewComparison, PaymentEventShape
+from billing.shapes.payments import (
+    AdminOrderShape,
+    CreditParked,
+    DismissParked,
+    NewCheckout,
+    NewOrderRefund,
+    NewPortal,
+    NewSetup,
+    OrderRefundShape,
+    PageShape,
+    ParkedShape,
+    PlansShape,
+)
 
 
 class PaymentCalls(BillingCalls):
     """Calls one gateway's billing API, as `BillingCalls` says."""
+
+    async def setup_billing(self, setup: NewSetup) -> PageShape:
+        """Open a page where credit is bought, or a payment method kept."""
+        return await self._call("POST", "/api/billing/setup", PageShape, body=setup)
+
+    async def checkout(self, checkout: NewCheckout) -> PageShape:
+        """Open a page where an amount of credit, or a plan, is bought."""
+        return await self._call("POST", "/api/billing/checkout", PageShape, body=checkout)
+
+    async def billing_portal(self, return_url: str | None = None) -> PageShape:
+        """Open a page where billing is managed."""
+        return await self._call("POST", "/api/billing/portal", PageShape, body=NewPortal(return_url=return_url))
+
+    async def orders(
+        self,
+        *,
+        account_id: str | None = None,
+        status: str | None = None,
+        limit: int = DEFAULT_LIMIT,
+        cursor: str | None = None,
+    ) -> Listing[AdminOrderShape]:
+        """List orders of all accounts or of one, newest first."""
+        query = {"account_id": account_id, "status": status, **page_query(limit, cursor)}
+        return await self._call("GET", "/api/admin/orders", Listing[AdminOrderShape], query=query)
+
+    async def order(self, order_id: str) -> AdminOrderShape:
+        """Return an order of any account."""
+        return await self._call("GET", f"/api/admin/orders/{path_part(order_id)}", AdminOrderShape)
+
+    async def refund_order(self, order_id: str, refund: NewOrderRefund) -> OrderRefundShape:
+        """Give money of an order back, at most what is left of its credit."""
+        path = f"/api/admin/orders/{path_part(order_id)}/refunds"
+        return await self._call("POST", path, OrderRefundShape, body=refund)
+
+    async def parked(self, *, limit: int = DEFAULT_LIMIT, cursor: str | None = None) -> Listing[ParkedShape]:
+        """List money that could not be credited and waits, newest first."""
+        query = page_query(limit, cursor)
+        return await self._call("GET", "/api/admin/payments/parked", Listing[ParkedShape], query=query)
+
+    async def credit_parked(self, parked_id: str, credit: CreditParked) -> ParkedShape:
+        """Give what waits to its account."""
+        path = f"/api/admin/payments/parked/{path_part(parked_id)}/credit"
+        return await self._call("POST", path, ParkedShape, body=credit)
+
+    async def dismiss_parked(self, parked_id: str, note: str) -> ParkedShape:
+        """Decide that what waits is not credited."""
+        path = f"/api/admin/payments/parked/{path_part(parked_id)}/dismiss"
+        return await self._call("POST", path, ParkedShape, body=DismissParked(note=note))
 
     async def payment_events(
         self, *, state: str | None = None, limit: int = DEFAULT_LIMIT, cursor: str | None = None
@@ -20,6 +82,10 @@ class PaymentCalls(BillingCalls):
         """Have an event looked into once more."""
         path = f"/api/admin/payments/events/{path_part(event_id)}/replay"
         return await self._call("POST", path, PaymentEventShape)
+
+    async def plans_in_force(self) -> PlansShape:
+        """List the plans in force, the cheapest first."""
+        return await self._call("GET", "/api/admin/plans", PlansShape)
 
     async def payment_comparison(self) -> ComparisonShape:
         """Return the last comparison with the payment provider, and what still differs."""

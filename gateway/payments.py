@@ -41,15 +41,15 @@ def links_of(settings: Settings, plans: Plans) -> Links:
 
 def payment_rules(settings: Settings) -> PaymentRules:
     """Return what the settings say of payments."""
-    said, own = settings.payments, public_url(settings)
-    named = (own, settings.frontend_url, *settings.cors_origins, *said.allowed_origins)
+    payments, own = settings.payments, public_url(settings)
+    named = (own, settings.frontend_url, *settings.cors_origins, *payments.allowed_origins)
     home = settings.frontend_url or f"{own}{PAY}"
-    flows = FlowRules(said.min_cents, said.max_cents, said.setup_cents, origins_of(named), home)
+    flows = FlowRules(payments.min_cents, payments.max_cents, payments.setup_cents, origins_of(named), home)
     grace = timedelta(days=settings.payment_grace_days)
     return PaymentRules(
         *(flows, settings.defaults.default_plan, grace, own),
-        declines=said.auto_recharge_declines,
-        credit_days=said.credit_expires_days,
+        declines=payments.auto_recharge_declines,
+        credit_days=payments.credit_expires_days,
     )
 
 

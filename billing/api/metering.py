@@ -22,7 +22,8 @@ from billing.api.usage import balance_of
 from billing.errors import MetergateError
 from billing.money import format_usd
 from billing.services.charges import Measure, parse_quantity
-from billing.services.claims import DEBITS, HOLDS, USAGE, NotAdmitted, Payer
+from billing.services.claims import NotAdmitted, Payer
+from billing.services.events import DEBITS, HOLDS, USAGE
 from billing.shapes.service import (
     Asked,
     CheckShape,

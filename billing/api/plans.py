@@ -10,6 +10,7 @@ from billing.api.usage import balance_of
 from billing.errors import StoreError
 from billing.identity.permissions import BILLING_SETUP
 from billing.money import format_usd
+from billing.shapes.payments import PlansShape, plan_shape
 from billing.shapes.subscriptions import (
     FeatureShape,
     FeaturesShape,
@@ -129,6 +130,12 @@ async def change_subscription(call: Call, body: PlanChange) -> SubscriptionShape
     return await get_subscription(call)
 
 
+async def list_plans_in_force(call: Call) -> PlansShape:
+    """List the plans in force, the cheapest first."""
+    plans = sorted(call.services.plans.values(), key=lambda plan: (plan.price_nano, plan.id))
+    return PlansShape(data=[plan_shape(plan) for plan in plans])
+
+
 async def list_features(call: Call) -> FeaturesShape:
     """Return the features that an account's plan names, and what is left of each."""
     found = await call.services.features.of_account(call.id("account_id"))
@@ -166,6 +173,7 @@ _OF_PROVIDER: Final = (409, 503)
 
 ROUTES: Final = (
     customer_read("/api/billing/status", get_billing_status, StatusShape),
+    Route("GET", "/api/admin/plans", list_plans_in_force, Access.admin, PlansShape),
     customer_read(SUBSCRIPTION, get_subscription, SubscriptionShape),
     Route(
         *("PUT", SUBSCRIPTION, change_subscription, Access.caller, SubscriptionShape),

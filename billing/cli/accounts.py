@@ -65,12 +65,12 @@ async def create(
     """Create an account, with nothing on it."""
     quotas = quotas_of(quota or ())
     account = await client.create_account(name, plan=plan, credit_limit_usd=credit_limit_usd, quotas=quotas)
-    return _one(account)
+    return shown_account(account)
 
 
 async def show(client: "BillingCalls", account_id: AccountId) -> Shown:
     """Show an account."""
-    return _one(await client.account(account_id))
+    return shown_account(await client.account(account_id))
 
 
 async def index(client: "BillingCalls", limit: Limit = DEFAULT_LIMIT, cursor: Cursor = None) -> Shown:
@@ -109,7 +109,7 @@ async def change(
     )
     if changes == AccountPatch():
         raise typer.BadParameter("nothing to change was given; see --help")
-    return _one(await client.update_account(account_id, changes))
+    return shown_account(await client.update_account(account_id, changes))
 
 
 async def quotas(
@@ -216,17 +216,17 @@ async def _adjust(
 
 async def suspend(client: "BillingCalls", account_id: AccountId, reason: Reason) -> Shown:
     """Let an account spend nothing until it is reopened. Its balance stays."""
-    return _one(await client.update_account(account_id, AccountPatch(status="suspended", reason=reason)))
+    return shown_account(await client.update_account(account_id, AccountPatch(status="suspended", reason=reason)))
 
 
 async def close(client: "BillingCalls", account_id: AccountId, reason: Reason) -> Shown:
     """Close an account: it spends nothing any more. Its balance stays, and can be read."""
-    return _one(await client.update_account(account_id, AccountPatch(status="closed", reason=reason)))
+    return shown_account(await client.update_account(account_id, AccountPatch(status="closed", reason=reason)))
 
 
 async def reopen(client: "BillingCalls", account_id: AccountId, reason: Reason) -> Shown:
     """Let an account that was suspended or closed spend again."""
-    return _one(await client.update_account(account_id, AccountPatch(status="active", reason=reason)))
+    return shown_account(await client.update_account(account_id, AccountPatch(status="active", reason=reason)))
 
 
 async def _give(
@@ -260,7 +260,8 @@ async def _give(
     return Shown(result.received, (Table((), rows),))
 
 
-def _one(account: AccountShape) -> Shown:
+def shown_account(account: AccountShape) -> Shown:
+    """Return an account as a command shows it."""
     rows = [
         ("account", account.id),
         ("name", account.name),

@@ -1,9 +1,10 @@
-"""`metergate billing`: where the account stands, and what to do about it."""
+"""`metergate billing`: where the account stands, what to do about it, and the pages where that is done."""
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
 import msgspec
 import typer
+from msgspec import UNSET
 
 from billing.cli.commands import group
 from billing.cli.output import Shown, Table
@@ -12,10 +13,15 @@ from billing.cli.session import FindPlace
 
 if TYPE_CHECKING:
     from billing.person_calls import PersonCalls
+    from billing.shapes.payments import PageShape
     from billing.shapes.quotas import WindowShape
     from billing.shapes.reports import BillingSummaryShape
     from billing.shapes.subscriptions import FeatureShape, StatusShape, SubscriptionShape
 
+ReturnUrl = Annotated[
+    str | None,
+    typer.Option(metavar="URL", help="Where the page leads to afterwards: an address on one of the operator's sites."),
+]
 _WINDOWS = ("quota of", "window", "metric", "model", "limit", "used", "held", "left", "resets")
 _FEATURES = ("feature", "allowed", "limit", "used", "left", "resets")
 
@@ -24,6 +30,8 @@ def add_billing(app: typer.Typer, find: FindPlace) -> None:
     """Add the group `billing`."""
     billing = group("The account: what is left, and what comes next.")
     add_person_call(billing, "status", status, find)
+    add_person_call(billing, "setup", setup, find)
+    add_person_call(billing, "portal", portal, find)
     app.add_typer(billing, name="billing")
 
 
@@ -40,6 +48,36 @@ async def status(client: "PersonCalls") -> Shown:
         parts.append(msgspec.json.encode(windows).decode())
     parts += _next(found)
     return Shown({**found.received, "month": month.received}, tuple(parts))
+
+
+async def setup(
+    client: "PersonCalls",
+    amount: Annotated[
+        str | None, typer.Option("--amount-usd", metavar="USD", help="How much credit to buy; else the usual amount.")
+    ] = None,
+    save_only: Annotated[
+        bool, typer.Option("--save-only", help="Buy nothing now, but leave a payment method for later.")
+    ] = False,
+    return_url: ReturnUrl = None,
+) -> Shown:
+    """Open a page where credit is bought and the payment method kept, and print its address."""
+    from billing.shapes.payments import NewSetup
+
+    if save_only and amount is not None:
+        raise typer.BadParameter("give --amount-usd or --save-only, not both", param_hint="--save-only")
+    body = NewSetup(return_url=return_url, amount_usd=UNSET if amount is None else amount, save_only=save_only)
+    return _page(await client.setup_billing(body))
+
+
+async def portal(client: "PersonCalls", return_url: ReturnUrl = None) -> Shown:
+    """Open a page where payment methods, invoices and the subscription are managed, and print its address."""
+    return _page(await client.billing_portal(return_url))
+
+
+def _page(page: "PageShape") -> Shown:
+    if page.url is None:
+        return Shown(page.received, ("There is no page to open: see `metergate billing status`.",))
+    return Shown(page.received, (page.url,), ("Open it in a browser. Then: metergate billing status",))
 
 
 def _account(found: "StatusShape") -> list[tuple[str, str]]:

@@ -32,6 +32,8 @@ ADDERS: Final = {
         ("account", "grant", "refund", "adjust", "suspend", "close", "reopen"), "billing.cli.accounts:add_accounts"
     ),
     **dict.fromkeys(("lots", "coupon"), "billing.cli.credit:add_credit"),
+    "plan": "billing.cli.plans:add_plans",
+    "order": "billing.cli.orders:add_orders",
     "audit": "billing.cli.oversight:add_audit",
     "user": "billing.cli.oversight:add_users",
     "requests": "billing.cli.operator:add_requests",

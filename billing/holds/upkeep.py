@@ -76,10 +76,10 @@ class Loops:
         """Note that a loop has failed and begins anew."""
         self.failures[name] += 1
         self._failed_s[name] = self.clock()
-        said = repr(error)
-        new = self._said.get(name) != said
-        self._said[name] = said
-        logger.error("the %s loop failed and begins anew: %s", name, said, exc_info=error if new else None)
+        failure = repr(error)
+        new = self._said.get(name) != failure
+        self._said[name] = failure
+        logger.error("the %s loop failed and begins anew: %s", name, failure, exc_info=error if new else None)
         if self.on_failure is not None:
             self.on_failure(name)
 

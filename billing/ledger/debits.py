@@ -102,10 +102,10 @@ def decode_debit(payload: bytes) -> Debit:
 def _layout_of(payload: bytes) -> int:
     """Return the layout that a payload says, whatever else it says; 0 where it says none."""
     try:
-        said = msgspec.msgpack.decode(payload)
+        fields = msgspec.msgpack.decode(payload)
     except (msgspec.DecodeError, ValueError):
         return 0
-    layout = said[_LAYOUT_PLACE] if isinstance(said, list) and len(said) > _LAYOUT_PLACE else 0
+    layout = fields[_LAYOUT_PLACE] if isinstance(fields, list) and len(fields) > _LAYOUT_PLACE else 0
     return layout if isinstance(layout, int) else 0
 
 

@@ -83,8 +83,8 @@ def other_counts(usage: Usage) -> str | None:
 def usage_of(row: msgspec.Struct | dict[str, object], counts: Mapping[str, object] | None) -> Usage:
     """Return the usage that a stored row describes: its own columns and the counts beside them. Raises `UsageError`,
     and `TypeError` for a count that only a newer release knows."""
-    said = row if isinstance(row, dict) else msgspec.structs.asdict(row)
-    return _usage_from({**{name: said[name] for name in OWN_COLUMNS}, **(counts or {})})
+    columns = row if isinstance(row, dict) else msgspec.structs.asdict(row)
+    return _usage_from({**{name: columns[name] for name in OWN_COLUMNS}, **(counts or {})})
 
 
 def _usage_from(counts: Mapping[str, object]) -> Usage:

@@ -91,14 +91,14 @@ class Grouping:
         found = [DIMENSIONS.index(name) + 1 for name in self.names if name in DIMENSIONS]
         return (*found, None, None)[:2]  # type: ignore[return-value]
 
-    def group(self, first: str | None, second: str | None, said: str | None) -> Group:
+    def group(self, first: str | None, second: str | None, name: str | None) -> Group:
         """Return the group of values of the columns and of the tag, in the order of the names."""
         match self._tag_at:
             case None:
                 return (first or None, second or None)[: len(self.names)]
             case 0:
-                return (said, first or None)[: len(self.names)]
-        return (first or None, said)
+                return (name, first or None)[: len(self.names)]
+        return (first or None, name)
 
 
 @dataclass(frozen=True, slots=True)
@@ -253,16 +253,16 @@ def _added(
     found: list[Span] = [{} for _ in spans]
     by_piece: dict[Piece, list[tuple[Group, int, Used]]] = {piece: [] for piece in pieces}
     for row in rows:
-        place, first, second, value, said, *numbers, cost_nano, charged_nano = row
+        place, first, second, value, name, *numbers, cost_nano, charged_nano = row
         used = Used._make((*numbers, int(cost_nano), int(charged_nano)))
         if place < 0:
-            _add(found[-place - 1], grouping.group(first, second, None if said is None else _value(said)), 1, used)
+            _add(found[-place - 1], grouping.group(first, second, None if name is None else _value(name)), 1, used)
             continue
         without = grouping.group(first, second, None)
         if value == 0:
             by_piece[pieces[place - 1]].append((without, 1, used))
         else:  # it has the tag: all requests are in `without`, too
-            named = grouping.group(first, second, _value(said))
+            named = grouping.group(first, second, _value(name))
             by_piece[pieces[place - 1]] += [(without, -1, used), (named, 1, used)]
     for span, parts in zip(found, spans, strict=True):
         for part in parts:
@@ -271,11 +271,11 @@ def _added(
     return [{group: used for group, used in span.items() if any(used)} for span in found]
 
 
-def _value(said: str | None) -> str:
+def _value(value: str | None) -> str:
     """Return how a tag's value is shown; None: one beyond those that are kept."""
-    if said is None:
+    if value is None:
         return OTHERS
-    return f"({said})" if _LIKE_OTHERS.fullmatch(said) else said
+    return f"({value})" if _LIKE_OTHERS.fullmatch(value) else value
 
 
 def _add(span: Span, group: Group, sign: int, used: Used) -> None:

@@ -3,17 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar, Final
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from billing.errors import Kind, MetergateError
 
 if TYPE_CHECKING:
     from billing.holds import decision as decisions
     from billing.principals import Principal
-
-DEBITS: Final = "/api/service/debits"
-USAGE: Final = "/api/service/usage"
-HOLDS: Final = "/api/service/holds"
 
 
 class UnknownAccount(MetergateError):

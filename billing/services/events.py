@@ -41,6 +41,9 @@ CLAIMED: Final = _sql("claimed_events")
 ENDED: Final = _sql("service_holds_get")
 END_OF_HOLD: Final = "service_holds_end"
 """The index by which the event that ends a hold ends no other one of its account."""
+DEBITS: Final = "/api/service/debits"
+USAGE: Final = "/api/service/usage"
+HOLDS: Final = "/api/service/holds"
 TRIES: Final = 2
 """A transaction that was hindered, or whose fate is unknown, is tried again at once, for that is harmless."""
 BRIEF_WAIT_S: Final = 0.025

@@ -22,7 +22,8 @@ from billing.holds.decision import NeedTooLarge
 from billing.holds.hold import Hold
 from billing.ledger.debits import NAMED
 from billing.services.charges import BadMeasure, Charge, Measure, charge_of, digest_of
-from billing.services.claims import DEBITS, USAGE, Busy, Claim, NotAdmitted, Payer, Recorded, UnknownAccount
+from billing.services.claims import Busy, Claim, NotAdmitted, Payer, Recorded, UnknownAccount
+from billing.services.events import DEBITS, USAGE
 from billing.shapes.service import debit_shape
 from billing.times import rfc3339
 from billing.usage import Usage

@@ -21,7 +21,8 @@ from billing.errors import Kind, MetergateError
 from billing.holds.hold import Hold
 from billing.ledger.debits import decode_debit, encode_debit
 from billing.services.charges import BadMeasure, Measure, digest_of, measure_of
-from billing.services.claims import HOLDS, Busy, Claim, EventConflict, Payer, Recorded, settled_before
+from billing.services.claims import Busy, Claim, EventConflict, Payer, Recorded, settled_before
+from billing.services.events import HOLDS
 from billing.shapes.service import HoldShape, hold_shape
 from billing.times import rfc3339
 

@@ -152,10 +152,10 @@ async def _migrations_in(file: Path, output: Output) -> int:
     newer version."""
     from billing.database.migrate import migrations
 
-    said = bytearray()
+    listing = bytearray()
     options = "--data-only", "--table=migrations", "--file=-", "--", str(file)
-    await _run("pg_restore", options, None, output, said.extend)
-    lines = said.decode(errors="replace").partition("COPY public.migrations ")[2].split("\n")[1:]
+    await _run("pg_restore", options, None, output, listing.extend)
+    lines = listing.decode(errors="replace").partition("COPY public.migrations ")[2].split("\n")[1:]
     numbers = [int(line.partition("\t")[0]) for line in lines[: lines.index("\\.")]] if "\\." in lines else []
     if not numbers:
         raise CommandFailed(f"{file} is no backup of Metergate's database.")

@@ -1,4 +1,5 @@
-"""`metergate operator stripe`: `sync` sets Stripe up from here, with STRIPE_API_KEY alone; the others ask a gateway."""
+"""`metergate operator stripe`: `sync` sets Stripe up from here, with STRIPE_API_KEY alone; the others ask a gateway for
+events of the payment provider, and for the comparison with it."""
 
 import os
 from pathlib import Path
@@ -6,12 +7,17 @@ from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
 
-from billing.cli import REFUSED, UNREACHABLE, USAGE, CommandFailed, Connect, Output, Shown, add_command, group
-from billing.cli.payment_events import add_payment_events
+from billing.cli import REFUSED, UNREACHABLE, USAGE, CommandFailed, Connect, Output, Shown, Table, add_command, group
+from billing.cli.operator import add_call
+from billing.cli.options import Cursor, Limit
+from billing.cli.output import page_parts
+from billing.pages import DEFAULT_LIMIT
 
 if TYPE_CHECKING:
+    from billing.payment_calls import PaymentCalls
     from billing.payments.stripe.client import StripeCalls
     from billing.payments.stripe.endpoint import SyncedEndpoint
+    from billing.shapes.payment_events import ComparisonShape
 
 WEBHOOK_PATH: Final = "/api/webhooks/stripe"
 FILE_MODE: Final = 0o600
@@ -27,7 +33,9 @@ def add_stripe(app: typer.Typer, connect: Connect) -> None:
     """Add the group `stripe`."""
     stripe = group("Stripe: its webhook endpoint, its events, and what differs there.")
     add_command(stripe, "sync", sync)
-    add_payment_events(stripe, connect)
+    add_call(stripe, "events", events, connect)
+    add_call(stripe, "replay", replay, connect)
+    add_call(stripe, "reconcile", reconcile, connect)
     app.add_typer(stripe, name="stripe")
 
 
@@ -107,3 +115,68 @@ def _write(file: Path, secret: str) -> None:
         raise CommandFailed(f"{file} can't be written: {error.strerror}. The endpoint is made.") from error
     with os.fdopen(descriptor, "w") as opened:
         opened.write(secret + "\n")
+
+
+async def events(
+    client: "PaymentCalls",
+    state: Annotated[str | None, typer.Option(metavar="STATE", help="waiting, done, ignored or parked.")] = None,
+    limit: Limit = DEFAULT_LIMIT,
+    cursor: Cursor = None,
+) -> Shown:
+    """List events that the payment provider has delivered, those that came last first."""
+    page = await client.payment_events(state=state, limit=limit, cursor=cursor)
+    rows = [
+        (each.received_at, each.id, each.type, each.object_id or "-", each.state, str(each.attempts), each.error or "-")
+        for each in page.data
+    ]
+    headers = ("received", "event", "type", "object", "state", "tries", "error")
+    return Shown(page.received, page_parts(headers, rows, page.next_cursor))
+
+
+async def replay(
+    client: "PaymentCalls",
+    event_id: Annotated[str, typer.Argument(help="The event's id, evt_...", show_default=False)],
+) -> Shown:
+    """Have an event looked into once more; what it has moved is not moved again."""
+    event = await client.replay_payment_event(event_id)
+    return Shown(event.received, (f"{event.id} ({event.type}) is {event.state}: a gateway looks into it.",))
+
+
+async def reconcile(
+    client: "PaymentCalls",
+    since: Annotated[
+        str | None, typer.Option(metavar="TIME", help="Compare all that was made since: a time, or a day.")
+    ] = None,
+) -> Shown:
+    """Show how the provider's payments differ from ours; with --since a gateway compares them anew."""
+    if since is None:
+        found = await client.payment_comparison()
+        return Shown(found.received, (_standing(found), *_differences(found)))
+    found = await client.compare_payments(since)
+    said = f"A gateway compares all since {found.asked_since} now: this command without --since shows what it finds."
+    return Shown(found.received, (said,))
+
+
+def _standing(found: "ComparisonShape") -> str:
+    if found.began_at is None:
+        return f"Nothing was compared with {found.provider} yet."
+    if found.ended_at is None:
+        return f"A comparison with {found.provider} since {found.since} runs since {found.began_at}, or was broken off."
+    ended = f"{found.compared} objects since {found.since} were compared with {found.provider} until {found.ended_at}"
+    return f"{ended}; {len(found.differences)} differ." if found.error is None else f"{ended}, then: {found.error}"
+
+
+def _differences(found: "ComparisonShape") -> tuple[Table, ...]:
+    headers = ("object", "id", "account", "order", "difference", "found")
+    rows = [
+        (
+            each.object,
+            each.object_id,
+            each.account_id or "-",
+            each.order_id or "-",
+            each.difference,
+            each.found_at or "-",
+        )
+        for each in found.differences
+    ]
+    return (Table(headers, rows),) if rows else ()

@@ -37,9 +37,9 @@ def is_zero(count: object) -> bool:
     return type(count) is int and count == 0
 
 
-def unknown_counts(said: Mapping[str, Any], known: Collection[str], within: str = "") -> Iterator[Doubt]:
+def unknown_counts(counts: Mapping[str, Any], known: Collection[str], within: str = "") -> Iterator[Doubt]:
     """Yield the names of counts of tokens above zero that are not `known`, in a usage object and its details."""
-    for name, value in said.items():
+    for name, value in counts.items():
         if isinstance(value, dict):
             yield from unknown_counts(value, known, f"{name}.") if not within else ()
         elif type(value) is int and value > 0 and name not in known and _MARK in name.lower():

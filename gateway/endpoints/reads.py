@@ -151,9 +151,9 @@ class Reads:
     async def get_signing_keys(self, request: web.Request) -> web.Response:
         """Return the public keys that verify this gateway's own tokens (RFC 7517), the next one among them."""
         keys = [dict(each) for each in await self._runtime.services.sessions.published()]
-        said = msgspec.json.encode(JwksShape(keys=keys))
+        body = msgspec.json.encode(JwksShape(keys=keys))
         caching = {"Cache-Control": f"public, max-age={JWKS_AGE_S}"}
-        return web.Response(body=said, content_type="application/json", headers=caching)
+        return web.Response(body=body, content_type="application/json", headers=caching)
 
     async def get_health(self, request: web.Request) -> HealthShape:
         """Return whether the process answers, and what troubles it. Liveness: 200 as long as it answers at all."""

@@ -281,13 +281,13 @@ class RequestContext(msgspec.Struct, gc=False):
         )
 
 
-def shown_id(said: str | bytes | None) -> str | None:
+def shown_id(given: str | bytes | None) -> str | None:
     """Return a client's or a provider's X-Request-Id as the ledger keeps it, bounded; it never identifies a debit.
 
     aiohttp keeps bytes of a header that are not UTF-8 as lone surrogates, which neither the journal nor Postgres takes.
     """
-    if not said:
+    if not given:
         return None
-    if isinstance(said, bytes):
-        return said[: 4 * MAX_FOREIGN_ID].decode("utf-8", "replace")[:MAX_FOREIGN_ID]
-    return said[:MAX_FOREIGN_ID].encode("utf-8", "replace").decode()
+    if isinstance(given, bytes):
+        return given[: 4 * MAX_FOREIGN_ID].decode("utf-8", "replace")[:MAX_FOREIGN_ID]
+    return given[:MAX_FOREIGN_ID].encode("utf-8", "replace").decode()

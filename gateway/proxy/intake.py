@@ -56,11 +56,11 @@ def request_tags(own: Mapping[str, str], named: Mapping[str, str], metadata: Map
     return msgspec.json.encode(tags).decode() if tags else None
 
 
-def read_tags(said: Iterable[str]) -> dict[str, str]:
+def read_tags(lines: Iterable[str]) -> dict[str, str]:
     """Return the pairs of the header's values. Raises `BadRequest` for other text, a name that stands twice, and too
     many."""
     tags: dict[str, str] = {}
-    for value in said:
+    for value in lines:
         for text in value.split(",", MAX_TAGS):
             if not text.strip():
                 continue

@@ -132,9 +132,9 @@ def upstream_query(base: str, given: str, dialect: Dialect) -> str:
     client's."""
     never = _never(dialect.kept_parameters, dialect.passed_parameters)
     taken = {_name(pair).strip().lower() for pair in base.split("&")}
-    said = given.partition("#")[0].split("&", MAX_PARAMETERS)[:MAX_PARAMETERS]
+    parameters = given.partition("#")[0].split("&", MAX_PARAMETERS)[:MAX_PARAMETERS]
     pairs = [base] if base else []
-    pairs += [quoted for pair in said if (quoted := _passed(pair, taken, never)) is not None]
+    pairs += [quoted for pair in parameters if (quoted := _passed(pair, taken, never)) is not None]
     return "&".join(pairs)
 
 

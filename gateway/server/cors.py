@@ -85,12 +85,12 @@ class Cors:
             return None
         names = request.headers.get("Access-Control-Request-Headers", "").lower().split(",", MAX_ASKED)[:MAX_ASKED]
         more = sorted({name for each in names if (name := each.strip()).startswith(ALLOWED_PREFIX)})
-        said = {
+        headers = {
             "Access-Control-Allow-Methods": METHODS,
             "Access-Control-Allow-Headers": ", ".join((*ALLOWED, *more)),
             "Access-Control-Max-Age": str(MAX_AGE_S),
         }
-        return web.Response(status=204, headers=said)
+        return web.Response(status=204, headers=headers)
 
 
 def answering(cors: Cors) -> Callable[..., Awaitable[web.StreamResponse]]:

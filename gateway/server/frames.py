@@ -97,10 +97,10 @@ class FrameExchange(Exchange):
         if status == OK:
             self._waiting.append(body)
         else:
-            said: dict[str, Any] = {"type": "error", "status": status, "error": _error_of(body)}
+            error: dict[str, Any] = {"type": "error", "status": status, "error": _error_of(body)}
             if self._stream_id is not None:
-                said["stream_id"] = self._stream_id
-            self._waiting.append(msgspec.json.encode(said))
+                error["stream_id"] = self._stream_id
+            self._waiting.append(msgspec.json.encode(error))
         self.whole = True
 
     def begin(self, status: int, lines: bytes) -> None:

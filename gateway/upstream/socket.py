@@ -208,18 +208,18 @@ class SocketAnswer:
         """Wait for the first message. Raises `UpstreamError`."""
         if not self._begun:
             try:
-                text, said = await self._next()
+                text, message = await self._next()
             except _Closed as closed:
                 if closed.code not in _REFUSALS:
                     raise
                 self.release()
                 return self.refused(self._transport, _REFUSALS[closed.code])
             self._begun = True
-            if said.type == ERROR:
-                self._status = _status_of(said.status)
-                self._first = msgspec.json.encode({"error": said.error})
+            if message.type == ERROR:
+                self._status = _status_of(message.status)
+                self._first = msgspec.json.encode({"error": message.error})
             else:
-                self._first = _event(text, said)
+                self._first = _event(text, message)
         return self
 
     async def read(self, limit_bytes: int) -> bytes:
@@ -239,9 +239,9 @@ class SocketAnswer:
         if first:
             yield first
         while not self._ended:
-            text, said = await self._next()
-            self._spoilt = said.type == ERROR
-            yield _event(text, said)
+            text, message = await self._next()
+            self._spoilt = message.type == ERROR
+            yield _event(text, message)
 
     async def pump(self, sink: Sink, drained: Drained) -> None:
         """Do as `UpstreamResponse.pump` says."""
@@ -277,15 +277,15 @@ class SocketAnswer:
         return data.decode("utf-8", "replace"), said
 
 
-def _status_of(said: int | None) -> int:
+def _status_of(status: int | None) -> int:
     """Return the status of an error; 502 where a provider says none that is one's."""
-    return said if said is not None and said in ERRORS else HTTPStatus.BAD_GATEWAY
+    return status if status is not None and status in ERRORS else HTTPStatus.BAD_GATEWAY
 
 
-def _event(text: str, said: _Message) -> bytes:
+def _event(text: str, message: _Message) -> bytes:
     """Return a message as a server-sent event of one line: what breaks lines in JSON is space between its values, and
     a message may be nothing else."""
-    name = "" if said.type is None or _LINE.search(said.type) else f"event: {said.type}\n"
+    name = "" if message.type is None or _LINE.search(message.type) else f"event: {message.type}\n"
     line = text.replace("\r", " ").replace("\n", " ")
     return f"{name}data: {line}\n\n".encode()
 

@@ -22,9 +22,10 @@ commander          the same from a process that has imported it
 supervised_worker  a worker for tests of the supervisor
 supervising        the supervisor, as a process
 lone_gateway       a gateway as a process of its own, on stores that are there
-transcripts        what a command says, as a page shows it
+transcripts        terminal sessions that a page of the documentation shows
 stripe_fake        a Stripe that keeps what it is told and tells what happens
 mail               a mail server that keeps what it takes
 ports              ports that nobody listens on
+stripe_fake        a stateful Stripe, whose clock, cards, events and faults a test has in its hands
 echo_dialect       an API that nobody has, to show that the gateway knows no other than by its dialect
 """

@@ -140,10 +140,10 @@ def _tools(raw: Raw | None, bounds: StructureBounds) -> tuple[int, int, int, lis
     prompt_tokens = TOOL_SYSTEM_TOKENS if tools else 0
     for index, tool in enumerate(tools):
         param = f"tools[{index}]"
-        said = "custom" if is_null(tool.get("type")) else short_text(tool["type"], f"{param}.type")
-        kind = _DATE.sub("", said)
+        dated = "custom" if is_null(tool.get("type")) else short_text(tool["type"], f"{param}.type")
+        kind = _DATE.sub("", dated)
         if kind in CAPPED_TOOLS:
-            times = _max_uses(tool, said, param)
+            times = _max_uses(tool, dated, param)
             if kind == "advisor":
                 calls += times
                 models.append(short_text(tool.get("model"), f"{param}.model"))
@@ -153,7 +153,7 @@ def _tools(raw: Raw | None, bounds: StructureBounds) -> tuple[int, int, int, lis
         elif kind in LOOP_TOOLS:
             uses += LOOP_TURNS
         elif kind not in CLIENT_TOOLS:
-            raise BadRequest(f"A tool of type '{said}' can't be metered here: leave it out.", f"{param}.type")
+            raise BadRequest(f"A tool of type '{dated}' can't be metered here: leave it out.", f"{param}.type")
         elif kind != "custom":
             prompt_tokens += TOOL_SYSTEM_TOKENS
     return uses, searches, calls, models, prompt_tokens

@@ -270,8 +270,8 @@ def _by_modality(counts: Mapping[str, Any], *names: str) -> dict[str, int]:
 def _doubts(counts: Mapping[str, Any], usage: Usage) -> Iterator[Doubt]:
     """Yield what can't be placed: a total that its parts do not explain, modalities and counts by unknown names."""
     total = _count(counts, "totalTokenCount")
-    said = ("promptTokenCount", "toolUsePromptTokenCount", "candidatesTokenCount", "responseTokenCount")
-    rest = total - sum(_count(counts, name) for name in said)
+    names = ("promptTokenCount", "toolUsePromptTokenCount", "candidatesTokenCount", "responseTokenCount")
+    rest = total - sum(_count(counts, name) for name in names)
     known = (0, _count(counts, "thoughtsTokenCount"), _count(counts, "cachedContentTokenCount"))
     if total and usage.output_tokens and rest not in known:
         yield "total", "totalTokenCount"
@@ -284,9 +284,9 @@ def _doubts(counts: Mapping[str, Any], usage: Usage) -> Iterator[Doubt]:
 def _tier(counts: Mapping[str, Any]) -> str | None:
     """Return the service tier that the answer names, in lower case."""
     for name in ("serviceTier", "trafficType"):
-        said = counts.get(name)
-        if isinstance(said, str):
-            tier = said.lower().removeprefix(_TIER_PREFIX)
+        value = counts.get(name)
+        if isinstance(value, str):
+            tier = value.lower().removeprefix(_TIER_PREFIX)
             if tier not in ("", "unspecified", "traffic_type_unspecified", "provisioned_throughput"):
                 return tier
     return None

@@ -131,8 +131,8 @@ class GeminiDialect:
         changed = model is not None and _rename(fields, model)
         if max_output_tokens is not None:
             name = FIELDS.spelling(fields, "generationConfig")
-            said: Raw | None = fields.get(name)
-            config: dict[str, Any] = {} if is_null(said) or said is None else dict(_FIELDS.decode(said))
+            given: Raw | None = fields.get(name)
+            config: dict[str, Any] = {} if is_null(given) or given is None else dict(_FIELDS.decode(given))
             spelled = snake(max_field) if snake(max_field) in config else max_field
             own: Raw | None = config.get(spelled)
             most = max_output_tokens if own is None or is_null(own) else min(_INTEGER.decode(own), max_output_tokens)

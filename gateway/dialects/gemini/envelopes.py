@@ -96,12 +96,12 @@ class GeminiModels:
         }
 
 
-def _size(said: str) -> int:
-    if said in ("", "0"):
+def _size(digits: str) -> int:
+    if digits in ("", "0"):
         return DEFAULT_SIZE
-    if not (said.isascii() and said.isdigit() and len(said) <= len(str(MAX_SIZE)) and int(said) <= MAX_SIZE):
+    if not (digits.isascii() and digits.isdigit() and len(digits) <= len(str(MAX_SIZE)) and int(digits) <= MAX_SIZE):
         raise BadRequest(f"Invalid value for 'pageSize': expected an integer from 1 to {MAX_SIZE}.", "pageSize")
-    return int(said)
+    return int(digits)
 
 
 def _start(models: Sequence[ListedModel], token: str) -> int:

@@ -34,9 +34,9 @@ def output_of(body: bytes) -> Output:
         found = joined(_of_answer(answer))
     except UNREADABLE:
         return Output(known=False)
-    said = answer if isinstance(answer, dict) else {}
-    known = isinstance(said.get("candidates"), list) or bool(said.get("promptFeedback"))
-    return Output(found.text, found.inline, known, bool(said.get("error")))
+    fields = answer if isinstance(answer, dict) else {}
+    known = isinstance(fields.get("candidates"), list) or bool(fields.get("promptFeedback"))
+    return Output(found.text, found.inline, known, bool(fields.get("error")))
 
 
 def output_of_part(part: bytes) -> Output:

@@ -64,10 +64,10 @@ _DETAILS: Final = msgspec.json.Decoder(_Details)
 _TOTAL: Final = msgspec.json.Decoder(_Total)
 
 
-def reported_cost(said: CostFields) -> str | None:
+def reported_cost(fields: CostFields) -> str | None:
     """Return the cost as a plain decimal of USD, None where there is none, or what stands there is no amount."""
     try:
-        cost = _cost(said)
+        cost = _cost(fields)
     except (msgspec.DecodeError, ArithmeticError, ValueError):
         return None
     if cost is None or not 0 <= cost < MAX_COST_USD:
@@ -80,15 +80,15 @@ def reported_cost(said: CostFields) -> str | None:
     return f"{cost:f}"
 
 
-def _cost(said: CostFields) -> Decimal | None:
+def _cost(fields: CostFields) -> Decimal | None:
     """Raises `msgspec.DecodeError`, `ArithmeticError`, `ValueError`."""
-    if said.cost == _NULL:
-        ticks = _decimal(said.cost_in_usd_ticks)
+    if fields.cost == _NULL:
+        ticks = _decimal(fields.cost_in_usd_ticks)
         return None if ticks is None else ticks.scaleb(-TICK_DECIMALS)
-    text = bytes(said.cost)
-    cost = _decimal(_TOTAL.decode(text).total_cost) if text.startswith(b"{") else _decimal(said.cost)
-    if cost is not None and said.is_byok == Raw(b"true") and said.cost_details != _NULL:
-        cost += _decimal(_DETAILS.decode(said.cost_details).upstream_inference_cost) or 0
+    text = bytes(fields.cost)
+    cost = _decimal(_TOTAL.decode(text).total_cost) if text.startswith(b"{") else _decimal(fields.cost)
+    if cost is not None and fields.is_byok == Raw(b"true") and fields.cost_details != _NULL:
+        cost += _decimal(_DETAILS.decode(fields.cost_details).upstream_inference_cost) or 0
     return cost
 
 
@@ -123,14 +123,14 @@ def _counted(usage: Raw) -> int:
     if not any(mark in text for mark in _MARKS):
         return 0
     try:
-        said = _SEARCHES.decode(usage)
+        counts = _SEARCHES.decode(usage)
     except (msgspec.DecodeError, UnicodeDecodeError):
         return 0
     for count in (
-        _by_server_tool(said.server_tool_use),
-        _by_tool(said.server_side_tool_usage_details),
-        _plain(said.num_search_queries),
-        _plain(said.num_sources_used),
+        _by_server_tool(counts.server_tool_use),
+        _by_tool(counts.server_side_tool_usage_details),
+        _plain(counts.num_search_queries),
+        _plain(counts.num_sources_used),
     ):
         if count:
             return min(count, MAX_COUNT)

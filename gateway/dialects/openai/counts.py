@@ -106,13 +106,13 @@ def _counts(raw: Raw) -> _Usage | None:
 def _totals(counts: _Usage) -> tuple[int, int] | None:
     """Return the tokens of input and of output; None where nothing says them, or what does can't be."""
     inputs, outputs = (counts.prompt_tokens, counts.input_tokens), (counts.completion_tokens, counts.output_tokens)
-    said = (*inputs, *outputs, counts.total_tokens)
+    counted = (*inputs, *outputs, counts.total_tokens)
     output = counts.completion_tokens or counts.output_tokens or 0
     total = counts.total_tokens or 0
     prompt = counts.prompt_tokens or counts.input_tokens
     if prompt is None:  # embeddings and rerankers may say nothing but the total
         prompt = counts.prompt_tokens if counts.prompt_tokens is not None else total - output
-    if prompt < 0 or output < 0 or all(count is None for count in said):
+    if prompt < 0 or output < 0 or all(count is None for count in counted):
         return None
     read, written, reasoning = _cached(counts), _written(counts), _reasoning(counts)
     input_left_out, output_left_out = _left_out(total - prompt - output, read + written, reasoning)
@@ -131,8 +131,8 @@ def _usage(counts: _Usage, prompt: int, output: int) -> Usage:
     text, cached, split = prompt - audio - written - video - image, _cached(counts), inputs.cached_tokens_details
     cached_audio = cached_image = 0
     if split is not None:
-        said = min(_first(split.audio_tokens), audio), min(_first(split.image_tokens), image)
-        cached_audio, cached_image = cut_down(cached, said)
+        bounds = min(_first(split.audio_tokens), audio), min(_first(split.image_tokens), image)
+        cached_audio, cached_image = cut_down(cached, bounds)
     shares = shared_out(
         cached - cached_audio - cached_image,
         text=text,
@@ -188,8 +188,8 @@ def _output_details(counts: _Usage) -> _OutputDetails:
 
 
 def _cached(counts: _Usage) -> int:
-    said = _input_details(counts).cached_tokens
-    return _first(said, counts.prompt_cache_hit_tokens, counts.cached_tokens, counts.cache_read_input_tokens)
+    cached = _input_details(counts).cached_tokens
+    return _first(cached, counts.prompt_cache_hit_tokens, counts.cached_tokens, counts.cache_read_input_tokens)
 
 
 def _written(counts: _Usage) -> int:

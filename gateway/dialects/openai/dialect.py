@@ -166,8 +166,8 @@ def rewrite(
     if model is not None:
         fields["model"] = model
     if include_usage:
-        said: Raw | None = fields.get("stream_options")
-        options: dict[str, Any] = {} if said is None or is_null(said) else dict(_FIELDS.decode(said))
+        given: Raw | None = fields.get("stream_options")
+        options: dict[str, Any] = {} if given is None or is_null(given) else dict(_FIELDS.decode(given))
         options["include_usage"] = True
         fields["stream_options"] = options
     if max_output_tokens is not None:

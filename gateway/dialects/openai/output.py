@@ -76,8 +76,8 @@ def output_of(body: bytes) -> Output:
         found = joined(_of_answer(answer))
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         return Output(known=False)
-    said = answer if isinstance(answer, dict) else {}
-    return Output(found.text, found.inline, isinstance(said.get("choices"), list), bool(said.get("error")))
+    fields = answer if isinstance(answer, dict) else {}
+    return Output(found.text, found.inline, isinstance(fields.get("choices"), list), bool(fields.get("error")))
 
 
 def output_of_part(part: bytes) -> Output:
@@ -129,8 +129,8 @@ def _of(name: str, value: Any, around: Kind | None) -> Iterator[Piece]:
     if isinstance(value, str):
         yield piece_of(value, kind)
     elif isinstance(value, dict):
-        said = value.get("type")
-        inner = kind_named(said, kind) if isinstance(said, str) else kind
+        named = value.get("type")
+        inner = kind_named(named, kind) if isinstance(named, str) else kind
         for each, under in value.items():
             yield from _of(each, under, inner)
     elif isinstance(value, list):

@@ -261,8 +261,8 @@ def _pieces(event: Any) -> list[Piece]:
     if not isinstance(kind, str):
         return []
     if kind.endswith((_DELTA, _PARTIAL)):
-        said = {name: value for name, value in event.items() if name not in _OF_AN_EVENT}
-        return [piece for piece in pieces_of(said, "image" if kind.endswith(_PARTIAL) else None) if _says(piece)]
+        fields = {name: value for name, value in event.items() if name not in _OF_AN_EVENT}
+        return [piece for piece in pieces_of(fields, "image" if kind.endswith(_PARTIAL) else None) if _says(piece)]
     if kind == _ITEM_DONE:
         item = event.get("item")
         if isinstance(item, dict) and item.get("type") not in _WITH_DELTAS:

@@ -179,6 +179,7 @@ MATRIX: Final[dict[str, list[int]]] = {
     "POST /api/admin/keys/{key_id}/rotate": [*OPERATOR, 200],
     "GET /api/admin/refusals": [*OPERATOR, 503],
     "GET /api/admin/refusals/{request_id}": [*OPERATOR, 503],
+    "GET /api/admin/plans": [*OPERATOR, 200],
     "GET /api/admin/providers": [*OPERATOR, 200],
     "GET /api/admin/audit": [*OPERATOR, 200],
     "POST /api/webhooks/stripe": [404] * 10,

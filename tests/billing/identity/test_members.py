@@ -5,6 +5,7 @@ import asyncio
 import pytest
 
 from billing.audit import Actor
+from billing.database.connection import Connection
 from billing.identity.members import Acting, Members, grantable_scopes
 from billing.identity.organizations import (
     Organization,
@@ -230,6 +231,32 @@ async def test_an_owner_who_is_disabled_looks_after_nothing(billing: Billing, me
     await members.remove(org_id, team["owner"], acting(team["stranger"]))
     of_them = {team["viewer"]: "owner", team["stranger"]: "owner", team["member"]: "member"}
     assert await roles(billing, team.organization) == of_them
+
+
+async def test_changes_at_once_leave_an_owner_and_no_key_of_who_is_gone(
+    billing: Billing, members: Members, team: Team
+) -> None:
+    """A key is made for a member, and the organization given to them, while they are removed: in whatever order."""
+    org_id, account_id, member = team.organization.id, team.organization.account_id, team["member"]
+
+    async def grantable(connection: Connection) -> frozenset[str]:
+        return await grantable_scopes(connection, account_id, ROLES["member"], member, member)
+
+    live = "SELECT count(*) FROM api_keys WHERE user_id = $1 AND revoked_at IS NULL"
+    for _ in range(6):
+        await asyncio.gather(
+            billing.keys.create(account_id, "laptop", user_id=member, grantable=grantable),
+            members.transfer(org_id, member, "admin", acting(team["owner"])),
+            members.remove(org_id, member, acting(team["admin"])),
+            return_exceptions=True,
+        )
+        standing = await roles(billing, team.organization)
+        assert "owner" in standing.values()
+        if member not in standing:
+            assert await billing.database.value(live, member) == 0
+            await join(billing, team.organization, member, "member")
+        if standing.get(team["owner"]) != "owner":
+            await members.transfer(org_id, team["owner"], "member", acting(member))
 
 
 async def test_members_are_listed_with_their_addresses(members: Members, team: Team) -> None:

@@ -60,7 +60,7 @@ OF_PEOPLE = (
     *(f"keys {what}" for what in ("create", "list", "show", "update", "rotate", "revoke", "revoke-leaked")),
     *(f"org {what}" for what in ("list", "show", "create", "rename", "members", "role", "remove", "transfer")),
     *(f"org {what}" for what in ("invite", "invitations", "resend-invitation", "revoke-invitation", "accept")),
-    *("usage", "billing status", "run"),
+    *("usage", "billing status", "billing setup", "billing portal", "run"),
 )
 """Commands of people, who sign in first."""
 PEOPLES = [*("auth", "auth totp", "keys", "org", "billing"), *OF_PEOPLE]

@@ -149,6 +149,22 @@ async def test_days_begin_where_they_are_asked_for(ada: Person) -> None:
     (await ada.run("usage", "events", "--tz", "Asia/Kathmandu")).failed(2)
 
 
+async def test_pages_to_pay_at(ada: Person) -> None:
+    assert "metergate billing setup" in await ada.done("billing", "status")
+    page = await ada.run("billing", "setup", "--amount-usd", "12.50")
+    assert "/pay/" in page.stdout
+    assert "metergate billing status" in page.stderr
+    assert (await ada.json("billing", "setup", "--amount-usd", "7"))["order"]["amount_usd"] == "7.00"
+    assert (await ada.json("billing", "setup", "--save-only"))["order"] is None
+    (await ada.run("billing", "setup", "--save-only", "--amount-usd", "7")).failed(2)
+    elsewhere = ("--return-url", "https://elsewhere.example.com/")
+    assert "allowed origin" in (await ada.run("billing", "setup", *elsewhere)).failed(1)
+    assert "allowed origin" in (await ada.run("billing", "portal", *elsewhere)).failed(1)
+    assert "/pay/" in (await ada.json("billing", "portal"))["url"]
+    await ada.done("auth", "token", "--scope", "billing:read")
+    assert "metergate auth token" in (await ada.run("billing", "setup")).failed(1)
+
+
 async def test_where_an_account_stands_and_what_to_do(ada: Person) -> None:
     account = f"/accounts/{(await ada.json('billing', 'status'))['account_id']}"
     empty = await ada.run("billing", "status", "--json")

@@ -1,0 +1,121 @@
+"""`metergate operator order`: what was bought, money given back, and payments that could not be credited."""
+
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from ulid import ULID
+
+from billing.cli.commands import Connect, group
+from billing.cli.operator import add_call
+from billing.cli.options import Cursor, Limit
+from billing.cli.output import Shown, Table, page_parts
+from billing.pages import DEFAULT_LIMIT
+
+if TYPE_CHECKING:
+    from billing.payment_calls import PaymentCalls
+
+OrderId = Annotated[str, typer.Argument(help="The order's id, ord_...", show_default=False)]
+ParkedId = Annotated[
+    str, typer.Argument(help="The id of what waits, prk_..., or that of its order.", show_default=False)
+]
+
+
+def add_orders(app: typer.Typer, connect: Connect) -> None:
+    """Add the group `order`."""
+    order = group("What was bought: orders, refunds of them, and payments that could not be credited.")
+    add_call(order, "list", index, connect)
+    add_call(order, "show", show, connect)
+    add_call(order, "credit", credit, connect)
+    add_call(order, "dismiss", dismiss, connect)
+    add_call(order, "refund", refund, connect)
+    app.add_typer(order, name="order")
+
+
+async def index(
+    client: "PaymentCalls",
+    account_id: Annotated[str | None, typer.Option("--account", metavar="ACCOUNT_ID", help="Of one account.")] = None,
+    status: Annotated[
+        str | None,
+        typer.Option(help="open, paid, credited, failed, expired, refunded, disputed or parked.", metavar="STATUS"),
+    ] = None,
+    parked: Annotated[bool, typer.Option("--parked", help="Payments that wait for you, with the reason.")] = False,
+    limit: Limit = DEFAULT_LIMIT,
+    cursor: Cursor = None,
+) -> Shown:
+    """List orders, newest first; with --parked payments that could not be credited."""
+    if parked:
+        waiting = await client.parked(limit=limit, cursor=cursor)
+        lines = [
+            (each.id, each.order_id or "-", each.account_id or "-", f"{each.amount_usd} {each.currency}", each.reason)
+            for each in waiting.data
+        ]
+        titles = ("id", "order", "account", "amount", "reason")
+        return Shown(waiting.received, page_parts(titles, lines, waiting.next_cursor))
+    page = await client.orders(account_id=account_id, status=status, limit=limit, cursor=cursor)
+    rows = [(each.id, each.account_id, each.kind, each.amount_usd, each.status, each.created_at) for each in page.data]
+    headers = ("id", "account", "kind", "amount USD", "status", "created")
+    return Shown(page.received, page_parts(headers, rows, page.next_cursor))
+
+
+async def show(client: "PaymentCalls", order_id: OrderId) -> Shown:
+    """Show an order."""
+    order = await client.order(order_id)
+    rows = [
+        ("order", order.id),
+        ("account", order.account_id),
+        ("kind", order.kind if order.plan is None else f"{order.kind} {order.plan}"),
+        ("amount USD", order.amount_usd),
+        ("status", order.status),
+        ("reason", order.reason or "-"),
+        ("refunded USD", order.refunded_usd),
+        ("disputed USD", order.disputed_usd),
+        ("payment", f"{order.provider} {order.payment_id or '-'}"),
+        ("transaction", order.transaction_id or "-"),
+        ("created", order.created_at),
+    ]
+    return Shown(order.received, (Table((), rows),))
+
+
+async def credit(
+    client: "PaymentCalls",
+    parked_id: ParkedId,
+    account_id: Annotated[
+        str | None, typer.Option("--account", metavar="ACCOUNT_ID", help="Whose it is, where that is not known.")
+    ] = None,
+    note: Annotated[str | None, typer.Option(metavar="TEXT", help="Why; the ledger keeps it.")] = None,
+) -> Shown:
+    """Give a payment that waits to its account."""
+    from billing.shapes.payments import CreditParked
+
+    done = await client.credit_parked(parked_id, CreditParked(account_id=account_id, note=note))
+    return Shown(done.received, (f"{done.amount_usd} USD of {done.payment_id} are credited to {done.account_id}.",))
+
+
+async def dismiss(
+    client: "PaymentCalls",
+    parked_id: ParkedId,
+    note: Annotated[str, typer.Option(metavar="TEXT", help="Why.", show_default=False)],
+) -> Shown:
+    """Decide that a payment that waits is not credited."""
+    done = await client.dismiss_parked(parked_id, note)
+    return Shown(done.received, (f"{done.payment_id} is dismissed: nothing is credited.",))
+
+
+async def refund(
+    client: "PaymentCalls",
+    order_id: OrderId,
+    amount_usd: Annotated[
+        str | None, typer.Option("--amount", metavar="USD", help="How much; else all that is left of its credit.")
+    ] = None,
+    idempotency_key: Annotated[
+        str | None, typer.Option(metavar="KEY", help="The same again gives nothing back twice.")
+    ] = None,
+) -> Shown:
+    """Give money of an order back to the payer, at most what is left of its credit."""
+    from msgspec import UNSET
+
+    from billing.shapes.payments import NewOrderRefund
+
+    body = NewOrderRefund(idempotency_key=idempotency_key or str(ULID()), amount_usd=amount_usd or UNSET)
+    done = await client.refund_order(order_id, body)
+    return Shown(done.received, (f"{done.amount_usd} USD are given back: {done.refund_id} ({done.status}).",))

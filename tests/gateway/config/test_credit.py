@@ -1,0 +1,28 @@
+"""What `payments` of metergate.yaml says of credit."""
+
+from pathlib import Path
+
+import pytest
+
+from gateway.config.settings import ConfigError
+from gateway.payments import payment_rules
+from tests.gateway.config.support import MAIN, load
+
+
+def test_purchased_credit_lasts_for_ever_unless_it_is_told(tmp_path: Path) -> None:
+    payments = load(tmp_path, {}).payments
+    assert (payments.credit_expires_days, payments.low_balance_nano, payments.auto_recharge_declines) == (
+        *(None, 5_000_000_000, 3),
+    )
+    said = "payments: {credit_expires_days: 365, low_balance_usd: '0', auto_recharge_declines: 4}\n"
+    settings = load(tmp_path, {}, main=f"{MAIN}{said}")
+    assert settings.payments.low_balance_nano == 0
+    assert (payment_rules(settings).credit_days, payment_rules(settings).declines) == (365, 4)
+
+
+@pytest.mark.parametrize(
+    "said", ["credit_expires_days: 0", "low_balance_usd: '-1'", "low_balance_usd: 5", "auto_recharge_declines: 11"]
+)
+def test_what_can_not_be(tmp_path: Path, said: str) -> None:
+    with pytest.raises(ConfigError, match=said.partition(":")[0]):
+        load(tmp_path, {}, main=f"{MAIN}payments: {{{said}}}\n")
