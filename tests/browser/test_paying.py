@@ -14,6 +14,7 @@ from gateway.config.files import SHIPPED_FOLDER
 from tests.browser.conftest import watched
 from tests.support.commands import Shell
 from tests.support.gateways import until
+from tests.support.ports import free_port
 
 if TYPE_CHECKING:
     from playwright.async_api import Browser
@@ -58,7 +59,8 @@ async def payer(tmp_path: Path) -> AsyncIterator[Payer]:
     plans = yaml.safe_load((config / "plans.yaml").read_text())
     plans["free"]["quotas"] = [{"window": "day", "metric": "requests", "limit": DAY_REQUESTS}]
     (config / "plans.yaml").write_text(yaml.safe_dump(plans))
-    shell = Shell(tmp_path, {"METERGATE_CONFIG": str(config)})
+    # Pages are linked to by the address that is configured: port 0 names none.
+    shell = Shell(tmp_path, {"METERGATE_CONFIG": str(config), "LISTEN_ADDR": f"127.0.0.1:{free_port()}"})
     with shell.running("up") as running:
         found = re.search(r"serves on (http://\S+)", running.until("serves on"))
         assert found is not None
