@@ -1,5 +1,6 @@
 """From a refused request to a page where somebody pays, and back: credit, and a plan, in a real browser."""
 
+import json
 import re
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
@@ -81,7 +82,7 @@ async def test_who_is_refused_pays_on_a_page_and_is_served(payer: Payer, browser
         await page.goto(billing["setup_url"])
         assert billing["next"] in await page.inner_text("body")
 
-    url = payer.run("billing", "setup", "--quiet").strip().splitlines()[-1]
+    url = json.loads(payer.run("billing", "setup", "--json"))["url"]
     async with watched(browser, payer.url, java_script_enabled=False, viewport={"width": 390, "height": 844}) as page:
         await page.goto(url)
         await page.get_by_role("button", name="without funds").click()
@@ -96,7 +97,7 @@ async def test_who_is_refused_pays_on_a_page_and_is_served(payer: Payer, browser
 
 
 async def test_who_has_used_a_day_s_quota_buys_a_plan_and_is_served(payer: Payer, browser: "Browser") -> None:
-    url = payer.run("billing", "setup", "--quiet").strip().splitlines()[-1]
+    url = json.loads(payer.run("billing", "setup", "--json"))["url"]
     async with watched(browser, payer.url) as page:
         await page.goto(url)
         await page.keyboard.press("Tab")
