@@ -155,7 +155,7 @@ class Charge:
             admitted_at_ms=at_ms,
             outcome="settled",
             account_id=principal.account_id,
-            user_id=measure.user_id,
+            user_id=measure.user_id or principal.user_id,
             key_id=principal.key_id,
             client_request_id=event_id,
             upstream_request_id=None,
