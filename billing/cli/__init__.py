@@ -8,7 +8,7 @@
     client      CommandClient: the calls over the standard library, quick to import
     operator    `metergate operator`: a client's call becomes a command, what its errors say; quotas as text;
                 refused requests; accounts  with grants, refunds, adjustments; credit  lots and coupons; keys;
-                oversight  the audit log, people; orders
+                oversight  the audit log, people; orders; plans
     session     who is signed in: the files of tokens, how they are renewed; people  a person's call becomes a command,
                 what its errors say, how secrets are asked for; auth; credentials  a new password by mail, an
                 authenticator app; own_keys; orgs; usage; billing  what is left, and what comes next

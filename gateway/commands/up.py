@@ -237,5 +237,5 @@ def _worker_environment(settings: Settings, environ: Mapping[str, str], stores: 
         "REDIS_URL": stores.redis_url,
         EMBEDDED_VARIABLE: "1" if stores.embedded else "0",
         "METERGATE_SPOOL_DIR": str(settings.spool_dir or "off"),
-        "PAYMENT_PROVIDER": settings.payment_provider or "",  # what it is by itself depends on the command
+        "PAYMENT_PROVIDER": settings.payment_provider or "",  # unset, it is another one for `up` than for workers
     }

@@ -3,10 +3,15 @@
 from dataclasses import replace
 from datetime import UTC, datetime
 
+import pytest
+
 from billing.api.services import Services
+from billing.cli import plans as commands
+from billing.cli.output import CommandFailed, Table
+from billing.client import BillingClient
 from billing.money import parse_usd
 from billing.services.features import Features
-from tests.billing.api.support import Answer, serving
+from tests.billing.api.support import ADMIN_KEY, Answer, Api, serving
 from tests.billing.api.test_permissions import SERVICE_KEY
 from tests.billing.support import PLANS, Billing
 
@@ -69,3 +74,18 @@ async def test_status_and_features_of_an_account(services: Services, billing: Bi
         assert [each["used"] for each in listed] == [0, 2]
         await billing.accounts.update(account["id"], status="past_due")
         assert (await api.get(key["key"], "/billing/status")).json["state"] == "past_due"
+
+
+async def test_operators_see_plans_and_give_one_by_commands(api: Api) -> None:
+    account, _ = await api.customer()
+    async with BillingClient(str(api.client.make_url("")), admin_key=ADMIN_KEY) as calls:
+        (listed,) = (await commands.index(calls)).parts
+        assert isinstance(listed, Table)
+        assert [row[:3] for row in listed.rows] == [("free", "Free", "0.00"), ("starter", "Starter", "99.00")]
+        (shown,) = (await commands.show(calls, "free")).parts
+        assert isinstance(shown, Table)
+        assert ("quota", "minute:requests=60") in shown.rows
+        with pytest.raises(CommandFailed, match="operator plan list"):
+            await commands.show(calls, "unheard")
+        await commands.give(calls, account["id"], "starter")
+    assert (await api.admin("GET", f"/accounts/{account['id']}")).json["plan"] == "starter"

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Final
 import pytest
 
 from billing import audit
+from billing.accounts.lots import Lots, Terms
 from billing.payments.assembly import PaymentParts, PaymentRules, local_provider, make_payments
 from billing.payments.flows import FlowRules
 from billing.payments.objects import ObjectRef
@@ -43,7 +44,7 @@ class Installation:
             now=lambda: self.now,
         )
         flows = FlowRules(500, 1_000_000, 2_000, frozenset({HOME}), HOME)
-        rules = PaymentRules(flows, "free", timedelta(days=10), HOME)
+        rules = PaymentRules(flows, "free", timedelta(days=10), HOME, credit_days=30)
         return make_payments(parts, rules, local_provider(parts, HOME))
 
     async def account(self, card: str | None = GOOD, wish: Wish | None = WISH) -> str:
@@ -98,6 +99,8 @@ async def test_who_falls_below_is_charged_up_to_the_months_cap(here: Installatio
     assert [await here.round(), await here.round()] == [1, 0]  # the second is too soon, whatever the balance is
     assert await here.standing(account) == ("ready", None, 2000)
     assert await here.standing(idle) == ("ready", None, 500)
+    (lot,) = (await Lots(here.billing.database).page(account, 5)).items
+    assert (lot.kind, lot.terms) == ("purchase", Terms(expires_at=here.now + timedelta(days=30)))
     order = (await here.payments.orders.page(5, account_id=account)).items[0]
     assert (order.kind, order.status, order.amount_cents) == ("recharge", "credited", 2000)
     for n in range(5):  # which use all of it up

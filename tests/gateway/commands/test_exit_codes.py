@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.gateway.commands.test_commands import OF_PEOPLE, nobody_at, with_host
+from tests.gateway.commands.test_commands import OF_PEOPLE, ON_FILES, nobody_at, with_host
 from tests.support.commands import Shell
 
 pytestmark = pytest.mark.slow
@@ -64,8 +64,6 @@ OF_THE_API = {
     "operator key update": "operator key update key_x --name y",
     "operator key revoke": "operator key revoke key_x",
 }
-ON_FILES = (*(f"operator price {what}" for what in ("list", "check", "import", "diff", "try")), "operator stripe sync")
-"""Commands on files of prices alone: they read no other setting and call nobody."""
 REFUSED = [
     *("explain x", "ledger set-aside discard x", "operator account show acc_x", "operator account quotas acc_x"),
     *("operator account set acc_x --status closed", "operator grant acc_x 5", "operator refund acc_x 5"),
