@@ -133,7 +133,7 @@ class Flows:
 
     async def portal(self, account_id: str, return_url: str | None) -> HostedPage:
         """Open the page at which methods, invoices and subscriptions are managed."""
-        url, key = self.urls(return_url, None).success_url, f"portal:{account_id}:{self._new_id()}"
+        url, key = self.urls(return_url, return_url).success_url, f"portal:{account_id}:{self._new_id()}"
         return await self._with_customer(account_id, lambda customer_id: self._provider.portal(customer_id, url, key))
 
     async def charge(self, order: Order) -> Payment:
@@ -146,8 +146,10 @@ class Flows:
         return payment
 
     def urls(self, success_url: str | None, cancel_url: str | None) -> ReturnUrls:
-        """Return where a payer goes afterwards. Raises `OrderRefused` for an origin that is not the operator's."""
-        success = self._checked(success_url, "success_url") or self.rules.home
+        """Return where a payer goes afterwards; one address for both was given as `return_url`. Raises `OrderRefused`
+        for an origin that is not the operator's."""
+        field = "return_url" if success_url == cancel_url else "success_url"
+        success = self._checked(success_url, field) or self.rules.home
         return ReturnUrls(success, self._checked(cancel_url, "cancel_url") or success)
 
     def _checked(self, url: str | None, field: str) -> str | None:

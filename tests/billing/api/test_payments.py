@@ -108,6 +108,7 @@ WRONG: Final[list[tuple[dict[str, Any], str]]] = [
     ({"amount_usd": "20", "cancel_url": "http://shop.example/"}, "cancel_url"),
     ({"amount_usd": "20", "success_url": "https://shop.example\\@evil.com/"}, "success_url"),
     ({"amount_usd": "20", "success_url": "javascript:alert(1)"}, "success_url"),
+    ({"amount_usd": "20", "return_url": "https://shop.example.evil.com/"}, "return_url"),
 ]
 
 
@@ -115,6 +116,8 @@ async def test_what_cannot_be_bought_is_refused(shop: Api) -> None:
     _, key = await customer(shop)
     for body, param in WRONG:
         (await shop.by_key(key, "POST", "/billing/checkout", body)).refused(400, "invalid_request_error", param)
+    lost = await shop.get(key, "/billing/orders", status="lost")
+    assert "status must be one of credited, disputed" in lost.refused(400, "invalid_request_error", "status")
 
 
 async def test_a_plan_is_subscribed_to_and_managed_on_the_portal(shop: Api, payments: Payments) -> None:
