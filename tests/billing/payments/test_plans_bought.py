@@ -145,3 +145,18 @@ async def test_included_credit_goes_with_the_money_that_brought_it(billing: Bill
     assert (await shop.standing())[1:] == ("suspended", "-20.00")
     await shop.act(order.url, "win")
     assert (await shop.standing())[1:] == ("active", "5.00")
+
+
+async def test_changes_to_and_fro_make_no_credit(billing: Billing) -> None:
+    shop = Shop(billing, (await billing.accounts.create("Acme")).id)
+    await shop.buy("starter", "first")
+    await shop.standing()
+    subscription = await shop.payments.changes.current(shop.account_id)
+    assert subscription is not None
+    for _ in range(3):
+        await shop.on_portal(f"upgrade:{subscription.id}:pro")
+        assert (await shop.standing())[2] == "150.00"
+        await billing.grants.adjust(shop.account_id, -140_000_000_000, f"used {billing.new_id()}", "debits")
+        await shop.on_portal(f"upgrade:{subscription.id}:price_s")  # the money of it comes back: so does its credit
+        assert (await shop.standing())[2] == "-90.00"
+        await billing.grants.adjust(shop.account_id, 140_000_000_000, f"back {billing.new_id()}", "debits")
