@@ -158,17 +158,18 @@ class AutoRecharge:
             reason = payment.decline_code or payment.status
             declines = attempt.declines + 1
             if payment.hard or declines >= self._declines:
-                await self._note(attempt, "stopped", reason, declines=declines)
+                url = await self._link(attempt.account_id)
+                await self._note(attempt, "stopped", reason, declines=declines, url=url)
             else:
                 pause = min(FIRST_PAUSE * 2 ** (declines - 1), MOST_PAUSE)
                 await self._note(attempt, "waiting", reason, self._now() + pause, declines=declines)
 
     async def _link(self, account_id: str) -> str | None:
-        """Return a page at which the payer can save a method that needs no confirmation; None where there is none."""
+        """Return a page at which the payer can save another method; None where there is none."""
         try:
             return (await self._charger.save_method(account_id, None)).url
         except (PaymentError, OrderError) as error:
-            logger.warning("no page for %s to confirm payments at: %s", account_id, error)
+            logger.warning("no page for %s to save another method at: %s", account_id, error)
             return None
 
     async def _note(
