@@ -25,7 +25,7 @@ from billing.database.connection import Connection, Database, DatabaseError, Row
 from billing.errors import MetergateError
 from billing.pages import BEFORE_ALL, Page, page_of
 from billing.payments.decisions import Standing
-from billing.payments.objects import NANO_PER_CENT, Invoice, OrderKind, OrderStatus
+from billing.payments.objects import NANO_PER_CENT, Invoice, ObjectRef, OrderKind, OrderStatus
 from billing.payments.port import ReturnUrls
 
 if TYPE_CHECKING:
@@ -209,6 +209,11 @@ class Orders:
         """Return the checkouts of open orders whose page has expired, longest ago first."""
         rows = await self._database.rows(_query("orders_overdue"), now, limit)
         return [row["checkout_id"] for row in rows if row["checkout_id"] is not None]
+
+    async def replaced(self, account_id: str) -> list[ObjectRef]:
+        """Return the checkouts of an account's orders of plans that may be paid still, but for the newest order's."""
+        rows = await self._database.rows(_query("orders_replaced"), account_id, self.provider)
+        return [ObjectRef("checkout", row["checkout_id"]) for row in rows]
 
     async def parked(self, limit: int, after: str | None = None, *, state: str = "parked") -> Page[Parked]:
         """Return what waits for an operator, or was decided, newest first."""

@@ -156,7 +156,7 @@ class Purchases:
         if order.kind == "plan" and now.invoice_id is not None:
             scope, source = included_scope(self.provider, order.account_id), PROMOTIONS
             key = money_key(self.provider, "invoice", now.invoice_id)
-        rows = await connection.fetch(_query("raised_by"), scope, key)
+        rows = await connection.fetch(_query("raised_by"), scope, key, order.account_id)
         transfers, credit_nano = tuple(row["id"] for row in rows), sum(row["amount_nano"] for row in rows)
         if not transfers:
             return None

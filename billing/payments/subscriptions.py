@@ -17,7 +17,7 @@ from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Final
 
 from billing import audit
-from billing.accounts.grants import PROMOTIONS, Entry
+from billing.accounts.grants import PROMOTIONS, Entry, IdempotencyConflict
 from billing.accounts.lots import Terms
 from billing.database.connection import queries
 from billing.errors import MetergateError
@@ -96,8 +96,8 @@ class Subscriptions:
         return await self.judge(connection, account_id)
 
     async def apply_invoice(self, connection: Connection, provider: str, account_id: str, invoice: Invoice) -> bool:
-        """Give an account the credit that a paid invoice brings, once for each of its lines; return whether any was
-        given: the caller then tells `Effects.balance_changed`. Raises `BalanceOutOfBounds`."""
+        """Give an account the credit that a paid invoice brings, or take back what it takes back, once for each line;
+        return whether any was moved: the caller then tells `Effects.balance_changed`. Raises `BalanceOutOfBounds`."""
         prices = {line.price_id for line in invoice.lines if line.price_id is not None}
         plan_of = {price: plan for price in sorted(prices) if (plan := self.plan_of_price(price)) is not None}
         given = False
@@ -107,7 +107,10 @@ class Subscriptions:
             note = f"included in {each.plan}"
             said = included_scope(provider, account_id), key, note
             entry = Entry(account_id, each.amount_nano, PROMOTIONS, "subscription", *said, terms=terms)
-            given |= not (await self._grants.record(connection, entry, audit.SYSTEM)).replayed
+            try:
+                given |= not (await self._grants.record(connection, entry, audit.SYSTEM)).replayed
+            except IdempotencyConflict:  # it was given by what the plan had then
+                continue
         return given
 
     async def judge(self, connection: Connection, account_id: str) -> InForce:

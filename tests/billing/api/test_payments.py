@@ -73,6 +73,10 @@ async def test_from_setup_to_credit_and_back(shop: Api, payments: Payments) -> N
     order_path = f"/billing/orders/{page['order']['id']}"
     failed = (await shop.get(key, order_path)).json
     assert (failed["status"], failed["reason"], failed["url"]) == ("failed", "insufficient_funds", page["url"])
+    reading = await shop.admin("POST", "/keys", {"account_id": account_id, "name": "r", "scopes": ["billing:read"]})
+    seen = (await shop.get(reading.json["key"], order_path)).json
+    listed = (await shop.get(reading.json["key"], "/billing/orders")).json["data"]
+    assert [seen["url"], listed[0]["url"]] == [None, None]  # whoever has the page's address can act there
     await press(payments, page["url"], "confirm")
     assert (await shop.get(key, order_path)).json["status"] == "credited"
     assert (await shop.get(key, "/account/balance")).json["balance_usd"] == "20.00"
