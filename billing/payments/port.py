@@ -18,9 +18,9 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Final, Literal, Protocol
+from typing import ClassVar, Final, Literal, Protocol
 
-from billing.errors import MetergateError
+from billing.errors import Kind, MetergateError
 from billing.payments.objects import (
     CURRENCY,
     Event,
@@ -50,7 +50,7 @@ class PaymentRefused(PaymentError):
     """The provider refused the call: the saved card does not pay, say, or a state of ours is wrong. A retry is refused
     as well, so that clients must not be told to try again."""
 
-    kind = "conflict"
+    kind: ClassVar[Kind] = "conflict"
 
 
 class CustomerGone(PaymentRefused):
