@@ -27,6 +27,8 @@ if TYPE_CHECKING:
     from billing.plans import Plan, Plans
 
 _query = queries("billing.payments")
+MOST_PAGES: Final = 20
+"""Open pages of plans that another one takes the place of."""
 DESCRIPTIONS: Final = {"credit": "Prepaid credit", "recharge": "Prepaid credit (automatic)"}
 
 
@@ -167,7 +169,7 @@ class Flows:
             raise OrderRefused("The account is closed: it can't buy anything.")
         key, save = wanted.idempotency_key, wanted.save_method
         if wanted.plan is not None:
-            cents = await self._plan_cents(account, wanted.plan)
+            cents = await self._plan_cents(account, wanted.plan, key)
             return NewOrder(account.id, "plan", cents, key, wanted.plan, urls, save)
         nano = self.rules.setup_cents * NANO_PER_CENT if wanted.amount_nano is None else wanted.amount_nano
         cents, rest = divmod(nano, NANO_PER_CENT)
@@ -178,7 +180,7 @@ class Flows:
             raise OrderRefused("The balance would leave its bound by this amount: buy less.", "amount_usd")
         return NewOrder(account.id, "credit", cents, key, None, urls, save)
 
-    async def _plan_cents(self, account: Account, plan_id: str) -> int:
+    async def _plan_cents(self, account: Account, plan_id: str, key: str) -> int:
         plan = self._plans.get(plan_id)
         if plan is None or not plan.price_nano:
             known = ", ".join(sorted(each.id for each in self._plans.values() if each.price_nano)) or "none"
@@ -186,12 +188,20 @@ class Flows:
         cents, rest = divmod(plan.price_nano, NANO_PER_CENT)
         if rest or (self._provider.name == "stripe" and plan.stripe_price is None):
             raise OrderRefused(f"The plan {plan_id} can't be bought here: ask whoever runs this gateway.", "plan")
+        await self._close_pages(account, key)
         if await self._subscribed(account.id):
             raise OrderConflict(
                 "The account has a subscription: change it with PUT /api/billing/subscription, or on the page of "
                 "`metergate billing portal`."
             )
         return cents
+
+    async def _close_pages(self, account: Account, but_key: str) -> None:
+        """Close the pages at which the account may still pay for a plan, and see what was paid there: what was paid a
+        moment ago, or while the gateway that was told of it died, is a second subscription otherwise."""
+        for order_id, checkout_id in await self._orders.plan_pages(account.id, but_key, MOST_PAGES):
+            await self._provider.expire_checkout(checkout_id, f"{order_id}:expire")
+            await self._refresh(ObjectRef("checkout", checkout_id))
 
     async def _opened(self, account: Account, order: Order) -> Order:
         """Open an order's page unless it is open. A customer that the provider has lost is made anew, once."""

@@ -210,6 +210,12 @@ class Orders:
         rows = await self._database.rows(_query("orders_overdue"), now, limit)
         return [row["checkout_id"] for row in rows if row["checkout_id"] is not None]
 
+    async def plan_pages(self, account_id: str, but_key: str, limit: int) -> list[tuple[str, str]]:
+        """Return the account's orders of plans whose page may still be open, but for that of a key, with the checkouts
+        of the pages: newest first."""
+        rows = await self._database.rows(_query("orders_plan_pages"), account_id, but_key, limit, self.provider)
+        return [(row["id"], row["checkout_id"]) for row in rows]
+
     async def parked(self, limit: int, after: str | None = None, *, state: str = "parked") -> Page[Parked]:
         """Return what waits for an operator, or was decided, newest first."""
         rows = await self._database.rows(_query("parked_page"), after or BEFORE_ALL, state, limit + 1)
