@@ -94,7 +94,8 @@ class PaymentDesk:
         """Return the whole cents that are left of an order; of a plan, what was not given back of its price."""
         if order.kind == "plan":
             return order.amount_cents - order.refunded_cents
-        return await left_of(connection, order) // NANO_PER_CENT
+        given = () if order.transfer_id is None else (order.transfer_id,)
+        return await left_of(connection, order.account_id, given) // NANO_PER_CENT
 
     async def credit(
         self, parked_id: str, account_id: str | None, note: str, *, actor: audit.Actor = audit.ADMIN

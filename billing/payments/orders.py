@@ -14,7 +14,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, Final
@@ -247,11 +247,11 @@ async def credited(
     return found_order(await connection.fetchrow(_query("orders_credited"), *said), order_id)
 
 
-async def left_of(connection: Connection, order: Order) -> int:
-    """Return what is left of an order's credit, in nano-USD: of its lot, and of what refunds and disputes gave back.
-    The account stays locked, so that no debit draws on it meanwhile."""
-    await connection.fetchrow(_LOCK_ACCOUNT, order.account_id)
-    return int(await connection.fetchval(_query("purchase_left"), order.id))
+async def left_of(connection: Connection, account_id: str, transfers: Sequence[str]) -> int:
+    """Return what is left of what transfers have put on an account's balance, in nano-USD: of their lots, and of what
+    refunds and disputes gave back. The account stays locked, so that no debit draws on it meanwhile."""
+    await connection.fetchrow(_LOCK_ACCOUNT, account_id)
+    return int(await connection.fetchval(_query("purchase_left"), account_id, list(transfers)))
 
 
 def order_of(row: Row) -> Order:

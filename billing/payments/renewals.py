@@ -50,6 +50,8 @@ def invoice_handler(provider: str, subscriptions: Subscriptions) -> Handler:
             return NOBODY
         if await subscriptions.apply_invoice(connection, provider, account_id, now):
             after.balances.add(account_id)
+            if now.payment_id is not None:  # what was refunded or disputed before takes the credit back now
+                after.refs.append(ObjectRef("payment", now.payment_id))
         await _tell(connection, account_id, now)
         if now.subscription_id is not None:
             after.refs.append(ObjectRef("subscription", now.subscription_id))

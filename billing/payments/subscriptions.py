@@ -24,7 +24,7 @@ from billing.errors import MetergateError
 from billing.notices.emit import emit
 from billing.payments.in_force import OWING, InForce, Seen, decide, included_credit, plan_change
 from billing.payments.objects import ObjectRef
-from billing.payments.port import money_key
+from billing.payments.port import included_scope, money_key
 from billing.times import rfc3339
 
 if TYPE_CHECKING:
@@ -105,7 +105,7 @@ class Subscriptions:
             key = money_key(provider, "invoice", invoice.id, each.line_id)
             terms = Terms(INCLUDED_PRIORITY, expires_at=each.expires_at)
             note = f"included in {each.plan}"
-            said = f"{provider}:{account_id}", key, note
+            said = included_scope(provider, account_id), key, note
             entry = Entry(account_id, each.amount_nano, PROMOTIONS, "subscription", *said, terms=terms)
             given |= not (await self._grants.record(connection, entry, audit.SYSTEM)).replayed
         return given

@@ -40,7 +40,7 @@ def _browser_is_here() -> None:
 
 @pytest.fixture
 async def browser() -> AsyncIterator["Browser"]:
-    from playwright.async_api import async_playwright
+    from playwright.async_api import async_playwright  # noqa: PLC0415 - an extra that make test-browser alone installs
 
     async with async_playwright() as playwright:
         started = await playwright.chromium.launch(executable_path=CHROMIUM, args=list(FLAGS))

@@ -66,8 +66,20 @@ async def payer(tmp_path: Path) -> AsyncIterator[Payer]:
         found = re.search(r"serves on (http://\S+)", running.until("serves on"))
         assert found is not None
         account = shell.run("operator", "account", "create", "Poor", "--json").json
-        key = shell.run("operator", "key", "create", account["id"], "laptop", "--scope", "llm:proxy", "--scope", "billing:read",
-                        "--scope", "billing:setup", "--json").json["key"]
+        key = shell.run(
+            "operator",
+            "key",
+            "create",
+            account["id"],
+            "laptop",
+            "--scope",
+            "llm:proxy",
+            "--scope",
+            "billing:read",
+            "--scope",
+            "billing:setup",
+            "--json",
+        ).json["key"]
         async with aiohttp.ClientSession() as session:
             yield Payer(shell, found[1], key, session)
         running.end()

@@ -126,3 +126,26 @@ async def test_a_plan_is_bought_changed_not_paid_recovered_and_ended(billing: Bi
     told = await shop.told()
     for type_ in ("subscription.past_due", "subscription.ended", "payment.failed", "payment.succeeded"):
         assert type_ in told
+
+
+async def test_included_credit_goes_with_the_money_that_brought_it(billing: Billing) -> None:
+    shop = Shop(billing, (await billing.accounts.create("Acme")).id)
+    order = await shop.payments.flows.checkout(Wanted(shop.account_id, "first", plan="starter"))
+    assert order.url is not None
+    await shop.act(order.url, "approve")
+    assert (await shop.standing())[2] == "50.00"
+    await shop.payments.desk.refund(order.id, 4950, "half")
+    assert (await shop.standing())[2] == "25.00"
+    await billing.grants.adjust(shop.account_id, -20_000_000_000, "used", "debits")
+    await shop.act(order.url, "refund")  # takes what is left
+    assert (await shop.standing())[2] == "0.00"
+    await shop.act(order.url, "fail_refund")  # gives it back, on its old terms
+    assert (await shop.standing())[2] == "5.00"
+    lots = await billing.database.rows("SELECT expires_at, left_now FROM lots_now WHERE left_now > 0")
+    assert [(lot["expires_at"], lot["left_now"]) for lot in lots] == [
+        (datetime(2028, 2, 29, 10, tzinfo=UTC), 5 * 10**9)
+    ]
+    await shop.act(order.url, "dispute")  # of the other half: the whole share, as debt
+    assert (await shop.standing())[1:] == ("suspended", "-20.00")
+    await shop.act(order.url, "win")
+    assert (await shop.standing())[1:] == ("active", "5.00")
