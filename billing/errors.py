@@ -103,6 +103,7 @@ MetergateError
 |   +-- PaymentProviderUnavailable billing.payments.port
 |   +-- PaymentRefused             billing.payments.port
 |       +-- CustomerGone           billing.payments.port
+|       +-- AccessRefused          billing.payments.stripe.client
 |       +-- KeyReused              billing.payments.stripe.client
 +-- RechargeRefused                billing.payments.recharges
 +-- SubscriptionError              billing.payments.subscriptions

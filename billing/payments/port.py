@@ -8,7 +8,7 @@ same call with the same key gets the same answer and does nothing more.
 
 PaymentError
 +-- PaymentProviderUnavailable   not reached, or failed on its own side: a retry with the same key may succeed
-+-- PaymentRefused               the provider refused the call itself: a setting or a state of ours is wrong
++-- PaymentRefused               the provider refused the call itself: a card does not pay, or a state of ours is wrong
 |   +-- CustomerGone             the provider has no such customer any more: make another
 +-- PaymentEventRefused          an event that is not the provider's, or too old
 """
@@ -18,9 +18,9 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Final, Literal, Protocol
+from typing import ClassVar, Final, Literal, Protocol
 
-from billing.errors import MetergateError
+from billing.errors import Kind, MetergateError
 from billing.payments.objects import (
     CURRENCY,
     Event,
@@ -47,9 +47,10 @@ class PaymentProviderUnavailable(PaymentError):
 
 
 class PaymentRefused(PaymentError):
-    """The provider refused the call: a setting or a state of ours is wrong, and a retry is refused as well."""
+    """The provider refused the call: the saved card does not pay, say, or a state of ours is wrong. A retry is refused
+    as well, so that clients must not be told to try again."""
 
-    kind = "unavailable"
+    kind: ClassVar[Kind] = "conflict"
 
 
 class CustomerGone(PaymentRefused):

@@ -147,7 +147,11 @@ async def _check_accounts(
             payments[whose[payment.customer_id or ""]].append(payment)
     for invoice in objects.invoices:
         invoices[whose[invoice.customer_id or ""]].append(invoice)
-    in_force = {whose[each.customer_id]: each.price_id for each in objects.subscriptions if each.status == "active"}
+    active = [each for each in objects.subscriptions if each.status == "active"]
+    in_force = {whose[each.customer_id]: each.price_id for each in active}
+    for customer_id, number in Counter(each.customer_id for each in active).items():
+        if number > 1:
+            found[f"WRONG: {whose[customer_id]} pays for {number} subscriptions"] += 1
     for row in await database.rows(ACCOUNTS):
         account_id = row["id"]
         bought = [each for each in payments[account_id] if each.invoice_id is None]

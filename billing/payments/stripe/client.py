@@ -64,6 +64,12 @@ Method = Callable[..., Awaitable[Any]]
 """A method of one of the library's services, such as `client.v1.refunds.create_async`."""
 
 
+class AccessRefused(PaymentRefused):
+    """Stripe does not take our key: what was asked can be done once the operator has mended that."""
+
+    kind = "unavailable"
+
+
 class KeyReused(PaymentRefused):
     """An idempotency key was used within a day for a call with other parameters: what that has made is there."""
 
@@ -140,7 +146,7 @@ async def _translated() -> AsyncIterator[None]:
     except (stripe.APIConnectionError, stripe.RateLimitError) as error:
         raise PaymentProviderUnavailable("Stripe was not reached, or is too busy: try again in a moment.") from error
     except (stripe.AuthenticationError, stripe.PermissionError) as error:
-        raise PaymentRefused(
+        raise AccessRefused(
             "Stripe refuses STRIPE_API_KEY for this call: check that it is in force, and what it is restricted to."
         ) from error
     except stripe.StripeError as error:

@@ -98,6 +98,13 @@ async def test_from_setup_to_credit_and_back(shop: Api, payments: Payments) -> N
     assert (await shop.admin("POST", path, {"idempotency_key": "rest"})).json["amount_usd"] == "5.00"
     assert (await shop.get(key, "/account/balance")).json["balance_usd"] == "0.00"
 
+    page = (await shop.by_key(key, "POST", "/billing/setup", {"amount_usd": "20.00"})).json
+    await press(payments, page["url"], "approve")
+    assert payments.acts is not None
+    await payments.acts.act(page["url"].rpartition("/")[2], "dispute")  # of which nobody has been told yet
+    refused = await shop.admin("POST", f"/orders/{page['order']['id']}/refunds", {"idempotency_key": "late"})
+    assert "disputed" in refused.refused(409, "idempotency_conflict")  # not 503, which is tried again for ever
+
 
 WRONG: Final[list[tuple[dict[str, Any], str]]] = [
     ({"amount_usd": "4.99"}, "amount_usd"),
