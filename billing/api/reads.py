@@ -1,4 +1,8 @@
-"""What operators read of all requests, behind the admin key; and which image runs, which is open."""
+"""What operators read of all requests, behind the admin key; and which image runs, which is open.
+
+The audit log is read here, too: /api/admin/audit for operators, /api/account/audit of an account for who has
+`audit:read` there.
+"""
 
 from __future__ import annotations
 
@@ -8,10 +12,13 @@ from contextlib import contextmanager
 from typing import Final
 
 from billing.api.errors import NotFound, Unavailable
-from billing.api.requests import listing
+from billing.api.requests import listing, moment, page_asked
 from billing.api.route import Access, Call, Route
+from billing.audit import AuditFilter
 from billing.errors import StoreError
+from billing.identity.permissions import AUDIT_READ
 from billing.pages import Page
+from billing.shapes.audit import AuditQuery, AuditShape, OwnAuditQuery, audit_shape
 from billing.shapes.base import Listing
 from billing.shapes.operation import ImageShape, ProviderShape, RefusedQuery, RefusedShape, refused_shape
 
@@ -74,9 +81,41 @@ def image_identity(image: str) -> ImageShape:
     return ImageShape(image=image, tag=tag, commit=commit, version=commit or tag)
 
 
+async def list_audit(call: Call, query: AuditQuery) -> Listing[AuditShape]:
+    """List what was done, newest first."""
+    only = AuditFilter(
+        account_id=query.account_id,
+        user_id=query.user_id,
+        actor=query.actor,
+        action=query.action,
+        since=moment("since", query.since),
+        until=moment("until", query.until),
+    )
+    return listing(await call.services.audit.page(only, *page_asked(query)), audit_shape)
+
+
+async def list_own_audit(call: Call, query: OwnAuditQuery) -> Listing[AuditShape]:
+    """List what was done to the account, newest first. Operators' addresses are left out."""
+    only = AuditFilter(
+        account_id=call.account_id,
+        actor=query.actor,
+        action=query.action,
+        since=moment("since", query.since),
+        until=moment("until", query.until),
+        own=True,
+    )
+    return listing(await call.services.audit.page(only, *page_asked(query)), audit_shape)
+
+
 ROUTES: Final = (
     Route("GET", REFUSALS, list_refusals, Access.admin, Listing[RefusedShape], query=RefusedQuery),
     Route("GET", f"{REFUSALS}/{{request_id}}", get_refusal, Access.admin, RefusedShape),
     Route("GET", PROVIDERS, list_providers, Access.admin, Listing[ProviderShape]),
     Route("GET", "/api/ping", ping, Access.anyone, ImageShape),
+    Route("GET", "/api/admin/audit", list_audit, Access.admin, Listing[AuditShape], query=AuditQuery),
+    Route(
+        *("GET", "/api/account/audit", list_own_audit, Access.caller, Listing[AuditShape]),
+        query=OwnAuditQuery,
+        scope=AUDIT_READ,
+    ),
 )

@@ -33,9 +33,14 @@ from billing.payments.purchases import Purchases
 from billing.payments.recharges import RechargeRules, Recharges
 from billing.payments.reconcile import PaymentComparisons
 from billing.payments.recovery import Recovery
-from billing.payments.renewals import invoice_handler, subscription_handler
 from billing.payments.rounds import Rounds
-from billing.payments.subscriptions import SubscriptionChanges, SubscriptionRules, Subscriptions
+from billing.payments.subscriptions import (
+    SubscriptionChanges,
+    SubscriptionRules,
+    Subscriptions,
+    invoice_handler,
+    subscription_handler,
+)
 
 if TYPE_CHECKING:
     from billing.accounts.accounts import Accounts
