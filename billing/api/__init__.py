@@ -9,16 +9,15 @@
     requests    bodies, query strings and paths, checked
     people      /auth: registering, signing in, one's own credentials and profile
     accounts    /admin/accounts, /orgs/{org_id}/close   keys  /admin/keys
-    tokens      /auth: refresh, narrow, revoke; sessions   oidc  /auth/oidc: signing in elsewhere
+    tokens      /auth: refresh, narrow, revoke; sessions; /auth/oidc: signing in elsewhere
     organizations  /orgs, /invitations, /roles   own_keys  /billing/keys
-    admin_users  /admin/users
     metering    /service: what other services call
     credit      lots, coupons, auto-recharge, alerts, below /billing and /admin
     usage       /account: balance, transactions, usage events   sums  /account and /billing: what was used, in sums
     plans         /billing/status, /billing/subscription, /service/features
     webhooks_out  /webhooks/endpoints, /admin/webhooks/endpoints: where notices are sent to
     payments    /billing: setup, portal, checkout, orders; /admin/orders, /admin/payments; /webhooks/stripe
-    reads       /admin/refusals, /admin/providers, /admin/audit, /account/audit, /ping
+    oversight   /admin/refusals, /admin/providers, /admin/users, /admin/audit, /account/audit, /ping
     tables      answers as CSV
 
 What is taken and answered is in `billing.shapes`. `application.setup` mounts it; the gateway calls that and nothing

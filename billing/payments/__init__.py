@@ -8,8 +8,8 @@ apply          an object's present state, fetched anew and applied once, whoever
 purchases      payments applied: credited, taken back, parked
 in_force       which plan is in force by the states of subscriptions, and its credit   pure
 subscriptions  what was seen of them and of invoices becomes an account's plan and credit; changes of them
-recovery       Recovery: plans that were not paid for end with their days of grace
-expiry         Expiry: what is left of credit at its time is taken back
+expiry         Expiry: what is left of credit at its time is taken back; Recovery: plans that were not paid for end
+               with their days of grace
 events         what providers tell: stored, acknowledged, then looked into
 return_urls    where payers may be sent                                                pure
 flows          from what is asked for to the page where it is paid

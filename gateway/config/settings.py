@@ -28,8 +28,14 @@ from gateway.config.files import (
 )
 from gateway.config.identity import IdentityConfig, read_identity
 from gateway.config.models import ModelConfig, read_models, unpriced_models
-from gateway.config.payments import PaymentsConfig, read_payments
-from gateway.config.plans import VERSION, read_plans, read_plans_version, with_stripe_prices
+from gateway.config.plans import (
+    VERSION,
+    PaymentsConfig,
+    read_payments,
+    read_plans,
+    read_plans_version,
+    with_stripe_prices,
+)
 from gateway.config.prices import read_prices
 from gateway.config.problems import ConfigError, Problem, Problems
 from gateway.config.providers import ProviderConfig, read_providers
