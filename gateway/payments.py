@@ -25,7 +25,7 @@ from billing.payments.local.web import PAY, pay_routes
 from billing.payments.return_urls import origins_of
 from billing.payments.rounds import Rounds
 from gateway.config.settings import public_url
-from gateway.server.refusals import Links
+from gateway.server.limit_refusals import Links
 
 if TYPE_CHECKING:
     from aiohttp import web
