@@ -5,9 +5,13 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Mapping
 from datetime import UTC, date, datetime
+from typing import Final
 
 from billing.prices import ANY_MODEL, PriceRow
 from billing.rates import PriceError, Tier, Variant
+
+METER_PROVIDER: Final = "meter"
+"""The provider of a meter's rows in the table of prices: the model is the meter's name."""
 
 
 def from_canonical_json(text: str) -> PriceRow:

@@ -62,7 +62,7 @@ def _principals(cache: PrincipalCache) -> Callable[[Payer, bool], Awaitable[Prin
     """Return what gives the principal of an account that a service meters, from the memory that keys' are in."""
 
     async def principal(payer: Payer, stale: bool) -> Principal | None:
-        name = service_name(payer.account_id, payer.service)
+        name = service_name(payer.account_id, payer.service, payer.key_id)
         return await (cache.reload(name) if stale else cache.get(name))
 
     return principal

@@ -194,7 +194,8 @@ def _offer(plan: Plan) -> str:
     if plan.included_credit_nano:
         price += f", with {format_usd(plan.included_credit_nano)} USD of credit"
     form = (
-        '<form method="post"><label>API key or token with the scope <code>billing:setup</code> '
+        '<form method="post"><label>API key with the scope <code>billing:setup</code>, or the token that '
+        "<code>metergate auth token --show</code> prints "
         '<input type="password" name="key" required autocomplete="off"></label> <button>Go on</button></form>'
     )
     ended = "<p>A subscription that you have is changed: at once, if this costs more, else with the next period.</p>"

@@ -267,7 +267,10 @@ def _services(
 
 def _authenticator(engine: Engine) -> Callable[[str], Awaitable[Principal | None]]:
     async def authenticate(secret: str) -> Principal | None:
-        return await engine.cache.get(secret_digest(secret)) if well_formed(secret) else None
+        found = await engine.cache.get(secret_digest(secret)) if well_formed(secret) else None
+        if found is not None and found.usable_key(time.time()):
+            engine.cache.used[found.key_id] = None
+        return found
 
     return authenticate
 

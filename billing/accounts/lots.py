@@ -148,6 +148,10 @@ class Lots:
         row = await self._database.row(_query("lots_next_expiry"), account_id)
         return None if row is None else NextExpiry(row["expires_at"], row["left_nano"])
 
+    async def included_left_nano(self, account_id: str) -> int:
+        """Return what is left of the credit that came with an account's plan, in nano-USD."""
+        return int(await self._database.value(_query("lots_included"), account_id))
+
 
 def _lot(row: Row) -> Lot:
     return Lot(

@@ -186,7 +186,8 @@ def require_scope(caller: Caller, scope: str) -> None:
     if scope in caller.scopes:
         return
     if caller.kind == "key":
-        message = f"This API key lacks the scope {scope}. A key that has it: `metergate keys create --scope {scope}`."
+        made = f"`metergate keys create NAME --scope {scope}`"
+        message = f"This API key lacks the scope {scope}. A key that has it: {made}."
     elif caller.role is None:
         message = f"This needs the scope {scope} in an organization: name yours in {ORG_HEADER}."
     elif caller.hint:

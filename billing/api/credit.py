@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final
 
 from billing.api.errors import BadRequest, NotFound
+from billing.api.payments import may_pay
 from billing.api.requests import in_future, listing, moment, money, page_asked, positive_money
 from billing.api.route import Access, Call, Route, customer_read
 from billing.identity.permissions import BILLING_SETUP
@@ -90,7 +91,8 @@ async def disable_coupon(call: Call) -> None:
 async def get_auto_recharge(call: Call) -> RechargeShape:
     """Return what the account has asked of auto-recharge, and what has become of it."""
     payments = call.services.payments
-    return recharge_shape(None if payments is None else await payments.recharges.get(call.account_id))
+    found = None if payments is None else await payments.recharges.get(call.account_id)
+    return recharge_shape(found, may_pay=may_pay(call))
 
 
 async def put_auto_recharge(call: Call, body: RechargeBody) -> RechargeShape:
@@ -105,7 +107,8 @@ async def put_auto_recharge(call: Call, body: RechargeBody) -> RechargeShape:
         _cents("amount_usd", body.amount_usd),
         _cents("monthly_cap_usd", body.monthly_cap_usd),
     )
-    return recharge_shape(await payments.recharges.put(call.account_id, wish, actor=call.actor))
+    put = await payments.recharges.put(call.account_id, wish, actor=call.actor)
+    return recharge_shape(put, may_pay=True)
 
 
 def _cents(param: str, given: object) -> int:

@@ -26,6 +26,7 @@ from billing.services.claims import NotAdmitted, Payer
 from billing.services.events import DEBITS, HOLDS, USAGE
 from billing.shapes.service import (
     Asked,
+    AskedOfKey,
     CheckShape,
     CloudData,
     CloudEvent,
@@ -70,7 +71,7 @@ async def get_account_balance(call: Call) -> BalanceShape:
     return await balance_of(call.services, call.id("account_id"))
 
 
-async def check(call: Call, body: Asked) -> CheckShape | web.StreamResponse:
+async def check(call: Call, body: AskedOfKey) -> CheckShape | web.StreamResponse:
     """Say whether a hold of this would be granted now; what is not is refused as the proxy would refuse it. Nothing is
     held or counted."""
     try:
@@ -226,6 +227,7 @@ def _of_cloud(event: CloudEvent) -> NewUsage:
         quantity=data.quantity,
         feature=data.feature,
         user_id=data.user_id,
+        key_id=data.key_id,
         tags=data.tags,
         time=event.time,
     )
@@ -248,7 +250,7 @@ def _meters(call: Call) -> Meters:
 
 
 def _payer(call: Call, body: Asked) -> Payer:
-    return Payer(call.caller.id or "", body.account_id)
+    return Payer(call.caller.id or "", body.account_id, body.key_id if isinstance(body, AskedOfKey) else None)
 
 
 def _counted(body: Counted, *, positive: bool = False) -> dict[str, Any]:
@@ -295,7 +297,7 @@ async def _refused(call: Call, error: NotAdmitted) -> web.StreamResponse:
 _ROOM: Final = (400, 402, 404)
 ROUTES: Final = (
     Route("GET", "/api/service/accounts/{account_id}/balance", get_account_balance, Access.service, BalanceShape),
-    Route("POST", "/api/service/check", check, Access.service, CheckShape, body=Asked, errors=_ROOM),
+    Route("POST", "/api/service/check", check, Access.service, CheckShape, body=AskedOfKey, errors=_ROOM),
     Route(
         *("POST", DEBITS, create_debit, Access.service, DebitShape), body=NewDebit, status=CREATED, errors=(*_ROOM, 409)
     ),

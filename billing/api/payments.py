@@ -73,6 +73,11 @@ def payments_of(call: Call) -> Payments:
     return found
 
 
+def may_pay(call: Call) -> bool:
+    """Return whether the caller may have the addresses of pages at which the account pays: they need no other key."""
+    return BILLING_SETUP in call.caller.scopes
+
+
 async def setup_billing(call: Call, body: NewSetup) -> PageShape:
     """Open a page where credit is bought and the payment method kept, or with `save_only` the method kept alone."""
     payments = payments_of(call)
@@ -112,12 +117,13 @@ async def list_orders(call: Call, query: OrdersQuery) -> Listing[OrderShape]:
     """List the account's orders, newest first."""
     found = payments_of(call).orders
     page = await found.page(*page_asked(query), account_id=call.account_id, status=query.status)
-    return listing(page, order_shape)
+    return listing(page, lambda order: order_shape(order, may_pay=may_pay(call)))
 
 
 async def get_order(call: Call) -> OrderShape:
     """Return an order of the account."""
-    return order_shape(await payments_of(call).orders.get(call.id("order_id"), call.account_id))
+    order = await payments_of(call).orders.get(call.id("order_id"), call.account_id)
+    return order_shape(order, may_pay=may_pay(call))
 
 
 async def list_invoices(call: Call, query: PageQuery) -> Listing[InvoiceShape]:

@@ -26,6 +26,7 @@ from billing.zones import zone_of
 _ID: Final = re.compile(r"[A-Za-z0-9_.:-]{1,255}", re.ASCII)
 _FIELD: Final = re.compile(r"\$\.([A-Za-z_]+)")
 _FIELD_ALONE: Final = re.compile(r"^Object (?:missing required|contains unknown) field `([^`]{1,64})`$")
+_AT_FIELD: Final = re.compile(r" - at `\$\.([A-Za-z_]+)(?:\[[0-9.]+\])?`$")
 _WHOLE: Final = re.compile("[0-9]{1,9}", re.ASCII)
 _NUL: Final = b"\\u0000"
 _MAX_CURSOR: Final = 512
@@ -50,7 +51,7 @@ async def read_body(request: web.Request, model: type[T], *, optional: bool = Fa
     try:
         return msgspec.json.decode(body, type=model)
     except msgspec.ValidationError as error:
-        raise BadRequest(f"{error}.", _param(str(error))) from error
+        raise _not_that_shape(str(error), model) from error
     except UnicodeDecodeError as error:
         raise BadRequest("The body is not UTF-8.") from error
     except (msgspec.DecodeError, RecursionError) as error:
@@ -101,6 +102,15 @@ async def _whole(request: web.Request, limit_bytes: int) -> bytes | None:
     if decoder is not None:
         decoder.end()
     return bytes(body)
+
+
+def _not_that_shape(message: str, model: Any) -> BadRequest:
+    """Return the refusal of a body: what msgspec has found, and what the field's shape says of its values."""
+    param, at = _param(message), _AT_FIELD.search(message)
+    if at is not None and (values := _values(model, at[1])) is not None:
+        return BadRequest(f"{at[1]} must be {values}.", param)
+    said = None if at is None else _description(model, at[1])
+    return BadRequest(f"{message}." if said is None else f"{message}: {said}.", param)
 
 
 def _param(message: str) -> str | None:
@@ -175,7 +185,8 @@ def read_query(request: web.Request, model: type[Q]) -> Q:
         return msgspec.convert(given, model, str_keys=True)
     except msgspec.ValidationError as error:
         param = _param(str(error)) or ""
-        raise BadRequest(f"{param} must be {_expected(model, param)}.", param) from error
+        expected = _description(model, param) or _values(model, param) or "otherwise"
+        raise BadRequest(f"{param} must be {expected}.", param) from error
 
 
 @cache
@@ -191,12 +202,23 @@ def _parts_of(annotation: Any) -> Iterator[Any]:
         yield from _parts_of(part)
 
 
-def _expected(model: type[Any], name: str) -> str:
-    """Return what a parameter must be, by its description."""
+def _values(model: Any, name: str) -> str | None:
+    """Return the values that a field may have; None where they are not counted."""
+    found = next((each["enum"] for each in _options(model, name) if "enum" in each), None)
+    return None if found is None else f"one of {', '.join(map(str, found))}"
+
+
+def _description(model: Any, name: str) -> str | None:
+    return next((str(each["description"]) for each in _options(model, name) if "description" in each), None)
+
+
+def _options(model: Any, name: str) -> tuple[dict[str, Any], ...]:
+    """Return the schemas that a field's value, or each item of it, may have."""
     schema = msgspec.json.schema(model)
-    field = next(iter(schema["$defs"].values()))["properties"].get(name, {})
+    shape = schema.get("$defs", {}).get(schema.get("$ref", "").rpartition("/")[2], {})
+    field = shape.get("properties", {}).get(name, {})
     options = (field, *field.get("anyOf", ()))
-    return next((each["description"] for each in options if "description" in each), "otherwise")
+    return (*options, *(each["items"] for each in options if "items" in each))
 
 
 def page_asked(query: PageQuery) -> tuple[int, str | None]:

@@ -153,6 +153,7 @@ async def get_billing_summary(call: Call) -> BillingSummaryShape:
         by_feature={str(group[0]): each.charged_nano for group, each in span.items()},
         by_kind={**by_kind, "usage": -used.charged_nano} if used.charged_nano else by_kind,
         included_nano=0 if plan is None else plan.included_credit_nano,
+        included_left_nano=await services.lots.included_left_nano(account.id),
         forecast_nano=_forecast(used.charged_nano, start, now, end),
         budget=await _budget(call, account.quotas, now),
     )

@@ -10,6 +10,7 @@ from billing.cli.output import USAGE, CommandFailed, Shown, Table
 from billing.cli.people import (
     NEW_PASSWORD,
     PASSWORD,
+    SECOND_FACTOR,
     Email,
     add_credentials,
     add_person_call,
@@ -83,7 +84,11 @@ async def login(
     secret = _password(place, password_stdin)
     if not secret:
         raise CommandFailed("Without a password, have a code mailed: `metergate auth login --mail-code`.", USAGE)
-    return await _enter(place, client, lambda factor: client.login(Login(email=email, password=secret, **factor)))
+
+    async def enter(factor: dict[str, str | None]) -> "TokenPairShape":
+        return await client.login(Login(email=email, password=secret, **factor))
+
+    return await _enter(place, client, enter, from_stdin=password_stdin)
 
 
 async def verify(
@@ -109,7 +114,7 @@ async def verify(
             return await client.login(Login(email=address, code=code, challenge=challenge, **factor))
         return await client.verify(Verification(email=address, code=code, challenge=challenge, **factor))
 
-    return await _enter(place, client, enter)
+    return await _enter(place, client, enter, from_stdin=otp_stdin)
 
 
 async def token(
@@ -227,9 +232,13 @@ def _mailed(place: Place, client: "PersonCalls", pending: Pending) -> Shown:
 
 
 async def _enter(
-    place: Place, client: "PersonCalls", enter: "Callable[[dict[str, str | None]], Awaitable[TokenPairShape]]"
+    place: Place,
+    client: "PersonCalls",
+    enter: "Callable[[dict[str, str | None]], Awaitable[TokenPairShape]]",
+    *,
+    from_stdin: bool,
 ) -> Shown:
-    """Sign in; who needs a second factor is asked for it."""
+    """Sign in; who needs a second factor is asked for it, or it is the next line of stdin where no variable has it."""
     from billing.answers import Refused
 
     try:
@@ -237,7 +246,7 @@ async def _enter(
     except Refused as error:
         if error.error.get("second_factor") != "required":
             raise
-        factor = ask_factor(place)
+        factor = ask_factor(place, from_stdin=from_stdin and SECOND_FACTOR not in place.environ)
         pair = await enter({"totp": factor.totp, "recovery_code": factor.recovery_code})
     place.keep_signed_in(client.base_url, pair)
     return await _signed_in(place, client.base_url, pair.access_token)

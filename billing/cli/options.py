@@ -4,6 +4,7 @@
 that it uses.
 """
 
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Final
@@ -14,13 +15,28 @@ from billing.pages import MAX_LIMIT
 from billing.shapes.base import DEFAULT_TIMEOUT_S
 
 _PANEL: Final = "Options of every command"
+LEAST_TIMEOUT_S: Final = 0.1
 MAX_TIMEOUT_S: Final = 86_400.0
+_DURATION: Final = re.compile(
+    r"(?=[\d.])(?:(?P<hours>\d{1,2})h)?(?:(?P<minutes>\d{1,4})m)?(?:(?P<seconds>\d{1,5}(?:\.\d{1,9})?|\.\d{1,9})s?)?",
+    re.ASCII,
+)
 RESULT: Final = frozenset({"output", "quiet", "json"})
 """The fields of `Common` that a command uses which shows a result."""
 TIMED: Final = RESULT | {"timeout_s"}
 """And one that bounds its calls."""
 REMOTE: Final = TIMED | {"api_url", "token_file"}
 """And one that calls a gateway."""
+
+
+def parse_timeout_s(given: str | float) -> float:
+    """Return the seconds of `30`, `0.5`, `90s` or `1m30s`. Raises `typer.BadParameter`."""
+    match = _DURATION.fullmatch(str(given))
+    hours, minutes, seconds = (float(part or 0) for part in match.groups()) if match else (0.0, 0.0, 0.0)
+    total_s = hours * 3600 + minutes * 60 + seconds
+    if not LEAST_TIMEOUT_S <= total_s <= MAX_TIMEOUT_S:
+        raise typer.BadParameter(f"{given} is no time from {LEAST_TIMEOUT_S} s to 24h, such as 30, 90s or 1m30s.")
+    return total_s
 
 
 AccountId = Annotated[str, typer.Argument(help="The account's id, acc_...", show_default=False)]
@@ -63,9 +79,8 @@ class Common:
         typer.Option(
             "--timeout",
             metavar="SECONDS",
-            min=0.1,
-            max=MAX_TIMEOUT_S,
-            help="Longest time for one call.",
+            parser=parse_timeout_s,
+            help="Longest time for one call: seconds, or such as 90s or 1m30s.",
             rich_help_panel=_PANEL,
         ),
     ] = DEFAULT_TIMEOUT_S

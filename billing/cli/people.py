@@ -118,7 +118,8 @@ def ask_secret(
     if variable in environ:
         return environ[variable]
     if not sys.stdin.isatty():
-        raise CommandFailed(f"There is no terminal to ask for the {what} at: pipe it in, or set {variable}.", USAGE)
+        way = f"set {variable}, or pipe it in and give the option for stdin that --help names"
+        raise CommandFailed(f"There is no terminal to ask for the {what} at: {way}.", USAGE)
     import getpass
 
     try:

@@ -12,7 +12,7 @@ from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
 from types import TracebackType
-from typing import Literal, Self, Unpack
+from typing import Literal, Self, Unpack, cast
 
 import aiohttp
 import msgspec
@@ -22,7 +22,7 @@ from billing.calls import ANSWER_LIMIT_BYTES
 from billing.client.holding import HeldOpen
 from billing.client.recorder import Recorder, Spooled
 from billing.client.retries import Retries
-from billing.client.service import DEFAULT_RETRIES, Measured, ServiceCalls, new_event_id
+from billing.client.service import DEFAULT_RETRIES, Measured, MeasuredOfKey, ServiceCalls, new_event_id
 from billing.client.spool import EventSpool, SpoolRules
 from billing.client.tokens import TokensUsed, tokens_used
 from billing.payment_calls import PaymentCalls
@@ -107,7 +107,7 @@ class BillingClient(ServiceCalls, PaymentCalls):
         event_id: str | None = None,
         time: datetime | None = None,
         on_error: OnError = "raise",
-        **measure: Unpack[Measured],
+        **measure: Unpack[MeasuredOfKey],
     ) -> DebitShape | None:
         """Record what an account has used, at `time` or now, whatever its balance.
 
@@ -155,12 +155,13 @@ class BillingClient(ServiceCalls, PaymentCalls):
         on_error: OnError = "raise",
         feature: str = "llm",
         user_id: str | None = None,
+        key_id: str | None = None,
         tags: Mapping[str, str] | None = None,
     ) -> DebitShape | None:
         """Record what a model's answer used, at its price: `usage` is a `Usage`, or what OpenAI, Anthropic or Gemini
         report, as a mapping or an object. As `record`, of whose failures one is a usage that can't be read."""
         try:
-            measure = tokens_used(usage)
+            measure = cast("MeasuredOfKey", tokens_used(usage))
         except ValueError as error:
             if on_error == "raise":
                 raise
@@ -169,6 +170,8 @@ class BillingClient(ServiceCalls, PaymentCalls):
         measure.update({"provider": provider, "model": model, "feature": feature, "tags": dict(tags or {})})
         if user_id is not None:
             measure["user_id"] = user_id
+        if key_id is not None:
+            measure["key_id"] = key_id
         return await self.record(account_id, event_id=event_id, on_error=on_error, **measure)
 
     async def retry_parked(self) -> int:

@@ -167,7 +167,8 @@ def require_principal(request: web.Request, scope: str | None = None) -> KeyHold
         body = error_body("invalid_api_key", message, type_="invalid_request_error")
         raise web.HTTPUnauthorized(text=body.decode(), content_type="application/json")
     if scope is not None and scope not in found.scopes:
-        message = f"This API key lacks the scope {scope}. A key that has it: `metergate keys create --scope {scope}`."
+        made = f"`metergate keys create NAME --scope {scope}`"
+        message = f"This API key lacks the scope {scope}. A key that has it: {made}."
         body = error_body("insufficient_scope", message, type_="invalid_request_error", required_scope=scope)
         raise web.HTTPForbidden(text=body.decode(), content_type="application/json")
     return found

@@ -23,7 +23,7 @@ from billing.client.retries import ATTEMPTS, PASSING, Retries, passes
 from billing.credit_calls import CreditCalls
 from billing.shapes.base import DEFAULT_TIMEOUT_S, Answer
 from billing.shapes.service import (
-    Asked,
+    AskedOfKey,
     CheckShape,
     DebitShape,
     Giving,
@@ -70,6 +70,12 @@ class Measured(Counts, total=False):
     tags: dict[str, str]
 
 
+class MeasuredOfKey(Measured, total=False):
+    """And for which of the account's API keys, in whose quotas it counts, too."""
+
+    key_id: str
+
+
 def new_event_id() -> str:
     """Return an id for an event, of our own."""
     return str(ULID())
@@ -109,14 +115,14 @@ class ServiceCalls(CreditCalls, ABC):
         """Return what an account has left."""
         return await self._service("GET", f"accounts/{path_part(account_id)}/balance", BalanceShape)
 
-    async def check(self, account_id: str, **measure: Unpack[Measured]) -> CheckShape:
+    async def check(self, account_id: str, **measure: Unpack[MeasuredOfKey]) -> CheckShape:
         """Ask whether a hold of this would be granted now. Raises `Refused` as a hold would be; what passes is not
         waited for."""
-        return await self._service("POST", "check", CheckShape, Asked(account_id=account_id, **measure), ATTEMPTS)
+        return await self._service("POST", "check", CheckShape, AskedOfKey(account_id=account_id, **measure), ATTEMPTS)
 
-    async def within_quota(self, account_id: str, **measure: Unpack[Measured]) -> bool:
-        """Return whether the account's balance and quotas have room for this now. Raises as every call, but for a
-        refusal that says so."""
+    async def within_quota(self, account_id: str, **measure: Unpack[MeasuredOfKey]) -> bool:
+        """Return whether the account's balance and quotas, and those of a key that is named, have room for this now.
+        Raises as every call, but for a refusal that says so."""
         try:
             return (await self.check(account_id, **measure)).allowed
         except Refused as error:
@@ -124,7 +130,9 @@ class ServiceCalls(CreditCalls, ABC):
                 return False
             raise
 
-    async def debit(self, account_id: str, *, event_id: str | None = None, **measure: Unpack[Measured]) -> DebitShape:
+    async def debit(
+        self, account_id: str, *, event_id: str | None = None, **measure: Unpack[MeasuredOfKey]
+    ) -> DebitShape:
         """Charge an account, if it has room for it."""
         body = NewDebit(account_id=account_id, event_id=event_id or new_event_id(), **measure)
         return await self._service("POST", "debits", DebitShape, body)

@@ -6,28 +6,42 @@ from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
+from billing.holds.partition import LostWrites, NotReady
 from billing.money import format_usd
 from billing.quotas import Metric, Window, window_end_s, window_id
 from billing.shapes.quotas import WindowShape
 
 if TYPE_CHECKING:
     from billing.holds.engine import Engine
-    from billing.holds.redis.layout import Counter
+    from billing.holds.redis.layout import AccountState, Counter, KeyState
     from billing.principals import Limit, Principal
 
 
 async def live_windows(engine: Engine, principal: Principal) -> list[WindowShape]:
-    """Return every quota that applies to some request of a principal, and what is left of each. Raises `RedisError`."""
-    partition = engine.partitions.of(principal.account_id)
-    account = await engine.redis.account(principal.account_id)
-    used_by_account = _used(account.counters if account and account.epoch == partition.epoch else ())
-    used_by: dict[str, Mapping[int, Counter]] = {}
-    if principal.key_quotas:
-        key = await engine.redis.key(principal.account_id, principal.key_id)
-        used_by["key"] = _used(key.counters if key and key.epoch == partition.epoch else ())
+    """Return every quota that applies to some request of a principal, and what is left of each. What Redis has not got
+    is loaded from the ledger, as by a request. Raises `StoreError`."""
+    account_id, key_id = principal.account_id, principal.key_id if principal.key_quotas else None
+    partition, redis, loader = engine.partitions.of(account_id), engine.redis, engine.loader
+    epoch = await engine.partitions.ensure(partition)
+
+    def known(state: AccountState | KeyState | None) -> bool:
+        return state is not None and state.epoch == epoch
+
+    account, key = await redis.account(account_id), await redis.key(account_id, key_id) if key_id else None
+    if not known(account) or (key_id and not known(key)):
+        try:
+            await loader.install(partition, account_id, key_id)
+        except LostWrites as error:
+            raise NotReady(str(error)) from error
+        account, key = await redis.account(account_id), await redis.key(account_id, key_id) if key_id else None
+    used_by_account = _used(account.counters if account else ())
+    used_by = {"key": _used(key.counters if key else ())}
     if principal.user_id is not None and principal.user_quotas:
-        user = await engine.redis.user(principal.account_id, principal.user_id)
-        used_by["user"] = _used(user.counters if user and user.epoch == partition.epoch else ())
+        user = await redis.user(account_id, principal.user_id)
+        if not known(user):
+            await loader.adopt_user(partition, account_id, principal.user_id)
+            user = await redis.user(account_id, principal.user_id)
+        used_by["user"] = _used(user.counters if user else ())
     now_s = partition.now_ms() // 1000
     limits = principal.every_limit()
     return [_window_shape(limit, used_by.get(limit.subject, used_by_account), now_s) for limit in limits]

@@ -197,7 +197,7 @@ class Invitations:
         where = "" if self._frontend_url is None else f"\n\n    {self._frontend_url.rstrip('/')}/invitations/{token}"
         body = (
             f'You are invited to join the organization "{name}" ({organization.slug}) as {invitation.role}.\n\n'
-            f"Sign in with this address and accept within seven days{':' + where if where else '.'}\n\n"
+            f"Register or sign in with this address and accept within seven days{':' + where if where else '.'}\n\n"
             f"The invitation's token, for `metergate org accept`:\n\n    {token}\n\n"
             "If you did not expect this, do nothing: nobody else can use it.\n"
         )

@@ -28,7 +28,7 @@ def _letter(subject: str, *paragraphs: str) -> Letter:
 
 def _code(subject: str, secret: str, what: str) -> Letter:
     said = f"{secret} is the code to {what}. It is good once, for {CODE_S // _MINUTES_S} minutes."
-    return _letter(subject, said, "Tell it nobody: nobody of ours asks for it.", _NOT_YOU)
+    return _letter(subject, said, "Tell nobody this code: we never ask for it.", _NOT_YOU)
 
 
 def verify_code(secret: str) -> Letter:

@@ -32,10 +32,10 @@ READ_ACCOUNT: Final = _query("accounts_principal")
 _SERVICE: Final = SERVICE_KEY.encode()
 
 
-def service_name(account_id: str, service: str) -> bytes:
-    """Return the name of an account's principal for a service, in place of a secret's digest: no service has a space in
-    its name, and one digest of 2^64 begins as all of these names do."""
-    return f"{SERVICE_KEY}{service} {account_id}".encode()
+def service_name(account_id: str, service: str, key_id: str | None = None) -> bytes:
+    """Return the name of an account's principal for a service, or of that of the account's key, in place of a secret's
+    digest: no service has a space in its name, and one digest of 2^64 begins as all of these names do."""
+    return " ".join((SERVICE_KEY + service, account_id, *(() if key_id is None else (key_id,)))).encode()
 
 
 class Principals:
@@ -64,8 +64,8 @@ class Principals:
         """Return the principal of a secret's SHA-256, or of what `service_name` gives; None if unknown."""
         if not name.startswith(_SERVICE):
             return await self.by_digest(name)
-        service, _, account_id = name.removeprefix(_SERVICE).decode().partition(" ")
-        return await self.of_service(account_id, service)
+        service, account_id, *key_id = name.removeprefix(_SERVICE).decode().split(" ", 2)
+        return await self.of_service(account_id, service, *key_id)
 
     async def by_digest(self, digest: bytes) -> Principal | None:
         """Return the principal of a secret's SHA-256, also of a revoked key or a closed account; None if unknown."""
@@ -75,8 +75,15 @@ class Principals:
         """Return the principal of a key's id, as `by_digest`."""
         return await self._read(None, key_id)
 
-    async def of_service(self, account_id: str, service: str) -> Principal | None:
-        """Return the principal of an account that another service meters, which has no key; None if unknown."""
+    async def of_service(self, account_id: str, service: str, key_id: str | None = None) -> Principal | None:
+        """Return the principal of an account that another service meters, which has no key, or that of the account's
+        key; None if unknown. Any number of events may be under way at once."""
+        if key_id is not None:
+            found = await self.by_key_id(key_id)
+            if found is None or found.account_id != account_id:
+                return None
+            plan = replace(found.plan, max_parallel_requests=None)
+            return replace(found, plan=plan, max_parallel_requests=None, kept={})
         row = await self._database.row(READ_ACCOUNT, account_id)
         if row is None:
             return None

@@ -19,6 +19,7 @@ class _Said(NamedTuple):
 
 _FIELDS: Final[Mapping[str, str]] = {
     "amount_usd": "Amount in USD",
+    "refunded_usd": "Refunded in USD",
     "balance_usd": "Balance in USD",
     "threshold_usd": "Threshold in USD",
     "plan": "Plan",
@@ -44,7 +45,7 @@ _LETTERS: Final[Mapping[NoticeType, _Said]] = {
     ),
     "payment.succeeded": _Said("your payment was received", "Your payment was received. Thank you."),
     "payment.failed": _Said("your payment failed", "A payment failed. Look at your means of payment."),
-    "payment.refunded": _Said("your payment was refunded", "A payment was refunded."),
+    "payment.refunded": _Said("your payment was refunded", "A payment was refunded, whole or in part."),
     "payment.disputed": _Said(
         "a payment is disputed", "A payment is disputed at your bank. Until that is over nothing is served."
     ),

@@ -98,9 +98,9 @@ class AutoRecharge:
         begun = await self._begin(account_id)
         if begun is None:
             return False
-        attempt, is_resumed = begun
+        attempt, is_resumed, is_wanted = begun
         try:
-            payment = await (self._resumed(attempt) if is_resumed else self._charged(attempt))
+            payment = await (self._resumed(attempt, is_wanted) if is_resumed else self._charged(attempt))
             await self._conclude(attempt, payment)
         except PaymentProviderUnavailable as error:
             logger.info("auto-recharge of %s waits: %s", account_id, error)
@@ -109,46 +109,54 @@ class AutoRecharge:
             await self._note(attempt, "stopped", "not_possible")
         return True
 
-    async def _begin(self, account_id: str) -> tuple[Recharge, bool] | None:
-        """Count on the attempt, unless one was broken off, and note that it is under way; return it, and whether it was
-        broken off. None: nothing is to be charged now."""
+    async def _begin(self, account_id: str) -> tuple[Recharge, bool, bool] | None:
+        """Count on the attempt, unless one was broken off, and note that it is under way; return it, whether it was
+        broken off, and whether it may be charged still. None: nothing is to be charged now."""
         now = self._now()
         async with self._database.transaction() as connection:
             row = await connection.fetchrow(_query("recharges_lock"), account_id)
             if row is None or row["next_attempt_at"] > now or row["state"] not in UNDER_WAY:
                 return None
             before = recharge_of(row)
-            if before.state != "charging":
-                month = datetime(now.year, now.month, 1, tzinfo=UTC)
-                spent_cents = await connection.fetchval(_query("recharges_spent"), account_id, month)
-                if spent_cents + before.amount_cents > before.monthly_cap_cents:
-                    following = (month + timedelta(days=32)).replace(day=1)
-                    await note_end(connection, before, "capped", "monthly_cap", following)
-                    return None
+            is_resumed = before.state == "charging"
+            # Since it was found to be due it may have been suspended or closed, or credited, or want less.
+            is_wanted = before.enabled and bool(await connection.fetchval(_query("recharges_wanted"), account_id))
+            month = datetime(now.year, now.month, 1, tzinfo=UTC)
+            own = _key(before) if is_resumed else ""
+            spent_cents = await connection.fetchval(_query("recharges_spent"), account_id, month, own)
+            is_within = spent_cents + before.amount_cents <= before.monthly_cap_cents
+            if not is_resumed and not is_wanted:
+                return None
+            if not is_resumed and not is_within:
+                following = (month + timedelta(days=32)).replace(day=1)
+                await note_end(connection, before, "capped", "monthly_cap", following)
+                return None
             begun = await connection.fetchrow(_query("recharges_begin"), account_id, now + AGAIN)
-        return recharge_of(begun), before.state == "charging"
+        return recharge_of(begun), is_resumed, is_wanted and is_within
 
     async def _charged(self, attempt: Recharge) -> Payment | None:
         """Return the payment of a new attempt."""
         asked = NewOrder(attempt.account_id, "recharge", attempt.amount_cents, _key(attempt))
         return await self._charger.charge(await self._orders.create(asked))
 
-    async def _resumed(self, attempt: Recharge) -> Payment | None:
-        """Return the payment of an attempt that was broken off, whatever is asked for by now: the provider forgets keys
-        after a day, and so is asked for the order's payment first. None: it was switched off, and nothing was paid."""
+    async def _resumed(self, attempt: Recharge, is_wanted: bool) -> Payment | None:
+        """Return the payment of an attempt that was broken off: the provider forgets keys after a day, and so is asked
+        for the order's payment first. None: nothing was paid, and it is not wanted any more."""
         order = await self._orders.of_key(attempt.account_id, _key(attempt))
         found = None if order is None else await self._provider.find_payment(order.id)
         if found is not None:
             await self._refresh(ObjectRef("payment", found.id))
             return found
-        if not attempt.enabled:
-            return None
-        return await self._charged(attempt) if order is None else await self._charger.charge(order)
+        if is_wanted:
+            return await self._charged(attempt) if order is None else await self._charger.charge(order)
+        if order is not None:
+            await self._orders.failed(order.id, "not_wanted")
+        return None
 
     async def _conclude(self, attempt: Recharge, payment: Payment | None) -> None:
         """Note what became of an attempt; one whose payment is under way is looked at again."""
         if payment is None:
-            await self._note(attempt, "off", None)
+            await self._note(attempt, "ready", None)
         elif payment.status in ("open", "processing"):
             return
         elif payment.status == "paid":
@@ -159,17 +167,18 @@ class AutoRecharge:
             reason = payment.decline_code or payment.status
             declines = attempt.declines + 1
             if payment.hard or declines >= self._declines:
-                await self._note(attempt, "stopped", reason, declines=declines)
+                url = await self._link(attempt.account_id)
+                await self._note(attempt, "stopped", reason, declines=declines, url=url)
             else:
                 pause = min(FIRST_PAUSE * 2 ** (declines - 1), MOST_PAUSE)
                 await self._note(attempt, "waiting", reason, self._now() + pause, declines=declines)
 
     async def _link(self, account_id: str) -> str | None:
-        """Return a page at which the payer can save a method that needs no confirmation; None where there is none."""
+        """Return a page at which the payer can save another method; None where there is none."""
         try:
             return (await self._charger.save_method(account_id, None)).url
         except (PaymentError, OrderError) as error:
-            logger.warning("no page for %s to confirm payments at: %s", account_id, error)
+            logger.warning("no page for %s to save another method at: %s", account_id, error)
             return None
 
     async def _note(

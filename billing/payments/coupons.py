@@ -1,7 +1,8 @@
 """Coupons: codes that operators give out, each of which is credit for an account, once.
 
-This file owns that a coupon is redeemed once by an account and by no more accounts than it is for, whoever tries at the
-same time; that codes are stored as digests; and that an account which guesses has to wait.
+This file owns that a coupon is redeemed once by an account, by one account of whoever owns several, and by no more
+accounts than it is for, whoever tries at the same time; that codes are stored as digests; and that an account which
+guesses has to wait.
 
 CouponError
 +-- CouponNotFound   no coupon has this id or code
@@ -195,9 +196,10 @@ class Coupons:
 
     async def _redeem(self, connection: Connection, account_id: str, coupon: Coupon, actor: audit.Actor) -> Redeemed:
         now = self._now()
-        used_at = await connection.fetchval(_query("redemptions_at"), coupon.id, account_id)
-        if used_at is not None:
-            raise CouponUsed(f"This account has redeemed the coupon already, at {rfc3339(used_at)}.")
+        used = await connection.fetchrow(_query("redemptions_at"), coupon.id, account_id)
+        if used is not None:
+            who = "This account" if used["account_id"] == account_id else "Another organization of its owner"
+            raise CouponUsed(f"{who} has redeemed the coupon already, at {rfc3339(used['redeemed_at'])}.")
         refused = coupon.why_refused(now)
         if refused is not None:
             raise CouponRefused(refused)

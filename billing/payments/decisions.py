@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, Literal
 
-from billing.payments.objects import CURRENCY, NANO_PER_CENT, Movement, Refund
+from billing.payments.objects import CURRENCY, Movement, Refund
 
 if TYPE_CHECKING:
     from billing.payments.objects import Dispute, OrderKind, OrderStatus, Payment
@@ -88,19 +88,19 @@ def status_of(order: Standing, payment: Payment) -> OrderStatus:
     return order.status
 
 
-def next_move(order: Standing, payment: Payment, moved: Mapping[MoveKey, Moved], left_nano: int) -> Move | None:
-    """Return the first transfer that the refunds and disputes of a credited payment still need; None: they need none.
+def next_move(credit_nano: int, payment: Payment, moved: Mapping[MoveKey, Moved], left_nano: int) -> Move | None:
+    """Return the first transfer that the refunds and disputes of a payment still need; None: they need none.
 
-    `left_nano` is what is left of the purchase now. A refund takes at most that, and one that failed gives back what it
-    had taken. Each movement of a dispute is one transfer of its whole share of the order. After each transfer it is
-    asked again, with what is left then.
+    `credit_nano` is what the payment has put on the balance, and `left_nano` what is left of that now. A refund takes
+    at most that, and one that failed gives back what it had taken. Each movement of a dispute is one transfer of its
+    whole share of the credit. After each transfer it is asked again, with what is left then.
     """
     parts: list[Refund | Movement] = [*payment.refunds]
     parts += [each for dispute in payment.disputes for each in dispute.movements]
     for each in sorted(parts, key=lambda part: (part.created_at, part.id)):
         kind: Literal["refund", "dispute"] = "refund" if isinstance(each, Refund) else "dispute"
         before = moved.get((kind, each.id), Moved())
-        share = share_nano(order, payment, each.amount_cents)
+        share = share_nano(credit_nano, payment, each.amount_cents)
         if isinstance(each, Refund):
             delta_nano = -before.nano if each.status in RETURNED else -min(share + before.nano, left_nano)
         else:
@@ -110,10 +110,9 @@ def next_move(order: Standing, payment: Payment, moved: Mapping[MoveKey, Moved],
     return None
 
 
-def share_nano(order: Standing, payment: Payment, amount_cents: int) -> int:
-    """Return how much of a payment's total, which may include taxes, is credit: in nano-USD, rounded towards zero."""
-    share = abs(amount_cents) * order.amount_cents * NANO_PER_CENT // max(payment.total_cents, 1)
-    share = min(share, order.amount_cents * NANO_PER_CENT)
+def share_nano(credit_nano: int, payment: Payment, amount_cents: int) -> int:
+    """Return how much of a payment's total, which may include taxes, is credit, in nano-USD, rounded towards zero."""
+    share = min(credit_nano, abs(amount_cents) * credit_nano // max(payment.total_cents, 1))
     return share if amount_cents > 0 else -share
 
 

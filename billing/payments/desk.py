@@ -8,7 +8,7 @@ from billing import audit
 from billing.accounts.grants import PURCHASES, Entry
 from billing.database.connection import Database, queries
 from billing.money import format_usd
-from billing.payments.objects import CURRENCY, NANO_PER_CENT, ObjectRef
+from billing.payments.objects import CURRENCY, NANO_PER_CENT, ObjectRef, Refund
 from billing.payments.orders import (
     SCOPE,
     Order,
@@ -28,7 +28,6 @@ if TYPE_CHECKING:
     from billing.accounts.grants import Grants
     from billing.database.connection import Connection
     from billing.effects import Effects
-    from billing.payments.objects import Refund
     from billing.payments.orders import Orders
     from billing.payments.port import PaymentProvider
 
@@ -58,28 +57,34 @@ class PaymentDesk:
         if order.payment_id is None or order.credited_at is None:
             raise OrderConflict("The order was not credited: there is nothing to give back.")
         async with self._database.transaction() as connection:
-            cents = await self._asked(connection, order, amount_cents, key, actor)
+            cents, made_before = await self._asked(connection, order, amount_cents, key, actor)
+        if made_before is not None:  # the provider forgets its own keys: asked again, it would refund again
+            found = await self._provider.fetch(ObjectRef("refund", made_before))
+            if isinstance(found, Refund):
+                return found
+            raise OrderConflict("This refund was made before, and the provider does not know it any more.")
         try:
             refund = await self._provider.refund(order.payment_id, cents, f"{order.id}:refund:{key}")
         except PaymentRefused:  # nothing will come of it: its amount is free for another key
             await self._database.execute(_query("refunds_refused"), order.id, key)
             raise
-        await self._database.execute(_query("refunds_made"), order.id, key, refund.id)
         await self._refresh(ObjectRef("payment", order.payment_id))
+        # Only now: until its amount is taken from the balance, it counts as asked for against other keys.
+        await self._database.execute(_query("refunds_made"), order.id, key, refund.id)
         return refund
 
     async def _asked(
         self, connection: Connection, order: Order, amount_cents: int | None, key: str, actor: audit.Actor
-    ) -> int:
-        """Write what is to be given back, before the provider is asked; return it in cents. The same key again returns
-        what was written first."""
+    ) -> tuple[int, str | None]:
+        """Write what is to be given back, before the provider is asked; return it in cents, and the refund where it was
+        made already. The same key again returns what was written first."""
         await connection.execute(_query("orders_lock"), order.id)
         rows = await connection.fetch(_query("refunds_asked"), order.id, key)
-        first = next((row["amount_cents"] for row in rows if row["key"] == key), None)
+        first = next((row for row in rows if row["key"] == key), None)
         if first is not None:
-            if amount_cents not in (None, first):
+            if amount_cents not in (None, first["amount_cents"]):
                 raise OrderConflict("This idempotency key was used before, for another amount: take a new one.")
-            return int(first)
+            return int(first["amount_cents"]), first["refund_id"]
         left = await self._refundable(connection, order) - sum(row["amount_cents"] for row in rows)
         cents = left if amount_cents is None else amount_cents
         if not 0 < cents <= left:
@@ -88,13 +93,14 @@ class PaymentDesk:
         await connection.execute(_query("refunds_ask"), order.id, key, cents)
         said = {"amount_usd": format_usd(cents * NANO_PER_CENT)}
         await audit.record(connection, actor, "order.refund", order.id, None, said, account_id=order.account_id)
-        return cents
+        return cents, None
 
     async def _refundable(self, connection: Connection, order: Order) -> int:
         """Return the whole cents that are left of an order; of a plan, what was not given back of its price."""
         if order.kind == "plan":
             return order.amount_cents - order.refunded_cents
-        return await left_of(connection, order) // NANO_PER_CENT
+        given = () if order.transfer_id is None else (order.transfer_id,)
+        return await left_of(connection, order.account_id, given) // NANO_PER_CENT
 
     async def credit(
         self, parked_id: str, account_id: str | None, note: str, *, actor: audit.Actor = audit.ADMIN

@@ -133,7 +133,7 @@ class Flows:
 
     async def portal(self, account_id: str, return_url: str | None) -> HostedPage:
         """Open the page at which methods, invoices and subscriptions are managed."""
-        url, key = self.urls(return_url, None).success_url, f"portal:{account_id}:{self._new_id()}"
+        url, key = self.urls(return_url, return_url).success_url, f"portal:{account_id}:{self._new_id()}"
         return await self._with_customer(account_id, lambda customer_id: self._provider.portal(customer_id, url, key))
 
     async def charge(self, order: Order) -> Payment:
@@ -146,8 +146,10 @@ class Flows:
         return payment
 
     def urls(self, success_url: str | None, cancel_url: str | None) -> ReturnUrls:
-        """Return where a payer goes afterwards. Raises `OrderRefused` for an origin that is not the operator's."""
-        success = self._checked(success_url, "success_url") or self.rules.home
+        """Return where a payer goes afterwards; one address for both was given as `return_url`. Raises `OrderRefused`
+        for an origin that is not the operator's."""
+        field = "return_url" if success_url == cancel_url else "success_url"
+        success = self._checked(success_url, field) or self.rules.home
         return ReturnUrls(success, self._checked(cancel_url, "cancel_url") or success)
 
     def _checked(self, url: str | None, field: str) -> str | None:
@@ -207,7 +209,25 @@ class Flows:
             customer_id = await self._customers.ensure(account.id, account.name)
             purchase = self._purchase(order, customer_id)
             page = await self._provider.checkout(purchase, urls, f"{order.id}:checkout:{customer_id}")
-        return await self._orders.opened(order.id, customer_id, page)
+        opened = await self._orders.opened(order.id, customer_id, page)
+        if order.kind == "plan":
+            await self._close_others(opened, ObjectRef("checkout", page.id))
+        return opened
+
+    async def _close_others(self, order: Order, page: ObjectRef) -> None:
+        """Close the account's other pages of plans, so that nobody pays for two: of orders that come at the same time
+        the newest stays, and none where one of them was paid. Raises `OrderConflict` where it is not this order's."""
+        for each in await self._orders.replaced(order.account_id):
+            await self._close(each)
+            if each == page:
+                raise OrderConflict("Another order of a plan came at the same time: pay that one.")
+        if await self._subscribed(order.account_id):
+            await self._close(page)
+            raise OrderConflict("A subscription was paid for just now: look at GET /api/billing/subscription.")
+
+    async def _close(self, page: ObjectRef) -> None:
+        await self._provider.expire_checkout(page.id, f"{page.id}:replaced")
+        await self._refresh(page)
 
     async def _with_customer(self, account_id: str, ask: Callable[[str], Awaitable[HostedPage]]) -> HostedPage:
         account = await self._accounts.get(account_id)

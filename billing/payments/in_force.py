@@ -96,7 +96,8 @@ def plan_change(current: Seen, wanted: Plan, plans: Plans) -> Change:
 
 @dataclass(frozen=True, slots=True)
 class Included:
-    """Credit that a line of a paid invoice brings with it; it expires with the line's period, or never (None)."""
+    """Credit that a line of a paid invoice brings with it; it expires with the line's period, or never (None). Below
+    zero it is taken back."""
 
     line_id: str
     plan: str
@@ -109,7 +110,8 @@ def included_credit(invoice: Invoice, plan_of: dict[str, Plan]) -> list[Included
 
     A line of a period brings the plan's whole credit, once it is not free of charge, as a trial is. A change of plan
     within a period brings the difference: credit in proportion to what was charged for the new plan, less what the
-    unused part of the old one had brought. An invoice that is not paid brings none.
+    unused part of the old one had brought. Below zero that is taken back, as its money is given back: changes to and
+    fro would make credit out of nothing else. An invoice that is not paid brings none.
     """
     if invoice.status != "paid":
         return []
@@ -123,6 +125,9 @@ def included_credit(invoice: Invoice, plan_of: dict[str, Plan]) -> list[Included
     raised = [(line, plan) for line, plan in changed if line.amount_cents > 0 and plan.included_credit_nano]
     if net_nano > 0 and raised:
         line, plan = max(raised, key=lambda each: (each[0].amount_cents, each[0].id))
+        made.append(_included(line, plan, net_nano))
+    elif net_nano < 0:
+        line, plan = min(changed, key=lambda each: (each[0].amount_cents, each[0].id))
         made.append(_included(line, plan, net_nano))
     return made
 

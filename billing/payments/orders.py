@@ -14,7 +14,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, Final
@@ -25,7 +25,7 @@ from billing.database.connection import Connection, Database, DatabaseError, Row
 from billing.errors import MetergateError
 from billing.pages import BEFORE_ALL, Page, page_of
 from billing.payments.decisions import Standing
-from billing.payments.objects import NANO_PER_CENT, Invoice, OrderKind, OrderStatus
+from billing.payments.objects import NANO_PER_CENT, Invoice, ObjectRef, OrderKind, OrderStatus
 from billing.payments.port import ReturnUrls
 
 if TYPE_CHECKING:
@@ -210,6 +210,11 @@ class Orders:
         rows = await self._database.rows(_query("orders_overdue"), now, limit)
         return [row["checkout_id"] for row in rows if row["checkout_id"] is not None]
 
+    async def replaced(self, account_id: str) -> list[ObjectRef]:
+        """Return the checkouts of an account's orders of plans that may be paid still, but for the newest order's."""
+        rows = await self._database.rows(_query("orders_replaced"), account_id, self.provider)
+        return [ObjectRef("checkout", row["checkout_id"]) for row in rows]
+
     async def parked(self, limit: int, after: str | None = None, *, state: str = "parked") -> Page[Parked]:
         """Return what waits for an operator, or was decided, newest first."""
         rows = await self._database.rows(_query("parked_page"), after or BEFORE_ALL, state, limit + 1)
@@ -241,11 +246,11 @@ async def credited(
     return found_order(await connection.fetchrow(_query("orders_credited"), *said), order_id)
 
 
-async def left_of(connection: Connection, order: Order) -> int:
-    """Return what is left of an order's credit, in nano-USD: of its lot, and of what refunds and disputes gave back.
-    The account stays locked, so that no debit draws on it meanwhile."""
-    await connection.fetchrow(_LOCK_ACCOUNT, order.account_id)
-    return int(await connection.fetchval(_query("purchase_left"), order.id))
+async def left_of(connection: Connection, account_id: str, transfers: Sequence[str]) -> int:
+    """Return what is left of what transfers have put on an account's balance, in nano-USD: of their lots, and of what
+    refunds and disputes gave back. The account stays locked, so that no debit draws on it meanwhile."""
+    await connection.fetchrow(_LOCK_ACCOUNT, account_id)
+    return int(await connection.fetchval(_query("purchase_left"), account_id, list(transfers)))
 
 
 def order_of(row: Row) -> Order:

@@ -178,3 +178,8 @@ def money_key(provider: str, kind: ObjectKind, *ids: str) -> str:
     """Return the idempotency key of a transfer, which is the money's own id: `stripe:pi:ID`, `stripe:in:ID:LINE`,
     `stripe:re:ID`, `stripe:dp:MOVEMENT`. Raises `KeyError` for a kind that is no money."""
     return ":".join((provider, _SHORT[kind], *ids))
+
+
+def included_scope(provider: str, account_id: str) -> str:
+    """Return the scope of the idempotency keys of an account's included credit, which are the lines of its invoices."""
+    return f"{provider}:{account_id}"

@@ -11,7 +11,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from billing import audit
-from billing.accounts.grants import PURCHASES, Entry, GrantError
+from billing.accounts import lots
+from billing.accounts.grants import PROMOTIONS, PURCHASES, Entry, GrantError
 from billing.accounts.lots import PAID, Terms
 from billing.accounts.suspensions import lift, suspend
 from billing.database.connection import Connection, queries
@@ -20,10 +21,21 @@ from billing.payments.apply import After, Owner, account_of
 from billing.payments.decisions import Move, Moved, next_move, parking_reason, status_of, suspensions
 from billing.payments.objects import NANO_PER_CENT, Payment
 from billing.payments.orders import PARKED_PREFIX, SCOPE, Order, credited, found_order, left_of, order_of
-from billing.payments.port import money_key
+from billing.payments.port import included_scope, money_key
 
 if TYPE_CHECKING:
     from billing.accounts.grants import Grants
+
+
+@dataclass(frozen=True, slots=True)
+class Raised:
+    """What a payment has put on a balance, by these transfers from `source`, and its terms."""
+
+    transfers: tuple[str, ...]
+    credit_nano: int
+    source: str
+    terms: Terms
+
 
 Tell = Callable[[Connection, str, str, Mapping[str, object]], Awaitable[None]]
 """Writes a notice in the caller's transaction: the account, its type, such as `payment.succeeded`, and its data."""
@@ -55,8 +67,11 @@ class Purchases:
             order, parked = await self._credit(connection, order, now, after)
         elif now.status == "paid" and order.kind != "plan" and order.payment_id != now.id and parked is None:
             await self._park(connection, order, now, parking_reason(order.standing(), now) or "it was paid twice")
+        raised = await self._raised(connection, order, now)
+        if raised is not None:
+            await self._move_all(connection, order, raised, now, after)
         if order.payment_id in (None, now.id):
-            await self._settle(connection, order, before, now, after, waits=parked == "parked")
+            await self._settle(connection, order, now, waits=parked == "parked")
         await self._suspend(connection, order.account_id, before, now, after)
         return Owner(order.account_id, order.id)
 
@@ -119,20 +134,9 @@ class Purchases:
         result = await self.grants.record(connection, entry, actor)
         return await credited(connection, order.id, transfer_id=result.transfer_id, payment_id=payment_id)
 
-    async def _settle(
-        self,
-        connection: Connection,
-        order: Order,
-        before: Payment | None,
-        now: Payment,
-        after: After,
-        *,
-        waits: bool,
-    ) -> None:
-        """Bring the order's row and what refunds and disputes have moved to the payment's state."""
+    async def _settle(self, connection: Connection, order: Order, now: Payment, *, waits: bool) -> None:
+        """Bring the order's row to the payment's state."""
         standing = order.standing(parked=waits)
-        if order.transfer_id is not None and order.kind != "plan" and (now.refunds or now.disputes):
-            await self._move_all(connection, order, now, after)
         status = status_of(standing, now)
         refunded = sum(each.amount_cents for each in now.refunds if each.status not in ("failed", "canceled"))
         disputed = -sum(movement.amount_cents for dispute in now.disputes for movement in dispute.movements)
@@ -143,28 +147,45 @@ class Purchases:
         changed = found_order(await connection.fetchrow(_query("orders_settle"), *said), order.id)
         await self._tell_of_change(connection, order, changed)
 
-    async def _move_all(self, connection: Connection, order: Order, now: Payment, after: After) -> None:
+    async def _raised(self, connection: Connection, order: Order, now: Payment) -> Raised | None:
+        """Return what refunds and disputes of a payment take back: the order's credit, or what is included in the plan
+        that an invoice was for. None: nothing, so far."""
+        if not now.refunds and not now.disputes:
+            return None
+        scope, source, key = SCOPE, PURCHASES, money_key(self.provider, "payment", now.id)
+        if order.kind == "plan" and now.invoice_id is not None:
+            scope, source = included_scope(self.provider, order.account_id), PROMOTIONS
+            key = money_key(self.provider, "invoice", now.invoice_id)
+        rows = await connection.fetch(_query("raised_by"), scope, key, order.account_id)
+        transfers, credit_nano = tuple(row["id"] for row in rows), sum(row["amount_nano"] for row in rows)
+        if not transfers:
+            return None
+        terms = (await lots.find(connection, order.account_id, transfers[0])).terms
+        return Raised(transfers, credit_nano, source, terms)
+
+    async def _move_all(self, connection: Connection, order: Order, raised: Raised, now: Payment, after: After) -> None:
         """Make what refunds and disputes need, one transfer after the other."""
-        standing = order.standing()
         while True:
             moved = await self._moved(connection, order)
-            move = next_move(standing, now, moved, await left_of(connection, order))
+            left_nano = await left_of(connection, order.account_id, raised.transfers)
+            move = next_move(raised.credit_nano, now, moved, left_nano)
             if move is None:
                 return
-            await self._move(connection, order, move)
+            await self._move(connection, order, raised, move)
             after.balances.add(order.account_id)
 
     async def _moved(self, connection: Connection, order: Order) -> dict[tuple[str, str], Moved]:
         rows = await connection.fetch(_query("movements_of_order"), order.id)
         return {(row["kind"], row["id"]): Moved(row["moved_nano"], row["transfers"]) for row in rows}
 
-    async def _move(self, connection: Connection, order: Order, move: Move) -> None:
+    async def _move(self, connection: Connection, order: Order, raised: Raised, move: Move) -> None:
         key = money_key(self.provider, move.kind, move.id)
         entry = Entry(
-            *(order.account_id, move.delta_nano, PURCHASES, move.kind, SCOPE),
+            *(order.account_id, move.delta_nano, raised.source, move.kind, SCOPE),
             key if move.number == 1 else f"{key}:{move.number}",
             f"order {order.id}",
-            purchase_id=order.transfer_id,
+            purchase_id=raised.transfers[0],
+            terms=raised.terms,
         )
         await self.grants.record(connection, entry, audit.SYSTEM)
         said = (self.provider, move.kind, move.id, order.id, move.amount_cents, move.delta_nano)

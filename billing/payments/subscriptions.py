@@ -18,7 +18,7 @@ from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Final
 
 from billing import audit
-from billing.accounts.grants import PROMOTIONS, Entry
+from billing.accounts.grants import PROMOTIONS, Entry, IdempotencyConflict
 from billing.accounts.lots import Terms
 from billing.database.connection import queries
 from billing.errors import MetergateError
@@ -28,7 +28,7 @@ from billing.payments import orders
 from billing.payments.apply import NOBODY, After, Handler, Owner, account_of
 from billing.payments.in_force import OWING, PAID, InForce, Seen, decide, included_credit, plan_change
 from billing.payments.objects import NANO_PER_CENT, Invoice, ObjectRef, Subscription
-from billing.payments.port import money_key
+from billing.payments.port import included_scope, money_key
 from billing.times import rfc3339
 
 if TYPE_CHECKING:
@@ -101,8 +101,8 @@ class Subscriptions:
         return await self.judge(connection, account_id)
 
     async def apply_invoice(self, connection: Connection, provider: str, account_id: str, invoice: Invoice) -> bool:
-        """Give an account the credit that a paid invoice brings, once for each of its lines; return whether any was
-        given: the caller then tells `Effects.balance_changed`. Raises `BalanceOutOfBounds`."""
+        """Give an account the credit that a paid invoice brings, or take back what it takes back, once for each line;
+        return whether any was moved: the caller then tells `Effects.balance_changed`. Raises `BalanceOutOfBounds`."""
         prices = {line.price_id for line in invoice.lines if line.price_id is not None}
         plan_of = {price: plan for price in sorted(prices) if (plan := self.plan_of_price(price)) is not None}
         given = False
@@ -110,9 +110,12 @@ class Subscriptions:
             key = money_key(provider, "invoice", invoice.id, each.line_id)
             terms = Terms(INCLUDED_PRIORITY, expires_at=each.expires_at)
             note = f"included in {each.plan}"
-            said = f"{provider}:{account_id}", key, note
+            said = included_scope(provider, account_id), key, note
             entry = Entry(account_id, each.amount_nano, PROMOTIONS, "subscription", *said, terms=terms)
-            given |= not (await self._grants.record(connection, entry, audit.SYSTEM)).replayed
+            try:
+                given |= not (await self._grants.record(connection, entry, audit.SYSTEM)).replayed
+            except IdempotencyConflict:  # it was given by what the plan had then
+                continue
         return given
 
     async def judge(self, connection: Connection, account_id: str) -> InForce:
@@ -258,6 +261,8 @@ def invoice_handler(provider: str, subscriptions: Subscriptions) -> Handler:
             return NOBODY
         if await subscriptions.apply_invoice(connection, provider, account_id, now):
             after.balances.add(account_id)
+            if now.payment_id is not None:  # what was refunded or disputed before takes the credit back now
+                after.refs.append(ObjectRef("payment", now.payment_id))
         await _tell(connection, account_id, now)
         if now.subscription_id is not None:
             after.refs.append(ObjectRef("subscription", now.subscription_id))

@@ -19,15 +19,13 @@ from billing.holds.decision import Need
 from billing.ledger.debits import NAMED, Debit
 from billing.ledger.usage_columns import other_counts
 from billing.money import MAX_NANO
+from billing.price_table import METER_PROVIDER, PriceTable
 from billing.rates import round_up
 from billing.usage import Usage
 
 if TYPE_CHECKING:
-    from billing.price_table import PriceTable
     from billing.principals import Principal
 
-METER_PROVIDER: Final = "meter"
-"""The provider of a meter's rows in the table of prices: the model is the meter's name."""
 FEATURE: Final = "service"
 """What quotas count an event under that names no feature."""
 NO_METER: Final = "service"
@@ -155,7 +153,7 @@ class Charge:
             admitted_at_ms=at_ms,
             outcome="settled",
             account_id=principal.account_id,
-            user_id=measure.user_id,
+            user_id=measure.user_id or principal.user_id,
             key_id=principal.key_id,
             client_request_id=event_id,
             upstream_request_id=None,

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 class UnknownAccount(MetergateError):
-    """There is no such account."""
+    """There is no such account, or no such key of it that may be used."""
 
     kind: ClassVar[Kind] = "not_found"
 
@@ -29,10 +29,17 @@ class NotAdmitted(MetergateError):
 
 @dataclass(frozen=True, slots=True)
 class Payer:
-    """The account that a call is about, and the service that makes it, by its name."""
+    """The account that a call is about, and the service that makes it, by its name; `key_id` where it is about one of
+    the account's API keys."""
 
     service: str
     account_id: str
+    key_id: str | None = None
+
+    @property
+    def key(self) -> tuple[str, ...]:
+        """Return what a call says of a key, for its digest: nothing where it names none, as before keys were named."""
+        return () if self.key_id is None else (self.key_id,)
 
 
 class EventConflict(MetergateError):

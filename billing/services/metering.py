@@ -79,11 +79,12 @@ class Desk:
         self._principal_of = principal_of
         self._prices = prices
 
-    async def principal(self, payer: Payer, *, stale: bool = False) -> Principal:
-        """Return the principal of an account. Raises `UnknownAccount` and `DatabaseError`."""
+    async def principal(self, payer: Payer, *, stale: bool = False, usable: bool = True) -> Principal:
+        """Return the principal of an account, or of its key: one that is revoked or expired where it need not be
+        `usable`. Raises `UnknownAccount` and `DatabaseError`."""
         found = await self._principal_of(payer, stale)
-        if found is None:
-            raise UnknownAccount(f"There is no account {payer.account_id!r}.")
+        if found is None or (usable and not found.usable_key(self.clock())):
+            raise unknown(payer)
         return found
 
     def charge(self, measure: Measure, principal: Principal, at_s: float | None = None) -> Charge:
@@ -121,6 +122,16 @@ class Desk:
         return found
 
 
+def unknown(payer: Payer) -> UnknownAccount:
+    """Return what says that there is no such account, or no such key of it."""
+    if payer.key_id is None:
+        return UnknownAccount(f"There is no account {payer.account_id!r}.")
+    return UnknownAccount(
+        f"The account {payer.account_id!r} has no key {payer.key_id!r} that may be used: "
+        "leave key_id out, or name a key of its own that is neither revoked nor expired."
+    )
+
+
 def refuse(principal: Principal, decision: Decision | None, charge: Charge) -> NoReturn:
     """Refuse what was not admitted; None: by the account's status. Raises `NotAdmitted`, or `Busy`."""
     if isinstance(decision, decisions.Unavailable):
@@ -151,9 +162,13 @@ class Metering:
     async def debit(self, payer: Payer, event_id: str, measure: Measure) -> Recorded:
         """Charge an account now, if it has room for it. Raises as `check`, and `EventConflict`, `EventRefused`."""
         desk = self._desk
-        principal = await desk.principal(payer)
+        principal = await desk.principal(payer, usable=False)
         charge = desk.charge(measure, principal)
-        claim = Claim(payer.account_id, event_id, digest_of("debit", measure), "")
+        claim = Claim(payer.account_id, event_id, digest_of("debit", measure, *payer.key), "")
+        if not principal.usable_key(desk.clock()):
+            if (first := await desk.writer.find(claim)) is None:
+                raise unknown(payer)
+            return first
         if not desk.may_pay(principal):
             return await desk.known(claim, principal, None, charge)
         debit = charge.debit(desk.new_id(), principal, DEBITS, event_id, int(desk.clock() * 1000))
@@ -180,10 +195,10 @@ class Metering:
         """Charge an account for what it has used, whatever its balance, in the windows of that time. Raises as `debit`
         but for `NotAdmitted`, and `BadMeasure` for a time out of bounds."""
         desk = self._desk
-        principal = await desk.principal(payer)
+        principal = await desk.principal(payer, usable=False)
         now_s = desk.clock()
         at_s = now_s if at is None else at.timestamp()
-        digest = digest_of("usage", measure, None if at is None else int(at_s * 1000))
+        digest = digest_of("usage", measure, None if at is None else int(at_s * 1000), *payer.key)
         claim = Claim(payer.account_id, event_id, digest, "")
         if not now_s - MOST_BACK_S <= at_s <= now_s + MOST_AHEAD_S:
             if (known := await desk.writer.find(claim)) is not None:

@@ -196,8 +196,9 @@ class RechargeShape(Answer, frozen=True, kw_only=True):
     url: str | None
 
 
-def recharge_shape(recharge: Recharge | None) -> RechargeShape:
-    """Return the shape of auto-recharge; None: it was never asked for."""
+def recharge_shape(recharge: Recharge | None, *, may_pay: bool) -> RechargeShape:
+    """Return the shape of auto-recharge; None: it was never asked for. Without `may_pay` it has no `url`, which alone
+    lets whoever knows it act there."""
     if recharge is None:
         return RechargeShape(
             enabled=False,
@@ -218,7 +219,7 @@ def recharge_shape(recharge: Recharge | None) -> RechargeShape:
         state=recharge.state,
         reason=recharge.reason,
         next_attempt_at=rfc3339(recharge.next_attempt_at) if waits else None,
-        url=recharge.url,
+        url=recharge.url if may_pay else None,
     )
 
 

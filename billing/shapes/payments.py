@@ -193,9 +193,9 @@ class OrderRefundShape(Answer, frozen=True, kw_only=True):
     status: str
 
 
-def order_shape(order: Order) -> OrderShape:
-    """Return an order's shape."""
-    return OrderShape(**_order(order))
+def order_shape(order: Order, *, may_pay: bool) -> OrderShape:
+    """Return an order's shape; without `may_pay` it has no `url`, which alone lets whoever knows it act there."""
+    return OrderShape(**_order(order) | ({} if may_pay else {"url": None}))
 
 
 def admin_order_shape(order: Order) -> AdminOrderShape:
@@ -234,7 +234,7 @@ def page_shape(page: HostedPage) -> PageShape:
 
 def order_page_shape(order: Order) -> PageShape:
     """Return the shape of the page of an order."""
-    shape = order_shape(order)
+    shape = order_shape(order, may_pay=True)
     return PageShape(url=shape.url, expires_at=shape.expires_at, order=shape)
 
 

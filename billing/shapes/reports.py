@@ -209,6 +209,7 @@ class Month:
     by_feature: Mapping[str, int]
     by_kind: Mapping[str, int]
     included_nano: int
+    included_left_nano: int
     forecast_nano: int
     budget: BudgetShape | None
 
@@ -241,7 +242,7 @@ def billing_summary_shape(
         by_kind=_usd_of(month.by_kind),
         by_feature=_usd_of(month.by_feature),
         included_usd=format_usd(month.included_nano),
-        included_left_usd=format_usd(max(0, month.included_nano - spent_nano)),
+        included_left_usd=format_usd(month.included_left_nano),
         forecast_usd=format_usd(month.forecast_nano),
         budget=month.budget,
         balance_usd=format_usd(live.balance_nano),

@@ -73,7 +73,14 @@ class Asked(Counted, frozen=True, kw_only=True):
     tags: Tags = msgspec.field(default_factory=dict)
 
 
-class NewDebit(Asked, frozen=True, kw_only=True):
+class AskedOfKey(Asked, frozen=True, kw_only=True):
+    """What an account is to be charged, perhaps for one of its API keys: it then counts in the quotas of that key and
+    of its user, too, and is that key's in reports."""
+
+    key_id: Id | None = None
+
+
+class NewDebit(AskedOfKey, frozen=True, kw_only=True):
     """A debit, if balance and quotas have room for it."""
 
     event_id: EventId
@@ -91,9 +98,10 @@ class UsageEvents(Body, frozen=True, kw_only=True):
     events: Annotated[list[NewUsage], Meta(max_length=1000)]
 
 
-class NewHold(NewDebit, frozen=True, kw_only=True):
+class NewHold(Asked, frozen=True, kw_only=True):
     """A hold of what something may cost at most, for so many seconds."""
 
+    event_id: EventId
     expires_in_s: Annotated[int, Meta(ge=1)] | None = None
 
 
@@ -208,8 +216,8 @@ class UsageResults(Answer, frozen=True, kw_only=True):
 class CloudEvent(msgspec.Struct, frozen=True, kw_only=True):
     """An event of CloudEvents 1.0 (https://github.com/cloudevents/spec/blob/v1.0.2/cloudevents/spec.md) in JSON:
     `source` and `id` are its id, `subject` the account, `type` the meter. `data` is a quantity, or an object with
-    `quantity` or `amount_usd`, and `feature`, `user_id`, `tags`. Attributes that are not used are let through, as that
-    says."""
+    `quantity` or `amount_usd`, and `feature`, `user_id`, `key_id`, `tags`. Attributes that are not used are let
+    through, as that says."""
 
     specversion: Literal["1.0"]
     id: Annotated[str, Meta(min_length=1, max_length=255, pattern=r"^[!-~]+$")]
@@ -228,6 +236,7 @@ class CloudData(msgspec.Struct, frozen=True, kw_only=True):
     quantity: Quantity | UnsetType = UNSET
     feature: Named = "service"
     user_id: Id | None = None
+    key_id: Id | None = None
     tags: Tags = msgspec.field(default_factory=dict)
 
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Final
 
 from billing.addresses import is_this_machine
 from billing.plans import Plan, upgrade_cycles
-from billing.price_table import PriceTable
+from billing.price_table import METER_PROVIDER, PriceTable
 from gateway.config.defaults import Limits, read_defaults
 from gateway.config.environment import VARIABLES_OF, Environment, read_environment
 from gateway.config.files import (
@@ -180,7 +180,7 @@ def warnings(settings: Settings, at_s: float) -> tuple[str, ...]:
     for name in unpriced_models(settings.models, settings.prices, at_s):
         model = settings.models[name]
         found.append(f"model {name}: no price for {model.provider}/{model.model}; its requests will be refused")
-    strangers = sorted({row.provider for row in settings.prices.rows} - set(settings.providers))
+    strangers = sorted({row.provider for row in settings.prices.rows} - {METER_PROVIDER, *settings.providers})
     if strangers:
         found.append(f"{PRICES_FILE} has prices of providers that {MAIN_FILE} doesn't have: {', '.join(strangers)}")
     for cycle in upgrade_cycles(settings.plans):

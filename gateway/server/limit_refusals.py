@@ -49,7 +49,7 @@ class Links:
 
     def credit(self, account_id: str) -> str:
         """Return how an account gets credit."""
-        bought = "" if self.pay_url is None else f"buy it with `{SETUP_COMMAND}`, or "
+        bought = "" if self.pay_url is None else f"buy credit with `{SETUP_COMMAND}`, or "
         return f"{bought}ask {self._operator} for credit (`metergate operator grant {account_id} AMOUNT_USD`)"
 
     def activation(self, account_id: str) -> str:

@@ -1,4 +1,4 @@
-"""The long version: `python -m tests.chaos [soak|background] [--times N] [--only REGEX] [--concurrency N] [--seed N]`.
+"""The long version: `python -m tests.chaos [WHAT] [--times N] [--only REGEX] [--concurrency N] [--seed N]`.
 
 Prints the table and ends with 1 when anything in it that must be zero is not.
 """
@@ -24,6 +24,7 @@ from tests.chaos.disk import OPTIONS, full, small_disk
 from tests.chaos.faults import DEFAULTS_OF_FAILING_PROVIDER, FAILING_PROVIDER, KILLS, OTHERS, Fault
 from tests.chaos.harness import Customer, Stack, running
 from tests.chaos.misuse import DEFAULTS_OF_SLOW_READERS, HOSTILE, SLOW_READERS
+from tests.chaos.payments import payments
 from tests.chaos.report import by_fault, table
 from tests.chaos.run import Round, make_customers, run_round
 from tests.chaos.soak import soak
@@ -181,7 +182,7 @@ def rounds_of(times: int, only: str, seed: int, disk: Path | str) -> list[Planne
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("what", nargs="?", choices=("faults", "soak", "background"), default="faults")
+    parser.add_argument("what", nargs="?", choices=("faults", "soak", "background", "payments"), default="faults")
     parser.add_argument("--times", type=int, default=30, help="faults of each kind")
     parser.add_argument("--only", default="", help="kinds whose name matches this regular expression")
     parser.add_argument("--concurrency", type=int, default=200)
@@ -194,6 +195,8 @@ def main() -> int:
     print(f"seed {given.seed}, {given.concurrency} clients", flush=True)
     if given.what == "background":
         return 0 if uvloop.run(background(times=given.times, seed=given.seed, keep=given.keep)) else 1
+    if given.what == "payments":
+        return 0 if uvloop.run(payments(times=given.times, seed=given.seed, keep=given.keep)) else 1
     with ExitStack() as stack:
         disk = stack.enter_context(small_disk())
         planned = rounds_of(given.times, given.only, given.seed, disk)

@@ -269,11 +269,12 @@ async def running(
     spools: bool = False,
     spare: bool = False,
     upstream: Upstream | None = None,
+    variables: Mapping[str, str] | None = None,
 ) -> AsyncIterator[Stack]:
     """Everything, in a new folder; `postgres_folder` is where Postgres's data shall be instead. With `on_cluster` the
     gateway's Redis is a cluster of its own. `around_servers` gets the folder, and lasts as long as the servers run.
     `spools`: workers keep a second copy of debits on disk. `spare`: the provider has two keys, its model a fallback.
-    `upstream`: another provider. Main thread only."""
+    `upstream`: another provider; `variables`: more of the gateway's environment. Main thread only."""
     allow_connections()
     folder = make_folder(postgres_folder)
     data = folder / "data"
@@ -297,6 +298,7 @@ async def running(
                     folder, endpoints, address, upstream.url, defaults or {}, embedded=not on_cluster, spare=spare
                 )
                 environment["METERGATE_SPOOL_DIR"] = str(folder / "spool") if spools else "off"
+                environment.update(variables or {})
                 stack = Stack(folder, servers, upstream, session, workers, endpoints, address, environment, cluster)
                 try:
                     await stack.start_gateway()

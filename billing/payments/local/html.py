@@ -71,6 +71,7 @@ def start_page(setup_url: str | None) -> str:
     ways = "<p>Run <code>metergate billing setup</code>: it prints the address of a page where credit is bought.</p>"
     if setup_url is not None:
         ways += f'<p>Or go to <a href="{escape(setup_url)}">the billing page</a>.</p>'
+    ways += "<p>What was just paid is there a moment later: <code>metergate billing status</code> shows it.</p>"
     return _page("Add credit", ways, note=False)
 
 

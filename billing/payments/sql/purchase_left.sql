@@ -1,6 +1,4 @@
--- What is left of the lots of an order: that of its purchase, and those of what refunds and disputes of it gave back.
+-- What is left of what transfers $2 have put on the balance of account $1, and of what refunds and disputes of it gave back.
 SELECT coalesce(sum(l.left_now), 0)::bigint
-FROM orders o
-CROSS JOIN LATERAL (SELECT * FROM lots_now WHERE account_id = o.account_id) l
-JOIN transfers t ON t.id = l.transfer_id AND (t.id = o.transfer_id OR t.metadata ->> 'purchase_id' = o.transfer_id)
-WHERE o.id = $1
+FROM lots_now l JOIN transfers t ON t.id = l.transfer_id
+WHERE l.account_id = $1 AND (t.id = ANY ($2::text[]) OR t.metadata ->> 'purchase_id' = ANY ($2::text[]))

@@ -80,6 +80,10 @@ async def test_from_setup_to_credit_and_back(shop: Api, payments: Payments) -> N
     order_path = f"/billing/orders/{page['order']['id']}"
     failed = (await shop.get(key, order_path)).json
     assert (failed["status"], failed["reason"], failed["url"]) == ("failed", "insufficient_funds", page["url"])
+    reading = await shop.admin("POST", "/keys", {"account_id": account_id, "name": "r", "scopes": ["billing:read"]})
+    seen = (await shop.get(reading.json["key"], order_path)).json
+    listed = (await shop.get(reading.json["key"], "/billing/orders")).json["data"]
+    assert [seen["url"], listed[0]["url"]] == [None, None]  # whoever has the page's address can act there
     await press(payments, page["url"], "confirm")
     assert (await shop.get(key, order_path)).json["status"] == "credited"
     assert (await shop.get(key, "/account/balance")).json["balance_usd"] == "20.00"
@@ -115,6 +119,7 @@ WRONG: Final[list[tuple[dict[str, Any], str]]] = [
     ({"amount_usd": "20", "cancel_url": "http://shop.example/"}, "cancel_url"),
     ({"amount_usd": "20", "success_url": "https://shop.example\\@evil.com/"}, "success_url"),
     ({"amount_usd": "20", "success_url": "javascript:alert(1)"}, "success_url"),
+    ({"amount_usd": "20", "return_url": "https://shop.example.evil.com/"}, "return_url"),
 ]
 
 
@@ -122,6 +127,8 @@ async def test_what_cannot_be_bought_is_refused(shop: Api) -> None:
     _, key = await customer(shop)
     for body, param in WRONG:
         (await shop.by_key(key, "POST", "/billing/checkout", body)).refused(400, "invalid_request_error", param)
+    lost = await shop.get(key, "/billing/orders", status="lost")
+    assert "status must be one of credited, disputed" in lost.refused(400, "invalid_request_error", "status")
 
 
 async def test_a_plan_is_subscribed_to_and_managed_on_the_portal(shop: Api, payments: Payments) -> None:

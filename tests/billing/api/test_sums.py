@@ -239,7 +239,12 @@ async def test_the_month_so_far(services: Services, billing: Billing) -> None:
             (now - timedelta(days=2), 500_000_001, "bytes"),
         ):
             await billing.debit(account_id, "key_1", USAGE, admitted_at=at, charged_nano=charged_nano, feature=feature)
-        await billing.database.execute("UPDATE accounts SET balance_nano = 0")
+        await billing.database.execute(
+            "INSERT INTO lots (id, account_id, kind, amount_nano, left_nano, priority, promotional, created_at) "
+            "VALUES ('lot_1', $1, 'subscription', 2000000000, 2000000000, 20, false, now())",
+            account_id,
+        )
+        await billing.database.execute("UPDATE accounts SET balance_nano = 1000000000")
         found = (await api.get(key, "/account/billing/summary")).json
     total = found.pop("used")
     assert (total["events"], total["charged_usd"]) == (2, "1.500000001")
@@ -255,7 +260,7 @@ async def test_the_month_so_far(services: Services, billing: Billing) -> None:
         "by_kind": {"usage": "-1.500000001"},
         "by_feature": {"bytes": "0.500000001", "llm": "1.00"},
         "included_usd": "2.00",
-        "included_left_usd": "0.499999999",
+        "included_left_usd": "1.00",
         "forecast_usd": "15.00000001",
         "budget": {
             "limit_usd": "5.00",
@@ -263,10 +268,10 @@ async def test_the_month_so_far(services: Services, billing: Billing) -> None:
             "left_usd": "4.499999999",
             "resets_at": "2026-12-01T00:00:00.000Z",
         },
-        "balance_usd": "0.00",
-        "balance_credits": "0",
+        "balance_usd": "1.00",
+        "balance_credits": "1000",
         "held_usd": "0.00",
-        "available_usd": "3.00",
+        "available_usd": "4.00",
     }
 
 

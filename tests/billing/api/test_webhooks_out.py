@@ -36,6 +36,8 @@ async def test_an_endpoint_from_its_making_to_its_end(services: Services, billin
         (await api.by_key(key["key"], "PATCH", own, {"url": "https://127.0.0.1/"})).refused(
             400, "invalid_request_error", "url"
         )
+        unknown = await api.by_key(key["key"], "POST", path, {"url": URL, "types": ["balance.high"]})
+        assert "types must be one of " in unknown.refused(400, "invalid_request_error", "types")
         patched = await api.by_key(key["key"], "PATCH", own, {"enabled": False, "types": None, "description": "all"})
         assert (patched.json["types"], patched.json["disabled_reason"]) == (None, "by hand")
         rotated = await api.by_key(key["key"], "POST", f"{own}/rotate")

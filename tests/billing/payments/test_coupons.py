@@ -11,6 +11,7 @@ from billing.accounts.lots import Lots, Terms
 from billing.identity.codes import CodeRules, Codes, TooManyTries
 from billing.ledger.verify import verify
 from billing.payments.coupons import CouponNotFound, CouponRefused, Coupons, CouponUsed, NewCoupon
+from tests.billing.identity.support import new_organization, new_user
 from tests.billing.payments.test_expiry import DAY, START, Clock
 from tests.billing.support import Billing, changes_told
 
@@ -55,6 +56,16 @@ async def test_a_code_is_credit_once_for_an_account(billing: Billing, coupons: C
         await coupons.redeem(two, code, actor=ANA)
     assert [each.redemptions for each in (await coupons.page(5)).items] == [1]
     assert (await verify(billing.database)).ok
+
+
+async def test_who_founds_more_organizations_redeems_it_once(billing: Billing, coupons: Coupons) -> None:
+    ada, bob = await new_user(billing, "ada@example.com"), await new_user(billing, "bob@example.com")
+    first, second, other = [await new_organization(billing, "Acme", who) for who in (ada, ada, bob)]
+    _, code = await coupons.create(NewCoupon("Spring", 100))
+    await coupons.redeem(first.account_id, code, actor=ANA)
+    with pytest.raises(CouponUsed, match="Another organization of its owner"):
+        await coupons.redeem(second.account_id, code, actor=audit.Actor("key:key_1"))
+    assert (await coupons.redeem(other.account_id, code, actor=ANA)).grant.balance_nano == 100
 
 
 async def test_no_more_accounts_than_it_is_for(billing: Billing, coupons: Coupons) -> None:

@@ -21,6 +21,7 @@ from billing.payments.objects import NANO_PER_CENT, Dispute, Movement, Payment, 
 NOW = datetime(2027, 1, 1, tzinfo=UTC)
 ORDER = Standing("ord_1", "credit", 2000, "open", None, credited=False, parked=False)
 CREDITED = replace(ORDER, status="credited", payment_id="pi_1", credited=True)
+CREDIT_NANO = 2000 * NANO_PER_CENT
 PAID = Payment("pi_1", "paid", 2000, 2400, "usd", "cus_1", "ord_1", "here", False, NOW)
 
 
@@ -35,7 +36,7 @@ def dispute(status: str, *movements: Movement) -> Dispute:
 def moves(payment: Payment, moved: dict[tuple[str, str], Moved], balance: int) -> list[Move]:
     """All transfers that a state needs, of which `moved` takes note; what is left is the balance."""
     made = []
-    while (move := next_move(CREDITED, payment, moved, max(0, balance))) is not None:
+    while (move := next_move(CREDIT_NANO, payment, moved, max(0, balance))) is not None:
         before = moved.get((move.kind, move.id), Moved())
         assert move.number == before.transfers + 1
         if move.kind == "refund" and move.delta_nano < 0:
@@ -73,7 +74,7 @@ def test_an_order_is_called_what_its_payment_is() -> None:
 
 def test_a_refund_takes_what_is_left_and_a_failed_one_gives_it_back() -> None:
     half = replace(PAID, refunds=(refund(1, 1200),))
-    assert share_nano(CREDITED, PAID, 1200) == 1000 * NANO_PER_CENT  # taxes are never credit
+    assert share_nano(CREDIT_NANO, PAID, 1200) == 1000 * NANO_PER_CENT  # taxes are never credit
     moved: dict[tuple[str, str], Moved] = {}
     (taken,) = moves(half, moved, 300 * NANO_PER_CENT)
     assert taken.delta_nano == -300 * NANO_PER_CENT

@@ -1,5 +1,6 @@
 """Plans bought from the local provider, through every part that payments have, by a clock that is moved."""
 
+import asyncio
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 
@@ -10,7 +11,9 @@ from billing.payments.assembly import PaymentParts, PaymentRules, Payments, loca
 from billing.payments.expiry import Recovery
 from billing.payments.flows import FlowRules, Wanted
 from billing.payments.local.provider import LocalProvider
-from billing.payments.orders import OrderConflict
+from billing.payments.objects import ObjectRef
+from billing.payments.orders import Order, OrderConflict, OrderRefused
+from billing.payments.port import PaymentProviderUnavailable
 from billing.payments.subscriptions import NoSubscription, SubscriptionRefused
 from tests.billing.payments.test_in_force import PLANS
 from tests.billing.support import Billing
@@ -122,3 +125,91 @@ async def test_a_plan_is_bought_changed_not_paid_recovered_and_ended(billing: Bi
     told = await shop.told()
     for type_ in ("subscription.past_due", "subscription.ended", "payment.failed", "payment.succeeded"):
         assert type_ in told
+
+
+async def test_included_credit_goes_with_the_money_that_brought_it(billing: Billing) -> None:
+    shop = Shop(billing, (await billing.accounts.create("Acme")).id)
+    order = await shop.payments.flows.checkout(Wanted(shop.account_id, "first", plan="starter"))
+    assert order.url is not None
+    await shop.act(order.url, "approve")
+    assert (await shop.standing())[2] == "50.00"
+    await shop.payments.desk.refund(order.id, 4950, "half")
+    assert (await shop.standing())[2] == "25.00"
+    await billing.grants.adjust(shop.account_id, -20_000_000_000, "used", "debits")
+    await shop.act(order.url, "refund")  # takes what is left
+    assert (await shop.standing())[2] == "0.00"
+    await shop.act(order.url, "fail_refund")  # gives it back, on its old terms
+    assert (await shop.standing())[2] == "5.00"
+    lots = await billing.database.rows("SELECT expires_at, left_now FROM lots_now WHERE left_now > 0")
+    assert [(lot["expires_at"], lot["left_now"]) for lot in lots] == [
+        (datetime(2028, 2, 29, 10, tzinfo=UTC), 5 * 10**9)
+    ]
+    await shop.act(order.url, "dispute")  # of the other half: the whole share, as debt
+    assert (await shop.standing())[1:] == ("suspended", "-20.00")
+    await shop.act(order.url, "win")
+    assert (await shop.standing())[1:] == ("active", "5.00")
+
+
+async def test_changes_to_and_fro_make_no_credit(billing: Billing) -> None:
+    shop = Shop(billing, (await billing.accounts.create("Acme")).id)
+    await shop.buy("starter", "first")
+    await shop.standing()
+    subscription = await shop.payments.changes.current(shop.account_id)
+    assert subscription is not None
+    for _ in range(3):
+        await shop.on_portal(f"upgrade:{subscription.id}:pro")
+        assert (await shop.standing())[2] == "150.00"
+        await billing.grants.adjust(shop.account_id, -140_000_000_000, f"used {billing.new_id()}", "debits")
+        await shop.on_portal(f"upgrade:{subscription.id}:price_s")  # the money of it comes back: so does its credit
+        assert (await shop.standing())[2] == "-90.00"
+        await billing.grants.adjust(shop.account_id, 140_000_000_000, f"back {billing.new_id()}", "debits")
+
+
+async def test_of_two_pages_for_plans_one_can_be_paid(billing: Billing) -> None:
+    shop = Shop(billing, (await billing.accounts.create("Acme")).id)
+    checkout = shop.payments.flows.checkout
+    plans = enumerate(("starter", "pro", "starter", "pro"))
+    asked = [checkout(Wanted(shop.account_id, f"at once {n}", plan=plan)) for n, plan in plans]
+    done = await asyncio.gather(*asked, return_exceptions=True)
+    assert all(isinstance(each, Order | OrderConflict) for each in done)
+    await checkout(Wanted(shop.account_id, "last", plan="starter"))
+    orders = (await shop.payments.orders.page(9)).items
+    for order in orders:
+        if order.url is not None:
+            await shop.act(order.url, "approve")
+    assert await shop.standing() == ("starter", "active", "50.00")
+    rows = await billing.database.rows("SELECT id FROM subscriptions")
+    assert len(rows) == 1
+
+    # What the provider knows to be paid, and we do not yet, is seen before another page is given out.
+    late = Shop(billing, (await billing.accounts.create("Late")).id)
+    await late.buy("starter", "first")
+    with pytest.raises(OrderConflict, match="just now"):
+        await late.payments.flows.checkout(Wanted(late.account_id, "second", plan="pro"))
+    second = (await late.payments.orders.page(1, account_id=late.account_id)).items[0]
+    assert (second.plan, second.status) == ("pro", "expired")
+
+
+async def test_a_refund_is_made_once_however_it_is_repeated(billing: Billing, monkeypatch: pytest.MonkeyPatch) -> None:
+    shop = Shop(billing, (await billing.accounts.create("Acme")).id)
+    order = await shop.payments.flows.checkout(Wanted(shop.account_id, "credit", amount_nano=20_000_000_000))
+    assert order.url is not None
+    await shop.act(order.url, "approve")
+    await shop.standing()
+    await billing.grants.adjust(shop.account_id, -10_000_000_000, "used", "debits")
+    desk = shop.payments.desk
+
+    async def away(ref: ObjectRef) -> None:
+        raise PaymentProviderUnavailable("it is away")
+
+    with monkeypatch.context() as patched:  # made at the provider, not yet taken from the balance
+        patched.setattr(desk, "_refresh", away)
+        with pytest.raises(PaymentProviderUnavailable):
+            await desk.refund(order.id, 1000, "first")
+    with pytest.raises(OrderRefused, match=r"0\.00 USD are left"):
+        await desk.refund(order.id, 1000, "second")
+    first = await desk.refund(order.id, 1000, "first")
+    await billing.database.execute("DELETE FROM local_keys")  # the provider forgets its keys after a day
+    assert (await desk.refund(order.id, 1000, "first")).id == first.id
+    assert (await shop.standing())[2] == "0.00"
+    assert await billing.database.value("SELECT count(*) FROM local_objects WHERE kind = 'refund'") == 1

@@ -76,6 +76,7 @@ async def test_a_subscription_over_a_leap_day_from_start_to_end(billing: Billing
     assert await scene.apply(status="incomplete") == ("free", "active")
     assert await scene.apply(status="active") == ("starter", "active")
     assert await scene.paid("in_1", "price_s", 9900) == [True, False]
+    assert await scene.paid("in_1", "pro", 29900) == [False, False]  # by now another plan has that price
     account = await billing.accounts.get(scene.account_id)
     assert format_usd(account.balance_nano) == "50.00"
     lot = await billing.database.row("SELECT * FROM lots_now WHERE account_id = $1", scene.account_id)

@@ -50,7 +50,7 @@ def meters(
     writer = EventWriter(world.database, tell, spawn, batch_rows=batch_rows, most=most)
 
     async def principal_of(payer: Payer, stale: bool) -> object:
-        return await principals.of_service(payer.account_id, payer.service)
+        return await principals.of_service(payer.account_id, payer.service, payer.key_id)
 
     desk = Desk(engine.holds, writer, principal_of, lambda: PRICES, rules, lambda: str(ULID()), clock)  # type: ignore[arg-type]
     holds = ServiceHolds(desk, world.database, engine.lasting, engine.keyspace.partition_of)

@@ -165,6 +165,7 @@ def test_a_row_that_stands_there_twice_names_the_other_line(tmp_path: Path) -> N
 
 def test_a_route_without_a_price_is_a_warning(tmp_path: Path) -> None:
     text = '- {provider: gone, model: m, effective_from: 2027-01-01, per_million: {input: "1"}}\n' + PRICES
+    text += '- {provider: meter, model: bytes, effective_from: 2027-01-01, per_unit: {unit: "1"}}\n'  # of services
     settings = load(tmp_path, prices=text.replace("2024-07-18", "2027-01-01"))
     assert unpriced_models(settings.models, settings.prices, NOW_S) == ("fast",)
     assert warnings(settings, NOW_S) == (

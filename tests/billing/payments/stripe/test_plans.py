@@ -67,6 +67,12 @@ async def test_plan_is_credited_once_a_period(stripe: FakeStripe, billing: Billi
     stripe.subscriptions.renew(subscription)
     await deliver_all(payments, stripe, 3)
     assert (await billing.accounts.get(account.id)).plan == "free"
+    first, second = [each["id"] for each in stripe.state.all("payment_intent")]
+    await payments.provider.refund(first, 4950, "half")
+    stripe.payments.dispute(second)
+    await deliver_all(payments, stripe, 4)
+    now = await billing.accounts.get(account.id)
+    assert (now.balance_nano, now.status) == (parse_usd("10"), "suspended")  # of 40: half of 20, and all of 20
     assert (await payments.comparisons.compare(datetime(2026, 1, 1, tzinfo=UTC))) > 0
     assert await payments.comparisons.listed() == []
 

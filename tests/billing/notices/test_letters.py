@@ -1,0 +1,10 @@
+"""Mails of notices: what they say of the data."""
+
+from billing.notices.letters import letter_of
+
+
+def test_a_refund_says_how_much_of_the_payment_came_back() -> None:
+    data = {"order_id": "ord_1", "kind": "credit", "amount_usd": "20.00", "refunded_usd": "3.00"}
+    letter = letter_of("Metergate", "payment.refunded", data)
+    assert letter is not None
+    assert "Amount in USD: 20.00\nRefunded in USD: 3.00\n" in letter[1]
