@@ -1,4 +1,4 @@
-"""The client's address of a request, behind trusted proxies. Pure.
+"""The client's address of a request, behind trusted proxies; and which addresses are this machine. Pure.
 
 `X-Forwarded-For` is a list to which every proxy appends the address that it was asked from, so that only what one's own
 proxies wrote is true, and that stands at the right: the client is the rightmost hop that is no trusted proxy.
@@ -52,6 +52,14 @@ def parse_networks(text: str) -> tuple[Network, ...] | None:
         return tuple(ip_network(part.strip(), strict=False) for part in text.split(",") if part.strip())
     except ValueError:
         return None
+
+
+def is_this_machine(host: str) -> bool:
+    """Return whether a host, which may be an IPv6 address in brackets, is this machine, without asking anybody."""
+    try:
+        return ip_address(host.strip("[]")).is_loopback
+    except ValueError:
+        return host == "localhost"
 
 
 def _subject(text: str) -> str:

@@ -4,12 +4,9 @@ app          the only wiring: from settings to stores, services, engine and rout
 rules        the settings in the form that each part of a worker takes
 identity     people, their sessions and organizations, made from the settings on one database
 stores       the engine on open stores, for commands and for `runtime`
-store_rules  the settings as bounds of refused requests that are kept, and of wrong keys
 metering     what other services call, made of the engine
-payments     payments by the settings, their pages and their work beside requests
-notices      what is told of accounts, by the settings
-plan_page    /pay/plans/{plan}, where an exhausted quota leads to
-outgoing     questions to other issuers of tokens, bounded in time and size; mails
+payments     payments by the settings, their pages, /pay/plans/{plan} and their work beside requests
+outgoing     questions to other issuers of tokens, bounded in time and size; notices and mails
 auth         who asks: what `billing` says of a request's key, as refusals
 server/      what a client's connection may send, how a request is read and an answer written; refusals
 proxy/       a metered request: routed, estimated, held, forwarded, priced, settled

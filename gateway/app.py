@@ -33,7 +33,7 @@ from gateway.endpoints.reads import Health, Reads
 from gateway.endpoints.response_sockets import ResponseSockets
 from gateway.endpoints.routes import add_routes, endpoints_of
 from gateway.metrics.registry import Metrics
-from gateway.notices import start_mailer, start_notices
+from gateway.outgoing import start_mailer, start_notices
 from gateway.payments import links_of, serve_payments, start_payments, stop_payments
 from gateway.proxy.background_jobs import BackgroundPoller
 from gateway.proxy.forward import Forwarder

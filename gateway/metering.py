@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from billing.principals import Principal
     from billing.services.claims import NotAdmitted, Payer
     from gateway.config.settings import Settings
-    from gateway.server.refusals import Links
+    from gateway.server.limit_refusals import Links
 
 DAY_S: Final = 86_400
 

@@ -1,21 +1,28 @@
-"""What the gateway itself sends elsewhere: questions to other issuers over HTTP, and mails.
+"""What the gateway itself sends elsewhere: questions to other issuers over HTTP, notices to endpoints, and mails.
 
 Questions are bounded in time and size, follow no redirects and go by the environment's proxies.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import os
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Final
 
 import aiohttp
 
 from billing.identity.issuers import IssuerAway, IssuerRefused
-from billing.identity.mailer import Smtp, to_console
+from billing.identity.mailer import Mailer, MailRules, Smtp, to_console
+from billing.notices.destinations import Poster
+from billing.notices.worker import NoticeRules, NoticeWorker, OperatorHook
+from gateway.config.identity import MAIL_CONSOLE_VARIABLE
 
 if TYPE_CHECKING:
     from billing.identity.mailer import Delivery
     from gateway.config.settings import Settings
+    from gateway.metrics.registry import Metrics
+    from gateway.runtime import Runtime
+
 
 _JSON: Final = {"Accept": "application/json", "User-Agent": "metergate"}
 
@@ -68,3 +75,32 @@ def mail_delivery(settings: Settings, *, console: bool) -> Delivery | None:
         settings.smtp_password.reveal() if settings.smtp_password is not None else None,
         settings.defaults.mail_timeout_s,
     )
+
+
+def start_notices(runtime: Runtime, metrics: Metrics, new_id: Callable[[], str]) -> None:
+    """Start telling notices, in the background."""
+    settings, defaults = runtime.settings, runtime.settings.defaults
+    to_customers = Poster(private=defaults.webhook_private_addresses, timeout_s=defaults.webhook_timeout_s)
+    to_operators = Poster(private=True, timeout_s=defaults.webhook_timeout_s)
+    url, secret = settings.notification_webhook, settings.notification_webhook_secret
+    hook = OperatorHook(url.reveal(), to_operators, None if secret is None else secret.reveal()) if url else None
+    rules = NoticeRules(
+        defaults.webhook_attempts, disable_s=defaults.webhook_disable_s, kept_days=defaults.notice_retention_days
+    )
+    worker = NoticeWorker(runtime.database, to_customers, hook, rules, new_id, new_id())
+    metrics.gauge("notices_waiting", "Notices and deliveries that are to be sent.", lambda: worker.waiting, "max")
+    metrics.gauge("notices_parked", "Deliveries that were given up.", lambda: worker.parked, "max")
+    metrics.gauge("notices_lag_seconds", "How long the oldest waiting notice has waited.", lambda: worker.lag_s, "max")
+    runtime.engine.loops.start("notices", worker.run)
+
+
+def start_mailer(runtime: Runtime, metrics: Metrics, new_id: Callable[[], str]) -> None:
+    """Start sending mails in the background."""
+    defaults = runtime.settings.defaults
+    rules = MailRules(defaults.mail_attempts, defaults.mail_retention_days)
+    delivery = mail_delivery(runtime.settings, console=os.environ.get(MAIL_CONSOLE_VARIABLE) == "1")
+    mailer = Mailer(runtime.database, runtime.people.codes, delivery, rules, new_id())
+    metrics.gauge("mails_waiting", "Mails that are to be sent.", lambda: mailer.waiting, "max")
+    metrics.gauge("mails_parked", "Mails that were given up, and are kept for a while.", lambda: mailer.parked, "max")
+    metrics.gauge("mail_lag_seconds", "How long the oldest waiting mail has waited.", lambda: mailer.lag_s, "max")
+    runtime.engine.loops.start("mail", mailer.run)

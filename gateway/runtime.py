@@ -15,8 +15,9 @@ from billing.accounts.grants import Grants
 from billing.accounts.lots import Lots
 from billing.accounts.member_limits import MemberLimits
 from billing.accounts.repricing import Repricing
+from billing.addresses import Addresses
 from billing.api.services import Services
-from billing.attempts import Attempts
+from billing.attempts import ADDRESSES_MAX, AttemptLimits, Attempts, counted_in_redis
 from billing.audit import AuditLog
 from billing.database.connection import Database
 from billing.holds.cache import recognised
@@ -30,10 +31,10 @@ from billing.keys.secrets import secret_digest, well_formed
 from billing.ledger.reports import Reports
 from billing.notices.endpoints import EndpointRules, Endpoints
 from billing.notices.exhausted import ExhaustedNotices
-from billing.payments.alerts import Alerts
 from billing.payments.assembly import PaymentParts, deployment_of
+from billing.payments.auto_recharge import Alerts
 from billing.payments.coupons import Coupons
-from billing.refused import RefusedRequests
+from billing.refused import RefusedRequests, RefusedRules
 from billing.services.features import Features
 from gateway.config.models import unknown_models
 from gateway.config.plan_follower import PlanFollower
@@ -43,15 +44,40 @@ from gateway.metering import make_meters
 from gateway.outgoing import Outgoing
 from gateway.payments import links_of, open_payments, payment_services
 from gateway.proxy.target_health import provider_list
-from gateway.store_rules import make_attempts, refused_rules
 from gateway.stores import OpenStores, new_id, open_engine
 
 if TYPE_CHECKING:
+    from billing.holds.redis.state import RedisState
     from billing.identity.people import People
     from billing.plans import Plans
     from billing.price_table import PriceTable
     from billing.principals import Principal
     from billing.shapes.quotas import WindowShape
+    from gateway.config.defaults import Limits
+    from gateway.config.settings import Settings
+
+
+def refused_rules(defaults: Limits) -> RefusedRules:
+    """Return the bounds of what is kept of refusals, from the configuration's."""
+    return RefusedRules(
+        per_key=defaults.refusals_per_key,
+        keys=defaults.refusals_keys,
+        age_s=defaults.refusals_kept_s,
+        pending=defaults.refusals_pending,
+    )
+
+
+def make_attempts(settings: Settings, redis: RedisState) -> Attempts:
+    """Return what counts wrong keys by address, in Redis for all gateways."""
+    defaults = settings.defaults
+    window_s = defaults.failed_attempts_window_s
+    return Attempts(
+        counted_in_redis(redis, window_s),
+        Addresses(settings.trusted_proxies),
+        AttemptLimits(defaults.failed_attempts, window_s, max(1, defaults.postgres_pool_size - 1)),
+        time.monotonic,
+        ADDRESSES_MAX,
+    )
 
 
 @dataclass(slots=True)

@@ -8,18 +8,16 @@
     auth        the admin key, API keys and scopes
     requests    bodies, query strings and paths, checked
     people      /auth: registering, signing in, one's own credentials and profile
-    accounts    /admin/accounts   keys  /admin/keys   audit  /admin/audit, /account/audit
-    tokens      /auth: refresh, narrow, revoke; sessions   oidc  /auth/oidc: signing in elsewhere
-    organizations  /orgs, /invitations, /roles   closing  /orgs/{org_id}/close   own_keys  /billing/keys
-    admin_users  /admin/users
+    accounts    /admin/accounts, /orgs/{org_id}/close   keys  /admin/keys
+    tokens      /auth: refresh, narrow, revoke; sessions; /auth/oidc: signing in elsewhere
+    organizations  /orgs, /invitations, /roles   own_keys  /billing/keys
     metering    /service: what other services call
     credit      lots, coupons, auto-recharge, alerts, below /billing and /admin
     usage       /account: balance, transactions, usage events   sums  /account and /billing: what was used, in sums
     plans         /billing/status, /billing/subscription, /service/features
     webhooks_out  /webhooks/endpoints, /admin/webhooks/endpoints: where notices are sent to
-    payment_events  /webhooks/stripe, /admin/payments: what the payment provider tells, and the comparison with it
-    payments    /billing: setup, portal, checkout, orders; /admin/orders, /admin/payments/parked
-    reads       /admin/refusals, /admin/providers, /ping
+    payments    /billing: setup, portal, checkout, orders; /admin/orders, /admin/payments; /webhooks/stripe
+    oversight   /admin/refusals, /admin/providers, /admin/users, /admin/audit, /account/audit, /ping
     tables      answers as CSV
 
 What is taken and answered is in `billing.shapes`. `application.setup` mounts it; the gateway calls that and nothing

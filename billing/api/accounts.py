@@ -1,5 +1,9 @@
 """/api/admin/accounts: accounts, their quotas and those of their users, grants, refunds and adjustments. Behind the
-admin key."""
+admin key. And /api/orgs/{org_id}/close: an owner ends what an organization pays for.
+
+This file owns that nothing is closed which still owes or is owed: no debt, no plan that goes on being paid, no request
+that runs, and credit only where its owner says that it may be left.
+"""
 
 from __future__ import annotations
 
@@ -24,6 +28,11 @@ from billing.api.requests import (
     zone,
 )
 from billing.api.route import REPLAYED_HEADER, Access, Call, Route
+from billing.api.usage import live_balance
+from billing.identity.members import Acting
+from billing.identity.organizations import OrganizationConflict
+from billing.identity.permissions import ORG_TRANSFER
+from billing.money import format_usd
 from billing.quotas import parse_quotas
 from billing.shapes.accounts import (
     AccountPatch,
@@ -40,6 +49,7 @@ from billing.shapes.accounts import (
     user_quotas_shape,
 )
 from billing.shapes.base import Listing, PageQuery
+from billing.shapes.organizations import Closing, OrganizationShape, organization_shape
 from billing.shapes.repricing import NewRepricing, RepricingShape, repricing_shape
 
 if TYPE_CHECKING:
@@ -48,6 +58,9 @@ if TYPE_CHECKING:
     from billing.accounts.accounts import Account
     from billing.accounts.grants import GrantResult
     from billing.api.services import Services
+    from billing.effects import LiveBalance
+    from billing.plans import Plans
+
 
 ACCOUNTS: Final = "/api/admin/accounts"
 ACCOUNT: Final = "/api/admin/accounts/{account_id}"
@@ -174,6 +187,42 @@ def _shape(account: Account, services: Services) -> AccountShape:
     return account_shape(account, services.plans.get(account.plan), services.credits_per_usd)
 
 
+CLOSE: Final = "/api/orgs/{org_id}/close"
+CLOSED: Final = "closed"
+
+
+async def close_organization(call: Call, body: Closing) -> OrganizationShape:
+    """Close an organization's account: nothing is spent there any more, and its open invitations end. Its members may
+    read it as before."""
+    services, caller = call.services, call.caller
+    organization = await services.organizations.get(call.id("org_id"))
+    account = await services.accounts.get(organization.account_id)
+    if account.status != CLOSED:
+        refuse_closing(account, await live_balance(services, account), services.plans, forfeit=body.forfeit)
+        await services.members.end_invitations(organization.id, Acting(caller.id, caller.scopes, call.actor))
+        await services.accounts.update(account.id, status=CLOSED, reason="closed by its owner", actor=call.actor)
+    return organization_shape(organization, caller.role)
+
+
+def refuse_closing(account: Account, live: LiveBalance, plans: Plans, *, forfeit: bool) -> None:
+    """Reject an account that can't be closed as it stands. Raises `OrganizationConflict`, which says what to do."""
+    if account.status != "active":
+        raise OrganizationConflict(f"This account is {account.status}: mend that first, `metergate billing status`.")
+    if live.balance_nano < 0:
+        owed = format_usd(-live.balance_nano)
+        raise OrganizationConflict(f"This account owes {owed} USD: pay it first, `metergate billing setup`.")
+    plan = plans.get(account.plan)
+    if plan is not None and plan.price_nano > 0:
+        raise OrganizationConflict(
+            f"The plan {plan.name} is paid each month: end it first, `metergate billing portal`."
+        )
+    if live.held_nano > 0:
+        raise OrganizationConflict("Requests of this account are running: close it when they have ended.")
+    if live.balance_nano > 0 and not forfeit:
+        left = format_usd(live.balance_nano)
+        raise OrganizationConflict(f'{left} USD are left: use them, ask for a refund, or send {{"forfeit": true}}.')
+
+
 ROUTES: Final = (
     Route("POST", ACCOUNTS, create_account, Access.admin, AccountShape, body=NewAccount, status=201),
     Route("GET", ACCOUNTS, list_accounts, Access.admin, Listing[AccountShape], query=PageQuery),
@@ -204,5 +253,13 @@ ROUTES: Final = (
     Route(
         *("POST", "/api/admin/reprice", reprice, Access.admin, RepricingShape, PageQuery, NewRepricing),
         errors=(404,),
+    ),
+    Route(
+        *("POST", CLOSE, close_organization, Access.person, OrganizationShape),
+        body=Closing,
+        body_optional=True,
+        scope=ORG_TRANSFER,
+        whole=True,
+        errors=(409,),
     ),
 )

@@ -30,8 +30,8 @@ if TYPE_CHECKING:
     from billing.keys.keys import ApiKeys
     from billing.ledger.reports import Reports
     from billing.notices.endpoints import Endpoints
-    from billing.payments.alerts import Alerts
     from billing.payments.assembly import Payments
+    from billing.payments.auto_recharge import Alerts
     from billing.payments.coupons import Coupons
     from billing.payments.events import PaymentEvents
     from billing.payments.reconcile import PaymentComparisons

@@ -10,8 +10,8 @@
                 refused requests; accounts  with grants, refunds, adjustments; credit  lots and coupons; keys;
                 oversight  the audit log, people; orders; plans
     session     who is signed in: the files of tokens, how they are renewed; people  a person's call becomes a command,
-                what its errors say, how secrets are asked for; auth; credentials  a new password by mail, an
-                authenticator app; own_keys; orgs; usage; billing  what is left, and what comes next
+                what its errors say, how secrets are asked for; a new password by mail, an authenticator
+                app; auth; own_keys; orgs; usage; billing  what is left, and what comes next
 
 How a command reaches the billing API is passed in (`commands.Connect`): this package knows no gateway.
 """

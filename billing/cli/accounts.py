@@ -8,12 +8,12 @@ import typer
 from msgspec import UNSET
 
 from billing.cli.commands import Connect, group
-from billing.cli.operator import add_call, quota_text, quotas_of, quotas_text
+from billing.cli.operator import add_call, quota_text, quotas_of, shown_account
 from billing.cli.options import AccountId, Cursor, Limit, Quotas
 from billing.cli.output import UNREACHABLE, CommandFailed, Shown, Table, page_parts
 from billing.pages import DEFAULT_LIMIT
 from billing.principals import Status
-from billing.shapes.accounts import AccountPatch, AccountShape, Against, GrantShape, NewCredit
+from billing.shapes.accounts import AccountPatch, Against, GrantShape, NewCredit
 from billing.shapes.base import DEFAULT_PRIORITY, MOST_PRIORITY
 
 if TYPE_CHECKING:
@@ -258,19 +258,3 @@ async def _give(
         ("idempotency key", key),
     ]
     return Shown(result.received, (Table((), rows),))
-
-
-def shown_account(account: AccountShape) -> Shown:
-    """Return an account as a command shows it."""
-    rows = [
-        ("account", account.id),
-        ("name", account.name),
-        ("plan", account.plan),
-        ("status", account.status),
-        ("balance USD", account.balance_usd),
-        ("credit limit USD", account.credit_limit_usd),
-        ("quotas", quotas_text(account.quotas)),
-        ("plan's quotas", quotas_text(account.plan_quotas)),
-        ("created", account.created_at),
-    ]
-    return Shown(account.received, (Table((), rows),))

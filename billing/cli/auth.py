@@ -6,9 +6,18 @@ from typing import TYPE_CHECKING, Annotated, Any, Final
 import typer
 
 from billing.cli.commands import group
-from billing.cli.credentials import NEW_PASSWORD, PASSWORD, SECOND_FACTOR, Email, add_credentials, ask_factor
 from billing.cli.output import USAGE, CommandFailed, Shown, Table
-from billing.cli.people import add_person_call, add_place_call, ask_secret
+from billing.cli.people import (
+    NEW_PASSWORD,
+    PASSWORD,
+    SECOND_FACTOR,
+    Email,
+    add_credentials,
+    add_person_call,
+    add_place_call,
+    ask_factor,
+    ask_secret,
+)
 from billing.cli.session import FindPlace, Kept, Pending, Place
 from billing.times import rfc3339
 

@@ -24,6 +24,7 @@ from billing.shapes.quotas import QuotaShape, quota_shape
 if TYPE_CHECKING:
     from billing.answers import Refused
     from billing.calls import BillingCalls
+    from billing.shapes.accounts import AccountShape
 
 Call = Callable[..., Awaitable[Shown]]
 """An async function of a `BillingCalls` and a command's own options."""
@@ -181,3 +182,19 @@ def quota_text(quota: QuotaShape) -> str:
 def quotas_text(quotas: Iterable[QuotaShape]) -> str:
     """Return the texts of several in one cell."""
     return ", ".join(map(quota_text, quotas)) or "none"
+
+
+def shown_account(account: "AccountShape") -> Shown:
+    """Return an account as a command shows it."""
+    rows = [
+        ("account", account.id),
+        ("name", account.name),
+        ("plan", account.plan),
+        ("status", account.status),
+        ("balance USD", account.balance_usd),
+        ("credit limit USD", account.credit_limit_usd),
+        ("quotas", quotas_text(account.quotas)),
+        ("plan's quotas", quotas_text(account.plan_quotas)),
+        ("created", account.created_at),
+    ]
+    return Shown(account.received, (Table((), rows),))

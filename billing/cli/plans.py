@@ -5,9 +5,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from msgspec import convert
 
-from billing.cli.accounts import shown_account
 from billing.cli.commands import Connect, group
-from billing.cli.operator import add_call, quota_text
+from billing.cli.operator import add_call, quota_text, shown_account
 from billing.cli.options import AccountId
 from billing.cli.output import REFUSED, CommandFailed, Shown, Table
 from billing.shapes.accounts import AccountPatch

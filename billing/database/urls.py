@@ -1,6 +1,8 @@
-"""`DATABASE_URL`: Postgres's URL with one additional parameter. Pure."""
+"""`DATABASE_URL`: Postgres's URL with one additional parameter, as the driver and Postgres's programs take it. Pure."""
 
+from collections.abc import Mapping
 from typing import Final
+from urllib.parse import unquote, urlsplit, urlunsplit
 
 CACHE_SIZE: Final = "statement_cache_size"
 """The URL's parameter that says how many prepared statements a connection keeps."""
@@ -21,3 +23,15 @@ def split_url(url: str) -> tuple[str, int | None]:
         raise ValueError(f"{CACHE_SIZE} in DATABASE_URL must be a whole number from 0 to {MOST_CACHED}")
     rest = "&".join("".join(option) for option in options if option[0] != CACHE_SIZE)
     return f"{base}{mark}{rest}" if rest else base, int(sizes[-1])
+
+
+def program_target(url: str) -> tuple[tuple[str, ...], Mapping[str, str]]:
+    """Return the options that name a database to a program of Postgres's, and the variables with its password."""
+    parts = urlsplit(split_url(url)[0])
+    who, at, where = parts.netloc.rpartition("@")
+    user, colon, password = who.partition(":")
+    query = [pair for pair in parts.query.split("&") if pair and not pair.startswith("password=")]
+    hidden = [pair.partition("=")[2] for pair in parts.query.split("&") if pair.startswith("password=")]
+    shown = urlunsplit(parts._replace(netloc=f"{user}{at}{where}", query="&".join(query)))
+    secret = hidden[-1] if hidden else password if colon else None
+    return ("--no-password", f"--dbname={shown}"), {} if secret is None else {"PGPASSWORD": unquote(secret)}

@@ -17,7 +17,8 @@ from billing.holds.hold import at_place
 from billing.holds.redis.connection import Script
 from billing.holds.redis.layout import SETTLED, Entry, entry_at_ms
 from billing.ledger.debits import Debit, decode_debit
-from billing.ledger.writer import set_aside, write_free
+from billing.ledger.refused_debits import set_aside
+from billing.ledger.writer import write_free
 
 if TYPE_CHECKING:
     from billing.database.connection import Database

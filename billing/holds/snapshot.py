@@ -13,14 +13,11 @@ from collections.abc import AsyncIterator, Collection, Iterable, Iterator, Mappi
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final, Literal, TypeVar
 
-from billing.holds.redis.layout import SETTLED, AccountState, Entry, KeyState
+from billing.holds.redis.layout import AccountState, Entry, KeyState
 from billing.quotas import Metric, Quota, Window, window_id
 
 if TYPE_CHECKING:
-    from billing.holds.loader import Loader
-    from billing.holds.partition import Partition
     from billing.holds.redis.layout import Counter
-    from billing.holds.redis.state import RedisState
 
 Quotas = Mapping[int, Quota]
 """By tag."""
@@ -220,109 +217,3 @@ async def gently(items: Iterable[T], at_once: int = STEPS_A_TURN) -> AsyncIterat
         yield item
         if place % at_once == 0:
             await asyncio.sleep(0)
-
-
-@dataclass(frozen=True, slots=True)
-class _Journal:
-    """Entries of some accounts in one epoch, by request id, for a scan may show one twice: open holds, and the places
-    of settled debits."""
-
-    holds: dict[str, dict[str, Entry]]
-    settled: dict[str, dict[str, int]]
-
-
-class Snapshots:
-    """Looks at many accounts of one partition."""
-
-    def __init__(self, redis: RedisState, loader: Loader) -> None:
-        self._redis = redis
-        self._loader = loader
-
-    async def look(self, partition: Partition, subjects_of: Mapping[str, SubjectQuotas]) -> dict[str, AccountSnapshot]:
-        """Return accounts that Redis has in the partition's epoch, with those of the keys and users named. One that
-        changed meanwhile is looked at again, at most ATTEMPTS times, and is not steady then. Raises `RedisError`."""
-        found: dict[str, AccountSnapshot] = {}
-        left = subjects_of
-        for _ in range(ATTEMPTS):
-            some = await self._look(partition, left)
-            for account_id in left:
-                found.pop(account_id, None)
-            found.update(some)
-            left = {account_id: subjects_of[account_id] for account_id, each in some.items() if not each.steady}
-            if not left:
-                break
-        return found
-
-    async def _look(self, partition: Partition, subjects_of: Mapping[str, SubjectQuotas]) -> dict[str, AccountSnapshot]:
-        """Read accounts, keys, users, the journal, and the accounts again: one that reads the same twice is steady."""
-        epoch = partition.epoch
-        if epoch is None:
-            return {}
-        key_names = [(account_id, key_id) for account_id, each in subjects_of.items() for key_id in each.keys]
-        user_names = [(account_id, user_id) for account_id, each in subjects_of.items() for user_id in each.users]
-        before = await self._redis.packed_accounts(subjects_of)
-        keys = await _unpacked(key_names, await self._redis.packed_keys(key_names))
-        users = await _unpacked(user_names, await self._redis.packed_users(user_names))
-        journal = await self._scan(partition, epoch, subjects_of)
-        after = await self._redis.packed_accounts(subjects_of)
-        found = {}
-        async for account_id, raw, then in gently(zip(subjects_of, before, after, strict=True)):
-            state = AccountState.unpack(raw) if raw is not None else None
-            if state is None or state.epoch != epoch or then is None:
-                continue
-            settled = journal.settled.get(account_id, {})
-            found[account_id] = AccountSnapshot(
-                state,
-                keys.get(account_id, {}),
-                tuple(journal.holds.get(account_id, {}).values()),
-                raw == then or _steady(state, AccountState.unpack(then)),
-                tuple(request_id for request_id, dseq in settled.items() if dseq <= state.dseq),
-                users.get(account_id, {}),
-            )
-        return found
-
-    async def _scan(self, partition: Partition, epoch: int, accounts: Mapping[str, object]) -> _Journal:
-        journal = _Journal({}, {})
-        async for request_id, entry in self._redis.entries(partition.number):
-            if entry.epoch != epoch or entry.account_id not in accounts:
-                continue
-            if entry.state == SETTLED:
-                journal.settled.setdefault(entry.account_id, {})[request_id] = entry.dseq
-            else:
-                journal.holds.setdefault(entry.account_id, {})[request_id] = entry
-        return journal
-
-    async def drained(self, partition: Partition, snapshots: Mapping[str, AccountSnapshot]) -> set[str]:
-        """Wait until every debit that these states have counted is in Postgres; return the accounts of which some are
-        not there when that was waited for long enough, such as one whose row is locked.
-
-        Raises `StoreError`.
-        """
-        late = False
-        left = {request_id: account_id for account_id, each in snapshots.items() for request_id in each.unwritten}
-        while left:
-            account_id = next(iter(left.values()))
-            state = snapshots[account_id].state
-            try:  # others are written with it
-                await self._loader.drained(partition, account_id, state.epoch, state.dseq)
-            except TimeoutError:
-                late = True
-            waiting: Sequence[str] = await self._redis.still_settled(partition.number, list(left))
-            left = {request_id: left[request_id] for request_id in waiting}
-            if late:
-                break
-        return set(left.values())
-
-
-async def _unpacked(names: Sequence[tuple[str, str]], packed: Sequence[bytes | None]) -> dict[str, dict[str, KeyState]]:
-    """Return the states that there are, by account, and by key or user."""
-    found: dict[str, dict[str, KeyState]] = {}
-    async for (account_id, name), raw in gently(zip(names, packed, strict=True)):
-        if raw is not None:
-            found.setdefault(account_id, {})[name] = KeyState.unpack(raw)
-    return found
-
-
-def _steady(before: AccountState, after: AccountState) -> bool:
-    """Return whether nothing was held, ended, settled or corrected between two readings of an account."""
-    return (before.hold_version, before.dseq, before.xseq) == (after.hold_version, after.dseq, after.xseq)

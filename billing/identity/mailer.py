@@ -18,11 +18,11 @@ from datetime import datetime
 from email.message import EmailMessage
 from email.policy import SMTP as CRLF
 from email.utils import format_datetime, formataddr
-from ipaddress import ip_address
 from typing import TYPE_CHECKING, Final, Protocol
 
 import aiosmtplib
 
+from billing.addresses import is_this_machine
 from billing.database.connection import DatabaseError, queries
 from billing.errors import MetergateError
 from billing.identity.letters import SERVICE
@@ -245,7 +245,7 @@ class Smtp:
             await client.ehlo()
             secure = True
         if self.user is not None and self.password is not None:
-            if not secure and not _is_here(self.host):
+            if not secure and not is_this_machine(self.host):
                 raise MailFailed(f"{self.host}:{self.port} offers no TLS: SMTP_PASSWORD is not sent to it")
             await client.login(self.user, self.password)
 
@@ -292,11 +292,3 @@ def message_of(mail: Mail, sender: str) -> EmailMessage:
 def _said(error: Exception) -> str:
     """Return what an error says, in one line. Replies of servers name addresses and no secret."""
     return " ".join(f"{type(error).__name__}: {error}".split())
-
-
-def _is_here(host: str) -> bool:
-    """Return whether a host is this machine, without asking anybody."""
-    try:
-        return ip_address(host.strip("[]")).is_loopback
-    except ValueError:
-        return host == "localhost"

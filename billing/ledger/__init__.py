@@ -1,7 +1,8 @@
 """The ledger: transfers and usage events, the batch writer and what it sets aside, rollups, reports, verification.
 
 debits       one metered request in the ledger: as it is written, as it is read back
-writer       the batch that writes debits; set_aside  what the ledger could not take, and writing it after all
+writer       the batch that writes debits; refused_debits  what the ledger can't take, and why; set_aside  reading it,
+             and writing it after all
 reports      what customers and operators read; fresh usage moved into sums by minute, hour, day and month
 used         the sums: what was used in spans of time, by dimension and tag
 explanations how an amount came about

@@ -14,6 +14,7 @@ import msgspec
 
 from billing.database.connection import Database, DatabaseLocked, DatabaseRefused, MissingPartition, Row, queries
 from billing.ledger.debits import Debit
+from billing.ledger.refused_debits import set_debit_aside
 from billing.ledger.writer import (
     BRIEFLY,
     STORED_DEBITS,
@@ -22,7 +23,6 @@ from billing.ledger.writer import (
     Stored,
     Written,
     create_months,
-    set_debit_aside,
     stored_by_id,
 )
 

@@ -7,10 +7,9 @@ decisions      what an order becomes by the state of its payment
 apply          an object's present state, fetched anew and applied once, whoever said that it has changed
 purchases      payments applied: credited, taken back, parked
 in_force       which plan is in force by the states of subscriptions, and its credit   pure
-subscriptions  what was seen of them becomes an account's plan and credit; changes of them
-renewals       subscriptions and invoices applied
-recovery       Recovery: plans that were not paid for end with their days of grace
-expiry         Expiry: what is left of credit at its time is taken back
+subscriptions  what was seen of them and of invoices becomes an account's plan and credit; changes of them
+expiry         Expiry: what is left of credit at its time is taken back; Recovery: plans that were not paid for end
+               with their days of grace
 events         what providers tell: stored, acknowledged, then looked into
 return_urls    where payers may be sent                                                pure
 flows          from what is asked for to the page where it is paid
@@ -18,8 +17,8 @@ desk           what operators do: refunds, and what could not be credited
 assembly       all of it put together on one provider
 local/         the local provider, with pages of its own
 coupons        Coupons: codes that are credit, once for an account
-recharges      what accounts ask of auto-recharge; auto_recharge  charges by it, one at a time
-alerts         who is told that a balance is low
+recharges      what accounts ask of auto-recharge; auto_recharge  charges by it, one at a time;
+               Alerts: who is told that a balance is low
 rounds         work that is done again and again in one gateway of all
 reconcile      what the provider has, compared once a day with what was applied and with the ledger
 stripe/        Stripe as a provider

@@ -14,10 +14,11 @@ from billing.payments.apply import Applier, Handler, checkout_handler, customer_
 from billing.payments.auto_recharge import EVERY_S, LEASE, AutoRecharge
 from billing.payments.desk import PaymentDesk
 from billing.payments.events import PaymentEvents
+from billing.payments.expiry import Recovery
 from billing.payments.flows import Customers, FlowRules, Flows, price_id_of
-from billing.payments.local.acts import Acts
 from billing.payments.local.provider import LocalProvider
 from billing.payments.local.store import LocalStore
+from billing.payments.local.web import Acts
 from billing.payments.objects import (
     NANO_PER_CENT,
     Checkout,
@@ -32,10 +33,14 @@ from billing.payments.orders import Orders
 from billing.payments.purchases import Purchases
 from billing.payments.recharges import RechargeRules, Recharges
 from billing.payments.reconcile import PaymentComparisons
-from billing.payments.recovery import Recovery
-from billing.payments.renewals import invoice_handler, subscription_handler
 from billing.payments.rounds import Rounds
-from billing.payments.subscriptions import SubscriptionChanges, SubscriptionRules, Subscriptions
+from billing.payments.subscriptions import (
+    SubscriptionChanges,
+    SubscriptionRules,
+    Subscriptions,
+    invoice_handler,
+    subscription_handler,
+)
 
 if TYPE_CHECKING:
     from billing.accounts.accounts import Accounts

@@ -4,26 +4,35 @@ This file owns that there is one charge at a time, and never two for one attempt
 provider is asked, its order is named by the attempt and each call by the order, so that whoever takes up what was
 broken off finds the same order and the same payment. After a decline it waits, an hour at first and twice as long each
 time, up to a day; after `declines` of them, one that is final, or one that needs the payer it stops, and says so.
+
+Alerts tell an account that its balance is low, once for each time that it falls below its threshold.
 """
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Final, Protocol
 
+from billing import audit
+from billing.accounts.accounts import AccountNotFound
 from billing.database.connection import Database, queries
+from billing.money import format_usd
+from billing.notices.emit import emit
 from billing.payments.objects import ObjectRef
 from billing.payments.orders import NewOrder, OrderError
 from billing.payments.port import PaymentError, PaymentProviderUnavailable
 from billing.payments.recharges import note_end, recharge_of
 
 if TYPE_CHECKING:
+    from billing.audit import Actor
     from billing.payments.objects import Payment
     from billing.payments.orders import Order, Orders
     from billing.payments.port import HostedPage
     from billing.payments.recharges import Recharge, State
+
 
 logger = logging.getLogger(__name__)
 
@@ -192,3 +201,61 @@ class AutoRecharge:
 
 def _key(attempt: Recharge) -> str:
     return f"recharge:{attempt.attempt}"
+
+
+"""Accounts of one round."""
+
+
+@dataclass(frozen=True, slots=True)
+class Alert:
+    """Below what an account is told: its own threshold, or else the default; and whether it is armed."""
+
+    threshold_nano: int
+    is_default: bool
+    armed: bool
+
+
+class Alerts:
+    """Keeps thresholds and tells of balances. Methods raise `DatabaseError`.
+
+    What counts is what may be spent: the balance and the credit limit. An account is armed when it is seen above, and
+    told when it is seen below and armed, so that a new account without credit is told nothing. A round looks at a
+    bounded number of accounts by their ids and goes on where the last one ended: no index follows balances, which every
+    debit changes.
+    """
+
+    def __init__(self, database: Database, default_nano: int) -> None:
+        """`default_nano` is the threshold of accounts that have none of their own; 0: they are told of debt alone."""
+        self._database, self._default_nano, self._after = database, default_nano, ""
+
+    async def get(self, account_id: str) -> Alert:
+        """Return an account's alert."""
+        row = await self._database.row(_query("alerts_get"), account_id)
+        own = None if row is None else row["threshold_nano"]
+        armed = row is not None and row["armed"]
+        return Alert(self._default_nano if own is None else own, own is None, armed)
+
+    async def put(self, account_id: str, threshold_nano: int | None, *, actor: Actor) -> Alert:
+        """Set an account's threshold; None: the default again. Raises `AccountNotFound`."""
+        before = await self.get(account_id)
+        async with self._database.transaction() as connection:
+            if await connection.fetchval(_query("alerts_put"), account_id, threshold_nano) is None:
+                raise AccountNotFound(f"There is no account {account_id!r}.")
+            said = {"threshold_usd": None if threshold_nano is None else format_usd(threshold_nano)}
+            was = {"threshold_usd": None if before.is_default else format_usd(before.threshold_nano)}
+            await audit.record(connection, actor, "account.alert", account_id, was, said, account_id=account_id)
+        return await self.get(account_id)
+
+    async def round(self) -> int:
+        """Look at `LOOKED_AT` accounts; return how many were told that their balance is low."""
+        async with self._database.transaction() as connection:
+            found = await connection.fetchrow(_query("alerts_look"), self._after, LOOKED_AT, self._default_nano)
+            crossed = [] if found is None else found["crossed"]
+            for each in crossed:
+                data = {
+                    "available_usd": format_usd(each["available_nano"]),
+                    "threshold_usd": format_usd(each["threshold_nano"]),
+                }
+                await emit(connection, each["account_id"], "balance.low", data)
+        self._after = "" if found is None else found["place"]
+        return len(crossed)

@@ -25,7 +25,7 @@ from billing.times import rfc3339
 
 if TYPE_CHECKING:
     from billing.accounts.lots import Lot
-    from billing.payments.alerts import Alert
+    from billing.payments.auto_recharge import Alert
     from billing.payments.coupons import Coupon, Redeemed
     from billing.payments.recharges import Recharge
 

@@ -20,13 +20,6 @@ from billing.shapes.base import Answer, Body, Filter, Id, Moment, Name, PageQuer
 from billing.shapes.quotas import QuotaShape, QuotasOrNull, WindowShape
 from billing.shapes.rules import (
     DEFAULT_SCOPES,
-    MAX_MODEL,
-    MAX_MODELS,
-    MAX_SCOPES,
-    MAX_TAG_NAME,
-    MAX_TAG_VALUE,
-    MAX_TAGS,
-    SCOPE,
     ExpiryBody,
     KeyRefused,
     ModelsBody,
@@ -36,65 +29,19 @@ from billing.shapes.rules import (
     ScopesList,
     ScopesText,
     TagsBody,
+    check_models,
+    check_scopes,
+    check_tags,
+    parse_expiry,
+    parse_scopes,
 )
-from billing.times import TimeError, parse_rfc3339, rfc3339
-
-
-def parse_scopes(given: str | Iterable[str] | None) -> tuple[str, ...]:
-    """Return scopes of a list or a space-separated string, each once; None is the default. Raises `KeyRefused`."""
-    if given is None:
-        return DEFAULT_SCOPES
-    names = given.split() if isinstance(given, str) else given
-    scopes = tuple(dict.fromkeys(names))
-    check_scopes(scopes)
-    return scopes
-
-
-def check_scopes(scopes: tuple[str, ...]) -> None:
-    """Reject scopes that are none, too many or not `word:word`; an operator may add any. Raises `KeyRefused`."""
-    if not 0 < len(scopes) <= MAX_SCOPES:
-        raise KeyRefused("scopes", f"A key has 1 to {MAX_SCOPES} scopes.")
-    for scope in scopes:
-        if SCOPE.fullmatch(scope) is None:
-            raise KeyRefused("scopes", "A scope is word:word in lower case, such as llm:proxy.")
-
-
-def check_models(models: tuple[str, ...] | None) -> None:
-    """Reject what is neither exact names nor prefixes with one `*` at the end. Raises `KeyRefused`."""
-    if models is None:
-        return
-    if not 0 < len(models) <= MAX_MODELS:
-        raise KeyRefused("models", f"models has 1 to {MAX_MODELS} names; null allows every model.")
-    for model in models:
-        if not 0 < len(model) <= MAX_MODEL or "*" in model[:-1]:
-            raise KeyRefused(
-                "models", f"A model is a name of at most {MAX_MODEL} characters, or a prefix with one * at its end."
-            )
-
-
-def check_tags(tags: Mapping[str, str]) -> None:
-    """Reject tags that are too many or too long. Raises `KeyRefused`."""
-    if len(tags) > MAX_TAGS:
-        raise KeyRefused("tags", f"At most {MAX_TAGS} tags.")
-    for name, value in tags.items():
-        if not 0 < len(name) <= MAX_TAG_NAME or len(value) > MAX_TAG_VALUE:
-            raise KeyRefused(
-                "tags", f"A tag's name has 1 to {MAX_TAG_NAME} characters, its value at most {MAX_TAG_VALUE}."
-            )
+from billing.times import rfc3339
 
 
 def check_parallel(bound: int | None) -> None:
     """Reject a bound of requests at once that is not above zero; None is no bound. Raises `KeyRefused`."""
     if bound is not None and not 0 < bound < 2**31:
         raise KeyRefused("max_parallel_requests", "max_parallel_requests must be above zero and below 2^31.")
-
-
-def parse_expiry(given: str | None) -> datetime | None:
-    """Return a time in RFC 3339, or the first moment of a day; None is never. Raises `KeyRefused`."""
-    try:
-        return None if given is None else parse_rfc3339(given)
-    except TimeError as error:
-        raise KeyRefused("expires_at", f"expires_at: {error}.") from error
 
 
 def total_tokens_quota(limit: int) -> tuple[Quota, ...]:

@@ -9,13 +9,15 @@ ApiKeyError
 """
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Annotated, Any, Final, Literal
 
 from msgspec import Meta
 
 from billing.errors import MetergateError
+from billing.times import TimeError, parse_rfc3339
 
 DEFAULT_SCOPES: Final = ("llm:proxy", "billing:read")
 MAX_SCOPES: Final = 32
@@ -144,3 +146,54 @@ class Rule:
     show: Callable[[Any], Any] = _as_it_is
     load: Callable[[Any], Any] = _as_it_is
     store: Callable[[Any], Any] = _as_it_is
+
+
+def parse_scopes(given: str | Iterable[str] | None) -> tuple[str, ...]:
+    """Return scopes of a list or a space-separated string, each once; None is the default. Raises `KeyRefused`."""
+    if given is None:
+        return DEFAULT_SCOPES
+    names = given.split() if isinstance(given, str) else given
+    scopes = tuple(dict.fromkeys(names))
+    check_scopes(scopes)
+    return scopes
+
+
+def check_scopes(scopes: tuple[str, ...]) -> None:
+    """Reject scopes that are none, too many or not `word:word`; an operator may add any. Raises `KeyRefused`."""
+    if not 0 < len(scopes) <= MAX_SCOPES:
+        raise KeyRefused("scopes", f"A key has 1 to {MAX_SCOPES} scopes.")
+    for scope in scopes:
+        if SCOPE.fullmatch(scope) is None:
+            raise KeyRefused("scopes", "A scope is word:word in lower case, such as llm:proxy.")
+
+
+def check_models(models: tuple[str, ...] | None) -> None:
+    """Reject what is neither exact names nor prefixes with one `*` at the end. Raises `KeyRefused`."""
+    if models is None:
+        return
+    if not 0 < len(models) <= MAX_MODELS:
+        raise KeyRefused("models", f"models has 1 to {MAX_MODELS} names; null allows every model.")
+    for model in models:
+        if not 0 < len(model) <= MAX_MODEL or "*" in model[:-1]:
+            raise KeyRefused(
+                "models", f"A model is a name of at most {MAX_MODEL} characters, or a prefix with one * at its end."
+            )
+
+
+def check_tags(tags: Mapping[str, str]) -> None:
+    """Reject tags that are too many or too long. Raises `KeyRefused`."""
+    if len(tags) > MAX_TAGS:
+        raise KeyRefused("tags", f"At most {MAX_TAGS} tags.")
+    for name, value in tags.items():
+        if not 0 < len(name) <= MAX_TAG_NAME or len(value) > MAX_TAG_VALUE:
+            raise KeyRefused(
+                "tags", f"A tag's name has 1 to {MAX_TAG_NAME} characters, its value at most {MAX_TAG_VALUE}."
+            )
+
+
+def parse_expiry(given: str | None) -> datetime | None:
+    """Return a time in RFC 3339, or the first moment of a day; None is never. Raises `KeyRefused`."""
+    try:
+        return None if given is None else parse_rfc3339(given)
+    except TimeError as error:
+        raise KeyRefused("expires_at", f"expires_at: {error}.") from error

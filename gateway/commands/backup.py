@@ -10,11 +10,10 @@ epoch, in which everything is loaded from the ledger again.
 """
 
 import os
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Final
-from urllib.parse import unquote, urlsplit, urlunsplit
 
 import typer
 
@@ -256,7 +255,9 @@ async def _started(
     import asyncio
     from asyncio.subprocess import DEVNULL, PIPE
 
-    target, secret = ((), {}) if url is None else _target(url)
+    from billing.database.urls import program_target
+
+    target, secret = ((), {}) if url is None else program_target(url)
     process = await asyncio.create_subprocess_exec(
         str(_program(name)),
         *options,
@@ -273,20 +274,6 @@ async def _started(
         if process.returncode is None:
             process.kill()
             await process.wait()
-
-
-def _target(url: str) -> tuple[tuple[str, ...], Mapping[str, str]]:
-    """Return the options that name a database, and the variables with its password."""
-    from billing.database.urls import split_url
-
-    parts = urlsplit(split_url(url)[0])
-    who, at, where = parts.netloc.rpartition("@")
-    user, colon, password = who.partition(":")
-    query = [pair for pair in parts.query.split("&") if pair and not pair.startswith("password=")]
-    hidden = [pair.partition("=")[2] for pair in parts.query.split("&") if pair.startswith("password=")]
-    shown = urlunsplit(parts._replace(netloc=f"{user}{at}{where}", query="&".join(query)))
-    secret = hidden[-1] if hidden else password if colon else None
-    return ("--no-password", f"--dbname={shown}"), {} if secret is None else {"PGPASSWORD": unquote(secret)}
 
 
 def _program(name: str) -> Path:

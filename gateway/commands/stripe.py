@@ -15,8 +15,7 @@ from billing.pages import DEFAULT_LIMIT
 
 if TYPE_CHECKING:
     from billing.payment_calls import PaymentCalls
-    from billing.payments.stripe.client import StripeCalls
-    from billing.payments.stripe.endpoint import SyncedEndpoint
+    from billing.payments.stripe.client import StripeCalls, SyncedEndpoint
     from billing.shapes.payment_events import ComparisonShape
 
 WEBHOOK_PATH: Final = "/api/webhooks/stripe"
@@ -70,8 +69,7 @@ async def _synced(address: str) -> tuple["SyncedEndpoint", list[str]]:
     from ulid import ULID
 
     from billing.payments.port import PaymentError, PaymentProviderUnavailable
-    from billing.payments.stripe.client import API_BASE, StripeAccess, StripeCalls
-    from billing.payments.stripe.endpoint import sync_endpoint
+    from billing.payments.stripe.client import API_BASE, StripeAccess, StripeCalls, sync_endpoint
     from gateway.commands.misuse import explained_misuse
     from gateway.config.environment import command_environment
 
@@ -97,7 +95,7 @@ async def _synced(address: str) -> tuple["SyncedEndpoint", list[str]]:
 async def _price_faults(calls: "StripeCalls") -> list[str]:
     """Return what is wrong with the prices of the plans in the configuration's files."""
     from billing.payments.objects import NANO_PER_CENT
-    from billing.payments.stripe.endpoint import price_faults
+    from billing.payments.stripe.client import price_faults
     from gateway.commands.misuse import explained_misuse
     from gateway.config.settings import load_settings
 

@@ -12,8 +12,8 @@ models.py       metergate.yaml: models
 providers.py    metergate.yaml: providers, and what a kind fills in; targets.py  base URLs, keys and cool-down
 defaults.py     metergate.yaml: defaults, each with its bounds
 identity.py     metergate.yaml: identity
-payments.py     metergate.yaml: payments
-plans.py        plans.yaml into plans; plan_follower.py  which content of it is in force for all gateways
+plans.py        plans.yaml into plans, metergate.yaml: payments; plan_follower.py  which content of plans.yaml is in
+                force for all gateways
 prices.py       prices.yaml into a price table; price_file.py follows the file while a gateway runs
 shipped/        the three files as they are shipped; `config/` of a checkout is a link to it
 """

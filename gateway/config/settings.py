@@ -8,10 +8,10 @@ here.
 
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
-from ipaddress import ip_address
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
+from billing.addresses import is_this_machine
 from billing.plans import Plan, upgrade_cycles
 from billing.price_table import METER_PROVIDER, PriceTable
 from gateway.config.defaults import Limits, read_defaults
@@ -28,8 +28,14 @@ from gateway.config.files import (
 )
 from gateway.config.identity import IdentityConfig, read_identity
 from gateway.config.models import ModelConfig, read_models, unpriced_models
-from gateway.config.payments import PaymentsConfig, read_payments
-from gateway.config.plans import VERSION, read_plans, read_plans_version, with_stripe_prices
+from gateway.config.plans import (
+    VERSION,
+    PaymentsConfig,
+    read_payments,
+    read_plans,
+    read_plans_version,
+    with_stripe_prices,
+)
 from gateway.config.prices import read_prices
 from gateway.config.problems import ConfigError, Problem, Problems
 from gateway.config.providers import ProviderConfig, read_providers
@@ -139,11 +145,7 @@ def load_settings(environ: Mapping[str, str], *, mode: Mode = "serve", with_pric
 
 def listens_here(settings: Settings) -> bool:
     """Return whether the gateway is reached from its own machine alone."""
-    host = settings.listen_addr.rpartition(":")[0].strip("[]")
-    try:
-        return ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"
+    return is_this_machine(settings.listen_addr.rpartition(":")[0])
 
 
 def public_url(settings: Settings) -> str:

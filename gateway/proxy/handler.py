@@ -30,7 +30,7 @@ from gateway.server import limit_refusals, refusals
 from gateway.server.bodies import UNCOUNTED_BYTES, Bodies, Kept
 from gateway.server.exchange import BodyTooLarge
 from gateway.server.ids import Ulids
-from gateway.server.refusals import Links, Refusal, Refuse
+from gateway.server.refusals import Refusal, Refuse
 
 if TYPE_CHECKING:
     from billing.effects import Effects
@@ -45,6 +45,7 @@ if TYPE_CHECKING:
     from gateway.proxy.routing import Router
     from gateway.proxy.stored import StoredObjects
     from gateway.server.exchange import Exchange
+    from gateway.server.limit_refusals import Links
     from gateway.tokens import Tokenizer
 
 logger = logging.getLogger(__name__)

@@ -25,7 +25,7 @@ from gateway.dialects.exceptions import BadRequest
 from gateway.server import limit_refusals, refusals
 from gateway.server.bodies import Bodies, Kept, TooManyBytes
 from gateway.server.exchange import BadBody, BodyTooLarge, Exchange
-from gateway.server.refusals import Links, Refuse
+from gateway.server.refusals import Refuse
 
 if TYPE_CHECKING:
     from billing.effects import Effects
@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from gateway.dialects.base import Match
     from gateway.dialects.facts import ParsedRequest
     from gateway.proxy.routing import Router
+    from gateway.server.limit_refusals import Links
 
 PROXY_SCOPE: Final = "llm:proxy"
 TAGS_HEADER: Final = istr("X-Metergate-Tags")

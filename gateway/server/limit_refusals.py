@@ -1,4 +1,5 @@
-"""Refusals of what balance, windows or concurrency do not admit (docs/limits.md). This file owns their wording.
+"""Refusals of what balance, windows or concurrency do not admit (docs/limits.md). This file owns their wording,
+and where they lead (`Links`).
 
 What was used is distinguished from what running requests hold and may give back: 402 and `quota_exceeded` say that a
 request would not fit even if nothing ran, `capacity_held` that it would.
@@ -7,6 +8,7 @@ request would not fit even if nothing ran, `capacity_held` that it would.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Final
 
@@ -14,12 +16,62 @@ from billing.holds.decision import Exhausted, InsufficientBalance, QuotaExceeded
 from billing.money import format_usd
 from billing.quotas import Metric, Window, window_end_s
 from gateway.server.ids import BALANCE
-from gateway.server.refusals import Links, Refusal
+from gateway.server.refusals import Refusal
 
 if TYPE_CHECKING:
+    from billing.plans import Plan
     from billing.principals import Principal
+    from billing.quotas import Quota
 
 RETRY_WITHIN_S: Final = 60
+SETUP_COMMAND: Final = "metergate billing setup"
+"""What a customer runs to get to the page where credit is bought."""
+
+
+@dataclass(frozen=True, slots=True)
+class Links:
+    """Where a refusal leads: the operator's own page (FRONTEND_URL), None where there is none; the plans to upgrade to;
+    and the gateway's page that says how credit is bought (`pay_url`), None where payments are off."""
+
+    frontend_url: str | None
+    plans: Mapping[str, Plan]
+    pay_url: str | None = None
+
+    @property
+    def setup_url(self) -> str | None:
+        """Return the page where an account gets credit."""
+        return self.frontend_url or self.pay_url
+
+    @property
+    def next(self) -> str | None:
+        """Return the command that buys credit; None where payments are off."""
+        return None if self.pay_url is None else SETUP_COMMAND
+
+    def credit(self, account_id: str) -> str:
+        """Return how an account gets credit."""
+        bought = "" if self.pay_url is None else f"buy credit with `{SETUP_COMMAND}`, or "
+        return f"{bought}ask {self._operator} for credit (`metergate operator grant {account_id} AMOUNT_USD`)"
+
+    def activation(self, account_id: str) -> str:
+        """Return how an account that may not spend gets active again."""
+        command = f"`metergate operator account set {account_id} --status active`"
+        return f"ask {self._operator} to make it active again ({command})"
+
+    @property
+    def _operator(self) -> str:
+        return "whoever runs this gateway" + (f" ({self.frontend_url})" if self.frontend_url else "")
+
+    def upgrade(self, plan: Plan, quota: Quota) -> dict[str, object] | None:
+        """Return the next plan, or None where there is none, or where it does not raise this quota of the plan's."""
+        better = self.plans.get(plan.upgrade_to or "")
+        if better is None or any(each.tag == quota.tag and each.limit <= quota.limit for each in better.quotas):
+            return None
+        price_usd, url = format_usd(better.price_nano), self.upgrade_url(better)
+        return {"plan": better.id, "name": better.name, "price_usd": price_usd, "url": url}
+
+    def upgrade_url(self, plan: Plan) -> str | None:
+        """Return the page where a plan is bought: the operator's own, else the gateway's, where payments are on."""
+        return self.frontend_url or (None if self.pay_url is None else f"{self.pay_url}/plans/{plan.id}")
 
 
 def of_decision(refused: Refused, principal: Principal, links: Links) -> Refusal:

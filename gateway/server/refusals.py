@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Final
 from aiohttp import web
 
 from billing.errors import INCORRECT_KEY, LISTED, MetergateError
-from billing.money import format_usd
 from billing.plans import API_ACCESS
 from gateway.dialects.openai import errors as openai_errors
 from gateway.server.ids import REQUEST_ID
@@ -21,7 +20,6 @@ from gateway.upstream.base import AccountBusy, UpstreamBusy, UpstreamTimeout
 if TYPE_CHECKING:
     from billing.keys.presented import DifferentKeys
     from billing.plans import Plan
-    from billing.quotas import Quota
     from gateway.dialects.base import Envelope
     from gateway.server.exchange import Exchange
 
@@ -72,56 +70,6 @@ class Refuse(MetergateError):
     def __init__(self, refusal: Refusal) -> None:
         super().__init__(refusal.code)
         self.refusal = refusal
-
-
-SETUP_COMMAND: Final = "metergate billing setup"
-"""What a customer runs to get to the page where credit is bought."""
-
-
-@dataclass(frozen=True, slots=True)
-class Links:
-    """Where a refusal leads: the operator's own page (FRONTEND_URL), None where there is none; the plans to upgrade to;
-    and the gateway's page that says how credit is bought (`pay_url`), None where payments are off."""
-
-    frontend_url: str | None
-    plans: Mapping[str, Plan]
-    pay_url: str | None = None
-
-    @property
-    def setup_url(self) -> str | None:
-        """Return the page where an account gets credit."""
-        return self.frontend_url or self.pay_url
-
-    @property
-    def next(self) -> str | None:
-        """Return the command that buys credit; None where payments are off."""
-        return None if self.pay_url is None else SETUP_COMMAND
-
-    def credit(self, account_id: str) -> str:
-        """Return how an account gets credit."""
-        bought = "" if self.pay_url is None else f"buy credit with `{SETUP_COMMAND}`, or "
-        return f"{bought}ask {self._operator} for credit (`metergate operator grant {account_id} AMOUNT_USD`)"
-
-    def activation(self, account_id: str) -> str:
-        """Return how an account that may not spend gets active again."""
-        command = f"`metergate operator account set {account_id} --status active`"
-        return f"ask {self._operator} to make it active again ({command})"
-
-    @property
-    def _operator(self) -> str:
-        return "whoever runs this gateway" + (f" ({self.frontend_url})" if self.frontend_url else "")
-
-    def upgrade(self, plan: Plan, quota: Quota) -> dict[str, object] | None:
-        """Return the next plan, or None where there is none, or where it does not raise this quota of the plan's."""
-        better = self.plans.get(plan.upgrade_to or "")
-        if better is None or any(each.tag == quota.tag and each.limit <= quota.limit for each in better.quotas):
-            return None
-        price_usd, url = format_usd(better.price_nano), self.upgrade_url(better)
-        return {"plan": better.id, "name": better.name, "price_usd": price_usd, "url": url}
-
-    def upgrade_url(self, plan: Plan) -> str | None:
-        """Return the page where a plan is bought: the operator's own, else the gateway's, where payments are on."""
-        return self.frontend_url or (None if self.pay_url is None else f"{self.pay_url}/plans/{plan.id}")
 
 
 def invalid_key() -> Refusal:

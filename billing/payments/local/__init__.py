@@ -7,8 +7,7 @@ cards     the test cards and what a payment by each comes to
 store     its objects, keys, pages and events in Postgres
 provider  LocalProvider: the port
 bills     subscriptions by the month: invoices, renewals, changes, prorations
-acts      what the buttons of its pages do
 html      its pages as HTML                               pure
-web       the endpoints under /pay
+web       the endpoints under /pay, and what the buttons of its pages do
 sql/      its statements
 """

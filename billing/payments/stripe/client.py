@@ -1,26 +1,33 @@
-"""Stripe's library: the one place that imports it, how it is set up, and what its errors mean.
+"""Stripe's library: the one place that imports it, how it is set up, what its errors mean; and an operator's set-up.
 
 Measured with stripe 16.1.0: without `max_network_retries` of its own a client never retries, whatever the library's
 global says; the default client for asyncio wants httpx; an address that is left out of `base_addresses` leads to the
 real Stripe; and keys of idempotency that are not given are made anew by each call.
+
+Set up at Stripe are the webhook endpoint, made and pinned, and the prices of plans, looked at. An endpoint without a
+version follows the account's default, whose fields move; and an endpoint's version can't be changed. So one of another
+version is replaced: the new one is made first, then the old one is disabled.
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, Literal
 
 import stripe
 from aiohttp import ClientTimeout
 
+from billing.payments.objects import CURRENCY
 from billing.payments.port import CustomerGone, PaymentProviderUnavailable, PaymentRefused
 from billing.payments.stripe.parameters import KEY_EXPECTED, LIVE_KEYS, TEST_KEYS
+from billing.payments.stripe.signatures import ENDPOINT_EVENTS
 
 if TYPE_CHECKING:
     from billing.payments.stripe.parameters import Params
+
 
 API_VERSION: Final = "2026-10-28.endive"
 """The version whose objects `objects` reads. It is sent with each call, so that the account's own doesn't matter."""
@@ -189,3 +196,69 @@ async def declined_by(call: Awaitable[dict[str, Any]]) -> dict[str, Any] | Decli
         intent_id = intent.get("id") if isinstance(intent, dict) else None
         decline = said.get("decline_code") if isinstance(said, dict) else None
         return Decline(intent_id, decline or error.code or "card_declined")
+
+
+@dataclass(frozen=True, slots=True)
+class SyncedEndpoint:
+    """The endpoint as it is now. Its `secret` is known only where it was made now."""
+
+    id: str
+    done: Literal["created", "updated", "unchanged"]
+    disabled: tuple[str, ...] = ()
+    secret: str | None = field(default=None, repr=False)
+
+
+async def sync_endpoint(calls: StripeCalls, url: str, key: str) -> SyncedEndpoint:
+    """Bring the endpoint at `url` to our version and events; `key` is a new idempotency key. Raises
+    `port.PaymentError`."""
+    service = calls.api.webhook_endpoints
+    ours = [each for each in await calls.all_of(service.list_async, {}) if each["url"] == url]
+    fitting = [each for each in ours if each["api_version"] == API_VERSION]
+    others = [each for each in ours if each not in fitting[:1] and each["status"] == "enabled"]
+    disabled = tuple(each["id"] for each in others)
+    if fitting:
+        synced = SyncedEndpoint(fitting[0]["id"], await _update(calls, fitting[0], key), disabled)
+    else:
+        params = {"url": url, "api_version": API_VERSION, "enabled_events": list(ENDPOINT_EVENTS)}
+        made = await calls.write(service.create_async, params=params, key=f"{key}:create")
+        synced = SyncedEndpoint(made["id"], "created", disabled, made["secret"])
+    for each in disabled:
+        await calls.write(service.update_async, each, params={"disabled": True}, key=f"{key}:{each}")
+    return synced
+
+
+async def _update(calls: StripeCalls, endpoint: Mapping[str, Any], key: str) -> Literal["updated", "unchanged"]:
+    """Have an endpoint told of all that we act on; what else it is told of stays."""
+    told = list(endpoint["enabled_events"])
+    missing = [] if told == ["*"] else [each for each in ENDPOINT_EVENTS if each not in told]
+    if not missing and endpoint["status"] == "enabled":
+        return "unchanged"
+    params = {"enabled_events": told + missing, "disabled": False}
+    service = calls.api.webhook_endpoints
+    await calls.write(service.update_async, endpoint["id"], params=params, key=f"{key}:update")
+    return "updated"
+
+
+async def price_faults(calls: StripeCalls, prices: Mapping[str, int]) -> Sequence[str]:
+    """Return what is wrong with plans' prices at Stripe, a sentence each; `prices` are the cents that each is to cost a
+    month. Raises `port.PaymentError`."""
+    faults = []
+    for price_id, cents in prices.items():
+        found = await calls.find(calls.api.prices.retrieve_async, price_id)
+        if found is None:
+            faults.append(f"{price_id}: Stripe has no such price in the mode of this key.")
+            continue
+        said = (found["currency"], found["unit_amount"], _interval(found), found["active"])
+        if said != (CURRENCY, cents, "month", True):
+            currency, amount, interval, active = said
+            state = "" if active else ", and it is not active"
+            faults.append(f"{price_id}: {amount} {currency} a {interval}, not {cents} {CURRENCY} a month{state}.")
+    return faults
+
+
+def _interval(price: Mapping[str, Any]) -> str:
+    recurring = price.get("recurring")
+    if recurring is None:
+        return "payment"
+    count = recurring["interval_count"]
+    return str(recurring["interval"]) if count == 1 else f"{count} {recurring['interval']}s"

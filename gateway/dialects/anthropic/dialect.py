@@ -16,8 +16,7 @@ from msgspec import Raw
 from billing.usage import MAX_COUNT
 from gateway.dialects.anthropic.content import MESSAGES, count_parts, input_tokens, output_of, output_of_part
 from gateway.dialects.anthropic.envelopes import REQUEST_ID, error_body, error_headers
-from gateway.dialects.anthropic.streams import AnthropicEvents
-from gateway.dialects.anthropic.usage import counted_from_json, usage_from_json
+from gateway.dialects.anthropic.usage import AnthropicEvents, counted_from_json, usage_from_json
 from gateway.dialects.anthropic.work import BETA, TOOL_SYSTEM_TOKENS, WORK_FIELDS, check_betas, read_work
 from gateway.dialects.base import Endpoint, Head, Match
 from gateway.dialects.events import EVENT_STREAM

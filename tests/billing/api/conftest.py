@@ -20,7 +20,7 @@ from billing.identity.members import Members
 from billing.identity.organizations import Organizations
 from billing.keys.secrets import secret_digest
 from billing.notices.endpoints import EndpointRules, Endpoints
-from billing.payments.alerts import Alerts
+from billing.payments.auto_recharge import Alerts
 from billing.payments.coupons import Coupons
 from billing.plans import DEFAULT_PLAN
 from billing.principals import Principal

@@ -7,7 +7,7 @@ from typing import Any, Final
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
-from billing.api import audit, organizations, own_keys, reads
+from billing.api import organizations, oversight, own_keys
 from billing.api.route import Access, Route
 from billing.identity.organizations import Organization
 from billing.identity.permissions import ROLES, SCOPES
@@ -24,7 +24,7 @@ MARK: Final = "xyzzy"
 QUOTA: Final = {"window": "day", "metric": "tokens", "limit": 9}
 ROUTES: Final = tuple(
     route
-    for module in (organizations, own_keys, reads, audit)
+    for module in (organizations, own_keys, oversight)
     for route in module.ROUTES
     if route.access in (Access.caller, Access.person, Access.key)
 )

@@ -3,7 +3,7 @@ from dataclasses import replace
 import pytest
 from msgspec import structs
 
-from billing.api.reads import image_identity
+from billing.api.oversight import image_identity
 from billing.api.services import Services
 from billing.shapes.operation import ImageShape
 from tests.billing.api.support import Api, serving

@@ -263,7 +263,7 @@ async def test_the_password_is_not_sent_without_tls_to_another_machine(
     billing: Billing, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     await written(billing, ADA)
-    monkeypatch.setattr("billing.identity.mailer._is_here", lambda host: False)
+    monkeypatch.setattr("billing.identity.mailer.is_this_machine", lambda host: False)
     mailbox = Mailbox()
     with mail_server(mailbox, authenticator=accepts, auth_require_tls=False) as port:
         await mailer_of(billing, Smtp("127.0.0.1", port, FROM, "mailer", "a secret of ours")).round()

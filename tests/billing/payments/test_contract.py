@@ -12,9 +12,9 @@ from typing import Any, Literal
 import pytest
 from ulid import ULID
 
-from billing.payments.local.acts import Acts
 from billing.payments.local.provider import LocalProvider
 from billing.payments.local.store import LocalStore
+from billing.payments.local.web import Acts
 from billing.payments.objects import Checkout, Customer, Dispute, Invoice, ObjectRef, Payment, Refund, Subscription
 from billing.payments.port import (
     CustomerGone,

@@ -12,7 +12,7 @@ import pytest
 
 from billing.cli import REFUSED, USAGE
 from billing.database.connection import Database
-from gateway.commands.backup import _target
+from billing.database.urls import program_target
 from tests.gateway.commands.test_commands import with_host
 from tests.support.commands import Shell, do_curl
 
@@ -133,6 +133,6 @@ def test_one_of_a_newer_version_is_refused(shell: Shell, database_url: str, redi
     ],
 )
 def test_no_password_is_an_argument(url: str, shown: str, password: str | None) -> None:
-    options, secret = _target(url)
+    options, secret = program_target(url)
     assert options == ("--no-password", f"--dbname={shown}")
     assert secret == ({} if password is None else {"PGPASSWORD": password})

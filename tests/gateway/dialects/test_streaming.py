@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from billing.usage import Usage
 from gateway.dialects import streaming
-from gateway.dialects.anthropic.streams import AnthropicEvents
+from gateway.dialects.anthropic.usage import AnthropicEvents
 from gateway.dialects.events import event_data
 from gateway.dialects.openai.output import OpenAIEvents
 from gateway.dialects.streaming import MAX_EVENT_BYTES, SseTap

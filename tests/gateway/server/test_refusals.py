@@ -15,7 +15,7 @@ from billing.principals import Limit, Principal
 from billing.quotas import Metric, Quota, Window
 from gateway.config.settings import ModelConfig, Settings
 from gateway.server import limit_refusals, refusals
-from gateway.server.refusals import Links
+from gateway.server.limit_refusals import Links
 from tests.gateway.conftest import Gateway, Handler, MakeGateway, chat
 from tests.support.gateways import (
     BOUND_S,

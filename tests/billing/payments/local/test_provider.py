@@ -8,10 +8,10 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from billing.errors import StoreError
-from billing.payments.local.acts import Acts
 from billing.payments.local.html import CheckoutView, view_page
 from billing.payments.local.provider import LocalProvider
 from billing.payments.local.store import LocalStore
+from billing.payments.local.web import Acts
 from billing.payments.objects import Event, Invoice, ObjectRef, Payment, Subscription
 from billing.payments.port import (
     CustomerGone,

@@ -1,7 +1,6 @@
 """What is set up at Stripe: the endpoint is made, pinned, told of all that we act on; prices are looked at."""
 
-from billing.payments.stripe.client import API_VERSION
-from billing.payments.stripe.endpoint import price_faults, sync_endpoint
+from billing.payments.stripe.client import API_VERSION, price_faults, sync_endpoint
 from billing.payments.stripe.provider import StripePayments
 from billing.payments.stripe.signatures import ENDPOINT_EVENTS
 from tests.support.stripe_fake import FakeStripe

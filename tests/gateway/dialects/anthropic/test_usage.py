@@ -9,8 +9,7 @@ from hypothesis import strategies as st
 
 from billing.usage import Usage
 from gateway.dialects.anthropic.content import output_of, output_of_part
-from gateway.dialects.anthropic.streams import AnthropicEvents
-from gateway.dialects.anthropic.usage import counted_from_json, usage_from_json
+from gateway.dialects.anthropic.usage import AnthropicEvents, counted_from_json, usage_from_json
 from gateway.dialects.exceptions import GarbageAnswer
 from gateway.dialects.facts import Reported
 from gateway.dialects.streaming import SseTap

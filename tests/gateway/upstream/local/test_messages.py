@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from gateway.dialects.anthropic.streams import AnthropicEvents
+from gateway.dialects.anthropic.usage import AnthropicEvents
 from gateway.dialects.streaming import SseTap
 from gateway.upstream.local.provider import LocalTransport
 from tests.support.local_answers import ask, request

@@ -1,0 +1,175 @@
+"""What operators look after, behind the admin key: refused requests, providers, people; and which image runs, which is
+open.
+
+Of people (/api/admin/users): who is let in, who is an operator, and who owns an organization that nobody looks after
+any more. The audit log is /api/admin/audit for operators, /api/account/audit of an account for who has `audit:read`
+there.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Final
+
+from billing.api.errors import BadRequest, NotFound, Unavailable
+from billing.api.requests import listing, moment, page_asked
+from billing.api.route import Access, Call, Route
+from billing.audit import AuditFilter
+from billing.errors import StoreError
+from billing.identity.permissions import AUDIT_READ
+from billing.pages import Page
+from billing.shapes.admin_users import UserDetailShape, UserPatch, UserShape, UsersQuery, user_detail_shape, user_shape
+from billing.shapes.audit import AuditQuery, AuditShape, OwnAuditQuery, audit_shape
+from billing.shapes.base import Listing
+from billing.shapes.operation import ImageShape, ProviderShape, RefusedQuery, RefusedShape, refused_shape
+from billing.shapes.organizations import MemberShape, member_shape
+
+REFUSALS: Final = "/api/admin/refusals"
+PROVIDERS: Final = "/api/admin/providers"
+_IMAGE: Final = re.compile(
+    r"(?P<name>[^\s:@]+(?::\d+(?=/)[^\s:@]*)?):(?P<tag>[A-Za-z0-9_][A-Za-z0-9_.-]{0,127})(?:@sha256:[0-9a-f]{64})?",
+    re.ASCII,
+)
+_COMMIT: Final = re.compile(r"sha-([0-9a-f]{40})")
+
+
+async def list_refusals(call: Call, query: RefusedQuery) -> Listing[RefusedShape]:
+    """List the last requests that were refused, newest first, on one page."""
+    with _redis_needed():
+        found = await call.services.refused.newest(query.limit, key_id=query.key_id, account_id=query.account_id)
+    return listing(Page(tuple(found), None), refused_shape)
+
+
+async def get_refusal(call: Call) -> RefusedShape:
+    """Return a refused request by its x-request-id, as long as it is kept."""
+    request_id = call.id("request_id")
+    with _redis_needed():
+        found = await call.services.refused.find(request_id)
+    if found is None:
+        raise NotFound(f"No refusal of {request_id!r} is kept.")
+    return refused_shape(found)
+
+
+@contextmanager
+def _redis_needed(what: str = "the refusals") -> Iterator[None]:
+    try:
+        yield
+    except StoreError as error:
+        raise Unavailable(f"Redis, which has {what}, is temporarily unavailable; try again.") from error
+
+
+async def list_providers(call: Call) -> Listing[ProviderShape]:
+    """List the providers of the configuration, whether they are on, and the health of their base URLs and keys as the
+    gateways have found it."""
+    with _redis_needed("the health of providers"):
+        found = await call.services.providers()
+    return Listing(data=found, next_cursor=None)
+
+
+async def ping(call: Call) -> ImageShape:
+    """Return which image runs, from the variable IMAGE; what can't be read from it is empty."""
+    return image_identity(call.services.image)
+
+
+def image_identity(image: str) -> ImageShape:
+    """Return what an image's name says: `registry/name:sha-<40 hex>` gives all four fields; another tag gives no commit
+    and is the version itself; all are empty when the name is missing or malformed."""
+    match = _IMAGE.fullmatch(image)
+    if match is None:
+        return ImageShape()
+    tag = match["tag"]
+    sha = _COMMIT.fullmatch(tag)
+    commit = sha[1] if sha else ""
+    return ImageShape(image=image, tag=tag, commit=commit, version=commit or tag)
+
+
+async def list_audit(call: Call, query: AuditQuery) -> Listing[AuditShape]:
+    """List what was done, newest first."""
+    only = AuditFilter(
+        account_id=query.account_id,
+        user_id=query.user_id,
+        actor=query.actor,
+        action=query.action,
+        since=moment("since", query.since),
+        until=moment("until", query.until),
+    )
+    return listing(await call.services.audit.page(only, *page_asked(query)), audit_shape)
+
+
+async def list_own_audit(call: Call, query: OwnAuditQuery) -> Listing[AuditShape]:
+    """List what was done to the account, newest first. Operators' addresses are left out."""
+    only = AuditFilter(
+        account_id=call.account_id,
+        actor=query.actor,
+        action=query.action,
+        since=moment("since", query.since),
+        until=moment("until", query.until),
+        own=True,
+    )
+    return listing(await call.services.audit.page(only, *page_asked(query)), audit_shape)
+
+
+USERS: Final = "/api/admin/users"
+USER: Final = "/api/admin/users/{user_id}"
+OWNER: Final = "/api/admin/orgs/{org_id}/owners/{user_id}"
+
+
+async def list_users(call: Call, query: UsersQuery) -> Listing[UserShape]:
+    """List people, newest first."""
+    email = None if query.email is None else query.email.strip().lower()
+    page = await call.services.users.page(*page_asked(query), status=query.status, email=email)
+    return listing(page, user_shape)
+
+
+async def get_user(call: Call) -> UserDetailShape:
+    """Return a user, and the organizations that they belong to."""
+    return await _detail(call, call.id("user_id"))
+
+
+async def update_user(call: Call, body: UserPatch) -> UserDetailShape:
+    """Let a user in or out, or make them an operator or none. Who is disabled is signed out everywhere at once, and is
+    no operator any more; API keys stay, unless they are to be revoked, too."""
+    user_id, users = call.id("user_id"), call.services.users
+    before = await users.get(user_id)
+    if body.status == "disabled" and body.operator is True:
+        raise BadRequest("Who is disabled can't be an operator.", "operator")
+    if body.status == "disabled":
+        await users.disable(user_id, call.actor)
+    elif body.status == "active":
+        await (users.enable if before.status == "disabled" else users.approve)(user_id, call.actor)
+    if isinstance(body.operator, bool):
+        await users.set_operator(user_id, body.operator, call.actor)
+    if body.revoke_keys:
+        await call.services.credentials.revoke_keys(user_id, call.actor)
+    return await _detail(call, user_id)
+
+
+async def appoint_owner(call: Call) -> MemberShape:
+    """Make a user an owner of an organization, whether they are a member or not: where its only owner was disabled,
+    nobody else can."""
+    return member_shape(await call.services.members.appoint(call.id("org_id"), call.id("user_id"), call.actor))
+
+
+async def _detail(call: Call, user_id: str) -> UserDetailShape:
+    users = call.services.users
+    return user_detail_shape(await users.get(user_id), await users.organizations(user_id))
+
+
+ROUTES: Final = (
+    Route("GET", REFUSALS, list_refusals, Access.admin, Listing[RefusedShape], query=RefusedQuery),
+    Route("GET", f"{REFUSALS}/{{request_id}}", get_refusal, Access.admin, RefusedShape),
+    Route("GET", PROVIDERS, list_providers, Access.admin, Listing[ProviderShape]),
+    Route("GET", "/api/ping", ping, Access.anyone, ImageShape),
+    Route("GET", "/api/admin/audit", list_audit, Access.admin, Listing[AuditShape], query=AuditQuery),
+    Route(
+        *("GET", "/api/account/audit", list_own_audit, Access.caller, Listing[AuditShape]),
+        query=OwnAuditQuery,
+        scope=AUDIT_READ,
+    ),
+    Route("GET", USERS, list_users, Access.admin, Listing[UserShape], query=UsersQuery),
+    Route("GET", USER, get_user, Access.admin, UserDetailShape),
+    Route("PATCH", USER, update_user, Access.admin, UserDetailShape, body=UserPatch),
+    Route("PUT", OWNER, appoint_owner, Access.admin, MemberShape, errors=(404, 409)),
+)
