@@ -8,7 +8,7 @@ from billing.api.errors import NotFound, QuotaExceeded
 from billing.api.route import REPLAYED_HEADER, Access, Call, Route, customer_read
 from billing.api.usage import balance_of
 from billing.errors import StoreError
-from billing.identity.permissions import BILLING_SETUP
+from billing.identity.permissions import BILLING_READ, BILLING_SETUP
 from billing.money import format_usd
 from billing.shapes.payments import PlansShape, plan_shape
 from billing.shapes.subscriptions import (
@@ -174,7 +174,9 @@ _OF_PROVIDER: Final = (409, 503)
 ROUTES: Final = (
     customer_read("/api/billing/status", get_billing_status, StatusShape),
     Route("GET", "/api/admin/plans", list_plans_in_force, Access.admin, PlansShape),
-    customer_read(SUBSCRIPTION, get_subscription, SubscriptionShape),
+    Route(
+        *("GET", SUBSCRIPTION, get_subscription, Access.caller, SubscriptionShape), scope=BILLING_READ, errors=(404,)
+    ),
     Route(
         *("PUT", SUBSCRIPTION, change_subscription, Access.caller, SubscriptionShape),
         body=PlanChange,

@@ -109,9 +109,12 @@ def _exporter_source(given: object, region: str, token: Secret | None) -> Export
 def read_listen_addr(read: Reader) -> str:
     """Return where the gateway listens."""
     expected = "an address and a port such as 0.0.0.0:8080"
-    return joined_address(
-        *read.parsed("LISTEN_ADDR", parse_listen, expected, UP_LISTEN if read.mode == "up" else LISTEN)
-    )
+    return joined_address(*read.parsed("LISTEN_ADDR", parse_listen, expected, UP_LISTEN if _is_up(read) else LISTEN))
+
+
+def _is_up(read: Reader) -> bool:
+    """Return whether the gateway is that of `metergate up`: also for a command on its data folder."""
+    return read.mode == "up" or (read.mode == "command" and read.given("DATABASE_URL") is None)
 
 
 def read_database_url(read: Reader) -> Secret | None:
@@ -174,8 +177,7 @@ def read_payment_provider(read: Reader) -> PaymentProvider | None:
     """Return the payment provider; None: payments are off. A gateway must not take local payments for real ones only
     because nobody named the provider: it is local by itself for `up` alone, and never beside a key of Stripe's."""
     has_stripe_key = read.given("STRIPE_API_KEY") is not None or read.given("STRIPE_SECRET_KEY") is not None
-    is_up = read.mode == "up" or (read.mode == "command" and read.given("DATABASE_URL") is None)
-    name = read.text("PAYMENT_PROVIDER") or ("stripe" if has_stripe_key else "local" if is_up else "")
+    name = read.text("PAYMENT_PROVIDER") or ("stripe" if has_stripe_key else "local" if _is_up(read) else "")
     if name not in ("local", "stripe", ""):
         read.wrong("PAYMENT_PROVIDER", "local or stripe")
         return None

@@ -95,7 +95,8 @@ def test_up_listens_on_this_machine_alone() -> None:
     assert read("up").listen_addr == "127.0.0.1:8080"
     assert read("up", LISTEN_ADDR=":9000").listen_addr == "0.0.0.0:9000"
     assert read("up", LISTEN_ADDR="[::1]:9000").listen_addr == "[::1]:9000"
-    assert read("command").listen_addr == "0.0.0.0:8080"
+    assert read("command").listen_addr == "127.0.0.1:8080"  # as it works on the data folder of `up`
+    assert read("serve").listen_addr == read("command", DATABASE_URL="postgresql://db/m").listen_addr == "0.0.0.0:8080"
 
 
 @pytest.mark.parametrize(
