@@ -111,14 +111,14 @@ MetergateError
 |   +-- SubscriptionRefused        billing.payments.subscriptions
 +-- QuotaError                     billing.quotas
 +-- PriceError                     billing.rates
-+-- BadMeasure                     billing.services.charges
-+-- MeterNotPriced                 billing.services.charges
-+-- Busy                           billing.services.claims
-+-- EventConflict                  billing.services.claims
-+-- EventRefused                   billing.services.claims
-+-- NotAdmitted                    billing.services.claims
-+-- UnknownAccount                 billing.services.claims
-+-- UnknownHold                    billing.services.service_holds
++-- BadMeasure                     billing.metering.charges
++-- MeterNotPriced                 billing.metering.charges
++-- Busy                           billing.metering.claims
++-- EventConflict                  billing.metering.claims
++-- EventRefused                   billing.metering.claims
++-- NotAdmitted                    billing.metering.claims
++-- UnknownAccount                 billing.metering.claims
++-- UnknownHold                    billing.metering.service_holds
 +-- ApiKeyError                    billing.shapes.rules
 |   +-- KeyConflict                billing.shapes.rules
 |   +-- KeyNotFound                billing.shapes.rules

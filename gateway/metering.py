@@ -11,18 +11,18 @@ from aiohttp import web
 from billing.api.route import REQUEST_ID
 from billing.api.services import Meters
 from billing.keys.principals import service_name
-from billing.services.events import EventWriter
-from billing.services.metering import Desk, Metering, ServiceRules
-from billing.services.service_holds import ServiceHolds
+from billing.metering.events import EventWriter
+from billing.metering.metering import Desk, Metering, ServiceRules
+from billing.metering.service_holds import ServiceHolds
 from gateway.server import limit_refusals
 
 if TYPE_CHECKING:
     from billing.database.connection import Database
     from billing.holds.cache import PrincipalCache
     from billing.holds.engine import Engine
+    from billing.metering.claims import NotAdmitted, Payer
     from billing.price_table import PriceTable
     from billing.principals import Principal
-    from billing.services.claims import NotAdmitted, Payer
     from gateway.config.settings import Settings
     from gateway.server.limit_refusals import Links
 

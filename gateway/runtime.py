@@ -29,13 +29,13 @@ from billing.keys.keys import ApiKeys
 from billing.keys.principals import Principals
 from billing.keys.secrets import secret_digest, well_formed
 from billing.ledger.reports import Reports
+from billing.metering.features import Features
 from billing.notices.endpoints import EndpointRules, Endpoints
 from billing.notices.exhausted import ExhaustedNotices
 from billing.payments.assembly import PaymentParts, deployment_of
 from billing.payments.auto_recharge import Alerts
 from billing.payments.coupons import Coupons
 from billing.refused import RefusedRequests, RefusedRules
-from billing.services.features import Features
 from gateway.config.models import unknown_models
 from gateway.config.plan_follower import PlanFollower
 from gateway.config.settings import Settings

@@ -20,10 +20,10 @@ from billing.api.requests import moment, money, positive_money, read_body
 from billing.api.route import JSON, REPLAYED_HEADER, Access, Call, Route, answer
 from billing.api.usage import balance_of
 from billing.errors import MetergateError
+from billing.metering.charges import Measure, parse_quantity
+from billing.metering.claims import NotAdmitted, Payer
+from billing.metering.events import DEBITS, HOLDS, USAGE
 from billing.money import format_usd
-from billing.services.charges import Measure, parse_quantity
-from billing.services.claims import NotAdmitted, Payer
-from billing.services.events import DEBITS, HOLDS, USAGE
 from billing.shapes.service import (
     Asked,
     AskedOfKey,
@@ -51,7 +51,7 @@ from billing.times import rfc3339
 
 if TYPE_CHECKING:
     from billing.api.services import Meters
-    from billing.services.claims import Recorded
+    from billing.metering.claims import Recorded
 
 HOLD: Final = f"{HOLDS}/{{hold_id}}"
 CLOUD_EVENT: Final = "application/cloudevents+json"

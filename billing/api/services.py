@@ -29,6 +29,10 @@ if TYPE_CHECKING:
     from billing.identity.users import Users
     from billing.keys.keys import ApiKeys
     from billing.ledger.reports import Reports
+    from billing.metering.claims import NotAdmitted
+    from billing.metering.features import Features
+    from billing.metering.metering import Metering
+    from billing.metering.service_holds import ServiceHolds
     from billing.notices.endpoints import Endpoints
     from billing.payments.assembly import Payments
     from billing.payments.auto_recharge import Alerts
@@ -38,10 +42,6 @@ if TYPE_CHECKING:
     from billing.plans import Plan, Plans
     from billing.principals import Principal
     from billing.refused import RefusedRequests
-    from billing.services.claims import NotAdmitted
-    from billing.services.features import Features
-    from billing.services.metering import Metering
-    from billing.services.service_holds import ServiceHolds
     from billing.shapes.operation import ProviderShape
     from billing.shapes.quotas import WindowShape
 

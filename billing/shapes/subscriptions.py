@@ -13,8 +13,8 @@ from billing.shapes.service import EventId
 from billing.times import rfc3339
 
 if TYPE_CHECKING:
+    from billing.metering.features import FeatureState
     from billing.payments.in_force import InForce
-    from billing.services.features import FeatureState
 
 PlanId = Annotated[str, Meta(min_length=1, max_length=64, extra_json_schema={"format": "plan"})]
 FeatureName = Annotated[str, Meta(pattern=r"^[a-z][a-z0-9_.-]{0,63}$", examples=["reports"])]

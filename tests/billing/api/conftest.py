@@ -19,13 +19,13 @@ from billing.identity.invitations import Invitations
 from billing.identity.members import Members
 from billing.identity.organizations import Organizations
 from billing.keys.secrets import secret_digest
+from billing.metering.features import Features
 from billing.notices.endpoints import EndpointRules, Endpoints
 from billing.payments.auto_recharge import Alerts
 from billing.payments.coupons import Coupons
 from billing.plans import DEFAULT_PLAN
 from billing.principals import Principal
 from billing.refused import RefusedRequests, RefusedRules
-from billing.services.features import Features
 from tests.billing.api.support import ADMIN_KEY, Api, person_of, serving
 from tests.billing.identity.sessions_support import People
 from tests.billing.people_support import Registry, registry_of

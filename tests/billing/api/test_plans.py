@@ -9,8 +9,8 @@ from billing.api.services import Services
 from billing.cli import plans as commands
 from billing.cli.output import CommandFailed, Table
 from billing.client import BillingClient
+from billing.metering.features import Features
 from billing.money import parse_usd
-from billing.services.features import Features
 from tests.billing.api.support import ADMIN_KEY, Answer, Api, serving
 from tests.billing.api.test_permissions import SERVICE_KEY
 from tests.billing.support import PLANS, Billing

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Final
 
 from billing.accounts.accounts import AccountNotFound
 from billing.database.connection import queries
-from billing.services.claims import EventConflict
+from billing.metering.claims import EventConflict
 
 if TYPE_CHECKING:
     from billing.database.connection import Connection, Database

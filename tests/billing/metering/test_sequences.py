@@ -22,12 +22,12 @@ from billing.holds.redis.state import Keyspace
 from billing.keys.keys import ApiKeys
 from billing.keys.principals import Principals
 from billing.ledger.verify import verify
-from billing.services.charges import Measure
-from billing.services.claims import EventConflict, NotAdmitted, Payer
-from billing.services.service_holds import ServiceHolds
+from billing.metering.charges import Measure
+from billing.metering.claims import EventConflict, NotAdmitted, Payer
+from billing.metering.service_holds import ServiceHolds
 from tests.billing.holds.conftest import PATIENT, PLANS, World
 from tests.billing.holds.support import eventually
-from tests.billing.services.support import Meters, meters
+from tests.billing.metering.support import Meters, meters
 from tests.support.loop_thread import LoopThread
 
 BALANCE = 10

@@ -21,9 +21,9 @@ from billing.holds.admission import Renew, Renewal
 from billing.holds.decision import NeedTooLarge
 from billing.holds.hold import Hold
 from billing.ledger.debits import NAMED
-from billing.services.charges import BadMeasure, Charge, Measure, charge_of, digest_of
-from billing.services.claims import Busy, Claim, NotAdmitted, Payer, Recorded, UnknownAccount
-from billing.services.events import DEBITS, USAGE
+from billing.metering.charges import BadMeasure, Charge, Measure, charge_of, digest_of
+from billing.metering.claims import Busy, Claim, NotAdmitted, Payer, Recorded, UnknownAccount
+from billing.metering.events import DEBITS, USAGE
 from billing.shapes.service import debit_shape
 from billing.times import rfc3339
 from billing.usage import Usage
@@ -32,9 +32,9 @@ if TYPE_CHECKING:
     from billing.holds.admission import Decision, Opening
     from billing.holds.service import Holds
     from billing.ledger.debits import Debit
+    from billing.metering.events import EventWriter
     from billing.price_table import PriceTable
     from billing.principals import Principal
-    from billing.services.events import EventWriter
 
 MOST_BACK_S: Final = 35 * 86_400
 MOST_AHEAD_S: Final = 5 * 60

@@ -10,12 +10,12 @@ from datetime import date
 from ulid import ULID
 
 from billing.keys.principals import Principals
+from billing.metering.claims import Payer
+from billing.metering.events import EventWriter
+from billing.metering.metering import Desk, Metering, ServiceRules
+from billing.metering.service_holds import ServiceHolds
 from billing.price_table import PriceTable
 from billing.prices import PriceRow
-from billing.services.claims import Payer
-from billing.services.events import EventWriter
-from billing.services.metering import Desk, Metering, ServiceRules
-from billing.services.service_holds import ServiceHolds
 from tests.billing.holds.conftest import PLANS, World
 
 PRICES = PriceTable(

@@ -13,14 +13,14 @@ from ulid import ULID
 
 from billing.database.connection import DatabaseUnavailable
 from billing.errors import MetergateError
+from billing.metering import events
+from billing.metering.charges import BadMeasure, Measure, MeterNotPriced, charge_of, digest_of, parse_quantity
+from billing.metering.claims import Busy, EventConflict, EventRefused, Payer, Recorded, UnknownAccount
 from billing.money import MAX_NANO
 from billing.quotas import Metric, Quota, Window
-from billing.services import events
-from billing.services.charges import BadMeasure, Measure, MeterNotPriced, charge_of, digest_of, parse_quantity
-from billing.services.claims import Busy, EventConflict, EventRefused, Payer, Recorded, UnknownAccount
 from tests.billing.holds.conftest import World
 from tests.billing.holds.support import eventually
-from tests.billing.services.support import PRICES, meters
+from tests.billing.metering.support import PRICES, meters
 
 
 async def account(world: World, balance_nano: int = 10**9) -> Payer:

@@ -20,16 +20,16 @@ from billing.database.connection import Database, DatabaseError, UniqueViolation
 from billing.errors import Kind, MetergateError
 from billing.holds.hold import Hold
 from billing.ledger.debits import decode_debit, encode_debit
-from billing.services.charges import BadMeasure, Measure, digest_of, measure_of
-from billing.services.claims import Busy, Claim, EventConflict, Payer, Recorded, settled_before
-from billing.services.events import HOLDS
+from billing.metering.charges import BadMeasure, Measure, digest_of, measure_of
+from billing.metering.claims import Busy, Claim, EventConflict, Payer, Recorded, settled_before
+from billing.metering.events import HOLDS
 from billing.shapes.service import HoldShape, hold_shape
 from billing.times import rfc3339
 
 if TYPE_CHECKING:
     from billing.holds.lasting import LastingHolds
     from billing.ledger.debits import Debit
-    from billing.services.metering import Desk
+    from billing.metering.metering import Desk
 
 _sql = queries("billing.ledger")
 CREATE: Final = _sql("service_holds_create")

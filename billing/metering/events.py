@@ -28,7 +28,7 @@ from billing.database.connection import (
     queries,
 )
 from billing.ledger.writer import write_claimed
-from billing.services.claims import Busy, Claim, EventConflict, EventRefused, Recorded, replayed, settled_before
+from billing.metering.claims import Busy, Claim, EventConflict, EventRefused, Recorded, replayed, settled_before
 
 if TYPE_CHECKING:
     from billing.errors import MetergateError
