@@ -6,6 +6,7 @@ secret.py       Secret: a text that no log, error or repr shows
 files.py        the three files: names, folder, one read into YAML nodes
 source.py       YAML with line numbers: typed reading that notes problems and goes on
 environment.py  the variables as one typed, frozen value, whose fields declare each: name, default, how it is read, help
+                server_variables.py  those of the gateway itself: listening, stores, bounds, logs, keys, tokens
 reader.py       one variable: how it is declared, its parser, its problem
 derived.py      settings that are read out of several variables, or that depend on the command
 models.py       metergate.yaml: models
