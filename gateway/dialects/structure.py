@@ -22,6 +22,7 @@ import msgspec
 from msgspec import Raw
 
 from gateway.dialects.exceptions import BadRequest
+from gateway.dialects.fields import first_byte, read_objects, wrong_type
 
 PLAIN_BYTES: Final = 65_536
 """Messages up to here are looked at as texts; of more no copy is made."""
@@ -198,3 +199,15 @@ def more_items(raw: Raw, most: int) -> bool:
             if commas >= most:
                 return len(ITEMS.decode(raw)) > most
     return False
+
+
+def read_tool_objects(raw: Raw, read: frozenset[str], bounds: StructureBounds) -> list[dict[str, Raw]]:
+    """Return the objects of a request's `tools`, whose fields in `read` are spelled one way. Raises `BadRequest`."""
+    if first_byte(raw) != ord("["):
+        raise wrong_type("tools", "an array of objects")
+    if more_items(raw, bounds.tools):
+        raise too_many("tools", bounds.tools, "tools")
+    tools = read_objects(raw, "tools", read)
+    if tools is None:
+        raise wrong_type("tools", "an array of objects")
+    return tools

@@ -24,7 +24,7 @@ from billing.usage import MAX_COUNT
 from gateway.dialects.exceptions import BadRequest
 from gateway.dialects.facts import NO_WORK, Work
 from gateway.dialects.fields import first_byte, is_null, read_object, read_objects, wrong_type
-from gateway.dialects.structure import StructureBounds, check_value, more_items, too_many
+from gateway.dialects.structure import StructureBounds, check_value, read_tool_objects, too_many
 from gateway.dialects.values import MAX_NAME_CHARS, short_text, whole
 
 BETA: Final = "anthropic-beta"
@@ -128,13 +128,7 @@ def _tools(raw: Raw | None, bounds: StructureBounds) -> tuple[int, int, int, lis
     """Uses, searches, further calls, models that they name, and tokens of the provider's own prompt."""
     if raw is None:
         return 0, 0, 0, [], 0
-    if first_byte(raw) != ord("["):
-        raise wrong_type("tools", "an array of objects")
-    if more_items(raw, bounds.tools):
-        raise too_many("tools", bounds.tools, "tools")
-    tools = read_objects(raw, "tools", _TOOL)
-    if tools is None:
-        raise wrong_type("tools", "an array of objects")
+    tools = read_tool_objects(raw, _TOOL, bounds)
     uses = searches = calls = 0
     models = []
     prompt_tokens = TOOL_SYSTEM_TOKENS if tools else 0

@@ -24,7 +24,7 @@ from billing.usage import MAX_COUNT
 from gateway.dialects.exceptions import BadRequest
 from gateway.dialects.facts import NO_WORK, Work
 from gateway.dialects.fields import first_byte, is_null, read_object, read_objects, wrong_type
-from gateway.dialects.structure import StructureBounds, check_value, more_items, too_many
+from gateway.dialects.structure import StructureBounds, check_value, read_tool_objects, too_many
 from gateway.dialects.values import MAX_NAME_CHARS, PRESET, short_text, texts, whole
 
 STORED_FIELDS: Final = frozenset(
@@ -134,13 +134,7 @@ def _tools(raw: Raw | None, most_calls: int | None, bounds: StructureBounds) -> 
     if raw is None:
         return 0, 0, []
     check_value(raw, bounds, _FIELD_LEVEL, "tools")
-    if first_byte(raw) != ord("["):
-        raise wrong_type("tools", "an array of objects")
-    if more_items(raw, bounds.tools):
-        raise too_many("tools", bounds.tools, "tools")
-    tools = read_objects(raw, "tools", _TOOL)
-    if tools is None:
-        raise wrong_type("tools", "an array of objects")
+    tools = read_tool_objects(raw, _TOOL, bounds)
     uses = searches = served = 0
     models = []
     for index, tool in enumerate(tools):

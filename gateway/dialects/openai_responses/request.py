@@ -19,11 +19,11 @@ from msgspec import Raw
 from billing.usage import MAX_COUNT
 from gateway.dialects.exceptions import BadRequest
 from gateway.dialects.facts import NO_METADATA, NO_PARTS, Creation, ParsedRequest, Stored, Work
-from gateway.dialects.fields import first_byte, is_null, read_object, read_objects, top_level, wrong_type
+from gateway.dialects.fields import first_byte, is_null, read_object, top_level, wrong_type
 from gateway.dialects.openai.values import FIELD_LEVEL, FieldTable, metadata_of, read_values, within
 from gateway.dialects.openai.work import WORK_FIELDS, read_work
 from gateway.dialects.openai_responses.input import INPUT, read_input
-from gateway.dialects.structure import StructureBounds, check_size, check_value, more_items, too_many
+from gateway.dialects.structure import StructureBounds, check_size, check_value, read_tool_objects, too_many
 from gateway.dialects.values import checked_model, label
 
 RESPONSES: Final = "/v1/responses"
@@ -169,13 +169,7 @@ def read_tools(raw: Raw | None, most_calls: int | None, bounds: StructureBounds)
     if raw is None or is_null(raw):
         return 0, 0
     check_value(raw, bounds, FIELD_LEVEL, "tools")
-    if first_byte(raw) != ord("["):
-        raise wrong_type("tools", "an array of objects")
-    if more_items(raw, bounds.tools):
-        raise too_many("tools", bounds.tools, "tools")
-    tools = read_objects(raw, "tools", _TOOL)
-    if tools is None:
-        raise wrong_type("tools", "an array of objects")
+    tools = read_tool_objects(raw, _TOOL, bounds)
     uses = searches = 0
     for index, tool in enumerate(tools):
         param = f"tools[{index}]"
