@@ -258,7 +258,7 @@ class Holds:
             await asyncio.wait([asyncio.ensure_future(self.resolve(hold)) for hold in rest], timeout=timeout_s)
 
     async def drain(self, timeout_s: float) -> bool:
-        """Wait for what is still being settled, and write what waits. Whether all of it was done in time."""
+        """Wait for what is still being settled, and write what waits. Return whether all of it was done in time."""
         try:
             async with asyncio.timeout(timeout_s):
                 while self._tasks or len(self._ledger_way):

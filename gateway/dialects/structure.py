@@ -151,7 +151,7 @@ def _outside(body: bytes) -> Iterator[bytes]:
 
 
 def _deeper(outside: bytes, depth: int) -> bool:
-    """Whether text without strings has more than `depth` levels."""
+    """Return whether text without strings has more than `depth` levels."""
     brackets = outside.translate(_BRACKETS, _ALL_BUT_BRACKETS)
     for level in range(MOST_LEVELS_AT_ONCE):
         if level > depth:
@@ -171,7 +171,7 @@ def has_overflow(text: bytes) -> bool:
 
 
 def _may_overflow(text: bytes) -> bool:
-    """Whether strings have to be taken out to see it: some place looks like a number with a large exponent."""
+    """Return whether strings have to be taken out to see it: some place looks like a number with a large exponent."""
     levelled = text.translate(_DIGITS)
     if _LONG_DIGITS in levelled:
         return True

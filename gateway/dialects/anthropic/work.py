@@ -125,7 +125,7 @@ def read_work(fields: Mapping[str, Raw], bounds: StructureBounds) -> Asked:
 
 
 def _tools(raw: Raw | None, bounds: StructureBounds) -> tuple[int, int, int, list[str], int]:
-    """Uses, searches, further calls, models that they name, and tokens of the provider's own prompt."""
+    """Return uses, searches, further calls, models that they name, and tokens of the provider's own prompt."""
     if raw is None:
         return 0, 0, 0, [], 0
     tools = read_tool_objects(raw, _TOOL, bounds)
@@ -154,7 +154,7 @@ def _tools(raw: Raw | None, bounds: StructureBounds) -> tuple[int, int, int, lis
 
 
 def _max_uses(tool: Mapping[str, Raw], kind: str, param: str) -> int:
-    """How often a tool may run: once at least, because a provider that does not know the field runs it."""
+    """Return how often a tool may run: once at least, because a provider that does not know the field runs it."""
     raw = tool.get("max_uses")
     if raw is None or is_null(raw):
         raise BadRequest(
@@ -170,7 +170,7 @@ def _check_container(raw: Raw) -> None:
 
 
 def _compactions(given: Mapping[str, Raw], uses: int) -> int:
-    """Calls that may sum up the context: one before the answer, and one for each use of a tool."""
+    """Return calls that may sum up the context: one before the answer, and one for each use of a tool."""
     if "compaction" in given:
         return 1 + uses
     if "context_management" not in given:
@@ -189,7 +189,7 @@ def _compactions(given: Mapping[str, Raw], uses: int) -> int:
 
 
 def _fallbacks(raw: Raw | None, bounds: StructureBounds) -> tuple[list[str], int, bool]:
-    """The models that may answer in turn, the most tokens that one of them says, and whether one is fast."""
+    """Return the models that may answer in turn, the most tokens that one of them says, and whether one is fast."""
     if raw is None:
         return [], 0, False
     if first_byte(raw) != ord("["):
