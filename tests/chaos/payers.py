@@ -116,11 +116,10 @@ class Payers:
         """Subscribe, or change the subscription that there is; a card that has no money is saved now and then."""
         page = await self._open(customer, {"plan": self.chance.choice(PLANS), "idempotency_key": key})
         if page is not None:
-            await self._press(page["url"], self.chance.choice(("decline", "approve", "approve", "confirm")))
-            status, _ = await self._call("PUT", AUTO_RECHARGE, customer.key, WISH | {"enabled": True})
-            self.did[f"auto-recharge: {status}"] += 1
-            if status < 300:
-                self.charged[customer.account_id] = customer
+            action = self.chance.choice(("decline", "approve", "approve", "confirm"))
+            await self._press(page["url"], action)
+            if action != "decline":
+                await self._recharge(customer)
             return False
         await self._charge_now(customer)
         if self.chance.random() < RENEWED:
@@ -128,8 +127,18 @@ class Payers:
             self.did["renew"] += 1
         for plan in self.chance.choices((*PLANS, "free"), k=2):
             status, said = await self._call("PUT", SUBSCRIPTION, customer.key, {"plan": plan})
-            self.did[f"change to {plan}: {status if status < 300 else said['error']['code']}"] += 1
+            self.did[f"change to {plan}: {status if status < 300 else said['error']['message']}"] += 1
         return False
+
+    async def _recharge(self, customer: Customer) -> None:
+        """Ask for auto-recharge once the card is known."""
+        for _ in range(20):
+            status, _ = await self._call("PUT", AUTO_RECHARGE, customer.key, WISH | {"enabled": True})
+            if status < 300:
+                self.charged[customer.account_id] = customer
+                break
+            await asyncio.sleep(0.1)
+        self.did[f"auto-recharge: {status}"] += 1
 
     async def _charge_now(self, customer: Customer) -> None:
         """Have the time between two charges be over."""

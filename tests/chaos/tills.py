@@ -124,6 +124,7 @@ class StripeTill:
     pages: dict[str, str] = field(default_factory=dict)
     told: int = 0
     on_the_way: int = 0
+    judged: bool = False
 
     async def press(self, url: str, action: str) -> None:
         session = next((each for each in self.fake.state.all("checkout.session") if each["url"] == url), None)
@@ -176,7 +177,7 @@ class StripeTill:
         async with asyncio.TaskGroup() as group:
             while True:
                 self.fake.state.now = max(self.fake.state.now, int(time.time()))
-                if self.chance.random() < FAULTY and not self.fake.faults:
+                if not self.judged and self.chance.random() < FAULTY and not self.fake.faults:
                     self.fake.faults.append(self.chance.choice(FAULTS))  # type: ignore[arg-type]
                 new = self.fake.state.events[self.told :]
                 self.told += len(new)
@@ -203,6 +204,7 @@ class StripeTill:
     async def objects(self, runtime: Runtime) -> Objects:
         payments = runtime.services.payments
         assert payments is not None
+        self.judged = True
         self.fake.faults.clear()
         kinds: dict[ObjectKind, str] = {
             "payment": "payment_intent",
