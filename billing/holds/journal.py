@@ -104,7 +104,7 @@ async def write_settled(database: Database, outbox: Outbox, waiting: list[Debit]
 
 
 def counted_debit(entry: Entry) -> Debit:
-    """Return the debit of a settled entry, with the epoch and the sequence number that Redis gave it. Raises `Unreadable`."""
+    """Return the debit of a settled entry, with its epoch and sequence number in Redis. Raises `Unreadable`."""
     return as_counted(decode_debit(entry.payload), entry.epoch, entry.dseq)
 
 
