@@ -58,7 +58,7 @@ async def _wish(client: "PersonCalls", *given: str | None, enabled: bool) -> "Re
 
 
 def _shown(found: "RechargeShape") -> Shown:
-    rows = [("auto-recharge", found.state)]
+    rows: list[tuple[str, str]] = [("auto-recharge", found.state)]
     if found.amount_usd is not None:
         rows += [("below USD", found.threshold_usd or "-"), ("charged USD", found.amount_usd)]
         rows.append(("a month at most USD", found.monthly_cap_usd or "-"))
