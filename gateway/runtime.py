@@ -184,7 +184,8 @@ def _runtime(settings: Settings, stores: OpenStores, apart: _Apart, deployment: 
     identity = make_identity(settings, apart.of_api, apart.of_keys, apart.ask, plans, engine.change_notifier, new_id)
     services = _services(settings, apart.of_api, engine, plans, identity, in_force)
     parts = PaymentParts(
-        *(apart.of_api, services.accounts, services.grants, engine.change_notifier, plans, new_id, deployment)
+        *(apart.of_api, services.accounts, services.grants, engine.change_notifier, plans, new_id, deployment),
+        gateway_id=engine.gateway_id,
     )
     services = replace(services, **payment_services(open_payments(settings, parts)))
     return Runtime(
