@@ -48,6 +48,8 @@ MetergateError
 +-- TooManyAttempts                billing.attempts
 +-- CommandFailed                  billing.cli.output
 +-- BadCoding                      billing.codings
++-- ExporterFailed                 billing.collect.snapshots
++-- SubjectNotFound                billing.collect.subjects
 +-- Unreadable                     billing.errors
 |   +-- NewerLayout                billing.errors
 +-- NeedTooLarge                   billing.holds.decision

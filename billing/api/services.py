@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from billing.accounts.repricing import Repricing
     from billing.attempts import Attempts
     from billing.audit import AuditLog
+    from billing.collect.collector import Collector
     from billing.effects import Effects
     from billing.identity.callers import Caller
     from billing.identity.credentials import Credentials
@@ -131,6 +132,7 @@ class Services:
     windows: Callable[[str], Awaitable[list[WindowShape]]] = _no_windows
     upgrade_url: Callable[[Plan], str | None] = lambda plan: None
     payment_oversight: PaymentOversight | None = None
+    collector: Collector | None = None
     unknown_models: Callable[[Iterable[str]], list[str]] = lambda names: []
     providers: Callable[[], Awaitable[list[ProviderShape]]] = _no_providers
     keys_per_user: int = 100
