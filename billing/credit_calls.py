@@ -1,4 +1,4 @@
-"""The billing API's calls about credit: lots, coupons, and grants with terms.
+"""The billing API's calls about credit: lots, coupons, grants with terms, and budgets.
 
 A `CreditCalls` takes the admin key for those of operators, and a person's token or an API key for the others.
 """
@@ -7,6 +7,7 @@ from billing.calls import BillingCalls, page_query, path_part
 from billing.pages import DEFAULT_LIMIT
 from billing.shapes.accounts import GrantShape, NewCredit
 from billing.shapes.base import Listing
+from billing.shapes.budgets import BudgetPatch, NewBudget, OwnBudgetShape
 from billing.shapes.credit import (
     CouponCodeBody,
     CouponShape,
@@ -53,3 +54,22 @@ class CreditCalls(BillingCalls):
     async def redeem_coupon(self, code: str) -> RedeemedShape:
         """Take a coupon's credit for one's own account."""
         return await self._call("POST", "/api/billing/coupons/redeem", RedeemedShape, body=CouponCodeBody(code=code))
+
+    # Budgets of one's own account
+
+    async def create_budget(self, budget: NewBudget) -> OwnBudgetShape:
+        """Make a budget."""
+        return await self._call("POST", "/api/billing/budgets", OwnBudgetShape, body=budget)
+
+    async def budgets(self, *, limit: int = DEFAULT_LIMIT, cursor: str | None = None) -> Listing[OwnBudgetShape]:
+        """List budgets, newest first, with what was spent of each."""
+        query = page_query(limit, cursor)
+        return await self._call("GET", "/api/billing/budgets", Listing[OwnBudgetShape], query=query)
+
+    async def update_budget(self, budget_id: str, changes: BudgetPatch) -> OwnBudgetShape:
+        """Change a budget."""
+        return await self._call("PATCH", f"/api/billing/budgets/{path_part(budget_id)}", OwnBudgetShape, body=changes)
+
+    async def delete_budget(self, budget_id: str) -> None:
+        """Remove a budget."""
+        await self._send("DELETE", f"/api/billing/budgets/{path_part(budget_id)}")

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from billing.accounts.repricing import Repricing
     from billing.attempts import Attempts
     from billing.audit import AuditLog
+    from billing.budgets.budgets import Budgets
     from billing.effects import Effects
     from billing.identity.callers import Caller
     from billing.identity.credentials import Credentials
@@ -105,6 +106,7 @@ class Services:
     lots: Lots
     coupons: Coupons
     alerts: Alerts
+    budgets: Budgets
     repricing: Repricing
     reports: Reports
     audit: AuditLog
