@@ -1,4 +1,5 @@
-"""`metergate billing`: where the account stands, what to do about it, the pages where that is done; and its budgets."""
+"""`metergate billing`: where the account stands, what to do about it, and the pages where that is done; what was
+bought, and what happens when credit runs low."""
 
 from typing import TYPE_CHECKING, Annotated
 
@@ -6,7 +7,7 @@ import msgspec
 import typer
 from msgspec import UNSET
 
-from billing.cli.commands import group
+from billing.cli.commands import group, lazy_group
 from billing.cli.options import Cursor, Limit
 from billing.cli.output import Shown, Table, page_parts
 from billing.cli.people import add_person_call
@@ -15,7 +16,7 @@ from billing.pages import DEFAULT_LIMIT
 
 if TYPE_CHECKING:
     from billing.person_calls import PersonCalls
-    from billing.shapes.budgets import OwnBudgetShape
+    from billing.shapes.credit import AlertShape
     from billing.shapes.payments import PageShape
     from billing.shapes.quotas import WindowShape
     from billing.shapes.reports import BillingSummaryShape
@@ -25,18 +26,14 @@ ReturnUrl = Annotated[
     str | None,
     typer.Option(metavar="URL", help="Where the page leads to afterwards: an address on one of the operator's sites."),
 ]
-BudgetId = Annotated[str, typer.Argument(help="The budget's id, bdg_...", show_default=False)]
-Period = Annotated[str | None, typer.Option(metavar="PERIOD", help="day, week, month or total.")]
-Thresholds = Annotated[
-    list[int] | None,
-    typer.Option("--threshold", metavar="PERCENT", help="When to tell, such as 80; may be given several times."),
+PlanId = Annotated[str, typer.Argument(metavar="PLAN", help="As `billing plans` lists it.", show_default=False)]
+OrderKey = Annotated[
+    str | None,
+    typer.Option("--idempotency-key", metavar="KEY", help="A text of your own: the same again opens the same page."),
 ]
-Notified = Annotated[
-    list[str] | None,
-    typer.Option("--notify", metavar="ADDRESS", help="A member to mail, instead of the owners; several times."),
-]
+RECHARGE = dict.fromkeys(("show", "set", "off"), "billing.cli.auto_recharge:add_auto_recharge")
+BUDGET = dict.fromkeys(("list", "create", "update", "delete"), "billing.cli.budgets:add_budgets")
 _WINDOWS = ("quota of", "window", "metric", "model", "limit", "used", "held", "left", "resets")
-_BUDGETS = ("id", "of", "period", "amount USD", "spent USD", "percent", "forecast USD", "ends")
 _FEATURES = ("feature", "allowed", "limit", "used", "left", "resets")
 
 
@@ -46,11 +43,16 @@ def add_billing(app: typer.Typer, find: FindPlace) -> None:
     add_person_call(billing, "status", status, find)
     add_person_call(billing, "setup", setup, find)
     add_person_call(billing, "portal", portal, find)
-    budget = group("Sums to stay within: they tell, and refuse nothing.")
-    add_person_call(budget, "list", list_budgets, find)
-    add_person_call(budget, "create", create_budget, find)
-    add_person_call(budget, "update", update_budget, find)
-    add_person_call(budget, "delete", delete_budget, find)
+    add_person_call(billing, "plans", plans, find)
+    add_person_call(billing, "checkout", checkout, find)
+    add_person_call(billing, "change-plan", change_plan, find)
+    add_person_call(billing, "orders", orders, find)
+    add_person_call(billing, "invoices", invoices, find)
+    add_person_call(billing, "redeem", redeem, find)
+    add_person_call(billing, "alert", alert, find)
+    recharge = lazy_group("The saved payment method is charged when credit runs low.", RECHARGE, find)
+    billing.add_typer(recharge, name="auto-recharge")
+    budget = lazy_group("Sums to stay within: they tell, and refuse nothing.", BUDGET, find)
     billing.add_typer(budget, name="budget")
     app.add_typer(billing, name="billing")
 
@@ -94,10 +96,115 @@ async def portal(client: "PersonCalls", return_url: ReturnUrl = None) -> Shown:
     return _page(await client.billing_portal(return_url))
 
 
+async def plans(client: "PersonCalls") -> Shown:
+    """List the plans, the cheapest first."""
+    found = await client.plans()
+    rows = [
+        (each.id, each.name, each.price_usd, each.included_credit_usd, "any" if each.users is None else str(each.users))
+        for each in found.data
+    ]
+    return Shown(found.received, (Table(("plan", "name", "USD a month", "included USD", "users"), rows),))
+
+
+async def checkout(
+    client: "PersonCalls",
+    amount: Annotated[
+        str | None, typer.Option("--amount-usd", metavar="USD", help="How much credit to buy, in whole cents.")
+    ] = None,
+    plan: Annotated[str | None, typer.Option(metavar="PLAN", help="Which plan to subscribe to.")] = None,
+    save_method: Annotated[bool, typer.Option("--save-method", help="Keep the payment method for later.")] = False,
+    return_url: ReturnUrl = None,
+    idempotency_key: OrderKey = None,
+) -> Shown:
+    """Open a page where an amount of credit or a plan is bought, and print its address."""
+    from billing.shapes.payments import NewCheckout
+
+    if (amount is None) == (plan is None):
+        raise typer.BadParameter("give --amount-usd or --plan, one of the two", param_hint="--plan")
+    body = NewCheckout(
+        amount_usd=UNSET if amount is None else amount,
+        plan=UNSET if plan is None else plan,
+        save_method=save_method,
+        return_url=return_url,
+        idempotency_key=idempotency_key,
+    )
+    return _page(await client.checkout(body))
+
+
+async def change_plan(client: "PersonCalls", plan: PlanId) -> Shown:
+    """Change the subscription: to a dearer plan at once, to a cheaper one with the next period; a free one ends it."""
+    changed = await client.change_subscription(plan)
+    return Shown(changed.received, (Table((), [("plan", changed.plan or "-"), *_subscription(changed)]),))
+
+
+async def orders(
+    client: "PersonCalls",
+    status: Annotated[
+        str | None,
+        typer.Option(metavar="STATUS", help="open, paid, credited, failed, expired, refunded, disputed or parked."),
+    ] = None,
+    limit: Limit = DEFAULT_LIMIT,
+    cursor: Cursor = None,
+) -> Shown:
+    """List what was bought, newest first."""
+    page = await client.own_orders(status=status, limit=limit, cursor=cursor)
+    rows = [
+        (each.id, each.plan or each.kind, each.amount_usd, each.refunded_usd, each.status, each.created_at)
+        for each in page.data
+    ]
+    headers = ("id", "what", "amount USD", "refunded USD", "status", "created")
+    return Shown(page.received, page_parts(headers, rows, page.next_cursor))
+
+
+async def invoices(client: "PersonCalls", limit: Limit = DEFAULT_LIMIT, cursor: Cursor = None) -> Shown:
+    """List the bills of plans, newest first."""
+    page = await client.invoices(limit=limit, cursor=cursor)
+    rows = [
+        (each.number or each.id, f"{each.total_usd} {each.currency}", each.status, each.created_at, each.url or "-")
+        for each in page.data
+    ]
+    return Shown(page.received, page_parts(("number", "total", "status", "created", "page"), rows, page.next_cursor))
+
+
+async def redeem(
+    client: "PersonCalls", code: Annotated[str, typer.Argument(help="The coupon's code.", show_default=False)]
+) -> Shown:
+    """Take the credit of a coupon, once for the account."""
+    given = await client.redeem_coupon(code)
+    lasts = "" if given.expires_at is None else f", until {given.expires_at}"
+    return Shown(
+        given.received, (f"{given.amount_usd} USD of {given.name}{lasts}: the balance is {given.balance_usd}.",)
+    )
+
+
+async def alert(
+    client: "PersonCalls",
+    low_balance_usd: Annotated[
+        str | None, typer.Option("--low-balance-usd", metavar="USD", help="Tell when what may be spent is below it.")
+    ] = None,
+    default: Annotated[bool, typer.Option("--default", help="Below the operator's amount again.")] = False,
+) -> Shown:
+    """Show or set below what the account is told that its balance is low."""
+    if default and low_balance_usd is not None:
+        raise typer.BadParameter("give --low-balance-usd or --default, not both", param_hint="--default")
+    if default or low_balance_usd is not None:
+        return _alert(await client.set_alert(low_balance_usd))
+    return _alert(await client.alert())
+
+
+def _alert(found: "AlertShape") -> Shown:
+    whose = " (the operator's amount)" if found.is_default else ""
+    return Shown(found.received, (f"The account is told when less than {found.low_balance_usd} USD are left{whose}.",))
+
+
 def _page(page: "PageShape") -> Shown:
     if page.url is None:
         return Shown(page.received, ("There is no page to open: see `metergate billing status`.",))
-    return Shown(page.received, (page.url,), ("Open it in a browser. Then: metergate billing status",))
+    order, notes = page.order, ["Open it in a browser. Then: metergate billing status"]
+    if order is not None:
+        what = "of credit" if order.plan is None else f"a month, for the plan {order.plan}"
+        notes.insert(0, f"{order.amount_usd} USD {what}, as the order {order.id}.")
+    return Shown(page.received, (page.url,), tuple(notes))
 
 
 def _account(found: "StatusShape") -> list[tuple[str, str]]:
@@ -145,91 +252,14 @@ def _feature(each: "FeatureShape") -> tuple[str, ...]:
 
 def _next(found: "StatusShape") -> list[str]:
     """Return what to do: the server's guidance, where the plan above is bought, the next command."""
-    said = [] if found.guidance is None else [found.guidance]
+    lines = [] if found.guidance is None else [found.guidance]
     upgrade = found.upgrade
     if found.state == "quota_exhausted" and upgrade is not None and upgrade.url is not None:
-        said.append(f"Upgrade: {upgrade.name}, {upgrade.price_usd} USD a month: {upgrade.url}")
+        lines.append(f"Upgrade: {upgrade.name}, {upgrade.price_usd} USD a month: {upgrade.url}")
     if found.next is not None:
-        said.append(f"Run: {found.next}")
-    return said
+        lines.append(f"Run: {found.next}")
+    return lines
 
 
 def _is_nothing(amount: str) -> bool:
     return amount.startswith("-") or not amount.strip("0.")
-
-
-async def list_budgets(client: "PersonCalls", limit: Limit = DEFAULT_LIMIT, cursor: Cursor = None) -> Shown:
-    """List budgets, newest first, with what was spent of each and a forecast."""
-    page = await client.budgets(limit=limit, cursor=cursor)
-    return Shown(page.received, page_parts(_BUDGETS, [_budget(each) for each in page.data], page.next_cursor))
-
-
-async def create_budget(
-    client: "PersonCalls",
-    amount_usd: Annotated[str, typer.Argument(help="The sum, such as 100.00.", show_default=False)],
-    period: Period = "month",
-    key: Annotated[str | None, typer.Option(metavar="KEY_ID", help="Of one key; else of the account.")] = None,
-    user: Annotated[str | None, typer.Option(metavar="USER_ID", help="Of one user's keys.")] = None,
-    tag: Annotated[str | None, typer.Option(metavar="NAME=VALUE", help="Of requests with this tag.")] = None,
-    threshold: Thresholds = None,
-    notify: Notified = None,
-) -> Shown:
-    """Make a budget. It tells when a threshold is reached; a quota of cost would refuse."""
-    from billing.shapes.budgets import NewBudget
-
-    if len([each for each in (key, user, tag) if each is not None]) > 1:
-        raise typer.BadParameter("give one of --key, --user and --tag", param_hint="--key")
-    subject = "key" if key else "user" if user else "tag" if tag else "account"
-    made = await client.create_budget(
-        NewBudget(
-            subject=subject,  # type: ignore[arg-type]
-            subject_id=key or user,
-            tag=tag,
-            period=period,  # type: ignore[arg-type]
-            amount_usd=amount_usd,
-            thresholds=threshold or UNSET,
-            notify=notify or UNSET,
-        )
-    )
-    return _shown_budget(made)
-
-
-async def update_budget(
-    client: "PersonCalls",
-    budget_id: BudgetId,
-    amount: Annotated[str | None, typer.Option("--amount-usd", metavar="USD", help="The sum.")] = None,
-    period: Period = None,
-    threshold: Thresholds = None,
-    notify: Notified = None,
-) -> Shown:
-    """Change a budget: what is not given stays. What it has reached by then is told anew."""
-    from billing.shapes.budgets import BudgetPatch
-
-    changes = BudgetPatch(
-        amount_usd=UNSET if amount is None else amount,
-        period=UNSET if period is None else period,  # type: ignore[arg-type]
-        thresholds=threshold or UNSET,
-        notify=notify or UNSET,
-    )
-    return _shown_budget(await client.update_budget(budget_id, changes))
-
-
-async def delete_budget(client: "PersonCalls", budget_id: BudgetId) -> Shown:
-    """Remove a budget."""
-    await client.delete_budget(budget_id)
-    return Shown({"id": budget_id, "deleted": True}, (f"{budget_id} is deleted.",))
-
-
-def _budget(each: "OwnBudgetShape") -> tuple[str, ...]:
-    return (
-        *(each.id, each.tag or each.subject_id or "account", each.period, each.amount_usd),
-        *(each.spent_usd or "-", "-" if each.percent is None else f"{each.percent} %"),
-        *(each.forecast_usd or "-", each.period_end or "never"),
-    )
-
-
-def _shown_budget(budget: "OwnBudgetShape") -> Shown:
-    rows = list(zip(_BUDGETS, _budget(budget), strict=True))
-    rows.append(("tells at", ", ".join(f"{each} %" for each in budget.thresholds)))
-    rows.append(("tells", ", ".join(budget.notify) or "owners and admins"))
-    return Shown(budget.received, (Table((), rows),))
