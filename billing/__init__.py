@@ -6,6 +6,7 @@ keys/        who may spend: keys, their secrets and what a request presents
 identity/    people and organizations: who calls, and what they may do there
 holds/       admission and settlement: decision, Redis scripts, recovery
 ledger/      transfers, usage events, the batch that writes them, reports, verification
+budgets/     sums that an account means to stay within, and is told of
 payments/    payment providers behind one port; orders and what they credit
 notices/     what customers and operators are told of, by mail and by webhooks
 collect/     traffic that exporters count, pulled and charged

@@ -19,6 +19,7 @@ from billing.addresses import Addresses
 from billing.api.services import Services
 from billing.attempts import ADDRESSES_MAX, AttemptLimits, Attempts, counted_in_redis
 from billing.audit import AuditLog
+from billing.budgets.budgets import Budgets
 from billing.database.connection import Database
 from billing.holds.cache import recognised
 from billing.holds.engine import Engine
@@ -223,7 +224,7 @@ def _services(
     """Make what the billing API works on."""
     defaults, effects = settings.defaults, engine.change_notifier
     admin_key, service_key = settings.admin_api_key, settings.service_api_key
-    grants = Grants(database, effects, new_id)
+    grants, reports = Grants(database, effects, new_id), Reports(database)
     return Services(
         accounts=Accounts(database, plans, effects, new_id),
         users=identity.people.users,
@@ -235,9 +236,10 @@ def _services(
         grants=grants,
         lots=Lots(database),
         alerts=Alerts(database, settings.payments.low_balance_nano),
+        budgets=Budgets(database, reports.sums, new_id, time.time),
         coupons=Coupons(database, grants, effects, identity.people.codes, new_id, utc_now),
         repricing=Repricing(database, effects, new_id, in_force.now),
-        reports=Reports(database),
+        reports=reports,
         audit=AuditLog(database),
         features=Features(database, plans, defaults.default_plan, utc_now),
         windows=partial(_windows, engine, Principals(database, plans, defaults.default_plan)),

@@ -18,6 +18,7 @@ from aiohttp import web
 
 from billing.api import (
     accounts,
+    budgets,
     credit,
     keys,
     metering,
@@ -49,6 +50,7 @@ ROUTES: Final[tuple[Route, ...]] = (
     *organizations.ROUTES,
     *own_keys.ROUTES,
     *credit.ROUTES,
+    *budgets.ROUTES,
     *usage.ROUTES,
     *sums.ROUTES,
     *oversight.ROUTES,

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from billing.attempts import Attempts
     from billing.audit import AuditLog
     from billing.collect.collector import Collector
+    from billing.budgets.budgets import Budgets
     from billing.effects import Effects
     from billing.identity.callers import Caller
     from billing.identity.credentials import Credentials
@@ -106,6 +107,7 @@ class Services:
     lots: Lots
     coupons: Coupons
     alerts: Alerts
+    budgets: Budgets
     repricing: Repricing
     reports: Reports
     audit: AuditLog
