@@ -17,8 +17,8 @@ if TYPE_CHECKING:
     from billing.accounts.repricing import Repricing
     from billing.attempts import Attempts
     from billing.audit import AuditLog
-    from billing.collect.collector import Collector
     from billing.budgets.budgets import Budgets
+    from billing.collect.collector import Collector
     from billing.effects import Effects
     from billing.identity.callers import Caller
     from billing.identity.credentials import Credentials
