@@ -18,6 +18,7 @@ from aiohttp import web
 
 from billing.api import (
     accounts,
+    browsers,
     credit,
     keys,
     metering,
@@ -55,6 +56,7 @@ ROUTES: Final[tuple[Route, ...]] = (
     *metering.ROUTES,
     *people.ROUTES,
     *tokens.ROUTES,
+    *browsers.ROUTES,
     *payments.ROUTES,
     *webhooks_out.ROUTES,
     *plans.ROUTES,
