@@ -25,6 +25,7 @@ from billing.ledger.catalogue import sync_prices
 from billing.ledger.retention import UsageRetention
 from billing.owned.jobs import BackgroundJobs
 from billing.owned.objects import OwnedObjects, Retention, RetentionRules
+from billing.web.application import setup as setup_console
 from gateway.auth import Authenticator
 from gateway.collecting import start_collecting
 from gateway.config.files import PRICES_FILE
@@ -139,6 +140,7 @@ async def serving(runtime: Runtime, metrics: Metrics | None = None) -> AsyncIter
     reads = Reads(runtime, parts.proxy, parts.router, parts.dialects, metrics, health)
     endpoints = endpoints_of(parts.proxy, reads, jobs, parts.dialects)
     setup(app, runtime.services, endpoints.all)
+    setup_console(app, runtime.services)
     sockets = ResponseSockets(parts.proxy, parts.dialects.find, *socket_rules(settings))
     app.on_shutdown.append(sockets.stop)
     serve_payments(app, runtime)

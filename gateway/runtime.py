@@ -269,6 +269,7 @@ def _services(
         rotation_grace_s=defaults.rotation_grace_s,
         new_id=new_id,
         sessions=identity.sessions,
+        browsers=identity.browsers,
         oidc=identity.oidc,
         person=identity.sessions.caller,
         image=settings.image,

@@ -19,6 +19,7 @@ from aiohttp import web
 from billing.api import (
     accounts,
     budgets,
+    browsers,
     credit,
     keys,
     metering,
@@ -57,6 +58,7 @@ ROUTES: Final[tuple[Route, ...]] = (
     *metering.ROUTES,
     *people.ROUTES,
     *tokens.ROUTES,
+    *browsers.ROUTES,
     *payments.ROUTES,
     *webhooks_out.ROUTES,
     *plans.ROUTES,

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from billing.budgets.budgets import Budgets
     from billing.collect.collector import Collector
     from billing.effects import Effects
+    from billing.identity.browsers import Browsers
     from billing.identity.callers import Caller
     from billing.identity.credentials import Credentials
     from billing.identity.invitations import Invitations
@@ -126,6 +127,7 @@ class Services:
     admin_api_key: str | None = field(repr=False)
     default_plan: str
     sessions: Sessions
+    browsers: Browsers
     person: Callable[[str, str | None], Awaitable[Caller | None]] = _nobody
     service_api_key: str | None = field(default=None, repr=False)
     meters: Meters | None = None

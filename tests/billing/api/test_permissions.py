@@ -159,6 +159,7 @@ CHANGE_KEY: Final = [401, 401, 403, 403, 403, 200, 200, 404, 401, 401]
 """A key of another member."""
 MATRIX: Final[dict[str, list[int]]] = {
     "POST /api/admin/accounts": [*OPERATOR, 400],
+    "POST /api/admin/login-links": [*OPERATOR, 201],
     "GET /api/admin/accounts": [*OPERATOR, 200],
     "GET /api/admin/accounts/{account_id}": [*OPERATOR, 200],
     "PATCH /api/admin/accounts/{account_id}": [*OPERATOR, 200],
