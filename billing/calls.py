@@ -33,6 +33,7 @@ from billing.shapes.keys import KeyPatch, KeyShape, NewKey, NewKeyShape
 from billing.shapes.operation import ProviderShape, RefusedShape
 from billing.shapes.quotas import QuotaShape
 from billing.shapes.repricing import NewRepricing, RepricingShape
+from billing.shapes.tokens import LoginLinkShape
 from billing.shapes.usage import BalanceShape, EventShape, ExplainedEventShape, TotalsShape, TransactionShape
 
 ANSWER_LIMIT_BYTES: Final = 32 * 1024 * 1024
@@ -209,6 +210,10 @@ class BillingCalls(ABC):
         """List the last requests that were refused: of a key, of an account's keys, or of all."""
         query = {"key_id": key_id, "account_id": account_id, "limit": str(limit)}
         return await self._call("GET", "/api/admin/refusals", Listing[RefusedShape], query=query)
+
+    async def login_link(self) -> LoginLinkShape:
+        """Make a link by which an operator signs in to the console, once and soon."""
+        return await self._call("POST", "/api/admin/login-links", LoginLinkShape)
 
     async def providers(self) -> Listing[ProviderShape]:
         """List the providers of the configuration and the health of their targets."""

@@ -46,8 +46,13 @@ MetergateError
 |   +-- Unavailable                billing.api.errors
 |   +-- Unpriced                   billing.api.errors
 +-- TooManyAttempts                billing.attempts
++-- BudgetError                    billing.budgets.rules
+|   +-- BudgetNotFound             billing.budgets.rules
+|   +-- BudgetRefused              billing.budgets.rules
 +-- CommandFailed                  billing.cli.output
 +-- BadCoding                      billing.codings
++-- ExporterFailed                 billing.collect.snapshots
++-- SubjectNotFound                billing.collect.subjects
 +-- Unreadable                     billing.errors
 |   +-- NewerLayout                billing.errors
 +-- NeedTooLarge                   billing.holds.decision

@@ -193,6 +193,9 @@ class SubscriptionChanges:
         change = plan_change(current, wanted, self._plans)
         if change == "nothing":
             return current
+        status = await self._database.value(_query("account_status"), account_id)
+        if change != "cancel" and status in ("closed", "suspended"):
+            raise SubscriptionRefused(f"The account is {status}: its subscription can be ended, and no more.")
         name = self._provider.name
         if change in ("now", "period_end") and name == "stripe" and not wanted.stripe_price:
             raise SubscriptionRefused(f"The plan {plan_id!r} can't be bought here: ask the operator.")
@@ -258,10 +261,12 @@ def invoice_handler(provider: str, subscriptions: Subscriptions) -> Handler:
         account_id = None if now.customer_id is None else await account_of(connection, provider, now.customer_id)
         if account_id is None:
             return NOBODY
+        is_new = before is None or before.status != now.status
         if await subscriptions.apply_invoice(connection, provider, account_id, now):
             after.balances.add(account_id)
-            if now.payment_id is not None:  # what was refunded or disputed before takes the credit back now
-                after.refs.append(ObjectRef("payment", now.payment_id))
+            is_new = True
+        if is_new and now.payment_id is not None:  # what was refunded or disputed before takes back what it brings
+            after.refs.append(ObjectRef("payment", now.payment_id))
         await _tell(connection, account_id, now)
         if now.subscription_id is not None:
             after.refs.append(ObjectRef("subscription", now.subscription_id))
