@@ -214,7 +214,7 @@ async def finish_sign_in(call: Call) -> web.Response:
     oidc, request, attempts = oidc_of(call), call.request, call.services.attempts
     peer = request.remote or "", request.headers
     attempts.refuse_blocked(*peer, SIGN_INS)  # each has the provider asked
-    cookie = request.cookies.get(_HOST_COOKIE if _is_https(oidc) else _COOKIE)
+    cookie = request.cookies.get(_cookie_of(oidc)[0])
     agent = request.headers.get("User-Agent")
     try:
         done = await oidc.finish(call.id("provider"), cookie, request.query, call.actor, agent)
@@ -241,36 +241,33 @@ async def finish_sign_in(call: Call) -> web.Response:
 
 def _to_console(oidc: OidcSignIn, path: str) -> web.Response:
     """Return what leads from the callback to a page of the console, below whatever path a proxy takes off."""
-    where = f"../../../..{CONSOLE}{path}"
-    response = web.Response(status=303, headers={"Cache-Control": "no-store", "Location": where})
-    _drop_cookie(response, oidc)
-    return response
-
-
-def _sent_on(oidc: OidcSignIn, where: str, fragment: dict[str, str]) -> web.Response:
-    location = f"{where}#{urlencode(fragment)}"
-    headers = {"Cache-Control": "no-store", "Referrer-Policy": "no-referrer", "Location": location}
+    headers = {"Cache-Control": "no-store", "Location": f"../../../..{CONSOLE}{path}"}
     response = web.Response(status=303, headers=headers)
     _drop_cookie(response, oidc)
     return response
 
 
-def _is_https(oidc: OidcSignIn) -> bool:
-    return oidc.public_url.startswith("https://")
+def _sent_on(oidc: OidcSignIn, where: str, fragment: dict[str, str]) -> web.Response:
+    headers = {"Cache-Control": "no-store", "Referrer-Policy": "no-referrer"}
+    response = web.Response(status=303, headers={**headers, "Location": f"{where}#{urlencode(fragment)}"})
+    _drop_cookie(response, oidc)
+    return response
 
 
-def _options(oidc: OidcSignIn) -> dict[str, Any]:
-    return {"path": "/", "secure": _is_https(oidc), "httponly": True, "samesite": "Lax"}
+def _cookie_of(oidc: OidcSignIn) -> tuple[str, dict[str, Any]]:
+    """Return the cookie's name, and how it is set."""
+    secure = oidc.public_url.startswith("https://")
+    return _HOST_COOKIE if secure else _COOKIE, {"path": "/", "secure": secure, "httponly": True, "samesite": "Lax"}
 
 
 def set_oidc_cookie(response: web.Response, oidc: OidcSignIn, cookie: str) -> None:
     """Set what a browser has to bring back from a provider."""
-    name = _HOST_COOKIE if _is_https(oidc) else _COOKIE
-    response.set_cookie(name, cookie, max_age=BEGUN_S, **_options(oidc))
+    name, options = _cookie_of(oidc)
+    response.set_cookie(name, cookie, max_age=BEGUN_S, **options)
 
 
 def _drop_cookie(response: web.Response, oidc: OidcSignIn) -> None:
-    response.del_cookie(_HOST_COOKIE if _is_https(oidc) else _COOKIE, **_options(oidc))
+    response.del_cookie(_cookie_of(oidc)[0], **_cookie_of(oidc)[1])
 
 
 ROUTES: Final = (
