@@ -18,8 +18,8 @@ from aiohttp import web
 
 from billing.api import (
     accounts,
-    budgets,
     browsers,
+    budgets,
     credit,
     keys,
     metering,
