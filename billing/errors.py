@@ -83,6 +83,14 @@ MetergateError
 |   +-- UserRefused                billing.identity.users
 +-- DifferentKeys                  billing.keys.presented
 +-- UsageQueryError                billing.ledger.used
++-- BadMeasure                     billing.metering.charges
++-- MeterNotPriced                 billing.metering.charges
++-- Busy                           billing.metering.claims
++-- EventConflict                  billing.metering.claims
++-- EventRefused                   billing.metering.claims
++-- NotAdmitted                    billing.metering.claims
++-- UnknownAccount                 billing.metering.claims
++-- UnknownHold                    billing.metering.service_holds
 +-- MoneyError                     billing.money
 +-- DestinationRefused             billing.notices.destinations
 +-- WebhookError                   billing.notices.endpoints
@@ -111,14 +119,6 @@ MetergateError
 |   +-- SubscriptionRefused        billing.payments.subscriptions
 +-- QuotaError                     billing.quotas
 +-- PriceError                     billing.rates
-+-- BadMeasure                     billing.metering.charges
-+-- MeterNotPriced                 billing.metering.charges
-+-- Busy                           billing.metering.claims
-+-- EventConflict                  billing.metering.claims
-+-- EventRefused                   billing.metering.claims
-+-- NotAdmitted                    billing.metering.claims
-+-- UnknownAccount                 billing.metering.claims
-+-- UnknownHold                    billing.metering.service_holds
 +-- ApiKeyError                    billing.shapes.rules
 |   +-- KeyConflict                billing.shapes.rules
 |   +-- KeyNotFound                billing.shapes.rules

@@ -3,7 +3,7 @@
 This file owns the arithmetic of a charge. A rate is a whole number of nano-USD per million (tokens), per unit or per
 hour; a cost is summed exactly as an integer over `COST_SCALE` and rounded up once. A row's id is a digest of what it
 says, so that an edited file adds a row and never changes one that has priced a debit. Which rates hold for a request is
-`billing.rates`'.
+`billing.sheets`'.
 """
 
 from __future__ import annotations
@@ -27,19 +27,15 @@ from billing.rates import (
     STANDARD_SPEEDS,
     STANDARD_TIERS,
     TIER_NAMES,
-    TOKEN_CLASSES,
     PriceError,
-    PriceLine,
-    Sheet,
     Tier,
     Variant,
     check_amounts,
-    check_rates,
-    check_tiers,
-    check_units,
+    check_standard,
     parse_hours,
     reported_scaled,
 )
+from billing.sheets import PriceLine, Sheet
 
 if TYPE_CHECKING:
     from billing.usage import Usage
@@ -82,12 +78,8 @@ class PriceRow:
     _known: dict[tuple[object, ...], str | None] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
-        check_rates(self.per_million, TOKEN_CLASSES)
-        check_units(self.per_unit)
-        if not self.per_million and not self.per_unit:
-            raise PriceError("a price row needs a price: per_million or per_unit")
+        check_standard(self.per_million, self.per_unit, self.tiers)
         self._check_name()
-        check_tiers(self.tiers)
         for name, known in (("multipliers", MULTIPLIERS), ("part_tokens", PART_KINDS)):
             check_amounts(name, getattr(self, name) or {}, known)
             object.__setattr__(self, name, getattr(self, name) or None)  # equal rows are equal in every spelling
@@ -243,7 +235,7 @@ class PriceRow:
             if per_million:
                 rate, scale = rates[price_class], EIGHTEENTHS
             elif price_class == "unit":
-                line = _meter_line(sheet, quantity)
+                line = sheet.meter_line(quantity)
                 if line is not None:
                     lines.append(line)
                 continue
@@ -302,12 +294,3 @@ class PriceRow:
 
     def _most(self) -> int:
         return max([FACTOR_SCALE, *(self.multipliers or {}).values()])
-
-
-def _meter_line(sheet: Sheet, quantity: int) -> PriceLine | None:
-    """The line of what a meter has counted, in thousandths; None where it has no price."""
-    for price_class, per in (("unit", 1), ("million", MILLION)):
-        if rate := sheet.units.get(price_class, 0):
-            amount = ceil_div(quantity * rate * sheet.factor * EIGHTEENTHS * MILLION, 1000 * per)
-            return PriceLine(price_class, quantity, rate, False, amount)
-    return None

@@ -179,14 +179,14 @@ async def dismiss_parked(call: Call, body: DismissParked) -> ParkedShape:
     return parked_shape(await payments_of(call).desk.dismiss(call.id("parked_id"), body.note, actor=call.actor))
 
 
-def _key(call: Call, said: str | None) -> str:
+def _key(call: Call, of_body: str | None) -> str:
     """Return the idempotency key of a call, of its body or its header; without one, one that no other call has."""
     given = call.request.headers.get(KEY_HEADER)
     if given is not None and not (0 < len(given) <= MOST_KEY and given.isascii() and given.isprintable()):
         raise BadRequest(f"{KEY_HEADER} must be 1 to {MOST_KEY} printable ASCII characters.", KEY_HEADER)
-    if said is not None and given is not None and said != given:
+    if of_body is not None and given is not None and of_body != given:
         raise BadRequest(f"idempotency_key and the header {KEY_HEADER} differ: send one of them.", "idempotency_key")
-    return said or given or f"call:{call.services.new_id()}"
+    return of_body or given or f"call:{call.services.new_id()}"
 
 
 def _amount(given: object) -> int | None:

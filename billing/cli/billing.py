@@ -249,13 +249,13 @@ def _feature(each: "FeatureShape") -> tuple[str, ...]:
 
 def _next(found: "StatusShape") -> list[str]:
     """Return what to do: the server's guidance, where the plan above is bought, the next command."""
-    said = [] if found.guidance is None else [found.guidance]
+    lines = [] if found.guidance is None else [found.guidance]
     upgrade = found.upgrade
     if found.state == "quota_exhausted" and upgrade is not None and upgrade.url is not None:
-        said.append(f"Upgrade: {upgrade.name}, {upgrade.price_usd} USD a month: {upgrade.url}")
+        lines.append(f"Upgrade: {upgrade.name}, {upgrade.price_usd} USD a month: {upgrade.url}")
     if found.next is not None:
-        said.append(f"Run: {found.next}")
-    return said
+        lines.append(f"Run: {found.next}")
+    return lines
 
 
 def _is_nothing(amount: str) -> bool:

@@ -33,7 +33,8 @@ from billing.holds.redis.session import refuse_eviction
 from billing.holds.redis.state import RedisState
 from billing.holds.repairs import Corrections
 from billing.holds.replay import LedgerWay, Replay
-from billing.holds.service import Holds, HoldSettings, RunningHolds
+from billing.holds.running import RunningHolds
+from billing.holds.service import Holds, HoldSettings
 from billing.holds.spool import Spool
 from billing.holds.upkeep import Loops, Upkeep
 from billing.holds.windows import plan_lookup

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from billing.holds.redis.state import RedisState
     from billing.holds.repairs import Corrections
     from billing.holds.replay import LedgerWay, Replay
-    from billing.holds.service import RunningHolds
+    from billing.holds.running import RunningHolds
 
 logger = logging.getLogger(__name__)
 
@@ -46,7 +46,6 @@ REHELD_ROWS: Final = 100
 """Running requests that are held again, and asked for in the ledger, at once: their settlements wait for that."""
 PREPARED_ACCOUNTS: Final = 10_000
 """Accounts that are told of corrections at one attempt to join an epoch."""
-
 MOST_HELD_BACK: Final = 1000
 """Accounts that a gateway may leave behind as it joins an epoch: with more of them it does not join yet."""
 
@@ -103,9 +102,8 @@ class EpochStart:
             apart_ms, was_apart = self._partitions.clock_difference_ms(partition), partition.apart
             partition.apart = abs(apart_ms) > APART_MS
             if partition.apart and not was_apart:
-                logger.error(
-                    "partition %d: Redis's clock is %d s ahead of Postgres's", partition.number, apart_ms // 1000
-                )
+                ahead_s = apart_ms // 1000
+                logger.error("partition %d: Redis's clock is %d s ahead of Postgres's", partition.number, ahead_s)
             if partition.apart:
                 return False
             unready = await self._unready(partition, epoch)
@@ -114,15 +112,8 @@ class EpochStart:
             gone = list(self._peers.lost(partition.held_back_by))
             number, back = partition.number, sorted(unready)
             keys = [self._keyspace.meta(number), self._keyspace.joined(number), self._keyspace.installed(number)]
-            arguments: list[str | int] = [
-                epoch,
-                self._gateway_id,
-                len(back),
-                len(gone),
-                *back,
-                *gone,
-                *await self._peers.living(),
-            ]
+            head = epoch, self._gateway_id, len(back), len(gone)
+            arguments: list[str | int] = [*head, *back, *gone, *await self._peers.living()]
             is_open, *holding = await self._client.call(
                 self._join_script, keys + [self._keyspace.account(each) for each in back], arguments
             )

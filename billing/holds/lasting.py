@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from billing.holds.partitions import Partitions
     from billing.holds.redis.state import Keyspace, RedisState
     from billing.holds.repairs import Corrections
-    from billing.holds.service import RunningHolds
+    from billing.holds.running import RunningHolds
 
 logger = logging.getLogger(__name__)
 

@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from billing.holds.partition import Partition
     from billing.holds.redis.state import Keyspace, RedisState
     from billing.holds.repairs import Corrections
-    from billing.holds.service import RunningHolds
+    from billing.holds.running import RunningHolds
     from billing.ledger.debits import Debit
 
 ExpiredHold = Literal["void", "input"]

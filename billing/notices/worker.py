@@ -224,11 +224,11 @@ class NoticeWorker:
 
 def body_of(notice: Any) -> bytes:
     """Return what a delivery of a notice says, as JSON."""
-    said = {
+    body = {
         "id": notice["notice_id"],
         "type": notice["type"],
         "timestamp": rfc3339(notice["created_at"]),
         "account_id": notice["account_id"] or None,
         "data": notice["data"],
     }
-    return msgspec.json.encode(said)
+    return msgspec.json.encode(body)

@@ -163,8 +163,8 @@ def checkout_handler(provider: str) -> Handler:
     async def apply(connection: Connection, before: Checkout | None, now: Checkout, after: After) -> Owner:
         if now.order_id is None:
             return NOBODY
-        said = (now.order_id, provider, now.subscription_id, now.status == "expired")
-        await connection.execute(_query("orders_of_checkout"), *said)
+        values = (now.order_id, provider, now.subscription_id, now.status == "expired")
+        await connection.execute(_query("orders_of_checkout"), *values)
         if now.payment_id is not None:
             after.refs.append(ObjectRef("payment", now.payment_id))
         if now.subscription_id is not None:

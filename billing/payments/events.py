@@ -128,9 +128,9 @@ class PaymentEvents:
         elif event.ref is None:
             ignored = "of no object that a payment depends on"
         ref = event.ref
-        said = (None, None) if ref is None else (ref.kind, ref.id)
+        about = (None, None) if ref is None else (ref.kind, ref.id)
         state = "waiting" if ignored is None else "ignored"
-        given = (self.provider, event.id, event.type, *said, event.livemode, body, state, ignored, event.created_at)
+        given = (self.provider, event.id, event.type, *about, event.livemode, body, state, ignored, event.created_at)
         new = await connection.fetchval(_query("events_store"), *given, self._new_id()) is not None
         self._came.set()
         return new

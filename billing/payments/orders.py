@@ -251,8 +251,8 @@ async def credited(
     subscription_id: str | None = None,
 ) -> Order:
     """Note in the caller's transaction that an order's amount is on the balance, or that its plan is in force."""
-    said = (order_id, transfer_id, payment_id, subscription_id)
-    return found_order(await connection.fetchrow(_query("orders_credited"), *said), order_id)
+    values = (order_id, transfer_id, payment_id, subscription_id)
+    return found_order(await connection.fetchrow(_query("orders_credited"), *values), order_id)
 
 
 async def left_of(connection: Connection, account_id: str, transfers: Sequence[str]) -> int:

@@ -128,15 +128,15 @@ class Purchases:
             await self._park(connection, order, payment, reason)
             return order, "parked"
         after.balances.add(order.account_id)
-        await self.tell(connection, order.account_id, "payment.succeeded", _said(order))
+        await self.tell(connection, order.account_id, "payment.succeeded", _notice_data(order))
         return order, None
 
     async def credit(self, connection: Connection, order: Order, payment_id: str, actor: audit.Actor) -> Order:
         """Raise the balance by an order's amount, once per payment; the caller tells of the balance. Raises
         `grants.GrantError`."""
         key = money_key(self.provider, "payment", payment_id)
-        said = SCOPE, key, f"order {order.id}"
-        entry = Entry(order.account_id, order.amount_nano, PURCHASES, "purchase", *said, terms=self.terms())
+        named = SCOPE, key, f"order {order.id}"
+        entry = Entry(order.account_id, order.amount_nano, PURCHASES, "purchase", *named, terms=self.terms())
         result = await self.grants.record(connection, entry, actor)
         return await credited(connection, order.id, transfer_id=result.transfer_id, payment_id=payment_id)
 
@@ -149,8 +149,8 @@ class Purchases:
         reason = order.reason if status not in ("credited", "paid") else None
         if status == "failed":
             reason = now.decline_code or now.status
-        said = (order.id, status, now.id, now.customer_id, refunded, disputed, reason)
-        changed = found_order(await connection.fetchrow(_query("orders_settle"), *said), order.id)
+        values = (order.id, status, now.id, now.customer_id, refunded, disputed, reason)
+        changed = found_order(await connection.fetchrow(_query("orders_settle"), *values), order.id)
         await self._tell_of_change(connection, order, changed)
 
     async def _take_back(
@@ -201,6 +201,7 @@ class Purchases:
             move = next_move(raised.credit_nano, now, moved, left_nano)
             if move is None:
                 return
+<<<<<<< HEAD
             key = money_key(self.provider, move.kind, move.id)
             entry = Entry(
                 *(account_id, move.delta_nano, raised.source, move.kind, SCOPE),
@@ -214,6 +215,27 @@ class Purchases:
             said = (self.provider, move.kind, move.id, order_id, move.amount_cents, move.delta_nano)
             await connection.execute(_query("movements_add"), *said)
             after.balances.add(account_id)
+=======
+            await self._move(connection, order, raised, move)
+            after.balances.add(order.account_id)
+
+    async def _moved(self, connection: Connection, order: Order) -> dict[tuple[str, str], Moved]:
+        rows = await connection.fetch(_query("movements_of_order"), order.id)
+        return {(row["kind"], row["id"]): Moved(row["moved_nano"], row["transfers"]) for row in rows}
+
+    async def _move(self, connection: Connection, order: Order, raised: Raised, move: Move) -> None:
+        key = money_key(self.provider, move.kind, move.id)
+        entry = Entry(
+            *(order.account_id, move.delta_nano, raised.source, move.kind, SCOPE),
+            key if move.number == 1 else f"{key}:{move.number}",
+            f"order {order.id}",
+            purchase_id=raised.transfers[0],
+            terms=raised.terms,
+        )
+        await self.grants.record(connection, entry, audit.SYSTEM)
+        values = (self.provider, move.kind, move.id, order.id, move.amount_cents, move.delta_nano)
+        await connection.execute(_query("movements_add"), *values)
+>>>>>>> main
 
     async def _suspend(
         self, connection: Connection, account_id: str, before: Payment | None, now: Payment, after: After
@@ -229,15 +251,16 @@ class Purchases:
     async def _tell_of_change(self, connection: Connection, before: Order, now: Order) -> None:
         """Write the notices of a failed payment, of a refund and of a dispute."""
         if now.status == "failed" and before.status != "failed":
-            await self.tell(connection, now.account_id, "payment.failed", {**_said(now), "reason": now.reason})
+            await self.tell(connection, now.account_id, "payment.failed", {**_notice_data(now), "reason": now.reason})
         if now.refunded_cents > before.refunded_cents:
             refunded = _usd(now.refunded_cents - before.refunded_cents)
-            await self.tell(connection, now.account_id, "payment.refunded", {**_said(now), "refunded_usd": refunded})
+            data = {**_notice_data(now), "refunded_usd": refunded}
+            await self.tell(connection, now.account_id, "payment.refunded", data)
         if now.status == "disputed" and before.status != "disputed":
-            await self.tell(connection, now.account_id, "payment.disputed", _said(now))
+            await self.tell(connection, now.account_id, "payment.disputed", _notice_data(now))
 
 
-def _said(order: Order) -> dict[str, Any]:
+def _notice_data(order: Order) -> dict[str, Any]:
     return {"order_id": order.id, "kind": order.kind, "amount_usd": _usd(order.amount_cents)}
 
 

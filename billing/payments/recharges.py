@@ -98,10 +98,10 @@ class Recharges:
             raise RechargeRefused(
                 "Save a payment method first: POST /api/billing/setup, or `metergate billing setup`.", "enabled"
             )
-        said = (wish.enabled, wish.threshold_nano, wish.amount_cents, wish.monthly_cap_cents, self._now())
+        values = (wish.enabled, wish.threshold_nano, wish.amount_cents, wish.monthly_cap_cents, self._now())
         async with self._database.transaction() as connection:
             before = await connection.fetchrow(_query("recharges_lock"), account_id)
-            after = recharge_of(await connection.fetchrow(_query("recharges_put"), account_id, *said))
+            after = recharge_of(await connection.fetchrow(_query("recharges_put"), account_id, *values))
             shown = None if before is None else _audited(recharge_of(before))
             await audit.record(
                 *(connection, actor, "account.auto_recharge", account_id, shown, _audited(after)),
@@ -131,8 +131,8 @@ async def note_end(
     """Write in the caller's transaction, which has locked the row, what has become of a wish; and a notice of what is
     no success."""
     after = state if recharge.enabled or state == "stopped" else "off"
-    said = (after, reason, url, declines, next_attempt_at)
-    await connection.execute(_query("recharges_ended"), recharge.account_id, *said)
+    values = (after, reason, url, declines, next_attempt_at)
+    await connection.execute(_query("recharges_ended"), recharge.account_id, *values)
     if reason is not None:
         waits = after in ("waiting", "capped")
         data = {

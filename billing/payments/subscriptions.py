@@ -110,8 +110,8 @@ class Subscriptions:
             key = money_key(provider, "invoice", invoice.id, each.line_id)
             terms = Terms(INCLUDED_PRIORITY, expires_at=each.expires_at)
             note = f"included in {each.plan}"
-            said = included_scope(provider, account_id), key, note
-            entry = Entry(account_id, each.amount_nano, PROMOTIONS, "subscription", *said, terms=terms)
+            named = included_scope(provider, account_id), key, note
+            entry = Entry(account_id, each.amount_nano, PROMOTIONS, "subscription", *named, terms=terms)
             try:
                 given |= not (await self._grants.record(connection, entry, audit.SYSTEM)).replayed
             except IdempotencyConflict:  # it was given by what the plan had then
@@ -129,12 +129,12 @@ class Subscriptions:
             return wanted
         seen = wanted.subscription
         waits = (None, None) if seen is None else (seen.ends_at, seen.next_plan)
-        said = (wanted.plan, wanted.standing, *waits)
+        values = (wanted.plan, wanted.standing, *waits)
         known = None if before is None else tuple(before[name] for name in ("plan", "standing", "ends_at", "next_plan"))
-        if known == said:
+        if known == values:
             return wanted
-        await connection.execute(_query("account_plans_set"), account_id, *said)
-        if known is None or known[:2] != said[:2]:
+        await connection.execute(_query("account_plans_set"), account_id, *values)
+        if known is None or known[:2] != values[:2]:
             await self._change(connection, account, before, wanted)
         else:  # it will end, or change, or will not any more
             await emit(connection, account_id, "subscription.changed", _told(wanted) | {"plan": wanted.plan})
@@ -149,9 +149,9 @@ class Subscriptions:
         after = await connection.fetchrow(_query("account_plans_apply"), account["id"], plan, since, judged)
         if after is None:
             return
-        said = ({name: row[name] for name in ("plan", "status")} for row in (account, after))
+        change = ({name: row[name] for name in ("plan", "status")} for row in (account, after))
         about = account["id"]
-        await audit.record(connection, audit.SYSTEM, "account.subscription", about, *said, account_id=about)
+        await audit.record(connection, audit.SYSTEM, "account.subscription", about, *change, account_id=about)
         type_ = {"active": "subscription.changed", "past_due": "subscription.past_due"}.get(wanted.standing)
         data = _told(wanted) | {"plan": after["plan"], "plan_before": account["plan"]}
         await emit(connection, about, type_ or "subscription.ended", data)  # type: ignore[arg-type]

@@ -275,8 +275,8 @@ async def _reprice(
     summary = f"{requests} requests, {verb}, {left} left; {format_usd(difference_nano)} USD to be charged more in all."
     headers = ("time", "request", "account", "charged USD", "would be USD", "left because")
     parts = (Table(headers, rows), summary) if rows else (summary,)
-    said = {"dry_run": not apply, "requests": requests, "corrected": corrected, "left": left}
-    output.show(Shown({**said, "difference_usd": format_usd(difference_nano), "data": found}, parts))
+    summed = {"dry_run": not apply, "requests": requests, "corrected": corrected, "left": left}
+    output.show(Shown({**summed, "difference_usd": format_usd(difference_nano), "data": found}, parts))
 
 
 def _nano(usd: str) -> int:

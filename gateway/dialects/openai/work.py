@@ -157,8 +157,8 @@ def _tools(raw: Raw | None, most_calls: int | None, bounds: StructureBounds) -> 
             raise _unbounded(f"The tool of type '{name}'", param, "its 'max_uses', or 'max_tool_calls'")
         times = min(bound for bound in (own, most_calls) if bound is not None)
         uses += times
-        said = name or " ".join(tool)  # Google's are named by their field
-        searches += times if any(part in said for part in _SEARCHING) else 0
+        tool_name = name or " ".join(tool)  # Google's are named by their field
+        searches += times if any(part in tool_name for part in _SEARCHING) else 0
         if not is_null(tool.get("model")):
             models.append(short_text(tool["model"], f"{param}.model"))
     if not served:
