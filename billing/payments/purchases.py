@@ -201,7 +201,6 @@ class Purchases:
             move = next_move(raised.credit_nano, now, moved, left_nano)
             if move is None:
                 return
-<<<<<<< HEAD
             key = money_key(self.provider, move.kind, move.id)
             entry = Entry(
                 *(account_id, move.delta_nano, raised.source, move.kind, SCOPE),
@@ -212,30 +211,9 @@ class Purchases:
             )
             await self.grants.record(connection, entry, audit.SYSTEM)
             order_id = None if order is None else order.id
-            said = (self.provider, move.kind, move.id, order_id, move.amount_cents, move.delta_nano)
-            await connection.execute(_query("movements_add"), *said)
+            values = (self.provider, move.kind, move.id, order_id, move.amount_cents, move.delta_nano)
+            await connection.execute(_query("movements_add"), *values)
             after.balances.add(account_id)
-=======
-            await self._move(connection, order, raised, move)
-            after.balances.add(order.account_id)
-
-    async def _moved(self, connection: Connection, order: Order) -> dict[tuple[str, str], Moved]:
-        rows = await connection.fetch(_query("movements_of_order"), order.id)
-        return {(row["kind"], row["id"]): Moved(row["moved_nano"], row["transfers"]) for row in rows}
-
-    async def _move(self, connection: Connection, order: Order, raised: Raised, move: Move) -> None:
-        key = money_key(self.provider, move.kind, move.id)
-        entry = Entry(
-            *(order.account_id, move.delta_nano, raised.source, move.kind, SCOPE),
-            key if move.number == 1 else f"{key}:{move.number}",
-            f"order {order.id}",
-            purchase_id=raised.transfers[0],
-            terms=raised.terms,
-        )
-        await self.grants.record(connection, entry, audit.SYSTEM)
-        values = (self.provider, move.kind, move.id, order.id, move.amount_cents, move.delta_nano)
-        await connection.execute(_query("movements_add"), *values)
->>>>>>> main
 
     async def _suspend(
         self, connection: Connection, account_id: str, before: Payment | None, now: Payment, after: After
