@@ -8,6 +8,7 @@ holds/       admission and settlement: decision, Redis scripts, recovery
 ledger/      transfers, usage events, the batch that writes them, reports, verification
 payments/    payment providers behind one port; orders and what they credit
 notices/     what customers and operators are told of, by mail and by webhooks
+exports/     what was used, told to other systems: Lago, Stripe's meters, CloudEvents, files
 metering/    what other services meter, through the same holds and ledger
 owned/       whose an object at a provider is
 database/    the one place that imports asyncpg; migrations

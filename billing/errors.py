@@ -50,6 +50,8 @@ MetergateError
 +-- BadCoding                      billing.codings
 +-- Unreadable                     billing.errors
 |   +-- NewerLayout                billing.errors
++-- ExportNotFound                 billing.exports.cursor
++-- SinkFailed                     billing.exports.sinks
 +-- NeedTooLarge                   billing.holds.decision
 +-- IllegalTransition              billing.holds.hold
 +-- SettlementLost                 billing.holds.hold
