@@ -18,6 +18,8 @@ from aiohttp import web
 
 from billing.api import (
     accounts,
+    budgets,
+    browsers,
     credit,
     keys,
     metering,
@@ -49,12 +51,14 @@ ROUTES: Final[tuple[Route, ...]] = (
     *organizations.ROUTES,
     *own_keys.ROUTES,
     *credit.ROUTES,
+    *budgets.ROUTES,
     *usage.ROUTES,
     *sums.ROUTES,
     *oversight.ROUTES,
     *metering.ROUTES,
     *people.ROUTES,
     *tokens.ROUTES,
+    *browsers.ROUTES,
     *payments.ROUTES,
     *webhooks_out.ROUTES,
     *plans.ROUTES,

@@ -154,8 +154,8 @@ class Poster:
         except TimeoutError:
             return Outcome(None, f"no answer within {self._timeout.total:g} s")
         except (aiohttp.ClientError, OSError, ValueError) as error:
-            said = _FORBIDDEN if _FORBIDDEN in str(error) else type(error).__name__
-            return Outcome(None, said)
+            reason = _FORBIDDEN if _FORBIDDEN in str(error) else type(error).__name__
+            return Outcome(None, reason)
         if 200 <= answer.status < 300:
             return Outcome(answer.status, None)
         if 300 <= answer.status < 400:
