@@ -184,6 +184,7 @@ MATRIX: Final[dict[str, list[int]]] = {
     "GET /api/admin/refusals/{request_id}": [*OPERATOR, 503],
     "GET /api/admin/plans": [*OPERATOR, 200],
     "GET /api/admin/providers": [*OPERATOR, 200],
+    "GET /api/admin/margin": [*OPERATOR, 200],
     "GET /api/admin/audit": [*OPERATOR, 200],
     "POST /api/webhooks/stripe": [404] * 10,
     "GET /api/admin/payments/events": [*OPERATOR, 404],
