@@ -12,6 +12,7 @@ from billing.ledger.catalogue import sync_prices
 from billing.ledger.debits import NAMED
 from billing.ledger.reports import roll
 from billing.ledger.used import total
+from billing.money import format_usd
 from billing.usage import Usage
 from tests.billing.api.support import ADMIN_KEY, serving
 from tests.billing.support import PRICES, Billing
