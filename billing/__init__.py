@@ -9,10 +9,12 @@ ledger/      transfers, usage events, the batch that writes them, reports, verif
 budgets/     sums that an account means to stay within, and is told of
 payments/    payment providers behind one port; orders and what they credit
 notices/     what customers and operators are told of, by mail and by webhooks
+collect/     traffic that exporters count, pulled and charged
 metering/    what other services meter, through the same holds and ledger
 owned/       whose an object at a provider is
 database/    the one place that imports asyncpg; migrations
 shapes/      what the HTTP API takes and answers, and what a key may say
+web/         the console: pages under /console
 api/         the HTTP API under /api; cli/  commands; client  its client library
 calls  credit_calls  payment_calls  person_calls     its calls
 attempts  addresses  refused     guessed keys, where requests come from, and the last that were refused

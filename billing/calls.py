@@ -34,6 +34,7 @@ from billing.shapes.margin import MarginsShape
 from billing.shapes.operation import ProviderShape, RefusedShape
 from billing.shapes.quotas import QuotaShape
 from billing.shapes.repricing import NewRepricing, RepricingShape
+from billing.shapes.tokens import LoginLinkShape
 from billing.shapes.usage import BalanceShape, EventShape, ExplainedEventShape, TotalsShape, TransactionShape
 
 ANSWER_LIMIT_BYTES: Final = 32 * 1024 * 1024
@@ -215,6 +216,10 @@ class BillingCalls(ABC):
         query = {"key_id": key_id, "account_id": account_id, "limit": str(limit)}
         return await self._call("GET", "/api/admin/refusals", Listing[RefusedShape], query=query)
 
+    async def login_link(self) -> LoginLinkShape:
+        """Make a link by which an operator signs in to the console, once and soon."""
+        return await self._call("POST", "/api/admin/login-links", LoginLinkShape)
+
     async def providers(self) -> Listing[ProviderShape]:
         """List the providers of the configuration and the health of their targets."""
         return await self._call("GET", "/api/admin/providers", Listing[ProviderShape])
@@ -292,8 +297,10 @@ class BillingCalls(ABC):
 
 
 def path_part(segment: str) -> str:
+    """Return a text as one segment of a path, whatever it holds."""
     return quote(segment, safe="") or "-"
 
 
 def page_query(limit: int, cursor: str | None) -> dict[str, str | None]:
+    """Return the query that asks for a page."""
     return {"limit": str(limit), "cursor": cursor}

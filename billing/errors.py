@@ -51,6 +51,8 @@ MetergateError
 |   +-- BudgetRefused              billing.budgets.rules
 +-- CommandFailed                  billing.cli.output
 +-- BadCoding                      billing.codings
++-- ExporterFailed                 billing.collect.snapshots
++-- SubjectNotFound                billing.collect.subjects
 +-- Unreadable                     billing.errors
 |   +-- NewerLayout                billing.errors
 +-- NeedTooLarge                   billing.holds.decision

@@ -37,6 +37,7 @@ from billing.payments.assembly import PaymentParts, deployment_of
 from billing.payments.auto_recharge import Alerts
 from billing.payments.coupons import Coupons
 from billing.refused import RefusedRequests, RefusedRules
+from gateway.collecting import POOL_SIZE, STATEMENT_S, make_collector
 from gateway.config.models import unknown_models
 from gateway.config.plan_follower import PlanFollower
 from gateway.config.settings import Settings
@@ -48,6 +49,7 @@ from gateway.proxy.target_health import provider_list
 from gateway.stores import OpenStores, new_id, open_engine
 
 if TYPE_CHECKING:
+    from billing.collect.collector import Collector
     from billing.holds.redis.state import RedisState
     from billing.identity.people import People
     from billing.plans import Plans
@@ -112,6 +114,7 @@ class Runtime:
     people: People
     in_force: InForce
     attempts: Attempts
+    collector: Collector
     admin_api_key: str = field(repr=False)
 
 
@@ -147,6 +150,7 @@ async def open_runtime(
         apart = _Apart(
             of_api=stores.database.another(size=defaults.api_pool_size, timeout_s=defaults.postgres_timeout_s),
             of_keys=stores.database.another(size=1, timeout_s=defaults.postgres_timeout_s),
+            of_collection=stores.database.another(size=POOL_SIZE, timeout_s=STATEMENT_S),
             ask=Outgoing(defaults.issuer_timeout_s, defaults.issuer_answer_bytes),
         )
         try:
@@ -155,6 +159,7 @@ async def open_runtime(
                 yield runtime
             finally:
                 runtime.people.passwords.close()
+                await runtime.collector.close()
                 if runtime.services.payments is not None:
                     await runtime.services.payments.provider.close()
         finally:
@@ -169,11 +174,13 @@ class _Apart:
 
     of_api: Database
     of_keys: Database
+    of_collection: Database
     ask: Outgoing
 
     async def close(self) -> None:
         """Close all of it."""
         await self.ask.close()
+        await self.of_collection.close()
         await self.of_keys.close()
         await self.of_api.close()
 
@@ -185,9 +192,11 @@ def _runtime(settings: Settings, stores: OpenStores, apart: _Apart, deployment: 
     identity = make_identity(settings, apart.of_api, apart.of_keys, apart.ask, plans, engine.change_notifier, new_id)
     services = _services(settings, apart.of_api, engine, plans, identity, in_force)
     parts = PaymentParts(
-        *(apart.of_api, services.accounts, services.grants, engine.change_notifier, plans, new_id, deployment)
+        *(apart.of_api, services.accounts, services.grants, engine.change_notifier, plans, new_id, deployment),
+        gateway_id=engine.gateway_id,
     )
-    services = replace(services, **payment_services(open_payments(settings, parts)))
+    collector = make_collector(settings, apart.of_collection, engine, in_force.now, new_id)
+    services = replace(services, collector=collector, **payment_services(open_payments(settings, parts)))
     return Runtime(
         settings=settings,
         follower=stores.follower,
@@ -204,6 +213,7 @@ def _runtime(settings: Settings, stores: OpenStores, apart: _Apart, deployment: 
         people=identity.people,
         in_force=in_force,
         attempts=services.attempts,
+        collector=collector,
         admin_api_key=services.admin_api_key or "",
     )
 
@@ -259,6 +269,7 @@ def _services(
         rotation_grace_s=defaults.rotation_grace_s,
         new_id=new_id,
         sessions=identity.sessions,
+        browsers=identity.browsers,
         oidc=identity.oidc,
         person=identity.sessions.caller,
         image=settings.image,

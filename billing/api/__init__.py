@@ -10,6 +10,7 @@
     people      /auth: registering, signing in, one's own credentials and profile
     accounts    /admin/accounts, /orgs/{org_id}/close   keys  /admin/keys
     tokens      /auth: refresh, narrow, revoke; sessions; /auth/oidc: signing in elsewhere
+    browsers    sessions of browsers; /admin/login-links, by which an operator begins one
     organizations  /orgs, /invitations, /roles   own_keys  /billing/keys
     metering    /service: what other services call
     credit      lots, coupons, auto-recharge, alerts, below /billing and /admin   budgets  /billing/budgets

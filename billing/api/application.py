@@ -18,6 +18,7 @@ from aiohttp import web
 
 from billing.api import (
     accounts,
+    browsers,
     budgets,
     credit,
     keys,
@@ -59,6 +60,7 @@ ROUTES: Final[tuple[Route, ...]] = (
     *metering.ROUTES,
     *people.ROUTES,
     *tokens.ROUTES,
+    *browsers.ROUTES,
     *payments.ROUTES,
     *webhooks_out.ROUTES,
     *plans.ROUTES,

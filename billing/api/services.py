@@ -18,7 +18,9 @@ if TYPE_CHECKING:
     from billing.attempts import Attempts
     from billing.audit import AuditLog
     from billing.budgets.budgets import Budgets
+    from billing.collect.collector import Collector
     from billing.effects import Effects
+    from billing.identity.browsers import Browsers
     from billing.identity.callers import Caller
     from billing.identity.credentials import Credentials
     from billing.identity.invitations import Invitations
@@ -125,6 +127,7 @@ class Services:
     admin_api_key: str | None = field(repr=False)
     default_plan: str
     sessions: Sessions
+    browsers: Browsers
     person: Callable[[str, str | None], Awaitable[Caller | None]] = _nobody
     service_api_key: str | None = field(default=None, repr=False)
     meters: Meters | None = None
@@ -133,6 +136,7 @@ class Services:
     windows: Callable[[str], Awaitable[list[WindowShape]]] = _no_windows
     upgrade_url: Callable[[Plan], str | None] = lambda plan: None
     payment_oversight: PaymentOversight | None = None
+    collector: Collector | None = None
     unknown_models: Callable[[Iterable[str]], list[str]] = lambda names: []
     providers: Callable[[], Awaitable[list[ProviderShape]]] = _no_providers
     keys_per_user: int = 100

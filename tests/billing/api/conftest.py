@@ -16,6 +16,7 @@ from billing.audit import AuditLog
 from billing.budgets.budgets import Budgets
 from billing.holds.redis.client import RedisClient
 from billing.holds.redis.state import Keyspace, RedisState
+from billing.identity.browsers import Browsers
 from billing.identity.invitations import Invitations
 from billing.identity.members import Members
 from billing.identity.organizations import Organizations
@@ -86,6 +87,7 @@ def services(billing: Billing, registry: Registry) -> Services:
         admin_api_key=ADMIN_KEY,
         default_plan=DEFAULT_PLAN,
         sessions=registry.sessions,
+        browsers=Browsers(billing.database, billing.new_id, ADMIN_KEY),
         image="registry.example.com/metergate:sha-0123456789abcdef0123456789abcdef01234567",
         max_body_bytes=64 * 1024,
     )

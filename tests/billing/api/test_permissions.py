@@ -159,6 +159,7 @@ CHANGE_KEY: Final = [401, 401, 403, 403, 403, 200, 200, 404, 401, 401]
 """A key of another member."""
 MATRIX: Final[dict[str, list[int]]] = {
     "POST /api/admin/accounts": [*OPERATOR, 400],
+    "POST /api/admin/login-links": [*OPERATOR, 201],
     "GET /api/admin/accounts": [*OPERATOR, 200],
     "GET /api/admin/accounts/{account_id}": [*OPERATOR, 200],
     "PATCH /api/admin/accounts/{account_id}": [*OPERATOR, 200],
@@ -185,6 +186,9 @@ MATRIX: Final[dict[str, list[int]]] = {
     "GET /api/admin/plans": [*OPERATOR, 200],
     "GET /api/admin/providers": [*OPERATOR, 200],
     "GET /api/admin/margin": [*OPERATOR, 200],
+    "GET /api/admin/jobs/runs": [*OPERATOR, 503],
+    "GET /api/admin/exporters/subjects": [*OPERATOR, 503],
+    "POST /api/admin/exporters/subjects/assign": [*OPERATOR, 400],
     "GET /api/admin/audit": [*OPERATOR, 200],
     "POST /api/webhooks/stripe": [404] * 10,
     "GET /api/admin/payments/events": [*OPERATOR, 404],

@@ -53,6 +53,7 @@ OF_THE_API = {
     "operator order dismiss": "operator order dismiss prk_x --note y",
     "operator order refund": "operator order refund ord_x",
     "operator audit": "operator audit",
+    "operator login-link": "operator login-link",
     "operator price reprice": "operator price reprice openai/gpt-4o --since 2026-01-01 --until 2026-02-01",
     "operator user list": "operator user list",
     **{f"operator user {what}": f"operator user {what} usr_x" for what in ("show", "approve", "enable", "disable")},
