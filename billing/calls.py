@@ -292,8 +292,10 @@ class BillingCalls(ABC):
 
 
 def path_part(segment: str) -> str:
+    """Return a text as one segment of a path, whatever it holds."""
     return quote(segment, safe="") or "-"
 
 
 def page_query(limit: int, cursor: str | None) -> dict[str, str | None]:
+    """Return the query that asks for a page."""
     return {"limit": str(limit), "cursor": cursor}

@@ -1,5 +1,5 @@
-"""The billing API's calls about payments: of customers, hosted pages and orders; with the admin key all orders, what
-could not be credited, the provider's events, and the comparison with it, plans."""
+"""The billing API's calls about payments: of customers, hosted pages, plans, orders and invoices; with the admin key
+all orders, what could not be credited, the provider's events, and the comparison with it, plans."""
 
 from billing.calls import BillingCalls, page_query, path_part
 from billing.pages import DEFAULT_LIMIT
@@ -9,11 +9,13 @@ from billing.shapes.payments import (
     AdminOrderShape,
     CreditParked,
     DismissParked,
+    InvoiceShape,
     NewCheckout,
     NewOrderRefund,
     NewPortal,
     NewSetup,
     OrderRefundShape,
+    OrderShape,
     PageShape,
     ParkedShape,
     PlansShape,
@@ -34,6 +36,21 @@ class PaymentCalls(BillingCalls):
     async def billing_portal(self, return_url: str | None = None) -> PageShape:
         """Open a page where billing is managed."""
         return await self._call("POST", "/api/billing/portal", PageShape, body=NewPortal(return_url=return_url))
+
+    async def plans(self) -> PlansShape:
+        """List the plans that can be had, the cheapest first."""
+        return await self._call("GET", "/api/billing/plans", PlansShape)
+
+    async def own_orders(
+        self, *, status: str | None = None, limit: int = DEFAULT_LIMIT, cursor: str | None = None
+    ) -> Listing[OrderShape]:
+        """List the orders of one's own account, newest first."""
+        query = {"status": status, **page_query(limit, cursor)}
+        return await self._call("GET", "/api/billing/orders", Listing[OrderShape], query=query)
+
+    async def invoices(self, *, limit: int = DEFAULT_LIMIT, cursor: str | None = None) -> Listing[InvoiceShape]:
+        """List the invoices of one's own account, newest first."""
+        return await self._call("GET", "/api/billing/invoices", Listing[InvoiceShape], query=page_query(limit, cursor))
 
     async def orders(
         self,

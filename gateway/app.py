@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 from aiohttp import web
 
 from billing.api.application import setup
+from billing.collect.collector import LEASE
 from billing.identity.sessions import FORGET, FORGET_UNVERIFIED
 from billing.ledger.catalogue import sync_prices
 from billing.ledger.retention import UsageRetention
@@ -26,6 +27,7 @@ from billing.owned.jobs import BackgroundJobs
 from billing.owned.objects import OwnedObjects, Retention, RetentionRules
 from billing.web.application import setup as setup_console
 from gateway.auth import Authenticator
+from gateway.collecting import start_collecting
 from gateway.config.files import PRICES_FILE
 from gateway.config.price_file import PriceFollower
 from gateway.dialects.registry import Dialects, make_dialects
@@ -131,8 +133,8 @@ async def serving(runtime: Runtime, metrics: Metrics | None = None) -> AsyncIter
     await sync_prices(runtime.database, settings.prices)
     await runtime.follower.begin()
     parts = _make_parts(runtime, metrics, tokenizer)
-    health, aside = Health(engine), SetAsideCount()
-    jobs = Jobs(engine, runtime.database, metrics, new_id(), runtime.services)
+    health, aside = Health(engine, runtime.collector), SetAsideCount()
+    jobs = Jobs(runtime, metrics, new_id())
     cors = Cors(settings.cors_origins) if settings.cors_origins else None
     app = _application(runtime, cors)
     reads = Reads(runtime, parts.proxy, parts.router, parts.dialects, metrics, health)
@@ -163,6 +165,7 @@ async def serving(runtime: Runtime, metrics: Metrics | None = None) -> AsyncIter
         _start_usage_retention(runtime, metrics)
         start_mailer(runtime, metrics, new_id)
         start_payments(runtime, metrics)
+        start_collecting(runtime, metrics, new_id)
         start_notices(runtime, metrics, new_id)
         health.ready = True
         yield (
@@ -172,7 +175,9 @@ async def serving(runtime: Runtime, metrics: Metrics | None = None) -> AsyncIter
     finally:
         health.ready = False
         await engine.loops.stop("background", "housekeeping", "metrics", "plans", "prices", "reconcile", "refused")
-        await engine.loops.stop("mail", "notices", "retention", "usage_retention", "targets_tell", "targets_listen")
+        await engine.loops.stop(
+            "mail", "notices", "retention", "usage_retention", "targets_tell", "targets_listen", LEASE
+        )
         await stop_payments(runtime)
         await runtime.refused.flush()
         parts.remainder.hurry()

@@ -207,8 +207,8 @@ class Repricing:
                     await lots.add(connection, account_id, self._new_id(), "refund", delta_nano, transfer_id=None)
                 before = {"balance_usd": format_usd(account["balance_nano"])}
                 after = {"balance_usd": format_usd(balance_nano), **_audited(period, wrong, reason)}
-                said = "account.reprice", account_id, before, after
-                await audit.record(connection, actor, *said, account_id=account_id)
+                change = "account.reprice", account_id, before, after
+                await audit.record(connection, actor, *change, account_id=account_id)
         made = {each.request_id: each for each in wrong}
         return [made.get(each.request_id, each) for each in lines], bool(wrong)
 

@@ -13,7 +13,7 @@
     browsers    sessions of browsers; /admin/login-links, by which an operator begins one
     organizations  /orgs, /invitations, /roles   own_keys  /billing/keys
     metering    /service: what other services call
-    credit      lots, coupons, auto-recharge, alerts, below /billing and /admin
+    credit      lots, coupons, auto-recharge, alerts, below /billing and /admin   budgets  /billing/budgets
     usage       /account: balance, transactions, usage events   sums  /account and /billing: what was used, in sums
     plans         /billing/status, /billing/subscription, /service/features
     webhooks_out  /webhooks/endpoints, /admin/webhooks/endpoints: where notices are sent to

@@ -19,6 +19,7 @@ from aiohttp import web
 from billing.api import (
     accounts,
     browsers,
+    budgets,
     credit,
     keys,
     metering,
@@ -50,6 +51,7 @@ ROUTES: Final[tuple[Route, ...]] = (
     *organizations.ROUTES,
     *own_keys.ROUTES,
     *credit.ROUTES,
+    *budgets.ROUTES,
     *usage.ROUTES,
     *sums.ROUTES,
     *oversight.ROUTES,

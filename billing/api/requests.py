@@ -117,8 +117,8 @@ def _not_that_shape(message: str, model: Any) -> BadRequest:
     param, at = _param(message), _AT_FIELD.search(message)
     if at is not None and (values := _values(model, at[1])) is not None:
         return BadRequest(f"{at[1]} must be {values}.", param)
-    said = None if at is None else _description(model, at[1])
-    return BadRequest(f"{message}." if said is None else f"{message}: {said}.", param)
+    expected = None if at is None else _description(model, at[1])
+    return BadRequest(f"{message}." if expected is None else f"{message}: {expected}.", param)
 
 
 def _param(message: str) -> str | None:

@@ -9,14 +9,18 @@ from typing import TYPE_CHECKING
 from aiohttp import web
 from ulid import ULID
 
+from billing.effects import LiveBalance
+
 if TYPE_CHECKING:
-    from billing.accounts.accounts import Accounts
+    from billing.accounts.accounts import Account, Accounts
     from billing.accounts.grants import Grants
     from billing.accounts.lots import Lots
     from billing.accounts.member_limits import MemberLimits
     from billing.accounts.repricing import Repricing
     from billing.attempts import Attempts
     from billing.audit import AuditLog
+    from billing.budgets.budgets import Budgets
+    from billing.collect.collector import Collector
     from billing.effects import Effects
     from billing.identity.browsers import Browsers
     from billing.identity.callers import Caller
@@ -106,6 +110,7 @@ class Services:
     lots: Lots
     coupons: Coupons
     alerts: Alerts
+    budgets: Budgets
     repricing: Repricing
     reports: Reports
     audit: AuditLog
@@ -133,6 +138,7 @@ class Services:
     windows: Callable[[str], Awaitable[list[WindowShape]]] = _no_windows
     upgrade_url: Callable[[Plan], str | None] = lambda plan: None
     payment_oversight: PaymentOversight | None = None
+    collector: Collector | None = None
     unknown_models: Callable[[Iterable[str]], list[str]] = lambda names: []
     providers: Callable[[], Awaitable[list[ProviderShape]]] = _no_providers
     keys_per_user: int = 100
@@ -145,6 +151,10 @@ class Services:
     def __post_init__(self) -> None:
         if self.credits_per_usd <= 0 or self.max_body_bytes <= 0 or self.request_timeout_s <= 0:
             raise ValueError("credits_per_usd, max_body_bytes and request_timeout_s must be above zero")
+
+    async def live_balance(self, account: Account) -> LiveBalance:
+        """Return what an account has and holds, as Redis has it, else as the ledger does."""
+        return await self.effects.live_balance(account.id) or LiveBalance(account.balance_nano, held_nano=0)
 
 
 SERVICES = web.AppKey("billing_services", Services)

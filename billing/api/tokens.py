@@ -247,8 +247,9 @@ def _to_console(oidc: OidcSignIn, path: str) -> web.Response:
     return response
 
 
-def _sent_on(oidc: OidcSignIn, where: str, said: dict[str, str]) -> web.Response:
-    headers = {"Cache-Control": "no-store", "Referrer-Policy": "no-referrer", "Location": f"{where}#{urlencode(said)}"}
+def _sent_on(oidc: OidcSignIn, where: str, fragment: dict[str, str]) -> web.Response:
+    location = f"{where}#{urlencode(fragment)}"
+    headers = {"Cache-Control": "no-store", "Referrer-Policy": "no-referrer", "Location": location}
     response = web.Response(status=303, headers=headers)
     _drop_cookie(response, oidc)
     return response

@@ -227,8 +227,8 @@ def _password(place: Place, from_stdin: bool, *, twice: bool = False) -> str:
 def _mailed(place: Place, client: "PersonCalls", pending: Pending) -> Shown:
     place.files.keep_pending(pending)
     data = {"status": "sent", "email": pending.email, "url": client.base_url}
-    said = f"If {pending.email} can be used here, a code is on its way to it. Then: metergate auth verify"
-    return Shown(data, (said,))
+    text = f"If {pending.email} can be used here, a code is on its way to it. Then: metergate auth verify"
+    return Shown(data, (text,))
 
 
 async def _enter(

@@ -165,11 +165,11 @@ def parse_quota_text(text: str) -> QuotaShape:
     match = _QUOTA.fullmatch(text)
     if match is None:
         raise QuotaError(EXPECTED)
-    said: dict[str, object] = {name: value for name, value in match.groupdict().items() if value is not None}
+    fields: dict[str, object] = {name: value for name, value in match.groupdict().items() if value is not None}
     limit = match["limit"]
     if match["metric"] != Metric.cost.name and limit.isascii() and limit.isdigit():
-        said["limit"] = int(limit)
-    return quota_shape(parse_quota(said))
+        fields["limit"] = int(limit)
+    return quota_shape(parse_quota(fields))
 
 
 def quotas_of(texts: Iterable[str]) -> list[QuotaShape]:

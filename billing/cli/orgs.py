@@ -174,5 +174,5 @@ def _one(organization: OrganizationShape, *more: str) -> Shown:
 
 
 def _invitation(invitation: InvitationShape) -> Shown:
-    said = f"{invitation.email} is invited as {invitation.role} until {invitation.expires_at}: {invitation.id}"
-    return Shown(invitation.received, (said,))
+    text = f"{invitation.email} is invited as {invitation.role} until {invitation.expires_at}: {invitation.id}"
+    return Shown(invitation.received, (text,))

@@ -72,22 +72,22 @@ def explained_to_people(place: Place) -> Iterator[None]:
 
 
 def _refusal(error: "Refused", place: Place) -> str:
-    said = f"{error.message} ({error.code})"
+    text = f"{error.message} ({error.code})"
     if error.status == _UNAUTHORIZED and ("Authorization" in error.message or _SIGN_IN in error.message):
         return f"{error.message} {_renewing(place)}"
     match error.code:
         case "insufficient_scope" if place.given_token is None:
             kept = place.files.kept()
             if kept is not None and kept.scope is not None:
-                said += f" The token was narrowed to {kept.scope!r}: `metergate auth token` takes that back."
+                text += f" The token was narrowed to {kept.scope!r}: `metergate auth token` takes that back."
         case "billing_required":
             billing = error.error.get("billing")
             next_command = billing.get("next") if isinstance(billing, dict) else None
-            said += f"\nRun: {next_command}" if next_command else ""
+            text += f"\nRun: {next_command}" if next_command else ""
         case "quota_exceeded" | "capacity_held":
             details = {name: error.error[name] for name in ("quota", "billing", "upgrade") if name in error.error}
-            said += f"\n{msgspec.json.encode(details).decode()}" + _upgrade(details.get("upgrade"))
-    return said
+            text += f"\n{msgspec.json.encode(details).decode()}" + _upgrade(details.get("upgrade"))
+    return text
 
 
 def _renewing(place: Place) -> str:
@@ -99,8 +99,8 @@ def _renewing(place: Place) -> str:
 def _upgrade(upgrade: Any) -> str:
     if not isinstance(upgrade, dict):
         return ""
-    said = f"\nUpgrade: {upgrade.get('name') or upgrade.get('plan')}, {upgrade.get('price_usd')} USD a month"
-    return f"{said}: {upgrade['url']}" if upgrade.get("url") else said
+    text = f"\nUpgrade: {upgrade.get('name') or upgrade.get('plan')}, {upgrade.get('price_usd')} USD a month"
+    return f"{text}: {upgrade['url']}" if upgrade.get("url") else text
 
 
 def ask_secret(
@@ -159,8 +159,8 @@ def add_credentials(auth: typer.Typer, find: FindPlace) -> None:
 async def forgot(place: Place, email: Email) -> Shown:
     """Have mailed what `auth reset` sets a new password with."""
     sent = await place.open_anew().forgot_password(email)
-    said = f"If {email} is registered here, a mail is on its way to it. Then: metergate auth reset"
-    return Shown(sent.received, (said,))
+    text = f"If {email} is registered here, a mail is on its way to it. Then: metergate auth reset"
+    return Shown(sent.received, (text,))
 
 
 async def reset(
@@ -175,8 +175,8 @@ async def reset(
     token = ask_secret("mailed token", place.environ, RESET, from_stdin=stdin).strip()
     new = ask_secret("new password", place.environ, NEW_PASSWORD, from_stdin=stdin, twice=True)
     changed = await client.reset_password(PasswordReset(token=token, password=new, revoke_keys=revoke_keys))
-    said = f"Your password is changed. Keys revoked: {changed.keys_revoked}. Then: metergate auth login"
-    return Shown(changed.received, (said,))
+    text = f"Your password is changed. Keys revoked: {changed.keys_revoked}. Then: metergate auth login"
+    return Shown(changed.received, (text,))
 
 
 async def enrol(place: Place, stdin: SecretsStdin = False) -> Shown:

@@ -147,18 +147,18 @@ async def _table(client: "PersonCalls", path: str, query: "Query", csv: str, out
     from billing.cli.client import CommandClient
 
     assert isinstance(client, CommandClient)  # noqa: S101 - commands have no other
-    received, said_s = 0, time.monotonic()
+    received, shown_s = 0, time.monotonic()
 
     def counted(write: Callable[[bytes], object]) -> Callable[[bytes], None]:
         def take(part: bytes) -> None:
-            nonlocal received, said_s
+            nonlocal received, shown_s
             try:
                 write(part)
             except OSError as error:
                 raise CommandFailed(f"Cannot write the table: {error.strerror}.") from error
             received += len(part)
-            if time.monotonic() - said_s > _EVERY_S:
-                said_s = time.monotonic()
+            if time.monotonic() - shown_s > _EVERY_S:
+                shown_s = time.monotonic()
                 output.note(f"{received / 1e6:.1f} MB so far")
 
         return take

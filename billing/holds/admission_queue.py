@@ -177,7 +177,7 @@ class AdmissionQueue:
         return ticket
 
     async def turn(self, ticket: Ticket, until_s: float) -> bool:
-        """Wait for the next turn to ask, up to a time of the event loop's; whether it came."""
+        """Wait for the next turn to ask, up to a time of the event loop's; return whether it came."""
         if self._closed:
             return False
         ticket.turn = self._loop.create_future()

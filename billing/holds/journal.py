@@ -76,7 +76,7 @@ class Reading:
             return None
 
     async def finish(self) -> int:
-        """Keep what could not be read in Postgres, and take it out of Redis; how many. Raises `DatabaseError`,
+        """Keep what could not be read in Postgres, and take it out of Redis; return how many. Raises `DatabaseError`,
         `RedisError`."""
         bad, self._bad = self._bad, []
         number, epoch = self._partition.number, self._partition.epoch

@@ -48,7 +48,7 @@ class _Tokens(Struct, frozen=True):
     id_token: str = ""
 
 
-class _Said(Claims, frozen=True):
+class _IdTokenClaims(Claims, frozen=True):
     azp: Any = None
 
 
@@ -142,17 +142,17 @@ class OidcSignIn:
         return f"{metadata.authorization_endpoint}{mark}{urlencode(asked)}", cookie
 
     async def finish(
-        self, name: str, cookie: str | None, said: Mapping[str, str], actor: audit.Actor, user_agent: str | None
+        self, name: str, cookie: str | None, query: Mapping[str, str], actor: audit.Actor, user_agent: str | None
     ) -> SignedIn:
         """Start the session of whom a provider has signed in, by what it has said in the query string. Raises
         `SignInFailed`, `UnknownProvider`, `IssuerAway`, `SubjectTaken` and `SignInRefused`."""
         provider, begun = self._provider(name), await self._begun(name, cookie)
-        if not hmac.compare_digest(begun.state.encode(), said.get("state", "").encode(errors="replace")):
+        if not hmac.compare_digest(begun.state.encode(), query.get("state", "").encode(errors="replace")):
             raise SignInFailed(_BEGIN_AGAIN)
-        code = said.get("code", "")
-        if "error" in said or not 0 < len(code) <= MAX_CODE:
+        code = query.get("code", "")
+        if "error" in query or not 0 < len(code) <= MAX_CODE:
             raise SignInFailed("The provider has not signed you in.")
-        if said.get("iss", provider.issuer).rstrip("/") != provider.issuer:  # RFC 9207
+        if query.get("iss", provider.issuer).rstrip("/") != provider.issuer:  # RFC 9207
             raise SignInFailed(_BEGIN_AGAIN)
         try:
             subject, domain = await self._subject(name, begun, code)
@@ -233,7 +233,7 @@ class OidcSignIn:
         key = await keys.key(peek(tokens.id_token)[0].kid)
         if key is None:
             raise BadToken
-        claims = verify(tokens.id_token, key, "RS256", _Said)
+        claims = verify(tokens.id_token, key, "RS256", _IdTokenClaims)
         audiences = frozenset({provider.client_id})
         refuse_claims(claims, issuers=(metadata.issuer,), audiences=audiences, now=self._now())
         own_nonce = isinstance(claims.nonce, str) and hmac.compare_digest(claims.nonce.encode(), nonce.encode())

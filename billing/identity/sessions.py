@@ -160,8 +160,8 @@ class Sessions:
                     _query("refresh_rotate"), digest, _digest(successor), salt, self._rules.refresh_s
                 )
                 await connection.execute(_query("refresh_trim"), row["session_id"], MOST_USED)
-            said = await connection.fetchrow(_query("refresh_claims"), row["session_id"], None)
-        return None if said is None else _paired(await self._access(said), successor)
+            claims = await connection.fetchrow(_query("refresh_claims"), row["session_id"], None)
+        return None if claims is None else _paired(await self._access(claims), successor)
 
     def _over(self, row: Row) -> str | None:
         """Return why a session ends that a valid refresh token is of; None where it goes on."""
@@ -255,8 +255,8 @@ class Sessions:
         if but is None:
             await connection.execute(_query("tokens_valid_from"), user_id)
         await connection.execute(_query("sessions_end_all"), user_id, reason, but)
-        said = {"reason": reason, "but": but}
-        await audit.record(connection, actor, "session.end_all", user_id, None, said, user_id=user_id)
+        after = {"reason": reason, "but": but}
+        await audit.record(connection, actor, "session.end_all", user_id, None, after, user_id=user_id)
 
 
 def shown_agent(user_agent: str | None) -> str | None:

@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Final
 from billing.ledger.debits import NAMED
 from billing.money import USD_DECIMALS, ceil_div, format_usd
 from billing.prices import PriceRow
-from billing.rates import COST_SCALE, FACTOR_SCALE, PriceLine, round_up
+from billing.rates import COST_SCALE, FACTOR_SCALE, round_up
+from billing.sheets import PriceLine
 from billing.times import rfc3339
 
 if TYPE_CHECKING:

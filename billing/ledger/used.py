@@ -142,6 +142,15 @@ def total(span: Span) -> Used:
     return Used(*map(sum, zip(NOTHING, *span.values(), strict=True)))
 
 
+def together(*spans: Span) -> Span:
+    """Return what groups have used in several spans of time."""
+    found: Span = {}
+    for span in spans:
+        for group, used in span.items():
+            found[group] = found.get(group, NOTHING).plus(used)
+    return found
+
+
 class Piece(NamedTuple):
     """Whole minutes, hours, days or months (0 to 3) of UTC, from one on and before another."""
 

@@ -152,8 +152,8 @@ class Poster:
         except TimeoutError:
             return Outcome(None, f"no answer within {self._timeout.total:g} s")
         except (aiohttp.ClientError, OSError, ValueError) as error:
-            said = _FORBIDDEN if _FORBIDDEN in str(error) else type(error).__name__
-            return Outcome(None, said)
+            reason = _FORBIDDEN if _FORBIDDEN in str(error) else type(error).__name__
+            return Outcome(None, reason)
 
     async def close(self) -> None:
         """Close the connections."""

@@ -156,10 +156,10 @@ class Coupons:
         if _CODE.fullmatch(_plain(code)) is None:
             raise CouponRefused(f"A code has {LEAST_CODE} to {MOST_CODE} letters and digits; hyphens do not count.")
         coupon_id = ID_PREFIX + self._new_id()
-        said = (new.amount_nano, new.priority, new.credit_days, new.expires_at, new.most_redemptions)
+        values = (new.amount_nano, new.priority, new.credit_days, new.expires_at, new.most_redemptions)
         try:
             async with self._database.transaction() as connection:
-                row = await connection.fetchrow(_query("coupons_create"), coupon_id, new.name, _digest(code), *said)
+                row = await connection.fetchrow(_query("coupons_create"), coupon_id, new.name, _digest(code), *values)
                 coupon = _coupon(row)
                 after = {"name": coupon.name, "amount_usd": format_usd(coupon.amount_nano)}
                 await audit.record(connection, actor, "coupon.create", coupon_id, None, after)
@@ -204,8 +204,8 @@ class Coupons:
         if refused is not None:
             raise CouponRefused(refused)
         terms, key = coupon.terms(now), f"{coupon.id}:{account_id}"
-        said = SCOPE, key, f"coupon {coupon.name}"
-        entry = Entry(account_id, coupon.amount_nano, PROMOTIONS, "grant", *said, terms=terms)
+        named = SCOPE, key, f"coupon {coupon.name}"
+        entry = Entry(account_id, coupon.amount_nano, PROMOTIONS, "grant", *named, terms=terms)
         grant = await self._grants.record(connection, entry, actor)
         await connection.execute(_query("redemptions_add"), coupon.id, account_id, grant.transfer_id, actor.name)
         return Redeemed(coupon, grant, terms)

@@ -167,8 +167,8 @@ class PaymentComparisons:
         if difference is None:
             await self._database.execute(_query("differences_end"), *named)
         else:
-            said = (difference.account_id, difference.order_id, difference.difference)
-            await self._database.execute(_query("differences_set"), *named, *said)
+            values = (difference.account_id, difference.order_id, difference.difference)
+            await self._database.execute(_query("differences_set"), *named, *values)
             logger.error("%s %s differs from what %s says: %s", *named[1:], named[0], difference.difference)
         return found is not None and self._may_be_ours(found)
 

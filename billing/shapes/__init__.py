@@ -12,6 +12,7 @@ them, and `/api/openapi.json` is generated from them. Pure.
     rules       what a rule of a key is
     organizations  organizations, members, invitations, roles
     credit      lots of credit
+    budgets     budgets, and how each stands
     usage       balance, transactions, usage events, totals
     reports     what was used, in sums: a summary, buckets of time, the month so far
     tokens      tokens and sessions of people

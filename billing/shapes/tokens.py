@@ -128,15 +128,15 @@ class JwksShape(Answer, frozen=True, kw_only=True):
 
 def access_shape(token: AccessToken) -> AccessTokenShape:
     """Return an access token as it is answered."""
-    return AccessTokenShape(**_said(token))
+    return AccessTokenShape(**_access_fields(token))
 
 
 def pair_shape(pair: TokenPair) -> TokenPairShape:
     """Return the tokens of a sign-in as they are answered."""
-    return TokenPairShape(**_said(pair), refresh_token=pair.refresh_token)
+    return TokenPairShape(**_access_fields(pair), refresh_token=pair.refresh_token)
 
 
-def _said(token: AccessToken) -> dict[str, Any]:
+def _access_fields(token: AccessToken) -> dict[str, Any]:
     return {
         "access_token": token.access_token,
         "expires_in": token.expires_in_s,

@@ -59,6 +59,7 @@ add_keys = _of_people("billing.cli.own_keys:add_own_keys")
 add_orgs = _of_people("billing.cli.orgs:add_orgs")
 add_usage = _of_people("billing.cli.usage:add_usage")
 add_billing = _of_people("billing.cli.billing:add_billing")
+add_webhooks = _of_people("billing.cli.webhooks:add_webhooks")
 
 
 def finder(environ: Mapping[str, str]) -> "FindPlace":

@@ -24,6 +24,7 @@ ADDERS: Final = {
     "org": "gateway.commands.connect:add_orgs",
     "usage": "gateway.commands.connect:add_usage",
     "billing": "gateway.commands.connect:add_billing",
+    "webhooks": "gateway.commands.connect:add_webhooks",
     "run": "billing.cli.batch:add_run",
 }
 """Every command, and what adds it."""

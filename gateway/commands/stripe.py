@@ -51,16 +51,16 @@ async def sync(output: Output, url: Url, secret_file: SecretFile = Path("stripe-
         raise CommandFailed(f"{secret_file} exists: name another file with --secret-file, or remove it.", USAGE)
     address = url.rstrip("/") + WEBHOOK_PATH
     synced, faults = await _synced(address)
-    said = [f"The endpoint {synced.id} at {address}: {synced.done}."]
-    said += [f"The endpoint {each} of another version is disabled now." for each in synced.disabled]
+    lines = [f"The endpoint {synced.id} at {address}: {synced.done}."]
+    lines += [f"The endpoint {each} of another version is disabled now." for each in synced.disabled]
     if synced.secret is None:
-        said.append("Its signing secret is what it was: Stripe's dashboard shows it.")
+        lines.append("Its signing secret is what it was: Stripe's dashboard shows it.")
     else:
         _write(secret_file, synced.secret)
-        said.append(f"Its signing secret is in {secret_file}: put it into STRIPE_WEBHOOK_SECRET, and remove the file.")
-    said += faults
+        lines.append(f"Its signing secret is in {secret_file}: put it into STRIPE_WEBHOOK_SECRET, and remove the file.")
+    lines += faults
     data = {"endpoint": synced.id, "url": address, "done": synced.done, "disabled": list(synced.disabled)}
-    output.show(Shown({**data, "faults": faults}, ("\n".join(said),)))
+    output.show(Shown({**data, "faults": faults}, ("\n".join(lines),)))
     if faults:
         raise CommandFailed("Prices of plans are not what they should be: mend them at Stripe.", REFUSED)
 
@@ -151,8 +151,8 @@ async def reconcile(
         found = await client.payment_comparison()
         return Shown(found.received, (_standing(found), *_differences(found)))
     found = await client.compare_payments(since)
-    said = f"A gateway compares all since {found.asked_since} now: this command without --since shows what it finds."
-    return Shown(found.received, (said,))
+    text = f"A gateway compares all since {found.asked_since} now: this command without --since shows what it finds."
+    return Shown(found.received, (text,))
 
 
 def _standing(found: "ComparisonShape") -> str:

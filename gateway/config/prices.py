@@ -66,7 +66,7 @@ def read_prices(at: Value) -> PriceTable:
 
 
 def _read_rows(value: Value) -> list[PriceRow]:
-    """The row, and one for each of its aliases; none and a problem for a wrong one."""
+    """Return the row, and one for each of its aliases; none and a problem for a wrong one."""
     section = value.section(_ROW_KEYS, ("provider", "model", "effective_from"))
     provider, model = section.read("provider", Value.text, ""), section.read("model", Value.text, "")
     effective_from = section.maybe("effective_from", _day)

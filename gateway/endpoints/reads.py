@@ -32,6 +32,7 @@ from gateway.server import refusals
 from gateway.server.refusals import Refuse
 
 if TYPE_CHECKING:
+    from billing.collect.collector import Collector
     from billing.holds.engine import Engine
     from billing.ledger.reports import PricedEvent
     from billing.principals import Principal
@@ -50,8 +51,8 @@ JWKS_AGE_S = 300
 class Health:
     """Whether this worker serves, and how its stores are."""
 
-    def __init__(self, engine: Engine) -> None:
-        self._engine = engine
+    def __init__(self, engine: Engine, collector: Collector) -> None:
+        self._engine, self._collector = engine, collector
         self.ready = False
 
     def troubles(self) -> list[str]:
@@ -66,6 +67,8 @@ class Health:
         if not self._engine.cache.subscribed:
             found.append("the subscription to changes is broken")
         found += [f"the {name} loop has failed and began anew" for name in self._engine.loops.troubled()]
+        if self._collector.trouble:
+            found.append(self._collector.trouble)
         return found
 
 

@@ -27,7 +27,7 @@ from billing.api.route import PREFIX, Access, HttpHandler, Route, admit_admin
 from billing.errors import StoreError
 from billing.identity.providers import CONSOLE
 from billing.shapes.keys import KeyLimitsShape
-from billing.shapes.operation import HealthShape, JobShape, ModelShape, ModelsShape, ReconcileBody
+from billing.shapes.operation import CollectBody, HealthShape, JobShape, ModelShape, ModelsShape, ReconcileBody
 from billing.shapes.tokens import JwksShape
 from billing.shapes.usage import ExplainedEventShape
 from gateway.auth import attempts_refused
@@ -141,6 +141,12 @@ def _own(reads: Reads, jobs: Jobs) -> tuple[Route, ...]:
             *("POST", "/v1/jobs/reconcile", jobs.run_reconcile, admin, JobShape),
             body=ReconcileBody,
             body_optional=True,
+        ),
+        Route(
+            *("POST", "/v1/jobs/collect-and-rate", jobs.run_collect, admin, JobShape),
+            body=CollectBody,
+            body_optional=True,
+            errors=(503,),
         ),
         Route("GET", "/docs", get_docs, anyone, str, media="text/html"),
         Route("GET", "/.well-known/jwks.json", reads.get_signing_keys, anyone, JwksShape, errors=(503,)),

@@ -162,19 +162,19 @@ async def _translated() -> AsyncIterator[None]:
 
 def _refused(error: stripe.StripeError) -> PaymentRefused | PaymentProviderUnavailable:
     """Return what an answer means that is neither a decline nor about the key."""
-    status, said = error.http_status or 500, _said(error)
+    status, reason = error.http_status or 500, _message(error)
     if isinstance(error, stripe.IdempotencyError) and status == 400:
-        return KeyReused(f"Stripe has done this before, otherwise: {said}")
+        return KeyReused(f"Stripe has done this before, otherwise: {reason}")
     if status >= 500 or status in (409, 429):
         return PaymentProviderUnavailable(f"Stripe failed on its side (status {status}): try again in a moment.")
     param = getattr(error, "param", None)
     # A price that is missing has the same code: only the parameter tells.
     if error.code == "resource_missing" and param == "customer":
-        return CustomerGone(f"Stripe has no such customer any more: {said}")
-    return PaymentRefused(f"Stripe refused the call{f' for {param}' if param else ''}: {said}")
+        return CustomerGone(f"Stripe has no such customer any more: {reason}")
+    return PaymentRefused(f"Stripe refused the call{f' for {param}' if param else ''}: {reason}")
 
 
-def _said(error: stripe.StripeError) -> str:
+def _message(error: stripe.StripeError) -> str:
     return " ".join((error.user_message or "no reason given").split())[:MOST_MESSAGE]
 
 
@@ -191,10 +191,10 @@ async def declined_by(call: Awaitable[dict[str, Any]]) -> dict[str, Any] | Decli
     try:
         return await call
     except stripe.CardError as error:
-        said = error.json_body.get("error") if isinstance(error.json_body, dict) else None
-        intent = said.get("payment_intent") if isinstance(said, dict) else None
+        detail = error.json_body.get("error") if isinstance(error.json_body, dict) else None
+        intent = detail.get("payment_intent") if isinstance(detail, dict) else None
         intent_id = intent.get("id") if isinstance(intent, dict) else None
-        decline = said.get("decline_code") if isinstance(said, dict) else None
+        decline = detail.get("decline_code") if isinstance(detail, dict) else None
         return Decline(intent_id, decline or error.code or "card_declined")
 
 
@@ -248,9 +248,9 @@ async def price_faults(calls: StripeCalls, prices: Mapping[str, int]) -> Sequenc
         if found is None:
             faults.append(f"{price_id}: Stripe has no such price in the mode of this key.")
             continue
-        said = (found["currency"], found["unit_amount"], _interval(found), found["active"])
-        if said != (CURRENCY, cents, "month", True):
-            currency, amount, interval, active = said
+        price = (found["currency"], found["unit_amount"], _interval(found), found["active"])
+        if price != (CURRENCY, cents, "month", True):
+            currency, amount, interval, active = price
             state = "" if active else ", and it is not active"
             faults.append(f"{price_id}: {amount} {currency} a {interval}, not {cents} {CURRENCY} a month{state}.")
     return faults

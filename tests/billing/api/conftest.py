@@ -13,6 +13,7 @@ from billing.accounts.repricing import Repricing
 from billing.api.application import setup
 from billing.api.services import Services
 from billing.audit import AuditLog
+from billing.budgets.budgets import Budgets
 from billing.holds.redis.client import RedisClient
 from billing.holds.redis.state import Keyspace, RedisState
 from billing.identity.browsers import Browsers
@@ -69,6 +70,7 @@ def services(billing: Billing, registry: Registry) -> Services:
             now=lambda: datetime.now(UTC),
         ),
         alerts=Alerts(billing.database, 5_000_000_000),
+        budgets=Budgets(billing.database, billing.reports.sums, billing.new_id, time.time),
         repricing=Repricing(billing.database, billing.effects, billing.new_id, lambda: PRICES),
         reports=billing.reports,
         audit=AuditLog(billing.database),
