@@ -12,7 +12,7 @@
     session     who is signed in: the files of tokens, how they are renewed; people  a person's call becomes a command,
                 what its errors say, how secrets are asked for; a new password by mail, an authenticator
                 app; auth; own_keys; orgs; usage; billing  what is left, what was bought, and
-                what comes next, with auto_recharge; webhooks  where notices are sent to
+                what comes next, with auto_recharge; budgets; webhooks  where notices are sent to
 
 How a command reaches the billing API is passed in (`commands.Connect`): this package knows no gateway.
 """

@@ -11,7 +11,7 @@ from billing.cli.commands import group, lazy_group
 from billing.cli.options import Cursor, Limit
 from billing.cli.output import Shown, Table, page_parts
 from billing.cli.people import add_person_call
-from billing.cli.session import FindPlace
+from billing.cli.session import FindSession
 from billing.pages import DEFAULT_LIMIT
 
 if TYPE_CHECKING:
@@ -37,7 +37,7 @@ _WINDOWS = ("quota of", "window", "metric", "model", "limit", "used", "held", "l
 _FEATURES = ("feature", "allowed", "limit", "used", "left", "resets")
 
 
-def add_billing(app: typer.Typer, find: FindPlace) -> None:
+def add_billing(app: typer.Typer, find: FindSession) -> None:
     """Add the group `billing`."""
     billing = group("The account: what is left, and what comes next.")
     add_person_call(billing, "status", status, find)

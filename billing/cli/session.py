@@ -172,10 +172,10 @@ class TokenFiles:
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
-    """Where a command for people works: `given_url` was said by an option or a variable, `own_url` finds the gateway of
-    the data folder, `given_token` is that of --token-file or METERGATE_API_TOKEN; `open` makes a client of a URL and a
-    token; `clock` gives Unix seconds."""
+class Session:
+    """Whom a command for people works for, and at which gateway: `given_url` comes from an option or a variable,
+    `own_url` finds the gateway of the data folder, `given_token` is that of --token-file or METERGATE_API_TOKEN; `open`
+    makes a client of a URL and a token; `clock` gives Unix seconds."""
 
     files: TokenFiles
     given_url: str | None
@@ -260,5 +260,5 @@ class Place:
         return url.rstrip("/")
 
 
-FindPlace = Callable[..., Place]
-"""Finds the place of an `Output`'s options; raises `CommandFailed`."""
+FindSession = Callable[..., Session]
+"""Returns the session by an `Output`'s options; raises `CommandFailed`."""

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, Final
 from billing.database.connection import Database, DatabaseError, queries
 from billing.holds.admission import Admissions, Lesser, Opening, Renew
 from billing.holds.admission_queue import AdmissionQueue
-from billing.holds.hold import Hold, Settled, at_place
+from billing.holds.hold import Hold, Settled, as_counted
 from billing.holds.items import SettleItem, VoidItem
 from billing.holds.lasting import LASTING
 from billing.holds.outbox import Backlog
@@ -190,7 +190,7 @@ class Holds:
             vanished = reply == VANISHED and epoch == hold.epoch
             self._ledger_way.add(hold, item.debit, item.outcome, epoch if vanished else None)
             return
-        self._outbox.add(at_place(item.debit, epoch, reply[1]))
+        self._outbox.add(as_counted(item.debit, epoch, reply[1]))
         hold.enter("settled")
         self.live.pop(hold.id, None)
         self.queue.freed(item.account_key)

@@ -173,10 +173,10 @@ def compose(bounds: Sequence[datetime]) -> list[list[Part]]:
     anchors = [_nearest(bound, level) for bound in bounds]
     steps = [_steps(anchor, bound, level) for anchor, bound in zip(anchors, bounds, strict=True)]
     spans = []
-    for place, (since, until) in enumerate(pairwise(anchors)):
+    for index, (since, until) in enumerate(pairwise(anchors)):
         whole = [Part(1, Piece(level, since, until))] if since < until else []
-        before = [Part(-part.sign, part.piece) for part in steps[place]]
-        spans.append([*whole, *before, *steps[place + 1]])
+        before = [Part(-part.sign, part.piece) for part in steps[index]]
+        spans.append([*whole, *before, *steps[index + 1]])
     return spans
 
 
@@ -232,7 +232,7 @@ class UsageSums:
             rows = await connection.fetch(
                 _query("usage_read"),
                 account_id,
-                *([piece[place] for piece in pieces] for place in range(3)),
+                *([piece[column] for piece in pieces] for column in range(3)),
                 list(bounds),
                 *grouping.columns,
                 *(only.key_id, only.user_id, only.feature),

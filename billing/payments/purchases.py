@@ -18,7 +18,7 @@ from billing.accounts.suspensions import lift, suspend
 from billing.database.connection import Connection, queries
 from billing.payments.apply import After, Owner, account_of
 from billing.payments.decisions import Moved, is_given_back, next_move, parking_reason, status_of, suspensions
-from billing.payments.objects import ObjectRef, Payment
+from billing.payments.objects import ObjectRef, Payment, format_cents
 from billing.payments.orders import PARKED_PREFIX, SCOPE, Order, credited, found_order, left_of, order_of
 from billing.payments.port import included_scope, money_key
 

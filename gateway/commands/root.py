@@ -79,9 +79,9 @@ def _say(on: bool) -> None:
 
 
 def _fault(error: Exception) -> str:
-    """Return a sentence about a fault of Metergate, with its place; not its text, which could hold a secret."""
+    """Return a sentence about a fault of Metergate, with where it is; not its text, which could hold a secret."""
     import traceback
 
     frames = traceback.extract_tb(error.__traceback__)
-    place = f"{frames[-1].filename}:{frames[-1].lineno}" if frames else "an unknown place"
-    return f"metergate: this is a fault in metergate, please report it: {type(error).__name__} at {place}\n"
+    where = f"{frames[-1].filename}:{frames[-1].lineno}" if frames else "an unknown place"
+    return f"metergate: this is a fault in metergate, please report it: {type(error).__name__} at {where}\n"

@@ -255,9 +255,9 @@ def read_defaults(main: Value, at: Value | None, plans: Collection[str] | None) 
     given = {name: bound.read(values[name]) for name, bound in BOUNDS.items() if name in values}
     plan = given.get("default_plan") or DEFAULT_PLAN
     if plans is not None and plan not in plans:
-        place = values.get("default_plan") or at or main
+        named = values.get("default_plan") or at or main
         message = f'expected a plan of plans.yaml, got "{plan}"{nearest(plan, plans)}'
-        main.file.problems.add(place.where, "defaults.default_plan", message)
+        main.file.problems.add(named.where, "defaults.default_plan", message)
     if len(main.file.problems) > before:
         return Limits()
     try:

@@ -80,8 +80,8 @@ def folded(name: str) -> str:
 
 def other_case(meant: str, param: str | None = None) -> BadRequest:
     """Return the refusal of a name that another parser would take for one that metering reads."""
-    place = f" in '{param}'" if param else ""
-    return BadRequest(f"Unrecognized field{place}: write '{meant}', in lower case.", param or meant)
+    within = f" in '{param}'" if param else ""
+    return BadRequest(f"Unrecognized field{within}: write '{meant}', in lower case.", param or meant)
 
 
 def top_level(body: bytes, most: int) -> dict[str, Raw] | None:

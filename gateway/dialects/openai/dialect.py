@@ -118,7 +118,7 @@ def parse(
         prompts = _prompts(content, INPUT_FIELD[operation], bounds)
         choices *= prompts if has_output else 1
     user, tier = values.get("safety_identifier") or values.get("user"), values.get("service_tier")
-    return ParsedRequest(  # the first ten by place: msgspec looks for every name among all of them
+    return ParsedRequest(  # the first ten by position: msgspec looks for every name among all of them
         operation,
         model,
         stream,

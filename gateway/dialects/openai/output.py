@@ -102,8 +102,8 @@ def _of_answer(answer: Any) -> Iterator[tuple[int, Piece]]:
     for choice in choices if isinstance(choices, list) else ():
         if isinstance(choice, dict):
             index = choice.get("index")
-            place = index if isinstance(index, int) else 0
-            yield from ((place, piece) for piece in _of_choice(choice) if isinstance(piece, Inline) or piece)
+            number = index if isinstance(index, int) else 0
+            yield from ((number, piece) for piece in _of_choice(choice) if isinstance(piece, Inline) or piece)
 
 
 def _of_choice(choice: dict[str, Any]) -> Iterator[Piece]:
