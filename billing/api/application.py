@@ -18,9 +18,10 @@ from aiohttp import web
 
 from billing.api import (
     accounts,
-    budgets,
     browsers,
+    budgets,
     credit,
+    exports,
     keys,
     metering,
     organizations,
@@ -54,6 +55,7 @@ ROUTES: Final[tuple[Route, ...]] = (
     *budgets.ROUTES,
     *usage.ROUTES,
     *sums.ROUTES,
+    *exports.ROUTES,
     *oversight.ROUTES,
     *metering.ROUTES,
     *people.ROUTES,
