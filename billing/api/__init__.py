@@ -20,6 +20,7 @@
     payments    /billing: setup, portal, checkout, orders; /admin/orders, /admin/payments; /webhooks/stripe
     exports     /admin/exports: usage on its way to other systems
     oversight   /admin/refusals, /admin/providers, /admin/users, /admin/audit, /account/audit, /ping
+    margin      /admin/margin
     tables      answers as CSV
 
 What is taken and answered is in `billing.shapes`. `application.setup` mounts it; the gateway calls that and nothing

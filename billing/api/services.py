@@ -9,8 +9,10 @@ from typing import TYPE_CHECKING
 from aiohttp import web
 from ulid import ULID
 
+from billing.effects import LiveBalance
+
 if TYPE_CHECKING:
-    from billing.accounts.accounts import Accounts
+    from billing.accounts.accounts import Account, Accounts
     from billing.accounts.grants import Grants
     from billing.accounts.lots import Lots
     from billing.accounts.member_limits import MemberLimits
@@ -151,6 +153,10 @@ class Services:
     def __post_init__(self) -> None:
         if self.credits_per_usd <= 0 or self.max_body_bytes <= 0 or self.request_timeout_s <= 0:
             raise ValueError("credits_per_usd, max_body_bytes and request_timeout_s must be above zero")
+
+    async def live_balance(self, account: Account) -> LiveBalance:
+        """Return what an account has and holds, as Redis has it, else as the ledger does."""
+        return await self.effects.live_balance(account.id) or LiveBalance(account.balance_nano, held_nano=0)
 
 
 SERVICES = web.AppKey("billing_services", Services)
