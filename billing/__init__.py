@@ -9,6 +9,7 @@ ledger/      transfers, usage events, the batch that writes them, reports, verif
 budgets/     sums that an account means to stay within, and is told of
 payments/    payment providers behind one port; orders and what they credit
 notices/     what customers and operators are told of, by mail and by webhooks
+exports/     what was used, told to other systems: Lago, Stripe's meters, CloudEvents, files
 collect/     traffic that exporters count, pulled and charged
 metering/    what other services meter, through the same holds and ledger
 owned/       whose an object at a provider is

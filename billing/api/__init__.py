@@ -19,6 +19,7 @@
     webhooks_out  /webhooks/endpoints, /admin/webhooks/endpoints: where notices are sent to
     payments    /billing: setup, portal, checkout, orders; /admin/orders, /admin/payments; /webhooks/stripe
     oversight   /admin/refusals, /admin/providers, /admin/users, /admin/audit, /account/audit, /ping
+    margin      /admin/margin
     tables      answers as CSV
 
 What is taken and answered is in `billing.shapes`. `application.setup` mounts it; the gateway calls that and nothing

@@ -18,7 +18,7 @@ from billing.api.route import Call, customer_read
 from billing.api.tables import Table, rows, wants_csv
 from billing.budgets.rules import BudgetPeriod, forecast, spent_within, times_of
 from billing.ledger.used import BEGINNING, END, NOTHING, Group, Grouping, Span, UsedBy, together, total
-from billing.pages import BadCursor
+from billing.pages import BadCursor, place_of
 from billing.quotas import Metric, Quota, Window
 from billing.shapes.reports import (
     SUMS,
@@ -80,7 +80,7 @@ async def get_summary(call: Call, query: SummaryQuery) -> SummaryShape | Table:
     in_zone, grouping = await _zone(call, query.tz), _grouping(query.group_by)
     since, until = _time(query.since, query.until, in_zone)
     limit, after = page_asked(query)
-    first = _place(after)
+    first = place_of(after)
     (span,) = await call.services.reports.sums.spans(call.account_id, (since, until), grouping)
     names = grouping.names
     if wants_csv(call.request):
@@ -207,17 +207,8 @@ def _check_order(since: datetime, until: datetime) -> None:
         raise BadRequest("since must not be after until.", "since")
 
 
-def _place(after: str | None) -> int:
-    """Return the number that a cursor stands for."""
-    if after is None:
-        return 0
-    if not after.isdecimal():
-        raise BadCursor("This cursor is not one that this list has given.")
-    return int(after)
-
-
 def _later(after: str, since: datetime, until: datetime) -> datetime:
-    seconds = _place(after)
+    seconds = place_of(after)
     if not (since.timestamp() <= seconds < until.timestamp()) or seconds % 60:
         raise BadCursor("This cursor is not one that this list has given.")
     return datetime.fromtimestamp(seconds, UTC)

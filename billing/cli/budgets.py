@@ -8,7 +8,7 @@ from msgspec import UNSET
 from billing.cli.options import Cursor, Limit
 from billing.cli.output import Shown, Table, page_parts
 from billing.cli.people import add_person_call
-from billing.cli.session import FindPlace
+from billing.cli.session import FindSession
 from billing.pages import DEFAULT_LIMIT
 
 if TYPE_CHECKING:
@@ -28,7 +28,7 @@ Notified = Annotated[
 _BUDGETS: Final = ("id", "of", "period", "amount USD", "spent USD", "percent", "forecast USD", "ends")
 
 
-def add_budgets(app: typer.Typer, find: FindPlace) -> None:
+def add_budgets(app: typer.Typer, find: FindSession) -> None:
     """Add the commands of the group `billing budget`."""
     add_person_call(app, "list", list_budgets, find)
     add_person_call(app, "create", create_budget, find)

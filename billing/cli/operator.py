@@ -39,6 +39,7 @@ ADDERS: Final = {
     "user": "billing.cli.oversight:add_users",
     "requests": "billing.cli.operator:add_requests",
     "key": "billing.cli.keys:add_keys",
+    "margin": "billing.cli.margin:add_margin",
     "provider": "billing.cli.operator:add_providers",
     "login-link": "billing.cli.operator:add_login_link",
 }

@@ -39,7 +39,7 @@ _MONTHLY: Final = timedelta(days=28)
 _DAILY: Final = timedelta(hours=23)
 _HOURLY: Final = timedelta(hours=1)
 
-_PLANNED_EACH_TIME: Final = (
+PLANNED_EACH_TIME: Final = (
     "SELECT set_config('jit', 'off', true), set_config('plan_cache_mode', 'force_custom_plan', true), "
     "set_config('work_mem', '32MB', true)"
 )
@@ -228,7 +228,7 @@ class UsageSums:
         spans = compose(bounds)
         pieces = list(dict.fromkeys(part.piece for parts in spans for part in parts))
         async with self._database.transaction(snapshot=True) as connection:
-            await connection.execute(_PLANNED_EACH_TIME)
+            await connection.execute(PLANNED_EACH_TIME)
             rows = await connection.fetch(
                 _query("usage_read"),
                 account_id,

@@ -15,6 +15,7 @@ them, and `/api/openapi.json` is generated from them. Pure.
     budgets     budgets, and how each stands
     usage       balance, transactions, usage events, totals
     reports     what was used, in sums: a summary, buckets of time, the month so far
+    margin      margins
     tokens      tokens and sessions of people
     service     what other services send: debits, usage, CloudEvents, holds
     webhooks    endpoints that notices are sent to, and deliveries

@@ -42,6 +42,7 @@ OF_THE_API = {
     "operator plan list": "operator plan list",
     "operator plan show": "operator plan show free",
     "operator plan give": "operator plan give acc_x free",
+    "operator margin": "operator margin",
     "operator lots": "operator lots acc_x",
     "operator coupon create": "operator coupon create Spring 5",
     "operator coupon list": "operator coupon list",
