@@ -219,7 +219,7 @@ class Metering:
         return self._desk.holds.open(*asked, renew=self._desk.renewing(payer, charge, nothing))
 
     def _answer(self, debit: Debit, measure: Measure) -> str:
-        said = {
+        fields = {
             "id": debit.request_id,
             "event_id": debit.client_request_id,
             "account_id": debit.account_id,
@@ -228,5 +228,5 @@ class Metering:
             "price_id": None if debit.price_id == NAMED else debit.price_id,
             "created_at": rfc3339(datetime.fromtimestamp(debit.admitted_at_ms / 1000, UTC)),
         }
-        shape = debit_shape(said, debit.charged_nano, self._desk.rules.credits_per_usd)
+        shape = debit_shape(fields, debit.charged_nano, self._desk.rules.credits_per_usd)
         return msgspec.json.encode(shape).decode()

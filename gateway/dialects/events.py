@@ -34,17 +34,17 @@ def last_end(text: bytes | bytearray, search_from: int, search_to: int | None = 
 
 
 def first_marked(
-    block: bytes, start: int, places: list[int], markers: Sequence[bytes], usage_pattern: re.Pattern[bytes]
+    block: bytes, start: int, positions: list[int], markers: Sequence[bytes], usage_pattern: re.Pattern[bytes]
 ) -> int:
     """Return where the first marker stands from `start` on, the block's size where none does.
 
     The first marker is that of usage, the second that of errors: a field of that name that is null says nothing.
-    `places` says where each marker was found last, below 0 where it is not there, and is brought up to date: no bytes
-    are searched twice for the same one, however many events have another.
+    `positions` says where each marker was found last, below 0 where it is not there, and is brought up to date: no
+    bytes are searched twice for the same one, however many events have another.
     """
     size = len(block)
     for number, marker in enumerate(markers):
-        at = places[number]
+        at = positions[number]
         if at < start:
             at = block.find(marker, start)
         if number == 0:
@@ -53,8 +53,8 @@ def first_marked(
         elif number == 1:
             while 0 <= at < size and block.startswith(_NULLS, at + len(marker)):
                 at = block.find(marker, at + 1)
-        places[number] = at if at >= 0 else size
-    return min(places)
+        positions[number] = at if at >= 0 else size
+    return min(positions)
 
 
 def split_events(block: bytes, start: int = 0) -> Iterator[bytes]:

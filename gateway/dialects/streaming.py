@@ -140,7 +140,7 @@ class SseTap(Passed):
         return super().stale
 
     def _pass(self, block: bytes, sent_bytes: int = 0) -> bytes:
-        """A block of whole events, of which `sent_bytes` are out. The common path: nothing in it is of interest."""
+        """Pass a block of whole events, of which `sent_bytes` are out: mostly as it is, for nothing in it matters."""
         find = block.find  # `in` asks for a buffer first, which takes as long as the search
         usage = find(self._usage_marker)
         if usage >= 0 and self._strip_usage:  # nothing of it is out yet
@@ -158,18 +158,19 @@ class SseTap(Passed):
             self._not_kept_bytes += len(block)
             self._done = self._done or self._finishes(block)
             self._began = self._began or any(self._pieces(block))
-        places = [usage]
+        positions = [usage]
         for marker in self._markers[1:]:
-            places.append(find(marker))
-        if self._held or (max(places) >= 0 and self._marked(block, -1, places) < len(block)):
-            return self._inspect(block, sent_bytes, 0 if self._held else last_end(block, 0, min(places)), places)
+            positions.append(find(marker))
+        if self._held or (max(positions) >= 0 and self._marked(block, -1, positions) < len(block)):
+            return self._inspect(block, sent_bytes, 0 if self._held else last_end(block, 0, min(positions)), positions)
         return block[sent_bytes:] if sent_bytes else block
 
-    def _marked(self, block: bytes, start: int, places: list[int]) -> int:
-        return first_marked(block, start, places, self._markers, self._reader.usage_pattern)
+    def _marked(self, block: bytes, start: int, positions: list[int]) -> int:
+        """Return where the first marker stands: see `first_marked`."""
+        return first_marked(block, start, positions, self._markers, self._reader.usage_pattern)
 
     def _feed_cut(self, chunk: bytes) -> bytes:
-        """A chunk that begins or ends within an event."""
+        """Take a chunk that begins or ends within an event."""
         partial = self._partial
         if partial:
             search_from = max(0, len(partial) - EVENT_END_BYTES + 1)
@@ -200,7 +201,7 @@ class SseTap(Passed):
         return out + self._feed_unfinished() if partial else out
 
     def _feed_unfinished(self) -> bytes:
-        """What may pass of an event that is not whole."""
+        """Return what may pass of an event that is not whole."""
         partial = self._partial
         if not self._oversize and len(partial) > MAX_EVENT_BYTES:
             self._oversize = self._began = True  # nobody reads it, and it is too long to be nothing
@@ -219,8 +220,8 @@ class SseTap(Passed):
         self._sent_bytes = pass_to
         return out
 
-    def _inspect(self, block: bytes, sent_bytes: int, start: int, places: list[int]) -> bytes:
-        """Looks at the events of a block that have a marker, from the one on that begins at `start`, and at all of them
+    def _inspect(self, block: bytes, sent_bytes: int, start: int, positions: list[int]) -> bytes:
+        """Look at the events of a block that have a marker, from the one on that begins at `start`, and at all of them
         where one may be held; what is to pass of it."""
         out = [block[sent_bytes:start]] if start > sent_bytes else []
         while start < len(block):
@@ -236,7 +237,7 @@ class SseTap(Passed):
             self._look(unsent, data, out)
             start = end
             if not self._hold_usage and start < len(block):  # those between two markers pass together
-                marked = self._marked(block, start, places)
+                marked = self._marked(block, start, positions)
                 start = max(start, last_end(block, start, marked)) if marked < len(block) else len(block)
                 if start > end:
                     self._read_on = True

@@ -117,11 +117,12 @@ def usage_of(response: bytes) -> Reported | None:
 
 
 def _may_have_searched(data: bytes) -> bool:
+    """Return whether a search may be counted or told of there."""
     return any(data.find(mark) >= 0 for mark in _SEARCH_MARKS)
 
 
 def _plainly_reported(response: _PlainResponse) -> Reported | None:
-    """What such a response reports, where its counts agree; what `usage_from_json` makes of it, for less."""
+    """Return what such a response reports, where its counts agree: what `usage_from_json` makes of it, for less."""
     usage = plain_usage(response.usage)
     return Reported(usage, response.service_tier, response.model) if usage else None
 
@@ -144,7 +145,7 @@ def _searches(response: bytes) -> int:
 
 
 def _searched(action: Raw) -> bool:
-    """Whether an action is a search; one that can't be read is."""
+    """Return whether an action is a search; one that can't be read is."""
     try:
         return _ACTION.decode(action).type in ("search", None)
     except (msgspec.DecodeError, UnicodeDecodeError):
@@ -271,6 +272,7 @@ class ResponseEvents:
 
 
 def _decoded(decoder: msgspec.json.Decoder[T], data: bytes) -> T | None:
+    """Return JSON as what a decoder takes; None where it is something else."""
     try:
         return decoder.decode(data)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):

@@ -77,10 +77,10 @@ def test_what_is_null_is_not_read_and_no_event_is_searched_for_again() -> None:
         assert passed + held == begun + says("a") + fault + says("b") + begun + usage_event(3, 4) + begun + DONE
         assert [each.startswith(b'{"error"') for each in reader.seen] == [True, False]
         assert used(tap) == (3, 4)
-    markers, places = (b"U", b"e", b"t"), [-1, -1, -1]
+    markers, positions = (b"U", b"e", b"t"), [-1, -1, -1]
     block = b"e:null e:0 t U e:null t"
-    assert [first_marked(block, at, places, markers, re.compile(b"U")) for at in (0, 8, 12, 14)] == [7, 11, 13, 22]
-    assert places == [len(block), len(block), 22]
+    assert [first_marked(block, at, positions, markers, re.compile(b"U")) for at in (0, 8, 12, 14)] == [7, 11, 13, 22]
+    assert positions == [len(block), len(block), 22]
 
 
 def test_while_nothing_is_removed_a_cut_event_passes_at_once() -> None:
