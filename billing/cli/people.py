@@ -73,6 +73,8 @@ def explained_to_people(place: Place) -> Iterator[None]:
 
 def _refusal(error: "Refused", place: Place) -> str:
     text = f"{error.message} ({error.code})"
+    if error.status == _UNAUTHORIZED:  # its code is that of keys, whatever was wrong: a password, a code, a token
+        text = error.message
     if error.status == _UNAUTHORIZED and ("Authorization" in error.message or _SIGN_IN in error.message):
         return f"{error.message} {_renewing(place)}"
     match error.code:
