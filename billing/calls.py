@@ -30,9 +30,11 @@ from billing.shapes.admin_users import UserDetailShape, UserPatch, UserShape
 from billing.shapes.audit import AuditShape
 from billing.shapes.base import DEFAULT_TIMEOUT_S, Answer, Listing
 from billing.shapes.keys import KeyPatch, KeyShape, NewKey, NewKeyShape
+from billing.shapes.margin import MarginsShape
 from billing.shapes.operation import ProviderShape, RefusedShape
 from billing.shapes.quotas import QuotaShape
 from billing.shapes.repricing import NewRepricing, RepricingShape
+from billing.shapes.tokens import LoginLinkShape
 from billing.shapes.usage import BalanceShape, EventShape, ExplainedEventShape, TotalsShape, TransactionShape
 
 ANSWER_LIMIT_BYTES: Final = 32 * 1024 * 1024
@@ -145,6 +147,10 @@ class BillingCalls(ABC):
             "POST", f"/api/admin/accounts/{path_part(account_id)}/adjustments", GrantShape, body=body
         )
 
+    async def margin(self, query: dict[str, str | None]) -> MarginsShape:
+        """Return what was charged less what it cost: `since`, `until`, `by`, `limit`, `cursor`."""
+        return await self._call("GET", "/api/admin/margin", MarginsShape, query=query)
+
     async def reprice(
         self, repricing: NewRepricing, *, limit: int = DEFAULT_LIMIT, cursor: str | None = None
     ) -> RepricingShape:
@@ -209,6 +215,10 @@ class BillingCalls(ABC):
         """List the last requests that were refused: of a key, of an account's keys, or of all."""
         query = {"key_id": key_id, "account_id": account_id, "limit": str(limit)}
         return await self._call("GET", "/api/admin/refusals", Listing[RefusedShape], query=query)
+
+    async def login_link(self) -> LoginLinkShape:
+        """Make a link by which an operator signs in to the console, once and soon."""
+        return await self._call("POST", "/api/admin/login-links", LoginLinkShape)
 
     async def providers(self) -> Listing[ProviderShape]:
         """List the providers of the configuration and the health of their targets."""
@@ -275,10 +285,9 @@ class BillingCalls(ABC):
     ) -> Exchanged:
         """Carry a call with the client's own headers, or with `headers` in their place."""
         sent = dict(self._headers if headers is None else headers)
-        data = None
-        if body is not None:
+        data = None if body is None else msgspec.json.encode(body)
+        if data is not None:
             sent["Content-Type"] = "application/json"
-            data = msgspec.json.encode(body)
         asked = urlencode({name: value for name, value in (query or {}).items() if value is not None})
         answered = await self._exchange(method, f"{path}?{asked}" if asked else path, sent, data)
         if 200 <= answered.status < 300:
@@ -287,8 +296,10 @@ class BillingCalls(ABC):
 
 
 def path_part(segment: str) -> str:
+    """Return a text as one segment of a path, whatever it holds."""
     return quote(segment, safe="") or "-"
 
 
 def page_query(limit: int, cursor: str | None) -> dict[str, str | None]:
+    """Return the query that asks for a page."""
     return {"limit": str(limit), "cursor": cursor}

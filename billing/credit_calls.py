@@ -1,5 +1,5 @@
-"""The billing API's calls about credit: lots, coupons, auto-recharge, alerts, and grants with terms; and about where
-notices of all that are sent to.
+"""The billing API's calls about credit: lots, coupons, auto-recharge, alerts, budgets, and grants with terms; and about
+where notices of all that are sent to.
 
 A `CreditCalls` takes the admin key for those of operators, and a person's token or an API key for the others.
 """
@@ -8,6 +8,7 @@ from billing.calls import BillingCalls, page_query, path_part
 from billing.pages import DEFAULT_LIMIT
 from billing.shapes.accounts import GrantShape, NewCredit
 from billing.shapes.base import Listing
+from billing.shapes.budgets import BudgetPatch, NewBudget, OwnBudgetShape
 from billing.shapes.credit import (
     AlertBody,
     AlertShape,
@@ -113,3 +114,20 @@ class CreditCalls(BillingCalls):
         """Send a delivery again."""
         path = f"{_ENDPOINTS}/{path_part(endpoint_id)}/deliveries/{path_part(delivery_id)}/redeliver"
         return await self._call("POST", path, DeliveryShape)
+
+    async def create_budget(self, budget: NewBudget) -> OwnBudgetShape:
+        """Make a budget."""
+        return await self._call("POST", "/api/billing/budgets", OwnBudgetShape, body=budget)
+
+    async def budgets(self, *, limit: int = DEFAULT_LIMIT, cursor: str | None = None) -> Listing[OwnBudgetShape]:
+        """List budgets, newest first, with what was spent of each."""
+        query = page_query(limit, cursor)
+        return await self._call("GET", "/api/billing/budgets", Listing[OwnBudgetShape], query=query)
+
+    async def update_budget(self, budget_id: str, changes: BudgetPatch) -> OwnBudgetShape:
+        """Change a budget."""
+        return await self._call("PATCH", f"/api/billing/budgets/{path_part(budget_id)}", OwnBudgetShape, body=changes)
+
+    async def delete_budget(self, budget_id: str) -> None:
+        """Remove a budget."""
+        await self._send("DELETE", f"/api/billing/budgets/{path_part(budget_id)}")

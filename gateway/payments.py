@@ -41,8 +41,10 @@ if TYPE_CHECKING:
 
 EXPIRY: Final = "credit_expiry"
 ALERTS: Final = "balance_alerts"
+BUDGETS: Final = "budgets"
 EXPIRY_EVERY_S: Final = 60.0
 ALERTS_EVERY_S: Final = 5.0
+BUDGETS_EVERY_S: Final = 15.0
 
 
 def links_of(settings: Settings, plans: Plans) -> Links:
@@ -101,7 +103,7 @@ def serve_payments(app: web.Application, runtime: Runtime) -> None:
 
 async def stop_payments(runtime: Runtime) -> None:
     """Stop what `start_payments` has started."""
-    await runtime.engine.loops.stop(EXPIRY, ALERTS)
+    await runtime.engine.loops.stop(EXPIRY, ALERTS, BUDGETS)
     payments = runtime.services.payments
     if payments is not None:
         await runtime.engine.loops.stop("payments_parked", *payments.jobs)
@@ -129,12 +131,13 @@ def start_payments(runtime: Runtime, metrics: Metrics) -> None:
 
 
 def _start_credit(runtime: Runtime) -> None:
-    """Start what lets credit expire and tells of low balances, in one gateway of all."""
+    """Start what lets credit expire and tells of low balances and budgets, in one gateway of all."""
     services, database, owner = runtime.services, runtime.database, runtime.services.new_id()
     expiry = Expiry(database, services.grants, services.effects, services.new_id, lambda: datetime.now(UTC))
     for rounds in (
         Rounds(EXPIRY, EXPIRY_EVERY_S, expiry.round, database, owner),
         Rounds(ALERTS, ALERTS_EVERY_S, services.alerts.round, database, owner),
+        Rounds(BUDGETS, BUDGETS_EVERY_S, services.budgets.round, database, owner),
     ):
         runtime.engine.loops.start(rounds.name, rounds.run)
 

@@ -4,7 +4,7 @@ import asyncio
 import base64
 import binascii
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from datetime import datetime
 from functools import cache
 from typing import Any, Final, TypeVar, get_args
@@ -118,6 +118,14 @@ async def _whole(request: web.Request, limit_bytes: int) -> bytes | None:
     return bytes(body)
 
 
+def shaped(given: Mapping[str, object], model: type[T]) -> T:
+    """Return fields that were given, those of a form, as `model`."""
+    try:
+        return msgspec.convert(given, model, str_keys=True)
+    except msgspec.ValidationError as error:
+        raise _not_that_shape(str(error), model) from error
+
+
 def _not_that_shape(message: str, model: Any) -> BadRequest:
     """Return the refusal of a body: what msgspec has found, and what the field's shape says of its values."""
     param, at = _param(message), _AT_FIELD.search(message)
@@ -203,10 +211,15 @@ def path_id(request: web.Request, name: str) -> str:
 
 def read_query(request: web.Request, model: type[Q]) -> Q:
     """Return the query string as `model`, the first of each parameter; those that it does not know are left out."""
+    return query_of(request.query, model)
+
+
+def query_of(query: Mapping[str, str], model: type[Q]) -> Q:
+    """Return the parameters of a query string as `model`; those that it does not know are left out."""
     given: dict[str, object] = {}
     integers = _integers(model)
     for each in msgspec.structs.fields(model):
-        text = request.query.get(each.encode_name)
+        text = query.get(each.encode_name)
         if text is not None:
             if "\0" in text:
                 raise BadRequest(f"{each.encode_name} must not contain NUL characters.", each.encode_name)

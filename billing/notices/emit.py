@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 
 NoticeType = Literal[
     "balance.low",
+    "budget.threshold",
     "quota.exhausted",
     "auto_recharge.failed",
     "payment.succeeded",

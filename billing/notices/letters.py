@@ -22,6 +22,10 @@ _FIELDS: Final[Mapping[str, str]] = {
     "refunded_usd": "Refunded in USD",
     "balance_usd": "Balance in USD",
     "threshold_usd": "Threshold in USD",
+    "threshold": "Threshold in percent",
+    "spent_usd": "Spent in USD",
+    "forecast_usd": "Forecast in USD",
+    "period": "Period",
     "plan": "Plan",
     "plan_before": "Plan before",
     "status": "Status",
@@ -37,6 +41,11 @@ _FIELDS: Final[Mapping[str, str]] = {
 """What of a notice's data a mail shows, and how it is called there."""
 _LETTERS: Final[Mapping[NoticeType, _Wording]] = {
     "balance.low": _Wording("your balance is low", "Your balance has fallen below its threshold. Buy credit to go on."),
+    "budget.threshold": _Wording(
+        "a budget is being used up",
+        "What was spent has reached a threshold of a budget. Requests are served all the same; a quota would refuse "
+        "them.",
+    ),
     "quota.exhausted": _Wording(
         "a quota is exhausted", "A quota of your account is exhausted: requests are refused until it resets."
     ),

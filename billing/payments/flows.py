@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from billing.database.connection import queries
-from billing.money import MAX_NANO, format_usd
-from billing.payments.objects import NANO_PER_CENT, ObjectRef
+from billing.money import MAX_NANO
+from billing.payments.objects import NANO_PER_CENT, ObjectRef, format_cents
 from billing.payments.orders import NewOrder, Order, OrderConflict, OrderRefused
 from billing.payments.port import CustomerGone, NewCustomer, PaymentError, Purchase, ReturnUrls
 from billing.payments.return_urls import origin_of
@@ -184,7 +184,7 @@ class Flows:
             return NewOrder(account.id, "plan", self._plan_cents(wanted.plan), key, wanted.plan, urls, save)
         nano = self.rules.setup_cents * NANO_PER_CENT if wanted.amount_nano is None else wanted.amount_nano
         cents, rest = divmod(nano, NANO_PER_CENT)
-        low, high = (format_usd(each * NANO_PER_CENT) for each in (self.rules.min_cents, self.rules.max_cents))
+        low, high = (format_cents(each) for each in (self.rules.min_cents, self.rules.max_cents))
         if rest or not self.rules.min_cents <= cents <= self.rules.max_cents:
             raise OrderRefused(f"amount_usd must be {low} to {high} USD in whole cents.", "amount_usd")
         return NewOrder(account.id, "credit", cents, key, None, urls, save)

@@ -16,10 +16,9 @@ from billing.accounts.grants import PROMOTIONS, PURCHASES, Entry, GrantError
 from billing.accounts.lots import PAID, Terms
 from billing.accounts.suspensions import lift, suspend
 from billing.database.connection import Connection, queries
-from billing.money import format_usd
 from billing.payments.apply import After, Owner, account_of
 from billing.payments.decisions import Moved, is_given_back, next_move, parking_reason, status_of, suspensions
-from billing.payments.objects import NANO_PER_CENT, ObjectRef, Payment
+from billing.payments.objects import ObjectRef, Payment, format_cents
 from billing.payments.orders import PARKED_PREFIX, SCOPE, Order, credited, found_order, left_of, order_of
 from billing.payments.port import included_scope, money_key
 
@@ -231,7 +230,7 @@ class Purchases:
         if now.status == "failed" and before.status != "failed":
             await self.tell(connection, now.account_id, "payment.failed", {**_notice_data(now), "reason": now.reason})
         if now.refunded_cents > before.refunded_cents:
-            refunded = _usd(now.refunded_cents - before.refunded_cents)
+            refunded = format_cents(now.refunded_cents - before.refunded_cents)
             data = {**_notice_data(now), "refunded_usd": refunded}
             await self.tell(connection, now.account_id, "payment.refunded", data)
         if now.status == "disputed" and before.status != "disputed":
@@ -239,8 +238,4 @@ class Purchases:
 
 
 def _notice_data(order: Order) -> dict[str, Any]:
-    return {"order_id": order.id, "kind": order.kind, "amount_usd": _usd(order.amount_cents)}
-
-
-def _usd(cents: int) -> str:
-    return format_usd(cents * NANO_PER_CENT)
+    return {"order_id": order.id, "kind": order.kind, "amount_usd": format_cents(order.amount_cents)}

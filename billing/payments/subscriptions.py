@@ -22,12 +22,11 @@ from billing.accounts.grants import PROMOTIONS, Entry, IdempotencyConflict
 from billing.accounts.lots import Terms
 from billing.database.connection import queries
 from billing.errors import MetergateError
-from billing.money import format_usd
 from billing.notices.emit import emit
 from billing.payments import orders
 from billing.payments.apply import NOBODY, After, Handler, Owner, account_of
 from billing.payments.in_force import OWING, PAID, InForce, Seen, decide, included_credit, plan_change
-from billing.payments.objects import NANO_PER_CENT, Invoice, ObjectRef, Subscription
+from billing.payments.objects import Invoice, ObjectRef, Subscription, format_cents
 from billing.payments.port import included_scope, money_key
 from billing.times import rfc3339
 
@@ -280,7 +279,7 @@ async def _tell(connection: Connection, account_id: str, invoice: Invoice) -> No
     """Tell of a payment that came or failed: once, and of each failed attempt once."""
     data = {
         "invoice_id": invoice.id,
-        "amount_usd": format_usd(invoice.total_cents * NANO_PER_CENT),
+        "amount_usd": format_cents(invoice.total_cents),
         "url": invoice.hosted_url,
     }
     if invoice.status == "paid" and invoice.total_cents > 0:

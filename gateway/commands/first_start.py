@@ -18,10 +18,12 @@ import msgspec
 
 from billing.cli.output import Shown, Table
 from billing.errors import MetergateError
+from billing.identity.providers import CONSOLE
 from billing.money import NANO_PER_USD, format_usd
 from gateway.config.secret import KEY_CHARACTERS, Secret, long_enough
 
 if TYPE_CHECKING:
+    from billing.identity.browsers import LoginLink
     from gateway.config.settings import Settings
     from gateway.runtime import Runtime
 
@@ -179,6 +181,7 @@ def ready(
     first: FirstAccount | None = None,
     admin_key_file: str | None = None,
     service_key_file: str | None = None,
+    link: "LoginLink | None" = None,
 ) -> Shown:
     """Return the result of a start that went well."""
     url = local_url(address)
@@ -192,6 +195,11 @@ def ready(
         parts.append(f"The admin key is in {admin_key_file}; `metergate operator` reads it there.")
     if service_key_file is not None:
         parts.append(f"The key for other services, to be sent as X-API-Key, is in {service_key_file}.")
+    console = f"{settings.identity.public_url or url}{CONSOLE}/"
+    login_url = None if link is None else f"{console}enter/{link.secret}"
+    parts.append(f"The console is at {console}")
+    if login_url is not None:
+        parts.append(f"Sign in there as the operator, once within ten minutes: {login_url}")
     if first is not None and DEMO_MODEL in settings.models:
         parts += ["Try it:", try_line(url, first.key)]
     elif first is None:
@@ -205,6 +213,8 @@ def ready(
         "key": first and first.key,
         "admin_key_file": admin_key_file,
         "service_key_file": service_key_file,
+        "console_url": console,
+        "login_url": login_url,
         "providers": [
             {"name": provider.name, "on": provider.enabled, "off_reason": provider.off_reason}
             for provider in settings.providers.values()

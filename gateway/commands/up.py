@@ -13,10 +13,12 @@ import tempfile
 import time
 from collections.abc import Callable, Coroutine, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
+from billing.audit import SYSTEM
 from billing.cli.output import USAGE, CommandFailed, Output, Shown
 from billing.database.migrate import migrate
 from billing.holds.redis.client import RedisClient
@@ -75,11 +77,15 @@ async def _up(settings: Settings, environ: Mapping[str, str], output: Output, wo
         admin_key = settings.admin_api_key or ensure_admin_key(settings.data_dir)
         service_key = settings.service_api_key or ensure_service_key(settings.data_dir)
         async with open_runtime(
-            settings, database_url=stores.database_url, redis_url=stores.redis_url, embedded=stores.embedded
+            replace(settings, admin_api_key=admin_key),
+            database_url=stores.database_url,
+            redis_url=stores.redis_url,
+            embedded=stores.embedded,
         ) as runtime:
             if stores.started_database:  # nobody else can be alive: leases of killed workers are not waited for
                 await runtime.engine.end_all_leases()
             first = await make_first_account(runtime)
+            link = await runtime.services.browsers.make_link(SYSTEM)
         if first is not None:
             output.must_show(first_account_lines(first))
         env = _worker_environment(settings, environ, stores)
@@ -87,7 +93,7 @@ async def _up(settings: Settings, environ: Mapping[str, str], output: Output, wo
         env[MAIL_CONSOLE_VARIABLE] = "1"
         key_file = None if settings.admin_api_key else str(admin_key_file(settings.data_dir))
         services_file = None if settings.service_api_key else str(service_key_file(settings.data_dir))
-        welcome = partial(ready, first=first, admin_key_file=key_file, service_key_file=services_file)
+        welcome = partial(ready, first=first, admin_key_file=key_file, service_key_file=services_file, link=link)
         publishes = key_file is not None and stores.own_folder
         return await _supervise(settings, env, workers, output, welcome, publishes=publishes)
 

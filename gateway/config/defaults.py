@@ -9,6 +9,7 @@ from collections.abc import Collection
 from dataclasses import dataclass, field, fields
 from typing import TYPE_CHECKING, Any, Final, Literal, get_args
 
+from billing.collect.snapshots import FirstPoint, Unknown
 from billing.plans import DEFAULT_PLAN
 from gateway.config.bounds import Bound
 from gateway.config.problems import nearest
@@ -108,6 +109,24 @@ class Limits:
     )
     shutdown_grace_s: float = _seconds(30, 0, 3600, "time for running requests when the gateway stops")
     reconcile_interval_s: float = _seconds(300, 1, 86_400, "time between comparisons of Redis with the ledger")
+    unknown_subjects: Unknown = field(
+        default="create", metadata=_choice(get_args(Unknown), "what becomes of traffic of somebody who has no account")
+    )
+    first_point: FirstPoint = field(
+        default="new",
+        metadata=_choice(
+            get_args(FirstPoint),
+            "what the first value of a counter is: all new traffic where an earlier snapshot of the node lacks it, "
+            "nothing, or all new traffic",
+        ),
+    )
+    collect_at_once: int = _whole(4, 1, 100, "exporters that are read at the same time")
+    collect_pages: int = _whole(500, 1, 100_000, "pages of one exporter that one run reads; the next run goes on")
+    collect_snapshots: int = _whole(100, 1, 100_000, "snapshots that an exporter is asked for at once (`limit`)")
+    collect_answer_bytes: int = _whole(16 * MIB, 1024, 256 * MIB, "largest page of an exporter")
+    collect_overlap_s: float = _seconds(
+        300, 0, 86_400, "a window begins so long before the last snapshot, for those that come late"
+    )
     moderation_model: str = _bound(
         "omni-moderation-latest", Bound("text", "model of a request to /v1/moderations that names none")
     )
@@ -185,6 +204,9 @@ class Limits:
     webhook_disable_s: float = _seconds(
         432_000, 60, 31 * 86_400, "an endpoint to which all deliveries have failed for as long is disabled"
     )
+    export_alarm_s: float = _seconds(
+        21_600, 60, 31 * 86_400, "an export whose oldest event waits for as long raises an alarm, and degrades /healthz"
+    )
     notice_retention_days: int = _whole(30, 3, 36_500, "notices and their deliveries are kept as long")
     refusals_per_key: int = _whole(20, 0, 1000, "last refusals of a key that are kept to be looked up; 0: none")
     refusals_keys: int = _whole(1000, 1, 100_000, "keys whose refusals are kept: those refused last")
@@ -236,9 +258,9 @@ def read_defaults(main: Value, at: Value | None, plans: Collection[str] | None) 
     given = {name: bound.read(values[name]) for name, bound in BOUNDS.items() if name in values}
     plan = given.get("default_plan") or DEFAULT_PLAN
     if plans is not None and plan not in plans:
-        place = values.get("default_plan") or at or main
+        named = values.get("default_plan") or at or main
         message = f'expected a plan of plans.yaml, got "{plan}"{nearest(plan, plans)}'
-        main.file.problems.add(place.where, "defaults.default_plan", message)
+        main.file.problems.add(named.where, "defaults.default_plan", message)
     if len(main.file.problems) > before:
         return Limits()
     try:

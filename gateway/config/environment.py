@@ -95,9 +95,9 @@ class Environment(ServerVariables):
     )
 
     lago_api_url: str | None = declare_url(
-        "LAGO_API_URL", "Lago's API; unset: nothing is reported; needs LAGO_API_KEY", served=False
+        "LAGO_API_URL", "Lago's API, which usage is told; unset: none; needs LAGO_API_KEY"
     )
-    lago_api_key: Secret | None = declare_secret("LAGO_API_KEY", "key for it", served=False)
+    lago_api_key: Secret | None = declare_secret("LAGO_API_KEY", "key for it")
 
     exporter_sources: tuple[ExporterSource, ...] = declare(
         derived.read_exporter_sources,
@@ -106,12 +106,11 @@ class Environment(ServerVariables):
             "",
             "list of sources to collect from, see below; may hold tokens",
             secret=True,
-            served=False,
         ),
-        Variable("EXPORTER_BASE_URL", "", "a single source, where EXPORTER_SOURCES_JSON is unset", served=False),
+        Variable("EXPORTER_BASE_URL", "", "a single source, where EXPORTER_SOURCES_JSON is unset"),
     )
     internal_service_token: Secret | None = declare_secret(
-        "INTERNAL_SERVICE_TOKEN", "bearer token for sources without a token of their own", served=False
+        "INTERNAL_SERVICE_TOKEN", "bearer token for sources without a token of their own"
     )
     collect_interval_s: int = declare_parsed(
         "COLLECT_INTERVAL",
@@ -120,11 +119,10 @@ class Environment(ServerVariables):
         60,
         "time between collections: `90s`, `1m`, `1h30m`",
         "1m",
-        served=False,
     )
-    default_region: str = declare_text("DEFAULT_REGION", "region of a source that names none", served=False)
+    default_region: str = declare_text("DEFAULT_REGION", "region of a source that names none")
     source_revision: str = declare_text(
-        "SOURCE_REVISION", "revision that collected facts are marked with", "metergate-v1", served=False
+        "SOURCE_REVISION", "revision that collected facts are marked with", "metergate-v1"
     )
     price_per_byte_scaled: int = declare_parsed(
         "PRICE_PER_BYTE",
@@ -133,19 +131,21 @@ class Environment(ServerVariables):
         0,
         "USD per byte, a decimal with at most 18 decimals",
         "0",
-        served=False,
     )
     initial_included_quota_bytes: int = declare_whole(
-        "INITIAL_INCLUDED_QUOTA_BYTES", 0, 0, MAX_NANO, "bytes that a new account has free", served=False
+        "INITIAL_INCLUDED_QUOTA_BYTES",
+        0,
+        0,
+        MAX_NANO,
+        "bytes that an account has free, once",
     )
     initial_balance_nano: int = declare_parsed(
         "INITIAL_BALANCE",
         parse_amount,
         "a decimal of USD such as 12.50",
         0,
-        "USD that a new account found by collection starts with",
+        "USD that an account starts with when collection first meets it",
         "0",
-        served=False,
     )
 
     api_url: str | None = declare_url("METERGATE_API_URL", "the gateway's address for the commands of end users")

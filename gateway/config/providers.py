@@ -246,7 +246,8 @@ def _read_provider(name: str, value: Value) -> ProviderConfig | None:
 
 
 def _dialects(value: Value) -> dict[str, str]:
-    """Base URLs by the name of a dialect; that this version has it is looked at where dialects are known."""
+    """Return base URLs by the name of a dialect. Whether this version has that dialect is checked where they are
+    known."""
     urls = {}
     for name, entry in value.entries().items():
         if not _DIALECT_NAME.fullmatch(name):

@@ -140,7 +140,7 @@ class SseTap(Passed):
         return super().stale
 
     def _pass(self, block: bytes, sent_bytes: int = 0) -> bytes:
-        """A block of whole events, of which `sent_bytes` are out. The common path: nothing in it is of interest."""
+        """Pass a block of whole events, of which `sent_bytes` are out: mostly as it is, for nothing in it matters."""
         find = block.find  # `in` asks for a buffer first, which takes as long as the search
         usage = find(self._usage_marker)
         if usage >= 0 and self._strip_usage:  # nothing of it is out yet
@@ -164,8 +164,8 @@ class SseTap(Passed):
         return self._inspect(block, sent_bytes, last_end(block, 0, first))
 
     def _marked(self, block: bytes, start: int, usage: int) -> int:
-        """Where the first marker stands from `start` on, below 0 where none does; `usage` is where that of usage does,
-        null or not. Behind a marker that was found no other is searched for."""
+        """Return where the first marker stands from `start` on, below 0 where none does; `usage` is where that of
+        usage does, null or not. Behind a marker that was found no other is searched for."""
         find, size, matches = block.find, len(block), self._reader.usage_pattern.match
         while usage >= 0 and matches(block, usage) is None:
             usage = find(self._usage_marker, usage + 1)
@@ -177,7 +177,7 @@ class SseTap(Passed):
         return first
 
     def _feed_cut(self, chunk: bytes) -> bytes:
-        """A chunk that begins or ends within an event."""
+        """Take a chunk that begins or ends within an event."""
         partial = self._partial
         if partial:
             search_from = max(0, len(partial) - EVENT_END_BYTES + 1)
@@ -208,7 +208,7 @@ class SseTap(Passed):
         return out + self._feed_unfinished() if partial else out
 
     def _feed_unfinished(self) -> bytes:
-        """What may pass of an event that is not whole."""
+        """Return what may pass of an event that is not whole."""
         partial = self._partial
         if not self._oversize and len(partial) > MAX_EVENT_BYTES:
             self._oversize = self._began = True  # nobody reads it, and it is too long to be nothing
@@ -228,7 +228,7 @@ class SseTap(Passed):
         return out
 
     def _inspect(self, block: bytes, sent_bytes: int, start: int) -> bytes:
-        """Looks at the events of a block that have a marker, from the one on that begins at `start`, and at all of them
+        """Look at the events of a block that have a marker, from the one on that begins at `start`, and at all of them
         where one may be held; what is to pass of it."""
         out = [block[sent_bytes:start]] if start > sent_bytes else []
         while start < len(block):

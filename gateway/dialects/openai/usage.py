@@ -185,4 +185,4 @@ def plain_usage(counts: PlainUsage) -> Usage | None:
             audio_input_tokens=audio_input,
             audio_output_tokens=audio_output,
         )
-    return Usage(prompt, output, cached, 0, reasoning)  # by place: msgspec looks for every name among all of them
+    return Usage(prompt, output, cached, 0, reasoning)  # by position: msgspec looks for every name among all of them

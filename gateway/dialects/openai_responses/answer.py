@@ -113,7 +113,7 @@ def _searches(response: bytes) -> int:
 
 
 def _searched(action: Raw) -> bool:
-    """Whether an action is a search; one that can't be read is."""
+    """Return whether an action is a search; one that can't be read is."""
     try:
         return _ACTION.decode(action).type in ("search", None)
     except (msgspec.DecodeError, UnicodeDecodeError):

@@ -37,6 +37,8 @@ NEEDS_BODY: Final[dict[str, Any]] = {
     "POST /api/billing/keys/{key_id}/rotate": {},
     "PUT /api/billing/alerts": {"low_balance_usd": "7.50"},
     "POST /api/billing/coupons/redeem": {"code": "NOSUCHCODE"},
+    "POST /api/billing/budgets": {"amount_usd": "10"},
+    "POST /api/admin/accounts/{account_id}/budgets": {"amount_usd": "10"},
 }
 """What has to be sent to get as far as the check of a scope; others are sent `{}`, which many refuse with 400."""
 
@@ -86,6 +88,7 @@ class World:
             "session_id": "ses_none",
             "hold_id": "hold_none",
             "coupon_id": "cpn_none",
+            "budget_id": "bdg_none",
             "endpoint_id": "whe_none",
             "delivery_id": "whd_none",
             "order_id": "ord_none",
@@ -156,6 +159,7 @@ CHANGE_KEY: Final = [401, 401, 403, 403, 403, 200, 200, 404, 401, 401]
 """A key of another member."""
 MATRIX: Final[dict[str, list[int]]] = {
     "POST /api/admin/accounts": [*OPERATOR, 400],
+    "POST /api/admin/login-links": [*OPERATOR, 201],
     "GET /api/admin/accounts": [*OPERATOR, 200],
     "GET /api/admin/accounts/{account_id}": [*OPERATOR, 200],
     "PATCH /api/admin/accounts/{account_id}": [*OPERATOR, 200],
@@ -181,6 +185,10 @@ MATRIX: Final[dict[str, list[int]]] = {
     "GET /api/admin/refusals/{request_id}": [*OPERATOR, 503],
     "GET /api/admin/plans": [*OPERATOR, 200],
     "GET /api/admin/providers": [*OPERATOR, 200],
+    "GET /api/admin/margin": [*OPERATOR, 200],
+    "GET /api/admin/jobs/runs": [*OPERATOR, 503],
+    "GET /api/admin/exporters/subjects": [*OPERATOR, 503],
+    "POST /api/admin/exporters/subjects/assign": [*OPERATOR, 400],
     "GET /api/admin/audit": [*OPERATOR, 200],
     "POST /api/webhooks/stripe": [404] * 10,
     "GET /api/admin/payments/events": [*OPERATOR, 404],
@@ -255,6 +263,16 @@ MATRIX: Final[dict[str, list[int]]] = {
     "GET /api/billing/alerts": ACCOUNT,
     "PUT /api/billing/alerts": [401, 401, 403, 403, 403, 200, 200, 200, 401, 401],
     "GET /api/billing/lots": ACCOUNT,
+    "POST /api/billing/budgets": [401, 401, 403, 403, 403, 201, 201, 201, 401, 401],
+    "GET /api/billing/budgets": ACCOUNT,
+    "GET /api/billing/budgets/{budget_id}": NONE,
+    "PATCH /api/billing/budgets/{budget_id}": SETUP_NONE,
+    "DELETE /api/billing/budgets/{budget_id}": SETUP_NONE,
+    "POST /api/admin/accounts/{account_id}/budgets": [*OPERATOR, 201],
+    "GET /api/admin/accounts/{account_id}/budgets": [*OPERATOR, 200],
+    "GET /api/admin/accounts/{account_id}/budgets/{budget_id}": [*OPERATOR, 404],
+    "PATCH /api/admin/accounts/{account_id}/budgets/{budget_id}": [*OPERATOR, 404],
+    "DELETE /api/admin/accounts/{account_id}/budgets/{budget_id}": [*OPERATOR, 404],
     "POST /api/billing/setup": SETUP_NONE,
     "POST /api/billing/portal": SETUP_NONE,
     "POST /api/billing/checkout": SETUP_NONE,
