@@ -1,6 +1,6 @@
 """Money, prices, quotas, holds, the ledger, accounts and keys. Knows no HTTP proxy and never imports `gateway`.
 
-money  prices  price_table  price_ids  rates  sheets  usage  quotas  plans  principals  shares     pure
+money  prices  price_table  price_ids  price_classes  rates  usage  quotas  plans  principals  shares     pure
 accounts/    who pays: accounts, and changes of their balance by people
 keys/        who may spend: keys, their secrets and what a request presents
 identity/    people and organizations: who calls, and what they may do there
@@ -10,6 +10,7 @@ budgets/     sums that an account means to stay within, and is told of
 payments/    payment providers behind one port; orders and what they credit
 provider_bills/  what providers say that they have billed, beside the ledger
 notices/     what customers and operators are told of, by mail and by webhooks
+exports/     what was used, told to other systems: Lago, Stripe's meters, CloudEvents, files
 collect/     traffic that exporters count, pulled and charged
 metering/    what other services meter, through the same holds and ledger
 owned/       whose an object at a provider is

@@ -55,6 +55,8 @@ MetergateError
 +-- SubjectNotFound                billing.collect.subjects
 +-- Unreadable                     billing.errors
 |   +-- NewerLayout                billing.errors
++-- ExportNotFound                 billing.exports.cursor
++-- SinkFailed                     billing.exports.sinks
 +-- NeedTooLarge                   billing.holds.decision
 +-- IllegalTransition              billing.holds.hold
 +-- SettlementLost                 billing.holds.hold

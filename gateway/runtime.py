@@ -21,6 +21,7 @@ from billing.attempts import ADDRESSES_MAX, AttemptLimits, Attempts, counted_in_
 from billing.audit import AuditLog
 from billing.budgets.budgets import Budgets
 from billing.database.connection import Database
+from billing.exports.cursor import Exports
 from billing.holds.cache import recognised
 from billing.holds.engine import Engine
 from billing.holds.live_windows import live_windows
@@ -116,6 +117,7 @@ class Runtime:
     in_force: InForce
     attempts: Attempts
     collector: Collector
+    deployment: str
     admin_api_key: str = field(repr=False)
 
 
@@ -215,6 +217,7 @@ def _runtime(settings: Settings, stores: OpenStores, apart: _Apart, deployment: 
         in_force=in_force,
         attempts=services.attempts,
         collector=collector,
+        deployment=deployment,
         admin_api_key=services.admin_api_key or "",
     )
 
@@ -243,6 +246,7 @@ def _services(
         reports=reports,
         bills=make_bills(settings, database),
         audit=AuditLog(database),
+        exports=Exports(database),
         features=Features(database, plans, defaults.default_plan, utc_now),
         windows=partial(_windows, engine, Principals(database, plans, defaults.default_plan)),
         upgrade_url=links_of(settings, plans).upgrade_url,

@@ -16,7 +16,6 @@ from billing.api.errors import BadRequest
 from billing.api.requests import encode_cursor, moment, page_asked, zone
 from billing.api.route import Call, customer_read
 from billing.api.tables import Table, rows, wants_csv
-from billing.api.usage import live_balance
 from billing.budgets.rules import BudgetPeriod, forecast, spent_within, times_of
 from billing.ledger.used import BEGINNING, END, NOTHING, Group, Grouping, Span, UsedBy, together, total
 from billing.pages import BadCursor, place_of
@@ -161,7 +160,7 @@ async def get_billing_summary(call: Call) -> BillingSummaryShape:
         budget=await _budget(call, account.quotas, now),
         budgets=await budgets.standings(await budgets.of_account(account.id), in_zone),
     )
-    return billing_summary_shape(account, month, await live_balance(services, account), services.credits_per_usd)
+    return billing_summary_shape(account, month, await services.live_balance(account), services.credits_per_usd)
 
 
 async def _budget(call: Call, quotas: Iterable[Quota], now: datetime) -> BudgetShape | None:

@@ -176,7 +176,8 @@ async def end_session(call: Call) -> None:
 
 
 PROVIDER: Final = "/api/auth/oidc/{provider}"
-_SIGN_IN_PAGE: Final = "/sign-in"
+_PAGES: Final = f"../../../..{CONSOLE}"
+"""Where the console is, seen from the callback: below whatever path a proxy takes off."""
 _COOKIE: Final = "mg_oidc"
 _HOST_COOKIE: Final = f"__Host-{_COOKIE}"
 """Over https: no other host may have set it (RFC 6265bis, section 4.1.3)."""
@@ -195,9 +196,7 @@ async def begin_sign_in(call: Call, query: BeginQuery) -> web.Response:
     if query.return_to and not is_path(query.return_to):
         raise BadRequest("return_to is a path of the page that sign-ins lead to, such as /billing.", "return_to")
     url, cookie = await oidc.begin(call.id("provider"), return_to=query.return_to)
-    response = web.Response(status=303, headers={"Location": url, "Cache-Control": "no-store"})
-    set_oidc_cookie(response, oidc, cookie)
-    return response
+    return sent_to_provider(oidc, url, cookie)
 
 
 async def link_sign_in(call: Call) -> web.Response:
@@ -205,7 +204,7 @@ async def link_sign_in(call: Call) -> web.Response:
     oidc = oidc_of(call)
     url, cookie = await oidc.begin(call.id("provider"), user_id=call.caller.id)
     response = answer(SignInUrl(url=url))
-    set_oidc_cookie(response, oidc, cookie)
+    _set_cookie(response, oidc, cookie)
     return response
 
 
@@ -221,13 +220,13 @@ async def finish_sign_in(call: Call) -> web.Response:
     except SignInFailed as error:
         await attempts.failed(*peer, SIGN_INS)
         if await oidc.is_of_console(call.id("provider"), cookie):
-            return _to_console(oidc, f"{_SIGN_IN_PAGE}?notice=sign-in-failed")
+            return _sent_on(oidc, f"{_PAGES}/sign-in?notice=sign-in-failed")
         if oidc.frontend_url is None:
             raise
         failed = {"error": "sign_in_failed", "error_description": str(error)}
         return _sent_on(oidc, oidc.frontend_url, failed)
     if done.console:
-        response = _to_console(oidc, done.return_to or "/")
+        response = _sent_on(oidc, f"{_PAGES}{done.return_to or '/'}")
         await set_session(response, call, done.pair.session_id)
         return response
     if oidc.frontend_url is None:
@@ -239,16 +238,8 @@ async def finish_sign_in(call: Call) -> web.Response:
     return _sent_on(oidc, where.partition("#")[0], {"refresh_token": done.pair.refresh_token})
 
 
-def _to_console(oidc: OidcSignIn, path: str) -> web.Response:
-    """Return what leads from the callback to a page of the console, below whatever path a proxy takes off."""
-    where = f"../../../..{CONSOLE}{path}"
-    response = web.Response(status=303, headers={"Cache-Control": "no-store", "Location": where})
-    _drop_cookie(response, oidc)
-    return response
-
-
-def _sent_on(oidc: OidcSignIn, where: str, fragment: dict[str, str]) -> web.Response:
-    location = f"{where}#{urlencode(fragment)}"
+def _sent_on(oidc: OidcSignIn, where: str, fragment: dict[str, str] | None = None) -> web.Response:
+    location = f"{where}#{urlencode(fragment)}" if fragment else where
     headers = {"Cache-Control": "no-store", "Referrer-Policy": "no-referrer", "Location": location}
     response = web.Response(status=303, headers=headers)
     _drop_cookie(response, oidc)
@@ -263,8 +254,14 @@ def _options(oidc: OidcSignIn) -> dict[str, Any]:
     return {"path": "/", "secure": _is_https(oidc), "httponly": True, "samesite": "Lax"}
 
 
-def set_oidc_cookie(response: web.Response, oidc: OidcSignIn, cookie: str) -> None:
-    """Set what a browser has to bring back from a provider."""
+def sent_to_provider(oidc: OidcSignIn, url: str, cookie: str) -> web.Response:
+    """Return what sends a browser to a provider, with what it has to bring back from there."""
+    response = web.Response(status=303, headers={"Location": url, "Cache-Control": "no-store"})
+    _set_cookie(response, oidc, cookie)
+    return response
+
+
+def _set_cookie(response: web.Response, oidc: OidcSignIn, cookie: str) -> None:
     name = _HOST_COOKIE if _is_https(oidc) else _COOKIE
     response.set_cookie(name, cookie, max_age=BEGUN_S, **_options(oidc))
 

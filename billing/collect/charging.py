@@ -2,8 +2,8 @@
 
 The charge of an account is a function of its bytes by price, whenever and in whatever portions they came: bytes that
 are included are taken off of the dearest ones first, what is left costs its rate, rounded up to the nano-USD once for
-each price. A debit is what that has risen by. More bytes never cost less: those included only move
-to dearer ones.
+each price. A debit is what that has risen by. More bytes never cost less: those that are included only move to
+dearer ones.
 """
 
 from __future__ import annotations

@@ -111,7 +111,7 @@ class Facts:
         return Wrote(0, row["written"], row["minutes"] - row["written"], row["conflicts"])
 
     async def forget(self, now: datetime, most: int = DELETED_AT_ONCE) -> int:
-        """Drop old points, but for the last one of each series before the time that late ones may come from. Return
+        """Remove old points, but for the last one of each series before the time that late ones may come from. Return
         how many; facts by hour stay."""
         return affected(await self._database.execute(_query("forget_points"), now, POINT_DAYS, most))
 

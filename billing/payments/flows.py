@@ -213,10 +213,16 @@ class Flows:
         return cents
 
     async def _opened(self, account: Account, order: Order) -> Order:
-        """Open an order's page unless it is open. A customer that the provider has lost is made anew, once."""
-        if order.url is not None or order.urls is None or order.status != "open":
-            return order
-        urls = order.urls
+        """Open an order's page unless it is open. Other pages of plans are closed each time: a call that was broken off
+        may have left them."""
+        if order.url is None and order.status == "open" and order.urls is not None:
+            order = await self._open(account, order, order.urls)
+        if order.kind == "plan" and order.checkout_id is not None and order.status in ("open", "failed"):
+            await self._close_others(order, ObjectRef("checkout", order.checkout_id))
+        return order
+
+    async def _open(self, account: Account, order: Order, urls: ReturnUrls) -> Order:
+        """Open an order's page. A customer that the provider has lost is made anew, once."""
         customer_id = await self._customers.ensure(account.id, account.name)
         try:
             purchase = self._purchase(order, customer_id)
@@ -226,10 +232,7 @@ class Flows:
             customer_id = await self._customers.ensure(account.id, account.name)
             purchase = self._purchase(order, customer_id)
             page = await self._provider.checkout(purchase, urls, f"{order.id}:checkout:{customer_id}")
-        opened = await self._orders.opened(order.id, customer_id, page)
-        if order.kind == "plan":
-            await self._close_others(opened, ObjectRef("checkout", page.id))
-        return opened
+        return await self._orders.opened(order.id, customer_id, page)
 
     async def _close_others(self, order: Order, page: ObjectRef) -> None:
         """Close the account's other pages of plans, so that nobody pays for two: of orders that come at the same time

@@ -15,7 +15,7 @@ from aiohttp import web
 from billing.api import people
 from billing.api.browsers import end_session_of, set_session, set_session_cookie
 from billing.api.errors import Conflict, NotFound, Unauthorized
-from billing.api.tokens import oidc_of, set_oidc_cookie
+from billing.api.tokens import oidc_of, sent_to_provider
 from billing.attempts import SIGN_INS
 from billing.identity.providers import is_path
 from billing.shapes.people import CodeAsked, Login, PasswordForgotten, PasswordReset, Registration, Verification
@@ -137,9 +137,7 @@ async def elsewhere(visit: Visit) -> web.Response:
     """Send a browser to a provider, to sign in there."""
     oidc = oidc_of(visit.call)
     url, cookie = await oidc.begin(visit.call.id("provider"), return_to=next_of(visit), console=True)
-    response = web.Response(status=303, headers={"Location": url})
-    set_oidc_cookie(response, oidc, cookie)
-    return response
+    return sent_to_provider(oidc, url, cookie)
 
 
 async def sign_out(visit: Visit) -> web.Response:

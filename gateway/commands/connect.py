@@ -180,8 +180,27 @@ async def _direct(
             BillingClient(
                 OWN_URL, admin_key=runtime.admin_api_key, timeout_s=output.common.timeout_s, unix_socket=str(socket)
             ) as client,
+            _comparing(runtime.services),
         ):
             yield client
+
+
+@asynccontextmanager
+async def _comparing(services: "Services") -> AsyncIterator[None]:
+    """Make the comparison with the payment provider that the command asks for: it may be that no gateway runs."""
+    import asyncio
+
+    payments = services.payments
+    if payments is None:
+        yield
+        return
+    work = asyncio.create_task(payments.comparisons.run_when_asked())
+    try:
+        yield
+        if payments.comparisons.is_asked:
+            await work
+    finally:
+        work.cancel()
 
 
 @asynccontextmanager

@@ -8,7 +8,7 @@ from typing import Final
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from billing.collect.facts import FirstPoint
+from billing.collect.snapshots import FirstPoint
 from billing.collect.subjects import SubjectRules
 from billing.money import ceil_div
 from tests.billing.collect.support import NOW, START, Room, Said, minutes_of

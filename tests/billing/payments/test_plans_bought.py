@@ -171,7 +171,7 @@ async def test_changes_to_and_fro_make_no_credit(billing: Billing) -> None:
         await billing.grants.adjust(shop.account_id, 140_000_000_000, f"back {billing.new_id()}", "debits")
 
 
-async def test_of_two_pages_for_plans_one_can_be_paid(billing: Billing) -> None:
+async def test_of_two_pages_for_plans_one_can_be_paid(billing: Billing, monkeypatch: pytest.MonkeyPatch) -> None:
     shop = Shop(billing, (await billing.accounts.create("Acme")).id)
     checkout = shop.payments.flows.checkout
     plans = enumerate(("starter", "pro", "starter", "pro"))
@@ -190,6 +190,14 @@ async def test_of_two_pages_for_plans_one_can_be_paid(billing: Billing) -> None:
     # What the provider knows to be paid, and we do not yet, is seen before another page is given out.
     late = Shop(billing, (await billing.accounts.create("Late")).id)
     await late.buy("starter", "first")
+
+    async def away(page: ObjectRef) -> None:
+        raise PaymentProviderUnavailable("it is away")
+
+    with monkeypatch.context() as patched:  # broken off once its own page was open
+        patched.setattr(late.payments.flows, "_close", away)
+        with pytest.raises(PaymentProviderUnavailable):
+            await late.payments.flows.checkout(Wanted(late.account_id, "second", plan="pro"))
     with pytest.raises(OrderConflict, match="just now"):
         await late.payments.flows.checkout(Wanted(late.account_id, "second", plan="pro"))
     second = (await late.payments.orders.page(1, account_id=late.account_id)).items[0]
