@@ -36,7 +36,7 @@ from gateway.endpoints.reads import Health, Reads
 from gateway.endpoints.response_sockets import ResponseSockets
 from gateway.endpoints.routes import add_routes, endpoints_of
 from gateway.metrics.registry import Metrics
-from gateway.outgoing import start_mailer, start_notices
+from gateway.outgoing import EXPORTS, start_exports, start_mailer, start_notices
 from gateway.payments import links_of, serve_payments, start_payments, stop_payments
 from gateway.proxy.background_jobs import BackgroundPoller
 from gateway.proxy.forward import Forwarder
@@ -167,6 +167,7 @@ async def serving(runtime: Runtime, metrics: Metrics | None = None) -> AsyncIter
         start_payments(runtime, metrics)
         start_collecting(runtime, metrics, new_id)
         start_notices(runtime, metrics, new_id)
+        health.exports = start_exports(runtime, metrics, new_id)
         health.ready = True
         yield (
             Served(app, parts.proxy, parts.dialects, edge_rules(settings.defaults, cors), settings.defaults.edge),
@@ -176,7 +177,7 @@ async def serving(runtime: Runtime, metrics: Metrics | None = None) -> AsyncIter
         health.ready = False
         await engine.loops.stop("background", "housekeeping", "metrics", "plans", "prices", "reconcile", "refused")
         await engine.loops.stop(
-            "mail", "notices", "retention", "usage_retention", "targets_tell", "targets_listen", LEASE
+            "mail", "notices", "retention", "usage_retention", "targets_tell", "targets_listen", LEASE, EXPORTS
         )
         await stop_payments(runtime)
         await runtime.refused.flush()

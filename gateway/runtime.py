@@ -21,6 +21,7 @@ from billing.attempts import ADDRESSES_MAX, AttemptLimits, Attempts, counted_in_
 from billing.audit import AuditLog
 from billing.budgets.budgets import Budgets
 from billing.database.connection import Database
+from billing.exports.cursor import Exports
 from billing.holds.cache import recognised
 from billing.holds.engine import Engine
 from billing.holds.live_windows import live_windows
@@ -115,6 +116,7 @@ class Runtime:
     in_force: InForce
     attempts: Attempts
     collector: Collector
+    deployment: str
     admin_api_key: str = field(repr=False)
 
 
@@ -214,6 +216,7 @@ def _runtime(settings: Settings, stores: OpenStores, apart: _Apart, deployment: 
         in_force=in_force,
         attempts=services.attempts,
         collector=collector,
+        deployment=deployment,
         admin_api_key=services.admin_api_key or "",
     )
 
@@ -241,6 +244,7 @@ def _services(
         repricing=Repricing(database, effects, new_id, in_force.now),
         reports=reports,
         audit=AuditLog(database),
+        exports=Exports(database),
         features=Features(database, plans, defaults.default_plan, utc_now),
         windows=partial(_windows, engine, Principals(database, plans, defaults.default_plan)),
         upgrade_url=links_of(settings, plans).upgrade_url,

@@ -18,6 +18,7 @@
     plans         /billing/status, /billing/subscription, /service/features
     webhooks_out  /webhooks/endpoints, /admin/webhooks/endpoints: where notices are sent to
     payments    /billing: setup, portal, checkout, orders; /admin/orders, /admin/payments; /webhooks/stripe
+    exports     /admin/exports: usage on its way to other systems
     oversight   /admin/refusals, /admin/providers, /admin/users, /admin/audit, /account/audit, /ping
     margin      /admin/margin
     tables      answers as CSV

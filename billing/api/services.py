@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from billing.budgets.budgets import Budgets
     from billing.collect.collector import Collector
     from billing.effects import Effects
+    from billing.exports.cursor import Exports
     from billing.identity.browsers import Browsers
     from billing.identity.callers import Caller
     from billing.identity.credentials import Credentials
@@ -114,6 +115,7 @@ class Services:
     repricing: Repricing
     reports: Reports
     audit: AuditLog
+    exports: Exports
     endpoints: Endpoints
     features: Features
     sign_in: SignIn

@@ -35,6 +35,7 @@ ADDERS: Final = {
     **dict.fromkeys(("lots", "coupon"), "billing.cli.credit:add_credit"),
     "plan": "billing.cli.plans:add_plans",
     "order": "billing.cli.orders:add_orders",
+    "exports": "billing.cli.orders:add_exports",
     "audit": "billing.cli.oversight:add_audit",
     "user": "billing.cli.oversight:add_users",
     "requests": "billing.cli.operator:add_requests",

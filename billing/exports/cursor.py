@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import TYPE_CHECKING, Final
 
+from billing.audit import Actor, record
 from billing.database.connection import queries
 from billing.errors import MetergateError
 from billing.exports.events import ExportEvent
@@ -182,9 +183,11 @@ class Exports:
         rows = await self._database.rows(_query("parked"), export, before, limit + 1)
         return page_of([Parked(**row) for row in rows], limit, lambda item: str(item.id))
 
-    async def again(self, export: str, item: str | None = None) -> int:
+    async def again(self, export: str, item: str | None, actor: Actor) -> int:
         """Have a parked item tried again, or all of an export's; return how many. Raises `ExportNotFound`."""
-        found = int(await self._database.value(_query("again"), export, item))
-        if not found:
-            raise ExportNotFound("Nothing is parked under this id: see GET /api/admin/exports/parked.")
+        async with self._database.transaction() as connection:
+            found = int(await connection.fetchval(_query("again"), export, item))
+            if not found:
+                raise ExportNotFound("Nothing is parked there: see `metergate operator exports parked`.")
+            await record(connection, actor, "export.retry", export, None, {"item": item, "retried": found})
         return found

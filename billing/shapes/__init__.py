@@ -22,6 +22,7 @@ them, and `/api/openapi.json` is generated from them. Pure.
     payment_events  what payment providers told, and the comparison with them
     payments    orders, checkouts, means of payment
     subscriptions  billing status, subscriptions, features
+    exports     how far exports are, and what is parked
     operation   models, refused requests, health, jobs, image
 
 Each answer's shape has a function beside it that makes it of what `billing` has. Fields may be added, none renamed or

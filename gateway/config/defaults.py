@@ -204,6 +204,9 @@ class Limits:
     webhook_disable_s: float = _seconds(
         432_000, 60, 31 * 86_400, "an endpoint to which all deliveries have failed for as long is disabled"
     )
+    export_alarm_s: float = _seconds(
+        21_600, 60, 31 * 86_400, "an export whose oldest event waits for as long raises an alarm, and degrades /healthz"
+    )
     notice_retention_days: int = _whole(30, 3, 36_500, "notices and their deliveries are kept as long")
     refusals_per_key: int = _whole(20, 0, 1000, "last refusals of a key that are kept to be looked up; 0: none")
     refusals_keys: int = _whole(1000, 1, 100_000, "keys whose refusals are kept: those refused last")

@@ -33,6 +33,7 @@ from gateway.server.refusals import Refuse
 
 if TYPE_CHECKING:
     from billing.collect.collector import Collector
+    from billing.exports.worker import ExportWorker
     from billing.holds.engine import Engine
     from billing.ledger.reports import PricedEvent
     from billing.principals import Principal
@@ -54,6 +55,7 @@ class Health:
     def __init__(self, engine: Engine, collector: Collector) -> None:
         self._engine, self._collector = engine, collector
         self.ready = False
+        self.exports: ExportWorker | None = None
 
     def troubles(self) -> list[str]:
         """Return what an operator should look at, a clause each."""
@@ -69,6 +71,8 @@ class Health:
         found += [f"the {name} loop has failed and began anew" for name in self._engine.loops.troubled()]
         if self._collector.trouble:
             found.append(self._collector.trouble)
+        if self.exports is not None:
+            found += self.exports.troubles()
         return found
 
 

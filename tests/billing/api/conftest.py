@@ -14,6 +14,7 @@ from billing.api.application import setup
 from billing.api.services import Services
 from billing.audit import AuditLog
 from billing.budgets.budgets import Budgets
+from billing.exports.cursor import Exports
 from billing.holds.redis.client import RedisClient
 from billing.holds.redis.state import Keyspace, RedisState
 from billing.identity.browsers import Browsers
@@ -74,6 +75,7 @@ def services(billing: Billing, registry: Registry) -> Services:
         repricing=Repricing(billing.database, billing.effects, billing.new_id, lambda: PRICES),
         reports=billing.reports,
         audit=AuditLog(billing.database),
+        exports=Exports(billing.database),
         features=Features(billing.database, PLANS, DEFAULT_PLAN, lambda: datetime.now(UTC)),
         endpoints=Endpoints(billing.database, billing.new_id, EndpointRules()),
         refused=RefusedRequests(RedisState(RedisClient("redis://127.0.0.1:1"), Keyspace()), RefusedRules()),
