@@ -64,6 +64,7 @@ OPERATOR: Final = (
     ("Keys", "/operator/keys"),
     ("Requests", "/operator/requests"),
     ("Payments", "/operator/payments"),
+    ("Margin", "/operator/margin"),
     ("Prices", "/operator/prices"),
     ("Plans", "/operator/plans"),
     ("Providers", "/operator/providers"),
@@ -71,6 +72,7 @@ OPERATOR: Final = (
     ("Audit", "/operator/audit"),
     ("Jobs", "/operator/jobs"),
     ("Exporters", "/operator/exporters"),
+    ("Exports", "/operator/exports"),
     ("Webhooks", "/operator/webhooks"),
 )
 SECTIONS: Final = (("Organization", CUSTOMER), ("Operator", OPERATOR))
