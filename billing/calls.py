@@ -285,10 +285,9 @@ class BillingCalls(ABC):
     ) -> Exchanged:
         """Carry a call with the client's own headers, or with `headers` in their place."""
         sent = dict(self._headers if headers is None else headers)
-        data = None
-        if body is not None:
+        data = None if body is None else msgspec.json.encode(body)
+        if data is not None:
             sent["Content-Type"] = "application/json"
-            data = msgspec.json.encode(body)
         asked = urlencode({name: value for name, value in (query or {}).items() if value is not None})
         answered = await self._exchange(method, f"{path}?{asked}" if asked else path, sent, data)
         if 200 <= answered.status < 300:

@@ -3,7 +3,7 @@
 This file owns the arithmetic of a charge. A rate is a whole number of nano-USD per million (tokens), per unit or per
 hour; a cost is summed exactly as an integer over `COST_SCALE` and rounded up once. A row's id is a digest of what it
 says, so that an edited file adds a row and never changes one that has priced a debit. Which rates hold for a request is
-`billing.sheets`'.
+`billing.rates`'.
 """
 
 from __future__ import annotations
@@ -15,19 +15,16 @@ from datetime import date
 from typing import TYPE_CHECKING, Final
 
 from billing.money import ceil_div
+from billing.price_classes import ASKED_FOR, MULTIPLIERS, STANDARD_REGIONS, STANDARD_SPEEDS, STANDARD_TIERS, TIER_NAMES
 from billing.price_ids import row_id
 from billing.rates import (
-    ASKED_FOR,
     COST_SCALE,
     EIGHTEENTHS,
     FACTOR_SCALE,
     MILLION,
-    MULTIPLIERS,
-    STANDARD_REGIONS,
-    STANDARD_SPEEDS,
-    STANDARD_TIERS,
-    TIER_NAMES,
     PriceError,
+    PriceLine,
+    Sheet,
     Tier,
     Variant,
     check_amounts,
@@ -35,7 +32,6 @@ from billing.rates import (
     parse_hours,
     reported_scaled,
 )
-from billing.sheets import PriceLine, Sheet
 
 if TYPE_CHECKING:
     from billing.usage import Usage

@@ -12,7 +12,7 @@ import os
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -140,7 +140,7 @@ async def serving(runtime: Runtime, metrics: Metrics | None = None) -> AsyncIter
     reads = Reads(runtime, parts.proxy, parts.router, parts.dialects, metrics, health)
     endpoints = endpoints_of(parts.proxy, reads, jobs, parts.dialects)
     setup(app, runtime.services, endpoints.all)
-    setup_console(app, runtime.services)
+    setup_console(app, replace(runtime.services, models=reads.catalogue))
     sockets = ResponseSockets(parts.proxy, parts.dialects.find, *socket_rules(settings))
     app.on_shutdown.append(sockets.stop)
     serve_payments(app, runtime)

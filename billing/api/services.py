@@ -48,7 +48,7 @@ if TYPE_CHECKING:
     from billing.plans import Plan, Plans
     from billing.principals import Principal
     from billing.refused import RefusedRequests
-    from billing.shapes.operation import ProviderShape
+    from billing.shapes.operation import ModelShape, ProviderShape
     from billing.shapes.quotas import WindowShape
 
 
@@ -90,7 +90,7 @@ class Services:
     """`authenticate` gives the principal of an API key's secret, None for one that is unknown; `known` says whether a
     secret is known to be a key or known to be none, and None where it has to be looked up; `clock` Unix seconds;
     `unknown_models` which of some names, or prefixes with a `*`, lead to no model here; `providers` who answers, and
-    how well.
+    how well; `models` those that have a price, as each is routed.
 
     `person` gives whose token this is, in the organization of this id or else the token's own; None for a token that is
     wrong, expired or revoked. Without `admin_api_key` every admin call is refused, without `service_api_key` every
@@ -143,6 +143,7 @@ class Services:
     collector: Collector | None = None
     unknown_models: Callable[[Iterable[str]], list[str]] = lambda names: []
     providers: Callable[[], Awaitable[list[ProviderShape]]] = _no_providers
+    models: Callable[[], list[ModelShape]] = list
     keys_per_user: int = 100
     rotation_grace_s: int = 7 * 24 * 3600
     new_id: Callable[[], str] = _new_id

@@ -250,7 +250,7 @@ class Session:
         return kept, token
 
     def _any_url(self) -> str:
-        """Return which gateway to call: as it was said, that of the data folder, the one of the sign-in."""
+        """Return which gateway to call: the one that was given, that of the data folder, or that of the sign-in."""
         url = self.given_url or self.own_url()
         if url is None and (kept := self.files.kept()) is not None:
             url = kept.url

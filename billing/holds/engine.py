@@ -74,7 +74,8 @@ class EngineSettings:
 
 
 class Engine:
-    """One gateway process's part in metering. `load_principal` reads the principal of a key's digest from Postgres."""
+    """Runs everything that one gateway process needs to hold and settle. `load_principal` reads the principal of a
+    key's digest from Postgres."""
 
     def __init__(
         self,

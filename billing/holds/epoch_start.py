@@ -142,8 +142,8 @@ class EpochStart:
         return before if unready is None else before & unready
 
     async def prepare(self, partition: Partition, epoch: int) -> frozenset[str] | None:
-        """Return what this gateway owes a new epoch before it may open: older debits written, running requests held
-        again. The accounts for which it could not be done, because their rows are locked; None: not yet, ask again.
+        """Do what this gateway owes a new epoch before it may open: write older debits, hold running requests again.
+        Return the accounts for which it could not be done, because their rows are locked; None: not yet, ask again.
 
         Raises `StoreError`, `LostWrites`.
         """

@@ -4,7 +4,8 @@
     visits       Visit, Page, View: a page's declaration, what its handler is given and returns; the navigation
     render       from a view to HTML: templates, filters, files that browsers keep
     sign_in      signing in and out, registering, the operator's link, which organization
-    overview     the first page
+    overview     the first page   usage  what was used, in sums   charts  stacked bars  pure
+    requests     requests, one explained, those that were refused; models and prices
 
 To add a page:
 

@@ -24,14 +24,14 @@ from billing.errors import MetergateError
 from billing.identity.callers import NOBODY, Caller
 from billing.identity.providers import CONSOLE
 from billing.logs import log_about
-from billing.web import overview, sign_in
+from billing.web import overview, requests, sign_in, usage
 from billing.web.render import STATIC, assets, render, templates
 from billing.web.visits import Page, View, Visit, Who
 
 if TYPE_CHECKING:
     from billing.web.visits import Handler
 
-ROUTES: Final[tuple[Page, ...]] = (*sign_in.ROUTES, *overview.ROUTES)
+ROUTES: Final[tuple[Page, ...]] = (*sign_in.ROUTES, *overview.ROUTES, *usage.ROUTES, *requests.ROUTES)
 """Every page."""
 MOST_FORM_BYTES: Final = 64 * 1024
 MOST_FIELDS: Final = 500

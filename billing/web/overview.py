@@ -23,6 +23,7 @@ LAST: Final = 10
 BURN: Final = timedelta(days=7)
 """The time before now of which a day's spending is the mean."""
 DAY: Final = timedelta(days=1)
+DAY_S: Final = 86_400
 
 
 async def first(visit: Visit) -> View | web.Response:
@@ -51,7 +52,7 @@ async def _burn_nano(visit: Visit, account: Account, now: datetime) -> int:
     """Return what is spent in a day, by the mean of the last ones that the account was there."""
     since = max(now - BURN, min(account.created_at, now - DAY)).replace(second=0, microsecond=0)
     (span,) = await visit.services.reports.sums.spans(account.id, (since, now + DAY))
-    return total(span).charged_nano * DAY // (now - since)
+    return total(span).charged_nano * DAY_S // int((now - since).total_seconds())
 
 
 ROUTES: Final[tuple[Page, ...]] = (Page("GET", "/", first, Who.signed_in),)

@@ -81,6 +81,7 @@ def templates() -> Environment:
         lstrip_blocks=True,
     )
     environment.filters.update(money=money, count=count, day=day, words=words)
+    environment.filters["zip_same"] = lambda names: [(name, words(name)) for name in names]
     environment.globals.update(roles=tuple(sorted(RANK, key=RANK.__getitem__)))
     return environment
 

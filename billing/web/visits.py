@@ -20,6 +20,7 @@ from billing.api.requests import query_of, shaped
 from billing.api.route import Call
 from billing.api.tables import CSV
 from billing.identity.providers import CONSOLE
+from billing.times import TimeError
 from billing.zones import DEFAULT_ZONE, zone_of
 
 if TYPE_CHECKING:
@@ -149,9 +150,14 @@ class Visit:
         """Return the call that a handler of the API is given: what it does is audited the same. A page that is asked
         for with `format=csv` has the handler's table."""
         request = self.request
-        if request.query.get("format") == "csv":
+        if self.wants_csv:
             request = request.clone(headers={**request.headers, "Accept": CSV})
         return Call(request, self.services, self.caller)
+
+    @property
+    def wants_csv(self) -> bool:
+        """Return whether the page is asked for as a table."""
+        return self.request.query.get("format") == "csv"
 
     @property
     def signed_in(self) -> bool:
@@ -170,8 +176,12 @@ class Visit:
 
     @property
     def zone(self) -> ZoneInfo:
-        """Return the time zone that times are shown in: the account's, else UTC."""
-        return zone_of((self.account.tz if self.account is not None else None) or DEFAULT_ZONE)
+        """Return the time zone that times are shown in: the one of the address, else the account's, else UTC."""
+        own = zone_of((self.account.tz if self.account is not None else None) or DEFAULT_ZONE)
+        try:
+            return zone_of(self.request.query.get("tz") or own.key)
+        except TimeError:  # which the page that takes it refuses
+            return own
 
     @property
     def path(self) -> str:

@@ -9,20 +9,10 @@ from datetime import date
 from typing import Final
 
 from billing.money import MoneyError, parse_usd
+from billing.price_classes import CONDITIONS, MULTIPLIERS, NAMED_UNITS, TOKEN_CLASSES, UNIT_CLASSES
 from billing.price_table import PriceTable
 from billing.prices import PART_KINDS, PriceRow
-from billing.rates import (
-    CONDITIONS,
-    FACTOR_SCALE,
-    MULTIPLIERS,
-    NAMED_UNITS,
-    TOKEN_CLASSES,
-    UNIT_CLASSES,
-    PriceError,
-    Tier,
-    Variant,
-    parse_factor,
-)
+from billing.rates import FACTOR_SCALE, PriceError, Tier, Variant, parse_factor
 from gateway.config.source import Section, Value
 
 MAX_TOKENS: Final = 1_000_000_000

@@ -115,6 +115,11 @@ class Reads:
             raise Refuse(refusals.model_not_found(name))
         return shape if in_its_shape is None else in_its_shape.one(shape)
 
+    def catalogue(self) -> list[ModelShape]:
+        """Return every model that has a price here, whoever may use it."""
+        shapes = (_model_shape(None, route, None, "") for route in self._router.entries(time.time()))
+        return [shape for shape in shapes if shape is not None]
+
     def _list_of(self, request: web.Request) -> tuple[ModelList | None, str]:
         """Return how the caller's API lists models, None where as OpenAI's, and its dialect's name."""
         dialect = self._dialects.owner(request.path_qs, request.headers).name
@@ -179,11 +184,14 @@ class Reads:
         return shown(self._metrics)
 
 
-def _model_shape(principal: Principal, route: Route, in_its_shape: ModelList | None, dialect: str) -> ModelShape | None:
-    """Return a model as it is listed; None where this key's requests for it would be refused."""
+def _model_shape(
+    principal: Principal | None, route: Route, in_its_shape: ModelList | None, dialect: str
+) -> ModelShape | None:
+    """Return a model as it is listed; None where this key's requests, or everybody's, for it would be
+    refused."""
     first = route.first
     rates = first.rates
-    if rates is None or not is_priced_here(rates) or not principal.allows_model(route.entry):
+    if rates is None or not is_priced_here(rates) or not (principal is None or principal.allows_model(route.entry)):
         return None
     row = rates.row
     shape = ModelShape(

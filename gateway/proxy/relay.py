@@ -147,7 +147,7 @@ class Relay:
         head: ResponseHead,
         watch: StreamWatch,
     ) -> Exception | None:
-        """Pass a stream on until it ends or breaks; what broke it."""
+        """Pass a stream on until it ends or breaks; return what broke it."""
 
         stored, put, drained = context.parsed.stored, exchange.put, exchange.flushed
         if stored is not None and stored.creation is not None and head.content_encoding is None:

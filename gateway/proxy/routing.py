@@ -15,8 +15,9 @@ from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Final
 
+from billing.price_classes import INPUT_CLASSES, OUTPUT_CLASSES
 from billing.quotas import DAY_S
-from billing.rates import INPUT_CLASSES, MINUTES_OF_DAY, OUTPUT_CLASSES
+from billing.rates import MINUTES_OF_DAY
 from gateway.config.models import ModelConfig
 from gateway.config.providers import ProviderConfig
 from gateway.proxy.candidates import Candidate, Rates, Route

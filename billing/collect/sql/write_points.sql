@@ -3,7 +3,8 @@
 -- turns out to be an earlier one ($6), the points of what was the first one ($7) are looked at again.
 --
 -- All that is read here is the set of points around the new ones, so that the outcome is a matter of the set alone. A known
--- point stays, of two values the larger one. Lookups are by the primary key, one for each point.
+-- point stays, of two values the larger one. Lookups are by the primary key, one for each point. Nobody else writes points of
+-- this source: its checkpoint is locked.
 WITH given AS MATERIALIZED (
     SELECT g.series, g.at, greatest(g.up, p.up) AS up, greatest(g.down, p.down) AS down, p.series IS NULL AS is_new,
         coalesce(p.up_growth, 0) AS up_was, coalesce(p.down_growth, 0) AS down_was,
@@ -12,28 +13,28 @@ WITH given AS MATERIALIZED (
     FROM unnest($1::bigint[], $2::timestamptz[], $3::bigint[], $4::bigint[]) AS g (series, at, up, down)
     LEFT JOIN collected_points AS p ON p.series = g.series AND p.at = g.at
 ), looked_at AS MATERIALIZED (
-    SELECT series, at, up, down, up_was, down_was FROM given WHERE changes
+    SELECT series, at, up, down, up_was, down_was, is_new FROM given WHERE changes
     UNION ALL
-    SELECT p.series, p.at, p.up, p.down, p.up_growth, p.down_growth
+    SELECT p.series, p.at, p.up, p.down, p.up_growth, p.down_growth, false
     FROM unnest($6::bigint[], $7::timestamptz[]) AS n (node, at) JOIN collected_series AS s ON s.node = n.node
     JOIN collected_points AS p ON p.series = s.id AND p.at = n.at
 ), lined AS (
     SELECT DISTINCT ON (series, at) * FROM (
         SELECT *, 0 AS rank FROM looked_at
         UNION ALL
-        SELECT l.series, a.*, 1 FROM looked_at AS l CROSS JOIN LATERAL (
+        SELECT l.series, a.*, false, 1 FROM looked_at AS l CROSS JOIN LATERAL (
             SELECT at, up, down, up_growth, down_growth FROM collected_points AS p
             WHERE p.series = l.series AND p.at > l.at ORDER BY p.at LIMIT 1
         ) AS a
         UNION ALL
-        SELECT l.series, b.*, 2 FROM looked_at AS l CROSS JOIN LATERAL (
+        SELECT l.series, b.*, false, 2 FROM looked_at AS l CROSS JOIN LATERAL (
             SELECT at, up, down, up_growth, down_growth FROM collected_points AS p
             WHERE p.series = l.series AND p.at < l.at ORDER BY p.at DESC LIMIT 1
         ) AS b
     ) AS found
     ORDER BY series, at, rank, up DESC, down DESC
 ), counted AS MATERIALIZED (
-    SELECT f.series, f.at, f.up, f.down, f.up_was, f.down_was, s.subject, n.region,
+    SELECT f.series, f.at, f.up, f.down, f.up_was, f.down_was, f.is_new, s.subject, n.region,
         CASE WHEN f.up >= f.up_before THEN f.up - f.up_before WHEN f.up_before IS NOT NULL OR z.is_counted THEN f.up ELSE 0
             END AS up_growth,
         CASE WHEN f.down >= f.down_before THEN f.down - f.down_before
@@ -47,11 +48,14 @@ WITH given AS MATERIALIZED (
     ) AS z
     WHERE f.rank < 2
 ), written AS (
-    INSERT INTO collected_points AS p (series, at, up, down, up_growth, down_growth, revision)
-    SELECT series, at, up, down, up_growth, down_growth, $5 FROM counted
-    ON CONFLICT (series, at) DO UPDATE SET up = excluded.up, down = excluded.down, up_growth = excluded.up_growth,
-        down_growth = excluded.down_growth, revision = excluded.revision
-    WHERE (p.up, p.down, p.up_growth, p.down_growth) <> (excluded.up, excluded.down, excluded.up_growth, excluded.down_growth)
+    INSERT INTO collected_points (series, at, up, down, up_growth, down_growth, revision)
+    SELECT series, at, up, down, up_growth, down_growth, $5 FROM counted WHERE is_new
+), mended AS (
+    UPDATE collected_points AS p SET up = c.up, down = c.down, up_growth = c.up_growth, down_growth = c.down_growth,
+        revision = $5
+    FROM counted AS c
+    WHERE NOT c.is_new AND p.series = c.series AND p.at = c.at
+        AND (p.up, p.down, p.up_growth, p.down_growth) <> (c.up, c.down, c.up_growth, c.down_growth)
 ), changed AS MATERIALIZED (
     SELECT series, subject, region, at, up_growth - up_was AS up, down_growth - down_was AS down FROM counted
     WHERE (up_growth, down_growth) <> (up_was, down_was)
@@ -66,6 +70,8 @@ WITH given AS MATERIALIZED (
     FROM changed AS c JOIN collected_subjects AS u ON u.id = c.subject AND u.account_id IS NOT NULL
     GROUP BY 1, 2, 3
 )
-SELECT count(*) FILTER (WHERE conflicts) AS conflicts, count(DISTINCT (series, date_trunc('minute', at, 'UTC'))) AS minutes,
-    count(DISTINCT (series, date_trunc('minute', at, 'UTC'))) FILTER (WHERE changes) AS written
-FROM given
+SELECT coalesce(sum(conflicts), 0)::bigint AS conflicts, count(*) AS minutes, count(*) FILTER (WHERE changes) AS written
+FROM (
+    SELECT count(*) FILTER (WHERE conflicts) AS conflicts, bool_or(changes) AS changes FROM given
+    GROUP BY series, date_trunc('minute', at, 'UTC')
+) AS minutes

@@ -1,20 +1,47 @@
 """The console on a port of its own, an organization with one person of each role, and their browsers."""
 
 from collections.abc import AsyncIterator
+from dataclasses import replace
 
 import pytest
 from aiohttp import web
 from aiohttp.test_utils import TestClient, TestServer
 
+from billing.api.application import setup as setup_api
 from billing.api.services import Services
+from billing.holds.redis.client import RedisClient
+from billing.holds.redis.state import Keyspace, RedisState
+from billing.refused import RefusedRequests, RefusedRules
+from billing.shapes.operation import ModelShape, PricingShape
 from billing.web.application import setup
-from tests.billing.api.conftest import people, registry, services
+from tests.billing.api.conftest import people, registry
+from tests.billing.api.conftest import services as bare_services
 from tests.billing.identity.sessions_support import People
 from tests.billing.identity.support import join, new_organization, new_user
 from tests.billing.support import Billing
 from tests.billing.web.support import Console
 
-__all__ = ["people", "registry", "services"]
+__all__ = ["bare_services", "people", "registry"]
+
+MODELS = [
+    ModelShape(
+        id="fast",
+        created=0,
+        owned_by="openai",
+        max_output_tokens=9,
+        context_window=None,
+        pricing=PricingShape(price_id="p", usd_per_million={"input": "0.15", "output": "0.60"}, usd_per_unit={}),
+    )
+]
+
+
+@pytest.fixture
+async def services(bare_services: Services, redis_url: str) -> AsyncIterator[Services]:
+    """What the API works on, with a Redis that keeps refusals, and models."""
+    link = RedisClient(redis_url, timeout_s=20.0)
+    refused = RefusedRequests(RedisState(link, Keyspace()), RefusedRules())
+    yield replace(bare_services, refused=refused, models=lambda: MODELS)
+    await link.close()
 
 
 @pytest.fixture
@@ -30,6 +57,7 @@ async def console(services: Services, billing: Billing, people: People) -> Async
         persons["operator"],
     )
     app = web.Application()
+    setup_api(app, services)
     setup(app, services)
     async with TestClient(TestServer(app)) as client:
         yield Console(client, billing, services, people, organization, persons)

@@ -9,7 +9,7 @@ from billing.api.services import Services
 from billing.audit import ADMIN
 from billing.identity.organizations import Organization
 from billing.identity.people import Visitor
-from tests.billing.api.support import Client
+from tests.billing.api.support import Client, token_of
 from tests.billing.identity.sessions_support import People
 from tests.billing.support import Billing
 
@@ -91,6 +91,13 @@ class Console:
 
     async def get(self, path: str, who: str = "nobody", **options: Any) -> Answer:
         return await self.ask("GET", path, who, **options)
+
+    async def api(self, path: str, who: str, **params: str) -> Any:
+        """What the API answers the same person."""
+        headers = {"Authorization": f"Bearer {token_of(self.persons[who])}"}
+        async with self.client.get(f"/api{path}", headers=headers, params=params) as answer:
+            assert answer.status == 200, await answer.text()
+            return await answer.json()
 
     async def post(self, path: str, who: str = "nobody", form: dict[str, str] | None = None, **options: Any) -> Answer:
         return await self.ask("POST", path, who, data=form or {}, **options)

@@ -11,6 +11,8 @@ CALLERS: Final = ("nobody", "gone", "viewer", "member", "admin", "owner", "stran
 right and no organization, `link` came by a link."""
 TO_SIGN_IN: Final = [303, 303]
 ANYONE: Final = [200] * 9
+CUSTOMERS: Final = [*TO_SIGN_IN, 200, 200, 200, 200, 200, 403, 403]
+"""Pages of an organization that every role reads."""
 MATRIX: Final[dict[str, list[int]]] = {
     "GET /sign-in": [200, 200, *[303] * 7],
     "POST /sign-in": [422] * 9,
@@ -28,10 +30,15 @@ MATRIX: Final[dict[str, list[int]]] = {
     "POST /enter/{secret}": [404] * 9,
     "GET /sign-in/with/{provider}": [404] * 9,
     "POST /organization": [*TO_SIGN_IN, 409, 409, 409, 409, 409, 409, 403],
+    "GET /usage": CUSTOMERS,
+    "GET /requests": CUSTOMERS,
+    "GET /requests/refused": CUSTOMERS,
+    "GET /requests/{event_id}": [*TO_SIGN_IN, *[404] * 5, 403, 403],
+    "GET /models": CUSTOMERS,
     "GET /": [*TO_SIGN_IN, 200, 200, 200, 200, 200, 303, 303],
 }
 """Statuses in the order of `CALLERS`. Signing out, which ends what the others need, has a test of its own."""
-PATHS: Final = {"secret": "no-such-link", "provider": "none"}
+PATHS: Final = {"event_id": "req_none", "secret": "no-such-link", "provider": "none"}
 
 
 async def test_every_page_answers_everybody_as_the_matrix_says(console: Console) -> None:
