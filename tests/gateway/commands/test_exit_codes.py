@@ -37,6 +37,7 @@ OF_THE_API = {
     "operator grant": "operator grant acc_x 5",
     "operator refund": "operator refund acc_x 5",
     "operator requests": "operator requests --refused",
+    "operator provider reconcile": "operator provider reconcile --provider x --since 2026-01-01",
     "operator provider list": "operator provider list",
     "operator adjust": "operator adjust acc_x --add 5 --reason y",
     **{f"operator {what}": f"operator {what} acc_x --reason y" for what in ("suspend", "close", "reopen")},
