@@ -168,7 +168,7 @@ def start_exports(runtime: Runtime, metrics: Metrics, new_id: Callable[[], str])
 
 
 def _standing(export: Export, field: str) -> float:
-    """Return what a gauge shows of an export; nothing in processes that do not have it."""
+    """Return what a gauge shows of an export; nothing before it was looked at."""
     return float("nan") if export.standing is None else float(getattr(export.standing, field))
 
 

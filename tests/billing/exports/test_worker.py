@@ -165,7 +165,8 @@ async def test_where_nothing_is_taken_all_waits_before_it_is_parked_and_an_alarm
         for _ in range(4):
             await one.step(export)
         assert await two.step(idle) is False
-        assert (idle.standing, two.troubles()) == (None, [])
+        assert idle.standing is not None
+        assert (idle.standing.waiting, two.troubles()) == (5, [])
         standing = await export.cursor.standing()
         assert standing is not None
         assert (standing.parked, standing.waiting) == (0, 5)
