@@ -202,4 +202,5 @@ def _peer(export: ExportConfig, private: bool, key: Secret | None) -> Peer:
     headers = {"User-Agent": "metergate-exports/1", "Accept": "application/json"}
     if key is not None:
         headers["Authorization"] = f"Bearer {key.reveal()}"
-    return Peer(f"export {export.name}", Poster(private=private, timeout_s=EXPORT_TIMEOUT_S), headers)
+    name = "Lago" if export.kind == "lago" else "the endpoint"
+    return Peer(name, Poster(private=private, timeout_s=EXPORT_TIMEOUT_S), headers)
