@@ -37,6 +37,8 @@ ADDERS: Final = {
     "order": "billing.cli.orders:add_orders",
     "audit": "billing.cli.oversight:add_audit",
     "user": "billing.cli.oversight:add_users",
+    "jobs": "billing.cli.oversight:add_jobs",
+    "exporters": "billing.cli.oversight:add_exporters",
     "requests": "billing.cli.operator:add_requests",
     "key": "billing.cli.keys:add_keys",
     "provider": "billing.cli.operator:add_providers",

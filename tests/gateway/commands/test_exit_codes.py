@@ -52,6 +52,9 @@ OF_THE_API = {
     "operator order dismiss": "operator order dismiss prk_x --note y",
     "operator order refund": "operator order refund ord_x",
     "operator audit": "operator audit",
+    "operator jobs list": "operator jobs list",
+    "operator exporters subjects": "operator exporters subjects --parked",
+    "operator exporters assign": "operator exporters assign x acc_x",
     "operator price reprice": "operator price reprice openai/gpt-4o --since 2026-01-01 --until 2026-02-01",
     "operator user list": "operator user list",
     **{f"operator user {what}": f"operator user {what} usr_x" for what in ("show", "approve", "enable", "disable")},
@@ -68,11 +71,12 @@ REFUSED = [
     *("explain x", "ledger set-aside discard x", "operator account show acc_x", "operator account quotas acc_x"),
     *("operator account set acc_x --status closed", "operator grant acc_x 5", "operator refund acc_x 5"),
     *("operator key create acc_x k", "operator key update key_x --name y", "operator key revoke key_x"),
-    "operator price try nobody/nothing input_tokens=1",
+    *("operator price try nobody/nothing input_tokens=1", "operator exporters assign x acc_x"),
 ]
 DONE = [
     *("migrate", "ledger verify", "ledger set-aside list", "ledger set-aside replay --all", "reconcile", "doctor"),
     *("operator account create x", "operator account list", "operator requests --refused"),
+    *("operator jobs list", "operator exporters subjects --parked"),
     *("operator provider list", "operator price list", "operator price check"),
     "operator price try openai/gpt-4o input_tokens=1",
 ]
