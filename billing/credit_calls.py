@@ -1,5 +1,5 @@
-"""The billing API's calls about credit: lots, coupons, auto-recharge, alerts, and grants with terms; and about where
-notices of all that are sent to; about traffic that is charged: runs of collection, and whose it is.
+"""The billing API's calls about credit: lots, coupons, auto-recharge, alerts, budgets, grants with terms; where notices
+of all that are sent to; what is left of it: margins, and the bills of providers; and whose traffic is charged.
 
 A `CreditCalls` takes the admin key for those of operators, and a person's token or an API key for the others.
 """
@@ -8,6 +8,7 @@ from billing.calls import BillingCalls, page_query, path_part
 from billing.pages import DEFAULT_LIMIT
 from billing.shapes.accounts import GrantShape, NewCredit
 from billing.shapes.base import Listing
+from billing.shapes.budgets import BudgetPatch, NewBudget, OwnBudgetShape
 from billing.shapes.credit import (
     AlertBody,
     AlertShape,
@@ -20,6 +21,7 @@ from billing.shapes.credit import (
     RechargeShape,
     RedeemedShape,
 )
+from billing.shapes.margin import BillBody, BillShape, MarginsShape
 from billing.shapes.operation import AssignBody, AssignedShape, RunShape, SubjectShape
 from billing.shapes.webhooks import DeliveryShape, EndpointShape, NewEndpoint, NewEndpointShape
 
@@ -130,3 +132,32 @@ class CreditCalls(BillingCalls):
         """Give those that exporters count under a uuid, or with an e-mail address, an account."""
         body = AssignBody(subject=subject, account_id=account_id)
         return await self._call("POST", "/api/admin/exporters/subjects/assign", AssignedShape, body=body)
+
+    async def create_budget(self, budget: NewBudget) -> OwnBudgetShape:
+        """Make a budget."""
+        return await self._call("POST", "/api/billing/budgets", OwnBudgetShape, body=budget)
+
+    async def budgets(self, *, limit: int = DEFAULT_LIMIT, cursor: str | None = None) -> Listing[OwnBudgetShape]:
+        """List budgets, newest first, with what was spent of each."""
+        query = page_query(limit, cursor)
+        return await self._call("GET", "/api/billing/budgets", Listing[OwnBudgetShape], query=query)
+
+    async def update_budget(self, budget_id: str, changes: BudgetPatch) -> OwnBudgetShape:
+        """Change a budget."""
+        return await self._call("PATCH", f"/api/billing/budgets/{path_part(budget_id)}", OwnBudgetShape, body=changes)
+
+    async def delete_budget(self, budget_id: str) -> None:
+        """Remove a budget."""
+        await self._send("DELETE", f"/api/billing/budgets/{path_part(budget_id)}")
+
+    async def margin(self, query: dict[str, str | None]) -> MarginsShape:
+        """Return what was charged less what it cost: `since`, `until`, `by`, `limit`, `cursor`."""
+        return await self._call("GET", "/api/admin/margin", MarginsShape, query=query)
+
+    async def reconcile_bill(self, provider: str, body: BillBody) -> BillShape:
+        """Have a provider's bill fetched, or take its invoice, and compared with the ledger."""
+        return await self._call("POST", f"/api/admin/providers/{path_part(provider)}/bill", BillShape, body=body)
+
+    async def bill(self, provider: str, query: dict[str, str | None]) -> BillShape:
+        """Return the bill that was kept last beside the ledger: `since`, `until`, `source`."""
+        return await self._call("GET", f"/api/admin/providers/{path_part(provider)}/bill", BillShape, query=query)

@@ -46,12 +46,17 @@ MetergateError
 |   +-- Unavailable                billing.api.errors
 |   +-- Unpriced                   billing.api.errors
 +-- TooManyAttempts                billing.attempts
++-- BudgetError                    billing.budgets.rules
+|   +-- BudgetNotFound             billing.budgets.rules
+|   +-- BudgetRefused              billing.budgets.rules
 +-- CommandFailed                  billing.cli.output
 +-- BadCoding                      billing.codings
 +-- ExporterFailed                 billing.collect.snapshots
 +-- SubjectNotFound                billing.collect.subjects
 +-- Unreadable                     billing.errors
 |   +-- NewerLayout                billing.errors
++-- ExportNotFound                 billing.exports.cursor
++-- SinkFailed                     billing.exports.sinks
 +-- NeedTooLarge                   billing.holds.decision
 +-- IllegalTransition              billing.holds.hold
 +-- SettlementLost                 billing.holds.hold
@@ -119,6 +124,10 @@ MetergateError
 +-- SubscriptionError              billing.payments.subscriptions
 |   +-- NoSubscription             billing.payments.subscriptions
 |   +-- SubscriptionRefused        billing.payments.subscriptions
++-- NoSuchBill                     billing.provider_bills.bills
++-- BillError                      billing.provider_bills.lines
+|   +-- BillRefused                billing.provider_bills.lines
+|   +-- BillUnavailable            billing.provider_bills.lines
 +-- QuotaError                     billing.quotas
 +-- PriceError                     billing.rates
 +-- ApiKeyError                    billing.shapes.rules

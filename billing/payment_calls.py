@@ -1,9 +1,11 @@
 """The billing API's calls about payments: of customers, hosted pages, plans, orders and invoices; with the admin key
-all orders, what could not be credited, the provider's events, and the comparison with it, plans."""
+all orders, what could not be credited, the provider's events, and the comparison with it, plans; and exports of
+usage."""
 
 from billing.calls import BillingCalls, page_query, path_part
 from billing.pages import DEFAULT_LIMIT
 from billing.shapes.base import Listing
+from billing.shapes.exports import ExportShape, ParkedExportShape, RetriedShape, RetryExport
 from billing.shapes.payment_events import ComparisonShape, NewComparison, PaymentEventShape
 from billing.shapes.payments import (
     AdminOrderShape,
@@ -112,3 +114,19 @@ class PaymentCalls(BillingCalls):
         """Have all that was made since a time or a day compared with the payment provider, soon."""
         body = NewComparison(since=since)
         return await self._call("POST", "/api/admin/payments/reconcile", ComparisonShape, body=body)
+
+    async def exports(self) -> Listing[ExportShape]:
+        """List exports, and how far each is."""
+        return await self._call("GET", "/api/admin/exports", Listing[ExportShape])
+
+    async def parked_exports(
+        self, *, export: str | None = None, limit: int = DEFAULT_LIMIT, cursor: str | None = None
+    ) -> Listing[ParkedExportShape]:
+        """List what the other sides of exports do not take, newest first."""
+        query = {"export": export, **page_query(limit, cursor)}
+        return await self._call("GET", "/api/admin/exports/parked", Listing[ParkedExportShape], query=query)
+
+    async def retry_exports(self, export: str, item: str | None = None) -> RetriedShape:
+        """Have tried again what is parked of an export: one item, or all of it."""
+        body = RetryExport(export=export, item=item)
+        return await self._call("POST", "/api/admin/exports/retry", RetriedShape, body=body)

@@ -3,7 +3,7 @@
 This file owns the arithmetic of a charge. A rate is a whole number of nano-USD per million (tokens), per unit or per
 hour; a cost is summed exactly as an integer over `COST_SCALE` and rounded up once. A row's id is a digest of what it
 says, so that an edited file adds a row and never changes one that has priced a debit. Which rates hold for a request is
-`billing.sheets`'.
+`billing.rates`'.
 """
 
 from __future__ import annotations
@@ -15,19 +15,16 @@ from datetime import date
 from typing import TYPE_CHECKING, Final
 
 from billing.money import ceil_div
+from billing.price_classes import ASKED_FOR, MULTIPLIERS, STANDARD_REGIONS, STANDARD_SPEEDS, STANDARD_TIERS, TIER_NAMES
 from billing.price_ids import row_id
 from billing.rates import (
-    ASKED_FOR,
     COST_SCALE,
     EIGHTEENTHS,
     FACTOR_SCALE,
     MILLION,
-    MULTIPLIERS,
-    STANDARD_REGIONS,
-    STANDARD_SPEEDS,
-    STANDARD_TIERS,
-    TIER_NAMES,
     PriceError,
+    PriceLine,
+    Sheet,
     Tier,
     Variant,
     check_amounts,
@@ -35,7 +32,6 @@ from billing.rates import (
     parse_hours,
     reported_scaled,
 )
-from billing.sheets import PriceLine, Sheet
 
 if TYPE_CHECKING:
     from billing.usage import Usage
@@ -131,9 +127,9 @@ class PriceRow:
         region: str | None = None,
         minute: int = 0,
     ) -> str | None:
-        """The name of what applies to an answer of these conditions that was admitted in that minute of the UTC day, as
-        a debit keeps it; None for the standard price. A service tier that the row does not know is priced as the
-        dearest one that it does, and so is a speed or a region."""
+        """Return the name of what applies to an answer of these conditions that was admitted in that minute of the UTC
+        day, as a debit keeps it; None for the standard price. A service tier that the row does not know is priced as
+        the dearest one that it does, and so is a speed or a region."""
         if not self.variants and not self.multipliers:
             return None
         key = service_tier, processing, speed, region, minute
@@ -174,7 +170,8 @@ class PriceRow:
         return "+".join(names) or None
 
     def _dearest(self, known: Collection[str], variant: Callable[[str], str | None]) -> str | None:
-        """The dearest of some values of a condition by the variant that each makes; None where that is the standard."""
+        """Return the dearest of some values of a condition by the variant that each makes; None where that is the
+        standard."""
 
         def price(value: str | None) -> tuple[int, int]:
             sheet = self._sheet(None if value is None else variant(value))
@@ -183,16 +180,16 @@ class PriceRow:
         return max((None, *sorted(known)), key=price)
 
     def _conditions(self, name: str) -> set[str]:
-        """The values of a condition that variants have."""
+        """Return the values of a condition that variants have."""
         return {variant.when[name] for variant in self.variants if name in variant.when}
 
     def knows_tier(self, service_tier: str) -> bool:
-        """Whether the row has a price of its own for a service tier."""
+        """Return whether the row has a price of its own for a service tier."""
         tier = TIER_NAMES.get(service_tier, service_tier)
         return tier in (self.multipliers or {}) or tier in self._conditions("service_tier")
 
     def unknown(self, service_tier: str | None, speed: str | None, region: str | None) -> list[tuple[str, str]]:
-        """Which conditions that an answer names are neither standard nor in this row, each with its value."""
+        """Return which conditions that an answer names are neither standard nor in this row, each with its value."""
         tier = None if service_tier is None else service_tier.lower()
         asked = (
             ("service_tier", tier, tier is None or tier in STANDARD_TIERS or tier == "batch" or self.knows_tier(tier)),
@@ -203,7 +200,7 @@ class PriceRow:
 
     @property
     def changes_at(self) -> tuple[int, ...]:
-        """The minutes of the UTC day at which a variant begins or ends to apply."""
+        """Return the minutes of the UTC day at which a variant begins or ends to apply."""
         hours = (variant.when["utc_hours"] for variant in self.variants if "utc_hours" in variant.when)
         return tuple(sorted({minute for span in hours for minute in parse_hours(span)}))
 
@@ -220,11 +217,12 @@ class PriceRow:
         return sheet
 
     def rate(self, price_class: str, input_tokens: int) -> int:
-        """Nano-USD per million tokens of a class, for a request with that much input; a class falls to its parent."""
+        """Return nano-USD per million tokens of a class, for a request with that much input; a class falls to its
+        parent."""
         return self._sheet(None).rates(input_tokens)[price_class]
 
     def lines(self, usage: Usage, variant: str | None = None) -> list[PriceLine]:
-        """The charge line by line; their sum is `cost_scaled` of the same usage."""
+        """Return the charge line by line; their sum is `cost_scaled` of the same usage."""
         if self.cost_reported and usage.reported_cost_usd is not None:
             scaled = reported_scaled(usage.reported_cost_usd)
             return [PriceLine(REPORTED, 1, ceil_div(scaled, COST_SCALE), False, scaled)]
@@ -251,11 +249,11 @@ class PriceRow:
         return lines
 
     def factor(self, variant: str | None) -> int:
-        """What multiplies a whole charge, scaled by `FACTOR_SCALE`; one for a name that this row does not have."""
+        """Return what multiplies a whole charge, scaled by `FACTOR_SCALE`; 1 for a name that the row does not have."""
         return self._sheet(variant).factor
 
     def cost_scaled(self, usage: Usage, variant: str | None = None) -> int:
-        """The exact cost in nano-USD / `COST_SCALE`."""
+        """Return the exact cost in nano-USD / `COST_SCALE`."""
         if (self.cost_reported and usage.reported_cost_usd is not None) or not usage.is_usual:
             return sum(line.amount_scaled for line in self.lines(usage, variant))
         # Most requests: no line to be listed, a few products.
@@ -277,8 +275,8 @@ class PriceRow:
         return cost * sheet.factor * EIGHTEENTHS
 
     def dearest_nano(self, classes: Iterable[str], *, asked: bool = True) -> int:
-        """Nano-USD per million at the dearest of these classes, tiers and variants: an upper bound for one token. With
-        `asked` false, those variants count alone that apply to a request which asks for none."""
+        """Return nano-USD per million at the dearest of these classes, tiers and variants: an upper bound for one
+        token. With `asked` false, those variants count alone that apply to a request which asks for none."""
         classes = tuple(classes)
         variants = [one for one in self.variants if asked or ASKED_FOR.isdisjoint(one.when)]
         rate = max(self._sheet(name).dearest(classes) for name in (None, *(variant.name for variant in variants)))
@@ -286,7 +284,7 @@ class PriceRow:
         return ceil_div(rate * max([FACTOR_SCALE, *factors]) * self._most(), FACTOR_SCALE**2)
 
     def dearest_unit(self, name: str) -> int:
-        """Nano-USD of one unit at the dearest of its kinds and variants."""
+        """Return nano-USD of one unit at the dearest of its kinds and variants."""
         sheets = [self.per_unit, *(variant.per_unit for variant in self.variants)]
         kinds = f"{name}."
         rate = max([0, *(nano for units in sheets for kind, nano in units.items() if f"{kind}.".startswith(kinds))])

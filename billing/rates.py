@@ -1,6 +1,9 @@
-"""Rates: the classes that usage is priced in, tiers and variants of a price row, and their checks. Pure.
+"""Rates: tiers and variants of a price row, the sheet of rates that holds for one request, and their checks. Pure.
 
-The scales of exact costs, and how one is rounded, stand here too. `billing.sheets` makes one sheet of a row's rates.
+This file owns how a row's standard prices, its tiers and its variants make one sheet. For each class the first variant
+that applies and names it decides, with that variant's own tiers; else the standard price does, with the standard tiers.
+A class that has no price then takes its parent's (`billing.price_classes`). A variant with a `factor` multiplies every
+token rate of the sheet; fees by the unit stay. The scales of exact costs, and how one is rounded, stand here too.
 """
 
 from __future__ import annotations
@@ -13,43 +16,7 @@ from typing import Final
 
 from billing.errors import MetergateError
 from billing.money import MoneyError, ceil_div, parse_usd
-
-PARENT: Final = {
-    "cached_input": "input",
-    "cache_write": "input",
-    "cache_write_1h": "cache_write",
-    "audio_input": "input",
-    "image_input": "input",
-    "video_input": "image_input",
-    "cached_audio_input": "audio_input",
-    "cached_image_input": "image_input",
-    "reasoning": "output",
-    "audio_output": "output",
-    "image_output": "output",
-    "video_output": "output",
-}
-"""A class without a price of its own takes its parent's."""
-INPUT_CLASSES: Final = (
-    *("input", "cached_input", "cache_write", "cache_write_1h", "audio_input", "image_input", "video_input"),
-    *("cached_audio_input", "cached_image_input"),
-)
-OUTPUT_CLASSES: Final = ("output", "reasoning", "audio_output", "image_output", "video_output")
-TOKEN_CLASSES: Final = INPUT_CLASSES + OUTPUT_CLASSES
-UNIT_CLASSES: Final = ("request", "image", "second", "hour", "character", "search", "page", "unit", "million")
-"""`hour` is a price of the class `second` where a provider names it by the hour, `million` one of the class `unit`
-where one of them costs less than a nano-USD; a row has one of the two."""
-NAMED_UNITS: Final = re.compile(r"(?:call|image)(?:\.[a-z0-9_:-]{1,40}){1,3}", re.ASCII)
-"""Units with names of their own, as in `billing.usage`: `call.file_search`, `image.1024x1024.high`."""
-MULTIPLIERS: Final = ("batch", "flex", "priority")
-STANDARD_TIERS: Final = frozenset({"default", "standard", "auto", "on_demand", "scale", "standard_only"})
-"""Service tiers at the standard price."""
-STANDARD_SPEEDS: Final = frozenset({"standard", "default"})
-STANDARD_REGIONS: Final = frozenset({"global", "default", "not_available"})
-TIER_NAMES: Final = {"fast": "priority", "on_demand_priority": "priority", "on_demand_flex": "flex"}
-"""Other names of service tiers (OpenAI's `fast` is answered as `priority`; Google's `trafficType`)."""
-ASKED_FOR: Final = frozenset({"service_tier", "processing", "speed"})
-"""Conditions that a request asks for; a hold counts on them only where it does."""
-CONDITIONS: Final = ("service_tier", "processing", "speed", "region", "utc_hours")
+from billing.price_classes import CONDITIONS, NAMED_UNITS, PARENT, TOKEN_CLASSES, UNIT_CLASSES
 
 MILLION: Final = 1_000_000
 FACTOR_SCALE: Final = 10**9
@@ -127,6 +94,111 @@ class Variant:
             elif conditions.get(key) != value:
                 return False
         return True
+
+
+@dataclass(frozen=True, slots=True)
+class PriceLine:
+    """One line of a charge: `amount_scaled` is exact, in nano-USD / `COST_SCALE`. `rate_nano` is per million tokens
+    where `per_million` is true, else per unit, per second, or per hour (the class is `hour` then). The quantity of
+    seconds and hours is in milliseconds, of units and millions of units in thousandths of a unit. `model` is None
+    for the model of the row that the debit names."""
+
+    price_class: str
+    quantity: int
+    rate_nano: int
+    per_million: bool
+    amount_scaled: int
+    model: str | None = None
+
+
+class Sheet:
+    """The rates of every class, all decided: nano-USD per million tokens, by the input of a request, and per unit.
+    `factor` multiplies the whole charge, scaled by `FACTOR_SCALE`."""
+
+    __slots__ = ("factor", "first", "tiers", "units")
+
+    def __init__(
+        self,
+        per_million: Mapping[str, int],
+        tiers: Iterable[Tier],
+        per_unit: Mapping[str, int],
+        variants: Iterable[Variant] = (),
+        factor: int = FACTOR_SCALE,
+    ) -> None:
+        """Raises `PriceError` where a region's factor makes a rate with more than nine decimals."""
+        standard = tuple(tiers)
+        own: set[str] = set()
+        sources: dict[str, tuple[int, tuple[Tier, ...]]] = {}
+        for name in {*per_million, *(name for tier in standard for name in tier.per_million)}:
+            sources[name] = per_million.get(name, -1), tuple(tier for tier in standard if name in tier.per_million)
+        self.units, self.factor, region = dict(per_unit), factor, FACTOR_SCALE
+        for variant in variants:
+            for name, rate in variant.per_million.items():
+                if name not in own:
+                    own.add(name)
+                    sources[name] = rate, tuple(tier for tier in variant.tiers if name in tier.per_million)
+            for name, rate in variant.per_unit.items():
+                if f"unit {name}" not in own:
+                    own.add(f"unit {name}")
+                    self.units[name] = rate
+            if variant.factor != FACTOR_SCALE:
+                region = variant.factor
+        starts = sorted({tier.above_input_tokens for _, changed in sources.values() for tier in changed})
+        self.first = _resolved(sources, 0, region)
+        self.tiers = tuple((start, _resolved(sources, start + 1, region)) for start in starts)
+
+    def rates(self, input_tokens: int) -> Mapping[str, int]:
+        """Return nano-USD per million tokens of every class, for a request with that much input."""
+        rates = self.first
+        for above, dearer in self.tiers:
+            if input_tokens > above:
+                rates = dearer
+        return rates
+
+    def unit(self, name: str) -> int:
+        """Return nano-USD of one unit; an image of a kind that has no price takes that of the wider kind."""
+        while name not in self.units and name.startswith("image."):
+            name = name.rpartition(".")[0]
+        return self.units.get(name, 0)
+
+    def dearest(self, classes: Collection[str]) -> int:
+        """Return nano-USD per million tokens at the dearest of these classes and tiers, without `factor`."""
+        return max(rates[name] for rates in (self.first, *(dearer for _, dearer in self.tiers)) for name in classes)
+
+    def meter_line(self, quantity: int) -> PriceLine | None:
+        """Return the line of what a meter has counted, in thousandths; None where it has no price."""
+        for price_class, per in (("unit", 1), ("million", MILLION)):
+            if rate := self.units.get(price_class, 0):
+                amount = ceil_div(quantity * rate * self.factor * EIGHTEENTHS * MILLION, 1000 * per)
+                return PriceLine(price_class, quantity, rate, False, amount)
+        return None
+
+
+def _resolved(sources: Mapping[str, tuple[int, tuple[Tier, ...]]], tokens: int, region: int) -> dict[str, int]:
+    """Return the rate of every token class for so much input, its parent's where it has none."""
+    known: dict[str, int] = {}
+    for name, (rate, tiers) in sources.items():
+        for tier in tiers:
+            if tokens > tier.above_input_tokens:
+                rate = tier.per_million[name]
+        if rate >= 0:  # a class that only a tier names has no price below it
+            known[name] = rate
+    rates = {name: class_rate(known, name) for name in TOKEN_CLASSES}
+    if region == FACTOR_SCALE:
+        return rates
+    if any(rate * region % FACTOR_SCALE for rate in rates.values()):
+        raise PriceError("this factor makes a price with more than 9 decimals of USD per million")
+    return {name: rate * region // FACTOR_SCALE for name, rate in rates.items()}
+
+
+def class_rate(rates: Mapping[str, int], price_class: str) -> int:
+    """Return the rate of a class or of its nearest ancestor that has one; zero where none has."""
+    name: str | None = price_class
+    while name is not None:
+        if name in rates:
+            return rates[name]
+        name = PARENT.get(name)
+    return 0
 
 
 def parse_hours(text: str) -> tuple[int, int]:

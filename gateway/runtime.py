@@ -19,7 +19,9 @@ from billing.addresses import Addresses
 from billing.api.services import Services
 from billing.attempts import ADDRESSES_MAX, AttemptLimits, Attempts, counted_in_redis
 from billing.audit import AuditLog
+from billing.budgets.budgets import Budgets
 from billing.database.connection import Database
+from billing.exports.cursor import Exports
 from billing.holds.cache import recognised
 from billing.holds.engine import Engine
 from billing.holds.live_windows import live_windows
@@ -36,6 +38,7 @@ from billing.payments.assembly import PaymentParts, deployment_of
 from billing.payments.auto_recharge import Alerts
 from billing.payments.coupons import Coupons
 from billing.refused import RefusedRequests, RefusedRules
+from gateway.bills import make_bills
 from gateway.collecting import POOL_SIZE, STATEMENT_S, make_collector
 from gateway.config.models import unknown_models
 from gateway.config.plan_follower import PlanFollower
@@ -114,6 +117,7 @@ class Runtime:
     in_force: InForce
     attempts: Attempts
     collector: Collector
+    deployment: str
     admin_api_key: str = field(repr=False)
 
 
@@ -191,7 +195,8 @@ def _runtime(settings: Settings, stores: OpenStores, apart: _Apart, deployment: 
     identity = make_identity(settings, apart.of_api, apart.of_keys, apart.ask, plans, engine.change_notifier, new_id)
     services = _services(settings, apart.of_api, engine, plans, identity, in_force)
     parts = PaymentParts(
-        *(apart.of_api, services.accounts, services.grants, engine.change_notifier, plans, new_id, deployment)
+        *(apart.of_api, services.accounts, services.grants, engine.change_notifier, plans, new_id, deployment),
+        gateway_id=engine.gateway_id,
     )
     collector = make_collector(settings, apart.of_collection, engine, in_force.now, new_id)
     services = replace(services, collector=collector, **payment_services(open_payments(settings, parts)))
@@ -212,6 +217,7 @@ def _runtime(settings: Settings, stores: OpenStores, apart: _Apart, deployment: 
         in_force=in_force,
         attempts=services.attempts,
         collector=collector,
+        deployment=deployment,
         admin_api_key=services.admin_api_key or "",
     )
 
@@ -222,7 +228,7 @@ def _services(
     """Make what the billing API works on."""
     defaults, effects = settings.defaults, engine.change_notifier
     admin_key, service_key = settings.admin_api_key, settings.service_api_key
-    grants = Grants(database, effects, new_id)
+    grants, reports = Grants(database, effects, new_id), Reports(database)
     return Services(
         accounts=Accounts(database, plans, effects, new_id),
         users=identity.people.users,
@@ -234,10 +240,13 @@ def _services(
         grants=grants,
         lots=Lots(database),
         alerts=Alerts(database, settings.payments.low_balance_nano),
+        budgets=Budgets(database, reports.sums, new_id, time.time),
         coupons=Coupons(database, grants, effects, identity.people.codes, new_id, utc_now),
         repricing=Repricing(database, effects, new_id, in_force.now),
-        reports=Reports(database),
+        reports=reports,
+        bills=make_bills(settings, database),
         audit=AuditLog(database),
+        exports=Exports(database),
         features=Features(database, plans, defaults.default_plan, utc_now),
         windows=partial(_windows, engine, Principals(database, plans, defaults.default_plan)),
         upgrade_url=links_of(settings, plans).upgrade_url,
@@ -266,6 +275,7 @@ def _services(
         rotation_grace_s=defaults.rotation_grace_s,
         new_id=new_id,
         sessions=identity.sessions,
+        browsers=identity.browsers,
         oidc=identity.oidc,
         person=identity.sessions.caller,
         image=settings.image,

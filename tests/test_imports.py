@@ -26,7 +26,12 @@ def name_of(path: Path) -> str:
 
 
 PATHS: Final = {name_of(path): path for top in ("gateway", "billing") for path in (ROOT / top).rglob("*.py")}
-TREES: Final = {name: ast.parse(path.read_text("utf-8")) for name, path in PATHS.items()}
+
+
+@cache
+def trees() -> dict[str, ast.Module]:
+    """Return every module, parsed."""
+    return {name: ast.parse(path.read_text("utf-8")) for name, path in PATHS.items()}
 
 
 def is_for_types(node: ast.AST) -> bool:
@@ -43,7 +48,7 @@ def nodes(tree: ast.AST) -> Iterator[ast.AST]:
 
 
 def nodes_of_calls(tree: ast.AST) -> Iterator[ast.AST]:
-    """Yield what runs when a module is imported, or when its functions are called."""
+    """Yield what runs when a module is imported, or when its functions are called: where one imports, too."""
     for node in ast.iter_child_nodes(tree):
         if not is_for_types(node):
             yield node
@@ -63,20 +68,21 @@ def imported(found: Iterator[ast.AST], name: str) -> set[str]:
     return names & PATHS.keys() - {name}
 
 
-AT_IMPORT: Final = {name: imported(nodes(tree), name) for name, tree in TREES.items()}
-EVER: Final = {name: imported(nodes_of_calls(tree), name) for name, tree in TREES.items()}
-"""Also those that a function imports when it is called."""
+@cache
+def at_import() -> dict[str, set[str]]:
+    """Return what each module imports when it is imported."""
+    return {name: imported(nodes(tree), name) for name, tree in trees().items()}
 
 
 @cache
 def chain(name: str) -> tuple[str, ...]:
     """Return the longest chain of imports that begins with a module."""
-    return (name, *max((chain(each) for each in AT_IMPORT[name]), key=len, default=()))
+    return (name, *max((chain(each) for each in at_import()[name]), key=len, default=()))
 
 
 def test_no_import_comes_back_to_where_it_began() -> None:
     try:
-        TopologicalSorter(AT_IMPORT).prepare()
+        TopologicalSorter(at_import()).prepare()
     except CycleError as error:
         pytest.fail(" > ".join(error.args[1]))
 
@@ -92,7 +98,8 @@ def is_routes(tree: ast.Module) -> bool:
 
 
 def test_few_modules_have_one_importer() -> None:
-    importers = Counter(each for names in EVER.values() for each in names)
+    ever = (imported(nodes_of_calls(tree), name) for name, tree in trees().items())
+    importers = Counter(each for names in ever for each in names)
     real = [name for name, path in PATHS.items() if len(path.read_text("utf-8").splitlines()) > SMALL_LINES]
-    alone = [name for name in real if importers[name] == 1 and not is_routes(TREES[name])]
+    alone = [name for name in real if importers[name] == 1 and not is_routes(trees()[name])]
     assert len(alone) < ONE_IMPORTER * len(real), f"{len(alone)} of {len(real)}: {', '.join(sorted(alone))}"

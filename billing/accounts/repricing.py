@@ -135,12 +135,12 @@ class Repricing:
     ) -> tuple[list[UsageEvent], dict[str, PriceRow], str | None]:
         """Return a batch of events in the order of accounts, every price row that they or the period name, and where
         the next batch begins."""
-        place = _FIRST if after is None else _place(after)
+        position = _FIRST if after is None else _position(after)
         by_model = [{"model": period.model}]
         rows = await connection.fetch(
             _query("reprice_events"),
             *(period.provider, period.model, by_model, period.since, period.until, period.account_id),
-            *(*place, limit + 1),
+            *(*position, limit + 1),
         )
         events = [event_of_row(row) for row in rows[:limit]]
         ids = {event.price_id for event in events} | {share.price_id for event in events for share in event.shares}
@@ -291,7 +291,7 @@ def _cursor(event: UsageEvent) -> str:
     return f"{(event.admitted_at - _EPOCH) // _MICROSECOND}.{event.request_id}.{event.account_id}"
 
 
-def _place(cursor: str) -> tuple[str, datetime, str]:
+def _position(cursor: str) -> tuple[str, datetime, str]:
     micros, _, rest = cursor.partition(".")
     request_id, _, account_id = rest.partition(".")
     try:

@@ -115,9 +115,9 @@ async def create_usage(call: Call) -> UsageResults:
         raise BadRequest(f"A call has at most {MOST_EVENTS} events: send the others in another one.", "events")
     cloud = kind != JSON
     work: list[asyncio.Task[EventResult]] = []
-    for place, each in enumerate(events):
-        work.append(asyncio.create_task(_record(call, place, each, cloud=cloud, alone=not several)))
-        if place % EVENTS_A_TURN == 0:
+    for index, each in enumerate(events):
+        work.append(asyncio.create_task(_record(call, index, each, cloud=cloud, alone=not several)))
+        if index % EVENTS_A_TURN == 0:
             await asyncio.sleep(0)
     return _results(await asyncio.gather(*work))
 
@@ -186,7 +186,7 @@ def _decoded(raw: msgspec.Raw, model: type[Any]) -> Any:
         raise BadRequest(f"{error}.", "events") from error
 
 
-async def _record(call: Call, place: int, raw: msgspec.Raw, *, cloud: bool, alone: bool) -> EventResult:
+async def _record(call: Call, index: int, raw: msgspec.Raw, *, cloud: bool, alone: bool) -> EventResult:
     """Record one event, and say what came of it. Raises what is wrong with it where it is `alone`."""
     event_id = None
     try:
@@ -200,9 +200,9 @@ async def _record(call: Call, place: int, raw: msgspec.Raw, *, cloud: bool, alon
         refusal = of_failure(error)
         if alone or refusal is None:
             raise
-        return _event_refused(place, event_id, refusal)
+        return _event_refused(index, event_id, refusal)
     debit = msgspec.json.decode(done.answer, type=DebitShape)
-    return EventResult(index=place, event_id=event_id, status="replayed" if done.replayed else "recorded", debit=debit)
+    return EventResult(index=index, event_id=event_id, status="replayed" if done.replayed else "recorded", debit=debit)
 
 
 def _event(raw: msgspec.Raw, model: type[Any]) -> Any:
@@ -220,9 +220,9 @@ def _cloud_event(raw: msgspec.Raw) -> NewUsage:
         raise BadRequest(f"data: {error}.", "data") from error
 
 
-def _event_refused(place: int, event_id: str | None, refusal: ApiError) -> EventResult:
+def _event_refused(index: int, event_id: str | None, refusal: ApiError) -> EventResult:
     error = EventError(code=refusal.code, message=refusal.message, param=refusal.param)
-    return EventResult(index=place, event_id=event_id, status="refused", error=error)
+    return EventResult(index=index, event_id=event_id, status="refused", error=error)
 
 
 def _results(found: Sequence[EventResult]) -> UsageResults:

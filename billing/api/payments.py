@@ -14,9 +14,8 @@ from billing.api.errors import BadRequest, NotFound
 from billing.api.requests import listing, moment, page_asked, positive_money, read_bounded
 from billing.api.route import Access, Call, Route, customer_read
 from billing.identity.permissions import BILLING_SETUP
-from billing.money import format_usd
 from billing.payments.flows import Wanted
-from billing.payments.objects import NANO_PER_CENT
+from billing.payments.objects import NANO_PER_CENT, format_cents
 from billing.shapes.base import Listing, PageQuery
 from billing.shapes.payment_events import (
     ComparisonShape,
@@ -158,7 +157,7 @@ async def refund_order(call: Call, body: NewOrderRefund) -> OrderRefundShape:
         raise BadRequest("amount_usd must be whole cents.", "amount_usd")
     given = (call.id("order_id"), cents, body.idempotency_key)
     refund = await payments_of(call).desk.refund(*given, actor=call.actor)
-    amount_usd = format_usd(refund.amount_cents * NANO_PER_CENT)
+    amount_usd = format_cents(refund.amount_cents)
     return OrderRefundShape(refund_id=refund.id, amount_usd=amount_usd, status=refund.status)
 
 

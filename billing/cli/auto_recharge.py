@@ -6,7 +6,7 @@ import typer
 
 from billing.cli.output import USAGE, CommandFailed, Shown, Table
 from billing.cli.people import add_person_call
-from billing.cli.session import FindPlace
+from billing.cli.session import FindSession
 
 if TYPE_CHECKING:
     from billing.person_calls import PersonCalls
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 Usd = typer.Option(metavar="USD", help="Else as it is.")
 
 
-def add_auto_recharge(app: typer.Typer, find: FindPlace) -> None:
+def add_auto_recharge(app: typer.Typer, find: FindSession) -> None:
     """Add its commands."""
     add_person_call(app, "show", show, find)
     add_person_call(app, "set", change, find)

@@ -11,7 +11,7 @@ from billing.cli.commands import group, lazy_group
 from billing.cli.options import Cursor, Limit
 from billing.cli.output import Shown, Table, page_parts
 from billing.cli.people import add_person_call
-from billing.cli.session import FindPlace
+from billing.cli.session import FindSession
 from billing.pages import DEFAULT_LIMIT
 
 if TYPE_CHECKING:
@@ -32,11 +32,12 @@ OrderKey = Annotated[
     typer.Option("--idempotency-key", metavar="KEY", help="A text of your own: the same again opens the same page."),
 ]
 RECHARGE = dict.fromkeys(("show", "set", "off"), "billing.cli.auto_recharge:add_auto_recharge")
+BUDGET = dict.fromkeys(("list", "create", "update", "delete"), "billing.cli.budgets:add_budgets")
 _WINDOWS = ("quota of", "window", "metric", "model", "limit", "used", "held", "left", "resets")
 _FEATURES = ("feature", "allowed", "limit", "used", "left", "resets")
 
 
-def add_billing(app: typer.Typer, find: FindPlace) -> None:
+def add_billing(app: typer.Typer, find: FindSession) -> None:
     """Add the group `billing`."""
     billing = group("The account: what is left, and what comes next.")
     add_person_call(billing, "status", status, find)
@@ -51,6 +52,8 @@ def add_billing(app: typer.Typer, find: FindPlace) -> None:
     add_person_call(billing, "alert", alert, find)
     recharge = lazy_group("The saved payment method is charged when credit runs low.", RECHARGE, find)
     billing.add_typer(recharge, name="auto-recharge")
+    budget = lazy_group("Sums to stay within: they tell, and refuse nothing.", BUDGET, find)
+    billing.add_typer(budget, name="budget")
     app.add_typer(billing, name="billing")
 
 

@@ -8,7 +8,7 @@ from billing.cli.commands import group
 from billing.cli.options import Cursor, Limit
 from billing.cli.output import Shown, Table, page_parts
 from billing.cli.people import add_person_call
-from billing.cli.session import FindPlace
+from billing.cli.session import FindSession
 from billing.pages import DEFAULT_LIMIT
 
 if TYPE_CHECKING:
@@ -19,7 +19,7 @@ EndpointId = Annotated[str, typer.Argument(help="The endpoint's id, whe_...", sh
 _DELIVERIES = ("id", "type", "state", "tries", "status", "created", "next try", "why")
 
 
-def add_webhooks(app: typer.Typer, find: FindPlace) -> None:
+def add_webhooks(app: typer.Typer, find: FindSession) -> None:
     """Add the group `webhooks`."""
     webhooks = group("Where notices of the account are sent to, such as balance.low.")
     add_person_call(webhooks, "list", index, find)

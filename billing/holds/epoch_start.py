@@ -142,8 +142,8 @@ class EpochStart:
         return before if unready is None else before & unready
 
     async def prepare(self, partition: Partition, epoch: int) -> frozenset[str] | None:
-        """Return what this gateway owes a new epoch before it may open: older debits written, running requests held
-        again. The accounts for which it could not be done, because their rows are locked; None: not yet, ask again.
+        """Do what this gateway owes a new epoch before it may open: write older debits, hold running requests again.
+        Return the accounts for which it could not be done, because their rows are locked; None: not yet, ask again.
 
         Raises `StoreError`, `LostWrites`.
         """
@@ -200,7 +200,7 @@ class EpochStart:
     async def _hold_again(
         self, partition: Partition, holds: Sequence[Hold], epoch: int, known: TagsByName, back: set[str]
     ) -> bool:
-        """Hold running requests again, then ask the ledger about them; whether all of it could be done. Those of
+        """Hold running requests again, then ask the ledger about them; return whether all of it could be done. Those of
         accounts whose rows are locked stay as they are: these accounts are held `back`.
 
         While this process stood still another may have taken it for dead and have its holds expired: such a hold ends
@@ -241,8 +241,8 @@ class EpochStart:
     async def _hold_lasting(
         self, partition: Partition, holds: Sequence[LastingHold], epoch: int, known: TagsByName, back: set[str]
     ) -> bool:
-        """Hold again what outlasts processes, whichever gateway made it; whether all of it could be done. Those of
-        accounts whose rows are locked keep their accounts `back`."""
+        """Hold again what outlasts processes, whichever gateway made it; return whether all of it could be done. Those
+        of accounts whose rows are locked keep their accounts `back`."""
         for hold in holds:
             if hold.debit.account_id in back:
                 continue
@@ -278,7 +278,7 @@ class EpochStart:
         return None
 
     async def _end_closed(self, partition: Partition, holds: Sequence[Hold]) -> bool:
-        """Give back holds that the ledger has a row of, once their accounts know of it; whether all could be."""
+        """Give back holds that the ledger has a row of, once their accounts know of it; return whether all could be."""
         ended = []
         for account_id in {decode_debit(hold.payload).account_id for hold in holds}:
             if not await self._corrections.sync(partition, account_id):

@@ -183,7 +183,7 @@ class Loader:
 
     async def retime(self, partition: Partition, account_id: str) -> bool:
         """Set an account's time right that a wrong clock of Redis's has taken ahead by more than STEP_S, where Redis's
-        clock and Postgres's agree now; whether it was. Raises `StoreError`."""
+        clock and Postgres's agree now; return whether it was. Raises `StoreError`."""
         state = await self._state(partition, account_id)
         if state is None or state.now_s <= partition.now_ms() // 1000 + STEP_S:
             return False

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, Final
 from billing.database.connection import Database, DatabaseError, queries
 from billing.holds.admission import Admissions, Lesser, Opening, Renew
 from billing.holds.admission_queue import AdmissionQueue
-from billing.holds.hold import Hold, Settled, at_place
+from billing.holds.hold import Hold, Settled, as_counted
 from billing.holds.items import SettleItem, VoidItem
 from billing.holds.lasting import LASTING
 from billing.holds.outbox import Backlog
@@ -190,7 +190,7 @@ class Holds:
             vanished = reply == VANISHED and epoch == hold.epoch
             self._ledger_way.add(hold, item.debit, item.outcome, epoch if vanished else None)
             return
-        self._outbox.add(at_place(item.debit, epoch, reply[1]))
+        self._outbox.add(as_counted(item.debit, epoch, reply[1]))
         hold.enter("settled")
         self.live.pop(hold.id, None)
         self.queue.freed(item.account_key)
@@ -258,7 +258,7 @@ class Holds:
             await asyncio.wait([asyncio.ensure_future(self.resolve(hold)) for hold in rest], timeout=timeout_s)
 
     async def drain(self, timeout_s: float) -> bool:
-        """Wait for what is still being settled, and write what waits. Whether all of it was done in time."""
+        """Wait for what is still being settled, and write what waits. Return whether all of it was done in time."""
         try:
             async with asyncio.timeout(timeout_s):
                 while self._tasks or len(self._ledger_way):

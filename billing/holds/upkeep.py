@@ -204,7 +204,7 @@ class Upkeep:
             at_once = await self._sweep_is_urgent()
 
     async def _sweep_is_urgent(self) -> bool:
-        """Wait for the next sweep; whether it is for a reason."""
+        """Wait for the next sweep; return whether it is for a reason."""
         try:
             async with asyncio.timeout(SWEEP_INTERVAL_S):
                 await self.sweep_now.wait()

@@ -154,9 +154,9 @@ async def read_counters(
         Counter(
             quota.tag,
             window_id(quota.window, at_s),
-            used[place][quota.metric] - after.get(place, nothing)[quota.metric],
+            used[number][quota.metric] - after.get(number, nothing)[quota.metric],
         )
-        for place, quota in enumerate(quotas, start=1)
+        for number, quota in enumerate(quotas, start=1)
     )
 
 

@@ -160,8 +160,8 @@ class Invitations:
 
     async def accept(self, token: str, user_id: str, actor: audit.Actor) -> tuple[Organization, Role]:
         """Make a person a member by the token of an invitation to their proven address; return the organization and
-        their role. Raises `OrganizationNotFound` for whoever it is not for, and `OrganizationConflict` where there is
-        no room left."""
+        their role. Raises `OrganizationNotFound` for anybody else, and `OrganizationConflict` where there is no room
+        left."""
         digest = secret_digest(token)
         async with self._database.transaction() as connection:
             org_id = await connection.fetchval(_query("invitations_organization"), digest)

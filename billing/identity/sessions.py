@@ -40,7 +40,9 @@ REFRESH_PREFIX: Final = "mgr_"
 MAX_USER_AGENT: Final = 400
 MOST_USED: Final = 200
 """Used refresh tokens of a session by which a copy is noticed: those that were used last."""
-FORGET: Final = tuple(map(_query, ("forget_sessions", "forget_refresh_tokens", "forget_revoked", "forget_keys")))
+FORGET: Final = tuple(
+    _query(f"forget_{each}") for each in ("sessions", "refresh_tokens", "revoked", "keys", "operator_links")
+)
 """Statements that delete what is over, so many rows at a time, and give how many there were."""
 FORGET_UNVERIFIED: Final = _query("forget_unverified")
 """The same for who has registered and has not proven the address for so many days, which come first."""
@@ -128,7 +130,7 @@ class Sessions:
             org_id,
             narrowed,
             address,
-            _shown(user_agent),
+            shown_agent(user_agent),
             _digest(refresh_token),
             first_use_s or self._rules.refresh_s,
             *(begun_at or (None, None)),
@@ -257,7 +259,7 @@ class Sessions:
         await audit.record(connection, actor, "session.end_all", user_id, None, after, user_id=user_id)
 
 
-def _shown(user_agent: str | None) -> str | None:
+def shown_agent(user_agent: str | None) -> str | None:
     """Return what a client says to be, without what no page can show and Postgres can't store."""
     if user_agent is None:
         return None

@@ -99,8 +99,8 @@ class SignIn:
 
     async def send_code(self, email: str, purpose: Purpose, visitor: Visitor, challenge: str | None = None) -> str:
         """Send a code to verify an address, or to sign in, by mail; return its challenge. One to verify goes on with
-        the registration of `challenge`, else with the last. The answer and the work are the same for an address of
-        nobody. Raises `BadAddress` and `TooManyMails`."""
+        the registration of `challenge`, else with the last. The answer and the work are the same for an address that
+        nobody has. Raises `BadAddress` and `TooManyMails`."""
         people, email = self._people, parse_email(email)
         known = await people.users.known_network(email, visitor.network)
         async with people.database.transaction() as connection:

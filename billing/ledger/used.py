@@ -39,7 +39,7 @@ _MONTHLY: Final = timedelta(days=28)
 _DAILY: Final = timedelta(hours=23)
 _HOURLY: Final = timedelta(hours=1)
 
-_PLANNED_EACH_TIME: Final = (
+PLANNED_EACH_TIME: Final = (
     "SELECT set_config('jit', 'off', true), set_config('plan_cache_mode', 'force_custom_plan', true), "
     "set_config('work_mem', '32MB', true)"
 )
@@ -144,6 +144,15 @@ def total(span: Span) -> Used:
     return Used(*map(sum, zip(NOTHING, *span.values(), strict=True)))
 
 
+def together(*spans: Span) -> Span:
+    """Return what groups have used in several spans of time."""
+    found: Span = {}
+    for span in spans:
+        for group, used in span.items():
+            found[group] = found.get(group, NOTHING).plus(used)
+    return found
+
+
 class Piece(NamedTuple):
     """Whole minutes, hours, days or months (0 to 3) of UTC, from one on and before another."""
 
@@ -166,10 +175,10 @@ def compose(bounds: Sequence[datetime]) -> list[list[Part]]:
     anchors = [_nearest(bound, level) for bound in bounds]
     steps = [_steps(anchor, bound, level) for anchor, bound in zip(anchors, bounds, strict=True)]
     spans = []
-    for place, (since, until) in enumerate(pairwise(anchors)):
+    for index, (since, until) in enumerate(pairwise(anchors)):
         whole = [Part(1, Piece(level, since, until))] if since < until else []
-        before = [Part(-part.sign, part.piece) for part in steps[place]]
-        spans.append([*whole, *before, *steps[place + 1]])
+        before = [Part(-part.sign, part.piece) for part in steps[index]]
+        spans.append([*whole, *before, *steps[index + 1]])
     return spans
 
 
@@ -221,11 +230,11 @@ class UsageSums:
         spans = compose(bounds)
         pieces = list(dict.fromkeys(part.piece for parts in spans for part in parts))
         async with self.database.transaction(snapshot=True) as connection:
-            await connection.execute(_PLANNED_EACH_TIME)
+            await connection.execute(PLANNED_EACH_TIME)
             rows = await connection.fetch(
                 _query("usage_read"),
                 account_id,
-                *([piece[place] for piece in pieces] for place in range(3)),
+                *([piece[column] for piece in pieces] for column in range(3)),
                 list(bounds),
                 *grouping.columns,
                 *(only.key_id, only.user_id, only.feature),

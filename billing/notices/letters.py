@@ -22,6 +22,10 @@ _FIELDS: Final[Mapping[str, str]] = {
     "refunded_usd": "Refunded in USD",
     "balance_usd": "Balance in USD",
     "threshold_usd": "Threshold in USD",
+    "threshold": "Threshold in percent",
+    "spent_usd": "Spent in USD",
+    "forecast_usd": "Forecast in USD",
+    "period": "Period",
     "plan": "Plan",
     "plan_before": "Plan before",
     "status": "Status",
@@ -37,8 +41,13 @@ _FIELDS: Final[Mapping[str, str]] = {
 """What of a notice's data a mail shows, and how it is called there."""
 _LETTERS: Final[Mapping[NoticeType, _Wording]] = {
     "balance.low": _Wording("your balance is low", "Your balance has fallen below its threshold. Buy credit to go on."),
+    "budget.threshold": _Wording(
+        "a budget is being used up",
+        "What was spent has reached a threshold of a budget. Requests are served all the same; a quota would refuse "
+        "them.",
+    ),
     "quota.exhausted": _Wording(
-        "a quota is exhausted", "A quota of your plan is exhausted: requests are refused until it resets."
+        "a quota is exhausted", "A quota of your account is exhausted: requests are refused until it resets."
     ),
     "auto_recharge.failed": _Wording(
         "auto-recharge failed", "Credit could not be bought by auto-recharge. Look at your means of payment."
@@ -63,6 +72,12 @@ _LETTERS: Final[Mapping[NoticeType, _Wording]] = {
 }
 """Others are told to endpoints alone: a mail for each key would be noise, and a leaked one has a mail of its own."""
 MAILED: Final[tuple[NoticeType, ...]] = tuple(_LETTERS)
+_OF_SUBJECTS: Final[Mapping[str, str]] = {
+    "plan": "A quota of your plan is exhausted: requests are refused until it resets, or the plan is a larger one.",
+    "key": "A quota of one of your API keys is exhausted: its requests are refused until it resets.",
+    "user": "A quota of a member is exhausted: requests by that member's keys are refused until it resets.",
+}
+"""What is said of a quota by whose it is, where it is not the account's own."""
 
 
 def letter_of(service: str, type_: NoticeType, data: Mapping[str, Any]) -> tuple[str, str] | None:
@@ -71,7 +86,8 @@ def letter_of(service: str, type_: NoticeType, data: Mapping[str, Any]) -> tuple
     if letter is None:
         return None
     lines = [f"{name}: {_shown(data[field])}" for field, name in _FIELDS.items() if data.get(field) is not None]
-    paragraphs = [letter.text, *(["\n".join(lines)] if lines else [])]
+    text = _OF_SUBJECTS.get(str(data.get("subject")), letter.text) if type_ == "quota.exhausted" else letter.text
+    paragraphs = [text, *(["\n".join(lines)] if lines else [])]
     return f"{service}: {letter.subject}", "\n\n".join(paragraphs) + "\n"
 
 

@@ -154,7 +154,8 @@ class NoticeWorker:
         letter = letter_of(SERVICE, notice["type"], notice["data"])
         if letter is None:
             return
-        for person in await connection.fetch(_query("notices_recipients"), notice["account_id"], RECIPIENTS):
+        about = notice["data"].get("budget_id")
+        for person in await connection.fetch(_query("notices_recipients"), notice["account_id"], RECIPIENTS, about):
             await enqueue(connection, self._new_id, person["email"], *letter)
 
     async def _lane(self, left: list[int]) -> None:

@@ -22,12 +22,11 @@ from billing.accounts.grants import PROMOTIONS, Entry, IdempotencyConflict
 from billing.accounts.lots import Terms
 from billing.database.connection import queries
 from billing.errors import MetergateError
-from billing.money import format_usd
 from billing.notices.emit import emit
 from billing.payments import orders
 from billing.payments.apply import NOBODY, After, Handler, Owner, account_of
 from billing.payments.in_force import OWING, PAID, InForce, Seen, decide, included_credit, plan_change
-from billing.payments.objects import NANO_PER_CENT, Invoice, ObjectRef, Subscription
+from billing.payments.objects import Invoice, ObjectRef, Subscription, format_cents
 from billing.payments.port import included_scope, money_key
 from billing.times import rfc3339
 
@@ -194,6 +193,9 @@ class SubscriptionChanges:
         change = plan_change(current, wanted, self._plans)
         if change == "nothing":
             return current
+        status = await self._database.value(_query("account_status"), account_id)
+        if change != "cancel" and status in ("closed", "suspended"):
+            raise SubscriptionRefused(f"The account is {status}: its subscription can be ended, and no more.")
         name = self._provider.name
         if change in ("now", "period_end") and name == "stripe" and not wanted.stripe_price:
             raise SubscriptionRefused(f"The plan {plan_id!r} can't be bought here: ask the operator.")
@@ -259,10 +261,12 @@ def invoice_handler(provider: str, subscriptions: Subscriptions) -> Handler:
         account_id = None if now.customer_id is None else await account_of(connection, provider, now.customer_id)
         if account_id is None:
             return NOBODY
+        is_new = before is None or before.status != now.status
         if await subscriptions.apply_invoice(connection, provider, account_id, now):
             after.balances.add(account_id)
-            if now.payment_id is not None:  # what was refunded or disputed before takes the credit back now
-                after.refs.append(ObjectRef("payment", now.payment_id))
+            is_new = True
+        if is_new and now.payment_id is not None:  # what was refunded or disputed before takes back what it brings
+            after.refs.append(ObjectRef("payment", now.payment_id))
         await _tell(connection, account_id, now)
         if now.subscription_id is not None:
             after.refs.append(ObjectRef("subscription", now.subscription_id))
@@ -275,7 +279,7 @@ async def _tell(connection: Connection, account_id: str, invoice: Invoice) -> No
     """Tell of a payment that came or failed: once, and of each failed attempt once."""
     data = {
         "invoice_id": invoice.id,
-        "amount_usd": format_usd(invoice.total_cents * NANO_PER_CENT),
+        "amount_usd": format_cents(invoice.total_cents),
         "url": invoice.hosted_url,
     }
     if invoice.status == "paid" and invoice.total_cents > 0:

@@ -11,6 +11,7 @@ from msgspec import Meta
 from billing.money import format_credits, format_usd
 from billing.principals import Status
 from billing.shapes.base import Answer, Moment, PageQuery, Since, Usd
+from billing.shapes.budgets import OwnBudgetShape, own_budget_shape
 from billing.times import rfc3339
 
 if TYPE_CHECKING:
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     from zoneinfo import ZoneInfo
 
     from billing.accounts.accounts import Account
+    from billing.budgets.budgets import Standing
     from billing.effects import LiveBalance
     from billing.ledger.used import Group, Span, Used
 
@@ -140,7 +142,8 @@ class BudgetShape(Answer, frozen=True, kw_only=True):
 class BillingSummaryShape(Answer, frozen=True, kw_only=True):
     """The calendar month so far, in the account's time zone. `spent_usd` is what requests admitted in it were charged;
     `by_kind` what each kind of transfer has changed the balance by; `forecast_usd` what will be spent by its end if it
-    goes on as until now."""
+    goes on as on the last whole days. `budget` is the account's own quota of cost, which refuses; `budgets` are
+    those of the whole account, which tell."""
 
     account_id: str
     plan: str
@@ -157,6 +160,7 @@ class BillingSummaryShape(Answer, frozen=True, kw_only=True):
     included_left_usd: Usd
     forecast_usd: Usd
     budget: BudgetShape | None
+    budgets: list[OwnBudgetShape]
     balance_usd: Usd
     balance_credits: str
     held_usd: Usd
@@ -217,6 +221,7 @@ class Month:
     included_left_nano: int
     forecast_nano: int
     budget: BudgetShape | None
+    budgets: Sequence[Standing] = ()
 
 
 def budget_shape(limit_nano: int, used_nano: int, resets_at: datetime) -> BudgetShape:
@@ -250,6 +255,7 @@ def billing_summary_shape(
         included_left_usd=format_usd(month.included_left_nano),
         forecast_usd=format_usd(month.forecast_nano),
         budget=month.budget,
+        budgets=[own_budget_shape(each) for each in month.budgets],
         balance_usd=format_usd(live.balance_nano),
         balance_credits=format_credits(live.balance_nano, credits_per_usd),
         held_usd=format_usd(live.held_nano),

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from billing.ledger.debits import UsageEvent
     from billing.ledger.explanations import Explanation
     from billing.ledger.reports import Transaction, UsageTotals
-    from billing.sheets import PriceLine
+    from billing.rates import PriceLine
     from billing.usage import Usage
 
 UNITS: Final = ("images", "characters", "searches", "pages")

@@ -2,6 +2,7 @@
 events of the payment provider, and for the comparison with it."""
 
 import os
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Final
 
@@ -20,6 +21,8 @@ if TYPE_CHECKING:
 
 WEBHOOK_PATH: Final = "/api/webhooks/stripe"
 FILE_MODE: Final = 0o600
+LOOK_EVERY_S: Final = 0.2
+"""How often a comparison that runs is looked at."""
 
 Url = Annotated[str, typer.Argument(metavar="URL", help="The gateway's public address.", show_default=False)]
 SecretFile = Annotated[
@@ -146,13 +149,21 @@ async def reconcile(
         str | None, typer.Option(metavar="TIME", help="Compare all that was made since: a time, or a day.")
     ] = None,
 ) -> Shown:
-    """Show how the provider's payments differ from ours; with --since a gateway compares them anew."""
+    """Show how the provider's payments differ from ours; with --since they are compared anew, for up to --timeout."""
+    import asyncio
+
     if since is None:
         found = await client.payment_comparison()
-        return Shown(found.received, (_standing(found), *_differences(found)))
-    found = await client.compare_payments(since)
-    text = f"A gateway compares all since {found.asked_since} now: this command without --since shows what it finds."
-    return Shown(found.received, (text,))
+    else:
+        found = await client.compare_payments(since)
+        give_up = time.monotonic() + client.timeout_s
+        while (found.asked_since is not None or found.ended_at is None) and time.monotonic() < give_up:
+            await asyncio.sleep(LOOK_EVERY_S)
+            found = await client.payment_comparison()
+        if found.asked_since is not None:
+            text = f"All since {found.asked_since} is still to be compared: this command without --since shows it then."
+            return Shown(found.received, (text,))
+    return Shown(found.received, (_standing(found), *_differences(found)))
 
 
 def _standing(found: "ComparisonShape") -> str:

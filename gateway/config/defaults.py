@@ -204,6 +204,9 @@ class Limits:
     webhook_disable_s: float = _seconds(
         432_000, 60, 31 * 86_400, "an endpoint to which all deliveries have failed for as long is disabled"
     )
+    export_alarm_s: float = _seconds(
+        21_600, 60, 31 * 86_400, "an export whose oldest event waits for as long raises an alarm, and degrades /healthz"
+    )
     notice_retention_days: int = _whole(30, 3, 36_500, "notices and their deliveries are kept as long")
     refusals_per_key: int = _whole(20, 0, 1000, "last refusals of a key that are kept to be looked up; 0: none")
     refusals_keys: int = _whole(1000, 1, 100_000, "keys whose refusals are kept: those refused last")
@@ -255,9 +258,9 @@ def read_defaults(main: Value, at: Value | None, plans: Collection[str] | None) 
     given = {name: bound.read(values[name]) for name, bound in BOUNDS.items() if name in values}
     plan = given.get("default_plan") or DEFAULT_PLAN
     if plans is not None and plan not in plans:
-        place = values.get("default_plan") or at or main
+        named = values.get("default_plan") or at or main
         message = f'expected a plan of plans.yaml, got "{plan}"{nearest(plan, plans)}'
-        main.file.problems.add(place.where, "defaults.default_plan", message)
+        main.file.problems.add(named.where, "defaults.default_plan", message)
     if len(main.file.problems) > before:
         return Limits()
     try:

@@ -95,9 +95,9 @@ class Environment(ServerVariables):
     )
 
     lago_api_url: str | None = declare_url(
-        "LAGO_API_URL", "Lago's API; unset: nothing is reported; needs LAGO_API_KEY", served=False
+        "LAGO_API_URL", "Lago's API, which usage is told; unset: none; needs LAGO_API_KEY"
     )
-    lago_api_key: Secret | None = declare_secret("LAGO_API_KEY", "key for it", served=False)
+    lago_api_key: Secret | None = declare_secret("LAGO_API_KEY", "key for it")
 
     exporter_sources: tuple[ExporterSource, ...] = declare(
         derived.read_exporter_sources,

@@ -29,6 +29,8 @@ WAITING: Final = "SELECT count(*) FROM payment_events WHERE state = 'waiting'"
 CHARGING: Final = "SELECT count(*) FROM auto_recharges WHERE state = 'charging' OR (enabled AND state = 'ready')"
 GIVEN_UP: Final = """
     SELECT (SELECT count(*) FROM payment_events WHERE state = 'parked') + (SELECT count(*) FROM payments_parked)"""
+STUCK_EVENTS: Final = "SELECT type, ref_id, attempts, error FROM payment_events WHERE state = 'waiting'"
+STUCK_CHARGES: Final = "SELECT * FROM auto_recharges WHERE state = 'charging' OR (enabled AND state = 'ready')"
 HURRY: Final = "UPDATE payment_events SET next_attempt_at = now() WHERE state = 'waiting' AND next_attempt_at > now()"
 HURRY_CHARGES: Final = "UPDATE auto_recharges SET next_attempt_at = now() WHERE state = 'charging'"
 QUIET_S: Final = 300.0
@@ -47,7 +49,11 @@ async def wait_until_applied(runtime: Runtime, till: Till, *, hurry: bool) -> No
             await database.execute(HURRY_CHARGES)
         return await till.is_done(database) and not await database.value(WAITING) + await database.value(CHARGING)
 
-    await until(applied, "all events are looked into", QUIET_S)
+    try:
+        await until(applied, "all events are looked into", QUIET_S)
+    except AssertionError as error:
+        stuck = [*await database.rows(STUCK_EVENTS), *await database.rows(STUCK_CHARGES)]
+        raise AssertionError("\n".join([str(error), *(str(dict(row)) for row in stuck[:10])])) from error
 
 
 def credit_nano(payment: Payment, objects: Objects) -> int:

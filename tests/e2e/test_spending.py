@@ -45,9 +45,12 @@ Upstream = Callable[[Handler], Any]
 REQUESTS, COVERED, MAX_TOKENS = 200, 50, 100
 BODY = json.dumps(chat(model="gpt-4o-mini", max_tokens=MAX_TOKENS)).encode()
 HOLD_NANO = len(BODY) * INPUT + MAX_TOKENS * OUTPUT
-LEAST_NANO = counted(BODY) * INPUT + MAX_TOKENS * OUTPUT
-"""What a request is held for where its bytes do not fit any more, but its tokens do."""
 USED_NANO = 10 * INPUT + 5 * OUTPUT
+
+
+def least_nano() -> int:
+    """What a request is held for where its bytes do not fit any more, but its tokens do."""
+    return counted(BODY) * INPUT + MAX_TOKENS * OUTPUT
 
 
 async def all_at_once(gate: Gate, customers: list[Customer], body: bytes, served: int) -> list[Fetched]:
@@ -69,7 +72,7 @@ async def test_a_balance_pays_for_exactly_the_holds_that_it_covers(
     gate = Gate(saying(answer()))
     base_url = await upstream(gate.serve)
     first, second = [await make_gateway(base_url) for _ in range(2)]
-    funds = format_usd(COVERED * HOLD_NANO + LEAST_NANO - 1)
+    funds = format_usd(COVERED * HOLD_NANO + least_nano() - 1)
     customer = await first.customer(funds)
     elsewhere = Customer(second, customer.account_id, customer.key_id, customer.key)
     fetched = await all_at_once(gate, [customer, elsewhere], BODY, COVERED)
@@ -78,7 +81,7 @@ async def test_a_balance_pays_for_exactly_the_holds_that_it_covers(
         if each.status == 429:
             billing = refusal(each, 429, "capacity_held")["billing"]
             left_nano = parse_usd(billing["balance_usd"]) - parse_usd(billing["held"])
-            assert left_nano < parse_usd(billing["required_usd"]) == LEAST_NANO
+            assert left_nano < parse_usd(billing["required_usd"]) == least_nano()
         else:
             assert parse_usd(each.headers["x-metergate-balance-usd"]) >= 0
     assert gate.came == COVERED
@@ -142,7 +145,7 @@ async def test_a_window_of_tokens_or_cost_is_never_overrun(
 ) -> None:
     hold, least = {
         "tokens": (len(BODY) + MAX_TOKENS, counted(BODY) + MAX_TOKENS),
-        "cost": (HOLD_NANO, LEAST_NANO),
+        "cost": (HOLD_NANO, least_nano()),
         "input_tokens": (len(BODY), counted(BODY)),
         "output_tokens": (MAX_TOKENS, MAX_TOKENS),
     }[metric]

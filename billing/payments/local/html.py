@@ -8,9 +8,8 @@ from dataclasses import dataclass
 from html import escape
 from typing import TYPE_CHECKING, Final
 
-from billing.money import format_usd
 from billing.payments.local.cards import CARDS, card_of
-from billing.payments.objects import NANO_PER_CENT
+from billing.payments.objects import format_cents
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -196,4 +195,4 @@ def _page(title: str, body: str, *, note: bool = True) -> str:
 
 
 def _usd(cents: int) -> str:
-    return f"{format_usd(cents * NANO_PER_CENT)} USD"
+    return f"{format_cents(cents)} USD"

@@ -26,6 +26,8 @@ from billing.payments.stripe.parameters import KEY_EXPECTED, LIVE_KEYS, TEST_KEY
 from billing.payments.stripe.signatures import ENDPOINT_EVENTS
 
 if TYPE_CHECKING:
+    from datetime import datetime
+
     from billing.payments.stripe.parameters import Params
 
 
@@ -36,6 +38,7 @@ PAGE: Final = 100
 """Objects of one page of a list: the most that Stripe gives."""
 MOST_PAGES: Final = 1_000
 MOST_MESSAGE: Final = 300
+EXISTS: Final = "already exists with identifier"
 
 stripe.enable_telemetry = False
 # The library logs what it sends when it debugs: names of customers, and the addresses of pages.
@@ -98,7 +101,7 @@ class StripeCalls:
             http_client=self._http,
             max_network_retries=access.retries,
         )
-        self.api = client.v1
+        self.api, self._v2, self.livemode = client.v1, client.v2, access.livemode
 
     async def close(self) -> None:
         """Close connections."""
@@ -137,6 +140,28 @@ class StripeCalls:
             if not page.get("has_more") or not page["data"]:
                 return
             asked = asked | {"starting_after": page["data"][-1]["id"]}
+
+    async def meter(
+        self, event_name: str, customer_id: str, value: int, identifier: str, at: datetime, key: str
+    ) -> None:
+        """Tell a meter an amount. One that was told under this identifier before is no error: Stripe says that one
+        exists with a plain 400, which has no code."""
+        payload = {"stripe_customer_id": customer_id, "value": str(value)}
+        params = {"event_name": event_name, "payload": payload, "identifier": identifier}
+        try:
+            made = self.api.billing.meter_events.create_async
+            await self.write(made, params=params | {"timestamp": int(at.timestamp())}, key=key)
+        except PaymentRefused as refused:
+            if EXISTS not in str(refused):
+                raise
+
+    async def meter_errors(self, event_id: str) -> dict[str, str]:
+        """Return what a report of a meter's errors says: by the key of a call, why its event was refused later."""
+        said = await self.read(self._v2.core.events.retrieve_async, event_id)
+        found: dict[str, str] = {}
+        for kind in said["data"]["reason"]["error_types"]:
+            found |= {each["request"]["identifier"]: each["error_message"] for each in kind["sample_errors"]}
+        return found
 
     async def all_of(self, method: Method, params: Params, *ids: str) -> list[dict[str, Any]]:
         """Return a list whole."""

@@ -202,7 +202,7 @@ def _reasoning(counts: _Usage) -> int:
 
 
 def _left_out(remainder: int, cache: int, reasoning: int) -> tuple[int, int]:
-    """What `total_tokens` counts above prompt and completion, as (input, output) to add.
+    """Return what `total_tokens` counts above prompt and completion, as (input, output) to add.
 
     Equal to the reasoning: xAI, output. Equal to the cache: Anthropic's way, input; to both together: each. Anything
     else is output, as Google's thinking is: where counts contradict each other, the larger reading is charged.
@@ -215,7 +215,7 @@ def _left_out(remainder: int, cache: int, reasoning: int) -> tuple[int, int]:
 
 
 def _first(*counts: int | None) -> int:
-    """The first count above zero, else zero: the same number under several names is one number."""
+    """Return the first count above zero, else zero: the same number under several names is one number."""
     for count in counts:
         if count and count > 0:
             return count

@@ -107,7 +107,7 @@ def input_tokens(body: bytes, count: Callable[[str], int]) -> tuple[int, list[In
 
 
 def _of_field(name: str, value: Any, inline: list[Inline]) -> Iterator[str | int]:
-    """What one field of the body brings: texts, and tokens that are numbered already."""
+    """Yield what one field of the body brings: texts, and tokens that are numbered already."""
     if name == "messages" and isinstance(value, list):
         yield TOKENS_PRIMING
         for message in value:
@@ -149,7 +149,7 @@ def _of_part(part: Any, inline: list[Inline]) -> Iterator[str | int]:
 
 
 def _of_prompt(value: Any) -> Iterator[str | int]:
-    """A text, texts, token ids, or lists of them: an id is a token."""
+    """Yield a text, texts, token ids, or lists of them: an id is a token."""
     for item in value if isinstance(value, list) else (value,):
         if isinstance(item, int):
             yield 1

@@ -261,13 +261,14 @@ async def test_the_month_so_far(services: Services, billing: Billing) -> None:
         "by_feature": {"bytes": "0.500000001", "llm": "1.00"},
         "included_usd": "2.00",
         "included_left_usd": "1.00",
-        "forecast_usd": "15.00000001",
+        "forecast_usd": "58.875000008",  # 27 days more as the last four, which spent 8.500000001
         "budget": {
             "limit_usd": "5.00",
             "used_usd": "0.500000001",
             "left_usd": "4.499999999",
             "resets_at": "2026-12-01T00:00:00.000Z",
         },
+        "budgets": [],
         "balance_usd": "1.00",
         "balance_credits": "1000",
         "held_usd": "0.00",
