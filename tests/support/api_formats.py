@@ -49,7 +49,7 @@ BESIDE_IDS: Final = ("/api/billing/keys/revoke-leaked",)
 schemathesis.openapi.format("cursor", st.just(CURSOR))
 schemathesis.openapi.format("plan", st.sampled_from(["free", "starter", "enterprise"]))
 schemathesis.openapi.format("time-zone", st.sampled_from(["Europe/Berlin", "UTC"]))
-schemathesis.openapi.format("group-by", st.sampled_from(["model", "key,user", "provider,tag:team"]))
+schemathesis.openapi.format("group-by", st.sampled_from(["model", "key,user", "provider,tag:team", "region,node"]))
 schemathesis.openapi.format(
     "webhook-url", st.sampled_from(["https://example.com/hooks", "https://hooks.example.org:8443/a?b=c"])
 )
