@@ -3,6 +3,7 @@
 import argparse
 import asyncio
 import dataclasses
+import json
 import signal
 import sys
 import time
@@ -13,6 +14,7 @@ from typing import Any, Final, TypeVar
 import uvloop
 
 from benchmarks import growth, instructions, peers, report
+from benchmarks.collect import collect
 from benchmarks.load import LoadError
 from benchmarks.machine import UnfitMachine, check, describe
 from benchmarks.modes import MODES, PHASES, Mode, only
@@ -20,7 +22,7 @@ from benchmarks.process import StageError
 from benchmarks.profiling import profile
 from benchmarks.seed import Size
 from benchmarks.stage import open_stage
-from benchmarks.subjects import Report, Results, Unsound
+from benchmarks.subjects import Report, Results, Sample, Unsound
 from benchmarks.suite import CORES, Suite
 from gateway.embedded.lock import EmbeddedServersError
 
@@ -56,6 +58,10 @@ def main() -> int:
             machine["took_s"] = round(time.monotonic() - started)
             print(growth.write(grown, machine, arguments.out))
             return 0
+        if arguments.command == "collect":
+            for sample in uvloop.run(_until_told(_collect(arguments.sources, arguments.series, note))):
+                print(json.dumps(sample))
+            return 0
         results = uvloop.run(_until_told(_measure(mode, note, arguments.target)))
     except (KeyboardInterrupt, asyncio.CancelledError):
         print("No figures: stopped.", file=sys.stderr)
@@ -82,6 +88,11 @@ async def _measure(mode: Mode, note: Report, targets: Sequence[str]) -> Results:
         return await Suite(stage, mode, note, targets).run()
 
 
+async def _collect(sources: int, series: int, note: Report) -> list[Sample]:
+    async with open_stage() as stage:
+        return await collect(stage, sources, series, note)
+
+
 def _mode(arguments: argparse.Namespace) -> Mode:
     """Raises `ValueError` for a phase that there is not."""
     own = "quick" if arguments.quick else "full" if arguments.full else "target" if arguments.target else "default"
@@ -93,7 +104,9 @@ def _mode(arguments: argparse.Namespace) -> Mode:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="benchmarks", description="What Metergate costs beside a bare pass-through.")
-    parser.add_argument("command", nargs="?", choices=("run", "profile", "instructions", "growth"), default="run")
+    parser.add_argument(
+        "command", nargs="?", choices=("run", "profile", "instructions", "growth", "collect"), default="run"
+    )
     length = parser.add_mutually_exclusive_group()
     length.add_argument("--quick", action="store_true", help="the two main figures and streams, in about a minute")
     length.add_argument("--full", action="store_true", help="everything, more and longer rounds; about half an hour")
@@ -108,6 +121,8 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--streams", action="store_true", help="profile: streams instead of whole answers")
     parser.add_argument("--rate", type=int, help="profile: requests a second instead of saturation")
     parser.add_argument("--requests", type=int, default=instructions.REQUESTS, help="instructions: of each kind")
+    parser.add_argument("--sources", type=int, default=1000, help="collect: exporters")
+    parser.add_argument("--series", type=int, default=1000, help="collect: series of each, two a sample")
     growth.add_arguments(parser)
     return parser
 

@@ -113,8 +113,8 @@ def _gemini() -> Iterator[bytes]:
             "totalTokenCount": wire.INPUT_TOKENS + output,
             "promptTokensDetails": [{"modality": "TEXT", "tokenCount": wire.INPUT_TOKENS}],
         }
-        said = {"candidates": [candidate], "usageMetadata": usage, "modelVersion": GEMINI_MODEL}
-        yield b"data: %s\r\n\r\n" % wire.compact({**said, "responseId": "mW4haPjfM9K4-8YPq5bVwQs"})
+        chunk = {"candidates": [candidate], "usageMetadata": usage, "modelVersion": GEMINI_MODEL}
+        yield b"data: %s\r\n\r\n" % wire.compact({**chunk, "responseId": "mW4haPjfM9K4-8YPq5bVwQs"})
 
 
 MESSAGES_MODEL, RESPONSES_MODEL, GEMINI_MODEL = "bench-messages", "bench-responses", "bench-gemini"

@@ -162,8 +162,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def sizes(arguments: argparse.Namespace) -> Sizes:
     """What to grow, and to which sizes, rising. Raises `ValueError` for what can't be grown."""
     found: dict[str, tuple[int, ...]] = {}
-    for said in arguments.grow or GROWTHS:
-        name, _, given = said.partition("=")
+    for asked in arguments.grow or GROWTHS:
+        name, _, given = asked.partition("=")
         if name not in GROWTHS:
             raise ValueError(f"{name!r} can't be grown: {', '.join(GROWTHS)}")
         growth = GROWTHS[name]

@@ -49,8 +49,8 @@ class LedgerRate:
         connection = await asyncpg.connect(self.url)
         try:
             for setting in SYNCED:
-                if (said := await connection.fetchval(f"SHOW {setting}")) != "on":
-                    raise Unsound(f"Postgres runs with {setting} = {said}")
+                if (setting_value := await connection.fetchval(f"SHOW {setting}")) != "on":
+                    raise Unsound(f"Postgres runs with {setting} = {setting_value}")
             await connection.execute("UPDATE accounts SET hyd_epoch = $1", EPOCH)
             await connection.execute("VACUUM ANALYZE accounts")
             found = await connection.fetch("SELECT account_id, id FROM api_keys ORDER BY id")

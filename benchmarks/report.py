@@ -51,9 +51,9 @@ def markdown(results: Results, machine: dict[str, object]) -> str:
 def write(results: Results, machine: dict[str, object], folder: Path) -> None:
     """latest.json and latest.md in this folder."""
     folder.mkdir(parents=True, exist_ok=True)
-    judged = [_said(each) for each in goals.judge(results.phases)]
-    said = {"machine": machine, "figures": judged, "ratios_to_bare": summary(results), **asdict(results)}
-    (folder / "latest.json").write_text(json.dumps(rounded(said), indent=1) + "\n")
+    judged = [_figure_row(each) for each in goals.judge(results.phases)]
+    report = {"machine": machine, "figures": judged, "ratios_to_bare": summary(results), **asdict(results)}
+    (folder / "latest.json").write_text(json.dumps(rounded(report), indent=1) + "\n")
     (folder / "latest.md").write_text(markdown(results, machine))
 
 
@@ -66,10 +66,10 @@ def summary(results: Results) -> dict[str, dict[str, float]]:
     }
 
 
-def _said(judged: Judged) -> dict[str, object]:
+def _figure_row(judged: Judged) -> dict[str, object]:
     goal = judged.goal
-    said = {"figure": goal.name, "unit": goal.unit, "bar": goal.bar, "aim": goal.aim, "at_least": goal.at_least}
-    return {**said, **asdict(judged.found), "bar_holds": judged.holds, "aim_reached": judged.reached, "how": goal.how}
+    row = {"figure": goal.name, "unit": goal.unit, "bar": goal.bar, "aim": goal.aim, "at_least": goal.at_least}
+    return {**row, **asdict(judged.found), "bar_holds": judged.holds, "aim_reached": judged.reached, "how": goal.how}
 
 
 def _verdict(results: Results) -> list[str]:
@@ -77,7 +77,7 @@ def _verdict(results: Results) -> list[str]:
     for number, each in enumerate(goals.judge(results.phases), 1):
         goal, found = each.goal, each.found
 
-        def said(value: float, decimals: int = goal.decimals) -> str:
+        def shown(value: float, decimals: int = goal.decimals) -> str:
             return f"{value:,.{decimals}f}"
 
         sign = "≥" if goal.at_least else "≤"
@@ -86,8 +86,8 @@ def _verdict(results: Results) -> list[str]:
             (
                 f"{goal.name} [{number}]",
                 goal.unit,
-                said(found.median),
-                f"{said(found.least)}-{said(found.most)}",
+                shown(found.median),
+                f"{shown(found.least)}-{shown(found.most)}",
                 f"{sign} {goal.bar:,g}",
                 "holds" if each.holds else "MISSED",
                 aim,

@@ -40,10 +40,10 @@ class Size:
 
 def quotas(windows: int, limit: int = LIMIT_TOKENS) -> str:
     """So many windows as JSON: on tokens from minute to total, from the seventh on on other metrics, too."""
-    said = [(window, metric) for metric in METRICS for window in Window][:windows]
-    if len(said) < windows:
+    pairs = [(window, metric) for metric in METRICS for window in Window][:windows]
+    if len(pairs) < windows:
         raise ValueError(f"there are {len(METRICS) * len(Window)} windows at most")
-    return json.dumps([{"window": window.name, "metric": metric, "limit": limit} for window, metric in said])
+    return json.dumps([{"window": window.name, "metric": metric, "limit": limit} for window, metric in pairs])
 
 
 async def seed(database_url: str, size: Size, windows: int) -> list[str]:
@@ -57,7 +57,7 @@ async def seed_counted(database_url: str) -> str:
     return secret
 
 
-async def _seed(database_url: str, size: Size, said: str, name: str) -> list[str]:
+async def _seed(database_url: str, size: Size, quotas_json: str, name: str) -> list[str]:
     choice = random.Random(name)  # noqa: S311 - the keys of a benchmark are no secrets
     accounts = [str(ULID()) for _ in range(size.accounts)]
     secrets = [new_secret(choice.choice) for _ in range(size.keys)]
@@ -67,7 +67,7 @@ async def _seed(database_url: str, size: Size, said: str, name: str) -> list[str
             await connection.copy_records_to_table(
                 "accounts",
                 columns=("id", "name", "plan", "quotas", "balance_nano"),
-                records=[(account, "Bench", PLAN, said, BALANCE_NANO) for account in accounts],
+                records=[(account, "Bench", PLAN, quotas_json, BALANCE_NANO) for account in accounts],
             )
             await connection.copy_records_to_table(
                 "transfers",
@@ -85,7 +85,7 @@ async def _seed(database_url: str, size: Size, said: str, name: str) -> list[str
                         shown_prefix(secret),
                         secret_digest(secret),
                         list(DEFAULT_SCOPES),
-                        said,
+                        quotas_json,
                     )
                     for number, secret in enumerate(secrets)
                 ],
@@ -123,13 +123,13 @@ def key_id(number: int) -> str:
 
 async def seed_numbered(database_url: str, numbers: range, windows: int) -> None:
     """Accounts by the million: each with a grant and a key, whose secrets nobody knows."""
-    said, bounds = quotas(windows), (numbers[0], numbers[-1])
+    quotas_json, bounds = quotas(windows), (numbers[0], numbers[-1])
     connection = await asyncpg.connect(database_url)
     try:
         async with connection.transaction():
-            await connection.execute(_NUMBERED[0], *bounds, PLAN, said, BALANCE_NANO)
+            await connection.execute(_NUMBERED[0], *bounds, PLAN, quotas_json, BALANCE_NANO)
             await connection.execute(_NUMBERED[1], *bounds, PROMOTIONS, BALANCE_NANO)
-            await connection.execute(_NUMBERED[2], *bounds, list(DEFAULT_SCOPES), said)
+            await connection.execute(_NUMBERED[2], *bounds, list(DEFAULT_SCOPES), quotas_json)
         await connection.execute("ANALYZE")
     finally:
         await connection.close()

@@ -30,6 +30,6 @@ def described(machine: dict[str, object]) -> list[str]:
     """The machine's description as a section."""
     lines = ["## Machine", ""]
     for name, value in machine.items():
-        said = ", ".join(f"{key} {each}" for key, each in value.items()) if isinstance(value, dict) else value
-        lines.append(f"- {name.replace('_', ' ')}: {said}")
+        text = ", ".join(f"{key} {each}" for key, each in value.items()) if isinstance(value, dict) else value
+        lines.append(f"- {name.replace('_', ' ')}: {text}")
     return [*lines, ""]

@@ -33,6 +33,7 @@ from billing.shapes.keys import KeyPatch, KeyShape, NewKey, NewKeyShape
 from billing.shapes.operation import ProviderShape, RefusedShape
 from billing.shapes.quotas import QuotaShape
 from billing.shapes.repricing import NewRepricing, RepricingShape
+from billing.shapes.tokens import LoginLinkShape
 from billing.shapes.usage import BalanceShape, EventShape, ExplainedEventShape, TotalsShape, TransactionShape
 
 ANSWER_LIMIT_BYTES: Final = 32 * 1024 * 1024
@@ -210,6 +211,10 @@ class BillingCalls(ABC):
         query = {"key_id": key_id, "account_id": account_id, "limit": str(limit)}
         return await self._call("GET", "/api/admin/refusals", Listing[RefusedShape], query=query)
 
+    async def login_link(self) -> LoginLinkShape:
+        """Make a link by which an operator signs in to the console, once and soon."""
+        return await self._call("POST", "/api/admin/login-links", LoginLinkShape)
+
     async def providers(self) -> Listing[ProviderShape]:
         """List the providers of the configuration and the health of their targets."""
         return await self._call("GET", "/api/admin/providers", Listing[ProviderShape])
@@ -275,10 +280,9 @@ class BillingCalls(ABC):
     ) -> Exchanged:
         """Carry a call with the client's own headers, or with `headers` in their place."""
         sent = dict(self._headers if headers is None else headers)
-        data = None
-        if body is not None:
+        data = None if body is None else msgspec.json.encode(body)
+        if data is not None:
             sent["Content-Type"] = "application/json"
-            data = msgspec.json.encode(body)
         asked = urlencode({name: value for name, value in (query or {}).items() if value is not None})
         answered = await self._exchange(method, f"{path}?{asked}" if asked else path, sent, data)
         if 200 <= answered.status < 300:
@@ -287,8 +291,10 @@ class BillingCalls(ABC):
 
 
 def path_part(segment: str) -> str:
+    """Return a text as one segment of a path, whatever it holds."""
     return quote(segment, safe="") or "-"
 
 
 def page_query(limit: int, cursor: str | None) -> dict[str, str | None]:
+    """Return the query that asks for a page."""
     return {"limit": str(limit), "cursor": cursor}

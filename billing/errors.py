@@ -46,10 +46,17 @@ MetergateError
 |   +-- Unavailable                billing.api.errors
 |   +-- Unpriced                   billing.api.errors
 +-- TooManyAttempts                billing.attempts
++-- BudgetError                    billing.budgets.rules
+|   +-- BudgetNotFound             billing.budgets.rules
+|   +-- BudgetRefused              billing.budgets.rules
 +-- CommandFailed                  billing.cli.output
 +-- BadCoding                      billing.codings
++-- ExporterFailed                 billing.collect.snapshots
++-- SubjectNotFound                billing.collect.subjects
 +-- Unreadable                     billing.errors
 |   +-- NewerLayout                billing.errors
++-- ExportNotFound                 billing.exports.cursor
++-- SinkFailed                     billing.exports.sinks
 +-- NeedTooLarge                   billing.holds.decision
 +-- IllegalTransition              billing.holds.hold
 +-- SettlementLost                 billing.holds.hold
@@ -83,6 +90,14 @@ MetergateError
 |   +-- UserRefused                billing.identity.users
 +-- DifferentKeys                  billing.keys.presented
 +-- UsageQueryError                billing.ledger.used
++-- BadMeasure                     billing.metering.charges
++-- MeterNotPriced                 billing.metering.charges
++-- Busy                           billing.metering.claims
++-- EventConflict                  billing.metering.claims
++-- EventRefused                   billing.metering.claims
++-- NotAdmitted                    billing.metering.claims
++-- UnknownAccount                 billing.metering.claims
++-- UnknownHold                    billing.metering.service_holds
 +-- MoneyError                     billing.money
 +-- DestinationRefused             billing.notices.destinations
 +-- WebhookError                   billing.notices.endpoints
@@ -109,16 +124,12 @@ MetergateError
 +-- SubscriptionError              billing.payments.subscriptions
 |   +-- NoSubscription             billing.payments.subscriptions
 |   +-- SubscriptionRefused        billing.payments.subscriptions
++-- NoSuchBill                     billing.provider_bills.bills
++-- BillError                      billing.provider_bills.lines
+|   +-- BillRefused                billing.provider_bills.lines
+|   +-- BillUnavailable            billing.provider_bills.lines
 +-- QuotaError                     billing.quotas
 +-- PriceError                     billing.rates
-+-- BadMeasure                     billing.metering.charges
-+-- MeterNotPriced                 billing.metering.charges
-+-- Busy                           billing.metering.claims
-+-- EventConflict                  billing.metering.claims
-+-- EventRefused                   billing.metering.claims
-+-- NotAdmitted                    billing.metering.claims
-+-- UnknownAccount                 billing.metering.claims
-+-- UnknownHold                    billing.metering.service_holds
 +-- ApiKeyError                    billing.shapes.rules
 |   +-- KeyConflict                billing.shapes.rules
 |   +-- KeyNotFound                billing.shapes.rules

@@ -35,3 +35,12 @@ def page_of(found: Sequence[T], limit: int, cursor: Callable[[T], str]) -> Page[
     """Return the page of a query for `limit` + 1 rows; the additional row shows that there is a next page."""
     items = tuple(found[:limit])
     return Page(items, cursor(items[-1]) if len(found) > limit else None)
+
+
+def place_of(after: str | None) -> int:
+    """Return the number that the cursor of a counted list stands for, 0 without one. Raises `BadCursor`."""
+    if after is None:
+        return 0
+    if not after.isdecimal():
+        raise BadCursor("This cursor is not one that this list has given.")
+    return int(after)

@@ -1,19 +1,23 @@
-"""The billing API's calls about payments: of customers, hosted pages and orders; with the admin key all orders, what
-could not be credited, the provider's events, and the comparison with it, plans."""
+"""The billing API's calls about payments: of customers, hosted pages, plans, orders and invoices; with the admin key
+all orders, what could not be credited, the provider's events, and the comparison with it, plans; and exports of
+usage."""
 
 from billing.calls import BillingCalls, page_query, path_part
 from billing.pages import DEFAULT_LIMIT
 from billing.shapes.base import Listing
+from billing.shapes.exports import ExportShape, ParkedExportShape, RetriedShape, RetryExport
 from billing.shapes.payment_events import ComparisonShape, NewComparison, PaymentEventShape
 from billing.shapes.payments import (
     AdminOrderShape,
     CreditParked,
     DismissParked,
+    InvoiceShape,
     NewCheckout,
     NewOrderRefund,
     NewPortal,
     NewSetup,
     OrderRefundShape,
+    OrderShape,
     PageShape,
     ParkedShape,
     PlansShape,
@@ -34,6 +38,21 @@ class PaymentCalls(BillingCalls):
     async def billing_portal(self, return_url: str | None = None) -> PageShape:
         """Open a page where billing is managed."""
         return await self._call("POST", "/api/billing/portal", PageShape, body=NewPortal(return_url=return_url))
+
+    async def plans(self) -> PlansShape:
+        """List the plans that can be had, the cheapest first."""
+        return await self._call("GET", "/api/billing/plans", PlansShape)
+
+    async def own_orders(
+        self, *, status: str | None = None, limit: int = DEFAULT_LIMIT, cursor: str | None = None
+    ) -> Listing[OrderShape]:
+        """List the orders of one's own account, newest first."""
+        query = {"status": status, **page_query(limit, cursor)}
+        return await self._call("GET", "/api/billing/orders", Listing[OrderShape], query=query)
+
+    async def invoices(self, *, limit: int = DEFAULT_LIMIT, cursor: str | None = None) -> Listing[InvoiceShape]:
+        """List the invoices of one's own account, newest first."""
+        return await self._call("GET", "/api/billing/invoices", Listing[InvoiceShape], query=page_query(limit, cursor))
 
     async def orders(
         self,
@@ -95,3 +114,19 @@ class PaymentCalls(BillingCalls):
         """Have all that was made since a time or a day compared with the payment provider, soon."""
         body = NewComparison(since=since)
         return await self._call("POST", "/api/admin/payments/reconcile", ComparisonShape, body=body)
+
+    async def exports(self) -> Listing[ExportShape]:
+        """List exports, and how far each is."""
+        return await self._call("GET", "/api/admin/exports", Listing[ExportShape])
+
+    async def parked_exports(
+        self, *, export: str | None = None, limit: int = DEFAULT_LIMIT, cursor: str | None = None
+    ) -> Listing[ParkedExportShape]:
+        """List what the other sides of exports do not take, newest first."""
+        query = {"export": export, **page_query(limit, cursor)}
+        return await self._call("GET", "/api/admin/exports/parked", Listing[ParkedExportShape], query=query)
+
+    async def retry_exports(self, export: str, item: str | None = None) -> RetriedShape:
+        """Have tried again what is parked of an export: one item, or all of it."""
+        body = RetryExport(export=export, item=item)
+        return await self._call("POST", "/api/admin/exports/retry", RetriedShape, body=body)

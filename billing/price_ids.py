@@ -19,12 +19,12 @@ _ENCODER: Final = json.JSONEncoder(sort_keys=True, separators=(",", ":"))
 
 
 def row_id(row: PriceRow) -> str:
-    """A digest of all that prices and bounds a request: equal rows have equal ids on every gateway."""
+    """Return a digest of all that prices and bounds a request: equal rows have equal ids on every gateway."""
     return "price_" + hashlib.sha256(canonical_json(row).encode()).hexdigest()[:24]
 
 
 def canonical_json(row: PriceRow) -> str:
-    """The row as canonical JSON: what the ledger keeps, and what its id is a digest of."""
+    """Return the row as canonical JSON: what the ledger keeps, and what its id is a digest of."""
     values: dict[str, object] = {
         "provider": row.provider,
         "model": row.model,

@@ -15,7 +15,7 @@ METER_PROVIDER: Final = "meter"
 
 
 def from_canonical_json(text: str) -> PriceRow:
-    """The row that `canonical_json` wrote."""
+    """Return the row that `canonical_json` wrote."""
     values = json.loads(text)
     return PriceRow(
         provider=values["provider"],
@@ -57,12 +57,12 @@ class PriceTable:
         self._prefixes = {provider: sorted(names, key=len, reverse=True) for provider, names in prefixes.items()}
 
     def models(self, provider: str) -> list[str]:
-        """The names of a provider's models that have a row of their own."""
+        """Return the names of a provider's models that have a row of their own."""
         return [name for owner, name in self._by_name if owner == provider and not name.endswith(ANY_MODEL)]
 
     def find(self, provider: str, model: str, at_s: float) -> PriceRow | None:
-        """The row in force at a Unix time: the model's own, else that of the longest prefix of its name, else the
-        provider's default row, else None."""
+        """Return the row in force at a Unix time: the model's own, else that of the longest prefix of its name, else
+        the provider's default row, else None."""
         today = datetime.fromtimestamp(at_s, UTC).date()
         matching = (name for name in self._prefixes.get(provider, ()) if model.startswith(name[:-1]))
         for name in (model, *matching):

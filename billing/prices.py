@@ -15,28 +15,20 @@ from datetime import date
 from typing import TYPE_CHECKING, Final
 
 from billing.money import ceil_div
+from billing.price_classes import ASKED_FOR, MULTIPLIERS, STANDARD_REGIONS, STANDARD_SPEEDS, STANDARD_TIERS, TIER_NAMES
 from billing.price_ids import row_id
 from billing.rates import (
-    ASKED_FOR,
     COST_SCALE,
     EIGHTEENTHS,
     FACTOR_SCALE,
     MILLION,
-    MULTIPLIERS,
-    STANDARD_REGIONS,
-    STANDARD_SPEEDS,
-    STANDARD_TIERS,
-    TIER_NAMES,
-    TOKEN_CLASSES,
     PriceError,
     PriceLine,
     Sheet,
     Tier,
     Variant,
     check_amounts,
-    check_rates,
-    check_tiers,
-    check_units,
+    check_standard,
     parse_hours,
     reported_scaled,
 )
@@ -82,12 +74,8 @@ class PriceRow:
     _known: dict[tuple[object, ...], str | None] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
-        check_rates(self.per_million, TOKEN_CLASSES)
-        check_units(self.per_unit)
-        if not self.per_million and not self.per_unit:
-            raise PriceError("a price row needs a price: per_million or per_unit")
+        check_standard(self.per_million, self.per_unit, self.tiers)
         self._check_name()
-        check_tiers(self.tiers)
         for name, known in (("multipliers", MULTIPLIERS), ("part_tokens", PART_KINDS)):
             check_amounts(name, getattr(self, name) or {}, known)
             object.__setattr__(self, name, getattr(self, name) or None)  # equal rows are equal in every spelling
@@ -139,9 +127,9 @@ class PriceRow:
         region: str | None = None,
         minute: int = 0,
     ) -> str | None:
-        """The name of what applies to an answer of these conditions that was admitted in that minute of the UTC day, as
-        a debit keeps it; None for the standard price. A service tier that the row does not know is priced as the
-        dearest one that it does, and so is a speed or a region."""
+        """Return the name of what applies to an answer of these conditions that was admitted in that minute of the UTC
+        day, as a debit keeps it; None for the standard price. A service tier that the row does not know is priced as
+        the dearest one that it does, and so is a speed or a region."""
         if not self.variants and not self.multipliers:
             return None
         key = service_tier, processing, speed, region, minute
@@ -182,7 +170,8 @@ class PriceRow:
         return "+".join(names) or None
 
     def _dearest(self, known: Collection[str], variant: Callable[[str], str | None]) -> str | None:
-        """The dearest of some values of a condition by the variant that each makes; None where that is the standard."""
+        """Return the dearest of some values of a condition by the variant that each makes; None where that is the
+        standard."""
 
         def price(value: str | None) -> tuple[int, int]:
             sheet = self._sheet(None if value is None else variant(value))
@@ -191,16 +180,16 @@ class PriceRow:
         return max((None, *sorted(known)), key=price)
 
     def _conditions(self, name: str) -> set[str]:
-        """The values of a condition that variants have."""
+        """Return the values of a condition that variants have."""
         return {variant.when[name] for variant in self.variants if name in variant.when}
 
     def knows_tier(self, service_tier: str) -> bool:
-        """Whether the row has a price of its own for a service tier."""
+        """Return whether the row has a price of its own for a service tier."""
         tier = TIER_NAMES.get(service_tier, service_tier)
         return tier in (self.multipliers or {}) or tier in self._conditions("service_tier")
 
     def unknown(self, service_tier: str | None, speed: str | None, region: str | None) -> list[tuple[str, str]]:
-        """Which conditions that an answer names are neither standard nor in this row, each with its value."""
+        """Return which conditions that an answer names are neither standard nor in this row, each with its value."""
         tier = None if service_tier is None else service_tier.lower()
         asked = (
             ("service_tier", tier, tier is None or tier in STANDARD_TIERS or tier == "batch" or self.knows_tier(tier)),
@@ -211,7 +200,7 @@ class PriceRow:
 
     @property
     def changes_at(self) -> tuple[int, ...]:
-        """The minutes of the UTC day at which a variant begins or ends to apply."""
+        """Return the minutes of the UTC day at which a variant begins or ends to apply."""
         hours = (variant.when["utc_hours"] for variant in self.variants if "utc_hours" in variant.when)
         return tuple(sorted({minute for span in hours for minute in parse_hours(span)}))
 
@@ -228,11 +217,12 @@ class PriceRow:
         return sheet
 
     def rate(self, price_class: str, input_tokens: int) -> int:
-        """Nano-USD per million tokens of a class, for a request with that much input; a class falls to its parent."""
+        """Return nano-USD per million tokens of a class, for a request with that much input; a class falls to its
+        parent."""
         return self._sheet(None).rates(input_tokens)[price_class]
 
     def lines(self, usage: Usage, variant: str | None = None) -> list[PriceLine]:
-        """The charge line by line; their sum is `cost_scaled` of the same usage."""
+        """Return the charge line by line; their sum is `cost_scaled` of the same usage."""
         if self.cost_reported and usage.reported_cost_usd is not None:
             scaled = reported_scaled(usage.reported_cost_usd)
             return [PriceLine(REPORTED, 1, ceil_div(scaled, COST_SCALE), False, scaled)]
@@ -243,7 +233,7 @@ class PriceRow:
             if per_million:
                 rate, scale = rates[price_class], EIGHTEENTHS
             elif price_class == "unit":
-                line = _meter_line(sheet, quantity)
+                line = sheet.meter_line(quantity)
                 if line is not None:
                     lines.append(line)
                 continue
@@ -259,11 +249,11 @@ class PriceRow:
         return lines
 
     def factor(self, variant: str | None) -> int:
-        """What multiplies a whole charge, scaled by `FACTOR_SCALE`; one for a name that this row does not have."""
+        """Return what multiplies a whole charge, scaled by `FACTOR_SCALE`; 1 for a name that the row does not have."""
         return self._sheet(variant).factor
 
     def cost_scaled(self, usage: Usage, variant: str | None = None) -> int:
-        """The exact cost in nano-USD / `COST_SCALE`."""
+        """Return the exact cost in nano-USD / `COST_SCALE`."""
         if (self.cost_reported and usage.reported_cost_usd is not None) or not usage.is_usual:
             return sum(line.amount_scaled for line in self.lines(usage, variant))
         # Most requests: no line to be listed, a few products.
@@ -285,8 +275,8 @@ class PriceRow:
         return cost * sheet.factor * EIGHTEENTHS
 
     def dearest_nano(self, classes: Iterable[str], *, asked: bool = True) -> int:
-        """Nano-USD per million at the dearest of these classes, tiers and variants: an upper bound for one token. With
-        `asked` false, those variants count alone that apply to a request which asks for none."""
+        """Return nano-USD per million at the dearest of these classes, tiers and variants: an upper bound for one
+        token. With `asked` false, those variants count alone that apply to a request which asks for none."""
         classes = tuple(classes)
         variants = [one for one in self.variants if asked or ASKED_FOR.isdisjoint(one.when)]
         rate = max(self._sheet(name).dearest(classes) for name in (None, *(variant.name for variant in variants)))
@@ -294,7 +284,7 @@ class PriceRow:
         return ceil_div(rate * max([FACTOR_SCALE, *factors]) * self._most(), FACTOR_SCALE**2)
 
     def dearest_unit(self, name: str) -> int:
-        """Nano-USD of one unit at the dearest of its kinds and variants."""
+        """Return nano-USD of one unit at the dearest of its kinds and variants."""
         sheets = [self.per_unit, *(variant.per_unit for variant in self.variants)]
         kinds = f"{name}."
         rate = max([0, *(nano for units in sheets for kind, nano in units.items() if f"{kind}.".startswith(kinds))])
@@ -302,12 +292,3 @@ class PriceRow:
 
     def _most(self) -> int:
         return max([FACTOR_SCALE, *(self.multipliers or {}).values()])
-
-
-def _meter_line(sheet: Sheet, quantity: int) -> PriceLine | None:
-    """The line of what a meter has counted, in thousandths; None where it has no price."""
-    for price_class, per in (("unit", 1), ("million", MILLION)):
-        if rate := sheet.units.get(price_class, 0):
-            amount = ceil_div(quantity * rate * sheet.factor * EIGHTEENTHS * MILLION, 1000 * per)
-            return PriceLine(price_class, quantity, rate, False, amount)
-    return None

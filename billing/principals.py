@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final, Literal
 
+from billing.plans import names_model
 from billing.quotas import Quota, Window
 
 if TYPE_CHECKING:
@@ -106,7 +107,7 @@ class Principal:
         """Return whether both the key and the plan allow this resolved model entry; names may end in `*`."""
         if self.models is None and self.plan.models is None:
             return True
-        return _matches(self.models, model) and _matches(self.plan.models, model)
+        return names_model(self.models, model) and names_model(self.plan.models, model)
 
     def limits_for(self, model: str, feature: str) -> QuotaLimits:
         """Return the limits on this model."""
@@ -129,12 +130,6 @@ class Principal:
             + [Limit("plan", quota) for quota in self.plan.quotas]
             + [Limit("account", quota) for quota in self.account_quotas]
         )
-
-
-def _matches(patterns: tuple[str, ...] | None, model: str) -> bool:
-    if patterns is None:
-        return True
-    return any(model == pattern or (pattern.endswith("*") and model.startswith(pattern[:-1])) for pattern in patterns)
 
 
 def _tightest(limits: list[tuple[Subject, Quota]]) -> tuple[Limit, ...]:

@@ -1,9 +1,9 @@
-"""Rates: the classes that usage is priced in, and the sheet of rates that holds for one request. Pure.
+"""Rates: tiers and variants of a price row, the sheet of rates that holds for one request, and their checks. Pure.
 
 This file owns how a row's standard prices, its tiers and its variants make one sheet. For each class the first variant
 that applies and names it decides, with that variant's own tiers; else the standard price does, with the standard tiers.
-A class that has no price then takes its parent's. A variant with a `factor` multiplies every token rate of the sheet;
-fees by the unit stay. The scales of exact costs, and how one is rounded, stand here too.
+A class that has no price then takes its parent's (`billing.price_classes`). A variant with a `factor` multiplies every
+token rate of the sheet; fees by the unit stay. The scales of exact costs, and how one is rounded, stand here too.
 """
 
 from __future__ import annotations
@@ -16,43 +16,7 @@ from typing import Final
 
 from billing.errors import MetergateError
 from billing.money import MoneyError, ceil_div, parse_usd
-
-PARENT: Final = {
-    "cached_input": "input",
-    "cache_write": "input",
-    "cache_write_1h": "cache_write",
-    "audio_input": "input",
-    "image_input": "input",
-    "video_input": "image_input",
-    "cached_audio_input": "audio_input",
-    "cached_image_input": "image_input",
-    "reasoning": "output",
-    "audio_output": "output",
-    "image_output": "output",
-    "video_output": "output",
-}
-"""A class without a price of its own takes its parent's."""
-INPUT_CLASSES: Final = (
-    *("input", "cached_input", "cache_write", "cache_write_1h", "audio_input", "image_input", "video_input"),
-    *("cached_audio_input", "cached_image_input"),
-)
-OUTPUT_CLASSES: Final = ("output", "reasoning", "audio_output", "image_output", "video_output")
-TOKEN_CLASSES: Final = INPUT_CLASSES + OUTPUT_CLASSES
-UNIT_CLASSES: Final = ("request", "image", "second", "hour", "character", "search", "page", "unit", "million")
-"""`hour` is a price of the class `second` where a provider names it by the hour, `million` one of the class `unit`
-where one of them costs less than a nano-USD; a row has one of the two."""
-NAMED_UNITS: Final = re.compile(r"(?:call|image)(?:\.[a-z0-9_:-]{1,40}){1,3}", re.ASCII)
-"""Units with names of their own, as in `billing.usage`: `call.file_search`, `image.1024x1024.high`."""
-MULTIPLIERS: Final = ("batch", "flex", "priority")
-STANDARD_TIERS: Final = frozenset({"default", "standard", "auto", "on_demand", "scale", "standard_only"})
-"""Service tiers at the standard price."""
-STANDARD_SPEEDS: Final = frozenset({"standard", "default"})
-STANDARD_REGIONS: Final = frozenset({"global", "default", "not_available"})
-TIER_NAMES: Final = {"fast": "priority", "on_demand_priority": "priority", "on_demand_flex": "flex"}
-"""Other names of service tiers (OpenAI's `fast` is answered as `priority`; Google's `trafficType`)."""
-ASKED_FOR: Final = frozenset({"service_tier", "processing", "speed"})
-"""Conditions that a request asks for; a hold counts on them only where it does."""
-CONDITIONS: Final = ("service_tier", "processing", "speed", "region", "utc_hours")
+from billing.price_classes import CONDITIONS, NAMED_UNITS, PARENT, TOKEN_CLASSES, UNIT_CLASSES
 
 MILLION: Final = 1_000_000
 FACTOR_SCALE: Final = 10**9
@@ -201,6 +165,14 @@ class Sheet:
         """Return nano-USD per million tokens at the dearest of these classes and tiers, without `factor`."""
         return max(rates[name] for rates in (self.first, *(dearer for _, dearer in self.tiers)) for name in classes)
 
+    def meter_line(self, quantity: int) -> PriceLine | None:
+        """Return the line of what a meter has counted, in thousandths; None where it has no price."""
+        for price_class, per in (("unit", 1), ("million", MILLION)):
+            if rate := self.units.get(price_class, 0):
+                amount = ceil_div(quantity * rate * self.factor * EIGHTEENTHS * MILLION, 1000 * per)
+                return PriceLine(price_class, quantity, rate, False, amount)
+        return None
+
 
 def _resolved(sources: Mapping[str, tuple[int, tuple[Tier, ...]]], tokens: int, region: int) -> dict[str, int]:
     """Return the rate of every token class for so much input, its parent's where it has none."""
@@ -265,6 +237,15 @@ def check_units(rates: Mapping[str, int]) -> None:
         raise PriceError("a price is by the second or by the hour")
     if "unit" in rates and "million" in rates:
         raise PriceError("a price is by the unit or by the million")
+
+
+def check_standard(per_million: Mapping[str, int], per_unit: Mapping[str, int], tiers: Iterable[Tier]) -> None:
+    """Raise `PriceError` for standard prices of a row that can't be."""
+    check_rates(per_million, TOKEN_CLASSES)
+    check_units(per_unit)
+    if not per_million and not per_unit:
+        raise PriceError("a price row needs a price: per_million or per_unit")
+    check_tiers(tiers)
 
 
 def check_amounts(what: str, amounts: Mapping[str, int], known: Collection[str]) -> None:

@@ -59,8 +59,8 @@ def segments_in(folder: Path, suffix: str) -> list[Path]:
 
 @contextmanager
 def taken(path: Path) -> Iterator[bool]:
-    """Take a segment whose process has ended, and no one else; whether it could be had. Removed at the end of the
-    block unless that raises."""
+    """Take a segment whose process has ended, and no one else; return whether it could be had. Removed at the end of
+    the block unless that raises."""
     try:
         fd = os.open(path, os.O_RDWR | os.O_CLOEXEC)
     except OSError:

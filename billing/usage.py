@@ -98,36 +98,38 @@ class Usage(msgspec.Struct, frozen=True, gc=False):
 
     @property
     def input_parts(self) -> int:
-        """Tokens of the input that belong to a class of their own."""
+        """Return tokens of the input that belong to a class of their own."""
         return sum(_input_parts_of(self))
 
     @property
     def output_parts(self) -> int:
-        """Tokens of the output that belong to a class of their own."""
+        """Return tokens of the output that belong to a class of their own."""
         return self.reasoning_tokens + self.audio_output_tokens + self.image_output_tokens + self.video_output_tokens
 
     @property
     def is_plain(self) -> bool:
-        """Whether there is nothing but input, output and the request itself."""
+        """Return whether there is nothing but input, output and the request itself."""
         return _special_of(self) == _NOTHING_SPECIAL
 
     @property
     def is_usual(self) -> bool:
-        """Whether there is nothing but text: input, cached and written, output, reasoning, and the request itself."""
+        """Return whether there is nothing but text: input, cached and written, output, reasoning, and the request
+        itself."""
         return _values_of(self)[_USUAL:] == _NO_RARE
 
     @property
     def is_zero(self) -> bool:
-        """Whether nothing was counted but the request itself."""
+        """Return whether nothing was counted but the request itself."""
         return not (self.input_tokens or self.output_tokens) and self.is_plain
 
     @property
     def total_tokens(self) -> int:
+        """Return tokens of input and output together."""
         return self.input_tokens + self.output_tokens
 
     def by_class(self) -> dict[str, int]:
-        """Quantity by price class, each unit counted once; classes with nothing are left out. Seconds are counted in
-        milliseconds, units of a meter in thousandths."""
+        """Return quantity by price class, each unit counted once; classes with nothing are left out. Seconds are
+        counted in milliseconds, units of a meter in thousandths."""
         quantities = {
             "input": self.input_tokens - self.input_parts,
             "cached_input": self.cached_input_tokens,
@@ -191,7 +193,7 @@ class UsageLine(NamedTuple):
 
 
 def usage_lines(provider: str, model: str, usage: Usage, others: Iterable[ModelUsage] = ()) -> list[UsageLine]:
-    """The lines of an answer: those of the model that was asked, then those of each other model."""
+    """Return the lines of an answer: those of the model that was asked, then those of each other model."""
     return [
         UsageLine(provider, name, price_class, quantity)
         for name, used in ((model, usage), *((other.model, other.usage) for other in others))
@@ -200,7 +202,7 @@ def usage_lines(provider: str, model: str, usage: Usage, others: Iterable[ModelU
 
 
 def total(usages: Iterable[Usage]) -> Usage:
-    """The counts of several usages together; of their reported costs, and of meters, none is kept. Raises
+    """Return the counts of several usages together; of their reported costs, and of meters, none is kept. Raises
     `UsageError`."""
     counts = dict.fromkeys(COUNT_NAMES, 0)
     named: dict[str, int] = {}
@@ -213,7 +215,7 @@ def total(usages: Iterable[Usage]) -> Usage:
 
 
 def merge_snapshot(before: Mapping[str, object], later: Mapping[str, object]) -> dict[str, object]:
-    """Usage fields of a stream after one more snapshot: a later value that is present and not null replaces the
+    """Return usage fields of a stream after one more snapshot: a later value that is present and not null replaces the
     earlier one, whether it is larger or smaller; an absent or null one erases nothing. Objects are merged alike, lists
     are replaced."""
     merged = dict(before)

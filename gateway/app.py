@@ -12,19 +12,22 @@ import os
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from aiohttp import web
 
 from billing.api.application import setup
+from billing.collect.collector import LEASE
 from billing.identity.sessions import FORGET, FORGET_UNVERIFIED
 from billing.ledger.catalogue import sync_prices
 from billing.ledger.retention import UsageRetention
 from billing.owned.jobs import BackgroundJobs
 from billing.owned.objects import OwnedObjects, Retention, RetentionRules
+from billing.web.application import setup as setup_console
 from gateway.auth import Authenticator
+from gateway.collecting import start_collecting
 from gateway.config.files import PRICES_FILE
 from gateway.config.price_file import PriceFollower
 from gateway.dialects.registry import Dialects, make_dialects
@@ -33,7 +36,7 @@ from gateway.endpoints.reads import Health, Reads
 from gateway.endpoints.response_sockets import ResponseSockets
 from gateway.endpoints.routes import add_routes, endpoints_of
 from gateway.metrics.registry import Metrics
-from gateway.outgoing import start_mailer, start_notices
+from gateway.outgoing import EXPORTS, start_exports, start_mailer, start_notices
 from gateway.payments import links_of, serve_payments, start_payments, stop_payments
 from gateway.proxy.background_jobs import BackgroundPoller
 from gateway.proxy.forward import Forwarder
@@ -130,13 +133,14 @@ async def serving(runtime: Runtime, metrics: Metrics | None = None) -> AsyncIter
     await sync_prices(runtime.database, settings.prices)
     await runtime.follower.begin()
     parts = _make_parts(runtime, metrics, tokenizer)
-    health, aside = Health(engine), SetAsideCount()
-    jobs = Jobs(engine, runtime.database, metrics, new_id(), runtime.services)
+    health, aside = Health(engine, runtime.collector), SetAsideCount()
+    jobs = Jobs(runtime, metrics, new_id())
     cors = Cors(settings.cors_origins) if settings.cors_origins else None
     app = _application(runtime, cors)
     reads = Reads(runtime, parts.proxy, parts.router, parts.dialects, metrics, health)
     endpoints = endpoints_of(parts.proxy, reads, jobs, parts.dialects)
     setup(app, runtime.services, endpoints.all)
+    setup_console(app, replace(runtime.services, models=reads.catalogue))
     sockets = ResponseSockets(parts.proxy, parts.dialects.find, *socket_rules(settings))
     app.on_shutdown.append(sockets.stop)
     serve_payments(app, runtime)
@@ -161,7 +165,9 @@ async def serving(runtime: Runtime, metrics: Metrics | None = None) -> AsyncIter
         _start_usage_retention(runtime, metrics)
         start_mailer(runtime, metrics, new_id)
         start_payments(runtime, metrics)
+        start_collecting(runtime, metrics, new_id)
         start_notices(runtime, metrics, new_id)
+        health.exports = start_exports(runtime, metrics, new_id)
         health.ready = True
         yield (
             Served(app, parts.proxy, parts.dialects, edge_rules(settings.defaults, cors), settings.defaults.edge),
@@ -171,6 +177,7 @@ async def serving(runtime: Runtime, metrics: Metrics | None = None) -> AsyncIter
         health.ready = False
         await engine.loops.stop("background", "housekeeping", "metrics", "plans", "prices", "reconcile", "refused")
         await engine.loops.stop("mail", "notices", "retention", "usage_retention", "targets_tell", "targets_listen")
+        await engine.loops.stop(LEASE, EXPORTS)
         await stop_payments(runtime)
         await runtime.refused.flush()
         parts.remainder.hurry()

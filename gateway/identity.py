@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Final
 
+from billing.identity.browsers import BrowserRules, Browsers
 from billing.identity.codes import CodeRules, Codes
 from billing.identity.credentials import Credentials
 from billing.identity.invitations import Invitations
@@ -23,6 +24,7 @@ from billing.identity.sign_in import SignIn
 from billing.identity.signing_keys import SigningKeys, TokenRules
 from billing.identity.subjects import Subjects
 from billing.identity.users import Users
+from gateway.config.settings import public_url
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -49,6 +51,7 @@ class Identity:
     sign_in: SignIn
     credentials: Credentials
     sessions: Sessions
+    browsers: Browsers
     oidc: OidcSignIn | None
     organizations: Organizations
     members: Members
@@ -72,7 +75,8 @@ def make_identity(
     sealer = _sealer(settings)
     keys = SigningKeys(of_keys, token_rules(settings), new_id, time.monotonic, sealer)
     shown = ShownTokens(database, keys, _foreign_tokens(settings, ask), subjects)
-    sessions = Sessions(database, keys, new_id, shown, admits=partial(_admits, settings.identity.providers))
+    admits = partial(_admits, settings.identity.providers)
+    sessions = Sessions(database, keys, new_id, shown, admits=admits)
     people = _people(settings, database, users, sessions, effects, new_id, sealer)
     bounds = Bounds(defaults.organizations_per_user, defaults.invitations_per_day, defaults.invitation_sends)
     return Identity(
@@ -80,6 +84,7 @@ def make_identity(
         sign_in=SignIn(people, founder),
         credentials=Credentials(people),
         sessions=sessions,
+        browsers=Browsers(database, new_id, _admin_key(settings), browser_rules(settings), admits),
         oidc=_oidc_sign_in(settings, ask, keys, sessions, subjects),
         organizations=Organizations(database, new_id, plan, bounds),
         members=Members(database, effects, bounds.owned),
@@ -98,6 +103,16 @@ def token_rules(settings: Settings) -> TokenRules:
         secret=None if secret is None else secret.reveal(),
         sessions=defaults.sessions_per_user,
     )
+
+
+def browser_rules(settings: Settings) -> BrowserRules:
+    """Return where browsers reach the console, and whether over TLS alone: as `public_url` says, else FRONTEND_URL."""
+    told = settings.identity.public_url or settings.frontend_url or ""
+    return BrowserRules(public_url(settings), secure=told.startswith("https://"))
+
+
+def _admin_key(settings: Settings) -> str | None:
+    return None if settings.admin_api_key is None else settings.admin_api_key.reveal()
 
 
 def _oidc_sign_in(

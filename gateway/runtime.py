@@ -19,7 +19,9 @@ from billing.addresses import Addresses
 from billing.api.services import Services
 from billing.attempts import ADDRESSES_MAX, AttemptLimits, Attempts, counted_in_redis
 from billing.audit import AuditLog
+from billing.budgets.budgets import Budgets
 from billing.database.connection import Database
+from billing.exports.cursor import Exports
 from billing.holds.cache import recognised
 from billing.holds.engine import Engine
 from billing.holds.live_windows import live_windows
@@ -36,6 +38,8 @@ from billing.payments.assembly import PaymentParts, deployment_of
 from billing.payments.auto_recharge import Alerts
 from billing.payments.coupons import Coupons
 from billing.refused import RefusedRequests, RefusedRules
+from gateway.bills import make_bills
+from gateway.collecting import POOL_SIZE, STATEMENT_S, make_collector
 from gateway.config.models import unknown_models
 from gateway.config.plan_follower import PlanFollower
 from gateway.config.settings import Settings
@@ -47,6 +51,7 @@ from gateway.proxy.target_health import provider_list
 from gateway.stores import OpenStores, new_id, open_engine
 
 if TYPE_CHECKING:
+    from billing.collect.collector import Collector
     from billing.holds.redis.state import RedisState
     from billing.identity.people import People
     from billing.plans import Plans
@@ -111,6 +116,8 @@ class Runtime:
     people: People
     in_force: InForce
     attempts: Attempts
+    collector: Collector
+    deployment: str
     admin_api_key: str = field(repr=False)
 
 
@@ -146,6 +153,7 @@ async def open_runtime(
         apart = _Apart(
             of_api=stores.database.another(size=defaults.api_pool_size, timeout_s=defaults.postgres_timeout_s),
             of_keys=stores.database.another(size=1, timeout_s=defaults.postgres_timeout_s),
+            of_collection=stores.database.another(size=POOL_SIZE, timeout_s=STATEMENT_S),
             ask=Outgoing(defaults.issuer_timeout_s, defaults.issuer_answer_bytes),
         )
         try:
@@ -154,6 +162,7 @@ async def open_runtime(
                 yield runtime
             finally:
                 runtime.people.passwords.close()
+                await runtime.collector.close()
                 if runtime.services.payments is not None:
                     await runtime.services.payments.provider.close()
         finally:
@@ -168,11 +177,13 @@ class _Apart:
 
     of_api: Database
     of_keys: Database
+    of_collection: Database
     ask: Outgoing
 
     async def close(self) -> None:
         """Close all of it."""
         await self.ask.close()
+        await self.of_collection.close()
         await self.of_keys.close()
         await self.of_api.close()
 
@@ -184,9 +195,11 @@ def _runtime(settings: Settings, stores: OpenStores, apart: _Apart, deployment: 
     identity = make_identity(settings, apart.of_api, apart.of_keys, apart.ask, plans, engine.change_notifier, new_id)
     services = _services(settings, apart.of_api, engine, plans, identity, in_force)
     parts = PaymentParts(
-        *(apart.of_api, services.accounts, services.grants, engine.change_notifier, plans, new_id, deployment)
+        *(apart.of_api, services.accounts, services.grants, engine.change_notifier, plans, new_id, deployment),
+        gateway_id=engine.gateway_id,
     )
-    services = replace(services, **payment_services(open_payments(settings, parts)))
+    collector = make_collector(settings, apart.of_collection, engine, in_force.now, new_id)
+    services = replace(services, collector=collector, **payment_services(open_payments(settings, parts)))
     return Runtime(
         settings=settings,
         follower=stores.follower,
@@ -203,6 +216,8 @@ def _runtime(settings: Settings, stores: OpenStores, apart: _Apart, deployment: 
         people=identity.people,
         in_force=in_force,
         attempts=services.attempts,
+        collector=collector,
+        deployment=deployment,
         admin_api_key=services.admin_api_key or "",
     )
 
@@ -213,7 +228,7 @@ def _services(
     """Make what the billing API works on."""
     defaults, effects = settings.defaults, engine.change_notifier
     admin_key, service_key = settings.admin_api_key, settings.service_api_key
-    grants = Grants(database, effects, new_id)
+    grants, reports = Grants(database, effects, new_id), Reports(database)
     return Services(
         accounts=Accounts(database, plans, effects, new_id),
         users=identity.people.users,
@@ -225,10 +240,13 @@ def _services(
         grants=grants,
         lots=Lots(database),
         alerts=Alerts(database, settings.payments.low_balance_nano),
+        budgets=Budgets(database, reports.sums, new_id, time.time),
         coupons=Coupons(database, grants, effects, identity.people.codes, new_id, utc_now),
         repricing=Repricing(database, effects, new_id, in_force.now),
-        reports=Reports(database),
+        reports=reports,
+        bills=make_bills(settings, database),
         audit=AuditLog(database),
+        exports=Exports(database),
         features=Features(database, plans, defaults.default_plan, utc_now),
         windows=partial(_windows, engine, Principals(database, plans, defaults.default_plan)),
         upgrade_url=links_of(settings, plans).upgrade_url,
@@ -257,6 +275,7 @@ def _services(
         rotation_grace_s=defaults.rotation_grace_s,
         new_id=new_id,
         sessions=identity.sessions,
+        browsers=identity.browsers,
         oidc=identity.oidc,
         person=identity.sessions.caller,
         image=settings.image,

@@ -227,7 +227,7 @@ def _pieces(text: str) -> Iterator[str]:
 def _piece_end(text: str, start: int) -> int:
     """Return the last index in reach at which a cut changes no token, or the end of reach where there is none."""
     end = start + PIECE_CHARACTERS
-    place = text.rfind(" ", start + 1, end)
-    while place > start and text[place - 1].isspace():
-        place = text.rfind(" ", start + 1, place)
-    return place if place > start else end
+    at = text.rfind(" ", start + 1, end)
+    while at > start and text[at - 1].isspace():
+        at = text.rfind(" ", start + 1, at)
+    return at if at > start else end

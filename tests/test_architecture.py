@@ -41,7 +41,7 @@ def defined(path: Path) -> frozenset[str]:
     return frozenset(of(ast.parse(path.read_text("utf-8")).body))
 
 
-@pytest.mark.parametrize("tour", ["A request", "A key's creation", "`make run`"])
+@pytest.mark.parametrize("tour", ["A request", "A key's creation", "A payment", "`make run`"])
 def test_a_tour_leads_through_functions_that_exist(tour: str) -> None:
     part = ARCHITECTURE.read_text("utf-8").partition(f"### {tour}\n")[2].partition("\n#")[0]
     steps = NAMED.findall(part)

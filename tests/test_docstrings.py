@@ -13,7 +13,7 @@ ROOT: Final = Path(__file__).parent.parent
 ROOMS: Final = sorted(
     path.relative_to(ROOT).as_posix()
     for name in ("billing", "gateway")
-    for path in (ROOT / name).rglob("*")
+    for path in (ROOT / name, *(ROOT / name).rglob("*"))
     if path.is_dir() and any(path.glob("*.py"))
 )
 CALLBACKS: Final = frozenset(

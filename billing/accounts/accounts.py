@@ -100,8 +100,8 @@ async def open_account(
     stored = [quota_json(quota) for quota in check_quotas(quotas)]
     row = await connection.fetchrow(_query("accounts_create"), account_id, name, plan, credit_limit_nano, stored, tz)
     account = _account(cast(Row, row))
-    said = None, _audited(account)
-    await audit.record(connection, actor, "account.create", account_id, *said, account_id=account_id)
+    change = None, _audited(account)
+    await audit.record(connection, actor, "account.create", account_id, *change, account_id=account_id)
     return account
 
 
@@ -199,8 +199,8 @@ class Accounts:
             )
             after = _account(cast(Row, row))
             why = {} if reason is None else {"reason": reason}
-            said = _audited(before), {**_audited(after), **why}
-            await audit.record(connection, actor, "account.update", account_id, *said, account_id=account_id)
+            change = _audited(before), {**_audited(after), **why}
+            await audit.record(connection, actor, "account.update", account_id, *change, account_id=account_id)
         await self._effects.account_changed(account_id)
         return after
 

@@ -129,8 +129,8 @@ class Grants:
         """
         if amount_nano <= 0:
             raise ValueError("a grant's amount must be above zero")
-        said = f"{scope}:{account_id}", idempotency_key, note
-        entry = Entry(account_id, amount_nano, source, kind, *said, terms=terms)
+        named = f"{scope}:{account_id}", idempotency_key, note
+        entry = Entry(account_id, amount_nano, source, kind, *named, terms=terms)
         return await self._apply(entry, actor)
 
     async def refund(

@@ -108,8 +108,8 @@ async def add(
     transfer_id: str | None,
 ) -> None:
     """Add the lot of a raise that the balance has already, after `settle`: it pays debt first."""
-    said = (kind, transfer_id, amount_nano, terms.priority, terms.promotional, terms.expires_at)
-    await connection.execute(_query("lots_add"), lot_id(ulid), account_id, *said)
+    values = (kind, transfer_id, amount_nano, terms.priority, terms.promotional, terms.expires_at)
+    await connection.execute(_query("lots_add"), lot_id(ulid), account_id, *values)
 
 
 async def take(

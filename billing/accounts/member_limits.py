@@ -92,9 +92,9 @@ class MemberLimits:
             if before == wanted.quotas:
                 return wanted
             await _store(connection, wanted)
-            said = ({"quotas": [quota_json(quota) for quota in each]} for each in (before, wanted.quotas))
+            change = ({"quotas": [quota_json(quota) for quota in each]} for each in (before, wanted.quotas))
             subject = f"{account_id}/{user_id}"
-            await audit.record(connection, actor, "member_limits.update", subject, *said, account_id=account_id)
+            await audit.record(connection, actor, "member_limits.update", subject, *change, account_id=account_id)
         await self._effects.account_changed(account_id)
         return wanted
 

@@ -135,12 +135,12 @@ class Repricing:
     ) -> tuple[list[UsageEvent], dict[str, PriceRow], str | None]:
         """Return a batch of events in the order of accounts, every price row that they or the period name, and where
         the next batch begins."""
-        place = _FIRST if after is None else _place(after)
+        position = _FIRST if after is None else _position(after)
         by_model = [{"model": period.model}]
         rows = await connection.fetch(
             _query("reprice_events"),
             *(period.provider, period.model, by_model, period.since, period.until, period.account_id),
-            *(*place, limit + 1),
+            *(*position, limit + 1),
         )
         events = [event_of_row(row) for row in rows[:limit]]
         ids = {event.price_id for event in events} | {share.price_id for event in events for share in event.shares}
@@ -207,8 +207,8 @@ class Repricing:
                     await lots.add(connection, account_id, self._new_id(), "refund", delta_nano, transfer_id=None)
                 before = {"balance_usd": format_usd(account["balance_nano"])}
                 after = {"balance_usd": format_usd(balance_nano), **_audited(period, wrong, reason)}
-                said = "account.reprice", account_id, before, after
-                await audit.record(connection, actor, *said, account_id=account_id)
+                change = "account.reprice", account_id, before, after
+                await audit.record(connection, actor, *change, account_id=account_id)
         made = {each.request_id: each for each in wrong}
         return [made.get(each.request_id, each) for each in lines], bool(wrong)
 
@@ -291,7 +291,7 @@ def _cursor(event: UsageEvent) -> str:
     return f"{(event.admitted_at - _EPOCH) // _MICROSECOND}.{event.request_id}.{event.account_id}"
 
 
-def _place(cursor: str) -> tuple[str, datetime, str]:
+def _position(cursor: str) -> tuple[str, datetime, str]:
     micros, _, rest = cursor.partition(".")
     request_id, _, account_id = rest.partition(".")
     try:

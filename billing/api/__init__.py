@@ -10,14 +10,17 @@
     people      /auth: registering, signing in, one's own credentials and profile
     accounts    /admin/accounts, /orgs/{org_id}/close   keys  /admin/keys
     tokens      /auth: refresh, narrow, revoke; sessions; /auth/oidc: signing in elsewhere
+    browsers    sessions of browsers; /admin/login-links, by which an operator begins one
     organizations  /orgs, /invitations, /roles   own_keys  /billing/keys
     metering    /service: what other services call
-    credit      lots, coupons, auto-recharge, alerts, below /billing and /admin
+    credit      lots, coupons, auto-recharge, alerts, below /billing and /admin   budgets  /billing/budgets
     usage       /account: balance, transactions, usage events   sums  /account and /billing: what was used, in sums
     plans         /billing/status, /billing/subscription, /service/features
     webhooks_out  /webhooks/endpoints, /admin/webhooks/endpoints: where notices are sent to
     payments    /billing: setup, portal, checkout, orders; /admin/orders, /admin/payments; /webhooks/stripe
+    exports     /admin/exports: usage on its way to other systems
     oversight   /admin/refusals, /admin/providers, /admin/users, /admin/audit, /account/audit, /ping
+    margin      /admin/margin
     tables      answers as CSV
 
 What is taken and answered is in `billing.shapes`. `application.setup` mounts it; the gateway calls that and nothing

@@ -28,7 +28,6 @@ from billing.api.requests import (
     zone,
 )
 from billing.api.route import REPLAYED_HEADER, Access, Call, Route
-from billing.api.usage import live_balance
 from billing.identity.members import Acting
 from billing.identity.organizations import OrganizationConflict
 from billing.identity.permissions import ORG_TRANSFER
@@ -198,7 +197,7 @@ async def close_organization(call: Call, body: Closing) -> OrganizationShape:
     organization = await services.organizations.get(call.id("org_id"))
     account = await services.accounts.get(organization.account_id)
     if account.status != CLOSED:
-        refuse_closing(account, await live_balance(services, account), services.plans, forfeit=body.forfeit)
+        refuse_closing(account, await services.live_balance(account), services.plans, forfeit=body.forfeit)
         await services.members.end_invitations(organization.id, Acting(caller.id, caller.scopes, call.actor))
         await services.accounts.update(account.id, status=CLOSED, reason="closed by its owner", actor=call.actor)
     return organization_shape(organization, caller.role)

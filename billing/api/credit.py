@@ -125,8 +125,8 @@ async def get_alert(call: Call) -> AlertShape:
 
 async def put_alert(call: Call, body: AlertBody) -> AlertShape:
     """Set below what the account is told that its balance is low; null: below the default."""
-    said = body.low_balance_usd
-    threshold = None if said is None else money("low_balance_usd", said)
+    low_balance_usd = body.low_balance_usd
+    threshold = None if low_balance_usd is None else money("low_balance_usd", low_balance_usd)
     return alert_shape(await call.services.alerts.put(call.account_id, threshold, actor=call.actor))
 
 

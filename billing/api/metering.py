@@ -28,7 +28,6 @@ from billing.shapes.service import (
     Asked,
     AskedOfKey,
     CheckShape,
-    CloudData,
     CloudEvent,
     Counted,
     DebitShape,
@@ -45,6 +44,7 @@ from billing.shapes.service import (
     Settlement,
     UsageEvents,
     UsageResults,
+    usage_of,
 )
 from billing.shapes.usage import BalanceShape
 from billing.times import rfc3339
@@ -77,7 +77,7 @@ async def check(call: Call, body: AskedOfKey) -> CheckShape | web.StreamResponse
     try:
         required_nano, available_nano = await _meters(call).metering.check(_payer(call, body), _measure(body))
     except NotAdmitted as error:
-        return await _refused(call, error)
+        return await _meters(call).refusal(error, call.request)
     return CheckShape(
         allowed=True,
         account_id=body.account_id,
@@ -91,7 +91,7 @@ async def create_debit(call: Call, body: NewDebit) -> web.StreamResponse:
     try:
         done = await _meters(call).metering.debit(_payer(call, body), body.event_id, _measure(body, positive=True))
     except NotAdmitted as error:
-        return await _refused(call, error)
+        return await _meters(call).refusal(error, call.request)
     return _recorded(done, CREATED)
 
 
@@ -115,9 +115,9 @@ async def create_usage(call: Call) -> UsageResults:
         raise BadRequest(f"A call has at most {MOST_EVENTS} events: send the others in another one.", "events")
     cloud = kind != JSON
     work: list[asyncio.Task[EventResult]] = []
-    for place, each in enumerate(events):
-        work.append(asyncio.create_task(_record(call, place, each, cloud=cloud, alone=not several)))
-        if place % EVENTS_A_TURN == 0:
+    for index, each in enumerate(events):
+        work.append(asyncio.create_task(_record(call, index, each, cloud=cloud, alone=not several)))
+        if index % EVENTS_A_TURN == 0:
             await asyncio.sleep(0)
     return _results(await asyncio.gather(*work))
 
@@ -128,7 +128,7 @@ async def create_hold(call: Call, body: NewHold) -> web.StreamResponse:
     try:
         done = await _meters(call).holds.hold(_payer(call, body), *asked)
     except NotAdmitted as error:
-        return await _refused(call, error)
+        return await _meters(call).refusal(error, call.request)
     return _recorded(done, CREATED)
 
 
@@ -186,13 +186,13 @@ def _decoded(raw: msgspec.Raw, model: type[Any]) -> Any:
         raise BadRequest(f"{error}.", "events") from error
 
 
-async def _record(call: Call, place: int, raw: msgspec.Raw, *, cloud: bool, alone: bool) -> EventResult:
+async def _record(call: Call, index: int, raw: msgspec.Raw, *, cloud: bool, alone: bool) -> EventResult:
     """Record one event, and say what came of it. Raises what is wrong with it where it is `alone`."""
     event_id = None
     try:
         if len(memoryview(raw)) > MOST_EVENT_BYTES:
             raise BadRequest(f"An event has at most {MOST_EVENT_BYTES} bytes.")
-        event = _of_cloud(_event(raw, CloudEvent)) if cloud else _event(raw, NewUsage)
+        event = _cloud_event(raw) if cloud else _event(raw, NewUsage)
         event_id = event.event_id
         at = moment("time", event.time)
         done = await _meters(call).metering.record(_payer(call, event), event_id, _measure(event), at)
@@ -200,9 +200,9 @@ async def _record(call: Call, place: int, raw: msgspec.Raw, *, cloud: bool, alon
         refusal = of_failure(error)
         if alone or refusal is None:
             raise
-        return _event_refused(place, event_id, refusal)
+        return _event_refused(index, event_id, refusal)
     debit = msgspec.json.decode(done.answer, type=DebitShape)
-    return EventResult(index=place, event_id=event_id, status="replayed" if done.replayed else "recorded", debit=debit)
+    return EventResult(index=index, event_id=event_id, status="replayed" if done.replayed else "recorded", debit=debit)
 
 
 def _event(raw: msgspec.Raw, model: type[Any]) -> Any:
@@ -212,30 +212,17 @@ def _event(raw: msgspec.Raw, model: type[Any]) -> Any:
         raise BadRequest(f"{error}.") from error
 
 
-def _of_cloud(event: CloudEvent) -> NewUsage:
-    """Return the event that a CloudEvent is. A source has no space: no two of them have one id."""
+def _cloud_event(raw: msgspec.Raw) -> NewUsage:
+    event = _event(raw, CloudEvent)
     try:
-        whole = event.data if isinstance(event.data, dict) else {} if event.data is None else {"quantity": event.data}
-        data = msgspec.convert(whole, CloudData)
+        return usage_of(event)
     except msgspec.ValidationError as error:
         raise BadRequest(f"data: {error}.", "data") from error
-    return NewUsage(
-        event_id=f"{event.source} {event.id}",
-        account_id=event.subject,
-        meter=event.type,
-        amount_usd=data.amount_usd,
-        quantity=data.quantity,
-        feature=data.feature,
-        user_id=data.user_id,
-        key_id=data.key_id,
-        tags=data.tags,
-        time=event.time,
-    )
 
 
-def _event_refused(place: int, event_id: str | None, refusal: ApiError) -> EventResult:
+def _event_refused(index: int, event_id: str | None, refusal: ApiError) -> EventResult:
     error = EventError(code=refusal.code, message=refusal.message, param=refusal.param)
-    return EventResult(index=place, event_id=event_id, status="refused", error=error)
+    return EventResult(index=index, event_id=event_id, status="refused", error=error)
 
 
 def _results(found: Sequence[EventResult]) -> UsageResults:
@@ -288,10 +275,6 @@ def _recorded(done: Recorded, status: int) -> web.Response:
     if done.replayed:
         response.headers[REPLAYED_HEADER] = "true"
     return response
-
-
-async def _refused(call: Call, error: NotAdmitted) -> web.StreamResponse:
-    return await _meters(call).refusal(error, call.request)
 
 
 _ROOM: Final = (400, 402, 404)

@@ -1,5 +1,5 @@
 """What operators look after, behind the admin key: refused requests, providers, people; and which image runs, which is
-open.
+open. And collection: its last runs, and whose the traffic is that exporters count.
 
 Of people (/api/admin/users): who is let in, who is an operator, and who owns an organization that nobody looks after
 any more. The audit log is /api/admin/audit for operators, /api/account/audit of an account for who has `audit:read`
@@ -11,7 +11,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from billing.api.errors import BadRequest, NotFound, Unavailable
 from billing.api.requests import listing, moment, page_asked
@@ -22,9 +22,25 @@ from billing.identity.permissions import AUDIT_READ
 from billing.pages import Page
 from billing.shapes.admin_users import UserDetailShape, UserPatch, UserShape, UsersQuery, user_detail_shape, user_shape
 from billing.shapes.audit import AuditQuery, AuditShape, OwnAuditQuery, audit_shape
-from billing.shapes.base import Listing
-from billing.shapes.operation import ImageShape, ProviderShape, RefusedQuery, RefusedShape, refused_shape
+from billing.shapes.base import Listing, PageQuery
+from billing.shapes.operation import (
+    AssignBody,
+    AssignedShape,
+    ImageShape,
+    ProviderShape,
+    RefusedQuery,
+    RefusedShape,
+    RunShape,
+    SubjectShape,
+    SubjectsQuery,
+    refused_shape,
+    run_shape,
+    subject_shape,
+)
 from billing.shapes.organizations import MemberShape, member_shape
+
+if TYPE_CHECKING:
+    from billing.collect.collector import Collector
 
 REFUSALS: Final = "/api/admin/refusals"
 PROVIDERS: Final = "/api/admin/providers"
@@ -157,7 +173,41 @@ async def _detail(call: Call, user_id: str) -> UserDetailShape:
     return user_detail_shape(await users.get(user_id), await users.organizations(user_id))
 
 
+RUNS: Final = "/api/admin/jobs/runs"
+SUBJECTS: Final = "/api/admin/exporters/subjects"
+ASSIGN: Final = f"{SUBJECTS}/assign"
+
+
+def _collector(call: Call) -> Collector:
+    if call.services.collector is None:
+        raise Unavailable("This gateway does not collect; ask another one.")
+    return call.services.collector
+
+
+async def list_runs(call: Call, query: PageQuery) -> Listing[RunShape]:
+    """List the last runs of collection, newest first."""
+    return listing(await _collector(call).runs(*page_asked(query)), run_shape)
+
+
+async def list_subjects(call: Call, query: SubjectsQuery) -> Listing[SubjectShape]:
+    """List whom exporters count, those seen last first."""
+    page = await _collector(call).subjects.page(*page_asked(query), parked=query.state == "parked")
+    return listing(page, subject_shape)
+
+
+async def assign_subject(call: Call, body: AssignBody) -> AssignedShape:
+    """Give those that an exporter counts under a uuid, or with an e-mail address, and that have no account, this one.
+    What was counted of them so far is charged with the next run."""
+    assigned, granted = await _collector(call).subjects.assign(body.subject, body.account_id, call.actor)
+    for account_id in granted:
+        await call.services.effects.balance_changed(account_id)
+    return AssignedShape(assigned=assigned)
+
+
 ROUTES: Final = (
+    Route("GET", RUNS, list_runs, Access.admin, Listing[RunShape], query=PageQuery),
+    Route("GET", SUBJECTS, list_subjects, Access.admin, Listing[SubjectShape], query=SubjectsQuery),
+    Route("POST", ASSIGN, assign_subject, Access.admin, AssignedShape, body=AssignBody, errors=(404,)),
     Route("GET", REFUSALS, list_refusals, Access.admin, Listing[RefusedShape], query=RefusedQuery),
     Route("GET", f"{REFUSALS}/{{request_id}}", get_refusal, Access.admin, RefusedShape),
     Route("GET", PROVIDERS, list_providers, Access.admin, Listing[ProviderShape]),

@@ -14,9 +14,8 @@ from billing.api.errors import BadRequest, NotFound
 from billing.api.requests import listing, moment, page_asked, positive_money, read_bounded
 from billing.api.route import Access, Call, Route, customer_read
 from billing.identity.permissions import BILLING_SETUP
-from billing.money import format_usd
 from billing.payments.flows import Wanted
-from billing.payments.objects import NANO_PER_CENT
+from billing.payments.objects import NANO_PER_CENT, format_cents
 from billing.shapes.base import Listing, PageQuery
 from billing.shapes.payment_events import (
     ComparisonShape,
@@ -158,7 +157,7 @@ async def refund_order(call: Call, body: NewOrderRefund) -> OrderRefundShape:
         raise BadRequest("amount_usd must be whole cents.", "amount_usd")
     given = (call.id("order_id"), cents, body.idempotency_key)
     refund = await payments_of(call).desk.refund(*given, actor=call.actor)
-    amount_usd = format_usd(refund.amount_cents * NANO_PER_CENT)
+    amount_usd = format_cents(refund.amount_cents)
     return OrderRefundShape(refund_id=refund.id, amount_usd=amount_usd, status=refund.status)
 
 
@@ -179,14 +178,14 @@ async def dismiss_parked(call: Call, body: DismissParked) -> ParkedShape:
     return parked_shape(await payments_of(call).desk.dismiss(call.id("parked_id"), body.note, actor=call.actor))
 
 
-def _key(call: Call, said: str | None) -> str:
+def _key(call: Call, of_body: str | None) -> str:
     """Return the idempotency key of a call, of its body or its header; without one, one that no other call has."""
     given = call.request.headers.get(KEY_HEADER)
     if given is not None and not (0 < len(given) <= MOST_KEY and given.isascii() and given.isprintable()):
         raise BadRequest(f"{KEY_HEADER} must be 1 to {MOST_KEY} printable ASCII characters.", KEY_HEADER)
-    if said is not None and given is not None and said != given:
+    if of_body is not None and given is not None and of_body != given:
         raise BadRequest(f"idempotency_key and the header {KEY_HEADER} differ: send one of them.", "idempotency_key")
-    return said or given or f"call:{call.services.new_id()}"
+    return of_body or given or f"call:{call.services.new_id()}"
 
 
 def _amount(given: object) -> int | None:

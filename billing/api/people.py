@@ -64,13 +64,13 @@ T = TypeVar("T")
 async def register(call: Call, body: Registration) -> MailSent:
     """Add a user by an address, to which a code is mailed. The answer is the same for one that is registered, whose
     owner is told by mail."""
-    challenge = await call.services.sign_in.register(body.email, body.name.strip(), body.password, _visitor(call))
+    challenge = await call.services.sign_in.register(body.email, body.name.strip(), body.password, visitor_of(call))
     return MailSent(status="verify", email=body.email, challenge=challenge, message=_SENT)
 
 
 async def send_code(call: Call, body: CodeAsked) -> MailSent:
     """Send a code by mail, to verify an address or to sign in. The answer is the same for an address of nobody."""
-    given = (body.email, body.purpose, _visitor(call), body.challenge)
+    given = (body.email, body.purpose, visitor_of(call), body.challenge)
     challenge = await call.services.sign_in.send_code(*given)
     return MailSent(status="sent", email=body.email, challenge=challenge, message=_SENT)
 
@@ -79,13 +79,13 @@ async def verify(call: Call, body: Verification) -> TokenPairShape:
     """Take the code that proves an address, and sign its owner in."""
     _refuse_blocked(call)
     sign_in, given = call.services.sign_in, (body.email, body.code, body.challenge)
-    return await _entered(call, await sign_in.verify(*given, _factor(body), _visitor(call)))
+    return await _entered(call, await sign_in.verify(*given, _factor(body), visitor_of(call)))
 
 
 async def login(call: Call, body: Login) -> TokenPairShape:
     """Begin a session, by a password or by a code that was mailed; with a second factor, where there is one."""
     _refuse_blocked(call)
-    sign_in, factor, visitor = call.services.sign_in, _factor(body), _visitor(call)
+    sign_in, factor, visitor = call.services.sign_in, _factor(body), visitor_of(call)
     if body.password is not None:
         return await _entered(call, await sign_in.by_password(body.email, body.password, factor, visitor))
     if body.code is None:
@@ -95,14 +95,14 @@ async def login(call: Call, body: Login) -> TokenPairShape:
 
 async def forgot_password(call: Call, body: PasswordForgotten) -> MailSent:
     """Send by mail what a new password is set with. The answer is the same for an address of nobody."""
-    await call.services.credentials.forgot(body.email, _visitor(call))
+    await call.services.credentials.forgot(body.email, visitor_of(call))
     return MailSent(status="sent", email=body.email, message=_SENT)
 
 
 async def reset_password(call: Call, body: PasswordReset) -> PasswordChanged:
     """Set a new password by what was mailed. Every session ends; with `revoke_keys` every API key of the user, too."""
     credentials = call.services.credentials
-    resetting = credentials.reset(body.token, body.password, revoke_keys=body.revoke_keys, visitor=_visitor(call))
+    resetting = credentials.reset(body.token, body.password, revoke_keys=body.revoke_keys, visitor=visitor_of(call))
     return PasswordChanged(keys_revoked=await _guessed(call, resetting))
 
 
@@ -115,45 +115,45 @@ async def change_password(call: Call, body: PasswordChange) -> PasswordChanged:
         body.current_password,
         body.password,
         revoke_keys=body.revoke_keys,
-        visitor=_visitor(call),
+        visitor=visitor_of(call),
     )
     return PasswordChanged(keys_revoked=await _guessed(call, changing))
 
 
 async def change_email(call: Call, body: NewAddress) -> MailSent:
     """Send a code to another address, which becomes one's own by `POST /api/auth/email/confirm`."""
-    changing = call.services.credentials.change_email(call.caller.id, body.email, body.password, _visitor(call))
+    changing = call.services.credentials.change_email(call.caller.id, body.email, body.password, visitor_of(call))
     return MailSent(status="verify", email=body.email, challenge=await _guessed(call, changing), message=_SENT)
 
 
 async def confirm_email(call: Call, body: NewAddressCode) -> ProfileShape:
     """Make another address one's own, by the code that was mailed there. The old one is told."""
-    given = (call.caller.id, body.email, body.code, body.challenge, _visitor(call))
+    given = (call.caller.id, body.email, body.code, body.challenge, visitor_of(call))
     await _guessed(call, call.services.credentials.confirm_email(*given))
     return await who_am_i(call)
 
 
 async def enrol_totp(call: Call, body: PasswordShown) -> TotpEnrolment:
     """Make the secret of an authenticator app, which counts once a code of it was confirmed."""
-    made = await _guessed(call, call.services.credentials.enrol(call.caller.id, body.password, _visitor(call)))
+    made = await _guessed(call, call.services.credentials.enrol(call.caller.id, body.password, visitor_of(call)))
     return TotpEnrolment(secret=made.secret, uri=made.uri)
 
 
 async def confirm_totp(call: Call, body: TotpConfirmation) -> RecoveryCodes:
     """Take the first code of an authenticator app. Signing in needs it from now on."""
-    confirming = call.services.credentials.confirm(call.caller.id, body.code, _visitor(call))
+    confirming = call.services.credentials.confirm(call.caller.id, body.code, visitor_of(call))
     return RecoveryCodes(recovery_codes=await _guessed(call, confirming))
 
 
 async def remove_totp(call: Call, body: TotpRemoval) -> None:
     """Remove the authenticator app, by a code of it or a recovery code."""
-    given = (call.caller.id, body.password, _needed_factor(body), _visitor(call))
+    given = (call.caller.id, body.password, _needed_factor(body), visitor_of(call))
     await _guessed(call, call.services.credentials.disable(*given))
 
 
 async def renew_recovery_codes(call: Call, body: FactorBody) -> RecoveryCodes:
     """Replace one's recovery codes, by a code of the app or one of them."""
-    renewing = call.services.credentials.renew_recovery_codes(call.caller.id, _needed_factor(body), _visitor(call))
+    renewing = call.services.credentials.renew_recovery_codes(call.caller.id, _needed_factor(body), visitor_of(call))
     return RecoveryCodes(recovery_codes=await _guessed(call, renewing))
 
 
@@ -173,7 +173,8 @@ async def _profile(call: Call, user: User) -> ProfileShape:
     return profile_shape(user, call.caller, organizations, left)
 
 
-def _visitor(call: Call) -> Visitor:
+def visitor_of(call: Call) -> Visitor:
+    """Return where a call comes from."""
     actor, agent = call.actor, call.request.headers.get(_AGENT)
     return Visitor(actor, actor.address or "", agent and agent[:_MOST_AGENT])
 

@@ -103,8 +103,8 @@ def _guidance(state: State, upgrade: UpgradeShape | None, *, sells: bool) -> tup
         case "quota_exhausted":
             return f"A quota is used up: wait until it resets.{more}", SETUP if sells and upgrade is not None else None
         case "past_due":
-            said = "A payment has failed: the plan ends unless it is paid. Mend the means of payment."
-            return said, PORTAL if sells else None
+            guidance = "A payment has failed: the plan ends unless it is paid. Mend the means of payment."
+            return guidance, PORTAL if sells else None
         case "suspended":
             return "The account is suspended: ask the operator.", None
         case "closed":

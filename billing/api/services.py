@@ -9,15 +9,21 @@ from typing import TYPE_CHECKING
 from aiohttp import web
 from ulid import ULID
 
+from billing.effects import LiveBalance
+
 if TYPE_CHECKING:
-    from billing.accounts.accounts import Accounts
+    from billing.accounts.accounts import Account, Accounts
     from billing.accounts.grants import Grants
     from billing.accounts.lots import Lots
     from billing.accounts.member_limits import MemberLimits
     from billing.accounts.repricing import Repricing
     from billing.attempts import Attempts
     from billing.audit import AuditLog
+    from billing.budgets.budgets import Budgets
+    from billing.collect.collector import Collector
     from billing.effects import Effects
+    from billing.exports.cursor import Exports
+    from billing.identity.browsers import Browsers
     from billing.identity.callers import Caller
     from billing.identity.credentials import Credentials
     from billing.identity.invitations import Invitations
@@ -41,8 +47,9 @@ if TYPE_CHECKING:
     from billing.payments.reconcile import PaymentComparisons
     from billing.plans import Plan, Plans
     from billing.principals import Principal
+    from billing.provider_bills.bills import Bills
     from billing.refused import RefusedRequests
-    from billing.shapes.operation import ProviderShape
+    from billing.shapes.operation import ModelShape, ProviderShape
     from billing.shapes.quotas import WindowShape
 
 
@@ -84,7 +91,7 @@ class Services:
     """`authenticate` gives the principal of an API key's secret, None for one that is unknown; `known` says whether a
     secret is known to be a key or known to be none, and None where it has to be looked up; `clock` Unix seconds;
     `unknown_models` which of some names, or prefixes with a `*`, lead to no model here; `providers` who answers, and
-    how well.
+    how well; `models` those that have a price, as each is routed.
 
     `person` gives whose token this is, in the organization of this id or else the token's own; None for a token that is
     wrong, expired or revoked. Without `admin_api_key` every admin call is refused, without `service_api_key` every
@@ -105,9 +112,11 @@ class Services:
     lots: Lots
     coupons: Coupons
     alerts: Alerts
+    budgets: Budgets
     repricing: Repricing
     reports: Reports
     audit: AuditLog
+    exports: Exports
     endpoints: Endpoints
     features: Features
     sign_in: SignIn
@@ -123,6 +132,7 @@ class Services:
     admin_api_key: str | None = field(repr=False)
     default_plan: str
     sessions: Sessions
+    browsers: Browsers
     person: Callable[[str, str | None], Awaitable[Caller | None]] = _nobody
     service_api_key: str | None = field(default=None, repr=False)
     meters: Meters | None = None
@@ -131,8 +141,11 @@ class Services:
     windows: Callable[[str], Awaitable[list[WindowShape]]] = _no_windows
     upgrade_url: Callable[[Plan], str | None] = lambda plan: None
     payment_oversight: PaymentOversight | None = None
+    bills: Bills | None = None
+    collector: Collector | None = None
     unknown_models: Callable[[Iterable[str]], list[str]] = lambda names: []
     providers: Callable[[], Awaitable[list[ProviderShape]]] = _no_providers
+    models: Callable[[], list[ModelShape]] = list
     keys_per_user: int = 100
     rotation_grace_s: int = 7 * 24 * 3600
     new_id: Callable[[], str] = _new_id
@@ -143,6 +156,10 @@ class Services:
     def __post_init__(self) -> None:
         if self.credits_per_usd <= 0 or self.max_body_bytes <= 0 or self.request_timeout_s <= 0:
             raise ValueError("credits_per_usd, max_body_bytes and request_timeout_s must be above zero")
+
+    async def live_balance(self, account: Account) -> LiveBalance:
+        """Return what an account has and holds, as Redis has it, else as the ledger does."""
+        return await self.effects.live_balance(account.id) or LiveBalance(account.balance_nano, held_nano=0)
 
 
 SERVICES = web.AppKey("billing_services", Services)

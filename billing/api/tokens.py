@@ -17,11 +17,12 @@ from urllib.parse import urlencode, urlsplit
 from aiohttp import web
 
 from billing.api.auth import shown_token
+from billing.api.browsers import set_session
 from billing.api.errors import BadRequest, InsufficientScope, NotFound, TooMany, Unauthorized
 from billing.api.requests import listing, page_asked
 from billing.api.route import Access, Call, Route, answer
 from billing.attempts import REFRESHES, SIGN_INS
-from billing.identity.providers import BEGUN_S, SignInFailed, is_path
+from billing.identity.providers import BEGUN_S, CONSOLE, SignInFailed, is_path
 from billing.identity.sessions import REFRESH_PREFIX
 from billing.identity.shown import OPERATOR
 from billing.shapes.base import Listing, PageQuery
@@ -175,12 +176,15 @@ async def end_session(call: Call) -> None:
 
 
 PROVIDER: Final = "/api/auth/oidc/{provider}"
+_PAGES: Final = f"../../../..{CONSOLE}"
+"""Where the console is, seen from the callback: below whatever path a proxy takes off."""
 _COOKIE: Final = "mg_oidc"
 _HOST_COOKIE: Final = f"__Host-{_COOKIE}"
 """Over https: no other host may have set it (RFC 6265bis, section 4.1.3)."""
 
 
-def _oidc(call: Call) -> OidcSignIn:
+def oidc_of(call: Call) -> OidcSignIn:
+    """Return what signs people in elsewhere. Raises `NotFound` where nothing does."""
     if call.services.oidc is None:
         raise NotFound("Nobody signs in elsewhere: no provider is configured.")
     return call.services.oidc
@@ -188,18 +192,16 @@ def _oidc(call: Call) -> OidcSignIn:
 
 async def begin_sign_in(call: Call, query: BeginQuery) -> web.Response:
     """Send a browser to a provider, to sign in there."""
-    oidc = _oidc(call)
+    oidc = oidc_of(call)
     if query.return_to and not is_path(query.return_to):
         raise BadRequest("return_to is a path of the page that sign-ins lead to, such as /billing.", "return_to")
     url, cookie = await oidc.begin(call.id("provider"), return_to=query.return_to)
-    response = web.Response(status=303, headers={"Location": url, "Cache-Control": "no-store"})
-    _set_cookie(response, oidc, cookie)
-    return response
+    return sent_to_provider(oidc, url, cookie)
 
 
 async def link_sign_in(call: Call) -> web.Response:
     """Return where the person who asks has to go with the same browser to link an account elsewhere to theirs."""
-    oidc = _oidc(call)
+    oidc = oidc_of(call)
     url, cookie = await oidc.begin(call.id("provider"), user_id=call.caller.id)
     response = answer(SignInUrl(url=url))
     _set_cookie(response, oidc, cookie)
@@ -208,7 +210,7 @@ async def link_sign_in(call: Call) -> web.Response:
 
 async def finish_sign_in(call: Call) -> web.Response:
     """Start the session of whom a provider has signed in: JSON, or where FRONTEND_URL is set a redirect to it."""
-    oidc, request, attempts = _oidc(call), call.request, call.services.attempts
+    oidc, request, attempts = oidc_of(call), call.request, call.services.attempts
     peer = request.remote or "", request.headers
     attempts.refuse_blocked(*peer, SIGN_INS)  # each has the provider asked
     cookie = request.cookies.get(_HOST_COOKIE if _is_https(oidc) else _COOKIE)
@@ -217,10 +219,16 @@ async def finish_sign_in(call: Call) -> web.Response:
         done = await oidc.finish(call.id("provider"), cookie, request.query, call.actor, agent)
     except SignInFailed as error:
         await attempts.failed(*peer, SIGN_INS)
+        if await oidc.is_of_console(call.id("provider"), cookie):
+            return _sent_on(oidc, f"{_PAGES}/sign-in?notice=sign-in-failed")
         if oidc.frontend_url is None:
             raise
         failed = {"error": "sign_in_failed", "error_description": str(error)}
         return _sent_on(oidc, oidc.frontend_url, failed)
+    if done.console:
+        response = _sent_on(oidc, f"{_PAGES}{done.return_to or '/'}")
+        await set_session(response, call, done.pair.session_id)
+        return response
     if oidc.frontend_url is None:
         response = answer(pair_shape(done.pair))
         _drop_cookie(response, oidc)
@@ -230,8 +238,9 @@ async def finish_sign_in(call: Call) -> web.Response:
     return _sent_on(oidc, where.partition("#")[0], {"refresh_token": done.pair.refresh_token})
 
 
-def _sent_on(oidc: OidcSignIn, where: str, said: dict[str, str]) -> web.Response:
-    headers = {"Cache-Control": "no-store", "Referrer-Policy": "no-referrer", "Location": f"{where}#{urlencode(said)}"}
+def _sent_on(oidc: OidcSignIn, where: str, fragment: dict[str, str] | None = None) -> web.Response:
+    location = f"{where}#{urlencode(fragment)}" if fragment else where
+    headers = {"Cache-Control": "no-store", "Referrer-Policy": "no-referrer", "Location": location}
     response = web.Response(status=303, headers=headers)
     _drop_cookie(response, oidc)
     return response
@@ -243,6 +252,13 @@ def _is_https(oidc: OidcSignIn) -> bool:
 
 def _options(oidc: OidcSignIn) -> dict[str, Any]:
     return {"path": "/", "secure": _is_https(oidc), "httponly": True, "samesite": "Lax"}
+
+
+def sent_to_provider(oidc: OidcSignIn, url: str, cookie: str) -> web.Response:
+    """Return what sends a browser to a provider, with what it has to bring back from there."""
+    response = web.Response(status=303, headers={"Location": url, "Cache-Control": "no-store"})
+    _set_cookie(response, oidc, cookie)
+    return response
 
 
 def _set_cookie(response: web.Response, oidc: OidcSignIn, cookie: str) -> None:

@@ -15,7 +15,6 @@ from billing.api.errors import NotFound
 from billing.api.requests import listing, moment, page_asked
 from billing.api.route import Call, customer_read
 from billing.api.tables import Table, rows, wants_csv
-from billing.effects import LiveBalance
 from billing.ledger.explanations import explain
 from billing.ledger.reports import EventFilter
 from billing.pages import Page
@@ -33,7 +32,6 @@ from billing.shapes.usage import (
 )
 
 if TYPE_CHECKING:
-    from billing.accounts.accounts import Account
     from billing.api.services import Services
 
 T = TypeVar("T")
@@ -52,13 +50,8 @@ async def get_balance(call: Call) -> BalanceShape:
 async def balance_of(services: Services, account_id: str) -> BalanceShape:
     """Return the balance of an account. Raises `AccountNotFound`."""
     account = await services.accounts.get(account_id)
-    live, expiry = await live_balance(services, account), await services.lots.next_expiry(account_id)
+    live, expiry = await services.live_balance(account), await services.lots.next_expiry(account_id)
     return balance_shape(account, live, services.credits_per_usd, expiry)
-
-
-async def live_balance(services: Services, account: Account) -> LiveBalance:
-    """Return what an account has and holds, as Redis has it, else as the ledger does."""
-    return await services.effects.live_balance(account.id) or LiveBalance(account.balance_nano, held_nano=0)
 
 
 async def list_transactions(call: Call, query: PageQuery) -> Listing[TransactionShape] | Table:

@@ -8,10 +8,11 @@
     client      CommandClient: the calls over the standard library, quick to import
     operator    `metergate operator`: a client's call becomes a command, what its errors say; quotas as text;
                 refused requests; accounts  with grants, refunds, adjustments; credit  lots and coupons; keys;
-                oversight  the audit log, people; orders; plans
+                oversight  the audit log, people; orders; plans; margin
     session     who is signed in: the files of tokens, how they are renewed; people  a person's call becomes a command,
                 what its errors say, how secrets are asked for; a new password by mail, an authenticator
-                app; auth; own_keys; orgs; usage; billing  what is left, and what comes next
+                app; auth; own_keys; orgs; usage; billing  what is left, what was bought, and
+                what comes next, with auto_recharge; budgets; webhooks  where notices are sent to
 
 How a command reaches the billing API is passed in (`commands.Connect`): this package knows no gateway.
 """

@@ -14,11 +14,11 @@ from billing.cli.people import (
     Email,
     add_credentials,
     add_person_call,
-    add_place_call,
+    add_session_call,
     ask_factor,
     ask_secret,
 )
-from billing.cli.session import FindPlace, Kept, Pending, Place
+from billing.cli.session import FindSession, Kept, Pending, Session
 from billing.times import rfc3339
 
 if TYPE_CHECKING:
@@ -36,21 +36,21 @@ Org = Annotated[str | None, typer.Option("--org", metavar="ORG", help="An organi
 OTP: Final = "METERGATE_OTP"
 
 
-def add_auth(app: typer.Typer, find: FindPlace) -> None:
+def add_auth(app: typer.Typer, find: FindSession) -> None:
     """Add the group `auth`."""
     auth = group("Registering, signing in and out, tokens.")
     for name, call in (("register", register), ("login", login), ("verify", verify), ("token", token)):
-        add_place_call(auth, name, call, find)
-    add_place_call(auth, "status", status, find)
-    add_place_call(auth, "logout", logout, find)
-    add_place_call(auth, "password", password, find)
+        add_session_call(auth, name, call, find)
+    add_session_call(auth, "status", status, find)
+    add_session_call(auth, "logout", logout, find)
+    add_session_call(auth, "password", password, find)
     add_person_call(auth, "sessions", sessions, find)
     add_credentials(auth, find)
     app.add_typer(auth, name="auth")
 
 
 async def register(
-    place: Place,
+    session: Session,
     email: Email,
     name: Annotated[str, typer.Option(metavar="NAME", help="What to call you.")] = "",
     password_stdin: PasswordStdin = False,
@@ -59,14 +59,16 @@ async def register(
     """Register an address. A code is mailed to it, which `auth verify` takes."""
     from billing.shapes.people import Registration
 
-    client = place.open_anew()
-    secret = "" if no_password else _password(place, password_stdin, twice=True)
+    client = session.open_anew()
+    secret = "" if no_password else _password(session, password_stdin, twice=True)
     sent = await client.register(Registration(email=email, name=name, password=secret or None))
-    return _mailed(place, client, Pending(url=client.base_url, email=email, purpose="verify", challenge=sent.challenge))
+    return _mailed(
+        session, client, Pending(url=client.base_url, email=email, purpose="verify", challenge=sent.challenge)
+    )
 
 
 async def login(
-    place: Place,
+    session: Session,
     email: Email,
     password_stdin: PasswordStdin = False,
     mail_code: Annotated[
@@ -76,36 +78,36 @@ async def login(
     """Sign in with your password."""
     from billing.shapes.people import CodeAsked, Login
 
-    client = place.open_anew()
+    client = session.open_anew()
     if mail_code:
         sent = await client.send_code(CodeAsked(email=email, purpose="login"))
         pending = Pending(url=client.base_url, email=email, purpose="login", challenge=sent.challenge)
-        return _mailed(place, client, pending)
-    secret = _password(place, password_stdin)
+        return _mailed(session, client, pending)
+    secret = _password(session, password_stdin)
     if not secret:
         raise CommandFailed("Without a password, have a code mailed: `metergate auth login --mail-code`.", USAGE)
 
     async def enter(factor: dict[str, str | None]) -> "TokenPairShape":
         return await client.login(Login(email=email, password=secret, **factor))
 
-    return await _enter(place, client, enter, from_stdin=password_stdin)
+    return await _enter(session, client, enter, from_stdin=password_stdin)
 
 
 async def verify(
-    place: Place,
+    session: Session,
     email: Annotated[str | None, typer.Option("--email", metavar="ADDRESS", help="Yours; else the last one.")] = None,
     otp_stdin: OtpStdin = False,
 ) -> Shown:
     """Sign in with the code that was mailed; the first time it proves your address."""
     from billing.shapes.people import Login, Verification
 
-    client, pending = place.open_anew(), place.files.pending()
+    client, pending = session.open_anew(), session.files.pending()
     if pending is not None and (email not in (None, pending.email) or pending.url != client.base_url):
         pending = None
     address = email or (pending and pending.email)
     if not address:
         raise CommandFailed("Say whose code it is: --email ADDRESS.", USAGE)
-    code = ask_secret("mailed code", place.environ, OTP, from_stdin=otp_stdin).strip()
+    code = ask_secret("mailed code", session.environ, OTP, from_stdin=otp_stdin).strip()
     challenge = None if pending is None else pending.challenge
     by_login = pending is not None and pending.purpose == "login"
 
@@ -114,11 +116,11 @@ async def verify(
             return await client.login(Login(email=address, code=code, challenge=challenge, **factor))
         return await client.verify(Verification(email=address, code=code, challenge=challenge, **factor))
 
-    return await _enter(place, client, enter, from_stdin=otp_stdin)
+    return await _enter(session, client, enter, from_stdin=otp_stdin)
 
 
 async def token(
-    place: Place,
+    session: Session,
     scope: Annotated[
         str | None,
         typer.Option(metavar="SCOPES", help='Only these, such as "billing:read keys:read"; else all of your role.'),
@@ -129,52 +131,52 @@ async def token(
     ] = False,
 ) -> Shown:
     """Make a token for the commands that follow: a fresh one, with fewer scopes, or for another organization."""
-    if place.given_token is not None:
+    if session.given_token is not None:
         if not show:
             raise CommandFailed("With --token-file or METERGATE_API_TOKEN, give --show: nothing is kept.", USAGE)
-        client = await place.open_signed_in()
+        client = await session.open_signed_in()
         org_id = None if org is None else org_of(await client.who_am_i(), org)
         narrow = await client.narrow_token(scope, org_id)
         return Shown(narrow.received, (narrow.access_token,), secret=True)
-    kept = place.kept()
-    org_id = None if org is None else await _org_id(place, org)
-    kept, made = await place.renewed(scope, org_id, keep=not show)
+    kept = session.kept()
+    org_id = None if org is None else await _org_id(session, org)
+    kept, made = await session.renewed(scope, org_id, keep=not show)
     if show:
         return Shown({"access_token": made, "scope": scope, "org_id": org_id}, (made,), secret=True)
-    return await _signed_in(place, kept.url, made)
+    return await _signed_in(session, kept.url, made)
 
 
-async def status(place: Place) -> Shown:
+async def status(session: Session) -> Shown:
     """Show who is signed in, where, and what the token allows."""
-    client = await place.open_signed_in()
+    client = await session.open_signed_in()
     ends = None
-    if place.given_token is None and (kept := place.files.kept()) is not None:
+    if session.given_token is None and (kept := session.files.kept()) is not None:
         ends = kept
     return _profile(await client.who_am_i(), client.base_url, ends)
 
 
 async def logout(
-    place: Place,
+    session: Session,
     local: Annotated[bool, typer.Option("--local", help="Remove the tokens here, whatever the gateway says.")] = False,
 ) -> Shown:
     """End the session, on every gateway at once, and remove its tokens."""
     from billing.answers import Refused
 
-    kept = place.files.kept()
+    kept = session.files.kept()
     if kept is None:
         return Shown({"signed_out": False}, ("Nobody was signed in.",))
     if not local:
         try:
-            await (await place.open_signed_in()).log_out()
+            await (await session.open_signed_in()).log_out()
         except Refused as error:
             if error.status != 401:
                 raise
-    place.files.forget()
+    session.files.forget()
     return Shown({"signed_out": True}, (f"You are signed out at {kept.url}.",))
 
 
 async def password(
-    place: Place,
+    session: Session,
     password_stdin: Annotated[
         bool, typer.Option("--password-stdin", help="Read the old password and the new one from stdin, a line each.")
     ] = False,
@@ -183,9 +185,9 @@ async def password(
     """Change your password. Your other sessions end."""
     from billing.shapes.people import PasswordChange
 
-    client = await place.open_signed_in()
-    old = ask_secret("old password", place.environ, PASSWORD, from_stdin=password_stdin)
-    new = ask_secret("new password", place.environ, NEW_PASSWORD, from_stdin=password_stdin, twice=True)
+    client = await session.open_signed_in()
+    old = ask_secret("old password", session.environ, PASSWORD, from_stdin=password_stdin)
+    new = ask_secret("new password", session.environ, NEW_PASSWORD, from_stdin=password_stdin, twice=True)
     body = PasswordChange(current_password=old or None, password=new, revoke_keys=revoke_keys)
     changed = await client.change_password(body)
     return Shown(changed.received, (f"Your password is changed. Keys revoked: {changed.keys_revoked}.",))
@@ -216,23 +218,23 @@ def org_of(profile: "ProfileShape", org: str) -> str:
     raise CommandFailed(f"{org!r} is no organization of yours; those are {yours}.")
 
 
-async def _org_id(place: Place, org: str) -> str:
-    return org_of(await (await place.open_signed_in()).who_am_i(), org)
+async def _org_id(session: Session, org: str) -> str:
+    return org_of(await (await session.open_signed_in()).who_am_i(), org)
 
 
-def _password(place: Place, from_stdin: bool, *, twice: bool = False) -> str:
-    return ask_secret("password", place.environ, PASSWORD, from_stdin=from_stdin, twice=twice)
+def _password(session: Session, from_stdin: bool, *, twice: bool = False) -> str:
+    return ask_secret("password", session.environ, PASSWORD, from_stdin=from_stdin, twice=twice)
 
 
-def _mailed(place: Place, client: "PersonCalls", pending: Pending) -> Shown:
-    place.files.keep_pending(pending)
+def _mailed(session: Session, client: "PersonCalls", pending: Pending) -> Shown:
+    session.files.keep_pending(pending)
     data = {"status": "sent", "email": pending.email, "url": client.base_url}
-    said = f"If {pending.email} can be used here, a code is on its way to it. Then: metergate auth verify"
-    return Shown(data, (said,))
+    text = f"If {pending.email} can be used here, a code is on its way to it. Then: metergate auth verify"
+    return Shown(data, (text,))
 
 
 async def _enter(
-    place: Place,
+    session: Session,
     client: "PersonCalls",
     enter: "Callable[[dict[str, str | None]], Awaitable[TokenPairShape]]",
     *,
@@ -246,14 +248,14 @@ async def _enter(
     except Refused as error:
         if error.error.get("second_factor") != "required":
             raise
-        factor = ask_factor(place, from_stdin=from_stdin and SECOND_FACTOR not in place.environ)
+        factor = ask_factor(session, from_stdin=from_stdin and SECOND_FACTOR not in session.environ)
         pair = await enter({"totp": factor.totp, "recovery_code": factor.recovery_code})
-    place.keep_signed_in(client.base_url, pair)
-    return await _signed_in(place, client.base_url, pair.access_token)
+    session.keep_signed_in(client.base_url, pair)
+    return await _signed_in(session, client.base_url, pair.access_token)
 
 
-async def _signed_in(place: Place, url: str, made: str) -> Shown:
-    return _profile(await place.open(url, made).who_am_i(), url, place.files.kept())
+async def _signed_in(session: Session, url: str, made: str) -> Shown:
+    return _profile(await session.open(url, made).who_am_i(), url, session.files.kept())
 
 
 def _profile(profile: "ProfileShape", url: str, kept: Kept | None) -> Shown:

@@ -32,7 +32,7 @@ _SPACE: Final = re.compile(r"\s*")
 class Line:
     """A command of a file, and where it stands."""
 
-    place: str
+    where: str
     words: tuple[str, ...]
 
 
@@ -63,7 +63,7 @@ def run(
             if not code:
                 continue
             failed = failed or code
-            output.error(f"metergate: {line.place}: this command has failed (exit code {code}).")
+            output.error(f"metergate: {line.where}: this command has failed (exit code {code}).")
             if not keep_going or code == INTERRUPTED:
                 break
     return failed
@@ -76,7 +76,7 @@ def _run(line: Line, root: Any, defaults: object, output: Output) -> int:
     except SystemExit as ended:
         return ended.code if isinstance(ended.code, int) else REFUSED
     except Exception:
-        output.error(f"metergate: {line.place}: this command has failed.")
+        output.error(f"metergate: {line.where}: this command has failed.")
         raise
     return 0
 
@@ -103,8 +103,8 @@ def read_commands(file: str) -> list[Line]:
     return [line for line in lines if line.words]
 
 
-def words_of(line: str, place: str) -> tuple[str, ...]:
-    """Return the words of a line, none for a comment. Raises `CommandFailed`, which names the place."""
+def words_of(line: str, where: str) -> tuple[str, ...]:
+    """Return the words of a line, none for a comment. Raises `CommandFailed`, which names where it stands."""
     at, words = 0, []
     while True:
         at = _SPACE.match(line, at).end()  # type: ignore[union-attr]  # it matches nothing, too
@@ -112,11 +112,11 @@ def words_of(line: str, place: str) -> tuple[str, ...]:
             break
         word = _WORD.match(line, at)
         if word is None or (word.end() < len(line) and not line[word.end()].isspace()):
-            raise CommandFailed(f"{place}: a quote is left open, or a backslash is the last character.", USAGE)
+            raise CommandFailed(f"{where}: a quote is left open, or a backslash is the last character.", USAGE)
         words += shlex.split(word[0])
         at = word.end()
     if words and words[0] == "metergate":
-        raise CommandFailed(f"{place}: leave out the leading `metergate`.", USAGE)
+        raise CommandFailed(f"{where}: leave out the leading `metergate`.", USAGE)
     if words and words[0] == "run":
-        raise CommandFailed(f"{place}: a file of commands can't run another one.", USAGE)
+        raise CommandFailed(f"{where}: a file of commands can't run another one.", USAGE)
     return tuple(words)

@@ -1,4 +1,5 @@
-"""`metergate billing`: where the account stands, what to do about it, and the pages where that is done."""
+"""`metergate billing`: where the account stands, what to do about it, and the pages where that is done; what was
+bought, and what happens when credit runs low."""
 
 from typing import TYPE_CHECKING, Annotated
 
@@ -6,13 +7,16 @@ import msgspec
 import typer
 from msgspec import UNSET
 
-from billing.cli.commands import group
-from billing.cli.output import Shown, Table
+from billing.cli.commands import group, lazy_group
+from billing.cli.options import Cursor, Limit
+from billing.cli.output import Shown, Table, page_parts
 from billing.cli.people import add_person_call
-from billing.cli.session import FindPlace
+from billing.cli.session import FindSession
+from billing.pages import DEFAULT_LIMIT
 
 if TYPE_CHECKING:
     from billing.person_calls import PersonCalls
+    from billing.shapes.credit import AlertShape
     from billing.shapes.payments import PageShape
     from billing.shapes.quotas import WindowShape
     from billing.shapes.reports import BillingSummaryShape
@@ -22,16 +26,34 @@ ReturnUrl = Annotated[
     str | None,
     typer.Option(metavar="URL", help="Where the page leads to afterwards: an address on one of the operator's sites."),
 ]
+PlanId = Annotated[str, typer.Argument(metavar="PLAN", help="As `billing plans` lists it.", show_default=False)]
+OrderKey = Annotated[
+    str | None,
+    typer.Option("--idempotency-key", metavar="KEY", help="A text of your own: the same again opens the same page."),
+]
+RECHARGE = dict.fromkeys(("show", "set", "off"), "billing.cli.auto_recharge:add_auto_recharge")
+BUDGET = dict.fromkeys(("list", "create", "update", "delete"), "billing.cli.budgets:add_budgets")
 _WINDOWS = ("quota of", "window", "metric", "model", "limit", "used", "held", "left", "resets")
 _FEATURES = ("feature", "allowed", "limit", "used", "left", "resets")
 
 
-def add_billing(app: typer.Typer, find: FindPlace) -> None:
+def add_billing(app: typer.Typer, find: FindSession) -> None:
     """Add the group `billing`."""
     billing = group("The account: what is left, and what comes next.")
     add_person_call(billing, "status", status, find)
     add_person_call(billing, "setup", setup, find)
     add_person_call(billing, "portal", portal, find)
+    add_person_call(billing, "plans", plans, find)
+    add_person_call(billing, "checkout", checkout, find)
+    add_person_call(billing, "change-plan", change_plan, find)
+    add_person_call(billing, "orders", orders, find)
+    add_person_call(billing, "invoices", invoices, find)
+    add_person_call(billing, "redeem", redeem, find)
+    add_person_call(billing, "alert", alert, find)
+    recharge = lazy_group("The saved payment method is charged when credit runs low.", RECHARGE, find)
+    billing.add_typer(recharge, name="auto-recharge")
+    budget = lazy_group("Sums to stay within: they tell, and refuse nothing.", BUDGET, find)
+    billing.add_typer(budget, name="budget")
     app.add_typer(billing, name="billing")
 
 
@@ -74,10 +96,115 @@ async def portal(client: "PersonCalls", return_url: ReturnUrl = None) -> Shown:
     return _page(await client.billing_portal(return_url))
 
 
+async def plans(client: "PersonCalls") -> Shown:
+    """List the plans, the cheapest first."""
+    found = await client.plans()
+    rows = [
+        (each.id, each.name, each.price_usd, each.included_credit_usd, "any" if each.users is None else str(each.users))
+        for each in found.data
+    ]
+    return Shown(found.received, (Table(("plan", "name", "USD a month", "included USD", "users"), rows),))
+
+
+async def checkout(
+    client: "PersonCalls",
+    amount: Annotated[
+        str | None, typer.Option("--amount-usd", metavar="USD", help="How much credit to buy, in whole cents.")
+    ] = None,
+    plan: Annotated[str | None, typer.Option(metavar="PLAN", help="Which plan to subscribe to.")] = None,
+    save_method: Annotated[bool, typer.Option("--save-method", help="Keep the payment method for later.")] = False,
+    return_url: ReturnUrl = None,
+    idempotency_key: OrderKey = None,
+) -> Shown:
+    """Open a page where an amount of credit or a plan is bought, and print its address."""
+    from billing.shapes.payments import NewCheckout
+
+    if (amount is None) == (plan is None):
+        raise typer.BadParameter("give --amount-usd or --plan, one of the two", param_hint="--plan")
+    body = NewCheckout(
+        amount_usd=UNSET if amount is None else amount,
+        plan=UNSET if plan is None else plan,
+        save_method=save_method,
+        return_url=return_url,
+        idempotency_key=idempotency_key,
+    )
+    return _page(await client.checkout(body))
+
+
+async def change_plan(client: "PersonCalls", plan: PlanId) -> Shown:
+    """Change the subscription: to a dearer plan at once, to a cheaper one with the next period; a free one ends it."""
+    changed = await client.change_subscription(plan)
+    return Shown(changed.received, (Table((), [("plan", changed.plan or "-"), *_subscription(changed)]),))
+
+
+async def orders(
+    client: "PersonCalls",
+    status: Annotated[
+        str | None,
+        typer.Option(metavar="STATUS", help="open, paid, credited, failed, expired, refunded, disputed or parked."),
+    ] = None,
+    limit: Limit = DEFAULT_LIMIT,
+    cursor: Cursor = None,
+) -> Shown:
+    """List what was bought, newest first."""
+    page = await client.own_orders(status=status, limit=limit, cursor=cursor)
+    rows = [
+        (each.id, each.plan or each.kind, each.amount_usd, each.refunded_usd, each.status, each.created_at)
+        for each in page.data
+    ]
+    headers = ("id", "what", "amount USD", "refunded USD", "status", "created")
+    return Shown(page.received, page_parts(headers, rows, page.next_cursor))
+
+
+async def invoices(client: "PersonCalls", limit: Limit = DEFAULT_LIMIT, cursor: Cursor = None) -> Shown:
+    """List the bills of plans, newest first."""
+    page = await client.invoices(limit=limit, cursor=cursor)
+    rows = [
+        (each.number or each.id, f"{each.total_usd} {each.currency}", each.status, each.created_at, each.url or "-")
+        for each in page.data
+    ]
+    return Shown(page.received, page_parts(("number", "total", "status", "created", "page"), rows, page.next_cursor))
+
+
+async def redeem(
+    client: "PersonCalls", code: Annotated[str, typer.Argument(help="The coupon's code.", show_default=False)]
+) -> Shown:
+    """Take the credit of a coupon, once for the account."""
+    given = await client.redeem_coupon(code)
+    lasts = "" if given.expires_at is None else f", until {given.expires_at}"
+    return Shown(
+        given.received, (f"{given.amount_usd} USD of {given.name}{lasts}: the balance is {given.balance_usd}.",)
+    )
+
+
+async def alert(
+    client: "PersonCalls",
+    low_balance_usd: Annotated[
+        str | None, typer.Option("--low-balance-usd", metavar="USD", help="Tell when what may be spent is below it.")
+    ] = None,
+    default: Annotated[bool, typer.Option("--default", help="Below the operator's amount again.")] = False,
+) -> Shown:
+    """Show or set below what the account is told that its balance is low."""
+    if default and low_balance_usd is not None:
+        raise typer.BadParameter("give --low-balance-usd or --default, not both", param_hint="--default")
+    if default or low_balance_usd is not None:
+        return _alert(await client.set_alert(low_balance_usd))
+    return _alert(await client.alert())
+
+
+def _alert(found: "AlertShape") -> Shown:
+    whose = " (the operator's amount)" if found.is_default else ""
+    return Shown(found.received, (f"The account is told when less than {found.low_balance_usd} USD are left{whose}.",))
+
+
 def _page(page: "PageShape") -> Shown:
     if page.url is None:
         return Shown(page.received, ("There is no page to open: see `metergate billing status`.",))
-    return Shown(page.received, (page.url,), ("Open it in a browser. Then: metergate billing status",))
+    order, notes = page.order, ["Open it in a browser. Then: metergate billing status"]
+    if order is not None:
+        what = "of credit" if order.plan is None else f"a month, for the plan {order.plan}"
+        notes.insert(0, f"{order.amount_usd} USD {what}, as the order {order.id}.")
+    return Shown(page.received, (page.url,), tuple(notes))
 
 
 def _account(found: "StatusShape") -> list[tuple[str, str]]:
@@ -125,13 +252,13 @@ def _feature(each: "FeatureShape") -> tuple[str, ...]:
 
 def _next(found: "StatusShape") -> list[str]:
     """Return what to do: the server's guidance, where the plan above is bought, the next command."""
-    said = [] if found.guidance is None else [found.guidance]
+    lines = [] if found.guidance is None else [found.guidance]
     upgrade = found.upgrade
     if found.state == "quota_exhausted" and upgrade is not None and upgrade.url is not None:
-        said.append(f"Upgrade: {upgrade.name}, {upgrade.price_usd} USD a month: {upgrade.url}")
+        lines.append(f"Upgrade: {upgrade.name}, {upgrade.price_usd} USD a month: {upgrade.url}")
     if found.next is not None:
-        said.append(f"Run: {found.next}")
-    return said
+        lines.append(f"Run: {found.next}")
+    return lines
 
 
 def _is_nothing(amount: str) -> bool:

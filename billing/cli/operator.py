@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
 
-from billing.cli.commands import Connect, add_command, group, lazy_group
+from billing.cli.commands import Connect, add_command, lazy_group
 from billing.cli.options import REMOTE, Limit
 from billing.cli.output import REFUSED, UNREACHABLE, CommandFailed, Output, Shown, Table
 from billing.pages import DEFAULT_LIMIT
@@ -35,11 +35,14 @@ ADDERS: Final = {
     **dict.fromkeys(("lots", "coupon"), "billing.cli.credit:add_credit"),
     "plan": "billing.cli.plans:add_plans",
     "order": "billing.cli.orders:add_orders",
+    "exports": "billing.cli.orders:add_exports",
     "audit": "billing.cli.oversight:add_audit",
     "user": "billing.cli.oversight:add_users",
     "requests": "billing.cli.operator:add_requests",
     "key": "billing.cli.keys:add_keys",
-    "provider": "billing.cli.operator:add_providers",
+    "margin": "billing.cli.margin:add_margin",
+    "provider": "billing.cli.margin:add_providers",
+    "login-link": "billing.cli.operator:add_login_link",
 }
 """The commands of the group, and what adds them."""
 _UNAUTHORIZED: Final = 401
@@ -60,11 +63,15 @@ def add_requests(app: typer.Typer, connect: Connect) -> None:
     add_call(app, "requests", requests, connect)
 
 
-def add_providers(app: typer.Typer, connect: Connect) -> None:
-    """Add the group `provider`."""
-    provider = group("Providers of the configuration.")
-    add_call(provider, "list", providers, connect)
-    app.add_typer(provider, name="provider")
+def add_login_link(app: typer.Typer, connect: Connect) -> None:
+    """Add `login-link`."""
+    add_call(app, "login-link", login_link, connect)
+
+
+async def login_link(client: "BillingCalls") -> Shown:
+    """Make a link that signs you in to the console as the operator: once, within ten minutes."""
+    link = await client.login_link()
+    return Shown(link.received, (link.url, f"It is good once, until {link.expires_at}."))
 
 
 async def providers(client: "BillingCalls") -> Shown:
@@ -153,11 +160,11 @@ def parse_quota_text(text: str) -> QuotaShape:
     match = _QUOTA.fullmatch(text)
     if match is None:
         raise QuotaError(EXPECTED)
-    said: dict[str, object] = {name: value for name, value in match.groupdict().items() if value is not None}
+    fields: dict[str, object] = {name: value for name, value in match.groupdict().items() if value is not None}
     limit = match["limit"]
     if match["metric"] != Metric.cost.name and limit.isascii() and limit.isdigit():
-        said["limit"] = int(limit)
-    return quota_shape(parse_quota(said))
+        fields["limit"] = int(limit)
+    return quota_shape(parse_quota(fields))
 
 
 def quotas_of(texts: Iterable[str]) -> list[QuotaShape]:

@@ -1,4 +1,5 @@
-"""`metergate operator order`: what was bought, money given back, and payments that could not be credited."""
+"""`metergate operator order`: what was bought, money given back, and payments that could not be credited; and
+`metergate operator exports`: usage on its way to other systems, and what these do not take."""
 
 from typing import TYPE_CHECKING, Annotated
 
@@ -52,8 +53,11 @@ async def index(
         titles = ("id", "order", "account", "amount", "reason")
         return Shown(waiting.received, page_parts(titles, lines, waiting.next_cursor))
     page = await client.orders(account_id=account_id, status=status, limit=limit, cursor=cursor)
-    rows = [(each.id, each.account_id, each.kind, each.amount_usd, each.status, each.created_at) for each in page.data]
-    headers = ("id", "account", "kind", "amount USD", "status", "created")
+    rows = [
+        (each.id, each.account_id, each.kind, each.amount_usd, each.refunded_usd, each.status, each.created_at)
+        for each in page.data
+    ]
+    headers = ("id", "account", "kind", "amount USD", "refunded USD", "status", "created")
     return Shown(page.received, page_parts(headers, rows, page.next_cursor))
 
 
@@ -119,3 +123,50 @@ async def refund(
     body = NewOrderRefund(idempotency_key=idempotency_key or str(ULID()), amount_usd=amount_usd or UNSET)
     done = await client.refund_order(order_id, body)
     return Shown(done.received, (f"{done.amount_usd} USD are given back: {done.refund_id} ({done.status}).",))
+
+
+def add_exports(app: typer.Typer, connect: Connect) -> None:
+    """Add the group `exports`."""
+    exports = group("Usage on its way to other systems.")
+    add_call(exports, "list", list_exports, connect)
+    add_call(exports, "parked", list_parked, connect)
+    add_call(exports, "retry", retry, connect)
+    app.add_typer(exports, name="exports")
+
+
+async def list_exports(client: "PaymentCalls") -> Shown:
+    """List exports: how many events wait, for how long the oldest does, and what is parked."""
+    page = await client.exports()
+    rows = [
+        (each.name, each.kind, str(each.waiting), f"{each.lag_seconds} s", str(each.parked), each.error or "-")
+        for each in page.data
+    ]
+    return Shown(page.received, page_parts(("export", "kind", "waiting", "lag", "parked", "last failure"), rows, None))
+
+
+async def list_parked(
+    client: "PaymentCalls",
+    export: Annotated[str | None, typer.Option("--export", metavar="NAME", help="Of one export.")] = None,
+    limit: Limit = DEFAULT_LIMIT,
+    cursor: Cursor = None,
+) -> Shown:
+    """List what the other sides do not take, newest first, and why."""
+    page = await client.parked_exports(export=export, limit=limit, cursor=cursor)
+    rows = [
+        (each.export, each.item, each.account_id, each.reason + (" (is tried again)" if each.again else ""))
+        for each in page.data
+    ]
+    return Shown(page.received, page_parts(("export", "item", "account", "reason"), rows, page.next_cursor))
+
+
+async def retry(
+    client: "PaymentCalls",
+    export: Annotated[str, typer.Argument(help="The export's name.", show_default=False)],
+    item: Annotated[str | None, typer.Argument(help="One item, as `parked` names it.", show_default=False)] = None,
+    all_: Annotated[bool, typer.Option("--all", help="All that is parked of this export.")] = False,
+) -> Shown:
+    """Have tried again what is parked, once the cause is mended."""
+    if (item is None) != all_:
+        raise typer.BadParameter("name an item, or give --all", param_hint="item")
+    done = await client.retry_exports(export, item)
+    return Shown(done.received, (f"{done.retried} items of {export} are tried again.",))

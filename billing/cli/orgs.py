@@ -9,8 +9,8 @@ from billing.cli.auth import Org, org_of
 from billing.cli.commands import group
 from billing.cli.options import Cursor, Limit
 from billing.cli.output import CommandFailed, Shown, Table, page_parts
-from billing.cli.people import add_person_call, add_place_call, ask_secret
-from billing.cli.session import FindPlace, Place
+from billing.cli.people import add_person_call, add_session_call, ask_secret
+from billing.cli.session import FindSession, Session
 from billing.pages import DEFAULT_LIMIT
 from billing.shapes.organizations import InvitationShape, OrganizationShape, RoleName
 
@@ -24,7 +24,7 @@ INVITATION = "METERGATE_INVITATION"
 _ID_PREFIX = "org_"
 
 
-def add_orgs(app: typer.Typer, find: FindPlace) -> None:
+def add_orgs(app: typer.Typer, find: FindSession) -> None:
     """Add the group `org`."""
     org = group("Organizations, their members, invitations.")
     add_person_call(org, "list", index, find)
@@ -36,7 +36,7 @@ def add_orgs(app: typer.Typer, find: FindPlace) -> None:
     add_person_call(org, "invitations", invitations, find)
     add_person_call(org, "resend-invitation", resend_invitation, find)
     add_person_call(org, "revoke-invitation", revoke_invitation, find)
-    add_place_call(org, "accept", accept, find)
+    add_session_call(org, "accept", accept, find)
     add_person_call(org, "role", role, find)
     add_person_call(org, "remove", remove, find)
     add_person_call(org, "transfer", transfer, find)
@@ -113,14 +113,14 @@ async def revoke_invitation(client: "PersonCalls", invitation_id: InvitationId, 
 
 
 async def accept(
-    place: Place,
+    session: Session,
     token_stdin: Annotated[
         bool, typer.Option("--token-stdin", help=f"Read the token from stdin, else {INVITATION}, else ask.")
     ] = False,
 ) -> Shown:
     """Join an organization by the token of an invitation's mail."""
-    client = await place.open_signed_in()
-    token = ask_secret("invitation's token", place.environ, INVITATION, from_stdin=token_stdin).strip()
+    client = await session.open_signed_in()
+    token = ask_secret("invitation's token", session.environ, INVITATION, from_stdin=token_stdin).strip()
     if not token:
         raise CommandFailed("The token stands in the invitation's mail: nothing was done.")
     joined = await client.accept_invitation(token)
@@ -174,5 +174,5 @@ def _one(organization: OrganizationShape, *more: str) -> Shown:
 
 
 def _invitation(invitation: InvitationShape) -> Shown:
-    said = f"{invitation.email} is invited as {invitation.role} until {invitation.expires_at}: {invitation.id}"
-    return Shown(invitation.received, (said,))
+    text = f"{invitation.email} is invited as {invitation.role} until {invitation.expires_at}: {invitation.id}"
+    return Shown(invitation.received, (text,))

@@ -9,8 +9,8 @@ from billing.cli.keys import Clear, KeyId, add_rules, key_patch, key_state, key_
 from billing.cli.operator import quotas_text
 from billing.cli.options import Cursor, Limit
 from billing.cli.output import Shown, Table, page_parts
-from billing.cli.people import add_person_call, add_place_call, ask_secret
-from billing.cli.session import FindPlace, Place
+from billing.cli.people import add_person_call, add_session_call, ask_secret
+from billing.cli.session import FindSession, Session
 from billing.money import MAX_NANO
 from billing.pages import DEFAULT_LIMIT
 from billing.shapes.keys import NewKeyShape, NewOwnKey
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from billing.person_calls import PersonCalls
 
 
-def add_own_keys(app: typer.Typer, find: FindPlace) -> None:
+def add_own_keys(app: typer.Typer, find: FindSession) -> None:
     """Add the group `keys`."""
     keys = group("API keys of your account.")
     add_person_call(keys, "create", add_rules(create), find)
@@ -28,7 +28,7 @@ def add_own_keys(app: typer.Typer, find: FindPlace) -> None:
     add_person_call(keys, "update", add_rules(update), find)
     add_person_call(keys, "rotate", rotate, find)
     add_person_call(keys, "revoke", revoke, find)
-    add_place_call(keys, "revoke-leaked", revoke_leaked, find)
+    add_session_call(keys, "revoke-leaked", revoke_leaked, find)
     app.add_typer(keys, name="keys")
 
 
@@ -101,14 +101,14 @@ async def revoke(client: "PersonCalls", key_id: KeyId) -> Shown:
 
 
 async def revoke_leaked(
-    place: Place,
+    session: Session,
     key_stdin: Annotated[
         bool, typer.Option("--key-stdin", help="Read the secret from stdin, else METERGATE_LEAKED_KEY, else ask.")
     ] = False,
 ) -> Shown:
     """Revoke a key by its secret, which somebody has found: whose it is does not matter, and nobody need sign in."""
-    secret = ask_secret("secret of the key", place.environ, "METERGATE_LEAKED_KEY", from_stdin=key_stdin)
-    done = await place.open_anew().revoke_leaked_key(secret.strip())
+    secret = ask_secret("secret of the key", session.environ, "METERGATE_LEAKED_KEY", from_stdin=key_stdin)
+    done = await session.open_anew().revoke_leaked_key(secret.strip())
     return Shown(done.received, (done.message,))
 
 

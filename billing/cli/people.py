@@ -1,10 +1,9 @@
 """What commands for people have in common: how they are connected, what their failures say, how they ask for secrets.
 
-`add_person_call` makes a function of a `PersonCalls` a command, with the token of who is signed in; `add_place_call`
-does so with one of a `Place`, for those that deal with tokens themselves. A secret is asked for at the terminal without
-echo, or read from stdin or a variable: never from an argument, which every user of a machine may see.
-
-And `metergate auth forgot`, `auth reset` and `auth totp`: a new password by mail, an authenticator app.
+`add_person_call` makes a function of a `PersonCalls` a command, with the token of who is signed in; `add_session_call`
+does so with one of a `Session`, for those that deal with tokens themselves. A secret is asked for at the terminal
+without echo, or read from stdin or a variable: never from an argument, which every user of a machine may see. And
+`metergate auth forgot`, `auth reset` and `auth totp`: a new password by mail, an authenticator app.
 """
 
 import functools
@@ -19,7 +18,7 @@ import typer
 from billing.cli.commands import add_command, group, interruptible
 from billing.cli.options import REMOTE
 from billing.cli.output import REFUSED, UNREACHABLE, USAGE, CommandFailed, Output, Shown, Table, printable
-from billing.cli.session import FindPlace, Place
+from billing.cli.session import FindSession, Session
 
 if TYPE_CHECKING:
     from billing.answers import Refused
@@ -31,31 +30,31 @@ _SIGN_IN = "`metergate auth login`"
 """What the gateway says of a token that is refused, and not of a password."""
 
 
-def add_person_call(app: typer.Typer, name: str, call: Callable[..., Awaitable[Shown]], find: FindPlace) -> None:
+def add_person_call(app: typer.Typer, name: str, call: Callable[..., Awaitable[Shown]], find: FindSession) -> None:
     """Make `call`, of a signed-in `PersonCalls` and a command's own options, the command `name` of `app`."""
 
     @functools.wraps(call)
-    async def signed_in(place: Place, **given: Any) -> Shown:
-        return await call(await place.open_signed_in(), **given)
+    async def signed_in(session: Session, **given: Any) -> Shown:
+        return await call(await session.open_signed_in(), **given)
 
-    add_place_call(app, name, signed_in, find)
+    add_session_call(app, name, signed_in, find)
 
 
-def add_place_call(app: typer.Typer, name: str, call: Callable[..., Awaitable[Shown]], find: FindPlace) -> None:
-    """Make `call`, of a `Place` and a command's own options, the command `name` of `app`."""
+def add_session_call(app: typer.Typer, name: str, call: Callable[..., Awaitable[Shown]], find: FindSession) -> None:
+    """Make `call`, of a `Session` and a command's own options, the command `name` of `app`."""
 
     @functools.wraps(call)
     async def work(output: Output, **given: Any) -> None:
-        place = find(output)
-        with explained_to_people(place):
-            shown = await call(place, **given)
+        session = find(output)
+        with explained_to_people(session):
+            shown = await call(session, **given)
         output.show(shown)
 
     add_command(app, name, work, REMOTE)
 
 
 @contextmanager
-def explained_to_people(place: Place) -> Iterator[None]:
+def explained_to_people(session: Session) -> Iterator[None]:
     """Turn what the client raises into `CommandFailed`, with the command that mends it."""
     from billing.answers import ClientError, Refused, Unreachable
 
@@ -63,7 +62,7 @@ def explained_to_people(place: Place) -> Iterator[None]:
         yield
     except Refused as error:
         code = UNREACHABLE if error.status == _AWAY else REFUSED
-        raise CommandFailed(printable(_refusal(error, place)), code) from error
+        raise CommandFailed(printable(_refusal(error, session)), code) from error
     except Unreachable as error:
         message = f"{error} Check --api-url or METERGATE_API_URL, and that the gateway runs there."
         raise CommandFailed(message, UNREACHABLE) from error
@@ -71,27 +70,29 @@ def explained_to_people(place: Place) -> Iterator[None]:
         raise CommandFailed(f"{printable(str(error))} Check --api-url or METERGATE_API_URL.", UNREACHABLE) from error
 
 
-def _refusal(error: "Refused", place: Place) -> str:
-    said = f"{error.message} ({error.code})"
+def _refusal(error: "Refused", session: Session) -> str:
+    text = f"{error.message} ({error.code})"
+    if error.status == _UNAUTHORIZED:  # its code is that of keys, whatever was wrong: a password, a code, a token
+        text = error.message
     if error.status == _UNAUTHORIZED and ("Authorization" in error.message or _SIGN_IN in error.message):
-        return f"{error.message} {_renewing(place)}"
+        return f"{error.message} {_renewing(session)}"
     match error.code:
-        case "insufficient_scope" if place.given_token is None:
-            kept = place.files.kept()
+        case "insufficient_scope" if session.given_token is None:
+            kept = session.files.kept()
             if kept is not None and kept.scope is not None:
-                said += f" The token was narrowed to {kept.scope!r}: `metergate auth token` takes that back."
+                text += f" The token was narrowed to {kept.scope!r}: `metergate auth token` takes that back."
         case "billing_required":
             billing = error.error.get("billing")
             next_command = billing.get("next") if isinstance(billing, dict) else None
-            said += f"\nRun: {next_command}" if next_command else ""
+            text += f"\nRun: {next_command}" if next_command else ""
         case "quota_exceeded" | "capacity_held":
             details = {name: error.error[name] for name in ("quota", "billing", "upgrade") if name in error.error}
-            said += f"\n{msgspec.json.encode(details).decode()}" + _upgrade(details.get("upgrade"))
-    return said
+            text += f"\n{msgspec.json.encode(details).decode()}" + _upgrade(details.get("upgrade"))
+    return text
 
 
-def _renewing(place: Place) -> str:
-    if place.given_token is not None:
+def _renewing(session: Session) -> str:
+    if session.given_token is not None:
         return "The token is that of --token-file or METERGATE_API_TOKEN: make one with `metergate auth token --show`."
     return "Where only the token has ended: `metergate auth token`."
 
@@ -99,8 +100,8 @@ def _renewing(place: Place) -> str:
 def _upgrade(upgrade: Any) -> str:
     if not isinstance(upgrade, dict):
         return ""
-    said = f"\nUpgrade: {upgrade.get('name') or upgrade.get('plan')}, {upgrade.get('price_usd')} USD a month"
-    return f"{said}: {upgrade['url']}" if upgrade.get("url") else said
+    text = f"\nUpgrade: {upgrade.get('name') or upgrade.get('plan')}, {upgrade.get('price_usd')} USD a month"
+    return f"{text}: {upgrade['url']}" if upgrade.get("url") else text
 
 
 def ask_secret(
@@ -144,87 +145,87 @@ _RECOVERY_LENGTH: Final = 8
 _KEEP: Final = "Where the app is not at hand, each of these codes is good once; they are shown only now:"
 
 
-def add_credentials(auth: typer.Typer, find: FindPlace) -> None:
+def add_credentials(auth: typer.Typer, find: FindSession) -> None:
     """Add the commands to the group `auth`."""
-    add_place_call(auth, "forgot", forgot, find)
-    add_place_call(auth, "reset", reset, find)
+    add_session_call(auth, "forgot", forgot, find)
+    add_session_call(auth, "reset", reset, find)
     totp = group("An authenticator app, as the second factor of a sign-in.")
-    add_place_call(totp, "enrol", enrol, find)
-    add_place_call(totp, "confirm", confirm, find)
-    add_place_call(totp, "recovery-codes", recovery_codes, find)
-    add_place_call(totp, "off", off, find)
+    add_session_call(totp, "enrol", enrol, find)
+    add_session_call(totp, "confirm", confirm, find)
+    add_session_call(totp, "recovery-codes", recovery_codes, find)
+    add_session_call(totp, "off", off, find)
     auth.add_typer(totp, name="totp")
 
 
-async def forgot(place: Place, email: Email) -> Shown:
+async def forgot(session: Session, email: Email) -> Shown:
     """Have mailed what `auth reset` sets a new password with."""
-    sent = await place.open_anew().forgot_password(email)
-    said = f"If {email} is registered here, a mail is on its way to it. Then: metergate auth reset"
-    return Shown(sent.received, (said,))
+    sent = await session.open_anew().forgot_password(email)
+    text = f"If {email} is registered here, a mail is on its way to it. Then: metergate auth reset"
+    return Shown(sent.received, (text,))
 
 
 async def reset(
-    place: Place,
+    session: Session,
     stdin: SecretsStdin = False,
     revoke_keys: Annotated[bool, typer.Option("--revoke-keys", help="Revoke your API keys, too.")] = False,
 ) -> Shown:
     """Set a new password by the token that was mailed. All your sessions end."""
     from billing.shapes.people import PasswordReset
 
-    client = place.open_anew()
-    token = ask_secret("mailed token", place.environ, RESET, from_stdin=stdin).strip()
-    new = ask_secret("new password", place.environ, NEW_PASSWORD, from_stdin=stdin, twice=True)
+    client = session.open_anew()
+    token = ask_secret("mailed token", session.environ, RESET, from_stdin=stdin).strip()
+    new = ask_secret("new password", session.environ, NEW_PASSWORD, from_stdin=stdin, twice=True)
     changed = await client.reset_password(PasswordReset(token=token, password=new, revoke_keys=revoke_keys))
-    said = f"Your password is changed. Keys revoked: {changed.keys_revoked}. Then: metergate auth login"
-    return Shown(changed.received, (said,))
+    text = f"Your password is changed. Keys revoked: {changed.keys_revoked}. Then: metergate auth login"
+    return Shown(changed.received, (text,))
 
 
-async def enrol(place: Place, stdin: SecretsStdin = False) -> Shown:
+async def enrol(session: Session, stdin: SecretsStdin = False) -> Shown:
     """Make the secret of an authenticator app, which counts once `auth totp confirm` has had a code of it."""
-    client = await place.open_signed_in()
+    client = await session.open_signed_in()
     password = None
     if (await client.who_am_i()).has_password:
-        password = ask_secret("password", place.environ, PASSWORD, from_stdin=stdin)
+        password = ask_secret("password", session.environ, PASSWORD, from_stdin=stdin)
     made = await client.enrol_totp(password)
     rows = [("secret", made.secret), ("address", made.uri)]
     then = "Give one of them to your app. Then: metergate auth totp confirm"
     return Shown(made.received, (Table((), rows), then), secret=True)
 
 
-async def confirm(place: Place, stdin: SecretsStdin = False) -> Shown:
+async def confirm(session: Session, stdin: SecretsStdin = False) -> Shown:
     """Have the app count from now on, by its first code. Prints the recovery codes, this once."""
-    client = await place.open_signed_in()
-    code = ask_secret("code of your authenticator app", place.environ, SECOND_FACTOR, from_stdin=stdin).strip()
+    client = await session.open_signed_in()
+    code = ask_secret("code of your authenticator app", session.environ, SECOND_FACTOR, from_stdin=stdin).strip()
     made = await client.confirm_totp(code)
     return Shown(made.received, ("The app counts from now on.", _KEEP, *made.recovery_codes), secret=True)
 
 
-async def recovery_codes(place: Place, stdin: SecretsStdin = False) -> Shown:
+async def recovery_codes(session: Session, stdin: SecretsStdin = False) -> Shown:
     """Replace your recovery codes, by a code of the app or one of them. The new ones are printed this once."""
-    client = await place.open_signed_in()
-    made = await client.renew_recovery_codes(ask_factor(place, from_stdin=stdin))
+    client = await session.open_signed_in()
+    made = await client.renew_recovery_codes(ask_factor(session, from_stdin=stdin))
     return Shown(made.received, (_KEEP, *made.recovery_codes), secret=True)
 
 
-async def off(place: Place, stdin: SecretsStdin = False) -> Shown:
+async def off(session: Session, stdin: SecretsStdin = False) -> Shown:
     """Remove the app, with a last code of it or a recovery code."""
     from billing.shapes.people import TotpRemoval
 
-    client = await place.open_signed_in()
+    client = await session.open_signed_in()
     password = None
     if (await client.who_am_i()).has_password:
-        password = ask_secret("password", place.environ, PASSWORD, from_stdin=stdin)
-    factor = ask_factor(place, from_stdin=stdin)
+        password = ask_secret("password", session.environ, PASSWORD, from_stdin=stdin)
+    factor = ask_factor(session, from_stdin=stdin)
     await client.remove_totp(TotpRemoval(password=password, totp=factor.totp, recovery_code=factor.recovery_code))
     return Shown({"second_factor": False}, ("The app is removed: a password or a mailed code is enough.",))
 
 
-def ask_factor(place: Place, *, from_stdin: bool = False) -> "FactorBody":
+def ask_factor(session: Session, *, from_stdin: bool = False) -> "FactorBody":
     """Return a second factor that is asked for. Raises `CommandFailed`."""
     from billing.shapes.people import FactorBody
 
     what = "code of your authenticator app, or recovery code"
-    given = ask_secret(what, place.environ, SECOND_FACTOR, from_stdin=from_stdin).strip()
+    given = ask_secret(what, session.environ, SECOND_FACTOR, from_stdin=from_stdin).strip()
     if not given:
         raise CommandFailed("Without a code nothing was done.", USAGE)
     return FactorBody(recovery_code=given) if len(given) > _RECOVERY_LENGTH else FactorBody(totp=given)

@@ -172,10 +172,10 @@ class TokenFiles:
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
-    """Where a command for people works: `given_url` was said by an option or a variable, `own_url` finds the gateway of
-    the data folder, `given_token` is that of --token-file or METERGATE_API_TOKEN; `open` makes a client of a URL and a
-    token; `clock` gives Unix seconds."""
+class Session:
+    """Whom a command for people works for, and at which gateway: `given_url` comes from an option or a variable,
+    `own_url` finds the gateway of the data folder, `given_token` is that of --token-file or METERGATE_API_TOKEN; `open`
+    makes a client of a URL and a token; `clock` gives Unix seconds."""
 
     files: TokenFiles
     given_url: str | None
@@ -250,7 +250,7 @@ class Place:
         return kept, token
 
     def _any_url(self) -> str:
-        """Return which gateway to call: as it was said, that of the data folder, the one of the sign-in."""
+        """Return which gateway to call: the one that was given, that of the data folder, or that of the sign-in."""
         url = self.given_url or self.own_url()
         if url is None and (kept := self.files.kept()) is not None:
             url = kept.url
@@ -260,5 +260,5 @@ class Place:
         return url.rstrip("/")
 
 
-FindPlace = Callable[..., Place]
-"""Finds the place of an `Output`'s options; raises `CommandFailed`."""
+FindSession = Callable[..., Session]
+"""Returns the session by an `Output`'s options; raises `CommandFailed`."""

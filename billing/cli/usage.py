@@ -14,7 +14,7 @@ from billing.cli.commands import add_command
 from billing.cli.options import REMOTE, Cursor, Limit
 from billing.cli.output import CommandFailed, Output, Shown, Table, page_parts
 from billing.cli.people import explained_to_people
-from billing.cli.session import FILE_MODE, FindPlace
+from billing.cli.session import FILE_MODE, FindSession
 from billing.pages import DEFAULT_LIMIT
 
 if TYPE_CHECKING:
@@ -39,7 +39,7 @@ _EVERY_S: Final = 1.0
 _USED: Final = ("requests", "input", "output", "total tokens", "charged USD")
 
 
-def add_usage(app: typer.Typer, find: FindPlace) -> None:
+def add_usage(app: typer.Typer, find: FindSession) -> None:
     """Add `usage`."""
 
     async def work(
@@ -70,9 +70,9 @@ def add_usage(app: typer.Typer, find: FindPlace) -> None:
         given = {"since": since, "until": until, "tz": tz, "group_by": group_by, "granularity": granularity}
         query: Query = {**given, "key_id": key, "user_id": user, "model": model, "cursor": cursor}
         _check(what, query, csv)
-        place = find(output)
-        with explained_to_people(place):
-            client = await place.open_signed_in()
+        session = find(output)
+        with explained_to_people(session):
+            client = await session.open_signed_in()
             if csv is None:
                 shown = await _show(client, what, query, limit)
             else:
@@ -120,7 +120,7 @@ async def _summary(client: "PersonCalls", query: "Query") -> Shown:
     summary = await client.usage_summary(query)
     names = tuple(summary.group_by)
     rows = [(*(each.group.get(name) or "-" for name in names), *_used(each)) for each in summary.data]
-    rows.append((*("total" if place == 0 else "" for place in range(len(names))), *_used(summary.total)))
+    rows.append((*("total" if index == 0 else "" for index in range(len(names))), *_used(summary.total)))
     table = Table((*names, *_USED), rows)
     since, until = summary.since or "the beginning", summary.until or "now"
     more = (f"There are more: --cursor {summary.next_cursor}",) if summary.next_cursor else ()
@@ -147,18 +147,18 @@ async def _table(client: "PersonCalls", path: str, query: "Query", csv: str, out
     from billing.cli.client import CommandClient
 
     assert isinstance(client, CommandClient)  # noqa: S101 - commands have no other
-    received, said_s = 0, time.monotonic()
+    received, shown_s = 0, time.monotonic()
 
     def counted(write: Callable[[bytes], object]) -> Callable[[bytes], None]:
         def take(part: bytes) -> None:
-            nonlocal received, said_s
+            nonlocal received, shown_s
             try:
                 write(part)
             except OSError as error:
                 raise CommandFailed(f"Cannot write the table: {error.strerror}.") from error
             received += len(part)
-            if time.monotonic() - said_s > _EVERY_S:
-                said_s = time.monotonic()
+            if time.monotonic() - shown_s > _EVERY_S:
+                shown_s = time.monotonic()
                 output.note(f"{received / 1e6:.1f} MB so far")
 
         return take

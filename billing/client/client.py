@@ -175,8 +175,8 @@ class BillingClient(ServiceCalls, PaymentCalls):
         return await self.record(account_id, event_id=event_id, on_error=on_error, **measure)
 
     async def retry_parked(self) -> int:
-        """Record the events again that the gateway had refused for good, once what was wrong is mended; how many.
-        Raises OSError."""
+        """Record the events again that the gateway had refused for good, once what was wrong is mended; return how
+        many. Raises OSError."""
         return await self._with_spool().retry_parked()
 
     @asynccontextmanager

@@ -110,7 +110,7 @@ class Recorder:
         self._disk.shutdown(wait=False)
 
     async def retry_parked(self) -> int:
-        """Take parked events for new ones; how many. Raises OSError."""
+        """Take parked events for new ones; return how many. Raises OSError."""
         async with self._file:
             events = await self._on_disk(self._spool.unpark, self._left())
         self._take(events)
@@ -212,7 +212,7 @@ class Recorder:
         return batch
 
     async def _deliver(self) -> bool:
-        """Send a batch; whether some of it is done with. What is left undone stands in `_sending`. Raises
+        """Send a batch; return whether some of it is done with. What is left undone stands in `_sending`. Raises
         `ClientError`."""
         self._sending = self._batch()
         todo, moved = [list(self._sending)], False

@@ -108,8 +108,8 @@ class ServiceCalls(CreditCalls, ABC):
         self.retries = retries
         self._service_headers: Mapping[str, str] | None = None
         if service_key is not None and service_name is not None:  # alone: with `Authorization` beside them they are 401
-            said = {"X-API-Key": service_key, "X-Service-Name": service_name}
-            self._service_headers = {"Accept": "application/json", **said}
+            identity = {"X-API-Key": service_key, "X-Service-Name": service_name}
+            self._service_headers = {"Accept": "application/json", **identity}
 
     async def account_balance(self, account_id: str) -> BalanceShape:
         """Return what an account has left."""

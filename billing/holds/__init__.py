@@ -8,12 +8,12 @@ hold         one request's hold, as a state machine
 items        admissions, settlements and voids as Redis takes them, and what it answers
 admission    asking for a hold; repairs  bringing about what it lacked in Redis, and
              changes of a balance that Redis has not made itself; admission_queue  waiting for running requests
-service      Holds: what a server of requests calls; the holds that run in this process
+service      Holds: what a server of requests calls; running  the holds of this process
 partitions   the life of the Redis server behind a partition, numbered in epochs; partition  what is known of one,
              and whether Postgres is the ledger that Redis was loaded from
 epoch_start  how this gateway takes part in an epoch
-loader       from Postgres into Redis: whole subjects, new versions, new counters; windows  what counters start from;
-             live_windows  what is left of a principal's quotas
+loader       from Postgres into Redis: whole subjects, new versions, new counters; windows  what counters
+             there are and start from; live_windows  what is left of a principal's quotas
 debit_writer  debits on their way to Postgres: which account is next, batches, back-off
 outbox       what Redis has settled, by that writer, and how many debits wait in all
 replay       what Redis did not confirm, by that writer; debits that processes that have ended left in their spools

@@ -216,8 +216,8 @@ class Admissions:
         renew: Renew | None,
         began_s: float,
     ) -> Decision:
-        """Ask again for a request whose principal or prices are not those that it was made from, until they rest: at
-        most `wait_s` after `began_s`, on the monotonic clock."""
+        """Ask again for a request whose principal or prices are not those that it was made from, until they stay the
+        same: at most `wait_s` after `began_s`, on the monotonic clock."""
         renewals, pause_s = 0, 0.0
         while renew is not None:
             if renewals >= RENEWALS and time.monotonic() >= began_s + self._wait_s:

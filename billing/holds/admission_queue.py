@@ -80,7 +80,7 @@ class Ticket:
         self.kept_out_by: Set[Keeper] = self.keepers if refused is None else _keeping(refused, target)
 
     def stands_behind(self, behind: Set[Keeper]) -> None:
-        """Take it that, unasked, it is kept out by what keeps those before it out."""
+        """Take it, as Redis was not asked, that it is kept out by what keeps those before it out."""
         self.kept_out_by = (behind & self.keepers) or self.keepers
 
     def refused(self, refused: Refused) -> None:
@@ -177,7 +177,7 @@ class AdmissionQueue:
         return ticket
 
     async def turn(self, ticket: Ticket, until_s: float) -> bool:
-        """Wait for the next turn to ask, up to a time of the event loop's; whether it came."""
+        """Wait for the next turn to ask, at most until a time of the event loop; return whether the turn came."""
         if self._closed:
             return False
         ticket.turn = self._loop.create_future()

@@ -4,8 +4,8 @@
         engine.holds, engine.cache, engine.change_notifier
 
 Each part is made from parts that were made before it. Beside the hot path it keeps its lease (`lease.py`, a thread),
-and runs as loops (`loops.py`) the outbox, the ledger's own way, the rollups' roller, the care for lasting holds,
-and what `upkeep.py` has.
+and runs as loops the outbox, the ledger's own way, the rollups' roller, the care for lasting holds, and what
+`upkeep.py` has.
 """
 
 from __future__ import annotations
@@ -33,7 +33,8 @@ from billing.holds.redis.session import refuse_eviction
 from billing.holds.redis.state import RedisState
 from billing.holds.repairs import Corrections
 from billing.holds.replay import LedgerWay, Replay
-from billing.holds.service import Holds, HoldSettings, RunningHolds
+from billing.holds.running import RunningHolds
+from billing.holds.service import Holds, HoldSettings
 from billing.holds.spool import Spool
 from billing.holds.upkeep import Loops, Upkeep
 from billing.holds.windows import plan_lookup
@@ -73,7 +74,8 @@ class EngineSettings:
 
 
 class Engine:
-    """One gateway process's part in metering. `load_principal` reads the principal of a key's digest from Postgres."""
+    """Runs everything that one gateway process needs to hold and settle. `load_principal` reads the principal of a
+    key's digest from Postgres."""
 
     def __init__(
         self,
@@ -225,8 +227,9 @@ class Engine:
             raise
 
     async def _wait_for_other_layouts(self) -> None:
-        """Gateways that this one can't run beside may be ending, or not be known to be dead yet. Waits without a lease,
-        for those would wait for whoever has one before they open an epoch. Raises `DatabaseError`, `NotReady`."""
+        """Wait for gateways that this one can't run beside: they may be ending, or not be known to be dead yet. Waits
+        without a lease, for those would wait for whoever has one before they open an epoch. Raises `DatabaseError`,
+        `NotReady`."""
         others = await self.peers.of_other_layouts()
         for _ in range(START_ATTEMPTS):
             if not others:
@@ -263,8 +266,8 @@ class Engine:
             await subscribed.wait()
 
     async def stop(self, timeout_s: float = 10.0) -> bool:
-        """Finish settlements, write what waits, give the lease back. Whether everything was written in time; what is
-        still being worked for then is charged as it is held."""
+        """Finish settlements, write what waits, give the lease back. Return whether everything was written in time;
+        what is still being worked for then is charged as it is held."""
         done = await self.holds.drain(timeout_s)
         if not done:
             await self.holds.resolve_rest(LAST_S)

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from billing.holds.redis.state import RedisState
     from billing.holds.repairs import Corrections
     from billing.holds.replay import LedgerWay, Replay
-    from billing.holds.service import RunningHolds
+    from billing.holds.running import RunningHolds
 
 logger = logging.getLogger(__name__)
 
@@ -46,7 +46,6 @@ REHELD_ROWS: Final = 100
 """Running requests that are held again, and asked for in the ledger, at once: their settlements wait for that."""
 PREPARED_ACCOUNTS: Final = 10_000
 """Accounts that are told of corrections at one attempt to join an epoch."""
-
 MOST_HELD_BACK: Final = 1000
 """Accounts that a gateway may leave behind as it joins an epoch: with more of them it does not join yet."""
 
@@ -103,9 +102,8 @@ class EpochStart:
             apart_ms, was_apart = self._partitions.clock_difference_ms(partition), partition.apart
             partition.apart = abs(apart_ms) > APART_MS
             if partition.apart and not was_apart:
-                logger.error(
-                    "partition %d: Redis's clock is %d s ahead of Postgres's", partition.number, apart_ms // 1000
-                )
+                ahead_s = apart_ms // 1000
+                logger.error("partition %d: Redis's clock is %d s ahead of Postgres's", partition.number, ahead_s)
             if partition.apart:
                 return False
             unready = await self._unready(partition, epoch)
@@ -114,15 +112,8 @@ class EpochStart:
             gone = list(self._peers.lost(partition.held_back_by))
             number, back = partition.number, sorted(unready)
             keys = [self._keyspace.meta(number), self._keyspace.joined(number), self._keyspace.installed(number)]
-            arguments: list[str | int] = [
-                epoch,
-                self._gateway_id,
-                len(back),
-                len(gone),
-                *back,
-                *gone,
-                *await self._peers.living(),
-            ]
+            head = epoch, self._gateway_id, len(back), len(gone)
+            arguments: list[str | int] = [*head, *back, *gone, *await self._peers.living()]
             is_open, *holding = await self._client.call(
                 self._join_script, keys + [self._keyspace.account(each) for each in back], arguments
             )
@@ -151,8 +142,8 @@ class EpochStart:
         return before if unready is None else before & unready
 
     async def prepare(self, partition: Partition, epoch: int) -> frozenset[str] | None:
-        """Return what this gateway owes a new epoch before it may open: older debits written, running requests held
-        again. The accounts for which it could not be done, because their rows are locked; None: not yet, ask again.
+        """Do what this gateway owes a new epoch before it may open: write older debits, hold running requests again.
+        Return the accounts for which it could not be done, because their rows are locked; None: not yet, ask again.
 
         Raises `StoreError`, `LostWrites`.
         """
@@ -209,7 +200,7 @@ class EpochStart:
     async def _hold_again(
         self, partition: Partition, holds: Sequence[Hold], epoch: int, known: TagsByName, back: set[str]
     ) -> bool:
-        """Hold running requests again, then ask the ledger about them; whether all of it could be done. Those of
+        """Hold running requests again, then ask the ledger about them; return whether all of it could be done. Those of
         accounts whose rows are locked stay as they are: these accounts are held `back`.
 
         While this process stood still another may have taken it for dead and have its holds expired: such a hold ends
@@ -250,8 +241,8 @@ class EpochStart:
     async def _hold_lasting(
         self, partition: Partition, holds: Sequence[LastingHold], epoch: int, known: TagsByName, back: set[str]
     ) -> bool:
-        """Hold again what outlasts processes, whichever gateway made it; whether all of it could be done. Those of
-        accounts whose rows are locked keep their accounts `back`."""
+        """Hold again what outlasts processes, whichever gateway made it; return whether all of it could be done. Those
+        of accounts whose rows are locked keep their accounts `back`."""
         for hold in holds:
             if hold.debit.account_id in back:
                 continue
@@ -287,7 +278,7 @@ class EpochStart:
         return None
 
     async def _end_closed(self, partition: Partition, holds: Sequence[Hold]) -> bool:
-        """Give back holds that the ledger has a row of, once their accounts know of it; whether all could be."""
+        """Give back holds that the ledger has a row of, once their accounts know of it; return whether all could be."""
         ended = []
         for account_id in {decode_debit(hold.payload).account_id for hold in holds}:
             if not await self._corrections.sync(partition, account_id):

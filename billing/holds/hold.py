@@ -210,6 +210,6 @@ class Moving:
         self._done.set_result(None)
 
 
-def at_place(debit: Debit, epoch: int, dseq: int) -> Debit:
+def as_counted(debit: Debit, epoch: int, dseq: int) -> Debit:
     """Return the debit with the epoch and the sequence number that Redis gave it."""
     return msgspec.structs.replace(debit, epoch=epoch, dseq=dseq)

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Final
 import msgspec
 
 from billing.errors import NewerLayout, Unreadable
-from billing.holds.hold import at_place
+from billing.holds.hold import as_counted
 from billing.holds.redis.connection import Script
 from billing.holds.redis.layout import SETTLED, Entry, entry_at_ms
 from billing.ledger.debits import Debit, decode_debit
@@ -40,7 +40,7 @@ async def settled_debit(redis: RedisState, account_id: str, request_id: str) -> 
     One look at one entry. Raises `RedisError`."""
     entry = await redis.entry(account_id, request_id)
     try:
-        return placed_debit(entry) if entry is not None and entry.state == SETTLED else None
+        return counted_debit(entry) if entry is not None and entry.state == SETTLED else None
     except Unreadable:  # what can't be read here is left to whoever reads the whole journal
         return None
 
@@ -65,10 +65,10 @@ class Reading:
             self._bad.append((field, raw, error))
 
     async def debit(self, request_id: str, entry: Entry) -> Debit | None:
-        """Return the debit of a settled entry, with its place; None for one that can't be read, which is not stopped
-        at."""
+        """Return the debit of a settled entry, with its number in Redis; None for one that can't be read, which is set
+        aside by `finish`."""
         try:
-            return placed_debit(entry)
+            return counted_debit(entry)
         except Unreadable as error:
             raw = await self._redis.raw_entry(self._partition.number, request_id)
             if raw is not None:
@@ -76,7 +76,7 @@ class Reading:
             return None
 
     async def finish(self) -> int:
-        """Keep what could not be read in Postgres, and take it out of Redis; how many. Raises `DatabaseError`,
+        """Keep what could not be read in Postgres, and take it out of Redis; return how many. Raises `DatabaseError`,
         `RedisError`."""
         bad, self._bad = self._bad, []
         number, epoch = self._partition.number, self._partition.epoch
@@ -103,9 +103,9 @@ async def write_settled(database: Database, outbox: Outbox, waiting: list[Debit]
     return len(done)
 
 
-def placed_debit(entry: Entry) -> Debit:
-    """Return the debit of a settled entry, with the place that Redis gave it. Raises `Unreadable`."""
-    return at_place(decode_debit(entry.payload), entry.epoch, entry.dseq)
+def counted_debit(entry: Entry) -> Debit:
+    """Return the debit of a settled entry, with its epoch and sequence number in Redis. Raises `Unreadable`."""
+    return as_counted(decode_debit(entry.payload), entry.epoch, entry.dseq)
 
 
 def debit_of_entry(request_id: str, raw: bytes) -> Debit:
@@ -113,7 +113,7 @@ def debit_of_entry(request_id: str, raw: bytes) -> Debit:
     where it was a hold. Raises `Unreadable`."""
     entry = Entry.unpack(raw)
     if entry.state == SETTLED:
-        return placed_debit(entry)
+        return counted_debit(entry)
     debit = expired_debit(request_id, entry)
     if debit is None:
         raise NewerLayout("a newer release's hold")

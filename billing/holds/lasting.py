@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from billing.holds.partitions import Partitions
     from billing.holds.redis.state import Keyspace, RedisState
     from billing.holds.repairs import Corrections
-    from billing.holds.service import RunningHolds
+    from billing.holds.running import RunningHolds
 
 logger = logging.getLogger(__name__)
 
@@ -148,7 +148,7 @@ class LastingHolds:
                 logger.info("holds of services are not tended for now: %s", error)
 
     async def expire(self) -> int:
-        """Let holds expire whose time is over; how many. Raises `DatabaseError`."""
+        """Let holds expire whose time is over; return how many. Raises `DatabaseError`."""
         expired = 0
         while rows := await self._database.rows(EXPIRE, PAGE):
             for row in rows:
@@ -161,7 +161,7 @@ class LastingHolds:
         return expired
 
     async def tidy(self, age_ms: int = ORPHAN_AGE_MS) -> int:
-        """Give back entries of at least this age that have no open row; how many. Raises `StoreError`."""
+        """Give back entries of at least this age that have no open row; return how many. Raises `StoreError`."""
         ended = 0
         for partition in self._partitions.all:
             left: dict[str, Any] = {}

@@ -187,7 +187,7 @@ class Lease:
 
 
 async def _sleep(woken: asyncio.Event, seconds: float) -> None:
-    """Unless woken."""
+    """Sleep for so long, unless woken."""
     with suppress(TimeoutError):
         async with asyncio.timeout(seconds):
             await woken.wait()
@@ -228,7 +228,7 @@ class Peers:
         self._told: frozenset[str] = frozenset()
 
     def saw(self, begun_s: float, rows: Sequence[LeaseRow]) -> bool:
-        """Take in all leases, read and the own one renewed since `begun_s`; whether anybody's loss is new."""
+        """Take in all leases, read and the own one renewed since `begun_s`; return whether anybody's loss is new."""
         now_s = self.clock()
         with self._lock:
             unbroken = self._looked_s is not None and now_s - self._looked_s <= self._gap_s
@@ -242,7 +242,7 @@ class Peers:
             return self._anything_new()
 
     def saw_end(self, gateway_id: str) -> bool:
-        """Take in that a gateway has ended; whether that is new."""
+        """Take in that a gateway has ended; return whether that is new."""
         with self._lock:
             self._ended |= {gateway_id}
             return self._anything_new()

@@ -14,18 +14,16 @@ import logging
 import time
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
-from dataclasses import dataclass
-from datetime import datetime
-from typing import TYPE_CHECKING, Final, Literal
+from typing import TYPE_CHECKING, Final
 
 from ulid import ULID
 
 from billing.database.connection import Database, DatabaseHindered, DatabaseLocked, as_lock_timeout, queries
+from billing.holds import windows
 from billing.holds.partition import LostWrites, NotReady, Partition
 from billing.holds.redis.connection import Script
 from billing.holds.redis.layout import AHEAD_S, BASE, I8, SETTLED, STEP_S, AccountState, HoldTags, KeyState, pack_text
 from billing.holds.singleflight import SingleFlight
-from billing.holds.windows import Since, account_quotas, read_counters
 from billing.quotas import Quota, parse_quotas
 
 if TYPE_CHECKING:
@@ -34,12 +32,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-_sql = queries("billing.ledger")
-LOAD_ACCOUNT: Final = _sql("load_account")
-READ_ACCOUNT: Final = _sql("read_account_principal")
-READ_KEY: Final = _sql("read_key_principal")
-READ_USER: Final = _sql("read_user_principal")
-
+LOAD_ACCOUNT: Final = queries("billing.ledger")("load_account")
 LEDGER_CLOCK: Final = "SELECT (extract(epoch FROM clock_timestamp()) * 1000)::bigint"
 
 INSTALL_ATTEMPTS: Final = 5
@@ -60,22 +53,6 @@ COUNT_ATTEMPTS: Final = 3
 class AccountHeldBack(NotReady):
     """Some gateway has debits or holds of this account that must be in the ledger, or in Redis, before it is served in
     this epoch, and could not bring them there: the account's row in Postgres was locked."""
-
-
-@dataclass(frozen=True, slots=True)
-class _Subject:
-    """An account, a key of it or a user of it, as the ledger has it: whose counters `adopt` and `fill` are about.
-    `key_ids` are the keys that count in them, None where all of the account's do; `since` is as in member_limits."""
-
-    kind: Literal["account", "key", "user"]
-    id: str
-    account_id: str
-    state_key: bytes
-    key_ids: tuple[str, ...] | None
-    version: int
-    quotas: tuple[Quota, ...]
-    read_at: datetime
-    since: int = 0
 
 
 class Loader:
@@ -106,20 +83,16 @@ class Loader:
         self._clock = time.monotonic
 
     async def install(self, partition: Partition, account_id: str, key_id: str | None) -> bool:
-        """Load an account, and a key of it, where Redis has not got them; whether the ledger knows both.
-
-        Raises `DatabaseError`, `DatabaseLocked` where the account's row is, `RedisError`, `LostWrites`, and `NotReady`
-        while Redis's clock is wrong.
-        """
+        """Load an account, and a key of it, where Redis has not got them; return whether the ledger knows both. Raises
+        `DatabaseError`, `DatabaseLocked` where the account's row is, `RedisError`, `LostWrites`, and `NotReady` while
+        Redis's clock is wrong."""
         name = ("install", key_id or account_id)
         return bool(await self._flights.run(name, lambda: self._install(partition, account_id, key_id)))
 
     async def adopt_account(self, partition: Partition, account_id: str) -> int | None:
-        """Tell Redis the account's version and counters. The version told (one that is newer may have come meanwhile),
-        0 of an account that the ledger has not; None without an epoch.
-
-        Raises `StoreError`, `TimeoutError`, and `AccountHeldBack`: nothing was told then.
-        """
+        """Tell Redis the account's version and counters; return the version told (a newer one may have come meanwhile),
+        0 of an account that the ledger has not, None without an epoch. Raises `StoreError`, `TimeoutError`, and
+        `AccountHeldBack`: nothing was told then."""
         return await self._flights.run(("adopt", account_id), lambda: self._adopt_account(partition, account_id))
 
     async def adopt_key(self, partition: Partition, account_id: str, key_id: str) -> int | None:
@@ -134,7 +107,7 @@ class Loader:
 
     def account_quotas(self, plan_id: str, quotas: object) -> tuple[Quota, ...]:
         """Return one quota for each counter of an account: its plan's and its own."""
-        return account_quotas(self._plan_of(plan_id), quotas)
+        return windows.account_quotas(self._plan_of(plan_id), quotas)
 
     async def _install(self, partition: Partition, account_id: str, key_id: str | None) -> bool:
         epoch = partition.epoch
@@ -172,19 +145,19 @@ class Loader:
             async with self._database.transaction() as connection:
                 row = await connection.fetchrow(LOAD_ACCOUNT, account_id, epoch, partition.number, lock_timeout)
                 if row is None:  # or the epoch has moved: whoever asked finds out with its next call
-                    return await connection.fetchrow(READ_ACCOUNT, account_id) is not None
+                    return await connection.fetchrow(windows.READ_ACCOUNT, account_id) is not None
                 quotas = self.account_quotas(row["plan"], row["quotas"])
-                counters = await read_counters(connection, account_id, None, quotas, now_s)
+                counters = await windows.read_counters(connection, account_id, None, quotas, now_s)
                 balance, xseq, version = row["balance_nano"], row["xseq"], row["version"]
                 account = AccountState(epoch, balance, 0, 0, xseq, 0, version, now_s, 0, counters)
                 keys: list[bytes] = [self._keyspace.account(account_id)]
                 arguments: list[str | int | bytes] = [epoch, account_id, account.pack(), I8.pack(row["xseq"])]
                 if key_id is not None:
-                    row = await connection.fetchrow(READ_KEY, key_id)
+                    row = await connection.fetchrow(windows.READ_KEY, key_id)
                     if row is None:
                         return False
                     key_quotas = parse_quotas(row["quotas"])
-                    counters = await read_counters(connection, account_id, [key_id], key_quotas, now_s)
+                    counters = await windows.read_counters(connection, account_id, [key_id], key_quotas, now_s)
                     keys.append(self._keyspace.key(account_id, key_id))
                     arguments += [key_id, KeyState(epoch, row["version"], 0, counters).pack()]
             number = partition.number
@@ -210,7 +183,7 @@ class Loader:
 
     async def retime(self, partition: Partition, account_id: str) -> bool:
         """Set an account's time right that a wrong clock of Redis's has taken ahead by more than STEP_S, where Redis's
-        clock and Postgres's agree now; whether it was. Raises `StoreError`."""
+        clock and Postgres's agree now; return whether it was. Raises `StoreError`."""
         state = await self._state(partition, account_id)
         if state is None or state.now_s <= partition.now_ms() // 1000 + STEP_S:
             return False
@@ -228,52 +201,42 @@ class Loader:
         return True
 
     async def tags(self, account_id: str, key_id: str, user_id: str | None, model: str, feature: str) -> HoldTags:
-        """Return tags of the counters, of the account, the key and its user, that a request counts in. Raises
-        `DatabaseError`."""
-        row = await self._database.row(READ_ACCOUNT, account_id)
-        account = self.account_quotas(row["plan"], row["quotas"]) if row is not None else ()
-        row = await self._database.row(READ_KEY, key_id)
-        key = parse_quotas(row["quotas"]) if row is not None else ()
-        row = await self._database.row(READ_USER, account_id, user_id) if user_id is not None else None
-        user = parse_quotas(row["quotas"]) if row is not None else ()
-
-        def applying(quotas: tuple[Quota, ...]) -> list[int]:
-            return [quota.tag for quota in quotas if quota.applies_to(model, feature)]
-
-        return HoldTags(applying(account), applying(key), applying(user) if user else None)
+        """Return as `windows.read_tags`."""
+        return await windows.read_tags(self._database, self._plan_of, (account_id, key_id, user_id), model, feature)
 
     async def _adopt_account(self, partition: Partition, account_id: str) -> int | None:
-        row = await self._database.row(READ_ACCOUNT, account_id)
+        row = await self._database.row(windows.READ_ACCOUNT, account_id)
         if row is None:
             return 0
         quotas, state_key = self.account_quotas(row["plan"], row["quotas"]), self._keyspace.account(account_id)
-        subject = _Subject("account", account_id, account_id, state_key, None, row["version"], quotas, row["now"])
+        read = row["version"], quotas, row["now"]
+        subject = windows.Subject("account", account_id, account_id, state_key, None, *read)
         reply = await self._adopt(partition, subject)
         if reply == HELD_BACK:
             raise AccountHeldBack(f"account {account_id} is held back until its own debits are in the ledger")
         return None if reply is None else subject.version
 
     async def _adopt_key(self, partition: Partition, account_id: str, key_id: str) -> int | None:
-        row = await self._database.row(READ_KEY, key_id)
+        row = await self._database.row(windows.READ_KEY, key_id)
         if row is None:
             return 0
         quotas, state_key = parse_quotas(row["quotas"]), self._keyspace.key(account_id, key_id)
-        subject = _Subject("key", key_id, account_id, state_key, (key_id,), row["version"], quotas, row["now"])
+        subject = windows.Subject("key", key_id, account_id, state_key, (key_id,), row["version"], quotas, row["now"])
         return None if await self._adopt(partition, subject) is None else subject.version
 
     async def _adopt_user(self, partition: Partition, account_id: str, user_id: str) -> int | None:
-        row = await self._database.row(READ_USER, account_id, user_id)
+        row = await self._database.row(windows.READ_USER, account_id, user_id)
         if row is None:
             return 0
         name, state_key, key_ids = f"{account_id}/{user_id}", self._keyspace.user(account_id, user_id), row["key_ids"]
         read = (row["version"], parse_quotas(row["quotas"]), row["now"], row["since"])
-        subject = _Subject("user", name, account_id, state_key, tuple(key_ids), *read)
+        subject = windows.Subject("user", name, account_id, state_key, tuple(key_ids), *read)
         reply = await self._adopt(partition, subject) if subject.quotas else ACCOUNT_OLDER
         if reply == ACCOUNT_OLDER:  # of a user without quotas whoever asks has an older account, too
             return await self.adopt_account(partition, account_id)
         return None if reply is None else subject.version
 
-    async def _adopt(self, partition: Partition, subject: _Subject) -> int | None:
+    async def _adopt(self, partition: Partition, subject: windows.Subject) -> int | None:
         """Tell Redis a subject's version and counters, and give new ones what the ledger has; what the script answered
         first, None without an epoch."""
         epoch, account_id = partition.epoch, subject.account_id
@@ -291,17 +254,17 @@ class Loader:
             return reply[0]
         _, dseq, xseq, now_ms, _ = reply
         await self.drained(partition, account_id, epoch, dseq)
-        since = Since(epoch, dseq, xseq, subject.read_at)
+        since = windows.Since(epoch, dseq, xseq, subject.read_at)
         async with self._database.transaction(snapshot=True) as connection:
             read = (connection, account_id, subject.key_ids, subject.quotas, now_ms // 1000, since)
-            counters = await read_counters(*read)
+            counters = await windows.read_counters(*read)
         bases = b"".join(BASE.pack(counter.tag, counter.window_id, counter.used) for counter in counters)
         fill_keys = [meta, installed, subject.state_key]
         await self._client.call(self._fill_script, fill_keys, [epoch, subject.id, token, subject.kind, bases])
         return 0
 
     async def _count(
-        self, partition: Partition, subject: _Subject, keys: list[bytes], head: list[str | int]
+        self, partition: Partition, subject: windows.Subject, keys: list[bytes], head: list[str | int]
     ) -> list[int]:
         """Have `adopt` mark the missing counters, and then count the subject's open holds in them. Redis is held for no
         longer than these few take, however large the journal is. Raises `RedisError`."""

@@ -132,7 +132,7 @@ class LedgerWatch:
         self.epochs: dict[int, int] = {}
 
     async def look(self) -> bool:
-        """Count on; whether it is still the ledger of the last look. Raises `DatabaseError`."""
+        """Count on; return whether it is still the ledger of the last look. Raises `DatabaseError`."""
         async with self._looking:  # answers must come in the order of the beats
             row = await self._database.row(BEAT)
         assert row is not None  # noqa: S101  (the installation is one row, always)

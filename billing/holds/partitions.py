@@ -210,8 +210,9 @@ class Partitions:
             self._look_at_epoch(partition)
 
     def _look_at_epoch(self, partition: Partition) -> None:
-        """Whoever begins an epoch tells Redis at once. Where that is still not done at the next look it has died on the
-        way, or has told another server, and no account can be loaded into the epoch that Redis is in."""
+        """Look whether Redis knows of the epoch. Whoever begins an epoch tells Redis at once. Where that is still not
+        done at the next look it has died on the way, or has told another server, and no account can be loaded into the
+        epoch that Redis is in."""
         newest, before = self.ledger.epochs.get(partition.number, 0), partition.overtaken_by
         partition.overtaken_by = newest if partition.epoch is not None and newest > partition.epoch else None
         if partition.overtaken_by is not None and partition.overtaken_by == before:

@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from billing.holds.partition import Partition
     from billing.holds.redis.state import Keyspace, RedisState
     from billing.holds.repairs import Corrections
-    from billing.holds.service import RunningHolds
+    from billing.holds.running import RunningHolds
     from billing.ledger.debits import Debit
 
 ExpiredHold = Literal["void", "input"]
@@ -69,8 +69,8 @@ class Expiry:
         self._claim, self._drop, self._reclaim = Script("claim"), Script("drop"), Script("reclaim")
 
     async def expire(self, partition: Partition, lost: Lost, request_ids: Sequence[str]) -> int:
-        """End holds of a gateway that is gone; how many. Batches, because one that died with thousands of them must not
-        keep their money for minutes."""
+        """End holds of a gateway that is gone; return how many. Batches, because one that died with thousands of them
+        must not keep their money for minutes."""
         ended = 0
         for start in range(0, len(request_ids), EXPIRED_ROWS):
             ended += await self._expire(partition, lost, request_ids[start : start + EXPIRED_ROWS])
@@ -269,8 +269,8 @@ class Recovery:
         }
 
     async def _look_for(self, partition: Partition, epoch: int | None, unseen: Mapping[str, Hold]) -> None:
-        """Running requests whose entries a scan of the whole journal has not shown: those that run still, and have no
-        entry now either, were taken from this process or are lost."""
+        """Look again for running requests whose entries a scan of the whole journal has not shown: those that run
+        still, and have no entry now either, were taken from this process or are lost."""
         if epoch is None or not unseen:
             return
         left = list(unseen)[:LOOKED_FOR]
@@ -284,7 +284,7 @@ class Recovery:
         return Reading(self._database, self._redis, partition)
 
     async def _void_orphans(self, partition: Partition, account_id: str, orphans: list[tuple[str, Entry]]) -> int:
-        """Give back holds of this gateway that no request has any more; how many.
+        """Give back holds of this gateway that no request has any more; return how many.
 
         One of them may have been settled by the ledger's own way, when Redis did not answer, and that correction is
         what ends it. Given back before, it would leave room for another request, and then be counted after all.

@@ -173,9 +173,8 @@ class Corrections:
         self._locks: dict[str, asyncio.Lock] = {}
 
     async def sync(self, partition: Partition, account_id: str) -> bool:
-        """Bring the account in Redis up to the ledger; whether it is there now. An account that Redis has not loaded
-        needs nothing: loading reads the ledger. Raises `StoreError`.
-        """
+        """Bring the account in Redis up to the ledger; return whether it is there now. An account that Redis has not
+        loaded needs nothing: loading reads the ledger. Raises `StoreError`."""
         lock = self._locks.setdefault(account_id, asyncio.Lock())
         try:
             async with lock:
@@ -196,9 +195,7 @@ class Corrections:
                 await self._database.execute(CORRECTED_UNLOADED, account_id, newest, partition.number)
                 return True
             if state.xseq > newest and state.xseq > await self._newest(account_id):
-                logger.error(
-                    "account %s: Redis knows of correction %d, which the ledger has not", account_id, state.xseq
-                )
+                logger.error("account %s: Redis knows of correction %d, not the ledger", account_id, state.xseq)
                 self._partitions.lost_writes(partition, epoch)
                 return False
             if state.xseq >= newest:

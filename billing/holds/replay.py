@@ -192,8 +192,8 @@ class Replay:
         self._running = asyncio.Lock()
 
     async def run(self) -> int:
-        """Write the debits of spools whose processes have ended, and remove these; how many debits. Waits for a run
-        under way: whoever opens an epoch must have its debits in the ledger. Raises `DatabaseError`: what was not
+        """Write the debits of spools whose processes have ended, and remove these; return how many debits. Waits for a
+        run under way: whoever opens an epoch must have its debits in the ledger. Raises `DatabaseError`: what was not
         written stays then."""
         async with self._running:
             return await self._run()

@@ -4,8 +4,7 @@
         if isinstance(decision, Hold): ... await holds.settle(decision, debit)
 
 There is no way out of the block that leaves a hold unresolved: one that was not settled is given back, or becomes the
-debit that it owes once a provider has worked for it (`Hold.owe`). `RunningHolds` are those of this process, with the
-queues by which they reach Redis and the tasks that must end before it does.
+debit that it owes once a provider has worked for it (`Hold.owe`).
 """
 
 from __future__ import annotations
@@ -19,12 +18,11 @@ from typing import TYPE_CHECKING, Any, Final
 from billing.database.connection import Database, DatabaseError, queries
 from billing.holds.admission import Admissions, Lesser, Opening, Renew
 from billing.holds.admission_queue import AdmissionQueue
-from billing.holds.hold import Hold, Settled, at_place
+from billing.holds.hold import Hold, Settled, as_counted
 from billing.holds.items import SettleItem, VoidItem
 from billing.holds.lasting import LASTING
 from billing.holds.outbox import Backlog
-from billing.holds.redis.batcher import Batcher, Item
-from billing.holds.redis.connection import RedisAway, RedisError, Script
+from billing.holds.redis.connection import RedisAway, RedisError
 from billing.holds.redis.layout import OK, VANISHED
 
 if TYPE_CHECKING:
@@ -36,42 +34,9 @@ if TYPE_CHECKING:
     from billing.holds.partitions import Partitions
     from billing.holds.redis.state import Keyspace
     from billing.holds.replay import LedgerWay
+    from billing.holds.running import RunningHolds
     from billing.ledger.debits import Debit
     from billing.principals import Principal
-
-
-class RunningHolds:
-    """`live` are the holds by request id, `batchers` the partitions' queues."""
-
-    __slots__ = ("batchers", "live", "tasks")
-
-    def __init__(self, keyspace: Keyspace, partitions: Partitions, settings: HoldSettings) -> None:
-        script = Script("hot")
-        self.live: dict[str, Hold] = {}
-        self.tasks: set[asyncio.Task[Any]] = set()
-        self.batchers = [
-            Batcher(
-                keyspace,
-                partition,
-                script=script,
-                max_items=settings.batch_items,
-                max_unsettled=settings.max_unsettled,
-                timeout_s=min(settings.redis_timeout_s, settings.settle_timeout_s),
-                elastic_millionths=settings.elastic_millionths,
-                elastic_output_tokens=settings.elastic_output_tokens,
-            )
-            for partition in partitions.all
-        ]
-
-    def submit(self, partition: Partition, item: Item) -> None:
-        """Send an admission, settlement or void with whatever else this turn of the event loop brings."""
-        self.batchers[partition.number].submit(item)
-
-    def spawn(self, work: Coroutine[Any, Any, None]) -> None:
-        """Run what must finish even if whoever began it is cancelled; `Holds.drain` waits for it."""
-        task = asyncio.get_running_loop().create_task(work)
-        self.tasks.add(task)
-        task.add_done_callback(self.tasks.discard)
 
 
 logger = logging.getLogger(__name__)
@@ -225,7 +190,7 @@ class Holds:
             vanished = reply == VANISHED and epoch == hold.epoch
             self._ledger_way.add(hold, item.debit, item.outcome, epoch if vanished else None)
             return
-        self._outbox.add(at_place(item.debit, epoch, reply[1]))
+        self._outbox.add(as_counted(item.debit, epoch, reply[1]))
         hold.enter("settled")
         self.live.pop(hold.id, None)
         self.queue.freed(item.account_key)
@@ -293,7 +258,7 @@ class Holds:
             await asyncio.wait([asyncio.ensure_future(self.resolve(hold)) for hold in rest], timeout=timeout_s)
 
     async def drain(self, timeout_s: float) -> bool:
-        """Wait for what is still being settled, and write what waits. Whether all of it was done in time."""
+        """Wait for what is still being settled, and write what waits. Return whether all of it was done in time."""
         try:
             async with asyncio.timeout(timeout_s):
                 while self._tasks or len(self._ledger_way):

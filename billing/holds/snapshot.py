@@ -213,7 +213,7 @@ T = TypeVar("T")
 
 async def gently(items: Iterable[T], at_once: int = STEPS_A_TURN) -> AsyncIterator[T]:
     """Yield every item; the event loop goes on with other things after every so many."""
-    for place, item in enumerate(items, start=1):
+    for number, item in enumerate(items, start=1):
         yield item
-        if place % at_once == 0:
+        if number % at_once == 0:
             await asyncio.sleep(0)

@@ -47,7 +47,7 @@ class Loops:
         self.failures: Counter[str] = Counter()
         self.on_failure: Callable[[str], None] | None = None
         self._failed_s: dict[str, float] = {}
-        self._said: dict[str, str] = {}
+        self._last_failures: dict[str, str] = {}
         self.tasks: dict[str, asyncio.Task[None]] = {}
 
     def start(self, name: str, loop: Callable[[], Coroutine[Any, Any, None]]) -> None:
@@ -77,8 +77,8 @@ class Loops:
         self.failures[name] += 1
         self._failed_s[name] = self.clock()
         failure = repr(error)
-        new = self._said.get(name) != failure
-        self._said[name] = failure
+        new = self._last_failures.get(name) != failure
+        self._last_failures[name] = failure
         logger.error("the %s loop failed and begins anew: %s", name, failure, exc_info=error if new else None)
         if self.on_failure is not None:
             self.on_failure(name)
@@ -204,7 +204,7 @@ class Upkeep:
             at_once = await self._sweep_is_urgent()
 
     async def _sweep_is_urgent(self) -> bool:
-        """Wait for the next sweep; whether it is for a reason."""
+        """Wait for the next sweep; return whether it is for a reason."""
         try:
             async with asyncio.timeout(SWEEP_INTERVAL_S):
                 await self.sweep_now.wait()

@@ -1,4 +1,4 @@
-"""What windows have used according to Postgres, for counters that Redis has to be given.
+"""What Postgres says of windows: which counters there are, and what they have used, for Redis to be given.
 
 What is fresh is written in the transaction that writes the debits, and rollups and fresh rows are read by one
 statement, so that the counters and the balance are of one moment.
@@ -10,18 +10,22 @@ import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, Literal
 
 from billing.database.connection import Connection, Row, queries
-from billing.holds.redis.layout import Counter
+from billing.holds.redis.layout import Counter, HoldTags
 from billing.quotas import Metric, Quota, Window, parse_quotas, window_end_s, window_id, window_start_s
 
 if TYPE_CHECKING:
+    from billing.database.connection import Database
     from billing.plans import Plan
 
 logger = logging.getLogger(__name__)
 
 _sql = queries("billing.ledger")
+READ_ACCOUNT: Final = _sql("read_account_principal")
+READ_KEY: Final = _sql("read_key_principal")
+READ_USER: Final = _sql("read_user_principal")
 WINDOW_USAGE: Final = _sql("window_usage")
 WINDOW_USAGE_AFTER: Final = _sql("window_usage_after")
 
@@ -48,6 +52,22 @@ class Since:
     written_after: datetime
 
 
+@dataclass(frozen=True, slots=True)
+class Subject:
+    """An account, a key of it or a user of it, as the ledger has it: whose counters Redis is given.
+    `key_ids` are the keys that count in them, None where all of the account's do; `since` is as in member_limits."""
+
+    kind: Literal["account", "key", "user"]
+    id: str
+    account_id: str
+    state_key: bytes
+    key_ids: tuple[str, ...] | None
+    version: int
+    quotas: tuple[Quota, ...]
+    read_at: datetime
+    since: int = 0
+
+
 def plan_lookup(plans: Mapping[str, Plan], default: str) -> Callable[[str], Plan]:
     """Return what finds a plan by its id; an account whose plan has left the configuration is on the default one, and
     the log says so."""
@@ -65,6 +85,25 @@ def plan_lookup(plans: Mapping[str, Plan], default: str) -> Callable[[str], Plan
 def account_quotas(plan: Plan, quotas: object) -> tuple[Quota, ...]:
     """Return one quota for each counter of an account: its plan's and its own, as the ledger stores them."""
     return tuple({quota.tag: quota for quota in plan.quotas + parse_quotas(quotas)}.values())
+
+
+async def read_tags(
+    database: Database, plan_of: Callable[[str], Plan], whose: tuple[str, str, str | None], model: str, feature: str
+) -> HoldTags:
+    """Return tags of the counters, of an account, a key of it and that key's user (None: of nobody's), that a request
+    counts in by what the ledger has now. Raises `DatabaseError`."""
+    account_id, key_id, user_id = whose
+    row = await database.row(READ_ACCOUNT, account_id)
+    account = account_quotas(plan_of(row["plan"]), row["quotas"]) if row is not None else ()
+    row = await database.row(READ_KEY, key_id)
+    key = parse_quotas(row["quotas"]) if row is not None else ()
+    row = await database.row(READ_USER, account_id, user_id) if user_id is not None else None
+    user = parse_quotas(row["quotas"]) if row is not None else ()
+
+    def applying(quotas: tuple[Quota, ...]) -> list[int]:
+        return [quota.tag for quota in quotas if quota.applies_to(model, feature)]
+
+    return HoldTags(applying(account), applying(key), applying(user) if user else None)
 
 
 def bounds_s(window: Window, at_s: int) -> tuple[int, int]:
@@ -115,9 +154,9 @@ async def read_counters(
         Counter(
             quota.tag,
             window_id(quota.window, at_s),
-            used[place][quota.metric] - after.get(place, nothing)[quota.metric],
+            used[number][quota.metric] - after.get(number, nothing)[quota.metric],
         )
-        for place, quota in enumerate(quotas, start=1)
+        for number, quota in enumerate(quotas, start=1)
     )
 
 

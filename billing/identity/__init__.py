@@ -20,6 +20,7 @@ sealing        secrets that have to be read again, encrypted by a key that is gi
 signing_keys   the keys that sign our own tokens, and their rotation
 shown          who shows a token, and what it is worth now
 sessions       a sign-in, its access and refresh tokens, and their ends
+browsers       Browsers: sessions that a cookie shows; links by which an operator begins one
 issuers        what other issuers publish, kept for a while; which of their tokens are believed
 oidc           signing in elsewhere: OpenID Connect, GitHub; providers  where, as configured
 subjects       whom other issuers sign in, and which user that is

@@ -189,17 +189,22 @@ class Codes:
         """Return how many recovery codes a user has."""
         return int(await self._database.value(_query("recovery_left"), user_id))
 
-    async def take_try(self, subject: str, instead: str) -> None:
-        """Count a try of what is guessed at, as failed until `forgive`. `instead` is what else could be done. Raises
-        `TooManyTries` where it has to wait."""
+    async def take_try(self, subject: str, instead: str, most: int | None = None) -> None:
+        """Count a try of what is guessed at, as failed until `forgive` or `undo_try`. `instead` is what else could be
+        done; from the `most`th failure on the next one has to wait (None: as the rules say). Raises `TooManyTries`
+        where it has to wait."""
         rules = self._rules
-        given = (subject, rules.failures, rules.wait_s, rules.most_wait_s)
+        given = (subject, most or rules.failures, rules.wait_s, rules.most_wait_s)
         if await self._database.value(_query("tries_take"), *given) is None:
             raise TooManyTries(await self._database.value(_query("tries_wait"), subject) or 1, instead)
 
     async def forgive(self, subject: str) -> None:
         """Forget the tries, for one has succeeded."""
         await self._database.execute(_query("tries_forgive"), subject)
+
+    async def undo_try(self, subject: str, most: int) -> None:
+        """Take back one try, which has succeeded; those that failed stay counted."""
+        await self._database.execute(_query("tries_undo"), subject, most)
 
     async def forget(self) -> int:
         """Drop codes and tries that are over, a bounded number; return how many."""

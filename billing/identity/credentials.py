@@ -138,8 +138,8 @@ class Credentials:
         await people.codes.end_all(connection, user.id, user.email)
         keys = await people.revoke_keys(connection, user.id, actor) if revoke_keys else []
         await people.mail(connection, user.email, letters.password_changed(keys_revoked=len(keys)))
-        said: dict[str, object] = {"how": how, "keys_revoked": len(keys)}
-        await audit.record(connection, actor, "user.password", user.id, None, said, user_id=user.id)
+        after: dict[str, object] = {"how": how, "keys_revoked": len(keys)}
+        await audit.record(connection, actor, "user.password", user.id, None, after, user_id=user.id)
         return keys
 
     async def change_email(self, user_id: str, email: str, password: str | None, visitor: Visitor) -> str:
@@ -172,8 +172,8 @@ class Credentials:
                 await people.users.take_unproven(connection, email, user_id)
                 await people.users.set_email(connection, user_id, email)
                 await people.mail(connection, user.email, letters.address_changed(email))
-                said: tuple[dict[str, object], dict[str, object]] = ({"email": user.email}, {"email": email})
-                await audit.record(connection, _actor(user, visitor), "user.email", user_id, *said, user_id=user_id)
+                change: tuple[dict[str, object], dict[str, object]] = ({"email": user.email}, {"email": email})
+                await audit.record(connection, _actor(user, visitor), "user.email", user_id, *change, user_id=user_id)
         except UniqueViolation as error:
             raise wrong from error
 
@@ -263,8 +263,8 @@ class Credentials:
 
     async def _noted_factor(self, connection: Connection, user: User, *, on: bool, visitor: Visitor) -> None:
         await self._people.mail(connection, user.email, letters.second_factor_changed(on=on))
-        said: tuple[dict[str, object], dict[str, object]] = ({"second_factor": not on}, {"second_factor": on})
-        await audit.record(connection, _actor(user, visitor), "user.totp", user.id, *said, user_id=user.id)
+        change: tuple[dict[str, object], dict[str, object]] = ({"second_factor": not on}, {"second_factor": on})
+        await audit.record(connection, _actor(user, visitor), "user.totp", user.id, *change, user_id=user.id)
 
     async def _confirm(self, user: User, password: str | None, field: str, visitor: Visitor) -> None:
         """Have who is signed in show their password, where they have one. Raises `WrongCredential`."""

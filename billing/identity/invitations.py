@@ -160,8 +160,8 @@ class Invitations:
 
     async def accept(self, token: str, user_id: str, actor: audit.Actor) -> tuple[Organization, Role]:
         """Make a person a member by the token of an invitation to their proven address; return the organization and
-        their role. Raises `OrganizationNotFound` for whoever it is not for, and `OrganizationConflict` where there is
-        no room left."""
+        their role. Raises `OrganizationNotFound` for anybody else, and `OrganizationConflict` where there is no room
+        left."""
         digest = secret_digest(token)
         async with self._database.transaction() as connection:
             org_id = await connection.fetchval(_query("invitations_organization"), digest)
@@ -173,10 +173,10 @@ class Invitations:
                 raise OrganizationNotFound(_NOT_YOURS)
             await self._join(connection, organization, user_id, row["role"])
             await connection.execute(_query("invitations_accept"), row["id"])
-            said = {"role": row["role"], "invitation": row["id"]}
+            after = {"role": row["role"], "invitation": row["id"]}
             subject, account_id = f"{org_id}/{user_id}", organization.account_id
             await audit.record(
-                connection, actor, "member.create", subject, None, said, account_id=account_id, user_id=user_id
+                connection, actor, "member.create", subject, None, after, account_id=account_id, user_id=user_id
             )
         return organization, row["role"]
 
@@ -219,6 +219,6 @@ def _invitation(row: Row) -> Invitation:
 async def _record(
     connection: Connection, actor: audit.Actor, action: str, organization: Organization, invitation: Invitation
 ) -> None:
-    said = {"email": invitation.email, "role": invitation.role}
-    before, after = (said, None) if action == "invitation.revoke" else (None, said)
+    audited = {"email": invitation.email, "role": invitation.role}
+    before, after = (audited, None) if action == "invitation.revoke" else (None, audited)
     await audit.record(connection, actor, action, invitation.id, before, after, account_id=organization.account_id)

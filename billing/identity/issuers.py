@@ -116,11 +116,11 @@ class KeySet:
                 self._read_at = self._clock()
 
 
-def parse_keys(said: bytes) -> dict[str | None, RSAPublicKey]:
+def parse_keys(body: bytes) -> dict[str | None, RSAPublicKey]:
     """Return the RS256 keys of a set by their ids; a single one also without. Others are left out. Raises
     `IssuerAway` for what is no set."""
     try:
-        given = msgspec.json.decode(said, type=_JwkSet).keys[:MAX_KEYS]
+        given = msgspec.json.decode(body, type=_JwkSet).keys[:MAX_KEYS]
     except (ValueError, RecursionError) as error:
         raise IssuerAway("The issuer's keys can't be read.") from error
     keys: dict[str | None, RSAPublicKey] = {}
@@ -143,9 +143,9 @@ def parse_keys(said: bytes) -> dict[str | None, RSAPublicKey]:
 
 async def read_answer(ask: Ask, kind: type[T], url: str, **options: Any) -> T:
     """Return what an issuer answers, as this shape. Raises `IssuerAway`."""
-    said = await ask(url, **options)
+    body = await ask(url, **options)
     try:
-        return msgspec.json.decode(said, type=kind)
+        return msgspec.json.decode(body, type=kind)
     except (ValueError, RecursionError) as error:
         raise IssuerAway("The issuer's answer can't be read.") from error
 

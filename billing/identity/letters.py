@@ -27,8 +27,8 @@ def _letter(subject: str, *paragraphs: str) -> Letter:
 
 
 def _code(subject: str, secret: str, what: str) -> Letter:
-    said = f"{secret} is the code to {what}. It is good once, for {CODE_S // _MINUTES_S} minutes."
-    return _letter(subject, said, "Tell nobody this code: we never ask for it.", _NOT_YOU)
+    text = f"{secret} is the code to {what}. It is good once, for {CODE_S // _MINUTES_S} minutes."
+    return _letter(subject, text, "Tell nobody this code: we never ask for it.", _NOT_YOU)
 
 
 def verify_code(secret: str) -> Letter:

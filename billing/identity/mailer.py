@@ -227,7 +227,7 @@ class Smtp:
                 await self._open(client, implicit)
         except (aiosmtplib.SMTPException, OSError, ValueError) as error:
             client.close()
-            raise MailFailed(f"{self.host}:{self.port}: {_said(error)}") from error
+            raise MailFailed(f"{self.host}:{self.port}: {_reason(error)}") from error
         try:
             yield SmtpSender(client, self.sender, self.timeout_s)
             try:
@@ -266,14 +266,14 @@ class SmtpSender:
         except (aiosmtplib.SMTPRecipientRefused, aiosmtplib.SMTPDataError) as error:
             raise _of_mail(error) from error
         except ValueError as error:  # what can't be written as a mail never can
-            raise MailFailed(_said(error), of_mail=True, for_good=True) from error
+            raise MailFailed(_reason(error), of_mail=True, for_good=True) from error
         except (aiosmtplib.SMTPException, OSError) as error:
-            raise MailFailed(_said(error)) from error
+            raise MailFailed(_reason(error)) from error
 
 
 def _of_mail(error: aiosmtplib.SMTPResponseException) -> MailFailed:
     """Return what a server says of one mail."""
-    return MailFailed(_said(error), of_mail=True, for_good=error.code in _FOR_GOOD)
+    return MailFailed(_reason(error), of_mail=True, for_good=error.code in _FOR_GOOD)
 
 
 def message_of(mail: Mail, sender: str) -> EmailMessage:
@@ -289,6 +289,6 @@ def message_of(mail: Mail, sender: str) -> EmailMessage:
     return message
 
 
-def _said(error: Exception) -> str:
+def _reason(error: Exception) -> str:
     """Return what an error says, in one line. Replies of servers name addresses and no secret."""
     return " ".join(f"{type(error).__name__}: {error}".split())

@@ -169,9 +169,9 @@ class Members:
             if before is None:
                 await check_may_own(connection, user_id, self._most_owned)
                 await connection.execute(_query("memberships_insert"), org_id, user_id, "owner")
-                said = f"{org_id}/{user_id}", None, {"role": "owner"}
+                change = f"{org_id}/{user_id}", None, {"role": "owner"}
                 account_id = organization.account_id
-                await audit.record(connection, actor, "member.create", *said, account_id=account_id, user_id=user_id)
+                await audit.record(connection, actor, "member.create", *change, account_id=account_id, user_id=user_id)
             elif before != "owner":
                 await self._change(connection, organization, user_id, (before, "owner"), actor)
             await connection.execute(_query("organizations_shared"), org_id)
@@ -206,10 +206,10 @@ class Members:
             await connection.execute(_query("memberships_delete"), org_id, user_id)
         else:
             await connection.execute(_query("memberships_set_role"), org_id, user_id, after)
-        said = {"role": before}, None if after is None else {"role": after}
+        change = {"role": before}, None if after is None else {"role": after}
         action = "member.remove" if after is None else "member.update"
         subject = f"{org_id}/{user_id}"
-        await audit.record(connection, actor, action, subject, *said, account_id=account_id, user_id=user_id)
+        await audit.record(connection, actor, action, subject, *change, account_id=account_id, user_id=user_id)
         await self._withdraw(connection, organization, user_id, after, actor)
         lost = None if after is None else frozenset(SCOPES) - ROLES[after]
         return await confine_keys(connection, account_id, user_id, lost, PROXY, actor)
@@ -233,9 +233,9 @@ async def _note_revoked(
     connection: Connection, organization: Organization, rows: Iterable[Row], actor: audit.Actor
 ) -> None:
     for row in rows:
-        said = {"email": row["email"], "role": row["role"]}, None
+        change = {"email": row["email"], "role": row["role"]}, None
         account_id = organization.account_id
-        await audit.record(connection, actor, "invitation.revoke", row["id"], *said, account_id=account_id)
+        await audit.record(connection, actor, "invitation.revoke", row["id"], *change, account_id=account_id)
 
 
 def _no_member(user_id: str) -> OrganizationNotFound:

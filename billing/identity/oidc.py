@@ -48,7 +48,7 @@ class _Tokens(Struct, frozen=True):
     id_token: str = ""
 
 
-class _Said(Claims, frozen=True):
+class _IdTokenClaims(Claims, frozen=True):
     azp: Any = None
 
 
@@ -75,14 +75,16 @@ class _Begun(Struct, frozen=True):
     verifier: str
     user_id: str | None = None
     return_to: str = ""
+    console: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class SignedIn:
-    """Somebody who was signed in, and where their browser goes."""
+    """Somebody who was signed in, and where their browser goes: a page of the `console`, or of FRONTEND_URL."""
 
     pair: TokenPair
     return_to: str
+    console: bool = False
 
 
 class OidcSignIn:
@@ -106,9 +108,12 @@ class OidcSignIn:
         self._ask, self._keys, self._sessions, self._subjects = ask, keys, sessions, subjects
         self._now, self._discovery = now, Discovery(ask, clock)
 
-    async def begin(self, name: str, *, user_id: str | None = None, return_to: str = "") -> tuple[str, str]:
+    async def begin(
+        self, name: str, *, user_id: str | None = None, return_to: str = "", console: bool = False
+    ) -> tuple[str, str]:
         """Return where a browser has to go, and the cookie that it has to bring back. With `user_id` the account there
-        is linked to that user, who is signed in. `return_to` is a path. Raises `UnknownProvider` and `IssuerAway`."""
+        is linked to that user, who is signed in. `return_to` is a path, one of the `console`'s or of FRONTEND_URL's
+        host. Raises `UnknownProvider` and `IssuerAway`."""
         provider = self._provider(name)
         metadata, _ = await self._discovery.find(name, provider)
         state, nonce, verifier = (secrets.token_urlsafe(32) for _ in range(3))
@@ -122,7 +127,14 @@ class OidcSignIn:
             "code_challenge_method": "S256",
             **({"nonce": nonce} if provider.kind == "oidc" else {}),
         }
-        begun = {"provider": name, "state": state, "nonce": nonce, "verifier": verifier, "return_to": return_to}
+        begun: dict[str, object] = {
+            "provider": name,
+            "state": state,
+            "nonce": nonce,
+            "verifier": verifier,
+            "return_to": return_to,
+        }
+        begun |= {"console": True} if console else {}
         cookie = await self._keys.sign(
             {"iss": ISSUER, "aud": _AUDIENCE, "exp": int(self._now()) + BEGUN_S, "user_id": user_id, **begun}
         )
@@ -130,23 +142,23 @@ class OidcSignIn:
         return f"{metadata.authorization_endpoint}{mark}{urlencode(asked)}", cookie
 
     async def finish(
-        self, name: str, cookie: str | None, said: Mapping[str, str], actor: audit.Actor, user_agent: str | None
+        self, name: str, cookie: str | None, query: Mapping[str, str], actor: audit.Actor, user_agent: str | None
     ) -> SignedIn:
         """Start the session of whom a provider has signed in, by what it has said in the query string. Raises
         `SignInFailed`, `UnknownProvider`, `IssuerAway`, `SubjectTaken` and `SignInRefused`."""
         provider, begun = self._provider(name), await self._begun(name, cookie)
-        if not hmac.compare_digest(begun.state.encode(), said.get("state", "").encode(errors="replace")):
+        if not hmac.compare_digest(begun.state.encode(), query.get("state", "").encode(errors="replace")):
             raise SignInFailed(_BEGIN_AGAIN)
-        code = said.get("code", "")
-        if "error" in said or not 0 < len(code) <= MAX_CODE:
+        code = query.get("code", "")
+        if "error" in query or not 0 < len(code) <= MAX_CODE:
             raise SignInFailed("The provider has not signed you in.")
-        if said.get("iss", provider.issuer).rstrip("/") != provider.issuer:  # RFC 9207
+        if query.get("iss", provider.issuer).rstrip("/") != provider.issuer:  # RFC 9207
             raise SignInFailed(_BEGIN_AGAIN)
         try:
             subject, domain = await self._subject(name, begun, code)
         except (IssuerRefused, BadToken) as error:
             raise SignInFailed("The provider's answer is not for this sign-in: begin it again.") from error
-        sent_on = self.frontend_url is not None
+        sent_on = self.frontend_url is not None or begun.console
         async with self._sessions.transaction() as connection:
             user_id = await self._subjects.sign_in(connection, subject, begun.user_id)
             await connection.execute(_query("users_signed_in"), user_id, None, None)
@@ -161,7 +173,14 @@ class OidcSignIn:
             own = replace(actor, name=f"user:{user_id}")
             how = {"method": f"oidc:{name}", "session_id": pair.session_id}
             await audit.record(connection, own, "user.sign_in", user_id, None, how, user_id=user_id)
-        return SignedIn(pair, begun.return_to)
+        return SignedIn(pair, begun.return_to, begun.console)
+
+    async def is_of_console(self, name: str, cookie: str | None) -> bool:
+        """Return whether a sign-in has begun on a page of the console, by the cookie that it has left."""
+        try:
+            return (await self._begun(name, cookie)).console
+        except SignInFailed:
+            return False
 
     def _provider(self, name: str) -> SignInProvider:
         if name not in self.providers:
@@ -214,7 +233,7 @@ class OidcSignIn:
         key = await keys.key(peek(tokens.id_token)[0].kid)
         if key is None:
             raise BadToken
-        claims = verify(tokens.id_token, key, "RS256", _Said)
+        claims = verify(tokens.id_token, key, "RS256", _IdTokenClaims)
         audiences = frozenset({provider.client_id})
         refuse_claims(claims, issuers=(metadata.issuer,), audiences=audiences, now=self._now())
         own_nonce = isinstance(claims.nonce, str) and hmac.compare_digest(claims.nonce.encode(), nonce.encode())

@@ -145,9 +145,9 @@ async def found(
             break
     made = organization_of(cast(Row, row))
     await connection.execute(_query("memberships_insert"), org_id, user_id, "owner")
-    said = {**_audited(made), "owner": user_id}
+    after = {**_audited(made), "owner": user_id}
     await audit.record(
-        connection, actor, "organization.create", org_id, None, said, account_id=account.id, user_id=user_id
+        connection, actor, "organization.create", org_id, None, after, account_id=account.id, user_id=user_id
     )
     return made
 
@@ -268,7 +268,7 @@ async def _update(
     wanted = replace(before, name=name or before.name, slug=slug or before.slug)
     if wanted == before:
         return before
-    said = _audited(before), _audited(wanted)
+    change = _audited(before), _audited(wanted)
     await connection.execute(_query("organizations_update"), wanted.id, wanted.name, wanted.slug)
-    await audit.record(connection, actor, "organization.update", wanted.id, *said, account_id=wanted.account_id)
+    await audit.record(connection, actor, "organization.update", wanted.id, *change, account_id=wanted.account_id)
     return wanted

@@ -137,8 +137,8 @@ class Passwords:
         return await self._apart(network, lambda: self._hasher.hash(normalized(password)))
 
     async def check(self, stored: str | None, password: str, network: str = "") -> Verdict:
-        """Compare a password with a stored hash. None, of a user without a password or of nobody, is never right and
-        takes as long."""
+        """Compare a password with a stored hash. None, for a user without a password or an address that nobody has, is
+        never right and takes as long."""
         return await self._apart(network, lambda: self._compare(stored, password))
 
     def refuse_full(self, network: str = "") -> None:

@@ -102,9 +102,11 @@ class People:
         """Revoke all API keys of a user; return their ids and accounts, for `tell_keys` after the commit."""
         rows = await connection.fetch(_query("users_revoke_keys"), user_id)
         for row in rows:
-            said: dict[str, object] = {"prefix": row["prefix"], "revoked_with": user_id}
+            after: dict[str, object] = {"prefix": row["prefix"], "revoked_with": user_id}
             await audit.record(
-                *(connection, actor, "key.revoke", row["id"], None, said), account_id=row["account_id"], user_id=user_id
+                *(connection, actor, "key.revoke", row["id"], None, after),
+                account_id=row["account_id"],
+                user_id=user_id,
             )
         return [(row["id"], row["account_id"]) for row in rows]
 

@@ -53,7 +53,7 @@ ROLES: Final[Mapping[Role, frozenset[str]]] = {
     "member": _MEMBER,
     "viewer": _VIEWER,
 }
-RANK: Final[Mapping[Role, int]] = {role: place for place, role in enumerate(reversed(get_args(Role)))}
+RANK: Final[Mapping[Role, int]] = {role: rank for rank, role in enumerate(reversed(get_args(Role)))}
 """How high a role stands: nobody gives one that is higher than their own, or takes one from somebody higher."""
 
 

@@ -8,6 +8,8 @@ from typing import Final, Literal
 
 from billing.errors import MetergateError
 
+CONSOLE: Final = "/console"
+"""Where the pages are, below the gateway's address."""
 BEGUN_S: Final = 600
 """For how long a sign-in may take."""
 MAX_PATH: Final = 1000

@@ -40,7 +40,9 @@ REFRESH_PREFIX: Final = "mgr_"
 MAX_USER_AGENT: Final = 400
 MOST_USED: Final = 200
 """Used refresh tokens of a session by which a copy is noticed: those that were used last."""
-FORGET: Final = tuple(map(_query, ("forget_sessions", "forget_refresh_tokens", "forget_revoked", "forget_keys")))
+FORGET: Final = tuple(
+    _query(f"forget_{each}") for each in ("sessions", "refresh_tokens", "revoked", "keys", "operator_links")
+)
 """Statements that delete what is over, so many rows at a time, and give how many there were."""
 FORGET_UNVERIFIED: Final = _query("forget_unverified")
 """The same for who has registered and has not proven the address for so many days, which come first."""
@@ -128,7 +130,7 @@ class Sessions:
             org_id,
             narrowed,
             address,
-            _shown(user_agent),
+            shown_agent(user_agent),
             _digest(refresh_token),
             first_use_s or self._rules.refresh_s,
             *(begun_at or (None, None)),
@@ -158,8 +160,8 @@ class Sessions:
                     _query("refresh_rotate"), digest, _digest(successor), salt, self._rules.refresh_s
                 )
                 await connection.execute(_query("refresh_trim"), row["session_id"], MOST_USED)
-            said = await connection.fetchrow(_query("refresh_claims"), row["session_id"], None)
-        return None if said is None else _paired(await self._access(said), successor)
+            claims = await connection.fetchrow(_query("refresh_claims"), row["session_id"], None)
+        return None if claims is None else _paired(await self._access(claims), successor)
 
     def _over(self, row: Row) -> str | None:
         """Return why a session ends that a valid refresh token is of; None where it goes on."""
@@ -253,11 +255,11 @@ class Sessions:
         if but is None:
             await connection.execute(_query("tokens_valid_from"), user_id)
         await connection.execute(_query("sessions_end_all"), user_id, reason, but)
-        said = {"reason": reason, "but": but}
-        await audit.record(connection, actor, "session.end_all", user_id, None, said, user_id=user_id)
+        after = {"reason": reason, "but": but}
+        await audit.record(connection, actor, "session.end_all", user_id, None, after, user_id=user_id)
 
 
-def _shown(user_agent: str | None) -> str | None:
+def shown_agent(user_agent: str | None) -> str | None:
     """Return what a client says to be, without what no page can show and Postgres can't store."""
     if user_agent is None:
         return None

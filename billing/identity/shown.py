@@ -112,9 +112,27 @@ def narrowest(limits: Iterable[Iterable[str] | None]) -> frozenset[str] | None:
 def _caller(row: Row, verified: Verified) -> Caller:
     """Return who this is: a user's row with what their token says."""
     limit = narrowest((verified.narrowed, row["scopes"]))
+    if verified.subject is None:
+        return person_of(row, limit, session_id=verified.claims.ses, token_id=verified.claims.jti)
+    return person_of(
+        row, limit, session_id=None, token_id=verified.claims.jti, said_operator=verified.operator, own=False
+    )
+
+
+def person_of(
+    row: Row,
+    limit: frozenset[str] | None,
+    *,
+    session_id: str | None,
+    token_id: str | None,
+    said_operator: bool = False,
+    own: bool = True,
+) -> Caller:
+    """Return who this is, by a user's row with a place in an organization, within the scopes of `limit`. Whether
+    somebody is an operator is the row's to say in an `own` session, and the issuer's otherwise (`said_operator`)."""
     active = row["status"] == "active"
-    operator, hint = active and verified.operator, "" if active else PENDING
-    if verified.subject is None and active and row["operator"] and (limit is None or OPERATOR in limit):
+    operator, hint = active and said_operator, "" if active else PENDING
+    if own and active and row["operator"] and (limit is None or OPERATOR in limit):
         operator, hint = (True, "") if row["second_factor"] else (False, SECOND_FACTOR)
     return Caller(
         "person",
@@ -127,8 +145,8 @@ def _caller(row: Row, verified: Verified) -> Caller:
         operator=operator,
         email=row["email"],
         verified=row["verified"],
-        session_id=verified.claims.ses if verified.subject is None else None,
-        token_id=verified.claims.jti,
+        session_id=session_id,
+        token_id=token_id,
         hint=hint,
         narrowed=limit,
     )

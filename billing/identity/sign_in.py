@@ -93,14 +93,14 @@ class SignIn:
         if user is not None:
             actor = audit.Actor(f"user:{user.id}", visitor.actor.address, visitor.actor.request_id)
             await self._found(connection, user.id, name or own.partition("@")[0], actor)
-            said: dict[str, object] = {"status": user.status}
-            await audit.record(connection, actor, "user.register", user.id, None, said, user_id=user.id)
+            after: dict[str, object] = {"status": user.status}
+            await audit.record(connection, actor, "user.register", user.id, None, after, user_id=user.id)
         await (savepoint.rollback() if email is None else savepoint.commit())
 
     async def send_code(self, email: str, purpose: Purpose, visitor: Visitor, challenge: str | None = None) -> str:
         """Send a code to verify an address, or to sign in, by mail; return its challenge. One to verify goes on with
-        the registration of `challenge`, else with the last. The answer and the work are the same for an address of
-        nobody. Raises `BadAddress` and `TooManyMails`."""
+        the registration of `challenge`, else with the last. The answer and the work are the same for an address that
+        nobody has. Raises `BadAddress` and `TooManyMails`."""
         people, email = self._people, parse_email(email)
         known = await people.users.known_network(email, visitor.network)
         async with people.database.transaction() as connection:
@@ -168,8 +168,8 @@ class SignIn:
             pair = await people.sessions.start(
                 connection, now.id, address=visitor.network, user_agent=visitor.user_agent
             )
-            said: dict[str, object] = {"method": proof.method, "second_factor": now.second_factor}
-            await audit.record(connection, actor, "user.sign_in", now.id, None, said, user_id=now.id)
+            after: dict[str, object] = {"method": proof.method, "second_factor": now.second_factor}
+            await audit.record(connection, actor, "user.sign_in", now.id, None, after, user_id=now.id)
         if now.second_factor:
             await people.forgive_factor(now)
         await people.tell_keys(revoked)
@@ -198,9 +198,9 @@ class SignIn:
     ) -> None:
         """Note a failure. An address of nobody is not kept: it may be a password in the wrong field."""
         user_id = None if user is None else user.id
-        said: dict[str, object] = {"method": proof.method, "reason": refusal.value}
+        after: dict[str, object] = {"method": proof.method, "reason": refusal.value}
         subject = user_id or "nobody"
-        await audit.record(connection, visitor.actor, "user.sign_in_failed", subject, None, said, user_id=user_id)
+        await audit.record(connection, visitor.actor, "user.sign_in_failed", subject, None, after, user_id=user_id)
 
     async def _prove(
         self, connection: Connection, user: User, context: Mapping[str, Any], actor: audit.Actor
@@ -212,6 +212,6 @@ class SignIn:
             await self._people.sessions.end_all(connection, user.id, "the address was verified", actor=actor)
             revoked = await self._people.revoke_keys(connection, user.id, actor)
         proven = await self._people.users.prove(connection, user.id, hashed, context.get("name"))
-        said: dict[str, object] = {"status": proven.status}
-        await audit.record(connection, actor, "user.verify", user.id, {"status": user.status}, said, user_id=user.id)
+        after: dict[str, object] = {"status": proven.status}
+        await audit.record(connection, actor, "user.verify", user.id, {"status": user.status}, after, user_id=user.id)
         return revoked

@@ -113,8 +113,8 @@ class Subjects:
     async def _make(self, connection: Connection, subject: Subject) -> str:
         user = await self._register(connection, subject)
         actor = audit.Actor(f"user:{user.id}")
-        said = {"issuer": subject.issuer, "email": user.email or None, "status": user.status}
-        await audit.record(connection, actor, "user.register", user.id, None, said, user_id=user.id)
+        after = {"issuer": subject.issuer, "email": user.email or None, "status": user.status}
+        await audit.record(connection, actor, "user.register", user.id, None, after, user_id=user.id)
         await self._link(connection, subject, user.id)
         name = subject.name or (subject.email or NO_NAME).partition("@")[0]
         await self._found(connection, user.id, name, actor)
@@ -136,6 +136,6 @@ class Subjects:
     async def _link(self, connection: Connection, subject: Subject, user_id: str) -> None:
         given = subject.issuer, subject.subject, user_id, subject.email
         await connection.execute(_query("subjects_link"), *given)
-        said = {"issuer": subject.issuer, "subject": subject.subject}
+        after = {"issuer": subject.issuer, "subject": subject.subject}
         actor = audit.Actor(f"user:{user_id}")
-        await audit.record(connection, actor, "user.identity_link", user_id, None, said, user_id=user_id)
+        await audit.record(connection, actor, "user.identity_link", user_id, None, after, user_id=user_id)

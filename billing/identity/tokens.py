@@ -120,8 +120,8 @@ def verify(token: str, key: RSAPublicKey | str, algorithm: Algorithm, kind: type
 
 
 def refuse_claims(claims: Claims, *, issuers: Collection[str], audiences: frozenset[str], now: float) -> None:
-    """Reject claims that none of these issuers has made (empty: whoever has), that are for none of these audiences, or
-    for another time; `now` is Unix seconds. Raises `BadToken`."""
+    """Reject claims that none of these issuers has made (empty: any issuer may have), that are for none of these
+    audiences, or for another time; `now` is Unix seconds. Raises `BadToken`."""
     issued = not issuers or claims.iss in issuers
     begun = max(claims.iat or 0.0, claims.nbf or 0.0) <= now + LEEWAY_S
     lasts = now - LEEWAY_S < claims.exp <= now + MAX_LIFE_S

@@ -227,8 +227,8 @@ def _check_given(given: Collection[str] | None, scopes: Iterable[str]) -> None:
 async def _record(
     connection: Connection, actor: audit.Actor, action: str, before: KeyRow | None, after: KeyRow
 ) -> None:
-    said = None if before is None else _audited(before), _audited(after)
-    await audit.record(connection, actor, action, after.id, *said, account_id=after.account_id, user_id=after.user_id)
+    change = None if before is None else _audited(before), _audited(after)
+    await audit.record(connection, actor, action, after.id, *change, account_id=after.account_id, user_id=after.user_id)
     notice = _NOTICES.get(action)
     if notice is not None:
         told = {"key_id": after.id, "name": after.name, "prefix": after.prefix, "user_id": after.user_id}

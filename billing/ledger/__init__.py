@@ -5,6 +5,7 @@ writer       the batch that writes debits; refused_debits  what the ledger can't
              and writing it after all
 reports      what customers and operators read; fresh usage moved into sums by minute, hour, day and month
 used         the sums: what was used in spans of time, by dimension and tag
+margins      what was charged less what it cost, of all accounts
 explanations how an amount came about
 usage_columns  counts of a usage as rows keep them, and the shares of several models
 verify       the ledger's promises, proved from one snapshot

@@ -11,14 +11,15 @@ from typing import TYPE_CHECKING, Final
 
 from billing.ledger.debits import NAMED
 from billing.money import USD_DECIMALS, ceil_div, format_usd
-from billing.prices import PriceRow
-from billing.rates import COST_SCALE, FACTOR_SCALE, PriceLine, round_up
+from billing.rates import COST_SCALE, FACTOR_SCALE, round_up
 from billing.times import rfc3339
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from billing.ledger.debits import UsageEvent
+    from billing.prices import PriceRow
+    from billing.rates import PriceLine
 
 EXACT_DECIMALS: Final = 24
 """Decimals that an exact amount is shown with: those of nano-USD, of a million tokens and of a factor. An amount by the

@@ -21,6 +21,7 @@ import msgspec
 
 from billing.database.connection import Database, DatabaseError, Row, queries
 from billing.ledger.debits import Debit, UsageEvent
+from billing.ledger.margins import MarginReports
 from billing.ledger.usage_columns import ModelShare, decode_shares, decode_shares_of, usage_of
 from billing.ledger.used import BEGINNING, END, TAG_NAMES, TAG_VALUES, UsageSums, UsedBy, total
 from billing.pages import BEFORE_ALL, BadCursor, Page, page_of
@@ -94,11 +95,13 @@ class PricedEvent(NamedTuple):
 
 
 class Reports:
-    """Reads the ledger; `sums` what was used, in sums. Methods raise `database.connection.DatabaseError`."""
+    """Reads the ledger; `sums` what was used, in sums, `margins` what is left of it. Methods raise
+    `database.connection.DatabaseError`."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
         self.sums = UsageSums(database)
+        self.margins = MarginReports(database)
 
     async def transactions(self, account_id: str, limit: int, after: str | None = None) -> Page[Transaction]:
         """Return the account's transfers; `after` is the id that ended the page before."""

@@ -39,7 +39,7 @@ _MONTHLY: Final = timedelta(days=28)
 _DAILY: Final = timedelta(hours=23)
 _HOURLY: Final = timedelta(hours=1)
 
-_PLANNED_EACH_TIME: Final = (
+PLANNED_EACH_TIME: Final = (
     "SELECT set_config('jit', 'off', true), set_config('plan_cache_mode', 'force_custom_plan', true), "
     "set_config('work_mem', '32MB', true)"
 )
@@ -111,7 +111,8 @@ class UsedBy:
 
 
 class Used(NamedTuple):
-    """What was used by some requests. `cost_nano` is the providers', `charged_nano` what was charged."""
+    """What was used by some requests. `cost_nano` is the providers', `charged_nano` what was charged, `bytes` those of
+    traffic, which these sums do not have (`billing.collect.traffic`)."""
 
     requests: int = 0
     input_tokens: int = 0
@@ -121,6 +122,7 @@ class Used(NamedTuple):
     reasoning_tokens: int = 0
     cost_nano: int = 0
     charged_nano: int = 0
+    bytes: int = 0
 
     @property
     def total_tokens(self) -> int:
@@ -140,6 +142,15 @@ Span = dict[Group, Used]
 def total(span: Span) -> Used:
     """Return what all groups of a span have used."""
     return Used(*map(sum, zip(NOTHING, *span.values(), strict=True)))
+
+
+def together(*spans: Span) -> Span:
+    """Return what groups have used in several spans of time."""
+    found: Span = {}
+    for span in spans:
+        for group, used in span.items():
+            found[group] = found.get(group, NOTHING).plus(used)
+    return found
 
 
 class Piece(NamedTuple):
@@ -164,10 +175,10 @@ def compose(bounds: Sequence[datetime]) -> list[list[Part]]:
     anchors = [_nearest(bound, level) for bound in bounds]
     steps = [_steps(anchor, bound, level) for anchor, bound in zip(anchors, bounds, strict=True)]
     spans = []
-    for place, (since, until) in enumerate(pairwise(anchors)):
+    for index, (since, until) in enumerate(pairwise(anchors)):
         whole = [Part(1, Piece(level, since, until))] if since < until else []
-        before = [Part(-part.sign, part.piece) for part in steps[place]]
-        spans.append([*whole, *before, *steps[place + 1]])
+        before = [Part(-part.sign, part.piece) for part in steps[index]]
+        spans.append([*whole, *before, *steps[index + 1]])
     return spans
 
 
@@ -202,7 +213,7 @@ class UsageSums:
     """Reads what was used. Methods raise `UsageQueryError` and `database.connection.DatabaseError`."""
 
     def __init__(self, database: Database) -> None:
-        self._database = database
+        self.database = database
 
     async def spans(
         self,
@@ -218,12 +229,12 @@ class UsageSums:
         grouping, only = grouping or Grouping(), only or UsedBy()
         spans = compose(bounds)
         pieces = list(dict.fromkeys(part.piece for parts in spans for part in parts))
-        async with self._database.transaction(snapshot=True) as connection:
-            await connection.execute(_PLANNED_EACH_TIME)
+        async with self.database.transaction(snapshot=True) as connection:
+            await connection.execute(PLANNED_EACH_TIME)
             rows = await connection.fetch(
                 _query("usage_read"),
                 account_id,
-                *([piece[place] for piece in pieces] for place in range(3)),
+                *([piece[column] for piece in pieces] for column in range(3)),
                 list(bounds),
                 *grouping.columns,
                 *(only.key_id, only.user_id, only.feature),
@@ -254,7 +265,7 @@ def _added(
     by_piece: dict[Piece, list[tuple[Group, int, Used]]] = {piece: [] for piece in pieces}
     for row in rows:
         place, first, second, value, name, *numbers, cost_nano, charged_nano = row
-        used = Used._make((*numbers, int(cost_nano), int(charged_nano)))
+        used = Used._make((*numbers, int(cost_nano), int(charged_nano), 0))
         if place < 0:
             _add(found[-place - 1], grouping.group(first, second, None if name is None else _value(name)), 1, used)
             continue

@@ -25,6 +25,7 @@ from typing import Final, TypeVar
 import msgspec
 
 from billing.database.connection import (
+    Connection,
     Database,
     DatabaseHindered,
     DatabaseLocked,
@@ -241,6 +242,12 @@ async def write_claimed(
         return {row["request_id"] for row in rows}
 
     return await _with_months(database, debits, write)
+
+
+async def write_within(connection: Connection, debits: Sequence[Debit], wait_s: float) -> None:
+    """Write debits that the ledger does not have, and that Redis has not counted, in the caller's transaction. The
+    caller makes missing months, and tells Redis of the accounts after the commit. Raises `DatabaseError`."""
+    await connection.fetch(WRITE_NEW_DEBITS, _encoded(debits), as_lock_timeout(wait_s))
 
 
 def _encoded(debits: Sequence[Debit]) -> str:

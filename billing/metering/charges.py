@@ -229,9 +229,9 @@ def parse_quantity(value: object) -> int:
     return thousandths
 
 
-def digest_of(kind: str, measure: Measure | None, *said: object) -> bytes:
+def digest_of(kind: str, measure: Measure | None, *terms: object) -> bytes:
     """Return what tells whether two asks under one id are the same: a digest of all that they say. Of a measure that
     is what is set, so that a field of a later release changes no digest of an ask that does not have it."""
-    said_of = {} if measure is None else {name: getattr(measure, name) for name in _FIELDS}
-    chosen = {name: value for name, value in said_of.items() if value or (value == 0 and name in _MAYBE_ZERO)}
-    return hashlib.sha256(msgspec.json.encode((kind, chosen, *said), order="deterministic")).digest()
+    measured = {} if measure is None else {name: getattr(measure, name) for name in _FIELDS}
+    chosen = {name: value for name, value in measured.items() if value or (value == 0 and name in _MAYBE_ZERO)}
+    return hashlib.sha256(msgspec.json.encode((kind, chosen, *terms), order="deterministic")).digest()

@@ -142,9 +142,9 @@ class EventWriter:
         batch: list[_Waiting] = []
         left: list[_Waiting] = []
         requests: set[str] = set()
-        for place, each in enumerate(self._waiting):
+        for index, each in enumerate(self._waiting):
             if len(batch) == self._batch_rows:
-                left += self._waiting[place:]
+                left += self._waiting[index:]
                 break
             (left if each.debit.request_id in requests else batch).append(each)
             requests.add(each.debit.request_id)

@@ -88,8 +88,8 @@ class ServiceHolds:
         row is there it is taken for there: the entry of one that is not is tidied away."""
         desk, now = self._desk, datetime.fromtimestamp(self._desk.clock(), UTC)
         expires = now + timedelta(seconds=lasts_s)
-        said = _said(debit, claim.event_id, "held", now, expires)
-        answer = msgspec.json.encode(hold_shape(said, debit.charged_nano)).decode()
+        fields = _hold_fields(debit, claim.event_id, "held", now, expires)
+        answer = msgspec.json.encode(hold_shape(fields, debit.charged_nano)).decode()
         values = hold.id, payer.account_id, claim.event_id, claim.digest, answer, payer.service
         try:
             partition = self._partition_of(payer.account_id)
@@ -120,9 +120,9 @@ class ServiceHolds:
         principal = await desk.principal(Payer(row["service"], row["account_id"]))
         charge = desk.charge(measure, principal, held.admitted_at_ms / 1000)
         debit = charge.debit(hold_id, principal, HOLDS, row["event_id"], held.admitted_at_ms)
-        said = _said(held, row["event_id"], "settled", row["created_at"], row["expires_at"])
+        fields = _hold_fields(held, row["event_id"], "settled", row["created_at"], row["expires_at"])
         ended_at = rfc3339(datetime.fromtimestamp(desk.clock(), UTC))
-        shape = hold_shape(said, held.charged_nano, charge.charged_nano, ended_at)
+        shape = hold_shape(fields, held.charged_nano, charge.charged_nano, ended_at)
         claim = replace(claim, answer=msgspec.json.encode(shape).decode())
         return await asyncio.shield(desk.writer.write(claim, debit))
 
@@ -177,7 +177,7 @@ def _give(made: asyncio.Future[Recorded], what: Recorded | MetergateError) -> No
         made.exception()  # retrieved here: nobody may be waiting any more
 
 
-def _said(debit: Debit, event_id: str, state: str, created: datetime, expires: datetime) -> dict[str, Any]:
+def _hold_fields(debit: Debit, event_id: str, state: str, created: datetime, expires: datetime) -> dict[str, Any]:
     return {
         "id": debit.request_id,
         "event_id": event_id,
@@ -194,5 +194,5 @@ def _shape(row: Any) -> HoldShape:
     if row["state"] == "settled":
         return msgspec.json.decode(row["end_answer"], type=HoldShape)
     debit, ended = decode_debit(row["payload"]), row["ended_at"]
-    said = _said(debit, row["event_id"], row["state"], row["created_at"], row["expires_at"])
-    return hold_shape(said, debit.charged_nano, ended_at=None if ended is None else rfc3339(ended))
+    fields = _hold_fields(debit, row["event_id"], row["state"], row["created_at"], row["expires_at"])
+    return hold_shape(fields, debit.charged_nano, ended_at=None if ended is None else rfc3339(ended))

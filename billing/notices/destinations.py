@@ -52,6 +52,15 @@ class Outcome:
         return self.error is None
 
 
+@dataclass(frozen=True, slots=True)
+class Heard:
+    """An answer: its status, the beginning of its body, and its headers."""
+
+    status: int
+    body: bytes
+    headers: Mapping[str, str]
+
+
 def is_public(address: str) -> bool:
     """Return whether an IP address is one of the public network: none that is private, of this machine or link, shared,
     reserved, of a group, or an IPv6 address that stands for an IPv4 address which is not."""
@@ -79,7 +88,10 @@ def check_url(url: str, *, private: bool) -> str:
     if len(url) > MAX_URL or not host or not url.isascii() or not url.isprintable() or " " in url:
         raise DestinationRefused("url is an https URL such as https://example.com/hooks, of at most 2000 characters.")
     if parts.scheme != "https" and not (private and parts.scheme == "http"):
-        raise DestinationRefused("url must begin with https://, unless the operator allows webhook_private_addresses.")
+        raise DestinationRefused(
+            "url must begin with https://. The operator of one's own network may allow http and private addresses: "
+            "webhook_private_addresses: true, under defaults in metergate.yaml."
+        )
     if parts.username is not None or parts.password is not None or parts.fragment:
         raise DestinationRefused("url must hold no user name, password or fragment.")
     if not private and (_is_private_literal(host) or host == "localhost" or host.endswith(".localhost")):
@@ -139,21 +151,29 @@ class Poster:
     async def post(self, url: str, body: bytes, headers: Mapping[str, str]) -> Outcome:
         """Send a body and return what became of it: never raises for what another server does."""
         try:
-            check_url(url, private=self._private)
-            async with self._opened().post(url, data=body, headers=headers, allow_redirects=False) as answer:
-                await answer.content.read(READ_BYTES)
-                if 200 <= answer.status < 300:
-                    return Outcome(answer.status, None)
-                if 300 <= answer.status < 400:
-                    return Outcome(answer.status, f"status {answer.status}: redirects are not followed")
-                return Outcome(answer.status, f"status {answer.status}")
+            answer = await self.ask(url, body, headers, READ_BYTES)
         except DestinationRefused as error:
             return Outcome(None, str(error))
         except TimeoutError:
             return Outcome(None, f"no answer within {self._timeout.total:g} s")
         except (aiohttp.ClientError, OSError, ValueError) as error:
-            said = _FORBIDDEN if _FORBIDDEN in str(error) else type(error).__name__
-            return Outcome(None, said)
+            reason = _FORBIDDEN if _FORBIDDEN in str(error) else type(error).__name__
+            return Outcome(None, reason)
+        if 200 <= answer.status < 300:
+            return Outcome(answer.status, None)
+        if 300 <= answer.status < 400:
+            return Outcome(answer.status, f"status {answer.status}: redirects are not followed")
+        return Outcome(answer.status, f"status {answer.status}")
+
+    async def ask(self, url: str, body: bytes, headers: Mapping[str, str], most_bytes: int) -> Heard:
+        """Send a body and return the answer, of whose body at most `most_bytes` are read. Raises `DestinationRefused`,
+        and for what another server does `TimeoutError`, `aiohttp.ClientError`, `OSError` and `ValueError`."""
+        check_url(url, private=self._private)
+        async with self._opened().post(url, data=body, headers=headers, allow_redirects=False) as answer:
+            read = b""
+            while len(read) < most_bytes and (more := await answer.content.read(most_bytes - len(read))):
+                read += more
+            return Heard(answer.status, read, answer.headers)
 
     async def close(self) -> None:
         """Close the connections."""

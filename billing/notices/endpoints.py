@@ -108,14 +108,14 @@ class Endpoints:
     ) -> Endpoint:
         """Make an endpoint, with a new secret. Raises `EndpointRefused` and `DestinationRefused`."""
         check_url(url, private=self._rules.private)
-        said = _checked(types)
+        subscribed = _checked(types)
         async with self._database.transaction() as connection:
             await connection.execute(_query("endpoints_lock"), account_id)
             if await connection.fetchval(_query("endpoints_count"), account_id) >= self._rules.most:
                 raise EndpointRefused(f"There may be {self._rules.most} webhook endpoints: delete one.")
             row = await connection.fetchrow(
                 *(_query("endpoints_insert"), ID_PREFIX + self._new_id(), account_id, url, new_secret()),
-                *(said, description),
+                *(subscribed, description),
             )
             made = _endpoint(cast(Row, row))
             await _record(connection, actor, "webhook.create", None, made)
@@ -136,12 +136,12 @@ class Endpoints:
         """Change `url`, `types`, `description`, `enabled`: enabling forgets that it has failed. Raises as `create`."""
         if "url" in changes:
             check_url(changes["url"], private=self._rules.private)
-        said = {name: value for name, value in changes.items() if name != "enabled"}
-        if "types" in said:
-            said["types"] = _checked(said["types"])
+        fields = {name: value for name, value in changes.items() if name != "enabled"}
+        if "types" in fields:
+            fields["types"] = _checked(fields["types"])
         async with self._database.transaction() as connection:
             before = _found(await connection.fetchrow(_query("endpoints_get"), endpoint_id, account_id), endpoint_id)
-            wanted = replace(before, **said)
+            wanted = replace(before, **fields)
             enabled = changes.get("enabled", before.disabled_at is None)
             row = await connection.fetchrow(
                 *(_query("endpoints_update"), endpoint_id, account_id, wanted.url, wanted.types),
@@ -206,8 +206,8 @@ def _checked(types: Sequence[str] | None) -> tuple[str, ...] | None:
 
 def _endpoint(row: Row) -> Endpoint:
     types = row["types"]
-    said = {name: row[name] for name in Endpoint.__dataclass_fields__ if name != "types"}
-    return Endpoint(types=None if types is None else tuple(types), **said)
+    fields = {name: row[name] for name in Endpoint.__dataclass_fields__ if name != "types"}
+    return Endpoint(types=None if types is None else tuple(types), **fields)
 
 
 def _delivery(row: Row) -> Delivery:
@@ -248,8 +248,8 @@ async def _record(
     """Write a row of the audit log, without the secret."""
     about = after or before
     assert about is not None  # noqa: S101  (one of them is)
-    said = (_shown(before), _shown(after))
-    await audit.record(connection, actor, action, about.id, *said, account_id=about.account_id)
+    change = (_shown(before), _shown(after))
+    await audit.record(connection, actor, action, about.id, *change, account_id=about.account_id)
 
 
 def _shown(endpoint: Endpoint | None) -> dict[str, object] | None:

@@ -1,7 +1,8 @@
 """Tells of quotas that are used up, by the refusals that were noted: in the background, once in each window.
 
 A request costs nothing more for it: refusals are noted anyway (`billing.refused`), and looked at here once a second.
-Windows of a minute or an hour are not told: they are there again before anybody reads it. Where no refusals are kept
+Windows of a minute or an hour are not told: they are there again before anybody reads it; nor is a quota of which much
+is left, and a single request asked for more. Where no refusals are kept
 (`refusals_per_key: 0`), or too many at once, nothing is told.
 """
 
@@ -9,8 +10,9 @@ from __future__ import annotations
 
 import logging
 from collections import OrderedDict
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from decimal import Decimal
 from typing import TYPE_CHECKING, Any, Final
 
 from billing.database.connection import DatabaseError
@@ -26,6 +28,8 @@ CODE: Final = "quota_exceeded"
 WINDOWS: Final = frozenset({"day", "week", "month", "total"})
 KNOWN: Final = 10_000
 """Windows that one process remembers to have told of; of others the database knows."""
+LEFT_OF: Final = 20
+"""A quota of which a twentieth or less is left is used up."""
 _OF_A_KEY: Final = frozenset({"key", "user"})
 
 
@@ -45,7 +49,7 @@ def crossings(refused: Iterable[RefusedRequest]) -> list[Crossing]:
         quota = each.details.get("quota")
         if each.code != CODE or each.account_id is None or not isinstance(quota, dict):
             continue
-        if quota.get("window") not in WINDOWS:
+        if quota.get("window") not in WINDOWS or not _is_used_up(quota):
             continue
         key_id = each.key_id if quota.get("subject") in _OF_A_KEY else None
         names = ("subject", "window", "metric", "model", "limit", "resets_at")
@@ -53,6 +57,13 @@ def crossings(refused: Iterable[RefusedRequest]) -> list[Crossing]:
         data = {**quota, "key_id": key_id, "upgrade": each.details.get("upgrade")}
         found[each.account_id, once] = Crossing(each.account_id, once, data)
     return list(found.values())
+
+
+def _is_used_up(quota: Mapping[str, Any]) -> bool:
+    """Return whether next to nothing is left: requests are refused by what they might use, so that it is hardly ever
+    nothing at all."""
+    limit, left = Decimal(str(quota.get("limit", 0))), Decimal(str(quota.get("remaining", 0)))
+    return left * LEFT_OF <= limit
 
 
 class ExhaustedNotices:

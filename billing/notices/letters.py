@@ -12,7 +12,7 @@ from billing.notices.emit import NoticeType
 MAX_VALUE: Final = 200
 
 
-class _Said(NamedTuple):
+class _Wording(NamedTuple):
     subject: str
     text: str
 
@@ -22,6 +22,10 @@ _FIELDS: Final[Mapping[str, str]] = {
     "refunded_usd": "Refunded in USD",
     "balance_usd": "Balance in USD",
     "threshold_usd": "Threshold in USD",
+    "threshold": "Threshold in percent",
+    "spent_usd": "Spent in USD",
+    "forecast_usd": "Forecast in USD",
+    "period": "Period",
     "plan": "Plan",
     "plan_before": "Plan before",
     "status": "Status",
@@ -35,44 +39,56 @@ _FIELDS: Final[Mapping[str, str]] = {
     "url": "To go on",
 }
 """What of a notice's data a mail shows, and how it is called there."""
-_LETTERS: Final[Mapping[NoticeType, _Said]] = {
-    "balance.low": _Said("your balance is low", "Your balance has fallen below its threshold. Buy credit to go on."),
-    "quota.exhausted": _Said(
-        "a quota is exhausted", "A quota of your plan is exhausted: requests are refused until it resets."
+_LETTERS: Final[Mapping[NoticeType, _Wording]] = {
+    "balance.low": _Wording("your balance is low", "Your balance has fallen below its threshold. Buy credit to go on."),
+    "budget.threshold": _Wording(
+        "a budget is being used up",
+        "What was spent has reached a threshold of a budget. Requests are served all the same; a quota would refuse "
+        "them.",
     ),
-    "auto_recharge.failed": _Said(
+    "quota.exhausted": _Wording(
+        "a quota is exhausted", "A quota of your account is exhausted: requests are refused until it resets."
+    ),
+    "auto_recharge.failed": _Wording(
         "auto-recharge failed", "Credit could not be bought by auto-recharge. Look at your means of payment."
     ),
-    "payment.succeeded": _Said("your payment was received", "Your payment was received. Thank you."),
-    "payment.failed": _Said("your payment failed", "A payment failed. Look at your means of payment."),
-    "payment.refunded": _Said("your payment was refunded", "A payment was refunded, whole or in part."),
-    "payment.disputed": _Said(
+    "payment.succeeded": _Wording("your payment was received", "Your payment was received. Thank you."),
+    "payment.failed": _Wording("your payment failed", "A payment failed. Look at your means of payment."),
+    "payment.refunded": _Wording("your payment was refunded", "A payment was refunded, whole or in part."),
+    "payment.disputed": _Wording(
         "a payment is disputed", "A payment is disputed at your bank. Until that is over nothing is served."
     ),
-    "subscription.changed": _Said("your plan has changed", "Your plan, or when it ends, has changed."),
-    "subscription.past_due": _Said(
+    "subscription.changed": _Wording("your plan has changed", "Your plan, or when it ends, has changed."),
+    "subscription.past_due": _Wording(
         "your subscription is past due",
         "The payment of your subscription failed. Your plan stays for a few days; then the account goes back to the "
         "free plan. It is served again as soon as the payment succeeds.",
     ),
-    "subscription.ended": _Said("your subscription has ended", "Your subscription has ended."),
-    "endpoint.disabled": _Said(
+    "subscription.ended": _Wording("your subscription has ended", "Your subscription has ended."),
+    "endpoint.disabled": _Wording(
         "a webhook endpoint was disabled",
         "Deliveries to a webhook endpoint have failed for days, and it was disabled. Mend it and enable it again.",
     ),
 }
 """Others are told to endpoints alone: a mail for each key would be noise, and a leaked one has a mail of its own."""
 MAILED: Final[tuple[NoticeType, ...]] = tuple(_LETTERS)
+_OF_SUBJECTS: Final[Mapping[str, str]] = {
+    "plan": "A quota of your plan is exhausted: requests are refused until it resets, or the plan is a larger one.",
+    "key": "A quota of one of your API keys is exhausted: its requests are refused until it resets.",
+    "user": "A quota of a member is exhausted: requests by that member's keys are refused until it resets.",
+}
+"""What is said of a quota by whose it is, where it is not the account's own."""
 
 
 def letter_of(service: str, type_: NoticeType, data: Mapping[str, Any]) -> tuple[str, str] | None:
     """Return the subject and the body of a notice's mail; None where it is none that is mailed."""
-    said = _LETTERS.get(type_)
-    if said is None:
+    letter = _LETTERS.get(type_)
+    if letter is None:
         return None
     lines = [f"{name}: {_shown(data[field])}" for field, name in _FIELDS.items() if data.get(field) is not None]
-    paragraphs = [said.text, *(["\n".join(lines)] if lines else [])]
-    return f"{service}: {said.subject}", "\n\n".join(paragraphs) + "\n"
+    text = _OF_SUBJECTS.get(str(data.get("subject")), letter.text) if type_ == "quota.exhausted" else letter.text
+    paragraphs = [text, *(["\n".join(lines)] if lines else [])]
+    return f"{service}: {letter.subject}", "\n\n".join(paragraphs) + "\n"
 
 
 def _shown(value: object) -> str:

@@ -154,7 +154,8 @@ class NoticeWorker:
         letter = letter_of(SERVICE, notice["type"], notice["data"])
         if letter is None:
             return
-        for person in await connection.fetch(_query("notices_recipients"), notice["account_id"], RECIPIENTS):
+        about = notice["data"].get("budget_id")
+        for person in await connection.fetch(_query("notices_recipients"), notice["account_id"], RECIPIENTS, about):
             await enqueue(connection, self._new_id, person["email"], *letter)
 
     async def _lane(self, left: list[int]) -> None:
@@ -224,11 +225,11 @@ class NoticeWorker:
 
 def body_of(notice: Any) -> bytes:
     """Return what a delivery of a notice says, as JSON."""
-    said = {
+    body = {
         "id": notice["notice_id"],
         "type": notice["type"],
         "timestamp": rfc3339(notice["created_at"]),
         "account_id": notice["account_id"] or None,
         "data": notice["data"],
     }
-    return msgspec.json.encode(said)
+    return msgspec.json.encode(body)

@@ -7,6 +7,7 @@ newer one, and no lock is held while the provider is asked. Whoever comes second
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final, cast
@@ -15,11 +16,14 @@ import msgspec
 
 from billing.database.connection import Connection, Database, queries
 from billing.payments.objects import Checkout, Customer, Dispute, ObjectKind, ObjectRef, Refund
+from billing.payments.port import PaymentRefused
 
 if TYPE_CHECKING:
     from billing.effects import Effects
     from billing.payments.objects import ProviderObject
     from billing.payments.port import PaymentProvider
+
+logger = logging.getLogger(__name__)
 
 _query = queries("billing.payments")
 
@@ -32,6 +36,8 @@ class After:
     accounts: set[str] = field(default_factory=set)
     refs: list[ObjectRef] = field(default_factory=list)
     """Objects to look at next."""
+    ended: dict[ObjectRef, str] = field(default_factory=dict)
+    """Subscriptions to end at the provider, now, with the idempotency key of that."""
 
 
 Handler = Callable[[Connection, Any, Any, After], Awaitable["Owner"]]
@@ -100,7 +106,16 @@ class Applier:
             await self._effects.account_changed(account_id)
         for account_id in after.balances:
             await self._effects.balance_changed(account_id)
-        return after.refs
+        for subscription, key in after.ended.items():
+            await self._end(subscription, key)
+        return [*after.refs, *after.ended]
+
+    async def _end(self, subscription: ObjectRef, key: str) -> None:
+        """End a subscription at the provider; one that has ended there meanwhile is refused, and only looked at."""
+        try:
+            await self._provider.cancel(subscription.id, "now", key)
+        except PaymentRefused as error:
+            logger.info("the subscription %s was not ended: %s", subscription.id, error)
 
     async def _apply(
         self, connection: Connection, ref: ObjectRef, state: Any, found: ProviderObject | None, asked: int, after: After
@@ -148,8 +163,8 @@ def checkout_handler(provider: str) -> Handler:
     async def apply(connection: Connection, before: Checkout | None, now: Checkout, after: After) -> Owner:
         if now.order_id is None:
             return NOBODY
-        said = (now.order_id, provider, now.subscription_id, now.status == "expired")
-        await connection.execute(_query("orders_of_checkout"), *said)
+        values = (now.order_id, provider, now.subscription_id, now.status == "expired")
+        await connection.execute(_query("orders_of_checkout"), *values)
         if now.payment_id is not None:
             after.refs.append(ObjectRef("payment", now.payment_id))
         if now.subscription_id is not None:

@@ -78,7 +78,8 @@ class PaymentRules:
 
 @dataclass(frozen=True, slots=True)
 class PaymentParts:
-    """What payments are made of elsewhere. `deployment` is this installation's own id (`deployment_of`)."""
+    """What payments are made of elsewhere. `deployment` is this installation's own id (`deployment_of`), `gateway_id`
+    this process's, where it is a gateway."""
 
     database: Database
     accounts: Accounts
@@ -88,6 +89,7 @@ class PaymentParts:
     new_id: Callable[[], str]
     deployment: str
     now: Callable[[], datetime] = lambda: datetime.now(UTC)
+    gateway_id: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,7 +160,7 @@ def make_payments(parts: PaymentParts, rules: PaymentRules, provider: PaymentPro
     orders = Orders(database, name, parts.new_id)
     customers = Customers(database, provider)
     changes = SubscriptionChanges(database, provider, subscriptions, parts.plans, applier.refresh)
-    events = PaymentEvents(database, provider, applier.refresh, parts.new_id)
+    events = PaymentEvents(database, provider, applier.refresh, parts.new_id, gateway_id=parts.gateway_id)
 
     async def subscribed(account_id: str) -> bool:
         return await changes.current(account_id) is not None

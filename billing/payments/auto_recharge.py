@@ -241,9 +241,9 @@ class Alerts:
         async with self._database.transaction() as connection:
             if await connection.fetchval(_query("alerts_put"), account_id, threshold_nano) is None:
                 raise AccountNotFound(f"There is no account {account_id!r}.")
-            said = {"threshold_usd": None if threshold_nano is None else format_usd(threshold_nano)}
+            after = {"threshold_usd": None if threshold_nano is None else format_usd(threshold_nano)}
             was = {"threshold_usd": None if before.is_default else format_usd(before.threshold_nano)}
-            await audit.record(connection, actor, "account.alert", account_id, was, said, account_id=account_id)
+            await audit.record(connection, actor, "account.alert", account_id, was, after, account_id=account_id)
         return await self.get(account_id)
 
     async def round(self) -> int:

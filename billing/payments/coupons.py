@@ -2,7 +2,7 @@
 
 This file owns that a coupon is redeemed once by an account, by one account of whoever owns several, and by no more
 accounts than it is for, whoever tries at the same time; that codes are stored as digests; and that an account which
-guesses has to wait.
+guesses has to wait, and a network from which many do, too.
 
 CouponError
 +-- CouponNotFound   no coupon has this id or code
@@ -37,6 +37,9 @@ if TYPE_CHECKING:
 ID_PREFIX: Final = "cpn_"
 SCOPE: Final = "coupons"
 """Of the idempotency keys of these grants: `COUPON:ACCOUNT`."""
+OF_A_NETWORK: Final = 30
+"""After so many wrong codes from one network, by however many accounts, the next one has to wait."""
+INSTEAD: Final = "ask whoever gave you the code"
 LEAST_CODE: Final = 6
 MOST_CODE: Final = 64
 _ALPHABET: Final = "ABCDEFGHJKMNPQRSTUVWXYZ23456789"
@@ -73,7 +76,9 @@ class CouponUsed(CouponError):
 class Tries(Protocol):
     """Counts what is guessed at."""
 
-    async def take_try(self, subject: str, instead: str) -> None: ...
+    async def take_try(self, subject: str, instead: str, most: int | None = None) -> None: ...
+
+    async def undo_try(self, subject: str, most: int) -> None: ...
 
     async def forgive(self, subject: str) -> None: ...
 
@@ -156,10 +161,10 @@ class Coupons:
         if _CODE.fullmatch(_plain(code)) is None:
             raise CouponRefused(f"A code has {LEAST_CODE} to {MOST_CODE} letters and digits; hyphens do not count.")
         coupon_id = ID_PREFIX + self._new_id()
-        said = (new.amount_nano, new.priority, new.credit_days, new.expires_at, new.most_redemptions)
+        values = (new.amount_nano, new.priority, new.credit_days, new.expires_at, new.most_redemptions)
         try:
             async with self._database.transaction() as connection:
-                row = await connection.fetchrow(_query("coupons_create"), coupon_id, new.name, _digest(code), *said)
+                row = await connection.fetchrow(_query("coupons_create"), coupon_id, new.name, _digest(code), *values)
                 coupon = _coupon(row)
                 after = {"name": coupon.name, "amount_usd": format_usd(coupon.amount_nano)}
                 await audit.record(connection, actor, "coupon.create", coupon_id, None, after)
@@ -185,12 +190,16 @@ class Coupons:
     async def redeem(self, account_id: str, code: str, *, actor: audit.Actor) -> Redeemed:
         """Give an account the credit of the coupon with this code. Raises `CouponNotFound`, `CouponRefused`,
         `CouponUsed`, what `Grants.grant` raises, and what `tries` raises where too many wrong codes were shown."""
-        subject = f"coupon:{account_id}"
-        await self._tries.take_try(subject, "ask whoever gave you the code")
+        subject, network = f"coupon:{account_id}", f"coupon from {actor.address}"
+        await self._tries.take_try(subject, INSTEAD)
+        if actor.address is not None:
+            await self._tries.take_try(network, INSTEAD, OF_A_NETWORK)
         async with self._database.transaction() as connection:
             row = await connection.fetchrow(_query("coupons_lock"), None, _digest(code))
             redeemed = await self._redeem(connection, account_id, _coupon(row), actor)
         await self._tries.forgive(subject)
+        if actor.address is not None:  # what others there have guessed stays counted
+            await self._tries.undo_try(network, OF_A_NETWORK)
         await self._effects.balance_changed(account_id)
         return redeemed
 
@@ -204,8 +213,8 @@ class Coupons:
         if refused is not None:
             raise CouponRefused(refused)
         terms, key = coupon.terms(now), f"{coupon.id}:{account_id}"
-        said = SCOPE, key, f"coupon {coupon.name}"
-        entry = Entry(account_id, coupon.amount_nano, PROMOTIONS, "grant", *said, terms=terms)
+        named = SCOPE, key, f"coupon {coupon.name}"
+        entry = Entry(account_id, coupon.amount_nano, PROMOTIONS, "grant", *named, terms=terms)
         grant = await self._grants.record(connection, entry, actor)
         await connection.execute(_query("redemptions_add"), coupon.id, account_id, grant.transfer_id, actor.name)
         return Redeemed(coupon, grant, terms)

@@ -72,10 +72,9 @@ def parking_reason(order: Standing | None, payment: Payment) -> str | None:
 
 def status_of(order: Standing, payment: Payment) -> OrderStatus:
     """Return what the order is called, whatever it was before: once money came, it is never open, failed or expired."""
-    refunded = sum(each.amount_cents for each in payment.refunds if each.status not in RETURNED)
     if any(each.status in TAKEN for each in payment.disputes):
         return "disputed"
-    if payment.status == "paid" and payment.total_cents and refunded >= payment.total_cents:
+    if payment.status == "paid" and is_given_back(payment):
         return "refunded"
     if order.parked:
         return "parked"
@@ -86,6 +85,12 @@ def status_of(order: Standing, payment: Payment) -> OrderStatus:
     if payment.status in RETURNED and order.status in ("open", "failed"):
         return "failed"
     return order.status
+
+
+def is_given_back(payment: Payment) -> bool:
+    """Return whether the whole of a payment was refunded, and none of that has failed."""
+    refunded = sum(each.amount_cents for each in payment.refunds if each.status not in RETURNED)
+    return 0 < payment.total_cents <= refunded
 
 
 def next_move(credit_nano: int, payment: Payment, moved: Mapping[MoveKey, Moved], left_nano: int) -> Move | None:

@@ -7,8 +7,7 @@ from typing import TYPE_CHECKING
 from billing import audit
 from billing.accounts.grants import PURCHASES, Entry
 from billing.database.connection import Database, queries
-from billing.money import format_usd
-from billing.payments.objects import CURRENCY, NANO_PER_CENT, ObjectRef, Refund
+from billing.payments.objects import CURRENCY, NANO_PER_CENT, ObjectRef, Refund, format_cents
 from billing.payments.orders import (
     SCOPE,
     Order,
@@ -88,11 +87,11 @@ class PaymentDesk:
         left = await self._refundable(connection, order) - sum(row["amount_cents"] for row in rows)
         cents = left if amount_cents is None else amount_cents
         if not 0 < cents <= left:
-            shown = format_usd(max(0, left) * NANO_PER_CENT)
+            shown = format_cents(max(0, left))
             raise OrderRefused(f"Of this order {shown} USD are left: no more can be given back.", "amount_usd")
         await connection.execute(_query("refunds_ask"), order.id, key, cents)
-        said = {"amount_usd": format_usd(cents * NANO_PER_CENT)}
-        await audit.record(connection, actor, "order.refund", order.id, None, said, account_id=order.account_id)
+        after = {"amount_usd": format_cents(cents)}
+        await audit.record(connection, actor, "order.refund", order.id, None, after, account_id=order.account_id)
         return cents, None
 
     async def _refundable(self, connection: Connection, order: Order) -> int:
@@ -133,9 +132,9 @@ class PaymentDesk:
         async with self._database.transaction() as connection:
             parked = await self._waiting(connection, parked_id)
             ended = await self._ended(connection, parked, "dismissed", None, note)
-            said = {"state": parked.state}, {"state": "dismissed", "note": note}
+            change = {"state": parked.state}, {"state": "dismissed", "note": note}
             whose = parked.account_id
-            await audit.record(connection, actor, "payment.dismiss", parked.id, *said, account_id=whose)
+            await audit.record(connection, actor, "payment.dismiss", parked.id, *change, account_id=whose)
         await self._refresh(ObjectRef("payment", parked.object_id))
         return ended
 

@@ -95,7 +95,11 @@ class PaymentEvents:
         refresh: Refresh,
         new_id: Callable[[], str],
         rules: EventRules | None = None,
+        gateway_id: str | None = None,
     ) -> None:
+        """`gateway_id` names this process in `gateways`: what it was looking into when its lease ended, others look
+        into at once."""
+        self._gateway_id = gateway_id
         self._database, self._provider, self._refresh, self._new_id = database, provider, refresh, new_id
         self._rules = rules or EventRules()
         self._came = asyncio.Event()
@@ -124,9 +128,9 @@ class PaymentEvents:
         elif event.ref is None:
             ignored = "of no object that a payment depends on"
         ref = event.ref
-        said = (None, None) if ref is None else (ref.kind, ref.id)
+        about = (None, None) if ref is None else (ref.kind, ref.id)
         state = "waiting" if ignored is None else "ignored"
-        given = (self.provider, event.id, event.type, *said, event.livemode, body, state, ignored, event.created_at)
+        given = (self.provider, event.id, event.type, *about, event.livemode, body, state, ignored, event.created_at)
         new = await connection.fetchval(_query("events_store"), *given, self._new_id()) is not None
         self._came.set()
         return new
@@ -153,6 +157,7 @@ class PaymentEvents:
 
     async def round(self) -> int:
         """Look into all that is due, a few at a time; return how many events were taken."""
+        await self._database.execute(_query("events_release"))
         counts = await asyncio.gather(*(self._drain() for _ in range(self._rules.at_once)))
         return sum(counts)
 
@@ -165,7 +170,8 @@ class PaymentEvents:
 
     async def _claim(self) -> Row | None:
         rules = self._rules
-        return await self._database.row(_query("events_claim"), self.provider, rules.first_pause_s, rules.most_pause_s)
+        said = (self.provider, rules.first_pause_s, rules.most_pause_s, self._gateway_id)
+        return await self._database.row(_query("events_claim"), *said)
 
     async def _look_into(self, row: Row) -> None:
         ref = ObjectRef(row["ref_kind"], row["ref_id"])

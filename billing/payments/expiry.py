@@ -89,8 +89,8 @@ class Expiry:
                 await lots.settle(connection, account_id, self._new_id)
                 return 0
             source = PROMOTIONS if lot.terms.promotional else REVENUE
-            said = SCOPE, f"expiry:{lot.id}", f"credit of {lot.created_at:%Y-%m-%d}"
-            entry = Entry(account_id, -lot.left_nano, source, "expiry", *said, of_lot=lot.id)
+            named = SCOPE, f"expiry:{lot.id}", f"credit of {lot.created_at:%Y-%m-%d}"
+            entry = Entry(account_id, -lot.left_nano, source, "expiry", *named, of_lot=lot.id)
             result = await self._grants.record(connection, entry, audit.SYSTEM)
             return 0 if result.replayed else lot.left_nano
 

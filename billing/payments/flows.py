@@ -6,14 +6,15 @@ breaks off between two steps goes on with the same call.
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from billing.database.connection import queries
-from billing.money import MAX_NANO, format_usd
-from billing.payments.objects import NANO_PER_CENT, ObjectRef
+from billing.money import MAX_NANO
+from billing.payments.objects import NANO_PER_CENT, ObjectRef, format_cents
 from billing.payments.orders import NewOrder, Order, OrderConflict, OrderRefused
-from billing.payments.port import CustomerGone, NewCustomer, Purchase, ReturnUrls
+from billing.payments.port import CustomerGone, NewCustomer, PaymentError, Purchase, ReturnUrls
 from billing.payments.return_urls import origin_of
 
 if TYPE_CHECKING:
@@ -26,22 +27,30 @@ if TYPE_CHECKING:
     from billing.payments.port import HostedPage, PaymentProvider
     from billing.plans import Plan, Plans
 
+logger = logging.getLogger(__name__)
+
 _query = queries("billing.payments")
+CLOSED_AT_ONCE: Final = 10
+"""Abandoned pages that one order closes."""
 DESCRIPTIONS: Final = {"credit": "Prepaid credit", "recharge": "Prepaid credit (automatic)"}
 
 
 @dataclass(frozen=True, slots=True)
 class FlowRules:
     """What may be bought at once, in cents, what a setup asks for unless it is told, and the origins that payers may be
-    sent to; `home` is where they are sent where nothing else is asked for."""
+    sent to; `home` is where they are sent where nothing else is asked for. Of an account's pages the `open_pages`
+    newest can be paid at; older ones are closed."""
 
     min_cents: int
     max_cents: int
     setup_cents: int
     origins: frozenset[str]
     home: str
+    open_pages: int = 20
 
     def __post_init__(self) -> None:
+        if self.open_pages < 1:
+            raise ValueError("open_pages must be above zero")
         if not 0 < self.min_cents <= self.setup_cents <= self.max_cents <= MAX_NANO // NANO_PER_CENT:
             raise ValueError("amounts rise from min over setup to max, above zero and within the bound of all money")
 
@@ -122,8 +131,13 @@ class Flows:
     async def checkout(self, wanted: Wanted) -> Order:
         """Open the page at which a new order is paid, once per idempotency key: the same again gets the same page."""
         account = await self._accounts.get(wanted.account_id)
-        asked = await self._asked(account, wanted)
-        return await self._opened(account, await self._orders.create(asked))
+        asked = self._asked(account, wanted)
+        if await self._orders.of_key(account.id, asked.idempotency_key) is not None:
+            return await self._opened(account, await self._orders.create(asked))
+        await self._check_new(account, asked)
+        opened = await self._opened(account, await self._orders.create(asked))
+        await self._close_abandoned(account.id)
+        return opened
 
     async def save_method(self, account_id: str, return_url: str | None) -> HostedPage:
         """Open a page at which a payment method is saved without paying."""
@@ -162,25 +176,33 @@ class Flows:
             )
         return url
 
-    async def _asked(self, account: Account, wanted: Wanted) -> NewOrder:
-        """Return the order that is asked for. Raises `OrderRefused` for what can't be bought."""
+    def _asked(self, account: Account, wanted: Wanted) -> NewOrder:
+        """Return the order that is asked for. Raises `OrderRefused` for what nobody can buy."""
         urls = self.urls(wanted.success_url, wanted.cancel_url)
-        if account.status == "closed":
-            raise OrderRefused("The account is closed: it can't buy anything.")
         key, save = wanted.idempotency_key, wanted.save_method
         if wanted.plan is not None:
-            cents = await self._plan_cents(account, wanted.plan)
-            return NewOrder(account.id, "plan", cents, key, wanted.plan, urls, save)
+            return NewOrder(account.id, "plan", self._plan_cents(wanted.plan), key, wanted.plan, urls, save)
         nano = self.rules.setup_cents * NANO_PER_CENT if wanted.amount_nano is None else wanted.amount_nano
         cents, rest = divmod(nano, NANO_PER_CENT)
-        low, high = (format_usd(each * NANO_PER_CENT) for each in (self.rules.min_cents, self.rules.max_cents))
+        low, high = (format_cents(each) for each in (self.rules.min_cents, self.rules.max_cents))
         if rest or not self.rules.min_cents <= cents <= self.rules.max_cents:
             raise OrderRefused(f"amount_usd must be {low} to {high} USD in whole cents.", "amount_usd")
-        if account.balance_nano + nano > MAX_NANO:
-            raise OrderRefused("The balance would leave its bound by this amount: buy less.", "amount_usd")
         return NewOrder(account.id, "credit", cents, key, None, urls, save)
 
-    async def _plan_cents(self, account: Account, plan_id: str) -> int:
+    async def _check_new(self, account: Account, asked: NewOrder) -> None:
+        """Raise `OrderRefused` for what this account can't buy now; an order that there is already is answered again
+        all the same."""
+        if account.status == "closed":
+            raise OrderRefused("The account is closed: it can't buy anything.")
+        if asked.kind == "credit" and account.balance_nano + asked.amount_cents * NANO_PER_CENT > MAX_NANO:
+            raise OrderRefused("The balance would leave its bound by this amount: buy less.", "amount_usd")
+        if asked.kind == "plan" and await self._subscribed(account.id):
+            raise OrderConflict(
+                "The account has a subscription: change it with PUT /api/billing/subscription, or on the page of "
+                "`metergate billing portal`."
+            )
+
+    def _plan_cents(self, plan_id: str) -> int:
         plan = self._plans.get(plan_id)
         if plan is None or not plan.price_nano:
             known = ", ".join(sorted(each.id for each in self._plans.values() if each.price_nano)) or "none"
@@ -188,18 +210,19 @@ class Flows:
         cents, rest = divmod(plan.price_nano, NANO_PER_CENT)
         if rest or (self._provider.name == "stripe" and plan.stripe_price is None):
             raise OrderRefused(f"The plan {plan_id} can't be bought here: ask whoever runs this gateway.", "plan")
-        if await self._subscribed(account.id):
-            raise OrderConflict(
-                "The account has a subscription: change it with PUT /api/billing/subscription, or on the page of "
-                "`metergate billing portal`."
-            )
         return cents
 
     async def _opened(self, account: Account, order: Order) -> Order:
-        """Open an order's page unless it is open. A customer that the provider has lost is made anew, once."""
-        if order.url is not None or order.urls is None or order.status != "open":
-            return order
-        urls = order.urls
+        """Open an order's page unless it is open. Other pages of plans are closed each time: a call that was broken off
+        may have left them."""
+        if order.url is None and order.status == "open" and order.urls is not None:
+            order = await self._open(account, order, order.urls)
+        if order.kind == "plan" and order.checkout_id is not None and order.status in ("open", "failed"):
+            await self._close_others(order, ObjectRef("checkout", order.checkout_id))
+        return order
+
+    async def _open(self, account: Account, order: Order, urls: ReturnUrls) -> Order:
+        """Open an order's page. A customer that the provider has lost is made anew, once."""
         customer_id = await self._customers.ensure(account.id, account.name)
         try:
             purchase = self._purchase(order, customer_id)
@@ -209,10 +232,7 @@ class Flows:
             customer_id = await self._customers.ensure(account.id, account.name)
             purchase = self._purchase(order, customer_id)
             page = await self._provider.checkout(purchase, urls, f"{order.id}:checkout:{customer_id}")
-        opened = await self._orders.opened(order.id, customer_id, page)
-        if order.kind == "plan":
-            await self._close_others(opened, ObjectRef("checkout", page.id))
-        return opened
+        return await self._orders.opened(order.id, customer_id, page)
 
     async def _close_others(self, order: Order, page: ObjectRef) -> None:
         """Close the account's other pages of plans, so that nobody pays for two: of orders that come at the same time
@@ -224,6 +244,15 @@ class Flows:
         if await self._subscribed(order.account_id):
             await self._close(page)
             raise OrderConflict("A subscription was paid for just now: look at GET /api/billing/subscription.")
+
+    async def _close_abandoned(self, account_id: str) -> None:
+        """Close the account's oldest pages, so that no more than `open_pages` can be paid at. A provider that is away
+        is asked again at the next order."""
+        try:
+            for page in await self._orders.abandoned(account_id, self.rules.open_pages, CLOSED_AT_ONCE):
+                await self._close(page)
+        except PaymentError as error:
+            logger.info("abandoned pages of %s stay open: %s", account_id, error)
 
     async def _close(self, page: ObjectRef) -> None:
         await self._provider.expire_checkout(page.id, f"{page.id}:replaced")

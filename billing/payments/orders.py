@@ -215,6 +215,15 @@ class Orders:
         rows = await self._database.rows(_query("orders_replaced"), account_id, self.provider)
         return [ObjectRef("checkout", row["checkout_id"]) for row in rows]
 
+    async def abandoned(self, account_id: str, kept: int, limit: int) -> list[ObjectRef]:
+        """Return the checkouts of an account's oldest orders that may be paid still, but for the newest `kept`. Orders
+        without a page expire."""
+        rows = await self._database.rows(_query("orders_abandoned"), account_id, self.provider, kept, limit)
+        for row in rows:
+            if row["checkout_id"] is None:
+                await self._database.execute(_query("orders_unopened"), row["id"])
+        return [ObjectRef("checkout", row["checkout_id"]) for row in rows if row["checkout_id"] is not None]
+
     async def parked(self, limit: int, after: str | None = None, *, state: str = "parked") -> Page[Parked]:
         """Return what waits for an operator, or was decided, newest first."""
         rows = await self._database.rows(_query("parked_page"), after or BEFORE_ALL, state, limit + 1)
@@ -242,8 +251,8 @@ async def credited(
     subscription_id: str | None = None,
 ) -> Order:
     """Note in the caller's transaction that an order's amount is on the balance, or that its plan is in force."""
-    said = (order_id, transfer_id, payment_id, subscription_id)
-    return found_order(await connection.fetchrow(_query("orders_credited"), *said), order_id)
+    values = (order_id, transfer_id, payment_id, subscription_id)
+    return found_order(await connection.fetchrow(_query("orders_credited"), *values), order_id)
 
 
 async def left_of(connection: Connection, account_id: str, transfers: Sequence[str]) -> int:

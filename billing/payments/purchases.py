@@ -16,10 +16,9 @@ from billing.accounts.grants import PROMOTIONS, PURCHASES, Entry, GrantError
 from billing.accounts.lots import PAID, Terms
 from billing.accounts.suspensions import lift, suspend
 from billing.database.connection import Connection, queries
-from billing.money import format_usd
 from billing.payments.apply import After, Owner, account_of
-from billing.payments.decisions import Move, Moved, next_move, parking_reason, status_of, suspensions
-from billing.payments.objects import NANO_PER_CENT, Payment
+from billing.payments.decisions import Moved, is_given_back, next_move, parking_reason, status_of, suspensions
+from billing.payments.objects import ObjectRef, Payment, format_cents
 from billing.payments.orders import PARKED_PREFIX, SCOPE, Order, credited, found_order, left_of, order_of
 from billing.payments.port import included_scope, money_key
 
@@ -41,6 +40,7 @@ Tell = Callable[[Connection, str, str, Mapping[str, object]], Awaitable[None]]
 """Writes a notice in the caller's transaction: the account, its type, such as `payment.succeeded`, and its data."""
 
 _query = queries("billing.payments")
+_accounts = queries("billing.ledger")
 
 
 async def tell_nobody(connection: Connection, account_id: str, type: str, data: Mapping[str, object]) -> None:
@@ -67,9 +67,7 @@ class Purchases:
             order, parked = await self._credit(connection, order, now, after)
         elif now.status == "paid" and order.kind != "plan" and order.payment_id != now.id and parked is None:
             await self._park(connection, order, now, parking_reason(order.standing(), now) or "it was paid twice")
-        raised = await self._raised(connection, order, now)
-        if raised is not None:
-            await self._move_all(connection, order, raised, now, after)
+        await self._take_back(connection, order.account_id, order, now, after)
         if order.payment_id in (None, now.id):
             await self._settle(connection, order, now, waits=parked == "parked")
         await self._suspend(connection, order.account_id, before, now, after)
@@ -84,12 +82,16 @@ class Purchases:
         return None if row is None or row["provider"] != self.provider else order_of(row)
 
     async def _without_order(self, connection: Connection, before: Payment | None, now: Payment, after: After) -> Owner:
-        """Park a payment that no order asked for; that of an invoice is its invoice's to apply."""
+        """Park a payment that no order asked for; that of an invoice is its invoice's to apply. What an operator has
+        credited of it is taken back like an order's."""
         customer_id = now.customer_id
         account_id = None if customer_id is None else await account_of(connection, self.provider, customer_id)
         if now.invoice_id is None and now.status == "paid":
             await self._park(connection, None, now, parking_reason(None, now) or "", account_id)
+            credited_to = await connection.fetchval(_query("parked_credited"), self.provider, now.id)
+            account_id = credited_to or account_id
         if account_id is not None:
+            await self._take_back(connection, account_id, None, now, after)
             await self._suspend(connection, account_id, before, now, after)
         return Owner(account_id)
 
@@ -113,6 +115,9 @@ class Purchases:
     ) -> tuple[Order, str | None]:
         """Credit a paid order with its own amount, or park it; return the order as it is then, and whether it waits."""
         reason = parking_reason(order.standing(), payment)
+        account = await connection.fetchrow(_accounts("accounts_lock"), order.account_id)
+        if account is not None and account["status"] == "closed":
+            reason = reason or "the account is closed"
         if reason is None:
             try:
                 order = await self.credit(connection, order, payment.id, audit.SYSTEM)
@@ -122,15 +127,15 @@ class Purchases:
             await self._park(connection, order, payment, reason)
             return order, "parked"
         after.balances.add(order.account_id)
-        await self.tell(connection, order.account_id, "payment.succeeded", _said(order))
+        await self.tell(connection, order.account_id, "payment.succeeded", _notice_data(order))
         return order, None
 
     async def credit(self, connection: Connection, order: Order, payment_id: str, actor: audit.Actor) -> Order:
         """Raise the balance by an order's amount, once per payment; the caller tells of the balance. Raises
         `grants.GrantError`."""
         key = money_key(self.provider, "payment", payment_id)
-        said = SCOPE, key, f"order {order.id}"
-        entry = Entry(order.account_id, order.amount_nano, PURCHASES, "purchase", *said, terms=self.terms())
+        named = SCOPE, key, f"order {order.id}"
+        entry = Entry(order.account_id, order.amount_nano, PURCHASES, "purchase", *named, terms=self.terms())
         result = await self.grants.record(connection, entry, actor)
         return await credited(connection, order.id, transfer_id=result.transfer_id, payment_id=payment_id)
 
@@ -143,53 +148,71 @@ class Purchases:
         reason = order.reason if status not in ("credited", "paid") else None
         if status == "failed":
             reason = now.decline_code or now.status
-        said = (order.id, status, now.id, now.customer_id, refunded, disputed, reason)
-        changed = found_order(await connection.fetchrow(_query("orders_settle"), *said), order.id)
+        values = (order.id, status, now.id, now.customer_id, refunded, disputed, reason)
+        changed = found_order(await connection.fetchrow(_query("orders_settle"), *values), order.id)
         await self._tell_of_change(connection, order, changed)
 
-    async def _raised(self, connection: Connection, order: Order, now: Payment) -> Raised | None:
-        """Return what refunds and disputes of a payment take back: the order's credit, or what is included in the plan
-        that an invoice was for. None: nothing, so far."""
+    async def _take_back(
+        self, connection: Connection, account_id: str, order: Order | None, now: Payment, after: After
+    ) -> None:
+        """Make what refunds and disputes of a payment need. One that is given back whole ends the plan that it paid
+        for: the subscription is to be ended at the provider, too."""
+        raised = await self._raised(connection, account_id, now)
+        if raised is not None:
+            await self._move_all(connection, account_id, order, raised, now, after)
+        if now.invoice_id is not None and now.status == "paid" and is_given_back(now):
+            ended = await connection.fetchval(_query("invoice_in_force"), self.provider, now.invoice_id)
+            if ended is not None:
+                after.ended[ObjectRef("subscription", ended)] = f"subscription:{ended}:refunded:{now.id}"
+
+    async def _raised(self, connection: Connection, account_id: str, now: Payment) -> Raised | None:
+        """Return what refunds and disputes of a payment take back: its credit, or what is included in the plan that an
+        invoice was for. None: nothing, so far."""
         if not now.refunds and not now.disputes:
             return None
         scope, source, key = SCOPE, PURCHASES, money_key(self.provider, "payment", now.id)
-        if order.kind == "plan" and now.invoice_id is not None:
-            scope, source = included_scope(self.provider, order.account_id), PROMOTIONS
+        if now.invoice_id is not None:
+            scope, source = included_scope(self.provider, account_id), PROMOTIONS
             key = money_key(self.provider, "invoice", now.invoice_id)
-        rows = await connection.fetch(_query("raised_by"), scope, key, order.account_id)
+        rows = await connection.fetch(_query("raised_by"), scope, key, account_id)
         transfers, credit_nano = tuple(row["id"] for row in rows), sum(row["amount_nano"] for row in rows)
         if not transfers:
             return None
-        terms = (await lots.find(connection, order.account_id, transfers[0])).terms
+        terms = (await lots.find(connection, account_id, transfers[0])).terms
         return Raised(transfers, credit_nano, source, terms)
 
-    async def _move_all(self, connection: Connection, order: Order, raised: Raised, now: Payment, after: After) -> None:
+    async def _move_all(
+        self,
+        connection: Connection,
+        account_id: str,
+        order: Order | None,
+        raised: Raised,
+        now: Payment,
+        after: After,
+    ) -> None:
         """Make what refunds and disputes need, one transfer after the other."""
+        parts = [each.id for each in now.refunds]
+        parts += [each.id for dispute in now.disputes for each in dispute.movements]
         while True:
-            moved = await self._moved(connection, order)
-            left_nano = await left_of(connection, order.account_id, raised.transfers)
+            rows = await connection.fetch(_query("movements_of"), self.provider, parts)
+            moved = {(row["kind"], row["id"]): Moved(row["moved_nano"], row["transfers"]) for row in rows}
+            left_nano = await left_of(connection, account_id, raised.transfers)
             move = next_move(raised.credit_nano, now, moved, left_nano)
             if move is None:
                 return
-            await self._move(connection, order, raised, move)
-            after.balances.add(order.account_id)
-
-    async def _moved(self, connection: Connection, order: Order) -> dict[tuple[str, str], Moved]:
-        rows = await connection.fetch(_query("movements_of_order"), order.id)
-        return {(row["kind"], row["id"]): Moved(row["moved_nano"], row["transfers"]) for row in rows}
-
-    async def _move(self, connection: Connection, order: Order, raised: Raised, move: Move) -> None:
-        key = money_key(self.provider, move.kind, move.id)
-        entry = Entry(
-            *(order.account_id, move.delta_nano, raised.source, move.kind, SCOPE),
-            key if move.number == 1 else f"{key}:{move.number}",
-            f"order {order.id}",
-            purchase_id=raised.transfers[0],
-            terms=raised.terms,
-        )
-        await self.grants.record(connection, entry, audit.SYSTEM)
-        said = (self.provider, move.kind, move.id, order.id, move.amount_cents, move.delta_nano)
-        await connection.execute(_query("movements_add"), *said)
+            key = money_key(self.provider, move.kind, move.id)
+            entry = Entry(
+                *(account_id, move.delta_nano, raised.source, move.kind, SCOPE),
+                key if move.number == 1 else f"{key}:{move.number}",
+                f"payment {now.id}" if order is None else f"order {order.id}",
+                purchase_id=raised.transfers[0],
+                terms=raised.terms,
+            )
+            await self.grants.record(connection, entry, audit.SYSTEM)
+            order_id = None if order is None else order.id
+            values = (self.provider, move.kind, move.id, order_id, move.amount_cents, move.delta_nano)
+            await connection.execute(_query("movements_add"), *values)
+            after.balances.add(account_id)
 
     async def _suspend(
         self, connection: Connection, account_id: str, before: Payment | None, now: Payment, after: After
@@ -205,17 +228,14 @@ class Purchases:
     async def _tell_of_change(self, connection: Connection, before: Order, now: Order) -> None:
         """Write the notices of a failed payment, of a refund and of a dispute."""
         if now.status == "failed" and before.status != "failed":
-            await self.tell(connection, now.account_id, "payment.failed", {**_said(now), "reason": now.reason})
+            await self.tell(connection, now.account_id, "payment.failed", {**_notice_data(now), "reason": now.reason})
         if now.refunded_cents > before.refunded_cents:
-            refunded = _usd(now.refunded_cents - before.refunded_cents)
-            await self.tell(connection, now.account_id, "payment.refunded", {**_said(now), "refunded_usd": refunded})
+            refunded = format_cents(now.refunded_cents - before.refunded_cents)
+            data = {**_notice_data(now), "refunded_usd": refunded}
+            await self.tell(connection, now.account_id, "payment.refunded", data)
         if now.status == "disputed" and before.status != "disputed":
-            await self.tell(connection, now.account_id, "payment.disputed", _said(now))
+            await self.tell(connection, now.account_id, "payment.disputed", _notice_data(now))
 
 
-def _said(order: Order) -> dict[str, Any]:
-    return {"order_id": order.id, "kind": order.kind, "amount_usd": _usd(order.amount_cents)}
-
-
-def _usd(cents: int) -> str:
-    return format_usd(cents * NANO_PER_CENT)
+def _notice_data(order: Order) -> dict[str, Any]:
+    return {"order_id": order.id, "kind": order.kind, "amount_usd": format_cents(order.amount_cents)}

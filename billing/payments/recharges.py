@@ -15,7 +15,7 @@ from billing.database.connection import Connection, Database, Row, queries
 from billing.errors import MetergateError
 from billing.money import format_usd
 from billing.notices.emit import emit
-from billing.payments.objects import NANO_PER_CENT
+from billing.payments.objects import format_cents
 from billing.times import rfc3339
 
 State = Literal["off", "ready", "charging", "waiting", "capped", "stopped"]
@@ -98,10 +98,10 @@ class Recharges:
             raise RechargeRefused(
                 "Save a payment method first: POST /api/billing/setup, or `metergate billing setup`.", "enabled"
             )
-        said = (wish.enabled, wish.threshold_nano, wish.amount_cents, wish.monthly_cap_cents, self._now())
+        values = (wish.enabled, wish.threshold_nano, wish.amount_cents, wish.monthly_cap_cents, self._now())
         async with self._database.transaction() as connection:
             before = await connection.fetchrow(_query("recharges_lock"), account_id)
-            after = recharge_of(await connection.fetchrow(_query("recharges_put"), account_id, *said))
+            after = recharge_of(await connection.fetchrow(_query("recharges_put"), account_id, *values))
             shown = None if before is None else _audited(recharge_of(before))
             await audit.record(
                 *(connection, actor, "account.auto_recharge", account_id, shown, _audited(after)),
@@ -112,7 +112,7 @@ class Recharges:
     def _check(self, wish: Wish) -> None:
         rules = self.rules
         if not rules.min_cents <= wish.amount_cents <= rules.max_cents:
-            low, high = _usd(rules.min_cents), _usd(rules.max_cents)
+            low, high = format_cents(rules.min_cents), format_cents(rules.max_cents)
             raise RechargeRefused(f"amount_usd must be {low} to {high} USD in whole cents.", "amount_usd")
         if wish.monthly_cap_cents < wish.amount_cents:
             raise RechargeRefused("monthly_cap_usd must not be below amount_usd.", "monthly_cap_usd")
@@ -131,12 +131,12 @@ async def note_end(
     """Write in the caller's transaction, which has locked the row, what has become of a wish; and a notice of what is
     no success."""
     after = state if recharge.enabled or state == "stopped" else "off"
-    said = (after, reason, url, declines, next_attempt_at)
-    await connection.execute(_query("recharges_ended"), recharge.account_id, *said)
+    values = (after, reason, url, declines, next_attempt_at)
+    await connection.execute(_query("recharges_ended"), recharge.account_id, *values)
     if reason is not None:
         waits = after in ("waiting", "capped")
         data = {
-            "amount_usd": _usd(recharge.amount_cents),
+            "amount_usd": format_cents(recharge.amount_cents),
             "reason": reason,
             "state": after,
             "next_attempt_at": rfc3339(next_attempt_at) if waits else None,
@@ -156,10 +156,6 @@ def _audited(recharge: Recharge) -> dict[str, object]:
     return {
         "enabled": recharge.enabled,
         "threshold_usd": format_usd(recharge.threshold_nano),
-        "amount_usd": _usd(recharge.amount_cents),
-        "monthly_cap_usd": _usd(recharge.monthly_cap_cents),
+        "amount_usd": format_cents(recharge.amount_cents),
+        "monthly_cap_usd": format_cents(recharge.monthly_cap_cents),
     }
-
-
-def _usd(cents: int) -> str:
-    return format_usd(cents * NANO_PER_CENT)

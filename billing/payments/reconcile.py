@@ -108,6 +108,16 @@ class PaymentComparisons:
             except TimeoutError:
                 pass
 
+    async def run_when_asked(self) -> None:
+        """Compare once, when this process is asked for it: for a command where no gateway runs."""
+        await self._asked.wait()
+        await self.round()
+
+    @property
+    def is_asked(self) -> bool:
+        """Return whether this process was asked for a comparison, and has not begun it as a gateway does."""
+        return self._asked.is_set()
+
     async def round(self) -> bool:
         """Compare if it is due, in whichever gateway finds that first; return whether it was."""
         now = self._now()
@@ -167,8 +177,8 @@ class PaymentComparisons:
         if difference is None:
             await self._database.execute(_query("differences_end"), *named)
         else:
-            said = (difference.account_id, difference.order_id, difference.difference)
-            await self._database.execute(_query("differences_set"), *named, *said)
+            values = (difference.account_id, difference.order_id, difference.difference)
+            await self._database.execute(_query("differences_set"), *named, *values)
             logger.error("%s %s differs from what %s says: %s", *named[1:], named[0], difference.difference)
         return found is not None and self._may_be_ours(found)
 

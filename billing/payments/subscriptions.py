@@ -22,12 +22,11 @@ from billing.accounts.grants import PROMOTIONS, Entry, IdempotencyConflict
 from billing.accounts.lots import Terms
 from billing.database.connection import queries
 from billing.errors import MetergateError
-from billing.money import format_usd
 from billing.notices.emit import emit
 from billing.payments import orders
 from billing.payments.apply import NOBODY, After, Handler, Owner, account_of
 from billing.payments.in_force import OWING, PAID, InForce, Seen, decide, included_credit, plan_change
-from billing.payments.objects import NANO_PER_CENT, Invoice, ObjectRef, Subscription
+from billing.payments.objects import Invoice, ObjectRef, Subscription, format_cents
 from billing.payments.port import included_scope, money_key
 from billing.times import rfc3339
 
@@ -110,8 +109,8 @@ class Subscriptions:
             key = money_key(provider, "invoice", invoice.id, each.line_id)
             terms = Terms(INCLUDED_PRIORITY, expires_at=each.expires_at)
             note = f"included in {each.plan}"
-            said = included_scope(provider, account_id), key, note
-            entry = Entry(account_id, each.amount_nano, PROMOTIONS, "subscription", *said, terms=terms)
+            named = included_scope(provider, account_id), key, note
+            entry = Entry(account_id, each.amount_nano, PROMOTIONS, "subscription", *named, terms=terms)
             try:
                 given |= not (await self._grants.record(connection, entry, audit.SYSTEM)).replayed
             except IdempotencyConflict:  # it was given by what the plan had then
@@ -129,12 +128,12 @@ class Subscriptions:
             return wanted
         seen = wanted.subscription
         waits = (None, None) if seen is None else (seen.ends_at, seen.next_plan)
-        said = (wanted.plan, wanted.standing, *waits)
+        values = (wanted.plan, wanted.standing, *waits)
         known = None if before is None else tuple(before[name] for name in ("plan", "standing", "ends_at", "next_plan"))
-        if known == said:
+        if known == values:
             return wanted
-        await connection.execute(_query("account_plans_set"), account_id, *said)
-        if known is None or known[:2] != said[:2]:
+        await connection.execute(_query("account_plans_set"), account_id, *values)
+        if known is None or known[:2] != values[:2]:
             await self._change(connection, account, before, wanted)
         else:  # it will end, or change, or will not any more
             await emit(connection, account_id, "subscription.changed", _told(wanted) | {"plan": wanted.plan})
@@ -149,9 +148,9 @@ class Subscriptions:
         after = await connection.fetchrow(_query("account_plans_apply"), account["id"], plan, since, judged)
         if after is None:
             return
-        said = ({name: row[name] for name in ("plan", "status")} for row in (account, after))
+        change = ({name: row[name] for name in ("plan", "status")} for row in (account, after))
         about = account["id"]
-        await audit.record(connection, audit.SYSTEM, "account.subscription", about, *said, account_id=about)
+        await audit.record(connection, audit.SYSTEM, "account.subscription", about, *change, account_id=about)
         type_ = {"active": "subscription.changed", "past_due": "subscription.past_due"}.get(wanted.standing)
         data = _told(wanted) | {"plan": after["plan"], "plan_before": account["plan"]}
         await emit(connection, about, type_ or "subscription.ended", data)  # type: ignore[arg-type]
@@ -194,6 +193,9 @@ class SubscriptionChanges:
         change = plan_change(current, wanted, self._plans)
         if change == "nothing":
             return current
+        status = await self._database.value(_query("account_status"), account_id)
+        if change != "cancel" and status in ("closed", "suspended"):
+            raise SubscriptionRefused(f"The account is {status}: its subscription can be ended, and no more.")
         name = self._provider.name
         if change in ("now", "period_end") and name == "stripe" and not wanted.stripe_price:
             raise SubscriptionRefused(f"The plan {plan_id!r} can't be bought here: ask the operator.")
@@ -259,10 +261,12 @@ def invoice_handler(provider: str, subscriptions: Subscriptions) -> Handler:
         account_id = None if now.customer_id is None else await account_of(connection, provider, now.customer_id)
         if account_id is None:
             return NOBODY
+        is_new = before is None or before.status != now.status
         if await subscriptions.apply_invoice(connection, provider, account_id, now):
             after.balances.add(account_id)
-            if now.payment_id is not None:  # what was refunded or disputed before takes the credit back now
-                after.refs.append(ObjectRef("payment", now.payment_id))
+            is_new = True
+        if is_new and now.payment_id is not None:  # what was refunded or disputed before takes back what it brings
+            after.refs.append(ObjectRef("payment", now.payment_id))
         await _tell(connection, account_id, now)
         if now.subscription_id is not None:
             after.refs.append(ObjectRef("subscription", now.subscription_id))
@@ -275,7 +279,7 @@ async def _tell(connection: Connection, account_id: str, invoice: Invoice) -> No
     """Tell of a payment that came or failed: once, and of each failed attempt once."""
     data = {
         "invoice_id": invoice.id,
-        "amount_usd": format_usd(invoice.total_cents * NANO_PER_CENT),
+        "amount_usd": format_cents(invoice.total_cents),
         "url": invoice.hosted_url,
     }
     if invoice.status == "paid" and invoice.total_cents > 0:

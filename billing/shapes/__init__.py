@@ -12,14 +12,17 @@ them, and `/api/openapi.json` is generated from them. Pure.
     rules       what a rule of a key is
     organizations  organizations, members, invitations, roles
     credit      lots of credit
+    budgets     budgets, and how each stands
     usage       balance, transactions, usage events, totals
     reports     what was used, in sums: a summary, buckets of time, the month so far
+    margin      margins
     tokens      tokens and sessions of people
     service     what other services send: debits, usage, CloudEvents, holds
     webhooks    endpoints that notices are sent to, and deliveries
     payment_events  what payment providers told, and the comparison with them
     payments    orders, checkouts, means of payment
     subscriptions  billing status, subscriptions, features
+    exports     how far exports are, and what is parked
     operation   models, refused requests, health, jobs, image
 
 Each answer's shape has a function beside it that makes it of what `billing` has. Fields may be added, none renamed or

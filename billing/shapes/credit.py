@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Final, Literal
 from msgspec import Meta
 
 from billing.money import format_usd
-from billing.payments.objects import NANO_PER_CENT
+from billing.payments.objects import format_cents
 from billing.shapes.base import (
     DEFAULT_PRIORITY,
     Answer,
@@ -214,8 +214,8 @@ def recharge_shape(recharge: Recharge | None, *, may_pay: bool) -> RechargeShape
     return RechargeShape(
         enabled=recharge.enabled,
         threshold_usd=format_usd(recharge.threshold_nano),
-        amount_usd=format_usd(recharge.amount_cents * NANO_PER_CENT),
-        monthly_cap_usd=format_usd(recharge.monthly_cap_cents * NANO_PER_CENT),
+        amount_usd=format_cents(recharge.amount_cents),
+        monthly_cap_usd=format_cents(recharge.monthly_cap_cents),
         state=recharge.state,
         reason=recharge.reason,
         next_attempt_at=rfc3339(recharge.next_attempt_at) if waits else None,

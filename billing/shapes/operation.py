@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Final, Literal
 
-from msgspec import UNSET, UnsetType
+from msgspec import UNSET, UnsetType, structs
 
 from billing.pages import DEFAULT_LIMIT
-from billing.shapes.base import Answer, Body, Filter, Limit, Moment, Query, Usd
+from billing.shapes.base import Answer, Body, Filter, Id, Limit, Moment, PageQuery, Query, Since, Usd
 from billing.times import rfc3339
 
 if TYPE_CHECKING:
+    from billing.collect.collector import Run
+    from billing.collect.subjects import Subject
     from billing.holds.reconcile import Report
     from billing.refused import RefusedRequest
 
@@ -144,17 +147,108 @@ def report_shape(report: Report) -> ReportShape:
     return ReportShape(accounts=report.accounts, busy=report.busy, drifts=drifts)
 
 
+class CollectBody(Body, frozen=True, kw_only=True):
+    """A collection from all exporters; with `since` from that time on, at most 35 days back."""
+
+    since: Since | None = None
+
+
 class JobShape(Answer, frozen=True, kw_only=True):
-    """The last run of a job, with its report once it is done."""
+    """The last run of a job, with its report once it is done: of a comparison `accounts`, `busy` and `drifts`, of a
+    collection the others. `degraded`: some exporters failed, or some traffic stays due."""
 
     job: str | None = None
-    status: Literal["never run", "running", "ok", "failed"] = "never run"
+    status: Literal["never run", "running", "ok", "degraded", "failed"] = "never run"
     started_at: Moment | UnsetType = UNSET
     error: str | UnsetType = UNSET
     finished_at: Moment | UnsetType = UNSET
     accounts: int | UnsetType = UNSET
     busy: int | UnsetType = UNSET
     drifts: list[DriftShape] | UnsetType = UNSET
+    processed_samples: int | UnsetType = UNSET
+    written_minutes: int | UnsetType = UNSET
+    replayed_minutes: int | UnsetType = UNSET
+    conflicts: int | UnsetType = UNSET
+    set_aside: int | UnsetType = UNSET
+    debits: int | UnsetType = UNSET
+    sources: int | UnsetType = UNSET
+    failed_sources: int | UnsetType = UNSET
+    revision: str | UnsetType = UNSET
+
+
+_OF_RUN: Final = (
+    *("job", "status", "error", "processed_samples", "written_minutes", "replayed_minutes", "conflicts", "set_aside"),
+    *("debits", "sources", "failed_sources", "revision"),
+)
+
+
+def with_run(shape: JobShape, run: Run) -> JobShape:
+    """Return what is said of a job together with what its collection came to."""
+    started_at = rfc3339(run.started_at) if shape.started_at is UNSET else shape.started_at
+    said = {name: getattr(run, name) for name in _OF_RUN}
+    return structs.replace(shape, started_at=started_at, finished_at=rfc3339(run.finished_at), **said)
+
+
+class RunShape(Answer, frozen=True, kw_only=True):
+    """A run of collection. `conflicts` are samples that said another value than known ones of their time, `set_aside`
+    those of times that can't be charged; `revision` is what its facts are marked with."""
+
+    id: int
+    job: str
+    status: Literal["ok", "degraded", "failed"]
+    started_at: Moment
+    finished_at: Moment
+    sources: int
+    failed_sources: int
+    processed_samples: int
+    written_minutes: int
+    replayed_minutes: int
+    conflicts: int
+    set_aside: int
+    debits: int
+    revision: str
+    error: str
+
+
+def run_shape(run: Run) -> RunShape:
+    """Return the shape of a run."""
+    times = {"started_at": rfc3339(run.started_at), "finished_at": rfc3339(run.finished_at)}
+    return RunShape(**{**asdict(run), **times})
+
+
+class SubjectsQuery(PageQuery, frozen=True, kw_only=True):
+    """Whom exporters count: all, or those alone that have no account."""
+
+    state: Literal["all", "parked"] = "all"
+
+
+class SubjectShape(Answer, frozen=True, kw_only=True):
+    """Whom an exporter counts, by the uuid that it counts them under, and all bytes that it counted."""
+
+    id: int
+    uuid: str
+    email: str
+    account_id: str | None
+    created_at: Moment
+    bytes: int
+
+
+def subject_shape(subject: Subject) -> SubjectShape:
+    """Return the shape of a subject."""
+    return SubjectShape(**{**asdict(subject), "created_at": rfc3339(subject.created_at)})
+
+
+class AssignBody(Body, frozen=True, kw_only=True):
+    """The account of those that an exporter counts under a uuid, or with an e-mail address."""
+
+    subject: Id
+    account_id: Id
+
+
+class AssignedShape(Answer, frozen=True, kw_only=True):
+    """How many were given the account; what was counted of them is charged with the next run."""
+
+    assigned: int
 
 
 class ImageShape(Answer, frozen=True, kw_only=True):

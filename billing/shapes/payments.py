@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from msgspec import UNSET, Meta, UnsetType
 
 from billing.money import format_usd
-from billing.payments.objects import NANO_PER_CENT, Invoice, OrderKind, OrderStatus
+from billing.payments.objects import Invoice, OrderKind, OrderStatus, format_cents
 from billing.quotas import quota_json
 from billing.shapes.base import Answer, Body, Id, Moment, PageQuery, PositiveUsdBody, Usd
 from billing.times import rfc3339
@@ -213,11 +213,11 @@ def _order(order: Order) -> dict[str, Any]:
     return {
         "id": order.id,
         "kind": order.kind,
-        "amount_usd": _usd(order.amount_cents),
+        "amount_usd": format_cents(order.amount_cents),
         "plan": order.plan,
         "status": order.status,
-        "refunded_usd": _usd(order.refunded_cents),
-        "disputed_usd": _usd(max(0, order.disputed_cents)),
+        "refunded_usd": format_cents(order.refunded_cents),
+        "disputed_usd": format_cents(max(0, order.disputed_cents)),
         "reason": order.reason,
         "transaction_id": order.transfer_id,
         "url": order.url if order.status in ("open", "failed") else None,
@@ -244,8 +244,8 @@ def invoice_shape(invoice: Invoice) -> InvoiceShape:
         id=invoice.id,
         number=invoice.number,
         status=invoice.status,
-        amount_usd=_usd(invoice.amount_cents),
-        total_usd=_usd(invoice.total_cents),
+        amount_usd=format_cents(invoice.amount_cents),
+        total_usd=format_cents(invoice.total_cents),
         currency=invoice.currency,
         url=invoice.hosted_url,
         pdf_url=invoice.pdf_url,
@@ -277,7 +277,7 @@ def parked_shape(parked: Parked) -> ParkedShape:
         payment_id=parked.object_id,
         account_id=parked.account_id,
         order_id=parked.order_id,
-        amount_usd=_usd(parked.amount_cents),
+        amount_usd=format_cents(parked.amount_cents),
         currency=parked.currency,
         reason=parked.reason,
         state=parked.state,  # type: ignore[arg-type]
@@ -286,7 +286,3 @@ def parked_shape(parked: Parked) -> ParkedShape:
         created_at=rfc3339(parked.created_at),
         ended_at=None if parked.ended_at is None else rfc3339(parked.ended_at),
     )
-
-
-def _usd(cents: int) -> str:
-    return format_usd(cents * NANO_PER_CENT)

@@ -11,6 +11,7 @@ from msgspec import Meta
 from billing.money import format_credits, format_usd
 from billing.principals import Status
 from billing.shapes.base import Answer, Moment, PageQuery, Since, Usd
+from billing.shapes.budgets import OwnBudgetShape, own_budget_shape
 from billing.times import rfc3339
 
 if TYPE_CHECKING:
@@ -18,13 +19,17 @@ if TYPE_CHECKING:
     from zoneinfo import ZoneInfo
 
     from billing.accounts.accounts import Account
+    from billing.budgets.budgets import Standing
     from billing.effects import LiveBalance
     from billing.ledger.used import Group, Span, Used
 
-GROUP_BY: Final = "at most two of model, key, user, provider, endpoint, feature and tag:NAME, with a comma"
+GROUP_BY: Final = (
+    "at most two of model, key, user, provider, endpoint, feature and tag:NAME, with a comma; or of meter, region, "
+    "node, inbound_tag and direction"
+)
 SUMS: Final = (
     *("events", "input_tokens", "cached_input_tokens", "cache_write_tokens", "output_tokens", "reasoning_tokens"),
-    *("total_tokens", "cost_usd", "charged_usd"),
+    *("total_tokens", "cost_usd", "charged_usd", "bytes"),
 )
 """The fields of `UsedShape`, as columns of a table."""
 
@@ -53,7 +58,7 @@ Granularity = Annotated[
 
 class UsedShape(Answer, frozen=True, kw_only=True):
     """What was used: `input_tokens` includes the cached and written ones, `output_tokens` the reasoning ones;
-    `cost_usd` is the providers', `charged_usd` what was charged."""
+    `cost_usd` is the providers', `charged_usd` what was charged; `bytes` are those of traffic that exporters count."""
 
     events: int
     input_tokens: int
@@ -64,6 +69,7 @@ class UsedShape(Answer, frozen=True, kw_only=True):
     total_tokens: int
     cost_usd: Usd
     charged_usd: Usd
+    bytes: int = 0
 
 
 class GroupShape(UsedShape, frozen=True, kw_only=True):
@@ -136,7 +142,8 @@ class BudgetShape(Answer, frozen=True, kw_only=True):
 class BillingSummaryShape(Answer, frozen=True, kw_only=True):
     """The calendar month so far, in the account's time zone. `spent_usd` is what requests admitted in it were charged;
     `by_kind` what each kind of transfer has changed the balance by; `forecast_usd` what will be spent by its end if it
-    goes on as until now."""
+    goes on as on the last whole days. `budget` is the account's own quota of cost, which refuses; `budgets` are
+    those of the whole account, which tell."""
 
     account_id: str
     plan: str
@@ -153,6 +160,7 @@ class BillingSummaryShape(Answer, frozen=True, kw_only=True):
     included_left_usd: Usd
     forecast_usd: Usd
     budget: BudgetShape | None
+    budgets: list[OwnBudgetShape]
     balance_usd: Usd
     balance_credits: str
     held_usd: Usd
@@ -165,7 +173,8 @@ def used_fields(used: Used) -> dict[str, int | str]:
         *(used.requests, used.input_tokens, used.cached_input_tokens, used.cache_write_tokens),
         *(used.output_tokens, used.reasoning_tokens, used.total_tokens),
     )
-    return dict(zip(SUMS, (*numbers, format_usd(used.cost_nano), format_usd(used.charged_nano)), strict=True))
+    money = format_usd(used.cost_nano), format_usd(used.charged_nano)
+    return dict(zip(SUMS, (*numbers, *money, used.bytes), strict=True))
 
 
 def used_shape(used: Used) -> UsedShape:
@@ -212,6 +221,7 @@ class Month:
     included_left_nano: int
     forecast_nano: int
     budget: BudgetShape | None
+    budgets: Sequence[Standing] = ()
 
 
 def budget_shape(limit_nano: int, used_nano: int, resets_at: datetime) -> BudgetShape:
@@ -245,6 +255,7 @@ def billing_summary_shape(
         included_left_usd=format_usd(month.included_left_nano),
         forecast_usd=format_usd(month.forecast_nano),
         budget=month.budget,
+        budgets=[own_budget_shape(each) for each in month.budgets],
         balance_usd=format_usd(live.balance_nano),
         balance_credits=format_credits(live.balance_nano, credits_per_usd),
         held_usd=format_usd(live.held_nano),

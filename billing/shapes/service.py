@@ -240,16 +240,35 @@ class CloudData(msgspec.Struct, frozen=True, kw_only=True):
     tags: Tags = msgspec.field(default_factory=dict)
 
 
+def usage_of(event: CloudEvent) -> NewUsage:
+    """Return the usage that a CloudEvent says. A source has no space: no two of them have one id. Raises
+    `msgspec.ValidationError` for data that can't be read."""
+    whole = event.data if isinstance(event.data, dict) else {} if event.data is None else {"quantity": event.data}
+    data = msgspec.convert(whole, CloudData)
+    return NewUsage(
+        event_id=f"{event.source} {event.id}",
+        account_id=event.subject,
+        meter=event.type,
+        amount_usd=data.amount_usd,
+        quantity=data.quantity,
+        feature=data.feature,
+        user_id=data.user_id,
+        key_id=data.key_id,
+        tags=data.tags,
+        time=event.time,
+    )
+
+
 def hold_shape(
     fields: Mapping[str, Any], held_nano: int, charged_nano: int | None = None, ended_at: str | None = None
 ) -> HoldShape:
-    """Return the shape of a hold, of which `said` has what is no money."""
+    """Return the shape of a hold, whose `fields` have all that is no money."""
     charged_usd = None if charged_nano is None else format_usd(charged_nano)
     return HoldShape(**fields, held_usd=format_usd(held_nano), charged_usd=charged_usd, ended_at=ended_at)
 
 
 def debit_shape(fields: Mapping[str, Any], charged_nano: int, credits_per_usd: int) -> DebitShape:
-    """Return the shape of a debit, of which `said` has what is no money."""
+    """Return the shape of a debit, whose `fields` have all that is no money."""
     return DebitShape(
         **fields, charged_usd=format_usd(charged_nano), charged_credits=format_credits(charged_nano, credits_per_usd)
     )

@@ -10,6 +10,7 @@ from billing.shapes.base import Answer, Body, Moment, Query
 from billing.times import rfc3339
 
 if TYPE_CHECKING:
+    from billing.identity.browsers import LoginLink
     from billing.identity.sessions import AccessToken, Session, TokenPair
 
 MAX_SHOWN: Final = 8192
@@ -106,6 +107,13 @@ class BeginQuery(Query, frozen=True, kw_only=True):
     return_to: Annotated[str, Meta(max_length=1000, examples=["/billing"])] = ""
 
 
+class LoginLinkShape(Answer, frozen=True, kw_only=True):
+    """A link to the console that signs an operator in: once, and until then."""
+
+    url: str
+    expires_at: Moment
+
+
 class SignInUrl(Answer, frozen=True, kw_only=True):
     """Where the browser has to go to sign in."""
 
@@ -120,15 +128,15 @@ class JwksShape(Answer, frozen=True, kw_only=True):
 
 def access_shape(token: AccessToken) -> AccessTokenShape:
     """Return an access token as it is answered."""
-    return AccessTokenShape(**_said(token))
+    return AccessTokenShape(**_access_fields(token))
 
 
 def pair_shape(pair: TokenPair) -> TokenPairShape:
     """Return the tokens of a sign-in as they are answered."""
-    return TokenPairShape(**_said(pair), refresh_token=pair.refresh_token)
+    return TokenPairShape(**_access_fields(pair), refresh_token=pair.refresh_token)
 
 
-def _said(token: AccessToken) -> dict[str, Any]:
+def _access_fields(token: AccessToken) -> dict[str, Any]:
     return {
         "access_token": token.access_token,
         "expires_in": token.expires_in_s,
@@ -150,3 +158,8 @@ def session_shape(session: Session, current: str | None) -> SessionShape:
         expires_at=rfc3339(session.expires_at),
         current=session.id == current,
     )
+
+
+def link_shape(link: LoginLink) -> LoginLinkShape:
+    """Return a link as it is answered."""
+    return LoginLinkShape(url=link.url, expires_at=rfc3339(link.expires_at))

@@ -53,9 +53,9 @@ def check_disk(settings: Settings) -> list[Check]:
 
 def disk_finding(name: str, folder: Path) -> Check:
     """Return how much is free for a folder, or for the nearest one above it that there is."""
-    place = next((each for each in (folder, *folder.parents) if each.exists()), Path("/"))
+    existing = next((each for each in (folder, *folder.parents) if each.exists()), Path("/"))
     try:
-        free = shutil.disk_usage(place).free
+        free = shutil.disk_usage(existing).free
     except OSError as error:
         return Check(name, "warn", f"{folder}: {error.strerror}", "See that this user may read the folder.")
     detail = f"{folder}: {free // MIB:,} MiB free"

@@ -25,7 +25,7 @@ from billing.cli.operator import ADDERS, operator_app
 if TYPE_CHECKING:
     from billing.api.services import Services
     from billing.calls import BillingCalls
-    from billing.cli.session import FindPlace, Place
+    from billing.cli.session import FindSession, Session
     from billing.person_calls import PersonCalls
     from gateway.commands.api_url import GatewayAccess
     from gateway.config.environment import Environment
@@ -59,13 +59,14 @@ add_keys = _of_people("billing.cli.own_keys:add_own_keys")
 add_orgs = _of_people("billing.cli.orgs:add_orgs")
 add_usage = _of_people("billing.cli.usage:add_usage")
 add_billing = _of_people("billing.cli.billing:add_billing")
+add_webhooks = _of_people("billing.cli.webhooks:add_webhooks")
 
 
-def finder(environ: Mapping[str, str]) -> "FindPlace":
+def finder(environ: Mapping[str, str]) -> "FindSession":
     """Return what says where a command for people works, for an environment and the command's options."""
 
-    def find(output: Output) -> "Place":
-        from billing.cli.session import Place, TokenFiles, auth_folder
+    def find(output: Output) -> "Session":
+        from billing.cli.session import Session, TokenFiles, auth_folder
         from gateway.commands.api_url import find_own_gateway
         from gateway.commands.first_start import read_key_file
         from gateway.commands.misuse import explained_misuse
@@ -80,7 +81,7 @@ def finder(environ: Mapping[str, str]) -> "FindPlace":
                 own = find_own_gateway(environment.data_dir)
             return None if own is None else own.url
 
-        return Place(
+        return Session(
             files=TokenFiles(auth_folder(environ)),
             given_url=output.common.api_url or environment.api_url,
             own_url=own_url,
@@ -179,8 +180,27 @@ async def _direct(
             BillingClient(
                 OWN_URL, admin_key=runtime.admin_api_key, timeout_s=output.common.timeout_s, unix_socket=str(socket)
             ) as client,
+            _comparing(runtime.services),
         ):
             yield client
+
+
+@asynccontextmanager
+async def _comparing(services: "Services") -> AsyncIterator[None]:
+    """Make the comparison with the payment provider that the command asks for: it may be that no gateway runs."""
+    import asyncio
+
+    payments = services.payments
+    if payments is None:
+        yield
+        return
+    work = asyncio.create_task(payments.comparisons.run_when_asked())
+    try:
+        yield
+        if payments.comparisons.is_asked:
+            await work
+    finally:
+        work.cancel()
 
 
 @asynccontextmanager

@@ -38,7 +38,7 @@ def add_prices(app: typer.Typer, connect: Connect) -> None:
 
 
 def _path() -> Path:
-    """The file in force."""
+    """Return the file in force."""
     from gateway.config.files import PRICES_FILE, find_folder
 
     named = os.environ.get("METERGATE_CONFIG")
@@ -65,7 +65,7 @@ def _line(row: PriceRow) -> tuple[str, ...]:
 
 
 def _data(row: PriceRow) -> dict[str, object]:
-    """A row for scripts; the prices that hold where no tier and no variant does."""
+    """Return a row for scripts; the prices that hold where no tier and no variant does."""
     return {
         "price_id": row.id,
         "provider": row.provider,
@@ -79,8 +79,8 @@ def _data(row: PriceRow) -> dict[str, object]:
 
 
 def _find(table: PriceTable, model: str, now_s: float) -> PriceRow:
-    """The row in force of `provider/model`. Without the provider: of the only one that has a row for that very name.
-    Raises `CommandFailed`."""
+    """Return the row in force of `provider/model`. Without the provider: of the only one that has a row for that very
+    name. Raises `CommandFailed`."""
     provider, slash, name = model.partition("/")
     row = table.find(provider, name, now_s) if slash else None
     if row is not None:
@@ -97,7 +97,7 @@ def _find(table: PriceTable, model: str, now_s: float) -> PriceRow:
 
 
 def _usage(counts: Sequence[str]) -> "Usage":
-    """The counts of a usage, each `NAME=NUMBER`. Raises `CommandFailed`."""
+    """Return the counts of a usage, each `NAME=NUMBER`. Raises `CommandFailed`."""
     from billing.usage import COUNT_NAMES, Usage, UsageError
 
     values = {}
@@ -275,8 +275,8 @@ async def _reprice(
     summary = f"{requests} requests, {verb}, {left} left; {format_usd(difference_nano)} USD to be charged more in all."
     headers = ("time", "request", "account", "charged USD", "would be USD", "left because")
     parts = (Table(headers, rows), summary) if rows else (summary,)
-    said = {"dry_run": not apply, "requests": requests, "corrected": corrected, "left": left}
-    output.show(Shown({**said, "difference_usd": format_usd(difference_nano), "data": found}, parts))
+    summed = {"dry_run": not apply, "requests": requests, "corrected": corrected, "left": left}
+    output.show(Shown({**summed, "difference_usd": format_usd(difference_nano), "data": found}, parts))
 
 
 def _nano(usd: str) -> int:

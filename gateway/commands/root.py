@@ -17,6 +17,7 @@ ADDERS: Final = {
     "init": "gateway.commands.init:add_init",
     **dict.fromkeys(("migrate", "doctor", "explain", "reconcile"), "gateway.commands.upkeep:add_upkeep"),
     **dict.fromkeys(("backup", "restore"), "gateway.commands.backup:add_backup"),
+    "export": "gateway.commands.export:add_export",
     "ledger": "gateway.commands.ledger:add_ledger",
     "operator": "gateway.commands.connect:add_operator",
     "auth": "gateway.commands.connect:add_auth",
@@ -24,6 +25,7 @@ ADDERS: Final = {
     "org": "gateway.commands.connect:add_orgs",
     "usage": "gateway.commands.connect:add_usage",
     "billing": "gateway.commands.connect:add_billing",
+    "webhooks": "gateway.commands.connect:add_webhooks",
     "run": "billing.cli.batch:add_run",
 }
 """Every command, and what adds it."""
@@ -78,9 +80,9 @@ def _say(on: bool) -> None:
 
 
 def _fault(error: Exception) -> str:
-    """Return a sentence about a fault of Metergate, with its place; not its text, which could hold a secret."""
+    """Return a sentence about a fault of Metergate, with where it is; not its text, which could hold a secret."""
     import traceback
 
     frames = traceback.extract_tb(error.__traceback__)
-    place = f"{frames[-1].filename}:{frames[-1].lineno}" if frames else "an unknown place"
-    return f"metergate: this is a fault in metergate, please report it: {type(error).__name__} at {place}\n"
+    where = f"{frames[-1].filename}:{frames[-1].lineno}" if frames else "an unknown place"
+    return f"metergate: this is a fault in metergate, please report it: {type(error).__name__} at {where}\n"

@@ -2,6 +2,7 @@
 events of the payment provider, and for the comparison with it."""
 
 import os
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Final
 
@@ -20,6 +21,8 @@ if TYPE_CHECKING:
 
 WEBHOOK_PATH: Final = "/api/webhooks/stripe"
 FILE_MODE: Final = 0o600
+LOOK_EVERY_S: Final = 0.2
+"""How often a comparison that runs is looked at."""
 
 Url = Annotated[str, typer.Argument(metavar="URL", help="The gateway's public address.", show_default=False)]
 SecretFile = Annotated[
@@ -51,16 +54,16 @@ async def sync(output: Output, url: Url, secret_file: SecretFile = Path("stripe-
         raise CommandFailed(f"{secret_file} exists: name another file with --secret-file, or remove it.", USAGE)
     address = url.rstrip("/") + WEBHOOK_PATH
     synced, faults = await _synced(address)
-    said = [f"The endpoint {synced.id} at {address}: {synced.done}."]
-    said += [f"The endpoint {each} of another version is disabled now." for each in synced.disabled]
+    lines = [f"The endpoint {synced.id} at {address}: {synced.done}."]
+    lines += [f"The endpoint {each} of another version is disabled now." for each in synced.disabled]
     if synced.secret is None:
-        said.append("Its signing secret is what it was: Stripe's dashboard shows it.")
+        lines.append("Its signing secret is what it was: Stripe's dashboard shows it.")
     else:
         _write(secret_file, synced.secret)
-        said.append(f"Its signing secret is in {secret_file}: put it into STRIPE_WEBHOOK_SECRET, and remove the file.")
-    said += faults
+        lines.append(f"Its signing secret is in {secret_file}: put it into STRIPE_WEBHOOK_SECRET, and remove the file.")
+    lines += faults
     data = {"endpoint": synced.id, "url": address, "done": synced.done, "disabled": list(synced.disabled)}
-    output.show(Shown({**data, "faults": faults}, ("\n".join(said),)))
+    output.show(Shown({**data, "faults": faults}, ("\n".join(lines),)))
     if faults:
         raise CommandFailed("Prices of plans are not what they should be: mend them at Stripe.", REFUSED)
 
@@ -146,13 +149,21 @@ async def reconcile(
         str | None, typer.Option(metavar="TIME", help="Compare all that was made since: a time, or a day.")
     ] = None,
 ) -> Shown:
-    """Show how the provider's payments differ from ours; with --since a gateway compares them anew."""
+    """Show how the provider's payments differ from ours; with --since they are compared anew, for up to --timeout."""
+    import asyncio
+
     if since is None:
         found = await client.payment_comparison()
-        return Shown(found.received, (_standing(found), *_differences(found)))
-    found = await client.compare_payments(since)
-    said = f"A gateway compares all since {found.asked_since} now: this command without --since shows what it finds."
-    return Shown(found.received, (said,))
+    else:
+        found = await client.compare_payments(since)
+        give_up = time.monotonic() + client.timeout_s
+        while (found.asked_since is not None or found.ended_at is None) and time.monotonic() < give_up:
+            await asyncio.sleep(LOOK_EVERY_S)
+            found = await client.payment_comparison()
+        if found.asked_since is not None:
+            text = f"All since {found.asked_since} is still to be compared: this command without --since shows it then."
+            return Shown(found.received, (text,))
+    return Shown(found.received, (_standing(found), *_differences(found)))
 
 
 def _standing(found: "ComparisonShape") -> str:

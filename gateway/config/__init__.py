@@ -6,12 +6,13 @@ secret.py       Secret: a text that no log, error or repr shows
 files.py        the three files: names, folder, one read into YAML nodes
 source.py       YAML with line numbers: typed reading that notes problems and goes on
 environment.py  the variables as one typed, frozen value, whose fields declare each: name, default, how it is read, help
+                server_variables.py  those of the gateway itself: listening, stores, bounds, logs, keys, tokens
 reader.py       one variable: how it is declared, its parser, its problem
 derived.py      settings that are read out of several variables, or that depend on the command
 models.py       metergate.yaml: models
 providers.py    metergate.yaml: providers, and what a kind fills in; targets.py  base URLs, keys and cool-down
-defaults.py     metergate.yaml: defaults, each with its bounds
-identity.py     metergate.yaml: identity
+defaults.py     metergate.yaml: defaults; bounds.py  what each of them may be
+identity.py     metergate.yaml: identity; exports.py  metergate.yaml: exports
 plans.py        plans.yaml into plans, metergate.yaml: payments; plan_follower.py  which content of plans.yaml is in
                 force for all gateways
 prices.py       prices.yaml into a price table; price_file.py follows the file while a gateway runs

@@ -9,8 +9,9 @@ from collections.abc import Collection
 from dataclasses import dataclass, field, fields
 from typing import TYPE_CHECKING, Any, Final, Literal, get_args
 
+from billing.collect.snapshots import FirstPoint, Unknown
 from billing.plans import DEFAULT_PLAN
-from billing.shares import parse_share
+from gateway.config.bounds import Bound
 from gateway.config.problems import nearest
 
 if TYPE_CHECKING:
@@ -20,59 +21,6 @@ MissingUsage = Literal["estimate", "hold", "free"]
 ExpiredHold = Literal["void", "input"]
 Edge = Literal["guarded", "plain"]
 MIB: Final = 1024 * 1024
-
-
-@dataclass(frozen=True, slots=True)
-class Bound:
-    """What a default may be: a whole number or a number from `low` to `high`, one of `choices`, a truth, a text, or a
-    share, as the decimal that it is written as."""
-
-    kind: Literal["whole", "number", "choice", "truth", "text", "share"]
-    help: str
-    low: float = 0
-    high: float = 0
-    choices: tuple[str, ...] = ()
-    optional: bool = False
-
-    @property
-    def allowed(self) -> str:
-        """Return the range in words, for messages and the documentation."""
-        match self.kind:
-            case "choice":
-                return ", ".join(self.choices)
-            case "truth":
-                return "true, false"
-            case "text":
-                return "a name"
-            case "share":
-                return "above 0 to 1, at most 6 decimals"
-            case _:
-                return f"{self.low:,.10g} to {self.high:,.10g}" + (", or null" if self.optional else "")
-
-    def admits(self, value: object) -> bool:
-        """Return whether a value lies within the bound."""
-        match self.kind:
-            case "choice":
-                return value in self.choices
-            case "truth":
-                return isinstance(value, bool)
-            case "text":
-                return isinstance(value, str)
-            case "share":
-                return isinstance(value, str) and _is_share(value)
-            case _:
-                if value is None:
-                    return self.optional
-                kinds = (int,) if self.kind == "whole" else (int, float)
-                return type(value) in kinds and self.low <= value <= self.high  # type: ignore[operator]
-
-
-def _is_share(text: str) -> bool:
-    try:
-        parse_share(text)
-    except ValueError:
-        return False
-    return True
 
 
 def _bound(default: object, bound: Bound) -> Any:
@@ -161,6 +109,24 @@ class Limits:
     )
     shutdown_grace_s: float = _seconds(30, 0, 3600, "time for running requests when the gateway stops")
     reconcile_interval_s: float = _seconds(300, 1, 86_400, "time between comparisons of Redis with the ledger")
+    unknown_subjects: Unknown = field(
+        default="create", metadata=_choice(get_args(Unknown), "what becomes of traffic of somebody who has no account")
+    )
+    first_point: FirstPoint = field(
+        default="new",
+        metadata=_choice(
+            get_args(FirstPoint),
+            "what the first value of a counter is: all new traffic where an earlier snapshot of the node lacks it, "
+            "nothing, or all new traffic",
+        ),
+    )
+    collect_at_once: int = _whole(4, 1, 100, "exporters that are read at the same time")
+    collect_pages: int = _whole(500, 1, 100_000, "pages of one exporter that one run reads; the next run goes on")
+    collect_snapshots: int = _whole(100, 1, 100_000, "snapshots that an exporter is asked for at once (`limit`)")
+    collect_answer_bytes: int = _whole(16 * MIB, 1024, 256 * MIB, "largest page of an exporter")
+    collect_overlap_s: float = _seconds(
+        300, 0, 86_400, "a window begins so long before the last snapshot, for those that come late"
+    )
     moderation_model: str = _bound(
         "omni-moderation-latest", Bound("text", "model of a request to /v1/moderations that names none")
     )
@@ -238,6 +204,9 @@ class Limits:
     webhook_disable_s: float = _seconds(
         432_000, 60, 31 * 86_400, "an endpoint to which all deliveries have failed for as long is disabled"
     )
+    export_alarm_s: float = _seconds(
+        21_600, 60, 31 * 86_400, "an export whose oldest event waits for as long raises an alarm, and degrades /healthz"
+    )
     notice_retention_days: int = _whole(30, 3, 36_500, "notices and their deliveries are kept as long")
     refusals_per_key: int = _whole(20, 0, 1000, "last refusals of a key that are kept to be looked up; 0: none")
     refusals_keys: int = _whole(1000, 1, 100_000, "keys whose refusals are kept: those refused last")
@@ -286,12 +255,12 @@ def read_defaults(main: Value, at: Value | None, plans: Collection[str] | None) 
     for name in RETIRED.keys() & values.keys():
         main.file.problems.note(values[name].where, f"defaults.{name}", RETIRED[name])
     before = len(main.file.problems)
-    given = {name: _read(values[name], bound) for name, bound in BOUNDS.items() if name in values}
+    given = {name: bound.read(values[name]) for name, bound in BOUNDS.items() if name in values}
     plan = given.get("default_plan") or DEFAULT_PLAN
     if plans is not None and plan not in plans:
-        place = values.get("default_plan") or at or main
+        named = values.get("default_plan") or at or main
         message = f'expected a plan of plans.yaml, got "{plan}"{nearest(plan, plans)}'
-        main.file.problems.add(place.where, "defaults.default_plan", message)
+        main.file.problems.add(named.where, "defaults.default_plan", message)
     if len(main.file.problems) > before:
         return Limits()
     try:
@@ -299,31 +268,3 @@ def read_defaults(main: Value, at: Value | None, plans: Collection[str] | None) 
     except ValueError as error:
         (at or main).problem(str(error))
         return Limits()
-
-
-def _read(value: Value, bound: Bound) -> Any:
-    if value.is_null and bound.optional:
-        return None
-    match bound.kind:
-        case "whole":
-            return value.whole(int(bound.low), int(bound.high))
-        case "number":
-            return value.number(bound.low, bound.high)
-        case "choice":
-            return value.choice(bound.choices)
-        case "truth":
-            return value.truth()
-        case "text":
-            return value.text("a name")
-        case "share":
-            return _read_share(value)
-
-
-def _read_share(value: Value) -> str | None:
-    """Return the decimal as it is written, in quotes or bare: no float comes of it."""
-    what = 'a share above 0 to 1 such as "0.25"'
-    text = value.scalar(what)
-    if text is None or _is_share(text):
-        return text
-    value.expected(what)
-    return None

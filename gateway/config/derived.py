@@ -67,12 +67,12 @@ def read_exporter_sources(read: Reader) -> tuple[ExporterSource, ...]:
         read.wrong(name, f"a JSON list of at most {MAX_SOURCES} sources")
         return ()
     sources: list[ExporterSource] = []
-    for place, item in enumerate(given):
+    for index, item in enumerate(given):
         source = _exporter_source(item, region, token)
         if isinstance(source, str):
-            read.problems.add(PLACE, f"{name}[{place}]", source)
+            read.problems.add(PLACE, f"{name}[{index}]", source)
         elif source.source_id in {other.source_id for other in sources}:
-            read.problems.add(PLACE, f"{name}[{place}].source_id", "given twice")
+            read.problems.add(PLACE, f"{name}[{index}].source_id", "given twice")
         else:
             sources.append(source)
     return tuple(sources)

@@ -184,18 +184,20 @@ def _quotas(value: Value) -> tuple[Quota, ...]:
 _SWITCHES: Final = ("automatic_tax", "tax_id_collection", "invoice_creation")
 _KEYS: Final = (
     *("min_usd", "max_usd", "setup_usd", "allowed_origins", *_SWITCHES),
-    *("credit_expires_days", "low_balance_usd", "auto_recharge_declines"),
+    *("credit_expires_days", "low_balance_usd", "auto_recharge_declines", "open_pages"),
 )
 MOST_DAYS: Final = 3650
 MOST_DECLINES: Final = 10
+MOST_OPEN_PAGES: Final = 1_000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PaymentsConfig:
     """Bounds of an order in cents, what a setup sells unless it is told, and origins that payers may be sent to beside
     those of FRONTEND_URL and CORS_ORIGINS. Purchased credit lasts for `credit_expires_days`, None: for ever; below
-    `low_balance_nano` an account is told; after `auto_recharge_declines` auto-recharge stops. `checkout` is what
-    Stripe's pages do beside taking the money."""
+    `low_balance_nano` an account is told; after `auto_recharge_declines` auto-recharge stops. Of an
+    account's pages the `open_pages` newest can be paid at. `checkout` is what Stripe's pages do beside taking the
+    money."""
 
     min_cents: int = 500
     max_cents: int = 1_000_000
@@ -204,6 +206,7 @@ class PaymentsConfig:
     credit_expires_days: int | None = None
     low_balance_nano: int = 5 * NANO_PER_USD
     auto_recharge_declines: int = 3
+    open_pages: int = 20
     checkout: CheckoutRules = field(default_factory=CheckoutRules)
 
 
@@ -224,6 +227,7 @@ def read_payments(at: Value | None) -> PaymentsConfig:
     switches = {name: section.maybe(name, Value.truth) or False for name in _SWITCHES}
     days = section.maybe("credit_expires_days", lambda value: value.whole(1, MOST_DAYS))
     declines = section.maybe("auto_recharge_declines", lambda value: value.whole(1, MOST_DECLINES))
+    pages = section.maybe("open_pages", lambda value: value.whole(1, MOST_OPEN_PAGES))
     low_balance = section.maybe("low_balance_usd", lambda value: value.decimal(_not_below_zero, "5.00"))
     if not section.ok:
         return usual
@@ -235,6 +239,7 @@ def read_payments(at: Value | None) -> PaymentsConfig:
         credit_expires_days=days,
         low_balance_nano=usual.low_balance_nano if low_balance is None else low_balance,
         auto_recharge_declines=declines or usual.auto_recharge_declines,
+        open_pages=pages or usual.open_pages,
         checkout=CheckoutRules(**switches),
     )
 

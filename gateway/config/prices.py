@@ -9,20 +9,10 @@ from datetime import date
 from typing import Final
 
 from billing.money import MoneyError, parse_usd
+from billing.price_classes import CONDITIONS, MULTIPLIERS, NAMED_UNITS, TOKEN_CLASSES, UNIT_CLASSES
 from billing.price_table import PriceTable
 from billing.prices import PART_KINDS, PriceRow
-from billing.rates import (
-    CONDITIONS,
-    FACTOR_SCALE,
-    MULTIPLIERS,
-    NAMED_UNITS,
-    TOKEN_CLASSES,
-    UNIT_CLASSES,
-    PriceError,
-    Tier,
-    Variant,
-    parse_factor,
-)
+from billing.rates import FACTOR_SCALE, PriceError, Tier, Variant, parse_factor
 from gateway.config.source import Section, Value
 
 MAX_TOKENS: Final = 1_000_000_000
@@ -66,7 +56,7 @@ def read_prices(at: Value) -> PriceTable:
 
 
 def _read_rows(value: Value) -> list[PriceRow]:
-    """The row, and one for each of its aliases; none and a problem for a wrong one."""
+    """Return the row, and one for each of its aliases; none and a problem for a wrong one."""
     section = value.section(_ROW_KEYS, ("provider", "model", "effective_from"))
     provider, model = section.read("provider", Value.text, ""), section.read("model", Value.text, "")
     effective_from = section.maybe("effective_from", _day)

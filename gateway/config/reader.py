@@ -190,8 +190,8 @@ def is_url(text: str, schemes: Collection[str] = ("https", "http")) -> bool:
     except ValueError:
         return False
     socket = parse_qs(parts.query).get("host", [""])[0].startswith("/")
-    place = parts.path if parts.scheme == "unix" else parts.hostname or socket
-    return parts.scheme in schemes and bool(place) and not any(c.isspace() or not c.isprintable() for c in text)
+    target = parts.path if parts.scheme == "unix" else parts.hostname or socket
+    return parts.scheme in schemes and bool(target) and not any(c.isspace() or not c.isprintable() for c in text)
 
 
 def parse_listen(text: str) -> tuple[str, int] | None:

@@ -16,6 +16,7 @@ from billing.plans import Plan, upgrade_cycles
 from billing.price_table import METER_PROVIDER, PriceTable
 from gateway.config.defaults import Limits, read_defaults
 from gateway.config.environment import VARIABLES_OF, Environment, read_environment
+from gateway.config.exports import ExportConfig, read_exports
 from gateway.config.files import (
     FILES,
     MAIN_FILE,
@@ -59,7 +60,7 @@ __all__ = [
     "warnings",
 ]
 
-_MAIN_KEYS: Final = ("providers", "models", "defaults", "identity", "payments")
+_MAIN_KEYS: Final = ("providers", "models", "defaults", "identity", "payments", "exports")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -77,6 +78,7 @@ class Settings(Environment):
     defaults: Limits
     identity: IdentityConfig
     payments: PaymentsConfig
+    exports: tuple[ExportConfig, ...] = ()
     notes: tuple[Problem, ...] = ()
 
 
@@ -101,6 +103,7 @@ def load_settings(environ: Mapping[str, str], *, mode: Mode = "serve", with_pric
     models: dict[str, ModelConfig] = {}
     defaults_at: Value | None = None
     identity, payments = IdentityConfig(), PaymentsConfig()
+    exports: tuple[ExportConfig, ...] = ()
     model_names: tuple[str, ...] = ()
     if main is not None:
         section = main.section(_MAIN_KEYS, ("providers", "models"))
@@ -108,6 +111,7 @@ def load_settings(environ: Mapping[str, str], *, mode: Mode = "serve", with_pric
         defaults_at = section.present("defaults")
         identity = read_identity(section.present("identity"))
         payments = read_payments(section.present("payments"))
+        exports = read_exports(section.present("exports"))
         if providers_at is not None:
             providers = read_providers(providers_at)
         if models_at is not None:
@@ -139,6 +143,7 @@ def load_settings(environ: Mapping[str, str], *, mode: Mode = "serve", with_pric
         defaults=defaults,
         identity=identity,
         payments=payments,
+        exports=exports,
         notes=tuple(problems.notes),
     )
 
@@ -192,6 +197,11 @@ def warnings(settings: Settings, at_s: float) -> tuple[str, ...]:
         for plan in settings.plans.values():
             if plan.price_nano and plan.stripe_price is None:
                 found.append(f"plan {plan.id}: no stripe_price; nobody can subscribe to it")
+    for export in settings.exports:
+        if export.kind == "stripe_meters" and settings.payment_provider != "stripe":
+            found.append(f"export {export.name} is off: Stripe's meters need PAYMENT_PROVIDER=stripe")
+        if export.kind == "lago" and (export.url or settings.lago_api_url) is None:
+            found.append(f"export {export.name} is off: it needs a url, or LAGO_API_URL")
     return tuple(found)
 
 

@@ -200,7 +200,7 @@ class Value:
             self.expected("a list")
             return []
         nodes = enumerate(self.node.value)
-        return [Value(self.file, f"{self.key}[{place}]", node, node.start_mark.line + 1) for place, node in nodes]
+        return [Value(self.file, f"{self.key}[{index}]", node, node.start_mark.line + 1) for index, node in nodes]
 
     def names(self, what: str) -> tuple[str, ...]:
         """Return a list of texts, each once."""

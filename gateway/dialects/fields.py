@@ -80,8 +80,8 @@ def folded(name: str) -> str:
 
 def other_case(meant: str, param: str | None = None) -> BadRequest:
     """Return the refusal of a name that another parser would take for one that metering reads."""
-    place = f" in '{param}'" if param else ""
-    return BadRequest(f"Unrecognized field{place}: write '{meant}', in lower case.", param or meant)
+    within = f" in '{param}'" if param else ""
+    return BadRequest(f"Unrecognized field{within}: write '{meant}', in lower case.", param or meant)
 
 
 def top_level(body: bytes, most: int) -> dict[str, Raw] | None:
@@ -141,7 +141,7 @@ def read_objects(raw: Raw, param: str, read: frozenset[str]) -> list[dict[str, R
 
 
 def _repeated(text: bytes | Raw, fields: Mapping[str, Raw]) -> str | None:
-    """The name that stands twice in a JSON object, of which `fields` were made."""
+    """Return the name that stands twice in a JSON object, of which `fields` were made."""
     # Names, values and the signs between them make up the text: a name that stands twice leaves a rest, as do spaces.
     rest_bytes = len(text) - 4 * len(fields) - sum(map(len, fields)) - sum(map(len, fields.values()))
     if rest_bytes < _SHORTEST_PAIR_BYTES:
@@ -166,8 +166,8 @@ def check_shape(shape: str, param: str, read: frozenset[str]) -> None:
 
 @lru_cache(maxsize=SHAPES)
 def _trick(shape: str, read: frozenset[str]) -> tuple[str, bool] | None:
-    """The name that stands twice in any spelling (and True), or is one of `read` in another one; most objects of a body
-    have the same few shapes."""
+    """Return the name that stands twice in any spelling (and True), or is one of `read` in another one; most objects of
+    a body have the same few shapes."""
     names = shape.split(NAMES_BETWEEN)
     alike = [folded(name) for name in names]
     if len(set(alike)) < len(alike):

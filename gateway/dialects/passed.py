@@ -45,7 +45,7 @@ class Passed:
 
     @property
     def _unkept_bytes(self) -> int:
-        """How much passed unread, or without being kept."""
+        """Return how much passed unread, or without being kept."""
         return self._not_kept_bytes
 
     @property

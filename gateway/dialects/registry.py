@@ -131,7 +131,7 @@ class Dialects:
 
 
 def _regex(path: str) -> str:
-    """A model's name may have slashes and colons; any other name stands for one segment up to a colon."""
+    """Return the expression of a path: a model's name may have slashes and colons, any other stands for one segment."""
     pieces = _NAME.split(path)
     for at in range(0, len(pieces), 2):
         pieces[at] = re.escape(pieces[at])

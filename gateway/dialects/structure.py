@@ -22,6 +22,7 @@ import msgspec
 from msgspec import Raw
 
 from gateway.dialects.exceptions import BadRequest
+from gateway.dialects.fields import first_byte, read_objects, wrong_type
 
 PLAIN_BYTES: Final = 65_536
 """Messages up to here are looked at as texts; of more no copy is made."""
@@ -150,7 +151,7 @@ def _outside(body: bytes) -> Iterator[bytes]:
 
 
 def _deeper(outside: bytes, depth: int) -> bool:
-    """Whether text without strings has more than `depth` levels."""
+    """Return whether text without strings has more than `depth` levels."""
     brackets = outside.translate(_BRACKETS, _ALL_BUT_BRACKETS)
     for level in range(MOST_LEVELS_AT_ONCE):
         if level > depth:
@@ -170,7 +171,7 @@ def has_overflow(text: bytes) -> bool:
 
 
 def _may_overflow(text: bytes) -> bool:
-    """Whether strings have to be taken out to see it: some place looks like a number with a large exponent."""
+    """Return whether strings have to be taken out to see it: some place looks like a number with a large exponent."""
     levelled = text.translate(_DIGITS)
     if _LONG_DIGITS in levelled:
         return True
@@ -198,3 +199,15 @@ def more_items(raw: Raw, most: int) -> bool:
             if commas >= most:
                 return len(ITEMS.decode(raw)) > most
     return False
+
+
+def read_tool_objects(raw: Raw, read: frozenset[str], bounds: StructureBounds) -> list[dict[str, Raw]]:
+    """Return the objects of a request's `tools`, whose fields in `read` are spelled one way. Raises `BadRequest`."""
+    if first_byte(raw) != ord("["):
+        raise wrong_type("tools", "an array of objects")
+    if more_items(raw, bounds.tools):
+        raise too_many("tools", bounds.tools, "tools")
+    tools = read_objects(raw, "tools", read)
+    if tools is None:
+        raise wrong_type("tools", "an array of objects")
+    return tools

@@ -136,7 +136,8 @@ def hand_over(folder: Path, account: Account | None) -> None:
 
 
 def take_over(data: Path, account: Account | None) -> bool:
-    """Give the data of a user that is to be followed to the one that Postgres runs as now; whether there was any.
+    """Give the data of a user that is to be followed to the one that Postgres runs as now; return whether there was
+    any.
 
     Nothing runs on it. Only what belongs to that user is given, no link is followed, and the folder itself comes last:
     broken off, it is done again.

@@ -223,8 +223,8 @@ def _readable_errors(data_dir: Path) -> Iterator[None]:
 
 
 def _no_space(data_dir: Path, error: Exception) -> str:
-    place = next((each for each in (data_dir, *data_dir.parents) if each.exists()), data_dir)
-    free_mib = shutil.disk_usage(place).free / MIB
+    existing = next((each for each in (data_dir, *data_dir.parents) if each.exists()), data_dir)
+    free_mib = shutil.disk_usage(existing).free / MIB
     return (
         f"{NO_SPACE}: {data_dir} is on a disk with {free_mib:.1f} MiB free, and the servers' first start takes about "
         f"{FIRST_START_MIB} MiB. Free some, or choose another METERGATE_DATA_DIR.\n{error}"

@@ -1,8 +1,8 @@
 """What runs beside requests in a worker, and jobs: work that one gateway does for all, by a lease.
 
 Beside requests: gauges for `/metrics`, and rounds that keep it and the database in order. Of each job it is kept what
-the last run came to: `POST /v1/jobs/reconcile` runs it now; `GET /v1/status` shows the last run. Both take the admin
-key.
+the last run came to: `POST /v1/jobs/reconcile` and `/v1/jobs/collect-and-rate` run it now; `GET /v1/status` shows the
+last run. All take the admin key.
 """
 
 from __future__ import annotations
@@ -13,25 +13,26 @@ import time
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, TypeVar
 
 import msgspec
 from msgspec import structs
 
 from billing.api.requests import read_bounded
-from billing.database.connection import Database, DatabaseError, queries
+from billing.collect.collector import COLLECT
+from billing.database.connection import DatabaseError, queries
 from billing.errors import StoreError
 from billing.holds.reconcile import reconcile_once
 from billing.ledger.set_aside import count_set_aside
-from billing.shapes.operation import JobShape, ReconcileBody, report_shape
+from billing.shapes.operation import CollectBody, JobShape, ReconcileBody, report_shape, with_run
+from billing.times import TimeError, parse_rfc3339, rfc3339
 from gateway.server import refusals
 from gateway.server.refusals import Refuse
 
 if TYPE_CHECKING:
     from aiohttp import web
 
-    from billing.api.services import Services
-    from billing.holds.engine import Engine
+    from billing.collect.collector import Run
     from billing.holds.reconcile import Report
     from gateway.metrics.registry import Metrics
     from gateway.proxy.records import RequestLog
@@ -119,25 +120,18 @@ async def flush_metrics(metrics: Metrics) -> None:
 TAKE_LEASE: Final = queries("billing.ledger")("jobs_take")
 RECONCILE: Final = "reconcile"
 FAILED: Final = (StoreError, TimeoutError)
+B = TypeVar("B", CollectBody, ReconcileBody)
 
 
 class Jobs:
     """Runs jobs and remembers their last results."""
 
-    def __init__(
-        self,
-        engine: Engine,
-        database: Database,
-        metrics: Metrics,
-        owner: str,
-        bounds: Services,
-    ) -> None:
-        """`bounds` are those of the billing API: the size of a body and the time to send it."""
-        self._engine = engine
-        self._database = database
+    def __init__(self, runtime: Runtime, metrics: Metrics, owner: str) -> None:
+        """`owner` names this process in leases."""
+        self._engine, self._database, self._collector = runtime.engine, runtime.database, runtime.collector
         self._owner = owner
-        self._max_body_bytes = bounds.max_body_bytes
-        self._request_timeout_s = bounds.request_timeout_s
+        self._max_body_bytes = runtime.services.max_body_bytes
+        self._request_timeout_s = runtime.services.request_timeout_s
         self._running = asyncio.Lock()
         self._last = JobShape()
         self._drifts = 0
@@ -174,21 +168,51 @@ class Jobs:
             return report
 
     async def run_reconcile(self, request: web.Request) -> JobShape:
-        """Compare Redis with the ledger now; with `fix` everything is loaded from the ledger anew."""
-        body = await read_bounded(request, self._max_body_bytes, self._request_timeout_s)
-        try:
-            asked = msgspec.json.decode(body, type=ReconcileBody) if body else ReconcileBody()
-        except msgspec.DecodeError as error:
-            raise Refuse(refusals.bad_request('The body is empty, or {"fix": true}.')) from error
+        """Compare Redis with the ledger now; with `fix` everything is loaded from the ledger anew. Where there are
+        exporters, also collect from them."""
+        asked = await self._body(request, ReconcileBody, '{"fix": true}')
         try:
             await self.reconcile(fix=asked.fix)
         except FAILED as error:
             raise Refuse(refusals.unavailable()) from error
+        if self._collector.sources:
+            self._last = with_run(self._last, await self._collected(RECONCILE))
         return self._last
 
-    async def get_job_status(self, request: web.Request) -> JobShape:
-        """Return the last run of a job in this worker."""
+    async def run_collect(self, request: web.Request) -> JobShape:
+        """Collect from all exporters and charge what has grown, now; with `since` from that time on, for snapshots that
+        came late."""
+        asked = await self._body(request, CollectBody, '{"since": "2026-01-31T00:00:00Z"}')
+        try:
+            since = None if asked.since is None else parse_rfc3339(asked.since)
+        except TimeError as error:
+            raise Refuse(refusals.bad_request(str(error), "since")) from error
+        self._last = with_run(JobShape(), await self._collected(COLLECT, since))
         return self._last
+
+    async def _collected(self, job: str, since: datetime | None = None) -> Run:
+        run = await self._collector.run(job, since)
+        if run.status == "failed":
+            self._last = with_run(JobShape(), run)
+            raise Refuse(refusals.unavailable(f"Nothing could be collected; try again once it is mended. {run.error}"))
+        return run
+
+    async def _body(self, request: web.Request, shape: type[B], example: str) -> B:
+        """Return what is asked for; an empty body asks for nothing special."""
+        body = await read_bounded(request, self._max_body_bytes, self._request_timeout_s)
+        try:
+            return msgspec.json.decode(body or b"{}", type=shape)
+        except msgspec.DecodeError as error:
+            raise Refuse(refusals.bad_request(f"The body is empty, or {example}.")) from error
+
+    async def get_job_status(self, request: web.Request) -> JobShape:
+        """Return the last run of a job: of this worker, or of collection in any."""
+        with suppress(DatabaseError):
+            await self._collector.look()
+        run = self._collector.last
+        if run is None or rfc3339(run.started_at) <= str(self._last.started_at or ""):
+            return self._last
+        return with_run(JobShape(), run)
 
 
 def _shown(at: datetime) -> str:

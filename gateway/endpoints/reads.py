@@ -32,6 +32,8 @@ from gateway.server import refusals
 from gateway.server.refusals import Refuse
 
 if TYPE_CHECKING:
+    from billing.collect.collector import Collector
+    from billing.exports.worker import ExportWorker
     from billing.holds.engine import Engine
     from billing.ledger.reports import PricedEvent
     from billing.principals import Principal
@@ -50,9 +52,10 @@ JWKS_AGE_S = 300
 class Health:
     """Whether this worker serves, and how its stores are."""
 
-    def __init__(self, engine: Engine) -> None:
-        self._engine = engine
+    def __init__(self, engine: Engine, collector: Collector) -> None:
+        self._engine, self._collector = engine, collector
         self.ready = False
+        self.exports: ExportWorker | None = None
 
     def troubles(self) -> list[str]:
         """Return what an operator should look at, a clause each."""
@@ -66,6 +69,10 @@ class Health:
         if not self._engine.cache.subscribed:
             found.append("the subscription to changes is broken")
         found += [f"the {name} loop has failed and began anew" for name in self._engine.loops.troubled()]
+        if self._collector.trouble:
+            found.append(self._collector.trouble)
+        if self.exports is not None:
+            found += self.exports.troubles()
         return found
 
 
@@ -107,6 +114,11 @@ class Reads:
         if shape is None:
             raise Refuse(refusals.model_not_found(name))
         return shape if in_its_shape is None else in_its_shape.one(shape)
+
+    def catalogue(self) -> list[ModelShape]:
+        """Return every model that has a price here, whoever may use it."""
+        shapes = (_model_shape(None, route, None, "") for route in self._router.entries(time.time()))
+        return [shape for shape in shapes if shape is not None]
 
     def _list_of(self, request: web.Request) -> tuple[ModelList | None, str]:
         """Return how the caller's API lists models, None where as OpenAI's, and its dialect's name."""
@@ -172,11 +184,14 @@ class Reads:
         return shown(self._metrics)
 
 
-def _model_shape(principal: Principal, route: Route, in_its_shape: ModelList | None, dialect: str) -> ModelShape | None:
-    """Return a model as it is listed; None where this key's requests for it would be refused."""
+def _model_shape(
+    principal: Principal | None, route: Route, in_its_shape: ModelList | None, dialect: str
+) -> ModelShape | None:
+    """Return a model as it is listed; None where this key's requests, or everybody's, for it would be
+    refused."""
     first = route.first
     rates = first.rates
-    if rates is None or not is_priced_here(rates) or not principal.allows_model(route.entry):
+    if rates is None or not is_priced_here(rates) or not (principal is None or principal.allows_model(route.entry)):
         return None
     row = rates.row
     shape = ModelShape(

@@ -174,7 +174,7 @@ class _Incoming(asyncio.Protocol):
         self._count()
 
     def _count(self) -> None:
-        """Raises `TooManyBytes`, which takes more bytes than there were."""
+        """Count a message's bytes. Raises `TooManyBytes`, which takes more bytes than there were."""
         size_bytes = self._arriving + self._waiting
         self._kept.grow(size_bytes if size_bytes > UNCOUNTED_BYTES else 0)
 

@@ -25,8 +25,9 @@ from billing.api.auth import BILLING_READ
 from billing.api.errors import ApiError
 from billing.api.route import PREFIX, Access, HttpHandler, Route, admit_admin
 from billing.errors import StoreError
+from billing.identity.providers import CONSOLE
 from billing.shapes.keys import KeyLimitsShape
-from billing.shapes.operation import HealthShape, JobShape, ModelShape, ModelsShape, ReconcileBody
+from billing.shapes.operation import CollectBody, HealthShape, JobShape, ModelShape, ModelsShape, ReconcileBody
 from billing.shapes.tokens import JwksShape
 from billing.shapes.usage import ExplainedEventShape
 from gateway.auth import attempts_refused
@@ -141,6 +142,12 @@ def _own(reads: Reads, jobs: Jobs) -> tuple[Route, ...]:
             body=ReconcileBody,
             body_optional=True,
         ),
+        Route(
+            *("POST", "/v1/jobs/collect-and-rate", jobs.run_collect, admin, JobShape),
+            body=CollectBody,
+            body_optional=True,
+            errors=(503,),
+        ),
         Route("GET", "/docs", get_docs, anyone, str, media="text/html"),
         Route("GET", "/.well-known/jwks.json", reads.get_signing_keys, anyone, JwksShape, errors=(503,)),
         Route("GET", "/healthz", reads.get_health, anyone, HealthShape),
@@ -196,7 +203,7 @@ def add_routes(
             route.method, route.path, route_of(proxy.handle, dialects.find, unknown), expect_handler=expected
         )
     app.router.add_route(*SOCKET, sockets.serve)
-    known += [resource for resource in app.router.resources() if resource.canonical != PREFIX]
+    known += [resource for resource in app.router.resources() if resource.canonical not in (PREFIX, CONSOLE)]
     app.router.add_route("*", "/{path:(?s:.*)}", unknown)
 
 
@@ -249,6 +256,8 @@ def _unknown(known: list[web.AbstractResource], proxy: Proxy, dialects: Dialects
     of this one. `known` are all resources, and may be filled later."""
 
     async def unknown(request: web.Request) -> web.StreamResponse:
+        if request.path == "/" and "text/html" in request.headers.get("Accept", ""):
+            return web.Response(status=303, headers={"Location": f"{CONSOLE.removeprefix('/')}/"})  # somebody looks
         envelope = dialects.owner(request.path_qs, request.headers)
         allowed: set[str] = set()
         for resource in known:

@@ -14,7 +14,7 @@ import logging
 import math
 import re
 from bisect import bisect_left
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from itertools import accumulate
 from pathlib import Path
 from typing import Final, Generic, Literal, NamedTuple, TypeVar
@@ -50,7 +50,7 @@ N = TypeVar("N", bound=float)
 
 class _Gauge(NamedTuple):
     name: str
-    provider: str | None
+    labels: Mapping[str, str]
     help: str
     read: Callable[[], float]
     combine: Combine
@@ -171,19 +171,17 @@ class Metrics:
         """Count one loop that failed and began anew."""
         self._loop_failures[loop][0] += 1
 
-    def gauge(
-        self, name: str, help: str, read: Callable[[], float], combine: Combine = "sum", provider: str | None = None
-    ) -> None:
-        """Show what `read` returns at each flush and scrape as `metergate_NAME`, of a `provider` where it is one's; NaN
-        or infinite: not shown.
+    def gauge(self, name: str, help: str, read: Callable[[], float], combine: Combine = "sum", **labels: str) -> None:
+        """Show what `read` returns at each flush and scrape as `metergate_NAME`, with these labels, such as
+        `provider`; NaN or infinite: not shown.
 
         `combine`: "sum" for what each worker has its own share of, "max" for what every worker sees alike. Raises
         ValueError for a name that is taken or no metric's name.
         """
-        key = name if provider is None else f"{name} {provider}"
+        key = " ".join((name, *labels.values()))
         if not re.fullmatch("[a-z][a-z0-9_]*", name) or {key, name} & {*self._gauges, *COUNTERS, *HISTOGRAMS}:
             raise ValueError(f"{name!r} is taken, or no name for a metric")
-        self._gauges[key] = _Gauge(name, provider, help, read, combine)
+        self._gauges[key] = _Gauge(name, labels, help, read, combine)
 
     def flush(self) -> None:
         """Make this worker's counts visible to the others. A folder that can't be written to is logged, not raised."""
@@ -218,11 +216,10 @@ class Metrics:
         for key, gauge in self._gauges.items():
             values = [part.gauges[key] for part in parts if key in part.gauges]
             if values:
-                of_provider = gauge.provider is not None
-                made = GaugeMetricFamily(PREFIX + gauge.name, gauge.help, labels=["provider"] if of_provider else [])
+                made = GaugeMetricFamily(PREFIX + gauge.name, gauge.help, labels=list(gauge.labels))
                 family = families.setdefault(gauge.name, made)
                 value = sum(values) if gauge.combine == "sum" else max(values)
-                family.add_metric([gauge.provider] if gauge.provider is not None else [], value)
+                family.add_metric(list(gauge.labels.values()), value)
         yield from families.values()
 
     def _write(self, folder: "Folder", snapshot: Snapshot) -> None:

@@ -256,7 +256,7 @@ class BackgroundPoller:
         return await end(reported, await self._left(job, dialect, created, body))
 
     async def _left(self, job: Job, dialect: Dialect, created: Created, body: bytes) -> Left:
-        """What is left of a job that is over. Raises `DatabaseError`."""
+        """Return what is left of a job that is over. Raises `DatabaseError`."""
         output = dialect.output(body)
         if not output.known or not output.empty:
             return "unknown"
@@ -283,7 +283,7 @@ class BackgroundPoller:
             await settlements.void(hold)
 
     def _payer(self, job: Job) -> End:
-        """What pays a job of a gateway that is gone."""
+        """Return what pays a job of a gateway that is gone."""
 
         async def pay(reported: Reported | None, left: Left) -> bool:
             debit: Debit | None = job.debit

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Final
 import msgspec
 
 from billing.money import ceil_div
-from billing.rates import COST_SCALE, INPUT_CLASSES, MILLION, OUTPUT_CLASSES, round_up
+from billing.price_classes import INPUT_CLASSES, OUTPUT_CLASSES
+from billing.rates import COST_SCALE, MILLION, round_up
 from gateway.server.ids import served_lines
 from gateway.upstream.headers import Fixed
 
@@ -227,8 +228,8 @@ class Target(msgspec.Struct, frozen=True, gc=False):
 
 
 class Destination(msgspec.Struct, frozen=True):
-    """A candidate and the targets, at least one, by which its provider takes requests to one endpoint. Its terms are
-    `kept_as` this with a principal, beside what gateways keep there, whose ids are no such words."""
+    """A candidate and the targets, at least one, by which its provider takes requests to one endpoint. `kept_as` is
+    the name under which its terms are kept with a principal."""
 
     kept_as: str
     candidate: Candidate

@@ -243,7 +243,7 @@ class RequestContext(msgspec.Struct, gc=False):
         principal, route, parsed = self.principal, self.route, self.parsed
         first_byte_s = self.first_byte_s
         assert route.rates is not None  # noqa: S101  (a charge was made from them)
-        return Debit(  # by place, in the order that is stored: msgspec looks for every name among all of them
+        return Debit(  # by position, in the order that is stored: msgspec looks for every name among all of them
             self.request_id,
             admitted_at_ms,
             "settled",

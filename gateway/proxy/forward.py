@@ -203,7 +203,7 @@ class Forwarder:
         outcome: UpstreamResponse | UpstreamError,
         sent_s: float,
     ) -> Coroutine[Any, Any, None]:
-        """What is done with an answer whose head is here, or with the failure of the last attempt."""
+        """Act on an answer whose head is here, or on the failure of the last attempt."""
         if isinstance(outcome, UpstreamError):
             return self._outcomes.failed(exchange, context, hold, outcome)
         answer = outcome
@@ -225,7 +225,7 @@ class Forwarder:
     async def _whole(
         self, exchange: Exchange, context: RequestContext, hold: Hold, answer: UpstreamResponse, head: ResponseHead
     ) -> None:
-        """A JSON answer: read, priced and settled, then sent."""
+        """Read, price and settle a JSON answer, then send it."""
         limit_bytes = self._rules.max_answer_bytes
         output = NO_OUTPUT
         try:
@@ -282,7 +282,7 @@ class Forwarder:
         head: ResponseHead,
         running: Created,
     ) -> None:
-        """The provider has answered and works on: its work is followed without the client, who has the answer now."""
+        """Follow the work of a provider that has answered and works on, without the client, who has the answer now."""
         try:
             await self._stored.record(context, running, None)
             following = await self._poller.begin(context, hold, running)

@@ -73,7 +73,7 @@ def read_tags(lines: Iterable[str]) -> dict[str, str]:
 
 
 def _storable(text: str) -> str:
-    """Return Postgres has no place for NUL."""
+    """Return a text that Postgres can store: without NUL."""
     return text.replace("\0", "\ufffd")
 
 

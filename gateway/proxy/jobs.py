@@ -50,7 +50,7 @@ class JobProviders:
         self._asking: set[asyncio.Timeout] = set()
 
     def hurry(self) -> None:
-        """Wait for no answer that is asked for now."""
+        """Stop waiting for the answers that are asked for now."""
         for asking in self._asking:
             if not asking.expired():
                 asking.reschedule(asyncio.get_running_loop().time())

@@ -97,7 +97,7 @@ class Outcomes:
         head: ResponseHead,
         max_bytes: int,
     ) -> None:
-        """The provider's own refusal: unchanged, and free."""
+        """Pass on the provider's own refusal: unchanged, and free."""
         try:
             body = await answer.read(max_bytes)
         except UpstreamError as error:

@@ -161,5 +161,5 @@ def _bare(name: str) -> str:
 
 @lru_cache(maxsize=64)
 def _never(kept: frozenset[str], passed: frozenset[str]) -> frozenset[str]:
-    """Return names that never go on, as `_bare` has them."""
+    """Return the names of parameters that no provider is sent, in lower case and without signs."""
     return CREDENTIALS | (OF_THE_ANSWER | {_bare(name) for name in kept}) - {_bare(name) for name in passed}

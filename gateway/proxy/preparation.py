@@ -91,11 +91,11 @@ class Preparation:
             keep_terms(principal, parsed.model, FEATURE, first.kept_as, terms)
         if parsed.work.models:
             candidate = self._with_others(principal, candidate, parsed.work.models)
-        said_id, include_cost = headers.get(CLIENT_REQUEST_ID), headers.get(INCLUDE_COST)
+        client_id, include_cost = headers.get(CLIENT_REQUEST_ID), headers.get(INCLUDE_COST)
         tags = terms.tags
         if named or parsed.metadata:
             tags = request_tags(principal.tags, named, parsed.metadata)
-        return RequestContext(  # by place, which takes a fifth of the time that it takes by name
+        return RequestContext(  # by position, which takes a fifth of the time that it takes by name
             request_id,
             match,
             match.endpoint.path,
@@ -107,7 +107,7 @@ class Preparation:
             target,
             body,
             started_s,
-            shown_id(said_id) if said_id else None,
+            shown_id(client_id) if client_id else None,
             include_cost is not None and include_cost.lower() == "true",
             self._rules.strict,
             terms,

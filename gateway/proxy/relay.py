@@ -110,7 +110,8 @@ class Relay:
     def _left(
         self, exchange: Exchange, context: RequestContext, hold: Hold, answer: UpstreamResponse, watch: StreamWatch
     ) -> None:
-        """The client has left: the provider is read on for a while, or polled where it works on without us."""
+        """Go on without the client, who has left: the provider is read on for a while, or polled where it works on
+        without us."""
         running = None if watch.withheld is None else watch.withheld.running
         if running is None or watch.tap.done:
             return self._remainder.stream(exchange, context, hold, answer, watch)
@@ -127,8 +128,8 @@ class Relay:
         *,
         clean: bool,
     ) -> None:
-        """The stream is over, its response in the background is not: that is polled. The client sees the end where the
-        provider has told it of an error, else a stream that broke."""
+        """Poll a response in the background that goes on after its stream. The client sees the end where the provider
+        has told it of an error, else a stream that broke."""
         self._remainder.running(context, hold, running, watch.tap)
         self._outcomes.count(context, 200 if clean and watch.tap.error_seen else 502)
         if not clean or not watch.tap.error_seen:
@@ -146,7 +147,7 @@ class Relay:
         head: ResponseHead,
         watch: StreamWatch,
     ) -> Exception | None:
-        """Pass a stream on until it ends or breaks; what broke it."""
+        """Pass a stream on until it ends or breaks; return what broke it."""
 
         stored, put, drained = context.parsed.stored, exchange.put, exchange.flushed
         if stored is not None and stored.creation is not None and head.content_encoding is None:
@@ -177,7 +178,7 @@ class Relay:
         exchange.begin(200, lines + balance_line(context.balance_before_nano(hold)))
 
     async def _end(self, exchange: Exchange, context: RequestContext, hold: Hold, watch: StreamWatch) -> None:
-        """The provider has ended its stream, with an answer's end or with an error that the client is told: settle,
+        """Settle a stream that the provider has ended, with an answer's end or with an error that the client is told;
         then let the client see the end."""
         tap = watch.tap
         try:
@@ -196,7 +197,7 @@ class Relay:
     async def _cut(
         self, exchange: Exchange, context: RequestContext, hold: Hold, watch: StreamWatch, failure: Exception
     ) -> None:
-        """The stream broke: settle what passed, and never let the client take it for a whole answer."""
+        """Settle what passed of a stream that broke, and never let the client take it for a whole answer."""
         logger.info("request %s: %s: %s", hold.id, type(failure).__name__, failure)
         context.cut = "upstream_cut"
         settling = self._settlements.stream(context, hold, watch.tap, "upstream_cut", failed=True)

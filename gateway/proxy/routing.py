@@ -15,8 +15,9 @@ from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Final
 
+from billing.price_classes import INPUT_CLASSES, OUTPUT_CLASSES
 from billing.quotas import DAY_S
-from billing.rates import INPUT_CLASSES, MINUTES_OF_DAY, OUTPUT_CLASSES
+from billing.rates import MINUTES_OF_DAY
 from gateway.config.models import ModelConfig
 from gateway.config.providers import ProviderConfig
 from gateway.proxy.candidates import Candidate, Rates, Route
@@ -189,7 +190,7 @@ class Router:
         return replace(routed, rates=None if unpriced else rates)
 
     def _names(self, entry: str) -> Iterable[str]:
-        """The names that clients may ask for by an entry."""
+        """Return the names that clients may ask for by an entry."""
         config = self._models[entry]
         if not entry.endswith("*"):
             return (entry,)
@@ -200,7 +201,7 @@ class Router:
         return (name for name in names if name.startswith(entry[:-1]) and is_asked_here(name, provider))
 
     def _matching(self, name: str, now_s: float) -> ModelConfig | None:
-        """The entry of the longest prefix whose provider has a price for a name, under that name."""
+        """Return the entry of the longest prefix whose provider has a price for a name, under that name."""
         for pattern in self._patterns:
             config = self._models[pattern]
             if name.startswith(pattern[:-1]) and self._prices.find(config.provider, name, now_s) is not None:
@@ -260,12 +261,12 @@ class Router:
 
 
 def _span(row: PriceRow, now_s: float) -> tuple[int, int]:
-    """The minutes of the UTC day between which the same variants of a row apply."""
+    """Return the minutes of the UTC day between which the same variants of a row apply."""
     minute, changes = int(now_s % DAY_S // MINUTE_S), row.changes_at
     begins = max((change for change in changes if change <= minute), default=0)
     return begins, min((change for change in changes if change > minute), default=MINUTES_OF_DAY)
 
 
 def _searches_of(model: str) -> int:
-    """What another model that may answer searches by its name alone."""
+    """Return what another model that may answer searches by its name alone."""
     return ONLINE_SEARCHES if ONLINE in model.lower() else int(_SEARCHES_ITSELF.search(model) is not None)

@@ -130,10 +130,10 @@ class FirstEvent:
         search_from = max(self._read, len(self._begun) + 1 - EVENT_END_BYTES)
         self._begun += data
         while (match := EVENT_END.search(self._begun, search_from)) is not None:
-            said = event_data(bytes(self._begun[self._read : match.end()]))
+            event = event_data(bytes(self._begun[self._read : match.end()]))
             self._read = search_from = match.end()
-            if said:
-                self.created = self._creation.of_event(said)
+            if event:
+                self.created = self._creation.of_event(event)
                 if self._only or self.created is not None:
                     return True
         return len(self._begun) >= MOST_WITHHELD_BYTES

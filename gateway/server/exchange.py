@@ -280,7 +280,7 @@ class Exchange:
 
     def hold_closed(self) -> None:
         """End the request, whose hold has ended elsewhere: nothing of it can be charged. An answer that was begun is
-        cut now. One that was not is refused when it comes."""
+        cut now. One that was not begun is refused when it comes."""
         if self.begun:
             self.cut("hold_closed")
 

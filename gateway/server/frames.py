@@ -115,10 +115,10 @@ class FrameExchange(Exchange):
         self._partial += data
         start = 0
         for match in EVENT_END.finditer(self._partial):
-            said = event_data(bytes(self._partial[start : match.end()])).strip()
+            event = event_data(bytes(self._partial[start : match.end()])).strip()
             start = match.end()
-            if said and said != DONE:
-                self._waiting.append(said)
+            if event and event != DONE:
+                self._waiting.append(event)
         del self._partial[:start]
         return not self._waiting
 

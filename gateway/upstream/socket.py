@@ -270,11 +270,11 @@ class SocketAnswer:
             raise _Closed(message.data if message.type is aiohttp.WSMsgType.CLOSE else None)
         data = message.data if isinstance(message.data, bytes) else message.data.encode()
         try:
-            said = _MESSAGE.decode(data)
+            event = _MESSAGE.decode(data)
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
             raise UpstreamCut("a message that is no event") from error
-        self._ended = said.type in self._transport.rules.ends or said.type == ERROR
-        return data.decode("utf-8", "replace"), said
+        self._ended = event.type in self._transport.rules.ends or event.type == ERROR
+        return data.decode("utf-8", "replace"), event
 
 
 def _status_of(status: int | None) -> int:

@@ -6,7 +6,9 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, date, datetime
+from typing import Any
 
+from msgspec import structs
 from ulid import ULID
 
 from billing.accounts.accounts import Accounts
@@ -112,8 +114,9 @@ class Billing:
         endpoint: str = "/v1/chat/completions",
         feature: str = "llm",
         tags: str | None = '{"team":"blue"}',
+        **said: Any,
     ) -> str:
-        """Write one settled request and answer its id."""
+        """Write one settled request and answer its id; `said` are other fields of its debit."""
         at = admitted_at or datetime.now(UTC)
         cost = price.cost_scaled(usage, multiplier)
         debit = Debit(
@@ -149,6 +152,7 @@ class Billing:
             tags=tags,
             end_user=None,
         )
+        debit = structs.replace(debit, **said)
         stored = await write_debits(self.database, [debit])
         assert stored[debit.request_id].fresh
         return debit.request_id

@@ -10,7 +10,8 @@
     clocks        servers with clocks of their own; between  scripts that stand before the servers
     ledger_check  the verdict: what clients and the provider saw beside what the ledger and Redis hold
     background    responses in the background, each charged once
-    payments      payments under kills; payers  who buys and gives back; paid  the verdict by the provider's objects
+    payments      payments under kills; payers  who buys and gives back; tills  where they pay
+    paid          the verdict by the provider's objects
     run           rounds of faults under load; report  the table
     soak          ten minutes without faults, watching memory and keys
 

@@ -5,24 +5,19 @@ less the refunds that stand and what disputes hold, and a paid invoice brings it
 """
 
 from collections import Counter, defaultdict
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
 from typing import Any, Final
 
-import msgspec
-
-from billing.database.connection import Database
 from billing.ledger.verify import verify
 from billing.payments.decisions import TAKEN
 from billing.payments.in_force import included_credit
-from billing.payments.local.store import KINDS
-from billing.payments.objects import NANO_PER_CENT, Dispute, Invoice, Payment, Refund, Subscription
+from billing.payments.objects import NANO_PER_CENT, Invoice, Payment
 from billing.plans import Plan, Plans
 from gateway.runtime import Runtime
 from tests.chaos.harness import Customer, Stack, until
-from tests.chaos.payers import Payers
+from tests.chaos.payers import CAP_CENTS, Payers
+from tests.chaos.tills import Objects, Till
 
-OBJECTS: Final = "SELECT kind, state FROM local_objects WHERE kind <> 'purchase'"
 ORDERS: Final = "SELECT id, account_id, idempotency_key, kind, amount_cents, status, payment_id FROM orders"
 CUSTOMERS: Final = "SELECT account_id, customer_id FROM payment_customers WHERE customer_id IS NOT NULL"
 ACCOUNTS: Final = """
@@ -30,52 +25,35 @@ ACCOUNTS: Final = """
         coalesce((SELECT sum(left_now) FROM lots_now WHERE account_id = accounts.id), 0)::bigint AS lots_nano,
         (SELECT count(*) FROM transfers WHERE kind = 'purchase' AND credit_account = accounts.id) AS purchases
     FROM accounts"""
-WAITING: Final = """
-    SELECT (SELECT count(*) FROM local_events WHERE delivered_at IS NULL)
-        + (SELECT count(*) FROM payment_events WHERE state = 'waiting')"""
+WAITING: Final = "SELECT count(*) FROM payment_events WHERE state = 'waiting'"
+CHARGING: Final = "SELECT count(*) FROM auto_recharges WHERE state = 'charging' OR (enabled AND state = 'ready')"
 GIVEN_UP: Final = """
     SELECT (SELECT count(*) FROM payment_events WHERE state = 'parked') + (SELECT count(*) FROM payments_parked)"""
+STUCK_EVENTS: Final = "SELECT type, ref_id, attempts, error FROM payment_events WHERE state = 'waiting'"
+STUCK_CHARGES: Final = "SELECT * FROM auto_recharges WHERE state = 'charging' OR (enabled AND state = 'ready')"
 HURRY: Final = "UPDATE payment_events SET next_attempt_at = now() WHERE state = 'waiting' AND next_attempt_at > now()"
+HURRY_CHARGES: Final = "UPDATE auto_recharges SET next_attempt_at = now() WHERE state = 'charging'"
 QUIET_S: Final = 300.0
 """An event whose gateway died waits for a minute, then for two, and then for four."""
 SETTLED: Final = ("credited", "refunded", "disputed")
 
 
-@dataclass(frozen=True, slots=True)
-class Objects:
-    """All that the provider has."""
-
-    payments: list[Payment]
-    refunds: dict[str, list[Refund]]
-    disputes: dict[str, list[Dispute]]
-    invoices: list[Invoice]
-    subscriptions: list[Subscription]
-
-
-async def wait_until_applied(runtime: Runtime, *, hurry: bool) -> None:
-    """Wait until the provider has told everything and all of it was looked into; to `hurry` is to have events that wait
-    for their next try tried now."""
+async def wait_until_applied(runtime: Runtime, till: Till, *, hurry: bool) -> None:
+    """Wait until the provider has told everything and all of it was looked into, and no charge is under way; to `hurry`
+    is to have events and charges that wait for their next try tried now."""
     database = runtime.database
 
     async def applied() -> bool:
         if hurry:
             await database.execute(HURRY)
-        return not await database.value(WAITING)
+            await database.execute(HURRY_CHARGES)
+        return await till.is_done(database) and not await database.value(WAITING) + await database.value(CHARGING)
 
-    await until(applied, "all events are looked into", QUIET_S)
-
-
-async def objects_of(database: Database) -> Objects:
-    """Read what the provider has."""
-    found: dict[str, list[Any]] = defaultdict(list)
-    for row in await database.rows(OBJECTS):
-        found[row["kind"]].append(msgspec.convert(row["state"], KINDS[row["kind"]], strict=False))
-    refunds, disputes = defaultdict[str, list[Refund]](list), defaultdict[str, list[Dispute]](list)
-    for refund in found["refund"]:
-        refunds[refund.payment_id].append(refund)
-    for dispute in found["dispute"]:
-        disputes[dispute.payment_id].append(dispute)
-    return Objects(found["payment"], refunds, disputes, found["invoice"], found["subscription"])
+    try:
+        await until(applied, "all events are looked into", QUIET_S)
+    except AssertionError as error:
+        stuck = [*await database.rows(STUCK_EVENTS), *await database.rows(STUCK_CHARGES)]
+        raise AssertionError("\n".join([str(error), *(str(dict(row)) for row in stuck[:10])])) from error
 
 
 def credit_nano(payment: Payment, objects: Objects) -> int:
@@ -95,10 +73,10 @@ async def judge_payments(stack: Stack, payers: Payers, *, hurry: bool) -> Counte
     """What became of all orders, once everything is applied. What begins with WRONG must not be."""
     found: Counter[str] = Counter()
     async with stack.runtime() as runtime:
-        await wait_until_applied(runtime, hurry=hurry)
+        await wait_until_applied(runtime, payers.till, hurry=hurry)
         for _ in range(await runtime.database.value(GIVEN_UP)):
             found["WRONG: an event or a payment was given up"] += 1
-        objects = await objects_of(runtime.database)
+        objects = await payers.till.objects(runtime)
         _check_orders(found, await runtime.database.rows(ORDERS), objects, payers)
         await _check_accounts(found, runtime, objects, stack.customers)
         await stack.stop_gateway()
@@ -111,10 +89,10 @@ async def judge_payments(stack: Stack, payers: Payers, *, hurry: bool) -> Counte
     return found
 
 
-def _check_orders(found: Counter[str], rows: Iterable[Any], objects: Objects, payers: Payers) -> None:
+def _check_orders(found: Counter[str], rows: Sequence[Any], objects: Objects, payers: Payers) -> None:
     """Each order is what its payments are; the same key never got two orders, and who was told has paid."""
     paid = Counter(each.order_id for each in objects.payments if each.status == "paid" and each.invoice_id is None)
-    active = {each.order_id for each in objects.subscriptions if each.status in ("active", "canceled")}
+    active = {each.order_id for each in objects.subscriptions if each.status != "incomplete"}
     orders = {}
     for row in rows:
         orders[row["account_id"], row["idempotency_key"]] = row["id"]
@@ -123,6 +101,12 @@ def _check_orders(found: Counter[str], rows: Iterable[Any], objects: Objects, pa
             found[f"{row['kind']} {row['status']}"] += 1
         else:
             found[f"WRONG: order {row['id']} is {row['status']}, paid is {is_paid}"] += 1
+    charged: Counter[str] = Counter()
+    for row in rows:
+        charged[row["account_id"]] += row["amount_cents"] * paid[row["id"]] * (row["kind"] == "recharge")
+    for account_id, cents in charged.items():
+        if cents > CAP_CENTS:
+            found[f"WRONG: {account_id} was charged {cents} cents without being asked"] += 1
     for order_id, times in paid.items():
         if times > 1:
             found[f"WRONG: order {order_id} was paid {times} times"] += 1
@@ -147,8 +131,9 @@ async def _check_accounts(
             payments[whose[payment.customer_id or ""]].append(payment)
     for invoice in objects.invoices:
         invoices[whose[invoice.customer_id or ""]].append(invoice)
-    active = [each for each in objects.subscriptions if each.status == "active"]
+    active = [each for each in objects.subscriptions if each.status in ("active", "past_due")]
     in_force = {whose[each.customer_id]: each.price_id for each in active}
+    owing = {whose[each.customer_id] for each in active if each.status == "past_due"}
     for customer_id, number in Counter(each.customer_id for each in active).items():
         if number > 1:
             found[f"WRONG: {whose[customer_id]} pays for {number} subscriptions"] += 1
@@ -158,10 +143,8 @@ async def _check_accounts(
         worth_nano = granted.get(account_id, 0) + sum(credit_nano(each, objects) for each in bought)
         worth_nano += included_nano(invoices[account_id], plans)
         disputed = any(d.status in TAKEN for each in payments[account_id] for d in objects.disputes[each.id])
-        expected = (
-            *(worth_nano, max(worth_nano, 0), len(bought)),
-            *("suspended" if disputed else "active", in_force.get(account_id, "free")),
-        )
+        status = "suspended" if disputed else "past_due" if account_id in owing else "active"
+        expected = (worth_nano, max(worth_nano, 0), len(bought), status, in_force.get(account_id, "free"))
         has = (row["balance_nano"], row["lots_nano"], row["purchases"], row["status"], row["plan"])
         if has != expected:
             found[f"WRONG: {account_id} has (balance, lots, purchases, status, plan) {has}, not {expected}"] += 1

@@ -1,4 +1,5 @@
-"""Payers: clients that open pages, pay, are declined, get money back, dispute, subscribe, change plans and cancel.
+"""Payers: clients that open pages, pay, are declined, get money back, dispute, subscribe, change plans, renew and
+cancel, and have their cards charged when their credit runs low.
 
 A call is repeated with the same idempotency key until it is answered, as a client does that does not know what became
 of it. What the provider's page was told, and how often, is for the provider to remember: `paid` asks it afterwards.
@@ -13,11 +14,14 @@ from typing import Any, Final
 
 import aiohttp
 
+from billing.database.connection import Database, DatabaseError
 from tests.chaos.harness import Customer, Stack, until
 from tests.chaos.places import ADMIN_KEY
+from tests.chaos.tills import Till
 
 CHECKOUT: Final = "/api/billing/checkout"
 SUBSCRIPTION: Final = "/api/billing/subscription"
+AUTO_RECHARGE: Final = "/api/billing/auto-recharge"
 PLANS: Final = ("small", "large")
 PAY: Final = (("approve",), ("decline", "approve"), ("3ds", "confirm"), ("reject", "confirm"), ("decline",), ())
 """What is pressed on the page of a checkout; nothing: its payer has left."""
@@ -27,22 +31,31 @@ LATER: Final = (
     ("dispute", "lose", "fail_refund"),
 )
 """What happens to a payment afterwards."""
-TWICE, BY_OPERATOR, OF_PLAN = 0.3, 0.15, 0.3
-"""Shares: of buttons that are pressed twice at once, of payments that an operator gives back, and of plans."""
+TWICE, BY_OPERATOR, OF_PLAN, RENEWED = 0.3, 0.15, 0.4, 0.5
+"""Shares: of buttons that are pressed twice at once, of payments that an operator gives back, of plans, and of plans
+whose month goes by."""
+CAP_CENTS: Final = 4_500
+WISH: Final = {"threshold_usd": "90000", "amount_usd": "10.00", "monthly_cap_usd": f"{CAP_CENTS / 100:.2f}"}
+"""An account that is charged as often as it may be: 10 USD at a time, four times."""
+AT_ONCE: Final = "UPDATE auto_recharges SET next_attempt_at = now() WHERE account_id = $1 AND state = 'ready'"
 
 
 @dataclass(slots=True)
 class Payers:
     """Payers that go on until they are `stopped`. `did` counts what they did; `keys` are the orders of each account
-    that were answered, by idempotency key."""
+    that were answered, by idempotency key; `charged` are the accounts that asked for auto-recharge."""
 
     stack: Stack
     chance: random.Random
+    till: Till
+    database: Database
     stopped: bool = False
     did: Counter[str] = field(default_factory=Counter)
     keys: dict[str, dict[str, str]] = field(default_factory=dict)
     pressed: set[str] = field(default_factory=set)
     """Orders whose page has answered the button that pays."""
+    charged: dict[str, Customer] = field(default_factory=dict)
+    tasks: list[asyncio.Task[None]] = field(default_factory=list)
 
     async def run(self, number: int) -> None:
         """Pay for one thing after the other; an account that a lost dispute suspends is given up for another one."""
@@ -57,6 +70,17 @@ class Payers:
             if disputed and not self.stopped:
                 customer = await self._customer()
             await asyncio.sleep(self.chance.uniform(0.0, 0.1))
+
+    def start(self, number: int) -> None:
+        """Have so many of them pay."""
+        self.tasks = [asyncio.create_task(self.run(each)) for each in range(number)]
+
+    async def finish(self) -> None:
+        """Have each end what it does, and no card charged any more."""
+        self.stopped = True
+        await asyncio.gather(*self.tasks)
+        for customer in self.charged.values():
+            await self._call("PUT", AUTO_RECHARGE, customer.key, WISH | {"enabled": False})
 
     async def _customer(self) -> Customer:
         """An account with a key that may buy."""
@@ -92,12 +116,34 @@ class Payers:
         """Subscribe, or change the subscription that there is; a card that has no money is saved now and then."""
         page = await self._open(customer, {"plan": self.chance.choice(PLANS), "idempotency_key": key})
         if page is not None:
-            await self._press(page["url"], self.chance.choice(("decline", "approve", "approve", "confirm")))
+            action = self.chance.choice(("decline", "approve", "approve", "confirm"))
+            await self._press(page["url"], action)
+            if action != "decline":
+                await self._recharge(customer)
             return False
+        await self._charge_now(customer)
+        if self.chance.random() < RENEWED:
+            await self.till.renew(customer.account_id)
+            self.did["renew"] += 1
         for plan in self.chance.choices((*PLANS, "free"), k=2):
             status, said = await self._call("PUT", SUBSCRIPTION, customer.key, {"plan": plan})
-            self.did[f"change to {plan}: {status if status < 300 else said['error']['code']}"] += 1
+            self.did[f"change to {plan}: {status if status < 300 else said['error']['message']}"] += 1
         return False
+
+    async def _recharge(self, customer: Customer) -> None:
+        """Ask for auto-recharge once the card is known."""
+        for _ in range(20):
+            status, _ = await self._call("PUT", AUTO_RECHARGE, customer.key, WISH | {"enabled": True})
+            if status < 300:
+                self.charged[customer.account_id] = customer
+                break
+            await asyncio.sleep(0.1)
+        self.did[f"auto-recharge: {status}"] += 1
+
+    async def _charge_now(self, customer: Customer) -> None:
+        """Have the time between two charges be over."""
+        with suppress(DatabaseError):
+            await self.database.execute(AT_ONCE, customer.account_id)
 
     async def _open(self, customer: Customer, asked: dict[str, Any]) -> dict[str, Any] | None:
         """Open the page of a checkout; None: it was refused, because there is a subscription already."""
@@ -118,18 +164,8 @@ class Payers:
     async def _press(self, url: str, action: str) -> None:
         """Press a button until the page answers, some of the time twice at once."""
         twice = 1 + (self.chance.random() < TWICE)
-        await asyncio.gather(*(self._pressed(url, action) for _ in range(twice)))
+        await asyncio.gather(*(self.till.press(url, action) for _ in range(twice)))
         self.did[action] += 1
-
-    async def _pressed(self, url: str, action: str) -> None:
-        async def answered() -> bool:
-            with suppress(aiohttp.ClientError, OSError, TimeoutError):
-                form = {"action": action}
-                async with self.stack.session.post(url, data=form, allow_redirects=False) as answer:
-                    return answer.status < 500
-            return False
-
-        await until(answered, f"the page answers {action}")
 
     async def _call(self, method: str, path: str, key: str | None, body: dict[str, Any]) -> tuple[int, dict[str, Any]]:
         """Call until there is an answer that is no 5xx."""

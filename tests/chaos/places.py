@@ -73,8 +73,8 @@ def make_environment(
         "plans.yaml": {
             "free": {"name": "Free", "price_usd": "0"},
             "wide": {"name": "Wide", "price_usd": "0", "quotas": WIDE},
-            "small": {"name": "Small", "price_usd": "20", "included_credit_usd": "10"},
-            "large": {"name": "Large", "price_usd": "50", "included_credit_usd": "30"},
+            "small": {"name": "Small", "price_usd": "20", "included_credit_usd": "10", "stripe_price": "small"},
+            "large": {"name": "Large", "price_usd": "50", "included_credit_usd": "30", "stripe_price": "large"},
         },
     }
     if spare:

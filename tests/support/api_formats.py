@@ -37,6 +37,8 @@ BEYOND_SCHEMAS: Final = (
         "plan must be one that",
         "Name amount_usd or plan",
         "differ: send one of them",
+        *("subject_id must", "subject_id does not", "tag goes with", "is no key of the account"),
+        *("is no member of", "thresholds must be", "An account has at most"),
     ),
 )
 """Parts of messages: of rules that tie a body's parts together, or what it says to the state, of bounds that are

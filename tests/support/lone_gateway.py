@@ -17,6 +17,7 @@ from tests.support.shipped import shipped_settings
 
 async def main(admin_key: str, key_prefix: str) -> None:
     settings = replace(impatient(shipped_settings(admin_key)), defaults=replace(Limits(), **OF_TESTS))
+    settings = replace(settings, payment_provider="local")
     stores = {"database_url": os.environ["DATABASE_URL"], "redis_url": os.environ["REDIS_URL"]}
     async with (
         open_runtime(settings, **stores, embedded=True, key_prefix=key_prefix) as runtime,

@@ -153,8 +153,8 @@ class Batcher:
         self._alone = False
 
     def submit(self, item: Item) -> bool:
-        """Send with whatever else this turn of the event loop brings, or at once where that is nothing; whether it is
-        out."""
+        """Send with whatever else this turn of the event loop brings, or at once where that is nothing; return whether
+        it is out."""
         if not self._queue:
             if self._alone and self._clock.idle:
                 self._send([item])

@@ -110,7 +110,7 @@ class RedisClient:
         return Server(where, self._doubt, connect_timeout_s=self._connect_timeout_s)
 
     def _doubt(self) -> None:
-        """What is known of the servers may have changed: ask before the next connection is made."""
+        """Note that what is known of the servers may have changed: ask before the next connection is made."""
         self._doubts += 1
 
     async def connect(self, key: Argument = b"") -> ServerSession:

@@ -150,7 +150,7 @@ def _pack_counters(counters: Sequence[Counter]) -> bytes:
 
 
 def _unpack_counters(raw: bytes, start: int, count: int) -> tuple[Counter, ...]:
-    return tuple(Counter(*COUNTER.unpack_from(raw, start + place * COUNTER.size)) for place in range(count))
+    return tuple(Counter(*COUNTER.unpack_from(raw, start + index * COUNTER.size)) for index in range(count))
 
 
 @dataclass(frozen=True, slots=True)

@@ -208,7 +208,7 @@ class Server:
 
 
 def _nothing() -> None:
-    """A connection for plain commands that is lost is made anew with the next command."""
+    """Do nothing: a connection for plain commands that is lost is made anew with the next command."""
 
 
 def _tls(where: Where) -> SSLContext | None:

@@ -84,7 +84,7 @@ class Keyspace:
         return self.name(0, "refused")
 
     def refused_of(self, key_id: str) -> bytes:
-        """List: the last refusals of an API key."""
+        """Return the key of the list of the last refusals of an API key."""
         return self.name(0, f"refused:{key_id}")
 
     @property

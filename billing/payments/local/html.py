@@ -8,9 +8,8 @@ from dataclasses import dataclass
 from html import escape
 from typing import TYPE_CHECKING, Final
 
-from billing.money import format_usd
 from billing.payments.local.cards import CARDS, card_of
-from billing.payments.objects import NANO_PER_CENT
+from billing.payments.objects import format_cents
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -124,8 +123,8 @@ def _checkout(view: CheckoutView, step: str) -> str:
 
 def _afterwards(payment: Payment) -> str:
     """Return what a bank or a shop may do to a payment later."""
-    said = "".join(f"<p>Refund of {_usd(each.amount_cents)}: {each.status}.</p>" for each in payment.refunds)
-    said += "".join(f"<p>Dispute of {_usd(each.amount_cents)}: {each.status}.</p>" for each in payment.disputes)
+    history = "".join(f"<p>Refund of {_usd(each.amount_cents)}: {each.status}.</p>" for each in payment.refunds)
+    history += "".join(f"<p>Dispute of {_usd(each.amount_cents)}: {each.status}.</p>" for each in payment.disputes)
     kept = sum(each.amount_cents for each in payment.refunds if each.status == "succeeded")
     buttons = ""
     if any(each.status == "open" for each in payment.disputes):
@@ -136,7 +135,7 @@ def _afterwards(payment: Payment) -> str:
             buttons += "" if payment.disputes else _button("dispute", "Dispute the payment")
         if kept:
             buttons += _button("fail_refund", "The last refund fails")
-    return f"<h2>What may happen later</h2>{said}{_form(buttons)}"
+    return f"<h2>What may happen later</h2>{history}{_form(buttons)}"
 
 
 def _customer(view: CustomerView) -> str:
@@ -174,7 +173,7 @@ def _subscription(found: Subscription, prices: Mapping[str, int]) -> str:
 
 
 def _facts(facts: Mapping[str, str]) -> str:
-    return "<dl>" + "".join(f"<dt>{escape(name)}</dt><dd>{escape(said)}</dd>" for name, said in facts.items()) + "</dl>"
+    return "<dl>" + "".join(f"<dt>{escape(name)}</dt><dd>{escape(text)}</dd>" for name, text in facts.items()) + "</dl>"
 
 
 def _button(action: str, label: str, *, main: bool = False) -> str:
@@ -196,4 +195,4 @@ def _page(title: str, body: str, *, note: bool = True) -> str:
 
 
 def _usd(cents: int) -> str:
-    return f"{format_usd(cents * NANO_PER_CENT)} USD"
+    return f"{format_cents(cents)} USD"

@@ -116,8 +116,8 @@ class LocalStore:
         parent_id = getattr(found, "subscription_id", None) if found.kind == "invoice" else parent_id
         customer_id = found.id if isinstance(found, Customer) else getattr(found, "customer_id", None)
         order_id = getattr(found, "order_id", None)
-        said = (found.kind, found.id, customer_id, order_id, parent_id, state, found.created_at)
-        await change.connection.execute(_query("object_put"), *said)
+        values = (found.kind, found.id, customer_id, order_id, parent_id, state, found.created_at)
+        await change.connection.execute(_query("object_put"), *values)
         if event is not None:
             told = Event(f"evt_{self.new_id()}", event, ObjectRef(found.kind, found.id), False, change.now)
             await change.connection.execute(_query("event_put"), told.id, event, found.kind, found.id, change.now)
@@ -125,8 +125,8 @@ class LocalStore:
 
     async def put_purchase(self, change: Change, checkout_id: str, purchase: Purchase) -> None:
         """Write what a checkout sells."""
-        said = ("purchase", checkout_id, purchase.customer_id, None, None, msgspec.to_builtins(purchase), change.now)
-        await change.connection.execute(_query("object_put"), *said)
+        values = ("purchase", checkout_id, purchase.customer_id, None, None, msgspec.to_builtins(purchase), change.now)
+        await change.connection.execute(_query("object_put"), *values)
 
     async def purchase(self, connection: Connection, checkout_id: str) -> Purchase | None:
         """Return what a checkout sells."""
@@ -161,8 +161,8 @@ class LocalStore:
         self, connection: Connection, secret: str, kind: str, object_id: str, urls: ReturnUrls, expires_at: datetime
     ) -> None:
         """Write a page, which only whoever knows its secret finds."""
-        said = (_digest(secret), kind, object_id, msgspec.to_builtins(urls), expires_at)
-        await connection.execute(_query("page_put"), *said)
+        values = (_digest(secret), kind, object_id, msgspec.to_builtins(urls), expires_at)
+        await connection.execute(_query("page_put"), *values)
 
     async def page(self, secret: str) -> Page | None:
         """Return a page by its secret, None for one that there is not, or not any more."""

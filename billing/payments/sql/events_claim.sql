@@ -1,6 +1,6 @@
 -- Take the event that is to be looked into next. It is tried again after $2 seconds, twice as long for each try before, at
--- most $3: also where whoever took it dies.
-UPDATE payment_events SET attempts = attempts + 1,
+-- most $3: also where whoever took it, gateway $4, dies and does not say.
+UPDATE payment_events SET attempts = attempts + 1, claimed_by = $4,
     next_attempt_at = now() + least($3, $2 * 2.0 ^ least(attempts, 30)) * interval '1 second'
 WHERE (provider, id) = (
     SELECT provider, id FROM payment_events

@@ -14,8 +14,8 @@ from typing import Any, Final
 from billing.payments.objects import Invoice, InvoiceLine, LineKind, Subscription, SubscriptionStatus
 from billing.payments.stripe.parameters import DEPLOYMENT, ORDER
 
-Said = Mapping[str, Any]
-"""An object as Stripe says it."""
+StripeObject = Mapping[str, Any]
+"""An object of the API, as its JSON is parsed."""
 
 _SUBSCRIPTIONS: Final[Mapping[str, SubscriptionStatus]] = {
     "incomplete": "incomplete",
@@ -38,57 +38,57 @@ def _moment(seconds: int | None) -> datetime | None:
     return None if seconds is None else moment(seconds)
 
 
-def id_of(value: str | Said | None) -> str | None:
+def id_of(value: str | StripeObject | None) -> str | None:
     """Return the id of a field that holds an object or its id."""
     return value if value is None or isinstance(value, str) else value["id"]
 
 
-def marks_of(said: Said) -> Said:
+def marks_of(found: StripeObject) -> StripeObject:
     """Return an object's metadata."""
-    return said.get("metadata") or {}
+    return found.get("metadata") or {}
 
 
-def _subscription_details(invoice: Said) -> Said:
+def _subscription_details(invoice: StripeObject) -> StripeObject:
     return (invoice.get("parent") or {}).get("subscription_details") or {}
 
 
-def invoice_marks(invoice: Said) -> Said:
+def invoice_marks(invoice: StripeObject) -> StripeObject:
     """Return the metadata that tells whose an invoice is: its subscription's, else its own."""
     return _subscription_details(invoice).get("metadata") or marks_of(invoice)
 
 
-def before_taxes(invoice: Said) -> int:
+def before_taxes(invoice: StripeObject) -> int:
     """Return what an invoice comes to without its taxes, in cents; below zero where it gives back."""
     without = invoice.get("total_excluding_tax")
     return int(invoice["total"] if without is None else without)
 
 
-def invoice_of(said: Said, lines: Sequence[Said]) -> Invoice:
+def invoice_of(invoice: StripeObject, lines: Sequence[StripeObject]) -> Invoice:
     """Return an invoice, with all of its lines and its payments expanded."""
-    marks = invoice_marks(said)
+    marks = invoice_marks(invoice)
     return Invoice(
-        id=said["id"],
-        status=said["status"] or "draft",
-        customer_id=id_of(said.get("customer")),
-        subscription_id=id_of(_subscription_details(said).get("subscription")),
-        payment_id=_paid_by(said),
+        id=invoice["id"],
+        status=invoice["status"] or "draft",
+        customer_id=id_of(invoice.get("customer")),
+        subscription_id=id_of(_subscription_details(invoice).get("subscription")),
+        payment_id=_paid_by(invoice),
         order_id=marks.get(ORDER),
         deployment=marks.get(DEPLOYMENT),
-        amount_cents=before_taxes(said),
-        total_cents=said["total"],
-        currency=said["currency"],
+        amount_cents=before_taxes(invoice),
+        total_cents=invoice["total"],
+        currency=invoice["currency"],
         lines=tuple(_line(each) for each in lines),
-        livemode=said["livemode"],
-        created_at=moment(said["created"]),
-        number=said.get("number"),
-        attempts=said.get("attempt_count") or 0,
-        next_attempt_at=_moment(said.get("next_payment_attempt")),
-        hosted_url=said.get("hosted_invoice_url"),
-        pdf_url=said.get("invoice_pdf"),
+        livemode=invoice["livemode"],
+        created_at=moment(invoice["created"]),
+        number=invoice.get("number"),
+        attempts=invoice.get("attempt_count") or 0,
+        next_attempt_at=_moment(invoice.get("next_payment_attempt")),
+        hosted_url=invoice.get("hosted_invoice_url"),
+        pdf_url=invoice.get("invoice_pdf"),
     )
 
 
-def _paid_by(invoice: Said) -> str | None:
+def _paid_by(invoice: StripeObject) -> str | None:
     """Return the payment intent of an invoice: the one that has paid it, else the newest."""
     payments = (invoice.get("payments") or {}).get("data") or ()
     ordered = sorted(payments, key=lambda each: (each["status"] == "paid", each["created"]))
@@ -96,46 +96,46 @@ def _paid_by(invoice: Said) -> str | None:
     return found[-1] if found else None
 
 
-def _line(said: Said) -> InvoiceLine:
+def _line(line: StripeObject) -> InvoiceLine:
     """Return a line of an invoice, without what taxes and discounts make of its amount."""
-    parent = said.get("parent") or {}
+    parent = line.get("parent") or {}
     of_item = parent.get("subscription_item_details")
     details = of_item or parent.get("invoice_item_details") or {}
     kind: LineKind = "other" if of_item is None else "subscription"
     if details.get("proration"):
         kind = "proration"
-    amount = said["amount"] - sum(each["amount"] for each in said.get("discount_amounts") or ())
-    amount -= sum(each["amount"] for each in said.get("taxes") or () if each.get("tax_behavior") == "inclusive")
-    pricing = (said.get("pricing") or {}).get("price_details") or {}
-    period = said["period"]
+    amount = line["amount"] - sum(each["amount"] for each in line.get("discount_amounts") or ())
+    amount -= sum(each["amount"] for each in line.get("taxes") or () if each.get("tax_behavior") == "inclusive")
+    pricing = (line.get("pricing") or {}).get("price_details") or {}
+    period = line["period"]
     return InvoiceLine(
-        *(said["id"], kind, amount, id_of(pricing.get("price"))), moment(period["start"]), moment(period["end"])
+        *(line["id"], kind, amount, id_of(pricing.get("price"))), moment(period["start"]), moment(period["end"])
     )
 
 
-def subscription_of(said: Said) -> Subscription:
+def subscription_of(subscription: StripeObject) -> Subscription:
     """Return a subscription of one price, with its schedule expanded where it has one."""
-    marks, item = marks_of(said), said["items"]["data"][0]
+    marks, item = marks_of(subscription), subscription["items"]["data"][0]
     return Subscription(
-        id=said["id"],
-        status=_SUBSCRIPTIONS.get(said["status"], "unpaid"),
-        customer_id=id_of(said["customer"]) or "",
+        id=subscription["id"],
+        status=_SUBSCRIPTIONS.get(subscription["status"], "unpaid"),
+        customer_id=id_of(subscription["customer"]) or "",
         order_id=marks.get(ORDER),
         deployment=marks.get(DEPLOYMENT),
         price_id=item["price"]["id"],
         period_start=moment(item["current_period_start"]),
         period_end=moment(item["current_period_end"]),
-        livemode=said["livemode"],
-        created_at=moment(said["created"]),
-        cancel_at=_moment(said.get("cancel_at")),
-        cancel_at_period_end=bool(said.get("cancel_at_period_end")),
-        ended_at=_moment(said.get("ended_at")),
-        next_price_id=_next_price(said.get("schedule"), item["current_period_end"]),
-        latest_invoice_id=id_of(said.get("latest_invoice")),
+        livemode=subscription["livemode"],
+        created_at=moment(subscription["created"]),
+        cancel_at=_moment(subscription.get("cancel_at")),
+        cancel_at_period_end=bool(subscription.get("cancel_at_period_end")),
+        ended_at=_moment(subscription.get("ended_at")),
+        next_price_id=_next_price(subscription.get("schedule"), item["current_period_end"]),
+        latest_invoice_id=id_of(subscription.get("latest_invoice")),
     )
 
 
-def _next_price(schedule: str | Said | None, period_end: int) -> str | None:
+def _next_price(schedule: str | StripeObject | None, period_end: int) -> str | None:
     """Return the price that a schedule has from the next period on."""
     if not isinstance(schedule, Mapping) or schedule.get("status") not in ("active", "not_started"):
         return None

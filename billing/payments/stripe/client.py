@@ -26,6 +26,8 @@ from billing.payments.stripe.parameters import KEY_EXPECTED, LIVE_KEYS, TEST_KEY
 from billing.payments.stripe.signatures import ENDPOINT_EVENTS
 
 if TYPE_CHECKING:
+    from datetime import datetime
+
     from billing.payments.stripe.parameters import Params
 
 
@@ -36,6 +38,7 @@ PAGE: Final = 100
 """Objects of one page of a list: the most that Stripe gives."""
 MOST_PAGES: Final = 1_000
 MOST_MESSAGE: Final = 300
+EXISTS: Final = "already exists with identifier"
 
 stripe.enable_telemetry = False
 # The library logs what it sends when it debugs: names of customers, and the addresses of pages.
@@ -98,7 +101,7 @@ class StripeCalls:
             http_client=self._http,
             max_network_retries=access.retries,
         )
-        self.api = client.v1
+        self.api, self._v2, self.livemode = client.v1, client.v2, access.livemode
 
     async def close(self) -> None:
         """Close connections."""
@@ -138,6 +141,28 @@ class StripeCalls:
                 return
             asked = asked | {"starting_after": page["data"][-1]["id"]}
 
+    async def meter(
+        self, event_name: str, customer_id: str, value: int, identifier: str, at: datetime, key: str
+    ) -> None:
+        """Tell a meter an amount. One that was told under this identifier before is no error: Stripe says that one
+        exists with a plain 400, which has no code."""
+        payload = {"stripe_customer_id": customer_id, "value": str(value)}
+        params = {"event_name": event_name, "payload": payload, "identifier": identifier}
+        try:
+            made = self.api.billing.meter_events.create_async
+            await self.write(made, params=params | {"timestamp": int(at.timestamp())}, key=key)
+        except PaymentRefused as refused:
+            if EXISTS not in str(refused):
+                raise
+
+    async def meter_errors(self, event_id: str) -> dict[str, str]:
+        """Return what a report of a meter's errors says: by the key of a call, why its event was refused later."""
+        said = await self.read(self._v2.core.events.retrieve_async, event_id)
+        found: dict[str, str] = {}
+        for kind in said["data"]["reason"]["error_types"]:
+            found |= {each["request"]["identifier"]: each["error_message"] for each in kind["sample_errors"]}
+        return found
+
     async def all_of(self, method: Method, params: Params, *ids: str) -> list[dict[str, Any]]:
         """Return a list whole."""
         return [found async for found in self.each(method, params, *ids)]
@@ -162,19 +187,19 @@ async def _translated() -> AsyncIterator[None]:
 
 def _refused(error: stripe.StripeError) -> PaymentRefused | PaymentProviderUnavailable:
     """Return what an answer means that is neither a decline nor about the key."""
-    status, said = error.http_status or 500, _said(error)
+    status, reason = error.http_status or 500, _message(error)
     if isinstance(error, stripe.IdempotencyError) and status == 400:
-        return KeyReused(f"Stripe has done this before, otherwise: {said}")
+        return KeyReused(f"Stripe has done this before, otherwise: {reason}")
     if status >= 500 or status in (409, 429):
         return PaymentProviderUnavailable(f"Stripe failed on its side (status {status}): try again in a moment.")
     param = getattr(error, "param", None)
     # A price that is missing has the same code: only the parameter tells.
     if error.code == "resource_missing" and param == "customer":
-        return CustomerGone(f"Stripe has no such customer any more: {said}")
-    return PaymentRefused(f"Stripe refused the call{f' for {param}' if param else ''}: {said}")
+        return CustomerGone(f"Stripe has no such customer any more: {reason}")
+    return PaymentRefused(f"Stripe refused the call{f' for {param}' if param else ''}: {reason}")
 
 
-def _said(error: stripe.StripeError) -> str:
+def _message(error: stripe.StripeError) -> str:
     return " ".join((error.user_message or "no reason given").split())[:MOST_MESSAGE]
 
 
@@ -191,10 +216,10 @@ async def declined_by(call: Awaitable[dict[str, Any]]) -> dict[str, Any] | Decli
     try:
         return await call
     except stripe.CardError as error:
-        said = error.json_body.get("error") if isinstance(error.json_body, dict) else None
-        intent = said.get("payment_intent") if isinstance(said, dict) else None
+        detail = error.json_body.get("error") if isinstance(error.json_body, dict) else None
+        intent = detail.get("payment_intent") if isinstance(detail, dict) else None
         intent_id = intent.get("id") if isinstance(intent, dict) else None
-        decline = said.get("decline_code") if isinstance(said, dict) else None
+        decline = detail.get("decline_code") if isinstance(detail, dict) else None
         return Decline(intent_id, decline or error.code or "card_declined")
 
 
@@ -248,9 +273,9 @@ async def price_faults(calls: StripeCalls, prices: Mapping[str, int]) -> Sequenc
         if found is None:
             faults.append(f"{price_id}: Stripe has no such price in the mode of this key.")
             continue
-        said = (found["currency"], found["unit_amount"], _interval(found), found["active"])
-        if said != (CURRENCY, cents, "month", True):
-            currency, amount, interval, active = said
+        price = (found["currency"], found["unit_amount"], _interval(found), found["active"])
+        if price != (CURRENCY, cents, "month", True):
+            currency, amount, interval, active = price
             state = "" if active else ", and it is not active"
             faults.append(f"{price_id}: {amount} {currency} a {interval}, not {cents} {CURRENCY} a month{state}.")
     return faults

@@ -20,7 +20,7 @@ from billing.payments.objects import (
     Refund,
     RefundStatus,
 )
-from billing.payments.stripe.bills import Said, before_taxes, id_of, invoice_marks, marks_of, moment
+from billing.payments.stripe.bills import StripeObject, before_taxes, id_of, invoice_marks, marks_of, moment
 from billing.payments.stripe.parameters import ACCOUNT, DEPLOYMENT, KIND, ORDER
 
 HARD_DECLINES: Final = frozenset(
@@ -69,11 +69,11 @@ _DISPUTES: Final[Mapping[str, DisputeStatus]] = {
 
 
 def payment_of(
-    intent: Said,
-    session: Said | None = None,
-    invoice: Said | None = None,
-    refunds: Sequence[Said] = (),
-    disputes: Sequence[Said] = (),
+    intent: StripeObject,
+    session: StripeObject | None = None,
+    invoice: StripeObject | None = None,
+    refunds: Sequence[StripeObject] = (),
+    disputes: Sequence[StripeObject] = (),
 ) -> Payment:
     """Return a payment intent with what belongs to it: the checkout session or the invoice that it was made for, its
     refunds and disputes. The session knows what was sold before taxes; a payment of an invoice is marked as that."""
@@ -101,7 +101,7 @@ def payment_of(
     )
 
 
-def _payment_status(intent: Said, session: Said | None, error: Said) -> PaymentStatus:
+def _payment_status(intent: StripeObject, session: StripeObject | None, error: StripeObject) -> PaymentStatus:
     """Return where a payment stands. One that waits for a method may still be paid while its page is open; without a
     page nobody is there to give another."""
     if intent["status"] != "requires_payment_method":
@@ -113,81 +113,81 @@ def _payment_status(intent: Said, session: Said | None, error: Said) -> PaymentS
     return {"complete": "failed", "expired": "canceled"}.get(session["status"], "open")  # type: ignore[return-value]
 
 
-def _sold(intent: Said, session: Said | None, invoice: Said | None) -> int:
+def _sold(intent: StripeObject, session: StripeObject | None, invoice: StripeObject | None) -> int:
     """Return what was sold, in cents, before taxes and reductions."""
     if session is not None and session.get("amount_subtotal") is not None:
         return int(session["amount_subtotal"])
     return int(intent["amount"] if invoice is None else max(before_taxes(invoice), 0))
 
 
-def refund_of(said: Said) -> Refund:
+def refund_of(refund: StripeObject) -> Refund:
     """Return a refund. One that needs an action of the payer is pending."""
     return Refund(
-        said["id"],
-        id_of(said.get("payment_intent")) or "",
-        _REFUNDS.get(said.get("status") or "", "pending"),
-        said["amount"],
-        said["currency"],
-        moment(said["created"]),
+        refund["id"],
+        id_of(refund.get("payment_intent")) or "",
+        _REFUNDS.get(refund.get("status") or "", "pending"),
+        refund["amount"],
+        refund["currency"],
+        moment(refund["created"]),
     )
 
 
-def dispute_of(said: Said) -> Dispute:
+def dispute_of(dispute: StripeObject) -> Dispute:
     """Return a dispute, with the balance transactions that it has made: their amounts are the disputed ones, signed;
     the fee stands beside them and is ours."""
     return Dispute(
-        said["id"],
-        id_of(said.get("payment_intent")) or "",
-        _DISPUTES.get(said["status"], "open"),
-        said["amount"],
-        said["currency"],
-        moment(said["created"]),
-        tuple(_movement(each, said) for each in said.get("balance_transactions") or ()),
+        dispute["id"],
+        id_of(dispute.get("payment_intent")) or "",
+        _DISPUTES.get(dispute["status"], "open"),
+        dispute["amount"],
+        dispute["currency"],
+        moment(dispute["created"]),
+        tuple(_movement(each, dispute) for each in dispute.get("balance_transactions") or ()),
     )
 
 
-def _movement(said: Said, dispute: Said) -> Movement:
+def _movement(movement: StripeObject, dispute: StripeObject) -> Movement:
     """Return a balance transaction. Its own currency is that in which we are paid out: where it is another, the
     dispute's amount is what the payer got or gave."""
-    amount = said["amount"]
-    if said["currency"] != dispute["currency"]:
+    amount = movement["amount"]
+    if movement["currency"] != dispute["currency"]:
         amount = dispute["amount"] if amount > 0 else -dispute["amount"]
-    return Movement(said["id"], amount, moment(said["created"]))
+    return Movement(movement["id"], amount, moment(movement["created"]))
 
 
-def checkout_of(said: Said) -> Checkout:
+def checkout_of(session: StripeObject) -> Checkout:
     """Return a checkout session."""
-    marks = marks_of(said)
+    marks = marks_of(session)
     return Checkout(
-        said["id"],
-        said["status"] or "open",
+        session["id"],
+        session["status"] or "open",
         marks.get(ORDER),
         marks.get(DEPLOYMENT),
-        id_of(said.get("customer")),
-        id_of(said.get("payment_intent")),
-        id_of(said.get("subscription")),
-        said["livemode"],
-        moment(said["created"]),
-        moment(said["expires_at"]),
+        id_of(session.get("customer")),
+        id_of(session.get("payment_intent")),
+        id_of(session.get("subscription")),
+        session["livemode"],
+        moment(session["created"]),
+        moment(session["expires_at"]),
     )
 
 
-def customer_of(said: Said, method: Said | None) -> Customer | None:
+def customer_of(customer: StripeObject, method: StripeObject | None) -> Customer | None:
     """Return a customer with the method that it would be charged by; None for one that was deleted."""
-    if said.get("deleted"):
+    if customer.get("deleted"):
         return None
-    marks = marks_of(said)
+    marks = marks_of(customer)
     return Customer(
-        said["id"],
+        customer["id"],
         marks.get(ACCOUNT),
         marks.get(DEPLOYMENT),
-        said["livemode"],
-        moment(said["created"]),
+        customer["livemode"],
+        moment(customer["created"]),
         None if method is None else method_name(method),
     )
 
 
-def method_name(method: Said) -> str:
+def method_name(method: StripeObject) -> str:
     """Return how a payment method is shown: `visa 4242`, or its type alone."""
     card = method.get("card") if method["type"] == "card" else None
     return method["type"] if card is None else f"{card['brand']} {card['last4']}"

@@ -126,36 +126,36 @@ class StripePayments:
     async def change_plan(self, subscription_id: str, price_id: str, when: When, key: str) -> Subscription:
         """Change a subscription's price. Now: what is left is credited, the rest charged at once, and the change comes
         about with its payment; at the period's end: by a schedule."""
-        said = await self._subscription_said(subscription_id)
+        subscription = await self._subscription(subscription_id)
         if when == "now":
-            await self._release(said, key)
-            params = parameters.upgrade_params(said["items"]["data"][0]["id"], price_id)
+            await self._release(subscription, key)
+            params = parameters.upgrade_params(subscription["items"]["data"][0]["id"], price_id)
             return await self._update(subscription_id, params, key)
         schedules = self.calls.api.subscription_schedules
-        schedule = said.get("schedule")
+        schedule = subscription.get("schedule")
         if schedule is None:
             asked: Params = {"from_subscription": subscription_id}
             schedule = await self.calls.write(schedules.create_async, params=asked, key=f"{key}:schedule")
         asked = parameters.downgrade_params(schedule, price_id)
         await self.calls.write(schedules.update_async, schedule["id"], params=asked, key=key)
-        return bills.subscription_of(await self._subscription_said(subscription_id))
+        return bills.subscription_of(await self._subscription(subscription_id))
 
     async def cancel(self, subscription_id: str, when: When, key: str) -> Subscription:
         """Cancel a subscription: now, giving nothing back, or at the period's end."""
-        await self._release(await self._subscription_said(subscription_id), key)
+        await self._release(await self._subscription(subscription_id), key)
         if when == "period_end":
             return await self._update(subscription_id, {"cancel_at_period_end": True}, key)
         subscriptions = self.calls.api.subscriptions
         await self.calls.write(subscriptions.cancel_async, subscription_id, params={}, key=key)
-        return bills.subscription_of(await self._subscription_said(subscription_id))
+        return bills.subscription_of(await self._subscription(subscription_id))
 
     async def resume(self, subscription_id: str, key: str) -> Subscription:
         """Take back a cancellation, or a change, that has not come about yet."""
-        said = await self._subscription_said(subscription_id)
-        await self._release(said, key)
-        params = parameters.resume_params(said)
+        subscription = await self._subscription(subscription_id)
+        await self._release(subscription, key)
+        params = parameters.resume_params(subscription)
         if not params:
-            return bills.subscription_of(await self._subscription_said(subscription_id))
+            return bills.subscription_of(await self._subscription(subscription_id))
         return await self._update(subscription_id, params, key)
 
     async def fetch(self, ref: ObjectRef) -> ProviderObject | None:
@@ -165,19 +165,19 @@ class StripePayments:
             case "payment":
                 return await self._payment(ref.id)
             case "checkout":
-                said = await find(api.checkout.sessions.retrieve_async, ref.id)
-                return None if said is None else objects.checkout_of(said)
+                found = await find(api.checkout.sessions.retrieve_async, ref.id)
+                return None if found is None else objects.checkout_of(found)
             case "refund":
-                said = await find(api.refunds.retrieve_async, ref.id)
-                return None if said is None or not said.get("payment_intent") else objects.refund_of(said)
+                found = await find(api.refunds.retrieve_async, ref.id)
+                return None if found is None or not found.get("payment_intent") else objects.refund_of(found)
             case "dispute":
-                said = await find(api.disputes.retrieve_async, ref.id)
-                return None if said is None or not said.get("payment_intent") else objects.dispute_of(said)
+                found = await find(api.disputes.retrieve_async, ref.id)
+                return None if found is None or not found.get("payment_intent") else objects.dispute_of(found)
             case "invoice":
                 return await self._invoice(ref.id)
             case "subscription":
-                said = await find(api.subscriptions.retrieve_async, ref.id, {"expand": ["schedule"]})
-                return None if said is None else bills.subscription_of(said)
+                found = await find(api.subscriptions.retrieve_async, ref.id, {"expand": ["schedule"]})
+                return None if found is None else bills.subscription_of(found)
             case "customer":
                 return await self._customer(ref.id)
 
@@ -196,8 +196,8 @@ class StripePayments:
         params: Params = {"created": {"gte": int(since.timestamp())}}
         if kind == "subscription":
             params["status"] = "all"
-        async for said in self.calls.each(listed.list_async, params):  # type: ignore[attr-defined]
-            yield ObjectRef(kind, said["id"])
+        async for found in self.calls.each(listed.list_async, params):  # type: ignore[attr-defined]
+            yield ObjectRef(kind, found["id"])
 
     async def read_event(self, body: bytes, headers: Mapping[str, str]) -> Event:
         """Return an event that was delivered. Raises `PaymentEventRefused`."""
@@ -233,43 +233,43 @@ class StripePayments:
 
     async def _invoice(self, invoice_id: str) -> Invoice | None:
         api = self.calls.api
-        said = await self.calls.find(api.invoices.retrieve_async, invoice_id, {"expand": ["payments"]})
-        if said is None:
+        invoice = await self.calls.find(api.invoices.retrieve_async, invoice_id, {"expand": ["payments"]})
+        if invoice is None:
             return None
-        lines = said["lines"]["data"]
-        if said["lines"].get("has_more"):
+        lines = invoice["lines"]["data"]
+        if invoice["lines"].get("has_more"):
             lines = await self.calls.all_of(api.invoices.line_items.list_async, {}, invoice_id)
-        return bills.invoice_of(said, lines)
+        return bills.invoice_of(invoice, lines)
 
     async def _customer(self, customer_id: str) -> Customer | None:
-        said = await self.calls.find(self.calls.api.customers.retrieve_async, customer_id)
-        if said is None or said.get("deleted"):
+        customer = await self.calls.find(self.calls.api.customers.retrieve_async, customer_id)
+        if customer is None or customer.get("deleted"):
             return None
-        return objects.customer_of(said, await self._method(customer_id))
+        return objects.customer_of(customer, await self._method(customer_id))
 
     async def _method(self, customer_id: str) -> dict[str, Any] | None:
         """Return the payment method that a customer is charged by: the default one, else what was saved last. Raises
         `CustomerGone`."""
         customers = self.calls.api.customers
         expand: Params = {"expand": ["invoice_settings.default_payment_method"]}
-        said = await self.calls.find(customers.retrieve_async, customer_id, expand)
-        if said is None or said.get("deleted"):
+        customer = await self.calls.find(customers.retrieve_async, customer_id, expand)
+        if customer is None or customer.get("deleted"):
             raise CustomerGone("Stripe has no such customer any more.")
-        default = said["invoice_settings"].get("default_payment_method")
+        default = customer["invoice_settings"].get("default_payment_method")
         if default is not None:
             return dict(default)
         saved = await self.calls.read(customers.payment_methods.list_async, customer_id, params={"limit": 1})
         return saved["data"][0] if saved["data"] else None
 
-    async def _subscription_said(self, subscription_id: str) -> dict[str, Any]:
+    async def _subscription(self, subscription_id: str) -> dict[str, Any]:
         params: Params = {"expand": ["schedule"]}
         return await self.calls.read(self.calls.api.subscriptions.retrieve_async, subscription_id, params=params)
 
     async def _update(self, subscription_id: str, params: Params, key: str) -> Subscription:
         subscriptions = self.calls.api.subscriptions
         params = params | {"expand": ["schedule"]}
-        said = await self.calls.write(subscriptions.update_async, subscription_id, params=params, key=key)
-        return bills.subscription_of(said)
+        updated = await self.calls.write(subscriptions.update_async, subscription_id, params=params, key=key)
+        return bills.subscription_of(updated)
 
     async def _release(self, subscription: Mapping[str, Any], key: str) -> None:
         """Let a subscription go from the schedule that it follows: none can be changed beside it."""

@@ -113,17 +113,17 @@ def _signed(header: str) -> tuple[int, list[str]]:
 def read(body: bytes) -> Event:
     """Return a verified event, snapshot or thin. Raises `PaymentEventRefused` for what is none."""
     try:
-        said: Any = msgspec.json.decode(body)
-        thin = said["object"] == _THIN
-        if not thin and said["object"] != "event":
+        event: Any = msgspec.json.decode(body)
+        thin = event["object"] == _THIN
+        if not thin and event["object"] != "event":
             raise PaymentEventRefused("The body is not an event of Stripe's.")
-        about = said.get("related_object") if thin else said["data"]["object"]
+        about = event.get("related_object") if thin else event["data"]["object"]
         return Event(
-            _text(said["id"]),
-            _text(said["type"]).removeprefix(_THIN_PREFIX),
+            _text(event["id"]),
+            _text(event["type"]).removeprefix(_THIN_PREFIX),
             None if about is None else _ref(about, thin),
-            said["livemode"] is True,
-            datetime.fromisoformat(said["created"]) if thin else datetime.fromtimestamp(said["created"], UTC),
+            event["livemode"] is True,
+            datetime.fromisoformat(event["created"]) if thin else datetime.fromtimestamp(event["created"], UTC),
         )
     except (msgspec.DecodeError, KeyError, TypeError, AttributeError, ValueError, OverflowError) as error:
         raise PaymentEventRefused("The body is not an event of Stripe's.") from error

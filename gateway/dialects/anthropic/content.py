@@ -110,7 +110,8 @@ class _Count:
             self._nested(nested, kind, param)
 
     def _nested(self, content: Raw, kind: str, param: str) -> None:
-        """Only what a client answers to its own tools, and documents, have blocks of pictures and files."""
+        """Look into nested blocks. Only what a client answers to its own tools, and documents, have blocks of pictures
+        and files."""
         if kind in ("tool_result", "document", "mcp_tool_result"):
             self.read(content, param)
 
@@ -128,7 +129,7 @@ class _Count:
 
 
 def _stored(param: str) -> BadRequest:
-    """The refusal of a file that is kept at the provider, where it may be another account's."""
+    """Return the refusal of a file that is kept at the provider, where it may be another account's."""
     return BadRequest("Files that are kept at the provider can't be used here: send the data itself.", param)
 
 
@@ -204,7 +205,7 @@ def _of_field(name: str, value: Any, inline: list[Inline]) -> Iterator[str]:
 
 
 def _of_content(value: Any, inline: list[Inline]) -> Iterator[str]:
-    """The texts of messages, contents and blocks; the data of pictures and documents goes to `inline`."""
+    """Yield the texts of messages, contents and blocks; the data of pictures and documents goes to `inline`."""
     if isinstance(value, str):
         yield value
     elif isinstance(value, list):
@@ -287,7 +288,7 @@ def _of_event(event: dict[str, Any]) -> Iterator[str]:
 
 
 def _of_block(block: Any) -> Iterator[str]:
-    """The texts of a content block or a delta. An event of a kind that nobody knows is read as one."""
+    """Yield the texts of a content block or a delta. An event of a kind that nobody knows is read as one."""
     if not isinstance(block, dict) or str(block.get("type", "")).endswith(_RESULT):
         return
     for name, value in block.items():

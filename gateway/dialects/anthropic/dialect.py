@@ -178,7 +178,8 @@ class AnthropicDialect:
 
 
 def _values(fields: Mapping[str, Raw], bounds: StructureBounds) -> dict[str, Any]:
-    """The small fields, decoded. Raises `BadRequest` for a wrong type, or a name that another parser would take."""
+    """Return the small fields, decoded. Raises `BadRequest` for a wrong type, or a name that other parsers would
+    take."""
     values: dict[str, Any] = {}
     try:
         for name, raw in fields.items():
@@ -195,7 +196,7 @@ def _values(fields: Mapping[str, Raw], bounds: StructureBounds) -> dict[str, Any
 
 
 def _max_tokens(values: Mapping[str, Any], of_fallbacks: int) -> int:
-    """The most tokens of one answer, thinking included."""
+    """Return the most tokens of one answer, thinking included."""
     most: int | None = values.get(MAX_FIELD)
     if most is None:
         raise BadRequest(f"Missing required parameter: '{MAX_FIELD}'.", MAX_FIELD)

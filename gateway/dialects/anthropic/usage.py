@@ -127,7 +127,7 @@ def _entries(iterations: object) -> list[Mapping[str, object]]:
 
 
 def _by_model(entries: Iterable[Mapping[str, object]]) -> tuple[Usage, tuple[ModelUsage, ...]]:
-    """The counts of the model that was asked, and those of the others by name. Raises `UsageError`."""
+    """Return the counts of the model that was asked, and those of the others by name. Raises `UsageError`."""
     entries = list(entries)
     fallbacks = {_text(entry, "model") for entry in entries if entry.get("type") == _FALLBACK}
     own, others = [_NO_COUNTS], dict[str, list[Usage]]()
@@ -147,7 +147,7 @@ def _by_model(entries: Iterable[Mapping[str, object]]) -> tuple[Usage, tuple[Mod
 def _counts(
     counts: Mapping[str, object], requests: int, searches: int = 0, named: Mapping[str, int] | None = None
 ) -> Usage:
-    """One usage object, or one of its iterations. Raises `UsageError` for counts that can't be."""
+    """Return one usage object, or one of its iterations. Raises `UsageError` for counts that can't be."""
     read, written = _count(counts, "cache_read_input_tokens"), _count(counts, "cache_creation_input_tokens")
     hour, minutes = _split(counts)
     written = max(written, hour + minutes)
@@ -170,7 +170,7 @@ def _counts(
 
 
 def _split(counts: Mapping[str, object]) -> tuple[int, int]:
-    """Tokens that were written to the cache for an hour, and for five minutes."""
+    """Return tokens that were written to the cache for an hour, and for five minutes."""
     split = counts.get("cache_creation")
     if not isinstance(split, dict):
         return 0, 0
@@ -178,13 +178,13 @@ def _split(counts: Mapping[str, object]) -> tuple[int, int]:
 
 
 def _searches(usage: Mapping[str, object]) -> int:
-    """Searches at the provider. Raises `UsageError`."""
+    """Return searches at the provider. Raises `UsageError`."""
     used = usage.get("server_tool_use")
     return _count(used, "web_search_requests") if isinstance(used, dict) else 0
 
 
 def _count(counts: Mapping[str, object], name: str) -> int:
-    """A count; zero where it is none, or below zero. Raises `UsageError` above what one request can have."""
+    """Return a count; zero where it is none, or below zero. Raises `UsageError` above what one request can have."""
     count = counts.get(name)
     if type(count) is not int:
         if type(count) is not float or not count.is_integer():

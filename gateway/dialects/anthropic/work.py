@@ -24,7 +24,7 @@ from billing.usage import MAX_COUNT
 from gateway.dialects.exceptions import BadRequest
 from gateway.dialects.facts import NO_WORK, Work
 from gateway.dialects.fields import first_byte, is_null, read_object, read_objects, wrong_type
-from gateway.dialects.structure import StructureBounds, check_value, more_items, too_many
+from gateway.dialects.structure import StructureBounds, check_value, read_tool_objects, too_many
 from gateway.dialects.values import MAX_NAME_CHARS, short_text, whole
 
 BETA: Final = "anthropic-beta"
@@ -125,16 +125,10 @@ def read_work(fields: Mapping[str, Raw], bounds: StructureBounds) -> Asked:
 
 
 def _tools(raw: Raw | None, bounds: StructureBounds) -> tuple[int, int, int, list[str], int]:
-    """Uses, searches, further calls, models that they name, and tokens of the provider's own prompt."""
+    """Return uses, searches, further calls, models that they name, and tokens of the provider's own prompt."""
     if raw is None:
         return 0, 0, 0, [], 0
-    if first_byte(raw) != ord("["):
-        raise wrong_type("tools", "an array of objects")
-    if more_items(raw, bounds.tools):
-        raise too_many("tools", bounds.tools, "tools")
-    tools = read_objects(raw, "tools", _TOOL)
-    if tools is None:
-        raise wrong_type("tools", "an array of objects")
+    tools = read_tool_objects(raw, _TOOL, bounds)
     uses = searches = calls = 0
     models = []
     prompt_tokens = TOOL_SYSTEM_TOKENS if tools else 0
@@ -160,7 +154,7 @@ def _tools(raw: Raw | None, bounds: StructureBounds) -> tuple[int, int, int, lis
 
 
 def _max_uses(tool: Mapping[str, Raw], kind: str, param: str) -> int:
-    """How often a tool may run: once at least, because a provider that does not know the field runs it."""
+    """Return how often a tool may run: once at least, because a provider that does not know the field runs it."""
     raw = tool.get("max_uses")
     if raw is None or is_null(raw):
         raise BadRequest(
@@ -176,7 +170,7 @@ def _check_container(raw: Raw) -> None:
 
 
 def _compactions(given: Mapping[str, Raw], uses: int) -> int:
-    """Calls that may sum up the context: one before the answer, and one for each use of a tool."""
+    """Return calls that may sum up the context: one before the answer, and one for each use of a tool."""
     if "compaction" in given:
         return 1 + uses
     if "context_management" not in given:
@@ -195,7 +189,7 @@ def _compactions(given: Mapping[str, Raw], uses: int) -> int:
 
 
 def _fallbacks(raw: Raw | None, bounds: StructureBounds) -> tuple[list[str], int, bool]:
-    """The models that may answer in turn, the most tokens that one of them says, and whether one is fast."""
+    """Return the models that may answer in turn, the most tokens that one of them says, and whether one is fast."""
     if raw is None:
         return [], 0, False
     if first_byte(raw) != ord("["):

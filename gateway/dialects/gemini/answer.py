@@ -121,7 +121,7 @@ class Reading:
         self._model: str | None = None
 
     def take(self, answer: Answer, data: bytes) -> bool:
-        """Read one piece of the answer, decoded from `data`; whether usage stands in it."""
+        """Read one piece of the answer, decoded from `data`; return whether usage stands in it."""
         if any(data.find(name) >= 0 for name in _OF_TOOLS):
             self._take_tools(answer, data)
         if not is_null(answer.model_version):
@@ -155,7 +155,7 @@ class Reading:
         return True
 
     def _take_counts(self, usage: Raw) -> bool:
-        """Replace the fields that a usage names; whether it names any."""
+        """Replace the fields that a usage names; return whether it names any."""
         if counts := _counts_of(usage):
             self._counts = (
                 merge_snapshot(self._counts, counts) if None in counts.values() else {**self._counts, **counts}

@@ -95,8 +95,8 @@ def count_contents(raw: Raw, param: str, bounds: StructureBounds, counted: Count
 
 
 def _is_plain(contents: bytes, bounds: StructureBounds) -> bool:
-    """Whether all parts are texts, each name once: told by the number of strings, or of the names where some strings
-    are escaped (a name within a string has escaped quotes)."""
+    """Return whether all parts are texts, each name once: told by the number of strings, or of the names where some
+    strings are escaped (a name within a string has escaped quotes)."""
     try:
         turns = _PLAIN.decode(contents)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):

@@ -158,7 +158,7 @@ class GeminiDialect:
 
 
 def _rename(fields: dict[str, Any], model: str) -> bool:
-    """Put a model's name wherever a body says it; whether it did."""
+    """Put a model's name wherever a body says it; return whether it did."""
     changed = False
     if "model" in fields and not is_null(fields["model"]):
         prefix = _PREFIX if _STRING.decode(fields["model"]).startswith(_PREFIX) else ""

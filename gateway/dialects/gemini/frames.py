@@ -171,7 +171,7 @@ class ArrayFrames:
         return found
 
     def _step(self) -> bool:
-        """Look at the next sign; whether an object or the array ended with it, after which `_at` stands."""
+        """Look at the next sign; return whether an object or the array ended with it, after which `_at` stands."""
         buffer = self._buffer
         while True:
             if self._in_string and not self._end_string():
@@ -198,7 +198,8 @@ class ArrayFrames:
                     return True
 
     def _end_string(self) -> bool:
-        """Look for the end of a string that the buffer ended within; whether it is there, after which `_at` stands."""
+        """Look for the end of a string that the buffer ended within; return whether it is there, after which `_at`
+        stands."""
         buffer = self._buffer
         while (found := _IN_STRING.search(buffer, self._at)) is not None:
             if buffer[found.start()] == _QUOTE:

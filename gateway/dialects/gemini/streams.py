@@ -117,7 +117,7 @@ class GeminiTap(Passed):
         return released
 
     def _look(self, data: bytes, marked: bool) -> bool:
-        """Keep the data of a frame; whether a candidate finishes in it, or an error says that no more comes."""
+        """Keep the data of a frame; return whether a candidate finishes in it, or an error says that no more comes."""
         self._keep(data)
         if not marked or all(data.find(marker) < 0 for marker in END_MARKERS):
             return False

@@ -81,7 +81,7 @@ def reported_cost(fields: CostFields) -> str | None:
 
 
 def _cost(fields: CostFields) -> Decimal | None:
-    """Raises `msgspec.DecodeError`, `ArithmeticError`, `ValueError`."""
+    """Return the cost that a provider names. Raises `msgspec.DecodeError`, `ArithmeticError`, `ValueError`."""
     if fields.cost == _NULL:
         ticks = _decimal(fields.cost_in_usd_ticks)
         return None if ticks is None else ticks.scaleb(-TICK_DECIMALS)

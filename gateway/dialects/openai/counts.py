@@ -164,10 +164,10 @@ def _usage(counts: _Usage, prompt: int, output: int) -> Usage:
 def _doubts(counts: _Usage, prompt: int, output: int, raw: Raw) -> Iterator[Doubt]:
     """Yield what can't be placed: a total that nothing explains, parts above their whole, counts by unknown names."""
     inputs, outputs, total = _input_details(counts), _output_details(counts), counts.total_tokens
-    said = _first(counts.prompt_tokens, counts.input_tokens) + _first(counts.completion_tokens, counts.output_tokens)
+    parts = _first(counts.prompt_tokens, counts.input_tokens) + _first(counts.completion_tokens, counts.output_tokens)
     cache, reasoning = _cached(counts) + _written(counts), _reasoning(counts)
-    if total and said and total - said not in (0, reasoning, cache, cache + reasoning):
-        yield "total", "total_tokens" if total < said else MORE_IN_TOTAL
+    if total and parts and total - parts not in (0, reasoning, cache, cache + reasoning):
+        yield "total", "total_tokens" if total < parts else MORE_IN_TOTAL
     modalities = sum(map(_first, (inputs.audio_tokens, inputs.image_tokens, inputs.video_tokens)))
     if max(modalities, cache) > prompt:
         yield "total", "prompt_tokens_details"
@@ -202,7 +202,7 @@ def _reasoning(counts: _Usage) -> int:
 
 
 def _left_out(remainder: int, cache: int, reasoning: int) -> tuple[int, int]:
-    """What `total_tokens` counts above prompt and completion, as (input, output) to add.
+    """Return what `total_tokens` counts above prompt and completion, as (input, output) to add.
 
     Equal to the reasoning: xAI, output. Equal to the cache: Anthropic's way, input; to both together: each. Anything
     else is output, as Google's thinking is: where counts contradict each other, the larger reading is charged.
@@ -215,7 +215,7 @@ def _left_out(remainder: int, cache: int, reasoning: int) -> tuple[int, int]:
 
 
 def _first(*counts: int | None) -> int:
-    """The first count above zero, else zero: the same number under several names is one number."""
+    """Return the first count above zero, else zero: the same number under several names is one number."""
     for count in counts:
         if count and count > 0:
             return count

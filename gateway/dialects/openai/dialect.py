@@ -118,7 +118,7 @@ def parse(
         prompts = _prompts(content, INPUT_FIELD[operation], bounds)
         choices *= prompts if has_output else 1
     user, tier = values.get("safety_identifier") or values.get("user"), values.get("service_tier")
-    return ParsedRequest(  # the first ten by place: msgspec looks for every name among all of them
+    return ParsedRequest(  # the first ten by position: msgspec looks for every name among all of them
         operation,
         model,
         stream,
@@ -252,7 +252,7 @@ def _work(fields: Mapping[str, Raw], values: Mapping[str, Any], bounds: Structur
 
 
 def _maxima(values: Mapping[str, Any], least: int) -> tuple[str, ...]:
-    """The maxima given, by name. Completions allow 0, with which OpenAI scores an echoed prompt and writes nothing."""
+    """Return the maxima given, by name. Completions allow 0: OpenAI scores an echoed prompt then, and writes none."""
     given: tuple[str, ...] = ()
     for name in MAX_FIELDS:
         if name in values and within(values, name, least, MAX_COUNT) is not None:
@@ -272,7 +272,7 @@ def _asks_for_usage(raw: Raw, stream: bool, bounds: StructureBounds) -> bool:
 
 
 def _input(fields: Mapping[str, Raw], name: str) -> Raw:
-    """The field that holds the input, not built: a list, or for prompts and embeddings also a string."""
+    """Return the field that holds the input, not built: a list, or for prompts and embeddings also a string."""
     raw = fields.get(name)
     if raw is None:
         raise BadRequest(f"Missing required parameter: '{name}'.", name)
@@ -283,8 +283,8 @@ def _input(fields: Mapping[str, Raw], name: str) -> Raw:
 
 
 def _prompts(raw: Raw, name: str, bounds: StructureBounds) -> int:
-    """How many prompts: a string or a list of token ids is one, a list of either as many as it has. Nothing else may be
-    there: some providers take a picture's address, which bounds no tokens."""
+    """Return how many prompts: a string or a list of token ids is one, a list of either as many as it has. Nothing else
+    may be there: some providers take a picture's address, which bounds no tokens."""
     if first_byte(raw) == ord('"'):
         return 1
     check_value(raw, bounds, FIELD_LEVEL, name)

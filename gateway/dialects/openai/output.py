@@ -102,8 +102,8 @@ def _of_answer(answer: Any) -> Iterator[tuple[int, Piece]]:
     for choice in choices if isinstance(choices, list) else ():
         if isinstance(choice, dict):
             index = choice.get("index")
-            place = index if isinstance(index, int) else 0
-            yield from ((place, piece) for piece in _of_choice(choice) if isinstance(piece, Inline) or piece)
+            number = index if isinstance(index, int) else 0
+            yield from ((number, piece) for piece in _of_choice(choice) if isinstance(piece, Inline) or piece)
 
 
 def _of_choice(choice: dict[str, Any]) -> Iterator[Piece]:
@@ -122,7 +122,7 @@ def _of_delta(delta: dict[str, Any]) -> Iterator[Piece]:
 
 
 def _of(name: str, value: Any, around: Kind | None) -> Iterator[Piece]:
-    """The pieces under one field."""
+    """Yield the pieces under one field."""
     if value is None or name in _NO_OUTPUT or name.endswith("_id"):
         return
     kind = kind_named(name, around)
@@ -175,7 +175,7 @@ _PLAIN_EVENT: Final = msgspec.json.Decoder(_PlainEvent)
 
 
 def _plain_facts(data: bytes) -> EventFacts | None:
-    """What an event with usage says, where it is as OpenAI writes it: in one go."""
+    """Return what an event with usage says, where it is as OpenAI writes it: in one go."""
     try:
         event = _PLAIN_EVENT.decode(data)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
@@ -188,8 +188,8 @@ def _plain_facts(data: bytes) -> EventFacts | None:
 
 
 def _says_no_more(data: bytes) -> bool:
-    """Whether an event without choices has nothing beside its usage that a client would miss: a moderation's verdict
-    and Azure's filter results come in chunks without choices, too."""
+    """Return whether an event without choices has nothing beside its usage that a client would miss: a moderation's
+    verdict and Azure's filter results come in chunks without choices, too."""
     fields = _fields_of(data) or {}
     return all(name in _ENVELOPE or value in _NOTHING_SAID for name, value in fields.items())
 
@@ -213,7 +213,7 @@ def _without_null_usage(line: re.Match[bytes]) -> bytes:
 
 
 def _fields_of(data: bytes) -> dict[str, Raw] | None:
-    """The fields at the top level; None where there is no JSON object."""
+    """Return the fields at the top level; None where there is no JSON object."""
     try:
         return _FIELDS.decode(data)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):

@@ -101,8 +101,8 @@ def count_content(content: Raw, bounds: StructureBounds) -> tuple[Parts, bool]:
 
 
 def _is_plain(messages: bytes) -> bool:
-    """Whether every message has a role and a content, both texts, each once, and nothing else: told by the number of
-    strings. Where some are escaped it is told by the names, whose quotes within a text are escaped."""
+    """Return whether every message has a role and a content, both texts, each once, and nothing else: told by the
+    number of strings. Where some are escaped it is told by the names, whose quotes within a text are escaped."""
     try:
         count = len(_PLAIN_MESSAGES.decode(messages))
     except (msgspec.ValidationError, RecursionError):
@@ -167,7 +167,7 @@ def _sum(parts: list[dict[str, Raw]], outside: bool, bounds: StructureBounds) ->
 
 
 def _source(value: Raw, param: str, bounds: StructureBounds) -> tuple[int, bool]:
-    """Of an image or file: bytes of base64 data in the body, and whether it is named by an id alone."""
+    """Return of an image or file: bytes of base64 data in the body, and whether it is named by an id alone."""
     if first_byte(value) != _OBJECT:
         check_value(value, bounds, _PART_LEVEL, MESSAGES)
         return _data_bytes(value), False
@@ -177,8 +177,8 @@ def _source(value: Raw, param: str, bounds: StructureBounds) -> tuple[int, bool]
 
 
 def _audio(value: Raw, bounds: StructureBounds) -> tuple[int, bool]:
-    """Of audio: bytes of base64 data in the body, and whether it is named by an id, or an address, which some providers
-    take in place of data."""
+    """Return of audio: bytes of base64 data in the body, and whether it is named by an id, or an address, which some
+    providers take in place of data."""
     if first_byte(value) != _OBJECT:
         check_value(value, bounds, _PART_LEVEL, MESSAGES)
         data_bytes = _data_bytes(value)

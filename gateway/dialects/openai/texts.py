@@ -103,11 +103,11 @@ def input_tokens(body: bytes, count: Callable[[str], int]) -> tuple[int, list[In
         texts = [text for name, value in fields.items() for text in _of_field(name, value, inline)]
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError, AttributeError):
         return count(body.decode("utf-8", "replace")), []
-    return sum(said if isinstance(said, int) else count(said) for said in texts), inline
+    return sum(each if isinstance(each, int) else count(each) for each in texts), inline
 
 
 def _of_field(name: str, value: Any, inline: list[Inline]) -> Iterator[str | int]:
-    """What one field of the body brings: texts, and tokens that are numbered already."""
+    """Yield what one field of the body brings: texts, and tokens that are numbered already."""
     if name == "messages" and isinstance(value, list):
         yield TOKENS_PRIMING
         for message in value:
@@ -138,8 +138,8 @@ def _of_part(part: Any, inline: list[Inline]) -> Iterator[str | int]:
     for name, value in part.items():
         if name in _DATA_FIELDS:
             kind, data = _DATA_FIELDS[name]
-            for each, said in value.items() if isinstance(value, dict) else ((data, value),):
-                piece = piece_of(said, kind) if each == data and isinstance(said, str) else said
+            for each, item in value.items() if isinstance(value, dict) else ((data, value),):
+                piece = piece_of(item, kind) if each == data and isinstance(item, str) else item
                 if isinstance(piece, Inline):
                     inline.append(piece)
                 else:
@@ -149,7 +149,7 @@ def _of_part(part: Any, inline: list[Inline]) -> Iterator[str | int]:
 
 
 def _of_prompt(value: Any) -> Iterator[str | int]:
-    """A text, texts, token ids, or lists of them: an id is a token."""
+    """Yield a text, texts, token ids, or lists of them: an id is a token."""
     for item in value if isinstance(value, list) else (value,):
         if isinstance(item, int):
             yield 1

@@ -24,7 +24,7 @@ from billing.usage import MAX_COUNT
 from gateway.dialects.exceptions import BadRequest
 from gateway.dialects.facts import NO_WORK, Work
 from gateway.dialects.fields import first_byte, is_null, read_object, read_objects, wrong_type
-from gateway.dialects.structure import StructureBounds, check_value, more_items, too_many
+from gateway.dialects.structure import StructureBounds, check_value, read_tool_objects, too_many
 from gateway.dialects.values import MAX_NAME_CHARS, PRESET, short_text, texts, whole
 
 STORED_FIELDS: Final = frozenset(
@@ -121,7 +121,7 @@ def read_work(fields: Mapping[str, Raw], most_calls: int | None, bounds: Structu
 
 
 def _is_off(raw: Raw) -> bool:
-    """Whether a field is as if it were not given: null, false, or an empty list."""
+    """Return whether a field is as if it were not given: null, false, or an empty list."""
     return len(raw) <= len(b"false") and bytes(raw) in (b"null", b"false", b"[]")
 
 
@@ -130,17 +130,11 @@ def _unbounded(what: str, param: str, names: str) -> BadRequest:
 
 
 def _tools(raw: Raw | None, most_calls: int | None, bounds: StructureBounds) -> tuple[int, int, list[str]]:
-    """Uses and searches of the tools that run at the provider, and the models that they name."""
+    """Return uses and searches of the tools that run at the provider, and the models that they name."""
     if raw is None:
         return 0, 0, []
     check_value(raw, bounds, _FIELD_LEVEL, "tools")
-    if first_byte(raw) != ord("["):
-        raise wrong_type("tools", "an array of objects")
-    if more_items(raw, bounds.tools):
-        raise too_many("tools", bounds.tools, "tools")
-    tools = read_objects(raw, "tools", _TOOL)
-    if tools is None:
-        raise wrong_type("tools", "an array of objects")
+    tools = read_tool_objects(raw, _TOOL, bounds)
     uses = searches = served = 0
     models = []
     for index, tool in enumerate(tools):
@@ -157,8 +151,8 @@ def _tools(raw: Raw | None, most_calls: int | None, bounds: StructureBounds) -> 
             raise _unbounded(f"The tool of type '{name}'", param, "its 'max_uses', or 'max_tool_calls'")
         times = min(bound for bound in (own, most_calls) if bound is not None)
         uses += times
-        said = name or " ".join(tool)  # Google's are named by their field
-        searches += times if any(part in said for part in _SEARCHING) else 0
+        tool_name = name or " ".join(tool)  # Google's are named by their field
+        searches += times if any(part in tool_name for part in _SEARCHING) else 0
         if not is_null(tool.get("model")):
             models.append(short_text(tool["model"], f"{param}.model"))
     if not served:
@@ -169,8 +163,8 @@ def _tools(raw: Raw | None, most_calls: int | None, bounds: StructureBounds) -> 
 
 
 def _known_plain(raw: Raw, bounds: StructureBounds) -> bool:
-    """Whether these very tools were looked at before, and all run at the client: agents send theirs with each request,
-    and to compare them takes a hundredth of the time."""
+    """Return whether these very tools were looked at before, and all run at the client: agents send theirs with each
+    request, and to compare them takes a hundredth of the time."""
     text = bytes(raw)
     found = _plain_tools.get((text[-_TAIL_BYTES:], len(text)))
     return found is not None and found[0] is bounds and found[1] == text
@@ -194,7 +188,7 @@ def _rounds(given: Mapping[str, Raw]) -> tuple[int, int]:
 
 
 def _plugins(raw: Raw | None) -> tuple[int, int]:
-    """Uses and searches of OpenRouter's plugins: of `web` as many as it brings results."""
+    """Return uses and searches of OpenRouter's plugins: of `web` as many as it brings results."""
     if raw is None:
         return 0, 0
     plugins = read_objects(raw, "plugins", _PLUGIN)
@@ -224,7 +218,7 @@ def _check_engine(raw: Raw, param: str) -> None:
 
 
 def _sources(raw: Raw | None) -> int:
-    """The sources that xAI's search may read, each of which it bills."""
+    """Return the sources that xAI's search may read, each of which it bills."""
     if raw is None:
         return 0
     param = "search_parameters"
@@ -239,7 +233,7 @@ def _sources(raw: Raw | None) -> int:
 
 
 def _models(given: Mapping[str, Raw]) -> list[str]:
-    """The other models that may answer."""
+    """Return the other models that may answer."""
     if "preset" in given:
         raise BadRequest("A preset names its models at the provider: write them in 'models'.", "preset")
     if "route" in given and "models" not in given:
@@ -261,7 +255,7 @@ def _models(given: Mapping[str, Raw]) -> list[str]:
 
 
 def _named(raw: Raw, field: str) -> list[str]:
-    """The names in a list of them, or of objects with a `model`."""
+    """Return the names in a list of them, or of objects with a `model`."""
     objects = read_objects(raw, field, _MODEL)
     if objects is None:
         return texts(raw, field)
@@ -280,5 +274,6 @@ def _check_extra(raw: Raw | None) -> None:
 
 
 def _uses(raw: Raw, param: str) -> int:
-    """How often something may run at the provider: once at least, because one that does not know the field runs it."""
+    """Return how often something may run at the provider: once at least, because one that does not know the field runs
+    it."""
     return max(1, whole(raw, param, 0, MAX_COUNT))

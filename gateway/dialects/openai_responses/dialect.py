@@ -160,7 +160,7 @@ def parse_object(head: Head, body: bytes, bounds: StructureBounds) -> ParsedRequ
 
 
 def _ids_of(body: bytes, bounds: StructureBounds) -> list[str]:
-    """The ids in the body of a conversation, or of items that are added to one."""
+    """Return the ids in the body of a conversation, or of items that are added to one."""
     check_size(body, bounds)
     fields = top_level(body, bounds.fields)
     if fields is None:

@@ -232,7 +232,7 @@ def input_tokens(body: bytes, count: Callable[[str], int]) -> tuple[int, list[In
 
 
 def _of_item(value: Any, kind: Kind | None, inline: list[Inline]) -> Iterator[str]:
-    """The texts within one item."""
+    """Yield the texts within one item."""
     if isinstance(value, str):
         piece = piece_of(value, kind)
         if isinstance(piece, Inline):

@@ -19,11 +19,11 @@ from msgspec import Raw
 from billing.usage import MAX_COUNT
 from gateway.dialects.exceptions import BadRequest
 from gateway.dialects.facts import NO_METADATA, NO_PARTS, Creation, ParsedRequest, Stored, Work
-from gateway.dialects.fields import first_byte, is_null, read_object, read_objects, top_level, wrong_type
+from gateway.dialects.fields import first_byte, is_null, read_object, top_level, wrong_type
 from gateway.dialects.openai.values import FIELD_LEVEL, FieldTable, metadata_of, read_values, within
 from gateway.dialects.openai.work import WORK_FIELDS, read_work
 from gateway.dialects.openai_responses.input import INPUT, read_input
-from gateway.dialects.structure import StructureBounds, check_size, check_value, more_items, too_many
+from gateway.dialects.structure import StructureBounds, check_size, check_value, read_tool_objects, too_many
 from gateway.dialects.values import checked_model, label
 
 RESPONSES: Final = "/v1/responses"
@@ -123,7 +123,7 @@ def parse(operation: str, body: bytes, bounds: StructureBounds, created: Creatio
 
 
 def _stored(fields: Mapping[str, Raw], values: Mapping[str, Any]) -> list[str]:
-    """The ids of the response and the conversation that this one goes on from."""
+    """Return the ids of the response and the conversation that this one goes on from."""
     ids = [values["previous_response_id"]] if values.get("previous_response_id") is not None else []
     raw = fields.get("conversation")
     if raw is None or is_null(raw):
@@ -138,7 +138,7 @@ def _stored(fields: Mapping[str, Raw], values: Mapping[str, Any]) -> list[str]:
 
 
 def _shortens(fields: Mapping[str, Raw]) -> bool:
-    """Whether the provider may leave out a part of what came before, which later responses may have again."""
+    """Return whether the provider may leave out a part of what came before, which later responses may have again."""
     truncation, management = fields.get("truncation"), fields.get("context_management")
     return not is_null(management) or (not is_null(truncation) and bytes(truncation or b"") != _DISABLED)
 
@@ -150,7 +150,7 @@ def _check_background(operation: str, values: Mapping[str, Any]) -> None:
 
 
 def _work(fields: Mapping[str, Raw], values: Mapping[str, Any], bounds: StructureBounds) -> Work:
-    """The work beside one call of the model. A compaction of the context is one more call of it before each."""
+    """Return the work beside one call of the model. A compaction of the context is one more call of it before each."""
     most_calls = within(values, "max_tool_calls", 0, MAX_COUNT)
     uses, searches = read_tools(fields.get("tools"), most_calls, bounds)
     others = {name: raw for name, raw in fields.items() if name in WORK_FIELDS and name not in _ELSEWHERE}
@@ -169,13 +169,7 @@ def read_tools(raw: Raw | None, most_calls: int | None, bounds: StructureBounds)
     if raw is None or is_null(raw):
         return 0, 0
     check_value(raw, bounds, FIELD_LEVEL, "tools")
-    if first_byte(raw) != ord("["):
-        raise wrong_type("tools", "an array of objects")
-    if more_items(raw, bounds.tools):
-        raise too_many("tools", bounds.tools, "tools")
-    tools = read_objects(raw, "tools", _TOOL)
-    if tools is None:
-        raise wrong_type("tools", "an array of objects")
+    tools = read_tool_objects(raw, _TOOL, bounds)
     uses = searches = 0
     for index, tool in enumerate(tools):
         param = f"tools[{index}]"
@@ -199,7 +193,7 @@ def read_tools(raw: Raw | None, most_calls: int | None, bounds: StructureBounds)
 
 
 def _is_local(raw: Raw | None, param: str) -> bool:
-    """Whether the client runs the commands of a shell."""
+    """Return whether the client runs the commands of a shell."""
     if raw is None or is_null(raw):
         return False
     kind = read_object(raw, f"{param}.environment", _ENVIRONMENT).get("type")

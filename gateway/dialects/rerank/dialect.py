@@ -115,7 +115,7 @@ class RerankDialect(OpenAIDialect):
         )
 
     def _documents(self, fields: Mapping[str, Raw]) -> int:
-        """How many documents there are. Raises `BadRequest` where one of them is no text."""
+        """Return how many documents there are. Raises `BadRequest` where one of them is no text."""
         raw = fields.get("documents")
         if raw is None or first_byte(raw) != ord("["):
             raise wrong_type("documents", "an array of texts")
@@ -186,7 +186,8 @@ def _text(fields: Mapping[str, Raw], name: str) -> str:
 
 
 def _searches(raw: Raw) -> int | None:
-    """Searches billed, which Cohere writes as a decimal; a part of one is one. None where it says none that can be."""
+    """Return searches billed, which Cohere writes as a decimal; a part of one is one. None where it says none that can
+    be."""
     try:
         meta = _META.decode(raw)
         if meta is None or meta.billed_units is None:

@@ -178,12 +178,12 @@ class LocalTransport:
         started_s = self._now()
         answer_id = blake2b(request.body + repr(started_s).encode(), digest_size=12).hexdigest()
         headers = {"Content-Type": "application/json", "x-request-id": f"req_{answer_id}"}
-        pace, place = self._pace, urlsplit(request.url)
-        of_gemini = GEMINI.fullmatch(place.path)
+        pace, url = self._pace, urlsplit(request.url)
+        of_gemini = GEMINI.fullmatch(url.path)
         try:
-            path = place.path
+            path = url.path
             if of_gemini is not None:
-                made = _Made(*await self._gemini.answer(of_gemini, place.query, request.body, answer_id))
+                made = _Made(*await self._gemini.answer(of_gemini, url.query, request.body, answer_id))
             elif path.startswith(_RESPONSES):
                 asked = (request.method, path, request.body, answer_id, self._pace)
                 events, stream, pace = await self._responses.answer(*asked)
@@ -196,7 +196,7 @@ class LocalTransport:
         except StoreError as error:
             raise UpstreamUnreachable("local: what is kept can't be reached") from error
         except RequestError as error:
-            return LocalResponse(error.status, headers, iter((_error_answer(place.path, error),)))
+            return LocalResponse(error.status, headers, iter((_error_answer(url.path, error),)))
         if pace.delay_ms:
             try:
                 await _silence(pace.delay_ms / 1_000, self._timeout_s)

@@ -231,16 +231,16 @@ def _events(final: dict[str, Any], choice: Choice) -> Iterator[bytes]:
     """Yield the events of a stream."""
     (item,) = final["output"]
     (part,) = item["content"]
-    place = {"item_id": item["id"], "output_index": 0, "content_index": 0}
+    position = {"item_id": item["id"], "output_index": 0, "content_index": 0}
     begun = {**final, "status": "in_progress", "output": [], "usage": None, "incomplete_details": None}
     events: list[tuple[str, dict[str, Any]]] = [
         ("response.created", {"response": begun}),
         ("response.in_progress", {"response": begun}),
         ("response.output_item.added", {"output_index": 0, "item": {**item, "status": "in_progress", "content": []}}),
-        ("response.content_part.added", {**place, "part": {**part, "text": ""}}),
-        *[("response.output_text.delta", {**place, "delta": piece, "logprobs": []}) for piece in choice.pieces()],
-        ("response.output_text.done", {**place, "text": choice.text, "logprobs": []}),
-        ("response.content_part.done", {**place, "part": part}),
+        ("response.content_part.added", {**position, "part": {**part, "text": ""}}),
+        *[("response.output_text.delta", {**position, "delta": piece, "logprobs": []}) for piece in choice.pieces()],
+        ("response.output_text.done", {**position, "text": choice.text, "logprobs": []}),
+        ("response.content_part.done", {**position, "part": part}),
         ("response.output_item.done", {"output_index": 0, "item": item}),
         (f"response.{final['status']}", {"response": final}),
     ]

@@ -13,8 +13,11 @@ from billing.accounts.repricing import Repricing
 from billing.api.application import setup
 from billing.api.services import Services
 from billing.audit import AuditLog
+from billing.budgets.budgets import Budgets
+from billing.exports.cursor import Exports
 from billing.holds.redis.client import RedisClient
 from billing.holds.redis.state import Keyspace, RedisState
+from billing.identity.browsers import Browsers
 from billing.identity.invitations import Invitations
 from billing.identity.members import Members
 from billing.identity.organizations import Organizations
@@ -68,9 +71,11 @@ def services(billing: Billing, registry: Registry) -> Services:
             now=lambda: datetime.now(UTC),
         ),
         alerts=Alerts(billing.database, 5_000_000_000),
+        budgets=Budgets(billing.database, billing.reports.sums, billing.new_id, time.time),
         repricing=Repricing(billing.database, billing.effects, billing.new_id, lambda: PRICES),
         reports=billing.reports,
         audit=AuditLog(billing.database),
+        exports=Exports(billing.database),
         features=Features(billing.database, PLANS, DEFAULT_PLAN, lambda: datetime.now(UTC)),
         endpoints=Endpoints(billing.database, billing.new_id, EndpointRules()),
         refused=RefusedRequests(RedisState(RedisClient("redis://127.0.0.1:1"), Keyspace()), RefusedRules()),
@@ -84,6 +89,7 @@ def services(billing: Billing, registry: Registry) -> Services:
         admin_api_key=ADMIN_KEY,
         default_plan=DEFAULT_PLAN,
         sessions=registry.sessions,
+        browsers=Browsers(billing.database, billing.new_id, ADMIN_KEY),
         image="registry.example.com/metergate:sha-0123456789abcdef0123456789abcdef01234567",
         max_body_bytes=64 * 1024,
     )

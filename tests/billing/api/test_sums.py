@@ -23,7 +23,7 @@ USAGE = Usage(input_tokens=1000, output_tokens=100)
 COST_NANO = 210_000
 NONE = {
     **{"events": 0, "input_tokens": 0, "cached_input_tokens": 0, "cache_write_tokens": 0, "output_tokens": 0},
-    **{"reasoning_tokens": 0, "total_tokens": 0, "cost_usd": "0.00", "charged_usd": "0.00"},
+    **{"reasoning_tokens": 0, "total_tokens": 0, "cost_usd": "0.00", "charged_usd": "0.00", "bytes": 0},
 }
 SUMMARY, BUCKETS = "/account/usage/summary", "/account/usage/buckets"
 
@@ -261,13 +261,14 @@ async def test_the_month_so_far(services: Services, billing: Billing) -> None:
         "by_feature": {"bytes": "0.500000001", "llm": "1.00"},
         "included_usd": "2.00",
         "included_left_usd": "1.00",
-        "forecast_usd": "15.00000001",
+        "forecast_usd": "58.875000008",  # 27 days more as the last four, which spent 8.500000001
         "budget": {
             "limit_usd": "5.00",
             "used_usd": "0.500000001",
             "left_usd": "4.499999999",
             "resets_at": "2026-12-01T00:00:00.000Z",
         },
+        "budgets": [],
         "balance_usd": "1.00",
         "balance_credits": "1000",
         "held_usd": "0.00",

@@ -15,7 +15,7 @@ import pytest
 
 from billing.answers import Exchanged, Refused
 from billing.cli.output import CommandFailed
-from billing.cli.session import Kept, Pending, Place, TokenFiles, auth_folder
+from billing.cli.session import Kept, Pending, Session, TokenFiles, auth_folder
 from billing.person_calls import PersonCalls
 from billing.shapes.tokens import TokenPairShape
 
@@ -52,18 +52,18 @@ class Machine:
     issuer: Issuer = field(default_factory=Issuer)
     opened: list[tuple[str, str | None]] = field(default_factory=list)
 
-    def place(self, *, given_url: str | None = None, clock: Callable[[], float] = lambda: NOW_S) -> Place:
+    def session(self, *, given_url: str | None = None, clock: Callable[[], float] = lambda: NOW_S) -> Session:
         def client(url: str, token: str | None) -> PersonCalls:
             self.opened.append((url, token))
             return self.issuer
 
-        return Place(self.files, given_url, lambda: None, None, client, {}, 5.0, clock)
+        return Session(self.files, given_url, lambda: None, None, client, {}, 5.0, clock)
 
     def sign_in(self, life_s: int = LIFE_S) -> None:
         pair = TokenPairShape(
             access_token="access-1", refresh_token="refresh-1", expires_in=life_s, scope="", session_id="ses_1"
         )
-        self.place().keep_signed_in(URL, pair)
+        self.session().keep_signed_in(URL, pair)
 
 
 @pytest.fixture
@@ -90,10 +90,10 @@ def test_files_are_their_owner_s_alone(machine: Machine) -> None:
     machine.files.forget()
     assert [each.name for each in folder.iterdir()] == ["lock"]
     with pytest.raises(CommandFailed, match="auth login"):
-        machine.place().kept()
+        machine.session().kept()
     (folder / "session.json").write_bytes(b"{")
     with pytest.raises(CommandFailed, match=r"session\.json can't be read"):
-        machine.place().kept()
+        machine.session().kept()
 
 
 def test_a_relative_xdg_config_home_is_none() -> None:
@@ -103,11 +103,11 @@ def test_a_relative_xdg_config_home_is_none() -> None:
 
 def test_a_token_goes_to_the_gateway_alone_that_gave_it(machine: Machine) -> None:
     machine.sign_in()
-    asyncio.run(machine.place().open_signed_in())
-    asyncio.run(machine.place(given_url=f"{URL}/").open_signed_in())
+    asyncio.run(machine.session().open_signed_in())
+    asyncio.run(machine.session(given_url=f"{URL}/").open_signed_in())
     assert machine.opened == 2 * [(URL, "access-1")]
     with pytest.raises(CommandFailed, match="signed in at"):
-        asyncio.run(machine.place(given_url="http://other.example.com").open_signed_in())
+        asyncio.run(machine.session(given_url="http://other.example.com").open_signed_in())
     assert len(machine.opened) == 2
 
 
@@ -124,8 +124,8 @@ def test_a_token_is_renewed_under_the_lock(machine: Machine) -> None:
 
     machine.issuer.seen = try_lock
     machine.sign_in(life_s=1)
-    asyncio.run(machine.place().open_signed_in())
-    asyncio.run(machine.place().renewed(None, None))
+    asyncio.run(machine.session().open_signed_in())
+    asyncio.run(machine.session().renewed(None, None))
     assert machine.opened[-3:] == [(URL, None), (URL, "access-2"), (URL, None)]
     assert (machine.issuer.asked, held) == (2 * ["refresh"], 2 * [True])
     assert machine.files.token() == "access-3"
@@ -142,10 +142,10 @@ def test_who_has_waited_for_the_lock_takes_the_token_that_was_made_meanwhile(mac
         return NOW_S
 
     with machine.files.locked(1):
-        thread = threading.Thread(target=lambda: asyncio.run(machine.place(clock=clock).open_signed_in()))
+        thread = threading.Thread(target=lambda: asyncio.run(machine.session(clock=clock).open_signed_in()))
         thread.start()
         assert looked.wait(30)
-        kept = machine.place().kept()
+        kept = machine.session().kept()
         machine.files.keep(msgspec.structs.replace(kept, expires_at_s=int(NOW_S) + LIFE_S), "access-of-another")
     thread.join()
     assert machine.issuer.asked == []
@@ -154,15 +154,15 @@ def test_who_has_waited_for_the_lock_takes_the_token_that_was_made_meanwhile(mac
 
 def test_a_token_that_was_narrowed_is_never_replaced_by_one_that_may_do_more(machine: Machine) -> None:
     machine.sign_in()
-    kept, token = asyncio.run(machine.place().renewed("billing:read", None))
+    kept, token = asyncio.run(machine.session().renewed("billing:read", None))
     assert (kept.scope, token, machine.files.token()) == ("billing:read", "access-3", "access-3")
     machine.issuer.narrows = False
     with pytest.raises(Refused):
-        asyncio.run(machine.place(clock=lambda: NOW_S + LIFE_S).open_signed_in())
+        asyncio.run(machine.session(clock=lambda: NOW_S + LIFE_S).open_signed_in())
     assert machine.files.token() == "access-3"
     assert machine.files.kept() == Kept(
         url=URL, refresh_token=machine.issuer.good, expires_at_s=int(NOW_S) + LIFE_S, scope="billing:read"
     )  # and the refresh token, which was used, is not lost
     machine.issuer.narrows = True
-    asyncio.run(machine.place().renewed("keys:read", None, keep=False))
+    asyncio.run(machine.session().renewed("keys:read", None, keep=False))
     assert machine.files.token() == "access-3"

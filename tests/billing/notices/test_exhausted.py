@@ -19,6 +19,8 @@ def test_what_counts_as_one_crossing() -> None:
     assert len(crossings(same)) == 1  # the plan's, whichever key it was
     assert len(crossings([*same, refused(QUOTA | {"resets_at": "2028-03-02T00:00:00Z"})])) == 2
     assert len(crossings([refused(QUOTA | {"subject": "key"}, key_id=key) for key in ("a", "b")])) == 2
+    assert len(crossings([refused(QUOTA | {"metric": "cost", "limit": "20.00", "remaining": "1.00"})])) == 1
+    assert crossings([refused(QUOTA | {"limit": 20, "remaining": 2})]) == []  # one request asked for more than is left
     assert crossings([refused(QUOTA | {"window": "minute"}), refused(QUOTA, code="capacity_held")]) == []
 
 

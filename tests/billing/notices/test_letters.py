@@ -3,6 +3,17 @@
 from billing.notices.letters import letter_of
 
 
+def test_an_exhausted_quota_is_called_what_it_is() -> None:
+    said = {
+        subject: (letter_of("Metergate", "quota.exhausted", {"subject": subject}) or ("", ""))[1]
+        for subject in ("plan", "key", "user", "account")
+    }
+    assert "your plan" in said["plan"]
+    assert "one of your API keys" in said["key"]
+    assert "member" in said["user"]
+    assert "your account" in said["account"]
+
+
 def test_a_refund_says_how_much_of_the_payment_came_back() -> None:
     data = {"order_id": "ord_1", "kind": "credit", "amount_usd": "20.00", "refunded_usd": "3.00"}
     letter = letter_of("Metergate", "payment.refunded", data)

@@ -1,6 +1,7 @@
 """Coupons: once for an account, no oftener than allowed, however many try at once; guessing has to wait."""
 
 import asyncio
+from dataclasses import replace
 from datetime import timedelta
 from typing import Final
 
@@ -103,6 +104,24 @@ async def test_guessing_has_to_wait(billing: Billing, coupons: Coupons) -> None:
     with pytest.raises(TooManyTries, match="whoever gave you the code"):
         await coupons.redeem(one, code, actor=ANA)
     await coupons.redeem(two, code, actor=ANA)
+
+
+async def test_who_guesses_by_many_accounts_of_one_network_has_to_wait(
+    billing: Billing, coupons: Coupons, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("billing.payments.coupons.OF_A_NETWORK", 3)
+    there, elsewhere = replace(ANA, address="192.0.2.7"), replace(ANA, address="192.0.2.8")
+    codes = [(await coupons.create(NewCoupon(f"Spring {number}", 100)))[1] for number in range(2)]
+    one, *others = await accounts(billing, 5)
+    for wrong, right in zip(others[:2], codes, strict=True):  # what succeeds counts nothing, and clears nothing
+        with pytest.raises(CouponNotFound):
+            await coupons.redeem(wrong, "WRONGCODE", actor=there)
+        await coupons.redeem(one, right, actor=there)
+    with pytest.raises(CouponNotFound):
+        await coupons.redeem(others[2], "WRONGCODE", actor=there)
+    with pytest.raises(TooManyTries):
+        await coupons.redeem(others[3], codes[0], actor=there)
+    await coupons.redeem(others[3], codes[0], actor=elsewhere)
 
 
 @pytest.mark.parametrize("code", ["short", "a" * 65, "with_underscore", "ümlaut99"])

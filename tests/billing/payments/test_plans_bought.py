@@ -2,7 +2,7 @@
 
 import asyncio
 import random
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 
 import pytest
@@ -171,7 +171,7 @@ async def test_changes_to_and_fro_make_no_credit(billing: Billing) -> None:
         await billing.grants.adjust(shop.account_id, 140_000_000_000, f"back {billing.new_id()}", "debits")
 
 
-async def test_of_two_pages_for_plans_one_can_be_paid(billing: Billing) -> None:
+async def test_of_two_pages_for_plans_one_can_be_paid(billing: Billing, monkeypatch: pytest.MonkeyPatch) -> None:
     shop = Shop(billing, (await billing.accounts.create("Acme")).id)
     checkout = shop.payments.flows.checkout
     plans = enumerate(("starter", "pro", "starter", "pro"))
@@ -190,6 +190,14 @@ async def test_of_two_pages_for_plans_one_can_be_paid(billing: Billing) -> None:
     # What the provider knows to be paid, and we do not yet, is seen before another page is given out.
     late = Shop(billing, (await billing.accounts.create("Late")).id)
     await late.buy("starter", "first")
+
+    async def away(page: ObjectRef) -> None:
+        raise PaymentProviderUnavailable("it is away")
+
+    with monkeypatch.context() as patched:  # broken off once its own page was open
+        patched.setattr(late.payments.flows, "_close", away)
+        with pytest.raises(PaymentProviderUnavailable):
+            await late.payments.flows.checkout(Wanted(late.account_id, "second", plan="pro"))
     with pytest.raises(OrderConflict, match="just now"):
         await late.payments.flows.checkout(Wanted(late.account_id, "second", plan="pro"))
     second = (await late.payments.orders.page(1, account_id=late.account_id)).items[0]
@@ -219,6 +227,98 @@ async def test_a_refund_is_made_once_however_it_is_repeated(billing: Billing, mo
     assert (await desk.refund(order.id, 1000, "first")).id == first.id
     assert (await shop.standing())[2] == "0.00"
     assert await billing.database.value("SELECT count(*) FROM local_objects WHERE kind = 'refund'") == 1
+
+
+async def test_a_plan_ends_with_the_money_that_paid_for_it(billing: Billing) -> None:
+    shop = Shop(billing, (await billing.accounts.create("Acme")).id)
+    flows, changes, desk = shop.payments.flows, shop.payments.changes, shop.payments.desk
+    await shop.buy("starter", "first")
+    assert await shop.standing() == ("starter", "active", "50.00")
+    order = await flows.checkout(Wanted(shop.account_id, "first", plan="starter"))  # the first answer again
+    assert order.status == "credited"
+    await desk.refund(order.id, 4950, "part")
+    assert (await shop.standing())[0] == "starter"
+    await desk.refund(order.id, None, "rest")
+    assert (await billing.accounts.get(shop.account_id)).plan == "free"
+    assert await shop.standing() == ("free", "active", "0.00")
+    assert (await shop.payments.orders.get(order.id)).status == "refunded"
+    assert await changes.current(shop.account_id) is None
+
+    # An invoice of a period that is over ends nothing.
+    await shop.buy("starter", "second")
+    assert (await shop.standing())[0] == "starter"
+    shop.now += timedelta(days=32)
+    assert (await shop.standing())[0] == "starter"
+    order = await flows.checkout(Wanted(shop.account_id, "second", plan="starter"))
+    await desk.refund(order.id, None, "late")
+    assert (await shop.standing())[0] == "starter"
+
+    for status in ("suspended", "closed"):
+        await billing.accounts.update(shop.account_id, status=status)
+        with pytest.raises(SubscriptionRefused, match=f"account is {status}"):
+            await changes.change(shop.account_id, "pro")
+    ended = await changes.change(shop.account_id, "free")
+    assert ended.ends_at is not None
+
+
+async def test_abandoned_pages_are_closed_and_a_closed_account_gets_no_credit(billing: Billing) -> None:
+    shop = Shop(billing, (await billing.accounts.create("Acme")).id)
+    flows, orders = shop.payments.flows, shop.payments.orders
+    flows.rules = replace(flows.rules, open_pages=2)
+    asked = [Wanted(shop.account_id, f"key {number}", amount_nano=20_000_000_000) for number in range(4)]
+    opened = [await flows.checkout(each) for each in asked]
+    page = await orders.page(9, account_id=shop.account_id)
+    assert [each.status for each in page.items] == ["open", "open", "expired", "expired"]
+    assert opened[0].url is not None
+    assert opened[3].url is not None
+    await shop.act(opened[0].url, "approve")  # it is closed there, too
+    assert (await shop.standing())[2] == "0.00"
+
+    await billing.accounts.update(shop.account_id, status="closed")
+    with pytest.raises(OrderRefused, match="closed"):
+        await flows.checkout(replace(asked[0], idempotency_key="another"))
+    assert (await flows.checkout(asked[3])).url == opened[3].url
+    await shop.act(opened[3].url, "approve")
+    assert (await shop.standing())[1:] == ("closed", "0.00")
+    [parked] = (await orders.parked(9)).items
+    assert (parked.order_id, parked.reason) == (opened[3].id, "the account is closed")
+
+
+async def test_what_was_credited_by_hand_is_taken_back_by_its_refund(billing: Billing) -> None:
+    shop = Shop(billing, (await billing.accounts.create("Acme")).id)
+    order = await shop.payments.flows.checkout(Wanted(shop.account_id, "key", amount_nano=20_000_000_000))
+    assert order.url is not None
+    await shop.act(order.url, "approve")
+    # As of a payment that was made in the provider's dashboard: no order of ours is named there.
+    await billing.database.execute(
+        "UPDATE local_objects SET state = state || '{\"order_id\": null}' WHERE kind = 'payment'"
+    )
+    await billing.database.execute("DELETE FROM payment_events WHERE ref_kind = 'checkout'")
+    assert (await shop.standing())[2] == "0.00"
+    [parked] = (await shop.payments.orders.parked(9)).items
+    assert (parked.order_id, parked.account_id) == (None, shop.account_id)
+    await shop.payments.desk.credit(parked.id, None, "it is theirs")
+    assert (await shop.standing())[2] == "20.00"
+    await shop.act(order.url, "refund_half")
+    assert (await shop.standing())[2] == "10.00"
+    await shop.act(order.url, "dispute")
+    assert (await shop.standing())[1:] == ("suspended", "0.00")
+
+
+async def test_what_a_dead_gateway_was_looking_into_goes_on_at_once(billing: Billing) -> None:
+    """Nothing else is told of its event: it waits for a minute where its gateway says nothing of itself."""
+    shop = Shop(billing, (await billing.accounts.create("Acme")).id)
+    order = await shop.payments.flows.checkout(Wanted(shop.account_id, "key", amount_nano=20_000_000_000))
+    assert order.url is not None
+    await shop.act(order.url, "approve")
+    renew = "INSERT INTO gateways (id, lease_until) VALUES ('gw_1', now() + interval '1 hour')"
+    await billing.database.execute(renew)
+    claim = "UPDATE payment_events SET claimed_by = 'gw_1', next_attempt_at = now() + interval '1 minute'"
+    await billing.database.execute(claim)
+    assert await shop.payments.events.round() == 0
+    await billing.database.execute("UPDATE gateways SET ended_at = now()")
+    assert await shop.payments.events.round() > 0
+    assert (await shop.payments.orders.get(order.id)).status == "credited"
 
 
 async def looked_at(shop: Shop, seed: int | None) -> tuple[object, ...]:

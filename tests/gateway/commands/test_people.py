@@ -194,3 +194,43 @@ async def test_where_an_account_stands_and_what_to_do(ada: Person) -> None:
     [line] = [line for line in shown.splitlines() if line.startswith("[")]
     assert [(each["window"], each["limit"]) for each in json.loads(line)] == [("day", 0)]  # as the server told it
     assert "A quota is used up" in shown
+
+
+async def test_buying_and_what_happens_when_credit_runs_low(ada: Person) -> None:
+    asked = ("billing", "checkout", "--amount-usd", "25", "--idempotency-key", "first")
+    first, again = await ada.run(*asked), await ada.json(*asked)
+    assert first.stdout.strip() == again["url"]
+    assert "25.00 USD of credit" in first.stderr
+    assert "99.00 USD a month" in (await ada.run("billing", "checkout", "--plan", "starter")).stderr
+    assert "one of the two" in (await ada.run("billing", "checkout")).failed(2)
+    assert "begin one" in (await ada.run("billing", "change-plan", "starter")).failed(1)
+    assert "299.00" in await ada.done("billing", "plans")
+    listed = (await ada.done("billing", "orders", "--status", "open")).splitlines()
+    assert [line.split()[1:4] for line in listed[1:]] == [["starter", "99.00", "0.00"], ["credit", "25.00", "0.00"]]
+    assert await ada.done("billing", "invoices") == "There are none.\n"
+
+    made = await ada.gateway.admin("POST", "/coupons", {"name": "Spring", "amount_usd": "5"})
+    assert "5.00 USD of Spring: the balance is 5.00." in await ada.done("billing", "redeem", made["code"].lower())
+    assert "already" in (await ada.run("billing", "redeem", made["code"])).failed(1)
+    assert "less than 2.50 USD" in await ada.done("billing", "alert", "--low-balance-usd", "2.50")
+    assert (await ada.json("billing", "alert", "--default"))["is_default"]
+    assert "off" in await ada.done("billing", "auto-recharge", "off")
+    wish = ("--threshold-usd", "10", "--amount-usd", "20")
+    assert "--monthly-cap-usd" in (await ada.run("billing", "auto-recharge", "set", *wish)).failed(2)
+    wish += ("--monthly-cap-usd", "100")
+    assert "metergate billing setup" in (await ada.run("billing", "auto-recharge", "set", *wish)).failed(1)
+    assert (await ada.json("billing", "auto-recharge", "show"))["state"] == "off"
+
+
+async def test_where_notices_are_sent_to(ada: Person) -> None:
+    added = await ada.json("webhooks", "add", "https://example.com/hooks", "--type", "balance.low")
+    assert added["types"] == ["balance.low"]
+    assert (await ada.json("webhooks", "rotate", added["id"]))["secret"] != added["secret"]
+    assert f"webhooks deliveries {added['id']}" in await ada.done("webhooks", "test", added["id"])
+    [sent] = (await ada.json("webhooks", "deliveries", added["id"]))["data"]
+    assert sent["type"] == "test"
+    assert sent["id"] in await ada.done("webhooks", "redeliver", added["id"], sent["id"])
+    assert "balance.low" in await ada.done("webhooks", "list")
+    assert "removed" in await ada.done("webhooks", "remove", added["id"])
+    assert await ada.done("webhooks", "list") == "There are none.\n"
+    assert "types" in (await ada.run("webhooks", "add", "https://example.com/", "--type", "nope")).failed(1)

@@ -4,6 +4,7 @@ import asyncio
 import stat
 from pathlib import Path
 
+from tests.gateway.commands.test_commands import with_host
 from tests.support.commands import Result, Shell
 from tests.support.stripe_fake import FakeStripe
 
@@ -33,3 +34,13 @@ async def test_sync_makes_the_endpoint_and_keeps_its_secret(tmp_path: Path) -> N
         (await run(STRIPE_API_KEY="")).failed(2)
         (await run(STRIPE_API_KEY="sk_test_wrong")).failed(1)
         assert stripe.violations == []
+
+
+def test_a_comparison_needs_no_gateway_that_runs(tmp_path: Path, database_url: str, redis_url: str) -> None:
+    env = {"DATABASE_URL": with_host(database_url), "REDIS_URL": redis_url, "PAYMENT_PROVIDER": "local"}
+    shell = Shell(tmp_path, env)
+    assert "Nothing was compared" in shell.run("operator", "stripe", "reconcile").stdout
+    done = shell.run("operator", "stripe", "reconcile", "--since", "2026-01-01")
+    assert (done.code, "0 objects since 2026-01-01" in done.stdout, "; 0 differ." in done.stdout) == (0, True, True), (
+        done
+    )

@@ -14,10 +14,11 @@ def test_purchased_credit_lasts_for_ever_unless_it_is_told(tmp_path: Path) -> No
     assert (payments.credit_expires_days, payments.low_balance_nano, payments.auto_recharge_declines) == (
         *(None, 5_000_000_000, 3),
     )
-    said = "payments: {credit_expires_days: 365, low_balance_usd: '0', auto_recharge_declines: 4}\n"
+    said = "payments: {credit_expires_days: 365, low_balance_usd: '0', auto_recharge_declines: 4, open_pages: 7}\n"
     settings = load(tmp_path, {}, main=f"{MAIN}{said}")
     assert settings.payments.low_balance_nano == 0
-    assert (payment_rules(settings).credit_days, payment_rules(settings).declines) == (365, 4)
+    rules = payment_rules(settings)
+    assert (rules.credit_days, rules.declines, rules.flows.open_pages) == (365, 4, 7)
 
 
 @pytest.mark.parametrize(

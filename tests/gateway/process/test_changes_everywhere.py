@@ -1,4 +1,5 @@
-"""What is changed through one gateway is in force on three processes within a second: keys, roles, sessions, limits."""
+"""What is changed through one gateway is in force on three processes within a second: keys, roles, sessions, limits,
+and plans that were paid for."""
 
 import asyncio
 import os
@@ -8,6 +9,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from typing import Any, Final
+from urllib.parse import urlsplit
 
 import aiohttp
 import pytest
@@ -24,6 +26,8 @@ BOUND_S: Final = 1.0
 """SPEC's own bound: what takes milliseconds has it even where the machine is busy."""
 BOUND_OF_START_S: Final = 120.0
 REQUESTS: Final = [{"window": "day", "metric": "requests", "limit": 1}]
+BEYOND_FREE: Final = {"n": 16, "max_tokens": 16_384}
+"""More tokens than the shipped plan `free` has for a day, and fewer than `starter` has for a minute."""
 
 
 @asynccontextmanager
@@ -64,8 +68,8 @@ class World:
         assert status < 300, said
         return said
 
-    async def chat(self, url: str, key: str) -> int:
-        return (await self.at(url, "POST", "/v1/chat/completions", key, chat()))[0]
+    async def chat(self, url: str, key: str, **fields: Any) -> int:
+        return (await self.at(url, "POST", "/v1/chat/completions", key, chat(**fields)))[0]
 
     async def everywhere(self, expected: int, status: Callable[[str], Awaitable[int]]) -> None:
         """Wait until every gateway answers with this status."""
@@ -160,5 +164,29 @@ async def test_every_change_is_in_force_on_every_process(world: World) -> None:
     await world.call("PATCH", f"/api/admin/users/{member_id}", ADMIN_KEY, {"status": "disabled"})
     await world.everywhere(401, lambda url: status(url, other))
     _, key = await made(owner)
+    await plans_are_in_force(world, owner, key)
     await world.call("PATCH", f"/api/admin/accounts/{org['account_id']}", ADMIN_KEY, {"status": "suspended"})
     await world.everywhere(402, lambda url: world.chat(url, key))
+
+
+async def plans_are_in_force(world: World, owner: str, key: str) -> None:
+    """A plan that is bought on a page of one gateway, and then a dearer one."""
+
+    async def beyond_free(url: str) -> int:
+        return await world.chat(url, key, **BEYOND_FREE)
+
+    async def requests_a_minute(url: str) -> int:
+        """How many the plan allows, as the key's limits say."""
+        windows = (await world.at(url, "GET", "/v1/key", key))[1]["windows"]
+        found = (each for each in windows if (each["window"], each["metric"]) == ("minute", "requests"))
+        return int(next(found)["limit"])
+
+    await world.everywhere(429, beyond_free)
+    page = await world.call("POST", "/api/billing/checkout", owner, {"plan": "starter"})
+    path = urlsplit(page["url"]).path
+    async with world.session.post(world.urls[0] + path, data={"action": "approve"}, allow_redirects=False) as answer:
+        assert answer.status == 303
+    await world.everywhere(200, beyond_free)
+    await world.everywhere(600, requests_a_minute)
+    await world.call("PUT", "/api/billing/subscription", owner, {"plan": "professional"})
+    await world.everywhere(3000, requests_a_minute)

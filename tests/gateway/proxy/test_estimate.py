@@ -12,8 +12,9 @@ from hypothesis import strategies as st
 
 from billing.holds.decision import Need, NeedTooLarge
 from billing.ledger.usage_columns import decode_shares
+from billing.price_classes import TOKEN_CLASSES
 from billing.prices import PriceRow
-from billing.rates import FACTOR_SCALE, TOKEN_CLASSES, Tier, Variant
+from billing.rates import FACTOR_SCALE, Tier, Variant
 from billing.usage import MAX_COUNT, Usage
 from gateway.config.settings import ProviderConfig
 from gateway.dialects.facts import ParsedRequest, Parts, Work

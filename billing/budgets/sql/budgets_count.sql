@@ -1,0 +1,1 @@
+SELECT count(*) FROM budgets WHERE account_id = $1

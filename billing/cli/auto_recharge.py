@@ -1,0 +1,68 @@
+"""`metergate billing auto-recharge`: the saved payment method is charged when credit runs low."""
+
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from billing.cli.output import USAGE, CommandFailed, Shown, Table
+from billing.cli.people import add_person_call
+from billing.cli.session import FindSession
+
+if TYPE_CHECKING:
+    from billing.person_calls import PersonCalls
+    from billing.shapes.credit import RechargeShape
+
+Usd = typer.Option(metavar="USD", help="Else as it is.")
+
+
+def add_auto_recharge(app: typer.Typer, find: FindSession) -> None:
+    """Add its commands."""
+    add_person_call(app, "show", show, find)
+    add_person_call(app, "set", change, find)
+    add_person_call(app, "off", end, find)
+
+
+async def show(client: "PersonCalls") -> Shown:
+    """Show whether and when the saved payment method is charged, and what became of it."""
+    return _shown(await client.auto_recharge())
+
+
+async def change(
+    client: "PersonCalls",
+    threshold_usd: Annotated[str | None, Usd] = None,
+    amount_usd: Annotated[str | None, Usd] = None,
+    monthly_cap_usd: Annotated[str | None, Usd] = None,
+) -> Shown:
+    """Have the saved payment method charged --amount-usd when what may be spent falls below --threshold-usd, in a month
+    no more than --monthly-cap-usd. What stopped it before is forgotten."""
+    return _shown(await _wish(client, threshold_usd, amount_usd, monthly_cap_usd, enabled=True))
+
+
+async def end(client: "PersonCalls") -> Shown:
+    """Charge the saved payment method no more."""
+    found = await client.auto_recharge()
+    return _shown(await _wish(client, None, None, None, enabled=False) if found.amount_usd else found)
+
+
+async def _wish(client: "PersonCalls", *given: str | None, enabled: bool) -> "RechargeShape":
+    """Change what was asked of auto-recharge; amounts that are not given stay."""
+    from billing.shapes.credit import RechargeBody
+
+    found = await client.auto_recharge()
+    before = found.threshold_usd, found.amount_usd, found.monthly_cap_usd
+    threshold, amount, cap = (old if new is None else new for new, old in zip(given, before, strict=True))
+    if threshold is None or amount is None or cap is None:
+        raise CommandFailed("Give --threshold-usd, --amount-usd and --monthly-cap-usd: nothing was set yet.", USAGE)
+    body = RechargeBody(enabled=enabled, threshold_usd=threshold, amount_usd=amount, monthly_cap_usd=cap)
+    return await client.set_auto_recharge(body)
+
+
+def _shown(found: "RechargeShape") -> Shown:
+    rows: list[tuple[str, str]] = [("auto-recharge", found.state)]
+    if found.amount_usd is not None:
+        rows += [("below USD", found.threshold_usd or "-"), ("charged USD", found.amount_usd)]
+        rows.append(("a month at most USD", found.monthly_cap_usd or "-"))
+    rows += [(name, said) for name, said in (("why", found.reason), ("act at", found.url)) if said is not None]
+    if found.next_attempt_at is not None:
+        rows.append(("next try", found.next_attempt_at))
+    return Shown(found.received, (Table((), rows),))

@@ -1,0 +1,113 @@
+"""`metergate webhooks`: where an account's notices are sent to, and what became of each."""
+
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from billing.cli.commands import group
+from billing.cli.options import Cursor, Limit
+from billing.cli.output import Shown, Table, page_parts
+from billing.cli.people import add_person_call
+from billing.cli.session import FindSession
+from billing.pages import DEFAULT_LIMIT
+
+if TYPE_CHECKING:
+    from billing.person_calls import PersonCalls
+    from billing.shapes.webhooks import DeliveryShape, NewEndpointShape
+
+EndpointId = Annotated[str, typer.Argument(help="The endpoint's id, whe_...", show_default=False)]
+_DELIVERIES = ("id", "type", "state", "tries", "status", "created", "next try", "why")
+
+
+def add_webhooks(app: typer.Typer, find: FindSession) -> None:
+    """Add the group `webhooks`."""
+    webhooks = group("Where notices of the account are sent to, such as balance.low.")
+    add_person_call(webhooks, "list", index, find)
+    add_person_call(webhooks, "add", add, find)
+    add_person_call(webhooks, "remove", remove, find)
+    add_person_call(webhooks, "rotate", rotate, find)
+    add_person_call(webhooks, "test", test, find)
+    add_person_call(webhooks, "deliveries", deliveries, find)
+    add_person_call(webhooks, "redeliver", redeliver, find)
+    app.add_typer(webhooks, name="webhooks")
+
+
+async def index(client: "PersonCalls", limit: Limit = DEFAULT_LIMIT, cursor: Cursor = None) -> Shown:
+    """List endpoints, newest first."""
+    page = await client.webhook_endpoints(limit=limit, cursor=cursor)
+    rows = [
+        (
+            *(each.id, each.url, "all" if each.types is None else " ".join(each.types)),
+            *("on" if each.enabled else f"off: {each.disabled_reason}", each.failing_since or "-"),
+        )
+        for each in page.data
+    ]
+    return Shown(page.received, page_parts(("id", "url", "types", "state", "failing since"), rows, page.next_cursor))
+
+
+async def add(
+    client: "PersonCalls",
+    url: Annotated[str, typer.Argument(help="Where to, an https:// address.", show_default=False)],
+    types: Annotated[
+        list[str] | None,
+        typer.Option("--type", metavar="TYPE", help="Such as balance.low; may be given several times, else all."),
+    ] = None,
+    description: Annotated[str, typer.Option(metavar="TEXT", help="What it is for.")] = "",
+) -> Shown:
+    """Have notices sent to an address. The secret that signs them is printed once."""
+    from billing.shapes.webhooks import NewEndpoint
+
+    asked: list[Any] | None = types or None  # the gateway knows which there are
+    made = await client.add_webhook_endpoint(NewEndpoint(url=url, types=asked, description=description))
+    return _with_secret(made)
+
+
+async def remove(client: "PersonCalls", endpoint_id: EndpointId) -> Shown:
+    """Have notices sent there no more. What was delivered is forgotten, too."""
+    await client.remove_webhook_endpoint(endpoint_id)
+    return Shown({"id": endpoint_id, "removed": True}, (f"{endpoint_id} is removed.",))
+
+
+async def rotate(client: "PersonCalls", endpoint_id: EndpointId) -> Shown:
+    """Give an endpoint a new secret, which is printed once. For a day the one before signs, too."""
+    return _with_secret(await client.rotate_webhook_secret(endpoint_id))
+
+
+async def test(client: "PersonCalls", endpoint_id: EndpointId) -> Shown:
+    """Send a notice of the type `test` to an endpoint."""
+    return _on_its_way(endpoint_id, await client.send_test_notice(endpoint_id))
+
+
+async def deliveries(
+    client: "PersonCalls", endpoint_id: EndpointId, limit: Limit = DEFAULT_LIMIT, cursor: Cursor = None
+) -> Shown:
+    """List what was sent to an endpoint, newest first, and what became of it."""
+    page = await client.webhook_deliveries(endpoint_id, limit=limit, cursor=cursor)
+    rows = [
+        (
+            *(each.id, each.type, each.state, str(each.attempts), "-" if each.status is None else str(each.status)),
+            *(each.created_at, each.next_attempt_at or "-", each.error or "-"),
+        )
+        for each in page.data
+    ]
+    return Shown(page.received, page_parts(_DELIVERIES, rows, page.next_cursor))
+
+
+async def redeliver(
+    client: "PersonCalls",
+    endpoint_id: EndpointId,
+    delivery_id: Annotated[str, typer.Argument(help="As `webhooks deliveries` lists it.", show_default=False)],
+) -> Shown:
+    """Send a delivery again, whatever became of it."""
+    return _on_its_way(endpoint_id, await client.redeliver(endpoint_id, delivery_id))
+
+
+def _with_secret(made: "NewEndpointShape") -> Shown:
+    rows = [("endpoint", made.id), ("url", made.url), ("secret", made.secret)]
+    note = f"The secret is shown only now. Then: metergate webhooks test {made.id}"
+    return Shown(made.received, (Table((), rows),), (note,), secret=True)
+
+
+def _on_its_way(endpoint_id: str, sent: "DeliveryShape") -> Shown:
+    said = f"{sent.id} is on its way. What became of it: metergate webhooks deliveries {endpoint_id}"
+    return Shown(sent.received, (said,))

@@ -1,0 +1,16 @@
+"""Collection: traffic that exporters count is pulled, becomes facts by minute, and is charged like any other usage.
+
+snapshots   what an exporter answers, checked; how far a source was read, and how it goes on     pure
+charging    what the bytes of an account cost, by price, without those that are included         pure
+exporter    asking an exporter, bounded in time and size
+facts       writing points, what follows from them and the checkpoint in one transaction
+subjects    whose the traffic is: matched, made, or parked until an operator says so
+debits      what is due becomes debits
+collector   a run over all sources, and what the last runs came to
+traffic     reading bytes, by meter, region, node, inbound tag
+sql/        their statements
+
+Points are the truth: what a counter said at a time. A point that is known is known; all else (growth, minutes, hours,
+what is due) is a matter of the set of points, so that snapshots may come in any order, again, late, and in any pages.
+Money is so, too: an account is charged what all of its bytes cost less what it was charged before.
+"""

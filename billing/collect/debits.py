@@ -1,0 +1,211 @@
+"""Debits: what has grown becomes due by account, region and hour, and is charged like any other usage.
+
+What is due is taken, charged, and its debit written in one transaction: a process that dies leaves it due, or charged.
+A debit is a correction (rule R3 of docs/protocol.md): Redis is told of it after the commit, or later by the relay. An
+account whose row is locked, or that the ledger refuses, stays due until the next run and keeps no other waiting. A
+charge that has fallen (a counter was found larger, before which it had fallen) is a refund.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Awaitable, Callable, Collection, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Final
+
+import msgspec
+
+from billing import audit
+from billing.accounts.grants import REVENUE, BalanceOutOfBounds, Entry
+from billing.accounts.lots import PAID
+from billing.collect.charging import ENDPOINT, KEY, METER, Charged, RateOf
+from billing.database.connection import DatabaseLocked, DatabaseRefused, MissingPartition, queries
+from billing.ledger.debits import NAMED, Debit
+from billing.ledger.usage_columns import other_counts
+from billing.ledger.writer import create_months, write_within
+from billing.price_table import METER_PROVIDER
+from billing.usage import MAX_UNIT_THOUSANDTHS, Usage
+
+if TYPE_CHECKING:
+    from billing.accounts.grants import Grants
+    from billing.collect.charging import ByteRate
+    from billing.database.connection import Connection, Database, Row
+
+logger = logging.getLogger(__name__)
+
+_query = queries("billing.collect")
+ACCOUNTS_AT_ONCE: Final = 200
+GROWTH_AT_ONCE: Final = 200_000
+VACUUM_ROWS: Final = 50_000
+THOUSANDTHS: Final = 1000
+
+
+@dataclass(slots=True)
+class Rated:
+    """What a run has charged: how many debits, which accounts, and which stay due."""
+
+    debits: int = 0
+    accounts: set[str] = field(default_factory=set)
+    left: set[str] = field(default_factory=set)
+
+
+class TrafficDebits:
+    """Charges what has grown. Methods raise `database.connection.DatabaseError`."""
+
+    def __init__(
+        self,
+        database: Database,
+        grants: Grants,
+        rate_of: RateOf,
+        tell: Callable[[Collection[str]], Awaitable[None]],
+        new_id: Callable[[], str],
+    ) -> None:
+        """`tell` lets Redis know of accounts' new corrections."""
+        self._database, self._grants, self._rate_of = database, grants, rate_of
+        self._tell, self._new_id = tell, new_id
+
+    async def round(self, now: datetime) -> Rated:
+        """Charge all that has grown."""
+        folded, moved = 0, 1
+        while moved:
+            moved = await self._database.value(_query("fold_growth"), GROWTH_AT_ONCE)
+            folded += moved
+        if folded >= VACUUM_ROWS:
+            await self._database.execute("VACUUM collected_growth")
+        rated, after = Rated(), ""
+        while found := await self._database.rows(_query("due_accounts"), after, ACCOUNTS_AT_ONCE):
+            accounts = [row["account_id"] for row in found]
+            after = accounts[-1]
+            await self._charge(accounts, now, rated)
+        return rated
+
+    async def told(self, accounts: Collection[str]) -> None:
+        """Let Redis know of accounts whose balances have changed otherwise."""
+        await self._tell(accounts)
+
+    async def _charge(self, accounts: Sequence[str], now: datetime, rated: Rated) -> None:
+        """Charge some accounts; where that fails for one of them, by halves."""
+        try:
+            debits = await self._charged(accounts, now)
+        except (DatabaseLocked, DatabaseRefused, BalanceOutOfBounds) as error:
+            if len(accounts) > 1:
+                half = len(accounts) // 2
+                await self._charge(accounts[:half], now, rated)
+                await self._charge(accounts[half:], now, rated)
+                return
+            logger.warning("traffic of account %s stays due: %s", accounts[0], error)
+            rated.left.update(accounts)
+            return
+        rated.debits += debits
+        rated.accounts.update(accounts)
+        await self._tell(accounts)
+
+    async def _charged(self, accounts: Sequence[str], now: datetime, *, months: bool = True) -> int:
+        debits: list[Debit] = []
+        try:
+            async with self._database.transaction() as connection:
+                due = await connection.fetch(_query("take_due"), accounts)
+                charged = _read(await connection.fetch(_query("read_charges"), accounts))
+                refunds: list[Entry] = []
+                for row in sorted(due, key=lambda row: (row["account_id"], row["hour"], row["region"])):
+                    self._count(charged[row["account_id"]], row, now, debits, refunds)
+                await _store(connection, charged)
+                if debits:
+                    await write_within(connection, debits, self._database.lock_wait_s)
+                for entry in refunds:
+                    await self._grants.record(connection, entry, audit.SYSTEM)
+        except MissingPartition:
+            if not months:
+                raise
+            await create_months(self._database, debits)
+            return await self._charged(accounts, now, months=False)
+        return len(debits)
+
+    def _count(self, charged: Charged, row: Row, now: datetime, debits: list[Debit], refunds: list[Entry]) -> None:
+        count, hour = int(row["bytes"]), row["hour"].astimezone(UTC)
+        if not count:
+            return
+        rate = self._rate_of(row["region"], hour)
+        rise_nano = charged.add(rate, count)
+        request_id = self._new_id()
+        if rise_nano < 0:
+            said = f"{-count} bytes of {row['region'] or 'traffic'} were counted too many"
+            scope = f"collect:{row['account_id']}"
+            refunds.append(Entry(row["account_id"], -rise_nano, REVENUE, "refund", scope, request_id, said, terms=PAID))
+        elif count > 0:
+            at_ms = int(min(row["at"], now).timestamp() * 1000)
+            debits.append(_debit(request_id, row, rate, at_ms, rise_nano))
+
+
+def _read(rows: Sequence[Row]) -> dict[str, Charged]:
+    """Return what accounts were charged, by id."""
+    found: dict[str, Charged] = {}
+    for row in rows:
+        charged = found.setdefault(row["account_id"], Charged(row["included_bytes"], int(row["charged_nano"]), {}))
+        if row["price"] is not None:
+            charged.bytes_by_rate[int(row["rate_scaled"]), row["price"]] = int(row["bytes"])
+    return found
+
+
+async def _store(connection: Connection, charged: dict[str, Charged]) -> None:
+    prices = [
+        (account_id, price, rate, count)
+        for account_id, each in charged.items()
+        for (rate, price), count in each.bytes_by_rate.items()
+    ]
+    columns = zip(*prices, strict=True) if prices else ((), (), (), ())
+    await connection.execute(
+        _query("write_charges"),
+        list(charged),
+        [each.charged_nano for each in charged.values()],
+        *(list(column) for column in columns),
+    )
+
+
+def _debit(request_id: str, row: Row, rate: ByteRate, at_ms: int, charged_nano: int) -> Debit:
+    thousandths = min(int(row["bytes"]) * THOUSANDTHS, MAX_UNIT_THOUSANDTHS)
+    region = row["region"]
+    return Debit(
+        request_id=request_id,
+        admitted_at_ms=at_ms,
+        outcome="settled",
+        account_id=row["account_id"],
+        user_id=None,
+        key_id=KEY,
+        client_request_id=None,
+        upstream_request_id=None,
+        endpoint=ENDPOINT,
+        feature=METER,
+        model=METER,
+        provider=METER_PROVIDER,
+        provider_model=METER,
+        input_tokens=0,
+        cached_input_tokens=0,
+        cache_write_tokens=0,
+        output_tokens=0,
+        reasoning_tokens=0,
+        counts=other_counts(Usage(requests=0, unit_thousandths=thousandths)),
+        cost_nano=charged_nano,
+        charged_nano=charged_nano,
+        price_id=rate.price_id,
+        multiplier=rate.variant,
+        markup_scaled=0,
+        estimated=False,
+        status=200,
+        stream=False,
+        latency_ms=None,
+        ttft_ms=None,
+        tags=msgspec.json.encode({"region": region}).decode() if region else None,
+        end_user=None,
+        note=_note(int(row["bytes"]), rate),
+    )
+
+
+def _note(count: int, rate: ByteRate) -> str:
+    """Return how the amount came about, which no single debit's counts give."""
+    price = "PRICE_PER_BYTE" if rate.price_id == NAMED else "the row's price"
+    return (
+        f"{count} bytes at {price}: what all traffic of the account costs, without its included bytes, less what was "
+        "charged before"
+    )

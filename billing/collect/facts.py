@@ -1,0 +1,130 @@
+"""Facts: points of a page, all that follows from them, and the checkpoint, in one transaction.
+
+A process that dies before the commit has written nothing and the page is asked for again; after it, the page is known
+and writes nothing. Two collectors of one source are told apart by the checkpoint's version: the second one's page is
+rolled back. An advisory lock, shared by those who write points, lets whoever gives a subject its account read all that
+was written without it (`subjects`).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime
+from typing import TYPE_CHECKING, Final, cast
+
+from billing.collect.snapshots import POINT_DAYS, Checkpoint
+from billing.database.connection import affected, queries
+
+if TYPE_CHECKING:
+    from billing.collect.snapshots import FirstPoint, Page, Source
+    from billing.database.connection import Connection, Database, Row
+
+_query = queries("billing.collect")
+
+LOCK: Final = 0x6D65746572636F6C
+"""The advisory lock of collection: "metercol" as 64 bits."""
+SHARED: Final = "SELECT pg_advisory_xact_lock_shared($1)"
+DELETED_AT_ONCE: Final = 50_000
+_PLANNED: Final = "SELECT set_config('enable_hashjoin', 'off', true), set_config('enable_mergejoin', 'off', true)"
+"""Points are looked up one by one by their keys, however many there are: no table is read whole."""
+
+
+@dataclass(frozen=True, slots=True)
+class Wrote:
+    """What a page came to. A minute is one of a series; it is replayed where all of its points were known."""
+
+    samples: int = 0
+    written_minutes: int = 0
+    replayed_minutes: int = 0
+    conflicts: int = 0
+    set_aside: int = 0
+
+    def plus(self, other: Wrote) -> Wrote:
+        """Return both together."""
+        return Wrote(
+            self.samples + other.samples,
+            self.written_minutes + other.written_minutes,
+            self.replayed_minutes + other.replayed_minutes,
+            self.conflicts + other.conflicts,
+            self.set_aside + other.set_aside,
+        )
+
+
+class Facts:
+    """Writes what sources say. Methods raise `database.connection.DatabaseError`."""
+
+    def __init__(self, database: Database, revision: str, first_point: FirstPoint) -> None:
+        """`revision` is what facts are marked with (SOURCE_REVISION); `first_point` holds for nodes that are new."""
+        self._database = database
+        self._revision, self._first_point = revision, first_point
+
+    async def checkpoint(self, source_id: str) -> Checkpoint:
+        """Return how far a source was read."""
+        row = await self._database.row(_query("get_checkpoint"), source_id)
+        return Checkpoint(**dict(cast("Row", row)))
+
+    async def failed(self, source_id: str, error: str, *, restart: bool) -> None:
+        """Note what is wrong with a source; with `restart` its window begins anew."""
+        await self._database.execute(_query("fail_source"), source_id, error, restart)
+
+    async def write(
+        self, source: Source, page: Page, before: Checkpoint, after: Checkpoint, now: datetime
+    ) -> Wrote | None:
+        """Write a page and move the checkpoint; None where another collector has moved it."""
+        async with self._database.transaction() as connection:
+            await connection.execute(SHARED, LOCK)
+            moved = await connection.fetchrow(
+                _query("move_checkpoint"),
+                *(source.source_id, before.version, after.watermark, after.since, after.until),
+                *(after.cursor, after.newest, now),
+            )
+            if moved is None:
+                return None
+            wrote = await self._points(connection, source, page) if page.nodes else Wrote()
+        return wrote.plus(Wrote(page.samples, 0, 0, page.conflicts, page.set_aside))
+
+    async def _points(self, connection: Connection, source: Source, page: Page) -> Wrote:
+        await connection.execute(_PLANNED)
+        revision = await connection.fetchval(_query("name_revision"), self._revision)
+        names = sorted(page.nodes)
+        noted = await connection.fetch(
+            _query("note_nodes"),
+            source.source_id,
+            names,
+            [page.nodes[name][0] for name in names],
+            [page.nodes[name][1] for name in names],
+            *(source.region, self._first_point),
+        )
+        nodes = {row["node"]: row["id"] for row in noted}
+        earlier = [row for row in noted if row["first_before"] is not None and row["first_at"] < row["first_before"]]
+        series = await _series(connection, page, nodes)
+        columns = zip(*(point[3:] for point in page.points), strict=True) if page.points else ((), (), ())
+        row = await connection.fetchrow(
+            _query("write_points"),
+            series,
+            *(list(column) for column in columns),
+            revision,
+            [row["id"] for row in earlier],
+            [row["first_before"] for row in earlier],
+        )
+        row = cast("Row", row)
+        return Wrote(0, row["written"], row["minutes"] - row["written"], row["conflicts"])
+
+    async def forget(self, now: datetime, most: int = DELETED_AT_ONCE) -> int:
+        """Remove old points, but for the last one of each series before the time that late ones may come from. Return
+        how many; facts by hour stay."""
+        return affected(await self._database.execute(_query("forget_points"), now, POINT_DAYS, most))
+
+
+async def _series(connection: Connection, page: Page, nodes: dict[str, int]) -> list[int]:
+    """Return the series of each point of a page; those that are new are made, and so are their subjects."""
+    keys = list(dict.fromkeys(point[:3] for point in page.points))
+    asked = [nodes[key[0]] for key in keys], [key[1] for key in keys], [key[2] for key in keys]
+    found = await connection.fetch(_query("known_series"), *asked)
+    if len(found) < len(keys):
+        uuids = list(dict.fromkeys(asked[1]))
+        await connection.execute(_query("add_subjects"), uuids, [page.emails[uuid] for uuid in uuids])
+        await connection.execute(_query("add_series"), *asked)
+        found = await connection.fetch(_query("known_series"), *asked)
+    ids = {keys[row["place"] - 1]: row["id"] for row in found}
+    return [ids[point[:3]] for point in page.points]

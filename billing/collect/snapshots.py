@@ -1,0 +1,199 @@
+"""What an exporter answers to GET /v1/snapshots/window, checked, and how a source is read on. Pure.
+
+Counters are cumulative, as billing-service's interface has them. Pages follow one another by the cursor that a page
+names (`next_cursor` or `cursor`); where `has_more` comes without one, the next page begins with the newest snapshot of
+this one. What makes no progress ends a run: the same cursor again, pages without a newer snapshot, empty pages.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime, timedelta
+from typing import Annotated, ClassVar, Final, Literal, NamedTuple
+
+import msgspec
+from msgspec import Meta, Struct
+
+from billing.errors import Kind, MetergateError
+
+FirstPoint = Literal["new", "baseline", "zero"]
+"""What the first point of a series counts: its value where an earlier snapshot of its node lacks the series (`new`),
+never anything (`baseline`), or always its value (`zero`)."""
+Unknown = Literal["create", "park"]
+"""What becomes of a subject that nobody is found for."""
+MOST_COUNTED: Final = 2**53 - 1
+"""Of one counter: JSON numbers are exact up to here."""
+MOST_EMPTY: Final = 10
+"""Pages in a row that may be empty and say that there is more."""
+MOST_BACK: Final = timedelta(days=35)
+MOST_AHEAD: Final = timedelta(minutes=5)
+"""Snapshots of other times are set aside: of old ones the neighbours are gone, and nobody knows the future."""
+POINT_DAYS: Final = MOST_BACK.days + 2
+"""How long points are kept."""
+
+_Count = Annotated[int, Meta(ge=0, le=MOST_COUNTED)]
+_Name = Annotated[str, Meta(max_length=256)]
+_Moment = Annotated[datetime, Meta(tz=True)]
+
+
+class ExporterFailed(MetergateError):
+    """A source could not be collected; the message holds neither token nor answer. `restart`: the window that was being
+    read can't be gone on with."""
+
+    kind: ClassVar[Kind] = "unavailable"
+
+    def __init__(self, message: str, *, restart: bool = False) -> None:
+        super().__init__(message)
+        self.restart = restart
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """A place to collect from. `expected_...` are compared with what it says of itself, where given."""
+
+    source_id: str
+    base_url: str
+    token: str | None = field(repr=False)
+    region: str
+    expected_node_id: str | None = None
+    expected_env: str | None = None
+    timeout_s: float = 15.0
+
+
+class _Sample(Struct, frozen=True, gc=False):
+    uuid: Annotated[str, Meta(min_length=1, max_length=128)]
+    email: Annotated[str, Meta(max_length=320)]
+    inbound_tag: _Name
+    uplink_bytes_total: _Count
+    downlink_bytes_total: _Count
+
+
+class _Snapshot(Struct, frozen=True):
+    collected_at: _Moment
+    node_id: Annotated[str, Meta(min_length=1, max_length=256)]
+    env: _Name
+    samples: list[_Sample]
+
+
+class _Answer(Struct, frozen=True):
+    node_id: Annotated[str, Meta(min_length=1, max_length=256)]
+    env: _Name
+    snapshots: list[_Snapshot]
+    has_more: bool = False
+    next_cursor: Annotated[str, Meta(max_length=2048)] | None = None
+    cursor: Annotated[str, Meta(max_length=2048)] | None = None
+
+
+_decoder: Final = msgspec.json.Decoder(_Answer)
+
+
+class Point(NamedTuple):
+    """What both counters of a series said at a time."""
+
+    node: str
+    uuid: str
+    inbound_tag: str
+    at: datetime
+    up: int
+    down: int
+
+
+@dataclass(frozen=True, slots=True)
+class Page:
+    """A page of snapshots: `points`, each once; `nodes` with environment and earliest snapshot; `emails` by uuid.
+    `samples` counts what came, `set_aside` those of impossible times, `conflicts` those of a point that had two values.
+    `newest` is its newest snapshot, None for a page without one."""
+
+    points: list[Point]
+    nodes: dict[str, tuple[str, datetime]]
+    emails: dict[str, str]
+    samples: int
+    set_aside: int
+    conflicts: int
+    newest: datetime | None
+    cursor: str | None
+    has_more: bool
+
+
+def read_page(body: bytes, source: Source, now: datetime) -> Page:
+    """Return what an answer says. Raises `ExporterFailed` for anything but a page of this source."""
+    try:
+        answer = _decoder.decode(body)
+    except (msgspec.DecodeError, UnicodeDecodeError, ValueError) as error:
+        raise ExporterFailed(f"its answer is not a page of snapshots: {error}"[:300], restart=True) from None
+    if b"\\u0000" in body:
+        raise ExporterFailed("its answer has a NUL in a text", restart=True)
+    for node, env in {(answer.node_id, answer.env), *((each.node_id, each.env) for each in answer.snapshots)}:
+        if source.expected_node_id not in (None, node):
+            raise ExporterFailed(f"expected node {source.expected_node_id!r}, it says {node!r}", restart=True)
+        if source.expected_env not in (None, env):
+            raise ExporterFailed(f"expected env {source.expected_env!r}, it says {env!r}", restart=True)
+    return _page(answer, now)
+
+
+def _page(answer: _Answer, now: datetime) -> Page:
+    values: dict[tuple[str, str, str, datetime], tuple[int, int]] = {}
+    nodes: dict[str, tuple[str, datetime]] = {}
+    emails: dict[str, str] = {}
+    samples = set_aside = conflicts = 0
+    newest: datetime | None = None
+    for snapshot in answer.snapshots:
+        node, at = snapshot.node_id, snapshot.collected_at.astimezone(UTC)
+        samples += len(snapshot.samples)
+        if not now - MOST_BACK <= at <= now + MOST_AHEAD:
+            set_aside += len(snapshot.samples)
+            continue
+        newest = at if newest is None else max(newest, at)
+        nodes[node] = snapshot.env, min(at, nodes[node][1]) if node in nodes else at
+        for sample in snapshot.samples:
+            key = node, sample.uuid, sample.inbound_tag, at
+            value = sample.uplink_bytes_total, sample.downlink_bytes_total
+            if (known := values.get(key)) is not None and known != value:
+                conflicts += 1
+                value = max(value[0], known[0]), max(value[1], known[1])
+            values[key] = value
+            emails.setdefault(sample.uuid, sample.email)
+    points = [Point(*key, *value) for key, value in values.items()]
+    cursor = answer.next_cursor or answer.cursor or None
+    return Page(points, nodes, emails, samples, set_aside, conflicts, newest, cursor, answer.has_more)
+
+
+@dataclass(frozen=True, slots=True)
+class Checkpoint:
+    """How far a source was read: `watermark` is the newest snapshot of windows that were read to their end. Of the one
+    that is being read `since` and `until` are its bounds, None between two, `cursor` is what comes next of it and
+    `newest` its newest snapshot so far. `version` rises with each move."""
+
+    version: int = 0
+    watermark: datetime | None = None
+    since: datetime | None = None
+    until: datetime | None = None
+    cursor: str | None = None
+    newest: datetime | None = None
+
+    def begun(self, now: datetime, overlap: timedelta, since: datetime | None = None) -> Checkpoint:
+        """Return it with the window that is read next: the one that was begun, else one from before the watermark on,
+        or from `since` on. A source that was never collected is asked for its last snapshots alone."""
+        if since is None and self.since is not None and self.until is not None:
+            return self
+        begins = (self.watermark or now) - overlap if since is None else since
+        return replace(self, since=max(begins, now - MOST_BACK), until=now, cursor=None, newest=None)
+
+    def after(self, page: Page) -> Checkpoint:
+        """Return it once a page of its window is written. Raises `ExporterFailed` where the page makes no progress."""
+        newest = max((at for at in (self.newest, page.newest) if at is not None), default=None)
+        if not page.has_more:
+            marks = [at for at in (self.watermark, newest) if at is not None]
+            return Checkpoint(self.version + 1, max(marks, default=None))
+        if page.cursor is not None and page.cursor == self.cursor:
+            raise ExporterFailed("it says that there is more, and names the same cursor again", restart=True)
+        if page.cursor is not None:
+            return replace(self, version=self.version + 1, cursor=page.cursor, newest=newest)
+        if page.newest is None or self.since is None or page.newest <= self.since:
+            raise ExporterFailed("it says that there is more, without a cursor or a newer snapshot", restart=True)
+        return replace(self, version=self.version + 1, since=page.newest, cursor=None, newest=newest)
+
+    @property
+    def is_done(self) -> bool:
+        """Return whether no window is being read."""
+        return self.since is None

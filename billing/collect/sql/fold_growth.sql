@@ -1,0 +1,13 @@
+-- At most $1 rows of growth become due, by account, region and hour; how many.
+WITH taken AS (
+    DELETE FROM collected_growth WHERE ctid = ANY (ARRAY(SELECT ctid FROM collected_growth LIMIT $1))
+    RETURNING subject, region, minute, bytes
+), due AS (
+    INSERT INTO collected_due AS d (account_id, region, hour, at, bytes)
+    SELECT u.account_id, t.region, date_trunc('hour', t.minute, 'UTC'), max(t.minute), sum(t.bytes)
+    FROM taken AS t JOIN collected_subjects AS u ON u.id = t.subject
+    GROUP BY 1, 2, 3 ORDER BY 1, 2, 3
+    ON CONFLICT (account_id, region, hour) DO UPDATE
+    SET bytes = d.bytes + excluded.bytes, at = greatest(d.at, excluded.at)
+)
+SELECT count(*) FROM taken

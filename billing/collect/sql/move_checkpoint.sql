@@ -1,0 +1,5 @@
+-- No row where another collector has moved it since version $2.
+UPDATE collect_sources
+SET version = version + 1, watermark = $3, since = $4, until = $5, cursor = $6, newest = $7, collected_at = $8, error = ''
+WHERE source = $1 AND version = $2
+RETURNING version

@@ -1,0 +1,147 @@
+"""Whose the traffic is: subjects, by the uuid that exporters count them under, and their accounts.
+
+A new subject gets the account of another one with its e-mail address, or the personal account of whoever has proven to
+have that address. For others it is made or they are parked, by the policy; operators assign parked ones, and they are
+matched later where their address is found then. What was counted of a subject before it had an account is charged from
+there on. An account that collection meets for the first time gets its initial balance and its included bytes, once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import datetime
+from typing import TYPE_CHECKING, ClassVar, Final
+
+from billing import audit
+from billing.accounts.accounts import AccountNotFound, open_account
+from billing.accounts.grants import PROMOTIONS, Entry
+from billing.accounts.lots import PROMOTIONAL
+from billing.collect.facts import LOCK
+from billing.database.connection import queries
+from billing.errors import Kind, MetergateError
+from billing.pages import BadCursor, Page, page_of
+
+if TYPE_CHECKING:
+    from billing.accounts.grants import Grants
+    from billing.collect.snapshots import Unknown
+    from billing.database.connection import Connection, Database, Row
+
+_query = queries("billing.collect")
+
+AT_ONCE: Final = 100
+"""Subjects that are looked into by one transaction."""
+MOST_ASSIGNED: Final = 1000
+"""Subjects of one e-mail address that an operator assigns at once."""
+NEWEST: Final = 2**63 - 1
+EXCLUSIVE: Final = "SELECT pg_advisory_xact_lock($1)"
+_NAME: Final = 200
+
+
+class SubjectNotFound(MetergateError):
+    """No subject without an account has this uuid or e-mail address."""
+
+    kind: ClassVar[Kind] = "not_found"
+
+
+@dataclass(frozen=True, slots=True)
+class Subject:
+    """Whom an exporter counts. `bytes` are all that were counted of it."""
+
+    id: int
+    uuid: str
+    email: str
+    account_id: str | None
+    created_at: datetime
+    bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class SubjectRules:
+    """What is done for those that nobody is found for, and what an account starts with."""
+
+    unknown: Unknown = "create"
+    plan: str = "free"
+    initial_nano: int = 0
+    included_bytes: int = 0
+
+
+class Subjects:
+    """Gives subjects their accounts. Methods raise `database.connection.DatabaseError`."""
+
+    def __init__(self, database: Database, grants: Grants, rules: SubjectRules, new_id: Callable[[], str]) -> None:
+        self._database, self._grants, self._rules, self._new_id = database, grants, rules, new_id
+
+    async def settle(self) -> set[str]:
+        """Look into all that are new, and into parked ones that somebody is found for; return the accounts whose
+        balances that has raised."""
+        granted: set[str] = set()
+        while rows := await self._database.rows(_query("waiting_subjects"), AT_ONCE):
+            async with self._database.transaction() as connection:
+                granted |= await self._settled(connection, {row["id"]: row["account_id"] for row in rows})
+        return granted
+
+    async def _settled(self, connection: Connection, found: dict[int, str | None]) -> set[str]:
+        await connection.execute(EXCLUSIVE, LOCK)
+        made: dict[str, str] = {}
+        granted: set[str] = set()
+        parked: list[int] = []
+        for row in await connection.fetch(_query("lock_subjects"), list(found)):
+            if row["account_id"] is not None:
+                continue
+            email = row["email"].lower()
+            account_id = found[row["id"]] or (made.get(email) if email else None)
+            if account_id is None and self._rules.unknown == "park":
+                parked.append(row["id"])
+                continue
+            if account_id is None:
+                account_id = await self._made(connection, row)
+                made[email] = account_id
+            granted |= await self._assign(connection, row["id"], account_id)
+        if parked:
+            await connection.execute(_query("park_subjects"), parked)
+        return granted
+
+    async def _made(self, connection: Connection, row: Row) -> str:
+        name = (row["email"] or row["uuid"])[:_NAME]
+        account = await open_account(connection, self._new_id, name, self._rules.plan, actor=audit.SYSTEM)
+        return account.id
+
+    async def _assign(self, connection: Connection, subject_id: int, account_id: str) -> set[str]:
+        """Give a subject its account; return that where its balance was raised."""
+        await connection.execute(_query("assign_subject"), subject_id, account_id)
+        rules = self._rules
+        met = await connection.fetchval(_query("meet_account"), account_id, rules.included_bytes)
+        if met is None or not rules.initial_nano:
+            return set()
+        said = f"collect:{account_id}", "initial-balance", "initial balance"
+        entry = Entry(account_id, rules.initial_nano, PROMOTIONS, "grant", *said, terms=PROMOTIONAL)
+        result = await self._grants.record(connection, entry, audit.SYSTEM)
+        return set() if result.replayed else {account_id}
+
+    async def assign(self, name: str, account_id: str, actor: audit.Actor = audit.ADMIN) -> tuple[int, set[str]]:
+        """Give the subjects of a uuid or e-mail address that have no account this one; return how many, and whether
+        the account's balance was raised. Raises `SubjectNotFound`, `accounts.AccountNotFound`."""
+        async with self._database.transaction() as connection:
+            await connection.execute(EXCLUSIVE, LOCK)
+            if await connection.fetchval("SELECT id FROM accounts WHERE id = $1", account_id) is None:
+                raise AccountNotFound(f"There is no account {account_id!r}.")
+            found = await connection.fetch(_query("find_subjects"), name, MOST_ASSIGNED)
+            if not found:
+                raise SubjectNotFound(f"No subject without an account has the uuid or e-mail address {name!r}.")
+            granted: set[str] = set()
+            for row in found:
+                granted |= await self._assign(connection, row["id"], account_id)
+            after = {"subject": name, "subjects": len(found)}
+            await audit.record(connection, actor, "account.collect", account_id, None, after, account_id=account_id)
+        return len(found), granted
+
+    async def page(self, limit: int, after: str | None = None, *, parked: bool = False) -> Page[Subject]:
+        """Return subjects, the newest first; with `parked` those alone that have no account. Raises
+        `pages.BadCursor`."""
+        if after is not None and not (after.isdecimal() and len(after) < len(str(NEWEST))):
+            raise BadCursor("This cursor is not one that this list has given.")
+        rows = await self._database.rows(
+            _query("page_subjects"), NEWEST if after is None else int(after), limit + 1, parked
+        )
+        return page_of([Subject(**dict(row)) for row in rows], limit, lambda subject: str(subject.id))

@@ -1,0 +1,177 @@
+"""What an export's other side is to its worker: a sink, which takes events, or not now, or says which it never will."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
+from typing import TYPE_CHECKING, Final, Literal, Protocol, TypeVar
+
+import aiohttp
+
+from billing.errors import MetergateError
+from billing.notices.destinations import DestinationRefused
+
+if TYPE_CHECKING:
+    from billing.database.connection import Connection
+    from billing.exports.events import ExportEvent
+    from billing.notices.destinations import Poster
+
+T = TypeVar("T")
+Refusals = Mapping[str, str]
+"""Why the other side never takes an item, by the item: a request id, or the identifier of an hour's sum."""
+
+ANSWER_BYTES: Final = 1024 * 1024
+MOST_WAIT_S: Final = 3600.0
+"""However long a `Retry-After` asks us to wait, we ask again after this."""
+MOST_REASON: Final = 300
+REFUSING: Final = (400, 413, 422)
+"""Statuses that are about what was sent. All others but 2xx are about us, or pass: the batch stays whole and waits."""
+
+
+class SinkFailed(MetergateError):
+    """The other side does not take anything now. The message says why; `wait_s` is what it asked for."""
+
+    def __init__(self, message: str, wait_s: float = 0.0) -> None:
+        super().__init__(message)
+        self.wait_s = wait_s
+
+
+class Sink(Protocol):
+    """One export's other side."""
+
+    @property
+    def name(self) -> str:
+        """Return the export's name."""
+
+    @property
+    def kind(self) -> str:
+        """Return what it is."""
+
+    @property
+    def batch(self) -> int:
+        """Return how many events are sent at a time."""
+
+    def before(self, now: datetime) -> datetime | None:
+        """Return before when events must have been written to be sent now; None: all may be."""
+
+    async def send(self, events: Sequence[ExportEvent]) -> Refusals:
+        """Send events, and return those that will never be taken. Sending the same again changes nothing at the other
+        side. Raises `SinkFailed` and `DatabaseError`: some may have been taken."""
+
+    async def accepted(self, connection: Connection, events: Sequence[ExportEvent]) -> None:
+        """Write what follows, in the transaction that moves the export on. Raises `DatabaseError`."""
+
+    async def after(self) -> bool:
+        """Do what is due apart from batches, some of it; return whether there is more. Raises `SinkFailed` and
+        `DatabaseError`."""
+
+    async def close(self) -> None:
+        """Close connections."""
+
+
+class PlainSink:
+    """A sink that sends what there is, and nothing else."""
+
+    def before(self, now: datetime) -> datetime | None:
+        """Return that all may be sent."""
+        return None
+
+    async def accepted(self, connection: Connection, events: Sequence[ExportEvent]) -> None:
+        """Write nothing."""
+
+    async def after(self) -> bool:
+        """Do nothing."""
+        return False
+
+    async def close(self) -> None:
+        """Close nothing."""
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """What became of a request with several items: all were taken; those in `refused`, by their place, never will be,
+    or are there already (None), and the others are to be sent again; or one of them, unknown which, was refused."""
+
+    kind: Literal["taken", "some", "one of them"]
+    reason: str = ""
+    refused: Mapping[int, str | None] = field(default_factory=dict)
+
+
+TAKEN: Final = Verdict("taken")
+
+
+async def deliver(items: Sequence[T], post: Callable[[Sequence[T]], Awaitable[Verdict]]) -> dict[int, str]:
+    """Send items until each is taken or refused, and return why, by the place of each that is refused. What is refused
+    as a whole is halved. Raises what `post` raises."""
+    refused: dict[int, str] = {}
+    waiting = [list(range(len(items)))]
+    while waiting:
+        places = waiting.pop()
+        verdict = await post([items[place] for place in places])
+        if verdict.kind == "taken":
+            continue
+        named = {places[at]: why for at, why in verdict.refused.items() if 0 <= at < len(places)}
+        if verdict.kind == "some" and named:
+            refused |= {place: why for place, why in named.items() if why is not None}
+            left = [place for place in places if place not in named]
+            waiting += [left] if left else []
+        elif len(places) == 1:
+            refused[places[0]] = verdict.reason
+        else:
+            half = len(places) // 2
+            waiting += [places[half:], places[:half]]
+    return refused
+
+
+@dataclass(frozen=True, slots=True)
+class Said:
+    """What the other side answered: its status and the beginning of its body."""
+
+    status: int
+    body: bytes
+
+    @property
+    def reason(self) -> str:
+        """Return it in one line."""
+        text = " ".join(self.body.decode("utf-8", "replace").split())
+        return f"status {self.status}: {text}"[:MOST_REASON] if text else f"status {self.status}"
+
+
+@dataclass(frozen=True, slots=True)
+class Peer:
+    """An endpoint over HTTP; `headers` hold its key."""
+
+    name: str
+    poster: Poster
+    headers: Mapping[str, str] = field(repr=False)
+
+    async def post(self, url: str, body: bytes, headers: Mapping[str, str]) -> Said:
+        """Send a body and return the answer, where it is taken or is about what was sent. Raises `SinkFailed` for every
+        other one, and for none."""
+        try:
+            answer = await self.poster.ask(url, body, {**self.headers, **headers}, ANSWER_BYTES)
+        except DestinationRefused as error:
+            raise SinkFailed(f"{self.name} can't be sent to: {error}") from error
+        except (aiohttp.ClientError, TimeoutError, OSError, ValueError) as error:
+            raise SinkFailed(f"{self.name} does not answer: {type(error).__name__}") from error
+        if 200 <= answer.status < 300 or answer.status in REFUSING:
+            return Said(answer.status, answer.body)
+        hint = "; check its key" if answer.status in (401, 403) else ""
+        wait_s = retry_after_s(answer.headers.get("Retry-After", ""), datetime.now(UTC))
+        raise SinkFailed(f"{self.name} answered with status {answer.status}{hint}", wait_s)
+
+
+def retry_after_s(said: str, now: datetime) -> float:
+    """Return how long a `Retry-After` asks us to wait (RFC 9110, 10.2.3: seconds, or a date), within `MOST_WAIT_S`; 0
+    where it says nothing that can be read."""
+    if said.strip().isascii() and said.strip().isdigit() and len(said) < 10:
+        return min(MOST_WAIT_S, float(said))
+    try:
+        at = parsedate_to_datetime(said)
+    except (ValueError, TypeError):
+        return 0.0
+    if at.tzinfo is None:
+        return 0.0
+    return max(0.0, min(MOST_WAIT_S, (at - now).total_seconds()))

@@ -1,0 +1,1 @@
+SELECT status FROM accounts WHERE id = $1

@@ -1,0 +1,3 @@
+-- Whose payment $2 became that an operator has credited by hand.
+SELECT t.credit_account FROM payments_parked p JOIN transfers t ON t.id = p.transfer_id
+WHERE p.provider = $1 AND p.kind = 'payment' AND p.object_id = $2 AND p.state = 'credited'

@@ -1,0 +1,97 @@
+"""Budgets, as the API takes and answers them. Pure."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated, Literal
+
+from msgspec import UNSET, Meta, UnsetType
+
+from billing.money import format_usd
+from billing.shapes.base import Answer, Body, Id, Moment, PositiveUsdBody, Usd
+from billing.times import rfc3339
+
+if TYPE_CHECKING:
+    from billing.budgets.budgets import Standing
+
+SubjectName = Literal["account", "key", "user", "tag"]
+PeriodName = Annotated[
+    Literal["day", "week", "month", "total"],
+    Meta(description="a calendar day, week or month in the account's time zone, or for ever"),
+]
+TagPair = Annotated[str, Meta(min_length=3, max_length=400, pattern="^[^=]+=.+$", examples=["team=a"])]
+Thresholds = Annotated[
+    list[Annotated[int, Meta(ge=1, le=1000)]],
+    Meta(min_length=1, max_length=10, description="percents of the amount, rising", examples=[[50, 80, 100]]),
+]
+Notified = Annotated[
+    list[Annotated[str, Meta(min_length=3, max_length=254)]],
+    Meta(max_length=10, description="addresses of members who are mailed; none: the owners and admins"),
+]
+
+
+class NewBudget(Body, frozen=True, kw_only=True):
+    """A sum that an account means to stay within: its own, or that of a key or user (`subject_id`) or of a tag."""
+
+    subject: SubjectName = "account"
+    subject_id: Id | None = None
+    tag: TagPair | None = None
+    period: PeriodName = "month"
+    amount_usd: PositiveUsdBody
+    thresholds: Thresholds | UnsetType = UNSET
+    notify: Notified | UnsetType = UNSET
+
+
+class BudgetPatch(Body, frozen=True, kw_only=True):
+    """A change of a budget: what is absent stays as it is. Thresholds that are crossed by then are told of anew."""
+
+    period: PeriodName | UnsetType = UNSET
+    amount_usd: PositiveUsdBody | UnsetType = UNSET
+    thresholds: Thresholds | UnsetType = UNSET
+    notify: Notified | UnsetType = UNSET
+
+
+class OwnBudgetShape(Answer, frozen=True, kw_only=True):
+    """A budget and how it stands. `spent_usd` is what the requests that were admitted in this period were charged,
+    `percent` how much of the amount that is, `forecast_usd` what it will be by `period_end`. The first two and the
+    forecast are null where usage is not summed by the tag, the forecast and the times also for `total`."""
+
+    id: str
+    subject: SubjectName
+    subject_id: str | None
+    tag: str | None
+    period: PeriodName
+    amount_usd: Usd
+    thresholds: list[int]
+    notify: list[str]
+    created_at: Moment
+    period_start: Moment | None
+    period_end: Moment | None
+    spent_usd: Usd | None
+    left_usd: Usd | None
+    percent: int | None
+    forecast_usd: Usd | None
+    told: Annotated[int, Meta(description="the highest threshold that was told of in this period; 0: none")]
+
+
+def own_budget_shape(standing: Standing) -> OwnBudgetShape:
+    """Return the shape of a budget."""
+    budget, terms, spent_nano = standing.budget, standing.budget.terms, standing.spent_nano
+    is_tag, ends_at = terms.tag is not None, standing.ends_at
+    return OwnBudgetShape(
+        id=budget.id,
+        subject=terms.subject.value,
+        subject_id=None if is_tag else terms.about or None,
+        tag=terms.about if is_tag else None,
+        period=terms.period.value,
+        amount_usd=format_usd(terms.amount_nano),
+        thresholds=list(terms.thresholds),
+        notify=list(terms.notify),
+        created_at=rfc3339(budget.created_at),
+        period_start=None if ends_at is None else rfc3339(standing.times.start),
+        period_end=None if ends_at is None else rfc3339(ends_at),
+        spent_usd=None if spent_nano is None else format_usd(spent_nano),
+        left_usd=None if spent_nano is None else format_usd(max(0, terms.amount_nano - spent_nano)),
+        percent=None if spent_nano is None else spent_nano * 100 // terms.amount_nano,
+        forecast_usd=None if standing.forecast_nano is None else format_usd(standing.forecast_nano),
+        told=budget.told if budget.told_period == standing.times.name else 0,
+    )

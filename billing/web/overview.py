@@ -1,0 +1,59 @@
+"""The first page: what an account has, how long that lasts, what comes next, and its last requests, live."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING, Final
+
+from aiohttp import web
+
+from billing.api.sums import get_billing_summary
+from billing.api.usage import balance_of, list_events
+from billing.identity.permissions import BILLING_READ
+from billing.ledger.used import total
+from billing.money import parse_usd
+from billing.shapes.usage import EventQuery
+from billing.web.visits import Page, View, Visit, Who, key_names
+
+if TYPE_CHECKING:
+    from billing.accounts.accounts import Account
+
+LAST: Final = 10
+"""Requests that the first page has."""
+BURN: Final = timedelta(days=7)
+"""The time before now of which a day's spending is the mean."""
+DAY: Final = timedelta(days=1)
+DAY_S: Final = 86_400
+
+
+async def first(visit: Visit) -> View | web.Response:
+    """Show the overview of one's organization; who belongs to none is an operator, or is told so."""
+    if visit.account is None or BILLING_READ not in visit.caller.scopes:
+        if visit.operator:
+            return visit.see("/operator")
+        return View("no_organization.html")
+    call, account = visit.call, visit.account
+    balance, month = await balance_of(visit.services, account.id), await get_billing_summary(call)
+    now = datetime.fromtimestamp(visit.services.clock(), UTC)
+    burn_nano = await _burn_nano(visit, account, now)
+    left_nano = parse_usd(balance.available_usd)
+    values = {
+        "balance": balance,
+        "month": month,
+        "burn_nano": burn_nano,
+        "days_left": None if burn_nano <= 0 else max(0, left_nano // burn_nano),
+        "events": await list_events(call, EventQuery(limit=LAST)),
+        "names": await key_names(visit),
+        "url": visit.services.browsers.rules.url,
+    }
+    return View("overview.html", values)
+
+
+async def _burn_nano(visit: Visit, account: Account, now: datetime) -> int:
+    """Return what is spent in a day, by the mean of the last ones that the account was there."""
+    since = max(now - BURN, min(account.created_at, now - DAY)).replace(second=0, microsecond=0)
+    (span,) = await visit.services.reports.sums.spans(account.id, (since, now + DAY))
+    return total(span).charged_nano * DAY_S // int((now - since).total_seconds())
+
+
+ROUTES: Final[tuple[Page, ...]] = (Page("GET", "/", first, Who.signed_in),)

@@ -1,0 +1,165 @@
+"""From a view to an answer: templates, what they may use, and files that browsers keep.
+
+Templates escape all text and refuse names that nobody has given. Files have the hash of their content in their name,
+so that a browser may keep them for ever and asks for others after an upgrade. All of it is read once, at the start.
+"""
+
+from __future__ import annotations
+
+import gzip
+from dataclasses import dataclass
+from datetime import datetime
+from functools import cache, partial
+from hashlib import sha256
+from importlib.resources import files
+from typing import TYPE_CHECKING, Any, Final
+
+from aiohttp import web
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
+
+from billing.identity.permissions import RANK
+from billing.money import NANO_PER_USD, format_usd, parse_usd
+from billing.times import parse_rfc3339, rfc3339
+from billing.web.visits import NOTICE, NOTICES, SECTIONS
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from zoneinfo import ZoneInfo
+
+    from billing.web.visits import Page, View, Visit
+
+STATIC: Final = "static"
+LASTING: Final = {"Cache-Control": "public, max-age=31536000, immutable", "Vary": "Accept-Encoding"}
+_TYPES: Final = {"css": "text/css", "js": "text/javascript"}
+_HASH: Final = 16
+_CENT_NANO: Final = NANO_PER_USD // 100
+_SHORT_NANO: Final = 1_000
+"""Amounts below a dollar are shown to a millionth of one, or to the first digits that there are."""
+
+
+@dataclass(frozen=True, slots=True)
+class Asset:
+    """A file as it is served: its name with the hash, its bytes, and those compressed."""
+
+    name: str
+    type: str
+    body: bytes
+    coded: bytes
+
+    async def serve(self, request: web.Request) -> web.Response:
+        """Return the file, compressed for who takes that."""
+        response = web.Response(body=self.body, content_type=self.type, charset="utf-8", headers=LASTING)
+        if "gzip" in request.headers.get("Accept-Encoding", ""):
+            response.body = self.coded
+            response.headers["Content-Encoding"] = "gzip"
+        return response
+
+
+@cache
+def assets() -> dict[str, Asset]:
+    """Return the files that pages load, by their plain names."""
+    found: dict[str, Asset] = {}
+    for file in files("billing.web").joinpath(STATIC).iterdir():
+        stem, _, ending = file.name.rpartition(".")
+        if ending in _TYPES:
+            body = file.read_bytes()
+            name = f"{stem}.{sha256(body).hexdigest()[:_HASH]}.{ending}"
+            found[file.name] = Asset(name, _TYPES[ending], body, gzip.compress(body, mtime=0))
+    return found
+
+
+@cache
+def templates() -> Environment:
+    """Return the templates, with the filters that they all use."""
+    environment = Environment(
+        loader=PackageLoader("billing.web"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        auto_reload=False,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters.update(money=money, count=count, day=day, words=words)
+    environment.filters["zip_same"] = lambda names: [(name, words(name)) for name in names]
+    environment.globals.update(roles=tuple(sorted(RANK, key=RANK.__getitem__)))
+    return environment
+
+
+def render(visit: Visit, view: View, pages: Mapping[str, Page]) -> web.Response:
+    """Return a view as HTML; `pages` are those that there are, by their paths."""
+    notice = NOTICES.get(visit.request.query.get(NOTICE, ""))
+    text = (
+        templates()
+        .get_template(view.template)
+        .render(
+            {
+                "visit": visit,
+                "zone": visit.zone,
+                "notice": notice,
+                "sections": _sections(visit, pages),
+                "static": lambda name: f"{visit.root}{STATIC}/{assets()[name].name}",
+                "when": partial(when, zone=visit.zone),
+                **view.values,
+            }
+        )
+    )
+    return web.Response(text=text, content_type="text/html", status=view.status)
+
+
+def _sections(visit: Visit, pages: Mapping[str, Page]) -> list[tuple[str, list[tuple[str, str, bool]]]]:
+    """Return the navigation: of each section that somebody has, the pages that they may see, and which this is of."""
+    seen = [
+        (title, [(label, path) for label, path in links if path in pages and pages[path].admits(visit.caller)])
+        for title, links in (SECTIONS if visit.signed_in else ())
+    ]
+    within = [path for _, links in seen for _, path in links if f"{visit.path}/".startswith(f"{path.rstrip('/')}/")]
+    here = max(within, key=len, default="")
+    return [(title, [(*link, link[1] == here) for link in links]) for title, links in seen if links]
+
+
+def usd_text(nano: int) -> str:
+    """Return an amount as people read it: cents from a dollar on, more digits of less, rounded to the nearest. Never
+    shows an amount that is there as none."""
+    size = abs(nano)
+    step = _CENT_NANO if size >= NANO_PER_USD else _SHORT_NANO if size >= _SHORT_NANO else 1
+    rounded = (size + step // 2) // step * step
+    whole, fraction = divmod(rounded, NANO_PER_USD)
+    digits = f"{fraction:09d}".rstrip("0").ljust(2 if rounded % _CENT_NANO == 0 else 6, "0")
+    return f"{'-' if nano < 0 else ''}${whole:,}.{digits}"
+
+
+def money(amount: str | int | None) -> Markup:
+    """Return an amount of the API, a decimal string of USD, or nano-USD; the exact one is its value."""
+    if amount is None:
+        return Markup("–")
+    nano = amount if isinstance(amount, int) else parse_usd(amount)
+    exact = format_usd(nano)
+    return Markup('<data class="usd" value="{}" title="{} USD">{}</data>').format(exact, exact, usd_text(nano))
+
+
+def count(number: int | None) -> Markup:
+    """Return a whole number with its thousands apart; the plain one is its value."""
+    return Markup("–") if number is None else Markup('<data value="{}">{}</data>').format(number, f"{number:,}")
+
+
+def when(at: str | datetime | None, zone: ZoneInfo) -> Markup:
+    """Return a time in a zone, and in UTC where one looks closer."""
+    if at is None:
+        return Markup("–")
+    moment = parse_rfc3339(at) if isinstance(at, str) else at
+    exact = rfc3339(moment)
+    return Markup('<time datetime="{}" title="{}">{}</time>').format(
+        exact, f"{moment:%Y-%m-%d %H:%M:%S} UTC", f"{moment.astimezone(zone):%Y-%m-%d %H:%M:%S}"
+    )
+
+
+def day(at: str | datetime, zone: ZoneInfo) -> str:
+    """Return the day of a time in a zone."""
+    moment = parse_rfc3339(at) if isinstance(at, str) else at
+    return f"{moment.astimezone(zone):%Y-%m-%d}"
+
+
+def words(name: Any) -> str:
+    """Return a name of the API as words: `past_due` as "past due"."""
+    return str(name).replace("_", " ")

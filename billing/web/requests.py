@@ -1,0 +1,88 @@
+"""Requests: the metered and the refused ones, one explained line by line, and the models with their prices."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+from billing.api.errors import NotFound
+from billing.api.usage import get_event, list_events
+from billing.errors import StoreError
+from billing.identity.permissions import BILLING_READ
+from billing.ledger.explanations import FACTOR_DECIMALS, decimal
+from billing.pages import DEFAULT_LIMIT
+from billing.plans import names_model
+from billing.shapes.operation import refused_shape
+from billing.shapes.usage import EventQuery
+from billing.web.visits import Page, View, Visit, key_names
+
+if TYPE_CHECKING:
+    from billing.api.tables import Table
+    from billing.shapes.operation import RefusedShape
+
+FILTERS: Final = (
+    *("model", "key_id", "user_id", "provider", "endpoint", "status", "tag", "end_user", "estimated"),
+    *("since", "until"),
+)
+"""Parameters of the list that its form has, as the API names them."""
+
+
+async def requests(visit: Visit) -> View | Table:
+    """Show metered requests, newest first, or give them as a table."""
+    found = await list_events(visit.call, visit.query(EventQuery))
+    if visit.wants_csv:
+        return found  # type: ignore[return-value]
+    asked = visit.request.query
+    filters = {name: asked.get(name, "") for name in FILTERS}
+    return View("requests.html", {"page": found, "filters": filters, "names": await key_names(visit)})
+
+
+async def refused(visit: Visit) -> View:
+    """Show the last requests of the account that were refused, and why."""
+    found = await _refusals(visit)
+    return View("refused.html", {"refusals": found or [], "away": found is None})
+
+
+async def _refusals(visit: Visit) -> list[RefusedShape] | None:
+    """Return the last refusals of the account; None where Redis, which has them, is away."""
+    try:
+        found = await visit.services.refused.newest(DEFAULT_LIMIT, account_id=visit.account_id)
+    except StoreError:
+        return None
+    return [refused_shape(each) for each in found]
+
+
+async def request(visit: Visit) -> View:
+    """Show one request with the lines of its charge; or why it was refused."""
+    try:
+        event = await get_event(visit.call)
+        return View("request.html", {"event": event, "refusal": None, "names": await key_names(visit)})
+    except NotFound:
+        refusal = await _refusal(visit)
+        if refusal is None:
+            raise
+        return View("request.html", {"event": None, "refusal": refusal, "names": {}})
+
+
+async def _refusal(visit: Visit) -> RefusedShape | None:
+    """Return a refused request of the account, as long as it is kept."""
+    try:
+        found = await visit.services.refused.find(visit.call.id("event_id"))
+    except StoreError:
+        return None
+    return None if found is None or found.account_id != visit.account_id else refused_shape(found)
+
+
+async def models(visit: Visit) -> View:
+    """Show the models that the account's plan has, with their prices."""
+    plan = None if visit.account is None else visit.services.plans.get(visit.account.plan)
+    found = [each for each in visit.services.models() if plan is None or names_model(plan.models, each.id)]
+    markup = decimal(plan.markup_scaled, FACTOR_DECIMALS) if plan is not None and plan.markup_scaled else None
+    return View("models.html", {"models": found, "markup": markup})
+
+
+ROUTES: Final[tuple[Page, ...]] = (
+    Page("GET", "/requests", requests, scope=BILLING_READ),
+    Page("GET", "/requests/refused", refused, scope=BILLING_READ),
+    Page("GET", "/requests/{event_id}", request, scope=BILLING_READ),
+    Page("GET", "/models", models),
+)

@@ -1,0 +1,100 @@
+/* The console's own script: what pages do beyond links and forms. Every page works without it, but for what is hidden
+   until it runs. It is loaded before the page is painted, so that a chosen theme does not flash. */
+(function () {
+  "use strict";
+  var root = document.documentElement;
+  var THEMES = ["", "light", "dark"];
+  var LIVE_MS = 5000;
+
+  function stored() {
+    try { return localStorage.getItem("mg-theme") || ""; } catch (error) { return ""; }
+  }
+  function useTheme(name) {
+    if (name) { root.dataset.theme = name; } else { delete root.dataset.theme; }
+  }
+  useTheme(stored());
+
+  function url(path) { return root.dataset.root + path; }
+
+  /* navigator.clipboard is missing on plain http: a selection is copied there, and what failed is said. */
+  function copyText(text, source) {
+    if (navigator.clipboard && window.isSecureContext) {
+      return navigator.clipboard.writeText(text).then(function () { return true; }, function () { return bySelection(source); });
+    }
+    return Promise.resolve(bySelection(source));
+  }
+  function bySelection(source) {
+    var range = document.createRange(), selection = window.getSelection();
+    range.selectNodeContents(source);
+    selection.removeAllRanges();
+    selection.addRange(range);
+    try { return document.execCommand("copy"); } catch (error) { return false; }
+  }
+
+  function onCopy(button) {
+    var source = button.parentElement.querySelector("code, input, output") || button.parentElement;
+    var said = button.dataset.label || (button.dataset.label = button.textContent);
+    copyText(source.value || source.textContent, source).then(function (done) {
+      button.textContent = done ? "Copied" : "Selected: press Ctrl+C";
+      setTimeout(function () { button.textContent = said; }, 2500);
+    });
+  }
+
+  function reveal(within) {
+    within.querySelectorAll("[data-copy][hidden], [data-theme-switch][hidden], [data-script][hidden]").forEach(function (each) {
+      each.hidden = false;
+    });
+    within.querySelectorAll("form:has([data-submits]) button").forEach(function (each) { each.hidden = true; });
+  }
+
+  function nameTheme(button) { button.textContent = "Theme: " + (root.dataset.theme || "auto"); }
+
+  document.addEventListener("click", function (event) {
+    var copy = event.target.closest("[data-copy]"), theme = event.target.closest("[data-theme-switch]");
+    if (copy) { onCopy(copy); }
+    if (theme) {
+      var next = THEMES[(THEMES.indexOf(root.dataset.theme || "") + 1) % THEMES.length];
+      useTheme(next);
+      try { localStorage.setItem("mg-theme", next); } catch (error) { /* it holds for this page */ }
+      nameTheme(theme);
+    }
+  });
+  document.addEventListener("change", function (event) {
+    if (event.target.matches("[data-submits]")) { event.target.form.requestSubmit(); }
+  });
+  document.addEventListener("submit", function (event) {
+    var said = event.target.dataset.confirm;
+    if (said && !window.confirm(said)) { event.preventDefault(); }
+  });
+
+  /* Keys: off where one types, and with Ctrl, Alt or Meta. */
+  var GOES = { o: "", u: "usage", r: "requests", k: "keys", c: "credit" };
+  var pending = false;
+  document.addEventListener("keydown", function (event) {
+    var help = document.getElementById("keys-help");
+    if (event.ctrlKey || event.altKey || event.metaKey || event.target.closest("input, textarea, select, [contenteditable]")) { return; }
+    if (pending && event.key in GOES) { pending = false; location.assign(url(GOES[event.key])); return; }
+    pending = event.key === "g";
+    if (pending) { setTimeout(function () { pending = false; }, 1500); }
+    if (event.key === "/") {
+      var search = document.querySelector("[data-search]");
+      if (search) { event.preventDefault(); search.focus(); }
+    } else if (event.key === "?" && help && !help.open) {
+      event.preventDefault();
+      help.showModal();
+    }
+  });
+
+  document.addEventListener("DOMContentLoaded", function () {
+    reveal(document);
+    document.querySelectorAll("[data-theme-switch]").forEach(nameTheme);
+    document.body.addEventListener("htmx:load", function (event) { reveal(event.detail.elt); });
+    var problem = document.getElementById("problem");
+    if (problem) { problem.scrollIntoView({ block: "nearest" }); }
+    /* Parts that look again: `data-live` with hx-get and hx-trigger="look". Nothing is asked while nobody looks. */
+    setInterval(function () {
+      if (document.visibilityState !== "visible" || !window.htmx) { return; }
+      document.querySelectorAll("[data-live]").forEach(function (each) { window.htmx.trigger(each, "look"); });
+    }, LIVE_MS);
+  });
+})();

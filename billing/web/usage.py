@@ -1,0 +1,265 @@
+"""What was used: by model, key, user, tag, provider or endpoint, in days of a time zone, beside the period before.
+
+Sums come from the handlers of /api/account/usage, so that page, table as CSV and API say the same.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import UTC, date, datetime, timedelta
+from typing import TYPE_CHECKING, Any, Final, cast
+
+from billing.api.errors import BadRequest
+from billing.api.requests import zone
+from billing.api.sums import get_buckets, get_summary
+from billing.api.tables import Table
+from billing.audit import AuditFilter
+from billing.identity.permissions import BILLING_READ
+from billing.money import parse_usd
+from billing.pages import MAX_LIMIT
+from billing.shapes.reports import BucketsQuery, BucketsShape, SummaryQuery, SummaryShape
+from billing.times import parse_rfc3339, rfc3339
+from billing.web.charts import Bucket, Chart, stacked
+from billing.web.render import usd_text
+from billing.web.visits import NAMED, Page, View, Visit, key_names
+from billing.zones import Period, day_begins
+
+if TYPE_CHECKING:
+    from zoneinfo import ZoneInfo
+
+    from billing.shapes.reports import BucketShape, GroupShape
+
+NOT_SAID: Final = "(none)"
+"""What a group is called whose requests have no such thing."""
+GROUPS: Final = ("model", "key", "user", "provider", "endpoint", "feature", "tag")
+PERIODS: Final = {
+    "month": "This month",
+    "last_month": "Last month",
+    "7d": "Last 7 days",
+    "30d": "Last 30 days",
+    "180d": "Last 180 days",
+    "365d": "Last 365 days",
+    "chosen": "Chosen days",
+}
+MOST_DAYS: Final = 3 * 365
+_DAYS: Final = {Period.hour: 2, Period.day: 31, Period.week: 180}
+"""How many days are shown in steps of an hour, a day, a week; more in months."""
+_TICKS: Final = {Period.hour: "%H:%M", Period.day: "%d %b", Period.week: "%d %b", Period.month: "%b %Y"}
+_CHANGES: Final = 200
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """Which usage: from the day `since` on and before `until` in a zone, by what; `before` is when the period before
+    began."""
+
+    period: str
+    since: date
+    until: date
+    before: date
+    by: str
+    tag: str
+    zone: ZoneInfo
+
+    @property
+    def group_by(self) -> str:
+        """Return what it is grouped by, as the API has it."""
+        return f"tag:{self.tag}" if self.by == "tag" else self.by
+
+    @property
+    def granularity(self) -> Period:
+        """Return how long a bar is."""
+        days = (self.until - self.since).days
+        return next((period for period, most in _DAYS.items() if days <= most), Period.month)
+
+    @property
+    def bounds(self) -> tuple[datetime, datetime]:
+        """Return when it begins and ends."""
+        return day_begins(self.since, self.zone), day_begins(self.until, self.zone)
+
+    def compared(self, now: datetime) -> tuple[datetime, datetime]:
+        """Return the period before; of one that is not over, the part that is as long as what has passed of this."""
+        (since, until), begins = self.bounds, day_begins(self.before, self.zone)
+        if until <= now:
+            return begins, since
+        return begins, min(begins + max(now - since, timedelta()), since).replace(second=0, microsecond=0)
+
+
+def asked(visit: Visit, now: datetime) -> Asked:
+    """Return what the query string asks for. Raises `BadRequest`."""
+    query = visit.request.query
+    in_zone = zone("tz", query["tz"]) if query.get("tz") else visit.zone
+    by, tag = query.get("by", "model"), query.get("tag", "").strip()
+    if by not in GROUPS:
+        raise BadRequest(f"by is one of {', '.join(GROUPS)}.", "by")
+    if by == "tag" and not tag:
+        raise BadRequest("Name the tag by whose values you want to see usage.", "tag")
+    period = query.get("period") or ("chosen" if query.get("from") else "month")
+    if period not in PERIODS:
+        raise BadRequest(f"period is one of {', '.join(PERIODS)}.", "period")
+    today = now.astimezone(in_zone).date()
+    return Asked(period, *_days(period, today, query.get("from", ""), query.get("to", "")), by, tag, in_zone)
+
+
+def _days(period: str, today: date, first: str, last: str) -> tuple[date, date, date]:
+    """Return the first day, the one after the last, and the first of the period before."""
+    month = today.replace(day=1)
+    match period:
+        case "month":
+            return month, _next_month(month), _month_before(month)
+        case "last_month":
+            begins = _month_before(month)
+            return begins, month, _month_before(begins)
+        case "chosen":
+            begins, ends = _day("from", first), _day("to", last or first) + timedelta(days=1)
+            if not 0 < (ends - begins).days <= MOST_DAYS:
+                raise BadRequest(f"from must not be after to, and not more than {MOST_DAYS} days before.", "from")
+            return begins, ends, begins - (ends - begins)
+    length = timedelta(days=int(period.removesuffix("d")))
+    begins = today + timedelta(days=1) - length
+    return begins, begins + length, begins - length
+
+
+def _day(name: str, given: str) -> date:
+    try:
+        found = date.fromisoformat(given)
+    except ValueError as error:
+        raise BadRequest(f"{name} is a day such as 2027-01-31.", name) from error
+    if not date(2000, 1, 1) <= found < date(2199, 1, 1):
+        raise BadRequest(f"{name} is a day such as 2027-01-31.", name)
+    return found
+
+
+def _next_month(first: date) -> date:
+    return (first + timedelta(days=31)).replace(day=1)
+
+
+def _month_before(first: date) -> date:
+    return (first - timedelta(days=1)).replace(day=1)
+
+
+async def usage(visit: Visit) -> View | Table:
+    """Show what was used, or give it as a table: by group, or with `table=time` by bar."""
+    now = datetime.fromtimestamp(visit.services.clock(), UTC)
+    what = asked(visit, now)
+    since, until = map(rfc3339, what.bounds)
+    given: dict[str, Any] = {"tz": what.zone.key, "group_by": what.group_by, "limit": MAX_LIMIT}
+    buckets_query = BucketsQuery(since=since, until=until, granularity=_named(what.granularity), **given)
+    by_time = visit.request.query.get("table") == "time"
+    buckets = await get_buckets(visit.call, buckets_query) if by_time or not visit.wants_csv else None
+    if isinstance(buckets, Table):
+        return buckets
+    summary = await get_summary(visit.call, SummaryQuery(since=since, until=until, **given))
+    if isinstance(summary, Table):
+        return summary
+    earlier_since, earlier_until = map(rfc3339, what.compared(now))
+    earlier = await get_summary(visit.call, SummaryQuery(since=earlier_since, until=earlier_until, **given))
+    names = await _names(visit, what)
+    values = {
+        "asked": what,
+        "periods": PERIODS,
+        "groups": GROUPS,
+        "summary": summary,
+        "earlier": earlier,
+        "rows": _rows(visit, what, summary, cast(SummaryShape, earlier), names),
+        "buckets": buckets,
+        "chart": _chart(visit, what, cast(BucketsShape, buckets), summary, names, await _changes(visit, what)),
+        "money_line": lambda amount: usd_text(int(amount)),
+    }
+    return View("usage.html", values)
+
+
+def _named(period: Period) -> Any:
+    return period.name
+
+
+async def _names(visit: Visit, what: Asked) -> dict[str, str]:
+    """Return what keys or members are called, by their ids."""
+    if what.by == "key":
+        return await key_names(visit)
+    if what.by == "user" and visit.caller.org_id is not None:
+        members = await visit.services.members.page(visit.caller.org_id, NAMED)
+        return {each.user_id: each.email for each in members.items}
+    return {}
+
+
+def _value(group: GroupShape) -> str | None:
+    return next(iter(group.group.values()), None)
+
+
+def _rows(
+    visit: Visit, what: Asked, summary: SummaryShape, earlier: SummaryShape, names: dict[str, str]
+) -> list[dict[str, Any]]:
+    """Return a row for each group, the dearest first, with what it came to in the period before and its requests."""
+    before = {_value(each): each for each in earlier.data}
+    since, until = map(rfc3339, what.bounds)
+    rows = []
+    for each in summary.data:
+        value = _value(each)
+        was = before.get(value)
+        filters = {f"{what.by}_id" if what.by in ("key", "user") else what.by: value}
+        if what.by == "tag":
+            filters = {"tag": f"{what.tag}={value}"}
+        can_link = value is not None and what.by != "feature"
+        rows.append(
+            {
+                "name": NOT_SAID if value is None else names.get(value, value),
+                "used": each,
+                "before_usd": "0.00" if was is None else was.charged_usd,
+                "href": visit.url("/requests", since=since, until=until, **filters) if can_link else None,
+            }
+        )
+    return rows
+
+
+async def _changes(visit: Visit, what: Asked) -> list[tuple[datetime, str]]:
+    """Return when the plan has changed within the time, and to which."""
+    since, until = what.bounds
+    only = AuditFilter(account_id=visit.account_id, action="account.*", since=since, until=until)
+    page = await visit.services.audit.page(only, _CHANGES)
+    found = []
+    for each in page.items:
+        was, now = ((said or {}).get("plan") for said in (each.before, each.after))
+        if now is not None and was is not None and was != now:
+            found.append((each.at, f"plan {now}"))
+    return found
+
+
+def _chart(
+    visit: Visit,
+    what: Asked,
+    buckets: BucketsShape,
+    summary: SummaryShape,
+    names: dict[str, str],
+    changes: list[tuple[datetime, str]],
+) -> Chart:
+    """Return the bars: each leads to its hours, or to its requests; a mark says that a month or another plan began."""
+    groups = [_value(each) or NOT_SAID for each in summary.data]
+    bars: list[Bucket] = []
+    for each in buckets.data:
+        start, end = parse_rfc3339(each.start), parse_rfc3339(each.end)
+        local = start.astimezone(what.zone)
+        marks = [text for at, text in changes if start <= at < end]
+        if local.day == 1 and what.granularity is Period.day and bars:
+            marks.insert(0, f"{local:%B}")
+        bars.append(
+            Bucket(
+                {_value(group) or NOT_SAID: parse_usd(group.charged_usd) for group in each.groups},
+                _within(visit, what, each),
+                f"{local:%Y-%m-%d %H:%M}: {usd_text(parse_usd(each.charged_usd))}, {each.events} requests",
+                f"{local:{_TICKS[what.granularity]}}",
+                ", ".join(marks),
+            )
+        )
+    return stacked(bars, groups, [names.get(each, each) for each in groups])
+
+
+def _within(visit: Visit, what: Asked, bucket: BucketShape) -> str:
+    if what.granularity is Period.hour:
+        return visit.url("/requests", since=bucket.start, until=bucket.end)
+    first = parse_rfc3339(bucket.start).astimezone(what.zone).date()
+    last = (parse_rfc3339(bucket.end) - timedelta(seconds=1)).astimezone(what.zone).date()
+    return visit.here(period="chosen", **{"from": first.isoformat(), "to": last.isoformat()})
+
+
+ROUTES: Final[tuple[Page, ...]] = (Page("GET", "/usage", usage, scope=BILLING_READ),)

@@ -1,0 +1,143 @@
+"""Collection by the settings: the collector and its parts, its rounds in one gateway of all, and its metrics."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+from functools import partial
+from typing import TYPE_CHECKING, Final
+
+from billing.accounts.grants import Grants
+from billing.collect.charging import rate_of
+from billing.collect.collector import LEASE, Collector, CollectRules, Parts
+from billing.collect.debits import TrafficDebits
+from billing.collect.exporter import Exporters
+from billing.collect.facts import Facts
+from billing.collect.snapshots import Source
+from billing.collect.subjects import SubjectRules, Subjects
+from billing.database.connection import DatabaseError, queries
+
+if TYPE_CHECKING:
+    from billing.collect.charging import ByteRate
+    from billing.database.connection import Database
+    from billing.holds.engine import Engine
+    from billing.price_table import PriceTable
+    from gateway.config.derived import ExporterSource
+    from gateway.config.settings import Settings
+    from gateway.metrics.registry import Metrics
+    from gateway.runtime import Runtime
+
+logger = logging.getLogger(__name__)
+
+POOL_SIZE: Final = 2
+"""Connections of one process for collection: pages are written by two at once."""
+STATEMENT_S: Final = 120.0
+"""The longest statement: that of a page with many points, or of what has grown in a long time."""
+LOOK_S: Final = 15.0
+"""How often a gateway learns what the last run in any of them came to."""
+TAKE_LEASE: Final = queries("billing.ledger")("jobs_take")
+
+
+def make_collector(
+    settings: Settings,
+    database: Database,
+    engine: Engine,
+    prices: Callable[[], PriceTable],
+    new_id: Callable[[], str],
+) -> Collector:
+    """Return the collector of this process, on a database of its own."""
+    defaults, effects = settings.defaults, engine.change_notifier
+    grants = Grants(database, effects, new_id)
+    rules = SubjectRules(
+        unknown=defaults.unknown_subjects,
+        plan=defaults.default_plan,
+        initial_nano=settings.initial_balance_nano,
+        included_bytes=settings.initial_included_quota_bytes,
+    )
+
+    def rate(region: str, at: datetime) -> ByteRate:
+        return rate_of(prices(), settings.price_per_byte_scaled, region, at)
+
+    parts = Parts(
+        exporters=Exporters(
+            connections=defaults.collect_at_once,
+            answer_bytes=defaults.collect_answer_bytes,
+            limit=defaults.collect_snapshots,
+        ),
+        facts=Facts(database, settings.source_revision, defaults.first_point),
+        subjects=Subjects(database, grants, rules, new_id),
+        debits=TrafficDebits(database, grants, rate, effects.balances_changed, new_id),
+    )
+    return Collector(
+        database,
+        [_source(each) for each in settings.exporter_sources if each.enabled],
+        parts,
+        CollectRules(
+            revision=settings.source_revision,
+            pages=defaults.collect_pages,
+            overlap=timedelta(seconds=defaults.collect_overlap_s),
+            at_once=defaults.collect_at_once,
+        ),
+        partial(datetime.now, UTC),
+    )
+
+
+def _source(given: ExporterSource) -> Source:
+    return Source(
+        source_id=given.source_id,
+        base_url=given.base_url,
+        token=None if given.token is None else given.token.reveal(),
+        region=given.region,
+        expected_node_id=given.expected_node_id,
+        expected_env=given.expected_env,
+        timeout_s=given.timeout_s,
+    )
+
+
+async def collect_for_ever(collector: Collector, owner: str, interval_s: float) -> None:
+    """Collect every `interval_s`, in one gateway of all, and learn what it came to in the others."""
+    due_s = 0.0
+    clock = asyncio.get_running_loop().time
+    while True:
+        try:
+            if clock() >= due_s:
+                due_s = clock() + interval_s
+                if await collector.database.row(TAKE_LEASE, LEASE, owner, interval_s * 0.9) is not None:
+                    await collector.run()
+            await collector.look()
+        except DatabaseError as error:
+            logger.info("collection waits: %s", error)
+        await asyncio.sleep(min(max(due_s - clock(), 0.0), LOOK_S))
+
+
+def start_collecting(runtime: Runtime, metrics: Metrics, new_id: Callable[[], str]) -> None:
+    """Start collecting where there is a source, and show what it comes to."""
+    collector, settings = runtime.collector, runtime.settings
+    if not collector.sources:
+        return
+    told = "Age of the newest snapshot of the source that is furthest behind; 0 where none has one."
+    metrics.gauge("collect_lag_seconds", told, lambda: collector.lag_s, "max")
+    for source in collector.sources:
+        told = "Age of the newest snapshot that was collected from a source."
+        lag = partial(collector.lag_of, source.source_id)
+        metrics.gauge("collect_source_lag_seconds", told, lag, "max", source=source.source_id)
+    for name, told in _COUNTED.items():
+        metrics.gauge(f"collect_last_{name}", told, partial(_of_last, collector, name), "max")
+    run = partial(collect_for_ever, collector, new_id(), settings.collect_interval_s)
+    runtime.engine.loops.start(LEASE, run)
+
+
+_COUNTED: Final = {
+    "processed_samples": "Samples of the last run of collection.",
+    "written_minutes": "Facts by series and minute that the last run of collection has written.",
+    "replayed_minutes": "Facts that the last run of collection was sent again.",
+    "failed_sources": "Sources that the last run of collection could not read.",
+    "set_aside": "Samples of impossible times in the last run of collection.",
+    "conflicts": "Samples of the last run of collection that said another value than known ones.",
+}
+
+
+def _of_last(collector: Collector, name: str) -> int:
+    return 0 if collector.last is None else int(getattr(collector.last, name))

@@ -1,0 +1,128 @@
+"""Budgets by the API: kept, measured by the ledger, told of once, to whom it concerns."""
+
+from dataclasses import replace
+from datetime import UTC, datetime
+from typing import Any
+
+from billing.api.services import Services
+from billing.budgets.budgets import Budgets
+from billing.ledger.catalogue import sync_prices
+from billing.ledger.reports import roll
+from billing.notices.destinations import Poster
+from billing.notices.worker import NoticeRules, NoticeWorker
+from billing.usage import Usage
+from tests.billing.api.support import Api, serving
+from tests.billing.identity.support import join, new_organization, new_user
+from tests.billing.support import PRICES, Billing
+
+USD = 1_000_000_000
+NOW = datetime(2026, 11, 21, 12, tzinfo=UTC)
+
+
+class Clock:
+    now = NOW
+
+    def __call__(self) -> float:
+        return self.now.timestamp()
+
+
+async def notices(billing: Billing) -> list[dict[str, Any]]:
+    query = "SELECT data FROM notices WHERE type = 'budget.threshold' ORDER BY created_at, id"
+    return [row["data"] for row in await billing.database.rows(query)]
+
+
+async def test_budgets_tell_once_for_a_threshold_and_period(services: Services, billing: Billing) -> None:
+    clock, database = Clock(), billing.database
+    budgets = Budgets(database, billing.reports.sums, billing.new_id, clock)
+    await sync_prices(database, PRICES)
+    await database.execute("SELECT create_usage_months('2026-11-01', 2)")
+    owner, viewer = await new_user(billing, "owner@example.com"), await new_user(billing, "viewer@example.com")
+    account_id = (organization := await new_organization(billing, "Acme", owner, plan="starter")).account_id
+    await join(billing, organization, viewer, "viewer")
+    key, _ = await billing.keys.create(account_id, "laptop", user_id=viewer)
+
+    async def spend(nano: int, at: datetime = clock.now, team: str = "a") -> None:
+        await billing.debit(
+            *(account_id, key.id, Usage(input_tokens=1)),
+            admitted_at=at,
+            charged_nano=nano,
+            user_id=viewer,
+            tags=f'{{"team":"{team}"}}',
+        )
+
+    async def look() -> list[tuple[str, int]]:
+        """Compare all now; say of what was told new."""
+        before = len(await notices(billing))
+        await database.execute("UPDATE budgets SET looked_at = '-infinity'")
+        told = await budgets.round()
+        new = (await notices(billing))[before:]
+        assert told == len(new)
+        return sorted((each["subject"], each["threshold"]) for each in new)
+
+    async with serving(replace(services, budgets=budgets, clock=clock), billing) as api:
+
+        async def make(**body: object) -> dict[str, Any]:
+            made = await api.person(owner, "POST", "/billing/budgets", {"amount_usd": "10", **body})
+            assert made.status == 201, made.json
+            return dict(made.json)
+
+        whole = await make(notify=["viewer@example.com"])
+        await make(subject="key", subject_id=key.id, period="day", amount_usd="5", thresholds=[100])
+        await make(subject="user", subject_id=viewer, period="total", amount_usd="100", thresholds=[5])
+        tagged = await make(subject="tag", tag="team=a", period="week", amount_usd="6")
+        assert await look() == []
+        await spend(4 * USD, team="b")
+        await spend(4 * USD)
+        await roll(database)
+        assert await look() == [("account", 80), ("key", 100), ("tag", 50), ("user", 5)]
+        assert await look() == []
+        await spend(1_999_999_999)
+        assert await look() == [("tag", 80)]
+        await spend(1)
+        assert await look() == [("account", 100), ("tag", 100)]
+        clock.now = datetime(2026, 12, 1, 12, tzinfo=UTC)
+        await spend(9 * USD, clock.now)
+        assert await look() == [("account", 80), ("key", 100), ("tag", 100)]  # a new month, day and week
+
+        url = f"/billing/budgets/{whole['id']}"
+        shown = (await api.person(owner, "GET", url)).json
+        assert (shown["spent_usd"], shown["left_usd"], shown["percent"], shown["told"]) == ("9.00", "1.00", 90, 80)
+        assert (shown["period_start"], shown["period_end"]) == ("2026-12-01T00:00:00.000Z", "2027-01-01T00:00:00.000Z")
+        assert shown["forecast_usd"] == "558.00"  # 9 in half a day: there was no use in the week before
+        summary = (await api.person(owner, "GET", "/account/billing/summary")).json
+        assert (summary["forecast_usd"], summary["budgets"]) == ("558.00", [shown])
+        changed = (await api.person(owner, "PATCH", url, {"amount_usd": "9"})).json
+        assert (changed["percent"], changed["told"], changed["notify"]) == (100, 0, ["viewer@example.com"])
+        assert await look() == [("account", 100)]
+        page = (await api.admin("GET", f"/accounts/{account_id}/budgets?limit=3")).json
+        assert [each["subject"] for each in page["data"]] == ["tag", "user", "key"]
+        assert page["next_cursor"] is not None
+
+        (await api.person(viewer, "DELETE", url)).refused(403, "insufficient_scope")
+        assert (await api.person(owner, "DELETE", f"/billing/budgets/{tagged['id']}")).status == 204
+        await refused(api, owner)
+    await mailed_to(billing, {"owner@example.com", "viewer@example.com"})
+
+
+async def refused(api: Api, owner: str) -> None:
+    for body, param in (
+        ({"subject": "key", "subject_id": "key_of_another"}, "subject_id"),
+        ({"subject": "tag"}, "tag"),
+        ({"tag": "team=a"}, "tag"),
+        ({"subject": "tag", "tag": "team=a", "subject_id": "x"}, "subject_id"),
+        ({"notify": ["stranger@example.com"]}, "notify"),
+        ({"thresholds": [100, 50]}, "thresholds"),
+    ):
+        made = await api.person(owner, "POST", "/billing/budgets", {"amount_usd": "10", **body})
+        made.refused(400, "invalid_request_error", param)
+
+
+async def mailed_to(billing: Billing, expected: set[str]) -> None:
+    poster = Poster(private=True, timeout_s=1)
+    rules = NoticeRules(1, disable_s=1, kept_days=1)
+    worker = NoticeWorker(billing.database, poster, None, rules, billing.new_id, "me")
+    await worker.round()
+    rows = await billing.database.rows("SELECT recipient, subject, body FROM mail_outbox")
+    assert {row["recipient"] for row in rows} == expected
+    to_viewer = [row for row in rows if row["recipient"] == "viewer@example.com"]
+    assert len(to_viewer) == 4  # the account's budget names the viewer; of others the owner is told

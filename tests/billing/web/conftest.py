@@ -1,0 +1,58 @@
+"""The console on a port of its own, an organization with one person of each role, and their browsers."""
+
+from collections.abc import AsyncIterator
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from billing.api.services import Services
+from billing.holds.redis.client import RedisClient
+from billing.holds.redis.state import Keyspace, RedisState
+from billing.refused import RefusedRequests, RefusedRules
+from billing.shapes.operation import ModelShape, PricingShape
+from tests.billing.api.conftest import people, registry
+from tests.billing.api.conftest import services as bare_services
+from tests.billing.identity.sessions_support import People
+from tests.billing.identity.support import join, new_organization, new_user
+from tests.billing.support import Billing
+from tests.billing.web.support import Console, serving
+
+__all__ = ["bare_services", "people", "registry"]
+
+MODELS = [
+    ModelShape(
+        id="fast",
+        created=0,
+        owned_by="openai",
+        max_output_tokens=9,
+        context_window=None,
+        pricing=PricingShape(price_id="p", usd_per_million={"input": "0.15", "output": "0.60"}, usd_per_unit={}),
+    )
+]
+
+
+@pytest.fixture
+async def services(bare_services: Services, redis_url: str) -> AsyncIterator[Services]:
+    """What the API works on, with a Redis that keeps refusals, and models."""
+    link = RedisClient(redis_url, timeout_s=20.0)
+    refused = RefusedRequests(RedisState(link, Keyspace()), RefusedRules())
+    yield replace(bare_services, refused=refused, models=lambda: MODELS)
+    await link.close()
+
+
+@pytest.fixture
+async def console(services: Services, billing: Billing, people: People) -> AsyncIterator[Console]:
+    persons = {name: await new_user(billing, f"{name}@example.com") for name in ("owner", "stranger", "operator")}
+    organization = await new_organization(billing, "Acme", persons["owner"], plan="starter")
+    await new_organization(billing, "Other", persons["stranger"])
+    for role in ("viewer", "member", "admin"):
+        persons[role] = await new_user(billing, f"{role}@example.com")
+        await join(billing, organization, persons[role], role)  # type: ignore[arg-type]
+    await billing.database.execute(
+        "UPDATE users SET operator = true, totp_secret = 'x', totp_confirmed_at = now() WHERE id = $1",
+        persons["operator"],
+    )
+    client: Any = None  # that of `serving`
+    async with serving(services, Console(client, billing, services, people, organization, persons)) as served:
+        yield served

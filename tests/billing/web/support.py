@@ -1,0 +1,120 @@
+"""Browsers of people, as far as pages without scripts need one."""
+
+import re
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field, replace
+from html import unescape
+from typing import Any
+
+from aiohttp import web
+from aiohttp.test_utils import TestClient, TestServer
+
+from billing.api.application import setup as setup_api
+from billing.api.services import Services
+from billing.audit import ADMIN
+from billing.identity.organizations import Organization
+from billing.identity.people import Visitor
+from billing.web.application import setup
+from tests.billing.api.support import Client, token_of
+from tests.billing.identity.sessions_support import People
+from tests.billing.support import Billing
+
+OWN = {"Sec-Fetch-Site": "same-origin"}
+"""What a browser says of a form that a page of ours has sent."""
+
+
+@dataclass(frozen=True)
+class Answer:
+    """A page as it came."""
+
+    status: int
+    headers: dict[str, str]
+    text: str
+    cookie: str | None = None
+
+    @property
+    def location(self) -> str:
+        return self.headers["Location"]
+
+    @property
+    def words(self) -> str:
+        """What somebody reads: the text without tags, its white space as one space."""
+        shown = re.sub(r"<(script|style|title)\b.*?</\1>", " ", self.text, flags=re.DOTALL)
+        return " ".join(unescape(re.sub(r"<[^>]+>", " ", shown)).split())
+
+    @property
+    def values(self) -> list[str]:
+        """The exact values of amounts and counts, in their order."""
+        return re.findall(r'<data [^>]*?value="([^"]*)"', self.text)
+
+
+@dataclass
+class Console:
+    """The pages, and whoever looks at them, by their role."""
+
+    client: Client
+    billing: Billing
+    services: Services
+    people: People
+    organization: Organization
+    persons: dict[str, str]
+    cookies: dict[str, str] = field(default_factory=dict)
+
+    async def cookie(self, who: str) -> str | None:
+        """The cookie of somebody who has signed in; `nobody` has none, `gone` one that is none any more, `link` that of
+        an operator by a link."""
+        if who == "nobody":
+            return None
+        if who not in self.cookies:
+            self.cookies[who] = await self._begin(who)
+        return self.cookies[who]
+
+    async def _begin(self, who: str) -> str:
+        browsers = self.services.browsers
+        if who == "gone":
+            return "gone"
+        if who == "link":
+            link = await browsers.make_link(ADMIN)
+            secret = await browsers.enter(link.url.rpartition("/")[2], Visitor(ADMIN, "192.0.2.1", "tests"))
+        else:
+            pair = await self.people.sign_in(self.persons[who])
+            secret = await browsers.bind(pair.session_id)
+        assert secret is not None
+        return secret
+
+    async def ask(self, method: str, path: str, who: str = "nobody", **options: Any) -> Answer:
+        """What somebody's browser is answered; `headers` are added to a browser's own."""
+        cookie = await self.cookie(who)
+        headers = {"Accept": "text/html", **(OWN if method != "GET" else {}), **options.pop("headers", {})}
+        if cookie is not None:
+            headers["Cookie"] = f"{self.services.browsers.rules.cookie}={cookie}"
+        self.client.session.cookie_jar.clear()
+        url = f"/console{path}" if path.startswith("/") or not path else f"/console/{path}"
+        async with self.client.request(method, url, headers=headers, allow_redirects=False, **options) as answer:
+            found = answer.cookies.get(self.services.browsers.rules.cookie)
+            text = await answer.text()
+            return Answer(answer.status, dict(answer.headers), text, found.value if found is not None else None)
+
+    async def get(self, path: str, who: str = "nobody", **options: Any) -> Answer:
+        return await self.ask("GET", path, who, **options)
+
+    async def api(self, path: str, who: str, **params: str) -> Any:
+        """What the API answers the same person."""
+        headers = {"Authorization": f"Bearer {token_of(self.persons[who])}"}
+        async with self.client.get(f"/api{path}", headers=headers, params=params) as answer:
+            assert answer.status == 200, await answer.text()
+            return await answer.json()
+
+    async def post(self, path: str, who: str = "nobody", form: dict[str, str] | None = None, **options: Any) -> Answer:
+        return await self.ask("POST", path, who, data=form or {}, **options)
+
+
+@asynccontextmanager
+async def serving(services: Services, known: Console) -> AsyncIterator[Console]:
+    """The pages and the API beside them on a port of their own, for those whom another console knows."""
+    app = web.Application()
+    setup_api(app, services)
+    setup(app, services)
+    async with TestClient(TestServer(app)) as client:
+        yield replace(known, client=client, services=services)

@@ -1,0 +1,255 @@
+"""Who is let in, from where a form is taken, and what browsers are told."""
+
+import hashlib
+import re
+from dataclasses import replace
+from importlib.resources import files
+from typing import Final
+
+import pytest
+
+from billing.audit import ADMIN, SYSTEM
+from billing.identity.browsers import BrowserRules, Browsers
+from billing.web.render import assets, usd_text
+from tests.billing.api.support import ADMIN_KEY
+from tests.billing.api.test_oidc import Elsewhere, oidc_of
+from tests.billing.identity.support import join, new_organization
+from tests.billing.people_support import GOOD, Registry
+from tests.billing.support import Billing
+from tests.billing.web.support import Console, serving
+
+HTMX: Final = "d6fdc75f204e6bdefa99b69bf1e6d4ac69b8a364f77929f45c13476b4000f717"
+"""htmx.org 2.0.11, dist/htmx.min.js."""
+
+
+def test_the_library_that_pages_load_is_the_one_that_was_published() -> None:
+    static = files("billing.web") / "static"
+    assert hashlib.sha256((static / "htmx.min.js").read_bytes()).hexdigest() == HTMX
+    assert "Zero-Clause BSD" in (static / "htmx.LICENSE").read_text("utf-8")
+
+
+@pytest.mark.parametrize(
+    ("nano", "text"),
+    [
+        (0, "$0.00"),
+        (1, "$0.000000001"),
+        (-1_500, "$-0.000002"),
+        (12_345_678_901, "$12.35"),
+        (999_999_999, "$1.00"),
+        (450_000, "$0.000450"),
+        (500_000_000, "$0.50"),
+        (1_234_567_000_000_000, "$1,234,567.00"),
+    ],
+)
+def test_an_amount_is_rounded_for_reading_and_never_to_nothing(nano: int, text: str) -> None:
+    assert usd_text(nano) == (text if nano >= 0 else text.replace("$-", "-$"))
+
+
+async def test_pages_load_nothing_from_elsewhere_and_browsers_are_told_so(console: Console) -> None:
+    page = await console.get("/", "owner")
+    policy = dict(each.strip().partition(" ")[::2] for each in page.headers["Content-Security-Policy"].split(";"))
+    assert (policy["default-src"], policy["script-src"], policy["frame-ancestors"]) == ("'none'", "'self'", "'none'")
+    assert page.headers["Cache-Control"] == "no-store"
+    assert page.headers["Referrer-Policy"] == "same-origin"
+    assert not re.search(r'(?:src|href|action)="(?:https?:)?//', page.text)
+    assert not re.search(r"<[^>]+\s(?:style|on\w+)=", page.text)
+    assert "<script>" not in page.text
+    for name, asset in assets().items():
+        answer = await console.get(f"/static/{asset.name}", headers={"Accept-Encoding": "gzip"})
+        assert "immutable" in answer.headers["Cache-Control"]
+        assert answer.text == (files("billing.web") / "static" / name).read_text("utf-8")
+    missing = await console.get("/no-such-page", "owner")
+    assert (missing.status, missing.headers["Cache-Control"]) == (404, "no-store")
+    assert (await console.ask("PUT", "/sign-in")).headers["Allow"] == "GET, POST"
+
+
+async def test_links_are_relative_so_that_a_proxy_may_take_a_prefix_off(console: Console) -> None:
+    assert (await console.get("")).location == "console/"
+    assert (await console.get("/")).location == "./sign-in"
+    assert 'href="./sign-in' in (await console.get("/register")).text
+    assert 'href="../sign-in' in (await console.get("/sign-in/code")).text
+
+
+FORMS: Final[list[tuple[dict[str, str], bool]]] = [
+    ({"Sec-Fetch-Site": "cross-site"}, False),
+    ({"Sec-Fetch-Site": "same-site", "Origin": "http://{host}"}, False),
+    ({"Origin": "http://evil.example"}, False),
+    ({"Origin": "null"}, False),
+    ({}, False),
+    ({"Origin": "http://{host}"}, True),
+    ({"Sec-Fetch-Site": "same-origin"}, True),
+]
+
+
+async def test_a_form_is_only_taken_from_a_page_of_ours(console: Console) -> None:
+    host = f"{console.client.host}:{console.client.port}"
+    for headers, taken in FORMS:
+        sent = {name: value.format(host=host) for name, value in headers.items()}
+        sent["Cookie"] = f"{console.services.browsers.rules.cookie}={await console.cookie('owner')}"
+        async with console.client.post("/console/sign-out", headers=sent, allow_redirects=False) as answer:
+            assert answer.status == (303 if taken else 403), headers
+        assert (await console.get("/", "owner")).status == (303 if taken else 200)
+        if taken:
+            del console.cookies["owner"]
+
+
+async def test_whoever_signs_in_gets_back_to_where_they_were(console: Console, registry: Registry) -> None:
+    hashed = await registry.people.passwords.hash(GOOD, "")
+    execute = console.billing.database.execute
+    await execute("UPDATE users SET password_hash = $1 WHERE id = $2", hashed, console.persons["owner"])
+    where = (await console.get("/?tz=UTC")).location
+    assert where == "./sign-in?next=%2F%3Ftz%3DUTC"
+    shown = await console.get(where.removeprefix("."))
+    assert 'name="next" value="/?tz=UTC"' in shown.text
+    form = {"email": "owner@example.com", "password": "wrong", "next": "/?tz=UTC"}
+    wrong = await console.post("/sign-in", form=form)
+    assert wrong.status == 401
+    assert 'value="owner@example.com"' in wrong.text
+    assert "This is wrong, or has expired" in wrong.words
+    right = await console.post("/sign-in", form=form | {"password": GOOD})
+    assert (right.status, right.location) == (303, "./?tz=UTC")
+    assert "HttpOnly" in right.headers["Set-Cookie"]
+    assert "SameSite=Lax" in right.headers["Set-Cookie"]
+    console.cookies["owner"] = right.cookie or ""
+    assert (await console.get("/", "owner")).status == 200
+    for evil in ("//evil.example", "/\\evil.example", "https://evil.example", "/\tx"):
+        led = await console.post("/sign-in", form=form | {"password": GOOD, "next": evil})
+        assert led.location == "./"
+    live = await console.get("/", headers={"HX-Request": "true"})
+    assert (live.status, live.headers["HX-Redirect"]) == (200, "./sign-in")
+
+
+async def test_registering_leads_in_by_the_mailed_code(console: Console, registry: Registry) -> None:
+    asked = await console.post("/register", form={"email": "new@example.com", "name": "New", "password": GOOD})
+    assert "Enter the code" in asked.words
+    challenge = re.search(r'name="challenge" value="([^"]+)"', asked.text)
+    assert challenge is not None
+    form = {"email": "new@example.com", "purpose": "verify", "challenge": challenge[1]}
+    wrong = await console.post("/sign-in/enter", form=form | {"code": "000000"})
+    assert (wrong.status, f'value="{challenge[1]}"' in wrong.text) == (401, True)
+    entered = await console.post("/sign-in/enter", form=form | {"code": await registry.mailed_code("new@example.com")})
+    console.cookies["new"] = entered.cookie or ""
+    page = await console.get("/", "new")
+    assert "No requests yet" in page.words
+    assert "/v1/chat/completions" in page.words
+
+
+async def test_what_ends_a_session_ends_the_browser_s_with_the_next_request(console: Console) -> None:
+    sessions, owner = console.services.sessions, console.persons["owner"]
+
+    async def status(who: str = "owner") -> int:
+        console.cookies.setdefault(who, await console.cookie(who) or "")
+        return (await console.get("/", who)).status
+
+    async def again() -> None:
+        assert await status() == 303
+        del console.cookies["owner"]
+        assert await status() == 200
+
+    assert await status() == 200
+    [session] = (await sessions.page(owner, 10)).items
+    async with sessions.transaction() as connection:
+        await sessions.end(connection, session.id, "ended", of_user=owner)
+    await again()
+    async with sessions.transaction() as connection:
+        await sessions.end_all(connection, owner, "revoke-all")
+    await again()
+    await console.billing.database.execute("UPDATE sessions SET expires_at = now() WHERE user_id = $1", owner)
+    await again()
+    await console.services.users.disable(owner, SYSTEM)
+    assert await status() == 303
+
+
+async def test_a_session_lasts_while_it_is_used_and_no_longer_than_in_all(billing: Billing, console: Console) -> None:
+    browsers = Browsers(billing.database, billing.new_id, ADMIN_KEY, BrowserRules(idle_s=600, most_s=3600))
+    pair = await console.people.sign_in(console.persons["owner"])
+    secret = await browsers.bind(pair.session_id)
+    assert secret is not None
+    assert await console.services.sessions.refresh(pair.refresh_token, SYSTEM) is None
+
+    async def left_min(passed_s: int, *, used: bool) -> int:
+        """How long it lasts after so much time has passed since the last look."""
+        await billing.database.execute(
+            "UPDATE sessions SET created_at = created_at - $2 * interval '1 second', expires_at = expires_at"
+            " - $2 * interval '1 second', last_used_at = last_used_at - $2 * interval '1 second' WHERE id = $1",
+            *(pair.session_id, passed_s),
+        )
+        assert await browsers.caller(secret, used=used) is not None
+        left = await billing.database.value(
+            "SELECT extract(epoch FROM expires_at - now())::int FROM sessions WHERE id = $1", pair.session_id
+        )
+        return round(left / 60)
+
+    assert await left_min(300, used=False) == 5
+    assert await left_min(240, used=True) == 10
+    for _ in range(5):
+        await left_min(540, used=True)
+    assert await left_min(60, used=True) == 5
+
+
+async def test_an_operator_s_link_is_good_once_and_ends_with_the_admin_key(console: Console, billing: Billing) -> None:
+    browsers = console.services.browsers
+    link = await browsers.make_link(ADMIN)
+    assert link.secret not in repr(link)
+    path = link.url.partition("/console")[2]
+    assert (await console.get(path)).status == 200  # to look at it uses nothing up
+    entered = await console.post(path)
+    assert (entered.status, entered.location) == (303, "../")
+    assert (await console.post(path)).status == 404
+    console.cookies["link"] = entered.cookie or ""
+    assert (await console.get("/", "link")).location == "./operator"
+    rows = await billing.database.rows("SELECT actor, action FROM audit_log WHERE action LIKE 'operator%' ORDER BY id")
+    assert [tuple(row) for row in rows] == [("admin", "operator_link.create"), ("admin", "operator.sign_in")]
+    stored = await billing.database.value("SELECT string_agg(operator_links::text, '') FROM operator_links")
+    assert link.secret not in stored
+    assert await Browsers(billing.database, billing.new_id, "another").caller(entered.cookie or "") is None
+    old = await browsers.make_link(ADMIN)
+    await billing.database.execute("UPDATE operator_links SET expires_at = now()")
+    assert (await console.post(old.url.partition("/console")[2])).status == 404
+
+
+async def test_a_form_acts_on_the_organization_that_its_page_was_about(console: Console, billing: Billing) -> None:
+    other = await new_organization(billing, "Second", console.persons["member"])
+    shown = await console.get("/", "owner")
+    assert f'value="{console.organization.id}"' in shown.text
+    await join(billing, other, console.persons["owner"], "viewer")
+    switched = await console.post("/organization", "owner", {"choose": other.id})
+    assert (switched.status, switched.location) == (303, "./?notice=switched")
+    assert f'value="{other.id}" selected' in (await console.get("/", "owner")).text
+    late = await console.post("/organization", "owner", {"choose": other.id, "organization": console.organization.id})
+    assert (late.status, "another tab" in late.words) == (409, True)
+
+
+def test_over_tls_the_cookie_is_one_that_no_other_host_can_set() -> None:
+    rules = BrowserRules("https://example.com", secure=True)
+    assert rules.cookie == "__Host-mg_session"
+    assert replace(rules, secure=False).cookie == "mg_session"
+    with pytest.raises(ValueError, match="longer"):
+        BrowserRules(link_s=0)
+
+
+async def test_a_provider_s_sign_in_leads_back_into_the_console(
+    console: Console, registry: Registry, billing: Billing
+) -> None:
+    elsewhere = Elsewhere({"sub": "ann", "email": "ann@example.com", "email_verified": True})
+    services = replace(console.services, oidc=oidc_of(registry, elsewhere, trusted_email=True))
+    async with serving(services, console) as pages:
+
+        async def begun() -> tuple[dict[str, str], dict[str, str]]:
+            sent = await pages.get("/sign-in/with/example", params={"next": "/usage?by=key"})
+            cookie = re.search(r"__Host-mg_oidc=([^;]+)", sent.headers["Set-Cookie"])
+            assert cookie is not None
+            return elsewhere.authorize(sent.location), {"Cookie": f"__Host-mg_oidc={cookie[1]}"}
+
+        said, headers = await begun()
+        back = await pages.get("../api/auth/oidc/example/callback", params=said, headers=headers)
+        assert (back.status, back.location) == (303, "../../../../console/usage?by=key")
+        pages.cookies["ann"] = back.cookie or ""
+        assert (await pages.get("/usage", "ann")).status == 200
+        said, headers = await begun()
+        wrong = await pages.get("../api/auth/oidc/example/callback", params=said | {"state": "x"}, headers=headers)
+        assert wrong.location == "../../../../console/sign-in?notice=sign-in-failed"
+        assert "has not signed you in" in (await pages.get("/sign-in?notice=sign-in-failed")).words
+    shut = Browsers(billing.database, billing.new_id, None, admits=lambda provider, domain: False)
+    assert await shut.caller(back.cookie or "") is None
+    assert await console.services.browsers.caller(back.cookie or "") is None  # it has ended

@@ -1,0 +1,51 @@
+"""The permission matrix of pages: every page by everybody, with the status that each is answered. A page without a row
+fails."""
+
+from typing import Final
+
+from billing.web.application import ROUTES
+from tests.billing.web.support import Console
+
+CALLERS: Final = ("nobody", "gone", "viewer", "member", "admin", "owner", "stranger", "operator", "link")
+"""`gone` shows a cookie that is none any more; `stranger` owns another organization; `operator` is a person with that
+right and no organization, `link` came by a link."""
+TO_SIGN_IN: Final = [303, 303]
+ANYONE: Final = [200] * 9
+CUSTOMERS: Final = [*TO_SIGN_IN, 200, 200, 200, 200, 200, 403, 403]
+"""Pages of an organization that every role reads."""
+MATRIX: Final[dict[str, list[int]]] = {
+    "GET /sign-in": [200, 200, *[303] * 7],
+    "POST /sign-in": [422] * 9,
+    "GET /sign-in/code": ANYONE,
+    "POST /sign-in/code": [422] * 9,
+    "GET /sign-in/enter": ANYONE,
+    "POST /sign-in/enter": [422] * 9,
+    "GET /register": ANYONE,
+    "POST /register": [422] * 9,
+    "GET /forgot": ANYONE,
+    "POST /forgot": [422] * 9,
+    "GET /reset": ANYONE,
+    "POST /reset": [422] * 9,
+    "GET /enter/{secret}": [404] * 9,
+    "POST /enter/{secret}": [404] * 9,
+    "GET /sign-in/with/{provider}": [404] * 9,
+    "POST /organization": [*TO_SIGN_IN, 409, 409, 409, 409, 409, 409, 403],
+    "GET /usage": CUSTOMERS,
+    "GET /requests": CUSTOMERS,
+    "GET /requests/refused": CUSTOMERS,
+    "GET /requests/{event_id}": [*TO_SIGN_IN, *[404] * 5, 403, 403],
+    "GET /models": CUSTOMERS,
+    "GET /": [*TO_SIGN_IN, 200, 200, 200, 200, 200, 303, 303],
+}
+"""Statuses in the order of `CALLERS`. Signing out, which ends what the others need, has a test of its own."""
+PATHS: Final = {"event_id": "req_none", "secret": "no-such-link", "provider": "none"}
+
+
+async def test_every_page_answers_everybody_as_the_matrix_says(console: Console) -> None:
+    declared = {f"{page.method} {page.path}" for page in ROUTES} - {"POST /sign-out"}
+    assert declared == MATRIX.keys()
+    found = {}
+    for row in MATRIX:
+        method, path = row.split(" ")
+        found[row] = [(await console.ask(method, path.format_map(PATHS), who)).status for who in CALLERS]
+    assert found == MATRIX

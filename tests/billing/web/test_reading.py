@@ -1,0 +1,195 @@
+"""What customers read: every number on a page is the API's, which is the ledger's."""
+
+import re
+import time
+from datetime import UTC, datetime, timedelta
+from decimal import Decimal
+from typing import Final
+
+from billing.ledger.catalogue import sync_prices
+from billing.ledger.reports import roll
+from billing.refused import RefusedRequest
+from billing.usage import Usage
+from billing.web.charts import FLOOR, MOST_SERIES, OTHER, Bucket, stacked
+from tests.billing.support import PRICES
+from tests.billing.web.support import Console
+
+LISTED: Final = re.compile(r'data-label="Time"><a href="\./requests/(\w+)"')
+MARCH: Final = {"period": "chosen", "from": "2026-03-01", "to": "2026-03-31"}
+"""A month in which clocks are set forward in Berlin (the 29th) and in New York (the 8th)."""
+
+
+async def use(console: Console) -> str:
+    """Have the organization use something in each part of March 2026; return the id of the first request."""
+    billing = console.billing
+    await sync_prices(billing.database, PRICES)
+    await billing.database.execute("SELECT create_usage_months('2026-02-01', 3)")
+    account_id, owner = console.organization.account_id, console.persons["owner"]
+    key, _ = await billing.keys.create(account_id, "<laptop>", user_id=owner)
+    other, _ = await billing.keys.create(account_id, "server")
+    at, first = datetime(2026, 2, 27, 3, 17, tzinfo=UTC), ""
+    for number in range(50):
+        usage = Usage(input_tokens=1000 + 37 * number, output_tokens=100 + number)
+        made = await billing.debit(
+            *(account_id, (key if number % 3 else other).id, usage),
+            admitted_at=at + number * timedelta(hours=16, minutes=23),
+            model=("fast", "slow")[number % 2],
+            user_id=owner if number % 3 else None,
+            tags='{"team":"blue"}' if number % 5 else None,
+        )
+        first = first or made
+    await roll(billing.database, 3)
+    return first
+
+
+async def test_usage_says_what_the_api_says_in_every_zone_and_by_everything(console: Console) -> None:
+    await use(console)
+    charged: dict[str, str] = {}
+    for tz in ("Europe/Berlin", "America/New_York"):
+        span = {"since": "2026-03-01", "until": "2026-04-01", "tz": tz}
+        for by in ("model", "key", "user", "tag", "provider"):
+            shown = {"by": by, "tz": tz, **MARCH, **({"tag": "team"} if by == "tag" else {})}
+            page = await console.get("/usage", "viewer", params=shown)
+            group_by = "tag:team" if by == "tag" else by
+            said = await console.api("/account/usage/summary", "viewer", group_by=group_by, **span)
+            buckets = await console.api("/account/usage/buckets", "viewer", granularity="day", **span)
+            before = await console.api(
+                "/account/usage/summary", "viewer", since="2026-01-29", until="2026-03-01", tz=tz, group_by=group_by
+            )
+            was = {next(iter(each["group"].values())): each["charged_usd"] for each in before["data"]}
+            total = said["total"]
+            assert page.values == [
+                *(total["charged_usd"], before["total"]["charged_usd"]),
+                *(str(total[name]) for name in ("events", "input_tokens", "output_tokens")),
+                *(
+                    text
+                    for each in said["data"]
+                    for text in (
+                        *(str(each["events"]), str(each["input_tokens"]), str(each["output_tokens"])),
+                        *(each["charged_usd"], was.get(next(iter(each["group"].values())), "0.00")),
+                    )
+                ),
+                *(
+                    text
+                    for each in buckets["data"]
+                    for text in (str(each["events"]), str(each["total_tokens"]), each["charged_usd"])
+                ),
+            ]
+            assert page.text.count('<rect class="hit"') == 31
+            charged[tz] = total["charged_usd"]
+    assert charged["Europe/Berlin"] != charged["America/New_York"]  # days begin at other moments there
+
+
+async def test_usage_is_a_table_by_the_same_query_and_its_parts_lead_to_their_requests(console: Console) -> None:
+    await use(console)
+    params = {"by": "key", "tz": "Europe/Berlin", **MARCH}
+    page = await console.get("/usage", "owner", params=params)
+    assert "&lt;laptop&gt;" in page.text
+    csv = await console.get("/usage", "owner", params=params | {"format": "csv"})
+    said = await console.api(
+        "/account/usage/summary", "owner", since="2026-03-01", until="2026-04-01", tz="Europe/Berlin", group_by="key"
+    )
+    lines = csv.text.splitlines()
+    assert csv.headers["Content-Type"].startswith("text/csv")
+    assert [line.split(",")[-1] for line in lines[1:]] == [each["charged_usd"] for each in said["data"]]
+    by_time = await console.get("/usage", "owner", params=params | {"format": "csv", "table": "time"})
+    assert by_time.text.startswith("start,end,key,")
+    href = re.search(r'<td data-label="Key"><a href="\.(/requests[^"]+)"', page.text)
+    assert href is not None
+    led = await console.get(href[1].replace("&amp;", "&"), "owner")
+    assert led.text.count('<td data-label="Time">') == min(50, said["data"][0]["events"])
+    one_day = re.search(r'<a href="\.(/usage[^"]+)" aria-label="2026-03-29', page.text)
+    assert one_day is not None
+    hours = await console.get(one_day[1].replace("&amp;", "&"), "owner")
+    assert hours.text.count('<rect class="hit"') in (0, 23)  # a day of 23 hours, if anything was used in it
+
+
+async def test_what_can_t_be_asked_for_is_said(console: Console) -> None:
+    for params, word in (
+        ({"by": "weather"}, "by is one of"),
+        ({"by": "tag"}, "Name the tag"),
+        ({"tz": "Mars/Olympus"}, "Mars/Olympus"),
+        ({"from": "2026-03-02", "to": "2026-03-01"}, "after"),
+        ({"from": "yesterday"}, "such as 2027-01-31"),
+        ({"period": "ever"}, "period is one of"),
+    ):
+        page = await console.get("/usage", "owner", params=params)
+        assert (page.status, word in page.words) == (400, True), params
+
+
+async def test_one_request_is_explained_line_by_line(console: Console) -> None:
+    request_id = await use(console)
+    page = await console.get(f"/requests/{request_id}", "viewer")
+    said = await console.api(f"/account/usage/events/{request_id}", "viewer")
+    for line in said["lines"]:
+        assert f"${line['price_usd_per_million']} a million" in page.words
+        assert f"${line['amount_usd']}" in page.words
+    assert f"Charged ${said['charged_usd']}" in page.words
+    assert said["price_id"] in page.words
+    assert (await console.get(f"/requests/{request_id}", "stranger")).status == 404
+    listed = await console.get("/requests", "viewer", params={"limit": "20", "model": "slow"})
+    events = await console.api("/account/usage/events", "viewer", limit="20", model="slow")
+    assert LISTED.findall(listed.text) == [each["id"] for each in events["data"]]
+    following = re.search(r'rel="next" href="\.(/requests[^"]+)"', listed.text)
+    assert following is not None
+    second = await console.get(following[1].replace("&amp;", "&"), "viewer")
+    assert len(LISTED.findall(second.text)) == 5
+    csv = await console.get("/requests", "viewer", params={"format": "csv", "model": "slow"})
+    assert len(csv.text.splitlines()) == 26
+
+
+async def test_the_overview_has_the_balance_and_how_long_it_lasts(console: Console) -> None:
+    billing, account_id = console.billing, console.organization.account_id
+    await use(console)
+    await billing.grants.grant(account_id, 20_000_000_000, "first", None)
+    await billing.database.execute("UPDATE accounts SET created_at = now() - interval '30 days'")
+    key = (await billing.keys.page(account_id, 1)).items[0]
+    for days in range(7):
+        at = datetime.now(UTC) - timedelta(days=days, minutes=1)
+        await billing.debit(account_id, key.id, Usage(input_tokens=100_000), admitted_at=at, charged_nano=1_000_000_000)
+    page = await console.get("/", "member")
+    balance = await console.api("/account/balance", "member")
+    month = await console.api("/account/billing/summary", "member")
+    assert page.values[:2] == [balance["available_usd"], balance["held_usd"]]
+    burn_usd = Decimal(page.values[2])  # the mean of seven days, to the minute
+    assert Decimal("0.999") < burn_usd <= 1
+    assert page.values[3] == month["spent_usd"]
+    days_left = Decimal(balance["available_usd"]) // burn_usd
+    assert f"Lasts {days_left} days" in page.words
+    assert page.text.count('<td data-label="Time">') == 10
+    await billing.database.execute("UPDATE accounts SET status = 'suspended'")
+    suspended = await console.get("/", "member")
+    assert (suspended.status, "This account is suspended" in suspended.words) == (200, True)
+
+
+async def test_refusals_and_models_are_those_of_the_account(console: Console) -> None:
+    refused, account_id = console.services.refused, console.organization.account_id
+    for id_, whose, message in (("req_1", account_id, "Add credit."), ("req_2", "acc_other", "Not yours.")):
+        said = f"key_{id_}", "/v1/chat/completions", "fast", 402, "billing_required", message
+        refused.note(RefusedRequest(id_, time.time_ns() // 10**6, whose, *said, {"billing": {"balance_usd": "0.01"}}))
+    await refused.flush()
+    shown = await console.get("/requests/refused", "viewer")
+    assert ("Add credit." in shown.words, "Not yours." in shown.words) == (True, False)
+    why = await console.get("/requests/req_1", "viewer")
+    assert "balance usd: 0.01" in why.words
+    assert (await console.get("/requests/req_2", "viewer")).status == 404
+    models = await console.get("/models", "viewer")
+    assert models.values == ["0.15", "0.60", "9"]
+
+
+def test_bars_are_as_high_as_their_amounts_and_colours_are_few() -> None:
+    names = [f"m{number}" for number in range(MOST_SERIES + 4)]
+    buckets = [
+        Bucket(dict.fromkeys(names, 10**9), "a", "a", "a"),
+        Bucket({"m0": 6 * 10**9}, "b", "b", "b", mark="April"),
+        Bucket({}, "c", "c", "c"),
+    ]
+    chart = stacked(buckets, names)
+    whole, half, none = chart.bars
+    assert chart.series == (*names[: MOST_SERIES - 1], OTHER)
+    assert sum(part.height for part in half.parts) == sum(part.height for part in whole.parts) // 2
+    assert (none.parts, whole.parts[0].y + whole.parts[0].height) == ((), FLOOR)
+    assert [line.at for line in chart.marks] == [half.x]
+    assert chart.bars[-1].x + chart.bars[-1].width == chart.width
+    assert [int(line.label) for line in chart.lines][-1] >= 12 * 10**9
+    assert stacked([], []).bars == ()
