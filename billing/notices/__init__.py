@@ -1,5 +1,6 @@
 """Notices: what customers and operators are told of, by mail and by signed webhooks.
 
+types         what there are notices of                                                pure
 emit          emit: a notice, told if and only if its transaction is committed
 exhausted     quotas that are used up, by the refusals that were noted
 letters       what mails of notices say                                                pure

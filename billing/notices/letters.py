@@ -7,7 +7,7 @@ of plans alone, which operators choose.
 from collections.abc import Mapping
 from typing import Any, Final, NamedTuple
 
-from billing.notices.emit import NoticeType
+from billing.notices.types import NoticeType
 
 MAX_VALUE: Final = 200
 
