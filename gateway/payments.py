@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Final
 from aiohttp import web
 
 from billing.api.auth import bearer_caller, require_scope
-from billing.api.errors import ApiError, NotFound, of_failure
+from billing.api.errors import ApiError, NotFound, Unauthorized, of_failure
 from billing.api.services import PaymentOversight
 from billing.identity.permissions import BILLING_SETUP
 from billing.money import format_usd
@@ -183,6 +183,10 @@ def plan_routes(services: Services, payments: Payments, new_id: Callable[[], str
                 await payments.changes.change(caller.account_id, plan.id)
                 return _html(framed(f"The plan is {plan.name} now", "<p>You can close this page.</p>"))
             order = await payments.flows.checkout(Wanted(caller.account_id, new_id(), plan=plan.id))
+        except Unauthorized:
+            return _refused(
+                Unauthorized("This key or token is wrong, revoked or expired: go back, and look at it again.")
+            )
         except Exception as error:
             refusal = of_failure(error)
             if refusal is None:

@@ -231,3 +231,13 @@ class Visit:
     def field(self, name: str) -> str | None:
         """Return what was typed into a field, without space around it; None where that is nothing."""
         return self.form.get(name, "").strip() or None
+
+
+NAMED: Final = 200
+"""Keys and members whose names are looked up for a page; others are shown by id."""
+
+
+async def key_names(visit: Visit) -> dict[str, str]:
+    """Return what the account's keys are called, by their ids."""
+    keys = await visit.services.keys.page(visit.account_id, NAMED)
+    return {each.id: each.name for each in keys.items}

@@ -24,6 +24,7 @@ ON_STORES = {
     "explain": "explain x",
     "reconcile": "reconcile",
     "backup": "backup x",
+    "export": "export --to x --since 2026-01-01",
     "restore": f"restore {Path(__file__)}",
 }
 """Commands on the stores themselves, as they are used."""
@@ -53,6 +54,9 @@ OF_THE_API = {
     "operator order credit": "operator order credit prk_x",
     "operator order dismiss": "operator order dismiss prk_x --note y",
     "operator order refund": "operator order refund ord_x",
+    "operator exports list": "operator exports list",
+    "operator exports parked": "operator exports parked",
+    "operator exports retry": "operator exports retry x --all",
     "operator audit": "operator audit",
     "operator login-link": "operator login-link",
     "operator price reprice": "operator price reprice openai/gpt-4o --since 2026-01-01 --until 2026-02-01",
