@@ -72,7 +72,7 @@ async def test_budgets_tell_once_for_a_threshold_and_period(services: Services, 
             assert made.status == 201, made.json
             return dict(made.json)
 
-        whole = await make(notify=["viewer@example.com"])
+        whole = await make(notify=["Viewer@Example.com", "viewer@example.com"])
         await make(subject="key", subject_id=key.id, period="day", amount_usd="5", thresholds=[100])
         await make(subject="user", subject_id=viewer, period="total", amount_usd="100", thresholds=[5])
         tagged = await make(subject="tag", tag="team=a", period="week", amount_usd="6")
