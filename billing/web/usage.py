@@ -21,7 +21,7 @@ from billing.shapes.reports import BucketsQuery, BucketsShape, SummaryQuery, Sum
 from billing.times import parse_rfc3339, rfc3339
 from billing.web.charts import Bucket, Chart, stacked
 from billing.web.render import usd_text
-from billing.web.visits import NAMED, Page, View, Visit, key_names
+from billing.web.visits import MOST_ROWS, NAMED, Page, View, Visit, key_names
 from billing.zones import Period, day_begins
 
 if TYPE_CHECKING:
@@ -155,13 +155,15 @@ async def usage(visit: Visit) -> View | Table:
     earlier_since, earlier_until = map(rfc3339, what.compared(now))
     earlier = await get_summary(visit.call, SummaryQuery(since=earlier_since, until=earlier_until, **given))
     names = await _names(visit, what)
+    rows = _rows(visit, what, summary, cast(SummaryShape, earlier), names)
     values = {
         "asked": what,
         "periods": PERIODS,
         "groups": GROUPS,
         "summary": summary,
         "earlier": earlier,
-        "rows": _rows(visit, what, summary, cast(SummaryShape, earlier), names),
+        "rows": rows[:MOST_ROWS],
+        "more": len(rows) > MOST_ROWS or summary.next_cursor is not None,
         "buckets": buckets,
         "chart": _chart(visit, what, cast(BucketsShape, buckets), summary, names, await _changes(visit, what)),
         "money_line": lambda amount: usd_text(int(amount)),
