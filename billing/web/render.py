@@ -80,7 +80,7 @@ def templates() -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters.update(money=money, count=count, day=day, words=words)
+    environment.filters.update(amount=amount, money=money, count=count, day=day, words=words)
     environment.filters["zip_same"] = lambda names: [(name, words(name)) for name in names]
     environment.globals.update(roles=tuple(sorted(RANK, key=RANK.__getitem__)))
     return environment
@@ -141,6 +141,11 @@ def money(amount: str | int | None) -> Markup:
 def count(number: int | None) -> Markup:
     """Return a whole number with its thousands apart; the plain one is its value."""
     return Markup("–") if number is None else Markup('<data value="{}">{}</data>').format(number, f"{number:,}")
+
+
+def amount(limit: int | str) -> Markup:
+    """Return what a quota counts: a number, or money where that is a decimal string."""
+    return count(limit) if isinstance(limit, int) else money(limit)
 
 
 def when(at: str | datetime | None, zone: ZoneInfo) -> Markup:

@@ -7,6 +7,8 @@ from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from typing import Final
 
+from billing.audit import SYSTEM
+from billing.budgets.rules import BudgetPeriod, BudgetTerms, Subject
 from billing.ledger.catalogue import sync_prices
 from billing.ledger.reports import roll
 from billing.refused import RefusedRequest
@@ -160,9 +162,24 @@ async def test_the_overview_has_the_balance_and_how_long_it_lasts(console: Conso
     days_left = Decimal(balance["available_usd"]) // burn_usd
     assert f"Lasts {days_left} days" in page.words
     assert page.text.count('<td data-label="Time">') == 10
+    assert "tokens a day (plan)" in page.words
+    whole = await console.get(f"/requests/{await charged(console)}", "member")
+    assert "not made from counts" in whole.words
+    terms = BudgetTerms(Subject.account, "", BudgetPeriod.month, 9_000_000_000)
+    await console.services.budgets.create(account_id, terms, actor=SYSTEM)
+    assert "account, month" in (await console.get("/", "member")).words
+    await billing.accounts.update(account_id, plan="free")
+    week = await console.get("/usage", "member", params={"period": "7d"})
+    assert "plan free" in re.findall(r'<text class="axis over"[^>]*>([^<]+)<', week.text)
     await billing.database.execute("UPDATE accounts SET status = 'suspended'")
     suspended = await console.get("/", "member")
     assert (suspended.status, "This account is suspended" in suspended.words) == (200, True)
+
+
+async def charged(console: Console) -> str:
+    """The last request, whose amount no price row gives."""
+    found = await console.billing.reports.usage_events(console.organization.account_id, 1)
+    return found.items[0].request_id
 
 
 async def test_refusals_and_models_are_those_of_the_account(console: Console) -> None:
