@@ -1,11 +1,12 @@
 """From a view to an answer: templates, what they may use, and files that browsers keep.
 
 Templates escape all text and refuse names that nobody has given. Files have the hash of their content in their name,
-so that a browser may keep them for ever and asks for others after an upgrade. All of it is read once, at the start.
+so that a browser may keep them for ever and asks for others after an upgrade. All of it is read once.
 """
 
 from __future__ import annotations
 
+import asyncio
 import gzip
 from dataclasses import dataclass
 from datetime import datetime
@@ -84,6 +85,20 @@ def templates() -> Environment:
     environment.filters["zip_same"] = lambda names: [(name, words(name)) for name in names]
     environment.globals.update(roles=tuple(sorted(RANK, key=RANK.__getitem__)))
     return environment
+
+
+@cache
+def _compiled() -> bool:
+    for name in templates().list_templates(extensions=["html"]):
+        templates().get_template(name)
+    return True
+
+
+async def compile_templates() -> None:
+    """Compile the templates, once and beside the event loop: it takes some 5 ms for each, and most processes are never
+    asked for a page."""
+    if not _compiled.cache_info().currsize:
+        await asyncio.to_thread(_compiled)
 
 
 def render(visit: Visit, view: View, pages: Mapping[str, Page]) -> web.Response:
