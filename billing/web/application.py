@@ -25,7 +25,7 @@ from billing.identity.callers import NOBODY, Caller
 from billing.identity.providers import CONSOLE
 from billing.logs import log_about
 from billing.web import overview, requests, sign_in, usage
-from billing.web.render import STATIC, assets, render, templates
+from billing.web.render import STATIC, assets, compile_templates, render
 from billing.web.visits import Page, View, Visit, Who
 
 if TYPE_CHECKING:
@@ -65,13 +65,11 @@ _log = logging.getLogger(__name__)
 
 
 def setup(app: web.Application, services: Services, pages: tuple[Page, ...] = ROUTES) -> None:
-    """Mount the pages under /console of `app`. Templates and files are read now, and not while others wait."""
+    """Mount the pages under /console of `app`."""
     console = web.Application(middlewares=[_edge])
     console[SERVICES] = services
     console[PAGES] = {page.path: page for page in pages if page.method == "GET"}
     console.on_response_prepare.append(_secured)
-    for name in templates().list_templates(extensions=["html"]):
-        templates().get_template(name)
     for asset in assets().values():
         console.router.add_get(f"/{STATIC}/{asset.name}", asset.serve)
     for page in pages:
@@ -101,6 +99,7 @@ async def _edge(
     services = request.config_dict[SERVICES]
     request[REQUEST_ID] = services.new_id()
     log_about(request[REQUEST_ID])
+    await compile_templates()
     try:
         async with asyncio.timeout(services.request_timeout_s) as limit:
             request[TIME_LIMIT] = limit

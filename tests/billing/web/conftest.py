@@ -5,12 +5,14 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
+from msgspec import structs
 
 from billing.api.services import Services
 from billing.holds.redis.client import RedisClient
 from billing.holds.redis.state import Keyspace, RedisState
 from billing.refused import RefusedRequests, RefusedRules
 from billing.shapes.operation import ModelShape, PricingShape
+from billing.shapes.quotas import WindowShape
 from tests.billing.api.conftest import people, registry
 from tests.billing.api.conftest import services as bare_services
 from tests.billing.identity.sessions_support import People
@@ -32,12 +34,19 @@ MODELS = [
 ]
 
 
+async def windows(account_id: str) -> list[WindowShape]:
+    """What is left of quotas, which nothing counts here."""
+    what: dict[str, Any] = {"subject": "plan", "window": "day", "metric": "tokens", "model": None, "resets_at": None}
+    tokens = WindowShape(**what, limit=9_000, used=1, held=0, remaining=8_999)
+    return [tokens, structs.replace(tokens, metric="cost", limit="5.00", used="4.00", remaining="1.00")]
+
+
 @pytest.fixture
 async def services(bare_services: Services, redis_url: str) -> AsyncIterator[Services]:
     """What the API works on, with a Redis that keeps refusals, and models."""
     link = RedisClient(redis_url, timeout_s=20.0)
     refused = RefusedRequests(RedisState(link, Keyspace()), RefusedRules())
-    yield replace(bare_services, refused=refused, models=lambda: MODELS)
+    yield replace(bare_services, refused=refused, models=lambda: MODELS, windows=windows)
     await link.close()
 
 
