@@ -13,6 +13,9 @@ TO_SIGN_IN: Final = [303, 303]
 ANYONE: Final = [200] * 9
 CUSTOMERS: Final = [*TO_SIGN_IN, 200, 200, 200, 200, 200, 403, 403]
 """Pages of an organization that every role reads."""
+OF_ANOTHER: Final = [*TO_SIGN_IN, *[404] * 5, 403, 403]
+NO_VIEWER: Final = [*TO_SIGN_IN, 403, 404, 404, 404, 404, 403, 403]
+"""The same of something that is not there; and what viewers may not do to it."""
 MATRIX: Final[dict[str, list[int]]] = {
     "GET /sign-in": [200, 200, *[303] * 7],
     "POST /sign-in": [422] * 9,
@@ -33,12 +36,21 @@ MATRIX: Final[dict[str, list[int]]] = {
     "GET /usage": CUSTOMERS,
     "GET /requests": CUSTOMERS,
     "GET /requests/refused": CUSTOMERS,
-    "GET /requests/{event_id}": [*TO_SIGN_IN, *[404] * 5, 403, 403],
+    "GET /requests/{event_id}": OF_ANOTHER,
     "GET /models": CUSTOMERS,
+    "GET /keys": CUSTOMERS,
+    "GET /keys/new": [*TO_SIGN_IN, 403, 200, 200, 200, 200, 403, 403],
+    "POST /keys/new": [*TO_SIGN_IN, 403, 422, 422, 422, 422, 403, 403],
+    "GET /keys/leaked": ANYONE,
+    "POST /keys/leaked": [422] * 9,
+    "GET /keys/{key_id}": OF_ANOTHER,
+    "POST /keys/{key_id}": NO_VIEWER,
+    "POST /keys/{key_id}/rotate": NO_VIEWER,
+    "POST /keys/{key_id}/revoke": NO_VIEWER,
     "GET /": [*TO_SIGN_IN, 200, 200, 200, 200, 200, 303, 303],
 }
 """Statuses in the order of `CALLERS`. Signing out, which ends what the others need, has a test of its own."""
-PATHS: Final = {"event_id": "req_none", "secret": "no-such-link", "provider": "none"}
+PATHS: Final = {"event_id": "req_none", "secret": "no-such-link", "provider": "none", "key_id": "key_none"}
 
 
 async def test_every_page_answers_everybody_as_the_matrix_says(console: Console) -> None:
