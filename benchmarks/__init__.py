@@ -21,6 +21,7 @@
     apis           streams of the other APIs, as their providers write them
     ledger_rate    debits a second over one connection
     service_rate   what a worker takes from services
+    collect        what collection from exporters takes: `... collect`
     growth         how cost grows, with grow_holds, grow_ledger, grow_prompts on metering's engine, and reads
     machine        cores, CPU clocks of other processes, what machine this is
     figures        medians, percentiles, ratios

@@ -1,4 +1,4 @@
-"""What collection takes: so many exporters with so many series each, a minute after the other, into a ledger of its own.
+"""What collection takes: so many exporters with so many series each, minute after minute, into a ledger of its own.
 
     python -m benchmarks collect                      1,000 exporters with 1,000 series each
     python -m benchmarks.collect --fd N --series N    the exporters: one process, which costs next to nothing

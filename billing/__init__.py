@@ -8,6 +8,7 @@ holds/       admission and settlement: decision, Redis scripts, recovery
 ledger/      transfers, usage events, the batch that writes them, reports, verification
 budgets/     sums that an account means to stay within, and is told of
 payments/    payment providers behind one port; orders and what they credit
+provider_bills/  what providers say that they have billed, beside the ledger
 notices/     what customers and operators are told of, by mail and by webhooks
 exports/     what was used, told to other systems: Lago, Stripe's meters, CloudEvents, files
 collect/     traffic that exporters count, pulled and charged

@@ -30,7 +30,6 @@ from billing.shapes.admin_users import UserDetailShape, UserPatch, UserShape
 from billing.shapes.audit import AuditShape
 from billing.shapes.base import DEFAULT_TIMEOUT_S, Answer, Listing
 from billing.shapes.keys import KeyPatch, KeyShape, NewKey, NewKeyShape
-from billing.shapes.margin import MarginsShape
 from billing.shapes.operation import ProviderShape, RefusedShape
 from billing.shapes.quotas import QuotaShape
 from billing.shapes.repricing import NewRepricing, RepricingShape
@@ -146,10 +145,6 @@ class BillingCalls(ABC):
         return await self._call(
             "POST", f"/api/admin/accounts/{path_part(account_id)}/adjustments", GrantShape, body=body
         )
-
-    async def margin(self, query: dict[str, str | None]) -> MarginsShape:
-        """Return what was charged less what it cost: `since`, `until`, `by`, `limit`, `cursor`."""
-        return await self._call("GET", "/api/admin/margin", MarginsShape, query=query)
 
     async def reprice(
         self, repricing: NewRepricing, *, limit: int = DEFAULT_LIMIT, cursor: str | None = None

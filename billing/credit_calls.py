@@ -1,5 +1,5 @@
-"""The billing API's calls about credit: lots, coupons, auto-recharge, alerts, budgets, and grants with terms; and about
-where notices of all that are sent to.
+"""The billing API's calls about credit: lots, coupons, auto-recharge, alerts, budgets, grants with terms; where notices
+of all that are sent to; and what is left of it: margins, and the bills of providers.
 
 A `CreditCalls` takes the admin key for those of operators, and a person's token or an API key for the others.
 """
@@ -21,6 +21,7 @@ from billing.shapes.credit import (
     RechargeShape,
     RedeemedShape,
 )
+from billing.shapes.margin import BillBody, BillShape, MarginsShape
 from billing.shapes.webhooks import DeliveryShape, EndpointShape, NewEndpoint, NewEndpointShape
 
 _ENDPOINTS = "/api/webhooks/endpoints"
@@ -131,3 +132,15 @@ class CreditCalls(BillingCalls):
     async def delete_budget(self, budget_id: str) -> None:
         """Remove a budget."""
         await self._send("DELETE", f"/api/billing/budgets/{path_part(budget_id)}")
+
+    async def margin(self, query: dict[str, str | None]) -> MarginsShape:
+        """Return what was charged less what it cost: `since`, `until`, `by`, `limit`, `cursor`."""
+        return await self._call("GET", "/api/admin/margin", MarginsShape, query=query)
+
+    async def reconcile_bill(self, provider: str, body: BillBody) -> BillShape:
+        """Have a provider's bill fetched, or take its invoice, and compared with the ledger."""
+        return await self._call("POST", f"/api/admin/providers/{path_part(provider)}/bill", BillShape, body=body)
+
+    async def bill(self, provider: str, query: dict[str, str | None]) -> BillShape:
+        """Return the bill that was kept last beside the ledger: `since`, `until`, `source`."""
+        return await self._call("GET", f"/api/admin/providers/{path_part(provider)}/bill", BillShape, query=query)

@@ -124,6 +124,10 @@ MetergateError
 +-- SubscriptionError              billing.payments.subscriptions
 |   +-- NoSubscription             billing.payments.subscriptions
 |   +-- SubscriptionRefused        billing.payments.subscriptions
++-- NoSuchBill                     billing.provider_bills.bills
++-- BillError                      billing.provider_bills.lines
+|   +-- BillRefused                billing.provider_bills.lines
+|   +-- BillUnavailable            billing.provider_bills.lines
 +-- QuotaError                     billing.quotas
 +-- PriceError                     billing.rates
 +-- ApiKeyError                    billing.shapes.rules

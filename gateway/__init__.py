@@ -6,6 +6,7 @@ identity     people, their sessions and organizations, made from the settings on
 stores       the engine on open stores, for commands and for `runtime`
 metering     what other services call, made of the engine
 payments     payments by the settings, their pages, /pay/plans/{plan} and their work beside requests
+bills        bills of providers by the settings, and their rounds
 collecting   collection from exporters by the settings, and its rounds
 outgoing     questions to other issuers of tokens, bounded in time and size; notices and mails
 auth         who asks: what `billing` says of a request's key, as refusals

@@ -176,9 +176,8 @@ async def serving(runtime: Runtime, metrics: Metrics | None = None) -> AsyncIter
     finally:
         health.ready = False
         await engine.loops.stop("background", "housekeeping", "metrics", "plans", "prices", "reconcile", "refused")
-        await engine.loops.stop(
-            "mail", "notices", "retention", "usage_retention", "targets_tell", "targets_listen", LEASE, EXPORTS
-        )
+        await engine.loops.stop("mail", "notices", "retention", "usage_retention", "targets_tell", "targets_listen")
+        await engine.loops.stop(LEASE, EXPORTS)
         await stop_payments(runtime)
         await runtime.refused.flush()
         parts.remainder.hurry()

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Final
 from aiohttp import web
 
 from billing.api.auth import bearer_caller, require_scope
-from billing.api.errors import ApiError, NotFound, of_failure
+from billing.api.errors import ApiError, NotFound, Unauthorized, of_failure
 from billing.api.services import PaymentOversight
 from billing.identity.permissions import BILLING_SETUP
 from billing.money import format_usd
@@ -24,6 +24,7 @@ from billing.payments.local.html import HEADERS, framed
 from billing.payments.local.web import PAY, pay_routes
 from billing.payments.return_urls import origins_of
 from billing.payments.rounds import Rounds
+from gateway.bills import BILLS, start_bills
 from gateway.config.settings import public_url
 from gateway.server.limit_refusals import Links
 
@@ -103,7 +104,7 @@ def serve_payments(app: web.Application, runtime: Runtime) -> None:
 
 async def stop_payments(runtime: Runtime) -> None:
     """Stop what `start_payments` has started."""
-    await runtime.engine.loops.stop(EXPIRY, ALERTS, BUDGETS)
+    await runtime.engine.loops.stop(EXPIRY, ALERTS, BUDGETS, BILLS)
     payments = runtime.services.payments
     if payments is not None:
         await runtime.engine.loops.stop("payments_parked", *payments.jobs)
@@ -113,6 +114,7 @@ def start_payments(runtime: Runtime, metrics: Metrics) -> None:
     """Start what goes on beside requests: looking into events, the local provider's own work; expiry and alerts in any
     case."""
     _start_credit(runtime)
+    start_bills(runtime, metrics)
     payments = runtime.services.payments
     if payments is None:
         return
@@ -181,6 +183,10 @@ def plan_routes(services: Services, payments: Payments, new_id: Callable[[], str
                 await payments.changes.change(caller.account_id, plan.id)
                 return _html(framed(f"The plan is {plan.name} now", "<p>You can close this page.</p>"))
             order = await payments.flows.checkout(Wanted(caller.account_id, new_id(), plan=plan.id))
+        except Unauthorized:
+            return _refused(
+                Unauthorized("This key or token is wrong, revoked or expired: go back, and look at it again.")
+            )
         except Exception as error:
             refusal = of_failure(error)
             if refusal is None:

@@ -38,6 +38,7 @@ from billing.payments.assembly import PaymentParts, deployment_of
 from billing.payments.auto_recharge import Alerts
 from billing.payments.coupons import Coupons
 from billing.refused import RefusedRequests, RefusedRules
+from gateway.bills import make_bills
 from gateway.collecting import POOL_SIZE, STATEMENT_S, make_collector
 from gateway.config.models import unknown_models
 from gateway.config.plan_follower import PlanFollower
@@ -243,6 +244,7 @@ def _services(
         coupons=Coupons(database, grants, effects, identity.people.codes, new_id, utc_now),
         repricing=Repricing(database, effects, new_id, in_force.now),
         reports=reports,
+        bills=make_bills(settings, database),
         audit=AuditLog(database),
         exports=Exports(database),
         features=Features(database, plans, defaults.default_plan, utc_now),

@@ -5,6 +5,7 @@ What tests write lies in one folder (`tests.support.scratch`), in memory where t
 another place.
 """
 
+import gc
 import os
 import tempfile
 from pathlib import Path
@@ -57,6 +58,12 @@ SLOW: Final = (
 )
 """Where every test is marked `slow`: each starts servers or gateways of its own, or takes many seconds."""
 SLOW_FIXTURES: Final = frozenset({"redis_cluster"})
+
+
+def pytest_collection_finish() -> None:
+    """Have the garbage collector pass over what is there as long as the run: thousands of tests."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.hookimpl(tryfirst=True)

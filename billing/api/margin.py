@@ -1,20 +1,38 @@
-"""/api/admin/margin: what was charged less what it cost, for operators."""
+"""/api/admin/margin: what was charged less what it cost; and /api/admin/providers/{provider}/bill: what of that the
+providers say, for operators."""
 
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from datetime import UTC, date, datetime, time, timedelta
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
-from billing.api.errors import BadRequest
+from msgspec import UNSET
+
+from billing.api.errors import BadRequest, NotFound
 from billing.api.requests import encode_cursor, page_asked
 from billing.api.route import Access, Call, Route
 from billing.api.tables import Table, rows, wants_csv
 from billing.ledger.margins import MarginBy, Margins
 from billing.pages import place_of
-from billing.shapes.margin import MARGIN_FIELDS, MarginGroupShape, MarginQuery, MarginShape, MarginsShape, margin_fields
+from billing.shapes.margin import (
+    MARGIN_FIELDS,
+    BillBody,
+    BillQuery,
+    BillShape,
+    MarginGroupShape,
+    MarginQuery,
+    MarginShape,
+    MarginsShape,
+    bill_shape,
+    margin_fields,
+)
+
+if TYPE_CHECKING:
+    from billing.provider_bills.bills import Bills
 
 MARGIN: Final = "/api/admin/margin"
+BILL: Final = "/api/admin/providers/{provider}/bill"
 
 
 async def get_margin(call: Call, query: MarginQuery) -> MarginsShape | Table:
@@ -42,11 +60,12 @@ async def _table(by: str, found: Margins) -> AsyncIterator[bytes]:
     yield rows((name, *margin_fields(margin).values()) for name, margin in found.groups)
 
 
-def days_asked(since: str | None, until: str | None, now_s: float) -> tuple[date, date]:
-    """Return from which day on and before which one: without them this month's first, and tomorrow."""
+def days_asked(since: str | None, until: str | None, now_s: float, *, whole: bool = False) -> tuple[date, date]:
+    """Return from which day on and before which one: without them this month's first, and tomorrow, or with `whole`
+    today."""
     today = datetime.fromtimestamp(now_s, UTC).date()
     begins = today.replace(day=1) if since is None else _day("since", since)
-    ends = today + timedelta(days=1) if until is None else _day("until", until)
+    ends = today + timedelta(days=0 if whole else 1) if until is None else _day("until", until)
     if begins > ends:
         raise BadRequest("since must not be after until.", "since")
     return begins, ends
@@ -67,4 +86,35 @@ def begin_of(day: date) -> datetime:
     return datetime.combine(day, time(), UTC)
 
 
-ROUTES: Final = (Route("GET", MARGIN, get_margin, Access.admin, MarginsShape, query=MarginQuery, csv=True),)
+async def get_bill(call: Call, query: BillQuery) -> BillShape:
+    """Return what a provider has billed beside what the ledger has, of the bill that was kept last."""
+    bills, (since, until) = _bills(call), days_asked(query.since, query.until, call.services.clock(), whole=True)
+    return bill_shape(await bills.compared(call.id("provider"), query.source, since, until))
+
+
+async def reconcile_bill(call: Call, body: BillBody) -> BillShape:
+    """Fetch a provider's bill, or take its invoice, keep it and compare it with the ledger."""
+    bills, (since, until) = _bills(call), _days_of(body, call)
+    provider = call.id("provider")
+    if body.invoice is None:
+        return bill_shape(await bills.fetched(provider, since, until))
+    names = {} if body.columns is UNSET else body.columns
+    return bill_shape(await bills.given(provider, since, until, body.invoice, names))
+
+
+def _days_of(body: BillBody, call: Call) -> tuple[date, date]:
+    until = None if body.until is UNSET else body.until
+    return days_asked(body.since, until, call.services.clock(), whole=True)
+
+
+def _bills(call: Call) -> Bills:
+    if call.services.bills is None:
+        raise NotFound("This gateway has no providers.")
+    return call.services.bills
+
+
+ROUTES: Final = (
+    Route("GET", MARGIN, get_margin, Access.admin, MarginsShape, query=MarginQuery, csv=True),
+    Route("GET", BILL, get_bill, Access.admin, BillShape, query=BillQuery, errors=(404,)),
+    Route("POST", BILL, reconcile_bill, Access.admin, BillShape, body=BillBody, errors=(404, 503)),
+)

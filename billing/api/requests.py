@@ -27,6 +27,20 @@ _ID: Final = re.compile(r"[A-Za-z0-9_.:-]{1,255}", re.ASCII)
 _FIELD: Final = re.compile(r"\$\.([A-Za-z_]+)")
 _FIELD_ALONE: Final = re.compile(r"^Object (?:missing required|contains unknown) field `([^`]{1,64})`$")
 _AT_FIELD: Final = re.compile(r" - at `\$\.([A-Za-z_]+)(?:\[[0-9.]+\])?`$")
+_PLACE: Final = r"(?: - at `\$\.?([^`]*)`)?"
+_MISSING: Final = re.compile(rf"Object missing required field `([^`]+)`{_PLACE}")
+_UNKNOWN: Final = re.compile(rf"Object contains unknown field `([^`]+)`{_PLACE}")
+_OTHER_KIND: Final = re.compile(rf"Expected `([^`]+)`((?: (?:of|with|matching|[<>=]+) [^`]+)?), got `([^`]+)`{_PLACE}")
+_KINDS: Final = {
+    **{"str": "a text", "int": "a whole number", "float": "a number", "bool": "true or false"},
+    **{"array": "a list", "object": "an object", "null": "null"},
+}
+"""What msgspec's names of kinds are called."""
+_WORDS: Final = {
+    **{"string": "a text", "integer": "a whole number", "number": "a number", "boolean": "true or false"},
+    **{"array": "a list", "object": "an object"},
+}
+"""What JSON Schema's names of kinds are called."""
 _WHOLE: Final = re.compile("[0-9]{1,9}", re.ASCII)
 _NUL: Final = b"\\u0000"
 _MAX_CURSOR: Final = 512
@@ -118,7 +132,23 @@ def _not_that_shape(message: str, model: Any) -> BadRequest:
     if at is not None and (values := _values(model, at[1])) is not None:
         return BadRequest(f"{at[1]} must be {values}.", param)
     expected = None if at is None else _description(model, at[1])
-    return BadRequest(f"{message}." if expected is None else f"{message}: {expected}.", param)
+    plain = _plain(message, model)
+    return BadRequest(f"{plain}." if expected is None else f"{plain}: {expected}.", param)
+
+
+def _plain(message: str, model: Any) -> str:
+    """Return what msgspec has found in words for whoever wrote the body; what is not known here stays as it is."""
+    if (missing := _MISSING.fullmatch(message)) is not None:
+        name, inside = missing[1], "" if missing[2] is None else f" in {missing[2]}"
+        kinds = [_WORDS[each["type"]] for each in _options(model, name) if each.get("type") in _WORDS]
+        expected = _values(model, name) or _description(model, name) or next(iter(kinds), None)
+        return f"{name} is missing{inside}" + ("" if expected is None else f": expected {expected}")
+    if (unknown := _UNKNOWN.fullmatch(message)) is not None:
+        return f"{unknown[1]} is no field of {unknown[2] or 'this body'}"
+    if (other := _OTHER_KIND.fullmatch(message)) is not None:
+        wanted = " or ".join(_KINDS.get(each, each) for each in other[1].split(" | "))
+        return f"{other[4] or 'The body'} must be {wanted}{other[2]}, not {_KINDS.get(other[3], other[3])}"
+    return message
 
 
 def _param(message: str) -> str | None:

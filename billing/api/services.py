@@ -47,6 +47,7 @@ if TYPE_CHECKING:
     from billing.payments.reconcile import PaymentComparisons
     from billing.plans import Plan, Plans
     from billing.principals import Principal
+    from billing.provider_bills.bills import Bills
     from billing.refused import RefusedRequests
     from billing.shapes.operation import ModelShape, ProviderShape
     from billing.shapes.quotas import WindowShape
@@ -140,6 +141,7 @@ class Services:
     windows: Callable[[str], Awaitable[list[WindowShape]]] = _no_windows
     upgrade_url: Callable[[Plan], str | None] = lambda plan: None
     payment_oversight: PaymentOversight | None = None
+    bills: Bills | None = None
     collector: Collector | None = None
     unknown_models: Callable[[Iterable[str]], list[str]] = lambda names: []
     providers: Callable[[], Awaitable[list[ProviderShape]]] = _no_providers

@@ -1,7 +1,7 @@
 """What customers read of what was used, in sums: totals, a summary, buckets of time, the month so far.
 
-Every number comes from `ledger.used.UsageSums.spans`, and every field of it from `shapes.reports.used_fields`, for JSON
-and CSV alike. Times are whole minutes; a day in a query is the local one of the time zone.
+Every number comes from `collect.traffic.Traffic.spans`, and every field of it from `shapes.reports.used_fields`, for
+JSON and CSV alike. Times are whole minutes; a day in a query is the local one of the time zone.
 """
 
 from __future__ import annotations
@@ -17,7 +17,8 @@ from billing.api.requests import encode_cursor, moment, page_asked, zone
 from billing.api.route import Call, customer_read
 from billing.api.tables import Table, rows, wants_csv
 from billing.budgets.rules import BudgetPeriod, forecast, spent_within, times_of
-from billing.ledger.used import BEGINNING, END, NOTHING, Group, Grouping, Span, UsedBy, together, total
+from billing.collect.traffic import Traffic
+from billing.ledger.used import BEGINNING, END, NOTHING, Group, Span, UsedBy, together, total
 from billing.pages import BadCursor, place_of
 from billing.quotas import Metric, Quota, Window
 from billing.shapes.reports import (
@@ -77,12 +78,11 @@ async def get_totals(call: Call, query: TotalsQuery) -> TotalsShape:
 
 async def get_summary(call: Call, query: SummaryQuery) -> SummaryShape | Table:
     """Return what was used in a time, by up to two groups. As CSV all groups, without a limit."""
-    in_zone, grouping = await _zone(call, query.tz), _grouping(query.group_by)
+    in_zone, names = await _zone(call, query.tz), _names(query.group_by)
     since, until = _time(query.since, query.until, in_zone)
     limit, after = page_asked(query)
     first = place_of(after)
-    (span,) = await call.services.reports.sums.spans(call.account_id, (since, until), grouping)
-    names = grouping.names
+    (span,) = await _traffic(call).spans(call.account_id, (since, until), names)
     if wants_csv(call.request):
         groups = ordered(span) if names else [((), total(span))]
         return Table(
@@ -104,7 +104,7 @@ async def get_summary(call: Call, query: SummaryQuery) -> SummaryShape | Table:
 async def get_buckets(call: Call, query: BucketsQuery) -> BucketsShape | Table:
     """Return what was used in each minute, hour, day, week or month of a time, without gaps, the oldest first. The
     first and the last are cut where the time begins and ends. As CSV all from the cursor on, without a limit."""
-    in_zone, grouping, period = await _zone(call, query.tz), _grouping(query.group_by), Period[query.granularity]
+    in_zone, names, period = await _zone(call, query.tz), _names(query.group_by), Period[query.granularity]
     limit, after = page_asked(query)
     now = datetime.fromtimestamp(call.services.clock(), UTC)
     until = _moment("until", query.until, in_zone) or next(periods(now, period, in_zone))
@@ -112,13 +112,13 @@ async def get_buckets(call: Call, query: BucketsQuery) -> BucketsShape | Table:
     since = _moment("since", query.since, in_zone) or period_of(back, period, in_zone)
     _check_order(since, until)
     begins = since if after is None else _later(after, since, until)
-    names, most = grouping.names, MOST_BUCKETS[period]
+    most = MOST_BUCKETS[period]
     if wants_csv(call.request):
         if (until - begins) / LENGTHS[period] > MOST_IN_TABLE:
             raise BadRequest(f"A table has at most {MOST_IN_TABLE} buckets: ask for less time or longer ones.", "since")
-        return Table("usage-buckets", _bucket_lines(call, begins, until, period, in_zone, grouping, most))
+        return Table("usage-buckets", _bucket_lines(call, begins, until, period, in_zone, names, most))
     bounds = _bounds(begins, until, period, in_zone, min(limit, most))
-    spans = await call.services.reports.sums.spans(call.account_id, bounds, grouping)
+    spans = await _traffic(call).spans(call.account_id, bounds, names)
     return BucketsShape(
         granularity=query.granularity,
         tz=in_zone.key,
@@ -140,7 +140,7 @@ async def get_billing_summary(call: Call) -> BillingSummaryShape:
     now = datetime.fromtimestamp(services.clock(), UTC)
     times = times_of(BudgetPeriod.month, in_zone, now)
     start, end = times.start, times.end
-    spans = await services.reports.sums.spans(account.id, times.bounds, Grouping(("feature",)))
+    spans = await _traffic(call).spans(account.id, times.bounds, ("feature",))
     _, days_nano = spent_within(times, [total(span).charged_nano for span in spans])
     span = together(*spans[times.bounds.index(start) : times.bounds.index(end)])
     used = total(span)
@@ -181,8 +181,12 @@ async def _zone(call: Call, given: str | None) -> ZoneInfo:
     return zone_of((await call.services.accounts.get(call.account_id)).tz or DEFAULT_ZONE)
 
 
-def _grouping(given: str) -> Grouping:
-    return Grouping(tuple(name.strip() for name in given.split(","))) if given else Grouping()
+def _traffic(call: Call) -> Traffic:
+    return Traffic(call.services.reports.sums, call.services.clock)
+
+
+def _names(given: str) -> tuple[str, ...]:
+    return tuple(name.strip() for name in given.split(",")) if given else ()
 
 
 def _time(since: str | None, until: str | None, in_zone: ZoneInfo) -> tuple[datetime, datetime]:
@@ -230,13 +234,13 @@ async def _lines(*tables: Iterable[Iterable[object]]) -> AsyncIterator[bytes]:
 
 
 async def _bucket_lines(
-    call: Call, begins: datetime, until: datetime, period: Period, in_zone: ZoneInfo, grouping: Grouping, most: int
+    call: Call, begins: datetime, until: datetime, period: Period, in_zone: ZoneInfo, names: Sequence[str], most: int
 ) -> AsyncIterator[bytes]:
     """Yield buckets page by page: a line for each group of each, and one where nothing was used."""
-    names, head = grouping.names, True
+    head = True
     while begins < until or head:
         bounds = _bounds(begins, until, period, in_zone, most)
-        spans = await call.services.reports.sums.spans(call.account_id, bounds, grouping)
+        spans = await _traffic(call).spans(call.account_id, bounds, names)
         if head:
             yield rows([("start", "end", *names, *SUMS)])
         yield rows(_lines_of(bounds, spans, names))

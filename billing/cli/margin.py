@@ -1,20 +1,21 @@
-"""`metergate operator margin`: what was charged less what it cost at the providers."""
+"""`metergate operator margin` and `provider`: what was charged less what it cost, and what providers have billed."""
 
 import csv
 import io
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
 
-from billing.cli.commands import Connect
-from billing.cli.operator import add_call
+from billing.cli.commands import Connect, group
+from billing.cli.operator import add_call, providers
 from billing.cli.options import Cursor, Limit
-from billing.cli.output import Shown, Table
+from billing.cli.output import USAGE, CommandFailed, Shown, Table
 from billing.pages import DEFAULT_LIMIT
 
 if TYPE_CHECKING:
-    from billing.calls import BillingCalls
-    from billing.shapes.margin import MarginShape
+    from billing.credit_calls import CreditCalls
+    from billing.shapes.margin import BillRowShape, BillSumShape, MarginShape
 
 Since = Annotated[str | None, typer.Option(metavar="DAY", help="From this day of UTC on; else the month's first.")]
 Until = Annotated[str | None, typer.Option(metavar="DAY", help="Before this day; else until now.")]
@@ -22,6 +23,10 @@ _COLUMNS: Final = (
     *("events", "cost USD", "charged USD", "margin USD", "margin %", "estimated", "unpriced", "voided"),
     *("returned USD", "net USD"),
 )
+_SIDES: Final = ("requests", "bill", "tokens in", "bill", "tokens out", "bill", "USD", "bill")
+_SHOWN: Final = 50
+"""Rows of a comparison that people are shown; --json has all."""
+_MOST_FILE_BYTES: Final = 16 * 1024 * 1024
 _FORMULA: Final = ("=", "+", "-", "@", "\t", "\r")
 
 
@@ -30,8 +35,16 @@ def add_margin(app: typer.Typer, connect: Connect) -> None:
     add_call(app, "margin", margin, connect)
 
 
+def add_providers(app: typer.Typer, connect: Connect) -> None:
+    """Add the group `provider`."""
+    provider = group("Providers of the configuration, and their bills.")
+    add_call(provider, "list", providers, connect)
+    add_call(provider, "reconcile", reconcile, connect)
+    app.add_typer(provider, name="provider")
+
+
 async def margin(
-    client: "BillingCalls",
+    client: "CreditCalls",
     since: Since = None,
     until: Until = None,
     by: Annotated[str, typer.Option(metavar="NAME", help="account, model, provider or day.")] = "account",
@@ -69,3 +82,76 @@ def _csv(by: str, groups: list[dict[str, object]]) -> str:
         name = str(each["group"])
         lines.writerow((f"'{name}" if name.startswith(_FORMULA) else name, *(each[field] for field in fields)))
     return text.getvalue().rstrip("\n")
+
+
+async def reconcile(
+    client: "CreditCalls",
+    provider: Annotated[str, typer.Option(metavar="NAME", help="The provider, as the configuration calls it.")],
+    since: Annotated[str, typer.Option(metavar="DAY", help="From this day of UTC on, such as 2027-01-31.")],
+    until: Annotated[str | None, typer.Option(metavar="DAY", help="Before this day; else until today.")] = None,
+    file: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Its invoice as CSV, instead of what its API says.")
+    ] = None,
+    column: Annotated[
+        list[str] | None,
+        typer.Option(metavar="OURS=THEIRS", help="The invoice's own name of a column, such as amount_usd=Cost."),
+    ] = None,
+    kept: Annotated[bool, typer.Option("--kept", help="What was fetched last: nobody is asked.")] = False,
+) -> Shown:
+    """Compare what a provider says that it has billed with the ledger, by day and model."""
+    from msgspec import UNSET
+
+    from billing.shapes.margin import BillBody
+
+    if kept:
+        source = "api" if file is None else "invoice"
+        found = await client.bill(provider, {"since": since, "until": until, "source": source})
+    else:
+        names = dict(_pair(each) for each in column or ())
+        invoice = None if file is None else _read(file)
+        body = BillBody(since=since, until=UNSET if until is None else until, invoice=invoice, columns=names or UNSET)
+        found = await client.reconcile_bill(provider, body)
+    rows = [(name.replace("_", " "), *_sums(each)) for name, each in found.categories.items()]
+    rows.append(("total", *_sums(found.total)))
+    parts: list[str | Table] = [
+        f"{found.provider}, from {found.since} and before {found.until} (days of UTC): the ledger and the bill.",
+        Table(("", "lines", *_SIDES), rows),
+    ]
+    differing = [each for each in found.data if each.category != "matched"]
+    if differing:
+        header = ("day", "model", "category", "ledger USD", "bill USD", "difference USD", "tokens")
+        parts.append(Table(header, [_difference(each) for each in differing[:_SHOWN]]))
+    if len(differing) > _SHOWN:
+        parts.append(f"There are {len(differing) - _SHOWN} more: --json has them.")
+    return Shown(found.received, tuple(parts))
+
+
+def _pair(text: str) -> tuple[str, str]:
+    name, is_pair, theirs = text.partition("=")
+    if not (name and is_pair and theirs):
+        raise typer.BadParameter(f"{text!r}: expected OURS=THEIRS, such as amount_usd=Cost", param_hint="--column")
+    return name, theirs
+
+
+def _read(file: Path) -> str:
+    try:
+        with file.open("rb") as invoice:
+            content = invoice.read(_MOST_FILE_BYTES + 1)
+        if len(content) > _MOST_FILE_BYTES:
+            raise CommandFailed(f"{file} is larger than {_MOST_FILE_BYTES} bytes.", USAGE)
+        return content.decode("utf-8-sig")
+    except (OSError, UnicodeDecodeError) as error:
+        raise CommandFailed(f"Cannot read {file}: {error}.", USAGE) from error
+
+
+def _sums(each: "BillSumShape") -> tuple[str, ...]:
+    ours, theirs = each.ledger, each.bill
+    counted = ((ours.requests, theirs.requests), (ours.input_tokens, theirs.input_tokens))
+    pairs = (*counted, (ours.output_tokens, theirs.output_tokens), (ours.usd, theirs.usd))
+    return str(each.lines), *(str(side) for pair in pairs for side in pair)
+
+
+def _difference(each: "BillRowShape") -> tuple[str, ...]:
+    tokens = {True: "agree", False: "differ", None: "-"}[each.tokens_agree]
+    names = each.day, each.model or "-", each.category.replace("_", " ")
+    return *names, each.ledger.usd, each.bill.usd, each.difference_usd, tokens

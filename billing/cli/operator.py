@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
 
-from billing.cli.commands import Connect, add_command, group, lazy_group
+from billing.cli.commands import Connect, add_command, lazy_group
 from billing.cli.options import REMOTE, Limit
 from billing.cli.output import REFUSED, UNREACHABLE, CommandFailed, Output, Shown, Table
 from billing.pages import DEFAULT_LIMIT
@@ -41,7 +41,7 @@ ADDERS: Final = {
     "requests": "billing.cli.operator:add_requests",
     "key": "billing.cli.keys:add_keys",
     "margin": "billing.cli.margin:add_margin",
-    "provider": "billing.cli.operator:add_providers",
+    "provider": "billing.cli.margin:add_providers",
     "login-link": "billing.cli.operator:add_login_link",
 }
 """The commands of the group, and what adds them."""
@@ -61,13 +61,6 @@ def operator_app(connect: Connect, adders: Mapping[str, str] = ADDERS) -> typer.
 def add_requests(app: typer.Typer, connect: Connect) -> None:
     """Add `requests`."""
     add_call(app, "requests", requests, connect)
-
-
-def add_providers(app: typer.Typer, connect: Connect) -> None:
-    """Add the group `provider`."""
-    provider = group("Providers of the configuration.")
-    add_call(provider, "list", providers, connect)
-    app.add_typer(provider, name="provider")
 
 
 def add_login_link(app: typer.Typer, connect: Connect) -> None:

@@ -53,8 +53,11 @@ async def index(
         titles = ("id", "order", "account", "amount", "reason")
         return Shown(waiting.received, page_parts(titles, lines, waiting.next_cursor))
     page = await client.orders(account_id=account_id, status=status, limit=limit, cursor=cursor)
-    rows = [(each.id, each.account_id, each.kind, each.amount_usd, each.status, each.created_at) for each in page.data]
-    headers = ("id", "account", "kind", "amount USD", "status", "created")
+    rows = [
+        (each.id, each.account_id, each.kind, each.amount_usd, each.refunded_usd, each.status, each.created_at)
+        for each in page.data
+    ]
+    headers = ("id", "account", "kind", "amount USD", "refunded USD", "status", "created")
     return Shown(page.received, page_parts(headers, rows, page.next_cursor))
 
 

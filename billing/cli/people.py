@@ -72,6 +72,8 @@ def explained_to_people(session: Session) -> Iterator[None]:
 
 def _refusal(error: "Refused", session: Session) -> str:
     text = f"{error.message} ({error.code})"
+    if error.status == _UNAUTHORIZED:  # its code is that of keys, whatever was wrong: a password, a code, a token
+        text = error.message
     if error.status == _UNAUTHORIZED and ("Authorization" in error.message or _SIGN_IN in error.message):
         return f"{error.message} {_renewing(session)}"
     match error.code:

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Final
 from billing.ledger.debits import NAMED
 from billing.money import ceil_div
 from billing.price_table import METER_PROVIDER
+from billing.principals import SERVICE_KEY
 from billing.rates import COST_SCALE, FACTOR_SCALE
 from billing.usage import Usage
 
@@ -24,6 +25,10 @@ if TYPE_CHECKING:
 
 METER: Final = "bytes"
 """The meter of traffic, also the feature that quotas count it under and the model of its debits."""
+ENDPOINT: Final = "/v1/jobs/collect-and-rate"
+"""What debits of traffic name as their endpoint."""
+KEY: Final = f"{SERVICE_KEY}collector"
+"""Stands for the key of debits of traffic, which has none."""
 PER_BYTE: Final = "per_byte"
 _MINUTES_OF_HOUR: Final = 60
 

@@ -19,13 +19,12 @@ import msgspec
 from billing import audit
 from billing.accounts.grants import REVENUE, BalanceOutOfBounds, Entry
 from billing.accounts.lots import PAID
-from billing.collect.charging import METER, Charged, RateOf
+from billing.collect.charging import ENDPOINT, KEY, METER, Charged, RateOf
 from billing.database.connection import DatabaseLocked, DatabaseRefused, MissingPartition, queries
 from billing.ledger.debits import NAMED, Debit
 from billing.ledger.usage_columns import other_counts
 from billing.ledger.writer import create_months, write_within
 from billing.price_table import METER_PROVIDER
-from billing.principals import SERVICE_KEY
 from billing.usage import MAX_UNIT_THOUSANDTHS, Usage
 
 if TYPE_CHECKING:
@@ -36,9 +35,6 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 _query = queries("billing.collect")
-ENDPOINT: Final = "/v1/jobs/collect-and-rate"
-KEY: Final = f"{SERVICE_KEY}collector"
-"""Stands for the key of debits of traffic, which has none."""
 ACCOUNTS_AT_ONCE: Final = 200
 GROWTH_AT_ONCE: Final = 200_000
 VACUUM_ROWS: Final = 50_000

@@ -11,6 +11,7 @@ is wrong with one may be reported later, by `v1.billing.meter.error_report_trigg
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -18,12 +19,14 @@ from typing import TYPE_CHECKING, Final, Protocol
 
 from billing.database.connection import queries
 from billing.exports.events import HOUR, MEASURES
-from billing.exports.sinks import PlainSink, Refusals, SinkFailed
+from billing.exports.sinks import MOST_REASON, PlainSink, Refusals, SinkFailed
 from billing.payments.port import CustomerGone, PaymentProviderUnavailable, PaymentRefused
 
 if TYPE_CHECKING:
     from billing.database.connection import Connection, Database, Row
     from billing.exports.events import ExportEvent
+
+logger = logging.getLogger(__name__)
 
 FOLD_BATCH: Final = 1_000
 TELL_BATCH: Final = 100
@@ -144,7 +147,9 @@ class StripeMeters(PlainSink):
             await self._database.execute(_query("hours_told"), self.name, *hour, row["n"])
             await self._database.execute(_query("hours_unlist"), self.name, prefix)
         else:
-            await self._database.execute(_query("hours_park"), self.name, *hour, row["n"], identifier, why[:300], False)
+            await self._database.execute(
+                _query("hours_park"), self.name, *hour, row["n"], identifier, why[:MOST_REASON], False
+            )
 
     async def _taken(self, row: Row, identifier: str) -> str | None:
         """Tell one amount; return why Stripe refuses it, None where it was taken. Raises `SinkFailed`."""
@@ -176,15 +181,16 @@ class StripeMeters(PlainSink):
         for row in await self._database.rows(_query("reports_waiting"), "stripe", self._calls.livemode):
             try:
                 errors = await self._calls.meter_errors(row["id"])
-            except (PaymentProviderUnavailable, PaymentRefused) as error:
+            except PaymentProviderUnavailable as error:
                 raise SinkFailed(f"a report of Stripe's can't be read: {error}") from error
-            for identifier, why in errors.items():
-                if (found := parse_identifier(identifier)) is not None and found[1] in self._meters:
+            except PaymentRefused as error:
+                logger.error("export %s: report %s of Stripe's can't be read: %s", self.name, row["id"], error)
+                errors = {}
+            for key, why in errors.items():
+                if (found := parse_identifier(key)) is not None and found[1] in self._meters:
                     *hour, n = found
-                    reason = f"taken, then refused: {why}"[:300]
-                    await self._database.execute(
-                        _query("hours_park"), self.name, *hour, n + 1, identifier, reason, True
-                    )
+                    said = (f"{identifier_prefix(*hour)}{n}", f"taken, then refused: {why}"[:MOST_REASON], True)
+                    await self._database.execute(_query("hours_park"), self.name, *hour, n + 1, *said)
             await self._database.execute(_query("report_done"), "stripe", row["id"])
 
 

@@ -39,11 +39,19 @@ class SinkFailed(MetergateError):
 
 
 class Sink(Protocol):
-    """One export's other side. `batch` events are sent at a time."""
+    """One export's other side."""
 
-    name: str
-    kind: str
-    batch: int
+    @property
+    def name(self) -> str:
+        """Return the export's name."""
+
+    @property
+    def kind(self) -> str:
+        """Return what it is."""
+
+    @property
+    def batch(self) -> int:
+        """Return how many events are sent at a time."""
 
     def before(self, now: datetime) -> datetime | None:
         """Return before when events must have been written to be sent now; None: all may be."""

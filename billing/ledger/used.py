@@ -111,7 +111,8 @@ class UsedBy:
 
 
 class Used(NamedTuple):
-    """What was used by some requests. `cost_nano` is the providers', `charged_nano` what was charged."""
+    """What was used by some requests. `cost_nano` is the providers', `charged_nano` what was charged, `bytes` those of
+    traffic, which these sums do not have (`billing.collect.traffic`)."""
 
     requests: int = 0
     input_tokens: int = 0
@@ -121,6 +122,7 @@ class Used(NamedTuple):
     reasoning_tokens: int = 0
     cost_nano: int = 0
     charged_nano: int = 0
+    bytes: int = 0
 
     @property
     def total_tokens(self) -> int:
@@ -211,7 +213,7 @@ class UsageSums:
     """Reads what was used. Methods raise `UsageQueryError` and `database.connection.DatabaseError`."""
 
     def __init__(self, database: Database) -> None:
-        self._database = database
+        self.database = database
 
     async def spans(
         self,
@@ -227,7 +229,7 @@ class UsageSums:
         grouping, only = grouping or Grouping(), only or UsedBy()
         spans = compose(bounds)
         pieces = list(dict.fromkeys(part.piece for parts in spans for part in parts))
-        async with self._database.transaction(snapshot=True) as connection:
+        async with self.database.transaction(snapshot=True) as connection:
             await connection.execute(PLANNED_EACH_TIME)
             rows = await connection.fetch(
                 _query("usage_read"),
@@ -263,7 +265,7 @@ def _added(
     by_piece: dict[Piece, list[tuple[Group, int, Used]]] = {piece: [] for piece in pieces}
     for row in rows:
         place, first, second, value, name, *numbers, cost_nano, charged_nano = row
-        used = Used._make((*numbers, int(cost_nano), int(charged_nano)))
+        used = Used._make((*numbers, int(cost_nano), int(charged_nano), 0))
         if place < 0:
             _add(found[-place - 1], grouping.group(first, second, None if name is None else _value(name)), 1, used)
             continue

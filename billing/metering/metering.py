@@ -42,6 +42,10 @@ MOST_AHEAD_S: Final = 5 * 60
 counted in before it begins."""
 
 
+UNDER_WAY_S: Final = (0.02, 0.04, 0.08, 0.16)
+"""The pauses after which an event is looked for again that only holds keep out."""
+
+
 @dataclass(frozen=True, slots=True)
 class ServiceRules:
     """Bounds: seconds that a hold lasts unless it is told, and at most; how many may be open; `grace_s` is how long an
@@ -115,8 +119,15 @@ class Desk:
         return renew
 
     async def known(self, claim: Claim, principal: Principal, decision: Decision | None, charge: Charge) -> Recorded:
-        """Return the first answer to an event that has no room now. Raises as `refuse` where there was none."""
+        """Return the first answer to an event that has no room now. What keeps it out may be the same event, which
+        another gateway writes at this moment: then it is looked for a few times more. Raises as `refuse` where there
+        was none."""
         found = await self.writer.find(claim)
+        for pause_s in UNDER_WAY_S if getattr(decision, "is_held", False) else ():
+            if found is not None:
+                break
+            await asyncio.sleep(pause_s)
+            found = await self.writer.known(claim)
         if found is None:
             refuse(principal, decision, charge)
         return found

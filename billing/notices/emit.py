@@ -27,9 +27,11 @@ NoticeType = Literal[
     "key.revoked",
     "key.leaked",
     "endpoint.disabled",
+    "provider.difference",
     "test",
 ]
-"""What there are notices of. `endpoint.disabled`: deliveries to an endpoint have failed for long; `test`: asked for."""
+"""What there are notices of. `endpoint.disabled`: deliveries to an endpoint have failed for long;
+`provider.difference` is for operators alone; `test`: asked for."""
 TYPES: Final[tuple[NoticeType, ...]] = get_args(NoticeType)
 
 _query = queries("billing.notices")

@@ -1,17 +1,20 @@
-"""Margins, as operators read them. Pure."""
+"""Margins, and bills of providers beside the ledger, as operators read them. Pure."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Annotated, Any, Final, Literal
 
 import msgspec
-from msgspec import Meta
+from msgspec import UNSET, Meta, UnsetType
 
 from billing.money import format_usd
-from billing.shapes.base import Answer, PageQuery, Usd
+from billing.provider_bills.lines import CATEGORIES
+from billing.shapes.base import Answer, Body, PageQuery, Query, Usd
 
 if TYPE_CHECKING:
     from billing.ledger.margins import Margin
+    from billing.provider_bills.bills import Bill
+    from billing.provider_bills.lines import Compared, Counts
 
 Day = Annotated[
     str,
@@ -99,3 +102,116 @@ def percent_text(hundredths: int) -> str:
     """Return hundredths of a percent as a decimal: -1250 -> `"-12.50"`."""
     whole, rest = divmod(abs(hundredths), 100)
     return f"{'-' if hundredths < 0 else ''}{whole}.{rest:02d}"
+
+
+class BillQuery(Query, frozen=True, kw_only=True):
+    """Of which days, and of what was kept: what the provider's API said, or an invoice."""
+
+    since: Day
+    until: Annotated[Day, Meta(description="the day after the last one")] | None = None
+    source: Annotated[Literal["api", "invoice"], Meta(description="api or invoice")] = "api"
+
+
+class BillBody(Body, frozen=True, kw_only=True):
+    """The days whose bill is fetched, or read from `invoice`, a CSV with the columns day, model and amount_usd, and
+    maybe key, line, requests, input_tokens and output_tokens; `columns` are its own names of them."""
+
+    since: Day
+    until: Day | UnsetType = UNSET
+    invoice: Annotated[str, Meta(min_length=1)] | None = None
+    columns: Annotated[dict[str, Annotated[str, Meta(max_length=200)]], Meta(max_length=8)] | UnsetType = UNSET
+
+
+class BillSideShape(Answer, frozen=True, kw_only=True):
+    """One side of a comparison: counts of requests and tokens, and USD, below zero for what was given back."""
+
+    requests: int
+    input_tokens: int
+    output_tokens: int
+    usd: Usd
+
+
+class BillSumShape(Answer, frozen=True, kw_only=True):
+    """What both sides have: the ledger and the bill."""
+
+    lines: int
+    ledger: BillSideShape
+    bill: BillSideShape
+
+
+class BillRowShape(Answer, frozen=True, kw_only=True):
+    """One day and model. `difference_usd` is what the bill has more; `tokens_agree` is null where one side counts none;
+    `keys` are the provider's own ids that the bill names."""
+
+    day: str
+    model: str
+    category: Literal["matched", "missing_here", "missing_there", "priced_differently"]
+    ledger: BillSideShape
+    bill: BillSideShape
+    difference_usd: Usd
+    tokens_agree: bool | None
+    keys: list[str]
+
+
+class BillShape(Answer, frozen=True, kw_only=True):
+    """A provider's bill beside the ledger, of the days of UTC from `since` on and before `until`. Each day and model is
+    in one category, so that these add up to both totals. `difference_usd` is the sum of the differences of what did not
+    match, each taken as above zero. `data` has these rows first, at most 10,000 rows in all."""
+
+    provider: str
+    source: Literal["api", "invoice"]
+    since: str
+    until: str
+    difference_usd: Usd
+    total: BillSumShape
+    categories: dict[str, BillSumShape]
+    data: list[BillRowShape]
+    truncated: bool
+
+
+MOST_ROWS: Final = 10_000
+
+
+def bill_shape(bill: Bill) -> BillShape:
+    """Return the shape of a comparison."""
+    comparison = bill.comparison
+    rows = sorted(comparison.rows, key=lambda row: row.category == "matched")
+    counted = {category: sum(row.category == category for row in rows) for category in CATEGORIES}
+    return BillShape(
+        provider=bill.provider,
+        source=bill.source,
+        since=bill.since.isoformat(),
+        until=bill.until.isoformat(),
+        difference_usd=format_usd(comparison.difference_nano),
+        total=_sum_shape(len(rows), comparison.total),
+        categories={category: _sum_shape(counted[category], comparison.of(category)) for category in CATEGORIES},
+        data=[_row_shape(row) for row in rows[:MOST_ROWS]],
+        truncated=len(rows) > MOST_ROWS,
+    )
+
+
+def _sum_shape(lines: int, sides: tuple[Counts, Counts]) -> BillSumShape:
+    ours, theirs = sides
+    return BillSumShape(lines=lines, ledger=_side_shape(ours), bill=_side_shape(theirs))
+
+
+def _side_shape(counts: Counts) -> BillSideShape:
+    return BillSideShape(
+        requests=counts.requests,
+        input_tokens=counts.input_tokens,
+        output_tokens=counts.output_tokens,
+        usd=format_usd(counts.amount_nano),
+    )
+
+
+def _row_shape(row: Compared) -> BillRowShape:
+    return BillRowShape(
+        day=row.day.isoformat(),
+        model=row.model,
+        category=row.category,
+        ledger=_side_shape(row.ours),
+        bill=_side_shape(row.theirs),
+        difference_usd=format_usd(row.difference_nano),
+        tokens_agree=row.tokens_agree,
+        keys=list(row.keys),
+    )

@@ -23,10 +23,13 @@ if TYPE_CHECKING:
     from billing.effects import LiveBalance
     from billing.ledger.used import Group, Span, Used
 
-GROUP_BY: Final = "at most two of model, key, user, provider, endpoint, feature and tag:NAME, with a comma"
+GROUP_BY: Final = (
+    "at most two of model, key, user, provider, endpoint, feature and tag:NAME, with a comma; or of meter, region, "
+    "node, inbound_tag and direction"
+)
 SUMS: Final = (
     *("events", "input_tokens", "cached_input_tokens", "cache_write_tokens", "output_tokens", "reasoning_tokens"),
-    *("total_tokens", "cost_usd", "charged_usd"),
+    *("total_tokens", "cost_usd", "charged_usd", "bytes"),
 )
 """The fields of `UsedShape`, as columns of a table."""
 
@@ -55,7 +58,7 @@ Granularity = Annotated[
 
 class UsedShape(Answer, frozen=True, kw_only=True):
     """What was used: `input_tokens` includes the cached and written ones, `output_tokens` the reasoning ones;
-    `cost_usd` is the providers', `charged_usd` what was charged."""
+    `cost_usd` is the providers', `charged_usd` what was charged; `bytes` are those of traffic that exporters count."""
 
     events: int
     input_tokens: int
@@ -66,6 +69,7 @@ class UsedShape(Answer, frozen=True, kw_only=True):
     total_tokens: int
     cost_usd: Usd
     charged_usd: Usd
+    bytes: int = 0
 
 
 class GroupShape(UsedShape, frozen=True, kw_only=True):
@@ -169,7 +173,8 @@ def used_fields(used: Used) -> dict[str, int | str]:
         *(used.requests, used.input_tokens, used.cached_input_tokens, used.cache_write_tokens),
         *(used.output_tokens, used.reasoning_tokens, used.total_tokens),
     )
-    return dict(zip(SUMS, (*numbers, format_usd(used.cost_nano), format_usd(used.charged_nano)), strict=True))
+    money = format_usd(used.cost_nano), format_usd(used.charged_nano)
+    return dict(zip(SUMS, (*numbers, *money, used.bytes), strict=True))
 
 
 def used_shape(used: Used) -> UsedShape:

@@ -13,7 +13,7 @@ from billing.identity.permissions import BILLING_READ
 from billing.ledger.used import total
 from billing.money import parse_usd
 from billing.shapes.usage import EventQuery
-from billing.web.visits import Page, View, Visit, Who
+from billing.web.visits import Page, View, Visit, Who, key_names
 
 if TYPE_CHECKING:
     from billing.accounts.accounts import Account
@@ -43,6 +43,7 @@ async def first(visit: Visit) -> View | web.Response:
         "burn_nano": burn_nano,
         "days_left": None if burn_nano <= 0 else max(0, left_nano // burn_nano),
         "events": await list_events(call, EventQuery(limit=LAST)),
+        "names": await key_names(visit),
         "url": visit.services.browsers.rules.url,
     }
     return View("overview.html", values)

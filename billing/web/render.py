@@ -125,7 +125,7 @@ def usd_text(nano: int) -> str:
     step = _CENT_NANO if size >= NANO_PER_USD else _SHORT_NANO if size >= _SHORT_NANO else 1
     rounded = (size + step // 2) // step * step
     whole, fraction = divmod(rounded, NANO_PER_USD)
-    digits = f"{fraction:09d}".rstrip("0").ljust(2, "0")
+    digits = f"{fraction:09d}".rstrip("0").ljust(2 if rounded % _CENT_NANO == 0 else 6, "0")
     return f"{'-' if nano < 0 else ''}${whole:,}.{digits}"
 
 

@@ -13,7 +13,7 @@ from billing.pages import DEFAULT_LIMIT
 from billing.plans import names_model
 from billing.shapes.operation import refused_shape
 from billing.shapes.usage import EventQuery
-from billing.web.visits import Page, View, Visit
+from billing.web.visits import Page, View, Visit, key_names
 
 if TYPE_CHECKING:
     from billing.api.tables import Table
@@ -32,7 +32,8 @@ async def requests(visit: Visit) -> View | Table:
     if visit.wants_csv:
         return found  # type: ignore[return-value]
     asked = visit.request.query
-    return View("requests.html", {"page": found, "filters": {name: asked.get(name, "") for name in FILTERS}})
+    filters = {name: asked.get(name, "") for name in FILTERS}
+    return View("requests.html", {"page": found, "filters": filters, "names": await key_names(visit)})
 
 
 async def refused(visit: Visit) -> View:
@@ -53,12 +54,13 @@ async def _refusals(visit: Visit) -> list[RefusedShape] | None:
 async def request(visit: Visit) -> View:
     """Show one request with the lines of its charge; or why it was refused."""
     try:
-        return View("request.html", {"event": await get_event(visit.call), "refusal": None})
+        event = await get_event(visit.call)
+        return View("request.html", {"event": event, "refusal": None, "names": await key_names(visit)})
     except NotFound:
         refusal = await _refusal(visit)
         if refusal is None:
             raise
-        return View("request.html", {"event": None, "refusal": refusal})
+        return View("request.html", {"event": None, "refusal": refusal, "names": {}})
 
 
 async def _refusal(visit: Visit) -> RefusedShape | None:

@@ -21,7 +21,7 @@ from billing.shapes.reports import BucketsQuery, BucketsShape, SummaryQuery, Sum
 from billing.times import parse_rfc3339, rfc3339
 from billing.web.charts import Bucket, Chart, stacked
 from billing.web.render import usd_text
-from billing.web.visits import Page, View, Visit
+from billing.web.visits import NAMED, Page, View, Visit, key_names
 from billing.zones import Period, day_begins
 
 if TYPE_CHECKING:
@@ -45,8 +45,6 @@ MOST_DAYS: Final = 3 * 365
 _DAYS: Final = {Period.hour: 2, Period.day: 31, Period.week: 180}
 """How many days are shown in steps of an hour, a day, a week; more in months."""
 _TICKS: Final = {Period.hour: "%H:%M", Period.day: "%d %b", Period.week: "%d %b", Period.month: "%b %Y"}
-_NAMES: Final = 200
-"""Keys and members whose names are looked up; the rest is shown by id."""
 _CHANGES: Final = 200
 
 
@@ -178,10 +176,9 @@ def _named(period: Period) -> Any:
 async def _names(visit: Visit, what: Asked) -> dict[str, str]:
     """Return what keys or members are called, by their ids."""
     if what.by == "key":
-        keys = await visit.services.keys.page(visit.account_id, _NAMES)
-        return {each.id: each.name for each in keys.items}
+        return await key_names(visit)
     if what.by == "user" and visit.caller.org_id is not None:
-        members = await visit.services.members.page(visit.caller.org_id, _NAMES)
+        members = await visit.services.members.page(visit.caller.org_id, NAMED)
         return {each.user_id: each.email for each in members.items}
     return {}
 

@@ -236,3 +236,13 @@ class Visit:
     def may(self, scope: str) -> bool:
         """Return whether the visitor has a right: what needs it is not shown to who has not."""
         return scope in self.caller.scopes
+
+
+NAMED: Final = 200
+"""Keys and members whose names are looked up for a page; others are shown by id."""
+
+
+async def key_names(visit: Visit) -> dict[str, str]:
+    """Return what the account's keys are called, by their ids."""
+    keys = await visit.services.keys.page(visit.account_id, NAMED)
+    return {each.id: each.name for each in keys.items}

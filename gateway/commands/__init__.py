@@ -9,6 +9,7 @@
     backup      backup, restore: the database in a file
     doctor      its findings; checks  of the configuration, the disk and providers; redis_checks  of Redis
     stores      where the stores are; store_options  those of one command
+    export      usage events as files
     prices      operator price: list, check, import, diff, try, on files of prices
     stripe      operator stripe: sync, with Stripe alone, and what a gateway is asked for
     connect     how operator commands reach the billing API: over HTTP, or in this process, on the stores

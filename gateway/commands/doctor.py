@@ -85,7 +85,7 @@ def check_settings(settings: Settings, at_s: float) -> list[Check]:
     if not unpriced_models(settings.models, settings.prices, at_s):
         checks.append(Check("prices", "ok", f"each of {len(settings.models)} models has one"))
     checks += [
-        Check("configuration", "warn", warning, "Change it, unless it is meant so.")
+        Check("configuration", "warn", warning, "Where that is not what you want, change the setting that it names.")
         for warning in warnings(settings, at_s)
     ]
     return checks

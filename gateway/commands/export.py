@@ -1,7 +1,5 @@
 """`metergate export`: usage events of a time, as files of a folder, by hour."""
 
-from __future__ import annotations
-
 from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
@@ -72,7 +70,7 @@ def _moment(option: str, text: str) -> datetime:
 
 
 async def _write(
-    database: Database, folder: Path, format: Format, begin: datetime, end: datetime
+    database: "Database", folder: Path, format: "Format", begin: datetime, end: datetime
 ) -> tuple[int, int, list[Path]]:
     """Write the events of one snapshot, in the order of their admission, so that one file is open at a time."""
     from billing.database.connection import queries

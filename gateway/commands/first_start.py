@@ -1,8 +1,9 @@
-"""What the first `metergate up` makes, the admin key and an account with a key; and what `up` and `serve` print once
-they serve: the address, what is on and off, the first key, a line to try.
+"""What the first `metergate up` makes, the admin key, the service key and an account with a key; and what `up` and
+`serve` print once they serve: the address, what is on and off, the first key, a line to try.
 
-The admin key is made where ADMIN_API_KEY is unset, and read by operator commands. It is in `DATA_DIR/admin-key`,
-readable by its owner alone from its first moment on.
+The admin key is made where ADMIN_API_KEY is unset, and read by operator commands; the service key where
+SERVICE_API_KEY is. They are in `DATA_DIR/admin-key` and `DATA_DIR/service-key`, readable by their owner alone from
+their first moment on.
 """
 
 import os
@@ -50,6 +51,11 @@ def admin_key_file(data_dir: Path) -> Path:
     return data_dir / "admin-key"
 
 
+def service_key_file(data_dir: Path) -> Path:
+    """Return the path of the key for other services in a data folder."""
+    return data_dir / "service-key"
+
+
 def read_key_file(path: Path, most_bytes: int = LIMIT_BYTES) -> Secret:
     """Return the key that a file holds, without the white space around it. Raises `BadKeyFile`."""
     try:
@@ -71,14 +77,20 @@ def find_admin_key(data_dir: Path) -> Secret | None:
 
 
 def ensure_admin_key(data_dir: Path) -> Secret:
-    """Return the key of a data folder, made where there is none; of several processes that make it at once, one wins.
+    """Return the admin key of a data folder, made where there is none. Raises `BadKeyFile`."""
+    return _ensured(admin_key_file(data_dir), "admin")
 
-    Raises `BadKeyFile`.
-    """
-    path = admin_key_file(data_dir)
+
+def ensure_service_key(data_dir: Path) -> Secret:
+    """Return the key for other services of a data folder, made where there is none. Raises `BadKeyFile`."""
+    return _ensured(service_key_file(data_dir), "service")
+
+
+def _ensured(path: Path, what: str) -> Secret:
+    """Return the key in a file, made where there is none; of several processes that make it at once, one wins."""
     temporary = path.with_name(f"{path.name}.{secrets.token_hex(8)}")
     try:
-        data_dir.mkdir(parents=True, exist_ok=True)
+        path.parent.mkdir(parents=True, exist_ok=True)
         if not path.exists():
             descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, FILE_MODE)
             try:
@@ -90,11 +102,12 @@ def ensure_admin_key(data_dir: Path) -> Secret:
             finally:
                 temporary.unlink()
     except OSError as error:
-        raise BadKeyFile(f"Cannot make the admin key in {path}: {error.strerror}.") from error
+        raise BadKeyFile(f"Cannot make the {what} key in {path}: {error.strerror}.") from error
     key = read_key_file(path)
     if not long_enough(key):
         raise BadKeyFile(
-            f"The admin key in {path} has fewer than {KEY_CHARACTERS} characters: remove the file, and another is made."
+            f"The {what} key in {path} has fewer than {KEY_CHARACTERS} characters: "
+            "remove the file, and another is made."
         )
     return key
 
@@ -167,6 +180,7 @@ def ready(
     *,
     first: FirstAccount | None = None,
     admin_key_file: str | None = None,
+    service_key_file: str | None = None,
     link: "LoginLink | None" = None,
 ) -> Shown:
     """Return the result of a start that went well."""
@@ -179,6 +193,8 @@ def ready(
     parts += [f"Warning: {warning}" for warning in warnings]
     if admin_key_file is not None:
         parts.append(f"The admin key is in {admin_key_file}; `metergate operator` reads it there.")
+    if service_key_file is not None:
+        parts.append(f"The key for other services, to be sent as X-API-Key, is in {service_key_file}.")
     console = f"{settings.identity.public_url or url}{CONSOLE}/"
     login_url = None if link is None else f"{console}enter/{link.secret}"
     parts.append(f"The console is at {console}")
@@ -196,6 +212,7 @@ def ready(
         "account_id": first and first.account_id,
         "key": first and first.key,
         "admin_key_file": admin_key_file,
+        "service_key_file": service_key_file,
         "console_url": console,
         "login_url": login_url,
         "providers": [

@@ -28,10 +28,12 @@ from gateway.commands.failures import named_store
 from gateway.commands.first_start import (
     admin_key_file,
     ensure_admin_key,
+    ensure_service_key,
     first_account_lines,
     local_url,
     make_first_account,
     ready,
+    service_key_file,
 )
 from gateway.commands.stores import Stores, given_stores, named_stores, own_stores, require_schema
 from gateway.config.defaults import Limits
@@ -73,6 +75,7 @@ async def _up(settings: Settings, environ: Mapping[str, str], output: Output, wo
         with output.step("The schema is up to date"), named_store(stores.database_url):
             await migrate(stores.database_url)
         admin_key = settings.admin_api_key or ensure_admin_key(settings.data_dir)
+        service_key = settings.service_api_key or ensure_service_key(settings.data_dir)
         async with open_runtime(
             replace(settings, admin_api_key=admin_key),
             database_url=stores.database_url,
@@ -85,10 +88,12 @@ async def _up(settings: Settings, environ: Mapping[str, str], output: Output, wo
             link = await runtime.services.browsers.make_link(SYSTEM)
         if first is not None:
             output.must_show(first_account_lines(first))
-        env = {**_worker_environment(settings, environ, stores), "ADMIN_API_KEY": admin_key.reveal()}
+        env = _worker_environment(settings, environ, stores)
+        env |= {"ADMIN_API_KEY": admin_key.reveal(), "SERVICE_API_KEY": service_key.reveal()}
         env[MAIL_CONSOLE_VARIABLE] = "1"
         key_file = None if settings.admin_api_key else str(admin_key_file(settings.data_dir))
-        welcome = partial(ready, first=first, admin_key_file=key_file, link=link)
+        services_file = None if settings.service_api_key else str(service_key_file(settings.data_dir))
+        welcome = partial(ready, first=first, admin_key_file=key_file, service_key_file=services_file, link=link)
         publishes = key_file is not None and stores.own_folder
         return await _supervise(settings, env, workers, output, welcome, publishes=publishes)
 

@@ -104,13 +104,13 @@ def _lago(section: Section) -> dict[str, Any]:
     return {
         "url": None if url is None else url.rstrip("/"),
         "plan_code": section.maybe("plan_code", lambda each: _matching(each, _CODE, "a plan's code")),
-        "meters": section.read("meters", lambda each: _meters(each, "code"), ()),
+        "meters": section.maybe("meters", lambda each: _meters(each, "code")) or (),
     }
 
 
 def _of_kind(kind: Kind, section: Section) -> dict[str, Any]:
     if kind == "stripe_meters":
-        return {"meters": section.read("meters", lambda each: _meters(each, "event_name"), ())}
+        return {"meters": section.maybe("meters", lambda each: _meters(each, "event_name")) or ()}
     if kind == "folder":
         path = section.read("path", Value.text, "")
         return {"path": Path(path), "format": section.read("format", lambda each: each.choice(get_args(Format)), "csv")}

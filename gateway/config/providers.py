@@ -13,8 +13,10 @@ from gateway.config.secret import Secret
 from gateway.config.source import Value
 from gateway.config.targets import (
     HEADER_NAME,
+    BillingConfig,
     TargetConfig,
     read_base_url,
+    read_billing,
     read_cooldown,
     read_headers,
     read_key,
@@ -93,7 +95,7 @@ _PROVIDER_NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}", re.ASCII)
 _DIALECT_NAME: Final = re.compile(r"[a-z][a-z0-9_]{0,31}", re.ASCII)
 _REMOTE_KEYS: Final = (
     *("kind", "base_url", "api_key", "headers", "pass_headers", "enabled", "disconnect_drain_s"),
-    *("max_output_field", "stream_usage", "zero_usage", "dialects", "targets", "cooldown"),
+    *("max_output_field", "stream_usage", "zero_usage", "dialects", "targets", "cooldown", "billing"),
 )
 _LOCAL_KEYS: Final = ("kind", "delay_ms", "chunk_delay_ms", "enabled", "disconnect_drain_s")
 _PROVIDER_KEYS: Final = (*_REMOTE_KEYS, "delay_ms", "chunk_delay_ms")
@@ -125,7 +127,7 @@ class ProviderConfig:
     dialects that it serves, by name, and of that of its kind where it has another. `targets` are the base URLs and keys
     that it is asked by, where they are not those of the entry, and `cooldown` says when one that fails is left
     alone. `stream_usage`: a stream may be asked for its usage by `stream_options`. `zero_usage`: whether an answer
-    that counts nothing at all is believed, or estimated as one without usage."""
+    that counts nothing at all is believed, or estimated as one without usage. `billing` is how its bill is read."""
 
     name: str
     kind: ProviderKind
@@ -144,6 +146,7 @@ class ProviderConfig:
     cooldown: Cooldown = field(default_factory=Cooldown)
     stream_usage: bool = True
     zero_usage: ZeroUsage = "estimate"
+    billing: BillingConfig | None = None
 
     @property
     def enabled(self) -> bool:
@@ -222,6 +225,7 @@ def _read_provider(name: str, value: Value) -> ProviderConfig | None:
     if vendor in COMPATIBLE:
         max_field = max_field or usual.max_output_field
     cooldown = section.maybe("cooldown", read_cooldown) or Cooldown()
+    billing = section.maybe("billing", lambda value: read_billing(value, vendor or ""))
     if not section.ok or kind is None:
         return None
     return ProviderConfig(
@@ -242,6 +246,7 @@ def _read_provider(name: str, value: Value) -> ProviderConfig | None:
         cooldown,
         stream_usage is not False,
         cast("ZeroUsage", zero_usage),
+        billing,
     )
 
 

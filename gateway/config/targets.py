@@ -1,4 +1,5 @@
-"""A provider's targets in metergate.yaml: base URLs and keys with weights, and when one that fails is left alone."""
+"""A provider's targets in metergate.yaml: base URLs and keys with weights, and when one that fails is left alone. And
+how its bill is read."""
 
 from __future__ import annotations
 
@@ -7,6 +8,9 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Final
 from urllib.parse import urlsplit
 
+from billing.money import parse_usd
+from billing.provider_bills.answers import BASE_URLS, SOURCES, SourceName
+from billing.provider_bills.lines import Tolerance
 from gateway.config.problems import Unset
 from gateway.config.reader import is_url
 from gateway.config.secret import Secret
@@ -31,6 +35,7 @@ _OWN_HEADERS: Final = ("host", "content-length", "transfer-encoding", "connectio
 MAX_TARGETS: Final = 64
 _TARGET_KEYS: Final = ("base_url", "api_key", "weight", "headers")
 _PORTS: Final = {"http": 80, "https": 443}
+_BILLING_KEYS: Final = ("key", "source", "base_url", "keys", "providers", "tolerance_usd", "tolerance_percent")
 _COOLDOWN_KEYS: Final = ("failures", "seconds", "retry_after_s", "probe_s")
 
 
@@ -103,6 +108,40 @@ def read_cooldown(value: Value) -> Cooldown | None:
     retry_after_s = section.read("retry_after_s", lambda value: value.number(0, MAX_COOLDOWN_S), plain.retry_after_s)
     probe_s = section.read("probe_s", lambda value: value.number(MIN_PROBE_S, MAX_PROBE_S), plain.probe_s)
     return Cooldown(failures, seconds, retry_after_s, probe_s) if section.ok else None
+
+
+@dataclass(frozen=True, slots=True)
+class BillingConfig:
+    """How a provider's bill is read and compared: from which API, below which base URL, with which key, which is not
+    one that models are asked with. `key` is None where its variable is unset: nothing is fetched then. `keys` are the
+    provider's own ids of keys, projects or workspaces that this gateway uses, `providers` further entries that are on
+    the same bill."""
+
+    source: SourceName
+    base_url: str
+    key: Secret | None = None
+    keys: tuple[str, ...] = ()
+    providers: tuple[str, ...] = ()
+    tolerance_nano: int = Tolerance().nano
+    tolerance_percent: float = Tolerance().hundredths_of_percent / 100
+
+
+def read_billing(value: Value, vendor: str) -> BillingConfig | None:
+    """Return how the bill of a provider of a kind is read; None where it says it wrongly, which is a problem."""
+    section = value.section(_BILLING_KEYS, ("key",))
+    source = section.read("source", lambda each: each.choice(SOURCES), vendor if vendor in SOURCES else "")
+    if source not in SOURCES:
+        section.require(("source",))
+        return None
+    base_url = section.read("base_url", read_base_url, BASE_URLS[source]).rstrip("/")
+    key, _ = read_key(section, "key")
+    keys = section.maybe("keys", lambda each: each.names("an id of the provider's")) or ()
+    providers = section.maybe("providers", lambda each: each.names("a provider's name")) or ()
+    nano = section.read("tolerance_usd", lambda each: each.decimal(parse_usd, "0.01"), Tolerance().nano)
+    percent = section.read("tolerance_percent", lambda each: each.number(0, 100), 1.0)
+    if nano < 0:
+        section.values["tolerance_usd"].problem("not below zero")
+    return BillingConfig(source, base_url, key, keys, providers, nano, percent) if section.ok else None
 
 
 def read_key(section: Section, name: str = "api_key") -> tuple[Secret | None, str | None]:

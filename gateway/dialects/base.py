@@ -118,7 +118,7 @@ class EventReader(Protocol):
 
     @property
     def error_marker(self) -> bytes:
-        """Return the bytes without which an event is no error."""
+        """Return the bytes without which an event is no error; what they name and is null is none."""
 
     @property
     def finish_markers(self) -> tuple[bytes, ...]:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import codecs
 import re
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Sequence
 from typing import Final
 
 import msgspec
@@ -20,6 +20,8 @@ EVENT_END: Final = re.compile(rb"\n\r?\n")
 EVENT_END_BYTES: Final = 3
 """The most that `EVENT_END` matches."""
 _FIELDS: Final = msgspec.json.Decoder(dict[str, Raw])
+_NULLS: Final = (b":null", b": null")
+"""What stands behind the name of a field that says nothing."""
 _NEWLINE: Final = ord("\n")
 EVENT_STREAM: Final = b"text/event-stream"
 
@@ -29,6 +31,30 @@ def last_end(text: bytes | bytearray, search_from: int, search_to: int | None = 
     bare = text.rfind(b"\n\n", search_from, search_to)
     returned = text.rfind(b"\n\r\n", bare if bare > search_from else search_from, search_to)
     return max(bare + 2 if bare >= 0 else 0, returned + 3 if returned >= 0 else 0)
+
+
+def first_marked(
+    block: bytes, start: int, positions: list[int], markers: Sequence[bytes], usage_pattern: re.Pattern[bytes]
+) -> int:
+    """Return where the first marker stands from `start` on, the block's size where none does.
+
+    The first marker is that of usage, the second that of errors: a field of that name that is null says nothing.
+    `positions` says where each marker was found last, below 0 where it is not there, and is brought up to date: no
+    bytes are searched twice for the same one, however many events have another.
+    """
+    size = len(block)
+    for number, marker in enumerate(markers):
+        at = positions[number]
+        if at < start:
+            at = block.find(marker, start)
+        if number == 0:
+            while 0 <= at < size and usage_pattern.match(block, at) is None:
+                at = block.find(marker, at + 1)
+        elif number == 1:
+            while 0 <= at < size and block.startswith(_NULLS, at + len(marker)):
+                at = block.find(marker, at + 1)
+        positions[number] = at if at >= 0 else size
+    return min(positions)
 
 
 def split_events(block: bytes, start: int = 0) -> Iterator[bytes]:

@@ -8,9 +8,8 @@ calls after the debit is durable. **Nothing grows without bound**: `MAX_EVENT_BY
 `passed.MAX_KEPT_BYTES` of what passed. What an event says, and which one is terminal, is for an `EventReader` to tell.
 
 A stream whose lines end with a lone carriage return, which no provider sends, would pass unread. While nothing is
-removed or changed, an event cut by the end of a chunk is passed on at once; else it waits until it is whole. A chunk of
-whole events without a marker costs a few byte searches; of one that has a marker only the events from the first marker
-on are looked at, and only those with a marker are decoded.
+removed or changed, an event cut by the end of a chunk is passed on at once. A chunk of whole events without a marker
+costs a few byte searches; of one that has a marker only the events that have one are decoded.
 """
 
 from __future__ import annotations
@@ -25,6 +24,7 @@ from gateway.dialects.events import (
     after_last,
     change_first,
     event_data,
+    first_marked,
     last_end,
     split_events,
     unsafe_from,
@@ -50,7 +50,7 @@ class SseTap(Passed):
     """
 
     __slots__ = (
-        *("_done", "_end", "_ended", "_error_marker", "_held", "_hold_usage", "_looked_at", "_other_markers"),
+        *("_done", "_end", "_ended", "_error_marker", "_held", "_hold_usage", "_looked_at", "_markers"),
         *("_oversize", "_partial", "_read_on", "_reader", "_sent_bytes", "_strip_usage", "_terminal_lines"),
         *("_terminal_markers", "_terminated", "_usage_marker", "error_seen", "reported"),
     )
@@ -69,7 +69,7 @@ class SseTap(Passed):
         self._reader = reader
         self._usage_marker = reader.usage_marker
         self._error_marker = reader.error_marker
-        self._other_markers = (reader.error_marker, *reader.terminal_markers)
+        self._markers = (reader.usage_marker, reader.error_marker, *reader.terminal_markers)
         self._terminal_markers = reader.terminal_markers
         self._terminal_lines = reader.terminal_lines
         self._strip_usage = strip_usage
@@ -145,9 +145,11 @@ class SseTap(Passed):
         usage = find(self._usage_marker)
         if usage >= 0 and self._strip_usage:  # nothing of it is out yet
             start = last_end(block, 0, usage)
-            block = block[:start] + self._reader.without_null_usage(block[start:])
-            find = block.find
-            usage = find(self._usage_marker, start)
+            rest = block[start:]
+            if (said := self._reader.without_null_usage(rest)) is not rest:  # else nothing is copied
+                block = block[:start] + said
+                find = block.find
+                usage = find(self._usage_marker, start)
         kept_bytes = self._kept_bytes + len(block)
         if kept_bytes <= self._keep_bytes:
             self._kept.append(block)
@@ -156,25 +158,16 @@ class SseTap(Passed):
             self._not_kept_bytes += len(block)
             self._done = self._done or self._finishes(block)
             self._began = self._began or any(self._pieces(block))
-        first = self._marked(block, 0, usage)
-        if self._held:
-            return self._inspect(block, sent_bytes, 0)
-        if first < 0:
-            return block[sent_bytes:] if sent_bytes else block
-        return self._inspect(block, sent_bytes, last_end(block, 0, first))
+        positions = [usage]
+        for marker in self._markers[1:]:
+            positions.append(find(marker))
+        if self._held or (max(positions) >= 0 and self._marked(block, -1, positions) < len(block)):
+            return self._inspect(block, sent_bytes, 0 if self._held else last_end(block, 0, min(positions)), positions)
+        return block[sent_bytes:] if sent_bytes else block
 
-    def _marked(self, block: bytes, start: int, usage: int) -> int:
-        """Return where the first marker stands from `start` on, below 0 where none does; `usage` is where that of
-        usage does, null or not. Behind a marker that was found no other is searched for."""
-        find, size, matches = block.find, len(block), self._reader.usage_pattern.match
-        while usage >= 0 and matches(block, usage) is None:
-            usage = find(self._usage_marker, usage + 1)
-        first = usage
-        for marker in self._other_markers:
-            at = find(marker, start, first if first >= 0 else size)
-            if at >= 0:
-                first = at
-        return first
+    def _marked(self, block: bytes, start: int, positions: list[int]) -> int:
+        """Return where the first marker stands: see `first_marked`."""
+        return first_marked(block, start, positions, self._markers, self._reader.usage_pattern)
 
     def _feed_cut(self, chunk: bytes) -> bytes:
         """Take a chunk that begins or ends within an event."""
@@ -227,7 +220,7 @@ class SseTap(Passed):
         self._sent_bytes = pass_to
         return out
 
-    def _inspect(self, block: bytes, sent_bytes: int, start: int) -> bytes:
+    def _inspect(self, block: bytes, sent_bytes: int, start: int, positions: list[int]) -> bytes:
         """Look at the events of a block that have a marker, from the one on that begins at `start`, and at all of them
         where one may be held; what is to pass of it."""
         out = [block[sent_bytes:start]] if start > sent_bytes else []
@@ -244,8 +237,8 @@ class SseTap(Passed):
             self._look(unsent, data, out)
             start = end
             if not self._hold_usage and start < len(block):  # those between two markers pass together
-                marked = self._marked(block, start, block.find(self._usage_marker, start))
-                start = max(start, last_end(block, start, marked)) if marked >= 0 else len(block)
+                marked = self._marked(block, start, positions)
+                start = max(start, last_end(block, start, marked)) if marked < len(block) else len(block)
                 if start > end:
                     self._read_on = True
                     out.append(block[max(end, sent_bytes) : start])
@@ -277,7 +270,8 @@ class SseTap(Passed):
                 self.reported, self._read_on = facts.reported, False
                 self._reported_at = (len(self._kept), self._unkept_bytes)
             if self._strip_usage and facts.is_usage_only:
-                out.append(unsent[: len(unsent) - len(unsent.lstrip(b"\r\n"))])
+                if blank := unsent[: len(unsent) - len(unsent.lstrip(b"\r\n"))]:
+                    out.append(blank)
                 return
         if not has_usage:
             self._read_on = True

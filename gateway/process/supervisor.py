@@ -93,7 +93,14 @@ async def supervise(
         raise ValueError("at least one worker is needed")
     with bind(listen) as listener:
         supervisor = _Supervisor(
-            tuple(command), dict(env), listener, shutdown_grace_s, on_ready, tuple(pass_fds), on_end, on_stop
+            tuple(command),
+            {**env, "LISTEN_ADDR": address_of(listener)},
+            listener,
+            shutdown_grace_s,
+            on_ready,
+            tuple(pass_fds),
+            on_end,
+            on_stop,
         )
         return await supervisor.run(workers)
 

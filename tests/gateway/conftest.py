@@ -24,6 +24,8 @@ OF_TESTS = {
     "settle_timeout_ms": 20_000,
     "admission_wait_ms": 20_000,
     "lease_s": 30,
+    "postgres_pool_size": 2,
+    "api_pool_size": 2,
 }
 """A Redis that is slow because the machine is busy is not silent, who waits for it not refused, and no gateway dead; a
 test of silence says its own bounds."""

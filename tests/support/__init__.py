@@ -25,6 +25,7 @@ lone_gateway       a gateway as a process of its own, on stores that are there
 transcripts        terminal sessions that a page of the documentation shows
 stripe_fake        a Stripe that keeps what it is told and tells what happens
 mail               a mail server that keeps what it takes
+provider_bills     the APIs in which providers say what they have billed
 exporter           an exporter of traffic that pages, lies, is silent or answers garbage
 ports              ports that nobody listens on
 stripe_fake        a stateful Stripe, whose clock, cards, events and faults a test has in its hands

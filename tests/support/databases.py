@@ -1,6 +1,7 @@
 """Databases for tests: copies of a template that are cleaned and used again, for a fraction of what copies cost.
 
-A database is clean when its catalogue is the template's (`Pristine.schema`) and every table has the template's rows.
+A database is clean when its catalogue is the template's (`Pristine.stamp`, or where that differs `Pristine.schema`,
+which takes ten times as long), and every table has the template's rows.
 Rows of later transactions than the template's last are deleted; a table that then lacks some, because they were changed
 or deleted, is filled again. What can't be brought back so is dropped: another schema, another name, much data.
 """
@@ -8,7 +9,7 @@ or deleted, is filled again. What can't be brought back so is dropped: another s
 import asyncio
 import secrets
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import Any, Final
@@ -25,8 +26,27 @@ AHEAD: Final = 2
 """Databases of a template that wait for tests to come."""
 BEHIND: Final = 20
 """So many that can't be used again are dropped at once: each drop waits for a checkpoint."""
-MOST_BYTES: Final = 4 << 20
+MOST_BYTES: Final = 2 << 20
 """What the tables of a database that is used again hold at most, dead rows too."""
+FIRST_OID: Final = 16384
+"""Of what is not built into every server (`FirstNormalObjectId`, postgres/src/include/access/transam.h)."""
+
+STAMP: Final = """
+SELECT concat_ws(',',
+    (SELECT (count(*), max(xmin::text::bigint))::text FROM pg_class WHERE oid >= 16384),
+    (SELECT (count(*), max(xmin::text::bigint))::text FROM pg_attribute WHERE attrelid >= 16384),
+    (SELECT (count(*), max(xmin::text::bigint))::text FROM pg_attrdef),
+    (SELECT (count(*), max(xmin::text::bigint))::text FROM pg_index WHERE indexrelid >= 16384),
+    (SELECT (count(*), max(xmin::text::bigint))::text FROM pg_constraint WHERE oid >= 16384),
+    (SELECT (count(*), max(xmin::text::bigint))::text FROM pg_trigger),
+    (SELECT (count(*), max(xmin::text::bigint))::text FROM pg_proc WHERE oid >= 16384),
+    (SELECT (count(*), max(xmin::text::bigint))::text FROM pg_namespace),
+    (SELECT (count(*), max(r.xmin::text::bigint))::text FROM pg_db_role_setting r
+        JOIN pg_database b ON r.setdatabase = b.oid WHERE datname = current_database())
+), (SELECT sum(pg_relation_size(oid)) FROM pg_class WHERE relnamespace = 'public'::regnamespace AND relkind = 'r')
+"""
+"""How many rows the catalogue has and the last transaction that wrote one, and how many bytes the tables hold. Rows
+that a migration or an ALTER changes are newer than the template's; who deletes rows leaves fewer."""
 
 SCHEMA: Final = """
 SELECT md5(string_agg(said, ';' ORDER BY said)) FROM (
@@ -52,9 +72,6 @@ AND NOT relispartition ORDER BY 1
 SEQUENCES: Final = (
     "SELECT oid::regclass::text FROM pg_class WHERE relnamespace = 'public'::regnamespace AND relkind = 'S'"
 )
-BYTES: Final = """
-SELECT sum(pg_relation_size(oid)) FROM pg_class WHERE relnamespace = 'public'::regnamespace AND relkind IN ('r', 'i')
-"""
 END_SESSIONS: Final = """
 SELECT pg_terminate_backend(pid, 60000) FROM pg_stat_activity
 WHERE datname = current_database() AND pid <> pg_backend_pid()
@@ -66,6 +83,7 @@ class Pristine:
     """A template as it was when it was finished: the first transaction after it, and what its tables hold, as JSON."""
 
     next_xid: int
+    stamp: str
     schema: str
     tables: Mapping[str, str | None]
     counts: tuple[int, ...]
@@ -73,10 +91,16 @@ class Pristine:
 
     @property
     def cleaning(self) -> str:
-        """The statements that delete what came after the template; no trigger hinders them."""
-        deleted = [f"DELETE FROM {table} WHERE xmin::text::bigint >= {self.next_xid}" for table in self.tables]  # noqa: S608
-        reset = [f"SELECT setval('{sequence}', 1, false)" for sequence in self.sequences]
-        return ";".join(["SET session_replication_role = replica", *deleted, *reset])
+        """The statement that deletes what came after the template, where no trigger hinders it. It gives how many rows
+        each table keeps. A session has it planned once."""
+        names = dict(enumerate(self.tables))
+        deleted = [
+            f"d{at} AS (DELETE FROM {name} WHERE xmin::text::bigint >= {self.next_xid} RETURNING 1)"  # noqa: S608
+            for at, name in names.items()
+        ]
+        kept = [f"(SELECT count(*) FROM {name}) - (SELECT count(*) FROM d{at})" for at, name in names.items()]  # noqa: S608
+        reset = [f"setval('{sequence}', 1, false)" for sequence in self.sequences]
+        return f"WITH {', '.join(deleted)} SELECT {', '.join(kept + reset)}"
 
 
 class Databases:
@@ -155,7 +179,9 @@ class Databases:
             await self._pristine_of(template)
         name = f"t{secrets.token_hex(6)}"
         await self._create(name, template)
-        session = await asyncpg.connect(self.url(name))
+        session = await asyncpg.connect(
+            self.url(name), max_cacheable_statement_size=0, server_settings={"session_replication_role": "replica"}
+        )
         if template == EMPTY:
             await session.close()
         else:
@@ -179,11 +205,11 @@ class Databases:
 async def _clean(session: Any, pristine: Pristine) -> bool:
     """Bring a database back to its template; False where that can't be done."""
     await session.execute(END_SESSIONS)
-    if await session.fetchval(SCHEMA) != pristine.schema or await session.fetchval(BYTES) > MOST_BYTES:
+    stamp, held_bytes = await session.fetchrow(STAMP)
+    if held_bytes > MOST_BYTES or (stamp != pristine.stamp and await session.fetchval(SCHEMA) != pristine.schema):
         return False
-    await session.execute(pristine.cleaning)
-    counts = await _counts(session, pristine.tables)
-    for (table, rows), is_, was in zip(pristine.tables.items(), counts, pristine.counts, strict=True):
+    kept = await session.fetchrow(pristine.cleaning)
+    for (table, rows), is_, was in zip(pristine.tables.items(), kept, pristine.counts, strict=False):
         if is_ != was:
             await session.execute(f"DELETE FROM {table}")  # noqa: S608 - the template's own names, here and below
             insert = f"INSERT INTO {table} SELECT * FROM json_populate_recordset(NULL::{table}, $1)"  # noqa: S608
@@ -197,17 +223,32 @@ async def _look(url: str) -> Pristine:
     try:
         names = [row[0] for row in await connection.fetch(TABLES)]
         tables = {name: await connection.fetchval(f"SELECT json_agg(t)::text FROM {name} t") for name in names}  # noqa: S608
+        counted = ", ".join(f"(SELECT count(*) FROM {name})" for name in names)  # noqa: S608
         return Pristine(
             next_xid=await connection.fetchval("SELECT txid_current()") + 1,
+            stamp=await connection.fetchval(STAMP),
             schema=await connection.fetchval(SCHEMA),
             tables=tables,
-            counts=await _counts(connection, tables),
+            counts=tuple(await connection.fetchrow(f"SELECT {counted}")),
             sequences=tuple(row[0] for row in await connection.fetch(SEQUENCES)),
         )
     finally:
         await connection.close()
 
 
-async def _counts(connection: Any, tables: Mapping[str, object]) -> tuple[int, ...]:
-    counted = ", ".join(f"(SELECT count(*) FROM {table})" for table in tables)  # noqa: S608
-    return tuple(await connection.fetchrow(f"SELECT {counted}"))
+def share_types() -> None:
+    """Have a connection of this process that needs to know types that every server has, such as `bigint[]`, ask for
+    them only where none has asked before: that takes longer than all else that most connections do."""
+    ask = asyncpg.Connection._introspect_types
+    known: dict[frozenset[int], Any] = {}
+
+    async def shared(self: Any, oids: Iterable[int], timeout: float | None) -> Any:
+        asked = frozenset(oids)
+        if asked in known:
+            return known[asked]
+        found = await ask(self, asked, timeout)
+        if max(asked) < FIRST_OID:
+            known[asked] = found
+        return found
+
+    asyncpg.Connection._introspect_types = shared

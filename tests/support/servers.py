@@ -29,7 +29,7 @@ from billing.database.connection import Database
 from billing.ledger.catalogue import sync_prices
 from gateway.embedded import launch
 from gateway.embedded.servers import EmbeddedServers, Endpoints
-from tests.support.databases import Databases
+from tests.support.databases import Databases, share_types
 from tests.support.loop_thread import LoopThread
 from tests.support.shipped import shipped_settings
 
@@ -67,6 +67,7 @@ def endpoints(server_thread: LoopThread) -> Iterator[Endpoints]:
 
 @pytest.fixture(scope="session")
 def databases(server_thread: LoopThread, endpoints: Endpoints) -> Iterator[Databases]:
+    share_types()
     made = Databases(server_thread, endpoints)
     yield made
     made.close()

@@ -98,6 +98,24 @@ class PlainUsage(msgspec.Struct, forbid_unknown_fields=True):
     cost_in_usd_ticks: None = None
 
 
+class PlainResponseUsage(
+    msgspec.Struct,
+    forbid_unknown_fields=True,
+    rename={
+        **{"prompt_tokens": "input_tokens", "completion_tokens": "output_tokens"},
+        "prompt_tokens_details": "input_tokens_details",
+        "completion_tokens_details": "output_tokens_details",
+    },
+):
+    """The same as OpenAI's Responses API names it."""
+
+    prompt_tokens: _Count
+    completion_tokens: _Count
+    total_tokens: _Count
+    prompt_tokens_details: _PlainInput = _NO_PLAIN_INPUT
+    completion_tokens_details: _PlainOutput = _NO_PLAIN_OUTPUT
+
+
 class _PlainAnswer(msgspec.Struct):
     usage: PlainUsage
     service_tier: str | None = None
@@ -166,7 +184,7 @@ def _string(raw: Raw) -> str | None:
         return None
 
 
-def plain_usage(counts: PlainUsage) -> Usage | None:
+def plain_usage(counts: PlainUsage | PlainResponseUsage) -> Usage | None:
     """Return the usage where the counts agree with each other: what `counts_of` would make of them, for less."""
     inputs, outputs = counts.prompt_tokens_details, counts.completion_tokens_details
     total, prompt, output = counts.total_tokens, counts.prompt_tokens, counts.completion_tokens

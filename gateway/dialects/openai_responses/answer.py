@@ -13,21 +13,20 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final, Literal, TypeVar
 
 import msgspec
 from msgspec import Raw
 
 from billing.usage import MAX_COUNT
 from gateway.dialects.exceptions import GarbageAnswer
-from gateway.dialects.facts import EventFacts
+from gateway.dialects.facts import EventFacts, Reported
+from gateway.dialects.openai.billed import CITATION
 from gateway.dialects.openai.output import pieces_of_part
-from gateway.dialects.openai.usage import usage_from_json
+from gateway.dialects.openai.usage import PlainResponseUsage, plain_usage, usage_from_json
 from gateway.dialects.output import Inline, Kind, Output, Piece, joined, kind_named, piece_of
 
-if TYPE_CHECKING:
-    from gateway.dialects.facts import Reported
-
+T = TypeVar("T")
 _NULL: Final = Raw(b"null")
 _NO_OUTPUT: Final = frozenset(
     {"type", "id", "call_id", "item_id", "status", "role", "annotations", "logprobs", "phase"}
@@ -35,7 +34,7 @@ _NO_OUTPUT: Final = frozenset(
 """Names of fields of an item that say which one it is, not what the model wrote."""
 _NOT_WRITTEN: Final = frozenset({"file_search_call", "mcp_list_tools"})
 """Items that tools made, which the model reads and did not write."""
-_SEARCH_MARKS: Final = (b"web_search", b'"tool_usage"')
+_SEARCH_MARKS: Final = (b"web_search", b'"tool_usage"', CITATION)
 MAX_SEARCHED_BYTES: Final = 4 << 20
 ENDS: Final = frozenset({"response.completed", "response.incomplete", "response.failed"})
 _DELTA: Final = ".delta"
@@ -52,6 +51,23 @@ _WITH_DELTAS: Final = frozenset(
 )
 """Items whose text came in deltas before."""
 _FIELDS: Final = msgspec.json.Decoder(dict[str, Raw])
+
+
+class _PlainResponse(msgspec.Struct):
+    """A response with usage as OpenAI itself writes it, and with no error."""
+
+    usage: PlainResponseUsage
+    service_tier: str | None = None
+    model: str | None = None
+    error: None = None
+
+
+class _PlainEnd(msgspec.Struct):
+    """An event that ends such a response."""
+
+    type: Literal["response.completed", "response.incomplete"]
+    response: _PlainResponse
+    error: None = None
 
 
 class _WebSearch(msgspec.Struct):
@@ -77,6 +93,8 @@ class _Response(msgspec.Struct):
     output: Raw = _NULL
 
 
+_PLAIN: Final = msgspec.json.Decoder(_PlainResponse)
+_PLAIN_END: Final = msgspec.json.Decoder(_PlainEnd)
 _RESPONSE: Final = msgspec.json.Decoder(_Response)
 _TOOL_USAGE: Final[msgspec.json.Decoder[_ToolUsage | None]] = msgspec.json.Decoder(_ToolUsage | None)
 _ITEMS: Final = msgspec.json.Decoder(list[_Item])
@@ -86,13 +104,27 @@ _ACTION: Final = msgspec.json.Decoder(_Action)
 def usage_of(response: bytes) -> Reported | None:
     """Return the usage of a whole response object, None where it reports none. Raises `GarbageAnswer` where it is not a
     JSON object."""
+    searched = _may_have_searched(response)
+    if not searched and (plain := _decoded(_PLAIN, response)) and (reported := _plainly_reported(plain)):
+        return reported
     reported = usage_from_json("", response)
-    if reported is None or reported.usage.searches or not any(mark in response for mark in _SEARCH_MARKS):
+    if reported is None or reported.usage.searches or not searched:
         return reported
     searches = min(_searches(response), MAX_COUNT)
     if not searches:
         return reported
     return msgspec.structs.replace(reported, usage=msgspec.structs.replace(reported.usage, searches=searches))
+
+
+def _may_have_searched(data: bytes) -> bool:
+    """Return whether a search may be counted or told of there."""
+    return any(data.find(mark) >= 0 for mark in _SEARCH_MARKS)
+
+
+def _plainly_reported(response: _PlainResponse) -> Reported | None:
+    """Return what such a response reports, where its counts agree: what `usage_from_json` makes of it, for less."""
+    usage = plain_usage(response.usage)
+    return Reported(usage, response.service_tier, response.model) if usage else None
 
 
 def _searches(response: bytes) -> int:
@@ -169,8 +201,6 @@ class _Error(msgspec.Struct):
 
 
 _EVENT: Final = msgspec.json.Decoder(_Event)
-
-
 _ERROR: Final = msgspec.json.Decoder(_Error | None)
 
 
@@ -190,12 +220,16 @@ class ResponseEvents:
 
     def is_terminal(self, event: bytes, data: bytes) -> bool:
         """Return whether this is one of the events that end a response."""
-        read = _read(data)
+        read = _decoded(_EVENT, data)
         return (read is not None and read.type in ENDS) or data.strip() == b"[DONE]"
 
     def facts(self, data: bytes) -> EventFacts:
         """Return the usage of a terminal event, and errors: of their own event, or of a response that failed."""
-        event = _read(data)
+        if not _may_have_searched(data) and (plain := _decoded(_PLAIN_END, data)):
+            reported = _plainly_reported(plain.response)
+            if reported is not None:
+                return EventFacts(reported, has_usage=True)
+        event = _decoded(_EVENT, data)
         if event is None:
             return EventFacts()
         failed = event.error != _NULL or event.type in ("error", "response.failed") or _has_error(event.response)
@@ -237,9 +271,10 @@ class ResponseEvents:
         return msgspec.json.encode(event)
 
 
-def _read(data: bytes) -> _Event | None:
+def _decoded(decoder: msgspec.json.Decoder[T], data: bytes) -> T | None:
+    """Return JSON as what a decoder takes; None where it is something else."""
     try:
-        return _EVENT.decode(data)
+        return decoder.decode(data)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         return None
 

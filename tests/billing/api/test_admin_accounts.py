@@ -67,7 +67,13 @@ async def test_quotas_are_replaced(api: Api) -> None:
     path = f"/accounts/{account['id']}/quotas"
     assert (await api.admin("PUT", path, {"quotas": QUOTAS})).json["quotas"] == QUOTAS
     assert (await api.admin("PUT", path, {"quotas": []})).json["quotas"] == []
-    (await api.admin("PUT", path, {})).refused(400, "invalid_request_error", "quotas")
+    wrong = [(await api.admin("PUT", path, body)) for body in ({}, {"quotas": [], "nope": 1}, {"quotas": 5}, [])]
+    assert [(each.status, each.error["message"]) for each in wrong] == [
+        (400, "quotas is missing: expected a list."),
+        (400, "nope is no field of this body."),
+        (400, "quotas must be a list"),
+        (400, "The body must be an object, not a list."),
+    ]
     twice = await api.admin("PUT", path, {"quotas": [QUOTAS[0], QUOTAS[0]]})
     twice.refused(400, "invalid_request_error", "quotas")
 

@@ -4,15 +4,21 @@ import csv
 import io
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 
 from billing.api.services import Services
 from billing.cli.margin import margin as command
+from billing.cli.margin import reconcile
+from billing.cli.output import Table
 from billing.client.client import BillingClient
 from billing.ledger.catalogue import sync_prices
 from billing.ledger.debits import NAMED
 from billing.ledger.reports import roll
 from billing.ledger.used import total
 from billing.money import format_usd
+from billing.provider_bills.bills import BillAccount, Bills
+from billing.provider_bills.fetching import fetch
+from billing.provider_bills.lines import Tolerance
 from billing.usage import Usage
 from tests.billing.api.support import ADMIN_KEY, serving
 from tests.billing.support import PRICES, Billing
@@ -106,3 +112,46 @@ async def test_margins(services: Services, billing: Billing) -> None:
         for since, until in (("2026-02-30", "2027-01-01"), ("2026-03-01", "2026-02-01")):
             asked = await api.admin("GET", "/margin", params={"since": since, "until": until})
             asked.refused(400, "invalid_request_error", "since")
+
+
+async def test_an_invoice_beside_the_ledger(services: Services, billing: Billing, tmp_path: Path) -> None:
+    await sync_prices(billing.database, PRICES)
+    await billing.database.execute("SELECT create_usage_months('2026-11-01', 1)")
+    account_id = (await billing.accounts.create("Acme")).id
+    for model in ("gpt-4o-mini", "gpt-4o"):
+        at = NOW - timedelta(days=1)
+        await billing.debit(account_id, "key_1", USAGE, admitted_at=at, provider="azure", provider_model=model)
+    accounts = {"azure": BillAccount(("azure",), tolerance=Tolerance(0, 0)), "unasked": BillAccount(("unasked",))}
+    bills = Bills(billing.database, accounts, fetch, NOW.timestamp)
+    invoice = "When,model,amount_usd\n2026-11-20,gpt-4o-mini,0.00021\n2026-11-20,gpt-4o,0.00022\n2026-11-19,fee,1\n"
+    async with serving(replace(services, clock=NOW.timestamp, bills=bills), billing) as api:
+        url, file = "/providers/azure/bill", tmp_path / "invoice.csv"
+        body = {"since": "2026-11-15", "invoice": invoice}
+        (await api.admin("POST", url, body)).refused(400, "invalid_request_error", "columns")
+        found = await api.admin("POST", url, {**body, "columns": {"day": "When"}})
+        assert found.status == 200
+        said = found.json
+        assert (said["source"], said["until"], said["difference_usd"]) == ("invoice", "2026-11-21", "1.00001")
+        assert {name: (each["lines"], each["bill"]["usd"]) for name, each in said["categories"].items()} == {
+            **{"matched": (1, "0.00021"), "missing_here": (1, "1.00")},
+            **{"missing_there": (0, "0.00"), "priced_differently": (1, "0.00022")},
+        }
+        assert said["total"]["bill"]["usd"] == "1.00043"
+        assert [row["category"] for row in said["data"]] == ["missing_here", "priced_differently", "matched"]
+        kept = await api.admin("GET", url, params={"since": "2026-11-15", "source": "invoice"})
+        assert kept.json == said
+        nothing = (await api.admin("GET", url, params={"since": "2026-11-15"})).json
+        assert nothing["categories"]["missing_there"]["lines"] == 2
+        for since in ("2026-11-21", "2026-01-01"):
+            (await api.admin("GET", url, params={"since": since})).refused(400, "invalid_request_error", "since")
+        for provider in ("nobody", "unasked"):
+            asked = await api.admin("POST", f"/providers/{provider}/bill", {"since": "2026-11-15"})
+            asked.refused(404, "not_found")
+        file.write_text(invoice)
+        async with BillingClient(str(api.client.make_url("")), admin_key=ADMIN_KEY) as client:
+            shown = await reconcile(client, "azure", "2026-11-15", file=file, column=["day=When"])
+            again = await reconcile(client, "azure", "2026-11-15", file=file, kept=True)
+        assert (shown.data, again.parts) == (said, shown.parts)
+        differing = shown.parts[2]
+        assert isinstance(differing, Table)
+        assert differing.rows[0] == ("2026-11-19", "fee", "missing here", "0.00", "1.00", "1.00", "-")

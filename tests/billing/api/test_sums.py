@@ -23,7 +23,7 @@ USAGE = Usage(input_tokens=1000, output_tokens=100)
 COST_NANO = 210_000
 NONE = {
     **{"events": 0, "input_tokens": 0, "cached_input_tokens": 0, "cache_write_tokens": 0, "output_tokens": 0},
-    **{"reasoning_tokens": 0, "total_tokens": 0, "cost_usd": "0.00", "charged_usd": "0.00"},
+    **{"reasoning_tokens": 0, "total_tokens": 0, "cost_usd": "0.00", "charged_usd": "0.00", "bytes": 0},
 }
 SUMMARY, BUCKETS = "/account/usage/summary", "/account/usage/buckets"
 

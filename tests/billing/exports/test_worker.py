@@ -1,12 +1,21 @@
 """What was used arrives at every other side once, to the nano-USD, whatever fails on the way."""
 
 import csv
+from datetime import UTC, datetime
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
+import msgspec
+import pytest
+
+from billing.audit import SYSTEM
+from billing.exports.cursor import ExportNotFound, Exports
+from billing.exports.worker import ExportRules, ExportWorker
+from billing.ledger.debits import Debit
 from billing.ledger.reports import roll
-from tests.billing.exports.support import cloudevents, drain, folder, lago, used, working
+from billing.ledger.writer import WRITE_NEW_DEBITS
+from tests.billing.exports.support import cloudevents, debit, drain, folder, lago, opened, used, working
 from tests.billing.payments.test_broken_off import Dying, Killed
 from tests.billing.support import Billing
 from tests.support.usage_peers import FakeLago, FakeOpenMeter, Fault
@@ -81,3 +90,101 @@ async def test_a_day_arrives_once_though_peers_fail_and_gateways_die_between_any
         assert not at_lago.violations + at_meter.violations
         assert set(at_lago.subscriptions) == set(accounts)
     assert unfinished(tmp_path) == []
+
+
+async def test_nothing_is_passed_over_that_is_committed_late(billing: Billing) -> None:
+    """A transaction that draws a number and ends after others that have drawn later ones."""
+    account_id, other_id = [(await billing.accounts.create(name)).id for name in ("Acme", "Beta")]
+    async with FakeOpenMeter().serving() as peer, working(billing.database, cloudevents("cloud", peer)) as worker:
+        (export,) = await opened(worker)
+        async with billing.database.another(size=1, timeout_s=10).transaction() as slow:
+            (late,) = await used_in(billing, slow, account_id)
+            (early,) = await used(billing, [other_id], 1)
+            for _ in range(5):
+                await worker.step(export)
+            assert peer.events == {}  # the later one waits for the one before it
+        await drain(worker)
+        assert [id_ for _, id_ in peer.events] == [late.request_id, early.request_id]
+
+
+async def used_in(billing: Billing, connection: Any, account_id: str) -> list[Debit]:
+    """One request, written in a transaction of the caller's."""
+    made = [debit(billing, account_id, datetime.now(UTC), 5)]
+    await connection.fetch(WRITE_NEW_DEBITS, msgspec.json.encode(made).decode(), "1s")
+    return made
+
+
+async def test_what_is_refused_is_parked_alone_and_tried_again_by_hand(billing: Billing) -> None:
+    accounts = [(await billing.accounts.create("Acme")).id]
+    told = await used(billing, accounts, 12)
+    exports = Exports(billing.database)
+    async with FakeLago().serving() as at_lago, FakeOpenMeter().serving() as at_meter:
+        sinks = lago("lago", at_lago, billing.database), cloudevents("cloud", at_meter)
+        poison = {told[3].request_id, told[7].request_id}
+        at_lago.poison |= poison
+        at_meter.poison |= poison
+        async with working(billing.database, *sinks) as worker:
+            await drain(worker)
+            assert {id_ for _, id_ in at_meter.events} == {each.request_id for each in told} - poison
+            first = await exports.parked(3)
+            rest = await exports.parked(3, first.next_after)
+            found = [*first.items, *rest.items]
+            assert {(each.export, each.item) for each in found} == {
+                (x, id_) for x in ("lago", "cloud") for id_ in poison
+            }
+            assert all(each.reason and each.account_id == accounts[0] for each in found)
+
+            at_meter.poison.clear()
+            assert await exports.again("cloud", None, SYSTEM) == 2
+            assert await exports.again("lago", told[3].request_id, SYSTEM) == 1
+            await drain(worker)
+            assert {id_ for _, id_ in at_meter.events} == {each.request_id for each in told}
+            assert {(each.export, each.item, each.again) for each in (await exports.parked(9)).items} == {
+                ("lago", id_, False) for id_ in poison
+            }
+            assert {each.name: each.parked for each in await exports.standings()} == {"lago": 2, "cloud": 0}
+    with pytest.raises(ExportNotFound):
+        await exports.again("cloud", None, SYSTEM)
+
+
+async def test_where_nothing_is_taken_all_waits_before_it_is_parked_and_an_alarm_is_raised(
+    billing: Billing, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Most often it is the configuration that is wrong. And two gateways: one waits for the other's lease."""
+    told = await used(billing, [(await billing.accounts.create("Acme")).id], 5)
+    rules = ExportRules(pause_s=1e-6, most_pause_s=1e-6, alarm_s=3600, failures_before_all_parked=4)
+    async with FakeOpenMeter().serving() as peer:
+        peer.poison |= {each.request_id for each in told}
+        sink, spare = cloudevents("cloud", peer), cloudevents("cloud", peer)
+        one, two = [
+            ExportWorker(billing.database, [each], owner, rules, from_beginning=frozenset({"cloud"}))
+            for each, owner in ((sink, "one"), (spare, "two"))
+        ]
+        (export,), (idle,) = await opened(one), await opened(two)
+        for _ in range(4):
+            await one.step(export)
+        assert await two.step(idle) is False
+        assert (idle.standing, two.troubles()) == (None, [])
+        standing = await export.cursor.standing()
+        assert standing is not None
+        assert (standing.parked, standing.waiting) == (0, 5)
+        assert "none of 5 events was taken" in (standing.error or "")
+        await billing.database.execute("UPDATE exports SET next_at = now() + interval '1 hour'")
+        await age(billing)
+        await one.step(export)
+        await one.step(export)
+        assert one.troubles() == [f"export cloud is 2.0 h behind: {standing.error}"]
+        assert [each.message for each in caplog.records if each.levelname == "ERROR"] == one.troubles()
+        await billing.database.execute("UPDATE exports SET next_at = now()")
+        await drain(one)
+        assert (await export.cursor.standing()).parked == 5  # type: ignore[union-attr]
+        assert one.troubles() == []
+        for each in (sink, spare):
+            await each.close()
+
+
+async def age(billing: Billing) -> None:
+    """Have the events been written two hours ago."""
+    async with billing.database.transaction() as connection:
+        await connection.execute("SET LOCAL session_replication_role = replica")  # triggers would refuse it
+        await connection.execute("UPDATE usage_events SET created_at = created_at - interval '2 hours'")

@@ -123,6 +123,36 @@ async def test_what_is_sent_again_while_it_is_written_is_not_refused(
     assert (await of.holds.hold(payer, "e", measure, 60)).replayed  # where there is room for another one
 
 
+async def test_what_another_gateway_writes_at_this_moment_is_not_refused(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one, other, measure = meters(world), meters(world), Measure(amount_nano=10**9)
+    monkeypatch.setattr("billing.metering.metering.UNDER_WAY_S", (0.02,) * 1000)
+    known, looks = other.writer.known, asyncio.Event()
+
+    async def noted(claim: events.Claim) -> Recorded | None:
+        found = await known(claim)
+        looks.set()
+        return found
+
+    monkeypatch.setattr(other.writer, "known", noted)
+    payer = await account(world)
+    async with world.database.transaction() as connection:
+        await connection.execute("LOCK TABLE service_events IN SHARE MODE")
+        first = asyncio.create_task(one.metering.debit(payer, "e", measure))
+
+        async def is_held() -> bool:
+            live = await world.engine.change_notifier.live_balance(payer.account_id)
+            return live is not None and live.held_nano > 0
+
+        await eventually(is_held)
+        again = asyncio.create_task(other.metering.debit(payer, "e", measure))
+        async with asyncio.timeout(20):
+            await looks.wait()
+    assert (await again).answer == (await first).answer
+    assert await charged(world) == [10**9]
+
+
 async def test_an_id_is_one_event_of_all_kinds(world: World) -> None:
     of, payer = meters(world), await account(world)
     holds = [msgspec.json.decode((await of.holds.hold(payer, f"h{each}", Measure(amount_nano=5), 60)).answer)["id"]

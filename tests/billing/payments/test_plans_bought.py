@@ -305,6 +305,22 @@ async def test_what_was_credited_by_hand_is_taken_back_by_its_refund(billing: Bi
     assert (await shop.standing())[1:] == ("suspended", "0.00")
 
 
+async def test_what_a_dead_gateway_was_looking_into_goes_on_at_once(billing: Billing) -> None:
+    """Nothing else is told of its event: it waits for a minute where its gateway says nothing of itself."""
+    shop = Shop(billing, (await billing.accounts.create("Acme")).id)
+    order = await shop.payments.flows.checkout(Wanted(shop.account_id, "key", amount_nano=20_000_000_000))
+    assert order.url is not None
+    await shop.act(order.url, "approve")
+    renew = "INSERT INTO gateways (id, lease_until) VALUES ('gw_1', now() + interval '1 hour')"
+    await billing.database.execute(renew)
+    claim = "UPDATE payment_events SET claimed_by = 'gw_1', next_attempt_at = now() + interval '1 minute'"
+    await billing.database.execute(claim)
+    assert await shop.payments.events.round() == 0
+    await billing.database.execute("UPDATE gateways SET ended_at = now()")
+    assert await shop.payments.events.round() > 0
+    assert (await shop.payments.orders.get(order.id)).status == "credited"
+
+
 async def looked_at(shop: Shop, seed: int | None) -> tuple[object, ...]:
     """What a plan bought, changed, not paid, paid and canceled comes to, where its events come in some order of their
     own: some early, some late, some twice and some not at all; without a seed each at once."""

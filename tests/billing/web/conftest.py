@@ -3,12 +3,10 @@
 from collections.abc import AsyncIterator
 from dataclasses import replace
 from datetime import timedelta
+from typing import Any
 
 import pytest
-from aiohttp import web
-from aiohttp.test_utils import TestClient, TestServer
 
-from billing.api.application import setup as setup_api
 from billing.api.services import Services
 from billing.holds.redis.client import RedisClient
 from billing.holds.redis.state import Keyspace, RedisState
@@ -25,13 +23,12 @@ from billing.payments.flows import FlowRules
 from billing.plans import DEFAULT_PLAN
 from billing.refused import RefusedRequests, RefusedRules
 from billing.shapes.operation import ModelShape, PricingShape
-from billing.web.application import setup
 from tests.billing.api.conftest import people, registry
 from tests.billing.api.conftest import services as bare_services
 from tests.billing.identity.sessions_support import People
 from tests.billing.identity.support import join, new_organization, new_user
 from tests.billing.support import PLANS, Billing
-from tests.billing.web.support import Console
+from tests.billing.web.support import Console, serving
 
 __all__ = ["bare_services", "people", "registry"]
 
@@ -81,8 +78,6 @@ async def console(services: Services, billing: Billing, people: People) -> Async
         "UPDATE users SET operator = true, totp_secret = 'x', totp_confirmed_at = now() WHERE id = $1",
         persons["operator"],
     )
-    app = web.Application()
-    setup_api(app, services)
-    setup(app, services)
-    async with TestClient(TestServer(app)) as client:
-        yield Console(client, billing, services, people, organization, persons)
+    client: Any = None  # that of `serving`
+    async with serving(services, Console(client, billing, services, people, organization, persons)) as served:
+        yield served

@@ -1,14 +1,21 @@
 """Browsers of people, as far as pages without scripts need one."""
 
 import re
-from dataclasses import dataclass, field
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field, replace
 from html import unescape
 from typing import Any
 
+from aiohttp import web
+from aiohttp.test_utils import TestClient, TestServer
+
+from billing.api.application import setup as setup_api
 from billing.api.services import Services
 from billing.audit import ADMIN
 from billing.identity.organizations import Organization
 from billing.identity.people import Visitor
+from billing.web.application import setup
 from tests.billing.api.support import Client, token_of
 from tests.billing.identity.sessions_support import People
 from tests.billing.support import Billing
@@ -83,7 +90,7 @@ class Console:
         if cookie is not None:
             headers["Cookie"] = f"{self.services.browsers.rules.cookie}={cookie}"
         self.client.session.cookie_jar.clear()
-        url = f"/console{path}" if path.startswith("/") or not path else path
+        url = f"/console{path}" if path.startswith("/") or not path else f"/console/{path}"
         async with self.client.request(method, url, headers=headers, allow_redirects=False, **options) as answer:
             found = answer.cookies.get(self.services.browsers.rules.cookie)
             text = await answer.text()
@@ -101,3 +108,13 @@ class Console:
 
     async def post(self, path: str, who: str = "nobody", form: Any = None, **options: Any) -> Answer:
         return await self.ask("POST", path, who, data=form or {}, **options)
+
+
+@asynccontextmanager
+async def serving(services: Services, known: Console) -> AsyncIterator[Console]:
+    """The pages and the API beside them on a port of their own, for those whom another console knows."""
+    app = web.Application()
+    setup_api(app, services)
+    setup(app, services)
+    async with TestClient(TestServer(app)) as client:
+        yield replace(known, client=client, services=services)

@@ -12,10 +12,11 @@ from billing.audit import ADMIN, SYSTEM
 from billing.identity.browsers import BrowserRules, Browsers
 from billing.web.render import assets, usd_text
 from tests.billing.api.support import ADMIN_KEY
+from tests.billing.api.test_oidc import Elsewhere, oidc_of
 from tests.billing.identity.support import join, new_organization
 from tests.billing.people_support import GOOD, Registry
 from tests.billing.support import Billing
-from tests.billing.web.support import Console
+from tests.billing.web.support import Console, serving
 
 HTMX: Final = "d6fdc75f204e6bdefa99b69bf1e6d4ac69b8a364f77929f45c13476b4000f717"
 """htmx.org 2.0.11, dist/htmx.min.js."""
@@ -35,7 +36,8 @@ def test_the_library_that_pages_load_is_the_one_that_was_published() -> None:
         (-1_500, "$-0.000002"),
         (12_345_678_901, "$12.35"),
         (999_999_999, "$1.00"),
-        (450_000, "$0.00045"),
+        (450_000, "$0.000450"),
+        (500_000_000, "$0.50"),
         (1_234_567_000_000_000, "$1,234,567.00"),
     ],
 )
@@ -224,3 +226,30 @@ def test_over_tls_the_cookie_is_one_that_no_other_host_can_set() -> None:
     assert replace(rules, secure=False).cookie == "mg_session"
     with pytest.raises(ValueError, match="longer"):
         BrowserRules(link_s=0)
+
+
+async def test_a_provider_s_sign_in_leads_back_into_the_console(
+    console: Console, registry: Registry, billing: Billing
+) -> None:
+    elsewhere = Elsewhere({"sub": "ann", "email": "ann@example.com", "email_verified": True})
+    services = replace(console.services, oidc=oidc_of(registry, elsewhere, trusted_email=True))
+    async with serving(services, console) as pages:
+
+        async def begun() -> tuple[dict[str, str], dict[str, str]]:
+            sent = await pages.get("/sign-in/with/example", params={"next": "/usage?by=key"})
+            cookie = re.search(r"__Host-mg_oidc=([^;]+)", sent.headers["Set-Cookie"])
+            assert cookie is not None
+            return elsewhere.authorize(sent.location), {"Cookie": f"__Host-mg_oidc={cookie[1]}"}
+
+        said, headers = await begun()
+        back = await pages.get("../api/auth/oidc/example/callback", params=said, headers=headers)
+        assert (back.status, back.location) == (303, "../../../../console/usage?by=key")
+        pages.cookies["ann"] = back.cookie or ""
+        assert (await pages.get("/usage", "ann")).status == 200
+        said, headers = await begun()
+        wrong = await pages.get("../api/auth/oidc/example/callback", params=said | {"state": "x"}, headers=headers)
+        assert wrong.location == "../../../../console/sign-in?notice=sign-in-failed"
+        assert "has not signed you in" in (await pages.get("/sign-in?notice=sign-in-failed")).words
+    shut = Browsers(billing.database, billing.new_id, None, admits=lambda provider, domain: False)
+    assert await shut.caller(back.cookie or "") is None
+    assert await console.services.browsers.caller(back.cookie or "") is None  # it has ended

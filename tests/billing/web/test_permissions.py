@@ -68,13 +68,6 @@ MATRIX: Final[dict[str, list[int]]] = {
 GIVEN: Final = {"secret": "no-such-link", "provider": "none"}
 NAMES: Final = ("event_id", "key_id", "order_id", "plan_id", "user_id", "invitation_id", "session_id", "token")
 PATHS: Final = {**dict.fromkeys(NAMES, "none"), **GIVEN}
-    "event_id": "req_none",
-    "secret": "no-such-link",
-    "provider": "none",
-    "plan_id": "none",
-    "key_id": "key_none",
-    "order_id": "ord_none",
-}
 
 
 async def test_every_page_answers_everybody_as_the_matrix_says(console: Console) -> None:

@@ -24,6 +24,7 @@ ON_STORES = {
     "explain": "explain x",
     "reconcile": "reconcile",
     "backup": "backup x",
+    "export": "export --to x --since 2026-01-01",
     "restore": f"restore {Path(__file__)}",
 }
 """Commands on the stores themselves, as they are used."""
@@ -36,6 +37,7 @@ OF_THE_API = {
     "operator grant": "operator grant acc_x 5",
     "operator refund": "operator refund acc_x 5",
     "operator requests": "operator requests --refused",
+    "operator provider reconcile": "operator provider reconcile --provider x --since 2026-01-01",
     "operator provider list": "operator provider list",
     "operator adjust": "operator adjust acc_x --add 5 --reason y",
     **{f"operator {what}": f"operator {what} acc_x --reason y" for what in ("suspend", "close", "reopen")},
@@ -52,6 +54,9 @@ OF_THE_API = {
     "operator order credit": "operator order credit prk_x",
     "operator order dismiss": "operator order dismiss prk_x --note y",
     "operator order refund": "operator order refund ord_x",
+    "operator exports list": "operator exports list",
+    "operator exports parked": "operator exports parked",
+    "operator exports retry": "operator exports retry x --all",
     "operator audit": "operator audit",
     "operator login-link": "operator login-link",
     "operator price reprice": "operator price reprice openai/gpt-4o --since 2026-01-01 --until 2026-02-01",

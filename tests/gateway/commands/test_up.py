@@ -102,10 +102,26 @@ def test_metrics_are_read_at_an_address_of_their_own(up: Up) -> None:
     assert fetch(f"{up.url}/metrics").status == 401
 
 
-def test_the_admin_key_is_private(up: Up) -> None:
-    status = (up.shell.data_dir / "admin-key").stat()
-    assert stat.S_IMODE(status.st_mode) == 0o600
-    assert (up.shell.data_dir / "admin-key").read_text().strip() not in "\n".join(up.running.said)
+def test_keys_of_operators_and_services_are_private(up: Up) -> None:
+    for name in ("admin-key", "service-key"):
+        file = up.shell.data_dir / name
+        assert stat.S_IMODE(file.stat().st_mode) == 0o600
+        assert str(file) in "\n".join(up.running.said)
+        assert file.read_text().strip() not in "\n".join(up.running.said)
+    headers = {
+        "X-API-Key": (up.shell.data_dir / "service-key").read_text().strip(),
+        "X-Service-Name": "containers",
+    }
+    found = fetch(f"{up.url}/api/service/accounts/acc_none/balance", headers=headers)
+    assert found.status == 404
+
+
+def test_pages_are_at_the_port_that_was_found(up: Up) -> None:
+    account_id = up.shell.run("operator", "account", "list", "--json").json["data"][0]["id"]
+    scope = ("--scope", "billing:setup")
+    key = up.shell.run("operator", "key", "create", account_id, "payer", *scope, "--json").json["key"]
+    env = {"METERGATE_API_URL": up.url, "METERGATE_API_TOKEN": key}
+    assert up.shell.run("billing", "setup", "--json", env=env).json["url"].startswith(f"{up.url}/pay/")
 
 
 def test_a_second_one_says_that_it_runs(up: Up) -> None:

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from billing.usage import Usage
 from gateway.dialects import streaming
 from gateway.dialects.anthropic.usage import AnthropicEvents
-from gateway.dialects.events import event_data
+from gateway.dialects.events import event_data, first_marked
 from gateway.dialects.openai.output import OpenAIEvents
 from gateway.dialects.streaming import MAX_EVENT_BYTES, SseTap
 
@@ -58,6 +58,29 @@ def test_whole_events_pass_at_once_and_the_end_waits() -> None:
     assert used(tap) == (3, 4)
     assert tap.finish() == DONE + b": bye\n\n: still there\n\n"
     assert tap.finish() == b""
+
+
+def test_what_is_null_is_not_read_and_no_event_is_searched_for_again() -> None:
+    class Watched(OpenAIEvents):
+        seen: list[bytes]
+
+        def facts(self, data: bytes) -> Any:
+            self.seen.append(data)
+            return super().facts(data)
+
+    reader = Watched()
+    for nothing in (b":null", b": null"):
+        reader.seen, tap = [], SseTap(reader)
+        begun = b'data: {"error"%b,"usage"%b,"choices":[]}\n\n' % (nothing, nothing)
+        fault = b'data: {"error"%b,"more":{"error":{"message":"x"}}}\n\n' % nothing
+        passed, held = run(tap, [begun + says("a") + fault + says("b") + begun + usage_event(3, 4) + begun + DONE])
+        assert passed + held == begun + says("a") + fault + says("b") + begun + usage_event(3, 4) + begun + DONE
+        assert [each.startswith(b'{"error"') for each in reader.seen] == [True, False]
+        assert used(tap) == (3, 4)
+    markers, positions = (b"U", b"e", b"t"), [-1, -1, -1]
+    block = b"e:null e:0 t U e:null t"
+    assert [first_marked(block, at, positions, markers, re.compile(b"U")) for at in (0, 8, 12, 14)] == [7, 11, 13, 22]
+    assert positions == [len(block), len(block), 22]
 
 
 def test_while_nothing_is_removed_a_cut_event_passes_at_once() -> None:

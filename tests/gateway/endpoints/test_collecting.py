@@ -80,7 +80,38 @@ async def test_traffic_is_collected_charged_and_told(make_gateway: MakeGateway) 
         assert balance["balance_usd"] == "0.0000021"  # 5000 - (3000 - 100) nano-USD
         async with gateway.session.get(f"{gateway.url}/v1/jobs/collect-and-rate", headers=ADMIN) as answer:
             assert answer.status == 405
+        await check_reads(gateway, alice["account_id"], now)
         bad.lie = good.lie = lambda asked, page: b"{}"
         said = await job(gateway, status=503)
         assert said["error"]["code"] == "temporarily_unavailable"
         assert (await get(gateway, "/v1/status"))["status"] == "failed"
+
+
+async def check_reads(gateway: Gateway, account_id: str, now: datetime) -> None:
+    """What the account has used is shown in bytes, by meter, region, node and inbound tag, and adds up."""
+    headers = {"Authorization": f"Bearer {await gateway.person(account_id)}"}
+
+    async def read(path: str) -> dict[str, Any]:
+        async with gateway.session.get(f"{gateway.url}/api/account/{path}", headers=headers) as answer:
+            assert answer.status == 200, await answer.text()
+            return dict(await answer.json())
+
+    for group_by, expected in (
+        ("meter", {"meter": "bytes"}),
+        ("node,inbound_tag", {"node": "n1", "inbound_tag": "vless"}),
+        ("region,direction", {"region": "eu", "direction": "uplink"}),
+        ("model", {"model": "bytes"}),
+        ("tag:region,feature", {"tag:region": "eu", "feature": "bytes"}),
+    ):
+        said = await read(f"usage/summary?group_by={group_by}")
+        groups = [each for each in said["data"] if each["bytes"]]
+        assert [each["group"] for each in groups] == [expected]
+        assert (groups[0]["bytes"], groups[0]["charged_usd"]) == (3000, "0.0000029"), group_by
+        assert (said["total"]["bytes"], said["total"]["charged_usd"]) == (3000, "0.0000029")
+    since = (now - timedelta(minutes=10)).isoformat().replace("+00:00", "Z")
+    buckets = await read(f"usage/buckets?granularity=minute&since={since}")
+    assert [each["bytes"] for each in buckets["data"] if each["bytes"]] == [1000, 1000, 1000]
+    assert (await read("billing/summary"))["used"]["bytes"] >= 1000  # of this month
+    mixed = f"{gateway.url}/api/account/usage/summary?group_by=node,model"
+    async with gateway.session.get(mixed, headers=headers) as answer:
+        assert answer.status == 400

@@ -4,6 +4,7 @@ server         FakeStripe: keys, versions, idempotency (first answers again, 500
 forms          requests, checked against the TypedDicts of the SDK
 routes         the endpoints, lists, searches, expansion
 state          a clock that tests move, objects, events; payments  subscriptions  pages  what moves them
+meters         what meters are told, and reports of errors
 cards          what happens to a card; endpoints  events as they are delivered, signed, snapshot or thin
 
 Events are not delivered by themselves: a test takes them from `state.events`, in whatever order, and as often, as it

@@ -7,10 +7,13 @@ from dataclasses import dataclass
 from typing import Any
 
 import stripe.params as params
+import stripe.params.billing as billing_params
 import stripe.params.billing_portal as portal_params
 import stripe.params.checkout as checkout_params
+import stripe.params.v2.core as v2_params
 
 from tests.support.stripe_fake.endpoints import Endpoints
+from tests.support.stripe_fake.meters import REPORT, Meters
 from tests.support.stripe_fake.pages import Pages
 from tests.support.stripe_fake.payments import Payments
 from tests.support.stripe_fake.state import Object, Refused, State
@@ -58,6 +61,16 @@ class Routes:
             "subscription_schedules/{}/release",
             params.SubscriptionScheduleReleaseParams,
             lambda id_, _: subscriptions.release_schedule(id_),
+        )
+        self.meters = Meters(state)
+        self._post("billing/meter_events", billing_params.MeterEventCreateParams, self.meters.create_event)
+        self.table.append(
+            Endpoint(
+                "GET",
+                re.compile(r"/v2/core/events/([A-Za-z0-9_]+)"),
+                v2_params.EventRetrieveParams,
+                lambda id_, _: self.state.get(REPORT, id_),
+            )
         )
         self._post("webhook_endpoints", params.WebhookEndpointCreateParams, endpoints.create)
         self._post("webhook_endpoints/{}", params.WebhookEndpointUpdateParams, endpoints.update)

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from billing.usage import Usage
 from gateway.dialects.exceptions import GarbageAnswer
+from gateway.dialects.openai.usage import decode, reported_of
 from gateway.dialects.openai_responses.answer import ResponseEvents, output_of, usage_of
 from gateway.dialects.streaming import SseTap
 
@@ -53,6 +54,26 @@ def stream(last: str = "response.completed", end: bytes = b"\n", **fields: Any) 
             event(last, end, response=response(**fields)),
         )
     )
+
+
+@given(
+    *(st.integers(0, 9) for _ in range(5)),
+    st.sampled_from([{}, {"cached_tokens": 1, "text_tokens": 2}, {"cached_tokens": None}, {"image_tokens": 1}]),
+    st.sampled_from([None, "flex", 3]),
+)
+def test_what_openai_writes_is_read_in_one_go_and_says_the_same(
+    read: int, cached: int, written: int, reasoned: int, more: int, details: dict[str, Any], tier: Any
+) -> None:
+    usage = {"input_tokens": read, "output_tokens": written, "total_tokens": read + written + more % 3}
+    usage["input_tokens_details"] = {"cached_tokens": cached, **details}
+    usage["output_tokens_details"] = {"reasoning_tokens": reasoned}
+    said = response(usage=usage, service_tier=tier)
+    slowly = reported_of(decode(json.dumps(said).encode()))
+    assert usage_of(json.dumps(said).encode()) == slowly
+    facts = ResponseEvents().facts(json.dumps({"type": "response.completed", "response": said}).encode())
+    assert (facts.reported, facts.has_usage, facts.is_error) == (slowly, slowly is not None, False)
+    failed = {**said, "error": {"message": "x"}}
+    assert ResponseEvents().facts(json.dumps({"type": "response.failed", "response": failed}).encode()).is_error
 
 
 def test_usage_of_a_whole_answer() -> None:

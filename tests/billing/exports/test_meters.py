@@ -1,0 +1,159 @@
+"""Sums by hour at Stripe: each amount told once, however often it is sent, and what is late as a difference."""
+
+from collections import Counter
+from collections.abc import AsyncIterator
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+
+from billing.audit import SYSTEM
+from billing.exports.cursor import Exports
+from billing.exports.meters import StripeMeter, StripeMeters
+from billing.exports.worker import ExportWorker
+from billing.ledger.writer import write_debits
+from billing.payments.events import PaymentEvents
+from billing.payments.flows import Customers
+from billing.payments.stripe.client import StripeAccess
+from billing.payments.stripe.provider import StripePayments
+from tests.billing.exports.support import debit, drain, opened, used, working
+from tests.billing.payments.test_broken_off import Dying, Killed
+from tests.billing.support import Billing
+from tests.support.stripe_fake import FakeStripe, signed
+from tests.support.stripe_fake.meters import REPORT
+
+METERS = (
+    StripeMeter("tokens", "total_tokens"),
+    StripeMeter("nano", "charged_nano"),
+    StripeMeter("images", "requests", "image"),
+)
+NAME = "stripe-meters"
+
+
+@pytest.fixture
+async def stripe() -> AsyncIterator[FakeStripe]:
+    async with FakeStripe().serving() as fake:
+        fake.state.now = int(datetime.now(UTC).timestamp()) + 7200
+        yield fake
+        assert fake.violations == []
+
+
+@pytest.fixture
+async def provider(stripe: FakeStripe) -> AsyncIterator[StripePayments]:
+    access = StripeAccess(stripe.api_key, stripe.url, timeout_s=5, connect_timeout_s=5, retries=0)
+    made = StripePayments(access, [stripe.secret], "here", lambda: datetime.fromtimestamp(stripe.state.now, UTC))
+    yield made
+    await made.close()
+
+
+def sink(billing: Billing, database: Any, stripe: FakeStripe, provider: StripePayments) -> StripeMeters:
+    customers = Customers(billing.database, provider)
+
+    async def customer(account_id: str) -> str:
+        return await customers.ensure(account_id, "Acme")
+
+    def now() -> datetime:
+        return datetime.fromtimestamp(stripe.state.now, UTC)
+
+    return StripeMeters(NAME, METERS, provider.calls, customer, customers.gone, database, billing.new_id, now)
+
+
+async def told_to_the_end(worker: ExportWorker) -> None:
+    await drain(worker)
+    (export,) = await opened(worker)
+    for _ in range(60):
+        await worker.step(export)
+        due = "SELECT count(*) FROM export_hours WHERE used > told AND NOT parked"
+        if not await worker._database.value(due):
+            return
+    raise AssertionError("hours are left")
+
+
+def amounts(stripe: FakeStripe) -> Counter[tuple[str, str, int]]:
+    """What Stripe has by customer, meter and hour."""
+    found: Counter[tuple[str, str, int]] = Counter()
+    for each in stripe.state.all("billing.meter_event"):
+        key = (each["payload"]["stripe_customer_id"], each["event_name"], each["timestamp"] // 3600)
+        found[key] += int(each["payload"]["value"])
+    return found
+
+
+async def ledger(billing: Billing) -> Counter[tuple[str, str, int]]:
+    rows = await billing.database.rows(
+        "SELECT c.customer_id, floor(extract(epoch FROM e.admitted_at) / 3600)::bigint AS hour,"
+        " sum(e.input_tokens + e.output_tokens)::bigint AS tokens, sum(e.charged_nano)::bigint AS nano"
+        " FROM usage_events AS e JOIN payment_customers AS c USING (account_id) GROUP BY 1, 2"
+    )
+    return Counter({(row["customer_id"], name, row["hour"]): row[name] for row in rows for name in ("tokens", "nano")})
+
+
+async def test_each_hour_is_told_once_though_stripe_fails_and_gateways_die(
+    billing: Billing, stripe: FakeStripe, provider: StripePayments
+) -> None:
+    accounts = [(await billing.accounts.create(name)).id for name in ("Acme", "Beta")]
+    await used(billing, accounts, 60, hours=3)
+    stripe.faults.extend(
+        [None, None, "lose_answer", "busy", "fail", None, "refuse", "lose_answer", None, "lose_answer"]
+    )
+    steps, died, late = 0, 0, False
+    for owner in range(300):
+        await billing.database.execute("UPDATE exports SET lease_until = now()")
+        steps += 4
+        try:
+            dying = Dying(billing, steps)
+            async with working(dying, sink(billing, dying, stripe, provider), owner=str(owner)) as worker:
+                await told_to_the_end(worker)
+            if late:
+                break
+            late = True
+            await used(billing, accounts, 10, hours=3, seed=9)  # of hours that were told
+            steps = 0
+        except Killed:
+            died += 1
+    assert died > 5
+    assert amounts(stripe) == await ledger(billing)
+    told = [each["identifier"] for each in stripe.state.all("billing.meter_event")]
+    assert len(set(told)) == len(told)
+    assert {identifier[-2:] for identifier in told} == {":0", ":1"}
+
+
+async def test_what_stripe_refuses_is_parked_and_told_once_it_is_mended(
+    billing: Billing, stripe: FakeStripe, provider: StripePayments
+) -> None:
+    account_id = (await billing.accounts.create("Acme")).id
+    now = datetime.fromtimestamp(stripe.state.now, UTC)
+    old, new = now - timedelta(days=36), now - timedelta(hours=3)
+    await write_debits(billing.database, [debit(billing, account_id, at, 1_000, feature="image") for at in (old, new)])
+    exports = Exports(billing.database)
+    events = PaymentEvents(billing.database, provider, lambda ref: None, billing.new_id)  # type: ignore[arg-type, return-value]
+    async with working(billing.database, sink(billing, billing.database, stripe, provider)) as worker:
+        await told_to_the_end(worker)
+        too_old = (await exports.parked(50)).items
+        assert len(too_old) == 3
+        assert all("35 days" in each.reason for each in too_old)
+        (image,) = (each for each in stripe.state.all("billing.meter_event") if each["event_name"] == "images")
+        assert image["timestamp"] == int(new.timestamp()) // 3600 * 3600 + 3599
+
+        report = stripe.routes.meters.report("no meter", image["identifier"])
+        report_id = {"identifier": f"{image['identifier']}:of-a-call"}  # the key of the call, which begins with it
+        stripe.state.all(REPORT)[-1]["data"]["reason"]["error_types"][0]["sample_errors"][0]["request"] = report_id
+        body, headers = signed(report, stripe.secret, at=stripe.state.now)
+        await events.receive(body, headers)
+        await told_to_the_end(worker)
+        (reported, *_) = (await exports.parked(50)).items
+        assert (reported.item, reported.reason) == (image["identifier"], "taken, then refused: no meter")
+        assert amounts(stripe)[image["payload"]["stripe_customer_id"], "images", image["timestamp"] // 3600] == 0
+
+        assert await exports.again(NAME, reported.item, SYSTEM) == 1
+        await told_to_the_end(worker)
+        assert [each.item for each in (await exports.parked(50)).items] == [each.item for each in too_old]
+    assert amounts(stripe) == await expected(billing, new)
+
+
+async def expected(billing: Billing, at: datetime) -> Counter[tuple[str, str, int]]:
+    """What the one event that is not too old comes to."""
+    hour = int(at.timestamp()) // 3600
+    found = Counter({key: value for key, value in (await ledger(billing)).items() if key[2] == hour})
+    customer = next(iter(found))[0]
+    found[customer, "images", hour] = 1
+    return found
