@@ -17,14 +17,13 @@ from billing.api.payments import checkout, get_order, list_invoices, list_orders
 from billing.api.tables import Table
 from billing.api.usage import get_balance, list_transactions
 from billing.identity.permissions import BILLING_READ, BILLING_SETUP
-from billing.identity.providers import CONSOLE
 from billing.money import parse_usd
 from billing.pages import MAX_LIMIT
 from billing.payments.objects import format_cents
-from billing.payments.return_urls import origin_of
 from billing.shapes.base import PageQuery
 from billing.shapes.credit import CouponCodeBody, LotsQuery, RechargeBody
 from billing.shapes.payments import NewCheckout, NewPortal, NewSetup, OrdersQuery
+from billing.web.forms import may_return, to_order
 from billing.web.visits import NOTICES, Page, View, Visit
 
 if TYPE_CHECKING:
@@ -32,7 +31,6 @@ if TYPE_CHECKING:
 
     from billing.payments.assembly import Payments
     from billing.shapes.credit import LotShape
-    from billing.shapes.payments import OrderShape
     from billing.shapes.usage import TransactionShape
 
 LAST: Final = 5
@@ -91,17 +89,6 @@ async def _method(visit: Visit) -> str | None:
     return None if payments is None else await payments.customers.method(visit.account_id)
 
 
-def back_to(visit: Visit, path: str) -> str:
-    """Return the address of a page of the console, for a provider's page to lead back to."""
-    return f"{visit.services.browsers.rules.url}{CONSOLE}{path}"
-
-
-def may_return(visit: Visit, path: str) -> str | None:
-    """Return the same where payers may be sent there, else None: they are sent to the usual page."""
-    payments, where = visit.services.payments, back_to(visit, path)
-    return where if payments is not None and origin_of(where) in payments.flows.rules.origins else None
-
-
 async def buy(visit: Visit) -> web.Response:
     """Begin an order of credit. A form that is sent twice begins one."""
     given = visit.field("amount_usd")
@@ -113,11 +100,6 @@ async def buy(visit: Visit) -> web.Response:
         idempotency_key=f"console:{visit.typed('once')}:{given}",
     )
     return to_order(visit, (await checkout(visit.call, body)).order)
-
-
-def to_order(visit: Visit, order: OrderShape | None) -> web.Response:
-    """Lead to the page of an order, which has the link to where it is paid."""
-    return visit.see("/credit/orders" if order is None else f"/credit/orders/{order.id}")
 
 
 async def order(visit: Visit) -> View:
@@ -162,7 +144,7 @@ async def recharge(visit: Visit) -> View:
 
 
 async def put_recharge(visit: Visit) -> web.Response:
-    """Switch auto-recharge on with its amounts, or off with those that it had."""
+    """Turn auto-recharge on with its amounts, or off with those that it had."""
     is_on = visit.typed("enabled") == "on"
     amounts = {name: visit.field(name) or "" for name in ("threshold_usd", "amount_usd", "monthly_cap_usd")}
     await put_auto_recharge(visit.call, visit.body(RechargeBody, enabled=is_on, **amounts))
@@ -170,7 +152,7 @@ async def put_recharge(visit: Visit) -> web.Response:
 
 
 async def redeem(visit: Visit) -> web.Response:
-    """Redeem a coupon."""
+    """Take the credit of a coupon."""
     await redeem_coupon(visit.call, visit.body(CouponCodeBody, code=visit.field("code") or ""))
     return visit.see("/credit", "coupon-redeemed")
 

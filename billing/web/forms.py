@@ -1,5 +1,5 @@
-"""Forms: what several pages read out of fields, and lay out in them. A limit is a row of fields, and a text of several
-lines or commas a list.
+"""Forms: what several pages read out of fields, and lay out in them, and where forms that begin a payment lead. A limit
+is a row of fields, and a text of several lines or commas a list.
 """
 
 from __future__ import annotations
@@ -8,9 +8,14 @@ from collections.abc import Iterable, Mapping
 from itertools import zip_longest
 from typing import TYPE_CHECKING, Any, Final
 
+from billing.identity.providers import CONSOLE
+from billing.payments.return_urls import origin_of
 from billing.quotas import Metric, Window
 
 if TYPE_CHECKING:
+    from aiohttp import web
+
+    from billing.shapes.payments import OrderShape
     from billing.shapes.quotas import QuotaShape
     from billing.web.visits import Visit
 
@@ -76,3 +81,15 @@ def quota_rows(visit: Visit, quotas: Iterable[QuotaShape] = ()) -> list[dict[str
         ]
     kept = [row for row in typed if row["limit"].strip()]
     return [{**row, "number": number} for number, row in enumerate([*kept, *[blank] * BLANK_ROWS], 1)]
+
+
+def may_return(visit: Visit, path: str) -> str | None:
+    """Return the address of a page, for a provider's page to lead back to; None where payers may not be sent there:
+    they are sent to the usual one."""
+    payments, where = visit.services.payments, f"{visit.services.browsers.rules.url}{CONSOLE}{path}"
+    return where if payments is not None and origin_of(where) in payments.flows.rules.origins else None
+
+
+def to_order(visit: Visit, order: OrderShape | None) -> web.Response:
+    """Return what leads to the page of an order, which has the link to where it is paid."""
+    return visit.see("/credit/orders" if order is None else f"/credit/orders/{order.id}")

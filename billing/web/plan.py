@@ -18,7 +18,7 @@ from billing.payments.in_force import plan_change
 from billing.payments.objects import NANO_PER_CENT
 from billing.shapes.payments import NewCheckout
 from billing.shapes.subscriptions import PlanChange
-from billing.web.credit import may_return, to_order
+from billing.web.forms import may_return, to_order
 from billing.web.visits import NOTICES, Page, View, Visit
 
 if TYPE_CHECKING:
