@@ -5,10 +5,9 @@ of plans alone, which operators choose.
 """
 
 from collections.abc import Mapping
-from typing import Any, Final, NamedTuple
+from typing import Any, Final, Literal, NamedTuple, get_args
 
 from billing.notices.types import NoticeType
-from typing import Any, Final, Literal, NamedTuple, get_args
 
 NoticeType = Literal[
     "balance.low",
