@@ -25,7 +25,6 @@ from billing.times import rfc3339
 if TYPE_CHECKING:
     from billing.effects import Effects
     from billing.notices.letters import NoticeType
-    from billing.notices.types import NoticeType
 
 ID_PREFIX: Final = "key_"
 

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any
 
 from billing.database.connection import queries
 from billing.notices.letters import TYPES, NoticeType
-from billing.notices.types import TYPES, NoticeType
 
 if TYPE_CHECKING:
     from billing.database.connection import Connection

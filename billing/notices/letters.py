@@ -7,8 +7,6 @@ of plans alone, which operators choose.
 from collections.abc import Mapping
 from typing import Any, Final, Literal, NamedTuple, get_args
 
-from billing.notices.types import NoticeType
-
 NoticeType = Literal[
     "balance.low",
     "budget.threshold",

@@ -24,7 +24,7 @@ from billing.api.requests import shaped
 from billing.identity.permissions import BILLING_READ, KEYS_ADMIN, KEYS_READ, KEYS_WRITE, SCOPES
 from billing.ledger.used import Grouping, UsageQueryError
 from billing.pages import MAX_LIMIT
-from billing.plans import names_model
+from billing.quotas import names_model
 from billing.shapes.keys import KeyPatch, LeakedKey, NewOwnKey, OwnKeysQuery, Rotation
 from billing.shapes.rules import DEFAULT_SCOPES
 from billing.times import parse_rfc3339, rfc3339
