@@ -25,27 +25,28 @@ from billing.identity.callers import NOBODY, Caller
 from billing.identity.providers import CONSOLE
 from billing.logs import log_about
 from billing.web import (
+    credit,
+    keys,
     operator_accounts,
     operator_flows,
     operator_house,
     operator_money,
     operator_requests,
     overview,
+    plan,
     requests,
     sign_in,
     usage,
 )
-from billing.web.render import STATIC, assets, render, templates
+from billing.web.render import STATIC, assets, compile_templates, render
 from billing.web.visits import Page, View, Visit, Who
 
 if TYPE_CHECKING:
     from billing.web.visits import Handler
 
-_MODULES: Final = (
-    *(sign_in, overview, usage, requests),
-    *(operator_house, operator_accounts, operator_requests, operator_money, operator_flows),
-)
-ROUTES: Final[tuple[Page, ...]] = tuple(page for module in _MODULES for page in module.ROUTES)
+_CUSTOMER: Final = (overview, usage, requests, keys, credit, plan)
+_OPERATOR: Final = (operator_house, operator_accounts, operator_requests, operator_money, operator_flows)
+ROUTES: Final[tuple[Page, ...]] = tuple(page for module in (sign_in, *_CUSTOMER, *_OPERATOR) for page in module.ROUTES)
 """Every page."""
 MOST_FORM_BYTES: Final = 64 * 1024
 MOST_FIELDS: Final = 500
@@ -79,13 +80,11 @@ _log = logging.getLogger(__name__)
 
 
 def setup(app: web.Application, services: Services, pages: tuple[Page, ...] = ROUTES) -> None:
-    """Mount the pages under /console of `app`. Templates and files are read now, and not while others wait."""
+    """Mount the pages under /console of `app`."""
     console = web.Application(middlewares=[_edge])
     console[SERVICES] = services
     console[PAGES] = {page.path: page for page in pages if page.method == "GET"}
     console.on_response_prepare.append(_secured)
-    for name in templates().list_templates(extensions=["html"]):
-        templates().get_template(name)
     for asset in assets().values():
         console.router.add_get(f"/{STATIC}/{asset.name}", asset.serve)
     for page in pages:
@@ -115,6 +114,7 @@ async def _edge(
     services = request.config_dict[SERVICES]
     request[REQUEST_ID] = services.new_id()
     log_about(request[REQUEST_ID])
+    await compile_templates()
     try:
         async with asyncio.timeout(services.request_timeout_s) as limit:
             request[TIME_LIMIT] = limit
@@ -224,7 +224,7 @@ async def _shown(visit: Visit, handler: Handler) -> web.StreamResponse:
         refusal, again = of_failure(error), visit.page.again
         if refusal is None or again is None or refusal.status >= 500 or visit.problem is not None:
             raise
-        visit.problem = refusal.message
+        visit.problem, visit.wrong = refusal.message, refusal.param
         shown = await _shown(visit, again)
         shown.set_status(422 if refusal.status == BadRequest.status else refusal.status)
         return shown

@@ -1,11 +1,12 @@
 """From a view to an answer: templates, what they may use, and files that browsers keep.
 
 Templates escape all text and refuse names that nobody has given. Files have the hash of their content in their name,
-so that a browser may keep them for ever and asks for others after an upgrade. All of it is read once, at the start.
+so that a browser may keep them for ever and asks for others after an upgrade. All of it is read once.
 """
 
 from __future__ import annotations
 
+import asyncio
 import gzip
 from dataclasses import dataclass
 from datetime import datetime
@@ -81,10 +82,24 @@ def templates() -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters.update(money=money, count=count, day=day, words=words, as_json=as_json)
+    environment.filters.update(amount=amount, money=money, count=count, day=day, words=words, as_json=as_json)
     environment.filters["zip_same"] = lambda names: [(name, words(name)) for name in names]
     environment.globals.update(roles=tuple(sorted(RANK, key=RANK.__getitem__)))
     return environment
+
+
+@cache
+def _compiled() -> bool:
+    for name in templates().list_templates(extensions=["html"]):
+        templates().get_template(name)
+    return True
+
+
+async def compile_templates() -> None:
+    """Make the templates ready, once and beside the event loop: it takes some 5 ms for each, and most processes are
+    never asked for a page."""
+    if not _compiled.cache_info().currsize:
+        await asyncio.to_thread(_compiled)
 
 
 def render(visit: Visit, view: View, pages: Mapping[str, Page]) -> web.Response:
@@ -142,6 +157,11 @@ def money(amount: str | int | None) -> Markup:
 def count(number: int | None) -> Markup:
     """Return a whole number with its thousands apart; the plain one is its value."""
     return Markup("–") if number is None else Markup('<data value="{}">{}</data>').format(number, f"{number:,}")
+
+
+def amount(limit: int | str) -> Markup:
+    """Return what a quota counts: a number, or money where that is a decimal string."""
+    return count(limit) if isinstance(limit, int) else money(limit)
 
 
 def when(at: str | datetime | None, zone: ZoneInfo) -> Markup:

@@ -10,7 +10,7 @@ from billing.errors import StoreError
 from billing.identity.permissions import BILLING_READ
 from billing.ledger.explanations import FACTOR_DECIMALS, decimal
 from billing.pages import DEFAULT_LIMIT
-from billing.plans import names_model
+from billing.quotas import names_model
 from billing.shapes.operation import refused_shape
 from billing.shapes.usage import EventQuery
 from billing.web.visits import Page, View, Visit, key_names
