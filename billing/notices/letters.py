@@ -1,4 +1,4 @@
-"""What mails of notices say. Pure.
+"""What there are notices of, and what mails of them say. Pure.
 
 As all letters they hold nothing that somebody else has written: of a notice's data amounts, times, states and the names
 of plans alone, which operators choose.
@@ -7,8 +7,31 @@ of plans alone, which operators choose.
 from collections.abc import Mapping
 from typing import Any, Final, NamedTuple
 
-from billing.notices.emit import NoticeType
+from billing.notices.types import NoticeType
+from typing import Any, Final, Literal, NamedTuple, get_args
 
+NoticeType = Literal[
+    "balance.low",
+    "budget.threshold",
+    "quota.exhausted",
+    "auto_recharge.failed",
+    "payment.succeeded",
+    "payment.failed",
+    "payment.refunded",
+    "payment.disputed",
+    "subscription.changed",
+    "subscription.past_due",
+    "subscription.ended",
+    "key.created",
+    "key.revoked",
+    "key.leaked",
+    "endpoint.disabled",
+    "provider.difference",
+    "test",
+]
+"""What there are notices of. `endpoint.disabled`: deliveries to an endpoint have failed for long;
+`provider.difference` is for operators alone; `test`: asked for."""
+TYPES: Final[tuple[NoticeType, ...]] = get_args(NoticeType)
 MAX_VALUE: Final = 200
 
 
