@@ -150,6 +150,8 @@ async def test_an_operator_s_link_is_good_once_and_ends_with_the_admin_key(conso
     assert (entered.status, entered.location) == (303, "../")
     assert (await console.post(path)).status == 404
     console.cookies["link"] = entered.cookie or ""
+    audited = await billing.database.value("SELECT request_id FROM audit_log WHERE action = 'operator.sign_in'")
+    assert entered.headers["X-Request-ID"] == audited
     assert (await console.get("/", "link")).location == "./operator"
     rows = await billing.database.rows("SELECT actor, action FROM audit_log WHERE action LIKE 'operator%' ORDER BY id")
     assert [tuple(row) for row in rows] == [("admin", "operator_link.create"), ("admin", "operator.sign_in")]
