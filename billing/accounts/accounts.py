@@ -23,12 +23,12 @@ from billing.errors import MetergateError
 from billing.money import MAX_NANO, check_bound, format_usd
 from billing.pages import BEFORE_ALL, Page, page_of
 from billing.plans import DEFAULT_PLAN, Plans
-from billing.principals import Status
 from billing.quotas import Quota, check_quotas, parse_quotas, quota_json
 from billing.zones import zone_of
 
 if TYPE_CHECKING:
     from billing.effects import Effects
+    from billing.principals import Status
 
 ID_PREFIX: Final = "acc_"
 STATUSES: Final = ("active", "past_due", "suspended", "closed")

@@ -24,7 +24,6 @@ from billing.times import rfc3339
 
 if TYPE_CHECKING:
     from billing.effects import Effects
-    from billing.notices.types import NoticeType
     from billing.notices.letters import NoticeType
 
 ID_PREFIX: Final = "key_"

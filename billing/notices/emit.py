@@ -7,7 +7,6 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from billing.database.connection import queries
-from billing.notices.types import TYPES, NoticeType
 from billing.notices.letters import TYPES, NoticeType
 
 if TYPE_CHECKING:

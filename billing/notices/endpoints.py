@@ -20,7 +20,6 @@ from billing.errors import MetergateError
 from billing.notices.destinations import check_url
 from billing.notices.letters import TYPES
 from billing.notices.signing import new_secret
-from billing.notices.types import TYPES
 from billing.pages import BEFORE_ALL, BadCursor, Page, page_of
 
 if TYPE_CHECKING:

@@ -5,9 +5,6 @@ of plans alone, which operators choose.
 """
 
 from collections.abc import Mapping
-from typing import Any, Final, NamedTuple
-
-from billing.notices.types import NoticeType
 from typing import Any, Final, Literal, NamedTuple, get_args
 
 NoticeType = Literal[

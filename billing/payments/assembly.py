@@ -47,7 +47,6 @@ if TYPE_CHECKING:
     from billing.accounts.grants import Grants
     from billing.database.connection import Connection, Database
     from billing.effects import Effects
-    from billing.notices.types import NoticeType
     from billing.notices.letters import NoticeType
     from billing.payments.port import PaymentProvider
     from billing.payments.stripe.parameters import CheckoutRules

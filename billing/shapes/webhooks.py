@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from msgspec import UNSET, Meta, UnsetType
 
-from billing.notices.types import NoticeType
 from billing.notices.letters import NoticeType
 from billing.shapes.base import Answer, Body, Moment
 from billing.times import rfc3339

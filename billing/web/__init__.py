@@ -6,6 +6,8 @@
     sign_in      signing in and out, registering, the operator's link, which organization
     overview     the first page   usage  what was used, in sums   charts  stacked bars  pure
     requests     requests, one explained, those that were refused; models and prices
+    keys         made, shown once, changed, rotated, revoked   forms  limits and lists as fields
+    credit       lots, buying, auto-recharge, orders, transactions   plan  what a change costs before it is made
 
 To add a page:
 

@@ -24,14 +24,15 @@ from billing.errors import MetergateError
 from billing.identity.callers import NOBODY, Caller
 from billing.identity.providers import CONSOLE
 from billing.logs import log_about
-from billing.web import overview, requests, sign_in, usage
+from billing.web import credit, keys, overview, plan, requests, sign_in, usage
 from billing.web.render import STATIC, assets, compile_templates, render
 from billing.web.visits import Page, View, Visit, Who
 
 if TYPE_CHECKING:
     from billing.web.visits import Handler
 
-ROUTES: Final[tuple[Page, ...]] = (*sign_in.ROUTES, *overview.ROUTES, *usage.ROUTES, *requests.ROUTES)
+_CUSTOMER: Final = (overview, usage, requests, keys, credit, plan)
+ROUTES: Final[tuple[Page, ...]] = tuple(page for module in (sign_in, *_CUSTOMER) for page in module.ROUTES)
 """Every page."""
 MOST_FORM_BYTES: Final = 64 * 1024
 MOST_FIELDS: Final = 500
@@ -212,7 +213,7 @@ async def _shown(visit: Visit, handler: Handler) -> web.StreamResponse:
         refusal, again = of_failure(error), visit.page.again
         if refusal is None or again is None or refusal.status >= 500 or visit.problem is not None:
             raise
-        visit.problem = refusal.message
+        visit.problem, visit.wrong = refusal.message, refusal.param
         shown = await _shown(visit, again)
         shown.set_status(422 if refusal.status == BadRequest.status else refusal.status)
         return shown

@@ -136,8 +136,8 @@ def is_operator(caller: Caller) -> bool:
 
 @dataclass(slots=True)
 class Visit:
-    """A request for a page, and who makes it. `account` is that of the person's organization; `form` what was sent, and
-    `problem` why it was refused."""
+    """A request for a page, and who makes it. `account` is that of the person's organization; `form` what was sent,
+    `problem` why it was refused, and `wrong` the field that this is about."""
 
     request: web.Request
     services: Services
@@ -147,6 +147,7 @@ class Visit:
     organizations: list[OwnOrganization] = field(default_factory=list)
     form: MultiDictProxy[str] = field(default_factory=lambda: MultiDictProxy(MultiDict()))
     problem: str | None = None
+    wrong: str | None = None
 
     @property
     def call(self) -> Call:
@@ -237,6 +238,10 @@ class Visit:
     def field(self, name: str) -> str | None:
         """Return what was typed into a field, without space around it; None where that is nothing."""
         return self.form.get(name, "").strip() or None
+
+    def may(self, scope: str) -> bool:
+        """Return whether the visitor has a right: what needs it is not shown to who has not."""
+        return scope in self.caller.scopes
 
 
 NAMED: Final = 200

@@ -8,7 +8,6 @@ from billing.audit import SYSTEM
 from billing.notices.destinations import Poster
 from billing.notices.emit import emit
 from billing.notices.endpoints import EndpointRules, Endpoints
-from billing.notices.types import NoticeType
 from billing.notices.letters import NoticeType
 from billing.notices.worker import NoticeRules, NoticeWorker, OperatorHook
 from tests.billing.identity.support import join, mails, new_organization, new_user

@@ -2,6 +2,7 @@
 
 from collections.abc import AsyncIterator
 from dataclasses import replace
+from datetime import timedelta
 from typing import Any
 
 import pytest
@@ -10,6 +11,17 @@ from msgspec import structs
 from billing.api.services import Services
 from billing.holds.redis.client import RedisClient
 from billing.holds.redis.state import Keyspace, RedisState
+from billing.identity.browsers import BrowserRules
+from billing.payments.assembly import (
+    PaymentParts,
+    PaymentRules,
+    Payments,
+    deployment_of,
+    local_provider,
+    make_payments,
+)
+from billing.payments.flows import FlowRules
+from billing.plans import DEFAULT_PLAN
 from billing.refused import RefusedRequests, RefusedRules
 from billing.shapes.operation import ModelShape, PricingShape
 from billing.shapes.quotas import WindowShape
@@ -17,7 +29,7 @@ from tests.billing.api.conftest import people, registry
 from tests.billing.api.conftest import services as bare_services
 from tests.billing.identity.sessions_support import People
 from tests.billing.identity.support import join, new_organization, new_user
-from tests.billing.support import Billing
+from tests.billing.support import PLANS, Billing
 from tests.billing.web.support import Console, serving
 
 __all__ = ["bare_services", "people", "registry"]
@@ -42,11 +54,24 @@ async def windows(account_id: str) -> list[WindowShape]:
 
 
 @pytest.fixture
-async def services(bare_services: Services, redis_url: str) -> AsyncIterator[Services]:
-    """What the API works on, with a Redis that keeps refusals, and models."""
+async def payments(billing: Billing) -> Payments:
+    """The local provider, which leads back to the console."""
+    parts = PaymentParts(
+        *(billing.database, billing.accounts, billing.grants, billing.effects, PLANS, billing.new_id),
+        await deployment_of(billing.database),
+    )
+    own = BrowserRules().url
+    flows = FlowRules(500, 1_000_000, 2_000, frozenset({own}), own)
+    rules = PaymentRules(flows, DEFAULT_PLAN, timedelta(days=10), own)
+    return make_payments(parts, rules, local_provider(parts, rules.base_url))
+
+
+@pytest.fixture
+async def services(bare_services: Services, redis_url: str, payments: Payments) -> AsyncIterator[Services]:
+    """What the API works on, with payments, a Redis that keeps refusals, and models."""
     link = RedisClient(redis_url, timeout_s=20.0)
     refused = RefusedRequests(RedisState(link, Keyspace()), RefusedRules())
-    yield replace(bare_services, refused=refused, models=lambda: MODELS, windows=windows)
+    yield replace(bare_services, refused=refused, models=lambda: MODELS, windows=windows, payments=payments)
     await link.close()
 
 

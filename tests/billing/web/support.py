@@ -106,7 +106,7 @@ class Console:
             assert answer.status == 200, await answer.text()
             return await answer.json()
 
-    async def post(self, path: str, who: str = "nobody", form: dict[str, str] | None = None, **options: Any) -> Answer:
+    async def post(self, path: str, who: str = "nobody", form: Any = None, **options: Any) -> Answer:
         return await self.ask("POST", path, who, data=form or {}, **options)
 
 

@@ -13,6 +13,10 @@ TO_SIGN_IN: Final = [303, 303]
 ANYONE: Final = [200] * 9
 CUSTOMERS: Final = [*TO_SIGN_IN, 200, 200, 200, 200, 200, 403, 403]
 """Pages of an organization that every role reads."""
+OF_ANOTHER: Final = [*TO_SIGN_IN, *[404] * 5, 403, 403]
+NO_VIEWER: Final = [*TO_SIGN_IN, 403, 404, 404, 404, 404, 403, 403]
+REFUSED: Final = [*TO_SIGN_IN, 403, 403, 422, 422, 422, 403, 403]
+"""Pages of something that is not there, what viewers may not do to it, and an empty form for admins and owners."""
 MATRIX: Final[dict[str, list[int]]] = {
     "GET /sign-in": [200, 200, *[303] * 7],
     "POST /sign-in": [422] * 9,
@@ -33,12 +37,37 @@ MATRIX: Final[dict[str, list[int]]] = {
     "GET /usage": CUSTOMERS,
     "GET /requests": CUSTOMERS,
     "GET /requests/refused": CUSTOMERS,
-    "GET /requests/{event_id}": [*TO_SIGN_IN, *[404] * 5, 403, 403],
+    "GET /requests/{event_id}": OF_ANOTHER,
     "GET /models": CUSTOMERS,
+    "GET /keys": CUSTOMERS,
+    "GET /keys/new": [*TO_SIGN_IN, 403, 200, 200, 200, 200, 403, 403],
+    "POST /keys/new": [*TO_SIGN_IN, 403, 422, 422, 422, 422, 403, 403],
+    "GET /keys/leaked": ANYONE,
+    "POST /keys/leaked": [422] * 9,
+    "GET /keys/{key_id}": OF_ANOTHER,
+    "POST /keys/{key_id}": NO_VIEWER,
+    "POST /keys/{key_id}/rotate": NO_VIEWER,
+    "POST /keys/{key_id}/revoke": NO_VIEWER,
+    "GET /credit": CUSTOMERS,
+    "POST /credit/buy": REFUSED,
+    "POST /credit/coupon": REFUSED,
+    "POST /credit/portal": [*TO_SIGN_IN, 403, 403, 200, 200, 200, 403, 403],
+    "POST /credit/method": [*TO_SIGN_IN, 403, 403, 200, 200, 200, 403, 403],
+    "GET /credit/auto-recharge": CUSTOMERS,
+    "POST /credit/auto-recharge": REFUSED,
+    "GET /credit/orders": CUSTOMERS,
+    "GET /credit/orders/{order_id}": OF_ANOTHER,
+    "GET /credit/invoices": CUSTOMERS,
+    "GET /credit/transactions": CUSTOMERS,
+    "GET /plan": CUSTOMERS,
+    "GET /plan/{plan_id}": OF_ANOTHER,
+    "POST /plan/{plan_id}": [*TO_SIGN_IN, 403, 403, 404, 404, 404, 403, 403],
     "GET /": [*TO_SIGN_IN, 200, 200, 200, 200, 200, 303, 303],
 }
 """Statuses in the order of `CALLERS`. Signing out, which ends what the others need, has a test of its own."""
-PATHS: Final = {"event_id": "req_none", "secret": "no-such-link", "provider": "none"}
+GIVEN: Final = {"secret": "no-such-link", "provider": "none"}
+NAMES: Final = ("event_id", "key_id", "order_id", "plan_id", "user_id", "invitation_id", "session_id", "token")
+PATHS: Final = {**dict.fromkeys(NAMES, "none"), **GIVEN}
 
 
 async def test_every_page_answers_everybody_as_the_matrix_says(console: Console) -> None:

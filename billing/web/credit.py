@@ -1,0 +1,184 @@
+"""Credit: what there is of it in which lots, buying more, auto-recharge in words, coupons, orders, invoices, and all
+that has changed the balance.
+
+A form that begins a payment ends on the page of its order, which has the link to the provider's page: a form may not
+lead there itself (`form-action`). That page looks again by itself until the order is credited.
+"""
+
+from __future__ import annotations
+
+from itertools import accumulate
+from typing import TYPE_CHECKING, Any, Final
+
+from aiohttp import web
+
+from billing.api.credit import get_auto_recharge, list_lots, put_auto_recharge, redeem_coupon
+from billing.api.payments import checkout, get_order, list_invoices, list_orders, open_portal, setup_billing
+from billing.api.tables import Table
+from billing.api.usage import get_balance, list_transactions
+from billing.identity.permissions import BILLING_READ, BILLING_SETUP
+from billing.money import parse_usd
+from billing.pages import MAX_LIMIT
+from billing.payments.objects import format_cents
+from billing.shapes.base import PageQuery
+from billing.shapes.credit import CouponCodeBody, LotsQuery, RechargeBody
+from billing.shapes.payments import NewCheckout, NewPortal, NewSetup, OrdersQuery
+from billing.web.forms import may_return, to_order
+from billing.web.visits import NOTICES, Page, View, Visit
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from billing.payments.assembly import Payments
+    from billing.shapes.credit import LotShape
+    from billing.shapes.usage import TransactionShape
+
+LAST: Final = 5
+"""Orders that the first page has."""
+AMOUNTS: Final = ("10", "25", "50", "100")
+"""Dollars that are proposed, as far as that much may be bought at once."""
+SETTLED: Final = ("credited", "refunded", "disputed", "expired")
+"""States of an order in which nothing comes by itself any more."""
+NOTICES.update(
+    {
+        "coupon-redeemed": "The coupon is redeemed: its credit is there.",
+        "recharge-on": "Auto-recharge is on.",
+        "recharge-off": "Auto-recharge is off: nothing is charged by itself.",
+    }
+)
+
+
+async def credit(visit: Visit) -> View:
+    """Show the balance by lots, and all by which there is more of it."""
+    payments = visit.services.payments
+    lots = await list_lots(visit.call, LotsQuery(open="true", limit=MAX_LIMIT))
+    values = {
+        "balance": await get_balance(visit.call),
+        "lots": in_order(lots.data),
+        "more_lots": lots.next_cursor is not None,
+        "sells": payments is not None,
+        "recharge": await get_auto_recharge(visit.call),
+        "method": await _method(visit),
+        "orders": [] if payments is None else (await list_orders(visit.call, OrdersQuery(limit=LAST))).data,
+        "once": visit.services.new_id(),
+        **_bounds(payments),
+    }
+    return View("credit.html", values)
+
+
+def in_order(lots: Sequence[LotShape]) -> list[LotShape]:
+    """Return lots in the order in which requests draw on them."""
+    return sorted(
+        lots, key=lambda lot: (lot.priority, lot.expires_at or "~", not lot.promotional, lot.created_at, lot.id)
+    )
+
+
+def _bounds(payments: Payments | None) -> dict[str, Any]:
+    """Return what may be bought at once, in dollars."""
+    if payments is None:
+        return {"amounts": [], "least": None, "most": None, "usual": None}
+    rules = payments.flows.rules
+    fits = [each for each in AMOUNTS if rules.min_cents <= int(each) * 100 <= rules.max_cents]
+    least, most, usual = map(format_cents, (rules.min_cents, rules.max_cents, rules.setup_cents))
+    return {"amounts": fits, "least": least, "most": most, "usual": usual}
+
+
+async def _method(visit: Visit) -> str | None:
+    """Return what the saved payment method is called; None where there is none."""
+    payments = visit.services.payments
+    return None if payments is None else await payments.customers.method(visit.account_id)
+
+
+async def buy(visit: Visit) -> web.Response:
+    """Begin an order of credit. A form that is sent twice begins one."""
+    given = visit.field("amount_usd")
+    body = visit.body(
+        NewCheckout,
+        amount_usd=given or "0",
+        return_url=may_return(visit, "/credit/orders"),
+        save_method=visit.field("save_method") is not None,
+        idempotency_key=f"console:{visit.typed('once')}:{given}",
+    )
+    return to_order(visit, (await checkout(visit.call, body)).order)
+
+
+async def order(visit: Visit) -> View:
+    """Show an order: where it is paid, and what has become of it."""
+    found = await get_order(visit.call)
+    return View("order.html", {"order": found, "settled": found.status in SETTLED})
+
+
+async def orders(visit: Visit) -> View:
+    """Show orders, newest first."""
+    return View("orders.html", {"page": await list_orders(visit.call, visit.query(OrdersQuery))})
+
+
+async def invoices(visit: Visit) -> View:
+    """Show invoices of plans, newest first."""
+    return View("invoices.html", {"page": await list_invoices(visit.call, visit.query(PageQuery))})
+
+
+async def transactions(visit: Visit) -> View | Table:
+    """Show all that has changed the balance, newest first, and what it was after each; or give it as a table."""
+    found = await list_transactions(visit.call, visit.query(PageQuery))
+    if isinstance(found, Table):
+        return found
+    return View("transactions.html", {"page": found, "balances": await _balances(visit, found.data)})
+
+
+async def _balances(visit: Visit, rows: Sequence[TransactionShape]) -> list[int | None]:
+    """Return the balance after each of some transactions, which are the newest first."""
+    if not rows:
+        return []
+    left = await visit.services.reports.balance_after(visit.account_id, rows[0].id)
+    if left is None:
+        return [None] * len(rows)
+    changes = (-parse_usd(each.amount_usd) for each in rows[:-1])
+    return [*accumulate(changes, initial=left)]
+
+
+async def recharge(visit: Visit) -> View:
+    """Show the form of auto-recharge."""
+    values = {"recharge": await get_auto_recharge(visit.call), "method": await _method(visit)}
+    return View("recharge.html", values | _bounds(visit.services.payments))
+
+
+async def put_recharge(visit: Visit) -> web.Response:
+    """Turn auto-recharge on with its amounts, or off with those that it had."""
+    is_on = visit.typed("enabled") == "on"
+    amounts = {name: visit.field(name) or "" for name in ("threshold_usd", "amount_usd", "monthly_cap_usd")}
+    await put_auto_recharge(visit.call, visit.body(RechargeBody, enabled=is_on, **amounts))
+    return visit.see("/credit", "recharge-on" if is_on else "recharge-off")
+
+
+async def redeem(visit: Visit) -> web.Response:
+    """Take the credit of a coupon."""
+    await redeem_coupon(visit.call, visit.body(CouponCodeBody, code=visit.field("code") or ""))
+    return visit.see("/credit", "coupon-redeemed")
+
+
+async def portal(visit: Visit) -> View:
+    """Show the link to where payment methods, invoices and subscriptions are managed."""
+    page = await open_portal(visit.call, visit.body(NewPortal, return_url=may_return(visit, "/credit")))
+    return View("link.html", {"page": page, "what": "Payment methods, invoices and subscriptions"})
+
+
+async def save_method(visit: Visit) -> View:
+    """Show the link to where a payment method is saved, with nothing charged."""
+    body = visit.body(NewSetup, return_url=may_return(visit, "/credit/auto-recharge"), save_only=True)
+    return View("link.html", {"page": await setup_billing(visit.call, body), "what": "Save a payment method"})
+
+
+ROUTES: Final[tuple[Page, ...]] = (
+    Page("GET", "/credit", credit, scope=BILLING_READ),
+    Page("POST", "/credit/buy", buy, scope=BILLING_SETUP, again=credit),
+    Page("POST", "/credit/coupon", redeem, scope=BILLING_SETUP, again=credit),
+    Page("POST", "/credit/portal", portal, scope=BILLING_SETUP, again=credit),
+    Page("POST", "/credit/method", save_method, scope=BILLING_SETUP, again=recharge),
+    Page("GET", "/credit/auto-recharge", recharge, scope=BILLING_READ),
+    Page("POST", "/credit/auto-recharge", put_recharge, scope=BILLING_SETUP, again=recharge),
+    Page("GET", "/credit/orders", orders, scope=BILLING_READ),
+    Page("GET", "/credit/orders/{order_id}", order, scope=BILLING_READ),
+    Page("GET", "/credit/invoices", invoices, scope=BILLING_READ),
+    Page("GET", "/credit/transactions", transactions, scope=BILLING_READ),
+)

@@ -1,0 +1,95 @@
+"""Forms: what several pages read out of fields, and lay out in them, and where forms that begin a payment lead. A limit
+is a row of fields, and a text of several lines or commas a list.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from itertools import zip_longest
+from typing import TYPE_CHECKING, Any, Final
+
+from billing.identity.providers import CONSOLE
+from billing.payments.return_urls import origin_of
+from billing.quotas import Metric, Window
+
+if TYPE_CHECKING:
+    from aiohttp import web
+
+    from billing.shapes.payments import OrderShape
+    from billing.shapes.quotas import QuotaShape
+    from billing.web.visits import Visit
+
+BLANK_ROWS: Final = 2
+"""Empty rows below the limits that there are."""
+METRICS: Final = (
+    (Metric.cost.name, "dollars"),
+    (Metric.requests.name, "requests"),
+    (Metric.tokens.name, "tokens"),
+    (Metric.input_tokens.name, "input tokens"),
+    (Metric.output_tokens.name, "output tokens"),
+)
+WINDOWS: Final = tuple((each, "in all" if each == Window.total.name else each) for each in Window.__members__)
+LIMIT_VALUES: Final[Mapping[str, Any]] = {"metrics": METRICS, "windows": WINDOWS}
+"""What a template with rows of limits needs beside the rows."""
+_COLUMNS: Final = ("metric", "window", "limit", "model", "feature")
+
+
+def texts(given: str) -> list[str]:
+    """Return what stands on lines or between commas, each once."""
+    return list(dict.fromkeys(each.strip() for each in given.replace(",", "\n").splitlines() if each.strip()))
+
+
+def pairs(given: str) -> dict[str, str]:
+    """Return NAME=VALUE of each line; a line without `=` is a name without a value."""
+    lines = (each.partition("=") for each in given.splitlines() if each.strip())
+    return {name.strip(): value.strip() for name, _, value in lines}
+
+
+def quotas_typed(visit: Visit) -> list[dict[str, Any]]:
+    """Return the limits of a form, as the API takes them: rows with an amount. An amount that is no number stays what
+    it is, which is refused where quotas are read."""
+    found = []
+    for row in _rows_typed(visit):
+        limit = row["limit"].strip().replace(",", "").lstrip("$")
+        if limit:
+            is_count = row["metric"] != Metric.cost.name and limit.isascii() and limit.isdigit()
+            named = {name: row[name].strip() for name in ("model", "feature") if row[name].strip()}
+            amount = int(limit) if is_count else limit
+            found.append({"window": row["window"], "metric": row["metric"], "limit": amount, **named})
+    return found
+
+
+def _rows_typed(visit: Visit) -> list[dict[str, str]]:
+    columns = (visit.form.getall(f"quota_{name}", []) for name in _COLUMNS)
+    return [dict(zip(_COLUMNS, row, strict=True)) for row in zip_longest(*columns, fillvalue="")]
+
+
+def quota_rows(visit: Visit, quotas: Iterable[QuotaShape] = ()) -> list[dict[str, Any]]:
+    """Return the rows of fields for some limits, or for those that were typed, with empty ones below."""
+    blank = {"metric": "cost", "window": "month", "limit": "", "model": "", "feature": ""}
+    typed = _rows_typed(visit)
+    if not typed:
+        typed = [
+            {
+                "metric": each.metric,
+                "window": each.window,
+                "limit": str(each.limit),
+                "model": each.model or "",
+                "feature": each.feature or "",
+            }
+            for each in quotas
+        ]
+    kept = [row for row in typed if row["limit"].strip()]
+    return [{**row, "number": number} for number, row in enumerate([*kept, *[blank] * BLANK_ROWS], 1)]
+
+
+def may_return(visit: Visit, path: str) -> str | None:
+    """Return the address of a page, for a provider's page to lead back to; None where payers may not be sent there:
+    they are sent to the usual one."""
+    payments, where = visit.services.payments, f"{visit.services.browsers.rules.url}{CONSOLE}{path}"
+    return where if payments is not None and origin_of(where) in payments.flows.rules.origins else None
+
+
+def to_order(visit: Visit, order: OrderShape | None) -> web.Response:
+    """Return what leads to the page of an order, which has the link to where it is paid."""
+    return visit.see("/credit/orders" if order is None else f"/credit/orders/{order.id}")

@@ -1,0 +1,261 @@
+"""Keys: the list with what each has spent, a key made and shown once, changed, rotated, revoked, and one that leaked.
+
+What is done goes to the functions that /api/billing/keys calls: who may do what is decided there.
+"""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING, Any, Final
+
+import msgspec
+
+from billing.api.errors import BadRequest
+from billing.api.own_keys import (
+    create_own_key,
+    get_own_key,
+    list_own_keys,
+    revoke_leaked_key,
+    revoke_own_key,
+    rotate_own_key,
+    update_own_key,
+)
+from billing.api.requests import shaped
+from billing.identity.permissions import BILLING_READ, KEYS_ADMIN, KEYS_READ, KEYS_WRITE, SCOPES
+from billing.ledger.used import Grouping, UsageQueryError
+from billing.pages import MAX_LIMIT
+from billing.quotas import names_model
+from billing.shapes.keys import KeyPatch, LeakedKey, NewOwnKey, OwnKeysQuery, Rotation
+from billing.shapes.rules import DEFAULT_SCOPES
+from billing.times import parse_rfc3339, rfc3339
+from billing.web.forms import LIMIT_VALUES, pairs, quota_rows, quotas_typed, texts
+from billing.web.visits import NOTICES, Page, View, Visit, Who
+from billing.zones import Period, period_of
+
+if TYPE_CHECKING:
+    from aiohttp import web
+
+    from billing.shapes.keys import KeyShape
+
+EXAMPLE_MODEL: Final = "demo"
+"""The model of examples where none is known: that of the local provider."""
+GRACES: Final = (
+    ("0", "at once"),
+    ("3600", "in an hour"),
+    ("86400", "in a day"),
+    ("604800", "in a week"),
+)
+"""When the secret before a rotation ends, by seconds."""
+NOTICES.update(
+    {
+        "key-revoked": "The key is revoked on every gateway.",
+        "leak-told": "If this was the secret of a key, it is revoked now, and its owner is told.",
+    }
+)
+
+
+async def keys(visit: Visit) -> View:
+    """Show keys, newest first, with what each has spent this month."""
+    page = await list_own_keys(visit.call, visit.query(OwnKeysQuery))
+    values = {
+        "page": page,
+        "states": {each.id: state_of(visit, each) for each in page.data},
+        "since": rfc3339(_month(visit)),
+        "spent": await _spent(visit),
+        "owners": await owners(visit),
+    }
+    return View("keys.html", values)
+
+
+async def owners(visit: Visit) -> dict[str, str]:
+    """Return the addresses of members by their ids, as far as they are on one page."""
+    if visit.caller.org_id is None:
+        return {}
+    found = await visit.services.members.page(visit.caller.org_id, MAX_LIMIT)
+    return {each.user_id: each.email for each in found.items}
+
+
+def _now(visit: Visit) -> datetime:
+    return datetime.fromtimestamp(visit.services.clock(), UTC)
+
+
+def _month(visit: Visit) -> datetime:
+    return period_of(_now(visit), Period.month, visit.zone)
+
+
+async def _spent(visit: Visit) -> dict[str | None, int] | None:
+    """Return what each key has spent this month, in nano-USD, by one query; None where the visitor may not see it, or
+    there are too many for one."""
+    if not visit.may(BILLING_READ):
+        return None
+    bounds = _month(visit), (_now(visit) + timedelta(days=1)).replace(second=0, microsecond=0)
+    try:
+        (span,) = await visit.services.reports.sums.spans(visit.account_id, bounds, Grouping(("key",)))
+    except UsageQueryError:
+        return None
+    return {group[0]: used.charged_nano for group, used in span.items()}
+
+
+def state_of(visit: Visit, key: KeyShape) -> str:
+    """Return the state of a key in a word."""
+    if key.revoked_at is not None:
+        return "revoked"
+    return "expired" if key.expires_at is not None and parse_rfc3339(key.expires_at) <= _now(visit) else "active"
+
+
+async def new_key(visit: Visit) -> View:
+    """Show the form of a new key."""
+    return View("key_new.html", _form_values(visit))
+
+
+def _form_values(visit: Visit, key: KeyShape | None = None) -> dict[str, Any]:
+    """Return what the fields of a key's form hold: what was typed, else what the key says, else the defaults."""
+    kept = list(DEFAULT_SCOPES) if key is None else key.scopes
+    chosen = visit.form.getall("scope", []) if visit.form else kept
+    offered = [(name, said) for name, said in SCOPES.items() if visit.may(name) or name in kept]
+    offered += [(name, "") for name in kept if name not in SCOPES]
+    return {
+        "key": key,
+        "scopes": [(name, said, name in chosen) for name, said in offered],
+        "rows": quota_rows(visit, () if key is None else key.quotas),
+        "known_models": [each.id for each in visit.services.models()],
+        **LIMIT_VALUES,
+    }
+
+
+def _typed(visit: Visit) -> dict[str, Any]:
+    """Return the rules of a form as the API takes them; None clears."""
+    parallel = visit.field("max_parallel_requests")
+    if parallel is not None and not (parallel.isascii() and parallel.isdigit()):
+        raise BadRequest("The bound of requests at once is a whole number.", "max_parallel_requests")
+    return {
+        "name": visit.field("name"),
+        "scopes": sorted(visit.form.getall("scope", [])),
+        "models": texts(visit.typed("models")) or None,
+        "quotas": quotas_typed(visit) or None,
+        "max_parallel_requests": None if parallel is None else int(parallel),
+        "expires_at": _moment(visit, visit.field("expires_at")),
+        "tags": pairs(visit.typed("tags")) or None,
+    }
+
+
+def _moment(visit: Visit, given: str | None) -> str | None:
+    """Return a time as the API takes it: one without a zone is in that of the page."""
+    if not given:
+        return None
+    try:
+        at = datetime.fromisoformat(given)
+    except ValueError:
+        return given  # which the rules of keys refuse
+    return rfc3339(at if at.tzinfo is not None else at.replace(tzinfo=visit.zone))
+
+
+async def create(visit: Visit) -> View:
+    """Make a key, and show its secret, this once."""
+    made = await create_own_key(visit.call, visit.body(NewOwnKey, **_typed(visit)))
+    return View("key_made.html", {"key": made, "previous_until": None, **examples(visit, made)})
+
+
+def examples(visit: Visit, key: KeyShape | None = None) -> dict[str, str]:
+    """Return the base URL of requests, and a model that a key may use for an example."""
+    may = [each.id for each in visit.services.models() if key is None or names_model(_patterns(key), each.id)]
+    return {"base_url": f"{visit.services.browsers.rules.url}/v1", "model": next(iter(may), EXAMPLE_MODEL)}
+
+
+def _patterns(key: KeyShape) -> tuple[str, ...] | None:
+    return None if key.models is None else tuple(key.models)
+
+
+async def show_key(visit: Visit) -> View:
+    """Show a key and the form that changes it."""
+    key = await get_own_key(visit.call)
+    spent, is_own = await _spent(visit), key.user_id == visit.caller.user_id
+    values = _form_values(visit, key) | {
+        "state": state_of(visit, key),
+        "since": rfc3339(_month(visit)),
+        "spent": None if spent is None else spent.get(key.id, 0),
+        "owner": (await owners(visit)).get(key.user_id or ""),
+        "may_change": visit.may(KEYS_WRITE) and (is_own or visit.may(KEYS_ADMIN)),
+        "graces": [each for each in GRACES if int(each[0]) <= visit.services.rotation_grace_s],
+        "expires_local": _local_expiry(visit, key),
+        "was": visit.typed("was") or msgspec.json.encode(_shown_rules(visit, key)).decode(),
+    }
+    return View("key.html", values)
+
+
+def _local_expiry(visit: Visit, key: KeyShape) -> str:
+    """Return when a key expires as a field has it: the time in the zone of the page, to the second."""
+    if key.expires_at is None:
+        return ""
+    return f"{parse_rfc3339(key.expires_at).astimezone(visit.zone):%Y-%m-%dT%H:%M:%S}"
+
+
+def _shown_rules(visit: Visit, key: KeyShape) -> dict[str, Any]:
+    """Return a key's rules, each as `_typed` has it from a form that nobody has changed."""
+    quotas = [
+        {name: value for name in ("window", "metric", "limit", "model", "feature") if (value := getattr(each, name))}
+        | {"limit": each.limit}
+        for each in key.quotas
+    ]
+    return {
+        "name": key.name.strip() or None,
+        "scopes": sorted(key.scopes),
+        "models": texts("\n".join(key.models or ())) or None,
+        "quotas": quotas or None,
+        "max_parallel_requests": key.max_parallel_requests,
+        "expires_at": _moment(visit, _local_expiry(visit, key)),
+        "tags": pairs("\n".join(f"{name}={value}" for name, value in key.tags.items())) or None,
+    }
+
+
+async def update(visit: Visit) -> web.Response:
+    """Change what of a key's form was changed since it was shown, and nothing else."""
+    try:
+        was = msgspec.json.decode(visit.typed("was"), type=dict[str, Any])
+    except msgspec.MsgspecError as error:
+        raise BadRequest("This form is not whole: open the page of the key again.") from error
+    changes = {name: value for name, value in _typed(visit).items() if name not in was or was[name] != value}
+    if changes.get("name", "") is None:
+        raise BadRequest("A key has a name.", "name")
+    if changes:
+        await update_own_key(visit.call, shaped(changes, KeyPatch))
+    return visit.see(f"/keys/{visit.call.id('key_id')}", "saved")
+
+
+async def rotate(visit: Visit) -> View:
+    """Give a key a new secret, and show it, this once."""
+    grace = visit.typed("grace_seconds", "0")
+    if not (grace.isascii() and grace.isdigit()):
+        raise BadRequest("Choose until when the secret before stays valid.", "grace_seconds")
+    made = await rotate_own_key(visit.call, visit.body(Rotation, grace_seconds=int(grace)))
+    return View("key_made.html", {"key": made, "previous_until": made.previous_until, **examples(visit, made)})
+
+
+async def revoke(visit: Visit) -> web.Response:
+    """Revoke a key."""
+    await revoke_own_key(visit.call)
+    return visit.see("/keys", "key-revoked")
+
+
+async def show_leaked(visit: Visit) -> View:
+    """Show where a secret is typed in that was found."""
+    return View("key_leaked.html")
+
+
+async def leaked(visit: Visit) -> web.Response:
+    """Revoke the key of a secret that was found."""
+    await revoke_leaked_key(visit.call, visit.body(LeakedKey, key=visit.field("key")))
+    return visit.see("/keys/leaked", "leak-told")
+
+
+ROUTES: Final[tuple[Page, ...]] = (
+    Page("GET", "/keys", keys, scope=KEYS_READ),
+    Page("GET", "/keys/new", new_key, scope=KEYS_WRITE),
+    Page("POST", "/keys/new", create, scope=KEYS_WRITE, again=new_key),
+    Page("GET", "/keys/leaked", show_leaked, Who.anyone),
+    Page("POST", "/keys/leaked", leaked, Who.anyone, again=show_leaked),
+    Page("GET", "/keys/{key_id}", show_key, scope=KEYS_READ),
+    Page("POST", "/keys/{key_id}", update, scope=KEYS_WRITE, again=show_key),
+    Page("POST", "/keys/{key_id}/rotate", rotate, scope=KEYS_WRITE, again=show_key),
+    Page("POST", "/keys/{key_id}/revoke", revoke, scope=KEYS_WRITE, again=show_key),
+)

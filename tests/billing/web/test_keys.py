@@ -1,0 +1,117 @@
+"""Keys through the console: made and shown once, changed where something was changed, rotated, revoked."""
+
+import re
+from html import unescape
+
+from billing.ledger.catalogue import sync_prices
+from billing.usage import Usage
+from tests.billing.support import PRICES
+from tests.billing.web.support import Answer, Console
+
+
+def fields(page: Answer, action: str) -> list[tuple[str, str]]:
+    """What a browser sends of a form that nobody has touched."""
+    form = re.search(rf'<form[^>]*action="[^"]*{re.escape(action)}"[^>]*>(.*?)</form>', page.text, re.DOTALL)
+    assert form is not None, page.words
+    found: list[tuple[str, str]] = []
+    area, select = (rf'<{tag}[^>]*name="([^"]*)"[^>]*>(.*?)</{tag}>' for tag in ("textarea", "select"))
+    pattern = rf"<input([^>]*)>|{area}|{select}"
+    for match in re.finditer(pattern, form[1], re.DOTALL):
+        given, area, text, select, options = match.groups()
+        if area is not None:
+            found.append((area, unescape(text)))
+        elif select is not None:
+            chosen = re.search(r'value="([^"]*)" selected', options) or re.search(r'value="([^"]*)"', options)
+            assert chosen is not None
+            found.append((select, unescape(chosen[1])))
+        else:
+            named = dict(re.findall(r'(\w+)="([^"]*)"', given))
+            if "name" in named and (named.get("type") != "checkbox" or " checked" in given):
+                found.append((named["name"], unescape(named.get("value", ""))))
+    return found
+
+
+def changed(form: list[tuple[str, str]], **values: str) -> list[tuple[str, str]]:
+    """A form with some fields changed, the first of each name."""
+    left = dict(values)
+    made = [(name, left.pop(name) if name in left else value) for name, value in form]
+    assert not left, left
+    return made
+
+
+async def test_a_key_is_made_changed_rotated_and_revoked(console: Console) -> None:
+    form = fields(await console.get("/keys/new", "member"), "/keys/new")
+    assert ("scope", "llm:proxy") in form
+    wrong = await console.post("/keys/new", "member", changed(form, name="<laptop>", quota_limit="much"))
+    assert wrong.status == 422
+    assert 'value="&lt;laptop&gt;"' in wrong.text
+    assert 'value="much"' in wrong.text
+    assert re.search(r'<p class="wrong" id="w-quotas">[^<]+', wrong.text)
+    given = changed(
+        form,
+        name="<laptop>",
+        quota_limit="12.50",
+        models="fast\nslow-*",
+        tags="team=blue",
+        expires_at="2037-01-31T12:00",
+    )
+    made = await console.post("/keys/new", "member", given)
+    assert made.status == 200
+    secret = re.search(r"<code>(mg_\S+?|sk\S+?)</code>", made.text)
+    assert secret is not None, made.words
+    assert made.words.count(secret[1]) == 4  # itself, curl, Python, JavaScript
+    assert '"model": "fast"' in made.words
+    [key] = (await console.api("/billing/keys", "member"))["data"]
+    assert (key["name"], key["models"], key["tags"]) == ("<laptop>", ["fast", "slow-*"], {"team": "blue"})
+    assert key["quotas"] == [{"window": "month", "metric": "cost", "limit": "12.50"}]
+    assert key["expires_at"] == "2037-01-31T12:00:00.000Z"
+
+    path = f"/keys/{key['id']}"
+    shown = await console.get(path, "member")
+    assert secret[1] not in shown.text
+    form = fields(shown, path)
+    assert (await console.post(path, "member", form)).location == f"../keys/{key['id']}?notice=saved"
+    assert (await console.api("/billing/keys", "member"))["data"] == [key]
+    await console.billing.keys.update(key["id"], {"tags": {"team": "red"}})  # by somebody else, meanwhile
+    await console.post(path, "member", changed(form, name="desk", models=""))
+    [after] = (await console.api("/billing/keys", "member"))["data"]
+    assert after == key | {"name": "desk", "models": None, "tags": {"team": "red"}}
+    [row] = await console.billing.database.rows(
+        "SELECT before, after FROM audit_log WHERE action = 'key.update' AND actor LIKE 'user:%'"
+    )
+    assert "scopes" not in row["after"] or row["before"]["scopes"] == row["after"]["scopes"]
+
+    rotated = await console.post(f"{path}/rotate", "member", {"grace_seconds": "3600"})
+    assert "stays valid until" in rotated.words
+    assert secret[1] not in rotated.text
+    refused = await console.post(f"{path}/rotate", "member", {"grace_seconds": "99999999"})
+    assert (refused.status, "w-grace_seconds" in refused.text) == (422, True)
+
+    other = await console.get(path, "viewer")
+    assert ("may not change keys" in other.words, "<button>Rotate" in other.text) == (True, False)
+    assert (await console.post(f"{path}/revoke", "viewer")).status == 403
+    assert (await console.post(f"{path}/revoke", "admin")).location == "../../keys?notice=key-revoked"
+    assert "stays so" in (await console.get(path, "member")).words
+
+
+async def test_the_list_has_what_each_key_has_spent_and_a_leaked_one_is_revoked(console: Console) -> None:
+    billing, account_id = console.billing, console.organization.account_id
+    await sync_prices(billing.database, PRICES)
+    assert "No keys yet" in (await console.get("/keys", "viewer")).words
+    secrets = {}
+    for name, tokens in (("one", 1000), ("two", 0), ("three", 4000)):
+        key, secrets[name] = await billing.keys.create(account_id, name)
+        if tokens:
+            await billing.debit(account_id, key.id, Usage(input_tokens=tokens, output_tokens=1))
+    totals = await console.api("/account/usage/summary", "viewer", group_by="key")
+    by_key = {each["group"]["key"]: each["charged_usd"] for each in totals["data"]}
+    first = await console.get("/keys?limit=2", "viewer")
+    cursor = re.search(r'rel="next" href="[^"]*cursor=([^"&]+)', first.text)
+    assert cursor is not None
+    second = await console.get(f"/keys?limit=2&cursor={cursor[1]}", "viewer")
+    keys = (await console.api("/billing/keys", "viewer"))["data"]
+    assert first.values + second.values == [by_key.get(each["id"], "0.00") for each in keys]
+    told = await console.post("/keys/leaked", "nobody", {"key": secrets["one"]})
+    assert told.location == "../keys/leaked?notice=leak-told"
+    assert (await console.post("/keys/leaked", "nobody", {"key": "no secret"})).location == told.location
+    assert "revoked" in (await console.get(f"/keys/{keys[2]['id']}", "owner")).words
