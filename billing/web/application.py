@@ -17,7 +17,7 @@ from multidict import MultiDict, MultiDictProxy
 
 from billing.api.errors import BadRequest, Conflict, InsufficientScope, NotFound, of_failure
 from billing.api.requests import read_bounded
-from billing.api.route import REQUEST_ID, HttpHandler
+from billing.api.route import REQUEST_ID, REQUEST_ID_HEADER, HttpHandler
 from billing.api.services import SERVICES, Services
 from billing.api.tables import TIME_LIMIT, Table
 from billing.errors import MetergateError
@@ -101,7 +101,10 @@ async def _to_first(request: web.Request) -> web.Response:
     return web.Response(status=307, headers={"Location": f"{CONSOLE.removeprefix('/')}/"})
 
 
-async def _secured(_: web.Request, response: web.StreamResponse) -> None:
+async def _secured(request: web.Request, response: web.StreamResponse) -> None:
+    """Give the answer what browsers are told, and the id that the audit log has of the request."""
+    if REQUEST_ID in request:
+        response.headers[REQUEST_ID_HEADER] = request[REQUEST_ID]
     for name, value in _SECURED.items():
         response.headers.setdefault(name, value)
 
