@@ -8,6 +8,7 @@
     requests     requests, one explained, those that were refused; models and prices
     keys         made, shown once, changed, rotated, revoked   forms  limits and lists as fields
     credit       lots, buying, auto-recharge, orders, transactions   plan  what a change costs before it is made
+    members      roles, limits, invitations, the organization   security  what one signs in with, sessions, audit
 
 To add a page:
 

@@ -24,7 +24,7 @@ from billing.errors import MetergateError
 from billing.identity.callers import NOBODY, Caller
 from billing.identity.providers import CONSOLE
 from billing.logs import log_about
-from billing.web import credit, keys, overview, plan, requests, sign_in, usage
+from billing.web import credit, keys, members, overview, plan, requests, security, sign_in, usage
 from billing.web.render import STATIC, assets, render, templates
 from billing.web.visits import Page, View, Visit, Who
 
@@ -39,6 +39,8 @@ ROUTES: Final[tuple[Page, ...]] = (
     *keys.ROUTES,
     *credit.ROUTES,
     *plan.ROUTES,
+    *members.ROUTES,
+    *security.ROUTES,
 )
 """Every page."""
 MOST_FORM_BYTES: Final = 64 * 1024
