@@ -27,6 +27,7 @@ from billing.logs import log_about
 from billing.web import (
     credit,
     keys,
+    members,
     operator_accounts,
     operator_flows,
     operator_house,
@@ -35,6 +36,7 @@ from billing.web import (
     overview,
     plan,
     requests,
+    security,
     sign_in,
     usage,
 )
@@ -44,7 +46,7 @@ from billing.web.visits import Page, View, Visit, Who
 if TYPE_CHECKING:
     from billing.web.visits import Handler
 
-_CUSTOMER: Final = (overview, usage, requests, keys, credit, plan)
+_CUSTOMER: Final = (overview, usage, requests, keys, credit, plan, members, security)
 _OPERATOR: Final = (operator_house, operator_accounts, operator_requests, operator_money, operator_flows)
 ROUTES: Final[tuple[Page, ...]] = tuple(page for module in (sign_in, *_CUSTOMER, *_OPERATOR) for page in module.ROUTES)
 """Every page."""

@@ -51,6 +51,9 @@ OF_ANOTHER: Final = [*TO_SIGN_IN, *[404] * 5, 403, 403]
 NO_VIEWER: Final = [*TO_SIGN_IN, 403, 404, 404, 404, 404, 403, 403]
 REFUSED: Final = [*TO_SIGN_IN, 403, 403, 422, 422, 422, 403, 403]
 """Pages of something that is not there, what viewers may not do to it, and an empty form for admins and owners."""
+ADMINS: Final = [*TO_SIGN_IN, 403, 403, 404, 404, 404, 403, 403]
+PERSONS: Final = [*TO_SIGN_IN, *[200] * 6, 403]
+WHOLE: Final = [*TO_SIGN_IN, *[422] * 6, 403]
 MATRIX: Final[dict[str, list[int]]] = {
     "GET /sign-in": [200, 200, *[303] * 7],
     "POST /sign-in": [422] * 9,
@@ -98,11 +101,36 @@ MATRIX: Final[dict[str, list[int]]] = {
     "GET /credit/transactions": CUSTOMERS,
     "GET /plan": CUSTOMERS,
     "GET /plan/{plan_id}": OF_ANOTHER,
-    "POST /plan/{plan_id}": [*TO_SIGN_IN, 403, 403, 404, 404, 404, 403, 403],
     "GET /operator/exporters": [*TO_SIGN_IN, *[403] * 5, 503, 503],
+    "POST /plan/{plan_id}": ADMINS,
+    "GET /members": CUSTOMERS,
+    "POST /members/invite": REFUSED,
+    "POST /members/name": REFUSED,
+    "POST /members/invitations/{invitation_id}/resend": ADMINS,
+    "POST /members/invitations/{invitation_id}/revoke": ADMINS,
+    "GET /members/{user_id}": OF_ANOTHER,
+    "POST /members/{user_id}/role": ADMINS,
+    "POST /members/{user_id}/limits": ADMINS,
+    "POST /members/{user_id}/remove": OF_ANOTHER,
+    "POST /members/{user_id}/transfer": [*TO_SIGN_IN, 403, 403, 403, 404, 404, 403, 403],
+    "GET /organizations/new": PERSONS,
+    "POST /organizations/new": WHOLE,
+    "GET /invitations/{token}": PERSONS,
+    "POST /invitations/{token}": [*TO_SIGN_IN, *[404] * 6, 403],
+    "GET /security": PERSONS,
+    "POST /security/name": WHOLE,
+    "POST /security/password": WHOLE,
+    "POST /security/address": WHOLE,
+    "POST /security/address/confirm": WHOLE,
+    "POST /security/totp": [*TO_SIGN_IN, *[200] * 5, 409, 403],
+    "POST /security/totp/confirm": WHOLE,
+    "POST /security/totp/recovery-codes": [*TO_SIGN_IN, *[401] * 6, 403],
+    "POST /security/totp/remove": [*TO_SIGN_IN, *[401] * 6, 403],
+    "POST /security/sessions/{session_id}/end": [*TO_SIGN_IN, *[404] * 6, 403],
+    "GET /security/audit": [*TO_SIGN_IN, 403, 403, 200, 200, 200, 403, 403],
     "GET /": [*TO_SIGN_IN, 200, 200, 200, 200, 200, 303, 303],
 }
-"""Statuses in the order of `CALLERS`. Signing out, which ends what the others need, has a test of its own."""
+"""Statuses in the order of `CALLERS`. Signing out, which ends what the others need, has tests of its own."""
 GIVEN: Final = {"secret": "no-such-link", "provider": "none"}
 NAMES: Final = (
     *("account_id", "delivery_id", "endpoint_id", "event_id", "export", "invitation_id", "key_id", "order_id"),
@@ -112,7 +140,7 @@ PATHS: Final = {**dict.fromkeys(NAMES, "none"), **GIVEN}
 
 
 async def test_every_page_answers_everybody_as_the_matrix_says(console: Console) -> None:
-    declared = {f"{page.method} {page.path}" for page in ROUTES} - {"POST /sign-out"}
+    declared = {f"{page.method} {page.path}" for page in ROUTES} - {"POST /sign-out", "POST /security/end-all"}
     assert declared == MATRIX.keys()
     found = {}
     for row in MATRIX:
