@@ -10,6 +10,7 @@ from aiohttp import web
 from ulid import ULID
 
 from billing.effects import LiveBalance
+from billing.shapes.operation import JobShape
 
 if TYPE_CHECKING:
     from billing.accounts.accounts import Account, Accounts
@@ -63,6 +64,10 @@ async def _no_windows(account_id: str) -> list[WindowShape]:
 
 async def _no_providers() -> list[ProviderShape]:
     return []
+
+
+async def _no_job() -> JobShape:
+    return JobShape()
 
 
 def _new_id() -> str:
@@ -146,6 +151,8 @@ class Services:
     unknown_models: Callable[[Iterable[str]], list[str]] = lambda names: []
     providers: Callable[[], Awaitable[list[ProviderShape]]] = _no_providers
     models: Callable[[], list[ModelShape]] = list
+    troubles: Callable[[], list[str]] = list
+    job: Callable[[], Awaitable[JobShape]] = _no_job
     keys_per_user: int = 100
     rotation_grace_s: int = 7 * 24 * 3600
     new_id: Callable[[], str] = _new_id

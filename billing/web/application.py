@@ -24,15 +24,31 @@ from billing.errors import MetergateError
 from billing.identity.callers import NOBODY, Caller
 from billing.identity.providers import CONSOLE
 from billing.logs import log_about
-from billing.web import credit, keys, overview, plan, requests, sign_in, usage
+from billing.web import (
+    credit,
+    keys,
+    operator_accounts,
+    operator_flows,
+    operator_house,
+    operator_money,
+    operator_requests,
+    overview,
+    plan,
+    requests,
+    sign_in,
+    usage,
+)
 from billing.web.render import STATIC, assets, compile_templates, render
 from billing.web.visits import Page, View, Visit, Who
 
 if TYPE_CHECKING:
     from billing.web.visits import Handler
 
-_CUSTOMER: Final = (overview, usage, requests, keys, credit, plan)
-ROUTES: Final[tuple[Page, ...]] = tuple(page for module in (sign_in, *_CUSTOMER) for page in module.ROUTES)
+_MODULES: Final = (
+    *(sign_in, overview, usage, requests, keys, credit, plan),
+    *(operator_house, operator_accounts, operator_requests, operator_money, operator_flows),
+)
+ROUTES: Final[tuple[Page, ...]] = tuple(page for module in _MODULES for page in module.ROUTES)
 """Every page."""
 MOST_FORM_BYTES: Final = 64 * 1024
 MOST_FIELDS: Final = 500

@@ -67,6 +67,7 @@ OPERATOR: Final = (
     ("Keys", "/operator/keys"),
     ("Requests", "/operator/requests"),
     ("Payments", "/operator/payments"),
+    ("Margin", "/operator/margin"),
     ("Prices", "/operator/prices"),
     ("Plans", "/operator/plans"),
     ("Providers", "/operator/providers"),
@@ -74,6 +75,7 @@ OPERATOR: Final = (
     ("Audit", "/operator/audit"),
     ("Jobs", "/operator/jobs"),
     ("Exporters", "/operator/exporters"),
+    ("Exports", "/operator/exports"),
     ("Webhooks", "/operator/webhooks"),
 )
 SECTIONS: Final = (("Organization", CUSTOMER), ("Operator", OPERATOR))

@@ -17,6 +17,39 @@ OF_ANOTHER: Final = [*TO_SIGN_IN, *[404] * 5, 403, 403]
 NO_VIEWER: Final = [*TO_SIGN_IN, 403, 404, 404, 404, 404, 403, 403]
 REFUSED: Final = [*TO_SIGN_IN, 403, 403, 422, 422, 422, 403, 403]
 """Pages of something that is not there, what viewers may not do to it, and an empty form for admins and owners."""
+OPERATORS: Final = [*TO_SIGN_IN, *[403] * 5, 200, 200]
+"""Pages of operators; of what is not there, and forms that lack what they need."""
+OPERATORS_NONE: Final = [*TO_SIGN_IN, *[403] * 5, 404, 404]
+OPERATORS_READ: Final = (
+    *("", "/accounts", "/keys", "/requests", "/payments", "/payments/parked", "/payments/events"),
+    *("/payments/differences", "/plans", "/prices", "/margin", "/providers", "/people", "/audit", "/jobs"),
+    *("/exporters", "/exports", "/webhooks"),
+)
+OPERATORS_READ_ONE: Final = (
+    *("/accounts/{account_id}", "/accounts/{account_id}/transactions", "/requests/{request_id}"),
+    *("/payments/orders/{order_id}", "/people/{user_id}", "/webhooks/{endpoint_id}"),
+)
+OPERATORS_CHANGE: Final = {
+    path: [*TO_SIGN_IN, *[403] * 5, status, status]
+    for path, status in {
+        "/accounts/{account_id}/grant": 404,
+        "/accounts/{account_id}/refund": 404,
+        "/accounts/{account_id}/adjust": 404,
+        "/accounts/{account_id}/change": 404,
+        "/keys/{key_id}/revoke": 404,
+        "/payments/orders/{order_id}/refund": 404,
+        "/payments/parked/credit": 404,
+        "/payments/parked/dismiss": 422,
+        "/payments/parked/{parked_id}/credit": 404,
+        "/payments/events/{event_id}/replay": 404,
+        "/people/{user_id}": 404,
+        "/jobs/collect": 503,
+        "/exporters/assign": 422,
+        "/exports/{export}/retry": 404,
+        "/webhooks/{endpoint_id}/test": 404,
+        "/webhooks/{endpoint_id}/{delivery_id}/again": 404,
+    }.items()
+}
 MATRIX: Final[dict[str, list[int]]] = {
     "GET /sign-in": [200, 200, *[303] * 7],
     "POST /sign-in": [422] * 9,
@@ -68,6 +101,18 @@ MATRIX: Final[dict[str, list[int]]] = {
 GIVEN: Final = {"secret": "no-such-link", "provider": "none"}
 NAMES: Final = ("event_id", "key_id", "order_id", "plan_id", "user_id", "invitation_id", "session_id", "token")
 PATHS: Final = {**dict.fromkeys(NAMES, "none"), **GIVEN}
+    **{f"GET /operator{path}": OPERATORS for path in OPERATORS_READ},
+    **{f"GET /operator{path}": OPERATORS_NONE for path in OPERATORS_READ_ONE},
+    **{f"POST /operator{path}": status for path, status in OPERATORS_CHANGE.items()},
+    "GET /": [*TO_SIGN_IN, 200, 200, 200, 200, 200, 303, 303],
+}
+"""Statuses in the order of `CALLERS`. Signing out, which ends what the others need, has a test of its own."""
+PATHS: Final = {
+    **dict.fromkeys(("account_id", "order_id", "user_id", "endpoint_id", "request_id", "key_id", "parked_id"), "none"),
+    **{"delivery_id": "none", "export": "none", "event_id": "req_none"},
+    "secret": "no-such-link",
+    "provider": "none",
+}
 
 
 async def test_every_page_answers_everybody_as_the_matrix_says(console: Console) -> None:
