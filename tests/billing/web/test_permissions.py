@@ -96,23 +96,15 @@ MATRIX: Final[dict[str, list[int]]] = {
     "GET /plan/{plan_id}": OF_ANOTHER,
     "POST /plan/{plan_id}": [*TO_SIGN_IN, 403, 403, 404, 404, 404, 403, 403],
     "GET /": [*TO_SIGN_IN, 200, 200, 200, 200, 200, 303, 303],
+    **{f"GET /operator{path}": OPERATORS for path in OPERATORS_READ},
+    **{f"GET /operator{path}": OPERATORS_NONE for path in OPERATORS_READ_ONE},
+    **{f"POST /operator{path}": status for path, status in OPERATORS_CHANGE.items()},
 }
 """Statuses in the order of `CALLERS`. Signing out, which ends what the others need, has a test of its own."""
 GIVEN: Final = {"secret": "no-such-link", "provider": "none"}
 NAMES: Final = ("event_id", "key_id", "order_id", "plan_id", "user_id", "invitation_id", "session_id", "token")
-PATHS: Final = {**dict.fromkeys(NAMES, "none"), **GIVEN}
-    **{f"GET /operator{path}": OPERATORS for path in OPERATORS_READ},
-    **{f"GET /operator{path}": OPERATORS_NONE for path in OPERATORS_READ_ONE},
-    **{f"POST /operator{path}": status for path, status in OPERATORS_CHANGE.items()},
-    "GET /": [*TO_SIGN_IN, 200, 200, 200, 200, 200, 303, 303],
-}
-"""Statuses in the order of `CALLERS`. Signing out, which ends what the others need, has a test of its own."""
-PATHS: Final = {
-    **dict.fromkeys(("account_id", "order_id", "user_id", "endpoint_id", "request_id", "key_id", "parked_id"), "none"),
-    **{"delivery_id": "none", "export": "none", "event_id": "req_none"},
-    "secret": "no-such-link",
-    "provider": "none",
-}
+OPERATORS_NAMES: Final = ("account_id", "endpoint_id", "request_id", "parked_id", "delivery_id", "export")
+PATHS: Final = {**dict.fromkeys((*NAMES, *OPERATORS_NAMES), "none"), **GIVEN}
 
 
 async def test_every_page_answers_everybody_as_the_matrix_says(console: Console) -> None:
