@@ -10,7 +10,6 @@ from aiohttp import web
 from ulid import ULID
 
 from billing.effects import LiveBalance
-from billing.shapes.operation import JobShape
 
 if TYPE_CHECKING:
     from billing.accounts.accounts import Account, Accounts
@@ -50,7 +49,7 @@ if TYPE_CHECKING:
     from billing.principals import Principal
     from billing.provider_bills.bills import Bills
     from billing.refused import RefusedRequests
-    from billing.shapes.operation import ModelShape, ProviderShape
+    from billing.shapes.operation import JobShape, ModelShape, ProviderShape
     from billing.shapes.quotas import WindowShape
 
 
@@ -66,8 +65,8 @@ async def _no_providers() -> list[ProviderShape]:
     return []
 
 
-async def _no_job() -> JobShape:
-    return JobShape()
+async def _no_job() -> JobShape | None:
+    return None
 
 
 def _new_id() -> str:
@@ -152,7 +151,7 @@ class Services:
     providers: Callable[[], Awaitable[list[ProviderShape]]] = _no_providers
     models: Callable[[], list[ModelShape]] = list
     troubles: Callable[[], list[str]] = list
-    job: Callable[[], Awaitable[JobShape]] = _no_job
+    job: Callable[[], Awaitable[JobShape | None]] = _no_job
     keys_per_user: int = 100
     rotation_grace_s: int = 7 * 24 * 3600
     new_id: Callable[[], str] = _new_id

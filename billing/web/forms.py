@@ -4,13 +4,19 @@ is a row of fields, and a text of several lines or commas a list.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping
+from datetime import UTC, datetime, timedelta
 from itertools import zip_longest
 from typing import TYPE_CHECKING, Any, Final
 
+from billing.identity.permissions import BILLING_READ
 from billing.identity.providers import CONSOLE
+from billing.ledger.used import Grouping, UsageQueryError
 from billing.payments.return_urls import origin_of
 from billing.quotas import Metric, Window
+from billing.times import rfc3339
+from billing.zones import Period, period_of
 
 if TYPE_CHECKING:
     from aiohttp import web
@@ -31,6 +37,7 @@ METRICS: Final = (
 WINDOWS: Final = tuple((each, "in all" if each == Window.total.name else each) for each in Window.__members__)
 LIMIT_VALUES: Final[Mapping[str, Any]] = {"metrics": METRICS, "windows": WINDOWS}
 """What a template with rows of limits needs beside the rows."""
+_DIGITS: Final = re.compile("[0-9]{6}", re.ASCII)
 _COLUMNS: Final = ("metric", "window", "limit", "model", "feature")
 
 
@@ -93,3 +100,24 @@ def may_return(visit: Visit, path: str) -> str | None:
 def to_order(visit: Visit, order: OrderShape | None) -> web.Response:
     """Return what leads to the page of an order, which has the link to where it is paid."""
     return visit.see("/credit/orders" if order is None else f"/credit/orders/{order.id}")
+
+
+def factor_typed(visit: Visit, name: str) -> dict[str, str]:
+    """Return the second factor that was typed: six digits are of the app, all else is a recovery code."""
+    given = visit.field(name)
+    return {} if given is None else {"totp" if _DIGITS.fullmatch(given) else "recovery_code": given}
+
+
+async def spent_by(visit: Visit, what: str) -> tuple[str, dict[str | None, int] | None]:
+    """Return when this month began, and what each key or user (`what`) has spent since, in nano-USD, by one query. None
+    where the visitor may not see that, or there are too many for one."""
+    now = datetime.fromtimestamp(visit.services.clock(), UTC)
+    since = period_of(now, Period.month, visit.zone)
+    if not visit.may(BILLING_READ):
+        return rfc3339(since), None
+    bounds = since, (now + timedelta(days=1)).replace(second=0, microsecond=0)
+    try:
+        (span,) = await visit.services.reports.sums.spans(visit.account_id, bounds, Grouping((what,)))
+    except UsageQueryError:
+        return rfc3339(since), None
+    return rfc3339(since), {group[0]: used.charged_nano for group, used in span.items()}

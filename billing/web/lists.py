@@ -109,6 +109,16 @@ class Figure:
     path: str = ""
 
 
+REFUSED: Final = (
+    Column("Time", "created_at", "time", "/operator/requests/{id}"),
+    Column("Account", "account_id", "code", "/operator/accounts/{account_id}"),
+    Column("Model", "model"),
+    Column("Why", "code", "state"),
+    Column("Message", "message"),
+)
+"""What lists of refused requests show."""
+
+
 def path_of(visit: Visit, path: str, row: Any) -> str:
     """Return the address of a path with a row's attributes in its braces."""
     parts = path.split("{")

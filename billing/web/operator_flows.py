@@ -12,7 +12,7 @@ from billing.api.oversight import assign_subject, list_runs, list_subjects
 from billing.api.requests import encode_cursor, page_asked
 from billing.shapes.base import PageQuery
 from billing.shapes.exports import ParkedExportsQuery, RetryExport
-from billing.shapes.operation import AssignBody, SubjectsQuery
+from billing.shapes.operation import AssignBody, JobShape, SubjectsQuery
 from billing.shapes.webhooks import delivery_shape, endpoint_shape
 from billing.web.lists import Act, Column, Field, Figure, Form, Listed, detailed, listed
 from billing.web.visits import NOTICES, Page, View, Visit, Who
@@ -88,7 +88,7 @@ _DELIVERIES: Final = (
 
 async def jobs(visit: Visit) -> View:
     """Show the last runs of collection, and the last comparison of Redis with the ledger."""
-    job = await visit.services.job()
+    job = await visit.services.job() or JobShape()
     runs: Sequence[RunShape] = ()
     cursor = None
     if visit.services.collector is not None:

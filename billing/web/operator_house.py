@@ -15,8 +15,7 @@ from billing.ledger.margins import MarginBy
 from billing.shapes.admin_users import UserPatch, UsersQuery
 from billing.shapes.audit import AuditQuery
 from billing.shapes.operation import refused_shape
-from billing.web.lists import Column, Field, Figure, Form, Listed, detailed, listed
-from billing.web.operator_requests import REFUSED
+from billing.web.lists import REFUSED, Column, Field, Figure, Form, Listed, detailed, listed
 from billing.web.visits import Page, View, Visit, Who
 
 if TYPE_CHECKING:
@@ -73,7 +72,7 @@ async def home(visit: Visit) -> View:
     days = f"/operator/margin?by=day&since={since.date()}&until={until.date()}"
     queue = 0 if services.payments is None else await services.payments.orders.parked_count()
     exports = (await list_exports(visit.call)).data
-    drifts = None if job.drifts is UNSET else len(job.drifts)
+    drifts = None if job is None or job.drifts is UNSET else len(job.drifts)
     came = await services.reports.money_in(since, until)
     figures = (
         Figure("Health", "degraded" if troubles else "ok", "state", "; ".join(troubles)),
@@ -82,7 +81,7 @@ async def home(visit: Visit) -> View:
         Figure("Margin", month.net_nano, "money", "charged less cost and what was given back", days),
         Figure("Charged today", last.used.charged_nano, "money", f"{last.used.requests:,} requests (UTC)", days),
         Figure("Without a price", month.unpriced.requests, "count", "requests whose cost nobody knows", days),
-        Figure("Drift", drifts, "count", f"last comparison: {job.status}", "/operator/jobs"),
+        Figure("Drift", drifts, "count", f"last job: {'none' if job is None else job.status}", "/operator/jobs"),
         Figure("Money not credited", queue, "count", "waits for a decision", "/operator/payments/parked"),
         Figure("Not exported", sum(each.waiting for each in exports), "count", "events", "/operator/exports"),
     )

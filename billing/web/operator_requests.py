@@ -18,7 +18,7 @@ from billing.shapes.base import Filter, PageQuery
 from billing.shapes.keys import KeysQuery
 from billing.shapes.operation import refused_shape
 from billing.shapes.usage import event_shape, explanation_shape
-from billing.web.lists import Act, Column, Field, Listed, listed
+from billing.web.lists import REFUSED, Act, Column, Field, Listed, listed
 from billing.web.visits import NOTICES, Page, View, Visit, Who
 
 if TYPE_CHECKING:
@@ -45,15 +45,6 @@ _EVENTS: Final = (
     Column("Cost", "cost_usd", "money"),
     Column("Charged", "charged_usd", "money"),
     Column("Outcome", "outcome", "state"),
-)
-
-
-REFUSED: Final = (
-    Column("Time", "created_at", "time", "/operator/requests/{id}"),
-    Column("Account", "account_id", "code", "/operator/accounts/{account_id}"),
-    Column("Model", "model"),
-    Column("Why", "code", "state"),
-    Column("Message", "message"),
 )
 
 

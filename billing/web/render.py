@@ -96,8 +96,8 @@ def _compiled() -> bool:
 
 
 async def compile_templates() -> None:
-    """Make the templates ready, once and beside the event loop: it takes some 5 ms for each, and most processes are
-    never asked for a page."""
+    """Make the templates ready, once and beside the event loop: each takes some 5 ms, and most processes are never
+    asked for a page."""
     if not _compiled.cache_info().currsize:
         await asyncio.to_thread(_compiled)
 
