@@ -9,6 +9,7 @@
     keys         made, shown once, changed, rotated, revoked   forms  limits and lists as fields
     credit       lots, buying, auto-recharge, orders, transactions   plan  what a change costs before it is made
     members      roles, limits, invitations, the organization   security  what one signs in with, sessions, audit
+    alerts       budgets, low balance, webhooks   quickstart  the first request, a playground
 
 To add a page:
 

@@ -24,7 +24,7 @@ from billing.errors import MetergateError
 from billing.identity.callers import NOBODY, Caller
 from billing.identity.providers import CONSOLE
 from billing.logs import log_about
-from billing.web import credit, keys, members, overview, plan, requests, security, sign_in, usage
+from billing.web import alerts, credit, keys, members, overview, plan, quickstart, requests, security, sign_in, usage
 from billing.web.render import STATIC, assets, render, templates
 from billing.web.visits import Page, View, Visit, Who
 
@@ -40,6 +40,8 @@ ROUTES: Final[tuple[Page, ...]] = (
     *credit.ROUTES,
     *plan.ROUTES,
     *members.ROUTES,
+    *alerts.ROUTES,
+    *quickstart.ROUTES,
     *security.ROUTES,
 )
 """Every page."""
