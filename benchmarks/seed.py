@@ -15,6 +15,7 @@ from ulid import ULID
 from billing.accounts.grants import PROMOTIONS
 from billing.keys.secrets import new_secret, secret_digest, shown_prefix
 from billing.quotas import Window
+from billing.shapes.base import DEFAULT_PRIORITY
 from billing.shapes.keys import DEFAULT_SCOPES
 
 PLAN: Final = "free"
@@ -69,10 +70,20 @@ async def _seed(database_url: str, size: Size, quotas_json: str, name: str) -> l
                 columns=("id", "name", "plan", "quotas", "balance_nano"),
                 records=[(account, "Bench", PLAN, quotas_json, BALANCE_NANO) for account in accounts],
             )
+            granted = [(str(ULID()), account) for account in accounts]
             await connection.copy_records_to_table(
                 "transfers",
                 columns=("id", "debit_account", "credit_account", "amount_nano", "kind"),
-                records=[(str(ULID()), PROMOTIONS, account, BALANCE_NANO, "grant") for account in accounts],
+                records=[(grant, PROMOTIONS, account, BALANCE_NANO, "grant") for grant, account in granted],
+            )
+            amounts = BALANCE_NANO, BALANCE_NANO, DEFAULT_PRIORITY, True
+            await connection.copy_records_to_table(
+                "lots",
+                columns=(
+                    *("id", "account_id", "kind", "transfer_id"),
+                    *("amount_nano", "left_nano", "priority", "promotional"),
+                ),
+                records=[(grant, account, "grant", grant, *amounts) for grant, account in granted],
             )
             await connection.copy_records_to_table(
                 "api_keys",
@@ -104,6 +115,10 @@ _NUMBERED: Final = (
     """INSERT INTO transfers (id, debit_account, credit_account, amount_nano, kind)
     SELECT 'G' || lpad(n::text, 25, '0'), $3, 'A' || lpad(n::text, 25, '0'), $4::bigint, 'grant'
     FROM generate_series($1::bigint, $2::bigint) AS n""",
+    """INSERT INTO lots (id, account_id, kind, transfer_id, amount_nano, left_nano, priority, promotional)
+    SELECT 'G' || lpad(n::text, 25, '0'), 'A' || lpad(n::text, 25, '0'), 'grant', 'G' || lpad(n::text, 25, '0'),
+        $3::bigint, $3::bigint, $4, true
+    FROM generate_series($1::bigint, $2::bigint) AS n""",
     """INSERT INTO api_keys (id, account_id, name, prefix, secret_sha256, scopes, quotas)
     SELECT 'K' || lpad(n::text, 25, '0'), 'A' || lpad(n::text, 25, '0'), 'bench', 'mg_bench',
         sha256(n::text::bytea), $3, $4::text::jsonb
@@ -129,7 +144,8 @@ async def seed_numbered(database_url: str, numbers: range, windows: int) -> None
         async with connection.transaction():
             await connection.execute(_NUMBERED[0], *bounds, PLAN, quotas_json, BALANCE_NANO)
             await connection.execute(_NUMBERED[1], *bounds, PROMOTIONS, BALANCE_NANO)
-            await connection.execute(_NUMBERED[2], *bounds, list(DEFAULT_SCOPES), quotas_json)
+            await connection.execute(_NUMBERED[2], *bounds, BALANCE_NANO, DEFAULT_PRIORITY)
+            await connection.execute(_NUMBERED[3], *bounds, list(DEFAULT_SCOPES), quotas_json)
         await connection.execute("ANALYZE")
     finally:
         await connection.close()

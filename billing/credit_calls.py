@@ -1,5 +1,5 @@
 """The billing API's calls about credit: lots, coupons, auto-recharge, alerts, budgets, grants with terms; where notices
-of all that are sent to; and what is left of it: margins, and the bills of providers.
+of all that are sent to; what is left of it: margins, and the bills of providers; and whose traffic is charged.
 
 A `CreditCalls` takes the admin key for those of operators, and a person's token or an API key for the others.
 """
@@ -22,6 +22,7 @@ from billing.shapes.credit import (
     RedeemedShape,
 )
 from billing.shapes.margin import BillBody, BillShape, MarginsShape
+from billing.shapes.operation import AssignBody, AssignedShape, RunShape, SubjectShape
 from billing.shapes.webhooks import DeliveryShape, EndpointShape, NewEndpoint, NewEndpointShape
 
 _ENDPOINTS = "/api/webhooks/endpoints"
@@ -115,6 +116,22 @@ class CreditCalls(BillingCalls):
         """Send a delivery again."""
         path = f"{_ENDPOINTS}/{path_part(endpoint_id)}/deliveries/{path_part(delivery_id)}/redeliver"
         return await self._call("POST", path, DeliveryShape)
+
+    async def collect_runs(self, *, limit: int = DEFAULT_LIMIT, cursor: str | None = None) -> Listing[RunShape]:
+        """List the last runs of collection, newest first."""
+        return await self._call("GET", "/api/admin/jobs/runs", Listing[RunShape], query=page_query(limit, cursor))
+
+    async def collect_subjects(
+        self, *, parked: bool = False, limit: int = DEFAULT_LIMIT, cursor: str | None = None
+    ) -> Listing[SubjectShape]:
+        """List whom exporters count, newest first; with `parked` those alone that have no account."""
+        query = {"state": "parked" if parked else None, **page_query(limit, cursor)}
+        return await self._call("GET", "/api/admin/exporters/subjects", Listing[SubjectShape], query=query)
+
+    async def assign_subject(self, subject: str, account_id: str) -> AssignedShape:
+        """Give those that exporters count under a uuid, or with an e-mail address, an account."""
+        body = AssignBody(subject=subject, account_id=account_id)
+        return await self._call("POST", "/api/admin/exporters/subjects/assign", AssignedShape, body=body)
 
     async def create_budget(self, budget: NewBudget) -> OwnBudgetShape:
         """Make a budget."""

@@ -53,13 +53,6 @@ API_SCOPE: Final = "llm:proxy"
 Plans = Mapping[str, Plan]
 
 
-def names_model(patterns: tuple[str, ...] | None, model: str) -> bool:
-    """Return whether a model is one of these, which may end in `*`; None is every model."""
-    if patterns is None:
-        return True
-    return any(model == pattern or (pattern.endswith("*") and model.startswith(pattern[:-1])) for pattern in patterns)
-
-
 class LivePlans(Mapping[str, Plan]):
     """The plans in force, by id; holders of this object see at once what `replace` puts in their place."""
 

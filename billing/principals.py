@@ -11,8 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final, Literal
 
-from billing.plans import names_model
-from billing.quotas import Quota, Window
+from billing.quotas import Quota, Window, names_model
 
 if TYPE_CHECKING:
     from billing.plans import Plan

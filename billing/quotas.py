@@ -223,3 +223,10 @@ def window_end_s(window: Window, at_s: int) -> int | None:
             return int(datetime(day.year + years, month + 1, 1, tzinfo=UTC).timestamp())
         case Window.total:
             return None
+
+
+def names_model(patterns: tuple[str, ...] | None, model: str) -> bool:
+    """Return whether a model is one of these, which may end in `*`; None is every model."""
+    if patterns is None:
+        return True
+    return any(model == pattern or (pattern.endswith("*") and model.startswith(pattern[:-1])) for pattern in patterns)

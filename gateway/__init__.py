@@ -3,6 +3,7 @@
 app          the only wiring: from settings to stores, services, engine and routes; runtime  that of the stores
 rules        the settings in the form that each part of a worker takes
 identity     people, their sessions and organizations, made from the settings on one database
+seals        what seals secrets in Postgres, and whether it opens those that lie there
 stores       the engine on open stores, for commands and for `runtime`
 metering     what other services call, made of the engine
 payments     payments by the settings, their pages, /pay/plans/{plan} and their work beside requests

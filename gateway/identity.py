@@ -17,7 +17,6 @@ from billing.identity.oidc import OidcSignIn
 from billing.identity.organizations import Bounds, Organizations, found
 from billing.identity.passwords import Passwords
 from billing.identity.people import People
-from billing.identity.sealing import Sealer
 from billing.identity.sessions import Sessions
 from billing.identity.shown import ShownTokens
 from billing.identity.sign_in import SignIn
@@ -25,6 +24,7 @@ from billing.identity.signing_keys import SigningKeys, TokenRules
 from billing.identity.subjects import Subjects
 from billing.identity.users import Users
 from gateway.config.settings import public_url
+from gateway.seals import sealer_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from billing.effects import Effects
     from billing.identity.organizations import Organization
     from billing.identity.providers import SignInProvider
+    from billing.identity.sealing import Sealer
     from billing.identity.sign_in import Found
     from billing.plans import Plans
     from gateway.config.settings import Settings
@@ -72,7 +73,7 @@ def make_identity(
     plan, founder = defaults.default_plan, _founder(defaults.default_plan, new_id)
     users = Users(database, new_id, settings.identity.approval)
     subjects = Subjects(database, users, founder)
-    sealer = _sealer(settings)
+    sealer = sealer_of(settings)
     keys = SigningKeys(of_keys, token_rules(settings), new_id, time.monotonic, sealer)
     shown = ShownTokens(database, keys, _foreign_tokens(settings, ask), subjects)
     admits = partial(_admits, settings.identity.providers)
@@ -183,12 +184,6 @@ def _people(
 def _admits(providers: Mapping[str, SignInProvider], name: str, domain: str | None) -> bool:
     """Return whether a provider lets in who has an address of this domain; one that is off now has let them in."""
     return name not in providers or providers[name].admits(domain)
-
-
-def _sealer(settings: Settings) -> Sealer:
-    """Return what seals secrets that lie in Postgres."""
-    key, before = settings.secrets_key, settings.secrets_key_before
-    return Sealer(None if key is None else key.reveal(), None if before is None else before.reveal())
 
 
 def _founder(plan: str, new_id: Callable[[], str]) -> Found:

@@ -168,7 +168,7 @@ def start_exports(runtime: Runtime, metrics: Metrics, new_id: Callable[[], str])
 
 
 def _standing(export: Export, field: str) -> float:
-    """Return what a gauge shows of an export; nothing in processes that do not have it."""
+    """Return what a gauge shows of an export; nothing before it was looked at."""
     return float("nan") if export.standing is None else float(getattr(export.standing, field))
 
 
@@ -202,4 +202,5 @@ def _peer(export: ExportConfig, private: bool, key: Secret | None) -> Peer:
     headers = {"User-Agent": "metergate-exports/1", "Accept": "application/json"}
     if key is not None:
         headers["Authorization"] = f"Bearer {key.reveal()}"
-    return Peer(f"export {export.name}", Poster(private=private, timeout_s=EXPORT_TIMEOUT_S), headers)
+    name = "Lago" if export.kind == "lago" else "the endpoint"
+    return Peer(name, Poster(private=private, timeout_s=EXPORT_TIMEOUT_S), headers)

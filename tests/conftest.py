@@ -68,10 +68,12 @@ def pytest_collection_finish() -> None:
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark what is slow by where it is and what it needs; a test elsewhere says `pytest.mark.slow` itself."""
+    """Mark what is slow by where it is and what it needs; a test elsewhere says `pytest.mark.slow` itself. They are
+    begun first: no process is alone with one at the end."""
     for item in items:
         if item.nodeid.startswith(SLOW) or not SLOW_FIXTURES.isdisjoint(getattr(item, "fixturenames", ())):
             item.add_marker(pytest.mark.slow)
+    items.sort(key=lambda item: item.get_closest_marker("slow") is None)
 
 
 # A machine that is busy with other things makes no test wrong: no property is a matter of time.

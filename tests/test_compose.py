@@ -17,7 +17,8 @@ from gateway.embedded.process import valkey_server
 ROOT = Path(__file__).parent.parent
 TEXT = (ROOT / "docker-compose.yml").read_text("utf-8")
 COMPOSE: dict[str, Any] = yaml.safe_load(TEXT)
-SERVICES: dict[str, dict[str, Any]] = COMPOSE["services"]
+ALL_SERVICES: dict[str, dict[str, Any]] = COMPOSE["services"]
+SERVICES = {name: service for name, service in ALL_SERVICES.items() if "profiles" not in service}
 DOCKERFILE = (ROOT / "Dockerfile").read_text("utf-8")
 
 
@@ -58,7 +59,21 @@ def test_services_come_back_and_keep_their_data() -> None:
     for name in ("gateway", "postgres", "valkey"):
         assert SERVICES[name]["restart"] == "unless-stopped"
     named = {volume.split(":")[0] for service in SERVICES.values() for volume in service["volumes"]}
-    assert named - {"./config"} == set(COMPOSE["volumes"])
+    assert named - {"./config"} == {name for name in COMPOSE["volumes"] if not name.startswith("lago")}
+
+
+def test_lago_starts_by_its_profile_alone_in_pinned_versions_and_keeps_its_secrets_elsewhere() -> None:
+    lago = {name: service for name, service in ALL_SERVICES.items() if name not in SERVICES}
+    assert all(name.startswith("lago-") and service["profiles"] == ["lago"] for name, service in lago.items())
+    assert all(re.search(r":v?[0-9]+[\w.-]*$", service["image"]) for service in lago.values())
+    published = [port for service in lago.values() for port in service.get("ports", ())]
+    assert published == ["127.0.0.1:3000:3000", "127.0.0.1:3001:80"]
+    said = str([service.get("environment") for service in lago.values()])
+    assert not re.search("KEY|PASSWORD|SECRET", said)
+    assert "lago.env" in (ROOT / ".gitignore").read_text("utf-8").split()
+    assert COMPOSE["networks"]["lago"]["internal"] is True
+    kept = {volume.split(":")[0] for service in lago.values() for volume in service.get("volumes", ())}
+    assert kept | {"gateway", "postgres", "valkey"} == set(COMPOSE["volumes"])
 
 
 def valkey_settings() -> dict[str, str]:

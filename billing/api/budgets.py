@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Final
 
@@ -59,7 +59,7 @@ async def update_budget(call: Call, body: BudgetPatch) -> OwnBudgetShape:
         changes["amount_nano"] = positive_money("amount_usd", body.amount_usd)
     for name in ("thresholds", "notify"):
         if (given := getattr(body, name)) is not UNSET:
-            changes[name] = tuple(given)
+            changes[name] = tuple(given) if name == "thresholds" else _addresses(given)
     update = call.services.budgets.update
     changed = await update(call.id("budget_id"), account.id, lambda terms: replace(terms, **changes), actor=call.actor)
     return await _shape(call, account, changed)
@@ -83,8 +83,13 @@ def _terms(body: NewBudget) -> BudgetTerms:
         BudgetPeriod(body.period),
         positive_money("amount_usd", body.amount_usd),
         DEFAULT_THRESHOLDS if body.thresholds is UNSET else tuple(body.thresholds),
-        () if body.notify is UNSET else tuple(body.notify),
+        () if body.notify is UNSET else _addresses(body.notify),
     )
+
+
+def _addresses(given: Iterable[str]) -> tuple[str, ...]:
+    """Return addresses as users have them, each once."""
+    return tuple(dict.fromkeys(each.strip().lower() for each in given))
 
 
 async def _account(call: Call) -> Account:

@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from billing.provider_bills.bills import Bills
 
 MARGIN: Final = "/api/admin/margin"
+WEEK_DAYS: Final = 7
 BILL: Final = "/api/admin/providers/{provider}/bill"
 
 
@@ -62,10 +63,11 @@ async def _table(by: str, found: Margins) -> AsyncIterator[bytes]:
 
 def days_asked(since: str | None, until: str | None, now_s: float, *, whole: bool = False) -> tuple[date, date]:
     """Return from which day on and before which one: without them this month's first, and tomorrow, or with `whole`
-    today."""
+    the week before today."""
     today = datetime.fromtimestamp(now_s, UTC).date()
-    begins = today.replace(day=1) if since is None else _day("since", since)
     ends = today + timedelta(days=0 if whole else 1) if until is None else _day("until", until)
+    usual = ends - timedelta(days=WEEK_DAYS) if whole else today.replace(day=1)
+    begins = usual if since is None else _day("since", since)
     if begins > ends:
         raise BadRequest("since must not be after until.", "since")
     return begins, ends

@@ -38,6 +38,8 @@ ADDERS: Final = {
     "exports": "billing.cli.orders:add_exports",
     "audit": "billing.cli.oversight:add_audit",
     "user": "billing.cli.oversight:add_users",
+    "jobs": "billing.cli.oversight:add_jobs",
+    "exporters": "billing.cli.oversight:add_exporters",
     "requests": "billing.cli.operator:add_requests",
     "key": "billing.cli.keys:add_keys",
     "margin": "billing.cli.margin:add_margin",

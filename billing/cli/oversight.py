@@ -1,4 +1,5 @@
-"""`metergate operator audit` and `user`: who did what, and who may."""
+"""`metergate operator audit` and `user`: who did what, and who may; `jobs` and `exporters`: collection, and whose
+traffic it is."""
 
 from typing import TYPE_CHECKING, Annotated
 
@@ -12,6 +13,7 @@ from billing.pages import DEFAULT_LIMIT
 
 if TYPE_CHECKING:
     from billing.calls import BillingCalls
+    from billing.credit_calls import CreditCalls
     from billing.shapes.admin_users import UserDetailShape
 
 UserId = Annotated[str, typer.Argument(help="The user's id, usr_...", show_default=False)]
@@ -121,3 +123,59 @@ def _one(user: "UserDetailShape") -> Shown:
         *((f"{each.role} of", f"{each.slug}, account {each.account_id}") for each in user.organizations),
     ]
     return Shown(user.received, (Table((), rows),))
+
+
+def add_jobs(app: typer.Typer, connect: Connect) -> None:
+    """Add the group `jobs`."""
+    jobs = group("Jobs: runs of collection.")
+    add_call(jobs, "list", list_runs, connect)
+    app.add_typer(jobs, name="jobs")
+
+
+def add_exporters(app: typer.Typer, connect: Connect) -> None:
+    """Add the group `exporters`."""
+    exporters = group("Traffic that exporters count: whose it is.")
+    add_call(exporters, "subjects", list_subjects, connect)
+    add_call(exporters, "assign", assign, connect)
+    app.add_typer(exporters, name="exporters")
+
+
+async def list_runs(client: "CreditCalls", limit: Limit = DEFAULT_LIMIT, cursor: Cursor = None) -> Shown:
+    """List the last runs of collection, newest first."""
+    page = await client.collect_runs(limit=limit, cursor=cursor)
+    rows = [
+        (
+            *(each.started_at, each.job, each.status, f"{each.sources - each.failed_sources}/{each.sources}"),
+            *(str(each.processed_samples), str(each.written_minutes), str(each.replayed_minutes), str(each.debits)),
+            each.error or "-",
+        )
+        for each in page.data
+    ]
+    headers = ("started", "job", "status", "sources", "samples", "minutes", "replayed", "debits", "error")
+    return Shown(page.received, page_parts(headers, rows, page.next_cursor))
+
+
+async def list_subjects(
+    client: "CreditCalls",
+    parked: Annotated[bool, typer.Option("--parked", help="Those alone that have no account.")] = False,
+    limit: Limit = DEFAULT_LIMIT,
+    cursor: Cursor = None,
+) -> Shown:
+    """List whom exporters count, newest first, and all bytes that they counted."""
+    page = await client.collect_subjects(parked=parked, limit=limit, cursor=cursor)
+    rows = [
+        (each.uuid, each.email or "-", each.account_id or "parked", str(each.bytes), each.created_at)
+        for each in page.data
+    ]
+    headers = ("uuid", "e-mail", "account", "bytes", "seen first")
+    return Shown(page.received, page_parts(headers, rows, page.next_cursor))
+
+
+async def assign(
+    client: "CreditCalls",
+    subject: Annotated[str, typer.Argument(help="The uuid, or the e-mail address.", show_default=False)],
+    account_id: Annotated[str, typer.Argument(help="The account's id, acc_...", show_default=False)],
+) -> Shown:
+    """Give parked traffic its account; what was counted so far is charged with the next run."""
+    said = await client.assign_subject(subject, account_id)
+    return Shown(said.received, (f"{said.assigned} of that name are of {account_id} now.",))

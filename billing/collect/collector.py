@@ -33,6 +33,9 @@ COLLECT: Final = "collect-and-rate"
 LEASE: Final = "collect"
 RUNS_KEPT: Final = 200
 ERROR_CHARACTERS: Final = 2000
+FORGET_EVERY: Final = timedelta(hours=1)
+MOST_FORGOTTEN: Final = 20
+"""Batches of old points that are removed at once."""
 NEWEST: Final = 2**63 - 1
 
 Status = Literal["ok", "degraded", "failed"]
@@ -107,6 +110,7 @@ class Collector:
         self._rules, self._now = rules, utc_now
         self._running = asyncio.Lock()
         self.last: Run | None = None
+        self._forgot_at: datetime | None = None
         self.marks: dict[str, datetime | None] = {}
         """The newest snapshot of each source."""
 
@@ -133,7 +137,7 @@ class Collector:
                 if rated.left:
                     errors.append(f"the traffic of {len(rated.left)} accounts stays due")
                     status = "degraded" if status == "ok" else status
-                await self._facts.forget(self._now())
+                await self._forget()
             except DatabaseError as error:
                 errors.append(f"the ledger is away: {error}")
                 status = "failed"
@@ -190,6 +194,15 @@ class Collector:
         for account_id in granted - rated.accounts:
             await self._debits.told([account_id])
         return rated
+
+    async def _forget(self) -> None:
+        """Remove old points, once in a while, and not all of a long time at once."""
+        now = self._now()
+        if self._forgot_at is None or now - self._forgot_at >= FORGET_EVERY:
+            self._forgot_at = now
+            for _ in range(MOST_FORGOTTEN):
+                if not await self._facts.forget(now):
+                    break
 
     async def _keep(self, run: Run) -> None:
         values = [getattr(run, name) for name in _COLUMNS]

@@ -8,6 +8,7 @@ there on. An account that collection meets for the first time gets its initial b
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime
@@ -15,7 +16,7 @@ from typing import TYPE_CHECKING, ClassVar, Final
 
 from billing import audit
 from billing.accounts.accounts import AccountNotFound, open_account
-from billing.accounts.grants import PROMOTIONS, Entry
+from billing.accounts.grants import PROMOTIONS, BalanceOutOfBounds, Entry
 from billing.accounts.lots import PROMOTIONAL
 from billing.collect.facts import LOCK
 from billing.database.connection import queries
@@ -26,6 +27,8 @@ if TYPE_CHECKING:
     from billing.accounts.grants import Grants
     from billing.collect.snapshots import Unknown
     from billing.database.connection import Connection, Database, Row
+
+logger = logging.getLogger(__name__)
 
 _query = queries("billing.collect")
 
@@ -116,7 +119,11 @@ class Subjects:
             return set()
         said = f"collect:{account_id}", "initial-balance", "initial balance"
         entry = Entry(account_id, rules.initial_nano, PROMOTIONS, "grant", *said, terms=PROMOTIONAL)
-        result = await self._grants.record(connection, entry, audit.SYSTEM)
+        try:
+            result = await self._grants.record(connection, entry, audit.SYSTEM)
+        except BalanceOutOfBounds as error:  # before anything was written
+            logger.warning("account %s gets no initial balance: %s", account_id, error)
+            return set()
         return set() if result.replayed else {account_id}
 
     async def assign(self, name: str, account_id: str, actor: audit.Actor = audit.ADMIN) -> tuple[int, set[str]]:

@@ -91,8 +91,9 @@ class Horizon:
                 if written == self._safe:
                     return self._safe
                 self._mark = (written, await self._database.value(_query("mark")))
-            if await self._database.value(_query("ended"), self._mark[1]):
-                self._safe, self._mark = self._mark[0], None
+            ended = await self._database.value(_query("ended"), self._mark[1])
+            if ended is not False:  # None: the server is another one, and the mark means nothing there
+                self._safe, self._mark = self._mark[0] if ended else -1, None
             return self._safe
 
 

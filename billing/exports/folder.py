@@ -11,6 +11,8 @@ from __future__ import annotations
 import asyncio
 import csv
 import os
+import secrets
+import time
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
@@ -31,6 +33,8 @@ BATCH: Final = 10_000
 """Events of one file at most: some 40 MB of memory while it is written."""
 SETTLED: Final = timedelta(minutes=5)
 """How long after its end an hour is written, so that nearly all of its events are there."""
+LEFT_S: Final = 3600.0
+"""How old a file is that nobody finishes any more: its writer has died."""
 _TEXTS: Final = (
     *("request_id", "account_id", "user_id", "key_id", "endpoint", "feature", "model", "provider", "provider_model"),
     *("price_id", "end_user"),
@@ -67,7 +71,10 @@ class HourFile:
     def __init__(self, folder: Path, name: str, format: Format) -> None:
         self.path = folder / name
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        self._unfinished = self.path.with_name(f".{self.path.name}.{os.getpid()}.tmp")
+        self._unfinished = self.path.with_name(f".{self.path.name}.{secrets.token_hex(4)}.tmp")
+        for left in self.path.parent.glob(f".{self.path.name}.*.tmp"):
+            if time.time() - left.stat().st_mtime > LEFT_S:
+                left.unlink(missing_ok=True)
         self._file = self._unfinished.open("wb")
         try:
             self._writer: Writer = _CsvWriter(self._file) if format == "csv" else _parquet_writer(self._file)

@@ -188,9 +188,10 @@ class StripeMeters(PlainSink):
                 errors = {}
             for key, why in errors.items():
                 if (found := parse_identifier(key)) is not None and found[1] in self._meters:
-                    *hour, n = found
-                    said = (f"{identifier_prefix(*hour)}{n}", f"taken, then refused: {why}"[:MOST_REASON], True)
-                    await self._database.execute(_query("hours_park"), self.name, *hour, n + 1, *said)
+                    account_id, meter, hour, n = found
+                    identifier = f"{identifier_prefix(account_id, meter, hour)}{n}"
+                    said = (account_id, meter, hour, n + 1, identifier, f"taken, then refused: {why}"[:MOST_REASON])
+                    await self._database.execute(_query("hours_park"), self.name, *said, True)
             await self._database.execute(_query("report_done"), "stripe", row["id"])
 
 

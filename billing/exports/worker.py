@@ -28,6 +28,8 @@ logger = logging.getLogger(__name__)
 
 EVERY_S: Final = 1.0
 STANDING_EVERY_S: Final = 5.0
+OTHERS_EVERY_S: Final = 30.0
+"""How often a gateway sees how an export stands that another one goes on with: each of them tells its health."""
 UNPARK: Final = queries("billing.exports")("unpark")
 
 
@@ -56,8 +58,7 @@ class ExportRules:
 
 
 class Export:
-    """One export in this process: its other side, its place and how it stood last, None where another gateway has
-    it."""
+    """One export in this process: its other side, its place, and how it stood last."""
 
     def __init__(self, sink: Sink, cursor: Cursor) -> None:
         self.sink, self.cursor = sink, cursor
@@ -117,7 +118,8 @@ class ExportWorker:
         """Send one batch and do what else is due; return whether there is more. Raises `DatabaseError`."""
         place = await export.cursor.lease()
         if place is None:
-            export.standing = None
+            if asyncio.get_running_loop().time() - export.standing_at >= OTHERS_EVERY_S:
+                await self._see(export)
             return False
         more = False
         if place.wait_s <= 0:
@@ -177,14 +179,16 @@ class ExportWorker:
 
     async def _look(self, export: Export) -> None:
         """See how an export stands, and raise an alarm where its oldest event waits for too long."""
-        now_s = asyncio.get_running_loop().time()
-        export.standing, export.standing_at = await export.cursor.standing(), now_s
-        said = self._trouble(export)
+        await self._see(export)
+        now_s, said = export.standing_at, self._trouble(export)
         if said is None:
             export.alarmed_at = float("-inf")
         elif now_s - export.alarmed_at >= self._rules.remind_s:
             export.alarmed_at = now_s
             logger.error("%s", said)
+
+    async def _see(self, export: Export) -> None:
+        export.standing, export.standing_at = await export.cursor.standing(), asyncio.get_running_loop().time()
 
     def _trouble(self, export: Export) -> str | None:
         standing = export.standing

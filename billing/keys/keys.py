@@ -16,7 +16,7 @@ from billing import audit
 from billing.accounts.accounts import AccountNotFound
 from billing.database.connection import Connection, Database, Row, affected, queries
 from billing.keys.secrets import new_secret, secret_digest, shown_prefix
-from billing.notices.emit import NoticeType, emit
+from billing.notices.emit import emit
 from billing.pages import BEFORE_ALL, Page, page_of
 from billing.shapes.keys import RULES, KeyRow, KeyRules, rules_shown
 from billing.shapes.rules import KeyConflict, KeyNotFound, ScopeWithheld
@@ -24,6 +24,7 @@ from billing.times import rfc3339
 
 if TYPE_CHECKING:
     from billing.effects import Effects
+    from billing.notices.letters import NoticeType
 
 ID_PREFIX: Final = "key_"
 

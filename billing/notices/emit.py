@@ -4,35 +4,13 @@ A worker hands it out later, to mails, endpoints and NOTIFICATION_WEBHOOK.
 """
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, Final, Literal, get_args
+from typing import TYPE_CHECKING, Any
 
 from billing.database.connection import queries
+from billing.notices.letters import TYPES, NoticeType
 
 if TYPE_CHECKING:
     from billing.database.connection import Connection
-
-NoticeType = Literal[
-    "balance.low",
-    "budget.threshold",
-    "quota.exhausted",
-    "auto_recharge.failed",
-    "payment.succeeded",
-    "payment.failed",
-    "payment.refunded",
-    "payment.disputed",
-    "subscription.changed",
-    "subscription.past_due",
-    "subscription.ended",
-    "key.created",
-    "key.revoked",
-    "key.leaked",
-    "endpoint.disabled",
-    "provider.difference",
-    "test",
-]
-"""What there are notices of. `endpoint.disabled`: deliveries to an endpoint have failed for long;
-`provider.difference` is for operators alone; `test`: asked for."""
-TYPES: Final[tuple[NoticeType, ...]] = get_args(NoticeType)
 
 _query = queries("billing.notices")
 

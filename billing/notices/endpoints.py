@@ -18,7 +18,7 @@ from billing import audit
 from billing.database.connection import Row, queries
 from billing.errors import MetergateError
 from billing.notices.destinations import check_url
-from billing.notices.emit import TYPES
+from billing.notices.letters import TYPES
 from billing.notices.signing import new_secret
 from billing.pages import BEFORE_ALL, BadCursor, Page, page_of
 

@@ -1,14 +1,34 @@
-"""What mails of notices say. Pure.
+"""What there are notices of, and what mails of them say. Pure.
 
 As all letters they hold nothing that somebody else has written: of a notice's data amounts, times, states and the names
 of plans alone, which operators choose.
 """
 
 from collections.abc import Mapping
-from typing import Any, Final, NamedTuple
+from typing import Any, Final, Literal, NamedTuple, get_args
 
-from billing.notices.emit import NoticeType
-
+NoticeType = Literal[
+    "balance.low",
+    "budget.threshold",
+    "quota.exhausted",
+    "auto_recharge.failed",
+    "payment.succeeded",
+    "payment.failed",
+    "payment.refunded",
+    "payment.disputed",
+    "subscription.changed",
+    "subscription.past_due",
+    "subscription.ended",
+    "key.created",
+    "key.revoked",
+    "key.leaked",
+    "endpoint.disabled",
+    "provider.difference",
+    "test",
+]
+"""What there are notices of. `endpoint.disabled`: deliveries to an endpoint have failed for long;
+`provider.difference` is for operators alone; `test`: asked for."""
+TYPES: Final[tuple[NoticeType, ...]] = get_args(NoticeType)
 MAX_VALUE: Final = 200
 
 

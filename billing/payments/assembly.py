@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 from billing.accounts.lots import PAID, Terms
 from billing.database.connection import queries
-from billing.notices.emit import NoticeType, emit
+from billing.notices.emit import emit
 from billing.payments.apply import Applier, Handler, checkout_handler, customer_handler
 from billing.payments.auto_recharge import EVERY_S, LEASE, AutoRecharge
 from billing.payments.desk import PaymentDesk
@@ -47,6 +47,7 @@ if TYPE_CHECKING:
     from billing.accounts.grants import Grants
     from billing.database.connection import Connection, Database
     from billing.effects import Effects
+    from billing.notices.letters import NoticeType
     from billing.payments.port import PaymentProvider
     from billing.payments.stripe.parameters import CheckoutRules
     from billing.plans import Plans

@@ -1,8 +1,9 @@
 """What an order becomes by the present state of its payment: what is credited, taken back, given back, or parked. Pure.
 
-What is decided depends on the order, on the state and on what was moved before, never on which event came first: states
-that are seen late, twice or not at all, but for the last one, lead to the same balance. So a refund takes what is left
-of its purchase now, and more when more is left later; a dispute takes what it takes, below zero if need be.
+What is decided depends on the order, on the state and on what was unspent, never on which event came first: states
+that are seen late, twice or not at all, but for the last one, lead to the same balance. So refunds take, in the order
+in which they were made, what was unspent of their purchase, and not of what disputes had taken by then; one that fails
+leaves its part to the next, and so does a dispute that is won. A dispute takes what it takes, below zero if need be.
 """
 
 from __future__ import annotations
@@ -14,6 +15,8 @@ from typing import TYPE_CHECKING, Final, Literal
 from billing.payments.objects import CURRENCY, Movement, Refund
 
 if TYPE_CHECKING:
+    from datetime import datetime
+
     from billing.payments.objects import Dispute, OrderKind, OrderStatus, Payment
 
 RETURNED: Final = ("failed", "canceled")
@@ -37,21 +40,25 @@ class Standing:
 
 @dataclass(frozen=True, slots=True)
 class Moved:
-    """What a refund, or a movement of a dispute, has moved so far: nano-USD below zero were taken from the account."""
+    """What a refund, or a movement of a dispute, has moved so far: nano-USD below zero were taken from the account.
+    `free_nano` is what would have been left of the purchase then, had nothing been moved; None: it was not noted."""
 
     nano: int = 0
     transfers: int = 0
+    free_nano: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Move:
-    """A transfer to make: `delta_nano` below zero takes from the account. `number` counts those of the same object."""
+    """A transfer to make: `delta_nano` below zero takes from the account. `number` counts those of the same object;
+    `free_nano` is to be noted with it."""
 
     kind: Literal["refund", "dispute"]
     id: str
     amount_cents: int
     delta_nano: int
     number: int
+    free_nano: int
 
 
 MoveKey = tuple[str, str]
@@ -96,23 +103,53 @@ def is_given_back(payment: Payment) -> bool:
 def next_move(credit_nano: int, payment: Payment, moved: Mapping[MoveKey, Moved], left_nano: int) -> Move | None:
     """Return the first transfer that the refunds and disputes of a payment still need; None: they need none.
 
-    `credit_nano` is what the payment has put on the balance, and `left_nano` what is left of that now. A refund takes
-    at most that, and one that failed gives back what it had taken. Each movement of a dispute is one transfer of its
-    whole share of the credit. After each transfer it is asked again, with what is left then.
+    `credit_nano` is what the payment has put on the balance, and `left_nano` what is left of that now. Each movement of
+    a dispute is one transfer of its whole share of the credit. After each transfer it is asked again, with what is left
+    then.
     """
-    parts: list[Refund | Movement] = [*payment.refunds]
-    parts += [each for dispute in payment.disputes for each in dispute.movements]
-    for each in sorted(parts, key=lambda part: (part.created_at, part.id)):
+    free_nano = _free_nano(moved, left_nano)
+    takes = _refunds_take(credit_nano, payment, free_nano)
+    for each in sorted(_parts(payment), key=lambda part: (part.created_at, part.id)):
         kind: Literal["refund", "dispute"] = "refund" if isinstance(each, Refund) else "dispute"
         before = moved.get((kind, each.id), Moved())
-        share = share_nano(credit_nano, payment, each.amount_cents)
         if isinstance(each, Refund):
-            delta_nano = -before.nano if each.status in RETURNED else -min(share + before.nano, left_nano)
+            delta_nano = -takes[each.id] - before.nano
         else:
-            delta_nano = 0 if before.transfers else share
+            delta_nano = 0 if before.transfers else share_nano(credit_nano, payment, each.amount_cents)
         if delta_nano:
-            return Move(kind, each.id, each.amount_cents, delta_nano, before.transfers + 1)
+            return Move(kind, each.id, each.amount_cents, delta_nano, before.transfers + 1, free_nano)
     return None
+
+
+def _parts(payment: Payment) -> list[Refund | Movement]:
+    return [*payment.refunds, *(each for dispute in payment.disputes for each in dispute.movements)]
+
+
+def _free_nano(moved: Mapping[MoveKey, Moved], left_nano: int) -> int:
+    """Return what would be left of a purchase, had its refunds and disputes moved nothing. Debits alone make it less:
+    so what was noted bounds it where a dispute has made debt, of which nothing is left."""
+    now_nano = left_nano - sum(each.nano for each in moved.values())
+    return min([now_nano, *(each.free_nano for each in moved.values() if each.free_nano is not None)])
+
+
+def _refunds_take(credit_nano: int, payment: Payment, free_nano: int) -> dict[str, int]:
+    """Return what each refund takes of what is free, one after the other; a dispute has its net share from when it
+    began, which nothing is left of for refunds that were made later."""
+    events: list[tuple[datetime, str, Refund | int]] = [(each.created_at, each.id, each) for each in payment.refunds]
+    for dispute in payment.disputes:
+        if dispute.movements:
+            net_nano = sum(share_nano(credit_nano, payment, each.amount_cents) for each in dispute.movements)
+            events.append((min(each.created_at for each in dispute.movements), dispute.id, net_nano))
+    takes: dict[str, int] = {}
+    # Times may be whole seconds; a payment that is disputed can't be refunded, so that its refund was earlier.
+    for _, _, event in sorted(events, key=lambda each: (each[0], isinstance(each[2], int), each[1])):
+        if isinstance(event, int):
+            free_nano += event
+        else:
+            share = 0 if event.status in RETURNED else share_nano(credit_nano, payment, event.amount_cents)
+            takes[event.id] = min(share, max(0, free_nano))
+            free_nano -= takes[event.id]
+    return takes
 
 
 def share_nano(credit_nano: int, payment: Payment, amount_cents: int) -> int:

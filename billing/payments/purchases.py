@@ -195,7 +195,9 @@ class Purchases:
         parts += [each.id for dispute in now.disputes for each in dispute.movements]
         while True:
             rows = await connection.fetch(_query("movements_of"), self.provider, parts)
-            moved = {(row["kind"], row["id"]): Moved(row["moved_nano"], row["transfers"]) for row in rows}
+            moved = {
+                (row["kind"], row["id"]): Moved(row["moved_nano"], row["transfers"], row["free_nano"]) for row in rows
+            }
             left_nano = await left_of(connection, account_id, raised.transfers)
             move = next_move(raised.credit_nano, now, moved, left_nano)
             if move is None:
@@ -210,7 +212,7 @@ class Purchases:
             )
             await self.grants.record(connection, entry, audit.SYSTEM)
             order_id = None if order is None else order.id
-            values = (self.provider, move.kind, move.id, order_id, move.amount_cents, move.delta_nano)
+            values = (self.provider, move.kind, move.id, order_id, move.amount_cents, move.delta_nano, move.free_nano)
             await connection.execute(_query("movements_add"), *values)
             after.balances.add(account_id)
 

@@ -105,9 +105,9 @@ def percent_text(hundredths: int) -> str:
 
 
 class BillQuery(Query, frozen=True, kw_only=True):
-    """Of which days, and of what was kept: what the provider's API said, or an invoice."""
+    """Of which days, without them the last seven, and of what was kept: what the API said, or an invoice."""
 
-    since: Day
+    since: Day | None = None
     until: Annotated[Day, Meta(description="the day after the last one")] | None = None
     source: Annotated[Literal["api", "invoice"], Meta(description="api or invoice")] = "api"
 

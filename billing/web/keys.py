@@ -22,11 +22,10 @@ from billing.api.own_keys import (
 )
 from billing.api.requests import shaped
 from billing.identity.permissions import KEYS_ADMIN, KEYS_READ, KEYS_WRITE, SCOPES
-from billing.plans import names_model
 from billing.shapes.keys import KeyPatch, LeakedKey, NewOwnKey, OwnKeysQuery, Rotation
 from billing.shapes.rules import DEFAULT_SCOPES
 from billing.times import parse_rfc3339, rfc3339
-from billing.web.forms import LIMIT_VALUES, pairs, quota_rows, quotas_typed, spent_by, texts
+from billing.web.forms import LIMIT_VALUES, examples, models_of, pairs, quota_rows, quotas_typed, spent_by, texts
 from billing.web.visits import NOTICES, Page, View, Visit, Who, member_names
 
 if TYPE_CHECKING:
@@ -34,8 +33,6 @@ if TYPE_CHECKING:
 
     from billing.shapes.keys import KeyShape
 
-EXAMPLE_MODEL: Final = "demo"
-"""The model of examples where none is known: that of the local provider."""
 GRACES: Final = (
     ("0", "at once"),
     ("3600", "in an hour"),
@@ -127,22 +124,6 @@ async def create(visit: Visit) -> View:
     """Make a key, and show its secret, this once."""
     made = await create_own_key(visit.call, visit.body(NewOwnKey, **_typed(visit)))
     return View("key_made.html", {"key": made, "previous_until": None, **examples(visit, made)})
-
-
-def examples(visit: Visit, key: KeyShape | None = None) -> dict[str, str]:
-    """Return the base URL of requests, and a model that a key may use for an example."""
-    may = [name for name in models_of(visit) if key is None or names_model(_patterns(key), name)]
-    return {"base_url": f"{visit.services.browsers.rules.url}/v1", "model": next(iter(may), EXAMPLE_MODEL)}
-
-
-def models_of(visit: Visit) -> list[str]:
-    """Return the models that the account's plan has."""
-    plan = None if visit.account is None else visit.services.plans.get(visit.account.plan)
-    return [each.id for each in visit.services.models() if plan is None or names_model(plan.models, each.id)]
-
-
-def _patterns(key: KeyShape) -> tuple[str, ...] | None:
-    return None if key.models is None else tuple(key.models)
 
 
 async def show_key(visit: Visit) -> View:

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Final
 
 from aiohttp import web
 
+from billing.api.credit import get_auto_recharge
+from billing.api.plans import get_billing_status
 from billing.api.sums import get_billing_summary
 from billing.api.usage import balance_of, list_events
 from billing.identity.permissions import BILLING_READ
@@ -17,6 +19,10 @@ from billing.web.visits import Page, View, Visit, Who, key_names
 
 if TYPE_CHECKING:
     from billing.accounts.accounts import Account
+    from billing.shapes.credit import RechargeShape
+    from billing.shapes.reports import BillingSummaryShape
+    from billing.shapes.subscriptions import StatusShape
+    from billing.shapes.usage import BalanceShape
 
 LAST: Final = 10
 """Requests that the first page has."""
@@ -34,12 +40,16 @@ async def first(visit: Visit) -> View | web.Response:
         return View("no_organization.html")
     call, account = visit.call, visit.account
     balance, month = await balance_of(visit.services, account.id), await get_billing_summary(call)
+    status, recharge = await get_billing_status(call), await get_auto_recharge(call)
     now = datetime.fromtimestamp(visit.services.clock(), UTC)
     burn_nano = await _burn_nano(visit, account, now)
     left_nano = parse_usd(balance.available_usd)
     values = {
         "balance": balance,
         "month": month,
+        "status": status,
+        "recharge": recharge,
+        "next": _next(balance, month, status, recharge),
         "burn_nano": burn_nano,
         "days_left": None if burn_nano <= 0 else max(0, left_nano // burn_nano),
         "events": await list_events(call, EventQuery(limit=LAST)),
@@ -47,6 +57,26 @@ async def first(visit: Visit) -> View | web.Response:
         "url": visit.services.browsers.rules.url,
     }
     return View("overview.html", values)
+
+
+def _next(
+    balance: BalanceShape, month: BillingSummaryShape, status: StatusShape, recharge: RechargeShape
+) -> list[tuple[str, str]]:
+    """Return what comes next, in words, and when, the soonest first."""
+    found = [(month.period_end, f"the month ends; about ${month.forecast_usd} will have been spent")]
+    if balance.next_expiry is not None:
+        found.append((balance.next_expiry.at, f"${balance.next_expiry.amount_usd} of credit expires"))
+    subscription = status.subscription
+    if subscription is not None and subscription.ends_at is not None:
+        found.append((subscription.ends_at, f"the plan {status.plan.name} ends"))
+    elif subscription is not None:
+        after = f"becomes {subscription.next_plan}" if subscription.next_plan else "is renewed"
+        found.append((subscription.period_end, f"the plan {status.plan.name} {after}"))
+    if recharge.next_attempt_at is not None:
+        found.append((recharge.next_attempt_at, f"auto-recharge tries again to buy ${recharge.amount_usd}"))
+    if month.budget is not None:
+        found.append((month.budget.resets_at, "the quota of a month's cost begins anew"))
+    return sorted(found)
 
 
 async def _burn_nano(visit: Visit, account: Account, now: datetime) -> int:

@@ -11,7 +11,7 @@ from typing import Final
 from billing.api.usage import list_events
 from billing.identity.permissions import BILLING_READ, KEYS_READ
 from billing.shapes.usage import EventQuery
-from billing.web.keys import examples, models_of
+from billing.web.forms import examples, models_of
 from billing.web.visits import Page, View, Visit, key_names
 
 LAST: Final = 3

@@ -1,11 +1,12 @@
 """From a view to an answer: templates, what they may use, and files that browsers keep.
 
 Templates escape all text and refuse names that nobody has given. Files have the hash of their content in their name,
-so that a browser may keep them for ever and asks for others after an upgrade. All of it is read once, at the start.
+so that a browser may keep them for ever and asks for others after an upgrade. All of it is read once.
 """
 
 from __future__ import annotations
 
+import asyncio
 import gzip
 from dataclasses import dataclass
 from datetime import datetime
@@ -17,6 +18,7 @@ from typing import TYPE_CHECKING, Any, Final
 from aiohttp import web
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
+from msgspec import json
 
 from billing.identity.permissions import RANK
 from billing.money import NANO_PER_USD, format_usd, parse_usd
@@ -80,10 +82,24 @@ def templates() -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters.update(money=money, count=count, day=day, words=words)
+    environment.filters.update(amount=amount, money=money, count=count, day=day, words=words, as_json=as_json)
     environment.filters["zip_same"] = lambda names: [(name, words(name)) for name in names]
     environment.globals.update(roles=tuple(sorted(RANK, key=RANK.__getitem__)))
     return environment
+
+
+@cache
+def _compiled() -> bool:
+    for name in templates().list_templates(extensions=["html"]):
+        templates().get_template(name)
+    return True
+
+
+async def compile_templates() -> None:
+    """Make the templates ready, once and beside the event loop: each takes some 5 ms, and most processes are never
+    asked for a page."""
+    if not _compiled.cache_info().currsize:
+        await asyncio.to_thread(_compiled)
 
 
 def render(visit: Visit, view: View, pages: Mapping[str, Page]) -> web.Response:
@@ -143,6 +159,11 @@ def count(number: int | None) -> Markup:
     return Markup("–") if number is None else Markup('<data value="{}">{}</data>').format(number, f"{number:,}")
 
 
+def amount(limit: int | str) -> Markup:
+    """Return what a quota counts: a number, or money where that is a decimal string."""
+    return count(limit) if isinstance(limit, int) else money(limit)
+
+
 def when(at: str | datetime | None, zone: ZoneInfo) -> Markup:
     """Return a time in a zone, and in UTC where one looks closer."""
     if at is None:
@@ -158,6 +179,11 @@ def day(at: str | datetime, zone: ZoneInfo) -> str:
     """Return the day of a time in a zone."""
     moment = parse_rfc3339(at) if isinstance(at, str) else at
     return f"{moment.astimezone(zone):%Y-%m-%d}"
+
+
+def as_json(value: Any) -> str:
+    """Return a value of the API as JSON."""
+    return json.encode(value).decode()
 
 
 def words(name: Any) -> str:

@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
 from typing import TYPE_CHECKING, Any, Final, cast
 
+from msgspec.structs import replace
+
 from billing.api.errors import BadRequest
 from billing.api.requests import zone
 from billing.api.sums import get_buckets, get_summary
@@ -17,11 +19,11 @@ from billing.audit import AuditFilter
 from billing.identity.permissions import BILLING_READ
 from billing.money import parse_usd
 from billing.pages import MAX_LIMIT
-from billing.shapes.reports import BucketsQuery, BucketsShape, SummaryQuery, SummaryShape
+from billing.shapes.reports import SUMS, BucketsQuery, BucketsShape, SummaryQuery, SummaryShape
 from billing.times import parse_rfc3339, rfc3339
 from billing.web.charts import Bucket, Chart, stacked
 from billing.web.render import usd_text
-from billing.web.visits import NAMED, Page, View, Visit, key_names
+from billing.web.visits import MOST_ROWS, NAMED, Page, View, Visit, key_names
 from billing.zones import Period, day_begins
 
 if TYPE_CHECKING:
@@ -155,13 +157,15 @@ async def usage(visit: Visit) -> View | Table:
     earlier_since, earlier_until = map(rfc3339, what.compared(now))
     earlier = await get_summary(visit.call, SummaryQuery(since=earlier_since, until=earlier_until, **given))
     names = await _names(visit, what)
+    rows = _rows(visit, what, summary, cast(SummaryShape, earlier), names)
     values = {
         "asked": what,
         "periods": PERIODS,
         "groups": GROUPS,
         "summary": summary,
         "earlier": earlier,
-        "rows": _rows(visit, what, summary, cast(SummaryShape, earlier), names),
+        "rows": rows[:MOST_ROWS],
+        "more": len(rows) > MOST_ROWS or summary.next_cursor is not None,
         "buckets": buckets,
         "chart": _chart(visit, what, cast(BucketsShape, buckets), summary, names, await _changes(visit, what)),
         "money_line": lambda amount: usd_text(int(amount)),
@@ -194,7 +198,7 @@ def _rows(
     before = {_value(each): each for each in earlier.data}
     since, until = map(rfc3339, what.bounds)
     rows = []
-    for each in summary.data:
+    for each in (*summary.data, *_gone(summary, earlier)):
         value = _value(each)
         was = before.get(value)
         filters = {f"{what.by}_id" if what.by in ("key", "user") else what.by: value}
@@ -210,6 +214,13 @@ def _rows(
             }
         )
     return rows
+
+
+def _gone(summary: SummaryShape, earlier: SummaryShape) -> list[GroupShape]:
+    """Return groups that have used something in the period before and nothing in this one."""
+    now = {_value(each) for each in summary.data}
+    none: dict[str, Any] = {**dict.fromkeys(SUMS, 0), "cost_usd": "0.00", "charged_usd": "0.00"}
+    return [replace(each, **none) for each in earlier.data if _value(each) not in now]
 
 
 async def _changes(visit: Visit, what: Asked) -> list[tuple[datetime, str]]:

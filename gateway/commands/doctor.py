@@ -7,6 +7,7 @@ prices          a row for every routed model
 vocabularies    the tokenizer's files
 servers         the embedded ones, where nothing else was given
 postgres        reachable, recent, durable, writable, migrated; no debit set aside
+secrets key     whether it opens what is sealed in Postgres
 plans           which revision is in force, and whether it is this file's
 redis           reachable, recent, persistent, never evicting, a writable server of its own; of a cluster every server,
                 and that it serves all slots and replaces a master sooner than a gateway counts as dead
@@ -21,7 +22,7 @@ from itertools import chain
 from typing import Any, Final, Literal
 
 from billing.cli.output import CommandFailed, Output
-from billing.database.connection import Database, DatabaseError
+from billing.database.connection import Database, DatabaseError, queries
 from billing.database.migrate import pending
 from billing.errors import StoreError
 from billing.holds.redis.client import RedisClient
@@ -39,6 +40,7 @@ from gateway.tokens import VocabularyError, verify_vocabularies
 OLDEST_POSTGRES: Final = 14
 AGREE_S: Final = 5.0
 """What clocks set by NTP never differ by, and what asking for them takes at most."""
+_identity_query: Final = queries("billing.identity")
 _POSTGRES_TIME: Final = "SELECT extract(epoch FROM clock_timestamp())::float"
 _POSTGRES: Final = """
 SELECT current_setting('server_version') AS version, current_setting('server_version_num')::integer / 10000 AS major,
@@ -63,6 +65,7 @@ async def diagnose(environ: Mapping[str, str], output: Output, *, providers: boo
             of_stores = await asyncio.gather(
                 check_postgres(stores),
                 check_plans(stores, settings),
+                check_secrets_key(stores, settings),
                 check_redis(stores.redis_url, settings.defaults.lease_s),
                 check_clocks(stores),
                 check_mail(settings),
@@ -134,6 +137,27 @@ async def check_plans(stores: Stores, settings: Settings) -> list[Check]:
     database = Database(stores.database_url, size=1, timeout_s=STORE_TIMEOUT_S)
     try:
         return [Check("plans", *found) for found in await plans_finding(database, settings)]
+    except DatabaseError:  # said already
+        return []
+    finally:
+        await database.close()
+
+
+async def check_secrets_key(stores: Stores, settings: Settings) -> list[Check]:
+    """Return whether SECRETS_KEY opens what is sealed in Postgres; nothing where nothing is."""
+    database = Database(stores.database_url, size=1, timeout_s=STORE_TIMEOUT_S)
+    try:
+        if not await database.rows(_identity_query("sealed_some"), settings.jwt_secret is None):
+            return []
+        # Only here: what it is made of takes 20 ms to import.
+        from billing.identity.sealing import SealBroken
+        from gateway.seals import check_seals
+
+        try:
+            opened = await check_seals(database, settings)
+        except SealBroken as error:
+            return [Check("secrets key", "fail", str(error), "Set SECRETS_KEY, or SECRETS_KEY_BEFORE, as it was.")]
+        return [Check("secrets key", "ok", f"opens each of {opened} stored secrets that were tried")]
     except DatabaseError:  # said already
         return []
     finally:

@@ -20,9 +20,11 @@ from typing import Any, Final
 
 from billing.audit import SYSTEM
 from billing.cli.output import USAGE, CommandFailed, Output, Shown
+from billing.database.connection import Database
 from billing.database.migrate import migrate
 from billing.holds.redis.client import RedisClient
 from billing.holds.redis.session import refuse_eviction
+from billing.identity.sealing import SealBroken
 from gateway.commands.api_url import api_url_file, publish_api_url, withdraw_api_url
 from gateway.commands.failures import named_store
 from gateway.commands.first_start import (
@@ -45,6 +47,7 @@ from gateway.metrics.folder import METRICS_DIR_VARIABLE
 from gateway.process.supervisor import EMBEDDED_VARIABLE, ending_leases, stop_signals, supervise
 from gateway.proxy.records import STDOUT, open_log
 from gateway.runtime import open_runtime
+from gateway.seals import check_seals
 from gateway.server.listening import AddressInUse, address_of, bind
 
 WORKER: Final = (
@@ -74,6 +77,7 @@ async def _up(settings: Settings, environ: Mapping[str, str], output: Output, wo
         _check_address(settings)
         with output.step("The schema is up to date"), named_store(stores.database_url):
             await migrate(stores.database_url)
+        await require_seals(stores.database_url, settings)
         admin_key = settings.admin_api_key or ensure_admin_key(settings.data_dir)
         service_key = settings.service_api_key or ensure_service_key(settings.data_dir)
         async with open_runtime(
@@ -113,6 +117,7 @@ async def _serve(
             await migrate(stores.database_url)
     else:
         await require_schema(stores.database_url)
+    await require_seals(stores.database_url, settings)
     await _require_redis(stores.redis_url)
     if settings.admin_api_key is None:
         output.note("ADMIN_API_KEY is not set: admin calls are refused.")
@@ -219,6 +224,18 @@ async def _require_redis(url: str) -> None:
             await refuse_eviction(client)
     finally:
         await client.close()
+
+
+async def require_seals(url: str, settings: Settings) -> None:
+    """Refuse a SECRETS_KEY that opens no more what lies there: people could not sign in. Raises `CommandFailed`."""
+    database = Database(url, size=1)
+    try:
+        with named_store(url):
+            await check_seals(database, settings)
+    except SealBroken as error:
+        raise CommandFailed(str(error)) from error
+    finally:
+        await database.close()
 
 
 def _check_address(settings: Settings) -> None:

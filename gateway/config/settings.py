@@ -261,6 +261,9 @@ FILE_GROUP: Final = Group(
         _secret("VOYAGE_API_KEY", "Voyage AI"),
         _secret("JINA_API_KEY", "Jina AI"),
         _secret("OPENROUTER_API_KEY", "OpenRouter"),
+        _secret("OPENAI_ADMIN_KEY", "OpenAI's bill, compared with the ledger"),
+        _secret("ANTHROPIC_ADMIN_KEY", "Anthropic's bill"),
+        _secret("OPENROUTER_MANAGEMENT_KEY", "OpenRouter's bill"),
     ),
 )
 """The variables that the shipped YAML files refer to and that are no setting of their own."""

@@ -39,6 +39,8 @@ BEYOND_SCHEMAS: Final = (
         "differ: send one of them",
         *("subject_id must", "subject_id does not", "tag goes with", "is no key of the account"),
         *("is no member of", "thresholds must be", "An account has at most"),
+        *("since must be before until", "days are compared at once", "must be a day from", "The invoice has no column"),
+        *("There is no column", "The invoice is no CSV"),
     ),
 )
 """Parts of messages: of rules that tie a body's parts together, or what it says to the state, of bounds that are
@@ -49,7 +51,7 @@ BESIDE_IDS: Final = ("/api/billing/keys/revoke-leaked",)
 schemathesis.openapi.format("cursor", st.just(CURSOR))
 schemathesis.openapi.format("plan", st.sampled_from(["free", "starter", "enterprise"]))
 schemathesis.openapi.format("time-zone", st.sampled_from(["Europe/Berlin", "UTC"]))
-schemathesis.openapi.format("group-by", st.sampled_from(["model", "key,user", "provider,tag:team"]))
+schemathesis.openapi.format("group-by", st.sampled_from(["model", "key,user", "provider,tag:team", "region,node"]))
 schemathesis.openapi.format(
     "webhook-url", st.sampled_from(["https://example.com/hooks", "https://hooks.example.org:8443/a?b=c"])
 )

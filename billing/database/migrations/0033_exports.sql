@@ -4,6 +4,7 @@
 -- waits for all transactions that may have drawn a number up to some point; it knows them by their ids. So a transaction gets its
 -- id before it draws a number. What was written before this migration has none.
 CREATE SEQUENCE usage_written;
+GRANT USAGE, SELECT ON SEQUENCE usage_written TO PUBLIC;  -- so that whoever may write events still may
 ALTER TABLE usage_events ADD COLUMN wseq bigint;
 ALTER TABLE usage_events ALTER COLUMN wseq
     SET DEFAULT CASE WHEN pg_current_xact_id() IS NOT NULL THEN nextval('usage_written') END;

@@ -7,7 +7,8 @@ WITH pieces AS MATERIALIZED (
     SELECT * FROM unnest($1::smallint[], $2::timestamptz[], $3::timestamptz[], $4::integer[])
         AS p (granularity, since, until, sign)
 ), rolled AS (
-    SELECT s.account_id, s.dimensions, CASE WHEN $5 = 4 THEN s.bucket END AS bucket, sum(sign * s.requests) AS requests,
+    SELECT CASE WHEN $5 = 1 THEN s.account_id END AS account_id, CASE WHEN $5 IN (2, 3) THEN s.dimensions END AS dimensions,
+        CASE WHEN $5 = 4 THEN s.bucket END AS bucket, sum(sign * s.requests) AS requests,
         sum(sign * s.cost_nano) AS cost_nano, sum(sign * s.charged_nano) AS charged_nano
     FROM accounts AS a CROSS JOIN pieces AS p CROSS JOIN LATERAL (
         SELECT account_id, dimensions, bucket, requests, cost_nano, charged_nano FROM usage_sums

@@ -94,7 +94,12 @@
     /* Parts that look again: `data-live` with hx-get and hx-trigger="look". Nothing is asked while nobody looks. */
     setInterval(function () {
       if (document.visibilityState !== "visible" || !window.htmx) { return; }
-      document.querySelectorAll("[data-live]").forEach(function (each) { window.htmx.trigger(each, "look"); });
+      var selection = window.getSelection();
+      document.querySelectorAll("[data-live]").forEach(function (each) {
+        /* What somebody has the focus in, or selects, stays as it is. */
+        var busy = each.contains(document.activeElement) || (!selection.isCollapsed && each.contains(selection.anchorNode));
+        if (!busy) { window.htmx.trigger(each, "look"); }
+      });
     }, LIVE_MS);
   });
 })();

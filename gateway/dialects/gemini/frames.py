@@ -18,7 +18,6 @@ _BEFORE_SIGN: Final = re.compile(rb'(?:[^"{}\[\]]++|"(?:[^"\\]++|\\.)*+")*+', re
 """What stands before a bracket, or before a string that is not whole."""
 _IN_STRING: Final = re.compile(rb'["\\]')
 _QUOTE, _BACKSLASH, _OBJECT, _LIST, _OBJECT_END, _LIST_END = b'"\\{[}]'
-_FINISHED, _BLOCKED, _ERROR = END_MARKERS
 Frame = tuple[bytes, bytes, bool]
 """Bytes of a stream as they came; of them what is read, the pieces in them, for `Frames.objects`; whether one of these
 has a marker, so that it may end something."""
@@ -52,6 +51,15 @@ class Frames(Protocol):
     def with_data(self, frame: bytes, data: bytes, other: bytes) -> bytes: ...
 
 
+def _first_marker(block: bytes) -> int:
+    """Return where the first of the markers stands, below 0 where none does."""
+    first = -1
+    for marker in END_MARKERS:
+        at = block.find(marker, 0, first if first >= 0 else len(block))
+        first = at if at >= 0 else first
+    return first
+
+
 class EventFrames:
     """Server-sent events. They have no end of their own."""
 
@@ -61,17 +69,20 @@ class EventFrames:
         self._buffer = bytearray()
         self._max_bytes = max_bytes
         self._unread = False
+        self._looked_at, self._first_at = b"", -1  # bytes that were searched for markers, and where the first stands
 
     def plain(self, chunk: bytes) -> bool:
         """Return whether these are whole events without a marker."""
         if self._buffer or self._unread or not chunk.endswith(ENDS):
             return False
-        find = chunk.find
-        return find(_FINISHED) < 0 and find(_BLOCKED) < 0 and find(_ERROR) < 0
+        self._looked_at, self._first_at = chunk, _first_marker(chunk)
+        return self._first_at < 0
 
     def feed(self, chunk: bytes) -> list[Frame]:
         """Return the events that are whole by now; those before the first that may end something in one frame."""
         buffer = self._buffer
+        if not buffer and chunk.endswith(ENDS):
+            return self._framed(chunk)
         search_from = max(0, len(buffer) - EVENT_END_BYTES + 1)
         buffer += chunk
         end = last_end(buffer, search_from)
@@ -95,7 +106,8 @@ class EventFrames:
             self.unread_bytes += len(first)
             found.append((first, b"", False))
             block = block[len(first) :]
-        first_at = min((at for at in map(block.find, END_MARKERS) if at >= 0), default=-1)
+        first_at = self._first_at if block is self._looked_at else _first_marker(block)
+        self._looked_at = b""
         start = last_end(block, 0, first_at) if first_at >= 0 else len(block)
         if start:
             found.append((before := block[:start], before, False))

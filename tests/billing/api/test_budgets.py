@@ -4,14 +4,20 @@ from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
 
+import pytest
+
+from billing.answers import Refused
 from billing.api.services import Services
 from billing.budgets.budgets import Budgets
+from billing.cli import Table
+from billing.cli import budgets as commands
+from billing.client.client import BillingClient
 from billing.ledger.catalogue import sync_prices
 from billing.ledger.reports import roll
 from billing.notices.destinations import Poster
 from billing.notices.worker import NoticeRules, NoticeWorker
 from billing.usage import Usage
-from tests.billing.api.support import Api, serving
+from tests.billing.api.support import Api, serving, token_of
 from tests.billing.identity.support import join, new_organization, new_user
 from tests.billing.support import PRICES, Billing
 
@@ -66,7 +72,7 @@ async def test_budgets_tell_once_for_a_threshold_and_period(services: Services, 
             assert made.status == 201, made.json
             return dict(made.json)
 
-        whole = await make(notify=["viewer@example.com"])
+        whole = await make(notify=["Viewer@Example.com", "viewer@example.com"])
         await make(subject="key", subject_id=key.id, period="day", amount_usd="5", thresholds=[100])
         await make(subject="user", subject_id=viewer, period="total", amount_usd="100", thresholds=[5])
         tagged = await make(subject="tag", tag="team=a", period="week", amount_usd="6")
@@ -101,7 +107,28 @@ async def test_budgets_tell_once_for_a_threshold_and_period(services: Services, 
         (await api.person(viewer, "DELETE", url)).refused(403, "insufficient_scope")
         assert (await api.person(owner, "DELETE", f"/billing/budgets/{tagged['id']}")).status == 204
         await refused(api, owner)
+        await by_commands(api, owner)
     await mailed_to(billing, {"owner@example.com", "viewer@example.com"})
+
+
+async def by_commands(api: Api, owner: str) -> None:
+    async with BillingClient(str(api.client.make_url("")), api_key=token_of(owner)) as client:
+        made = await commands.create_budget(client, "3.00", tag="team=b", threshold=[10, 20])
+        assert isinstance(made.data, dict)
+        made_id = made.data["id"]
+        changed = await commands.update_budget(client, made_id, amount="6.00", period="week")
+        listed = await commands.list_budgets(client)
+        await commands.delete_budget(client, made_id)
+        with pytest.raises(Refused, match="no budget"):
+            await commands.delete_budget(client, made_id)
+    table = changed.parts[0]
+    assert isinstance(table, Table)
+    shown = dict(table.rows)
+    assert (shown["of"], shown["period"], shown["amount USD"], shown["spent USD"]) == ("team=b", "week", "6.00", "0.00")
+    assert (shown["tells at"], shown["tells"]) == ("10 %, 20 %", "owners and admins")
+    newest = listed.parts[0]
+    assert isinstance(newest, Table)
+    assert newest.rows[0][0] == made_id
 
 
 async def refused(api: Api, owner: str) -> None:

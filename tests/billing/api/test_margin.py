@@ -140,6 +140,8 @@ async def test_an_invoice_beside_the_ledger(services: Services, billing: Billing
         assert [row["category"] for row in said["data"]] == ["missing_here", "priced_differently", "matched"]
         kept = await api.admin("GET", url, params={"since": "2026-11-15", "source": "invoice"})
         assert kept.json == said
+        week = (await api.admin("GET", url, params={"source": "invoice"})).json
+        assert (week["since"], week["total"]) == ("2026-11-14", said["total"])
         nothing = (await api.admin("GET", url, params={"since": "2026-11-15"})).json
         assert nothing["categories"]["missing_there"]["lines"] == 2
         for since in ("2026-11-21", "2026-01-01"):

@@ -186,7 +186,7 @@ MATRIX: Final[dict[str, list[int]]] = {
     "GET /api/admin/plans": [*OPERATOR, 200],
     "GET /api/admin/providers": [*OPERATOR, 200],
     "GET /api/admin/margin": [*OPERATOR, 200],
-    "GET /api/admin/providers/{provider}/bill": [*OPERATOR, 400],
+    "GET /api/admin/providers/{provider}/bill": [*OPERATOR, 404],
     "POST /api/admin/providers/{provider}/bill": [*OPERATOR, 400],
     "GET /api/admin/jobs/runs": [*OPERATOR, 503],
     "GET /api/admin/exporters/subjects": [*OPERATOR, 503],

@@ -1,6 +1,7 @@
 """Facts and money are a matter of the set of points: in whatever order, pages and repetitions they come."""
 
 import itertools
+import json
 from collections import defaultdict
 from datetime import timedelta
 from typing import Final
@@ -8,10 +9,10 @@ from typing import Final
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from billing.collect.snapshots import FirstPoint
+from billing.collect.snapshots import FirstPoint, read_page
 from billing.collect.subjects import SubjectRules
 from billing.money import ceil_div
-from tests.billing.collect.support import NOW, START, Room, Said, minutes_of
+from tests.billing.collect.support import NOW, START, Room, Said, minutes_of, page_of
 from tests.billing.support import Billing
 
 SAID: Final = st.builds(
@@ -68,3 +69,17 @@ async def test_facts_and_money_are_a_matter_of_the_set(
     }
     assert await billing.database.value("SELECT count(*) FROM collected_growth") == 0
     assert await billing.database.value("SELECT count(*) FROM collected_due") == 0
+
+
+async def test_points_are_forgotten_by_age_and_late_ones_grow_from_the_last(billing: Billing) -> None:
+    """Of each series the last point before the time of late ones stays."""
+    room = Room(billing, "old")
+    days = [Said("n1", START + timedelta(days=day), "old", "", 10 * day, 0) for day in (0, 1, 30)]
+    await room.write(days[:2])
+    later = START + timedelta(days=40)
+    assert [await room.facts.forget(later) for _ in range(2)] == [1, 0]
+    page = read_page(json.dumps(page_of(days[2:])).encode(), room.source, later)
+    before = await room.facts.checkpoint("old")
+    await room.facts.write(room.source, page, before, before.after(page), later)
+    (subject, *_) = (await room.subjects.page(1)).items
+    assert (subject.uuid, subject.bytes) == ("old", 300)

@@ -1,7 +1,7 @@
 """What was used arrives at every other side once, to the nano-USD, whatever fails on the way."""
 
 import csv
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
@@ -10,11 +10,12 @@ import msgspec
 import pytest
 
 from billing.audit import SYSTEM
+from billing.database.connection import queries
 from billing.exports.cursor import ExportNotFound, Exports
 from billing.exports.worker import ExportRules, ExportWorker
 from billing.ledger.debits import Debit
 from billing.ledger.reports import roll
-from billing.ledger.writer import WRITE_NEW_DEBITS
+from billing.ledger.writer import WRITE_NEW_DEBITS, write_debits
 from tests.billing.exports.support import cloudevents, debit, drain, folder, lago, opened, used, working
 from tests.billing.payments.test_broken_off import Dying, Killed
 from tests.billing.support import Billing
@@ -164,7 +165,8 @@ async def test_where_nothing_is_taken_all_waits_before_it_is_parked_and_an_alarm
         for _ in range(4):
             await one.step(export)
         assert await two.step(idle) is False
-        assert (idle.standing, two.troubles()) == (None, [])
+        assert idle.standing is not None
+        assert (idle.standing.waiting, two.troubles()) == (5, [])
         standing = await export.cursor.standing()
         assert standing is not None
         assert (standing.parked, standing.waiting) == (0, 5)
@@ -188,3 +190,17 @@ async def age(billing: Billing) -> None:
     async with billing.database.transaction() as connection:
         await connection.execute("SET LOCAL session_replication_role = replica")  # triggers would refuse it
         await connection.execute("UPDATE usage_events SET created_at = created_at - interval '2 hours'")
+
+
+async def test_a_month_is_not_dropped_before_it_was_told(billing: Billing) -> None:
+    account_id = (await billing.accounts.create("Acme")).id
+    old = datetime.now(UTC) - timedelta(days=400)
+    await write_debits(billing.database, [debit(billing, account_id, old, 5)])
+    months = queries("billing.ledger")("retention_months")
+    async with FakeOpenMeter().serving() as peer, working(billing.database, cloudevents("cloud", peer)) as worker:
+        (export,) = await opened(worker)
+        await export.cursor.lease()
+        assert await billing.database.rows(months, 3, datetime.now(UTC)) == []
+        await drain(worker)
+    (month,) = await billing.database.rows(months, 3, datetime.now(UTC))
+    assert month["partition"] == f"usage_events_{old:%Y_%m}"

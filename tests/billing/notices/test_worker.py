@@ -6,8 +6,9 @@ from typing import Any
 
 from billing.audit import SYSTEM
 from billing.notices.destinations import Poster
-from billing.notices.emit import NoticeType, emit
+from billing.notices.emit import emit
 from billing.notices.endpoints import EndpointRules, Endpoints
+from billing.notices.letters import NoticeType
 from billing.notices.worker import NoticeRules, NoticeWorker, OperatorHook
 from tests.billing.identity.support import join, mails, new_organization, new_user
 from tests.billing.notices.support import receiving

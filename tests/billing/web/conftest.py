@@ -6,6 +6,7 @@ from datetime import timedelta
 from typing import Any
 
 import pytest
+from msgspec import structs
 
 from billing.api.services import Services
 from billing.holds.redis.client import RedisClient
@@ -23,6 +24,7 @@ from billing.payments.flows import FlowRules
 from billing.plans import DEFAULT_PLAN
 from billing.refused import RefusedRequests, RefusedRules
 from billing.shapes.operation import ModelShape, PricingShape
+from billing.shapes.quotas import WindowShape
 from tests.billing.api.conftest import people, registry
 from tests.billing.api.conftest import services as bare_services
 from tests.billing.identity.sessions_support import People
@@ -44,6 +46,13 @@ MODELS = [
 ]
 
 
+async def windows(account_id: str) -> list[WindowShape]:
+    """What is left of quotas, which nothing counts here."""
+    what: dict[str, Any] = {"subject": "plan", "window": "day", "metric": "tokens", "model": None, "resets_at": None}
+    tokens = WindowShape(**what, limit=9_000, used=1, held=0, remaining=8_999)
+    return [tokens, structs.replace(tokens, metric="cost", limit="5.00", used="4.00", remaining="1.00")]
+
+
 @pytest.fixture
 async def payments(billing: Billing) -> Payments:
     """The local provider, which leads back to the console."""
@@ -62,7 +71,7 @@ async def services(bare_services: Services, redis_url: str, payments: Payments) 
     """What the API works on, with payments, a Redis that keeps refusals, and models."""
     link = RedisClient(redis_url, timeout_s=20.0)
     refused = RefusedRequests(RedisState(link, Keyspace()), RefusedRules())
-    yield replace(bare_services, refused=refused, models=lambda: MODELS, payments=payments)
+    yield replace(bare_services, refused=refused, models=lambda: MODELS, windows=windows, payments=payments)
     await link.close()
 
 

@@ -2,15 +2,17 @@
 
 import re
 import time
+from csv import DictReader
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from typing import Final
 
+from billing.audit import SYSTEM
+from billing.budgets.rules import BudgetPeriod, BudgetTerms, Subject
 from billing.ledger.catalogue import sync_prices
 from billing.ledger.reports import roll
 from billing.refused import RefusedRequest
 from billing.usage import Usage
-from billing.web.charts import FLOOR, MOST_SERIES, OTHER, Bucket, stacked
 from tests.billing.support import PRICES
 from tests.billing.web.support import Console
 
@@ -66,9 +68,10 @@ async def test_usage_says_what_the_api_says_in_every_zone_and_by_everything(cons
                     for each in said["data"]
                     for text in (
                         *(str(each["events"]), str(each["input_tokens"]), str(each["output_tokens"])),
-                        *(each["charged_usd"], was.get(next(iter(each["group"].values())), "0.00")),
+                        *(each["charged_usd"], was.pop(next(iter(each["group"].values())), "0.00")),
                     )
                 ),
+                *(text for usd in was.values() for text in ("0", "0", "0", "0.00", usd)),
                 *(
                     text
                     for each in buckets["data"]
@@ -89,10 +92,9 @@ async def test_usage_is_a_table_by_the_same_query_and_its_parts_lead_to_their_re
     said = await console.api(
         "/account/usage/summary", "owner", since="2026-03-01", until="2026-04-01", tz="Europe/Berlin", group_by="key"
     )
-    lines = csv.text.splitlines()
+    lines = list(DictReader(csv.text.splitlines()))
     assert csv.headers["Content-Type"].startswith("text/csv")
-    at = lines[0].split(",").index("charged_usd")
-    assert [line.split(",")[at] for line in lines[1:]] == [each["charged_usd"] for each in said["data"]]
+    assert [line["charged_usd"] for line in lines] == [each["charged_usd"] for each in said["data"]]
     by_time = await console.get("/usage", "owner", params=params | {"format": "csv", "table": "time"})
     assert by_time.text.startswith("start,end,key,")
     href = re.search(r'<td data-label="Key"><a href="\.(/requests[^"]+)"', page.text)
@@ -135,6 +137,7 @@ async def test_one_request_is_explained_line_by_line(console: Console) -> None:
     assert following is not None
     second = await console.get(following[1].replace("&amp;", "&"), "viewer")
     assert len(LISTED.findall(second.text)) == 5
+    assert (await console.get("/requests", "viewer", params={"limit": "1000"})).status == 200
     csv = await console.get("/requests", "viewer", params={"format": "csv", "model": "slow"})
     assert len(csv.text.splitlines()) == 26
 
@@ -158,9 +161,24 @@ async def test_the_overview_has_the_balance_and_how_long_it_lasts(console: Conso
     days_left = Decimal(balance["available_usd"]) // burn_usd
     assert f"Lasts {days_left} days" in page.words
     assert page.text.count('<td data-label="Time">') == 10
+    assert "tokens a day (plan)" in page.words
+    whole = await console.get(f"/requests/{await charged(console)}", "member")
+    assert "not made from counts" in whole.words
+    terms = BudgetTerms(Subject.account, "", BudgetPeriod.month, 9_000_000_000)
+    await console.services.budgets.create(account_id, terms, actor=SYSTEM)
+    assert "account, month" in (await console.get("/", "member")).words
+    await billing.accounts.update(account_id, plan="free")
+    week = await console.get("/usage", "member", params={"period": "7d"})
+    assert "plan free" in re.findall(r'<text class="axis over"[^>]*>([^<]+)<', week.text)
     await billing.database.execute("UPDATE accounts SET status = 'suspended'")
     suspended = await console.get("/", "member")
     assert (suspended.status, "This account is suspended" in suspended.words) == (200, True)
+
+
+async def charged(console: Console) -> str:
+    """The last request, whose amount no price row gives."""
+    found = await console.billing.reports.usage_events(console.organization.account_id, 1)
+    return found.items[0].request_id
 
 
 async def test_refusals_and_models_are_those_of_the_account(console: Console) -> None:
@@ -176,21 +194,3 @@ async def test_refusals_and_models_are_those_of_the_account(console: Console) ->
     assert (await console.get("/requests/req_2", "viewer")).status == 404
     models = await console.get("/models", "viewer")
     assert models.values == ["0.15", "0.60", "9"]
-
-
-def test_bars_are_as_high_as_their_amounts_and_colours_are_few() -> None:
-    names = [f"m{number}" for number in range(MOST_SERIES + 4)]
-    buckets = [
-        Bucket(dict.fromkeys(names, 10**9), "a", "a", "a"),
-        Bucket({"m0": 6 * 10**9}, "b", "b", "b", mark="April"),
-        Bucket({}, "c", "c", "c"),
-    ]
-    chart = stacked(buckets, names)
-    whole, half, none = chart.bars
-    assert chart.series == (*names[: MOST_SERIES - 1], OTHER)
-    assert sum(part.height for part in half.parts) == sum(part.height for part in whole.parts) // 2
-    assert (none.parts, whole.parts[0].y + whole.parts[0].height) == ((), FLOOR)
-    assert [line.at for line in chart.marks] == [half.x]
-    assert chart.bars[-1].x + chart.bars[-1].width == chart.width
-    assert [int(line.label) for line in chart.lines][-1] >= 12 * 10**9
-    assert stacked([], []).bars == ()

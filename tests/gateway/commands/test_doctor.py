@@ -1,16 +1,31 @@
 """Each finding of the doctor, on real stores where they can be made so."""
 
+import time
 from dataclasses import replace
 
 import asyncpg
 import pytest
 
+from billing.cli.output import CommandFailed
+from billing.database.connection import Database
+from billing.identity.sealing import SealBroken, Sealer
+from billing.identity.signing_keys import SigningKeys, TokenRules
 from gateway.commands import doctor
 from gateway.commands.checks import Check
-from gateway.commands.doctor import check_clocks, check_postgres, check_settings, check_vocabularies, clock_finding
+from gateway.commands.doctor import (
+    check_clocks,
+    check_postgres,
+    check_secrets_key,
+    check_settings,
+    check_vocabularies,
+    clock_finding,
+)
 from gateway.commands.redis_checks import check_redis
 from gateway.commands.stores import Stores
+from gateway.commands.up import require_seals
 from gateway.config.settings import load_settings
+from gateway.seals import check_seals, sealer_of
+from gateway.server.ids import Ulids
 
 NOW_S = 1_795_000_000.0
 LEASE_S = 5.0
@@ -48,6 +63,31 @@ async def test_commits_that_do_not_wait(database_url: str) -> None:
     await connection.close()
     durability = by_name(await check_postgres(stores(database_url)))["durability"]
     assert (durability.status, durability.message) == ("fail", "synchronous_commit off, fsync on")
+
+
+async def test_a_secrets_key_that_opens_nothing_is_refused_before_anything_is_served(database_url: str) -> None:
+    database = Database(database_url, size=1)
+    was, other = ({"SECRETS_KEY": letter * 32} for letter in "ab")
+    assert await check_secrets_key(stores(database_url), load_settings(other)) == []
+    keys = SigningKeys(database, TokenRules(), Ulids(), time.monotonic, sealer_of(load_settings(was)))
+    await keys.published()
+    assert await check_seals(database, load_settings(was)) == 2
+    both = load_settings({**other, "SECRETS_KEY_BEFORE": was["SECRETS_KEY"]})
+    assert by_name(await check_secrets_key(stores(database_url), both))["secrets key"].status == "ok"
+    shared = load_settings({**other, "JWT_SECRET": "j" * 32})  # then no key of a pair signs
+    assert (await check_seals(database, shared), await check_secrets_key(stores(database_url), shared)) == (0, [])
+    for settings in (load_settings(other), load_settings({})):
+        found = by_name(await check_secrets_key(stores(database_url), settings))["secrets key"]
+        assert (found.status, "SECRETS_KEY" in found.message) == ("fail", True)
+        with pytest.raises(CommandFailed, match="SECRETS_KEY is not the one that sealed it"):
+            await require_seals(database_url, settings)
+    sealer = sealer_of(load_settings(was))
+    add = "INSERT INTO users (id, email, name, totp_secret) VALUES ($1, $1, '', $2)"
+    await database.execute(add, "usr_1", Sealer("c" * 32).seal("JBSWY3DP", "totp usr_1"))
+    await database.execute(add, "usr_2", sealer.seal("JBSWY3DP", "totp usr_2"))
+    with pytest.raises(SealBroken):
+        await check_seals(database, load_settings(was))
+    await database.close()
 
 
 async def test_debits_that_were_set_aside(database_url: str) -> None:

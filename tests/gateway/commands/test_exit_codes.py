@@ -58,6 +58,9 @@ OF_THE_API = {
     "operator exports parked": "operator exports parked",
     "operator exports retry": "operator exports retry x --all",
     "operator audit": "operator audit",
+    "operator jobs list": "operator jobs list",
+    "operator exporters subjects": "operator exporters subjects --parked",
+    "operator exporters assign": "operator exporters assign x acc_x",
     "operator login-link": "operator login-link",
     "operator price reprice": "operator price reprice openai/gpt-4o --since 2026-01-01 --until 2026-02-01",
     "operator user list": "operator user list",
@@ -75,11 +78,12 @@ REFUSED = [
     *("explain x", "ledger set-aside discard x", "operator account show acc_x", "operator account quotas acc_x"),
     *("operator account set acc_x --status closed", "operator grant acc_x 5", "operator refund acc_x 5"),
     *("operator key create acc_x k", "operator key update key_x --name y", "operator key revoke key_x"),
-    "operator price try nobody/nothing input_tokens=1",
+    *("operator price try nobody/nothing input_tokens=1", "operator exporters assign x acc_x"),
 ]
 DONE = [
     *("migrate", "ledger verify", "ledger set-aside list", "ledger set-aside replay --all", "reconcile", "doctor"),
     *("operator account create x", "operator account list", "operator requests --refused"),
+    *("operator jobs list", "operator exporters subjects --parked"),
     *("operator provider list", "operator price list", "operator price check"),
     "operator price try openai/gpt-4o input_tokens=1",
 ]

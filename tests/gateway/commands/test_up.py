@@ -10,6 +10,7 @@ import socket
 import stat
 import tempfile
 import time
+import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from contextlib import suppress
@@ -122,6 +123,24 @@ def test_pages_are_at_the_port_that_was_found(up: Up) -> None:
     key = up.shell.run("operator", "key", "create", account_id, "payer", *scope, "--json").json["key"]
     env = {"METERGATE_API_URL": up.url, "METERGATE_API_TOKEN": key}
     assert up.shell.run("billing", "setup", "--json", env=env).json["url"].startswith(f"{up.url}/pay/")
+
+
+def test_the_operator_signs_in_to_the_console_by_a_link(up: Up) -> None:
+    printed = next(line for line in up.running.said if "/console/enter/" in line).rpartition(" ")[2]
+    made = up.shell.run("operator", "login-link", "--json").json["url"]
+    for link in (printed, made):
+        assert link.startswith(f"{up.url}/console/enter/")
+        request = urllib.request.Request(link, b"", {"Origin": up.url})  # noqa: S310
+        with pytest.raises(urllib.error.HTTPError) as led:  # to a page; the cookie is what counts
+            urllib.request.build_opener(NoRedirect).open(request, timeout=WAIT_S)
+        assert (led.value.code, "mg_session=o." in led.value.headers["Set-Cookie"]) == (303, True)
+
+
+class NoRedirect(urllib.request.HTTPRedirectHandler):
+    """Answers as they come."""
+
+    def redirect_request(self, *given: object) -> None:
+        return None
 
 
 def test_a_second_one_says_that_it_runs(up: Up) -> None:

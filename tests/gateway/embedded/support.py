@@ -169,23 +169,23 @@ async def until(holds: Callable[[], bool], what: str) -> None:
         await asyncio.sleep(0.05)
 
 
-async def store(endpoints: Endpoints) -> None:
+async def store(endpoints: Endpoints, name: str = "kept") -> None:
     """Leave a mark in both servers, on disk."""
     connection = await asyncpg.connect(endpoints.database_url)
-    await connection.execute("CREATE TABLE kept AS SELECT 1 AS value")
+    await connection.execute(f"CREATE TABLE {name} AS SELECT 1 AS value")
     await connection.close()
     async with redis.asyncio.from_url(endpoints.redis_url) as client:
-        await client.set("kept", "1")
+        await client.set(name, "1")
         await client.execute_command("WAITAOF", 1, 0, 5000)  # else the last second's is not
 
 
-async def stored(endpoints: Endpoints) -> bool:
+async def stored(endpoints: Endpoints, name: str = "kept") -> bool:
     """Whether both servers have the mark."""
     connection = await asyncpg.connect(endpoints.database_url)
-    in_postgres = await connection.fetch("SELECT value FROM kept")
+    in_postgres = await connection.fetch(f"SELECT value FROM {name}")  # noqa: S608
     await connection.close()
     async with redis.asyncio.from_url(endpoints.redis_url) as client:
-        return [row["value"] for row in in_postgres] == [1] and await client.get("kept") == b"1"
+        return [row["value"] for row in in_postgres] == [1] and await client.get(name) == b"1"
 
 
 def _wheels() -> Iterator[Path]:

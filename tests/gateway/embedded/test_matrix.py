@@ -1,4 +1,5 @@
-"""{root, ordinary user} x {open, private folder} x {Ctrl-C, TERM, kill -9}: nothing is lost, and nothing is left."""
+"""{root, ordinary user} x {open, private folder}, each ended by kill -9, Ctrl-C and TERM: nothing is lost, and nothing
+is left."""
 
 import os
 import shutil
@@ -34,18 +35,21 @@ def home(request: pytest.FixtureRequest, private: bool) -> Iterator[Home]:
         shutil.rmtree(root)
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL], ids=["Ctrl-C", "TERM", "kill -9"])
 @pytest.mark.parametrize("private", [False, True], ids=["open", "private"])
-async def test_what_was_written_is_there_after_the_end_and_nothing_hinders_the_next_start(
-    home: Home, number: signal.Signals
-) -> None:
-    with holder(home) as first:
-        await store(first.endpoints())
-        code = first.end(number)
-        assert code == (-signal.SIGKILL if number == signal.SIGKILL else 0)
-        if number != signal.SIGKILL:
-            assert servers_of(home.folder.parent) == []
-    with holder(home) as second:  # at once: after kill -9 the servers of the first may still be stopping
-        assert await stored(second.endpoints())
-        assert second.end(signal.SIGTERM) == 0
+async def test_what_was_written_is_there_after_each_end_and_nothing_hinders_the_next_start(home: Home) -> None:
+    """Killed first: nothing of what the first start made has been written in order then."""
+    written: list[str] = []
+    for number in (signal.SIGKILL, signal.SIGINT, signal.SIGTERM):
+        with holder(home) as running:  # at once: after kill -9 the servers of the one before may still be stopping
+            endpoints = running.endpoints()
+            assert [name for name in written if not await stored(endpoints, name)] == []
+            written.append(f"before_{number.name.lower()}")
+            await store(endpoints, written[-1])
+            assert running.end(number) == (-signal.SIGKILL if number == signal.SIGKILL else 0)
+            if number != signal.SIGKILL:
+                assert servers_of(home.folder.parent) == []
+    with holder(home) as last:
+        endpoints = last.endpoints()
+        assert [name for name in written if not await stored(endpoints, name)] == []
+        assert last.end(signal.SIGTERM) == 0
     await until(lambda: servers_of(home.folder.parent) == [], "no server is left")

@@ -51,6 +51,7 @@ def configuration(who: str, operations: dict[str, dict[str, Any]]) -> str:
             "[[operations]]",
             f"include-name = {json.dumps(refused)}",
             "phases.coverage.enabled = false",
+            "phases.examples.enabled = false",
         )
     )
 

@@ -1,0 +1,29 @@
+"""What seals secrets in Postgres, and whether it opens those that lie there: asked before anything is served."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from billing.database.connection import Database, queries
+from billing.identity.sealing import Sealer
+
+if TYPE_CHECKING:
+    from gateway.config.settings import Settings
+
+_query = queries("billing.identity")
+
+
+def sealer_of(settings: Settings) -> Sealer:
+    """Return what seals secrets that lie in Postgres."""
+    key, before = settings.secrets_key, settings.secrets_key_before
+    return Sealer(None if key is None else key.reveal(), None if before is None else before.reveal())
+
+
+async def check_seals(database: Database, settings: Settings) -> int:
+    """Open every key that signs, and the first and the last secret of an authenticator app; how many were sealed.
+    Raises `SealBroken` where one can't be opened, and `DatabaseError`."""
+    sealer = sealer_of(settings)
+    rows = await database.rows(_query("sealed_some"), settings.jwt_secret is None)
+    for row in rows:
+        sealer.open(row["stored"], row["what"])
+    return len(rows)

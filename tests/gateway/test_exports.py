@@ -1,0 +1,78 @@
+"""A gateway tells what was used to other systems, by its configuration, and shows how far it is."""
+
+import asyncio
+import csv
+from dataclasses import replace
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet
+
+from gateway.config.exports import ExportConfig
+from gateway.config.settings import Secret, Settings
+from tests.gateway.conftest import MakeGateway, chat
+from tests.support.commands import Shell
+from tests.support.gateways import BOUND_S, ask
+from tests.support.usage_peers import FakeLago, FakeOpenMeter
+
+
+async def test_what_was_used_is_told_and_written_to_files(
+    make_gateway: MakeGateway, tmp_path: Path, database_url: str, redis_url: str
+) -> None:
+    async with FakeLago().serving() as at_lago, FakeOpenMeter().serving() as at_meter:
+
+        def with_exports(settings: Settings) -> Settings:
+            cloud = ExportConfig(
+                name="meter",
+                kind="cloudevents",
+                url=f"{at_meter.url}/api/v1/events",
+                key=Secret(at_meter.key),
+                private_addresses=True,
+            )
+            folder = ExportConfig(name="files", kind="folder", path=tmp_path)
+            return replace(
+                settings, exports=(cloud, folder), lago_api_url=at_lago.url, lago_api_key=Secret(at_lago.key)
+            )
+
+        gateway = await make_gateway(change=with_exports)
+        customer = await gateway.customer()
+        assert (await ask(customer, chat())).status == 200
+        async with asyncio.timeout(BOUND_S):
+            while not at_lago.events or not at_meter.events:
+                await asyncio.sleep(0.05)
+            while (shown := await gateway.metrics()).count(b"metergate_export_lag_seconds{") < 3:
+                await asyncio.sleep(0.05)
+        assert b'metergate_export_parked{export="lago"} 0.0' in shown
+        (event,) = await customer.events()
+        (told,) = at_meter.events.values()
+        assert (told["id"], told["data"]["charged_usd"]) == (event["id"], event["charged_usd"])
+        assert told["source"] == f"metergate/{gateway.runtime.deployment}"
+        listed = (await gateway.admin("GET", "/exports"))["data"]
+        assert [(each["name"], each["kind"]) for each in listed] == [
+            *(("files", "folder"), ("lago", "lago"), ("meter", "cloudevents")),
+        ]
+        assert (await gateway.admin("GET", "/exports/parked?export=lago"))["data"] == []
+        refused = await gateway.admin("POST", "/exports/retry", {"export": "lago", "item": "x"}, 404)
+        assert "parked" in refused["error"]["message"]
+        assert not at_lago.violations + at_meter.violations
+
+    stores = {"DATABASE_URL": database_url, "REDIS_URL": redis_url}
+    run = ("export", "--since", "2026-01-01", "--json", "--to")
+    shell = Shell(tmp_path)
+    for format in ("csv", "parquet"):
+        done = await asyncio.to_thread(shell.run, *run, str(tmp_path / "x"), "--format", format, env=stores)
+        assert (done.json["events"], done.json["charged_usd"]) == (1, event["charged_usd"])
+    assert written(tmp_path / "x") == [(event["id"], Decimal(event["charged_usd"]))] * 2
+    wrong = await asyncio.to_thread(shell.run, *run, "x", "--format", "xml", env=stores)
+    assert "csv, parquet" in wrong.failed(2)
+
+
+def written(folder: Path) -> list[tuple[str, Decimal]]:
+    """Requests and charges of a CSV and a Parquet file."""
+    (of_csv,), (of_parquet,) = folder.glob("*/usage-*.csv"), folder.glob("*/usage-*.parquet")
+    with of_csv.open(newline="") as lines:
+        rows: list[dict[str, Any]] = list(csv.DictReader(lines))
+    rows += pyarrow.parquet.read_table(of_parquet).to_pylist()
+    assert rows[0].keys() == rows[1].keys()
+    return [(row["request_id"], Decimal(row["charged_usd"])) for row in rows]
