@@ -87,6 +87,7 @@ def setup(app: web.Application, services: Services, pages: tuple[Page, ...] = RO
     """Mount the pages under /console of `app`."""
     console = web.Application(middlewares=[_edge])
     console[SERVICES] = services
+    console[operator_house.MONEY] = operator_house.Money()
     console[PAGES] = {page.path: page for page in pages if page.method == "GET"}
     console.on_response_prepare.append(_secured)
     for asset in assets().values():
