@@ -1,5 +1,5 @@
--- Have what is parked of export $1 tried again: item $2, or all of it. Whoever asks for it has seen that the other side lacks it, so
--- that the time for which it knows identifiers begins anew.
+-- Have what is parked of export $1 tried again: item $2, or all of it. Whoever asks for it has seen that the other side lacks it,
+-- so that the time for which it knows identifiers begins anew.
 WITH chosen AS (
     UPDATE export_parked SET again = true WHERE export = $1 AND ($2::text IS NULL OR item = $2) RETURNING item
 ), hours AS (
