@@ -140,7 +140,7 @@ async def serving(runtime: Runtime, metrics: Metrics | None = None) -> AsyncIter
     reads = Reads(runtime, parts.proxy, parts.router, parts.dialects, metrics, health)
     endpoints = endpoints_of(parts.proxy, reads, jobs, parts.dialects)
     setup(app, runtime.services, endpoints.all)
-    setup_console(app, replace(runtime.services, models=reads.catalogue))
+    setup_console(app, replace(runtime.services, models=reads.catalogue, troubles=health.troubles, job=jobs.last))
     sockets = ResponseSockets(parts.proxy, parts.dialects.find, *socket_rules(settings))
     app.on_shutdown.append(sockets.stop)
     serve_payments(app, runtime)

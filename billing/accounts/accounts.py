@@ -138,9 +138,12 @@ class Accounts:
             raise _not_found(account_id)
         return _account(row)
 
-    async def page(self, limit: int, after: str | None = None) -> Page[Account]:
-        """Return accounts, newest first; `after` is the id that ended the page before."""
-        rows = await self._database.rows(_query("accounts_page"), after or BEFORE_ALL, limit + 1)
+    async def page(
+        self, limit: int, after: str | None = None, *, search: str | None = None, status: str | None = None
+    ) -> Page[Account]:
+        """Return accounts, newest first, or those of a status, and with a text in their name or this id; `after` is the
+        id that ended the page before."""
+        rows = await self._database.rows(_query("accounts_page"), after or BEFORE_ALL, limit + 1, search, status)
         return page_of([_account(row) for row in rows], limit, lambda account: account.id)
 
     async def set_quotas(

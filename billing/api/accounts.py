@@ -36,6 +36,7 @@ from billing.quotas import parse_quotas
 from billing.shapes.accounts import (
     AccountPatch,
     AccountShape,
+    AccountsQuery,
     GrantShape,
     NewAccount,
     NewAdjustment,
@@ -79,9 +80,9 @@ async def create_account(call: Call, body: NewAccount) -> AccountShape:
     return _shape(account, services)
 
 
-async def list_accounts(call: Call, query: PageQuery) -> Listing[AccountShape]:
+async def list_accounts(call: Call, query: AccountsQuery) -> Listing[AccountShape]:
     """List accounts, newest first."""
-    page = await call.services.accounts.page(*page_asked(query))
+    page = await call.services.accounts.page(*page_asked(query), search=query.search, status=query.status)
     return listing(page, lambda account: _shape(account, call.services))
 
 
@@ -224,7 +225,7 @@ def refuse_closing(account: Account, live: LiveBalance, plans: Plans, *, forfeit
 
 ROUTES: Final = (
     Route("POST", ACCOUNTS, create_account, Access.admin, AccountShape, body=NewAccount, status=201),
-    Route("GET", ACCOUNTS, list_accounts, Access.admin, Listing[AccountShape], query=PageQuery),
+    Route("GET", ACCOUNTS, list_accounts, Access.admin, Listing[AccountShape], query=AccountsQuery),
     Route("GET", ACCOUNT, get_account, Access.admin, AccountShape),
     Route("PATCH", ACCOUNT, update_account, Access.admin, AccountShape, body=AccountPatch),
     Route("PUT", f"{ACCOUNT}/quotas", set_account_quotas, Access.admin, AccountShape, body=NewQuotas),

@@ -41,7 +41,7 @@ from billing.api.openapi import check_names, document
 from billing.api.reference import HEADERS as PAGE_HEADERS
 from billing.api.reference import page
 from billing.api.requests import AWAITS_BODY, BODY_TOO_SLOW
-from billing.api.route import PREFIX, REQUEST_ID, Access, Call, Route, serving
+from billing.api.route import PREFIX, REQUEST_ID, REQUEST_ID_HEADER, Access, Call, Route, serving
 from billing.api.services import SERVICES, Services
 from billing.api.tables import TIME_LIMIT
 from billing.errors import LISTED
@@ -71,7 +71,6 @@ ROUTES: Final[tuple[Route, ...]] = (
 BILLING: Final = "/billing/"
 VERSION: Final = "/v1"
 """Before the paths of a customer's billing, which some clients know under /api/v1/billing: it answers there, too."""
-REQUEST_ID_HEADER: Final = "x-request-id"
 _GIVEN_ID: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.:-]{0,63}", re.ASCII)
 """A client's own id of a request: it is answered and audited, and identifies nothing else."""
 

@@ -107,6 +107,7 @@ class Route:
         return self.handler.__module__.rpartition(".")[2]
 
 
+REQUEST_ID_HEADER: Final = "x-request-id"
 REQUEST_ID: Final = web.RequestKey("request_id", str)
 """The id that a request's answer and its rows of the audit log have."""
 

@@ -49,7 +49,7 @@ if TYPE_CHECKING:
     from billing.principals import Principal
     from billing.provider_bills.bills import Bills
     from billing.refused import RefusedRequests
-    from billing.shapes.operation import ModelShape, ProviderShape
+    from billing.shapes.operation import JobShape, ModelShape, ProviderShape
     from billing.shapes.quotas import WindowShape
 
 
@@ -63,6 +63,10 @@ async def _no_windows(account_id: str) -> list[WindowShape]:
 
 async def _no_providers() -> list[ProviderShape]:
     return []
+
+
+async def _no_job() -> JobShape | None:
+    return None
 
 
 def _new_id() -> str:
@@ -146,6 +150,8 @@ class Services:
     unknown_models: Callable[[Iterable[str]], list[str]] = lambda names: []
     providers: Callable[[], Awaitable[list[ProviderShape]]] = _no_providers
     models: Callable[[], list[ModelShape]] = list
+    troubles: Callable[[], list[str]] = list
+    job: Callable[[], Awaitable[JobShape | None]] = _no_job
     keys_per_user: int = 100
     rotation_grace_s: int = 7 * 24 * 3600
     new_id: Callable[[], str] = _new_id

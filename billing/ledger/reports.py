@@ -12,18 +12,20 @@ minute, and at most about `MOST_FRESH`.
 
 import asyncio
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from datetime import UTC, datetime, timedelta
 from typing import Final, NamedTuple
 
 import msgspec
+from ulid import ULID
 
 from billing.database.connection import Database, DatabaseError, Row, queries
 from billing.ledger.debits import Debit, UsageEvent
 from billing.ledger.margins import MarginReports
 from billing.ledger.usage_columns import ModelShare, decode_shares, decode_shares_of, usage_of
 from billing.ledger.used import BEGINNING, END, TAG_NAMES, TAG_VALUES, UsageSums, UsedBy, total
+from billing.money import MAX_NANO
 from billing.pages import BEFORE_ALL, BadCursor, Page, page_of
 from billing.price_table import from_canonical_json
 from billing.prices import PriceRow
@@ -37,16 +39,19 @@ _MICROSECOND: Final = timedelta(microseconds=1)
 _COPIED: Final = tuple(field.name for field in fields(UsageEvent) if field.name not in ("usage", "tags", "shares"))
 """Fields of an event that are columns of the same name."""
 
+PAID_FROM: Final = "sys:stripe"
+"""Whose debits are what customers paid, as `accounts.grants.PURCHASES`."""
 _query = queries("billing.ledger")
 
 
 @dataclass(frozen=True, slots=True)
 class Transaction:
-    """A transfer as its account sees it: `amount_nano` above zero raised the balance."""
+    """A transfer as its account sees it: `amount_nano` above zero raised the balance, to `balance_nano`."""
 
     id: str
     kind: str
     amount_nano: int
+    balance_nano: int
     request_id: str | None
     idempotency_key: str | None
     note: str | None
@@ -106,9 +111,11 @@ class Reports:
         self.margins = MarginReports(database)
 
     async def transactions(self, account_id: str, limit: int, after: str | None = None) -> Page[Transaction]:
-        """Return the account's transfers; `after` is the id that ended the page before."""
-        rows = await self._database.rows(_query("reports_transactions"), account_id, after or BEFORE_ALL, limit + 1)
-        return page_of([Transaction(**dict(row)) for row in rows], limit, lambda transaction: transaction.id)
+        """Return the account's transfers, newest first, each with the balance after it. Raises `pages.BadCursor` for
+        an `after` that no page has given."""
+        before, balance_nano = _balance_place(after) if after else (BEFORE_ALL, None)
+        rows = await self._database.rows(_query("reports_transactions"), account_id, before, limit + 1, balance_nano)
+        return page_of([Transaction(**dict(row)) for row in rows], limit, _balance_cursor)
 
     async def balance_after(self, account_id: str, transfer_id: str) -> int | None:
         """Return what the balance was right after a transfer, in nano-USD; None where more than `MOST_LATER` others
@@ -136,6 +143,19 @@ class Reports:
         if len(found) <= limit and rows and rows[-1]["is_last"]:
             return Page(tuple(found), _cursor(event_of_row(rows[-1])))
         return page_of(found, limit, _cursor)
+
+    async def spent_by_keys(self, keys: Sequence[tuple[str, str]], month: datetime) -> dict[str, int]:
+        """Return what keys, given with their accounts, were charged in the month of UTC that begins then, in
+        nano-USD."""
+        asked = [key_id for key_id, _ in keys], [account_id for _, account_id in keys]
+        rows = await self._database.rows(_query("keys_spent"), *asked, month)
+        return {row["key_id"]: int(row["charged_nano"]) for row in rows}
+
+    async def money_in(self, since: datetime, until: datetime) -> int:
+        """Return what all customers paid within a time, less what was given back to them, in nano-USD."""
+        oldest = str(ULID.from_datetime(since - timedelta(days=1)))
+        row = await self._database.row(_query("reports_money_in"), PAID_FROM, since, until, oldest)
+        return 0 if row is None else int(row["amount_nano"])
 
     async def changed_by_kind(self, account_id: str, since: datetime, until: datetime) -> dict[str, int]:
         """Return what each kind of transfer but usage has changed the balance by within a time, in nano-USD."""
@@ -190,6 +210,18 @@ def _place(cursor: str) -> tuple[datetime, str]:
     if not (dot and request_id):
         raise BadCursor("This cursor is not one that this list has given.")
     return at, request_id
+
+
+def _balance_cursor(last: Transaction) -> str:
+    """Return where a page ends: at this transfer, and at the balance before it."""
+    return f"{last.id}:{last.balance_nano - last.amount_nano}"
+
+
+def _balance_place(cursor: str) -> tuple[str, int]:
+    found, _, balance = cursor.partition(":")
+    if not found or not balance.removeprefix("-").isdecimal() or abs(int(balance)) > MAX_NANO:
+        raise BadCursor("This cursor is not one that this list has given.")
+    return found, int(balance)
 
 
 def _price(stored: str | None) -> PriceRow | None:

@@ -12,8 +12,10 @@ from billing.shapes.base import (
     DEFAULT_PRIORITY,
     Answer,
     Body,
+    Filter,
     Moment,
     Name,
+    PageQuery,
     PositiveUsdBody,
     Priority,
     SignedUsdBody,
@@ -50,6 +52,13 @@ Zone = Annotated[
         extra_json_schema={"format": "time-zone"},
     ),
 ]
+
+
+class AccountsQuery(PageQuery, frozen=True, kw_only=True):
+    """Which accounts: with a text in their names, or of an id; of a status."""
+
+    search: Filter | None = None
+    status: Status | None = None
 
 
 class NewAccount(Body, frozen=True, kw_only=True):

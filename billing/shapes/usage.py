@@ -75,11 +75,12 @@ def _expiry_shape(expiry: NextExpiry) -> ExpiryShape:
 
 
 class TransactionShape(Answer, frozen=True, kw_only=True):
-    """A transfer as its account sees it: `amount_usd` above zero raised the balance."""
+    """A transfer as its account sees it: `amount_usd` above zero raised the balance, to `balance_usd`."""
 
     id: str
     kind: str
     amount_usd: Usd
+    balance_usd: Usd
     request_id: str | None
     idempotency_key: str | None
     note: str | None
@@ -92,6 +93,7 @@ def transaction_shape(transaction: Transaction) -> TransactionShape:
         id=transaction.id,
         kind=transaction.kind,
         amount_usd=format_usd(transaction.amount_nano),
+        balance_usd=format_usd(transaction.balance_nano),
         request_id=transaction.request_id,
         idempotency_key=transaction.idempotency_key,
         note=transaction.note,

@@ -17,22 +17,40 @@ from multidict import MultiDict, MultiDictProxy
 
 from billing.api.errors import BadRequest, Conflict, InsufficientScope, NotFound, of_failure
 from billing.api.requests import read_bounded
-from billing.api.route import REQUEST_ID, HttpHandler
+from billing.api.route import REQUEST_ID, REQUEST_ID_HEADER, HttpHandler
 from billing.api.services import SERVICES, Services
 from billing.api.tables import TIME_LIMIT, Table
 from billing.errors import MetergateError
 from billing.identity.callers import NOBODY, Caller
 from billing.identity.providers import CONSOLE
 from billing.logs import log_about
-from billing.web import credit, keys, overview, plan, requests, sign_in, usage
+from billing.web import (
+    alerts,
+    credit,
+    keys,
+    members,
+    operator_accounts,
+    operator_flows,
+    operator_house,
+    operator_money,
+    operator_requests,
+    overview,
+    plan,
+    quickstart,
+    requests,
+    security,
+    sign_in,
+    usage,
+)
 from billing.web.render import STATIC, assets, compile_templates, render
 from billing.web.visits import Page, View, Visit, Who
 
 if TYPE_CHECKING:
     from billing.web.visits import Handler
 
-_CUSTOMER: Final = (overview, usage, requests, keys, credit, plan)
-ROUTES: Final[tuple[Page, ...]] = tuple(page for module in (sign_in, *_CUSTOMER) for page in module.ROUTES)
+_CUSTOMER: Final = (overview, usage, requests, keys, credit, plan, members, alerts, security, quickstart)
+_OPERATOR: Final = (operator_house, operator_accounts, operator_requests, operator_money, operator_flows)
+ROUTES: Final[tuple[Page, ...]] = tuple(page for module in (sign_in, *_CUSTOMER, *_OPERATOR) for page in module.ROUTES)
 """Every page."""
 MOST_FORM_BYTES: Final = 64 * 1024
 MOST_FIELDS: Final = 500
@@ -69,6 +87,7 @@ def setup(app: web.Application, services: Services, pages: tuple[Page, ...] = RO
     """Mount the pages under /console of `app`."""
     console = web.Application(middlewares=[_edge])
     console[SERVICES] = services
+    console[operator_house.MONEY] = operator_house.Money()
     console[PAGES] = {page.path: page for page in pages if page.method == "GET"}
     console.on_response_prepare.append(_secured)
     for asset in assets().values():
@@ -87,7 +106,10 @@ async def _to_first(request: web.Request) -> web.Response:
     return web.Response(status=307, headers={"Location": f"{CONSOLE.removeprefix('/')}/"})
 
 
-async def _secured(_: web.Request, response: web.StreamResponse) -> None:
+async def _secured(request: web.Request, response: web.StreamResponse) -> None:
+    """Give the answer what browsers are told, and the id that the audit log has of the request."""
+    if REQUEST_ID in request:
+        response.headers[REQUEST_ID_HEADER] = request[REQUEST_ID]
     for name, value in _SECURED.items():
         response.headers.setdefault(name, value)
 

@@ -4,21 +4,30 @@ is a row of fields, and a text of several lines or commas a list.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping
+from datetime import UTC, datetime, timedelta
 from itertools import zip_longest
 from typing import TYPE_CHECKING, Any, Final
 
+from billing.identity.permissions import BILLING_READ
 from billing.identity.providers import CONSOLE
+from billing.ledger.used import Grouping, UsageQueryError
 from billing.payments.return_urls import origin_of
-from billing.quotas import Metric, Window
+from billing.quotas import Metric, Window, names_model
+from billing.times import rfc3339
+from billing.zones import Period, period_of
 
 if TYPE_CHECKING:
     from aiohttp import web
 
+    from billing.shapes.keys import KeyShape
     from billing.shapes.payments import OrderShape
     from billing.shapes.quotas import QuotaShape
     from billing.web.visits import Visit
 
+EXAMPLE_MODEL: Final = "demo"
+"""The model of examples where none is known: that of the local provider."""
 BLANK_ROWS: Final = 2
 """Empty rows below the limits that there are."""
 METRICS: Final = (
@@ -31,6 +40,7 @@ METRICS: Final = (
 WINDOWS: Final = tuple((each, "in all" if each == Window.total.name else each) for each in Window.__members__)
 LIMIT_VALUES: Final[Mapping[str, Any]] = {"metrics": METRICS, "windows": WINDOWS}
 """What a template with rows of limits needs beside the rows."""
+_DIGITS: Final = re.compile("[0-9]{6}", re.ASCII)
 _COLUMNS: Final = ("metric", "window", "limit", "model", "feature")
 
 
@@ -93,3 +103,40 @@ def may_return(visit: Visit, path: str) -> str | None:
 def to_order(visit: Visit, order: OrderShape | None) -> web.Response:
     """Return what leads to the page of an order, which has the link to where it is paid."""
     return visit.see("/credit/orders" if order is None else f"/credit/orders/{order.id}")
+
+
+def factor_typed(visit: Visit, name: str) -> dict[str, str]:
+    """Return the second factor that was typed: six digits are of the app, all else is a recovery code."""
+    given = visit.field(name)
+    return {} if given is None else {"totp" if _DIGITS.fullmatch(given) else "recovery_code": given}
+
+
+async def spent_by(visit: Visit, what: str) -> tuple[str, dict[str | None, int] | None]:
+    """Return when this month began, and what each key or user (`what`) has spent since, in nano-USD, by one query. None
+    where the visitor may not see that, or there are too many for one."""
+    now = datetime.fromtimestamp(visit.services.clock(), UTC)
+    since = period_of(now, Period.month, visit.zone)
+    if not visit.may(BILLING_READ):
+        return rfc3339(since), None
+    bounds = since, (now + timedelta(days=1)).replace(second=0, microsecond=0)
+    try:
+        (span,) = await visit.services.reports.sums.spans(visit.account_id, bounds, Grouping((what,)))
+    except UsageQueryError:
+        return rfc3339(since), None
+    return rfc3339(since), {group[0]: used.charged_nano for group, used in span.items()}
+
+
+def examples(visit: Visit, key: KeyShape | None = None) -> dict[str, str]:
+    """Return the base URL of requests, and a model that a key may use for an example."""
+    may = [name for name in models_of(visit) if key is None or names_model(_patterns(key), name)]
+    return {"base_url": f"{visit.services.browsers.rules.url}/v1", "model": next(iter(may), EXAMPLE_MODEL)}
+
+
+def models_of(visit: Visit) -> list[str]:
+    """Return the models that the account's plan has."""
+    plan = None if visit.account is None else visit.services.plans.get(visit.account.plan)
+    return [each.id for each in visit.services.models() if plan is None or names_model(plan.models, each.id)]
+
+
+def _patterns(key: KeyShape) -> tuple[str, ...] | None:
+    return None if key.models is None else tuple(key.models)

@@ -5,7 +5,7 @@ What is done goes to the functions that /api/billing/keys calls: who may do what
 
 from __future__ import annotations
 
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
@@ -21,24 +21,18 @@ from billing.api.own_keys import (
     update_own_key,
 )
 from billing.api.requests import shaped
-from billing.identity.permissions import BILLING_READ, KEYS_ADMIN, KEYS_READ, KEYS_WRITE, SCOPES
-from billing.ledger.used import Grouping, UsageQueryError
-from billing.pages import MAX_LIMIT
-from billing.quotas import names_model
+from billing.identity.permissions import KEYS_ADMIN, KEYS_READ, KEYS_WRITE, SCOPES
 from billing.shapes.keys import KeyPatch, LeakedKey, NewOwnKey, OwnKeysQuery, Rotation
 from billing.shapes.rules import DEFAULT_SCOPES
 from billing.times import parse_rfc3339, rfc3339
-from billing.web.forms import LIMIT_VALUES, pairs, quota_rows, quotas_typed, texts
-from billing.web.visits import NOTICES, Page, View, Visit, Who
-from billing.zones import Period, period_of
+from billing.web.forms import LIMIT_VALUES, examples, models_of, pairs, quota_rows, quotas_typed, spent_by, texts
+from billing.web.visits import NOTICES, Page, View, Visit, Who, member_names
 
 if TYPE_CHECKING:
     from aiohttp import web
 
     from billing.shapes.keys import KeyShape
 
-EXAMPLE_MODEL: Final = "demo"
-"""The model of examples where none is known: that of the local provider."""
 GRACES: Final = (
     ("0", "at once"),
     ("3600", "in an hour"),
@@ -57,43 +51,19 @@ NOTICES.update(
 async def keys(visit: Visit) -> View:
     """Show keys, newest first, with what each has spent this month."""
     page = await list_own_keys(visit.call, visit.query(OwnKeysQuery))
+    since, spent = await spent_by(visit, "key")
     values = {
         "page": page,
         "states": {each.id: state_of(visit, each) for each in page.data},
-        "since": rfc3339(_month(visit)),
-        "spent": await _spent(visit),
-        "owners": await owners(visit),
+        "since": since,
+        "spent": spent,
+        "owners": await member_names(visit),
     }
     return View("keys.html", values)
 
 
-async def owners(visit: Visit) -> dict[str, str]:
-    """Return the addresses of members by their ids, as far as they are on one page."""
-    if visit.caller.org_id is None:
-        return {}
-    found = await visit.services.members.page(visit.caller.org_id, MAX_LIMIT)
-    return {each.user_id: each.email for each in found.items}
-
-
 def _now(visit: Visit) -> datetime:
     return datetime.fromtimestamp(visit.services.clock(), UTC)
-
-
-def _month(visit: Visit) -> datetime:
-    return period_of(_now(visit), Period.month, visit.zone)
-
-
-async def _spent(visit: Visit) -> dict[str | None, int] | None:
-    """Return what each key has spent this month, in nano-USD, by one query; None where the visitor may not see it, or
-    there are too many for one."""
-    if not visit.may(BILLING_READ):
-        return None
-    bounds = _month(visit), (_now(visit) + timedelta(days=1)).replace(second=0, microsecond=0)
-    try:
-        (span,) = await visit.services.reports.sums.spans(visit.account_id, bounds, Grouping(("key",)))
-    except UsageQueryError:
-        return None
-    return {group[0]: used.charged_nano for group, used in span.items()}
 
 
 def state_of(visit: Visit, key: KeyShape) -> str:
@@ -118,7 +88,7 @@ def _form_values(visit: Visit, key: KeyShape | None = None) -> dict[str, Any]:
         "key": key,
         "scopes": [(name, said, name in chosen) for name, said in offered],
         "rows": quota_rows(visit, () if key is None else key.quotas),
-        "known_models": [each.id for each in visit.services.models()],
+        "known_models": models_of(visit),
         **LIMIT_VALUES,
     }
 
@@ -156,25 +126,16 @@ async def create(visit: Visit) -> View:
     return View("key_made.html", {"key": made, "previous_until": None, **examples(visit, made)})
 
 
-def examples(visit: Visit, key: KeyShape | None = None) -> dict[str, str]:
-    """Return the base URL of requests, and a model that a key may use for an example."""
-    may = [each.id for each in visit.services.models() if key is None or names_model(_patterns(key), each.id)]
-    return {"base_url": f"{visit.services.browsers.rules.url}/v1", "model": next(iter(may), EXAMPLE_MODEL)}
-
-
-def _patterns(key: KeyShape) -> tuple[str, ...] | None:
-    return None if key.models is None else tuple(key.models)
-
-
 async def show_key(visit: Visit) -> View:
     """Show a key and the form that changes it."""
     key = await get_own_key(visit.call)
-    spent, is_own = await _spent(visit), key.user_id == visit.caller.user_id
+    since, spent = await spent_by(visit, "key")
+    is_own = key.user_id == visit.caller.user_id
     values = _form_values(visit, key) | {
         "state": state_of(visit, key),
-        "since": rfc3339(_month(visit)),
+        "since": since,
         "spent": None if spent is None else spent.get(key.id, 0),
-        "owner": (await owners(visit)).get(key.user_id or ""),
+        "owner": (await member_names(visit)).get(key.user_id or ""),
         "may_change": visit.may(KEYS_WRITE) and (is_own or visit.may(KEYS_ADMIN)),
         "graces": [each for each in GRACES if int(each[0]) <= visit.services.rotation_grace_s],
         "expires_local": _local_expiry(visit, key),

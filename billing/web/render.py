@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, Final
 from aiohttp import web
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
+from msgspec import json
 
 from billing.identity.permissions import RANK
 from billing.money import NANO_PER_USD, format_usd, parse_usd
@@ -81,7 +82,7 @@ def templates() -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters.update(amount=amount, money=money, count=count, day=day, words=words)
+    environment.filters.update(amount=amount, money=money, count=count, day=day, words=words, as_json=as_json)
     environment.filters["zip_same"] = lambda names: [(name, words(name)) for name in names]
     environment.globals.update(roles=tuple(sorted(RANK, key=RANK.__getitem__)))
     return environment
@@ -95,8 +96,8 @@ def _compiled() -> bool:
 
 
 async def compile_templates() -> None:
-    """Make the templates ready, once and beside the event loop: it takes some 5 ms for each, and most processes are
-    never asked for a page."""
+    """Make the templates ready, once and beside the event loop: each takes some 5 ms, and most processes are never
+    asked for a page."""
     if not _compiled.cache_info().currsize:
         await asyncio.to_thread(_compiled)
 
@@ -178,6 +179,11 @@ def day(at: str | datetime, zone: ZoneInfo) -> str:
     """Return the day of a time in a zone."""
     moment = parse_rfc3339(at) if isinstance(at, str) else at
     return f"{moment.astimezone(zone):%Y-%m-%d}"
+
+
+def as_json(value: Any) -> str:
+    """Return a value of the API as JSON."""
+    return json.encode(value).decode()
 
 
 def words(name: Any) -> str:

@@ -24,6 +24,8 @@ FILTERS: Final = (
     *("since", "until"),
 )
 """Parameters of the list that its form has, as the API names them."""
+OWN: Final = {"list": "/requests", "of": {}}
+"""Where the page of a request finds others like it, and by which further parameters."""
 
 
 async def requests(visit: Visit) -> View | Table:
@@ -55,12 +57,12 @@ async def request(visit: Visit) -> View:
     """Show one request with the lines of its charge; or why it was refused."""
     try:
         event = await get_event(visit.call)
-        return View("request.html", {"event": event, "refusal": None, "names": await key_names(visit)})
+        return View("request.html", {"event": event, "refusal": None, "names": await key_names(visit), **OWN})
     except NotFound:
         refusal = await _refusal(visit)
         if refusal is None:
             raise
-        return View("request.html", {"event": None, "refusal": refusal, "names": {}})
+        return View("request.html", {"event": None, "refusal": refusal, "names": {}, **OWN})
 
 
 async def _refusal(visit: Visit) -> RefusedShape | None:

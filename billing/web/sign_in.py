@@ -7,7 +7,6 @@ in the session of a browser: its tokens are shown to nobody, and the cookie carr
 
 from __future__ import annotations
 
-import re
 from typing import TYPE_CHECKING, Any, Final
 
 from aiohttp import web
@@ -19,12 +18,12 @@ from billing.api.tokens import oidc_of, sent_to_provider
 from billing.attempts import SIGN_INS
 from billing.identity.providers import is_path
 from billing.shapes.people import CodeAsked, Login, PasswordForgotten, PasswordReset, Registration, Verification
+from billing.web.forms import factor_typed
 from billing.web.visits import Page, View, Visit, Who
 
 if TYPE_CHECKING:
     from billing.shapes.tokens import AccessTokenShape
 
-_DIGITS: Final = re.compile("[0-9]{6}", re.ASCII)
 _GONE: Final = "This link is wrong, used or too old: `metergate operator login-link` makes another one."
 
 
@@ -48,7 +47,9 @@ async def sign_in(visit: Visit) -> View | web.Response:
 
 async def by_password(visit: Visit) -> web.Response:
     """Sign in by a password."""
-    body = visit.body(Login, email=visit.field("email"), password=visit.typed("password") or None, **_factor(visit))
+    body = visit.body(
+        Login, email=visit.field("email"), password=visit.typed("password") or None, **factor_typed(visit, "factor")
+    )
     return await _entered(visit, await people.login(visit.call, body))
 
 
@@ -78,17 +79,15 @@ def _code_view(visit: Visit, purpose: str, challenge: str | None) -> View:
 
 async def by_code(visit: Visit) -> web.Response:
     """Sign in by a code that was mailed, which may prove the address."""
-    given: dict[str, Any] = {"email": visit.field("email"), "code": visit.field("code"), **_factor(visit)}
+    given: dict[str, Any] = {
+        "email": visit.field("email"),
+        "code": visit.field("code"),
+        **factor_typed(visit, "factor"),
+    }
     given["challenge"] = visit.field("challenge")
     if visit.typed("purpose") == "verify":
         return await _entered(visit, await people.verify(visit.call, visit.body(Verification, **given)))
     return await _entered(visit, await people.login(visit.call, visit.body(Login, **given)))
-
-
-def _factor(visit: Visit) -> dict[str, str | None]:
-    """Return the second factor that was typed: six digits are of the app, all else is a recovery code."""
-    given = visit.field("factor")
-    return {} if given is None else {"totp" if _DIGITS.fullmatch(given) else "recovery_code": given}
 
 
 async def _entered(visit: Visit, token: AccessTokenShape) -> web.Response:

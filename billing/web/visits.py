@@ -67,6 +67,7 @@ OPERATOR: Final = (
     ("Keys", "/operator/keys"),
     ("Requests", "/operator/requests"),
     ("Payments", "/operator/payments"),
+    ("Margin", "/operator/margin"),
     ("Prices", "/operator/prices"),
     ("Plans", "/operator/plans"),
     ("Providers", "/operator/providers"),
@@ -74,6 +75,7 @@ OPERATOR: Final = (
     ("Audit", "/operator/audit"),
     ("Jobs", "/operator/jobs"),
     ("Exporters", "/operator/exporters"),
+    ("Exports", "/operator/exports"),
     ("Webhooks", "/operator/webhooks"),
 )
 SECTIONS: Final = (("Organization", CUSTOMER), ("Operator", OPERATOR))
@@ -252,3 +254,11 @@ async def key_names(visit: Visit) -> dict[str, str]:
     """Return what the account's keys are called, by their ids."""
     keys = await visit.services.keys.page(visit.account_id, NAMED)
     return {each.id: each.name for each in keys.items}
+
+
+async def member_names(visit: Visit) -> dict[str, str]:
+    """Return the addresses of the organization's members, by their ids."""
+    if visit.caller.org_id is None:
+        return {}
+    members = await visit.services.members.page(visit.caller.org_id, NAMED)
+    return {each.user_id: each.email for each in members.items}

@@ -207,6 +207,10 @@ class Jobs:
 
     async def get_job_status(self, request: web.Request) -> JobShape:
         """Return the last run of a job: of this worker, or of collection in any."""
+        return await self.last()
+
+    async def last(self) -> JobShape:
+        """Return the last run of a job: of this worker, or of collection in any."""
         with suppress(DatabaseError):
             await self._collector.look()
         run = self._collector.last

@@ -9,8 +9,13 @@ from urllib.parse import urlsplit
 
 import pytest
 
+from tests.billing.conftest import billing
+from tests.billing.web.conftest import bare_services, console, payments, people, registry, services
+
 if TYPE_CHECKING:
     from playwright.async_api import Browser, Page
+
+__all__ = ["bare_services", "billing", "console", "payments", "people", "registry", "services"]
 
 WANTED: Final = "METERGATE_TEST_BROWSER"
 CHROMIUM: Final = shutil.which("chromium")
@@ -56,7 +61,7 @@ async def watched(browser: "Browser", url: str, **options: Any) -> AsyncIterator
     complaints: list[str] = []
     context = await browser.new_context(**options)
     page = await context.new_page()
-    page.on("console", lambda message: complaints.append(f"console: {message.text}"))
+    page.on("console", lambda message: complaints.append(f"console: {message.text} {message.location['url']}"))
     page.on("pageerror", lambda error: complaints.append(f"error: {error}"))
     host = urlsplit(url).netloc
     page.on("request", lambda asked: None if urlsplit(asked.url).netloc == host else complaints.append(asked.url))

@@ -1,6 +1,7 @@
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from fractions import Fraction
+from itertools import accumulate
 from math import ceil
 
 import pytest
@@ -10,7 +11,7 @@ from hypothesis import strategies as st
 from billing.ledger.catalogue import sync_prices
 from billing.ledger.debits import UsageEvent
 from billing.ledger.explanations import EXACT_DECIMALS, decimal, exact_usd, explain, format_explanation
-from billing.ledger.reports import EventFilter, UsageTotals, roll
+from billing.ledger.reports import EventFilter, Transaction, UsageTotals, roll
 from billing.money import format_usd
 from billing.pages import BadCursor
 from billing.rates import COST_SCALE, FACTOR_SCALE
@@ -47,14 +48,18 @@ async def test_transactions_come_in_pages_that_miss_and_repeat_nothing(billing: 
     for n in range(4):
         made.append((await billing.grants.grant(account_id, 1, f"k{n}")).transfer_id)
         made.append(await billing.debit(account_id, key_id, SMALL))
-    found: list[str] = []
+    found: list[Transaction] = []
     after: str | None = None
     for _ in range(3):
         page = await billing.reports.transactions(account_id, 3, after)
-        found += [item.id for item in page.items]
+        found += page.items
         after = page.next_after
-    assert found == made[::-1]
+    assert [item.id for item in found] == made[::-1]
     assert after is None
+    running = list(accumulate(item.amount_nano for item in reversed(found)))
+    assert [item.balance_nano for item in reversed(found)] == running
+    with pytest.raises(BadCursor):
+        await billing.reports.transactions(account_id, 3, found[0].id)
 
 
 async def test_events_of_one_moment_are_paged_exactly(billing: Billing) -> None:

@@ -13,7 +13,6 @@ from billing.ledger.catalogue import sync_prices
 from billing.ledger.reports import roll
 from billing.refused import RefusedRequest
 from billing.usage import Usage
-from billing.web.charts import FLOOR, MOST_SERIES, OTHER, Bucket, stacked
 from tests.billing.support import PRICES
 from tests.billing.web.support import Console
 
@@ -195,21 +194,3 @@ async def test_refusals_and_models_are_those_of_the_account(console: Console) ->
     assert (await console.get("/requests/req_2", "viewer")).status == 404
     models = await console.get("/models", "viewer")
     assert models.values == ["0.15", "0.60", "9"]
-
-
-def test_bars_are_as_high_as_their_amounts_and_colours_are_few() -> None:
-    names = [f"m{number}" for number in range(MOST_SERIES + 4)]
-    buckets = [
-        Bucket(dict.fromkeys(names, 10**9), "a", "a", "a"),
-        Bucket({"m0": 6 * 10**9}, "b", "b", "b", mark="April"),
-        Bucket({}, "c", "c", "c"),
-    ]
-    chart = stacked(buckets, names)
-    whole, half, none = chart.bars
-    assert chart.series == (*names[: MOST_SERIES - 1], OTHER)
-    assert sum(part.height for part in half.parts) == sum(part.height for part in whole.parts) // 2
-    assert (none.parts, whole.parts[0].y + whole.parts[0].height) == ((), FLOOR)
-    assert [line.at for line in chart.marks] == [half.x]
-    assert chart.bars[-1].x + chart.bars[-1].width == chart.width
-    assert [int(line.label) for line in chart.lines][-1] >= 12 * 10**9
-    assert stacked([], []).bars == ()

@@ -1,0 +1,172 @@
+"""Pages that are lists, and pages about one thing, as values: what a column shows, where it leads, what can be done.
+
+`listed` and `detailed` make views of them, for two templates that every such page has in common.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Final, Literal
+
+from billing.web.visits import View
+
+if TYPE_CHECKING:
+    from billing.web.visits import Visit
+
+Kind = Literal["text", "money", "count", "time", "state", "code", "json"]
+"""How a value is shown: an amount, a whole number, a time in the zone, a name of the API as words, as code, as JSON."""
+_GOOD: Final = frozenset({"active", "ok", "credited", "delivered", "on", "settled", "open", "applied", "matched"})
+_BAD: Final = frozenset({"suspended", "closed", "failed", "disputed", "disabled", "dead", "revoked", "missing_here"})
+
+
+@dataclass(frozen=True, slots=True)
+class Column:
+    """One column, or one fact: the attribute `name` of a row. `href` is a path below /console with names of the row's
+    attributes in braces; a row without a value has no link."""
+
+    label: str
+    name: str
+    kind: Kind = "text"
+    href: str | None = None
+
+    def value(self, row: Any) -> Any:
+        """Return what a row has there."""
+        return getattr(row, self.name)
+
+    def link(self, visit: Visit, row: Any) -> str | None:
+        """Return where the value leads, by a relative address."""
+        if self.href is None or not self.value(row):
+            return None
+        return path_of(visit, self.href, row)
+
+
+@dataclass(frozen=True, slots=True)
+class Field:
+    """A field of a form; `options` are pairs of a value and its words. The first filter of a list is its search."""
+
+    name: str
+    label: str
+    type: str = "text"
+    value: str = ""
+    hint: str = ""
+    required: bool = False
+    options: tuple[tuple[str, str], ...] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Act:
+    """A button in each row that is a form of its own; with `only`, in rows whose attribute of that name is one of
+    `among`. `confirm` is asked before."""
+
+    label: str
+    path: str
+    fields: Mapping[str, str] = field(default_factory=dict)
+    danger: bool = False
+    confirm: str = ""
+    only: str | None = None
+    among: tuple[Any, ...] = ()
+
+    def offered(self, row: Any) -> bool:
+        """Return whether a row has the button."""
+        return self.only is None or getattr(row, self.only) in self.among
+
+
+@dataclass(frozen=True, slots=True)
+class Form:
+    """A form beside what it changes."""
+
+    title: str
+    path: str
+    button: str
+    fields: tuple[Field, ...] = ()
+    hint: str = ""
+    hidden: Mapping[str, str] = field(default_factory=dict)
+    danger: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Listed:
+    """A list: its caption, its rows, and what is said where there are none, with a command that changes that."""
+
+    caption: str
+    columns: tuple[Column, ...]
+    rows: Sequence[Any]
+    next_cursor: str | None = None
+    acts: tuple[Act, ...] = ()
+    empty: str = "There is nothing here."
+    command: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Figure:
+    """A number with its name, and the rows that make it; `kind` as of a column."""
+
+    label: str
+    value: Any
+    kind: Kind = "text"
+    note: str = ""
+    path: str = ""
+
+
+REFUSED: Final = (
+    Column("Time", "created_at", "time", "/operator/requests/{id}"),
+    Column("Account", "account_id", "code", "/operator/accounts/{account_id}"),
+    Column("Model", "model"),
+    Column("Why", "code", "state"),
+    Column("Message", "message"),
+)
+"""What lists of refused requests show."""
+
+
+def path_of(visit: Visit, path: str, row: Any) -> str:
+    """Return the address of a path with a row's attributes in its braces."""
+    parts = path.split("{")
+    filled = [parts[0]]
+    for part in parts[1:]:
+        name, _, rest = part.partition("}")
+        filled.append(f"{getattr(row, name)}{rest}")
+    return visit.url("".join(filled))
+
+
+def mood(state: object) -> str:
+    """Return the colour that a state is shown with, beside its words."""
+    return "good" if state in _GOOD else "bad" if state in _BAD else "warn"
+
+
+def listed(
+    title: str,
+    table: Listed,
+    *,
+    filters: tuple[Field, ...] = (),
+    intro: str = "",
+    tabs: tuple[tuple[str, str], ...] = (),
+    forms: tuple[Form, ...] = (),
+    csv: bool = False,
+    figures: tuple[Figure, ...] = (),
+    live: bool = False,
+    more: tuple[Listed, ...] = (),
+) -> View:
+    """Return the page of a list, and of `more` below it; `filters` are parameters of its address, `tabs` pairs of a
+    label and a path, and a `live` list looks again by itself."""
+    values = {"filters": filters, "tabs": tabs, "csv": csv}
+    return _view(title, (table, *more), values, intro=intro, forms=forms, figures=figures, facts=(), live=live)
+
+
+def detailed(
+    title: str,
+    row: Any,
+    facts: tuple[Column, ...],
+    *tables: Listed,
+    intro: str = "",
+    forms: tuple[Form, ...] = (),
+    figures: tuple[Figure, ...] = (),
+) -> View:
+    """Return the page about one thing: what is known of it, what can be done, and lists that belong to it."""
+    values = {"filters": (), "tabs": (), "csv": False, "row": row}
+    return _view(title, tables, values, intro=intro, forms=forms, figures=figures, facts=facts, live=False)
+
+
+def _view(title: str, tables: tuple[Listed, ...], values: dict[str, Any], **more: Any) -> View:
+    given = {"heading": title, "tables": tables, "row": None, "mood": mood, "path_of": path_of}
+    return View("listed.html", {**given, **values, **more})

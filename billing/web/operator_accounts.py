@@ -1,0 +1,235 @@
+"""Operators: accounts, and one account with all that explains its balance."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+from billing.api.accounts import (
+    create_adjustment,
+    create_grant,
+    create_refund,
+    get_account,
+    list_accounts,
+    update_account,
+)
+from billing.api.credit import list_account_lots
+from billing.api.requests import encode_cursor, page_asked
+from billing.money import format_usd
+from billing.shapes.accounts import AccountPatch, AccountsQuery, NewAdjustment, NewCredit, NewGrant
+from billing.shapes.credit import LotsQuery
+from billing.shapes.usage import transaction_shape
+from billing.web.lists import Column, Field, Figure, Form, Listed, detailed, listed
+from billing.web.visits import NOTICES, Page, View, Visit, Who
+
+if TYPE_CHECKING:
+    from aiohttp import web
+
+    from billing.shapes.accounts import AccountShape
+
+NOTICES["booked"] = "It is in the ledger."
+STATUSES: Final = ("active", "past_due", "suspended", "closed")
+ACCOUNT: Final = "/operator/accounts/{account_id}"
+LAST: Final = 20
+"""Transactions and requests that the page of an account has; more are a link away."""
+_COLUMNS: Final = (
+    Column("Name", "name", href="/operator/accounts/{id}"),
+    Column("Account", "id", "code"),
+    Column("Plan", "plan"),
+    Column("Status", "status", "state"),
+    Column("Balance", "balance_usd", "money"),
+    Column("Credit limit", "credit_limit_usd", "money"),
+    Column("Made", "created_at", "time"),
+)
+_LOTS: Final = (
+    Column("Lot", "id", "code"),
+    Column("From", "kind", "state"),
+    Column("Left", "left_usd", "money"),
+    Column("Of", "amount_usd", "money"),
+    Column("Priority", "priority", "count"),
+    Column("Expires", "expires_at", "time"),
+    Column("Made", "created_at", "time"),
+)
+_TRANSACTIONS: Final = (
+    Column("Time", "created_at", "time"),
+    Column("Kind", "kind", "state"),
+    Column("Amount", "amount_usd", "money"),
+    Column("Balance after", "balance_usd", "money"),
+    Column("Request", "request_id", "code", "/operator/requests/{request_id}"),
+    Column("Note", "note"),
+)
+_WINDOWS: Final = (
+    Column("Of", "subject"),
+    Column("Window", "window"),
+    Column("Metric", "metric"),
+    Column("Limit", "limit"),
+    Column("Used", "used"),
+    Column("Held", "held"),
+    Column("Left", "remaining"),
+    Column("Begins anew", "resets_at", "time"),
+)
+_FACTS: Final = (
+    Column("Account", "id", "code"),
+    Column("Plan", "plan"),
+    Column("Status", "status", "state"),
+    Column("Credit limit", "credit_limit_usd", "money"),
+    Column("Past due since", "past_due_since", "time"),
+    Column("Time zone", "tz"),
+    Column("Made", "created_at", "time"),
+)
+
+
+async def accounts(visit: Visit) -> View:
+    """Show accounts, newest first."""
+    found = await list_accounts(visit.call, visit.query(AccountsQuery))
+    states = (("", "any"), *((each, each.replace("_", " ")) for each in STATUSES))
+    filters = Field("search", "Name or id", "search"), Field("status", "Status", options=states)
+    table = Listed("Newest first", _COLUMNS, found.data, found.next_cursor, empty="No account is like that.")
+    return listed("Accounts", table, filters=filters)
+
+
+async def account(visit: Visit) -> View:
+    """Show one account: what its balance is made of, what came and went, and what may be changed."""
+    services, call = visit.services, visit.call
+    shown = await get_account(call)
+    row = await services.accounts.get(shown.id)
+    live = await services.live_balance(row)
+    free_nano = live.balance_nano - live.held_nano
+    lots = await list_account_lots(call, LotsQuery(limit=LAST))
+    changes = await services.reports.transactions(shown.id, LAST)
+    windows = await services.windows(shown.id)
+    here = f"/operator/accounts/{shown.id}"
+    figures = (
+        Figure("Balance", live.balance_nano, "money", "as requests are admitted by"),
+        Figure("Held", live.held_nano, "money", "by requests that run now"),
+        Figure("Available", free_nano + row.credit_limit_nano, "money", "with its credit limit"),
+        Figure("Timeline", "all changes", path=f"{here}/transactions"),
+        Figure("Requests", "all", path=f"/operator/requests?account_id={shown.id}"),
+        Figure("Keys", "all", path=f"/operator/keys?account_id={shown.id}"),
+    )
+    return detailed(
+        shown.name,
+        shown,
+        _FACTS,
+        Listed("Credit, in the order of its use", _LOTS, lots.data, empty="No credit is left."),
+        Listed("Windows of its quotas (UTC)", _WINDOWS, windows, empty="It has no quotas."),
+        Listed("Last changes", _TRANSACTIONS, [transaction_shape(each) for each in changes.items]),
+        intro=_explained(shown, live.balance_nano, live.held_nano),
+        figures=figures,
+        forms=_forms(visit, shown, here),
+    )
+
+
+def _explained(account: AccountShape, balance_nano: int, held_nano: int) -> str:
+    """Return in a sentence how the account stands, why, and what comes next."""
+    if account.status == "suspended":
+        return "Suspended: every request is refused until it is active again. The audit log says who did that, and why."
+    if account.status == "closed":
+        return "Closed: nothing is spent any more. What it had can be read."
+    if account.status == "past_due":
+        return (
+            "A payment of its plan failed: unless that is paid, it falls back to the free plan when the grace is over."
+        )
+    if balance_nano < 0:
+        owed = format_usd(-balance_nano)
+        return (
+            f"{owed} USD below zero: used on credit, or taken back by a refund or dispute. New credit pays that first."
+        )
+    if balance_nano <= held_nano:
+        return "Nothing is free: requests are refused with billing_required until credit is added, or running ones end."
+    return "Active: requests are admitted."
+
+
+def _forms(visit: Visit, account: AccountShape, here: str) -> tuple[Form, ...]:
+    amount = Field("amount_usd", "Amount (USD)", hint="a decimal such as 12.50", required=True)
+    key = {"idempotency_key": visit.typed("idempotency_key") or visit.services.new_id()}
+    note = Field("note", "Note", hint="kept with the transfer; the customer sees it")
+    status = tuple((each, each.replace("_", " ")) for each in STATUSES)
+    against = (("write_off", "what is written off"), ("revenue", "revenue"))
+    return (
+        Form("Grant credit", f"{here}/grant", "Grant", (amount, note), hidden=key),
+        Form("Refund a charge", f"{here}/refund", "Refund", (amount, note), hidden=key),
+        Form(
+            *("Adjust the balance", f"{here}/adjust", "Adjust"),
+            (
+                Field("amount_usd", "Change (USD)", hint="below zero lowers the balance", required=True),
+                Field("reason", "Reason", required=True),
+                Field("against", "Against", options=against),
+            ),
+            hidden=key,
+        ),
+        Form(
+            *("Change the account", f"{here}/change", "Change"),
+            (
+                Field("name", "Name", value=account.name),
+                Field("plan", "Plan", value=account.plan, options=_plans(visit, account.plan)),
+                Field("status", "Status", value=account.status, options=status),
+                Field("credit_limit_usd", "Credit limit (USD)", value=account.credit_limit_usd),
+                Field("reason", "Reason", hint="the audit log keeps it"),
+            ),
+            "Only what you change is changed. It holds on every gateway within a second.",
+        ),
+    )
+
+
+def _plans(visit: Visit, own: str) -> tuple[tuple[str, str], ...]:
+    known = {plan_id: visit.services.plans[plan_id].name for plan_id in visit.services.plans}
+    return tuple({own: own, **known}.items())
+
+
+async def grant(visit: Visit) -> web.Response:
+    """Give credit."""
+    await create_grant(visit.call, visit.body(NewCredit, **_given(visit, "amount_usd", "idempotency_key", "note")))
+    return _booked(visit)
+
+
+async def refund(visit: Visit) -> web.Response:
+    """Give back what was charged."""
+    await create_refund(visit.call, visit.body(NewGrant, **_given(visit, "amount_usd", "idempotency_key", "note")))
+    return _booked(visit)
+
+
+async def adjust(visit: Visit) -> web.Response:
+    """Change a balance up or down."""
+    given = _given(visit, "amount_usd", "idempotency_key", "reason", "against")
+    await create_adjustment(visit.call, visit.body(NewAdjustment, **given))
+    return _booked(visit)
+
+
+def _given(visit: Visit, *names: str) -> dict[str, str | None]:
+    return {name: visit.field(name) for name in names}
+
+
+def _booked(visit: Visit) -> web.Response:
+    return visit.see(f"/operator/accounts/{visit.call.id('account_id')}", "booked")
+
+
+async def change(visit: Visit) -> web.Response:
+    """Change what of an account was changed in the form."""
+    before = await get_account(visit.call)
+    given = _given(visit, "name", "plan", "status", "credit_limit_usd")
+    changed = {name: value for name, value in given.items() if value != getattr(before, name)}
+    await update_account(visit.call, visit.body(AccountPatch, **changed, reason=visit.field("reason")))
+    return visit.see(f"/operator/accounts/{before.id}", "saved")
+
+
+async def timeline(visit: Visit) -> View:
+    """Show all changes of a balance, with what it was after each."""
+    shown = await get_account(visit.call)
+    limit, after = page_asked(visit.query(LotsQuery))
+    found = await visit.services.reports.transactions(shown.id, limit, after)
+    rows = [transaction_shape(each) for each in found.items]
+    table = Listed(
+        "Newest first", _TRANSACTIONS, rows, encode_cursor(found.next_after), empty="Nothing has happened yet."
+    )
+    return listed(f"Timeline of {shown.name}", table, intro=f"Account {shown.id}.")
+
+
+ROUTES: Final[tuple[Page, ...]] = (
+    Page("GET", "/operator/accounts", accounts, Who.operator),
+    Page("GET", ACCOUNT, account, Who.operator),
+    Page("POST", f"{ACCOUNT}/grant", grant, Who.operator, again=account),
+    Page("POST", f"{ACCOUNT}/refund", refund, Who.operator, again=account),
+    Page("POST", f"{ACCOUNT}/adjust", adjust, Who.operator, again=account),
+    Page("POST", f"{ACCOUNT}/change", change, Who.operator, again=account),
+    Page("GET", f"{ACCOUNT}/transactions", timeline, Who.operator),
+)

@@ -1,0 +1,106 @@
+"""What operators see and do: every amount is the ledger's, every change is audited, by whoever made it."""
+
+import re
+from decimal import Decimal
+from typing import Any
+
+from billing.ledger.catalogue import sync_prices
+from billing.usage import Usage
+from tests.billing.support import PRICES
+from tests.billing.web.support import Console
+
+KEY = re.compile(r'name="idempotency_key" value="([^"]+)"')
+
+
+async def page_of(console: Console, **more: str) -> tuple[str, str]:
+    """The page of the organization's account, and the idempotency key of its forms."""
+    page = await console.get(f"/operator/accounts/{console.organization.account_id}", "operator", params=more)
+    assert page.status == 200
+    found = KEY.search(page.text)
+    assert found is not None
+    return page.words, found[1]
+
+
+async def test_an_account_is_corrected_and_its_timeline_has_the_balance_after_each_change(console: Console) -> None:
+    account_id, billing = console.organization.account_id, console.billing
+    await sync_prices(billing.database, PRICES)
+    here = f"/operator/accounts/{account_id}"
+    words, key = await page_of(console)
+    assert "Nothing is free" in words
+    form = {"amount_usd": "10", "note": "<b>welcome</b>", "idempotency_key": key}
+    for _ in range(2):  # the same form sent twice is one grant
+        given = await console.post(f"{here}/grant", "operator", form)
+        assert (given.status, given.location) == (303, f"../../../operator/accounts/{account_id}?notice=booked")
+    spender, _ = await billing.keys.create(account_id, "laptop")
+    request_id = await billing.debit(account_id, spender.id, Usage(input_tokens=1000, output_tokens=100))
+    words, key = await page_of(console)
+    assert "Active: requests are admitted." in words
+    wrong = await console.post(f"{here}/adjust", "link", {"amount_usd": "a lot", "idempotency_key": key})
+    assert wrong.status == 422
+    assert 'value="a lot"' in wrong.text
+    form = {"amount_usd": "-2.5", "reason": "agreed", "against": "write_off", "idempotency_key": key}
+    assert (await console.post(f"{here}/adjust", "link", form)).status == 303
+    timeline = await console.get(f"{here}/transactions", "operator")
+    found = await billing.reports.transactions(account_id, 10)
+    shown = [Decimal(value) for value in timeline.values]
+    assert shown == [Decimal(n) / 10**9 for each in found.items for n in (each.amount_nano, each.balance_nano)]
+    assert found.items[0].balance_nano == (await billing.accounts.get(account_id)).balance_nano
+    assert "&lt;b&gt;welcome" in timeline.text
+    explained = await console.get(f"/operator/requests/{request_id}", "operator")
+    assert "How the charge was made" in explained.words
+    assert account_id in explained.words
+    sent = await console.get("/operator/requests", "operator", params={"id": request_id})
+    assert sent.location.endswith(f"/operator/requests/{request_id}")
+    audit = await console.get("/operator/audit", "operator", params={"format": "csv", "account_id": account_id})
+    assert audit.headers["Content-Type"].startswith("text/csv")
+    assert audit.text.count("\r\n") > 2
+    assert "agreed" in audit.text
+
+
+async def test_only_what_was_changed_of_an_account_is_changed(console: Console) -> None:
+    account_id = console.organization.account_id
+    before = await console.billing.accounts.get(account_id)
+    form: dict[str, Any] = {"name": before.name, "plan": before.plan, "status": "suspended", "reason": "abuse"}
+    changed = await console.post(f"/operator/accounts/{account_id}/change", "operator", form)
+    assert changed.status == 303
+    after = await console.billing.accounts.get(account_id)
+    assert (after.status, after.name, after.plan) == ("suspended", before.name, before.plan)
+    entry = (await console.get("/operator/audit", "link", params={"account_id": account_id})).words
+    assert "suspended" in entry
+    listed = await console.get("/operator/accounts", "operator", params={"search": before.name[:4].upper()})
+    assert account_id in listed.words
+    none = await console.get("/operator/accounts", "operator", params={"search": "%", "status": "active"})
+    assert "No account is like that." in none.words
+
+
+async def test_keys_show_what_they_spent_and_are_revoked(console: Console) -> None:
+    account_id, billing = console.organization.account_id, console.billing
+    await sync_prices(billing.database, PRICES)
+    key, _ = await billing.keys.create(account_id, "laptop")
+    idle, _ = await billing.keys.create(account_id, "idle")
+    await billing.debit(account_id, key.id, Usage(input_tokens=1000, output_tokens=100))
+    (spent, *_) = (await billing.reports.transactions(account_id, 1)).items
+    page = await console.get("/operator/keys", "operator", params={"account_id": account_id})
+    assert [Decimal(value) for value in page.values] == [Decimal(0), -Decimal(spent.amount_nano) / 10**9]
+    assert (await console.post(f"/operator/keys/{idle.id}/revoke", "operator")).status == 303
+    assert (await billing.keys.get(idle.id)).revoked_at is not None
+
+
+async def test_the_first_page_has_the_money_and_each_number_leads_to_its_rows(console: Console) -> None:
+    account_id, billing = console.organization.account_id, console.billing
+    await sync_prices(billing.database, PRICES)
+    key, _ = await billing.keys.create(account_id, "laptop")
+    await billing.debit(account_id, key.id, Usage(input_tokens=1000, output_tokens=100))
+    (spent, *_) = (await billing.reports.transactions(account_id, 1)).items
+    home = await console.get("/operator", "operator")
+    assert f'value="{format(-Decimal(spent.amount_nano) / 10**9, "f")}"' in home.text
+    for href in re.findall(r'class="figure"><dt>[^<]*</dt><dd><a href="\./([^"]+)"', home.text):
+        path, _, query = href.replace("&amp;", "&").partition("?")
+        params = dict(pair.split("=") for pair in query.split("&") if pair)
+        assert (await console.get(f"/{path}", "operator", params=params)).status == 200, href
+    await console.cookie("member")
+    person = await console.get(f"/operator/people/{console.persons['member']}", "operator")
+    assert person.status == 200
+    disabled = await console.post(f"/operator/people/{console.persons['member']}", "operator", {"status": "disabled"})
+    assert disabled.status == 303
+    assert (await console.get("/usage", "member")).status == 303  # signed out

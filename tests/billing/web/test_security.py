@@ -1,0 +1,76 @@
+"""What one signs in with, where one is signed in, and what was done to the organization."""
+
+import re
+
+from billing.identity import totp
+from tests.billing.people_support import GOOD, Registry
+from tests.billing.web.support import Console
+
+OTHER = "copper lantern orchard brisk"
+
+
+async def test_a_person_changes_what_they_sign_in_with(console: Console, registry: Registry) -> None:
+    hashed = await registry.people.passwords.hash(GOOD, "")
+    execute = console.billing.database.execute
+    await execute("UPDATE users SET password_hash = $1 WHERE id = $2", hashed, console.persons["admin"])
+    wrong = await console.post("/security/totp", "admin", {"totp_password": "wrong"})
+    assert wrong.status == 401
+    assert 'id="w-totp_password"' in wrong.text
+    assert 'id="w-password"' not in wrong.text
+    made = await console.post("/security/totp", "admin", {"totp_password": GOOD})
+    secret = re.search(r"<code>([A-Z2-7]{16,})</code>", made.text)
+    assert secret is not None
+    assert 'href="otpauth://totp/' in made.text
+    missed = await console.post("/security/totp/confirm", "admin", {"code": "000000"})
+    assert (missed.status, 'id="w-code"' in missed.text) == (401, True)
+    code = totp.code_at(secret[1], int(registry.clock()) // totp.STEP_S)
+    shown = await console.post("/security/totp/confirm", "admin", {"code": code})
+    codes = re.search(r"<code>([^<]+)</code>", shown.text)
+    assert codes is not None
+    first = codes[1].split()[0]
+    assert "an authenticator app" in (await console.get("/security", "admin")).words
+    renewed = await console.post("/security/totp/recovery-codes", "admin", {"factor": first})
+    assert renewed.status == 200
+    assert first not in renewed.text
+    refused = await console.post(
+        "/security/totp/remove", "admin", {"remove_password": GOOD, "remove_factor": "not-a-code"}
+    )
+    assert (refused.status, 'id="w-remove_factor"' in refused.text) == (401, True)
+
+    weak = await console.post("/security/password", "admin", {"current_password": GOOD, "password": "short12"})
+    assert (weak.status, 'id="w-password"' in weak.text) == (422, True)
+    done = await console.post("/security/password", "admin", {"current_password": GOOD, "password": OTHER})
+    assert done.location == "../security?notice=password-changed"
+    assert (await console.get("/security", "admin")).status == 200
+
+    asked = await console.post("/security/address", "admin", {"email": "ada@example.com", "email_password": OTHER})
+    challenge = re.search(r'name="challenge" value="([^"]+)"', asked.text)
+    assert challenge is not None
+    form = {"email": "ada@example.com", "challenge": challenge[1], "code": "000000"}
+    missed = await console.post("/security/address/confirm", "admin", form)
+    assert (missed.status, f'value="{challenge[1]}"' in missed.text) == (401, True)
+    form["code"] = await registry.mailed_code("ada@example.com")
+    assert (await console.post("/security/address/confirm", "admin", form)).status == 303
+    assert (await console.post("/security/name", "admin", {"name": "<Ada>"})).status == 303
+    page = await console.get("/security", "admin")
+    assert "ada@example.com" in page.words
+    assert 'value="&lt;Ada&gt;"' in page.text
+
+
+async def test_sessions_are_listed_and_ended_and_what_was_done_can_be_read(console: Console) -> None:
+    await console.cookie("owner")
+    console.cookies["other"] = console.cookies.pop("owner")
+    page = await console.get("/security", "owner")
+    ended = re.findall(r"/security/sessions/(\w+)/end", page.text)
+    assert len(ended) == 1
+    assert (await console.post(f"/security/sessions/{ended[0]}/end", "owner")).status == 303
+    assert (await console.get("/security", "other")).status == 303
+    assert (await console.post(f"/security/sessions/{ended[0]}/end", "viewer")).status == 404
+
+    await console.post("/keys/new", "owner", [("name", "<b>"), ("scope", "llm:proxy")])
+    audit = await console.get("/security/audit?action=key.*", "owner")
+    said = (await console.api("/account/audit", "owner", action="key.*"))["data"]
+    assert len(said) == audit.text.count('data-label="Action"') == 1
+    assert "<ins>&lt;b&gt;</ins>" in audit.text
+    assert (await console.post("/security/end-all", "owner")).location == "../sign-in?notice=signed-out"
+    assert (await console.get("/security", "owner")).status == 303

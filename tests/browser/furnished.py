@@ -1,0 +1,53 @@
+"""An organization that has been in use for six weeks, so that no page of it is empty."""
+
+import re
+from datetime import UTC, datetime, timedelta
+from typing import Final
+
+from billing.ledger.catalogue import sync_prices
+from billing.ledger.reports import roll
+from billing.payments.assembly import Payments
+from billing.usage import Usage
+from tests.billing.support import PRICES
+from tests.billing.web.support import Console
+
+REQUESTS: Final = 240
+MODELS: Final = ("gpt-4o-mini", "fast", "smart")
+TEAMS: Final = ("search", "support", "research")
+
+
+async def furnish(console: Console, payments: Payments) -> None:
+    """Give the organization credit, keys and requests: more by day than by night, and more each week."""
+    billing, owner = console.billing, console.persons["owner"]
+    account_id = console.organization.account_id
+    now = datetime.now(UTC)
+    await sync_prices(billing.database, PRICES)
+    month = (now - timedelta(days=45)).replace(day=1)
+    await billing.database.execute("SELECT create_usage_months($1, 3)", month.date())
+    await billing.grants.grant(account_id, 50_000_000_000, "welcome", note="Welcome")
+    keys = [(await billing.keys.create(account_id, name, user_id=owner))[0] for name in ("laptop", "server", "batch")]
+    for number in range(REQUESTS):
+        back = timedelta(hours=4) * (number + number % 3) + timedelta(minutes=7 * (number % 8))
+        large = 1 + number % 5 + (REQUESTS - number) // 60
+        await billing.debit(
+            *(account_id, keys[number % 3].id, Usage(input_tokens=41_000 * large, output_tokens=2_300 * large)),
+            admitted_at=now - back,
+            model=MODELS[number * number % 3],
+            user_id=console.persons[("owner", "member", "admin")[number % 3]],
+            tags=f'{{"team":"{TEAMS[number % 3]}"}}',
+        )
+    await roll(billing.database, 3)
+    await _buy(console, payments)
+
+
+async def _buy(console: Console, payments: Payments) -> None:
+    """Have credit bought, and paid with a card that is kept."""
+    once = re.search(r'name="once" value="([^"]+)"', (await console.get("/credit", "owner")).text)
+    assert once is not None
+    form = {"once": once[1], "amount_usd": "25", "save_method": "on"}
+    order = await console.get((await console.post("/credit/buy", "owner", form)).location.removeprefix(".."), "owner")
+    link = re.search(r'class="button main" href="[^"]+/([^/"]+)"', order.text)
+    assert link is not None
+    assert payments.acts is not None
+    await payments.acts.act(link[1], "approve")
+    await payments.events.round()

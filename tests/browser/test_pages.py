@@ -1,0 +1,148 @@
+"""Every page that the console declares, in a real browser, by everybody who may see it: a new page is walked by itself.
+
+METERGATE_SCREENSHOTS=1 has the walk write docs/console/ anew.
+"""
+
+import os
+import re
+from collections.abc import AsyncIterator, Iterable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+from urllib.parse import urlsplit
+
+import pytest
+
+from billing.identity.callers import NOBODY
+from billing.payments.assembly import Payments
+from billing.web.application import ROUTES
+from billing.web.visits import Page as Declared
+from billing.web.visits import Who
+from tests.billing.web.support import Console
+from tests.browser.conftest import watched
+from tests.browser.furnished import furnish
+from tests.browser.looking import axe, findings, ill_on_phones, said, too_wide
+
+if TYPE_CHECKING:
+    from playwright.async_api import Browser, Page
+
+BY_HAND: Final = {"/enter/{secret}", "/sign-in/with/{provider}"}
+"""Pages that no page links to: the tests of signing in open them."""
+THOROUGH: Final = ("owner", "operator", "nobody")
+"""Who sees the most: their pages are looked at in dark, and on phones. What others see are parts of these."""
+DESKTOP: Final = {"width": 1200, "height": 860}
+SHOTS: Final = Path(__file__).parents[2] / "docs" / "console"
+MOST_SHOWN: Final = 1500
+"""CSS pixels from the top that a screenshot shows at most."""
+LINKS: Final = "[...document.links].map(each => each.getAttribute('href') && each.href)"
+
+
+@dataclass
+class Walk:
+    """What one visitor finds on the pages: what is wrong by address, and where links lead."""
+
+    console: Console
+    who: str
+    wrong: dict[str, list[str]] = field(default_factory=dict)
+    linked: set[str] = field(default_factory=set)
+
+    @property
+    def base(self) -> str:
+        return str(self.console.client.make_url("/console"))
+
+    async def pages(self) -> list[Declared]:
+        """The pages that the visitor may see."""
+        cookie = await self.console.cookie(self.who)
+        caller = NOBODY if cookie is None else await self.console.services.browsers.caller(cookie, used=True)
+        assert caller is not None
+        return [each for each in ROUTES if each.method == "GET" and self._wanted(each) and each.admits(caller)]
+
+    def _wanted(self, page: Declared) -> bool:
+        return page.path not in BY_HAND and (self.who == "nobody") == (page.who is Who.anyone)
+
+    async def look(self, page: "Page", path: str) -> None:
+        """Look at one page with all that there is to look with."""
+        await page.set_viewport_size(DESKTOP)  # type: ignore[arg-type]
+        await page.emulate_media(color_scheme="light")
+        answer = await page.goto(f"{self.base}{path}")
+        assert answer is not None
+        wrong = [] if answer.ok else [f"HTTP {answer.status}"]
+        wrong += [*await findings(page), *await too_wide(page)]
+        self.linked |= {
+            urlsplit(each).path.removeprefix("/console")
+            for each in await page.evaluate(LINKS)
+            if each.startswith(f"{self.base}/")
+        }
+        if self.who in THOROUGH:
+            await shoot(page, self.who, path, "light")
+            await page.emulate_media(color_scheme="dark")
+            wrong += [f"dark: {each}" for each in await findings(page, colours=True)]
+            await shoot(page, self.who, path, "dark")
+            wrong += await ill_on_phones(page)
+        if wrong:
+            self.wrong[path] = wrong
+
+
+async def shoot(page: "Page", who: str, path: str, scheme: str) -> None:
+    """Keep what a page looks like, where that is asked for."""
+    if os.environ.get("METERGATE_SCREENSHOTS") != "1":
+        return
+    parts = [part for part in path.split("/") if part]
+    name = "-".join("one" if re.search(r"\d{4}|[A-Z0-9]{8}", part) else part for part in parts) or "overview"
+    height = min(MOST_SHOWN, int(await page.evaluate("document.documentElement.scrollHeight")))
+    clip: Any = {"x": 0, "y": 0, "width": DESKTOP["width"], "height": height}
+    SHOTS.mkdir(exist_ok=True)
+    await page.screenshot(path=SHOTS / f"{name}.{scheme}.png", full_page=True, clip=clip)
+
+
+@asynccontextmanager
+async def visiting(browser: "Browser", console: Console, who: str, **options: Any) -> AsyncIterator["Page"]:
+    """A page of somebody who has signed in."""
+    base, cookie = str(console.client.make_url("/")), await console.cookie(who)
+    async with watched(browser, base, **options) as page:
+        if cookie is not None:
+            name = console.services.browsers.rules.cookie
+            await page.context.add_cookies([{"name": name, "value": cookie, "url": base}])
+        yield page
+
+
+def address(page: Declared, linked: set[str]) -> str | None:
+    """Where a page is: one with an id is found by a link to it."""
+    if "{" not in page.path:
+        return page.path
+    pattern, fixed = re.compile(re.sub(r"\{\w+\}", "[^/]+", page.path)), {each.path for each in ROUTES}
+    return next((each for each in sorted(linked - fixed) if pattern.fullmatch(each)), None)
+
+
+def by_need(pages: Iterable[Declared]) -> list[Declared]:
+    """Pages in an order in which those with ids come after those that link to them."""
+    return sorted(pages, key=lambda each: (each.path.count("{"), each.path.count("/")))
+
+
+@pytest.fixture
+async def furnished(console: Console, payments: Payments) -> Console:
+    await furnish(console, payments)
+    return console
+
+
+async def test_every_page_is_sound_for_everybody(furnished: Console, browser: "Browser") -> None:
+    linked: set[str] = set()
+    wrong: dict[str, Any] = {}
+    for who in ("owner", "member", "viewer", "operator", "nobody"):
+        walk = Walk(furnished, who)
+        async with visiting(browser, furnished, who) as page:
+            await page.add_init_script(axe())
+            for declared in by_need(await walk.pages()):
+                path = address(declared, walk.linked) or address(declared, linked)
+                if path is None:
+                    walk.wrong[declared.path] = ["no page links to it"]
+                else:
+                    await walk.look(page, path)
+        for path in walk.linked - linked:
+            answer = await furnished.get(path, who)
+            if answer.status >= 400:
+                walk.wrong.setdefault(path, []).append(f"a link leads here: HTTP {answer.status}")
+        linked |= walk.linked
+        wrong |= {who: walk.wrong} if walk.wrong else {}
+    assert wrong == {}, said(wrong)
