@@ -29,7 +29,7 @@ WITH pieces AS MATERIALIZED (
     FROM usage_fresh WHERE admitted_at >= $6 AND admitted_at < $7
     GROUP BY 1
 ), apart AS (
-    SELECT CASE $5 WHEN 1 THEN account_id WHEN 2 THEN model WHEN 3 THEN coalesce(provider, '')
+    SELECT CASE $5 WHEN 1 THEN account_id WHEN 2 THEN model WHEN 3 THEN provider
             ELSE to_char(admitted_at AT TIME ZONE 'UTC', 'YYYY-MM-DD') END AS name,
         CASE WHEN outcome = 'expired' AND charged_nano = 0 THEN 'voided' WHEN estimated OR outcome = 'expired' THEN 'estimated'
             ELSE 'unpriced' END AS kind,
