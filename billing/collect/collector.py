@@ -158,6 +158,9 @@ class Collector:
                 return await self._collected(source, since)
             except DatabaseError as error:
                 return _Collected(Wrote(), f"the ledger did not take it: {error}")
+            except Exception as error:  # of one source, whatever it is: no other waits for it
+                logger.exception("the source %s has failed", source.source_id)
+                return _Collected(Wrote(), f"it could not be collected: {type(error).__name__}")
 
     async def _collected(self, source: Source, since: datetime | None) -> _Collected:
         wrote, empty = Wrote(), 0

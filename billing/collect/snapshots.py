@@ -119,7 +119,7 @@ def read_page(body: bytes, source: Source, now: datetime) -> Page:
     """Return what an answer says. Raises `ExporterFailed` for anything but a page of this source."""
     try:
         answer = _decoder.decode(body)
-    except (msgspec.DecodeError, UnicodeDecodeError, ValueError) as error:
+    except (msgspec.DecodeError, UnicodeDecodeError, ValueError, RecursionError) as error:
         raise ExporterFailed(f"its answer is not a page of snapshots: {error}"[:300], restart=True) from None
     if b"\\u0000" in body:
         raise ExporterFailed("its answer has a NUL in a text", restart=True)
@@ -140,7 +140,7 @@ def _page(answer: _Answer, now: datetime) -> Page:
     for snapshot in answer.snapshots:
         node, at = snapshot.node_id, snapshot.collected_at
         samples += len(snapshot.samples)
-        if not now - MOST_BACK <= at <= now + MOST_AHEAD:
+        if not now - MOST_BACK <= snapshot.collected_at <= now + MOST_AHEAD:
             set_aside += len(snapshot.samples)
             continue
         at = at.astimezone(UTC)  # only now: the first and the last days of the calendar have no time of UTC

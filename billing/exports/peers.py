@@ -166,7 +166,7 @@ def lago_verdict(said: Said) -> Verdict:
     try:
         details = msgspec.json.decode(said.body)["error_details"]
         named = {int(place): _lago_reason(why) for place, why in details.items()}
-    except (msgspec.DecodeError, KeyError, TypeError, AttributeError, ValueError):
+    except (msgspec.DecodeError, KeyError, TypeError, AttributeError, ValueError, RecursionError):
         named = {}
     return Verdict("some", said.reason, named) if named else Verdict("one of them", said.reason)
 

@@ -111,6 +111,9 @@ class ExportWorker:
                 more = await self.step(export)
             except DatabaseError as error:
                 logger.info("export %s waits: %s", export.sink.name, error)
+            except Exception:  # of one export, whatever it is: no other waits for it
+                logger.exception("export %s has failed, and is tried again", export.sink.name)
+                more = False
             if not more:
                 await asyncio.sleep(EVERY_S)
 

@@ -176,6 +176,7 @@ class Poster:
             return Heard(answer.status, read, answer.headers)
 
     async def close(self) -> None:
-        """Close the connections."""
-        if self._session is not None:
-            await self._session.close()
+        """Close the connections; what is sent later opens others."""
+        session, self._session = self._session, None
+        if session is not None:
+            await session.close()

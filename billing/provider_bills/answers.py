@@ -42,7 +42,7 @@ _DECODE: Final = msgspec.json.Decoder(float_hook=Decimal)
 _VERSION: Final = "2023-06-01"
 _NOT_SO: Final = (
     *(msgspec.DecodeError, AttributeError, KeyError, TypeError, ValueError, OverflowError, OSError),
-    *(InvalidOperation, BillRefused),
+    *(InvalidOperation, BillRefused, RecursionError),
 )
 """What reading an answer raises that is not what the API says."""
 Query = tuple[tuple[str, str], ...]

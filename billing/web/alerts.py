@@ -27,7 +27,7 @@ from billing.shapes.base import PageQuery
 from billing.shapes.budgets import BudgetPatch, NewBudget
 from billing.shapes.credit import AlertBody
 from billing.shapes.webhooks import EndpointPatch, NewEndpoint
-from billing.web.forms import texts
+from billing.web.forms import count_typed, texts
 from billing.web.visits import NOTICES, Page, View, Visit, key_names, member_names
 
 if TYPE_CHECKING:
@@ -62,13 +62,13 @@ async def alerts(visit: Visit) -> View:
 
 def _terms(visit: Visit) -> dict[str, Any]:
     """Return what the forms of a new and of a changed budget have in common, as the API takes it."""
-    thresholds = texts(visit.typed("thresholds"))
-    if not all(each.isascii() and each.isdigit() for each in thresholds):
+    thresholds = [count_typed(each) for each in texts(visit.typed("thresholds"))]
+    if None in thresholds:
         raise BadRequest("Thresholds are whole percents, such as 50, 80, 100.", "thresholds")
     return {
         "period": visit.field("period"),
         "amount_usd": visit.field("amount_usd") or "",
-        "thresholds": [int(each) for each in thresholds] or None,
+        "thresholds": thresholds or None,
         "notify": texts(visit.typed("notify")),
     }
 

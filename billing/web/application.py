@@ -200,6 +200,8 @@ async def _caller(request: web.Request, services: Services) -> Caller | None:
 async def _enter(visit: Visit) -> None:
     """Read what a page needs of its visitor, and its form. Raises `InsufficientScope`, `Conflict` and `BadRequest`."""
     page, services, caller = visit.page, visit.services, visit.caller
+    if any("\0" in text for pair in visit.request.query.items() for text in pair):
+        raise BadRequest("The address must not contain NUL characters.")
     if caller.kind == "person":
         visit.organizations = await services.users.organizations(caller.id)
         if caller.account_id is not None:

@@ -100,7 +100,8 @@ def stacked(buckets: Sequence[Bucket], names: Sequence[str], shown: Sequence[str
 def _bar(bucket: Bucket, x: int, end: int, top: int, place: dict[str, int], tick: str) -> Bar:
     sums: dict[int, int] = {}
     for name, amount in bucket.amounts.items():
-        sums[place[name]] = sums.get(place[name], 0) + amount
+        series = place.get(name, MOST_SERIES - 1)  # one of those that the names are too few for
+        sums[series] = sums.get(series, 0) + amount
     parts, below = [], 0
     for series, amount in sorted(sums.items()):
         lower, upper = below * FLOOR // top, (below + amount) * FLOOR // top

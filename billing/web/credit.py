@@ -166,5 +166,5 @@ ROUTES: Final[tuple[Page, ...]] = (
     Page("GET", "/credit/orders", orders, scope=BILLING_READ),
     Page("GET", "/credit/orders/{order_id}", order, scope=BILLING_READ),
     Page("GET", "/credit/invoices", invoices, scope=BILLING_READ),
-    Page("GET", "/credit/transactions", transactions, scope=BILLING_READ),
+    Page("GET", "/credit/transactions", transactions, scope=BILLING_READ, csv=True),
 )

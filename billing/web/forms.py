@@ -40,6 +40,7 @@ METRICS: Final = (
 WINDOWS: Final = tuple((each, "in all" if each == Window.total.name else each) for each in Window.__members__)
 LIMIT_VALUES: Final[Mapping[str, Any]] = {"metrics": METRICS, "windows": WINDOWS}
 """What a template with rows of limits needs beside the rows."""
+MOST_DIGITS: Final = 20
 _DIGITS: Final = re.compile("[0-9]{6}", re.ASCII)
 _COLUMNS: Final = ("metric", "window", "limit", "model", "feature")
 
@@ -55,6 +56,11 @@ def pairs(given: str) -> dict[str, str]:
     return {name.strip(): value.strip() for name, _, value in lines}
 
 
+def count_typed(given: str) -> int | None:
+    """Return a whole number that was typed; None for what is none, or has more digits than any number here."""
+    return int(given) if given.isascii() and given.isdigit() and len(given) <= MOST_DIGITS else None
+
+
 def quotas_typed(visit: Visit) -> list[dict[str, Any]]:
     """Return the limits of a form, as the API takes them: rows with an amount. An amount that is no number stays what
     it is, which is refused where quotas are read."""
@@ -62,9 +68,9 @@ def quotas_typed(visit: Visit) -> list[dict[str, Any]]:
     for row in _rows_typed(visit):
         limit = row["limit"].strip().replace(",", "").lstrip("$")
         if limit:
-            is_count = row["metric"] != Metric.cost.name and limit.isascii() and limit.isdigit()
+            count = None if row["metric"] == Metric.cost.name else count_typed(limit)
             named = {name: row[name].strip() for name in ("model", "feature") if row[name].strip()}
-            amount = int(limit) if is_count else limit
+            amount = limit if count is None else count
             found.append({"window": row["window"], "metric": row["metric"], "limit": amount, **named})
     return found
 

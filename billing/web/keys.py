@@ -25,7 +25,17 @@ from billing.identity.permissions import KEYS_ADMIN, KEYS_READ, KEYS_WRITE, SCOP
 from billing.shapes.keys import KeyPatch, LeakedKey, NewOwnKey, OwnKeysQuery, Rotation
 from billing.shapes.rules import DEFAULT_SCOPES
 from billing.times import parse_rfc3339, rfc3339
-from billing.web.forms import LIMIT_VALUES, examples, models_of, pairs, quota_rows, quotas_typed, spent_by, texts
+from billing.web.forms import (
+    LIMIT_VALUES,
+    count_typed,
+    examples,
+    models_of,
+    pairs,
+    quota_rows,
+    quotas_typed,
+    spent_by,
+    texts,
+)
 from billing.web.visits import NOTICES, Page, View, Visit, Who, member_names
 
 if TYPE_CHECKING:
@@ -95,15 +105,16 @@ def _form_values(visit: Visit, key: KeyShape | None = None) -> dict[str, Any]:
 
 def _typed(visit: Visit) -> dict[str, Any]:
     """Return the rules of a form as the API takes them; None clears."""
-    parallel = visit.field("max_parallel_requests")
-    if parallel is not None and not (parallel.isascii() and parallel.isdigit()):
+    typed = visit.field("max_parallel_requests")
+    parallel = None if typed is None else count_typed(typed)
+    if typed is not None and parallel is None:
         raise BadRequest("The bound of requests at once is a whole number.", "max_parallel_requests")
     return {
         "name": visit.field("name"),
         "scopes": sorted(visit.form.getall("scope", [])),
         "models": texts(visit.typed("models")) or None,
         "quotas": quotas_typed(visit) or None,
-        "max_parallel_requests": None if parallel is None else int(parallel),
+        "max_parallel_requests": parallel,
         "expires_at": _moment(visit, visit.field("expires_at")),
         "tags": pairs(visit.typed("tags")) or None,
     }
@@ -115,9 +126,9 @@ def _moment(visit: Visit, given: str | None) -> str | None:
         return None
     try:
         at = datetime.fromisoformat(given)
-    except ValueError:
+        return rfc3339(at if at.tzinfo is not None else at.replace(tzinfo=visit.zone))
+    except (ValueError, OverflowError):
         return given  # which the rules of keys refuse
-    return rfc3339(at if at.tzinfo is not None else at.replace(tzinfo=visit.zone))
 
 
 async def create(visit: Visit) -> View:
@@ -173,7 +184,7 @@ async def update(visit: Visit) -> web.Response:
     """Change what of a key's form was changed since it was shown, and nothing else."""
     try:
         was = msgspec.json.decode(visit.typed("was"), type=dict[str, Any])
-    except msgspec.MsgspecError as error:
+    except (msgspec.MsgspecError, RecursionError) as error:
         raise BadRequest("This form is not whole: open the page of the key again.") from error
     changes = {name: value for name, value in _typed(visit).items() if name not in was or was[name] != value}
     if changes.get("name", "") is None:
@@ -185,10 +196,10 @@ async def update(visit: Visit) -> web.Response:
 
 async def rotate(visit: Visit) -> View:
     """Give a key a new secret, and show it, this once."""
-    grace = visit.typed("grace_seconds", "0")
-    if not (grace.isascii() and grace.isdigit()):
+    grace_s = count_typed(visit.typed("grace_seconds", "0"))
+    if grace_s is None:
         raise BadRequest("Choose until when the secret before stays valid.", "grace_seconds")
-    made = await rotate_own_key(visit.call, visit.body(Rotation, grace_seconds=int(grace)))
+    made = await rotate_own_key(visit.call, visit.body(Rotation, grace_seconds=grace_s))
     return View("key_made.html", {"key": made, "previous_until": made.previous_until, **examples(visit, made)})
 
 

@@ -215,5 +215,5 @@ ROUTES: Final[tuple[Page, ...]] = (
     Page("GET", "/operator/people", people, Who.operator),
     Page("GET", "/operator/people/{user_id}", person, Who.operator),
     Page("POST", "/operator/people/{user_id}", change_person, Who.operator, again=person),
-    Page("GET", "/operator/audit", audit, Who.operator),
+    Page("GET", "/operator/audit", audit, Who.operator, csv=True),
 )

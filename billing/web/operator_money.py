@@ -19,7 +19,7 @@ from billing.api.plans import list_plans_in_force
 from billing.api.tables import Table
 from billing.shapes.margin import MarginQuery
 from billing.shapes.payment_events import PaymentEventsQuery
-from billing.shapes.payments import AdminOrdersQuery, DismissParked, NewOrderRefund, ParkedQuery
+from billing.shapes.payments import AdminOrdersQuery, CreditParked, DismissParked, NewOrderRefund, ParkedQuery
 from billing.web.lists import Act, Column, Field, Figure, Form, Listed, detailed, listed
 from billing.web.visits import NOTICES, Page, View, Visit, Who
 
@@ -172,8 +172,9 @@ async def parked(visit: Visit) -> View:
 async def credit(visit: Visit) -> web.Response:
     """Credit parked money: to its own account, or to the one that the form names."""
     parked_id = visit.request.match_info.get("parked_id") or visit.field("parked_id") or ""
-    given = visit.field("account_id"), visit.field("note") or ""
-    await payments_of(visit.call).desk.credit(parked_id, *given, actor=visit.call.actor)
+    body = visit.body(CreditParked, account_id=visit.field("account_id"), note=visit.field("note"))
+    desk = payments_of(visit.call).desk
+    await desk.credit(parked_id, body.account_id, body.note or "", actor=visit.call.actor)
     return visit.see(PARKED, "parked-done")
 
 
@@ -263,5 +264,5 @@ ROUTES: Final[tuple[Page, ...]] = (
     Page("GET", "/operator/payments/differences", differences, Who.operator),
     Page("GET", "/operator/plans", plans, Who.operator),
     Page("GET", "/operator/prices", prices, Who.operator),
-    Page("GET", "/operator/margin", margins, Who.operator),
+    Page("GET", "/operator/margin", margins, Who.operator, csv=True),
 )

@@ -83,7 +83,7 @@ async def models(visit: Visit) -> View:
 
 
 ROUTES: Final[tuple[Page, ...]] = (
-    Page("GET", "/requests", requests, scope=BILLING_READ),
+    Page("GET", "/requests", requests, scope=BILLING_READ, csv=True),
     Page("GET", "/requests/refused", refused, scope=BILLING_READ),
     Page("GET", "/requests/{event_id}", request, scope=BILLING_READ),
     Page("GET", "/models", models),

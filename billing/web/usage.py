@@ -273,4 +273,4 @@ def _within(visit: Visit, what: Asked, bucket: BucketShape) -> str:
     return visit.here(period="chosen", **{"from": first.isoformat(), "to": last.isoformat()})
 
 
-ROUTES: Final[tuple[Page, ...]] = (Page("GET", "/usage", usage, scope=BILLING_READ),)
+ROUTES: Final[tuple[Page, ...]] = (Page("GET", "/usage", usage, scope=BILLING_READ, csv=True),)

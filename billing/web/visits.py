@@ -17,8 +17,8 @@ from aiohttp import web
 from multidict import MultiDict, MultiDictProxy
 
 from billing.api.requests import query_of, shaped
-from billing.api.route import Call
-from billing.api.tables import CSV
+from billing.api.route import JSON, Call
+from billing.api.tables import CSV, wants_csv
 from billing.identity.providers import CONSOLE
 from billing.times import TimeError
 from billing.zones import DEFAULT_ZONE, zone_of
@@ -108,7 +108,8 @@ Handler = Callable[["Visit"], Awaitable["View | Table | web.StreamResponse"]]
 class Page:
     """One page, or what a form of one does: `path` is that below /console. With `scope` it is for who has it in their
     organization, with `whole` for sessions without narrowed rights. What a POST is refused with is said on the page
-    that `again` shows, where there is one, with all that was typed."""
+    that `again` shows, where there is one, with all that was typed. With `csv` the page is a table, too, where the
+    address says `format=csv`."""
 
     method: str
     path: str
@@ -117,6 +118,7 @@ class Page:
     scope: str | None = None
     again: Handler | None = None
     whole: bool = False
+    csv: bool = False
 
     def admits(self, caller: Caller) -> bool:
         """Return whether somebody may see it."""
@@ -155,15 +157,15 @@ class Visit:
     def call(self) -> Call:
         """Return the call that a handler of the API is given: what it does is audited the same. A page that is asked
         for with `format=csv` has the handler's table."""
-        request = self.request
-        if self.wants_csv:
-            request = request.clone(headers={**request.headers, "Accept": CSV})
+        request, wanted = self.request, CSV if self.wants_csv else JSON
+        if self.wants_csv or wants_csv(request):
+            request = request.clone(headers={**request.headers, "Accept": wanted})
         return Call(request, self.services, self.caller)
 
     @property
     def wants_csv(self) -> bool:
         """Return whether the page is asked for as a table."""
-        return self.request.query.get("format") == "csv"
+        return self.page.csv and self.request.query.get("format") == "csv"
 
     @property
     def signed_in(self) -> bool:

@@ -53,6 +53,7 @@ LIES: Final[dict[str, tuple[Callable[[dict[str, str], dict[str, Any]], Any], str
     "node": (lambda asked, page: {**page, "node_id": "n9"}, "expected node 'n1', it says 'n9'"),
     "env": (lambda asked, page: {**page, "env": "test"}, "expected env 'prod', it says 'test'"),
     "large": (lambda asked, page: b" " * 20_001, "larger than 20000 bytes"),
+    "deep": (lambda asked, page: b'{"more": ' + b"[" * 15_000, "not a page of snapshots"),
     "silent": (lambda asked, page: None, "does not answer within 0.4 s"),
 }
 
@@ -63,6 +64,7 @@ async def test_exporters_that_lie_fail_alone_and_are_mended(billing: Billing) ->
         for minute in range(5):
             exporter.say(NOW - timedelta(minutes=4 - minute), (f"u-{name}", 100 * minute, 0))
         exporter.say(NOW + timedelta(minutes=6), (f"u-{name}", 10**9, 0))  # which is asked for by nobody
+        exporter.say(datetime.fromisoformat("0001-01-01T00:00:00+14:00"), (f"u-{name}", 10**9, 0))  # of no time in UTC
         exporter.names_cursors = name != "good"
     for name, (lie, _) in LIES.items():
         exporters[name].lie = lie

@@ -69,6 +69,7 @@ def test_an_event_is_told_under_each_code_that_counts_it_and_charged_once() -> N
         ),
         (422, {"error_details": {"events": ["too_many_events"]}}, None),
         (400, "nothing like it", None),
+        (422, msgspec.Raw(b"[" * 2_000), None),
     ],
 )
 def test_what_lago_answers(status: int, said: Any, meant: Any) -> None:

@@ -1,8 +1,11 @@
 """What was used arrives at every other side once, to the nano-USD, whatever fails on the way."""
 
+import asyncio
 import csv
+from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,13 +15,18 @@ import pytest
 from billing.audit import SYSTEM
 from billing.database.connection import queries
 from billing.exports.cursor import ExportNotFound, Exports
+from billing.exports.events import ExportEvent
+from billing.exports.peers import CloudEvents, CloudEventsRules
+from billing.exports.sinks import Peer
 from billing.exports.worker import ExportRules, ExportWorker
 from billing.ledger.debits import Debit
 from billing.ledger.reports import roll
 from billing.ledger.writer import WRITE_NEW_DEBITS, write_debits
+from billing.notices.destinations import Poster
 from tests.billing.exports.support import cloudevents, debit, drain, folder, lago, opened, used, working
 from tests.billing.payments.test_broken_off import Dying, Killed
 from tests.billing.support import Billing
+from tests.support.edge_servers import until
 from tests.support.usage_peers import FakeLago, FakeOpenMeter, Fault
 
 FAULTS: tuple[Fault | None, ...] = (
@@ -146,6 +154,27 @@ async def test_what_is_refused_is_parked_alone_and_tried_again_by_hand(billing: 
             assert {each.name: each.parked for each in await exports.standings()} == {"lago": 2, "cloud": 0}
     with pytest.raises(ExportNotFound):
         await exports.again("cloud", None, SYSTEM)
+
+
+class Broken(CloudEvents):
+    """An export with a fault that nobody has thought of."""
+
+    async def send(self, events: Sequence[ExportEvent]) -> dict[str, str]:
+        raise RecursionError
+
+
+async def test_an_export_that_breaks_stops_no_other_and_whoever_begins_anew_connects_again(billing: Billing) -> None:
+    accounts = [(await billing.accounts.create("Acme")).id]
+    async with FakeOpenMeter().serving() as peer, FakeOpenMeter().serving() as other:
+        broken = Broken("broken", CloudEventsRules(peer.url, "here"), Peer("it", Poster(private=True, timeout_s=9), {}))
+        async with working(billing.database, broken, cloudevents("cloud", other)) as worker:
+            for many in (1, 2):
+                await used(billing, accounts, 1)
+                running = asyncio.create_task(worker.run())
+                await until(partial(lambda task, many: task.done() or len(other.events) == many, running, many))
+                assert not running.done()
+                running.cancel()
+                await asyncio.wait([running])
 
 
 async def test_where_nothing_is_taken_all_waits_before_it_is_parked_and_an_alarm_is_raised(

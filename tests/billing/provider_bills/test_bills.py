@@ -10,6 +10,7 @@ import pytest
 
 from billing.ledger.catalogue import sync_prices
 from billing.provider_bills import fetching
+from billing.provider_bills.answers import questions, read_page
 from billing.provider_bills.bills import BillAccount, Bills, NoSuchBill
 from billing.provider_bills.fetching import fetch
 from billing.provider_bills.lines import BillRefused, BillUnavailable, Tolerance
@@ -139,6 +140,8 @@ async def test_what_fails_changes_nothing_and_shows_no_key(bills: Bills, apis: B
     apis.add("v1/organization/costs", DAYS[0], {"amount": {"value": 1, "currency": "eur"}, "line_item": "x"})
     with pytest.raises(BillUnavailable, match="not what its API says"):
         await bills.fetched("openai", SINCE, TODAY)
+    with pytest.raises(BillUnavailable, match="not what its API says"):
+        read_page(questions("openai", SINCE, TODAY)[0], b"[" * 2_000)
     assert await bills.compared("openai", "api", SINCE, TODAY) == before
     with pytest.raises(BillUnavailable, match="needs an admin") as refused:
         await bills.fetched("wrong", SINCE, TODAY)

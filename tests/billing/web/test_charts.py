@@ -7,7 +7,7 @@ def test_bars_are_as_high_as_their_amounts_and_colours_are_few() -> None:
     names = [f"m{number}" for number in range(MOST_SERIES + 4)]
     buckets = [
         Bucket(dict.fromkeys(names, 10**9), "a", "a", "a"),
-        Bucket({"m0": 6 * 10**9}, "b", "b", "b", mark="April"),
+        Bucket({"m0": 3 * 10**9, "unnamed": 3 * 10**9}, "b", "b", "b", mark="April"),
         Bucket({}, "c", "c", "c"),
     ]
     chart = stacked(buckets, names)

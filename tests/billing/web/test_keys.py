@@ -94,6 +94,22 @@ async def test_a_key_is_made_changed_rotated_and_revoked(console: Console) -> No
     assert "stays so" in (await console.get(path, "member")).words
 
 
+async def test_what_no_form_sends_is_refused_where_it_was_typed(console: Console) -> None:
+    form, many = fields(await console.get("/keys/new", "member"), "/keys/new"), "9" * 5_000
+    for wrong in (
+        {"quota_metric": "requests", "quota_limit": many},
+        {"max_parallel_requests": many},
+        {"expires_at": "9999-12-31T23:59-14:00"},
+    ):
+        assert (await console.post("/keys/new", "member", changed(form, name="x", **wrong))).status == 422, wrong
+    key, _ = await console.billing.keys.create(
+        console.organization.account_id, "mine", user_id=console.persons["member"]
+    )
+    deep = {"name": "x", "was": '{"name": ' + "[" * 15_000}
+    assert (await console.post(f"/keys/{key.id}", "member", deep)).status == 422
+    assert (await console.post(f"/keys/{key.id}/rotate", "member", {"grace_seconds": many})).status == 422
+
+
 async def test_the_list_has_what_each_key_has_spent_and_a_leaked_one_is_revoked(console: Console) -> None:
     billing, account_id = console.billing, console.organization.account_id
     await sync_prices(billing.database, PRICES)

@@ -13,6 +13,8 @@ from billing.ledger.catalogue import sync_prices
 from billing.ledger.reports import roll
 from billing.refused import RefusedRequest
 from billing.usage import Usage
+from billing.web.application import ROUTES
+from billing.web.visits import Who
 from tests.billing.support import PRICES
 from tests.billing.web.support import Console
 
@@ -115,9 +117,17 @@ async def test_what_can_t_be_asked_for_is_said(console: Console) -> None:
         ({"from": "2026-03-02", "to": "2026-03-01"}, "after"),
         ({"from": "yesterday"}, "such as 2027-01-31"),
         ({"period": "ever"}, "period is one of"),
+        ({"by": "tag", "tag": "a\0b"}, "NUL characters"),
     ):
         page = await console.get("/usage", "owner", params=params)
         assert (page.status, word in page.words) == (400, True), params
+    for each in ROUTES:
+        if each.method == "GET" and "{" not in each.path and each.path != "/operator/requests":
+            who = "operator" if each.who is Who.operator else "owner"
+            for asked in ({"params": {"format": "csv"}}, {"headers": {"Accept": "text/csv"}}):
+                page = await console.get(each.path, who, **asked)
+                is_table = page.headers.get("Content-Type", "").startswith("text/csv")
+                assert (page.status != 500, is_table) == (True, each.csv and "params" in asked), each.path
 
 
 async def test_one_request_is_explained_line_by_line(console: Console) -> None:
