@@ -9,6 +9,7 @@
     keys         made, shown once, changed, rotated, revoked   forms  limits and lists as fields
     credit       lots, buying, auto-recharge, orders, transactions   plan  what a change costs before it is made
     members      roles, limits, invitations, the organization   security  what one signs in with, sessions, audit
+    alerts       budgets, low balance, webhooks   quickstart  the first request, a playground
     lists        pages that are lists, and pages about one thing, as values: most of the operators' are
     operator_house     money and health, providers, people, audit    operator_accounts  accounts, one with its timeline
     operator_requests  everyone's keys and requests    operator_money  payments, prices, plans, margins

@@ -25,6 +25,7 @@ from billing.identity.callers import NOBODY, Caller
 from billing.identity.providers import CONSOLE
 from billing.logs import log_about
 from billing.web import (
+    alerts,
     credit,
     keys,
     members,
@@ -35,6 +36,7 @@ from billing.web import (
     operator_requests,
     overview,
     plan,
+    quickstart,
     requests,
     security,
     sign_in,
@@ -46,7 +48,7 @@ from billing.web.visits import Page, View, Visit, Who
 if TYPE_CHECKING:
     from billing.web.visits import Handler
 
-_CUSTOMER: Final = (overview, usage, requests, keys, credit, plan, members, security)
+_CUSTOMER: Final = (overview, usage, requests, keys, credit, plan, members, alerts, security, quickstart)
 _OPERATOR: Final = (operator_house, operator_accounts, operator_requests, operator_money, operator_flows)
 ROUTES: Final[tuple[Page, ...]] = tuple(page for module in (sign_in, *_CUSTOMER, *_OPERATOR) for page in module.ROUTES)
 """Every page."""
@@ -85,6 +87,7 @@ def setup(app: web.Application, services: Services, pages: tuple[Page, ...] = RO
     """Mount the pages under /console of `app`."""
     console = web.Application(middlewares=[_edge])
     console[SERVICES] = services
+    console[operator_house.MONEY] = operator_house.Money()
     console[PAGES] = {page.path: page for page in pages if page.method == "GET"}
     console.on_response_prepare.append(_secured)
     for asset in assets().values():

@@ -14,17 +14,20 @@ from billing.identity.permissions import BILLING_READ
 from billing.identity.providers import CONSOLE
 from billing.ledger.used import Grouping, UsageQueryError
 from billing.payments.return_urls import origin_of
-from billing.quotas import Metric, Window
+from billing.quotas import Metric, Window, names_model
 from billing.times import rfc3339
 from billing.zones import Period, period_of
 
 if TYPE_CHECKING:
     from aiohttp import web
 
+    from billing.shapes.keys import KeyShape
     from billing.shapes.payments import OrderShape
     from billing.shapes.quotas import QuotaShape
     from billing.web.visits import Visit
 
+EXAMPLE_MODEL: Final = "demo"
+"""The model of examples where none is known: that of the local provider."""
 BLANK_ROWS: Final = 2
 """Empty rows below the limits that there are."""
 METRICS: Final = (
@@ -121,3 +124,19 @@ async def spent_by(visit: Visit, what: str) -> tuple[str, dict[str | None, int] 
     except UsageQueryError:
         return rfc3339(since), None
     return rfc3339(since), {group[0]: used.charged_nano for group, used in span.items()}
+
+
+def examples(visit: Visit, key: KeyShape | None = None) -> dict[str, str]:
+    """Return the base URL of requests, and a model that a key may use for an example."""
+    may = [name for name in models_of(visit) if key is None or names_model(_patterns(key), name)]
+    return {"base_url": f"{visit.services.browsers.rules.url}/v1", "model": next(iter(may), EXAMPLE_MODEL)}
+
+
+def models_of(visit: Visit) -> list[str]:
+    """Return the models that the account's plan has."""
+    plan = None if visit.account is None else visit.services.plans.get(visit.account.plan)
+    return [each.id for each in visit.services.models() if plan is None or names_model(plan.models, each.id)]
+
+
+def _patterns(key: KeyShape) -> tuple[str, ...] | None:
+    return None if key.models is None else tuple(key.models)

@@ -22,21 +22,17 @@ from billing.api.own_keys import (
 )
 from billing.api.requests import shaped
 from billing.identity.permissions import KEYS_ADMIN, KEYS_READ, KEYS_WRITE, SCOPES
-from billing.pages import MAX_LIMIT
-from billing.quotas import names_model
 from billing.shapes.keys import KeyPatch, LeakedKey, NewOwnKey, OwnKeysQuery, Rotation
 from billing.shapes.rules import DEFAULT_SCOPES
 from billing.times import parse_rfc3339, rfc3339
-from billing.web.forms import LIMIT_VALUES, pairs, quota_rows, quotas_typed, spent_by, texts
-from billing.web.visits import NOTICES, Page, View, Visit, Who
+from billing.web.forms import LIMIT_VALUES, examples, models_of, pairs, quota_rows, quotas_typed, spent_by, texts
+from billing.web.visits import NOTICES, Page, View, Visit, Who, member_names
 
 if TYPE_CHECKING:
     from aiohttp import web
 
     from billing.shapes.keys import KeyShape
 
-EXAMPLE_MODEL: Final = "demo"
-"""The model of examples where none is known: that of the local provider."""
 GRACES: Final = (
     ("0", "at once"),
     ("3600", "in an hour"),
@@ -61,17 +57,9 @@ async def keys(visit: Visit) -> View:
         "states": {each.id: state_of(visit, each) for each in page.data},
         "since": since,
         "spent": spent,
-        "owners": await owners(visit),
+        "owners": await member_names(visit),
     }
     return View("keys.html", values)
-
-
-async def owners(visit: Visit) -> dict[str, str]:
-    """Return the addresses of members by their ids, as far as they are on one page."""
-    if visit.caller.org_id is None:
-        return {}
-    found = await visit.services.members.page(visit.caller.org_id, MAX_LIMIT)
-    return {each.user_id: each.email for each in found.items}
 
 
 def _now(visit: Visit) -> datetime:
@@ -100,7 +88,7 @@ def _form_values(visit: Visit, key: KeyShape | None = None) -> dict[str, Any]:
         "key": key,
         "scopes": [(name, said, name in chosen) for name, said in offered],
         "rows": quota_rows(visit, () if key is None else key.quotas),
-        "known_models": [each.id for each in visit.services.models()],
+        "known_models": models_of(visit),
         **LIMIT_VALUES,
     }
 
@@ -138,16 +126,6 @@ async def create(visit: Visit) -> View:
     return View("key_made.html", {"key": made, "previous_until": None, **examples(visit, made)})
 
 
-def examples(visit: Visit, key: KeyShape | None = None) -> dict[str, str]:
-    """Return the base URL of requests, and a model that a key may use for an example."""
-    may = [each.id for each in visit.services.models() if key is None or names_model(_patterns(key), each.id)]
-    return {"base_url": f"{visit.services.browsers.rules.url}/v1", "model": next(iter(may), EXAMPLE_MODEL)}
-
-
-def _patterns(key: KeyShape) -> tuple[str, ...] | None:
-    return None if key.models is None else tuple(key.models)
-
-
 async def show_key(visit: Visit) -> View:
     """Show a key and the form that changes it."""
     key = await get_own_key(visit.call)
@@ -157,7 +135,7 @@ async def show_key(visit: Visit) -> View:
         "state": state_of(visit, key),
         "since": since,
         "spent": None if spent is None else spent.get(key.id, 0),
-        "owner": (await owners(visit)).get(key.user_id or ""),
+        "owner": (await member_names(visit)).get(key.user_id or ""),
         "may_change": visit.may(KEYS_WRITE) and (is_own or visit.may(KEYS_ADMIN)),
         "graces": [each for each in GRACES if int(each[0]) <= visit.services.rotation_grace_s],
         "expires_local": _local_expiry(visit, key),

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import asyncio
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any, Final
 
+from aiohttp import web
 from msgspec import UNSET, json, structs
 
 from billing.api.exports import list_exports
 from billing.api.oversight import get_user, list_audit, list_providers, list_users, update_user
 from billing.api.tables import Table, rows
 from billing.errors import StoreError
-from billing.ledger.margins import MarginBy
+from billing.ledger.margins import Margin, MarginBy
 from billing.shapes.admin_users import UserPatch, UsersQuery
 from billing.shapes.audit import AuditQuery
 from billing.shapes.operation import refused_shape
@@ -21,8 +23,7 @@ from billing.web.visits import Page, View, Visit, Who
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
-    from aiohttp import web
-
+    from billing.api.services import Services
     from billing.shapes.operation import ProviderShape, RefusedShape, TargetShape
 
 _TARGETS: Final = (
@@ -56,24 +57,47 @@ _AUDIT: Final = (
     Column("From", "address"),
 )
 DAYS: Final = 30
+KEPT_S: Final = 60.0
+"""How old the sums of the first page may be: they are read over all accounts."""
 LAST: Final = 10
 """Refusals that the first page has."""
+
+
+class Money:
+    """The sums of the first page, over all accounts: read at most once in `KEPT_S`, whoever looks how often."""
+
+    def __init__(self) -> None:
+        self._reading = asyncio.Lock()
+        self._kept: tuple[Margin, Margin, int] | None = None
+        self._day: datetime | None = None
+        self._until_s = 0.0
+
+    async def read(self, services: Services, today: datetime) -> tuple[Margin, Margin, int]:
+        """Return the margin of today and of the last `DAYS`, and the money that came in. Raises `DatabaseError`."""
+        async with self._reading:
+            if self._kept is None or self._day != today or services.clock() >= self._until_s:
+                since, until = today - timedelta(days=DAYS - 1), today + timedelta(days=1)
+                found = await services.reports.margins.read(since, until, MarginBy.day)
+                last = dict(found.groups).get(today.date().isoformat(), Margin())
+                self._kept = last, found.total, await services.reports.money_in(since, until)
+                self._day, self._until_s = today, services.clock() + KEPT_S
+            return self._kept
+
+
+MONEY: Final = web.AppKey("operator_money", Money)
 
 
 async def home(visit: Visit) -> View:
     """Show money, health and what waits; each number leads to what it is made of."""
     services = visit.services
     today = datetime.fromtimestamp(services.clock(), UTC).replace(hour=0, minute=0, second=0, microsecond=0)
-    until = today + timedelta(days=1)
-    since = until - timedelta(days=DAYS)
-    last = (await services.reports.margins.read(today, until, MarginBy.day)).total
-    month = (await services.reports.margins.read(since, until, MarginBy.day)).total
+    since, until = today - timedelta(days=DAYS - 1), today + timedelta(days=1)
+    last, month, came = await visit.request.config_dict[MONEY].read(services, today)
     troubles, job = services.troubles(), await services.job()
     days = f"/operator/margin?by=day&since={since.date()}&until={until.date()}"
     queue = 0 if services.payments is None else await services.payments.orders.parked_count()
     exports = (await list_exports(visit.call)).data
     drifts = None if job is None or job.drifts is UNSET else len(job.drifts)
-    came = await services.reports.money_in(since, until)
     figures = (
         Figure("Health", "degraded" if troubles else "ok", "state", "; ".join(troubles)),
         Figure("Money in", came, "money", f"purchases of {DAYS} days", "/operator/payments"),
@@ -87,7 +111,7 @@ async def home(visit: Visit) -> View:
     )
     refused = await _refused(visit)
     table = Listed("Refused last", REFUSED, refused, empty="Nothing was refused lately.")
-    return listed("Home", table, figures=figures, live=True)
+    return listed("Home", table, figures=figures, live=True, intro="Money is a minute old at most.")
 
 
 async def _refused(visit: Visit) -> list[RefusedShape]:

@@ -254,3 +254,11 @@ async def key_names(visit: Visit) -> dict[str, str]:
     """Return what the account's keys are called, by their ids."""
     keys = await visit.services.keys.page(visit.account_id, NAMED)
     return {each.id: each.name for each in keys.items}
+
+
+async def member_names(visit: Visit) -> dict[str, str]:
+    """Return the addresses of the organization's members, by their ids."""
+    if visit.caller.org_id is None:
+        return {}
+    members = await visit.services.members.page(visit.caller.org_id, NAMED)
+    return {each.user_id: each.email for each in members.items}

@@ -115,3 +115,18 @@ async def test_the_list_has_what_each_key_has_spent_and_a_leaked_one_is_revoked(
     assert told.location == "../keys/leaked?notice=leak-told"
     assert (await console.post("/keys/leaked", "nobody", {"key": "no secret"})).location == told.location
     assert "revoked" in (await console.get(f"/keys/{keys[2]['id']}", "owner")).words
+
+
+async def test_the_quickstart_has_the_first_request_and_shows_it_arrive(console: Console) -> None:
+    page = await console.get("/quickstart", "member")
+    assert "No requests yet" in page.words
+    assert f"curl {console.services.browsers.rules.url}/v1/chat/completions" in page.words
+    assert "Make your first key" in page.words
+    playground = re.search(r'<form[^>]*id="playground"[^>]*>(.*?)</form>', page.text, re.DOTALL)
+    assert playground is not None
+    assert "name=" not in playground[0]  # what is typed there is no part of any form that is sent
+    assert re.search(r'data-base="\./\.\./v1"', playground[0])
+    await sync_prices(console.billing.database, PRICES)
+    account_id = console.organization.account_id
+    await console.billing.debit(account_id, "key_1", Usage(input_tokens=7))
+    assert 'data-label="Charged"' in (await console.get("/quickstart", "viewer")).text

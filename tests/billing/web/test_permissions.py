@@ -101,7 +101,6 @@ MATRIX: Final[dict[str, list[int]]] = {
     "GET /credit/transactions": CUSTOMERS,
     "GET /plan": CUSTOMERS,
     "GET /plan/{plan_id}": OF_ANOTHER,
-    "GET /operator/exporters": [*TO_SIGN_IN, *[403] * 5, 503, 503],
     "POST /plan/{plan_id}": ADMINS,
     "GET /members": CUSTOMERS,
     "POST /members/invite": REFUSED,
@@ -128,13 +127,28 @@ MATRIX: Final[dict[str, list[int]]] = {
     "POST /security/totp/remove": [*TO_SIGN_IN, *[401] * 6, 403],
     "POST /security/sessions/{session_id}/end": [*TO_SIGN_IN, *[404] * 6, 403],
     "GET /security/audit": [*TO_SIGN_IN, 403, 403, 200, 200, 200, 403, 403],
+    "GET /alerts": CUSTOMERS,
+    "POST /alerts/low-balance": [*TO_SIGN_IN, 403, 403, 303, 303, 303, 403, 403],
+    "POST /alerts/budgets": REFUSED,
+    "GET /alerts/budgets/{budget_id}": OF_ANOTHER,
+    "POST /alerts/budgets/{budget_id}": ADMINS,
+    "POST /alerts/budgets/{budget_id}/delete": ADMINS,
+    "POST /alerts/webhooks": REFUSED,
+    "GET /alerts/webhooks/{endpoint_id}": OF_ANOTHER,
+    "POST /alerts/webhooks/{endpoint_id}/turn": ADMINS,
+    "POST /alerts/webhooks/{endpoint_id}/test": ADMINS,
+    "POST /alerts/webhooks/{endpoint_id}/rotate": ADMINS,
+    "POST /alerts/webhooks/{endpoint_id}/delete": ADMINS,
+    "POST /alerts/webhooks/{endpoint_id}/deliveries/{delivery_id}/redeliver": ADMINS,
+    "GET /quickstart": CUSTOMERS,
+    "GET /operator/exporters": [*TO_SIGN_IN, *[403] * 5, 503, 503],
     "GET /": [*TO_SIGN_IN, 200, 200, 200, 200, 200, 303, 303],
 }
 """Statuses in the order of `CALLERS`. Signing out, which ends what the others need, has tests of its own."""
 GIVEN: Final = {"secret": "no-such-link", "provider": "none"}
 NAMES: Final = (
-    *("account_id", "delivery_id", "endpoint_id", "event_id", "export", "invitation_id", "key_id", "order_id"),
-    *("parked_id", "plan_id", "request_id", "session_id", "token", "user_id"),
+    *("account_id", "budget_id", "delivery_id", "endpoint_id", "event_id", "export", "invitation_id", "key_id"),
+    *("order_id", "parked_id", "plan_id", "request_id", "session_id", "token", "user_id"),
 )
 PATHS: Final = {**dict.fromkeys(NAMES, "none"), **GIVEN}
 
