@@ -27,10 +27,12 @@ from tests.browser.looking import axe, findings, ill_on_phones, said, too_wide
 if TYPE_CHECKING:
     from playwright.async_api import Browser, Page
 
-BY_HAND: Final = {"/enter/{secret}", "/sign-in/with/{provider}"}
-"""Pages that no page links to: the tests of signing in open them."""
+BY_HAND: Final = {"/enter/{secret}", "/sign-in/with/{provider}", "/invitations/{token}"}
+"""Pages that no page links to, but mails and commands."""
 THOROUGH: Final = ("owner", "operator", "nobody")
 """Who sees the most: their pages are looked at in dark, and on phones. What others see are parts of these."""
+KNOWN: Final = {"/plan/{plan_id}": "/plan/starter"}
+"""Where pages are that are linked to only where a choice would change something."""
 UNSERVED: Final = {"/operator/exporters", "/operator/payments/events", "/operator/payments/differences"}
 """Pages of what the gateway of these tests lacks: exporters of bills, and Stripe."""
 DESKTOP: Final = {"width": 1200, "height": 860}
@@ -71,13 +73,14 @@ class Walk:
         answer = await page.goto(f"{self.base}{path}")
         assert answer is not None
         wrong = [] if answer.ok else [f"HTTP {answer.status}"]
-        wrong += [*await findings(page), *await too_wide(page)]
+        wrong += await findings(page)
         self.linked |= {
             urlsplit(each).path.removeprefix("/console")
             for each in await page.evaluate(LINKS)
             if each.startswith(f"{self.base}/")
         }
         if self.who in THOROUGH:
+            wrong += await too_wide(page)
             await shoot(page, self.who, path, "light")
             await page.emulate_media(color_scheme="dark")
             wrong += [f"dark: {each}" for each in await findings(page, colours=True)]
@@ -91,7 +94,7 @@ class Walk:
 
 async def shoot(page: "Page", who: str, path: str, scheme: str) -> None:
     """Keep what a page looks like, where that is asked for."""
-    if os.environ.get("METERGATE_SCREENSHOTS") != "1":
+    if os.environ.get("METERGATE_SCREENSHOTS") != "1" or (who == "operator") != path.startswith("/operator"):
         return
     parts = [part for part in path.split("/") if part]
     name = "-".join("one" if re.search(r"\d{4}|[A-Z0-9]{8}", part) else part for part in parts) or "overview"
@@ -114,8 +117,8 @@ async def visiting(browser: "Browser", console: Console, who: str, **options: An
 
 def address(page: Declared, linked: set[str]) -> str | None:
     """Where a page is: one with an id is found by a link to it."""
-    if "{" not in page.path:
-        return page.path
+    if "{" not in page.path or page.path in KNOWN:
+        return KNOWN.get(page.path, page.path)
     pattern, fixed = re.compile(re.sub(r"\{\w+\}", "[^/]+", page.path)), {each.path for each in ROUTES}
     return next((each for each in sorted(linked - fixed) if pattern.fullmatch(each)), None)
 
