@@ -42,7 +42,7 @@ _COLUMNS: Final = (
 )
 _LOTS: Final = (
     Column("Lot", "id", "code"),
-    Column("From", "kind", "state"),
+    Column("From", "kind"),
     Column("Left", "left_usd", "money"),
     Column("Of", "amount_usd", "money"),
     Column("Priority", "priority", "count"),
@@ -51,7 +51,7 @@ _LOTS: Final = (
 )
 _TRANSACTIONS: Final = (
     Column("Time", "created_at", "time"),
-    Column("Kind", "kind", "state"),
+    Column("Kind", "kind"),
     Column("Amount", "amount_usd", "money"),
     Column("Balance after", "balance_usd", "money"),
     Column("Request", "request_id", "code", "/operator/requests/{request_id}"),

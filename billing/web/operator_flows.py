@@ -33,7 +33,7 @@ NOTICES.update(
 )
 _RUNS: Final = (
     Column("Began", "started_at", "time"),
-    Column("Job", "job", "state"),
+    Column("Job", "job"),
     Column("Status", "status", "state"),
     Column("Ended", "finished_at", "time"),
     Column("Exporters", "sources", "count"),

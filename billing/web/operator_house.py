@@ -49,7 +49,7 @@ _ORGANIZATIONS: Final = (Column("Organization", "name"), Column("Role", "role"),
 _AUDIT: Final = (
     Column("Time", "created_at", "time"),
     Column("Who", "actor"),
-    Column("Did", "action", "state"),
+    Column("Did", "action"),
     Column("To", "subject", "code"),
     Column("Account", "account_id", "code", "/operator/accounts/{account_id}"),
     Column("Before", "before", "json"),

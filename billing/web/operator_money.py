@@ -46,7 +46,7 @@ _ORDERS: Final = (
     Column("Time", "created_at", "time"),
     Column("Order", "id", "code", "/operator/payments/orders/{id}"),
     Column("Account", "account_id", "code", "/operator/accounts/{account_id}"),
-    Column("For", "kind", "state"),
+    Column("For", "kind"),
     Column("Amount", "amount_usd", "money"),
     Column("Refunded", "refunded_usd", "money"),
     Column("Status", "status", "state"),
@@ -106,7 +106,7 @@ _MODELS: Final = (
     Column("Provider", "owned_by"),
     Column("Context", "context_window", "count"),
     Column("Longest answer", "max_output_tokens", "count"),
-    Column("Price", "pricing", "json"),
+    Column("Price", "pricing", "prices"),
 )
 _MARGINS: Final = (
     Column("Requests", "events", "count"),
@@ -221,7 +221,7 @@ async def prices(visit: Visit) -> View:
     asked = visit.request.query.get("model", "").lower()
     found = [each for each in visit.services.models() if asked in each.id.lower()]
     table = Listed("Per million tokens or by the unit, in USD", _MODELS, found, empty="No model is called like that.")
-    intro = "From prices.yaml. `metergate operator price diff` compares the file with the table in force."
+    intro = "They are those of prices.yaml; metergate operator price diff compares the file with the table in force."
     return listed("Prices", table, filters=(Field("model", "Model", "search"),), intro=intro)
 
 

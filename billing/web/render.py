@@ -126,12 +126,17 @@ def render(visit: Visit, view: View, pages: Mapping[str, Page]) -> web.Response:
 def _sections(visit: Visit, pages: Mapping[str, Page]) -> list[tuple[str, list[tuple[str, str, bool]]]]:
     """Return the navigation: of each section that somebody has, the pages that they may see, and which this is of."""
     seen = [
-        (title, [(label, path) for label, path in links if path in pages and pages[path].admits(visit.caller)])
+        (title, [(label, path) for label, path in links if path in pages and _led(pages[path], visit)])
         for title, links in (SECTIONS if visit.signed_in else ())
     ]
     within = [path for _, links in seen for _, path in links if f"{visit.path}/".startswith(f"{path.rstrip('/')}/")]
     here = max(within, key=len, default="")
     return [(title, [(*link, link[1] == here) for link in links]) for title, links in seen if links]
+
+
+def _led(page: Page, visit: Visit) -> bool:
+    """Return whether somebody is led to a page: the first one is about an organization, where there is one."""
+    return page.admits(visit.caller) and (page.path != "/" or visit.account is not None or not visit.operator)
 
 
 def usd_text(nano: int) -> str:

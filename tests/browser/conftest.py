@@ -56,9 +56,12 @@ async def browser() -> AsyncIterator["Browser"]:
 
 
 @asynccontextmanager
-async def watched(browser: "Browser", url: str, **options: Any) -> AsyncIterator["Page"]:
-    """A new page of a visitor nobody knows; `options` are those of its context."""
-    complaints: list[str] = []
+async def watched(
+    browser: "Browser", url: str, complaints: list[str] | None = None, **options: Any
+) -> AsyncIterator["Page"]:
+    """A new page of a visitor nobody knows; `options` are those of its context. Whoever gives `complaints` looks at
+    them, and takes out what is known."""
+    complaints = [] if complaints is None else complaints
     context = await browser.new_context(**options)
     page = await context.new_page()
     page.on("console", lambda message: complaints.append(f"console: {message.text} {message.location['url']}"))
@@ -67,6 +70,6 @@ async def watched(browser: "Browser", url: str, **options: Any) -> AsyncIterator
     page.on("request", lambda asked: None if urlsplit(asked.url).netloc == host else complaints.append(asked.url))
     try:
         yield page
-        assert complaints == []
+        assert complaints == [], "\n".join(complaints)
     finally:
         await context.close()

@@ -4,6 +4,7 @@ import re
 from datetime import UTC, datetime, timedelta
 from typing import Final
 
+from billing.audit import ADMIN
 from billing.ledger.catalogue import sync_prices
 from billing.ledger.reports import roll
 from billing.payments.assembly import Payments
@@ -13,6 +14,14 @@ from tests.billing.web.support import Console
 
 REQUESTS: Final = 240
 MODELS: Final = ("gpt-4o-mini", "fast", "smart")
+HOOK: Final = "https://hooks.example.com/metergate"
+FORMS: Final = (
+    ("/members/invite", {"email": "new@example.com", "role": "member"}),
+    ("/alerts/low-balance", {"low_balance_usd": "10.00"}),
+    ("/alerts/budgets", {"about": "account", "period": "month", "amount_usd": "50.00"}),
+    ("/alerts/webhooks", {"url": HOOK, "description": "Chat"}),
+)
+"""What is filled in on pages."""
 TEAMS: Final = ("search", "support", "research")
 
 
@@ -38,6 +47,10 @@ async def furnish(console: Console, payments: Payments) -> None:
         )
     await roll(billing.database, 3)
     await _buy(console, payments)
+    await console.services.endpoints.create(None, HOOK, None, "Of the operators", actor=ADMIN)
+    for path, form in FORMS:
+        answer = await console.post(path, "owner", dict(form))
+        assert answer.status in (200, 303), answer.words
 
 
 async def _buy(console: Console, payments: Payments) -> None:

@@ -13,6 +13,7 @@ AXE: Final = Path(__file__).with_name("axe") / "axe.min.js"
 AXE_SHA256: Final = "29348999450cdf2849a8e70b7912fc2da85a849da39c0d0d5394f51d4a9ed95c"
 PHONES: Final = (390, 360)
 """Widths of phones in CSS pixels."""
+SCREENS: Final = (1000, 1200)
 LEAST_TARGET: Final = 44
 _EVERYTHING: Final = {
     "resultTypes": ["violations"],
@@ -20,7 +21,7 @@ _EVERYTHING: Final = {
 }
 _COLOURS: Final = {"resultTypes": ["violations"], "runOnly": ["color-contrast", "link-in-text-block"]}
 _RUN: Final = """async options => (await axe.run(document, options)).violations.map(found =>
-    `${found.id}: ${found.help}: ` + found.nodes.map(node => `${node.target} ${node.html.slice(0, 160)}`).join(" | "))"""
+    `${found.id}: ${found.help}: ` + found.nodes.map(node => node.html.slice(0, 160)).join(" | "))"""
 _WIDER: Final = """() => {
     const room = document.documentElement.clientWidth, out = [];
     if (document.documentElement.scrollWidth <= room) return out;
@@ -30,7 +31,8 @@ _WIDER: Final = """() => {
     }
     return out.slice(-5).concat(`${document.documentElement.scrollWidth} > ${room}`);
 }"""
-_SMALL: Final = """least => [...document.querySelectorAll("a, button, input, select, textarea, summary")].filter(each => {
+_SMALL: Final = """least => [...document.querySelectorAll("a, button, input, select, textarea, summary")].filter(
+each => {
     if (each.closest("svg, dialog:not([open])") || !each.checkVisibility({visibilityProperty: true})) return false;
     if (each.matches("input[type=hidden]")) return false;
     const style = getComputedStyle(each);
@@ -64,8 +66,11 @@ async def ill_on_phones(page: "Page") -> list[str]:
 
 
 async def too_wide(page: "Page") -> list[str]:
-    """What makes a page scroll sideways."""
-    found: list[str] = await page.evaluate(_WIDER)
+    """What is wider than a screen, or than half of one."""
+    found: list[str] = []
+    for width in SCREENS:
+        await page.set_viewport_size({"width": width, "height": 860})
+        found += [f"{width} px: {each}" for each in await page.evaluate(_WIDER)]
     return found
 
 
