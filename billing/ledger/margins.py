@@ -7,15 +7,20 @@ transfers say, at the time when they were made; a request's own charge is never 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from enum import IntEnum
 from typing import Final, NamedTuple
+
+from ulid import ULID
 
 from billing.database.connection import Database, queries
 from billing.ledger.used import PLANNED_EACH_TIME, UsageQueryError, compose
 
 MOST_GROUPS: Final = 50_000
+PAID_FROM: Final = "sys:stripe"
+"""Whose debits are what customers paid, as `accounts.grants.PURCHASES`."""
 _DAY: Final = 2
 _query = queries("billing.ledger")
 
@@ -92,7 +97,7 @@ class Margins:
 
 
 class MarginReports:
-    """Reads margins. Methods raise `DatabaseError`."""
+    """Reads what many accounts were charged and have paid. Methods raise `DatabaseError`."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
@@ -118,6 +123,19 @@ class MarginReports:
         if len(found) > MOST_GROUPS:
             raise UsageQueryError("These are too many groups for one answer: ask for less time.", "by")
         return _margins(found, by)
+
+    async def spent_by_keys(self, keys: Sequence[tuple[str, str]], month: datetime) -> dict[str, int]:
+        """Return what keys, given with their accounts, were charged in the month of UTC that begins then, in
+        nano-USD."""
+        asked = [key_id for key_id, _ in keys], [account_id for _, account_id in keys]
+        rows = await self._database.rows(_query("keys_spent"), *asked, month)
+        return {row["key_id"]: int(row["charged_nano"]) for row in rows}
+
+    async def money_in(self, since: datetime, until: datetime) -> int:
+        """Return what all customers paid within a time, less what was given back to them, in nano-USD."""
+        oldest = str(ULID.from_datetime(since - timedelta(days=1)))
+        row = await self._database.row(_query("reports_money_in"), PAID_FROM, since, until, oldest)
+        return 0 if row is None else int(row["amount_nano"])
 
 
 def _margins(found: dict[str | None, dict[str, Work]], by: MarginBy) -> Margins:

@@ -12,13 +12,12 @@ minute, and at most about `MOST_FRESH`.
 
 import asyncio
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from datetime import UTC, datetime, timedelta
 from typing import Final, NamedTuple
 
 import msgspec
-from ulid import ULID
 
 from billing.database.connection import Database, DatabaseError, Row, queries
 from billing.ledger.debits import Debit, UsageEvent
@@ -36,9 +35,6 @@ _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 _MICROSECOND: Final = timedelta(microseconds=1)
 _COPIED: Final = tuple(field.name for field in fields(UsageEvent) if field.name not in ("usage", "tags", "shares"))
 """Fields of an event that are columns of the same name."""
-
-PAID_FROM: Final = "sys:stripe"
-"""Whose debits are what customers paid, as `accounts.grants.PURCHASES`."""
 _query = queries("billing.ledger")
 
 
@@ -135,19 +131,6 @@ class Reports:
         if len(found) <= limit and rows and rows[-1]["is_last"]:
             return Page(tuple(found), _cursor(event_of_row(rows[-1])))
         return page_of(found, limit, _cursor)
-
-    async def spent_by_keys(self, keys: Sequence[tuple[str, str]], month: datetime) -> dict[str, int]:
-        """Return what keys, given with their accounts, were charged in the month of UTC that begins then, in
-        nano-USD."""
-        asked = [key_id for key_id, _ in keys], [account_id for _, account_id in keys]
-        rows = await self._database.rows(_query("keys_spent"), *asked, month)
-        return {row["key_id"]: int(row["charged_nano"]) for row in rows}
-
-    async def money_in(self, since: datetime, until: datetime) -> int:
-        """Return what all customers paid within a time, less what was given back to them, in nano-USD."""
-        oldest = str(ULID.from_datetime(since - timedelta(days=1)))
-        row = await self._database.row(_query("reports_money_in"), PAID_FROM, since, until, oldest)
-        return 0 if row is None else int(row["amount_nano"])
 
     async def changed_by_kind(self, account_id: str, since: datetime, until: datetime) -> dict[str, int]:
         """Return what each kind of transfer but usage has changed the balance by within a time, in nano-USD."""

@@ -79,7 +79,7 @@ class Money:
                 since, until = today - timedelta(days=DAYS - 1), today + timedelta(days=1)
                 found = await services.reports.margins.read(since, until, MarginBy.day)
                 last = dict(found.groups).get(today.date().isoformat(), Margin())
-                self._kept = last, found.total, await services.reports.money_in(since, until)
+                self._kept = last, found.total, await services.reports.margins.money_in(since, until)
                 self._day, self._until_s = today, services.clock() + KEPT_S
             return self._kept
 

@@ -78,7 +78,7 @@ async def keys(visit: Visit) -> View:
     found = await list_keys(visit.call, visit.query(KeysQuery))
     now = datetime.fromtimestamp(visit.services.clock(), UTC)
     month = now.replace(day=1, hour=0, minute=0, second=0, microsecond=0)
-    spent = await visit.services.reports.spent_by_keys([(key.id, key.account_id) for key in found.data], month)
+    spent = await visit.services.reports.margins.spent_by_keys([(key.id, key.account_id) for key in found.data], month)
     rows = [
         _SpentKey(
             *(key.id, key.name, key.prefix, key.account_id, key.user_id, spent[key.id]),
