@@ -17,6 +17,7 @@ from billing.identity.oidc import OidcSignIn
 from billing.identity.organizations import Bounds, Organizations, found
 from billing.identity.passwords import Passwords
 from billing.identity.people import People
+from billing.identity.providers import CONSOLE
 from billing.identity.sessions import Sessions
 from billing.identity.shown import ShownTokens
 from billing.identity.sign_in import SignIn
@@ -89,7 +90,9 @@ def make_identity(
         oidc=_oidc_sign_in(settings, ask, keys, sessions, subjects),
         organizations=Organizations(database, new_id, plan, bounds),
         members=Members(database, effects, bounds.owned),
-        invitations=Invitations(database, new_id, plans, plan, bounds, frontend_url=frontend_url),
+        invitations=Invitations(
+            database, new_id, plans, plan, bounds, frontend_url=frontend_url or f"{public_url(settings)}{CONSOLE}"
+        ),
     )
 
 

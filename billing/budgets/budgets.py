@@ -145,12 +145,14 @@ class Budgets:
         for _ in range(ROUND_STEPS):
             rows = await self._database.rows(_query("budgets_claim"), EACH_S, LOOKED_AT)
             for row in rows:
-                told += await self._look(_budget(row), zone_of(row["tz"] or DEFAULT_ZONE))
+                told += await self._look(_budget(row), zone_of(row["tz"] or DEFAULT_ZONE), row["looked_at"])
             if len(rows) < LOOKED_AT:
                 break
         return told
 
-    async def _look(self, budget: Budget, zone: ZoneInfo) -> bool:
+    async def _look(self, budget: Budget, zone: ZoneInfo, taken_at: datetime) -> bool:
+        """Tell of a budget, unless somebody else has taken or changed it since, or a gateway whose clock is ahead has
+        told of a later period: both would be told of again and again, in turn."""
         standing = await self._standing(budget, zone)
         spent_nano, name = standing.spent_nano, standing.times.name
         if spent_nano is None:
@@ -160,7 +162,7 @@ class Budgets:
         if threshold <= (budget.told if budget.told_period == name else 0):
             return False
         async with self._database.transaction() as connection:
-            arguments = budget.id, name, threshold, budget.terms.amount_nano
+            arguments = budget.id, name, threshold, taken_at
             if await connection.fetchval(_query("budgets_told"), *arguments) is None:
                 return False
             await emit(connection, budget.account_id, "budget.threshold", _told(standing, spent_nano, threshold))

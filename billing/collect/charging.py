@@ -75,9 +75,16 @@ class Charged:
     bytes_by_rate: dict[tuple[int, str], int]
 
     def add(self, rate: ByteRate, count: int) -> int:
-        """Count so many bytes of a price; return what the charge has risen by, below zero where it has fallen."""
+        """Count so many bytes of a price; return what the charge has risen by, below zero where it has fallen. Bytes
+        that were counted too many, and were charged by a price that has changed since, are taken off of the dearest
+        ones: nothing is given back that was not charged."""
         key = rate.scaled, rate.key
-        self.bytes_by_rate[key] = self.bytes_by_rate.get(key, 0) + count
+        have = self.bytes_by_rate.get(key, 0) + count
+        self.bytes_by_rate[key], lacking = max(have, 0), max(-have, 0)
+        for other in sorted(self.bytes_by_rate, reverse=True):
+            taken = min(lacking, max(self.bytes_by_rate[other], 0))
+            self.bytes_by_rate[other] -= taken
+            lacking -= taken
         before, self.charged_nano = self.charged_nano, charge(self.bytes_by_rate, self.included_bytes)
         return self.charged_nano - before
 

@@ -9,8 +9,9 @@ charge that has fallen (a counter was found larger, before which it had fallen) 
 from __future__ import annotations
 
 import logging
-from collections.abc import Awaitable, Callable, Collection, Sequence
-from dataclasses import dataclass, field
+from collections import Counter
+from collections.abc import Awaitable, Callable, Collection, Iterable, Sequence
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Final
 
@@ -39,6 +40,10 @@ ACCOUNTS_AT_ONCE: Final = 200
 GROWTH_AT_ONCE: Final = 200_000
 VACUUM_ROWS: Final = 50_000
 THOUSANDTHS: Final = 1000
+MOST_BYTES: Final = MAX_UNIT_THOUSANDTHS // THOUSANDTHS
+"""Of one debit, 9 TB; more come in further ones."""
+MOST_DEBITS: Final = 100
+"""Of one account, region and hour at once: nobody has moved more than 900 TB in one, whatever an exporter says."""
 
 
 @dataclass(slots=True)
@@ -48,6 +53,24 @@ class Rated:
     debits: int = 0
     accounts: set[str] = field(default_factory=set)
     left: set[str] = field(default_factory=set)
+
+
+@dataclass(frozen=True, slots=True)
+class Due:
+    """Bytes of an account that are to be charged, of one region and hour, with their price; `at` is when the last of
+    them were counted. Below zero where more were charged before than there are."""
+
+    account_id: str
+    hour: datetime
+    region: str
+    rate: ByteRate
+    at: datetime
+    bytes: int
+
+    @property
+    def kind(self) -> tuple[str, str, str]:
+        """Return what it has in common with bytes that cost the same."""
+        return self.account_id, self.region, self.rate.key
 
 
 class TrafficDebits:
@@ -108,8 +131,8 @@ class TrafficDebits:
                 due = await connection.fetch(_query("take_due"), accounts)
                 charged = _read(await connection.fetch(_query("read_charges"), accounts))
                 refunds: list[Entry] = []
-                for row in sorted(due, key=lambda row: (row["account_id"], row["hour"], row["region"])):
-                    self._count(charged[row["account_id"]], row, now, debits, refunds)
+                for each in netted([self._due(row, now) for row in due]):
+                    self._count(charged[each.account_id], each, debits, refunds)
                 await _store(connection, charged)
                 if debits:
                     await write_within(connection, debits, self._database.lock_wait_s)
@@ -122,20 +145,40 @@ class TrafficDebits:
             return await self._charged(accounts, now, months=False)
         return len(debits)
 
-    def _count(self, charged: Charged, row: Row, now: datetime, debits: list[Debit], refunds: list[Entry]) -> None:
-        count, hour = int(row["bytes"]), row["hour"].astimezone(UTC)
-        if not count:
-            return
-        rate = self._rate_of(row["region"], hour)
-        rise_nano = charged.add(rate, count)
-        request_id = self._new_id()
+    def _due(self, row: Row, now: datetime) -> Due:
+        rate = self._rate_of(row["region"], row["hour"].astimezone(UTC))
+        return Due(row["account_id"], row["hour"], row["region"], rate, min(row["at"], now), int(row["bytes"]))
+
+    def _count(self, charged: Charged, due: Due, debits: list[Debit], refunds: list[Entry]) -> None:
+        rise_nano, left = charged.add(due.rate, due.bytes), due.bytes
         if rise_nano < 0:
-            said = f"{-count} bytes of {row['region'] or 'traffic'} were counted too many"
-            scope = f"collect:{row['account_id']}"
-            refunds.append(Entry(row["account_id"], -rise_nano, REVENUE, "refund", scope, request_id, said, terms=PAID))
-        elif count > 0:
-            at_ms = int(min(row["at"], now).timestamp() * 1000)
-            debits.append(_debit(request_id, row, rate, at_ms, rise_nano))
+            said = f"{-due.bytes} bytes of {due.region or 'traffic'} were counted too many"
+            scope, reference = f"collect:{due.account_id}", self._new_id()
+            refunds.append(Entry(due.account_id, -rise_nano, REVENUE, "refund", scope, reference, said, terms=PAID))
+        for _ in range(MOST_DEBITS):
+            if left > 0:
+                debits.append(_debit(self._new_id(), due, min(left, MOST_BYTES), rise_nano))
+                rise_nano, left = 0, left - MOST_BYTES
+
+
+def netted(due: Iterable[Due]) -> list[Due]:
+    """Return what is to be charged, the oldest first. Bytes that were counted too many in one hour are taken off those
+    of the same price and region in others: a late snapshot moves bytes between hours, and nobody has used more."""
+    rows = sorted(due, key=lambda each: (each.account_id, each.hour, each.region))
+    surplus: Counter[tuple[str, str, str]] = Counter()
+    deficit: Counter[tuple[str, str, str]] = Counter()
+    for each in rows:
+        (surplus if each.bytes > 0 else deficit)[each.kind] += abs(each.bytes)
+    moved = surplus & deficit
+    to_add, to_take = moved.copy(), moved
+    found: list[Due] = []
+    for each in rows:
+        left = to_add if each.bytes > 0 else to_take
+        part = min(abs(each.bytes), left[each.kind])
+        left[each.kind] -= part
+        if rest := abs(each.bytes) - part:
+            found.append(replace(each, bytes=rest if each.bytes > 0 else -rest))
+    return found
 
 
 def _read(rows: Sequence[Row]) -> dict[str, Charged]:
@@ -163,14 +206,12 @@ async def _store(connection: Connection, charged: dict[str, Charged]) -> None:
     )
 
 
-def _debit(request_id: str, row: Row, rate: ByteRate, at_ms: int, charged_nano: int) -> Debit:
-    thousandths = min(int(row["bytes"]) * THOUSANDTHS, MAX_UNIT_THOUSANDTHS)
-    region = row["region"]
+def _debit(request_id: str, due: Due, count: int, charged_nano: int) -> Debit:
     return Debit(
         request_id=request_id,
-        admitted_at_ms=at_ms,
+        admitted_at_ms=int(due.at.timestamp() * 1000),
         outcome="settled",
-        account_id=row["account_id"],
+        account_id=due.account_id,
         user_id=None,
         key_id=KEY,
         client_request_id=None,
@@ -185,20 +226,20 @@ def _debit(request_id: str, row: Row, rate: ByteRate, at_ms: int, charged_nano: 
         cache_write_tokens=0,
         output_tokens=0,
         reasoning_tokens=0,
-        counts=other_counts(Usage(requests=0, unit_thousandths=thousandths)),
+        counts=other_counts(Usage(requests=0, unit_thousandths=count * THOUSANDTHS)),
         cost_nano=charged_nano,
         charged_nano=charged_nano,
-        price_id=rate.price_id,
-        multiplier=rate.variant,
+        price_id=due.rate.price_id,
+        multiplier=due.rate.variant,
         markup_scaled=0,
         estimated=False,
         status=200,
         stream=False,
         latency_ms=None,
         ttft_ms=None,
-        tags=msgspec.json.encode({"region": region}).decode() if region else None,
+        tags=msgspec.json.encode({"region": due.region}).decode() if due.region else None,
         end_user=None,
-        note=_note(int(row["bytes"]), rate),
+        note=_note(count, due.rate),
     )
 
 

@@ -138,11 +138,12 @@ def _page(answer: _Answer, now: datetime) -> Page:
     samples = set_aside = conflicts = 0
     newest: datetime | None = None
     for snapshot in answer.snapshots:
-        node, at = snapshot.node_id, snapshot.collected_at.astimezone(UTC)
+        node, at = snapshot.node_id, snapshot.collected_at
         samples += len(snapshot.samples)
         if not now - MOST_BACK <= at <= now + MOST_AHEAD:
             set_aside += len(snapshot.samples)
             continue
+        at = at.astimezone(UTC)  # only now: the first and the last days of the calendar have no time of UTC
         newest = at if newest is None else max(newest, at)
         nodes[node] = snapshot.env, min(at, nodes[node][1]) if node in nodes else at
         for sample in snapshot.samples:

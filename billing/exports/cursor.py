@@ -90,6 +90,7 @@ class Horizon:
                 written = await self._database.value(_query("written"))
                 if written == self._safe:
                     return self._safe
+                self._safe = min(self._safe, written)  # a server that has lost its last moments draws numbers again
                 self._mark = (written, await self._database.value(_query("mark")))
             ended = await self._database.value(_query("ended"), self._mark[1])
             if ended is not False:  # None: the server is another one, and the mark means nothing there

@@ -32,8 +32,6 @@ from billing.prices import PriceRow
 
 MOST_LOOKED_AT: Final = 10_000
 """Events that one page of them reads, however few of them are asked for: some 20 ms."""
-MOST_LATER: Final = 10_000
-"""Transfers after one, that what the balance was then is reckoned from."""
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 _MICROSECOND: Final = timedelta(microseconds=1)
 _COPIED: Final = tuple(field.name for field in fields(UsageEvent) if field.name not in ("usage", "tags", "shares"))
@@ -116,12 +114,6 @@ class Reports:
         before, balance_nano = _balance_place(after) if after else (BEFORE_ALL, None)
         rows = await self._database.rows(_query("reports_transactions"), account_id, before, limit + 1, balance_nano)
         return page_of([Transaction(**dict(row)) for row in rows], limit, _balance_cursor)
-
-    async def balance_after(self, account_id: str, transfer_id: str) -> int | None:
-        """Return what the balance was right after a transfer, in nano-USD; None where more than `MOST_LATER` others
-        have followed."""
-        row = await self._database.row(_query("reports_balance_at"), account_id, transfer_id, MOST_LATER + 1)
-        return None if row is None or row["later"] > MOST_LATER else int(row["balance_nano"])
 
     async def usage_events(
         self, account_id: str, limit: int, after: str | None = None, only: EventFilter | None = None

@@ -21,7 +21,7 @@ from billing.api.webhooks_out import (
     update_webhook,
 )
 from billing.identity.permissions import BILLING_READ, BILLING_SETUP
-from billing.notices.emit import TYPES
+from billing.notices.letters import TYPES
 from billing.pages import MAX_LIMIT
 from billing.shapes.base import PageQuery
 from billing.shapes.budgets import BudgetPatch, NewBudget

@@ -7,7 +7,6 @@ lead there itself (`form-action`). That page looks again by itself until the ord
 
 from __future__ import annotations
 
-from itertools import accumulate
 from typing import TYPE_CHECKING, Any, Final
 
 from aiohttp import web
@@ -17,7 +16,6 @@ from billing.api.payments import checkout, get_order, list_invoices, list_orders
 from billing.api.tables import Table
 from billing.api.usage import get_balance, list_transactions
 from billing.identity.permissions import BILLING_READ, BILLING_SETUP
-from billing.money import parse_usd
 from billing.pages import MAX_LIMIT
 from billing.payments.objects import format_cents
 from billing.shapes.base import PageQuery
@@ -31,7 +29,6 @@ if TYPE_CHECKING:
 
     from billing.payments.assembly import Payments
     from billing.shapes.credit import LotShape
-    from billing.shapes.usage import TransactionShape
 
 LAST: Final = 5
 """Orders that the first page has."""
@@ -123,18 +120,7 @@ async def transactions(visit: Visit) -> View | Table:
     found = await list_transactions(visit.call, visit.query(PageQuery))
     if isinstance(found, Table):
         return found
-    return View("transactions.html", {"page": found, "balances": await _balances(visit, found.data)})
-
-
-async def _balances(visit: Visit, rows: Sequence[TransactionShape]) -> list[int | None]:
-    """Return the balance after each of some transactions, which are the newest first."""
-    if not rows:
-        return []
-    left = await visit.services.reports.balance_after(visit.account_id, rows[0].id)
-    if left is None:
-        return [None] * len(rows)
-    changes = (-parse_usd(each.amount_usd) for each in rows[:-1])
-    return [*accumulate(changes, initial=left)]
+    return View("transactions.html", {"page": found})
 
 
 async def recharge(visit: Visit) -> View:

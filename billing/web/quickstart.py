@@ -24,7 +24,7 @@ async def quickstart(visit: Visit) -> View:
     names = await key_names(visit) if visit.may(KEYS_READ) else {}
     values = {
         "names": names,
-        "events": (await list_events(visit.call, EventQuery(limit=LAST))).data,
+        "events": await list_events(visit.call, EventQuery(limit=LAST)),
         "known_models": models_of(visit),
         "your_key": YOUR_KEY,
         **examples(visit),

@@ -3,7 +3,7 @@
 (function () {
   "use strict";
   var form = document.getElementById("playground");
-  var COST_TRIES = 12, COST_PAUSE_MS = 500;
+  var COST_TRIES = 12, COST_PAUSE_MS = 750;
   if (!form) { return; }
   var answer = document.getElementById("p-answer"), cost = document.getElementById("p-cost");
   var stop = document.getElementById("p-stop"), send = form.querySelector("button.main");
@@ -40,11 +40,12 @@
     });
   }
 
+  function pause() { return new Promise(function (go) { setTimeout(go, COST_PAUSE_MS); }); }
+
+  /* The ledger has a request a moment after its answer has ended. */
   function showCost(id, tries) {
-    return ask("/generations/" + encodeURIComponent(id), {}).then(function (response) {
-      if (response.status === 404 && tries > 0) {
-        return new Promise(function (go) { setTimeout(go, COST_PAUSE_MS); }).then(function () { return showCost(id, tries - 1); });
-      }
+    return pause().then(function () { return ask("/generations/" + encodeURIComponent(id), {}); }).then(function (response) {
+      if (response.status === 404 && tries > 0) { return showCost(id, tries - 1); }
       if (!response.ok) { return said(response).then(function (text) { cost.textContent = "What it cost is not known here: " + text; }); }
       return response.json().then(function (event) {
         var link = document.createElement("a");

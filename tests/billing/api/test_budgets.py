@@ -89,6 +89,10 @@ async def test_budgets_tell_once_for_a_threshold_and_period(services: Services, 
         clock.now = datetime(2026, 12, 1, 12, tzinfo=UTC)
         await spend(9 * USD, clock.now)
         assert await look() == [("account", 80), ("key", 100), ("tag", 100)]  # a new month, day and week
+        clock.now = datetime(2026, 11, 30, 22, 30, tzinfo=UTC)  # of another gateway: its clock is behind
+        assert await look() == []
+        clock.now = datetime(2026, 12, 1, 12, tzinfo=UTC)
+        assert await look() == []
 
         url = f"/billing/budgets/{whole['id']}"
         shown = (await api.person(owner, "GET", url)).json

@@ -188,6 +188,13 @@ def test_a_charge_is_a_matter_of_the_set_and_never_falls(
     assert charge({}, included) == 0
 
 
+def test_no_more_is_given_back_than_was_charged() -> None:
+    charged = Charged(0, 0, {})
+    assert charged.add(ByteRate("old", COST_SCALE), 100) == 100
+    assert charged.add(ByteRate("new", 9 * COST_SCALE), -40) == -40
+    assert charged.bytes_by_rate == {(COST_SCALE, "old"): 60, (9 * COST_SCALE, "new"): 0}
+
+
 def test_a_byte_s_price_is_the_row_s_by_region_or_the_variable_s() -> None:
     variant = Variant({"region": "eu"}, per_unit={"million": 3_000})
     row = PriceRow(

@@ -9,7 +9,8 @@ from typing import Final
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from billing.collect.snapshots import FirstPoint, read_page
+from billing.collect.debits import MOST_BYTES, MOST_DEBITS
+from billing.collect.snapshots import MOST_COUNTED, FirstPoint, Source, read_page
 from billing.collect.subjects import SubjectRules
 from billing.money import ceil_div
 from tests.billing.collect.support import NOW, START, Room, Said, minutes_of, page_of
@@ -83,3 +84,44 @@ async def test_points_are_forgotten_by_age_and_late_ones_grow_from_the_last(bill
     await room.facts.write(room.source, page, before, before.after(page), later)
     (subject, *_) = (await room.subjects.page(1)).items
     assert (subject.uuid, subject.bytes) == ("old", 300)
+
+
+async def test_late_snapshots_move_bytes_and_huge_counters_keep_nobody_waiting(billing: Billing) -> None:
+    """What moves between hours is used once, in the ledger as in collection; sums above 64 bits are charged."""
+    at = START + timedelta(minutes=58)
+    room = Room(billing, "moved", per_byte_scaled=10**9, rules=SubjectRules(initial_nano=INITIAL))
+    await room.write([Said("n1", at, "mv", "", 0, 0), Said("n1", at + timedelta(minutes=4), "mv", "", 100, 0)])
+    await room.subjects.settle()
+    assert (await room.debits.round(NOW)).debits == 1
+    await room.write([Said("n1", at + timedelta(minutes=1), "mv", "", 60, 0)])
+    assert (await room.debits.round(NOW)).debits == 0
+    ask = (
+        "SELECT sum((e.counts->>'unit_thousandths')::numeric) / 1000 AS bytes, min(a.balance_nano) AS balance_nano,"
+        " (SELECT count(*) FROM transfers AS t WHERE t.credit_account = s.account_id AND t.kind = 'refund') AS refunds"
+        " FROM collected_subjects AS s JOIN accounts AS a ON a.id = s.account_id"
+        " JOIN usage_events AS e ON e.account_id = a.id WHERE s.uuid = $1 GROUP BY s.account_id"
+    )
+    row = await billing.database.row(ask, "mv")
+    assert row is not None
+    assert (row["bytes"], row["balance_nano"], row["refunds"]) == (100, INITIAL - 100, 0)
+
+    free = Room(billing, "huge")
+    counts = (0, MOST_COUNTED) * 600
+    await free.write(Said("n1", START + timedelta(seconds=at), "hg", "", up, up) for at, up in enumerate(counts))
+    await free.write([Said("n1", START + timedelta(minutes=30), "ot", "", 7, 0)])
+    await free.subjects.settle()
+    rated = await free.debits.round(NOW)
+    assert (rated.debits, rated.left) == (MOST_DEBITS + 1, set())
+    for uuid, count in (("hg", MOST_DEBITS * MOST_BYTES), ("ot", 7)):
+        row = await billing.database.row(ask, uuid)
+        assert row is not None
+        assert row["bytes"] == count
+
+
+def test_snapshots_of_impossible_times_are_set_aside() -> None:
+    source = Source("s", "http://exporter", None, "eu")
+    for at in ("0001-01-01T00:00:00+14:00", "9999-12-31T23:59:59-10:00"):
+        page = page_of([Said("n1", START, "a", "", 1, 1)])
+        page["snapshots"][0]["collected_at"] = at
+        read = read_page(json.dumps(page).encode(), source, NOW)
+        assert (read.points, read.set_aside) == ([], 1)

@@ -150,6 +150,27 @@ async def test_what_stripe_refuses_is_parked_and_told_once_it_is_mended(
     assert amounts(stripe) == await expected(billing, new)
 
 
+async def test_what_stripe_may_have_forgotten_is_told_once_somebody_has_looked_it_up(
+    billing: Billing, stripe: FakeStripe, provider: StripePayments
+) -> None:
+    account_id = (await billing.accounts.create("Acme")).id
+    at = datetime.fromtimestamp(stripe.state.now, UTC)
+    await write_debits(billing.database, [debit(billing, account_id, at, 1_000)])
+    async with working(billing.database, sink(billing, billing.database, stripe, provider)) as worker:
+        await drain(worker)
+        await billing.database.execute(
+            "UPDATE export_hours SET asked = used, asked_at = now() - interval '2 days' WHERE told = 0"
+        )
+        stripe.state.now += 2 * 3600
+        await told_to_the_end(worker)
+        parked = (await Exports(billing.database).parked(50)).items
+        assert {("24 hours" in each.reason) for each in parked} == {True}
+        assert await Exports(billing.database).again(NAME, None, SYSTEM) == len(parked) == 2
+        await told_to_the_end(worker)
+        assert (await Exports(billing.database).parked(50)).items == ()
+    assert amounts(stripe) == await ledger(billing)
+
+
 async def expected(billing: Billing, at: datetime) -> Counter[tuple[str, str, int]]:
     """What the one event that is not too old comes to."""
     hour = int(at.timestamp()) // 3600

@@ -141,7 +141,7 @@ async def test_answers_are_as_they_are_described(gateway: Gateway) -> None:
         if "/responses/" in path or "/conversations/" in path:  # a provider's own
             continue
         if path.startswith(("/api/service/", "/api/auth/oidc/")) or any(
-            each in path for each in ("{org_id}", "{order_id}", "{endpoint_id}")
+            each in path for each in ("{org_id}", "{order_id}", "{endpoint_id}", "{budget_id}")
         ):  # tests/gateway/test_metering.py, tests/billing/api
             continue
         who = of_person if operation["security"] == [{"person": []}] else headers
