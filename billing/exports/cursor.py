@@ -180,7 +180,7 @@ class Exports:
     async def parked(self, limit: int, after: str | None = None, *, export: str | None = None) -> Page[Parked]:
         """Return what is parked, newest first; `after` is the id that ended the page before. Raises `BadCursor`."""
         if after is not None and not (after.isascii() and after.isdigit() and len(after) < 19):
-            raise BadCursor("cursor is the next_cursor of a page of this list.")
+            raise BadCursor("This cursor is not one that this list has given.")
         before = None if after is None else int(after)
         rows = await self._database.rows(_query("parked"), export, before, limit + 1)
         return page_of([Parked(**row) for row in rows], limit, lambda item: str(item.id))

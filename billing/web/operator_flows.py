@@ -114,6 +114,8 @@ async def collect(visit: Visit) -> web.Response:
 
 async def exporters(visit: Visit) -> View:
     """Show whom exporters count, and have those assigned who have no account."""
+    if visit.services.collector is None:
+        return listed("Exporters", Listed("Exporters", _SUBJECTS, (), empty="This gateway does not collect."))
     found = await list_subjects(visit.call, visit.query(SubjectsQuery))
     fields = Field("subject", "UUID or e-mail", required=True), Field("account_id", "Account", required=True)
     assign = Form("Assign one to an account", "/operator/exporters/assign", "Assign", fields)

@@ -40,6 +40,7 @@ TABS: Final = (
     ("Differences", "/operator/payments/differences"),
 )
 ORDER: Final = "/operator/payments/orders/{order_id}"
+_NO_PROVIDER: Final = "This gateway has no payment provider that tells of events."
 PARKED: Final = "/operator/payments/parked"
 _STATUSES: Final = ("open", "paid", "credited", "failed", "expired", "refunded", "disputed", "parked")
 _ORDERS: Final = (
@@ -188,6 +189,8 @@ async def dismiss(visit: Visit) -> web.Response:
 
 async def events(visit: Visit) -> View:
     """Show what the payment provider has told, and what became of it."""
+    if visit.services.payment_oversight is None:
+        return listed("Events of the payment provider", Listed("Events", _EVENTS, (), empty=_NO_PROVIDER), tabs=TABS)
     found = await list_payment_events(visit.call, visit.query(PaymentEventsQuery))
     again = Act("Apply again", "/operator/payments/events/{id}/replay")
     table = Listed("Newest first", _EVENTS, found.data, found.next_cursor, (again,), empty="Nothing was told yet.")
@@ -203,6 +206,8 @@ async def replay(visit: Visit) -> web.Response:
 
 async def differences(visit: Visit) -> View:
     """Show where the payment provider and the ledger still differ."""
+    if visit.services.payment_oversight is None:
+        return listed("Differences", Listed("Differences", _DIFFERENCES, (), empty=_NO_PROVIDER), tabs=TABS)
     found = await payment_differences(visit.call)
     table = Listed("What still differs", _DIFFERENCES, found.differences, empty="Nothing differs.")
     figures = Figure("Compared since", found.since, "time"), Figure("Ended", found.ended_at, "time")

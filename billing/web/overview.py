@@ -15,6 +15,7 @@ from billing.identity.permissions import BILLING_READ
 from billing.ledger.used import total
 from billing.money import parse_usd
 from billing.shapes.usage import EventQuery
+from billing.web.render import usd_text
 from billing.web.visits import Page, View, Visit, Who, key_names
 
 if TYPE_CHECKING:
@@ -63,9 +64,13 @@ def _next(
     balance: BalanceShape, month: BillingSummaryShape, status: StatusShape, recharge: RechargeShape
 ) -> list[tuple[str, str]]:
     """Return what comes next, in words, and when, the soonest first."""
-    found = [(month.period_end, f"the month ends; about ${month.forecast_usd} will have been spent")]
+    found = [
+        (month.period_end, f"the month ends; about {usd_text(parse_usd(month.forecast_usd))} will have been spent")
+    ]
     if balance.next_expiry is not None:
-        found.append((balance.next_expiry.at, f"${balance.next_expiry.amount_usd} of credit expires"))
+        found.append(
+            (balance.next_expiry.at, f"{usd_text(parse_usd(balance.next_expiry.amount_usd))} of credit expires")
+        )
     subscription = status.subscription
     if subscription is not None and subscription.ends_at is not None:
         found.append((subscription.ends_at, f"the plan {status.plan.name} ends"))

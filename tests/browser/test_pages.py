@@ -33,8 +33,6 @@ THOROUGH: Final = ("owner", "operator", "nobody")
 """Who sees the most: their pages are looked at in dark, and on phones. What others see are parts of these."""
 KNOWN: Final = {"/plan/{plan_id}": "/plan/starter"}
 """Where pages are that are linked to only where a choice would change something."""
-UNSERVED: Final = {"/operator/exporters", "/operator/payments/events", "/operator/payments/differences"}
-"""Pages of what the gateway of these tests lacks: exporters of bills, and Stripe."""
 DESKTOP: Final = {"width": 1200, "height": 860}
 SHOTS: Final = Path(__file__).parents[2] / "docs" / "console"
 MOST_SHOWN: Final = 1500
@@ -64,7 +62,7 @@ class Walk:
         return [each for each in ROUTES if each.method == "GET" and self._wanted(each) and each.admits(caller)]
 
     def _wanted(self, page: Declared) -> bool:
-        return page.path not in BY_HAND | UNSERVED and (self.who == "nobody") == (page.who is Who.anyone)
+        return page.path not in BY_HAND and (self.who == "nobody") == (page.who is Who.anyone)
 
     async def look(self, page: "Page", path: str) -> None:
         """Look at one page with all that there is to look with."""
@@ -147,7 +145,7 @@ async def test_every_page_is_sound_for_everybody(furnished: Console, browser: "B
                     walk.wrong[declared.path] = ["no page links to it"]
                 else:
                     await walk.look(page, path)
-        for path in walk.linked - linked - UNSERVED:
+        for path in walk.linked - linked:
             answer = await furnished.get(path, who)
             if answer.status >= 400:
                 walk.wrong.setdefault(path, []).append(f"a link leads here: HTTP {answer.status}")

@@ -17,14 +17,22 @@ OPERATORS: Final = [*TO_SIGN_IN, *[403] * 5, 200, 200]
 """Pages of operators; of what is not there, and forms that lack what they need."""
 OPERATORS_NONE: Final = [*TO_SIGN_IN, *[403] * 5, 404, 404]
 OPERATORS_READ: Final = (
-    *("", "/accounts", "/keys", "/requests", "/payments", "/payments/parked"),
+    *(
+        "",
+        "/accounts",
+        "/keys",
+        "/requests",
+        "/payments",
+        "/payments/parked",
+        "/payments/events",
+        "/payments/differences",
+    ),
     *("/plans", "/prices", "/margin", "/providers", "/people", "/audit", "/jobs"),
-    *("/exports", "/webhooks"),
+    *("/exporters", "/exports", "/webhooks"),
 )
 OPERATORS_READ_ONE: Final = (
     *("/accounts/{account_id}", "/accounts/{account_id}/transactions", "/requests/{request_id}"),
     *("/payments/orders/{order_id}", "/people/{user_id}", "/webhooks/{endpoint_id}"),
-    *("/payments/events", "/payments/differences"),
 )
 OPERATORS_CHANGE: Final = {
     path: [*TO_SIGN_IN, *[403] * 5, status, status]
@@ -41,7 +49,7 @@ OPERATORS_CHANGE: Final = {
         "/payments/events/{event_id}/replay": 404,
         "/people/{user_id}": 404,
         "/jobs/collect": 503,
-        "/exporters/assign": 503,
+        "/exporters/assign": 422,
         "/exports/{export}/retry": 404,
         "/webhooks/{endpoint_id}/test": 404,
         "/webhooks/{endpoint_id}/{delivery_id}/again": 404,
@@ -141,7 +149,6 @@ MATRIX: Final[dict[str, list[int]]] = {
     "POST /alerts/webhooks/{endpoint_id}/delete": ADMINS,
     "POST /alerts/webhooks/{endpoint_id}/deliveries/{delivery_id}/redeliver": ADMINS,
     "GET /quickstart": CUSTOMERS,
-    "GET /operator/exporters": [*TO_SIGN_IN, *[403] * 5, 503, 503],
     "GET /": [*TO_SIGN_IN, 200, 200, 200, 200, 200, 303, 303],
 }
 """Statuses in the order of `CALLERS`. Signing out, which ends what the others need, has tests of its own."""

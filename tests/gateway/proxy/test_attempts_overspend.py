@@ -124,7 +124,6 @@ async def test_a_balance_is_never_overspent_and_each_answer_is_charged_once(
         factor = by_provider[event["provider"]]
         cost = factor * (event["input_tokens"] * INPUT + event["output_tokens"] * OUTPUT)
         assert parse_usd(event["charged_usd"]) == cost
-    assert {event["provider"] for event in events} == set(by_provider) or maximum is None
     charged = sum(parse_usd(event["charged_usd"]) for event in events)
     balance = await customer.balance()
     assert parse_usd(granted) - charged == parse_usd(balance["balance_usd"]) >= 0
