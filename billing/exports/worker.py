@@ -101,21 +101,22 @@ class ExportWorker:
                 await export.sink.close()
 
     async def _run(self, export: Export) -> None:
-        opened = False
+        opened, faults = False, 0
         while True:
-            more = False
+            more, pause_s = False, EVERY_S
             try:
                 if not opened:
                     await export.cursor.open()
                     opened = True
                 more = await self.step(export)
+                faults = 0
             except DatabaseError as error:
                 logger.info("export %s waits: %s", export.sink.name, error)
             except Exception:  # of one export, whatever it is: no other waits for it
-                logger.exception("export %s has failed, and is tried again", export.sink.name)
-                more = False
+                pause_s, faults = self._rules.pause(faults, EVERY_S), faults + 1
+                logger.exception("export %s has failed, and is tried again in %.0f s", export.sink.name, pause_s)
             if not more:
-                await asyncio.sleep(EVERY_S)
+                await asyncio.sleep(pause_s)
 
     async def step(self, export: Export) -> bool:
         """Send one batch and do what else is due; return whether there is more. Raises `DatabaseError`."""
