@@ -22,7 +22,7 @@ from billing.api.own_keys import (
 )
 from billing.api.requests import shaped
 from billing.identity.permissions import KEYS_ADMIN, KEYS_READ, KEYS_WRITE, SCOPES
-from billing.shapes.keys import KeyPatch, LeakedKey, NewOwnKey, OwnKeysQuery, Rotation
+from billing.shapes.keys import RULES, KeyPatch, LeakedKey, NewOwnKey, OwnKeysQuery, Rotation
 from billing.shapes.rules import DEFAULT_SCOPES
 from billing.times import parse_rfc3339, rfc3339
 from billing.web.forms import (
@@ -43,6 +43,8 @@ if TYPE_CHECKING:
 
     from billing.shapes.keys import KeyShape
 
+NUMBERS: Final = {name: rule.option for name, rule in RULES.items() if rule.option.kind == "number"}
+"""Rules that are whole numbers: a new one has its field in the form by itself."""
 GRACES: Final = (
     ("0", "at once"),
     ("3600", "in an hour"),
@@ -98,6 +100,7 @@ def _form_values(visit: Visit, key: KeyShape | None = None) -> dict[str, Any]:
         "key": key,
         "scopes": [(name, said, name in chosen) for name, said in offered],
         "rows": quota_rows(visit, () if key is None else key.quotas),
+        "numbers": [(name, option, key and getattr(key, name)) for name, option in NUMBERS.items()],
         "known_models": models_of(visit),
         **LIMIT_VALUES,
     }
@@ -105,19 +108,24 @@ def _form_values(visit: Visit, key: KeyShape | None = None) -> dict[str, Any]:
 
 def _typed(visit: Visit) -> dict[str, Any]:
     """Return the rules of a form as the API takes them; None clears."""
-    typed = visit.field("max_parallel_requests")
-    parallel = None if typed is None else count_typed(typed)
-    if typed is not None and parallel is None:
-        raise BadRequest("The bound of requests at once is a whole number.", "max_parallel_requests")
     return {
         "name": visit.field("name"),
         "scopes": sorted(visit.form.getall("scope", [])),
         "models": texts(visit.typed("models")) or None,
         "quotas": quotas_typed(visit) or None,
-        "max_parallel_requests": parallel,
+        **{name: _number(visit, name) for name in NUMBERS},
         "expires_at": _moment(visit, visit.field("expires_at")),
         "tags": pairs(visit.typed("tags")) or None,
     }
+
+
+def _number(visit: Visit, name: str) -> int | None:
+    """Return a rule that is a number, None where nothing was typed. Raises `BadRequest`."""
+    typed = visit.field(name)
+    number = None if typed is None else count_typed(typed)
+    if typed is not None and number is None:
+        raise BadRequest("This is no whole number.", name)
+    return number
 
 
 def _moment(visit: Visit, given: str | None) -> str | None:
@@ -174,7 +182,7 @@ def _shown_rules(visit: Visit, key: KeyShape) -> dict[str, Any]:
         "scopes": sorted(key.scopes),
         "models": texts("\n".join(key.models or ())) or None,
         "quotas": quotas or None,
-        "max_parallel_requests": key.max_parallel_requests,
+        **{name: getattr(key, name) for name in NUMBERS},
         "expires_at": _moment(visit, _local_expiry(visit, key)),
         "tags": pairs("\n".join(f"{name}={value}" for name, value in key.tags.items())) or None,
     }
