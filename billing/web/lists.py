@@ -9,7 +9,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final, Literal
 
-from billing.web.render import digits
 from billing.web.visits import View
 
 if TYPE_CHECKING:
@@ -131,15 +130,6 @@ def path_of(visit: Visit, path: str, row: Any) -> str:
     return visit.url("".join(filled))
 
 
-def digits_of(table: Listed) -> dict[str, int]:
-    """Return how many digits the amounts of each of a list's columns have after their points."""
-    return {
-        column.name: digits(column.value(row) for row in table.rows)
-        for column in table.columns
-        if column.kind == "money"
-    }
-
-
 def mood(state: object) -> str:
     """Return the colour that a state is shown with, beside its words."""
     return "good" if state in _GOOD else "bad" if state in _BAD else "warn"
@@ -179,5 +169,5 @@ def detailed(
 
 
 def _view(title: str, tables: tuple[Listed, ...], values: dict[str, Any], **more: Any) -> View:
-    given = {"heading": title, "tables": tables, "row": None, "mood": mood, "path_of": path_of, "digits_of": digits_of}
+    given = {"heading": title, "tables": tables, "row": None, "mood": mood, "path_of": path_of}
     return View("listed.html", {**given, **values, **more})

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
     from zoneinfo import ZoneInfo
 
+    from billing.web.lists import Listed
     from billing.web.visits import Page, View, Visit
 
 STATIC: Final = "static"
@@ -89,7 +90,7 @@ def templates() -> Environment:
         lstrip_blocks=True,
     )
     environment.filters.update(amount=amount, money=money, count=count, day=day, words=words)
-    environment.filters.update(digits=digits, brief=brief, changes=changes)
+    environment.filters.update(digits=digits, digits_of=digits_of, brief=brief, changes=changes)
     environment.filters["zip_same"] = lambda names: [(name, words(name)) for name in names]
     environment.globals.update(roles=tuple(sorted(RANK, key=RANK.__getitem__)))
     return environment
@@ -165,6 +166,15 @@ def digits(amounts: Iterable[str | int | None]) -> int:
     texts = (usd_text(_nano(each)) for each in amounts if each not in (None, ""))
     needed = max((len(text.rpartition(".")[2].rstrip("0")) for text in texts), default=0)
     return min(max(needed, _CENTS), _SHORT)
+
+
+def digits_of(table: Listed) -> dict[str, int]:
+    """Return how many digits the amounts of each of a list's columns have after their points."""
+    return {
+        column.name: digits(column.value(row) for row in table.rows)
+        for column in table.columns
+        if column.kind == "money"
+    }
 
 
 def _nano(amount: Any) -> int:
