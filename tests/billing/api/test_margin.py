@@ -16,8 +16,7 @@ from billing.ledger.debits import NAMED
 from billing.ledger.reports import roll
 from billing.ledger.used import total
 from billing.money import format_usd
-from billing.provider_bills.bills import BillAccount, Bills
-from billing.provider_bills.fetching import fetch
+from billing.provider_bills.bills import BillAccount, Bills, fetch
 from billing.provider_bills.lines import Tolerance
 from billing.usage import Usage
 from tests.billing.api.support import ADMIN_KEY, serving

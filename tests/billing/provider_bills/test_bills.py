@@ -9,10 +9,9 @@ from typing import Any
 import pytest
 
 from billing.ledger.catalogue import sync_prices
-from billing.provider_bills import fetching
+from billing.provider_bills import bills as module
 from billing.provider_bills.answers import questions, read_page
-from billing.provider_bills.bills import BillAccount, Bills, NoSuchBill
-from billing.provider_bills.fetching import fetch
+from billing.provider_bills.bills import BillAccount, Bills, NoSuchBill, fetch
 from billing.provider_bills.lines import BillRefused, BillUnavailable, Tolerance
 from billing.usage import Usage
 from tests.billing.support import PRICES, Billing
@@ -27,7 +26,7 @@ EXACT = Tolerance(0, 0)
 
 @pytest.fixture
 async def apis(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[BillingApis]:
-    monkeypatch.setattr(fetching, "FIRST_PAUSE_S", 0)
+    monkeypatch.setattr(module, "FIRST_PAUSE_S", 0)
     async with billing_apis() as made:
         yield made
 
