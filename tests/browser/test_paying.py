@@ -13,8 +13,8 @@ import yaml
 
 from gateway.config.files import SHIPPED_FOLDER
 from tests.browser.conftest import watched
+from tests.support.answering import until
 from tests.support.commands import Shell
-from tests.support.gateways import until
 from tests.support.ports import free_port
 
 if TYPE_CHECKING:

@@ -134,8 +134,8 @@ class Asker:
         async with asyncio.timeout(WAIT_S):
             line = await self._process.stdout.readline()
         assert line, "the library's process has ended"
-        said = json.loads(line)
-        return Told(tuple(said.pop("waits")), **said)
+        outcome = json.loads(line)
+        return Told(tuple(outcome.pop("waits")), **outcome)
 
 
 @asynccontextmanager
