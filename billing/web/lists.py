@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 Kind = Literal["text", "money", "count", "time", "state", "code", "changes", "prices"]
 """How a value is shown: an amount, a whole number, a time in the zone, a name of the API as words, as code, what a row
 of the audit log has changed, prices."""
-_GOOD: Final = frozenset({"active", "ok", "credited", "delivered", "on", "settled", "open", "applied", "matched"})
+_GOOD: Final = frozenset({"active", "ok", "credited", "delivered", "on", "settled", "open", "done", "matched"})
 _BAD: Final = frozenset({"suspended", "closed", "failed", "disputed", "disabled", "dead", "revoked", "missing_here"})
 
 

@@ -30,6 +30,7 @@ _TARGETS: Final = (
     Column("Provider", "provider"),
     Column("Kind", "kind"),
     Column("State", "state", "state"),
+    Column("Off because", "off_reason"),
     Column("Base URL and key", "target"),
     Column("Weight", "weight"),
     Column("Tried again", "open_until", "time"),
@@ -56,6 +57,8 @@ _AUDIT: Final = (
     Column("From", "address"),
 )
 _AUDIT_CSV: Final = ("created_at", "actor", "action", "subject", "account_id", "before", "after", "address")
+_STATES: Final = {"closed": "on", "open": "rests", "half_open": "tried again"}
+"""What the API's states of a target are called here: a circuit that is closed lets requests through."""
 DAYS: Final = 30
 KEPT_S: Final = 60.0
 """How old the sums of the first page may be: they are read over all accounts."""
@@ -125,11 +128,12 @@ async def _refused(visit: Visit) -> list[RefusedShape]:
 class _Target:
     """One base URL and key of a provider, as a row. The key is never shown, only how it does."""
 
-    __slots__ = ("kind", "models", "open_until", "provider", "state", "target", "weight")
+    __slots__ = ("kind", "models", "off_reason", "open_until", "provider", "state", "target", "weight")
 
     def __init__(self, provider: ProviderShape, target: TargetShape | None) -> None:
         self.provider, self.kind, self.models = provider.name, provider.kind, provider.models
-        self.state: str = provider.off_reason or "on" if target is None else target.state
+        self.state: str = "off" if provider.off_reason else "on" if target is None else _STATES[target.state]
+        self.off_reason = provider.off_reason
         self.target = "" if target is None else f"{target.number}: {target.origin}"
         self.weight = None if target is None else target.weight
         self.open_until = None if target is None else target.open_until
