@@ -77,8 +77,8 @@ NOBODY: Final = (
     Sent("/register", fields={"email": "ann@example.com", "password": "short"}),
     Sent("/forgot", fields={"email": "ann@example.com"}, done=True),
     Sent("/reset", fields={"token": "otc_none", "password": "four words nobody knows"}),
-    Sent("/keys/leaked", fields={"key": "nothing"}),
-    Sent("/keys/leaked", fields={"key": f"mg_{'x' * 38}"}),
+    Sent("/keys/leaked", fields={"key": ""}),
+    Sent("/keys/leaked", fields={"key": f"mg_{'x' * 38}"}, done=True),
 )
 OWNER: Final = (
     Sent("/keys/new", fields={"name": "phone"}, done=True, shot="keys-made"),
@@ -138,7 +138,7 @@ OPERATOR: Final = (
     Sent(f"{ORDER}/refund", ORDER, {"amount_usd": "a lot"}),
     Sent(f"{PARKED}/credit", PARKED, {"parked_id": "none", "account_id": "none", "note": "checked"}),
     Sent(f"{PARKED}/dismiss", PARKED, {"parked_id": "none"}),
-    Sent(f"{PARKED}/{{parked_id}}/credit", PARKED),
+    Sent(f"{PARKED}/{{parked_id}}/credit", PARKED, done=True),
     Sent("/operator/payments/events/{event_id}/replay", "/operator/payments/events", done=True),
     Sent(f"{OPERATORS_HOOK}/test", OPERATORS_HOOK, done=True),
     Sent(f"{OPERATORS_HOOK}/{{delivery_id}}/again", OPERATORS_HOOK, done=True),
@@ -192,8 +192,12 @@ class Forms(Walk):
             self.heard[:] = [each for each in self.heard if f"responded with a status of {answer.status}" not in each]
         shown = re.search(r"<code>([A-Z2-7]{32})</code>", await page.content())
         self.secret = self.secret if shown is None else shown[1]
-        led_on = answer.request.redirected_from is not None  # to a page that is looked at elsewhere
-        await self.judge(page, what, thorough=not led_on or bool(sent.shot), shot=sent.shot)
+        if sent.shot:
+            await self.judge(page, what, thorough=True, shot=sent.shot)
+        elif answer.request.redirected_from is None:
+            await self.glance(page, what)
+        else:  # a page that is looked at elsewhere
+            self.note(what, [])
 
     def right(self) -> str:
         """The code that an authenticator app shows now."""
@@ -212,9 +216,11 @@ async def send_all(console: Console, browser: "Browser", who: str, forms: Iterab
             for path in EMPTY:
                 await as_on_desktops(page)
                 await page.goto(f"{walk.base}{path}")
-                await walk.judge(
-                    page, f"{path} of a new organization", thorough=True, shot="overview-first" * (path == "/")
-                )
+                what = f"{path} of a new organization"
+                if path == "/":
+                    await walk.judge(page, what, thorough=True, shot="overview-first")
+                else:
+                    await walk.glance(page, what)
     return walk.wrong
 
 
