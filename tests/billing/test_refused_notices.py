@@ -9,8 +9,8 @@ QUOTA = {"subject": "plan", "window": "day", "metric": "tokens", "limit": 5, "re
 
 
 def refused(quota: dict[str, Any], *, key_id: str = "key_1", code: str = "quota_exceeded") -> RefusedRequest:
-    said = {"quota": quota, "upgrade": {"plan": "pro"}}
-    return RefusedRequest("req_1", 0, "acc_1", key_id, "/v1/chat/completions", None, 429, code, "", said)
+    details = {"quota": quota, "upgrade": {"plan": "pro"}}
+    return RefusedRequest("req_1", 0, "acc_1", key_id, "/v1/chat/completions", None, 429, code, "", details)
 
 
 def test_what_counts_as_one_crossing() -> None:

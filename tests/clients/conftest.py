@@ -12,7 +12,7 @@ from gateway.config.secret import Secret
 from gateway.config.settings import Settings
 from tests.clients.libraries import Asker, started
 from tests.gateway.conftest import Customer, Gateway, Handler, MakeGateway, make_gateway, upstream
-from tests.support.gateways import PROVIDER_KEY
+from tests.support.answering import PROVIDER_KEY
 
 __all__ = ["asker", "make_customer", "make_gateway", "upstream"]
 

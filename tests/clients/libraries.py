@@ -142,8 +142,8 @@ class Asker:
         async with asyncio.timeout(WAIT_S):
             line = await asyncio.to_thread(self._exchange, json.dumps(asked).encode() + b"\n")
         assert line, f"the library's process has ended: {self._tail()}"
-        said = json.loads(line)
-        return Told(tuple(said.pop("waits")), **said)
+        outcome = json.loads(line)
+        return Told(tuple(outcome.pop("waits")), **outcome)
 
     def end(self) -> None:
         """End the process, also in the middle of an answer."""

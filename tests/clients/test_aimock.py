@@ -38,8 +38,8 @@ class Case:
             **{"completion_tokens": written, "output_tokens": written, "candidatesTokenCount": written},
             **{"total_tokens": read + written, "totalTokenCount": read + written},
         }
-        said = {**self.response, **({"usage": usage, "id": "made_1"} if any(self.used) else {})}
-        return {"match": {"userMessage": self.prompt}, "response": said}
+        response = {**self.response, **({"usage": usage, "id": "made_1"} if any(self.used) else {})}
+        return {"match": {"userMessage": self.prompt}, "response": response}
 
 
 SAID: Final = "Good day, friend."

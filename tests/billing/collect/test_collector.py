@@ -73,11 +73,11 @@ async def test_exporters_that_lie_fail_alone_and_are_mended(billing: Billing) ->
         sources[1] = replace(sources[1], token="wrong")
         collector = collector_of(Room(billing, "lies"), sources)
         run = await collector.run()
-        said = dict(part.split(": ", 1) for part in run.error.split("; "))
-        assert said.keys() == {"stranger", *LIES}
-        assert said["stranger"] == "it answers with status 401"
+        errors = dict(part.split(": ", 1) for part in run.error.split("; "))
+        assert errors.keys() == {"stranger", *LIES}
+        assert errors["stranger"] == "it answers with status 401"
         for name, (_, why) in LIES.items():
-            assert why in said[name], name
+            assert why in errors[name], name
         assert (run.status, run.failed_sources) == ("degraded", 1 + len(LIES))
         assert all(len(exporter.asked) < 20 for exporter in exporters.values())
         for exporter in exporters.values():
