@@ -170,7 +170,7 @@ class Collector:
                 body = await self._exporters.page(source, checkpoint)
                 page = read_page(body, source, self._now())
                 after = checkpoint.after(page)
-                empty = 0 if page.samples else empty + 1
+                empty = 0 if page.sent else empty + 1
                 if empty > MOST_EMPTY and not after.is_done:
                     raise ExporterFailed("it says again and again that there is more, and sends nothing", restart=True)
                 written = await self._facts.write(source, page, checkpoint, after, self._now())

@@ -38,6 +38,8 @@ logger = logging.getLogger(__name__)
 _query = queries("billing.collect")
 ACCOUNTS_AT_ONCE: Final = 200
 GROWTH_AT_ONCE: Final = 200_000
+PAGES_AT_ONCE: Final = 200
+"""What is folded at once: rows of growth, and pages of it."""
 VACUUM_ROWS: Final = 50_000
 THOUSANDTHS: Final = 1000
 MOST_BYTES: Final = MAX_UNIT_THOUSANDTHS // THOUSANDTHS
@@ -92,7 +94,7 @@ class TrafficDebits:
         """Charge all that has grown."""
         folded, moved = 0, 1
         while moved:
-            moved = await self._database.value(_query("fold_growth"), GROWTH_AT_ONCE)
+            moved = await self._database.value(_query("fold_growth"), GROWTH_AT_ONCE, PAGES_AT_ONCE)
             folded += moved
         if folded >= VACUUM_ROWS:
             await self._database.execute("VACUUM collected_growth")

@@ -8,9 +8,11 @@ was written without it (`subjects`).
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import TYPE_CHECKING, Final, cast
+from itertools import accumulate, chain, repeat
+from typing import TYPE_CHECKING, Any, Final, cast
 
 from billing.collect.snapshots import POINT_DAYS, Checkpoint
 from billing.database.connection import affected, queries
@@ -23,7 +25,6 @@ _query = queries("billing.collect")
 
 LOCK: Final = 0x6D65746572636F6C
 """The advisory lock of collection: "metercol" as 64 bits."""
-SHARED: Final = "SELECT pg_advisory_xact_lock_shared($1)"
 DELETED_AT_ONCE: Final = 50_000
 _PLANNED: Final = "SELECT set_config('enable_hashjoin', 'off', true), set_config('enable_mergejoin', 'off', true)"
 """Points are looked up one by one by their keys, however many there are: no table is read whole."""
@@ -72,19 +73,17 @@ class Facts:
     ) -> Wrote | None:
         """Write a page and move the checkpoint; None where another collector has moved it."""
         async with self._database.transaction() as connection:
-            await connection.execute(SHARED, LOCK)
             moved = await connection.fetchrow(
                 _query("move_checkpoint"),
                 *(source.source_id, before.version, after.watermark, after.since, after.until),
-                *(after.cursor, after.newest, now),
+                *(after.cursor, after.newest, now, LOCK),
             )
             if moved is None:
                 return None
             wrote = await self._points(connection, source, page) if page.nodes else Wrote()
-        return wrote.plus(Wrote(page.samples, 0, 0, page.conflicts, page.set_aside))
+        return wrote.plus(Wrote(page.sent, 0, 0, page.conflicts, page.set_aside))
 
     async def _points(self, connection: Connection, source: Source, page: Page) -> Wrote:
-        await connection.execute(_PLANNED)
         revision = await connection.fetchval(_query("name_revision"), self._revision)
         names = sorted(page.nodes)
         noted = await connection.fetch(
@@ -95,19 +94,21 @@ class Facts:
             [page.nodes[name][1] for name in names],
             *(source.region, self._first_point),
         )
-        nodes = {row["node"]: row["id"] for row in noted}
+        columns = _columns(page, {row["node"]: row for row in noted})
+        row = cast("Row", await connection.fetchrow(_query("add_points"), *columns, source.region, revision))
+        if row["lacking"]:
+            await _make_series(connection, page, columns[0])
+            row = cast("Row", await connection.fetchrow(_query("add_points"), *columns, source.region, revision))
         earlier = [row for row in noted if row["first_before"] is not None and row["first_at"] < row["first_before"]]
-        series = await _series(connection, page, nodes)
-        columns = zip(*(point[3:] for point in page.points), strict=True) if page.points else ((), (), ())
-        row = await connection.fetchrow(
-            _query("write_points"),
-            series,
-            *(list(column) for column in columns),
-            revision,
-            [row["id"] for row in earlier],
-            [row["first_before"] for row in earlier],
-        )
-        row = cast("Row", row)
+        if row["series"] or earlier:
+            await connection.execute(_PLANNED)
+            await connection.execute(
+                _query("write_points"),
+                *((row[name] or []) for name in ("series", "at", "up", "down")),
+                revision,
+                [each["id"] for each in earlier],
+                [each["first_before"] for each in earlier],
+            )
         return Wrote(0, row["written"], row["minutes"] - row["written"], row["conflicts"])
 
     async def forget(self, now: datetime, most: int = DELETED_AT_ONCE) -> int:
@@ -116,15 +117,23 @@ class Facts:
         return affected(await self._database.execute(_query("forget_points"), now, POINT_DAYS, most))
 
 
-async def _series(connection: Connection, page: Page, nodes: dict[str, int]) -> list[int]:
-    """Return the series of each point of a page; those that are new are made, and so are their subjects."""
-    keys = list(dict.fromkeys(point[:3] for point in page.points))
-    asked = [nodes[key[0]] for key in keys], [key[1] for key in keys], [key[2] for key in keys]
-    found = await connection.fetch(_query("known_series"), *asked)
-    if len(found) < len(keys):
-        uuids = list(dict.fromkeys(asked[1]))
-        await connection.execute(_query("add_subjects"), uuids, [page.emails[uuid] for uuid in uuids])
-        await connection.execute(_query("add_series"), *asked)
-        found = await connection.fetch(_query("known_series"), *asked)
-    ids = {keys[row["place"] - 1]: row["id"] for row in found}
-    return [ids[point[:3]] for point in page.points]
+def _columns(page: Page, nodes: Mapping[str, Row]) -> tuple[Any, ...]:
+    """Return a page as the arguments of `add_points`: its snapshots by column, then its samples. Counters are sent as
+    text: the driver looks at each number of an array for whether that is an array in turn."""
+    noted = [nodes[each.node] for each in page.snapshots]
+    counted = [
+        row["first_point"] == "zero" or (row["first_point"] == "new" and each.at > row["first_at"])
+        for row, each in zip(noted, page.snapshots, strict=True)
+    ]
+    ends = accumulate((each.samples for each in page.snapshots), initial=1)
+    places = [place for place, _ in zip(ends, page.snapshots, strict=False)]
+    counters = ("{" + ",".join(map(str, column)) + "}" for column in (page.ups, page.downs))
+    ids, times = [row["id"] for row in noted], [each.at for each in page.snapshots]
+    return (ids, times, counted, places, page.uuids, page.inbound_tags, *counters)
+
+
+async def _make_series(connection: Connection, page: Page, nodes: Sequence[int]) -> None:
+    """Make the subjects and the series of a page that are not known yet."""
+    owners = chain.from_iterable(repeat(node, each.samples) for node, each in zip(nodes, page.snapshots, strict=True))
+    await connection.execute(_query("add_subjects"), page.uuids, page.emails)
+    await connection.execute(_query("add_series"), list(owners), page.uuids, page.inbound_tags)

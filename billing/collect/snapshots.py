@@ -87,27 +87,29 @@ class _Answer(Struct, frozen=True):
 _decoder: Final = msgspec.json.Decoder(_Answer)
 
 
-class Point(NamedTuple):
-    """What both counters of a series said at a time."""
+class At(NamedTuple):
+    """A snapshot of a page: its node, its time, and how many samples of the page it has."""
 
     node: str
-    uuid: str
-    inbound_tag: str
     at: datetime
-    up: int
-    down: int
+    samples: int
 
 
 @dataclass(frozen=True, slots=True)
 class Page:
-    """A page of snapshots: `points`, each once; `nodes` with environment and earliest snapshot; `emails` by uuid.
-    `samples` counts what came, `set_aside` those of impossible times, `conflicts` those of a point that had two values.
-    `newest` is its newest snapshot, None for a page without one."""
+    """A page of snapshots: `nodes` with environment and earliest snapshot; `snapshots` that have samples, each once,
+    and their samples by column, in the same order: no series has two of one time. `sent` counts what came, `set_aside`
+    those of impossible times, `conflicts` those of a series and time that had two values. `newest` is its newest
+    snapshot, None for a page without one."""
 
-    points: list[Point]
     nodes: dict[str, tuple[str, datetime]]
-    emails: dict[str, str]
-    samples: int
+    snapshots: list[At]
+    uuids: list[str]
+    emails: list[str]
+    inbound_tags: list[str]
+    ups: list[int]
+    downs: list[int]
+    sent: int
     set_aside: int
     conflicts: int
     newest: datetime | None
@@ -132,31 +134,59 @@ def read_page(body: bytes, source: Source, now: datetime) -> Page:
 
 
 def _page(answer: _Answer, now: datetime) -> Page:
-    values: dict[tuple[str, str, str, datetime], tuple[int, int]] = {}
+    groups: dict[tuple[str, datetime], list[_Sample]] = {}
     nodes: dict[str, tuple[str, datetime]] = {}
-    emails: dict[str, str] = {}
-    samples = set_aside = conflicts = 0
-    newest: datetime | None = None
+    sent = set_aside = conflicts = 0
     for snapshot in answer.snapshots:
-        node, at = snapshot.node_id, snapshot.collected_at
-        samples += len(snapshot.samples)
+        sent += len(snapshot.samples)
         if not now - MOST_BACK <= snapshot.collected_at <= now + MOST_AHEAD:
             set_aside += len(snapshot.samples)
             continue
-        at = at.astimezone(UTC)  # only now: the first and the last days of the calendar have no time of UTC
-        newest = at if newest is None else max(newest, at)
+        node = snapshot.node_id
+        at = snapshot.collected_at.astimezone(UTC)  # only now: the calendar's first and last days have no time of UTC
         nodes[node] = snapshot.env, min(at, nodes[node][1]) if node in nodes else at
-        for sample in snapshot.samples:
-            key = node, sample.uuid, sample.inbound_tag, at
-            value = sample.uplink_bytes_total, sample.downlink_bytes_total
-            if (known := values.get(key)) is not None and known != value:
-                conflicts += 1
-                value = max(value[0], known[0]), max(value[1], known[1])
-            values[key] = value
-            emails.setdefault(sample.uuid, sample.email)
-    points = [Point(*key, *value) for key, value in values.items()]
-    cursor = answer.next_cursor or answer.cursor or None
-    return Page(points, nodes, emails, samples, set_aside, conflicts, newest, cursor, answer.has_more)
+        groups[node, at] = groups[node, at] + snapshot.samples if (node, at) in groups else snapshot.samples
+    snapshots: list[At] = []
+    samples: list[_Sample] = []
+    for (node, at), group in groups.items():
+        if not group:
+            continue
+        once, differing = _once(group)
+        conflicts += differing
+        snapshots.append(At(node, at, len(once)))
+        samples += once
+    return Page(
+        nodes=nodes,
+        snapshots=snapshots,
+        uuids=[each.uuid for each in samples],
+        emails=[each.email for each in samples],
+        inbound_tags=[each.inbound_tag for each in samples],
+        ups=[each.uplink_bytes_total for each in samples],
+        downs=[each.downlink_bytes_total for each in samples],
+        sent=sent,
+        set_aside=set_aside,
+        conflicts=conflicts,
+        newest=max((at for _, at in groups), default=None),
+        cursor=answer.next_cursor or answer.cursor or None,
+        has_more=answer.has_more,
+    )
+
+
+def _once(samples: list[_Sample]) -> tuple[list[_Sample], int]:
+    """Return the samples of one snapshot, each series once, of several values the largest; and how many differed."""
+    if len({(each.uuid, each.inbound_tag) for each in samples}) == len(samples):
+        return samples, 0
+    found: dict[tuple[str, str], _Sample] = {}
+    conflicts = 0
+    for each in samples:
+        key = each.uuid, each.inbound_tag
+        up, down = each.uplink_bytes_total, each.downlink_bytes_total
+        known = found.setdefault(key, each)
+        known_up, known_down = known.uplink_bytes_total, known.downlink_bytes_total
+        if (up, down) != (known_up, known_down):
+            conflicts += 1
+            found[key] = _Sample(each.uuid, known.email, each.inbound_tag, max(up, known_up), max(down, known_down))
+    return list(found.values()), conflicts
 
 
 @dataclass(frozen=True, slots=True)

@@ -69,6 +69,7 @@ async def test_facts_and_money_are_a_matter_of_the_set(
         uuid: INITIAL - charged for uuid, charged in charges.items()
     }
     assert await billing.database.value("SELECT count(*) FROM collected_growth") == 0
+    assert await billing.database.value("SELECT count(*) FROM collected_grown") == 0
     assert await billing.database.value("SELECT count(*) FROM collected_due") == 0
 
 
@@ -124,4 +125,4 @@ def test_snapshots_of_impossible_times_are_set_aside() -> None:
         page = page_of([Sample("n1", START, "a", "", 1, 1)])
         page["snapshots"][0]["collected_at"] = at
         read = read_page(json.dumps(page).encode(), source, NOW)
-        assert (read.points, read.set_aside) == ([], 1)
+        assert (read.snapshots, read.set_aside) == ([], 1)
