@@ -21,7 +21,7 @@ from billing.ledger.used import UsageSums
 from billing.price_table import METER_PROVIDER, PriceTable
 from billing.prices import PriceRow
 from billing.rates import COST_SCALE, Variant
-from tests.billing.collect.support import Room, Said
+from tests.billing.collect.support import Room, Sample
 from tests.billing.support import Billing
 from tests.support.exporter import TOKEN, Exporter, exporting
 
@@ -182,7 +182,7 @@ async def check_moved(room: Room, collector: Collector, exporter: Exporter, befo
     comes late."""
     billing, hour = room.billing, NOW.replace(second=0)
     other = await billing.accounts.create("Other")
-    uncharged = Said("n1", NOW - timedelta(seconds=20), "p1", "vless", 2600, 0)
+    uncharged = Sample("n1", NOW - timedelta(seconds=20), "p1", "vless", 2600, 0)
     await room.write([uncharged])
     assert await room.subjects.assign("p1", other.id, since=NOW + timedelta(minutes=59)) == (1, {other.id})
     exporter.say(NOW - timedelta(seconds=10), ("p1", 2610, 0))
