@@ -1,6 +1,6 @@
-"""The short version of the chaos proof: three kills of each kind under load, and not one debit lost or doubled.
+"""The short version of the chaos proof: two kills of each kind under load, and not one debit lost or doubled.
 
-100 clients, so that two cores carry them besides three workers, Postgres, Redis and the provider. `python -m
+50 clients, so that two cores carry them besides three workers, Postgres, Redis and the provider. `python -m
 tests.chaos` has 200, thirty faults of each kind, and more kinds.
 """
 
@@ -17,8 +17,8 @@ from tests.chaos.report import by_fault
 from tests.chaos.run import make_customers, run_round
 from tests.chaos.stores import LOST_JOURNAL
 
-CLIENTS: Final = 100
-KILLS_OF_EACH: Final = 3
+CLIENTS: Final = 50
+KILLS_OF_EACH: Final = 2
 SEED: Final = 20
 
 
@@ -50,7 +50,7 @@ async def test_a_provider_that_fails_a_third_of_the_time_costs_nobody_anything_t
     """Other keys, retries and a fallback serve nearly all; a worker is killed meanwhile."""
     async with running(workers=2, defaults=DEFAULTS_OF_FAILING_PROVIDER, spare=True) as stack:
         customers = await make_customers(stack)
-        faults = [FAILING_PROVIDER, KILLS[0], FAILING_PROVIDER]
+        faults = [FAILING_PROVIDER, KILLS[0]]
         # Who leaves while an attempt stays silent pays its input, which this provider counts as never asked.
         mix = Mix(errors=0.01, longs=0.0, leaves=0.0)
         made = await run_round(stack, "failing", customers, faults, concurrency=30, seed=SEED, mix=mix)

@@ -1,9 +1,10 @@
 """A process that has imported `metergate` once, and forks for each command: a process of its own without its start.
 
-    python -m tests.support.commander     reads a JSON line for each command, answers with a line that has its exit code
+    python -m tests.support.commander     reads a JSON line, answers with a line that has the exit code of the child
 
-A line says `arguments`, `cwd`, `env`, and `stdout` and `stderr`: files to write to. The child has these, no stdin, and
-nothing of this process but its modules. No thread and no event loop has been started before it is forked.
+A line says `commands`, the arguments of each, `cwd`, `env`, and `folder`, to write what they request to. Mostly there is
+one; several are run one after the other by the same child, and the last one's code is the child's. The child has these,
+no stdin, and nothing of this process but its modules. No thread and no event loop has been started before it is forked.
 """
 
 import gc
@@ -12,6 +13,7 @@ import json
 import os
 import pkgutil
 import sys
+from pathlib import Path
 from typing import Any
 
 from typer.testing import CliRunner
@@ -45,22 +47,25 @@ def _import_all() -> None:
 
 
 def _run(request: dict[str, Any]) -> None:
-    """Be the command. Ends the process."""
+    """Be the commands: the number of each and `.stdout`, `.stderr` or `.code` name the files that they leave. Ends the
+    process."""
     code = 70
     try:
-        for number, name, flags in (
-            (0, os.devnull, os.O_RDONLY),
-            (1, request["stdout"], os.O_WRONLY | os.O_CREAT | os.O_TRUNC),
-            (2, request["stderr"], os.O_WRONLY | os.O_CREAT | os.O_TRUNC),
-        ):
-            os.dup2(os.open(name, flags, 0o600), number)
+        os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
         os.chdir(request["cwd"])
         os.environ.clear()
         os.environ.update(request["env"])
-        sys.argv = ["metergate", *request["arguments"]]
-        code = main()
-        sys.stdout.flush()
-        sys.stderr.flush()
+        for number, arguments in enumerate(request["commands"]):
+            at = f"{request['folder']}/{number}"
+            for descriptor, name in ((1, f"{at}.stdout"), (2, f"{at}.stderr")):
+                opened = os.open(name, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+                os.dup2(opened, descriptor)
+                os.close(opened)
+            sys.argv = ["metergate", *arguments]
+            code = main()
+            sys.stdout.flush()
+            sys.stderr.flush()
+            Path(f"{at}.code").write_text(str(code))
     finally:
         os._exit(code)
 

@@ -11,7 +11,7 @@ import sys
 import tempfile
 import time
 import urllib.request
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cache
@@ -27,7 +27,7 @@ CHECKOUT = Path(__file__).resolve().parents[2]
 
 @dataclass(frozen=True)
 class Result:
-    """What a command printed, and its exit code."""
+    """What a command said, and its exit code."""
 
     code: int
     stdout: str
@@ -66,7 +66,7 @@ class Commander:
         self._process.stdin.write(f"{json.dumps(asked)}\n")
         self._process.stdin.flush()
         ready, _, _ = select.select([self._process.stdout], [], [], WAIT_S)
-        assert ready, f"{asked['arguments']} takes longer than {WAIT_S:.0f} s"
+        assert ready, f"{asked['commands']} takes longer than {WAIT_S:.0f} s"
         return int(self._process.stdout.readline())
 
 
@@ -102,11 +102,20 @@ class Shell:
 
     def run(self, *arguments: str, env: Mapping[str, str] | None = None) -> Result:
         """Run a command to its end, in a process that was forked from one that has imported it."""
+        (result,) = self.run_each([arguments], env)
+        return result
+
+    def run_each(self, commands: Sequence[Sequence[str]], env: Mapping[str, str] | None = None) -> list[Result]:
+        """Run commands one after the other in one such process: for those that leave nothing behind in it."""
         with tempfile.TemporaryDirectory(prefix="mg-printed-") as folder:
-            stdout, stderr = Path(folder) / "stdout", Path(folder) / "stderr"
-            asked = {"arguments": arguments, "cwd": str(self.folder), "env": self.environment(env)}
-            code = commander().ask({**asked, "stdout": str(stdout), "stderr": str(stderr)})
-            return Result(code, stdout.read_text(), stderr.read_text())
+            asked = {"commands": commands, "cwd": str(self.folder), "env": self.environment(env), "folder": folder}
+            last = commander().ask(asked)
+            results = []
+            for number in range(len(commands)):
+                stdout, stderr, code = (Path(folder, f"{number}.{name}") for name in ("stdout", "stderr", "code"))
+                ended = int(code.read_text()) if code.exists() else last
+                results.append(Result(ended, stdout.read_text(), stderr.read_text()))
+            return results
 
     def start(self, *arguments: str, env: Mapping[str, str] | None = None) -> Result:
         """Run a command to its end, from the very start."""
@@ -166,20 +175,20 @@ class Shell:
 
 @dataclass
 class Running:
-    """A command that goes on, and what it has printed so far on stdout."""
+    """A command that goes on, and what it has said so far on stdout."""
 
     process: subprocess.Popen[str]
     stderr_file: Path
-    lines: list[str] = field(default_factory=list)
+    said: list[str] = field(default_factory=list)
 
     def until(self, text: str) -> str:
         """Read stdout up to the line that holds `text`, and give that line."""
         assert self.process.stdout is not None
         for line in self.process.stdout:  # ends with the process
-            self.lines.append(line.rstrip("\n"))
+            self.said.append(line.rstrip("\n"))
             if text in line:
-                return self.lines[-1]
-        raise AssertionError(f"no {text!r} in {self.lines}; stderr: {self.stderr}")
+                return self.said[-1]
+        raise AssertionError(f"no {text!r} in {self.said}; stderr: {self.stderr}")
 
     def until_stderr(self, text: str) -> None:
         deadline = time.monotonic() + WAIT_S

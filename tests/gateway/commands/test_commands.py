@@ -93,19 +93,22 @@ OF_EVERY_COMMAND = {"--api-url", "--token-file", "--timeout", "--output", "--qui
 TIMED = ("explain", "doctor", "ledger set-aside list", "ledger set-aside replay", "ledger set-aside discard")
 
 
-@pytest.mark.parametrize("command", ["", *COMMANDS])
-def test_help(shell: Shell, command: str) -> None:
-    result = shell.run(*command.split(), "--help")
-    assert result.code == 0, result
-    assert "Usage: metergate" in result.stdout
-    if "COMMAND" not in result.stdout:
-        listed = set(re.findall(r"^  (--[\w-]+)", result.stdout, re.MULTILINE))
-        files_alone = command in ON_FILES
-        calling = command in PEOPLES or (command.startswith("operator ") and not files_alone)
-        calls = {"--api-url", "--token-file"} if calling else set()
-        timed = {"--timeout"} if calls or command in TIMED else set()
-        assert listed & OF_EVERY_COMMAND == {"--output", "--quiet", "--json"} | calls | timed
+def test_help(shell: Shell) -> None:
+    commands = ["", *COMMANDS]
+    for command, result in zip(commands, shell.run_each([[*each.split(), "--help"] for each in commands]), strict=True):
+        assert result.code == 0, (command, result)
+        assert "Usage: metergate" in result.stdout, command
+        if "COMMAND" not in result.stdout:
+            listed = set(re.findall(r"^  (--[\w-]+)", result.stdout, re.MULTILINE))
+            assert listed & OF_EVERY_COMMAND == options_of(command), command
     assert not shell.data_dir.exists()
+
+
+def options_of(command: str) -> set[str]:
+    """Which of the options that many commands have this one has."""
+    calling = command in PEOPLES or (command.startswith("operator ") and command not in ON_FILES)
+    calls = {"--api-url", "--token-file"} if calling else set()
+    return {"--output", "--quiet", "--json"} | calls | ({"--timeout"} if calls or command in TIMED else set())
 
 
 def test_every_command_is_documented() -> None:

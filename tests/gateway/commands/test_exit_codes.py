@@ -1,16 +1,15 @@
 """Every command has its exit code: 0 done, 1 refused, 2 wrong usage, 3 unreachable; never with a traceback."""
 
-import re
 import shutil
 import socketserver
 import tempfile
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pytest
 
-from tests.gateway.commands.test_commands import OF_PEOPLE, ON_FILES, nobody_at, with_host
+from tests.gateway.commands.test_commands import COMMANDS, OF_PEOPLE, ON_FILES, nobody_at, with_host
 from tests.support.commands import Shell
 
 pytestmark = pytest.mark.slow
@@ -111,54 +110,54 @@ def away() -> dict[str, str]:
     return {"DATABASE_URL": f"postgresql://u@{address}/n?sslmode=disable", "REDIS_URL": f"redis://{address}"}
 
 
-def test_no_command_is_left_out(shell: Shell) -> None:
-    def commands(*group: str) -> Iterator[str]:
-        for name in re.findall(r"^  ([\w-]+)", shell.run(*group, "--help").stdout.partition("Commands:\n")[2], re.M):
-            below = list(commands(*group, name))
-            yield from below or [" ".join((*group, name))]
-
-    assert set(commands()) == {*ON_STORES, *OF_THE_API, *OF_PEOPLE, *ON_FILES, *ALONE, *UNCONFIGURED}
-
-
-@pytest.mark.parametrize("command", ["auth token", "keys list", "usage totals", "org members"])
-def test_who_is_not_signed_in_and_a_gateway_that_is_away(shell: Shell, command: str) -> None:
-    assert "metergate auth login" in shell.run(
-        *command.split(), env={"METERGATE_API_URL": "http://127.0.0.1:1"}
-    ).failed(1)
-    if command != "auth token":
-        away = {"METERGATE_API_URL": "http://127.0.0.1:1", "METERGATE_API_TOKEN": "e30.e30.x"}
-        shell.run(*command.split(), env=away).failed(3)
+def each_failed(
+    shell: Shell, commands: Sequence[str], code: int, env: dict[str, str] | None = None
+) -> Iterator[tuple[str, str]]:
+    """Assert that each of these ends with a code and says why; each with what it printed."""
+    for command, result in zip(commands, shell.run_each([each.split() for each in commands], env), strict=True):
+        assert result.code == code, (command, result)
+        yield command, result.failed(code)
 
 
-@pytest.mark.parametrize("command", OF_PEOPLE)
-def test_wrong_usage_of_people_is_2(shell: Shell, command: str) -> None:
-    assert "--nope" in shell.run(*command.split(), "--nope").failed(2)
+def test_no_command_is_left_out() -> None:
+    ends = {each for each in COMMANDS if not any(other.startswith(f"{each} ") for other in COMMANDS)}
+    assert ends == {*ON_STORES, *OF_THE_API, *OF_PEOPLE, *ON_FILES, *ALONE, *UNCONFIGURED}
 
 
-@pytest.mark.parametrize("command", [*ON_STORES, *OF_THE_API, *ON_FILES, *ALONE, *UNCONFIGURED])
-def test_wrong_usage_is_2(shell: Shell, command: str) -> None:
-    assert "--nope" in shell.run(*command.split(), "--nope").failed(2)
-    if command not in ("ledger set-aside replay", "operator price try"):  # which take any number
-        shell.run(*command.split(), "too", "many", "of", "these").failed(2)
-    if command in UNCONFIGURED or command in ON_FILES:
-        return
-    result = shell.run(*{**ON_STORES, **OF_THE_API}.get(command, command).split(), env={"MAX_BODY_BYTES": "x"})
-    if command == "doctor":
-        assert result.code == 1
-        assert "MAX_BODY_BYTES" in result.stdout
-    else:
-        assert "MAX_BODY_BYTES" in result.failed(2)
+def test_who_is_not_signed_in_and_a_gateway_that_is_away(shell: Shell) -> None:
+    url = {"METERGATE_API_URL": "http://127.0.0.1:1"}
+    commands = ["auth token", "keys list", "usage totals", "org members"]
+    for command, printed in each_failed(shell, commands, 1, url):
+        assert "metergate auth login" in printed, command
+    assert len(list(each_failed(shell, commands[1:], 3, {**url, "METERGATE_API_TOKEN": "e30.e30.x"}))) == 3
 
 
-@pytest.mark.parametrize("command", [*ON_STORES.values(), *OF_THE_API.values()])
-def test_stores_that_are_away_are_3(shell: Shell, command: str) -> None:
-    shell.run(*command.split(), env=away()).failed(3)
+def test_wrong_usage_is_2(shell: Shell) -> None:
+    every = [*OF_PEOPLE, *ON_STORES, *OF_THE_API, *ON_FILES, *ALONE, *UNCONFIGURED]
+    for command, printed in each_failed(shell, [f"{each} --nope" for each in every], 2):
+        assert "--nope" in printed, command
+    bounded = [
+        each for each in every[len(OF_PEOPLE) :] if each not in ("ledger set-aside replay", "operator price try")
+    ]
+    assert list(each_failed(shell, [f"{each} too many of these" for each in bounded], 2))
 
 
-@pytest.mark.parametrize("command", OF_THE_API.values())
-def test_a_gateway_that_is_away_is_3(shell: Shell, command: str) -> None:
+def test_a_wrong_setting_is_2(shell: Shell) -> None:
+    wrong = {"MAX_BODY_BYTES": "x"}
+    for command, printed in each_failed(shell, [*ON_STORES.values(), *OF_THE_API.values(), "up"], 2, wrong):
+        assert "MAX_BODY_BYTES" in printed, command
+    printed = shell.run("doctor", env=wrong)
+    assert printed.code == 1
+    assert "MAX_BODY_BYTES" in printed.stdout
+
+
+def test_stores_that_are_away_are_3(shell: Shell) -> None:
+    assert list(each_failed(shell, [*ON_STORES.values(), *OF_THE_API.values()], 3, away()))
+
+
+def test_a_gateway_that_is_away_is_3(shell: Shell) -> None:
     env = {"METERGATE_API_URL": f"http://{nobody_at()}", "ADMIN_API_KEY": "k" * 24}
-    shell.run(*command.split(), env=env).failed(3)
+    assert list(each_failed(shell, [*OF_THE_API.values()], 3, env))
 
 
 @pytest.mark.parametrize("command", ["serve", "reconcile", "operator requests --refused"])

@@ -1,13 +1,16 @@
-"""The whole OpenAPI document, tried by schemathesis with all of its checks, as each kind of caller.
+"""The whole OpenAPI document, tried by schemathesis with all of its checks, each operation as one who may call it.
 
-What a caller may call is tried with everything that its schemas tell apart; what it may not, with an example, for it is
-refused before it is looked at.
+It is tried with everything that its schemas tell apart; as those who may not, once, for it is refused before it is
+looked at.
 """
 
 import asyncio
 import json
 import os
+import re
 import sys
+from collections import defaultdict
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any, Final
@@ -15,8 +18,9 @@ from typing import Any, Final
 import pytest
 from argon2 import PasswordHasher
 
-from tests.gateway.conftest import ADMIN_KEY, MakeGateway
+from tests.gateway.conftest import ADMIN_KEY, Gateway, MakeGateway
 from tests.gateway.test_metering import SERVICE_KEY, with_meters
+from tests.support.gateways import fetch
 
 pytestmark = pytest.mark.slow
 
@@ -29,6 +33,13 @@ OUR_OWN: Final = (
 SCHEMES: Final = {"key": "bearer", "person": "person", "service": "serviceKey", "admin": "adminKey"}
 """By which of the document's schemes each caller shows who it is; nobody shows nothing."""
 CALLERS: Final = ("nobody", *SCHEMES)
+LESS: Final = (
+    *("[auth]", "auto-signup = false"),
+    *("[generation]", "with-security-parameters = false"),
+    *("[phases.coverage]", 'unexpected-methods = ["trace"]'),
+)
+"""Keys that are none are not made up: who has no valid one is refused before anything else is looked at, which each
+operation's check of its security sees. The router refuses all methods that a path does not have alike."""
 STORAGE: Final = Path.cwd() / ".hypothesis"
 """Where Hypothesis keeps tables of characters, which take it seconds to make: one place for all runs."""
 
@@ -41,19 +52,16 @@ def may_call(who: str, operation: dict[str, Any]) -> bool:
     return SCHEMES[who] in schemes and (who == "admin" or SCHEMES["admin"] not in schemes)
 
 
-def configuration(who: str, operations: dict[str, dict[str, Any]]) -> str:
-    """Return schemathesis's configuration, in which only what a caller may call is tried whole."""
-    refused = [name for name, operation in operations.items() if not may_call(who, operation)]
-    return "\n".join(
-        (
-            "[auth]",
-            "auto-signup = false",
-            "[[operations]]",
-            f"include-name = {json.dumps(refused)}",
-            "phases.coverage.enabled = false",
-            "phases.examples.enabled = false",
-        )
-    )
+def configuration(operations: dict[str, dict[str, Any]], headers: dict[str, dict[str, str]]) -> str:
+    """Return schemathesis's configuration, in which each operation is called by one of those who may."""
+    of_each = defaultdict[str, list[str]](list)
+    for name, operation in operations.items():
+        of_each[next(who for who in reversed(CALLERS) if may_call(who, operation))].append(name)
+    lines = []
+    for who, names in of_each.items():
+        lines += ["[[operations]]", f"include-name = {json.dumps(names)}", "[operations.headers]"]
+        lines += [f"{json.dumps(name)} = {json.dumps(value)}" for name, value in headers[who].items()]
+    return "\n".join([*LESS, *lines])
 
 
 async def run(folder: Path, url: str, *options: str) -> tuple[int, str]:
@@ -82,28 +90,50 @@ async def run(folder: Path, url: str, *options: str) -> tuple[int, str]:
     return process.returncode or 0, output.decode(errors="replace")
 
 
-@pytest.mark.parametrize("who", CALLERS)
-async def test_no_answer_is_undocumented(
-    make_gateway: MakeGateway, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, who: str
-) -> None:
+@dataclass(frozen=True)
+class World:
+    """A gateway, what each caller shows it, and its operations by method and path."""
+
+    gateway: Gateway
+    headers: dict[str, dict[str, str]]
+    operations: dict[str, dict[str, Any]]
+
+
+@pytest.fixture
+async def world(make_gateway: MakeGateway, monkeypatch: pytest.MonkeyPatch) -> World:
     cheap = partial(PasswordHasher, time_cost=1, memory_cost=64, parallelism=1)
     monkeypatch.setattr("billing.identity.passwords.PasswordHasher", cheap)
     gateway = await make_gateway(failed_attempts=1_000_000, change=with_meters)
     customer = await gateway.customer()
-    token = await gateway.person(customer.account_id)
-    options = {
-        "nobody": (),
-        "key": ("-H", f"Authorization: Bearer {customer.key}"),
-        "person": ("-H", f"Authorization: Bearer {token}"),
-        "service": ("-H", f"X-API-Key: {SERVICE_KEY}", "-H", "X-Service-Name: aura"),
-        "admin": ("-H", f"X-Admin-Key: {ADMIN_KEY}"),
-    }[who]
-    async with gateway.session.get(f"{gateway.url}/api/openapi.json") as answer:
-        paths = (await answer.json())["paths"]
+    headers: dict[str, dict[str, str]] = {
+        "nobody": {},
+        "key": {"Authorization": f"Bearer {customer.key}"},
+        "person": {"Authorization": f"Bearer {await gateway.person(customer.account_id)}"},
+        "service": {"X-API-Key": SERVICE_KEY, "X-Service-Name": "aura"},
+        "admin": {"X-Admin-Key": ADMIN_KEY},
+    }
+    paths = (await fetch(gateway.session.get(f"{gateway.url}/api/openapi.json"))).json["paths"]
     operations = {
         f"{method.upper()} {path}": each for path, methods in paths.items() for method, each in methods.items()
     }
-    assert all(any(may_call(each, operation) for each in CALLERS) for operation in operations.values())
-    (tmp_path / "schemathesis.toml").write_text(configuration(who, operations))
-    code, output = await run(tmp_path, gateway.url, *options)
+    return World(gateway, headers, operations)
+
+
+async def test_no_answer_is_undocumented(world: World, tmp_path: Path) -> None:
+    (tmp_path / "schemathesis.toml").write_text(configuration(world.operations, world.headers))
+    code, output = await run(tmp_path, world.gateway.url)
     assert code == 0, output
+
+
+async def test_no_refusal_is_undocumented(world: World) -> None:
+    """What each caller may not call, and what is not there."""
+    for name, operation in world.operations.items():
+        method, path = name.split(" ")
+        url = world.gateway.url + re.sub(r"\{[^}]*\}", "x", path)
+        for who in CALLERS:
+            if may_call(who, operation):
+                continue
+            told = await fetch(world.gateway.session.request(method, url, json={}, headers=world.headers[who]))
+            assert str(told.status) in operation["responses"], (name, who, told)
+            if told.status >= 400:
+                assert {"message", "code"} <= told.json["error"].keys(), (name, who, told)
