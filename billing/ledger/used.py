@@ -263,7 +263,7 @@ def _added(count: int, rows: Sequence[Row], grouping: Grouping) -> list[Span]:
     found: list[Span] = [{} for _ in range(count)]
     for row in rows:
         place, first, second, value, said, *numbers, cost_nano, charged_nano = row
-        used = Used(*numbers, int(cost_nano), int(charged_nano))
+        used = Used._make((*numbers, int(cost_nano), int(charged_nano), 0))
         span = found[abs(place) - 1]
         if place < 0:
             _add(span, grouping.group(first, second, None if said is None else _value(said)), 1, used)
