@@ -228,13 +228,13 @@ class UsageSums:
             return []
         grouping, only = grouping or Grouping(), only or UsedBy()
         spans = compose(bounds)
-        pieces = list(dict.fromkeys(part.piece for parts in spans for part in parts))
+        pieces = [(*part.piece, place, part.sign) for place, parts in enumerate(spans, start=1) for part in parts]
         async with self.database.transaction(snapshot=True) as connection:
             await connection.execute(PLANNED_EACH_TIME)
             rows = await connection.fetch(
                 _query("usage_read"),
                 account_id,
-                *([piece[column] for piece in pieces] for column in range(3)),
+                *([piece[column] for piece in pieces] for column in range(5)),
                 list(bounds),
                 *grouping.columns,
                 *(only.key_id, only.user_id, only.feature),
@@ -243,7 +243,7 @@ class UsageSums:
             )
         if len(rows) > MOST_ROWS:
             raise UsageQueryError("These are too many groups for one answer: ask for less time, or for fewer groups.")
-        return _added(spans, pieces, rows, grouping)
+        return _added(len(spans), rows, grouping)
 
 
 async def _tag_id(connection: Connection, account_id: str, tag: str | None) -> int:
@@ -258,27 +258,20 @@ async def _tag_id(connection: Connection, account_id: str, tag: str | None) -> i
     return int(ids.get(tag, 0))
 
 
-def _added(
-    spans: Sequence[Sequence[Part]], pieces: Sequence[Piece], rows: Sequence[Row], grouping: Grouping
-) -> list[Span]:
-    found: list[Span] = [{} for _ in spans]
-    by_piece: dict[Piece, list[tuple[Group, int, Used]]] = {piece: [] for piece in pieces}
+def _added(count: int, rows: Sequence[Row], grouping: Grouping) -> list[Span]:
+    """Return the spans that rows are about. Those of sums come once for each group, so that most are what they say."""
+    found: list[Span] = [{} for _ in range(count)]
     for row in rows:
-        place, first, second, value, name, *numbers, cost_nano, charged_nano = row
+        place, first, second, value, said, *numbers, cost_nano, charged_nano = row
         used = Used._make((*numbers, int(cost_nano), int(charged_nano), 0))
+        span = found[abs(place) - 1]
         if place < 0:
-            _add(found[-place - 1], grouping.group(first, second, None if name is None else _value(name)), 1, used)
-            continue
-        without = grouping.group(first, second, None)
-        if value == 0:
-            by_piece[pieces[place - 1]].append((without, 1, used))
-        else:  # it has the tag: all requests are in `without`, too
-            named = grouping.group(first, second, _value(name))
-            by_piece[pieces[place - 1]] += [(without, -1, used), (named, 1, used)]
-    for span, parts in zip(found, spans, strict=True):
-        for part in parts:
-            for group, sign, used in by_piece[part.piece]:
-                _add(span, group, sign * part.sign, used)
+            _add(span, grouping.group(first, second, None if said is None else _value(said)), 1, used)
+        elif value == 0:
+            _add(span, grouping.group(first, second, None), 1, used)
+        else:  # it has the tag: all requests are in the group without it, too
+            _add(span, grouping.group(first, second, None), -1, used)
+            _add(span, grouping.group(first, second, _value(said)), 1, used)
     return [{group: used for group, used in span.items() if any(used)} for span in found]
 
 

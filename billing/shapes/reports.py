@@ -169,12 +169,18 @@ class BillingSummaryShape(Answer, frozen=True, kw_only=True):
 
 def used_fields(used: Used) -> dict[str, int | str]:
     """Return the fields of what was used: the one place that names them, for JSON and tables."""
-    numbers = (
-        *(used.requests, used.input_tokens, used.cached_input_tokens, used.cache_write_tokens),
-        *(used.output_tokens, used.reasoning_tokens, used.total_tokens),
-    )
-    money = format_usd(used.cost_nano), format_usd(used.charged_nano)
-    return dict(zip(SUMS, (*numbers, *money, used.bytes), strict=True))
+    return {
+        "events": used.requests,
+        "input_tokens": used.input_tokens,
+        "cached_input_tokens": used.cached_input_tokens,
+        "cache_write_tokens": used.cache_write_tokens,
+        "output_tokens": used.output_tokens,
+        "reasoning_tokens": used.reasoning_tokens,
+        "total_tokens": used.input_tokens + used.output_tokens,
+        "cost_usd": format_usd(used.cost_nano),
+        "charged_usd": format_usd(used.charged_nano),
+        "bytes": used.bytes,
+    }
 
 
 def used_shape(used: Used) -> UsedShape:

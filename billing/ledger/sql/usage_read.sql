@@ -1,52 +1,55 @@
--- What account $1 has used: of the sums in each piece of time (granularity $2, from $3 on and before $4), and, with a place
--- below zero, of what is fresh in each of the spans between the bounds $5. By the dimensions in the places $6 and $7, for one
--- key, user and feature ($8, $9, $10) or all, and by the values of the tag whose id is $11 and whose name is $12. With a tag
--- the sums of all requests come too, as rows of value 0: those without it are what these have more. At most $13 rows.
--- OFFSET 0 keeps each piece to one short reading of the index; groups have a number, because many rows are added by it.
+-- What account $1 has used in each span of time, by group: of the sums in each piece of time (granularity $2, from $3 on and
+-- before $4), which counts for the span $5 with the sign $6; and, with a place below zero, of what is fresh in each of the
+-- spans between the bounds $7. By the dimensions in the places $8 and $9, for one key, user and feature ($10, $11, $12) or
+-- all, and by the values of the tag whose id is $13 and whose name is $14. With a tag the sums of all requests come too, as
+-- rows of value 0: those without it are what these have more. At most $15 rows. OFFSET 0 keeps each piece to one short
+-- reading of the index; groups have a number, because many rows are added by it. A piece that two spans meet in comes twice.
 WITH pieces AS MATERIALIZED (
-    SELECT * FROM unnest($2::smallint[], $3::timestamptz[], $4::timestamptz[])
-        WITH ORDINALITY AS p (granularity, since, until, place)
+    SELECT * FROM unnest($2::smallint[], $3::timestamptz[], $4::timestamptz[], $5::integer[], $6::integer[])
+        AS p (granularity, since, until, span, sign)
 ), combined AS MATERIALIZED (
     SELECT id, first, second, dense_rank() OVER (ORDER BY first, second) AS number
     FROM (
-        SELECT id, (ARRAY[key_id, user_id, model, provider, endpoint, feature])[$6::integer] AS first,
-            (ARRAY[key_id, user_id, model, provider, endpoint, feature])[$7::integer] AS second
+        SELECT id, (ARRAY[key_id, user_id, model, provider, endpoint, feature])[$8::integer] AS first,
+            (ARRAY[key_id, user_id, model, provider, endpoint, feature])[$9::integer] AS second
         FROM usage_dimensions
-        WHERE account_id = $1 AND ($8::text IS NULL OR key_id = $8) AND ($9::text IS NULL OR user_id = $9)
-            AND ($10::text IS NULL OR feature = $10)
+        WHERE account_id = $1 AND ($10::text IS NULL OR key_id = $10) AND ($11::text IS NULL OR user_id = $11)
+            AND ($12::text IS NULL OR feature = $12)
     ) AS d
 ), rolled AS (
-    SELECT p.place, c.number, s.value, sum(requests)::bigint AS requests, sum(input_tokens)::bigint AS input_tokens,
-        sum(cached_input_tokens)::bigint AS cached_input_tokens, sum(cache_write_tokens)::bigint AS cache_write_tokens,
-        sum(output_tokens)::bigint AS output_tokens, sum(reasoning_tokens)::bigint AS reasoning_tokens,
-        sum(cost_nano)::text AS cost_nano, sum(charged_nano)::text AS charged_nano
+    SELECT p.span, c.number, s.value, sum(sign * requests)::bigint AS requests,
+        sum(sign * input_tokens)::bigint AS input_tokens, sum(sign * cached_input_tokens)::bigint AS cached_input_tokens,
+        sum(sign * cache_write_tokens)::bigint AS cache_write_tokens, sum(sign * output_tokens)::bigint AS output_tokens,
+        sum(sign * reasoning_tokens)::bigint AS reasoning_tokens,
+        sum(CASE WHEN sign > 0 THEN cost_nano ELSE -cost_nano END)::text AS cost_nano,
+        sum(CASE WHEN sign > 0 THEN charged_nano ELSE -charged_nano END)::text AS charged_nano
     FROM pieces AS p CROSS JOIN LATERAL (
         SELECT * FROM usage_sums
-        WHERE account_id = $1 AND granularity = p.granularity AND tag IN (0, $11::bigint)
+        WHERE account_id = $1 AND granularity = p.granularity AND tag IN (0, $13::bigint)
             AND bucket >= p.since AND bucket < p.until
         OFFSET 0
     ) AS s JOIN combined AS c ON c.id = s.dimensions
     GROUP BY 1, 2, 3
 ), fresh AS (
-    SELECT width_bucket(admitted_at, $5::timestamptz[]) AS span, key_id, coalesce(user_id, '') AS user_id, model, provider,
-        endpoint, feature, tags ->> $12::text AS said, count(*) AS requests, sum(input_tokens)::bigint AS input_tokens,
+    SELECT width_bucket(admitted_at, $7::timestamptz[]) AS span, key_id, coalesce(user_id, '') AS user_id, model, provider,
+        endpoint, feature, tags ->> $14::text AS said, count(*) AS requests, sum(input_tokens)::bigint AS input_tokens,
         sum(cached_input_tokens)::bigint AS cached_input_tokens, sum(cache_write_tokens)::bigint AS cache_write_tokens,
         sum(output_tokens)::bigint AS output_tokens, sum(reasoning_tokens)::bigint AS reasoning_tokens,
         sum(cost_nano)::text AS cost_nano, sum(charged_nano)::text AS charged_nano
     FROM usage_fresh
-    WHERE account_id = $1 AND ($8::text IS NULL OR key_id = $8) AND ($9::text IS NULL OR user_id = $9)
-        AND ($10::text IS NULL OR feature = $10)
+    WHERE account_id = $1 AND ($10::text IS NULL OR key_id = $10) AND ($11::text IS NULL OR user_id = $11)
+        AND ($12::text IS NULL OR feature = $12)
     GROUP BY 1, 2, 3, 4, 5, 6, 7, 8
 )
-SELECT place, first, second, rolled.value, v.value AS said, requests, input_tokens, cached_input_tokens, cache_write_tokens,
+SELECT span, first, second, rolled.value, v.value AS said, requests, input_tokens, cached_input_tokens, cache_write_tokens,
     output_tokens, reasoning_tokens, cost_nano, charged_nano
 FROM rolled JOIN (SELECT DISTINCT number, first, second FROM combined) AS named USING (number)
 LEFT JOIN usage_tags AS v ON v.id = rolled.value
 UNION ALL
-SELECT -span, (ARRAY[key_id, user_id, model, provider, endpoint, feature])[$6::integer],
-    (ARRAY[key_id, user_id, model, provider, endpoint, feature])[$7::integer],
+SELECT -span, (ARRAY[key_id, user_id, model, provider, endpoint, feature])[$8::integer],
+    (ARRAY[key_id, user_id, model, provider, endpoint, feature])[$9::integer],
     CASE WHEN said IS NULL THEN 0 ELSE -1 END, said, requests, input_tokens, cached_input_tokens, cache_write_tokens,
     output_tokens, reasoning_tokens, cost_nano, charged_nano
 FROM fresh
-WHERE span BETWEEN 1 AND cardinality($5::timestamptz[]) - 1
-LIMIT $13
+WHERE span BETWEEN 1 AND cardinality($7::timestamptz[]) - 1
+LIMIT $15
