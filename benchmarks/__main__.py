@@ -13,7 +13,7 @@ from typing import Any, Final, TypeVar
 
 import uvloop
 
-from benchmarks import growth, instructions, peers, report
+from benchmarks import console, growth, instructions, peers, report
 from benchmarks.collect import collect
 from benchmarks.load import LoadError
 from benchmarks.machine import UnfitMachine, check, describe
@@ -62,6 +62,9 @@ def main() -> int:
             for sample in uvloop.run(_until_told(_collect(arguments.sources, arguments.series, note))):
                 print(json.dumps(sample))
             return 0
+        if arguments.command == "console":
+            print(uvloop.run(_until_told(_console(arguments.folder, arguments.events, note))))
+            return 0
         results = uvloop.run(_until_told(_measure(mode, note, arguments.target)))
     except (KeyboardInterrupt, asyncio.CancelledError):
         print("No figures: stopped.", file=sys.stderr)
@@ -93,6 +96,11 @@ async def _collect(sources: int, series: int, note: Report) -> list[Sample]:
         return await collect(stage, sources, series, note)
 
 
+async def _console(folder: Path | None, events: int, note: Report) -> str:
+    async with open_stage(folder) as stage:
+        return (await console.console(stage, events, note)).text()
+
+
 def _mode(arguments: argparse.Namespace) -> Mode:
     """Raises `ValueError` for a phase that there is not."""
     own = "quick" if arguments.quick else "full" if arguments.full else "target" if arguments.target else "default"
@@ -105,7 +113,7 @@ def _mode(arguments: argparse.Namespace) -> Mode:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="benchmarks", description="What Metergate costs beside a bare pass-through.")
     parser.add_argument(
-        "command", nargs="?", choices=("run", "profile", "instructions", "growth", "collect"), default="run"
+        "command", nargs="?", choices=("run", "profile", "instructions", "growth", "collect", "console"), default="run"
     )
     length = parser.add_mutually_exclusive_group()
     length.add_argument("--quick", action="store_true", help="the two main figures and streams, in about a minute")
@@ -123,6 +131,8 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--requests", type=int, default=instructions.REQUESTS, help="instructions: of each kind")
     parser.add_argument("--sources", type=int, default=1000, help="collect: exporters")
     parser.add_argument("--series", type=int, default=1000, help="collect: series of each, two a sample")
+    parser.add_argument("--folder", type=Path, help="console: where the ledger is kept for the next run")
+    parser.add_argument("--events", type=int, default=console.EVENTS, help="console: of the ledger")
     growth.add_arguments(parser)
     return parser
 

@@ -196,6 +196,10 @@ class Stage:
             await connection.execute(f"CREATE DATABASE {name}")
         finally:
             await connection.close()
+        return self.database(name)
+
+    def database(self, name: str) -> str:
+        """The URL of a database."""
         return _with_database(self.endpoints.database_url, name)
 
 
@@ -221,13 +225,14 @@ def _open_many_files() -> None:
 
 
 @asynccontextmanager
-async def open_stage() -> AsyncIterator[Stage]:
-    """Servers and the upstream, in a folder that is gone afterwards. Pins this process to OTHER_CORE."""
+async def open_stage(kept: Path | None = None) -> AsyncIterator[Stage]:
+    """Servers and the upstream, in a folder that is gone afterwards, but for the servers' data where `kept` is given.
+    Pins this process to OTHER_CORE."""
     os.sched_setaffinity(0, {OTHER_CORE})
     _open_many_files()
     folder = _new_folder()
     try:
-        async with EmbeddedServers(folder / "data") as servers:
+        async with EmbeddedServers(kept or folder / "data") as servers:
             with ExitStack() as stack:
                 stage = Stage(folder, servers.endpoints, child_of("valkey"), child_of("postgres"), stack)
                 stage.upstream = stage.start("upstream", "benchmarks.upstream", core=OTHER_CORE)

@@ -116,6 +116,7 @@ MetergateError
 +-- PaymentError                   billing.payments.port
 |   +-- PaymentEventRefused        billing.payments.port
 |   +-- PaymentProviderUnavailable billing.payments.port
+|   |   +-- PaymentAnswerStrange   billing.payments.port
 |   +-- PaymentRefused             billing.payments.port
 |       +-- CustomerGone           billing.payments.port
 |       +-- AccessRefused          billing.payments.stripe.client

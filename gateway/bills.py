@@ -10,8 +10,7 @@ from typing import TYPE_CHECKING, Final
 
 from billing.database.connection import DatabaseError
 from billing.payments.rounds import TAKE_LEASE
-from billing.provider_bills.bills import BillAccount, Bills
-from billing.provider_bills.fetching import fetch
+from billing.provider_bills.bills import BillAccount, Bills, fetch
 from billing.provider_bills.lines import Tolerance
 
 if TYPE_CHECKING:

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from html import escape
 from typing import TYPE_CHECKING, Any, Final
+from urllib.parse import quote
 
 from aiohttp import web
 
@@ -208,8 +209,9 @@ def _offer(plan: Plan) -> str:
         "<code>metergate auth token --show</code> prints "
         '<input type="password" name="key" required autocomplete="off"></label> <button>Go on</button></form>'
     )
+    there = f'<p>Whoever has signed in: <a href="../../console/plan/{quote(plan.id)}">Choose it there</a>.</p>'
     ended = "<p>A subscription that you have is changed: at once, if this costs more, else with the next period.</p>"
-    return framed(f"Plan {plan.name}", f"<p>{escape(price)}</p>{form}{ended}")
+    return framed(f"Plan {plan.name}", f"<p>{escape(price)}</p>{there}{form}{ended}")
 
 
 def _refused(error: ApiError) -> web.Response:

@@ -33,11 +33,10 @@ from billing.keys.secrets import secret_digest, well_formed
 from billing.ledger.reports import Reports
 from billing.metering.features import Features
 from billing.notices.endpoints import EndpointRules, Endpoints
-from billing.notices.exhausted import ExhaustedNotices
 from billing.payments.assembly import PaymentParts, deployment_of
 from billing.payments.auto_recharge import Alerts
 from billing.payments.coupons import Coupons
-from billing.refused import RefusedRequests, RefusedRules
+from billing.refused import ExhaustedNotices, RefusedRequests, RefusedRules
 from gateway.bills import make_bills
 from gateway.collecting import POOL_SIZE, STATEMENT_S, make_collector
 from gateway.config.models import unknown_models

@@ -72,7 +72,7 @@ def test_code_cites_no_page_that_is_not_in_the_repository() -> None:
 def test_a_package_s_map_names_each_of_its_modules(package: str) -> None:
     """One that it does not name is one that a reader does not find."""
     folder = ROOT / package
-    said = ast.get_docstring(ast.parse((folder / "__init__.py").read_text("utf-8"))) or ""
+    text = ast.get_docstring(ast.parse((folder / "__init__.py").read_text("utf-8"))) or ""
     modules = {path.stem for path in folder.glob("*.py") if not path.stem.startswith(("__", "test_", "conftest"))}
     folders = {path.parent.name for path in folder.glob("*/__init__.py")}
-    assert {name for name in modules | folders if not re.search(rf"\b{name}\b", said)} == set()
+    assert {name for name in modules | folders if not re.search(rf"\b{name}\b", text)} == set()

@@ -64,7 +64,7 @@ def is_group(command: Any) -> bool:
 def test_commands_that_are_named_are_there(root: Any) -> None:
     named = commands_named()
     assert len(named) > 100
-    found = [f"{name}: metergate {command}: {said}" for name, command in named if (said := wrong(root, command))]
+    found = [f"{name}: metergate {command}: {reason}" for name, command in named if (reason := wrong(root, command))]
     assert found == []
 
 

@@ -68,8 +68,8 @@ def test_lago_starts_by_its_profile_alone_in_pinned_versions_and_keeps_its_secre
     assert all(re.search(r":v?[0-9]+[\w.-]*$", service["image"]) for service in lago.values())
     published = [port for service in lago.values() for port in service.get("ports", ())]
     assert published == ["127.0.0.1:3000:3000", "127.0.0.1:3001:80"]
-    said = str([service.get("environment") for service in lago.values()])
-    assert not re.search("KEY|PASSWORD|SECRET", said)
+    environments = str([service.get("environment") for service in lago.values()])
+    assert not re.search("KEY|PASSWORD|SECRET", environments)
     assert "lago.env" in (ROOT / ".gitignore").read_text("utf-8").split()
     assert COMPOSE["networks"]["lago"]["internal"] is True
     kept = {volume.split(":")[0] for service in lago.values() for volume in service.get("volumes", ())}
@@ -140,8 +140,8 @@ async def test_valkey_starts_with_what_the_file_says_and_asks_for_the_password(t
             while not (tmp_path / "redis.sock").exists():
                 await asyncio.sleep(0.02)
         for password, told in (("", "NOAUTH"), ("wrong", "WRONGPASS"), ("swordfish", "")):
-            said = await pinged(tmp_path / "redis.sock", password)
-            assert said == "PONG" if not told else told in said
+            reply = await pinged(tmp_path / "redis.sock", password)
+            assert reply == "PONG" if not told else told in reply
     finally:
         process.kill()
         await process.wait()
@@ -152,13 +152,13 @@ async def pinged(socket: Path, password: str) -> str:
     reader, writer = await asyncio.open_unix_connection(str(socket))
     if password:
         writer.write(f"AUTH {password}\r\n".encode())
-        said = (await reader.readline()).decode().strip()
-        if said != "+OK":
-            return said
+        reply = (await reader.readline()).decode().strip()
+        if reply != "+OK":
+            return reply
     writer.write(b"PING\r\n")
-    said = (await reader.readline()).decode().strip()
+    reply = (await reader.readline()).decode().strip()
     writer.close()
-    return said.removeprefix("+")
+    return reply.removeprefix("+")
 
 
 def test_the_image_is_locked_and_runs_as_nobody_special() -> None:

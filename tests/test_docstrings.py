@@ -77,8 +77,8 @@ def is_stub(node: ast.AST) -> bool:
     if not isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
         return False
     only = node.body[0]
-    said = isinstance(only, ast.Expr) and isinstance(only.value, ast.Constant) and only.value.value is ...
-    return said or any(isinstance(each, ast.Attribute) and each.attr == "setter" for each in node.decorator_list)
+    stub = isinstance(only, ast.Expr) and isinstance(only.value, ast.Constant) and only.value.value is ...
+    return stub or any(isinstance(each, ast.Attribute) and each.attr == "setter" for each in node.decorator_list)
 
 
 @pytest.mark.parametrize("room", ROOMS)

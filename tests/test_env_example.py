@@ -40,9 +40,9 @@ def test_the_example_as_it_is_means_the_defaults() -> None:
     environ = {name: text for name, text in assignments().items() if name in SETTINGS_VARIABLES}
     names = ("listen_addr", "max_body_bytes", "cors_origins", "data_dir", "frontend_url", "metrics_addr")
     for mode in get_args(Mode):  # `up` listens on this machine alone, also in a shell that has read `.env`
-        said, unsaid = load_settings(environ, mode=mode), load_settings({}, mode=mode)
+        example, unsaid = load_settings(environ, mode=mode), load_settings({}, mode=mode)
         for name in names:
-            assert getattr(said, name) == getattr(unsaid, name), mode
+            assert getattr(example, name) == getattr(unsaid, name), mode
 
 
 def test_no_secret_has_a_default() -> None:

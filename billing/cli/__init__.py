@@ -7,7 +7,8 @@
     batch       `metergate run`: a file of commands
     client      CommandClient: the calls over the standard library, quick to import
     operator    `metergate operator`: a client's call becomes a command, what its errors say; quotas as text;
-                refused requests; accounts  with grants, refunds, adjustments; credit  lots and coupons; keys;
+                refused requests; accounts  with grants, refunds, adjustments; credit  lots and coupons;
+                keys, with key_rules  the options for a key's rules, which own_keys has, too;
                 oversight  the audit log, people; orders; plans; margin
     session     who is signed in: the files of tokens, how they are renewed; people  a person's call becomes a command,
                 what its errors say, how secrets are asked for; a new password by mail, an authenticator

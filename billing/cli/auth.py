@@ -12,11 +12,13 @@ from billing.cli.people import (
     PASSWORD,
     SECOND_FACTOR,
     Email,
+    Org,
     add_credentials,
     add_person_call,
     add_session_call,
     ask_factor,
     ask_secret,
+    org_of,
 )
 from billing.cli.session import FindSession, Kept, Pending, Session
 from billing.times import rfc3339
@@ -32,7 +34,6 @@ PasswordStdin = Annotated[
     bool, typer.Option("--password-stdin", help="Read the password from stdin, else METERGATE_PASSWORD, else ask.")
 ]
 OtpStdin = Annotated[bool, typer.Option("--otp-stdin", help="Read the code from stdin, else METERGATE_OTP, else ask.")]
-Org = Annotated[str | None, typer.Option("--org", metavar="ORG", help="An organization of yours: its id or slug.")]
 OTP: Final = "METERGATE_OTP"
 
 
@@ -207,15 +208,6 @@ async def sessions(
         for each in page.data
     ]
     return Shown(page.received, (Table(("id", "", "address", "last used", "ends"), rows),))
-
-
-def org_of(profile: "ProfileShape", org: str) -> str:
-    """Return the id of an organization of somebody's by its id or slug. Raises `CommandFailed`."""
-    for each in profile.organizations:
-        if org in (each.id, each.slug):
-            return each.id
-    yours = ", ".join(each.slug for each in profile.organizations) or "none"
-    raise CommandFailed(f"{org!r} is no organization of yours; those are {yours}.")
 
 
 async def _org_id(session: Session, org: str) -> str:

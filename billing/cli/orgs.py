@@ -5,11 +5,10 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from billing.cli.auth import Org, org_of
 from billing.cli.commands import group
 from billing.cli.options import Cursor, Limit
 from billing.cli.output import CommandFailed, Shown, Table, page_parts
-from billing.cli.people import add_person_call, add_session_call, ask_secret
+from billing.cli.people import Org, add_person_call, add_session_call, ask_secret, org_of
 from billing.cli.session import FindSession, Session
 from billing.pages import DEFAULT_LIMIT
 from billing.shapes.organizations import InvitationShape, OrganizationShape, RoleName

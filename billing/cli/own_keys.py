@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from billing.cli.commands import group
-from billing.cli.keys import Clear, KeyId, add_rules, key_patch, key_state, key_table
+from billing.cli.key_rules import Clear, KeyId, add_rules, key_patch, key_state, key_table
 from billing.cli.operator import quotas_text
 from billing.cli.options import Cursor, Limit
 from billing.cli.output import Shown, Table, page_parts

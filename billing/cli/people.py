@@ -22,12 +22,13 @@ from billing.cli.session import FindSession, Session
 
 if TYPE_CHECKING:
     from billing.answers import Refused
-    from billing.shapes.people import FactorBody
-
+    from billing.shapes.people import FactorBody, ProfileShape
 
 _UNAUTHORIZED, _AWAY = 401, 503
 _SIGN_IN = "`metergate auth login`"
 """What the gateway says of a token that is refused, and not of a password."""
+
+Org = Annotated[str | None, typer.Option("--org", metavar="ORG", help="An organization of yours: its id or slug.")]
 
 
 def add_person_call(app: typer.Typer, name: str, call: Callable[..., Awaitable[Shown]], find: FindSession) -> None:
@@ -229,3 +230,12 @@ def ask_factor(session: Session, *, from_stdin: bool = False) -> "FactorBody":
     if not given:
         raise CommandFailed("Without a code nothing was done.", USAGE)
     return FactorBody(recovery_code=given) if len(given) > _RECOVERY_LENGTH else FactorBody(totp=given)
+
+
+def org_of(profile: "ProfileShape", org: str) -> str:
+    """Return the id of an organization of somebody's by its id or slug. Raises `CommandFailed`."""
+    for each in profile.organizations:
+        if org in (each.id, each.slug):
+            return each.id
+    yours = ", ".join(each.slug for each in profile.organizations) or "none"
+    raise CommandFailed(f"{org!r} is no organization of yours; those are {yours}.")

@@ -4,11 +4,11 @@ decision     what is asked and what is decided, as values (pure)
 lua/         the scripts: hot (admit, settle, void), install, adopt, fill, retime, apply, ack, rehold, claim, drop,
              reclaim, discard, fence, join, beat; attempt, refused: of others who count in Redis
 redis/       the one place that imports redis: script calls, plain commands, subscriptions; layout and names of keys
-hold         one request's hold, as a state machine
+hold         one request's hold, as a state machine, and the holds of this process
 items        admissions, settlements and voids as Redis takes them, and what it answers
 admission    asking for a hold; repairs  bringing about what it lacked in Redis, and
              changes of a balance that Redis has not made itself; admission_queue  waiting for running requests
-service      Holds: what a server of requests calls; running  the holds of this process
+service      Holds: what a server of requests calls
 partitions   the life of the Redis server behind a partition, numbered in epochs; partition  what is known of one,
              and whether Postgres is the ledger that Redis was loaded from
 epoch_start  how this gateway takes part in an epoch

@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Final
 from billing.database.connection import Database, DatabaseError
 from billing.holds.cache import CacheSettings, ChangeNotifier, PrincipalCache
 from billing.holds.epoch_start import EpochStart
+from billing.holds.hold import RunningHolds
 from billing.holds.lasting import LastingHolds
 from billing.holds.lease import Lease, Peers
 from billing.holds.loader import Loader
@@ -33,7 +34,6 @@ from billing.holds.redis.session import refuse_eviction
 from billing.holds.redis.state import RedisState
 from billing.holds.repairs import Corrections
 from billing.holds.replay import LedgerWay, Replay
-from billing.holds.running import RunningHolds
 from billing.holds.service import Holds, HoldSettings
 from billing.holds.spool import Spool
 from billing.holds.upkeep import Loops, Upkeep

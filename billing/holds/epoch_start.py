@@ -26,6 +26,7 @@ from billing.holds.singleflight import SingleFlight
 from billing.ledger.debits import Debit, decode_debit
 
 if TYPE_CHECKING:
+    from billing.holds.hold import RunningHolds
     from billing.holds.lasting import LastingHold, LastingHolds
     from billing.holds.lease import Peers
     from billing.holds.loader import Loader
@@ -34,7 +35,6 @@ if TYPE_CHECKING:
     from billing.holds.redis.state import RedisState
     from billing.holds.repairs import Corrections
     from billing.holds.replay import LedgerWay, Replay
-    from billing.holds.running import RunningHolds
 
 logger = logging.getLogger(__name__)
 

@@ -1,4 +1,4 @@
-"""One request's hold in this process, as a state machine.
+"""One request's hold in this process, as a state machine; and all the holds of this process (`RunningHolds`).
 
 This file owns the life of a hold: `NEXT` is the one table of its states and of what may follow each; every change goes
 through it, and one that it does not list raises `IllegalTransition`. So a hold ends exactly once. A settlement that
@@ -14,25 +14,31 @@ voided       it is given back; where Redis does not answer, the sweep gives it b
 lasting      a row in Postgres holds it from now on, in place of this process (`billing.holds.lasting`).
 
 Beside these, a hold in an open state is `moving` while it is held again in a new epoch: settlements and voids that are
-asked for meanwhile leave after that (`Moving`).
+asked for meanwhile are sent after that (`Moving`).
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, Literal
 
 import msgspec
 
 from billing.errors import MetergateError
+from billing.holds.redis.batcher import Batcher, Item
+from billing.holds.redis.connection import Script
 from billing.holds.redis.layout import pack_hold
 
 if TYPE_CHECKING:
     from billing.holds.decision import Need
     from billing.holds.items import AdmissionTarget
+    from billing.holds.partition import Partition
+    from billing.holds.partitions import Partitions
     from billing.holds.redis.layout import HoldTags
+    from billing.holds.redis.state import Keyspace
+    from billing.holds.service import HoldSettings
     from billing.ledger.debits import Debit, Outcome
 
 State = Literal["held", "owed", "handed_over", "settling", "settled", "refused", "voided", "lasting"]
@@ -213,3 +219,38 @@ class Moving:
 def as_counted(debit: Debit, epoch: int, dseq: int) -> Debit:
     """Return the debit with the epoch and the sequence number that Redis gave it."""
     return msgspec.structs.replace(debit, epoch=epoch, dseq=dseq)
+
+
+class RunningHolds:
+    """The holds of this process, with the queues by which they reach Redis and the tasks that must end before it does:
+    `live` are the holds by request id, `batchers` the partitions' queues."""
+
+    __slots__ = ("batchers", "live", "tasks")
+
+    def __init__(self, keyspace: Keyspace, partitions: Partitions, settings: HoldSettings) -> None:
+        script = Script("hot")
+        self.live: dict[str, Hold] = {}
+        self.tasks: set[asyncio.Task[Any]] = set()
+        self.batchers = [
+            Batcher(
+                keyspace,
+                partition,
+                script=script,
+                max_items=settings.batch_items,
+                max_unsettled=settings.max_unsettled,
+                timeout_s=min(settings.redis_timeout_s, settings.settle_timeout_s),
+                elastic_millionths=settings.elastic_millionths,
+                elastic_output_tokens=settings.elastic_output_tokens,
+            )
+            for partition in partitions.all
+        ]
+
+    def submit(self, partition: Partition, item: Item) -> None:
+        """Send an admission, settlement or void with whatever else this turn of the event loop brings."""
+        self.batchers[partition.number].submit(item)
+
+    def spawn(self, work: Coroutine[Any, Any, None]) -> None:
+        """Run what must finish even if whoever began it is cancelled; `Holds.drain` waits for it."""
+        task = asyncio.get_running_loop().create_task(work)
+        self.tasks.add(task)
+        task.add_done_callback(self.tasks.discard)

@@ -28,13 +28,13 @@ from billing.holds.redis.layout import OK, VANISHED
 if TYPE_CHECKING:
     from billing.holds.decision import Need
     from billing.holds.epoch_start import EpochStart
+    from billing.holds.hold import RunningHolds
     from billing.holds.loader import Loader
     from billing.holds.outbox import Outbox
     from billing.holds.partition import Partition
     from billing.holds.partitions import Partitions
     from billing.holds.redis.state import Keyspace
     from billing.holds.replay import LedgerWay
-    from billing.holds.running import RunningHolds
     from billing.ledger.debits import Debit
     from billing.principals import Principal
 

@@ -1,7 +1,6 @@
 """Notices: what customers and operators are told of, by mail and by signed webhooks.
 
 emit          emit: a notice, told if and only if its transaction is committed
-exhausted     quotas that are used up, by the refusals that were noted
 letters       what there are notices of, and what mails of them say                     pure
 signing       secrets of endpoints, and signatures by Standard Webhooks                pure
 destinations  which addresses a delivery may go to, and the one request of a delivery

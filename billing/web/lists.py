@@ -14,9 +14,10 @@ from billing.web.visits import View
 if TYPE_CHECKING:
     from billing.web.visits import Visit
 
-Kind = Literal["text", "money", "count", "time", "state", "code", "json", "prices"]
-"""How a value is shown: an amount, a whole number, a time in the zone, a name of the API as words, as code, as JSON."""
-_GOOD: Final = frozenset({"active", "ok", "credited", "delivered", "on", "settled", "open", "applied", "matched"})
+Kind = Literal["text", "money", "count", "time", "state", "code", "changes", "prices"]
+"""How a value is shown: an amount, a whole number, a time in the zone, a name of the API as words, as code, what a row
+of the audit log has changed, prices."""
+_GOOD: Final = frozenset({"active", "ok", "credited", "delivered", "on", "settled", "open", "done", "matched"})
 _BAD: Final = frozenset({"suspended", "closed", "failed", "disputed", "disabled", "dead", "revoked", "missing_here"})
 
 

@@ -30,6 +30,7 @@ _TARGETS: Final = (
     Column("Provider", "provider"),
     Column("Kind", "kind"),
     Column("State", "state", "state"),
+    Column("Off because", "off_reason"),
     Column("Base URL and key", "target"),
     Column("Weight", "weight"),
     Column("Tried again", "open_until", "time"),
@@ -52,10 +53,12 @@ _AUDIT: Final = (
     Column("Did", "action"),
     Column("To", "subject", "code"),
     Column("Account", "account_id", "code", "/operator/accounts/{account_id}"),
-    Column("Before", "before", "json"),
-    Column("After", "after", "json"),
+    Column("Changed", "after", "changes"),
     Column("From", "address"),
 )
+_AUDIT_CSV: Final = ("created_at", "actor", "action", "subject", "account_id", "before", "after", "address")
+_STATES: Final = {"closed": "on", "open": "rests", "half_open": "tried again"}
+"""What the API's states of a target are called here: a circuit that is closed lets requests through."""
 DAYS: Final = 30
 KEPT_S: Final = 60.0
 """How old the sums of the first page may be: they are read over all accounts."""
@@ -97,7 +100,7 @@ async def home(visit: Visit) -> View:
     days = f"/operator/margin?by=day&since={since.date()}&until={until.date()}"
     queue = 0 if services.payments is None else await services.payments.orders.parked_count()
     exports = (await list_exports(visit.call)).data
-    drifts = None if job is None or job.drifts is UNSET else len(job.drifts)
+    drifts: int | str = "not looked at" if job is None or job.drifts is UNSET else len(job.drifts)
     figures = (
         Figure("Health", "degraded" if troubles else "ok", "state", "; ".join(troubles)),
         Figure("Money in", came, "money", f"purchases of {DAYS} days", "/operator/payments"),
@@ -105,7 +108,7 @@ async def home(visit: Visit) -> View:
         Figure("Margin", month.net_nano, "money", "charged less cost and what was given back", days),
         Figure("Charged today", last.used.charged_nano, "money", f"{last.used.requests:,} requests (UTC)", days),
         Figure("Without a price", month.unpriced.requests, "count", "requests whose cost nobody knows", days),
-        Figure("Drift", drifts, "count", f"last job: {'none' if job is None else job.status}", "/operator/jobs"),
+        Figure("Drift", drifts, "text", f"last job: {'none' if job is None else job.status}", "/operator/jobs"),
         Figure("Money not credited", queue, "count", "waits for a decision", "/operator/payments/parked"),
         Figure("Not exported", sum(each.waiting for each in exports), "count", "events", "/operator/exports"),
     )
@@ -125,11 +128,12 @@ async def _refused(visit: Visit) -> list[RefusedShape]:
 class _Target:
     """One base URL and key of a provider, as a row. The key is never shown, only how it does."""
 
-    __slots__ = ("kind", "models", "open_until", "provider", "state", "target", "weight")
+    __slots__ = ("kind", "models", "off_reason", "open_until", "provider", "state", "target", "weight")
 
     def __init__(self, provider: ProviderShape, target: TargetShape | None) -> None:
         self.provider, self.kind, self.models = provider.name, provider.kind, provider.models
-        self.state: str = provider.off_reason or "on" if target is None else target.state
+        self.state: str = "off" if provider.off_reason else "on" if target is None else _STATES[target.state]
+        self.off_reason = provider.off_reason
         self.target = "" if target is None else f"{target.number}: {target.origin}"
         self.weight = None if target is None else target.weight
         self.open_until = None if target is None else target.open_until
@@ -195,11 +199,10 @@ async def audit(visit: Visit) -> View | Table:
 
 
 async def _audit_rows(visit: Visit, query: AuditQuery) -> AsyncIterator[bytes]:
-    names = tuple(column.name for column in _AUDIT)
-    yield rows([names])
+    yield rows([_AUDIT_CSV])
     while True:
         found = await list_audit(visit.call, query)
-        yield rows(tuple(_text(getattr(each, name)) for name in names) for each in found.data)
+        yield rows(tuple(_text(getattr(each, name)) for name in _AUDIT_CSV) for each in found.data)
         if found.next_cursor is None:
             return
         query = structs.replace(query, cursor=found.next_cursor)

@@ -194,7 +194,7 @@ async def events(visit: Visit) -> View:
     found = await list_payment_events(visit.call, visit.query(PaymentEventsQuery))
     again = Act("Apply again", "/operator/payments/events/{id}/replay")
     table = Listed("Newest first", _EVENTS, found.data, found.next_cursor, (again,), empty="Nothing was told yet.")
-    states = Field("state", "State", options=_choice(("waiting", "applied", "ignored", "parked")))
+    states = Field("state", "State", options=_choice(("waiting", "done", "ignored", "parked")))
     return listed("Events of the payment provider", table, tabs=TABS, filters=(states,))
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, cast
 
 from aiohttp import web
 
@@ -20,10 +20,11 @@ from billing.web.visits import Page, View, Visit, Who, key_names
 
 if TYPE_CHECKING:
     from billing.accounts.accounts import Account
+    from billing.shapes.base import Listing
     from billing.shapes.credit import RechargeShape
     from billing.shapes.reports import BillingSummaryShape
     from billing.shapes.subscriptions import StatusShape
-    from billing.shapes.usage import BalanceShape
+    from billing.shapes.usage import BalanceShape, EventShape
 
 LAST: Final = 10
 """Requests that the first page has."""
@@ -45,6 +46,8 @@ async def first(visit: Visit) -> View | web.Response:
     now = datetime.fromtimestamp(visit.services.clock(), UTC)
     burn_nano = await _burn_nano(visit, account, now)
     left_nano = parse_usd(balance.available_usd)
+    events = cast("Listing[EventShape]", await list_events(call, EventQuery(limit=LAST)))
+    keys = [each.key_id for each in events.data] + [each.subject_id for each in month.budgets or ()]
     values = {
         "balance": balance,
         "month": month,
@@ -53,8 +56,8 @@ async def first(visit: Visit) -> View | web.Response:
         "next": _next(balance, month, status, recharge),
         "burn_nano": burn_nano,
         "days_left": None if burn_nano <= 0 else max(0, left_nano // burn_nano),
-        "events": await list_events(call, EventQuery(limit=LAST)),
-        "names": await key_names(visit),
+        "events": events,
+        "names": await key_names(visit, keys),
         "url": visit.services.browsers.rules.url,
     }
     return View("overview.html", values)

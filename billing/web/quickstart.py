@@ -6,13 +6,17 @@ does, and never to the console.
 
 from __future__ import annotations
 
-from typing import Final
+from typing import TYPE_CHECKING, Final, cast
 
 from billing.api.usage import list_events
 from billing.identity.permissions import BILLING_READ, KEYS_READ
 from billing.shapes.usage import EventQuery
 from billing.web.forms import examples, models_of
 from billing.web.visits import Page, View, Visit, key_names
+
+if TYPE_CHECKING:
+    from billing.shapes.base import Listing
+    from billing.shapes.usage import EventShape
 
 LAST: Final = 3
 """Requests that the page has."""
@@ -21,10 +25,11 @@ YOUR_KEY: Final = "YOUR_KEY"
 
 async def quickstart(visit: Visit) -> View:
     """Show how the first request is made, and the last ones."""
-    names = await key_names(visit) if visit.may(KEYS_READ) else {}
+    events = cast("Listing[EventShape]", await list_events(visit.call, EventQuery(limit=LAST)))
+    names = await key_names(visit, (each.key_id for each in events.data)) if visit.may(KEYS_READ) else {}
     values = {
         "names": names,
-        "events": await list_events(visit.call, EventQuery(limit=LAST)),
+        "events": events,
         "known_models": models_of(visit),
         "your_key": YOUR_KEY,
         **examples(visit),

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import gzip
+import re
 from dataclasses import dataclass
 from datetime import datetime
 from functools import cache, partial
@@ -23,20 +24,26 @@ from msgspec import json
 from billing.identity.permissions import RANK
 from billing.money import NANO_PER_USD, format_usd, parse_usd
 from billing.times import parse_rfc3339, rfc3339
-from billing.web.visits import NOTICE, NOTICES, SECTIONS
+from billing.web.visits import ALONE, NOTICE, NOTICES, SECTIONS
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterable, Mapping
     from zoneinfo import ZoneInfo
 
+    from billing.web.lists import Listed
     from billing.web.visits import Page, View, Visit
 
 STATIC: Final = "static"
 LASTING: Final = {"Cache-Control": "public, max-age=31536000, immutable", "Vary": "Accept-Encoding"}
 _TYPES: Final = {"css": "text/css", "js": "text/javascript"}
 _HASH: Final = 16
+LONGEST_WORD: Final = 20
+"""Of a column that need not be wider for it."""
+_BREAKS: Final = re.compile(r"[\s/-]+")
+"""Where browsers break lines by themselves."""
 _CENT_NANO: Final = NANO_PER_USD // 100
-_SHORT_NANO: Final = 1_000
+_CENTS, _SHORT, _ALL = 2, 6, 9
+_SHORT_NANO: Final = 10 ** (_ALL - _SHORT)
 """Amounts below a dollar are shown to a millionth of one, or to the first digits that there are."""
 
 
@@ -82,7 +89,8 @@ def templates() -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters.update(amount=amount, money=money, count=count, day=day, words=words, as_json=as_json)
+    environment.filters.update(amount=amount, money=money, count=count, day=day, words=words)
+    environment.filters.update(digits=digits, digits_of=digits_of, brief=brief, changes=changes)
     environment.filters["zip_same"] = lambda names: [(name, words(name)) for name in names]
     environment.globals.update(roles=tuple(sorted(RANK, key=RANK.__getitem__)))
     return environment
@@ -131,7 +139,8 @@ def _sections(visit: Visit, pages: Mapping[str, Page]) -> list[tuple[str, list[t
     ]
     within = [path for _, links in seen for _, path in links if f"{visit.path}/".startswith(f"{path.rstrip('/')}/")]
     here = max(within, key=len, default="")
-    return [(title, [(*link, link[1] == here) for link in links]) for title, links in seen if links]
+    alone = {} if visit.account is not None else {SECTIONS[0][0]: ALONE}
+    return [(alone.get(title, title), [(*link, link[1] == here) for link in links]) for title, links in seen if links]
 
 
 def _led(page: Page, visit: Visit) -> bool:
@@ -139,24 +148,47 @@ def _led(page: Page, visit: Visit) -> bool:
     return page.admits(visit.caller) and (page.path != "/" or visit.account is not None or not visit.operator)
 
 
-def usd_text(nano: int) -> str:
-    """Return an amount as people read it: cents from a dollar on, more digits of less, rounded to the nearest. Never
-    shows an amount that is there as none."""
+def usd_text(nano: int, least: int | None = None) -> str:
+    """Return an amount as people read it: cents from a dollar on, more digits of less, rounded to the nearest; in a
+    column with the column's digits at `least`. Never shows an amount that is there as none."""
     size = abs(nano)
-    step = _CENT_NANO if size >= NANO_PER_USD else _SHORT_NANO if size >= _SHORT_NANO else 1
+    few = _CENTS if size >= NANO_PER_USD else _SHORT if size >= _SHORT_NANO else _ALL
+    step = 10 ** (_ALL - max(few, least or 0))
     rounded = (size + step // 2) // step * step
     whole, fraction = divmod(rounded, NANO_PER_USD)
-    digits = f"{fraction:09d}".rstrip("0").ljust(2 if rounded % _CENT_NANO == 0 else 6, "0")
-    return f"{'-' if nano < 0 else ''}${whole:,}.{digits}"
+    least = least or (_CENTS if rounded % _CENT_NANO == 0 else _SHORT)
+    return f"{'-' if nano < 0 else ''}${whole:,}.{f'{fraction:09d}'.rstrip('0').ljust(least, '0')}"
 
 
-def money(amount: str | int | None) -> Markup:
-    """Return an amount of the API, a decimal string of USD, or nano-USD; the exact one is its value."""
+def digits(amounts: Iterable[str | int | None]) -> int:
+    """Return how many digits the amounts of one column have after their points, so that they stand below one another:
+    as many as the one of them that needs most, from cents to millionths. A smaller amount has more for itself."""
+    texts = (usd_text(_nano(each)) for each in amounts if each not in (None, ""))
+    needed = max((len(text.rpartition(".")[2].rstrip("0")) for text in texts), default=0)
+    return min(max(needed, _CENTS), _SHORT)
+
+
+def digits_of(table: Listed) -> dict[str, int]:
+    """Return how many digits the amounts of each of a list's columns have after their points."""
+    return {
+        column.name: digits(column.value(row) for row in table.rows)
+        for column in table.columns
+        if column.kind == "money"
+    }
+
+
+def _nano(amount: Any) -> int:
+    return amount if isinstance(amount, int) else parse_usd(amount)
+
+
+def money(amount: str | int | None, least: int | None = None) -> Markup:
+    """Return an amount of the API, a decimal string of USD, or nano-USD; the exact one is its value. `least` are the
+    digits of its column."""
     if amount is None:
         return Markup("–")
-    nano = amount if isinstance(amount, int) else parse_usd(amount)
-    exact = format_usd(nano)
-    return Markup('<data class="usd" value="{}" title="{} USD">{}</data>').format(exact, exact, usd_text(nano))
+    exact = format_usd(_nano(amount))
+    text = usd_text(_nano(amount), least)
+    return Markup('<data class="usd" value="{}" title="{} USD">{}</data>').format(exact, exact, text)
 
 
 def count(number: int | None) -> Markup:
@@ -189,6 +221,28 @@ def day(at: str | datetime, zone: ZoneInfo) -> str:
 def as_json(value: Any) -> str:
     """Return a value of the API as JSON."""
     return json.encode(value).decode()
+
+
+def brief(value: Any) -> bool:
+    """Return whether a text has only words that fit a narrow column: those are never broken, longer ones anywhere."""
+    text = value.striptags() if isinstance(value, Markup) else str(value)
+    return max(map(len, _BREAKS.split(text))) <= LONGEST_WORD
+
+
+def changes(before: Mapping[str, Any] | None, after: Mapping[str, Any] | None) -> list[tuple[str, str, str]]:
+    """Return the fields that a row of the audit log says were changed, with what each was and is; empty: none."""
+    was, now = before or {}, after or {}
+    return [
+        (words(name), _said(was.get(name)), _said(now.get(name)))
+        for name in {**was, **now}
+        if was.get(name) != now.get(name)
+    ]
+
+
+def _said(value: Any) -> str:
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return "" if value is None else value if isinstance(value, str) else as_json(value)
 
 
 def words(name: Any) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final
 
 from billing.api.errors import NotFound
+from billing.api.tables import Table
 from billing.api.usage import get_event, list_events
 from billing.errors import StoreError
 from billing.identity.permissions import BILLING_READ
@@ -16,7 +17,6 @@ from billing.shapes.usage import EventQuery
 from billing.web.visits import Page, View, Visit, key_names
 
 if TYPE_CHECKING:
-    from billing.api.tables import Table
     from billing.shapes.operation import RefusedShape
 
 FILTERS: Final = (
@@ -31,11 +31,12 @@ OWN: Final = {"list": "/requests", "of": {}}
 async def requests(visit: Visit) -> View | Table:
     """Show metered requests, newest first, or give them as a table."""
     found = await list_events(visit.call, visit.query(EventQuery))
-    if visit.wants_csv:
-        return found  # type: ignore[return-value]
+    if isinstance(found, Table):
+        return found
     asked = visit.request.query
     filters = {name: asked.get(name, "") for name in FILTERS}
-    return View("requests.html", {"page": found, "filters": filters, "names": await key_names(visit)})
+    names = await key_names(visit, (each.key_id for each in found.data))
+    return View("requests.html", {"page": found, "filters": filters, "names": names})
 
 
 async def refused(visit: Visit) -> View:
@@ -57,7 +58,8 @@ async def request(visit: Visit) -> View:
     """Show one request with the lines of its charge; or why it was refused."""
     try:
         event = await get_event(visit.call)
-        return View("request.html", {"event": event, "refusal": None, "names": await key_names(visit), **OWN})
+        names = await key_names(visit, (event.key_id,))
+        return View("request.html", {"event": event, "refusal": None, "names": names, **OWN})
     except NotFound:
         refusal = await _refusal(visit)
         if refusal is None:

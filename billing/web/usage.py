@@ -27,6 +27,7 @@ from billing.web.visits import MOST_ROWS, NAMED, Page, View, Visit, key_names
 from billing.zones import Period, day_begins
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
     from zoneinfo import ZoneInfo
 
     from billing.shapes.reports import BucketShape, GroupShape
@@ -156,7 +157,7 @@ async def usage(visit: Visit) -> View | Table:
         return summary
     earlier_since, earlier_until = map(rfc3339, what.compared(now))
     earlier = await get_summary(visit.call, SummaryQuery(since=earlier_since, until=earlier_until, **given))
-    names = await _names(visit, what)
+    names = await _names(visit, what, (*summary.data, *cast(SummaryShape, earlier).data))
     rows = _rows(visit, what, summary, cast(SummaryShape, earlier), names)
     values = {
         "asked": what,
@@ -177,10 +178,10 @@ def _named(period: Period) -> Any:
     return period.name
 
 
-async def _names(visit: Visit, what: Asked) -> dict[str, str]:
+async def _names(visit: Visit, what: Asked, groups: Iterable[GroupShape]) -> dict[str, str]:
     """Return what keys or members are called, by their ids."""
     if what.by == "key":
-        return await key_names(visit)
+        return await key_names(visit, map(_value, groups))
     if what.by == "user" and visit.caller.org_id is not None:
         members = await visit.services.members.page(visit.caller.org_id, NAMED)
         return {each.user_id: each.email for each in members.items}

@@ -6,7 +6,7 @@ response, such as `Visit.see`, which leads to another page after a change.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from enum import Enum
 from typing import TYPE_CHECKING, Any, Final, TypeVar
@@ -80,6 +80,8 @@ OPERATOR: Final = (
 )
 SECTIONS: Final = (("Organization", CUSTOMER), ("Operator", OPERATOR))
 """The links of each section, and the page that each leads to. One is shown to who may see its page, where that is."""
+ALONE: Final = "You"
+"""What the first section is called for who belongs to no organization: the pages that are left are about oneself."""
 
 
 class Who(Enum):
@@ -249,11 +251,14 @@ class Visit:
 
 
 NAMED: Final = 200
-"""Keys and members whose names are looked up for a page; others are shown by id."""
+"""Keys and members that one chooses from on a page, the newest ones. Members beyond them are shown by id."""
 
 
-async def key_names(visit: Visit) -> dict[str, str]:
-    """Return what the account's keys are called, by their ids."""
+async def key_names(visit: Visit, key_ids: Iterable[str | None] | None = None) -> dict[str, str]:
+    """Return what keys of the account are called, by their ids: these, or its newest ones to choose from."""
+    if key_ids is not None:
+        wanted = {each for each in key_ids if each is not None}
+        return await visit.services.keys.names(visit.account_id, wanted) if wanted else {}
     keys = await visit.services.keys.page(visit.account_id, NAMED)
     return {each.id: each.name for each in keys.items}
 

@@ -200,6 +200,8 @@ def ready(
     parts.append(f"The console is at {console}")
     if login_url is not None:
         parts.append(f"Sign in there as the operator, once within ten minutes: {login_url}")
+        if settings.smtp_host is None:
+            parts.append("Mails, such as the codes of people who register, are shown here: SMTP_HOST names no server.")
     if first is not None and DEMO_MODEL in settings.models:
         parts += ["Try it:", try_line(url, first.key)]
     elif first is None:

@@ -91,7 +91,7 @@ class Dialects:
             else:
                 self._patterns.append((endpoint.method, re.compile(_regex(endpoint.path)), match))
         self._patterns.sort(key=lambda each: each[2].endpoint.header is None)
-        self._with_header = {path for _, path, header in told_apart if header is not None}
+        self._with_header = {(method, path) for method, path, header in told_apart if header is not None}
 
     def _matches(self) -> Iterator[Match]:
         for dialect in self.all:
@@ -103,7 +103,7 @@ class Dialects:
         path = path.partition("?")[0]
         plain = self._plain.get(method)
         match = None if plain is None else plain.get(path)
-        if match is not None and path not in self._with_header:
+        if match is not None and (method, path) not in self._with_header:
             return match
         for its_method, pattern, candidate in self._patterns:
             if its_method != method or (found := pattern.fullmatch(path)) is None:

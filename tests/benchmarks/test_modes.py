@@ -48,8 +48,8 @@ def test_every_key_has_an_account() -> None:
 
 @pytest.mark.parametrize("windows", [0, 2, 6, 18])
 def test_so_many_different_windows(windows: int) -> None:
-    said = json.loads(quotas(windows))
-    assert len({(quota["window"], quota["metric"]) for quota in said}) == windows
+    windows_read = json.loads(quotas(windows))
+    assert len({(quota["window"], quota["metric"]) for quota in windows_read}) == windows
 
 
 def test_more_windows_than_there_are() -> None:

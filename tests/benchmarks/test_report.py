@@ -81,10 +81,10 @@ def test_a_busy_machine_is_named() -> None:
 
 def test_the_file_has_every_sample_and_every_judgement(tmp_path: Path) -> None:
     report.write(results(), {"cores": 2}, tmp_path)
-    said = json.loads((tmp_path / "latest.json").read_text())
-    assert said["phases"][SATURATION][METERGATE] == [{"cpu_us": 70.0, **COSTS}]
-    assert said["ratios_to_bare"]["100/s"] == {METERGATE: 0.5}
-    judged = {each["figure"]: (each["median"], each["bar_holds"]) for each in said["figures"]}
+    latest = json.loads((tmp_path / "latest.json").read_text())
+    assert latest["phases"][SATURATION][METERGATE] == [{"cpu_us": 70.0, **COSTS}]
+    assert latest["ratios_to_bare"]["100/s"] == {METERGATE: 0.5}
+    judged = {each["figure"]: (each["median"], each["bar_holds"]) for each in latest["figures"]}
     assert judged["CPU a JSON request at saturation"] == (0.7, False)
     assert (tmp_path / "latest.md").read_text() == report.markdown(results(), {"cores": 2})
 

@@ -12,8 +12,8 @@ from benchmarks.connection import Connection, ended
 def body_of(request: bytes) -> dict[str, object]:
     head, _, body = request.partition(b"\r\n\r\n")
     assert int(head.lower().partition(b"content-length: ")[2].split(b"\r\n")[0]) == len(body)
-    said: dict[str, object] = json.loads(body)
-    return said
+    fields: dict[str, object] = json.loads(body)
+    return fields
 
 
 def test_a_request_has_its_key_and_its_length() -> None:

@@ -114,9 +114,9 @@ class Billing:
         endpoint: str = "/v1/chat/completions",
         feature: str = "llm",
         tags: str | None = '{"team":"blue"}',
-        **said: Any,
+        **fields: Any,
     ) -> str:
-        """Write one settled request and answer its id; `said` are other fields of its debit."""
+        """Write one settled request and answer its id; `fields` are others of its debit."""
         at = admitted_at or datetime.now(UTC)
         cost = price.cost_scaled(usage, multiplier)
         debit = Debit(
@@ -152,7 +152,7 @@ class Billing:
             tags=tags,
             end_user=None,
         )
-        debit = structs.replace(debit, **said)
+        debit = structs.replace(debit, **fields)
         stored = await write_debits(self.database, [debit])
         assert stored[debit.request_id].fresh
         return debit.request_id

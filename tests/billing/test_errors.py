@@ -45,8 +45,8 @@ def test_the_tree_is_drawn() -> None:
         return lines
 
     assert errors.__doc__ is not None
-    said = errors.__doc__.partition(f"\n{ROOT}\n")[2].strip().splitlines()
-    assert said == drawn(ROOT)
+    docstring = errors.__doc__.partition(f"\n{ROOT}\n")[2].strip().splitlines()
+    assert docstring == drawn(ROOT)
 
 
 def test_every_exception_is_in_the_tree() -> None:

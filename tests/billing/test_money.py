@@ -62,7 +62,7 @@ def test_readings(text: str, nano: int) -> None:
 
 
 @pytest.mark.parametrize(
-    "said",
+    "text",
     [
         0.15,
         1,
@@ -89,9 +89,9 @@ def test_readings(text: str, nano: int) -> None:
         "12345678901",
     ],
 )
-def test_refused(said: object) -> None:
+def test_refused(text: object) -> None:
     with pytest.raises(MoneyError):
-        parse_usd(said)
+        parse_usd(text)
 
 
 def test_the_bound_is_two_to_the_53rd_minus_one() -> None:

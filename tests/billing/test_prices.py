@@ -289,9 +289,9 @@ def test_impossible_tiers_are_refused() -> None:
 
 def test_factors_are_decimal_strings() -> None:
     assert parse_factor("0.5") == FACTOR_SCALE // 2
-    for said in (0.5, "-1", "1e3", "0.0000000001", None):
+    for factor in (0.5, "-1", "1e3", "0.0000000001", None):
         with pytest.raises(PriceError):
-            parse_factor(said)
+            parse_factor(factor)
 
 
 def at_s(day: date) -> float:

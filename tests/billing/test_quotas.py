@@ -182,9 +182,9 @@ def test_impossible_quotas_are_refused(changes: dict[str, object], message: str)
 
 
 def test_only_objects_are_quotas() -> None:
-    for said in (None, 5, "day", ["day"]):
+    for found in (None, 5, "day", ["day"]):
         with pytest.raises(QuotaError, match="an object"):
-            parse_quota(said)
+            parse_quota(found)
 
 
 def test_a_cost_limit_is_usd() -> None:

@@ -24,7 +24,7 @@ async def link(redis_url: str) -> AsyncIterator[RedisClient]:
 
 
 def refused(number: int, key_id: str | None = "key_1", clock: Clock | None = None, **fields: object) -> RefusedRequest:
-    said = {
+    every_field = {
         "id": f"r{number:04}",
         "at_ms": int((clock or Clock()).now_s * 1000) + number,
         "account_id": None if key_id is None else f"acc_of_{key_id}",
@@ -37,7 +37,7 @@ def refused(number: int, key_id: str | None = "key_1", clock: Clock | None = Non
         "details": {"quota": {"window": "minute", "limit": number}},
         **fields,
     }
-    return RefusedRequest(**said)  # type: ignore[arg-type]
+    return RefusedRequest(**every_field)  # type: ignore[arg-type]
 
 
 async def test_the_last_ones_of_a_key_are_found(link: RedisClient, key_prefix: str) -> None:

@@ -1,16 +1,25 @@
-"""A page of Debian's Chromium. What it says on its console, and what it asks of any other host, fails the test."""
+"""A page of Debian's Chromium, and a gateway to open in it. What the browser says on its console, and what it asks of
+any other host, fails the test."""
 
 import os
+import re
 import shutil
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import urlsplit
 
+import aiohttp
 import pytest
+import yaml
 
+from gateway.config.files import SHIPPED_FOLDER
 from tests.billing.conftest import billing
 from tests.billing.web.conftest import bare_services, console, payments, people, registry, services
+from tests.support.commands import Running, Shell
+from tests.support.gateways import until
+from tests.support.ports import free_port
 
 if TYPE_CHECKING:
     from playwright.async_api import Browser, Page
@@ -27,6 +36,69 @@ FLAGS: Final = (
     "--disable-sync",
     "--no-first-run",
 )
+DAY_REQUESTS: Final = 3
+"""What the free plan lets through a day."""
+
+
+@dataclass
+class Served:
+    """A running gateway, as `metergate up` starts it."""
+
+    shell: Shell
+    running: Running
+    url: str
+
+    @property
+    def console(self) -> str:
+        return f"{self.url}/console"
+
+    async def ask(self, key: str) -> tuple[int, Any]:
+        """What the proxy answers to a request with a key."""
+        body = {"model": "demo", "messages": [{"role": "user", "content": "Hello"}]}
+        async with (
+            aiohttp.ClientSession(headers={"Authorization": f"Bearer {key}"}) as session,
+            session.post(f"{self.url}/v1/chat/completions", json=body) as answer,
+        ):
+            return answer.status, await answer.json()
+
+    async def answers(self, key: str, status: int = 200) -> None:
+        """Wait until a request with a key is answered so."""
+
+        async def is_answered() -> bool:
+            return (await self.ask(key))[0] == status
+
+        await until(is_answered)
+
+    async def mailed(self, address: str, before: int = 0) -> str:
+        """The code of a mail to an address, after so many others."""
+
+        def codes() -> list[str]:
+            mails = self.running.stderr.split(f"A mail to {address}: ")[1:]
+            return [found[0] for mail in mails if (found := re.search(r"\b\d{6}\b", mail.partition("A mail to")[0]))]
+
+        await until(lambda: len(codes()) > before)
+        return codes()[before]
+
+
+@pytest.fixture(scope="session")
+def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
+    """One gateway for all tests; its free plan lets few requests through a day."""
+    folder = tmp_path_factory.mktemp("gateway")
+    config = folder / "config"
+    config.mkdir()
+    for path in SHIPPED_FOLDER.glob("*.yaml"):
+        (config / path.name).write_text(path.read_text())
+    plans = yaml.safe_load((config / "plans.yaml").read_text())
+    plans["free"]["quotas"] = [{"window": "day", "metric": "requests", "limit": DAY_REQUESTS}]
+    (config / "plans.yaml").write_text(yaml.safe_dump(plans))
+    # Pages are linked to by the address that is configured: port 0 names none.
+    shell = Shell(folder, {"METERGATE_CONFIG": str(config), "LISTEN_ADDR": f"127.0.0.1:{free_port()}"})
+    with shell.running("up") as running:
+        running.until("Ctrl-C stops it")
+        found = re.search(r"serves on (http://\S+)", "\n".join(running.said))
+        assert found is not None
+        yield Served(shell, running, found[1])
+        running.end()
 
 
 def why_not() -> str | None:

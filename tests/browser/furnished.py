@@ -8,6 +8,7 @@ from billing.audit import ADMIN
 from billing.ledger.catalogue import sync_prices
 from billing.ledger.reports import roll
 from billing.payments.assembly import Payments
+from billing.refused import RefusedRequest
 from billing.usage import Usage
 from tests.billing.support import PRICES
 from tests.billing.web.support import Console
@@ -22,6 +23,12 @@ FORMS: Final = (
     ("/alerts/webhooks", {"url": HOOK, "description": "Chat"}),
 )
 """What is filled in on pages."""
+REFUSED: Final = (
+    ("quota_exceeded", 429, "The plan's quota of 600 requests a minute is used up: wait until it resets."),
+    ("model_not_found", 404, "There is no model smart-2 here: `GET /v1/models` lists those that there are."),
+    ("request_too_large", 413, "The body is larger than 32 MiB."),
+)
+"""What was refused lately."""
 TEAMS: Final = ("search", "support", "research")
 
 
@@ -46,21 +53,38 @@ async def furnish(console: Console, payments: Payments) -> None:
             tags=f'{{"team":"{TEAMS[number % 3]}"}}',
         )
     await roll(billing.database, 3)
-    await _buy(console, payments)
+    await _buy(console, payments, "25")
+    parked = await _buy(console, payments, "40", pays=False)
+    await billing.database.execute("UPDATE orders SET amount_cents = 5000 WHERE status = 'open'")  # paid is less
+    await _approve(payments, parked)
+    for number, (code, status, message) in enumerate(REFUSED):
+        console.services.refused.note(
+            RefusedRequest(
+                *(f"req_refused{number}", int((now - timedelta(minutes=9 * number)).timestamp() * 1000), account_id),
+                *(keys[number % 3].id, "chat/completions", "smart", status, code, message, {}),
+            )
+        )
+    await console.services.refused.flush()
     await console.services.endpoints.create(None, HOOK, None, "Of the operators", actor=ADMIN)
     for path, form in FORMS:
         answer = await console.post(path, "owner", dict(form))
         assert answer.status in (200, 303), answer.words
 
 
-async def _buy(console: Console, payments: Payments) -> None:
-    """Have credit bought, and paid with a card that is kept."""
+async def _buy(console: Console, payments: Payments, amount_usd: str, *, pays: bool = True) -> str:
+    """Have credit bought, and paid with a card that is kept; the secret of the page to pay on."""
     once = re.search(r'name="once" value="([^"]+)"', (await console.get("/credit", "owner")).text)
     assert once is not None
-    form = {"once": once[1], "amount_usd": "25", "save_method": "on"}
+    form = {"once": once[1], "amount_usd": amount_usd, "save_method": "on"}
     order = await console.get((await console.post("/credit/buy", "owner", form)).location.removeprefix(".."), "owner")
     link = re.search(r'class="button main" href="[^"]+/([^/"]+)"', order.text)
     assert link is not None
+    if pays:
+        await _approve(payments, link[1])
+    return link[1]
+
+
+async def _approve(payments: Payments, secret: str) -> None:
     assert payments.acts is not None
-    await payments.acts.act(link[1], "approve")
+    await payments.acts.act(secret, "approve")
     await payments.events.round()

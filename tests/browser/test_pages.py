@@ -27,8 +27,12 @@ from tests.browser.looking import axe, findings, ill_on_phones, said, too_wide
 if TYPE_CHECKING:
     from playwright.async_api import Browser, Page
 
-BY_HAND: Final = {"/enter/{secret}", "/sign-in/with/{provider}", "/invitations/{token}"}
-"""Pages that no page links to, but mails and commands."""
+BY_HAND: Final = {
+    "/enter/{secret}": "a command prints its link: test_journeys opens it",
+    "/sign-in/with/{provider}": "it leads to a provider's own pages",
+    "/invitations/{token}": "a mail has its link: test_answers opens it",
+}
+"""Pages that no page links to, and where they are."""
 THOROUGH: Final = ("owner", "operator", "nobody")
 """Who sees the most: their pages are looked at in dark, and on phones. What others see are parts of these."""
 KNOWN: Final = {"/plan/{plan_id}": "/plan/starter"}
@@ -65,39 +69,56 @@ class Walk:
         return page.path not in BY_HAND and (self.who == "nobody") == (page.who is Who.anyone)
 
     async def look(self, page: "Page", path: str) -> None:
-        """Look at one page with all that there is to look with."""
-        await page.set_viewport_size(DESKTOP)  # type: ignore[arg-type]
-        await page.emulate_media(color_scheme="light")
+        """Open one page, and look at it with all that there is to look with."""
+        await as_on_desktops(page)
         answer = await page.goto(f"{self.base}{path}")
         assert answer is not None
-        wrong = [] if answer.ok else [f"HTTP {answer.status}"]
-        wrong += await findings(page)
+        if not answer.ok:
+            self.wrong[path] = [f"HTTP {answer.status}"]
+        await self.judge(page, path, thorough=self.who in THOROUGH, shot=name_of(self.who, path))
+
+    async def judge(self, page: "Page", what: str, *, thorough: bool, shot: str = "") -> None:
+        """Look at a page as it stands. A `thorough` look is one in dark and on phones, too; and is kept as `shot`."""
+        wrong = await findings(page)
         self.linked |= {
             urlsplit(each).path.removeprefix("/console")
             for each in await page.evaluate(LINKS)
             if each.startswith(f"{self.base}/")
         }
-        if self.who in THOROUGH:
+        if thorough:
             wrong += await too_wide(page)
-            await shoot(page, self.who, path, "light")
+            await shoot(page, shot, "light")
             await page.emulate_media(color_scheme="dark")
             wrong += [f"dark: {each}" for each in await findings(page, colours=True)]
-            await shoot(page, self.who, path, "dark")
+            await shoot(page, shot, "dark")
             wrong += await ill_on_phones(page)
         wrong += self.heard
         self.heard.clear()
         if wrong:
-            self.wrong[path] = wrong
+            self.wrong.setdefault(what, []).extend(wrong)
 
 
-async def shoot(page: "Page", who: str, path: str, scheme: str) -> None:
-    """Keep what a page looks like, where that is asked for."""
-    if os.environ.get("METERGATE_SCREENSHOTS") != "1" or (who == "operator") != path.startswith("/operator"):
-        return
+async def as_on_desktops(page: "Page") -> None:
+    """Begin a look: what comes after it changes the width and the colours."""
+    await page.set_viewport_size(DESKTOP)  # type: ignore[arg-type]
+    await page.emulate_media(color_scheme="light")
+
+
+def name_of(who: str, path: str) -> str:
+    """The name of a page's screenshot; none where another visitor's page is kept."""
+    if (who == "operator") != path.startswith("/operator"):
+        return ""
     parts = [part for part in path.split("/") if part]
-    name = "-".join("one" if re.search(r"\d{4}|[A-Z0-9]{8}", part) else part for part in parts) or "overview"
+    return "-".join("one" if re.search(r"\d{4}|[A-Z0-9]{8}", part) else part for part in parts) or "overview"
+
+
+async def shoot(page: "Page", name: str, scheme: str) -> None:
+    """Keep what a page looks like, where that is asked for."""
+    if os.environ.get("METERGATE_SCREENSHOTS") != "1" or not name:
+        return
     height = min(MOST_SHOWN, int(await page.evaluate("document.documentElement.scrollHeight")))
     clip: Any = {"x": 0, "y": 0, "width": DESKTOP["width"], "height": height}
+    await page.set_viewport_size(DESKTOP)  # type: ignore[arg-type]
     SHOTS.mkdir(exist_ok=True)
     await page.screenshot(path=SHOTS / f"{name}.{scheme}.png", full_page=True, clip=clip)
 
@@ -135,11 +156,13 @@ async def furnished(console: Console, payments: Payments) -> Console:
 async def test_every_page_is_sound_for_everybody(furnished: Console, browser: "Browser") -> None:
     linked: set[str] = set()
     wrong: dict[str, Any] = {}
+    seen: set[str] = set()
     for who in ("owner", "member", "viewer", "operator", "nobody"):
         walk = Walk(furnished, who)
         async with visiting(browser, furnished, who, complaints=walk.heard) as page:
             await page.add_init_script(axe())
             for declared in by_need(await walk.pages()):
+                seen.add(declared.path)
                 path = address(declared, walk.linked) or address(declared, linked)
                 if path is None:
                     walk.wrong[declared.path] = ["no page links to it"]
@@ -151,4 +174,5 @@ async def test_every_page_is_sound_for_everybody(furnished: Console, browser: "B
                 walk.wrong.setdefault(path, []).append(f"a link leads here: HTTP {answer.status}")
         linked |= walk.linked
         wrong |= {who: walk.wrong} if walk.wrong else {}
+    assert {each.path for each in ROUTES if each.method == "GET"} - seen == BY_HAND.keys()
     assert wrong == {}, said(wrong)

@@ -18,9 +18,10 @@ import msgspec
 from aiohttp import web
 
 from tests.chaos.faults import KILLS, OTHERS
-from tests.chaos.harness import Customer, Stack, running, until
+from tests.chaos.harness import Customer, Stack, running
 from tests.chaos.plan import INPUT_NANO, MODEL, OUTPUT_NANO
 from tests.chaos.upstream import JOB_INPUT, SSE, Upstream
+from tests.chaos.waiting import until
 
 QUICK: Final = {"background_poll_s": 0.1, "background_lease_s": 1.0}
 CLIENTS: Final = 12
@@ -87,8 +88,8 @@ class Worker(Upstream):
         return web.json_response(self._job(request.match_info["id"]))
 
 
-def _event(said: object) -> bytes:
-    return b"data: " + msgspec.json.encode(said) + b"\n\n"
+def _event(data: object) -> bytes:
+    return b"data: " + msgspec.json.encode(data) + b"\n\n"
 
 
 @dataclass(slots=True)

@@ -162,9 +162,9 @@ class Load:
 
     @staticmethod
     def _judge_json(exchange: Exchange, body: bytes) -> None:
-        said = msgspec.json.decode(body)
+        answer = msgspec.json.decode(body)
         if exchange.status == 200:
-            exchange.got_output = bool(said.get("choices"))
+            exchange.got_output = bool(answer.get("choices"))
             exchange.ended = Ended.whole if exchange.got_output else Ended.odd
             return
-        exchange.ended, exchange.note = Ended.refused, str(said["error"].get("code"))
+        exchange.ended, exchange.note = Ended.refused, str(answer["error"].get("code"))

@@ -17,7 +17,8 @@ import psutil
 from billing.holds.redis.client import RedisClient
 from billing.holds.redis.connection import RedisAway, RedisMoved, RedisTimeout
 from billing.holds.redis.state import Keyspace
-from tests.chaos.harness import Customer, Stack, until
+from tests.chaos.harness import Customer, Stack
+from tests.chaos.waiting import until
 
 FROZEN_S: Final = 5.0
 CLOCK_BACK_S: Final = 5.0

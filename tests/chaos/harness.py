@@ -9,7 +9,7 @@ import os
 import shutil
 import sys
 from asyncio.subprocess import DEVNULL, PIPE, Process
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import AbstractContextManager, asynccontextmanager, nullcontext
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -33,33 +33,20 @@ from tests.chaos.places import (
     WIDE,
     allow_connections,
     is_free,
+    living,
     make_environment,
     make_folder,
 )
 from tests.chaos.upstream import Upstream
+from tests.chaos.waiting import BOUND_S, until
 from tests.support.ports import free_port
 from tests.support.redis_cluster import RedisCluster, formed_cluster
 
 if TYPE_CHECKING:
     from tests.chaos.clients import Load
 
-BOUND_S: Final = 60.0
-"""No condition is waited for longer."""
 GRANT_BOUND_S: Final = 600.0
 """A grant of unknown fate is asked for again until it is answered, however much breaks meanwhile."""
-POLL_S: Final = 0.02
-
-
-async def until(condition: Callable[[], bool | Awaitable[bool]], what: str, bound_s: float = BOUND_S) -> None:
-    """Wait for a state. Raises `AssertionError` that says which one did not come."""
-    loop = asyncio.get_running_loop()
-    give_up = loop.time() + bound_s
-    while True:
-        met = condition()
-        if met if isinstance(met, bool) else await met:
-            return
-        assert loop.time() < give_up, f"waited {bound_s:.0f} s until {what}"
-        await asyncio.sleep(POLL_S)
 
 
 @dataclass
@@ -132,8 +119,8 @@ class Stack:
             )
         assert self.supervisor.stdout is not None
         async with asyncio.timeout(BOUND_S):
-            said = await self.supervisor.stdout.readline()
-        assert said.startswith(b"ready"), f"the gateway did not start: {self.log_tail()}"
+            line = await self.supervisor.stdout.readline()
+        assert line.startswith(b"ready"), f"the gateway did not start: {self.log_tail()}"
 
     async def stop_gateway(self) -> int:
         """Ask the gateway to end; its exit code."""
@@ -161,11 +148,11 @@ class Stack:
 
     def redis_pid(self) -> int | None:
         """The Redis that runs now."""
-        return _living(read_pid(self.folder / "data" / "redis.pid"))
+        return living(read_pid(self.folder / "data" / "redis.pid"))
 
     def postgres_pid(self) -> int | None:
         """The Postgres that runs now (its first process)."""
-        return _living(read_pid(self.postgres_home() / "postgres" / "postmaster.pid"))
+        return living(read_pid(self.postgres_home() / "postgres" / "postmaster.pid"))
 
     def postgres_home(self) -> Path:
         """The folder that has Postgres's folders."""
@@ -279,7 +266,6 @@ async def running(
     folder = make_folder(postgres_folder)
     data = folder / "data"
     upstream = upstream or Upstream(counts_answers=spare)
-    connector = aiohttp.TCPConnector(limit=0)
     timeout = aiohttp.ClientTimeout(total=BOUND_S)
     try:
         with (
@@ -289,7 +275,7 @@ async def running(
             async with (
                 EmbeddedServers(data, postgres_options=postgres_options) as servers,
                 upstream.served(),
-                aiohttp.ClientSession(connector=connector, timeout=timeout) as session,
+                aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0), timeout=timeout) as session,
             ):
                 await migrate(servers.endpoints.database_url)
                 endpoints = servers.endpoints if cluster is None else replace(servers.endpoints, redis_url=cluster.url)
@@ -312,7 +298,3 @@ async def running(
             print(f"kept: {folder}")
         else:
             shutil.rmtree(folder, ignore_errors=True)
-
-
-def _living(pid: int | None) -> int | None:
-    return pid if pid is not None and psutil.pid_exists(pid) else None

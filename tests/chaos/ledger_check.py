@@ -1,46 +1,38 @@
 """The verdict: what clients received and the provider served, beside what the ledger and Redis hold.
 
-Every check is exact. What is counted here and must be zero:
+Every check is exact. What is counted and must be zero:
 
     lost       whole answers without a settled debit of exactly their price
-    free       answers that were not received whole, of which output was, and that cost nothing. A hold that was given
-               back because its gateway had died, or stood still, is allowed to, where a fault may end gateways
-    doubled    markers with more than one debit, request ids with more than one row or transfer, and debits of requests
-               that never reached the provider
+    free       answers that were not received whole, had output and cost nothing. A hold that was given back because its
+               gateway had died, or stood still, is allowed to, where a fault may end gateways
+    doubled    markers with several debits, request ids with several rows or transfers, debits of what was never sent
     overshoot  by how much balances fell below -credit_limit, and cost windows above their limits, in nano-USD
     exceeded   windows of other metrics above their limits
     leaked     journal entries, held amounts and running counts that are left when nothing runs
-    drifts     differences between Redis and the ledger, windows in Redis that lie far in the future, and checks of the
-               ledger itself that fail
+    drifts     differences of Redis and the ledger, windows far in the future, checks of the ledger itself that fail
 
-`excused` counts what would be lost or free, but two faults came together, or a backup was restored: within the bound
-that the fault has stated (`Excuse`).
+`excused` counts what is missing within the bounds that a fault has stated (`Excuse`).
 """
 
 import time
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
-from billing.database.connection import Database, DatabaseError
-from billing.holds.partitions import NotReady
-from billing.holds.redis.connection import RedisError
-from billing.holds.redis.layout import AccountState, Entry, KeyState
+from billing.database.connection import Database
+from billing.holds.redis.layout import AccountState, KeyState
 from billing.holds.redis.layout import Counter as Used
 from billing.ledger.verify import STATEMENT_TIMEOUT_S, verify
 from billing.quotas import Metric, Quota, window_id
 from gateway.runtime import Runtime
 from tests.chaos.clients import Ended, Exchange
-from tests.chaos.harness import Customer, Excuse, Stack, until
+from tests.chaos.harness import Customer, Excuse, Stack
+from tests.chaos.quiet import DRAINED_S, _journal
 
-QUIET_BOUND_S = 120.0
 MOST_DETAILS = 10
 AHEAD_S = 3600
-DRAINED_S = 6.0
-"""A request whose client has left may run on for `disconnect_drain_s`."""
 
 
 @dataclass
@@ -99,7 +91,7 @@ async def judge(stack: Stack, exchanges: Sequence[Exchange], quiet_s: float, *, 
 
 def lost_of(exchanges: Iterable[Exchange], events: Mapping[str, dict[str, Any]]) -> list[str]:
     """A sentence for each whole answer whose debit is missing or wrong."""
-    return [said for exchange in exchanges if (said := _lost(exchange, events)) is not None]
+    return [reason for exchange in exchanges if (reason := _lost(exchange, events)) is not None]
 
 
 def free_of(
@@ -107,7 +99,7 @@ def free_of(
 ) -> list[str]:
     """A sentence for each answer that was not received whole, of which output was, and that cost nothing."""
     found = (_free(exchange, events, ends_gateways=ends_gateways) for exchange in exchanges)
-    return [said for said in found if said is not None]
+    return [reason for reason in found if reason is not None]
 
 
 def _lost(exchange: Exchange, events: Mapping[str, dict[str, Any]]) -> str | None:
@@ -288,7 +280,7 @@ def _lies_ahead(window: Used, quotas: Sequence[Quota]) -> bool:
 async def _check_redis(verdict: Verdict, runtime: Runtime) -> None:
     entries = await _journal(runtime)
     verdict.leaked += len(entries)
-    verdict.details += [f"journal: {name}: {said}" for name, said in list(entries.items())[:5]]
+    verdict.details += [f"journal: {name}: {what}" for name, what in list(entries.items())[:5]]
     report = await runtime.engine.reconciler.run()
     verdict.drifts += len(report.drifts)
     verdict.details += [str(drift) for drift in report.drifts[:10]]
@@ -306,50 +298,3 @@ async def _check_ledger(verdict: Verdict, stack: Stack) -> None:
     if aside:
         verdict.drifts += aside
         verdict.details.append(f"{aside} debits are set aside")
-
-
-async def _journal(runtime: Runtime) -> dict[str, str]:
-    found = {}
-    for partition in runtime.engine.partitions.all:
-        name = runtime.engine.keyspace.journal(partition.number)
-        raw = await runtime.redis_client.command("HGETALL", name)
-        for field_, value in zip(raw[::2], raw[1::2], strict=True):
-            entry = Entry.unpack(value)
-            found[field_.decode()] = f"{chr(entry.state)} of epoch {entry.epoch} by {entry.gateway or '-'}"
-    return found
-
-
-async def wait_until_swept(stack: Stack) -> None:
-    """Wait until the journal has none of the entries any more that it has now: requests that run end, debits reach the
-    ledger, and holds of gateways that were killed expire."""
-    async with stack.runtime() as runtime:
-        entries: dict[str, str] | None = None
-
-        async def swept() -> bool:
-            nonlocal entries
-            try:
-                left = await _journal(runtime)
-            except (RedisError, DatabaseError, NotReady, TimeoutError):
-                return False
-            entries = {name: left[name] for name in (left if entries is None else entries) if name in left}
-            return not entries
-
-        await until(swept, "what the journal had after a fault is out of it")
-
-
-async def wait_until_quiet(stack: Stack) -> int:
-    """Wait until nothing is left in the journal; the number of entries that stay after `QUIET_BOUND_S`."""
-    left = 0
-    async with stack.runtime() as runtime:
-
-        async def empty() -> bool:
-            nonlocal left
-            try:
-                left = len(await _journal(runtime))
-            except (RedisError, DatabaseError, NotReady, TimeoutError):
-                return False
-            return left == 0
-
-        with suppress(AssertionError):
-            await until(empty, "the journal is empty", QUIET_BOUND_S)
-    return left

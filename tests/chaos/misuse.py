@@ -132,10 +132,10 @@ async def send_hostile(stack: Stack, chance: random.Random) -> None:
                 url = f"{stack.url}/v1/chat/completions"
                 async with stack.session.post(url, data=body, headers=headers) as response:
                     await response.read()
-                    said = str(response.status)
+                    outcome = str(response.status)
             except (aiohttp.ClientError, OSError, TimeoutError) as error:
-                said = type(error).__name__
-            answers[said] = answers.get(said, 0) + 1
+                outcome = type(error).__name__
+            answers[outcome] = answers.get(outcome, 0) + 1
             await asyncio.sleep(PAUSE_AFTER_BODY_S)
 
     async def look() -> int:
@@ -153,9 +153,9 @@ async def send_hostile(stack: Stack, chance: random.Random) -> None:
     began_s, looking = time.monotonic(), asyncio.create_task(look())
     await asyncio.gather(*map(one, customers))
     looking.cancel()
-    said = ", ".join(f"{count} {what}" for what, count in sorted(answers.items()))
+    summary = ", ".join(f"{count} {what}" for what, count in sorted(answers.items()))
     stack.notes.append(
-        f"hostile bodies: {said}; a worker's memory up to {await looking >> 20} MiB; "
+        f"hostile bodies: {summary}; a worker's memory up to {await looking >> 20} MiB; "
         f"others' answers late by p50, p99: {_lateness(stack, began_s)}"
     )
 

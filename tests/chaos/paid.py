@@ -14,9 +14,10 @@ from billing.payments.in_force import included_credit
 from billing.payments.objects import NANO_PER_CENT, Invoice, Payment
 from billing.plans import Plan, Plans
 from gateway.runtime import Runtime
-from tests.chaos.harness import Customer, Stack, until
+from tests.chaos.harness import Customer, Stack
 from tests.chaos.payers import CAP_CENTS, Payers
 from tests.chaos.tills import Objects, Till
+from tests.chaos.waiting import until
 
 ORDERS: Final = "SELECT id, account_id, idempotency_key, kind, amount_cents, status, payment_id FROM orders"
 CUSTOMERS: Final = "SELECT account_id, customer_id FROM payment_customers WHERE customer_id IS NOT NULL"

@@ -15,9 +15,10 @@ from typing import Any, Final
 import aiohttp
 
 from billing.database.connection import Database, DatabaseError
-from tests.chaos.harness import Customer, Stack, until
+from tests.chaos.harness import Customer, Stack
 from tests.chaos.places import ADMIN_KEY
 from tests.chaos.tills import Till
+from tests.chaos.waiting import until
 
 CHECKOUT: Final = "/api/billing/checkout"
 SUBSCRIPTION: Final = "/api/billing/subscription"
@@ -126,8 +127,8 @@ class Payers:
             await self.till.renew(customer.account_id)
             self.did["renew"] += 1
         for plan in self.chance.choices((*PLANS, "free"), k=2):
-            status, said = await self._call("PUT", SUBSCRIPTION, customer.key, {"plan": plan})
-            self.did[f"change to {plan}: {status if status < 300 else said['error']['message']}"] += 1
+            status, answer = await self._call("PUT", SUBSCRIPTION, customer.key, {"plan": plan})
+            self.did[f"change to {plan}: {status if status < 300 else answer['error']['message']}"] += 1
         return False
 
     async def _recharge(self, customer: Customer) -> None:
@@ -147,19 +148,19 @@ class Payers:
 
     async def _open(self, customer: Customer, asked: dict[str, Any]) -> dict[str, Any] | None:
         """Open the page of a checkout; None: it was refused, because there is a subscription already."""
-        status, said = await self._call("POST", CHECKOUT, customer.key, asked)
+        status, answer = await self._call("POST", CHECKOUT, customer.key, asked)
         if status >= 400:
-            self.did[f"checkout: {said['error']['code']}"] += 1
+            self.did[f"checkout: {answer['error']['code']}"] += 1
             return None
-        self.keys.setdefault(customer.account_id, {})[asked["idempotency_key"]] = said["order"]["id"]
+        self.keys.setdefault(customer.account_id, {})[asked["idempotency_key"]] = answer["order"]["id"]
         self.did["checkout"] += 1
-        return said
+        return answer
 
     async def _give_back(self, order_id: str, key: str) -> None:
         """Have an operator give back all that is left of an order that may not be credited yet."""
         path = f"/api/admin/orders/{order_id}/refunds"
-        status, said = await self._call("POST", path, None, {"idempotency_key": key})
-        self.did[f"operator's refund: {status if status < 300 else said['error']['code']}"] += 1
+        status, answer = await self._call("POST", path, None, {"idempotency_key": key})
+        self.did[f"operator's refund: {status if status < 300 else answer['error']['code']}"] += 1
 
     async def _press(self, url: str, action: str) -> None:
         """Press a button until the page answers, some of the time twice at once."""

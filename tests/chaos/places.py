@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, Final
 from urllib.parse import parse_qs, quote, urlsplit, urlunsplit
 
+import psutil
 import yaml
 
 from gateway.embedded.folders import POINTER_NAME
@@ -119,3 +120,8 @@ def is_free(address: str) -> bool:
         except OSError:
             return False
     return True
+
+
+def living(pid: int | None) -> int | None:
+    """The process id, if such a process runs."""
+    return pid if pid is not None and psutil.pid_exists(pid) else None

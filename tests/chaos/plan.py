@@ -32,11 +32,11 @@ class Plan:
 
     def body(self, *, stream: bool, max_tokens: int | None) -> dict[str, Any]:
         """The request's body. Its message is longer than `input_tokens`, as UTF-8 is than tokens."""
-        said = (
+        fields = (
             f"marker={self.marker} do={self.do} ms={self.delay_ms} chunks={self.chunks} "
             f"in={self.input_tokens} out={self.output_tokens}"
         )
-        body: dict[str, Any] = {"model": MODEL, "messages": [{"role": "user", "content": said}]}
+        body: dict[str, Any] = {"model": MODEL, "messages": [{"role": "user", "content": fields}]}
         if stream:
             body["stream"] = True
         if max_tokens is not None:

@@ -12,8 +12,10 @@ from typing import Any, Final
 
 from tests.chaos.clients import Ended, Exchange, Load, Mix
 from tests.chaos.faults import Fault, Hit
-from tests.chaos.harness import Customer, Stack, until
-from tests.chaos.ledger_check import Verdict, judge, wait_until_quiet, wait_until_swept
+from tests.chaos.harness import Customer, Stack
+from tests.chaos.ledger_check import Verdict, judge
+from tests.chaos.quiet import wait_until_quiet, wait_until_swept
+from tests.chaos.waiting import until
 
 RECOVERY_BOUND_S: Final = 45.0
 GRANT_EVERY_S: Final = 1.0

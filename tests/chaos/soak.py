@@ -15,7 +15,8 @@ import psutil
 from billing.holds.redis.client import RedisClient
 from tests.chaos.clients import Load
 from tests.chaos.harness import Stack, running
-from tests.chaos.ledger_check import judge, wait_until_quiet
+from tests.chaos.ledger_check import judge
+from tests.chaos.quiet import wait_until_quiet
 from tests.chaos.run import make_customers
 
 SAMPLE_S: Final = 2.0

@@ -18,8 +18,9 @@ from billing.holds.redis.state import Keyspace
 from tests.chaos.between import between
 from tests.chaos.clients import Ended
 from tests.chaos.faults import Fault, Hit, all_of_postgres, command_redis, kill_redis, send_signal
-from tests.chaos.harness import Customer, Excuse, Stack, until
+from tests.chaos.harness import Customer, Excuse, Stack
 from tests.chaos.places import ADMIN_KEY
+from tests.chaos.waiting import until
 
 KEYS: Final = Keyspace()
 STORM_S: Final = 5.0

@@ -7,9 +7,10 @@ from typing import Final
 import pytest
 
 from tests.chaos.faults import kill_gateway, kill_worker
-from tests.chaos.harness import Customer, Stack, running, until
+from tests.chaos.harness import Customer, Stack, running
 from tests.chaos.plan import INPUT_NANO, MODEL, OUTPUT_NANO
 from tests.chaos.upstream import JOB_INPUT, JOB_OUTPUT
+from tests.chaos.waiting import until
 
 COST: Final = JOB_INPUT * INPUT_NANO + JOB_OUTPUT * OUTPUT_NANO
 QUICK: Final = {"background_poll_s": 0.1, "background_lease_s": 1.0}

@@ -11,8 +11,8 @@ import pytest
 from billing.holds.redis.client import RedisClient
 from gateway.embedded.servers import EmbeddedServers, Endpoints
 from tests.chaos.clocks import DAY_S, compiler, turn, with_clocks
-from tests.chaos.harness import until
 from tests.chaos.places import make_folder
+from tests.chaos.waiting import until
 
 NEAR_S = 600.0
 

@@ -13,8 +13,9 @@ import psutil
 from tests.chaos.clients import Ended, Exchange
 from tests.chaos.cluster import always_served, kill_ahead, losing_a_master, master_of
 from tests.chaos.faults import Fault
-from tests.chaos.harness import Customer, Stack, running, until
+from tests.chaos.harness import Customer, Stack, running
 from tests.chaos.run import Struck, make_customers, run_round
+from tests.chaos.waiting import until
 from tests.support.redis_cluster import MASTERS
 
 CLIENTS: Final = 60

@@ -16,9 +16,11 @@ import pytest_asyncio
 from billing.database.connection import Database
 from billing.money import parse_usd
 from billing.quotas import Metric, Window
-from tests.chaos.harness import Customer, Stack, running, until
-from tests.chaos.ledger_check import Verdict, check_windows, wait_until_quiet
+from tests.chaos.harness import Customer, Stack, running
+from tests.chaos.ledger_check import Verdict, check_windows
 from tests.chaos.plan import INPUT_NANO, OUTPUT_NANO, Plan
+from tests.chaos.quiet import wait_until_quiet
+from tests.chaos.waiting import until
 
 ASKING: Final = 1000
 ASKING_WINDOW: Final = 45
@@ -58,9 +60,9 @@ async def ask_at_once(
 async def required_nano(stack: Stack) -> int:
     """What one request has to hold, by the refusal of an account that has nothing left to hold."""
     poor = await stack.customer("0.000001")
-    status, said = await ask(stack, poor, 0, OUTPUT_TOKENS, DELAY_MS)
-    assert status == 402, said
-    return parse_usd(said["error"]["billing"]["required_usd"])
+    status, refusal = await ask(stack, poor, 0, OUTPUT_TOKENS, DELAY_MS)
+    assert status == 402, refusal
+    return parse_usd(refusal["error"]["billing"]["required_usd"])
 
 
 async def balance_nano(stack: Stack, customer: Customer) -> int:

@@ -5,9 +5,10 @@ import random
 import pytest
 
 from tests.chaos.faults import kill_gateway, kill_postgres, kill_worker
-from tests.chaos.harness import running, until
+from tests.chaos.harness import running
 from tests.chaos.paid import judge_payments
 from tests.chaos.payments import paying, shop_of
+from tests.chaos.waiting import until
 
 
 @pytest.mark.slow

@@ -11,7 +11,8 @@ from signal import SIGCONT, SIGKILL, SIGSTOP
 from typing import Final
 
 from tests.chaos.faults import Fault, all_of_postgres, command_redis, send_signal, some_worker
-from tests.chaos.harness import Excuse, Stack, until
+from tests.chaos.harness import Excuse, Stack
+from tests.chaos.waiting import until
 
 APART_S: Final = 1.0
 """Then the other workers have written what the dead one had settled: nothing may be lost."""

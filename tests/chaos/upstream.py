@@ -161,5 +161,5 @@ def _usage(plan: Plan) -> dict[str, int]:
     return {"prompt_tokens": plan.input_tokens, "completion_tokens": plan.output_tokens, "total_tokens": total}
 
 
-def _event(said: object) -> bytes:
-    return b"data: " + msgspec.json.encode(said) + b"\n\n"
+def _event(data: object) -> bytes:
+    return b"data: " + msgspec.json.encode(data) + b"\n\n"

@@ -12,7 +12,7 @@ from aiohttp import web
 from gateway.config.settings import ModelConfig, Settings
 from tests.clients import provider
 from tests.gateway.conftest import Customer, Gateway, Handler, MakeGateway, chat
-from tests.support.gateways import Gate, saying, until
+from tests.support.answering import Gate, saying, until
 
 MODEL: Final = "gpt-4o-mini"
 UNPRICED, UNKNOWN = "gpt-4", "gpt-4-turbo"

@@ -1,9 +1,8 @@
 """The gateway's fixtures, for libraries on its outside. A module names its `LIBRARY` and the `PROVIDER` that it stands
 for."""
 
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -13,18 +12,18 @@ from gateway.config.secret import Secret
 from gateway.config.settings import Settings
 from tests.clients.libraries import Asker, started
 from tests.gateway.conftest import Customer, Gateway, Handler, MakeGateway, make_gateway, upstream
-from tests.support.gateways import PROVIDER_KEY
+from tests.support.answering import PROVIDER_KEY
 
 __all__ = ["asker", "make_customer", "make_gateway", "upstream"]
 
 
 @pytest.fixture
-async def asker(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Asker]:
+def asker(request: pytest.FixtureRequest) -> Iterator[Asker]:
     """A process of the module's library."""
     library = request.module.LIBRARY
     if library.missing:
         pytest.skip(library.missing)
-    async with started(library, tmp_path / "log") as made:
+    with started(library) as made:
         yield made
 
 

@@ -4,9 +4,11 @@ import asyncio
 import json
 import os
 import re
+import subprocess
 import sys
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -121,41 +123,60 @@ class Told:
 
 
 class Asker:
-    """A process of a library."""
+    """A process of a library, and what it writes beside its answers. It ends by itself when nobody can ask it any more.
 
-    def __init__(self, process: asyncio.subprocess.Process) -> None:
-        self._process = process
+    Importing a library takes seconds, so that the process stays for the next test that asks the same one.
+    """
+
+    def __init__(self, command: list[str], folder: Path) -> None:
+        self.command = command
+        self._errors = tempfile.TemporaryFile()  # noqa: SIM115 - as long as the process
+        # It sees nothing of this environment's keys.
+        environ = {name: os.environ[name] for name in ("PATH", "HOME", "LANG", "TMPDIR") if name in os.environ}
+        self._process = subprocess.Popen(
+            command, cwd=folder, env=environ, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._errors
+        )
 
     async def ask(self, **asked: Any) -> Told:
         """Have it ask a model, and hear what came of it."""
+        async with asyncio.timeout(WAIT_S):
+            line = await asyncio.to_thread(self._exchange, json.dumps(asked).encode() + b"\n")
+        assert line, f"the library's process has ended: {self._tail()}"
+        outcome = json.loads(line)
+        return Told(tuple(outcome.pop("waits")), **outcome)
+
+    def end(self) -> None:
+        """End the process, also in the middle of an answer."""
+        self._process.kill()
+        self._process.communicate()
+        self._errors.close()
+
+    def _exchange(self, asked: bytes) -> bytes:
         assert self._process.stdin is not None
         assert self._process.stdout is not None
-        self._process.stdin.write(json.dumps(asked).encode() + b"\n")
-        async with asyncio.timeout(WAIT_S):
-            line = await self._process.stdout.readline()
-        assert line, "the library's process has ended"
-        said = json.loads(line)
-        return Told(tuple(said.pop("waits")), **said)
+        self._process.stdin.write(asked)
+        self._process.stdin.flush()
+        return self._process.stdout.readline()
+
+    def _tail(self) -> str:
+        self._errors.seek(0)
+        return self._errors.read().decode(errors="replace")[-2_000:]
 
 
-@asynccontextmanager
-async def started(library: Library, log: Path) -> AsyncIterator[Asker]:
-    """A library's process; what it says beside its answers is in `log`. It sees nothing of this environment's keys."""
+_kept: list[Asker] = []
+"""The process that was asked last, at most one: each takes 100 to 300 MB."""
+
+
+@contextmanager
+def started(library: Library) -> Iterator[Asker]:
+    """A library's process, the one that was used last where it is of this library."""
     command, folder = library.command()
-    environ = {name: os.environ[name] for name in ("PATH", "HOME", "LANG", "TMPDIR") if name in os.environ}
-    with log.open("wb") as errors:
-        process = await asyncio.create_subprocess_exec(
-            *command,
-            cwd=folder,
-            env=environ,
-            stdin=asyncio.subprocess.PIPE,
-            stdout=asyncio.subprocess.PIPE,
-            stderr=errors,
-            limit=1 << 24,
-        )
+    while _kept and _kept[0].command != command:
+        _kept.pop().end()
+    asker = _kept.pop() if _kept else Asker(command, folder)
     try:
-        yield Asker(process)
-    finally:
-        if process.returncode is None:
-            process.kill()
-        await process.wait()
+        yield asker
+    except BaseException:
+        asker.end()  # in the middle of an answer, perhaps
+        raise
+    _kept.append(asker)

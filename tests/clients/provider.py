@@ -13,8 +13,8 @@ from tests.gateway.dialects.gemini.support import candidate
 from tests.gateway.dialects.gemini.test_streams import events as gemini_events
 from tests.gateway.dialects.openai_responses.test_answer import MESSAGE, response
 from tests.gateway.dialects.openai_responses.test_answer import event as responses_event
-from tests.support.gateways import DONE, delta, event, saying, streaming, usage_chunk
-from tests.support.gateways import answer as chat_answer
+from tests.support.answering import DONE, delta, event, saying, streaming, usage_chunk
+from tests.support.answering import answer as chat_answer
 
 TOO_LONG: Final = "This model's maximum context length is 128000 tokens."
 OPENAI_REFUSAL: Final = {
@@ -113,7 +113,7 @@ def _responses_stream(asked: Asked, text: str) -> tuple[bytes, ...]:
         ("response.output_item.done", {"item": item, "output_index": 0}),
         ("response.completed", {"response": whole}),
     )
-    return tuple(responses_event(kind, **said, sequence_number=at) for at, (kind, said) in enumerate(events))
+    return tuple(responses_event(kind, **fields, sequence_number=at) for at, (kind, fields) in enumerate(events))
 
 
 def _gemini(asked: Asked, text: str) -> dict[str, Any]:

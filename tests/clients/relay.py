@@ -34,8 +34,8 @@ class Seen:
 
     @property
     def retry_after_s(self) -> int | None:
-        said = self.headers.get("retry-after")
-        return None if said is None else int(said)
+        header = self.headers.get("retry-after")
+        return None if header is None else int(header)
 
 
 @dataclass
@@ -99,9 +99,9 @@ async def relaying(gateway_url: str) -> AsyncIterator[Relay]:
 async def _pump(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, look: Any) -> None:
     """Carry bytes one way; an end is carried as an end, a broken connection as a broken one."""
     try:
-        while said := await reader.read(1 << 16):
-            look(said)
-            writer.write(said)
+        while piece := await reader.read(1 << 16):
+            look(piece)
+            writer.write(piece)
             await writer.drain()
     except ConnectionError:
         writer.transport.abort()

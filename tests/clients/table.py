@@ -41,13 +41,13 @@ def _raised(told: Told) -> str:
 
 def _waits(waits: Sequence[float], answers: Sequence[Seen]) -> str:
     """Each wait as what the answer before it said, or in seconds."""
-    said = [
+    spelled = [
         RETRY_AFTER
         if seen.retry_after_s is not None and abs(wait - seen.retry_after_s) < CLOSE_S
         else f"{round(wait, 2):g} s"
         for wait, seen in zip(waits, answers, strict=False)
     ]
-    grouped = [(name, len(list(same))) for name, same in groupby(said)]
+    grouped = [(name, len(list(same))) for name, same in groupby(spelled)]
     return ", ".join(name if times == 1 else f"{times} × {name}" for name, times in grouped) or "-"
 
 

@@ -38,8 +38,8 @@ class Case:
             **{"completion_tokens": written, "output_tokens": written, "candidatesTokenCount": written},
             **{"total_tokens": read + written, "totalTokenCount": read + written},
         }
-        said = {**self.response, **({"usage": usage, "id": "made_1"} if any(self.used) else {})}
-        return {"match": {"userMessage": self.prompt}, "response": said}
+        response = {**self.response, **({"usage": usage, "id": "made_1"} if any(self.used) else {})}
+        return {"match": {"userMessage": self.prompt}, "response": response}
 
 
 SAID: Final = "Good day, friend."
@@ -63,34 +63,35 @@ FIXTURES: Final = [case.fixture for case in (*CASES.values(), *REFUSALS.values()
 async def test_it_is_told_the_same(library: Library, make_gateway: MakeGateway, tmp_path: Path) -> None:
     if reason := library.missing or missing():
         pytest.skip(reason)
-    async with started(library, tmp_path / "log") as asker, aimock(tmp_path, FIXTURES) as url:
-        customer = await (await make_gateway(f"{url}/v1", change=in_all_apis)).customer()
+    with started(library) as asker:
+        async with aimock(tmp_path, FIXTURES) as url:
+            customer = await (await make_gateway(f"{url}/v1", change=in_all_apis)).customer()
 
-        async def both(case: Case, what: str) -> Told:
-            given = {"api_key": customer.key, "api": library.api, "version": "v1beta", "model": MODEL}
-            given |= {"prompt": case.prompt, "what": what}
-            direct, through = [
-                await asker.ask(base_url=base + library.base, **given) for base in (url, customer.gateway.url)
-            ]
-            assert through == direct, (case, what)
-            return direct
+            async def both(case: Case, what: str) -> Told:
+                given = {"api_key": customer.key, "api": library.api, "version": "v1beta", "model": MODEL}
+                given |= {"prompt": case.prompt, "what": what}
+                direct, through = [
+                    await asker.ask(base_url=base + library.base, **given) for base in (url, customer.gateway.url)
+                ]
+                assert through == direct, (case, what)
+                return direct
 
-        for what in library.does:
-            case = CASES[what]
-            told = await both(case, what)
-            assert told.text is not None, (what, told)
-            assert told.text.startswith(case.text or ""), (what, told)
-        events = await customer.events()
-        for status, case in REFUSALS.items():
-            for what in ("plain", "stream"):
+            for what in library.does:
+                case = CASES[what]
                 told = await both(case, what)
-                assert f"It is {status}." in told.message, told
-        expected = Counter[tuple[int, int]]()
-        for what in library.does:
-            expected[CASES[what].used] += CASES[what].answers
-        assert Counter((each["input_tokens"], each["output_tokens"]) for each in events) == expected
-        nano = sum((read * INPUT + written * OUTPUT) * times for (read, written), times in expected.items())
-        assert await spent_nano(customer) == nano
+                assert told.text is not None, (what, told)
+                assert told.text.startswith(case.text or ""), (what, told)
+            events = await customer.events()
+            for status, case in REFUSALS.items():
+                for what in ("plain", "stream"):
+                    told = await both(case, what)
+                    assert f"It is {status}." in told.message, told
+            expected = Counter[tuple[int, int]]()
+            for what in library.does:
+                expected[CASES[what].used] += CASES[what].answers
+            assert Counter((each["input_tokens"], each["output_tokens"]) for each in events) == expected
+            nano = sum((read * INPUT + written * OUTPUT) * times for (read, written), times in expected.items())
+            assert await spent_nano(customer) == nano
 
 
 FAULTS: Final = {"dropRate": 500, "malformedRate": 502, "disconnectRate": 502, "rateLimitRate": 429}

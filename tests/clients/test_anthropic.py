@@ -10,7 +10,8 @@ from gateway.config.settings import Settings
 from tests.clients.libraries import NAMED, Asker
 from tests.gateway.conftest import Customer
 from tests.gateway.dialects.anthropic.bodies import answer, event, stream
-from tests.support.gateways import Provider, assert_free, saying, spent_nano, streaming, the_event
+from tests.support.answering import Provider, saying, streaming
+from tests.support.gateways import assert_free, spent_nano, the_event
 
 pytestmark = pytest.mark.slow
 LIBRARY, PROVIDER = NAMED["anthropic-python"], "anthropic"
@@ -30,32 +31,32 @@ async def ask(asker: Asker, customer: Customer, how: str = "plain", **asked: Any
 async def test_answers(asker: Asker, make_customer: Any) -> None:
     provider = Provider(saying(answer()))
     customer = await make_customer(provider.serve)
-    plain = (await ask(asker, customer))["said"]
+    plain = (await ask(asker, customer))["answer"]
     assert plain["message"] == answer()
     (found,) = await customer.events()
     assert plain["request_id"] == found["id"]
-    said = await ask(asker, customer, "beta", betas=["interleaved-thinking-2025-05-14"])
-    assert said["said"]["message"]["content"] == answer()["content"]
+    shown = await ask(asker, customer, "beta", betas=["interleaved-thinking-2025-05-14"])
+    assert shown["answer"]["message"]["content"] == answer()["content"]
     assert provider.sent[1].headers["anthropic-beta"] == "interleaved-thinking-2025-05-14"
     assert all(customer.key not in str(sent.headers) for sent in provider.sent)
 
 
 async def test_streams(asker: Asker, make_customer: Any) -> None:
     customer = await make_customer(streaming(*stream("Good day", ", friend.")))
-    said = (await ask(asker, customer, "stream"))["said"]
-    assert said["text"] == "Good day, friend."
-    assert said["message"]["usage"]["output_tokens"] == 15
-    assert (await ask(asker, customer, "events"))["said"][-1] == "message_stop"
+    streamed = (await ask(asker, customer, "stream"))["answer"]
+    assert streamed["text"] == "Good day, friend."
+    assert streamed["message"]["usage"]["output_tokens"] == 15
+    assert (await ask(asker, customer, "events"))["answer"][-1] == "message_stop"
 
 
 async def test_the_local_provider(asker: Asker, make_customer: Any) -> None:
     customer = await make_customer(saying(answer()), models=["demo", "claude-*"])
-    plain, streamed = (await ask(asker, customer, "asynchronous", model="demo"))["said"]
+    plain, streamed = (await ask(asker, customer, "asynchronous", model="demo"))["answer"]
     assert plain == streamed
-    assert (await ask(asker, customer, "count", model="demo"))["said"] > 0
-    listed = (await ask(asker, customer, "models"))["said"]
+    assert (await ask(asker, customer, "count", model="demo"))["answer"] > 0
+    listed = (await ask(asker, customer, "models"))["answer"]
     assert len(set(listed)) == len(listed) > 3
-    assert (await ask(asker, customer, "model"))["said"] == MODEL
+    assert (await ask(asker, customer, "model"))["answer"] == MODEL
 
 
 async def test_refusals_are_its_own_exceptions(asker: Asker, make_customer: Any) -> None:
@@ -91,21 +92,21 @@ async def test_refusals_are_its_own_exceptions(asker: Asker, make_customer: Any)
         ("ContentTooLargeError", 413, "request_too_large", "request_too_large", customer, {"prompt": "a" * 5_000}),
         ("RateLimitError", 429, "rate_limit_error", "quota_exceeded", await gateway.customer(quotas=month), {}),
     ):
-        said = await ask(asker, made, **asked)
-        assert (said["raised"], said["status"], said["type"]) == (raised, status, type_), said
-        assert (said["body"]["error"]["code"], said["waits"]) == (code, 0), said
-        assert said["body"]["error"]["message"] in said["message"]
-        assert said["request_id"] == said["body"]["request_id"]
+        refusal = await ask(asker, made, **asked)
+        assert (refusal["raised"], refusal["status"], refusal["type"]) == (raised, status, type_), refusal
+        assert (refusal["body"]["error"]["code"], refusal["waits"]) == (code, 0), refusal
+        assert refusal["body"]["error"]["message"] in refusal["message"]
+        assert refusal["request_id"] == refusal["body"]["request_id"]
         if status == 402:
-            assert "setup_url" in said["body"]["error"]["billing"]
+            assert "setup_url" in refusal["body"]["error"]["billing"]
         if status == 429:
-            assert said["body"]["error"]["quota"]["window"] == "month"
+            assert refusal["body"]["error"]["quota"]["window"] == "month"
     assert provider.sent == []
 
 
 async def test_a_provider_s_errors(asker: Asker, make_customer: Any) -> None:
-    said = {"type": "error", "error": {"type": "overloaded_error", "message": "Come back later."}}
-    provider = Provider(saying(said))
+    body = {"type": "error", "error": {"type": "overloaded_error", "message": "Come back later."}}
+    provider = Provider(saying(body))
     customer = await make_customer(provider.serve)
     for status, raised, tries in (
         (400, "BadRequestError", 1),
@@ -114,10 +115,10 @@ async def test_a_provider_s_errors(asker: Asker, make_customer: Any) -> None:
         (500, "InternalServerError", TRIES),
         (529, "OverloadedError", TRIES),
     ):
-        provider.reply = saying(said, status)
+        provider.reply = saying(body, status)
         provider.sent.clear()
         told = await ask(asker, customer)
-        assert (told["raised"], told["status"], told["body"]) == (raised, status, said)
+        assert (told["raised"], told["status"], told["body"]) == (raised, status, body)
         assert (len(provider.sent), told["waits"]) == (tries, tries - 1)
     await assert_free(customer)
 

@@ -11,7 +11,8 @@ from tests.clients.libraries import NAMED, Asker
 from tests.gateway.conftest import Customer
 from tests.gateway.dialects.gemini.support import MODEL, answer, candidate, counts
 from tests.gateway.dialects.gemini.test_streams import PIECES, events
-from tests.support.gateways import PROVIDER_KEY, Provider, assert_free, saying, spent_nano, streaming, the_event
+from tests.support.answering import PROVIDER_KEY, Provider, saying, streaming
+from tests.support.gateways import assert_free, spent_nano, the_event
 
 pytestmark = pytest.mark.slow
 LIBRARY, PROVIDER = NAMED["google-genai"], "gemini"
@@ -32,8 +33,8 @@ async def ask(asker: Asker, customer: Customer, how: str = "plain", **asked: Any
 async def test_answers(asker: Asker, make_customer: Any, version: str | None) -> None:
     provider = Provider(saying(answer(usage=counts(10, 5, thoughtsTokenCount=2, totalTokenCount=17))))
     customer = await make_customer(provider.serve)
-    said = (await ask(asker, customer, version=version))["said"]
-    assert (said["text"], said["usage"]["total_token_count"]) == ("Good day.", 17)
+    shown = (await ask(asker, customer, version=version))["answer"]
+    assert (shown["text"], shown["usage"]["total_token_count"]) == ("Good day.", 17)
     assert provider.sent[0].path.startswith(f"/{version or 'v1'}")
     assert provider.sent[0].headers["x-goog-api-key"] == PROVIDER_KEY
     assert customer.key not in str(provider.sent[0].headers)
@@ -43,7 +44,7 @@ async def test_answers(asker: Asker, make_customer: Any, version: str | None) ->
 async def test_streams(asker: Asker, make_customer: Any) -> None:
     provider = Provider(streaming(events(*PIECES)))
     customer = await make_customer(provider.serve)
-    chunks = (await ask(asker, customer, "stream"))["said"]
+    chunks = (await ask(asker, customer, "stream"))["answer"]
     assert "".join(chunk["text"] or "" for chunk in chunks) == 'Good "day" }], friend. \\'
     assert chunks[-1]["usage"]["total_token_count"] == 20
     await the_event(customer, 10 * IN + 10 * OUT)
@@ -53,22 +54,22 @@ async def test_tools(asker: Asker, make_customer: Any) -> None:
     call = {"functionCall": {"name": "weather", "args": {"city": "Bonn"}}}
     provider = Provider(saying(answer({"content": {"parts": [call], "role": "model"}, "finishReason": "STOP"})))
     customer = await make_customer(provider.serve)
-    said = (await ask(asker, customer, "tools"))["said"]
-    assert said["calls"] == [["weather", {"city": "Bonn"}]]
+    shown = (await ask(asker, customer, "tools"))["answer"]
+    assert shown["calls"] == [["weather", {"city": "Bonn"}]]
     assert provider.sent[0].json["tools"][0]["functionDeclarations"][0]["name"] == "weather"
     await the_event(customer, 10 * IN + 5 * OUT)
 
 
 async def test_the_local_provider(asker: Asker, make_customer: Any) -> None:
     customer = await make_customer(saying(answer()), models=["demo", "gemini-2.5-*"])
-    whole, streamed = (await ask(asker, customer, "asynchronous", model="demo"))["said"]
+    whole, streamed = (await ask(asker, customer, "asynchronous", model="demo"))["answer"]
     assert whole == streamed
-    assert (await ask(asker, customer, "count", model="demo"))["said"] > 0
-    assert (await ask(asker, customer, "embed", model="demo"))["said"] == [768, 768]
-    listed = (await ask(asker, customer, "models"))["said"]
+    assert (await ask(asker, customer, "count", model="demo"))["answer"] > 0
+    assert (await ask(asker, customer, "embed", model="demo"))["answer"] == [768, 768]
+    listed = (await ask(asker, customer, "models"))["answer"]
     assert len(set(listed)) == len(listed) > 3
     assert {"models/demo", f"models/{MODEL}"} <= set(listed)
-    assert (await ask(asker, customer, "model"))["said"] == f"models/{MODEL}"
+    assert (await ask(asker, customer, "model"))["answer"] == f"models/{MODEL}"
 
 
 async def test_refusals_are_its_own_exceptions(asker: Asker, make_customer: Any) -> None:
@@ -92,11 +93,11 @@ async def test_refusals_are_its_own_exceptions(asker: Asker, make_customer: Any)
         (413, "INVALID_ARGUMENT", "request_too_large", customer, {"prompt": "a" * 5_000}),
         (429, "RESOURCE_EXHAUSTED", "quota_exceeded", await gateway.customer(quotas=month), {}),
     ):
-        said = await ask(asker, made, **asked)
-        assert (said["raised"], said["code"], said["status"]) == ("ClientError", code, status), said
-        error = said["details"]["error"]
+        refusal = await ask(asker, made, **asked)
+        assert (refusal["raised"], refusal["code"], refusal["status"]) == ("ClientError", code, status), refusal
+        error = refusal["details"]["error"]
         assert error["details"][0]["metadata"]["code"] == reason
-        assert error["message"] == said["message"]
+        assert error["message"] == refusal["message"]
         if code == 402:
             assert "setup_url" in error["billing"]
         if code == 429:
@@ -108,10 +109,10 @@ async def test_a_provider_s_errors(asker: Asker, make_customer: Any) -> None:
     provider = Provider(saying({}))
     customer = await make_customer(provider.serve)
     for status, raised in ((400, "ClientError"), (429, "ClientError"), (503, "ServerError")):
-        said = {"error": {"code": status, "message": "Come back later.", "status": "X"}}
-        provider.reply = saying(said, status)
+        body = {"error": {"code": status, "message": "Come back later.", "status": "X"}}
+        provider.reply = saying(body, status)
         told = await ask(asker, customer)
-        assert (told["raised"], told["code"], told["details"]) == (raised, status, said)
+        assert (told["raised"], told["code"], told["details"]) == (raised, status, body)
     await assert_free(customer)
 
 
@@ -134,5 +135,5 @@ async def test_a_stream_that_breaks_off_is_no_answer(asker: Asker, make_customer
 
 async def test_a_blocked_answer(asker: Asker, make_customer: Any) -> None:
     customer = await make_customer(saying(answer(candidate(None, "SAFETY"), usage=counts(10, 0))))
-    assert (await ask(asker, customer))["said"]["text"] is None
+    assert (await ask(asker, customer))["answer"]["text"] is None
     await the_event(customer, 10 * IN)

@@ -86,10 +86,10 @@ async def test_tokens_of_another_issuer(make_gateway: MakeGateway) -> None:
             return replace(settings, auth_base_url=url, auth_audience="gateway", auth_internal_audience="staff")
 
         gateway = await make_gateway(change=believing)
-        said = (await me(gateway, await issuer.token(email="ann@example.com", email_verified=True))).json
-        assert (said["email"], said["role"]) == ("ann@example.com", "owner")
+        profile = (await me(gateway, await issuer.token(email="ann@example.com", email_verified=True))).json
+        assert (profile["email"], profile["role"]) == ("ann@example.com", "owner")
         again = await asyncio.gather(*(me(gateway, token) for token in [await issuer.token()] * 5))
-        assert {each.json["id"] for each in again} == {said["id"]}
+        assert {each.json["id"] for each in again} == {profile["id"]}
         crowd = [await issuer.token(sub="crowd", jti=str(number)) for number in range(8)]
         found = await asyncio.gather(*(me(gateway, token) for token in crowd))
         assert len({each.json["id"] for each in found}) == 1, "who is seen for the first time is made once"
@@ -142,8 +142,8 @@ async def in_browser(gateway: Gateway, name: str, user: str) -> Fetched:
     async with session.post(f"{target.scheme}://{target.netloc}{action}", data=form, allow_redirects=False) as sent:
         back = urlsplit(sent.headers["Location"])
     assert f"{back.scheme}://{back.netloc}" == PUBLIC
-    said = {name: values[0] for name, values in parse_qs(back.query).items()}
-    return await fetch(session.get(f"{gateway.url}{back.path}", params=said, headers={"Cookie": cookie}))
+    query = {name: values[0] for name, values in parse_qs(back.query).items()}
+    return await fetch(session.get(f"{gateway.url}{back.path}", params=query, headers={"Cookie": cookie}))
 
 
 @needs("emulate")
@@ -167,10 +167,10 @@ async def test_signing_in_at_google_and_github(make_gateway: MakeGateway, tmp_pa
         gateway = await make_gateway(change=lambda settings: replace(settings, identity=identity))
         by_google = await in_browser(gateway, "google", "ann@example.com")
         assert by_google.status == 200, by_google.body
-        said = (await me(gateway, by_google.json["access_token"])).json
-        assert (said["email"], said["role"]) == ("ann@example.com", "owner")
+        profile = (await me(gateway, by_google.json["access_token"])).json
+        assert (profile["email"], profile["role"]) == ("ann@example.com", "owner")
         by_github = await in_browser(gateway, "github", "ann")
         assert by_github.status == 200, by_github.body
-        assert (await me(gateway, by_github.json["access_token"])).json["id"] == said["id"], (
+        assert (await me(gateway, by_github.json["access_token"])).json["id"] == profile["id"], (
             "the proven address is hers"
         )

@@ -5,7 +5,6 @@ and headers; where the gateway's wording is handed on, only that it is handed on
 """
 
 from collections.abc import Awaitable, Callable
-from pathlib import Path
 
 import pytest
 
@@ -28,13 +27,12 @@ MOST_REQUESTS = 12
 
 
 @pytest.mark.parametrize("library", LIBRARIES, ids=lambda library: library.name)
-async def test_what_it_makes_of_each(
-    library: Library, make_gateway: MakeGateway, upstream: Upstream, tmp_path: Path
-) -> None:
+async def test_what_it_makes_of_each(library: Library, make_gateway: MakeGateway, upstream: Upstream) -> None:
     if library.missing:
         pytest.skip(library.missing)
-    async with started(library, tmp_path / "log") as asker, worlds(make_gateway, upstream) as world:
-        outcomes = {name: await outcome(world, asker, library, name) for name in BEHAVIOURS}
+    with started(library) as asker:
+        async with worlds(make_gateway, upstream) as world:
+            outcomes = {name: await outcome(world, asker, library, name) for name in BEHAVIOURS}
     for name, (relay, told) in outcomes.items():
         check(name, relay, told)
     for name, like in ALIKE.items():

@@ -9,7 +9,8 @@ from openai import AsyncOpenAI
 
 from tests.gateway.conftest import Customer, Handler, MakeGateway
 from tests.gateway.dialects.openai_responses.test_answer import event as responses_event
-from tests.support.gateways import WORDS, Provider, assert_free, event, saying, spent_nano, streaming, the_event
+from tests.support.answering import WORDS, Provider, event, saying, streaming
+from tests.support.gateways import assert_free, spent_nano, the_event
 
 MODEL = "gpt-4o-mini"
 Upstream = Callable[[Handler], Awaitable[str]]
@@ -30,13 +31,13 @@ async def served(make_gateway: MakeGateway, upstream: Upstream) -> Any:
 
 
 async def test_embeddings(served: Any) -> None:
-    said = {
+    body = {
         "object": "list",
         "model": "text-embedding-3-small",
         "data": [{"object": "embedding", "index": index, "embedding": "AACAPwAAAEA="} for index in range(2)],
         "usage": {"prompt_tokens": 14, "total_tokens": 14},
     }
-    provider, customer, client = await served(saying(said))
+    provider, customer, client = await served(saying(body))
     async with client:
         answer = await client.embeddings.create(model="text-embedding-3-small", input=["One.", "Two."])
         assert [each.embedding for each in answer.data] == [[1.0, 2.0]] * 2
@@ -75,8 +76,8 @@ async def test_an_error_in_a_stream_of_a_chat_is_raised(served: Any) -> None:
 async def test_an_error_in_a_stream_of_a_response_is_raised_where_it_is_nested(served: Any, nested: bool) -> None:
     """The library raises none that stands flat, as OpenAI's own do: it hands the event over."""
     flat = {"code": "server_error", "message": "It broke.", "param": None}
-    said = responses_event("error", sequence_number=0, **({"error": BROKEN} if nested else flat))
-    _, customer, client = await served(streaming(said))
+    failure = responses_event("error", sequence_number=0, **({"error": BROKEN} if nested else flat))
+    _, customer, client = await served(streaming(failure))
     async with client:
         events = await client.responses.create(model=MODEL, input="Hello", stream=True)
         if nested:

@@ -20,7 +20,8 @@ from tests.gateway.dialects.gemini.support import candidate, counts
 from tests.gateway.dialects.gemini.test_streams import events as gemini_events
 from tests.gateway.dialects.openai_responses.test_answer import USAGE, response
 from tests.gateway.dialects.openai_responses.test_answer import event as responses_event
-from tests.support.gateways import SSE, Fetched, Provider, ask, spent_nano, streaming, usage_chunk
+from tests.support.answering import SSE, Provider, streaming, usage_chunk
+from tests.support.gateways import Fetched, ask, spent_nano
 
 pytestmark = pytest.mark.slow
 COMMENT: Final = b": keep-alive\n\n"

@@ -10,22 +10,8 @@ from openai import AsyncOpenAI, OpenAI
 
 from billing.money import parse_usd
 from tests.gateway.conftest import Customer, Gateway, Handler, MakeGateway
-from tests.support.gateways import (
-    DONE,
-    INPUT,
-    OUTPUT,
-    ULID_TEXT,
-    WORDS,
-    Provider,
-    answer,
-    early_in_a_minute,
-    event,
-    saying,
-    spent_nano,
-    streaming,
-    the_event,
-    usage_chunk,
-)
+from tests.support.answering import DONE, WORDS, Provider, answer, event, saying, streaming, usage_chunk
+from tests.support.gateways import INPUT, OUTPUT, ULID_TEXT, early_in_a_minute, spent_nano, the_event
 
 Upstream = Callable[[Handler], Any]
 MESSAGES: Any = [{"role": "user", "content": "Say something."}]
@@ -50,8 +36,8 @@ async def test_a_chat(client: AsyncOpenAI, customer: Customer) -> None:
     completion = await client.chat.completions.create(model="demo", messages=MESSAGES)
     assert completion.choices[0].message.content
     assert completion.usage is not None
-    said = completion.usage
-    await the_event(customer, said.prompt_tokens * INPUT + said.completion_tokens * OUTPUT)
+    reported = completion.usage
+    await the_event(customer, reported.prompt_tokens * INPUT + reported.completion_tokens * OUTPUT)
 
 
 async def test_a_stream(client: AsyncOpenAI, customer: Customer) -> None:

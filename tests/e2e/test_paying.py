@@ -4,7 +4,8 @@ import re
 from typing import Any
 
 from tests.gateway.conftest import Customer, Gateway, chat
-from tests.support.gateways import fetch, refusal, until
+from tests.support.answering import until
+from tests.support.gateways import fetch, refusal
 
 SCOPES = ["llm:proxy", "billing:read", "billing:setup"]
 FORMS = re.compile(r'<button[^>]* name="action" value="([^"]+)"')

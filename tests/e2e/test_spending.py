@@ -19,26 +19,17 @@ from billing.holds.redis.layout import AccountState
 from billing.money import format_usd, parse_usd
 from billing.quotas import Window
 from tests.gateway.conftest import Customer, Handler, MakeGateway, chat
+from tests.support.answering import BOUND_S, DONE, WORDS, Gate, answer, saying, streaming, until, usage, usage_chunk
 from tests.support.gateways import (
-    BOUND_S,
-    DONE,
     INPUT,
     OUTPUT,
-    WORDS,
     Fetched,
-    Gate,
-    answer,
     counted,
     early_in_a_minute,
     fetch,
     journal,
     refusal,
-    saying,
     spent_nano,
-    streaming,
-    until,
-    usage,
-    usage_chunk,
 )
 
 Upstream = Callable[[Handler], Any]
@@ -97,8 +88,8 @@ async def test_a_balance_pays_for_exactly_the_holds_that_it_covers(
 
 
 async def test_a_provider_that_uses_every_hold_up_leaves_nothing(make_gateway: MakeGateway, upstream: Upstream) -> None:
-    said = usage(len(BODY), MAX_TOKENS)
-    gate = Gate(saying(answer(said=said)))
+    counts = usage(len(BODY), MAX_TOKENS)
+    gate = Gate(saying(answer(reported=counts)))
     gateway = await make_gateway(await upstream(gate.serve))
     customer = await gateway.customer(format_usd(COVERED * HOLD_NANO))
     fetched = await all_at_once(gate, [customer], BODY, COVERED)
@@ -152,8 +143,8 @@ async def test_a_window_of_tokens_or_cost_is_never_overrun(
     limit: Any = COVERED * hold + least - 1
     gate = Gate(saying(answer()))
     gateway = await make_gateway(await upstream(gate.serve))
-    said = format_usd(limit) if metric == "cost" else limit
-    customer = await gateway.customer("5.00", quotas=[{"window": "total", "metric": metric, "limit": said}])
+    written = format_usd(limit) if metric == "cost" else limit
+    customer = await gateway.customer("5.00", quotas=[{"window": "total", "metric": metric, "limit": written}])
     fetched = await all_at_once(gate, [customer], BODY, COVERED)
     assert Counter(each.status for each in fetched) == {200: COVERED, 429: REQUESTS - COVERED}
     assert await spent_nano(customer) == COVERED * USED_NANO
@@ -181,7 +172,7 @@ async def test_clients_that_leave_at_any_moment_leave_nothing_behind(
     chance = random.Random(20250615)  # noqa: S311
     replies = [
         saying(answer()),
-        saying(answer(said={})),
+        saying(answer(reported={})),
         streaming(*WORDS * 20, usage_chunk(), DONE),
         streaming(*WORDS * 20, DONE),
         streaming(*WORDS, cut=True),

@@ -11,7 +11,7 @@ from gateway.config.providers import ProviderConfig
 from gateway.config.secret import Secret
 from gateway.config.targets import BillingConfig
 from tests.gateway.conftest import MakeGateway
-from tests.support.gateways import BOUND_S
+from tests.support.answering import BOUND_S
 from tests.support.provider_bills import KEY, billing_apis, cost
 
 if TYPE_CHECKING:

@@ -8,7 +8,8 @@ from billing.ledger.catalogue import sync_prices
 from billing.ledger.verify import verify
 from billing.price_table import PriceTable, from_canonical_json
 from tests.gateway.conftest import Gateway, chat
-from tests.support.gateways import BOUND_S, ask
+from tests.support.answering import BOUND_S
+from tests.support.gateways import ask
 
 DAY = timedelta(days=1)
 
@@ -34,16 +35,16 @@ async def test_adjustments_and_reprices_are_felt_at_admission(gateway: Gateway) 
     free = replace(stored, per_million=dict.fromkeys(stored.per_million, 0))
     await sync_prices(database, PriceTable([free]))
     now = datetime.now(UTC)
-    said = {
+    period = {
         "provider": event["provider"],
         "model": event["provider_model"],
         "since": (now - DAY).isoformat(),
         "until": (now + DAY).isoformat(),
         "dry_run": False,
     }
-    same = await gateway.admin("POST", "/reprice", said)
+    same = await gateway.admin("POST", "/reprice", period)
     assert (same["requests"], same["corrected"]) == (1, 0)
-    given = await gateway.admin("POST", "/reprice", {**said, "price_id": free.id})
+    given = await gateway.admin("POST", "/reprice", {**period, "price_id": free.id})
     assert (given["corrected"], given["would_be_usd"]) == (1, "0.00")
     assert (await customer.balance())["balance_usd"] == "-0.01"
     up = {"amount_usd": "1", "idempotency_key": "up", "reason": "given"}

@@ -12,8 +12,9 @@ import pyarrow.parquet
 from gateway.config.exports import ExportConfig
 from gateway.config.settings import Secret, Settings
 from tests.gateway.conftest import MakeGateway, chat
+from tests.support.answering import BOUND_S
 from tests.support.commands import Shell
-from tests.support.gateways import BOUND_S, ask
+from tests.support.gateways import ask
 from tests.support.usage_peers import FakeLago, FakeOpenMeter
 
 

@@ -39,9 +39,9 @@ class Service:
         self, method: str, path: str, body: Any = None, *, gateway: Gateway | None = None, **headers: str
     ) -> tuple[int, Any, Any]:
         """Status, body and headers."""
-        said = {"X-API-Key": SERVICE_KEY, "X-Service-Name": "aura", **headers}
+        sent = {"X-API-Key": SERVICE_KEY, "X-Service-Name": "aura", **headers}
         at = (gateway or self.gateway).url + "/api/service" + path
-        async with self.gateway.session.request(method, at, json=body, headers=said) as answer:
+        async with self.gateway.session.request(method, at, json=body, headers=sent) as answer:
             return answer.status, await answer.json(), answer.headers
 
     async def post(self, path: str, body: Any, status: int = 200, **options: Any) -> Any:

@@ -12,7 +12,8 @@ from billing.payments.flows import Wanted
 from billing.quotas import Metric, Quota, Window
 from gateway.config.settings import Secret, Settings
 from tests.gateway.conftest import Gateway, MakeGateway, chat
-from tests.support.gateways import BOUND_S, ask, refusal, until
+from tests.support.answering import BOUND_S, until
+from tests.support.gateways import ask, refusal
 from tests.support.stripe_fake import FakeStripe, signed
 
 SECRET = "whsec_of_the_gateway"
@@ -91,9 +92,9 @@ async def test_an_exhausted_quota_leads_to_a_plan_that_answers(make_gateway: Mak
         while (await ask(customer, asked)).status != 200:
             await asyncio.sleep(0.05)
     async with customer.get("/api/billing/status") as answer:
-        said = await answer.json()
-    assert (said["plan"]["id"], said["subscription"]["plan"], said["state"]) == ("starter", "starter", "ready")
-    daily = next(each for each in said["windows"] if each["window"] == "day")
+        refused = await answer.json()
+    assert (refused["plan"]["id"], refused["subscription"]["plan"], refused["state"]) == ("starter", "starter", "ready")
+    daily = next(each for each in refused["windows"] if each["window"] == "day")
     assert daily["used"] > 0
     assert daily["remaining"] == daily["limit"] - daily["used"]
 

@@ -8,7 +8,8 @@ from billing.ledger.verify import verify
 from billing.ledger.writer import write_debits
 from tests.billing.ledger.test_debits import debit
 from tests.gateway.conftest import MakeGateway, chat
-from tests.support.gateways import BOUND_S, ask
+from tests.support.answering import BOUND_S
+from tests.support.gateways import ask
 
 MONTHS = "SELECT count(*) FROM pg_class WHERE relispartition AND relname = $1"
 

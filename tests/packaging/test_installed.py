@@ -96,13 +96,13 @@ def test_the_wheel_has_every_file_of_the_packages(built: tuple[Path, Path]) -> N
 def test_what_the_distribution_says_of_itself(built: tuple[Path, Path]) -> None:
     with zipfile.ZipFile(built[1]) as opened:
         folder = next(name for name in opened.namelist() if name.endswith("METADATA")).rpartition("/")[0]
-        said = Parser().parsestr(opened.read(f"{folder}/METADATA").decode())
+        metadata = Parser().parsestr(opened.read(f"{folder}/METADATA").decode())
         assert opened.read(f"{folder}/licenses/LICENSE") == (CHECKOUT / "LICENSE").read_bytes()
-    assert said["License-Expression"] == "Apache-2.0"
-    assert said["Requires-Python"] == ">=3.11"
-    versions = {line.rpartition(" ")[2] for line in said.get_all("Classifier", []) if ":: 3." in line}
+    assert metadata["License-Expression"] == "Apache-2.0"
+    assert metadata["Requires-Python"] == ">=3.11"
+    versions = {line.rpartition(" ")[2] for line in metadata.get_all("Classifier", []) if ":: 3." in line}
     assert versions == {"3.11", "3.12", "3.13", "3.14"}
-    assert f"## [{said['Version']}]" in (CHECKOUT / "CHANGELOG.md").read_text()
+    assert f"## [{metadata['Version']}]" in (CHECKOUT / "CHANGELOG.md").read_text()
     with tarfile.open(built[0]) as archive:
         names = {name.partition("/")[2] for name in archive.getnames()}
     assert {"LICENSE", "CHANGELOG.md", "SECURITY.md", "CONTRIBUTING.md", ".env.example", "docs/api.md"} <= names
@@ -118,9 +118,9 @@ def test_up_serves_in_an_empty_folder(shell: Shell) -> None:
         running.until("Ctrl-C")
         checks = shell.start("doctor", "--json").json["checks"]
         assert {check["status"] for check in checks} == {"ok"}
-        said = next(check["message"] for check in checks if check["name"] == "configuration")
-        assert "as shipped" in said
-        assert str(CHECKOUT) not in said
+        message = next(check["message"] for check in checks if check["name"] == "configuration")
+        assert "as shipped" in message
+        assert str(CHECKOUT) not in message
         assert fetch(f"{url}/readyz").status == 200
         assert running.end() == 0
     assert not (shell.folder / "config").exists()

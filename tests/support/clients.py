@@ -9,7 +9,8 @@ from typing import Any
 from aiohttp import web
 
 from tests.gateway.conftest import Customer, Gateway
-from tests.support.gateways import BOUND_S, SSE, head, the_event, until
+from tests.support.answering import BOUND_S, SSE, until
+from tests.support.gateways import head, the_event
 
 
 async def nothing() -> None:

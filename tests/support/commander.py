@@ -26,10 +26,10 @@ def serve() -> None:
     _import_all()
     gc.freeze()  # what is shared with the children stays shared
     for line in sys.stdin:
-        said = json.loads(line)
+        request = json.loads(line)
         child = os.fork()
         if child == 0:
-            _run(said)
+            _run(request)
         _, status = os.waitpid(child, 0)
         sys.stdout.write(f"{os.waitstatus_to_exitcode(status)}\n")
         sys.stdout.flush()
@@ -44,20 +44,20 @@ def _import_all() -> None:
     CliRunner().invoke(make_app(), ["doctor", "--help"])  # and what help and errors are written with
 
 
-def _run(said: dict[str, Any]) -> None:
+def _run(request: dict[str, Any]) -> None:
     """Be the command. Ends the process."""
     code = 70
     try:
         for number, name, flags in (
             (0, os.devnull, os.O_RDONLY),
-            (1, said["stdout"], os.O_WRONLY | os.O_CREAT | os.O_TRUNC),
-            (2, said["stderr"], os.O_WRONLY | os.O_CREAT | os.O_TRUNC),
+            (1, request["stdout"], os.O_WRONLY | os.O_CREAT | os.O_TRUNC),
+            (2, request["stderr"], os.O_WRONLY | os.O_CREAT | os.O_TRUNC),
         ):
             os.dup2(os.open(name, flags, 0o600), number)
-        os.chdir(said["cwd"])
+        os.chdir(request["cwd"])
         os.environ.clear()
-        os.environ.update(said["env"])
-        sys.argv = ["metergate", *said["arguments"]]
+        os.environ.update(request["env"])
+        sys.argv = ["metergate", *request["arguments"]]
         code = main()
         sys.stdout.flush()
         sys.stderr.flush()

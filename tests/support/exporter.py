@@ -40,8 +40,8 @@ class Exporter:
             }
             for uuid, up, down in samples
         ]
-        said = {"collected_at": at.isoformat(), "node_id": node or self.node, "env": self.env, "samples": shown}
-        self.snapshots.append(said)
+        page = {"collected_at": at.isoformat(), "node_id": node or self.node, "env": self.env, "samples": shown}
+        self.snapshots.append(page)
 
     async def answer(self, request: web.Request) -> web.Response:
         """Answer one request for a window."""

@@ -20,10 +20,10 @@ class Mailbox:
         self.over_tls: list[bool] = []
 
     async def handle_RCPT(self, server: SMTP, session: Session, envelope: Envelope, address: str, _: list[str]) -> str:
-        said = self.answers.get(address.partition("@")[0])
-        if said is None:
+        reply = self.answers.get(address.partition("@")[0])
+        if reply is None:
             envelope.rcpt_tos.append(address)
-        return said or "250 OK"
+        return reply or "250 OK"
 
     async def handle_DATA(self, server: SMTP, session: Session, envelope: Envelope) -> str:
         self.taken.append(envelope)

@@ -45,5 +45,5 @@ def counted_alike(usage: TheirUsage) -> dict[str, int]:
     """Return what they have read of an answer, by those of their names that ours can be compared by, zeroes left out.
     Text is what the totals leave; what tools brought is in the input's total; a write of five minutes is in the
     writes."""
-    said = {name: int(usage.reported_value(name) or 0) for name in overlapping(Usage())}
-    return {name: count for name, count in said.items() if count}
+    counts = {name: int(usage.reported_value(name) or 0) for name in overlapping(Usage())}
+    return {name: count for name, count in counts.items() if count}

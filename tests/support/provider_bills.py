@@ -68,8 +68,8 @@ class BillingApis:
         last = min(first + self.page_days, days)
         buckets = [self._bucket(host, path, since + timedelta(days=place)) for place in range(first, last)]
         more = last < days
-        said = {"data": self.order(buckets), "has_more": more, "next_page": f"page_{last}" if more else None}
-        return _page(said if host == "api.anthropic.com" else {"object": "page", **said})
+        page = {"data": self.order(buckets), "has_more": more, "next_page": f"page_{last}" if more else None}
+        return _page(page if host == "api.anthropic.com" else {"object": "page", **page})
 
     def _bucket(self, host: str, path: str, at: datetime) -> dict[str, Any]:
         results, ends = self.order(self.results.get((path, at.date()), [])), at + timedelta(days=1)
@@ -82,15 +82,15 @@ class BillingApis:
 def tokens(model: str, key: str | None, given: int, out: int, requests: int = 1) -> dict[str, Any]:
     """A result of OpenAI's usage/completions."""
     counted = {"input_tokens": given, "input_cached_tokens": 0, "output_tokens": out, "num_model_requests": requests}
-    said = {"model": model, "api_key_id": key, "project_id": None, "user_id": None, "batch": None}
-    return {"object": "organization.usage.completions.result", **counted, **said}
+    bucket = {"model": model, "api_key_id": key, "project_id": None, "user_id": None, "batch": None}
+    return {"object": "organization.usage.completions.result", **counted, **bucket}
 
 
 def cost(line_item: str, value: str, key: str | None = None) -> dict[str, Any]:
     """A result of OpenAI's costs; `value` is written as a number."""
     amount = {"value": json.loads(value, parse_float=_Written), "currency": "usd"}
-    said = {"line_item": line_item, "api_key_id": key, "project_id": None}
-    return {"object": "organization.costs.result", "amount": amount, **said}
+    bucket = {"line_item": line_item, "api_key_id": key, "project_id": None}
+    return {"object": "organization.costs.result", "amount": amount, **bucket}
 
 
 class _Written(float):
@@ -107,19 +107,19 @@ class _Written(float):
         return self.text
 
 
-def _page(said: Any) -> web.Response:
-    return web.Response(body=_text(said).encode(), content_type="application/json")
+def _page(content: Any) -> web.Response:
+    return web.Response(body=_text(content).encode(), content_type="application/json")
 
 
-def _text(said: Any) -> str:
-    match said:
+def _text(content: Any) -> str:
+    match content:
         case dict():
-            return "{" + ",".join(f"{json.dumps(name)}:{_text(value)}" for name, value in said.items()) + "}"
+            return "{" + ",".join(f"{json.dumps(name)}:{_text(value)}" for name, value in content.items()) + "}"
         case list():
-            return "[" + ",".join(map(_text, said)) + "]"
+            return "[" + ",".join(map(_text, content)) + "]"
         case _Written():
-            return said.text
-    return json.dumps(said)
+            return content.text
+    return json.dumps(content)
 
 
 @asynccontextmanager

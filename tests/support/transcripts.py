@@ -20,11 +20,11 @@ class Step:
     typed: str
     comes: str
 
-    def has_come(self, said: str) -> bool:
+    def has_come(self, output: str) -> bool:
         """Whether this is what comes, but for spaces."""
         lines = [line for line in self.comes.splitlines() if not line.startswith(_PROMPTS)]
         pattern = re.escape(_spaced("\n".join(lines))).replace(re.escape("..."), ".*?")
-        return re.fullmatch(pattern, _spaced(said), re.DOTALL) is not None
+        return re.fullmatch(pattern, _spaced(output), re.DOTALL) is not None
 
 
 @dataclass
@@ -37,8 +37,8 @@ class Screen:
         """What is typed, with what has come in place of `acc_...`."""
         return _ID.sub(lambda found: self.seen[found[1]], step.typed)
 
-    def show(self, said: str) -> None:
-        for each in _SAID.findall(said):
+    def show(self, output: str) -> None:
+        for each in _SAID.findall(output):
             self.seen[each.partition("_")[0] + "_"] = each
 
 

@@ -9,11 +9,8 @@ from billing.prices import PriceRow
 from gateway.config.settings import Settings
 from gateway.tokens import O200K, Tokenizer
 from tests.gateway.conftest import Gateway
-from tests.support.gateways import (
-    INPUT,
-    OUTPUT,
-    until,
-)
+from tests.support.answering import until
+from tests.support.gateways import INPUT, OUTPUT
 
 IMAGE_TOKENS = 1445
 """Of one picture, in `pictures`."""

@@ -37,6 +37,8 @@ HEADERS: Final[Mapping[str, str]] = {
     "Cache-Control": "no-store",
 }
 """What keeps the pages to themselves: nothing is loaded, framed, kept, or told to where their links lead."""
+_CONSOLE: Final = "console/credit"
+"""Where the console sells credit, seen from /pay: relative, below whatever path a proxy takes off."""
 NOTE: Final = "This is the local payment provider: no money moves, and no card number is asked for."
 
 
@@ -67,9 +69,9 @@ View = CheckoutView | CustomerView
 
 def start_page(setup_url: str | None) -> str:
     """Return the page at which somebody arrives without a page of their own."""
-    ways = "<p>Run <code>metergate billing setup</code>: it prints the address of a page where credit is bought.</p>"
-    if setup_url is not None:
-        ways += f'<p>Or go to <a href="{escape(setup_url)}">the billing page</a>.</p>'
+    here = escape(setup_url or _CONSOLE)
+    ways = f'<p>Whoever has signed in: <a href="{here}">Buy credit</a>.</p>'
+    ways += "<p>Others run <code>metergate billing setup</code>: it prints the address of a page to pay on.</p>"
     ways += "<p>What was just paid is there a moment later: <code>metergate billing status</code> shows it.</p>"
     return _page("Add credit", ways, note=False)
 

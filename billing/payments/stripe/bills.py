@@ -7,11 +7,13 @@ subscription by `cancel_at`, and leaves `cancel_at_period_end` false.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import asynccontextmanager
 from datetime import UTC, datetime
 from typing import Any, Final
 
 from billing.payments.objects import Invoice, InvoiceLine, LineKind, Subscription, SubscriptionStatus
+from billing.payments.port import PaymentAnswerStrange
 from billing.payments.stripe.parameters import DEPLOYMENT, ORDER
 
 StripeObject = Mapping[str, Any]
@@ -27,6 +29,24 @@ _SUBSCRIPTIONS: Final[Mapping[str, SubscriptionStatus]] = {
     "unpaid": "unpaid",
     "paused": "paused",
 }
+
+UNREADABLE: Final = (LookupError, TypeError, ValueError, AttributeError, ArithmeticError)
+"""What reading an object raises that is not as the API says: fields missing, of other types, or out of bounds."""
+
+
+@asynccontextmanager
+async def readable() -> AsyncIterator[None]:
+    """Convert what reading Stripe's objects raises where they are not as the API says, to the port's error; also a
+    decorator. Only what reads answers stands inside: the same errors would hide faults of ours elsewhere."""
+    try:
+        yield
+    except UNREADABLE as error:
+        # An error's text may hold what the object has. Of a field that is missing it is the field's name.
+        why = f"it lacks {error}" if isinstance(error, KeyError) else type(error).__name__
+        raise PaymentAnswerStrange(
+            f"Stripe answered with an object that can't be read ({why}): try again in a moment. If that does not help, "
+            "STRIPE_API_BASE is not Stripe's, or this version does not know Stripe's API as it is now."
+        ) from error
 
 
 def moment(seconds: int) -> datetime:

@@ -22,6 +22,7 @@ from aiohttp import ClientTimeout
 
 from billing.payments.objects import CURRENCY
 from billing.payments.port import CustomerGone, PaymentProviderUnavailable, PaymentRefused
+from billing.payments.stripe.bills import readable
 from billing.payments.stripe.parameters import KEY_EXPECTED, LIVE_KEYS, TEST_KEYS
 from billing.payments.stripe.signatures import ENDPOINT_EVENTS
 
@@ -155,6 +156,7 @@ class StripeCalls:
             if EXISTS not in str(refused):
                 raise
 
+    @readable()
     async def meter_errors(self, event_id: str) -> dict[str, str]:
         """Return what a report of a meter's errors says: by the key of a call, why its event was refused later."""
         said = await self.read(self._v2.core.events.retrieve_async, event_id)
@@ -233,6 +235,7 @@ class SyncedEndpoint:
     secret: str | None = field(default=None, repr=False)
 
 
+@readable()
 async def sync_endpoint(calls: StripeCalls, url: str, key: str) -> SyncedEndpoint:
     """Bring the endpoint at `url` to our version and events; `key` is a new idempotency key. Raises
     `port.PaymentError`."""
@@ -264,6 +267,7 @@ async def _update(calls: StripeCalls, endpoint: Mapping[str, Any], key: str) -> 
     return "updated"
 
 
+@readable()
 async def price_faults(calls: StripeCalls, prices: Mapping[str, int]) -> Sequence[str]:
     """Return what is wrong with plans' prices at Stripe, a sentence each; `prices` are the cents that each is to cost a
     month. Raises `port.PaymentError`."""

@@ -7,7 +7,8 @@ Enumerations are open at Stripe's side: a state that is not known here is taken 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Final
+from datetime import datetime
+from typing import TYPE_CHECKING, Final
 
 from billing.payments.objects import (
     Checkout,
@@ -22,6 +23,9 @@ from billing.payments.objects import (
 )
 from billing.payments.stripe.bills import StripeObject, before_taxes, id_of, invoice_marks, marks_of, moment
 from billing.payments.stripe.parameters import ACCOUNT, DEPLOYMENT, KIND, ORDER
+
+if TYPE_CHECKING:
+    from billing.payments.port import Purchase
 
 HARD_DECLINES: Final = frozenset(
     {
@@ -118,6 +122,24 @@ def _sold(intent: StripeObject, session: StripeObject | None, invoice: StripeObj
     if session is not None and session.get("amount_subtotal") is not None:
         return int(session["amount_subtotal"])
     return int(intent["amount"] if invoice is None else max(before_taxes(invoice), 0))
+
+
+def not_charged(purchase: Purchase, code: str, livemode: bool, now: datetime) -> Payment:
+    """Return the payment of a purchase that no payment was made for."""
+    return Payment(
+        id=f"none_{purchase.order_id}",
+        status="requires_action" if code == NEEDS_PAYER else "failed",
+        amount_cents=purchase.amount_cents,
+        total_cents=purchase.amount_cents,
+        currency=purchase.currency,
+        customer_id=purchase.customer_id,
+        order_id=purchase.order_id,
+        deployment=None,
+        livemode=livemode,
+        created_at=now,
+        decline_code=code,
+        hard=code in HARD_DECLINES,
+    )
 
 
 def refund_of(refund: StripeObject) -> Refund:

@@ -47,18 +47,21 @@ class StripePayments:
         """Close connections."""
         await self.calls.close()
 
+    @bills.readable()
     async def ensure_customer(self, customer: NewCustomer, key: str) -> str:
         """Create a customer, once per key. Raises as the port says; so do the others."""
         params = parameters.customer_params(customer, self._deployment)
         made = await self.calls.write(self.calls.api.customers.create_async, params=params, key=key)
         return str(made["id"])
 
+    @bills.readable()
     async def checkout(self, purchase: Purchase, urls: ReturnUrls, key: str) -> HostedPage:
         """Open a page at which a purchase is paid. It ends by itself after 24 hours."""
         params = parameters.checkout_params(purchase, urls, self._deployment, self._rules)
         made = await self.calls.write(self.calls.api.checkout.sessions.create_async, params=params, key=key)
         return HostedPage(made["id"], made["url"], bills.moment(made["expires_at"]))
 
+    @bills.readable()
     async def expire_checkout(self, checkout_id: str, key: str) -> None:
         """Close a page that was not paid; one that is closed or paid stays as it is."""
         sessions = self.calls.api.checkout.sessions
@@ -69,23 +72,26 @@ class StripePayments:
             if found is not None and found["status"] == "open":
                 raise
 
+    @bills.readable()
     async def setup(self, customer_id: str, urls: ReturnUrls, key: str) -> HostedPage:
         """Open a page at which a payment method is saved without paying."""
         params = parameters.setup_params(customer_id, urls, CURRENCY, self._deployment)
         made = await self.calls.write(self.calls.api.checkout.sessions.create_async, params=params, key=key)
         return HostedPage(made["id"], made["url"], bills.moment(made["expires_at"]))
 
+    @bills.readable()
     async def portal(self, customer_id: str, return_url: str, key: str) -> HostedPage:
         """Open the customer portal."""
         params: Params = {"customer": customer_id, "return_url": return_url}
         made = await self.calls.write(self.calls.api.billing_portal.sessions.create_async, params=params, key=key)
         return HostedPage(made["id"], made["url"], None)
 
+    @bills.readable()
     async def charge(self, purchase: Purchase, key: str) -> Payment:
         """Charge the saved payment method without the payer; a decline is a payment that has failed."""
         method = await self._method(purchase.customer_id)
         if method is None:
-            return _not_charged(purchase, NO_METHOD, self.livemode, self._now())
+            return objects.not_charged(purchase, NO_METHOD, self.livemode, self._now())
         params = parameters.charge_params(purchase, method["id"], self._deployment)
         api = self.calls.api
         try:
@@ -98,8 +104,9 @@ class StripePayments:
         if not isinstance(made, Decline):
             return objects.payment_of(made)
         found = None if made.intent_id is None else await self._payment(made.intent_id)
-        return found or _not_charged(purchase, made.code, self.livemode, self._now())
+        return found or objects.not_charged(purchase, made.code, self.livemode, self._now())
 
+    @bills.readable()
     async def find_payment(self, order_id: str) -> Payment | None:
         """Return the newest payment of an order. Stripe's search is up to a minute behind, or more when it is not
         well (https://docs.stripe.com/search#data-freshness): younger orders are told by their idempotency key."""
@@ -117,12 +124,14 @@ class StripePayments:
         found = [each["id"] for each in page["data"] if each["metadata"].get(ORDER) == purchase.order_id]
         return await self._payment(found[0]) if found else None
 
+    @bills.readable()
     async def refund(self, payment_id: str, amount_cents: int, key: str) -> Refund:
         """Return a part of a payment to the payer, or all of it."""
         params: Params = {"payment_intent": payment_id, "amount": amount_cents}
         params["metadata"] = {parameters.DEPLOYMENT: self._deployment}
         return objects.refund_of(await self.calls.write(self.calls.api.refunds.create_async, params=params, key=key))
 
+    @bills.readable()
     async def change_plan(self, subscription_id: str, price_id: str, when: When, key: str) -> Subscription:
         """Change a subscription's price. Now: what is left is credited, the rest charged at once, and the change comes
         about with its payment; at the period's end: by a schedule."""
@@ -140,6 +149,7 @@ class StripePayments:
         await self.calls.write(schedules.update_async, schedule["id"], params=asked, key=key)
         return bills.subscription_of(await self._subscription(subscription_id))
 
+    @bills.readable()
     async def cancel(self, subscription_id: str, when: When, key: str) -> Subscription:
         """Cancel a subscription: now, giving nothing back, or at the period's end."""
         await self._release(await self._subscription(subscription_id), key)
@@ -149,6 +159,7 @@ class StripePayments:
         await self.calls.write(subscriptions.cancel_async, subscription_id, params={}, key=key)
         return bills.subscription_of(await self._subscription(subscription_id))
 
+    @bills.readable()
     async def resume(self, subscription_id: str, key: str) -> Subscription:
         """Take back a cancellation, or a change, that has not come about yet."""
         subscription = await self._subscription(subscription_id)
@@ -158,6 +169,7 @@ class StripePayments:
             return bills.subscription_of(await self._subscription(subscription_id))
         return await self._update(subscription_id, params, key)
 
+    @bills.readable()
     async def fetch(self, ref: ObjectRef) -> ProviderObject | None:
         """Return an object as it is now; None: there is none, it was deleted, or it is no part of a payment."""
         api, find = self.calls.api, self.calls.find
@@ -196,8 +208,9 @@ class StripePayments:
         params: Params = {"created": {"gte": int(since.timestamp())}}
         if kind == "subscription":
             params["status"] = "all"
-        async for found in self.calls.each(listed.list_async, params):  # type: ignore[attr-defined]
-            yield ObjectRef(kind, found["id"])
+        async with bills.readable():
+            async for found in self.calls.each(listed.list_async, params):  # type: ignore[attr-defined]
+                yield ObjectRef(kind, found["id"])
 
     async def read_event(self, body: bytes, headers: Mapping[str, str]) -> Event:
         """Return an event that was delivered. Raises `PaymentEventRefused`."""
@@ -277,21 +290,3 @@ class StripePayments:
         if schedule is not None and schedule["status"] in ("active", "not_started"):
             schedules = self.calls.api.subscription_schedules
             await self.calls.write(schedules.release_async, schedule["id"], params={}, key=f"{key}:release")
-
-
-def _not_charged(purchase: Purchase, code: str, livemode: bool, now: datetime) -> Payment:
-    """Return the payment of a purchase that no payment was made for."""
-    return Payment(
-        id=f"none_{purchase.order_id}",
-        status="requires_action" if code == objects.NEEDS_PAYER else "failed",
-        amount_cents=purchase.amount_cents,
-        total_cents=purchase.amount_cents,
-        currency=purchase.currency,
-        customer_id=purchase.customer_id,
-        order_id=purchase.order_id,
-        deployment=None,
-        livemode=livemode,
-        created_at=now,
-        decline_code=code,
-        hard=code in objects.HARD_DECLINES,
-    )

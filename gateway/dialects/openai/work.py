@@ -82,8 +82,8 @@ _FIELD_LEVEL: Final = 1
 
 
 def read_work(fields: Mapping[str, Raw], most_calls: int | None, bounds: StructureBounds) -> Work:
-    """Return the work that the fields of a request ask for; `most_calls` is its `max_tool_calls`. Raises
-    `BadRequest`."""
+    """Return the work that the fields of a request ask for, `NO_WORK` itself where that is none; `most_calls` is its
+    `max_tool_calls`. Raises `BadRequest`."""
     given = {name: raw for name, raw in fields.items() if name in WORK_FIELDS and not _is_off(raw)}
     if not given:
         return NO_WORK
@@ -109,7 +109,7 @@ def read_work(fields: Mapping[str, Raw], most_calls: int | None, bounds: Structu
         tool_uses = most_calls
     _check_extra(given.get("extra_body"))
     uses += tool_uses + plugin_uses + source_uses
-    return Work(
+    work = Work(
         outside=uses > 0 or not STORED_FIELDS.isdisjoint(given) or "plugins" in given,
         uses=uses,
         searches=searches + tool_searches + plugin_searches + source_uses,
@@ -118,6 +118,7 @@ def read_work(fields: Mapping[str, Raw], most_calls: int | None, bounds: Structu
         audio="modalities" in given and "audio" in texts(given["modalities"], "modalities"),
         predicted=len(given["prediction"]) if "prediction" in given else 0,
     )
+    return NO_WORK if work == NO_WORK else work
 
 
 def _is_off(raw: Raw) -> bool:

@@ -169,7 +169,7 @@ def _count(parts: list[dict[str, Raw]]) -> tuple[Parts, bool]:
         if data is not None and (kind == "input_file" or bytes(memoryview(data)[: len(_DATA_URL)]) == _DATA_URL):
             inline_bytes += len(data)
         outside |= not is_null(part.get("file_id")) or not is_null(part.get("file_url"))
-    return Parts(images, 0, files, inline_bytes, 0), outside
+    return Parts(images, 0, files, inline_bytes, 0) if images or files else NO_PARTS, outside
 
 
 def _string(raw: Raw, param: str) -> str:

@@ -18,7 +18,7 @@ from msgspec import Raw
 
 from billing.usage import MAX_COUNT
 from gateway.dialects.exceptions import BadRequest
-from gateway.dialects.facts import NO_METADATA, NO_PARTS, Creation, ParsedRequest, Stored, Work
+from gateway.dialects.facts import NO_METADATA, NO_PARTS, NO_WORK, Creation, ParsedRequest, Stored, Work
 from gateway.dialects.fields import first_byte, is_null, read_object, top_level, wrong_type
 from gateway.dialects.openai.values import FIELD_LEVEL, FieldTable, metadata_of, read_values, within
 from gateway.dialects.openai.work import WORK_FIELDS, read_work
@@ -150,17 +150,22 @@ def _check_background(operation: str, values: Mapping[str, Any]) -> None:
 
 
 def _work(fields: Mapping[str, Raw], values: Mapping[str, Any], bounds: StructureBounds) -> Work:
-    """Return the work beside one call of the model. A compaction of the context is one more call of it before each."""
+    """Return the work beside one call of the model, `NO_WORK` itself where there is none: its hold is then made the
+    short way. A compaction of the context is one more call of it before each."""
     most_calls = within(values, "max_tool_calls", 0, MAX_COUNT)
+    management = fields.get("context_management")
+    if management is None and WORK_FIELDS.isdisjoint(fields):
+        return NO_WORK
     uses, searches = read_tools(fields.get("tools"), most_calls, bounds)
     others = {name: raw for name, raw in fields.items() if name in WORK_FIELDS and name not in _ELSEWHERE}
     work = read_work(others, most_calls, bounds)
-    management = fields.get("context_management")
     uses += work.uses
     if management is not None and not is_null(management):
         check_value(management, bounds, 1, "context_management")
         uses = 2 * uses + 1
-    return msgspec.structs.replace(work, outside=work.outside or uses > 0, uses=uses, searches=work.searches + searches)
+    if not uses:  # so no searches either
+        return work
+    return msgspec.structs.replace(work, outside=True, uses=uses, searches=work.searches + searches)
 
 
 def read_tools(raw: Raw | None, most_calls: int | None, bounds: StructureBounds) -> tuple[int, int]:

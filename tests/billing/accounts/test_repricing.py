@@ -43,9 +43,9 @@ def repricing(billing: Billing) -> Repricing:
     return Repricing(billing.database, billing.effects, billing.new_id, lambda: PriceTable([DEARER]))
 
 
-def period(**said: object) -> Period:
+def period(**fields: object) -> Period:
     now = datetime.now(UTC)
-    return Period(**{"provider": "openai", "model": PRICE.model, "since": now - DAY, "until": now + DAY, **said})  # type: ignore[arg-type]
+    return Period(**{"provider": "openai", "model": PRICE.model, "since": now - DAY, "until": now + DAY, **fields})  # type: ignore[arg-type]
 
 
 async def balance(billing: Billing, account_id: str) -> int:
@@ -143,8 +143,8 @@ async def test_only_what_is_asked_for(billing: Billing, repricing: Repricing, ac
     old = await billing.debit(account_id, "key_1", USAGE, admitted_at=datetime.now(UTC) - 2 * DAY)
     new = await billing.debit(account_id, "key_1", USAGE)
 
-    async def found(**said: object) -> list[str]:
-        return [line.request_id for line in (await repricing.compare(period(**said), 50)).lines]
+    async def found(**fields: object) -> list[str]:
+        return [line.request_id for line in (await repricing.compare(period(**fields), 50)).lines]
 
     assert await found(account_id=account_id) == [new]
     assert await found(account_id=account_id, since=datetime.now(UTC) - 3 * DAY) == [old, new]
@@ -154,7 +154,7 @@ async def test_only_what_is_asked_for(billing: Billing, repricing: Repricing, ac
 
 @pytest.fixture
 def debit(account_id: str, billing: Billing) -> Callable[..., Debit]:
-    def made(**said: object) -> Debit:
+    def made(**fields: object) -> Debit:
         values = {
             **dict.fromkeys(Debit.__struct_fields__),
             **{"request_id": billing.new_id(), "admitted_at_ms": int(datetime.now(UTC).timestamp() * 1000)},
@@ -162,7 +162,7 @@ def debit(account_id: str, billing: Billing) -> Callable[..., Debit]:
             **{"feature": "llm", "model": "router", "provider": "openai", "provider_model": PRICE.model},
             **dict.fromkeys(("input_tokens", "cached_input_tokens", "cache_write_tokens", "output_tokens"), 0),
             **{"reasoning_tokens": 0, "cost_nano": 0, "charged_nano": 0, "price_id": PRICE.id, "markup_scaled": 0},
-            **{"estimated": False, "status": 200, "stream": False, "layout": 1, **said},
+            **{"estimated": False, "status": 200, "stream": False, "layout": 1, **fields},
         }
         return Debit(**values)  # type: ignore[arg-type]
 
@@ -197,7 +197,7 @@ async def test_of_several_models_one_gets_its_price(
 
 
 @pytest.mark.parametrize(
-    ("said", "why"),
+    ("fields", "why"),
     [
         ({"estimated": True, "charged_nano": 5000}, "not made from its counts"),
         ({"price_id": "price_gone", "charged_nano": 150, "cost_nano": 150}, "not made from its counts"),
@@ -207,9 +207,9 @@ async def test_of_several_models_one_gets_its_price(
     ],
 )
 async def test_what_can_not_be_told_is_left(
-    billing: Billing, repricing: Repricing, debit: Callable[..., Debit], said: dict[str, object], why: str
+    billing: Billing, repricing: Repricing, debit: Callable[..., Debit], fields: dict[str, object], why: str
 ) -> None:
-    await write_debits(billing.database, [debit(**{"input_tokens": 1, **said})])
+    await write_debits(billing.database, [debit(**{"input_tokens": 1, **fields})])
     with changes_told(billing.effects):
         (line,) = (await repricing.correct(period(price_id=FULL.id), 50)).lines
     assert why in (line.left or "")

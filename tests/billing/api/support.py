@@ -86,8 +86,8 @@ class Api:
 
 def token_of(user_id: str, *scopes: str) -> str:
     """A person's token as `person_of` reads it; without scopes it is not narrowed."""
-    said = base64.urlsafe_b64encode(" ".join(scopes).encode()).decode().rstrip("=")
-    return f"test.{user_id}.{said}"
+    encoded = base64.urlsafe_b64encode(" ".join(scopes).encode()).decode().rstrip("=")
+    return f"test.{user_id}.{encoded}"
 
 
 async def person_of(billing: Billing, real: Real, token: str, org_id: str | None) -> Caller | None:
@@ -95,7 +95,7 @@ async def person_of(billing: Billing, real: Real, token: str, org_id: str | None
     `real`."""
     if not token.startswith("test."):
         return await real(token, org_id)
-    _, user_id, said = token.split(".")
+    _, user_id, encoded = token.split(".")
     row = await billing.database.row(
         "SELECT users.*, o.id AS org_id, o.account_id, m.role FROM users"
         " LEFT JOIN (memberships m JOIN organizations o ON o.id = m.org_id)"
@@ -104,7 +104,7 @@ async def person_of(billing: Billing, real: Real, token: str, org_id: str | None
     )
     if row is None:
         return None
-    named = frozenset(base64.urlsafe_b64decode(said + "=" * (-len(said) % 4)).decode().split())
+    named = frozenset(base64.urlsafe_b64decode(encoded + "=" * (-len(encoded) % 4)).decode().split())
     return Caller(
         "person",
         user_id,

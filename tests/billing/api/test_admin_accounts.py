@@ -41,10 +41,10 @@ async def test_an_account_with_the_least(api: Api) -> None:
 
 
 async def test_an_account_with_everything(api: Api) -> None:
-    said = {"name": "Ünï", "plan": "starter", "credit_limit_usd": "12.5", "quotas": QUOTAS}
-    made = await api.admin("POST", "/accounts", said)
+    asked = {"name": "Ünï", "plan": "starter", "credit_limit_usd": "12.5", "quotas": QUOTAS}
+    made = await api.admin("POST", "/accounts", asked)
     assert made.status == 201
-    assert {name: made.json[name] for name in said} == {**said, "credit_limit_usd": "12.50"}
+    assert {name: made.json[name] for name in asked} == {**asked, "credit_limit_usd": "12.50"}
 
 
 async def test_a_patch_changes_what_it_says(api: Api) -> None:
@@ -81,15 +81,15 @@ async def test_quotas_are_replaced(api: Api) -> None:
 async def test_a_grant_and_the_same_again(api: Api) -> None:
     account, _ = await api.customer()
     path = f"/accounts/{account['id']}/grants"
-    said = {"amount_usd": "25.5", "idempotency_key": "welcome", "note": "hi"}
-    first = await api.admin("POST", path, said)
+    body = {"amount_usd": "25.5", "idempotency_key": "welcome", "note": "hi"}
+    first = await api.admin("POST", path, body)
     assert first.status == 201
     assert first.json == {"transfer_id": first.json["transfer_id"], "amount_usd": "25.50", "balance_usd": "25.50"}
     assert "idempotent-replayed" not in {name.lower() for name in first.headers}
     await api.admin("POST", path, {"amount_usd": "1", "idempotency_key": "more"})
-    again = await api.admin("POST", path, said)
+    again = await api.admin("POST", path, body)
     assert (again.status, again.json, again.headers["idempotent-replayed"]) == (201, first.json, "true")
-    other = await api.admin("POST", path, {**said, "amount_usd": "25.6"})
+    other = await api.admin("POST", path, {**body, "amount_usd": "25.6"})
     other.refused(409, "idempotency_conflict", "idempotency_key")
     shown = (await api.admin("GET", f"/accounts/{account['id']}")).json
     assert (shown["balance_usd"], shown["balance_credits"]) == ("26.50", "26500")
@@ -97,13 +97,13 @@ async def test_a_grant_and_the_same_again(api: Api) -> None:
 
 async def test_a_refund_and_the_same_again(api: Api) -> None:
     account, _ = await api.customer()
-    path, said = f"/accounts/{account['id']}", {"amount_usd": "1.50", "idempotency_key": "sorry", "note": "an outage"}
-    first = await api.admin("POST", f"{path}/refunds", said)
-    again = await api.admin("POST", f"{path}/refunds", said)
+    path, body = f"/accounts/{account['id']}", {"amount_usd": "1.50", "idempotency_key": "sorry", "note": "an outage"}
+    first = await api.admin("POST", f"{path}/refunds", body)
+    again = await api.admin("POST", f"{path}/refunds", body)
     assert (first.status, again.status, again.json) == (201, 201, first.json)
     assert again.headers["idempotent-replayed"] == "true"
     assert (await api.admin("GET", path)).json["balance_usd"] == "1.50"
-    (await api.admin("POST", f"{path}/grants", said)).refused(409, "idempotency_conflict", "idempotency_key")
+    (await api.admin("POST", f"{path}/grants", body)).refused(409, "idempotency_conflict", "idempotency_key")
 
 
 async def test_an_account_shows_the_quotas_of_its_plan(api: Api) -> None:
@@ -114,8 +114,8 @@ async def test_an_account_shows_the_quotas_of_its_plan(api: Api) -> None:
 
 async def test_grants_at_once_get_one_answer(api: Api) -> None:
     account, _ = await api.customer()
-    said = {"amount_usd": "5", "idempotency_key": "welcome"}
-    answers = await asyncio.gather(*(api.admin("POST", f"/accounts/{account['id']}/grants", said) for _ in range(20)))
+    body = {"amount_usd": "5", "idempotency_key": "welcome"}
+    answers = await asyncio.gather(*(api.admin("POST", f"/accounts/{account['id']}/grants", body) for _ in range(20)))
     assert {answer.status for answer in answers} == {201}
     assert len({str(answer.json) for answer in answers}) == 1
 
@@ -135,15 +135,15 @@ async def test_a_grant_beyond_the_bound_changes_nothing(api: Api) -> None:
 @pytest.mark.parametrize("amount", [5, 5.0, "", "5,00", "1e3", "-5", "0", "0.0000000001", "NaN", None, True, ["5"]])
 async def test_money_is_a_decimal_string_above_zero(api: Api, amount: object) -> None:
     account, _ = await api.customer()
-    said = {"amount_usd": amount, "idempotency_key": "welcome"}
-    answer = await api.admin("POST", f"/accounts/{account['id']}/grants", said)
+    body = {"amount_usd": amount, "idempotency_key": "welcome"}
+    answer = await api.admin("POST", f"/accounts/{account['id']}/grants", body)
     message = answer.refused(400, "invalid_request_error", "amount_usd")
     if not isinstance(amount, str):
         assert "decimal string" in message
 
 
 @pytest.mark.parametrize(
-    ("said", "param"),
+    ("body", "param"),
     [
         ({}, "name"),
         ({"name": ""}, "name"),
@@ -161,13 +161,13 @@ async def test_money_is_a_decimal_string_above_zero(api: Api, amount: object) ->
         ("a", None),
     ],
 )
-async def test_a_wrong_body_names_its_field(api: Api, said: object, param: str | None) -> None:
-    (await api.admin("POST", "/accounts", said)).refused(400, "invalid_request_error", param)
+async def test_a_wrong_body_names_its_field(api: Api, body: object, param: str | None) -> None:
+    (await api.admin("POST", "/accounts", body)).refused(400, "invalid_request_error", param)
     assert (await api.admin("GET", "/accounts")).json == {"data": [], "next_cursor": None}
 
 
 @pytest.mark.parametrize(
-    ("said", "param"),
+    ("body", "param"),
     [
         ({"name": None}, "name"),
         ({"status": "gone"}, "status"),
@@ -177,21 +177,21 @@ async def test_a_wrong_body_names_its_field(api: Api, said: object, param: str |
         ({"balance_usd": "5"}, "balance_usd"),
     ],
 )
-async def test_a_wrong_patch_names_its_field(api: Api, said: object, param: str) -> None:
+async def test_a_wrong_patch_names_its_field(api: Api, body: object, param: str) -> None:
     account, _ = await api.customer()
-    answer = await api.admin("PATCH", f"/accounts/{account['id']}", said)
+    answer = await api.admin("PATCH", f"/accounts/{account['id']}", body)
     answer.refused(400, "invalid_request_error", param)
 
 
 @pytest.mark.parametrize(
-    "said",
+    "changed",
     [{"idempotency_key": ""}, {"idempotency_key": "k" * 256}, {"note": "n" * 1001}, {"note": 5}],
 )
-async def test_a_grant_keeps_its_bounds(api: Api, said: dict[str, object]) -> None:
+async def test_a_grant_keeps_its_bounds(api: Api, changed: dict[str, object]) -> None:
     account, _ = await api.customer()
-    whole = {"amount_usd": "5", "idempotency_key": "welcome", **said}
+    whole = {"amount_usd": "5", "idempotency_key": "welcome", **changed}
     answer = await api.admin("POST", f"/accounts/{account['id']}/grants", whole)
-    answer.refused(400, "invalid_request_error", next(iter(said)))
+    answer.refused(400, "invalid_request_error", next(iter(changed)))
 
 
 async def test_unknown_accounts_are_404(api: Api) -> None:
@@ -288,13 +288,13 @@ async def test_an_account_s_time_zone(api: Api) -> None:
 async def test_adjustments_raise_and_lower_a_balance(api: Api) -> None:
     account, _ = await api.customer()
     path = f"/accounts/{account['id']}/adjustments"
-    said = {"amount_usd": "-2.50", "idempotency_key": "fraud", "reason": "a chargeback by hand"}
-    first, again = await api.admin("POST", path, said), await api.admin("POST", path, said)
+    body = {"amount_usd": "-2.50", "idempotency_key": "fraud", "reason": "a chargeback by hand"}
+    first, again = await api.admin("POST", path, body), await api.admin("POST", path, body)
     assert (first.status, first.json["amount_usd"], first.json["balance_usd"]) == (201, "-2.50", "-2.50")
     assert (again.json, again.headers["idempotent-replayed"]) == (first.json, "true")
     up = {"amount_usd": "1", "idempotency_key": "up", "reason": "goodwill", "against": "revenue"}
     assert (await api.admin("POST", path, up)).json["balance_usd"] == "-1.50"
-    (await api.admin("POST", path, {**said, "amount_usd": "2.50"})).refused(
+    (await api.admin("POST", path, {**body, "amount_usd": "2.50"})).refused(
         409, "idempotency_conflict", "idempotency_key"
     )
     sides = await api.billing.database.rows(
@@ -309,7 +309,7 @@ async def test_adjustments_raise_and_lower_a_balance(api: Api) -> None:
 
 
 @pytest.mark.parametrize(
-    ("said", "param"),
+    ("changed", "param"),
     [
         ({"amount_usd": "0"}, "amount_usd"),
         ({"amount_usd": -1}, "amount_usd"),
@@ -319,9 +319,9 @@ async def test_adjustments_raise_and_lower_a_balance(api: Api) -> None:
         ({"against": "sys:stripe"}, "against"),
     ],
 )
-async def test_an_adjustment_keeps_its_bounds(api: Api, said: dict[str, object], param: str) -> None:
+async def test_an_adjustment_keeps_its_bounds(api: Api, changed: dict[str, object], param: str) -> None:
     account, _ = await api.customer()
-    whole = {"amount_usd": "-9007199.254740991", "idempotency_key": "x", "reason": "y", **said}
+    whole = {"amount_usd": "-9007199.254740991", "idempotency_key": "x", "reason": "y", **changed}
     path = f"/accounts/{account['id']}/adjustments"
     (await api.admin("POST", path, whole)).refused(400, "invalid_request_error", param)
     most = {"amount_usd": "-9007199.254740991", "idempotency_key": "most", "reason": "y"}
@@ -348,10 +348,10 @@ async def test_a_period_is_priced_again(api: Api) -> None:
     dearer = replace(PRICE, per_unit={"request": 1000})
     await sync_prices(api.billing.database, PriceTable([dearer]))
     event_id = await api.billing.debit(account["id"], key["id"], Usage(input_tokens=1000))
-    said = {"provider": "openai", "model": PRICE.model, "since": "2020-01-01", "until": "2100-01-01"}
-    same = await api.admin("POST", "/reprice", said)
+    period = {"provider": "openai", "model": PRICE.model, "since": "2020-01-01", "until": "2100-01-01"}
+    same = await api.admin("POST", "/reprice", period)
     assert (same.status, same.json["dry_run"], same.json["difference_usd"]) == (200, True, "0.00")
-    wanted = {**said, "price_id": dearer.id, "dry_run": False, "reason": "a fee was missing"}
+    wanted = {**period, "price_id": dearer.id, "dry_run": False, "reason": "a fee was missing"}
     done = (await api.admin("POST", "/reprice", wanted)).json
     assert (done["corrected"], done["difference_usd"], done["next_cursor"]) == (1, "0.000001", None)
     transaction = (await api.get(key["key"], "/account/transactions")).json["data"][0]
@@ -365,7 +365,7 @@ async def test_a_period_is_priced_again(api: Api) -> None:
 
 
 @pytest.mark.parametrize(
-    ("said", "param"),
+    ("changed", "param"),
     [
         ({"since": "x"}, "since"),
         ({"until": "20"}, "until"),
@@ -373,11 +373,17 @@ async def test_a_period_is_priced_again(api: Api) -> None:
         ({"dry_run": 0}, "dry_run"),
     ],
 )
-async def test_a_wrong_period_names_its_field(api: Api, said: dict[str, object], param: str) -> None:
-    whole = {"provider": "openai", "model": "x", "since": "2020-01-01", "until": "2100-01-01", **said}
+async def test_a_wrong_period_names_its_field(api: Api, changed: dict[str, object], param: str) -> None:
+    whole = {"provider": "openai", "model": "x", "since": "2020-01-01", "until": "2100-01-01", **changed}
     (await api.admin("POST", "/reprice", whole)).refused(400, "invalid_request_error", param)
 
 
 async def test_a_price_that_is_none_is_not_found(api: Api) -> None:
-    said = {"provider": "openai", "model": "x", "since": "2020-01-01", "until": "2100-01-01", "price_id": "price_none"}
-    (await api.admin("POST", "/reprice", said)).refused(404, "not_found")
+    period = {
+        "provider": "openai",
+        "model": "x",
+        "since": "2020-01-01",
+        "until": "2100-01-01",
+        "price_id": "price_none",
+    }
+    (await api.admin("POST", "/reprice", period)).refused(404, "not_found")

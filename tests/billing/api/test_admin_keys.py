@@ -37,7 +37,7 @@ async def test_a_key_with_the_least(api: Api) -> None:
 
 
 async def test_a_key_with_everything(api: Api) -> None:
-    said = {
+    asked = {
         "scopes": ["llm:proxy", "acme:deploy"],
         "models": ["gpt-4o-mini", "claude-*"],
         "quotas": [DAILY],
@@ -46,8 +46,8 @@ async def test_a_key_with_everything(api: Api) -> None:
         "tags": {"team": "blue"},
         "user_id": "user_1",
     }
-    _, made = await api.customer(**said)
-    assert {name: made[name] for name in said} == {**said, "expires_at": "2100-01-01T00:00:00.000Z"}
+    _, made = await api.customer(**asked)
+    assert {name: made[name] for name in asked} == {**asked, "expires_at": "2100-01-01T00:00:00.000Z"}
 
 
 async def test_scopes_as_a_string_and_the_quota_shorthand(api: Api) -> None:
@@ -66,10 +66,10 @@ async def test_no_secret_and_no_hash_is_ever_read_again(api: Api) -> None:
     account, made = await api.customer()
     params = {"account_id": account["id"]}
     for path in ("/keys", f"/keys/{made['id']}", "/accounts", f"/accounts/{account['id']}"):
-        said = str((await api.admin("GET", path, params=params)).json)
-        assert made["key"] not in said
-        assert made["key"][10:] not in said
-        assert secret_digest(made["key"]).hex() not in said
+        text = str((await api.admin("GET", path, params=params)).json)
+        assert made["key"] not in text
+        assert made["key"][10:] not in text
+        assert secret_digest(made["key"]).hex() not in text
 
 
 async def test_lists_by_account_and_of_all(api: Api) -> None:

@@ -63,7 +63,7 @@ async def test_an_operator_needs_a_second_factor(api: Api) -> None:
 
 
 @pytest.mark.parametrize(
-    ("said", "param"),
+    ("change", "param"),
     [
         ({"status": "pending"}, "status"),
         ({"operator": 1}, "operator"),
@@ -71,8 +71,8 @@ async def test_an_operator_needs_a_second_factor(api: Api) -> None:
         ({"email": "x@example.com"}, "email"),
     ],
 )
-async def test_a_wrong_change_names_its_field(api: Api, ada: str, said: dict[str, object], param: str) -> None:
-    (await api.admin("PATCH", "/users/usr_ada", said)).refused(400, "invalid_request_error", param)
+async def test_a_wrong_change_names_its_field(api: Api, ada: str, change: dict[str, object], param: str) -> None:
+    (await api.admin("PATCH", "/users/usr_ada", change)).refused(400, "invalid_request_error", param)
 
 
 async def test_organizations_are_shown(api: Api, ada: str) -> None:

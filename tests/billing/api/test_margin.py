@@ -16,8 +16,7 @@ from billing.ledger.debits import NAMED
 from billing.ledger.reports import roll
 from billing.ledger.used import total
 from billing.money import format_usd
-from billing.provider_bills.bills import BillAccount, Bills
-from billing.provider_bills.fetching import fetch
+from billing.provider_bills.bills import BillAccount, Bills, fetch
 from billing.provider_bills.lines import Tolerance
 from billing.usage import Usage
 from tests.billing.api.support import ADMIN_KEY, serving
@@ -35,7 +34,7 @@ async def test_margins(services: Services, billing: Billing) -> None:
     await billing.database.execute("SELECT create_usage_months('2026-09-01', 3)")
     first, second = [(await billing.accounts.create(name)).id for name in ("Acme", "Bolt")]
 
-    async def work(account_id: str, days: int, charged_nano: int, model: str = "fast", **said: object) -> None:
+    async def work(account_id: str, days: int, charged_nano: int, model: str = "fast", **fields: object) -> None:
         at = NOW - timedelta(days=days)
         await billing.debit(
             account_id,
@@ -44,7 +43,7 @@ async def test_margins(services: Services, billing: Billing) -> None:
             admitted_at=at,
             charged_nano=charged_nano,
             model=model,
-            **said,  # type: ignore[arg-type]
+            **fields,  # type: ignore[arg-type]
         )
 
     await work(first, 60, USD)
@@ -130,18 +129,18 @@ async def test_an_invoice_beside_the_ledger(services: Services, billing: Billing
         (await api.admin("POST", url, body)).refused(400, "invalid_request_error", "columns")
         found = await api.admin("POST", url, {**body, "columns": {"day": "When"}})
         assert found.status == 200
-        said = found.json
-        assert (said["source"], said["until"], said["difference_usd"]) == ("invoice", "2026-11-21", "1.00001")
-        assert {name: (each["lines"], each["bill"]["usd"]) for name, each in said["categories"].items()} == {
+        bill = found.json
+        assert (bill["source"], bill["until"], bill["difference_usd"]) == ("invoice", "2026-11-21", "1.00001")
+        assert {name: (each["lines"], each["bill"]["usd"]) for name, each in bill["categories"].items()} == {
             **{"matched": (1, "0.00021"), "missing_here": (1, "1.00")},
             **{"missing_there": (0, "0.00"), "priced_differently": (1, "0.00022")},
         }
-        assert said["total"]["bill"]["usd"] == "1.00043"
-        assert [row["category"] for row in said["data"]] == ["missing_here", "priced_differently", "matched"]
+        assert bill["total"]["bill"]["usd"] == "1.00043"
+        assert [row["category"] for row in bill["data"]] == ["missing_here", "priced_differently", "matched"]
         kept = await api.admin("GET", url, params={"since": "2026-11-15", "source": "invoice"})
-        assert kept.json == said
+        assert kept.json == bill
         week = (await api.admin("GET", url, params={"source": "invoice"})).json
-        assert (week["since"], week["total"]) == ("2026-11-14", said["total"])
+        assert (week["since"], week["total"]) == ("2026-11-14", bill["total"])
         nothing = (await api.admin("GET", url, params={"since": "2026-11-15"})).json
         assert nothing["categories"]["missing_there"]["lines"] == 2
         for since in ("2026-11-21", "2026-01-01"):
@@ -153,7 +152,7 @@ async def test_an_invoice_beside_the_ledger(services: Services, billing: Billing
         async with BillingClient(str(api.client.make_url("")), admin_key=ADMIN_KEY) as client:
             shown = await reconcile(client, "azure", "2026-11-15", file=file, column=["day=When"])
             again = await reconcile(client, "azure", "2026-11-15", file=file, kept=True)
-        assert (shown.data, again.parts) == (said, shown.parts)
+        assert (shown.data, again.parts) == (bill, shown.parts)
         differing = shown.parts[2]
         assert isinstance(differing, Table)
         assert differing.rows[0] == ("2026-11-19", "fee", "missing here", "0.00", "1.00", "1.00", "-")

@@ -98,9 +98,9 @@ class Elsewhere:
 
     def id_token(self, asked: dict[str, str]) -> str:
         now = int(time.time())
-        said = {"iss": ISSUER, "aud": "gateway", "iat": now, "exp": now + 300, "nonce": asked["nonce"], **self.claims}
-        said = {name: value for name, value in said.items() if value is not None}
-        return jwt.encode(said, self.key, "RS256", headers={"kid": "one"})
+        claims = {"iss": ISSUER, "aud": "gateway", "iat": now, "exp": now + 300, "nonce": asked["nonce"], **self.claims}
+        claims = {name: value for name, value in claims.items() if value is not None}
+        return jwt.encode(claims, self.key, "RS256", headers={"kid": "one"})
 
 
 @pytest.fixture
@@ -155,16 +155,16 @@ class Browser:
             assert name == "__Host-mg_oidc"
             return self.elsewhere.authorize(answer.headers["Location"]), {name: value}
 
-    async def end(self, said: dict[str, str], cookies: dict[str, str], name: str = "example") -> Answer:
+    async def end(self, query: dict[str, str], cookies: dict[str, str], name: str = "example") -> Answer:
         headers = {"Cookie": "; ".join(f"{name}={value}" for name, value in cookies.items())}
         return await self.api.call(
-            "GET", f"/api/auth/oidc/{name}/callback", params=said, headers=headers, allow_redirects=False
+            "GET", f"/api/auth/oidc/{name}/callback", params=query, headers=headers, allow_redirects=False
         )
 
     async def sign_in(self, name: str = "example", **claims: Any) -> Answer:
         self.elsewhere.claims = {"sub": "ann", "email": "ann@example.com", "email_verified": True, **claims}
-        said, cookies = await self.begin(name)
-        return await self.end(said, cookies, name)
+        query, cookies = await self.begin(name)
+        return await self.end(query, cookies, name)
 
 
 async def test_a_new_person_signs_in(web: Browser, people: People) -> None:
@@ -206,7 +206,7 @@ async def test_such_a_session_never_has_an_operator_s_rights(web: Browser, peopl
     ],
 )
 async def test_what_does_not_belong_together(web: Browser, wrong: str) -> None:
-    said, cookies = await web.begin()
+    query, cookies = await web.begin()
     _, others = await web.begin()
     match wrong:
         case "no cookie":
@@ -214,27 +214,27 @@ async def test_what_does_not_belong_together(web: Browser, wrong: str) -> None:
         case "another browser":
             cookies = others
         case "no state" | "no code":
-            del said[wrong.removeprefix("no ")]
+            del query[wrong.removeprefix("no ")]
         case "another state" | "another code":
-            said[wrong.removeprefix("another ")] = "wrong"
+            query[wrong.removeprefix("another ")] = "wrong"
         case "twice":
-            assert (await web.end(said, cookies)).status == 200
+            assert (await web.end(query, cookies)).status == 200
         case "issuer":
-            said["iss"] = "https://evil.example"
+            query["iss"] = "https://evil.example"
         case "error":
-            said["error"] = "access_denied"
-    (await web.end(said, cookies)).refused(401, "invalid_api_key")
+            query["error"] = "access_denied"
+    (await web.end(query, cookies)).refused(401, "invalid_api_key")
 
 
 async def test_a_cookie_of_another_provider_or_of_before(web: Browser, people: People) -> None:
-    said, cookies = await web.begin()
-    (await web.end(said, cookies, "github")).refused(401, "invalid_api_key")
+    query, cookies = await web.begin()
+    (await web.end(query, cookies, "github")).refused(401, "invalid_api_key")
     web.oidc._now = lambda: time.time() + 601
-    (await web.end(said, cookies)).refused(401, "invalid_api_key")
+    (await web.end(query, cookies)).refused(401, "invalid_api_key")
     web.oidc._now = time.time
     (name,) = cookies
     access = (await people.sign_in(await people.user("eve@example.com"))).access_token
-    (await web.end(said, {name: access})).refused(401, "invalid_api_key")
+    (await web.end(query, {name: access})).refused(401, "invalid_api_key")
     assert await people.caller(cookies[name]) is None, "what begins a sign-in lets nobody in"
 
 
@@ -390,16 +390,16 @@ async def test_github(web: Browser, people: People) -> None:
 
 async def test_a_browser_is_sent_on(web: Browser, people: People) -> None:
     web.oidc.frontend_url = "https://app.example.com/start"
-    said, cookies = await web.begin()
-    answer = await web.end(said, cookies)
+    query, cookies = await web.begin()
+    answer = await web.end(query, cookies)
     page, _, fragment = answer.headers["Location"].partition("#")
     assert (answer.status, page) == (303, "https://app.example.com/start")
     token = dict(parse_qsl(fragment))["refresh_token"]
     assert await people.database.value("SELECT expires_at < now() + interval '61 seconds' FROM sessions")
     refreshed = await web.api.call("POST", "/api/auth/refresh", json={"refresh_token": token})
     assert (refreshed.status, refreshed.json["expires_in"]) == (200, 86_400)
-    said, cookies = await web.begin(return_to="/billing?tab=1")
-    answer = await web.end(said, cookies)
+    query, cookies = await web.begin(return_to="/billing?tab=1")
+    answer = await web.end(query, cookies)
     assert answer.headers["Location"].startswith("https://app.example.com/billing?tab=1#refresh_token=")
     answer = await web.end({"error": "access_denied"}, cookies)
     assert answer.headers["Location"].startswith("https://app.example.com/start#error=sign_in_failed")

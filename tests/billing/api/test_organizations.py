@@ -169,7 +169,7 @@ async def test_who_is_not_let_in_and_whose_token_is_narrow(api: Api, billing: Bi
 
 async def test_an_owner_closes_an_organization(api: Api, billing: Billing, team: Team, people: People) -> None:
     owner = await people.sign_in(team["owner"])
-    account_id, said = team.organization.account_id, {"json": {}}
+    account_id, empty = team.organization.account_id, {"json": {}}
     path = f"/api{team.path}/close"
 
     async def close(**body: object) -> Answer:
@@ -178,7 +178,7 @@ async def test_an_owner_closes_an_organization(api: Api, billing: Billing, team:
     async def refused(why: str) -> None:
         assert why in (await close()).refused(409, "idempotency_conflict")
 
-    (await api.person(team["admin"], "POST", f"{team.path}/close", **said)).refused(403, "insufficient_scope")
+    (await api.person(team["admin"], "POST", f"{team.path}/close", **empty)).refused(403, "insufficient_scope")
     await refused("paid each month")
     await billing.accounts.update(account_id, plan="free", status="suspended")
     await refused("suspended")

@@ -190,8 +190,8 @@ async def test_a_wrong_filter_is_named(api: Api, param: str, value: str) -> None
 
 async def test_totals_by_key_and_user(api: Api) -> None:
     account, key = await api.customer(user_id="ann")
-    said = {"account_id": account["id"], "name": "second", "user_id": "bob"}
-    second = (await api.admin("POST", "/keys", said)).json
+    body = {"account_id": account["id"], "name": "second", "user_id": "bob"}
+    second = (await api.admin("POST", "/keys", body)).json
     for made in (key, key, second):
         user_id = made["user_id"]
         await api.billing.debit(account["id"], made["id"], USAGE, charged_nano=1_500_000_000, user_id=user_id)

@@ -29,19 +29,19 @@ async def test_status_and_features_of_an_account(services: Services, billing: Bi
     )
     async with serving(changed, billing) as api:
         account, key = await api.customer(scopes=["billing:read", "billing:setup"])
-        said = (await api.get(key["key"], "/billing/status")).json
-        assert (said["state"], said["status"], said["next"]) == ("billing_required", "active", None)
-        assert "ask the operator" in said["guidance"]
-        assert said["upgrade"] == {
+        status = (await api.get(key["key"], "/billing/status")).json
+        assert (status["state"], status["status"], status["next"]) == ("billing_required", "active", None)
+        assert "ask the operator" in status["guidance"]
+        assert status["upgrade"] == {
             "plan": "starter",
             "name": "Starter",
             "price_usd": "99.00",
             "url": "https://app.example.com/billing?plan=starter",
         }
         await billing.grants.grant(account["id"], parse_usd("5"), "first")
-        said = (await api.get(key["key"], "/billing/status")).json
-        assert (said["state"], said["guidance"], said["plan"]["id"]) == ("ready", None, "free")
-        (api_access, reports) = said["features"]
+        status = (await api.get(key["key"], "/billing/status")).json
+        assert (status["state"], status["guidance"], status["plan"]["id"]) == ("ready", None, "free")
+        (api_access, reports) = status["features"]
         assert (api_access["limit"], reports["limit"], reports["remaining"]) == (None, 2, 2)
         (await api.by_key(key["key"], "PUT", "/billing/subscription", {"plan": "starter"})).refused(404, "not_found")
 

@@ -30,11 +30,15 @@ async def test_refreshing(api: Api, people: People) -> None:
     pair = await people.sign_in(user_id)
     answer = await refresh(api, pair)
     assert (answer.status, answer.headers["Cache-Control"]) == (200, "no-store")
-    said = answer.json
-    assert (said["token_type"], said["expires_in"], said["session_id"]) == ("Bearer", 86_400, pair.session_id)
-    assert set(said["scope"].split()) == ROLES["owner"]
-    assert (await people.who(said["access_token"])).id == user_id
-    assert (await refresh(api, pair)).json["refresh_token"] == said["refresh_token"]
+    refreshed = answer.json
+    assert (refreshed["token_type"], refreshed["expires_in"], refreshed["session_id"]) == (
+        "Bearer",
+        86_400,
+        pair.session_id,
+    )
+    assert set(refreshed["scope"].split()) == ROLES["owner"]
+    assert (await people.who(refreshed["access_token"])).id == user_id
+    assert (await refresh(api, pair)).json["refresh_token"] == refreshed["refresh_token"]
     for wrong in ("mgr_wrong", pair.access_token):
         answer = await api.call("POST", "/api/auth/refresh", json={"refresh_token": wrong})
         assert "auth login" in answer.refused(401, "invalid_api_key")

@@ -48,9 +48,9 @@ def test_files_that_can_be_read_and_others(tmp_path: Path, monkeypatch: pytest.M
     assert read_commands(str(file)) == [Line(f"{file}:1", ("keys", "list")), Line(f"{file}:4", ("usage",))]
     monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b"usage\n")))
     assert read_commands("-") == [Line("stdin:1", ("usage",))]
-    for content, said in ((b"\xff", "UTF-8"), (b"#" * (LIMIT_BYTES + 1), "longer")):
+    for content, reason in ((b"\xff", "UTF-8"), (b"#" * (LIMIT_BYTES + 1), "longer")):
         file.write_bytes(content)
-        with pytest.raises(CommandFailed, match=said):
+        with pytest.raises(CommandFailed, match=reason):
             read_commands(str(file))
     with pytest.raises(CommandFailed, match="No such file"):
         read_commands(str(tmp_path / "none"))

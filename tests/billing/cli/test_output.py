@@ -67,10 +67,10 @@ def test_names_drive_no_terminal(terminal: bool) -> None:
     stdout = Terminal() if terminal else io.StringIO()
     evil = Shown({}, ("\x1b[2Jtext", Table(("x",), [("\x1b]0;title\x07[bold]",)])))
     Output(Common(), stdout, io.StringIO()).show(evil)
-    said = stdout.getvalue()
-    assert "\x1b[2J" not in said
-    assert "\x1b]0" not in said
-    assert "[bold]" in said
+    text = stdout.getvalue()
+    assert "\x1b[2J" not in text
+    assert "\x1b]0" not in text
+    assert "[bold]" in text
 
 
 def test_a_file_is_private_and_replaced(tmp_path: Path) -> None:

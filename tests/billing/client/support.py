@@ -48,8 +48,8 @@ class Scripted:
             assert request.transport is not None
             request.transport.abort()
             return web.Response()
-        status, said, *more = answered
-        text = said if isinstance(said, str) else json.dumps(said)
+        status, content, *more = answered
+        text = content if isinstance(content, str) else json.dumps(content)
         return web.Response(status=status, text=text, headers=more[0] if more else {}, content_type="application/json")
 
 
@@ -70,5 +70,5 @@ async def scripted(answer: Callable[[str, Any], Answer | None]) -> AsyncIterator
 
 def service(url: str, **options: Any) -> BillingClient:
     """A client of a service called aura."""
-    said = {"service_key": "the-service-key-of-mine", "service_name": "aura", "retries": QUICK, **options}
-    return BillingClient(url, **said)
+    settings = {"service_key": "the-service-key-of-mine", "service_name": "aura", "retries": QUICK, **options}
+    return BillingClient(url, **settings)

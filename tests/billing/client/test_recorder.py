@@ -28,10 +28,10 @@ def rules(folder: Path, **more: Any) -> SpoolRules:
 
 
 def result(index: int, event: dict[str, Any], code: str | None = None) -> dict[str, Any]:
-    said = {"index": index, "event_id": event["event_id"], "status": "refused" if code else "recorded"}
+    fields = {"index": index, "event_id": event["event_id"], "status": "refused" if code else "recorded"}
     if code:
-        return {**said, "error": {"code": code, "message": "No."}}
-    return {**said, "debit": debit(event)}
+        return {**fields, "error": {"code": code, "message": "No."}}
+    return {**fields, "debit": debit(event)}
 
 
 def results(body: Any, code_of: Callable[[str], str | None] = lambda event_id: None) -> Answer:
@@ -50,8 +50,8 @@ def parked(folder: Path) -> list[str]:
 
 
 async def record(client: BillingClient, *event_ids: str, **more: Any) -> None:
-    said = {"amount_usd": "1.00", "on_error": "spool", **more}
-    assert await asyncio.gather(*(client.record("a", event_id=each, **said) for each in event_ids))
+    fields = {"amount_usd": "1.00", "on_error": "spool", **more}
+    assert await asyncio.gather(*(client.record("a", event_id=each, **fields) for each in event_ids))
 
 
 async def settled(client: BillingClient, waiting: int = 0) -> None:

@@ -18,7 +18,7 @@ START = datetime(2026, 3, 2, 10, 0, tzinfo=UTC)
 NOW = START + timedelta(days=2)
 
 
-class Said(NamedTuple):
+class Sample(NamedTuple):
     """What one sample of one snapshot says."""
 
     node: str
@@ -29,10 +29,10 @@ class Said(NamedTuple):
     down: int
 
 
-def page_of(said: Iterable[Said], *, node: str = "n1", env: str = "prod", **more: Any) -> dict[str, Any]:
+def page_of(given: Iterable[Sample], *, node: str = "n1", env: str = "prod", **more: Any) -> dict[str, Any]:
     """A page with a snapshot for each node and time, in the order in which they come."""
     snapshots: dict[tuple[str, datetime], list[Any]] = {}
-    for each in said:
+    for each in given:
         snapshots.setdefault((each.node, each.at), []).append(
             {
                 "uuid": each.uuid,
@@ -49,11 +49,11 @@ def page_of(said: Iterable[Said], *, node: str = "n1", env: str = "prod", **more
     return {"node_id": node, "env": env, "snapshots": shown, "has_more": False, **more}
 
 
-def minutes_of(said: Iterable[Said], rule: FirstPoint) -> dict[tuple[str, str, str, datetime], tuple[int, int]]:
+def minutes_of(samples: Iterable[Sample], rule: FirstPoint) -> dict[tuple[str, str, str, datetime], tuple[int, int]]:
     """The facts that a set of samples comes to, by node, uuid, tag and minute."""
     series: dict[tuple[str, str, str], dict[datetime, tuple[int, int]]] = defaultdict(dict)
     first_of: dict[str, datetime] = {}
-    for node, at, uuid, tag, up, down in said:
+    for node, at, uuid, tag, up, down in samples:
         known = series[node, uuid, tag].get(at, (0, 0))
         series[node, uuid, tag][at] = max(up, known[0]), max(down, known[1])
         first_of[node] = min(at, first_of.get(node, at))
@@ -102,9 +102,9 @@ class Room:
         for account_id in accounts:
             await self.billing.effects.balance_changed(account_id)
 
-    async def write(self, said: Iterable[Said]) -> Wrote:
+    async def write(self, samples: Iterable[Sample]) -> Wrote:
         """Write a page of its own."""
-        page = read_page(json.dumps(page_of(said)).encode(), self.source, NOW)
+        page = read_page(json.dumps(page_of(samples)).encode(), self.source, NOW)
         before = await self.facts.checkpoint(self.source.source_id)
         wrote = await self.facts.write(self.source, page, before, before.after(page), NOW)
         assert wrote is not None

@@ -21,7 +21,7 @@ from billing.ledger.used import UsageSums
 from billing.price_table import METER_PROVIDER, PriceTable
 from billing.prices import PriceRow
 from billing.rates import COST_SCALE, Variant
-from tests.billing.collect.support import Room, Said
+from tests.billing.collect.support import Room, Sample
 from tests.billing.support import Billing
 from tests.support.exporter import TOKEN, Exporter, exporting
 
@@ -75,11 +75,11 @@ async def test_exporters_that_lie_fail_alone_and_are_mended(billing: Billing) ->
         sources[1] = replace(sources[1], token="wrong")
         collector = collector_of(Room(billing, "lies"), sources)
         run = await collector.run()
-        said = dict(part.split(": ", 1) for part in run.error.split("; "))
-        assert said.keys() == {"stranger", *LIES}
-        assert said["stranger"] == "it answers with status 401"
+        errors = dict(part.split(": ", 1) for part in run.error.split("; "))
+        assert errors.keys() == {"stranger", *LIES}
+        assert errors["stranger"] == "it answers with status 401"
         for name, (_, why) in LIES.items():
-            assert why in said[name], name
+            assert why in errors[name], name
         assert (run.status, run.failed_sources) == ("degraded", 1 + len(LIES))
         assert all(len(exporter.asked) < 20 for exporter in exporters.values())
         for exporter in exporters.values():
@@ -182,7 +182,7 @@ async def check_moved(room: Room, collector: Collector, exporter: Exporter, befo
     comes late."""
     billing, hour = room.billing, NOW.replace(second=0)
     other = await billing.accounts.create("Other")
-    uncharged = Said("n1", NOW - timedelta(seconds=20), "p1", "vless", 2600, 0)
+    uncharged = Sample("n1", NOW - timedelta(seconds=20), "p1", "vless", 2600, 0)
     await room.write([uncharged])
     assert await room.subjects.assign("p1", other.id, since=NOW + timedelta(minutes=59)) == (1, {other.id})
     exporter.say(NOW - timedelta(seconds=10), ("p1", 2610, 0))

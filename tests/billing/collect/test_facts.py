@@ -15,11 +15,11 @@ from billing.collect.subjects import SubjectRules
 from billing.collect.traffic import Traffic
 from billing.ledger.used import UsageSums
 from billing.money import ceil_div
-from tests.billing.collect.support import NOW, START, Room, Said, minutes_of, page_of
+from tests.billing.collect.support import NOW, START, Room, Sample, minutes_of, page_of
 from tests.billing.support import Billing
 
 SAID: Final = st.builds(
-    Said,
+    Sample,
     node=st.sampled_from(["n1", "n2"]),
     at=st.integers(0, 9).map(lambda step: START + step * timedelta(seconds=25)),
     uuid=st.sampled_from(["a", "b"]),
@@ -40,7 +40,7 @@ numbers = itertools.count()
     st.sampled_from(["new", "new", "baseline", "zero"]),
 )
 async def test_facts_and_money_are_a_matter_of_the_set(
-    billing: Billing, pages: list[list[Said]], rule: FirstPoint
+    billing: Billing, pages: list[list[Sample]], rule: FirstPoint
 ) -> None:
     number = next(numbers)
     pages = [[each._replace(uuid=f"{each.uuid}{number}") for each in page] for page in pages]
@@ -78,7 +78,7 @@ async def test_facts_and_money_are_a_matter_of_the_set(
 async def test_points_are_forgotten_by_age_and_late_ones_grow_from_the_last(billing: Billing) -> None:
     """Of each series the last point before the time of late ones stays."""
     room = Room(billing, "old")
-    days = [Said("n1", START + timedelta(days=day), "old", "", 10 * day, 0) for day in (0, 1, 30)]
+    days = [Sample("n1", START + timedelta(days=day), "old", "", 10 * day, 0) for day in (0, 1, 30)]
     await room.write(days[:2])
     later = START + timedelta(days=40)
     assert [await room.facts.forget(later) for _ in range(2)] == [1, 0]
@@ -93,10 +93,10 @@ async def test_late_snapshots_move_bytes_and_huge_counters_keep_nobody_waiting(b
     """What moves between hours is used once, in the ledger as in collection; sums above 64 bits are charged."""
     at = START + timedelta(minutes=58)
     room = Room(billing, "moved", per_byte_scaled=10**9, rules=SubjectRules(initial_nano=INITIAL))
-    await room.write([Said("n1", at, "mv", "", 0, 0), Said("n1", at + timedelta(minutes=4), "mv", "", 100, 0)])
+    await room.write([Sample("n1", at, "mv", "", 0, 0), Sample("n1", at + timedelta(minutes=4), "mv", "", 100, 0)])
     await room.subjects.settle()
     assert (await room.debits.round(NOW)).debits == 1
-    await room.write([Said("n1", at + timedelta(minutes=1), "mv", "", 60, 0)])
+    await room.write([Sample("n1", at + timedelta(minutes=1), "mv", "", 60, 0)])
     assert (await room.debits.round(NOW)).debits == 0
     ask = (
         "SELECT sum((e.counts->>'unit_thousandths')::numeric) / 1000 AS bytes, min(a.balance_nano) AS balance_nano,"
@@ -110,8 +110,8 @@ async def test_late_snapshots_move_bytes_and_huge_counters_keep_nobody_waiting(b
 
     free = Room(billing, "huge")
     counts = (0, MOST_COUNTED) * 1100  # more than 64 bits have in all, of two hours
-    await free.write(Said("n1", START + timedelta(seconds=3 * at), "hg", "", up, up) for at, up in enumerate(counts))
-    await free.write([Said("n1", START + timedelta(minutes=30), "ot", "", 7, 0)])
+    await free.write(Sample("n1", START + timedelta(seconds=3 * at), "hg", "", up, up) for at, up in enumerate(counts))
+    await free.write([Sample("n1", START + timedelta(minutes=30), "ot", "", 7, 0)])
     await free.subjects.settle()
     seen = {each.uuid: each for each in (await free.subjects.page(2)).items}
     assert seen["hg"].bytes == 2 * 1100 * MOST_COUNTED
@@ -130,7 +130,7 @@ async def test_late_snapshots_move_bytes_and_huge_counters_keep_nobody_waiting(b
 def test_snapshots_of_impossible_times_are_set_aside() -> None:
     source = Source("s", "http://exporter", None, "eu")
     for at in ("0001-01-01T00:00:00+14:00", "9999-12-31T23:59:59-10:00"):
-        page = page_of([Said("n1", START, "a", "", 1, 1)])
+        page = page_of([Sample("n1", START, "a", "", 1, 1)])
         page["snapshots"][0]["collected_at"] = at
         read = read_page(json.dumps(page).encode(), source, NOW)
         assert (read.snapshots, read.set_aside) == ([], 1)

@@ -219,9 +219,9 @@ def test_the_url_says_how_many_statements_are_kept() -> None:
     assert split_url("postgresql:///name?host=/run") == ("postgresql:///name?host=/run", None)
     assert split_url("postgresql://h/name?statement_cache_size=0") == ("postgresql://h/name", 0)
     assert split_url("postgresql://h/n?a=b&statement_cache_size=20&c=d") == ("postgresql://h/n?a=b&c=d", 20)
-    for said in ("-1", "x", "", "99999999"):
+    for given in ("-1", "x", "", "99999999"):
         with pytest.raises(ValueError, match="statement_cache_size"):
-            split_url(f"postgresql://h/n?statement_cache_size={said}")
+            split_url(f"postgresql://h/n?statement_cache_size={given}")
 
 
 async def test_what_cannot_be_encoded_for_the_driver_is_refused(billing: Billing) -> None:

@@ -128,7 +128,7 @@ async def test_without_the_setting_no_debit_is_lost_and_the_error_says_what_to_s
     other = await reachable(pooled_url)
     assert await sessions_of(other) > 1
     await other.close()
-    keeping, said = Database(pooled_url.replace("?statement_cache_size=0", "")), ""
+    keeping, message = Database(pooled_url.replace("?statement_cache_size=0", "")), ""
     try:
         for _ in range(40):
             batch = [debit(account)]
@@ -137,10 +137,10 @@ async def test_without_the_setting_no_debit_is_lost_and_the_error_says_what_to_s
                     await write_debits(keeping, batch)
                     break
                 except DatabaseUnavailable as error:
-                    said = said or str(error)
+                    message = message or str(error)
             else:
                 pytest.fail("it is never written")
-        assert "statement_cache_size=0" in said
+        assert "statement_cache_size=0" in message
         assert await billing.database.value("SELECT count(*) FROM debits_set_aside") == 0
         assert await billing.database.value("SELECT count(*) FROM usage_events") == 40
         await assert_consistent(billing.database)

@@ -58,7 +58,7 @@ def test_an_event_is_told_under_each_code_that_counts_it_and_charged_once() -> N
 
 
 @pytest.mark.parametrize(
-    ("status", "said", "meant"),
+    ("status", "answer", "meant"),
     [
         (200, {}, TAKEN),
         (422, {"error_details": {"1": {"transaction_id": ["value_already_exist"]}}}, {1: None}),
@@ -72,8 +72,8 @@ def test_an_event_is_told_under_each_code_that_counts_it_and_charged_once() -> N
         (422, msgspec.Raw(b"[" * 2_000), None),
     ],
 )
-def test_what_lago_answers(status: int, said: Any, meant: Any) -> None:
-    verdict = lago_verdict(Said(status, msgspec.json.encode(said)))
+def test_what_lago_answers(status: int, answer: Any, meant: Any) -> None:
+    verdict = lago_verdict(Said(status, msgspec.json.encode(answer)))
     if isinstance(meant, Verdict):
         assert verdict is meant
     else:
@@ -101,11 +101,11 @@ async def test_all_but_what_is_refused_is_delivered_once(poison: set[int], count
 
 
 @pytest.mark.parametrize(
-    ("said", "seconds"),
+    ("header", "seconds"),
     [("7", 7), ("99999", 3600), ("Mon, 23 Nov 2026 15:00:09 GMT", 9.0005), ("yesterday", 0), ("", 0), ("-1", 0)],
 )
-def test_how_long_another_side_asks_to_wait(said: str, seconds: float) -> None:
-    assert retry_after_s(said, NOW) == pytest.approx(seconds)
+def test_how_long_another_side_asks_to_wait(header: str, seconds: float) -> None:
+    assert retry_after_s(header, NOW) == pytest.approx(seconds)
 
 
 def test_pauses_double_within_bounds_and_are_at_least_what_was_asked_for() -> None:

@@ -26,7 +26,7 @@ from billing.notices.destinations import Poster
 from tests.billing.exports.support import cloudevents, debit, drain, folder, lago, opened, used, working
 from tests.billing.payments.test_broken_off import Dying, Killed
 from tests.billing.support import Billing
-from tests.support.edge_servers import until
+from tests.support.edge_clients import until
 from tests.support.usage_peers import FakeLago, FakeOpenMeter, Fault
 
 FAULTS: tuple[Fault | None, ...] = (

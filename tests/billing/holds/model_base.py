@@ -48,8 +48,8 @@ class ModelBase(RuleBasedStateMachine):
     def amount(self, fraction: int, jitter: int) -> int:
         return min(max(self.scale * fraction // 1000 + jitter, 0), MAX_NANO)
 
-    def quota(self, said: tuple[Window, Metric, tuple[int, int, int], str | None, str]) -> Quota:
-        window, metric, (count, fraction, jitter), model, feature = said
+    def quota(self, drawn: tuple[Window, Metric, tuple[int, int, int], str | None, str]) -> Quota:
+        window, metric, (count, fraction, jitter), model, feature = drawn
         limit = self.amount(fraction, jitter) if metric is Metric.cost else count
         return Quota(window, metric, limit, model, feature)
 

@@ -44,11 +44,11 @@ class Checked(ModelBase):
 
     def same(self, name: str, *arguments: Any, real: tuple[Any, ...] | None = None) -> Any:
         """Call the script and the reference: one reply. A story that leaves the bound of all amounts ends there."""
-        said = getattr(self.real, name)(*(arguments if real is None else real))
+        answer = getattr(self.real, name)(*(arguments if real is None else real))
         expected = getattr(self.ref, name)(*arguments)
         if not self.ref.exact:
             reject()
-        assert said == expected, f"{name}: Redis says {said}, the reference {expected}"
+        assert answer == expected, f"{name}: Redis says {answer}, the reference {expected}"
         return expected
 
     # What was promised
@@ -104,8 +104,8 @@ class Checked(ModelBase):
             if account is None or state is None:
                 continue
             holds = ref.holds_of(account)
-            said = (state.balance_nano, state.held_nano, state.running, state.dseq, state.xseq, state.hold_version)
-            assert said == (
+            counted = (state.balance_nano, state.held_nano, state.running, state.dseq, state.xseq, state.hold_version)
+            assert counted == (
                 *(account.balance, sum(hold.amounts.cost for hold in holds), len(holds)),
                 *(account.dseq, account.xseq, account.hold_version),
             )

@@ -25,12 +25,12 @@ class Machine(Traffic):
 
     @rule(
         subject=st.sampled_from(SUBJECTS),
-        said=st.lists(quotas, min_size=1, max_size=4),
+        drawn=st.lists(quotas, min_size=1, max_size=4),
         told=st.sampled_from((2, 2, 1, 0)),
     )
-    def change_quotas(self, subject: str, said: list[Any], told: int) -> None:
+    def change_quotas(self, subject: str, drawn: list[Any], told: int) -> None:
         """Redis takes new quotas on and is told what they begin with, or is not told yet, or has not even heard."""
-        self.set_quotas(subject, said)
+        self.set_quotas(subject, drawn)
         if told == 2:
             self.adopt_and_fill(subject)
         elif told == 1:

@@ -43,18 +43,18 @@ class Traffic(Checked):
         scale=st.sampled_from(SCALES),
         elastic=st.sampled_from(SHARES),
         start_ms=st.integers(0, 400_000),
-        said=st.data(),
+        data=st.data(),
     )
-    def begin(self, scale: int, elastic: tuple[int, int], start_ms: int, said: st.DataObject) -> None:
+    def begin(self, scale: int, elastic: tuple[int, int], start_ms: int, data: st.DataObject) -> None:
         """Accounts with money, subjects with quotas, all of it loaded and open."""
         self.scale, self.elastic = scale, elastic
         self.ref.now_ms = START_S * 1000 + start_ms
         self.real.set_clock(self.ref.now_ms)
         for subject in SUBJECTS:
-            chosen = said.draw(st.lists(quotas, max_size=4), label=subject)
+            chosen = data.draw(st.lists(quotas, max_size=4), label=subject)
             self.set_quotas(subject, chosen)
         for account_id in ACCOUNTS:
-            self.grant(account_id, said.draw(st.integers(500, 12_000)), 0)
+            self.grant(account_id, data.draw(st.integers(500, 12_000)), 0)
         self.same("fence", 1, "first")
         for key_id in OWNERS:
             self.install(key_id, stale=False)
@@ -97,13 +97,13 @@ class Traffic(Checked):
         """Requests settle, or are given back."""
         self.send(items, ROOM)
 
-    @rule(items=st.lists(endings, min_size=1, max_size=3), said=st.data())
+    @rule(items=st.lists(endings, min_size=1, max_size=3), data=st.data())
     @precondition(lambda self: self.running)
-    def end_again(self, items: list[Any], said: st.DataObject) -> None:
+    def end_again(self, items: list[Any], data: st.DataObject) -> None:
         """The same endings twice, in any order, some of them in a second call: the first of a request's counts."""
         made = self.fitted(items)
-        both = said.draw(st.permutations([*made, *made]), label="order")
-        cut = said.draw(st.integers(1, len(both)), label="cut")
+        both = data.draw(st.permutations([*made, *made]), label="order")
+        cut = data.draw(st.integers(1, len(both)), label="cut")
         self.call(both[:cut], ROOM)
         self.call(both[cut:], ROOM)
         before = self.real.dump()
@@ -263,9 +263,9 @@ class Traffic(Checked):
 
     # How things come to be in Redis
 
-    def set_quotas(self, subject: str, said: list[Any]) -> None:
+    def set_quotas(self, subject: str, drawn: list[Any]) -> None:
         """A new version of a subject's quotas; Redis is not told."""
-        made = [self.quota(quota) for quota in said]
+        made = [self.quota(quota) for quota in drawn]
         self.ledger.quotas[subject].append(tuple({quota.tag: quota for quota in made}.values()))
 
     def install(self, key_id: str, stale: bool) -> None:

@@ -136,7 +136,7 @@ class Reference:
         if account is None or key is None:
             return [MISSING]
         stored = (account.version, key.version)
-        if any(known > said for known, said in zip(stored, ask.versions, strict=True)):
+        if any(known > asked for known, asked in zip(stored, ask.versions, strict=True)):
             return [RELOAD]
         if stored != ask.versions:
             return [PUSH]

@@ -154,14 +154,14 @@ async def test_a_debit_that_cannot_be_packed_harms_no_other(world: World, change
     """They would have gone to Redis in one call. Its hold is given back as its request fails."""
     principal = await world.customer(10**9)
 
-    async def one(**said: object) -> None:
+    async def one(**need: object) -> None:
         request_id = str(ULID())
         async with world.engine.holds.open(
             request_id, principal, "demo", "llm", FIXED, debit(request_id, principal)
         ) as hold:
             assert isinstance(hold, Hold)
             await world.engine.holds.settle(
-                hold, debit(request_id, principal, admitted_at_ms=hold.admitted_at_ms, **said)
+                hold, debit(request_id, principal, admitted_at_ms=hold.admitted_at_ms, **need)
             )
 
     async with asyncio.timeout(WAIT_S):

@@ -290,8 +290,8 @@ async def test_an_account_that_is_loaded_already_is_held_back_as_well(world: Wor
 
     async def joins(gateway: str, *back: str, gone: tuple[str, ...] = ()) -> list[object]:
         names = [keys.meta(0), keys.joined(0), keys.installed(0), *map(keys.account, back)]
-        said = [partition.epoch or 0, gateway, len(back), len(gone), *back, *gone, gateway]
-        is_open, *holding = await world.link.call(join, names, said)
+        arguments = [partition.epoch or 0, gateway, len(back), len(gone), *back, *gone, gateway]
+        is_open, *holding = await world.link.call(join, names, arguments)
         return [is_open, sorted(holding)]
 
     assert await joins("one", hers.account_id) == [1, [b"one"]]

@@ -62,8 +62,8 @@ async def test_a_debit_that_always_fails_keeps_nobody_waiting(
 
         await eventually(the_next_is_written)
     assert world.engine.outbox.hindered
-    said = [record for record in caplog.records if record.name == debit_writer.__name__]
-    alarms = [record for record in said if record.levelno >= logging.ERROR]
+    records = [record for record in caplog.records if record.name == debit_writer.__name__]
+    alarms = [record for record in records if record.levelno >= logging.ERROR]
     assert len(alarms) == 1, "said once, not at every attempt"
     assert set(await entries(world, principal.account_id)) == {poison}
     other = await world.customer(10**9)

@@ -70,24 +70,24 @@ class Quotas(Machine):
         """The server's clock goes on, to just before or after a window's end."""
         self.step(step)
 
-    @rule(key_id=st.sampled_from(tuple(OWNERS)), of_key=st.booleans(), said=quotas, step=forward_steps, used=picks)
-    def adopt_and_wait(self, key_id: str, of_key: bool, said: Any, step: tuple[Any, int], used: int) -> None:
+    @rule(key_id=st.sampled_from(tuple(OWNERS)), of_key=st.booleans(), drawn=quotas, step=forward_steps, used=picks)
+    def adopt_and_wait(self, key_id: str, of_key: bool, drawn: Any, step: tuple[Any, int], used: int) -> None:
         """Time passes before the new counters are filled, with usage on both sides of it: what was used before is not
         counted in a window that has begun since."""
         subject, place = key_id if of_key else OWNERS[key_id], (key_id, MODELS[0])
         self.direct(place, used, told=True)
-        self.set_quotas(subject, [said])
+        self.set_quotas(subject, [drawn])
         self.adopt(subject, 0)
         self.step(step)
         self.direct(place, used, told=True)
 
-    @rule(items=st.lists(asks, min_size=1, max_size=3), of_key=st.booleans(), said=quotas, step=forward_steps)
-    def adopt_beside_holds(self, items: list[Any], of_key: bool, said: Any, step: tuple[Any, int]) -> None:
+    @rule(items=st.lists(asks, min_size=1, max_size=3), of_key=st.booleans(), drawn=quotas, step=forward_steps)
+    def adopt_beside_holds(self, items: list[Any], of_key: bool, drawn: Any, step: tuple[Any, int]) -> None:
         """New counters begin while requests run that were admitted before, perhaps in an earlier window."""
         self.send(items, ROOM)
         self.step(step)
         subject = items[0].key if of_key else OWNERS[items[0].key]
-        self.set_quotas(subject, [said])
+        self.set_quotas(subject, [drawn])
         self.adopt_and_fill(subject)
 
 
@@ -119,9 +119,9 @@ def test_the_scripts_are_the_reference(server: str, machine: type[Machine], requ
 
 async def test_the_two_servers_are_two(redis_url: str, redis_proper_url: str) -> None:
     """Valkey says that it is, whatever it calls its `redis_version`; Redis does not."""
-    said = []
+    identities = []
     for url in (redis_url, redis_proper_url):
         link = RedisClient(url)
-        said.append(await link.info("server"))
+        identities.append(await link.info("server"))
         await link.close()
-    assert [server.get("server_name") for server in said] == ["valkey", None]
+    assert [server.get("server_name") for server in identities] == ["valkey", None]

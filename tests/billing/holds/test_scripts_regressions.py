@@ -97,8 +97,8 @@ class Story:
 
     def same(self, name: str, *arguments: Any) -> Any:
         """Call the script and the reference: one reply, one time of the account, the same counters."""
-        said, expected = getattr(self.real, name)(*arguments), getattr(self.ref, name)(*arguments)
-        assert said == expected
+        answer, expected = getattr(self.real, name)(*arguments), getattr(self.ref, name)(*arguments)
+        assert answer == expected
         dump, account, key = self.real.dump(), self.ref.account(ACCOUNT), self.ref.key(KEY)
         if account is not None:
             state = self.account_state()
@@ -107,7 +107,7 @@ class Story:
             seen = dump.key(KEY)
             assert seen is not None
             assert seen.counters == self.ref.counters(key)
-        return said
+        return answer
 
     def account_state(self) -> AccountState:
         state = self.real.dump().account(ACCOUNT)

@@ -184,9 +184,9 @@ async def test_the_loop_sends_where_it_has_the_lease_and_nowhere_else(
 async def test_the_console_shows_a_mail(billing: Billing, capsys: pytest.CaptureFixture[str]) -> None:
     await written(billing, ADA)
     assert await mailer_of(billing, to_console).round() == 1
-    said = capsys.readouterr().err
-    assert f"A mail to {ADA}: Metergate: hello" in said
-    assert "123456" in said
+    shown = capsys.readouterr().err
+    assert f"A mail to {ADA}: Metergate: hello" in shown
+    assert "123456" in shown
     assert (await rows(billing))[0]["body"] == ""
 
 

@@ -141,10 +141,10 @@ async def test_who_leaves_loses_their_keys_here_and_nowhere_else(
     assert not principal.usable_key(0.0)
     for kept in (others, machine, elsewhere):
         assert await billing.keys.get(kept.id) == kept
-    said = await billing.database.rows(
+    entries = await billing.database.rows(
         "SELECT action, actor FROM audit_log WHERE account_id = $1 ORDER BY id DESC LIMIT 2", account_id
     )
-    assert {(row["action"], row["actor"]) for row in said} == {
+    assert {(row["action"], row["actor"]) for row in entries} == {
         ("member.remove", f"user:{team['admin']}"),
         ("key.revoke", f"user:{team['admin']}"),
     }

@@ -65,9 +65,9 @@ async def test_founding_makes_account_and_owner_or_nothing(billing: Billing) -> 
     with pytest.raises(ZeroDivisionError):
         await founded_and_failed(billing, ada)
     assert len((await billing.accounts.page(10)).items) == 1
-    said = await billing.database.row("SELECT * FROM audit_log WHERE action = 'organization.create'")
-    assert said is not None
-    assert (said["subject"], said["account_id"], said["user_id"]) == (organization.id, organization.account_id, ada)
+    entry = await billing.database.row("SELECT * FROM audit_log WHERE action = 'organization.create'")
+    assert entry is not None
+    assert (entry["subject"], entry["account_id"], entry["user_id"]) == (organization.id, organization.account_id, ada)
 
 
 async def test_two_of_one_name_have_two_slugs(billing: Billing) -> None:

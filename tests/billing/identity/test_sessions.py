@@ -19,8 +19,8 @@ async def test_a_token_says_who_it_is(people: People) -> None:
     assert pair.expires_in_s == 86_400
     assert pair.access_token not in repr(pair)
     assert pair.refresh_token not in repr(pair)
-    said = jwt.decode(pair.access_token, options={"verify_signature": False})
-    assert {name: said[name] for name in ("iss", "aud", "sub", "org_id", "role", "email", "ses")} == {
+    claims = jwt.decode(pair.access_token, options={"verify_signature": False})
+    assert {name: claims[name] for name in ("iss", "aud", "sub", "org_id", "role", "email", "ses")} == {
         "iss": "metergate",
         "aud": "metergate",
         "sub": user_id,
@@ -29,8 +29,8 @@ async def test_a_token_says_who_it_is(people: People) -> None:
         "email": "ann@example.com",
         "ses": pair.session_id,
     }
-    assert set(said["scope"].split()) == ROLES["owner"]
-    assert said["exp"] - said["iat"] == 86_400
+    assert set(claims["scope"].split()) == ROLES["owner"]
+    assert claims["exp"] - claims["iat"] == 86_400
     caller = await people.who(pair)
     assert (caller.kind, caller.id, caller.user_id, caller.org_id, caller.role) == (
         *("person", user_id, user_id, org_id),
@@ -38,7 +38,7 @@ async def test_a_token_says_who_it_is(people: People) -> None:
     )
     assert caller.account_id == org_id.replace("org_", "acc_")
     assert (caller.scopes, caller.operator, caller.verified) == (ROLES["owner"], False, True)
-    assert (caller.session_id, caller.token_id) == (pair.session_id, said["jti"])
+    assert (caller.session_id, caller.token_id) == (pair.session_id, claims["jti"])
 
 
 async def test_what_a_role_is_now_counts(people: People) -> None:

@@ -219,10 +219,10 @@ async def test_gateways_that_write_the_same_at_once_agree(billing: Billing, data
     finally:
         for one in writers:
             await one.close()
-    said = [part for answer in answers[:4] if answer is not None for part in answer]
-    fresh = [request_id for part in said for request_id, stored in part.items() if stored.fresh]
+    outcomes = [part for answer in answers[:4] if answer is not None for part in answer]
+    fresh = [request_id for part in outcomes for request_id, stored in part.items() if stored.fresh]
     assert sorted(fresh) == sorted(one.request_id for one in debits)
-    decided = {(request_id, stored.xseq) for part in said for request_id, stored in part.items()}
+    decided = {(request_id, stored.xseq) for part in outcomes for request_id, stored in part.items()}
     assert len(decided) == len(debits)
     for made in accounts:
         assert await balance(billing.database, made) == 10 - 40 * 500

@@ -43,11 +43,11 @@ async def test_what_the_server_does_not_say_is_left_out(database_url: str) -> No
         await connection.execute("REVOKE EXECUTE ON FUNCTION pg_control_system, pg_walfile_name(pg_lsn) FROM PUBLIC")
         await connection.execute(f"CREATE ROLE {role}")
         await connection.execute(f"SET LOCAL ROLE {role}")
-        said = await connection.fetchval(IDENTITY)
+        identity = await connection.fetchval(IDENTITY)
         await connection.execute("RESET ROLE")
         await connection.execute(f"DROP ROLE {role}")
         await connection.execute("GRANT EXECUTE ON FUNCTION pg_control_system, pg_walfile_name(pg_lsn) TO PUBLIC")
-    assert said == ".".join(["", "", *whole.split(".")[2:]])
+    assert identity == ".".join(["", "", *whole.split(".")[2:]])
     await database.close()
 
 

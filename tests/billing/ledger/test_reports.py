@@ -185,10 +185,10 @@ async def test_a_database_that_is_empty_reads_as_nothing(billing: Billing) -> No
 
 @given(st.integers(0, 10**40).map(lambda whole: whole * (COST_SCALE // 10**15)))
 def test_exact_amounts_are_plain_and_exact(scaled: int) -> None:
-    said = exact_usd(scaled)
-    assert "e" not in said.lower()
-    assert said == "0" or not said.endswith(".")
-    whole, _, fraction = said.partition(".")
+    text = exact_usd(scaled)
+    assert "e" not in text.lower()
+    assert text == "0" or not text.endswith(".")
+    whole, _, fraction = text.partition(".")
     assert int(whole + fraction.ljust(EXACT_DECIMALS, "0")) * (COST_SCALE // 10**15) == scaled
     assert not fraction.endswith("0")
 

@@ -121,9 +121,9 @@ async def test_a_request_of_a_dropped_month_is_not_debited_again(
 ) -> None:
     row = await billing.database.row("SELECT * FROM usage_events WHERE admitted_at = $1 AND charged_nano > 0", OLD)
     assert row is not None
-    said = {name: row[name] for name in Debit.__struct_fields__ if name in dict(row)}
+    fields = {name: row[name] for name in Debit.__struct_fields__ if name in dict(row)}
     debit = Debit(
-        **{**said, "admitted_at_ms": int(OLD.timestamp() * 1000), "tags": None, "counts": None, "by_model": None}
+        **{**fields, "admitted_at_ms": int(OLD.timestamp() * 1000), "tags": None, "counts": None, "by_model": None}
     )
     await roll(billing.database, most_fresh=0)
     await retention.round()

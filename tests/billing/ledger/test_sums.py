@@ -58,10 +58,10 @@ async def used(billing: Billing, account_id: str, *, at: datetime | None = None)
         ("key_2", None, "/v1/chat/completions", None),
     )
     for number, (key_id, user_id, endpoint, tags) in enumerate(kinds):
-        said = json.dumps(tags) if tags else None
+        encoded = json.dumps(tags) if tags else None
         moment = at + timedelta(milliseconds=number)
         await billing.debit(
-            account_id, key_id, USAGE, admitted_at=moment, user_id=user_id, endpoint=endpoint, tags=said
+            account_id, key_id, USAGE, admitted_at=moment, user_id=user_id, endpoint=endpoint, tags=encoded
         )
 
 

@@ -231,12 +231,12 @@ async def test_a_price_row_that_is_missing(billing: Billing, account_id: str, sp
     assert PRICE.id in found["prices"].examples[0]
 
 
-@pytest.mark.parametrize("said", ["replace(said, '0.15', '0.15') || ' '", "'{}'", "'not json'"])
-async def test_a_price_row_that_was_rewritten(billing: Billing, account_id: str, spoil: Spoil, said: str) -> None:
+@pytest.mark.parametrize("stored", ["replace(said, '0.15', '0.15') || ' '", "'{}'", "'not json'"])
+async def test_a_price_row_that_was_rewritten(billing: Billing, account_id: str, spoil: Spoil, stored: str) -> None:
     await debits(billing, account_id)
-    await spoil(f"UPDATE prices SET said = {said}")  # noqa: S608
+    await spoil(f"UPDATE prices SET said = {stored}")  # noqa: S608
     found = differences(await verify(billing.database))
-    if said.startswith("replace"):
+    if stored.startswith("replace"):
         assert found == {}  # white space says nothing else
     else:
         assert "its content is no price row" in found["prices"].examples[0]

@@ -232,19 +232,19 @@ async def test_unknown_accounts_and_conflicts(world: World) -> None:
 
 
 @pytest.mark.parametrize(
-    ("said", "thousandths"),
+    ("quantity", "thousandths"),
     [(0, 0), (7, 7000), (7.0, 7000), ("1.5", 1500), ("0.001", 1), ("9007199254740", 9007199254740000)],
 )
-def test_quantities(said: object, thousandths: int) -> None:
-    assert parse_quantity(said) == thousandths
+def test_quantities(quantity: object, thousandths: int) -> None:
+    assert parse_quantity(quantity) == thousandths
 
 
 @pytest.mark.parametrize(
-    "said", [-1, 1.5, True, None, "", "1.", ".5", "1e3", "1.0001", "-1", " 1", "9007199254741", 10**13]
+    "quantity", [-1, 1.5, True, None, "", "1.", ".5", "1e3", "1.0001", "-1", " 1", "9007199254741", 10**13]
 )
-def test_what_is_no_quantity(said: object) -> None:
+def test_what_is_no_quantity(quantity: object) -> None:
     with pytest.raises(BadMeasure):
-        parse_quantity(said)
+        parse_quantity(quantity)
 
 
 def test_prices_and_digests() -> None:
@@ -255,8 +255,10 @@ def test_prices_and_digests() -> None:
     assert digest_of("debit", measure) == digest_of("debit", Measure(meter="container.second", thousandths=1500))
     assert digest_of("debit", measure) != digest_of("usage", measure)
     assert digest_of("debit", Measure(amount_nano=0)) != digest_of("debit", Measure(amount_nano=1))
-    said = '["debit",{"feature":"service","meter":"container.second","thousandths":1500}]'  # and no field that is unset
-    assert digest_of("debit", measure) == hashlib.sha256(said.encode()).digest()
+    canonical = (
+        '["debit",{"feature":"service","meter":"container.second","thousandths":1500}]'  # and no field that is unset
+    )
+    assert digest_of("debit", measure) == hashlib.sha256(canonical.encode()).digest()
     for wrong in (Measure(meter="unknown", thousandths=1), Measure(provider="x", model="y", input_tokens=1)):
         with pytest.raises(MeterNotPriced):
             charge_of(wrong, PRICES, 0, 2_000_000_000)

@@ -21,7 +21,7 @@ class Receiver:
     answers: dict[str, int] = field(default_factory=dict)
     url: str = ""
 
-    def said(self, path: str) -> list[dict[str, Any]]:
+    def bodies(self, path: str) -> list[dict[str, Any]]:
         """The bodies that came to a path."""
         return [json.loads(body) for at, _, body in self.came if at == path]
 

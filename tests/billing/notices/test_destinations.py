@@ -47,8 +47,8 @@ class Liar(AbstractResolver):
     """Says of each name that it is this machine, beside a public address."""
 
     async def resolve(self, host: str, port: int = 0, family: Any = socket.AF_INET) -> Any:
-        said = {"hostname": host, "port": port, "family": socket.AF_INET, "proto": 0, "flags": 0}
-        return [said | {"host": "1.1.1.1"}, said | {"host": "127.0.0.1"}]
+        address = {"hostname": host, "port": port, "family": socket.AF_INET, "proto": 0, "flags": 0}
+        return [address | {"host": "1.1.1.1"}, address | {"host": "127.0.0.1"}]
 
     async def close(self) -> None:
         pass

@@ -4,14 +4,14 @@ from billing.notices.letters import letter_of
 
 
 def test_an_exhausted_quota_is_called_what_it_is() -> None:
-    said = {
+    quota = {
         subject: (letter_of("Metergate", "quota.exhausted", {"subject": subject}) or ("", ""))[1]
         for subject in ("plan", "key", "user", "account")
     }
-    assert "your plan" in said["plan"]
-    assert "one of your API keys" in said["key"]
-    assert "member" in said["user"]
-    assert "your account" in said["account"]
+    assert "your plan" in quota["plan"]
+    assert "one of your API keys" in quota["key"]
+    assert "member" in quota["user"]
+    assert "your account" in quota["account"]
 
 
 def test_a_refund_says_how_much_of_the_payment_came_back() -> None:

@@ -55,21 +55,21 @@ async def test_a_notice_is_mailed_and_delivered_to_who_wants_it(billing: Billing
         rotated = await endpoints.rotate(own.id, account_id, actor=SYSTEM)
         await endpoints.test(own.id, account_id)
         assert await worker.round() == 1
-    assert {said["type"] for said in receiver.said("/own")} == {"balance.low", "key.revoked", "test"}
-    assert len(receiver.said("/own")) == 3
-    assert [said["data"]["balance_usd"] for said in receiver.said("/operator")] == ["0.50"]
-    assert len(receiver.said("/hook")) == 2
-    assert not receiver.said("/keys")
-    assert not receiver.said("/other")
+    assert {notice["type"] for notice in receiver.bodies("/own")} == {"balance.low", "key.revoked", "test"}
+    assert len(receiver.bodies("/own")) == 3
+    assert [notice["data"]["balance_usd"] for notice in receiver.bodies("/operator")] == ["0.50"]
+    assert len(receiver.bodies("/hook")) == 2
+    assert not receiver.bodies("/keys")
+    assert not receiver.bodies("/other")
     assert receiver.signed_by(-1, rotated.secret)
     assert receiver.signed_by(-1, own.secret)  # for a day
     assert rotated.secret not in repr(rotated)
     first = next(place for place, (path, _, _) in enumerate(receiver.came) if path == "/own")
     assert receiver.signed_by(first, own.secret)
     assert not receiver.signed_by(first, rotated.secret)
-    said = receiver.said("/own")[0]
-    assert said["id"] == receiver.came[first][1]["webhook-id"]
-    assert said["account_id"] == account_id
+    notice = receiver.bodies("/own")[0]
+    assert notice["id"] == receiver.came[first][1]["webhook-id"]
+    assert notice["account_id"] == account_id
     for address in ADDRESSES[:2]:
         (body,) = await mails(billing, address)
         assert "Balance in USD: 0.50" in body
@@ -96,7 +96,7 @@ async def test_a_delivery_that_fails_is_tried_again_parked_and_sent_by_hand(bill
             assert await worker.round() == 2
         await due(billing)
         assert await worker.round() == 0
-        assert not receiver.said("/elsewhere")
+        assert not receiver.bodies("/elsewhere")
         page = await endpoints.deliveries(made["/failing"].id, account.id, 10)
         (failed,) = page.items
         assert (failed.attempts, failed.status, failed.error, failed.type) == (3, 500, "status 500", "key.created")
@@ -120,7 +120,7 @@ async def test_a_delivery_that_fails_is_tried_again_parked_and_sent_by_hand(bill
         assert await worker.round() == 1
         assert (await endpoints.get(made["/moved"].id, account.id)).disabled_at is not None
         await worker.round()
-        assert [said["data"]["endpoint_id"] for said in receiver.said("/other")][-1] == made["/moved"].id
+        assert [notice["data"]["endpoint_id"] for notice in receiver.bodies("/other")][-1] == made["/moved"].id
         enabled = await endpoints.update(made["/moved"].id, account.id, {"enabled": True}, actor=SYSTEM)
         assert (enabled.disabled_at, enabled.failing_since) == (None, None)
 

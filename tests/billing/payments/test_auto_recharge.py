@@ -300,5 +300,7 @@ async def test_a_threshold_is_set_and_given_up(billing: Billing) -> None:
     assert (await alerts.put(account, None, actor=audit.ADMIN)).is_default
     with pytest.raises(AccountNotFound):
         await alerts.put("acc_none", 7, actor=audit.ADMIN)
-    said = await billing.database.rows("SELECT before, after FROM audit_log WHERE action = 'account.alert' ORDER BY id")
-    assert [row["after"] for row in said] == [{"threshold_usd": "0.000000007"}, {"threshold_usd": None}]
+    entries = await billing.database.rows(
+        "SELECT before, after FROM audit_log WHERE action = 'account.alert' ORDER BY id"
+    )
+    assert [row["after"] for row in entries] == [{"threshold_usd": "0.000000007"}, {"threshold_usd": None}]

@@ -48,10 +48,13 @@ async def test_a_code_is_credit_once_for_an_account(billing: Billing, coupons: C
     assert lot.terms == Terms(10, promotional=True, expires_at=START + timedelta(days=30))
     stored = await billing.database.rows("SELECT * FROM coupons")
     assert code.replace("-", "") not in repr([dict(row) for row in stored])
-    said = await billing.database.rows(
+    entries = await billing.database.rows(
         "SELECT actor, action FROM audit_log WHERE action IN ('coupon.create', 'account.grant')"
     )
-    assert [(row["actor"], row["action"]) for row in said] == [("admin", "coupon.create"), (ANA.name, "account.grant")]
+    assert [(row["actor"], row["action"]) for row in entries] == [
+        ("admin", "coupon.create"),
+        (ANA.name, "account.grant"),
+    ]
     clock.at += DAY
     with pytest.raises(CouponRefused, match="valid until 2027-02-01"):
         await coupons.redeem(two, code, actor=ANA)

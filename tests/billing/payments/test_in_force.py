@@ -86,9 +86,9 @@ def test_how_a_subscription_changes() -> None:
 
 
 def invoice(*lines: InvoiceLine, status: InvoiceStatus = "paid") -> Invoice:
-    said = dict.fromkeys(("customer_id", "subscription_id", "payment_id", "order_id", "deployment"))
+    absent = dict.fromkeys(("customer_id", "subscription_id", "payment_id", "order_id", "deployment"))
     total = sum(line.amount_cents for line in lines)
-    return Invoice("in_1", status, **said, amount_cents=max(total, 0), total_cents=max(total, 0), currency="usd",
+    return Invoice("in_1", status, **absent, amount_cents=max(total, 0), total_cents=max(total, 0), currency="usd",
                    lines=lines, livemode=False, created_at=NOW)  # fmt: skip
 
 

@@ -50,9 +50,9 @@ class Scene:
     async def paid(self, invoice_id: str, price: str, cents: int) -> list[bool]:
         """See a paid invoice of the period, twice."""
         line = InvoiceLine("il_1", "subscription", cents, price, self.seen.period_start, self.seen.period_end)
-        said = dict.fromkeys(("payment_id", "order_id", "deployment"))
+        absent = dict.fromkeys(("payment_id", "order_id", "deployment"))
         invoice = Invoice(
-            *(invoice_id, "paid", "cus_1", "sub_1"), **said, amount_cents=cents, total_cents=cents, currency="usd",
+            *(invoice_id, "paid", "cus_1", "sub_1"), **absent, amount_cents=cents, total_cents=cents, currency="usd",
             lines=(line,), livemode=False, created_at=self.now,
         )  # fmt: skip
         given = []

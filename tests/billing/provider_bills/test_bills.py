@@ -9,10 +9,9 @@ from typing import Any
 import pytest
 
 from billing.ledger.catalogue import sync_prices
-from billing.provider_bills import fetching
+from billing.provider_bills import bills as module
 from billing.provider_bills.answers import questions, read_page
-from billing.provider_bills.bills import BillAccount, Bills, NoSuchBill
-from billing.provider_bills.fetching import fetch
+from billing.provider_bills.bills import BillAccount, Bills, NoSuchBill, fetch
 from billing.provider_bills.lines import BillRefused, BillUnavailable, Tolerance
 from billing.usage import Usage
 from tests.billing.support import PRICES, Billing
@@ -27,7 +26,7 @@ EXACT = Tolerance(0, 0)
 
 @pytest.fixture
 async def apis(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[BillingApis]:
-    monkeypatch.setattr(fetching, "FIRST_PAUSE_S", 0)
+    monkeypatch.setattr(module, "FIRST_PAUSE_S", 0)
     async with billing_apis() as made:
         yield made
 
@@ -113,9 +112,9 @@ async def test_anthropic_and_openrouter(bills: Bills, apis: BillingApis) -> None
     }
     apis.add("v1/organizations/usage_report/messages", DAYS[0], usage)
     for kind, cents in (("uncached_input_tokens", "0.015"), ("output_tokens", "0.0060001")):
-        said = {"description": "Claude Sonnet 4 Usage", "model": "claude-sonnet-4-20250514", "cost_type": "tokens"}
+        group = {"description": "Claude Sonnet 4 Usage", "model": "claude-sonnet-4-20250514", "cost_type": "tokens"}
         amount = {"amount": cents, "currency": "USD", "token_type": kind, "workspace_id": "wrkspc_1"}
-        apis.add("v1/organizations/cost_report", DAYS[0], {**said, **amount, "service_tier": "standard"})
+        apis.add("v1/organizations/cost_report", DAYS[0], {**group, **amount, "service_tier": "standard"})
     apis.page_days = 2
     found = await bills.fetched("anthropic", SINCE, TODAY)
     assert shown(found) == {(DAYS[0], "claude-sonnet-4"): ("priced_differently", 1, False)}

@@ -112,7 +112,7 @@ def test_an_invoice_is_read_as_it_is_written() -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "names", "said"),
+    ("text", "names", "message"),
     [
         ("day,model\n", {}, "no column 'amount_usd'"),
         ("day,model,amount_usd\n", {"price": "x"}, "no column 'price'"),
@@ -124,6 +124,6 @@ def test_an_invoice_is_read_as_it_is_written() -> None:
         (f"day,model,amount_usd\n2026-11-20,{'x' * 501},1\n", {}, "Row 2"),
     ],
 )
-def test_what_is_no_invoice_names_its_row(text: str, names: dict[str, str], said: str) -> None:
-    with pytest.raises(BillRefused, match=said):
+def test_what_is_no_invoice_names_its_row(text: str, names: dict[str, str], message: str) -> None:
+    with pytest.raises(BillRefused, match=message):
         read_invoice(text, names, SINCE, UNTIL)

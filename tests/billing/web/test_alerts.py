@@ -22,17 +22,17 @@ async def test_budgets_are_made_changed_and_removed(console: Console) -> None:
     given = changed(form, about="tag", tag="team=a", amount_usd="10", period="total")
     assert (await console.post("/alerts/budgets", "admin", given)).status == 303
     page = await console.get("/alerts", "viewer")
-    said = (await console.api("/billing/budgets", "viewer"))["data"]
-    assert [(each["subject"], each["period"], each["thresholds"]) for each in said] == [
+    budgets = (await console.api("/billing/budgets", "viewer"))["data"]
+    assert [(each["subject"], each["period"], each["thresholds"]) for each in budgets] == [
         ("tag", "total", [50, 80, 100]),
         ("key", "month", [50, 75]),
     ]
-    money = [each[name] for each in said for name in ("amount_usd", "spent_usd") if each[name]]
+    money = [each[name] for each in budgets for name in ("amount_usd", "spent_usd") if each[name]]
     assert [value for value in page.values if value in money] == money
     assert "the key <laptop>" in page.words
     assert "75 %" in page.words
     assert "Add a budget" not in page.words
-    path = f"/alerts/budgets/{said[1]['id']}"
+    path = f"/alerts/budgets/{budgets[1]['id']}"
     form = fields(await console.get(path, "admin"), path)
     assert (await console.post(path, "admin", changed(form, amount_usd="6"))).status == 303
     after = (await console.api("/billing/budgets", "viewer"))["data"][1]

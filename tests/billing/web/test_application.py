@@ -188,13 +188,13 @@ async def test_a_provider_s_sign_in_leads_back_into_the_console(
             assert cookie is not None
             return elsewhere.authorize(sent.location), {"Cookie": f"__Host-mg_oidc={cookie[1]}"}
 
-        said, headers = await begun()
-        back = await pages.get("../api/auth/oidc/example/callback", params=said, headers=headers)
+        query, headers = await begun()
+        back = await pages.get("../api/auth/oidc/example/callback", params=query, headers=headers)
         assert (back.status, back.location) == (303, "../../../../console/usage?by=key")
         pages.cookies["ann"] = back.cookie or ""
         assert (await pages.get("/usage", "ann")).status == 200
-        said, headers = await begun()
-        wrong = await pages.get("../api/auth/oidc/example/callback", params=said | {"state": "x"}, headers=headers)
+        query, headers = await begun()
+        wrong = await pages.get("../api/auth/oidc/example/callback", params=query | {"state": "x"}, headers=headers)
         assert wrong.location == "../../../../console/sign-in?notice=sign-in-failed"
         assert "has not signed you in" in (await pages.get("/sign-in?notice=sign-in-failed")).words
     shut = Browsers(billing.database, billing.new_id, None, admits=lambda provider, domain: False)

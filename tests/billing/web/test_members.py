@@ -16,8 +16,8 @@ async def test_members_from_invitation_to_removal(console: Console) -> None:
     key, _ = await billing.keys.create(account_id, "laptop", user_id=persons["member"])
     await billing.debit(account_id, key.id, Usage(input_tokens=4000), user_id=persons["member"])
     listed = await console.get("/members", "viewer")
-    said = await console.api("/account/usage/summary", "viewer", group_by="user")
-    assert [each for each in listed.values if each != "0.00"] == [said["total"]["charged_usd"]]
+    summary = await console.api("/account/usage/summary", "viewer", group_by="user")
+    assert [each for each in listed.values if each != "0.00"] == [summary["total"]["charged_usd"]]
     assert "may not invite" in listed.words
 
     wrong = await console.post("/members/invite", "admin", {"email": "nowhere", "role": "viewer"})

@@ -20,17 +20,17 @@ PRO = Seen("sub_1", "active", "pro", START, START + timedelta(days=30), START)
 def test_what_a_plan_costs_today_and_at_renewal() -> None:
     now = START + timedelta(days=10)
 
-    def said(name: str, current: Seen | None = PRO, mine: str = "pro") -> tuple[str, str, bool]:
+    def change(name: str, current: Seen | None = PRO, mine: str = "pro") -> tuple[str, str, bool]:
         found = outlook(PLANS[name], current, mine, PLANS, now)
         return found.how, f"{found.today_nano / 10**9:.2f}", found.renews_at == PRO.period_end
 
-    assert said("top") == ("now", "40.00", True)  # two thirds of the 60 dollars more
-    assert said("pro") == ("nothing", "0.00", True)
-    assert said("free") == ("cancel", "0.00", True)
-    assert said("pro", replace(PRO, ends_at=PRO.period_end)) == ("resume", "0.00", True)
-    assert said("pro", replace(PRO, plan="top")) == ("period_end", "0.00", True)
-    assert said("top", None, "free") == ("buy", "80.00", False)
-    assert said("free", None, "free") == said("top", None, "top") == ("nothing", "0.00", False)
+    assert change("top") == ("now", "40.00", True)  # two thirds of the 60 dollars more
+    assert change("pro") == ("nothing", "0.00", True)
+    assert change("free") == ("cancel", "0.00", True)
+    assert change("pro", replace(PRO, ends_at=PRO.period_end)) == ("resume", "0.00", True)
+    assert change("pro", replace(PRO, plan="top")) == ("period_end", "0.00", True)
+    assert change("top", None, "free") == ("buy", "80.00", False)
+    assert change("free", None, "free") == change("top", None, "top") == ("nothing", "0.00", False)
     late = outlook(PLANS["top"], PRO, "pro", PLANS, PRO.period_end + timedelta(days=1))
     assert late.today_nano == 0
 

@@ -55,19 +55,19 @@ async def test_usage_says_what_the_api_says_in_every_zone_and_by_everything(cons
             shown = {"by": by, "tz": tz, **MARCH, **({"tag": "team"} if by == "tag" else {})}
             page = await console.get("/usage", "viewer", params=shown)
             group_by = "tag:team" if by == "tag" else by
-            said = await console.api("/account/usage/summary", "viewer", group_by=group_by, **span)
+            summary = await console.api("/account/usage/summary", "viewer", group_by=group_by, **span)
             buckets = await console.api("/account/usage/buckets", "viewer", granularity="day", **span)
             before = await console.api(
                 "/account/usage/summary", "viewer", since="2026-01-29", until="2026-03-01", tz=tz, group_by=group_by
             )
             was = {next(iter(each["group"].values())): each["charged_usd"] for each in before["data"]}
-            total = said["total"]
+            total = summary["total"]
             assert page.values == [
                 *(total["charged_usd"], before["total"]["charged_usd"]),
                 *(str(total[name]) for name in ("events", "input_tokens", "output_tokens")),
                 *(
                     text
-                    for each in said["data"]
+                    for each in summary["data"]
                     for text in (
                         *(str(each["events"]), str(each["input_tokens"]), str(each["output_tokens"])),
                         *(each["charged_usd"], was.pop(next(iter(each["group"].values())), "0.00")),
@@ -91,18 +91,18 @@ async def test_usage_is_a_table_by_the_same_query_and_its_parts_lead_to_their_re
     page = await console.get("/usage", "owner", params=params)
     assert "&lt;laptop&gt;" in page.text
     csv = await console.get("/usage", "owner", params=params | {"format": "csv"})
-    said = await console.api(
+    events = await console.api(
         "/account/usage/summary", "owner", since="2026-03-01", until="2026-04-01", tz="Europe/Berlin", group_by="key"
     )
     lines = list(DictReader(csv.text.splitlines()))
     assert csv.headers["Content-Type"].startswith("text/csv")
-    assert [line["charged_usd"] for line in lines] == [each["charged_usd"] for each in said["data"]]
+    assert [line["charged_usd"] for line in lines] == [each["charged_usd"] for each in events["data"]]
     by_time = await console.get("/usage", "owner", params=params | {"format": "csv", "table": "time"})
     assert by_time.text.startswith("start,end,key,")
     href = re.search(r'<td data-label="Key"><a href="\.(/requests[^"]+)"', page.text)
     assert href is not None
     led = await console.get(href[1].replace("&amp;", "&"), "owner")
-    assert led.text.count('<td data-label="Time">') == min(50, said["data"][0]["events"])
+    assert led.text.count('<td data-label="Time">') == min(50, events["data"][0]["events"])
     one_day = re.search(r'<a href="\.(/usage[^"]+)" aria-label="2026-03-29', page.text)
     assert one_day is not None
     hours = await console.get(one_day[1].replace("&amp;", "&"), "owner")
@@ -133,12 +133,12 @@ async def test_what_can_t_be_asked_for_is_said(console: Console) -> None:
 async def test_one_request_is_explained_line_by_line(console: Console) -> None:
     request_id = await use(console)
     page = await console.get(f"/requests/{request_id}", "viewer")
-    said = await console.api(f"/account/usage/events/{request_id}", "viewer")
-    for line in said["lines"]:
+    event = await console.api(f"/account/usage/events/{request_id}", "viewer")
+    for line in event["lines"]:
         assert f"${line['price_usd_per_million']} a million" in page.words
         assert f"${line['amount_usd']}" in page.words
-    assert f"Charged ${said['charged_usd']}" in page.words
-    assert said["price_id"] in page.words
+    assert f"Charged ${event['charged_usd']}" in page.words
+    assert event["price_id"] in page.words
     assert (await console.get(f"/requests/{request_id}", "stranger")).status == 404
     listed = await console.get("/requests", "viewer", params={"limit": "20", "model": "slow"})
     events = await console.api("/account/usage/events", "viewer", limit="20", model="slow")
@@ -194,8 +194,8 @@ async def charged(console: Console) -> str:
 async def test_refusals_and_models_are_those_of_the_account(console: Console) -> None:
     refused, account_id = console.services.refused, console.organization.account_id
     for id_, whose, message in (("req_1", account_id, "Add credit."), ("req_2", "acc_other", "Not yours.")):
-        said = f"key_{id_}", "/v1/chat/completions", "fast", 402, "billing_required", message
-        refused.note(RefusedRequest(id_, time.time_ns() // 10**6, whose, *said, {"billing": {"balance_usd": "0.01"}}))
+        fields = f"key_{id_}", "/v1/chat/completions", "fast", 402, "billing_required", message
+        refused.note(RefusedRequest(id_, time.time_ns() // 10**6, whose, *fields, {"billing": {"balance_usd": "0.01"}}))
     await refused.flush()
     shown = await console.get("/requests/refused", "viewer")
     assert ("Add credit." in shown.words, "Not yours." in shown.words) == (True, False)

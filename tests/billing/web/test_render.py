@@ -1,8 +1,9 @@
 """What amounts look like."""
 
 import pytest
+from markupsafe import Markup
 
-from billing.web.render import usd_text
+from billing.web.render import brief, changes, digits, money, usd_text
 
 
 @pytest.mark.parametrize(
@@ -20,3 +21,30 @@ from billing.web.render import usd_text
 )
 def test_an_amount_is_rounded_for_reading_and_never_to_nothing(nano: int, text: str) -> None:
     assert usd_text(nano) == (text if nano >= 0 else text.replace("$-", "-$"))
+
+
+def test_amounts_of_one_column_have_as_many_digits() -> None:
+    amounts = ["25.00", "-0.03765", "0.5", None]
+    assert [str(money(each, digits(amounts)).striptags()) for each in amounts] == [
+        *("$25.00000", "-$0.03765", "$0.50000", "–")
+    ]
+    assert [usd_text(nano, digits([10**9, 0])) for nano in (10**9, 0)] == ["$1.00", "$0.00"]
+    assert (digits([1]), usd_text(1, digits([1]))) == (6, "$0.000000001")
+
+
+def test_only_long_words_are_broken() -> None:
+    assert all(map(brief, ("", "purchase of 2026-11-23 17:02:26", Markup('<data title="0.000000000000001">1</data>'))))
+    assert not brief("order ord_01M84NQKKGYD4BYXR9GNVHYGS7")
+
+
+def test_a_change_is_told_by_the_fields_that_differ() -> None:
+    before = {"plan": "free", "status": "active", "operator": False, "quotas": []}
+    after = {"plan": "pro", "status": "active", "operator": True, "quotas": [{"limit": 1}], "past_due_at": "now"}
+    assert changes(before, after) == [
+        ("plan", "free", "pro"),
+        ("operator", "no", "yes"),
+        ("quotas", "[]", '[{"limit":1}]'),
+        ("past due at", "", "now"),
+    ]
+    assert changes(None, {"name": "Acme"}) == [("name", "", "Acme")]
+    assert changes({"name": "Acme"}, None) == [("name", "Acme", "")]

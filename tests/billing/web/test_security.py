@@ -69,8 +69,8 @@ async def test_sessions_are_listed_and_ended_and_what_was_done_can_be_read(conso
 
     await console.post("/keys/new", "owner", [("name", "<b>"), ("scope", "llm:proxy")])
     audit = await console.get("/security/audit?action=key.*", "owner")
-    said = (await console.api("/account/audit", "owner", action="key.*"))["data"]
-    assert len(said) == audit.text.count('data-label="Action"') == 1
+    entries = (await console.api("/account/audit", "owner", action="key.*"))["data"]
+    assert len(entries) == audit.text.count('data-label="Action"') == 1
     assert "<ins>&lt;b&gt;</ins>" in audit.text
     assert (await console.post("/security/end-all", "owner")).location == "../sign-in?notice=signed-out"
     assert (await console.get("/security", "owner")).status == 303

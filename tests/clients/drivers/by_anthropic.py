@@ -102,7 +102,7 @@ def ask(asked: driving.Asked) -> str:
         if "what" in asked:
             return text(client, asked)
         try:
-            return json.dumps({"said": HOWS[asked["how"]](client, asked)})
+            return json.dumps({"answer": HOWS[asked["how"]](client, asked)})
         except anthropic.APIStatusError as error:
             told = {"raised": type(error).__name__, "status": error.status_code, "type": error.type}
             return json.dumps({**told, "message": error.message, "body": error.body, "request_id": error.request_id})

@@ -1,4 +1,4 @@
-"""Google's own library. What came of a call is JSON: `said`, or what of Google's exceptions was `raised`."""
+"""Google's own library. What came of a call is JSON: `answer`, or what of Google's exceptions was `raised`."""
 
 import asyncio
 import base64
@@ -122,7 +122,7 @@ def ask(asked: driving.Asked) -> str:
         if "what" in asked:
             return text(client, asked)
         try:
-            return json.dumps({"said": WAYS[asked["how"]](client, asked)})
+            return json.dumps({"answer": WAYS[asked["how"]](client, asked)})
         except errors.APIError as error:
             raised = {"raised": type(error).__name__, "code": error.code, "status": error.status}
             return json.dumps({**raised, "message": error.message, "details": error.details})

@@ -40,8 +40,8 @@ async def chat_both_ways(asked: driving.Asked, given: dict[str, Any]) -> str:
 
 def responses(client: OpenAI, asked: driving.Asked) -> str:
     shown = [{"type": "input_text", "text": asked["prompt"]}, {"type": "input_image", "image_url": driving.IMAGE_URL}]
-    said = [{"role": "user", "content": shown}] if asked["what"] == "image" else asked["prompt"]
-    given: dict[str, Any] = {"model": asked["model"], "input": said}
+    prompt = [{"role": "user", "content": shown}] if asked["what"] == "image" else asked["prompt"]
+    given: dict[str, Any] = {"model": asked["model"], "input": prompt}
     match asked["what"]:
         case "stream":
             events = client.responses.create(**given, stream=True)

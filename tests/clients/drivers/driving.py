@@ -58,11 +58,11 @@ def drive(ask: Callable[[Asked], str]) -> None:
     time.sleep = noted
     for line in sys.stdin:
         waits.clear()
-        said: dict[str, Any]
+        outcome: dict[str, Any]
         try:
-            said = {"text": ask(json.loads(line))}
+            outcome = {"text": ask(json.loads(line))}
         except Exception as error:
             names = [f"{kind.__module__.partition('.')[0]}.{kind.__name__}" for kind in type(error).__mro__]
             base = next((name for name in names if name.startswith("openai.")), names[0])
-            said = {"raised": names[0], "base": base, "message": str(error)}
-        print(json.dumps({"waits": waits, **said}), file=told, flush=True)
+            outcome = {"raised": names[0], "base": base, "message": str(error)}
+        print(json.dumps({"waits": waits, **outcome}), file=told, flush=True)

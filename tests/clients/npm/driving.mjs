@@ -24,14 +24,14 @@ globalThis.setTimeout = (call, ms, ...rest) => {
 const drive = async (library, ask) => {
   for await (const line of createInterface({ input: process.stdin })) {
     waits.length = 0;
-    let said;
+    let outcome;
     try {
-      said = { text: await ask(JSON.parse(line)) };
+      outcome = { text: await ask(JSON.parse(line)) };
     } catch (error) {
       const name = error.name === "Error" ? error.constructor.name : error.name;
       const builtIn = error.constructor === globalThis[error.constructor.name];
-      said = { raised: builtIn ? name : `${library}.${name}`, message: String(error.message) };
+      outcome = { raised: builtIn ? name : `${library}.${name}`, message: String(error.message) };
     }
-    process.stdout.write(`${JSON.stringify({ waits, ...said })}\n`);
+    process.stdout.write(`${JSON.stringify({ waits, ...outcome })}\n`);
   }
 };

@@ -109,9 +109,9 @@ def test_help(shell: Shell, command: str) -> None:
 
 
 def test_every_command_is_documented() -> None:
-    said = (CHECKOUT / "docs" / "cli.md").read_text()
+    page = (CHECKOUT / "docs" / "cli.md").read_text()
     assert len(COMMANDS) > 80
-    assert [command for command in COMMANDS if f"metergate {command}" not in said] == []
+    assert [command for command in COMMANDS if f"metergate {command}" not in page] == []
 
 
 def test_debits_that_were_set_aside_are_listed_and_written_once_they_can_be(
@@ -141,8 +141,8 @@ def test_debits_that_were_set_aside_are_listed_and_written_once_they_can_be(
     replay = ("ledger", "set-aside", "replay")
     refused = shell.run(*replay, made[0].request_id, "--json", env=stores)
     assert refused.code == 1
-    (said,) = json.loads(refused.stdout)["debits"]
-    assert (said["result"], said["reason"]) == ("refused", "the ledger has no such account")
+    (debit,) = json.loads(refused.stdout)["debits"]
+    assert (debit["result"], debit["reason"]) == ("refused", "the ledger has no such account")
     shell.run(*replay, env=stores).failed(2)
     shell.run(*replay, "x", "--all", env=stores).failed(2)
     asyncio.run(bring_the_account_back())
@@ -188,22 +188,24 @@ def test_wrong_usage(shell: Shell, arguments: tuple[str, ...]) -> None:
 
 @pytest.mark.parametrize("command", ["up", "serve", "migrate", "operator account list", "ledger verify"])
 def test_a_wrong_configuration(shell: Shell, command: str) -> None:
-    said = shell.run(*command.split(), env={"MAX_BODY_BYTES": "1MB", "SMTP_PORT": "x"}).failed(2)
-    assert "environment: MAX_BODY_BYTES: " in said
-    assert "environment: SMTP_PORT: " in said
+    message = shell.run(*command.split(), env={"MAX_BODY_BYTES": "1MB", "SMTP_PORT": "x"}).failed(2)
+    assert "environment: MAX_BODY_BYTES: " in message
+    assert "environment: SMTP_PORT: " in message
     assert not shell.data_dir.exists()
 
 
 def test_a_gateway_that_is_not_there(shell: Shell) -> None:
     url = f"http://{nobody_at()}"
     (shell.folder / "key").write_text(f"{PASSWORD}\n")
-    said = shell.run("operator", "account", "list", "--api-url", url, "--token-file", "key").failed(3)
-    assert url in said
-    assert PASSWORD not in said
-    said = shell.run("operator", "account", "list", env={"METERGATE_API_URL": url, "ADMIN_API_KEY": PASSWORD}).failed(3)
-    assert url in said
-    said = shell.run("operator", "grant", "acc_1", "5", "--api-url", url, "--token-file", "key").failed(3)
-    assert "--idempotency-key " in said
+    message = shell.run("operator", "account", "list", "--api-url", url, "--token-file", "key").failed(3)
+    assert url in message
+    assert PASSWORD not in message
+    message = shell.run(
+        "operator", "account", "list", env={"METERGATE_API_URL": url, "ADMIN_API_KEY": PASSWORD}
+    ).failed(3)
+    assert url in message
+    message = shell.run("operator", "grant", "acc_1", "5", "--api-url", url, "--token-file", "key").failed(3)
+    assert "--idempotency-key " in message
     assert not shell.data_dir.exists()
 
 
@@ -222,9 +224,9 @@ def test_stores_that_are_not_there(shell: Shell, command: str) -> None:
         "DATABASE_URL": f"postgresql://user:{PASSWORD}@{address}/name?sslmode=disable",
         "REDIS_URL": f"redis://:{PASSWORD}@{address}",
     }
-    said = shell.run(*command.split(), env=stores).failed(3)
-    assert address in said
-    assert PASSWORD not in said
+    message = shell.run(*command.split(), env=stores).failed(3)
+    assert address in message
+    assert PASSWORD not in message
 
 
 def test_the_doctor_says_that_stores_are_not_there(shell: Shell) -> None:
@@ -258,8 +260,8 @@ def test_serve_refuses_a_database_that_lacks_migrations(shell: Shell, empty_data
 
 
 def test_a_request_log_that_cannot_be_written(shell: Shell, stores: dict[str, str]) -> None:
-    said = shell.run("serve", env={**stores, "METERGATE_REQUEST_LOG": "/no/where"}).failed(2)
-    assert "METERGATE_REQUEST_LOG: /no/where: No such file or directory" in said
+    message = shell.run("serve", env={**stores, "METERGATE_REQUEST_LOG": "/no/where"}).failed(2)
+    assert "METERGATE_REQUEST_LOG: /no/where: No such file or directory" in message
 
 
 def test_serve_on_given_stores(shell: Shell, empty_database_url: str, redis_url: str) -> None:
@@ -279,10 +281,10 @@ def test_serve_on_given_stores(shell: Shell, empty_database_url: str, redis_url:
 def test_up_with_a_database_that_is_given(shell: Shell, empty_database_url: str) -> None:
     database = {"DATABASE_URL": with_host(empty_database_url)}
     with shell.running("up", "--json", env=database) as running:
-        said = json.loads(running.until('"url"'))
-        assert fetch(f"{said['url']}/v1/models", {"Authorization": f"Bearer {said['key']}"}).status == 200
+        started = json.loads(running.until('"url"'))
+        assert fetch(f"{started['url']}/v1/models", {"Authorization": f"Bearer {started['key']}"}).status == 200
         listed = shell.run("operator", "account", "list", "--json", env=database).json
-        assert [account["id"] for account in listed["data"]] == [said["account_id"]]
+        assert [account["id"] for account in listed["data"]] == [started["account_id"]]
         assert running.end() == 0
     assert shell.processes() == []
 
@@ -316,11 +318,11 @@ def test_operator_commands_in_words(shell: Shell, stores: dict[str, str]) -> Non
     assert "minute:requests=60" in shown
     for _ in range(2):
         assert re.search(r"balance USD +3\.00", say("grant", account_id[0], "3", "--idempotency-key", "k"))
-    said = say("key", "create", account_id[0], "laptop", "--total-tokens", "9", "--tag", "a=b", "--user-id", "u")
-    key_id, secret = re.search(r"key_\w+", said), re.search(r"mg_\w+", said)
+    text = say("key", "create", account_id[0], "laptop", "--total-tokens", "9", "--tag", "a=b", "--user-id", "u")
+    key_id, secret = re.search(r"key_\w+", text), re.search(r"mg_\w+", text)
     assert key_id is not None
     assert secret is not None
-    assert "total:tokens=9" in said
+    assert "total:tokens=9" in text
     assert secret[0] not in say("key", "list", account_id[0])
     assert "desktop" in say("key", "update", key_id[0], "--name", "desktop", "--max-parallel", "2")
     assert re.search(r"max parallel +no bound", say("key", "update", key_id[0], "--clear", "max-parallel"))

@@ -119,7 +119,7 @@ async def test_clocks_that_agree(database_url: str, redis_url: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("ahead_s", "status", "said"),
+    ("ahead_s", "status", "sentence"),
     [
         (4.9, "ok", "4.9 s ahead of"),
         (-60.0, "warn", "60.0 s behind"),
@@ -128,9 +128,9 @@ async def test_clocks_that_agree(database_url: str, redis_url: str) -> None:
         (86_400.0, "fail", "86400.0 s ahead of"),
     ],
 )
-def test_clocks_that_differ(ahead_s: float, status: str, said: str) -> None:
+def test_clocks_that_differ(ahead_s: float, status: str, sentence: str) -> None:
     found, message, mend = clock_finding(ahead_s)
-    assert (found, message) == (status, f"Redis's clock is {said} Postgres's")
+    assert (found, message) == (status, f"Redis's clock is {sentence} Postgres's")
     assert bool(mend) == (status != "ok")
 
 

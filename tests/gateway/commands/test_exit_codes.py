@@ -142,12 +142,12 @@ def test_wrong_usage_is_2(shell: Shell, command: str) -> None:
         shell.run(*command.split(), "too", "many", "of", "these").failed(2)
     if command in UNCONFIGURED or command in ON_FILES:
         return
-    said = shell.run(*{**ON_STORES, **OF_THE_API}.get(command, command).split(), env={"MAX_BODY_BYTES": "x"})
+    result = shell.run(*{**ON_STORES, **OF_THE_API}.get(command, command).split(), env={"MAX_BODY_BYTES": "x"})
     if command == "doctor":
-        assert said.code == 1
-        assert "MAX_BODY_BYTES" in said.stdout
+        assert result.code == 1
+        assert "MAX_BODY_BYTES" in result.stdout
     else:
-        assert "MAX_BODY_BYTES" in said.failed(2)
+        assert "MAX_BODY_BYTES" in result.failed(2)
 
 
 @pytest.mark.parametrize("command", [*ON_STORES.values(), *OF_THE_API.values()])

@@ -57,9 +57,9 @@ def test_the_command_says_what_it_wrote_and_what_it_did_not(tmp_path: Path) -> N
     shell = Shell(tmp_path)
     assert shell.run("init", "here", "--json").json == {"written": [f"here/{name}" for name in WRITTEN]}
     (tmp_path / "here" / ".env").write_text("OPENAI_API_KEY=x")
-    said = shell.run("init", "here").failed(1)
-    assert "here/.env" in said
-    assert "--force" in said
+    message = shell.run("init", "here").failed(1)
+    assert "here/.env" in message
+    assert "--force" in message
     assert (tmp_path / "here" / ".env").read_text() == "OPENAI_API_KEY=x"
     assert shell.run("init", "here", "--force").code == 0
     assert "OPENAI_API_KEY=\n" in (tmp_path / "here" / ".env").read_text()

@@ -32,9 +32,9 @@ def test_a_balance_is_adjusted_and_an_account_closed(shell: Shell, stores: dict[
     assert closed.json["status"] == "closed"
     assert shell.run("operator", "reopen", account, "--reason", "back", "--json", env=stores).json["status"] == "active"
     shown = shell.run("operator", "audit", "--account", account, "--action", "account.*", "--json", env=stores).json
-    said = [(each["action"], each["actor"], each["after"].get("reason")) for each in shown["data"]]
-    assert said[:2] == [("account.update", "admin", "back"), ("account.update", "admin", "gone")]
-    assert len(said) == 5
+    entries = [(each["action"], each["actor"], each["after"].get("reason")) for each in shown["data"]]
+    assert entries[:2] == [("account.update", "admin", "back"), ("account.update", "admin", "gone")]
+    assert len(entries) == 5
 
 
 def test_people(shell: Shell, stores: dict[str, str], database_url: str) -> None:

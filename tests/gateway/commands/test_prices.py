@@ -24,16 +24,16 @@ def price(*words: str) -> Result:
 
 
 def test_a_usage_is_priced_line_by_line(folder: Path) -> None:
-    said = price("try", "p/m", "input_tokens=1000000", "output_tokens=500000")
-    assert said.exit_code == 0
-    assert "2.00 USD by p/m from 2024-01-01" in said.output
+    lines = price("try", "p/m", "input_tokens=1000000", "output_tokens=500000")
+    assert lines.exit_code == 0
+    assert "2.00 USD by p/m from 2024-01-01" in lines.output
     data = json.loads(price("try", "m", "input_tokens=1000000", "--json").stdout)
     line = {"class": "input", "quantity": 1000000, "price_usd_per_million": "1.00", "amount_usd": "1"}
     assert (data["provider"], data["model"], data["lines"]) == ("p", "m", [line])
 
 
 @pytest.mark.parametrize(
-    ("words", "code", "said"),
+    ("words", "code", "message"),
     [
         (("p/none", "input_tokens=1"), REFUSED, "metergate operator price list"),
         (("none", "input_tokens=1"), REFUSED, "provider/model"),
@@ -44,12 +44,14 @@ def test_a_usage_is_priced_line_by_line(folder: Path) -> None:
         (("p/m", "input_tokens=1", "cached_input_tokens=2"), USAGE, "add up to more"),
     ],
 )
-def test_what_can_not_be_priced_says_what_to_write(folder: Path, words: tuple[str, ...], code: int, said: str) -> None:
+def test_what_can_not_be_priced_says_what_to_write(
+    folder: Path, words: tuple[str, ...], code: int, message: str
+) -> None:
     rows = "".join((ROW % "1").replace("p, model: m", f"{provider}, model: shared") for provider in "pq")
     (folder / "prices.yaml").write_text(ROW % "1" + rows, "utf-8")
     result = price("try", *words)
     assert result.exit_code == code
-    assert said in result.stderr
+    assert message in result.stderr
     assert "invalid literal" not in result.stderr
 
 

@@ -24,12 +24,12 @@ def shell() -> Iterator[Shell]:
 def test_it_ends_with_the_first_failure_or_goes_on(shell: Shell) -> None:
     """Each way to fail: refused by a command, by its usage, and in an option."""
     (shell.folder / "file").write_text(f"{TRY}\noperator price try no/such input_tokens=1\nnope\nusage --x\n{TRY}\n")
-    said = shell.run("run", "file")
-    assert "file:2: this command has failed (exit code 1)" in said.failed(1)
-    assert said.stdout == shell.run(*TRY.split()).stdout
+    result = shell.run("run", "file")
+    assert "file:2: this command has failed (exit code 1)" in result.failed(1)
+    assert result.stdout == shell.run(*TRY.split()).stdout
     going = shell.run("run", "file", "--keep-going")
     assert [f"file:{line}:" in going.failed(1) for line in range(1, 6)] == [False, True, True, True, False]
-    assert going.stdout == 2 * said.stdout
+    assert going.stdout == 2 * result.stdout
     (shell.folder / "file").write_text(f"{TRY}\nusage 'x\n")
     half = shell.run("run", "file")
     assert "file:2" in half.failed(2)

@@ -39,7 +39,7 @@ def folder() -> Iterator[Path]:
 
 @dataclass(frozen=True)
 class Up:
-    """A gateway that `up` runs, and what it said."""
+    """A gateway that `up` runs, and what it printed."""
 
     shell: Shell
     running: Running
@@ -76,12 +76,12 @@ def up(shell: Shell) -> Iterator[Up]:
 
 
 def test_it_says_what_there_is(up: Up) -> None:
-    said = "\n".join(up.running.said)
-    assert "5.00 USD" in said
+    text = "\n".join(up.running.lines)
+    assert "5.00 USD" in text
     assert up.key in up.curl
-    assert "openai" in said
-    assert "OPENAI_API_KEY is not set" in said
-    assert str(up.shell.data_dir / "admin-key") in said
+    assert "openai" in text
+    assert "OPENAI_API_KEY is not set" in text
+    assert str(up.shell.data_dir / "admin-key") in text
     assert " s)" in up.running.stderr  # how long each step took
 
 
@@ -107,8 +107,8 @@ def test_keys_of_operators_and_services_are_private(up: Up) -> None:
     for name in ("admin-key", "service-key"):
         file = up.shell.data_dir / name
         assert stat.S_IMODE(file.stat().st_mode) == 0o600
-        assert str(file) in "\n".join(up.running.said)
-        assert file.read_text().strip() not in "\n".join(up.running.said)
+        assert str(file) in "\n".join(up.running.lines)
+        assert file.read_text().strip() not in "\n".join(up.running.lines)
     headers = {
         "X-API-Key": (up.shell.data_dir / "service-key").read_text().strip(),
         "X-Service-Name": "containers",
@@ -126,7 +126,7 @@ def test_pages_are_at_the_port_that_was_found(up: Up) -> None:
 
 
 def test_the_operator_signs_in_to_the_console_by_a_link(up: Up) -> None:
-    printed = next(line for line in up.running.said if "/console/enter/" in line).rpartition(" ")[2]
+    printed = next(line for line in up.running.lines if "/console/enter/" in line).rpartition(" ")[2]
     made = up.shell.run("operator", "login-link", "--json").json["url"]
     for link in (printed, made):
         assert link.startswith(f"{up.url}/console/enter/")
@@ -144,9 +144,9 @@ class NoRedirect(urllib.request.HTTPRedirectHandler):
 
 
 def test_a_second_one_says_that_it_runs(up: Up) -> None:
-    said = up.shell.run("up").failed(1)
-    assert "already running" in said
-    assert str(up.running.process.pid) in said
+    message = up.shell.run("up").failed(1)
+    assert "already running" in message
+    assert str(up.running.process.pid) in message
 
 
 def test_no_secret_is_on_a_command_line(up: Up) -> None:
@@ -253,21 +253,21 @@ def test_the_way_of_a_customer_is_as_the_documentation_tells_it(up: Up) -> None:
             up.running.until_stderr("is the code to verify")
             env["METERGATE_OTP"] = re.findall(r"\b([0-9]{6}) is the code", up.running.stderr)[-1]
         deadline, again = time.monotonic() + WAIT_S, step.typed.startswith(("curl", "metergate usage"))
-        while not step.has_come(said := typed(up, screen.typed(step), env)):
-            assert again, (step, said)
-            assert time.monotonic() < deadline, (step, said)
-        screen.show(said)
+        while not step.has_come(output := typed(up, screen.typed(step), env)):
+            assert again, (step, output)
+            assert time.monotonic() < deadline, (step, output)
+        screen.show(output)
     assert len(steps) == 12
 
 
 def typed(up: Up, line: str, env: dict[str, str]) -> str:
     """What a command or a call shows."""
     if line.startswith("curl"):
-        said = json.dumps(do_curl(line.replace("http://127.0.0.1:8080", up.url)).json, separators=(",", ":"))
+        output = json.dumps(do_curl(line.replace("http://127.0.0.1:8080", up.url)).json, separators=(",", ":"))
     else:
         result = up.shell.run(*shlex.split(line)[1:], env=env)
-        said = result.stdout + result.stderr
-    return said.replace(up.url, "http://127.0.0.1:8080")
+        output = result.stdout + result.stderr
+    return output.replace(up.url, "http://127.0.0.1:8080")
 
 
 def test_the_doctor_finds_nothing_wrong(up: Up) -> None:
@@ -303,7 +303,7 @@ def test_it_stops_and_starts_again_where_it_was(up: Up) -> None:
     with up.shell.running("up") as again:
         url = again.until("Metergate serves on").rpartition(" ")[2]
         again.until("Ctrl-C")
-        assert "mg_" not in "\n".join(again.said)
+        assert "mg_" not in "\n".join(again.lines)
         assert (up.shell.data_dir / "admin-key").read_text() == admin_key
         port = url.rpartition(":")[2]
         line = up.curl.replace(up.url.rpartition(":")[2], port)
@@ -330,9 +330,9 @@ def test_an_address_in_use_is_heard_before_an_account_is_made(folder: Path, up_p
     shell = Shell(folder / "port", {"LISTEN_ADDR": f"127.0.0.1:{up_port}"})
     shell.folder.mkdir()
     shell.folder.chmod(0o711)
-    said = shell.run("up").failed(1)
-    assert f"127.0.0.1:{up_port} is in use" in said
-    assert "LISTEN_ADDR" in said
+    message = shell.run("up").failed(1)
+    assert f"127.0.0.1:{up_port} is in use" in message
+    assert "LISTEN_ADDR" in message
     assert not (shell.data_dir / "admin-key").exists()
     assert shell.run("operator", "account", "list", "--json").json["data"] == []  # with servers of its own
     assert shell.processes() == []

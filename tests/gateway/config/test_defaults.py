@@ -29,22 +29,22 @@ def test_without_the_section_they_hold(tmp_path: Path) -> None:
 
 
 def test_what_a_file_says(tmp_path: Path) -> None:
-    said = "{strict: false, missing_usage: hold, upstream_timeout_s: 0.5, redis_partitions: 8, default_plan: pro}"
-    defaults = load(tmp_path, main=f"{MAIN}defaults: {said}\n").defaults
+    text = "{strict: false, missing_usage: hold, upstream_timeout_s: 0.5, redis_partitions: 8, default_plan: pro}"
+    defaults = load(tmp_path, main=f"{MAIN}defaults: {text}\n").defaults
     assert defaults == Limits(
         strict=False, missing_usage="hold", upstream_timeout_s=0.5, redis_partitions=8, default_plan="pro"
     )
 
 
-@pytest.mark.parametrize("said", ["0.5", '"0.5"', '".5"', "0.50"])
-def test_a_share_is_read_as_it_is_written(tmp_path: Path, said: str) -> None:
-    share = load(tmp_path, main=f"{MAIN}defaults: {{elastic_share: {said}}}\n").defaults.elastic_share
+@pytest.mark.parametrize("text", ["0.5", '"0.5"', '".5"', "0.50"])
+def test_a_share_is_read_as_it_is_written(tmp_path: Path, text: str) -> None:
+    share = load(tmp_path, main=f"{MAIN}defaults: {{elastic_share: {text}}}\n").defaults.elastic_share
     assert parse_share(share) == 500_000
 
 
-@pytest.mark.parametrize("said", ["0", "1.01", "-0.5", "0.0000001", "half", "5e-1", "[0.5]"])
-def test_what_is_no_share_is_refused(tmp_path: Path, said: str) -> None:
-    (found,) = problems(tmp_path, main=f"{MAIN}defaults: {{elastic_share: {said}}}\n")
+@pytest.mark.parametrize("text", ["0", "1.01", "-0.5", "0.0000001", "half", "5e-1", "[0.5]"])
+def test_what_is_no_share_is_refused(tmp_path: Path, text: str) -> None:
+    (found,) = problems(tmp_path, main=f"{MAIN}defaults: {{elastic_share: {text}}}\n")
     assert found.startswith("metergate.yaml:7: defaults.elastic_share: expected a share above 0 to 1")
     with pytest.raises(ValueError, match="elastic_share"):
         Limits(elastic_share="2")
@@ -95,5 +95,5 @@ def test_construction_checks_too() -> None:
 def test_a_key_of_an_older_version_is_a_warning_that_says_so(tmp_path: Path) -> None:
     settings = load(tmp_path, main=f"{MAIN}defaults: {{hold_ttl_s: 900}}\n")
     assert settings.defaults == Limits()
-    (said,) = [each for each in warnings(settings, 2e9) if "hold_ttl_s" in each]
-    assert "metergate.yaml:7: defaults.hold_ttl_s: is not used any more" in said
+    (warning,) = [each for each in warnings(settings, 2e9) if "hold_ttl_s" in each]
+    assert "metergate.yaml:7: defaults.hold_ttl_s: is not used any more" in warning

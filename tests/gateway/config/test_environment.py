@@ -268,11 +268,11 @@ def test_secrets_are_of_the_type_that_hides_them() -> None:
 
 
 def test_sources_of_collected_traffic() -> None:
-    said = """[{"source_id": "a", "base_url": "https://a/", "token": "t", "region": "jp", "timeout_seconds": 5},
+    text = """[{"source_id": "a", "base_url": "https://a/", "token": "t", "region": "jp", "timeout_seconds": 5},
                {"source_id": "b", "base_url": "http://b", "expected_node_id": "n", "expected_env": "prod",
                 "enabled": false}]"""
     one, other = read(
-        EXPORTER_SOURCES_JSON=said, INTERNAL_SERVICE_TOKEN="it", DEFAULT_REGION="eu", EXPORTER_BASE_URL="https://x"
+        EXPORTER_SOURCES_JSON=text, INTERNAL_SERVICE_TOKEN="it", DEFAULT_REGION="eu", EXPORTER_BASE_URL="https://x"
     ).exporter_sources
     assert (one.base_url, one.token, one.region, one.enabled, one.timeout_s) == (
         "https://a",

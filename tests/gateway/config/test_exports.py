@@ -32,7 +32,7 @@ def test_each_kind_says_its_own(tmp_path: Path) -> None:
     assert (cloud.name, cloud.from_beginning, cloud.batch, cloud.key) == ("cloudevents", True, 7, None)
     assert (folder.path, folder.format) == (Path("/usage"), "parquet")
     assert [each.name for each in exports_of(settings)] == ["lago", "cloudevents", "folder"]
-    assert [said for said in warnings(settings, 2e9) if "export" in said] == [
+    assert [warning for warning in warnings(settings, 2e9) if "export" in warning] == [
         "export stripe-meters is off: Stripe's meters need PAYMENT_PROVIDER=stripe"
     ]
 
@@ -46,7 +46,7 @@ def test_lago_by_the_environment_alone(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("said", "told"),
+    ("text", "told"),
     [
         ("{path: /x}", "kind"),
         ("{kind: smoke}", "one of lago"),
@@ -62,6 +62,6 @@ def test_lago_by_the_environment_alone(tmp_path: Path) -> None:
         ("{kind: cloudevents, url: 'https://host', batch: 0}", "1 to 1000"),
     ],
 )
-def test_what_is_wrong_is_told(tmp_path: Path, said: str, told: str) -> None:
-    (problem,) = problems(tmp_path, main=f"{MAIN}exports: [{said}]\n")
+def test_what_is_wrong_is_told(tmp_path: Path, text: str, told: str) -> None:
+    (problem,) = problems(tmp_path, main=f"{MAIN}exports: [{text}]\n")
     assert told in problem

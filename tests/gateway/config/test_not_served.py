@@ -54,7 +54,7 @@ def test_no_variable_is_without_effect(tmp_path: Path) -> None:
 
 def test_the_example_file_as_it_is_warns_of_no_variable(tmp_path: Path) -> None:
     settings = {name: text for name, text in assignments().items() if name in SETTINGS_VARIABLES}
-    assert [said for said in warnings(load(tmp_path, settings), 2e9) if said.startswith("environment")] == []
+    assert [warning for warning in warnings(load(tmp_path, settings), 2e9) if warning.startswith("environment")] == []
 
 
 def test_every_key_of_the_files_has_an_effect(tmp_path: Path) -> None:

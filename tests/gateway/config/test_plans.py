@@ -63,9 +63,9 @@ pro:
     assert load(tmp_path, {"STRIPE_PRICE_STARTER": "price_1"}, plans=named).plans["starter"].stripe_price == "price_1"
 
 
-@pytest.mark.parametrize("said", ["-1", "601", "0.5", "soon"])
-def test_a_wait_is_a_bounded_number_of_seconds(tmp_path: Path, said: str) -> None:
-    (found,) = problems(tmp_path, plans=f'free: {{name: Free, price_usd: "0", admission_queue_s: {said}}}\n')
+@pytest.mark.parametrize("text", ["-1", "601", "0.5", "soon"])
+def test_a_wait_is_a_bounded_number_of_seconds(tmp_path: Path, text: str) -> None:
+    (found,) = problems(tmp_path, plans=f'free: {{name: Free, price_usd: "0", admission_queue_s: {text}}}\n')
     assert found.startswith("plans.yaml:1: free.admission_queue_s: expected a ")
 
 
@@ -83,9 +83,9 @@ def test_a_file_may_say_its_version(tmp_path: Path) -> None:
     assert (both.plans_version, list(both.plans)) == (0, ["free", "version"])
 
 
-@pytest.mark.parametrize("said", ["-1", "x", "1.5", "[1]", "10000000000"])
-def test_a_version_is_a_whole_number(tmp_path: Path, said: str) -> None:
-    (found,) = problems(tmp_path, plans=f'version: {said}\nfree: {{name: Free, price_usd: "0"}}\n')
+@pytest.mark.parametrize("text", ["-1", "x", "1.5", "[1]", "10000000000"])
+def test_a_version_is_a_whole_number(tmp_path: Path, text: str) -> None:
+    (found,) = problems(tmp_path, plans=f'version: {text}\nfree: {{name: Free, price_usd: "0"}}\n')
     assert "version" in str(found)
 
 
@@ -160,13 +160,13 @@ def test_a_plan_that_stripe_cannot_sell_is_a_warning(tmp_path: Path) -> None:
     assert warnings(load(tmp_path), 2e9) == ()
 
 
-@pytest.mark.parametrize("said", ['"*"', '["*"]', '[demo, "*"]'])
-def test_a_plan_of_every_model(tmp_path: Path, said: str) -> None:
-    plans = load(tmp_path, plans=f'free: {{name: Free, price_usd: "0", models: {said}}}\n').plans
+@pytest.mark.parametrize("text", ['"*"', '["*"]', '[demo, "*"]'])
+def test_a_plan_of_every_model(tmp_path: Path, text: str) -> None:
+    plans = load(tmp_path, plans=f'free: {{name: Free, price_usd: "0", models: {text}}}\n').plans
     assert plans["free"].models is None
 
 
-@pytest.mark.parametrize("said", ["demo", '"**"', "[nodemo]"])
-def test_models_that_a_plan_cannot_have(tmp_path: Path, said: str) -> None:
-    (found,) = problems(tmp_path, plans=f'free: {{name: Free, price_usd: "0", models: {said}}}\n')
+@pytest.mark.parametrize("text", ["demo", '"**"', "[nodemo]"])
+def test_models_that_a_plan_cannot_have(tmp_path: Path, text: str) -> None:
+    (found,) = problems(tmp_path, plans=f'free: {{name: Free, price_usd: "0", models: {text}}}\n')
     assert "plans.yaml:1: free.models" in found

@@ -15,7 +15,8 @@ from billing.price_table import PriceTable
 from gateway.config.files import file_marks
 from gateway.config.price_file import POLL_S, PriceFollower, load_prices
 from tests.gateway.conftest import Customer, MakeGateway, chat
-from tests.support.gateways import BOUND_S, Fetched, ask, fetch
+from tests.support.answering import BOUND_S
+from tests.support.gateways import Fetched, ask, fetch
 
 ROW = '- {provider: p, model: m, effective_from: 2024-01-01, per_million: {input: "%s"}}\n'
 LOCAL = """\

@@ -77,8 +77,8 @@ def test_how_its_bill_is_read(tmp_path: Path) -> None:
     assert unset.enabled
     assert unset.billing is not None
     assert unset.billing.key is None
-    for said, where in (("{}", "key"), ("{key: k, source: x}", "source"), ("{key: k, tolerance_usd: 1}", "tolerance")):
-        entry = f"{{kind: openai, base_url: http://h, billing: {said}}}"
+    for text, where in (("{}", "key"), ("{key: k, source: x}", "source"), ("{key: k, tolerance_usd: 1}", "tolerance")):
+        entry = f"{{kind: openai, base_url: http://h, billing: {text}}}"
         found = problems(tmp_path, {}, main=f"providers:\n  p: {entry}\nmodels:\n  demo: {{provider: p}}\n")
         assert any(f"providers.p.billing.{where}" in each for each in found), found
     found = problems(tmp_path, {}, main="providers:\n  p: {kind: vllm, base_url: http://h, billing: {key: k}}\n")

@@ -150,8 +150,8 @@ APIS: dict[str, tuple[str, dict[str, tuple[dict[str, Any], dict[str, Any], dict[
 @pytest.mark.parametrize("heading", APIS)
 def test_the_fields_of_each_api_become_what_the_page_says(heading: str) -> None:
     api, cases = APIS[heading]
-    said = {name: cells[1] for cells in rows(heading) for name in re.findall(r"`([\w.]+(?:\[\])?)`", cells[0])}
-    assert said.keys() == cases.keys()
+    documented = {name: cells[1] for cells in rows(heading) for name in re.findall(r"`([\w.]+(?:\[\])?)`", cells[0])}
+    assert documented.keys() == cases.keys()
     for field, (usage, more, wanted) in cases.items():
         reported = READERS[api](Answer("", "", "", api, usage, more).text)
         assert reported is not None, field
@@ -159,4 +159,4 @@ def test_the_fields_of_each_api_become_what_the_page_says(heading: str) -> None:
         found = {**reported.total.by_class(), **conditions}
         assert {name: found.get(name) for name in wanted} == wanted, field
         named = [name for name in wanted if name not in conditions and field != "iterations[]"]
-        assert not named or re.search(rf"\b{re.escape(named[0])}\b", said[field]), (field, said[field])
+        assert not named or re.search(rf"\b{re.escape(named[0])}\b", documented[field]), (field, documented[field])

@@ -62,15 +62,19 @@ FEW = StructureBounds(depth=6, fields=4, messages=3, parts=4, tools=2, members=6
 PART = {"type": "text", "text": "a, b, c"}
 
 
-def said(*contents: Any) -> list[dict[str, Any]]:
+def messages_of(*contents: Any) -> list[dict[str, Any]]:
     return [{"role": "user", "content": content} for content in contents]
 
 
 @pytest.mark.parametrize(
     ("within", "above", "named"),
     [
-        (chat(messages=said("a,b", "c", "d")), chat(messages=said("a", "b", "c", "d")), "3 messages"),
-        (chat(messages=said([PART] * 2, [PART] * 2)), chat(messages=said([PART] * 2, [PART] * 3)), "4 parts"),
+        (chat(messages=messages_of("a,b", "c", "d")), chat(messages=messages_of("a", "b", "c", "d")), "3 messages"),
+        (
+            chat(messages=messages_of([PART] * 2, [PART] * 2)),
+            chat(messages=messages_of([PART] * 2, [PART] * 3)),
+            "4 parts",
+        ),
         (chat(tools=[TOOL] * 2), chat(tools=[TOOL] * 3), "2 tools"),
         (chat(a=1, b=2), chat(a=1, b=2, c=3), "4 fields"),
         (chat(a=[[[[[]]]]]), chat(a=[[[[[[]]]]]]), "6 levels"),
@@ -100,7 +104,7 @@ def test_prompts_and_inputs_are_bounded_as_messages_are_and_token_ids_are_not() 
 
 def test_signs_in_texts_are_no_structure() -> None:
     text = '[[{{"a": 1, \\"b\\": [}}' * 100 + "\\"
-    request = parse(CHAT, chat(messages=said(text, [{"type": "text", "text": text}]), a=[text]), FEW)
+    request = parse(CHAT, chat(messages=messages_of(text, [{"type": "text", "text": text}]), a=[text]), FEW)
     assert request.model == "m"
 
 

@@ -9,7 +9,7 @@ from tests.support.gateways import assert_free, fetch
 
 
 @pytest.mark.parametrize(
-    ("path", "said"),
+    ("path", "reason"),
     [
         ("/v1/realtime/client_secrets", "pass this gateway by"),
         ("/v1/realtime/sessions?model=gpt-realtime", "pass this gateway by"),
@@ -26,8 +26,8 @@ from tests.support.gateways import assert_free, fetch
         ("/v1/organization/usage/completions", "operator's own account"),
     ],
 )
-def test_a_path_that_is_known_has_a_reason(path: str, said: str) -> None:
-    assert said in (why_unmetered(path) or "")
+def test_a_path_that_is_known_has_a_reason(path: str, reason: str) -> None:
+    assert reason in (why_unmetered(path) or "")
 
 
 @pytest.mark.parametrize(

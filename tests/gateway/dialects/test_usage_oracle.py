@@ -11,7 +11,8 @@ from gateway.dialects.facts import Reported
 from gateway.dialects.gemini.dialect import usage_from_json as of_gemini
 from gateway.dialects.openai.usage import usage_from_json as of_chat
 from gateway.dialects.openai_responses.answer import usage_of as of_response
-from tests.gateway.dialects.answers import ANSWERS, DIFFERENT, Answer
+from tests.gateway.dialects.answers import Answer
+from tests.gateway.dialects.answers_of_others import ANSWERS, DIFFERENT
 from tests.support.oracle import counted_alike, overlapping
 
 THEIRS: Final = {provider.id: provider for provider in providers}
@@ -41,10 +42,10 @@ def test_usage_is_what_they_say() -> None:
 
 @pytest.mark.parametrize(("answer", "theirs", "ours"), DIFFERENT, ids=lambda each: getattr(each, "name", ""))
 def test_where_it_differs_a_page_decides(answer: Answer, theirs: dict[str, int], ours: dict[str, int]) -> None:
-    said, read = both(answer)
+    oracle, read = both(answer)
     names = theirs.keys() | ours.keys()
-    assert {name: count for name, count in said.items() if name in names} == theirs
+    assert {name: count for name, count in oracle.items() if name in names} == theirs
     assert {name: count for name, count in read.items() if name in names} == ours
-    assert {name: count for name, count in said.items() if name not in names} == {
+    assert {name: count for name, count in oracle.items() if name not in names} == {
         name: count for name, count in read.items() if name not in names
     }

@@ -132,19 +132,19 @@ def holder(home: Home, *options: str) -> Iterator["Holder"]:
 
 
 class Holder:
-    """A running holder process, and what it said."""
+    """A running holder process, and what it printed."""
 
     def __init__(self, process: subprocess.Popen[str]) -> None:
-        self.process, self.said = process, list[str]()
+        self.process, self.lines = process, list[str]()
 
     def endpoints(self) -> Endpoints:
         """Where its servers are, once they are ready."""
         assert self.process.stdout is not None
         for line in self.process.stdout:  # ends with the process
-            self.said.append(line.rstrip("\n"))
+            self.lines.append(line.rstrip("\n"))
             if line.startswith("ready "):
                 return Endpoints(**json.loads(line.removeprefix("ready ")))
-        raise AssertionError(f"the holder did not get ready: {self.said}")
+        raise AssertionError(f"the holder did not get ready: {self.lines}")
 
     def end(self, number: signal.Signals) -> int:
         """Send a signal to its whole session, as a terminal does, and wait for its end; the exit code."""

@@ -129,7 +129,7 @@ async def test_orphans_are_stopped_where_the_kernel_does_not(home: Home) -> None
     assert running(home.data_dir) is None  # they accept connections, but nobody keeps them
     with holder(home) as second:
         endpoints = second.endpoints()
-        assert [line for line in second.said if "left behind" in line] == [
+        assert [line for line in second.lines if "left behind" in line] == [
             f"Stopped a Postgres that an earlier run had left behind (process {pid_of('postgres', orphans)}).",
             f"Stopped a Redis that an earlier run had left behind (process {pid_of('valkey-server', orphans)}).",
         ]
@@ -199,8 +199,8 @@ async def test_a_server_that_does_not_start_is_quoted_and_leaves_nothing(data_di
 
 @pytest.mark.parametrize("line", ["Making the Postgres database ...", "Starting Postgres ...", "Starting Redis ..."])
 async def test_a_start_that_is_interrupted_leaves_nothing(data_dir: Path, line: str) -> None:
-    def interrupt(said: str) -> None:
-        if said == line:
+    def interrupt(printed: str) -> None:
+        if printed == line:
             asyncio.get_running_loop().call_later(0.01, start.cancel)
 
     start = asyncio.create_task(EmbeddedServers(data_dir, report=interrupt).__aenter__())

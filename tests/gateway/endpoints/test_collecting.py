@@ -8,8 +8,8 @@ from gateway.config.derived import ExporterSource
 from gateway.config.secret import Secret
 from gateway.config.settings import Settings
 from tests.gateway.conftest import ADMIN_KEY, Gateway, MakeGateway
+from tests.support.answering import until
 from tests.support.exporter import TOKEN, Exporter, exporting
-from tests.support.gateways import until
 
 ADMIN = {"X-Admin-Key": ADMIN_KEY}
 
@@ -51,22 +51,22 @@ async def test_traffic_is_collected_charged_and_told(make_gateway: MakeGateway) 
             at = now - timedelta(minutes=4 - minute)
             good.say(at, ("alice", 1000 * (minute % 4), 0), ("bob", 7, 7))
         bad.lie = lambda asked, page: b"<html>"
-        said = await job(gateway)
-        assert (said["status"], said["sources"], said["failed_sources"]) == ("degraded", 2, 1)
-        assert (said["processed_samples"], said["written_minutes"], said["replayed_minutes"]) == (10, 10, 0)
-        assert said["error"].startswith("bad: its answer is not a page of snapshots")
-        assert said["job"] == "collect-and-rate"
+        report = await job(gateway)
+        assert (report["status"], report["sources"], report["failed_sources"]) == ("degraded", 2, 1)
+        assert (report["processed_samples"], report["written_minutes"], report["replayed_minutes"]) == (10, 10, 0)
+        assert report["error"].startswith("bad: its answer is not a page of snapshots")
+        assert report["job"] == "collect-and-rate"
         health = await get(gateway, "/healthz")
         assert health["status"] == "degraded"
         assert "bad: its answer" in health["message"]
         bad.lie = lambda asked, page: page
         for source in ("good", "bad"):
             assert f'metergate_collect_source_lag_seconds{{source="{source}"}}'.encode() in await gateway.metrics()
-        said = await job(gateway, "reconcile")
-        assert (said["job"], said["status"], said["error"]) == ("reconcile", "ok", "")
-        assert said["written_minutes"] == 0
-        assert said["replayed_minutes"] > 0
-        assert said["drifts"] == []
+        report = await job(gateway, "reconcile")
+        assert (report["job"], report["status"], report["error"]) == ("reconcile", "ok", "")
+        assert report["written_minutes"] == 0
+        assert report["replayed_minutes"] > 0
+        assert report["drifts"] == []
         shown = await get(gateway, "/v1/status")
         assert {shown[name] for name in ("job", "status")} == {"reconcile", "ok"}
         assert (await get(gateway, "/healthz"))["status"] == "ok"
@@ -82,8 +82,8 @@ async def test_traffic_is_collected_charged_and_told(make_gateway: MakeGateway) 
             assert answer.status == 405
         await check_reads(gateway, alice["account_id"], now)
         bad.lie = good.lie = lambda asked, page: b"{}"
-        said = await job(gateway, status=503)
-        assert said["error"]["code"] == "temporarily_unavailable"
+        report = await job(gateway, status=503)
+        assert report["error"]["code"] == "temporarily_unavailable"
         assert (await get(gateway, "/v1/status"))["status"] == "failed"
 
 
@@ -103,11 +103,11 @@ async def check_reads(gateway: Gateway, account_id: str, now: datetime) -> None:
         ("model", {"model": "bytes"}),
         ("tag:region,feature", {"tag:region": "eu", "feature": "bytes"}),
     ):
-        said = await read(f"usage/summary?group_by={group_by}")
-        groups = [each for each in said["data"] if each["bytes"]]
+        summary = await read(f"usage/summary?group_by={group_by}")
+        groups = [each for each in summary["data"] if each["bytes"]]
         assert [each["group"] for each in groups] == [expected]
         assert (groups[0]["bytes"], groups[0]["charged_usd"]) == (3000, "0.0000029"), group_by
-        assert (said["total"]["bytes"], said["total"]["charged_usd"]) == (3000, "0.0000029")
+        assert (summary["total"]["bytes"], summary["total"]["charged_usd"]) == (3000, "0.0000029")
     since = (now - timedelta(minutes=10)).isoformat().replace("+00:00", "Z")
     buckets = await read(f"usage/buckets?granularity=minute&since={since}")
     assert [each["bytes"] for each in buckets["data"] if each["bytes"]] == [1000, 1000, 1000]

@@ -10,7 +10,7 @@ import asyncpg
 
 from billing.holds.redis.layout import AccountState
 from tests.gateway.conftest import ADMIN_KEY, Gateway, MakeGateway, chat
-from tests.support.gateways import until
+from tests.support.answering import until
 
 
 async def test_reconcile_reports_and_mends(gateway: Gateway) -> None:
@@ -25,8 +25,8 @@ async def test_reconcile_reports_and_mends(gateway: Gateway) -> None:
     url = f"{gateway.url}/v1/jobs/reconcile"
     async with gateway.session.post(url, headers=headers, json={"fix": True}) as answer:
         assert answer.status == 200
-        said = await answer.json()
-    (drift,) = said["drifts"]
+        report = await answer.json()
+    (drift,) = report["drifts"]
     assert (drift["account_id"], drift["what"]) == (customer.account_id, "balance")
     assert drift["redis"] - drift["ledger"] == 12
     async with customer.post(body=chat()) as answer:

@@ -39,12 +39,12 @@ async def test_it_is_the_routes_that_are_served(gateway: Gateway) -> None:
         for route in gateway.app.router.routes()
         if route.resource is not None and route.resource.canonical != "/{path}" and route.method != "HEAD"
     }
-    said = operations(await described(gateway))
+    described_operations = operations(await described(gateway))
     again = {each for each in served if each[1].startswith(ALIAS)}
-    assert {(method, path.replace(ALIAS, "/api", 1)) for method, path in again} <= set(said)
+    assert {(method, path.replace(ALIAS, "/api", 1)) for method, path in again} <= set(described_operations)
     others = {each for each in served if each[1].startswith(("/pay", "/console"))}  # pages for browsers
     others.add(("GET", "/v1/responses"))  # a WebSocket, for which OpenAPI has no words
-    assert set(said) == served - again - others
+    assert set(described_operations) == served - again - others
     assert ("POST", "/v1/chat/completions") in served
     assert ("GET", "/api/openapi.json") in served
 

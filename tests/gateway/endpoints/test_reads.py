@@ -20,19 +20,8 @@ from gateway.endpoints.metrics_access import MetricsAddressTaken, listener_on, m
 from gateway.metrics.registry import Metrics
 from gateway.server.listening import address_of, bind
 from tests.gateway.conftest import ADMIN_KEY, Gateway, Handler, MakeGateway, chat
-from tests.support.gateways import (
-    MOMENT,
-    OUTPUT,
-    Gate,
-    answer,
-    ask,
-    asking,
-    assert_plain,
-    fetch,
-    refusal,
-    saying,
-    spent_nano,
-)
+from tests.support.answering import Gate, answer, saying
+from tests.support.gateways import MOMENT, OUTPUT, ask, asking, assert_plain, fetch, refusal, spent_nano
 
 Upstream = Callable[[Handler], Any]
 
@@ -42,10 +31,10 @@ def unpriced(settings: Settings) -> Settings:
     return replace(settings, models={**settings.models, "unpriced": ModelConfig("unpriced", "openai", "gpt-unpriced")})
 
 
-def priced(*said: tuple[str, dict[str, str], dict[str, str]]) -> PriceTable:
+def priced(*listed: tuple[str, dict[str, str], dict[str, str]]) -> PriceTable:
     """A table: model of `openai`, prices per million and per unit."""
     rows = []
-    for model, per_million, per_unit in said:
+    for model, per_million, per_unit in listed:
         rates = [{name: parse_usd(usd) for name, usd in each.items()} for each in (per_million, per_unit)]
         provider, _, name = model.rpartition(":")
         rows.append(
@@ -225,13 +214,17 @@ async def test_a_generation_is_the_usage_event(gateway: Gateway) -> None:
     fetched = await ask(customer, chat(user="end-user-1"))
     await gateway.flush()
     path = f"/v1/generations/{fetched.headers['x-request-id']}"
-    said = (await fetch(customer.get(path))).json
-    assert_plain(said)
+    generation = (await fetch(customer.get(path))).json
+    assert_plain(generation)
     (event,) = await customer.events()
-    assert event.items() <= said.items()
-    assert (said["tags"], said["end_user"], said["key_id"]) == ({"team": "a"}, "end-user-1", customer.key_id)
-    assert sum(Fraction(line["amount_usd"]) for line in said["lines"]) == Fraction(said["cost_usd"])
-    assert said == (await fetch(customer.get(f"/api/account/usage/events/{event['id']}"))).json
+    assert event.items() <= generation.items()
+    assert (generation["tags"], generation["end_user"], generation["key_id"]) == (
+        {"team": "a"},
+        "end-user-1",
+        customer.key_id,
+    )
+    assert sum(Fraction(line["amount_usd"]) for line in generation["lines"]) == Fraction(generation["cost_usd"])
+    assert generation == (await fetch(customer.get(f"/api/account/usage/events/{event['id']}"))).json
     refusal(await fetch(stranger.get(path)), 404, "not_found")
     for wrong in ("nothing", "0" * 26, "a%00b", "%ff", "x" * 3000, "'; DROP TABLE usage_events"):
         refusal(await fetch(customer.get(f"/v1/generations/{wrong}")), 404, "not_found")

@@ -64,9 +64,9 @@ class World:
     async def call(self, method: str, path: str, token: str, body: Any = None) -> Any:
         """A call that succeeds, through one gateway after the other."""
         self.asked += 1
-        status, said = await self.at(self.urls[self.asked % PROCESSES], method, path, token, body)
-        assert status < 300, said
-        return said
+        status, answer = await self.at(self.urls[self.asked % PROCESSES], method, path, token, body)
+        assert status < 300, answer
+        return answer
 
     async def chat(self, url: str, key: str, **fields: Any) -> int:
         return (await self.at(url, "POST", "/v1/chat/completions", key, chat(**fields)))[0]

@@ -25,17 +25,17 @@ class Supervising:
 
     def __init__(self, process: subprocess.Popen[str]) -> None:
         self.process = process
-        self.said: list[str] = []
+        self.lines: list[str] = []
         self.address = ("", 0)
 
     def read_until(self, beginning: str) -> str:
         """The next line that begins so; reads on to the end of the output if there is none."""
         assert self.process.stdout is not None
         for line in self.process.stdout:
-            self.said.append(line.rstrip("\n"))
+            self.lines.append(line.rstrip("\n"))
             if line.startswith(beginning):
                 return line.rstrip("\n")
-        raise AssertionError(f"no line begins with {beginning!r}: {self.said}")
+        raise AssertionError(f"no line begins with {beginning!r}: {self.lines}")
 
     def wait_ready(self) -> None:
         host, _, port = self.read_until("ready ").removeprefix("ready ").rpartition(":")
@@ -114,7 +114,7 @@ def test_under_nohup_a_closed_terminal_stops_nothing() -> None:
             os.kill(pid, signal.SIGHUP)
         supervised.ask()
         assert supervised.end(signal.SIGTERM) == 0
-    assert not any("SIGHUP" in line for line in supervised.said)
+    assert not any("SIGHUP" in line for line in supervised.lines)
 
 
 def test_a_worker_that_dies_is_replaced() -> None:
@@ -206,7 +206,7 @@ def test_workers_that_never_get_ready_are_given_up() -> None:
     with supervising("fail", workers=1) as supervised:
         assert supervised.process.wait(WAIT_S) == 1
         supervised.read_until("worker 1 ended with code 3 before it was ready; giving up")
-        assert len([line for line in supervised.said if "starting it again" in line]) == FAILED_STARTS_LIMIT - 1
+        assert len([line for line in supervised.lines if "starting it again" in line]) == FAILED_STARTS_LIMIT - 1
 
 
 def test_an_address_that_is_taken_says_what_to_set() -> None:

@@ -22,6 +22,6 @@ def test_a_worker_does_not_start_on_prices_that_can_not_be_read(
     monkeypatch.delenv("METERGATE_SUPERVISOR_PID", raising=False)
     monkeypatch.setattr(sys, "argv", ["worker", "--fd", "0"])
     assert worker.main() == 1
-    said = capsys.readouterr().err
-    assert "prices.yaml:1: " in said
-    assert "per_million.input" in said
+    message = capsys.readouterr().err
+    assert "prices.yaml:1: " in message
+    assert "per_million.input" in message

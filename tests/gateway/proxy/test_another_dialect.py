@@ -13,22 +13,17 @@ from gateway.config.secret import Secret
 from gateway.config.settings import Settings
 from gateway.dialects import registry
 from tests.gateway.conftest import Customer, Gateway, Handler, MakeGateway, chat
+from tests.support.answering import PROVIDER_KEY, SSE, Provider, answer, saying, streaming
 from tests.support.echo_dialect.dialect import EchoDialect
 from tests.support.gateways import (
     INPUT,
     OUTPUT,
-    PROVIDER_KEY,
-    SSE,
     Fetched,
-    Provider,
-    answer,
     ask,
     assert_free,
     assert_tells_no_secret,
     fetch,
-    saying,
     spent_nano,
-    streaming,
     the_event,
 )
 
@@ -76,10 +71,10 @@ def fault(fetched: Fetched, status: int, reason: str) -> dict[str, Any]:
     """The error in the API's own envelope."""
     assert (fetched.status, list(fetched.json)) == (status, ["fault"])
     assert_tells_no_secret(fetched.body.decode() + str(fetched.headers))
-    said: dict[str, Any] = fetched.json["fault"]
-    assert said["reason"] == reason
-    assert said["request"] == fetched.headers["x-echo-request"] == fetched.headers["x-request-id"]
-    return said
+    shown: dict[str, Any] = fetched.json["fault"]
+    assert shown["reason"] == reason
+    assert shown["request"] == fetched.headers["x-echo-request"] == fetched.headers["x-request-id"]
+    return shown
 
 
 @pytest.mark.parametrize("model", ["gpt-4o-mini", "openai/gpt-4o-mini", "openai%2Fgpt-4o-mini"])

@@ -14,20 +14,9 @@ from gateway.config.secret import Secret
 from gateway.config.settings import Settings
 from tests.gateway.conftest import Customer, Gateway, Handler, MakeGateway, chat
 from tests.gateway.dialects.anthropic.bodies import answer, event, message, stream
-from tests.support.gateways import (
-    PROVIDER_KEY,
-    Fetched,
-    Provider,
-    ask,
-    assert_free,
-    assert_tells_no_secret,
-    fetch,
-    saying,
-    spent_nano,
-    streaming,
-    the_event,
-)
-from tests.support.gateways import answer as chat_answer
+from tests.support.answering import PROVIDER_KEY, Provider, saying, streaming
+from tests.support.answering import answer as chat_answer
+from tests.support.gateways import Fetched, ask, assert_free, assert_tells_no_secret, fetch, spent_nano, the_event
 
 Upstream = Callable[[Handler], Any]
 MESSAGES = "/v1/messages"
@@ -201,10 +190,10 @@ async def test_a_window_that_is_exhausted(make_anthropic: Any) -> None:
 
 @pytest.mark.parametrize("status", [400, 413, 429, 500, 529])
 async def test_a_provider_s_own_error_passes_and_is_free(make_anthropic: Any, status: int) -> None:
-    said = {"type": "error", "error": {"type": "some_error", "message": "No."}, "request_id": "req_1"}
-    customer = await (await make_anthropic(Provider(saying(said, status)))).customer("5.00")
+    body = {"type": "error", "error": {"type": "some_error", "message": "No."}, "request_id": "req_1"}
+    customer = await (await make_anthropic(Provider(saying(body, status)))).customer("5.00")
     fetched = await send(customer)
-    assert (fetched.status, fetched.json) == (status, said)
+    assert (fetched.status, fetched.json) == (status, body)
     assert fetched.headers["request-id"] == fetched.headers["x-request-id"]
     await assert_free(customer)
 
@@ -282,8 +271,8 @@ async def test_the_local_provider_speaks_it(make_gateway: MakeGateway) -> None:
     streamed = await send(customer, message(model="demo", stream=True))
     text = whole.json["content"][0]["text"]
     assert text
-    said = [json.loads(line[6:]) for line in streamed.body.decode().splitlines() if line.startswith("data: ")]
-    assert "".join(each["delta"]["text"] for each in said if each["type"] == "content_block_delta") == text
+    events = [json.loads(line[6:]) for line in streamed.body.decode().splitlines() if line.startswith("data: ")]
+    assert "".join(each["delta"]["text"] for each in events if each["type"] == "content_block_delta") == text
     assert await spent_nano(customer) > 0
 
 
@@ -324,8 +313,8 @@ async def test_openai_s_api_is_asked_for_at_the_same_provider(make_anthropic: An
 
 
 async def test_the_operator_s_key_is_not_the_client_s_fault(make_anthropic: Any) -> None:
-    said = {"type": "error", "error": {"type": "authentication_error", "message": f"invalid x-api-key {PROVIDER_KEY}"}}
-    customer = await (await make_anthropic(Provider(saying(said, 401)))).customer("5.00")
+    body = {"type": "error", "error": {"type": "authentication_error", "message": f"invalid x-api-key {PROVIDER_KEY}"}}
+    customer = await (await make_anthropic(Provider(saying(body, 401)))).customer("5.00")
     fault(await send(customer), 502, "api_error", "upstream_error")
     await assert_free(customer)
     url = customer.gateway.url + MESSAGES

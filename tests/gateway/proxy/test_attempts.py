@@ -18,25 +18,8 @@ from gateway.config.settings import Settings
 from gateway.config.targets import TargetConfig
 from gateway.upstream.health import Cooldown
 from tests.gateway.conftest import Customer, Handler, MakeGateway, chat
-from tests.support.gateways import (
-    DONE,
-    INPUT,
-    OUTPUT,
-    WORDS,
-    Fetched,
-    Gate,
-    Provider,
-    answer,
-    ask,
-    asking,
-    assert_free,
-    refusal,
-    saying,
-    streaming,
-    the_event,
-    until,
-    usage_chunk,
-)
+from tests.support.answering import DONE, WORDS, Gate, Provider, answer, saying, streaming, until, usage_chunk
+from tests.support.gateways import INPUT, OUTPUT, Fetched, ask, asking, assert_free, refusal, the_event
 from tests.support.ports import free_port
 
 Upstream = Callable[[Handler], Any]
@@ -73,8 +56,8 @@ def with_second(url: str, **first: Any) -> Change:
 
 def served(fetched: Fetched) -> tuple[str, str, str]:
     """Who answered, as the headers say."""
-    said = fetched.headers
-    return said["x-metergate-provider"], said["x-metergate-model"], said["x-metergate-attempts"]
+    headers = fetched.headers
+    return headers["x-metergate-provider"], headers["x-metergate-model"], headers["x-metergate-attempts"]
 
 
 async def assert_served_by_second(customer: Customer, fetched: Fetched) -> None:

@@ -19,7 +19,8 @@ from gateway.config.settings import Settings
 from gateway.config.targets import TargetConfig
 from gateway.upstream.health import Cooldown
 from tests.gateway.conftest import Handler, MakeGateway, chat
-from tests.support.gateways import DONE, SSE, answer, ask, delta, until, usage, usage_chunk
+from tests.support.answering import DONE, SSE, answer, delta, until, usage, usage_chunk
+from tests.support.gateways import ask
 
 Upstream = Callable[[Handler], Any]
 REQUESTS = 120
@@ -36,13 +37,13 @@ class Flaky:
         self.answered = 0
 
     async def serve(self, request: web.Request) -> web.StreamResponse:
-        said = await request.json()
+        body = await request.json()
         if self._chance.random() < self._failing:
             return await self._fail(request)
-        output = said.get("max_tokens") or said.get("max_completion_tokens") or 4_000
+        output = body.get("max_tokens") or body.get("max_completion_tokens") or 4_000
         self.answered += 1
-        if not said.get("stream"):
-            return web.json_response(answer(said=usage(10, output)))
+        if not body.get("stream"):
+            return web.json_response(answer(reported=usage(10, output)))
         response = web.StreamResponse(headers=SSE)
         await response.prepare(request)
         for piece in (delta("Good"), usage_chunk(10, output), DONE):

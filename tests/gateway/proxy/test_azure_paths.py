@@ -8,7 +8,8 @@ from openai import AsyncAzureOpenAI, AsyncOpenAI, NotFoundError, RateLimitError
 from openai.types.create_embedding_response import CreateEmbeddingResponse
 
 from tests.gateway.conftest import Gateway, Handler, MakeGateway, chat
-from tests.support.gateways import Provider, answer, ask, fetch, saying, the_event
+from tests.support.answering import Provider, answer, saying
+from tests.support.gateways import ask, fetch, the_event
 
 Upstream = Callable[[Handler], Any]
 
@@ -25,10 +26,10 @@ def azure(gateway: Gateway, key: str, **options: Any) -> AsyncAzureOpenAI:
 async def test_azure_s_client_by_its_endpoint_alone(gateway: Gateway, base: str, options: dict[str, Any]) -> None:
     customer = await gateway.customer("5.00")
     async with azure(gateway, customer.key, base=base, **options) as client:
-        said = [{"role": "user", "content": "Say something."}]
-        whole = await client.chat.completions.create(model="demo", messages=said, max_tokens=20)  # type: ignore[arg-type]
+        messages = [{"role": "user", "content": "Say something."}]
+        whole = await client.chat.completions.create(model="demo", messages=messages, max_tokens=20)  # type: ignore[arg-type]
         assert whole.choices[0].message.content
-        chunks = await client.chat.completions.create(model="demo", messages=said, max_tokens=20, stream=True)  # type: ignore[call-overload]
+        chunks = await client.chat.completions.create(model="demo", messages=messages, max_tokens=20, stream=True)  # type: ignore[call-overload]
         text = "".join([chunk.choices[0].delta.content or "" async for chunk in chunks])
         assert text == whole.choices[0].message.content
     one, other = await customer.events()
@@ -44,8 +45,8 @@ async def test_its_embeddings_and_the_path_without_a_deployment(gateway: Gateway
         found: CreateEmbeddingResponse = await client.embeddings.create(model="demo-embedding", input="One.")
         assert len(found.data[0].embedding) == 1536
     async with AsyncOpenAI(base_url=f"{gateway.url}/openai/v1/", api_key=customer.key, max_retries=0) as plain:
-        said: Any = [{"role": "user", "content": "Say something."}]
-        assert (await plain.chat.completions.create(model="demo", messages=said, max_tokens=5)).choices
+        messages: Any = [{"role": "user", "content": "Say something."}]
+        assert (await plain.chat.completions.create(model="demo", messages=messages, max_tokens=5)).choices
 
 
 async def test_its_responses_name_the_model_in_the_body(gateway: Gateway) -> None:
@@ -59,13 +60,13 @@ async def test_its_responses_name_the_model_in_the_body(gateway: Gateway) -> Non
 async def test_its_refusals_are_its_own_exceptions(gateway: Gateway) -> None:
     quota = {"window": "day", "metric": "requests", "limit": 1}
     customer = await gateway.customer("5.00", quotas=[quota])
-    said: Any = [{"role": "user", "content": "Say something."}]
+    messages: Any = [{"role": "user", "content": "Say something."}]
     async with azure(gateway, customer.key) as client:
         with pytest.raises(NotFoundError, match="does not exist here"):
-            await client.chat.completions.create(model="nothing", messages=said)
-        await client.chat.completions.create(model="demo", messages=said, max_tokens=5)
+            await client.chat.completions.create(model="nothing", messages=messages)
+        await client.chat.completions.create(model="demo", messages=messages, max_tokens=5)
         with pytest.raises(RateLimitError) as refused:
-            await client.chat.completions.create(model="demo", messages=said, max_tokens=5)
+            await client.chat.completions.create(model="demo", messages=messages, max_tokens=5)
     assert refused.value.code == "quota_exceeded"
     assert refused.value.response.headers["x-should-retry"] == "false"
 

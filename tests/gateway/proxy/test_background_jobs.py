@@ -15,7 +15,8 @@ from billing.money import parse_usd
 from tests.gateway.conftest import Customer, Gateway, MakeGateway
 from tests.gateway.dialects.openai_responses.test_answer import event, response
 from tests.gateway.proxy.test_responses import COST
-from tests.support.gateways import BOUND_S, SSE, Fetched, ask, refusal, spent_nano, the_event, until
+from tests.support.answering import BOUND_S, SSE, until
+from tests.support.gateways import Fetched, ask, refusal, spent_nano, the_event
 
 PATH = "/v1/responses"
 ASKED = {"model": "gpt-4o-mini", "input": "Hello", "max_output_tokens": 200, "background": True}
@@ -27,7 +28,7 @@ OPEN = "SELECT count(*) FROM background_jobs WHERE done_at IS NULL"
 class Worker:
     """A provider that works in the background until a test says what came of it."""
 
-    said: dict[str, Any] = field(default_factory=lambda: response(status="queued", usage=None, output=[]))
+    answer: dict[str, Any] = field(default_factory=lambda: response(status="queued", usage=None, output=[]))
     status: int = 200
     asked: list[str] = field(default_factory=list)
     gone: bool = False
@@ -42,7 +43,7 @@ class Worker:
             await self.hangs.wait()
         if request.method == "GET" and self.status != 200:
             return web.json_response({"error": {"message": "gone"}}, status=self.status)
-        return web.json_response(self.said)
+        return web.json_response(self.answer)
 
     def polled(self) -> int:
         return self.asked.count(f"GET {PATH}/resp_1")
@@ -86,7 +87,7 @@ async def test_it_is_held_until_it_is_done_though_nobody_asks(make: Any, worker:
     await until(lambda: worker.polled() >= 2)
     assert await held(customer)
     assert await customer.events() == []
-    worker.said = response(service_tier="default")
+    worker.answer = response(service_tier="default")
     await all_done(gateway)
     found = await the_event(customer, COST)
     assert (found["id"], found["estimated"]) == (fetched.headers["x-request-id"], False)
@@ -101,7 +102,7 @@ async def test_what_the_client_reads_is_not_billed_again(make: Any, worker: Work
     await respond(customer)
     async with customer.get(f"{PATH}/resp_1") as answer:
         assert (await answer.json())["status"] == "queued"
-    worker.said = response(status="cancelled", service_tier="default")
+    worker.answer = response(status="cancelled", service_tier="default")
     async with customer.post(f"{PATH}/resp_1/cancel") as answer:
         assert (await answer.json())["status"] == "cancelled"
     await all_done(gateway)
@@ -110,7 +111,7 @@ async def test_what_the_client_reads_is_not_billed_again(make: Any, worker: Work
 
 
 @pytest.mark.parametrize(
-    ("said", "status", "free"),
+    ("ended", "status", "free"),
     [
         (response(status="failed", usage=None, output=[], error={"code": "server_error"}), 200, True),
         (response(status="cancelled", usage=None), 200, False),
@@ -118,12 +119,12 @@ async def test_what_the_client_reads_is_not_billed_again(make: Any, worker: Work
     ],
 )
 async def test_without_usage_what_was_written_costs_the_hold(
-    make: Any, worker: Worker, said: dict[str, Any], status: int, free: bool
+    make: Any, worker: Worker, ended: dict[str, Any], status: int, free: bool
 ) -> None:
     gateway = await make()
     customer = await gateway.customer()
     await respond(customer)
-    worker.said, worker.status = said, status
+    worker.answer, worker.status = ended, status
     await all_done(gateway)
     spent = await spent_nano(customer)
     assert (spent == 0) is free
@@ -185,7 +186,7 @@ async def test_a_client_that_leaves_while_it_is_kept_is_charged_what_it_used(
     await reached.wait()
     asking.cancel()
     await until(lambda: worker.polled() >= 1)
-    worker.said = response(service_tier="default")
+    worker.answer = response(service_tier="default")
     await all_done(gateway)
     assert not (await the_event(customer, COST))["estimated"]
 
@@ -200,7 +201,7 @@ async def test_a_gateway_that_stops_leaves_it_to_another(
     request_id = (await respond(customer)).headers["x-request-id"]
     await first.proxy._poller.stop()
     await until(lambda: not first.runtime.engine.holds.live)
-    worker.said = response(service_tier="default")
+    worker.answer = response(service_tier="default")
     await all_done(second)
     found = await the_event(there, COST)
     assert (found["id"], found["estimated"]) == (request_id, False)
@@ -226,8 +227,8 @@ async def test_another_gateway_pays_it_once_where_its_own_is_lost(
     await first.runtime.engine.lease.stop()
     await first.runtime.engine.lease.end()
     await until(lambda: worker.polled() >= 2)
-    worker.said = response(service_tier="default")
-    worker.said["usage"] = {**worker.said["usage"], "odd_tokens": 3}
+    worker.answer = response(service_tier="default")
+    worker.answer["usage"] = {**worker.answer["usage"], "odd_tokens": 3}
     async with asyncio.timeout(BOUND_S):
         await all_done(second)
 
@@ -254,7 +255,7 @@ async def test_what_could_not_be_followed_is_refused(make: Any, worker: Worker) 
     assert worker.asked == []
     assert (await respond(customer)).status == 200
     refusal(await respond(customer), 503, "temporarily_unavailable")
-    worker.said = response()
+    worker.answer = response()
     await all_done(gateway)
 
 
@@ -262,12 +263,12 @@ async def test_one_account_does_not_take_all_places(make: Any, worker: Worker) -
     gateway = await make(background_jobs=4)
     one, other = await gateway.customer(), await gateway.customer()
     for name in ("resp_1", "resp_2"):
-        worker.said = {**worker.said, "id": name}
+        worker.answer = {**worker.answer, "id": name}
         assert (await respond(one)).status == 200
     refusal(await respond(one), 503, "temporarily_unavailable")
-    worker.said = {**worker.said, "id": "resp_3"}
+    worker.answer = {**worker.answer, "id": "resp_3"}
     assert (await respond(other)).status == 200
-    worker.said = response()
+    worker.answer = response()
     await all_done(gateway)
 
 
@@ -329,7 +330,7 @@ async def test_a_streamed_one_goes_on_where_its_stream_breaks(
         request_id = answer.headers["x-request-id"]
     await until(lambda: worker.polled() >= 2)
     assert await held(customer)
-    worker.said = response(service_tier="default")
+    worker.answer = response(service_tier="default")
     await all_done(gateway)
     found = await the_event(customer, COST)
     assert (found["id"], found["estimated"]) == (request_id, False)
@@ -359,7 +360,7 @@ async def test_postgres_away_while_it_runs_loses_nothing(
     for name in ("renew", "done"):
         monkeypatch.setattr(jobs, name, away(3, getattr(jobs, name)))
     request_id = (await respond(customer)).headers["x-request-id"]
-    worker.said = response(service_tier="default")
+    worker.answer = response(service_tier="default")
     await all_done(gateway)
     found = await the_event(customer, COST)
     assert (found["id"], found["estimated"]) == (request_id, False)
@@ -371,7 +372,7 @@ async def test_one_that_postgres_takes_late_is_kept(make: Any, worker: Worker, m
     monkeypatch.setattr(jobs, "begin", away(2, jobs.begin, DatabaseUnavailable))
     customer = await gateway.customer()
     assert (await respond(customer)).status == 200
-    worker.said = response(service_tier="default")
+    worker.answer = response(service_tier="default")
     await all_done(gateway)
     assert not (await the_event(customer, COST))["estimated"]
 
@@ -421,7 +422,7 @@ async def test_a_lost_settlement_of_a_streamed_one_is_made_up_for(
 
     monkeypatch.setattr(settlements, name, lost)
     customer = await gateway.customer()
-    worker.said = response(service_tier="default")
+    worker.answer = response(service_tier="default")
     async with customer.post(PATH, {**ASKED, "stream": True}) as answer:
         assert await answer.content.readuntil(b"\n\n") == worker.begun
         worker.go_on.set()
@@ -445,13 +446,13 @@ async def test_one_that_is_cancelled_costs_its_input_and_the_hold_where_it_could
     customer = await gateway.customer()
     await respond(customer, input="Hello " * 50)
     if read == "shown":
-        worker.said = response(status="in_progress", usage=None)
+        worker.answer = response(status="in_progress", usage=None)
         polled = worker.polled()
         await until(lambda: worker.polled() >= polled + 2)
     elif read:
         async with customer.get(f"{PATH}/resp_1{read}") as answer:
             assert answer.status == 200
-    worker.said = CANCELLED
+    worker.answer = CANCELLED
     await all_done(gateway)
     await until(lambda: not gateway.runtime.engine.holds.live)
     found = next(event for event in await customer.events() if event["endpoint"] == PATH)
@@ -468,7 +469,7 @@ async def test_what_was_streamed_before_it_was_cancelled_is_charged(make_gateway
     customer = await gateway.customer()
     async with customer.post(PATH, {**ASKED, "stream": True}) as answer:
         assert await answer.content.readexactly(len(worker.begun)) == worker.begun
-        worker.said = CANCELLED
+        worker.answer = CANCELLED
         worker.go_on.set()
         with pytest.raises(aiohttp.ClientPayloadError):
             await answer.read()

@@ -13,23 +13,8 @@ import pytest
 from billing.holds.admission import Admissions
 from gateway.proxy.settlement.missing_usage import MissingUsage
 from tests.gateway.conftest import Gateway, Handler, MakeGateway, chat
-from tests.support.gateways import (
-    BOUND_S,
-    DONE,
-    WORDS,
-    Provider,
-    answer,
-    ask,
-    assert_free,
-    fetch,
-    head,
-    raw,
-    refusal,
-    saying,
-    spent_nano,
-    streaming,
-    the_event,
-)
+from tests.support.answering import BOUND_S, DONE, WORDS, Provider, answer, saying, streaming
+from tests.support.gateways import ask, assert_free, fetch, head, raw, refusal, spent_nano, the_event
 
 Upstream = Callable[[Handler], Any]
 KIB, MIB = 1024, 1024 * 1024
@@ -109,9 +94,9 @@ async def test_counts_beyond_all_bounds_are_the_client_s_fault(
 async def test_a_body_above_the_bound_is_refused_before_it_is_read(gateway: Gateway) -> None:
     customer = await gateway.customer()
     announced = head(customer, f"Content-Length: {40 * MIB}", "Connection: close")
-    said = await raw(gateway, announced, b"x" * KIB)  # the rest never comes
-    assert said.status == 413
-    assert json.loads(said.body)["error"]["code"] == "request_too_large"
+    response = await raw(gateway, announced, b"x" * KIB)  # the rest never comes
+    assert response.status == 413
+    assert json.loads(response.body)["error"]["code"] == "request_too_large"
 
 
 async def test_a_chunked_body_above_the_bound_is_refused(make_gateway: MakeGateway) -> None:
@@ -159,10 +144,10 @@ async def test_header_injection_gets_nowhere(make_gateway: MakeGateway, upstream
         ("Content-Length: +5",),
         ("Transfer-Encoding: chunked, identity",),
     ):
-        said = await raw(gateway, head(customer, "Connection: close", *lines) + body)
-        assert said.status in (400, 0) or all("X-Evil" not in sent.headers for sent in provider.sent), lines
-        assert b"Traceback" not in said.data
-        assert customer.key.encode() not in said.data
+        response = await raw(gateway, head(customer, "Connection: close", *lines) + body)
+        assert response.status in (400, 0) or all("X-Evil" not in sent.headers for sent in provider.sent), lines
+        assert b"Traceback" not in response.data
+        assert customer.key.encode() not in response.data
     smuggled = head(customer, "Connection: close", length) + body
     assert (await raw(gateway, smuggled)).status == 200
 
@@ -174,8 +159,8 @@ async def test_header_bytes_that_are_not_text_are_survived(
     customer = await gateway.customer()
     body = json.dumps(chat(model="gpt-4o-mini")).encode()
     lines = ("X-Request-Id: caf\xe9\xff", "User-Agent: M\xfcller", "Connection: close", f"Content-Length: {len(body)}")
-    said = await raw(gateway, head(customer, *lines) + body)
-    assert said.status == 200
+    response = await raw(gateway, head(customer, *lines) + body)
+    assert response.status == 200
     event = await the_event(customer)
     assert event["client_request_id"] == "caf??"
     assert "Traceback" not in caplog.text
@@ -200,11 +185,11 @@ async def test_a_body_that_does_not_come_is_not_waited_for(make_gateway: MakeGat
     reader, writer = await asyncio.open_connection(where[0], int(where[1]))
     writer.write(head(customer, "Content-Length: 1000") + b'{"model": ')
     async with asyncio.timeout(BOUND_S):
-        said = await reader.readuntil(b"}}")
+        response = await reader.readuntil(b"}}")
     writer.close()
-    assert said.startswith(b"HTTP/1.1 400 ")
-    assert b"did not arrive within 0.05 s" in said
-    assert b'"code":"invalid_request_error"' in said
+    assert response.startswith(b"HTTP/1.1 400 ")
+    assert b"did not arrive within 0.05 s" in response
+    assert b'"code":"invalid_request_error"' in response
 
 
 async def test_a_failure_of_ours_says_nothing_of_itself(

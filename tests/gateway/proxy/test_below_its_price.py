@@ -15,24 +15,8 @@ from billing.prices import PriceRow
 from gateway.config.settings import Settings
 from gateway.dialects.openai.parts import CONTENT
 from tests.gateway.conftest import Handler, MakeGateway, chat
-from tests.support.gateways import (
-    DONE,
-    INPUT,
-    OUTPUT,
-    SSE,
-    Provider,
-    answer,
-    ask,
-    delta,
-    event,
-    fetch,
-    refusal,
-    saying,
-    streaming,
-    the_event,
-    usage,
-    usage_chunk,
-)
+from tests.support.answering import DONE, SSE, Provider, answer, delta, event, saying, streaming, usage, usage_chunk
+from tests.support.gateways import INPUT, OUTPUT, ask, fetch, refusal, the_event
 
 Upstream = Callable[[Handler], Any]
 STREAM = chat(model="gpt-4o-mini", stream=True, max_tokens=4_000)
@@ -65,10 +49,11 @@ HIDDEN = (
 
 
 @pytest.mark.parametrize(
-    "said", ["application/json; charset=utf-7", "application/x-www-form-urlencoded", "text/plain;charset=UTF-16", None]
+    "content_type",
+    ["application/json; charset=utf-7", "application/x-www-form-urlencoded", "text/plain;charset=UTF-16", None],
 )
 async def test_a_provider_is_told_that_the_body_is_what_was_read_here(
-    make_gateway: MakeGateway, upstream: Upstream, said: str | None
+    make_gateway: MakeGateway, upstream: Upstream, content_type: str | None
 ) -> None:
     """`HIDDEN` has an `n` of 128 to whoever takes it for UTF-7, and servers that obey a charset do."""
     assert json.loads(HIDDEN)["max_tokens"] == 1
@@ -76,7 +61,7 @@ async def test_a_provider_is_told_that_the_body_is_what_was_read_here(
     provider = Provider(saying(answer()))
     gateway = await make_gateway(await upstream(provider.serve))
     customer = await gateway.customer()
-    headers = {} if said is None else {"Content-Type": said}
+    headers = {} if content_type is None else {"Content-Type": content_type}
     assert (await fetch(customer.post(data=HIDDEN, headers=headers))).status == 200
     (sent,) = provider.sent
     assert sent.headers.getall("Content-Type") == ["application/json"]
@@ -163,7 +148,7 @@ async def test_a_tool_that_may_not_be_used_is_held_as_one_that_is(
     make_gateway: MakeGateway, upstream: Upstream, bound: dict[str, int]
 ) -> None:
     """A provider that does not know the client's bound runs the tool all the same."""
-    provider = Provider(saying(answer(said=usage(9_000, 5))))
+    provider = Provider(saying(answer(reported=usage(9_000, 5))))
     gateway = await make_gateway(await upstream(provider.serve), change=priced("gpt-4o-mini"))
     customer = await gateway.customer()
     tools = [{"type": "openrouter:web_fetch", **bound}]
@@ -190,8 +175,8 @@ async def test_a_tier_that_the_answer_does_not_name_is_that_of_the_request(
         row = PriceRow("openai", "gpt-4o-mini", date(2025, 1, 1), rates, {}, (), factors, None, 1000, WINDOW)
         return replace(settings, prices=PriceTable([row]))
 
-    said = answer("Good day.", usage(10, 4) if counted else {}, **({"service_tier": served} if served else {}))
-    gateway = await make_gateway(await upstream(saying(said)), change=tiers)
+    answered = answer("Good day.", usage(10, 4) if counted else {}, **({"service_tier": served} if served else {}))
+    gateway = await make_gateway(await upstream(saying(answered)), change=tiers)
     customer = await gateway.customer()
     body = chat(model="gpt-4o-mini", max_tokens=100, service_tier=tier)
     assert (await ask(customer, body)).status == 200
@@ -221,7 +206,7 @@ async def test_a_template_of_the_client_s_own_is_held_as_the_window(
     make_gateway: MakeGateway, upstream: Upstream
 ) -> None:
     """A few words of a template make a prompt of any length (vLLM)."""
-    provider = Provider(saying(answer(said=usage(9_000, 1))))
+    provider = Provider(saying(answer(reported=usage(9_000, 1))))
     gateway = await make_gateway(await upstream(provider.serve), change=priced("gpt-4o-mini"))
     template = "{% for i in range(9000) %}a {% endfor %}"
     customer = await gateway.customer()
@@ -272,8 +257,8 @@ async def test_every_member_of_a_compressed_stream_is_read(make_gateway: MakeGat
     pieces = [
         gzip.compress(each) for each in (ROLE, delta("word " * 300), delta(finish="stop"), usage_chunk(10, 7), DONE)
     ]
-    for said in (pieces, [b"".join(pieces)]):
-        gateway = await make_gateway(await upstream(streaming(*said, headers={**SSE, "Content-Encoding": "gzip"})))
+    for sent in (pieces, [b"".join(pieces)]):
+        gateway = await make_gateway(await upstream(streaming(*sent, headers={**SSE, "Content-Encoding": "gzip"})))
         customer = await gateway.customer()
         fetched = await ask(customer, STREAM)
         assert (fetched.status, fetched.cut) == (200, False)
@@ -292,8 +277,8 @@ async def test_an_event_that_is_no_json_is_output(make_gateway: MakeGateway, ups
 async def test_text_beside_an_empty_list_of_choices_is_output(
     make_gateway: MakeGateway, upstream: Upstream, stream: bool
 ) -> None:
-    said = {"choices": [], "message": {"role": "assistant", "content": "Good day, my friend. " * 20}}
-    reply = streaming(event(said), delta(finish="stop")) if stream else saying(said)
+    body = {"choices": [], "message": {"role": "assistant", "content": "Good day, my friend. " * 20}}
+    reply = streaming(event(body), delta(finish="stop")) if stream else saying(body)
     gateway = await make_gateway(await upstream(reply))
     customer = await gateway.customer()
     assert (await ask(customer, chat(model="gpt-4o-mini", stream=stream, max_tokens=4_000))).status == 200
@@ -308,9 +293,9 @@ async def test_a_provider_that_does_not_obey_its_maximum_is_paid_for_what_passed
     make_gateway: MakeGateway, upstream: Upstream, stream: bool
 ) -> None:
     """The report is more than can be believed of one token, but its text is here for everybody to see."""
-    text, said = "Good day, my friend. " * 500, usage(10, 3_000)
+    text, counts = "Good day, my friend. " * 500, usage(10, 3_000)
     reply = streaming(delta(text), delta(finish="stop"), usage_chunk(10, 3_000), DONE) if stream else None
-    gateway = await make_gateway(await upstream(reply or saying(answer(text, said))))
+    gateway = await make_gateway(await upstream(reply or saying(answer(text, counts))))
     customer = await gateway.customer()
     assert (await ask(customer, chat(model="gpt-4o-mini", stream=stream, max_tokens=1))).status == 200
     found = await the_event(customer, 10 * INPUT + len(text) // 4 * OUTPUT)

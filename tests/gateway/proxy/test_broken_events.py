@@ -10,21 +10,9 @@ from billing.ledger.writer import write_debits
 from billing.money import parse_usd
 from tests.billing.holds.conftest import debit
 from tests.gateway.conftest import Handler, MakeGateway, chat
+from tests.support.answering import DONE, WORDS, Gate, answer, saying, streaming, until, usage_chunk
 from tests.support.clients import Slow, asking_by_hand, leave, noticed, the_event_in_the_end
-from tests.support.gateways import (
-    DONE,
-    INPUT,
-    OUTPUT,
-    WORDS,
-    Gate,
-    answer,
-    ask,
-    saying,
-    streaming,
-    the_event,
-    until,
-    usage_chunk,
-)
+from tests.support.gateways import INPUT, OUTPUT, ask, the_event
 from tests.support.passed_answers import STREAM
 
 Upstream = Callable[[Handler], Any]
@@ -46,12 +34,12 @@ ENDS: dict[str, tuple[Handler, tuple[int, str | None, bool]]] = {
 
 @pytest.mark.parametrize("how", ENDS)
 async def test_how_a_stream_ended(make_gateway: MakeGateway, upstream: Upstream, how: str) -> None:
-    reply, said = ENDS[how]
+    reply, reason = ENDS[how]
     gateway = await make_gateway(await upstream(reply))
     customer = await gateway.customer()
     fetched = await ask(customer, STREAM)
-    assert fetched.cut == (said[0] != 200)
-    assert shown(await the_event(customer)) == said
+    assert fetched.cut == (reason[0] != 200)
+    assert shown(await the_event(customer)) == reason
 
 
 async def test_a_client_that_left_is_seen_though_the_provider_told_its_usage(

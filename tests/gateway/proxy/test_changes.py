@@ -9,13 +9,8 @@ import pytest
 from billing.holds.admission import Admissions, Decision
 from billing.holds.decision import Reload
 from tests.gateway.conftest import Customer, Gateway, MakeGateway, chat
-from tests.support.gateways import (
-    ask,
-    fetch,
-    refusal,
-    spent_nano,
-    until,
-)
+from tests.support.answering import until
+from tests.support.gateways import ask, fetch, refusal, spent_nano
 
 
 async def test_a_revoked_key_is_dead_on_every_gateway(make_gateway: MakeGateway) -> None:

@@ -16,20 +16,8 @@ from billing.prices import PriceRow
 from billing.rates import FACTOR_SCALE, Tier
 from gateway.config.settings import ModelConfig, Settings
 from tests.gateway.conftest import Handler, MakeGateway, chat
-from tests.support.gateways import (
-    CACHED,
-    INPUT,
-    OUTPUT,
-    Provider,
-    answer,
-    ask,
-    fetch,
-    refusal,
-    saying,
-    spent_nano,
-    the_event,
-    usage,
-)
+from tests.support.answering import Provider, answer, saying, usage
+from tests.support.gateways import CACHED, INPUT, OUTPUT, ask, fetch, refusal, spent_nano, the_event
 
 Upstream = Callable[[Handler], Any]
 
@@ -81,7 +69,7 @@ async def test_a_charge_is_exact_and_rounded_up_once(
                 "prompt_tokens_details": {"cached_tokens": 333, "cache_write_tokens": 111},
                 "completion_tokens_details": {"reasoning_tokens": 77},
             }
-            provider.reply = saying(answer(said=usage(prompt, 501, **details), service_tier=tier))
+            provider.reply = saying(answer(reported=usage(prompt, 501, **details), service_tier=tier))
             fetched = await ask(customer, chat("word " * 300, model="odd"))
             counts = {"cached_input": 333, "cache_write": 111, "input": prompt - 444, "output": 424, "reasoning": 77}
             exact = sum(Fraction(rates[name] * count, 10**6) for name, count in counts.items())
@@ -100,8 +88,8 @@ async def test_a_charge_is_exact_and_rounded_up_once(
 
 
 async def test_cached_tokens_have_their_own_price(make_gateway: MakeGateway, upstream: Upstream) -> None:
-    said = usage(100, 10, prompt_tokens_details={"cached_tokens": 60})
-    gateway = await make_gateway(await upstream(saying(answer(said=said))))
+    counts = usage(100, 10, prompt_tokens_details={"cached_tokens": 60})
+    gateway = await make_gateway(await upstream(saying(answer(reported=counts))))
     customer = await gateway.customer()
     await ask(customer)
     await the_event(customer, 40 * INPUT + 60 * CACHED + 10 * OUTPUT)
@@ -117,7 +105,7 @@ async def test_a_tier_without_a_price_is_refused(make_gateway: MakeGateway, upst
 
 
 async def test_usage_above_the_hold_is_charged_as_reported(make_gateway: MakeGateway, upstream: Upstream) -> None:
-    gateway = await make_gateway(await upstream(saying(answer(said=usage(200, 300)))))
+    gateway = await make_gateway(await upstream(saying(answer(reported=usage(200, 300)))))
     customer = await gateway.customer("0.001")
     assert (await ask(customer, chat(model="gpt-4o-mini", max_tokens=20))).status == 200
     assert await spent_nano(customer, "0.001") == 200 * INPUT + 300 * OUTPUT
@@ -126,7 +114,7 @@ async def test_usage_above_the_hold_is_charged_as_reported(make_gateway: MakeGat
 
 
 async def test_a_credit_limit_lets_the_balance_go_below_zero(make_gateway: MakeGateway, upstream: Upstream) -> None:
-    gateway = await make_gateway(await upstream(saying(answer(said=usage(10, 1000)))))
+    gateway = await make_gateway(await upstream(saying(answer(reported=usage(10, 1000)))))
     customer = await gateway.customer("0", account={"credit_limit_usd": "0.001"})
     body = chat(model="gpt-4o-mini", max_tokens=1000)
     fetched = await ask(customer, body)
@@ -146,7 +134,7 @@ def by_prefix(settings: Settings) -> Settings:
 
 
 async def test_the_longest_prefix_of_a_model_prices_it(make_gateway: MakeGateway, upstream: Upstream) -> None:
-    provider = Provider(saying(answer(said=usage(10, 5))))
+    provider = Provider(saying(answer(reported=usage(10, 5))))
     gateway = await make_gateway(await upstream(provider.serve), change=by_prefix)
     customer, spent = await gateway.customer("5.00"), 0
     for model, rate in (("gpt-new-1", 7), ("gpt-new-large-1", 11), ("gpt-other", 13), ("gpt-4o-mini", None)):

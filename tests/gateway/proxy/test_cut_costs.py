@@ -15,28 +15,23 @@ from gateway.config.settings import Settings
 from gateway.dialects.openai.dialect import OpenAIDialect
 from gateway.tokens import O200K, Tokenizer
 from tests.gateway.conftest import Handler, MakeGateway, chat
-from tests.support.clients import Slow, leave, noticed, the_event_in_the_end
-from tests.support.gateways import (
+from tests.support.answering import (
     BOUND_S,
     DONE,
-    INPUT,
-    OUTPUT,
     WORDS,
     Gate,
     Provider,
     answer,
-    ask,
-    assert_free,
     delta,
     event,
     saying,
-    spent_nano,
     streaming,
-    the_event,
     until,
     usage,
     usage_chunk,
 )
+from tests.support.clients import Slow, leave, noticed, the_event_in_the_end
+from tests.support.gateways import INPUT, OUTPUT, ask, assert_free, spent_nano, the_event
 from tests.support.passed_answers import PLAIN, STREAM
 from tests.support.unreported_costs import IMAGE_TOKENS, input_nano, pictures
 
@@ -162,12 +157,12 @@ async def test_a_provider_that_refuses_after_the_client_has_left_costs_nothing(
 
 
 async def test_a_part_of_a_json_answer_is_counted(make_gateway: MakeGateway, upstream: Upstream) -> None:
-    said = json.dumps(answer(PROMPT, usage())).encode()[:-200]
+    part = json.dumps(answer(PROMPT, usage())).encode()[:-200]
 
     async def reply(request: web.Request) -> web.StreamResponse:
         response = web.StreamResponse(headers={"Content-Type": "application/json"})
         await response.prepare(request)
-        await response.write(said)
+        await response.write(part)
         written.set()
         await until(lambda: request.transport is None)
         return response

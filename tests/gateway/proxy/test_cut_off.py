@@ -14,10 +14,12 @@ from gateway.proxy.remainder import Running
 from gateway.server.exchange import Exchange
 from gateway.server.stalls import LOOKS
 from tests.gateway.conftest import Handler, MakeGateway, chat
+from tests.support.answering import SSE, answer, delta, saying, until
 from tests.support.clients import asking_by_hand, the_event_in_the_end
-from tests.support.edge_servers import edge, on_both_loops, post
-from tests.support.edge_servers import until as soon
-from tests.support.gateways import INPUT, OUTPUT, SSE, answer, ask, delta, saying, spent_nano, until
+from tests.support.edge_clients import post
+from tests.support.edge_clients import until as soon
+from tests.support.edge_servers import edge, on_both_loops
+from tests.support.gateways import INPUT, OUTPUT, ask, spent_nano
 from tests.support.passed_answers import STREAM
 
 Upstream = Callable[[Handler], Any]

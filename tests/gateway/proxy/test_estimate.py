@@ -1,223 +1,18 @@
 """The hold is a true upper bound: whatever a request can come to within its bounds costs no more."""
 
-import json
 from dataclasses import replace
-from datetime import date
-from typing import Any
 
 import msgspec
 import pytest
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
 
-from billing.holds.decision import Need, NeedTooLarge
+from billing.holds.decision import NeedTooLarge
 from billing.ledger.usage_columns import decode_shares
-from billing.price_classes import TOKEN_CLASSES
-from billing.prices import PriceRow
 from billing.rates import FACTOR_SCALE, Tier, Variant
 from billing.usage import MAX_COUNT, Usage
-from gateway.config.settings import ProviderConfig
-from gateway.dialects.facts import ParsedRequest, Parts, Work
-from gateway.dialects.openai.dialect import CHAT, parse
-from gateway.dialects.openai.texts import input_texts
-from gateway.proxy.candidates import Candidate, Rates
-from gateway.proxy.estimate import EstimateRules, NotPriced, billed_usage, charge, dearest, markup_of, worst_case
-from gateway.proxy.preparation import counted_tokens
-from gateway.tokens import CL100K, O200K, Tokenizer
-
-PROVIDER = ProviderConfig("openai", "openai", "http://provider/v1")
-STRICT, LOOSE = EstimateRules(), EstimateRules(strict=False)
-
-
-def row(per_million: dict[str, int] | None = None, **fields: Any) -> PriceRow:
-    rates = {"input": 150_000_000, "output": 600_000_000} if per_million is None else per_million
-    fields = {"max_output_tokens": 1000, "per_unit": {}, **fields}
-    return PriceRow("openai", "m", date(2024, 1, 1), rates, **fields)
-
-
-@pytest.fixture(scope="module")
-def tokenizer() -> Tokenizer:
-    made = Tokenizer()
-    made.load()
-    return made
-
-
-def route(price: PriceRow | None, *, markup_scaled: int = 0, own_max_output: int | None = None) -> Candidate:
-    rates = Rates.of(price) if price is not None else None
-    return Candidate("m", PROVIDER, "m", markup_scaled, "o200k_base", own_max_output, rates=rates)
-
-
-def request(**fields: Any) -> ParsedRequest:
-    said: dict[str, Any] = {
-        "operation": "/v1/chat/completions",
-        "model": "m",
-        "stream": False,
-        "include_usage": False,
-        "choices": 1,
-        "max_output_tokens": None,
-        "input_bound_tokens": 100,
-        "end_user": None,
-        "service_tier": None,
-        "has_output": True,
-    }
-    return ParsedRequest(**{**said, **fields})
-
-
-def hold_nano(need: Need, granted: int) -> int:
-    """What is held for so many output tokens of each choice; `Hold.cost_nano` and the script say the same."""
-    return need.input_cost_nano + need.unit_nano * granted
-
-
-INPUT_PARTS = (
-    "cached_input_tokens",
-    "cache_write_tokens",
-    "cache_write_1h_tokens",
-    "audio_input_tokens",
-    "image_input_tokens",
-)
-OUTPUT_PARTS = ("reasoning_tokens", "audio_output_tokens")
-OPTIONAL_CLASSES = [name for name in TOKEN_CLASSES if name not in ("input", "output")]
-rates = st.integers(0, 10**12)
-factors = st.integers(1, 5 * FACTOR_SCALE)
-markups = st.one_of(st.just(0), st.integers(0, 300 * FACTOR_SCALE))
-
-
-optional_rates = dict.fromkeys(OPTIONAL_CLASSES, rates)
-sheets = st.fixed_dictionaries({"input": rates, "output": rates}, optional=optional_rates)
-tier_sheets = st.fixed_dictionaries({}, optional={"input": rates, "output": rates, **optional_rates})
-steps = st.lists(st.integers(1, 3000), max_size=2, unique=True)
-unit_rates = st.fixed_dictionaries({}, optional={"request": rates})
-tier_factors = st.dictionaries(st.sampled_from(["batch", "flex", "priority"]), factors)
-bounds = st.one_of(st.none(), st.integers(1, 5000))
-
-
-@st.composite
-def price_rows(draw: st.DrawFn) -> PriceRow:
-    above_tokens = sorted(draw(steps))
-    return row(
-        draw(sheets),
-        per_unit=draw(unit_rates),
-        tiers=tuple(Tier(above, draw(tier_sheets)) for above in above_tokens),
-        multipliers=draw(tier_factors),
-        max_output_tokens=draw(bounds),
-        context_window=draw(bounds),
-    )
-
-
-orders = {parts: st.permutations(parts) for parts in (INPUT_PARTS, OUTPUT_PARTS)}
-cuts = st.one_of(st.just(0), st.just(FACTOR_SCALE), st.integers(0, FACTOR_SCALE))
-
-
-@st.composite
-def usages(draw: st.DrawFn, most_input: int, most_output: int) -> Usage:
-    """Any usage within these totals, cut into parts in any way."""
-    counts = {"input_tokens": draw(st.integers(0, most_input)), "output_tokens": draw(st.integers(0, most_output))}
-    for whole, parts in (("input_tokens", INPUT_PARTS), ("output_tokens", OUTPUT_PARTS)):
-        left = counts[whole]
-        for part in draw(orders[parts]):
-            counts[part] = left * draw(cuts) // FACTOR_SCALE
-            left -= counts[part]
-    return Usage(**counts)
-
-
-@settings(max_examples=400, deadline=None)
-@given(st.data(), price_rows(), markups, markups, st.integers(1, 9), st.integers(1, 4000))
-def test_no_usage_within_a_request_s_bounds_costs_more_than_its_hold(
-    data: st.DataObject, price: PriceRow, own_markup: int, plan_markup: int, choices: int, body_bytes: int
-) -> None:
-    has_output = data.draw(st.booleans())
-    asked = data.draw(st.one_of(st.none(), st.integers(0, 6000))) if has_output else None
-    tier = data.draw(st.sampled_from([None, "default", "auto", "flex", "batch", "priority"]))
-    parsed = request(
-        choices=choices,
-        max_output_tokens=asked,
-        input_bound_tokens=body_bytes,
-        has_output=has_output,
-        service_tier=tier,
-    )
-    way = route(price, markup_scaled=own_markup, own_max_output=data.draw(st.one_of(st.none(), st.integers(1, 5000))))
-    try:
-        need = worst_case(parsed, way, plan_markup, STRICT)
-    except NotPriced:
-        unbounded = has_output and asked is None and way.max_output_tokens is None
-        assert unbounded or (tier == "priority" and "priority" not in (price.multipliers or {}))
-        return
-    granted = data.draw(st.integers(need.least_output, need.most_output))
-    window = price.context_window
-    input_bound = body_bytes if window is None or not has_output else min(body_bytes, window)
-    output_bound = 0
-    if has_output:
-        output_bound = granted if asked is None else min(bound for bound in (asked, window) if bound is not None)
-    usage = data.draw(usages(input_bound * choices, output_bound * choices))
-    served_tier = data.draw(st.sampled_from([None, "default", "flex", "batch", "priority"]))
-    charged = charge(usage, way, markup_of(way, plan_markup), served_tier)
-    assert charged.charged_nano <= hold_nano(need, granted)
-    assert usage.input_tokens <= need.input_tokens
-    assert usage.output_tokens <= need.choices * granted
-    assert charged.cost_nano <= charged.charged_nano
-
-
-BODIES = st.fixed_dictionaries(
-    {
-        "messages": st.lists(
-            st.fixed_dictionaries({"role": st.just("user"), "content": st.text(max_size=80)}), max_size=4
-        )
-    },
-    optional={
-        "n": st.integers(1, 5),
-        "max_tokens": st.integers(1, 500),
-        "max_completion_tokens": st.integers(1, 500),
-        "user": st.text(max_size=10),
-    },
-)
-
-
-@settings(max_examples=150, deadline=None)
-@given(st.data(), BODIES)
-def test_the_bound_holds_from_the_body_on(data: st.DataObject, body: dict[str, Any]) -> None:
-    encoded = json.dumps({"model": "m", **body}, ensure_ascii=data.draw(st.booleans())).encode()
-    parsed = parse(CHAT, encoded)
-    need = worst_case(parsed, route(row()), 0, STRICT)
-    granted = data.draw(st.integers(need.least_output, need.most_output))
-    asked = max((body[name] for name in ("max_tokens", "max_completion_tokens") if name in body), default=granted)
-    said = sum(len(message["content"].encode()) for message in body["messages"])
-    choices = body.get("n", 1)
-    usage = data.draw(usages((said + 8 * len(body["messages"])) * choices, asked * choices))
-    assert charge(usage, route(row()), 0, None).charged_nano <= hold_nano(need, granted)
-
-
-ODD = [
-    '" +#+#+#+#+#+',
-    "\\niejszych",
-    "=-=-=-=-=-=-=-=-\n",
-    "\tVirginia",
-    "a",
-    " ",
-    "\u00e9",
-    "\U0001f600",
-    "\r\n",
-    "0",
-]
-texts = st.builds(
-    lambda unit, times, rest: unit * times + rest, st.sampled_from(ODD), st.integers(0, 900), st.text(max_size=20)
-)
-
-
-@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(st.lists(texts, max_size=3), st.booleans())
-async def test_counted_tokens_are_an_upper_bound_too(tokenizer: Tokenizer, contents: list[str], in_ascii: bool) -> None:
-    """A JSON has fewer tokens than its texts where an escape cuts a word in a luckier place."""
-    messages = [{"role": "user", "content": content} for content in contents]
-    compact = {"ensure_ascii": in_ascii, "separators": (",", ":")}
-    for said in ({"messages": messages}, {"prompt": contents}, {"input": "".join(contents)}):
-        body = json.dumps({"model": "m", **said}, **compact).encode()  # type: ignore[arg-type]
-        for vocabulary in (O200K, CL100K):
-            exact = tokenizer._encodings[vocabulary].encode_ordinary
-            if "messages" in said:
-                least = 3 + sum(4 + len(exact(content)) for content in contents)
-            else:
-                least = sum(len(exact(text)) for text in (contents if "prompt" in said else [said["input"]]))
-            assert least <= await counted_tokens(len(body), input_texts(body), tokenizer, vocabulary)
+from gateway.dialects.facts import Parts, Work
+from gateway.proxy.candidates import Rates
+from gateway.proxy.estimate import NotPriced, billed_usage, charge, markup_of, worst_case
+from tests.gateway.proxy.estimates import LOOSE, STRICT, request, route, row
 
 
 def test_an_elastic_hold_reaches_from_the_least_to_the_model_s_own() -> None:
@@ -297,40 +92,6 @@ def test_each_use_of_a_tool_may_call_the_model_with_its_whole_window_again() -> 
     assert need.input_cost_nano == 2 * 4 * 5000 * 150 + 10**6 + 2 * 2 * 10**7
     with pytest.raises(NotPriced, match="context_window"):
         worst_case(parsed, route(row(per_unit={"search": 1})), 0, STRICT)
-
-
-@settings(max_examples=200, deadline=None)
-@given(st.data(), price_rows(), markups, st.integers(0, 5), st.integers(0, 5), st.integers(1, 3), st.integers(0, 10**9))
-def test_no_work_within_its_uses_costs_more_than_its_hold(
-    data: st.DataObject, price: PriceRow, markup: int, uses: int, searches: int, choices: int, search_nano: int
-) -> None:
-    price = replace(price, per_unit={**price.per_unit, "search": search_nano}, context_window=3000)
-    work = Work(True, uses=max(uses, searches), searches=searches)
-    need = worst_case(request(unbounded_input=True, choices=choices, work=work), route(price), markup, STRICT)
-    granted = data.draw(st.integers(need.least_output, need.most_output))
-    usage = data.draw(usages(3000 * (work.uses + 1) * choices, granted * choices))
-    usage = msgspec.structs.replace(usage, searches=data.draw(st.integers(0, searches * choices)))
-    tier = data.draw(st.sampled_from([None, "default", "flex", "batch", "priority"]))
-    assert charge(usage, route(price), markup, tier).charged_nano <= hold_nano(need, granted)
-
-
-@given(st.integers(0, 3), st.integers(0, 3), st.integers(1, 50), st.integers(0, 50), st.integers(1, 3), st.data())
-def test_no_further_call_of_a_model_costs_more_than_the_hold(
-    calls: int, uses: int, body_bytes: int, asked: int, choices: int, data: st.DataObject
-) -> None:
-    """Each may read a whole window and write as much as the model can, whatever the client's own maximum is."""
-    window, own = 200, data.draw(st.integers(1, 100))
-    price = row(context_window=window, max_output_tokens=own)
-    work = Work(uses=uses, calls=calls, outside=uses > 0)
-    asking = request(
-        work=work, choices=choices, max_output_tokens=asked, input_bound_tokens=body_bytes, unbounded_input=uses > 0
-    )
-    need = worst_case(asking, route(price), 0, STRICT)
-    most_input = (uses + calls) * window + (window if uses or calls else min(body_bytes, window))
-    used = Usage(input_tokens=choices * most_input, output_tokens=choices * (asked + calls * own))
-    assert charge(used, route(price), 0, None).cost_nano <= hold_nano(need, need.most_output)
-    assert need.input_tokens >= used.input_tokens
-    assert need.choices * need.most_output >= used.output_tokens
 
 
 def test_a_further_call_needs_bounds_and_a_faster_speed_its_price() -> None:
@@ -470,28 +231,6 @@ def test_a_tier_that_the_row_does_not_price_is_charged_plainly() -> None:
     for tier in (None, "default", "scale", "batch"):
         plain = charge(usage, way, 0, tier)
         assert (plain.cost_nano, plain.multiplier) == (1500, None)
-
-
-PRICES = st.builds(
-    lambda input_, output, most: row({"input": input_, "output": output}, max_output_tokens=most),
-    st.integers(0, 10**9),
-    st.integers(0, 10**9),
-    st.integers(1, 10**5),
-)
-
-
-@given(st.lists(PRICES, min_size=1, max_size=4), st.none() | st.integers(1, 10**4), st.integers(0, 10**6))
-def test_a_hold_covers_whichever_candidate_serves(prices: list[PriceRow], asked: int | None, markup: int) -> None:
-    parsed, candidates = request(max_output_tokens=asked), [route(each) for each in prices]
-    need = dearest(parsed, candidates, markup, STRICT)
-    for each in candidates:
-        own = worst_case(parsed, each, markup, STRICT)
-        assert need.input_cost_nano >= own.input_cost_nano
-        assert need.unit_nano >= own.unit_nano
-        assert need.most_output >= own.most_output
-    assert dearest(parsed, candidates[:1], markup, STRICT) == worst_case(parsed, candidates[0], markup, STRICT)
-    with pytest.raises(NotPriced):
-        dearest(parsed, [*candidates, route(None)], markup, STRICT)
 
 
 def test_a_router_holds_the_dearest_model_and_its_fee_and_is_charged_the_one_that_answered() -> None:

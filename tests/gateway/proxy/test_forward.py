@@ -13,30 +13,24 @@ import pytest
 
 from gateway.tokens import O200K, Tokenizer
 from tests.gateway.conftest import Handler, MakeGateway, chat
-from tests.support.gateways import (
+from tests.support.answering import (
     DONE,
-    INPUT,
-    OUTPUT,
     PROVIDER_KEY,
     SSE,
     WORDS,
     Peer,
     Provider,
     answer,
-    ask,
-    assert_free,
     bytes_then_close,
     delta,
     event,
-    fetch,
     peer,
-    refusal,
     saying,
     streaming,
     take_request,
-    the_event,
     usage_chunk,
 )
+from tests.support.gateways import INPUT, OUTPUT, ask, assert_free, fetch, refusal, the_event
 from tests.support.passed_answers import STREAM, estimate_nano
 
 Upstream = Callable[[Handler], Any]
@@ -113,12 +107,12 @@ async def test_a_provider_s_own_refusals_pass_unchanged_and_free(make_gateway: M
     provider = Provider(saying(b""))
     gateway = await make_gateway(await upstream(provider.serve))
     customer = await gateway.customer()
-    said = b'{"error": {"message": "theirs",  "type": "x", "code": null}}'
+    refusal = b'{"error": {"message": "theirs",  "type": "x", "code": null}}'
     for status in (400, 402, 404, 409, 413, 422, 429, 500, 502, 503, 529):
         for stream in (False, True):
-            provider.reply = saying(said, status, Retry_After="7", x_request_id="req_1", x_should_retry="true")
+            provider.reply = saying(refusal, status, Retry_After="7", x_request_id="req_1", x_should_retry="true")
             fetched = await ask(customer, chat(model="gpt-4o-mini", stream=stream))
-            assert (fetched.status, fetched.body) == (status, said)
+            assert (fetched.status, fetched.body) == (status, refusal)
             assert fetched.headers["Retry-After"] == "7"
             assert fetched.headers["x-should-retry"] == "true"
             assert fetched.headers["x-upstream-request-id"] == "req_1"
@@ -136,8 +130,10 @@ async def test_a_provider_s_own_refusals_pass_unchanged_and_free(make_gateway: M
 async def test_a_provider_that_refuses_the_operator_s_key_is_the_operator_s_affair(
     make_gateway: MakeGateway, upstream: Upstream, caplog: pytest.LogCaptureFixture, status: int
 ) -> None:
-    said = {"error": {"message": f"Incorrect API key provided: {PROVIDER_KEY}", "code": "invalid_api_key"}}
-    gateway = await make_gateway(await upstream(saying(said, status, x_request_id="req_1", WWW_Authenticate="Bearer")))
+    rejected = {"error": {"message": f"Incorrect API key provided: {PROVIDER_KEY}", "code": "invalid_api_key"}}
+    gateway = await make_gateway(
+        await upstream(saying(rejected, status, x_request_id="req_1", WWW_Authenticate="Bearer"))
+    )
     customer = await gateway.customer()
     for stream in (False, True):
         caplog.clear()
@@ -216,8 +212,8 @@ async def test_usage_that_the_client_did_not_ask_for_does_not_reach_it(
 
 
 async def test_counts_named_as_other_apis_do_are_read(make_gateway: MakeGateway, upstream: Upstream) -> None:
-    said = {"input_tokens": 10, "output_tokens": 5, "total_tokens": 15}
-    gateway = await make_gateway(await upstream(saying(answer(said=said))))
+    counts = {"input_tokens": 10, "output_tokens": 5, "total_tokens": 15}
+    gateway = await make_gateway(await upstream(saying(answer(reported=counts))))
     customer = await gateway.customer()
     assert (await ask(customer)).status == 200
     found = await the_event(customer, 10 * INPUT + 5 * OUTPUT)
@@ -225,17 +221,17 @@ async def test_counts_named_as_other_apis_do_are_read(make_gateway: MakeGateway,
 
 
 async def test_an_error_under_status_200_is_free(make_gateway: MakeGateway, upstream: Upstream) -> None:
-    said = {"error": {"message": "overloaded", "code": 529}}
-    provider = Provider(saying(said))
+    error = {"error": {"message": "overloaded", "code": 529}}
+    provider = Provider(saying(error))
     gateway = await make_gateway(await upstream(provider.serve))
     customer = await gateway.customer()
     fetched = await ask(customer)
-    assert (fetched.status, fetched.json) == (200, said)
+    assert (fetched.status, fetched.json) == (200, error)
     assert fetched.headers["x-metergate-cost-usd"] == "0.00"
     assert fetched.headers["x-metergate-balance-usd"] == "5.00"
-    provider.reply = streaming(event(said), DONE)
+    provider.reply = streaming(event(error), DONE)
     fetched = await ask(customer, STREAM)
-    assert (fetched.body, fetched.cut) == (event(said) + DONE, False)
+    assert (fetched.body, fetched.cut) == (event(error) + DONE, False)
     await assert_free(customer)
 
 
@@ -257,12 +253,12 @@ async def test_an_answer_in_which_nothing_was_written_costs_its_input(
 
 
 async def test_the_whole_answer_passes_byte_for_byte(make_gateway: MakeGateway, upstream: Upstream) -> None:
-    said = b'{ "usage": {"prompt_tokens":3,"completion_tokens":2 , "total_tokens": 5},\n "x":1.0 }\n'
-    provider = Provider(saying(said, Content_Type="application/json; charset=utf-8"))
+    body = b'{ "usage": {"prompt_tokens":3,"completion_tokens":2 , "total_tokens": 5},\n "x":1.0 }\n'
+    provider = Provider(saying(body, Content_Type="application/json; charset=utf-8"))
     gateway = await make_gateway(await upstream(provider.serve))
     customer = await gateway.customer()
     fetched = await ask(customer)
-    assert (fetched.status, fetched.body) == (200, said)
+    assert (fetched.status, fetched.body) == (200, body)
     assert fetched.headers["Content-Type"] == "application/json; charset=utf-8"
     await the_event(customer, 3 * INPUT + 2 * OUTPUT)
 
@@ -298,11 +294,11 @@ async def test_an_answer_compressed_all_the_same(make_gateway: MakeGateway, upst
 
 
 async def test_an_answer_of_several_gzip_members_is_read_whole(make_gateway: MakeGateway, upstream: Upstream) -> None:
-    said = json.dumps(answer()).encode()
-    packed = b"".join(gzip.compress(part) for part in (said[:40], b"", said[40:]))
+    body = json.dumps(answer()).encode()
+    packed = b"".join(gzip.compress(part) for part in (body[:40], b"", body[40:]))
     provider = Provider(saying(packed, Content_Encoding="gzip"))
     gateway = await make_gateway(await upstream(provider.serve))
     customer = await gateway.customer()
     fetched = await ask(customer, chat(model="gpt-4o-mini"))
-    assert (fetched.status, json.loads(fetched.body)) == (200, json.loads(said))
+    assert (fetched.status, json.loads(fetched.body)) == (200, json.loads(body))
     assert (await the_event(customer, 10 * INPUT + 5 * OUTPUT))["estimated"] is False

@@ -11,26 +11,19 @@ from typing import Any
 from billing.money import parse_usd
 from gateway.server.ids import GRANTED
 from tests.gateway.conftest import Gateway, Handler, MakeGateway, chat
-from tests.support.gateways import (
+from tests.support.answering import (
     DONE,
-    INPUT,
-    OUTPUT,
     PROVIDER_KEY,
     WORDS,
     Gate,
     Provider,
     answer,
-    ask,
-    counted,
-    fetch,
-    refusal,
     saying,
-    spent_nano,
     streaming,
-    the_event,
     usage,
     usage_chunk,
 )
+from tests.support.gateways import INPUT, OUTPUT, ask, counted, fetch, refusal, spent_nano, the_event
 
 Upstream = Callable[[Handler], Any]
 
@@ -39,11 +32,11 @@ async def test_a_chat_request_is_answered_and_debited_exactly(gateway: Gateway) 
     customer = await gateway.customer("5.00")
     fetched = await ask(customer, chat())
     assert fetched.status == 200
-    said = fetched.json["usage"]
-    event = await the_event(customer, said["prompt_tokens"] * INPUT + said["completion_tokens"] * OUTPUT)
+    reported = fetched.json["usage"]
+    event = await the_event(customer, reported["prompt_tokens"] * INPUT + reported["completion_tokens"] * OUTPUT)
     assert event["id"] == fetched.headers["x-request-id"]
     assert event["charged_usd"] == event["cost_usd"] == fetched.headers["x-metergate-cost-usd"]
-    assert (event["input_tokens"], event["output_tokens"]) == (said["prompt_tokens"], said["completion_tokens"])
+    assert (event["input_tokens"], event["output_tokens"]) == (reported["prompt_tokens"], reported["completion_tokens"])
     assert (event["endpoint"], event["status"], event["stream"]) == ("/v1/chat/completions", 200, False)
     assert fetched.headers["x-metergate-balance-usd"] == (await customer.balance())["balance_usd"]
 
@@ -149,7 +142,7 @@ async def test_no_credential_or_trace_of_the_client_goes_upstream(
 
 
 async def test_an_elastic_hold_tells_the_provider_its_maximum(make_gateway: MakeGateway, upstream: Upstream) -> None:
-    provider = Provider(saying(answer(said=usage(10, 100))))
+    provider = Provider(saying(answer(reported=usage(10, 100))))
     gateway = await make_gateway(await upstream(provider.serve))
     for path, field, own in (
         ("/v1/chat/completions", "max_tokens", {"messages": [{"role": "user", "content": "Hi"}]}),
@@ -183,7 +176,7 @@ async def test_text_whose_json_has_fewer_tokens_is_held_for_what_it_has(
     make_gateway: MakeGateway, upstream: Upstream
 ) -> None:
     content = '" +#+#+#+#+#+' * 1000
-    provider = Provider(saying(answer(said=usage(5000, 16))))
+    provider = Provider(saying(answer(reported=usage(5000, 16))))
     gateway = await make_gateway(await upstream(provider.serve))
     short = await gateway.customer(f"{(4900 * INPUT + 16 * OUTPUT) / 1e9:.9f}")
     body = json.dumps(chat(content, model="gpt-4o-mini", max_tokens=16)).encode()
@@ -230,7 +223,7 @@ async def test_a_client_s_own_maximum_is_the_hold(make_gateway: MakeGateway, ups
 async def test_without_strict_the_hold_is_an_estimate_that_bounds_nothing(
     make_gateway: MakeGateway, upstream: Upstream
 ) -> None:
-    gate = Gate(saying(answer(said=usage(100, 2000))))
+    gate = Gate(saying(answer(reported=usage(100, 2000))))
     provider = Provider(gate.serve)
     gateway = await make_gateway(await upstream(provider.serve), strict=False)
     customer = await gateway.customer("0.001")

@@ -13,23 +13,8 @@ from billing.quotas import Metric, Quota, Window
 from gateway.config.settings import Settings
 from gateway.server.ids import GRANTED
 from tests.gateway.conftest import ADMIN_KEY, Customer, Gateway, Handler, MakeGateway, chat
-from tests.support.gateways import (
-    INPUT,
-    OUTPUT,
-    Gate,
-    Provider,
-    answer,
-    ask,
-    asking,
-    early_in_a_minute,
-    fetch,
-    refusal,
-    saying,
-    spent_nano,
-    streaming,
-    until,
-    usage_chunk,
-)
+from tests.support.answering import Gate, Provider, answer, saying, streaming, until, usage_chunk
+from tests.support.gateways import INPUT, OUTPUT, ask, asking, early_in_a_minute, fetch, refusal, spent_nano
 from tests.support.shipped import shipped_settings
 
 Upstream = Callable[[Handler], Any]

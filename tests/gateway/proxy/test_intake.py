@@ -17,7 +17,7 @@ import pytest
 from gateway.dialects.openai.dialect import OpenAIDialect
 from gateway.server.exchange import CONTINUE
 from tests.gateway.conftest import Customer, Gateway, Handler, MakeGateway, chat
-from tests.support.gateways import answer, saying
+from tests.support.answering import answer, saying
 
 MIB = 1 << 20
 PACKED = "Content-Encoding: gzip"
@@ -142,8 +142,8 @@ async def test_bodies_in_flight_are_bounded_for_an_account_and_for_a_worker(make
         upload.writer.write(body[:half])
         await _until(lambda: _kept(gateway) == half * (len(uploads) + 1))
         uploads.append(upload)
-    for said in (body, _chunks(body)):  # of its own account there is no room, whether its length is known or not
-        status, error, headers = await asked(one, said)
+    for sent in (body, _chunks(body)):  # of its own account there is no room, whether its length is known or not
+        status, error, headers = await asked(one, sent)
         assert (status, error["code"], headers["Retry-After"]) == (429, "concurrency_exceeded", "1")
         assert "This account" in error["message"]
     async with one.post(body=chat()) as seen:  # small ones are served

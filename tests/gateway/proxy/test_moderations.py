@@ -9,7 +9,8 @@ from openai import AsyncOpenAI
 
 from gateway.config.settings import Settings
 from tests.gateway.conftest import Gateway, Handler, MakeGateway
-from tests.support.gateways import Provider, ask, assert_free, saying, the_event
+from tests.support.answering import Provider, saying
+from tests.support.gateways import ask, assert_free, the_event
 
 Upstream = Callable[[Handler], Any]
 PATH = "/v1/moderations"

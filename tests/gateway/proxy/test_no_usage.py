@@ -15,25 +15,9 @@ from gateway.config.settings import Settings
 from gateway.proxy.remainder import Remainder
 from gateway.proxy.settlement import settlements
 from tests.gateway.conftest import Handler, MakeGateway, chat
+from tests.support.answering import DONE, WORDS, Gate, Provider, answer, saying, streaming, usage, usage_chunk
 from tests.support.clients import Slow, asking_by_hand, noticed, the_event_in_the_end
-from tests.support.gateways import (
-    DONE,
-    INPUT,
-    OUTPUT,
-    WORDS,
-    Gate,
-    Provider,
-    answer,
-    ask,
-    asking,
-    refusal,
-    saying,
-    spent_nano,
-    streaming,
-    the_event,
-    usage,
-    usage_chunk,
-)
+from tests.support.gateways import INPUT, OUTPUT, ask, asking, refusal, spent_nano, the_event
 from tests.support.passed_answers import PLAIN, STREAM
 from tests.support.unreported_costs import held_nano, repriced
 
@@ -59,11 +43,11 @@ async def test_an_answer_above_its_bound_is_refused_and_charged(make_gateway: Ma
         assert (found["estimated"], found["note"]) == (True, "answer_too_large")
 
 
-def _in_chunks(said: dict[str, Any]) -> Handler:
+def _in_chunks(body: dict[str, Any]) -> Handler:
     async def reply(request: web.Request) -> web.StreamResponse:
         response = web.StreamResponse(headers={"Content-Type": "application/json"})
         await response.prepare(request)
-        await response.write(json.dumps(said).encode())
+        await response.write(json.dumps(body).encode())
         return response
 
     return reply
@@ -74,15 +58,15 @@ async def test_a_json_answer_that_says_nothing_known_is_charged_as_held(
 ) -> None:
     gate = Gate(saying(b""))
     gateway = await make_gateway(await upstream(gate.serve))
-    for said in ({}, {"object": "something", "result": "else"}, {"choices": "none"}):
+    for body in ({}, {"object": "something", "result": "else"}, {"choices": "none"}):
         gate.opened.clear()
-        gate._then = saying(said)
+        gate._then = saying(body)
         customer = await gateway.customer()
         running = asking(customer, PLAIN)
         held = await held_nano(gateway)
         gate.opened.set()
         fetched = await running
-        assert (fetched.status, fetched.json) == (200, said)
+        assert (fetched.status, fetched.json) == (200, body)
         found = await the_event(customer, held)
         assert (found["estimated"], found["note"]) == (True, "no_usage")
 
@@ -90,8 +74,8 @@ async def test_a_json_answer_that_says_nothing_known_is_charged_as_held(
 async def test_where_missing_usage_is_free_so_are_these(make_gateway: MakeGateway, upstream: Upstream) -> None:
     provider = Provider(saying(b""))
     gateway = await make_gateway(await upstream(provider.serve), missing_usage="free", upstream_answer_bytes=4096)
-    for said in ({"object": "something"}, answer("x" * 5000)):
-        provider.reply = saying(said)
+    for body in ({"object": "something"}, answer("x" * 5000)):
+        provider.reply = saying(body)
         customer = await gateway.customer()
         await ask(customer)
         assert (await the_event(customer, 0))["estimated"] is True
@@ -99,7 +83,7 @@ async def test_where_missing_usage_is_free_so_are_these(make_gateway: MakeGatewa
 
 @pytest.mark.parametrize(
     "reply",
-    [saying(answer(said=usage(2_000_000_000, 5))), streaming(*WORDS, usage_chunk(10, 2_000_000_000), DONE)],
+    [saying(answer(reported=usage(2_000_000_000, 5))), streaming(*WORDS, usage_chunk(10, 2_000_000_000), DONE)],
     ids=["JSON", "a stream"],
 )
 async def test_a_report_far_above_the_hold_is_not_believed(
@@ -129,12 +113,12 @@ async def test_up_to_the_factor_a_report_is_believed_in_money_and_in_tokens(
     provider = Provider(saying(b""))
     gateway = await make_gateway(await upstream(provider.serve), max_usage_factor=3)
     for tokens, believed in ((3 * held, True), (3 * held + 1, False)):
-        provider.reply = saying(answer(said=usage(tokens, 0)))  # cheap: it is the tokens that are too many
+        provider.reply = saying(answer(reported=usage(tokens, 0)))  # cheap: it is the tokens that are too many
         customer = await gateway.customer()
         await ask(customer, body)
         found = await the_event(customer)
         assert (found["note"] is None, found["input_tokens"] == tokens) == (believed, believed)
-    provider.reply = saying(answer(said=usage(10, 2 * held)))  # dear: it is the money that is too much
+    provider.reply = saying(answer(reported=usage(10, 2 * held)))  # dear: it is the money that is too much
     customer = await gateway.customer()
     await ask(customer, body)
     assert (await the_event(customer))["note"] == "implausible_usage"
@@ -144,7 +128,7 @@ async def test_without_a_bound_the_model_s_window_is_what_can_be(make_gateway: M
     provider = Provider(saying(b""))
     gateway = await make_gateway(await upstream(provider.serve), strict=False)
     for tokens, believed in ((100_000, True), (20 * 128_000 + 1, False)):
-        provider.reply = saying(answer(said=usage(tokens, 0)))
+        provider.reply = saying(answer(reported=usage(tokens, 0)))
         customer = await gateway.customer()
         await ask(customer)
         assert ((await the_event(customer))["note"] is None) == believed
@@ -157,7 +141,7 @@ async def test_every_charge_follows_from_what_is_kept_of_it(make_gateway: MakeGa
     customer = await gateway.customer()
     for reply in (
         saying({}),
-        saying(answer(said=usage(2_000_000_000, 5))),
+        saying(answer(reported=usage(2_000_000_000, 5))),
         saying(answer("Yes.", {})),
         saying(answer()),
     ):

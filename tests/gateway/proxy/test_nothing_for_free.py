@@ -11,23 +11,9 @@ from gateway.proxy.remainder import Remainder
 from gateway.proxy.settlement.settlements import Settlements
 from gateway.tokens import Tokenizer
 from tests.gateway.conftest import Handler, MakeGateway, chat
+from tests.support.answering import DONE, WORDS, Gate, answer, event, saying, streaming, usage_chunk
 from tests.support.clients import Slow, leave, the_event_in_the_end
-from tests.support.gateways import (
-    DONE,
-    INPUT,
-    OUTPUT,
-    WORDS,
-    Gate,
-    answer,
-    ask,
-    asking,
-    assert_free,
-    event,
-    refusal,
-    saying,
-    streaming,
-    usage_chunk,
-)
+from tests.support.gateways import INPUT, OUTPUT, ask, asking, assert_free, refusal
 from tests.support.passed_answers import PLAIN, STREAM
 from tests.support.unreported_costs import IMAGE_TOKENS, held_nano, input_nano, pictures, repriced
 
@@ -119,8 +105,8 @@ async def test_a_fault_of_ours_after_the_client_has_left_charges_the_hold(
     gate.opened.set()
 
 
-def chunk(said: dict[str, Any]) -> bytes:
-    return event({"choices": [{"index": 0, "delta": said, "finish_reason": None}]})
+def chunk(delta: dict[str, Any]) -> bytes:
+    return event({"choices": [{"index": 0, "delta": delta, "finish_reason": None}]})
 
 
 LONG_TEXT = "Good day to you, my friend. " * 200
@@ -143,8 +129,8 @@ OUTPUTS: dict[str, tuple[dict[str, Any], range]] = {
 
 @pytest.mark.parametrize("what", OUTPUTS)
 async def test_any_delta_is_output(make_gateway: MakeGateway, upstream: Upstream, what: str) -> None:
-    said, tokens = OUTPUTS[what]
-    first = chunk(said) if said else event({"type": "content_block_delta", "delta": {"text": LONG_TEXT}})
+    delta, tokens = OUTPUTS[what]
+    first = chunk(delta) if delta else event({"type": "content_block_delta", "delta": {"text": LONG_TEXT}})
     provider = Slow(first, DONE)
     gateway = await make_gateway(await upstream(provider.serve), change=pictures, disconnect_drain_s=0)
     customer = await gateway.customer()

@@ -21,7 +21,8 @@ from gateway.proxy.estimate import EstimateRules, NotPriced, worst_case
 from gateway.proxy.outgoing import outgoing_body
 from tests.gateway.conftest import MakeGateway, chat
 from tests.gateway.proxy.test_handler import Upstream
-from tests.support.gateways import Provider, answer, ask, saying, usage
+from tests.support.answering import Provider, answer, saying, usage
+from tests.support.gateways import ask
 
 DIALECT = OpenAIDialect()
 FIELDS = get_args(MaxOutputField)
@@ -46,8 +47,8 @@ MAXIMA = st.dictionaries(
 def test_what_is_forwarded_never_asks_for_more_than_was_held(
     data: st.DataObject, maxima: dict[str, Any], field: MaxOutputField, endpoint: str
 ) -> None:
-    said = {"model": "m", "messages": [], "prompt": "p", "stream": data.draw(st.booleans()), **maxima}
-    items = data.draw(st.permutations(list(said.items())))
+    fields = {"model": "m", "messages": [], "prompt": "p", "stream": data.draw(st.booleans()), **maxima}
+    items = data.draw(st.permutations(list(fields.items())))
     body = json.dumps(dict(items)).encode()
     way = route(field, data.draw(st.none() | st.integers(1, 5000)), data.draw(st.none() | st.integers(1, 5000)))
     try:
@@ -65,7 +66,7 @@ def test_what_is_forwarded_never_asks_for_more_than_was_held(
         assert known in given_fields  # a provider that knows nothing else is bounded, too
     else:
         assert not given_fields  # the model's own maximum is what was held
-    unchanged = {name: value for name, value in said.items() if name not in (*MAX_FIELDS, "stream_options")}
+    unchanged = {name: value for name, value in fields.items() if name not in (*MAX_FIELDS, "stream_options")}
     assert {name: sent[name] for name in unchanged} == unchanged
 
 
@@ -99,7 +100,7 @@ def knowing_only(field: str) -> Provider:
 
     async def reply(request: web.Request) -> web.StreamResponse:
         wrote = min(1000, provider.sent[-1].json.get(field) or 1000)
-        return await saying(answer(said=usage(5, wrote)))(request)
+        return await saying(answer(reported=usage(5, wrote)))(request)
 
     provider.reply = reply
     return provider

@@ -14,7 +14,8 @@ from gateway.config.settings import Settings
 from gateway.dialects.openai.dialect import OpenAIDialect
 from gateway.proxy.outgoing import MAX_PARAMETERS, upstream_query
 from tests.gateway.conftest import Handler, MakeGateway, chat
-from tests.support.gateways import Provider, answer, ask, head, raw, saying
+from tests.support.answering import Provider, answer, saying
+from tests.support.gateways import ask, head, raw
 
 Upstream = Callable[[Handler], Any]
 DIALECT = OpenAIDialect()

@@ -13,22 +13,8 @@ from billing.price_table import PriceTable
 from billing.prices import PriceRow
 from gateway.config.settings import Settings
 from tests.gateway.conftest import Handler, MakeGateway, chat
-from tests.support.gateways import (
-    DONE,
-    INPUT,
-    OUTPUT,
-    WORDS,
-    Provider,
-    answer,
-    ask,
-    refusal,
-    saying,
-    spent_nano,
-    streaming,
-    the_event,
-    usage,
-    usage_chunk,
-)
+from tests.support.answering import DONE, WORDS, Provider, answer, saying, streaming, usage, usage_chunk
+from tests.support.gateways import INPUT, OUTPUT, ask, refusal, spent_nano, the_event
 
 Upstream = Callable[[Handler], Any]
 WINDOW = 10_000
@@ -49,8 +35,8 @@ def with_searches(settings: Settings) -> Settings:
 
 
 async def test_searches_are_held_and_charged_and_explained(make_gateway: MakeGateway, upstream: Upstream) -> None:
-    said = usage(20_000, 5, server_tool_use={"web_search_requests": 2})
-    provider = Provider(saying(answer(said=said)))
+    counts = usage(20_000, 5, server_tool_use={"web_search_requests": 2})
+    provider = Provider(saying(answer(reported=counts)))
     gateway = await make_gateway(await upstream(provider.serve), change=with_searches)
     held_nano = 3 * WINDOW * INPUT + 2 * SEARCH_NANO + 10 * OUTPUT
     body = chat(model="gpt-4o-mini", max_tokens=10, tools=[SEARCH])

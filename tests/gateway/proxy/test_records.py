@@ -53,17 +53,17 @@ async def test_a_refusal_can_be_looked_up(gateway: Gateway) -> None:
     await gateway.admin("GET", "/refusals/nothing", status=404)
     assert await refusals(gateway, "?key_id=a&account_id=b") == []
     assert {each["id"] for each in await refusals(gateway)} == {exhausted["id"], unpaid["id"]}
-    said = json.dumps(await refusals(gateway))
-    assert customer.key not in said
-    assert poor.key not in said
+    text = json.dumps(await refusals(gateway))
+    assert customer.key not in text
+    assert poor.key not in text
 
 
 async def test_what_a_provider_has_refused_is_no_refusal_and_its_silence_is(
     make_gateway: MakeGateway, upstream: Callable[[Handler], Awaitable[str]]
 ) -> None:
     async def serve(request: web.Request) -> web.Response:
-        said = await request.json()
-        if said["messages"][0]["content"] == "no":
+        body = await request.json()
+        if body["messages"][0]["content"] == "no":
             return web.json_response({"error": {"message": "No."}}, status=400)
         return web.Response(text="<html>")
 
@@ -103,9 +103,9 @@ async def test_the_log_has_a_line_for_each_request(make_gateway: MakeGateway, tm
         }
         assert each["input_tokens"] > 0
         assert each["key_prefix"] == customer.key[:10]
-    said = json.dumps(lines)
-    assert "secret words" not in said
-    assert customer.key not in said
+    text = json.dumps(lines)
+    assert "secret words" not in text
+    assert customer.key not in text
 
 
 async def test_a_request_whose_client_leaves_has_its_line_once_it_is_settled(

@@ -15,34 +15,36 @@ from billing.holds.redis.layout import SETTLED
 from billing.money import parse_usd
 from gateway.tokens import O200K, Tokenizer
 from tests.gateway.conftest import Handler, MakeGateway, chat
-from tests.support.gateways import (
+from tests.support.answering import (
     BOUND_S,
     DONE,
-    INPUT,
-    OUTPUT,
     SSE,
     WORDS,
-    Fetched,
     Gate,
     Provider,
     answer,
-    ask,
-    asking,
-    assert_free,
     bytes_then_close,
     delta,
-    head,
-    journal,
     peer,
-    raw,
-    refusal,
     saying,
-    spent_nano,
     streaming,
-    the_event,
     until,
     usage,
     usage_chunk,
+)
+from tests.support.gateways import (
+    INPUT,
+    OUTPUT,
+    Fetched,
+    ask,
+    asking,
+    assert_free,
+    head,
+    journal,
+    raw,
+    refusal,
+    spent_nano,
+    the_event,
 )
 from tests.support.passed_answers import STREAM, estimate_nano
 
@@ -273,11 +275,11 @@ async def test_to_http_1_0_a_cut_is_a_reset(make_gateway: MakeGateway, upstream:
     customer = await gateway.customer()
     body = json.dumps(STREAM).encode()
     request = head(customer, f"Content-Length: {len(body)}", version="1.0") + body
-    said = await raw(gateway, request)
-    assert (said.status, said.reset, said.body) == (200, False, b"".join((*WORDS, DONE)))
+    answer = await raw(gateway, request)
+    assert (answer.status, answer.reset, answer.body) == (200, False, b"".join((*WORDS, DONE)))
     provider.reply = streaming(*WORDS[:3], cut=True)
-    said = await raw(gateway, request)
-    assert (said.status, said.reset) == (200, True)
+    answer = await raw(gateway, request)
+    assert (answer.status, answer.reset) == (200, True)
     assert await spent_nano(customer) > 10 * INPUT + 5 * OUTPUT
     assert [event["estimated"] for event in await customer.events()] == [False, True]
 

@@ -13,21 +13,9 @@ from billing.money import parse_usd
 from gateway.proxy.settlement.missing_usage import MissingUsage
 from gateway.tokens import O200K, Tokenizer
 from tests.gateway.conftest import Handler, MakeGateway, chat
+from tests.support.answering import BOUND_S, DONE, WORDS, Provider, answer, delta, saying, streaming, until, usage_chunk
 from tests.support.clients import Slow, leave, nothing, noticed, the_event_in_the_end
-from tests.support.gateways import (
-    BOUND_S,
-    DONE,
-    INPUT,
-    OUTPUT,
-    WORDS,
-    Provider,
-    answer,
-    delta,
-    saying,
-    streaming,
-    until,
-    usage_chunk,
-)
+from tests.support.gateways import INPUT, OUTPUT
 from tests.support.passed_answers import STREAM, estimate_nano
 
 Upstream = Callable[[Handler], Any]

@@ -48,10 +48,10 @@ def test_every_line_is_written_in_order(tmp_path: Path) -> None:
     for number in range(3 * BATCH):
         log.write(line(number))
     log.close()
-    said = [json.loads(each) for each in path.read_text().splitlines()]
-    assert [each["request_id"] for each in said] == [f"r{number}" for number in range(3 * BATCH)]
-    assert said[0]["time"] == "2027-01-15T08:00:00.123Z"
-    assert (said[0]["cost_usd"], said[0]["charged_usd"]) == ("0.0000015", "0.000002")
+    records = [json.loads(each) for each in path.read_text().splitlines()]
+    assert [each["request_id"] for each in records] == [f"r{number}" for number in range(3 * BATCH)]
+    assert records[0]["time"] == "2027-01-15T08:00:00.123Z"
+    assert (records[0]["cost_usd"], records[0]["charged_usd"]) == ("0.0000015", "0.000002")
     assert path.stat().st_mode & 0o777 == 0o600
     assert log.dropped == 0
 

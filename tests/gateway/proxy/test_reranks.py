@@ -10,7 +10,8 @@ from gateway.config.providers import ProviderConfig
 from gateway.config.secret import Secret
 from gateway.config.settings import Settings
 from tests.gateway.conftest import Customer, Gateway, Handler, MakeGateway
-from tests.support.gateways import PROVIDER_KEY, Provider, ask, assert_free, saying, the_event
+from tests.support.answering import PROVIDER_KEY, Provider, saying
+from tests.support.gateways import ask, assert_free, the_event
 
 Upstream = Callable[[Handler], Any]
 DOCUMENTS = ["Rome is in Italy.", "Lima is the capital of Peru."]
@@ -62,12 +63,12 @@ async def test_searches_are_charged_as_reported(make_gateway: MakeGateway, upstr
     assert (await the_event(customer))["charged_usd"] == "0.004"
 
 
-@pytest.mark.parametrize("said", [VOYAGE, JINA])
+@pytest.mark.parametrize("meta", [VOYAGE, JINA])
 async def test_tokens_are_charged_as_reported(
-    make_gateway: MakeGateway, upstream: Upstream, said: dict[str, Any]
+    make_gateway: MakeGateway, upstream: Upstream, meta: dict[str, Any]
 ) -> None:
-    customer = await customer_of(make_gateway, upstream, Provider(saying(said)))
-    assert (await ask(customer, rerank("rerank-2"), path="/v1/rerank")).json == said
+    customer = await customer_of(make_gateway, upstream, Provider(saying(meta)))
+    assert (await ask(customer, rerank("rerank-2"), path="/v1/rerank")).json == meta
     event = await the_event(customer)
     assert (event["input_tokens"], event["charged_usd"], event["estimated"]) == (26, "0.0000013", False)
 

@@ -18,7 +18,8 @@ from gateway.upstream.socket import _event, _Message
 from tests.gateway.conftest import Customer, Gateway, MakeGateway
 from tests.gateway.dialects.openai_responses.test_answer import response
 from tests.gateway.proxy.test_responses import COST
-from tests.support.gateways import PROVIDER_KEY, spent_nano, the_event, until
+from tests.support.answering import PROVIDER_KEY, until
+from tests.support.gateways import spent_nano, the_event
 
 PATH = "/v1/responses"
 CREATE = {"type": "response.create", "model": "gpt-4o-mini", "input": "Hello", "max_output_tokens": 200}
@@ -39,7 +40,7 @@ def events(name: str = "resp_1") -> list[dict[str, Any]]:
 class Speaker:
     """A provider's end: answers each message by `says`; before the last message of an answer it waits for `go_on`."""
 
-    says: Callable[[dict[str, Any]], list[dict[str, Any]]] = lambda said: events()
+    says: Callable[[dict[str, Any]], list[dict[str, Any]]] = lambda create: events()
     got: list[dict[str, Any]] = field(default_factory=list)
     headers: list[Any] = field(default_factory=list)
     ended: int = 0
@@ -103,14 +104,14 @@ async def connected(customer: Customer) -> AsyncIterator[aiohttp.ClientWebSocket
 async def answer(socket: aiohttp.ClientWebSocketResponse, **fields: Any) -> list[dict[str, Any]]:
     """Send a message and read its answer to the end."""
     await socket.send_str(json.dumps({**CREATE, **fields}))
-    said: list[dict[str, Any]] = []
-    while not said or said[-1]["type"] not in ("response.completed", "error"):
-        said.append(json.loads(await socket.receive_str(timeout=60)))
-    return said
+    events: list[dict[str, Any]] = []
+    while not events or events[-1]["type"] not in ("response.completed", "error"):
+        events.append(json.loads(await socket.receive_str(timeout=60)))
+    return events
 
 
 async def test_each_message_is_paid_by_itself_on_one_connection(make: Any, speaker: Speaker) -> None:
-    speaker.says = lambda said: events(f"resp_{len(speaker.got)}")
+    speaker.says = lambda create: events(f"resp_{len(speaker.got)}")
     gateway = await make()
     customer, other = await gateway.customer(), await gateway.customer()
     async with connected(customer) as socket:
@@ -140,10 +141,12 @@ async def test_what_is_not_served_is_an_error_event(make: Any, speaker: Speaker)
             assert 400 <= refused["status"] < 500, refused
         await socket.send_str("no JSON")
         assert (await socket.receive_json())["error"]["code"] == "invalid_request_error"
-        speaker.says = lambda said: [{"type": "error", "status": 429, "error": {"code": "slow_down", "message": "No."}}]
+        speaker.says = lambda create: [
+            {"type": "error", "status": 429, "error": {"code": "slow_down", "message": "No."}}
+        ]
         (refused,) = await answer(socket)
         assert (refused["status"], refused["error"]["code"]) == (429, "slow_down")
-        speaker.says = lambda said: events()
+        speaker.says = lambda create: events()
         assert await answer(socket) == events()
     async with connected(poor) as socket:
         (refused,) = await answer(socket)
@@ -193,9 +196,9 @@ async def test_a_connection_that_its_provider_closed_between_two_answers_is_left
     assert len(speaker.headers) == 2
 
 
-@pytest.mark.parametrize(("said", "shown"), [(None, 502), (99, 502), (99_999, 502), (503, 503)])
-async def test_an_error_has_a_status_of_http(make: Any, speaker: Speaker, said: int | None, shown: int) -> None:
-    speaker.says = lambda _: [{"type": "error", "status": said, "error": {"code": "odd", "message": "No."}}]
+@pytest.mark.parametrize(("given", "shown"), [(None, 502), (99, 502), (99_999, 502), (503, 503)])
+async def test_an_error_has_a_status_of_http(make: Any, speaker: Speaker, given: int | None, shown: int) -> None:
+    speaker.says = lambda _: [{"type": "error", "status": given, "error": {"code": "odd", "message": "No."}}]
     customer = await (await make()).customer()
     async with connected(customer) as socket:
         assert (await answer(socket))[0]["status"] == shown
@@ -231,7 +234,7 @@ def test_a_message_of_many_lines_is_an_event_of_one() -> None:
 @pytest.mark.slow
 async def test_a_client_that_takes_nothing_is_cut_off_and_charged(make: Any, speaker: Speaker) -> None:
     begun, delta, done = events()
-    speaker.says = lambda said: [begun, *[{**delta, "obfuscation": "." * 200_000}] * 80, done]
+    speaker.says = lambda create: [begun, *[{**delta, "obfuscation": "." * 200_000}] * 80, done]
     gateway = await make(client_write_timeout_s=1, disconnect_drain_s=0)
     customer = await gateway.customer()
     async with connected(customer) as socket:
@@ -268,14 +271,14 @@ async def test_a_gateway_that_stops_ends_connections_after_their_answer(make: An
         await gateway.app.shutdown()
         assert (await idle.receive(timeout=60)).data == aiohttp.WSCloseCode.GOING_AWAY
         speaker.go_on.set()
-        said = [message async for message in busy]
-    assert json.loads(said[-1].data)["type"] == "response.completed"
+        messages = [message async for message in busy]
+    assert json.loads(messages[-1].data)["type"] == "response.completed"
     assert await spent_nano(customer) == COST
 
 
 async def test_what_comes_between_answers_is_nobodys(make: Any, speaker: Speaker) -> None:
     late = {"type": "error", "status": 400, "error": {"code": "websocket_connection_limit_reached", "message": "Late."}}
-    speaker.says = lambda said: [*events(), late]
+    speaker.says = lambda create: [*events(), late]
     gateway = await make()
     customer = await gateway.customer()
     async with connected(customer) as socket:
@@ -289,12 +292,12 @@ async def test_what_comes_between_answers_is_nobodys(make: Any, speaker: Speaker
 async def test_what_follows_an_error_in_an_answer_is_not_taken_for_the_next(make: Any, speaker: Speaker) -> None:
     begun, delta, done = events()
     broken = {"type": "error", "status": 500, "error": {"code": "server_error", "message": "Broken."}}
-    speaker.says = lambda said: [begun, delta, broken, delta, done]
+    speaker.says = lambda create: [begun, delta, broken, delta, done]
     gateway = await make()
     customer = await gateway.customer()
     async with connected(customer) as socket:
         assert (await answer(socket))[-1] == broken
-        speaker.says = lambda said: events("resp_2")
+        speaker.says = lambda create: events("resp_2")
         assert await answer(socket) == events("resp_2")
     assert len(speaker.headers) == 2
 

@@ -11,20 +11,8 @@ from pydantic import BaseModel
 
 from tests.gateway.conftest import Customer, Gateway, MakeGateway
 from tests.gateway.dialects.openai_responses.test_answer import event, response, stream
-from tests.support.gateways import (
-    CACHED,
-    INPUT,
-    OUTPUT,
-    Fetched,
-    Provider,
-    ask,
-    assert_free,
-    refusal,
-    saying,
-    spent_nano,
-    streaming,
-    the_event,
-)
+from tests.support.answering import Provider, saying, streaming
+from tests.support.gateways import CACHED, INPUT, OUTPUT, Fetched, ask, assert_free, refusal, spent_nano, the_event
 
 PATH = "/v1/responses"
 ASKED = {"model": "gpt-4o-mini", "input": "Hello", "max_output_tokens": 200}
@@ -86,10 +74,10 @@ async def test_a_stream_that_breaks_off_costs_what_passed(served: Any) -> None:
 
 
 async def test_an_error_before_any_output_is_free(served: Any) -> None:
-    said = event("error", code="server_error", message="It failed.", param=None, sequence_number=0)
-    customer = await served(Provider(streaming(said)))
+    error = event("error", code="server_error", message="It failed.", param=None, sequence_number=0)
+    customer = await served(Provider(streaming(error)))
     fetched = await respond(customer, stream=True)
-    assert (fetched.status, fetched.body) == (200, said)
+    assert (fetched.status, fetched.body) == (200, error)
     await assert_free(customer)
     customer = await served(Provider(saying(response(status="failed", usage=None, output=[], error={"code": "x"}))))
     assert (await respond(customer)).status == 200

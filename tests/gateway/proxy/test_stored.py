@@ -17,7 +17,8 @@ from gateway.dialects.openai_responses.dialect import RESPONSES_CREATION
 from gateway.proxy.stored import FirstEvent
 from tests.gateway.conftest import Customer, Gateway, MakeGateway
 from tests.gateway.dialects.openai_responses.test_answer import event, response, stream
-from tests.support.gateways import SSE, Fetched, Provider, ask, fetch, refusal, saying, spent_nano, streaming, until
+from tests.support.answering import SSE, Provider, saying, streaming, until
+from tests.support.gateways import Fetched, ask, fetch, refusal, spent_nano
 
 PATH = "/v1/responses"
 ASKED = {"model": "gpt-4o-mini", "input": "Hello", "max_output_tokens": 200}
@@ -153,10 +154,10 @@ async def test_a_stream_shows_no_id_before_it_is_recorded(serve: Any, monkeypatc
 
 
 async def test_a_stream_that_creates_nothing_passes(serve: Any) -> None:
-    said = event("error", code="server_error", message="It failed.", param=None)
-    gateway = await serve(Provider(streaming(b": wait\n\n", said)))
+    error = event("error", code="server_error", message="It failed.", param=None)
+    gateway = await serve(Provider(streaming(b": wait\n\n", error)))
     fetched = await respond(await gateway.customer(), stream=True)
-    assert (fetched.status, fetched.body) == (200, b": wait\n\n" + said)
+    assert (fetched.status, fetched.body) == (200, b": wait\n\n" + error)
 
 
 async def test_another_gateway_knows_whose_it_is(make_gateway: MakeGateway, upstream: Any) -> None:

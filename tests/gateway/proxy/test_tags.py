@@ -25,7 +25,7 @@ def test_a_header_is_read_in_pairs() -> None:
 
 
 @pytest.mark.parametrize(
-    "said",
+    "header",
     [
         "team",
         "=search",
@@ -37,9 +37,9 @@ def test_a_header_is_read_in_pairs() -> None:
         ",".join(f"t{number}=x" for number in range(MAX_TAGS + 1)),
     ],
 )
-def test_a_header_that_can_t_be_read_is_refused(said: str) -> None:
+def test_a_header_that_can_t_be_read_is_refused(header: str) -> None:
     with pytest.raises(BadRequest) as refused:
-        read_tags([said])
+        read_tags([header])
     assert refused.value.param == "X-Metergate-Tags"
     assert "team=search" in refused.value.message
 

@@ -12,7 +12,8 @@ from gateway.config.targets import TargetConfig
 from gateway.proxy.target_health import HealthBoard, Told, open_until
 from gateway.upstream.health import MAX_COOLDOWN_S, Cooldown, TargetHealth
 from tests.gateway.conftest import Gateway, Handler, MakeGateway
-from tests.support.gateways import Provider, answer, ask, saying, until
+from tests.support.answering import Provider, answer, saying, until
+from tests.support.gateways import ask
 
 Upstream = Callable[[Handler], Any]
 NOW_S = 1_000.0

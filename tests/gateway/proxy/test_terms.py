@@ -23,7 +23,7 @@ from gateway.proxy.estimate import EstimateRules, NotPriced, Plain, markup_of, w
 from gateway.proxy.outgoing import outgoing_body
 from gateway.server.ids import MINUTE_MS, duration, limit_lines
 from tests.billing.holds.test_cache import PRINCIPAL
-from tests.gateway.proxy.test_estimate import request
+from tests.gateway.proxy.estimates import request
 
 RULES = [EstimateRules(), EstimateRules(strict=False)]
 

@@ -13,20 +13,8 @@ from gateway.config.settings import Settings
 from gateway.dialects.openai.output import OpenAIEvents
 from gateway.dialects.streaming import SseTap
 from tests.gateway.conftest import Handler, MakeGateway, chat
-from tests.support.gateways import (
-    DONE,
-    INPUT,
-    OUTPUT,
-    WORDS,
-    Provider,
-    ask,
-    delta,
-    event,
-    streaming,
-    the_event,
-    usage,
-    usage_chunk,
-)
+from tests.support.answering import DONE, WORDS, Provider, delta, event, streaming, usage, usage_chunk
+from tests.support.gateways import INPUT, OUTPUT, ask, the_event
 
 Upstream = Callable[[Handler], Any]
 HEAD = {"id": "chatcmpl-1", "object": "chat.completion.chunk", "created": 1, "model": "gpt-4o-mini"}

@@ -17,7 +17,8 @@ from billing.prices import PriceRow
 from billing.quotas import DAY_S
 from gateway.config.settings import Settings
 from tests.gateway.conftest import Customer, Gateway, Handler, MakeGateway, chat
-from tests.support.gateways import INPUT, OUTPUT, Gate, answer, asking, head, raw, refusal, saying, until
+from tests.support.answering import Gate, answer, saying, until
+from tests.support.gateways import INPUT, OUTPUT, asking, head, raw, refusal
 
 Upstream = Callable[[Handler], Any]
 DEARER = 3

@@ -9,8 +9,9 @@ import aiohttp
 import pytest
 
 from tests.gateway.conftest import Gateway, Handler, MakeGateway, chat
+from tests.support.answering import DONE, WORDS, answer, saying, until
 from tests.support.clients import Slow, leave, the_event_in_the_end
-from tests.support.gateways import DONE, INPUT, OUTPUT, WORDS, answer, saying, spent_nano, until
+from tests.support.gateways import INPUT, OUTPUT, spent_nano
 
 Upstream = Callable[[Handler], Any]
 

@@ -7,7 +7,7 @@ from aiohttp import web
 
 from billing.keys.secrets import new_secret
 from tests.gateway.conftest import Gateway, Handler, MakeGateway, chat
-from tests.support.edge_servers import until
+from tests.support.edge_clients import until
 
 Upstream = Callable[[Handler], Awaitable[str]]
 

@@ -9,19 +9,8 @@ import pytest
 from gateway.config.settings import Settings
 from gateway.server.cors import Cors
 from tests.gateway.conftest import ADMIN_KEY, Gateway, Handler, MakeGateway, chat
-from tests.support.gateways import (
-    DONE,
-    SSE,
-    WORDS,
-    Fetched,
-    Provider,
-    answer,
-    ask,
-    fetch,
-    saying,
-    streaming,
-    usage_chunk,
-)
+from tests.support.answering import DONE, SSE, WORDS, Provider, answer, saying, streaming, usage_chunk
+from tests.support.gateways import Fetched, ask, fetch
 
 Upstream = Callable[[Handler], Any]
 APP, OTHER = "https://app.example.com", "https://else.example.com"

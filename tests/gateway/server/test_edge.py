@@ -8,22 +8,8 @@ import pytest
 
 from gateway.server import edge as edge_module
 from gateway.server.exchange import Exchange
-from tests.support.edge_servers import (
-    ENCODED,
-    LIMIT_BYTES,
-    METERED,
-    Cut,
-    Gate,
-    chunked,
-    echo,
-    edge,
-    get,
-    on_both_loops,
-    paced,
-    post,
-    streamed,
-    until,
-)
+from tests.support.edge_clients import ENCODED, METERED, Cut, chunked, get, post, until
+from tests.support.edge_servers import LIMIT_BYTES, Gate, echo, edge, on_both_loops, paced, streamed
 
 
 @on_both_loops
@@ -176,9 +162,11 @@ async def test_queries_and_spellings_of_the_path() -> None:
         assert (await client.answer()).status == 405
 
 
-@pytest.mark.parametrize(("path", "said"), [(METERED, b"metered"), (ENCODED, b"metered"), ("/echo", b"application")])
+@pytest.mark.parametrize(
+    ("path", "expected"), [(METERED, b"metered"), (ENCODED, b"metered"), ("/echo", b"application")]
+)
 @on_both_loops
-async def test_the_client_is_told_to_go_on(path: str, said: bytes) -> None:
+async def test_the_client_is_told_to_go_on(path: str, expected: bytes) -> None:
     """Once, by whichever way the request comes, also as a connection's first."""
     async with edge(echo) as served:
         client = await served.connect()
@@ -188,10 +176,10 @@ async def test_the_client_is_told_to_go_on(path: str, said: bytes) -> None:
             assert await client.reader.readexactly(25) == b"HTTP/1.1 100 Continue\r\n\r\n"
             client.send(body)
             seen = await client.answer()
-            assert (seen.body, seen.interim) == (said + b" awaited", ())
+            assert (seen.body, seen.interim) == (expected + b" awaited", ())
         client.send(post(b"here already", "Expect: 100-continue", path=path))
         seen = await client.answer()
-        assert (seen.body, seen.interim) == (said + b" here already", ())
+        assert (seen.body, seen.interim) == (expected + b" here already", ())
 
 
 @on_both_loops

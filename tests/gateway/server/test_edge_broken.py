@@ -6,20 +6,8 @@ import zlib
 import pytest
 
 from gateway.server.exchange import Exchange
-from tests.support.edge_servers import (
-    ENCODED,
-    LIMIT_BYTES,
-    METERED,
-    Client,
-    Gate,
-    chunked,
-    echo,
-    edge,
-    get,
-    on_both_loops,
-    post,
-    until,
-)
+from tests.support.edge_clients import ENCODED, METERED, Client, chunked, get, post, until
+from tests.support.edge_servers import LIMIT_BYTES, Gate, echo, edge, on_both_loops
 
 
 @pytest.mark.parametrize("path", [METERED, ENCODED])

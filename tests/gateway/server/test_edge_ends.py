@@ -8,23 +8,8 @@ import pytest
 from gateway.server.connection import EdgeProtocol
 from gateway.server.exchange import Exchange
 from gateway.server.guard import EdgeRules
-from tests.support.edge_servers import (
-    ENCODED,
-    LIMIT_BYTES,
-    METERED,
-    Client,
-    Cut,
-    Edge,
-    Gate,
-    chunked,
-    echo,
-    edge,
-    get,
-    on_both_loops,
-    paced,
-    post,
-    until,
-)
+from tests.support.edge_clients import ENCODED, METERED, Client, Cut, chunked, get, post, until
+from tests.support.edge_servers import LIMIT_BYTES, Edge, Gate, echo, edge, on_both_loops, paced
 
 PATHS = pytest.mark.parametrize("path", [METERED, ENCODED])
 HUGE = 8 << 20

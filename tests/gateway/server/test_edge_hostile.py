@@ -14,21 +14,8 @@ from billing.codings import PIECE_BYTES, Decoder
 from gateway.server.connection import EdgeProtocol
 from gateway.server.exchange import Exchange
 from gateway.server.guard import MAX_HEAD_BYTES, EdgeRules
-from tests.support.edge_servers import (
-    ENCODED,
-    LIMIT_BYTES,
-    METERED,
-    Client,
-    Edge,
-    Gate,
-    chunked,
-    echo,
-    edge,
-    get,
-    on_both_loops,
-    post,
-    until,
-)
+from tests.support.edge_clients import ENCODED, METERED, Client, chunked, get, post, until
+from tests.support.edge_servers import LIMIT_BYTES, Edge, Gate, echo, edge, on_both_loops
 
 SECRET = "mg_secret0123456789"
 KEY = f"Authorization: Bearer {SECRET}"
@@ -79,12 +66,12 @@ async def _assert_ours(client: Client) -> None:
 
 
 def _assert_quiet(logged: pytest.LogCaptureFixture, refused: int) -> None:
-    said = [record for record in logged.records if record.name != "asyncio"]
-    assert len(said) == refused, [record.getMessage() for record in said]
+    records = [record for record in logged.records if record.name != "asyncio"]
+    assert len(records) == refused, [record.getMessage() for record in records]
     shown = logged.text + "".join(str(record.__dict__) for record in logged.records)
     assert SECRET not in shown
     assert SECRET[3:].encode().hex() not in shown
-    assert all(record.exc_info is None and "\n" not in record.getMessage() for record in said)
+    assert all(record.exc_info is None and "\n" not in record.getMessage() for record in records)
     logged.clear()
 
 

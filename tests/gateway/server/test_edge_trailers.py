@@ -7,20 +7,8 @@ import pytest
 
 from gateway.server.connection import EdgeProtocol
 from gateway.server.exchange import Exchange
-from tests.support.edge_servers import (
-    ENCODED,
-    METERED,
-    Client,
-    Cut,
-    Edge,
-    Gate,
-    chunked,
-    edge,
-    get,
-    on_both_loops,
-    post,
-    until,
-)
+from tests.support.edge_clients import ENCODED, METERED, Client, Cut, chunked, get, post, until
+from tests.support.edge_servers import Edge, Gate, edge, on_both_loops
 
 TRAILER = "Authorization: Bearer mg_of_the_trailer"
 ENDS = {
@@ -67,7 +55,7 @@ async def test_a_trailer_is_no_header_of_the_next_request(path: str, end: str) -
                 with suppress(ConnectionError, RuntimeError):  # the server closes before all is sent
                     await client.send_slowly(request + following, size)
                 seen = await _headers_seen(client, 2)
-                assert not any("mg_of_the_trailer" in said or "gzip" in said for said in seen)
+                assert not any("mg_of_the_trailer" in header or "gzip" in header for header in seen)
                 client = await served.connect()
                 await client.send_slowly(request, size)
                 first = await client.answer()
@@ -124,12 +112,12 @@ async def test_a_trailer_behind_a_request_for_an_upgrade_stays_there() -> None:
         end = ENDS["one"].encode()
         client.send(chunked(b"some", lines=up, end=end), chunked(b"some", end=end), post(b"next"), get())
         seen = await _headers_seen(client, 4)
-        assert not any("mg_of_the_trailer" in said for said in seen)
+        assert not any("mg_of_the_trailer" in header for header in seen)
         client = await served.connect()
         client.send(post(b"", *up), chunked(b"some", end=end), post(b"next"), get())
         seen = await _headers_seen(client, 4)
         assert len(seen) == 2
-        assert not any("mg_of_the_trailer" in said for said in seen)
+        assert not any("mg_of_the_trailer" in header for header in seen)
 
 
 async def _connection(served: Edge) -> EdgeProtocol:
@@ -153,5 +141,5 @@ async def test_a_trailer_behind_a_full_queue_is_no_header() -> None:
         await until(lambda: connection._buffer_paused or len(connection._messages) > 30)
         gate.opened.set()
         seen = await _headers_seen(client, 40)
-        assert not any("mg_of_the_trailer" in said for said in seen)
+        assert not any("mg_of_the_trailer" in header for header in seen)
         await served.empty()

@@ -7,19 +7,8 @@ import json
 import pytest
 
 from gateway.server.exchange import BadBody, BodyTooLarge, ClientGone, Exchange
-from tests.support.edge_servers import (
-    ENCODED,
-    METERED,
-    Cut,
-    Gate,
-    chunked,
-    edge,
-    get,
-    on_both_loops,
-    paced,
-    post,
-    until,
-)
+from tests.support.edge_clients import ENCODED, METERED, Cut, chunked, get, post, until
+from tests.support.edge_servers import Gate, edge, on_both_loops, paced
 
 PATHS = pytest.mark.parametrize("path", [METERED, ENCODED])
 LIMIT_BYTES = 1_000
@@ -28,10 +17,10 @@ LIMIT_BYTES = 1_000
 async def bounded(exchange: Exchange) -> None:
     """Says what reading came to."""
     try:
-        said = b"%d bytes" % len(await exchange.read(LIMIT_BYTES))
+        answer = b"%d bytes" % len(await exchange.read(LIMIT_BYTES))
     except (BodyTooLarge, BadBody) as error:
-        said = type(error).__name__.encode()
-    exchange.answer(200, b"", said)
+        answer = type(error).__name__.encode()
+    exchange.answer(200, b"", answer)
 
 
 @PATHS
@@ -52,10 +41,10 @@ async def test_a_body_is_bounded_however_it_comes(path: str) -> None:
     ]
     async with edge(bounded) as served:
         client = await served.connect()
-        for request, said in cases:
+        for request, answer in cases:
             for size in (len(request), 100):
                 await client.send_slowly(request, size)
-                assert (await client.answer()).body == said
+                assert (await client.answer()).body == answer
 
 
 @on_both_loops

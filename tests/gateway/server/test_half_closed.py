@@ -8,22 +8,8 @@ import pytest
 from gateway.server.exchange import Exchange
 from tests.gateway.conftest import Gateway, chat
 from tests.gateway.server.test_odd_requests import connect
-from tests.support.edge_servers import (
-    ENCODED,
-    METERED,
-    Client,
-    Cut,
-    Gate,
-    chunked,
-    echo,
-    edge,
-    get,
-    on_both_loops,
-    paced,
-    post,
-    streamed,
-    until,
-)
+from tests.support.edge_clients import ENCODED, METERED, Client, Cut, chunked, get, post, until
+from tests.support.edge_servers import Gate, echo, edge, on_both_loops, paced, streamed
 
 
 async def _stop_then_echo(exchange: Exchange, gate: Gate) -> None:
@@ -48,7 +34,7 @@ def half_close(client: Client) -> None:
 
 
 @pytest.mark.parametrize(
-    ("sent", "said"),
+    ("sent", "expected"),
     [
         (post(b"x"), [b"metered x"]),
         (chunked(b"x", b"y"), [b"metered xy"]),
@@ -62,7 +48,7 @@ def half_close(client: Client) -> None:
 )
 @pytest.mark.parametrize("keep", [False, True], ids=["first", "kept"])
 @on_both_loops
-async def test_all_that_was_asked_before_is_answered(sent: bytes, said: list[bytes], keep: bool) -> None:
+async def test_all_that_was_asked_before_is_answered(sent: bytes, expected: list[bytes], keep: bool) -> None:
     async with edge(echo) as served:
         client = await served.connect()
         if keep:
@@ -70,8 +56,8 @@ async def test_all_that_was_asked_before_is_answered(sent: bytes, said: list[byt
             await client.answer()
         client.send(sent)
         half_close(client)
-        answers = [await client.answer() for _ in said]
-        assert [seen.body for seen in answers] == said
+        answers = [await client.answer() for _ in expected]
+        assert [seen.body for seen in answers] == expected
         assert not any(seen.last for seen in answers[:-1])  # the last may be out before the client's end has come
         await client.closed()
         await served.empty()

@@ -7,7 +7,8 @@ import pytest
 from gateway.server.exchange import Exchange
 from gateway.server.guard import MAX_HEAD_BYTES, EdgeRules
 from gateway.server.heads import SHED_SHARE, Heads
-from tests.support.edge_servers import METERED, Client, Edge, Gate, echo, edge, get, on_both_loops, post, until
+from tests.support.edge_clients import METERED, Client, get, post, until
+from tests.support.edge_servers import Edge, Gate, echo, edge, on_both_loops
 
 LIMIT_BYTES = 100_000
 

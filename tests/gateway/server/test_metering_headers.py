@@ -10,22 +10,8 @@ from billing.money import parse_usd
 from billing.plans import Plan
 from gateway.server.ids import duration
 from tests.gateway.conftest import Customer, Handler, MakeGateway, chat
-from tests.support.gateways import (
-    DONE,
-    INPUT,
-    OUTPUT,
-    SSE,
-    ULID_TEXT,
-    WORDS,
-    Fetched,
-    Provider,
-    answer,
-    ask,
-    saying,
-    spent_nano,
-    streaming,
-    usage_chunk,
-)
+from tests.support.answering import DONE, SSE, WORDS, Provider, answer, saying, streaming, usage_chunk
+from tests.support.gateways import INPUT, OUTPUT, ULID_TEXT, Fetched, ask, spent_nano
 
 Upstream = Callable[[Handler], Any]
 MINUTE_QUOTAS = [

@@ -10,7 +10,7 @@ import zlib
 import pytest
 
 from tests.gateway.conftest import ADMIN_KEY, Gateway
-from tests.support.edge_servers import Client, Seen, post
+from tests.support.edge_clients import Client, Seen, post
 
 SECRET = "secret-of-the-body-0123456789"
 PLAIN = json.dumps({"model": "demo", "messages": [{"role": "user", "content": SECRET}]}).encode()
@@ -43,7 +43,7 @@ async def connect(gateway: Gateway) -> Client:
     return Client(*await asyncio.open_connection(host, int(port)))
 
 
-async def said(gateway: Gateway, sent: bytes) -> Seen:
+async def answer_to(gateway: Gateway, sent: bytes) -> Seen:
     """What one connection's first request is answered."""
     client = await connect(gateway)
     client.send(sent)
@@ -76,7 +76,7 @@ async def test_a_body_that_can_not_be_decoded(gateway: Gateway, logged: pytest.L
     for path in (PROXY, ADMIN, "/v1/jobs/reconcile"):
         logged.clear()
         sent = post(body, f"Content-Encoding: {coding}", *keyed(customer.key), path=path)
-        assert_refused(await said(gateway, sent), logged)
+        assert_refused(await answer_to(gateway, sent), logged)
 
 
 @pytest.mark.parametrize(
@@ -93,7 +93,7 @@ async def test_a_body_that_can_not_be_decoded(gateway: Gateway, logged: pytest.L
     ids=["http/2", "a large header", "many headers", "a long query", "two framings", "coded transfer", "a huge length"],
 )
 async def test_a_head_that_can_not_be_read(gateway: Gateway, logged: pytest.LogCaptureFixture, sent: bytes) -> None:
-    assert_refused(await said(gateway, sent), logged)
+    assert_refused(await answer_to(gateway, sent), logged)
 
 
 async def test_an_offer_of_h2c_is_not_taken_up(gateway: Gateway, logged: pytest.LogCaptureFixture) -> None:
@@ -116,7 +116,7 @@ async def test_a_body_that_waits_is_asked_for_once_and_not_before_the_key_is_rig
     body = PLAIN if path.startswith("/v1/ch") else b'{"name": "Test"}' if path == ADMIN else b'{"fix": false}'
     awaiting = ("Expect: 100-continue",)
     head, _, _ = post(body, *awaiting, path=path).partition(b"\r\n\r\n")
-    seen = await said(gateway, head + b"\r\n\r\n")
+    seen = await answer_to(gateway, head + b"\r\n\r\n")
     assert (seen.status, seen.interim) == (401, ())
     head, _, _ = post(body, *awaiting, *keyed(customer.key), path=path).partition(b"\r\n\r\n")
     client = await connect(gateway)

@@ -9,7 +9,8 @@ import pytest
 from gateway.server.exchange import Exchange
 from gateway.server.guard import EdgeRules
 from gateway.server.paced import BURST_S, SLICE_LINES, Pace, PacedProtocol
-from tests.support.edge_servers import ENCODED, METERED, chunked, edge, get, on_both_loops, post, until
+from tests.support.edge_clients import ENCODED, METERED, chunked, get, post, until
+from tests.support.edge_servers import edge, on_both_loops
 
 MIB = 1 << 20
 PIECE_BYTES = 256 * 1024

@@ -6,21 +6,8 @@ from aiohttp import web
 from gateway.server.exchange import Exchange
 from gateway.server.guard import EdgeRules
 from gateway.server.plain import HIGH_BYTES, PlainRunner
-from tests.support.edge_servers import (
-    LIMIT_BYTES,
-    Cut,
-    Edge,
-    Gate,
-    chunked,
-    echo,
-    edge,
-    get,
-    on_both_loops,
-    paced,
-    post,
-    streamed,
-    until,
-)
+from tests.support.edge_clients import Cut, chunked, get, post, until
+from tests.support.edge_servers import LIMIT_BYTES, Edge, Gate, echo, edge, on_both_loops, paced, streamed
 
 BOTH = pytest.mark.parametrize("plain", [False, True], ids=["guarded", "plain"])
 

@@ -17,21 +17,8 @@ from gateway.config.settings import ModelConfig, Settings
 from gateway.server import limit_refusals, refusals
 from gateway.server.limit_refusals import Links
 from tests.gateway.conftest import Gateway, Handler, MakeGateway, chat
-from tests.support.gateways import (
-    BOUND_S,
-    INPUT,
-    OUTPUT,
-    Gate,
-    answer,
-    ask,
-    asking,
-    counted,
-    early_in_a_minute,
-    fetch,
-    refusal,
-    saying,
-    spent_nano,
-)
+from tests.support.answering import BOUND_S, Gate, answer, saying
+from tests.support.gateways import INPUT, OUTPUT, ask, asking, counted, early_in_a_minute, fetch, refusal, spent_nano
 
 PAY_URL = "http://127.0.0.1:8080/pay"
 Upstream = Callable[[Handler], Any]

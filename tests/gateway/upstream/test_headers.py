@@ -128,10 +128,10 @@ def test_connection_can_t_remove_the_provider_s_key() -> None:
 
 
 def test_a_client_does_not_say_what_a_body_is() -> None:
-    said = CIMultiDict([("Content-Type", "application/json; charset=utf-7"), ("content-type", "text/plain")])
-    assert outgoing(said, None).getall("Content-Type") == ["application/json"]
+    sent = CIMultiDict([("Content-Type", "application/json; charset=utf-7"), ("content-type", "text/plain")])
+    assert outgoing(sent, None).getall("Content-Type") == ["application/json"]
     with pytest.raises(ValueError, match="never passes"):
-        outgoing(said, None, {}, "content-type")
+        outgoing(sent, None, {}, "content-type")
 
 
 def test_repeated_headers_stay_repeated() -> None:

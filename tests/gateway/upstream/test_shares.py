@@ -12,7 +12,8 @@ from yarl import URL
 from gateway.config.files import SHIPPED_FOLDER
 from gateway.config.settings import load_settings
 from tests.gateway.conftest import Customer, Handler, MakeGateway, chat
-from tests.support.gateways import SSE, answer, ask, delta, refusal
+from tests.support.answering import SSE, answer, delta
+from tests.support.gateways import ask, refusal
 
 BOUND_S = 60.0
 UNREAD = "unread"

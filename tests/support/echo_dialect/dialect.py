@@ -39,10 +39,10 @@ class EchoDialect:
         return path.startswith("/echo/")
 
     def parse(self, head: Head, body: bytes) -> ParsedRequest:
-        operation, said = head.match.endpoint.operation, _object(body)
-        if not isinstance(said.get("text"), str):
+        operation, fields = head.match.endpoint.operation, _object(body)
+        if not isinstance(fields.get("text"), str):
             raise BadRequest("There is no text.", "text")
-        limit = said.get("limit")
+        limit = fields.get("limit")
         if limit is not None and not (isinstance(limit, int) and limit > 0):
             raise BadRequest("The limit is a number above zero.", "limit")
         return ParsedRequest(
@@ -85,12 +85,12 @@ class EchoDialect:
 
     def usage_from_json(self, operation: str, body: bytes) -> Reported | None:
         try:
-            said = json.loads(body)
+            fields = json.loads(body)
         except ValueError as error:
             raise GarbageAnswer("not JSON") from error
         if operation == MEASURE:
             return Reported(Usage())
-        spent = said.get("spent")
+        spent = fields.get("spent")
         return None if spent is None else Reported(usage_of(spent))
 
     def output(self, body: bytes) -> Output:
@@ -117,9 +117,9 @@ class EchoDialect:
 
 def _object(body: bytes) -> dict[str, Any]:
     try:
-        said = json.loads(body)
+        value = json.loads(body)
     except ValueError as error:
         raise BadRequest("The body is no JSON.") from error
-    if not isinstance(said, dict):
+    if not isinstance(value, dict):
         raise BadRequest("The body is no object.")
-    return said
+    return value

@@ -34,11 +34,11 @@ class EchoEvents:
         return event.startswith(self.terminal_lines)
 
     def facts(self, data: bytes) -> EventFacts:
-        said = _object(data)
-        spent = said.get("spent") or {}
+        fields = _object(data)
+        spent = fields.get("spent") or {}
         self._spent |= {name: count for name, count in spent.items() if count is not None}
         reported = Reported(usage_of(self._spent)) if spent else None
-        return EventFacts(reported, has_usage=bool(spent), is_error="fault" in said)
+        return EventFacts(reported, has_usage=bool(spent), is_error="fault" in fields)
 
     def pieces(self, data: bytes) -> list[tuple[int, Piece]]:
         word = _object(data).get("word")
@@ -51,8 +51,8 @@ class EchoEvents:
         return block
 
     def with_cost(self, data: bytes, cost_usd: str) -> bytes:
-        said = _object(data)
-        return json.dumps({**said, "spent": {**said["spent"], "cost_usd": cost_usd}}).encode()
+        fields = _object(data)
+        return json.dumps({**fields, "spent": {**fields["spent"], "cost_usd": cost_usd}}).encode()
 
 
 class ArrayTap:
@@ -120,7 +120,7 @@ class ArrayTap:
 
 def _object(data: bytes) -> dict[str, Any]:
     try:
-        said = json.loads(data)
+        value = json.loads(data)
     except ValueError:
         return {}
-    return said if isinstance(said, dict) else {}
+    return value if isinstance(value, dict) else {}

@@ -37,9 +37,9 @@ class Meters:
                 made["payload"]["value"] = "0"
         samples = [{"error_message": message, "request": {"identifier": each}} for each in identifiers]
         kind = {"code": "no_meter", "error_count": len(samples), "sample_errors": samples}
-        said = {"type": "v1.billing.meter.error_report_triggered", "livemode": self.state.livemode}
+        event = {"type": "v1.billing.meter.error_report_triggered", "livemode": self.state.livemode}
         data = {"reason": {"error_count": len(samples), "error_types": [kind]}}
-        self.state.add(REPORT, "evt", data=data, **said)
+        self.state.add(REPORT, "evt", data=data, **event)
         made = self.state.all(REPORT)[-1]
         made["livemode"] = self.state.livemode
         thin = {name: made[name] for name in ("id", "object", "type", "livemode")}

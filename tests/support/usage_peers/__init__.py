@@ -101,10 +101,10 @@ class FakeLago(Peer):
             self.customers[body["customer"]["external_id"]] = body["customer"]
             return web.json_response({"customer": {}})
         if request.path == "/api/v1/subscriptions":
-            said = body["subscription"]
-            if said["plan_code"] != self.plan or said["external_customer_id"] not in self.customers:
+            subscription = body["subscription"]
+            if subscription["plan_code"] != self.plan or subscription["external_customer_id"] not in self.customers:
                 return web.json_response({"status": 404, "error": "Not Found", "code": "plan_not_found"}, status=404)
-            self.subscriptions.setdefault(said["external_id"], said)
+            self.subscriptions.setdefault(subscription["external_id"], subscription)
             return web.json_response({"subscription": {}})
         return self._events(body["events"])
 
@@ -123,8 +123,8 @@ class FakeLago(Peer):
             if "timestamp" not in event:
                 self.violations.append(f"{id_} without a timestamp")
         if errors:
-            said = {"status": 422, "error": "Unprocessable Entity", "code": "validation_errors"}
-            return web.json_response(said | {"error_details": errors}, status=422)
+            refusal = {"status": 422, "error": "Unprocessable Entity", "code": "validation_errors"}
+            return web.json_response(refusal | {"error_details": errors}, status=422)
         for event in events:
             self.events[event["external_subscription_id"], event["transaction_id"]] = event
         return web.json_response({"events": []})

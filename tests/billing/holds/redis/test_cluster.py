@@ -246,7 +246,7 @@ async def assert_exact(fleet: Fleet, load: Load) -> None:
 
 def kinds(load: Load) -> set[str]:
     """Why requests were refused: the names of the decisions."""
-    return {said.partition("(")[0] for said in load.refused}
+    return {refusal.partition("(")[0] for refusal in load.refused}
 
 
 async def test_the_same_code_serves_a_cluster(fleet: Fleet) -> None:

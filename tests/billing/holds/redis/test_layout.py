@@ -89,7 +89,7 @@ def test_states_come_back_byte_for_byte(scripts: Scripts, account: AccountState,
     epoch=u32,
     at_ms=st.integers(0, 2**43),
     held=st.tuples(counts, counts, counts),
-    said=st.tuples(names, names, names, names, names),
+    texts=st.tuples(names, names, names, names, names),
     account_tags=tags,
     key_tags=tags,
     user_tags=st.none() | tags,
@@ -102,31 +102,31 @@ def test_a_hold_is_read_alike(
     epoch: int,
     at_ms: int,
     held: tuple[int, int, int],
-    said: tuple[str, ...],
+    texts: tuple[str, ...],
     account_tags: list[int],
     key_tags: list[int],
     user_tags: list[int] | None,
     payload: bytes,
 ) -> None:
     tags = HoldTags(account_tags, key_tags, user_tags)
-    packed = pack_hold(epoch, at_ms, held, b"".join(map(pack_text, said)), tags, payload)
+    packed = pack_hold(epoch, at_ms, held, b"".join(map(pack_text, texts)), tags, payload)
     assert packed[0] == (1 if user_tags is None else 2), "a hold that counts for no user is as it always was"
     assert Entry.unpack(packed) == Entry(
         HELD,
         epoch,
         at_ms,
-        said[0],
+        texts[0],
         payload,
         cost_nano=held[0],
         input_tokens=held[1],
         output_tokens=held[2],
-        key_id=said[1],
-        gateway=said[4],
+        key_id=texts[1],
+        gateway=texts[4],
         account_tags=tuple(account_tags),
         key_tags=tuple(key_tags),
         user_tags=None if user_tags is None else tuple(user_tags),
     )
-    raw = [text.encode() for text in said]
+    raw = [text.encode() for text in texts]
     of_user = b"none" if user_tags is None else user_tags
     assert scripts.run(PARSE, [b"none"], [packed]) == [
         *(HELD, epoch, at_ms, *held, *raw, account_tags, key_tags, of_user, payload, packed)

@@ -8,6 +8,7 @@ from billing.payments.objects import Checkout, Customer, Dispute, ObjectRef, Pay
 from billing.payments.port import (
     CustomerGone,
     NewCustomer,
+    PaymentAnswerStrange,
     PaymentProviderUnavailable,
     PaymentRefused,
     Purchase,
@@ -233,6 +234,29 @@ async def test_objects_are_listed_page_by_page(stripe: FakeStripe, provider: Str
     kinds = ("checkout", "refund", "dispute", "invoice", "subscription")
     assert [[ref async for ref in provider.list_since(kind, since)] for kind in kinds] == [[]] * 5  # type: ignore[arg-type]
     assert [ref.id async for ref in provider.list_since("customer", since)] == [customer]
+
+
+async def test_objects_that_cannot_be_read_are_told_as_that(stripe: FakeStripe, provider: StripePayments) -> None:
+    """Trap 6: fields that go away, or hold something else, are a fault of the other side's that may pass."""
+    customer = await customer_of(provider)
+    page = await provider.checkout(credit(customer), URLS, "01JORDER:checkout")
+    session = stripe.pages.pay(page.id)
+    intent = stripe.state.get("payment_intent", session["payment_intent"])
+    for kind, found, name, strange in (
+        ("payment", intent, "currency", None),
+        ("payment", intent, "created", "yesterday"),
+        ("payment", intent, "amount", -1),
+        ("payment", intent, "metadata", ["none"]),
+        ("checkout", session, "expires_at", None),
+        ("customer", stripe.state.get("customer", customer), "livemode", None),
+    ):
+        kept = found.pop(name)
+        if strange is not None:
+            found[name] = strange
+        with pytest.raises(PaymentAnswerStrange, match=f"lacks '{name}'" if strange is None else "can't be read"):
+            await provider.fetch(ObjectRef(kind, found["id"]))  # type: ignore[arg-type]
+        found[name] = kept
+    assert (await payment(provider, intent["id"])).status == "paid"
 
 
 async def test_secrets_are_never_shown(stripe: FakeStripe) -> None:

@@ -18,11 +18,11 @@ async def test_invoice_and_subscription_of_a_plan(stripe: FakeStripe, provider: 
     plan = Purchase("01JPLAN", "acc-1", customer, "plan", 9900, "Starter", "price_starter")
     page = await provider.checkout(plan, URLS, "01JPLAN:checkout")
     session = stripe.pages.pay(page.id)
-    said = stripe.state.get("subscription", session["subscription"])
-    invoice = await provider.fetch(ObjectRef("invoice", said["latest_invoice"]))
+    subscription = stripe.state.get("subscription", session["subscription"])
+    invoice = await provider.fetch(ObjectRef("invoice", subscription["latest_invoice"]))
     assert isinstance(invoice, Invoice)
     assert (invoice.status, invoice.order_id, invoice.deployment) == ("paid", "01JPLAN", DEPLOYMENT)
-    assert (invoice.subscription_id, invoice.amount_cents) == (said["id"], 9900)
+    assert (invoice.subscription_id, invoice.amount_cents) == (subscription["id"], 9900)
     line = invoice.lines[0]
     assert (line.kind, line.amount_cents, line.price_id) == ("subscription", 9900, "price_starter")
     assert (line.period_start.day, line.period_end.day) == (31, 28)  # January's end, and February's
@@ -31,15 +31,15 @@ async def test_invoice_and_subscription_of_a_plan(stripe: FakeStripe, provider: 
     assert (paid.status, paid.invoice_id, paid.order_id, paid.deployment) == ("paid", invoice.id, "01JPLAN", DEPLOYMENT)
     assert paid.amount_cents == 9900
 
-    started = await provider.resume(said["id"], "01JPLAN:resume:0")  # nothing to take back
+    started = await provider.resume(subscription["id"], "01JPLAN:resume:0")  # nothing to take back
     assert (started.status, started.price_id, started.ends_at) == ("active", "price_starter", None)
-    stripe.pages.cancel_in_portal(said["id"])
-    ending = await provider.fetch(ObjectRef("subscription", said["id"]))
+    stripe.pages.cancel_in_portal(subscription["id"])
+    ending = await provider.fetch(ObjectRef("subscription", subscription["id"]))
     assert not ending.cancel_at_period_end  # type: ignore[union-attr]
     assert ending.ends_at == started.period_end  # type: ignore[union-attr]
-    assert (await provider.resume(said["id"], "01JPLAN:resume:1")).ends_at is None
-    assert (await provider.cancel(said["id"], "period_end", "01JPLAN:cancel")).ends_at == started.period_end
-    assert (await provider.resume(said["id"], "01JPLAN:resume:2")).ends_at is None
+    assert (await provider.resume(subscription["id"], "01JPLAN:resume:1")).ends_at is None
+    assert (await provider.cancel(subscription["id"], "period_end", "01JPLAN:cancel")).ends_at == started.period_end
+    assert (await provider.resume(subscription["id"], "01JPLAN:resume:2")).ends_at is None
 
 
 async def test_plan_goes_up_at_once_and_down_at_the_periods_end(stripe: FakeStripe, provider: StripePayments) -> None:

@@ -106,7 +106,7 @@ def test_zeros_are_a_report_of_nothing() -> None:
 
 
 @pytest.mark.parametrize(
-    ("said", "doubt"),
+    ("counts", "doubt"),
     [
         ({"ephemeral_24h_tokens": 4}, ("field", "ephemeral_24h_tokens")),
         ({"cache_creation": {"ephemeral_24h_input_tokens": 4}}, ("field", "cache_creation.ephemeral_24h_input_tokens")),
@@ -114,8 +114,8 @@ def test_zeros_are_a_report_of_nothing() -> None:
         ({"output_tokens_details": {"thinking_tokens": 6}}, ("total", "output_tokens_details")),
     ],
 )
-def test_what_can_t_be_placed_is_doubted(said: dict[str, Any], doubt: tuple[str, str]) -> None:
-    reported = read(input_tokens=3, output_tokens=5, **said)
+def test_what_can_t_be_placed_is_doubted(counts: dict[str, Any], doubt: tuple[str, str]) -> None:
+    reported = read(input_tokens=3, output_tokens=5, **counts)
     assert reported is not None
     assert reported.doubts == (doubt,)
 
@@ -232,7 +232,7 @@ def test_an_error_in_a_stream() -> None:
 
 
 @pytest.mark.parametrize(
-    ("delta", "said"),
+    ("delta", "text"),
     [
         ({"type": "text_delta", "text": "a"}, "a"),
         ({"type": "thinking_delta", "thinking": "b"}, "b"),
@@ -243,9 +243,9 @@ def test_an_error_in_a_stream() -> None:
         ({"type": "citations_delta", "citation": {"cited_text": "xyz"}}, ""),
     ],
 )
-def test_what_counts_as_output(delta: dict[str, Any], said: str) -> None:
+def test_what_counts_as_output(delta: dict[str, Any], text: str) -> None:
     tap, _ = tapped(event("content_block_delta", index=0, delta=delta))
-    assert (tap.output().text, tap.began_output) == (said, bool(said))
+    assert (tap.output().text, tap.began_output) == (text, bool(text))
 
 
 def test_blocks_that_begin_with_something() -> None:

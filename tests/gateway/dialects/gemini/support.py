@@ -26,13 +26,13 @@ class Head:
         return self.match.endpoint
 
 
-def parsed(said: object, method: str = "generateContent", **head: str) -> ParsedRequest:
-    """What a body asks for; `said` is encoded unless it is bytes."""
-    return DIALECT.parse(Head(method, **head), body_of(said))
+def parsed(body: object, method: str = "generateContent", **head: str) -> ParsedRequest:
+    """What a body asks for; the body is encoded unless it is bytes."""
+    return DIALECT.parse(Head(method, **head), body_of(body))
 
 
-def body_of(said: object) -> bytes:
-    return said if isinstance(said, bytes) else json.dumps(said).encode()
+def body_of(value: object) -> bytes:
+    return value if isinstance(value, bytes) else json.dumps(value).encode()
 
 
 def asked(**fields: Any) -> dict[str, Any]:
@@ -52,12 +52,17 @@ def candidate(text: str | None = "Good day.", finish: str | None = "STOP", index
 
 def counts(prompt: int = 10, written: int = 5, **fields: Any) -> dict[str, Any]:
     """A `usageMetadata` as Google writes it, which leaves zeroes out."""
-    said = {"promptTokenCount": prompt, "candidatesTokenCount": written, "totalTokenCount": prompt + written, **fields}
-    return {name: value for name, value in said.items() if value != 0}
+    metadata = {
+        "promptTokenCount": prompt,
+        "candidatesTokenCount": written,
+        "totalTokenCount": prompt + written,
+        **fields,
+    }
+    return {name: value for name, value in metadata.items() if value != 0}
 
 
 def answer(*candidates: Any, usage: dict[str, Any] | None = None, **fields: Any) -> dict[str, Any]:
     """A whole answer; with no usage where `usage` is empty."""
-    said = counts() if usage is None else usage
+    reported = counts() if usage is None else usage
     made = {"candidates": list(candidates) or [candidate()], "modelVersion": MODEL, "responseId": "r1"}
-    return {**made, **({"usageMetadata": said} if said else {}), **fields}
+    return {**made, **({"usageMetadata": reported} if reported else {}), **fields}

@@ -15,8 +15,8 @@ from tests.gateway.dialects.gemini.support import DIALECT, MODEL, answer, body_o
 OPERATION = "v1beta:generateContent"
 
 
-def usage_of(said: object, operation: str = OPERATION) -> Usage | None:
-    reported = DIALECT.usage_from_json(operation, body_of(said))
+def usage_of(value: object, operation: str = OPERATION) -> Usage | None:
+    reported = DIALECT.usage_from_json(operation, body_of(value))
     return None if reported is None else reported.usage
 
 
@@ -25,7 +25,7 @@ def of(modality: str, tokens: int) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize(
-    ("said", "usage"),
+    ("metadata", "usage"),
     [
         (counts(), Usage(10, 5)),
         (counts(100, 20, cachedContentTokenCount=60), Usage(100, 20, cached_input_tokens=60)),
@@ -67,8 +67,8 @@ def of(modality: str, tokens: int) -> dict[str, Any]:
         ({"promptTokenCount": 10, "totalTokenCount": 10, "cachedContentTokenCount": -5}, Usage(10, 0)),
     ],
 )
-def test_counts_become_disjoint_parts(said: dict[str, Any], usage: Usage) -> None:
-    empty = answer(candidate(None, "SAFETY"), usage=said)
+def test_counts_become_disjoint_parts(metadata: dict[str, Any], usage: Usage) -> None:
+    empty = answer(candidate(None, "SAFETY"), usage=metadata)
     assert usage_of(empty) == usage
 
 
@@ -79,7 +79,7 @@ def test_zeros_are_a_report_of_nothing() -> None:
 
 
 @pytest.mark.parametrize(
-    ("said", "doubts"),
+    ("metadata", "doubts"),
     [
         (counts(10, 5, totalTokenCount=12), (("total", "totalTokenCount"),)),
         (counts(10, 5, totalTokenCount=40, thoughtsTokenCount=3), (("total", "totalTokenCount"),)),
@@ -88,15 +88,15 @@ def test_zeros_are_a_report_of_nothing() -> None:
         (counts(10, 5, totalTokenCount=18, thoughtsTokenCount=3), ()),
     ],
 )
-def test_what_can_t_be_placed_is_doubted(said: Any, doubts: tuple[tuple[str, str], ...]) -> None:
-    reported = DIALECT.usage_from_json(OPERATION, body_of(answer(usage=said)))
+def test_what_can_t_be_placed_is_doubted(metadata: Any, doubts: tuple[tuple[str, str], ...]) -> None:
+    reported = DIALECT.usage_from_json(OPERATION, body_of(answer(usage=metadata)))
     assert reported is not None
     assert reported.doubts == doubts
 
 
-@pytest.mark.parametrize("said", [{}, {"promptTokenCount": 2**31}, {"promptTokenCount": "10"}, [], "text", 5])
-def test_counts_that_can_t_be_are_no_report(said: Any) -> None:
-    assert usage_of({"candidates": [candidate()], "usageMetadata": said}) is None
+@pytest.mark.parametrize("metadata", [{}, {"promptTokenCount": 2**31}, {"promptTokenCount": "10"}, [], "text", 5])
+def test_counts_that_can_t_be_are_no_report(metadata: Any) -> None:
+    assert usage_of({"candidates": [candidate()], "usageMetadata": metadata}) is None
 
 
 def test_a_blocked_prompt_costs_its_input() -> None:
@@ -113,16 +113,16 @@ def test_what_was_written_and_not_counted_is_no_report() -> None:
 def test_searches_are_counted(model: str, searches: int) -> None:
     """Each that differs and is not empty, but for models before Gemini 3; their results are billed by the search."""
     grounded = candidate(groundingMetadata={"webSearchQueries": ["", "a", "b", "a", "", "c"]})
-    said = answer(grounded, usage=counts(10, 5, toolUsePromptTokenCount=1000, totalTokenCount=1015))
-    assert usage_of({**said, "modelVersion": model}) == Usage(10, 5, searches=searches)
+    body = answer(grounded, usage=counts(10, 5, toolUsePromptTokenCount=1000, totalTokenCount=1015))
+    assert usage_of({**body, "modelVersion": model}) == Usage(10, 5, searches=searches)
 
 
 def test_pages_are_no_searches() -> None:
     read = candidate(
         urlContextMetadata={"urlMetadata": []}, groundingMetadata={"groundingChunks": [{"web": {"uri": "https://a"}}]}
     )
-    said = answer(read, usage=counts(10, 5, toolUsePromptTokenCount=1000, totalTokenCount=1015))
-    assert usage_of(said) == Usage(1010, 5)
+    body = answer(read, usage=counts(10, 5, toolUsePromptTokenCount=1000, totalTokenCount=1015))
+    assert usage_of(body) == Usage(1010, 5)
 
 
 @pytest.mark.parametrize(
@@ -142,8 +142,8 @@ def test_the_served_tier_and_model_are_the_answer_s(fields: dict[str, Any], tier
 
 
 def test_embeddings() -> None:
-    said = {"embeddings": [{"values": [0.5]}], "usageMetadata": {"promptTokenCount": 4}}
-    assert usage_of(said, "v1:batchEmbedContents") == Usage(4, 0)
+    body = {"embeddings": [{"values": [0.5]}], "usageMetadata": {"promptTokenCount": 4}}
+    assert usage_of(body, "v1:batchEmbedContents") == Usage(4, 0)
     assert usage_of({"embedding": {}, "usageMetadata": {"totalTokenCount": 4}}, "v1:embedContent") == Usage(4, 0)
     assert usage_of({"embedding": {"values": [0.5]}}, "v1:embedContent") is None
     assert usage_of({"totalTokens": 4}, "v1:countTokens") == Usage()
@@ -163,10 +163,10 @@ def test_what_was_written() -> None:
         {"inlineData": {"mimeType": "image/png", "data": "A" * 400}},
         {"text": ""},
     ]
-    said = DIALECT.output(body_of({"candidates": [{"content": {"parts": parts}}, candidate("Second.", index=1)]}))
-    assert said.text == 'Thinking.Good.{"name":"f","args":{"a":1}}Second.'
-    assert said.inline == (Inline("image", 400),)
-    assert (said.known, said.failed) == (True, False)
+    output = DIALECT.output(body_of({"candidates": [{"content": {"parts": parts}}, candidate("Second.", index=1)]}))
+    assert output.text == 'Thinking.Good.{"name":"f","args":{"a":1}}Second.'
+    assert output.inline == (Inline("image", 400),)
+    assert (output.known, output.failed) == (True, False)
     assert DIALECT.output(body_of({"error": {"code": 500}})).failed
     assert not DIALECT.output(b"{}").known
     assert DIALECT.output_of_part(b'{"candidates":[{"content":{"parts":[{"text":"Good d').text == "Good d"
@@ -198,9 +198,9 @@ _DETAILS = st.lists(
 )
 def test_no_counts_break_it(totals: dict[str, Any], details: dict[str, Any]) -> None:
     """What is reported is never below the prompt and the answer that were counted, and its parts add up."""
-    said = {**totals, **details}
+    metadata = {**totals, **details}
     try:
-        body = msgspec.json.encode({"usageMetadata": said})
+        body = msgspec.json.encode({"usageMetadata": metadata})
     except msgspec.EncodeError:
         return
     usage = usage_of(body)

@@ -63,8 +63,8 @@ def test_it_is_registered() -> None:
     assert "gemini" in make_dialects(StructureBounds()).by_name
 
 
-def rewritten(said: object, model: str | None = None, most: int | None = None) -> Any:
-    body = body_of(said)
+def rewritten(value: object, model: str | None = None, most: int | None = None) -> Any:
+    body = body_of(value)
     made = DIALECT.rewrite(
         body, model=model, include_usage=True, max_output_tokens=most, max_field=DIALECT.max_field("", "max_tokens")
     )
@@ -119,22 +119,22 @@ def test_a_head_names_its_endpoint() -> None:
 
 
 def test_texts_stand_alone() -> None:
-    said = {"systemInstruction": {"parts": {"text": "Be brief."}}, "contents": [{"parts": [{"text": "A"}, {"x": 1}]}]}
-    assert DIALECT.texts(body_of(said)) == [("Be brief.", 11), ("A", 3)]
+    body = {"systemInstruction": {"parts": {"text": "Be brief."}}, "contents": [{"parts": [{"text": "A"}, {"x": 1}]}]}
+    assert DIALECT.texts(body_of(body)) == [("Be brief.", 11), ("A", 3)]
     batch = {"requests": [{"content": {"parts": [{"text": "B"}]}}]}
     assert DIALECT.texts(body_of(batch)) == [("B", 3)]
     assert DIALECT.texts(b"") == []
 
 
 def test_input_is_counted_without_its_data() -> None:
-    said = {
+    body = {
         "contents": [
             {"role": "user", "parts": [{"text": "abc"}, {"inlineData": {"mimeType": "image/png", "data": "A" * 9}}]}
         ],
         "tools": [{"functionDeclarations": [{"name": "f"}]}],
         "generationConfig": {"maxOutputTokens": 7},
     }
-    tokens, inline = DIALECT.input_tokens(body_of(said), len)
+    tokens, inline = DIALECT.input_tokens(body_of(body), len)
     assert [(each.kind, each.size_bytes) for each in inline] == [("image", 9)]
     assert tokens >= len("abcf")
     assert DIALECT.input_tokens(b"\xff", len) == (1, [])

@@ -13,9 +13,9 @@ from tests.gateway.dialects.gemini.support import ASKED, MODEL, asked, body_of, 
 DATA = base64.b64encode(bytes(300)).decode()
 
 
-def refused(said: object, method: str = "generateContent", **head: str) -> BadRequest:
+def refused(body: object, method: str = "generateContent", **head: str) -> BadRequest:
     with pytest.raises(BadRequest) as caught:
-        parsed(said, method, **head)
+        parsed(body, method, **head)
     return caught.value
 
 
@@ -35,7 +35,7 @@ def test_a_plain_request() -> None:
 
 
 @pytest.mark.parametrize(
-    "said",
+    "body",
     [
         {"contents": {"parts": {"text": "Hello."}}, "system_instruction": {"parts": {"text": "Be brief."}}},
         {"contents": [{"parts": [{"text": 'A "quoted" word.\n'}]}], "safetySettings": [{"category": "A"}]},
@@ -47,8 +47,8 @@ def test_a_plain_request() -> None:
         with_part(functionResponse={"name": "f", "response": {"a": 1}}),
     ],
 )
-def test_what_is_in_the_body_is_bounded_by_it(said: object) -> None:
-    found = parsed(said)
+def test_what_is_in_the_body_is_bounded_by_it(body: object) -> None:
+    found = parsed(body)
     assert (found.parts, found.work, found.unbounded_input) == (NO_PARTS, NO_WORK, False)
 
 

@@ -15,18 +15,8 @@ from gateway.config.settings import Settings
 from tests.gateway.conftest import Customer, Gateway, Handler, MakeGateway
 from tests.gateway.dialects.gemini.support import ASKED, MODEL, answer, asked, candidate, counts
 from tests.gateway.dialects.gemini.test_streams import PIECES, array, events
-from tests.support.gateways import (
-    PROVIDER_KEY,
-    Fetched,
-    Provider,
-    assert_free,
-    assert_tells_no_secret,
-    fetch,
-    saying,
-    spent_nano,
-    streaming,
-    the_event,
-)
+from tests.support.answering import PROVIDER_KEY, Provider, saying, streaming
+from tests.support.gateways import Fetched, assert_free, assert_tells_no_secret, fetch, spent_nano, the_event
 
 IN, CACHED, OUT, SEARCH = 300, 30, 2_500, 35_000_000
 JSON_HEADERS: Final = {"Content-Type": "application/json; charset=UTF-8"}
@@ -53,7 +43,7 @@ def make(make_gateway: MakeGateway, upstream: Callable[[Handler], Any]) -> Make:
 
 async def generate(
     customer: Customer,
-    said: Any = None,
+    body: Any = None,
     method: str = "generateContent",
     *,
     model: str = MODEL,
@@ -63,29 +53,29 @@ async def generate(
 ) -> Fetched:
     url = f"{customer.gateway.url}/{version}/models/{model}:{method}{query}"
     sent = {"x-goog-api-key": customer.key} if headers is None else headers
-    return await fetch(customer.gateway.session.post(url, json=ASKED if said is None else said, headers=sent))
+    return await fetch(customer.gateway.session.post(url, json=ASKED if body is None else body, headers=sent))
 
 
 def error(fetched: Fetched, status: int, name: str, code: str) -> dict[str, Any]:
     """The error in Google's envelope."""
     assert_tells_no_secret(fetched.body.decode() + str(fetched.headers))
     assert fetched.status == status, fetched.body
-    said: dict[str, Any] = fetched.json["error"]
-    assert (said["code"], said["status"]) == (status, name)
-    info = said["details"][0]
+    shown: dict[str, Any] = fetched.json["error"]
+    assert (shown["code"], shown["status"]) == (status, name)
+    info = shown["details"][0]
     assert (info["reason"], info["metadata"]["code"]) == (code.upper(), code)
     assert info["metadata"]["request_id"] == fetched.headers["x-request-id"]
-    return said
+    return shown
 
 
 @pytest.mark.parametrize("model", [MODEL, f"gemini/{MODEL}", f"gemini%2F{MODEL}"])
 @pytest.mark.parametrize("version", ["v1beta", "v1"])
 async def test_a_request_is_served_and_metered(make: Make, model: str, version: str) -> None:
-    said = answer(usage=counts(100, 5, cachedContentTokenCount=40, thoughtsTokenCount=3, totalTokenCount=108))
-    provider = Provider(saying(said))
+    body = answer(usage=counts(100, 5, cachedContentTokenCount=40, thoughtsTokenCount=3, totalTokenCount=108))
+    provider = Provider(saying(body))
     customer = await (await make(provider)).customer("5.00")
     fetched = await generate(customer, model=model, version=version, query="?prettyPrint=false")
-    assert (fetched.status, fetched.json) == (200, said)
+    assert (fetched.status, fetched.json) == (200, body)
     (sent,) = provider.sent
     assert (sent.path, sent.query) == (f"/{version}/models/{MODEL}:generateContent", "prettyPrint=false")
     assert sent.json == ASKED
@@ -198,8 +188,8 @@ async def test_an_answer_that_nobody_counted_is_estimated(make: Make, usage: dic
 
 
 async def test_searches_are_charged(make: Make) -> None:
-    said = answer(candidate(groundingMetadata={"webSearchQueries": ["a", "b"]}))
-    customer = await (await make(Provider(saying(said)))).customer("5.00")
+    body = answer(candidate(groundingMetadata={"webSearchQueries": ["a", "b"]}))
+    customer = await (await make(Provider(saying(body)))).customer("5.00")
     fetched = await generate(customer, asked(tools=[{"googleSearch": {}}], generationConfig={"maxOutputTokens": 50}))
     assert fetched.status == 200
     await the_event(customer, 10 * IN + 5 * OUT + SEARCH)
@@ -211,8 +201,10 @@ async def test_several_candidates_are_held(make: Make) -> None:
     gateway = await make(provider)
     config = {"maxOutputTokens": 1000, "candidateCount": 4}
     poor = await gateway.customer("0.009")
-    said = error(await generate(poor, asked(generationConfig=config)), 402, "FAILED_PRECONDITION", "billing_required")
-    assert said["billing"]["required_usd"] >= "0.01"
+    refusal = error(
+        await generate(poor, asked(generationConfig=config)), 402, "FAILED_PRECONDITION", "billing_required"
+    )
+    assert refusal["billing"]["required_usd"] >= "0.01"
     rich = await gateway.customer("0.011")
     assert (await generate(rich, asked(generationConfig=config))).status == 200
     assert provider.sent[0].json == asked(generationConfig=config)
@@ -250,8 +242,8 @@ async def test_embeddings_are_metered(make: Make) -> None:
 async def test_embeddings_that_nobody_counted_are_estimated(make: Make) -> None:
     provider = Provider(saying({"embedding": {"values": [0.5]}}))
     customer = await (await make(provider)).customer("5.00")
-    said = {"content": {"parts": [{"text": "Hello."}]}}
-    assert (await generate(customer, said, "embedContent", model="gemini-embedding-001")).status == 200
+    body = {"content": {"parts": [{"text": "Hello."}]}}
+    assert (await generate(customer, body, "embedContent", model="gemini-embedding-001")).status == 200
     event = await the_event(customer)
     assert event["estimated"]
     assert event["input_tokens"] > 0
@@ -262,8 +254,8 @@ async def test_refusals_are_in_google_s_envelope(make: Make) -> None:
     gateway = await make(provider)
     customer, poor = await gateway.customer("5.00"), await gateway.customer("0.000000001")
     error(await generate(customer, headers={"x-goog-api-key": "mg_wrong"}), 401, "UNAUTHENTICATED", "invalid_api_key")
-    said = error(await generate(customer, {}), 400, "INVALID_ARGUMENT", "invalid_request_error")
-    assert said["details"][1]["fieldViolations"][0]["field"] == "contents"
+    refusal = error(await generate(customer, {}), 400, "INVALID_ARGUMENT", "invalid_request_error")
+    assert refusal["details"][1]["fieldViolations"][0]["field"] == "contents"
     error(await generate(customer, model="nothing"), 404, "NOT_FOUND", "model_not_found")
     error(await generate(customer, model="gpt-4o-mini"), 404, "NOT_FOUND", "model_not_found")
     billing = error(await generate(poor), 402, "FAILED_PRECONDITION", "billing_required")["billing"]
@@ -304,16 +296,16 @@ async def test_a_window_that_is_exhausted_says_when_it_resets(make: Make) -> Non
     customer = await (await make(Provider(saying(answer())), once)).customer("5.00")
     assert (await generate(customer)).status == 200
     refused = await generate(customer)
-    said = error(refused, 429, "RESOURCE_EXHAUSTED", "quota_exceeded")
-    assert said["quota"]["limit"] == 1
+    refusal = error(refused, 429, "RESOURCE_EXHAUSTED", "quota_exceeded")
+    assert refusal["quota"]["limit"] == 1
     assert refused.headers["x-should-retry"] == "false"
 
 
 async def test_a_provider_s_refusal_passes_and_is_free(make: Make) -> None:
-    said = {"error": {"code": 400, "message": "Not so.", "status": "INVALID_ARGUMENT"}}
-    customer = await (await make(Provider(saying(said, 400)))).customer("5.00")
+    body = {"error": {"code": 400, "message": "Not so.", "status": "INVALID_ARGUMENT"}}
+    customer = await (await make(Provider(saying(body, 400)))).customer("5.00")
     fetched = await generate(customer)
-    assert (fetched.status, fetched.json) == (400, said)
+    assert (fetched.status, fetched.json) == (400, body)
     await assert_free(customer)
 
 
@@ -321,12 +313,15 @@ async def test_the_local_provider_answers(gateway: Gateway) -> None:
     customer = await gateway.customer("5.00")
     config = {"maxOutputTokens": 30, "candidateCount": 2}
     whole = (await generate(customer, asked(generationConfig=config), model="demo")).json
-    said = whole["usageMetadata"]
+    reported = whole["usageMetadata"]
     texts = [each["content"]["parts"][0]["text"] for each in whole["candidates"]]
     assert len(texts) == 2
-    assert said["totalTokenCount"] == said["promptTokenCount"] + said["candidatesTokenCount"]
+    assert reported["totalTokenCount"] == reported["promptTokenCount"] + reported["candidatesTokenCount"]
     event = await the_event(customer)
-    assert (event["input_tokens"], event["output_tokens"]) == (said["promptTokenCount"], said["candidatesTokenCount"])
+    assert (event["input_tokens"], event["output_tokens"]) == (
+        reported["promptTokenCount"],
+        reported["candidatesTokenCount"],
+    )
     for query in ("?alt=sse", ""):
         stream = await generate(
             customer, asked(generationConfig=config), "streamGenerateContent", model="demo", query=query
@@ -334,7 +329,7 @@ async def test_the_local_provider_answers(gateway: Gateway) -> None:
         assert stream.headers["Content-Type"].startswith("text/event-stream" if query else "application/json")
         lines = [line[6:] for line in stream.body.splitlines() if line.startswith(b"data: ")]
         pieces = json.loads(b"[" + b",".join(lines) + b"]" if query else stream.body)
-        assert pieces[-1]["usageMetadata"] == said
+        assert pieces[-1]["usageMetadata"] == reported
         found = ["", ""]
         for each in pieces:
             found[each["candidates"][0]["index"]] += each["candidates"][0]["content"]["parts"][0]["text"]

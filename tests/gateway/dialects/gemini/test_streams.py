@@ -181,9 +181,9 @@ class TestEnds:
         assert told != whole
         assert b'"cost_usd":"0.00001"' in told
         if content_type == JSON:
-            said = json.loads(told)
-            assert said[-1]["usageMetadata"].pop("cost_usd") == "0.00001"
-            assert said == PIECES
+            last = json.loads(told)
+            assert last[-1]["usageMetadata"].pop("cost_usd") == "0.00001"
+            assert last == PIECES
 
     def test_what_is_kept_is_bounded(self, content_type: bytes, write: Any) -> None:
         frames = EventFrames() if content_type == SSE else ArrayFrames()
@@ -258,10 +258,10 @@ ENDED: Final = piece(candidate("", "STOP"), usage={"promptTokenCount": 12, "cand
 SILENT: Final = piece(candidate("b", None), usage={"promptTokenCount": 11, "totalTokenCount": None})
 
 
-@pytest.mark.parametrize("said", [[SPOKEN, SILENT, ENDED], [SILENT, SPOKEN, SPOKEN, SILENT, ENDED]])
-def test_a_field_that_one_piece_has_is_kept_however_pieces_come(said: list[dict[str, Any]]) -> None:
-    alone = looked_at(*(events(each) for each in said))
-    for tap in (alone, looked_at(events(*said)), looked_at(events(*said[:2]), events(*said[2:]))):
+@pytest.mark.parametrize("pieces", [[SPOKEN, SILENT, ENDED], [SILENT, SPOKEN, SPOKEN, SILENT, ENDED]])
+def test_a_field_that_one_piece_has_is_kept_however_pieces_come(pieces: list[dict[str, Any]]) -> None:
+    alone = looked_at(*(events(each) for each in pieces))
+    for tap in (alone, looked_at(events(*pieces)), looked_at(events(*pieces[:2]), events(*pieces[2:]))):
         assert tap.reported is not None
         assert tap.reported == alone.reported
         assert (tap.reported.usage.input_tokens, tap.reported.usage.reasoning_tokens) == (12, 9)

@@ -27,7 +27,7 @@ def counts(prompt: Any, completion: Any, total: Any = None, **more: Any) -> dict
 
 
 @pytest.mark.parametrize(
-    ("said", "searches"),
+    ("fields", "searches"),
     [
         ({"server_tool_use": {"web_search_requests": 3, "web_fetch_requests": 9}}, 3),
         ({"server_tool_use": {"web_search_requests": None}}, 0),
@@ -52,8 +52,8 @@ def counts(prompt: Any, completion: Any, total: Any = None, **more: Any) -> dict
         ({"server_side_tool_usage_details": {"web_search_calls": "x"}}, 0),
     ],
 )
-def test_searches_are_counted_beside_tokens(said: dict[str, Any], searches: int) -> None:
-    usage = counts(10, 5, 15, **said)
+def test_searches_are_counted_beside_tokens(fields: dict[str, Any], searches: int) -> None:
+    usage = counts(10, 5, 15, **fields)
     expected = Usage(input_tokens=10, output_tokens=5, searches=searches)
     assert read(usage) == expected
     event = json.dumps({"choices": [], "usage": usage}).encode()
@@ -234,7 +234,7 @@ def test_what_was_cached_is_in_one_class(inputs: dict[str, Any], usage: dict[str
 
 
 @pytest.mark.parametrize(
-    ("said", "doubts"),
+    ("fields", "doubts"),
     [
         (counts(10, 5, 15), ()),
         (counts(10, 5, 15, prompt_cache_miss_tokens=10, queue_time=0.1), ()),
@@ -253,8 +253,8 @@ def test_what_was_cached_is_in_one_class(inputs: dict[str, Any], usage: dict[str
         ),
     ],
 )
-def test_what_can_t_be_placed_is_doubted(said: dict[str, Any], doubts: tuple[tuple[str, str], ...]) -> None:
-    body = json.dumps({"choices": [], "usage": said}).encode()
+def test_what_can_t_be_placed_is_doubted(fields: dict[str, Any], doubts: tuple[tuple[str, str], ...]) -> None:
+    body = json.dumps({"choices": [], "usage": fields}).encode()
     for reported in (usage_from_json(CHAT, body), OpenAIEvents().facts(body).reported):
         assert reported is not None
         assert reported.doubts == doubts
@@ -338,7 +338,7 @@ def test_usage_that_is_plain_is_read_as_all_other(prompt: int, output: int, off:
 
 
 @pytest.mark.parametrize(
-    ("said", "expected"),
+    ("counts", "expected"),
     [
         ({"input_tokens": 10, "output_tokens": 5, "total_tokens": 15}, Usage(input_tokens=10, output_tokens=5)),
         ({"input_tokens": 10, "output_tokens": 5}, Usage(input_tokens=10, output_tokens=5)),
@@ -382,8 +382,8 @@ def test_usage_that_is_plain_is_read_as_all_other(prompt: int, output: int, off:
         ({"input_tokens": -1, "output_tokens": 5}, None),
     ],
 )
-def test_counts_by_the_names_of_other_apis(said: dict[str, Any], expected: Usage | None) -> None:
-    body = json.dumps({"choices": [], "usage": said}).encode()
+def test_counts_by_the_names_of_other_apis(counts: dict[str, Any], expected: Usage | None) -> None:
+    body = json.dumps({"choices": [], "usage": counts}).encode()
     reported = usage_from_json("/v1/chat/completions", body)
     assert (reported and reported.usage) == expected
     assert (found := OpenAIEvents().facts(body).reported) == reported, found

@@ -38,7 +38,7 @@ def refused(**fields: Any) -> BadRequest:
     ],
 )
 def test_what_asks_for_nothing_else(fields: dict[str, Any]) -> None:
-    assert work(**fields) == NO_WORK
+    assert work(**fields) is NO_WORK
 
 
 @pytest.mark.parametrize(

@@ -67,12 +67,12 @@ def test_what_openai_writes_is_read_in_one_go_and_says_the_same(
     usage = {"input_tokens": read, "output_tokens": written, "total_tokens": read + written + more % 3}
     usage["input_tokens_details"] = {"cached_tokens": cached, **details}
     usage["output_tokens_details"] = {"reasoning_tokens": reasoned}
-    said = response(usage=usage, service_tier=tier)
-    slowly = reported_of(decode(json.dumps(said).encode()))
-    assert usage_of(json.dumps(said).encode()) == slowly
-    facts = ResponseEvents().facts(json.dumps({"type": "response.completed", "response": said}).encode())
+    body = response(usage=usage, service_tier=tier)
+    slowly = reported_of(decode(json.dumps(body).encode()))
+    assert usage_of(json.dumps(body).encode()) == slowly
+    facts = ResponseEvents().facts(json.dumps({"type": "response.completed", "response": body}).encode())
     assert (facts.reported, facts.has_usage, facts.is_error) == (slowly, slowly is not None, False)
-    failed = {**said, "error": {"message": "x"}}
+    failed = {**body, "error": {"message": "x"}}
     assert ResponseEvents().facts(json.dumps({"type": "response.failed", "response": failed}).encode()).is_error
 
 
@@ -150,8 +150,8 @@ def test_the_cost_goes_into_the_usage_of_the_terminal_event() -> None:
     passed = tap.feed(stream())
     rest = tap.finish("0.0012")
     assert b"cost_usd" not in passed
-    said = json.loads(rest.partition(b"data: ")[2])
-    assert said["response"]["usage"] == {**USAGE, "cost_usd": "0.0012"}
+    event = json.loads(rest.partition(b"data: ")[2])
+    assert event["response"]["usage"] == {**USAGE, "cost_usd": "0.0012"}
 
 
 def test_metadata_that_names_a_terminal_event_ends_nothing() -> None:

@@ -35,7 +35,7 @@ def test_a_plain_request() -> None:
     assert (parsed.model, parsed.stream, parsed.include_usage, parsed.choices) == ("gpt-4o-mini", False, True, 1)
     assert (parsed.max_output_tokens, parsed.max_fields) == (99, ("max_output_tokens",))
     assert (parsed.end_user, parsed.service_tier, parsed.has_output) == ("me", "flex", True)
-    assert (parsed.parts, parsed.work, parsed.unbounded_input) == (NO_PARTS, NO_WORK, False)
+    assert (parsed.parts is NO_PARTS, parsed.work is NO_WORK, parsed.unbounded_input) == (True, True, False)
     assert parsed.input_bound_tokens == len(
         body(instructions="Be brief", max_output_tokens=99, user="me", service_tier="flex")
     )
@@ -54,7 +54,7 @@ def test_a_plain_request() -> None:
 )
 def test_items_that_stand_in_the_body(items: Any) -> None:
     parsed = read(input=items)
-    assert (parsed.parts, parsed.unbounded_input) == (NO_PARTS, False)
+    assert (parsed.parts is NO_PARTS, parsed.work is NO_WORK, parsed.unbounded_input) == (True, True, False)
 
 
 def test_images_and_files_are_counted() -> None:
@@ -85,7 +85,7 @@ def test_input_that_nothing_in_the_body_bounds(items: Any) -> None:
 
 
 def test_uses_of_tools_are_bounded_by_the_request() -> None:
-    assert read(tools=[FUNCTION, {"type": "custom", "name": "c"}, {"type": "apply_patch"}]).work == NO_WORK
+    assert read(tools=[FUNCTION, {"type": "custom", "name": "c"}, {"type": "apply_patch"}]).work is NO_WORK
     work = read(tools=[SEARCH, FUNCTION], max_tool_calls=3).work
     assert (work.uses, work.searches, work.outside) == (3, 3, True)
     work = read(tools=[{"type": "mcp", "server_label": "s", "server_url": "https://s"}], max_tool_calls=2).work

@@ -85,7 +85,7 @@ def test_what_can_t_be_bounded_is_refused(body: bytes, param: str | None) -> Non
 
 
 @pytest.mark.parametrize(
-    ("said", "usage"),
+    ("answer", "usage"),
     [
         ({"meta": {"api_version": {"version": "2"}, "billed_units": {"search_units": 1}}}, Usage(searches=1)),
         ({"meta": {"billed_units": {"search_units": 2.0}}}, Usage(searches=2)),
@@ -101,8 +101,8 @@ def test_what_can_t_be_bounded_is_refused(body: bytes, param: str | None) -> Non
         ({"meta": {"billed_units": {"search_units": "many"}}, "usage": []}, None),
     ],
 )
-def test_each_vendor_s_usage(said: dict[str, Any], usage: Usage | None) -> None:
-    reported = DIALECT.usage_from_json(RERANK, json.dumps({"results": RESULTS, **said}).encode())
+def test_each_vendor_s_usage(answer: dict[str, Any], usage: Usage | None) -> None:
+    reported = DIALECT.usage_from_json(RERANK, json.dumps({"results": RESULTS, **answer}).encode())
     assert (reported.usage if reported else None) == usage
 
 

@@ -21,24 +21,12 @@ from gateway.metrics.registry import Metrics
 from gateway.proxy.candidates import Candidate, Rates
 from gateway.proxy.settlement import doubts
 from tests.gateway.conftest import Handler, MakeGateway, chat
-from tests.support.gateways import (
-    DONE,
-    INPUT,
-    OUTPUT,
-    WORDS,
-    Provider,
-    answer,
-    ask,
-    saying,
-    streaming,
-    the_event,
-    usage,
-    usage_chunk,
-)
+from tests.support.answering import DONE, WORDS, Provider, answer, saying, streaming, usage, usage_chunk
+from tests.support.gateways import INPUT, OUTPUT, ask, the_event
 from tests.support.unreported_costs import repriced
 
 Upstream = Callable[[Handler], Any]
-ZEROS = (saying(answer(said=usage(0, 0))), streaming(*WORDS, usage_chunk(0, 0), DONE))
+ZEROS = (saying(answer(reported=usage(0, 0))), streaming(*WORDS, usage_chunk(0, 0), DONE))
 
 
 def trusting(settings: Settings) -> Settings:
@@ -121,8 +109,8 @@ def tiers(settings: Settings) -> Settings:
 async def test_what_is_not_known_costs_the_dearest_and_is_told_once(
     make_gateway: MakeGateway, upstream: Upstream, caplog: pytest.LogCaptureFixture
 ) -> None:
-    said = usage(10, 5, vision_tokens=3)
-    provider = Provider(saying(answer(said=said, service_tier="warp")))
+    counts = usage(10, 5, vision_tokens=3)
+    provider = Provider(saying(answer(reported=counts, service_tier="warp")))
     gateway = await make_gateway(await upstream(provider.serve), change=tiers)
     with caplog.at_level(logging.WARNING, logger=doubts.__name__):
         for _ in range(2):

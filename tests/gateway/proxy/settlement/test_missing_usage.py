@@ -14,22 +14,8 @@ from billing.prices import PriceRow
 from gateway.config.settings import Settings
 from gateway.tokens import CL100K, O200K, Tokenizer
 from tests.gateway.conftest import Customer, Handler, MakeGateway, chat
-from tests.support.gateways import (
-    DONE,
-    INPUT,
-    OUTPUT,
-    WORDS,
-    Provider,
-    answer,
-    ask,
-    delta,
-    event,
-    fetch,
-    saying,
-    spent_nano,
-    streaming,
-    the_event,
-)
+from tests.support.answering import DONE, WORDS, Provider, answer, delta, event, saying, streaming
+from tests.support.gateways import INPUT, OUTPUT, ask, fetch, spent_nano, the_event
 
 Upstream = Callable[[Handler], Any]
 TEXT = "Good day, friend."

@@ -13,7 +13,8 @@ from tests.gateway.conftest import Handler, MakeGateway
 from tests.gateway.dialects.anthropic import bodies as anthropic
 from tests.gateway.dialects.gemini import support as gemini
 from tests.gateway.dialects.openai_responses.test_answer import response, stream
-from tests.support.gateways import PROVIDER_KEY, Provider, ask, saying, streaming, the_event
+from tests.support.answering import PROVIDER_KEY, Provider, saying, streaming
+from tests.support.gateways import ask, the_event
 
 NONE: Final = {"input_tokens": 0, "output_tokens": 0}
 MESSAGE: Final = {"model": "claude-haiku-4-5", "max_tokens": 50, "messages": [{"role": "user", "content": "Hello"}]}
@@ -54,10 +55,10 @@ async def test_zeros_of_every_api(
         return replace(settings, providers={**settings.providers, **{each.name: each for each in made}})
 
     gateway = await make_gateway(change=serving)
-    for name, (path, said, reply) in CASES.items():
+    for name, (path, body, reply) in CASES.items():
         provider.reply = reply
         customer = await gateway.customer("5.00")
-        fetched = await ask(customer, said, path)
+        fetched = await ask(customer, body, path)
         assert fetched.status == 200, (name, fetched.body)
         event = await the_event(customer)
         assert (event["charged_usd"] == "0.00") == (policy == "trust"), name

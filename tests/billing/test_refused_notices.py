@@ -2,16 +2,15 @@
 
 from typing import Any
 
-from billing.notices.exhausted import ExhaustedNotices, crossings
-from billing.refused import RefusedRequest
+from billing.refused import ExhaustedNotices, RefusedRequest, crossings
 from tests.billing.support import Billing
 
 QUOTA = {"subject": "plan", "window": "day", "metric": "tokens", "limit": 5, "resets_at": "2028-03-01T00:00:00Z"}
 
 
 def refused(quota: dict[str, Any], *, key_id: str = "key_1", code: str = "quota_exceeded") -> RefusedRequest:
-    said = {"quota": quota, "upgrade": {"plan": "pro"}}
-    return RefusedRequest("req_1", 0, "acc_1", key_id, "/v1/chat/completions", None, 429, code, "", said)
+    details = {"quota": quota, "upgrade": {"plan": "pro"}}
+    return RefusedRequest("req_1", 0, "acc_1", key_id, "/v1/chat/completions", None, 429, code, "", details)
 
 
 def test_what_counts_as_one_crossing() -> None:

@@ -1,0 +1,21 @@
+"""Waiting for a state, with a bound, and a failure that says which one did not come."""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from typing import Final
+
+BOUND_S: Final = 60.0
+"""No condition is waited for longer."""
+POLL_S: Final = 0.02
+
+
+async def until(condition: Callable[[], bool | Awaitable[bool]], what: str, bound_s: float = BOUND_S) -> None:
+    """Wait for a state. Raises `AssertionError` that says which one did not come."""
+    loop = asyncio.get_running_loop()
+    give_up = loop.time() + bound_s
+    while True:
+        met = condition()
+        if met if isinstance(met, bool) else await met:
+            return
+        assert loop.time() < give_up, f"waited {bound_s:.0f} s until {what}"
+        await asyncio.sleep(POLL_S)
