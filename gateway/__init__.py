@@ -5,10 +5,9 @@ rules        the settings in the form that each part of a worker takes
 identity     people, their sessions and organizations, made from the settings on one database
 seals        what seals secrets in Postgres, and whether it opens those that lie there
 stores       the engine on open stores, for commands and for `runtime`
-metering     what other services call, made of the engine
 payments     payments by the settings, their pages, /pay/plans/{plan} and their work beside requests
 bills        bills of providers by the settings, and their rounds
-collecting   collection from exporters by the settings, and its rounds
+collecting   what is metered beside the proxy: collection from exporters and its rounds, what other services call
 outgoing     questions to other issuers of tokens, bounded in time and size; notices and mails
 auth         who asks: what `billing` says of a request's key, as refusals
 server/      what a client's connection may send, how a request is read and an answer written; refusals

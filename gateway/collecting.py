@@ -1,15 +1,24 @@
-"""Collection by the settings: the collector and its parts, its rounds in one gateway of all, and its metrics."""
+"""What is metered beside the proxy's requests, by the settings.
+
+Traffic that exporters count: the collector and its parts, its rounds in one gateway of all, its metrics. What services
+call: events and holds, refused in the words of requests' own.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable
+import time
+from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from typing import TYPE_CHECKING, Final
 
+from aiohttp import web
+
 from billing.accounts.grants import Grants
+from billing.api.route import REQUEST_ID
+from billing.api.services import Meters
 from billing.collect.charging import rate_of
 from billing.collect.collector import LEASE, Collector, CollectRules, Parts
 from billing.collect.debits import TrafficDebits
@@ -18,16 +27,25 @@ from billing.collect.facts import Facts
 from billing.collect.snapshots import Source
 from billing.collect.subjects import SubjectRules, Subjects
 from billing.database.connection import DatabaseError, queries
+from billing.keys.principals import service_name
+from billing.metering.events import EventWriter
+from billing.metering.metering import Desk, Metering, ServiceRules
+from billing.metering.service_holds import ServiceHolds
+from gateway.server import limit_refusals
 
 if TYPE_CHECKING:
     from billing.collect.charging import ByteRate
     from billing.database.connection import Database
+    from billing.holds.cache import PrincipalCache
     from billing.holds.engine import Engine
+    from billing.metering.claims import NotAdmitted, Payer
     from billing.price_table import PriceTable
+    from billing.principals import Principal
     from gateway.config.derived import ExporterSource
     from gateway.config.settings import Settings
     from gateway.metrics.registry import Metrics
     from gateway.runtime import Runtime
+    from gateway.server.limit_refusals import Links
 
 logger = logging.getLogger(__name__)
 
@@ -38,6 +56,7 @@ STATEMENT_S: Final = 120.0
 LOOK_S: Final = 15.0
 """How often a gateway learns what the last run in any of them came to."""
 TAKE_LEASE: Final = queries("billing.ledger")("jobs_take")
+DAY_S: Final = 86_400
 
 
 def make_collector(
@@ -66,7 +85,7 @@ def make_collector(
             answer_bytes=defaults.collect_answer_bytes,
             limit=defaults.collect_snapshots,
         ),
-        facts=Facts(database, settings.source_revision, defaults.first_point),
+        facts=Facts(database, settings.source_revision, defaults.first_point, defaults.collect_keep_days),
         subjects=Subjects(database, grants, rules, new_id),
         debits=TrafficDebits(database, grants, rate, effects.balances_changed, new_id),
     )
@@ -141,3 +160,58 @@ _COUNTED: Final = {
 
 def _of_last(collector: Collector, name: str) -> int:
     return 0 if collector.last is None else int(getattr(collector.last, name))
+
+
+def make_meters(
+    settings: Settings,
+    database: Database,
+    engine: Engine,
+    prices: Callable[[], PriceTable],
+    links: Links,
+    new_id: Callable[[], str],
+) -> Meters:
+    """Return what services call in this process."""
+    defaults = settings.defaults
+    rules = ServiceRules(
+        hold_s=defaults.service_hold_s,
+        hold_max_s=defaults.service_hold_max_s,
+        holds=defaults.service_holds,
+        grace_s=settings.payment_grace_days * DAY_S,
+        credits_per_usd=defaults.credits_per_usd,
+    )
+    writer = EventWriter(
+        database,
+        engine.change_notifier.balances_changed,
+        engine.holds.spawn,
+        batch_rows=defaults.ledger_batch_rows,
+        most=defaults.service_events_waiting,
+    )
+    desk = Desk(engine.holds, writer, _principals(engine.cache), prices, rules, new_id, time.time)
+    holds = ServiceHolds(desk, database, engine.lasting, engine.keyspace.partition_of)
+    return Meters(Metering(desk), holds, _refusals(engine, links))
+
+
+def _principals(cache: PrincipalCache) -> Callable[[Payer, bool], Awaitable[Principal | None]]:
+    """Return what gives the principal of an account that a service meters, from the memory that keys' are in."""
+
+    async def principal(payer: Payer, stale: bool) -> Principal | None:
+        name = service_name(payer.account_id, payer.service, payer.key_id)
+        return await (cache.reload(name) if stale else cache.get(name))
+
+    return principal
+
+
+def _refusals(engine: Engine, links: Links) -> Callable[[NotAdmitted, web.Request], Awaitable[web.StreamResponse]]:
+    """Return what refuses what an account has no room for, as the proxy does."""
+
+    async def refusal(error: NotAdmitted, request: web.Request) -> web.StreamResponse:
+        principal = error.principal
+        if error.decision is not None:
+            found = limit_refusals.of_decision(error.decision, principal, links)
+        else:
+            live = await engine.change_notifier.live_balance(principal.account_id)
+            available_nano = None if live is None else live.balance_nano + principal.credit_limit_nano
+            found = limit_refusals.billing_required(principal, links, available_nano, error.required_nano)
+        return found.response(request.get(REQUEST_ID) or "")
+
+    return refusal

@@ -4,13 +4,14 @@
     visits       Visit, Page, View: a page's declaration, what its handler is given and returns; the navigation
     render       from a view to HTML: templates, filters, files that browsers keep
     sign_in      signing in and out, registering, the operator's link, which organization
-    overview     the first page   usage  what was used, in sums   charts  stacked bars  pure
-    requests     requests, one explained, those that were refused; models and prices
+    overview     the first page   usage  what was used, in sums
+    requests     requests, one explained, those that were refused; models and prices; the first request, a playground
     keys         made, shown once, changed, rotated, revoked   forms  limits and lists as fields
-    credit       lots, buying, auto-recharge, orders, transactions   plan  what a change costs before it is made
+    credit       lots, buying, auto-recharge, orders, transactions; the plan, what a change costs before it is made
     members      roles, limits, invitations, the organization   security  what one signs in with, sessions, audit
-    alerts       budgets, low balance, webhooks   quickstart  the first request, a playground
-    lists        pages that are lists, and pages about one thing, as values: most of the operators' are
+    alerts       budgets, low balance, webhooks
+    lists        pages that are lists, and pages about one thing, as values: most of the operators' are; charts of
+                 stacked bars
     operator_house     money and health, providers, people, audit    operator_accounts  accounts, one with its timeline
     operator_requests  everyone's keys and requests    operator_money  payments, plans, margins
     operator_prices    prices, their history, file and ledger compared, a usage tried

@@ -80,9 +80,7 @@ _PARKED: Final = (
     Column("Account", "account_id", "code", "/operator/accounts/{account_id}"),
     Column("Order", "order_id", "code", "/operator/payments/orders/{order_id}"),
     Column("Amount", "amount_usd", "money"),
-    Column("Currency", "currency"),
     Column("Why", "reason"),
-    Column("State", "state", "state"),
 )
 _DIFFERENCES: Final = (
     Column("Found", "found_at", "time"),

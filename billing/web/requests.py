@@ -1,23 +1,31 @@
-"""Requests: the metered and the refused ones, one explained line by line, and the models with their prices."""
+"""Requests: the metered and the refused ones, one explained line by line, the models with their prices, and the
+quickstart: the first request filled in, a playground on one's own key, and the requests as they arrive.
+
+The key of the playground stays in the page's memory: the browser sends it to the proxy at this address, as any client
+does, and never to the console.
+"""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, cast
 
 from billing.api.errors import NotFound
 from billing.api.tables import Table
 from billing.api.usage import get_event, list_events
 from billing.errors import StoreError
-from billing.identity.permissions import BILLING_READ
+from billing.identity.permissions import BILLING_READ, KEYS_READ
 from billing.ledger.explanations import FACTOR_DECIMALS, decimal
 from billing.pages import DEFAULT_LIMIT
 from billing.quotas import names_model
 from billing.shapes.operation import refused_shape
 from billing.shapes.usage import EventQuery
+from billing.web.forms import examples, models_of
 from billing.web.visits import Page, View, Visit, key_names
 
 if TYPE_CHECKING:
+    from billing.shapes.base import Listing
     from billing.shapes.operation import RefusedShape
+    from billing.shapes.usage import EventShape
 
 FILTERS: Final = (
     *("model", "key_id", "user_id", "provider", "endpoint", "status", "tag", "end_user", "estimated"),
@@ -26,6 +34,9 @@ FILTERS: Final = (
 """Parameters of the list that its form has, as the API names them."""
 OWN: Final = {"list": "/requests", "of": {}}
 """Where the page of a request finds others like it, and by which further parameters."""
+LAST: Final = 3
+"""Requests that the quickstart has."""
+YOUR_KEY: Final = "YOUR_KEY"
 
 
 async def requests(visit: Visit) -> View | Table:
@@ -84,9 +95,24 @@ async def models(visit: Visit) -> View:
     return View("models.html", {"models": found, "markup": markup})
 
 
+async def quickstart(visit: Visit) -> View:
+    """Show how the first request is made, and the last ones."""
+    events = cast("Listing[EventShape]", await list_events(visit.call, EventQuery(limit=LAST)))
+    names = await key_names(visit, (each.key_id for each in events.data)) if visit.may(KEYS_READ) else {}
+    values = {
+        "names": names,
+        "events": events,
+        "known_models": models_of(visit),
+        "your_key": YOUR_KEY,
+        **examples(visit),
+    }
+    return View("quickstart.html", values)
+
+
 ROUTES: Final[tuple[Page, ...]] = (
     Page("GET", "/requests", requests, scope=BILLING_READ, csv=True),
     Page("GET", "/requests/refused", refused, scope=BILLING_READ),
     Page("GET", "/requests/{event_id}", request, scope=BILLING_READ),
     Page("GET", "/models", models),
+    Page("GET", "/quickstart", quickstart, scope=BILLING_READ),
 )

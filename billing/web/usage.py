@@ -21,7 +21,7 @@ from billing.money import parse_usd
 from billing.pages import MAX_LIMIT
 from billing.shapes.reports import SUMS, BucketsQuery, BucketsShape, SummaryQuery, SummaryShape
 from billing.times import parse_rfc3339, rfc3339
-from billing.web.charts import Bucket, Chart, stacked
+from billing.web.lists import Bucket, Chart, stacked
 from billing.web.render import usd_text
 from billing.web.visits import MOST_ROWS, NAMED, Page, View, Visit, key_names
 from billing.zones import Period, day_begins

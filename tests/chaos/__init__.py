@@ -2,6 +2,7 @@
 
     harness       Stack: embedded servers, three workers under a supervisor, all killable; places  where it lives
     gateway       the supervisor's process; worker  a worker whose wall clock can be set back
+    waiting       for a state, with a bound; quiet  until journals are swept and debits written
     upstream      a provider that keeps what it was asked; plan  what a request asks of it, and what that must cost
     clients       the load, and a record of how every answer ended
     faults        what is done to whom; disk  a disk that is full; cluster  masters of a Redis Cluster that are lost

@@ -6,7 +6,8 @@ databases          copies of a template that are cleaned and used again
 loop_thread        an event loop in a thread, for what outlives a test's own
 redis_cluster      six servers of Redis Cluster
 shipped            the shipped settings and prices, read once
-gateways           providers that do as they are told, and what must hold once a request is over
+answering          providers that do as they are told
+gateways           requests to a gateway, and what must hold once one is over
 passed_answers     streams through a whole gateway
 unreported_costs   answers without a usage of their own
 oracle             genai-prices as a second opinion of usage and prices
@@ -15,6 +16,7 @@ local_answers      those of the local provider
 api_formats        what schemathesis takes for the formats that the OpenAPI document names
 clients            clients that leave, pause or read slowly
 edge_servers       the server's edge on loopback
+edge_clients       a client's connection to it, read strictly
 fed_connections    a provider's connection, fed by hand
 transcripts        what a page says to type, and what comes
 commands           `metergate` as a person runs it

@@ -1,5 +1,5 @@
--- Up to $2 budgets that were not looked at for $1 seconds, the longest ago first, with the time zones of their accounts: from now
--- on they were.
+-- Claim up to $2 budgets that no gateway has looked at for $1 seconds, those of the longest ago first, with the time zones of
+-- their accounts.
 UPDATE budgets AS b SET looked_at = now()
 FROM accounts AS a
 WHERE a.id = b.account_id AND b.id IN (

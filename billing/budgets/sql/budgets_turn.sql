@@ -1,2 +1,2 @@
--- One at a time makes budgets of an account, so that they are bounded: until the transaction ends.
+-- Lock the making of an account's budgets until the transaction ends, so that their number is bounded.
 SELECT pg_advisory_xact_lock(hashtext('metergate budgets'), hashtext($1))

@@ -1,3 +1,4 @@
+-- Change a budget.
 -- What was told of counts on where it is still of the same sum: up to the highest of its thresholds that stays. A threshold that
 -- is new is told of, if it is reached and no higher one was told of that stays. Of another sum everything is told anew.
 UPDATE budgets AS b SET subject = $3, about = $4, period = $5, amount_nano = $6, thresholds = $7, notify = $8,

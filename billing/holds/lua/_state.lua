@@ -12,9 +12,9 @@
 --                  count B + account tags I4, count B + key tags I4, in version 2 count B + user tags I4, payload
 --            S:    dseq i8, account id (B + bytes), payload
 --            The payload is the debit as the gateway encoded it: in an H what an expired hold would be charged.
---            Version, state, epoch and at_ms stay where they are in every version. What can't be read is none of ours:
---            it is left where it is, and stops nothing. Version 2 is that of a hold which counts for a user, too.
--- States and entries have versions of their own. A state of another version is as one that is gone.
+--            Version, state, epoch and at_ms stay where they are in every version. An entry that can't be read is left
+--            where it is, and stops nothing. Version 2 is that of a hold which counts for a user, too.
+-- States and entries have versions of their own. A state of another version counts as missing.
 --
 -- A tag holds the window's code in bits 0-2, the metric's in bits 3-5, a filter's digest above; bit 31 marks a counter
 -- that waits for its base from Postgres. `used` counts what is settled in the counter's window, `held` what the open

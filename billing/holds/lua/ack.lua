@@ -2,14 +2,14 @@
 --
 -- KEYS[1] meta   KEYS[2] journal   KEYS[3..] account states, for corrections
 -- ARGV[1] epoch   ARGV[2..] c26 request id, H place of its account in KEYS (0: not a correction), i8 xseq
--- A debit that is a correction stays until its account has been told of it.
+-- A debit that is a correction stays until its account's state has that correction.
 -- Reply: {1} another epoch; else {0, ids that must stay for now ...}
 
 local epoch = tonumber(ARGV[1])
 if not epoch_is(KEYS[1], epoch) then return {1} end
 local replies = {0}
 
--- Whether an account has been told of a correction.
+-- Answers whether an account's state has a correction.
 local function told(place, xseq)
   local account = read_state(KEYS[place])
   return account and account[EPOCH] == epoch and account[A_XSEQ] >= xseq

@@ -1,4 +1,4 @@
--- Tell an account of corrections, in order and each once: by compare-and-set on the number of the last one.
+-- Apply corrections to an account, in order and each once: by compare-and-set on the number of the last one.
 --
 -- KEYS[1] meta   KEYS[2] journal   KEYS[3] account state   KEYS[4..] states of the keys and users that the corrections name
 -- ARGV[1] epoch   ARGV[2] xseq from which these rows go on (i8)

@@ -1,8 +1,8 @@
--- End a claimed hold once the account has been told of what Postgres decided about it.
+-- End a claimed hold once the account has the correction that Postgres has decided on for it.
 --
 -- KEYS[1] meta   KEYS[2] journal   KEYS[3] account state   KEYS[4] key state   KEYS[5] user state (where it counts for one)
 -- ARGV[1] epoch   ARGV[2] request id   ARGV[3] xseq of its row (i8)
--- Reply: 0 ended or not there   1 another epoch   2 the account has not been told yet: later
+-- Reply: 0 ended or not there   1 another epoch   2 the account lacks that correction yet: try later
 
 local epoch = tonumber(ARGV[1])
 if not epoch_is(KEYS[1], epoch) then return 1 end

@@ -1,4 +1,4 @@
--- Begin an epoch: whatever this server remembers of older ones is no longer believed, and nothing is admitted until it
+-- Begin an epoch: what this server has of older epochs is invalid from now on, and nothing is admitted until the epoch
 -- is opened.
 --
 -- KEYS[1] meta   KEYS[2] joined (set of gateways)   KEYS[3] installed

@@ -20,7 +20,7 @@
 --   {0, dseq, available}   settled        {0, available}   voided ({0} where it was held in an older epoch)
 --   {1, available, required, held}                                 the balance does not cover the hold
 --   {2, at_ms, {subject (0 account, 1 key, 2 user), place, used, held, requested} ...}   exhausted windows, flat, places from 0
---   Of 1, 2 and 3, one that ends with running holds is only answered where none stands without them.
+--   A refusal of 1 to 3 that ends with running holds is answered only where no refusal would stand without them.
 --   {3, subject}  too many running          {4} state missing      {5} versions here are newer: reload
 --   {6} versions here are older: push
 --   {7} a counter waits for its base, or the account's time or a window is ahead of this server's clock: retime,

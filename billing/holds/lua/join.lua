@@ -1,4 +1,4 @@
--- A gateway has settled what it knew of older epochs; when every living one has, the epoch opens. It may hold accounts back
+-- Join an epoch: this gateway has settled what it knew of older ones; when all living ones have, it opens. It may hold accounts back
 -- whose rows in Postgres are locked, so that debits of theirs could not be written, or their requests not held again: an
 -- account is not served while any gateway holds it back, and the others are. Each call says all that its gateway holds
 -- back; that of a gateway which is gone ends when another one says so.

@@ -1,4 +1,4 @@
--- A right code is good once. Others for the same address and purpose end with it.
+-- Use up a code that was right, and end the others for the same address and purpose.
 WITH used AS (
     UPDATE one_time_codes SET used_at = now() WHERE id = $1 AND used_at IS NULL RETURNING email, purpose
 ), others AS (

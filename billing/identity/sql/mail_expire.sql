@@ -1,4 +1,4 @@
--- Park what has waited for $1 seconds: what it says is over.
+-- Park mails that have waited for $1 seconds: what they say no longer holds.
 WITH old AS (
     SELECT id FROM mail_outbox WHERE sent_at IS NULL AND failed_at IS NULL
         AND created_at < now() - $1 * interval '1 second' LIMIT $2 FOR UPDATE SKIP LOCKED

@@ -1,2 +1,2 @@
--- A personal organization that is given away is its person's no more.
+-- Mark a personal organization that is transferred as a shared one.
 UPDATE organizations SET personal = false WHERE id = $1

@@ -1,4 +1,4 @@
--- Everything that a user is signed in with ends; API keys stay. Tokens of other issuers end, too, that were issued before.
+-- End all sessions and tokens of a user, those of other issuers that were issued before now included. API keys stay.
 WITH dated AS (
     UPDATE users SET tokens_valid_from = now() WHERE id = $1
 )

@@ -1,4 +1,4 @@
--- Nothing is lifted that has another cause, nor an account that is not suspended.
+-- End a suspension, unless the account is not suspended or has another cause to be.
 WITH found AS (
     SELECT id, status FROM accounts WHERE id = $1 AND $2 = ANY (suspended_for) FOR NO KEY UPDATE
 )

@@ -1,4 +1,4 @@
--- Redis was told of corrections of accounts $1 up to $2, side by side; as corrected.sql.
+-- Note that Redis has corrections of accounts $1 up to $2 (arrays of the same order); as corrected.sql.
 UPDATE accounts SET pushed_xseq = greatest(pushed_xseq, told.xseq)
 FROM unnest($1::text[], $2::bigint[]) AS told (id, xseq)
 WHERE accounts.id = told.id AND accounts.id IN (

@@ -1,4 +1,4 @@
--- Say that the process of gateway $1 has ended, also to whoever listens, and forget those that ended long ago.
+-- Note that the process of gateway $1 has ended, notify the other gateways, and delete those that ended long ago.
 WITH forgotten AS (
     DELETE FROM gateways WHERE id <> $1 AND coalesce(ended_at, lease_until) < now() - interval '1 hour'
 ), ended AS (

@@ -1,4 +1,4 @@
--- Lock gateway $1 as dead until the transaction ends, and leave a mark that it finds when it wakes. No row where its
+-- Judge gateway $1 dead, lock its row until the transaction ends, and mark it so that it notices if it runs on. No row where its
 -- lease has another value than $2 by now (null: it had none), and it has not ended.
 WITH missing AS (
     INSERT INTO gateways (id, lease_until, judged, ended_at)

@@ -1,4 +1,4 @@
--- The balance, its correction for Redis and the transfer: one statement, so that none is without the others.
+-- Change the balance and write its correction for Redis and its transfer, in one statement so that all three exist or none.
 WITH moved AS (
     UPDATE accounts SET balance_nano = balance_nano + $2, xseq = xseq + 1 WHERE id = $1
     RETURNING xseq

@@ -1,4 +1,4 @@
--- Of a key that was rotated, the secret before it alone ends.
+-- Revoke the key of this secret; of a key that was rotated, the former secret alone.
 UPDATE api_keys SET
     revoked_at = CASE WHEN secret_sha256 = $2 THEN now() ELSE revoked_at END,
     previous_sha256 = NULL,

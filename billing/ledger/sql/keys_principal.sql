@@ -1,4 +1,4 @@
--- By the digest of its secret, or of the one before it while that is still valid.
+-- Find a key by the digest of its secret, or of its former secret while that is still valid.
 SELECT
     api_keys.*,
     CASE WHEN api_keys.previous_sha256 = $1 THEN api_keys.previous_until END AS secret_until,

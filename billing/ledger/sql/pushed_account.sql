@@ -1,3 +1,3 @@
--- Redis and the gateways were told of version $2. An account that is locked is left to the relay, which tells it again.
+-- Note that Redis and the gateways have version $2. A locked account is skipped: the relay pushes the version again.
 UPDATE accounts SET pushed_version = greatest(pushed_version, $2)
 WHERE id = (SELECT id FROM accounts WHERE id = $1 FOR NO KEY UPDATE SKIP LOCKED)

@@ -1,4 +1,4 @@
--- How much there is to verify.
+-- Return how many rows of each kind the verification reads.
 SELECT
     (SELECT count(*) FROM accounts) AS accounts,
     (SELECT count(*) FROM lots) AS lots,

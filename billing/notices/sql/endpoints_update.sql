@@ -1,4 +1,4 @@
--- Enabling one forgets its failures.
+-- Change an endpoint; enabling it resets the count of its failures.
 UPDATE webhook_endpoints SET url = $3, types = $4, description = $5,
     disabled_at = CASE WHEN $6 THEN NULL ELSE coalesce(disabled_at, now()) END,
     disabled_reason = CASE WHEN $6 THEN NULL ELSE coalesce(disabled_reason, 'by hand') END,

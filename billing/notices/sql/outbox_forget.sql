@@ -1,4 +1,4 @@
--- Notices that are $1 days old go with their deliveries, which have been tried for hours at most.
+-- Delete notices older than $1 days with their deliveries, whose tries have ended after hours at most.
 WITH old AS (
     SELECT id FROM notices WHERE handed_out_at IS NOT NULL AND created_at < now() - $1 * interval '1 day'
     ORDER BY created_at LIMIT $2 FOR UPDATE SKIP LOCKED

@@ -1,4 +1,4 @@
--- A wish begins anew, but for an attempt that is under way: it ends first.
+-- Set what an account asks of auto-recharge. Counts start again, but for an attempt under way, which ends first.
 INSERT INTO auto_recharges AS r (account_id, enabled, threshold_nano, amount_cents, monthly_cap_cents, state, next_attempt_at)
 VALUES ($1, $2, $3, $4, $5, CASE WHEN $2 THEN 'ready' ELSE 'off' END, $6)
 ON CONFLICT (account_id) DO UPDATE SET

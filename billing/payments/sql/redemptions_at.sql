@@ -1,4 +1,4 @@
--- When coupon $1 was redeemed by account $2, or by one of another organization of whoever owns that of account $2.
+-- Return when coupon $1 was redeemed by account $2, or by another account that has an owner in common with it.
 SELECT r.account_id, r.redeemed_at FROM coupon_redemptions r
 WHERE r.coupon_id = $1 AND (r.account_id = $2 OR r.account_id IN (
     SELECT theirs.account_id FROM organizations own

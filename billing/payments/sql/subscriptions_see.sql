@@ -1,4 +1,4 @@
--- As it is now. Our plan of it stays where the price has none any more; since when it is past due, while it is.
+-- Store a subscription's present state. Its plan stays where its price has none any more; `past_due_since` while it is past due.
 INSERT INTO subscriptions (provider, id, account_id, status, plan, next_plan, period_start, period_end, ends_at, past_due_since,
     created_at)
 VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11)

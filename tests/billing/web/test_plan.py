@@ -8,7 +8,7 @@ from billing.money import parse_usd
 from billing.payments.assembly import Payments
 from billing.payments.in_force import Seen
 from billing.plans import Plan
-from billing.web.plan import outlook
+from billing.web.credit import outlook
 from tests.billing.web.support import Console
 from tests.billing.web.test_credit import press
 
