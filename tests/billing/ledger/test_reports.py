@@ -85,12 +85,8 @@ async def test_later_pages_are_those_of_the_list_as_it_was(billing: Billing) -> 
             await billing.reports.transactions(account_id, 3, f"{place[0]}:{place[1]}:{wrong}")
     seen = "SELECT seen_in($1::text::xid, $2::text::pg_snapshot)"
     round_again = f"{2**32 + 9}:{2**32 + 9}:"  # the numbers of rows begin anew
-    for writer, moment, is_seen in (
-        (5, "9:9:", True),
-        (9, "9:9:", False),
-        (8, "7:9:8", False),
-        (2**32 - 1, round_again, True),
-    ):
+    cases = ((5, "9:9:", True), (9, "9:9:", False), (8, "7:9:8", False), (2**32 - 1, round_again, True))
+    for writer, moment, is_seen in cases:
         assert await billing.database.value(seen, str(writer), moment) is is_seen, (writer, moment)
 
 
