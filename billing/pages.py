@@ -3,6 +3,7 @@
 Ids end in a ULID, so that they sort by creation time; the last id of a page is the cursor of the next one.
 """
 
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Final, Generic, TypeVar
@@ -44,3 +45,24 @@ def place_of(after: str | None) -> int:
     if not after.isdecimal():
         raise BadCursor("This cursor is not one that this list has given.")
     return int(after)
+
+
+MOST_MOMENT: Final = 1_000
+"""Characters of a list's moment that a cursor carries; of a longer one, with that many transactions under way, none."""
+_MOMENT: Final = re.compile(
+    r"[0-9]{1,11}:([1-9][0-9]{0,17}):([1-9][0-9]{0,17}):((?:[0-9]{1,18}(?:,[0-9]{1,18})*)?)", re.ASCII
+)
+
+
+def checked_moment(text: str) -> str | None:
+    """Return the moment of a list's first page as its later pages ask for it: Unix seconds and a snapshot of Postgres
+    (`SECONDS:XMIN:XMAX:XIP,...`); None where the cursor has none. Raises `BadCursor`."""
+    if not text:
+        return None
+    found = _MOMENT.fullmatch(text) if len(text) <= MOST_MOMENT else None
+    if found is not None:
+        first, last = int(found[1]), int(found[2])
+        running = [int(each) for each in found[3].split(",") if each]
+        if first <= last and running == sorted(running) and all(first <= each < last for each in running):
+            return text
+    raise BadCursor("This cursor is not one that this list has given.")

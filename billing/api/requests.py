@@ -43,7 +43,7 @@ _WORDS: Final = {
 """What JSON Schema's names of kinds are called."""
 _WHOLE: Final = re.compile("[0-9]{1,9}", re.ASCII)
 _NUL: Final = b"\\u0000"
-_MAX_CURSOR: Final = 512
+_MAX_CURSOR: Final = 1_536
 
 AWAITS_BODY: Final = web.RequestKey("awaits_body", bool)
 """Whether a request's body is being read: what takes too long then is the client."""

@@ -25,7 +25,7 @@ from billing.ledger.margins import MarginReports
 from billing.ledger.usage_columns import ModelShare, decode_shares, decode_shares_of, usage_of
 from billing.ledger.used import BEGINNING, END, TAG_NAMES, TAG_VALUES, UsageSums, UsedBy, total
 from billing.money import MAX_NANO
-from billing.pages import BEFORE_ALL, BadCursor, Page, page_of
+from billing.pages import BEFORE_ALL, MOST_MOMENT, BadCursor, Page, checked_moment, page_of
 from billing.price_table import from_canonical_json
 from billing.prices import PriceRow
 
@@ -40,7 +40,8 @@ _query = queries("billing.ledger")
 
 @dataclass(frozen=True, slots=True)
 class Transaction:
-    """A transfer as its account sees it: `amount_nano` above zero raised the balance, to `balance_nano`."""
+    """A transfer as its account sees it: `amount_nano` above zero raised the balance, to `balance_nano`. `moment` is
+    that of the list's first page."""
 
     id: str
     kind: str
@@ -50,6 +51,7 @@ class Transaction:
     idempotency_key: str | None
     note: str | None
     created_at: datetime
+    moment: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,8 +109,8 @@ class Reports:
     async def transactions(self, account_id: str, limit: int, after: str | None = None) -> Page[Transaction]:
         """Return the account's transfers, newest first, each with the balance after it. Raises `pages.BadCursor` for
         an `after` that no page has given."""
-        before, balance_nano = _balance_place(after) if after else (BEFORE_ALL, None)
-        rows = await self._database.rows(_query("reports_transactions"), account_id, before, limit + 1, balance_nano)
+        before, *at = _balance_place(after) if after else (BEFORE_ALL, None, None)
+        rows = await self._database.rows(_query("reports_transactions"), account_id, before, limit + 1, *at)
         return page_of([Transaction(**dict(row)) for row in rows], limit, _balance_cursor)
 
     async def usage_events(
@@ -188,15 +190,16 @@ def _place(cursor: str) -> tuple[datetime, str]:
 
 
 def _balance_cursor(last: Transaction) -> str:
-    """Return where a page ends: at this transfer, and at the balance before it."""
-    return f"{last.id}:{last.balance_nano - last.amount_nano}"
+    """Return where a page ends: at this transfer and the balance before it, of the list as it was at its moment."""
+    moment = last.moment if len(last.moment) <= MOST_MOMENT else ""
+    return f"{last.id}:{last.balance_nano - last.amount_nano}:{moment}"
 
 
-def _balance_place(cursor: str) -> tuple[str, int]:
-    found, _, balance = cursor.partition(":")
+def _balance_place(cursor: str) -> tuple[str, int, str | None]:
+    found, balance, moment = (*cursor.split(":", 2), "", "")[:3]
     if not found or not balance.removeprefix("-").isdecimal() or abs(int(balance)) > MAX_NANO:
         raise BadCursor("This cursor is not one that this list has given.")
-    return found, int(balance)
+    return found, int(balance), checked_moment(moment)
 
 
 def _price(stored: str | None) -> PriceRow | None:

@@ -1,3 +1,4 @@
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from fractions import Fraction
@@ -60,6 +61,33 @@ async def test_transactions_come_in_pages_that_miss_and_repeat_nothing(billing: 
     assert [item.balance_nano for item in reversed(found)] == running
     with pytest.raises(BadCursor):
         await billing.reports.transactions(account_id, 3, found[0].id)
+
+
+async def test_later_pages_are_those_of_the_list_as_it_was(billing: Billing) -> None:
+    """A request is settled after the first page, and stands below it by its id: balances stay those of one moment."""
+    account_id, key_id = await customer(billing)
+    early = billing.new_id()
+    for n in range(4):
+        await billing.grants.grant(account_id, 100_000_000, f"k{n}")
+    first = await billing.reports.transactions(account_id, 2)
+    await replace(billing, new_id=lambda: early).debit(account_id, key_id, SMALL)
+    second = await billing.reports.transactions(account_id, 3, first.next_after)
+    assert [each.balance_nano for each in (*first.items, *second.items)] == [n * 100_000_000 for n in (4, 3, 2, 1)]
+    assert early not in [each.id for each in second.items]
+    anew = (await billing.reports.transactions(account_id, 10)).items
+    assert [each.balance_nano for each in anew][-1] == -210_000  # which came below all grants
+    assert anew[0].balance_nano == (await billing.accounts.get(account_id)).balance_nano
+    place = (first.next_after or "").split(":")
+    before_moments = await billing.reports.transactions(account_id, 3, ":".join(place[:2]))
+    assert [each.id for each in before_moments.items][-1] == early
+    for wrong in ("1:2", "x:1:2:", "1:9:2:", "1:1:9:5,4", "1:1:9:12", "1:0:9:"):
+        with pytest.raises(BadCursor):
+            await billing.reports.transactions(account_id, 3, f"{place[0]}:{place[1]}:{wrong}")
+    seen = "SELECT seen_in($1::text::xid, $2::text::pg_snapshot)"
+    round_again = f"{2**32 + 9}:{2**32 + 9}:"  # the numbers of rows begin anew
+    cases = ((5, "9:9:", True), (9, "9:9:", False), (8, "7:9:8", False), (2**32 - 1, round_again, True))
+    for writer, moment, is_seen in cases:
+        assert await billing.database.value(seen, str(writer), moment) is is_seen, (writer, moment)
 
 
 async def test_events_of_one_moment_are_paged_exactly(billing: Billing) -> None:
