@@ -177,5 +177,5 @@ async def assign(
     account_id: Annotated[str, typer.Argument(help="The account's id, acc_...", show_default=False)],
 ) -> Shown:
     """Give parked traffic its account; what was counted so far is charged with the next run."""
-    said = await client.assign_subject(subject, account_id)
-    return Shown(said.received, (f"{said.assigned} of that name are of {account_id} now.",))
+    assigned = await client.assign_subject(subject, account_id)
+    return Shown(assigned.received, (f"{assigned.assigned} of that name are of {account_id} now.",))
