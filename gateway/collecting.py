@@ -85,7 +85,7 @@ def make_collector(
             answer_bytes=defaults.collect_answer_bytes,
             limit=defaults.collect_snapshots,
         ),
-        facts=Facts(database, settings.source_revision, defaults.first_point),
+        facts=Facts(database, settings.source_revision, defaults.first_point, defaults.collect_keep_days),
         subjects=Subjects(database, grants, rules, new_id),
         debits=TrafficDebits(database, grants, rate, effects.balances_changed, new_id),
     )

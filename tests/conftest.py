@@ -60,8 +60,14 @@ SLOW: Final = (
 SLOW_FIXTURES: Final = frozenset({"redis_cluster"})
 
 
+def pytest_collection() -> None:
+    """Have the garbage collector rest while thousands of tests are collected, all of which stay."""
+    gc.disable()
+
+
 def pytest_collection_finish() -> None:
-    """Have the garbage collector pass over what is there as long as the run: thousands of tests."""
+    """Have the garbage collector pass over what is there as long as the run."""
+    gc.enable()
     gc.collect()
     gc.freeze()
 

@@ -21,6 +21,7 @@ from billing.accounts import lots
 from billing.accounts.grants import REVENUE, bounded_balance
 from billing.database.connection import Connection, Database, queries
 from billing.errors import MetergateError
+from billing.ledger.catalogue import PriceHistory
 from billing.ledger.explanations import explain
 from billing.ledger.reports import event_of_row
 from billing.money import format_usd
@@ -93,13 +94,15 @@ class Batch:
 
 
 class Repricing:
-    """Compares and corrects charges. Methods also raise `DatabaseError`."""
+    """Compares and corrects charges. `table` gives the prices in force, `stored` has all that the ledger keeps. Methods
+    also raise `DatabaseError`."""
 
     def __init__(
         self, database: Database, effects: Effects, new_id: Callable[[], str], table: Callable[[], PriceTable]
     ) -> None:
-        """`new_id` makes ULIDs that rise with time; `table` gives the prices in force."""
-        self._database, self._effects, self._new_id, self._table = database, effects, new_id, table
+        """`new_id` makes ULIDs that rise with time."""
+        self._database, self._effects, self._new_id, self.table = database, effects, new_id, table
+        self.stored = PriceHistory(database)
 
     async def compare(self, period: Period, limit: int, after: str | None = None) -> Batch:
         """Return what a batch of at most `limit` requests would cost, and change nothing. Raises `PriceNotFound`,
@@ -163,11 +166,8 @@ class Repricing:
 
     def _line(self, period: Period, event: UsageEvent, prices: Mapping[str, PriceRow], before: _Corrected) -> Repriced:
         now_nano = event.charged_nano + before.nano
-        price = (
-            self._table().find(period.provider, period.model, event.admitted_at.timestamp())
-            if period.price_id is None
-            else prices[period.price_id]
-        )
+        named, at_s = period.price_id, event.admitted_at.timestamp()
+        price = self.table().find(period.provider, period.model, at_s) if named is None else prices[named]
         left = _why_left(period, event, prices, price)
         would_be_nano = now_nano if left or price is None else _would_be(period, event, prices, price)
         return Repriced(

@@ -197,8 +197,10 @@ async def list_subjects(call: Call, query: SubjectsQuery) -> Listing[SubjectShap
 
 async def assign_subject(call: Call, body: AssignBody) -> AssignedShape:
     """Give those that an exporter counts under a uuid, or with an e-mail address, and that have no account, this one.
-    What was counted of them so far is charged with the next run."""
-    assigned, granted = await _collector(call).subjects.assign(body.subject, body.account_id, call.actor)
+    What was counted of them so far is charged with the next run. With `since` those that have another account are
+    moved, from the hour of that time on: what that was charged for since is given back."""
+    subjects, since = _collector(call).subjects, moment("since", body.since)
+    assigned, granted = await subjects.assign(body.subject, body.account_id, call.actor, since)
     for account_id in granted:
         await call.services.effects.balance_changed(account_id)
     return AssignedShape(assigned=assigned)

@@ -27,7 +27,7 @@ from billing.budgets.rules import (
     times_of,
     utc,
 )
-from billing.database.connection import Connection, Database, Row, queries
+from billing.database.connection import Connection, Database, DatabaseError, Row, queries
 from billing.ledger.used import END, OTHERS, TAG, Grouping, UsageQueryError, UsageSums, total
 from billing.money import format_usd
 from billing.notices.emit import emit
@@ -46,6 +46,8 @@ MOST: Final = 100
 LOOKED_AT: Final = 200
 """Budgets that one step of a round compares."""
 ROUND_STEPS: Final = 10
+MOST_FAILED: Final = 5
+"""Budgets of a round that may fail before it is taken for the database's fault, and ends."""
 EACH_S: Final = 60.0
 """A budget is compared again after as long."""
 _query = queries("billing.budgets")
@@ -118,8 +120,8 @@ class Budgets:
     async def update(
         self, budget_id: str, account_id: str, change: Callable[[BudgetTerms], BudgetTerms], *, actor: audit.Actor
     ) -> Budget:
-        """Change what a budget says: what it has told of before counts no more. Raises `BudgetNotFound` and
-        `BudgetRefused`."""
+        """Change what a budget says. Thresholds that it keeps of the same sum, and has told of, are not told of again.
+        Raises `BudgetNotFound` and `BudgetRefused`."""
         async with self._database.transaction() as connection:
             before = _found(await connection.fetchrow(_query("budgets_get"), budget_id, account_id), budget_id)
             terms = change(before.terms)
@@ -140,12 +142,19 @@ class Budgets:
         return [await self._standing(each, zone) for each in budgets]
 
     async def round(self) -> int:
-        """Compare budgets that were not for a while; return how many thresholds were told of."""
-        told = 0
+        """Compare budgets that were not for a while; return how many thresholds were told of. One that fails keeps
+        none of the others back, until `MOST_FAILED` have: it is looked at again with the next ones."""
+        told, failed = 0, 0
         for _ in range(ROUND_STEPS):
             rows = await self._database.rows(_query("budgets_claim"), EACH_S, LOOKED_AT)
             for row in rows:
-                told += await self._look(_budget(row), zone_of(row["tz"] or DEFAULT_ZONE), row["looked_at"])
+                try:
+                    told += await self._look(_budget(row), zone_of(row["tz"] or DEFAULT_ZONE), row["looked_at"])
+                except DatabaseError as error:
+                    failed += 1
+                    if failed >= MOST_FAILED:
+                        raise
+                    logger.warning("budget %s is looked at later: %s", row["id"], error)
             if len(rows) < LOOKED_AT:
                 break
         return told

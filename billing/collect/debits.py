@@ -21,6 +21,7 @@ from billing import audit
 from billing.accounts.grants import REVENUE, BalanceOutOfBounds, Entry
 from billing.accounts.lots import PAID
 from billing.collect.charging import ENDPOINT, KEY, METER, Charged, RateOf
+from billing.collect.facts import fold
 from billing.database.connection import DatabaseLocked, DatabaseRefused, MissingPartition, queries
 from billing.ledger.debits import NAMED, Debit
 from billing.ledger.usage_columns import other_counts
@@ -37,9 +38,6 @@ logger = logging.getLogger(__name__)
 
 _query = queries("billing.collect")
 ACCOUNTS_AT_ONCE: Final = 200
-GROWTH_AT_ONCE: Final = 200_000
-PAGES_AT_ONCE: Final = 200
-"""What is folded at once: rows of growth, and pages of it."""
 VACUUM_ROWS: Final = 50_000
 THOUSANDTHS: Final = 1000
 MOST_BYTES: Final = MAX_UNIT_THOUSANDTHS // THOUSANDTHS
@@ -92,11 +90,7 @@ class TrafficDebits:
 
     async def round(self, now: datetime) -> Rated:
         """Charge all that has grown."""
-        folded, moved = 0, 1
-        while moved:
-            moved = await self._database.value(_query("fold_growth"), GROWTH_AT_ONCE, PAGES_AT_ONCE)
-            folded += moved
-        if folded >= VACUUM_ROWS:
+        if await fold(self._database.value) >= VACUUM_ROWS:
             await self._database.execute("VACUUM collected_growth")
         rated, after = Rated(), ""
         while found := await self._database.rows(_query("due_accounts"), after, ACCOUNTS_AT_ONCE):

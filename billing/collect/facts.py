@@ -8,13 +8,13 @@ was written without it (`subjects`).
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from itertools import accumulate, chain, repeat
 from typing import TYPE_CHECKING, Any, Final, cast
 
-from billing.collect.snapshots import POINT_DAYS, Checkpoint
+from billing.collect.snapshots import LEAST_DAYS, Checkpoint
 from billing.database.connection import affected, queries
 
 if TYPE_CHECKING:
@@ -26,6 +26,9 @@ _query = queries("billing.collect")
 LOCK: Final = 0x6D65746572636F6C
 """The advisory lock of collection: "metercol" as 64 bits."""
 DELETED_AT_ONCE: Final = 50_000
+GROWTH_AT_ONCE: Final = 200_000
+PAGES_AT_ONCE: Final = 200
+"""What is folded at once: rows of growth, and pages of it."""
 _PLANNED: Final = "SELECT set_config('enable_hashjoin', 'off', true), set_config('enable_mergejoin', 'off', true)"
 """Points are looked up one by one by their keys, however many there are: no table is read whole."""
 
@@ -54,9 +57,12 @@ class Wrote:
 class Facts:
     """Writes what sources say. Methods raise `database.connection.DatabaseError`."""
 
-    def __init__(self, database: Database, revision: str, first_point: FirstPoint) -> None:
-        """`revision` is what facts are marked with (SOURCE_REVISION); `first_point` holds for nodes that are new."""
-        self._database = database
+    def __init__(self, database: Database, revision: str, first_point: FirstPoint, keep_days: int = LEAST_DAYS) -> None:
+        """`revision` is what facts are marked with (SOURCE_REVISION); `first_point` holds for nodes that are new;
+        points are kept for `keep_days`. Raises ValueError for fewer than `LEAST_DAYS`."""
+        if keep_days < LEAST_DAYS:
+            raise ValueError(f"points are kept for {LEAST_DAYS} days at least, not {keep_days}")
+        self._database, self._keep_days = database, keep_days
         self._revision, self._first_point = revision, first_point
 
     async def checkpoint(self, source_id: str) -> Checkpoint:
@@ -114,7 +120,17 @@ class Facts:
     async def forget(self, now: datetime, most: int = DELETED_AT_ONCE) -> int:
         """Remove old points, but for the last one of each series before the time that late ones may come from. Return
         how many; facts by hour stay."""
-        return affected(await self._database.execute(_query("forget_points"), now, POINT_DAYS, most))
+        return affected(await self._database.execute(_query("forget_points"), now, self._keep_days, most))
+
+
+async def fold(value_of: Callable[..., Awaitable[int]]) -> int:
+    """Have all that has grown become due, to the accounts whose it was at its time; return how many rows that was.
+    `value_of` asks the database for a value."""
+    folded, moved = 0, 1
+    while moved:
+        moved = await value_of(_query("fold_growth"), GROWTH_AT_ONCE, PAGES_AT_ONCE)
+        folded += moved
+    return folded
 
 
 def _columns(page: Page, nodes: Mapping[str, Row]) -> tuple[Any, ...]:

@@ -28,8 +28,8 @@ MOST_EMPTY: Final = 10
 MOST_BACK: Final = timedelta(days=35)
 MOST_AHEAD: Final = timedelta(minutes=5)
 """Snapshots of other times are set aside: of old ones the neighbours are gone, and nobody knows the future."""
-POINT_DAYS: Final = MOST_BACK.days + 2
-"""How long points are kept."""
+LEAST_DAYS: Final = MOST_BACK.days + 2
+"""How long points are kept at least: late ones grow from those before them."""
 
 _Count = Annotated[int, Meta(ge=0, le=MOST_COUNTED)]
 _Name = Annotated[str, Meta(max_length=256)]

@@ -18,10 +18,11 @@ from billing import audit
 from billing.accounts.accounts import AccountNotFound, open_account
 from billing.accounts.grants import PROMOTIONS, BalanceOutOfBounds, Entry
 from billing.accounts.lots import PROMOTIONAL
-from billing.collect.facts import LOCK
+from billing.collect.facts import LOCK, fold
 from billing.database.connection import queries
 from billing.errors import Kind, MetergateError
 from billing.pages import BadCursor, Page, page_of
+from billing.times import rfc3339
 
 if TYPE_CHECKING:
     from billing.accounts.grants import Grants
@@ -113,6 +114,10 @@ class Subjects:
     async def _assign(self, connection: Connection, subject_id: int, account_id: str) -> set[str]:
         """Give a subject its account; return that where its balance was raised."""
         await connection.execute(_query("assign_subject"), subject_id, account_id)
+        return await self._met(connection, account_id)
+
+    async def _met(self, connection: Connection, account_id: str) -> set[str]:
+        """Give an account what it begins with, where it is met for the first time; return it if that raised it."""
         rules = self._rules
         met = await connection.fetchval(_query("meet_account"), account_id, rules.included_bytes)
         if met is None or not rules.initial_nano:
@@ -126,20 +131,32 @@ class Subjects:
             return set()
         return set() if result.replayed else {account_id}
 
-    async def assign(self, name: str, account_id: str, actor: audit.Actor = audit.ADMIN) -> tuple[int, set[str]]:
-        """Give the subjects of a uuid or e-mail address that have no account this one; return how many, and whether
-        the account's balance was raised. Raises `SubjectNotFound`, `accounts.AccountNotFound`."""
+    async def assign(
+        self, name: str, account_id: str, actor: audit.Actor = audit.ADMIN, since: datetime | None = None
+    ) -> tuple[int, set[str]]:
+        """Give the subjects of a uuid or e-mail address that have no account this one, with `since` also those that
+        have another, from the hour of that time on; return how many, and whether the account's balance was raised.
+        Raises `SubjectNotFound`, `accounts.AccountNotFound`."""
         async with self._database.transaction() as connection:
             await connection.execute(EXCLUSIVE, LOCK)
             if await connection.fetchval("SELECT id FROM accounts WHERE id = $1", account_id) is None:
                 raise AccountNotFound(f"There is no account {account_id!r}.")
-            found = await connection.fetch(_query("find_subjects"), name, MOST_ASSIGNED)
+            found = await connection.fetch(_query("find_subjects"), name, MOST_ASSIGNED, since is not None, account_id)
             if not found:
-                raise SubjectNotFound(f"No subject without an account has the uuid or e-mail address {name!r}.")
+                raise SubjectNotFound(
+                    f"No subject without an account has the uuid or e-mail address {name!r}; one that has an account "
+                    "is moved from a time on: name `since`."
+                )
+            if any(row["account_id"] is not None for row in found):
+                await fold(connection.fetchval)
             granted: set[str] = set()
             for row in found:
-                granted |= await self._assign(connection, row["id"], account_id)
-            after = {"subject": name, "subjects": len(found)}
+                if row["account_id"] is None:
+                    granted |= await self._assign(connection, row["id"], account_id)
+                else:
+                    await connection.execute(_query("move_subject"), row["id"], account_id, since)
+                    granted |= await self._met(connection, account_id)
+            after = {"subject": name, "subjects": len(found), "since": since and rfc3339(since)}
             await audit.record(connection, actor, "account.collect", account_id, None, after, account_id=account_id)
         return len(found), granted
 
@@ -151,4 +168,5 @@ class Subjects:
         rows = await self._database.rows(
             _query("page_subjects"), NEWEST if after is None else int(after), limit + 1, parked
         )
-        return page_of([Subject(**dict(row)) for row in rows], limit, lambda subject: str(subject.id))
+        found = [Subject(**{**dict(row), "bytes": int(row["bytes"])}) for row in rows]
+        return page_of(found, limit, lambda subject: str(subject.id))

@@ -92,7 +92,7 @@ class Traffic:
         rows = await self._sums.database.rows(
             _query("read_traffic"), account_id, list(bounds), sorted(hour for hour in cut if hour >= oldest)
         )
-        return [Counted(**dict(row)) for row in rows]
+        return [Counted(**{**dict(row), "up": int(row["up"]), "down": int(row["down"])}) for row in rows]
 
 
 def _grouping(names: Sequence[str]) -> Grouping:

@@ -148,7 +148,7 @@ class StripeMeters(PlainSink):
             await self._database.execute(_query("hours_unlist"), self.name, prefix)
         else:
             await self._database.execute(
-                _query("hours_park"), self.name, *hour, row["n"], identifier, why[:MOST_REASON], False
+                _query("hours_park"), self.name, *hour, row["n"], identifier, why[:MOST_REASON]
             )
 
     async def _taken(self, row: Row, identifier: str) -> str | None:
@@ -190,8 +190,8 @@ class StripeMeters(PlainSink):
                 if (found := parse_identifier(key)) is not None and found[1] in self._meters:
                     account_id, meter, hour, n = found
                     identifier = f"{identifier_prefix(account_id, meter, hour)}{n}"
-                    said = (account_id, meter, hour, n + 1, identifier, f"taken, then refused: {why}"[:MOST_REASON])
-                    await self._database.execute(_query("hours_park"), self.name, *said, True)
+                    said = (account_id, meter, hour, n, identifier, f"taken, then refused: {why}"[:MOST_REASON])
+                    await self._database.execute(_query("hours_refused"), self.name, *said)
             await self._database.execute(_query("report_done"), "stripe", row["id"])
 
 

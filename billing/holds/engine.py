@@ -30,6 +30,7 @@ from billing.holds.partition import NotReady
 from billing.holds.partitions import Partitions, why_beside
 from billing.holds.reconcile import Reconciler
 from billing.holds.recovery import ExpiredHold, Expiry, Recovery
+from billing.holds.redis.server import load_library
 from billing.holds.redis.session import refuse_eviction
 from billing.holds.redis.state import RedisState
 from billing.holds.repairs import Corrections
@@ -211,6 +212,7 @@ class Engine:
         """Take a lease, agree on every partition's epoch and start what runs beside. Waits a bounded time for other
         gateways to join; raises `DatabaseError` or `NotReady` where a store is away, or gateways live that this one
         can't run beside, `RedisUnfit` where Redis may evict."""
+        load_library()  # for listening to Redis: not once requests wait for the event loop
         await refuse_eviction(self._client)
         await self._wait_for_other_layouts()
         await self.lease.renew()

@@ -8,6 +8,7 @@ revision, which a rollout has not reached yet or which starts again in the middl
 
 import hashlib
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Final
 
 import msgspec
@@ -15,9 +16,12 @@ import msgspec
 from billing.database.connection import Connection, Database, affected, queries
 from billing.plans import DEFAULT_PLAN, Plan, Plans
 from billing.price_ids import canonical_json
-from billing.price_table import PriceTable
+from billing.price_table import PriceTable, from_canonical_json
+from billing.prices import PriceRow
 
 _query = queries("billing.ledger")
+MOST_PRICES: Final = 200
+"""Rows that are read at a time: a model has a few, and a file that was replaced whole thousands."""
 NEWEST_REVISION: Final = "SELECT max(revision) FROM plan_revisions"
 
 
@@ -64,6 +68,41 @@ async def sync_prices(database: Database, prices: PriceTable) -> int:
         [canonical_json(row) for row in rows],
     )
     return affected(tag)
+
+
+@dataclass(frozen=True, slots=True)
+class StoredPrice:
+    """A price row as the ledger keeps it, and since when. `price_id` names it in debits: that of a row which an older
+    release has stored may differ from the one that this release would give it."""
+
+    price_id: str
+    row: PriceRow
+    stored_at: datetime
+
+
+class PriceHistory:
+    """Reads the price rows that the ledger keeps, at most `MOST_PRICES`. Methods raise `DatabaseError`."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    async def of_model(self, provider: str, model: str) -> list[StoredPrice]:
+        """Return all rows of a model, as prices name it, those that take effect last first."""
+        rows = await self._database.rows(_query("catalogue_prices_of"), provider, model, MOST_PRICES)
+        return [StoredPrice(row["id"], from_canonical_json(row["said"]), row["created_at"]) for row in rows]
+
+    async def only_stored(self, prices: PriceTable) -> list[StoredPrice]:
+        """Return rows that a file does not have, those that were stored last first: no request is priced by them."""
+        ids = [row.id for row in prices.rows]
+        rows = await self._database.rows(_query("catalogue_prices_left"), ids, MOST_PRICES)
+        found = [StoredPrice(row["id"], from_canonical_json(row["said"]), row["created_at"]) for row in rows]
+        return [each for each in found if each.row.id not in ids]  # which an older release has called otherwise
+
+    async def not_stored(self, prices: PriceTable) -> list[PriceRow]:
+        """Return rows of a file that the ledger does not have."""
+        found = await self._database.rows(_query("catalogue_prices_known"), [row.id for row in prices.rows])
+        known = {row["id"] for row in found}
+        return [row for row in prices.rows if row.id not in known][:MOST_PRICES]
 
 
 async def sync_plans(

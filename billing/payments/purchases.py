@@ -156,14 +156,17 @@ class Purchases:
         self, connection: Connection, account_id: str, order: Order | None, now: Payment, after: After
     ) -> None:
         """Make what refunds and disputes of a payment need. One that is given back whole ends the plan that it paid
-        for: the subscription is to be ended at the provider, too."""
+        for: the subscription is to be ended at the provider, too. So does one that was lost in a dispute, of whatever
+        period: the account stays suspended by that, and must not be charged for what it can't use."""
         raised = await self._raised(connection, account_id, now)
         if raised is not None:
             await self._move_all(connection, account_id, order, raised, now, after)
-        if now.invoice_id is not None and now.status == "paid" and is_given_back(now):
-            ended = await connection.fetchval(_query("invoice_in_force"), self.provider, now.invoice_id)
+        is_lost = any(each.status == "lost" for each in now.disputes)
+        if now.invoice_id is not None and now.status == "paid" and (is_lost or is_given_back(now)):
+            ended = await connection.fetchval(_query("invoice_in_force"), self.provider, now.invoice_id, is_lost)
             if ended is not None:
-                after.ended[ObjectRef("subscription", ended)] = f"subscription:{ended}:refunded:{now.id}"
+                why = "lost" if is_lost else "refunded"
+                after.ended[ObjectRef("subscription", ended)] = f"subscription:{ended}:{why}:{now.id}"
 
     async def _raised(self, connection: Connection, account_id: str, now: Payment) -> Raised | None:
         """Return what refunds and disputes of a payment take back: its credit, or what is included in the plan that an

@@ -239,10 +239,12 @@ def subject_shape(subject: Subject) -> SubjectShape:
 
 
 class AssignBody(Body, frozen=True, kw_only=True):
-    """The account of those that an exporter counts under a uuid, or with an e-mail address."""
+    """The account of those that an exporter counts under a uuid, or with an e-mail address; with `since` also of those
+    that have another, from the hour of that time on."""
 
     subject: Id
     account_id: Id
+    since: Since | None = None
 
 
 class AssignedShape(Answer, frozen=True, kw_only=True):

@@ -13,7 +13,8 @@
     lists        pages that are lists, and pages about one thing, as values: most of the operators' are; charts of
                  stacked bars
     operator_house     money and health, providers, people, audit    operator_accounts  accounts, one with its timeline
-    operator_requests  everyone's keys and requests    operator_money  payments, prices, plans, margins
+    operator_requests  everyone's keys and requests    operator_money  payments, plans, margins
+    operator_prices    prices, their history, file and ledger compared, a usage tried
     operator_flows     jobs, exporters, exports, webhooks
 
 To add a page:

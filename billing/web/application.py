@@ -33,6 +33,7 @@ from billing.web import (
     operator_flows,
     operator_house,
     operator_money,
+    operator_prices,
     operator_requests,
     overview,
     requests,
@@ -47,7 +48,14 @@ if TYPE_CHECKING:
     from billing.web.visits import Handler
 
 _CUSTOMER: Final = (overview, usage, requests, keys, credit, members, alerts, security)
-_OPERATOR: Final = (operator_house, operator_accounts, operator_requests, operator_money, operator_flows)
+_OPERATOR: Final = (
+    operator_house,
+    operator_accounts,
+    operator_requests,
+    operator_money,
+    operator_prices,
+    operator_flows,
+)
 ROUTES: Final[tuple[Page, ...]] = tuple(page for module in (sign_in, *_CUSTOMER, *_OPERATOR) for page in module.ROUTES)
 """Every page."""
 MOST_FORM_BYTES: Final = 64 * 1024

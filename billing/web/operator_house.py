@@ -49,7 +49,7 @@ _PEOPLE: Final = (
 _ORGANIZATIONS: Final = (Column("Organization", "name"), Column("Role", "role"), Column("Id", "id", "code"))
 _AUDIT: Final = (
     Column("Time", "created_at", "time"),
-    Column("Who", "actor"),
+    Column("Who", "actor", "code"),
     Column("Did", "action"),
     Column("To", "subject", "code"),
     Column("Account", "account_id", "code", "/operator/accounts/{account_id}"),

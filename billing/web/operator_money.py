@@ -1,4 +1,4 @@
-"""Operators: payments from order to transfer, what could not be credited, prices, plans and margins."""
+"""Operators: payments from order to transfer, what could not be credited, plans and margins."""
 
 from __future__ import annotations
 
@@ -80,9 +80,7 @@ _PARKED: Final = (
     Column("Account", "account_id", "code", "/operator/accounts/{account_id}"),
     Column("Order", "order_id", "code", "/operator/payments/orders/{order_id}"),
     Column("Amount", "amount_usd", "money"),
-    Column("Currency", "currency"),
     Column("Why", "reason"),
-    Column("State", "state", "state"),
 )
 _DIFFERENCES: Final = (
     Column("Found", "found_at", "time"),
@@ -101,13 +99,6 @@ _PLANS: Final = (
     Column("At once", "max_parallel_requests"),
     Column("Models", "models"),
     Column("Upgrade", "upgrade_to"),
-)
-_MODELS: Final = (
-    Column("Model", "id"),
-    Column("Provider", "owned_by"),
-    Column("Context", "context_window", "count"),
-    Column("Longest answer", "max_output_tokens", "count"),
-    Column("Price", "pricing", "prices"),
 )
 _MARGINS: Final = (
     Column("Requests", "events", "count"),
@@ -221,15 +212,6 @@ async def plans(visit: Visit) -> View:
     return listed("Plans", table)
 
 
-async def prices(visit: Visit) -> View:
-    """Show what each model is priced at now."""
-    asked = visit.request.query.get("model", "").lower()
-    found = [each for each in visit.services.models() if asked in each.id.lower()]
-    table = Listed("Per million tokens or by the unit, in USD", _MODELS, found, empty="No model is called like that.")
-    intro = "They are those of prices.yaml; metergate operator price diff compares the file with the table in force."
-    return listed("Prices", table, filters=(Field("model", "Model", "search"),), intro=intro)
-
-
 async def margins(visit: Visit) -> View | Table:
     """Show what was charged less what it cost, or give it as a table."""
     found = await get_margin(visit.call, visit.query(MarginQuery))
@@ -268,6 +250,5 @@ ROUTES: Final[tuple[Page, ...]] = (
     Page("POST", "/operator/payments/events/{event_id}/replay", replay, Who.operator, again=events),
     Page("GET", "/operator/payments/differences", differences, Who.operator),
     Page("GET", "/operator/plans", plans, Who.operator),
-    Page("GET", "/operator/prices", prices, Who.operator),
     Page("GET", "/operator/margin", margins, Who.operator, csv=True),
 )

@@ -1,4 +1,4 @@
-"""Operators: everyone's keys with what they spend, and everyone's requests, metered and refused."""
+"""Operators: everyone's keys with what they spend, everyone's requests, metered and refused."""
 
 from __future__ import annotations
 

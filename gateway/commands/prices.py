@@ -2,7 +2,7 @@
 requests of a period, which a gateway does."""
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Final
 
@@ -14,13 +14,9 @@ from billing.prices import PriceRow
 
 if TYPE_CHECKING:
     from billing.shapes.repricing import RepricedShape
-    from billing.usage import Usage
 
-MINUTE_S: Final = 60
 MOST_SHOWN: Final = 1000
 """Requests that a repricing names."""
-MAX_DIGITS: Final = 18
-"""Of a count: more than any that can be priced."""
 
 File = Annotated[Path | None, typer.Argument(help="A prices.yaml; without it, the one in force.", show_default=False)]
 
@@ -76,42 +72,6 @@ def _data(row: PriceRow) -> dict[str, object]:
         "tiers": len(row.tiers),
         "variants": [variant.name for variant in row.variants],
     }
-
-
-def _find(table: PriceTable, model: str, now_s: float) -> PriceRow:
-    """Return the row in force of `provider/model`. Without the provider: of the only one that has a row for that very
-    name. Raises `CommandFailed`."""
-    provider, slash, name = model.partition("/")
-    row = table.find(provider, name, now_s) if slash else None
-    if row is not None:
-        return row
-    named = sorted({each.provider for each in table.rows if each.model == model})
-    found = [row for each in named if (row := table.find(each, model, now_s)) is not None]
-    if len(found) == 1:
-        return found[0]
-    if found:
-        ways = ", ".join(f"{row.provider}/{model}" for row in found)
-        raise CommandFailed(f"Several providers have {model}: name one of {ways}.", REFUSED)
-    known = "See metergate operator price list." if slash else "Name it as provider/model, as price list does."
-    raise CommandFailed(f"No row prices {model}. {known}", REFUSED)
-
-
-def _usage(counts: Sequence[str]) -> "Usage":
-    """Return the counts of a usage, each `NAME=NUMBER`. Raises `CommandFailed`."""
-    from billing.usage import COUNT_NAMES, Usage, UsageError
-
-    values = {}
-    for each in counts:
-        name, _, number = each.partition("=")
-        if name not in COUNT_NAMES:
-            raise CommandFailed(f"There is no count {name!r}. Counts are {', '.join(COUNT_NAMES)}.", USAGE)
-        if not (number.isascii() and number.isdigit() and len(number) <= MAX_DIGITS):
-            raise CommandFailed(f"{each!r} is no count: write {name} and a whole number, such as {name}=1000.", USAGE)
-        values[name] = int(number)
-    try:
-        return Usage(**values)  # type: ignore[arg-type]
-    except UsageError as error:
-        raise CommandFailed(f"These counts can't be: {error}.", USAGE) from error
 
 
 async def list_prices(
@@ -174,18 +134,20 @@ async def try_price(
 
     from billing.ledger.explanations import exact_usd, shown_quantity
     from billing.money import format_usd
-    from billing.rates import MINUTES_OF_DAY, round_up
+    from billing.price_trials import NoSuchPrice, TrialRefused, find_row, try_usage, usage_of
     from billing.shapes.usage import line_shape
 
     now_s = time.time()
-    row, usage = _find(_table(None), model, now_s), _usage(counts)
-    variant = row.variant(service_tier, None, speed, region, int(now_s // MINUTE_S % MINUTES_OF_DAY))
-    priced = row.lines(usage, variant)
+    try:
+        row = find_row(_table(None), model, now_s)
+        trial = try_usage(row, usage_of(counts), now_s, service_tier, speed, region)
+    except TrialRefused as error:
+        raise CommandFailed(str(error), REFUSED if isinstance(error, NoSuchPrice) else USAGE) from error
     lines = [
         (line.price_class, shown_quantity(line), format_usd(line.rate_nano), exact_usd(line.amount_scaled))
-        for line in priced
+        for line in trial.lines
     ]
-    cost = format_usd(round_up(row.cost_scaled(usage, variant)))
+    cost, variant = format_usd(trial.cost_nano), trial.variant
     summary = f"{cost} USD by {row.provider}/{row.model} from {row.effective_from}" + (
         f", {variant}" if variant else ""
     )
@@ -195,7 +157,7 @@ async def try_price(
         "provider": row.provider,
         "model": row.model,
         "variant": variant,
-        "lines": [line_shape(line) for line in priced],
+        "lines": [line_shape(line) for line in trial.lines],
     }
     output.show(Shown(data, (Table(("class", "quantity", "price USD", "amount USD"), lines), summary)))
 

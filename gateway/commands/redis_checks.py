@@ -10,7 +10,7 @@ from typing import Any, Final
 
 from billing.holds.redis.client import RedisClient, Shard
 from billing.holds.redis.connection import RedisError, RedisStrange, info_fields
-from billing.holds.redis.server import Server
+from billing.holds.redis.server import SLOTS, Server
 from billing.holds.redis.session import NO_EVICTION
 from gateway.commands.checks import Check, Status
 from gateway.commands.failures import shown_url
@@ -19,7 +19,6 @@ STORE_TIMEOUT_S: Final = 5.0
 ServerInfo = Mapping[str, Any] | RedisError
 """What a Redis server says of itself and its cluster, or why it says nothing."""
 OLDEST_REDIS: Final = (6, 2)
-SLOTS: Final = 16384
 LEAST_MASTERS: Final = 3
 """Of fewer no majority is left to vote for a replica once one has died."""
 NOTICE_SHARE: Final = 1.5

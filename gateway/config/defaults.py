@@ -127,6 +127,7 @@ class Limits:
     collect_overlap_s: float = _seconds(
         300, 0, 86_400, "a window begins so long before the last snapshot, for those that come late"
     )
+    collect_keep_days: int = _whole(37, 37, 3650, "days that what counters said is kept; sums by hour stay for good")
     moderation_model: str = _bound(
         "omni-moderation-latest", Bound("text", "model of a request to /v1/moderations that names none")
     )

@@ -9,12 +9,30 @@ from billing.ledger.catalogue import sync_prices
 from billing.ledger.reports import roll
 from billing.payments.assembly import Payments
 from billing.refused import RefusedRequest
+from billing.shapes.operation import ModelShape, PricingShape
 from billing.usage import Usage
 from tests.billing.support import PRICES
 from tests.billing.web.support import Console
 
 REQUESTS: Final = 240
 MODELS: Final = ("gpt-4o-mini", "fast", "smart")
+PRICES_SHOWN: Final = (
+    ("gpt-4o-mini", "openai", {"input": "0.15", "cached_input": "0.075", "output": "0.60"}, {}),
+    ("fast", "openai", {"input": "0.15", "cached_input": "0.075", "output": "0.60"}, {}),
+    ("smart", "anthropic", {"input": "3.00", "cached_input": "0.30", "cache_write": "3.75", "output": "15.00"}, {}),
+    ("rerank", "cohere", {}, {"search": "0.002"}),
+)
+MODELS_SERVED: Final = [
+    ModelShape(
+        id=name,
+        created=0,
+        owned_by=provider,
+        max_output_tokens=16_384,
+        context_window=128_000,
+        pricing=PricingShape(price_id="p", usd_per_million=tokens, usd_per_unit=units),
+    )
+    for name, provider, tokens, units in PRICES_SHOWN
+]
 HOOK: Final = "https://hooks.example.com/metergate"
 FORMS: Final = (
     ("/members/invite", {"email": "new@example.com", "role": "member"}),

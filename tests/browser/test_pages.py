@@ -21,7 +21,7 @@ from billing.web.visits import Page as Declared
 from billing.web.visits import Who
 from tests.billing.web.support import Console
 from tests.browser.conftest import watched
-from tests.browser.furnished import furnish
+from tests.browser.furnished import MODELS_SERVED, furnish
 from tests.browser.looking import axe, findings, ill_on_phones, said, too_wide
 
 if TYPE_CHECKING:
@@ -92,7 +92,17 @@ class Walk:
             wrong += [f"dark: {each}" for each in await findings(page, colours=True)]
             await shoot(page, shot, "dark")
             wrong += await ill_on_phones(page)
-        wrong += self.heard
+        self.note(what, wrong)
+
+    async def glance(self, page: "Page", what: str) -> None:
+        """Look at a page as it stands but once: in dark, on a phone."""
+        await page.emulate_media(color_scheme="dark")
+        wrong = await ill_on_phones(page)
+        self.note(what, wrong + await findings(page))
+
+    def note(self, what: str, wrong: list[str]) -> None:
+        """Keep what is wrong with a page, and what the browser has said of it."""
+        wrong = wrong + self.heard
         self.heard.clear()
         if wrong:
             self.wrong.setdefault(what, []).extend(wrong)
@@ -148,7 +158,8 @@ def by_need(pages: Iterable[Declared]) -> list[Declared]:
 
 
 @pytest.fixture
-async def furnished(console: Console, payments: Payments) -> Console:
+async def furnished(console: Console, payments: Payments, monkeypatch: pytest.MonkeyPatch) -> Console:
+    monkeypatch.setattr("tests.billing.web.conftest.MODELS", MODELS_SERVED)
     await furnish(console, payments)
     return console
 

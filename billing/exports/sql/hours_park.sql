@@ -1,9 +1,6 @@
--- Park an hour under number $5, and list it as item $6, refused by reason $7. Where the amount was taken before it was refused
--- ($8), it counts as not told.
+-- Park an hour under number $5, which is not told yet, and list it as item $6, refused by reason $7.
 WITH hour AS (
-    UPDATE export_hours SET parked = true,
-        told = CASE WHEN $8 THEN told - coalesce(last, 0) ELSE told END,
-        last = CASE WHEN $8 THEN NULL ELSE last END
+    UPDATE export_hours SET parked = true
     WHERE export = $1 AND account_id = $2 AND meter = $3 AND hour = $4 AND n = $5 AND NOT parked
 )
 INSERT INTO export_parked (export, item, admitted_at, account_id, reason) VALUES ($1, $6, $4, $2, $7)

@@ -1,21 +1,18 @@
-"""One Redis server: a connection for script calls, another for plain commands, and the client library for URLs, TLS
-and subscriptions.
+"""One Redis server: a connection for script calls, another for plain commands, and the client library for TLS, options
+of URLs and subscriptions.
 
-Plain commands have a connection of their own, so that no script call waits behind a long reply.
+Plain commands have a connection of their own, so that no script call waits behind a long reply. The client library is
+imported where it is needed: that takes longer than all that a command does on a server at an address without options.
 """
 
-import asyncio
-from collections.abc import AsyncIterator, Callable
-from ssl import SSLContext
-from typing import Any, Final
+from __future__ import annotations
 
-import redis.asyncio as redis_client
-from redis.asyncio.connection import SSLConnection, parse_url
-from redis.asyncio.retry import Retry
-from redis.backoff import NoBackoff
-from redis.crc import key_slot
-from redis.exceptions import ConnectionError as ClientConnectionError
-from redis.exceptions import RedisError as ClientError
+import asyncio
+from binascii import crc_hqx
+from collections.abc import AsyncIterator, Callable
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any, Final
+from urllib.parse import unquote, urlsplit
 
 from billing.holds.redis.connection import (
     NO_REDIS,
@@ -30,14 +27,55 @@ from billing.holds.redis.connection import (
 )
 from billing.holds.singleflight import SingleFlight
 
+if TYPE_CHECKING:
+    from ssl import SSLContext
+
+    from redis.asyncio import Redis
+
 CLIENT_NAME: Final = "metergate"
 LISTEN_PING_S: Final = 5.0
-_LIBRARY_FAILURES: Final = (ClientError, OSError, TimeoutError)
+SLOTS: Final = 16_384
 
 Where = dict[str, Any]
 """What a URL says of a server, as the client library parses it. May hold a password: never shown."""
+_PLAIN: Final = frozenset({"host", "port", "db", "path", "username", "password"})
+"""What the library takes whatever it says."""
 
-__all__ = ["Server", "Where", "key_slot", "parse_url"]
+
+def load_library() -> None:
+    """Load the client library now, for a process that is going to listen."""
+    import redis.asyncio  # noqa: F401
+
+
+def parse_url(url: str) -> Where:
+    """Return what a URL says of a server, as the client library does. Raises `ValueError`."""
+    parts = urlsplit(url)
+    if parts.query or parts.scheme not in ("redis", "unix"):
+        from redis.asyncio import connection
+
+        return dict(connection.parse_url(url))
+    found: Where = {}
+    if parts.username:
+        found["username"] = unquote(parts.username)
+    if parts.password:
+        found["password"] = unquote(parts.password)
+    if parts.scheme == "unix":
+        return {**found, "path": unquote(parts.path)} if parts.path else found
+    if parts.hostname:
+        found["host"] = unquote(parts.hostname)
+    if parts.port:
+        found["port"] = parts.port
+    with suppress(ValueError):  # any other path says nothing
+        found["db"] = int(unquote(parts.path).replace("/", ""))
+    return found
+
+
+def key_slot(key: bytes) -> int:
+    """Return the slot of a key in a cluster, by its hash tag where it has one. Source:
+    https://redis.io/docs/latest/operate/oss_and_stack/reference/cluster-spec/#hash-tags."""
+    begin = key.find(b"{") + 1
+    end = key.find(b"}", begin) if begin else -1
+    return crc_hqx(key[begin:end] if end > begin else key, 0) % SLOTS
 
 
 class Server:
@@ -50,21 +88,36 @@ class Server:
         self._connecting: SingleFlight[RedisConnection] = SingleFlight()
         self._connection: RedisConnection | None = None
         self._plain: RedisConnection | None = None
+        self._client: Redis | None = None
+        if not where.keys() <= _PLAIN:
+            self._library()  # which refuses options that there are not
+
+    def _library(self) -> Redis:
+        """Return the library's client of this server, made once. Raises `RedisStrange`."""
+        if self._client is not None:
+            return self._client
+        import redis.asyncio
+        from redis.asyncio.connection import SSLConnection
+        from redis.asyncio.retry import Retry
+        from redis.backoff import NoBackoff
+
+        where = self._where
         options = {name: value for name, value in where.items() if name != "connection_class"}
         if where.get("connection_class") is SSLConnection:
             options["ssl"] = True
         if "path" in options:
             options["unix_socket_path"] = options.pop("path")
-        options["socket_connect_timeout"] = connect_timeout_s
+        options["socket_connect_timeout"] = self._connect_timeout_s
         # With a timeout of its own the library writes under `wait_for`: it swallows cancellations before Python 3.12.
         options["socket_timeout"] = None
         options["client_name"] = CLIENT_NAME
         # At once and once: a connection that broke while it lay idle is found when it is used. Else whoever asks waits.
-        options["retry"] = Retry(NoBackoff(), 1, supported_errors=(ClientConnectionError,))
+        options["retry"] = Retry(NoBackoff(), 1, supported_errors=(redis.ConnectionError,))
         try:
-            self._client = redis_client.Redis(**options)
+            self._client = redis.asyncio.Redis(**options)
         except (TypeError, ValueError) as error:
             raise RedisStrange("REDIS_URL has an option that there is not") from error
+        return self._client
 
     def __repr__(self) -> str:
         return f"Server({self.name}, {'up' if self._connection and self._connection.alive else 'down'})"
@@ -178,8 +231,10 @@ class Server:
 
         Raises `RedisAway` then.
         """
+        from redis.exceptions import RedisError as LibraryError
+
         try:
-            async with self._client.pubsub() as subscription:
+            async with self._library().pubsub() as subscription:
                 async with asyncio.timeout(self._connect_timeout_s):
                     await subscription.subscribe(channel)
                 pinged = False
@@ -196,7 +251,7 @@ class Server:
                         async with asyncio.timeout(self._connect_timeout_s):
                             await subscription.ping()
                     pinged = message is None
-        except _LIBRARY_FAILURES as error:
+        except (LibraryError, OSError, TimeoutError) as error:
             raise RedisAway(f"the subscription broke: {type(error).__name__}") from error
 
     async def close(self) -> None:
@@ -204,7 +259,8 @@ class Server:
         for connection in (self._connection, self._plain):
             if connection is not None:
                 connection.close()
-        await self._client.aclose()
+        if self._client is not None:
+            await self._client.aclose()
 
 
 def _nothing() -> None:
@@ -213,7 +269,11 @@ def _nothing() -> None:
 
 def _tls(where: Where) -> SSLContext | None:
     """Return what the client library makes of the URL's `ssl_…` options; None without TLS."""
-    if where.get("connection_class") is not SSLConnection:
+    if "connection_class" not in where:
+        return None
+    from redis.asyncio.connection import SSLConnection
+
+    if where["connection_class"] is not SSLConnection:
         return None
     options = {name: value for name, value in where.items() if name.startswith("ssl_")}
     return SSLConnection(**options).ssl_context.get()

@@ -1,5 +1,6 @@
 -- Delete those who have registered an address, have not proven it for $1 days, and have nothing but the personal
 -- organization that was made with it, at most $2 of them. The account, which ledgers may name, stays as a closed one.
+-- OFFSET 0 has each condition looked up by its index for one person after another: as joins, planning them takes 20 ms.
 WITH old AS (
     SELECT users.id, organizations.id AS org_id, organizations.account_id
     FROM users
@@ -7,13 +8,14 @@ WITH old AS (
     JOIN organizations ON organizations.id = memberships.org_id AND organizations.personal
     WHERE users.status = 'pending' AND users.email_verified_at IS NULL
         AND users.created_at < now() - $1 * interval '1 day'
-        AND NOT EXISTS (SELECT FROM user_identities WHERE user_id = users.id)
-        AND NOT EXISTS (SELECT FROM one_time_codes WHERE email = users.email AND expires_at > now())
-        AND NOT EXISTS (SELECT FROM memberships AS other WHERE other.user_id = users.id AND other.org_id <> organizations.id)
-        AND NOT EXISTS (SELECT FROM memberships AS other WHERE other.org_id = organizations.id AND other.user_id <> users.id)
-        AND NOT EXISTS (SELECT FROM invitations WHERE org_id = organizations.id)
-        AND NOT EXISTS (SELECT FROM api_keys WHERE account_id = organizations.account_id)
-        AND NOT EXISTS (SELECT FROM transfers WHERE organizations.account_id IN (debit_account, credit_account))
+        AND NOT EXISTS (SELECT FROM user_identities WHERE user_id = users.id OFFSET 0)
+        AND NOT EXISTS (SELECT FROM one_time_codes WHERE email = users.email AND expires_at > now() OFFSET 0)
+        AND NOT EXISTS (SELECT FROM memberships AS other WHERE other.user_id = users.id AND other.org_id <> organizations.id OFFSET 0)
+        AND NOT EXISTS (SELECT FROM memberships AS other WHERE other.org_id = organizations.id AND other.user_id <> users.id OFFSET 0)
+        AND NOT EXISTS (SELECT FROM invitations WHERE org_id = organizations.id OFFSET 0)
+        AND NOT EXISTS (SELECT FROM api_keys WHERE account_id = organizations.account_id OFFSET 0)
+        AND NOT EXISTS (SELECT FROM transfers WHERE debit_account = organizations.account_id OFFSET 0)
+        AND NOT EXISTS (SELECT FROM transfers WHERE credit_account = organizations.account_id AND kind <> 'usage' OFFSET 0)
     ORDER BY users.created_at LIMIT $2 FOR UPDATE OF users SKIP LOCKED),
 tokens AS (
     DELETE FROM refresh_tokens USING sessions, old WHERE session_id = sessions.id AND sessions.user_id = old.id),

@@ -91,7 +91,9 @@
     document.body.addEventListener("htmx:load", function (event) { reveal(event.detail.elt); });
     var problem = document.getElementById("problem");
     if (problem) { problem.scrollIntoView({ block: "nearest" }); }
-    /* Parts that look again: `data-live` with hx-get and hx-trigger="look". Nothing is asked while nobody looks. */
+    /* Parts that look again: `data-live` with hx-get and hx-trigger="look". Nothing is asked while nobody looks. A page
+       that answers a form has another address than the part that it would fetch, whose links are relative: it stays. */
+    if ("still" in root.dataset) { return; }
     setInterval(function () {
       if (document.visibilityState !== "visible" || !window.htmx) { return; }
       var selection = window.getSelection();

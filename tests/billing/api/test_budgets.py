@@ -8,12 +8,16 @@ import pytest
 
 from billing.answers import Refused
 from billing.api.services import Services
-from billing.budgets.budgets import Budgets
+from billing.audit import SYSTEM
+from billing.budgets.budgets import MOST_FAILED, Budgets
+from billing.budgets.rules import BudgetPeriod, BudgetTerms, Subject
 from billing.cli import Table
 from billing.cli import budgets as commands
 from billing.client.client import BillingClient
+from billing.database.connection import DatabaseRefused
 from billing.ledger.catalogue import sync_prices
 from billing.ledger.reports import roll
+from billing.ledger.used import UsageSums
 from billing.notices.destinations import Poster
 from billing.notices.worker import NoticeRules, NoticeWorker
 from billing.usage import Usage
@@ -104,6 +108,9 @@ async def test_budgets_tell_once_for_a_threshold_and_period(services: Services, 
         changed = (await api.person(owner, "PATCH", url, {"amount_usd": "9"})).json
         assert (changed["percent"], changed["told"], changed["notify"]) == (100, 0, ["viewer@example.com"])
         assert await look() == [("account", 100)]
+        for thresholds, told in (([50, 60, 100], []), ([50, 60], []), ([50, 70], [("account", 70)])):
+            await api.person(owner, "PATCH", url, {"thresholds": thresholds, "amount_usd": "9"})
+            assert await look() == told, thresholds  # of what is new in it, if it is above all that stays
         page = (await api.admin("GET", f"/accounts/{account_id}/budgets?limit=3")).json
         assert [each["subject"] for each in page["data"]] == ["tag", "user", "key"]
         assert page["next_cursor"] is not None
@@ -113,6 +120,34 @@ async def test_budgets_tell_once_for_a_threshold_and_period(services: Services, 
         await refused(api, owner)
         await by_commands(api, owner)
     await mailed_to(billing, {"owner@example.com", "viewer@example.com"})
+
+
+class FaultySums(UsageSums):
+    """Sums that can't be read of some accounts."""
+
+    faulty: tuple[str, ...] = ()
+
+    async def spans(self, account_id: str, *arguments: Any, **more: Any) -> Any:
+        if account_id in self.faulty:
+            raise DatabaseRefused("these sums can't be read")
+        return await super().spans(account_id, *arguments, **more)
+
+
+async def test_a_budget_that_fails_keeps_no_other_back(billing: Billing) -> None:
+    sums = FaultySums(billing.database)
+    budgets = Budgets(billing.database, sums, billing.new_id, NOW.timestamp)
+    await sync_prices(billing.database, PRICES)
+    accounts = [(await billing.accounts.create(f"{n}")).id for n in range(MOST_FAILED + 1)]
+    for account_id in accounts:
+        terms = BudgetTerms(Subject.account, "", BudgetPeriod.total, 1, (100,))
+        await budgets.create(account_id, terms, actor=SYSTEM)
+        await billing.debit(account_id, "key_1", Usage(input_tokens=1))
+    sums.faulty = tuple(accounts[:2])
+    assert await budgets.round() == len(accounts) - 2
+    await billing.database.execute("UPDATE budgets SET looked_at = '-infinity'")
+    sums.faulty = tuple(accounts)
+    with pytest.raises(DatabaseRefused):
+        await budgets.round()
 
 
 async def by_commands(api: Api, owner: str) -> None:
@@ -156,4 +191,4 @@ async def mailed_to(billing: Billing, expected: set[str]) -> None:
     rows = await billing.database.rows("SELECT recipient, subject, body FROM mail_outbox")
     assert {row["recipient"] for row in rows} == expected
     to_viewer = [row for row in rows if row["recipient"] == "viewer@example.com"]
-    assert len(to_viewer) == 4  # the account's budget names the viewer; of others the owner is told
+    assert len(to_viewer) == 5  # the account's budget names the viewer; of others the owner is told

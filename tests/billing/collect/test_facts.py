@@ -12,6 +12,8 @@ from hypothesis import strategies as st
 from billing.collect.debits import MOST_BYTES, MOST_DEBITS
 from billing.collect.snapshots import MOST_COUNTED, FirstPoint, Source, read_page
 from billing.collect.subjects import SubjectRules
+from billing.collect.traffic import Traffic
+from billing.ledger.used import UsageSums
 from billing.money import ceil_div
 from tests.billing.collect.support import NOW, START, Room, Sample, minutes_of, page_of
 from tests.billing.support import Billing
@@ -107,13 +109,19 @@ async def test_late_snapshots_move_bytes_and_huge_counters_keep_nobody_waiting(b
     assert (row["bytes"], row["balance_nano"], row["refunds"]) == (100, INITIAL - 100, 0)
 
     free = Room(billing, "huge")
-    counts = (0, MOST_COUNTED) * 600
-    await free.write(Sample("n1", START + timedelta(seconds=at), "hg", "", up, up) for at, up in enumerate(counts))
+    counts = (0, MOST_COUNTED) * 1100  # more than 64 bits have in all, of two hours
+    await free.write(Sample("n1", START + timedelta(seconds=3 * at), "hg", "", up, up) for at, up in enumerate(counts))
     await free.write([Sample("n1", START + timedelta(minutes=30), "ot", "", 7, 0)])
     await free.subjects.settle()
+    seen = {each.uuid: each for each in (await free.subjects.page(2)).items}
+    assert seen["hg"].bytes == 2 * 1100 * MOST_COUNTED
+    spans = await Traffic(UsageSums(billing.database), NOW.timestamp).spans(
+        str(seen["hg"].account_id), [START, START + timedelta(hours=2)]
+    )
+    assert sum(used.bytes for used in spans[0].values()) == seen["hg"].bytes
     rated = await free.debits.round(NOW)
-    assert (rated.debits, rated.left) == (MOST_DEBITS + 1, set())
-    for uuid, count in (("hg", MOST_DEBITS * MOST_BYTES), ("ot", 7)):
+    assert (rated.debits, rated.left) == (2 * MOST_DEBITS + 1, set())
+    for uuid, count in (("hg", 2 * MOST_DEBITS * MOST_BYTES), ("ot", 7)):
         row = await billing.database.row(ask, uuid)
         assert row is not None
         assert row["bytes"] == count

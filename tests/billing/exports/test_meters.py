@@ -134,6 +134,10 @@ async def test_what_stripe_refuses_is_parked_and_told_once_it_is_mended(
         (image,) = (each for each in stripe.state.all("billing.meter_event") if each["event_name"] == "images")
         assert image["timestamp"] == int(new.timestamp()) // 3600 * 3600 + 3599
 
+        late = debit(billing, account_id, new, 1_000, feature="image")  # told under the next number
+        await write_debits(billing.database, [late])
+        await told_to_the_end(worker)
+
         report = stripe.routes.meters.report("no meter", image["identifier"])
         report_id = {"identifier": f"{image['identifier']}:of-a-call"}  # the key of the call, which begins with it
         stripe.state.all(REPORT)[-1]["data"]["reason"]["error_types"][0]["sample_errors"][0]["request"] = report_id
@@ -142,7 +146,7 @@ async def test_what_stripe_refuses_is_parked_and_told_once_it_is_mended(
         await told_to_the_end(worker)
         (reported, *_) = (await exports.parked(50)).items
         assert (reported.item, reported.reason) == (image["identifier"], "taken, then refused: no meter")
-        assert amounts(stripe)[image["payload"]["stripe_customer_id"], "images", image["timestamp"] // 3600] == 0
+        assert amounts(stripe)[image["payload"]["stripe_customer_id"], "images", image["timestamp"] // 3600] == 1
 
         assert await exports.again(NAME, reported.item, SYSTEM) == 1
         await told_to_the_end(worker)
@@ -172,9 +176,9 @@ async def test_what_stripe_may_have_forgotten_is_told_once_somebody_has_looked_i
 
 
 async def expected(billing: Billing, at: datetime) -> Counter[tuple[str, str, int]]:
-    """What the one event that is not too old comes to."""
+    """What the events that are not too old come to."""
     hour = int(at.timestamp()) // 3600
     found = Counter({key: value for key, value in (await ledger(billing)).items() if key[2] == hour})
     customer = next(iter(found))[0]
-    found[customer, "images", hour] = 1
+    found[customer, "images", hour] = 2
     return found

@@ -156,6 +156,28 @@ async def test_included_credit_goes_with_the_money_that_brought_it(billing: Bill
     assert (await shop.standing())[1:] == ("active", "5.00")
 
 
+async def test_a_lost_dispute_of_an_invoice_ends_the_plan_and_its_renewals(billing: Billing) -> None:
+    shop = Shop(billing, (await billing.accounts.create("Acme")).id)
+    order = await shop.payments.flows.checkout(Wanted(shop.account_id, "first", plan="starter"))
+    assert order.url is not None
+    await shop.act(order.url, "approve")
+    await shop.standing()
+    await shop.act(order.url, "dispute")
+    assert await shop.standing() == ("starter", "suspended", "0.00")  # the period's credit; it may still be won
+    shop.now += timedelta(days=32)
+    assert (await shop.standing())[0] == "starter"
+    invoices = "SELECT count(*) FROM local_objects WHERE kind = 'invoice'"
+    assert await billing.database.value(invoices) == 2
+    # Lost for a period that is over, by when the page is gone: the account is charged for no other.
+    lose = "UPDATE local_objects SET state = state || '{\"status\": \"lost\"}' WHERE kind = 'dispute' RETURNING id"
+    await shop.payments.applier.refresh(ObjectRef("dispute", await billing.database.value(lose)))
+    assert (await shop.standing())[:2] == ("free", "suspended")
+    assert await shop.payments.changes.current(shop.account_id) is None
+    shop.now += timedelta(days=32)
+    await shop.standing()
+    assert await billing.database.value(invoices) == 2
+
+
 async def test_changes_to_and_fro_make_no_credit(billing: Billing) -> None:
     shop = Shop(billing, (await billing.accounts.create("Acme")).id)
     await shop.buy("starter", "first")

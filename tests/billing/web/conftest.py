@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from msgspec import structs
 
-from billing.api.services import Services
+from billing.api.services import PaymentOversight, Services
 from billing.holds.redis.client import RedisClient
 from billing.holds.redis.state import Keyspace, RedisState
 from billing.identity.browsers import BrowserRules
@@ -71,7 +71,9 @@ async def services(bare_services: Services, redis_url: str, payments: Payments) 
     """What the API works on, with payments, a Redis that keeps refusals, and models."""
     link = RedisClient(redis_url, timeout_s=20.0)
     refused = RefusedRequests(RedisState(link, Keyspace()), RefusedRules())
-    yield replace(bare_services, refused=refused, models=lambda: MODELS, windows=windows, payments=payments)
+    shown = PaymentOversight(payments.events, payments.comparisons)
+    more = {"payments": payments, "payment_oversight": shown}
+    yield replace(bare_services, refused=refused, models=lambda: MODELS, windows=windows, **more)
     await link.close()
 
 

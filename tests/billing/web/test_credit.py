@@ -56,6 +56,8 @@ async def test_credit_is_bought_and_appears_by_itself(console: Console, payments
     form = {"once": once[1], "amount_usd": "4.99", "save_method": "on"}
     wrong = await console.post("/credit/buy", "admin", form)
     assert (wrong.status, 'id="w-amount_usd"' in wrong.text, 'value="4.99"' in wrong.text) == (422, True, True)
+    assert "data-still" in wrong.text  # it is at another address than the part of it that would look again
+    assert "data-still" not in (await console.get("/credit", "owner")).text
     sent = [await console.post("/credit/buy", "admin", form | {"amount_usd": "25"}) for _ in range(2)]
     assert sent[0].location == sent[1].location
     path = sent[0].location.removeprefix("..")

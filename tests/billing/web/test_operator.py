@@ -1,12 +1,16 @@
 """What operators see and do: every amount is the ledger's, every change is audited, by whoever made it."""
 
 import re
+from dataclasses import replace
 from decimal import Decimal
 from typing import Any
 
 from billing.ledger.catalogue import sync_prices
+from billing.money import parse_usd
+from billing.price_table import PriceTable
 from billing.usage import Usage
-from tests.billing.support import PRICES
+from tests.billing.support import PRICE, PRICES, Billing
+from tests.billing.web.conftest import MODELS
 from tests.billing.web.support import Console
 
 KEY = re.compile(r'name="idempotency_key" value="([^"]+)"')
@@ -104,3 +108,31 @@ async def test_the_first_page_has_the_money_and_each_number_leads_to_its_rows(co
     disabled = await console.post(f"/operator/people/{console.persons['member']}", "operator", {"status": "disabled"})
     assert disabled.status == 303
     assert (await console.get("/usage", "member")).status == 303  # signed out
+
+
+async def test_prices_have_their_history_and_a_usage_is_tried(console: Console, billing: Billing) -> None:
+    """What the command says of a usage, the page says; what the ledger alone has priced requests once."""
+    gone = replace(PRICE, per_million={**PRICE.per_million, "output": parse_usd("0.70")})
+    other = replace(PRICE, provider="azure", per_unit={})
+    await sync_prices(billing.database, PriceTable([gone, other]))
+    page = await console.get("/operator/prices", "operator")
+    assert f"history?of=openai%2F{MODELS[0].id}" in page.text  # its row is none of this table
+    page = await console.get("/operator/prices/differences", "operator")
+    assert page.values[:2] == ["1", "2"]
+    assert [row.id in page.text for row in (PRICE, gone, other)] == [True, True, True]
+    await sync_prices(billing.database, PRICES)
+    page = await console.get("/operator/prices/differences", "operator")
+    assert "the ledger has every row of it" in page.words
+    page = await console.get("/operator/prices/history", "operator", params={"of": "openai/gpt-4o-mini"})
+    assert [row.id in page.text for row in (PRICE, gone, other)] == [True, True, False]
+    assert "output $0.70" in page.words
+    asked = {"model": "gpt-4o-mini", "counts": "input_tokens=1000000 output_tokens=500000 searches=1"}
+    page = await console.get("/operator/prices/try", "operator", params=asked)
+    assert page.values == ["0.46"]
+    assert "by openai/gpt-4o-mini from 2024-07-18" in page.words
+    for wrong, said in (
+        ({"model": "openai/none"}, "No row prices"),
+        ({"counts": "tokens=1"}, "Counts are input_tokens"),
+    ):
+        page = await console.get("/operator/prices/try", "operator", params={**asked, **wrong})
+        assert (page.status, said in page.words) == (422, True)

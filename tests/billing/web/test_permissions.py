@@ -27,7 +27,18 @@ OPERATORS_READ: Final = (
         "/payments/events",
         "/payments/differences",
     ),
-    *("/plans", "/prices", "/margin", "/providers", "/people", "/audit", "/jobs"),
+    *(
+        "/plans",
+        "/prices",
+        "/prices/history",
+        "/prices/differences",
+        "/prices/try",
+        "/margin",
+        "/providers",
+        "/people",
+        "/audit",
+        "/jobs",
+    ),
     *("/exporters", "/exports", "/webhooks"),
 )
 OPERATORS_READ_ONE: Final = (

@@ -460,6 +460,13 @@ def test_a_command_on_prices_reads_no_other_settings() -> None:
     assert imported_by("operator price list", ("gateway.config.settings",)) == (0, [])
 
 
+def test_commands_on_the_stores_do_without_what_serving_needs(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Redis's client library, which takes as long to import as all of asyncpg, and HTTP."""
+    monkeypatch.setenv("DATABASE_URL", "postgresql://127.0.0.1:1/none")
+    monkeypatch.setenv("REDIS_URL", "redis://127.0.0.1:1/0")
+    assert imported_by("reconcile", ("redis", "aiohttp")) == (3, [])
+
+
 def imported_by(command: str, names: tuple[str, ...]) -> tuple[int, list[str]]:
     """Run a command in a process; its exit code, and which of these modules it has imported."""
     script = (

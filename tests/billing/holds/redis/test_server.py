@@ -4,10 +4,14 @@ import asyncio
 from collections.abc import AsyncIterator
 
 import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
+from redis.asyncio.connection import parse_url as parsed_by_library
+from redis.crc import key_slot as slot_by_library
 
 from billing.holds.redis.client import RedisClient
 from billing.holds.redis.connection import RedisAway, RedisRefused, RedisStrange, RedisTimeout
-from billing.holds.redis.server import Server
+from billing.holds.redis.server import Server, key_slot, parse_url
 from tests.support.redis_cluster import Node
 
 SECRET = "verysecret"
@@ -24,6 +28,27 @@ async def client(lone_node: Node) -> AsyncIterator[RedisClient]:
 async def server(client: RedisClient) -> Server:
     (shard,) = await client.shards()
     return shard.master
+
+
+_TEXT = st.text("ab%3A2/;é.-", max_size=8)
+
+
+@given(st.sampled_from(["redis", "unix", "rediss"]), _TEXT, _TEXT, st.sampled_from(["", "h", "[::1]", "h:7"]), _TEXT)
+@example("redis", "", "", "", "0")
+@example("rediss", "", "p", "h", "?db=3")
+@example("unix", "", "", "", "run/redis.sock?db=1")
+def test_a_url_says_what_it_says_to_the_client_library(scheme: str, user: str, word: str, at: str, path: str) -> None:
+    user, word = user.replace("/", ""), word.replace("/", "")
+    url = f"{scheme}://{f'{user}:{word}@' if user or word else ''}{at}/{path}"
+    expected = dict(parsed_by_library(url))
+    if scheme == "unix" and "?" not in path:
+        del expected["connection_class"]
+    assert parse_url(url) == expected
+
+
+@given(st.text("{}ab", max_size=12).map(str.encode))
+def test_a_key_has_the_slot_that_it_has_for_the_client_library(key: bytes) -> None:
+    assert key_slot(key) == slot_by_library(key)
 
 
 async def test_a_connection_that_broke_while_it_was_idle_costs_nothing(lone_node: Node, server: Server) -> None:
