@@ -85,8 +85,8 @@ class BudgetTerms:
     def __post_init__(self) -> None:
         name, is_pair, value = self.about.partition("=")
         if (self.subject is Subject.account) != (not self.about):
-            said = "must be absent for the account" if self.about else "must name the key or user"
-            raise BudgetRefused(f"subject_id {said}.", "subject_id")
+            rule = "must be absent for the account" if self.about else "must name the key or user"
+            raise BudgetRefused(f"subject_id {rule}.", "subject_id")
         if self.subject is Subject.tag and not (name and is_pair and value):
             raise BudgetRefused("tag must be a tag's name and value, such as team=a.", "tag")
         if not 0 < self.amount_nano <= MAX_NANO:

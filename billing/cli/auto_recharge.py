@@ -62,7 +62,7 @@ def _shown(found: "RechargeShape") -> Shown:
     if found.amount_usd is not None:
         rows += [("below USD", found.threshold_usd or "-"), ("charged USD", found.amount_usd)]
         rows.append(("a month at most USD", found.monthly_cap_usd or "-"))
-    rows += [(name, said) for name, said in (("why", found.reason), ("act at", found.url)) if said is not None]
+    rows += [(name, text) for name, text in (("why", found.reason), ("act at", found.url)) if text is not None]
     if found.next_attempt_at is not None:
         rows.append(("next try", found.next_attempt_at))
     return Shown(found.received, (Table((), rows),))

@@ -60,8 +60,8 @@ async def margin(
     rows = [(each.group or "-", *_row(each)) for each in found.data]
     rows.append(("total", *_row(found.total)))
     more = (f"There are more: --cursor {found.next_cursor}",) if found.next_cursor else ()
-    said = f"From {found.since} and before {found.until} (days of UTC):"
-    return Shown(found.received, (said, Table((by, *_COLUMNS), rows), *more))
+    title = f"From {found.since} and before {found.until} (days of UTC):"
+    return Shown(found.received, (title, Table((by, *_COLUMNS), rows), *more))
 
 
 def _row(each: "MarginShape") -> tuple[str, ...]:

@@ -178,5 +178,5 @@ async def assign(
     since: Annotated[str | None, typer.Option(metavar="TIME", help="Also from another account, from then on.")] = None,
 ) -> Shown:
     """Give parked traffic its account; what was counted so far is charged with the next run."""
-    said = await client.assign_subject(subject, account_id, since)
-    return Shown(said.received, (f"{said.assigned} of that name are of {account_id} now.",))
+    assigned = await client.assign_subject(subject, account_id, since)
+    return Shown(assigned.received, (f"{assigned.assigned} of that name are of {account_id} now.",))

@@ -109,5 +109,5 @@ def _with_secret(made: "NewEndpointShape") -> Shown:
 
 
 def _on_its_way(endpoint_id: str, sent: "DeliveryShape") -> Shown:
-    said = f"{sent.id} is on its way. What became of it: metergate webhooks deliveries {endpoint_id}"
-    return Shown(sent.received, (said,))
+    sentence = f"{sent.id} is on its way. What became of it: metergate webhooks deliveries {endpoint_id}"
+    return Shown(sent.received, (sentence,))

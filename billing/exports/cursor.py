@@ -35,7 +35,7 @@ class ExportNotFound(MetergateError):
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
+class Position:
     """Where an export is: all up to `wseq` is done, `claimed` is the end of the batch that is under way. It has failed
     `failures` times since, and is to wait for `wait_s`."""
 
@@ -109,39 +109,41 @@ class Cursor:
         """Make the export known, where it is new."""
         await self._database.execute(_query("open"), self.name, self._kind, self._from_beginning)
 
-    async def lease(self) -> Place | None:
+    async def lease(self) -> Position | None:
         """Take or keep the lease; None where another gateway has it."""
         row = await self._database.row(_query("lease"), self.name, self._owner, LEASE_S)
-        return None if row is None else Place(**row)
+        return None if row is None else Position(**row)
 
-    async def next(self, place: Place, safe: int, most: int, before: datetime | None) -> tuple[list[ExportEvent], int]:
+    async def next(
+        self, position: Position, safe: int, most: int, before: datetime | None
+    ) -> tuple[list[ExportEvent], int]:
         """Return the batch after a place, in the order in which it was written, and where it ends: the same one until
         it was accepted. With `before`, it ends at the first event that was written then or later."""
-        end = safe if place.claimed is None else place.claimed
-        if end <= place.wseq:
-            return [], place.wseq
-        most_now = most if place.claimed is None else None
-        rows = await self._database.rows(_query("events"), place.wseq, end, most_now)
+        end = safe if position.claimed is None else position.claimed
+        if end <= position.wseq:
+            return [], position.wseq
+        most_now = most if position.claimed is None else None
+        rows = await self._database.rows(_query("events"), position.wseq, end, most_now)
         events = [event_of(row) for row in rows]
-        if place.claimed is not None:
+        if position.claimed is not None:
             return events, end
         late = next((at for at, event in enumerate(events) if before is not None and event.created_at >= before), None)
         if late is not None:
             events = events[:late]
-            end = place.wseq
+            end = position.wseq
         if events and (late is not None or len(events) == most):
             end = events[-1].wseq or end
-        if events and await self._database.row(_query("claim"), self.name, place.wseq, end) is None:
-            return [], place.wseq  # another gateway goes on
+        if events and await self._database.row(_query("claim"), self.name, position.wseq, end) is None:
+            return [], position.wseq  # another gateway goes on
         return events, end
 
-    async def advance(self, connection: Connection, place: Place, end: int, *, accepted: bool) -> bool:
+    async def advance(self, connection: Connection, position: Position, end: int, *, accepted: bool) -> bool:
         """Move on to the end of a batch; False where another gateway has."""
-        return await connection.fetchrow(_query("advance"), self.name, place.wseq, end, accepted) is not None
+        return await connection.fetchrow(_query("advance"), self.name, position.wseq, end, accepted) is not None
 
-    async def skip(self, place: Place, end: int) -> None:
+    async def skip(self, position: Position, end: int) -> None:
         """Move on over numbers that no event has."""
-        await self._database.execute(_query("advance"), self.name, place.wseq, end, False)
+        await self._database.execute(_query("advance"), self.name, position.wseq, end, False)
 
     async def failed(self, pause_s: float, error: str) -> None:
         """Note a failure."""

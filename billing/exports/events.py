@@ -103,7 +103,7 @@ def tags(event: ExportEvent) -> dict[str, str]:
 
 def properties(event: ExportEvent) -> dict[str, Any]:
     """Return what is told of an event, as JSON has it; amounts are decimals of USD. What is not known is left out."""
-    said = {
+    fields = {
         "model": event.model,
         "provider": event.provider,
         "provider_model": event.provider_model,
@@ -125,7 +125,7 @@ def properties(event: ExportEvent) -> dict[str, Any]:
         "status": event.status,
         "stream": event.stream,
     }
-    return {name: value for name, value in said.items() if value is not None}
+    return {name: value for name, value in fields.items() if value is not None}
 
 
 def flat_properties(event: ExportEvent) -> dict[str, str | int]:

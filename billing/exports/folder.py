@@ -178,9 +178,9 @@ def _parquet_writer(file: IO[bytes]) -> Writer:
     counts = [(name, pyarrow.int64()) for name in _COUNTS]
     truths = [(name, pyarrow.bool_()) for name in _TRUTHS]
     money = [(name, pyarrow.decimal128(18, 9)) for name in ("cost_usd", "charged_usd")]
-    said = [("units", pyarrow.string()), ("tags", pyarrow.string())]
+    texts_of_json = [("units", pyarrow.string()), ("tags", pyarrow.string())]
     schema = pyarrow.schema(
-        [("admitted_at", pyarrow.timestamp("ms", tz="UTC")), *texts, *counts, *truths, *said, *money]
+        [("admitted_at", pyarrow.timestamp("ms", tz="UTC")), *texts, *counts, *truths, *texts_of_json, *money]
     )
 
     class ParquetWriter:

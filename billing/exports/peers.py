@@ -19,7 +19,7 @@ import msgspec
 
 from billing.database.connection import queries
 from billing.exports.events import cents, flat_properties, properties, tags, units, unix_s
-from billing.exports.sinks import TAKEN, Peer, PlainSink, Refusals, Said, SinkFailed, Verdict, deliver
+from billing.exports.sinks import TAKEN, Peer, PlainSink, Refusals, Reply, SinkFailed, Verdict, deliver
 from billing.times import rfc3339
 
 if TYPE_CHECKING:
@@ -118,9 +118,9 @@ class Lago(PlainSink):
     async def _introduce_one(self, account_id: str, name: str, since: datetime) -> str | None:
         """Make one account known; usage from `since` on is to be billed. Return why it is refused."""
         customer = {"customer": {"external_id": account_id, "name": name[:LAGO_NAME]}}
-        said = await self._peer.post(f"{self._rules.url}/api/v1/customers", msgspec.json.encode(customer), JSON)
-        if said.status >= 300:
-            return f"its customer was refused: {said.reason}"
+        reply = await self._peer.post(f"{self._rules.url}/api/v1/customers", msgspec.json.encode(customer), JSON)
+        if reply.status >= 300:
+            return f"its customer was refused: {reply.reason}"
         subscription = {
             "external_customer_id": account_id,
             "external_id": account_id,
@@ -129,11 +129,11 @@ class Lago(PlainSink):
         }
         body = msgspec.json.encode({"subscription": subscription})
         try:
-            said = await self._peer.post(f"{self._rules.url}/api/v1/subscriptions", body, JSON)
+            reply = await self._peer.post(f"{self._rules.url}/api/v1/subscriptions", body, JSON)
         except SinkFailed as failed:
             raise SinkFailed(f"{failed}; is there a plan {self._rules.plan_code}?", failed.wait_s) from failed
-        if said.status >= 300 and LAGO_EXISTS not in said.reason:
-            return f"its subscription was refused: {said.reason}"
+        if reply.status >= 300 and LAGO_EXISTS not in reply.reason:
+            return f"its subscription was refused: {reply.reason}"
         return None
 
 
@@ -143,32 +143,32 @@ def lago_events(event: ExportEvent, meters: Sequence[LagoMeter]) -> list[dict[st
     for place, meter in enumerate(meters):
         if not meter.counts(event):
             continue
-        said: dict[str, Any] = flat_properties(event)
+        properties: dict[str, Any] = flat_properties(event)
         if meter.value is not None:
-            said["value"] = event.measure(meter.value)
+            properties["value"] = event.measure(meter.value)
         found.append(
             {
                 "transaction_id": event.request_id if place == 0 else f"{event.request_id}:{place}",
                 "external_subscription_id": event.account_id,
                 "code": meter.code,
                 "timestamp": unix_s(event.admitted_at),
-                "properties": said,
+                "properties": properties,
                 "precise_total_amount_cents": cents(0 if found else event.charged_nano),
             }
         )
     return found
 
 
-def lago_verdict(said: Said) -> Verdict:
+def lago_verdict(reply: Reply) -> Verdict:
     """Return what an answer to a batch means."""
-    if said.status < 300:
+    if reply.status < 300:
         return TAKEN
     try:
-        details = msgspec.json.decode(said.body)["error_details"]
+        details = msgspec.json.decode(reply.body)["error_details"]
         named = {int(place): _lago_reason(why) for place, why in details.items()}
     except (msgspec.DecodeError, KeyError, TypeError, AttributeError, ValueError, RecursionError):
         named = {}
-    return Verdict("some", said.reason, named) if named else Verdict("one of them", said.reason)
+    return Verdict("some", reply.reason, named) if named else Verdict("one of them", reply.reason)
 
 
 def _lago_reason(details: object) -> str | None:
@@ -212,8 +212,8 @@ class CloudEvents(PlainSink):
         return {events[place].request_id: why for place, why in failed.items()}
 
     async def _post(self, events: Sequence[Mapping[str, Any]]) -> Verdict:
-        said = await self._peer.post(self._rules.url, msgspec.json.encode(events), self.HEADERS)
-        return TAKEN if said.status < 300 else Verdict("one of them", said.reason)
+        reply = await self._peer.post(self._rules.url, msgspec.json.encode(events), self.HEADERS)
+        return TAKEN if reply.status < 300 else Verdict("one of them", reply.reason)
 
 
 def cloud_event(event: ExportEvent, rules: CloudEventsRules) -> dict[str, Any]:

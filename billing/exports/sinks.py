@@ -126,7 +126,7 @@ async def deliver(items: Sequence[T], post: Callable[[Sequence[T]], Awaitable[Ve
 
 
 @dataclass(frozen=True, slots=True)
-class Said:
+class Reply:
     """What the other side answered: its status and the beginning of its body."""
 
     status: int
@@ -147,7 +147,7 @@ class Peer:
     poster: Poster
     headers: Mapping[str, str] = field(repr=False)
 
-    async def post(self, url: str, body: bytes, headers: Mapping[str, str]) -> Said:
+    async def post(self, url: str, body: bytes, headers: Mapping[str, str]) -> Reply:
         """Send a body and return the answer, where it is taken or is about what was sent. Raises `SinkFailed` for every
         other one, and for none."""
         try:
@@ -157,19 +157,19 @@ class Peer:
         except (aiohttp.ClientError, TimeoutError, OSError, ValueError) as error:
             raise SinkFailed(f"{self.name} does not answer: {type(error).__name__}") from error
         if 200 <= answer.status < 300 or answer.status in REFUSING:
-            return Said(answer.status, answer.body)
+            return Reply(answer.status, answer.body)
         hint = "; check its key" if answer.status in (401, 403) else ""
         wait_s = retry_after_s(answer.headers.get("Retry-After", ""), datetime.now(UTC))
         raise SinkFailed(f"{self.name} answered with status {answer.status}{hint}", wait_s)
 
 
-def retry_after_s(said: str, now: datetime) -> float:
+def retry_after_s(header: str, now: datetime) -> float:
     """Return how long a `Retry-After` asks us to wait (RFC 9110, 10.2.3: seconds, or a date), within `MOST_WAIT_S`; 0
     where it says nothing that can be read."""
-    if said.strip().isascii() and said.strip().isdigit() and len(said) < 10:
-        return min(MOST_WAIT_S, float(said))
+    if header.strip().isascii() and header.strip().isdigit() and len(header) < 10:
+        return min(MOST_WAIT_S, float(header))
     try:
-        at = parsedate_to_datetime(said)
+        at = parsedate_to_datetime(header)
     except (ValueError, TypeError):
         return 0.0
     if at.tzinfo is None:

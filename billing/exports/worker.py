@@ -20,7 +20,7 @@ from billing.exports.sinks import SinkFailed
 
 if TYPE_CHECKING:
     from billing.database.connection import Database
-    from billing.exports.cursor import Place
+    from billing.exports.cursor import Position
     from billing.exports.events import ExportEvent
     from billing.exports.sinks import Refusals, Sink
 
@@ -120,45 +120,45 @@ class ExportWorker:
 
     async def step(self, export: Export) -> bool:
         """Send one batch and do what else is due; return whether there is more. Raises `DatabaseError`."""
-        place = await export.cursor.lease()
-        if place is None:
+        position = await export.cursor.lease()
+        if position is None:
             if asyncio.get_running_loop().time() - export.standing_at >= OTHERS_EVERY_S:
                 await self._see(export)
             return False
         more = False
-        if place.wait_s <= 0:
+        if position.wait_s <= 0:
             try:
-                more = await self._go_on(export, place)
+                more = await self._go_on(export, position)
             except SinkFailed as failed:
-                pause_s = self._rules.pause(place.failures, failed.wait_s)
-                level = logging.WARNING if place.failures == 0 else logging.INFO
+                pause_s = self._rules.pause(position.failures, failed.wait_s)
+                level = logging.WARNING if position.failures == 0 else logging.INFO
                 logger.log(level, "export %s waits %.0f s: %s", export.sink.name, pause_s, failed)
                 await export.cursor.failed(pause_s, str(failed))
         if not more or asyncio.get_running_loop().time() - export.standing_at >= STANDING_EVERY_S:
             await self._look(export)
         return more
 
-    async def _go_on(self, export: Export, place: Place) -> bool:
+    async def _go_on(self, export: Export, position: Position) -> bool:
         cursor, sink = export.cursor, export.sink
         await self._again(export)
         safe, before = await self._horizon.safe(), sink.before(self._now())
-        events, end = await cursor.next(place, safe, sink.batch, before)
+        events, end = await cursor.next(position, safe, sink.batch, before)
         if events:
             refused = await sink.send(events)
-            if len(refused) == len(events) > 1 and place.failures < self._rules.failures_before_all_parked:
+            if len(refused) == len(events) > 1 and position.failures < self._rules.failures_before_all_parked:
                 first = next(iter(refused.values()))
                 raise SinkFailed(f"none of {len(events)} events was taken; of the first it is said: {first}")
-            await self._move_on(export, place, end, events, refused)
-        elif end > place.wseq:
-            await cursor.skip(place, end)
+            await self._move_on(export, position, end, events, refused)
+        elif end > position.wseq:
+            await cursor.skip(position, end)
         due = await sink.after()
         return due or len(events) >= sink.batch
 
     async def _move_on(
-        self, export: Export, place: Place, end: int, events: Sequence[ExportEvent], refused: Refusals
+        self, export: Export, position: Position, end: int, events: Sequence[ExportEvent], refused: Refusals
     ) -> None:
         async with self._database.transaction() as connection:
-            if not await export.cursor.advance(connection, place, end, accepted=len(refused) < len(events)):
+            if not await export.cursor.advance(connection, position, end, accepted=len(refused) < len(events)):
                 return
             taken = [event for event in events if event.request_id not in refused]
             await export.sink.accepted(connection, taken)
@@ -184,12 +184,12 @@ class ExportWorker:
     async def _look(self, export: Export) -> None:
         """See how an export stands, and raise an alarm where its oldest event waits for too long."""
         await self._see(export)
-        now_s, said = export.standing_at, self._trouble(export)
-        if said is None:
+        now_s, trouble = export.standing_at, self._trouble(export)
+        if trouble is None:
             export.alarmed_at = float("-inf")
         elif now_s - export.alarmed_at >= self._rules.remind_s:
             export.alarmed_at = now_s
-            logger.error("%s", said)
+            logger.error("%s", trouble)
 
     async def _see(self, export: Export) -> None:
         export.standing, export.standing_at = await export.cursor.standing(), asyncio.get_running_loop().time()
@@ -204,4 +204,4 @@ class ExportWorker:
     def troubles(self) -> list[str]:
         """Return which exports are far behind, a clause each."""
         found = (self._trouble(export) for export in self.exports.values())
-        return [said for said in found if said is not None]
+        return [sentence for sentence in found if sentence is not None]

@@ -123,8 +123,8 @@ class Browsers:
         async with self._database.transaction() as connection:
             row = await connection.fetchrow(_query("browsers_end"), self._digest(secret), reason)
             if row is not None:
-                said = {"reason": reason}
-                await audit.record(connection, actor, "session.end", row["id"], None, said, user_id=row["user_id"])
+                details = {"reason": reason}
+                await audit.record(connection, actor, "session.end", row["id"], None, details, user_id=row["user_id"])
 
     async def make_link(self, actor: audit.Actor) -> LoginLink:
         """Return a new link by which an operator begins a session: once, and soon. Raises `ValueError` where there is
@@ -134,8 +134,8 @@ class Browsers:
         secret = secrets.token_urlsafe(SECRET_BYTES)
         async with self._database.transaction() as connection:
             expires_at = await connection.fetchval(_query("browsers_link"), self._keyed(secret), self.rules.link_s)
-            said: Mapping[str, object] = {"expires_at": expires_at.isoformat()}
-            await audit.record(connection, actor, "operator_link.create", "operator", None, said)
+            details: Mapping[str, object] = {"expires_at": expires_at.isoformat()}
+            await audit.record(connection, actor, "operator_link.create", "operator", None, details)
         return LoginLink(f"{self.rules.url}{CONSOLE}/enter/{secret}", expires_at)
 
     async def link_stands(self, secret: str) -> bool:

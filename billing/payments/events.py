@@ -170,8 +170,8 @@ class PaymentEvents:
 
     async def _claim(self) -> Row | None:
         rules = self._rules
-        said = (self.provider, rules.first_pause_s, rules.most_pause_s, self._gateway_id)
-        return await self._database.row(_query("events_claim"), *said)
+        arguments = (self.provider, rules.first_pause_s, rules.most_pause_s, self._gateway_id)
+        return await self._database.row(_query("events_claim"), *arguments)
 
     async def _look_into(self, row: Row) -> None:
         ref = ObjectRef(row["ref_kind"], row["ref_id"])

@@ -168,10 +168,10 @@ def _anthropic_costs(page: Any) -> list[BillLine]:
         for result in bucket["results"]:
             if result["currency"].upper() != "USD":
                 raise ValueError("another currency than USD")
-            said = result.get("description") or result.get("cost_type") or ""
-            model = result.get("model") or said
+            name = result.get("description") or result.get("cost_type") or ""
+            model = result.get("model") or name
             parts = (result.get("token_type"), result.get("service_tier"), result.get("context_window"))
-            line = ", ".join(["cost: " + said, *(part for part in parts if part)])
+            line = ", ".join(["cost: " + name, *(part for part in parts if part)])
             lines.append(
                 BillLine(
                     date.fromisoformat(bucket["starting_at"][:10]),
@@ -238,8 +238,8 @@ def _invoice_line(row: Mapping[str, str], number: int) -> BillLine:
         names = row["model"].strip(), row["key"].strip(), row["line"].strip()
         return BillLine(day, *names, requests, tokens_in, tokens_out, amount_nano)
     except (ValueError, InvalidOperation, BillRefused) as error:
-        said = "needs a day such as 2027-01-31, whole counts, and an amount such as 12.50"
-        raise BillRefused(f"Row {number} of the invoice {said}.", "invoice") from error
+        expected = "needs a day such as 2027-01-31, whole counts, and an amount such as 12.50"
+        raise BillRefused(f"Row {number} of the invoice {expected}.", "invoice") from error
 
 
 def _count(given: Any) -> int | None:

@@ -185,8 +185,8 @@ _OF_RUN: Final = (
 def with_run(shape: JobShape, run: Run) -> JobShape:
     """Return what is said of a job together with what its collection came to."""
     started_at = rfc3339(run.started_at) if shape.started_at is UNSET else shape.started_at
-    said = {name: getattr(run, name) for name in _OF_RUN}
-    return structs.replace(shape, started_at=started_at, finished_at=rfc3339(run.finished_at), **said)
+    fields = {name: getattr(run, name) for name in _OF_RUN}
+    return structs.replace(shape, started_at=started_at, finished_at=rfc3339(run.finished_at), **fields)
 
 
 class RunShape(Answer, frozen=True, kw_only=True):

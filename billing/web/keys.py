@@ -94,11 +94,11 @@ def _form_values(visit: Visit, key: KeyShape | None = None) -> dict[str, Any]:
     """Return what the fields of a key's form hold: what was typed, else what the key says, else the defaults."""
     kept = list(DEFAULT_SCOPES) if key is None else key.scopes
     chosen = visit.form.getall("scope", []) if visit.form else kept
-    offered = [(name, said) for name, said in SCOPES.items() if visit.may(name) or name in kept]
+    offered = [(name, meaning) for name, meaning in SCOPES.items() if visit.may(name) or name in kept]
     offered += [(name, "") for name in kept if name not in SCOPES]
     return {
         "key": key,
-        "scopes": [(name, said, name in chosen) for name, said in offered],
+        "scopes": [(name, meaning, name in chosen) for name, meaning in offered],
         "rows": quota_rows(visit, () if key is None else key.quotas),
         "numbers": [(name, option, key and getattr(key, name)) for name, option in NUMBERS.items()],
         "known_models": models_of(visit),

@@ -256,8 +256,8 @@ def stacked(buckets: Sequence[Bucket], names: Sequence[str], shown: Sequence[str
         for at, each in enumerate(buckets)
     )
     marks = tuple(Line(bar.x, each.mark) for bar, each in zip(bars, buckets, strict=True) if each.mark)
-    said = series if shown is None else tuple(OTHER if each == OTHER else shown[names.index(each)] for each in series)
-    return Chart(bars, lines, marks, said)
+    places = series if shown is None else tuple(OTHER if each == OTHER else shown[names.index(each)] for each in series)
+    return Chart(bars, lines, marks, places)
 
 
 def _bar(bucket: Bucket, x: int, end: int, top: int, place: dict[str, int], tick: str) -> Bar:

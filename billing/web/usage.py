@@ -231,7 +231,7 @@ async def _changes(visit: Visit, what: Asked) -> list[tuple[datetime, str]]:
     page = await visit.services.audit.page(only, _CHANGES)
     found = []
     for each in page.items:
-        was, now = ((said or {}).get("plan") for said in (each.before, each.after))
+        was, now = ((state or {}).get("plan") for state in (each.before, each.after))
         if now is not None and was is not None and was != now:
             found.append((each.at, f"plan {now}"))
     return found

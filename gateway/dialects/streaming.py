@@ -146,8 +146,8 @@ class SseTap(Passed):
         if usage >= 0 and self._strip_usage:  # nothing of it is out yet
             start = last_end(block, 0, usage)
             rest = block[start:]
-            if (said := self._reader.without_null_usage(rest)) is not rest:  # else nothing is copied
-                block = block[:start] + said
+            if (shorter := self._reader.without_null_usage(rest)) is not rest:  # else nothing is copied
+                block = block[:start] + shorter
                 find = block.find
                 usage = find(self._usage_marker, start)
         kept_bytes = self._kept_bytes + len(block)

@@ -159,9 +159,9 @@ class StripeCalls:
     @readable()
     async def meter_errors(self, event_id: str) -> dict[str, str]:
         """Return what a report of a meter's errors says: by the key of a call, why its event was refused later."""
-        said = await self.read(self._v2.core.events.retrieve_async, event_id)
+        event = await self.read(self._v2.core.events.retrieve_async, event_id)
         found: dict[str, str] = {}
-        for kind in said["data"]["reason"]["error_types"]:
+        for kind in event["data"]["reason"]["error_types"]:
             found |= {each["request"]["identifier"]: each["error_message"] for each in kind["sample_errors"]}
         return found
 

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from billing.exports.events import ExportEvent, cents, flat_properties, unix_s
 from billing.exports.meters import StripeMeter, identifier_prefix, parse_identifier
 from billing.exports.peers import LagoMeter, LagoRules, lago_events, lago_verdict
-from billing.exports.sinks import TAKEN, Said, Verdict, deliver, retry_after_s
+from billing.exports.sinks import TAKEN, Reply, Verdict, deliver, retry_after_s
 from billing.exports.worker import ExportRules
 
 NOW = datetime(2026, 11, 23, 14, 59, 59, 999_500, UTC)
@@ -73,7 +73,7 @@ def test_an_event_is_told_under_each_code_that_counts_it_and_charged_once() -> N
     ],
 )
 def test_what_lago_answers(status: int, answer: Any, meant: Any) -> None:
-    verdict = lago_verdict(Said(status, msgspec.json.encode(answer)))
+    verdict = lago_verdict(Reply(status, msgspec.json.encode(answer)))
     if isinstance(meant, Verdict):
         assert verdict is meant
     else:
