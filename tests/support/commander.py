@@ -2,7 +2,7 @@
 
     python -m tests.support.commander     reads a JSON line, answers with a line that has the exit code of the child
 
-A line says `commands`, the arguments of each, `cwd`, `env`, and `folder`, to write what they request to. Mostly there is
+A line says `commands`, the arguments of each, `cwd`, `env`, and `folder`, to write what they said to. Mostly there is
 one; several are run one after the other by the same child, and the last one's code is the child's. The child has these,
 no stdin, and nothing of this process but its modules. No thread and no event loop has been started before it is forked.
 """

@@ -27,7 +27,7 @@ CHECKOUT = Path(__file__).resolve().parents[2]
 
 @dataclass(frozen=True)
 class Result:
-    """What a command said, and its exit code."""
+    """What a command printed, and its exit code."""
 
     code: int
     stdout: str
@@ -175,20 +175,20 @@ class Shell:
 
 @dataclass
 class Running:
-    """A command that goes on, and what it has said so far on stdout."""
+    """A command that goes on, and what it has printed so far on stdout."""
 
     process: subprocess.Popen[str]
     stderr_file: Path
-    said: list[str] = field(default_factory=list)
+    lines: list[str] = field(default_factory=list)
 
     def until(self, text: str) -> str:
         """Read stdout up to the line that holds `text`, and give that line."""
         assert self.process.stdout is not None
         for line in self.process.stdout:  # ends with the process
-            self.said.append(line.rstrip("\n"))
+            self.lines.append(line.rstrip("\n"))
             if text in line:
-                return self.said[-1]
-        raise AssertionError(f"no {text!r} in {self.said}; stderr: {self.stderr}")
+                return self.lines[-1]
+        raise AssertionError(f"no {text!r} in {self.lines}; stderr: {self.stderr}")
 
     def until_stderr(self, text: str) -> None:
         deadline = time.monotonic() + WAIT_S

@@ -113,7 +113,7 @@ def away() -> dict[str, str]:
 def each_failed(
     shell: Shell, commands: Sequence[str], code: int, env: dict[str, str] | None = None
 ) -> Iterator[tuple[str, str]]:
-    """Assert that each of these ends with a code and says why; each with what it printed."""
+    """Assert that each of these ends with a code and says why; each with what it said."""
     for command, result in zip(commands, shell.run_each([each.split() for each in commands], env), strict=True):
         assert result.code == code, (command, result)
         yield command, result.failed(code)
@@ -127,15 +127,15 @@ def test_no_command_is_left_out() -> None:
 def test_who_is_not_signed_in_and_a_gateway_that_is_away(shell: Shell) -> None:
     url = {"METERGATE_API_URL": "http://127.0.0.1:1"}
     commands = ["auth token", "keys list", "usage totals", "org members"]
-    for command, printed in each_failed(shell, commands, 1, url):
-        assert "metergate auth login" in printed, command
+    for command, said in each_failed(shell, commands, 1, url):
+        assert "metergate auth login" in said, command
     assert len(list(each_failed(shell, commands[1:], 3, {**url, "METERGATE_API_TOKEN": "e30.e30.x"}))) == 3
 
 
 def test_wrong_usage_is_2(shell: Shell) -> None:
     every = [*OF_PEOPLE, *ON_STORES, *OF_THE_API, *ON_FILES, *ALONE, *UNCONFIGURED]
-    for command, printed in each_failed(shell, [f"{each} --nope" for each in every], 2):
-        assert "--nope" in printed, command
+    for command, said in each_failed(shell, [f"{each} --nope" for each in every], 2):
+        assert "--nope" in said, command
     bounded = [
         each for each in every[len(OF_PEOPLE) :] if each not in ("ledger set-aside replay", "operator price try")
     ]
@@ -144,11 +144,11 @@ def test_wrong_usage_is_2(shell: Shell) -> None:
 
 def test_a_wrong_setting_is_2(shell: Shell) -> None:
     wrong = {"MAX_BODY_BYTES": "x"}
-    for command, printed in each_failed(shell, [*ON_STORES.values(), *OF_THE_API.values(), "up"], 2, wrong):
-        assert "MAX_BODY_BYTES" in printed, command
-    printed = shell.run("doctor", env=wrong)
-    assert printed.code == 1
-    assert "MAX_BODY_BYTES" in printed.stdout
+    for command, said in each_failed(shell, [*ON_STORES.values(), *OF_THE_API.values(), "up"], 2, wrong):
+        assert "MAX_BODY_BYTES" in said, command
+    result = shell.run("doctor", env=wrong)
+    assert result.code == 1
+    assert "MAX_BODY_BYTES" in result.stdout
 
 
 def test_stores_that_are_away_are_3(shell: Shell) -> None:
