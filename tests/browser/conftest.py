@@ -83,6 +83,8 @@ class Served:
 @pytest.fixture(scope="session")
 def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
     """One gateway for all tests; its free plan lets few requests through a day."""
+    if (reason := why_not()) is not None:
+        pytest.skip(reason)
     folder = tmp_path_factory.mktemp("gateway")
     config = folder / "config"
     config.mkdir()
@@ -95,7 +97,7 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
     shell = Shell(folder, {"METERGATE_CONFIG": str(config), "LISTEN_ADDR": f"127.0.0.1:{free_port()}"})
     with shell.running("up") as running:
         running.until("Ctrl-C stops it")
-        found = re.search(r"serves on (http://\S+)", "\n".join(running.said))
+        found = re.search(r"serves on (http://\S+)", "\n".join(running.lines))
         assert found is not None
         yield Served(shell, running, found[1])
         running.end()

@@ -147,7 +147,7 @@ async def test_signing_in_paying_and_revoking_need_no_scripts(served: Served, br
 
 
 async def test_an_operator_s_link_is_good_once_and_says_so(served: Served, browser: "Browser") -> None:
-    printed = re.search(r"http\S+/enter/\S+", "\n".join(served.running.said))
+    printed = re.search(r"http\S+/enter/\S+", "\n".join(served.running.lines))
     assert printed is not None
     another = json.loads(served.shell.run("operator", "login-link", "--json").stdout)["url"]
     for link in (printed[0], another):

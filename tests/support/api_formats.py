@@ -12,7 +12,7 @@ CURSOR: Final = "MTcwMDAwMDAwMDAwMDAwMC4wMUtBMEE"
 """A place before everything that tests make, in every list: `1700000000000000.01KA0A`."""
 BEYOND_SCHEMAS: Final = (
     *("two quotas share window, metric and filter", "not both", "one of the two", "until must be after since"),
-    "There is no plan",
+    *("There is no plan", "This coupon"),
     *("since must not be after until", "must not be zero", "must be above zero", "wrong, used or expired"),
     *("can't be an operator", "A password has", "Many people have this password", "A password must not hold"),
     *(", got `float`", "grace_seconds is at most", "email is an address such as", "quantity is a whole number"),

@@ -129,15 +129,11 @@ def _plainly_reported(response: _PlainResponse) -> Reported | None:
 
 def _searches(response: bytes) -> int:
     answer = _RESPONSE.decode(response)
-    try:
-        counted = _TOOL_USAGE.decode(answer.tool_usage)
-    except (msgspec.DecodeError, UnicodeDecodeError):
-        counted = None
+    counted = _decoded(_TOOL_USAGE, answer.tool_usage)
     if counted is not None and counted.web_search is not None and counted.web_search.num_requests is not None:
         return max(0, counted.web_search.num_requests)
-    try:
-        items = _ITEMS.decode(answer.output)
-    except (msgspec.DecodeError, UnicodeDecodeError):
+    items = _decoded(_ITEMS, answer.output)
+    if items is None:
         return bytes(answer.output).count(b'"web_search_call"')
     return sum(
         1 for item in items if item.type == "web_search_call" and item.status != "failed" and _searched(item.action)
@@ -146,10 +142,8 @@ def _searches(response: bytes) -> int:
 
 def _searched(action: Raw) -> bool:
     """Return whether an action is a search; one that can't be read is."""
-    try:
-        return _ACTION.decode(action).type in ("search", None)
-    except (msgspec.DecodeError, UnicodeDecodeError):
-        return True
+    read = _decoded(_ACTION, action)
+    return read is None or read.type in ("search", None)
 
 
 def output_of(body: bytes) -> Output:
@@ -280,12 +274,7 @@ def _decoded(decoder: msgspec.json.Decoder[T], data: bytes) -> T | None:
 
 
 def _has_error(response: Raw) -> bool:
-    if response == _NULL:
-        return False
-    try:
-        read = _ERROR.decode(response)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-        return False
+    read = _decoded(_ERROR, response) if response != _NULL else None
     return read is not None and read.error != _NULL
 
 

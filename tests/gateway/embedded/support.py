@@ -155,7 +155,7 @@ class Holder:
 def servers_of(folder: Path) -> list[psutil.Process]:
     """Every live process, but holders, that has a path under `folder` on its command line."""
     found = []
-    for process in psutil.process_iter(["cmdline", "status"]):
+    for process in psutil.process_iter(["cmdline", "name"]):
         arguments = process.info["cmdline"] or []
         if any(argument.startswith(f"{folder}/") for argument in arguments) and "holder.py" not in str(arguments):
             found.append(process)

@@ -230,7 +230,7 @@ async def test_logs_do_not_grow_for_ever(data_dir: Path) -> None:
 
 
 def named(name: str, data_dir: Path) -> list[psutil.Process]:
-    return [process for process in servers_of(data_dir) if process.name() == name]
+    return [process for process in servers_of(data_dir) if process.info["name"] == name]
 
 
 def another(name: str, data_dir: Path, dead: psutil.Process) -> bool:

@@ -33,6 +33,8 @@ OUR_OWN: Final = (
 SCHEMES: Final = {"key": "bearer", "person": "person", "service": "serviceKey", "admin": "adminKey"}
 """By which of the document's schemes each caller shows who it is; nobody shows nothing."""
 CALLERS: Final = ("nobody", *SCHEMES)
+ENDS_SESSIONS: Final = re.compile(r"/api/(auth|orgs)\b")
+"""Operations by which a person can end what they are signed in by: another person, `leaver`, tries them."""
 LESS: Final = (
     *("[auth]", "auto-signup = false"),
     *("[generation]", "with-security-parameters = false"),
@@ -56,7 +58,8 @@ def configuration(operations: dict[str, dict[str, Any]], headers: dict[str, dict
     """Return schemathesis's configuration, in which each operation is called by one of those who may."""
     of_each = defaultdict[str, list[str]](list)
     for name, operation in operations.items():
-        of_each[next(who for who in reversed(CALLERS) if may_call(who, operation))].append(name)
+        who = next(who for who in reversed(CALLERS) if may_call(who, operation))
+        of_each["leaver" if who == "person" and ENDS_SESSIONS.search(name) else who].append(name)
     lines = []
     for who, names in of_each.items():
         lines += ["[[operations]]", f"include-name = {json.dumps(names)}", "[operations.headers]"]
@@ -109,6 +112,7 @@ async def world(make_gateway: MakeGateway, monkeypatch: pytest.MonkeyPatch) -> W
         "nobody": {},
         "key": {"Authorization": f"Bearer {customer.key}"},
         "person": {"Authorization": f"Bearer {await gateway.person(customer.account_id)}"},
+        "leaver": {"Authorization": f"Bearer {await gateway.person((await gateway.customer()).account_id)}"},
         "service": {"X-API-Key": SERVICE_KEY, "X-Service-Name": "aura"},
         "admin": {"X-Admin-Key": ADMIN_KEY},
     }
