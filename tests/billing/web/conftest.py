@@ -67,10 +67,12 @@ async def payments(billing: Billing) -> Payments:
 
 
 @pytest.fixture
-async def services(bare_services: Services, redis_url: str, payments: Payments) -> AsyncIterator[Services]:
+async def services(
+    bare_services: Services, redis_url: str, key_prefix: str, payments: Payments
+) -> AsyncIterator[Services]:
     """What the API works on, with payments, a Redis that keeps refusals, and models."""
     link = RedisClient(redis_url, timeout_s=20.0)
-    refused = RefusedRequests(RedisState(link, Keyspace()), RefusedRules())
+    refused = RefusedRequests(RedisState(link, Keyspace(key_prefix)), RefusedRules())
     shown = PaymentOversight(payments.events, payments.comparisons)
     more = {"payments": payments, "payment_oversight": shown}
     yield replace(bare_services, refused=refused, models=lambda: MODELS, windows=windows, **more)
