@@ -217,7 +217,7 @@ def _told(standing: Standing, spent_nano: int, threshold: int) -> dict[str, Any]
     budget, terms, ends_at = standing.budget, standing.budget.terms, standing.ends_at
     return {
         "budget_id": budget.id,
-        **said_of(terms),
+        **fields_of(terms),
         "threshold": threshold,
         "percent": percent(terms, spent_nano),
         "spent_usd": format_usd(spent_nano),
@@ -227,7 +227,7 @@ def _told(standing: Standing, spent_nano: int, threshold: int) -> dict[str, Any]
     }
 
 
-def said_of(terms: BudgetTerms) -> dict[str, Any]:
+def fields_of(terms: BudgetTerms) -> dict[str, Any]:
     """Return what a budget is about, as notices and the audit log say it."""
     is_tag = terms.subject is Subject.tag
     return {
@@ -269,10 +269,10 @@ async def _record(
 ) -> None:
     budget = after or before
     assert budget is not None  # noqa: S101 - one of them is there
-    said = [
+    before_and_after = [
         None
         if each is None
-        else {**said_of(each.terms), "thresholds": list(each.terms.thresholds), "notify": list(each.terms.notify)}
+        else {**fields_of(each.terms), "thresholds": list(each.terms.thresholds), "notify": list(each.terms.notify)}
         for each in (before, after)
     ]
-    await audit.record(connection, actor, action, budget.id, *said, account_id=budget.account_id)
+    await audit.record(connection, actor, action, budget.id, *before_and_after, account_id=budget.account_id)

@@ -148,9 +148,9 @@ class TrafficDebits:
     def _count(self, charged: Charged, due: Due, debits: list[Debit], refunds: list[Entry]) -> None:
         rise_nano, left = charged.add(due.rate, due.bytes), due.bytes
         if rise_nano < 0:
-            said = f"{-due.bytes} bytes of {due.region or 'traffic'} were counted too many"
+            reason = f"{-due.bytes} bytes of {due.region or 'traffic'} were counted too many"
             scope, reference = f"collect:{due.account_id}", self._new_id()
-            refunds.append(Entry(due.account_id, -rise_nano, REVENUE, "refund", scope, reference, said, terms=PAID))
+            refunds.append(Entry(due.account_id, -rise_nano, REVENUE, "refund", scope, reference, reason, terms=PAID))
         for _ in range(MOST_DEBITS):
             if left > 0:
                 debits.append(_debit(self._new_id(), due, min(left, MOST_BYTES), rise_nano))

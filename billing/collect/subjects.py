@@ -122,8 +122,8 @@ class Subjects:
         met = await connection.fetchval(_query("meet_account"), account_id, rules.included_bytes)
         if met is None or not rules.initial_nano:
             return set()
-        said = f"collect:{account_id}", "initial-balance", "initial balance"
-        entry = Entry(account_id, rules.initial_nano, PROMOTIONS, "grant", *said, terms=PROMOTIONAL)
+        scope_and_reason = f"collect:{account_id}", "initial-balance", "initial balance"
+        entry = Entry(account_id, rules.initial_nano, PROMOTIONS, "grant", *scope_and_reason, terms=PROMOTIONAL)
         try:
             result = await self._grants.record(connection, entry, audit.SYSTEM)
         except BalanceOutOfBounds as error:  # before anything was written

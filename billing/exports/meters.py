@@ -190,8 +190,8 @@ class StripeMeters(PlainSink):
                 if (found := parse_identifier(key)) is not None and found[1] in self._meters:
                     account_id, meter, hour, n = found
                     identifier = f"{identifier_prefix(account_id, meter, hour)}{n}"
-                    said = (account_id, meter, hour, n, identifier, f"taken, then refused: {why}"[:MOST_REASON])
-                    await self._database.execute(_query("hours_refused"), self.name, *said)
+                    refused = (account_id, meter, hour, n, identifier, f"taken, then refused: {why}"[:MOST_REASON])
+                    await self._database.execute(_query("hours_refused"), self.name, *refused)
             await self._database.execute(_query("report_done"), "stripe", row["id"])
 
 

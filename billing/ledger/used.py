@@ -262,16 +262,16 @@ def _added(count: int, rows: Sequence[Row], grouping: Grouping) -> list[Span]:
     """Return the spans that rows are about. Those of sums come once for each group, so that most are what they say."""
     found: list[Span] = [{} for _ in range(count)]
     for row in rows:
-        place, first, second, value, said, *numbers, cost_nano, charged_nano = row
+        place, first, second, value, tag_value, *numbers, cost_nano, charged_nano = row
         used = Used._make((*numbers, int(cost_nano), int(charged_nano), 0))
         span = found[abs(place) - 1]
         if place < 0:
-            _add(span, grouping.group(first, second, None if said is None else _value(said)), 1, used)
+            _add(span, grouping.group(first, second, None if tag_value is None else _value(tag_value)), 1, used)
         elif value == 0:
             _add(span, grouping.group(first, second, None), 1, used)
         else:  # it has the tag: all requests are in the group without it, too
             _add(span, grouping.group(first, second, None), -1, used)
-            _add(span, grouping.group(first, second, _value(said)), 1, used)
+            _add(span, grouping.group(first, second, _value(tag_value)), 1, used)
     return [{group: used for group, used in span.items() if any(used)} for span in found]
 
 
