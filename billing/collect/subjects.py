@@ -148,6 +148,8 @@ class Subjects:
                     "is moved from a time on: name `since`."
                 )
             if any(row["account_id"] is not None for row in found):
+                # Else rows that another run is folding would seem to be the last, and the rest would move once more.
+                await connection.execute("LOCK TABLE collected_growth, collected_grown IN SHARE ROW EXCLUSIVE MODE")
                 await fold(connection.fetchval)
             granted: set[str] = set()
             for row in found:

@@ -1,5 +1,6 @@
 """Facts and money are a matter of the set of points: in whatever order, pages and repetitions they come."""
 
+import asyncio
 import itertools
 import json
 from collections import defaultdict
@@ -10,13 +11,16 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from billing.collect.debits import MOST_BYTES, MOST_DEBITS
+from billing.collect.facts import PAGES_AT_ONCE
 from billing.collect.snapshots import MOST_COUNTED, FirstPoint, Source, read_page
 from billing.collect.subjects import SubjectRules
 from billing.collect.traffic import Traffic
+from billing.database.connection import queries
 from billing.ledger.used import UsageSums
 from billing.money import ceil_div
 from tests.billing.collect.support import NOW, START, Room, Sample, minutes_of, page_of
 from tests.billing.support import Billing
+from tests.support.answering import until
 
 SAID: Final = st.builds(
     Sample,
@@ -134,3 +138,24 @@ def test_snapshots_of_impossible_times_are_set_aside() -> None:
         page["snapshots"][0]["collected_at"] = at
         read = read_page(json.dumps(page).encode(), source, NOW)
         assert (read.snapshots, read.set_aside) == ([], 1)
+
+
+async def test_a_subject_that_moves_while_growth_is_folded_is_charged_once(billing: Billing) -> None:
+    room = Room(billing, "race", per_byte_scaled=10**9, rules=SubjectRules(initial_nano=INITIAL))
+    await room.write([Sample("n1", START, "rc", "", 0, 0)])
+    await room.subjects.settle()
+    await room.debits.round(NOW)
+    (former,) = [each.account_id for each in (await room.subjects.page(1)).items]
+    later = (await billing.accounts.create("Later")).id
+    minutes = 2 * PAGES_AT_ONCE + 50
+    await room.write(Sample("n1", START + timedelta(minutes=at), "rc", "", at, 0) for at in range(1, minutes + 1))
+    async with billing.database.transaction() as connection:
+        await connection.fetchval(queries("billing.collect")("fold_growth"), 1, PAGES_AT_ONCE)
+        moved = asyncio.create_task(room.subjects.assign("rc", later, since=START))
+        waiting = "SELECT count(*) > 0 FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND datname = $1"
+        name = await connection.fetchval("SELECT current_database()")
+        await until(lambda: billing.database.value(waiting, name))
+    await moved
+    await room.debits.round(NOW)
+    balances = [(await billing.accounts.get(each)).balance_nano for each in (former, later)]
+    assert balances == [INITIAL, INITIAL - minutes]
