@@ -18,10 +18,9 @@ from tests.gateway.proxy.test_responses import COST
 from tests.support.answering import BOUND_S, SSE, until
 from tests.support.gateways import Fetched, ask, refusal, spent_nano, the_event
 
-PATH = "/v1/responses"
 ASKED = {"model": "gpt-4o-mini", "input": "Hello", "max_output_tokens": 200, "background": True}
 QUICK = {"background_poll_s": 0.05, "background_lease_s": 1.0}
-OPEN = "SELECT count(*) FROM background_jobs WHERE done_at IS NULL"
+PATH, OPEN = "/v1/responses", "SELECT count(*) FROM background_jobs WHERE done_at IS NULL"
 
 
 @dataclass
