@@ -16,7 +16,7 @@ from typing import Final, NamedTuple
 from ulid import ULID
 
 from billing.database.connection import Database, Row, queries
-from billing.ledger.used import DAY, MONTH, PLANNED_EACH_TIME, Part, UsageQueryError, compose
+from billing.ledger.used import DAY, MONTH, PLANNED_EACH_TIME, UsageQueryError
 
 MOST_GROUPS: Final = 50_000
 """Groups of one answer that has all."""
@@ -26,6 +26,15 @@ PAID_FROM: Final = "sys:stripe"
 """Whose debits are what customers paid, as `accounts.grants.PURCHASES`."""
 _KINDS: Final = ("used", "estimated", "unpriced", "voided")
 _query = queries("billing.ledger")
+
+
+class _Piece(NamedTuple):
+    """Days or months, as `level` says, from one on and before another, added or (`sign` -1) taken off."""
+
+    level: int
+    since: datetime
+    until: datetime
+    sign: int
 
 
 class MarginBy(IntEnum):
@@ -100,10 +109,11 @@ class MarginReports:
         after the `first` ones, or all. Raises `UsageQueryError` where all are too many."""
         async with self._database.transaction(snapshot=True) as connection:
             await connection.execute(PLANNED_EACH_TIME)
+            pieces = _pieces(since, until, by, await connection.fetchval("SELECT now()"))
             most = MOST_GROUPS if limit is None else limit
             total, *groups = await connection.fetch(
                 _query("margin_read"),
-                *zip(*_pieces(since, until, by), strict=True),
+                *map(list, zip(*pieces, strict=True)),
                 *(by.value, since, until, most + 1, min(first, MOST_BEFORE)),
             )
         if limit is None and len(groups) > most:
@@ -126,16 +136,28 @@ class MarginReports:
         return 0 if row is None else int(row["amount_nano"])
 
 
-def _pieces(since: datetime, until: datetime, by: MarginBy) -> list[tuple[int, datetime, datetime, int]]:
-    """Return granularity, bounds and sign of the sums that a time is put together from, the fewest days and months."""
-    if by is MarginBy.day or since == until:
-        return [(DAY, since, until, 1)]
-    ways = [compose((since, until), level)[0] for level in (DAY, MONTH)]
-    return [(*part.piece, part.sign) for part in min(ways, key=_days)]
+def _pieces(since: datetime, until: datetime, by: MarginBy, now: datetime) -> list[_Piece]:
+    """Return the sums that a time is put together from: whole months, with days that they lack or have too much, of
+    those that are not to come the fewest."""
+    ways = [[_Piece(DAY, since, until, 1)]]
+    for first in (_month(since), _month(since, 1)) if by is not MarginBy.day else ():
+        for end in (_month(until), _month(until, 1)):
+            if first < end:
+                days = [_between(first, since, -1), _between(until, end, -1)]
+                ways.append([_Piece(MONTH, first, end, 1), *(piece for piece in days if piece.since < piece.until)])
+    return min(
+        ways, key=lambda way: sum(max(0, (min(each.until, now) - each.since).days) for each in way if each.level == DAY)
+    )
 
 
-def _days(parts: Sequence[Part]) -> int:
-    return sum((until - since).days for _, (granularity, since, until) in parts if granularity == DAY)
+def _month(at: datetime, ahead: int = 0) -> datetime:
+    """Return when the month of a time begins, or the one `ahead` of it."""
+    months = at.year * 12 + at.month - 1 + ahead
+    return at.replace(year=months // 12, month=months % 12 + 1, day=1)
+
+
+def _between(since: datetime, until: datetime, sign: int) -> _Piece:
+    return _Piece(DAY, *((since, until, sign) if since < until else (until, since, -sign)))
 
 
 def _margin(row: Row, *, told: bool) -> Margin:

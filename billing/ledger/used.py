@@ -168,12 +168,10 @@ class Part(NamedTuple):
     piece: Piece
 
 
-def compose(bounds: Sequence[datetime], level: int | None = None) -> list[list[Part]]:
-    """Return the parts of each span between two bounds, which are whole minutes in rising order; without a `level`,
-    the largest of their units is as long as they are."""
+def compose(bounds: Sequence[datetime]) -> list[list[Part]]:
+    """Return the parts of each span between two bounds, which are whole minutes in rising order."""
     typical = (bounds[-1] - bounds[0]) / (len(bounds) - 1)
-    if level is None:
-        level = MONTH if typical >= _MONTHLY else DAY if typical >= _DAILY else _HOUR if typical >= _HOURLY else _MINUTE
+    level = MONTH if typical >= _MONTHLY else DAY if typical >= _DAILY else _HOUR if typical >= _HOURLY else _MINUTE
     anchors = [_nearest(bound, level) for bound in bounds]
     steps = [_steps(anchor, bound, level) for anchor, bound in zip(anchors, bounds, strict=True)]
     spans = []

@@ -6,32 +6,34 @@
 WITH pieces AS MATERIALIZED (
     SELECT * FROM unnest($1::smallint[], $2::timestamptz[], $3::timestamptz[], $4::integer[])
         AS p (granularity, since, until, sign)
-), every (name, kind, requests, cost_nano, charged_nano) AS (
-    SELECT s.account_id, 'used', sum(sign * requests), sum(CASE WHEN sign > 0 THEN cost_nano ELSE -cost_nano END),
-        sum(CASE WHEN sign > 0 THEN charged_nano ELSE -charged_nano END)
-    FROM pieces AS p CROSS JOIN LATERAL (
-        SELECT * FROM usage_by_account
-        WHERE $5 = 1 AND granularity = p.granularity AND bucket >= p.since AND bucket < p.until
-        OFFSET 0
-    ) AS s
+), used AS MATERIALIZED (
+    SELECT name, sum(sign * requests) AS used, sum(CASE WHEN sign > 0 THEN cost_nano ELSE -cost_nano END) AS used_cost,
+        sum(CASE WHEN sign > 0 THEN charged_nano ELSE -charged_nano END) AS used_charged
+    FROM (
+        SELECT s.account_id AS name, sign, requests, cost_nano, charged_nano
+        FROM pieces AS p CROSS JOIN LATERAL (
+            SELECT * FROM usage_by_account
+            WHERE $5 = 1 AND granularity = p.granularity AND bucket >= p.since AND bucket < p.until
+            OFFSET 0
+        ) AS s
+        UNION ALL
+        SELECT CASE $5 WHEN 2 THEN model WHEN 3 THEN provider ELSE to_char(bucket AT TIME ZONE 'UTC', 'YYYY-MM-DD') END,
+            sign, requests, cost_nano, charged_nano
+        FROM pieces AS p CROSS JOIN LATERAL (
+            SELECT * FROM usage_by_model
+            WHERE $5 <> 1 AND granularity = p.granularity AND bucket >= p.since AND bucket < p.until
+            OFFSET 0
+        ) AS s
+        UNION ALL
+        SELECT CASE $5 WHEN 1 THEN account_id WHEN 2 THEN model WHEN 3 THEN coalesce(provider, '')
+                ELSE to_char(admitted_at AT TIME ZONE 'UTC', 'YYYY-MM-DD') END,
+            1, count(*), sum(cost_nano), sum(charged_nano)
+        FROM usage_fresh WHERE admitted_at >= $6 AND admitted_at < $7
+        GROUP BY 1
+    ) AS sums
     GROUP BY 1
-    UNION ALL
-    SELECT CASE $5 WHEN 2 THEN model WHEN 3 THEN provider ELSE to_char(bucket AT TIME ZONE 'UTC', 'YYYY-MM-DD') END, 'used',
-        sum(sign * requests), sum(CASE WHEN sign > 0 THEN cost_nano ELSE -cost_nano END),
-        sum(CASE WHEN sign > 0 THEN charged_nano ELSE -charged_nano END)
-    FROM pieces AS p CROSS JOIN LATERAL (
-        SELECT * FROM usage_by_model
-        WHERE $5 <> 1 AND granularity = p.granularity AND bucket >= p.since AND bucket < p.until
-        OFFSET 0
-    ) AS s
-    GROUP BY 1
-    UNION ALL
-    SELECT CASE $5 WHEN 1 THEN account_id WHEN 2 THEN model WHEN 3 THEN coalesce(provider, '')
-            ELSE to_char(admitted_at AT TIME ZONE 'UTC', 'YYYY-MM-DD') END,
-        'used', count(*), sum(cost_nano), sum(charged_nano)
-    FROM usage_fresh WHERE admitted_at >= $6 AND admitted_at < $7
-    GROUP BY 1
-    UNION ALL
+    HAVING sum(sign * requests) <> 0
+), apart (name, kind, requests, cost_nano, charged_nano) AS (
     SELECT CASE $5 WHEN 1 THEN account_id WHEN 2 THEN model WHEN 3 THEN provider
             ELSE to_char(admitted_at AT TIME ZONE 'UTC', 'YYYY-MM-DD') END,
         CASE WHEN outcome = 'expired' AND charged_nano = 0 THEN 'voided' WHEN estimated OR outcome = 'expired' THEN 'estimated'
@@ -45,26 +47,29 @@ WITH pieces AS MATERIALIZED (
         0, 0, sum(amount_nano)
     FROM (
         SELECT credit_account AS account_id, created_at, amount_nano FROM transfers
-        WHERE debit_account = 'sys:revenue' AND kind <> 'usage' AND kind IN ('refund', 'adjustment') AND created_at >= $6 AND created_at < $7
+        WHERE debit_account = 'sys:revenue' AND kind IN ('refund', 'adjustment') AND created_at >= $6 AND created_at < $7
         UNION ALL
         SELECT debit_account, created_at, -amount_nano FROM transfers
-        WHERE credit_account = 'sys:revenue' AND kind <> 'usage' AND kind IN ('refund', 'adjustment') AND created_at >= $6 AND created_at < $7
+        WHERE credit_account = 'sys:revenue' AND kind IN ('refund', 'adjustment') AND created_at >= $6 AND created_at < $7
     ) AS t
     GROUP BY 1
-), margins AS MATERIALIZED (
-    SELECT name, sum(requests) FILTER (WHERE kind = 'used') AS used, sum(cost_nano) FILTER (WHERE kind = 'used') AS used_cost,
-        sum(charged_nano) FILTER (WHERE kind = 'used') AS used_charged,
-        sum(requests) FILTER (WHERE kind = 'estimated') AS estimated,
-        sum(cost_nano) FILTER (WHERE kind = 'estimated') AS estimated_cost,
-        sum(charged_nano) FILTER (WHERE kind = 'estimated') AS estimated_charged,
-        sum(requests) FILTER (WHERE kind = 'unpriced') AS unpriced, sum(cost_nano) FILTER (WHERE kind = 'unpriced') AS unpriced_cost,
-        sum(charged_nano) FILTER (WHERE kind = 'unpriced') AS unpriced_charged,
-        sum(requests) FILTER (WHERE kind = 'voided') AS voided, sum(cost_nano) FILTER (WHERE kind = 'voided') AS voided_cost,
-        sum(charged_nano) FILTER (WHERE kind = 'voided') AS voided_charged,
-        sum(charged_nano) FILTER (WHERE kind = 'returned') AS returned
-    FROM every
-    GROUP BY 1
-    HAVING bool_or(requests <> 0 OR charged_nano <> 0)
+), margins AS (
+    SELECT name, coalesce(used, 0) AS used, coalesce(used_cost, 0) AS used_cost, coalesce(used_charged, 0) AS used_charged,
+        estimated, estimated_cost, estimated_charged, unpriced, unpriced_cost, unpriced_charged, voided, voided_cost,
+        voided_charged, returned
+    FROM used FULL JOIN (
+        SELECT name, sum(requests) FILTER (WHERE kind = 'estimated') AS estimated,
+            sum(cost_nano) FILTER (WHERE kind = 'estimated') AS estimated_cost,
+            sum(charged_nano) FILTER (WHERE kind = 'estimated') AS estimated_charged,
+            sum(requests) FILTER (WHERE kind = 'unpriced') AS unpriced,
+            sum(cost_nano) FILTER (WHERE kind = 'unpriced') AS unpriced_cost,
+            sum(charged_nano) FILTER (WHERE kind = 'unpriced') AS unpriced_charged,
+            sum(requests) FILTER (WHERE kind = 'voided') AS voided, sum(cost_nano) FILTER (WHERE kind = 'voided') AS voided_cost,
+            sum(charged_nano) FILTER (WHERE kind = 'voided') AS voided_charged,
+            sum(charged_nano) FILTER (WHERE kind = 'returned') AS returned
+        FROM apart
+        GROUP BY 1
+    ) AS others USING (name)
 )
 SELECT NULL AS name, sum(used) AS used, sum(used_cost) AS used_cost, sum(used_charged) AS used_charged,
     sum(estimated) AS estimated, sum(estimated_cost) AS estimated_cost, sum(estimated_charged) AS estimated_charged,
@@ -73,5 +78,5 @@ SELECT NULL AS name, sum(used) AS used, sum(used_cost) AS used_cost, sum(used_ch
 FROM margins
 UNION ALL
 (SELECT * FROM margins WHERE name IS NOT NULL
-ORDER BY CASE $5 WHEN 4 THEN name END, coalesce(used_charged, 0) DESC, coalesce(used_cost, 0) DESC, name COLLATE "C"
+ORDER BY CASE $5 WHEN 4 THEN name END, used_charged DESC, used_cost DESC, name COLLATE "C"
 LIMIT $8 OFFSET $9)
