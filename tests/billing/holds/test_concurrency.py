@@ -43,7 +43,7 @@ async def within_one_minute(world: World) -> None:
 async def patient(make_world: MakeWorld, count: int, plans: dict[str, Plan] = PLANS) -> list[World]:
     """Gateways that load an account one after the other, however long each takes on a busy machine: beyond the bound of
     that wait their requests would be refused as unavailable."""
-    worlds = [await make_world(None, plans) for _ in range(count)]
+    worlds = [await make_world(plans=plans) for _ in range(count)]
     for world in worlds:
         world.database.lock_wait_s = WAIT_S
     return worlds
