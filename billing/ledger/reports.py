@@ -199,7 +199,7 @@ def _balance_place(cursor: str) -> tuple[str, int, str | None]:
     found, balance, moment = (*cursor.split(":", 2), "", "")[:3]
     if not found or not balance.removeprefix("-").isdecimal() or abs(int(balance)) > MAX_NANO:
         raise BadCursor("This cursor is not one that this list has given.")
-    return found, int(balance), checked_moment(moment)
+    return found, int(balance), checked_moment(moment, found)
 
 
 def _price(stored: str | None) -> PriceRow | None:
