@@ -101,9 +101,10 @@ async def get_summary(call: Call, query: SummaryQuery) -> SummaryShape | Table:
     )
 
 
-async def get_buckets(call: Call, query: BucketsQuery) -> BucketsShape | Table:
+async def get_buckets(call: Call, query: BucketsQuery, named: Sequence[str] | None = None) -> BucketsShape | Table:
     """Return what was used in each minute, hour, day, week or month of a time, without gaps, the oldest first. The
-    first and the last are cut where the time begins and ends. As CSV all from the cursor on, without a limit."""
+    first and the last are cut where the time begins and ends. As CSV all from the cursor on, without a limit. `named`
+    as of `UsageSums.spans`, but for a table."""
     in_zone, names, period = await _zone(call, query.tz), _names(query.group_by), Period[query.granularity]
     limit, after = page_asked(query)
     now = datetime.fromtimestamp(call.services.clock(), UTC)
@@ -118,7 +119,7 @@ async def get_buckets(call: Call, query: BucketsQuery) -> BucketsShape | Table:
             raise BadRequest(f"A table has at most {MOST_IN_TABLE} buckets: ask for less time or longer ones.", "since")
         return Table("usage-buckets", _bucket_lines(call, begins, until, period, in_zone, names, most))
     bounds = _bounds(begins, until, period, in_zone, min(limit, most))
-    spans = await _traffic(call).spans(call.account_id, bounds, names)
+    spans = await _traffic(call).spans(call.account_id, bounds, names, named)
     return BucketsShape(
         granularity=query.granularity,
         tz=in_zone.key,

@@ -21,7 +21,7 @@ from billing.money import parse_usd
 from billing.pages import MAX_LIMIT
 from billing.shapes.reports import SUMS, BucketsQuery, BucketsShape, SummaryQuery, SummaryShape
 from billing.times import parse_rfc3339, rfc3339
-from billing.web.lists import Bucket, Chart, stacked
+from billing.web.lists import MOST_SERIES, Bucket, Chart, stacked
 from billing.web.render import usd_text
 from billing.web.visits import MOST_ROWS, NAMED, Page, View, Visit, key_names
 from billing.zones import Period, day_begins
@@ -148,13 +148,13 @@ async def usage(visit: Visit) -> View | Table:
     since, until = map(rfc3339, what.bounds)
     given: dict[str, Any] = {"tz": what.zone.key, "group_by": what.group_by, "limit": MAX_LIMIT}
     buckets_query = BucketsQuery(since=since, until=until, granularity=_named(what.granularity), **given)
-    by_time = visit.request.query.get("table") == "time"
-    buckets = await get_buckets(visit.call, buckets_query) if by_time or not visit.wants_csv else None
-    if isinstance(buckets, Table):
-        return buckets
+    if visit.wants_csv and visit.request.query.get("table") == "time":
+        return cast(Table, await get_buckets(visit.call, buckets_query))
     summary = await get_summary(visit.call, SummaryQuery(since=since, until=until, **given))
     if isinstance(summary, Table):
         return summary
+    drawn = [_value(each) or "" for each in summary.data[: MOST_SERIES - 1]]
+    buckets = await get_buckets(visit.call, buckets_query, None if len(summary.data) <= MOST_SERIES else drawn)
     earlier_since, earlier_until = map(rfc3339, what.compared(now))
     earlier = await get_summary(visit.call, SummaryQuery(since=earlier_since, until=earlier_until, **given))
     names = await _names(visit, what, (*summary.data, *cast(SummaryShape, earlier).data))
