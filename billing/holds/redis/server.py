@@ -169,12 +169,12 @@ class Server:
             if where.get("password"):
                 names = [where["username"]] if where.get("username") else []
                 try:
-                    await connection.ask(["AUTH", *names, where["password"]])
+                    await connection.ask(["AUTH", *names, where["password"]], self._connect_timeout_s)
                 except RedisRefused as error:  # a server without a password refuses every one
                     raise RedisStrange(str(error)) from error
             if where.get("db"):
-                await connection.ask(["SELECT", where["db"]])
-            await connection.ask(["CLIENT", "SETNAME", CLIENT_NAME])
+                await connection.ask(["SELECT", where["db"]], self._connect_timeout_s)
+            await connection.ask(["CLIENT", "SETNAME", CLIENT_NAME], self._connect_timeout_s)
         except BaseException:  # also cancelled: nobody else has the connection yet
             connection.close()
             raise
