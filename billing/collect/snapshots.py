@@ -49,7 +49,7 @@ class ExporterFailed(MetergateError):
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """A place to collect from. `expected_...` are compared with what it says of itself, where given."""
+    """An exporter to collect from. `expected_...`, where set, are compared with what it reports of itself."""
 
     source_id: str
     base_url: str

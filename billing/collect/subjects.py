@@ -62,7 +62,7 @@ class Subject:
 
 @dataclass(frozen=True, slots=True)
 class SubjectRules:
-    """What is done for those that nobody is found for, and what an account starts with."""
+    """What happens to subjects without an account, and what a new account starts with."""
 
     unknown: Unknown = "create"
     plan: str = "free"

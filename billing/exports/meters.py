@@ -76,7 +76,7 @@ class MeterCalls(Protocol):
         would be given again for the same one. An amount that was told under this identifier before is no error."""
 
     async def meter_errors(self, event_id: str) -> Mapping[str, str]:
-        """Return what a report says: by the key of a call, why its event was refused after it was taken."""
+        """Return the errors in a report, by the key of a call: why an event was refused after it was accepted."""
 
 
 class StripeMeters(PlainSink):

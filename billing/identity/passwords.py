@@ -133,7 +133,7 @@ class Passwords:
         """A hash that no password has, and that costs as much to compare."""
 
     async def hash(self, password: str, network: str = "") -> str:
-        """Return what is stored of a password."""
+        """Return the hash of a password for storing."""
         return await self._apart(network, lambda: self._hasher.hash(normalized(password)))
 
     async def check(self, stored: str | None, password: str, network: str = "") -> Verdict:

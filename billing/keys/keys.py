@@ -100,7 +100,7 @@ class ApiKeys:
         return key, secret
 
     def _new_secret(self) -> tuple[str, str, bytes]:
-        """Return a new secret, what is shown of it, and what is stored of it."""
+        """Return a new secret, the prefix that is shown of it, and the digest that is stored."""
         secret = new_secret(self._choice)
         return secret, shown_prefix(secret), secret_digest(secret)
 

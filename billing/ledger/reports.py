@@ -98,7 +98,7 @@ class PricedEvent(NamedTuple):
 
 
 class Reports:
-    """Reads the ledger; `sums` what was used, in sums, `margins` what is left of it. Methods raise
+    """Reads the ledger; `sums` reads sums of usage, `margins` charges less costs. Methods raise
     `database.connection.DatabaseError`."""
 
     def __init__(self, database: Database) -> None:

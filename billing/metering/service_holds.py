@@ -157,7 +157,7 @@ class ServiceHolds:
 
 
 def _used(held: Measure, used: dict[str, Any]) -> Measure:
-    """Return the measure of what was used of what is held. Raises `BadMeasure`."""
+    """Return the measure by which a hold is settled. Raises `BadMeasure`."""
     if "provider" in used and held.provider != used["provider"] and not (held.model and held.provider is None):
         raise BadMeasure("A provider is named where the hold is of a model, and named none.", "provider")
     return replace(held, **used)

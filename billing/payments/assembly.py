@@ -1,4 +1,4 @@
-"""Payments put together: one provider, and everything that works on what it says."""
+"""Payments put together: one provider, and all parts that use its objects."""
 
 from __future__ import annotations
 

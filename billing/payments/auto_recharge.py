@@ -154,7 +154,7 @@ class AutoRecharge:
         return None
 
     async def _conclude(self, attempt: Recharge, payment: Payment | None) -> None:
-        """Note what became of an attempt; one whose payment is under way is looked at again."""
+        """Store the result of an attempt; an attempt whose payment is still pending is checked again later."""
         if payment is None:
             await self._note(attempt, "ready", None)
         elif payment.status in ("open", "processing"):

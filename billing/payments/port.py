@@ -109,7 +109,8 @@ class Purchase:
 
 @dataclass(frozen=True, slots=True)
 class NewCustomer:
-    """What the provider is told of an account. No address: whoever pays gives the one that receipts go to."""
+    """What a new customer at the provider is given of an account. No mail address: the payer enters the one for
+    receipts."""
 
     account_id: str
     name: str

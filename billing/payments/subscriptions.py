@@ -221,7 +221,7 @@ def _seen(row: Row) -> Seen:
 
 
 def _told(wanted: InForce) -> dict[str, object]:
-    """Return what a notice says of a plan that has come into force."""
+    """Return the data of the notice of a plan that has come into force."""
     seen = wanted.subscription
     ends_at = wanted.grace_until or (None if seen is None else seen.ends_at)
     return {

@@ -34,7 +34,7 @@ class Column:
     href: str | None = None
 
     def value(self, row: Any) -> Any:
-        """Return what a row has there."""
+        """Return the row's value in this column."""
         return getattr(row, self.name)
 
     def link(self, visit: Visit, row: Any) -> str | None:
@@ -90,7 +90,7 @@ class Form:
 
 @dataclass(frozen=True, slots=True)
 class Listed:
-    """A list: its caption, its rows, and what is said where there are none, with a command that changes that."""
+    """A list: its caption, its rows, the text for an empty list, and a command that changes it."""
 
     caption: str
     columns: tuple[Column, ...]

@@ -85,7 +85,7 @@ ALONE: Final = "You"
 
 
 class Who(Enum):
-    """Who sees a page: anyone; whoever is signed in; a person; a person in an organization; an operator."""
+    """Who may see a page: anyone; anyone who is signed in; a person; a person in an organization; an operator."""
 
     anyone = "anyone"
     signed_in = "signed in"

@@ -215,7 +215,7 @@ async def redis_ahead_s(redis_url: str, database_url: str, timeout_s: float) -> 
 
 
 def clock_finding(ahead_s: float) -> tuple[Literal["ok", "warn", "fail"], str, str]:
-    """Return what follows from it: a status, what it is, and how to mend it."""
+    """Return a finding about it: a status, a description, and what to do."""
     detail = f"Redis's clock is {abs(ahead_s):.1f} s {'ahead of' if ahead_s > 0 else 'behind'} Postgres's"
     if abs(ahead_s) < AGREE_S:
         return "ok", detail, ""

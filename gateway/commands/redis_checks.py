@@ -73,7 +73,7 @@ def _away(where: str, error: RedisError) -> Check:
 
 
 def redis_findings(where: str, topology: str, info: Mapping[str, Any]) -> list[Check]:
-    """Return what follows from what a server says of itself (https://redis.io/docs/latest/commands/info/)."""
+    """Return the findings from a server's own report (https://redis.io/docs/latest/commands/info/)."""
     version = _redis_version(info)
     version = replace(version, message=f"{where}: {version.message}")
     return [version, _persistence(info), _eviction(info), _topology(topology, info)]

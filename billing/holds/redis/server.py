@@ -48,7 +48,7 @@ def load_library() -> None:
 
 
 def parse_url(url: str) -> Where:
-    """Return what a URL says of a server, as the client library does. Raises `ValueError`."""
+    """Return the server's settings in a URL, read as the client library reads it. Raises `ValueError`."""
     parts = urlsplit(url)
     if parts.query or parts.scheme not in ("redis", "unix"):
         from redis.asyncio import connection

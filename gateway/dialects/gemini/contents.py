@@ -220,8 +220,8 @@ def _texts(fields: Mapping[str, Raw]) -> Iterator[tuple[str, int]]:
 
 
 def input_tokens(body: bytes, count: Callable[[str], int]) -> tuple[int, list[Inline]]:
-    """Return the tokens of all texts and structures of a request, by `count`, and the inline data beside them. A body
-    that can't be read is counted as it stands."""
+    """Return the tokens of all texts and structures of a request, by `count`, and the inline data. A body that can't be
+    read is counted as plain text."""
     inline: list[Inline] = []
     try:
         fields = msgspec.json.decode(body)
