@@ -25,7 +25,7 @@ class Actor:
 
 
 ADMIN: Final = Actor("admin")
-"""Whoever has the admin key."""
+"""The actor of calls with the admin key."""
 SYSTEM: Final = Actor("system")
 """The gateway itself, by a rule."""
 

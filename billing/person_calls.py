@@ -175,7 +175,7 @@ class PersonCalls(CreditCalls, PaymentCalls):
         """Revoke the key of a secret that somebody has found; needs no token."""
         return await self._call("POST", "/api/billing/keys/revoke-leaked", LeakedShape, body=LeakedKey(key=secret))
 
-    # What was used
+    # Usage
 
     async def usage_summary(self, query: Query) -> SummaryShape:
         """Return what was used in a time, by up to two groups."""

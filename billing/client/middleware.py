@@ -117,7 +117,7 @@ class KeyLookup:
     def _answered(self, digest: bytes, task: asyncio.Task[KeyHolder | None]) -> None:
         del self._asked[digest]
         if not task.cancelled():
-            task.exception()  # retrieved here: nobody may be waiting any more
+            task.exception()  # retrieved here: there may be no caller any more
 
 
 def metergate_auth(

@@ -147,7 +147,7 @@ class Recorder:
                 for _, kept in some:
                     if failed is not None:
                         kept.set_exception(failed)
-                        kept.exception()  # retrieved here: nobody may be waiting any more
+                        kept.exception()  # retrieved here: there may be no caller any more
                     elif not kept.done():
                         kept.set_result(None)
         finally:

@@ -32,7 +32,7 @@ logger = logging.getLogger(__name__)
 FOLD_BATCH: Final = 1_000
 TELL_BATCH: Final = 100
 SETTLED: Final = timedelta(minutes=5)
-"""How long after its end an hour is told, so that nearly all of it is told at once."""
+"""The wait after an hour's end before it is sent, so that nearly all of it is sent at once."""
 OLDEST: Final = timedelta(days=35) - HOUR
 """How old an hour may be that Stripe still takes, with an hour to spare."""
 SURE: Final = timedelta(hours=23)

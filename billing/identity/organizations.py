@@ -36,7 +36,7 @@ _NO_SLUG: Final = "organization"
 _SLUG: Final = re.compile("[a-z0-9]+(-[a-z0-9]+)*", re.ASCII)
 _SUFFIX: Final = 6
 _TOLD: Final = 20
-"""Owners who are told of a key that leaked."""
+"""Owners who are notified of a leaked key."""
 
 _query = queries("billing.identity")
 

@@ -179,7 +179,7 @@ class Passwords:
         self._turns.give()
         self._left(network)
         if not running.cancelled():
-            running.exception()  # whoever asked may have left
+            running.exception()  # the caller may have left
 
     def _left(self, network: str) -> None:
         self._places[network] -= 1

@@ -33,7 +33,7 @@ _NOTICES: Final[Mapping[str, NoticeType]] = {
     "key.revoke": "key.revoked",
     "key.leaked": "key.leaked",
 }
-"""Of which changes customers are told."""
+"""Changes that customers are notified of."""
 _query = queries("billing.ledger")
 _FIELDS: Final = tuple(field.name for field in fields(KeyRow))
 

@@ -174,7 +174,7 @@ def _give(made: asyncio.Future[Recorded], what: Recorded | MetergateError) -> No
         made.set_result(what)
     else:
         made.set_exception(what)
-        made.exception()  # retrieved here: nobody may be waiting any more
+        made.exception()  # retrieved here: there may be no caller any more
 
 
 def _hold_fields(debit: Debit, event_id: str, state: str, created: datetime, expires: datetime) -> dict[str, Any]:

@@ -43,7 +43,7 @@ MOST_PAUSE: Final = timedelta(hours=24)
 AFTER_SUCCESS: Final = timedelta(minutes=1)
 """Until the next charge: the balance has been told by then."""
 AGAIN: Final = timedelta(minutes=2)
-"""Until one that was broken off, or whose payment is under way, is looked at again."""
+"""The wait before an interrupted attempt, or a pending payment, is checked again."""
 MOST: Final = 20
 """Accounts that one round charges."""
 LOOKED_AT: Final = 5_000

@@ -271,7 +271,7 @@ def _bar(bucket: Bucket, x: int, end: int, top: int, place: dict[str, int], tick
         lower, upper = below * FLOOR // top, (below + amount) * FLOOR // top
         below += amount
         if amount:
-            height = max(1, upper - lower)  # whatever was charged is seen
+            height = max(1, upper - lower)  # so that every charge is visible
             parts.append(Part(series, FLOOR - lower - height, height))
     width = end - x
     return Bar(x, width, max(1, width - width // GAP), tuple(parts), bucket.href, bucket.label, tick)

@@ -17,7 +17,7 @@ from gateway.commands.failures import shown_url
 
 STORE_TIMEOUT_S: Final = 5.0
 ServerInfo = Mapping[str, Any] | RedisError
-"""What a Redis server says of itself and its cluster, or why it says nothing."""
+"""The report of a Redis server and its cluster, or the reason why there is none."""
 OLDEST_REDIS: Final = (6, 2)
 LEAST_MASTERS: Final = 3
 """Of fewer no majority is left to vote for a replica once one has died."""

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 WEBHOOK_PATH: Final = "/api/webhooks/stripe"
 FILE_MODE: Final = 0o600
 LOOK_EVERY_S: Final = 0.2
-"""How often a comparison that runs is looked at."""
+"""The time between looks at a running comparison."""
 
 Url = Annotated[str, typer.Argument(metavar="URL", help="The gateway's public address.", show_default=False)]
 SecretFile = Annotated[

@@ -39,7 +39,7 @@ _IN_BODY: Final = frozenset(
         *("videoMetadata", "partMetadata", "mediaResolution", "toolCall", "toolResponse"),
     }
 )
-"""Parts, or what stands beside them, that bring no more than their bytes."""
+"""Parts, or fields next to them, that cost no more than their bytes."""
 _BLOB: Final = Names("mimeType", "data", "displayName")
 _FILE: Final = Names("mimeType", "fileUri", "displayName")
 _FUNCTION_RESPONSE: Final = Names("id", "name", "response", "parts", "willContinue", "scheduling")
