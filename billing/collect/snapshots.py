@@ -27,7 +27,7 @@ MOST_EMPTY: Final = 10
 """Pages in a row that may be empty and say that there is more."""
 MOST_BACK: Final = timedelta(days=35)
 MOST_AHEAD: Final = timedelta(minutes=5)
-"""Snapshots of other times are set aside: of old ones the neighbours are gone, and nobody knows the future."""
+"""Snapshots of other times are set aside: older ones have lost their neighbours, and later ones can't be true."""
 LEAST_DAYS: Final = MOST_BACK.days + 2
 """How long points are kept at least: late ones grow from those before them."""
 
@@ -49,7 +49,7 @@ class ExporterFailed(MetergateError):
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """A place to collect from. `expected_...` are compared with what it says of itself, where given."""
+    """An exporter to collect from. `expected_...`, where set, are compared with what it reports of itself."""
 
     source_id: str
     base_url: str

@@ -35,7 +35,7 @@ logger = logging.getLogger(__name__)
 _query = queries("billing.collect")
 
 AT_ONCE: Final = 100
-"""Subjects that are looked into by one transaction."""
+"""How many subjects one transaction checks."""
 MOST_ASSIGNED: Final = 1000
 """Subjects of one e-mail address that an operator assigns at once."""
 NEWEST: Final = 2**63 - 1
@@ -63,7 +63,7 @@ class Subject:
 
 @dataclass(frozen=True, slots=True)
 class SubjectRules:
-    """What is done for those that nobody is found for, and what an account starts with."""
+    """What happens to subjects without an account, and what a new account starts with."""
 
     unknown: Unknown = "create"
     plan: str = "free"

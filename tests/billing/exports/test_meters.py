@@ -1,4 +1,4 @@
-"""Sums by hour at Stripe: each amount told once, however often it is sent, and what is late as a difference."""
+"""Sums by hour at Stripe: each amount counts once, however often it is sent, and late usage is sent as a difference."""
 
 import asyncio
 from collections import Counter
