@@ -1,6 +1,6 @@
 """Buckets of time, read in parts: the one reading of them for JSON, CSV and pages.
 
-A part has whole buckets, of `MOST_CELLS` groups together at most, so that neither an answer nor the event loop is held
+A part has whole buckets, with a bounded number of groups together, so that neither an answer nor the event loop is held
 by an account with many groups; a table and a page read one part after the other. A bucket that alone has more groups is
 given in several parts, each of which has its times and its sums, and the next of its groups.
 """
@@ -25,7 +25,9 @@ if TYPE_CHECKING:
     from billing.collect.traffic import Traffic
 
 MOST_CELLS: Final = 2_000
-"""Groups of all buckets of one part: some 40 ms of Postgres and of ours."""
+"""Groups of all buckets of one answer: some 45 ms of Postgres and of ours."""
+AT_ONCE: Final = 2
+"""As many times more are read at once for a table or a page, which need all: fewer readings, each still short."""
 MOST_BUCKETS: Final = {Period.minute: 480, Period.hour: 96, Period.day: 31, Period.week: 26, Period.month: 36}
 """Of one part, so that none reads too much."""
 GROWTH: Final = 4
@@ -89,15 +91,17 @@ def place_in(after: str, since: datetime, until: datetime) -> tuple[datetime, in
     return datetime.fromtimestamp(seconds, UTC), skip
 
 
-async def read_part(traffic: Traffic, steps: Steps, most: int) -> Part:
-    """Return the first buckets, at most so many. Raises `UsageQueryError` and `DatabaseError`."""
+async def read_part(traffic: Traffic, steps: Steps, most: int, cells: int | None = None) -> Part:
+    """Return the first buckets, at most so many, with at most `cells` groups (None: those of an answer). Raises
+    `UsageQueryError` and `DatabaseError`."""
+    cells = cells or MOST_CELLS
     bounds = steps.bounds(1 if steps.skip else min(most, MOST_BUCKETS[steps.period]))
-    found = await _spans(traffic, steps, bounds)
+    found = await _spans(traffic, steps, bounds, cells)
     buckets = [Bucket(*times, total(span), ordered(span)) for times, span in zip(pairwise(bounds), found, strict=False)]
     if not buckets:
         return Part([], None)
-    (start, end, used, groups), skipped = buckets[0], steps.skip + MOST_CELLS
-    if len(groups) > MOST_CELLS or steps.skip:
+    (start, end, used, groups), skipped = buckets[0], steps.skip + cells
+    if len(groups) > cells or steps.skip:
         buckets = [Bucket(start, end, used, groups[steps.skip : skipped])]
         if len(groups) > skipped:
             return Part(buckets, (start, skipped))
@@ -111,21 +115,21 @@ async def read_parts(traffic: Traffic, steps: Steps) -> AsyncIterator[list[Bucke
     while place is not None:
         since, skip = place
         left = Steps(steps.account_id, since, steps.until, steps.period, steps.zone, steps.names, skip)
-        buckets, place = await read_part(traffic, left, MOST_BUCKETS[steps.period])
+        buckets, place = await read_part(traffic, left, MOST_BUCKETS[steps.period], AT_ONCE * MOST_CELLS)
         yield buckets
 
 
-async def _spans(traffic: Traffic, steps: Steps, bounds: Sequence[datetime]) -> list[Span]:
-    """Return the spans between the first bounds: all, or as many as have `MOST_CELLS` groups; one at least."""
+async def _spans(traffic: Traffic, steps: Steps, bounds: Sequence[datetime], most: int) -> list[Span]:
+    """Return the spans between the first bounds: all, or about as many as have so many groups; one at least."""
     groups = await traffic.most_groups(steps.account_id, steps.names) if steps.names else 0
     found: list[Span] = []
-    cells, more = 0, max(1, MOST_CELLS // max(groups, 1))
+    cells, more = 0, max(1, most // max(groups, 1))
     while more and len(found) < len(bounds) - 1:
         for span in await traffic.spans(steps.account_id, bounds[len(found) : len(found) + more + 1], steps.names):
-            if found and cells + len(span) > MOST_CELLS:
+            if found and cells + len(span) > most:
                 return found
             found.append(span)
             cells += len(span)
-        few = cells < MOST_CELLS // 2
-        more = min(GROWTH * len(found), (MOST_CELLS - cells) * len(found) // max(cells, 1)) if few else 0
+        few = cells < most // 2
+        more = min(GROWTH * len(found), (most - cells) * len(found) // max(cells, 1)) if few else 0
     return found

@@ -65,7 +65,7 @@ BACK: Final = {
 """How long before the end, in the middle of a bucket, the first one is, where it is not said."""
 MOST_IN_TABLE: Final = 50_000
 """Buckets of one table: more are asked for in several."""
-LINES_A_TURN: Final = 1_000
+LINES_A_TURN: Final = 500
 """Of a table, made at once."""
 _DAY: Final = re.compile(r"\d{4}-\d\d-\d\d", re.ASCII)
 
@@ -253,8 +253,8 @@ async def _bucket_lines(names: Sequence[str], parts: AsyncIterator[list[Bucket]]
             for each in buckets
             for group, used in each.groups or [(nobody, NOTHING)]
         )
-        yield rows(chain(head, lines))
-        await asyncio.sleep(0)
+        async for some in _lines(head, lines):
+            yield some
         head = []
 
 
