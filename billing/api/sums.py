@@ -249,8 +249,9 @@ async def _bucket_lines(names: Sequence[str], parts: AsyncIterator[list[Bucket]]
     head: list[Iterable[object]] = [("start", "end", *names, *SUMS)]
     async for buckets in parts:
         lines = (
-            (rfc3339(each.start), rfc3339(each.end), *group, *used_fields(used).values())
+            (*times, *group, *used_fields(used).values())
             for each in buckets
+            for times in [(rfc3339(each.start), rfc3339(each.end))]
             for group, used in each.groups or [(nobody, NOTHING)]
         )
         async for some in _lines(head, lines):
