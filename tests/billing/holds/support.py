@@ -101,10 +101,10 @@ async def look(*worlds: World) -> None:
 
 
 async def stops_to_renew(slow: World, judge: World) -> None:
-    """The gateway is alive, but its lease has not been renewed for longer than the judge believes in it. The judge
-    sweeps when it is told."""
+    """The gateway is alive, but its lease has not been renewed for longer than the judge believes in it. Both sweep when
+    they are told: a gateway that finds its holds claimed renews its lease."""
     await slow.engine.lease.stop()
-    await judge.engine.loops.stop("sweep")
+    await sweep_by_hand(slow, judge)
     await time_passes(judge, slow)
 
 
