@@ -208,7 +208,7 @@ class Checkpoint:
         collected is asked for its last snapshots alone."""
         if since is None and self.since is not None and self.until is not None:
             return self
-        begins = self.since or (self.watermark or now) - overlap
+        begins = self.since or min(self.watermark or now, now) - overlap
         begins = begins if since is None else min(begins, since)
         return replace(self, since=max(begins, now - MOST_BACK), until=now, cursor=None, newest=None)
 

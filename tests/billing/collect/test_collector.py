@@ -259,6 +259,7 @@ def test_a_window_that_is_asked_for_leaves_no_gap() -> None:
     overlap, hour = timedelta(minutes=5), timedelta(hours=1)
     read = Checkpoint(1, watermark=NOW - 72 * hour)
     reading = Checkpoint(1, watermark=NOW - 72 * hour, since=NOW - 70 * hour, until=NOW - hour, cursor="7")
+    assert Checkpoint(1, watermark=NOW + hour).begun(NOW, overlap).since == NOW - overlap  # by a clock that was wrong
     for checkpoint, begins in ((read, NOW - 72 * hour - overlap), (reading, NOW - 70 * hour)):
         assert checkpoint.begun(NOW, overlap, NOW - hour).since == begins
         asked = checkpoint.begun(NOW, overlap, NOW - 80 * hour)
