@@ -90,14 +90,18 @@ class Traffic:
         spans = await self._sums.spans(account_id, bounds, OF_LEDGER)
         return [_split(span, groups, names) for span, groups in zip(spans, by_group, strict=True)]
 
+    async def most_groups(self, account_id: str, names: Sequence[str]) -> int:
+        """Return how many groups one span has at most by names of requests; 0 by those of traffic: nobody knows."""
+        if any(name in NAMES for name in names):
+            return 0
+        return await self._sums.most_groups(account_id, _grouping(names))
+
     async def _counted(self, account_id: str, bounds: Sequence[datetime]) -> list[Counted]:
         if len(bounds) < 2:
             return []
         oldest = datetime.fromtimestamp(self._clock(), UTC) - MOST_BACK
         cut = {at.astimezone(UTC).replace(minute=0, second=0, microsecond=0) for at in bounds if at.minute}
-        rows = await self._sums.database.rows(
-            _query("read_traffic"), account_id, list(bounds), sorted(hour for hour in cut if hour >= oldest)
-        )
+        rows = await self._sums.database.rows(_query("read_traffic"), account_id, list(bounds), sorted(cut), oldest)
         return [Counted(**{**dict(row), "up": int(row["up"]), "down": int(row["down"])}) for row in rows]
 
 
