@@ -8,7 +8,7 @@ given in several parts, each of which has its times and its sums, and the next o
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from itertools import pairwise
 from typing import TYPE_CHECKING, Final, NamedTuple
@@ -37,7 +37,7 @@ GROWTH: Final = 4
 @dataclass(frozen=True, slots=True)
 class Steps:
     """Which buckets: of a time, in steps of a period of a zone, grouped by names. Of the first one, `skip` groups were
-    given before."""
+    given before. `named` as of `UsageSums.spans`."""
 
     account_id: str
     since: datetime
@@ -46,6 +46,7 @@ class Steps:
     zone: ZoneInfo
     names: Sequence[str]
     skip: int = 0
+    named: Sequence[str] | None = None
 
     def bounds(self, most: int) -> list[datetime]:
         """Return where at most so many of the buckets begin, and the last one of these ends."""
@@ -114,18 +115,19 @@ async def read_parts(traffic: Traffic, steps: Steps) -> AsyncIterator[list[Bucke
     place: tuple[datetime, int] | None = (steps.since, steps.skip)
     while place is not None:
         since, skip = place
-        left = Steps(steps.account_id, since, steps.until, steps.period, steps.zone, steps.names, skip)
+        left = replace(steps, since=since, skip=skip)
         buckets, place = await read_part(traffic, left, MOST_BUCKETS[steps.period], AT_ONCE * MOST_CELLS)
         yield buckets
 
 
 async def _spans(traffic: Traffic, steps: Steps, bounds: Sequence[datetime], most: int) -> list[Span]:
     """Return the spans between the first bounds: all, or about as many as have so many groups; one at least."""
-    groups = await traffic.most_groups(steps.account_id, steps.names) if steps.names else 0
+    account_id, names, named = steps.account_id, steps.names, steps.named
+    groups = await traffic.most_groups(account_id, names) if names and named is None else 0
     found: list[Span] = []
     cells, more = 0, max(1, most // max(groups, 1))
     while more and len(found) < len(bounds) - 1:
-        for span in await traffic.spans(steps.account_id, bounds[len(found) : len(found) + more + 1], steps.names):
+        for span in await traffic.spans(account_id, bounds[len(found) : len(found) + more + 1], names, named):
             if found and cells + len(span) > most:
                 return found
             found.append(span)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import re
 from collections.abc import AsyncIterator, Iterable, Sequence
+from dataclasses import replace
 from datetime import UTC, date, datetime, timedelta
 from itertools import chain, islice
 from typing import TYPE_CHECKING, Final, NamedTuple
@@ -137,9 +138,12 @@ async def get_buckets(call: Call, query: BucketsQuery) -> BucketsShape | Table:
     )
 
 
-async def all_buckets(call: Call, query: BucketsQuery) -> AsyncIterator[list[Bucket]]:
-    """Yield all buckets that are asked for, part by part, for a page that draws them."""
-    async for buckets in read_parts(_traffic(call), await _steps(call, query)):
+async def all_buckets(
+    call: Call, query: BucketsQuery, named: Sequence[str] | None = None
+) -> AsyncIterator[list[Bucket]]:
+    """Yield all buckets that are asked for, part by part, for a page that draws them. `named` as of
+    `UsageSums.spans`."""
+    async for buckets in read_parts(_traffic(call), replace(await _steps(call, query), named=named)):
         yield buckets
 
 

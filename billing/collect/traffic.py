@@ -63,12 +63,18 @@ class Traffic:
         """`clock` gives Unix seconds."""
         self._sums, self._clock = sums, clock
 
-    async def spans(self, account_id: str, bounds: Sequence[datetime], names: Sequence[str] = ()) -> list[Span]:
+    async def spans(
+        self,
+        account_id: str,
+        bounds: Sequence[datetime],
+        names: Sequence[str] = (),
+        named: Sequence[str] | None = None,
+    ) -> list[Span]:
         """Return what was used in each span between two bounds, as `UsageSums.spans`, with bytes; by names of requests
-        or by those of traffic."""
+        or by those of traffic, which are all told apart."""
         of_traffic = [name for name in names if name in NAMES]
         if not of_traffic:
-            spans = await self._sums.spans(account_id, bounds, _grouping(names))
+            spans = await self._sums.spans(account_id, bounds, _grouping(names), named=named)
             for each in await self._counted(account_id, bounds):
                 _add(spans[each.span], _of_debits(names, each.region), each.up + each.down)
             return spans

@@ -44,9 +44,10 @@ _HOURLY: Final = timedelta(hours=1)
 
 PLANNED_EACH_TIME: Final = (
     "SELECT set_config('jit', 'off', true), set_config('plan_cache_mode', 'force_custom_plan', true), "
-    "set_config('work_mem', '32MB', true)"
+    "set_config('work_mem', '32MB', true), set_config('enable_sort', 'off', true)"
 )
-"""For the rest of a transaction: to compile a statement, or to plan it for any number of pieces, costs more than it."""
+"""For the rest of a transaction: to compile a statement, or to plan it for any number of pieces, costs more than it.
+Many rows are added into few groups, which the planner does not know: it would sort them first."""
 
 _query = queries("billing.ledger")
 
@@ -224,9 +225,11 @@ class UsageSums:
         bounds: Sequence[datetime],
         grouping: Grouping | None = None,
         only: UsedBy | None = None,
+        named: Sequence[str] | None = None,
     ) -> list[Span]:
         """Return what was used in each span between two bounds, which are rising times of UTC with whole minutes: from
-        one on and before the next."""
+        one on and before the next. With `named` only these values of the first dimension that it is grouped by are told
+        apart: all others are together in `OTHERS`."""
         if len(bounds) < 2:
             return []
         grouping, only = grouping or Grouping(), only or UsedBy()
@@ -242,7 +245,7 @@ class UsageSums:
                 *grouping.columns,
                 *(only.key_id, only.user_id, only.feature),
                 *(await _tag_id(connection, account_id, grouping.tag), grouping.tag),
-                MOST_ROWS + 1,
+                *(MOST_ROWS + 1, None if named is None else list(named), OTHERS),
             )
         if len(rows) > MOST_ROWS:
             raise UsageQueryError("These are too many groups for one answer: ask for less time, or for fewer groups.")

@@ -180,6 +180,11 @@ class Visit:
         return is_operator(self.caller)
 
     @property
+    def operating(self) -> bool:
+        """Return whether the page is about all accounts, and not about the visitor's own organization."""
+        return self.page.who is Who.operator
+
+    @property
     def account_id(self) -> str:
         """Return whose data the page is about. Raises `InsufficientScope`."""
         return self.call.account_id

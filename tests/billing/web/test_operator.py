@@ -9,6 +9,7 @@ from billing.ledger.catalogue import sync_prices
 from billing.money import parse_usd
 from billing.price_table import PriceTable
 from billing.usage import Usage
+from tests.billing.identity.support import join
 from tests.billing.support import PRICE, PRICES, Billing
 from tests.billing.web.conftest import MODELS
 from tests.billing.web.support import Console
@@ -82,6 +83,16 @@ async def test_only_what_was_changed_of_an_account_is_changed(console: Console) 
     assert account_id in listed.words
     none = await console.get("/operator/accounts", "operator", params={"search": "%", "status": "active"})
     assert "No account is like that." in none.words
+
+    await join(console.billing, console.organization, console.persons["operator"], "admin")
+    del console.cookies["operator"]  # who signs in anew is in the organization, and an operator too
+    own, everyone = [await console.get(path, "operator") for path in ("/keys", "/operator/keys")]
+    assert "This account is suspended" in own.words
+    assert "This account is suspended" not in everyone.words
+    assert "Operator: all accounts" in everyone.words
+    assert "<title>Keys · Metergate" in own.text
+    assert "<title>Keys · Operator · Metergate" in everyone.text
+    assert f"<h2>{before.name}</h2>" in everyone.text
 
 
 async def test_keys_show_what_they_spent_and_are_revoked(console: Console) -> None:
