@@ -203,11 +203,13 @@ class Checkpoint:
     newest: datetime | None = None
 
     def begun(self, now: datetime, overlap: timedelta, since: datetime | None = None) -> Checkpoint:
-        """Return it with the window that is read next: the one that was begun, else one from before the watermark on,
-        or from `since` on. A source that was never collected is asked for its last snapshots alone."""
+        """Return it with the window that is read next: the one that was begun, else one from before the watermark on; a
+        new one from `since` on where that is earlier, so that nothing between is left out. A source that was never
+        collected is asked for its last snapshots alone."""
         if since is None and self.since is not None and self.until is not None:
             return self
-        begins = (self.watermark or now) - overlap if since is None else since
+        begins = self.since or min(self.watermark or now, now) - overlap
+        begins = begins if since is None else min(begins, since)
         return replace(self, since=max(begins, now - MOST_BACK), until=now, cursor=None, newest=None)
 
     def after(self, page: Page) -> Checkpoint:
