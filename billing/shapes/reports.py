@@ -1,4 +1,4 @@
-"""What a customer reads of what was used, in sums: a summary, buckets of time, the month so far. Pure."""
+"""Reports of usage sums for a customer: a summary, buckets of time, the month so far. Pure."""
 
 from __future__ import annotations
 

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from billing.shapes.reports import BucketShape
 
 NOT_SAID: Final = "(none)"
-"""What a group is called whose requests have no such thing."""
+"""The name of the group of requests without a value."""
 GROUPS: Final = ("model", "key", "user", "provider", "endpoint", "feature", "tag")
 PERIODS: Final = {
     "month": "This month",

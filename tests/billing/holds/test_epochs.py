@@ -366,7 +366,8 @@ async def test_gateways_that_start_together_agree_on_one_epoch(make_world: MakeW
 
 
 async def test_an_epoch_that_was_begun_in_the_ledger_alone_is_not_missed(world: World) -> None:
-    """Whoever began it died, or gave up, before Redis was told: an account that is not loaded yet could never be."""
+    """The gateway that began it died, or gave up, before it told Redis. If the others did not notice, no new account
+    could be loaded."""
     known = await world.customer(10**9)
     await spend(world, known)
     epoch = partition_of(world).epoch or 0
@@ -387,7 +388,7 @@ async def test_an_epoch_that_was_begun_in_the_ledger_alone_is_not_missed(world: 
 
 
 async def test_states_of_an_older_layout_are_loaded_again(world: World) -> None:
-    """They are as gone: a new epoch takes what they had counted from the ledger."""
+    """A new epoch ignores them, and reads their counts from the ledger."""
     principal = await world.customer(10**9, quotas=(DAY_TOKENS,))
     await spend(world, principal)
     partition = partition_of(world)

@@ -1,8 +1,6 @@
-"""The journal alone is lost, by a command or an eviction: what was held in it must not stay held for ever.
-
-Whoever first misses a hold says so: its settlement, its void, or a sweep while it runs; and nobody says so of a hold
-that another gateway has ended.
-"""
+"""The journal alone is lost, by a command or an eviction: its holds must not count for ever. The loss is noticed by the
+first settlement, void or sweep that misses a hold of a living gateway, and by none of a hold that another gateway has
+ended."""
 
 import asyncio
 

@@ -51,7 +51,7 @@ async def _said(child: asyncio.subprocess.Process) -> str:
 
 
 class World:
-    """Three gateways, and what is asked of them."""
+    """Three gateways, and the requests to them."""
 
     def __init__(self, urls: list[str], session: aiohttp.ClientSession, database: Database) -> None:
         self.urls, self.session, self.database, self.asked = urls, session, database, 0
