@@ -73,18 +73,22 @@ class OneGateway:
         return self.gateway
 
 
+Make = Callable[[OneGateway], Any]
+
+
 @pytest.fixture
 async def tell(
     make_gateway: MakeGateway, upstream: Upstream, subtests: pytest.Subtests, request: pytest.FixtureRequest
 ) -> Tell:
     """Tells stories, whatever becomes of the others, on a gateway with these options. `by` makes further options of the
-    provider's URL, where that is not `openai`'s, and `makers` what takes a fixture's place that is made of
-    `make_gateway` and `upstream`. What else a story asks for is a fixture."""
+    provider's URL, where that is not `openai`'s; `makers` make what a story asks for by their names, each anew; `after`
+    is called after each. What else a story asks for is a fixture."""
 
     async def told(
         stories: Stories,
         by: Callable[[str], dict[str, Any]] | None = None,
-        makers: dict[str, Callable[[MakeGateway, Upstream], Any]] | None = None,
+        makers: dict[str, Make] | None = None,
+        after: Callable[[Gateway], Awaitable[None]] | None = None,
         **options: Any,
     ) -> None:
         async def serve(asked: web.Request) -> web.StreamResponse:
@@ -94,12 +98,26 @@ async def tell(
         url = await upstream(serve)
         one = OneGateway(url, **options, **(by(url) if by else {}))
         one.gateway = await (make_gateway(**options, **by(url)) if by else make_gateway(url, **options))
-        given = {"make_gateway": one.make_gateway, "upstream": one.upstream, "gateway": one.gateway}
-        given |= {name: make(one.make_gateway, one.upstream) for name, make in (makers or {}).items()}
         for story, case in stories.cases():
             with subtests.test(story.__name__, **case), pytest.MonkeyPatch.context() as monkeypatch:
-                known = {**given, **case, "monkeypatch": monkeypatch}
-                wanted = inspect.signature(story).parameters
-                await story(**{n: known[n] if n in known else request.getfixturevalue(n) for n in wanted})
+                known = {**vars(one), "make_gateway": one.make_gateway, "upstream": one.upstream}
+                known |= {**case, "monkeypatch": monkeypatch}
+                await story(**{name: await _given(name, one, known, makers or {}, request) for name in _names(story)})
+                if after is not None:
+                    await after(one.gateway)
 
     return told
+
+
+def _names(story: Story) -> list[str]:
+    return list(inspect.signature(story).parameters)
+
+
+async def _given(
+    name: str, one: OneGateway, known: dict[str, Any], makers: dict[str, Make], request: pytest.FixtureRequest
+) -> Any:
+    """What a story asks for by this name."""
+    if name in makers:
+        made = makers[name](one)
+        return await made if inspect.isawaitable(made) else made
+    return known[name] if name in known else request.getfixturevalue(name)
