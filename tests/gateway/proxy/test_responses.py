@@ -139,8 +139,8 @@ class Answer(BaseModel):
 
 async def client_of(one: OneGateway) -> AsyncOpenAI:
     """OpenAI's client, by base URL alone, on the local provider."""
-    customer = await one.gateway.customer()
-    return AsyncOpenAI(base_url=one.gateway.url + "/v1", api_key=customer.key, max_retries=0)
+    key = (await one.customer()).key
+    return AsyncOpenAI(base_url=one.gateway.url + "/v1", api_key=key, max_retries=0)
 
 
 @stories
