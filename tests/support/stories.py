@@ -104,7 +104,7 @@ async def tell(
 
         url = await upstream(serve)
         one = OneGateway(url, **options, **(by(url) if by else {}))
-        one.gateway = await (make_gateway(**options, **by(url)) if by else make_gateway(url, **options))
+        one.gateway = await make_gateway(url, **options, **(by(url) if by else {}))
         for story, case in stories.cases():
             one.own = None
             with subtests.test(story.__name__, **case), pytest.MonkeyPatch.context() as monkeypatch:

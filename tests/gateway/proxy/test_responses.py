@@ -1,5 +1,6 @@
 """The Responses API through a whole gateway: metered whole and streamed, refused, and as OpenAI's client reads it."""
 
+import asyncio
 import json
 from collections.abc import Awaitable, Callable
 from typing import Any
@@ -9,9 +10,9 @@ import pytest
 from openai import AsyncOpenAI
 from pydantic import BaseModel
 
-from tests.gateway.conftest import Customer, Gateway
+from tests.gateway.conftest import Customer, Gateway, MakeGateway
 from tests.gateway.dialects.openai_responses.test_answer import event, response, stream
-from tests.support.answering import Provider, saying, streaming
+from tests.support.answering import BOUND_S, Provider, saying, streaming, until
 from tests.support.gateways import CACHED, INPUT, OUTPUT, Fetched, ask, assert_free, refusal, spent_nano, the_event
 from tests.support.stories import OneGateway, Stories, Tell
 
@@ -194,3 +195,29 @@ async def the_client_raises_its_own_errors(gateway: Gateway, sdk: AsyncOpenAI) -
 
 async def test_on_one_gateway(tell: Tell) -> None:
     await tell(stories, makers={"served": served_by, "sdk": client_of})
+
+
+async def test_the_client_polls_a_background_response(make_gateway: MakeGateway) -> None:
+    gateway = await make_gateway(background_poll_s=0.05, background_lease_s=1.0)
+    customer = await gateway.customer()
+    async with AsyncOpenAI(base_url=gateway.url + "/v1", api_key=customer.key, max_retries=0) as client:
+        made = await client.responses.create(
+            model="demo", input="Count to 3", background=True, metadata={"delay_ms": "300"}
+        )
+        assert made.status == "queued"
+        async with asyncio.timeout(BOUND_S):
+            while made.status in ("queued", "in_progress"):
+                await asyncio.sleep(0.05)
+                made = await client.responses.retrieve(made.id)
+        assert made.output_text == "1, 2, 3"
+        stopped = await client.responses.create(
+            model="demo", input="Count to 3", background=True, metadata={"delay_ms": "60000"}
+        )
+        assert (await client.responses.cancel(stopped.id)).status == "cancelled"
+
+    async def all_done() -> bool:
+        return not await gateway.runtime.database.value("SELECT count(*) FROM background_jobs WHERE done_at IS NULL")
+
+    await until(all_done)
+    charged = [event for event in await customer.events() if event["output_tokens"]]
+    assert len(charged) == 1
