@@ -1,23 +1,24 @@
 """The short version of the chaos proof: two kills of each kind under load, and not one debit lost or doubled.
 
-50 clients, so that two cores carry them besides three workers, Postgres, Redis and the provider. `python -m
-tests.chaos` has 200, thirty faults of each kind, and more kinds.
+Few clients, so that little is computed besides what is struck; a fault still finds requests in all their states.
+`python -m tests.chaos` has 200, thirty faults of each kind, and more kinds.
 """
 
 import random
 from dataclasses import replace
 from typing import Final
 
-from tests.chaos.clients import Ended, Mix
+from tests.chaos.clients import Ended, Exchange, Mix
 from tests.chaos.faults import DEFAULTS_OF_FAILING_PROVIDER, FAILING_PROVIDER, KILLS
-from tests.chaos.harness import running
+from tests.chaos.harness import Customer, running
 from tests.chaos.ledger_check import free_of, lost_of
 from tests.chaos.misuse import DEFAULTS_OF_SLOW_READERS, SLOW_READERS
+from tests.chaos.plan import Plan
 from tests.chaos.report import by_fault
 from tests.chaos.run import make_customers, run_round
 from tests.chaos.stores import LOST_JOURNAL
 
-CLIENTS: Final = 50
+CLIENTS: Final = 16
 KILLS_OF_EACH: Final = 2
 SEED: Final = 20
 
@@ -36,50 +37,46 @@ async def test_kills_lose_and_double_nothing() -> None:
     assert verdict.ok, "\n".join(verdict.details)
 
 
-async def test_slow_readers_pay_and_a_lost_journal_holds_nothing() -> None:
-    """No gateway dies here: nothing that a client has received may be free."""
-    async with running(defaults=DEFAULTS_OF_SLOW_READERS) as stack:
+async def test_slow_readers_pay_a_lost_journal_holds_nothing_and_a_failing_provider_costs_nobody_anything_twice() -> (
+    None
+):
+    """First no gateway dies: nothing that a client has received may be free. Then other keys, retries and a fallback
+    serve nearly all while the provider fails a third of the time, and a worker is killed."""
+    defaults = DEFAULTS_OF_SLOW_READERS | DEFAULTS_OF_FAILING_PROVIDER
+    async with running(workers=2, defaults=defaults, spare=True) as stack:
         customers = await make_customers(stack)
         faults = [SLOW_READERS, LOST_JOURNAL]
-        made = await run_round(stack, "slow", customers, faults, concurrency=20, seed=SEED, ends_gateways=False)
-    assert sum(each.plan.do == "flood" and each.got_output for each in made.exchanges) == 6
-    assert made.verdict.ok, "\n".join(made.verdict.details)
-
-
-async def test_a_provider_that_fails_a_third_of_the_time_costs_nobody_anything_twice() -> None:
-    """Other keys, retries and a fallback serve nearly all; a worker is killed meanwhile."""
-    async with running(workers=2, defaults=DEFAULTS_OF_FAILING_PROVIDER, spare=True) as stack:
-        customers = await make_customers(stack)
-        faults = [FAILING_PROVIDER, KILLS[0]]
+        slow = await run_round(stack, "slow", customers, faults, concurrency=8, seed=SEED, ends_gateways=False)
+        assert slow.verdict.ok, "\n".join(slow.verdict.details)
         # Who leaves while an attempt stays silent pays its input, which this provider counts as never asked.
-        mix = Mix(errors=0.01, longs=0.0, leaves=0.0)
-        made = await run_round(stack, "failing", customers, faults, concurrency=30, seed=SEED, mix=mix)
+        mix, faults = Mix(errors=0.01, longs=0.0, leaves=0.0), [FAILING_PROVIDER, KILLS[0]]
+        made = await run_round(
+            stack, "failing", customers, faults, concurrency=12, seed=SEED, mix=mix, earlier=slow.exchanges
+        )
         print(by_fault(made), made.notes)
+    assert sum(each.plan.do == "flood" and each.got_output for each in slow.exchanges) == 6
     assert made.verdict.ok, "\n".join(made.verdict.details)
     failed = stack.upstream.failed
     assert {"429", "500", "503", "cut"} <= failed.keys(), failed
     upset = sum(each.ended is Ended.refused and each.status >= 500 for each in made.exchanges)
-    assert upset < made.verdict.requests / 20, (upset, made.verdict.requests)
+    assert upset < len(made.exchanges) / 20, (upset, len(made.exchanges))
 
 
-async def test_the_verdict_sees_what_is_wrong() -> None:
+def test_the_verdict_sees_what_is_wrong() -> None:
     """The proof is worth what its judge is: a whole answer that the ledger has not got is found."""
-    async with running(workers=1) as stack:
-        customers = await make_customers(stack)
-        made = await run_round(stack, "calm", customers, [], concurrency=5, seed=SEED)
-        assert made.verdict.ok, "\n".join(made.verdict.details)
-        (first, *_) = [each for each in made.exchanges if each.request_id and each.status == 200]
-        assert lost_of([first], {}) == [f"{first.request_id} ({first.plan.marker}) has no debit"]
-        event = {"outcome": "settled", "charged_nano": first.plan.charged_nano, "client_request_id": first.plan.marker}
-        assert lost_of([first], {str(first.request_id): event}) == []
-        for wrong in ({"outcome": "expired"}, {"charged_nano": 1}, {"client_request_id": "another"}):
-            assert len(lost_of([first], {str(first.request_id): {**event, **wrong}})) == 1
-        assert free_of([first], {}) == []  # it is lost, which is worse
-        cut = replace(first, ended=Ended.cut)
-        assert free_of([replace(cut, got_output=False)], {}) == []
-        assert len(free_of([cut], {})) == 1
-        assert free_of([cut], {str(cut.request_id): {**event, "charged_nano": 1}}) == []
-        assert len(free_of([cut], {str(cut.request_id): {**event, "charged_nano": 0}})) == 1
-        given_back = {str(cut.request_id): {"outcome": "expired", "charged_nano": 0}}
-        assert free_of([cut], given_back) == []
-        assert len(free_of([cut], given_back, ends_gateways=False)) == 1
+    plan, customer = Plan("1-of-it", "ok", 20, 1, 5, 7), Customer("acc_1", "key_1", "mg_1", 0, 0, (), ())
+    first = Exchange(plan, customer, False, 1.0, 2.0, Ended.whole, 200, "REQUEST", got_output=True)
+    assert lost_of([first], {}) == ["REQUEST (1-of-it) has no debit"]
+    event = {"outcome": "settled", "charged_nano": plan.charged_nano, "client_request_id": plan.marker}
+    assert lost_of([first], {"REQUEST": event}) == []
+    for wrong in ({"outcome": "expired"}, {"charged_nano": 1}, {"client_request_id": "another"}):
+        assert len(lost_of([first], {"REQUEST": {**event, **wrong}})) == 1
+    assert free_of([first], {}) == []  # it is lost, which is worse
+    cut = replace(first, ended=Ended.cut)
+    assert free_of([replace(cut, got_output=False)], {}) == []
+    assert len(free_of([cut], {})) == 1
+    assert free_of([cut], {"REQUEST": {**event, "charged_nano": 1}}) == []
+    assert len(free_of([cut], {"REQUEST": {**event, "charged_nano": 0}})) == 1
+    given_back = {"REQUEST": {"outcome": "expired", "charged_nano": 0}}
+    assert free_of([cut], given_back) == []
+    assert len(free_of([cut], given_back, ends_gateways=False)) == 1

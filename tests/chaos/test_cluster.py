@@ -18,7 +18,7 @@ from tests.chaos.run import Struck, make_customers, run_round
 from tests.chaos.waiting import until
 from tests.support.redis_cluster import MASTERS
 
-CLIENTS: Final = 60
+CLIENTS: Final = 30
 """Too few to meet the bound on one customer's requests at once."""
 SEED: Final = 23
 
@@ -68,7 +68,7 @@ async def test_a_master_dies_and_nothing_is_lost_or_doubled() -> None:
         assert await stack.stop_gateway() == 0, stack.log_tail()
     verdict = made.verdict
     assert verdict.ok, "\n".join(verdict.details)
-    assert verdict.whole > 200, "too little load to prove anything"
+    assert verdict.whole > 100, "too little load to prove anything"
     (struck,) = made.struck
     assert_only_its_accounts_waited(struck, made.exchanges)
     cut = [each for each in made.exchanges if each.ended is Ended.cut and each.plan.do != "cut"]

@@ -22,8 +22,8 @@ from tests.chaos.plan import INPUT_NANO, OUTPUT_NANO, Plan
 from tests.chaos.quiet import wait_until_quiet
 from tests.chaos.waiting import until
 
-ASKING: Final = 1000
-ASKING_WINDOW: Final = 45
+ASKING: Final = 400
+ASKING_WINDOW: Final = 24
 OUTPUT_TOKENS: Final = 16
 INPUT_TOKENS: Final = 40
 DELAY_MS: Final = 700

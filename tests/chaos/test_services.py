@@ -27,9 +27,11 @@ from tests.support.ports import free_port
 KEY = "service-key-of-all-the-tests"
 HEADERS = {"X-API-Key": KEY, "X-Service-Name": "aura"}
 ROUNDS = 2
-EVENTS = 100
+EVENTS = 40
 AMOUNT_NANO = 10_000_000
 READY_S = 60.0
+AGAIN_S = 0.1
+"""Between two tries of a call that nobody answered."""
 
 
 class Gateway:
@@ -120,7 +122,7 @@ async def ask_until_answered(gateways: list[Gateway], choice: random.Random, pat
         if status in (200, 201):
             return tries
         assert status in (0, 503), status
-        await asyncio.sleep(0.02)
+        await asyncio.sleep(AGAIN_S)
     raise AssertionError("nobody answers")
 
 
