@@ -20,7 +20,7 @@ import aiohttp
 import asyncpg
 from argon2 import PasswordHasher
 
-from benchmarks.crowd import EMAIL, LARGE, PERSON, fill
+from benchmarks.crowd import EMAIL, LARGE, PERSON, STATEMENT_S, check, fill
 from benchmarks.figures import Spread, percentile
 from benchmarks.installation import Installation, write_config
 from benchmarks.modes import MODES
@@ -30,6 +30,7 @@ from benchmarks.stage import Stage
 from benchmarks.subjects import METERGATE, Report, Results, Sample, Subject, Unsound
 from benchmarks.tables import table
 from benchmarks.turns import Turn
+from billing.database.connection import Database
 from billing.database.migrate import migrate
 from billing.web.application import ROUTES
 from billing.web.visits import Who
@@ -67,11 +68,14 @@ MORE: Final = {
 
 @dataclass(slots=True)
 class Looked:
-    """How long a page took, in milliseconds, each time, and how large it is."""
+    """How long a page took, in milliseconds, each time, how large it is, and the CPU of the gateway and of Postgres
+    that one look took, in milliseconds."""
 
     who: str
     path: str
     took_ms: list[float] = field(default_factory=list)
+    gateway_ms: float = 0.0
+    postgres_ms: float = 0.0
     bytes: int = 0
     status: int = 0
 
@@ -89,8 +93,10 @@ class Found:
         rows = []
         for each in sorted(self.pages, key=lambda each: -percentile(each.took_ms, 0.5)):
             took = (f"{percentile(each.took_ms, share):.0f}" for share in (0.5, 0.99))
-            rows.append((f"{each.path} ({each.who})", *took, f"{each.bytes / 1000:.0f}"))
-        lines = table(("page", "median ms", f"slowest of {LOOKS}", "kB"), rows)
+            cpu = f"{each.gateway_ms:.0f}", f"{each.postgres_ms:.0f}"
+            rows.append((f"{each.path} ({each.who})", *took, *cpu, f"{each.bytes / 1000:.0f}"))
+        names = ("page", "median ms", f"slowest of {LOOKS}", "gateway's CPU ms", "Postgres's", "kB")
+        lines = table(names, rows)
         names = ("per_s", "p50_ms", "p99_ms", "cpu_us")
         proxy = [
             (name, *(_spread([sample[name] for sample in samples]) for samples in (self.alone, self.beside)))
@@ -121,6 +127,11 @@ async def crowded(stage: Stage, events: int, report: Report) -> Installation:
         await server.close()
     url = stage.database(name)
     await migrate(url)
+    database = Database(url, size=1, timeout_s=STATEMENT_S)
+    try:
+        await check(database)
+    finally:
+        await database.close()
     connection = await asyncpg.connect(url)
     try:
         hashed = PasswordHasher(time_cost=1, memory_cost=8, parallelism=1).hash(PASSWORD)
@@ -226,12 +237,15 @@ async def console(stage: Stage, events: int, report: Report) -> Found:
     found = Found(pages(await _ids(installation)))
     async with browsers(worker) as people:
         for each in found.pages:
-            for _ in range(LOOKS + 1):  # the first one is not counted
+            await people[each.who].look(each.path)  # not counted
+            before = stage.clocks(worker)
+            for _ in range(LOOKS):
                 took_ms, each.status, each.bytes = await people[each.who].look(each.path)
                 each.took_ms.append(took_ms)
             if each.status != 200:
                 raise Unsound(f"{each.path} ({each.who}) is answered {each.status}\n{worker.last_words()}")
-            del each.took_ms[0]
+            spent = stage.clocks(worker).since(before)
+            each.gateway_ms, each.postgres_ms = (1000 * cpu / LOOKS for cpu in (spent.target, spent.postgres))
             report(f"console: {each.path} ({each.who}) {percentile(each.took_ms, 0.5):.0f} ms")
         await _beside(stage, installation, worker, people, found, report)
     return found

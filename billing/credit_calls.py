@@ -128,10 +128,10 @@ class CreditCalls(BillingCalls):
         query = {"state": "parked" if parked else None, **page_query(limit, cursor)}
         return await self._call("GET", "/api/admin/exporters/subjects", Listing[SubjectShape], query=query)
 
-    async def assign_subject(self, subject: str, account_id: str, since: str | None = None) -> AssignedShape:
-        """Give those that exporters count under a uuid, or with an e-mail address, an account; with `since` also those
-        that have another, from then on."""
-        body = AssignBody(subject=subject, account_id=account_id, since=since)
+    async def assign_subject(self, subject: str, account_id: str) -> AssignedShape:
+        """Give those that exporters count under a uuid, or with an e-mail address, an account; those that have another
+        are moved from the next minute on."""
+        body = AssignBody(subject=subject, account_id=account_id)
         return await self._call("POST", "/api/admin/exporters/subjects/assign", AssignedShape, body=body)
 
     async def create_budget(self, budget: NewBudget) -> OwnBudgetShape:

@@ -7,7 +7,7 @@ seals        what seals secrets in Postgres, and whether it opens those that lie
 stores       the engine on open stores, for commands and for `runtime`
 payments     payments by the settings, their pages, /pay/plans/{plan} and their work beside requests
 bills        bills of providers by the settings, and their rounds
-collecting   what is metered beside the proxy: collection from exporters and its rounds, what other services call
+metering     what is metered beside the proxy: traffic collected from exporters, events and holds of other services
 outgoing     questions to other issuers of tokens, bounded in time and size; notices and mails
 auth         who asks: what `billing` says of a request's key, as refusals
 server/      what a client's connection may send, how a request is read and an answer written; refusals

@@ -27,7 +27,6 @@ from billing.owned.jobs import BackgroundJobs
 from billing.owned.objects import OwnedObjects, Retention, RetentionRules
 from billing.web.application import setup as setup_console
 from gateway.auth import Authenticator
-from gateway.collecting import start_collecting
 from gateway.config.files import PRICES_FILE
 from gateway.config.price_file import PriceFollower
 from gateway.dialects.registry import Dialects, make_dialects
@@ -35,6 +34,7 @@ from gateway.endpoints.jobs import Jobs, SetAsideCount, add_gauges, flush_metric
 from gateway.endpoints.reads import Health, Reads
 from gateway.endpoints.response_sockets import ResponseSockets
 from gateway.endpoints.routes import add_routes, endpoints_of
+from gateway.metering import start_collecting
 from gateway.metrics.registry import Metrics
 from gateway.outgoing import EXPORTS, start_exports, start_mailer, start_notices
 from gateway.payments import links_of, serve_payments, start_payments, stop_payments

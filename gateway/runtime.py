@@ -38,11 +38,11 @@ from billing.payments.auto_recharge import Alerts
 from billing.payments.coupons import Coupons
 from billing.refused import ExhaustedNotices, RefusedRequests, RefusedRules
 from gateway.bills import make_bills
-from gateway.collecting import POOL_SIZE, STATEMENT_S, make_collector, make_meters
 from gateway.config.models import unknown_models
 from gateway.config.plan_follower import PlanFollower
 from gateway.config.settings import Settings
 from gateway.identity import Identity, make_identity
+from gateway.metering import POOL_SIZE, STATEMENT_S, make_collector, make_meters
 from gateway.outgoing import Outgoing
 from gateway.payments import links_of, open_payments, payment_services
 from gateway.proxy.target_health import provider_list

@@ -42,17 +42,17 @@ async def get_margin(call: Call, query: MarginQuery) -> MarginsShape | Table:
     since, until = days_asked(query.since, query.until, call.services.clock())
     limit, after = page_asked(query)
     first = place_of(after)
-    found = await call.services.reports.margins.read(begin_of(since), begin_of(until), MarginBy[query.by])
+    asked, margins = (begin_of(since), begin_of(until), MarginBy[query.by]), call.services.reports.margins
     if wants_csv(call.request):
-        return Table("margin", _table(query.by, found))
-    page = found.groups[first : first + limit]
+        return Table("margin", _table(query.by, await margins.read(*asked)))
+    found = await margins.read(*asked, first, limit)
     return MarginsShape(
         since=since.isoformat(),
         until=until.isoformat(),
         by=query.by,
         total=MarginShape(**margin_fields(found.total)),
-        data=[MarginGroupShape(group=name, **margin_fields(margin)) for name, margin in page],
-        next_cursor=encode_cursor(str(first + limit)) if len(found.groups) > first + limit else None,
+        data=[MarginGroupShape(group=name, **margin_fields(margin)) for name, margin in found.groups],
+        next_cursor=encode_cursor(str(first + limit)) if found.more else None,
     )
 
 

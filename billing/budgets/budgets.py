@@ -123,7 +123,7 @@ class Budgets:
         """Change what a budget says. Thresholds that it keeps of the same sum, and has told of, are not told of again.
         Raises `BudgetNotFound` and `BudgetRefused`."""
         async with self._database.transaction() as connection:
-            before = _found(await connection.fetchrow(_query("budgets_get"), budget_id, account_id), budget_id)
+            before = _found(await connection.fetchrow(_query("budgets_lock"), budget_id, account_id), budget_id)
             terms = change(before.terms)
             await _check_known(connection, account_id, terms)
             row = await connection.fetchrow(_query("budgets_update"), budget_id, account_id, *_columns(terms))

@@ -175,8 +175,7 @@ async def assign(
     client: "CreditCalls",
     subject: Annotated[str, typer.Argument(help="The uuid, or the e-mail address.", show_default=False)],
     account_id: Annotated[str, typer.Argument(help="The account's id, acc_...", show_default=False)],
-    since: Annotated[str | None, typer.Option(metavar="TIME", help="Also from another account, from then on.")] = None,
 ) -> Shown:
-    """Give parked traffic its account; what was counted so far is charged with the next run."""
-    assigned = await client.assign_subject(subject, account_id, since)
-    return Shown(assigned.received, (f"{assigned.assigned} of that name are of {account_id} now.",))
+    """Give traffic its account. What was parked is charged with the next run; what has another is moved from now on."""
+    assigned = await client.assign_subject(subject, account_id)
+    return Shown(assigned.received, (f"{account_id} was given {assigned.assigned} of that name.",))

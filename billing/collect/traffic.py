@@ -89,9 +89,7 @@ class Traffic:
             return []
         oldest = datetime.fromtimestamp(self._clock(), UTC) - MOST_BACK
         cut = {at.astimezone(UTC).replace(minute=0, second=0, microsecond=0) for at in bounds if at.minute}
-        rows = await self._sums.database.rows(
-            _query("read_traffic"), account_id, list(bounds), sorted(hour for hour in cut if hour >= oldest)
-        )
+        rows = await self._sums.database.rows(_query("read_traffic"), account_id, list(bounds), sorted(cut), oldest)
         return [Counted(**{**dict(row), "up": int(row["up"]), "down": int(row["down"])}) for row in rows]
 
 

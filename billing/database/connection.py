@@ -47,7 +47,7 @@ class DatabaseHindered(DatabaseUnavailable):
 
 
 class DatabaseLocked(DatabaseHindered):
-    """A lock was not granted in time: another transaction holds it."""
+    """A lock was not granted in time: another transaction holds it; or somebody has cancelled the statement."""
 
 
 class DatabaseRefused(DatabaseError):
@@ -92,6 +92,10 @@ async def translated() -> AsyncIterator[None]:
         if isinstance(error, ValueError):  # an argument that the driver can't encode, which no retry mends
             raise DatabaseRefused(f"{type(error).__name__}: {error}") from error
         raise DatabaseUnavailable(f"Postgres is away: {type(error).__name__}") from error
+    except asyncpg.QueryCanceledError as error:
+        # Postgres forgets that a lock's timeout is why it cancels a statement that has begun to wait for a second lock
+        # (ProcSleep, postgres/src/backend/storage/lmgr/proc.c), and says "due to user request".
+        raise DatabaseLocked(f"Postgres did not do it: {type(error).__name__}: {error}") from error
     except _AWAY as error:
         raise DatabaseUnavailable(f"Postgres is away: {type(error).__name__}") from error
     except asyncpg.PostgresError as error:

@@ -13,7 +13,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import OrderedDict
-from collections.abc import Awaitable, Callable, Collection
+from collections.abc import Awaitable, Callable, Collection, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
@@ -186,7 +186,8 @@ PUSHED_ACCOUNT: Final = _sql("pushed_account")
 PUSHED_KEY: Final = _sql("pushed_key")
 UNCORRECTED: Final = _sql("uncorrected")
 
-RELAY_ROWS: Final = 200
+RELAY_ROWS: Final = 500
+"""Accounts, and keys, that one round of the relay tells of: about a second's work."""
 _FAILED: Final = (StoreError, TimeoutError)
 
 
@@ -211,29 +212,44 @@ class ChangeNotifier:
 
     async def account_changed(self, account_id: str) -> None:
         """Push an account's newest version to Redis and to every gateway's cache."""
-        self._cache.drop(account_id)
-        try:
-            partition = self._partitions.of(account_id)
-            await self._partitions.ensure(partition)
-            version = await self._loader.adopt_account(partition, account_id)
-            await self._publish(account_id)
-            if version is not None:
-                await self._database.execute(PUSHED_ACCOUNT, account_id, version)
-        except _FAILED as error:
-            logger.info("the change of %s is told later: %s", account_id, error)
+        await self._tell([(account_id, None)])
 
     async def key_changed(self, key_id: str, account_id: str) -> None:
         """Push a key's newest version to Redis and to every gateway's cache."""
-        self._cache.drop(key_id)
-        try:
-            partition = self._partitions.of(account_id)
-            await self._partitions.ensure(partition)
-            version = await self._loader.adopt_key(partition, account_id, key_id)
-            await self._publish(key_id)
+        await self._tell([(account_id, key_id)])
+
+    async def _tell(self, changed: Sequence[tuple[str, str | None]]) -> None:
+        """Push versions of accounts and of their keys, and note them as pushed: of each kind all at once."""
+        told: dict[str, dict[str, int]] = {PUSHED_ACCOUNT: {}, PUSHED_KEY: {}}
+        failed: list[str] = []
+        for account_id, key_id in changed:
+            name = key_id or account_id
+            self._cache.drop(name)
+            try:
+                version = await self._push(account_id, key_id)
+            except _FAILED as error:
+                failed.append(f"{name} ({error})")
+                continue
             if version is not None:
-                await self._database.execute(PUSHED_KEY, key_id, version)
-        except _FAILED as error:
-            logger.info("the change of %s is told later: %s", key_id, error)
+                told[PUSHED_KEY if key_id else PUSHED_ACCOUNT][name] = version
+        if failed:
+            logger.info("%d changes are told later, of them that of %s", len(failed), failed[0])
+        for statement, versions in told.items():
+            try:
+                if versions:
+                    await self._database.execute(statement, list(versions), list(versions.values()))
+            except _FAILED as error:
+                logger.info("%d changes are told again: %s", len(versions), error)
+
+    async def _push(self, account_id: str, key_id: str | None) -> int | None:
+        partition = self._partitions.of(account_id)
+        await self._partitions.ensure(partition)
+        if key_id is None:
+            version = await self._loader.adopt_account(partition, account_id)
+        else:
+            version = await self._loader.adopt_key(partition, account_id, key_id)
+        await self._publish(key_id or account_id)
+        return version
 
     async def _publish(self, changed_id: str) -> None:
         await self._redis.client.publish(self._redis.keyspace.channel, changed_id.encode())
@@ -277,10 +293,7 @@ class ChangeNotifier:
 
     async def relay(self) -> None:
         """Tell again what may not have been told. Raises `DatabaseError`."""
-        for row in await self._database.rows(UNPUSHED, RELAY_ROWS):
-            if row["key_id"] is None:
-                await self.account_changed(row["account_id"])
-            else:
-                await self.key_changed(row["key_id"], row["account_id"])
+        rows = await self._database.rows(UNPUSHED, RELAY_ROWS)
+        await self._tell([(row["account_id"], row["key_id"]) for row in rows])
         for row in await self._database.rows(UNCORRECTED, RELAY_ROWS):
             await self.balance_changed(row["id"])

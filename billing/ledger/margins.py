@@ -15,14 +15,26 @@ from typing import Final, NamedTuple
 
 from ulid import ULID
 
-from billing.database.connection import Database, queries
-from billing.ledger.used import PLANNED_EACH_TIME, UsageQueryError, compose
+from billing.database.connection import Database, Row, queries
+from billing.ledger.used import DAY, MONTH, PLANNED_EACH_TIME, UsageQueryError
 
 MOST_GROUPS: Final = 50_000
+"""Groups of one answer that has all."""
+MOST_BEFORE: Final = 2**31
+"""Groups before a page."""
 PAID_FROM: Final = "sys:stripe"
 """Whose debits are what customers paid, as `accounts.grants.PURCHASES`."""
-_DAY: Final = 2
+_KINDS: Final = ("used", "estimated", "unpriced", "voided")
 _query = queries("billing.ledger")
+
+
+class _Piece(NamedTuple):
+    """Days or months, as `level` says, from one on and before another, added or (`sign` -1) taken off."""
+
+    level: int
+    since: datetime
+    until: datetime
+    sign: int
 
 
 class MarginBy(IntEnum):
@@ -40,10 +52,6 @@ class Work(NamedTuple):
     requests: int = 0
     cost_nano: int = 0
     charged_nano: int = 0
-
-    def plus(self, other: Work) -> Work:
-        """Return both together."""
-        return Work(*(mine + theirs for mine, theirs in zip(self, other, strict=True)))
 
 
 NOTHING: Final = Work()
@@ -77,23 +85,15 @@ class Margin:
         charged_nano = self.used.charged_nano
         return self.margin_nano * 10_000 // charged_nano if charged_nano else None
 
-    def plus(self, other: Margin) -> Margin:
-        """Return both together."""
-        return Margin(
-            self.used.plus(other.used),
-            self.estimated.plus(other.estimated),
-            self.unpriced.plus(other.unpriced),
-            self.voided.plus(other.voided),
-            (self.returned_nano or 0) + (other.returned_nano or 0),
-        )
-
 
 @dataclass(frozen=True, slots=True)
 class Margins:
-    """The margins of groups, the highest charge first, and of all together."""
+    """The margins of groups, the highest charge first or days in their order, and of all together; `more` groups may
+    follow."""
 
     groups: tuple[tuple[str, Margin], ...]
     total: Margin
+    more: bool = False
 
 
 class MarginReports:
@@ -102,27 +102,25 @@ class MarginReports:
     def __init__(self, database: Database) -> None:
         self._database = database
 
-    async def read(self, since: datetime, until: datetime, by: MarginBy) -> Margins:
-        """Return margins of the requests that were admitted from one day of UTC on and before another. Raises
-        `UsageQueryError` for too many groups."""
-        (parts,) = compose((since, until))
-        pieces = [(part.piece.granularity, part.piece.since, part.piece.until, part.sign) for part in parts]
-        if by is MarginBy.day:
-            pieces = [(_DAY, since, until, 1)]
+    async def read(
+        self, since: datetime, until: datetime, by: MarginBy, first: int = 0, limit: int | None = None
+    ) -> Margins:
+        """Return margins of the requests that were admitted from one day of UTC on and before another: `limit` groups
+        after the `first` ones, or all. Raises `UsageQueryError` where all are too many."""
         async with self._database.transaction(snapshot=True) as connection:
             await connection.execute(PLANNED_EACH_TIME)
-            rows = await connection.fetch(
+            pieces = _pieces(since, until, by, await connection.fetchval("SELECT now()"))
+            most = MOST_GROUPS if limit is None else limit
+            total, *groups = await connection.fetch(
                 _query("margin_read"),
-                *([piece[place] for piece in pieces] for place in range(4)),
-                *(by.value, since, until, MOST_GROUPS + 1),
+                *map(list, zip(*pieces, strict=True)),
+                *(by.value, since, until, most + 1, min(first, MOST_BEFORE)),
             )
-        found: dict[str | None, dict[str, Work]] = {}
-        for row in rows:
-            work = Work(row["requests"], int(row["cost_nano"]), int(row["charged_nano"]))
-            found.setdefault(row["name"], {})[row["kind"]] = work
-        if len(found) > MOST_GROUPS:
+        if limit is None and len(groups) > most:
             raise UsageQueryError("These are too many groups for one answer: ask for less time.", "by")
-        return _margins(found, by)
+        told = by in (MarginBy.account, MarginBy.day)
+        found = tuple((row["name"], _margin(row, told=told)) for row in groups[:most])
+        return Margins(found, _margin(total, told=True), len(groups) > most)
 
     async def spent_by_keys(self, keys: Sequence[tuple[str, str]], month: datetime) -> dict[str, int]:
         """Return what keys, given with their accounts, were charged in the month of UTC that begins then, in
@@ -138,17 +136,33 @@ class MarginReports:
         return 0 if row is None else int(row["amount_nano"])
 
 
-def _margins(found: dict[str | None, dict[str, Work]], by: MarginBy) -> Margins:
-    total, groups = Margin(), []
-    for name, kinds in found.items():
-        returned = kinds.pop("returned", NOTHING).charged_nano
-        margin = Margin(**kinds, returned_nano=returned)
-        total = total.plus(margin)
-        if name is not None:
-            told = by in (MarginBy.account, MarginBy.day)
-            groups.append((name, Margin(**kinds, returned_nano=returned if told else None)))
-    if by is MarginBy.day:
-        groups.sort()
-    else:
-        groups.sort(key=lambda item: (-item[1].used.charged_nano, -item[1].used.cost_nano, item[0]))
-    return Margins(tuple(groups), total)
+def _pieces(since: datetime, until: datetime, by: MarginBy, now: datetime) -> list[_Piece]:
+    """Return the sums that a time is put together from: whole months, with days that they lack or have too much, of
+    those that are not to come the fewest."""
+    ways = [[_Piece(DAY, since, until, 1)]]
+    for first in (_month(since), _month(since, 1)) if by is not MarginBy.day else ():
+        for end in (_month(until), _month(until, 1)):
+            if first < end:
+                days = [_between(first, since, -1), _between(until, end, -1)]
+                ways.append([_Piece(MONTH, first, end, 1), *(piece for piece in days if piece.since < piece.until)])
+    return min(
+        ways, key=lambda way: sum(max(0, (min(each.until, now) - each.since).days) for each in way if each.level == DAY)
+    )
+
+
+def _month(at: datetime, ahead: int = 0) -> datetime:
+    """Return when the month of a time begins, or the one `ahead` of it."""
+    months = at.year * 12 + at.month - 1 + ahead
+    return at.replace(year=months // 12, month=months % 12 + 1, day=1)
+
+
+def _between(since: datetime, until: datetime, sign: int) -> _Piece:
+    return _Piece(DAY, *((since, until, sign) if since < until else (until, since, -sign)))
+
+
+def _margin(row: Row, *, told: bool) -> Margin:
+    def work(kind: str) -> Work:
+        return Work(*(int(row[name] or 0) for name in (kind, f"{kind}_cost", f"{kind}_charged")))
+
+    used, estimated, unpriced, voided = map(work, _KINDS)
+    return Margin(used, estimated, unpriced, voided, int(row["returned"] or 0) if told else None)

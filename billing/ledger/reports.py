@@ -199,7 +199,7 @@ def _balance_place(cursor: str) -> tuple[str, int, str | None]:
     found, balance, moment = (*cursor.split(":", 2), "", "")[:3]
     if not found or not balance.removeprefix("-").isdecimal() or abs(int(balance)) > MAX_NANO:
         raise BadCursor("This cursor is not one that this list has given.")
-    return found, int(balance), checked_moment(moment)
+    return found, int(balance), checked_moment(moment, found)
 
 
 def _price(stored: str | None) -> PriceRow | None:
@@ -232,8 +232,12 @@ logger = logging.getLogger(__name__)
 
 _sql = queries("billing.ledger")
 ROLL_USAGE: Final = _sql("roll_usage")
-TAKE_TURN: Final = "SELECT pg_try_advisory_xact_lock($1) AND set_config('enable_nestloop', 'off', true) = 'off'"
-"""By itself and first, so that what is moved is seen as the last turn has left it; and how that is planned."""
+TAKE_TURN: Final = (
+    "SELECT pg_try_advisory_xact_lock($1) AND set_config('enable_nestloop', 'off', true) = 'off' "
+    "AND set_config('metergate.sums_of_all', 'raised', true) = 'raised'"
+)
+"""By itself and first, so that what is moved is seen as the last turn has left it; how that is planned, and that it
+raises the sums of all accounts, too."""
 TAKE_LEASE: Final = _sql("jobs_take")
 
 LOCK_KEY: Final = 0x6D65746572726F6C

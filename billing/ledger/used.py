@@ -34,7 +34,7 @@ MOST_ROWS: Final = 50_000
 BEGINNING: Final = datetime(2000, 1, 1, tzinfo=UTC)
 END: Final = datetime(2200, 1, 1, tzinfo=UTC)
 
-_MINUTE, _HOUR, _DAY, _MONTH = range(4)
+_MINUTE, _HOUR, DAY, MONTH = range(4)
 _MONTHLY: Final = timedelta(days=28)
 _DAILY: Final = timedelta(hours=23)
 _HOURLY: Final = timedelta(hours=1)
@@ -171,7 +171,7 @@ class Part(NamedTuple):
 def compose(bounds: Sequence[datetime]) -> list[list[Part]]:
     """Return the parts of each span between two bounds, which are whole minutes in rising order."""
     typical = (bounds[-1] - bounds[0]) / (len(bounds) - 1)
-    level = _MONTH if typical >= _MONTHLY else _DAY if typical >= _DAILY else _HOUR if typical >= _HOURLY else _MINUTE
+    level = MONTH if typical >= _MONTHLY else DAY if typical >= _DAILY else _HOUR if typical >= _HOURLY else _MINUTE
     anchors = [_nearest(bound, level) for bound in bounds]
     steps = [_steps(anchor, bound, level) for anchor, bound in zip(anchors, bounds, strict=True)]
     spans = []
@@ -200,7 +200,7 @@ def _nearest(at: datetime, level: int) -> datetime:
     if level == _HOUR:
         before = at.replace(minute=0)
         after = before + timedelta(hours=1)
-    elif level == _DAY:
+    elif level == DAY:
         before = at.replace(hour=0, minute=0)
         after = before + timedelta(days=1)
     else:

@@ -8,6 +8,7 @@
     rollups     every sum of usage is that of its events, but for those that are fresh: each has a row of its own
     dropped     of months whose events were dropped by age, the sums of each account are what these came to; so are the
                 transfers that have no event
+    of all      what all accounts used, by account and by model and provider, is what their sums say
 
 Everything is read through cursors, and differences are counted while a bounded number of them is named, so that
 millions of rows take time but no memory.
@@ -82,6 +83,7 @@ async def verify(database: Database) -> Verified:
                 await _check_prices(connection, events),
                 await _check(connection, "rollups", counts["rollups"], *_ROLLED[0], *_EVER),
                 await _check(connection, "dropped", counts["dropped"], *_ROLLED[1], *_EVER),
+                await _check(connection, "of all", counts["of_all"], "verify_of_all", _of_all),
             )
         )
 
@@ -244,6 +246,14 @@ def _dropped(row: Row) -> str:
     has = f"{row['requests'] or 0} for {_usd(row['charged_nano'])}"
     month = rfc3339(row["month"])
     return f"{row['account_id']}, month {month}: its events, since dropped, said {events}, the rollups {has}"
+
+
+def _of_all(row: Row) -> str:
+    name = row["first"] if row["by_account"] else f"{row['first']} of {row['second'] or 'no provider'}"
+    bucket = f"{_GRANULARITIES[row['granularity']]} {rfc3339(row['bucket'])}"
+    sums = f"{row['sums'] or 0} requests for {_usd(row['sums_charged_nano'])} USD"
+    of_all = f"{row['requests'] or 0} for {_usd(row['charged_nano'])}"
+    return f"{name}, {bucket}: sums say {sums}, those of all accounts {of_all}"
 
 
 def _usd(nano: int | None) -> str:

@@ -100,6 +100,13 @@ def is_given_back(payment: Payment) -> bool:
     return 0 < payment.total_cents <= refunded
 
 
+def is_lost(payment: Payment) -> bool:
+    """Return whether the whole of a payment is gone, and disputes that were lost have taken of it."""
+    lost = sum(each.amount_cents for each in payment.disputes if each.status == "lost")
+    refunded = sum(each.amount_cents for each in payment.refunds if each.status not in RETURNED)
+    return lost > 0 and payment.total_cents <= lost + refunded
+
+
 def next_move(credit_nano: int, payment: Payment, moved: Mapping[MoveKey, Moved], left_nano: int) -> Move | None:
     """Return the first transfer that the refunds and disputes of a payment still need; None: they need none.
 

@@ -17,7 +17,7 @@ from billing.accounts.lots import PAID, Terms
 from billing.accounts.suspensions import lift, suspend
 from billing.database.connection import Connection, queries
 from billing.payments.apply import After, Owner, account_of
-from billing.payments.decisions import Moved, is_given_back, next_move, parking_reason, status_of, suspensions
+from billing.payments.decisions import Moved, is_given_back, is_lost, next_move, parking_reason, status_of, suspensions
 from billing.payments.objects import ObjectRef, Payment, format_cents
 from billing.payments.orders import PARKED_PREFIX, SCOPE, Order, credited, found_order, left_of, order_of
 from billing.payments.port import included_scope, money_key
@@ -156,16 +156,17 @@ class Purchases:
         self, connection: Connection, account_id: str, order: Order | None, now: Payment, after: After
     ) -> None:
         """Make what refunds and disputes of a payment need. One that is given back whole ends the plan that it paid
-        for: the subscription is to be ended at the provider, too. So does one that was lost in a dispute, of whatever
-        period: the account stays suspended by that, and must not be charged for what it can't use."""
+        for: the subscription is to be ended at the provider, too. So does one whose last part was lost in a dispute, of
+        whatever period: the account stays suspended by that, and must not be charged for what it can't use. A part
+        alone ends nothing."""
         raised = await self._raised(connection, account_id, now)
         if raised is not None:
             await self._move_all(connection, account_id, order, raised, now, after)
-        is_lost = any(each.status == "lost" for each in now.disputes)
-        if now.invoice_id is not None and now.status == "paid" and (is_lost or is_given_back(now)):
-            ended = await connection.fetchval(_query("invoice_in_force"), self.provider, now.invoice_id, is_lost)
+        lost = is_lost(now)
+        if now.invoice_id is not None and now.status == "paid" and (lost or is_given_back(now)):
+            ended = await connection.fetchval(_query("invoice_in_force"), self.provider, now.invoice_id, lost)
             if ended is not None:
-                why = "lost" if is_lost else "refunded"
+                why = "lost" if lost else "refunded"
                 after.ended[ObjectRef("subscription", ended)] = f"subscription:{ended}:{why}:{now.id}"
 
     async def _raised(self, connection: Connection, account_id: str, now: Payment) -> Raised | None:

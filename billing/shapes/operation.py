@@ -239,16 +239,14 @@ def subject_shape(subject: Subject) -> SubjectShape:
 
 
 class AssignBody(Body, frozen=True, kw_only=True):
-    """The account of those that an exporter counts under a uuid, or with an e-mail address; with `since` also of those
-    that have another, from the hour of that time on."""
+    """The account of those that an exporter counts under a uuid, or with an e-mail address."""
 
     subject: Id
     account_id: Id
-    since: Since | None = None
 
 
 class AssignedShape(Answer, frozen=True, kw_only=True):
-    """How many were given the account; what was counted of them is charged with the next run."""
+    """How many did not have the account, and have it now."""
 
     assigned: int
 

@@ -44,7 +44,7 @@ if TYPE_CHECKING:
     from billing.shapes.keys import KeyShape
 
 NUMBERS: Final = {name: rule.option for name, rule in RULES.items() if rule.option.kind == "number"}
-"""Rules that are whole numbers: a new one has its field in the form by itself."""
+"""Rules that are whole numbers: a new one has its field in the form, and its line on the page, by itself."""
 GRACES: Final = (
     ("0", "at once"),
     ("3600", "in an hour"),

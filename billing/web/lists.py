@@ -26,12 +26,13 @@ _BAD: Final = frozenset({"suspended", "closed", "failed", "disputed", "disabled"
 @dataclass(frozen=True, slots=True)
 class Column:
     """One column, or one fact: the attribute `name` of a row. `href` is a path below /console with names of the row's
-    attributes in braces; a row without a value has no link."""
+    attributes in braces; a row without a value has no link. `names` say what values are called, beside them."""
 
     label: str
     name: str
     kind: Kind = "text"
     href: str | None = None
+    names: Mapping[str, str] = field(default_factory=dict)
 
     def value(self, row: Any) -> Any:
         """Return what a row has there."""

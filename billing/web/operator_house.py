@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any, Final
 
@@ -194,7 +195,10 @@ async def audit(visit: Visit) -> View | Table:
     filters = tuple(
         Field(name, label) for name, label in (("action", "Action"), ("actor", "Who"), ("account_id", "Account"))
     )
-    table = Listed("Newest first", _AUDIT, found.data, found.next_cursor, empty="Nothing of that was done.")
+    ids = (text for each in found.data for text in (each.actor, each.subject, each.account_id))
+    names = await visit.services.audit.names(ids)
+    columns = tuple(replace(column, names=names) if column.kind == "code" else column for column in _AUDIT)
+    table = Listed("Newest first", columns, found.data, found.next_cursor, empty="Nothing of that was done.")
     return listed("Audit", table, filters=filters, csv=True)
 
 

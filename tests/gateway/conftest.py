@@ -20,15 +20,17 @@ from tests.support.shipped import shipped_settings
 ADMIN_KEY = "admin-key-of-all-the-tests"
 OF_TESTS = {
     "ledger_flush_ms": 20,
-    "redis_timeout_ms": 20_000,
-    "settle_timeout_ms": 20_000,
-    "admission_wait_ms": 20_000,
+    "redis_timeout_ms": 60_000,
+    "settle_timeout_ms": 60_000,
+    "admission_wait_ms": 60_000,
+    "connect_timeout_s": 60,
+    "postgres_timeout_s": 60,
     "lease_s": 30,
     "postgres_pool_size": 2,
     "api_pool_size": 2,
 }
-"""A Redis that is slow because the machine is busy is not silent, who waits for it not refused, and no gateway dead; a
-test of silence says its own bounds."""
+"""A store or a provider that is slow because the machine is busy is not silent, who waits for it not refused, and no
+gateway dead; a test of silence says its own bounds."""
 
 
 @dataclass

@@ -72,7 +72,7 @@ def _address(place: Sequence[Any], asked_host: str) -> Address:
 
 REFRESH_AT_MOST_EVERY_S: Final = 0.1
 ASK_TOPOLOGY_S: Final = 1.0
-"""A server that says nothing of its slots for so long is passed over."""
+"""A server that says nothing of its slots for so long, or for `timeout_s` where that is longer, is passed over."""
 
 
 class RedisClient:
@@ -86,6 +86,7 @@ class RedisClient:
             raise RedisStrange("REDIS_URL has an option or a number that there can't be") from error
         self._timeout_s = timeout_s
         self._connect_timeout_s = connect_timeout_s
+        self._ask_topology_s = max(ASK_TOPOLOGY_S, timeout_s)
         self._seed = self._make(self._seed_where)
         self._nodes: dict[Address, Server] = {}
         self._ranges: list[SlotRange] | None = None
@@ -153,12 +154,12 @@ class RedisClient:
         failure: RedisError = RedisAway("Redis is away")
         for server in dict.fromkeys((self._answering, self._seed, *self._nodes.values())):
             try:
-                async with asyncio.timeout(ASK_TOPOLOGY_S):
+                async with asyncio.timeout(self._ask_topology_s):
                     await self._read_topology(server)
             except RedisError as error:
                 failure = error
             except TimeoutError:
-                failure = RedisAway(f"Redis at {server.name}: no answer within {ASK_TOPOLOGY_S} s")
+                failure = RedisAway(f"Redis at {server.name}: no answer within {self._ask_topology_s:g} s")
             else:
                 self._answering = server
                 self._doubts_cleared = doubts

@@ -31,7 +31,6 @@ Argument = bytes | str | int
 OnReply = Callable[[Any], None]
 
 HOT: Final = "hot"
-ASK_TIMEOUT_S: Final = 5.0
 ERROR_CHARACTERS: Final = 200
 ELSEWHERE: Final = ("MOVED", "ASK", "TRYAGAIN", "CLUSTERDOWN", "READONLY", "LOADING", "MASTERDOWN")
 """Errors that say where or when to ask instead
@@ -131,7 +130,7 @@ class RedisConnection(asyncio.Protocol):
 
         self.send(["EVALSHA", script.sha, len(keys), *keys, *arguments], answered)
 
-    async def ask(self, command: Sequence[Argument], timeout_s: float = ASK_TIMEOUT_S) -> Any:
+    async def ask(self, command: Sequence[Argument], timeout_s: float) -> Any:
         """Send a plain command and return its reply. Raises `RedisError`."""
         answer: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
         self.send(command, lambda reply: None if answer.done() else answer.set_result(reply))

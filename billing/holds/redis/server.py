@@ -142,17 +142,20 @@ class Server:
         return self._connection
 
     async def _connect(self, on_lost: Callable[[], None]) -> RedisConnection:
+        tls = _tls(self._where)
         try:
             async with asyncio.timeout(self._connect_timeout_s):
-                return await self._open(on_lost)
+                return await self._open(on_lost, tls)
         except RedisStrange as error:
             raise self._strange(error) from error
         except RedisError as error:
             raise RedisAway(f"Redis at {self.name} does not serve us: {error}") from error
         except (OSError, TimeoutError) as error:
             raise RedisAway(f"Redis at {self.name} is away: {type(error).__name__}") from error
+        except (TypeError, ValueError) as error:  # a name with a NUL or with a label of more than 63 letters
+            raise RedisStrange("REDIS_URL names a place that there can't be") from error
 
-    async def _open(self, on_lost: Callable[[], None]) -> RedisConnection:
+    async def _open(self, on_lost: Callable[[], None], tls: SSLContext | None) -> RedisConnection:
         loop, where = asyncio.get_running_loop(), self._where
 
         def make() -> RedisConnection:
@@ -161,17 +164,17 @@ class Server:
         if "path" in where:
             _, connection = await loop.create_unix_connection(make, where["path"])
         else:
-            _, connection = await loop.create_connection(make, self.host, where.get("port", 6379), ssl=_tls(where))
+            _, connection = await loop.create_connection(make, self.host, where.get("port", 6379), ssl=tls)
         try:
             if where.get("password"):
                 names = [where["username"]] if where.get("username") else []
                 try:
-                    await connection.ask(["AUTH", *names, where["password"]])
+                    await connection.ask(["AUTH", *names, where["password"]], self._connect_timeout_s)
                 except RedisRefused as error:  # a server without a password refuses every one
                     raise RedisStrange(str(error)) from error
             if where.get("db"):
-                await connection.ask(["SELECT", where["db"]])
-            await connection.ask(["CLIENT", "SETNAME", CLIENT_NAME])
+                await connection.ask(["SELECT", where["db"]], self._connect_timeout_s)
+            await connection.ask(["CLIENT", "SETNAME", CLIENT_NAME], self._connect_timeout_s)
         except BaseException:  # also cancelled: nobody else has the connection yet
             connection.close()
             raise
@@ -268,12 +271,19 @@ def _nothing() -> None:
 
 
 def _tls(where: Where) -> SSLContext | None:
-    """Return what the client library makes of the URL's `ssl_…` options; None without TLS."""
+    """Return what the client library makes of the URL's `ssl_…` options; None without TLS. Raises `RedisStrange`."""
     if "connection_class" not in where:
         return None
     from redis.asyncio.connection import SSLConnection
+    from redis.exceptions import RedisError as LibraryError
 
     if where["connection_class"] is not SSLConnection:
         return None
     options = {name: value for name, value in where.items() if name.startswith("ssl_")}
-    return SSLConnection(**options).ssl_context.get()
+    try:
+        return SSLConnection(**options).ssl_context.get()
+    except OSError as error:  # a file that is missing, or is no certificate
+        reason = getattr(error, "reason", None) or error.strerror or error
+        raise RedisStrange(f"REDIS_URL has an ssl_ option whose file or value can't be used: {reason}") from error
+    except (LibraryError, TypeError, ValueError) as error:
+        raise RedisStrange("REDIS_URL has an ssl_ option with a value that there can't be") from error

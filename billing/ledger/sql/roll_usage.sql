@@ -1,7 +1,7 @@
--- Move at most $1 fresh rows into the sums of all four granularities, and answer how many: rows of minutes that
+-- Move at most $1 fresh rows into the sums of all four granularities, and into those of all accounts, and answer how many: rows of minutes that
 -- are over, so that most are raised once a minute, and others too while there are $2 fresh rows or more. One statement:
 -- whoever reads sums and fresh rows in one snapshot finds each request once, whenever that is. The transaction has the turn
--- (an advisory lock) before this begins: what is new of dimensions and tags is written by one at a time. Of an account at
+-- (an advisory lock, and leave to write sums) before this begins: what is new of dimensions and tags is written by one at a time. Of an account at
 -- most $3 names of tags are kept, and $4 values of each. Rows are written in the order of their key.
 --
 -- The planner takes what is moved for a few rows: the transaction has nested loops off, which would be slow between these.
@@ -107,6 +107,30 @@ WITH moved AS (
         cache_write_tokens = s.cache_write_tokens + excluded.cache_write_tokens,
         output_tokens = s.output_tokens + excluded.output_tokens,
         reasoning_tokens = s.reasoning_tokens + excluded.reasoning_tokens,
+        cost_nano = s.cost_nano + excluded.cost_nano,
+        charged_nano = s.charged_nano + excluded.charged_nano
+), of_all AS MATERIALIZED (
+    SELECT c.account_id, c.model, c.provider, g.code AS granularity, date_trunc(g.unit, c.day, 'UTC') AS bucket, c.requests,
+        c.cost_nano, c.charged_nano
+    FROM (
+        SELECT account_id, model, provider, date_trunc('day', minute, 'UTC') AS day, sum(requests) AS requests,
+            sum(cost_nano) AS cost_nano, sum(charged_nano) AS charged_nano
+        FROM counted GROUP BY 1, 2, 3, 4
+    ) AS c CROSS JOIN (VALUES (2, 'day'), (3, 'month')) AS g (code, unit)
+), by_account AS (
+    INSERT INTO usage_by_account AS s (granularity, bucket, account_id, requests, cost_nano, charged_nano)
+    SELECT granularity, bucket, account_id, sum(requests), sum(cost_nano), sum(charged_nano)
+    FROM of_all GROUP BY 1, 2, 3 ORDER BY 1, 2, 3
+    ON CONFLICT (granularity, bucket, account_id) DO UPDATE SET
+        requests = s.requests + excluded.requests,
+        cost_nano = s.cost_nano + excluded.cost_nano,
+        charged_nano = s.charged_nano + excluded.charged_nano
+), by_model AS (
+    INSERT INTO usage_by_model AS s (granularity, bucket, model, provider, requests, cost_nano, charged_nano)
+    SELECT granularity, bucket, model, provider, sum(requests), sum(cost_nano), sum(charged_nano)
+    FROM of_all GROUP BY 1, 2, 3, 4 ORDER BY 1, 2, 3, 4
+    ON CONFLICT (granularity, bucket, model, provider) DO UPDATE SET
+        requests = s.requests + excluded.requests,
         cost_nano = s.cost_nano + excluded.cost_nano,
         charged_nano = s.charged_nano + excluded.charged_nano
 )

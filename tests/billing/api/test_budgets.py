@@ -1,5 +1,6 @@
 """Budgets by the API: kept, measured by the ledger, told of once, to whom it concerns."""
 
+import asyncio
 from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
@@ -148,6 +149,24 @@ async def test_a_budget_that_fails_keeps_no_other_back(billing: Billing) -> None
     sums.faulty = tuple(accounts)
     with pytest.raises(DatabaseRefused):
         await budgets.round()
+
+
+async def test_two_changes_at_once_are_both_made(api: Api, billing: Billing) -> None:
+    owner = await new_user(billing, "owner@example.com")
+    await new_organization(billing, "Acme", owner, plan="starter")
+    made = (await api.person(owner, "POST", "/billing/budgets", {"amount_usd": "10"})).json
+    url = f"/billing/budgets/{made['id']}"
+    changes: tuple[dict[str, Any], ...] = ({"amount_usd": "12.50"}, {"thresholds": [30]})
+    blocked = "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND datname = current_database()"
+    async with billing.database.transaction() as connection:
+        await connection.execute("SELECT FROM budgets WHERE id = $1 FOR UPDATE", made["id"])
+        waiting = [asyncio.ensure_future(api.person(owner, "PATCH", url, change)) for change in changes]
+        async with asyncio.timeout(30):
+            while await billing.database.value(blocked) < len(changes):
+                await asyncio.sleep(0.01)
+    assert [answer.status for answer in await asyncio.gather(*waiting)] == [200] * len(changes)
+    now = (await api.person(owner, "GET", url)).json
+    assert (now["amount_usd"], now["thresholds"]) == ("12.50", [30])
 
 
 async def by_commands(api: Api, owner: str) -> None:

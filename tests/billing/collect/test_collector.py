@@ -16,12 +16,10 @@ from billing.collect.collector import Collector, CollectRules, Parts
 from billing.collect.exporter import Exporters
 from billing.collect.snapshots import Source
 from billing.collect.subjects import SubjectNotFound, SubjectRules
-from billing.collect.traffic import Traffic
-from billing.ledger.used import UsageSums
 from billing.price_table import METER_PROVIDER, PriceTable
 from billing.prices import PriceRow
 from billing.rates import COST_SCALE, Variant
-from tests.billing.collect.support import Room, Sample
+from tests.billing.collect.support import Room
 from tests.billing.support import Billing
 from tests.support.exporter import TOKEN, Exporter, exporting
 
@@ -166,39 +164,14 @@ async def test_parked_traffic_is_charged_once_it_is_somebody_s(billing: Billing)
         waiting = (await room.subjects.page(10, parked=True)).items
         assert {each.uuid: each.bytes for each in waiting} == {"p1": 2000, "p2": 2}
         account = await billing.accounts.create("Theirs")
-        assert await room.subjects.assign("P1@example.com", account.id) == (1, {account.id})
-        with pytest.raises(SubjectNotFound, match="`since`"):
-            await room.subjects.assign("p1", account.id)
+        assert await room.subjects.assign("P1@example.com", account.id, NOW) == (1, {account.id})
+        with pytest.raises(SubjectNotFound, match="no subject with the uuid"):
+            await room.subjects.assign("p3", account.id, NOW)
         exporter.say(NOW - timedelta(minutes=1), ("p1", 2500, 0))
         assert (await collector.run()).debits == 1
         assert (await billing.accounts.get(account.id)).balance_nano == 5000 - 2500
         assert [each.uuid for each in (await room.subjects.page(10, parked=True)).items] == ["p2"]
-        await check_moved(room, collector, exporter, account.id)
         await collector.close()
-
-
-async def check_moved(room: Room, collector: Collector, exporter: Exporter, before: str) -> None:
-    """A subject's traffic from an hour on is another account's: charged, given back, and shown there alone, whatever
-    comes late."""
-    billing, hour = room.billing, NOW.replace(second=0)
-    other = await billing.accounts.create("Other")
-    uncharged = Sample("n1", NOW - timedelta(seconds=20), "p1", "vless", 2600, 0)
-    await room.write([uncharged])
-    assert await room.subjects.assign("p1", other.id, since=NOW + timedelta(minutes=59)) == (1, {other.id})
-    exporter.say(NOW - timedelta(seconds=10), ("p1", 2610, 0))
-    exporter.say(NOW - timedelta(minutes=2), ("p1", 2600, 0))  # late: from 2000, and then it fell to 2500
-    await collector.run(since=NOW - timedelta(hours=1))
-    balances = [(await billing.accounts.get(each)).balance_nano for each in (before, other.id)]
-    assert balances == [5000 - 5100, 5000 - 110]
-    traffic = Traffic(UsageSums(billing.database), NOW.timestamp)
-    bounds = [hour - timedelta(hours=1), hour, hour + timedelta(hours=1)]
-    for account_id, shown in ((before, [5100, 0]), (other.id, [0, 110])):
-        spans = await traffic.spans(account_id, bounds)
-        assert [sum(used.bytes for used in span.values()) for span in spans] == shown
-    assert await room.subjects.assign("p1", before, since=hour - timedelta(days=1)) == (1, set())
-    await collector.run()
-    balances = [(await billing.accounts.get(each)).balance_nano for each in (before, other.id)]
-    assert balances == [5000 - 5210, 5000]
 
 
 RATES: Final = st.sampled_from([ByteRate("a", 0), ByteRate("b", COST_SCALE // 3), ByteRate("c", COST_SCALE * 2)])

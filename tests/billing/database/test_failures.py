@@ -1,5 +1,6 @@
 """What fails for a moment is written later and never set aside; what fails for what it says is set aside alone."""
 
+import asyncio
 import secrets
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime
@@ -9,7 +10,7 @@ import msgspec
 import pytest
 
 from billing.accounts.accounts import Account
-from billing.database.connection import Database, DatabaseHindered, DatabaseRefused, DatabaseUnavailable
+from billing.database.connection import Database, DatabaseHindered, DatabaseLocked, DatabaseRefused, DatabaseUnavailable
 from billing.database.urls import split_url
 from billing.ledger import debits as debits_module
 from billing.ledger import writer
@@ -97,6 +98,16 @@ async def test_a_failure_that_is_a_debits_own_sets_that_one_aside(
     rows = await billing.database.rows("SELECT request_id, kind FROM debits_set_aside")
     assert [tuple(row) for row in rows] == [(bad.request_id, "debit")]
     await assert_consistent(billing.database)
+
+
+async def test_a_statement_that_is_cancelled_is_one_that_waits_for_a_lock(billing: Billing) -> None:
+    """Postgres tells the one as the other where a second lock is waited for: one of some 5,000 timeouts."""
+    cancel = "SELECT bool_or(pg_cancel_backend(pid)) FROM pg_stat_activity WHERE query = 'SELECT pg_sleep(61)'"
+    waiting = asyncio.ensure_future(billing.database.execute("SELECT pg_sleep(61)"))
+    while not waiting.done():
+        await billing.database.value(cancel)
+    with pytest.raises(DatabaseLocked, match="QueryCanceled"):
+        await waiting
 
 
 async def test_a_lock_that_is_not_given_in_time(billing: Billing, account: Account, database_url: str) -> None:

@@ -26,8 +26,9 @@ from billing.principals import Principal
 from billing.quotas import Quota
 
 PLANS = {"free": Plan("free", "Free", 0)}
+STORE_S = 60.0
 PATIENT = EngineSettings(
-    holds=HoldSettings(redis_timeout_s=20.0, settle_timeout_s=20.0, ledger_timeout_s=20.0, admission_wait_s=20.0),
+    holds=HoldSettings(redis_timeout_s=60.0, settle_timeout_s=60.0, ledger_timeout_s=60.0, admission_wait_s=60.0),
     lease_s=30.0,
 )
 """A Redis that is slow because the machine is busy is not silent, who waits for it not refused, and no gateway dead."""
@@ -85,12 +86,16 @@ async def make_world(database_url: str, redis_url: str, keyspace: Keyspace) -> A
     """Makes gateways that share the test's stores."""
     async with AsyncExitStack() as stack:
 
-        async def make(settings: EngineSettings | None = None, plans: dict[str, Plan] = PLANS) -> World:
-            database, link = Database(database_url), RedisClient(redis_url)
+        async def make(
+            settings: EngineSettings = PATIENT, plans: dict[str, Plan] = PLANS, silence_s: float | None = None
+        ) -> World:
+            silence_s = settings.holds.redis_timeout_s if silence_s is None else silence_s
+            database = Database(database_url, timeout_s=STORE_S)
+            link = RedisClient(redis_url, timeout_s=silence_s, connect_timeout_s=STORE_S)
             stack.push_async_callback(database.close)
             stack.push_async_callback(link.close)
             load = Principals(database, plans).by_digest
-            engine = Engine(database, link, keyspace, plans, load, str(ULID()), settings or PATIENT)
+            engine = Engine(database, link, keyspace, plans, load, str(ULID()), settings)
             new_id = lambda: str(ULID())  # noqa: E731
             api_keys = ApiKeys(database, engine.change_notifier, new_id)
             accounts = Accounts(database, plans, engine.change_notifier, new_id)

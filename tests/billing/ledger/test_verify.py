@@ -5,7 +5,7 @@ from datetime import UTC, datetime
 
 import pytest
 
-from billing.database.connection import Database
+from billing.database.connection import Database, DatabaseError
 from billing.ledger import verify as verification
 from billing.ledger.catalogue import sync_prices
 from billing.ledger.debits import Debit
@@ -72,7 +72,7 @@ async def debits(billing: Billing, account_id: str) -> list[str]:
 async def test_a_new_ledger_is_right(billing: Billing) -> None:
     verified = await verify(billing.database)
     assert verified.ok
-    assert [check.looked_at for check in verified.checks] == [0] * 7
+    assert [check.looked_at for check in verified.checks] == [0] * 8
 
 
 async def test_real_debits_are_right(billing: Billing, account_id: str, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -264,10 +264,25 @@ async def test_a_rollup_that_is_no_sum(billing: Billing, account_id: str, change
     assert differences(await verify(billing.database)) == {}
     await billing.database.execute(f"{change} WHERE granularity = 2 AND tag = 0 AND dimensions = {SLOW}")
     found = differences(await verify(billing.database))
-    assert set(found) == {"rollups"}
+    assert set(found) == {"rollups", "of all"}
     assert found["rollups"].differences == 1
     assert "day " in found["rollups"].examples[0]
     assert account_id in found["rollups"].examples[0]
+
+
+async def test_sums_of_all_accounts_are_those_of_each(billing: Billing, account_id: str) -> None:
+    await partly_rolled(billing, account_id)
+    await roll(billing.database, most_fresh=0)
+    of_accounts = "SELECT count(*) FROM usage_by_account WHERE granularity = 2"
+    spoilt = await billing.database.value(f"SELECT count(*) + ({of_accounts}) FROM usage_by_model")  # noqa: S608
+    await billing.database.execute("UPDATE usage_by_model SET charged_nano = charged_nano + 1")
+    await billing.database.execute("DELETE FROM usage_by_account WHERE granularity = 2")
+    found = differences(await verify(billing.database))
+    assert set(found) == {"of all"}
+    assert found["of all"].differences == spoilt > 2
+    assert any(account_id in example for example in found["of all"].examples)
+    with pytest.raises(DatabaseError, match="of a newer release alone"):  # as an older one writes them
+        await billing.database.execute("INSERT INTO usage_sums SELECT * FROM usage_sums")
 
 
 @pytest.mark.parametrize(

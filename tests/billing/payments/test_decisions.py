@@ -10,6 +10,7 @@ from billing.payments.decisions import (
     Move,
     Moved,
     Standing,
+    is_lost,
     next_move,
     parking_reason,
     share_nano,
@@ -95,6 +96,22 @@ def test_a_dispute_takes_its_whole_share_by_movement_and_suspends_once() -> None
     assert sum(move.delta_nano for move in moves(won, {}, 0)) == 0
     for status in ("warning", "prevented"):
         assert suspensions(PAID, replace(PAID, disputes=(dispute(status),))) == ([], [])
+
+
+def test_a_payment_is_lost_once_nothing_of_it_is_left_and_a_dispute_took_the_last() -> None:
+    half, part = replace(dispute("lost"), amount_cents=1200), replace(dispute("lost"), amount_cents=2399)
+    cases: tuple[tuple[tuple[Dispute, ...], tuple[Refund, ...], bool], ...] = (
+        ((dispute("lost"),), (), True),
+        ((dispute("open"),), (), False),
+        ((part,), (), False),
+        ((half,), (refund(1, 1200),), True),
+        ((half,), (refund(1, 1200, "failed"),), False),
+        ((half, replace(half, id="dp_2")), (), True),
+        ((half, replace(half, id="dp_2", status="won")), (), False),
+        ((), (refund(1, 2400),), False),
+    )
+    for disputes, refunds, lost in cases:
+        assert is_lost(replace(PAID, disputes=disputes, refunds=refunds)) is lost, (disputes, refunds)
 
 
 @st.composite

@@ -168,10 +168,12 @@ async def test_a_lost_dispute_of_an_invoice_ends_the_plan_and_its_renewals(billi
     assert (await shop.standing())[0] == "starter"
     invoices = "SELECT count(*) FROM local_objects WHERE kind = 'invoice'"
     assert await billing.database.value(invoices) == 2
-    # Lost for a period that is over, by when the page is gone: the account is charged for no other.
-    lose = "UPDATE local_objects SET state = state || '{\"status\": \"lost\"}' WHERE kind = 'dispute' RETURNING id"
-    await shop.payments.applier.refresh(ObjectRef("dispute", await billing.database.value(lose)))
-    assert (await shop.standing())[:2] == ("free", "suspended")
+    # Lost for a period that is over, by when the page is gone: a part ends nothing, of the whole no other is charged.
+    lose = "UPDATE local_objects SET state = state || $1 WHERE kind = 'dispute' RETURNING id"
+    for cents, plan in ((9899, "starter"), (9900, "free")):
+        lost = await billing.database.value(lose, {"status": "lost", "amount_cents": cents})
+        await shop.payments.applier.refresh(ObjectRef("dispute", lost))
+        assert (await shop.standing())[:2] == (plan, "suspended")
     assert await shop.payments.changes.current(shop.account_id) is None
     shop.now += timedelta(days=32)
     await shop.standing()

@@ -1,8 +1,11 @@
-"""Fixtures of whole gateways: the tokenizer that they count with."""
+"""Fixtures of whole gateways: the tokenizer that they count with, and what many tests share a gateway by."""
 
 import pytest
 
 from gateway.tokens import Tokenizer
+from tests.support.stories import tell
+
+__all__ = ["tell", "tokenizer"]
 
 
 @pytest.fixture(scope="module")

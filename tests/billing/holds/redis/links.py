@@ -15,7 +15,7 @@ WAIT_S: Final = 60.0
 
 
 @asynccontextmanager
-async def linked(url: str, *, timeout_s: float = 5.0, connect_timeout_s: float = 5.0) -> AsyncIterator[RedisClient]:
+async def linked(url: str, *, timeout_s: float = 60.0, connect_timeout_s: float = 60.0) -> AsyncIterator[RedisClient]:
     link = RedisClient(url, timeout_s=timeout_s, connect_timeout_s=connect_timeout_s)
     try:
         yield link

@@ -225,10 +225,7 @@ async def behind_tls(node: Node, key: Path, certificate: Path) -> AsyncIterator[
         yield server.sockets[0].getsockname()[1]
 
 
-async def test_tls(
-    lone_node: Node, keys: Keyspace, certificate: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("billing.holds.redis.client.ASK_TOPOLOGY_S", 30.0)  # a handshake on a busy machine
+async def test_tls(lone_node: Node, keys: Keyspace, certificate: tuple[Path, Path]) -> None:
     async with behind_tls(lone_node, *certificate) as port:
         async with linked(f"rediss://127.0.0.1:{port}?ssl_ca_certs={certificate[1]}") as link:
             assert await write(link, keys) == 1

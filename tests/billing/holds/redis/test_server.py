@@ -120,3 +120,23 @@ async def test_a_hash_is_read_page_by_page(server: Server) -> None:
     content = {f"field {number}".encode(): f"value {number}".encode() for number in range(1000)}
     await server.command("HSET", "many", *(part for pair in content.items() for part in pair))
     assert {field: value async for field, value in server.scan_hash("many", 10)} == content
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "rediss://:verysecret@127.0.0.1:1?ssl_cert_reqs=bogus",
+        "rediss://:verysecret@127.0.0.1:1?ssl_ca_certs=/nowhere.pem",
+        f"rediss://:verysecret@127.0.0.1:1?ssl_ca_certs={__file__}",
+        "rediss://:verysecret@127.0.0.1:1?ssl_keyfile=/nowhere.pem",
+        "rediss://:verysecret@127.0.0.1:1?ssl_min_version=7",
+        "rediss://:verysecret@127.0.0.1:1?ssl_ciphers=x",
+        f"redis://:verysecret@{'a' * 64}.example:1",
+        "redis://:verysecret@a..example:1",
+        "redis://:verysecret@a%00b:1",
+    ],
+)
+async def test_a_url_that_can_not_be_is_told_from_who_is_away(url: str) -> None:
+    with pytest.raises(RedisStrange, match="REDIS_URL") as refused:
+        await RedisClient(url).connect(b"any")
+    assert SECRET not in str(refused.value)

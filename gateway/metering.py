@@ -1,7 +1,7 @@
-"""What is metered beside the proxy's requests, by the settings.
+"""Metering beside the proxy: collecting the traffic that exporters count, and the events and holds of other services.
 
-Traffic that exporters count: the collector and its parts, its rounds in one gateway of all, its metrics. What services
-call: events and holds, refused in the words of requests' own.
+Both are made here from the settings. Collection also runs here, in one gateway at a time, and has its metrics here.
+What an account has no room for is refused with the same answers as a request to the proxy.
 """
 
 from __future__ import annotations
@@ -116,7 +116,7 @@ def _source(given: ExporterSource) -> Source:
 
 
 async def collect_for_ever(collector: Collector, owner: str, interval_s: float) -> None:
-    """Collect every `interval_s`, in one gateway of all, and learn what it came to in the others."""
+    """Collect every `interval_s` where this gateway has the lease; else read the result of the last run."""
     due_s = 0.0
     clock = asyncio.get_running_loop().time
     while True:
@@ -132,7 +132,7 @@ async def collect_for_ever(collector: Collector, owner: str, interval_s: float) 
 
 
 def start_collecting(runtime: Runtime, metrics: Metrics, new_id: Callable[[], str]) -> None:
-    """Start collecting where there is a source, and show what it comes to."""
+    """Start collecting in the background where a source is configured, and add the metrics of collection."""
     collector, settings = runtime.collector, runtime.settings
     if not collector.sources:
         return
@@ -170,7 +170,7 @@ def make_meters(
     links: Links,
     new_id: Callable[[], str],
 ) -> Meters:
-    """Return what services call in this process."""
+    """Return the events and holds of other services as the API calls them."""
     defaults = settings.defaults
     rules = ServiceRules(
         hold_s=defaults.service_hold_s,
@@ -192,7 +192,7 @@ def make_meters(
 
 
 def _principals(cache: PrincipalCache) -> Callable[[Payer, bool], Awaitable[Principal | None]]:
-    """Return what gives the principal of an account that a service meters, from the memory that keys' are in."""
+    """Return a function that finds the principal of a metered account, in the cache of keys' principals."""
 
     async def principal(payer: Payer, stale: bool) -> Principal | None:
         name = service_name(payer.account_id, payer.service, payer.key_id)
@@ -202,7 +202,7 @@ def _principals(cache: PrincipalCache) -> Callable[[Payer, bool], Awaitable[Prin
 
 
 def _refusals(engine: Engine, links: Links) -> Callable[[NotAdmitted, web.Request], Awaitable[web.StreamResponse]]:
-    """Return what refuses what an account has no room for, as the proxy does."""
+    """Return a function that answers what an account has no room for, as the proxy does."""
 
     async def refusal(error: NotAdmitted, request: web.Request) -> web.StreamResponse:
         principal = error.principal
