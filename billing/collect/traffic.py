@@ -84,6 +84,12 @@ class Traffic:
         spans = await self._sums.spans(account_id, bounds, OF_LEDGER)
         return [_split(span, groups, names) for span, groups in zip(spans, by_group, strict=True)]
 
+    async def most_groups(self, account_id: str, names: Sequence[str]) -> int:
+        """Return how many groups one span has at most by names of requests; 0 by those of traffic: nobody knows."""
+        if any(name in NAMES for name in names):
+            return 0
+        return await self._sums.most_groups(account_id, _grouping(names))
+
     async def _counted(self, account_id: str, bounds: Sequence[datetime]) -> list[Counted]:
         if len(bounds) < 2:
             return []

@@ -7,6 +7,7 @@ UTC, without four hours of its beginning and with four hours of the next one. Wh
 snapshot. All is integers, so that spans add up to the span of them all, and groups to the total.
 """
 
+import asyncio
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -31,6 +32,8 @@ TAG_VALUES: Final = 1000
 """Values of one of them that are summed each by itself; the others are summed together."""
 MOST_GROUPED: Final = 2
 MOST_ROWS: Final = 50_000
+ROWS_A_TURN: Final = 1_000
+"""Rows that are added up at once: other tasks have their turn in between."""
 BEGINNING: Final = datetime(2000, 1, 1, tzinfo=UTC)
 END: Final = datetime(2200, 1, 1, tzinfo=UTC)
 
@@ -243,7 +246,12 @@ class UsageSums:
             )
         if len(rows) > MOST_ROWS:
             raise UsageQueryError("These are too many groups for one answer: ask for less time, or for fewer groups.")
-        return _added(len(spans), rows, grouping)
+        return await _added(len(spans), rows, grouping)
+
+    async def most_groups(self, account_id: str, grouping: Grouping) -> int:
+        """Return how many groups one span has at most, but for those that are new since the last minute."""
+        row = _query("usage_groups"), account_id, *grouping.columns, grouping.tag
+        return int(await self.database.value(*row) or 0)
 
 
 async def _tag_id(connection: Connection, account_id: str, tag: str | None) -> int:
@@ -258,10 +266,12 @@ async def _tag_id(connection: Connection, account_id: str, tag: str | None) -> i
     return int(ids.get(tag, 0))
 
 
-def _added(count: int, rows: Sequence[Row], grouping: Grouping) -> list[Span]:
+async def _added(count: int, rows: Sequence[Row], grouping: Grouping) -> list[Span]:
     """Return the spans that rows are about. Those of sums come once for each group, so that most are what they say."""
     found: list[Span] = [{} for _ in range(count)]
-    for row in rows:
+    for at, row in enumerate(rows, start=1):
+        if at % ROWS_A_TURN == 0:
+            await asyncio.sleep(0)
         place, first, second, value, tag_value, *numbers, cost_nano, charged_nano = row
         used = Used._make((*numbers, int(cost_nano), int(charged_nano), 0))
         span = found[abs(place) - 1]

@@ -149,7 +149,7 @@ async def retry(visit: Visit) -> web.Response:
 
 
 async def webhooks(visit: Visit) -> View:
-    """Show where operators are told of things."""
+    """Show the endpoints that operators' notices are sent to."""
     limit, after = page_asked(visit.query(PageQuery))
     found = await visit.services.endpoints.page(None, limit, after)
     shown = [endpoint_shape(each) for each in found.items]

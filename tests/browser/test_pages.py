@@ -101,7 +101,7 @@ class Walk:
         self.note(what, wrong + await findings(page))
 
     def note(self, what: str, wrong: list[str]) -> None:
-        """Keep what is wrong with a page, and what the browser has said of it."""
+        """Record faults of a page, and messages on the browser's console."""
         wrong = wrong + self.heard
         self.heard.clear()
         if wrong:

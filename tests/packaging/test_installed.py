@@ -33,7 +33,7 @@ def folder() -> Iterator[Path]:
 
 @pytest.fixture(scope="module")
 def sources(folder: Path) -> Path:
-    """A copy of the checkout, as building writes beside what it builds."""
+    """A copy of the checkout, because a build writes into its folder."""
     ignored = shutil.ignore_patterns(".?*", "__pycache__", "build", "dist", "*.egg-info", "tests", "benchmarks")
     copy = folder / "sources"
     shutil.copytree(CHECKOUT, copy, symlinks=True, ignore=ignored)

@@ -118,7 +118,7 @@ async def test_the_first_page_has_the_money_and_each_number_leads_to_its_rows(co
 
 
 async def test_prices_have_their_history_and_a_usage_is_tried(console: Console, billing: Billing) -> None:
-    """What the command says of a usage, the page says; what the ledger alone has priced requests once."""
+    """The page computes a usage as the command does; it also lists rows that only the ledger still has."""
     gone = replace(PRICE, per_million={**PRICE.per_million, "output": parse_usd("0.70")})
     other = replace(PRICE, provider="azure", per_unit={})
     await sync_prices(billing.database, PriceTable([gone, other]))

@@ -170,7 +170,7 @@ def debit_of(account_id: str, request_id: str) -> Debit:
 
 
 def test_version(shell: Shell) -> None:
-    """As a process that is started anew, as a person starts it: what it says of itself, of its use, and its codes."""
+    """In a process of its own, as a person runs it: version, usage and exit codes."""
     assert re.fullmatch(r"metergate \d+\.\d+\.\d+\S*\n", shell.start("--version").stdout)
     for arguments in (("--help",), ("operator", "grant", "--help"), ("nope",)):
         assert shell.start(*arguments) == shell.run(*arguments)

@@ -113,7 +113,7 @@ def away() -> dict[str, str]:
 def each_failed(
     shell: Shell, commands: Sequence[str], code: int, env: dict[str, str] | None = None
 ) -> Iterator[tuple[str, str]]:
-    """Assert that each of these ends with a code and says why; each with what it said."""
+    """Assert that each command ends with this code and a reason; return their messages."""
     for command, result in zip(commands, shell.run_each([each.split() for each in commands], env), strict=True):
         assert result.code == code, (command, result)
         yield command, result.failed(code)

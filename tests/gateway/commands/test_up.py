@@ -265,7 +265,7 @@ def test_the_way_of_a_customer_is_as_the_documentation_tells_it(up: Up) -> None:
 
 
 def typed(up: Up, line: str, env: dict[str, str]) -> str:
-    """What a command or a call shows."""
+    """Return the output of a command or a call."""
     if line.startswith("curl"):
         output = json.dumps(do_curl(line.replace("http://127.0.0.1:8080", up.url)).json, separators=(",", ":"))
     else:

@@ -49,7 +49,7 @@ async def processes(database_url: str, redis_url: str, key_prefix: str) -> Async
 
 
 class World:
-    """Three gateways, and what is asked of them."""
+    """Three gateways, and the requests to them."""
 
     def __init__(self, urls: list[str], session: aiohttp.ClientSession, database: Database) -> None:
         self.urls, self.session, self.database, self.asked = urls, session, database, 0
