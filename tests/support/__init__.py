@@ -24,7 +24,7 @@ commands           `metergate` as a person runs it
 commander          the same from a process that has imported it
 supervised_worker  a worker for tests of the supervisor
 supervising        the supervisor, as a process
-lone_gateway       a gateway as a process of its own, on stores that are there
+lone_gateway       gateways, each a process of its own, on stores that are there
 transcripts        terminal sessions that a page of the documentation shows
 stripe_fake        a Stripe that keeps what it is told and tells what happens
 mail               a mail server that keeps what it takes
