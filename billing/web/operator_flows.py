@@ -35,7 +35,6 @@ _RUNS: Final = (
     Column("Began", "started_at", "time"),
     Column("Job", "job"),
     Column("Status", "status", "state"),
-    Column("Ended", "finished_at", "time"),
     Column("Exporters", "sources", "count"),
     Column("Failed", "failed_sources", "count"),
     Column("Samples", "processed_samples", "count"),
