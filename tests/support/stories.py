@@ -15,13 +15,14 @@ accounts of its own. Each failure names its story.
 
 import inspect
 from collections.abc import Awaitable, Callable, Iterator
+from contextlib import AsyncExitStack
 from itertools import product
 from typing import Any
 
 import pytest
 from aiohttp import web
 
-from tests.gateway.conftest import Gateway, Handler, MakeGateway
+from tests.gateway.conftest import Customer, Gateway, Handler, MakeGateway
 
 Story = Callable[..., Awaitable[None]]
 Tell = Callable[..., Awaitable[None]]
@@ -59,12 +60,18 @@ class OneGateway:
     def __init__(self, url: str, **options: Any) -> None:
         self.url = url
         self.handler: Handler | None = None
+        self.own: Customer | None = None
         self._options = options
 
     async def upstream(self, handler: Handler) -> str:
         """Answer by this handler from now on."""
         self.handler = handler
         return self.url
+
+    async def customer(self) -> Customer:
+        """The customer of the story that is told, who has 5 USD."""
+        self.own = self.own or await self.gateway.customer()
+        return self.own
 
     async def make_gateway(self, url: str | None = None, **options: Any) -> Gateway:
         """Give the gateway; a story that needs other settings is a test of its own."""
@@ -73,18 +80,22 @@ class OneGateway:
         return self.gateway
 
 
+Make = Callable[[OneGateway], Any]
+
+
 @pytest.fixture
 async def tell(
     make_gateway: MakeGateway, upstream: Upstream, subtests: pytest.Subtests, request: pytest.FixtureRequest
 ) -> Tell:
     """Tells stories, whatever becomes of the others, on a gateway with these options. `by` makes further options of the
-    provider's URL, where that is not `openai`'s, and `makers` what takes a fixture's place that is made of
-    `make_gateway` and `upstream`. What else a story asks for is a fixture."""
+    provider's URL, where that is not `openai`'s; `makers` make what a story asks for by their names, anew for each, and
+    what has an end is ended; `after` is called after each. What else a story asks for is a fixture."""
 
     async def told(
         stories: Stories,
         by: Callable[[str], dict[str, Any]] | None = None,
-        makers: dict[str, Callable[[MakeGateway, Upstream], Any]] | None = None,
+        makers: dict[str, Make] | None = None,
+        after: Callable[[Gateway], Awaitable[None]] | None = None,
         **options: Any,
     ) -> None:
         async def serve(asked: web.Request) -> web.StreamResponse:
@@ -93,13 +104,35 @@ async def tell(
 
         url = await upstream(serve)
         one = OneGateway(url, **options, **(by(url) if by else {}))
-        one.gateway = await (make_gateway(**options, **by(url)) if by else make_gateway(url, **options))
-        given = {"make_gateway": one.make_gateway, "upstream": one.upstream, "gateway": one.gateway}
-        given |= {name: make(one.make_gateway, one.upstream) for name, make in (makers or {}).items()}
+        one.gateway = await make_gateway(url, **options, **(by(url) if by else {}))
         for story, case in stories.cases():
+            one.own = None
             with subtests.test(story.__name__, **case), pytest.MonkeyPatch.context() as monkeypatch:
-                known = {**given, **case, "monkeypatch": monkeypatch}
-                wanted = inspect.signature(story).parameters
-                await story(**{n: known[n] if n in known else request.getfixturevalue(n) for n in wanted})
+                given = {"gateway": one.gateway, "make_gateway": one.make_gateway, "upstream": one.upstream}
+                given |= {**case, "monkeypatch": monkeypatch}
+                async with AsyncExitStack() as stack:
+                    await story(**await _wanted(story, given, one, makers or {}, request, stack))
+                if after is not None:
+                    await after(one.gateway)
 
     return told
+
+
+async def _wanted(
+    story: Story,
+    given: dict[str, Any],
+    one: OneGateway,
+    makers: dict[str, Make],
+    request: pytest.FixtureRequest,
+    stack: AsyncExitStack,
+) -> dict[str, Any]:
+    """What a story asks for, by its names."""
+    wanted = {}
+    for name in inspect.signature(story).parameters:
+        if name in makers:
+            made = makers[name](one)
+            made = await made if inspect.isawaitable(made) else made
+            wanted[name] = await stack.enter_async_context(made) if hasattr(made, "__aenter__") else made
+        else:
+            wanted[name] = given[name] if name in given else request.getfixturevalue(name)
+    return wanted

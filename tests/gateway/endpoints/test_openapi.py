@@ -49,7 +49,7 @@ async def test_it_is_the_routes_that_are_served(gateway: Gateway) -> None:
     assert ("GET", "/api/openapi.json") in served
 
 
-@pytest.mark.slow  # of the billing API alone that is seen in every run: tests/billing/api/test_openapi.py
+@pytest.mark.slow
 async def test_it_is_valid(gateway: Gateway) -> None:
     OpenAPIV31SpecValidator(await described(gateway)).validate()
 

@@ -27,7 +27,7 @@ from tests.support.gateways import (
     spent_nano,
     the_event,
 )
-from tests.support.stories import Stories, Tell
+from tests.support.stories import OneGateway, Stories, Tell
 
 Upstream = Callable[[Handler], Any]
 stories = Stories()
@@ -265,4 +265,7 @@ async def the_other_api_is_served_beside_it(make_echo: Any) -> None:
 
 
 async def test_on_one_gateway(tell: Tell, echo_served: None) -> None:
-    await tell(stories, lambda url: {"change": speaking_echo(url, None)}, {"make_echo": maker})
+    def make(one: OneGateway) -> Any:
+        return maker(one.make_gateway, one.upstream)
+
+    await tell(stories, lambda url: {"change": speaking_echo(url, None)}, {"make_echo": make})

@@ -18,7 +18,7 @@ from tests.gateway.dialects.anthropic.bodies import answer, event, message, stre
 from tests.support.answering import PROVIDER_KEY, Provider, saying, streaming
 from tests.support.answering import answer as chat_answer
 from tests.support.gateways import Fetched, ask, assert_free, assert_tells_no_secret, fetch, spent_nano, the_event
-from tests.support.stories import Stories, Tell
+from tests.support.stories import OneGateway, Stories, Tell
 
 Upstream = Callable[[Handler], Any]
 stories = Stories()
@@ -363,4 +363,7 @@ async def a_name_of_the_gateway_s_own_is_the_provider_s_there(make_anthropic: An
 
 
 async def test_on_one_gateway(tell: Tell) -> None:
-    await tell(stories, lambda url: {"change": scripted(url, None)}, {"make_anthropic": maker})
+    def make(one: OneGateway) -> Any:
+        return maker(one.make_gateway, one.upstream)
+
+    await tell(stories, lambda url: {"change": scripted(url, None)}, {"make_anthropic": make})
