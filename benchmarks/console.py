@@ -20,7 +20,7 @@ import aiohttp
 import asyncpg
 from argon2 import PasswordHasher
 
-from benchmarks.crowd import EMAIL, LARGE, PERSON, STATEMENT_S, check, fill
+from benchmarks.crowd import ACCOUNTS, EMAIL, LARGE, PERSON, STATEMENT_S, check, fill, ids
 from benchmarks.figures import Spread, percentile
 from benchmarks.installation import Installation, write_config
 from benchmarks.modes import MODES
@@ -39,6 +39,9 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
 EVENTS: Final = 10_000_000
+FEW_EVENTS: Final = 100_000
+FEW_ACCOUNTS: Final = 1_000
+"""What a run of every figure looks at."""
 LOOKS: Final = 15
 PAGE_BAR_MS: Final = 100.0
 ROUNDS: Final = 4
@@ -111,7 +114,7 @@ def _spread(values: Sequence[float]) -> str:
     return f"{spread.median:,.2f} ({spread.least:,.2f} to {spread.most:,.2f})"
 
 
-async def crowded(stage: Stage, events: int, report: Report) -> Installation:
+async def crowded(stage: Stage, events: int, report: Report, accounts: int = ACCOUNTS) -> Installation:
     """An installation with the ledger of `crowd`, which is written where the folder has none, and with customers of the
     proxy beside."""
     name = f"crowd_{events}"
@@ -121,7 +124,7 @@ async def crowded(stage: Stage, events: int, report: Report) -> Installation:
             await server.execute(f"DROP DATABASE IF EXISTS {name}_half")
             half = await stage.create_database(f"{name}_half")
             await migrate(half)
-            await fill(half, events, report)
+            await fill(half, events, report, accounts)
             await server.execute(f"ALTER DATABASE {name}_half RENAME TO {name}")
     finally:
         await server.close()
@@ -145,24 +148,6 @@ async def crowded(stage: Stage, events: int, report: Report) -> Installation:
     write_config(config, stage.upstream_url, {"redis_partitions": 1})
     more = {"ADMIN_API_KEY": ADMIN_KEY, "PAYMENT_PROVIDER": "local"}
     return Installation(url, f"{stage.endpoints.redis_url}?db=0", config, {WINDOWS: secrets}, "", more=more)
-
-
-async def _ids(installation: Installation) -> dict[str, str]:
-    """What pages that are about one thing are about: that of the first account."""
-    connection = await asyncpg.connect(installation.database_url)
-    try:
-        found = await connection.fetchrow(
-            "SELECT (SELECT max(id) FROM transfers WHERE debit_account = $1) AS event_id, "
-            "(SELECT min(id) FROM api_keys WHERE account_id = $1) AS key_id, "
-            "(SELECT max(id) FROM orders WHERE account_id = $1) AS order_id",
-            LARGE,
-        )
-    finally:
-        await connection.close()
-    if found is None or None in found.values():
-        raise Unsound("the first account has no event, key or order")
-    one = dict(found)
-    return {**one, "request_id": one["event_id"], "account_id": LARGE, "user_id": PERSON[1], "plan_id": "free"}
 
 
 class Browser:
@@ -219,14 +204,14 @@ async def browsers(process: Process) -> "AsyncIterator[dict[str, Browser]]":
             await each.close()
 
 
-def pages(ids: dict[str, str]) -> list[Looked]:
+def pages(given: dict[str, str]) -> list[Looked]:
     """Every page that can be looked at, and those of `MORE`."""
     found = []
     for page in ROUTES:
         if page.method == "GET" and not any(f"{{{name}}}" in page.path for name in NOT_LOOKED_AT):
             who = {Who.operator: "operator", Who.anyone: "nobody"}.get(page.who, "large")
             with suppress(KeyError):  # what the installation has none of
-                found.append(Looked(who, page.path.format_map(ids)))
+                found.append(Looked(who, page.path.format_map(given)))
     return [*found, *(Looked(who, path) for who, paths in MORE.items() for path in paths)]
 
 
@@ -234,21 +219,41 @@ async def console(stage: Stage, events: int, report: Report) -> Found:
     """Look at every page, then at the proxy. Raises `Unsound` where a page is not shown."""
     installation = await crowded(stage, events, report)
     worker = await stage.worker(installation, "console")
-    found = Found(pages(await _ids(installation)))
+    found = Found(pages(await ids(installation.database_url)))
     async with browsers(worker) as people:
-        for each in found.pages:
-            await people[each.who].look(each.path)  # not counted
-            before = stage.clocks(worker)
-            for _ in range(LOOKS):
-                took_ms, each.status, each.bytes = await people[each.who].look(each.path)
-                each.took_ms.append(took_ms)
-            if each.status != 200:
-                raise Unsound(f"{each.path} ({each.who}) is answered {each.status}\n{worker.last_words()}")
-            spent = stage.clocks(worker).since(before)
-            each.gateway_ms, each.postgres_ms = (1000 * cpu / LOOKS for cpu in (spent.target, spent.postgres))
-            report(f"console: {each.path} ({each.who}) {percentile(each.took_ms, 0.5):.0f} ms")
+        await _looks(stage, worker, people, found.pages, report)
         await _beside(stage, installation, worker, people, found, report)
     return found
+
+
+async def slowest(stage: Stage, report: Report) -> Sample:
+    """The page that takes longest on a small ledger: its median and the CPU of a look at it in ms. Raises `Unsound`."""
+    installation = await crowded(stage, FEW_EVENTS, report, FEW_ACCOUNTS)
+    worker = await stage.worker(installation, "console")
+    shown = pages(await ids(installation.database_url))
+    async with browsers(worker) as people:
+        await _looks(stage, worker, people, shown, report)
+    await asyncio.to_thread(worker.stop)
+    last = max(shown, key=lambda each: percentile(each.took_ms, 0.5))
+    report(f"the slowest page is {last.path} ({last.who})")
+    return {"slowest_ms": percentile(last.took_ms, 0.5), "cpu_ms": last.gateway_ms + last.postgres_ms}
+
+
+async def _looks(
+    stage: Stage, worker: Process, people: dict[str, Browser], shown: Sequence[Looked], report: Report
+) -> None:
+    """Look at pages, one after the other. Raises `Unsound` where one is not shown."""
+    for each in shown:
+        await people[each.who].look(each.path)  # not counted
+        before = stage.clocks(worker)
+        for _ in range(LOOKS):
+            took_ms, each.status, each.bytes = await people[each.who].look(each.path)
+            each.took_ms.append(took_ms)
+        if each.status != 200:
+            raise Unsound(f"{each.path} ({each.who}) is answered {each.status}\n{worker.last_words()}")
+        spent = stage.clocks(worker).since(before)
+        each.gateway_ms, each.postgres_ms = (1000 * cpu / LOOKS for cpu in (spent.target, spent.postgres))
+        report(f"console: {each.path} ({each.who}) {percentile(each.took_ms, 0.5):.0f} ms")
 
 
 async def _beside(

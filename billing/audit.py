@@ -25,7 +25,7 @@ class Actor:
 
 
 ADMIN: Final = Actor("admin")
-"""Whoever has the admin key."""
+"""The actor of calls with the admin key."""
 SYSTEM: Final = Actor("system")
 """The gateway itself, by a rule."""
 
@@ -67,7 +67,8 @@ class AuditFilter:
 
 @dataclass(frozen=True, slots=True)
 class AuditEntry:
-    """A row: who did what, to what, what it said before and after, from where and by which request."""
+    """A row of the audit log: who changed which object, its content before and after, from which address and by which
+    request."""
 
     id: int
     at: datetime

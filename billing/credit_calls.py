@@ -74,11 +74,11 @@ class CreditCalls(BillingCalls):
         return await self._call("PUT", "/api/billing/auto-recharge", RechargeShape, body=wish)
 
     async def alert(self) -> AlertShape:
-        """Return below what one's own account is told that its balance is low."""
+        """Return the balance below which the caller's account gets a notice."""
         return await self._call("GET", "/api/billing/alerts", AlertShape)
 
     async def set_alert(self, low_balance_usd: str | None) -> AlertShape:
-        """Set below what one's own account is told that its balance is low; None: below the operator's default."""
+        """Set the balance below which the caller's account gets a notice; None: the operator's default."""
         return await self._call(
             "PUT", "/api/billing/alerts", AlertShape, body=AlertBody(low_balance_usd=low_balance_usd)
         )
@@ -152,7 +152,7 @@ class CreditCalls(BillingCalls):
         await self._send("DELETE", f"/api/billing/budgets/{path_part(budget_id)}")
 
     async def margin(self, query: dict[str, str | None]) -> MarginsShape:
-        """Return what was charged less what it cost: `since`, `until`, `by`, `limit`, `cursor`."""
+        """Return charges less costs: `since`, `until`, `by`, `limit`, `cursor`."""
         return await self._call("GET", "/api/admin/margin", MarginsShape, query=query)
 
     async def reconcile_bill(self, provider: str, body: BillBody) -> BillShape:

@@ -15,12 +15,18 @@ import pytest
 from hypothesis import HealthCheck, settings
 
 from tests.support.scratch import Scratch, choose_place
+from tests.support.shipped import share_prices
 
 pytest_plugins = ["tests.support.servers", "tests.support.redis_cluster", "tests.support.stories"]
 
 if "PYTEST_XDIST_WORKER" not in os.environ:  # whose environment is that of the process that started it
     scratch = Scratch(choose_place())
     os.environ["TMPDIR"] = tempfile.tempdir = str(scratch.folder)
+
+
+def pytest_configure() -> None:
+    """Have what every gateway reads be read once."""
+    share_prices()
 
 
 def pytest_unconfigure() -> None:

@@ -103,7 +103,7 @@ def image_identity(image: str) -> ImageShape:
 
 
 async def list_audit(call: Call, query: AuditQuery) -> Listing[AuditShape]:
-    """List what was done, newest first."""
+    """List changes, newest first."""
     only = AuditFilter(
         account_id=query.account_id,
         user_id=query.user_id,

@@ -79,7 +79,7 @@ async def show_user(client: "BillingCalls", user_id: UserId) -> Shown:
 
 
 async def approve(client: "BillingCalls", user_id: UserId) -> Shown:
-    """Let in who has registered."""
+    """Approve a registered user."""
     return await _change(client, user_id, status="active")
 
 
@@ -89,7 +89,7 @@ async def disable(client: "BillingCalls", user_id: UserId) -> Shown:
 
 
 async def enable(client: "BillingCalls", user_id: UserId) -> Shown:
-    """Let in again who was disabled."""
+    """Enable a disabled user again."""
     return await _change(client, user_id, status="active")
 
 

@@ -135,7 +135,8 @@ class TrafficDebits:
         try:
             async with self._database.transaction() as connection:
                 due = await connection.fetch(_query("take_due"), accounts)
-                charged = _read(await connection.fetch(_query("read_charges"), accounts))
+                taken = list({row["account_id"] for row in due})  # locked by that: others may be charged meanwhile
+                charged = _read(await connection.fetch(_query("read_charges"), taken))
                 refunds: list[Entry] = []
                 for each in netted([self._due(row, now) for row in due]):
                     self._count(charged[each.account_id], each, debits, refunds)

@@ -68,7 +68,7 @@ class Facts:
         return Checkpoint(**dict(cast("Row", row)))
 
     async def failed(self, source_id: str, error: str, *, restart: bool) -> None:
-        """Note what is wrong with a source; with `restart` its window begins anew."""
+        """Store the failure of a source; with `restart` its window begins again."""
         await self._database.execute(_query("fail_source"), source_id, error, restart)
 
     async def write(

@@ -11,7 +11,7 @@ time gets its initial balance and its included bytes, once.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import TYPE_CHECKING, ClassVar, Final
@@ -35,7 +35,7 @@ logger = logging.getLogger(__name__)
 _query = queries("billing.collect")
 
 AT_ONCE: Final = 100
-"""Subjects that are looked into by one transaction."""
+"""How many subjects one transaction checks."""
 MOST_ASSIGNED: Final = 1000
 """Subjects of one e-mail address that an operator assigns at once."""
 NEWEST: Final = 2**63 - 1
@@ -63,7 +63,7 @@ class Subject:
 
 @dataclass(frozen=True, slots=True)
 class SubjectRules:
-    """What is done for those that nobody is found for, and what an account starts with."""
+    """What happens to subjects without an account, and what a new account starts with."""
 
     unknown: Unknown = "create"
     plan: str = "free"
@@ -81,21 +81,19 @@ class Subjects:
         """Look into all that are new, and into parked ones that somebody is found for; return the accounts whose
         balances that has raised."""
         granted: set[str] = set()
-        while rows := await self._database.rows(_query("waiting_subjects"), AT_ONCE):
+        while await self._database.rows(_query("waiting_subjects"), 1):
             async with self._database.transaction() as connection:
-                granted |= await self._settled(connection, {row["id"]: row["account_id"] for row in rows})
+                await connection.execute(EXCLUSIVE, LOCK)
+                granted |= await self._settled(connection, await connection.fetch(_query("waiting_subjects"), AT_ONCE))
         return granted
 
-    async def _settled(self, connection: Connection, found: dict[int, str | None]) -> set[str]:
-        await connection.execute(EXCLUSIVE, LOCK)
+    async def _settled(self, connection: Connection, waiting: Sequence[Row]) -> set[str]:
         made: dict[str, str] = {}
         granted: set[str] = set()
         parked: list[int] = []
-        for row in await connection.fetch(_query("lock_subjects"), list(found)):
-            if row["account_id"] is not None:
-                continue
+        for row in waiting:
             email = row["email"].lower()
-            account_id = found[row["id"]] or (made.get(email) if email else None)
+            account_id = row["account_id"] or (made.get(email) if email else None)
             if account_id is None and self._rules.unknown == "park":
                 parked.append(row["id"])
                 continue

@@ -32,7 +32,7 @@ logger = logging.getLogger(__name__)
 FOLD_BATCH: Final = 1_000
 TELL_BATCH: Final = 100
 SETTLED: Final = timedelta(minutes=5)
-"""How long after its end an hour is told, so that nearly all of it is told at once."""
+"""The wait after an hour's end before it is sent, so that nearly all of it is sent at once."""
 OLDEST: Final = timedelta(days=35) - HOUR
 """How old an hour may be that Stripe still takes, with an hour to spare."""
 SURE: Final = timedelta(hours=23)
@@ -79,7 +79,7 @@ class MeterCalls(Protocol):
         would be given again for the same one. An amount that was told under this identifier before is no error."""
 
     async def meter_errors(self, event_id: str) -> Mapping[str, str]:
-        """Return what a report says: by the key of a call, why its event was refused after it was taken."""
+        """Return the errors in a report, by the key of a call: why an event was refused after it was accepted."""
 
 
 class StripeMeters(PlainSink):

@@ -230,7 +230,7 @@ class NoticeWorker:
 
 
 def body_of(notice: Any) -> bytes:
-    """Return what a delivery of a notice says, as JSON."""
+    """Return the JSON body of a notice's delivery."""
     body = {
         "id": notice["notice_id"],
         "type": notice["type"],

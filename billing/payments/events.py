@@ -214,7 +214,7 @@ class PaymentEvents:
         return page_of([StoredEvent(**dict(row)) for row in rows], limit, lambda event: event.number)
 
     async def replay(self, event_id: str) -> StoredEvent:
-        """Have an event looked into once more. Raises `PaymentEventNotFound`."""
+        """Process an event again. Raises `PaymentEventNotFound`."""
         row = await self._database.row(_query("events_replay"), event_id)
         if row is None:
             raise PaymentEventNotFound(

@@ -183,7 +183,7 @@ _OF_RUN: Final = (
 
 
 def with_run(shape: JobShape, run: Run) -> JobShape:
-    """Return what is said of a job together with what its collection came to."""
+    """Return the answer of a job together with the counts of its collection."""
     started_at = rfc3339(run.started_at) if shape.started_at is UNSET else shape.started_at
     fields = {name: getattr(run, name) for name in _OF_RUN}
     return structs.replace(shape, started_at=started_at, finished_at=rfc3339(run.finished_at), **fields)

@@ -35,7 +35,6 @@ _RUNS: Final = (
     Column("Began", "started_at", "time"),
     Column("Job", "job"),
     Column("Status", "status", "state"),
-    Column("Ended", "finished_at", "time"),
     Column("Exporters", "sources", "count"),
     Column("Failed", "failed_sources", "count"),
     Column("Samples", "processed_samples", "count"),
@@ -149,7 +148,7 @@ async def retry(visit: Visit) -> web.Response:
 
 
 async def webhooks(visit: Visit) -> View:
-    """Show where operators are told of things."""
+    """Show the endpoints that operators' notices are sent to."""
     limit, after = page_asked(visit.query(PageQuery))
     found = await visit.services.endpoints.page(None, limit, after)
     shown = [endpoint_shape(each) for each in found.items]

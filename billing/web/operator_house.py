@@ -29,11 +29,9 @@ if TYPE_CHECKING:
 
 _TARGETS: Final = (
     Column("Provider", "provider"),
-    Column("Kind", "kind"),
     Column("State", "state", "state"),
     Column("Off because", "off_reason"),
     Column("Base URL and key", "target"),
-    Column("Weight", "weight"),
     Column("Tried again", "open_until", "time"),
     Column("Models", "models"),
 )
@@ -129,14 +127,14 @@ async def _refused(visit: Visit) -> list[RefusedShape]:
 class _Target:
     """One base URL and key of a provider, as a row. The key is never shown, only how it does."""
 
-    __slots__ = ("kind", "models", "off_reason", "open_until", "provider", "state", "target", "weight")
+    __slots__ = ("models", "off_reason", "open_until", "provider", "state", "target")
 
     def __init__(self, provider: ProviderShape, target: TargetShape | None) -> None:
-        self.provider, self.kind, self.models = provider.name, provider.kind, provider.models
+        kind = "" if provider.kind == provider.name else f" ({provider.kind})"
+        self.provider, self.models = f"{provider.name}{kind}", provider.models
         self.state: str = "off" if provider.off_reason else "on" if target is None else _STATES[target.state]
         self.off_reason = provider.off_reason
-        self.target = "" if target is None else f"{target.number}: {target.origin}"
-        self.weight = None if target is None else target.weight
+        self.target = "" if target is None else f"{target.number}: {target.origin}, weight {target.weight}"
         self.open_until = None if target is None else target.open_until
 
 

@@ -69,7 +69,7 @@ def _field_of(visit: Visit) -> str | None:
 
 
 async def rename(visit: Visit) -> web.Response:
-    """Change one's name."""
+    """Change the caller's name."""
     await update_me(visit.call, visit.body(ProfilePatch, name=visit.field("name") or ""))
     return visit.see("/security", "saved")
 

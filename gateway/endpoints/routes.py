@@ -193,7 +193,7 @@ def add_routes(
     services: Services,
     sockets: ResponseSockets,
 ) -> None:
-    """Add what is served beside the billing API, which is mounted before."""
+    """Add the gateway's own routes to those of the billing API, which is mounted before."""
     known: list[web.AbstractResource] = []
     unknown = _unknown(known, proxy, dialects)
     for route in endpoints.own:

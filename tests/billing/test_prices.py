@@ -77,18 +77,35 @@ def exact_nano(row: PriceRow, usage: Usage, multiplier: str | None) -> Fraction:
     return total * Fraction((row.multipliers or {}).get(multiplier or "", 10**9), 10**9)
 
 
-@given(rows(), usages(), names)
-def test_the_cost_is_exact(row: PriceRow, usage: Usage, multiplier: str | None) -> None:
-    assert Fraction(row.cost_scaled(usage, multiplier), COST_SCALE) == exact_nano(row, usage, multiplier)
-
-
 @given(rows(), usages(), names, st.integers(0, 1000 * FACTOR_SCALE))
-def test_rounding_up_is_never_below_and_less_than_one_nano_above(
+def test_the_cost_is_exact_and_rounded_up_once(
     row: PriceRow, usage: Usage, multiplier: str | None, markup_scaled: int
 ) -> None:
-    exact = exact_nano(row, usage, multiplier) * (1 + Fraction(markup_scaled, 100 * FACTOR_SCALE))
+    """A charge is never below the cost, and less than one nano above; the lines are the cost; and the dearest rate
+    bounds every token."""
+    exact = exact_nano(row, usage, multiplier)
+    assert Fraction(row.cost_scaled(usage, multiplier), COST_SCALE) == exact
+    marked_up = exact * (1 + Fraction(markup_scaled, 100 * FACTOR_SCALE))
     charged_nano = round_up(row.cost_scaled(usage, multiplier), markup_scaled)
-    assert exact <= charged_nano < exact + 1
+    assert marked_up <= charged_nano < marked_up + 1
+    check_lines(row, usage, multiplier)
+    tokens = replace(row, per_unit={})
+    dearest = (tokens.dearest_nano(INPUT_CLASSES), tokens.dearest_nano(OUTPUT_CLASSES))
+    bound = usage.input_tokens * dearest[0] + usage.output_tokens * dearest[1]
+    assert Fraction(bound, MILLION) >= exact_nano(tokens, usage, multiplier)
+
+
+def check_lines(row: PriceRow, usage: Usage, multiplier: str | None) -> None:
+    """The lines add up to the cost, and each is its quantity at its rate."""
+    lines = row.lines(usage, multiplier)
+    assert sum(line.amount_scaled for line in lines) == row.cost_scaled(usage, multiplier)
+    factor = row.factor(multiplier)
+    scales = {"second": Fraction(MILLION, 1000), "hour": Fraction(MILLION, 3_600_000)}
+    for line in lines:
+        assert line.quantity == usage.by_class()["second" if line.price_class == "hour" else line.price_class]
+        scale = 1 if line.per_million else scales.get(line.price_class, MILLION)
+        exact = Fraction(line.quantity * line.rate_nano * factor * scale)
+        assert Fraction(line.amount_scaled, COST_SCALE) == exact / (MILLION * FACTOR_SCALE)
 
 
 @pytest.mark.parametrize(
@@ -107,19 +124,6 @@ def test_a_meter_is_priced_by_thousandths(per_unit: dict[str, int], thousandths:
     usage = Usage(unit_thousandths=thousandths)
     assert round_up(row.cost_scaled(usage)) == nano
     assert sum(line.amount_scaled for line in row.lines(usage)) == row.cost_scaled(usage)
-
-
-@given(rows(), usages(), names)
-def test_lines_add_up_to_the_cost(row: PriceRow, usage: Usage, multiplier: str | None) -> None:
-    lines = row.lines(usage, multiplier)
-    assert sum(line.amount_scaled for line in lines) == row.cost_scaled(usage, multiplier)
-    factor = row.factor(multiplier)
-    scales = {"second": Fraction(MILLION, 1000), "hour": Fraction(MILLION, 3_600_000)}
-    for line in lines:
-        assert line.quantity == usage.by_class()["second" if line.price_class == "hour" else line.price_class]
-        scale = 1 if line.per_million else scales.get(line.price_class, MILLION)
-        exact = Fraction(line.quantity * line.rate_nano * factor * scale)
-        assert Fraction(line.amount_scaled, COST_SCALE) == exact / (MILLION * FACTOR_SCALE)
 
 
 @given(rows(), st.lists(usages(most=100_000), max_size=4), names)
@@ -152,15 +156,6 @@ def raised(usage: Usage, name: str, more: int) -> Usage:
     if name not in ("input", "output"):
         changes[f"{name}_tokens"] = getattr(usage, f"{name}_tokens") + more
     return msgspec.structs.replace(usage, **changes)
-
-
-@given(rows(), usages(), names)
-def test_the_dearest_rate_bounds_every_token(row: PriceRow, usage: Usage, multiplier: str | None) -> None:
-    row = replace(row, per_unit={})
-    bound = usage.input_tokens * row.dearest_nano(INPUT_CLASSES) + usage.output_tokens * row.dearest_nano(
-        OUTPUT_CLASSES
-    )
-    assert Fraction(bound, MILLION) >= exact_nano(row, usage, multiplier)
 
 
 def plain(per_million: Mapping[str, int], **more: object) -> PriceRow:
@@ -209,17 +204,13 @@ def test_multipliers_apply_by_name() -> None:
     assert plain({"input": 10}, multipliers={"batch": 1}).dearest_nano(("input",)) == 10  # never below the plain price
 
 
-@given(rows())
-def test_canonical_json_round_trip(row: PriceRow) -> None:
-    again = from_canonical_json(canonical_json(row))
-    assert again == row
-    assert again.id == row.id
-    assert canonical_json(again) == canonical_json(row)
-
-
 @given(rows(), rows())
 def test_rows_have_equal_ids_when_they_say_the_same(one: PriceRow, other: PriceRow) -> None:
+    """And what they say as JSON is a row again."""
     assert (one.id == other.id) == (one == other)
+    again = from_canonical_json(canonical_json(one))
+    assert (again, again.id) == (one, one.id)
+    assert canonical_json(again) == canonical_json(one)
 
 
 def test_ids_do_not_depend_on_spelling_or_process() -> None:

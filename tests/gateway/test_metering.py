@@ -82,7 +82,7 @@ async def until(found: Any, wanted: Any) -> None:
 
 
 async def ledger(service: Service, account_id: str) -> dict[str, int]:
-    """What was charged, by event."""
+    """The charges, by event."""
     rows = await service.gateway.runtime.database.rows(
         "SELECT client_request_id, charged_nano FROM usage_events WHERE account_id = $1 AND outcome = 'settled'",
         account_id,

@@ -1,8 +1,6 @@
 import asyncio
 from dataclasses import replace
 
-import pytest
-
 from billing.ledger.catalogue import sync_prices
 from billing.money import MAX_NANO, format_usd
 from billing.price_table import PriceTable
@@ -10,6 +8,7 @@ from billing.quotas import quota_json
 from billing.usage import Usage
 from tests.billing.api.support import Api
 from tests.billing.support import PLANS, PRICE, PRICES
+from tests.support.in_turn import in_turn
 
 QUOTAS = [
     {"window": "day", "metric": "tokens", "limit": 1000},
@@ -132,7 +131,7 @@ async def test_a_grant_beyond_the_bound_changes_nothing(api: Api) -> None:
     assert (await api.admin("GET", f"/accounts/{account['id']}")).json["balance_usd"] == most
 
 
-@pytest.mark.parametrize("amount", [5, 5.0, "", "5,00", "1e3", "-5", "0", "0.0000000001", "NaN", None, True, ["5"]])
+@in_turn("amount", [5, 5.0, "", "5,00", "1e3", "-5", "0", "0.0000000001", "NaN", None, True, ["5"]])
 async def test_money_is_a_decimal_string_above_zero(api: Api, amount: object) -> None:
     account, _ = await api.customer()
     body = {"amount_usd": amount, "idempotency_key": "welcome"}
@@ -142,7 +141,7 @@ async def test_money_is_a_decimal_string_above_zero(api: Api, amount: object) ->
         assert "decimal string" in message
 
 
-@pytest.mark.parametrize(
+@in_turn(
     ("body", "param"),
     [
         ({}, "name"),
@@ -166,7 +165,7 @@ async def test_a_wrong_body_names_its_field(api: Api, body: object, param: str |
     assert (await api.admin("GET", "/accounts")).json == {"data": [], "next_cursor": None}
 
 
-@pytest.mark.parametrize(
+@in_turn(
     ("body", "param"),
     [
         ({"name": None}, "name"),
@@ -183,7 +182,7 @@ async def test_a_wrong_patch_names_its_field(api: Api, body: object, param: str)
     answer.refused(400, "invalid_request_error", param)
 
 
-@pytest.mark.parametrize(
+@in_turn(
     "changed",
     [{"idempotency_key": ""}, {"idempotency_key": "k" * 256}, {"note": "n" * 1001}, {"note": 5}],
 )
@@ -222,13 +221,13 @@ async def test_pages(api: Api) -> None:
     assert page["next_cursor"] is None
 
 
-@pytest.mark.parametrize("limit", ["0", "1001", "-1", "x", "", "1.0", "1e2", "٣", "99999999999999999999"])
+@in_turn("limit", ["0", "1001", "-1", "x", "", "1.0", "1e2", "٣", "99999999999999999999"])
 async def test_a_limit_out_of_range_is_400(api: Api, limit: str) -> None:
     answer = await api.admin("GET", "/accounts", params={"limit": limit})
     answer.refused(400, "invalid_request_error", "limit")
 
 
-@pytest.mark.parametrize("cursor", ["", "!", "YQ==YQ", "gA", "YSBi", "é", "AAAA", "x" * 600])
+@in_turn("cursor", ["", "!", "YQ==YQ", "gA", "YSBi", "é", "AAAA", "x" * 600])
 async def test_a_bad_cursor_is_400(api: Api, cursor: str) -> None:
     answer = await api.admin("GET", "/accounts", params={"cursor": cursor})
     answer.refused(400, "invalid_request_error", "cursor")
@@ -254,7 +253,7 @@ async def test_quotas_of_users(api: Api) -> None:
     assert [each["user_id"] for each in page["data"]] == ["ana@example.com", "cleo"]
 
 
-@pytest.mark.parametrize(
+@in_turn(
     ("path", "body", "status", "param"),
     [
         ("/accounts/acc_none/users/ana/quotas", {"quotas": []}, 404, None),
@@ -308,7 +307,7 @@ async def test_adjustments_raise_and_lower_a_balance(api: Api) -> None:
     assert [each["after"]["note"] for each in audited] == ["goodwill", "a chargeback by hand"]
 
 
-@pytest.mark.parametrize(
+@in_turn(
     ("changed", "param"),
     [
         ({"amount_usd": "0"}, "amount_usd"),
@@ -364,7 +363,7 @@ async def test_a_period_is_priced_again(api: Api) -> None:
     assert (await api.admin("POST", "/reprice", wanted)).json["corrected"] == 0
 
 
-@pytest.mark.parametrize(
+@in_turn(
     ("changed", "param"),
     [
         ({"since": "x"}, "since"),

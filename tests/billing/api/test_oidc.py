@@ -28,6 +28,7 @@ from tests.billing.api.support import Answer, Api, serving
 from tests.billing.identity.sessions_support import People
 from tests.billing.people_support import Registry, registry_of
 from tests.billing.support import Billing, attempts_of
+from tests.support.in_turn import in_turn
 
 ISSUER: Final = "https://login.example.com"
 PUBLIC: Final = "https://gateway.example.com"
@@ -43,7 +44,7 @@ GITHUB: Final = SignInProvider(
 
 @dataclass
 class Elsewhere:
-    """Providers over `Ask`: of OpenID Connect at ISSUER, and GitHub. `claims` are said of who signs in."""
+    """Providers behind `Ask`: OpenID Connect at ISSUER, and GitHub. `claims` are those of the person who signs in."""
 
     claims: dict[str, Any] = field(default_factory=lambda: {"sub": "ann", "email": "ann@example.com"})
     userinfo: dict[str, Any] | None = None
@@ -89,7 +90,7 @@ class Elsewhere:
         raise IssuerAway(url)
 
     def redeemed(self, form: dict[str, str]) -> dict[str, str]:
-        """What a code was asked with, once, with the proof of who asked (RFC 7636)."""
+        """Return the parameters that a code was requested with, once, checking the verifier (RFC 7636)."""
         asked = self.codes.pop(form["code"], None)
         proof = base64.urlsafe_b64encode(sha256(form["code_verifier"].encode()).digest()).decode().rstrip("=")
         if asked is None or asked["code_challenge"] != proof or asked["redirect_uri"] != form["redirect_uri"]:
@@ -405,7 +406,7 @@ async def test_a_browser_is_sent_on(web: Browser, people: People) -> None:
     assert answer.headers["Location"].startswith("https://app.example.com/start#error=sign_in_failed")
 
 
-@pytest.mark.parametrize(
+@in_turn(
     "path",
     [
         *(

@@ -1,9 +1,12 @@
-"""The OpenAPI document of routes. That it is the routes that are served: tests/gateway/endpoints/test_openapi.py."""
+"""The OpenAPI document of routes. That it is valid, and of the routes that are served, is seen where all of them are:
+tests/gateway/endpoints/test_openapi.py."""
+
+import json
+import re
 
 import msgspec
 import pytest
 from jsonschema import Draft202012Validator
-from openapi_spec_validator import OpenAPIV31SpecValidator
 
 from billing.api.application import ROUTES
 from billing.api.openapi import document
@@ -15,7 +18,8 @@ async def test_the_billing_api_describes_itself(api: Api) -> None:
     """As it is in a command's own process, without the gateway's endpoints."""
     answer = await api.call("GET", "/api/openapi.json")
     assert (answer.status, answer.json["openapi"]) == (200, "3.1.0")
-    OpenAPIV31SpecValidator(answer.json).validate()
+    used = set(re.findall(r'"#/components/schemas/([^"]+)"', json.dumps(answer.json)))
+    assert used == set(answer.json["components"]["schemas"])
     described = {(method.upper(), path) for path, methods in answer.json["paths"].items() for method in methods}
     assert described == {(route.method, route.path) for route in ROUTES} | {
         ("GET", "/api/openapi.json"),

@@ -2,8 +2,6 @@ from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 
-import pytest
-
 from billing.api.services import Services
 from billing.effects import LiveBalance
 from billing.ledger.catalogue import sync_prices
@@ -11,6 +9,7 @@ from billing.rates import FACTOR_SCALE
 from billing.usage import Usage
 from tests.billing.api.support import Api, serving
 from tests.billing.support import PRICE, PRICES, Billing
+from tests.support.in_turn import in_turn
 
 USAGE = Usage(input_tokens=1003, cached_input_tokens=1, output_tokens=7, searches=2)
 NOW = datetime.now(UTC).replace(microsecond=0)
@@ -167,7 +166,7 @@ async def test_events_are_filtered_and_paged(api: Api) -> None:
     assert await found(limit="3", cursor=page["next_cursor"]) == [made[1], made[0]]
 
 
-@pytest.mark.parametrize(
+@in_turn(
     ("param", "value"),
     [
         ("since", "yesterday"),

@@ -1,4 +1,4 @@
-"""What is told of an event, and what answers mean."""
+"""The properties that are sent of an event, and the meaning of the other side's answers."""
 
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta

@@ -5,10 +5,10 @@ from pathlib import Path
 import pytest
 
 from gateway import tokens
-from gateway.config.files import SHIPPED_FOLDER
 from gateway.config.models import VOCABULARIES
-from gateway.config.settings import ModelConfig, Secret, Settings, load_settings
+from gateway.config.settings import ModelConfig, Secret, Settings
 from tests.gateway.config.support import load, problems
+from tests.support.shipped import shipped_settings
 
 ROUTES = "models:\n  demo: {provider: p}\n"
 
@@ -247,7 +247,7 @@ def test_the_vocabularies_are_those_that_are_shipped() -> None:
 
 
 def test_the_shipped_files_say_what_their_providers_and_models_need() -> None:
-    settings = load_settings({"METERGATE_CONFIG": str(SHIPPED_FOLDER)}, mode="command")
+    settings = shipped_settings("")
     fields = {name: provider.max_output_field for name, provider in settings.providers.items()}
     assert fields["openai"] == "max_completion_tokens"
     assert (fields["deepseek"], fields["openrouter"]) == ("max_tokens", "max_tokens")

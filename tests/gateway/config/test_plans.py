@@ -6,9 +6,9 @@ import pytest
 
 from billing.plans import Plan
 from billing.quotas import Metric, Quota, Window
-from gateway.config.files import SHIPPED_FOLDER
-from gateway.config.settings import load_settings, warnings
+from gateway.config.settings import warnings
 from tests.gateway.config.support import PLANS, load, problems
+from tests.support.shipped import shipped_settings
 
 
 def test_a_plan_needs_a_name_and_a_price_alone(tmp_path: Path) -> None:
@@ -70,7 +70,7 @@ def test_a_wait_is_a_bounded_number_of_seconds(tmp_path: Path, text: str) -> Non
 
 
 def test_the_shipped_plans_wait() -> None:
-    plans = load_settings({"METERGATE_CONFIG": str(SHIPPED_FOLDER)}).plans
+    plans = shipped_settings("").plans
     assert {plan.admission_queue_s for plan in plans.values()} == {5}
 
 

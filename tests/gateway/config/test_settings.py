@@ -10,7 +10,6 @@ from pathlib import Path
 import pytest
 
 from billing.money import parse_usd
-from billing.price_table import PriceTable
 from billing.rates import round_up
 from billing.usage import Usage
 from gateway.config.settings import (
@@ -18,6 +17,7 @@ from gateway.config.settings import (
     SHIPPED_FOLDER,
     ConfigError,
     Limits,
+    Settings,
     in_force,
     load_settings,
     unpriced_models,
@@ -30,8 +30,8 @@ SHIPPED = {"METERGATE_CONFIG": str(SHIPPED_FOLDER)}
 
 
 @cache
-def shipped_prices() -> PriceTable:
-    return load_settings(SHIPPED).prices
+def shipped() -> Settings:
+    return load_settings({})
 
 
 @pytest.fixture(autouse=True)
@@ -41,7 +41,7 @@ def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_the_shipped_files_load_without_a_warning() -> None:
-    settings = load_settings({})
+    settings = shipped()
     assert settings.folder == SHIPPED_FOLDER
     assert warnings(settings, time.time()) == ()
     assert unpriced_models(settings.models, settings.prices, NOW_S) == ()
@@ -49,7 +49,7 @@ def test_the_shipped_files_load_without_a_warning() -> None:
 
 
 def test_the_shipped_providers() -> None:
-    providers = load_settings({}).providers
+    providers = shipped().providers
     assert {name for name, provider in providers.items() if provider.enabled} == {"local"}
     assert providers["openai"].off_reason == "OPENAI_API_KEY is not set"
     further = {"deepseek", "openrouter", "mistral", "groq", "xai", "cohere", "voyage", "jina"}
@@ -63,7 +63,7 @@ def test_the_shipped_providers() -> None:
 
 
 def test_the_shipped_models() -> None:
-    models = load_settings({}).models
+    models = shipped().models
     assert (models["demo"].provider, models["demo"].model) == ("local", "demo")
     assert (models["gpt-4o-mini"].provider, models["gpt-4o-mini"].model) == ("openai", "gpt-4o-mini")
     assert (models["claude-haiku"].provider, models["claude-haiku"].model) == ("anthropic", "claude-haiku-4-5")
@@ -88,7 +88,7 @@ def test_the_shipped_models() -> None:
     ],
 )
 def test_the_shipped_prices(provider: str, model: str, input_usd: str, output_usd: str | None) -> None:
-    row = shipped_prices().find(provider, model, NOW_S)
+    row = shipped().prices.find(provider, model, NOW_S)
     assert row is not None
     assert round_up(row.cost_scaled(Usage(input_tokens=1_000_000))) == parse_usd(input_usd)
     if output_usd is not None:
@@ -98,7 +98,7 @@ def test_the_shipped_prices(provider: str, model: str, input_usd: str, output_us
 
 
 def test_the_shipped_cache_prices() -> None:
-    row = shipped_prices().find("anthropic", "claude-opus-4", NOW_S)
+    row = shipped().prices.find("anthropic", "claude-opus-4", NOW_S)
     assert row is not None
     classes = ("cached_input", "cache_write", "cache_write_1h")
     assert [row.rate(name, 0) for name in classes] == [parse_usd(usd) for usd in ("1.50", "18.75", "30.00")]

@@ -26,7 +26,7 @@ def folder() -> Iterator[Path]:
         yield Path(name)
 
 
-@settings(deadline=None, max_examples=100)
+@settings(deadline=None, max_examples=60)
 @given(st.sampled_from(FILES), st.floats(0, 1), st.integers(0, 12), st.lists(BITS, max_size=2))
 def test_a_spoilt_file(folder: Path, name: str, where: float, cut: int, bits: list[str]) -> None:
     text = SHIPPED[name]

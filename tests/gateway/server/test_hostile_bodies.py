@@ -55,7 +55,7 @@ class Worker:
 
 @pytest.fixture
 async def worker(database_url: str, redis_url: str) -> AsyncIterator[Worker]:
-    """A worker on stores of its own."""
+    """A worker with its own stores."""
     own_redis = f"{redis_url}?db={OWN_DATABASE}"
     link = RedisClient(own_redis, timeout_s=5.0, connect_timeout_s=5.0)
     await link.command("FLUSHDB")

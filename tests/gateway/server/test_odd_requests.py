@@ -39,7 +39,7 @@ def logged(caplog: pytest.LogCaptureFixture) -> pytest.LogCaptureFixture:
 
 
 async def connect(gateway: Gateway) -> Client:
-    """A connection of its own."""
+    """Open a separate connection."""
     host, port = gateway.url.removeprefix("http://").split(":")
     return Client(*await asyncio.open_connection(host, int(port)))
 

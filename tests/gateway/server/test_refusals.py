@@ -1,4 +1,4 @@
-"""Every refusal, through a whole gateway: status, code, envelope, what stands beside it, when to try again."""
+"""Every refusal, through a whole gateway: status, code, envelope, additional fields, Retry-After."""
 
 import json
 from collections.abc import Callable
