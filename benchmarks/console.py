@@ -20,7 +20,7 @@ import aiohttp
 import asyncpg
 from argon2 import PasswordHasher
 
-from benchmarks.crowd import EMAIL, LARGE, PERSON, fill
+from benchmarks.crowd import ACCOUNTS, EMAIL, LARGE, PERSON, STATEMENT_S, check, fill, ids
 from benchmarks.figures import Spread, percentile
 from benchmarks.installation import Installation, write_config
 from benchmarks.modes import MODES
@@ -30,6 +30,7 @@ from benchmarks.stage import Stage
 from benchmarks.subjects import METERGATE, Report, Results, Sample, Subject, Unsound
 from benchmarks.tables import table
 from benchmarks.turns import Turn
+from billing.database.connection import Database
 from billing.database.migrate import migrate
 from billing.web.application import ROUTES
 from billing.web.visits import Who
@@ -38,6 +39,9 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
 EVENTS: Final = 10_000_000
+FEW_EVENTS: Final = 100_000
+FEW_ACCOUNTS: Final = 1_000
+"""What a run of every figure looks at."""
 LOOKS: Final = 15
 PAGE_BAR_MS: Final = 100.0
 ROUNDS: Final = 4
@@ -67,11 +71,14 @@ MORE: Final = {
 
 @dataclass(slots=True)
 class Looked:
-    """How long a page took, in milliseconds, each time, and how large it is."""
+    """How long a page took, in milliseconds, each time, how large it is, and the CPU of the gateway and of Postgres
+    that one look took, in milliseconds."""
 
     who: str
     path: str
     took_ms: list[float] = field(default_factory=list)
+    gateway_ms: float = 0.0
+    postgres_ms: float = 0.0
     bytes: int = 0
     status: int = 0
 
@@ -89,8 +96,10 @@ class Found:
         rows = []
         for each in sorted(self.pages, key=lambda each: -percentile(each.took_ms, 0.5)):
             took = (f"{percentile(each.took_ms, share):.0f}" for share in (0.5, 0.99))
-            rows.append((f"{each.path} ({each.who})", *took, f"{each.bytes / 1000:.0f}"))
-        lines = table(("page", "median ms", f"slowest of {LOOKS}", "kB"), rows)
+            cpu = f"{each.gateway_ms:.0f}", f"{each.postgres_ms:.0f}"
+            rows.append((f"{each.path} ({each.who})", *took, *cpu, f"{each.bytes / 1000:.0f}"))
+        names = ("page", "median ms", f"slowest of {LOOKS}", "gateway's CPU ms", "Postgres's", "kB")
+        lines = table(names, rows)
         names = ("per_s", "p50_ms", "p99_ms", "cpu_us")
         proxy = [
             (name, *(_spread([sample[name] for sample in samples]) for samples in (self.alone, self.beside)))
@@ -105,7 +114,7 @@ def _spread(values: Sequence[float]) -> str:
     return f"{spread.median:,.2f} ({spread.least:,.2f} to {spread.most:,.2f})"
 
 
-async def crowded(stage: Stage, events: int, report: Report) -> Installation:
+async def crowded(stage: Stage, events: int, report: Report, accounts: int = ACCOUNTS) -> Installation:
     """An installation with the ledger of `crowd`, which is written where the folder has none, and with customers of the
     proxy beside."""
     name = f"crowd_{events}"
@@ -115,12 +124,17 @@ async def crowded(stage: Stage, events: int, report: Report) -> Installation:
             await server.execute(f"DROP DATABASE IF EXISTS {name}_half")
             half = await stage.create_database(f"{name}_half")
             await migrate(half)
-            await fill(half, events, report)
+            await fill(half, events, report, accounts)
             await server.execute(f"ALTER DATABASE {name}_half RENAME TO {name}")
     finally:
         await server.close()
     url = stage.database(name)
     await migrate(url)
+    database = Database(url, size=1, timeout_s=STATEMENT_S)
+    try:
+        await check(database)
+    finally:
+        await database.close()
     connection = await asyncpg.connect(url)
     try:
         hashed = PasswordHasher(time_cost=1, memory_cost=8, parallelism=1).hash(PASSWORD)
@@ -134,24 +148,6 @@ async def crowded(stage: Stage, events: int, report: Report) -> Installation:
     write_config(config, stage.upstream_url, {"redis_partitions": 1})
     more = {"ADMIN_API_KEY": ADMIN_KEY, "PAYMENT_PROVIDER": "local"}
     return Installation(url, f"{stage.endpoints.redis_url}?db=0", config, {WINDOWS: secrets}, "", more=more)
-
-
-async def _ids(installation: Installation) -> dict[str, str]:
-    """What pages that are about one thing are about: that of the first account."""
-    connection = await asyncpg.connect(installation.database_url)
-    try:
-        found = await connection.fetchrow(
-            "SELECT (SELECT max(id) FROM transfers WHERE debit_account = $1) AS event_id, "
-            "(SELECT min(id) FROM api_keys WHERE account_id = $1) AS key_id, "
-            "(SELECT max(id) FROM orders WHERE account_id = $1) AS order_id",
-            LARGE,
-        )
-    finally:
-        await connection.close()
-    if found is None or None in found.values():
-        raise Unsound("the first account has no event, key or order")
-    one = dict(found)
-    return {**one, "request_id": one["event_id"], "account_id": LARGE, "user_id": PERSON[1], "plan_id": "free"}
 
 
 class Browser:
@@ -208,14 +204,14 @@ async def browsers(process: Process) -> "AsyncIterator[dict[str, Browser]]":
             await each.close()
 
 
-def pages(ids: dict[str, str]) -> list[Looked]:
+def pages(given: dict[str, str]) -> list[Looked]:
     """Every page that can be looked at, and those of `MORE`."""
     found = []
     for page in ROUTES:
         if page.method == "GET" and not any(f"{{{name}}}" in page.path for name in NOT_LOOKED_AT):
             who = {Who.operator: "operator", Who.anyone: "nobody"}.get(page.who, "large")
             with suppress(KeyError):  # what the installation has none of
-                found.append(Looked(who, page.path.format_map(ids)))
+                found.append(Looked(who, page.path.format_map(given)))
     return [*found, *(Looked(who, path) for who, paths in MORE.items() for path in paths)]
 
 
@@ -223,18 +219,41 @@ async def console(stage: Stage, events: int, report: Report) -> Found:
     """Look at every page, then at the proxy. Raises `Unsound` where a page is not shown."""
     installation = await crowded(stage, events, report)
     worker = await stage.worker(installation, "console")
-    found = Found(pages(await _ids(installation)))
+    found = Found(pages(await ids(installation.database_url)))
     async with browsers(worker) as people:
-        for each in found.pages:
-            for _ in range(LOOKS + 1):  # the first one is not counted
-                took_ms, each.status, each.bytes = await people[each.who].look(each.path)
-                each.took_ms.append(took_ms)
-            if each.status != 200:
-                raise Unsound(f"{each.path} ({each.who}) is answered {each.status}\n{worker.last_words()}")
-            del each.took_ms[0]
-            report(f"console: {each.path} ({each.who}) {percentile(each.took_ms, 0.5):.0f} ms")
+        await _looks(stage, worker, people, found.pages, report)
         await _beside(stage, installation, worker, people, found, report)
     return found
+
+
+async def slowest(stage: Stage, report: Report) -> Sample:
+    """The page that takes longest on a small ledger: its median and the CPU of a look at it in ms. Raises `Unsound`."""
+    installation = await crowded(stage, FEW_EVENTS, report, FEW_ACCOUNTS)
+    worker = await stage.worker(installation, "console")
+    shown = pages(await ids(installation.database_url))
+    async with browsers(worker) as people:
+        await _looks(stage, worker, people, shown, report)
+    await asyncio.to_thread(worker.stop)
+    last = max(shown, key=lambda each: percentile(each.took_ms, 0.5))
+    report(f"the slowest page is {last.path} ({last.who})")
+    return {"slowest_ms": percentile(last.took_ms, 0.5), "cpu_ms": last.gateway_ms + last.postgres_ms}
+
+
+async def _looks(
+    stage: Stage, worker: Process, people: dict[str, Browser], shown: Sequence[Looked], report: Report
+) -> None:
+    """Look at pages, one after the other. Raises `Unsound` where one is not shown."""
+    for each in shown:
+        await people[each.who].look(each.path)  # not counted
+        before = stage.clocks(worker)
+        for _ in range(LOOKS):
+            took_ms, each.status, each.bytes = await people[each.who].look(each.path)
+            each.took_ms.append(took_ms)
+        if each.status != 200:
+            raise Unsound(f"{each.path} ({each.who}) is answered {each.status}\n{worker.last_words()}")
+        spent = stage.clocks(worker).since(before)
+        each.gateway_ms, each.postgres_ms = (1000 * cpu / LOOKS for cpu in (spent.target, spent.postgres))
+        report(f"console: {each.path} ({each.who}) {percentile(each.took_ms, 0.5):.0f} ms")
 
 
 async def _beside(

@@ -250,3 +250,21 @@ async def check(database: Database) -> None:
     )
     if counted is None or (used.requests, used.charged_nano) != tuple(counted):
         raise Unsound(f"sums are {used}, events {counted}")
+
+
+async def ids(database_url: str) -> dict[str, str]:
+    """What pages that are about one thing are about: that of the first account. Raises `Unsound`."""
+    connection = await asyncpg.connect(database_url)
+    try:
+        found = await connection.fetchrow(
+            "SELECT (SELECT max(id) FROM transfers WHERE debit_account = $1) AS event_id, "
+            "(SELECT min(id) FROM api_keys WHERE account_id = $1) AS key_id, "
+            "(SELECT max(id) FROM orders WHERE account_id = $1) AS order_id",
+            LARGE,
+        )
+    finally:
+        await connection.close()
+    if found is None or None in found.values():
+        raise Unsound("the first account has no event, key or order")
+    one = dict(found)
+    return {**one, "request_id": one["event_id"], "account_id": LARGE, "user_id": PERSON[1], "plan_id": "free"}

@@ -38,6 +38,7 @@ class Mode:
     ledger: Turns = Turns(0)
     service: Turns = Turns(0)
     commands: Turns = Turns(0)
+    pages: Turns = Turns(0)
     ledger_rows: int = 20_000
     windows: tuple[int, ...] = WINDOWS
     nginx: bool = True
@@ -73,6 +74,7 @@ MODES: Final = {
         ledger=Turns(3),
         service=Turns(3, 3),
         commands=Turns(9),
+        pages=Turns(1),
     ),
     "full": Mode(
         "full",
@@ -88,6 +90,7 @@ MODES: Final = {
         ledger=Turns(5),
         service=Turns(5, 4),
         commands=Turns(15),
+        pages=Turns(1),
         ledger_rows=100_000,
         production=True,
     ),
@@ -96,7 +99,7 @@ MODES: Final = {
 
 PHASES: Final = (
     *("saturation", "paced", "streams", "bursts", "prompts", "counted", "crowd", "workers", "ledger", "service"),
-    "commands",
+    *("commands", "pages"),
 )
 
 

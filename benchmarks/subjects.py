@@ -35,6 +35,7 @@ SERVICE_DEBITS: Final = "debits, one by one"
 SERVICE_USAGE: Final = "usage, 100 events a call"
 MEMORY: Final = "memory"
 STARTS: Final = "commands"
+PAGES: Final = "pages"
 
 PROMPT_BYTES: Final = 37_000
 COUNTED_BYTES: Final = 1_000_000

@@ -9,7 +9,7 @@ import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Final
 
-from benchmarks import commands, peers, wire
+from benchmarks import commands, console, peers, wire
 from benchmarks.apis import APIS
 from benchmarks.goals import ONE_WORKER, TWICE_CONNECTIONS, TWO_WORKERS
 from benchmarks.installation import Installation
@@ -31,6 +31,7 @@ from benchmarks.subjects import (
     MEMORY,
     METERGATE,
     NGINX,
+    PAGES,
     PROMPTS,
     SATURATION,
     SERVICE,
@@ -98,6 +99,8 @@ class Suite:
             await self._service()
         if mode.commands:
             await asyncio.to_thread(self._commands)
+        if mode.pages:
+            self.results.phases[PAGES] = {METERGATE: [await console.slowest(self._stage, self._report)]}
         await self._check()
         return self.results
 

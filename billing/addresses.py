@@ -12,7 +12,7 @@ Network = IPv4Network | IPv6Network
 
 FORWARDED_HEADER: Final = "X-Forwarded-For"
 HOPS_MAX: Final = 32
-"""Hops that are looked at, from the right."""
+"""How many hops are read, from the right."""
 IPV6_BITS: Final = 64
 """The smallest network that one customer gets (RFC 6177); it counts as one address."""
 UNKNOWN: Final = "unknown"

@@ -3,7 +3,7 @@
 A row is written in the transaction that makes the change, and stays for good. Nothing in it is ever a secret.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Final
@@ -25,7 +25,7 @@ class Actor:
 
 
 ADMIN: Final = Actor("admin")
-"""Whoever has the admin key."""
+"""The actor of calls with the admin key."""
 SYSTEM: Final = Actor("system")
 """The gateway itself, by a rule."""
 
@@ -67,7 +67,8 @@ class AuditFilter:
 
 @dataclass(frozen=True, slots=True)
 class AuditEntry:
-    """A row: who did what, to what, what it said before and after, from where and by which request."""
+    """A row of the audit log: who changed which object, its content before and after, from which address and by which
+    request."""
 
     id: int
     at: datetime
@@ -102,3 +103,11 @@ class AuditLog:
             *(limit + 1, only.own),
         )
         return page_of([AuditEntry(**dict(row)) for row in rows], limit, lambda entry: str(entry.id))
+
+    async def names(self, ids: Iterable[str | None], account_id: str | None = None) -> dict[str, str]:
+        """Return what those are called whom rows have as actors (`user:ID`), subjects or accounts: people's addresses,
+        names of keys, accounts and organizations, by what the rows say. With an account only what belongs to it."""
+        said = {each: each.rpartition(":")[2] for each in ids if each}
+        rows = await self._database.rows(_query("audit_names"), sorted(set(said.values())), account_id)
+        known = {row["id"]: row["name"] for row in rows}
+        return {each: known[name] for each, name in said.items() if known.get(name)}

@@ -222,7 +222,7 @@ class BillingCalls(ABC):
     # A customer's reads
 
     async def balance(self) -> BalanceShape:
-        """Return what is left."""
+        """Return the balance."""
         return await self._call("GET", "/api/account/balance", BalanceShape)
 
     async def transactions(self, *, limit: int = DEFAULT_LIMIT, cursor: str | None = None) -> Listing[TransactionShape]:

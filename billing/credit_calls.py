@@ -74,11 +74,11 @@ class CreditCalls(BillingCalls):
         return await self._call("PUT", "/api/billing/auto-recharge", RechargeShape, body=wish)
 
     async def alert(self) -> AlertShape:
-        """Return below what one's own account is told that its balance is low."""
+        """Return the balance below which the caller's account gets a notice."""
         return await self._call("GET", "/api/billing/alerts", AlertShape)
 
     async def set_alert(self, low_balance_usd: str | None) -> AlertShape:
-        """Set below what one's own account is told that its balance is low; None: below the operator's default."""
+        """Set the balance below which the caller's account gets a notice; None: the operator's default."""
         return await self._call(
             "PUT", "/api/billing/alerts", AlertShape, body=AlertBody(low_balance_usd=low_balance_usd)
         )
@@ -128,10 +128,10 @@ class CreditCalls(BillingCalls):
         query = {"state": "parked" if parked else None, **page_query(limit, cursor)}
         return await self._call("GET", "/api/admin/exporters/subjects", Listing[SubjectShape], query=query)
 
-    async def assign_subject(self, subject: str, account_id: str, since: str | None = None) -> AssignedShape:
-        """Give those that exporters count under a uuid, or with an e-mail address, an account; with `since` also those
-        that have another, from then on."""
-        body = AssignBody(subject=subject, account_id=account_id, since=since)
+    async def assign_subject(self, subject: str, account_id: str) -> AssignedShape:
+        """Give those that exporters count under a uuid, or with an e-mail address, an account; those that have another
+        are moved from the next minute on."""
+        body = AssignBody(subject=subject, account_id=account_id)
         return await self._call("POST", "/api/admin/exporters/subjects/assign", AssignedShape, body=body)
 
     async def create_budget(self, budget: NewBudget) -> OwnBudgetShape:
@@ -152,7 +152,7 @@ class CreditCalls(BillingCalls):
         await self._send("DELETE", f"/api/billing/budgets/{path_part(budget_id)}")
 
     async def margin(self, query: dict[str, str | None]) -> MarginsShape:
-        """Return what was charged less what it cost: `since`, `until`, `by`, `limit`, `cursor`."""
+        """Return charges less costs: `since`, `until`, `by`, `limit`, `cursor`."""
         return await self._call("GET", "/api/admin/margin", MarginsShape, query=query)
 
     async def reconcile_bill(self, provider: str, body: BillBody) -> BillShape:

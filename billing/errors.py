@@ -13,7 +13,6 @@ MetergateError
 |   |   |       +-- DatabaseLocked billing.database.connection
 |   |   +-- MigrationError         billing.database.migrate
 |   +-- NotReady                   billing.holds.partition
-|   |   +-- AccountHeldBack        billing.holds.loader
 |   +-- RedisError                 billing.holds.redis.connection
 |       +-- StaleEpoch             billing.holds.redis.batcher
 |       +-- RedisAway              billing.holds.redis.connection
@@ -116,7 +115,6 @@ MetergateError
 +-- PaymentError                   billing.payments.port
 |   +-- PaymentEventRefused        billing.payments.port
 |   +-- PaymentProviderUnavailable billing.payments.port
-|   |   +-- PaymentAnswerStrange   billing.payments.port
 |   +-- PaymentRefused             billing.payments.port
 |       +-- CustomerGone           billing.payments.port
 |       +-- AccessRefused          billing.payments.stripe.client

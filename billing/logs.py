@@ -1,4 +1,5 @@
-"""Log lines as JSON, and which request they are about. No secret stands in them: none stands in a message."""
+"""Log lines as JSON, with the id of the request that they are about. Messages contain no secrets, so lines contain
+none."""
 
 import json
 import logging

@@ -98,7 +98,7 @@ class PaymentCalls(BillingCalls):
         return await self._call("GET", "/api/admin/payments/events", Listing[PaymentEventShape], query=query)
 
     async def replay_payment_event(self, event_id: str) -> PaymentEventShape:
-        """Have an event looked into once more."""
+        """Process an event again."""
         path = f"/api/admin/payments/events/{path_part(event_id)}/replay"
         return await self._call("POST", path, PaymentEventShape)
 

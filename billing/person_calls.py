@@ -101,16 +101,16 @@ class PersonCalls(CreditCalls, PaymentCalls):
         return await self._call("GET", "/api/auth/me", ProfileShape)
 
     async def sessions(self, *, limit: int = DEFAULT_LIMIT, cursor: str | None = None) -> Listing[SessionShape]:
-        """List one's sessions."""
+        """List the caller's sessions."""
         query = page_query(limit, cursor)
         return await self._call("GET", "/api/auth/sessions", Listing[SessionShape], query=query)
 
     async def end_session(self, session_id: str) -> None:
-        """End one of one's sessions."""
+        """End one of the caller's sessions."""
         await self._send("DELETE", f"/api/auth/sessions/{path_part(session_id)}")
 
     async def change_password(self, body: PasswordChange) -> PasswordChanged:
-        """Change one's password."""
+        """Change the caller's password."""
         return await self._call("POST", "/api/auth/password", PasswordChanged, body=body)
 
     async def forgot_password(self, email: str) -> MailSent:
@@ -134,7 +134,7 @@ class PersonCalls(CreditCalls, PaymentCalls):
         await self._send("POST", "/api/auth/totp/disable", body)
 
     async def renew_recovery_codes(self, body: FactorBody) -> RecoveryCodes:
-        """Replace one's recovery codes."""
+        """Replace the caller's recovery codes."""
         return await self._call("POST", "/api/auth/totp/recovery-codes", RecoveryCodes, body=body)
 
     # Keys of one's own account
@@ -175,7 +175,7 @@ class PersonCalls(CreditCalls, PaymentCalls):
         """Revoke the key of a secret that somebody has found; needs no token."""
         return await self._call("POST", "/api/billing/keys/revoke-leaked", LeakedShape, body=LeakedKey(key=secret))
 
-    # What was used
+    # Usage
 
     async def usage_summary(self, query: Query) -> SummaryShape:
         """Return what was used in a time, by up to two groups."""
@@ -226,7 +226,7 @@ class PersonCalls(CreditCalls, PaymentCalls):
     async def members(
         self, org_id: str, *, limit: int = DEFAULT_LIMIT, cursor: str | None = None
     ) -> Listing[MemberShape]:
-        """List who belongs to an organization."""
+        """List the members of an organization."""
         query = page_query(limit, cursor)
         return await self._call("GET", f"{_org(org_id)}/members", Listing[MemberShape], query=query)
 

@@ -33,7 +33,7 @@ _REPORTED_DECIMALS: Final = 24
 
 
 class PriceError(MetergateError, ValueError):
-    """A price row that says something impossible; the message names the field and what was expected."""
+    """A price row that is impossible; the message names the field and what was expected."""
 
 
 @dataclass(frozen=True, slots=True)

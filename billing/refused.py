@@ -121,7 +121,7 @@ class RefusedRequests:
             self._count += 1
 
     async def run(self) -> None:
-        """Write what was noted, for ever."""
+        """Write noted refusals, for ever."""
         while True:
             await asyncio.sleep(FLUSH_S)
             await self.flush()

@@ -1,4 +1,5 @@
-"""Who asks: what `billing` says of a request's key, as the refusals of the proxy and of the endpoints."""
+"""Authentication of a request's key: `billing` finds the principal; refusals are those of the proxy and the
+endpoints."""
 
 from __future__ import annotations
 

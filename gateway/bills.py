@@ -1,4 +1,5 @@
-"""Bills of providers by the settings: who is asked, with which key, and the rounds in one gateway of all."""
+"""Providers' bills by the settings: which providers are asked with which key, and the rounds of fetching, in one
+gateway at a time."""
 
 from __future__ import annotations
 

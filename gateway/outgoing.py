@@ -168,7 +168,7 @@ def start_exports(runtime: Runtime, metrics: Metrics, new_id: Callable[[], str])
 
 
 def _standing(export: Export, field: str) -> float:
-    """Return what a gauge shows of an export; nothing before it was looked at."""
+    """Return a gauge's value for an export; nothing before the first look at it."""
     return float("nan") if export.standing is None else float(getattr(export.standing, field))
 
 

@@ -36,8 +36,8 @@ PRODUCTION_PARTITIONS: Final = 64
 
 @dataclass(frozen=True, slots=True)
 class OpenStores:
-    """An engine that is not started, and what it is made of. `database` is the ledger's pool; the `follower` has the
-    plans in force, whatever the file here says."""
+    """An engine that is not started yet, and its parts. `database` is the ledger's pool; `follower` has the plans in
+    force, which may differ from this machine's file."""
 
     database: Database
     client: RedisClient

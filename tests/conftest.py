@@ -1,4 +1,4 @@
-"""Fixtures for every test (`tests.support.servers`, `tests.support.redis_cluster`), which tests `make test-quick`
+"""Fixtures for every test (`tests.support`: `servers`, `redis_cluster`, `stories`), which tests `make test-quick`
 leaves out, and how many processes run them.
 
 What tests write lies in one folder (`tests.support.scratch`), in memory where the machine has room for it. TMPDIR names
@@ -15,12 +15,18 @@ import pytest
 from hypothesis import HealthCheck, settings
 
 from tests.support.scratch import Scratch, choose_place
+from tests.support.shipped import share_prices
 
-pytest_plugins = ["tests.support.servers", "tests.support.redis_cluster"]
+pytest_plugins = ["tests.support.servers", "tests.support.redis_cluster", "tests.support.stories"]
 
 if "PYTEST_XDIST_WORKER" not in os.environ:  # whose environment is that of the process that started it
     scratch = Scratch(choose_place())
     os.environ["TMPDIR"] = tempfile.tempdir = str(scratch.folder)
+
+
+def pytest_configure() -> None:
+    """Have what every gateway reads be read once."""
+    share_prices()
 
 
 def pytest_unconfigure() -> None:

@@ -148,7 +148,7 @@ async def test_valkey_starts_with_what_the_file_says_and_asks_for_the_password(t
 
 
 async def pinged(socket: Path, password: str) -> str:
-    """What a server says to AUTH, where there is a password, and PING."""
+    """Return a server's replies to AUTH, where there is a password, and to PING."""
     reader, writer = await asyncio.open_unix_connection(str(socket))
     if password:
         writer.write(f"AUTH {password}\r\n".encode())

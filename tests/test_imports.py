@@ -11,6 +11,8 @@ from typing import Final
 
 import pytest
 
+from tests.test_docstrings import tree_of
+
 ROOT: Final = Path(__file__).parent.parent
 LONGEST: Final = 12
 """Modules of a chain. Who reads the first of them may have to read the last."""
@@ -31,7 +33,7 @@ PATHS: Final = {name_of(path): path for top in ("gateway", "billing") for path i
 @cache
 def trees() -> dict[str, ast.Module]:
     """Return every module, parsed."""
-    return {name: ast.parse(path.read_text("utf-8")) for name, path in PATHS.items()}
+    return {name: tree_of(path) for name, path in PATHS.items()}
 
 
 def is_for_types(node: ast.AST) -> bool:

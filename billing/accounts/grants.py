@@ -62,7 +62,7 @@ class BalanceOutOfBounds(GrantError):
 
 @dataclass(frozen=True, slots=True)
 class GrantResult:
-    """What a grant has done, in nano-USD; `replayed` says that an earlier call did it and this is its answer."""
+    """The result of a grant, in nano-USD; `replayed` says that an earlier call made it."""
 
     transfer_id: str
     amount_nano: int

@@ -66,8 +66,8 @@ class Period:
 
 @dataclass(frozen=True, slots=True)
 class Repriced:
-    """A request, what it costs by now, and what it would cost. `left` says why it can't be told; `transfer_id` is the
-    correction that was made."""
+    """A request with its charge so far, and its charge by another price. `left` says why it is not corrected;
+    `transfer_id` is the correction that was made."""
 
     request_id: str
     account_id: str
@@ -81,7 +81,7 @@ class Repriced:
 
     @property
     def difference_nano(self) -> int:
-        """Return what is to be charged more, below zero what is to be given back."""
+        """Return the amount still to be charged; below zero it is to be given back."""
         return self.would_be_nano - self.charged_nano
 
 

@@ -205,7 +205,8 @@ async def close_organization(call: Call, body: Closing) -> OrganizationShape:
 
 
 def refuse_closing(account: Account, live: LiveBalance, plans: Plans, *, forfeit: bool) -> None:
-    """Reject an account that can't be closed as it stands. Raises `OrganizationConflict`, which says what to do."""
+    """Reject an account that can't be closed now. Raises `OrganizationConflict`, with a message that says what to
+    do."""
     if account.status != "active":
         raise OrganizationConflict(f"This account is {account.status}: mend that first, `metergate billing status`.")
     if live.balance_nano < 0:

@@ -31,7 +31,7 @@ _SERVER_ERROR: Final = 500
 
 
 class ApiError(MetergateError):
-    """A refusal. `more` stands inside `error`."""
+    """A refusal. `more` are further fields of the body's `error`."""
 
     status: ClassVar[int] = _SERVER_ERROR
     code: ClassVar[str] = "server_error"

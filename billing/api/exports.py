@@ -32,7 +32,7 @@ async def list_parked_exports(call: Call, query: ParkedExportsQuery) -> Listing[
 
 
 async def retry_exports(call: Call, body: RetryExport) -> RetriedShape:
-    """Have tried again what is parked: one item, or all of an export's. What is refused once more stays parked."""
+    """Send parked items again: one, or all of an export. Items that are refused again stay parked."""
     return RetriedShape(retried=await call.services.exports.again(body.export, body.item, call.actor))
 
 

@@ -69,7 +69,7 @@ async def update_key(call: Call, body: KeyPatch) -> KeyShape:
 
 
 def changed(body: KeyPatch) -> dict[str, Any]:
-    """Return what a change says of a key, by the names that `ApiKeys.update` takes."""
+    """Return the fields of a key that a body changes, by the names that `ApiKeys.update` takes."""
     changes = given_rules(body)
     return changes if body.name is UNSET else changes | {"name": body.name}
 

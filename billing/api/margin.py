@@ -1,5 +1,5 @@
-"""/api/admin/margin: what was charged less what it cost; and /api/admin/providers/{provider}/bill: what of that the
-providers say, for operators."""
+"""/api/admin/margin: charges less costs; and /api/admin/providers/{provider}/bill: providers' bills compared with the
+ledger. For operators."""
 
 from __future__ import annotations
 
@@ -89,7 +89,7 @@ def begin_of(day: date) -> datetime:
 
 
 async def get_bill(call: Call, query: BillQuery) -> BillShape:
-    """Return what a provider has billed beside what the ledger has, of the bill that was kept last."""
+    """Return a provider's bill beside the ledger, from the bill that was stored last."""
     bills, (since, until) = _bills(call), days_asked(query.since, query.until, call.services.clock(), whole=True)
     return bill_shape(await bills.compared(call.id("provider"), query.source, since, until))
 

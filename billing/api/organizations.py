@@ -96,7 +96,7 @@ async def transfer_ownership(call: Call, body: Transfer) -> OrganizationShape:
 
 
 async def list_members(call: Call, query: PageQuery) -> Listing[MemberShape]:
-    """List who belongs to an organization, those first who registered last."""
+    """List the members of an organization, those first who registered last."""
     return listing(await call.services.members.page(call.id("org_id"), *page_asked(query)), member_shape)
 
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Final
 
 from billing.api.errors import BadRequest, NotFound, Unavailable
@@ -102,7 +103,7 @@ def image_identity(image: str) -> ImageShape:
 
 
 async def list_audit(call: Call, query: AuditQuery) -> Listing[AuditShape]:
-    """List what was done, newest first."""
+    """List changes, newest first."""
     only = AuditFilter(
         account_id=query.account_id,
         user_id=query.user_id,
@@ -196,11 +197,10 @@ async def list_subjects(call: Call, query: SubjectsQuery) -> Listing[SubjectShap
 
 
 async def assign_subject(call: Call, body: AssignBody) -> AssignedShape:
-    """Give those that an exporter counts under a uuid, or with an e-mail address, and that have no account, this one.
-    What was counted of them so far is charged with the next run. With `since` those that have another account are
-    moved, from the hour of that time on: what that was charged for since is given back."""
-    subjects, since = _collector(call).subjects, moment("since", body.since)
-    assigned, granted = await subjects.assign(body.subject, body.account_id, call.actor, since)
+    """Give those that an exporter counts under a uuid, or with an e-mail address, this account. Of those that had none,
+    what was counted so far is charged with the next run; those that had another are moved from the next minute on."""
+    subjects, now = _collector(call).subjects, datetime.fromtimestamp(call.services.clock(), UTC)
+    assigned, granted = await subjects.assign(body.subject, body.account_id, now, call.actor)
     for account_id in granted:
         await call.services.effects.balance_changed(account_id)
     return AssignedShape(assigned=assigned)

@@ -234,7 +234,7 @@ async def list_payment_events(call: Call, query: PaymentEventsQuery) -> Listing[
 
 
 async def replay_payment_event(call: Call) -> PaymentEventShape:
-    """Have an event looked into once more: the object that it names is fetched anew, which changes nothing twice."""
+    """Process an event again: the object that it names is fetched anew, and nothing is credited twice."""
     return payment_event_shape(await _oversight(call).events.replay(call.id("event_id")))
 
 

@@ -94,7 +94,7 @@ async def login(call: Call, body: Login) -> TokenPairShape:
 
 
 async def forgot_password(call: Call, body: PasswordForgotten) -> MailSent:
-    """Send by mail what a new password is set with. The answer is the same for an address of nobody."""
+    """Mail a code to set a new password. The answer is the same for an unknown address."""
     await call.services.credentials.forgot(body.email, visitor_of(call))
     return MailSent(status="sent", email=body.email, message=_SENT)
 
@@ -107,7 +107,7 @@ async def reset_password(call: Call, body: PasswordReset) -> PasswordChanged:
 
 
 async def change_password(call: Call, body: PasswordChange) -> PasswordChanged:
-    """Change one's password. All other sessions end; with `revoke_keys` one's API keys, too."""
+    """Change the caller's password. All other sessions end; with `revoke_keys` the caller's API keys, too."""
     caller = call.caller
     changing = call.services.credentials.change_password(
         caller.id,
@@ -158,12 +158,12 @@ async def renew_recovery_codes(call: Call, body: FactorBody) -> RecoveryCodes:
 
 
 async def who_am_i(call: Call) -> ProfileShape:
-    """Return who one is, one's organizations with the roles there, and what this token allows."""
+    """Return the caller, their organizations with the roles there, and the rights of this token."""
     return await _profile(call, await call.services.users.get(call.caller.id))
 
 
 async def update_me(call: Call, body: ProfilePatch) -> ProfileShape:
-    """Change one's name."""
+    """Change the caller's name."""
     return await _profile(call, await call.services.users.rename(call.caller.id, body.name.strip(), call.actor))
 
 

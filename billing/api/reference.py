@@ -30,7 +30,7 @@ _CALLERS: Final = {
 
 
 def page(document: Json) -> str:
-    """Return the page of a document: its endpoints by group, each with who may call, what it takes and answers."""
+    """Return a document as a page: its endpoints by group, each with its callers, parameters and answers."""
     groups: dict[str, list[tuple[str, str, Json]]] = {}
     for path, methods in document["paths"].items():
         for method, operation in methods.items():

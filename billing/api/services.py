@@ -84,7 +84,7 @@ class Meters:
 
 @dataclass(frozen=True, slots=True)
 class PaymentOversight:
-    """What is told by the payment provider, and what it is compared with."""
+    """What operators see of payments: the provider's events, and the comparison with the provider."""
 
     events: PaymentEvents
     comparisons: PaymentComparisons

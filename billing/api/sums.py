@@ -1,17 +1,21 @@
 """What customers read of what was used, in sums: totals, a summary, buckets of time, the month so far.
 
-Every number comes from `collect.traffic.Traffic.spans`, and every field of it from `shapes.reports.used_fields`, for
-JSON and CSV alike. Times are whole minutes; a day in a query is the local one of the time zone.
+Every number comes from `collect.traffic.Traffic.spans`, of buckets by `buckets.read_part`, and every field of it from
+`shapes.reports.used_fields`, for JSON and CSV alike. Times are whole minutes; a day in a query is the local one of the
+time zone.
 """
 
 from __future__ import annotations
 
+import asyncio
 import re
-from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
+from collections.abc import AsyncIterator, Iterable, Sequence
+from dataclasses import replace
 from datetime import UTC, date, datetime, timedelta
-from itertools import pairwise
-from typing import TYPE_CHECKING, Final
+from itertools import chain, islice
+from typing import TYPE_CHECKING, Final, NamedTuple
 
+from billing.api.buckets import Bucket, Steps, place_in, read_part, read_parts
 from billing.api.errors import BadRequest
 from billing.api.requests import encode_cursor, moment, page_asked, zone
 from billing.api.route import Call, customer_read
@@ -19,7 +23,7 @@ from billing.api.tables import Table, rows, wants_csv
 from billing.budgets.rules import BudgetPeriod, forecast, spent_within, times_of
 from billing.collect.traffic import Traffic
 from billing.ledger.used import BEGINNING, END, NOTHING, Group, Span, UsedBy, together, total
-from billing.pages import BadCursor, place_of
+from billing.pages import place_of
 from billing.quotas import Metric, Quota, Window
 from billing.shapes.reports import (
     SUMS,
@@ -45,8 +49,6 @@ from billing.zones import DEFAULT_ZONE, Period, day_begins, period_of, periods, 
 if TYPE_CHECKING:
     from zoneinfo import ZoneInfo
 
-MOST_BUCKETS: Final = {Period.minute: 480, Period.hour: 96, Period.day: 31, Period.week: 26, Period.month: 36}
-"""Of one page, so that none reads too much."""
 LENGTHS: Final = {
     Period.minute: timedelta(minutes=1),
     Period.hour: timedelta(hours=1),
@@ -64,6 +66,8 @@ BACK: Final = {
 """How long before the end, in the middle of a bucket, the first one is, where it is not said."""
 MOST_IN_TABLE: Final = 50_000
 """Buckets of one table: more are asked for in several."""
+LINES_A_TURN: Final = 500
+"""Of a table, made at once."""
 _DAY: Final = re.compile(r"\d{4}-\d\d-\d\d", re.ASCII)
 
 
@@ -76,20 +80,33 @@ async def get_totals(call: Call, query: TotalsQuery) -> TotalsShape:
     return totals_shape(found)
 
 
-async def get_summary(call: Call, query: SummaryQuery) -> SummaryShape | Table:
-    """Return what was used in a time, by up to two groups. As CSV all groups, without a limit."""
+class Summary(NamedTuple):
+    """What was used from `since` on and before `until`, by group."""
+
+    since: datetime
+    until: datetime
+    zone: ZoneInfo
+    names: tuple[str, ...]
+    span: Span
+
+
+async def read_summary(call: Call, query: SummaryQuery) -> Summary:
+    """Return what was used in a time, by up to two groups."""
     in_zone, names = await _zone(call, query.tz), _names(query.group_by)
     since, until = _time(query.since, query.until, in_zone)
+    (span,) = await _traffic(call).spans(call.account_id, (since, until), names)
+    return Summary(since, until, in_zone, names, span)
+
+
+async def get_summary(call: Call, query: SummaryQuery) -> SummaryShape | Table:
+    """Return what was used in a time, by up to two groups. As CSV all groups, without a limit."""
     limit, after = page_asked(query)
     first = place_of(after)
-    (span,) = await _traffic(call).spans(call.account_id, (since, until), names)
-    if wants_csv(call.request):
-        groups = ordered(span) if names else [((), total(span))]
-        return Table(
-            "usage-summary",
-            _lines([(*names, *SUMS)], ((*group, *used_fields(used).values()) for group, used in groups)),
-        )
+    since, until, in_zone, names, span = await read_summary(call, query)
     groups = ordered(span) if names else []
+    if wants_csv(call.request):
+        lines = ((*group, *used_fields(used).values()) for group, used in (groups if names else [((), total(span))]))
+        return Table("usage-summary", _lines([(*names, *SUMS)], lines))
     return SummaryShape(
         since=None if since == BEGINNING else rfc3339(since),
         until=None if until == END else rfc3339(until),
@@ -104,31 +121,42 @@ async def get_summary(call: Call, query: SummaryQuery) -> SummaryShape | Table:
 async def get_buckets(call: Call, query: BucketsQuery) -> BucketsShape | Table:
     """Return what was used in each minute, hour, day, week or month of a time, without gaps, the oldest first. The
     first and the last are cut where the time begins and ends. As CSV all from the cursor on, without a limit."""
-    in_zone, names, period = await _zone(call, query.tz), _names(query.group_by), Period[query.granularity]
-    limit, after = page_asked(query)
+    steps = await _steps(call, query)
+    if wants_csv(call.request):
+        if (steps.until - steps.since) / LENGTHS[steps.period] > MOST_IN_TABLE:
+            raise BadRequest(f"A table has at most {MOST_IN_TABLE} buckets: ask for less time or longer ones.", "since")
+        return Table("usage-buckets", _bucket_lines(steps.names, read_parts(_traffic(call), steps)))
+    part = await read_part(_traffic(call), steps, query.limit)
+    return BucketsShape(
+        granularity=query.granularity,
+        tz=steps.zone.key,
+        group_by=list(steps.names),
+        data=[
+            bucket_shape(start, end, steps.zone, steps.names, used, groups) for start, end, used, groups in part.buckets
+        ],
+        next_cursor=part.cursor,
+    )
+
+
+async def all_buckets(
+    call: Call, query: BucketsQuery, named: Sequence[str] | None = None
+) -> AsyncIterator[list[Bucket]]:
+    """Yield all buckets that are asked for, part by part, for a page that draws them. `named` as of
+    `UsageSums.spans`."""
+    async for buckets in read_parts(_traffic(call), replace(await _steps(call, query), named=named)):
+        yield buckets
+
+
+async def _steps(call: Call, query: BucketsQuery) -> Steps:
+    in_zone, period = await _zone(call, query.tz), Period[query.granularity]
+    _, after = page_asked(query)
     now = datetime.fromtimestamp(call.services.clock(), UTC)
     until = _moment("until", query.until, in_zone) or next(periods(now, period, in_zone))
     back = max(until - BACK[period], BEGINNING)
     since = _moment("since", query.since, in_zone) or period_of(back, period, in_zone)
     _check_order(since, until)
-    begins = since if after is None else _later(after, since, until)
-    most = MOST_BUCKETS[period]
-    if wants_csv(call.request):
-        if (until - begins) / LENGTHS[period] > MOST_IN_TABLE:
-            raise BadRequest(f"A table has at most {MOST_IN_TABLE} buckets: ask for less time or longer ones.", "since")
-        return Table("usage-buckets", _bucket_lines(call, begins, until, period, in_zone, names, most))
-    bounds = _bounds(begins, until, period, in_zone, min(limit, most))
-    spans = await _traffic(call).spans(call.account_id, bounds, names)
-    return BucketsShape(
-        granularity=query.granularity,
-        tz=in_zone.key,
-        group_by=list(names),
-        data=[
-            bucket_shape(*times, in_zone, names, span, total(span))
-            for times, span in zip(pairwise(bounds), spans, strict=True)
-        ],
-        next_cursor=encode_cursor(str(int(bounds[-1].timestamp()))) if bounds[-1] < until else None,
-    )
+    begins, skip = (since, 0) if after is None else place_in(after, since, until)
+    return Steps(call.account_id, begins, until, period, in_zone, _names(query.group_by), skip)
 
 
 async def get_billing_summary(call: Call) -> BillingSummaryShape:
@@ -211,47 +239,28 @@ def _check_order(since: datetime, until: datetime) -> None:
         raise BadRequest("since must not be after until.", "since")
 
 
-def _later(after: str, since: datetime, until: datetime) -> datetime:
-    seconds = place_of(after)
-    if not (since.timestamp() <= seconds < until.timestamp()) or seconds % 60:
-        raise BadCursor("This cursor is not one that this list has given.")
-    return datetime.fromtimestamp(seconds, UTC)
+async def _lines(heads: Iterable[Iterable[object]], lines: Iterable[Iterable[object]]) -> AsyncIterator[bytes]:
+    """Yield lines of a table, some at a time: other requests have their turn in between."""
+    rest = chain(heads, lines)
+    while some := tuple(islice(rest, LINES_A_TURN)):
+        yield rows(some)
+        await asyncio.sleep(0)
 
 
-def _bounds(begins: datetime, until: datetime, period: Period, in_zone: ZoneInfo, most: int) -> list[datetime]:
-    """Return where so many buckets begin, and the last one ends."""
-    bounds = [begins]
-    for at in periods(begins, period, in_zone):
-        if bounds[-1] >= until or len(bounds) > most:
-            return bounds
-        bounds.append(min(at, until))
-    return bounds
-
-
-async def _lines(*tables: Iterable[Iterable[object]]) -> AsyncIterator[bytes]:
-    for table in tables:
-        yield rows(table)
-
-
-async def _bucket_lines(
-    call: Call, begins: datetime, until: datetime, period: Period, in_zone: ZoneInfo, names: Sequence[str], most: int
-) -> AsyncIterator[bytes]:
-    """Yield buckets page by page: a line for each group of each, and one where nothing was used."""
-    head = True
-    while begins < until or head:
-        bounds = _bounds(begins, until, period, in_zone, most)
-        spans = await _traffic(call).spans(call.account_id, bounds, names)
-        if head:
-            yield rows([("start", "end", *names, *SUMS)])
-        yield rows(_lines_of(bounds, spans, names))
-        begins, head = bounds[-1], False
-
-
-def _lines_of(bounds: Sequence[datetime], spans: Iterable[Span], names: Sequence[str]) -> Iterator[Iterable[object]]:
+async def _bucket_lines(names: Sequence[str], parts: AsyncIterator[list[Bucket]]) -> AsyncIterator[bytes]:
+    """Yield a line for each group of each bucket, and one where nothing was used."""
     nobody: Group = (None,) * len(names)
-    for (start, end), span in zip(pairwise(bounds), spans, strict=True):
-        for group, used in ordered(span) or [(nobody, NOTHING)]:
-            yield (rfc3339(start), rfc3339(end), *group, *used_fields(used).values())
+    head: list[Iterable[object]] = [("start", "end", *names, *SUMS)]
+    async for buckets in parts:
+        lines = (
+            (*times, *group, *used_fields(used).values())
+            for each in buckets
+            for times in [(rfc3339(each.start), rfc3339(each.end))]
+            for group, used in each.groups or [(nobody, NOTHING)]
+        )
+        async for some in _lines(head, lines):
+            yield some
+        head = []
 
 
 ROUTES: Final = (

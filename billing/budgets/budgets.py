@@ -120,8 +120,8 @@ class Budgets:
     async def update(
         self, budget_id: str, account_id: str, change: Callable[[BudgetTerms], BudgetTerms], *, actor: audit.Actor
     ) -> Budget:
-        """Change what a budget says. Thresholds that it keeps of the same sum, and has told of, are not told of again.
-        Raises `BudgetNotFound` and `BudgetRefused`."""
+        """Change a budget. A threshold that was notified, and that the change keeps for the same sum, is not notified
+        again. Raises `BudgetNotFound` and `BudgetRefused`."""
         async with self._database.transaction() as connection:
             before = _found(await connection.fetchrow(_query("budgets_lock"), budget_id, account_id), budget_id)
             terms = change(before.terms)
@@ -213,7 +213,7 @@ async def _check_known(connection: Connection, account_id: str, terms: BudgetTer
 
 
 def _told(standing: Standing, spent_nano: int, threshold: int) -> dict[str, Any]:
-    """Return what a notice says."""
+    """Return the data of the notice of a threshold."""
     budget, terms, ends_at = standing.budget, standing.budget.terms, standing.ends_at
     return {
         "budget_id": budget.id,

@@ -52,7 +52,7 @@ class BudgetRefused(BudgetError):
 
 
 class Subject(Enum):
-    """Whose spending a budget is about."""
+    """The account, key, user or tag whose spending a budget limits."""
 
     account = "account"
     key = "key"

@@ -22,7 +22,7 @@ from billing.cli.output import REFUSED, USAGE, CommandFailed, Output
 LIMIT_BYTES: Final = 1024 * 1024
 """Most of a file of commands."""
 INTERRUPTED: Final = 130
-"""What a command ends with that Ctrl-C has ended."""
+"""The exit code of a command that Ctrl-C has ended."""
 _STDIN: Final = "-"
 _WORD: Final = re.compile(r"""(?:[^\s'"\\]|\\.|'[^']*'|"(?:[^"\\]|\\.)*")+""")
 _SPACE: Final = re.compile(r"\s*")

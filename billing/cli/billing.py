@@ -146,7 +146,7 @@ async def orders(
     limit: Limit = DEFAULT_LIMIT,
     cursor: Cursor = None,
 ) -> Shown:
-    """List what was bought, newest first."""
+    """List orders, newest first."""
     page = await client.own_orders(status=status, limit=limit, cursor=cursor)
     rows = [
         (each.id, each.plan or each.kind, each.amount_usd, each.refunded_usd, each.status, each.created_at)

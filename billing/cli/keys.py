@@ -65,7 +65,7 @@ async def update(
     name: Annotated[str | None, typer.Option(metavar="NAME", help="What to call it.")] = None,
     clear: Clear = None,
 ) -> Shown:
-    """Change a key: what is given replaces what it had, the rest stays. Felt by every gateway within a second."""
+    """Change a key: given options replace its values, the rest stays. Every gateway applies it within a second."""
     key = await client.update_key(key_id, key_patch(name, rules, clear))
     return Shown(key.received, (key_table(key),), tuple(key.warnings or ()))
 

@@ -1,4 +1,4 @@
-"""`metergate operator margin` and `provider`: what was charged less what it cost, and what providers have billed."""
+"""`metergate operator margin` and `provider`: charges less costs, and providers' bills compared with the ledger."""
 
 import csv
 import io

@@ -75,7 +75,7 @@ async def rename(
 
 
 async def members(client: "PersonCalls", org: Org = None, limit: Limit = DEFAULT_LIMIT, cursor: Cursor = None) -> Shown:
-    """List who belongs to an organization."""
+    """List the members of an organization."""
     page = await client.members(await _org_id(client, org), limit=limit, cursor=cursor)
     rows = [(each.user_id, each.email, each.name or "-", each.role, each.created_at) for each in page.data]
     return Shown(page.received, page_parts(("user", "address", "name", "role", "since"), rows, page.next_cursor))

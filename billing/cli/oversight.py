@@ -79,7 +79,7 @@ async def show_user(client: "BillingCalls", user_id: UserId) -> Shown:
 
 
 async def approve(client: "BillingCalls", user_id: UserId) -> Shown:
-    """Let in who has registered."""
+    """Approve a registered user."""
     return await _change(client, user_id, status="active")
 
 
@@ -89,7 +89,7 @@ async def disable(client: "BillingCalls", user_id: UserId) -> Shown:
 
 
 async def enable(client: "BillingCalls", user_id: UserId) -> Shown:
-    """Let in again who was disabled."""
+    """Enable a disabled user again."""
     return await _change(client, user_id, status="active")
 
 
@@ -175,8 +175,7 @@ async def assign(
     client: "CreditCalls",
     subject: Annotated[str, typer.Argument(help="The uuid, or the e-mail address.", show_default=False)],
     account_id: Annotated[str, typer.Argument(help="The account's id, acc_...", show_default=False)],
-    since: Annotated[str | None, typer.Option(metavar="TIME", help="Also from another account, from then on.")] = None,
 ) -> Shown:
-    """Give parked traffic its account; what was counted so far is charged with the next run."""
-    assigned = await client.assign_subject(subject, account_id, since)
-    return Shown(assigned.received, (f"{assigned.assigned} of that name are of {account_id} now.",))
+    """Give traffic its account. What was parked is charged with the next run; what has another is moved from now on."""
+    assigned = await client.assign_subject(subject, account_id)
+    return Shown(assigned.received, (f"{account_id} was given {assigned.assigned} of that name.",))

@@ -56,7 +56,7 @@ Middleware = Callable[[web.Request, Handler], Awaitable[web.StreamResponse]]
 
 @dataclass(frozen=True, slots=True)
 class Development:
-    """Whose account those are charged to who name a user instead of showing a key, and what they may."""
+    """The account, and the scopes, of requests that name a user instead of showing a key."""
 
     account_id: str
     scopes: tuple[str, ...] = ()
@@ -78,7 +78,7 @@ class Development:
 
 
 class KeyLookup:
-    """Finds whose keys these are, and keeps what it finds for `kept_s`, of at most `kept_keys` keys."""
+    """Finds the holders of keys, and caches them for `kept_s`, of at most `kept_keys` keys."""
 
     def __init__(self, client: ServiceCalls, kept_s: float = KEPT_S, kept_keys: int = KEPT_KEYS) -> None:
         if not 0 <= kept_s <= LONGEST_KEPT_S or kept_keys < 1:
@@ -117,7 +117,7 @@ class KeyLookup:
     def _answered(self, digest: bytes, task: asyncio.Task[KeyHolder | None]) -> None:
         del self._asked[digest]
         if not task.cancelled():
-            task.exception()  # retrieved here: nobody may be waiting any more
+            task.exception()  # retrieved here: there may be no caller any more
 
 
 def metergate_auth(

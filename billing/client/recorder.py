@@ -147,7 +147,7 @@ class Recorder:
                 for _, kept in some:
                     if failed is not None:
                         kept.set_exception(failed)
-                        kept.exception()  # retrieved here: nobody may be waiting any more
+                        kept.exception()  # retrieved here: there may be no caller any more
                     elif not kept.done():
                         kept.set_result(None)
         finally:
@@ -212,8 +212,7 @@ class Recorder:
         return batch
 
     async def _deliver(self) -> bool:
-        """Send a batch; return whether some of it is done with. What is left undone stands in `_sending`. Raises
-        `ClientError`."""
+        """Send a batch; return whether some of it is finished. The rest stays in `_sending`. Raises `ClientError`."""
         self._sending = self._batch()
         todo, moved = [list(self._sending)], False
         while todo:
@@ -275,5 +274,5 @@ class Recorder:
 
 
 def _is_at_fault(error: Refused | BadAnswer) -> bool:
-    """Return whether what was sent is wrong, and not who sends it, or who answers."""
+    """Return whether the event itself is wrong, rather than the service's key or the server."""
     return error.status == _TOO_LARGE or (isinstance(error, Refused) and error.status in _BATCH_AT_FAULT)

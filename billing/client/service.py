@@ -138,7 +138,7 @@ class ServiceCalls(CreditCalls, ABC):
         return await self._service("POST", "debits", DebitShape, body)
 
     async def record_now(self, event: NewUsage) -> DebitShape:
-        """Charge an account for what it has used, whatever its balance."""
+        """Charge an account for usage, whatever its balance."""
         results = await self._service("POST", "usage", UsageResults, event)
         found = results.data[0].debit if len(results.data) == 1 else None
         if found is None:
@@ -189,7 +189,7 @@ class ServiceCalls(CreditCalls, ABC):
         return await self._service("POST", f"holds/{path_part(hold_id)}/void", HoldShape, Giving(event_id=event_id))
 
     async def check_key(self, secret: str, *, retries: Retries | None = None) -> KeyCheckShape:
-        """Ask whose API key this is: `active` says whether it is one that may be used now."""
+        """Look up an API key: `active` says whether it may be used now."""
         return await self._service("POST", "keys/check", KeyCheckShape, KeyAsked(key=secret), retries=retries)
 
     async def _service(

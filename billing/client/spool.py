@@ -123,7 +123,7 @@ class EventSpool:
 
     def empty(self) -> None:
         """Forget all events: they are delivered."""
-        with suppress(OSError):  # then they are delivered once more
+        with suppress(OSError):  # then they are delivered again
             os.ftruncate(self._fd, 0)
             self.size, self._torn = 0, False
 

@@ -152,7 +152,7 @@ class Collector:
             return run
 
     async def _guarded(self, gate: asyncio.Semaphore, source: Source, since: datetime | None) -> _Collected:
-        """Collect from one source; whatever fails is told of it alone."""
+        """Collect from one source; return its failure instead of raising it, so that others go on."""
         async with gate:
             try:
                 return await self._collected(source, since)

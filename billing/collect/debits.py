@@ -21,7 +21,6 @@ from billing import audit
 from billing.accounts.grants import REVENUE, BalanceOutOfBounds, Entry
 from billing.accounts.lots import PAID
 from billing.collect.charging import ENDPOINT, KEY, METER, Charged, RateOf
-from billing.collect.facts import fold
 from billing.database.connection import DatabaseLocked, DatabaseRefused, MissingPartition, queries
 from billing.ledger.debits import NAMED, Debit
 from billing.ledger.usage_columns import other_counts
@@ -38,6 +37,9 @@ logger = logging.getLogger(__name__)
 
 _query = queries("billing.collect")
 ACCOUNTS_AT_ONCE: Final = 200
+GROWTH_AT_ONCE: Final = 200_000
+PAGES_AT_ONCE: Final = 200
+"""What is folded at once: rows of growth, and pages of it."""
 VACUUM_ROWS: Final = 50_000
 THOUSANDTHS: Final = 1000
 MOST_BYTES: Final = MAX_UNIT_THOUSANDTHS // THOUSANDTHS
@@ -90,7 +92,7 @@ class TrafficDebits:
 
     async def round(self, now: datetime) -> Rated:
         """Charge all that has grown."""
-        if await fold(self._database.value) >= VACUUM_ROWS:
+        if await self._fold() >= VACUUM_ROWS:
             await self._database.execute("VACUUM collected_growth")
         rated, after = Rated(), ""
         while found := await self._database.rows(_query("due_accounts"), after, ACCOUNTS_AT_ONCE):
@@ -98,6 +100,14 @@ class TrafficDebits:
             after = accounts[-1]
             await self._charge(accounts, now, rated)
         return rated
+
+    async def _fold(self) -> int:
+        """Have all that has grown become due, to the accounts whose it was then; return how many rows that was."""
+        folded, moved = 0, 1
+        while moved:
+            moved = await self._database.value(_query("fold_growth"), GROWTH_AT_ONCE, PAGES_AT_ONCE)
+            folded += moved
+        return folded
 
     async def told(self, accounts: Collection[str]) -> None:
         """Let Redis know of accounts whose balances have changed otherwise."""
@@ -125,7 +135,8 @@ class TrafficDebits:
         try:
             async with self._database.transaction() as connection:
                 due = await connection.fetch(_query("take_due"), accounts)
-                charged = _read(await connection.fetch(_query("read_charges"), accounts))
+                taken = list({row["account_id"] for row in due})  # locked by that: others may be charged meanwhile
+                charged = _read(await connection.fetch(_query("read_charges"), taken))
                 refunds: list[Entry] = []
                 for each in netted([self._due(row, now) for row in due]):
                     self._count(charged[each.account_id], each, debits, refunds)

@@ -1,5 +1,5 @@
 """Asking an exporter for a page of snapshots over HTTP: bounded in time, size and attempts; certificates are verified,
-redirects not followed, and no message says what was sent or answered."""
+redirects not followed, nothing is decompressed, and no message says what was sent or answered."""
 
 from __future__ import annotations
 
@@ -61,8 +61,10 @@ class Exporters:
         if self._session is None:
             connector = aiohttp.TCPConnector(limit=self._connections)
             jar = aiohttp.DummyCookieJar()
-            self._session = aiohttp.ClientSession(connector=connector, trust_env=True, cookie_jar=jar)
-        headers = {"Accept": "application/json", "User-Agent": "metergate"}
+            self._session = aiohttp.ClientSession(
+                connector=connector, trust_env=True, cookie_jar=jar, auto_decompress=False
+            )
+        headers = {"Accept": "application/json", "Accept-Encoding": "identity", "User-Agent": "metergate"}
         if source.token is not None:
             headers["Authorization"] = f"Bearer {source.token}"
         since, until = checkpoint.since or datetime.now(UTC), checkpoint.until or datetime.now(UTC)
@@ -71,6 +73,8 @@ class Exporters:
             asked["cursor"] = checkpoint.cursor
         url = f"{source.base_url}{WINDOW}"
         async with self._session.get(url, params=asked, headers=headers, allow_redirects=False) as response:
+            if response.headers.get("Content-Encoding", "identity") != "identity":
+                raise ExporterFailed("its answer is compressed, which was not asked for", restart=True)
             body = bytearray()
             async for piece in response.content.iter_any():
                 body += piece

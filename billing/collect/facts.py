@@ -8,7 +8,7 @@ was written without it (`subjects`).
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from itertools import accumulate, chain, repeat
@@ -26,9 +26,6 @@ _query = queries("billing.collect")
 LOCK: Final = 0x6D65746572636F6C
 """The advisory lock of collection: "metercol" as 64 bits."""
 DELETED_AT_ONCE: Final = 50_000
-GROWTH_AT_ONCE: Final = 200_000
-PAGES_AT_ONCE: Final = 200
-"""What is folded at once: rows of growth, and pages of it."""
 _PLANNED: Final = "SELECT set_config('enable_hashjoin', 'off', true), set_config('enable_mergejoin', 'off', true)"
 """Points are looked up one by one by their keys, however many there are: no table is read whole."""
 
@@ -71,7 +68,7 @@ class Facts:
         return Checkpoint(**dict(cast("Row", row)))
 
     async def failed(self, source_id: str, error: str, *, restart: bool) -> None:
-        """Note what is wrong with a source; with `restart` its window begins anew."""
+        """Store the failure of a source; with `restart` its window begins again."""
         await self._database.execute(_query("fail_source"), source_id, error, restart)
 
     async def write(
@@ -121,16 +118,6 @@ class Facts:
         """Remove old points, but for the last one of each series before the time that late ones may come from. Return
         how many; facts by hour stay."""
         return affected(await self._database.execute(_query("forget_points"), now, self._keep_days, most))
-
-
-async def fold(value_of: Callable[..., Awaitable[int]]) -> int:
-    """Have all that has grown become due, to the accounts whose it was at its time; return how many rows that was.
-    `value_of` asks the database for a value."""
-    folded, moved = 0, 1
-    while moved:
-        moved = await value_of(_query("fold_growth"), GROWTH_AT_ONCE, PAGES_AT_ONCE)
-        folded += moved
-    return folded
 
 
 def _columns(page: Page, nodes: Mapping[str, Row]) -> tuple[Any, ...]:

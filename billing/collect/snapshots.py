@@ -27,7 +27,7 @@ MOST_EMPTY: Final = 10
 """Pages in a row that may be empty and say that there is more."""
 MOST_BACK: Final = timedelta(days=35)
 MOST_AHEAD: Final = timedelta(minutes=5)
-"""Snapshots of other times are set aside: of old ones the neighbours are gone, and nobody knows the future."""
+"""Snapshots of other times are set aside: older ones have lost their neighbours, and later ones can't be true."""
 LEAST_DAYS: Final = MOST_BACK.days + 2
 """How long points are kept at least: late ones grow from those before them."""
 
@@ -49,7 +49,7 @@ class ExporterFailed(MetergateError):
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """A place to collect from. `expected_...` are compared with what it says of itself, where given."""
+    """An exporter to collect from. `expected_...`, where set, are compared with what it reports of itself."""
 
     source_id: str
     base_url: str
@@ -203,11 +203,13 @@ class Checkpoint:
     newest: datetime | None = None
 
     def begun(self, now: datetime, overlap: timedelta, since: datetime | None = None) -> Checkpoint:
-        """Return it with the window that is read next: the one that was begun, else one from before the watermark on,
-        or from `since` on. A source that was never collected is asked for its last snapshots alone."""
+        """Return it with the window that is read next: the one that was begun, else one from before the watermark on; a
+        new one from `since` on where that is earlier, so that nothing between is left out. A source that was never
+        collected is asked for its last snapshots alone."""
         if since is None and self.since is not None and self.until is not None:
             return self
-        begins = (self.watermark or now) - overlap if since is None else since
+        begins = self.since or min(self.watermark or now, now) - overlap
+        begins = begins if since is None else min(begins, since)
         return replace(self, since=max(begins, now - MOST_BACK), until=now, cursor=None, newest=None)
 
     def after(self, page: Page) -> Checkpoint:

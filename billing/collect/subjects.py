@@ -3,13 +3,15 @@
 A new subject gets the account of another one with its e-mail address, or the personal account of whoever has proven to
 have that address. For others it is made or they are parked, by the policy; operators assign parked ones, and they are
 matched later where their address is found then. What was counted of a subject before it had an account is charged from
-there on. An account that collection meets for the first time gets its initial balance and its included bytes, once.
+there on. One that has an account is moved to another by operators, from the next minute on: what is known by then stays
+with the one before, and what comes late of that time is charged there. An account that collection meets for the first
+time gets its initial balance and its included bytes, once.
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import TYPE_CHECKING, ClassVar, Final
@@ -18,11 +20,10 @@ from billing import audit
 from billing.accounts.accounts import AccountNotFound, open_account
 from billing.accounts.grants import PROMOTIONS, BalanceOutOfBounds, Entry
 from billing.accounts.lots import PROMOTIONAL
-from billing.collect.facts import LOCK, fold
+from billing.collect.facts import LOCK
 from billing.database.connection import queries
 from billing.errors import Kind, MetergateError
 from billing.pages import BadCursor, Page, page_of
-from billing.times import rfc3339
 
 if TYPE_CHECKING:
     from billing.accounts.grants import Grants
@@ -34,7 +35,7 @@ logger = logging.getLogger(__name__)
 _query = queries("billing.collect")
 
 AT_ONCE: Final = 100
-"""Subjects that are looked into by one transaction."""
+"""How many subjects one transaction checks."""
 MOST_ASSIGNED: Final = 1000
 """Subjects of one e-mail address that an operator assigns at once."""
 NEWEST: Final = 2**63 - 1
@@ -43,7 +44,7 @@ _NAME: Final = 200
 
 
 class SubjectNotFound(MetergateError):
-    """No subject without an account has this uuid or e-mail address."""
+    """No subject has this uuid or e-mail address."""
 
     kind: ClassVar[Kind] = "not_found"
 
@@ -62,7 +63,7 @@ class Subject:
 
 @dataclass(frozen=True, slots=True)
 class SubjectRules:
-    """What is done for those that nobody is found for, and what an account starts with."""
+    """What happens to subjects without an account, and what a new account starts with."""
 
     unknown: Unknown = "create"
     plan: str = "free"
@@ -80,21 +81,19 @@ class Subjects:
         """Look into all that are new, and into parked ones that somebody is found for; return the accounts whose
         balances that has raised."""
         granted: set[str] = set()
-        while rows := await self._database.rows(_query("waiting_subjects"), AT_ONCE):
+        while await self._database.rows(_query("waiting_subjects"), 1):
             async with self._database.transaction() as connection:
-                granted |= await self._settled(connection, {row["id"]: row["account_id"] for row in rows})
+                await connection.execute(EXCLUSIVE, LOCK)
+                granted |= await self._settled(connection, await connection.fetch(_query("waiting_subjects"), AT_ONCE))
         return granted
 
-    async def _settled(self, connection: Connection, found: dict[int, str | None]) -> set[str]:
-        await connection.execute(EXCLUSIVE, LOCK)
+    async def _settled(self, connection: Connection, waiting: Sequence[Row]) -> set[str]:
         made: dict[str, str] = {}
         granted: set[str] = set()
         parked: list[int] = []
-        for row in await connection.fetch(_query("lock_subjects"), list(found)):
-            if row["account_id"] is not None:
-                continue
+        for row in waiting:
             email = row["email"].lower()
-            account_id = found[row["id"]] or (made.get(email) if email else None)
+            account_id = row["account_id"] or (made.get(email) if email else None)
             if account_id is None and self._rules.unknown == "park":
                 parked.append(row["id"])
                 continue
@@ -111,13 +110,12 @@ class Subjects:
         account = await open_account(connection, self._new_id, name, self._rules.plan, actor=audit.SYSTEM)
         return account.id
 
-    async def _assign(self, connection: Connection, subject_id: int, account_id: str) -> set[str]:
-        """Give a subject its account; return that where its balance was raised."""
-        await connection.execute(_query("assign_subject"), subject_id, account_id)
-        return await self._met(connection, account_id)
-
-    async def _met(self, connection: Connection, account_id: str) -> set[str]:
-        """Give an account what it begins with, where it is met for the first time; return it if that raised it."""
+    async def _assign(
+        self, connection: Connection, subject_id: int, account_id: str, at: datetime | None = None
+    ) -> set[str]:
+        """Give a subject its account, and that what it begins with where it is met for the first time; return it where
+        that raised its balance. One that has another is moved after `at`."""
+        await connection.execute(_query("assign_subject"), subject_id, account_id, at)
         rules = self._rules
         met = await connection.fetchval(_query("meet_account"), account_id, rules.included_bytes)
         if met is None or not rules.initial_nano:
@@ -132,35 +130,25 @@ class Subjects:
         return set() if result.replayed else {account_id}
 
     async def assign(
-        self, name: str, account_id: str, actor: audit.Actor = audit.ADMIN, since: datetime | None = None
+        self, name: str, account_id: str, at: datetime, actor: audit.Actor = audit.ADMIN
     ) -> tuple[int, set[str]]:
-        """Give the subjects of a uuid or e-mail address that have no account this one, with `since` also those that
-        have another, from the hour of that time on; return how many, and whether the account's balance was raised.
-        Raises `SubjectNotFound`, `accounts.AccountNotFound`."""
+        """Give the subjects of a uuid or e-mail address this account, those that have another from the minute after
+        `at` on; return how many did not have it, and whether its balance was raised. Raises `SubjectNotFound`,
+        `accounts.AccountNotFound`."""
         async with self._database.transaction() as connection:
             await connection.execute(EXCLUSIVE, LOCK)
             if await connection.fetchval("SELECT id FROM accounts WHERE id = $1", account_id) is None:
                 raise AccountNotFound(f"There is no account {account_id!r}.")
-            found = await connection.fetch(_query("find_subjects"), name, MOST_ASSIGNED, since is not None, account_id)
+            found = await connection.fetch(_query("find_subjects"), name, MOST_ASSIGNED, account_id)
             if not found:
-                raise SubjectNotFound(
-                    f"No subject without an account has the uuid or e-mail address {name!r}; one that has an account "
-                    "is moved from a time on: name `since`."
-                )
-            if any(row["account_id"] is not None for row in found):
-                # Else rows that another run is folding would seem to be the last, and the rest would move once more.
-                await connection.execute("LOCK TABLE collected_growth, collected_grown IN SHARE ROW EXCLUSIVE MODE")
-                await fold(connection.fetchval)
+                raise SubjectNotFound(f"Exporters have counted no subject with the uuid or e-mail address {name!r}.")
+            others = [row["id"] for row in found if row["account_id"] != account_id]
             granted: set[str] = set()
-            for row in found:
-                if row["account_id"] is None:
-                    granted |= await self._assign(connection, row["id"], account_id)
-                else:
-                    await connection.execute(_query("move_subject"), row["id"], account_id, since)
-                    granted |= await self._met(connection, account_id)
-            after = {"subject": name, "subjects": len(found), "since": since and rfc3339(since)}
+            for subject_id in others:
+                granted |= await self._assign(connection, subject_id, account_id, at)
+            after = {"subject": name, "subjects": len(others)}
             await audit.record(connection, actor, "account.collect", account_id, None, after, account_id=account_id)
-        return len(found), granted
+        return len(others), granted
 
     async def page(self, limit: int, after: str | None = None, *, parked: bool = False) -> Page[Subject]:
         """Return subjects, the newest first; with `parked` those alone that have no account. Raises

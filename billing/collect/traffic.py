@@ -63,12 +63,18 @@ class Traffic:
         """`clock` gives Unix seconds."""
         self._sums, self._clock = sums, clock
 
-    async def spans(self, account_id: str, bounds: Sequence[datetime], names: Sequence[str] = ()) -> list[Span]:
+    async def spans(
+        self,
+        account_id: str,
+        bounds: Sequence[datetime],
+        names: Sequence[str] = (),
+        named: Sequence[str] | None = None,
+    ) -> list[Span]:
         """Return what was used in each span between two bounds, as `UsageSums.spans`, with bytes; by names of requests
-        or by those of traffic."""
+        or by those of traffic, which are all told apart."""
         of_traffic = [name for name in names if name in NAMES]
         if not of_traffic:
-            spans = await self._sums.spans(account_id, bounds, _grouping(names))
+            spans = await self._sums.spans(account_id, bounds, _grouping(names), named=named)
             for each in await self._counted(account_id, bounds):
                 _add(spans[each.span], _of_debits(names, each.region), each.up + each.down)
             return spans
@@ -84,14 +90,18 @@ class Traffic:
         spans = await self._sums.spans(account_id, bounds, OF_LEDGER)
         return [_split(span, groups, names) for span, groups in zip(spans, by_group, strict=True)]
 
+    async def most_groups(self, account_id: str, names: Sequence[str]) -> int:
+        """Return how many groups one span has at most by names of requests; 0 by those of traffic: nobody knows."""
+        if any(name in NAMES for name in names):
+            return 0
+        return await self._sums.most_groups(account_id, _grouping(names))
+
     async def _counted(self, account_id: str, bounds: Sequence[datetime]) -> list[Counted]:
         if len(bounds) < 2:
             return []
         oldest = datetime.fromtimestamp(self._clock(), UTC) - MOST_BACK
         cut = {at.astimezone(UTC).replace(minute=0, second=0, microsecond=0) for at in bounds if at.minute}
-        rows = await self._sums.database.rows(
-            _query("read_traffic"), account_id, list(bounds), sorted(hour for hour in cut if hour >= oldest)
-        )
+        rows = await self._sums.database.rows(_query("read_traffic"), account_id, list(bounds), sorted(cut), oldest)
         return [Counted(**{**dict(row), "up": int(row["up"]), "down": int(row["down"])}) for row in rows]
 
 

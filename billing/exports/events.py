@@ -85,8 +85,8 @@ def cents(nano: int) -> str:
 
 
 def units(event: ExportEvent) -> dict[str, int]:
-    """Return what was counted beside tokens, such as images or milliseconds, and the units of services by their
-    names."""
+    """Return the counts of an event other than tokens, such as images or milliseconds, and the units of services by
+    name."""
     found: dict[str, int] = {}
     for name, count in (event.counts or {}).items():
         if isinstance(count, int):
@@ -102,7 +102,8 @@ def tags(event: ExportEvent) -> dict[str, str]:
 
 
 def properties(event: ExportEvent) -> dict[str, Any]:
-    """Return what is told of an event, as JSON has it; amounts are decimals of USD. What is not known is left out."""
+    """Return the properties of an event that are sent, as JSON; amounts are decimals of USD. Unknown ones are left
+    out."""
     fields = {
         "model": event.model,
         "provider": event.provider,

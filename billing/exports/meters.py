@@ -12,6 +12,7 @@ is wrong with one may be reported later, by `v1.billing.meter.error_report_trigg
 from __future__ import annotations
 
 import logging
+import re
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -31,7 +32,7 @@ logger = logging.getLogger(__name__)
 FOLD_BATCH: Final = 1_000
 TELL_BATCH: Final = 100
 SETTLED: Final = timedelta(minutes=5)
-"""How long after its end an hour is told, so that nearly all of it is told at once."""
+"""The wait after an hour's end before it is sent, so that nearly all of it is sent at once."""
 OLDEST: Final = timedelta(days=35) - HOUR
 """How old an hour may be that Stripe still takes, with an hour to spare."""
 SURE: Final = timedelta(hours=23)
@@ -41,6 +42,8 @@ TIDY_EVERY: Final = timedelta(minutes=10)
 FORGET_ROWS: Final = 1_000
 MOST_IDENTIFIER: Final = 100
 """Characters of an identifier, by Stripe."""
+_IDENTIFIER: Final = re.compile(r"([0-9A-Za-z_]+):([^:]+):([0-9]{10}):([0-9]{1,9})(?![^:])")
+"""Of ours, or of a key that begins with one; no number of ours is larger."""
 _query = queries("billing.exports")
 
 
@@ -76,7 +79,7 @@ class MeterCalls(Protocol):
         would be given again for the same one. An amount that was told under this identifier before is no error."""
 
     async def meter_errors(self, event_id: str) -> Mapping[str, str]:
-        """Return what a report says: by the key of a call, why its event was refused after it was taken."""
+        """Return the errors in a report, by the key of a call: why an event was refused after it was accepted."""
 
 
 class StripeMeters(PlainSink):
@@ -125,7 +128,7 @@ class StripeMeters(PlainSink):
             await self._database.execute(_query("hours_forget"), self.name, now - KEPT, FORGET_ROWS)
             self._tidied_at = now
         await self._hear()
-        due = await self._database.rows(_query("hours_due"), self.name, now - SETTLED - HOUR, TELL_BATCH)
+        due = await self._database.rows(_query("hours_due"), self.name, now, SETTLED + HOUR, TELL_BATCH)
         for row in sorted(due, key=lambda each: each["hour"]):
             await self._tell(row, now)
         return len(due) == TELL_BATCH
@@ -203,8 +206,9 @@ def identifier_prefix(account_id: str, meter: str, hour: datetime) -> str:
 def parse_identifier(text: str) -> tuple[str, str, datetime, int] | None:
     """Return account, meter, hour and number of an identifier, or of a key that begins with one; None for what is not
     ours."""
+    if (found := _IDENTIFIER.match(text)) is None:
+        return None
     try:
-        account_id, meter, hour, n = text.split(":")[:4]
-        return account_id, meter, datetime.strptime(hour, "%Y%m%d%H").replace(tzinfo=UTC), int(n)
+        return found[1], found[2], datetime.strptime(found[3], "%Y%m%d%H").replace(tzinfo=UTC), int(found[4])
     except ValueError:
         return None

@@ -31,7 +31,8 @@ REFUSING: Final = (400, 413, 422)
 
 
 class SinkFailed(MetergateError):
-    """The other side does not take anything now. The message says why; `wait_s` is what it asked for."""
+    """The other side can't be reached or accepts nothing now. The message says why; `wait_s` is the pause that it has
+    asked for."""
 
     def __init__(self, message: str, wait_s: float = 0.0) -> None:
         super().__init__(message)
@@ -47,7 +48,7 @@ class Sink(Protocol):
 
     @property
     def kind(self) -> str:
-        """Return what it is."""
+        """Return the kind of the export."""
 
     @property
     def batch(self) -> int:

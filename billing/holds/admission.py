@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
 VOID_MARGIN_MS: Final = 50
 RENEWALS: Final = 2
-"""So often a principal is read anew whatever time that takes, and more often within `wait_s`."""
+"""A principal is read again at least so often, however long that takes, and more often within `wait_s`."""
 RENEWAL_PAUSE_S: Final = 0.001
 RENEWAL_PAUSE_MAX_S: Final = 0.05
 """The first renewal is at once; then come pauses, each longer than the one before, so that a key that changes all the

@@ -54,7 +54,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 LAST_S: Final = 1.0
-"""For the stores to be told of what a process that ends has not come to settle."""
+"""The time for a process that ends to settle the rest in the stores."""
 START_ATTEMPTS: Final = 50
 START_PAUSE_S: Final = 0.2
 

@@ -150,7 +150,8 @@ class Hold:
         self._state = state
 
     def owe(self, debit: Callable[[Hold], Debit]) -> None:
-        """Note that a provider has worked for it; `debit` makes what it is settled as where nobody else ends it."""
+        """Record that a provider has worked for it; `debit` makes the debit by which it is settled if nothing else ends
+        it."""
         if "owed" not in NEXT[self._state]:
             raise self._illegal("owed")
         self._state = "owed"

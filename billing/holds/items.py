@@ -119,7 +119,7 @@ class AdmitItem:
             self.on_unknown(self)
 
     def abandon(self) -> None:
-        """Give back what it holds, for nobody will look at the answer: here where it has come, else in `resolve`."""
+        """Give back its hold, because nobody waits for the answer: now if the answer has come, else in `resolve`."""
         if self.answer.cancel() or self.answer.cancelled():
             return
         reply, _ = self.answer.result()

@@ -95,7 +95,7 @@ class Lease:
 
     def _tell(self, what: Callable[[], None]) -> None:
         if self._loop is not None:
-            with suppress(RuntimeError):  # the loop is closed: nobody is left to be told
+            with suppress(RuntimeError):  # the loop is closed: there is nobody to notify
                 self._loop.call_soon_threadsafe(what)
 
     def start(self) -> None:

@@ -50,11 +50,6 @@ COUNT_ATTEMPTS: Final = 3
 """Open holds are looked for so often, should they not be as many as are running."""
 
 
-class AccountHeldBack(NotReady):
-    """Some gateway has debits or holds of this account that must be in the ledger, or in Redis, before it is served in
-    this epoch, and could not bring them there: the account's row in Postgres was locked."""
-
-
 class Loader:
     """Brings accounts, keys and users into Redis. `plan_of` gives the plan of an id; `flush` writes this process's
     debits."""
@@ -92,7 +87,8 @@ class Loader:
     async def adopt_account(self, partition: Partition, account_id: str) -> int | None:
         """Tell Redis the account's version and counters; return the version told (a newer one may have come meanwhile),
         0 of an account that the ledger has not, None without an epoch. Raises `StoreError`, `TimeoutError`, and
-        `AccountHeldBack`: nothing was told then."""
+        `NotReady` where nothing was told, because the account is held back: some gateway has debits or holds of it that
+        it could not write, since the account's row in Postgres was locked."""
         return await self._flights.run(("adopt", account_id), lambda: self._adopt_account(partition, account_id))
 
     async def adopt_key(self, partition: Partition, account_id: str, key_id: str) -> int | None:
@@ -213,7 +209,7 @@ class Loader:
         subject = windows.Subject("account", account_id, account_id, state_key, None, *read)
         reply = await self._adopt(partition, subject)
         if reply == HELD_BACK:
-            raise AccountHeldBack(f"account {account_id} is held back until its own debits are in the ledger")
+            raise NotReady(f"account {account_id} is held back until its own debits are in the ledger")
         return None if reply is None else subject.version
 
     async def _adopt_key(self, partition: Partition, account_id: str, key_id: str) -> int | None:

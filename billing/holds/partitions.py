@@ -205,7 +205,7 @@ class Partitions:
                 if self.ledger.set_back:
                     partition.doubt()
                 else:
-                    partition.forget()  # another ledger says another name of its epochs
+                    partition.forget()  # another ledger has other numbers of epochs
         for partition in self.all:
             self._look_at_epoch(partition)
 

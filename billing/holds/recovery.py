@@ -122,7 +122,7 @@ class Expiry:
     async def _end(
         self, partition: Partition, epoch: int, claimed: Mapping[str, Entry], stored: Mapping[str, Stored]
     ) -> None:
-        """Let claimed entries go whose accounts have been told of what the ledger decided."""
+        """Drop claimed entries whose accounts have applied the ledger's decision."""
         accounts = sorted({entry.account_id for entry in claimed.values()})
         told = {account_id for account_id in accounts if await self._corrections.sync(partition, account_id)}
         drops = []

@@ -74,7 +74,7 @@ class _Unconfirmed:
         if not self.outcome.done():
             self.outcome.set_exception(SettlementLost(why))
         if not self.outcome.cancelled():
-            self.outcome.exception()  # retrieved here: nobody may be waiting any more
+            self.outcome.exception()  # retrieved here: there may be no caller any more
 
 
 class LedgerWay(DebitWriter[_Unconfirmed]):

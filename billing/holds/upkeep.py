@@ -63,7 +63,7 @@ class Loops:
                 if asked_to_end():
                     return
                 self.failed(name, RuntimeError("it ended by itself"))
-            except Exception as error:  # whatever it was: nobody else would notice
+            except Exception as error:  # any exception: nothing else would notice that the loop has ended
                 if asked_to_end():
                     return
                 self.failed(name, error)

@@ -78,7 +78,7 @@ class CodeRules:
 
 @dataclass(frozen=True, slots=True)
 class Issued:
-    """A code that was made: `secret` is what its mail says, `id` the challenge that is answered to who asked."""
+    """A new code: `secret` is sent in the mail, `id` is the challenge that the caller gets."""
 
     id: str
     secret: str = field(repr=False)

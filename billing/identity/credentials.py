@@ -64,7 +64,7 @@ class Credentials:
         self._people = people
 
     async def forgot(self, email: str, visitor: Visitor) -> None:
-        """Send who owns an address what a new password is set with; the work is the same for an address of nobody.
+        """Mail the owner of an address a code to set a new password; the same work is done for an unknown address.
         Raises `BadAddress` and `TooManyMails`."""
         people, email = self._people, parse_email(email)
         known = await people.users.known_network(email, visitor.network)

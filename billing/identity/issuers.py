@@ -225,7 +225,8 @@ OPERATORS: Final = frozenset({"admin", "operator"})
 
 @dataclass(frozen=True, slots=True)
 class ForeignRules:
-    """Whose tokens are believed: of `base_url`, without a slash at its end, and of who has `secret`."""
+    """The issuers of tokens that are accepted: `base_url`, without a slash at its end, and the one that shares
+    `secret`."""
 
     audience: str
     internal_audience: str | None = None
@@ -259,8 +260,8 @@ class ForeignTokens:
         self._rules, self._keys, self._clock = rules, keys, clock
 
     async def verify(self, token: str, header: Header, issuer: str | None) -> ForeignToken:
-        """Return what a token says that names this issuer. Raises `BadToken`, and `IssuerAway` where its keys can't be
-        had."""
+        """Return the claims of a token of this issuer. Raises `BadToken`, and `IssuerAway` if the issuer's keys can't
+        be read."""
         name, claims = await self._signed(token, header, issuer)
         refuse_claims(claims, issuers=(), audiences=self._rules.audiences, now=self._clock())
         internal = self._rules.internal_audience is not None and self._rules.internal_audience in claims.audiences

@@ -272,7 +272,7 @@ class SmtpSender:
 
 
 def _of_mail(error: aiosmtplib.SMTPResponseException) -> MailFailed:
-    """Return what a server says of one mail."""
+    """Return the failure of this one mail, from a server's reply."""
     return MailFailed(_reason(error), of_mail=True, for_good=error.code in _FOR_GOOD)
 
 

@@ -137,7 +137,7 @@ class Members:
         await self._tell(ended, organization)
 
     async def transfer(self, org_id: str, user_id: str, becomes: Role, acting: Acting) -> Organization:
-        """Make a member an owner in the place of who does so, who gets the role `becomes`. Raises as `set_role`."""
+        """Make a member an owner instead of the caller, who gets the role `becomes`. Raises as `set_role`."""
         async with self._database.transaction() as connection:
             organization = await locked(connection, org_id)
             await check_acting(connection, org_id, acting, ORG_TRANSFER, "owner")

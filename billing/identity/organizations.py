@@ -36,7 +36,7 @@ _NO_SLUG: Final = "organization"
 _SLUG: Final = re.compile("[a-z0-9]+(-[a-z0-9]+)*", re.ASCII)
 _SUFFIX: Final = 6
 _TOLD: Final = 20
-"""Owners who are told of a key that leaked."""
+"""Owners who are notified of a leaked key."""
 
 _query = queries("billing.identity")
 
@@ -52,7 +52,7 @@ class OrganizationNotFound(OrganizationError):
 
 
 class OrganizationForbidden(OrganizationError):
-    """The role of whoever asks, or their token, does not allow it: `required_scope` is what it lacks."""
+    """The caller's role, or token, does not allow it: `required_scope` is the missing scope."""
 
     kind = "forbidden"
 
@@ -113,7 +113,7 @@ def slug_of(name: str) -> str:
 
 
 def check_slug(slug: str) -> None:
-    """Reject what is no slug. Raises `OrganizationRefused`."""
+    """Reject a slug of a wrong form. Raises `OrganizationRefused`."""
     if len(slug) > MAX_SLUG or _SLUG.fullmatch(slug) is None:
         raise OrganizationRefused("slug", f"A slug is a-z, 0-9 and single - between them, {MAX_SLUG} at most.")
 
@@ -175,8 +175,7 @@ def _audited(organization: Organization) -> dict[str, object]:
 
 
 async def locked(connection: Connection, org_id: str) -> Organization:
-    """Return an organization, whose row and members nobody else changes until the transaction ends. Raises
-    `OrganizationNotFound`."""
+    """Return an organization, whose row is locked until the transaction ends. Raises `OrganizationNotFound`."""
     row = await connection.fetchrow(_query("organizations_lock"), org_id)
     if row is None:
         raise not_found(org_id)

@@ -133,7 +133,7 @@ class Passwords:
         """A hash that no password has, and that costs as much to compare."""
 
     async def hash(self, password: str, network: str = "") -> str:
-        """Return what is stored of a password."""
+        """Return the hash of a password for storing."""
         return await self._apart(network, lambda: self._hasher.hash(normalized(password)))
 
     async def check(self, stored: str | None, password: str, network: str = "") -> Verdict:
@@ -179,7 +179,7 @@ class Passwords:
         self._turns.give()
         self._left(network)
         if not running.cancelled():
-            running.exception()  # whoever asked may have left
+            running.exception()  # the caller may have left
 
     def _left(self, network: str) -> None:
         self._places[network] -= 1

@@ -81,7 +81,7 @@ class Factor:
 
 @dataclass(frozen=True, slots=True)
 class People:
-    """What is known of people, and what it is changed by. `clock` is in Unix seconds."""
+    """The parts that read and change people. `clock` is in Unix seconds."""
 
     database: Database
     users: Users

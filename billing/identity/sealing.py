@@ -57,7 +57,8 @@ class Sealer:
         return f"Sealer({self._name})"
 
     def seal(self, text: str, what: str) -> str:
-        """Return what is stored of a secret; `what` it is, and whose, has to be said again to open it."""
+        """Return what is stored of a secret: itself, encrypted if there is a key. `what` names its kind and owner, and
+        must be the same to decrypt it."""
         if self._name is None:
             return text
         nonce = self._random(_NONCE_BYTES)

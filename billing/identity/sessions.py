@@ -66,7 +66,7 @@ class AccessToken:
 
 @dataclass(frozen=True, slots=True)
 class TokenPair(AccessToken):
-    """What a client keeps of a sign-in."""
+    """The tokens of a sign-in."""
 
     refresh_token: str = field(repr=False)
 
@@ -180,7 +180,7 @@ class Sessions:
         return await self._access(row, scopes)
 
     async def _access(self, row: Row, narrowed: frozenset[str] | None = None) -> AccessToken:
-        """Return a new access token that says what a row says."""
+        """Return a new access token with the claims of a session's row."""
         limit = narrowest((row["scopes"], narrowed))
         scopes = allowed(row["role"], limit) if row["active"] else frozenset[str]()
         issued = int(row["issued_at"])
@@ -260,7 +260,7 @@ class Sessions:
 
 
 def shown_agent(user_agent: str | None) -> str | None:
-    """Return what a client says to be, without what no page can show and Postgres can't store."""
+    """Return a client's User-Agent without characters that a page can't show or Postgres can't store."""
     if user_agent is None:
         return None
     return "".join(each for each in user_agent if each.isprintable())[:MAX_USER_AGENT]

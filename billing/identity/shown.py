@@ -67,8 +67,8 @@ class ShownTokens:
         return None if row is None else _caller(row, verified)
 
     async def verified(self, token: str) -> Verified | None:
-        """Return what a token says, without asking what it is worth now; None where its signature is wrong, or its time
-        or audience, of another issuer's."""
+        """Return the claims of a token, without asking whether it was revoked; None if its signature is wrong, or, of
+        another issuer's token, its time or audience."""
         try:
             header, issuer = peek(token)
             if issuer != ISSUER:
@@ -110,7 +110,7 @@ def narrowest(limits: Iterable[Iterable[str] | None]) -> frozenset[str] | None:
 
 
 def _caller(row: Row, verified: Verified) -> Caller:
-    """Return who this is: a user's row with what their token says."""
+    """Return the caller: a user's row with the claims of the token."""
     limit = narrowest((verified.narrowed, row["scopes"]))
     if verified.subject is None:
         return person_of(row, limit, session_id=verified.claims.ses, token_id=verified.claims.jti)

@@ -150,7 +150,7 @@ class SignIn:
         return await self._enter(user, _Proof("password", verdict.right, factor, rehashed=verdict.rehashed), visitor)
 
     async def _enter(self, user: User | None, proof: _Proof, visitor: Visitor) -> TokenPair | Refusal:
-        """Start the session of who has shown a right proof, unless what it proves has changed meanwhile."""
+        """Start a session for a person who has shown a right proof, unless what it proves has changed meanwhile."""
         people, revoked = self._people, list[tuple[str, str]]()
         if user is not None and proof.right and user.second_factor and proof.factor.given:
             await people.take_factor_try(user)

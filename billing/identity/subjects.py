@@ -57,7 +57,7 @@ def subject_of(issuer: str, claims: Claims, *, trusted: bool, let_in: bool) -> S
 
 
 def contact(given: object) -> str | None:
-    """Return an address that an issuer has said; None for what is none."""
+    """Return an address from another issuer's token; None if it is no valid one."""
     try:
         return parse_email(given) if isinstance(given, str) else None
     except BadAddress:

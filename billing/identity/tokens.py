@@ -48,7 +48,7 @@ class BadToken(MetergateError):
 
 
 class Header(Struct, frozen=True):
-    """What is read of a token's header."""
+    """The fields of a token's header that are read."""
 
     alg: str
     kid: Short | None = None
@@ -62,8 +62,8 @@ class _Issued(Struct, frozen=True):
 
 
 class Claims(Struct, frozen=True):
-    """What a verified token says. Times are Unix seconds; what another issuer writes in its own way is `Any`, and has
-    to be looked at before it is used."""
+    """The claims of a verified token. Times are Unix seconds. A claim whose form differs between issuers is `Any`, and
+    has to be checked before it is used."""
 
     sub: Short
     exp: float

@@ -150,12 +150,12 @@ class Users:
         return _user(row)
 
     async def by_email(self, connection: Connection, email: str) -> User | None:
-        """Return whose address this is."""
+        """Return the user who has this address."""
         row = await connection.fetchrow(_query("users_by_email"), email)
         return None if row is None else _user(row)
 
     async def lock(self, connection: Connection, user_id: str) -> User:
-        """Return a user whose row nobody else changes until the transaction ends. Raises `UserNotFound`."""
+        """Return a user, whose row is locked until the transaction ends. Raises `UserNotFound`."""
         row = await connection.fetchrow(_query("users_lock"), user_id)
         if row is None:
             raise _not_found(user_id)

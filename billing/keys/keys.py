@@ -33,7 +33,7 @@ _NOTICES: Final[Mapping[str, NoticeType]] = {
     "key.revoke": "key.revoked",
     "key.leaked": "key.leaked",
 }
-"""Of which changes customers are told."""
+"""Changes that customers are notified of."""
 _query = queries("billing.ledger")
 _FIELDS: Final = tuple(field.name for field in fields(KeyRow))
 
@@ -100,7 +100,7 @@ class ApiKeys:
         return key, secret
 
     def _new_secret(self) -> tuple[str, str, bytes]:
-        """Return a new secret, what is shown of it, and what is stored of it."""
+        """Return a new secret, the prefix that is shown of it, and the digest that is stored."""
         secret = new_secret(self._choice)
         return secret, shown_prefix(secret), secret_digest(secret)
 

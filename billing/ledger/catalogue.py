@@ -27,7 +27,7 @@ NEWEST_REVISION: Final = "SELECT max(revision) FROM plan_revisions"
 
 @dataclass(frozen=True, slots=True)
 class Revision:
-    """A content of plans.yaml as Postgres knows it; `version` is what the file said, 0 where it said none."""
+    """A content of plans.yaml as Postgres has it; `version` is the file's own, 0 if it has none."""
 
     revision: int
     version: int

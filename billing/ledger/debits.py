@@ -100,7 +100,7 @@ def decode_debit(payload: bytes) -> Debit:
 
 
 def _layout_of(payload: bytes) -> int:
-    """Return the layout that a payload says, whatever else it says; 0 where it says none."""
+    """Return the version of the layout that a payload names, even if the rest can't be read; 0 if it names none."""
     try:
         fields = msgspec.msgpack.decode(payload)
     except (msgspec.DecodeError, ValueError):

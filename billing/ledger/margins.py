@@ -47,7 +47,7 @@ class MarginBy(IntEnum):
 
 
 class Work(NamedTuple):
-    """Some requests: how many, what they cost at the providers, and what was charged, in nano-USD."""
+    """The number of some requests, their cost at the providers, and their charge, in nano-USD."""
 
     requests: int = 0
     cost_nano: int = 0
@@ -71,7 +71,7 @@ class Margin:
 
     @property
     def margin_nano(self) -> int:
-        """Return what was charged less what it cost."""
+        """Return the charge less the cost."""
         return self.used.charged_nano - self.used.cost_nano
 
     @property

@@ -3,11 +3,8 @@
 Lists come newest first, in pages. Usage events are ordered by the moment of their admission and then by request id,
 transactions by id.
 
-The roller moves fresh usage into the rollups, in the background. A debit appends a row to `usage_fresh` in its own
-transaction; moving many of them at once raises each rollup once for all of its rows. Moving never changes what was
-used, because every reader adds rollups and fresh rows of one snapshot, so it does not matter when a row is moved, how
-often a move is broken off, or how many want to. It bounds how many fresh rows a reader has to add up: those of about a
-minute, and at most about `MOST_FRESH`.
+The roller moves rows from `usage_fresh`, where each debit adds one, into the rollups, many at once. That changes no
+result: readers add rollups and fresh rows of one snapshot. It bounds the fresh rows to add: those of about a minute.
 """
 
 import asyncio
@@ -98,8 +95,7 @@ class PricedEvent(NamedTuple):
 
 
 class Reports:
-    """Reads the ledger; `sums` what was used, in sums, `margins` what is left of it. Methods raise
-    `database.connection.DatabaseError`."""
+    """Reads the ledger; `sums` reads sums of usage, `margins` charges less costs. Methods raise `DatabaseError`."""
 
     def __init__(self, database: Database) -> None:
         self._database = database

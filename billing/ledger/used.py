@@ -7,6 +7,7 @@ UTC, without four hours of its beginning and with four hours of the next one. Wh
 snapshot. All is integers, so that spans add up to the span of them all, and groups to the total.
 """
 
+import asyncio
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -31,6 +32,8 @@ TAG_VALUES: Final = 1000
 """Values of one of them that are summed each by itself; the others are summed together."""
 MOST_GROUPED: Final = 2
 MOST_ROWS: Final = 50_000
+ROWS_A_TURN: Final = 1_000
+"""Rows that are added up at once: other tasks have their turn in between."""
 BEGINNING: Final = datetime(2000, 1, 1, tzinfo=UTC)
 END: Final = datetime(2200, 1, 1, tzinfo=UTC)
 
@@ -41,9 +44,10 @@ _HOURLY: Final = timedelta(hours=1)
 
 PLANNED_EACH_TIME: Final = (
     "SELECT set_config('jit', 'off', true), set_config('plan_cache_mode', 'force_custom_plan', true), "
-    "set_config('work_mem', '32MB', true)"
+    "set_config('work_mem', '32MB', true), set_config('enable_sort', 'off', true)"
 )
-"""For the rest of a transaction: to compile a statement, or to plan it for any number of pieces, costs more than it."""
+"""For the rest of a transaction: to compile a statement, or to plan it for any number of pieces, costs more than it.
+Many rows are added into few groups, which the planner does not know: it would sort them first."""
 
 _query = queries("billing.ledger")
 
@@ -221,9 +225,11 @@ class UsageSums:
         bounds: Sequence[datetime],
         grouping: Grouping | None = None,
         only: UsedBy | None = None,
+        named: Sequence[str] | None = None,
     ) -> list[Span]:
         """Return what was used in each span between two bounds, which are rising times of UTC with whole minutes: from
-        one on and before the next."""
+        one on and before the next. With `named` only these values of the first dimension that it is grouped by are told
+        apart: all others are together in `OTHERS`."""
         if len(bounds) < 2:
             return []
         grouping, only = grouping or Grouping(), only or UsedBy()
@@ -239,11 +245,16 @@ class UsageSums:
                 *grouping.columns,
                 *(only.key_id, only.user_id, only.feature),
                 *(await _tag_id(connection, account_id, grouping.tag), grouping.tag),
-                MOST_ROWS + 1,
+                *(MOST_ROWS + 1, None if named is None else list(named), OTHERS),
             )
         if len(rows) > MOST_ROWS:
             raise UsageQueryError("These are too many groups for one answer: ask for less time, or for fewer groups.")
-        return _added(len(spans), rows, grouping)
+        return await _added(len(spans), rows, grouping)
+
+    async def most_groups(self, account_id: str, grouping: Grouping) -> int:
+        """Return how many groups one span has at most, but for those that are new since the last minute."""
+        row = _query("usage_groups"), account_id, *grouping.columns, grouping.tag
+        return int(await self.database.value(*row) or 0)
 
 
 async def _tag_id(connection: Connection, account_id: str, tag: str | None) -> int:
@@ -258,10 +269,12 @@ async def _tag_id(connection: Connection, account_id: str, tag: str | None) -> i
     return int(ids.get(tag, 0))
 
 
-def _added(count: int, rows: Sequence[Row], grouping: Grouping) -> list[Span]:
+async def _added(count: int, rows: Sequence[Row], grouping: Grouping) -> list[Span]:
     """Return the spans that rows are about. Those of sums come once for each group, so that most are what they say."""
     found: list[Span] = [{} for _ in range(count)]
-    for row in rows:
+    for at, row in enumerate(rows, start=1):
+        if at % ROWS_A_TURN == 0:
+            await asyncio.sleep(0)
         place, first, second, value, tag_value, *numbers, cost_nano, charged_nano = row
         used = Used._make((*numbers, int(cost_nano), int(charged_nano), 0))
         span = found[abs(place) - 1]

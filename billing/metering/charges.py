@@ -124,7 +124,7 @@ class Measure:
 
 _FIELDS: Final = tuple(each.name for each in fields(Measure))
 _MAYBE_ZERO: Final = frozenset(("amount_nano", "thousandths"))
-"""Where zero is something else than nothing said."""
+"""Fields in which zero differs from a missing value."""
 
 
 @dataclass(frozen=True, slots=True)

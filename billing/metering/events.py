@@ -49,7 +49,7 @@ TRIES: Final = 2
 BRIEF_WAIT_S: Final = 0.025
 """How long a batch of several accounts waits for one that is locked."""
 TOLD_AT_ONCE: Final = 100
-"""Accounts of which Redis is told together."""
+"""How many accounts are corrected in Redis by one call."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -264,4 +264,4 @@ def _fail(batch: Sequence[_Waiting], error: MetergateError) -> None:
     for each in batch:
         if not each.outcome.done():
             each.outcome.set_exception(error)
-            each.outcome.exception()  # retrieved here: nobody may be waiting any more
+            each.outcome.exception()  # retrieved here: there may be no caller any more

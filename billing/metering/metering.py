@@ -62,8 +62,9 @@ PrincipalOf = Callable[[Payer, bool], Awaitable["Principal | None"]]
 
 
 class Desk:
-    """Who pays, at which price, and whether there is room. `principal_of` gives the principal of an account, read anew
-    where its second argument says so; `prices` the table in force; `clock` Unix seconds."""
+    """What a debit or hold of a service needs: the account's principal, prices, and room. `principal_of` returns the
+    principal of an account, read again if its second argument is true; `prices` returns the table in force; `clock` is
+    in Unix seconds."""
 
     def __init__(
         self,

@@ -157,7 +157,7 @@ class ServiceHolds:
 
 
 def _used(held: Measure, used: dict[str, Any]) -> Measure:
-    """Return the measure of what was used of what is held. Raises `BadMeasure`."""
+    """Return the measure by which a hold is settled. Raises `BadMeasure`."""
     if "provider" in used and held.provider != used["provider"] and not (held.model and held.provider is None):
         raise BadMeasure("A provider is named where the hold is of a model, and named none.", "provider")
     return replace(held, **used)
@@ -174,7 +174,7 @@ def _give(made: asyncio.Future[Recorded], what: Recorded | MetergateError) -> No
         made.set_result(what)
     else:
         made.set_exception(what)
-        made.exception()  # retrieved here: nobody may be waiting any more
+        made.exception()  # retrieved here: there may be no caller any more
 
 
 def _hold_fields(debit: Debit, event_id: str, state: str, created: datetime, expires: datetime) -> dict[str, Any]:

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 MAX_URL: Final = 2000
 READ_BYTES: Final = 4096
-"""Of an answer so much is read, so that its connection may be used again; what it says is not kept."""
+"""So much of an answer is read, so that its connection can be used again; it is not kept."""
 DEFAULT_TIMEOUT_S: Final = 15.0
 _FORBIDDEN: Final = "the address is private: only public addresses are delivered to"
 

@@ -97,7 +97,7 @@ _OF_SUBJECTS: Final[Mapping[str, str]] = {
     "key": "A quota of one of your API keys is exhausted: its requests are refused until it resets.",
     "user": "A quota of a member is exhausted: requests by that member's keys are refused until it resets.",
 }
-"""What is said of a quota by whose it is, where it is not the account's own."""
+"""The text about an exhausted quota, by its subject; those of accounts have another one."""
 
 
 def letter_of(service: str, type_: NoticeType, data: Mapping[str, Any]) -> tuple[str, str] | None:

@@ -20,7 +20,7 @@ def new_secret() -> str:
 
 
 def key_of(secret: str) -> bytes:
-    """Return the key that a secret stands for: what is in base64 after the prefix, or else the text itself."""
+    """Return the signing key in a secret: the base64 after the prefix, or else the text itself."""
     if secret.startswith(PREFIX):
         return base64.b64decode(secret.removeprefix(PREFIX), validate=True)
     return secret.encode()

@@ -97,6 +97,7 @@ class NoticeWorker:
         self._new_id, self._owner = new_id, owner
         self._claiming = asyncio.Lock()
         self._busy: set[str] = set()
+        self._none_due = False
         self.waiting, self.parked, self.lag_s = 0, 0, 0.0
 
     async def run(self) -> None:
@@ -135,6 +136,7 @@ class NoticeWorker:
         while await self._hand_out() == BATCH:
             pass
         left = [MOST]
+        self._none_due = False
         await asyncio.gather(*(self._lane(left) for _ in range(LANES)))
         return MOST - left[0]
 
@@ -162,9 +164,12 @@ class NoticeWorker:
         """Send one delivery after another, of those that no other lane sends to the same endpoint."""
         while left[0] > 0:
             async with self._claiming:
+                if self._none_due:  # another lane has just asked
+                    return
                 rules, busy = self._rules, sorted(self._busy)
                 claimed = await self._database.row(_query("deliveries_claim"), rules.pause_s, rules.most_pause_s, busy)
                 if claimed is None:
+                    self._none_due = True
                     return
                 left[0] -= 1
                 self._busy.add(endpoint := claimed["endpoint_id"] or "")
@@ -172,6 +177,7 @@ class NoticeWorker:
                 await self._deliver(claimed)
             finally:
                 self._busy.discard(endpoint)
+                self._none_due = False
 
     async def _deliver(self, claimed: Row) -> None:
         outcome = await self._send(claimed)
@@ -224,7 +230,7 @@ class NoticeWorker:
 
 
 def body_of(notice: Any) -> bytes:
-    """Return what a delivery of a notice says, as JSON."""
+    """Return the JSON body of a notice's delivery."""
     body = {
         "id": notice["notice_id"],
         "type": notice["type"],

@@ -96,7 +96,7 @@ class OwnedObjects:
             for _, outcome in batch:
                 if not outcome.done():
                     outcome.set_exception(error)
-                    outcome.exception()  # whoever asked may have left
+                    outcome.exception()  # the caller may have left
             return
         accepted = {(row["object_id"], row["provider"]) for row in rows}
         for owned, outcome in batch:

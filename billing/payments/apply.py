@@ -30,7 +30,8 @@ _query = queries("billing.payments")
 
 @dataclass(slots=True)
 class After:
-    """What is told once the transaction is committed: accounts whose balance, and whose status or plan, has changed."""
+    """Work after the commit: accounts whose balance, and accounts whose status or plan, has changed, which gateways are
+    notified of."""
 
     balances: set[str] = field(default_factory=set)
     accounts: set[str] = field(default_factory=set)

@@ -1,4 +1,4 @@
-"""Payments put together: one provider, and everything that works on what it says."""
+"""Payments put together: one provider, and all parts that use its objects."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ if TYPE_CHECKING:
     from billing.plans import Plans
 
 Job = Callable[[], Coroutine[Any, Any, None]]
-"""Work that goes on for ever beside the gateway."""
+"""Work that runs in the background for ever."""
 
 _query = queries("billing.payments")
 

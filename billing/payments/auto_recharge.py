@@ -43,7 +43,7 @@ MOST_PAUSE: Final = timedelta(hours=24)
 AFTER_SUCCESS: Final = timedelta(minutes=1)
 """Until the next charge: the balance has been told by then."""
 AGAIN: Final = timedelta(minutes=2)
-"""Until one that was broken off, or whose payment is under way, is looked at again."""
+"""The wait before an interrupted attempt, or a pending payment, is checked again."""
 MOST: Final = 20
 """Accounts that one round charges."""
 LOOKED_AT: Final = 5_000
@@ -154,7 +154,7 @@ class AutoRecharge:
         return None
 
     async def _conclude(self, attempt: Recharge, payment: Payment | None) -> None:
-        """Note what became of an attempt; one whose payment is under way is looked at again."""
+        """Store the result of an attempt; an attempt whose payment is still pending is checked again later."""
         if payment is None:
             await self._note(attempt, "ready", None)
         elif payment.status in ("open", "processing"):

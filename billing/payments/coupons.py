@@ -74,7 +74,7 @@ class CouponUsed(CouponError):
 
 
 class Tries(Protocol):
-    """Counts what is guessed at."""
+    """Counts wrong codes."""
 
     async def take_try(self, subject: str, instead: str, most: int | None = None) -> None: ...
 
@@ -130,7 +130,7 @@ class Coupon:
 
 @dataclass(frozen=True, slots=True)
 class Redeemed:
-    """What a redemption has given."""
+    """The result of a redemption."""
 
     coupon: Coupon
     grant: GrantResult

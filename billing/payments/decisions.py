@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from billing.payments.objects import Dispute, OrderKind, OrderStatus, Payment
 
 RETURNED: Final = ("failed", "canceled")
-"""Refunds whose money came back to us."""
+"""States of refunds whose money came back."""
 TAKEN: Final = ("open", "lost")
 """Disputes that suspend the account."""
 

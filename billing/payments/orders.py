@@ -270,7 +270,7 @@ def order_of(row: Row) -> Order:
 
 
 def parked_of(row: Row) -> Parked:
-    """Return what is parked from its row."""
+    """Return a parked payment from its row."""
     return Parked(**dict(row))
 
 

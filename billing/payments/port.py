@@ -7,8 +7,7 @@ Writing calls take `key`, an idempotency key of ours (an order's id and the step
 same call with the same key gets the same answer and does nothing more.
 
 PaymentError
-+-- PaymentProviderUnavailable   not reached, or failed on its own side: a retry with the same key may succeed
-|   +-- PaymentAnswerStrange     it answered with what can't be read: whether the call was carried out is unknown
++-- PaymentProviderUnavailable   not reached, or failed, or not understood: a retry with the same key may succeed
 +-- PaymentRefused               the provider refused the call itself: a card does not pay, or a state of ours is wrong
 |   +-- CustomerGone             the provider has no such customer any more: make another
 +-- PaymentEventRefused          an event that is not the provider's, or too old
@@ -41,15 +40,11 @@ class PaymentError(MetergateError):
 
 
 class PaymentProviderUnavailable(PaymentError):
-    """The provider was not reached, or failed on its own side: a retry with the same key may succeed."""
+    """The provider was not reached, failed on its own side, or answered with an object that can't be read: whether the
+    call was carried out may be unknown, and a retry with the same key may succeed."""
 
     kind = "unavailable"
     retry_after_s = 5
-
-
-class PaymentAnswerStrange(PaymentProviderUnavailable):
-    """The provider answered with an object that lacks fields, or has them of other types: whether what was asked for
-    was done is unknown, so that a retry has to have the same key."""
 
 
 class PaymentRefused(PaymentError):
@@ -109,7 +104,8 @@ class Purchase:
 
 @dataclass(frozen=True, slots=True)
 class NewCustomer:
-    """What the provider is told of an account. No address: whoever pays gives the one that receipts go to."""
+    """What a new customer at the provider is given of an account. No mail address: the payer enters the one for
+    receipts."""
 
     account_id: str
     name: str

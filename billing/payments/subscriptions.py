@@ -221,7 +221,7 @@ def _seen(row: Row) -> Seen:
 
 
 def _told(wanted: InForce) -> dict[str, object]:
-    """Return what a notice says of a plan that has come into force."""
+    """Return the data of the notice of a plan that has come into force."""
     seen = wanted.subscription
     ends_at = wanted.grace_until or (None if seen is None else seen.ends_at)
     return {
@@ -265,7 +265,7 @@ def invoice_handler(provider: str, subscriptions: Subscriptions) -> Handler:
         if await subscriptions.apply_invoice(connection, provider, account_id, now):
             after.balances.add(account_id)
             is_new = True
-        if is_new and now.payment_id is not None:  # what was refunded or disputed before takes back what it brings
+        if is_new and now.payment_id is not None:  # earlier refunds and disputes take back the credit that it brings
             after.refs.append(ObjectRef("payment", now.payment_id))
         await _tell(connection, account_id, now)
         if now.subscription_id is not None:

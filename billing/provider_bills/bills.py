@@ -113,7 +113,7 @@ class Bills:
         return self._differences.get(provider, 0) / NANO_PER_USD
 
     async def fetched(self, provider: str, since: date, until: date) -> Bill:
-        """Fetch and keep what a provider says of some days, and compare it. Raises `BillError`."""
+        """Fetch and store a provider's bill of some days, and compare it. Raises `BillError`."""
         account = self._account(provider)
         if account.source is None:
             raise NoSuchBill(f"The entry of {provider} has no billing key that is set: give its invoice as a file.")

@@ -36,7 +36,7 @@ class BillError(MetergateError):
 
 
 class BillRefused(BillError):
-    """What was asked for can't be, or what was given is no bill; `field` names what of it is wrong."""
+    """A query that can't be answered, or a file that is no bill; `field` names the wrong field."""
 
     kind = "invalid"
 
@@ -98,7 +98,7 @@ class BillLine:
 
     @property
     def counts(self) -> Counts:
-        """Return what it says, nothing for what it does not say."""
+        """Return its counts and amount; missing ones are 0."""
         return Counts(self.requests or 0, self.input_tokens or 0, self.output_tokens or 0, self.amount_nano or 0)
 
 

@@ -28,8 +28,8 @@ class AuditQuery(OwnAuditQuery, frozen=True, kw_only=True):
 
 
 class AuditShape(Answer, frozen=True, kw_only=True):
-    """Who did what, and when: `subject` is the id of what was changed, `before` and `after` are what it said. `address`
-    is where the request came from, null where that is not known or not the reader's affair."""
+    """A change: `subject` is the id of the changed object, `before` and `after` its content. `address` is the caller's,
+    null if it is unknown or not for the reader."""
 
     id: str
     created_at: Moment

@@ -68,7 +68,7 @@ class ParkedExportShape(Answer, frozen=True, kw_only=True):
 
 
 def parked_export_shape(parked: Parked) -> ParkedExportShape:
-    """Return the shape of what is parked."""
+    """Return the shape of a parked item."""
     return ParkedExportShape(
         export=parked.export,
         item=parked.item,

@@ -152,7 +152,8 @@ class KeyRow(KeyRules):
 
 
 def given_rules(body: RulesBody) -> dict[str, Any]:
-    """Return the rules that a body says, parsed, without what it leaves unset. Raises `KeyRefused`, `QuotaError`."""
+    """Return the rules that a body sets, parsed, without those that it leaves unset. Raises `KeyRefused`,
+    `QuotaError`."""
     return {name: rule.parse(value) for name, rule in RULES.items() if (value := getattr(body, name)) is not UNSET}
 
 
@@ -162,7 +163,7 @@ def rules_shown(rules: KeyRules) -> dict[str, Any]:
 
 
 class RulesBody(Body, frozen=True, kw_only=True):
-    """A key's rules: what is absent is the default, or for a change what it was; null is the default."""
+    """A key's rules. An absent one is the default, or in a change stays as it was; null is the default."""
 
     scopes: ScopesText | ScopesList | UnsetType | None = UNSET
     models: ModelsBody | UnsetType | None = UNSET
@@ -279,6 +280,6 @@ def key_shape(key: KeyRow, shape: type[K], /, **more: object) -> K:
 
 
 class KeysQuery(PageQuery, frozen=True, kw_only=True):
-    """Whose keys: one account's, or everyone's."""
+    """Which keys: those of one account, or all."""
 
     account_id: Filter | None = None

@@ -105,7 +105,8 @@ def percent_text(hundredths: int) -> str:
 
 
 class BillQuery(Query, frozen=True, kw_only=True):
-    """Of which days, without them the last seven, and of what was kept: what the API said, or an invoice."""
+    """The days to show, by default the last seven, and the source of the stored bill: the provider's API, or an
+    invoice."""
 
     since: Day | None = None
     until: Annotated[Day, Meta(description="the day after the last one")] | None = None

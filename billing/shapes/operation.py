@@ -183,7 +183,7 @@ _OF_RUN: Final = (
 
 
 def with_run(shape: JobShape, run: Run) -> JobShape:
-    """Return what is said of a job together with what its collection came to."""
+    """Return the answer of a job together with the counts of its collection."""
     started_at = rfc3339(run.started_at) if shape.started_at is UNSET else shape.started_at
     fields = {name: getattr(run, name) for name in _OF_RUN}
     return structs.replace(shape, started_at=started_at, finished_at=rfc3339(run.finished_at), **fields)
@@ -239,16 +239,14 @@ def subject_shape(subject: Subject) -> SubjectShape:
 
 
 class AssignBody(Body, frozen=True, kw_only=True):
-    """The account of those that an exporter counts under a uuid, or with an e-mail address; with `since` also of those
-    that have another, from the hour of that time on."""
+    """The account of those that an exporter counts under a uuid, or with an e-mail address."""
 
     subject: Id
     account_id: Id
-    since: Since | None = None
 
 
 class AssignedShape(Answer, frozen=True, kw_only=True):
-    """How many were given the account; what was counted of them is charged with the next run."""
+    """How many did not have the account, and have it now."""
 
     assigned: int
 

@@ -94,7 +94,7 @@ class MailSent(Answer, frozen=True, kw_only=True):
 
 
 class PasswordForgotten(Body, frozen=True, kw_only=True):
-    """Whose password is to be replaced."""
+    """The address of the user whose password is to be replaced."""
 
     email: Email
 
@@ -138,7 +138,7 @@ class NewAddressCode(Body, frozen=True, kw_only=True):
 
 
 class PasswordShown(Body, frozen=True, kw_only=True):
-    """The password of who has one."""
+    """The present password of a user who has one."""
 
     password: Password | None = None
 

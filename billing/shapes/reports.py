@@ -1,4 +1,4 @@
-"""What a customer reads of what was used, in sums: a summary, buckets of time, the month so far. Pure."""
+"""Reports of usage sums for a customer: a summary, buckets of time, the month so far. Pure."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from billing.shapes.budgets import OwnBudgetShape, own_budget_shape
 from billing.times import rfc3339
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
     from zoneinfo import ZoneInfo
 
     from billing.accounts.accounts import Account
@@ -121,7 +121,9 @@ class BucketShape(UsedShape, frozen=True, kw_only=True):
 
 
 class BucketsShape(Answer, frozen=True, kw_only=True):
-    """Buckets of time without a gap, the oldest first; `next_cursor` goes on with later ones."""
+    """Buckets of time without a gap, the oldest first; `next_cursor` goes on with later ones. Those of one answer have
+    at most 2,000 groups together. A bucket that alone has more comes in several answers one after the other, each time
+    with all of its sums and the next of its groups."""
 
     granularity: Granularity
     tz: str
@@ -194,15 +196,20 @@ def group_shape(names: Sequence[str], group: Group, used: Used) -> GroupShape:
 
 
 def bucket_shape(
-    start: datetime, end: datetime, zone: ZoneInfo, names: Sequence[str], span: Span, whole: Used
+    start: datetime,
+    end: datetime,
+    zone: ZoneInfo,
+    names: Sequence[str],
+    used: Used,
+    groups: Iterable[tuple[Group, Used]],
 ) -> BucketShape:
-    """Return the shape of a bucket; `whole` is what its groups have used together."""
+    """Return the shape of a bucket; `used` is what all of its groups have used together."""
     return BucketShape(
         start=rfc3339(start),
         end=rfc3339(end),
         local_start=start.astimezone(zone).isoformat(timespec="seconds"),
-        groups=[group_shape(names, group, used) for group, used in ordered(span)] if names else [],
-        **used_fields(whole),  # type: ignore[arg-type]
+        groups=[group_shape(names, *each) for each in groups] if names else [],
+        **used_fields(used),  # type: ignore[arg-type]
     )
 
 

@@ -126,7 +126,7 @@ class KeyAsked(Body, frozen=True, kw_only=True):
 
 
 class KeyHolder(Answer, frozen=True, kw_only=True):
-    """Whose API key it is, and what it may."""
+    """The account, user and rights of an API key."""
 
     key_id: str
     key_name: str

@@ -58,7 +58,7 @@ OneToRevoke = Annotated[
 
 
 class RevokeAllBody(Body, frozen=True, kw_only=True):
-    """Whose tokens end: one's own, or for an operator somebody else's."""
+    """The user whose tokens end: the caller's own, or for an operator any user's."""
 
     user_id: Annotated[str, Meta(min_length=1, max_length=64)] | None = None
     reason: Reason | None = None
@@ -82,7 +82,7 @@ class AccessTokenShape(Answer, frozen=True, kw_only=True):
 
 
 class TokenPairShape(AccessTokenShape, frozen=True, kw_only=True):
-    """What a client keeps of a sign-in."""
+    """The tokens of a sign-in."""
 
     refresh_token: str
 

@@ -1,4 +1,4 @@
-"""What a customer reads of its own account: balance, transactions, usage events and totals. Pure."""
+"""Reports for a customer about its own account: balance, transactions, usage events and totals. Pure."""
 
 from __future__ import annotations
 
@@ -276,7 +276,7 @@ class TotalsQuery(Query, frozen=True, kw_only=True):
 
 
 class TotalsShape(Answer, frozen=True, kw_only=True):
-    """What was used, since ever where no time is asked for; `cost_usd` is what was charged."""
+    """Totals of usage, of all time if no time is given; `cost_usd` is the sum of charges."""
 
     events: int
     input_tokens: int

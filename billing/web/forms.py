@@ -39,7 +39,7 @@ METRICS: Final = (
 )
 WINDOWS: Final = tuple((each, "in all" if each == Window.total.name else each) for each in Window.__members__)
 LIMIT_VALUES: Final[Mapping[str, Any]] = {"metrics": METRICS, "windows": WINDOWS}
-"""What a template with rows of limits needs beside the rows."""
+"""What a template with rows of limits needs in addition to the rows."""
 MOST_DIGITS: Final = 20
 _DIGITS: Final = re.compile("[0-9]{6}", re.ASCII)
 _COLUMNS: Final = ("metric", "window", "limit", "model", "feature")

@@ -91,7 +91,7 @@ async def new_key(visit: Visit) -> View:
 
 
 def _form_values(visit: Visit, key: KeyShape | None = None) -> dict[str, Any]:
-    """Return what the fields of a key's form hold: what was typed, else what the key says, else the defaults."""
+    """Return the values of a key's form: those that were typed, else the key's, else the defaults."""
     kept = list(DEFAULT_SCOPES) if key is None else key.scopes
     chosen = visit.form.getall("scope", []) if visit.form else kept
     offered = [(name, meaning) for name, meaning in SCOPES.items() if visit.may(name) or name in kept]

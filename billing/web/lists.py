@@ -26,15 +26,16 @@ _BAD: Final = frozenset({"suspended", "closed", "failed", "disputed", "disabled"
 @dataclass(frozen=True, slots=True)
 class Column:
     """One column, or one fact: the attribute `name` of a row. `href` is a path below /console with names of the row's
-    attributes in braces; a row without a value has no link."""
+    attributes in braces; a row without a value has no link. `names` say what values are called, beside them."""
 
     label: str
     name: str
     kind: Kind = "text"
     href: str | None = None
+    names: Mapping[str, str] = field(default_factory=dict)
 
     def value(self, row: Any) -> Any:
-        """Return what a row has there."""
+        """Return the row's value in this column."""
         return getattr(row, self.name)
 
     def link(self, visit: Visit, row: Any) -> str | None:
@@ -90,7 +91,7 @@ class Form:
 
 @dataclass(frozen=True, slots=True)
 class Listed:
-    """A list: its caption, its rows, and what is said where there are none, with a command that changes that."""
+    """A list: its caption, its rows, the text for an empty list, and a command that changes it."""
 
     caption: str
     columns: tuple[Column, ...]
@@ -270,7 +271,7 @@ def _bar(bucket: Bucket, x: int, end: int, top: int, place: dict[str, int], tick
         lower, upper = below * FLOOR // top, (below + amount) * FLOOR // top
         below += amount
         if amount:
-            height = max(1, upper - lower)  # whatever was charged is seen
+            height = max(1, upper - lower)  # so that every charge is visible
             parts.append(Part(series, FLOOR - lower - height, height))
     width = end - x
     return Bar(x, width, max(1, width - width // GAP), tuple(parts), bucket.href, bucket.label, tick)

@@ -163,7 +163,7 @@ async def show_new_organization(visit: Visit) -> View:
 
 
 async def found_organization(visit: Visit) -> web.Response:
-    """Begin an organization of one's own."""
+    """Create an organization of the caller's own."""
     await create_organization(visit.call, visit.body(NewOrganization, name=visit.field("name") or ""))
     return visit.see("/", "founded")
 

@@ -183,7 +183,7 @@ async def grant(visit: Visit) -> web.Response:
 
 
 async def refund(visit: Visit) -> web.Response:
-    """Give back what was charged."""
+    """Refund a charge."""
     await create_refund(visit.call, visit.body(NewGrant, **_given(visit, "amount_usd", "idempotency_key", "note")))
     return _booked(visit)
 

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 NOTICES.update(
     {
         "collected": "Exporters were asked: the run is below.",
-        "assigned": "Assigned: what was counted of it is charged with the next run.",
+        "assigned": "Assigned: what was parked is charged with the next run.",
         "sent-again": "It is sent again within seconds.",
     }
 )
@@ -35,7 +35,6 @@ _RUNS: Final = (
     Column("Began", "started_at", "time"),
     Column("Job", "job"),
     Column("Status", "status", "state"),
-    Column("Ended", "finished_at", "time"),
     Column("Exporters", "sources", "count"),
     Column("Failed", "failed_sources", "count"),
     Column("Samples", "processed_samples", "count"),
@@ -113,12 +112,13 @@ async def collect(visit: Visit) -> web.Response:
 
 
 async def exporters(visit: Visit) -> View:
-    """Show whom exporters count, and have those assigned who have no account."""
+    """Show whom exporters count, and have them assigned to accounts."""
     if visit.services.collector is None:
         return listed("Exporters", Listed("Exporters", _SUBJECTS, (), empty="This gateway does not collect."))
     found = await list_subjects(visit.call, visit.query(SubjectsQuery))
     fields = Field("subject", "UUID or e-mail", required=True), Field("account_id", "Account", required=True)
-    assign = Form("Assign one to an account", "/operator/exporters/assign", "Assign", fields)
+    hint = "What was parked of it is charged with the next run. Another account's is moved from the next minute on."
+    assign = Form("Assign one to an account", "/operator/exporters/assign", "Assign", fields, hint=hint)
     states = Field("state", "Which", options=(("all", "all"), ("parked", "without an account")))
     table = Listed("Seen last first", _SUBJECTS, found.data, found.next_cursor, empty="Exporters have counted nobody.")
     return listed("Exporters", table, forms=(assign,), filters=(states,))
@@ -148,7 +148,7 @@ async def retry(visit: Visit) -> web.Response:
 
 
 async def webhooks(visit: Visit) -> View:
-    """Show where operators are told of things."""
+    """Show the endpoints that operators' notices are sent to."""
     limit, after = page_asked(visit.query(PageQuery))
     found = await visit.services.endpoints.page(None, limit, after)
     shown = [endpoint_shape(each) for each in found.items]

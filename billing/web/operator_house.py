@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any, Final
 
@@ -28,11 +29,9 @@ if TYPE_CHECKING:
 
 _TARGETS: Final = (
     Column("Provider", "provider"),
-    Column("Kind", "kind"),
     Column("State", "state", "state"),
     Column("Off because", "off_reason"),
     Column("Base URL and key", "target"),
-    Column("Weight", "weight"),
     Column("Tried again", "open_until", "time"),
     Column("Models", "models"),
 )
@@ -128,14 +127,14 @@ async def _refused(visit: Visit) -> list[RefusedShape]:
 class _Target:
     """One base URL and key of a provider, as a row. The key is never shown, only how it does."""
 
-    __slots__ = ("kind", "models", "off_reason", "open_until", "provider", "state", "target", "weight")
+    __slots__ = ("models", "off_reason", "open_until", "provider", "state", "target")
 
     def __init__(self, provider: ProviderShape, target: TargetShape | None) -> None:
-        self.provider, self.kind, self.models = provider.name, provider.kind, provider.models
+        kind = "" if provider.kind == provider.name else f" ({provider.kind})"
+        self.provider, self.models = f"{provider.name}{kind}", provider.models
         self.state: str = "off" if provider.off_reason else "on" if target is None else _STATES[target.state]
         self.off_reason = provider.off_reason
-        self.target = "" if target is None else f"{target.number}: {target.origin}"
-        self.weight = None if target is None else target.weight
+        self.target = "" if target is None else f"{target.number}: {target.origin}, weight {target.weight}"
         self.open_until = None if target is None else target.open_until
 
 
@@ -194,7 +193,10 @@ async def audit(visit: Visit) -> View | Table:
     filters = tuple(
         Field(name, label) for name, label in (("action", "Action"), ("actor", "Who"), ("account_id", "Account"))
     )
-    table = Listed("Newest first", _AUDIT, found.data, found.next_cursor, empty="Nothing of that was done.")
+    ids = (text for each in found.data for text in (each.actor, each.subject, each.account_id))
+    names = await visit.services.audit.names(ids)
+    columns = tuple(replace(column, names=names) if column.kind == "code" else column for column in _AUDIT)
+    table = Listed("Newest first", columns, found.data, found.next_cursor, empty="Nothing of that was done.")
     return listed("Audit", table, filters=filters, csv=True)
 
 

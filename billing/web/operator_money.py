@@ -126,7 +126,7 @@ def _choice(names: tuple[str, ...]) -> tuple[tuple[str, str], ...]:
 
 
 async def order(visit: Visit) -> View:
-    """Show an order, what it is at the provider, and what it became in the ledger."""
+    """Show an order, its state at the provider, and its transfers in the ledger."""
     found = await get_any_order(visit.call)
     key = {"idempotency_key": visit.typed("idempotency_key") or visit.services.new_id()}
     amount = Field("amount_usd", "Amount (USD)", hint="empty: all that is left of it")
@@ -190,7 +190,7 @@ async def events(visit: Visit) -> View:
 
 
 async def replay(visit: Visit) -> web.Response:
-    """Have an event looked into once more."""
+    """Process an event again."""
     await replay_payment_event(visit.call)
     return visit.see("/operator/payments/events", "event-again")
 
@@ -213,7 +213,7 @@ async def plans(visit: Visit) -> View:
 
 
 async def margins(visit: Visit) -> View | Table:
-    """Show what was charged less what it cost, or give it as a table."""
+    """Show charges less costs, or return them as CSV."""
     found = await get_margin(visit.call, visit.query(MarginQuery))
     if isinstance(found, Table):
         return found

@@ -122,7 +122,7 @@ async def price_differences(visit: Visit) -> View:
 
 
 async def price_try(visit: Visit) -> View:
-    """Show what a usage would cost now, as `metergate operator price try` says it."""
+    """Show what a usage would cost now, as `metergate operator price try` does."""
     asked = {name: value.strip() for name, value in visit.request.query.items()}
     trial: Trial | None = None
     if asked.get("model"):

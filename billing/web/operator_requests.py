@@ -104,7 +104,7 @@ async def revoke(visit: Visit) -> web.Response:
 
 
 async def requests(visit: Visit) -> View | web.Response:
-    """Show requests of an account, or lead to one by its id; without either what was refused last, of all."""
+    """Show the requests of an account, or lead to one by its id; without either, the last refusals of all accounts."""
     asked = visit.request.query
     if asked.get("id"):
         return visit.see(f"/operator/requests/{quote(asked['id'].strip(), safe='')}")

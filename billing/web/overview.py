@@ -35,7 +35,8 @@ DAY_S: Final = 86_400
 
 
 async def first(visit: Visit) -> View | web.Response:
-    """Show the overview of one's organization; who belongs to none is an operator, or is told so."""
+    """Show the overview of the caller's organization. Without one an operator is led to their own pages; others are
+    told that they have none."""
     if visit.account is None or BILLING_READ not in visit.caller.scopes:
         if visit.operator:
             return visit.see("/operator")

@@ -139,8 +139,9 @@ def _sections(visit: Visit, pages: Mapping[str, Page]) -> list[tuple[str, list[t
     ]
     within = [path for _, links in seen for _, path in links if f"{visit.path}/".startswith(f"{path.rstrip('/')}/")]
     here = max(within, key=len, default="")
-    alone = {} if visit.account is not None else {SECTIONS[0][0]: ALONE}
-    return [(alone.get(title, title), [(*link, link[1] == here) for link in links]) for title, links in seen if links]
+    own = next((each.name for each in visit.organizations if each.id == visit.caller.org_id), SECTIONS[0][0])
+    called = {SECTIONS[0][0]: ALONE if visit.account is None else own}
+    return [(called.get(title, title), [(*link, link[1] == here) for link in links]) for title, links in seen if links]
 
 
 def _led(page: Page, visit: Visit) -> bool:

@@ -69,7 +69,7 @@ def _field_of(visit: Visit) -> str | None:
 
 
 async def rename(visit: Visit) -> web.Response:
-    """Change one's name."""
+    """Change the caller's name."""
     await update_me(visit.call, visit.body(ProfilePatch, name=visit.field("name") or ""))
     return visit.see("/security", "saved")
 
@@ -150,8 +150,10 @@ async def end_all(visit: Visit) -> web.Response:
 async def audit(visit: Visit) -> View:
     """Show what was done to the organization, newest first."""
     page = await list_own_audit(visit.call, visit.query(OwnAuditQuery))
-    asked = visit.request.query
-    return View("audit.html", {"page": page, "filters": {name: asked.get(name, "") for name in FILTERS}})
+    asked, ids = visit.request.query, (text for each in page.data for text in (each.actor, each.subject))
+    names = await visit.services.audit.names(ids, visit.account_id)
+    filters = {name: asked.get(name, "") for name in FILTERS}
+    return View("audit.html", {"page": page, "names": names, "filters": filters})
 
 
 FILTERS: Final = ("action", "actor", "since", "until")

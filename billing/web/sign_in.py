@@ -126,7 +126,7 @@ async def show_reset(visit: Visit) -> View:
 
 
 async def reset(visit: Visit) -> web.Response:
-    """Set another password by what was mailed."""
+    """Set a new password, by the mailed code."""
     body = visit.body(PasswordReset, token=visit.field("token"), password=visit.typed("password"))
     await people.reset_password(visit.call, body)
     return visit.see("/sign-in", "password-set")

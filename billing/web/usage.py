@@ -1,6 +1,7 @@
 """What was used: by model, key, user, tag, provider or endpoint, in days of a time zone, beside the period before.
 
-Sums come from the handlers of /api/account/usage, so that page, table as CSV and API say the same.
+Sums come from the functions behind /api/account/usage, so that page, table as CSV and API say the same. The dearest
+groups have a row each, and all others are one; the event loop has its turn between parts of what is read.
 """
 
 from __future__ import annotations
@@ -9,31 +10,30 @@ from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
 from typing import TYPE_CHECKING, Any, Final, cast
 
-from msgspec.structs import replace
-
 from billing.api.errors import BadRequest
 from billing.api.requests import zone
-from billing.api.sums import get_buckets, get_summary
+from billing.api.sums import all_buckets, get_buckets, get_summary, read_summary
 from billing.api.tables import Table
 from billing.audit import AuditFilter
 from billing.identity.permissions import BILLING_READ
-from billing.money import parse_usd
-from billing.pages import MAX_LIMIT
-from billing.shapes.reports import SUMS, BucketsQuery, BucketsShape, SummaryQuery, SummaryShape
+from billing.ledger.used import NOTHING, total
+from billing.money import format_usd, parse_usd
+from billing.shapes.reports import BucketsQuery, SummaryQuery, bucket_shape, ordered, used_shape
 from billing.times import parse_rfc3339, rfc3339
-from billing.web.lists import Bucket, Chart, stacked
+from billing.web.lists import MOST_SERIES, Bucket, Chart, stacked
 from billing.web.render import usd_text
 from billing.web.visits import MOST_ROWS, NAMED, Page, View, Visit, key_names
 from billing.zones import Period, day_begins
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Sequence
     from zoneinfo import ZoneInfo
 
-    from billing.shapes.reports import BucketShape, GroupShape
+    from billing.ledger.used import Group, Span, Used
+    from billing.shapes.reports import BucketShape
 
 NOT_SAID: Final = "(none)"
-"""What a group is called whose requests have no such thing."""
+"""The name of the group of requests without a value."""
 GROUPS: Final = ("model", "key", "user", "provider", "endpoint", "feature", "tag")
 PERIODS: Final = {
     "month": "This month",
@@ -146,29 +146,31 @@ async def usage(visit: Visit) -> View | Table:
     now = datetime.fromtimestamp(visit.services.clock(), UTC)
     what = asked(visit, now)
     since, until = map(rfc3339, what.bounds)
-    given: dict[str, Any] = {"tz": what.zone.key, "group_by": what.group_by, "limit": MAX_LIMIT}
-    buckets_query = BucketsQuery(since=since, until=until, granularity=_named(what.granularity), **given)
-    by_time = visit.request.query.get("table") == "time"
-    buckets = await get_buckets(visit.call, buckets_query) if by_time or not visit.wants_csv else None
-    if isinstance(buckets, Table):
-        return buckets
-    summary = await get_summary(visit.call, SummaryQuery(since=since, until=until, **given))
-    if isinstance(summary, Table):
-        return summary
+    given: dict[str, Any] = {"tz": what.zone.key, "group_by": what.group_by}
+    in_time = SummaryQuery(since=since, until=until, **given)
+    by_time = BucketsQuery(since=since, until=until, granularity=_named(what.granularity), **given)
+    if visit.wants_csv:
+        is_by_time = visit.request.query.get("table") == "time"
+        found = await (get_buckets(visit.call, by_time) if is_by_time else get_summary(visit.call, in_time))
+        return cast(Table, found)
+    span = (await read_summary(visit.call, in_time)).span
     earlier_since, earlier_until = map(rfc3339, what.compared(now))
-    earlier = await get_summary(visit.call, SummaryQuery(since=earlier_since, until=earlier_until, **given))
-    names = await _names(visit, what, (*summary.data, *cast(SummaryShape, earlier).data))
-    rows = _rows(visit, what, summary, cast(SummaryShape, earlier), names)
+    earlier = (await read_summary(visit.call, SummaryQuery(since=earlier_since, until=earlier_until, **given))).span
+    groups = [*ordered(span), *((group, NOTHING) for group, _ in ordered(earlier) if group not in span)]
+    names = await _names(visit, what, (group[0] for group, _ in groups[:MOST_ROWS]))
+    steps, chart = await _by_time(visit, what, by_time, [group[0] for group, _ in ordered(span)], names)
     values = {
         "asked": what,
         "periods": PERIODS,
         "groups": GROUPS,
-        "summary": summary,
-        "earlier": earlier,
-        "rows": rows[:MOST_ROWS],
-        "more": len(rows) > MOST_ROWS or summary.next_cursor is not None,
-        "buckets": buckets,
-        "chart": _chart(visit, what, cast(BucketsShape, buckets), summary, names, await _changes(visit, what)),
+        "since": since,
+        "until": until,
+        "total": used_shape(total(span)),
+        "earlier": used_shape(total(earlier)),
+        "rows": _rows(visit, what, groups, earlier, names),
+        "more": len(groups) > MOST_ROWS,
+        "steps": steps,
+        "chart": chart,
         "money_line": lambda amount: usd_text(int(amount)),
     }
     return View("usage.html", values)
@@ -178,30 +180,25 @@ def _named(period: Period) -> Any:
     return period.name
 
 
-async def _names(visit: Visit, what: Asked, groups: Iterable[GroupShape]) -> dict[str, str]:
+async def _names(visit: Visit, what: Asked, values: Iterable[str | None]) -> dict[str, str]:
     """Return what keys or members are called, by their ids."""
     if what.by == "key":
-        return await key_names(visit, map(_value, groups))
+        return await key_names(visit, values)
     if what.by == "user" and visit.caller.org_id is not None:
         members = await visit.services.members.page(visit.caller.org_id, NAMED)
         return {each.user_id: each.email for each in members.items}
     return {}
 
 
-def _value(group: GroupShape) -> str | None:
-    return next(iter(group.group.values()), None)
-
-
 def _rows(
-    visit: Visit, what: Asked, summary: SummaryShape, earlier: SummaryShape, names: dict[str, str]
+    visit: Visit, what: Asked, groups: Sequence[tuple[Group, Used]], earlier: Span, names: dict[str, str]
 ) -> list[dict[str, Any]]:
-    """Return a row for each group, the dearest first, with what it came to in the period before and its requests."""
-    before = {_value(each): each for each in earlier.data}
+    """Return a row for each group, with what it came to in the period before and its requests; all that have no room
+    are one row."""
     since, until = map(rfc3339, what.bounds)
     rows = []
-    for each in (*summary.data, *_gone(summary, earlier)):
-        value = _value(each)
-        was = before.get(value)
+    for group, used in groups[:MOST_ROWS]:
+        value, was = group[0], earlier.get(group, NOTHING)
         filters = {f"{what.by}_id" if what.by in ("key", "user") else what.by: value}
         if what.by == "tag":
             filters = {"tag": f"{what.tag}={value}"}
@@ -209,19 +206,16 @@ def _rows(
         rows.append(
             {
                 "name": NOT_SAID if value is None else names.get(value, value),
-                "used": each,
-                "before_usd": "0.00" if was is None else was.charged_usd,
+                "used": used_shape(used),
+                "before_usd": format_usd(was.charged_nano),
                 "href": visit.url("/requests", since=since, until=until, **filters) if can_link else None,
             }
         )
+    if others := groups[MOST_ROWS:]:
+        was = total({group: earlier[group] for group, _ in others if group in earlier})
+        name, rest = f"all others ({len(others)})", used_shape(total(dict(others)))
+        rows.append({"name": name, "used": rest, "before_usd": format_usd(was.charged_nano), "href": None})
     return rows
-
-
-def _gone(summary: SummaryShape, earlier: SummaryShape) -> list[GroupShape]:
-    """Return groups that have used something in the period before and nothing in this one."""
-    now = {_value(each) for each in summary.data}
-    none: dict[str, Any] = {**dict.fromkeys(SUMS, 0), "cost_usd": "0.00", "charged_usd": "0.00"}
-    return [replace(each, **none) for each in earlier.data if _value(each) not in now]
 
 
 async def _changes(visit: Visit, what: Asked) -> list[tuple[datetime, str]]:
@@ -237,33 +231,45 @@ async def _changes(visit: Visit, what: Asked) -> list[tuple[datetime, str]]:
     return found
 
 
-def _chart(
-    visit: Visit,
-    what: Asked,
-    buckets: BucketsShape,
-    summary: SummaryShape,
-    names: dict[str, str],
-    changes: list[tuple[datetime, str]],
-) -> Chart:
-    """Return the bars: each leads to its hours, or to its requests; a mark says that a month or another plan began."""
-    groups = [_value(each) or NOT_SAID for each in summary.data]
+async def _by_time(
+    visit: Visit, what: Asked, query: BucketsQuery, values: Sequence[str | None], names: dict[str, str]
+) -> tuple[list[BucketShape], Chart]:
+    """Return what was used in each step of time, and its bars: each leads to its hours, or to its requests; a mark says
+    that a month or another plan began. The dearest groups have colours of their own."""
+    changes = await _changes(visit, what)
+    series = [value or NOT_SAID for value in values[: MOST_SERIES + 1]]
+    own = frozenset(series if len(series) <= MOST_SERIES else series[: MOST_SERIES - 1])
+    steps: list[BucketShape] = []
     bars: list[Bucket] = []
-    for each in buckets.data:
-        start, end = parse_rfc3339(each.start), parse_rfc3339(each.end)
-        local = start.astimezone(what.zone)
-        marks = [text for at, text in changes if start <= at < end]
-        if local.day == 1 and what.granularity is Period.day and bars:
-            marks.insert(0, f"{local:%B}")
-        bars.append(
-            Bucket(
-                {_value(group) or NOT_SAID: parse_usd(group.charged_usd) for group in each.groups},
-                _within(visit, what, each),
-                f"{local:%Y-%m-%d %H:%M}: {usd_text(parse_usd(each.charged_usd))}, {each.events} requests",
-                f"{local:{_TICKS[what.granularity]}}",
-                ", ".join(marks),
-            )
-        )
-    return stacked(bars, groups, [names.get(each, each) for each in groups])
+    named = None if len(values) <= MOST_SERIES else [value or "" for value in values[: MOST_SERIES - 1]]
+    async for part in all_buckets(visit.call, query, named):
+        for start, end, used, groups in part:
+            step = bucket_shape(start, end, what.zone, (), used, ())
+            if not steps or steps[-1].start != step.start:
+                steps.append(step)
+                bars.append(_bar(visit, what, step, changes, first=not bars))
+            amounts = bars[-1].amounts
+            for group, each in groups:
+                name = group[0] or NOT_SAID
+                name = name if name in own else ""
+                amounts[name] = amounts.get(name, 0) + each.charged_nano
+    return steps, stacked(bars, series, [names.get(each, each) for each in series])
+
+
+def _bar(visit: Visit, what: Asked, step: BucketShape, changes: list[tuple[datetime, str]], *, first: bool) -> Bucket:
+    """Return the bar of a step, without amounts."""
+    start, end = parse_rfc3339(step.start), parse_rfc3339(step.end)
+    local = start.astimezone(what.zone)
+    marks = [text for at, text in changes if start <= at < end]
+    if local.day == 1 and what.granularity is Period.day and not first:
+        marks.insert(0, f"{local:%B}")
+    return Bucket(
+        {},
+        _within(visit, what, step),
+        f"{local:%Y-%m-%d %H:%M}: {usd_text(parse_usd(step.charged_usd))}, {step.events} requests",
+        f"{local:{_TICKS[what.granularity]}}",
+        ", ".join(marks),
+    )
 
 
 def _within(visit: Visit, what: Asked, bucket: BucketShape) -> str:

@@ -38,7 +38,7 @@ MOST_ROWS: Final = 200
 T = TypeVar("T")
 Q = TypeVar("Q", bound=msgspec.Struct)
 NOTICE: Final = "notice"
-"""The parameter by which a page says what was done on the one before: a name of `NOTICES`."""
+"""The parameter by which a page shows the result of an action on the page before: a name of `NOTICES`."""
 NOTICES: Final[dict[str, str]] = {
     "signed-out": "You are signed out.",
     "password-set": "Your password is set. Sign in with it.",
@@ -85,7 +85,7 @@ ALONE: Final = "You"
 
 
 class Who(Enum):
-    """Who sees a page: anyone; whoever is signed in; a person; a person in an organization; an operator."""
+    """Who may see a page: anyone; anyone who is signed in; a person; a person in an organization; an operator."""
 
     anyone = "anyone"
     signed_in = "signed in"
@@ -178,6 +178,11 @@ class Visit:
     def operator(self) -> bool:
         """Return whether the visitor is an operator."""
         return is_operator(self.caller)
+
+    @property
+    def operating(self) -> bool:
+        """Return whether the page is about all accounts, and not about the visitor's own organization."""
+        return self.page.who is Who.operator
 
     @property
     def account_id(self) -> str:

@@ -84,7 +84,7 @@ def find_own_gateway(data_dir: Path) -> GatewayAccess | None:
 
 
 def _read(path: Path) -> _Published | None:
-    """Return what a file says that is ours and that nobody else can have written."""
+    """Return the content of a file that belongs to this user and that no other user can write."""
     try:
         with path.open("rb") as file:
             status = os.fstat(file.fileno())

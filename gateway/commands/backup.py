@@ -220,7 +220,7 @@ async def _run(
 
 
 class _Words:
-    """What a program says on stderr: which table it is at, and its last words."""
+    """Reads a program's stderr: the table that it is at, and its last lines."""
 
     def __init__(self, output: Output) -> None:
         self._output = output

@@ -31,7 +31,7 @@ UNKNOWN: Final = (404, 405, 501)
 
 @dataclass(frozen=True, slots=True)
 class Check:
-    """One finding. `mend` says what to do, and is empty where nothing is to be done."""
+    """One finding. `mend` says what to do, and is empty if nothing has to be done."""
 
     name: str
     status: Status

@@ -137,7 +137,7 @@ async def check_plans(stores: Stores, settings: Settings) -> list[Check]:
     database = Database(stores.database_url, size=1, timeout_s=STORE_TIMEOUT_S)
     try:
         return [Check("plans", *found) for found in await plans_finding(database, settings)]
-    except DatabaseError:  # said already
+    except DatabaseError:  # reported already
         return []
     finally:
         await database.close()
@@ -158,7 +158,7 @@ async def check_secrets_key(stores: Stores, settings: Settings) -> list[Check]:
         except SealBroken as error:
             return [Check("secrets key", "fail", str(error), "Set SECRETS_KEY, or SECRETS_KEY_BEFORE, as it was.")]
         return [Check("secrets key", "ok", f"opens each of {opened} stored secrets that were tried")]
-    except DatabaseError:  # said already
+    except DatabaseError:  # reported already
         return []
     finally:
         await database.close()
@@ -215,7 +215,7 @@ async def redis_ahead_s(redis_url: str, database_url: str, timeout_s: float) -> 
 
 
 def clock_finding(ahead_s: float) -> tuple[Literal["ok", "warn", "fail"], str, str]:
-    """Return what follows from it: a status, what it is, and how to mend it."""
+    """Return a finding about it: a status, a description, and what to do."""
     detail = f"Redis's clock is {abs(ahead_s):.1f} s {'ahead of' if ahead_s > 0 else 'behind'} Postgres's"
     if abs(ahead_s) < AGREE_S:
         return "ok", detail, ""

@@ -1,4 +1,4 @@
-"""What a wrong environment, configuration or key file says to the person at the terminal."""
+"""Messages for the terminal about a wrong environment, configuration or key file."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager

@@ -17,7 +17,7 @@ from gateway.commands.failures import shown_url
 
 STORE_TIMEOUT_S: Final = 5.0
 ServerInfo = Mapping[str, Any] | RedisError
-"""What a Redis server says of itself and its cluster, or why it says nothing."""
+"""The report of a Redis server and its cluster, or the reason why there is none."""
 OLDEST_REDIS: Final = (6, 2)
 LEAST_MASTERS: Final = 3
 """Of fewer no majority is left to vote for a replica once one has died."""
@@ -73,7 +73,7 @@ def _away(where: str, error: RedisError) -> Check:
 
 
 def redis_findings(where: str, topology: str, info: Mapping[str, Any]) -> list[Check]:
-    """Return what follows from what a server says of itself (https://redis.io/docs/latest/commands/info/)."""
+    """Return the findings from a server's own report (https://redis.io/docs/latest/commands/info/)."""
     version = _redis_version(info)
     version = replace(version, message=f"{where}: {version.message}")
     return [version, _persistence(info), _eviction(info), _topology(topology, info)]

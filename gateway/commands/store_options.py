@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from billing.database.connection import Database
 
 MARKS: Final = {"ok": "ok", "warn": "WARN", "fail": "FAIL"}
-"""What a finding is shown as."""
+"""The words by which a finding's status is shown."""
 
 
 def refuse_api_url(output: Output) -> None:

@@ -59,7 +59,7 @@ async def open_stores(environment: Environment, output: Output, *, redis: bool =
     try:
         async with EmbeddedServers(environment.data_dir, report=lambda _: None) as servers:
             yield _stores(servers.endpoints, database_url, redis_url, started=True)
-    except AlreadyRunning as error:  # whose servers did not answer
+    except AlreadyRunning as error:  # those whose servers did not answer
         raise CommandFailed(f"{error} Its servers don't answer yet; try again in a moment.") from error
 
 

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 WEBHOOK_PATH: Final = "/api/webhooks/stripe"
 FILE_MODE: Final = 0o600
 LOOK_EVERY_S: Final = 0.2
-"""How often a comparison that runs is looked at."""
+"""The time between looks at a running comparison."""
 
 Url = Annotated[str, typer.Argument(metavar="URL", help="The gateway's public address.", show_default=False)]
 SecretFile = Annotated[
@@ -138,7 +138,7 @@ async def replay(
     client: "PaymentCalls",
     event_id: Annotated[str, typer.Argument(help="The event's id, evt_...", show_default=False)],
 ) -> Shown:
-    """Have an event looked into once more; what it has moved is not moved again."""
+    """Process an event again; nothing is credited twice."""
     event = await client.replay_payment_event(event_id)
     return Shown(event.received, (f"{event.id} ({event.type}) is {event.state}: a gateway looks into it.",))
 

@@ -145,7 +145,7 @@ async def _find_refused(redis_url: str, request_id: str) -> "RefusedRequest | No
 
 
 def _shown_refused(refused: "RefusedRequest") -> Shown:
-    """Show when, why, and what was missing."""
+    """Show the time and the reason of each refusal, and what was missing."""
     from msgspec import structs
 
     from billing.shapes.operation import refused_shape

@@ -36,7 +36,7 @@ _SOURCE_KEYS: Final = (*_TEXT_KEYS, "enabled", "timeout_seconds")
 
 @dataclass(frozen=True, slots=True)
 class ExporterSource:
-    """A place to collect traffic from. `expected_...` are compared with what it says of itself, where given."""
+    """An exporter to collect traffic from. `expected_...`, where set, are compared with what it reports of itself."""
 
     source_id: str
     base_url: str

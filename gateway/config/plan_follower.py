@@ -87,7 +87,7 @@ class PlanFollower:
     def _take(self, in_force: Revision) -> None:
         self.revision = in_force.revision
         default = self._settings.defaults.default_plan
-        if default not in in_force.plans:  # new accounts, and those whose plan is gone, would have none
+        if default not in in_force.plans:  # new accounts, and those whose plan was removed, would have none
             logger.error("the plans in force have no plan %s: those of %s apply", default, PLANS_FILE)
             return
         if dict(self.plans) != dict(in_force.plans):

@@ -79,7 +79,7 @@ class Reader:
         return secret
 
     def wrong(self, name: str, expected: str) -> None:
-        """Note that a variable is wrong; what it says is shown unless it is a secret."""
+        """Record that a variable is wrong; its value is shown unless it is a secret."""
         shown = "" if self._variables[name].secret else f', got "{self.text(name)[:60]}"'
         self.problems.add(PLACE, name, f"expected {expected}{shown}")
 

@@ -87,7 +87,7 @@ class ServerVariables:
         ),
     )
     metrics_addr_optional: bool = declare(lambda read: read.given("METRICS_ADDR") is None)
-    """Whether nobody asked for it."""
+    """Whether this is the default."""
     request_log: str | None = declare(
         derived.read_request_log,
         Variable(

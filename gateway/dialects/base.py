@@ -290,7 +290,7 @@ class Dialect(Envelope, Protocol):
         """Return what the model wrote in a whole answer, of all choices."""
 
     def output_of_part(self, part: bytes) -> Output:
-        """Return what can be told of a whole answer whose rest did not come."""
+        """Return the output that is known of a JSON answer that broke off."""
 
     def is_stream(self, parsed: ParsedRequest, content_type: bytes) -> bool:
         """Return whether an answer of status 200 is passed on as it comes; `content_type` is its own, in lower case.

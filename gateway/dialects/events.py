@@ -21,7 +21,7 @@ EVENT_END_BYTES: Final = 3
 """The most that `EVENT_END` matches."""
 _FIELDS: Final = msgspec.json.Decoder(dict[str, Raw])
 _NULLS: Final = (b":null", b": null")
-"""What stands behind the name of a field that says nothing."""
+"""The text after a field's name, where the field is empty."""
 _NEWLINE: Final = ord("\n")
 EVENT_STREAM: Final = b"text/event-stream"
 

@@ -50,8 +50,8 @@ Piece = str | Inline
 
 
 class Output(msgspec.Struct, frozen=True, gc=False):
-    """What was written: the text of all choices, and data. `known` says that it is all there is; a body in which nobody
-    could tell what is output has it False. `failed` says that the provider reports an error in its place."""
+    """The output of an answer: the text of all choices, and inline data. `known` is False if part of the body could not
+    be read, so that there may be more. `failed` says that the provider has reported an error instead of output."""
 
     text: str = ""
     inline: tuple[Inline, ...] = ()

@@ -33,7 +33,7 @@ def shared_out(count: int, **shares: int) -> dict[str, int]:
 
 
 def is_zero(count: object) -> bool:
-    """Return whether a count is said, and said to be zero."""
+    """Return whether a count is present and zero."""
     return type(count) is int and count == 0
 
 

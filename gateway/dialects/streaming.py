@@ -260,7 +260,7 @@ class SseTap(Passed):
         return []
 
     def _look(self, unsent: bytes, data: bytes, out: list[bytes]) -> None:
-        """One event: what it says, and where its unsent bytes go."""
+        """Read one event: its usage, its output, and where its bytes go that were not sent yet."""
         has_usage = self._reader.usage_pattern.search(data) is not None
         if has_usage or self._error_marker in data:
             facts = self._reader.facts(data)

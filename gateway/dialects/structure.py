@@ -194,7 +194,7 @@ def more_items(raw: Raw, most: int) -> bool:
     text, commas = memoryview(raw), 0
     for at in range(0, len(raw), SLICE_BYTES):
         piece = bytes(text[at : at + SLICE_BYTES])
-        if b"," in piece:  # pictures have none, and finding none is fast
+        if b"," in piece:  # pictures have none, and that is found fast
             commas += piece.count(b",")
             if commas >= most:
                 return len(ITEMS.decode(raw)) > most

@@ -117,7 +117,7 @@ def postgres_home(home: Path, account: Account | None, report: Callable[[str], N
 
 
 def make_folders(home: Path, data_home: Path, account: Account | None) -> Folders:
-    """Make what is missing of the folders; `data_home` is what `postgres_home` said. Raises EmbeddedServersError."""
+    """Make missing folders; `data_home` is the result of `postgres_home`. Raises EmbeddedServersError."""
     folders = Folders(home=home, postgres=data_home / "postgres", run=_run_folder(home, data_home, account))
     for folder in (folders.redis, folders.logs):
         own_folder(folder, 0o700)

@@ -213,7 +213,7 @@ def _readable_errors(data_dir: Path) -> Iterator[None]:
     try:
         yield
     except ServerFailed as error:
-        if NO_SPACE in str(error):  # what a server last wrote
+        if NO_SPACE in str(error):  # the last lines of a server's log
             raise EmbeddedServersError(_no_space(data_dir, error)) from error
         raise
     except OSError as error:

@@ -247,7 +247,7 @@ class _Connection:
     async def _work(self) -> None:
         """Serve messages one after the other."""
         while (data := await self._waiting.get()) is not None:
-            self._incoming.waits(-len(data))  # whoever handles it counts it
+            self._incoming.waits(-len(data))  # the handler counts it
             self._serving = exchange = self._exchange(data)
             await self._proxy.handle(exchange)
             await exchange.flushed()

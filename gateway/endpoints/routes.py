@@ -7,6 +7,7 @@ there from a wheel, too.
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import re
 from collections.abc import Iterable
@@ -85,7 +86,8 @@ def html() -> str:
 
 async def get_docs(request: web.Request) -> web.StreamResponse:
     """Return the page on every endpoint, header and error."""
-    return web.Response(text=html(), content_type="text/html", charset="utf-8", headers=HEADERS)
+    text = await asyncio.to_thread(html)  # beside the event loop, and once: most processes are never asked
+    return web.Response(text=text, content_type="text/html", charset="utf-8", headers=HEADERS)
 
 
 logger = logging.getLogger(__name__)
@@ -191,10 +193,9 @@ def add_routes(
     services: Services,
     sockets: ResponseSockets,
 ) -> None:
-    """Add what is served beside the billing API, which is mounted before."""
+    """Add the gateway's own routes to those of the billing API, which is mounted before."""
     known: list[web.AbstractResource] = []
     unknown = _unknown(known, proxy, dialects)
-    html()  # rendered now, and not while others wait for it
     for route in endpoints.own:
         add = app.router.add_get if route.method == "GET" else app.router.add_post
         add(route.path, _serving(route, proxy, dialects, services))

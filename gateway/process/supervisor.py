@@ -219,7 +219,7 @@ class _Supervisor:
         assert self.on_end is not None  # noqa: S101  (checked where this is spawned)
         try:
             await self.on_end(gateway_id)
-        except Exception:  # whatever it was: workers are to be kept
+        except Exception:  # any exception: workers must be kept running
             _log.exception("the end of worker %s could not be announced", gateway_id)
 
     async def _spawn(self, ready_fd: int, gateway_id: str) -> asyncio.subprocess.Process:

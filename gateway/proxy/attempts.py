@@ -58,7 +58,7 @@ class Failure(NamedTuple):
     elsewhere: bool = True
     """Whether another target or candidate may be asked."""
     counts: bool = True
-    """Whether it says that the target is not healthy."""
+    """Whether it shows that the target is not healthy."""
     retry_after_s: float | None = None
 
 

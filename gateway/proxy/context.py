@@ -105,7 +105,7 @@ that left or had to be left, which nobody receives."""
 MAX_FOREIGN_ID: Final = 200
 EXPIRED_STATUS: Final = 0
 CLIENT_GONE: Final = 499
-"""The status under which a request is counted whose client left; nobody receives it."""
+"""The status by which a request is counted after its client has left; it is not sent."""
 NOTHING: Final = Usage()
 FREE: Final = Charge(0, 0, None)
 

@@ -1,4 +1,5 @@
-"""A background job at its provider: who works on it, what that says of it, and the debit of what it has used."""
+"""A background job at its provider: which gateway works on it, the state that the provider reports, and the debit of
+its usage."""
 
 from __future__ import annotations
 

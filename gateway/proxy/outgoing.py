@@ -44,7 +44,7 @@ OF_THE_ANSWER: Final = frozenset({"fields", "fieldmask", "alt", "callback", "quo
 """What Google's servers take of any request, also as `$fields`: which fields the answer has, in which format, and who
 pays (https://cloud.google.com/apis/docs/system-parameters)."""
 _SYSTEM: Final = "$"
-"""What a name of theirs begins with; there are more (`$ct` stands for Content-Type)."""
+"""The first character of such a name; there are more of them (`$ct` stands for Content-Type)."""
 MAX_PARAMETERS: Final = 100
 """Of a client's; what stands behind them does not go on. To look into one takes some microseconds."""
 _OWN_KEY: Final = re.compile(r"mg_[0-9A-Za-z]{20}")

@@ -61,8 +61,8 @@ class Relay:
     async def background(
         self, exchange: Exchange, context: RequestContext, hold: Hold, answer: UpstreamResponse, head: ResponseHead
     ) -> None:
-        """Pass on the stream of a response in the background. Whatever becomes of it, somebody polls what is not
-        paid."""
+        """Pass on the stream of a background response. If it breaks off, the response is polled by a background job,
+        and charged then."""
         try:
             await self.stream(exchange, context, hold, answer, head)
         finally:

@@ -152,7 +152,7 @@ class Remainder:
         self._go_on(context, hold, self._stream(context, hold, answer, watch, *self._terms(exchange, context)))
 
     def running(self, context: RequestContext, hold: Hold, running: Created, tap: Tap | None = None) -> None:
-        """Take over a response in the background whose client has left, or whose stream has ended; `tap` watched it."""
+        """Take over a background response whose client has left, or whose stream has ended; `tap` has read it."""
         self._go_on(context, hold, self._followed(context, hold, running, tap))
 
     async def _followed(self, context: RequestContext, hold: Hold, running: Created, tap: Tap | None = None) -> None:

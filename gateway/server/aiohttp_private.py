@@ -156,7 +156,7 @@ def _of_instances() -> Iterator[str]:
     try:
         server: Any = web.Server(_never, loop=cast(Any, object()))
         connection = server()
-    except Exception as error:  # whatever a changed constructor raises
+    except Exception as error:  # any exception of a changed constructor
         yield f"a RequestHandler can't be made ({type(error).__name__}: {error})"
         return
     for owner, parts in ((server, SERVER), (connection, CONNECTION)):

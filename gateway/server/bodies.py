@@ -125,7 +125,7 @@ class Bodies:
         rest_s = REST * (time.monotonic() - began_s)
         asyncio.get_running_loop().call_later(rest_s, self._turns.give)
         if not done.cancelled():
-            done.exception()  # who asked may have left
+            done.exception()  # the caller may have left
 
     def close(self) -> None:
         """Let the thread end."""

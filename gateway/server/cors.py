@@ -54,7 +54,7 @@ EXPOSED: Final = ", ".join(
 
 
 class Cors:
-    """What is said to browsers. `origins` as the variable has them; at least one."""
+    """The answers to browsers' cross-origin requests. `origins` as the variable has them; at least one."""
 
     def __init__(self, origins: tuple[str, ...]) -> None:
         self._any = ANY in origins

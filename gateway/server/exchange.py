@@ -37,7 +37,7 @@ RESET_AT_CLOSE: Final = struct.pack("ii", 1, 0)
 CONTINUES: Final = "100-continue"
 LAST_CHUNK: Final = b"0\r\n\r\n"
 WRITE_TIMEOUT_S: Final = 60.0
-"""Where nobody says another `write_timeout_s`."""
+"""The default of `write_timeout_s`."""
 Cut = Literal["client_stalled", "max_request_s", "hold_closed", "shutting_down"]
 Ended = Cut | Literal["client_gone"]
 _STATUS_LINES: Final = {
@@ -191,7 +191,7 @@ class Exchange:
         self.begun, self._head = True, None
         head = self._head_of(status, lines, b"Content-Length: %d\r\n" % len(body))
         transport = self._protocol.transport
-        if transport is not None and not transport.is_closing():  # else nobody is there to be told
+        if transport is not None and not transport.is_closing():  # else no client is there to receive it
             transport.write(head + body)
         self.whole = True
 

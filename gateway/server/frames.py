@@ -146,7 +146,7 @@ class FrameExchange(Exchange):
 
     @property
     def ended_for(self) -> Ended:
-        """Return why its task was cancelled; whoever stops it says so in `cut_for`."""
+        """Return why the task was cancelled: `cut_for`, if it was set before; else the client has left."""
         return self.cut_for or "client_gone"
 
     def abort(self) -> None:

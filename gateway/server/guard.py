@@ -47,7 +47,7 @@ class EdgeRules:
     body_bytes_per_s: int = 32 << 20
     write_timeout_s: float = WRITE_TIMEOUT_S
     cors: Cors | None = None
-    """What browsers are told; None where they are told nothing."""
+    """The answers to browsers; None where there are none."""
     head_bytes: int = 32 << 20
 
 

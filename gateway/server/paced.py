@@ -27,7 +27,8 @@ SLICE_BYTES: Final = 16_384
 SMALL_BYTES: Final = 2_048
 """What is never looked through for its lines: requests as most are."""
 CHUNK_BYTES: Final = 512
-"""What a chunk of a body costs beside its bytes, in bytes: aiohttp's parser does for each what it does for a piece."""
+"""The cost of a chunk of a body in addition to its bytes, in bytes: aiohttp's parser does for each what it does for a
+piece."""
 BURST_S: Final = 0.125
 """What may be taken at once after a rest, in seconds of the rate: a body of some megabytes that comes alone does not
 wait."""

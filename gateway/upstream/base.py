@@ -85,7 +85,7 @@ Drained = Callable[[], Awaitable[None]]
 
 
 class UpstreamResponse(Protocol):
-    """An answer whose head has arrived. `release` must be called once, whatever happened; it never blocks."""
+    """An answer whose head has arrived. `release` must be called exactly once, also after an error; it never blocks."""
 
     @property
     def status(self) -> int: ...

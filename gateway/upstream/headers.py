@@ -155,7 +155,8 @@ class Fixed:
 
 
 def never_sent(name: str) -> bool:
-    """Return whether a client's header of this name passes to no provider, whatever its entry says."""
+    """Return whether a client's header of this name is never sent to a provider, even if the provider's entry names
+    it."""
     lower = name.lower()
     return lower in NEVER_SENT or lower.startswith(NEVER_SENT_PREFIXES)
 

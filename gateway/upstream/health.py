@@ -160,7 +160,8 @@ class TargetHealth:
             self._close()
 
     def abandoned(self, attempt: Attempt) -> None:
-        """End an attempt that says nothing about the provider, such as one whose client left: another may probe."""
+        """End an attempt that shows nothing about the provider, such as one whose client left; another request may
+        probe the target."""
         if attempt.is_probe and attempt.generation == self.generation:
             self._probe_until_s = None
 

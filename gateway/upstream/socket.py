@@ -278,7 +278,7 @@ class SocketAnswer:
 
 
 def _status_of(status: int | None) -> int:
-    """Return the status of an error; 502 where a provider says none that is one's."""
+    """Return the HTTP status of an error that the provider has sent; 502 if that is no status of an error."""
     return status if status is not None and status in ERRORS else HTTPStatus.BAD_GATEWAY
 
 

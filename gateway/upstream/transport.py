@@ -31,14 +31,14 @@ if TYPE_CHECKING:
     from gateway.upstream.response import Response
 
 KEEPALIVE_S: Final = 75.0  # how long a connection may idle in the pool
-URLS_MAX: Final = 1_024  # addresses whose proxy is remembered
+URLS_MAX: Final = 1_024  # addresses whose proxy is cached
 ACCOUNT_SHARE: Final = 0.5
 WAITING: Final = 1_000
 BODILESS: Final = ("GET", "HEAD", "OPTIONS")
 IDEMPOTENCY_KEY: Final = b"idempotency-key: "
 LOOKED_AT_AFTER_S: Final = 0.5
 """A connection that has idled for longer is looked at before it is used."""
-TARGETS_MAX: Final = 1_024  # addresses whose parts are remembered
+TARGETS_MAX: Final = 1_024  # addresses whose parts are cached
 
 
 class Origin:

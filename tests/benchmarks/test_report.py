@@ -1,4 +1,4 @@
-"""The table says what was found, and whether it holds."""
+"""The report's table: figures, and whether each bar is met."""
 
 import json
 from pathlib import Path

@@ -66,7 +66,7 @@ def attempts_of(limit: int, *trusted: str, clock: Callable[[], float] = time.mon
 
 @dataclass
 class RecordingEffects:
-    """Effects that note what they were told, and answer the live balances that a test has set."""
+    """Effects that record notifications, and return the live balances that a test has set."""
 
     told: list[tuple[str, ...]] = field(default_factory=list)
     live: dict[str, LiveBalance] = field(default_factory=dict)

@@ -1,4 +1,4 @@
-"""Where a request comes from: what one's own proxies say of it, and nobody else."""
+"""The address of a client: `X-Forwarded-For` counts only from trusted proxies."""
 
 import pytest
 

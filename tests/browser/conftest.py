@@ -133,8 +133,8 @@ async def browser() -> AsyncIterator["Browser"]:
 async def watched(
     browser: "Browser", url: str, complaints: list[str] | None = None, **options: Any
 ) -> AsyncIterator["Page"]:
-    """A new page of a visitor nobody knows; `options` are those of its context. Whoever gives `complaints` looks at
-    them, and takes out what is known."""
+    """A new page of a visitor without a session; `options` are those of its context. A caller that passes `complaints`
+    checks them, and removes known ones."""
     complaints = [] if complaints is None else complaints
     context = await browser.new_context(**options)
     page = await context.new_page()

@@ -1,18 +1,27 @@
 """An organization that has been in use for six weeks, so that no page of it is empty."""
 
 import re
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Final
 
 from billing.audit import ADMIN
+from billing.collect.collector import Collector, CollectRules, Parts
+from billing.collect.exporter import Exporters
+from billing.collect.snapshots import Source
 from billing.ledger.catalogue import sync_prices
 from billing.ledger.reports import roll
 from billing.payments.assembly import Payments
 from billing.refused import RefusedRequest
-from billing.shapes.operation import ModelShape, PricingShape
+from billing.shapes.operation import JobShape, ModelShape, PricingShape, ProviderShape, TargetShape
+from billing.times import rfc3339
 from billing.usage import Usage
+from tests.billing.collect.support import Room
 from tests.billing.support import PRICES
-from tests.billing.web.support import Console
+from tests.billing.web.support import Console, serving
+from tests.support.exporter import TOKEN, Exporter, exporting
 
 REQUESTS: Final = 240
 MODELS: Final = ("gpt-4o-mini", "fast", "smart")
@@ -33,6 +42,29 @@ MODELS_SERVED: Final = [
     )
     for name, provider, tokens, units in PRICES_SHOWN
 ]
+
+
+def _target(number: int, origin: str, weight: int, *, rests: bool = False) -> TargetShape:
+    until = rfc3339(datetime.now(UTC) + timedelta(seconds=25)) if rests else None
+    return TargetShape(
+        number=number, origin=origin, weight=weight, state="open" if rests else "closed", open_until=until
+    )
+
+
+def _provider(name: str, models: list[str], *targets: TargetShape, off: str | None = None) -> ProviderShape:
+    return ProviderShape(name=name, kind=name, off_reason=off, dialects=[name], models=models, targets=list(targets))
+
+
+EXPORTS: Final = """
+INSERT INTO exports (name, kind, wseq, failures, error, accepted_at)
+SELECT 'lago', 'lago', last_value - 3, 0, NULL, now() - interval '20 seconds' FROM usage_written
+UNION ALL
+SELECT 'warehouse', 'files', 0, 4, 'The folder can''t be written: No space left on device', now() - interval '2 hours'
+"""
+PARKED: Final = """
+INSERT INTO export_parked (export, item, account_id, reason)
+SELECT 'lago', request_id, account_id, 'HTTP 422: transaction_id was taken by another event' FROM usage_events LIMIT 2
+"""
 HOOK: Final = "https://hooks.example.com/metergate"
 FORMS: Final = (
     ("/members/invite", {"email": "new@example.com", "role": "member"}),
@@ -87,6 +119,48 @@ async def furnish(console: Console, payments: Payments) -> None:
     for path, form in FORMS:
         answer = await console.post(path, "owner", dict(form))
         assert answer.status in (200, 303), answer.words
+
+
+@asynccontextmanager
+async def in_operation(console: Console) -> AsyncIterator[Console]:
+    """Serve the pages of a gateway that has providers, exporters that were asked once, exports, and jobs that ran."""
+    now, exporter = datetime.now(UTC), Exporter()
+    for minute in range(30):
+        counted = [(f"person{user}", 4_000_000 * minute * user, 900_000 * minute) for user in range(1, 4)]
+        exporter.say(now - timedelta(minutes=31 - minute), *counted)
+    await console.billing.database.execute(EXPORTS)
+    await console.billing.database.execute(PARKED)
+    room = Room(console.billing, "shown")
+    parts = Parts(Exporters(connections=2, answer_bytes=200_000, limit=100), room.facts, room.subjects, room.debits)
+    rules = CollectRules("r1", pages=40, overlap=timedelta(minutes=20), at_once=2)
+    async with exporting(exporter):
+        source = Source("edge", exporter.url, TOKEN, "eu", exporter.node, "prod", 5.0)
+        collector = Collector(console.billing.database, [source], parts, rules, lambda: now)
+        run = await collector.run()
+        assert run.status == "ok", run.error
+        await collector.close()
+    job = JobShape(
+        job="reconcile", status="ok", started_at=rfc3339(now), finished_at=rfc3339(now), accounts=2, busy=0, drifts=[]
+    )
+    services = replace(console.services, collector=collector, providers=_providers, job=_of(job))
+    async with serving(services, console) as served:
+        yield served
+
+
+def _of(job: JobShape) -> Callable[[], Awaitable[JobShape | None]]:
+    async def found() -> JobShape | None:
+        return job
+
+    return found
+
+
+async def _providers() -> list[ProviderShape]:
+    openai = _target(1, "https://api.openai.com", 3), _target(2, "https://eu.example.com", 1, rests=True)
+    return [
+        _provider("openai", ["gpt-4o-mini", "fast"], *openai),
+        _provider("anthropic", ["smart"], _target(1, "https://api.anthropic.com", 1)),
+        _provider("cohere", ["rerank"], off="COHERE_API_KEY is not set"),
+    ]
 
 
 async def _buy(console: Console, payments: Payments, amount_usd: str, *, pays: bool = True) -> str:

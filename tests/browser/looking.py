@@ -1,4 +1,4 @@
-"""What is looked for on every page: what axe-core finds, what is wider than a phone, what is too small for a finger."""
+"""Checks of every page: findings of axe-core, elements wider than a phone, targets too small for a finger."""
 
 import hashlib
 import json

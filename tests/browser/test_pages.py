@@ -21,7 +21,7 @@ from billing.web.visits import Page as Declared
 from billing.web.visits import Who
 from tests.billing.web.support import Console
 from tests.browser.conftest import watched
-from tests.browser.furnished import MODELS_SERVED, furnish
+from tests.browser.furnished import MODELS_SERVED, furnish, in_operation
 from tests.browser.looking import axe, findings, ill_on_phones, said, too_wide
 
 if TYPE_CHECKING:
@@ -101,7 +101,7 @@ class Walk:
         self.note(what, wrong + await findings(page))
 
     def note(self, what: str, wrong: list[str]) -> None:
-        """Keep what is wrong with a page, and what the browser has said of it."""
+        """Record faults of a page, and messages on the browser's console."""
         wrong = wrong + self.heard
         self.heard.clear()
         if wrong:
@@ -158,10 +158,11 @@ def by_need(pages: Iterable[Declared]) -> list[Declared]:
 
 
 @pytest.fixture
-async def furnished(console: Console, payments: Payments, monkeypatch: pytest.MonkeyPatch) -> Console:
+async def furnished(console: Console, payments: Payments, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Console]:
     monkeypatch.setattr("tests.billing.web.conftest.MODELS", MODELS_SERVED)
     await furnish(console, payments)
-    return console
+    async with in_operation(console) as served:
+        yield served
 
 
 async def test_every_page_is_sound_for_everybody(furnished: Console, browser: "Browser") -> None:

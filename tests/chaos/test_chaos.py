@@ -18,7 +18,7 @@ from tests.chaos.report import by_fault
 from tests.chaos.run import make_customers, run_round
 from tests.chaos.stores import LOST_JOURNAL
 
-CLIENTS: Final = 16
+CLIENTS: Final = 10
 KILLS_OF_EACH: Final = 2
 SEED: Final = 20
 
@@ -26,7 +26,7 @@ SEED: Final = 20
 async def test_kills_lose_and_double_nothing() -> None:
     faults = list(KILLS) * KILLS_OF_EACH
     random.Random(SEED).shuffle(faults)  # noqa: S311 - an order
-    async with running() as stack:
+    async with running(workers=2) as stack:
         customers = await make_customers(stack)
         made = await run_round(stack, "kills", customers, faults, concurrency=CLIENTS, seed=SEED, most_pause_s=0.8)
         print(by_fault(made))

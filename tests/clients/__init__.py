@@ -4,6 +4,8 @@
     npm/          the same for Node.js, which comes as a wheel; its packages are in `package-lock.json`
     libraries     which libraries there are, and a process of one
     aimock        a server that answers as providers do, from fixtures
+    imitated      what it is asked for, and what it answers and reports
+    trying        libraries of one program, each asked for all of that
     relay         between a library and the gateway: counts requests and keeps answers, changes no byte
     behaviours    what the gateway is made to do
     provider      what the provider behind it answers, in each API

@@ -42,6 +42,14 @@ class World:
     full: Gateway
     gate: Gate = field(default_factory=lambda: Gate(_said))
     running: list[asyncio.Task[Any]] = field(default_factory=list)
+    known: dict[str, Customer] = field(default_factory=dict)
+
+    async def customer(self, balance_usd: str = "5.00", **key: Any) -> Customer:
+        """A usual customer of this kind, the same whenever it is asked for."""
+        kind = repr((balance_usd, key))
+        if kind not in self.known:
+            self.known[kind] = await self.usual.customer(balance_usd, **key)
+        return self.known[kind]
 
     async def run(self, customer: Customer) -> None:
         """Have a request of this customer's go on until `let_go`."""
@@ -120,11 +128,11 @@ async def _said(request: web.Request) -> web.StreamResponse:
 
 
 async def plain(world: World) -> Ask:
-    return Ask(await world.usual.customer())
+    return Ask(await world.customer())
 
 
 async def streamed(world: World) -> Ask:
-    return Ask(await world.usual.customer(), stream=True)
+    return Ask(await world.customer(), stream=True)
 
 
 async def wrong_key(world: World) -> Ask:
@@ -132,40 +140,40 @@ async def wrong_key(world: World) -> Ask:
 
 
 async def no_balance(world: World) -> Ask:
-    return Ask(await world.usual.customer("0"))
+    return Ask(await world.customer("0"))
 
 
 async def no_balance_streamed(world: World) -> Ask:
-    return Ask(await world.usual.customer("0"), stream=True)
+    return Ask(await world.customer("0"), stream=True)
 
 
 async def model_not_allowed(world: World) -> Ask:
-    return Ask(await world.usual.customer(models=["gpt-4o"]))
+    return Ask(await world.customer(models=["gpt-4o"]))
 
 
 async def model_unknown(world: World) -> Ask:
-    return Ask(await world.usual.customer(), model=UNKNOWN)
+    return Ask(await world.customer(), model=UNKNOWN)
 
 
 async def model_unpriced(world: World) -> Ask:
-    return Ask(await world.usual.customer(), model=UNPRICED)
+    return Ask(await world.customer(), model=UNPRICED)
 
 
 async def refused_by_the_provider(world: World) -> Ask:
-    return Ask(await world.usual.customer(), WRONG)
+    return Ask(await world.customer(), WRONG)
 
 
 async def quota_for_ever(world: World) -> Ask:
-    return Ask(await world.usual.customer(quotas=[{"window": "total", "metric": "requests", "limit": 0}]))
+    return Ask(await world.customer(quotas=[{"window": "total", "metric": "requests", "limit": 0}]))
 
 
 async def quota_until_the_month_ends(world: World) -> Ask:
-    return Ask(await world.usual.customer(quotas=[{"window": "month", "metric": "requests", "limit": 0}]))
+    return Ask(await world.customer(quotas=[{"window": "month", "metric": "requests", "limit": 0}]))
 
 
 async def quota_until_the_minute_ends(world: World) -> Ask:
     await until(lambda: 2 < time.time() % 60 < 45)  # some libraries wait for 60 s, some for less than that
-    return Ask(await world.usual.customer(quotas=[{"window": "minute", "metric": "requests", "limit": 0}]))
+    return Ask(await world.customer(quotas=[{"window": "minute", "metric": "requests", "limit": 0}]))
 
 
 async def too_many_at_once(world: World) -> Ask:
@@ -188,7 +196,7 @@ async def backlog_full(world: World) -> Ask:
 
 
 async def garbage(world: World) -> Ask:
-    return Ask(await world.usual.customer(), HTML)
+    return Ask(await world.customer(), HTML)
 
 
 async def silence(world: World) -> Ask:
@@ -196,7 +204,7 @@ async def silence(world: World) -> Ask:
 
 
 async def cut_off(world: World) -> Ask:
-    return Ask(await world.usual.customer(), CUT, stream=True)
+    return Ask(await world.customer(), CUT, stream=True)
 
 
 BEHAVIOURS: Final[dict[str, Callable[[World], Awaitable[Ask]]]] = {

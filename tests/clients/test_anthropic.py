@@ -2,13 +2,15 @@
 
 import json
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from gateway.config.settings import Settings
 from tests.clients.libraries import NAMED, Asker
-from tests.gateway.conftest import Customer
+from tests.clients.trying import Upstream, check_libraries
+from tests.gateway.conftest import Customer, MakeGateway
 from tests.gateway.dialects.anthropic.bodies import answer, event, stream
 from tests.support.answering import Provider, saying, streaming
 from tests.support.gateways import assert_free, spent_nano, the_event
@@ -28,7 +30,7 @@ async def ask(asker: Asker, customer: Customer, how: str = "plain", **asked: Any
     return {**json.loads(told.text), "waits": len(told.waits)}
 
 
-async def test_answers(asker: Asker, make_customer: Any) -> None:
+async def test_answers_and_streams(asker: Asker, make_customer: Any) -> None:
     provider = Provider(saying(answer()))
     customer = await make_customer(provider.serve)
     plain = (await ask(asker, customer))["answer"]
@@ -39,10 +41,7 @@ async def test_answers(asker: Asker, make_customer: Any) -> None:
     assert shown["answer"]["message"]["content"] == answer()["content"]
     assert provider.sent[1].headers["anthropic-beta"] == "interleaved-thinking-2025-05-14"
     assert all(customer.key not in str(sent.headers) for sent in provider.sent)
-
-
-async def test_streams(asker: Asker, make_customer: Any) -> None:
-    customer = await make_customer(streaming(*stream("Good day", ", friend.")))
+    provider.reply = streaming(*stream("Good day", ", friend."))
     streamed = (await ask(asker, customer, "stream"))["answer"]
     assert streamed["text"] == "Good day, friend."
     assert streamed["message"]["usage"]["output_tokens"] == 15
@@ -107,7 +106,7 @@ async def test_refusals_are_its_own_exceptions(asker: Asker, make_customer: Any)
 async def test_a_provider_s_errors(asker: Asker, make_customer: Any) -> None:
     body = {"type": "error", "error": {"type": "overloaded_error", "message": "Come back later."}}
     provider = Provider(saying(body))
-    customer = await make_customer(provider.serve)
+    customer: Customer = await make_customer(provider.serve)
     for status, raised, tries in (
         (400, "BadRequestError", 1),
         (413, "ContentTooLargeError", 1),
@@ -121,20 +120,21 @@ async def test_a_provider_s_errors(asker: Asker, make_customer: Any) -> None:
         assert (told["raised"], told["status"], told["body"]) == (raised, status, body)
         assert (len(provider.sent), told["waits"]) == (tries, tries - 1)
     await assert_free(customer)
-
-
-async def test_an_error_in_a_stream_is_raised_and_what_passed_is_charged(asker: Asker, make_customer: Any) -> None:
     broken = event("error", error={"type": "overloaded_error", "message": "Overloaded"})
-    customer = await make_customer(streaming(*stream("Good day")[:4], broken))
+    provider.reply = streaming(*stream("Good day")[:4], broken)  # raised, and what has passed is charged
     told = await ask(asker, customer, "events")
     assert (told["status"], told["type"]) == (200, "overloaded_error")
     assert await spent_nano(customer) > 0
-
-
-async def test_a_stream_that_breaks_off_is_no_answer(asker: Asker, make_customer: Any) -> None:
-    customer = await make_customer(streaming(*stream("Good", " day")[:-3], cut=True))
+    customer = await customer.gateway.customer()
+    provider.reply = streaming(*stream("Good", " day")[:-3], cut=True)  # it breaks off: no answer
     told = await asker.ask(
         how="events", base_url=customer.gateway.url, api_key=customer.key, model=MODEL, prompt="Say something."
     )
     assert told.raised is not None
     assert (await the_event(customer))["status"] == 502
+
+
+async def test_what_it_makes_of_each(
+    make_gateway: MakeGateway, upstream: Upstream, tmp_path: Path, subtests: pytest.Subtests
+) -> None:
+    await check_libraries((LIBRARY,), make_gateway, upstream, tmp_path, subtests)

@@ -2,13 +2,15 @@
 
 import json
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from gateway.config.settings import Settings
 from tests.clients.libraries import NAMED, Asker
-from tests.gateway.conftest import Customer
+from tests.clients.trying import Upstream, check_libraries
+from tests.gateway.conftest import Customer, MakeGateway
 from tests.gateway.dialects.gemini.support import MODEL, answer, candidate, counts
 from tests.gateway.dialects.gemini.test_streams import PIECES, events
 from tests.support.answering import PROVIDER_KEY, Provider, saying, streaming
@@ -29,35 +31,33 @@ async def ask(asker: Asker, customer: Customer, how: str = "plain", **asked: Any
     return found
 
 
-@pytest.mark.parametrize("version", [None, "v1beta"])
-async def test_answers(asker: Asker, make_customer: Any, version: str | None) -> None:
+async def test_answers_streams_and_tools(asker: Asker, make_customer: Any) -> None:
     provider = Provider(saying(answer(usage=counts(10, 5, thoughtsTokenCount=2, totalTokenCount=17))))
-    customer = await make_customer(provider.serve)
-    shown = (await ask(asker, customer, version=version))["answer"]
-    assert (shown["text"], shown["usage"]["total_token_count"]) == ("Good day.", 17)
-    assert provider.sent[0].path.startswith(f"/{version or 'v1'}")
-    assert provider.sent[0].headers["x-goog-api-key"] == PROVIDER_KEY
-    assert customer.key not in str(provider.sent[0].headers)
-    await the_event(customer, 10 * IN + 7 * OUT)
-
-
-async def test_streams(asker: Asker, make_customer: Any) -> None:
-    provider = Provider(streaming(events(*PIECES)))
-    customer = await make_customer(provider.serve)
+    made: Customer = await make_customer(provider.serve)
+    for version in (None, "v1beta"):
+        customer = await made.gateway.customer()
+        shown = (await ask(asker, customer, version=version))["answer"]
+        assert (shown["text"], shown["usage"]["total_token_count"]) == ("Good day.", 17)
+        assert provider.sent[-1].path.startswith(f"/{version or 'v1'}")
+        assert provider.sent[-1].headers["x-goog-api-key"] == PROVIDER_KEY
+        assert customer.key not in str(provider.sent[-1].headers)
+        await the_event(customer, 10 * IN + 7 * OUT)
+    customer, provider.reply = await made.gateway.customer(), streaming(events(*PIECES))
     chunks = (await ask(asker, customer, "stream"))["answer"]
     assert "".join(chunk["text"] or "" for chunk in chunks) == 'Good "day" }], friend. \\'
     assert chunks[-1]["usage"]["total_token_count"] == 20
     await the_event(customer, 10 * IN + 10 * OUT)
-
-
-async def test_tools(asker: Asker, make_customer: Any) -> None:
     call = {"functionCall": {"name": "weather", "args": {"city": "Bonn"}}}
-    provider = Provider(saying(answer({"content": {"parts": [call], "role": "model"}, "finishReason": "STOP"})))
-    customer = await make_customer(provider.serve)
+    provider.reply = saying(answer({"content": {"parts": [call], "role": "model"}, "finishReason": "STOP"}))
+    customer = await made.gateway.customer()
     shown = (await ask(asker, customer, "tools"))["answer"]
     assert shown["calls"] == [["weather", {"city": "Bonn"}]]
-    assert provider.sent[0].json["tools"][0]["functionDeclarations"][0]["name"] == "weather"
+    assert provider.sent[-1].json["tools"][0]["functionDeclarations"][0]["name"] == "weather"
     await the_event(customer, 10 * IN + 5 * OUT)
+    provider.reply = saying(answer(candidate(None, "SAFETY"), usage=counts(10, 0)))  # an answer that is blocked
+    customer = await made.gateway.customer()
+    assert (await ask(asker, customer))["answer"]["text"] is None
+    await the_event(customer, 10 * IN)
 
 
 async def test_the_local_provider(asker: Asker, make_customer: Any) -> None:
@@ -107,25 +107,20 @@ async def test_refusals_are_its_own_exceptions(asker: Asker, make_customer: Any)
 
 async def test_a_provider_s_errors(asker: Asker, make_customer: Any) -> None:
     provider = Provider(saying({}))
-    customer = await make_customer(provider.serve)
+    customer: Customer = await make_customer(provider.serve)
     for status, raised in ((400, "ClientError"), (429, "ClientError"), (503, "ServerError")):
         body = {"error": {"code": status, "message": "Come back later.", "status": "X"}}
         provider.reply = saying(body, status)
         told = await ask(asker, customer)
         assert (told["raised"], told["code"], told["details"]) == (raised, status, body)
     await assert_free(customer)
-
-
-async def test_an_error_in_a_stream_is_raised_and_what_passed_is_charged(asker: Asker, make_customer: Any) -> None:
     error = {"error": {"code": 503, "message": "Overloaded.", "status": "UNAVAILABLE"}}
-    customer = await make_customer(streaming(events(*PIECES[:2], error)))
+    provider.reply = streaming(events(*PIECES[:2], error))  # raised, and what has passed is charged
     told = await ask(asker, customer, "stream")
     assert (told["raised"], told["message"]) == ("ServerError", "Overloaded.")
     assert await spent_nano(customer) > 0
-
-
-async def test_a_stream_that_breaks_off_is_no_answer(asker: Asker, make_customer: Any) -> None:
-    customer = await make_customer(streaming(events(*PIECES[:2]), cut=True))
+    customer = await customer.gateway.customer()
+    provider.reply = streaming(events(*PIECES[:2]), cut=True)  # it breaks off: no answer
     told = await asker.ask(
         how="stream", base_url=customer.gateway.url, api_key=customer.key, model=MODEL, prompt="Say something."
     )
@@ -133,7 +128,7 @@ async def test_a_stream_that_breaks_off_is_no_answer(asker: Asker, make_customer
     assert (await the_event(customer))["status"] == 502
 
 
-async def test_a_blocked_answer(asker: Asker, make_customer: Any) -> None:
-    customer = await make_customer(saying(answer(candidate(None, "SAFETY"), usage=counts(10, 0))))
-    assert (await ask(asker, customer))["answer"]["text"] is None
-    await the_event(customer, 10 * IN)
+async def test_what_it_makes_of_each(
+    make_gateway: MakeGateway, upstream: Upstream, tmp_path: Path, subtests: pytest.Subtests
+) -> None:
+    await check_libraries((LIBRARY,), make_gateway, upstream, tmp_path, subtests)

@@ -31,9 +31,12 @@ from tests.support.gateways import (
     refusal,
     spent_nano,
 )
+from tests.support.stories import Stories, Tell
 
 Upstream = Callable[[Handler], Any]
-REQUESTS, COVERED, MAX_TOKENS = 200, 50, 100
+stories = Stories()
+REQUESTS, COVERED, MAX_TOKENS = 60, 15, 100
+VISITS = 120
 BODY = json.dumps(chat(model="gpt-4o-mini", max_tokens=MAX_TOKENS)).encode()
 HOLD_NANO = len(BODY) * INPUT + MAX_TOKENS * OUTPUT
 USED_NANO = 10 * INPUT + 5 * OUTPUT
@@ -87,7 +90,8 @@ async def test_a_balance_pays_for_exactly_the_holds_that_it_covers(
     assert sum(parse_usd(each["amount_usd"]) for each in transactions) == parse_usd(funds) - COVERED * USED_NANO
 
 
-async def test_a_provider_that_uses_every_hold_up_leaves_nothing(make_gateway: MakeGateway, upstream: Upstream) -> None:
+@stories
+async def a_provider_that_uses_every_hold_up_leaves_nothing(make_gateway: MakeGateway, upstream: Upstream) -> None:
     counts = usage(len(BODY), MAX_TOKENS)
     gate = Gate(saying(answer(reported=counts)))
     gateway = await make_gateway(await upstream(gate.serve))
@@ -97,9 +101,8 @@ async def test_a_provider_that_uses_every_hold_up_leaves_nothing(make_gateway: M
     assert (await customer.balance())["balance_usd"] == "0.00"
 
 
-async def test_elastic_holds_share_a_balance_without_overrunning_it(
-    make_gateway: MakeGateway, upstream: Upstream
-) -> None:
+@stories
+async def elastic_holds_share_a_balance_without_overrunning_it(make_gateway: MakeGateway, upstream: Upstream) -> None:
     """The first takes all that is left; with streams, and a credit limit."""
     gate = Gate(streaming(*WORDS, usage_chunk(), DONE))
     gateway = await make_gateway(await upstream(gate.serve))
@@ -110,9 +113,10 @@ async def test_elastic_holds_share_a_balance_without_overrunning_it(
     assert await spent_nano(customer, "0.0005") == USED_NANO
 
 
+@stories
 @pytest.mark.parametrize("window", [window.name for window in Window])
 @pytest.mark.parametrize("subject", ["key", "account"])
-async def test_a_window_lets_exactly_its_limit_through(
+async def a_window_lets_exactly_its_limit_through(
     make_gateway: MakeGateway, upstream: Upstream, window: str, subject: str
 ) -> None:
     gate = Gate(saying(answer()))
@@ -130,8 +134,9 @@ async def test_a_window_lets_exactly_its_limit_through(
     assert await spent_nano(customer) == COVERED * USED_NANO
 
 
+@stories
 @pytest.mark.parametrize("metric", ["tokens", "cost", "input_tokens", "output_tokens"])
-async def test_a_window_of_tokens_or_cost_is_never_overrun(
+async def a_window_of_tokens_or_cost_is_never_overrun(
     make_gateway: MakeGateway, upstream: Upstream, metric: str
 ) -> None:
     hold, least = {
@@ -154,7 +159,8 @@ async def test_a_window_of_tokens_or_cost_is_never_overrun(
     assert (parse_usd(used) if metric == "cost" else used) == spent
 
 
-async def test_as_many_run_at_once_as_are_allowed(make_gateway: MakeGateway, upstream: Upstream) -> None:
+@stories
+async def as_many_run_at_once_as_are_allowed(make_gateway: MakeGateway, upstream: Upstream) -> None:
     gate = Gate(saying(answer()))
     gateway = await make_gateway(await upstream(gate.serve))
     customer = await gateway.customer("5.00", max_parallel_requests=COVERED)
@@ -185,14 +191,14 @@ async def test_clients_that_leave_at_any_moment_leave_nothing_behind(
         return await chance.choice(replies)(request)
 
     gateway = await make_gateway(await upstream(reply))
-    customer = await gateway.customer("5.00", max_parallel_requests=REQUESTS)
+    customer = await gateway.customer("5.00", max_parallel_requests=VISITS)
 
     async def visit(stays_s: float, stream: bool) -> None:
         with suppress(TimeoutError, aiohttp.ClientError):
             async with asyncio.timeout(stays_s):
                 await fetch(customer.post(body=chat(model="gpt-4o-mini", stream=stream, max_tokens=200)))
 
-    stays = [chance.choice((BOUND_S, chance.random(), chance.random() / 4)) for _ in range(REQUESTS)]
+    stays = [chance.choice((BOUND_S, chance.random(), chance.random() / 4)) for _ in range(VISITS)]
     await asyncio.gather(*(visit(stays_s, number % 2 == 0) for number, stays_s in enumerate(stays)))
     spent = await spent_nano(customer)
     await gateway.flush()
@@ -221,3 +227,7 @@ async def test_refused_requests_count_nowhere(make_gateway: MakeGateway, upstrea
     assert [window["used"] for window in windows if window["subject"] == "key"] == [0, 0]
     assert await journal(gateway) == {}
     assert gate.came == 0
+
+
+async def test_on_one_gateway(tell: Tell) -> None:
+    await tell(stories)

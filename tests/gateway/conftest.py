@@ -3,11 +3,13 @@
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any
 
 import aiohttp
 import pytest
 from aiohttp import web
+from argon2 import PasswordHasher
 from ulid import ULID
 
 from gateway.app import serving
@@ -147,10 +149,17 @@ def impatient(settings: Settings) -> Settings:
     return replace(settings, plans=plans)
 
 
+CHEAP_HASHES = partial(PasswordHasher, time_cost=1, memory_cost=64, parallelism=1)
+"""What a password's hash costs is the subject of no gateway's test."""
+
+
 @pytest.fixture
-async def make_gateway(database_url: str, redis_url: str, key_prefix: str) -> AsyncIterator[MakeGateway]:
+async def make_gateway(
+    database_url: str, redis_url: str, key_prefix: str, monkeypatch: pytest.MonkeyPatch
+) -> AsyncIterator[MakeGateway]:
     """Makes gateways that share the test's stores; keywords replace fields of `Limits`. Of the shipped plans none lets
-    a request wait for running ones: a test of waiting brings its own."""
+    a request wait for running ones: a test of waiting brings its own. Hashes of passwords are cheap."""
+    monkeypatch.setattr("billing.identity.passwords.PasswordHasher", CHEAP_HASHES)
     async with AsyncExitStack() as stack:
         session = await stack.enter_async_context(aiohttp.ClientSession())
 

@@ -19,7 +19,7 @@ PAGE: Final = Path(__file__).parents[2] / "docs" / "client-library.md"
 
 
 def examples() -> dict[str, Any]:
-    """Whatever the page's programs define."""
+    """The names that the page's programs define."""
     found: dict[str, Any] = {"__name__": "examples"}
     for program in re.findall(r"```python\n(.*?)```", PAGE.read_text("utf-8"), re.DOTALL):
         exec(program, found)  # noqa: S102  (it is ours)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
 from dataclasses import replace
 from datetime import UTC, date, datetime, timedelta
 from typing import Any
@@ -17,6 +16,7 @@ from billing.times import rfc3339
 from gateway.config.secret import Secret
 from gateway.config.settings import Settings
 from tests.gateway.conftest import Customer, Gateway, MakeGateway, chat
+from tests.support.stories import OneGateway, Stories, Tell
 
 SERVICE_KEY = "service-key-of-all-the-tests"
 METERS = (
@@ -60,12 +60,11 @@ async def service(make_gateway: MakeGateway) -> Service:
     return Service(await make_gateway(change=with_meters))
 
 
-@pytest.fixture
-async def customer(service: Service) -> AsyncIterator[Customer]:
-    """Its balance and holds add up when the test is over."""
-    customer = await service.gateway.customer("5.00")
-    yield customer
-    await sound(service)
+stories = Stories()
+
+
+def service_of(one: OneGateway) -> Service:
+    return Service(one.gateway)
 
 
 async def sound(service: Service) -> None:
@@ -83,7 +82,7 @@ async def until(found: Any, wanted: Any) -> None:
 
 
 async def ledger(service: Service, account_id: str) -> dict[str, int]:
-    """What was charged, by event."""
+    """The charges, by event."""
     rows = await service.gateway.runtime.database.rows(
         "SELECT client_request_id, charged_nano FROM usage_events WHERE account_id = $1 AND outcome = 'settled'",
         account_id,
@@ -93,7 +92,8 @@ async def ledger(service: Service, account_id: str) -> dict[str, int]:
     return found
 
 
-async def test_a_debit_is_made_once(service: Service, customer: Customer) -> None:
+@stories
+async def a_debit_is_made_once(service: Service, customer: Customer) -> None:
     asked = {"account_id": customer.account_id, "event_id": "d1", "meter": "container.second", "quantity": "2.5"}
     status, first, headers = await service.call("POST", "/debits", asked)
     assert (status, first["charged_usd"], first["meter"]) == (201, "0.00025", "container.second")
@@ -111,7 +111,8 @@ async def test_a_debit_is_made_once(service: Service, customer: Customer) -> Non
     await until(money, ("4.99975", "0.00"))
 
 
-async def test_many_at_once_with_one_id_are_one_debit(service: Service, customer: Customer) -> None:
+@stories
+async def many_at_once_with_one_id_are_one_debit(service: Service, customer: Customer) -> None:
     asked = {"account_id": customer.account_id, "event_id": "d1", "amount_usd": "0.25"}
     answers = await asyncio.gather(*(service.call("POST", "/debits", asked) for _ in range(20)))
     assert {status for status, _, _ in answers} == {201}
@@ -120,7 +121,8 @@ async def test_many_at_once_with_one_id_are_one_debit(service: Service, customer
     assert await ledger(service, customer.account_id) == {"d1": 250_000_000}
 
 
-async def test_refusals_are_those_of_the_proxy(service: Service) -> None:
+@stories
+async def refusals_are_those_of_the_proxy(service: Service) -> None:
     poor = await service.gateway.customer("0")
     async with poor.post(body=chat()) as answer:
         proxys = (await answer.json())["error"]
@@ -140,9 +142,10 @@ async def test_refusals_are_those_of_the_proxy(service: Service) -> None:
         assert error["message"] == proxys["message"].split(" Or ask")[0]
 
 
-async def test_quotas_count_by_feature(service: Service) -> None:
+@stories
+async def quotas_count_by_feature(service: Service) -> None:
     quotas = [{"window": "day", "metric": "cost", "limit": "1.00", "feature": "container"}]
-    customer = await service.gateway.customer("5.00", account={"quotas": quotas} if False else None)
+    customer = await service.gateway.customer("5.00")
     await service.gateway.admin("PUT", f"/accounts/{customer.account_id}/quotas", {"quotas": quotas})
     asked = {"account_id": customer.account_id, "amount_usd": "0.75", "feature": "container"}
     await service.post("/debits", {**asked, "event_id": "1"}, 201)
@@ -156,7 +159,8 @@ async def test_quotas_count_by_feature(service: Service) -> None:
     await sound(service)
 
 
-async def test_a_suspended_account_spends_nothing(service: Service, customer: Customer) -> None:
+@stories
+async def a_suspended_account_spends_nothing(service: Service, customer: Customer) -> None:
     asked = {"account_id": customer.account_id, "event_id": "d", "amount_usd": "1.00"}
     await service.post("/debits", asked, 201)
     await service.gateway.admin("PATCH", f"/accounts/{customer.account_id}", {"status": "suspended"})
@@ -168,6 +172,7 @@ async def test_a_suspended_account_spends_nothing(service: Service, customer: Cu
     await service.post("/usage", used)  # what was used was used
 
 
+@stories
 @pytest.mark.parametrize(
     ("wrong", "code", "param"),
     [
@@ -186,14 +191,15 @@ async def test_a_suspended_account_spends_nothing(service: Service, customer: Cu
         ({"amount_usd": "1", "nonsense": 1}, "invalid_request_error", "nonsense"),
     ],
 )
-async def test_what_is_wrong_is_named(service: Service, wrong: dict[str, Any], code: str, param: str) -> None:
+async def what_is_wrong_is_named(service: Service, wrong: dict[str, Any], code: str, param: str) -> None:
     customer = await service.gateway.customer("5.00")
     asked = {"account_id": customer.account_id, "event_id": "d", **wrong}
     error = (await service.post("/debits", asked, 400))["error"]
     assert (error["code"], error["param"]) == (code, param)
 
 
-async def test_who_may_call(service: Service, customer: Customer) -> None:
+@stories
+async def who_may_call(service: Service, customer: Customer) -> None:
     asked = {"account_id": customer.account_id, "event_id": "d", "amount_usd": "1.00"}
     for headers in ({"X-API-Key": "wrong"}, {"X-API-Key": customer.key}):
         assert (await service.call("POST", "/debits", asked, **headers))[0] == 401
@@ -202,7 +208,8 @@ async def test_who_may_call(service: Service, customer: Customer) -> None:
     assert unknown["error"]["code"] == "not_found"
 
 
-async def test_models_are_priced_by_their_tokens(service: Service, customer: Customer) -> None:
+@stories
+async def models_are_priced_by_their_tokens(service: Service, customer: Customer) -> None:
     asked = {"account_id": customer.account_id, "event_id": "d", "provider": "openai", "model": "gpt-4o-mini"}
     made = await service.post("/debits", {**asked, "input_tokens": 1_000_000, "output_tokens": 1_000}, 201)
     assert made["charged_usd"] == "0.1506"
@@ -213,7 +220,8 @@ async def test_models_are_priced_by_their_tokens(service: Service, customer: Cus
         assert len((await answer.json())["lines"]) == 2
 
 
-async def test_the_lines_of_a_meter_add_up(service: Service, customer: Customer) -> None:
+@stories
+async def the_lines_of_a_meter_add_up(service: Service, customer: Customer) -> None:
     asked = {"account_id": customer.account_id, "event_id": "d", "meter": "bytes", "quantity": 1_073_741_824}
     made = await service.post("/debits", asked, 201)
     async with customer.get(f"/api/account/usage/events/{made['id']}") as answer:
@@ -227,7 +235,8 @@ def at(**back: float) -> str:
     return rfc3339(datetime.now(UTC) - timedelta(**back))
 
 
-async def test_usage_of_several_events_has_a_result_for_each(service: Service, customer: Customer) -> None:
+@stories
+async def usage_of_several_events_has_a_result_for_each(service: Service, customer: Customer) -> None:
     one = {"account_id": customer.account_id, "event_id": "1", "amount_usd": "1.00"}
     events = [
         one,
@@ -259,7 +268,8 @@ async def test_usage_of_several_events_has_a_result_for_each(service: Service, c
     assert await ledger(service, customer.account_id) == charged
 
 
-async def test_late_usage_counts_on_its_day_alone(service: Service) -> None:
+@stories
+async def late_usage_counts_on_its_day_alone(service: Service) -> None:
     quotas = [
         {"window": window, "metric": "cost", "limit": "3.00", "feature": "service"} for window in ("minute", "total")
     ]
@@ -280,7 +290,8 @@ async def test_late_usage_counts_on_its_day_alone(service: Service) -> None:
     await sound(service)
 
 
-async def test_usage_may_overdraw(service: Service) -> None:
+@stories
+async def usage_may_overdraw(service: Service) -> None:
     poor = await service.gateway.customer("0")
     await service.post("/usage", {"account_id": poor.account_id, "event_id": "1", "amount_usd": "2.00"})
 
@@ -301,7 +312,8 @@ async def cloud(service: Service, kind: str, body: Any) -> tuple[int, Any]:
     return status, answer
 
 
-async def test_cloud_events(service: Service, customer: Customer) -> None:
+@stories
+async def cloud_events(service: Service, customer: Customer) -> None:
     event = {
         **CLOUD,
         "subject": customer.account_id,
@@ -338,9 +350,9 @@ async def test_cloud_events(service: Service, customer: Customer) -> None:
     assert status == 400
 
 
-async def test_any_number_may_be_under_way(make_gateway: MakeGateway) -> None:
+@stories
+async def any_number_may_be_under_way(service: Service) -> None:
     """Unlike requests, which the plan bounds."""
-    service = Service(await make_gateway(change=with_meters))
     customer = await service.gateway.customer("5.00", account={"plan": "free"})
     plan = service.gateway.runtime.follower.plans["free"]
     assert plan.max_parallel_requests is not None
@@ -350,7 +362,22 @@ async def test_any_number_may_be_under_way(make_gateway: MakeGateway) -> None:
     await sound(service)
 
 
-async def test_tokens_of_a_meter_are_not_free(service: Service, customer: Customer) -> None:
+@stories
+async def tokens_of_a_meter_are_not_free(service: Service, customer: Customer) -> None:
     asked = {"account_id": customer.account_id, "event_id": "d", "provider": "meter", "model": "container.second"}
     refused = await service.post("/debits", {**asked, "input_tokens": 1_000_000}, 400)
     assert refused["error"]["param"] == "provider"
+
+
+async def test_on_one_gateway(tell: Tell) -> None:
+    """Balances and holds add up after each."""
+
+    async def sound_now(gateway: Gateway) -> None:
+        await sound(Service(gateway))
+
+    await tell(
+        stories,
+        makers={"service": service_of, "customer": OneGateway.customer},
+        after=sound_now,
+        change=with_meters,
+    )

@@ -8,9 +8,12 @@ from typing import Any
 import pytest
 
 from tests.gateway.conftest import Customer, Gateway, MakeGateway, chat
-from tests.gateway.test_metering import Service, ledger, service, sound, until, with_meters
+from tests.gateway.test_metering import Service, ledger, service, service_of, sound, until, with_meters
+from tests.support.stories import OneGateway, Stories, Tell
 
 __all__ = ["service"]
+
+stories = Stories()
 
 
 @pytest.fixture
@@ -27,7 +30,8 @@ async def money(service: Service, customer: Customer) -> tuple[str, str]:
     return found["balance_usd"], found["held_usd"]
 
 
-async def test_a_hold_is_settled_once(service: Service, customer: Customer) -> None:
+@stories
+async def a_hold_is_settled_once(service: Service, customer: Customer) -> None:
     body = asked(customer, amount_usd=None, meter="container.second", quantity=10_000)
     del body["amount_usd"]
     made = await service.post("/holds", body, 201)
@@ -58,7 +62,8 @@ async def test_a_hold_is_settled_once(service: Service, customer: Customer) -> N
     await sound(service)
 
 
-async def test_a_hold_is_given_back_once(service: Service, customer: Customer) -> None:
+@stories
+async def a_hold_is_given_back_once(service: Service, customer: Customer) -> None:
     made = await service.post("/holds", asked(customer), 201)
     refused = await service.post("/debits", asked(customer, "d", amount_usd="4.00"), 429)
     assert refused["error"]["code"] == "capacity_held"
@@ -74,7 +79,8 @@ async def test_a_hold_is_given_back_once(service: Service, customer: Customer) -
     await sound(service)
 
 
-async def test_more_than_was_held_is_charged(service: Service, customer: Customer) -> None:
+@stories
+async def more_than_was_held_is_charged(service: Service, customer: Customer) -> None:
     made = await service.post("/holds", asked(customer), 201)
     ended = await service.post(f"/holds/{made['id']}/settle", {"amount_usd": "7.00"})
     assert ended["charged_usd"] == "7.00"
@@ -136,7 +142,8 @@ async def test_another_gateway_settles_what_a_killed_one_held(make_gateway: Make
     await sound(service)
 
 
-async def test_a_new_epoch_holds_it_again(service: Service, customer: Customer) -> None:
+@stories
+async def a_new_epoch_holds_it_again(service: Service, customer: Customer) -> None:
     kept = await service.post("/holds", asked(customer), 201)
     voided = await service.post("/holds", asked(customer, "v", amount_usd="1.00"), 201)
     await service.post(f"/holds/{voided['id']}/void", {})
@@ -162,9 +169,8 @@ async def expire(service: Service, hold_id: str) -> None:
     await service.gateway.runtime.engine.lasting.expire()
 
 
-async def test_one_whose_time_is_over_is_given_back_and_charged_all_the_same(
-    service: Service, customer: Customer
-) -> None:
+@stories
+async def one_whose_time_is_over_is_given_back_and_charged_all_the_same(service: Service, customer: Customer) -> None:
     made = await service.post("/holds", asked(customer, expires_in_s=60), 201)
     await expire(service, made["id"])
     await until(lambda: money(service, customer), ("5.00", "0.00"))
@@ -179,7 +185,8 @@ async def test_one_whose_time_is_over_is_given_back_and_charged_all_the_same(
     await sound(service)
 
 
-async def test_an_entry_without_a_row_is_tidied_away(
+@stories
+async def an_entry_without_a_row_is_tidied_away(
     service: Service, customer: Customer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A gateway that dies between the admission and the row, or between the end of the row and that of the entry."""
@@ -209,7 +216,8 @@ async def test_bounds(make_gateway: MakeGateway) -> None:
     await service.post(f"/holds/{made['id']}/void", {})
 
 
-async def test_a_hold_is_one_of_the_requests_that_run(service: Service) -> None:
+@stories
+async def a_hold_is_one_of_the_requests_that_run(service: Service) -> None:
     quotas = [{"window": "total", "metric": "requests", "limit": 1, "feature": "container"}]
     customer = await service.gateway.customer("5.00")
     await service.gateway.admin("PUT", f"/accounts/{customer.account_id}/quotas", {"quotas": quotas})
@@ -223,7 +231,8 @@ async def test_a_hold_is_one_of_the_requests_that_run(service: Service) -> None:
     await sound(service)
 
 
-async def test_an_event_ends_one_hold(service: Service, customer: Customer) -> None:
+@stories
+async def an_event_ends_one_hold(service: Service, customer: Customer) -> None:
     one, other = [await service.post("/holds", asked(customer, each, amount_usd="1.00"), 201) for each in "ab"]
     body = {"event_id": "s", "amount_usd": "0.50"}
     await service.post(f"/holds/{one['id']}/settle", body)
@@ -234,7 +243,8 @@ async def test_an_event_ends_one_hold(service: Service, customer: Customer) -> N
     await sound(service)
 
 
-async def test_an_event_gives_one_hold_back(service: Service, customer: Customer) -> None:
+@stories
+async def an_event_gives_one_hold_back(service: Service, customer: Customer) -> None:
     first = await service.post("/holds", asked(customer, "a", amount_usd="1.00"), 201)
     second = await service.post("/holds", asked(customer, "b", amount_usd="1.00"), 201)
     await service.post(f"/holds/{first['id']}/void", {"event_id": "end"})
@@ -243,3 +253,7 @@ async def test_an_event_gives_one_hold_back(service: Service, customer: Customer
     await service.post(f"/holds/{second['id']}/void", {})
     await until(lambda: money(service, customer), ("5.00", "0.00"))
     await sound(service)
+
+
+async def test_on_one_gateway(tell: Tell) -> None:
+    await tell(stories, makers={"service": service_of, "customer": OneGateway.customer}, change=with_meters)

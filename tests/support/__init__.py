@@ -7,6 +7,8 @@ loop_thread        an event loop in a thread, for what outlives a test's own
 redis_cluster      six servers of Redis Cluster
 shipped            the shipped settings and prices, read once
 answering          providers that do as they are told
+stories            tests that share one gateway
+in_turn            cases of a test one after the other, with one set of fixtures
 gateways           requests to a gateway, and what must hold once one is over
 passed_answers     streams through a whole gateway
 unreported_costs   answers without a usage of their own
@@ -23,7 +25,7 @@ commands           `metergate` as a person runs it
 commander          the same from a process that has imported it
 supervised_worker  a worker for tests of the supervisor
 supervising        the supervisor, as a process
-lone_gateway       a gateway as a process of its own, on stores that are there
+lone_gateway       gateways, each a process of its own, on stores that are there
 transcripts        terminal sessions that a page of the documentation shows
 stripe_fake        a Stripe that keeps what it is told and tells what happens
 mail               a mail server that keeps what it takes

@@ -21,14 +21,14 @@ from typer.testing import CliRunner
 import billing
 import gateway
 from gateway.commands.root import main, make_app
-from gateway.config import settings
-from gateway.config.files import PRICES_FILE, SHIPPED_FOLDER
+from tests.support.shipped import share_prices, shipped_settings
 
 
 def serve() -> None:
     """Until stdin ends."""
     _import_all()
-    _share_prices()
+    share_prices()
+    shipped_settings("")  # and its prices, which takes longer than all else that most commands do
     gc.freeze()  # what is shared with the children stays shared
     for line in sys.stdin:
         request = json.loads(line)
@@ -47,19 +47,6 @@ def _import_all() -> None:
             if not module.name.endswith("__main__"):
                 importlib.import_module(module.name)
     CliRunner().invoke(make_app(), ["doctor", "--help"])  # and what help and errors are written with
-
-
-def _share_prices() -> None:
-    """Have the shipped prices read once, as nobody changes them: that takes longer than all else that most commands
-    do."""
-    read_file, read_prices, shipped = settings.read_file, settings.read_prices, SHIPPED_FOLDER / PRICES_FILE
-    problems = settings.Problems()
-    value = read_file(shipped, PRICES_FILE, {}, problems)
-    assert value is not None
-    prices = read_prices(value)
-    problems.refuse()
-    settings.read_file = lambda path, *given: value if path == shipped else read_file(path, *given)
-    settings.read_prices = lambda at: prices if at is value else read_prices(at)
 
 
 def _run(request: dict[str, Any]) -> None:

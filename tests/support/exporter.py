@@ -16,7 +16,8 @@ TOKEN = "token-of-the-exporter"
 @dataclass
 class Exporter:
     """It has `snapshots`, in the order in which they come, and gives `per_page` of them at once. `lie` changes a page
-    before it is sent: by what is asked and the page; where it gives bytes, these are sent, and None is no answer."""
+    before it is sent: by what is asked and the page; where it gives bytes or a response, these are sent, and None is no
+    answer."""
 
     node: str = "n1"
     env: str = "prod"
@@ -61,6 +62,8 @@ class Exporter:
         if page is None:
             await self.never.wait()
             return web.Response()
+        if isinstance(page, web.Response):
+            return page
         return web.Response(body=page) if isinstance(page, bytes) else web.json_response(page)
 
 

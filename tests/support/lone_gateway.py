@@ -1,6 +1,7 @@
-"""A gateway as a process of its own on stores that are there: says its address, and serves until its input ends.
+"""Gateways, each a process of its own, on stores that are there: each says its address, and serves until their input
+ends. They are forked from one that has imported everything once.
 
-python -m tests.support.lone_gateway ADMIN_KEY KEY_PREFIX    with DATABASE_URL and REDIS_URL
+python -m tests.support.lone_gateway ADMIN_KEY KEY_PREFIX PROCESSES    with DATABASE_URL and REDIS_URL
 """
 
 import asyncio
@@ -10,14 +11,24 @@ from dataclasses import replace
 
 from gateway.app import serving
 from gateway.config.defaults import Limits
+from gateway.config.settings import Settings
 from gateway.runtime import open_runtime
 from tests.gateway.conftest import OF_TESTS, impatient, run
 from tests.support.shipped import shipped_settings
 
 
-async def main(admin_key: str, key_prefix: str) -> None:
+def main(admin_key: str, key_prefix: str, processes: str) -> None:
     settings = replace(impatient(shipped_settings(admin_key)), defaults=replace(Limits(), **OF_TESTS))
     settings = replace(settings, payment_provider="local")
+    for _ in range(int(processes)):
+        if os.fork() == 0:
+            asyncio.run(serve(settings, key_prefix))
+            return
+    for _ in range(int(processes)):
+        os.wait()
+
+
+async def serve(settings: Settings, key_prefix: str) -> None:
     stores = {"database_url": os.environ["DATABASE_URL"], "redis_url": os.environ["REDIS_URL"]}
     async with (
         open_runtime(settings, **stores, embedded=True, key_prefix=key_prefix) as runtime,
@@ -29,4 +40,4 @@ async def main(admin_key: str, key_prefix: str) -> None:
 
 
 if __name__ == "__main__":
-    asyncio.run(main(*sys.argv[1:]))
+    main(*sys.argv[1:])

@@ -14,7 +14,7 @@ import socket
 import sys
 import time
 
-from gateway.process.supervisor import SUPERVISOR_PID_VARIABLE, die_with_parent
+from gateway.embedded.launch import signal_when_parent_ends
 
 
 def end_slowly(*_: object) -> None:
@@ -30,7 +30,12 @@ parser.add_argument("--ready-fd", type=int, required=True)
 given = parser.parse_args()
 if given.how == "deaf":
     sys.platform = "darwin"
-die_with_parent(int(os.environ[SUPERVISOR_PID_VARIABLE]))
+if given.how in ("stubborn", "deaf"):  # as real workers do; importing it takes most of the start
+    from gateway.process.supervisor import SUPERVISOR_PID_VARIABLE, die_with_parent
+
+    die_with_parent(int(os.environ[SUPERVISOR_PID_VARIABLE]))
+else:
+    signal_when_parent_ends(os.getppid(), signal.SIGKILL)
 if given.how == "fail":
     sys.exit(3)
 if given.how in ("stubborn", "slow", "deaf"):

@@ -1,4 +1,4 @@
-"""What a request costs by the shipped table is what the package genai-prices says, to the nano-USD."""
+"""The cost of a request by the shipped table equals that of the package genai-prices, to the nano-USD."""
 
 from collections.abc import Iterator
 from datetime import UTC, datetime

@@ -1,5 +1,4 @@
--- Those whose uuid is $1, or whose e-mail address is: that have no account, or with $3 any but the account $4.
+-- Those whose uuid is $1, or whose e-mail address is; first those that are not of account $3, at most $2.
 SELECT id, account_id FROM collected_subjects
-WHERE (account_id IS NULL OR ($3::boolean AND account_id <> $4::text))
-    AND (uuid = $1 OR (email <> '' AND lower(email) = lower($1)))
-ORDER BY id LIMIT $2
+WHERE uuid = $1 OR (email <> '' AND lower(email) = lower($1))
+ORDER BY account_id IS NOT DISTINCT FROM $3::text, id LIMIT $2

@@ -6,4 +6,4 @@ CREATE TABLE collected_owners (
     PRIMARY KEY (subject, until)
 );
 CREATE INDEX collected_owners_account ON collected_owners (account_id);
-COMMENT ON TABLE collected_owners IS 'What was counted of a subject before the hour until, and not before an earlier one, is of this account.';
+COMMENT ON TABLE collected_owners IS 'What was counted of a subject before the minute until, and not before an earlier one, is of this account.';

@@ -1,9 +1,9 @@
--- Hours of export $1 that were over before $2 and have used more than was told, oldest first, at most $3. What is to be told of
--- each is stored, where it is not yet.
+-- Hours of export $1 that began $3 ago by the clock of a gateway ($2) and by this one, and have used more than was told, oldest first,
+-- at most $4. What is to be told of each is stored, where it is not yet.
 WITH due AS MATERIALIZED (
     SELECT account_id, meter, hour FROM export_hours
-    WHERE export = $1 AND used > told AND NOT parked AND hour < $2
-    ORDER BY hour LIMIT $3
+    WHERE export = $1 AND used > told AND NOT parked AND hour < least($2::timestamptz, now()) - $3::interval
+    ORDER BY hour LIMIT $4
 )
 UPDATE export_hours AS h SET asked = coalesce(h.asked, h.used - h.told), asked_at = coalesce(h.asked_at, now())
 FROM due

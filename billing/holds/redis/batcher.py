@@ -75,7 +75,7 @@ def _resolve_all(items: list[Item], error: RedisError, epoch: int) -> None:
     for item in items:
         try:
             item.resolve(error, epoch)
-        except Exception:  # whatever it was: the others are to be told
+        except Exception:  # any exception: the other callers must get theirs
             _not_acted_on(item, epoch)
 
 
@@ -84,7 +84,7 @@ def _not_acted_on(item: Item, epoch: int) -> None:
     logger.exception("what Redis answered could not be acted on")
     try:
         item.resolve(RedisError("what Redis answered could not be acted on"), epoch)
-    except Exception:  # whatever it was: the others are to be told
+    except Exception:  # any exception: the other callers must get theirs
         logger.exception("nor could that be told")
 
 

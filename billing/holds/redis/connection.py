@@ -62,7 +62,7 @@ class RedisRefused(RedisError):
 
 
 class RedisUnfit(RedisRefused):
-    """The server is set up so that it may lose what it was told: nothing is asked of it."""
+    """The server is configured so that it may lose writes, and is not used."""
 
 
 class RedisMoved(RedisRefused):

@@ -37,9 +37,9 @@ LISTEN_PING_S: Final = 5.0
 SLOTS: Final = 16_384
 
 Where = dict[str, Any]
-"""What a URL says of a server, as the client library parses it. May hold a password: never shown."""
+"""The settings in a URL, as the client library reads it. They may contain a password, and are never shown."""
 _PLAIN: Final = frozenset({"host", "port", "db", "path", "username", "password"})
-"""What the library takes whatever it says."""
+"""Settings that are always valid; the client library checks all others."""
 
 
 def load_library() -> None:
@@ -48,7 +48,7 @@ def load_library() -> None:
 
 
 def parse_url(url: str) -> Where:
-    """Return what a URL says of a server, as the client library does. Raises `ValueError`."""
+    """Return the server's settings in a URL, read as the client library reads it. Raises `ValueError`."""
     parts = urlsplit(url)
     if parts.query or parts.scheme not in ("redis", "unix"):
         from redis.asyncio import connection
@@ -65,7 +65,7 @@ def parse_url(url: str) -> Where:
         found["host"] = unquote(parts.hostname)
     if parts.port:
         found["port"] = parts.port
-    with suppress(ValueError):  # any other path says nothing
+    with suppress(ValueError):  # any other path has no meaning
         found["db"] = int(unquote(parts.path).replace("/", ""))
     return found
 

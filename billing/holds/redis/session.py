@@ -49,8 +49,8 @@ class ServerSession:
             self._on_doubt()
 
     def call(self, script: Script, keys: Sequence[Argument], arguments: Sequence[Argument], on_reply: OnReply) -> None:
-        """Call a script without waiting, for whoever has seen that this life stands; `on_reply` gets the reply or a
-        `RedisError`, always and once."""
+        """Call a script without waiting, after the caller has checked that this server's life stands; `on_reply` gets
+        the reply or a `RedisError`, always and once."""
 
         def answered(reply: Any) -> None:
             if isinstance(reply, RedisMoved):

@@ -94,7 +94,7 @@ class Keyspace:
 
     @property
     def target_channel(self) -> str:
-        """Return where changes of targets are told."""
+        """Return the channel on which changes of targets are published."""
         return f"{self.prefix}:targets"
 
     @property
@@ -184,7 +184,7 @@ class RedisState:
             yield request_id, entry
 
     async def open_holds(self, number: int, account_id: str, key_ids: Collection[str] | None) -> list[str]:
-        """Return the requests of an account, or of these keys of it, whose holds are open, in whatever epoch."""
+        """Return the requests with open holds of an account, or of some of its keys, in any epoch."""
         found: dict[str, None] = {}
         async for field, raw in self.client.scan_hash(self.keyspace.journal(number), PAGE):
             if raw[1:2] == SETTLED_BYTE or len(field) != ID_BYTES:  # most of a large journal
@@ -261,8 +261,8 @@ class RedisState:
         return raws
 
     async def share_target(self, name: str, kept: bytes | None, told: bytes, *, keep_s: int) -> None:
-        """Keep what is known of a provider's target, for `keep_s` after the last change of any; None: keep nothing.
-        `told` is what other processes are told."""
+        """Store the state of a provider's target, for `keep_s` after the last change of any; None: delete it. `told` is
+        published to other processes."""
         if kept is None:
             await self.client.command("HDEL", self.keyspace.targets, name)
         else:
@@ -276,5 +276,5 @@ class RedisState:
         return dict(zip(found[::2], found[1::2], strict=True))
 
     def listen_targets(self, on_subscribed: Callable[[], None]) -> AsyncIterator[bytes]:
-        """Return what is told of targets, until the connection breaks."""
+        """Yield what other processes publish about targets, until the connection breaks."""
         return self.client.listen(self.keyspace.target_channel, on_subscribed)

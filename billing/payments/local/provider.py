@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from billing.payments.objects import ProviderObject
 
 EVERY_S: Final = 10.0
-"""How often what is due is done: renewals, pages whose time is over, events that were not taken."""
+"""How often due work is done: renewals, expiry of pages, delivery of events."""
 CHECKOUT_HOURS: Final = 24
 PORTAL_HOURS: Final = 1
 LISTED_AT_ONCE: Final = 200

@@ -103,7 +103,7 @@ class LocalStore:
         return [(row["id"], row["created_at"]) for row in rows]
 
     async def due(self, kind: ObjectKind, limit: int) -> list[str]:
-        """Return subscriptions whose period, or open checkouts whose time, is over."""
+        """Return subscriptions whose period is over, or open checkouts that have expired."""
         query = _query("subscriptions_due" if kind == "subscription" else "checkouts_due")
         return [row["id"] for row in await self.database.rows(query, self.now(), limit)]
 
@@ -182,7 +182,7 @@ class LocalStore:
         await self.database.execute(_query("event_delivered"), event_id)
 
     async def forget(self) -> None:
-        """Drop what is kept no longer."""
+        """Delete what is not kept any longer."""
         await self.database.execute(_query("forget"), self.now() - timedelta(days=KEPT_DAYS), 1000)
 
 

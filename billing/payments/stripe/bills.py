@@ -13,7 +13,7 @@ from datetime import UTC, datetime
 from typing import Any, Final
 
 from billing.payments.objects import Invoice, InvoiceLine, LineKind, Subscription, SubscriptionStatus
-from billing.payments.port import PaymentAnswerStrange
+from billing.payments.port import PaymentProviderUnavailable
 from billing.payments.stripe.parameters import DEPLOYMENT, ORDER
 
 StripeObject = Mapping[str, Any]
@@ -43,7 +43,7 @@ async def readable() -> AsyncIterator[None]:
     except UNREADABLE as error:
         # An error's text may hold what the object has. Of a field that is missing it is the field's name.
         why = f"it lacks {error}" if isinstance(error, KeyError) else type(error).__name__
-        raise PaymentAnswerStrange(
+        raise PaymentProviderUnavailable(
             f"Stripe answered with an object that can't be read ({why}): try again in a moment. If that does not help, "
             "STRIPE_API_BASE is not Stripe's, or this version does not know Stripe's API as it is now."
         ) from error

@@ -256,7 +256,7 @@ async def sync_endpoint(calls: StripeCalls, url: str, key: str) -> SyncedEndpoin
 
 
 async def _update(calls: StripeCalls, endpoint: Mapping[str, Any], key: str) -> Literal["updated", "unchanged"]:
-    """Have an endpoint told of all that we act on; what else it is told of stays."""
+    """Subscribe an endpoint to all events that are used here; its other events stay."""
     told = list(endpoint["enabled_events"])
     missing = [] if told == ["*"] else [each for each in ENDPOINT_EVENTS if each not in told]
     if not missing and endpoint["status"] == "enabled":

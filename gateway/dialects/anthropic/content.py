@@ -184,8 +184,8 @@ def _string(raw: Raw | None, param: str) -> str:
 
 
 def input_tokens(body: bytes, count: Callable[[str], int]) -> tuple[int, list[Inline]]:
-    """Return the tokens of all texts and structures, by `count`, and the inline data beside them. A body that can't be
-    read is counted as it stands."""
+    """Return the tokens of all texts and structures, by `count`, and the inline data. A body that can't be read is
+    counted as plain text."""
     inline: list[Inline] = []
     try:
         fields = msgspec.json.decode(body)

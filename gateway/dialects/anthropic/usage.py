@@ -79,7 +79,7 @@ def counted_from_json(body: bytes) -> Reported:
 
 
 def reported_of(usage: Mapping[str, object], model: str | None, has_container: bool = False) -> Reported | None:
-    """Return what a usage object says; None where it says no count, or nothing that can be."""
+    """Return the usage of a usage object; None if it has no count, or an impossible one."""
     entries = _entries(usage.get("iterations")) if "iterations" in usage else ()
     others: tuple[ModelUsage, ...] = ()
     try:

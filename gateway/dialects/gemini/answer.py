@@ -108,8 +108,7 @@ def finishes(answer: Answer, data: bytes) -> bool:
 
 
 class Reading:
-    """Puts together the usage of one answer, whose stream says it again and again: for each field the last that is
-    said."""
+    """Collects the usage of one answer. A stream repeats usage; the last value of each field counts."""
 
     __slots__ = ("_counts", "_model", "_other_tools", "_searched_unnamed", "_searches")
 

@@ -39,7 +39,7 @@ _IN_BODY: Final = frozenset(
         *("videoMetadata", "partMetadata", "mediaResolution", "toolCall", "toolResponse"),
     }
 )
-"""Parts, or what stands beside them, that bring no more than their bytes."""
+"""Parts, or fields next to them, that cost no more than their bytes."""
 _BLOB: Final = Names("mimeType", "data", "displayName")
 _FILE: Final = Names("mimeType", "fileUri", "displayName")
 _FUNCTION_RESPONSE: Final = Names("id", "name", "response", "parts", "willContinue", "scheduling")
@@ -220,8 +220,8 @@ def _texts(fields: Mapping[str, Raw]) -> Iterator[tuple[str, int]]:
 
 
 def input_tokens(body: bytes, count: Callable[[str], int]) -> tuple[int, list[Inline]]:
-    """Return the tokens of all texts and structures of a request, by `count`, and the inline data beside them. A body
-    that can't be read is counted as it stands."""
+    """Return the tokens of all texts and structures of a request, by `count`, and the inline data. A body that can't be
+    read is counted as plain text."""
     inline: list[Inline] = []
     try:
         fields = msgspec.json.decode(body)

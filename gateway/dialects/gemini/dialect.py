@@ -65,7 +65,7 @@ def usage_from_json(operation: str, body: bytes) -> Reported | None:
     reported = reading.reported(has_output=method not in (EMBED, EMBED_BATCH))
     if reported is None or method in (EMBED, EMBED_BATCH) or reported.usage.output_tokens or reported.counts_nothing:
         return reported
-    return reported if output_of(body).empty else None  # what was written is not free because nobody counted it
+    return reported if output_of(body).empty else None  # output without a count is not free
 
 
 class GeminiDialect:

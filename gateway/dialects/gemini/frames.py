@@ -148,7 +148,7 @@ class ArrayFrames:
         self.unread_bytes = 0
         self._buffer = bytearray()
         self._max_bytes = max_bytes
-        self._at = 0  # up to here it was looked at
+        self._at = 0  # how far it has been read
         self._begins: int | None = None  # where the object begins
         self._depth = 0
         self._base = -1  # the depth around an object, -1 before anything came
@@ -217,7 +217,7 @@ class ArrayFrames:
             if buffer[found.start()] == _QUOTE:
                 self._at, self._in_string = found.end(), False
                 return True
-            if found.end() == len(buffer):  # what is escaped has not come
+            if found.end() == len(buffer):  # the escaped character has not come yet
                 self._at = found.start()
                 return False
             self._at = found.end() + 1

@@ -14,7 +14,7 @@ from gateway.dialects.output import Inline, Output, Piece, cut_output, cut_piece
 _NO_OUTPUT: Final = frozenset(
     {"thought", "thoughtSignature", "videoMetadata", "partMetadata", "mediaResolution", "id", "role"}
 )
-"""Fields of a part that say which piece this is, not what it says."""
+"""Fields of a part that identify the piece, and have no output."""
 _TEXTS: Final = re.compile(rb'"(?:text|code|output|args)"\s*:\s*"((?:[^"\\]|\\.)*)')
 
 

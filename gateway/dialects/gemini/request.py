@@ -212,7 +212,7 @@ def _output(config: Mapping[str, Raw]) -> tuple[int | None, int]:
 
 
 def _work(model: str, tools: Raw | None, config: Mapping[str, Raw], bounds: StructureBounds) -> Work:
-    """Return what is asked of the provider beside one call of the model. Raises `BadRequest`."""
+    """Return the provider's work beyond one call of the model. Raises `BadRequest`."""
     audio = False
     if "responseModalities" in config:
         named = texts_or_one(config["responseModalities"], "generationConfig.responseModalities")

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 MAX_HELD_BYTES: Final = 1 << 20
 """Of what follows the last piece, before it passes."""
 MAX_UNREAD_BYTES: Final = 64 << 10
-"""Of what is kept, before its usage is read."""
+"""The most that is kept of a stream before its usage is read."""
 _FIELDS: Final = msgspec.json.Decoder(dict[str, Raw])
 _USAGE: Final = "usageMetadata"
 
@@ -47,9 +47,9 @@ class GeminiTap(Passed):
         self.error_seen = False
         self._frames = frames
         self._reading = Reading()
-        self._made: Reported | None = None  # of what was read by then
+        self._made: Reported | None = None  # of the events so far
         self._is_made = False
-        self._uncounted = False  # something was written, and nobody counted it
+        self._uncounted = False  # there is output without a count
         self._read = 0  # of how many blocks of what is kept the usage was read
         self._unread_kept_bytes = 0  # in the others
         self._passed_unkept_bytes = 0  # that were not kept when those came

@@ -116,7 +116,7 @@ def _totals(counts: _Usage) -> tuple[int, int] | None:
         return None
     read, written, reasoning = _cached(counts), _written(counts), _reasoning(counts)
     input_left_out, output_left_out = _left_out(total - prompt - output, read + written, reasoning)
-    if not total and not counts.prompt_tokens:  # as Anthropic names them: the cache stands beside the rest
+    if not total and not counts.prompt_tokens:  # as Anthropic names them: cached tokens are not part of the others
         input_left_out = _first(counts.cache_read_input_tokens) + _first(counts.cache_creation_input_tokens)
     prompt, output = prompt + input_left_out, output + output_left_out
     return None if max(prompt, output) > MAX_COUNT else (prompt, output)

@@ -59,7 +59,7 @@ MAX_CHOICES: Final = 128
 _FIELDS: Final = msgspec.json.Decoder(dict[str, Raw])
 _ITEMS: Final = msgspec.json.Decoder(list[Raw])
 _TOKEN_IDS: Final = b"0123456789,[] \t\r\n"
-"""All that stands in arrays of token ids."""
+"""All characters of arrays of token ids."""
 
 _EXPECTED: Final = {
     **dict.fromkeys(("model", "user", "safety_identifier", "service_tier"), "a string"),

@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from gateway.dialects.output import Piece
 
 _NO_OUTPUT: Final = frozenset({"role", "index", "type", "id", "object", "status", "format", "expires_at", "created"})
-"""Names of fields that say which piece this is, not what it says; so does a name that ends in `_id`."""
+"""Names of fields that identify a piece, and have no output; so does a name that ends in `_id`."""
 _OF_A_CHOICE: Final = frozenset(
     {
         *("index", "finish_reason", "native_finish_reason", "stop_reason", "matched_stop", "seed", "error"),
@@ -44,14 +44,15 @@ _OF_A_CHOICE: Final = frozenset(
         *("content_filter_results", "content_filter_offsets", "content_filter_result"),
     }
 )
-"""Fields beside the delta that describe it, or say again in other words what it says."""
+"""Fields next to the delta that describe it, or repeat its text."""
 _OF_AN_EVENT: Final = frozenset(
     {
         *("usage", "model", "service_tier", "system_fingerprint", "provider", "obfuscation", "error", "x_groq"),
         *("moderation", "prompt_filter_results", "time_info", "timings", "metrics", "citations", "search_results"),
     }
 )
-"""Fields beside the choices. Where there are no choices, any other one is output of a kind that nobody knows."""
+"""Known fields next to the choices. In an answer without choices, any other field counts as output of an unknown
+kind."""
 _SAME_REASONING: Final = ("reasoning_content", "reasoning", "reasoning_details")
 """Some providers send the same reasoning under several names: the first that says something counts."""
 _TEXTS: Final = re.compile(

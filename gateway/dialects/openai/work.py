@@ -53,7 +53,7 @@ _FREE_ENGINES: Final = frozenset({"pdf-text", "cloudflare-ai", "native"})
 _PLAIN_TOOLS: Final = frozenset({"function", "custom"})
 _PLAIN_TYPES: Final = tuple(Raw(b'"%b"' % name.encode()) for name in sorted(_PLAIN_TOOLS))
 _SEARCHING: Final = ("search", "brows")
-"""A tool whose type says so is charged by the search."""
+"""A tool whose type contains this is charged by the search."""
 MAX_MODELS: Final = 16
 """Other models that one request may name."""
 MAX_REMEMBERED: Final = 64

@@ -49,7 +49,7 @@ _OF_AN_EVENT: Final = frozenset(
 _WITH_DELTAS: Final = frozenset(
     {"message", "function_call", "custom_tool_call", "reasoning", "mcp_call", "code_interpreter_call"}
 )
-"""Items whose text came in deltas before."""
+"""Items whose text has already come in deltas."""
 _FIELDS: Final = msgspec.json.Decoder(dict[str, Raw])
 
 

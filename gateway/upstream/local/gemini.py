@@ -136,7 +136,7 @@ def _details(tokens: int) -> list[dict[str, object]]:
 
 
 def _usage(prompt_tokens: int, written: int) -> dict[str, object]:
-    counted = {"candidatesTokenCount": written} if written else {}  # Google leaves out what is zero
+    counted = {"candidatesTokenCount": written} if written else {}  # Google leaves out zeros
     total = {"totalTokenCount": prompt_tokens + written, "promptTokensDetails": _details(prompt_tokens)}
     return {"promptTokenCount": prompt_tokens, **counted, **total}
 

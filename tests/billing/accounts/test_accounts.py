@@ -71,7 +71,7 @@ async def test_each_change_raises_the_version_is_audited_and_told(billing: Billi
 
 
 async def test_a_change_of_a_user_s_quotas_is_one_of_the_account(billing: Billing) -> None:
-    """Its version rises, so that nobody is admitted who does not know of it, and the audit log has it."""
+    """It raises the account's version, so that gateways with the old quotas admit nobody, and is in the audit log."""
     account = await billing.accounts.create("Acme")
     with changes_told(billing.effects, ("account", account.id)):
         await billing.member_limits.set(account.id, "usr_a", (DAILY,), actor=Actor("ops"))

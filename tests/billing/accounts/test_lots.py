@@ -1,4 +1,4 @@
-"""Lots: what debits draw, in whatever order they come, is what a model draws that takes each debit at once."""
+"""Lots: debits in any order draw the same as in a model that applies each debit at once."""
 
 import asyncio
 import itertools

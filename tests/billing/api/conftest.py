@@ -103,7 +103,7 @@ async def api(services: Services, billing: Billing) -> AsyncIterator[Api]:
 
 @pytest.fixture
 def outer(services: Services) -> web.Application:
-    """An application that has a path of its own beside the API's."""
+    """An application with another path in addition to those of the API."""
     app = web.Application()
 
     async def own(request: web.Request) -> web.Response:

@@ -160,7 +160,7 @@ class StuckAccounts(Accounts):
 
 
 class BrokenAccounts(Accounts):
-    """Fails in a way that nobody expects."""
+    """Raises an unexpected exception."""
 
     async def get(self, account_id: str) -> Account:
         raise RuntimeError("a secret of ours")

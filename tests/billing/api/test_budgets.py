@@ -62,7 +62,7 @@ async def test_budgets_tell_once_for_a_threshold_and_period(services: Services, 
         )
 
     async def look() -> list[tuple[str, int]]:
-        """Compare all now; say of what was told new."""
+        """Compare all budgets now; return the new notices."""
         before = len(await notices(billing))
         await database.execute("UPDATE budgets SET looked_at = '-infinity'")
         told = await budgets.round()

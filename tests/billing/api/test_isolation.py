@@ -107,7 +107,7 @@ async def everything(billing: Billing, of: Side) -> list[str]:
 
 @dataclass(frozen=True)
 class Step:
-    """One call: `places` says for each name in path, query and body whose id it is."""
+    """One call: `places` says for each name in path, query and body which account's id it takes."""
 
     route: Route
     who: int

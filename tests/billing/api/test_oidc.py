@@ -44,7 +44,7 @@ GITHUB: Final = SignInProvider(
 
 @dataclass
 class Elsewhere:
-    """Providers over `Ask`: of OpenID Connect at ISSUER, and GitHub. `claims` are said of who signs in."""
+    """Providers behind `Ask`: OpenID Connect at ISSUER, and GitHub. `claims` are those of the person who signs in."""
 
     claims: dict[str, Any] = field(default_factory=lambda: {"sub": "ann", "email": "ann@example.com"})
     userinfo: dict[str, Any] | None = None
@@ -90,7 +90,7 @@ class Elsewhere:
         raise IssuerAway(url)
 
     def redeemed(self, form: dict[str, str]) -> dict[str, str]:
-        """What a code was asked with, once, with the proof of who asked (RFC 7636)."""
+        """Return the parameters that a code was requested with, once, checking the verifier (RFC 7636)."""
         asked = self.codes.pop(form["code"], None)
         proof = base64.urlsafe_b64encode(sha256(form["code_verifier"].encode()).digest()).decode().rstrip("=")
         if asked is None or asked["code_challenge"] != proof or asked["redirect_uri"] != form["redirect_uri"]:

@@ -1,4 +1,4 @@
-"""/api/billing/keys: who may make and change which keys, and what a key may never get by it."""
+"""/api/billing/keys: who may make and change which keys, and the rights that a key can't get by it."""
 
 from typing import Any
 

@@ -106,7 +106,7 @@ class World:
         await execute("DELETE FROM invitations WHERE org_id = $1", organization.id)
 
     async def status(self, route: str, caller: str, targets: dict[str, str]) -> int:
-        """What a call is answered with."""
+        """Return the status of a call."""
         method, path = route.split(" ")
         options: dict[str, Any] = {}
         if method != "GET":

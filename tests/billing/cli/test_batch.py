@@ -1,4 +1,4 @@
-"""What a file of commands says, and where it can't be read."""
+"""Files of commands: their syntax, and messages where one can't be read."""
 
 import io
 import shlex

@@ -254,4 +254,4 @@ async def test_what_a_killed_process_has_recorded_is_delivered(tmp_path: Path) -
             await settled(client)
             assert client.spooled.delivered == 20
         sent = [event["event_id"] for _, body in server.calls for event in body["events"]]
-    assert sent == [f"e{number}" for number in range(20)]
+    assert list(dict.fromkeys(sent)) == [f"e{number}" for number in range(20)]  # one may be sent again

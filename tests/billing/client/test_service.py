@@ -1,4 +1,4 @@
-"""The calls of a service: what is tried again, with the same event's id, and what is not; holds as blocks."""
+"""The calls of a service: which are retried, with the same event id, and which are not; holds as blocks."""
 
 from __future__ import annotations
 

@@ -19,7 +19,7 @@ NOW = START + timedelta(days=2)
 
 
 class Sample(NamedTuple):
-    """What one sample of one snapshot says."""
+    """One sample of one snapshot."""
 
     node: str
     at: datetime
@@ -103,7 +103,7 @@ class Room:
             await self.billing.effects.balance_changed(account_id)
 
     async def write(self, samples: Iterable[Sample]) -> Wrote:
-        """Write a page of its own."""
+        """Write a page in a transaction of its own."""
         page = read_page(json.dumps(page_of(samples)).encode(), self.source, NOW)
         before = await self.facts.checkpoint(self.source.source_id)
         wrote = await self.facts.write(self.source, page, before, before.after(page), NOW)

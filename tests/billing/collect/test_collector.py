@@ -1,5 +1,7 @@
 """Runs over exporters that lie, and collectors that die between any two steps."""
 
+import asyncio
+import gzip
 import os
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -8,21 +10,23 @@ from datetime import UTC, datetime, timedelta
 from typing import Any, Final
 
 import pytest
+from aiohttp import web
 from hypothesis import given
 from hypothesis import strategies as st
 
 from billing.collect.charging import ByteRate, Charged, charge, rate_of
 from billing.collect.collector import Collector, CollectRules, Parts
 from billing.collect.exporter import Exporters
-from billing.collect.snapshots import Source
-from billing.collect.subjects import SubjectNotFound, SubjectRules
-from billing.collect.traffic import Traffic
-from billing.ledger.used import UsageSums
+from billing.collect.facts import LOCK
+from billing.collect.snapshots import Checkpoint, Source
+from billing.collect.subjects import EXCLUSIVE, SubjectNotFound, SubjectRules
+from billing.database.connection import queries
 from billing.price_table import METER_PROVIDER, PriceTable
 from billing.prices import PriceRow
 from billing.rates import COST_SCALE, Variant
 from tests.billing.collect.support import Room, Sample
 from tests.billing.support import Billing
+from tests.support.answering import until
 from tests.support.exporter import TOKEN, Exporter, exporting
 
 NOW: Final = datetime(2026, 3, 2, 12, 0, 30, tzinfo=UTC)
@@ -55,6 +59,10 @@ LIES: Final[dict[str, tuple[Callable[[dict[str, str], dict[str, Any]], Any], str
     "node": (lambda asked, page: {**page, "node_id": "n9"}, "expected node 'n1', it says 'n9'"),
     "env": (lambda asked, page: {**page, "env": "test"}, "expected env 'prod', it says 'test'"),
     "large": (lambda asked, page: b" " * 20_001, "larger than 20000 bytes"),
+    "bomb": (
+        lambda asked, page: web.Response(body=gzip.compress(b" " * 10**6), headers={"Content-Encoding": "gzip"}),
+        "compressed",
+    ),
     "deep": (lambda asked, page: b'{"more": ' + b"[" * 15_000, "not a page of snapshots"),
     "silent": (lambda asked, page: None, "does not answer within 0.4 s"),
 }
@@ -154,6 +162,77 @@ async def test_a_collector_that_dies_at_any_step_is_followed_by_another(billing:
     assert steps > 20
 
 
+class Slow:
+    """A database of a run that does not go on from a statement until it may."""
+
+    def __init__(self, asked: Any, statement: str) -> None:
+        self._asked, self._statement = asked, statement
+        self.reached, self.may = asyncio.Event(), asyncio.Event()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._asked, name)
+
+    @asynccontextmanager
+    async def transaction(self) -> AsyncIterator[Any]:
+        async with self._asked.transaction() as connection:
+            slow = Slow(connection, self._statement)
+            slow.reached, slow.may = self.reached, self.may
+            yield slow
+
+    async def execute(self, statement: str, *values: Any) -> Any:
+        if statement == self._statement:
+            self.reached.set()
+            await self.may.wait()
+        return await self._asked.execute(statement, *values)
+
+
+async def waiting(billing: Billing, task: asyncio.Task[Any]) -> None:
+    """Wait until a task waits for another's locks, or is over."""
+    asked = "SELECT count(*) > 0 FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND datname = current_database()"
+
+    async def waits() -> bool:
+        return task.done() or bool(await billing.database.value(asked))
+
+    await until(waits)
+
+
+async def test_runs_of_two_gateways_charge_an_account_as_one(billing: Billing) -> None:
+    """A run that finds an account charged by another one does not write what it has read of it."""
+    rules = SubjectRules(initial_nano=1000, included_bytes=50)
+    one, other = (Room(billing, "two", per_byte_scaled=10**9, rules=rules) for _ in range(2))
+    await one.write([Sample("n1", NOW - timedelta(hours=4), uuid, "", 0, 0) for uuid in ("two-a", "two-b")])
+    await one.subjects.settle()
+    accounts = {each.uuid: str(each.account_id) for each in (await one.subjects.page(2)).items}
+    await one.write([Sample("n1", NOW - timedelta(hours=3), "two-b", "", 7, 0)])
+    assert await one.debits._fold() == 1
+    slow = Slow(billing.database, queries("billing.collect")("write_charges"))
+    one.debits._database = slow
+    first = asyncio.create_task(one.debits._charged([*accounts.values()], NOW))  # the other has taken what is due of a
+    await slow.reached.wait()
+    for ago, up in ((2, 60), (1, 100)):
+        await other.write([Sample("n1", NOW - timedelta(hours=ago), "two-a", "", up, 0)])
+        await other.debits._fold()
+        assert await other.debits._charged([accounts["two-a"]], NOW) == 1
+        slow.may.set()
+        assert await first == 1
+    assert (await billing.accounts.get(accounts["two-a"])).balance_nano == 1000 - (100 - 50)
+
+
+async def test_two_gateways_make_one_account_for_an_address(billing: Billing) -> None:
+    rules = SubjectRules()
+    room = Room(billing, "one", rules=rules)
+    await room.write([Sample("n1", NOW, uuid, "", 0, 0) for uuid in ("same-1", "same-2")])
+    await billing.database.execute("UPDATE collected_subjects SET email = 'same@example.com' WHERE uuid LIKE 'same-%'")
+    account = await billing.accounts.create("Made by the other")
+    async with billing.database.transaction() as connection:
+        await connection.execute(EXCLUSIVE, LOCK)
+        settled = asyncio.create_task(room.subjects.settle())
+        await waiting(billing, settled)
+        await connection.execute("UPDATE collected_subjects SET account_id = $1 WHERE uuid = 'same-1'", account.id)
+    await settled
+    assert {each.account_id for each in (await room.subjects.page(2)).items} == {account.id}
+
+
 async def test_parked_traffic_is_charged_once_it_is_somebody_s(billing: Billing) -> None:
     rules = SubjectRules(unknown="park", initial_nano=5000)
     room = Room(billing, "parked", per_byte_scaled=10**9, rules=rules)
@@ -166,39 +245,25 @@ async def test_parked_traffic_is_charged_once_it_is_somebody_s(billing: Billing)
         waiting = (await room.subjects.page(10, parked=True)).items
         assert {each.uuid: each.bytes for each in waiting} == {"p1": 2000, "p2": 2}
         account = await billing.accounts.create("Theirs")
-        assert await room.subjects.assign("P1@example.com", account.id) == (1, {account.id})
-        with pytest.raises(SubjectNotFound, match="`since`"):
-            await room.subjects.assign("p1", account.id)
+        assert await room.subjects.assign("P1@example.com", account.id, NOW) == (1, {account.id})
+        with pytest.raises(SubjectNotFound, match="no subject with the uuid"):
+            await room.subjects.assign("p3", account.id, NOW)
         exporter.say(NOW - timedelta(minutes=1), ("p1", 2500, 0))
         assert (await collector.run()).debits == 1
         assert (await billing.accounts.get(account.id)).balance_nano == 5000 - 2500
         assert [each.uuid for each in (await room.subjects.page(10, parked=True)).items] == ["p2"]
-        await check_moved(room, collector, exporter, account.id)
         await collector.close()
 
 
-async def check_moved(room: Room, collector: Collector, exporter: Exporter, before: str) -> None:
-    """A subject's traffic from an hour on is another account's: charged, given back, and shown there alone, whatever
-    comes late."""
-    billing, hour = room.billing, NOW.replace(second=0)
-    other = await billing.accounts.create("Other")
-    uncharged = Sample("n1", NOW - timedelta(seconds=20), "p1", "vless", 2600, 0)
-    await room.write([uncharged])
-    assert await room.subjects.assign("p1", other.id, since=NOW + timedelta(minutes=59)) == (1, {other.id})
-    exporter.say(NOW - timedelta(seconds=10), ("p1", 2610, 0))
-    exporter.say(NOW - timedelta(minutes=2), ("p1", 2600, 0))  # late: from 2000, and then it fell to 2500
-    await collector.run(since=NOW - timedelta(hours=1))
-    balances = [(await billing.accounts.get(each)).balance_nano for each in (before, other.id)]
-    assert balances == [5000 - 5100, 5000 - 110]
-    traffic = Traffic(UsageSums(billing.database), NOW.timestamp)
-    bounds = [hour - timedelta(hours=1), hour, hour + timedelta(hours=1)]
-    for account_id, shown in ((before, [5100, 0]), (other.id, [0, 110])):
-        spans = await traffic.spans(account_id, bounds)
-        assert [sum(used.bytes for used in span.values()) for span in spans] == shown
-    assert await room.subjects.assign("p1", before, since=hour - timedelta(days=1)) == (1, set())
-    await collector.run()
-    balances = [(await billing.accounts.get(each)).balance_nano for each in (before, other.id)]
-    assert balances == [5000 - 5210, 5000]
+def test_a_window_that_is_asked_for_leaves_no_gap() -> None:
+    overlap, hour = timedelta(minutes=5), timedelta(hours=1)
+    read = Checkpoint(1, watermark=NOW - 72 * hour)
+    reading = Checkpoint(1, watermark=NOW - 72 * hour, since=NOW - 70 * hour, until=NOW - hour, cursor="7")
+    assert Checkpoint(1, watermark=NOW + hour).begun(NOW, overlap).since == NOW - overlap  # by a clock that was wrong
+    for checkpoint, begins in ((read, NOW - 72 * hour - overlap), (reading, NOW - 70 * hour)):
+        assert checkpoint.begun(NOW, overlap, NOW - hour).since == begins
+        asked = checkpoint.begun(NOW, overlap, NOW - 80 * hour)
+        assert (asked.since, asked.until, asked.cursor) == (NOW - 80 * hour, NOW, None)
 
 
 RATES: Final = st.sampled_from([ByteRate("a", 0), ByteRate("b", COST_SCALE // 3), ByteRate("c", COST_SCALE * 2)])

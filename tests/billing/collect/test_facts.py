@@ -1,17 +1,16 @@
 """Facts and money are a matter of the set of points: in whatever order, pages and repetitions they come."""
 
-import asyncio
 import itertools
 import json
-from collections import defaultdict
-from datetime import timedelta
+from collections import Counter, defaultdict
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
 from typing import Final
 
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from billing.collect.debits import MOST_BYTES, MOST_DEBITS
-from billing.collect.facts import PAGES_AT_ONCE
+from billing.collect.debits import MOST_BYTES, MOST_DEBITS, PAGES_AT_ONCE
 from billing.collect.snapshots import MOST_COUNTED, FirstPoint, Source, read_page
 from billing.collect.subjects import SubjectRules
 from billing.collect.traffic import Traffic
@@ -20,12 +19,14 @@ from billing.ledger.used import UsageSums
 from billing.money import ceil_div
 from tests.billing.collect.support import NOW, START, Room, Sample, minutes_of, page_of
 from tests.billing.support import Billing
-from tests.support.answering import until
 
+BEGIN: Final = START + timedelta(minutes=57)
+MOMENTS: Final = st.integers(0, 9).map(lambda step: BEGIN + step * timedelta(seconds=25))
+"""Of two hours."""
 SAID: Final = st.builds(
     Sample,
     node=st.sampled_from(["n1", "n2"]),
-    at=st.integers(0, 9).map(lambda step: START + step * timedelta(seconds=25)),
+    at=MOMENTS,
     uuid=st.sampled_from(["a", "b"]),
     tag=st.sampled_from(["", "x"]),
     up=st.sampled_from([0, 1, 2, 5, 9, 100]),
@@ -35,48 +36,85 @@ PER_BYTE: Final = 3 * 10**8
 """0.3 nano-USD."""
 INCLUDED: Final = 20
 INITIAL: Final = 1000
+MOVED: Final = st.tuples(st.sampled_from(["a", "b"]), st.sampled_from(["c", "d"]), MOMENTS)
+CLOCK_SET_BACK: Final = [
+    ([Sample("n1", BEGIN, "a", "", 0, 0)], None),
+    ([Sample("n1", BEGIN, "b", "", 0, 0)], ("a", "c", BEGIN + timedelta(minutes=3))),
+    ([Sample("n1", BEGIN, "b", "", 0, 0)], ("a", "d", BEGIN)),
+    ([Sample("n1", BEGIN + timedelta(seconds=second), "a", "", second, 0) for second in (25, 210, 300)], None),
+]
+RULES: Final = SubjectRules(initial_nano=INITIAL, included_bytes=INCLUDED)
 numbers = itertools.count()
+
+
+@dataclass
+class Owned:
+    """Whose a subject is: accounts that it was moved from, with when, and that it is of."""
+
+    account: str
+    before: list[tuple[datetime, str]] = field(default_factory=list)
+
+    def move(self, account: str, at: datetime, newest: datetime) -> None:
+        if account != self.account:
+            until = max([max(at, newest).replace(second=0) + timedelta(minutes=1), *(each for each, _ in self.before)])
+            self.before.append((until, self.account))
+            self.account = account
+
+    def of(self, minute: datetime) -> str:
+        return next((account for until, account in self.before if minute < until), self.account)
 
 
 @settings(max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
-    st.lists(st.lists(SAID, min_size=1, max_size=8), min_size=1, max_size=5),
+    st.lists(st.tuples(st.lists(SAID, min_size=1, max_size=8), st.none() | MOVED), min_size=1, max_size=5),
     st.sampled_from(["new", "new", "baseline", "zero"]),
 )
+@example(CLOCK_SET_BACK, "new")
 async def test_facts_and_money_are_a_matter_of_the_set(
-    billing: Billing, pages: list[list[Sample]], rule: FirstPoint
+    billing: Billing, pages: list[tuple[list[Sample], tuple[str, str, datetime] | None]], rule: FirstPoint
 ) -> None:
+    """Whatever is moved between accounts meanwhile, each minute is charged once, to the account that it is shown to."""
     number = next(numbers)
-    pages = [[each._replace(uuid=f"{each.uuid}{number}") for each in page] for page in pages]
-    rules = SubjectRules(initial_nano=INITIAL, included_bytes=INCLUDED)
-    room = Room(billing, f"s{number}", rule=rule, per_byte_scaled=PER_BYTE, rules=rules)
-    for done, page in enumerate(pages):
-        await room.write(page)
+    room = Room(billing, f"s{number}", rule=rule, per_byte_scaled=PER_BYTE, rules=RULES)
+    accounts = {name: (await billing.accounts.create(name)).id for name in ("c", "d")}
+    owned: dict[str, Owned] = {}
+    said: list[Sample] = []
+    for done, (page, move) in enumerate(pages):
+        samples = [each._replace(uuid=f"{each.uuid}{number}") for each in page]
+        said += samples
+        await room.write(samples)
         if done % 2:
             await room.subjects.settle()
             await room.debits.round(NOW)
-    again = await room.write([each for page in pages for each in page])
+            for each in said:
+                owned.setdefault(each.uuid, Owned(""))
+        known = [each.at for each in said if move is not None and each.uuid == f"{move[0]}{number}"]
+        if move is not None and known:
+            uuid, account, at = f"{move[0]}{number}", accounts[move[1]], move[2]
+            owned.setdefault(uuid, Owned(account)).move(account, at, max(known))
+            await room.subjects.assign(uuid, account, at)
+    again = await room.write(said)
     assert again.written_minutes == 0
     assert again.replayed_minutes > 0
     await room.subjects.settle()
     await room.debits.round(NOW)
-    expected = minutes_of([each for page in pages for each in page], rule)
+    expected = minutes_of(said, rule)
     assert await room.minutes() == expected
-    used: dict[str, int] = defaultdict(int)
-    for (_, uuid, _, _), (up, down) in expected.items():
-        used[uuid] += up + down
-    rows = await billing.database.rows(
-        "SELECT s.uuid, a.balance_nano FROM collected_subjects AS s JOIN accounts AS a ON a.id = s.account_id "
-        "WHERE s.uuid = ANY ($1::text[])",
-        list(used),
-    )
-    charges = {uuid: ceil_div(max(0, count - INCLUDED) * PER_BYTE, 10**9) for uuid, count in used.items()}
-    assert {row["uuid"]: row["balance_nano"] for row in rows} == {
-        uuid: INITIAL - charged for uuid, charged in charges.items()
-    }
-    assert await billing.database.value("SELECT count(*) FROM collected_growth") == 0
-    assert await billing.database.value("SELECT count(*) FROM collected_grown") == 0
-    assert await billing.database.value("SELECT count(*) FROM collected_due") == 0
+    ids = {row["name"]: row["id"] for row in await billing.database.rows("SELECT id, name FROM accounts")}
+    used: dict[str, Counter[datetime]] = defaultdict(Counter)
+    for (_, uuid, _, minute), (up, down) in expected.items():
+        account = owned.get(uuid, Owned("")).of(minute) or ids[f"{uuid}@example.com"]
+        used[account][minute] += up + down
+    traffic = Traffic(UsageSums(billing.database), NOW.timestamp)
+    hours = [START, START + timedelta(hours=1), START + timedelta(hours=2)]
+    for account, minutes in used.items():
+        charged = ceil_div(max(0, minutes.total() - INCLUDED) * PER_BYTE, 10**9)
+        assert (await billing.accounts.get(account)).balance_nano == INITIAL - charged
+        spans = await traffic.spans(account, hours)
+        shown = [sum(each.bytes for each in span.values()) for span in spans]
+        assert shown == [sum(minutes[at] for at in minutes if at.hour == hour.hour) for hour in hours[:-1]]
+    for table in ("growth", "grown", "due"):
+        assert await billing.database.value(f"SELECT count(*) FROM collected_{table}") == 0  # noqa: S608
 
 
 async def test_points_are_forgotten_by_age_and_late_ones_grow_from_the_last(billing: Billing) -> None:
@@ -141,21 +179,21 @@ def test_snapshots_of_impossible_times_are_set_aside() -> None:
 
 
 async def test_a_subject_that_moves_while_growth_is_folded_is_charged_once(billing: Billing) -> None:
+    """What was known at the move is the former account's, however much of it another run is about to fold."""
     room = Room(billing, "race", per_byte_scaled=10**9, rules=SubjectRules(initial_nano=INITIAL))
     await room.write([Sample("n1", START, "rc", "", 0, 0)])
     await room.subjects.settle()
-    await room.debits.round(NOW)
     (former,) = [each.account_id for each in (await room.subjects.page(1)).items]
     later = (await billing.accounts.create("Later")).id
     minutes = 2 * PAGES_AT_ONCE + 50
     await room.write(Sample("n1", START + timedelta(minutes=at), "rc", "", at, 0) for at in range(1, minutes + 1))
     async with billing.database.transaction() as connection:
         await connection.fetchval(queries("billing.collect")("fold_growth"), 1, PAGES_AT_ONCE)
-        moved = asyncio.create_task(room.subjects.assign("rc", later, since=START))
-        waiting = "SELECT count(*) > 0 FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND datname = $1"
-        name = await connection.fetchval("SELECT current_database()")
-        await until(lambda: billing.database.value(waiting, name))
-    await moved
+        assert await room.subjects.assign("rc", later, START) == (1, {later})
     await room.debits.round(NOW)
-    balances = [(await billing.accounts.get(each)).balance_nano for each in (former, later)]
-    assert balances == [INITIAL, INITIAL - minutes]
+    after = START + timedelta(minutes=minutes + 1)
+    await room.write([Sample("n1", after, "rc", "", minutes + 7, 0)])
+    assert await room.subjects.assign("rc", later, NOW) == (0, set())
+    await room.debits.round(NOW)
+    balances = [(await billing.accounts.get(str(each))).balance_nano for each in (former, later)]
+    assert balances == [INITIAL - minutes, INITIAL - 7]

@@ -1,4 +1,5 @@
-"""What fails for a moment is written later and never set aside; what fails for what it says is set aside alone."""
+"""A debit that fails temporarily is written later and never set aside; one that fails for its content is set aside
+alone."""
 
 import asyncio
 import secrets
@@ -241,7 +242,7 @@ async def test_what_cannot_be_encoded_for_the_driver_is_refused(billing: Billing
 
 
 def test_a_debit_of_the_journal_can_be_read_by_the_next_release_and_the_last() -> None:
-    """Fields are appended: what is missing is given its default, what is unknown is passed over."""
+    """New fields are appended: a missing one gets its default, an unknown one is ignored."""
     made = debit(Account("acc", "", "free", "active", None, 0, (), None, datetime.now(UTC), 0, 1), epoch=3, dseq=4)
     fields = msgspec.msgpack.decode(debits_module.encode_debit(made))
     pack = msgspec.msgpack.encode

@@ -52,12 +52,20 @@ def debit(billing: Billing, account_id: str, at: datetime, charged_nano: int, **
     return Debit(**{**values, **changes})
 
 
-async def used(billing: Billing, accounts: Sequence[str], count: int, *, hours: int = 5, seed: int = 1) -> list[Debit]:
-    """Requests of the last hours that were written just now."""
+async def used(
+    billing: Billing,
+    accounts: Sequence[str],
+    count: int,
+    *,
+    hours: int = 5,
+    seed: int = 1,
+    ago: timedelta = timedelta(),
+) -> list[Debit]:
+    """Requests of the last hours, or of those before `ago`, that were written just now."""
     drawn, now = random.Random(seed), datetime.now(UTC)  # noqa: S311
     debits = []
     for _ in range(count):
-        at = now - timedelta(seconds=drawn.uniform(0, hours * 3600))
+        at = now - ago - timedelta(seconds=drawn.uniform(0, hours * 3600))
         debits.append(debit(billing, drawn.choice(accounts), at, drawn.randrange(0, 10**11)))
     await write_debits(billing.database, debits)
     return debits

@@ -1,5 +1,6 @@
-"""Sums by hour at Stripe: each amount told once, however often it is sent, and what is late as a difference."""
+"""Sums by hour at Stripe: each amount counts once, however often it is sent, and late usage is sent as a difference."""
 
+import asyncio
 from collections import Counter
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta
@@ -8,6 +9,7 @@ from typing import Any
 import pytest
 
 from billing.audit import SYSTEM
+from billing.database.connection import queries
 from billing.exports.cursor import Exports
 from billing.exports.meters import StripeMeter, StripeMeters
 from billing.exports.worker import ExportWorker
@@ -16,9 +18,10 @@ from billing.payments.events import PaymentEvents
 from billing.payments.flows import Customers
 from billing.payments.stripe.client import StripeAccess
 from billing.payments.stripe.provider import StripePayments
-from tests.billing.exports.support import debit, drain, opened, used, working
+from tests.billing.exports.support import LATER, debit, drain, opened, used, working
 from tests.billing.payments.test_broken_off import Dying, Killed
 from tests.billing.support import Billing
+from tests.support.answering import until
 from tests.support.stripe_fake import FakeStripe, signed
 from tests.support.stripe_fake.meters import REPORT
 
@@ -33,7 +36,7 @@ NAME = "stripe-meters"
 @pytest.fixture
 async def stripe() -> AsyncIterator[FakeStripe]:
     async with FakeStripe().serving() as fake:
-        fake.state.now = int(datetime.now(UTC).timestamp()) + 7200
+        fake.state.now = int(datetime.now(UTC).timestamp())
         yield fake
         assert fake.violations == []
 
@@ -91,7 +94,7 @@ async def test_each_hour_is_told_once_though_stripe_fails_and_gateways_die(
     billing: Billing, stripe: FakeStripe, provider: StripePayments
 ) -> None:
     accounts = [(await billing.accounts.create(name)).id for name in ("Acme", "Beta")]
-    await used(billing, accounts, 60, hours=3)
+    await used(billing, accounts, 60, hours=3, ago=LATER)
     stripe.faults.extend(
         [None, None, "lose_answer", "busy", "fail", None, "refuse", "lose_answer", None, "lose_answer"]
     )
@@ -106,7 +109,7 @@ async def test_each_hour_is_told_once_though_stripe_fails_and_gateways_die(
             if late:
                 break
             late = True
-            await used(billing, accounts, 10, hours=3, seed=9)  # of hours that were told
+            await used(billing, accounts, 10, hours=3, seed=9, ago=LATER)  # of hours that were told
             steps = 0
         except Killed:
             died += 1
@@ -154,18 +157,47 @@ async def test_what_stripe_refuses_is_parked_and_told_once_it_is_mended(
     assert amounts(stripe) == await expected(billing, new)
 
 
+async def test_an_hour_is_over_by_the_clock_of_postgres_and_refused_though_it_is_being_told(
+    billing: Billing, stripe: FakeStripe, provider: StripePayments
+) -> None:
+    """A report of an amount waits for a later one that is noted at that moment, and is not lost with it."""
+    account_id = (await billing.accounts.create("Acme")).id
+    now = datetime.fromtimestamp(stripe.state.now, UTC)
+    await write_debits(billing.database, [debit(billing, account_id, at, 1_000) for at in (now, now - LATER)])
+    stripe.state.now += 7200
+    hours = "SELECT hour, n, told, used, parked FROM export_hours WHERE meter = 'nano' ORDER BY hour"
+    async with working(billing.database, sink(billing, billing.database, stripe, provider)) as worker:
+        await drain(worker)
+        over, current = await billing.database.rows(hours)
+        assert [(each["n"], each["told"]) for each in (over, current)] == [(1, 1_000), (0, 0)]
+    await billing.database.execute(
+        "UPDATE export_hours SET used = used + 7, asked = 7, asked_at = now() WHERE told > 0"
+    )
+    exports, hour = queries("billing.exports"), (NAME, account_id, "nano", over["hour"])
+    async with billing.database.transaction() as connection:
+        await connection.execute(exports("hours_told"), *hour, 1)
+        refused = asyncio.create_task(billing.database.execute(exports("hours_refused"), *hour, 0, "the item", "no"))
+        waiting = "SELECT count(*) > 0 FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND datname = $1"
+        name = await connection.fetchval("SELECT current_database()")
+        await until(lambda: billing.database.value(waiting, name))
+    await refused
+    await billing.database.execute(exports("hours_park"), *hour, 1, "told by another gateway", "no")
+    told, _ = await billing.database.rows(hours)
+    assert tuple(told)[1:] == (2, 7, 1_007, True)
+    assert [each.item for each in (await Exports(billing.database).parked(50)).items] == ["the item"]
+
+
 async def test_what_stripe_may_have_forgotten_is_told_once_somebody_has_looked_it_up(
     billing: Billing, stripe: FakeStripe, provider: StripePayments
 ) -> None:
     account_id = (await billing.accounts.create("Acme")).id
-    at = datetime.fromtimestamp(stripe.state.now, UTC)
+    at = datetime.fromtimestamp(stripe.state.now, UTC) - LATER
     await write_debits(billing.database, [debit(billing, account_id, at, 1_000)])
+    stripe.faults.extend(["busy"] * 100)
     async with working(billing.database, sink(billing, billing.database, stripe, provider)) as worker:
         await drain(worker)
-        await billing.database.execute(
-            "UPDATE export_hours SET asked = used, asked_at = now() - interval '2 days' WHERE told = 0"
-        )
-        stripe.state.now += 2 * 3600
+        stripe.faults.clear()
+        await billing.database.execute("UPDATE export_hours SET asked_at = now() - interval '2 days' WHERE told = 0")
         await told_to_the_end(worker)
         parked = (await Exports(billing.database).parked(50)).items
         assert {("24 hours" in each.reason) for each in parked} == {True}

@@ -1,4 +1,4 @@
-"""What is told of an event, and what answers mean."""
+"""The properties that are sent of an event, and the meaning of the other side's answers."""
 
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
@@ -118,7 +118,16 @@ def test_identifiers_are_read_as_they_are_written() -> None:
     hour = datetime(2026, 11, 23, 14, tzinfo=UTC)
     key = f"{identifier_prefix('acc_1', 'tokens', hour + timedelta(minutes=3))}2:01H"
     assert parse_identifier(key) == ("acc_1", "tokens", hour, 2)
-    assert parse_identifier("of somebody else") is None
+    ours = f"{identifier_prefix('acc_1', 'tokens', hour)}"
+    for foreign in (
+        "of somebody else",
+        f"{ours}-1",
+        f"{ours}2x",
+        f"{ours}{2**31 - 1}",
+        f"\0{ours}2",
+        "acc_1:m:2026112324:0",
+    ):
+        assert parse_identifier(foreign) is None
     assert EVENT.hour == hour
 
 

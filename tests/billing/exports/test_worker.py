@@ -1,4 +1,4 @@
-"""What was used arrives at every other side once, to the nano-USD, whatever fails on the way."""
+"""Every kind of export receives each usage event once, to the nano-USD, whatever fails on the way."""
 
 import asyncio
 import csv

@@ -116,7 +116,7 @@ class ModelBase(RuleBasedStateMachine):
                 return input_cost, min(max(left - ask.choices * ask.least, 0), 2**31), ask.least
 
     def debit(self, request_id: str, how: str, pick: int) -> Amounts:
-        """What a request is charged, decided once."""
+        """Return the charge of a request, which is chosen once."""
         if request_id not in self.debits:
             held = self.requests[request_id].amounts if request_id in self.requests else Amounts(1000, 10, 10)
             if how == "less":

@@ -29,7 +29,8 @@ class Machine(Traffic):
         told=st.sampled_from((2, 2, 1, 0)),
     )
     def change_quotas(self, subject: str, drawn: list[Any], told: int) -> None:
-        """Redis takes new quotas on and is told what they begin with, or is not told yet, or has not even heard."""
+        """Give a subject new quotas: Redis adopts them with their counts, adopts them without, or has not heard of them
+        yet."""
         self.set_quotas(subject, drawn)
         if told == 2:
             self.adopt_and_fill(subject)
@@ -38,7 +39,7 @@ class Machine(Traffic):
 
     @rule(key_id=st.sampled_from(tuple(OWNERS)), asked=asks)
     def revoke(self, key_id: str, asked: Ask) -> None:
-        """A key has a newer version, whatever changed: who asks with the one before is sent to look."""
+        """Raise a key's version: admission with the version before is told to reload."""
         self.ledger.quotas[key_id].append(self.ledger.quotas[key_id][-1])
         self.adopt(key_id, 0)
         item = self.admission(replace(asked, key=key_id, versions=(0, -1), late=False))
@@ -51,8 +52,8 @@ class Machine(Traffic):
     @rule(subject=st.sampled_from(SUBJECTS), older=st.sampled_from((0, 0, 1)))
     @precondition(lambda self: self.fills)
     def adopt(self, subject: str, older: int) -> None:
-        """Redis takes on a subject's newest quotas while some are not told yet what they begin with; whoever comes late
-        with older ones changes nothing."""
+        """Have Redis adopt a subject's newest quotas while some have no counts yet; a later adoption of older quotas
+        changes nothing."""
         version = max(self.ledger.version(subject) - older, 1)
         known = self.ledger.quotas[subject][version - 1]
         token = self.new_id()
@@ -66,7 +67,7 @@ class Machine(Traffic):
     @rule(pick=picks)
     @precondition(lambda self: self.fills)
     def fill(self, pick: int) -> None:
-        """New counters are told what was used before they were there: what the ledger has up to the adoption."""
+        """Add to new counters the usage from before them: what the ledger has up to their adoption."""
         subject, token, epoch, dseq, xseq, now_s, known = self.fills.pop(-1 - pick % min(len(self.fills), 3))
         account_id = OWNERS.get(subject, subject)
         for request_id, hold in list(self.ref.journal.items()):
@@ -211,7 +212,8 @@ class Machine(Traffic):
         self.snapshot = (copy.deepcopy(self.ref), self.real.dump())
 
     def lose_state(self, subject: str, record_too: bool) -> None:
-        """A state that was installed and is gone is noticed, also when the record of it is gone: a new epoch."""
+        """Delete an installed state: the loss is noticed, also when the record of it is deleted, and a new epoch
+        begins."""
         if self.ref.account(subject) is None and self.ref.key(subject) is None:
             return
         self.real.lose(subject)

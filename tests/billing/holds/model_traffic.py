@@ -119,7 +119,7 @@ class Traffic(Checked):
         self.call(self.fitted(items), room)
 
     def fitted(self, items: list[Any]) -> list[Admission | Settlement | Void]:
-        """Admissions as asked, and endings of what runs, of what is admitted beside them, or of what has ended."""
+        """Requested admissions, and ends of requests that run, are admitted in the same call, or have ended."""
         made: list[Admission | Settlement | Void] = []
         for item in items:
             if isinstance(item, Ask):
@@ -178,7 +178,7 @@ class Traffic(Checked):
 
     @rule(account_id=st.sampled_from(ACCOUNTS), most=st.integers(1, 4), stale=st.sampled_from((0, 0, 0, -1, 1)))
     def sync(self, account_id: str, most: int, stale: int) -> None:
-        """Redis is told of some corrections; a teller who believes another number than Redis's changes nothing."""
+        """Apply some corrections in Redis; a call that expects another number than Redis's changes nothing."""
         account = self.ref.account(account_id)
         after = (account.xseq if account is not None else 0) + stale
         known = [window.quota for subject in self.subjects() for window in subject.windows.values()]

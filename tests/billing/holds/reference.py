@@ -95,8 +95,8 @@ class Reference:
         )
 
     def look(self, account: Account) -> None:
-        """Note it where a sum has left the bound: what was held once and is charged after all, or held again, weighs
-        beside what was admitted since."""
+        """Note when a sum exceeds its bound: usage that was charged or held again after a new epoch counts together
+        with requests admitted since."""
         keys = (key for key in self.keys.values() if key.epoch == self.epoch)
         used = (counter.used + counter.held for subject in (account, *keys) for counter in self.counters(subject))
         self.exact &= max(abs(account.balance), self.held(account), *used) <= MAX_NANO

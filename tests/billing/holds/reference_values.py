@@ -21,7 +21,7 @@ class Amounts:
 
 @dataclass(frozen=True)
 class Names:
-    """Whose request on what."""
+    """The account, key and user of a request."""
 
     account: str
     key: str
@@ -66,7 +66,7 @@ class Hold:
 
 @dataclass(frozen=True)
 class Told:
-    """A debit that a subject was told of at `told_s`; `tags` are the counters that it was told for, None for all."""
+    """A debit that a subject was told of at `told_s`; `tags` are the counters that have it, None for all."""
 
     at_s: int
     told_s: int
@@ -78,7 +78,7 @@ class Told:
 
 @dataclass
 class Window_:
-    """A counter: the window that it shows, what it began with there, and from which of the told debits on it counts."""
+    """A counter: its current window, its value at the beginning, and the first of the told debits that counts in it."""
 
     quota: Quota
     window_id: int

@@ -95,16 +95,16 @@ async def sweep_by_hand(*worlds: World) -> None:
 
 
 async def look(*worlds: World) -> None:
-    """Gateways look who is there."""
+    """Have gateways renew their leases, and see those of the others."""
     for world in worlds:
         await world.engine.lease.renew()
 
 
 async def stops_to_renew(slow: World, judge: World) -> None:
-    """The gateway is alive, but its lease has not been renewed for longer than the judge believes in it. The judge
-    sweeps when it is told."""
+    """Let the lease of a living gateway stand for longer than another one believes in it. Both sweep when called: a
+    gateway that finds its holds claimed renews its lease."""
     await slow.engine.lease.stop()
-    await judge.engine.loops.stop("sweep")
+    await sweep_by_hand(slow, judge)
     await time_passes(judge, slow)
 
 

@@ -1,4 +1,4 @@
-"""Admission of a request whose principal has changed since it was made: made anew until the principal rests."""
+"""Admission of a request whose principal has changed meanwhile: it is repeated until the principal stays the same."""
 
 import asyncio
 from dataclasses import dataclass, field

@@ -251,7 +251,7 @@ async def test_what_postgres_refuses_is_not_hidden(postgres: Postgres) -> None:
 
 
 async def test_the_last_caller_may_leave_before_a_look_up_fails(postgres: Postgres) -> None:
-    """Nobody looks at the failure then, and nobody complains about that."""
+    """No caller is left to see the failure, and the event loop logs no unhandled exception."""
     postgres.gate.clear()
     caller = asyncio.ensure_future(postgres.cache.get(b"one"))
     await postgres.asked(1)

@@ -228,7 +228,7 @@ async def test_a_postgres_whose_clock_is_wrong_closes_no_epoch_and_opens_none(
 
 @pytest.mark.parametrize("of", ["account", "key", "both"])
 async def test_windows_in_the_future_are_renewed_from_the_ledger(world: World, of: str) -> None:
-    """What a wrong clock has left behind, in a state that is loaded: served at once, with what was used today."""
+    """Windows that a wrong clock has left in a loaded state: requests are served at once, with today's usage."""
     principal = await world.customer(10**9, key_quotas=(DAY_TOKENS,), quotas=(DAY_TOKENS,))
     await spend(world, principal)
     account, key = await world.account_state(principal.account_id), await world.key_state(principal)

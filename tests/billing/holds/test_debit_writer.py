@@ -1,4 +1,4 @@
-"""Whose turn it is among the debits that wait: locked accounts stand aside, and nobody is forgotten."""
+"""The order of waiting debits: those of locked accounts stand aside, and none is forgotten."""
 
 from hypothesis import given
 from hypothesis import strategies as st

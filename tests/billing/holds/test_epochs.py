@@ -15,8 +15,9 @@ from billing.holds.service import HoldSettings
 from billing.ledger.leases import end_lease
 from billing.principals import Principal
 from billing.quotas import Metric, Quota, Window
-from tests.billing.holds.conftest import BRISK, MakeWorld, World, need
+from tests.billing.holds.conftest import BRISK, PATIENT, MakeWorld, World, need
 from tests.billing.holds.support import (
+    WAIT_S,
     ask,
     assert_agreed,
     debits,
@@ -295,14 +296,15 @@ async def silence(world: World) -> None:
 
 async def cut(world: World) -> None:
     """Redis has not read what was sent when the connection breaks."""
-    number = await wire_of(world).ask(["CLIENT", "ID"])
+    number = await wire_of(world).ask(["CLIENT", "ID"], WAIT_S)
     await world.link.command("CLIENT", "KILL", "ID", number)
 
 
 @pytest.mark.parametrize("break_", [silence, cut])
 async def test_settlements_in_flight_on_a_broken_connection_are_charged_once(
-    world: World, monkeypatch: pytest.MonkeyPatch, break_: Callable[[World], Awaitable[None]]
+    make_world: MakeWorld, monkeypatch: pytest.MonkeyPatch, break_: Callable[[World], Awaitable[None]]
 ) -> None:
+    world = await make_world(BRISK if break_ is silence else PATIENT)
     monkeypatch.setattr(recovery, "SETTLED_AGE_MS", -60_000)
     principal = await world.customer(10**9, key_quotas=(DAY_TOKENS,), quotas=(TOTAL_COST,))
     holds = [await hold_one(world, principal) for _ in range(40)]
@@ -364,7 +366,8 @@ async def test_gateways_that_start_together_agree_on_one_epoch(make_world: MakeW
 
 
 async def test_an_epoch_that_was_begun_in_the_ledger_alone_is_not_missed(world: World) -> None:
-    """Whoever began it died, or gave up, before Redis was told: an account that is not loaded yet could never be."""
+    """The gateway that began it died, or gave up, before it told Redis. If the others did not notice, no new account
+    could be loaded."""
     known = await world.customer(10**9)
     await spend(world, known)
     epoch = partition_of(world).epoch or 0
@@ -385,7 +388,7 @@ async def test_an_epoch_that_was_begun_in_the_ledger_alone_is_not_missed(world: 
 
 
 async def test_states_of_an_older_layout_are_loaded_again(world: World) -> None:
-    """They are as gone: a new epoch takes what they had counted from the ledger."""
+    """A new epoch ignores them, and reads their counts from the ledger."""
     principal = await world.customer(10**9, quotas=(DAY_TOKENS,))
     await spend(world, principal)
     partition = partition_of(world)

@@ -1,4 +1,4 @@
-"""Which gateways are taken for dead: those whose lease has stood for its length by the judge's own clock."""
+"""Which gateways are taken for dead: those whose lease has not changed for its length, by the observer's own clock."""
 
 from datetime import UTC, datetime, timedelta
 

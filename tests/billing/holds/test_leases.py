@@ -112,7 +112,7 @@ async def test_a_gateway_that_renews_just_then_keeps_its_hold(make_world: MakeWo
 
 
 async def test_a_gateway_that_was_taken_for_dead_is_told_when_it_renews(make_world: MakeWorld) -> None:
-    """What the ledger decided stands: those answers are cut. What it did not decide is held on."""
+    """Answers that the ledger has decided are cut; undecided ones stay held."""
     world, slow = await make_world(), await make_world()
     principal = await world.customer(10**9, key_quotas=(DAY_TOKENS,))
     decided, undecided = await hold_one(slow, principal), await hold_one(slow, principal)

@@ -1,4 +1,4 @@
-"""An account whose row somebody else has locked in Postgres: it waits, with what it owes, and nobody else does."""
+"""An account whose row in Postgres another session has locked: its debits wait, and other accounts go on."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -282,7 +282,8 @@ async def test_loads_of_locked_accounts_leave_connections_to_others(
 
 
 async def test_an_account_that_is_loaded_already_is_held_back_as_well(world: World) -> None:
-    """By a gateway that joins later. Nobody tells its version meanwhile; each gateway says all that it holds back."""
+    """By a gateway that joins later. Its version is not published meanwhile; each gateway names all accounts that it
+    holds back."""
     await world.engine.loops.stop("relay")  # which finds out that the other two are none
     hers, his = await world.customer(HERS), await world.customer(HERS)
     await served_again(world, hers, his)

@@ -91,7 +91,7 @@ async def test_loops_are_stopped_by_name() -> None:
 async def test_each_loop_of_the_engine_outlives_a_fault_of_the_program(
     world: World, name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Whatever it calls may raise what nobody has thought of."""
+    """Also after an exception that no code expects."""
     engine, whole = world.engine, {}
     places = {
         "outbox": (engine.outbox, "_gather"),

@@ -1,8 +1,6 @@
-"""The journal alone is lost, by a command or an eviction: what was held in it must not stay held for ever.
-
-Whoever first misses a hold says so: its settlement, its void, or a sweep while it runs; and nobody says so of a hold
-that another gateway has ended.
-"""
+"""The journal alone is lost, by a command or an eviction: its holds must not count for ever. The loss is noticed by the
+first settlement, void or sweep that misses a hold of a living gateway, and by none of a hold that another gateway has
+ended."""
 
 import asyncio
 
@@ -11,7 +9,7 @@ import pytest
 from billing.holds import recovery
 from billing.holds.hold import SettlementLost
 from billing.holds.partitions import Partitions
-from tests.billing.holds.conftest import MakeWorld, World
+from tests.billing.holds.conftest import BRISK, MakeWorld, World
 from tests.billing.holds.support import (
     assert_agreed,
     debits,
@@ -130,8 +128,9 @@ async def test_what_is_ended_twice_is_not_taken_for_lost(
     await assert_agreed(world, principal.account_id)
 
 
-async def test_the_ledgers_own_way_alone_is_not_taken_for_a_loss(world: World, noticed: list[int]) -> None:
+async def test_the_ledgers_own_way_alone_is_not_taken_for_a_loss(make_world: MakeWorld, noticed: list[int]) -> None:
     """Redis answers late, and has carried out what it was asked: its entries are there, or were acknowledged."""
+    world = await make_world(BRISK)
     principal = await world.customer()
     holds = [await hold_one(world, principal) for _ in range(20)]
     transport = world.engine.partitions.all[0].life.connection._transport  # type: ignore[union-attr]

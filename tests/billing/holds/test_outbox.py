@@ -1,4 +1,4 @@
-"""Debits on their way to Postgres: one that fails for ever keeps nobody waiting, and the log says it once."""
+"""Debits on their way to Postgres: one that always fails delays no other, and is logged once."""
 
 import asyncio
 import logging

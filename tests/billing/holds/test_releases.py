@@ -161,7 +161,7 @@ async def test_gateways_of_another_layout_that_were_killed_are_waited_for_until_
 
 
 async def test_a_gateway_of_another_layout_that_begins_beside_has_the_partition_until_it_ends(world: World) -> None:
-    """No epochs begin by turns, nobody serves beside the other, and what runs is charged once."""
+    """The two do not take turns in beginning epochs, only one serves, and running requests are charged once."""
     principal = await world.customer()
     running = await hold_one(world, principal)
     await world.database.execute(OLD_LEASE, OLD_GATEWAY)

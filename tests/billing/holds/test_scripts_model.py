@@ -50,7 +50,7 @@ class Restarts(Machine):
 
     @rule()
     def snapshot_now(self) -> None:
-        """What is on Redis's disk."""
+        """Save Redis's state as its file on disk, with which it may come back later."""
         self.remember()
 
     @rule(pick=picks)
@@ -118,7 +118,7 @@ def test_the_scripts_are_the_reference(server: str, machine: type[Machine], requ
 
 
 async def test_the_two_servers_are_two(redis_url: str, redis_proper_url: str) -> None:
-    """Valkey says that it is, whatever it calls its `redis_version`; Redis does not."""
+    """Valkey names itself, whatever its `redis_version`; Redis does not."""
     identities = []
     for url in (redis_url, redis_proper_url):
         link = RedisClient(url)

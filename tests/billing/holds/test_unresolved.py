@@ -14,7 +14,7 @@ from tests.billing.holds.support import ask, assert_agreed, debits, eventually, 
 
 
 def owing(hold: Hold, principal: Principal) -> None:
-    """Have it owe what it holds."""
+    """Mark a hold as owed."""
 
     def unresolved(hold: Hold) -> Debit:
         return debit(hold.id, principal, admitted_at_ms=hold.admitted_at_ms, charged_nano=hold.cost_nano)

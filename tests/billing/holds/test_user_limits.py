@@ -268,7 +268,7 @@ async def test_a_change_is_in_force_in_other_gateways_and_what_was_used_before_c
 
 
 async def test_a_request_by_an_old_principal_is_not_admitted(world: World) -> None:
-    """It would count for nobody."""
+    """It would not count for the user."""
     account = (await world.customer(10**9)).account_id
     key = await key_of(world, account, ANA)
     old = await key.principal(world)
@@ -378,7 +378,7 @@ async def test_whatever_happens_a_user_has_used_what_its_keys_have(make_world: M
     ended: list[Debit] = []
 
     async def renewed(world: World, key: Key) -> Principal:
-        """As a gateway that is told to read the principal anew."""
+        """Read the principal again, as a gateway does that is told that it has changed."""
         found = await world.engine.cache.reload(secret_digest(key.secret))
         assert found is not None
         return found

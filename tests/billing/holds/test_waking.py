@@ -47,7 +47,7 @@ def note_closed(*holds: Hold) -> list[str]:
 
 
 async def test_a_gateway_that_wakes_is_told_of_each_hold_that_was_swept(make_world: MakeWorld) -> None:
-    """In the same epoch: the entries are gone from Redis, and the ledger says why."""
+    """In the same epoch: the entries are gone from Redis, and the ledger has the reason."""
     world, slow = await make_world(), await make_world()
     principal = await world.customer(10**9)
     holds = [await hold_one(slow, principal) for _ in range(3)]

@@ -31,7 +31,7 @@ async def join(billing: Billing, organization: Organization, user_id: str, role:
 
 
 async def roles(billing: Billing, organization: Organization) -> dict[str, str]:
-    """Who belongs to it, and as what."""
+    """Return the members of an organization with their roles."""
     rows = await billing.database.rows("SELECT user_id, role FROM memberships WHERE org_id = $1", organization.id)
     return {row["user_id"]: row["role"] for row in rows}
 

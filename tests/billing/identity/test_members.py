@@ -267,7 +267,7 @@ async def test_members_are_listed_with_their_addresses(members: Members, team: T
 
 
 async def test_who_was_demoted_a_moment_ago_changes_nothing(members: Members, team: Team) -> None:
-    """Their token was read before the change: what it said then does not count."""
+    """Their token was read before the demotion, and its role no longer counts."""
     org_id = team.organization.id
     stale: Acting = acting(team["admin"])
     await members.set_role(org_id, team["admin"], "member", acting(team["owner"]))

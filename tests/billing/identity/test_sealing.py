@@ -1,4 +1,5 @@
-"""Secrets at rest: sealed for one purpose, opened by the key that sealed them or by nobody, and sealed anew."""
+"""Encrypted secrets: bound to one purpose, decrypted only with the key that encrypted them, and encrypted again with a
+new one."""
 
 import time
 

@@ -36,7 +36,7 @@ def jwk(key: Any, kid: str | None = "one", **fields: Any) -> dict[str, Any]:
 
 @dataclass
 class Publisher:
-    """An issuer's published keys; counts who asks."""
+    """An issuer's published keys; counts requests."""
 
     keys: list[dict[str, Any]]
     asked: int = 0

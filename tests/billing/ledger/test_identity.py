@@ -1,4 +1,4 @@
-"""What a ledger says that it is: the same for as long as it is, and another thing of every copy."""
+"""The ledger's identity: it stays the same, and every copy has another one."""
 
 import asyncio
 import secrets

@@ -1,4 +1,4 @@
-"""Moving fresh usage into the rollups: never a change of what was used, whoever moves, reads, writes or dies then."""
+"""Moving fresh usage into the rollups never changes sums, also while others move, read, write or die."""
 
 import asyncio
 import random

@@ -150,7 +150,7 @@ async def test_sums_that_are_none_are_found(billing: Billing, account_id: str, c
 
 
 async def test_a_roller_of_an_older_release_moves_nothing(billing: Billing, account_id: str) -> None:
-    """It writes what is a view by now, in the statement that would take its rows from what is fresh."""
+    """It inserts into a table that is now a view, so the statement that would take its fresh rows fails."""
     await billing.debit(account_id, "key_1", USAGE, admitted_at=minutes_ago(2))
     with pytest.raises(DatabaseError):
         await billing.database.execute(

@@ -1,4 +1,4 @@
-"""Usage in rows: what has a column, what stands beside them, and the shares of several models."""
+"""Usage in rows: counts with columns, other counts, and the shares of several models."""
 
 import msgspec
 from hypothesis import given

@@ -17,7 +17,20 @@ from billing.ledger import reports
 from billing.ledger.catalogue import sync_prices
 from billing.ledger.debits import UsageEvent
 from billing.ledger.reports import roll
-from billing.ledger.used import BEGINNING, END, OTHERS, Grouping, Span, UsageQueryError, Used, UsedBy, compose, total
+from billing.ledger.used import (
+    BEGINNING,
+    END,
+    OTHERS,
+    TAG,
+    Grouping,
+    Span,
+    UsageQueryError,
+    Used,
+    UsedBy,
+    compose,
+    together,
+    total,
+)
 from billing.usage import Usage
 from billing.zones import Period, period_of, periods, zone_of
 from tests.billing.support import PRICES, Billing
@@ -136,6 +149,16 @@ def groupings() -> Iterator[tuple[str, ...]]:
         yield from ((name, other) for other in OF if other != name and not (name[:3] == other[:3] == "tag"))
 
 
+NAMED = ["key_1", "ann", "", "fast", "openai"]
+
+
+def folded(span: Span) -> Span:
+    """A span whose groups beyond `NAMED` are one."""
+    return together(
+        *({(group[0] if (group[0] or "") in NAMED else OTHERS, *group[1:]): used} for group, used in span.items())
+    )
+
+
 async def test_spans_and_groups_are_those_of_events(
     billing: Billing, account_id: str, events: list[UsageEvent]
 ) -> None:
@@ -146,12 +169,18 @@ async def test_spans_and_groups_are_those_of_events(
         assert found == counted(events, bounds, names), (names, bounds)
         whole = await billing.reports.sums.spans(account_id, (bounds[0], bounds[-1]))
         assert total(whole[0]) == total({(str(place),): total(span) for place, span in enumerate(found)})
+        if names and not names[0].startswith(TAG):
+            few = await billing.reports.sums.spans(account_id, bounds, Grouping(names), named=NAMED)
+            assert few == [folded(span) for span in found]
     while await roll(billing.database, most_fresh=0):
         pass
     for names in groupings():
         bounds = bounds_of(chosen)
         found = await billing.reports.sums.spans(account_id, bounds, Grouping(names))
         assert found == counted(events, bounds, names), (names, bounds)
+        if names and not names[0].startswith(TAG):
+            few = await billing.reports.sums.spans(account_id, bounds, Grouping(names), named=NAMED)
+            assert few == [folded(span) for span in found]
 
 
 async def test_of_one_key_user_or_feature(billing: Billing, account_id: str, events: list[UsageEvent]) -> None:

@@ -97,7 +97,8 @@ async def test_a_commit_of_unknown_fate_is_tried_again(world: World, monkeypatch
 async def test_what_is_sent_again_while_it_is_written_is_not_refused(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """An event whose first sending is held and not yet committed has no room beside itself, and is charged."""
+    """The first call holds the last room and is not committed yet: the repetition waits for it, and the event is
+    charged once."""
     of, measure = meters(world), Measure(amount_nano=7)
     find, looks = of.writer.find, asyncio.Event()
 

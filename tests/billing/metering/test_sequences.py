@@ -1,4 +1,4 @@
-"""Any sequence of what services call, beside a plain record of what it comes to: each event once, and all holds end."""
+"""Any sequence of services' calls, compared with a plain model: each event counts once, and all holds end."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ class Record:
         return "made"
 
     def ended(self, name: str, amount: int) -> str:
-        """What a settlement is answered with."""
+        """Return the answer of a settlement."""
         state, _ = self.holds[name]
         if state in ("held", "expired"):
             self.holds[name] = "settled", amount
@@ -170,7 +170,7 @@ class Play:
         raise AssertionError("it was to die")
 
     async def check(self) -> None:
-        """Both stores have what was recorded."""
+        """Assert that both stores have what was recorded."""
         world, record, account_id = self.of.world, self.record, self.payer.account_id
         found = await world.database.rows(
             "SELECT client_request_id, charged_nano FROM usage_events WHERE account_id = $1 AND outcome = 'settled'",

@@ -1,4 +1,4 @@
-"""A receiver of deliveries that checks their signatures as Standard Webhooks says, and answers as it is told."""
+"""A receiver of deliveries that checks their signatures by Standard Webhooks, and answers as the test sets."""
 
 import base64
 import hashlib

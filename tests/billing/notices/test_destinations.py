@@ -44,7 +44,7 @@ def test_urls_that_are_taken() -> None:
 
 
 class Liar(AbstractResolver):
-    """Says of each name that it is this machine, beside a public address."""
+    """A resolver that answers every name with this machine's address and a public one."""
 
     async def resolve(self, host: str, port: int = 0, family: Any = socket.AF_INET) -> Any:
         address = {"hostname": host, "port": port, "family": socket.AF_INET, "proto": 0, "flags": 0}

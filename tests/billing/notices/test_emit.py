@@ -1,4 +1,4 @@
-"""A notice stands and falls with its transaction, and what has happened once is told once."""
+"""A notice is written or rolled back with its transaction, and once for each event."""
 
 from contextlib import suppress
 

@@ -57,7 +57,7 @@ async def look(payments: Payments) -> None:
 
 
 async def look_again(payments: Payments, billing: Billing) -> None:
-    """Have looked into what the dead one has left, also what it had claimed."""
+    """Process the events that the dead gateway has left, claimed ones included."""
     assert isinstance(payments.provider, LocalProvider)
     await payments.provider.run_once()
     while await billing.database.value("SELECT count(*) FROM payment_events WHERE state = 'waiting'"):

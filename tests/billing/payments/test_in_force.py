@@ -1,4 +1,4 @@
-"""Which plan is in force: by the states alone, whatever came first; and what a paid invoice brings."""
+"""The plan in force follows from the subscription's states, in any order of events; the credit of a paid invoice."""
 
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta

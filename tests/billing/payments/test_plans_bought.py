@@ -330,7 +330,8 @@ async def test_what_was_credited_by_hand_is_taken_back_by_its_refund(billing: Bi
 
 
 async def test_what_a_dead_gateway_was_looking_into_goes_on_at_once(billing: Billing) -> None:
-    """Nothing else is told of its event: it waits for a minute where its gateway says nothing of itself."""
+    """A claimed event waits for a minute; once the lease of the gateway that claimed it has ended, another one
+    processes it at once."""
     shop = Shop(billing, (await billing.accounts.create("Acme")).id)
     order = await shop.payments.flows.checkout(Wanted(shop.account_id, "key", amount_nano=20_000_000_000))
     assert order.url is not None

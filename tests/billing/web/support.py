@@ -62,8 +62,8 @@ class Console:
     cookies: dict[str, str] = field(default_factory=dict)
 
     async def cookie(self, who: str) -> str | None:
-        """The cookie of somebody who has signed in; `nobody` has none, `gone` one that is none any more, `link` that of
-        an operator by a link."""
+        """The cookie of a signed-in user; `nobody` has none, `gone` has one that is no longer valid, `link` is an
+        operator who used a link."""
         if who == "nobody":
             return None
         if who not in self.cookies:

@@ -1,4 +1,4 @@
-"""Who is let in, from where a form is taken, and what browsers are told."""
+"""The console's application: sign-in, the origin of forms, and security headers."""
 
 import hashlib
 import re

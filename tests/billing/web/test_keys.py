@@ -10,7 +10,7 @@ from tests.billing.web.support import Answer, Console
 
 
 def fields(page: Answer, action: str) -> list[tuple[str, str]]:
-    """What a browser sends of a form that nobody has touched."""
+    """Return the fields that a browser sends of an unchanged form."""
     form = re.search(rf'<form[^>]*action="[^"]*{re.escape(action)}"[^>]*>(.*?)</form>', page.text, re.DOTALL)
     assert form is not None, page.words
     found: list[tuple[str, str]] = []

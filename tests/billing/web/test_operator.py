@@ -9,6 +9,7 @@ from billing.ledger.catalogue import sync_prices
 from billing.money import parse_usd
 from billing.price_table import PriceTable
 from billing.usage import Usage
+from tests.billing.identity.support import join
 from tests.billing.support import PRICE, PRICES, Billing
 from tests.billing.web.conftest import MODELS
 from tests.billing.web.support import Console
@@ -71,10 +72,27 @@ async def test_only_what_was_changed_of_an_account_is_changed(console: Console) 
     assert (after.status, after.name, after.plan) == ("suspended", before.name, before.plan)
     entry = (await console.get("/operator/audit", "link", params={"account_id": account_id})).words
     assert "suspended" in entry
+    address = await console.billing.database.value(
+        "SELECT email FROM users JOIN audit_log ON actor = 'user:' || users.id WHERE action = 'account.update'"
+    )
+    own = (await console.get("/security/audit", "owner", params={"action": "account.*"})).words
+    assert f"{before.name} {account_id}" in entry
+    assert f"{before.name} {account_id}" in own
+    assert (address in entry, address in own) == (True, False)  # who works for the operator is not named to customers
     listed = await console.get("/operator/accounts", "operator", params={"search": before.name[:4].upper()})
     assert account_id in listed.words
     none = await console.get("/operator/accounts", "operator", params={"search": "%", "status": "active"})
     assert "No account is like that." in none.words
+
+    await join(console.billing, console.organization, console.persons["operator"], "admin")
+    del console.cookies["operator"]  # who signs in anew is in the organization, and an operator too
+    own, everyone = [await console.get(path, "operator") for path in ("/keys", "/operator/keys")]
+    assert "This account is suspended" in own.words
+    assert "This account is suspended" not in everyone.words
+    assert "Operator: all accounts" in everyone.words
+    assert "<title>Keys · Metergate" in own.text
+    assert "<title>Keys · Operator · Metergate" in everyone.text
+    assert f"<h2>{before.name}</h2>" in everyone.text
 
 
 async def test_keys_show_what_they_spent_and_are_revoked(console: Console) -> None:
@@ -111,7 +129,7 @@ async def test_the_first_page_has_the_money_and_each_number_leads_to_its_rows(co
 
 
 async def test_prices_have_their_history_and_a_usage_is_tried(console: Console, billing: Billing) -> None:
-    """What the command says of a usage, the page says; what the ledger alone has priced requests once."""
+    """The page computes a usage as the command does; it also lists rows that only the ledger still has."""
     gone = replace(PRICE, per_million={**PRICE.per_million, "output": parse_usd("0.70")})
     other = replace(PRICE, provider="azure", per_unit={})
     await sync_prices(billing.database, PriceTable([gone, other]))

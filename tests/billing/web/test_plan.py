@@ -1,4 +1,4 @@
-"""The plan through the console: what a change costs is said before it is made."""
+"""Plans in the console: the cost of a change is shown before it is made."""
 
 import re
 from dataclasses import replace

@@ -7,12 +7,16 @@ from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from typing import Final
 
+import pytest
+
+from billing.api import buckets
 from billing.audit import SYSTEM
 from billing.budgets.rules import BudgetPeriod, BudgetTerms, Subject
 from billing.ledger.catalogue import sync_prices
 from billing.ledger.reports import roll
 from billing.refused import RefusedRequest
 from billing.usage import Usage
+from billing.web import usage
 from billing.web.application import ROUTES
 from billing.web.visits import Who
 from tests.billing.support import PRICES
@@ -107,6 +111,23 @@ async def test_usage_is_a_table_by_the_same_query_and_its_parts_lead_to_their_re
     assert one_day is not None
     hours = await console.get(one_day[1].replace("&amp;", "&"), "owner")
     assert hours.text.count('<rect class="hit"') in (0, 23)  # a day of 23 hours, if anything was used in it
+
+
+async def test_groups_that_have_no_room_are_one_row_that_adds_up(
+    console: Console, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await use(console)
+    params = {"by": "key", "tz": "Europe/Berlin", **MARCH}
+    whole = await console.get("/usage", "owner", params=params)
+    monkeypatch.setattr(usage, "MOST_ROWS", 0)
+    monkeypatch.setattr(buckets, "MOST_CELLS", 1)
+    page = await console.get("/usage", "owner", params=params)
+    first, second, others = whole.values[5:10], whole.values[10:15], page.values[5:10]
+    assert others == [str(Decimal(one) + Decimal(other)) for one, other in zip(first, second, strict=True)]
+    assert (page.values[:5], page.values[10:]) == (whole.values[:5], whole.values[15:])  # the same sums, in all parts
+    assert "all others (2)" in page.words
+    bars = [re.findall(r'<rect class="s\d[^>]*>', each.text) for each in (page, whole)]
+    assert bars[0] == bars[1]
 
 
 async def test_what_can_t_be_asked_for_is_said(console: Console) -> None:

@@ -72,5 +72,6 @@ async def test_sessions_are_listed_and_ended_and_what_was_done_can_be_read(conso
     entries = (await console.api("/account/audit", "owner", action="key.*"))["data"]
     assert len(entries) == audit.text.count('data-label="Action"') == 1
     assert "<ins>&lt;b&gt;</ins>" in audit.text
+    assert f"&lt;b&gt;<br><code>{entries[0]['subject']}</code>" in audit.text  # what the key is called now
     assert (await console.post("/security/end-all", "owner")).location == "../sign-in?notice=signed-out"
     assert (await console.get("/security", "owner")).status == 303

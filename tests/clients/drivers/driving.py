@@ -6,10 +6,12 @@ here is imported by the tests: it runs where the libraries are installed.
 
 import json
 import random
+import ssl
 import sys
 import threading
 import time
 from collections.abc import Callable
+from functools import cache
 from typing import Any
 
 Asked = dict[str, Any]
@@ -29,6 +31,8 @@ MAX_TOKENS = 50
 
 random.random = lambda: 0.5  # before the libraries are imported, as some keep it by name
 random.uniform = lambda low, high: (low + high) / 2
+ssl.create_default_context = cache(ssl.create_default_context)
+"""Each client would read all the world's certificates, which takes longer than its request; nothing is encrypted."""
 
 
 def openai_messages(asked: Asked) -> list[dict[str, Any]]:

@@ -170,7 +170,7 @@ def debit_of(account_id: str, request_id: str) -> Debit:
 
 
 def test_version(shell: Shell) -> None:
-    """As a process that is started anew, as a person starts it: what it says of itself, of its use, and its codes."""
+    """In a process of its own, as a person runs it: version, usage and exit codes."""
     assert re.fullmatch(r"metergate \d+\.\d+\.\d+\S*\n", shell.start("--version").stdout)
     for arguments in (("--help",), ("operator", "grant", "--help"), ("nope",)):
         assert shell.start(*arguments) == shell.run(*arguments)
@@ -407,78 +407,59 @@ def test_a_shell_completes_commands(shell: Shell) -> None:
     assert completed("metergate", "migrate", "--api") == []  # it is taken, and not used
 
 
-HEAVY = (
-    "aiohttp",
-    "asyncpg",
-    "redis",
-    "rich.table",
-    "yaml",
-    "tiktoken",
-    "uvloop",
-    "asyncio",
-    "gateway.runtime",
-)
+HEAVY = (*("aiohttp", "asyncpg", "redis", "rich.table", "yaml", "tiktoken", "uvloop", "asyncio", "gateway.runtime"),)
+"""What takes ten times as long to import as everything else that help needs."""
+SERVING = ("aiohttp", "asyncpg", "redis", "hiredis", "gateway.runtime", "pydantic")
+"""The drivers of the stores, HTTP, and what typer has for parameters that are neither texts nor left out."""
+NOWHERE = {
+    "DATABASE_URL": "postgresql://user@127.0.0.1:1/nowhere?sslmode=disable",
+    "REDIS_URL": "redis://127.0.0.1:1",
+}
 
 
-@pytest.mark.parametrize(
-    "command",
-    ["--version", "--help", "up --help", "operator account list --help", "doctor --help", "keys list --help"],
-)
-def test_help_imports_nothing_that_it_does_not_need(command: str) -> None:
-    """What a command works with takes ten times as long to import as everything else."""
-    assert imported_by(command, HEAVY) == (0, [])
-
-
-@pytest.mark.parametrize(
-    "command",
-    [
-        "operator account list --api-url http://127.0.0.1:1",
-        "operator requests --refused --api-url http://127.0.0.1:1",
-        "auth register --no-password --email a@b.c --api-url http://127.0.0.1:1",
-        "operator price try openai/gpt-4o-mini input_tokens=1",
-    ],
-)
-def test_a_command_on_a_gateway_or_a_file_imports_no_store_and_no_server(command: str) -> None:
-    """These are called often, by scripts too: they take neither aiohttp nor the drivers of the stores, nor what typer
-    has for parameters that are neither texts nor left out."""
-    code = 0 if "price" in command else UNREACHABLE
-    assert imported_by(command, ("aiohttp", "asyncpg", "redis", "hiredis", "gateway.runtime", "pydantic")) == (code, [])
-
-
-def test_doctor_imports_aiohttp_for_providers_alone(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("DATABASE_URL", "postgresql://user@127.0.0.1:1/nowhere?sslmode=disable")
-    monkeypatch.setenv("REDIS_URL", "redis://127.0.0.1:1")
-    assert imported_by("doctor", ("aiohttp", "pydantic", "jwt")) == (REFUSED, [])
-
-
-def test_reconcile_imports_no_api(monkeypatch: pytest.MonkeyPatch, stores: dict[str, str]) -> None:
-    """Which takes twice as long as what it does."""
-    for name, url in stores.items():
-        monkeypatch.setenv(name, url)
-    assert imported_by("reconcile", ("aiohttp", "pydantic", "jwt", "gateway.runtime", "billing.api")) == (0, [])
-
-
-def test_a_command_on_prices_reads_no_other_settings() -> None:
-    """The settings' imports take longer than the whole table."""
-    assert imported_by("operator price list", ("gateway.config.settings",)) == (0, [])
-
-
-def test_commands_on_the_stores_do_without_what_serving_needs(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Redis's client library, which takes as long to import as all of asyncpg, and HTTP."""
-    monkeypatch.setenv("DATABASE_URL", "postgresql://127.0.0.1:1/none")
-    monkeypatch.setenv("REDIS_URL", "redis://127.0.0.1:1/0")
-    assert imported_by("reconcile", ("redis", "aiohttp")) == (3, [])
-
-
-def imported_by(command: str, names: tuple[str, ...]) -> tuple[int, list[str]]:
-    """Run a command in a process; its exit code, and which of these modules it has imported."""
-    script = (
-        "import sys\nfrom gateway.commands import main\n"
-        f"sys.argv = ['metergate', *{command.split()}]\ncode = main()\n"
-        f"print(code, *[name for name in {names} if name in sys.modules])"
+def test_commands_import_nothing_that_they_do_not_need(stores: dict[str, str]) -> None:
+    calling = ("operator account list", "operator requests --refused", "auth register --no-password --email a@b.c")
+    helped = ("up", "operator account list", "doctor", "keys list")
+    check_imports(
+        *((command, {}, 0, HEAVY) for command in ("--version", "--help", *(f"{each} --help" for each in helped))),
+        # These are called often, by scripts too.
+        *((f"{command} --api-url http://127.0.0.1:1", {}, UNREACHABLE, SERVING) for command in calling),
+        ("operator price try openai/gpt-4o-mini input_tokens=1", {}, 0, SERVING),
+        # The settings' imports take longer than the whole table.
+        ("operator price list", {}, 0, ("gateway.config.settings",)),
+        # The API takes twice as long as what is done; Redis's client library as long as all of asyncpg.
+        ("reconcile", stores, 0, ("aiohttp", "pydantic", "jwt", "gateway.runtime", "billing.api")),
+        ("reconcile", NOWHERE, UNREACHABLE, ("redis", "aiohttp")),
+        ("doctor", NOWHERE, REFUSED, ("aiohttp", "pydantic", "jwt")),
     )
+
+
+Imports = tuple[str, dict[str, str], int, tuple[str, ...]]
+IMPORTING = """
+import json, os, sys
+from gateway.commands import main
+found = []
+for command, env, _, names in json.loads(sys.argv[1]):
+    reader, writer = os.pipe()
+    if os.fork() == 0:
+        os.environ.update(env)
+        sys.argv = ["metergate", *command.split()]
+        code = main()
+        os.write(writer, json.dumps([code, [name for name in names if name in sys.modules]]).encode())
+        os._exit(0)
+    os.close(writer)
+    found.append(json.loads(open(reader).read()))
+print(json.dumps(found))
+"""
+
+
+def check_imports(*cases: Imports) -> None:
+    """Run each command in a process that has imported nothing but `main`: it ends with its code, and has not imported
+    any of the modules."""
+    python = [sys.executable, "-c", IMPORTING, json.dumps(cases)]
     env = os.environ | {"ADMIN_API_KEY": "mga_" + "k" * 43}
-    python = [sys.executable, "-c", script]
     done = subprocess.run(python, capture_output=True, check=True, text=True, cwd=CHECKOUT, env=env)
-    code, *imported = done.stdout.splitlines()[-1].split()
-    return int(code), imported
+    found = json.loads(done.stdout.splitlines()[-1])
+    assert [(case[0], code, imported) for case, (code, imported) in zip(cases, found, strict=True)] == [
+        (command, code, []) for command, _, code, _ in cases
+    ], done.stderr

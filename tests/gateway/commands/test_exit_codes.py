@@ -113,7 +113,7 @@ def away() -> dict[str, str]:
 def each_failed(
     shell: Shell, commands: Sequence[str], code: int, env: dict[str, str] | None = None
 ) -> Iterator[tuple[str, str]]:
-    """Assert that each of these ends with a code and says why; each with what it said."""
+    """Assert that each command ends with this code and a reason; return their messages."""
     for command, result in zip(commands, shell.run_each([each.split() for each in commands], env), strict=True):
         assert result.code == code, (command, result)
         yield command, result.failed(code)
@@ -160,35 +160,27 @@ def test_a_gateway_that_is_away_is_3(shell: Shell) -> None:
     assert list(each_failed(shell, [*OF_THE_API.values()], 3, env))
 
 
-@pytest.mark.parametrize("command", ["serve", "reconcile", "operator requests --refused"])
-def test_a_redis_alone_that_is_away_is_3(shell: Shell, stores: dict[str, str], command: str) -> None:
-    shell.run(*command.split(), env={**stores, "REDIS_URL": away()["REDIS_URL"]}).failed(3)
+def test_what_is_done_is_0_and_what_is_refused_1(shell: Shell, stores: dict[str, str]) -> None:
+    for command, result in zip(DONE, shell.run_each([each.split() for each in DONE], stores), strict=True):
+        assert result.code == 0, (command, result)
+    assert len(list(each_failed(shell, REFUSED, 1, stores))) == len(REFUSED)
 
 
-@pytest.mark.parametrize("command", REFUSED)
-def test_what_is_refused_is_1(shell: Shell, stores: dict[str, str], command: str) -> None:
-    shell.run(*command.split(), env=stores).failed(1)
-
-
-@pytest.mark.parametrize("command", DONE)
-def test_what_is_done_is_0(shell: Shell, stores: dict[str, str], command: str) -> None:
-    result = shell.run(*command.split(), env=stores)
-    assert result.code == 0, result
-
-
-@pytest.mark.parametrize("command", ["doctor", "serve", "reconcile", "operator requests --refused"])
-@pytest.mark.parametrize("options", ["?timeout=x", "?nope=1", ""])
-def test_a_wrong_redis_is_no_fault_of_ours(shell: Shell, stores: dict[str, str], command: str, options: str) -> None:
-    """Options that there are not, and a server that is none."""
+def test_a_redis_alone_that_is_away_or_none_is_3(shell: Shell, stores: dict[str, str]) -> None:
+    """Nobody there, options that there are not, and a server that is none; no fault of ours."""
+    commands = ["serve", "reconcile", "operator requests --refused"]
+    assert list(each_failed(shell, commands, 3, {**stores, "REDIS_URL": away()["REDIS_URL"]}))
     with socketserver.ThreadingTCPServer(("127.0.0.1", 0), NoRedis) as server:
         server.daemon_threads = True
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        url = f"redis://:swordfish@127.0.0.1:{server.server_address[1]}{options}"
-        result = shell.run(*command.split(), env={**stores, "REDIS_URL": url})
+        threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True).start()
+        for options in ("?timeout=x", "?nope=1", ""):
+            url = {"REDIS_URL": f"redis://:swordfish@127.0.0.1:{server.server_address[1]}{options}"}
+            each = [command.split() for command in ("doctor", *commands)]
+            for command, result in zip(each, shell.run_each(each, {**stores, **url}), strict=True):
+                assert "swordfish" not in result.stdout + result.stderr
+                assert "a fault in metergate" not in result.stderr
+                assert result.code == (1 if command == ["doctor"] else 3), (command, options, result)
         server.shutdown()
-    assert "swordfish" not in result.stdout + result.stderr
-    assert "a fault in metergate" not in result.stderr
-    assert result.code == (1 if command == "doctor" else 3), result
 
 
 class NoRedis(socketserver.BaseRequestHandler):

@@ -155,32 +155,6 @@ async def test_a_second_factor_and_a_password_that_was_forgotten(ada: Person) ->
     await ada.done(*login, METERGATE_PASSWORD=OTHER)
 
 
-async def test_days_begin_where_they_are_asked_for(ada: Person) -> None:
-    utc = (await ada.json("usage", "buckets", "--granularity", "day", "--since", "2026-03-28"))["data"][0]
-    asked = ("usage", "buckets", "--granularity", "day", "--since", "2026-03-28", "--tz", "Asia/Kathmandu")
-    there = (await ada.json(*asked))["data"][0]
-    assert (utc["start"], there["start"]) == ("2026-03-28T00:00:00.000Z", "2026-03-27T18:15:00.000Z")
-    assert "Asia/Kathmandu" in await ada.done("usage", "summary", "--tz", "Asia/Kathmandu")
-    assert "tz" in (await ada.run("usage", "summary", "--tz", "Nowhere/Else")).failed(1)
-    (await ada.run("usage", "events", "--tz", "Asia/Kathmandu")).failed(2)
-
-
-async def test_pages_to_pay_at(ada: Person) -> None:
-    assert "metergate billing setup" in await ada.done("billing", "status")
-    page = await ada.run("billing", "setup", "--amount-usd", "12.50")
-    assert "/pay/" in page.stdout
-    assert "metergate billing status" in page.stderr
-    assert (await ada.json("billing", "setup", "--amount-usd", "7"))["order"]["amount_usd"] == "7.00"
-    assert (await ada.json("billing", "setup", "--save-only"))["order"] is None
-    (await ada.run("billing", "setup", "--save-only", "--amount-usd", "7")).failed(2)
-    elsewhere = ("--return-url", "https://elsewhere.example.com/")
-    assert "allowed origin" in (await ada.run("billing", "setup", *elsewhere)).failed(1)
-    assert "allowed origin" in (await ada.run("billing", "portal", *elsewhere)).failed(1)
-    assert "/pay/" in (await ada.json("billing", "portal"))["url"]
-    await ada.done("auth", "token", "--scope", "billing:read")
-    assert "metergate auth token" in (await ada.run("billing", "setup")).failed(1)
-
-
 async def test_where_an_account_stands_and_what_to_do(ada: Person) -> None:
     account = f"/accounts/{(await ada.json('billing', 'status'))['account_id']}"
     empty = await ada.run("billing", "status", "--json")
@@ -222,7 +196,23 @@ async def test_buying_and_what_happens_when_credit_runs_low(ada: Person) -> None
     assert (await ada.json("billing", "auto-recharge", "show"))["state"] == "off"
 
 
-async def test_where_notices_are_sent_to(ada: Person) -> None:
+async def test_what_one_person_asks_for(ada: Person, subtests: pytest.Subtests) -> None:
+    for check in (check_days_begin_where_they_are_asked_for, check_where_notices_are_sent_to, check_pages_to_pay_at):
+        with subtests.test(check.__name__):
+            await check(ada)
+
+
+async def check_days_begin_where_they_are_asked_for(ada: Person) -> None:
+    utc = (await ada.json("usage", "buckets", "--granularity", "day", "--since", "2026-03-28"))["data"][0]
+    asked = ("usage", "buckets", "--granularity", "day", "--since", "2026-03-28", "--tz", "Asia/Kathmandu")
+    there = (await ada.json(*asked))["data"][0]
+    assert (utc["start"], there["start"]) == ("2026-03-28T00:00:00.000Z", "2026-03-27T18:15:00.000Z")
+    assert "Asia/Kathmandu" in await ada.done("usage", "summary", "--tz", "Asia/Kathmandu")
+    assert "tz" in (await ada.run("usage", "summary", "--tz", "Nowhere/Else")).failed(1)
+    (await ada.run("usage", "events", "--tz", "Asia/Kathmandu")).failed(2)
+
+
+async def check_where_notices_are_sent_to(ada: Person) -> None:
     added = await ada.json("webhooks", "add", "https://example.com/hooks", "--type", "balance.low")
     assert added["types"] == ["balance.low"]
     assert (await ada.json("webhooks", "rotate", added["id"]))["secret"] != added["secret"]
@@ -234,3 +224,19 @@ async def test_where_notices_are_sent_to(ada: Person) -> None:
     assert "removed" in await ada.done("webhooks", "remove", added["id"])
     assert await ada.done("webhooks", "list") == "There are none.\n"
     assert "types" in (await ada.run("webhooks", "add", "https://example.com/", "--type", "nope")).failed(1)
+
+
+async def check_pages_to_pay_at(ada: Person) -> None:
+    assert "metergate billing setup" in await ada.done("billing", "status")
+    page = await ada.run("billing", "setup", "--amount-usd", "12.50")
+    assert "/pay/" in page.stdout
+    assert "metergate billing status" in page.stderr
+    assert (await ada.json("billing", "setup", "--amount-usd", "7"))["order"]["amount_usd"] == "7.00"
+    assert (await ada.json("billing", "setup", "--save-only"))["order"] is None
+    (await ada.run("billing", "setup", "--save-only", "--amount-usd", "7")).failed(2)
+    elsewhere = ("--return-url", "https://elsewhere.example.com/")
+    assert "allowed origin" in (await ada.run("billing", "setup", *elsewhere)).failed(1)
+    assert "allowed origin" in (await ada.run("billing", "portal", *elsewhere)).failed(1)
+    assert "/pay/" in (await ada.json("billing", "portal"))["url"]
+    await ada.done("auth", "token", "--scope", "billing:read")
+    assert "metergate auth token" in (await ada.run("billing", "setup")).failed(1)

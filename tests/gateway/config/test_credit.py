@@ -1,4 +1,4 @@
-"""What `payments` of metergate.yaml says of credit."""
+"""Credit in `payments` of metergate.yaml."""
 
 from pathlib import Path
 

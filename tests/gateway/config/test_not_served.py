@@ -1,4 +1,4 @@
-"""What is configured and has no effect is told, by its name, and nothing else is."""
+"""Settings without an effect, and only these, are warnings that name them."""
 
 import re
 from dataclasses import fields

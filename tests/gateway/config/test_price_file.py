@@ -27,7 +27,7 @@ NEW = "- {provider: openai, model: gpt-brand-new, effective_from: 2024-01-01, pe
 
 
 class Applied:
-    """What a follower did."""
+    """Records what a follower has applied."""
 
     def __init__(self, path: Path) -> None:
         self.stored: list[PriceTable] = []

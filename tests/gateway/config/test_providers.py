@@ -1,4 +1,4 @@
-"""What a kind of provider fills in, and what an entry says goes before it."""
+"""Defaults of each kind of provider, which an entry's own values override."""
 
 from pathlib import Path
 from typing import get_args

@@ -1,4 +1,4 @@
-"""A secret shows itself to nobody but who asks for it."""
+"""A secret's text is shown only by `reveal`."""
 
 import dataclasses
 import pickle

@@ -1,4 +1,4 @@
-"""The tap: what passes, what is held, what is removed, and what is known afterwards."""
+"""The tap on a stream: which bytes pass, which are held back or removed, and the usage that it has read."""
 
 import re
 from typing import Any

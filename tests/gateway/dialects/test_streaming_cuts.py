@@ -19,7 +19,7 @@ TEXTS = st.sampled_from(["", "a", "é\U0001f600", '"usage":{', "data: [DONE]", "
 
 @st.composite
 def an_event(draw: st.DrawFn) -> tuple[bytes, str, str]:
-    """One event: its bytes, what it is (`plain`, `usage`, `only`), and the text that it says."""
+    """One event: its bytes, its kind (`plain`, `usage`, `only`), and its text."""
     end = draw(ENDS)
     kind = draw(st.sampled_from(["plain", "plain", "comment", "usage", "only", "null", "blank"]))
     if kind == "blank":

@@ -1,4 +1,4 @@
-"""Each token that a provider counts stands in one line of an answer, whatever its details say."""
+"""Each token that a provider counts is in exactly one class, whatever its details contain."""
 
 import json
 from typing import Any

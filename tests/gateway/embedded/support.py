@@ -132,7 +132,7 @@ def holder(home: Home, *options: str) -> Iterator["Holder"]:
 
 
 class Holder:
-    """A running holder process, and what it printed."""
+    """A running holder process, and its output."""
 
     def __init__(self, process: subprocess.Popen[str]) -> None:
         self.process, self.lines = process, list[str]()

@@ -68,21 +68,16 @@ async def test_data_made_with_trust_goes_on_and_is_tightened(data_dir: Path) -> 
 
 
 @as_root
-async def test_another_user_is_refused_even_at_the_socket(data_dir: Path) -> None:
+async def test_nothing_else_runs_as_its_user_and_another_is_refused_even_at_the_socket(data_dir: Path) -> None:
     async with EmbeddedServers(data_dir):
+        uids = {server.uids().real for server in servers_of(data_dir) if server.name() == "postgres"}
+        assert uids == {pwd.getpwnam(SERVER_USER).pw_uid}
+        assert not uids & {0, pwd.getpwnam(SHARED_USER).pw_uid}
         assert first_word(data_dir, 0) == "R"
         assert first_word(data_dir, pwd.getpwnam(SERVER_USER).pw_uid) == "R"
         for path in ("run", "run/pg", "run/pg/.s.PGSQL.5432"):  # as if the folders let everybody pass
             (data_dir / path).chmod(0o777)
         assert first_word(data_dir, pwd.getpwnam(SHARED_USER).pw_uid) == "E"
-
-
-@as_root
-async def test_as_root_nothing_else_runs_as_its_user(data_dir: Path) -> None:
-    async with EmbeddedServers(data_dir):
-        uids = {server.uids().real for server in servers_of(data_dir) if server.name() == "postgres"}
-        assert uids == {pwd.getpwnam(SERVER_USER).pw_uid}
-        assert not uids & {0, pwd.getpwnam(SHARED_USER).pw_uid}
 
 
 @as_root

@@ -1,4 +1,4 @@
-"""A first start on a disk without room says so first, with the path and what is free."""
+"""A first start on a full disk fails with a message that has the path and the free space."""
 
 import os
 import subprocess

@@ -54,8 +54,9 @@ async def test_what_the_servers_promise(data_dir: Path) -> None:
     assert lines[-3:] == ["Making the Postgres database ...", "Starting Postgres ...", "Starting Redis ..."]
 
 
-async def test_only_their_user_reaches_the_servers(data_dir: Path) -> None:
-    async with EmbeddedServers(data_dir):
+async def test_only_their_user_reaches_the_servers_and_a_second_start_says_who_runs(data_dir: Path) -> None:
+    assert running(data_dir) is None
+    async with EmbeddedServers(data_dir) as servers:
         for process in servers_of(data_dir):
             owner = process.uids().real
             assert process.environ().keys() <= {"PATH", "LC_ALL"}
@@ -68,11 +69,6 @@ async def test_only_their_user_reaches_the_servers(data_dir: Path) -> None:
             assert (data_dir / folder).stat().st_mode & 0o666 == 0o600, folder
         for socket in ("run/pg/.s.PGSQL.5432", "run/redis.sock"):
             assert (data_dir / socket).stat().st_mode & 0o077 == 0, socket
-
-
-async def test_a_second_start_says_who_runs_and_running_attaches(data_dir: Path) -> None:
-    assert running(data_dir) is None
-    async with EmbeddedServers(data_dir) as servers:
         assert running(data_dir) == servers.endpoints
         with pytest.raises(AlreadyRunning) as caught:
             await EmbeddedServers(data_dir).__aenter__()
@@ -84,23 +80,19 @@ async def test_a_second_start_says_who_runs_and_running_attaches(data_dir: Path)
         _ = servers.endpoints
 
 
-@pytest.mark.parametrize("name", ["postgres", "valkey-server"])
 async def test_a_server_that_dies_is_started_again_with_its_data(
-    data_dir: Path, name: str, caplog: pytest.LogCaptureFixture
+    data_dir: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     async with EmbeddedServers(data_dir) as servers:
         await store(servers.endpoints)
-        for _ in range(2):
+        for name in ("postgres", "valkey-server") * 2:
             [dead] = named(name, data_dir)
             dead.kill()
             await until(partial(another, name, data_dir, dead), f"another {name} runs")
             assert await stored(servers.endpoints)
-    assert [record.levelno for record in caplog.records if "runs again" in record.message] == [logging.WARNING] * 2
-
-
-async def test_a_restart_that_fails_is_tried_again(data_dir: Path, caplog: pytest.LogCaptureFixture) -> None:
-    async with EmbeddedServers(data_dir) as servers:
-        [dead] = named("valkey-server", data_dir)
+        await until(lambda: len(again(caplog)) == 4, "all of it is told")
+        assert again(caplog) == [logging.WARNING] * 4
+        [dead] = named("valkey-server", data_dir)  # and again, where a restart fails
         conf = data_dir / "redis.conf"
         good = conf.read_text()
         conf.write_text("nonsense\n")
@@ -179,9 +171,15 @@ async def test_a_path_too_long_for_sockets(place: Path) -> None:
     shutil.rmtree(run)
 
 
-async def test_a_first_start_that_was_cut_short(data_dir: Path) -> None:
+async def test_logs_do_not_grow_for_ever_and_a_first_start_may_have_been_cut_short(data_dir: Path) -> None:
     async with EmbeddedServers(data_dir):
         pass
+    log = data_dir / "log" / "postgres.log"
+    log.write_bytes(b"x" * (LOG_LIMIT_BYTES + 1))
+    async with EmbeddedServers(data_dir):
+        pass
+    assert log.stat().st_size < LOG_LIMIT_BYTES
+    assert log.with_suffix(".log.1").stat().st_size == LOG_LIMIT_BYTES + 1
     (data_dir / "postgres").rename(data_dir / "postgres.new")
     (data_dir / "postgres.new" / "PG_VERSION").unlink()
     async with EmbeddedServers(data_dir) as servers:
@@ -218,15 +216,8 @@ async def test_a_data_folder_that_cannot_be(place: Path) -> None:
             await EmbeddedServers(path).__aenter__()
 
 
-async def test_logs_do_not_grow_for_ever(data_dir: Path) -> None:
-    async with EmbeddedServers(data_dir):
-        pass
-    log = data_dir / "log" / "postgres.log"
-    log.write_bytes(b"x" * (LOG_LIMIT_BYTES + 1))
-    async with EmbeddedServers(data_dir):
-        pass
-    assert log.stat().st_size < LOG_LIMIT_BYTES
-    assert log.with_suffix(".log.1").stat().st_size == LOG_LIMIT_BYTES + 1
+def again(caplog: pytest.LogCaptureFixture) -> list[int]:
+    return [record.levelno for record in caplog.records if "runs again" in record.message]
 
 
 def named(name: str, data_dir: Path) -> list[psutil.Process]:

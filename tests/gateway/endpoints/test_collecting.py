@@ -81,6 +81,11 @@ async def test_traffic_is_collected_charged_and_told(make_gateway: MakeGateway) 
         async with gateway.session.get(f"{gateway.url}/v1/jobs/collect-and-rate", headers=ADMIN) as answer:
             assert answer.status == 405
         await check_reads(gateway, alice["account_id"], now)
+        move = {"subject": "bob@example.com", "account_id": alice["account_id"]}
+        for assigned in (1, 0):
+            url = f"{gateway.url}/api/admin/exporters/subjects/assign"
+            async with gateway.session.post(url, headers=ADMIN, json=move) as answer:
+                assert (answer.status, await answer.json()) == (200, {"assigned": assigned})
         bad.lie = good.lie = lambda asked, page: b"{}"
         report = await job(gateway, status=503)
         assert report["error"]["code"] == "temporarily_unavailable"

@@ -1,4 +1,4 @@
-"""Jobs over HTTP: who may ask, what is answered, and that a difference is mended."""
+"""Jobs over HTTP: who may start them, their answers, and the correction of a difference."""
 
 import asyncio
 import gzip

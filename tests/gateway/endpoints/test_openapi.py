@@ -72,7 +72,7 @@ async def test_every_name_and_reference_leads_somewhere(gateway: Gateway) -> Non
 
 
 async def test_who_may_call_is_said_as_it_is(gateway: Gateway) -> None:
-    """Without a key, what says that it needs one refuses, and what says that it needs none does not."""
+    """Without a key, exactly the endpoints that are declared to need one refuse."""
     for (method, path), operation in operations(await described(gateway)).items():
         url = gateway.url + IN_PATH.sub("x", path)
         fetched = await fetch(gateway.session.request(method, url, json={}))

@@ -185,7 +185,7 @@ async def test_a_key_sees_its_limits_and_what_is_left(make_gateway: MakeGateway,
 
 
 async def test_keys_of_a_user_show_what_is_left_of_the_user_s_windows(gateway: Gateway) -> None:
-    """Used by another key of the user's; the refusal says whose quota it is."""
+    """The windows were used by another key of the user; the refusal names the user's quota."""
     customer = await gateway.customer(user_id="ana", account={"plan": "enterprise"})
     asked = {"account_id": customer.account_id, "name": "b", "user_id": "ana"}
     created = await gateway.admin("POST", "/keys", asked)

@@ -31,27 +31,25 @@ BEYOND_FREE: Final = {"n": 16, "max_tokens": 16_384}
 
 
 @asynccontextmanager
-async def process(database_url: str, redis_url: str, key_prefix: str) -> AsyncIterator[Awaitable[str]]:
-    """A process that starts to serve; its address."""
+async def processes(database_url: str, redis_url: str, key_prefix: str) -> AsyncIterator[list[str]]:
+    """The addresses of processes that serve."""
     root = str(Path(__file__).parents[3])
     env = {**os.environ, "DATABASE_URL": database_url, "REDIS_URL": redis_url, "PYTHONPATH": root}
-    command = (sys.executable, "-m", "tests.support.lone_gateway", ADMIN_KEY, key_prefix)
+    command = (sys.executable, "-m", "tests.support.lone_gateway", ADMIN_KEY, key_prefix, str(PROCESSES))
     child = await asyncio.create_subprocess_exec(*command, stdin=PIPE, stdout=PIPE, env=env)
     assert child.stdin is not None
+    assert child.stdout is not None
     try:
-        yield _said(child)
+        async with asyncio.timeout(BOUND_OF_START_S):
+            urls = [(await child.stdout.readline()).decode().strip() for _ in range(PROCESSES)]
+        yield urls
     finally:
         child.stdin.close()
         await asyncio.wait_for(child.wait(), BOUND_OF_START_S)
 
 
-async def _said(child: asyncio.subprocess.Process) -> str:
-    assert child.stdout is not None
-    return (await child.stdout.readline()).decode().strip()
-
-
 class World:
-    """Three gateways, and what is asked of them."""
+    """Three gateways, and the requests to them."""
 
     def __init__(self, urls: list[str], session: aiohttp.ClientSession, database: Database) -> None:
         self.urls, self.session, self.database, self.asked = urls, session, database, 0
@@ -76,7 +74,7 @@ class World:
 
         async def follows(url: str) -> None:
             while await status(url) != expected:
-                await asyncio.sleep(0.005)
+                await asyncio.sleep(0.02)
 
         async with asyncio.timeout(BOUND_S):
             await asyncio.gather(*map(follows, self.urls))
@@ -97,9 +95,7 @@ class World:
 @pytest.fixture
 async def world(database_url: str, redis_url: str, key_prefix: str) -> AsyncIterator[World]:
     async with AsyncExitStack() as stack:
-        stores = database_url, redis_url, key_prefix
-        starting = [await stack.enter_async_context(process(*stores)) for _ in range(PROCESSES)]
-        urls = [await asyncio.wait_for(each, BOUND_OF_START_S) for each in starting]
+        urls = await stack.enter_async_context(processes(database_url, redis_url, key_prefix))
         session = await stack.enter_async_context(aiohttp.ClientSession())
         database = Database(database_url)
         yield World(urls, session, database)

@@ -1,4 +1,4 @@
-"""What keeps a worker from serving, and what it says then."""
+"""Reasons for which a worker does not serve, and its messages."""
 
 import shutil
 import sys

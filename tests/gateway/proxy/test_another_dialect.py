@@ -3,6 +3,7 @@
 import json
 from collections.abc import Callable
 from dataclasses import replace
+from functools import cache
 from typing import Any
 
 import pytest
@@ -26,8 +27,10 @@ from tests.support.gateways import (
     spent_nano,
     the_event,
 )
+from tests.support.stories import OneGateway, Stories, Tell
 
 Upstream = Callable[[Handler], Any]
+stories = Stories()
 SAID = b'{"text": "Say something.", "limit": 9}'
 HEARD = {"words": "Good day.", "spent": {"read": 10, "written": 5}}
 STREAM = (
@@ -40,23 +43,39 @@ STREAM = (
 ARRAY = (b'[{"spent":{"read":10}}\n,{"word":"Good"}\n,{"wo', b'rd":" day."}\n,{"spent":{"written":5}}\n', b"]\n")
 
 
-@pytest.fixture
-def make_echo(make_gateway: MakeGateway, upstream: Upstream, monkeypatch: pytest.MonkeyPatch) -> Any:
+Change = Callable[[Settings], Settings]
+
+
+@cache
+def speaking_echo(url: str, change: Change | None) -> Change:
+    """Settings whose provider `openai` serves the API here."""
+    base = f"{url.removesuffix('/v1')}/base?v=3"
+
+    def serving_echo(settings: Settings) -> Settings:
+        settings = settings if change is None else change(settings)
+        own = ProviderConfig("openai", "openai", "", Secret(PROVIDER_KEY), dialects={"echo": base})
+        return replace(settings, providers={**settings.providers, "openai": own})
+
+    return serving_echo
+
+
+def maker(make_gateway: MakeGateway, upstream: Upstream) -> Any:
     """Makes a gateway whose provider `openai` serves the API, and `plain` OpenAI's alone."""
-    monkeypatch.setattr(registry, "DIALECTS", (EchoDialect, *registry.DIALECTS))
 
-    async def make(provider: Provider, **options: Any) -> Gateway:
-        url = (await upstream(provider.serve)).removesuffix("/v1")
-
-        def serving_echo(settings: Settings) -> Settings:
-            change = options.get("change")
-            settings = settings if change is None else change(settings)
-            own = ProviderConfig("openai", "openai", "", Secret(PROVIDER_KEY), dialects={"echo": f"{url}/base?v=3"})
-            return replace(settings, providers={**settings.providers, "openai": own})
-
-        return await make_gateway(change=serving_echo)
+    async def make(provider: Provider, change: Change | None = None) -> Gateway:
+        return await make_gateway(change=speaking_echo(await upstream(provider.serve), change))
 
     return make
+
+
+@pytest.fixture
+def echo_served(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(registry, "DIALECTS", (EchoDialect, *registry.DIALECTS))
+
+
+@pytest.fixture
+def make_echo(make_gateway: MakeGateway, upstream: Upstream, echo_served: None) -> Any:
+    return maker(make_gateway, upstream)
 
 
 async def say(
@@ -77,8 +96,9 @@ def fault(fetched: Fetched, status: int, reason: str) -> dict[str, Any]:
     return shown
 
 
+@stories
 @pytest.mark.parametrize("model", ["gpt-4o-mini", "openai/gpt-4o-mini", "openai%2Fgpt-4o-mini"])
-async def test_a_request_is_served_and_metered(make_echo: Any, model: str) -> None:
+async def a_request_is_served_and_metered(make_echo: Any, model: str) -> None:
     provider = Provider(saying(HEARD))
     customer = await (await make_echo(provider)).customer("5.00")
     fetched = await say(customer, model=model)
@@ -93,7 +113,8 @@ async def test_a_request_is_served_and_metered(make_echo: Any, model: str) -> No
     assert (event["provider"], event["model"], event["estimated"]) == ("openai", "gpt-4o-mini", False)
 
 
-async def test_a_key_may_stand_in_the_query(make_echo: Any) -> None:
+@stories
+async def a_key_may_stand_in_the_query(make_echo: Any) -> None:
     provider = Provider(saying(HEARD))
     customer = await (await make_echo(provider)).customer("5.00")
     query = f"?secret={customer.key}&alt=sse&limit=9&tone=kind"
@@ -104,7 +125,8 @@ async def test_a_key_may_stand_in_the_query(make_echo: Any) -> None:
     fault(await say(other, query=query), 401, "invalid_api_key")
 
 
-async def test_refusals_are_in_the_api_s_own_envelope(make_echo: Any) -> None:
+@stories
+async def refusals_are_in_the_api_s_own_envelope(make_echo: Any) -> None:
     provider = Provider(saying(HEARD))
     gateway = await make_echo(provider)
     customer, poor = await gateway.customer("5.00"), await gateway.customer("0.000000001")
@@ -130,8 +152,9 @@ async def test_a_window_that_is_exhausted_is_refused(make_echo: Any) -> None:
     assert fault(await say(customer), 429, "quota_exceeded")["quota"]["limit"] == 1
 
 
+@stories
 @pytest.mark.parametrize("pieces", [STREAM, (b"".join(STREAM),), tuple(bytes([byte]) for byte in b"".join(STREAM))])
-async def test_a_stream_passes_byte_for_byte(make_echo: Any, pieces: tuple[bytes, ...]) -> None:
+async def a_stream_passes_byte_for_byte(make_echo: Any, pieces: tuple[bytes, ...]) -> None:
     """Each count of its usage is the last one that was said."""
     customer = await (await make_echo(Provider(streaming(*pieces)))).customer("5.00")
     fetched = await say(customer, "stream")
@@ -139,7 +162,8 @@ async def test_a_stream_passes_byte_for_byte(make_echo: Any, pieces: tuple[bytes
     assert not (await the_event(customer, 10 * INPUT + 5 * OUTPUT))["estimated"]
 
 
-async def test_the_end_of_a_stream_waits_for_its_debit(make_echo: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+@stories
+async def the_end_of_a_stream_waits_for_its_debit(make_echo: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     customer = await (await make_echo(Provider(streaming(*STREAM)))).customer("5.00")
     holds = customer.gateway.runtime.engine.holds
     settle, ended = holds.settle, []
@@ -160,7 +184,8 @@ async def test_the_end_of_a_stream_waits_for_its_debit(make_echo: Any, monkeypat
     await the_event(customer, 10 * INPUT + 5 * OUTPUT)
 
 
-async def test_a_json_array_is_streamed(make_echo: Any) -> None:
+@stories
+async def a_json_array_is_streamed(make_echo: Any) -> None:
     reply = streaming(*ARRAY, headers={"Content-Type": "application/json"})
     customer = await (await make_echo(Provider(reply))).customer("5.00")
     fetched = await say(customer, "list")
@@ -168,8 +193,9 @@ async def test_a_json_array_is_streamed(make_echo: Any) -> None:
     assert not (await the_event(customer, 10 * INPUT + 5 * OUTPUT))["estimated"]
 
 
+@stories
 @pytest.mark.parametrize(("how", "pieces"), [("stream", STREAM[:-2]), ("list", ARRAY[:-1])])
-async def test_a_stream_without_its_end_is_cut(make_echo: Any, how: str, pieces: tuple[bytes, ...]) -> None:
+async def a_stream_without_its_end_is_cut(make_echo: Any, how: str, pieces: tuple[bytes, ...]) -> None:
     headers = SSE if how == "stream" else {"Content-Type": "application/json"}
     customer = await (await make_echo(Provider(streaming(*pieces, headers=headers)))).customer("5.00")
     assert (await say(customer, how)).cut
@@ -178,7 +204,8 @@ async def test_a_stream_without_its_end_is_cut(make_echo: Any, how: str, pieces:
     assert event["output_tokens"] >= 2
 
 
-async def test_the_cost_stands_in_the_last_usage_where_the_client_wants_it(make_echo: Any) -> None:
+@stories
+async def the_cost_stands_in_the_last_usage_where_the_client_wants_it(make_echo: Any) -> None:
     customer = await (await make_echo(Provider(streaming(*STREAM)))).customer("5.00")
     fetched = await say(customer, "stream", headers={"x-metergate-include-cost": "true"})
     count = next(line for line in fetched.body.split(b"\n\n") if line.startswith(b"event: count"))
@@ -186,7 +213,8 @@ async def test_the_cost_stands_in_the_last_usage_where_the_client_wants_it(make_
     assert fetched.body.endswith(STREAM[-1])
 
 
-async def test_a_free_endpoint_is_forwarded_and_costs_nothing(make_echo: Any) -> None:
+@stories
+async def a_free_endpoint_is_forwarded_and_costs_nothing(make_echo: Any) -> None:
     provider = Provider(saying({"read": 10}))
     gateway = await make_echo(provider)
     customer = await gateway.customer("5.00")
@@ -198,7 +226,8 @@ async def test_a_free_endpoint_is_forwarded_and_costs_nothing(make_echo: Any) ->
     fault(await say(customer, "measure", headers={"x-echo-key": ""}), 401, "invalid_api_key")
 
 
-async def test_a_maximum_that_is_granted_stands_where_the_api_takes_it(make_echo: Any) -> None:
+@stories
+async def a_maximum_that_is_granted_stands_where_the_api_takes_it(make_echo: Any) -> None:
     provider = Provider(saying(HEARD))
     customer = await (await make_echo(provider)).customer("0.01")
     fetched = await say(customer, body=b'{"text": "Say something."}')
@@ -206,7 +235,8 @@ async def test_a_maximum_that_is_granted_stands_where_the_api_takes_it(make_echo
     assert provider.sent[0].json == {"text": "Say something.", "limit": granted}
 
 
-async def test_an_answer_without_usage_is_estimated(make_echo: Any) -> None:
+@stories
+async def an_answer_without_usage_is_estimated(make_echo: Any) -> None:
     customer = await (await make_echo(Provider(saying({"words": "Good day."})))).customer("5.00")
     assert (await say(customer)).status == 200
     event = await the_event(customer)
@@ -215,7 +245,8 @@ async def test_an_answer_without_usage_is_estimated(make_echo: Any) -> None:
     assert await spent_nano(customer) > 0
 
 
-async def test_a_request_reaches_no_provider_that_does_not_serve_its_api(make_echo: Any) -> None:
+@stories
+async def a_request_reaches_no_provider_that_does_not_serve_its_api(make_echo: Any) -> None:
     """The gateway's own provider speaks OpenAI's; this one, here, speaks the other alone."""
     provider = Provider(saying(answer()))
     customer = await (await make_echo(provider)).customer("5.00")
@@ -226,7 +257,15 @@ async def test_a_request_reaches_no_provider_that_does_not_serve_its_api(make_ec
     assert provider.sent == []
 
 
-async def test_the_other_api_is_served_beside_it(make_echo: Any) -> None:
+@stories
+async def the_other_api_is_served_beside_it(make_echo: Any) -> None:
     customer = await (await make_echo(Provider(saying(HEARD)))).customer("5.00")
     assert (await ask(customer, chat())).status == 200
     assert (await say(customer)).status == 200
+
+
+async def test_on_one_gateway(tell: Tell, echo_served: None) -> None:
+    def make(one: OneGateway) -> Any:
+        return maker(one.make_gateway, one.upstream)
+
+    await tell(stories, lambda url: {"change": speaking_echo(url, None)}, {"make_echo": make})

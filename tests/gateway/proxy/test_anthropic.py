@@ -3,6 +3,7 @@
 import json
 from collections.abc import Callable
 from dataclasses import replace
+from functools import cache
 from typing import Any
 
 import pytest
@@ -17,8 +18,10 @@ from tests.gateway.dialects.anthropic.bodies import answer, event, message, stre
 from tests.support.answering import PROVIDER_KEY, Provider, saying, streaming
 from tests.support.answering import answer as chat_answer
 from tests.support.gateways import Fetched, ask, assert_free, assert_tells_no_secret, fetch, spent_nano, the_event
+from tests.support.stories import OneGateway, Stories, Tell
 
 Upstream = Callable[[Handler], Any]
+stories = Stories()
 MESSAGES = "/v1/messages"
 VERSION = {"anthropic-version": "2023-06-01"}
 HAIKU = {"input": 1_000, "cached_input": 100, "cache_write": 1_250, "cache_write_1h": 2_000, "output": 5_000}
@@ -32,21 +35,30 @@ COST = (
 )
 
 
-@pytest.fixture
-def make_anthropic(make_gateway: MakeGateway, upstream: Upstream) -> Any:
+@cache
+def scripted(url: str, change: Callable[[Settings], Settings] | None) -> Callable[[Settings], Settings]:
+    """Settings whose provider `anthropic` is here."""
+
+    def with_provider(settings: Settings) -> Settings:
+        own = ProviderConfig("anthropic", "anthropic", url.removesuffix("/v1"), Secret(PROVIDER_KEY))
+        settings = replace(settings, providers={**settings.providers, "anthropic": own})
+        return settings if change is None else change(settings)
+
+    return with_provider
+
+
+def maker(make_gateway: MakeGateway, upstream: Upstream) -> Any:
     """Makes a gateway whose provider `anthropic` is scripted."""
 
     async def make(provider: Provider, change: Callable[[Settings], Settings] | None = None) -> Gateway:
-        url = (await upstream(provider.serve)).removesuffix("/v1")
-
-        def with_provider(settings: Settings) -> Settings:
-            own = ProviderConfig("anthropic", "anthropic", url, Secret(PROVIDER_KEY))
-            settings = replace(settings, providers={**settings.providers, "anthropic": own})
-            return settings if change is None else change(settings)
-
-        return await make_gateway(change=with_provider)
+        return await make_gateway(change=scripted(await upstream(provider.serve), change))
 
     return make
+
+
+@pytest.fixture
+def make_anthropic(make_gateway: MakeGateway, upstream: Upstream) -> Any:
+    return maker(make_gateway, upstream)
 
 
 async def send(customer: Customer, body: bytes | None = None, path: str = MESSAGES, **options: Any) -> Fetched:
@@ -68,8 +80,9 @@ def fault(fetched: Fetched, status: int, type_: str, code: str) -> dict[str, Any
     return error
 
 
+@stories
 @pytest.mark.parametrize("header", ["x-api-key", "Authorization"])
-async def test_a_message_is_served_and_metered(make_anthropic: Any, header: str) -> None:
+async def a_message_is_served_and_metered(make_anthropic: Any, header: str) -> None:
     provider = Provider(saying(answer(), request_id="req_upstream"))
     customer = await (await make_anthropic(provider)).customer("5.00")
     key = customer.key if header == "x-api-key" else f"Bearer {customer.key}"
@@ -90,8 +103,9 @@ async def test_a_message_is_served_and_metered(make_anthropic: Any, header: str)
     assert (found["input_tokens"], found["cached_input_tokens"], found["output_tokens"]) == (540, 500, 15)
 
 
+@stories
 @pytest.mark.parametrize("cut", ["events", "whole", "bytes"])
-async def test_a_stream_passes_byte_for_byte(make_anthropic: Any, cut: str) -> None:
+async def a_stream_passes_byte_for_byte(make_anthropic: Any, cut: str) -> None:
     events = stream("Hello", " there!")
     text = b"".join(events)
     pieces = {"events": events, "whole": (text,), "bytes": tuple(bytes([byte]) for byte in text)}[cut]
@@ -102,7 +116,8 @@ async def test_a_stream_passes_byte_for_byte(make_anthropic: Any, cut: str) -> N
     assert not (await the_event(customer, COST))["estimated"]
 
 
-async def test_a_stream_that_breaks_off_costs_what_it_reported_and_wrote(make_anthropic: Any) -> None:
+@stories
+async def a_stream_that_breaks_off_costs_what_it_reported_and_wrote(make_anthropic: Any) -> None:
     customer = await (await make_anthropic(Provider(streaming(*stream("Hello", " there!")[:-2], cut=True)))).customer(
         "5.00"
     )
@@ -112,7 +127,8 @@ async def test_a_stream_that_breaks_off_costs_what_it_reported_and_wrote(make_an
     assert 2 <= found["output_tokens"] <= 15
 
 
-async def test_an_error_after_output_is_charged_and_before_it_is_free(make_anthropic: Any) -> None:
+@stories
+async def an_error_after_output_is_charged_and_before_it_is_free(make_anthropic: Any) -> None:
     broken = event("error", error={"type": "overloaded_error", "message": "Overloaded"})
     customer = await (await make_anthropic(Provider(streaming(*stream("Hello")[:4], broken)))).customer("5.00")
     fetched = await send(customer, message(stream=True))
@@ -123,7 +139,8 @@ async def test_an_error_after_output_is_charged_and_before_it_is_free(make_anthr
     assert await spent_nano(customer) == 0
 
 
-async def test_counting_is_free_and_counts_as_a_request(make_anthropic: Any) -> None:
+@stories
+async def counting_is_free_and_counts_as_a_request(make_anthropic: Any) -> None:
     provider = Provider(saying({"input_tokens": 2_095}))
     customer = await (await make_anthropic(provider)).customer("5.00")
     fetched = await send(customer, path="/v1/messages/count_tokens")
@@ -139,7 +156,8 @@ async def test_counting_is_free_and_counts_as_a_request(make_anthropic: Any) -> 
     )
 
 
-async def test_refusals_are_in_anthropic_s_envelope(make_anthropic: Any) -> None:
+@stories
+async def refusals_are_in_anthropic_s_envelope(make_anthropic: Any) -> None:
     provider = Provider(saying(answer()))
     gateway = await make_anthropic(provider)
     customer, poor = await gateway.customer("5.00"), await gateway.customer("0.000000001")
@@ -161,7 +179,8 @@ async def test_refusals_are_in_anthropic_s_envelope(make_anthropic: Any) -> None
     await assert_free(customer)
 
 
-async def test_a_second_header_of_betas_is_read(make_anthropic: Any) -> None:
+@stories
+async def a_second_header_of_betas_is_read(make_anthropic: Any) -> None:
     provider = Provider(saying(answer()))
     customer = await (await make_anthropic(provider)).customer("5.00")
     headers = [
@@ -188,8 +207,9 @@ async def test_a_window_that_is_exhausted(make_anthropic: Any) -> None:
     assert refused.headers["x-should-retry"] == "false"
 
 
+@stories
 @pytest.mark.parametrize("status", [400, 413, 429, 500, 529])
-async def test_a_provider_s_own_error_passes_and_is_free(make_anthropic: Any, status: int) -> None:
+async def a_provider_s_own_error_passes_and_is_free(make_anthropic: Any, status: int) -> None:
     body = {"type": "error", "error": {"type": "some_error", "message": "No."}, "request_id": "req_1"}
     customer = await (await make_anthropic(Provider(saying(body, status)))).customer("5.00")
     fetched = await send(customer)
@@ -198,7 +218,8 @@ async def test_a_provider_s_own_error_passes_and_is_free(make_anthropic: Any, st
     await assert_free(customer)
 
 
-async def test_other_models_of_an_answer_have_their_own_price(make_anthropic: Any) -> None:
+@stories
+async def other_models_of_an_answer_have_their_own_price(make_anthropic: Any) -> None:
     advisor = {
         "type": "advisor_20260301",
         "name": "advisor",
@@ -219,7 +240,8 @@ async def test_other_models_of_an_answer_have_their_own_price(make_anthropic: An
     assert (found["input_tokens"], found["output_tokens"]) == (1_100, 110)
 
 
-async def test_searches_are_charged_and_held(make_anthropic: Any) -> None:
+@stories
+async def searches_are_charged_and_held(make_anthropic: Any) -> None:
     search = {"type": "web_search_20250305", "name": "web_search", "max_uses": 3}
     used = {"input_tokens": 100, "output_tokens": 10, "server_tool_use": {"web_search_requests": 2}}
     gateway = await make_anthropic(Provider(saying(answer(usage=used))))
@@ -229,7 +251,8 @@ async def test_searches_are_charged_and_held(make_anthropic: Any) -> None:
     fault(await send(poor, message(tools=[search])), 402, "billing_error", "billing_required")
 
 
-async def test_a_faster_speed_needs_a_price_and_has_it(make_anthropic: Any) -> None:
+@stories
+async def a_faster_speed_needs_a_price_and_has_it(make_anthropic: Any) -> None:
     used = {"input_tokens": 100, "output_tokens": 10}
     gateway = await make_anthropic(Provider(saying(answer(usage=used))))
     customer, poor = await gateway.customer("5.00"), await gateway.customer("0.005")
@@ -242,14 +265,16 @@ async def test_a_faster_speed_needs_a_price_and_has_it(make_anthropic: Any) -> N
     assert (await send(poor, message(model="claude-opus-5"))).status == 200
 
 
-async def test_the_region_that_an_answer_names_is_priced(make_anthropic: Any) -> None:
+@stories
+async def the_region_that_an_answer_names_is_priced(make_anthropic: Any) -> None:
     used = {"input_tokens": 100, "output_tokens": 10, "inference_geo": "us"}
     customer = await (await make_anthropic(Provider(saying(answer(usage=used))))).customer("5.00")
     assert (await send(customer, message(model="claude-opus-5"))).status == 200
     await the_event(customer, 110 * 5_000 + 11 * 25_000)
 
 
-async def test_the_cost_stands_in_the_last_usage_where_the_client_wants_it(make_anthropic: Any) -> None:
+@stories
+async def the_cost_stands_in_the_last_usage_where_the_client_wants_it(make_anthropic: Any) -> None:
     customer = await (await make_anthropic(Provider(streaming(*stream("Hello"))))).customer("5.00")
     fetched = await send(customer, message(stream=True), headers={"x-metergate-include-cost": "true"})
     delta = next(each for each in fetched.body.split(b"\n\n") if each.startswith(b"event: message_delta"))
@@ -257,7 +282,8 @@ async def test_the_cost_stands_in_the_last_usage_where_the_client_wants_it(make_
     assert parse_usd(cost) == COST
 
 
-async def test_an_answer_without_usage_is_estimated(make_anthropic: Any) -> None:
+@stories
+async def an_answer_without_usage_is_estimated(make_anthropic: Any) -> None:
     customer = await (await make_anthropic(Provider(saying(answer(usage=None))))).customer("5.00")
     assert (await send(customer)).status == 200
     found = await the_event(customer)
@@ -265,8 +291,9 @@ async def test_an_answer_without_usage_is_estimated(make_anthropic: Any) -> None
     assert 2 <= found["output_tokens"] <= 10
 
 
-async def test_the_local_provider_speaks_it(make_gateway: MakeGateway) -> None:
-    customer = await (await make_gateway()).customer("5.00")
+@stories
+async def the_local_provider_speaks_it(gateway: Gateway) -> None:
+    customer = await gateway.customer("5.00")
     whole = await send(customer, message(model="demo"))
     streamed = await send(customer, message(model="demo", stream=True))
     text = whole.json["content"][0]["text"]
@@ -276,7 +303,8 @@ async def test_the_local_provider_speaks_it(make_gateway: MakeGateway) -> None:
     assert await spent_nano(customer) > 0
 
 
-async def test_models_are_listed_in_anthropic_s_shape(make_anthropic: Any) -> None:
+@stories
+async def models_are_listed_in_anthropic_s_shape(make_anthropic: Any) -> None:
     customer = await (await make_anthropic(Provider(saying(answer())))).customer("5.00", models=["claude-*", "gpt-*"])
 
     async def get(path: str, **options: Any) -> Fetched:
@@ -301,7 +329,8 @@ async def test_models_are_listed_in_anthropic_s_shape(make_anthropic: Any) -> No
     assert (await fetch(customer.get("/v1/models"))).json["object"] == "list"
 
 
-async def test_openai_s_api_is_asked_for_at_the_same_provider(make_anthropic: Any) -> None:
+@stories
+async def openai_s_api_is_asked_for_at_the_same_provider(make_anthropic: Any) -> None:
     provider = Provider(saying(chat_answer()))
     customer = await (await make_anthropic(provider)).customer("5.00")
     fetched = await ask(customer, chat(model="claude-haiku", max_tokens=50))
@@ -312,7 +341,8 @@ async def test_openai_s_api_is_asked_for_at_the_same_provider(make_anthropic: An
     await the_event(customer, 10 * 1_000 + 5 * 5_000)
 
 
-async def test_the_operator_s_key_is_not_the_client_s_fault(make_anthropic: Any) -> None:
+@stories
+async def the_operator_s_key_is_not_the_client_s_fault(make_anthropic: Any) -> None:
     body = {"type": "error", "error": {"type": "authentication_error", "message": f"invalid x-api-key {PROVIDER_KEY}"}}
     customer = await (await make_anthropic(Provider(saying(body, 401)))).customer("5.00")
     fault(await send(customer), 502, "api_error", "upstream_error")
@@ -322,10 +352,18 @@ async def test_the_operator_s_key_is_not_the_client_s_fault(make_anthropic: Any)
     fault(fetched, 405, "invalid_request_error", "method_not_allowed")
 
 
-async def test_a_name_of_the_gateway_s_own_is_the_provider_s_there(make_anthropic: Any) -> None:
+@stories
+async def a_name_of_the_gateway_s_own_is_the_provider_s_there(make_anthropic: Any) -> None:
     provider = Provider(saying(answer()))
     customer = await (await make_anthropic(provider)).customer("5.00")
     body = message(model="claude-haiku", metadata={"user_id": "user-7"})
     assert (await send(customer, body)).status == 200
     assert provider.sent[0].json == {**json.loads(body), "model": "claude-haiku-4-5"}
     assert (await the_event(customer, COST))["end_user"] == "user-7"
+
+
+async def test_on_one_gateway(tell: Tell) -> None:
+    def make(one: OneGateway) -> Any:
+        return maker(one.make_gateway, one.upstream)
+
+    await tell(stories, lambda url: {"change": scripted(url, None)}, {"make_anthropic": make})

@@ -2,12 +2,13 @@
 
 import asyncio
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import aiohttp
 import pytest
 from aiohttp import web
-from openai import AsyncOpenAI
+from ulid import ULID
 
 from billing.database.connection import DatabaseError, DatabaseUnavailable
 from billing.holds.hold import SettlementLost
@@ -17,9 +18,11 @@ from tests.gateway.dialects.openai_responses.test_answer import event, response
 from tests.gateway.proxy.test_responses import COST
 from tests.support.answering import BOUND_S, SSE, until
 from tests.support.gateways import Fetched, ask, refusal, spent_nano, the_event
+from tests.support.stories import OneGateway, Stories, Tell
 
 ASKED = {"model": "gpt-4o-mini", "input": "Hello", "max_output_tokens": 200, "background": True}
 QUICK = {"background_poll_s": 0.05, "background_lease_s": 1.0}
+stories = Stories()
 PATH, OPEN = "/v1/responses", "SELECT count(*) FROM background_jobs WHERE done_at IS NULL"
 
 
@@ -27,6 +30,7 @@ PATH, OPEN = "/v1/responses", "SELECT count(*) FROM background_jobs WHERE done_a
 class Worker:
     """A provider that works in the background until a test says what came of it."""
 
+    name: str = "resp_1"
     answer: dict[str, Any] = field(default_factory=lambda: response(status="queued", usage=None, output=[]))
     status: int = 200
     asked: list[str] = field(default_factory=list)
@@ -42,10 +46,10 @@ class Worker:
             await self.hangs.wait()
         if request.method == "GET" and self.status != 200:
             return web.json_response({"error": {"message": "gone"}}, status=self.status)
-        return web.json_response(self.answer)
+        return web.json_response({**self.answer, **({"id": self.name} if self.answer["id"] == "resp_1" else {})})
 
     def polled(self) -> int:
-        return self.asked.count(f"GET {PATH}/resp_1")
+        return self.asked.count(f"GET {PATH}/{self.name}")
 
 
 @pytest.fixture
@@ -78,7 +82,8 @@ async def all_done(gateway: Gateway) -> None:
     await until(done)
 
 
-async def test_it_is_held_until_it_is_done_though_nobody_asks(make: Any, worker: Worker) -> None:
+@stories
+async def it_is_held_until_it_is_done_though_nobody_asks(make: Any, worker: Worker) -> None:
     gateway = await make()
     customer = await gateway.customer()
     fetched = await respond(customer)
@@ -95,20 +100,22 @@ async def test_it_is_held_until_it_is_done_though_nobody_asks(make: Any, worker:
     assert worker.polled() == polls
 
 
-async def test_what_the_client_reads_is_not_billed_again(make: Any, worker: Worker) -> None:
+@stories
+async def what_the_client_reads_is_not_billed_again(make: Any, worker: Worker) -> None:
     gateway = await make()
     customer = await gateway.customer()
     await respond(customer)
-    async with customer.get(f"{PATH}/resp_1") as answer:
+    async with customer.get(f"{PATH}/{worker.name}") as answer:
         assert (await answer.json())["status"] == "queued"
     worker.answer = response(status="cancelled", service_tier="default")
-    async with customer.post(f"{PATH}/resp_1/cancel") as answer:
+    async with customer.post(f"{PATH}/{worker.name}/cancel") as answer:
         assert (await answer.json())["status"] == "cancelled"
     await all_done(gateway)
     assert await spent_nano(customer) == COST
     assert sorted(parse_usd(event["charged_usd"]) for event in await customer.events()) == [0, 0, COST]
 
 
+@stories
 @pytest.mark.parametrize(
     ("ended", "status", "free"),
     [
@@ -117,7 +124,7 @@ async def test_what_the_client_reads_is_not_billed_again(make: Any, worker: Work
         (response(), 404, False),
     ],
 )
-async def test_without_usage_what_was_written_costs_the_hold(
+async def without_usage_what_was_written_costs_the_hold(
     make: Any, worker: Worker, ended: dict[str, Any], status: int, free: bool
 ) -> None:
     gateway = await make()
@@ -163,8 +170,9 @@ async def test_a_gateway_that_stops_does_not_wait_for_a_silent_provider(make: An
     worker.hangs.set()
 
 
+@stories
 @pytest.mark.parametrize("place", ["_stored.record", "_poller.begin"])
-async def test_a_client_that_leaves_while_it_is_kept_is_charged_what_it_used(
+async def a_client_that_leaves_while_it_is_kept_is_charged_what_it_used(
     make: Any, worker: Worker, monkeypatch: pytest.MonkeyPatch, place: str
 ) -> None:
     gateway = await make()
@@ -350,9 +358,8 @@ def away(times: int, call: Any, error: type[DatabaseError] = DatabaseError) -> A
     return called
 
 
-async def test_postgres_away_while_it_runs_loses_nothing(
-    make: Any, worker: Worker, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@stories
+async def postgres_away_while_it_runs_loses_nothing(make: Any, worker: Worker, monkeypatch: pytest.MonkeyPatch) -> None:
     gateway = await make()
     jobs = gateway.proxy._poller._jobs
     customer = await gateway.customer()
@@ -365,7 +372,8 @@ async def test_postgres_away_while_it_runs_loses_nothing(
     assert (found["id"], found["estimated"]) == (request_id, False)
 
 
-async def test_one_that_postgres_takes_late_is_kept(make: Any, worker: Worker, monkeypatch: pytest.MonkeyPatch) -> None:
+@stories
+async def one_that_postgres_takes_late_is_kept(make: Any, worker: Worker, monkeypatch: pytest.MonkeyPatch) -> None:
     gateway = await make()
     jobs = gateway.proxy._poller._jobs
     monkeypatch.setattr(jobs, "begin", away(2, jobs.begin, DatabaseUnavailable))
@@ -376,7 +384,8 @@ async def test_one_that_postgres_takes_late_is_kept(make: Any, worker: Worker, m
     assert not (await the_event(customer, COST))["estimated"]
 
 
-async def test_none_is_begun_while_postgres_is_away(make: Any, worker: Worker, monkeypatch: pytest.MonkeyPatch) -> None:
+@stories
+async def none_is_begun_while_postgres_is_away(make: Any, worker: Worker, monkeypatch: pytest.MonkeyPatch) -> None:
     gateway = await make()
     jobs = gateway.proxy._poller._jobs
     monkeypatch.setattr(jobs, "ping", away(1, jobs.ping, DatabaseUnavailable))
@@ -386,9 +395,8 @@ async def test_none_is_begun_while_postgres_is_away(make: Any, worker: Worker, m
     assert not await held(customer)
 
 
-async def test_one_that_can_not_be_kept_costs_its_hold(
-    make: Any, worker: Worker, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@stories
+async def one_that_can_not_be_kept_costs_its_hold(make: Any, worker: Worker, monkeypatch: pytest.MonkeyPatch) -> None:
     gateway = await make()
     jobs = gateway.proxy._poller._jobs
     monkeypatch.setattr(jobs, "begin", away(1, jobs.begin))
@@ -437,8 +445,9 @@ async def test_a_lost_settlement_of_a_streamed_one_is_made_up_for(
 CANCELLED = response(status="cancelled", usage=None, output=[])
 
 
+@stories
 @pytest.mark.parametrize("read", ["", "?stream=true", "?%20stream[]=true", "shown"])
-async def test_one_that_is_cancelled_costs_its_input_and_the_hold_where_it_could_be_read(
+async def one_that_is_cancelled_costs_its_input_and_the_hold_where_it_could_be_read(
     make: Any, worker: Worker, read: str
 ) -> None:
     gateway = await make()
@@ -449,7 +458,7 @@ async def test_one_that_is_cancelled_costs_its_input_and_the_hold_where_it_could
         polled = worker.polled()
         await until(lambda: worker.polled() >= polled + 2)
     elif read:
-        async with customer.get(f"{PATH}/resp_1{read}") as answer:
+        async with customer.get(f"{PATH}/{worker.name}{read}") as answer:
             assert answer.status == 200
     worker.answer = CANCELLED
     await all_done(gateway)
@@ -478,23 +487,12 @@ async def test_what_was_streamed_before_it_was_cancelled_is_charged(make_gateway
     assert found["input_tokens"] > 0
 
 
-async def test_the_client_polls_a_background_response(make_gateway: MakeGateway) -> None:
-    gateway = await make_gateway(**QUICK)
-    customer = await gateway.customer()
-    async with AsyncOpenAI(base_url=gateway.url + "/v1", api_key=customer.key, max_retries=0) as client:
-        made = await client.responses.create(
-            model="demo", input="Count to 3", background=True, metadata={"delay_ms": "300"}
-        )
-        assert made.status == "queued"
-        async with asyncio.timeout(BOUND_S):
-            while made.status in ("queued", "in_progress"):
-                await asyncio.sleep(0.05)
-                made = await client.responses.retrieve(made.id)
-        assert made.output_text == "1, 2, 3"
-        stopped = await client.responses.create(
-            model="demo", input="Count to 3", background=True, metadata={"delay_ms": "60000"}
-        )
-        assert (await client.responses.cancel(stopped.id)).status == "cancelled"
-    await all_done(gateway)
-    charged = [event for event in await customer.events() if event["output_tokens"]]
-    assert len(charged) == 1
+async def worker_of(one: OneGateway) -> Worker:
+    made = Worker(f"resp_{ULID()}")
+    await one.upstream(made.serve)
+    return made
+
+
+async def test_on_one_gateway(tell: Tell) -> None:
+    makers = {"worker": worker_of, "make": lambda one: partial(one.make_gateway, **QUICK)}
+    await tell(stories, makers=makers, **QUICK)

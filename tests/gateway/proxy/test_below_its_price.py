@@ -14,7 +14,7 @@ from billing.price_table import PriceTable
 from billing.prices import PriceRow
 from gateway.config.settings import Settings
 from gateway.dialects.openai.parts import CONTENT
-from tests.gateway.conftest import Handler, MakeGateway, chat
+from tests.gateway.conftest import Gateway, Handler, MakeGateway, chat
 from tests.support.answering import DONE, SSE, Provider, answer, delta, event, saying, streaming, usage, usage_chunk
 from tests.support.gateways import INPUT, OUTPUT, ask, fetch, refusal, the_event
 
@@ -48,12 +48,8 @@ HIDDEN = (
 )
 
 
-@pytest.mark.parametrize(
-    "content_type",
-    ["application/json; charset=utf-7", "application/x-www-form-urlencoded", "text/plain;charset=UTF-16", None],
-)
 async def test_a_provider_is_told_that_the_body_is_what_was_read_here(
-    make_gateway: MakeGateway, upstream: Upstream, content_type: str | None
+    make_gateway: MakeGateway, upstream: Upstream
 ) -> None:
     """`HIDDEN` has an `n` of 128 to whoever takes it for UTF-7, and servers that obey a charset do."""
     assert json.loads(HIDDEN)["max_tokens"] == 1
@@ -61,15 +57,26 @@ async def test_a_provider_is_told_that_the_body_is_what_was_read_here(
     provider = Provider(saying(answer()))
     gateway = await make_gateway(await upstream(provider.serve))
     customer = await gateway.customer()
-    headers = {} if content_type is None else {"Content-Type": content_type}
-    assert (await fetch(customer.post(data=HIDDEN, headers=headers))).status == 200
-    (sent,) = provider.sent
-    assert sent.headers.getall("Content-Type") == ["application/json"]
+    for content_type in (
+        "application/json; charset=utf-7",
+        "application/x-www-form-urlencoded",
+        "text/plain;charset=UTF-16",
+        None,
+    ):
+        headers = {} if content_type is None else {"Content-Type": content_type}
+        assert (await fetch(customer.post(data=HIDDEN, headers=headers))).status == 200, content_type
+        assert provider.sent.pop().headers.getall("Content-Type") == ["application/json"], content_type
+    assert not provider.sent
 
 
-@pytest.mark.parametrize(
-    ("fields", "param"),
-    [
+async def test_a_name_as_protobuf_spells_it_is_no_other_name(
+    make_gateway: MakeGateway, upstream: Upstream, subtests: pytest.Subtests
+) -> None:
+    """Servers that read JSON with protobuf take `maxTokens` for `max_tokens`, and of both the last one."""
+    provider = Provider(saying(answer()))
+    gateway = await make_gateway(await upstream(provider.serve))
+    customer = await gateway.customer()
+    cases: tuple[tuple[dict[str, Any], str], ...] = (
         ({"max_tokens": 1, "maxTokens": 60_000}, "max_tokens"),
         ({"maxCompletionTokens": 60_000}, "max_completion_tokens"),
         ({"stream": True, "stream_options": {"include_usage": True, "includeUsage": False}}, "stream_options"),
@@ -77,60 +84,50 @@ async def test_a_provider_is_told_that_the_body_is_what_was_read_here(
         ({"serviceTier": "priority"}, "service_tier"),
         ({"tools": [{"type": "web_search", "max_uses": 1, "maxUses": 90}]}, "tools"),
         ({"messages": [{"role": "user", "content": [{"type": "image_url", "imageUrl": {"url": "x"}}]}]}, CONTENT),
-    ],
-)
-async def test_a_name_as_protobuf_spells_it_is_no_other_name(
-    make_gateway: MakeGateway, upstream: Upstream, fields: dict[str, Any], param: str
-) -> None:
-    """Servers that read JSON with protobuf take `maxTokens` for `max_tokens`, and of both the last one."""
-    provider = Provider(saying(answer()))
-    gateway = await make_gateway(await upstream(provider.serve))
-    customer = await gateway.customer()
-    body = {**chat(model="gpt-4o-mini"), **fields}
-    assert refusal(await ask(customer, body), 400, "invalid_request_error")["param"] == param
-    assert not provider.sent
+    )
+    for fields, param in cases:
+        with subtests.test(fields=fields):
+            body = {**chat(model="gpt-4o-mini"), **fields}
+            assert refusal(await ask(customer, body), 400, "invalid_request_error")["param"] == param
+            assert not provider.sent
 
 
 # Work that a model does by its name alone
 
 
-@pytest.mark.parametrize("asked", [{}, {"web_search_options": {}}])
 async def test_a_model_that_always_searches_is_held_and_charged_a_search(
-    make_gateway: MakeGateway, upstream: Upstream, asked: dict[str, Any]
+    make_gateway: MakeGateway, upstream: Upstream, subtests: pytest.Subtests
 ) -> None:
     name = "gpt-4o-mini-search-preview"
     gateway = await make_gateway(
         await upstream(Provider(saying(answer())).serve), change=priced(name, per_unit={"search": SEARCH_NANO})
     )
-    body = chat(model=f"openai/{name}", max_tokens=1, **asked)
     held_nano = 2 * WINDOW * INPUT + SEARCH_NANO + OUTPUT
     poor = await gateway.customer("0.001")
-    billing = refusal(await ask(poor, body), 402, "billing_required")["billing"]
-    assert parse_usd(billing["required_usd"]) == held_nano
-    customer = await gateway.customer()
-    assert (await ask(customer, body)).status == 200
-    found = await the_event(customer, 10 * INPUT + 5 * OUTPUT + SEARCH_NANO)
-    assert (found["units"], found["estimated"]) == ({"searches": 1}, False)
+    for asked in ({}, {"web_search_options": {}}):
+        with subtests.test(asked=asked):
+            body = chat(model=f"openai/{name}", max_tokens=1, **asked)
+            billing = refusal(await ask(poor, body), 402, "billing_required")["billing"]
+            assert parse_usd(billing["required_usd"]) == held_nano
+            customer = await gateway.customer()
+            assert (await ask(customer, body)).status == 200
+            found = await the_event(customer, 10 * INPUT + 5 * OUTPUT + SEARCH_NANO)
+            assert (found["units"], found["estimated"]) == ({"searches": 1}, False)
 
 
-@pytest.mark.parametrize("field", ["models", "fallbacks"])
-async def test_a_preset_is_no_other_model(make_gateway: MakeGateway, upstream: Upstream, field: str) -> None:
+async def test_a_preset_is_no_other_model_and_a_search_needs_a_price(
+    make_gateway: MakeGateway, upstream: Upstream, subtests: pytest.Subtests
+) -> None:
     provider = Provider(saying(answer()))
     gateway = await make_gateway(await upstream(provider.serve), change=priced("gpt-4o-mini", "*"))
     customer = await gateway.customer()
-    for names in (["@preset/dear"], [{"model": "gpt-4o@preset/dear"}]):
-        assert refusal(await ask(customer, chat(model="gpt-4o-mini", **{field: names})), 400, "invalid_request_error")
-    assert not provider.sent
-
-
-async def test_another_model_that_searches_is_held_with_its_searches(
-    make_gateway: MakeGateway, upstream: Upstream
-) -> None:
-    provider = Provider(saying(answer()))
-    url = await upstream(provider.serve)
+    for field in ("models", "fallbacks"):
+        for names in (["@preset/dear"], [{"model": "gpt-4o@preset/dear"}]):
+            with subtests.test(field=field, names=names):
+                body = chat(model="gpt-4o-mini", **{field: names})
+                refusal(await ask(customer, body), 400, "invalid_request_error")
     body = chat(model="gpt-4o-mini", max_tokens=1, models=["gpt-4o:online"])
-    gateway = await make_gateway(url, change=priced("gpt-4o-mini", "*"))
-    refusal(await ask(await gateway.customer(), body), 400, "model_not_priced")
+    refusal(await ask(customer, body), 400, "model_not_priced")
     assert not provider.sent
 
 
@@ -143,113 +140,109 @@ async def test_another_model_that_searches_and_has_a_price(make_gateway: MakeGat
     assert parse_usd(billing["required_usd"]) == 6 * WINDOW * INPUT + 5 * SEARCH_NANO + OUTPUT
 
 
-@pytest.mark.parametrize("bound", [{"max_uses": 0}, {}])
-async def test_a_tool_that_may_not_be_used_is_held_as_one_that_is(
-    make_gateway: MakeGateway, upstream: Upstream, bound: dict[str, int]
-) -> None:
-    """A provider that does not know the client's bound runs the tool all the same."""
+async def test_what_is_not_in_the_body_is_held_as_the_window(make_gateway: MakeGateway, upstream: Upstream) -> None:
+    """A provider that does not know the client's bound runs the tool all the same; and a few words of a template of the
+    client's own make a prompt of any length (vLLM)."""
     provider = Provider(saying(answer(reported=usage(9_000, 5))))
     gateway = await make_gateway(await upstream(provider.serve), change=priced("gpt-4o-mini"))
-    customer = await gateway.customer()
-    tools = [{"type": "openrouter:web_fetch", **bound}]
-    fields = {"tools": tools, **({} if bound else {"max_tool_calls": 0})}
-    assert (await ask(customer, chat(model="gpt-4o-mini", max_tokens=5, **fields))).status == 200
-    assert not (await the_event(customer, 9_000 * INPUT + 5 * OUTPUT))["estimated"]
+    tool = {"type": "openrouter:web_fetch"}
+    cases: tuple[dict[str, Any], ...] = (
+        {"tools": [{**tool, "max_uses": 0}]},
+        {"tools": [tool], "max_tool_calls": 0},
+        {"chat_template": "{% for i in range(9000) %}a {% endfor %}"},
+    )
+    for fields in cases:
+        customer = await gateway.customer()
+        assert (await ask(customer, chat(model="gpt-4o-mini", max_tokens=5, **fields))).status == 200
+        assert not (await the_event(customer, 9_000 * INPUT + 5 * OUTPUT))["estimated"], fields
 
 
-@pytest.mark.parametrize(
-    ("tier", "served", "times", "counted"),
-    [
-        ("priority", None, 4, True),
-        ("priority", None, 4, False),
-        ("flex", None, 1, True),
-        ("flex", None, 1, False),
-        ("flex", "default", 2, True),
-    ],
-)
 async def test_a_tier_that_the_answer_does_not_name_is_that_of_the_request(
-    make_gateway: MakeGateway, upstream: Upstream, tier: str, served: str | None, times: int, counted: bool
+    make_gateway: MakeGateway, upstream: Upstream, subtests: pytest.Subtests
 ) -> None:
     def tiers(settings: Settings) -> Settings:
         rates, factors = {"input": INPUT * 10**6, "output": OUTPUT * 10**6}, {"priority": 2 * 10**9, "flex": 10**9 // 2}
         row = PriceRow("openai", "gpt-4o-mini", date(2025, 1, 1), rates, {}, (), factors, None, 1000, WINDOW)
         return replace(settings, prices=PriceTable([row]))
 
-    answered = answer("Good day.", usage(10, 4) if counted else {}, **({"service_tier": served} if served else {}))
-    gateway = await make_gateway(await upstream(saying(answered)), change=tiers)
-    customer = await gateway.customer()
-    body = chat(model="gpt-4o-mini", max_tokens=100, service_tier=tier)
-    assert (await ask(customer, body)).status == 200
-    found = await the_event(customer)
-    full = found["input_tokens"] * INPUT + found["output_tokens"] * OUTPUT
-    assert (parse_usd(found["charged_usd"]), found["estimated"]) == (full * times // 2, not counted)
+    provider = Provider(saying(b""))
+    gateway = await make_gateway(await upstream(provider.serve), change=tiers)
+    for tier, served, times, counted in (
+        ("priority", None, 4, True),
+        ("priority", None, 4, False),
+        ("flex", None, 1, True),
+        ("flex", None, 1, False),
+        ("flex", "default", 2, True),
+    ):
+        with subtests.test(tier=tier, served=served, counted=counted):
+            named = {"service_tier": served} if served else {}
+            provider.reply = saying(answer("Good day.", usage(10, 4) if counted else {}, **named))
+            customer = await gateway.customer()
+            body = chat(model="gpt-4o-mini", max_tokens=100, service_tier=tier)
+            assert (await ask(customer, body)).status == 200
+            found = await the_event(customer)
+            full = found["input_tokens"] * INPUT + found["output_tokens"] * OUTPUT
+            assert (parse_usd(found["charged_usd"]), found["estimated"]) == (full * times // 2, not counted)
 
 
 # Input that is not in the body
 
 
-@pytest.mark.parametrize(("path", "field"), [("/v1/embeddings", "input"), ("/v1/completions", "prompt")])
-@pytest.mark.parametrize("item", [{"image": "https://example.com/a.png"}, [{"image": "x"}], ["words"], 1.5, None, True])
 async def test_an_input_is_text_or_token_ids(
-    make_gateway: MakeGateway, upstream: Upstream, path: str, field: str, item: object
+    make_gateway: MakeGateway, upstream: Upstream, subtests: pytest.Subtests
 ) -> None:
     """A picture's address is short, and its tokens are many: nothing here could bound them."""
     provider = Provider(saying({"data": [], "usage": {"prompt_tokens": 8_000, "total_tokens": 8_000}}))
     gateway = await make_gateway(await upstream(provider.serve), change=priced("gpt-4o-mini"))
     customer = await gateway.customer()
-    body = {"model": "gpt-4o-mini", field: ["words", item]}
-    assert refusal(await ask(customer, body, path), 400, "invalid_request_error")["param"] == field
-    assert not provider.sent
-
-
-async def test_a_template_of_the_client_s_own_is_held_as_the_window(
-    make_gateway: MakeGateway, upstream: Upstream
-) -> None:
-    """A few words of a template make a prompt of any length (vLLM)."""
-    provider = Provider(saying(answer(reported=usage(9_000, 1))))
-    gateway = await make_gateway(await upstream(provider.serve), change=priced("gpt-4o-mini"))
-    template = "{% for i in range(9000) %}a {% endfor %}"
-    customer = await gateway.customer()
-    assert (await ask(customer, chat(model="gpt-4o-mini", max_tokens=1, chat_template=template))).status == 200
-    assert not (await the_event(customer, 9_000 * INPUT + OUTPUT))["estimated"]
+    items = {"image": "https://example.com/a.png"}, [{"image": "x"}], ["words"], 1.5, None, True
+    for path, field in (("/v1/embeddings", "input"), ("/v1/completions", "prompt")):
+        for item in items:
+            with subtests.test(path=path, item=item):
+                body = {"model": "gpt-4o-mini", field: ["words", item]}
+                assert refusal(await ask(customer, body, path), 400, "invalid_request_error")["param"] == field
+                assert not provider.sent
 
 
 # Output that is passed on and not read
 
 
-async def charged_output(make_gateway: MakeGateway, upstream: Upstream, *pieces: bytes, body: Any = STREAM) -> int:
+async def charged_output(gateway: Gateway, provider: Provider, *pieces: bytes) -> int:
     """Output tokens charged for a stream of these pieces, whose provider reports nothing."""
-    gateway = await make_gateway(await upstream(streaming(*pieces, delta(finish="stop"))))
+    provider.reply = streaming(*pieces, delta(finish="stop"))
     customer = await gateway.customer()
-    fetched = await ask(customer, body)
+    fetched = await ask(customer, STREAM)
     assert fetched.status == 200
     found = await the_event(customer)
     assert found["estimated"]
     return int(found["output_tokens"])
 
 
-async def test_an_event_above_its_bound_is_output(make_gateway: MakeGateway, upstream: Upstream) -> None:
-    """Two megabytes in one event, as pictures come, cut by the wire and after an event that says nothing."""
-    picture = delta("word " * 400_000)
-    halves = picture[: 1 << 20], picture[1 << 20 :]
-    assert await charged_output(make_gateway, upstream, ROLE, *halves) == 4_000
-
-
-@pytest.mark.parametrize(
-    "pieces",
-    [
-        [b"\xef\xbb\xbf" + delta("word " * 300)],
-        [json.dumps(answer("word " * 300, {})).encode()],
-        [delta("word " * 300)[6:]] * 2,
-        [b"data: \n" + delta("word " * 300)],
-        [delta("word " * 300).replace(b"\n", b"\r")],
-    ],
-    ids=["bom", "json", "lines", "two-lines", "returns"],
-)
 async def test_what_is_no_proper_event_is_output(
-    make_gateway: MakeGateway, upstream: Upstream, pieces: list[bytes]
+    make_gateway: MakeGateway, upstream: Upstream, subtests: pytest.Subtests
 ) -> None:
-    assert await charged_output(make_gateway, upstream, *pieces) >= 300
+    """Nor one above its bound: two megabytes in one event, as pictures come, cut by the wire and after an event that
+    says nothing. Nor one with numbers that Python's encoder writes, which a client can bring about by asking for
+    `logprobs`."""
+    provider = Provider(saying(b""))
+    gateway = await make_gateway(await upstream(provider.serve))
+    picture = delta("word " * 400_000)
+    assert await charged_output(gateway, provider, ROLE, picture[: 1 << 20], picture[1 << 20 :]) == 4_000
+    words = delta("word " * 300)
+    for name, pieces in {
+        "bom": [b"\xef\xbb\xbf" + words],
+        "json": [json.dumps(answer("word " * 300, {})).encode()],
+        "lines": [words[6:]] * 2,
+        "two lines": [b"data: \n" + words],
+        "returns": [words.replace(b"\n", b"\r")],
+    }.items():
+        with subtests.test(name):
+            assert await charged_output(gateway, provider, *pieces) >= 300
+    for number in (b"NaN", b"-Infinity", b"1e999"):
+        with subtests.test(number=number):
+            words = delta("Good day, my friend. ", logprobs=[0]).replace(b"[0]", b"[%b]" % number)
+            assert json.loads(words[6:].strip())["choices"]
+            assert await charged_output(gateway, provider, ROLE, *[words] * 20) >= 100
 
 
 async def test_every_member_of_a_compressed_stream_is_read(make_gateway: MakeGateway, upstream: Upstream) -> None:
@@ -257,46 +250,31 @@ async def test_every_member_of_a_compressed_stream_is_read(make_gateway: MakeGat
     pieces = [
         gzip.compress(each) for each in (ROLE, delta("word " * 300), delta(finish="stop"), usage_chunk(10, 7), DONE)
     ]
+    provider = Provider(saying(b""))
+    gateway = await make_gateway(await upstream(provider.serve))
     for sent in (pieces, [b"".join(pieces)]):
-        gateway = await make_gateway(await upstream(streaming(*sent, headers={**SSE, "Content-Encoding": "gzip"})))
+        provider.reply = streaming(*sent, headers={**SSE, "Content-Encoding": "gzip"})
         customer = await gateway.customer()
         fetched = await ask(customer, STREAM)
         assert (fetched.status, fetched.cut) == (200, False)
         await the_event(customer, 10 * INPUT + 7 * OUTPUT)
 
 
-@pytest.mark.parametrize("number", [b"NaN", b"-Infinity", b"1e999"])
-async def test_an_event_that_is_no_json_is_output(make_gateway: MakeGateway, upstream: Upstream, number: bytes) -> None:
-    """Python's encoder writes such numbers, which a client can bring about by asking for `logprobs`."""
-    words = delta("Good day, my friend. ", logprobs=[0]).replace(b"[0]", b"[%b]" % number)
-    assert json.loads(words[6:].strip())["choices"]
-    assert await charged_output(make_gateway, upstream, ROLE, *[words] * 20) >= 100
-
-
-@pytest.mark.parametrize("stream", [False, True])
-async def test_text_beside_an_empty_list_of_choices_is_output(
-    make_gateway: MakeGateway, upstream: Upstream, stream: bool
-) -> None:
-    body = {"choices": [], "message": {"role": "assistant", "content": "Good day, my friend. " * 20}}
-    reply = streaming(event(body), delta(finish="stop")) if stream else saying(body)
-    gateway = await make_gateway(await upstream(reply))
-    customer = await gateway.customer()
-    assert (await ask(customer, chat(model="gpt-4o-mini", stream=stream, max_tokens=4_000))).status == 200
-    assert (await the_event(customer))["output_tokens"] >= 100
-
-
-# A report that is far above the hold, and true
-
-
-@pytest.mark.parametrize("stream", [False, True])
-async def test_a_provider_that_does_not_obey_its_maximum_is_paid_for_what_passed(
-    make_gateway: MakeGateway, upstream: Upstream, stream: bool
-) -> None:
-    """The report is more than can be believed of one token, but its text is here for everybody to see."""
+async def test_text_that_no_report_covers_is_paid_for(make_gateway: MakeGateway, upstream: Upstream) -> None:
+    """Beside an empty list of choices, and where a provider does not obey its maximum: its report is far above what can
+    be believed of one token, but its text is here for everybody to see."""
+    beside = {"choices": [], "message": {"role": "assistant", "content": "Good day, my friend. " * 20}}
     text, counts = "Good day, my friend. " * 500, usage(10, 3_000)
-    reply = streaming(delta(text), delta(finish="stop"), usage_chunk(10, 3_000), DONE) if stream else None
-    gateway = await make_gateway(await upstream(reply or saying(answer(text, counts))))
-    customer = await gateway.customer()
-    assert (await ask(customer, chat(model="gpt-4o-mini", stream=stream, max_tokens=1))).status == 200
-    found = await the_event(customer, 10 * INPUT + len(text) // 4 * OUTPUT)
-    assert (found["output_tokens"], found["note"]) == (len(text) // 4, "implausible_usage")
+    provider = Provider(saying(b""))
+    gateway = await make_gateway(await upstream(provider.serve))
+    for stream in (False, True):
+        provider.reply = streaming(event(beside), delta(finish="stop")) if stream else saying(beside)
+        customer = await gateway.customer()
+        assert (await ask(customer, chat(model="gpt-4o-mini", stream=stream, max_tokens=4_000))).status == 200
+        assert (await the_event(customer))["output_tokens"] >= 100, stream
+        streamed = streaming(delta(text), delta(finish="stop"), usage_chunk(10, 3_000), DONE)
+        provider.reply = streamed if stream else saying(answer(text, counts))
+        customer = await gateway.customer()
+        assert (await ask(customer, chat(model="gpt-4o-mini", stream=stream, max_tokens=1))).status == 200
+        found = await the_event(customer, 10 * INPUT + len(text) // 4 * OUTPUT)
+        assert (found["output_tokens"], found["note"]) == (len(text) // 4, "implausible_usage"), stream

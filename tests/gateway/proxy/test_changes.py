@@ -11,10 +11,13 @@ from billing.holds.decision import Reload
 from tests.gateway.conftest import Customer, Gateway, MakeGateway, chat
 from tests.support.answering import until
 from tests.support.gateways import ask, fetch, refusal, spent_nano
+from tests.support.stories import Stories, Tell
+
+stories = Stories()
 
 
-async def test_a_revoked_key_is_dead_on_every_gateway(make_gateway: MakeGateway) -> None:
-    first, second = await make_gateway(), await make_gateway()
+@stories
+async def a_revoked_key_is_dead_on_every_gateway(first: Gateway, second: Gateway) -> None:
     for change in ("DELETE", "PATCH"):
         customer = await first.customer()
         elsewhere = replace(customer, gateway=second)
@@ -32,8 +35,8 @@ async def test_a_revoked_key_is_dead_on_every_gateway(make_gateway: MakeGateway)
         await until(refused)  # told: by itself the other one would believe its memory for principal_cache_s
 
 
-async def test_a_suspended_account_is_refused_on_every_gateway(make_gateway: MakeGateway) -> None:
-    first, second = await make_gateway(), await make_gateway()
+@stories
+async def a_suspended_account_is_refused_on_every_gateway(first: Gateway, second: Gateway) -> None:
     customer = await first.customer()
     elsewhere = replace(customer, gateway=second)
     assert [(await ask(at, chat())).status for at in (customer, elsewhere)] == [200, 200]
@@ -46,8 +49,8 @@ async def test_a_suspended_account_is_refused_on_every_gateway(make_gateway: Mak
     await until(refused)
 
 
-async def test_changes_in_the_midst_of_traffic_refuse_nobody(make_gateway: MakeGateway) -> None:
-    first, second = await make_gateway(), await make_gateway()
+@stories
+async def changes_in_the_midst_of_traffic_refuse_nobody(first: Gateway, second: Gateway) -> None:
     customer = await first.customer()
     elsewhere = replace(customer, gateway=second)
     changed = asyncio.Event()
@@ -114,8 +117,8 @@ async def _dead(*customers: Customer) -> None:
     await until(refused)
 
 
-async def test_a_rotation_in_the_midst_of_traffic_refuses_nobody(make_gateway: MakeGateway) -> None:
-    first, second = await make_gateway(), await make_gateway()
+@stories
+async def a_rotation_in_the_midst_of_traffic_refuses_nobody(first: Gateway, second: Gateway) -> None:
     customer = await first.customer()
     old = [customer, replace(customer, gateway=second)]
     assert [(await ask(at, chat(max_tokens=1))).status for at in old] == [200, 200]
@@ -139,8 +142,8 @@ async def test_a_rotation_in_the_midst_of_traffic_refuses_nobody(make_gateway: M
     await _dead(*old, *new)
 
 
-async def test_the_secret_before_a_rotation_ends_on_every_gateway(make_gateway: MakeGateway) -> None:
-    first, second = await make_gateway(), await make_gateway()
+@stories
+async def the_secret_before_a_rotation_ends_on_every_gateway(first: Gateway, second: Gateway) -> None:
     customer = await first.customer()
     old = [customer, replace(customer, gateway=second)]
     for grace_s in (1, 0):
@@ -152,8 +155,8 @@ async def test_the_secret_before_a_rotation_ends_on_every_gateway(make_gateway: 
     assert [(await ask(at, chat())).status for at in old] == [200, 200]
 
 
-async def test_who_is_removed_or_demoted_spends_on_no_gateway(make_gateway: MakeGateway) -> None:
-    first, second = await make_gateway(), await make_gateway()
+@stories
+async def who_is_removed_or_demoted_spends_on_no_gateway(first: Gateway, second: Gateway) -> None:
     customer = await first.customer()
     owner_token = await first.person(customer.account_id)
     services = first.runtime.services
@@ -178,3 +181,8 @@ async def test_who_is_removed_or_demoted_spends_on_no_gateway(make_gateway: Make
         assert changed.status in (200, 204), changed.body
     await _dead(*spending[0], *spending[1])
     assert (await ask(customer, chat())).status == 200
+
+
+async def test_on_two_gateways(tell: Tell, make_gateway: MakeGateway) -> None:
+    another = await make_gateway()
+    await tell(stories, makers={"first": lambda one: one.gateway, "second": lambda _: another})

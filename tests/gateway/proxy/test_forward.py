@@ -32,8 +32,10 @@ from tests.support.answering import (
 )
 from tests.support.gateways import INPUT, OUTPUT, ask, assert_free, fetch, refusal, the_event
 from tests.support.passed_answers import STREAM, estimate_nano
+from tests.support.stories import Stories, Tell
 
 Upstream = Callable[[Handler], Any]
+stories = Stories()
 HTML = b"<html><body><h1>It works!</h1></body></html>"
 OK_HEAD = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n"
 SSE_HEAD = b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n\r\n"
@@ -103,7 +105,8 @@ async def test_a_silent_provider_is_504_and_free(make_gateway: MakeGateway) -> N
         await assert_free(customer)
 
 
-async def test_a_provider_s_own_refusals_pass_unchanged_and_free(make_gateway: MakeGateway, upstream: Upstream) -> None:
+@stories
+async def a_provider_s_own_refusals_pass_unchanged_and_free(make_gateway: MakeGateway, upstream: Upstream) -> None:
     provider = Provider(saying(b""))
     gateway = await make_gateway(await upstream(provider.serve))
     customer = await gateway.customer()
@@ -170,7 +173,8 @@ async def test_what_a_provider_refuses_is_logged_and_counted(
     assert series in (await gateway.metrics()).decode()
 
 
-async def test_an_error_event_that_ends_a_stream_is_passed_on_and_the_stream_ended(
+@stories
+async def an_error_event_that_ends_a_stream_is_passed_on_and_the_stream_ended(
     make_gateway: MakeGateway, upstream: Upstream, tokenizer: Tokenizer
 ) -> None:
     error = event({"error": {"message": "overloaded", "code": 529}})
@@ -193,7 +197,8 @@ async def test_an_error_event_that_ends_a_stream_is_passed_on_and_the_stream_end
     assert (await ask(customer, STREAM)).cut
 
 
-async def test_usage_that_the_client_did_not_ask_for_does_not_reach_it(
+@stories
+async def usage_that_the_client_did_not_ask_for_does_not_reach_it(
     make_gateway: MakeGateway, upstream: Upstream
 ) -> None:
     """Providers that are asked for usage put `"usage": null` into all chunks before it."""
@@ -211,7 +216,8 @@ async def test_usage_that_the_client_did_not_ask_for_does_not_reach_it(
     assert {(each["input_tokens"], each["output_tokens"], each["estimated"]) for each in events} == {(10, 5, False)}
 
 
-async def test_counts_named_as_other_apis_do_are_read(make_gateway: MakeGateway, upstream: Upstream) -> None:
+@stories
+async def counts_named_as_other_apis_do_are_read(make_gateway: MakeGateway, upstream: Upstream) -> None:
     counts = {"input_tokens": 10, "output_tokens": 5, "total_tokens": 15}
     gateway = await make_gateway(await upstream(saying(answer(reported=counts))))
     customer = await gateway.customer()
@@ -220,7 +226,8 @@ async def test_counts_named_as_other_apis_do_are_read(make_gateway: MakeGateway,
     assert (found["input_tokens"], found["output_tokens"], found["estimated"]) == (10, 5, False)
 
 
-async def test_an_error_under_status_200_is_free(make_gateway: MakeGateway, upstream: Upstream) -> None:
+@stories
+async def an_error_under_status_200_is_free(make_gateway: MakeGateway, upstream: Upstream) -> None:
     error = {"error": {"message": "overloaded", "code": 529}}
     provider = Provider(saying(error))
     gateway = await make_gateway(await upstream(provider.serve))
@@ -235,7 +242,8 @@ async def test_an_error_under_status_200_is_free(make_gateway: MakeGateway, upst
     await assert_free(customer)
 
 
-async def test_an_answer_in_which_nothing_was_written_costs_its_input(
+@stories
+async def an_answer_in_which_nothing_was_written_costs_its_input(
     make_gateway: MakeGateway, upstream: Upstream, tokenizer: Tokenizer
 ) -> None:
     provider = Provider(saying(b""))
@@ -252,7 +260,8 @@ async def test_an_answer_in_which_nothing_was_written_costs_its_input(
         assert (found["estimated"], found["note"]) == (True, "no_usage")
 
 
-async def test_the_whole_answer_passes_byte_for_byte(make_gateway: MakeGateway, upstream: Upstream) -> None:
+@stories
+async def the_whole_answer_passes_byte_for_byte(make_gateway: MakeGateway, upstream: Upstream) -> None:
     body = b'{ "usage": {"prompt_tokens":3,"completion_tokens":2 , "total_tokens": 5},\n "x":1.0 }\n'
     provider = Provider(saying(body, Content_Type="application/json; charset=utf-8"))
     gateway = await make_gateway(await upstream(provider.serve))
@@ -263,8 +272,9 @@ async def test_the_whole_answer_passes_byte_for_byte(make_gateway: MakeGateway, 
     await the_event(customer, 3 * INPUT + 2 * OUTPUT)
 
 
+@stories
 @pytest.mark.parametrize("encoding", ["gzip", "deflate"])
-async def test_an_answer_compressed_all_the_same(make_gateway: MakeGateway, upstream: Upstream, encoding: str) -> None:
+async def an_answer_compressed_all_the_same(make_gateway: MakeGateway, upstream: Upstream, encoding: str) -> None:
     squeeze = gzip.compress if encoding == "gzip" else zlib.compress
     stream = b"".join((*WORDS, usage_chunk(), DONE))
     packer = zlib.compressobj(wbits=zlib.MAX_WBITS | (16 if encoding == "gzip" else 0))
@@ -293,7 +303,8 @@ async def test_an_answer_compressed_all_the_same(make_gateway: MakeGateway, upst
         assert found["estimated"] is False
 
 
-async def test_an_answer_of_several_gzip_members_is_read_whole(make_gateway: MakeGateway, upstream: Upstream) -> None:
+@stories
+async def an_answer_of_several_gzip_members_is_read_whole(make_gateway: MakeGateway, upstream: Upstream) -> None:
     body = json.dumps(answer()).encode()
     packed = b"".join(gzip.compress(part) for part in (body[:40], b"", body[40:]))
     provider = Provider(saying(packed, Content_Encoding="gzip"))
@@ -302,3 +313,7 @@ async def test_an_answer_of_several_gzip_members_is_read_whole(make_gateway: Mak
     fetched = await ask(customer, chat(model="gpt-4o-mini"))
     assert (fetched.status, json.loads(fetched.body)) == (200, json.loads(body))
     assert (await the_event(customer, 10 * INPUT + 5 * OUTPUT))["estimated"] is False
+
+
+async def test_on_one_gateway(tell: Tell) -> None:
+    await tell(stories)

@@ -24,11 +24,14 @@ from tests.support.answering import (
     usage_chunk,
 )
 from tests.support.gateways import INPUT, OUTPUT, ask, counted, fetch, refusal, spent_nano, the_event
+from tests.support.stories import Stories, Tell
 
 Upstream = Callable[[Handler], Any]
+stories = Stories()
 
 
-async def test_a_chat_request_is_answered_and_debited_exactly(gateway: Gateway) -> None:
+@stories
+async def a_chat_request_is_answered_and_debited_exactly(gateway: Gateway) -> None:
     customer = await gateway.customer("5.00")
     fetched = await ask(customer, chat())
     assert fetched.status == 200
@@ -41,7 +44,8 @@ async def test_a_chat_request_is_answered_and_debited_exactly(gateway: Gateway) 
     assert fetched.headers["x-metergate-balance-usd"] == (await customer.balance())["balance_usd"]
 
 
-async def test_a_stream_is_passed_and_debited(gateway: Gateway) -> None:
+@stories
+async def a_stream_is_passed_and_debited(gateway: Gateway) -> None:
     customer = await gateway.customer("5.00")
     fetched = await ask(customer, chat(stream=True))
     assert fetched.body.endswith(DONE)
@@ -52,7 +56,8 @@ async def test_a_stream_is_passed_and_debited(gateway: Gateway) -> None:
     assert event["estimated"] is False
 
 
-async def test_every_endpoint_meters(make_gateway: MakeGateway, upstream: Upstream) -> None:
+@stories
+async def every_endpoint_meters(make_gateway: MakeGateway, upstream: Upstream) -> None:
     provider = Provider(saying({"object": "list", "data": [], "usage": {"prompt_tokens": 7, "total_tokens": 7}}))
     gateway = await make_gateway(await upstream(provider.serve))
     customer = await gateway.customer()
@@ -68,7 +73,8 @@ async def test_every_endpoint_meters(make_gateway: MakeGateway, upstream: Upstre
     assert parse_usd(completion["charged_usd"]) == 4 * INPUT + 2 * OUTPUT
 
 
-async def test_a_body_that_needs_no_change_passes_byte_for_byte(make_gateway: MakeGateway, upstream: Upstream) -> None:
+@stories
+async def a_body_that_needs_no_change_passes_byte_for_byte(make_gateway: MakeGateway, upstream: Upstream) -> None:
     provider = Provider(saying(answer()))
     gateway = await make_gateway(await upstream(provider.serve))
     customer = await gateway.customer()
@@ -82,7 +88,8 @@ async def test_a_body_that_needs_no_change_passes_byte_for_byte(make_gateway: Ma
     assert "Content-Encoding" not in provider.sent[1].headers
 
 
-async def test_only_what_metering_needs_is_changed(make_gateway: MakeGateway, upstream: Upstream) -> None:
+@stories
+async def only_what_metering_needs_is_changed(make_gateway: MakeGateway, upstream: Upstream) -> None:
     provider = Provider(streaming(*WORDS, usage_chunk(), DONE))
     gateway = await make_gateway(await upstream(provider.serve))
     customer = await gateway.customer()
@@ -141,7 +148,8 @@ async def test_no_credential_or_trace_of_the_client_goes_upstream(
     assert fetched.headers["x-request-id"] == event["id"]
 
 
-async def test_an_elastic_hold_tells_the_provider_its_maximum(make_gateway: MakeGateway, upstream: Upstream) -> None:
+@stories
+async def an_elastic_hold_tells_the_provider_its_maximum(make_gateway: MakeGateway, upstream: Upstream) -> None:
     provider = Provider(saying(answer(reported=usage(10, 100))))
     gateway = await make_gateway(await upstream(provider.serve))
     for path, field, own in (
@@ -172,7 +180,8 @@ async def test_an_elastic_hold_tells_the_provider_its_maximum(make_gateway: Make
         assert provider.sent[-1].json[field] == 40
 
 
-async def test_text_whose_json_has_fewer_tokens_is_held_for_what_it_has(
+@stories
+async def text_whose_json_has_fewer_tokens_is_held_for_what_it_has(
     make_gateway: MakeGateway, upstream: Upstream
 ) -> None:
     content = '" +#+#+#+#+#+' * 1000
@@ -187,7 +196,8 @@ async def test_text_whose_json_has_fewer_tokens_is_held_for_what_it_has(
     assert parse_usd((await enough.balance())["balance_usd"]) >= 0
 
 
-async def test_choices_count_in_the_hold_and_its_grant(make_gateway: MakeGateway, upstream: Upstream) -> None:
+@stories
+async def choices_count_in_the_hold_and_its_grant(make_gateway: MakeGateway, upstream: Upstream) -> None:
     provider = Provider(saying(answer()))
     gateway = await make_gateway(await upstream(provider.serve))
     for path, fields, choices in (
@@ -202,7 +212,8 @@ async def test_choices_count_in_the_hold_and_its_grant(make_gateway: MakeGateway
         assert provider.sent[-1].json["max_tokens"] == granted
 
 
-async def test_a_client_s_own_maximum_is_the_hold(make_gateway: MakeGateway, upstream: Upstream) -> None:
+@stories
+async def a_client_s_own_maximum_is_the_hold(make_gateway: MakeGateway, upstream: Upstream) -> None:
     gate = Gate(saying(answer()))
     provider = Provider(gate.serve)
     gateway = await make_gateway(await upstream(provider.serve))
@@ -238,7 +249,8 @@ async def test_without_strict_the_hold_is_an_estimate_that_bounds_nothing(
     refusal(await ask(customer), 402, "billing_required")
 
 
-async def test_models_and_quotas_match_the_entry_however_it_is_asked_for(
+@stories
+async def models_and_quotas_match_the_entry_however_it_is_asked_for(
     make_gateway: MakeGateway, upstream: Upstream
 ) -> None:
     provider = Provider(saying(answer()))
@@ -275,7 +287,8 @@ async def test_models_and_quotas_match_the_entry_however_it_is_asked_for(
             assert named["model"] == ("gpt-4o*" if model == "gpt-4o" else named["model"])
 
 
-async def test_an_alias_is_sent_under_the_provider_s_name(make_gateway: MakeGateway, upstream: Upstream) -> None:
+@stories
+async def an_alias_is_sent_under_the_provider_s_name(make_gateway: MakeGateway, upstream: Upstream) -> None:
     provider = Provider(saying(answer()))
     gateway = await make_gateway(await upstream(provider.serve))
     customer = await gateway.customer()
@@ -283,3 +296,7 @@ async def test_an_alias_is_sent_under_the_provider_s_name(make_gateway: MakeGate
     assert provider.sent[0].json["model"] == "gpt-4o-mini"
     event = await the_event(customer)
     assert (event["model"], event["provider"], event["provider_model"]) == ("fast", "openai", "gpt-4o-mini")
+
+
+async def test_on_one_gateway(tell: Tell) -> None:
+    await tell(stories)

@@ -15,9 +15,13 @@ from tests.support.answering import DONE, WORDS, Gate, answer, event, saying, st
 from tests.support.clients import Slow, leave, the_event_in_the_end
 from tests.support.gateways import INPUT, OUTPUT, ask, asking, assert_free, refusal
 from tests.support.passed_answers import PLAIN, STREAM
+from tests.support.stories import Stories, Tell
 from tests.support.unreported_costs import IMAGE_TOKENS, held_nano, input_nano, pictures, repriced
 
 Upstream = Callable[[Handler], Any]
+stories = Stories()
+that_prices_pictures = Stories()
+that_stops = Stories()
 DATA = "A" * 100_000
 
 
@@ -46,7 +50,8 @@ async def broken(*_: Any, **__: Any) -> None:
     raise RuntimeError("a fault of ours")
 
 
-async def test_a_fault_of_ours_within_an_answer_charges_the_hold(
+@stories
+async def a_fault_of_ours_within_an_answer_charges_the_hold(
     make_gateway: MakeGateway, upstream: Upstream, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     gate = Gate(saying(b""))
@@ -77,10 +82,11 @@ def broken_at_once(*_: Any, **__: Any) -> None:
     raise RuntimeError("a fault of ours")
 
 
+@stories
 @pytest.mark.parametrize(
     ("patched", "body"), [("_stream", STREAM), ("_unanswered", PLAIN)], ids=["a stream", "before a head"]
 )
-async def test_a_fault_of_ours_after_the_client_has_left_charges_the_hold(
+async def a_fault_of_ours_after_the_client_has_left_charges_the_hold(
     make_gateway: MakeGateway,
     upstream: Upstream,
     monkeypatch: pytest.MonkeyPatch,
@@ -127,8 +133,9 @@ OUTPUTS: dict[str, tuple[dict[str, Any], range]] = {
 }
 
 
+@that_prices_pictures
 @pytest.mark.parametrize("what", OUTPUTS)
-async def test_any_delta_is_output(make_gateway: MakeGateway, upstream: Upstream, what: str) -> None:
+async def any_delta_is_output(make_gateway: MakeGateway, upstream: Upstream, what: str) -> None:
     delta, tokens = OUTPUTS[what]
     first = chunk(delta) if delta else event({"type": "content_block_delta", "delta": {"text": LONG_TEXT}})
     provider = Slow(first, DONE)
@@ -157,7 +164,8 @@ async def test_sound_is_counted_by_its_seconds_and_priced_as_sound(
     assert parse_usd(found["charged_usd"]) == found["input_tokens"] * INPUT + 240 * 10 * OUTPUT
 
 
-async def test_names_numbers_and_nothing_are_no_output(
+@that_stops
+async def names_numbers_and_nothing_are_no_output(
     make_gateway: MakeGateway, upstream: Upstream, tokenizer: Tokenizer
 ) -> None:
     empty = {
@@ -172,8 +180,9 @@ async def test_names_numbers_and_nothing_are_no_output(
     assert (found["output_tokens"], found["note"]) == (0, "client_gone")
 
 
+@that_stops
 @pytest.mark.parametrize("size", [500_000, 3_000_000])
-async def test_an_event_that_broke_off_is_counted(make_gateway: MakeGateway, upstream: Upstream, size: int) -> None:
+async def an_event_that_broke_off_is_counted(make_gateway: MakeGateway, upstream: Upstream, size: int) -> None:
     """It has no end by which it could be read, but most of it has passed."""
     begun = chunk({"content": "word " * (size // 5) + "the-last-word" + " word" * 20})[:-60]
     provider = Slow(begun, DONE)
@@ -183,12 +192,23 @@ async def test_an_event_that_broke_off_is_counted(make_gateway: MakeGateway, ups
     assert (await the_event_in_the_end(customer))["output_tokens"] == 16_384  # the model's own maximum
 
 
-async def test_a_stream_that_nobody_here_can_read_is_not_passed_on(
-    make_gateway: MakeGateway, upstream: Upstream
-) -> None:
+@stories
+async def a_stream_that_nobody_here_can_read_is_not_passed_on(make_gateway: MakeGateway, upstream: Upstream) -> None:
     """Brotli, although identity was asked for: its provider is stopped before anything of it has passed."""
     headers = {"Content-Type": "text/event-stream", "Content-Encoding": "br"}
     gateway = await make_gateway(await upstream(streaming(*WORDS, DONE, headers=headers)))
     customer = await gateway.customer()
     refusal(await ask(customer, STREAM), 502, "upstream_error")
     await assert_free(customer)
+
+
+async def test_on_one_gateway(tell: Tell) -> None:
+    await tell(stories)
+
+
+async def test_on_one_gateway_that_stops(tell: Tell) -> None:
+    await tell(that_stops, disconnect_drain_s=0)
+
+
+async def test_on_one_gateway_that_prices_pictures(tell: Tell) -> None:
+    await tell(that_prices_pictures, change=pictures, disconnect_drain_s=0)

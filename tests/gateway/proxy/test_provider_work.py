@@ -15,8 +15,10 @@ from gateway.config.settings import Settings
 from tests.gateway.conftest import Handler, MakeGateway, chat
 from tests.support.answering import DONE, WORDS, Provider, answer, saying, streaming, usage, usage_chunk
 from tests.support.gateways import INPUT, OUTPUT, ask, refusal, spent_nano, the_event
+from tests.support.stories import Stories, Tell
 
 Upstream = Callable[[Handler], Any]
+stories = Stories()
 WINDOW = 10_000
 SEARCH_NANO = 25_000_000
 SEARCH = {"type": "web_search_20250305", "name": "web_search", "max_uses": 2}
@@ -34,7 +36,8 @@ def with_searches(settings: Settings) -> Settings:
     return replace(settings, prices=PriceTable(rows))
 
 
-async def test_searches_are_held_and_charged_and_explained(make_gateway: MakeGateway, upstream: Upstream) -> None:
+@stories
+async def searches_are_held_and_charged_and_explained(make_gateway: MakeGateway, upstream: Upstream) -> None:
     counts = usage(20_000, 5, server_tool_use={"web_search_requests": 2})
     provider = Provider(saying(answer(reported=counts)))
     gateway = await make_gateway(await upstream(provider.serve), change=with_searches)
@@ -59,8 +62,9 @@ async def test_searches_are_held_and_charged_and_explained(make_gateway: MakeGat
     assert "search" in format_explanation(stored)
 
 
+@stories
 @pytest.mark.parametrize("stream", [False, True])
-async def test_a_search_that_is_not_reported_is_charged_once(
+async def a_search_that_is_not_reported_is_charged_once(
     make_gateway: MakeGateway, upstream: Upstream, stream: bool
 ) -> None:
     reply = streaming(*WORDS, usage_chunk(), DONE) if stream else saying(answer())
@@ -70,6 +74,7 @@ async def test_a_search_that_is_not_reported_is_charged_once(
     await the_event(customer, 10 * INPUT + 5 * OUTPUT + SEARCH_NANO)
 
 
+@stories
 @pytest.mark.parametrize(
     ("fields", "status", "code", "param"),
     [
@@ -81,7 +86,7 @@ async def test_a_search_that_is_not_reported_is_charged_once(
         ({"model": "openai/gpt-4o-mini:online"}, 400, "model_not_priced", "model"),
     ],
 )
-async def test_what_has_no_bound_or_no_price_never_reaches_the_provider(
+async def what_has_no_bound_or_no_price_never_reaches_the_provider(
     make_gateway: MakeGateway, upstream: Upstream, fields: dict[str, Any], status: int, code: str, param: str
 ) -> None:
     provider = Provider(saying(answer()))
@@ -93,7 +98,8 @@ async def test_what_has_no_bound_or_no_price_never_reaches_the_provider(
     assert await spent_nano(customer) == 0
 
 
-async def test_another_model_that_is_named_is_held_at_its_price_and_charged_if_it_served(
+@stories
+async def another_model_that_is_named_is_held_at_its_price_and_charged_if_it_served(
     make_gateway: MakeGateway, upstream: Upstream
 ) -> None:
     provider = Provider(saying(answer(model="gpt-4o-2024-11-20")))
@@ -121,3 +127,7 @@ async def test_another_model_that_is_named_is_held_at_its_price_and_charged_if_i
     provider.reply = cheap.reply
     assert (await ask(customer, body)).status == 200
     assert await spent_nano(customer) == 11 * (10 * INPUT + 5 * OUTPUT)
+
+
+async def test_on_one_gateway(tell: Tell) -> None:
+    await tell(stories, change=with_searches)

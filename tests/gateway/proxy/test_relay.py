@@ -47,12 +47,15 @@ from tests.support.gateways import (
     the_event,
 )
 from tests.support.passed_answers import STREAM, estimate_nano
+from tests.support.stories import Stories, Tell
 
 Upstream = Callable[[Handler], Any]
+stories = Stories()
 HTML = b"<html><body><h1>It works!</h1></body></html>"
 
 
-async def test_a_stream_passes_byte_for_byte_but_for_the_usage_that_we_asked_for(
+@stories
+async def a_stream_passes_byte_for_byte_but_for_the_usage_that_we_asked_for(
     make_gateway: MakeGateway, upstream: Upstream
 ) -> None:
     odd = b': comment\r\n\r\nevent: x\nid: 1\ndata: {"choices": [],  "odd": true}\n\n'
@@ -70,9 +73,8 @@ async def test_a_stream_passes_byte_for_byte_but_for_the_usage_that_we_asked_for
         await the_event(customer, 10 * INPUT + 5 * OUTPUT)
 
 
-async def test_any_cut_of_the_provider_s_writes_gives_the_same_bytes(
-    make_gateway: MakeGateway, upstream: Upstream
-) -> None:
+@stories
+async def any_cut_of_the_provider_s_writes_gives_the_same_bytes(make_gateway: MakeGateway, upstream: Upstream) -> None:
     whole = b"".join((*WORDS, usage_chunk(), DONE))
     provider = Provider(streaming(whole))
     gateway = await make_gateway(await upstream(provider.serve))
@@ -86,7 +88,8 @@ async def test_any_cut_of_the_provider_s_writes_gives_the_same_bytes(
     assert await spent_nano(customer) == spent
 
 
-async def test_the_cost_is_told_to_who_asks(make_gateway: MakeGateway, upstream: Upstream) -> None:
+@stories
+async def the_cost_is_told_to_who_asks(make_gateway: MakeGateway, upstream: Upstream) -> None:
     provider = Provider(streaming(*WORDS, usage_chunk(1000, 7), DONE))
     gateway = await make_gateway(await upstream(provider.serve))
     customer = await gateway.customer()
@@ -170,7 +173,8 @@ async def test_a_settlement_that_redis_does_not_confirm_goes_to_postgres(
     await the_event(customer, 10 * INPUT + 5 * OUTPUT)
 
 
-async def test_a_stream_that_is_cut_is_aborted_and_estimated(
+@stories
+async def a_stream_that_is_cut_is_aborted_and_estimated(
     make_gateway: MakeGateway, upstream: Upstream, tokenizer: Tokenizer
 ) -> None:
     provider = Provider(streaming(*WORDS[:3], cut=True))
@@ -186,9 +190,8 @@ async def test_a_stream_that_is_cut_is_aborted_and_estimated(
         assert found["output_tokens"] == tokenizer.count("Good day, friend.", O200K)
 
 
-async def test_a_stream_that_is_cut_after_its_usage_is_charged_by_it(
-    make_gateway: MakeGateway, upstream: Upstream
-) -> None:
+@stories
+async def a_stream_that_is_cut_after_its_usage_is_charged_by_it(make_gateway: MakeGateway, upstream: Upstream) -> None:
     gateway = await make_gateway(await upstream(streaming(*WORDS, usage_chunk(), cut=True)))
     customer = await gateway.customer()
     fetched = await ask(customer, STREAM)
@@ -197,7 +200,8 @@ async def test_a_stream_that_is_cut_after_its_usage_is_charged_by_it(
     assert found["estimated"] is False
 
 
-async def test_a_stream_may_end_with_its_finish_reason(make_gateway: MakeGateway, upstream: Upstream) -> None:
+@stories
+async def a_stream_may_end_with_its_finish_reason(make_gateway: MakeGateway, upstream: Upstream) -> None:
     """Some providers send no `[DONE]`; and some repeat their usage, which grows and is never added up."""
     grown = [delta("x", usage=usage(10, count)) for count in (1, 2)]
     gateway = await make_gateway(await upstream(streaming(*grown, delta(finish="stop", usage=usage(10, 3)))))
@@ -268,7 +272,8 @@ async def test_a_stream_that_falls_silent_is_aborted_and_estimated(
     await the_event(customer, estimate_nano(tokenizer, "Good"))
 
 
-async def test_to_http_1_0_a_cut_is_a_reset(make_gateway: MakeGateway, upstream: Upstream) -> None:
+@stories
+async def to_http_1_0_a_cut_is_a_reset(make_gateway: MakeGateway, upstream: Upstream) -> None:
     """Its body ends where the connection ends: an orderly close would say that this was all."""
     provider = Provider(streaming(*WORDS, usage_chunk(), DONE))
     gateway = await make_gateway(await upstream(provider.serve))
@@ -284,7 +289,8 @@ async def test_to_http_1_0_a_cut_is_a_reset(make_gateway: MakeGateway, upstream:
     assert [event["estimated"] for event in await customer.events()] == [False, True]
 
 
-async def test_a_stream_of_garbage_never_ends_well_and_is_free(make_gateway: MakeGateway, upstream: Upstream) -> None:
+@stories
+async def a_stream_of_garbage_never_ends_well_and_is_free(make_gateway: MakeGateway, upstream: Upstream) -> None:
     provider = Provider(saying(b""))
     gateway = await make_gateway(await upstream(provider.serve))
     customer = await gateway.customer()
@@ -302,7 +308,8 @@ async def test_a_stream_of_garbage_never_ends_well_and_is_free(make_gateway: Mak
     await assert_free(customer)
 
 
-async def test_a_stream_that_is_charged_is_never_refused(make_gateway: MakeGateway, upstream: Upstream) -> None:
+@stories
+async def a_stream_that_is_charged_is_never_refused(make_gateway: MakeGateway, upstream: Upstream) -> None:
     """Compressed, all of it is held back until its end is paid for; then it breaks off without one."""
     packed = gzip.compress(b"".join((WORDS[0], usage_chunk())))
 
@@ -321,7 +328,8 @@ async def test_a_stream_that_is_charged_is_never_refused(make_gateway: MakeGatew
     await the_event(customer, 10 * INPUT + 5 * OUTPUT)
 
 
-async def test_garbage_within_a_stream_harms_nothing(make_gateway: MakeGateway, upstream: Upstream) -> None:
+@stories
+async def garbage_within_a_stream_harms_nothing(make_gateway: MakeGateway, upstream: Upstream) -> None:
     pieces = (WORDS[0], b"data: {half\n\n", b"nonsense\n\n", *WORDS[1:], usage_chunk(), DONE)
     gateway = await make_gateway(await upstream(streaming(*pieces)))
     customer = await gateway.customer()
@@ -330,7 +338,8 @@ async def test_garbage_within_a_stream_harms_nothing(make_gateway: MakeGateway, 
     await the_event(customer, 10 * INPUT + 5 * OUTPUT)
 
 
-async def test_usage_that_can_t_be_is_none(make_gateway: MakeGateway, upstream: Upstream, tokenizer: Tokenizer) -> None:
+@stories
+async def usage_that_can_t_be_is_none(make_gateway: MakeGateway, upstream: Upstream, tokenizer: Tokenizer) -> None:
     provider = Provider(saying(b""))
     gateway = await make_gateway(await upstream(provider.serve))
     for prompt, completion in ((-1, 5), (10, -5), (2**40, 1), (0, 0)):
@@ -345,7 +354,8 @@ async def test_usage_that_can_t_be_is_none(make_gateway: MakeGateway, upstream: 
             assert found["estimated"] is True
 
 
-async def test_a_json_answer_to_a_stream_request(make_gateway: MakeGateway, upstream: Upstream) -> None:
+@stories
+async def a_json_answer_to_a_stream_request(make_gateway: MakeGateway, upstream: Upstream) -> None:
     gateway = await make_gateway(await upstream(saying(answer())))
     customer = await gateway.customer()
     fetched = await ask(customer, STREAM)
@@ -353,7 +363,8 @@ async def test_a_json_answer_to_a_stream_request(make_gateway: MakeGateway, upst
     await the_event(customer, 10 * INPUT + 5 * OUTPUT)
 
 
-async def test_a_stream_that_nobody_asked_for(make_gateway: MakeGateway, upstream: Upstream) -> None:
+@stories
+async def a_stream_that_nobody_asked_for(make_gateway: MakeGateway, upstream: Upstream) -> None:
     pieces = (*WORDS, usage_chunk(), DONE)
     gateway = await make_gateway(await upstream(streaming(*pieces, headers={"Content-Type": "Text/Event-Stream"})))
     customer = await gateway.customer()
@@ -372,3 +383,7 @@ async def test_provider_ids_that_are_not_text_are_survived(make_gateway: MakeGat
     assert fetched.body == body
     found = await the_event(customer, 10 * INPUT + 5 * OUTPUT)
     assert len(found["upstream_request_id"]) == 200
+
+
+async def test_on_one_gateway(tell: Tell) -> None:
+    await tell(stories)

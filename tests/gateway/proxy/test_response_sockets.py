@@ -2,9 +2,10 @@
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
+from functools import cache, partial
 from typing import Any
 
 import aiohttp
@@ -20,8 +21,11 @@ from tests.gateway.dialects.openai_responses.test_answer import response
 from tests.gateway.proxy.test_responses import COST
 from tests.support.answering import PROVIDER_KEY, until
 from tests.support.gateways import spent_nano, the_event
+from tests.support.stories import OneGateway, Stories, Tell
 
 PATH = "/v1/responses"
+stories = Stories()
+that_fails_nobody = Stories()
 CREATE = {"type": "response.create", "model": "gpt-4o-mini", "input": "Hello", "max_output_tokens": 200}
 
 
@@ -84,14 +88,32 @@ def speaker() -> Speaker:
 async def make(make_gateway: MakeGateway, upstream: Any, speaker: Speaker) -> Any:
     url = await upstream(speaker.serve)
 
-    def served(settings: Settings) -> Settings:
+    async def made(**limits: Any) -> Gateway:
+        return await make_gateway(url, change=served(url), **limits)
+
+    return made
+
+
+@cache
+def served(url: str) -> Callable[[Settings], Settings]:
+    """Settings whose provider speaks over sockets here."""
+
+    def change(settings: Settings) -> Settings:
         openai = replace(settings.providers["openai"], dialects={"responses_websocket": url})
         return replace(settings, providers={**settings.providers, "openai": openai})
 
-    async def made(**limits: Any) -> Gateway:
-        return await make_gateway(url, change=served, **limits)
+    return change
 
+
+async def speaker_of(one: OneGateway) -> Speaker:
+    made = Speaker()
+    made.go_on.set()
+    await one.upstream(made.serve)
     return made
+
+
+def make_of(one: OneGateway) -> Callable[[], Awaitable[Gateway]]:
+    return partial(one.make_gateway, change=served(one.url))
 
 
 @asynccontextmanager
@@ -110,7 +132,8 @@ async def answer(socket: aiohttp.ClientWebSocketResponse, **fields: Any) -> list
     return events
 
 
-async def test_each_message_is_paid_by_itself_on_one_connection(make: Any, speaker: Speaker) -> None:
+@stories
+async def each_message_is_paid_by_itself_on_one_connection(make: Any, speaker: Speaker) -> None:
     speaker.says = lambda create: events(f"resp_{len(speaker.got)}")
     gateway = await make()
     customer, other = await gateway.customer(), await gateway.customer()
@@ -131,7 +154,8 @@ async def test_each_message_is_paid_by_itself_on_one_connection(make: Any, speak
     assert len(speaker.got) == 2
 
 
-async def test_what_is_not_served_is_an_error_event(make: Any, speaker: Speaker) -> None:
+@stories
+async def what_is_not_served_is_an_error_event(make: Any, speaker: Speaker) -> None:
     gateway = await make()
     customer, poor = await gateway.customer(), await gateway.customer("0")
     async with connected(customer) as socket:
@@ -160,8 +184,9 @@ async def test_what_is_not_served_is_an_error_event(make: Any, speaker: Speaker)
         assert no_socket.status == 405
 
 
+@stories
 @pytest.mark.parametrize("broken", ["client", "provider"])
-async def test_an_answer_that_breaks_is_charged(make: Any, speaker: Speaker, broken: str) -> None:
+async def an_answer_that_breaks_is_charged(make: Any, speaker: Speaker, broken: str) -> None:
     speaker.go_on.clear()
     speaker.breaks = broken == "provider"
     gateway = await make()
@@ -184,7 +209,8 @@ async def test_an_answer_that_breaks_is_charged(make: Any, speaker: Speaker, bro
     await until(lambda: speaker.ended == 1)
 
 
-async def test_a_connection_that_its_provider_closed_between_two_answers_is_left(make: Any, speaker: Speaker) -> None:
+@stories
+async def a_connection_that_its_provider_closed_between_two_answers_is_left(make: Any, speaker: Speaker) -> None:
     speaker.closes = True
     gateway = await make()
     customer = await gateway.customer()
@@ -196,8 +222,9 @@ async def test_a_connection_that_its_provider_closed_between_two_answers_is_left
     assert len(speaker.headers) == 2
 
 
+@stories
 @pytest.mark.parametrize(("given", "shown"), [(None, 502), (99, 502), (99_999, 502), (503, 503)])
-async def test_an_error_has_a_status_of_http(make: Any, speaker: Speaker, given: int | None, shown: int) -> None:
+async def an_error_has_a_status_of_http(make: Any, speaker: Speaker, given: int | None, shown: int) -> None:
     speaker.says = lambda _: [{"type": "error", "status": given, "error": {"code": "odd", "message": "No."}}]
     customer = await (await make()).customer()
     async with connected(customer) as socket:
@@ -213,12 +240,7 @@ async def test_a_provider_that_sends_elsewhere_is_not_followed(
         raise web.HTTPFound(there + PATH)
 
     url = await upstream(elsewhere)
-
-    def served(settings: Settings) -> Settings:
-        openai = replace(settings.providers["openai"], dialects={"responses_websocket": url})
-        return replace(settings, providers={**settings.providers, "openai": openai})
-
-    customer = await (await make_gateway(url, change=served)).customer()
+    customer = await (await make_gateway(url, change=served(url))).customer()
     async with connected(customer) as socket:
         assert (await answer(socket))[0]["status"] == 502
     assert speaker.headers == []
@@ -276,7 +298,8 @@ async def test_a_gateway_that_stops_ends_connections_after_their_answer(make: An
     assert await spent_nano(customer) == COST
 
 
-async def test_what_comes_between_answers_is_nobodys(make: Any, speaker: Speaker) -> None:
+@stories
+async def what_comes_between_answers_is_nobodys(make: Any, speaker: Speaker) -> None:
     late = {"type": "error", "status": 400, "error": {"code": "websocket_connection_limit_reached", "message": "Late."}}
     speaker.says = lambda create: [*events(), late]
     gateway = await make()
@@ -289,7 +312,8 @@ async def test_what_comes_between_answers_is_nobodys(make: Any, speaker: Speaker
     assert len(speaker.headers) == 1
 
 
-async def test_what_follows_an_error_in_an_answer_is_not_taken_for_the_next(make: Any, speaker: Speaker) -> None:
+@stories
+async def what_follows_an_error_in_an_answer_is_not_taken_for_the_next(make: Any, speaker: Speaker) -> None:
     begun, delta, done = events()
     broken = {"type": "error", "status": 500, "error": {"code": "server_error", "message": "Broken."}}
     speaker.says = lambda create: [begun, delta, broken, delta, done]
@@ -302,7 +326,8 @@ async def test_what_follows_an_error_in_an_answer_is_not_taken_for_the_next(make
     assert len(speaker.headers) == 2
 
 
-async def test_a_connection_that_the_provider_has_closed_meanwhile_is_made_anew(make: Any, speaker: Speaker) -> None:
+@that_fails_nobody
+async def a_connection_that_the_provider_has_closed_meanwhile_is_made_anew(make: Any, speaker: Speaker) -> None:
     gateway = await make()
     customer = await gateway.customer()
     async with connected(customer) as socket:
@@ -313,9 +338,8 @@ async def test_a_connection_that_the_provider_has_closed_meanwhile_is_made_anew(
     assert b"failed_attempts_total{" not in await gateway.metrics()
 
 
-async def test_a_message_that_is_too_large_for_the_provider_does_not_count_against_it(
-    make: Any, speaker: Speaker
-) -> None:
+@that_fails_nobody
+async def a_message_that_is_too_large_for_the_provider_does_not_count_against_it(make: Any, speaker: Speaker) -> None:
     speaker.most_bytes = 1_000
     gateway = await make()
     customer = await gateway.customer()
@@ -367,3 +391,18 @@ async def test_connections_are_bounded(make: Any, speaker: Speaker) -> None:
         types = [json.loads(message.data)["type"] async for message in socket]
     assert types.count("response.completed") == 5
     assert await spent_nano(customer) == 5 * COST
+
+
+def change_of(url: str) -> dict[str, Any]:
+    return {"change": served(url)}
+
+
+MAKERS: dict[str, Any] = {"speaker": speaker_of, "make": make_of}
+
+
+async def test_on_one_gateway(tell: Tell) -> None:
+    await tell(stories, change_of, MAKERS)
+
+
+async def test_on_one_gateway_that_fails_nobody(tell: Tell) -> None:
+    await tell(that_fails_nobody, change_of, MAKERS)

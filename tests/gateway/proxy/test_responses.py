@@ -1,7 +1,8 @@
 """The Responses API through a whole gateway: metered whole and streamed, refused, and as OpenAI's client reads it."""
 
+import asyncio
 import json
-from collections.abc import AsyncIterator
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 import openai
@@ -11,8 +12,9 @@ from pydantic import BaseModel
 
 from tests.gateway.conftest import Customer, Gateway, MakeGateway
 from tests.gateway.dialects.openai_responses.test_answer import event, response, stream
-from tests.support.answering import Provider, saying, streaming
+from tests.support.answering import BOUND_S, Provider, saying, streaming, until
 from tests.support.gateways import CACHED, INPUT, OUTPUT, Fetched, ask, assert_free, refusal, spent_nano, the_event
+from tests.support.stories import OneGateway, Stories, Tell
 
 PATH = "/v1/responses"
 ASKED = {"model": "gpt-4o-mini", "input": "Hello", "max_output_tokens": 200}
@@ -20,10 +22,16 @@ COST = 22 * INPUT + 10 * CACHED + 4 * INPUT + 87 * OUTPUT
 """Of the usage that `response` reports; gpt-4o-mini has no price of its own for cache writes and reasoning."""
 
 
-@pytest.fixture
-async def served(make_gateway: MakeGateway, upstream: Any) -> Any:
+Serve = Callable[..., Awaitable[Customer]]
+stories = Stories()
+
+
+def served_by(one: OneGateway) -> Serve:
+    """Makes a customer whose provider is this."""
+
     async def make(provider: Provider, usd: str = "5.00") -> Customer:
-        return await (await make_gateway(await upstream(provider.serve))).customer(usd)
+        await one.upstream(provider.serve)
+        return await one.gateway.customer(usd)
 
     return make
 
@@ -32,7 +40,8 @@ async def respond(customer: Customer, path: str = PATH, **fields: Any) -> Fetche
     return await ask(customer, {**ASKED, **fields}, path)
 
 
-async def test_a_whole_answer_is_metered(served: Any) -> None:
+@stories
+async def a_whole_answer_is_metered(served: Serve) -> None:
     provider = Provider(saying(response(service_tier="default")))
     customer = await served(provider)
     fetched = await respond(customer)
@@ -42,8 +51,9 @@ async def test_a_whole_answer_is_metered(served: Any) -> None:
     assert (found["endpoint"], found["reasoning_tokens"], found["cached_input_tokens"]) == (PATH, 60, 10)
 
 
+@stories
 @pytest.mark.parametrize("last", ["response.completed", "response.incomplete", "response.failed"])
-async def test_a_stream_passes_byte_for_byte_and_is_metered(served: Any, last: str) -> None:
+async def a_stream_passes_byte_for_byte_and_is_metered(served: Serve, last: str) -> None:
     whole = stream(last, service_tier="default")
     provider = Provider(streaming(whole[:700], whole[700:]))
     customer = await served(provider)
@@ -53,7 +63,8 @@ async def test_a_stream_passes_byte_for_byte_and_is_metered(served: Any, last: s
     assert (await the_event(customer, COST))["stream"]
 
 
-async def test_without_a_maximum_the_granted_one_is_sent(served: Any) -> None:
+@stories
+async def without_a_maximum_the_granted_one_is_sent(served: Serve) -> None:
     provider = Provider(saying(response()))
     customer = await served(provider, "0.01")
     fetched = await respond(customer, max_output_tokens=None)
@@ -62,7 +73,8 @@ async def test_without_a_maximum_the_granted_one_is_sent(served: Any) -> None:
     assert provider.sent[0].json["max_output_tokens"] == granted
 
 
-async def test_a_stream_that_breaks_off_costs_what_passed(served: Any) -> None:
+@stories
+async def a_stream_that_breaks_off_costs_what_passed(served: Serve) -> None:
     delta = event("response.output_text.delta", delta="Good day to you", item_id="msg_1")
     customer = await served(
         Provider(streaming(event("response.created", response=response(usage=None)), delta, cut=True))
@@ -73,7 +85,8 @@ async def test_a_stream_that_breaks_off_costs_what_passed(served: Any) -> None:
     assert (found["estimated"], found["output_tokens"]) == (True, 4)
 
 
-async def test_an_error_before_any_output_is_free(served: Any) -> None:
+@stories
+async def an_error_before_any_output_is_free(served: Serve) -> None:
     error = event("error", code="server_error", message="It failed.", param=None, sequence_number=0)
     customer = await served(Provider(streaming(error)))
     fetched = await respond(customer, stream=True)
@@ -84,14 +97,16 @@ async def test_an_error_before_any_output_is_free(served: Any) -> None:
     await assert_free(customer)
 
 
-async def test_an_answer_without_usage_is_estimated(served: Any) -> None:
+@stories
+async def an_answer_without_usage_is_estimated(served: Serve) -> None:
     customer = await served(Provider(saying(response(usage=None))))
     assert (await respond(customer)).status == 200
     assert (await the_event(customer))["estimated"]
     assert await spent_nano(customer) > 0
 
 
-async def test_a_compaction_is_billed_and_a_count_is_free(served: Any) -> None:
+@stories
+async def a_compaction_is_billed_and_a_count_is_free(served: Serve) -> None:
     provider = Provider(saying({"object": "response.compaction", "output": [], "usage": response()["usage"]}))
     customer = await served(provider)
     asked = {"model": "gpt-4o-mini", "input": "Hello"}
@@ -104,7 +119,8 @@ async def test_a_compaction_is_billed_and_a_count_is_free(served: Any) -> None:
     await the_event(customer, 0)
 
 
-async def test_refusals_have_openai_s_envelope(served: Any) -> None:
+@stories
+async def refusals_have_openai_s_envelope(served: Serve) -> None:
     provider = Provider(saying(response()))
     customer = await served(provider)
     error = refusal(await respond(customer, tools=[{"type": "web_search"}]), 400, "invalid_request_error")
@@ -122,15 +138,14 @@ class Answer(BaseModel):
     word: str
 
 
-@pytest.fixture
-async def sdk(gateway: Gateway) -> AsyncIterator[AsyncOpenAI]:
+async def client_of(one: OneGateway) -> AsyncOpenAI:
     """OpenAI's client, by base URL alone, on the local provider."""
-    customer = await gateway.customer()
-    async with AsyncOpenAI(base_url=gateway.url + "/v1", api_key=customer.key, max_retries=0) as made:
-        yield made
+    key = (await one.customer()).key
+    return AsyncOpenAI(base_url=one.gateway.url + "/v1", api_key=key, max_retries=0)
 
 
-async def test_the_client_reads_a_response_whole_and_streamed(sdk: AsyncOpenAI) -> None:
+@stories
+async def the_client_reads_a_response_whole_and_streamed(sdk: AsyncOpenAI) -> None:
     whole = await sdk.responses.create(model="demo", input="Count to 4")
     assert (whole.output_text, whole.status) == ("1, 2, 3, 4", "completed")
     assert whole.usage is not None
@@ -144,7 +159,8 @@ async def test_the_client_reads_a_response_whole_and_streamed(sdk: AsyncOpenAI) 
         assert (await streamed.get_final_response()).output_text == "1, 2, 3, 4"
 
 
-async def test_the_client_sends_tools_and_counts_tokens(sdk: AsyncOpenAI) -> None:
+@stories
+async def the_client_sends_tools_and_counts_tokens(sdk: AsyncOpenAI) -> None:
     tool: Any = {"type": "function", "name": "f", "parameters": {"type": "object", "properties": {}}, "strict": True}
     made = await sdk.responses.create(model="demo", input=[{"role": "user", "content": "Hi"}], tools=[tool])
     assert made.output_text
@@ -152,7 +168,8 @@ async def test_the_client_sends_tools_and_counts_tokens(sdk: AsyncOpenAI) -> Non
     assert counted.input_tokens > 0
 
 
-async def test_the_client_reads_structured_output(served: Any) -> None:
+@stories
+async def the_client_reads_structured_output(served: Serve) -> None:
     text = {"type": "output_text", "text": json.dumps({"word": "good"}), "annotations": []}
     message = {"type": "message", "id": "msg_1", "status": "completed", "role": "assistant", "content": [text]}
     customer = await served(Provider(saying({**response(output=[message]), "created_at": 1, "tools": []})))
@@ -162,7 +179,8 @@ async def test_the_client_reads_structured_output(served: Any) -> None:
     assert parsed.output_parsed == Answer(word="good")
 
 
-async def test_the_client_raises_its_own_errors(gateway: Gateway, sdk: AsyncOpenAI) -> None:
+@stories
+async def the_client_raises_its_own_errors(gateway: Gateway, sdk: AsyncOpenAI) -> None:
     with pytest.raises(openai.BadRequestError) as refused:
         await sdk.responses.create(model="demo", input="x", tools=[{"type": "web_search"}])
     assert "max_tool_calls" in str(refused.value)
@@ -173,3 +191,33 @@ async def test_the_client_raises_its_own_errors(gateway: Gateway, sdk: AsyncOpen
         with pytest.raises(openai.APIStatusError) as unpaid:
             await client.responses.create(model="gpt-4o-mini", input="x", stream=True)
     assert unpaid.value.status_code in (402, 404)
+
+
+async def test_on_one_gateway(tell: Tell) -> None:
+    await tell(stories, makers={"served": served_by, "sdk": client_of})
+
+
+async def test_the_client_polls_a_background_response(make_gateway: MakeGateway) -> None:
+    gateway = await make_gateway(background_poll_s=0.05, background_lease_s=1.0)
+    customer = await gateway.customer()
+    async with AsyncOpenAI(base_url=gateway.url + "/v1", api_key=customer.key, max_retries=0) as client:
+        made = await client.responses.create(
+            model="demo", input="Count to 3", background=True, metadata={"delay_ms": "300"}
+        )
+        assert made.status == "queued"
+        async with asyncio.timeout(BOUND_S):
+            while made.status in ("queued", "in_progress"):
+                await asyncio.sleep(0.05)
+                made = await client.responses.retrieve(made.id)
+        assert made.output_text == "1, 2, 3"
+        stopped = await client.responses.create(
+            model="demo", input="Count to 3", background=True, metadata={"delay_ms": "60000"}
+        )
+        assert (await client.responses.cancel(stopped.id)).status == "cancelled"
+
+    async def all_done() -> bool:
+        return not await gateway.runtime.database.value("SELECT count(*) FROM background_jobs WHERE done_at IS NULL")
+
+    await until(all_done)
+    charged = [event for event in await customer.events() if event["output_tokens"]]
+    assert len(charged) == 1

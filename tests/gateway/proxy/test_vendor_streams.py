@@ -15,8 +15,10 @@ from gateway.dialects.streaming import SseTap
 from tests.gateway.conftest import Handler, MakeGateway, chat
 from tests.support.answering import DONE, WORDS, Provider, delta, event, streaming, usage, usage_chunk
 from tests.support.gateways import INPUT, OUTPUT, ask, the_event
+from tests.support.stories import Stories, Tell
 
 Upstream = Callable[[Handler], Any]
+stories = Stories()
 HEAD = {"id": "chatcmpl-1", "object": "chat.completion.chunk", "created": 1, "model": "gpt-4o-mini"}
 FILTERS = event({**HEAD, "model": "", "choices": [], "prompt_filter_results": [{"prompt_index": 0}], "usage": None})
 VERDICT = {"results": [{"flagged": False}]}
@@ -39,8 +41,9 @@ CASES: dict[str, tuple[tuple[bytes, ...], tuple[bytes, ...]]] = {
 }  # fmt: skip
 
 
+@stories
 @pytest.mark.parametrize("vendor", CASES)
-async def test_the_last_usage_is_charged_and_nothing_of_the_client_s_is_hidden(
+async def the_last_usage_is_charged_and_nothing_of_the_client_s_is_hidden(
     make_gateway: MakeGateway, upstream: Upstream, vendor: str
 ) -> None:
     sent, passed = CASES[vendor]
@@ -82,3 +85,7 @@ def test_any_cutting_gives_the_same_bytes_and_usage(vendor: str, cuts: list[int]
     assert (tap.reported.usage.input_tokens, tap.reported.usage.output_tokens) == (10, 5)
     assert tap.done
     assert taken == passed or (crlf and vendor == "azure")
+
+
+async def test_on_one_gateway(tell: Tell) -> None:
+    await tell(stories)

@@ -26,15 +26,6 @@ async def gateway(make_gateway: MakeGateway, edge: str) -> Gateway:
     return await make_gateway(edge=edge)
 
 
-async def test_a_request_without_a_known_key_is_refused_in_the_envelope(gateway: Gateway) -> None:
-    url = f"{gateway.url}/v1/chat/completions"
-    for headers in ({}, {"Authorization": "Bearer sk-mg-wrong"}):
-        async with gateway.session.post(url, json=chat(), headers=headers) as refused:
-            assert refused.status == 401
-            assert (await refused.json())["error"]["code"] == "invalid_api_key"
-            assert refused.headers["x-request-id"]
-
-
 async def test_json_is_answered_and_debited(make_gateway: MakeGateway, upstream: Upstream, edge: str) -> None:
     gateway = await make_gateway(await upstream(saying(answer("text"))), edge=edge)
     customer = await gateway.customer()
@@ -46,7 +37,28 @@ async def test_json_is_answered_and_debited(make_gateway: MakeGateway, upstream:
     assert await spent_nano(customer) == 3 * (10 * INPUT + 5 * OUTPUT)
 
 
-async def test_a_stream_is_passed_and_debited(gateway: Gateway) -> None:
+async def test_requests_are_refused_in_the_envelope(gateway: Gateway) -> None:
+    url = f"{gateway.url}/v1/chat/completions"
+    for headers in ({}, {"Authorization": "Bearer sk-mg-wrong"}):
+        async with gateway.session.post(url, json=chat(), headers=headers) as refused:
+            assert refused.status == 401
+            assert (await refused.json())["error"]["code"] == "invalid_api_key"
+            assert refused.headers["x-request-id"]
+    poor, rich = await gateway.customer("0"), await gateway.customer()
+    cases = [
+        (poor, chat(), 402, "billing_required"),
+        (rich, chat(model="none-such"), 404, "model_not_found"),
+        (rich, {"model": "demo"}, 400, "invalid_request_error"),
+    ]
+    for customer, body, status, code in cases:
+        async with customer.post(body=body) as refused:
+            assert (refused.status, (await refused.json())["error"]["code"]) == (status, code)
+    async with rich.get("/v1/none-such") as missing:
+        assert missing.status == 404
+    assert await rich.events() == []
+
+
+async def test_a_stream_is_passed_and_debited_and_a_body_in_chunks_metered(gateway: Gateway) -> None:
     customer = await gateway.customer()
     async with customer.post(body=chat(stream=True, stream_options={"include_usage": True})) as answered:
         assert (answered.status, answered.content_type) == (200, "text/event-stream")
@@ -55,6 +67,13 @@ async def test_a_stream_is_passed_and_debited(gateway: Gateway) -> None:
     usage = json.loads(events[-3].removeprefix(b"data: "))["usage"]
     (event,) = await customer.events()
     assert (event["output_tokens"], event["estimated"]) == (usage["completion_tokens"], False)
+
+    async def body() -> Any:
+        yield json.dumps(chat()).encode()
+
+    async with customer.post(data=body(), headers={"Content-Type": "application/json"}) as answered:
+        assert answered.status == 200
+    assert len(await customer.events()) == 2
 
 
 async def test_a_client_that_leaves_within_a_stream_is_charged(make_gateway: MakeGateway, edge: str) -> None:
@@ -82,29 +101,3 @@ async def test_a_stream_that_the_gateway_s_own_stop_cuts_is_no_client_s_leaving(
     await gateway.flush()
     (found,) = await replace(customer, gateway=await make_gateway()).events()
     assert (found["status"], found["note"], found["estimated"]) == (503, "shutting_down", True)
-
-
-async def test_refusals_of_each_kind(gateway: Gateway) -> None:
-    poor, rich = await gateway.customer("0"), await gateway.customer()
-    cases = [
-        (poor, chat(), 402, "billing_required"),
-        (rich, chat(model="none-such"), 404, "model_not_found"),
-        (rich, {"model": "demo"}, 400, "invalid_request_error"),
-    ]
-    for customer, body, status, code in cases:
-        async with customer.post(body=body) as refused:
-            assert (refused.status, (await refused.json())["error"]["code"]) == (status, code)
-    async with rich.get("/v1/none-such") as missing:
-        assert missing.status == 404
-    assert await rich.events() == []
-
-
-async def test_a_body_in_chunks_is_metered(gateway: Gateway) -> None:
-    customer = await gateway.customer()
-
-    async def body() -> Any:
-        yield json.dumps(chat()).encode()
-
-    async with customer.post(data=body(), headers={"Content-Type": "application/json"}) as answered:
-        assert answered.status == 200
-    assert len(await customer.events()) == 1

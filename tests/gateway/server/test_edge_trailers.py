@@ -129,7 +129,7 @@ async def _connection(served: Edge) -> EdgeProtocol:
 
 @on_both_loops
 async def test_a_trailer_behind_a_full_queue_is_no_header() -> None:
-    """The parser rests where many requests wait: what it has not read yet says nothing about what it has."""
+    """The parser stops while many requests wait: the bytes that it has not read yet may hold trailers."""
     gate = Gate(_stop_then_show)
     async with edge(gate) as served:
         client = await served.connect()

@@ -15,7 +15,7 @@ LIMIT_BYTES = 1_000
 
 
 async def bounded(exchange: Exchange) -> None:
-    """Says what reading came to."""
+    """Answer with how many bytes were read, or with the failure."""
     try:
         answer = b"%d bytes" % len(await exchange.read(LIMIT_BYTES))
     except (BodyTooLarge, BadBody) as error:

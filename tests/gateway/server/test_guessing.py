@@ -1,4 +1,5 @@
-"""Wrong keys at a whole gateway: 429 after so many, no look-ups beyond them, and nobody who has a key notices."""
+"""Wrong keys at a whole gateway: 429 above the bound, without further look-ups; clients with a valid key are not
+affected."""
 
 import asyncio
 import secrets
@@ -22,7 +23,7 @@ def another_key() -> str:
 
 
 async def shown(gateway: Gateway, path: str, **headers: str) -> tuple[int, Any]:
-    """A GET; its status and what it says."""
+    """Send a GET; return its status and body."""
     async with gateway.session.get(gateway.url + path, headers=headers) as answer:
         return answer.status, (answer.headers.get("Retry-After"), (await answer.json()).get("error", {}).get("code"))
 

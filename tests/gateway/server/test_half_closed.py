@@ -97,8 +97,7 @@ async def test_an_answer_in_pieces_is_whole() -> None:
 @pytest.mark.parametrize("path", [METERED, ENCODED])
 @on_both_loops
 async def test_who_leaves_after_that_ends_the_call(path: str, reset: bool) -> None:
-    """Who has closed its own direction before has nothing to say when it closes the rest: only who is asked again
-    resets."""
+    """TCP does not show the second close to the server: only sending something to the client does."""
     gate = Gate(_stop_then_echo)
     async with edge(gate) as served:
         client = await served.connect()

@@ -35,7 +35,7 @@ def test_ids_are_the_ulids_of_their_millisecond_chance_and_count(now_ms: int, ch
 
 @given(moments=st.lists(MILLISECONDS, min_size=2, max_size=10), chances=st.lists(CHANCES, min_size=10, max_size=10))
 def test_ids_are_ordered_by_their_millisecond(moments: list[int], chances: list[int]) -> None:
-    """Also when the clock goes back, and whatever chance says; within one they rise."""
+    """Also when the clock goes back, and with any random part; within a millisecond they rise."""
     clock, chance = iter(moments), iter(chances)
     made = Ulids(lambda: next(clock), lambda _: next(chance))
     ids = [made() for _ in moments]

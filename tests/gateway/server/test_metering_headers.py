@@ -46,7 +46,7 @@ def test_durations_are_written_as_openai_writes_them(milliseconds: int, text: st
 
 
 def seconds(text: str) -> float:
-    """What a duration of ours says."""
+    """Return the seconds in a duration of the gateway's."""
     if text.endswith("ms"):
         return float(text[:-2]) / 1000
     minutes, _, rest = text.rpartition("m")

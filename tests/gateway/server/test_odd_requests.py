@@ -3,13 +3,14 @@ that wait to be asked for. Each is refused in the envelope, with one line of the
 
 import asyncio
 import gzip
+import itertools
 import json
 import logging
 import zlib
 
 import pytest
 
-from tests.gateway.conftest import ADMIN_KEY, Gateway
+from tests.gateway.conftest import ADMIN_KEY, Customer, Gateway
 from tests.support.edge_clients import Client, Seen, post
 
 SECRET = "secret-of-the-body-0123456789"
@@ -38,7 +39,7 @@ def logged(caplog: pytest.LogCaptureFixture) -> pytest.LogCaptureFixture:
 
 
 async def connect(gateway: Gateway) -> Client:
-    """A connection of its own."""
+    """Open a separate connection."""
     host, port = gateway.url.removeprefix("http://").split(":")
     return Client(*await asyncio.open_connection(host, int(port)))
 
@@ -69,31 +70,35 @@ def assert_refused(seen: Seen, logged: pytest.LogCaptureFixture, status: int = 4
     assert SECRET not in seen.body.decode() + logged.text
 
 
-@pytest.mark.parametrize("name", CODINGS)
-async def test_a_body_that_can_not_be_decoded(gateway: Gateway, logged: pytest.LogCaptureFixture, name: str) -> None:
-    coding, body = CODINGS[name]
+async def test_a_body_that_can_not_be_decoded(
+    gateway: Gateway, logged: pytest.LogCaptureFixture, subtests: pytest.Subtests
+) -> None:
     customer = await gateway.customer()
-    for path in (PROXY, ADMIN, "/v1/jobs/reconcile"):
-        logged.clear()
-        sent = post(body, f"Content-Encoding: {coding}", *keyed(customer.key), path=path)
-        assert_refused(await answer_to(gateway, sent), logged)
+    for (name, (coding, body)), path in itertools.product(CODINGS.items(), (PROXY, ADMIN, "/v1/jobs/reconcile")):
+        with subtests.test(name, path=path):
+            logged.clear()
+            sent = post(body, f"Content-Encoding: {coding}", *keyed(customer.key), path=path)
+            assert_refused(await answer_to(gateway, sent), logged)
 
 
-@pytest.mark.parametrize(
-    "sent",
-    [
-        b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\x00\x00\x12\x04" + SECRET.encode(),
-        post(PLAIN, f"X-Large: {SECRET * 1_000}", path=PROXY),
-        post(PLAIN, *[f"X-{number}: {SECRET}" for number in range(500)], path=PROXY),
-        post(PLAIN, path=f"{PROXY}?{SECRET * 1_000}"),
-        post(PLAIN, f"Transfer-Encoding: {SECRET}", path=PROXY),
-        post(PLAIN, "Transfer-Encoding: gzip", path=PROXY).replace(b"Content-Length", b"X-Length"),
-        post(b"", "Content-Length: 99999999999999999999999999", path=PROXY),
-    ],
-    ids=["http/2", "a large header", "many headers", "a long query", "two framings", "coded transfer", "a huge length"],
-)
-async def test_a_head_that_can_not_be_read(gateway: Gateway, logged: pytest.LogCaptureFixture, sent: bytes) -> None:
-    assert_refused(await answer_to(gateway, sent), logged)
+HEADS = {
+    "http/2": b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\x00\x00\x12\x04" + SECRET.encode(),
+    "a large header": post(PLAIN, f"X-Large: {SECRET * 1_000}", path=PROXY),
+    "many headers": post(PLAIN, *[f"X-{number}: {SECRET}" for number in range(500)], path=PROXY),
+    "a long query": post(PLAIN, path=f"{PROXY}?{SECRET * 1_000}"),
+    "two framings": post(PLAIN, f"Transfer-Encoding: {SECRET}", path=PROXY),
+    "coded transfer": post(PLAIN, "Transfer-Encoding: gzip", path=PROXY).replace(b"Content-Length", b"X-Length"),
+    "a huge length": post(b"", "Content-Length: 99999999999999999999999999", path=PROXY),
+}
+
+
+async def test_a_head_that_can_not_be_read(
+    gateway: Gateway, logged: pytest.LogCaptureFixture, subtests: pytest.Subtests
+) -> None:
+    for name, sent in HEADS.items():
+        with subtests.test(name):
+            logged.clear()
+            assert_refused(await answer_to(gateway, sent), logged)
 
 
 async def test_an_offer_of_h2c_is_not_taken_up(gateway: Gateway, logged: pytest.LogCaptureFixture) -> None:
@@ -110,9 +115,17 @@ async def test_an_offer_of_h2c_is_not_taken_up(gateway: Gateway, logged: pytest.
     await client.leave()
 
 
-@pytest.mark.parametrize("path", [PROXY, PROXY.replace("chat", "ch%61t"), ADMIN, "/v1/jobs/reconcile"])
-async def test_a_body_that_waits_is_asked_for_once_and_not_before_the_key_is_right(gateway: Gateway, path: str) -> None:
+async def test_a_body_that_waits_is_asked_for_once_and_not_before_the_key_is_right(
+    gateway: Gateway, subtests: pytest.Subtests
+) -> None:
     customer = await gateway.customer()
+    for path in (PROXY, PROXY.replace("chat", "ch%61t"), ADMIN, "/v1/jobs/reconcile"):
+        with subtests.test(path):
+            await check_asked_for_once(customer, path)
+
+
+async def check_asked_for_once(customer: Customer, path: str) -> None:
+    gateway = customer.gateway
     body = PLAIN if path.startswith("/v1/ch") else b'{"name": "Test"}' if path == ADMIN else b'{"fix": false}'
     awaiting = ("Expect: 100-continue",)
     head, _, _ = post(body, *awaiting, path=path).partition(b"\r\n\r\n")

@@ -51,7 +51,7 @@ async def test_what_came_after_a_rest_is_taken_at_once_and_no_more_than_that() -
 @pytest.mark.parametrize("path", [METERED, "/nothing"])
 @on_both_loops
 async def test_bodies_are_taken_no_faster_than_the_pace(path: str) -> None:
-    """Of all connections together, read or refused."""
+    """Of all connections together, whether bodies are read or refused."""
     loop, rate = asyncio.get_running_loop(), 8 * MIB
     async with edge(swallow, rules=EdgeRules(body_bytes_per_s=rate, linger_s=30.0)) as served:
         began_s = loop.time()

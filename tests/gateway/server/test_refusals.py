@@ -1,4 +1,4 @@
-"""Every refusal, through a whole gateway: status, code, envelope, what stands beside it, when to try again."""
+"""Every refusal, through a whole gateway: status, code, envelope, additional fields, Retry-After."""
 
 import json
 from collections.abc import Callable
@@ -16,7 +16,7 @@ from billing.quotas import Metric, Quota, Window
 from gateway.config.settings import ModelConfig, Settings
 from gateway.server import limit_refusals, refusals
 from gateway.server.limit_refusals import Links
-from tests.gateway.conftest import Gateway, Handler, MakeGateway, chat
+from tests.gateway.conftest import Customer, Gateway, Handler, MakeGateway, chat
 from tests.support.answering import BOUND_S, Gate, answer, saying
 from tests.support.gateways import INPUT, OUTPUT, ask, asking, counted, early_in_a_minute, fetch, refusal, spent_nano
 
@@ -151,9 +151,14 @@ async def test_an_uncovered_hold_says_what_it_needs(gateway: Gateway) -> None:
     assert await spent_nano(customer, "0.00001") == 0
 
 
-@pytest.mark.parametrize("status", ["suspended", "closed", "past_due"])
-async def test_an_account_that_may_not_spend(make_gateway: MakeGateway, status: str) -> None:
+async def test_an_account_that_may_not_spend(make_gateway: MakeGateway, subtests: pytest.Subtests) -> None:
     gateway = await make_gateway(change=lambda settings: replace(settings, payment_grace_days=0))
+    for status in ("suspended", "closed", "past_due"):
+        with subtests.test(status):
+            await check_may_not_spend(gateway, status)
+
+
+async def check_may_not_spend(gateway: Gateway, status: str) -> None:
     for used_before in (False, True):
         customer = await gateway.customer("5.00")
         if used_before:
@@ -182,8 +187,13 @@ async def test_a_past_due_account_spends_within_its_grace(gateway: Gateway) -> N
     assert (await ask(customer, chat())).status == 200
 
 
-@pytest.mark.parametrize("window", [window.name for window in Window])
-async def test_an_exhausted_window_says_when_it_resets(gateway: Gateway, window: str) -> None:
+async def test_an_exhausted_window_says_when_it_resets(gateway: Gateway, subtests: pytest.Subtests) -> None:
+    for window in Window:
+        with subtests.test(window.name):
+            await check_resets(gateway, window.name)
+
+
+async def check_resets(gateway: Gateway, window: str) -> None:
     customer = await gateway.customer(quotas=[{"window": window, "metric": "requests", "limit": 1}])
     if window == "minute":
         await early_in_a_minute()
@@ -271,17 +281,21 @@ async def test_refusals_lead_to_the_operator_s_own_page(make_gateway: MakeGatewa
     assert error["upgrade"]["url"] == page
 
 
-@pytest.mark.parametrize("subject", ["key", "plan"])
-async def test_too_many_at_once(make_gateway: MakeGateway, upstream: Upstream, subject: str) -> None:
+async def test_too_many_at_once(make_gateway: MakeGateway, upstream: Upstream) -> None:
     gate = Gate(saying(answer()))
     plan = Plan("narrow", "Narrow", 0, max_parallel_requests=2)
     gateway = await make_gateway(
         await upstream(gate.serve), change=lambda settings: replace(settings, plans={**settings.plans, "narrow": plan})
     )
-    bound = {"account": {"plan": "narrow"}} if subject == "plan" else {"max_parallel_requests": 2}
-    customer = await gateway.customer(**bound)  # type: ignore[arg-type]
+    await check_at_once(await gateway.customer(max_parallel_requests=2), gate, "key")
+    gate.opened.clear()
+    await check_at_once(await gateway.customer(account={"plan": "narrow"}), gate, "plan")
+
+
+async def check_at_once(customer: Customer, gate: Gate, subject: str) -> None:
+    came = gate.came
     running = [asking(customer) for _ in range(2)]
-    await gate.reached(2)
+    await gate.reached(came + 2)
     fetched = await ask(customer)
     assert subject in refusal(fetched, 429, "concurrency_exceeded")["message"]
     assert fetched.headers["Retry-After"] == "1"
@@ -321,29 +335,25 @@ async def test_paths_and_methods_that_do_not_exist(gateway: Gateway) -> None:
         assert fetched.headers["Allow"] == allowed
 
 
-@pytest.mark.parametrize(
-    ("method", "path", "meant"),
-    [
+async def test_a_base_url_that_is_wrong_by_its_v1_is_told(gateway: Gateway, subtests: pytest.Subtests) -> None:
+    for method, path, meant in (
         ("POST", "/chat/completions", "/v1/chat/completions"),
         ("POST", "/v1/v1/chat/completions", "/v1/chat/completions"),
         ("POST", "/v1//chat/completions/", "/v1/chat/completions"),
         ("GET", "/models/gpt-4o", "/v1/models/gpt-4o"),
         ("GET", "/v1/chat/completions/", "/v1/chat/completions"),
-    ],
-)
-async def test_a_base_url_that_is_wrong_by_its_v1_is_told(gateway: Gateway, method: str, path: str, meant: str) -> None:
-    fetched = await fetch(gateway.session.request(method, gateway.url + path, json=chat()))
-    message = refusal(fetched, 404, "not_found")["message"]
-    assert f"There is nothing at {path}. Did you mean {meant}?" in message
-    assert "base URL ends with /v1, once" in message
+    ):
+        with subtests.test(path):
+            fetched = await fetch(gateway.session.request(method, gateway.url + path, json=chat()))
+            message = refusal(fetched, 404, "not_found")["message"]
+            assert f"There is nothing at {path}. Did you mean {meant}?" in message
+            assert "base URL ends with /v1, once" in message
 
 
-@pytest.mark.parametrize(
-    "path", ["/chat", "/v1/v1", "/v1/audio/speech", "/%00/completions", "/", "/%ff", "/v1/v1/%0d%0a"]
-)
-async def test_a_path_that_is_nowhere_near_another_names_the_documentation(gateway: Gateway, path: str) -> None:
-    message = refusal(await fetch(gateway.session.get(gateway.url + path)), 404, "not_found")["message"]
-    assert message.endswith("GET /docs lists the endpoints.")
+async def test_a_path_that_is_nowhere_near_another_names_the_documentation(gateway: Gateway) -> None:
+    for path in ("/chat", "/v1/v1", "/v1/audio/speech", "/%00/completions", "/", "/%ff", "/v1/v1/%0d%0a"):
+        message = refusal(await fetch(gateway.session.get(gateway.url + path)), 404, "not_found")["message"]
+        assert message.endswith("GET /docs lists the endpoints."), path
 
 
 async def test_a_full_backlog_is_a_moment_s_refusal(make_gateway: MakeGateway, upstream: Upstream) -> None:

@@ -71,7 +71,7 @@ async def test_http_1_0_that_asks_to_be_kept_is_not_trusted_with_chunks() -> Non
 
 @pytest.mark.parametrize("status", [204, 304])
 async def test_answers_that_have_no_body(status: int) -> None:
-    """Whatever their headers say; what follows is surplus."""
+    """Whatever their headers say; bytes after the head are surplus."""
     data = b"HTTP/1.1 %d Status\r\nContent-Length: 2\r\n\r\n" % status
     expected = Outcome(status, [(b"Content-Length", b"2")], b"", True, True)
     assert await outcome([data], end=False) == expected

@@ -221,7 +221,7 @@ def test_spoilt_bytes_never_pass_for_a_whole_answer(
 def test_a_connection_that_is_kept_serves_the_next_answer_unharmed(
     runner: asyncio.Runner, made: Made, changes: list[tuple[int, int, bytes]], surplus: bytes, cuts: list[int] | None
 ) -> None:
-    """Whatever came before: trailers, garbage, the beginning of an answer that nobody asked for."""
+    """After trailers, garbage, or the beginning of an unrequested answer, it is either closed or clean."""
     data = changed(made.data, changes) + surplus
 
     async def work() -> None:

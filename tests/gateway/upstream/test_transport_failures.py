@@ -42,7 +42,7 @@ def abort(writer: asyncio.StreamWriter) -> None:
 
 
 async def rest_of(chunks: AsyncIterator[bytes]) -> bytes:
-    """Whatever still comes."""
+    """Return the rest of an answer."""
     return b"".join([chunk async for chunk in chunks])
 
 

@@ -39,7 +39,7 @@ class Broken(Item):
 
 
 class Calls(ServerSession):
-    """A server's life whose calls are answered when the test says so."""
+    """A connection whose calls are answered when the test decides."""
 
     def __init__(self) -> None:
         self.sent: list[Sequence[Any]] = []
@@ -59,7 +59,7 @@ class Calls(ServerSession):
 
 
 class Agreed(Partition):
-    """A partition whose epoch is agreed on."""
+    """A partition with an agreed epoch."""
 
     def __init__(self, life: ServerSession) -> None:
         super().__init__(0)

@@ -221,7 +221,7 @@ async def quiet(fleet: Fleet) -> None:
 
 
 async def assert_exact(fleet: Fleet, load: Load) -> None:
-    """Every settled request has one debit, and nothing else has; Redis says what the ledger says."""
+    """Assert that exactly the settled requests have a debit, and that Redis agrees with the ledger."""
     await quiet(fleet)
     world, spent = fleet.worlds[0], Counter(load.settled.values())
     rows = await world.database.rows("SELECT request_id, outcome, charged_nano FROM usage_events")

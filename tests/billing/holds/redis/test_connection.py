@@ -260,7 +260,7 @@ async def test_what_others_say(lone_node: Node) -> None:
 
 
 class TestHandshake:
-    """A gateway on a server of its own, which dies and comes back with what it had."""
+    """A gateway with its own server, which is killed and restarted with its data."""
 
     @pytest.fixture
     def redis_url(self, lone_node: Node) -> str:

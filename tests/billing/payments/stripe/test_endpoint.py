@@ -1,4 +1,4 @@
-"""What is set up at Stripe: the endpoint is made, pinned, told of all that we act on; prices are looked at."""
+"""`stripe sync`: the webhook endpoint is created with a pinned version and all needed events; prices are checked."""
 
 from billing.payments.stripe.client import API_VERSION, price_faults, sync_endpoint
 from billing.payments.stripe.provider import StripePayments

@@ -35,7 +35,7 @@ async def deliver(events: PaymentEvents, stripe: FakeStripe, event: Object) -> b
 
 
 async def bought(payments: Payments, provider: StripePayments, account_id: str, key: str) -> Purchase:
-    """An order whose page is open."""
+    """Create an order whose page is open."""
     customer = await provider.ensure_customer(NewCustomer(account_id, "Acme"), f"customer:{account_id}")
     order = await payments.order(account_id, 2500, key)
     purchase = Purchase(order.id, account_id, customer, "credit", order.amount_cents, "Credit")

@@ -8,7 +8,6 @@ from billing.payments.objects import Checkout, Customer, Dispute, ObjectRef, Pay
 from billing.payments.port import (
     CustomerGone,
     NewCustomer,
-    PaymentAnswerStrange,
     PaymentProviderUnavailable,
     PaymentRefused,
     Purchase,
@@ -85,7 +84,7 @@ async def test_decline_leaves_a_page_open_and_its_end_cancels(stripe: FakeStripe
 
 
 async def test_taxes_are_no_credit(stripe: FakeStripe) -> None:
-    """Traps 9, 10, 19: what was sold is told apart from what was paid, in the one currency that is offered."""
+    """Traps 9, 10, 19: the amount that was sold is separate from the amount that was paid; there is one currency."""
     access = StripeAccess(stripe.api_key, stripe.url, retries=0)
     rules = CheckoutRules(automatic_tax=True, tax_id_collection=True, invoice_creation=True)
     provider = StripePayments(access, (), DEPLOYMENT, lambda: datetime.now(UTC), rules)
@@ -253,7 +252,7 @@ async def test_objects_that_cannot_be_read_are_told_as_that(stripe: FakeStripe, 
         kept = found.pop(name)
         if strange is not None:
             found[name] = strange
-        with pytest.raises(PaymentAnswerStrange, match=f"lacks '{name}'" if strange is None else "can't be read"):
+        with pytest.raises(PaymentProviderUnavailable, match=f"lacks '{name}'" if strange is None else "can't be read"):
             await provider.fetch(ObjectRef(kind, found["id"]))  # type: ignore[arg-type]
         found[name] = kept
     assert (await payment(provider, intent["id"])).status == "paid"

@@ -96,7 +96,7 @@ def test_garbage_passes_as_it_is(content_type: bytes, whole: bytes, at: list[int
 
 @pytest.mark.parametrize(("content_type", "write"), [(SSE, events), (JSON, array)])
 class TestEnds:
-    """What is held, and what a stream is that has no end."""
+    """The bytes that are held back at a stream's end, and streams without an end."""
 
     def test_each_piece_passes_at_once(self, content_type: bytes, write: Any) -> None:
         tap = tap_of(content_type)

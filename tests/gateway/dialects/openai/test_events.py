@@ -1,4 +1,4 @@
-"""What is read from events of streams in OpenAI's format, and what is taken out of them."""
+"""Reading events of streams in OpenAI's format, and removing those that a client did not ask for."""
 
 import json
 

@@ -1,4 +1,4 @@
-"""What a provider is asked to do beside one call of its model: what bounds it, and what is refused."""
+"""Work of a provider beyond one call of its model: which fields bound it, and which requests are refused."""
 
 import json
 from typing import Any
