@@ -138,7 +138,7 @@ async def request(world: World, principal: Principal, load: Load, chance: random
 
 
 @asynccontextmanager
-async def under_load(fleet: Fleet, load: Load, at_once: int = 2) -> AsyncIterator[None]:
+async def under_load(fleet: Fleet, load: Load, at_once: int = 5) -> AsyncIterator[None]:
     """Every gateway serves so many requests at once, on all accounts."""
     stopping = asyncio.Event()
 
