@@ -54,32 +54,15 @@ def may_call(who: str, operation: dict[str, Any]) -> bool:
     return SCHEMES[who] in schemes and (who == "admin" or SCHEMES["admin"] not in schemes)
 
 
-def alike(operations: dict[str, dict[str, Any]]) -> list[str]:
-    """Return the operations that take what one before them takes, body and query: wrong values are refused there by the
-    same code, so that of these only right ones are tried."""
-    seen, found = set[str](), []
-    for name, operation in operations.items():
-        query = [each for each in operation["parameters"] if each["in"] == "query"]
-        taken = json.dumps([operation.get("requestBody"), query], sort_keys=True)
-        if (query or "requestBody" in operation) and taken in seen:
-            found.append(name)
-        seen.add(taken)
-    return found
-
-
 def configuration(operations: dict[str, dict[str, Any]], headers: dict[str, dict[str, str]]) -> str:
     """Return schemathesis's configuration, in which each operation is called by one of those who may."""
-    others = alike(operations)
-    of_each = defaultdict[tuple[str, bool], list[str]](list)
+    of_each = defaultdict[str, list[str]](list)
     for name, operation in operations.items():
         who = next(who for who in reversed(CALLERS) if may_call(who, operation))
-        who = "leaver" if who == "person" and ENDS_SESSIONS.search(name) else who
-        of_each[who, name in others].append(name)
+        of_each["leaver" if who == "person" and ENDS_SESSIONS.search(name) else who].append(name)
     lines = []
-    for (who, right), names in of_each.items():
-        lines += ["[[operations]]", f"include-name = {json.dumps(names)}"]
-        lines += ['phases.coverage.generation.mode = "positive"'] if right else []
-        lines += ["[operations.headers]"]
+    for who, names in of_each.items():
+        lines += ["[[operations]]", f"include-name = {json.dumps(names)}", "[operations.headers]"]
         lines += [f"{json.dumps(name)} = {json.dumps(value)}" for name, value in headers[who].items()]
     return "\n".join([*LESS, *lines])
 
