@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Final
 
 from billing.database.connection import Database, DatabaseUnavailable, queries
 from billing.effects import LiveBalance
-from billing.errors import StoreError
+from billing.errors import MetergateError, StoreError
 from billing.holds.singleflight import SingleFlight
 from billing.keys.secrets import secret_digest, well_formed
 
@@ -179,7 +179,6 @@ class PrincipalCache:
 
 
 logger = logging.getLogger(__name__)
-
 _sql = queries("billing.ledger")
 UNPUSHED: Final = _sql("unpushed")
 PUSHED_ACCOUNT: Final = _sql("pushed_account")
@@ -209,6 +208,7 @@ class ChangeNotifier:
         self._cache = cache
         self._redis = redis
         self._partitions = partitions
+        self._after = ["", "", ""]
 
     async def account_changed(self, account_id: str) -> None:
         """Push an account's newest version to Redis and to every gateway's cache."""
@@ -227,7 +227,7 @@ class ChangeNotifier:
             self._cache.drop(name)
             try:
                 version = await self._push(account_id, key_id)
-            except _FAILED as error:
+            except (MetergateError, TimeoutError) as error:  # also quotas that a newer release has written
                 failed.append(f"{name} ({error})")
                 continue
             if version is not None:
@@ -248,11 +248,8 @@ class ChangeNotifier:
             version = await self._loader.adopt_account(partition, account_id)
         else:
             version = await self._loader.adopt_key(partition, account_id, key_id)
-        await self._publish(key_id or account_id)
+        await self._redis.client.publish(self._redis.keyspace.channel, (key_id or account_id).encode())
         return version
-
-    async def _publish(self, changed_id: str) -> None:
-        await self._redis.client.publish(self._redis.keyspace.channel, changed_id.encode())
 
     async def balance_changed(self, account_id: str) -> None:
         """Tell Redis of an account's new corrections."""
@@ -292,8 +289,12 @@ class ChangeNotifier:
         return LiveBalance(state.balance_nano, state.held_nano)
 
     async def relay(self) -> None:
-        """Tell again what may not have been told. Raises `DatabaseError`."""
-        rows = await self._database.rows(UNPUSHED, RELAY_ROWS)
+        """Tell again, on from the last round's end: what fails each time delays no other. Raises `DatabaseError`."""
+        rows = await self._database.rows(UNPUSHED, RELAY_ROWS, *self._after[:2])
+        corrected = [row["id"] for row in await self._database.rows(UNCORRECTED, RELAY_ROWS, self._after[2])]
+        accounts = [row["account_id"] for row in rows if row["key_id"] is None]
+        keys = [row["key_id"] for row in rows if row["key_id"] is not None]
+        self._after = [ids[-1] if len(ids) == RELAY_ROWS else "" for ids in (accounts, keys, corrected)]
         await self._tell([(row["account_id"], row["key_id"]) for row in rows])
-        for row in await self._database.rows(UNCORRECTED, RELAY_ROWS):
-            await self.balance_changed(row["id"])
+        for account_id in corrected:
+            await self.balance_changed(account_id)

@@ -6,6 +6,7 @@ import pytest
 from ulid import ULID
 
 from billing.database.connection import DatabaseUnavailable
+from billing.holds import cache
 from billing.holds.engine import EngineSettings
 from billing.holds.hold import SettlementLost
 from billing.holds.partitions import Partition
@@ -88,6 +89,29 @@ async def test_what_could_not_be_told_is_told_by_the_relay(world: World) -> None
         return (await world.account_state(principal.account_id)).balance_nano == 10**9 + 7
 
     await eventually(told)
+
+
+async def test_what_fails_each_time_keeps_no_other_change_waiting(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await world.engine.loops.stop("relay")
+    monkeypatch.setattr(cache, "RELAY_ROWS", 2)
+    accounts = sorted([(await world.customer(10**9)).account_id for _ in range(4)])
+    unreadable = [{"window": "of a newer release", "metric": "cost", "limit": "1"}]
+    await world.database.execute("UPDATE accounts SET quotas = $2 WHERE id = ANY ($1)", accounts[:2], unreadable)
+    await world.database.execute("UPDATE accounts SET version = version + 1, xseq = xseq + 1")
+    quiet = world.engine.change_notifier._corrections.sync
+    fails = set(accounts[:2])
+
+    async def sync(partition: Partition, account_id: str) -> bool:
+        return await (away if account_id in fails else quiet)(partition, account_id)
+
+    world.engine.change_notifier._corrections.sync = sync  # type: ignore[method-assign]
+    for _ in range(3):
+        await world.engine.change_notifier.relay()
+    left = "SELECT id FROM accounts WHERE {} ORDER BY id"
+    for untold in ("version > pushed_version", "xseq > pushed_xseq"):
+        assert [row["id"] for row in await world.database.rows(left.format(untold))] == accounts[:2], untold
 
 
 async def test_an_account_that_is_not_loaded_needs_no_telling(world: World) -> None:
