@@ -14,7 +14,7 @@ from itertools import pairwise
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from billing.api.requests import encode_cursor
-from billing.ledger.used import Group, Span, Used, total
+from billing.ledger.used import DIMENSIONS, Group, Span, Used, total
 from billing.pages import BadCursor, place_of
 from billing.shapes.reports import ordered
 from billing.zones import Period, periods
@@ -123,7 +123,7 @@ async def read_parts(traffic: Traffic, steps: Steps) -> AsyncIterator[list[Bucke
 async def _spans(traffic: Traffic, steps: Steps, bounds: Sequence[datetime], most: int) -> list[Span]:
     """Return the spans between the first bounds: all, or about as many as have so many groups; one at least."""
     groups = 0 if steps.named is None else len(steps.named) + 1
-    if steps.names and steps.named is None:
+    if steps.names and (steps.named is None or steps.names[0] not in DIMENSIONS):  # values of a tag are all told apart
         groups = await traffic.most_groups(steps.account_id, steps.names)
     found: list[Span] = []
     cells, more = 0, max(1, most // max(groups, 1))

@@ -238,7 +238,7 @@ TAKE_LEASE: Final = _sql("jobs_take")
 
 LOCK_KEY: Final = 0x6D65746572726F6C
 """The advisory lock of a move, until its transaction ends: "meterrol" as 64 bits."""
-LEASE: Final = "roll usage"
+LEASE: Final = "roll usage and its sums of all"  # older releases, which can't move any more, have "roll usage"
 ROLL_INTERVAL_S: Final = 5.0
 MOST_FRESH: Final = 50_000
 """With so many fresh rows those of the minute that still lasts are moved, too: adding up 50,000 takes some 25 ms."""

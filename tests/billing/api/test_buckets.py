@@ -2,6 +2,7 @@
 
 import json
 from datetime import UTC, datetime, timedelta
+from typing import Any
 from unittest.mock import patch
 
 import pytest
@@ -14,6 +15,7 @@ from billing.api.requests import page_asked
 from billing.collect.traffic import Traffic
 from billing.ledger.catalogue import sync_prices
 from billing.ledger.reports import roll
+from billing.ledger.used import Span
 from billing.pages import BadCursor
 from billing.shapes.base import PageQuery
 from billing.usage import Usage
@@ -79,6 +81,25 @@ async def test_parts_joined_are_the_whole(
             since, skip = place_in(place or "", FIRST, LAST)
             steps = Steps(account_id, since, LAST, period, zone_of(zone), names, skip)
     assert cells(joined) == cells(in_parts) == cells(whole)
+
+
+class Watched(Traffic):
+    """Counts the groups that it reads."""
+
+    groups = 0
+
+    async def spans(self, *asked: Any, **more: Any) -> list[Span]:
+        found = await super().spans(*asked, **more)
+        self.groups += sum(map(len, found))
+        return found
+
+
+async def test_a_chart_by_a_tag_reads_no_bucket_time_and_again(billing: Billing, account_id: str) -> None:
+    traffic = Watched(billing.reports.sums, LAST.timestamp)
+    steps = Steps(account_id, FIRST, LAST, Period.hour, zone_of("UTC"), ("tag:team",), named=("team-1",))
+    with patch.object(buckets, "MOST_CELLS", 4):
+        found = [each async for part in read_parts(traffic, steps) for each in part]
+    assert traffic.groups == sum(len(each.groups) for each in found)
 
 
 async def test_a_bucket_of_many_groups_goes_on_in_the_next_answer(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
