@@ -16,7 +16,7 @@ from billing.api.sums import all_buckets, get_buckets, get_summary, read_summary
 from billing.api.tables import Table
 from billing.audit import AuditFilter
 from billing.identity.permissions import BILLING_READ
-from billing.ledger.used import NOTHING, total
+from billing.ledger.used import NOTHING, OTHERS, total
 from billing.money import format_usd, parse_usd
 from billing.shapes.reports import BucketsQuery, SummaryQuery, bucket_shape, ordered, used_shape
 from billing.times import parse_rfc3339, rfc3339
@@ -34,6 +34,8 @@ if TYPE_CHECKING:
 
 NOT_SAID: Final = "(none)"
 """The name of the group of requests without a value."""
+EMPTY: Final = '""'
+"""The name of the group of a tag's empty value."""
 GROUPS: Final = ("model", "key", "user", "provider", "endpoint", "feature", "tag")
 PERIODS: Final = {
     "month": "This month",
@@ -202,10 +204,10 @@ def _rows(
         filters = {f"{what.by}_id" if what.by in ("key", "user") else what.by: value}
         if what.by == "tag":
             filters = {"tag": f"{what.tag}={value}"}
-        can_link = value is not None and what.by != "feature"
+        can_link = value not in (None, OTHERS) and what.by != "feature"
         rows.append(
             {
-                "name": NOT_SAID if value is None else names.get(value, value),
+                "name": NOT_SAID if value is None else names.get(value, value) or EMPTY,
                 "used": used_shape(used),
                 "before_usd": format_usd(was.charged_nano),
                 "href": visit.url("/requests", since=since, until=until, **filters) if can_link else None,
@@ -237,11 +239,11 @@ async def _by_time(
     """Return what was used in each step of time, and its bars: each leads to its hours, or to its requests; a mark says
     that a month or another plan began. The dearest groups have colours of their own."""
     changes = await _changes(visit, what)
-    series = [value or NOT_SAID for value in values[: MOST_SERIES + 1]]
+    series = [_series(value) for value in values[: MOST_SERIES + 1]]
     own = frozenset(series if len(series) <= MOST_SERIES else series[: MOST_SERIES - 1])
     steps: list[BucketShape] = []
     bars: list[Bucket] = []
-    few = None if what.by == "tag" or len(series) <= MOST_SERIES else [each or "" for each in values[: MOST_SERIES - 1]]
+    few = None if len(series) <= MOST_SERIES else [each or "" for each in values[: MOST_SERIES - 1]]
     async for part in all_buckets(visit.call, query, few):
         for start, end, used, groups in part:
             step = bucket_shape(start, end, what.zone, (), used, ())
@@ -250,10 +252,16 @@ async def _by_time(
                 bars.append(_bar(visit, what, step, changes, first=not bars))
             amounts = bars[-1].amounts
             for group, each in groups:
-                name = group[0] or NOT_SAID
+                name = _series(group[0])
                 name = name if name in own else ""
                 amounts[name] = amounts.get(name, 0) + each.charged_nano
-    return steps, stacked(bars, series, [names.get(each, each) for each in series])
+    shown = [NOT_SAID if value is None else names.get(value, value) or EMPTY for value in values[: MOST_SERIES + 1]]
+    return steps, stacked(bars, series, shown)
+
+
+def _series(value: str | None) -> str:
+    """Return the name of a group's amounts, of which no value's is that of requests without one."""
+    return NOT_SAID if value is None else f"={value}"
 
 
 def _bar(visit: Visit, what: Asked, step: BucketShape, changes: list[tuple[datetime, str]], *, first: bool) -> Bucket:

@@ -1,5 +1,6 @@
 """What customers read: every number on a page is the API's, which is the ledger's."""
 
+import json
 import re
 import time
 from csv import DictReader
@@ -87,6 +88,18 @@ async def test_usage_says_what_the_api_says_in_every_zone_and_by_everything(cons
             assert page.text.count('<rect class="hit"') == 31
             charged[tz] = total["charged_usd"]
     assert charged["Europe/Berlin"] != charged["America/New_York"]  # days begin at other moments there
+
+
+async def test_values_of_a_tag_that_look_like_none_have_rows_and_colours_of_their_own(console: Console) -> None:
+    await sync_prices(console.billing.database, PRICES)
+    for value in (None, "", "(none)", "others", "(others)"):
+        tags = None if value is None else json.dumps({"team": value})
+        await console.billing.debit(console.organization.account_id, "key", Usage(input_tokens=1000), tags=tags)
+    page = await console.get("/usage", "viewer", params={"by": "tag", "tag": "team"})
+    named = sorted(re.findall(r'<td data-label="Tag">(?:<a [^>]*>)?(.*?)<', page.text))
+    assert named == sorted(re.findall(r'<span class="swatch s\d"></span>(.*?)</li>', page.text))
+    assert named == sorted(["(none)", "&#34;&#34;", "(none)", "others", "((others))"])
+    assert len(set(re.findall(r'<rect class="(s\d)"', page.text))) == 5
 
 
 async def test_usage_is_a_table_by_the_same_query_and_its_parts_lead_to_their_requests(console: Console) -> None:
