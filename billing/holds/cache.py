@@ -187,7 +187,7 @@ UNCORRECTED: Final = _sql("uncorrected")
 
 RELAY_ROWS: Final = 500
 """Accounts, and keys, that one round of the relay tells of: about a second's work."""
-_FAILED: Final = (StoreError, TimeoutError)
+_FAILED: Final = (MetergateError, TimeoutError)  # also quotas that a newer release has written
 
 
 class ChangeNotifier:
@@ -227,7 +227,7 @@ class ChangeNotifier:
             self._cache.drop(name)
             try:
                 version = await self._push(account_id, key_id)
-            except (MetergateError, TimeoutError) as error:  # also quotas that a newer release has written
+            except _FAILED as error:
                 failed.append(f"{name} ({error})")
                 continue
             if version is not None:
@@ -282,7 +282,7 @@ class ChangeNotifier:
         try:
             await self._partitions.ensure(partition)
             state = await self._redis.account(account_id)
-        except _FAILED:
+        except (StoreError, TimeoutError):
             return None
         if state is None or state.epoch != partition.epoch:
             return None

@@ -96,17 +96,15 @@ async def test_what_fails_each_time_keeps_no_other_change_waiting(
 ) -> None:
     await world.engine.loops.stop("relay")
     monkeypatch.setattr(cache, "RELAY_ROWS", 2)
-    accounts = sorted([(await world.customer(10**9)).account_id for _ in range(4)])
+    principals = [await world.customer(10**9) for _ in range(4)]
+    accounts = sorted(each.account_id for each in principals)
+    for principal in principals:
+        await load(world, principal)
     unreadable = [{"window": "of a newer release", "metric": "cost", "limit": "1"}]
     await world.database.execute("UPDATE accounts SET quotas = $2 WHERE id = ANY ($1)", accounts[:2], unreadable)
-    await world.database.execute("UPDATE accounts SET version = version + 1, xseq = xseq + 1")
-    quiet = world.engine.change_notifier._corrections.sync
-    fails = set(accounts[:2])
-
-    async def sync(partition: Partition, account_id: str) -> bool:
-        return await (away if account_id in fails else quiet)(partition, account_id)
-
-    world.engine.change_notifier._corrections.sync = sync  # type: ignore[method-assign]
+    for account_id in accounts:
+        await world.grants.grant(account_id, 7, "more", None)
+    await world.database.execute("UPDATE accounts SET version = version + 1, pushed_xseq = 0")
     for _ in range(3):
         await world.engine.change_notifier.relay()
     left = "SELECT id FROM accounts WHERE {} ORDER BY id"
