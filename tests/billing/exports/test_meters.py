@@ -141,6 +141,10 @@ async def test_what_stripe_refuses_is_parked_and_told_once_it_is_mended(
         await write_debits(billing.database, [late])
         await told_to_the_end(worker)
 
+        strange = stripe.routes.meters.report("no meter", image["identifier"])
+        del stripe.state.all(REPORT)[-1]["data"]["reason"]["error_types"][0]["sample_errors"][0]["request"]
+        await events.receive(*signed(strange, stripe.secret, at=stripe.state.now))  # nobody waits for it
+
         report = stripe.routes.meters.report("no meter", image["identifier"])
         report_id = {"identifier": f"{image['identifier']}:of-a-call"}  # the key of the call, which begins with it
         stripe.state.all(REPORT)[-1]["data"]["reason"]["error_types"][0]["sample_errors"][0]["request"] = report_id
