@@ -182,6 +182,15 @@ SELECT i.indexname AS name, i.indexdef AS made FROM pg_indexes AS i
 WHERE i.tablename = $1 AND NOT EXISTS (SELECT FROM pg_constraint AS c WHERE c.conname = i.indexname)
 """
 _SETTINGS: Final = ("synchronous_commit = off", "work_mem = '512MB'", "maintenance_work_mem = '1GB'", "jit = off")
+_OF_ALL: Final = (
+    """INSERT INTO usage_by_account
+    SELECT granularity, bucket, account_id, sum(requests), sum(cost_nano), sum(charged_nano)
+    FROM usage_sums WHERE granularity >= 2 AND tag = 0 GROUP BY 1, 2, 3 ORDER BY 1, 2, 3""",
+    """INSERT INTO usage_by_model
+    SELECT granularity, bucket, model, provider, sum(requests), sum(cost_nano), sum(charged_nano)
+    FROM usage_sums JOIN usage_dimensions ON id = dimensions
+    WHERE granularity >= 2 AND tag = 0 GROUP BY 1, 2, 3, 4 ORDER BY 1, 2, 3, 4""",
+)
 _KEY: Final = "usage_sums_pkey"
 _FILLED: Final = ("usage_events", "transfers", "usage_sums")
 
@@ -195,7 +204,7 @@ async def fill(database_url: str, events: int, report: Report, accounts: int = A
 
     connection = await asyncpg.connect(database_url, command_timeout=STATEMENT_S)
     try:
-        for setting in _SETTINGS:
+        for setting in (*_SETTINGS, "metergate.sums_of_all = 'raised'"):
             await connection.execute(f"SET {setting}")
         await _fill(connection, events, accounts, told)
     finally:
@@ -229,6 +238,8 @@ async def _fill(connection: Any, events: int, accounts: int, told: Report) -> No
     for granularity, (unit, most) in enumerate(_UNITS):
         await connection.execute(_SUMS, granularity, unit, most)
         told(f"sums by {unit}")
+    for statement in _OF_ALL:
+        await connection.execute(statement)
     await connection.execute(
         f"ALTER TABLE usage_sums ADD CONSTRAINT {_KEY} PRIMARY KEY "
         "(account_id, granularity, tag, bucket, dimensions, value)"

@@ -37,7 +37,7 @@ GROWTH: Final = 4
 @dataclass(frozen=True, slots=True)
 class Steps:
     """Which buckets: of a time, in steps of a period of a zone, grouped by names. Of the first one, `skip` groups were
-    given before. `named` as of `UsageSums.spans`."""
+    given before. With `named` only these values of the first name are told apart, as of `UsageSums.spans`."""
 
     account_id: str
     since: datetime
@@ -122,12 +122,14 @@ async def read_parts(traffic: Traffic, steps: Steps) -> AsyncIterator[list[Bucke
 
 async def _spans(traffic: Traffic, steps: Steps, bounds: Sequence[datetime], most: int) -> list[Span]:
     """Return the spans between the first bounds: all, or about as many as have so many groups; one at least."""
-    account_id, names, named = steps.account_id, steps.names, steps.named
-    groups = await traffic.most_groups(account_id, names) if names and named is None else 0
+    groups = 0 if steps.named is None else len(steps.named) + 1
+    if steps.names and steps.named is None:
+        groups = await traffic.most_groups(steps.account_id, steps.names)
     found: list[Span] = []
     cells, more = 0, max(1, most // max(groups, 1))
     while more and len(found) < len(bounds) - 1:
-        for span in await traffic.spans(account_id, bounds[len(found) : len(found) + more + 1], names, named):
+        between = bounds[len(found) : len(found) + more + 1]
+        for span in await traffic.spans(steps.account_id, between, steps.names, steps.named):
             if found and cells + len(span) > most:
                 return found
             found.append(span)

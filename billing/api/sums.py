@@ -141,8 +141,7 @@ async def get_buckets(call: Call, query: BucketsQuery) -> BucketsShape | Table:
 async def all_buckets(
     call: Call, query: BucketsQuery, named: Sequence[str] | None = None
 ) -> AsyncIterator[list[Bucket]]:
-    """Yield all buckets that are asked for, part by part, for a page that draws them. `named` as of
-    `UsageSums.spans`."""
+    """Yield all buckets that are asked for, part by part, for a page that draws them; `named` as of `Steps`."""
     async for buckets in read_parts(_traffic(call), replace(await _steps(call, query), named=named)):
         yield buckets
 

@@ -241,8 +241,8 @@ async def _by_time(
     own = frozenset(series if len(series) <= MOST_SERIES else series[: MOST_SERIES - 1])
     steps: list[BucketShape] = []
     bars: list[Bucket] = []
-    named = None if len(values) <= MOST_SERIES else [value or "" for value in values[: MOST_SERIES - 1]]
-    async for part in all_buckets(visit.call, query, named):
+    few = None if what.by == "tag" or len(series) <= MOST_SERIES else [each or "" for each in values[: MOST_SERIES - 1]]
+    async for part in all_buckets(visit.call, query, few):
         for start, end, used, groups in part:
             step = bucket_shape(start, end, what.zone, (), used, ())
             if not steps or steps[-1].start != step.start:

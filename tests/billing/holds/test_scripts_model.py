@@ -22,7 +22,7 @@ from tests.billing.holds.model_machine import Machine
 from tests.billing.holds.model_traffic import ROOM
 
 PROFILE: Final = os.environ.get("HYPOTHESIS_PROFILE", "default")
-SIZES: Final = {"default": ({"valkey": 50, "redis": 8}, 40), "long": ({"valkey": 2000, "redis": 2000}, 80)}
+SIZES: Final = {"default": ({"valkey": 32, "redis": 6}, 40), "long": ({"valkey": 2000, "redis": 2000}, 80)}
 """Examples of each machine by server, and their steps, by profile. Many look for an order that the scripts get wrong;
 that a server of another make carries a command out in another way shows in few."""
 

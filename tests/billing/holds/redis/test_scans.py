@@ -20,7 +20,7 @@ from tests.billing.holds.conftest import MakeWorld, World, debit
 from tests.billing.holds.support import WAIT_S, assert_agreed, eventually, hold_one, partition_of, settle
 from tests.billing.holds.test_windows import EVERY_WINDOW, LONG, by_hand, counters_of, direct, seen_from, used
 
-ENTRIES = 100_000
+ENTRIES = 30_000
 RUNNING = 30
 WHOLE = ("hgetall", "hkeys", "hvals", "smembers", "keys", "sort", "lrange")
 """Commands that look at all that a key has."""
