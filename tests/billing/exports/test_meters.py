@@ -150,6 +150,9 @@ async def test_what_stripe_refuses_is_parked_and_told_once_it_is_mended(
         stripe.state.all(REPORT)[-1]["data"]["reason"]["error_types"][0]["sample_errors"][0]["request"] = report_id
         body, headers = signed(report, stripe.secret, at=stripe.state.now)
         await events.receive(body, headers)
+        ours, stripe.api_key = stripe.api_key, "sk_test_another"
+        await told_to_the_end(worker)  # the report is kept for when the key is mended
+        stripe.api_key = ours
         await told_to_the_end(worker)
         (reported, *_) = (await exports.parked(50)).items
         assert (reported.item, reported.reason) == (image["identifier"], "taken, then refused: no meter")
