@@ -87,11 +87,12 @@ async def make_world(database_url: str, redis_url: str, keyspace: Keyspace) -> A
     async with AsyncExitStack() as stack:
 
         async def make(
-            settings: EngineSettings = PATIENT, plans: dict[str, Plan] = PLANS, silence_s: float | None = None
+            settings: EngineSettings = PATIENT, plans: dict[str, Plan] = PLANS, hanging_s: float | None = None
         ) -> World:
-            silence_s = settings.holds.redis_timeout_s if silence_s is None else silence_s
+            """`hanging_s`: a server of Redis's that is silent for so long is given up."""
+            timeout_s, connect_timeout_s = hanging_s or settings.holds.redis_timeout_s, hanging_s or STORE_S
             database = Database(database_url, timeout_s=STORE_S)
-            link = RedisClient(redis_url, timeout_s=silence_s, connect_timeout_s=STORE_S)
+            link = RedisClient(redis_url, timeout_s=timeout_s, connect_timeout_s=connect_timeout_s)
             stack.push_async_callback(database.close)
             stack.push_async_callback(link.close)
             load = Principals(database, plans).by_digest

@@ -109,7 +109,7 @@ def redis_url(redis_cluster: RedisCluster) -> str:
 
 @pytest.fixture
 async def fleet(redis_cluster: RedisCluster, keyspace: Keyspace, make_world: MakeWorld) -> Fleet:
-    worlds = list(await asyncio.gather(*(make_world(silence_s=1.0) for _ in range(GATEWAYS))))
+    worlds = list(await asyncio.gather(*(make_world(hanging_s=5.0) for _ in range(GATEWAYS))))
     fleet = Fleet(redis_cluster, keyspace, worlds)
     await until(fleet.agrees, "all gateways take part")
     await fleet.customers()
