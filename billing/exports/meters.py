@@ -187,6 +187,9 @@ class StripeMeters(PlainSink):
             except PaymentProviderUnavailable as error:
                 raise SinkFailed(f"a report of Stripe's can't be read: {error}") from error
             except PaymentRefused as error:
+                if error.kind == "unavailable":  # reports are kept until the operator has mended our access
+                    logger.warning("export %s: reports of Stripe's can't be read: %s", self.name, error)
+                    return
                 logger.error("export %s: report %s of Stripe's can't be read: %s", self.name, row["id"], error)
                 errors = {}
             for key, why in errors.items():

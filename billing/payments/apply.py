@@ -116,6 +116,8 @@ class Applier:
         try:
             await self._provider.cancel(subscription.id, "now", key)
         except PaymentRefused as error:
+            if error.kind == "unavailable":  # the operator has to mend our access first, and then it is ended
+                raise
             logger.info("the subscription %s was not ended: %s", subscription.id, error)
 
     async def _apply(

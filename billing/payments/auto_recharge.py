@@ -23,7 +23,7 @@ from billing.money import format_usd
 from billing.notices.emit import emit
 from billing.payments.objects import ObjectRef
 from billing.payments.orders import NewOrder, OrderError
-from billing.payments.port import PaymentError, PaymentProviderUnavailable
+from billing.payments.port import PaymentError
 from billing.payments.recharges import note_end, recharge_of
 
 if TYPE_CHECKING:
@@ -102,9 +102,10 @@ class AutoRecharge:
         try:
             payment = await (self._resumed(attempt, is_wanted) if is_resumed else self._charged(attempt))
             await self._conclude(attempt, payment)
-        except PaymentProviderUnavailable as error:
-            logger.info("auto-recharge of %s waits: %s", account_id, error)
         except (PaymentError, OrderError) as error:
+            if error.kind == "unavailable":  # it is away, or the operator has to mend our access to it
+                logger.warning("auto-recharge of %s waits: %s", account_id, error)
+                return True
             logger.warning("auto-recharge of %s can't be made: %s", account_id, error)
             await self._note(attempt, "stopped", "not_possible")
         return True

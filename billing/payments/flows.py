@@ -10,11 +10,18 @@ import logging
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
-from billing.database.connection import queries
+from billing.database.connection import affected, queries
 from billing.money import MAX_NANO
 from billing.payments.objects import NANO_PER_CENT, ObjectRef, format_cents
 from billing.payments.orders import NewOrder, Order, OrderConflict, OrderRefused
-from billing.payments.port import CustomerGone, NewCustomer, PaymentError, Purchase, ReturnUrls
+from billing.payments.port import (
+    CustomerGone,
+    NewCustomer,
+    PaymentError,
+    PaymentProviderUnavailable,
+    Purchase,
+    ReturnUrls,
+)
 from billing.payments.return_urls import origin_of
 
 if TYPE_CHECKING:
@@ -30,6 +37,8 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 _query = queries("billing.payments")
+CUSTOMER_TRIES: Final = 3
+"""Idempotency keys that one call makes a customer under."""
 CLOSED_AT_ONCE: Final = 10
 """Abandoned pages that one order closes."""
 DESCRIPTIONS: Final = {"credit": "Prepaid credit", "recharge": "Prepaid credit (automatic)"}
@@ -73,8 +82,9 @@ class Customers:
     """Whom a provider knows as our accounts: one customer for each, however many ask at once.
 
     The idempotency key is the account and a generation, stored before the provider is asked, so that whoever asks at
-    the same time gets the same customer. One that the provider has lost is made anew, in the next generation. Methods
-    raise `DatabaseError` and `port.PaymentError`."""
+    the same time gets the same customer. One that the provider has lost is made anew, in the next generation, and so is
+    one whose making the provider would fail again under the same key. Methods raise `DatabaseError` and
+    `port.PaymentError`."""
 
     def __init__(self, database: Database, provider: PaymentProvider) -> None:
         self._database, self._provider = database, provider
@@ -83,15 +93,27 @@ class Customers:
         """Return the account's customer; one is created where there is none."""
         named = (account_id, self._provider.name)
         await self._database.execute(_query("customers_ask"), *named)
-        row = await self._database.row(_query("customers_get"), *named)
-        if row is None:
-            raise LookupError("the row was written just now, and none are deleted")
-        if row["customer_id"] is not None:
-            return str(row["customer_id"])
-        key = f"customer:{account_id}:{row['generation']}"
-        made = await self._provider.ensure_customer(NewCustomer(account_id, name), key)
-        await self._database.execute(_query("customers_made"), *named, row["generation"], made)
-        return made
+        for _ in range(CUSTOMER_TRIES):
+            row = await self._database.row(_query("customers_get"), *named)
+            if row is None:
+                raise LookupError("the row was written just now, and none are deleted")
+            if row["customer_id"] is not None:
+                return str(row["customer_id"])
+            generation: int = row["generation"]
+            try:
+                made = await self._provider.ensure_customer(
+                    NewCustomer(account_id, name), f"customer:{account_id}:{generation}"
+                )
+            except PaymentError as error:
+                if not error.key_is_spent:
+                    raise
+                logger.warning("the customer of %s is asked for under another key: %s", account_id, error)
+                await self._database.execute(_query("customers_again"), *named, generation)
+                continue
+            # Else another call has stored a customer, or has begun the next generation: the row says which.
+            if affected(await self._database.execute(_query("customers_made"), *named, generation, made)):
+                return made
+        raise PaymentProviderUnavailable("The payment provider makes no customer now: try again in a moment.")
 
     async def find(self, account_id: str) -> str | None:
         """Return the account's customer; None: it has none yet."""

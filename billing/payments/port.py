@@ -36,7 +36,11 @@ from billing.payments.objects import (
 
 
 class PaymentError(MetergateError):
-    """A payment provider did not do what was asked. The message never holds a secret."""
+    """A payment provider did not do what was asked. The message never holds a secret.
+
+    `key_is_spent` says that the provider has kept this answer for the idempotency key: only another key can succeed."""
+
+    key_is_spent: bool = False
 
 
 class PaymentProviderUnavailable(PaymentError):

@@ -73,7 +73,9 @@ class PlanFollower:
             return
         if in_force is not None:
             self._take(in_force)
-            logger.info("revision %d of the plans is in force, of another file than this one", self.revision)
+            own = (in_force.version, in_force.plans) == (self._settings.plans_version, dict(self._settings.plans))
+            whose = PLANS_FILE if own else f"another {PLANS_FILE} than this one"
+            logger.info("revision %d of the plans is in force, from %s", self.revision, whose)
 
     async def run(self) -> None:
         """Take on newer plans as they come, for ever."""

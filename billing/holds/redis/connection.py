@@ -144,6 +144,11 @@ class RedisConnection(asyncio.Protocol):
         try:
             reader.feed(data)
             while (reply := reader.gets()) is not False:
+                if not self._waiting:  # a server with too many clients says so unasked, and closes
+                    why = as_error(reply, "unasked") if isinstance(reply, hiredis.ReplyError) else "a reply"
+                    logger.warning("Redis sent what nobody has asked for (%s); closing the connection", why)
+                    self.close()
+                    return
                 self._waiting.popleft()(reply)
         except hiredis.ProtocolError:
             logger.warning("Redis sent what is not its protocol; closing the connection")

@@ -22,7 +22,7 @@ from aiohttp import ClientTimeout
 
 from billing.payments.objects import CURRENCY
 from billing.payments.port import CustomerGone, PaymentProviderUnavailable, PaymentRefused
-from billing.payments.stripe.bills import readable
+from billing.payments.stripe.bills import UNREADABLE, readable
 from billing.payments.stripe.parameters import KEY_EXPECTED, LIVE_KEYS, TEST_KEYS
 from billing.payments.stripe.signatures import ENDPOINT_EVENTS
 
@@ -83,6 +83,8 @@ class AccessRefused(PaymentRefused):
 
 class KeyReused(PaymentRefused):
     """An idempotency key was used within a day for a call with other parameters: what that has made is there."""
+
+    key_is_spent = True
 
 
 class StripeCalls:
@@ -156,14 +158,16 @@ class StripeCalls:
             if EXISTS not in str(refused):
                 raise
 
-    @readable()
     async def meter_errors(self, event_id: str) -> dict[str, str]:
-        """Return what a report of a meter's errors says: by the key of a call, why its event was refused later."""
+        """Return what a report of a meter's errors says: by the key of a call, why its event was refused later. Raises
+        `PaymentRefused` for a report that can't be read, too: it stays as it is, however often it is read."""
         event = await self.read(self._v2.core.events.retrieve_async, event_id)
-        found: dict[str, str] = {}
-        for kind in event["data"]["reason"]["error_types"]:
-            found |= {each["request"]["identifier"]: each["error_message"] for each in kind["sample_errors"]}
-        return found
+        try:
+            kinds = event["data"]["reason"]["error_types"]
+            samples = [each for kind in kinds for each in kind["sample_errors"]]
+            return {each["request"]["identifier"]: each["error_message"] for each in samples}
+        except UNREADABLE as error:
+            raise PaymentRefused("it is not as Stripe's API says: look it up at Stripe.") from error
 
     async def all_of(self, method: Method, params: Params, *ids: str) -> list[dict[str, Any]]:
         """Return a list whole."""
@@ -193,7 +197,10 @@ def _refused(error: stripe.StripeError) -> PaymentRefused | PaymentProviderUnava
     if isinstance(error, stripe.IdempotencyError) and status == 400:
         return KeyReused(f"Stripe has done this before, otherwise: {reason}")
     if status >= 500 or status in (409, 429):
-        return PaymentProviderUnavailable(f"Stripe failed on its side (status {status}): try again in a moment.")
+        failed = PaymentProviderUnavailable(f"Stripe failed on its side (status {status}): try again in a moment.")
+        # By https://docs.stripe.com/api/idempotent_requests a stored answer is given again for a day, 500 included.
+        failed.key_is_spent = (error.headers or {}).get("idempotent-replayed") == "true"
+        return failed
     param = getattr(error, "param", None)
     # A price that is missing has the same code: only the parameter tells.
     if error.code == "resource_missing" and param == "customer":

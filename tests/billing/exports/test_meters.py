@@ -141,11 +141,18 @@ async def test_what_stripe_refuses_is_parked_and_told_once_it_is_mended(
         await write_debits(billing.database, [late])
         await told_to_the_end(worker)
 
+        strange = stripe.routes.meters.report("no meter", image["identifier"])
+        del stripe.state.all(REPORT)[-1]["data"]["reason"]["error_types"][0]["sample_errors"][0]["request"]
+        await events.receive(*signed(strange, stripe.secret, at=stripe.state.now))  # nobody waits for it
+
         report = stripe.routes.meters.report("no meter", image["identifier"])
         report_id = {"identifier": f"{image['identifier']}:of-a-call"}  # the key of the call, which begins with it
         stripe.state.all(REPORT)[-1]["data"]["reason"]["error_types"][0]["sample_errors"][0]["request"] = report_id
         body, headers = signed(report, stripe.secret, at=stripe.state.now)
         await events.receive(body, headers)
+        ours, stripe.api_key = stripe.api_key, "sk_test_another"
+        await told_to_the_end(worker)  # the report is kept for when the key is mended
+        stripe.api_key = ours
         await told_to_the_end(worker)
         (reported, *_) = (await exports.parked(50)).items
         assert (reported.item, reported.reason) == (image["identifier"], "taken, then refused: no meter")

@@ -18,6 +18,7 @@ from billing.payments.objects import ObjectRef
 from billing.payments.orders import NewOrder
 from billing.payments.port import PaymentProviderUnavailable
 from billing.payments.recharges import RechargeRefused, Wish
+from billing.payments.stripe.client import AccessRefused
 from tests.billing.support import PLANS, Billing
 
 if TYPE_CHECKING:
@@ -189,9 +190,10 @@ async def test_a_process_that_dies_between_two_steps_charges_once(
 
 async def test_switched_off_while_it_was_broken_off(here: Installation, monkeypatch: pytest.MonkeyPatch) -> None:
     account = await here.account()
+    failures = iter([PaymentProviderUnavailable("it is away"), AccessRefused("the operator's key is wrong")])
 
     async def away(order: Order) -> Payment:
-        raise PaymentProviderUnavailable("it is away")
+        raise next(failures)
 
     monkeypatch.setattr(here.payments.flows, "charge", away)
     assert [await here.round(), await here.round(HOUR)] == [1, 1]  # asked again, under the same order

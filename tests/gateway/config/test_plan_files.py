@@ -1,5 +1,6 @@
 """Gateways with different plan files, as while a release rolls out: one file is in force for all of them."""
 
+import logging
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack
 from dataclasses import replace
@@ -56,6 +57,12 @@ async def test_a_gateway_that_starts_again_with_the_older_file_follows_the_newer
     assert (await begun(older)).revision == 1
     newer = await make_runtime(NEW)
     assert (await begun(newer)).revision == 2
+    with caplog.at_level(logging.INFO, "gateway.config.plan_follower"):
+        caplog.clear()
+        await make_runtime(NEW)
+        assert [each.getMessage() for each in caplog.records] == [
+            "revision 2 of the plans is in force, from plans.yaml"
+        ]
     account = await newer.accounts.create("Acme")
     again = await make_runtime(OLD)
     assert (await begun(again)).revision == 2

@@ -17,6 +17,7 @@ import pytest
 from billing.holds.partitions import NotReady
 from billing.holds.redis.connection import (
     RedisAway,
+    RedisConnection,
     RedisMoved,
     RedisRefused,
     RedisTimeout,
@@ -175,6 +176,16 @@ async def test_users_passwords_and_databases(lone_node: Node, keys: Keyspace, us
     async with linked(f"redis://{user}:{SECRET}@127.0.0.1:{lone_node.port}/99") as link:
         with pytest.raises(RedisAway):
             await link.connect(keys.meta(0))
+
+
+def test_a_reply_that_nobody_has_asked_for_ends_the_connection(caplog: pytest.LogCaptureFixture) -> None:
+    """As a server with too many clients sends it, before it closes."""
+    answers: list[object] = []
+    connection = RedisConnection(lambda: answers.append("lost"))
+    connection.data_received(b"-ERR max number of clients reached\r\n")
+    assert "max number of clients reached" in caplog.text
+    connection.send(["PING"], answers.append)
+    assert [type(each) for each in answers] == [RedisAway]
 
 
 def test_errors_never_repeat_arguments() -> None:

@@ -9,6 +9,7 @@ import pytest
 from billing.money import parse_usd
 from billing.payments.assembly import PaymentParts, PaymentRules, Payments, make_payments
 from billing.payments.flows import FlowRules, Wanted
+from billing.payments.port import PaymentProviderUnavailable
 from billing.payments.stripe.provider import StripePayments
 from billing.plans import Plan
 from tests.billing.payments.stripe.conftest import DEPLOYMENT
@@ -90,6 +91,27 @@ async def test_customer_is_made_once_and_anew_when_it_is_gone(
     again = await payments.flows.checkout(Wanted(account.id, "later", parse_usd("25")))
     assert again.url is not None
     assert stripe.count("customer") == 2
+
+
+async def test_customer_whose_making_has_failed_is_made_under_another_key(
+    stripe: FakeStripe, billing: Billing, payments: Payments
+) -> None:
+    """Stripe answers a stored 500 again for a day, and refuses a key that was used with another name."""
+    failed, renamed = [await billing.accounts.create(name) for name in ("Acme", "Beta")]
+    stripe.faults.append("fail")
+    with pytest.raises(PaymentProviderUnavailable):
+        await payments.flows.portal(failed.id, None)
+    assert stripe.count("customer") == 0
+    await asyncio.gather(*(payments.flows.portal(failed.id, None) for _ in range(3)))
+    assert stripe.count("customer") == 1
+    stripe.faults.append("lose_answer")
+    with pytest.raises(PaymentProviderUnavailable):
+        await payments.flows.portal(renamed.id, None)
+    await billing.database.execute("UPDATE accounts SET name = 'Gamma' WHERE id = $1", renamed.id)
+    await payments.flows.portal(renamed.id, None)
+    kept = await billing.database.rows("SELECT generation, customer_id FROM payment_customers ORDER BY account_id")
+    assert [each["generation"] for each in kept] == [2, 2]
+    assert {each["customer_id"] for each in kept} == {stripe.state.all("customer")[number]["id"] for number in (0, 2)}
 
 
 async def test_other_amounts_and_currencies_wait_for_an_operator(
