@@ -28,6 +28,8 @@ UNREACHABLE: Final = 3
 _FILE_MODE: Final = 0o600
 """A result may hold a secret."""
 _GAP: Final = "  "
+LEAST_WRAPPED: Final = 16
+"""Characters of a line that a column of several words has at least."""
 
 
 class CommandFailed(MetergateError):
@@ -184,18 +186,30 @@ def _aligned(headers: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> list[
 
 
 def _print_table(terminal: TextIO, headers: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> None:
-    """Print rows of texts without control characters; without headers the first column names what the second says."""
+    """Print rows of texts without control characters; without headers the first column names what the second says.
+    Only columns of several words are wrapped: an id must stay whole to be copied. Where the others leave those too
+    little of a line, rows are printed as into a pipe."""
     from rich import box
     from rich.console import Console
     from rich.table import Table as RichTable
     from rich.text import Text
 
+    console, columns = Console(file=terminal), list(zip(*rows, strict=True))
+    names = headers or ("",) * len(columns)
+    whole = [not any(" " in cell for cell in column) for column in columns]
+    least = [
+        max(len(name), *map(len, column)) if is_whole else LEAST_WRAPPED
+        for name, column, is_whole in zip(names, columns, whole, strict=True)
+    ]
+    if sum(least) + 3 * len(least) + 1 > console.width:  # with the padding and the box
+        terminal.writelines(f"{line}\n" for line in _aligned(headers, rows))
+        return
     shown = RichTable(box=box.SIMPLE_HEAD if headers else None, show_header=bool(headers))
-    for name in headers or ("",) * len(rows[0]):
-        shown.add_column(name, overflow="fold", style=None if headers else "default")
+    for name, is_whole in zip(names, whole, strict=True):
+        shown.add_column(name, overflow="fold", no_wrap=is_whole, style=None if headers else "default")
     for row in rows:
         shown.add_row(*map(Text, row))
-    Console(file=terminal).print(shown)
+    console.print(shown)
 
 
 @contextmanager

@@ -74,18 +74,22 @@ def check_models(
     on = {name for name, model in models.items() if providers[model.provider].enabled}
     relied = {name for plan in plans.values() for name in plan.models or ()}
     relied |= {name for each in on for name in models[each].fallbacks}
-    found = []
+    found, off, unmissed = [], [], 0
     for provider in providers.values():
         names = [model.name for model in models.values() if model.provider == provider.name]
         if provider.enabled or not names:
             continue
-        detail = f"{len(names)} can't be used, because {provider.name} is off ({provider.off_reason}): {_some(names)}"
         missed = sorted(relied.intersection(names))
         if missed:
+            because = f"{provider.name} is off ({provider.off_reason}): {_some(names)}"
             mend = f"Turn {provider.name} on, or take what counts on them out of plans or fallbacks: {_some(missed)}."
-            found.append(Check("models", "warn", detail, mend))
+            found.append(Check("models", "warn", f"{len(names)} can't be used, because {because}", mend))
         else:
-            found.append(Check("models", "ok", detail))
+            unmissed += len(names)
+            off.append(f"{provider.name} ({provider.off_reason})")
+    if off:
+        detail = f"{unmissed} can't be used, because their providers are off: {', '.join(off)}"
+        found.append(Check("models", "ok", detail))
     return found or [Check("models", "ok", f"the provider of each of {len(models)} is on")]
 
 

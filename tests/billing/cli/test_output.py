@@ -62,6 +62,17 @@ def test_a_terminal_gets_tables() -> None:
     assert "\x1b[" in stdout or "\N{BOX DRAWINGS LIGHT HORIZONTAL}" in stdout
 
 
+@pytest.mark.parametrize("width", [60, 80, 100, 200])
+def test_ids_stay_whole_on_any_terminal(monkeypatch: pytest.MonkeyPatch, width: int) -> None:
+    monkeypatch.setenv("COLUMNS", str(width))
+    ids = ("01M7YBYJ1BZNSG8RD7T27P21M3", "acc_01M7YC0S5Q6Y0J1W4V8D3E2R9T")
+    stdout, reason = Terminal(), "The account has used up its balance: buy credit, or wait for the grant of next month."
+    Output(Common(), stdout, io.StringIO()).show(
+        Shown({}, (Table(("request", "account", "reason"), [(*ids, reason)]),))
+    )
+    assert all(each in stdout.getvalue() for each in (*ids, *reason.split()))
+
+
 @pytest.mark.parametrize("terminal", [True, False])
 def test_names_drive_no_terminal(terminal: bool) -> None:
     stdout = Terminal() if terminal else io.StringIO()

@@ -35,17 +35,22 @@ def only(found: list[Check]) -> Check:
 
 
 def test_models_whose_provider_is_off() -> None:
-    off = {"openai": ProviderConfig("openai", "openai", off_reason="OPENAI_API_KEY is not set")}
-    models = {name: ModelConfig(name, "openai", name) for name in "abcdefg"}
+    off = {
+        name: ProviderConfig(name, "openai", off_reason=f"{name.upper()}_API_KEY is not set")
+        for name in ("openai", "xai")
+    }
+    models = {name: ModelConfig(name, "xai" if name == "g" else "openai", name) for name in "abcdefg"}
     found = only(check_models(off, models, {}))
     assert found.status == "ok"  # the shipped file has models of many providers
-    assert "7 can't be used, because openai is off (OPENAI_API_KEY is not set)" in found.message
-    assert found.message.endswith("a, b, c, d, e and 2 more")
-    paid = only(check_models(off, models, {"pro": Plan("pro", "Pro", 1, models=("b", "demo"))}))
+    reasons = "openai (OPENAI_API_KEY is not set), xai (XAI_API_KEY is not set)"
+    assert found.message == f"7 can't be used, because their providers are off: {reasons}"
+    paid, unpaid = check_models(off, models, {"pro": Plan("pro", "Pro", 1, models=("b", "demo"))})
     assert (paid.status, paid.mend.endswith(": b.")) == ("warn", True)
+    assert paid.message.startswith("6 can't be used, because openai is off (OPENAI_API_KEY is not set): a, b, c")
+    assert (unpaid.status, unpaid.message[:20]) == ("ok", "1 can't be used, bec")
     on = {"local": ProviderConfig("local", "local")}
     demo = {"demo": ModelConfig("demo", "local", "demo", fallbacks=("c",))}
-    assert only(check_models({**off, **on}, {**models, **demo}, {})).status == "warn"
+    assert [each.status for each in check_models({**off, **on}, {**models, **demo}, {})] == ["warn", "ok"]
     assert only(check_models(on, {"demo": ModelConfig("demo", "local", "demo")}, {})).status == "ok"
 
 
