@@ -12,16 +12,10 @@ from typing import TYPE_CHECKING, Final
 
 from billing.database.connection import affected, queries
 from billing.money import MAX_NANO
+from billing.payments import port
 from billing.payments.objects import NANO_PER_CENT, ObjectRef, format_cents
 from billing.payments.orders import NewOrder, Order, OrderConflict, OrderRefused
-from billing.payments.port import (
-    CustomerGone,
-    NewCustomer,
-    PaymentError,
-    PaymentProviderUnavailable,
-    Purchase,
-    ReturnUrls,
-)
+from billing.payments.port import CustomerGone, NewCustomer, PaymentError, Purchase, ReturnUrls
 from billing.payments.return_urls import origin_of
 
 if TYPE_CHECKING:
@@ -99,11 +93,9 @@ class Customers:
                 raise LookupError("the row was written just now, and none are deleted")
             if row["customer_id"] is not None:
                 return str(row["customer_id"])
-            generation: int = row["generation"]
+            generation, asked = row["generation"], NewCustomer(account_id, name)
             try:
-                made = await self._provider.ensure_customer(
-                    NewCustomer(account_id, name), f"customer:{account_id}:{generation}"
-                )
+                made = await self._provider.ensure_customer(asked, f"customer:{account_id}:{generation}")
             except PaymentError as error:
                 if not error.key_is_spent:
                     raise
@@ -113,7 +105,7 @@ class Customers:
             # Else another call has stored a customer, or has begun the next generation: the row says which.
             if affected(await self._database.execute(_query("customers_made"), *named, generation, made)):
                 return made
-        raise PaymentProviderUnavailable("The payment provider makes no customer now: try again in a moment.")
+        raise port.PaymentProviderUnavailable("The payment provider makes no customer now: try again in a moment.")
 
     async def find(self, account_id: str) -> str | None:
         """Return the account's customer; None: it has none yet."""
