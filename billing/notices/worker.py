@@ -169,7 +169,7 @@ class NoticeWorker:
                 rules, busy = self._rules, sorted(self._busy)
                 claimed = await self._database.row(_query("deliveries_claim"), rules.pause_s, rules.most_pause_s, busy)
                 if claimed is None:
-                    self._none_due = True
+                    self._none_due = sorted(self._busy) == busy  # else one's endpoint has become free meanwhile
                     return
                 left[0] -= 1
                 self._busy.add(endpoint := claimed["endpoint_id"] or "")

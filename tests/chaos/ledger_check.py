@@ -178,7 +178,8 @@ async def _check_doubled(verdict: Verdict, runtime: Runtime, stack: Stack, event
     markers = Counter(event["client_request_id"] for event in charged_events)
     found = [f"{name} has {count} rows" for name, count in rows.items() if count > 1]
     found += [f"{name} was debited {count} times" for name, count in markers.items() if count > 1]
-    found += [f"{name} was debited and never asked for" for name in markers if stack.upstream.asked[name] == 0]
+    asked = stack.upstream.asked.keys() | stack.upstream.broken_off
+    found += [f"{name} was debited and never asked for" for name in markers.keys() - asked]
     found += [f"{name} was sent {count} times" for name, count in stack.upstream.asked.items() if count > 1]
     transfers = Counter(
         row["request_id"]

@@ -48,8 +48,7 @@ async def test_slow_readers_pay_a_lost_journal_holds_nothing_and_a_failing_provi
         faults = [SLOW_READERS, LOST_JOURNAL]
         slow = await run_round(stack, "slow", customers, faults, concurrency=8, seed=SEED, ends_gateways=False)
         assert slow.verdict.ok, "\n".join(slow.verdict.details)
-        # Who leaves while an attempt stays silent pays its input, which this provider counts as never asked.
-        mix, faults = Mix(errors=0.01, longs=0.0, leaves=0.0), [FAILING_PROVIDER, KILLS[0]]
+        mix, faults = Mix(errors=0.01, longs=0.0), [FAILING_PROVIDER, KILLS[0]]
         made = await run_round(
             stack, "failing", customers, faults, concurrency=12, seed=SEED, mix=mix, earlier=slow.exchanges
         )

@@ -27,11 +27,13 @@ _MAXIMUM: Final = re.compile(rb'"max_(?:completion_)?tokens": ?(\d+)')
 
 class Upstream:
     """`asked` counts the requests of each marker that reached the provider; with `counts_answers` those alone whose
-    answer began, because a gateway may ask for the others again. While `failing` is above 0, that share of its requests
+    answer began, because a gateway may ask for the others again, and those that the gateway has broken off before: a
+    client that left meanwhile pays the input. While `failing` is above 0, that share of its requests
     is refused, fails, breaks off or stays without an answer before its head."""
 
     def __init__(self, *, counts_answers: bool = False) -> None:
         self.asked: Counter[str] = Counter()
+        self.broken_off: set[str] = set()
         self.failing = 0.0
         self.failed: Counter[str] = Counter()
         """How often it has failed so, by how."""
@@ -65,6 +67,13 @@ class Upstream:
         plan = _bounded(read_plan(body), body)
         if not self.counts_answers:
             self.asked[plan.marker] += 1
+        try:
+            return await self._answered(request, body, plan)
+        except asyncio.CancelledError:
+            self.broken_off.add(plan.marker)
+            raise
+
+    async def _answered(self, request: web.Request, body: bytes, plan: Plan) -> web.StreamResponse:
         if self._chance.random() < self.failing:
             return await self._fail(request)
         if plan.do == "error":

@@ -1,5 +1,6 @@
 """Notices on their way, to a real receiver: signed, tried again, parked, by hand, and mails to owners and admins."""
 
+import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
@@ -35,6 +36,28 @@ async def told(billing: Billing, account_id: str, type_: NoticeType, **data: Any
 
 async def due(billing: Billing) -> None:
     await billing.database.execute("UPDATE webhook_deliveries SET next_attempt_at = now()")
+
+
+async def test_a_delivery_is_not_missed_whose_endpoint_becomes_free_while_another_lane_asks(
+    billing: Billing, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    account = await billing.accounts.create("Acme")
+    endpoints = Endpoints(billing.database, billing.new_id, EndpointRules(private=True))
+    async with receiving() as receiver, working(billing) as worker:
+        await endpoints.create(account.id, f"{receiver.url}/own", None, actor=SYSTEM)
+        for key_id in ("key_1", "key_2"):
+            await told(billing, account.id, "key.revoked", key_id=key_id)
+        ask = billing.database.row
+
+        async def late(query: str, *given: object) -> Any:
+            found, busy = await ask(query, *given), set(worker._busy)
+            while found is None and busy and worker._busy == busy:
+                await asyncio.sleep(0.001)
+            return found
+
+        monkeypatch.setattr(billing.database, "row", late)
+        assert await worker.round() == 2
+    assert len(receiver.bodies("/own")) == 2
 
 
 async def test_a_notice_is_mailed_and_delivered_to_who_wants_it(
