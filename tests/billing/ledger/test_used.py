@@ -144,6 +144,17 @@ def bounds_of(chosen: random.Random) -> list[datetime]:
     return [begins, *islice(periods(begins, period, zone), chosen.randrange(1, many))]
 
 
+async def assert_spent_by_keys(billing: Billing, account_id: str, events: list[UsageEvent]) -> None:
+    """What keys were charged in a month is what their events of it were."""
+    for month in (datetime(2026, 3, 1, tzinfo=UTC), datetime(2026, 10, 1, tzinfo=UTC)):
+        found = await billing.reports.margins.spent_by_keys(
+            [(key_id, account_id) for key_id in ("key_1", "key_2", "key_3")], month
+        )
+        (span,) = counted(events, [month, (month + timedelta(days=31)).replace(day=1)], ("key",))
+        assert found == {key_id: span.get((key_id,), Used()).charged_nano for key_id in ("key_1", "key_2", "key_3")}
+        assert sum(found.values())
+
+
 def groupings() -> Iterator[tuple[str, ...]]:
     yield ()
     for name in OF:
@@ -184,9 +195,11 @@ async def test_spans_and_groups_are_those_of_events(
         if names and not names[0].startswith(TAG):
             few = await billing.reports.sums.spans(account_id, bounds, Grouping(names), named=NAMED)
             assert few == [named_apart(span) for span in found]
+    await assert_spent_by_keys(billing, account_id, events)
     while await roll(billing.database, most_fresh=0):
         pass
     await folded(billing, account_id, events)
+    await assert_spent_by_keys(billing, account_id, events)
     for names in groupings():
         bounds = bounds_of(chosen)
         found = await billing.reports.sums.spans(account_id, bounds, Grouping(names))
