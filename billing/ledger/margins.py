@@ -16,7 +16,8 @@ from typing import Final, NamedTuple
 from ulid import ULID
 
 from billing.database.connection import Database, Row, queries
-from billing.ledger.used import DAY, MONTH, PLANNED_EACH_TIME, UsageQueryError
+from billing.ledger.sums import PLANNED_EACH_TIME
+from billing.ledger.used import DAY, MONTH, UsageQueryError
 
 MOST_GROUPS: Final = 50_000
 """Groups of one answer that has all."""
