@@ -20,7 +20,7 @@ import aiohttp
 import asyncpg
 from argon2 import PasswordHasher
 
-from benchmarks.crowd import ACCOUNTS, EMAIL, LARGE, PERSON, STATEMENT_S, check, fill, ids
+from benchmarks.crowd import ACCOUNTS, EMAIL, LARGE, PERSON, STATEMENT_S, check, fill, fold_all, ids
 from benchmarks.figures import Spread, percentile
 from benchmarks.installation import Installation, write_config
 from benchmarks.modes import MODES
@@ -132,6 +132,7 @@ async def crowded(stage: Stage, events: int, report: Report, accounts: int = ACC
     await migrate(url)
     database = Database(url, size=1, timeout_s=STATEMENT_S)
     try:
+        await fold_all(database, report)
         await check(database)
     finally:
         await database.close()

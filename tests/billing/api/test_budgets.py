@@ -18,7 +18,7 @@ from billing.client.client import BillingClient
 from billing.database.connection import DatabaseRefused
 from billing.ledger.catalogue import sync_prices
 from billing.ledger.reports import roll
-from billing.ledger.used import UsageSums
+from billing.ledger.sums import UsageSums
 from billing.notices.destinations import Poster
 from billing.notices.worker import NoticeRules, NoticeWorker
 from billing.usage import Usage

@@ -14,8 +14,8 @@ from billing.exports.cursor import Exports
 from billing.exports.meters import StripeMeter, StripeMeters
 from billing.exports.worker import ExportWorker
 from billing.ledger.writer import write_debits
+from billing.payments.customers import Customers
 from billing.payments.events import PaymentEvents
-from billing.payments.flows import Customers
 from billing.payments.stripe.client import StripeAccess
 from billing.payments.stripe.provider import StripePayments
 from tests.billing.exports.support import LATER, debit, drain, opened, used, working
