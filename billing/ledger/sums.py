@@ -252,7 +252,7 @@ class Folds:
             return 0
         self._next = time.monotonic() + FOLD_EVERY_S
         try:
-            steps = await fold(self._database, FOLD_STEPS)
+            steps = await fold(self._database, FOLD_STEPS, after=FOLD_AFTER, rows=FOLD_ROWS)
         except DatabaseError as error:
             logger.info("usage by one dimension is not summed for now: %s", error)
             return 0
@@ -261,7 +261,7 @@ class Folds:
         return steps
 
 
-async def fold(database: Database, steps: int, *, after: timedelta = FOLD_AFTER, rows: int = FOLD_ROWS) -> int:
+async def fold(database: Database, steps: int, *, after: timedelta, rows: int) -> int:
     """Fold hours that are over since `after`, of accounts that have so many sums of them, in at most so many
     transactions; return how many these were. Raises `DatabaseError`: the last one has changed nothing then."""
     taken = 0

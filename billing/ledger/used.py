@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from itertools import pairwise
+from operator import add, sub
 from typing import Final, NamedTuple
 
 from billing.errors import MetergateError
@@ -113,7 +114,7 @@ class Used(NamedTuple):
 
     def plus(self, other: "Used", sign: int = 1) -> "Used":
         """Return both together, or without the other where `sign` is -1."""
-        return Used(*(mine + sign * theirs for mine, theirs in zip(self, other, strict=True)))
+        return Used._make(map(add if sign > 0 else sub, self, other))
 
 
 NOTHING: Final = Used()

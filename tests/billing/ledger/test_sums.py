@@ -10,7 +10,7 @@ from billing.database.migrate import migrate
 from billing.ledger import reports
 from billing.ledger import sums as summing
 from billing.ledger.catalogue import sync_prices
-from billing.ledger.reports import roll
+from billing.ledger.reports import Roller, roll
 from billing.ledger.sums import fold
 from billing.ledger.used import BEGINNING, END, Grouping
 from billing.ledger.verify import verify
@@ -187,10 +187,12 @@ async def test_hours_that_are_over_are_folded_and_late_requests_added(
         await used(billing, account_id, at=at)
     assert await roll(billing.database) == 12
     assert await fold(billing.database, 9, after=AT_ONCE, rows=10) == 0  # nine sums of hours: read as they are
-    monkeypatch.setattr(summing, "FOLD_STEP", 1)
+    for name, value in {"FOLD_STEP": 1, "FOLD_STEPS": 2, "FOLD_ROWS": 9, "FOLD_AFTER": AT_ONCE}.items():
+        monkeypatch.setattr(summing, name, value)
+    roller = Roller(billing.database, "me", interval_s=0.0)
     folded = "SELECT count(*) FROM usage_folds WHERE caught_up"
-    for steps, taken, caught_up in ((2, 2, 0), (9, 3, 1)):
-        assert await fold(billing.database, steps, after=AT_ONCE, rows=9) == taken
+    for caught_up in (0, 0, 1):  # two hours a round, of five
+        assert await roller.round() == 0
         assert await billing.database.value(folded) == caught_up
         await assert_verified(billing)
     await used(billing, account_id, at=hours[0])  # late, before all that was folded
