@@ -16,7 +16,7 @@ import logging
 import re
 import time
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from datetime import datetime, timedelta
 from typing import Final, NamedTuple
 
@@ -33,6 +33,7 @@ from billing.ledger.used import (
     UsageQueryError,
     Used,
     UsedBy,
+    begins,
     compose,
 )
 
@@ -178,12 +179,21 @@ async def _folded(
         *_columns([piece for piece in pieces if piece.granularity >= HOUR and piece.since < until]),
         *(one.kind, one.values, one.all_but is not None, MOST_ROWS + 1),
     )
-    left = [
-        piece._replace(granularity=HOUR, since=until) if piece.granularity >= HOUR and piece.since < until else piece
-        for piece in pieces
-        if piece.granularity < HOUR or piece.until > until
-    ]
-    return rows, left
+    return rows, [left for piece in pieces for left in _left(piece, until)]
+
+
+def _left(piece: _Read, until: datetime) -> Iterator[_Read]:
+    """Yield what of a piece is not folded until an hour: hours to the next day, then days to the next month, then
+    months. So what is read stays little where hours could not be folded for long."""
+    if piece.granularity < HOUR or piece.since >= until:
+        yield piece
+        return
+    at = until
+    for granularity in range(HOUR, piece.granularity + 1):
+        ends = piece.until if granularity == piece.granularity else min(piece.until, begins(at, granularity + 1))
+        if at < ends:
+            yield piece._replace(granularity=granularity, since=at, until=ends)
+        at = max(at, ends)
 
 
 async def _tag_id(connection: Connection, account_id: str, tag: str | None) -> int:
