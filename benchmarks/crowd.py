@@ -20,7 +20,7 @@ import asyncpg
 from benchmarks.subjects import Report, Unsound
 from billing.database.connection import Database
 from billing.ledger.reports import Reports
-from billing.ledger.sums import FOLD_AFTER, FOLD_ROWS, FOLD_STEPS, fold
+from billing.ledger.sums import Folds
 from billing.ledger.used import BEGINNING, END, total
 
 DAYS: Final = 90
@@ -255,7 +255,7 @@ async def _fill(connection: Any, events: int, accounts: int, told: Report) -> No
 async def fold_all(database: Database, report: Report) -> None:
     """Fold hours until none are due, as gateways do once the sums by one dimension are new."""
     began = time.monotonic()
-    while steps := await fold(database, FOLD_STEPS, after=FOLD_AFTER, rows=FOLD_ROWS):
+    while steps := await Folds(database).round():
         report(f"crowd: {steps} times some hours folded ({time.monotonic() - began:.1f} s)")
 
 

@@ -15,7 +15,8 @@ import asyncio
 import logging
 import re
 import time
-from collections.abc import Sequence
+from collections import deque
+from collections.abc import Iterator, Sequence
 from datetime import datetime, timedelta
 from typing import Final, NamedTuple
 
@@ -32,6 +33,7 @@ from billing.ledger.used import (
     UsageQueryError,
     Used,
     UsedBy,
+    begins,
     compose,
 )
 
@@ -55,9 +57,13 @@ others are added later, one by one."""
 FOLD_ROWS: Final = 400
 """Sums of hours that are folded at once, at least: fewer are read as they are."""
 FOLD_STEP: Final = 20_000
-"""Sums of hours without tags that one transaction folds, but for an hour that alone has more: less than a second."""
-FOLD_STEPS: Final = 10
-"""Transactions before usage is moved again."""
+"""Sums of hours that one transaction folds, without tags and of each tag, but for an hour that alone has more: less
+than two seconds with the most tags."""
+FOLD_STEPS: Final = 1_000
+FOLD_S: Final = 3.0
+"""Transactions before usage is moved again, and how long before the last of them begins."""
+FOLD_LOOKED_AT: Final = 10_000
+"""Accounts whose sums are counted at once to find those that are due: less than two seconds."""
 
 _ALL_BY: Final = "feature"
 """What all requests are added up of, where they are not grouped: the dimension with the fewest values."""
@@ -173,12 +179,21 @@ async def _folded(
         *_columns([piece for piece in pieces if piece.granularity >= HOUR and piece.since < until]),
         *(one.kind, one.values, one.all_but is not None, MOST_ROWS + 1),
     )
-    left = [
-        piece._replace(granularity=HOUR, since=until) if piece.granularity >= HOUR and piece.since < until else piece
-        for piece in pieces
-        if piece.granularity < HOUR or piece.until > until
-    ]
-    return rows, left
+    return rows, [left for piece in pieces for left in _left(piece, until)]
+
+
+def _left(piece: _Read, until: datetime) -> Iterator[_Read]:
+    """Yield what of a piece is not folded until an hour: hours to the next day, then days to the next month, then
+    months. So what is read stays little where hours could not be folded for long."""
+    if piece.granularity < HOUR or piece.since >= until:
+        yield piece
+        return
+    at = until
+    for granularity in range(HOUR, piece.granularity + 1):
+        ends = piece.until if granularity == piece.granularity else min(piece.until, begins(at, granularity + 1))
+        if at < ends:
+            yield piece._replace(granularity=granularity, since=at, until=ends)
+        at = max(at, ends)
 
 
 async def _tag_id(connection: Connection, account_id: str, tag: str | None) -> int:
@@ -243,32 +258,27 @@ class Folds:
 
     def __init__(self, database: Database) -> None:
         self._database = database
+        self._due: deque[Row] = deque()
         self._next = 0.0
 
     async def round(self) -> int:
-        """Fold what is due, where that was not looked for recently, and return how many transactions it took. A failure
-        is logged, and tried again later."""
-        if time.monotonic() < self._next:
-            return 0
-        self._next = time.monotonic() + FOLD_EVERY_S
+        """Fold what is due, in `FOLD_STEPS` transactions at most, and return how many it took. Accounts are looked for
+        once those found before are folded, and not recently. A failure is logged, and its account left for then."""
+        began, taken = time.monotonic(), 0
         try:
-            steps = await fold(self._database, FOLD_STEPS, after=FOLD_AFTER, rows=FOLD_ROWS)
+            if not self._due and began >= self._next:
+                self._next = began + FOLD_EVERY_S
+                self._due.extend(await self._database.rows(_query("fold_due"), FOLD_ROWS, FOLD_AFTER, FOLD_LOOKED_AT))
+            while self._due and taken < FOLD_STEPS and (not taken or time.monotonic() < began + FOLD_S):
+                if await fold_step(self._database, *self._due[0]):
+                    taken += 1
+                else:
+                    self._due.popleft()
         except DatabaseError as error:
             logger.info("usage by one dimension is not summed for now: %s", error)
-            return 0
-        if steps == FOLD_STEPS:
-            self._next = 0.0
-        return steps
-
-
-async def fold(database: Database, steps: int, *, after: timedelta, rows: int) -> int:
-    """Fold hours that are over since `after`, of accounts that have so many sums of them, in at most so many
-    transactions; return how many these were. Raises `DatabaseError`: the last one has changed nothing then."""
-    taken = 0
-    for due in await database.rows(_query("fold_due"), rows, after):
-        while taken < steps and await fold_step(database, due["account_id"], due["ends"]):
-            taken += 1
-    return taken
+            if self._due:
+                self._due.popleft()
+        return taken
 
 
 async def fold_step(database: Database, account_id: str, ends: datetime) -> bool:

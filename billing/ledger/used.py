@@ -190,3 +190,11 @@ def _nearest(at: datetime, level: int) -> datetime:
         before = at.replace(day=1, hour=0, minute=0)
         after = (before + timedelta(days=32)).replace(day=1)
     return before if at - before <= after - at else after
+
+
+def begins(at: datetime, level: int) -> datetime:
+    """Return the first beginning of a day or month of UTC that is not before the beginning of an hour."""
+    day = at.replace(hour=0)
+    if day < at:
+        day += timedelta(days=1)
+    return day if level == DAY or day.day == 1 else (day.replace(day=1) + timedelta(days=32)).replace(day=1)

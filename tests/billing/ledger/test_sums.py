@@ -1,5 +1,6 @@
 """Sums by dimension and tag: made by the roller of fresh rows, by the migration of what was there, and verified."""
 
+import itertools
 import json
 from datetime import UTC, datetime, timedelta
 
@@ -11,7 +12,7 @@ from billing.ledger import reports
 from billing.ledger import sums as summing
 from billing.ledger.catalogue import sync_prices
 from billing.ledger.reports import Roller, roll
-from billing.ledger.sums import fold
+from billing.ledger.sums import Folds
 from billing.ledger.used import BEGINNING, END, Grouping
 from billing.ledger.verify import verify
 from billing.usage import Usage
@@ -186,8 +187,10 @@ async def test_hours_that_are_over_are_folded_and_late_requests_added(
     for at in hours[1:]:
         await used(billing, account_id, at=at)
     assert await roll(billing.database) == 12
-    assert await fold(billing.database, 9, after=AT_ONCE, rows=10) == 0  # nine sums of hours: read as they are
-    for name, value in {"FOLD_STEP": 1, "FOLD_STEPS": 2, "FOLD_ROWS": 9, "FOLD_AFTER": AT_ONCE}.items():
+    monkeypatch.setattr(summing, "FOLD_AFTER", AT_ONCE)
+    monkeypatch.setattr(summing, "FOLD_ROWS", 10)
+    assert await Folds(billing.database).round() == 0  # nine sums of hours: read as they are
+    for name, value in {"FOLD_STEP": 1, "FOLD_STEPS": 2, "FOLD_ROWS": 9}.items():
         monkeypatch.setattr(summing, name, value)
     roller = Roller(billing.database, "me", interval_s=0.0)
     folded = "SELECT count(*) FROM usage_folds WHERE caught_up"
@@ -214,3 +217,28 @@ async def test_hours_that_are_over_are_folded_and_late_requests_added(
     assert f"{account_id}, tag team=blue, month " in checks["by one"].examples[0]
     (span,) = await billing.reports.sums.spans(account_id, (BEGINNING, END), Grouping(("tag:team",)))
     assert span["blue",].requests > 10  # what is wrong there is what is read
+
+
+async def test_no_account_holds_up_others_and_values_of_tags_count(
+    billing: Billing, account_id: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Few accounts are looked at at once, one that fails is passed over, and an hour with many values of a tag is
+    folded by itself."""
+    other = await billing.accounts.create("Other", credit_limit_nano=10**12)
+    hours = [minutes_ago(60 * back) for back in (2, 3, 4)]
+    for at, team, account in itertools.product(hours, "abc", (account_id, other.id)):
+        await billing.debit(account, "key_1", USAGE, admitted_at=at, tags=json.dumps({"team": team}))
+    assert await roll(billing.database) == 18
+    for name, value in {"FOLD_STEP": 2, "FOLD_ROWS": 3, "FOLD_AFTER": AT_ONCE}.items():
+        monkeypatch.setattr(summing, name, value)
+    await billing.database.execute(f"ALTER TABLE usage_by_one ADD CONSTRAINT broken CHECK (account_id <> '{other.id}')")
+    folds = Folds(billing.database)
+    assert await folds.round() + await folds.round() == 4  # three hours, and until now
+    folded = "SELECT account_id FROM usage_folds WHERE caught_up"
+    assert [row["account_id"] for row in await billing.database.rows(folded)] == [account_id]
+    await billing.database.execute("ALTER TABLE usage_by_one DROP CONSTRAINT broken")
+    monkeypatch.setattr(summing, "FOLD_LOOKED_AT", 0)
+    assert await Folds(billing.database).round() == 0
+    monkeypatch.setattr(summing, "FOLD_LOOKED_AT", 9)
+    assert await Folds(billing.database).round() == 4
+    await assert_verified(billing)

@@ -6,7 +6,7 @@ import random
 from collections import defaultdict
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
-from itertools import islice, pairwise
+from itertools import chain, cycle, islice, pairwise
 from typing import Final
 
 import pytest
@@ -17,7 +17,7 @@ from billing.ledger import reports
 from billing.ledger.catalogue import sync_prices
 from billing.ledger.debits import UsageEvent
 from billing.ledger.reports import roll
-from billing.ledger.sums import fold_step
+from billing.ledger.sums import _left, _Read, fold_step
 from billing.ledger.used import (
     BEGINNING,
     END,
@@ -79,6 +79,28 @@ def test_few_rows_are_read() -> None:
     hours = sum((piece.until - piece.since) / timedelta(hours=1) for piece in pieces if piece.granularity == 1)
     assert hours <= 366 * 5
     assert {piece.granularity for piece in pieces} == {1, 2}
+
+
+@given(st.lists(MINUTES, min_size=2, max_size=9, unique=True).map(sorted), MINUTES)
+def test_what_is_not_folded_is_read_in_few_pieces(bounds: list[datetime], moment: datetime) -> None:
+    """However long ago the last hour was folded, and each moment after it in one of them."""
+    until = moment.replace(minute=0)
+    for part in chain(*compose(bounds)):
+        piece = _Read(*part.piece, 1, part.sign)
+        left = list(_left(piece, until))
+        if piece.granularity == 0 or piece.since >= until:
+            assert left == [piece]
+            continue
+        ends = [until, *(each.until for each in left)]
+        assert [each.since for each in left] == ends[:-1]
+        assert ends[-1] == max(until, piece.until)
+        for each in left:
+            assert each == piece._replace(granularity=each.granularity, since=each.since, until=each.until)
+            assert not (each.granularity > 1 and (each.since.hour or each.until.hour))
+            assert not (each.granularity > 2 and (each.since.day > 1 or each.until.day > 1))
+            assert each.granularity == piece.granularity or each.until - each.since <= timedelta(
+                days=(0, 1, 31)[each.granularity]
+            )
 
 
 @pytest.fixture
@@ -227,24 +249,30 @@ async def test_of_one_key_user_or_feature(billing: Billing, account_id: str, eve
             )
 
 
-async def test_nothing_changes_while_rows_are_moved(
+async def test_nothing_changes_while_rows_are_moved_and_folded(
     billing: Billing, account_id: str, events: list[UsageEvent]
 ) -> None:
+    """Rows that are moved after their hour is folded, most of them, are counted once all the same."""
     bounds = [STARTS[0], STARTS[1] + timedelta(hours=5, minutes=17), STARTS[2], END]
-    expected = counted(events, bounds, ("user", "tag:team"))
+    ways = [("user", "tag:team"), ("user",), ("tag:team",), ()]
+    expected = {names: counted(events, bounds, names) for names in ways}
 
     async def move() -> None:
+        folds = islice(periods(STARTS[1], Period.hour, zone_of("UTC")), 0, None, 9)
         while await roll(billing.database, 7, most_fresh=0):
-            pass
+            assert await fold_step(billing.database, account_id, next(folds))
 
     moving = asyncio.create_task(move())
     reads = 0
-    while not moving.done():
-        assert await billing.reports.sums.spans(account_id, bounds, Grouping(("user", "tag:team"))) == expected
+    for names in cycle(ways):
+        if moving.done():
+            break
+        assert await billing.reports.sums.spans(account_id, bounds, Grouping(names)) == expected[names], names
         reads += 1
     await moving
     assert reads > 3
-    assert await billing.reports.sums.spans(account_id, bounds, Grouping(("user", "tag:team"))) == expected
+    for names in ways:
+        assert await billing.reports.sums.spans(account_id, bounds, Grouping(names)) == expected[names], names
 
 
 async def test_values_beyond_the_first_are_one_group(
