@@ -153,7 +153,7 @@ async def serving(runtime: Runtime, metrics: Metrics | None = None) -> AsyncIter
         lambda: price_follower.broken,
         "max",
     )
-    engine.loops.on_failure = metrics.loop_failed
+    metrics.loop_failures = engine.loops.failures
     try:
         await engine.start()
         _start_loops(runtime, metrics, jobs, aside, price_follower)

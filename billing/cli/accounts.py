@@ -8,9 +8,9 @@ import typer
 from msgspec import UNSET
 
 from billing.cli.commands import Connect, group
-from billing.cli.operator import add_call, quota_text, quotas_of, shown_account
+from billing.cli.operator import add_call, quota_text, quotas_of, repeatable, shown_account
 from billing.cli.options import AccountId, Cursor, Limit, Quotas
-from billing.cli.output import UNREACHABLE, CommandFailed, Shown, Table, page_parts
+from billing.cli.output import Shown, Table, page_parts
 from billing.pages import DEFAULT_LIMIT
 from billing.principals import Status
 from billing.shapes.accounts import AccountPatch, Against, GrantShape, NewCredit
@@ -239,18 +239,9 @@ async def _give(
 ) -> Shown:
     from ulid import ULID
 
-    from billing.answers import Refused, Unreachable
-
     key = idempotency_key or str(ULID())
-    unknown = f"The {what} may have been made or not: repeat it with --idempotency-key {key}."
-    try:
+    with repeatable(what, key):
         result = await call(account_id, amount_usd, idempotency_key=key, note=note)
-    except Unreachable as error:
-        raise CommandFailed(f"{error} {unknown}", UNREACHABLE) from error
-    except Refused as error:
-        if error.status < 500:
-            raise
-        raise CommandFailed(f"{error.message} {unknown}", UNREACHABLE) from error
     rows = [
         ("transfer", result.transfer_id),
         ("amount USD", result.amount_usd),

@@ -48,6 +48,7 @@ ADDERS: Final = {
 }
 """The commands of the group, and what adds them."""
 _UNAUTHORIZED: Final = 401
+_FAILED: Final = 500
 _AWAY: Final = 503
 _QUOTA: Final = re.compile(r"(?P<window>[^:=@]+):(?P<metric>[^:=@]+)=(?P<limit>[^@]+)(?:@(?P<model>.+))?")
 EXPECTED: Final = "expected window:metric=limit, such as day:tokens=100000 or month:cost=12.50@gpt-4*"
@@ -133,6 +134,22 @@ def add_call(app: typer.Typer, name: str, call: Call, connect: Connect) -> None:
         output.show(shown)
 
     add_command(app, name, work, REMOTE)
+
+
+@contextmanager
+def repeatable(what: str, key: str) -> Iterator[None]:
+    """Tell, where it is not known whether `what` was made, by which idempotency key it is repeated without harm."""
+    from billing.answers import Refused, Unreachable
+
+    unknown = f"The {what} may have been made or not: repeat it with --idempotency-key {key}."
+    try:
+        yield
+    except Unreachable as error:
+        raise CommandFailed(f"{error} {unknown}", UNREACHABLE) from error
+    except Refused as error:
+        if error.status < _FAILED:
+            raise
+        raise CommandFailed(f"{error.message} {unknown}", UNREACHABLE) from error
 
 
 @contextmanager

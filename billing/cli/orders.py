@@ -7,7 +7,7 @@ import typer
 from ulid import ULID
 
 from billing.cli.commands import Connect, group
-from billing.cli.operator import add_call
+from billing.cli.operator import add_call, repeatable
 from billing.cli.options import Cursor, Limit
 from billing.cli.output import Shown, Table, page_parts
 from billing.pages import DEFAULT_LIMIT
@@ -120,8 +120,10 @@ async def refund(
 
     from billing.shapes.payments import NewOrderRefund
 
-    body = NewOrderRefund(idempotency_key=idempotency_key or str(ULID()), amount_usd=amount_usd or UNSET)
-    done = await client.refund_order(order_id, body)
+    key = idempotency_key or str(ULID())
+    body = NewOrderRefund(idempotency_key=key, amount_usd=amount_usd or UNSET)
+    with repeatable("refund", key):
+        done = await client.refund_order(order_id, body)
     return Shown(done.received, (f"{done.amount_usd} USD are given back: {done.refund_id} ({done.status}).",))
 
 

@@ -218,6 +218,7 @@ class Engine:
         await self.lease.renew()
         await self.partitions.look_at_ledger()
         self.outbox.spool = self._open_spool()
+        self.loops.count("lease")
         self.lease.start()
         try:
             await self._begin()

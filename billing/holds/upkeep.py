@@ -40,19 +40,24 @@ CANCEL_ATTEMPTS: Final = 10
 
 
 class Loops:
-    """Runs loops by name. `on_failure` is told the name of each one that failed; `clock` is monotonic, in seconds."""
+    """Runs loops by name. `failures` counts how often each has failed: 0 from its start on, so that a metric of it can
+    rise; `clock` is monotonic, in seconds."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self.clock = clock
         self.failures: Counter[str] = Counter()
-        self.on_failure: Callable[[str], None] | None = None
         self._failed_s: dict[str, float] = {}
         self._last_failures: dict[str, str] = {}
         self.tasks: dict[str, asyncio.Task[None]] = {}
 
     def start(self, name: str, loop: Callable[[], Coroutine[Any, Any, None]]) -> None:
         """Run what `loop` makes, anew each time that it fails or ends by itself."""
+        self.count(name)
         self.tasks[name] = asyncio.create_task(self._keep(name, loop), name=name)
+
+    def count(self, name: str) -> None:
+        """Count the failures of a loop, of one that a thread runs as well: 0 so far."""
+        self.failures.setdefault(name, 0)
 
     async def _keep(self, name: str, loop: Callable[[], Coroutine[Any, Any, None]]) -> None:
         pause_s = FIRST_PAUSE_S
@@ -80,8 +85,6 @@ class Loops:
         new = self._last_failures.get(name) != failure
         self._last_failures[name] = failure
         logger.error("the %s loop failed and begins anew: %s", name, failure, exc_info=error if new else None)
-        if self.on_failure is not None:
-            self.on_failure(name)
 
     def troubled(self) -> list[str]:
         """Return names of loops that have failed of late, sorted."""

@@ -13,6 +13,8 @@ expiry         Expiry: what is left of credit at its time is taken back; Recover
 events         what providers tell: stored, acknowledged, then looked into
 return_urls    where payers may be sent                                                pure
 flows          from what is asked for to the page where it is paid
+customers      whom the provider knows as our accounts
+keys           idempotency keys of calls that are made again: where the provider has kept a failure for one
 desk           what operators do: refunds, and what could not be credited
 assembly       all of it put together on one provider
 local/         the local provider, with pages of its own

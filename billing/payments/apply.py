@@ -38,7 +38,7 @@ class After:
     refs: list[ObjectRef] = field(default_factory=list)
     """Objects to look at next."""
     ended: dict[ObjectRef, str] = field(default_factory=dict)
-    """Subscriptions to end at the provider, now, with the idempotency key of that."""
+    """Subscriptions to end at the provider, now, and what the idempotency key of that begins with."""
 
 
 Handler = Callable[[Connection, Any, Any, After], Awaitable["Owner"]]
@@ -108,7 +108,7 @@ class Applier:
         for account_id in after.balances:
             await self._effects.balance_changed(account_id)
         for subscription, key in after.ended.items():
-            await self._end(subscription, key)
+            await self._end(subscription, f"{key}:{asked}")  # ending twice is no harm: no kept failure is in the way
         return [*after.refs, *after.ended]
 
     async def _end(self, subscription: ObjectRef, key: str) -> None:

@@ -12,10 +12,11 @@ from billing.database.connection import queries
 from billing.notices.emit import emit
 from billing.payments.apply import Applier, Handler, checkout_handler, customer_handler
 from billing.payments.auto_recharge import EVERY_S, LEASE, AutoRecharge
+from billing.payments.customers import Customers
 from billing.payments.desk import PaymentDesk
 from billing.payments.events import PaymentEvents
 from billing.payments.expiry import Recovery
-from billing.payments.flows import Customers, FlowRules, Flows, price_id_of
+from billing.payments.flows import FlowRules, Flows, price_id_of
 from billing.payments.local.provider import LocalProvider
 from billing.payments.local.store import LocalStore
 from billing.payments.local.web import Acts
@@ -167,12 +168,12 @@ def make_payments(parts: PaymentParts, rules: PaymentRules, provider: PaymentPro
         return await changes.current(account_id) is not None
 
     flows = Flows(
-        *(provider, orders, customers, parts.accounts, parts.plans, rules.flows),
+        *(database, provider, orders, customers, parts.accounts, parts.plans, rules.flows),
         *(applier.refresh, subscribed, parts.new_id),
     )
     bounds = RechargeRules(rules.flows.min_cents, rules.flows.max_cents)
     recharges = Recharges(database, customers, bounds, parts.now)
-    charging = (orders, flows, provider, applier.refresh, rules.declines, parts.now)
+    charging = (orders, flows, rules.declines, parts.now)
     auto_recharge = AutoRecharge(database, *charging)
     rounds = Rounds(LEASE, EVERY_S, auto_recharge.round, database, parts.new_id())
     desk = PaymentDesk(database, provider, orders, parts.grants, parts.effects, applier.refresh)

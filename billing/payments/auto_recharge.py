@@ -11,7 +11,7 @@ Alerts tell an account that its balance is low, once for each time that it falls
 from __future__ import annotations
 
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Final, Protocol
@@ -21,7 +21,6 @@ from billing.accounts.accounts import AccountNotFound
 from billing.database.connection import Database, queries
 from billing.money import format_usd
 from billing.notices.emit import emit
-from billing.payments.objects import ObjectRef
 from billing.payments.orders import NewOrder, OrderError
 from billing.payments.port import PaymentError
 from billing.payments.recharges import note_end, recharge_of
@@ -59,32 +58,25 @@ class Charger(Protocol):
 
     async def charge(self, order: Order) -> Payment: ...
 
+    async def find(self, order: Order) -> Payment | None: ...
+
     async def save_method(self, account_id: str, return_url: str | None) -> HostedPage: ...
 
 
-class Finder(Protocol):
-    """What finds payments (`port.PaymentProvider`)."""
-
-    async def find_payment(self, order_id: str) -> Payment | None: ...
-
-
 class AutoRecharge:
-    """Charges by what accounts have asked for. `refresh` applies an object's present state, `now` gives an aware time.
-    Methods raise `DatabaseError`."""
+    """Charges by what accounts have asked for. `now` gives an aware time. Methods raise `DatabaseError`."""
 
     def __init__(
         self,
         database: Database,
         orders: Orders,
         charger: Charger,
-        provider: Finder,
-        refresh: Callable[[ObjectRef], Awaitable[object]],
         declines: int,
         now: Callable[[], datetime],
     ) -> None:
         """After so many `declines` it stops."""
-        self._database, self._orders, self._charger, self._provider = database, orders, charger, provider
-        self._refresh, self._declines, self._now, self._after = refresh, declines, now, ""
+        self._database, self._orders, self._charger = database, orders, charger
+        self._declines, self._now, self._after = declines, now, ""
 
     async def round(self) -> int:
         """Charge accounts that are below their thresholds, and go on with what was broken off; return how many were
@@ -144,9 +136,8 @@ class AutoRecharge:
         """Return the payment of an attempt that was broken off: the provider forgets keys after a day, and so is asked
         for the order's payment first. None: nothing was paid, and it is not wanted any more."""
         order = await self._orders.of_key(attempt.account_id, _key(attempt))
-        found = None if order is None else await self._provider.find_payment(order.id)
+        found = None if order is None else await self._charger.find(order)
         if found is not None:
-            await self._refresh(ObjectRef("payment", found.id))
             return found
         if is_wanted:
             return await self._charged(attempt) if order is None else await self._charger.charge(order)

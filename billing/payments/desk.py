@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from billing import audit
 from billing.accounts.grants import PURCHASES, Entry
 from billing.database.connection import Database, queries
+from billing.payments.keys import call_once
 from billing.payments.objects import CURRENCY, NANO_PER_CENT, ObjectRef, Refund, format_cents
 from billing.payments.orders import (
     SCOPE,
@@ -62,15 +63,25 @@ class PaymentDesk:
             if isinstance(found, Refund):
                 return found
             raise OrderConflict("This refund was made before, and the provider does not know it any more.")
-        try:
-            refund = await self._provider.refund(order.payment_id, cents, f"{order.id}:refund:{key}")
-        except PaymentRefused:  # nothing will come of it: its amount is free for another key
-            await self._database.execute(_query("refunds_refused"), order.id, key)
-            raise
+        refund = await self._made(order.id, order.payment_id, cents, key)
         await self._refresh(ObjectRef("payment", order.payment_id))
         # Only now: until its amount is taken from the balance, it counts as asked for against other keys.
         await self._database.execute(_query("refunds_made"), order.id, key, refund.id)
         return refund
+
+    async def _made(self, order_id: str, payment_id: str, cents: int, key: str) -> Refund:
+        """Return the refund of a key, made now unless it was before."""
+        name = f"{order_id}:refund:{key}"
+
+        async def refund(once: str) -> Refund:
+            return await self._provider.refund(payment_id, cents, name, once)
+
+        try:
+            return await call_once(self._database, name, refund)
+        except PaymentRefused as refused:
+            if refused.kind != "unavailable":  # nothing will come of it: its amount is free for another key
+                await self._database.execute(_query("refunds_refused"), order_id, key)
+            raise
 
     async def _asked(
         self, connection: Connection, order: Order, amount_cents: int | None, key: str, actor: audit.Actor

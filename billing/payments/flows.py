@@ -8,14 +8,14 @@ from __future__ import annotations
 
 import logging
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, TypeVar
 
-from billing.database.connection import affected, queries
+from billing.database.connection import queries
 from billing.money import MAX_NANO
-from billing.payments import port
+from billing.payments.keys import TRIES, call_once
 from billing.payments.objects import NANO_PER_CENT, ObjectRef, format_cents
 from billing.payments.orders import NewOrder, Order, OrderConflict, OrderRefused
-from billing.payments.port import CustomerGone, NewCustomer, PaymentError, Purchase, ReturnUrls
+from billing.payments.port import CustomerGone, PaymentError, Purchase, ReturnUrls
 from billing.payments.return_urls import origin_of
 
 if TYPE_CHECKING:
@@ -23,16 +23,16 @@ if TYPE_CHECKING:
 
     from billing.accounts.accounts import Account, Accounts
     from billing.database.connection import Database
+    from billing.payments.customers import Customers
     from billing.payments.objects import Payment
     from billing.payments.orders import Orders
     from billing.payments.port import HostedPage, PaymentProvider
     from billing.plans import Plan, Plans
 
+T = TypeVar("T")
 logger = logging.getLogger(__name__)
 
 _query = queries("billing.payments")
-CUSTOMER_TRIES: Final = 3
-"""Idempotency keys that one call makes a customer under."""
 CLOSED_AT_ONCE: Final = 10
 """Abandoned pages that one order closes."""
 DESCRIPTIONS: Final = {"credit": "Prepaid credit", "recharge": "Prepaid credit (automatic)"}
@@ -72,62 +72,13 @@ class Wanted:
     save_method: bool = False
 
 
-class Customers:
-    """Whom a provider knows as our accounts: one customer for each, however many ask at once.
-
-    The idempotency key is the account and a generation, stored before the provider is asked, so that whoever asks at
-    the same time gets the same customer. One that the provider has lost is made anew, in the next generation, and so is
-    one whose making the provider would fail again under the same key. Methods raise `DatabaseError` and
-    `port.PaymentError`."""
-
-    def __init__(self, database: Database, provider: PaymentProvider) -> None:
-        self._database, self._provider = database, provider
-
-    async def ensure(self, account_id: str, name: str) -> str:
-        """Return the account's customer; one is created where there is none."""
-        named = (account_id, self._provider.name)
-        await self._database.execute(_query("customers_ask"), *named)
-        for _ in range(CUSTOMER_TRIES):
-            row = await self._database.row(_query("customers_get"), *named)
-            if row is None:
-                raise LookupError("the row was written just now, and none are deleted")
-            if row["customer_id"] is not None:
-                return str(row["customer_id"])
-            generation, asked = row["generation"], NewCustomer(account_id, name)
-            try:
-                made = await self._provider.ensure_customer(asked, f"customer:{account_id}:{generation}")
-            except PaymentError as error:
-                if not error.key_is_spent:
-                    raise
-                logger.warning("the customer of %s is asked for under another key: %s", account_id, error)
-                await self._database.execute(_query("customers_again"), *named, generation)
-                continue
-            # Else another call has stored a customer, or has begun the next generation: the row says which.
-            if affected(await self._database.execute(_query("customers_made"), *named, generation, made)):
-                return made
-        raise port.PaymentProviderUnavailable("The payment provider makes no customer now: try again in a moment.")
-
-    async def find(self, account_id: str) -> str | None:
-        """Return the account's customer; None: it has none yet."""
-        row = await self._database.row(_query("customers_get"), account_id, self._provider.name)
-        return None if row is None else row["customer_id"]
-
-    async def method(self, account_id: str) -> str | None:
-        """Return the payment method that is saved, such as `visa 4242`; None: none is."""
-        row = await self._database.row(_query("customers_get"), account_id, self._provider.name)
-        return None if row is None else row["method"]
-
-    async def gone(self, customer_id: str) -> None:
-        """Note that the provider does not know a customer any more: the next `ensure` makes another one."""
-        await self._database.execute(_query("customers_gone"), self._provider.name, customer_id)
-
-
 class Flows:
     """Opens pages and takes payments. `refresh` applies an object's present state; `subscribed` says whether an account
     has a subscription. Methods raise `OrderError`, `port.PaymentError`, `AccountNotFound` and `DatabaseError`."""
 
     def __init__(
         self,
+        database: Database,
         provider: PaymentProvider,
         orders: Orders,
         customers: Customers,
@@ -138,7 +89,7 @@ class Flows:
         subscribed: Callable[[str], Awaitable[bool]],
         new_id: Callable[[], str],
     ) -> None:
-        self._provider, self._orders, self._customers = provider, orders, customers
+        self._database, self._provider, self._orders, self._customers = database, provider, orders, customers
         self._accounts, self._plans, self.rules = accounts, plans, rules
         self._refresh, self._subscribed, self._new_id = refresh, subscribed, new_id
 
@@ -157,20 +108,35 @@ class Flows:
         """Open a page at which a payment method is saved without paying."""
         urls = self.urls(return_url, return_url)
         key = f"setup:{account_id}:{self._new_id()}"
-        return await self._with_customer(account_id, lambda customer_id: self._provider.setup(customer_id, urls, key))
+        account = await self._accounts.get(account_id)
+        return await self._with_customer(account, lambda customer_id: self._provider.setup(customer_id, urls, key))
 
     async def portal(self, account_id: str, return_url: str | None) -> HostedPage:
         """Open the page at which methods, invoices and subscriptions are managed."""
         url, key = self.urls(return_url, return_url).success_url, f"portal:{account_id}:{self._new_id()}"
-        return await self._with_customer(account_id, lambda customer_id: self._provider.portal(customer_id, url, key))
+        account = await self._accounts.get(account_id)
+        return await self._with_customer(account, lambda customer_id: self._provider.portal(customer_id, url, key))
 
     async def charge(self, order: Order) -> Payment:
         """Charge the saved payment method for an order, without the payer, and apply what came of it. The same order
         is charged once, however often this is called."""
         account = await self._accounts.get(order.account_id)
         customer_id = await self._customers.ensure(account.id, account.name)
-        payment = await self._provider.charge(self._purchase(order, customer_id), f"{order.id}:charge")
+        purchase = self._purchase(order, customer_id)
+
+        async def charge(once: str) -> Payment:
+            return await self._provider.charge(purchase, once)
+
+        payment = await call_once(self._database, f"{order.id}:charge", charge)
         await self._refresh(ObjectRef("payment", payment.id))
+        return payment
+
+    async def find(self, order: Order) -> Payment | None:
+        """Return the payment that was made for an order, however long ago, and apply it; None: there is none."""
+        customer_id = await self._customers.find(order.account_id)
+        payment = await self._provider.find_payment(order.id, customer_id)
+        if payment is not None:
+            await self._refresh(ObjectRef("payment", payment.id))
         return payment
 
     def urls(self, success_url: str | None, cancel_url: str | None) -> ReturnUrls:
@@ -237,16 +203,19 @@ class Flows:
 
     async def _open(self, account: Account, order: Order, urls: ReturnUrls) -> Order:
         """Open an order's page. A customer that the provider has lost is made anew, once."""
-        customer_id = await self._customers.ensure(account.id, account.name)
-        try:
+
+        async def opened(customer_id: str) -> Order:
             purchase = self._purchase(order, customer_id)
-            page = await self._provider.checkout(purchase, urls, f"{order.id}:checkout:{customer_id}")
-        except CustomerGone:
-            await self._customers.gone(customer_id)
-            customer_id = await self._customers.ensure(account.id, account.name)
-            purchase = self._purchase(order, customer_id)
-            page = await self._provider.checkout(purchase, urls, f"{order.id}:checkout:{customer_id}")
-        return await self._orders.opened(order.id, customer_id, page)
+
+            async def checkout(once: str) -> HostedPage:
+                return await self._provider.checkout(purchase, urls, once)
+
+            # Of a page that a failed call has opened nobody knows the address.
+            key = f"{order.id}:checkout:{customer_id}"
+            page = await call_once(self._database, key, checkout, tries=TRIES)
+            return await self._orders.opened(order.id, customer_id, page)
+
+        return await self._with_customer(account, opened)
 
     async def _close_others(self, order: Order, page: ObjectRef) -> None:
         """Close the account's other pages of plans, so that nobody pays for two: of orders that come at the same time
@@ -269,11 +238,10 @@ class Flows:
             logger.info("abandoned pages of %s stay open: %s", account_id, error)
 
     async def _close(self, page: ObjectRef) -> None:
-        await self._provider.expire_checkout(page.id, f"{page.id}:replaced")
+        await self._provider.expire_checkout(page.id, f"{page.id}:replaced:{self._new_id()}")
         await self._refresh(page)
 
-    async def _with_customer(self, account_id: str, ask: Callable[[str], Awaitable[HostedPage]]) -> HostedPage:
-        account = await self._accounts.get(account_id)
+    async def _with_customer(self, account: Account, ask: Callable[[str], Awaitable[T]]) -> T:
         customer_id = await self._customers.ensure(account.id, account.name)
         try:
             return await ask(customer_id)

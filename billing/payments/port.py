@@ -146,12 +146,13 @@ class PaymentProvider(Protocol):
         """Charge the customer's saved payment method without the payer. A decline is a payment that is `failed`; one
         that needs the payer is `requires_action` and takes nothing; without a saved method it is `failed` and hard."""
 
-    async def find_payment(self, order_id: str) -> Payment | None:
+    async def find_payment(self, order_id: str, customer_id: str | None = None) -> Payment | None:
         """Return the newest payment that was made for an order, by its metadata: for an order whose payment may have
-        been made by a process that died before it knew."""
+        been made by a process that died before it knew. One of this customer's last ones is found at once."""
 
-    async def refund(self, payment_id: str, amount_cents: int, key: str) -> Refund:
-        """Give back a part of a payment, or all of it."""
+    async def refund(self, payment_id: str, amount_cents: int, name: str, key: str | None = None) -> Refund:
+        """Give back a part of a payment, or all of it. One that was made by this `name` of ours before is returned,
+        however long ago that was and under whichever key; without a key the name is it."""
 
     async def change_plan(
         self, subscription_id: str, price_id: str, when: Literal["now", "period_end"], key: str

@@ -27,11 +27,6 @@ LABEL_SETS_LIMIT: Final = 1_000
 OTHER: Final = "other"
 TOKEN_CLASSES: Final = ("input", "cached_input", "output", "reasoning")
 OUTCOMES: Final[tuple[Outcome, ...]] = ("settled", "voided", "ledger_way", "lost")
-LOOPS: Final = (
-    *("lease", "outbox", "ledger_way", "roller", "relay", "sweep", "subscribe"),  # of billing.holds.engine
-    *("housekeeping", "metrics", "plans", "refused", "reconcile"),  # of gateway.app and gateway.endpoints.jobs
-    *("targets_tell", "targets_listen"),  # of gateway.proxy.target_health
-)
 
 # Upper bounds of buckets, in seconds: of our own steps, and of what a provider takes (upstream_timeout_s is 600).
 STEP_BOUNDS: Final = (0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5)
@@ -69,7 +64,7 @@ COUNTERS: Final = {
 }
 HISTOGRAMS: Final = {
     "hold_latency_seconds": Histogram("Time to take a hold.", STEP_BOUNDS),
-    "settle_latency_seconds": Histogram("Time to settle or void a hold.", STEP_BOUNDS),
+    "settle_latency_seconds": Histogram("Time from an answer's end to its debit being kept.", STEP_BOUNDS),
     "upstream_latency_seconds": Histogram("Time from sending to the answer's head.", PROVIDER_BOUNDS, ("provider",)),
     "time_to_first_byte_seconds": Histogram(
         "Time from a stream's request to its first byte from the provider.", PROVIDER_BOUNDS, ("provider",)

@@ -27,7 +27,6 @@ from gateway.metrics.folder import (
     COUNTERS,
     HISTOGRAMS,
     LABEL_SETS_LIMIT,
-    LOOPS,
     OTHER,
     OUTCOMES,
     PROVIDER_BOUNDS,
@@ -79,9 +78,8 @@ class Metrics:
         for outcome in OUTCOMES:  # there from the start: a series whose first value is 1 has not risen for Prometheus
             self._settlements[outcome, False] = [0]
             self._settlements[outcome, True] = [0]
-        self._loop_failures: _Cells[str, int] = _Cells([0], OTHER)
-        for loop in LOOPS:
-            self._loop_failures[loop] = [0]
+        self.loop_failures: Mapping[str, int] = {}
+        """How often each loop beside the requests has failed, by its name; whoever runs the loops counts them."""
         self._hold: list[float] = [0] * (len(STEP_BOUNDS) + 2)
         self._settle: list[float] = [0] * (len(STEP_BOUNDS) + 2)
         self._upstream: _Cells[str, float] = _Cells([0] * (len(PROVIDER_BOUNDS) + 2), OTHER)
@@ -167,10 +165,6 @@ class Metrics:
         """Count one hold that ended; `estimated` if the usage was not the provider's own count."""
         self._settlements[outcome, estimated][0] += 1
 
-    def loop_failed(self, loop: str) -> None:
-        """Count one loop that failed and began anew."""
-        self._loop_failures[loop][0] += 1
-
     def gauge(self, name: str, help: str, read: Callable[[], float], combine: Combine = "sum", **labels: str) -> None:
         """Show what `read` returns at each flush and scrape as `metergate_NAME`, with these labels, such as
         `provider`; NaN or infinite: not shown.
@@ -251,7 +245,7 @@ class Metrics:
                 "implausible_usage": {(): self._implausible_usage},
                 "usage_doubts": {key: cell[0] for key, cell in self._usage_doubts.items()},
                 "settlements": {_labels(key): cell[0] for key, cell in self._settlements.items()},
-                "loop_failures": {(name,): cell[0] for name, cell in self._loop_failures.items()},
+                "loop_failures": {(name,): count for name, count in self.loop_failures.items()},
             },
             histograms={
                 "hold_latency_seconds": {(): self._hold},

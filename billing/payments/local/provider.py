@@ -147,20 +147,20 @@ class LocalProvider:
 
         return await self._once(key, purchase, Payment, make)
 
-    async def find_payment(self, order_id: str) -> Payment | None:
+    async def find_payment(self, order_id: str, customer_id: str | None = None) -> Payment | None:
         """Return the newest payment that was made for an order."""
         found = await self.store.of_order("payment", order_id)
         whole = None if found is None else await self.fetch(ObjectRef("payment", found.id))
         return whole if isinstance(whole, Payment) else None
 
-    async def refund(self, payment_id: str, amount_cents: int, key: str) -> Refund:
-        """Give back a part of a payment, or all of it. Raises `PaymentRefused` for more than is left of it, and for one
-        that is disputed."""
+    async def refund(self, payment_id: str, amount_cents: int, name: str, key: str | None = None) -> Refund:
+        """Give back a part of a payment, or all of it: once by `name`, which is kept as a key is. Raises
+        `PaymentRefused` for more than is left of it, and for one that is disputed."""
 
         async def make(change: Change) -> Refund:
             return await self.refund_in(change, payment_id, amount_cents)
 
-        return await self._once(key, [payment_id, amount_cents], Refund, make)
+        return await self._once(name, [payment_id, amount_cents], Refund, make)
 
     async def refund_in(self, change: Change, payment_id: str, amount_cents: int) -> Refund:
         """Give back as `refund`, in a change of the provider's."""

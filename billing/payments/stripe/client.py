@@ -81,8 +81,8 @@ class AccessRefused(PaymentRefused):
     kind = "unavailable"
 
 
-class KeyReused(PaymentRefused):
-    """An idempotency key was used within a day for a call with other parameters: what that has made is there."""
+class KeyReused(PaymentProviderUnavailable):
+    """An idempotency key was used within a day for a call with other parameters, and may have made something."""
 
     key_is_spent = True
 

@@ -17,6 +17,7 @@ ACCOUNT: Final = "metergate_account"
 ORDER: Final = "metergate_order"
 KIND: Final = "metergate_kind"
 DEPLOYMENT: Final = "metergate_deployment"
+REFUND: Final = "metergate_refund"
 
 LIVE_KEYS: Final = ("sk_live_", "rk_live_")
 TEST_KEYS: Final = ("sk_test_", "rk_test_")

@@ -8,10 +8,10 @@ from datetime import datetime
 from typing import TYPE_CHECKING, Any, Final, Literal
 
 from billing.payments.objects import CURRENCY, ObjectKind, ObjectRef, Payment
-from billing.payments.port import CustomerGone, HostedPage, PaymentRefused
+from billing.payments.port import CustomerGone, HostedPage, PaymentError, PaymentRefused
 from billing.payments.stripe import bills, objects, parameters, signatures
 from billing.payments.stripe.client import PAGE, Decline, KeyReused, StripeAccess, StripeCalls, declined_by
-from billing.payments.stripe.parameters import ORDER, CheckoutRules, Params
+from billing.payments.stripe.parameters import ORDER, REFUND, CheckoutRules, Params
 
 if TYPE_CHECKING:
     from billing.payments.objects import Customer, Event, Invoice, ProviderObject, Refund, Subscription
@@ -35,13 +35,9 @@ class StripePayments:
         now: Callable[[], datetime],
         rules: CheckoutRules | None = None,
     ) -> None:
-        self.livemode = access.livemode
-        self.calls = StripeCalls(access)
+        self.livemode, self.calls = access.livemode, StripeCalls(access)
         self._secrets, self._deployment, self._now = tuple(secrets), deployment, now
         self._rules = rules or CheckoutRules()
-
-    def __repr__(self) -> str:
-        return f"StripePayments(livemode={self.livemode})"
 
     async def close(self) -> None:
         """Close connections."""
@@ -96,8 +92,9 @@ class StripePayments:
         api = self.calls.api
         try:
             made = await declined_by(self.calls.write(api.payment_intents.create_async, params=params, key=key))
-        except KeyReused:  # by another method, which the customer has changed since
-            earlier = await self._earlier(purchase)
+        except PaymentError as error:
+            # By another method, which the customer has changed since; or it failed, and was made all the same.
+            earlier = await self._earlier(purchase.order_id, purchase.customer_id) if error.key_is_spent else None
             if earlier is None:
                 raise
             return earlier
@@ -107,29 +104,40 @@ class StripePayments:
         return found or objects.not_charged(purchase, made.code, self.livemode, self._now())
 
     @bills.readable()
-    async def find_payment(self, order_id: str) -> Payment | None:
-        """Return the newest payment of an order. Stripe's search is up to a minute behind, or more when it is not
-        well (https://docs.stripe.com/search#data-freshness): younger orders are told by their idempotency key."""
+    async def find_payment(self, order_id: str, customer_id: str | None = None) -> Payment | None:
+        """Return the newest payment of an order. Stripe's search, for payments of other customers, is up to a minute
+        behind, or more when it is not well (https://docs.stripe.com/search#data-freshness); lists are not."""
         if _ORDER_ID.fullmatch(order_id) is None:
             return None
+        if customer_id is not None and (listed := await self._earlier(order_id, customer_id)) is not None:
+            return listed
         query = f"metadata['{ORDER}']:'{order_id}'"
         found = await self.calls.read(self.calls.api.payment_intents.search_async, params={"query": query})
         newest = max(found["data"], key=lambda each: each["created"], default=None)
         return None if newest is None else await self._payment(newest["id"])
 
-    async def _earlier(self, purchase: Purchase) -> Payment | None:
-        """Return the payment that was made for a purchase before, among the customer's last ones."""
-        params: Params = {"customer": purchase.customer_id, "limit": PAGE}
+    async def _earlier(self, order_id: str, customer_id: str) -> Payment | None:
+        """Return the newest payment that was made for an order before, among the customer's last ones."""
+        params: Params = {"customer": customer_id, "limit": PAGE}
         page = await self.calls.read(self.calls.api.payment_intents.list_async, params=params)
-        found = [each["id"] for each in page["data"] if each["metadata"].get(ORDER) == purchase.order_id]
+        found = [each["id"] for each in page["data"] if bills.marks_of(each).get(ORDER) == order_id]
         return await self._payment(found[0]) if found else None
 
     @bills.readable()
-    async def refund(self, payment_id: str, amount_cents: int, key: str) -> Refund:
-        """Return a part of a payment to the payer, or all of it."""
-        params: Params = {"payment_intent": payment_id, "amount": amount_cents}
-        params["metadata"] = {parameters.DEPLOYMENT: self._deployment}
-        return objects.refund_of(await self.calls.write(self.calls.api.refunds.create_async, params=params, key=key))
+    async def refund(self, payment_id: str, amount_cents: int, name: str, key: str | None = None) -> Refund:
+        """Return a part of a payment to the payer, or all of it, once by `name`: the payment's refunds are listed
+        first, by which one is found whose key Stripe has forgotten, or has kept a failure for."""
+        refunds = self.calls.api.refunds
+        for each in await self.calls.all_of(refunds.list_async, {"payment_intent": payment_id}):
+            if bills.marks_of(each).get(REFUND) == name:
+                return objects.refund_of(each)
+        marks = {parameters.DEPLOYMENT: self._deployment, REFUND: name}
+        params: Params = {"payment_intent": payment_id, "amount": amount_cents, "metadata": marks}
+        try:
+            return objects.refund_of(await self.calls.write(refunds.create_async, params=params, key=key or name))
+        except KeyReused as error:  # by a release that made other marks: it may have been made
+            error.key_is_spent = False
+            raise
 
     @bills.readable()
     async def change_plan(self, subscription_id: str, price_id: str, when: When, key: str) -> Subscription:

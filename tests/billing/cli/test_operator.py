@@ -4,8 +4,12 @@ import msgspec
 import pytest
 import typer
 
+from billing.answers import Refused, Unreachable
+from billing.cli import orders
 from billing.cli.operator import parse_quota_text, quota_text, quotas_of, quotas_text
+from billing.cli.output import UNREACHABLE, CommandFailed
 from billing.quotas import QuotaError
+from billing.shapes.payments import NewOrderRefund
 from billing.shapes.quotas import QuotaShape
 
 
@@ -46,3 +50,26 @@ def test_in_a_cell() -> None:
     quotas = quotas_of(["day:tokens=1", "month:cost=2"])
     assert quotas_text(quotas) == "day:tokens=1, month:cost=2.00"
     assert quota_text(QuotaShape(window="day", metric="requests", limit=1, feature="images")).endswith("[images]")
+
+
+class Away:
+    """A client whose gateway does not answer, or fails."""
+
+    def __init__(self, error: Exception) -> None:
+        self.error, self.keys = error, list[str]()
+
+    async def refund_order(self, order_id: str, body: NewOrderRefund) -> None:
+        self.keys.append(body.idempotency_key)
+        raise self.error
+
+
+async def test_a_refund_of_which_nothing_is_known_names_its_key() -> None:
+    for error in (Unreachable("http://gw", "no answer"), Refused(503, "unavailable", "Stripe failed.", {})):
+        client = Away(error)
+        with pytest.raises(CommandFailed) as failed:
+            await orders.refund(client, "ord_1")  # type: ignore[arg-type]
+        assert f"--idempotency-key {client.keys[0]}" in str(failed.value)
+        assert failed.value.code == UNREACHABLE
+    refused = Refused(409, "idempotency_conflict", "It is disputed.", {})
+    with pytest.raises(Refused):
+        await orders.refund(Away(refused), "ord_1")  # type: ignore[arg-type]

@@ -8,8 +8,11 @@ import pytest
 from billing.database.connection import DatabaseError, Row
 from billing.database.migrate import migrate
 from billing.ledger import reports
+from billing.ledger import sums as summing
 from billing.ledger.catalogue import sync_prices
-from billing.ledger.reports import roll
+from billing.ledger.reports import Roller, roll
+from billing.ledger.sums import fold
+from billing.ledger.used import BEGINNING, END, Grouping
 from billing.ledger.verify import verify
 from billing.usage import Usage
 from tests.billing.ledger.test_fresh_usage import BACK
@@ -167,3 +170,47 @@ async def test_tags_that_are_no_object_stop_nobody(billing: Billing, account_id:
     assert await roll(billing.database) == 4
     await assert_verified(billing)
     assert [row[6] for row in await sums(billing)] == [4]
+
+
+BY_ONE = (
+    "SELECT kind, value, requests FROM usage_by_one WHERE granularity = 3 AND kind IN (-2, $1) ORDER BY kind, value"
+)
+AT_ONCE = timedelta(0)
+CHANGED = "UPDATE usage_by_one SET requests = requests + 1 WHERE kind = $1 AND granularity = 3"
+
+
+async def test_hours_that_are_over_are_folded_and_late_requests_added(
+    billing: Billing, account_id: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hours = [minutes_ago(60 * back) for back in (26, 5, 3, 2)]
+    for at in hours[1:]:
+        await used(billing, account_id, at=at)
+    assert await roll(billing.database) == 12
+    assert await fold(billing.database, 9, after=AT_ONCE, rows=10) == 0  # nine sums of hours: read as they are
+    for name, value in {"FOLD_STEP": 1, "FOLD_STEPS": 2, "FOLD_ROWS": 9, "FOLD_AFTER": AT_ONCE}.items():
+        monkeypatch.setattr(summing, name, value)
+    roller = Roller(billing.database, "me", interval_s=0.0)
+    folded = "SELECT count(*) FROM usage_folds WHERE caught_up"
+    for caught_up in (0, 0, 1):  # two hours a round, of five
+        assert await roller.round() == 0
+        assert await billing.database.value(folded) == caught_up
+        await assert_verified(billing)
+    await used(billing, account_id, at=hours[0])  # late, before all that was folded
+    last = minutes_ago(2)  # of the hour that runs, or in its first minutes of one that was folded, too
+    of_each = 4 if last.hour == datetime.now(UTC).hour else 5
+    await used(billing, account_id, at=last)
+    assert await roll(billing.database) == 8
+    await assert_verified(billing)
+    team = await billing.database.value("SELECT id FROM usage_tags WHERE name = 'team' AND value IS NULL")
+    rows = [tuple(row) for row in await billing.database.rows(BY_ONE, team)]
+    assert [(kind, value or requests) for kind, value, requests in rows[:2]] == [(-2, of_each), (-2, "ann")]
+    assert sorted(requests for kind, _, requests in rows if kind == team) == [of_each, 2 * of_each]
+    for names, expected in ((("user",), {"ann": 15, None: 5}), (("tag:team",), {"blue": 10, "red": 5, None: 5})):
+        (span,) = await billing.reports.sums.spans(account_id, (BEGINNING, END), Grouping(names))
+        assert {group[0]: each.requests for group, each in span.items()} == expected
+    await billing.database.execute(CHANGED, team)
+    checks = {check.name: check for check in (await verify(billing.database)).checks if check.differences}
+    assert set(checks) == {"by one"}
+    assert f"{account_id}, tag team=blue, month " in checks["by one"].examples[0]
+    (span,) = await billing.reports.sums.spans(account_id, (BEGINNING, END), Grouping(("tag:team",)))
+    assert span["blue",].requests > 10  # what is wrong there is what is read

@@ -9,6 +9,8 @@ import pytest
 from billing.money import parse_usd
 from billing.payments.assembly import PaymentParts, PaymentRules, Payments, make_payments
 from billing.payments.flows import FlowRules, Wanted
+from billing.payments.objects import ObjectRef
+from billing.payments.orders import NewOrder, OrderRefused
 from billing.payments.port import PaymentProviderUnavailable
 from billing.payments.stripe.provider import StripePayments
 from billing.plans import Plan
@@ -112,6 +114,69 @@ async def test_customer_whose_making_has_failed_is_made_under_another_key(
     kept = await billing.database.rows("SELECT generation, customer_id FROM payment_customers ORDER BY account_id")
     assert [each["generation"] for each in kept] == [2, 2]
     assert {each["customer_id"] for each in kept} == {stripe.state.all("customer")[number]["id"] for number in (0, 2)}
+
+
+async def test_money_moves_once_whatever_became_of_the_key(
+    stripe: FakeStripe, billing: Billing, payments: Payments
+) -> None:
+    """Trap 12: Stripe answers a key by its own failure for a day, and has forgotten it afterwards."""
+    account = await billing.accounts.create("Acme")
+    customer = await payments.customers.ensure(account.id, "Acme")
+    stripe.payments.save_card(customer, VISA)
+    order = await payments.orders.create(NewOrder(account.id, "recharge", 5000, "recharge:1"))
+    stripe.faults.extend([None, None, "fail"])  # the customer and its methods are read first
+    for _ in range(2):  # the second one is told the same again, and gives the key up
+        with pytest.raises(PaymentProviderUnavailable):
+            await payments.flows.charge(order)
+    assert await payments.flows.find(order) is None
+    stripe.faults.extend([None, None, "lose_answer"])
+    with pytest.raises(PaymentProviderUnavailable):
+        await payments.flows.charge(order)
+    found = await payments.flows.find(order)  # at once, though a search is a minute behind
+    assert found is not None
+    assert (found.status, stripe.count("payment_intent")) == ("paid", 1)
+
+    stripe.faults.extend([None, "fail"])
+    for _ in range(2):
+        with pytest.raises(PaymentProviderUnavailable):
+            await payments.desk.refund(order.id, 1000, "a" * 255)
+    first = await payments.desk.refund(order.id, 1000, "a" * 255)
+    stripe.faults.extend([None, "lose_answer"])
+    with pytest.raises(PaymentProviderUnavailable):
+        await payments.desk.refund(order.id, 1000, "b")
+    with pytest.raises(OrderRefused, match=r"30\.00 USD are left"):  # what was asked for is not asked for twice
+        await payments.desk.refund(order.id, 3001, "c")
+    stripe.state.now += 2 * 86_400
+    second = await payments.desk.refund(order.id, 1000, "b")
+    assert {first.id, second.id} == {each["id"] for each in stripe.state.all("refund")}
+    assert (await billing.accounts.get(account.id)).balance_nano == parse_usd("30")
+
+
+async def test_pages_and_ends_are_asked_for_anew_where_a_failure_was_kept(
+    stripe: FakeStripe, billing: Billing, payments: Payments
+) -> None:
+    account = await billing.accounts.create("Acme")
+    await payments.customers.ensure(account.id, "Acme")
+    stripe.faults.append("fail")
+    with pytest.raises(PaymentProviderUnavailable):
+        await payments.flows.checkout(Wanted(account.id, "first", plan="starter"))
+    first = await payments.flows.checkout(Wanted(account.id, "first", plan="starter"))
+    stripe.faults.extend([None, "fail"])  # the new page opens, and the old one does not close
+    with pytest.raises(PaymentProviderUnavailable):
+        await payments.flows.checkout(Wanted(account.id, "second", plan="starter"))
+    second = await payments.flows.checkout(Wanted(account.id, "second", plan="starter"))
+    pages = {each["id"]: each["status"] for each in stripe.state.all("checkout.session")}
+    assert pages == {first.checkout_id: "expired", second.checkout_id: "open"}
+
+    stripe.pages.pay(second.checkout_id or "")
+    await deliver_all(payments, stripe, 0)
+    paid = ObjectRef("payment", stripe.state.all("payment_intent")[0]["id"])
+    await payments.provider.refund(paid.id, 9900, "all")
+    stripe.faults.extend([*[None] * 7, "fail"])  # the payment with its parts is read, and the subscription
+    with pytest.raises(PaymentProviderUnavailable):
+        await payments.applier.refresh(paid)
+    await payments.applier.refresh(paid)
+    assert stripe.state.all("subscription")[0]["status"] == "canceled"
 
 
 async def test_other_amounts_and_currencies_wait_for_an_operator(

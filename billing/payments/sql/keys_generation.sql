@@ -1,0 +1,1 @@
+SELECT generation FROM spent_payment_keys WHERE key = $1
