@@ -226,12 +226,10 @@ async def console(stage: Stage, events: int, report: Report) -> Found:
     installation = await crowded(stage, events, report)
     worker = await stage.serve(installation, 1)
     found = Found(pages(await ids(installation.database_url)))
-    alone = worker.workers
     async with browsers(worker) as people:
-        await worker.until(lambda: len(worker.children()) == 2)  # the first look has started the process of pages
-        while not await people["nobody"].apart("/sign-in"):
+        while not await people["nobody"].apart("/sign-in"):  # the first look starts that process
             await asyncio.sleep(LOOK_EVERY_S)
-        worker.workers = worker.children()
+        alone, worker.workers = worker.workers, worker.children()
         await _looks(stage, worker, people, found.pages, report)
         worker.workers = alone
         await _beside(stage, installation, worker, people, found, report)
