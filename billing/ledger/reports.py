@@ -233,8 +233,7 @@ TAKE_TURN: Final = (
     "SELECT pg_try_advisory_xact_lock($1) AND set_config('enable_nestloop', 'off', true) = 'off' "
     "AND set_config('metergate.sums_by_one', 'raised', true) = 'raised'"
 )
-"""By itself and first, so that what is moved is seen as the last turn has left it; how that is planned, and that it
-raises the sums of all accounts and those by one dimension, too."""
+"""By itself and first, so that what is moved is seen as the last turn has left it; and that all sums are raised."""
 TAKE_LEASE: Final = _sql("jobs_take")
 
 LEASE: Final = "roll usage, its sums of all and by one"  # older releases, which can't move any more, have others

@@ -177,7 +177,7 @@ BY_ONE = (
     "SELECT kind, value, requests FROM usage_by_one WHERE granularity = 3 AND kind IN (-2, $1) ORDER BY kind, value"
 )
 AT_ONCE = timedelta(0)
-CHANGED = "UPDATE usage_by_one SET requests = requests + 1 WHERE kind = $1 AND granularity = 2"
+CHANGED = "UPDATE usage_by_one SET requests = requests + 1 WHERE kind = $1 AND granularity = 3"
 
 
 async def test_hours_that_are_over_are_folded_and_late_requests_added(
@@ -212,7 +212,9 @@ async def test_hours_that_are_over_are_folded_and_late_requests_added(
     await billing.database.execute(CHANGED, team)
     checks = {check.name: check for check in (await verify(billing.database)).checks if check.differences}
     assert set(checks) == {"by one"}
-    assert f"{account_id}, tag team=blue, day " in checks["by one"].examples[0]
+    assert f"{account_id}, tag team=blue, month " in checks["by one"].examples[0]
+    (span,) = await billing.reports.sums.spans(account_id, (BEGINNING, END), Grouping(("tag:team",)))
+    assert span["blue",].requests > 10  # what is wrong there is what is read
 
 
 async def test_no_account_holds_up_others_and_values_of_tags_count(
