@@ -161,7 +161,7 @@ async def test_two_changes_at_once_are_both_made(api: Api, billing: Billing) -> 
     async with billing.database.transaction() as connection:
         await connection.execute("SELECT FROM budgets WHERE id = $1 FOR UPDATE", made["id"])
         waiting = [asyncio.ensure_future(api.person(owner, "PATCH", url, change)) for change in changes]
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(60):
             while await billing.database.value(blocked) < len(changes):
                 await asyncio.sleep(0.01)
     assert [answer.status for answer in await asyncio.gather(*waiting)] == [200] * len(changes)
