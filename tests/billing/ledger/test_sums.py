@@ -192,7 +192,7 @@ async def test_hours_that_are_over_are_folded_and_late_requests_added(
     monkeypatch.setattr(summing, "FOLD_AFTER", AT_ONCE)
     monkeypatch.setattr(summing, "FOLD_ROWS", 10)
     assert await Folds(billing.database).round() == 0  # nine sums of hours: read as they are
-    for name, value in {"FOLD_STEP": 1, "FOLD_STEPS": 2, "FOLD_ROWS": 9}.items():
+    for name, value in {"FOLD_STEP": 1, "FOLD_STEPS": 2, "FOLD_ROWS": 9, "FOLD_S": 60.0}.items():
         monkeypatch.setattr(summing, name, value)
     roller = Roller(billing.database, "me", interval_s=0.0)
     folded = "SELECT count(*) FROM usage_folds WHERE caught_up"
@@ -231,7 +231,7 @@ async def test_no_account_holds_up_others_and_values_of_tags_count(
     for at, team, account in itertools.product(hours, "abc", (account_id, other.id)):
         await billing.debit(account, "key_1", USAGE, admitted_at=at, tags=json.dumps({"team": team}))
     assert await roll(billing.database) == 18
-    for name, value in {"FOLD_STEP": 2, "FOLD_ROWS": 3, "FOLD_AFTER": AT_ONCE}.items():
+    for name, value in {"FOLD_STEP": 2, "FOLD_ROWS": 3, "FOLD_AFTER": AT_ONCE, "FOLD_S": 60.0}.items():
         monkeypatch.setattr(summing, name, value)
     await billing.database.execute(f"ALTER TABLE usage_by_one ADD CONSTRAINT broken CHECK (account_id <> '{other.id}')")
     folds = Folds(billing.database)
