@@ -5,6 +5,8 @@ import json
 from datetime import UTC, datetime, timedelta
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from billing.database.connection import DatabaseError, Row
 from billing.database.migrate import migrate
@@ -12,8 +14,8 @@ from billing.ledger import reports
 from billing.ledger import sums as summing
 from billing.ledger.catalogue import sync_prices
 from billing.ledger.reports import Roller, roll
-from billing.ledger.sums import Folds
-from billing.ledger.used import BEGINNING, END, Grouping
+from billing.ledger.sums import Folds, _left, _Read
+from billing.ledger.used import BEGINNING, END, Grouping, compose
 from billing.ledger.verify import verify
 from billing.usage import Usage
 from tests.billing.ledger.test_fresh_usage import BACK
@@ -190,7 +192,7 @@ async def test_hours_that_are_over_are_folded_and_late_requests_added(
     monkeypatch.setattr(summing, "FOLD_AFTER", AT_ONCE)
     monkeypatch.setattr(summing, "FOLD_ROWS", 10)
     assert await Folds(billing.database).round() == 0  # nine sums of hours: read as they are
-    for name, value in {"FOLD_STEP": 1, "FOLD_STEPS": 2, "FOLD_ROWS": 9}.items():
+    for name, value in {"FOLD_STEP": 1, "FOLD_STEPS": 2, "FOLD_ROWS": 9, "FOLD_S": 60.0}.items():
         monkeypatch.setattr(summing, name, value)
     roller = Roller(billing.database, "me", interval_s=0.0)
     folded = "SELECT count(*) FROM usage_folds WHERE caught_up"
@@ -229,7 +231,7 @@ async def test_no_account_holds_up_others_and_values_of_tags_count(
     for at, team, account in itertools.product(hours, "abc", (account_id, other.id)):
         await billing.debit(account, "key_1", USAGE, admitted_at=at, tags=json.dumps({"team": team}))
     assert await roll(billing.database) == 18
-    for name, value in {"FOLD_STEP": 2, "FOLD_ROWS": 3, "FOLD_AFTER": AT_ONCE}.items():
+    for name, value in {"FOLD_STEP": 2, "FOLD_ROWS": 3, "FOLD_AFTER": AT_ONCE, "FOLD_S": 60.0}.items():
         monkeypatch.setattr(summing, name, value)
     await billing.database.execute(f"ALTER TABLE usage_by_one ADD CONSTRAINT broken CHECK (account_id <> '{other.id}')")
     folds = Folds(billing.database)
@@ -242,3 +244,30 @@ async def test_no_account_holds_up_others_and_values_of_tags_count(
     monkeypatch.setattr(summing, "FOLD_LOOKED_AT", 9)
     assert await Folds(billing.database).round() == 4
     await assert_verified(billing)
+
+
+MINUTES = st.integers(0, 60 * 24 * 800).map(
+    lambda minutes: datetime(2026, 1, 1, tzinfo=UTC) + timedelta(minutes=minutes)
+)
+
+
+@given(st.lists(MINUTES, min_size=2, max_size=9, unique=True).map(sorted), MINUTES)
+def test_what_is_not_folded_is_read_in_few_pieces(bounds: list[datetime], moment: datetime) -> None:
+    """However long ago the last hour was folded, and each moment after it in one of them."""
+    until = moment.replace(minute=0)
+    for part in itertools.chain(*compose(bounds)):
+        piece = _Read(*part.piece, 1, part.sign)
+        left = list(_left(piece, until))
+        if piece.granularity == 0 or piece.since >= until:
+            assert left == [piece]
+            continue
+        ends = [until, *(each.until for each in left)]
+        assert [each.since for each in left] == ends[:-1]
+        assert ends[-1] == max(until, piece.until)
+        for each in left:
+            assert each == piece._replace(granularity=each.granularity, since=each.since, until=each.until)
+            assert not (each.granularity > 1 and (each.since.hour or each.until.hour))
+            assert not (each.granularity > 2 and (each.since.day > 1 or each.until.day > 1))
+            assert each.granularity == piece.granularity or each.until - each.since <= timedelta(
+                days=(0, 1, 31)[each.granularity]
+            )

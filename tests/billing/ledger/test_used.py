@@ -6,7 +6,7 @@ import random
 from collections import defaultdict
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
-from itertools import chain, cycle, islice, pairwise
+from itertools import cycle, islice, pairwise
 from typing import Final
 
 import pytest
@@ -17,7 +17,7 @@ from billing.ledger import reports
 from billing.ledger.catalogue import sync_prices
 from billing.ledger.debits import UsageEvent
 from billing.ledger.reports import roll
-from billing.ledger.sums import _left, _Read, fold_step
+from billing.ledger.sums import fold_step
 from billing.ledger.used import (
     BEGINNING,
     END,
@@ -79,28 +79,6 @@ def test_few_rows_are_read() -> None:
     hours = sum((piece.until - piece.since) / timedelta(hours=1) for piece in pieces if piece.granularity == 1)
     assert hours <= 366 * 5
     assert {piece.granularity for piece in pieces} == {1, 2}
-
-
-@given(st.lists(MINUTES, min_size=2, max_size=9, unique=True).map(sorted), MINUTES)
-def test_what_is_not_folded_is_read_in_few_pieces(bounds: list[datetime], moment: datetime) -> None:
-    """However long ago the last hour was folded, and each moment after it in one of them."""
-    until = moment.replace(minute=0)
-    for part in chain(*compose(bounds)):
-        piece = _Read(*part.piece, 1, part.sign)
-        left = list(_left(piece, until))
-        if piece.granularity == 0 or piece.since >= until:
-            assert left == [piece]
-            continue
-        ends = [until, *(each.until for each in left)]
-        assert [each.since for each in left] == ends[:-1]
-        assert ends[-1] == max(until, piece.until)
-        for each in left:
-            assert each == piece._replace(granularity=each.granularity, since=each.since, until=each.until)
-            assert not (each.granularity > 1 and (each.since.hour or each.until.hour))
-            assert not (each.granularity > 2 and (each.since.day > 1 or each.until.day > 1))
-            assert each.granularity == piece.granularity or each.until - each.since <= timedelta(
-                days=(0, 1, 31)[each.granularity]
-            )
 
 
 @pytest.fixture
