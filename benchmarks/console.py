@@ -20,7 +20,7 @@ import aiohttp
 import asyncpg
 from argon2 import PasswordHasher
 
-from benchmarks.crowd import ACCOUNTS, EMAIL, LARGE, PERSON, STATEMENT_S, check, fill, ids
+from benchmarks.crowd import ACCOUNTS, EMAIL, LARGE, PERSON, STATEMENT_S, check, fill, fold_all, ids
 from benchmarks.figures import Spread, percentile
 from benchmarks.installation import Installation, write_config
 from benchmarks.modes import MODES
@@ -132,6 +132,7 @@ async def crowded(stage: Stage, events: int, report: Report, accounts: int = ACC
     await migrate(url)
     database = Database(url, size=1, timeout_s=STATEMENT_S)
     try:
+        await fold_all(database, report)
         await check(database)
     finally:
         await database.close()
@@ -185,6 +186,11 @@ class Browser:
             body = await answer.read()
         return (time.perf_counter() - start) * 1000, answer.status, len(body)
 
+    async def apart(self, path: str) -> bool:
+        """Return whether the process of pages makes a page: it ends each connection."""
+        async with self._session.get(f"{self._url}/console{path}") as answer:
+            return answer.headers.get("Connection") == "close"
+
     async def close(self) -> None:
         """Leave."""
         await self._session.close()
@@ -218,10 +224,14 @@ def pages(given: dict[str, str]) -> list[Looked]:
 async def console(stage: Stage, events: int, report: Report) -> Found:
     """Look at every page, then at the proxy. Raises `Unsound` where a page is not shown."""
     installation = await crowded(stage, events, report)
-    worker = await stage.worker(installation, "console")
+    worker = await stage.serve(installation, 1)
     found = Found(pages(await ids(installation.database_url)))
     async with browsers(worker) as people:
+        while not await people["nobody"].apart("/sign-in"):  # the first look starts that process
+            await asyncio.sleep(LOOK_EVERY_S)
+        alone, worker.workers = worker.workers, worker.children()
         await _looks(stage, worker, people, found.pages, report)
+        worker.workers = alone
         await _beside(stage, installation, worker, people, found, report)
     return found
 

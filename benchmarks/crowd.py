@@ -20,6 +20,7 @@ import asyncpg
 from benchmarks.subjects import Report, Unsound
 from billing.database.connection import Database
 from billing.ledger.reports import Reports
+from billing.ledger.sums import Folds
 from billing.ledger.used import BEGINNING, END, total
 
 DAYS: Final = 90
@@ -204,7 +205,7 @@ async def fill(database_url: str, events: int, report: Report, accounts: int = A
 
     connection = await asyncpg.connect(database_url, command_timeout=STATEMENT_S)
     try:
-        for setting in (*_SETTINGS, "metergate.sums_of_all = 'raised'"):
+        for setting in (*_SETTINGS, "metergate.sums_by_one = 'raised'"):
             await connection.execute(f"SET {setting}")
         await _fill(connection, events, accounts, told)
     finally:
@@ -249,6 +250,13 @@ async def _fill(connection: Any, events: int, accounts: int, told: Report) -> No
     await connection.execute("DROP TABLE crowd_events, crowd_dimensions")
     told("indexes")
     await connection.execute("VACUUM ANALYZE")
+
+
+async def fold_all(database: Database, report: Report) -> None:
+    """Fold hours until none are due, as gateways do once the sums by one dimension are new."""
+    began = time.monotonic()
+    while steps := await Folds(database).round():
+        report(f"crowd: {steps} times some hours folded ({time.monotonic() - began:.1f} s)")
 
 
 async def check(database: Database) -> None:

@@ -11,6 +11,7 @@ from datetime import UTC, datetime, timedelta
 from itertools import islice
 from typing import Final
 
+from benchmarks.crowd import fold_all
 from benchmarks.figures import percentile
 from benchmarks.machine import tree_cpu_s
 from benchmarks.stage import Stage
@@ -99,6 +100,7 @@ async def reads(stage: Stage, sizes: Sequence[int], report: Report) -> list[Samp
             await migrate(url)
             migrated_s = time.perf_counter() - start
             report(f"reads: {size:,} events migrated in {migrated_s:.0f} s")
+            await fold_all(database, report)
             await database.execute("VACUUM ANALYZE")
             samples.append({"size": size, "migrate_s": migrated_s, **await _read(stage, database, report)})
             await _check(database)

@@ -115,10 +115,10 @@ MetergateError
 +-- PaymentError                   billing.payments.port
 |   +-- PaymentEventRefused        billing.payments.port
 |   +-- PaymentProviderUnavailable billing.payments.port
+|   |   +-- KeyReused              billing.payments.stripe.client
 |   +-- PaymentRefused             billing.payments.port
 |       +-- CustomerGone           billing.payments.port
 |       +-- AccessRefused          billing.payments.stripe.client
-|       +-- KeyReused              billing.payments.stripe.client
 +-- RechargeRefused                billing.payments.recharges
 +-- SubscriptionError              billing.payments.subscriptions
 |   +-- NoSubscription             billing.payments.subscriptions

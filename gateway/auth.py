@@ -25,7 +25,6 @@ if TYPE_CHECKING:
     from billing.attempts import Attempts
     from billing.principals import Principal
     from gateway.dialects.base import Dialect
-    from gateway.server.exchange import Exchange
 
 NOT_SHOWN: Final[tuple[str, ...]] = ()
 
@@ -39,11 +38,6 @@ def attempts_refused() -> Iterator[None]:
         if error.kind != "too_many":
             raise
         raise Refuse(refusals.too_many_attempts(error)) from error
-
-
-def metered_key(exchange: Exchange) -> str | None:
-    """Return as `key_of`, for a metered request."""
-    return key_of(exchange.headers, exchange.path, exchange.match.dialect)
 
 
 def key_of(headers: MultiMapping[str], path: str, dialect: Dialect) -> str | None:

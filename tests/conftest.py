@@ -8,6 +8,7 @@ another place.
 import gc
 import os
 import tempfile
+import time
 from pathlib import Path
 from typing import Final
 
@@ -141,6 +142,20 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         if item.nodeid.startswith(SLOW) or not SLOW_FIXTURES.isdisjoint(getattr(item, "fixturenames", ())):
             item.add_marker(pytest.mark.slow)
     items.sort(key=lambda item: item.get_closest_marker("slow") is None)
+
+
+DAY_S: Final = 86_400
+LAST_OF_DAY_S: Final = 90
+"""A quota of a day or a month that ends while a test runs is another one then, and within a minute of its end a refusal
+says that waiting helps."""
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup() -> None:
+    """Begin no test so shortly before a day ends, in UTC: it begins with the next."""
+    left_s = DAY_S - time.time() % DAY_S
+    if left_s < LAST_OF_DAY_S:
+        time.sleep(left_s)
 
 
 # A machine that is busy with other things makes no test wrong: no property is a matter of time.

@@ -30,7 +30,7 @@ VERBS: Final = frozenset(
         """
     Accept Add Answer Append Apply Approve Ask Begin Break Bring Call Cancel Change Charge Check Close Collect
     Compare Convert Count Create Credit Decide Declare Delete Deliver Do Drop Enable End Enter Expire Fetch Find
-    Finish Flush Forget Free Give Go Handle Have Hold Join Keep Leave Let List Load Log Look Mail Make Mark
+    Finish Flush Fold Forget Free Give Go Handle Have Hold Join Keep Leave Let List Load Log Look Mail Make Mark
     Mount Move Name Note Observe Open Pack Parse Pass Price Process Prove Push Put Raise Read Reconcile Record
     Refund Refuse Register Reject Release Remove Renew Replace Resolve Resume Return Revoke Run Say See Send
     Serve Set Settle Show Sign Start Stop Store Strike Submit Sweep Take Tell Turn Wait Wake Withhold Write

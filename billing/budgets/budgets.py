@@ -28,7 +28,7 @@ from billing.budgets.rules import (
     utc,
 )
 from billing.database.connection import Connection, Database, DatabaseError, Row, queries
-from billing.ledger.used import END, OTHERS, TAG, Grouping, UsageQueryError, UsageSums, total
+from billing.ledger.used import END, OTHERS, TAG, Grouping, UsageQueryError, total
 from billing.money import format_usd
 from billing.notices.emit import emit
 from billing.pages import BEFORE_ALL, Page, page_of
@@ -37,6 +37,8 @@ from billing.zones import DEFAULT_ZONE, zone_of
 
 if TYPE_CHECKING:
     from zoneinfo import ZoneInfo
+
+    from billing.ledger.sums import UsageSums
 
 logger = logging.getLogger(__name__)
 

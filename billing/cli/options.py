@@ -70,7 +70,7 @@ class Common:
         Path | None,
         typer.Option(
             metavar="FILE",
-            help="File that holds the key or token for the gateway, instead of the one that it would be.",
+            help="File that holds the key or token for the gateway, instead of a variable or the sign-in.",
             rich_help_panel=_PANEL,
         ),
     ] = None

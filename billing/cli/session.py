@@ -34,7 +34,7 @@ LIMIT_BYTES: Final = 64 * 1024
 MARGIN_S: Final = 60
 """A token that ends sooner is renewed first."""
 _LOCK_EVERY_S: Final = 0.05
-NOT_SIGNED_IN: Final = "You are not signed in: `metergate auth login`."
+NOT_SIGNED_IN: Final = "You are not signed in: `metergate auth login`, or set METERGATE_API_TOKEN to an API key."
 
 S = TypeVar("S", bound=msgspec.Struct)
 

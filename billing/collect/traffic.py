@@ -10,13 +10,16 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from billing.collect.charging import ENDPOINT, KEY, METER
 from billing.collect.snapshots import MOST_BACK
 from billing.database.connection import queries
-from billing.ledger.used import DIMENSIONS, MOST_GROUPED, TAG, Group, Grouping, Span, UsageQueryError, UsageSums, Used
+from billing.ledger.used import DIMENSIONS, MOST_GROUPED, TAG, Group, Grouping, Span, UsageQueryError, Used
 from billing.price_table import METER_PROVIDER
+
+if TYPE_CHECKING:
+    from billing.ledger.sums import UsageSums
 
 _query = queries("billing.collect")
 NAMES: Final = ("meter", "region", "node", "inbound_tag", "direction")

@@ -16,7 +16,8 @@ from typing import Final, NamedTuple
 from ulid import ULID
 
 from billing.database.connection import Database, Row, queries
-from billing.ledger.used import DAY, MONTH, PLANNED_EACH_TIME, UsageQueryError
+from billing.ledger.sums import PLANNED_EACH_TIME
+from billing.ledger.used import DAY, MONTH, UsageQueryError
 
 MOST_GROUPS: Final = 50_000
 """Groups of one answer that has all."""
@@ -127,7 +128,8 @@ class MarginReports:
         nano-USD."""
         asked = [key_id for key_id, _ in keys], [account_id for _, account_id in keys]
         rows = await self._database.rows(_query("keys_spent"), *asked, month)
-        return {row["key_id"]: int(row["charged_nano"]) for row in rows}
+        spent = {row["key_id"]: int(row["charged_nano"]) for row in rows}
+        return {key_id: spent.get(key_id, 0) for key_id, _ in keys}
 
     async def money_in(self, since: datetime, until: datetime) -> int:
         """Return what all customers paid within a time, less what was given back to them, in nano-USD."""

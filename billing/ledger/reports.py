@@ -4,7 +4,7 @@ Lists come newest first, in pages. Usage events are ordered by the moment of the
 transactions by id.
 
 The roller moves rows from `usage_fresh`, where each debit adds one, into the rollups, many at once. That changes no
-result: readers add rollups and fresh rows of one snapshot. It bounds the fresh rows to add: those of about a minute.
+result: readers add rollups and fresh rows of one snapshot. It bounds fresh rows to those of about a minute.
 """
 
 import asyncio
@@ -19,8 +19,9 @@ import msgspec
 from billing.database.connection import Database, DatabaseError, Row, queries
 from billing.ledger.debits import Debit, UsageEvent
 from billing.ledger.margins import MarginReports
+from billing.ledger.sums import LOCK_KEY, Folds, UsageSums
 from billing.ledger.usage_columns import ModelShare, decode_shares, decode_shares_of, usage_of
-from billing.ledger.used import BEGINNING, END, TAG_NAMES, TAG_VALUES, UsageSums, UsedBy, total
+from billing.ledger.used import BEGINNING, END, TAG_NAMES, TAG_VALUES, UsedBy, total
 from billing.money import MAX_NANO
 from billing.pages import BEFORE_ALL, MOST_MOMENT, BadCursor, Page, checked_moment, page_of
 from billing.price_table import from_canonical_json
@@ -230,15 +231,12 @@ _sql = queries("billing.ledger")
 ROLL_USAGE: Final = _sql("roll_usage")
 TAKE_TURN: Final = (
     "SELECT pg_try_advisory_xact_lock($1) AND set_config('enable_nestloop', 'off', true) = 'off' "
-    "AND set_config('metergate.sums_of_all', 'raised', true) = 'raised'"
+    "AND set_config('metergate.sums_by_one', 'raised', true) = 'raised'"
 )
-"""By itself and first, so that what is moved is seen as the last turn has left it; how that is planned, and that it
-raises the sums of all accounts, too."""
+"""By itself and first, so that what is moved is seen as the last turn has left it; and that all sums are raised."""
 TAKE_LEASE: Final = _sql("jobs_take")
 
-LOCK_KEY: Final = 0x6D65746572726F6C
-"""The advisory lock of a move, until its transaction ends: "meterrol" as 64 bits."""
-LEASE: Final = "roll usage and its sums of all"  # older releases, which can't move any more, have "roll usage"
+LEASE: Final = "roll usage, its sums of all and by one"  # older releases, which can't move any more, have others
 ROLL_INTERVAL_S: Final = 5.0
 MOST_FRESH: Final = 50_000
 """With so many fresh rows those of the minute that still lasts are moved, too: adding up 50,000 takes some 25 ms."""
@@ -273,6 +271,7 @@ class Roller:
         self._interval_s = interval_s
         self._rows = ROLL_ROWS
         self._since_vacuum = 0
+        self._folds = Folds(database)
 
     async def run(self) -> None:
         """Move until the task is cancelled. A failure is logged, and fewer rows are tried at the next round."""
@@ -286,7 +285,7 @@ class Roller:
                 logger.info("usage stays fresh for now: %s", error)
 
     async def round(self) -> int:
-        """Take the lease if it is free, move all fresh rows and return how many. Raises `DatabaseError`."""
+        """Take the lease if it is free, move what is fresh, and return how much. Raises `DatabaseError`."""
         if await self._database.row(TAKE_LEASE, LEASE, self._owner, self._interval_s * 0.9) is None:
             return 0
         moved = 0
@@ -297,4 +296,5 @@ class Roller:
             if self._since_vacuum >= VACUUM_ROWS:
                 await self._database.execute("VACUUM usage_fresh")
                 self._since_vacuum = 0
+        await self._folds.round()
         return moved

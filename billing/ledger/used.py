@@ -1,21 +1,12 @@
-"""What was used: the one function that makes every report of sums, by whatever it is grouped and however it is shown.
+"""What was used, by whatever it is grouped: the values that every report of sums is made of. `sums` reads them."""
 
-Sums are kept by minute, hour, day and month of UTC, in every combination of dimensions that occurs
-(`sql/roll_usage.sql`). A span of time between two bounds is put together from as few of them as can be: each bound is
-reached from the nearest month, day or hour that is whole, forwards or backwards. So a local day in New York is a day of
-UTC, without four hours of its beginning and with four hours of the next one. What is fresh is added from the same
-snapshot. All is integers, so that spans add up to the span of them all, and groups to the total.
-"""
-
-import asyncio
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from itertools import pairwise
+from operator import add, sub
 from typing import Final, NamedTuple
 
-from billing.database.connection import Connection, Database, Row, queries
 from billing.errors import MetergateError
 
 DIMENSIONS: Final = ("key", "user", "model", "provider", "endpoint", "feature")
@@ -25,31 +16,19 @@ TAG: Final = "tag:"
 OTHERS: Final = "(others)"
 """Stands for the values of a tag beyond the first `TAG_VALUES` of an account. A client's own value that is written so
 has one pair of parentheses more."""
-_LIKE_OTHERS: Final = re.compile(r"\(+others\)+")
 TAG_NAMES: Final = 16
 """Names of tags that are summed for one account, the first ones: clients choose them."""
 TAG_VALUES: Final = 1000
 """Values of one of them that are summed each by itself; the others are summed together."""
 MOST_GROUPED: Final = 2
-MOST_ROWS: Final = 50_000
-ROWS_A_TURN: Final = 1_000
-"""Rows that are added up at once: other tasks have their turn in between."""
 BEGINNING: Final = datetime(2000, 1, 1, tzinfo=UTC)
 END: Final = datetime(2200, 1, 1, tzinfo=UTC)
 
-_MINUTE, _HOUR, DAY, MONTH = range(4)
+MINUTE, HOUR, DAY, MONTH = range(4)
+"""Of what sums are kept, all of UTC."""
 _MONTHLY: Final = timedelta(days=28)
 _DAILY: Final = timedelta(hours=23)
 _HOURLY: Final = timedelta(hours=1)
-
-PLANNED_EACH_TIME: Final = (
-    "SELECT set_config('jit', 'off', true), set_config('plan_cache_mode', 'force_custom_plan', true), "
-    "set_config('work_mem', '32MB', true), set_config('enable_sort', 'off', true)"
-)
-"""For the rest of a transaction: to compile a statement, or to plan it for any number of pieces, costs more than it.
-Many rows are added into few groups, which the planner does not know: it would sort them first."""
-
-_query = queries("billing.ledger")
 
 Group = tuple[str | None, ...]
 """A value for each name that usage is grouped by: None where a request has none."""
@@ -135,7 +114,7 @@ class Used(NamedTuple):
 
     def plus(self, other: "Used", sign: int = 1) -> "Used":
         """Return both together, or without the other where `sign` is -1."""
-        return Used(*(mine + sign * theirs for mine, theirs in zip(self, other, strict=True)))
+        return Used._make(map(add if sign > 0 else sub, self, other))
 
 
 NOTHING: Final = Used()
@@ -175,7 +154,7 @@ class Part(NamedTuple):
 def compose(bounds: Sequence[datetime]) -> list[list[Part]]:
     """Return the parts of each span between two bounds, which are whole minutes in rising order."""
     typical = (bounds[-1] - bounds[0]) / (len(bounds) - 1)
-    level = MONTH if typical >= _MONTHLY else DAY if typical >= _DAILY else _HOUR if typical >= _HOURLY else _MINUTE
+    level = MONTH if typical >= _MONTHLY else DAY if typical >= _DAILY else HOUR if typical >= _HOURLY else MINUTE
     anchors = [_nearest(bound, level) for bound in bounds]
     steps = [_steps(anchor, bound, level) for anchor, bound in zip(anchors, bounds, strict=True)]
     spans = []
@@ -199,9 +178,9 @@ def _steps(anchor: datetime, bound: datetime, level: int) -> list[Part]:
 
 def _nearest(at: datetime, level: int) -> datetime:
     """Return the beginning of a minute, hour, day or month that is nearest, the earlier one of two."""
-    if level == _MINUTE:
+    if level == MINUTE:
         return at
-    if level == _HOUR:
+    if level == HOUR:
         before = at.replace(minute=0)
         after = before + timedelta(hours=1)
     elif level == DAY:
@@ -213,88 +192,9 @@ def _nearest(at: datetime, level: int) -> datetime:
     return before if at - before <= after - at else after
 
 
-class UsageSums:
-    """Reads what was used. Methods raise `UsageQueryError` and `database.connection.DatabaseError`."""
-
-    def __init__(self, database: Database) -> None:
-        self.database = database
-
-    async def spans(
-        self,
-        account_id: str,
-        bounds: Sequence[datetime],
-        grouping: Grouping | None = None,
-        only: UsedBy | None = None,
-        named: Sequence[str] | None = None,
-    ) -> list[Span]:
-        """Return what was used in each span between two bounds, which are rising times of UTC with whole minutes: from
-        one on and before the next. With `named` only these values of the first dimension that it is grouped by are told
-        apart: all others are together in `OTHERS`."""
-        if len(bounds) < 2:
-            return []
-        grouping, only = grouping or Grouping(), only or UsedBy()
-        spans = compose(bounds)
-        pieces = [(*part.piece, place, part.sign) for place, parts in enumerate(spans, start=1) for part in parts]
-        async with self.database.transaction(snapshot=True) as connection:
-            await connection.execute(PLANNED_EACH_TIME)
-            rows = await connection.fetch(
-                _query("usage_read"),
-                account_id,
-                *([piece[column] for piece in pieces] for column in range(5)),
-                list(bounds),
-                *grouping.columns,
-                *(only.key_id, only.user_id, only.feature),
-                *(await _tag_id(connection, account_id, grouping.tag), grouping.tag),
-                *(MOST_ROWS + 1, None if named is None else list(named), OTHERS),
-            )
-        if len(rows) > MOST_ROWS:
-            raise UsageQueryError("These are too many groups for one answer: ask for less time, or for fewer groups.")
-        return await _added(len(spans), rows, grouping)
-
-    async def most_groups(self, account_id: str, grouping: Grouping) -> int:
-        """Return how many groups one span has at most, but for those that are new since the last minute."""
-        row = _query("usage_groups"), account_id, *grouping.columns, grouping.tag
-        return int(await self.database.value(*row) or 0)
-
-
-async def _tag_id(connection: Connection, account_id: str, tag: str | None) -> int:
-    """Return the id of the tag that sums are kept by; 0 where no request has it yet, or none is asked for."""
-    if tag is None:
-        return 0
-    rows = await connection.fetch(_query("usage_tag_names"), account_id)
-    ids = {row["name"]: row["id"] for row in rows}
-    if tag not in ids and len(ids) >= TAG_NAMES:
-        kept = ", ".join(sorted(ids))
-        raise UsageQueryError(f"Usage is summed by the first {TAG_NAMES} names of tags of an account: {kept}.")
-    return int(ids.get(tag, 0))
-
-
-async def _added(count: int, rows: Sequence[Row], grouping: Grouping) -> list[Span]:
-    """Return the spans that rows are about. Those of sums come once for each group, so that most are what they say."""
-    found: list[Span] = [{} for _ in range(count)]
-    for at, row in enumerate(rows, start=1):
-        if at % ROWS_A_TURN == 0:
-            await asyncio.sleep(0)
-        place, first, second, value, tag_value, *numbers, cost_nano, charged_nano = row
-        used = Used._make((*numbers, int(cost_nano), int(charged_nano), 0))
-        span = found[abs(place) - 1]
-        if place < 0:
-            _add(span, grouping.group(first, second, None if tag_value is None else _value(tag_value)), 1, used)
-        elif value == 0:
-            _add(span, grouping.group(first, second, None), 1, used)
-        else:  # it has the tag: all requests are in the group without it, too
-            _add(span, grouping.group(first, second, None), -1, used)
-            _add(span, grouping.group(first, second, _value(tag_value)), 1, used)
-    return [{group: used for group, used in span.items() if any(used)} for span in found]
-
-
-def _value(value: str | None) -> str:
-    """Return how a tag's value is shown; None: one beyond those that are kept."""
-    if value is None:
-        return OTHERS
-    return f"({value})" if _LIKE_OTHERS.fullmatch(value) else value
-
-
-def _add(span: Span, group: Group, sign: int, used: Used) -> None:
-    before = span.get(group)
-    span[group] = used if before is None and sign > 0 else (before or NOTHING).plus(used, sign)
+def begins(at: datetime, level: int) -> datetime:
+    """Return the first beginning of a day or month of UTC that is not before the beginning of an hour."""
+    day = at.replace(hour=0)
+    if day < at:
+        day += timedelta(days=1)
+    return day if level == DAY or day.day == 1 else (day.replace(day=1) + timedelta(days=32)).replace(day=1)

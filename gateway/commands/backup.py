@@ -139,7 +139,7 @@ async def _refuse_loss(database: "Database", force: bool) -> bool:
     living = await database.value(_LIVING) if known else 0
     if living:
         raise CommandFailed(
-            f"{living} gateways run on this database: stop them first, and wait until their leases end."
+            f"Gateways run on this database ({living}): stop them first, and wait until their leases end."
         )
     if not force:
         raise CommandFailed("The database is not empty: --force replaces all that it has.")

@@ -164,6 +164,7 @@ async def _supervise(
                     pass_fds=() if metrics is None else (metrics.fileno(),),
                     on_end=end_lease,
                     on_stop=partial(withdraw_api_url, settings.data_dir) if publishes else None,
+                    pages=settings.defaults.pages_idle_s > 0 and settings.defaults.edge == "guarded",
                 )
         except AddressInUse as error:
             raise CommandFailed(str(error)) from error

@@ -104,6 +104,9 @@ class Limits:
         default="guarded",
         metadata=_choice(get_args(Edge), "plain: served without private parts of aiohttp; slower, and holds less"),
     )
+    pages_idle_s: float = _seconds(
+        300, 0, 86_400, "a process of its own makes pages until nobody has looked for as long; 0: workers make them"
+    )
     max_unsettled: int = _whole(
         100_000, 1, 10_000_000, "requests that run and debits that wait for Postgres, in all, before 503"
     )

@@ -1,5 +1,6 @@
 """Processes: workers on one listening socket, and what each of them is made of.
 
 supervisor   worker processes: started, started again when they die, stopped in order; their ends announced
+pages        pages and large reads in a process of their own, and how connections come there
 worker       one of them
 """

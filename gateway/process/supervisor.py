@@ -5,6 +5,7 @@ closes the port. Each worker is `command --fd N --ready-fd M` with
 
     N    the listening socket
     M    the write end of a pipe: one byte says that the worker serves
+    `--hand-fds`, where pages have a process of their own: `gateway.process.pages` says what for
     METERGATE_SUPERVISOR_PID in its environment, for `die_with_parent`
     METERGATE_GATEWAY_ID in its environment, by which other gateways know it: a new one for each process
 
@@ -34,6 +35,7 @@ from ulid import ULID
 from billing.database.connection import Database, DatabaseError
 from billing.ledger.leases import end_lease
 from gateway.embedded.launch import signal_when_parent_ends
+from gateway.process.pages import Channel
 from gateway.server.listening import address_of, bind
 
 SUPERVISOR_PID_VARIABLE = "METERGATE_SUPERVISOR_PID"
@@ -78,6 +80,7 @@ async def supervise(
     pass_fds: Sequence[int] = (),
     on_end: Callable[[str], Awaitable[None]] | None = None,
     on_stop: Callable[[], None] | None = None,
+    pages: bool = False,
 ) -> int:
     """Run `workers` processes of `command` on `listen` until one of `stop_signals`; the exit code for the command.
 
@@ -85,7 +88,8 @@ async def supervise(
     The first signal is passed on as SIGTERM, and a worker that runs on `shutdown_grace_s` + KILL_MARGIN_S later is
     killed; a second signal kills at once, but within SAME_STOP_S of the first it is taken for the same. `on_end` is
     called with the gateway id of each worker whose process has ended, and waited for before this returns, however long
-    it takes. `on_stop` is called, once or more, before the listening socket is closed. 0 after a signal, 1 when
+    it takes. `on_stop` is called, once or more, before the listening socket is closed. With `pages` there is another
+    process of `command` while somebody looks at pages (`gateway.process.pages`). 0 after a signal, 1 when
     FAILED_STARTS_LIMIT workers died before any was ready. Raises what `bind` raises. Main thread
     only, for the signals and for `die_with_parent`. Cancelled, it kills the workers.
     """
@@ -100,7 +104,8 @@ async def supervise(
             on_ready,
             tuple(pass_fds),
             on_end,
-            on_stop,
+            on_stop or (lambda: None),
+            Channel() if pages else None,
         )
         return await supervisor.run(workers)
 
@@ -114,7 +119,8 @@ class _Supervisor:
     on_ready: Callable[[str], None] | None
     pass_fds: tuple[int, ...]
     on_end: Callable[[str], Awaitable[None]] | None
-    on_stop: Callable[[], None] | None
+    on_stop: Callable[[], None]
+    channel: Channel | None
     spawn: Callable[[Coroutine[Any, Any, None]], object] | None = None
     running: set[asyncio.subprocess.Process] = field(default_factory=set)
     stopping: asyncio.Event = field(default_factory=asyncio.Event)
@@ -132,17 +138,18 @@ class _Supervisor:
             async with asyncio.TaskGroup() as group:
                 self.spawn = group.create_task
                 stopper = group.create_task(self._stop_on_signal())
-                await asyncio.wait([group.create_task(self._keep(number)) for number in range(1, workers + 1)])
+                kept = [(f"worker {number}", self._run_worker) for number in range(1, workers + 1)]
+                if self.channel is not None:
+                    kept.append(("the process of pages", self._run_pages))
+                await asyncio.wait([group.create_task(self._keep(*each)) for each in kept])
                 stopper.cancel()
         finally:
-            self._stops()
+            self.on_stop()
+            if self.channel is not None:
+                self.channel.close()
             for number in signals:
                 loop.remove_signal_handler(number)
         return self.exit_code
-
-    def _stops(self) -> None:
-        if self.on_stop is not None:
-            self.on_stop()
 
     def _on_signal(self, number: Signals) -> None:
         now_s = time.monotonic()
@@ -157,43 +164,57 @@ class _Supervisor:
 
     async def _stop_on_signal(self) -> None:
         await self.stopping.wait()
-        self._stops()
+        self.on_stop()
         self._signal_workers(SIGTERM)
         with suppress(TimeoutError):
             await asyncio.wait_for(self.hurrying.wait(), self.shutdown_grace_s + KILL_MARGIN_S)
         _log.warning("killing %d workers that have not ended", len(self.running))
         self._signal_workers(SIGKILL)
 
-    async def _keep(self, number: int) -> None:
-        """Run one worker again and again, until a signal stops it."""
+    async def _keep(self, name: str, run: Callable[[], Awaitable[str]]) -> None:
+        """Run one process again and again, until a signal stops it; `run` says how it ended, nothing where it was to
+        end."""
         delay_s = 0.0
         while not self.stopping.is_set():
             started = time.monotonic()
-            how = await self._run_worker()
+            how = await run()
             if self.stopping.is_set():
                 return
+            if not how:
+                continue
             if not self.was_ready:
                 self.failed_starts += 1
                 if self.failed_starts >= FAILED_STARTS_LIMIT:
-                    _log.error("worker %d %s before it was ready; giving up", number, how)
+                    _log.error("%s %s before it was ready; giving up", name, how)
                     self.exit_code = 1
                     self.stopping.set()
                     return
             if time.monotonic() - started >= STABLE_AFTER_S:
                 delay_s = 0.0
-            _log.warning("worker %d %s; starting it again in %.1f s", number, how, delay_s)
+            _log.warning("%s %s; starting it again in %.1f s", name, how, delay_s)
             with suppress(TimeoutError):
                 await asyncio.wait_for(self.stopping.wait(), delay_s)
             delay_s = min(max(delay_s * 2, RESTART_DELAY_S), RESTART_DELAY_LIMIT_S)
 
     async def _run_worker(self) -> str:
-        """Run one worker process to its end; how it ended, in words."""
+        fds = {"--fd": (self.listener.fileno(),)}
+        return await self._run(fds if self.channel is None else {**fds, "--hand-fds": self.channel.hand_fds})
+
+    async def _run_pages(self) -> str:
+        """Run the process of pages when somebody looks."""
+        assert self.channel is not None  # noqa: S101  (checked by run)
+        await self.channel.looked_at(self.stopping)
+        how = "" if self.stopping.is_set() else await self._run({"--adopt-fds": self.channel.adopt_fds})
+        return "" if self.channel.ended() else how
+
+    async def _run(self, fds: Mapping[str, tuple[int, ...]]) -> str:
+        """Run one process, which is given these by options, to its end; how it ended, in words."""
         loop = asyncio.get_running_loop()
         ready_fd, worker_fd = os.pipe()
         process, gateway_id = None, str(ULID())
         try:
             try:
-                process = await self._spawn(worker_fd, gateway_id)
+                process = await self._spawn({**fds, "--ready-fd": (worker_fd,)}, gateway_id)
             except OSError as error:
                 return f"could not be started ({error})"
             finally:
@@ -222,14 +243,13 @@ class _Supervisor:
         except Exception:  # any exception: workers must be kept running
             _log.exception("the end of worker %s could not be announced", gateway_id)
 
-    async def _spawn(self, ready_fd: int, gateway_id: str) -> asyncio.subprocess.Process:
-        listener_fd = self.listener.fileno()
+    async def _spawn(self, fds: Mapping[str, tuple[int, ...]], gateway_id: str) -> asyncio.subprocess.Process:
         return await asyncio.create_subprocess_exec(
             *self.command,
-            *("--fd", str(listener_fd), "--ready-fd", str(ready_fd)),
+            *(part for option, values in fds.items() for part in (option, *map(str, values))),
             stdin=asyncio.subprocess.DEVNULL,
             env={**self.env, SUPERVISOR_PID_VARIABLE: str(os.getpid()), GATEWAY_ID_VARIABLE: gateway_id},
-            pass_fds=(listener_fd, ready_fd, *self.pass_fds),
+            pass_fds=(*(fd for values in fds.values() for fd in values), *self.pass_fds),
             start_new_session=True,
         )
 

@@ -1,9 +1,11 @@
 """One worker process: serves on a socket that its supervisor opened.
 
-    python -m gateway.process.worker --fd N --ready-fd M
+    python -m gateway.process.worker --fd N --ready-fd M [--hand-fds N M]
+    python -m gateway.process.worker --adopt-fds N M --ready-fd M
 
-Reads the environment like every command; DATABASE_URL and REDIS_URL must be set. On SIGTERM it stops accepting,
-finishes running answers within `shutdown_grace_s`, writes the debits that wait, and ends with 0.
+The second one is the process of pages, which serves what workers give away (`gateway.process.pages`). Reads the
+environment like every command; DATABASE_URL and REDIS_URL must be set. On SIGTERM it stops accepting, finishes running
+answers within `shutdown_grace_s`, writes the debits that wait, and ends with 0.
 """
 
 import argparse
@@ -14,7 +16,8 @@ import logging
 import os
 import socket
 import sys
-from contextlib import suppress
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import Final
 
@@ -28,6 +31,7 @@ from gateway.config.settings import ConfigError, Settings, load_settings
 from gateway.endpoints.metrics_access import inherited_listener, metrics_served
 from gateway.metrics.folder import METRICS_DIR_VARIABLE
 from gateway.metrics.registry import Metrics
+from gateway.process.pages import Hand, adopting, yield_to_workers
 from gateway.process.supervisor import (
     EMBEDDED_VARIABLE,
     GATEWAY_ID_VARIABLE,
@@ -37,6 +41,7 @@ from gateway.process.supervisor import (
 )
 from gateway.runtime import open_runtime
 from gateway.server.aiohttp_private import UnknownAiohttp, check_edge
+from gateway.server.edge import EdgeServer
 from gateway.server.listening import raise_file_limit
 
 logger = logging.getLogger(__name__)
@@ -53,8 +58,9 @@ _M_MMAP_THRESHOLD: Final = -3
 """https://man7.org/linux/man-pages/man3/mallopt.3.html"""
 
 
-async def serve(settings: Settings, listener: socket.socket, ready_fd: int | None) -> None:
-    """Serve until one of `stop_signals`. Raises `StoreError` when it can't start."""
+async def serve(settings: Settings, passed: argparse.Namespace) -> None:
+    """Serve on the descriptors that `passed` names until one of `stop_signals`. Raises `StoreError` when it can't
+    start."""
     stopping = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in stop_signals():
@@ -78,18 +84,38 @@ async def serve(settings: Settings, listener: socket.socket, ready_fd: int | Non
             keepalive_timeout=KEEPALIVE_S,
             handle_signals=False,
             shutdown_timeout=settings.defaults.shutdown_grace_s,
+            **({"hand": Hand(*passed.hand_fds)} if passed.hand_fds else {}),
         )
         await runner.setup()
         _settle_garbage_collector()
-        site = web.SockSite(runner, listener, backlog=BACKLOG)
-        await site.start()
-        if ready_fd is not None:
-            os.write(ready_fd, b"1")
-            os.close(ready_fd)
-        await stopping.wait()
-        health.ready = False
-        await site.stop()
+        async with _accepting(runner, passed, settings.defaults.pages_idle_s, stopping.set):
+            if passed.ready_fd is not None:
+                os.write(passed.ready_fd, b"1")
+                os.close(passed.ready_fd)
+            await stopping.wait()
+            health.ready = False
         await runner.cleanup()  # waits shutdown_grace_s for running answers, then closes what is left
+
+
+@asynccontextmanager
+async def _accepting(
+    runner: web.AppRunner, passed: argparse.Namespace, idle_s: float, end: Callable[[], None]
+) -> AsyncIterator[None]:
+    """Take connections: of the listening socket, or those that workers give away, until none has come for `idle_s`."""
+    if passed.adopt_fds:
+        server = runner.server
+        assert isinstance(server, EdgeServer)  # noqa: S101  (checked by main)
+        async with adopting(passed.adopt_fds, server, idle_s, end):
+            yield
+        return
+    listener = socket.socket(fileno=passed.fd)
+    listener.setblocking(False)
+    site = web.SockSite(runner, listener, backlog=BACKLOG)
+    await site.start()
+    try:
+        yield
+    finally:
+        await site.stop()
 
 
 def _settle_garbage_collector() -> None:
@@ -115,9 +141,14 @@ def _settle_memory_and_threads() -> None:
 def main() -> int:
     """Return the process's entry; 0 after a signal, 1 when it could not serve."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0] if __doc__ else None)
-    parser.add_argument("--fd", type=int, required=True, help="the listening socket")
+    accepts = parser.add_mutually_exclusive_group(required=True)
+    accepts.add_argument("--fd", type=int, help="the listening socket")
+    accepts.add_argument("--adopt-fds", type=int, nargs=2, help="pages: where connections come from, and the state")
+    parser.add_argument("--hand-fds", type=int, nargs=2, help="where pages are given away, and the state")
     parser.add_argument("--ready-fd", type=int, help="a pipe that is told when this worker serves")
     arguments = parser.parse_args()
+    if arguments.adopt_fds:
+        yield_to_workers()
     if SUPERVISOR_PID_VARIABLE in os.environ:
         die_with_parent(int(os.environ[SUPERVISOR_PID_VARIABLE]))
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s", stream=sys.stderr)
@@ -131,6 +162,11 @@ def main() -> int:
     if settings.database_url is None or settings.redis_url is None:
         print("DATABASE_URL and REDIS_URL must be set; `metergate up` sets them by itself.", file=sys.stderr)
         return 1
+    if settings.defaults.edge != "guarded":  # since the others began
+        arguments.hand_fds = None
+        if arguments.adopt_fds:
+            print("Pages have a process of their own with `edge: guarded` alone.", file=sys.stderr)
+            return 1
     try:
         check_edge(settings.defaults.edge)
     except UnknownAiohttp as error:
@@ -138,10 +174,8 @@ def main() -> int:
         return 1
     _settle_memory_and_threads()
     raise_file_limit()
-    listener = socket.socket(fileno=arguments.fd)
-    listener.setblocking(False)
     try:
-        uvloop.run(serve(settings, listener, arguments.ready_fd))
+        uvloop.run(serve(settings, arguments))
     except (StoreError, TimeoutError) as error:
         logger.error("can't serve: %s", error)
         return 1

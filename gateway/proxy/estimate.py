@@ -63,13 +63,16 @@ class Charge(msgspec.Struct, frozen=True, gc=False):
 
 class Plain(msgspec.Struct, frozen=True, gc=False):
     """What plain requests on a route are bounded by: those that bring nothing but the text of their bodies to one
-    model, and say how much it may write. `markup_scaled` is the markup that applies, `unit_nano` the most that an
-    output token costs, `window` the context window, `NO_WINDOW` where it is not known."""
+    model. `markup_scaled` is the markup that applies, `unit_nano` the most that an output token costs, `window` the
+    context window, `NO_WINDOW` where it is not known. A request that does not say how much the model may write may have
+    from `least_output` to `own_output` tokens; 0 where the model's own maximum is not known."""
 
     rates: Rates
     markup_scaled: int
     unit_nano: int
     window: int
+    own_output: int
+    least_output: int
 
     @classmethod
     def of(cls, route: Candidate, markup_scaled: int, rules: EstimateRules) -> Plain | None:
@@ -79,18 +82,20 @@ class Plain(msgspec.Struct, frozen=True, gc=False):
             return None
         if route.online_searches or route.searches_itself:
             return None
-        return cls(rates, markup_scaled, rates.unit_nano(markup_scaled), route.context_window or NO_WINDOW)
+        own, window = route.max_output_tokens or 0, route.context_window or NO_WINDOW
+        least = min(rules.min_output_tokens, own)
+        return cls(rates, markup_scaled, rates.unit_nano(markup_scaled), window, own, least)
 
     def need(self, parsed: ParsedRequest, counted: int | None = None) -> Need | None:
         """Return as `worst_case` of a plain request; None of any other. Raises `NeedTooLarge`."""
         most, choices, window = parsed.max_output_tokens, parsed.choices, self.window
         if (
-            most is None
-            or not parsed.has_output
+            not parsed.has_output
             or parsed.parts is not NO_PARTS
             or parsed.work is not NO_WORK
             or parsed.unbounded_input
             or parsed.service_tier in DEARER_TIERS
+            or (most is None and not self.own_output)
         ):
             return None
         bound = parsed.input_bound_tokens
@@ -98,13 +103,15 @@ class Plain(msgspec.Struct, frozen=True, gc=False):
             bound = counted
         if window < bound:
             bound = window
-        if window < most:
-            most = window
+        if most is None:
+            most, least = self.own_output, self.least_output
+        else:
+            least = most = window if window < most else most
         tokens = bound * choices
         if tokens > MAX_COUNT or most * choices > MAX_COUNT:
             return None  # too large, which `worst_case` says
         unit_nano = self.unit_nano * choices
-        return Need(tokens, self.rates.input_nano(tokens, self.markup_scaled), unit_nano, choices, most, most)
+        return Need(tokens, self.rates.input_nano(tokens, self.markup_scaled), unit_nano, choices, least, most)
 
 
 def worst_case(

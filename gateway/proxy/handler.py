@@ -19,7 +19,7 @@ from billing.holds.decision import Need, Unavailable
 from billing.holds.hold import Hold
 from billing.ledger.debits import encode_debit
 from billing.logs import subject
-from gateway.auth import metered_key
+from gateway.auth import key_of
 from gateway.dialects.exceptions import BadRequest
 from gateway.proxy.context import FEATURE, RequestContext
 from gateway.proxy.estimate import EstimateRules
@@ -112,7 +112,7 @@ class Proxy:
         principal: Principal | None = None
         parsed: ParsedRequest | None = None
         try:
-            secret = metered_key(exchange)
+            secret = key_of(exchange.headers, exchange.path, exchange.match.dialect)
             principal = self.cached(secret) or await self.admit(secret, exchange.peer, exchange.headers)
             logged.account_id = principal.account_id
             body = exchange.here(self._rules.max_body_bytes)

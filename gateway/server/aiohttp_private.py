@@ -52,6 +52,7 @@ CONNECTION: Final[dict[str, type | tuple[type, ...]]] = {
     "_parser": object,
     "_paused": bool,
     "_reading_paused": bool,
+    "_request_count": int,
     "_request_in_progress": bool,
     "_upgraded": bool,
     "_waiter": type(None),

@@ -31,12 +31,13 @@ class EdgeProtocol(GuardedProtocol):
     """One connection of a client. Its metered requests are served by one task, made with the first of them, but for
     those that the application serves."""
 
-    __slots__ = ("_find", "_serve", "_served_by", "_serving", "_sleeping", "_turn")
+    __slots__ = ("_find", "_hand", "_serve", "_served_by", "_serving", "_sleeping", "_turn")
 
     def __init__(self, server: EdgeServer, **options: Any) -> None:
         super().__init__(server, server.rules, server.pace, server.heads, server.new_id, **options)
         self._serve = server.serve
         self._find = server.find
+        self._hand = server.hand
         self._served_by: asyncio.Task[None] | None = None
         self._serving: asyncio.Task[None] | None = None
         self._turn: asyncio.Future[None] | None = None
@@ -60,6 +61,8 @@ class EdgeProtocol(GuardedProtocol):
                     self._count_head(len(data))
             if self._messages or self._chunks is not None:
                 self._look(data)
+                if self._request_count == 1 and self._messages:  # aiohttp's loop has not begun
+                    self._hands_over(self._messages[0][0], data)
             return
         self._waiter = None
         self._parse(data)  # queues; there is nobody to wake
@@ -70,7 +73,7 @@ class EdgeProtocol(GuardedProtocol):
                 self._look(self._head_end + data)
             if self._head_bytes:
                 self._forget_head()
-            self._next()
+            self._next(data)
         elif data:
             self._await_head(data)
 
@@ -86,15 +89,17 @@ class EdgeProtocol(GuardedProtocol):
         if self._reading_paused or self._buffer_paused:
             super().resume_reading(resume_parser)
 
-    def _next(self) -> None:
-        """Serve the first request of an idle connection here, or wake aiohttp's loop for it."""
+    def _next(self, data: bytes = b"") -> None:
+        """Serve the first request of an idle connection here, or wake aiohttp's loop for it, or have another process
+        serve it; `data` is what came last."""
         waiter = self._waiter
         if waiter is None or waiter.done():
             return
         message, payload = self._messages[0]
         parser, match = self._parser, self._metered(message)
         if match is None or parser is None:
-            waiter.set_result(None)
+            if not self._hands_over(message, data):
+                waiter.set_result(None)
             return
         self._messages.popleft()
         parser.message_consumed()
@@ -107,6 +112,29 @@ class EdgeProtocol(GuardedProtocol):
             self._serving = self._loop.create_task(self._serve_calls())
         elif self._turn is not None and not self._turn.done():
             self._turn.set_result(None)
+
+    def _hands_over(self, message: Any, data: bytes) -> bool:
+        """Give this connection to another process, if that serves such requests, and drop it. Only one with nothing on
+        it but this request, of which `data` is all that has come."""
+        transport = self.transport
+        if self._hand is None or transport is None or not isinstance(message, RawRequestMessage) or message.upgrade:
+            return False
+        line = f"{message.method} {message.path} ".encode("utf-8", "surrogateescape")
+        if len(self._messages) > 1 or not data.startswith(line) or self._held or self._deaf or self._close:
+            return False
+        if transport.get_write_buffer_size() or not self._hand(message.method, message.path, transport, data):
+            return False
+        transport.abort()  # closes without a word to the client, whom another process has now
+        self._messages.clear()
+        self.force_close()
+        return True
+
+    def adopt(self, transport: asyncio.Transport, data: bytes) -> None:
+        """Serve the request of a connection that another process has given away, and end it with that."""
+        transport.set_protocol(self)
+        self.connection_made(transport)
+        self.data_received(data)
+        self._end_with_last()
 
     async def _serve_calls(self) -> None:
         """Serve this connection's requests, one after the other: a task for each would cost more than waiting."""

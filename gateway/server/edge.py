@@ -29,12 +29,17 @@ SHED_SHARE: Final = 64
 Serve = Callable[[Exchange], Awaitable[None]]
 Find = Callable[[str, str, Mapping[str, str]], Match | None]
 """Which endpoint a request is sent to, by its method, path and headers: `gateway.dialects.registry.Dialects.find`."""
+Hand = Callable[[str, str, asyncio.Transport, bytes], bool]
+"""Gives a connection to another process, by its request's method and path, with all that was read of it; False where it
+is to be served here: `gateway.process.pages.Hand`."""
 
 
 class EdgeServer(web.Server):
     """An application's server whose metered endpoints are served by `serve`."""
 
-    def __init__(self, behind: web.Server, serve: Serve, find: Find, rules: EdgeRules | None = None) -> None:
+    def __init__(
+        self, behind: web.Server, serve: Serve, find: Find, rules: EdgeRules | None = None, hand: Hand | None = None
+    ) -> None:
         async def handle(request: web.BaseRequest) -> web.StreamResponse:
             expects = request._headers.get(EXPECT)  # `headers` keeps what it has given once
             if expects:
@@ -53,6 +58,7 @@ class EdgeServer(web.Server):
         )
         self.serve = serve
         self.find = find
+        self.hand = hand
         self.rules = rules or EdgeRules()
         self.pace = Pace(self.rules.body_bytes_per_s, self._loop)
         self.heads = Heads(self.rules.head_bytes)
@@ -64,6 +70,10 @@ class EdgeServer(web.Server):
 
     def __call__(self) -> web.RequestHandler:
         return EdgeProtocol(self, loop=self._loop, **self._kwargs)
+
+    def adopt(self, transport: asyncio.Transport, data: bytes) -> None:
+        """Serve the request of a connection that another process has accepted, and has read `data` of."""
+        EdgeProtocol(self, loop=self._loop, **self._kwargs).adopt(transport, data)
 
     def connection_made(self, handler: web.RequestHandler, transport: asyncio.Transport) -> None:
         """End, where there are too many, those that have waited longest for their clients; if none waits, this."""
@@ -97,15 +107,17 @@ class EdgeRunner(web.AppRunner):
         serve: Serve,
         find: Find,
         rules: EdgeRules | None = None,
+        hand: Hand | None = None,
         **options: Any,
     ) -> None:
         super().__init__(app, **options)
         self._serve = serve
         self._find = find
         self._rules = rules
+        self._hand = hand
 
     async def _make_server(self) -> web.Server:
-        return EdgeServer(await super()._make_server(), self._serve, self._find, self._rules)
+        return EdgeServer(await super()._make_server(), self._serve, self._find, self._rules, self._hand)
 
 
 def route_of(

@@ -10,7 +10,7 @@ from typing import Final
 
 from tests.chaos.clients import Ended, Exchange, Mix
 from tests.chaos.faults import DEFAULTS_OF_FAILING_PROVIDER, FAILING_PROVIDER, KILLS
-from tests.chaos.harness import Customer, running
+from tests.chaos.harness import SILENT_AFTER_10_S, Customer, running
 from tests.chaos.ledger_check import free_of, lost_of
 from tests.chaos.misuse import DEFAULTS_OF_SLOW_READERS, SLOW_READERS
 from tests.chaos.plan import Plan
@@ -42,7 +42,7 @@ async def test_slow_readers_pay_a_lost_journal_holds_nothing_and_a_failing_provi
 ):
     """First no gateway dies: nothing that a client has received may be free. Then other keys, retries and a fallback
     serve most while the provider fails a third of the time, and a worker is killed."""
-    defaults = DEFAULTS_OF_SLOW_READERS | DEFAULTS_OF_FAILING_PROVIDER
+    defaults = DEFAULTS_OF_SLOW_READERS | DEFAULTS_OF_FAILING_PROVIDER | SILENT_AFTER_10_S
     async with running(workers=2, defaults=defaults, spare=True) as stack:
         customers = await make_customers(stack)
         faults = [SLOW_READERS, LOST_JOURNAL]

@@ -13,7 +13,7 @@ import psutil
 from tests.chaos.clients import Ended, Exchange
 from tests.chaos.cluster import always_served, kill_ahead, losing_a_master, master_of
 from tests.chaos.faults import Fault
-from tests.chaos.harness import Customer, Stack, running
+from tests.chaos.harness import SILENT_AFTER_10_S, Customer, Stack, running
 from tests.chaos.run import Struck, make_customers, run_round
 from tests.chaos.waiting import until
 from tests.support.redis_cluster import MASTERS
@@ -57,7 +57,7 @@ def assert_only_its_accounts_waited(struck: Struck, exchanges: Iterable[Exchange
 
 async def test_a_master_dies_and_nothing_is_lost_or_doubled() -> None:
     fault = Fault("a master is killed ahead of its replica", losing_a_master(kill_ahead), 0.5)
-    async with running(workers=2, on_cluster=True) as stack:
+    async with running(workers=2, on_cluster=True, defaults=SILENT_AFTER_10_S) as stack:
         await until(lambda: len(stack.worker_pids()) == stack.workers, "every worker runs")
         workers = stack.worker_pids()
         customers = await customers_of_every_master(stack)

@@ -42,6 +42,9 @@ class Upstream:
         """Responses in the background, by id, and whether somebody has asked after each; they are done once they may
         be."""
         self.may_end = False
+        self.may_answer = asyncio.Event()
+        """Whether whole answers may end; cleared, what is asked runs until it is set again."""
+        self.may_answer.set()
         self._chance = random.Random(7)  # noqa: S311 - faults, not a secret
         self.url = ""
 
@@ -87,6 +90,7 @@ class Upstream:
                 await self._stream(request, response, plan)
             return response
         await asyncio.sleep(plan.delay_ms * plan.chunks / 1000)
+        await self.may_answer.wait()
         if plan.do == "cut":
             assert request.transport is not None
             request.transport.abort()

@@ -76,7 +76,7 @@ async def sound(service: Service) -> None:
 
 
 async def until(found: Any, wanted: Any) -> None:
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         while await found() != wanted:
             await asyncio.sleep(0.01)
 

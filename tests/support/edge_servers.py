@@ -20,6 +20,7 @@ from billing.api.requests import read_bounded
 from gateway.dialects.base import Endpoint
 from gateway.dialects.openai.dialect import OpenAIDialect
 from gateway.dialects.registry import Dialects
+from gateway.server.connection import EdgeProtocol
 from gateway.server.edge import EdgeRunner, EdgeServer, Serve, route_of
 from gateway.server.exchange import BadBody, BodyTooLarge, Exchange
 from gateway.server.guard import EdgeRules
@@ -95,8 +96,8 @@ DIALECTS: Final = Dialects([OneEndpoint()])
 async def edge(
     serve: Serve, *, plain: bool = False, rules: EdgeRules | None = None, **options: Any
 ) -> AsyncIterator[Edge]:
-    """Serve METERED by `serve` in front of an application that has `/plain` and `/echo`; `plain` without private parts
-    of aiohttp."""
+    """Serve METERED by `serve` in front of an application that has `/plain`, `/echo` and pages; `plain` without
+    private parts of aiohttp."""
     ways: list[str] = []
 
     def by(way: str) -> Serve:
@@ -109,6 +110,7 @@ async def edge(
     app = web.Application(client_max_size=LIMIT_BYTES)
     app.router.add_get("/plain", _plain)
     app.router.add_post("/echo", _echo)
+    app.router.add_route("*", "/console/{of}", _page)
     app.router.add_post(METERED, route_of(by("application"), DIALECTS.find, _plain), expect_handler=expected)
     options = {"access_log": None, "shutdown_timeout": 1.0, **options}
     runner = (
@@ -129,6 +131,15 @@ async def edge(
 
 async def _plain(request: web.Request) -> web.Response:
     return web.Response(body=b"plain " + request.query_string.encode())
+
+
+async def _page(request: web.Request) -> web.Response:
+    """Say at which port of which server this client is: a server is known by its connections' limit."""
+    protocol = request.protocol
+    assert isinstance(protocol, EdgeProtocol)
+    port = request.transport.get_extra_info("peername")[1]  # type: ignore[union-attr]
+    told = f"{protocol._rules.max_connections} {port} ".encode()
+    return web.Response(body=told + await read_bounded(request, LIMIT_BYTES))
 
 
 async def _echo(request: web.Request) -> web.Response:

@@ -2,7 +2,8 @@
 -- are over, so that most are raised once a minute, and others too while there are $2 fresh rows or more. One statement:
 -- whoever reads sums and fresh rows in one snapshot finds each request once, whenever that is. The transaction has the turn
 -- (an advisory lock, and leave to write sums) before this begins: what is new of dimensions and tags is written by one at a time. Of an account at
--- most $3 names of tags are kept, and $4 values of each. Rows are written in the order of their key.
+-- most $3 names of tags are kept, and $4 values of each. Rows are written in the order of their key. Of accounts that are in
+-- usage_folds, what was admitted before the moment that is noted there is added to the sums by one dimension, too.
 --
 -- The planner takes what is moved for a few rows: the transaction has nested loops off, which would be slow between these.
 -- What is in a table is looked up by its index, in a subquery of its own.
@@ -101,6 +102,36 @@ WITH moved AS (
     GROUP BY 1, 2, 3, 4, 5, 6
     ORDER BY 1, 2, 3, 4, 5, 6
     ON CONFLICT (account_id, granularity, tag, bucket, dimensions, value) DO UPDATE SET
+        requests = s.requests + excluded.requests,
+        input_tokens = s.input_tokens + excluded.input_tokens,
+        cached_input_tokens = s.cached_input_tokens + excluded.cached_input_tokens,
+        cache_write_tokens = s.cache_write_tokens + excluded.cache_write_tokens,
+        output_tokens = s.output_tokens + excluded.output_tokens,
+        reasoning_tokens = s.reasoning_tokens + excluded.reasoning_tokens,
+        cost_nano = s.cost_nano + excluded.cost_nano,
+        charged_nano = s.charged_nano + excluded.charged_nano
+), late AS MATERIALIZED (
+    SELECT parts.*, date_trunc('hour', minute, 'UTC') AS hour
+    FROM parts JOIN usage_folds AS f USING (account_id) WHERE minute < f.until
+), late_by_one AS MATERIALIZED (
+    SELECT l.account_id, v.kind, hour, v.value, requests, input_tokens, cached_input_tokens, cache_write_tokens,
+        output_tokens, reasoning_tokens, cost_nano, charged_nano
+    FROM late AS l JOIN dimensions AS d ON d.id = l.dimensions CROSS JOIN LATERAL (VALUES (-1::bigint, d.key_id),
+        (-2, d.user_id), (-3, d.model), (-4, d.provider), (-5, d.endpoint), (-6, d.feature)) AS v (kind, value)
+    WHERE tag = 0
+    UNION ALL
+    SELECT account_id, tag, hour, value::text, requests, input_tokens, cached_input_tokens, cache_write_tokens,
+        output_tokens, reasoning_tokens, cost_nano, charged_nano
+    FROM late WHERE tag <> 0
+), by_one AS (
+    INSERT INTO usage_by_one AS s (account_id, kind, granularity, bucket, value, requests, input_tokens, cached_input_tokens,
+        cache_write_tokens, output_tokens, reasoning_tokens, cost_nano, charged_nano)
+    SELECT account_id, kind, g.code, date_trunc(g.unit, hour, 'UTC'), value, sum(requests), sum(input_tokens),
+        sum(cached_input_tokens), sum(cache_write_tokens), sum(output_tokens), sum(reasoning_tokens), sum(cost_nano),
+        sum(charged_nano)
+    FROM late_by_one CROSS JOIN (VALUES (1, 'hour'), (2, 'day'), (3, 'month')) AS g (code, unit)
+    GROUP BY 1, 2, 3, 4, 5 ORDER BY 1, 2, 3, 4, 5
+    ON CONFLICT (account_id, kind, granularity, bucket, value) DO UPDATE SET
         requests = s.requests + excluded.requests,
         input_tokens = s.input_tokens + excluded.input_tokens,
         cached_input_tokens = s.cached_input_tokens + excluded.cached_input_tokens,

@@ -6,4 +6,5 @@ SELECT
     (SELECT count(*) FROM usage_events) AS events,
     (SELECT count(*) FROM usage_sums) + (SELECT count(*) FROM usage_fresh) AS rollups,
     (SELECT count(*) FROM usage_months_dropped) AS dropped,
-    (SELECT count(*) FROM usage_by_account) + (SELECT count(*) FROM usage_by_model) AS of_all
+    (SELECT count(*) FROM usage_by_account) + (SELECT count(*) FROM usage_by_model) AS of_all,
+    (SELECT count(*) FROM usage_by_one) AS by_one

@@ -18,7 +18,7 @@ from billing.client.client import BillingClient
 from billing.database.connection import DatabaseRefused
 from billing.ledger.catalogue import sync_prices
 from billing.ledger.reports import roll
-from billing.ledger.used import UsageSums
+from billing.ledger.sums import UsageSums
 from billing.notices.destinations import Poster
 from billing.notices.worker import NoticeRules, NoticeWorker
 from billing.usage import Usage
@@ -161,7 +161,7 @@ async def test_two_changes_at_once_are_both_made(api: Api, billing: Billing) -> 
     async with billing.database.transaction() as connection:
         await connection.execute("SELECT FROM budgets WHERE id = $1 FOR UPDATE", made["id"])
         waiting = [asyncio.ensure_future(api.person(owner, "PATCH", url, change)) for change in changes]
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(60):
             while await billing.database.value(blocked) < len(changes):
                 await asyncio.sleep(0.01)
     assert [answer.status for answer in await asyncio.gather(*waiting)] == [200] * len(changes)

@@ -204,7 +204,7 @@ async def test_who_is_demoted_while_a_call_waits_changes_nothing(api: Api, billi
     async with billing.database.transaction() as connection:
         await connection.execute("SELECT 1 FROM organizations WHERE id = $1 FOR UPDATE", team.path.rpartition("/")[2])
         waiting = [asyncio.ensure_future(api.person(team["admin"], *call)) for call in calls]
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(60):
             while await billing.database.value(blocked) < len(calls):
                 await asyncio.sleep(0.01)
         await connection.execute("UPDATE memberships SET role = 'member' WHERE user_id = $1", team["admin"])

@@ -55,7 +55,7 @@ async def record(client: BillingClient, *event_ids: str, **more: Any) -> None:
 
 
 async def settled(client: BillingClient, waiting: int = 0) -> None:
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         while client.spooled.waiting > waiting:
             await asyncio.sleep(0.001)
 

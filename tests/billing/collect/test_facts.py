@@ -15,7 +15,7 @@ from billing.collect.snapshots import MOST_COUNTED, FirstPoint, Source, read_pag
 from billing.collect.subjects import SubjectRules
 from billing.collect.traffic import Traffic
 from billing.database.connection import queries
-from billing.ledger.used import UsageSums
+from billing.ledger.sums import UsageSums
 from billing.money import ceil_div
 from tests.billing.collect.support import NOW, START, Room, Sample, minutes_of, page_of
 from tests.billing.support import Billing

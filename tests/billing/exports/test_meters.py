@@ -18,7 +18,7 @@ from billing.payments.customers import Customers
 from billing.payments.events import PaymentEvents
 from billing.payments.stripe.client import StripeAccess
 from billing.payments.stripe.provider import StripePayments
-from tests.billing.exports.support import LATER, debit, drain, opened, used, working
+from tests.billing.exports.support import BOUND_S, LATER, debit, drain, opened, used, working
 from tests.billing.payments.test_broken_off import Dying, Killed
 from tests.billing.support import Billing
 from tests.support.answering import until
@@ -64,12 +64,12 @@ def sink(billing: Billing, database: Any, stripe: FakeStripe, provider: StripePa
 async def told_to_the_end(worker: ExportWorker) -> None:
     await drain(worker)
     (export,) = await opened(worker)
-    for _ in range(60):
-        await worker.step(export)
-        due = "SELECT count(*) FROM export_hours WHERE used > told AND NOT parked"
-        if not await worker._database.value(due):
-            return
-    raise AssertionError("hours are left")
+    async with asyncio.timeout(BOUND_S):
+        while True:
+            await worker.step(export)
+            due = "SELECT count(*) FROM export_hours WHERE used > told AND NOT parked"
+            if not await worker._database.value(due):
+                return
 
 
 def amounts(stripe: FakeStripe) -> Counter[tuple[str, str, int]]:

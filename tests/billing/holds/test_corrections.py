@@ -1,6 +1,7 @@
 """Corrections: Redis is told of every change that it has not made itself, in order, once, however many tell it."""
 
 import asyncio
+from dataclasses import replace
 
 import pytest
 from ulid import ULID
@@ -11,12 +12,11 @@ from billing.holds.engine import EngineSettings
 from billing.holds.hold import SettlementLost
 from billing.holds.partitions import Partition
 from billing.holds.redis.connection import RedisAway
-from billing.holds.service import HoldSettings
 from billing.ledger.debits import Debit
 from billing.ledger.writer import write_debits
 from billing.principals import Principal
 from billing.quotas import Metric, Quota, Window
-from tests.billing.holds.conftest import MakeWorld, World, debit
+from tests.billing.holds.conftest import PATIENT, MakeWorld, World, debit
 from tests.billing.holds.support import (
     ask,
     assert_agreed,
@@ -206,7 +206,7 @@ async def test_a_correction_ends_the_hold_that_it_settles(world: World, late: bo
 
 async def test_both_stores_away_cuts_the_answer_and_loses_no_debit(make_world: MakeWorld) -> None:
     """The client is not told of a whole answer; the debit arrives when Postgres is back."""
-    world = await make_world(EngineSettings(holds=HoldSettings(ledger_timeout_s=0.1)))
+    world = await make_world(EngineSettings(holds=replace(PATIENT.holds, ledger_timeout_s=0.1)))
     principal = await world.customer(10**9)
     hold = await hold_one(world, principal)
     wire_of(world).close()

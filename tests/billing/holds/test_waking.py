@@ -4,17 +4,17 @@ What the ledger has decided meanwhile is decided, and one account that everybody
 """
 
 import asyncio
+from dataclasses import replace
 from functools import partial
 
 import pytest
 
 from billing.holds.engine import EngineSettings
 from billing.holds.hold import Hold, SettlementLost
-from billing.holds.service import HoldSettings
 from billing.ledger.leases import write_expired
 from billing.ledger.writer import write_debits
 from billing.quotas import Metric, Quota, Window
-from tests.billing.holds.conftest import MakeWorld, World, debit
+from tests.billing.holds.conftest import PATIENT, MakeWorld, World, debit
 from tests.billing.holds.support import (
     assert_agreed,
     debits,
@@ -169,7 +169,7 @@ async def test_settlements_of_a_hot_account_reach_the_ledger_in_batches(world: W
 
 
 async def test_who_waits_too_long_is_told_while_the_writing_goes_on(make_world: MakeWorld) -> None:
-    world = await make_world(EngineSettings(holds=HoldSettings(ledger_timeout_s=0.1)))
+    world = await make_world(EngineSettings(holds=replace(PATIENT.holds, settle_timeout_s=0.5, ledger_timeout_s=0.1)))
     principal = await world.customer(10**9)
     hold = await hold_one(world, principal)
     wire_of(world)._transport.pause_reading()

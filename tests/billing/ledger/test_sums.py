@@ -1,15 +1,21 @@
 """Sums by dimension and tag: made by the roller of fresh rows, by the migration of what was there, and verified."""
 
+import itertools
 import json
 from datetime import UTC, datetime, timedelta
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from billing.database.connection import DatabaseError, Row
 from billing.database.migrate import migrate
 from billing.ledger import reports
+from billing.ledger import sums as summing
 from billing.ledger.catalogue import sync_prices
-from billing.ledger.reports import roll
+from billing.ledger.reports import Roller, roll
+from billing.ledger.sums import Folds, _left, _Read
+from billing.ledger.used import BEGINNING, END, Grouping, compose
 from billing.ledger.verify import verify
 from billing.usage import Usage
 from tests.billing.ledger.test_fresh_usage import BACK
@@ -167,3 +173,101 @@ async def test_tags_that_are_no_object_stop_nobody(billing: Billing, account_id:
     assert await roll(billing.database) == 4
     await assert_verified(billing)
     assert [row[6] for row in await sums(billing)] == [4]
+
+
+BY_ONE = (
+    "SELECT kind, value, requests FROM usage_by_one WHERE granularity = 3 AND kind IN (-2, $1) ORDER BY kind, value"
+)
+AT_ONCE = timedelta(0)
+CHANGED = "UPDATE usage_by_one SET requests = requests + 1 WHERE kind = $1 AND granularity = 3"
+
+
+async def test_hours_that_are_over_are_folded_and_late_requests_added(
+    billing: Billing, account_id: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hours = [minutes_ago(60 * back) for back in (26, 5, 3, 2)]
+    for at in hours[1:]:
+        await used(billing, account_id, at=at)
+    assert await roll(billing.database) == 12
+    monkeypatch.setattr(summing, "FOLD_AFTER", AT_ONCE)
+    monkeypatch.setattr(summing, "FOLD_ROWS", 10)
+    assert await Folds(billing.database).round() == 0  # nine sums of hours: read as they are
+    for name, value in {"FOLD_STEP": 1, "FOLD_STEPS": 2, "FOLD_ROWS": 9, "FOLD_S": 60.0}.items():
+        monkeypatch.setattr(summing, name, value)
+    roller = Roller(billing.database, "me", interval_s=0.0)
+    folded = "SELECT count(*) FROM usage_folds WHERE caught_up"
+    for caught_up in (0, 0, 1):  # two hours a round, of five
+        assert await roller.round() == 0
+        assert await billing.database.value(folded) == caught_up
+        await assert_verified(billing)
+    await used(billing, account_id, at=hours[0])  # late, before all that was folded
+    last = minutes_ago(2)  # of the hour that runs, or in its first minutes of one that was folded, too
+    of_each = 4 if last.hour == datetime.now(UTC).hour else 5
+    await used(billing, account_id, at=last)
+    assert await roll(billing.database) == 8
+    await assert_verified(billing)
+    team = await billing.database.value("SELECT id FROM usage_tags WHERE name = 'team' AND value IS NULL")
+    rows = [tuple(row) for row in await billing.database.rows(BY_ONE, team)]
+    assert [(kind, value or requests) for kind, value, requests in rows[:2]] == [(-2, of_each), (-2, "ann")]
+    assert sorted(requests for kind, _, requests in rows if kind == team) == [of_each, 2 * of_each]
+    for names, expected in ((("user",), {"ann": 15, None: 5}), (("tag:team",), {"blue": 10, "red": 5, None: 5})):
+        (span,) = await billing.reports.sums.spans(account_id, (BEGINNING, END), Grouping(names))
+        assert {group[0]: each.requests for group, each in span.items()} == expected
+    await billing.database.execute(CHANGED, team)
+    checks = {check.name: check for check in (await verify(billing.database)).checks if check.differences}
+    assert set(checks) == {"by one"}
+    assert f"{account_id}, tag team=blue, month " in checks["by one"].examples[0]
+    (span,) = await billing.reports.sums.spans(account_id, (BEGINNING, END), Grouping(("tag:team",)))
+    assert span["blue",].requests > 10  # what is wrong there is what is read
+
+
+async def test_no_account_holds_up_others_and_values_of_tags_count(
+    billing: Billing, account_id: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Few accounts are looked at at once, one that fails is passed over, and an hour with many values of a tag is
+    folded by itself."""
+    other = await billing.accounts.create("Other", credit_limit_nano=10**12)
+    hours = [minutes_ago(60 * back) for back in (2, 3, 4)]
+    for at, team, account in itertools.product(hours, "abc", (account_id, other.id)):
+        await billing.debit(account, "key_1", USAGE, admitted_at=at, tags=json.dumps({"team": team}))
+    assert await roll(billing.database) == 18
+    for name, value in {"FOLD_STEP": 2, "FOLD_ROWS": 3, "FOLD_AFTER": AT_ONCE, "FOLD_S": 60.0}.items():
+        monkeypatch.setattr(summing, name, value)
+    await billing.database.execute(f"ALTER TABLE usage_by_one ADD CONSTRAINT broken CHECK (account_id <> '{other.id}')")
+    folds = Folds(billing.database)
+    assert await folds.round() + await folds.round() == 4  # three hours, and until now
+    folded = "SELECT account_id FROM usage_folds WHERE caught_up"
+    assert [row["account_id"] for row in await billing.database.rows(folded)] == [account_id]
+    await billing.database.execute("ALTER TABLE usage_by_one DROP CONSTRAINT broken")
+    monkeypatch.setattr(summing, "FOLD_LOOKED_AT", 0)
+    assert await Folds(billing.database).round() == 0
+    monkeypatch.setattr(summing, "FOLD_LOOKED_AT", 9)
+    assert await Folds(billing.database).round() == 4
+    await assert_verified(billing)
+
+
+MINUTES = st.integers(0, 60 * 24 * 800).map(
+    lambda minutes: datetime(2026, 1, 1, tzinfo=UTC) + timedelta(minutes=minutes)
+)
+
+
+@given(st.lists(MINUTES, min_size=2, max_size=9, unique=True).map(sorted), MINUTES)
+def test_what_is_not_folded_is_read_in_few_pieces(bounds: list[datetime], moment: datetime) -> None:
+    """However long ago the last hour was folded, and each moment after it in one of them."""
+    until = moment.replace(minute=0)
+    for part in itertools.chain(*compose(bounds)):
+        piece = _Read(*part.piece, 1, part.sign)
+        left = list(_left(piece, until))
+        if piece.granularity == 0 or piece.since >= until:
+            assert left == [piece]
+            continue
+        ends = [until, *(each.until for each in left)]
+        assert [each.since for each in left] == ends[:-1]
+        assert ends[-1] == max(until, piece.until)
+        for each in left:
+            assert each == piece._replace(granularity=each.granularity, since=each.since, until=each.until)
+            assert not (each.granularity > 1 and (each.since.hour or each.until.hour))
+            assert not (each.granularity > 2 and (each.since.day > 1 or each.until.day > 1))
+            assert each.granularity == piece.granularity or each.until - each.since <= timedelta(
+                days=(0, 1, 31)[each.granularity]
+            )

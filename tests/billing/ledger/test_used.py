@@ -6,7 +6,7 @@ import random
 from collections import defaultdict
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
-from itertools import islice, pairwise
+from itertools import cycle, islice, pairwise
 from typing import Final
 
 import pytest
@@ -17,6 +17,7 @@ from billing.ledger import reports
 from billing.ledger.catalogue import sync_prices
 from billing.ledger.debits import UsageEvent
 from billing.ledger.reports import roll
+from billing.ledger.sums import fold_step
 from billing.ledger.used import (
     BEGINNING,
     END,
@@ -31,6 +32,7 @@ from billing.ledger.used import (
     together,
     total,
 )
+from billing.ledger.verify import verify
 from billing.usage import Usage
 from billing.zones import Period, period_of, periods, zone_of
 from tests.billing.support import PRICES, Billing
@@ -142,6 +144,17 @@ def bounds_of(chosen: random.Random) -> list[datetime]:
     return [begins, *islice(periods(begins, period, zone), chosen.randrange(1, many))]
 
 
+async def assert_spent_by_keys(billing: Billing, account_id: str, events: list[UsageEvent]) -> None:
+    """What keys were charged in a month is what their events of it were."""
+    for month in (datetime(2026, 3, 1, tzinfo=UTC), datetime(2026, 10, 1, tzinfo=UTC)):
+        found = await billing.reports.margins.spent_by_keys(
+            [(key_id, account_id) for key_id in ("key_1", "key_2", "key_3")], month
+        )
+        (span,) = counted(events, [month, (month + timedelta(days=31)).replace(day=1)], ("key",))
+        assert found == {key_id: span.get((key_id,), Used()).charged_nano for key_id in ("key_1", "key_2", "key_3")}
+        assert sum(found.values())
+
+
 def groupings() -> Iterator[tuple[str, ...]]:
     yield ()
     for name in OF:
@@ -152,7 +165,17 @@ def groupings() -> Iterator[tuple[str, ...]]:
 NAMED = ["key_1", "ann", "", "fast", "openai"]
 
 
-def folded(span: Span) -> Span:
+async def folded(billing: Billing, account_id: str, events: list[UsageEvent]) -> None:
+    """Fold the hours before one in the middle, and say that the account is caught up."""
+    middle = sorted(event.admitted_at for event in events)[len(events) * 2 // 3].replace(
+        minute=0, second=0, microsecond=0
+    )
+    while await fold_step(billing.database, account_id, middle):
+        pass
+    assert (await verify(billing.database)).ok
+
+
+def named_apart(span: Span) -> Span:
     """A span whose groups beyond `NAMED` are one."""
     return together(
         *({(group[0] if (group[0] or "") in NAMED else OTHERS, *group[1:]): used} for group, used in span.items())
@@ -171,20 +194,24 @@ async def test_spans_and_groups_are_those_of_events(
         assert total(whole[0]) == total({(str(place),): total(span) for place, span in enumerate(found)})
         if names and not names[0].startswith(TAG):
             few = await billing.reports.sums.spans(account_id, bounds, Grouping(names), named=NAMED)
-            assert few == [folded(span) for span in found]
+            assert few == [named_apart(span) for span in found]
+    await assert_spent_by_keys(billing, account_id, events)
     while await roll(billing.database, most_fresh=0):
         pass
+    await folded(billing, account_id, events)
+    await assert_spent_by_keys(billing, account_id, events)
     for names in groupings():
         bounds = bounds_of(chosen)
         found = await billing.reports.sums.spans(account_id, bounds, Grouping(names))
         assert found == counted(events, bounds, names), (names, bounds)
         if names and not names[0].startswith(TAG):
             few = await billing.reports.sums.spans(account_id, bounds, Grouping(names), named=NAMED)
-            assert few == [folded(span) for span in found]
+            assert few == [named_apart(span) for span in found]
 
 
 async def test_of_one_key_user_or_feature(billing: Billing, account_id: str, events: list[UsageEvent]) -> None:
     ever = [BEGINNING, END]
+    await folded(billing, account_id, events)
     for only, mine in (
         (UsedBy(key_id="key_1"), [event for event in events if event.key_id == "key_1"]),
         (UsedBy(user_id="ann"), [event for event in events if event.user_id == "ann"]),
@@ -194,26 +221,36 @@ async def test_of_one_key_user_or_feature(billing: Billing, account_id: str, eve
         assert mine or only.key_id == "key_9"
         found = await billing.reports.sums.spans(account_id, ever, Grouping(("model", "tag:team")), only)
         assert found == counted(mine, ever, ("model", "tag:team"))
+        for names in ((), ("key",), ("user",), ("feature",)):
+            assert await billing.reports.sums.spans(account_id, ever, Grouping(names), only) == counted(
+                mine, ever, names
+            )
 
 
-async def test_nothing_changes_while_rows_are_moved(
+async def test_nothing_changes_while_rows_are_moved_and_folded(
     billing: Billing, account_id: str, events: list[UsageEvent]
 ) -> None:
+    """Rows that are moved after their hour is folded, most of them, are counted once all the same."""
     bounds = [STARTS[0], STARTS[1] + timedelta(hours=5, minutes=17), STARTS[2], END]
-    expected = counted(events, bounds, ("user", "tag:team"))
+    ways = [("user", "tag:team"), ("user",), ("tag:team",), ()]
+    expected = {names: counted(events, bounds, names) for names in ways}
 
     async def move() -> None:
+        folds = islice(periods(STARTS[1], Period.hour, zone_of("UTC")), 0, None, 9)
         while await roll(billing.database, 7, most_fresh=0):
-            pass
+            assert await fold_step(billing.database, account_id, next(folds))
 
     moving = asyncio.create_task(move())
     reads = 0
-    while not moving.done():
-        assert await billing.reports.sums.spans(account_id, bounds, Grouping(("user", "tag:team"))) == expected
+    for names in cycle(ways):
+        if moving.done():
+            break
+        assert await billing.reports.sums.spans(account_id, bounds, Grouping(names)) == expected[names], names
         reads += 1
     await moving
     assert reads > 3
-    assert await billing.reports.sums.spans(account_id, bounds, Grouping(("user", "tag:team"))) == expected
+    for names in ways:
+        assert await billing.reports.sums.spans(account_id, bounds, Grouping(names)) == expected[names], names
 
 
 async def test_values_beyond_the_first_are_one_group(
@@ -267,7 +304,7 @@ def test_groups_that_there_are_not(names: tuple[str, ...]) -> None:
 async def test_too_many_groups_are_refused(
     billing: Billing, account_id: str, events: list[UsageEvent], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("billing.ledger.used.MOST_ROWS", 3)
+    monkeypatch.setattr("billing.ledger.sums.MOST_ROWS", 3)
     assert await billing.reports.sums.spans("acc_none", (BEGINNING, END), Grouping(("model",)))
     with pytest.raises(UsageQueryError, match="too many groups"):
         await billing.reports.sums.spans(account_id, (BEGINNING, END), Grouping(("model", "user")))

@@ -115,7 +115,7 @@ async def test_what_is_sent_again_while_it_is_written_is_not_refused(
         async with world.database.transaction() as connection:
             await connection.execute("LOCK TABLE service_events IN SHARE MODE")
             work = [asyncio.create_task(make(payer, "e", measure)) for _ in range(2)]
-            async with asyncio.timeout(20):
+            async with asyncio.timeout(60):
                 await looks.wait()
         first, again = await asyncio.gather(*work)
         assert first.answer == again.answer
@@ -148,7 +148,7 @@ async def test_what_another_gateway_writes_at_this_moment_is_not_refused(
 
         await eventually(is_held)
         again = asyncio.create_task(other.metering.debit(payer, "e", measure))
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(60):
             await looks.wait()
     assert (await again).answer == (await first).answer
     assert await charged(world) == [10**9]

@@ -38,7 +38,7 @@ class Installation:
     """Payments on the local provider, with a clock that a test moves."""
 
     def __init__(self, billing: Billing) -> None:
-        self.billing, self.now = billing, datetime.now(UTC)
+        self.billing, self.now = billing, datetime.now(UTC).replace(day=1, hour=12)  # no month ends meanwhile
         self.payments = self.started()
 
     def started(self) -> Payments:

@@ -54,7 +54,7 @@ def test_traffic_backup_more_traffic_restore(shell: Shell) -> None:
         for _ in range(4):
             assert do_curl(curl).status == 200
         shell.run("operator", "grant", account, "7.00")
-        assert "gateways run" in shell.run("restore", str(file), "--force").failed(REFUSED)
+        assert "Gateways run" in shell.run("restore", str(file), "--force").failed(REFUSED)
         assert running.end() == 0
     assert stat.S_IMODE(file.stat().st_mode) == 0o600
     restored = shell.run("restore", str(file), "--force", "--json")

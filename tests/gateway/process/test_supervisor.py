@@ -199,7 +199,7 @@ def test_workers_end_with_a_killed_supervisor_and_the_port_is_free(how: str, loo
         workers = supervised.workers()
         assert supervised.end(signal.SIGKILL) == -signal.SIGKILL
         until(lambda: not any(is_alive(worker) for worker in workers), "the workers have ended")
-        bind(f"127.0.0.1:{supervised.address[1]}").close()
+        until(lambda: is_free(f"127.0.0.1:{supervised.address[1]}"), "the port is free")
 
 
 def test_workers_that_never_get_ready_are_given_up() -> None:
@@ -235,6 +235,15 @@ def test_ipv6_addresses() -> None:
         assert address_of(listener).startswith("[::1]:")
     with bind("[::]:0") as listener, socket.create_connection(("127.0.0.1", listener.getsockname()[1]), WAIT_S):
         pass  # IPv4 too
+
+
+def is_free(address: str) -> bool:
+    """Whether it can be bound: for a moment another process may have it, for a connection to somewhere."""
+    try:
+        bind(address).close()
+    except AddressInUse:
+        return False
+    return True
 
 
 def is_alive(pid: int) -> bool:

@@ -135,7 +135,7 @@ async def test_an_attempt_that_takes_too_long_is_ended_and_the_next_one_asked(
     gate = Gate(saying(answer()))
     second = await upstream(saying(answer(model="other-model")))
     first = await upstream(gate.serve)
-    gateway = await make_gateway(first, change=with_second(second), attempt_timeout_s=0.5)
+    gateway = await make_gateway(first, change=with_second(second), attempt_timeout_s=1.5)
     customer = await gateway.customer("5.00")
     await assert_served_by_second(customer, await ask(customer))
     gate.opened.set()

@@ -72,7 +72,7 @@ async def so_is_one_that_left_before_a_whole_answer_came(make_gateway: MakeGatew
 
 async def test_one_that_took_too_long(make_gateway: MakeGateway, upstream: Upstream) -> None:
     provider = Slow(WORDS[0], DONE)
-    gateway = await make_gateway(await upstream(provider.serve), max_request_s=0.5)
+    gateway = await make_gateway(await upstream(provider.serve), max_request_s=1.5)
     customer = await gateway.customer()
     assert (await ask(customer, STREAM)).cut
     assert shown(await the_event_in_the_end(customer)) == (504, "max_request_s", True)

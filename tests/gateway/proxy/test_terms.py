@@ -57,7 +57,9 @@ def need_of(
     st.sampled_from([None, "priority", "flex"]),
     st.sampled_from([{}, {"parts": Parts(images=1)}, {"work": Work(audio=True)}, {"unbounded_input": True}]),
     st.sampled_from([{"input": 3, "output": 7}, {"input": 5}, {"input": 150_000_000, "output": 600_000_000}]),
-    st.sampled_from([{}, {"online_searches": 5}, {"searches_itself": True}, {"markup_scaled": 3}]),
+    st.sampled_from(
+        [{}, {"online_searches": 5}, {"searches_itself": True}, {"markup_scaled": 3}, {"own_max_output": 9}]
+    ),
 )
 def test_a_plain_need_is_the_worst_case(
     size: int,
@@ -88,7 +90,10 @@ def test_most_requests_are_plain() -> None:
     plain = Plain.of(priced(), 0, RULES[0])
     assert plain is not None
     assert plain.need(request(max_output_tokens=10)) is not None
-    assert plain.need(request()) is None  # elastic
+    elastic = plain.need(request())
+    assert elastic is not None
+    assert (elastic.least_output, elastic.most_output) == (RULES[0].min_output_tokens, 1000)
+    assert elastic == worst_case(request(), priced(), 0, RULES[0])
     assert request().parts is NO_PARTS
     assert request().work is NO_WORK
 

@@ -1,0 +1,296 @@
+"""Reads what was used: the one function that makes every report of sums, however it is shown.
+
+Sums are kept by minute, hour, day and month of UTC, in every combination of dimensions that occurs
+(`sql/roll_usage.sql`). A span of time between two bounds is put together from as few of them as can be: each bound is
+reached from the nearest month, day or hour that is whole, forwards or backwards. So a local day in New York is a day of
+UTC, without four hours of its beginning and with four hours of the next one. What is fresh is added from the same
+snapshot. All is integers, so that spans add up to the span of them all, and groups to the total.
+
+Busy accounts have many combinations, and their hours that are over are folded into sums by one dimension, or tag, alone
+(`Folds`). What is asked by one of them is read from these up to the moment until when they are made, and from the
+combinations after it.
+"""
+
+import asyncio
+import logging
+import re
+import time
+from collections import deque
+from collections.abc import Iterator, Sequence
+from datetime import datetime, timedelta
+from typing import Final, NamedTuple
+
+from billing.database.connection import Connection, Database, DatabaseError, Row, queries
+from billing.ledger.used import (
+    DIMENSIONS,
+    HOUR,
+    NOTHING,
+    OTHERS,
+    TAG_NAMES,
+    Group,
+    Grouping,
+    Span,
+    UsageQueryError,
+    Used,
+    UsedBy,
+    begins,
+    compose,
+)
+
+logger = logging.getLogger(__name__)
+
+PLANNED_EACH_TIME: Final = (
+    "SELECT set_config('jit', 'off', true), set_config('plan_cache_mode', 'force_custom_plan', true), "
+    "set_config('work_mem', '32MB', true), set_config('enable_sort', 'off', true)"
+)
+"""For the rest of a transaction: to compile a statement, or to plan it for any number of pieces, costs more than it.
+Many rows are added into few groups, which the planner does not know: it would sort them first."""
+MOST_ROWS: Final = 50_000
+ROWS_A_TURN: Final = 1_000
+"""Rows that are added up at once: other tasks have their turn in between."""
+LOCK_KEY: Final = 0x6D65746572726F6C
+"""The advisory lock of who moves or folds usage, until its transaction ends: "meterrol" as 64 bits."""
+FOLD_EVERY_S: Final = 600.0
+FOLD_AFTER: Final = timedelta(minutes=10)
+"""How long an hour is left alone once it is over: most requests that were admitted in it have ended then. Those of
+others are added later, one by one."""
+FOLD_ROWS: Final = 400
+"""Sums of hours that are folded at once, at least: fewer are read as they are."""
+FOLD_STEP: Final = 20_000
+"""Sums of hours that one transaction folds, without tags and of each tag, but for an hour that alone has more: less
+than two seconds with the most tags."""
+FOLD_STEPS: Final = 1_000
+FOLD_S: Final = 3.0
+"""Transactions before usage is moved again, and how long before the last of them begins."""
+FOLD_LOOKED_AT: Final = 10_000
+"""Accounts whose sums are counted at once to find those that are due: less than two seconds."""
+
+_ALL_BY: Final = "feature"
+"""What all requests are added up of, where they are not grouped: the dimension with the fewest values."""
+_LIKE_OTHERS: Final = re.compile(r"\(+others\)+")
+_query = queries("billing.ledger")
+
+
+class UsageSums:
+    """Reads what was used. Methods raise `UsageQueryError` and `database.connection.DatabaseError`."""
+
+    def __init__(self, database: Database) -> None:
+        self.database = database
+
+    async def spans(
+        self,
+        account_id: str,
+        bounds: Sequence[datetime],
+        grouping: Grouping | None = None,
+        only: UsedBy | None = None,
+        named: Sequence[str] | None = None,
+    ) -> list[Span]:
+        """Return what was used in each span between two bounds, which are rising times of UTC with whole minutes: from
+        one on and before the next. With `named` only these values of the first dimension that it is grouped by are told
+        apart: all others are together in `OTHERS`."""
+        if len(bounds) < 2:
+            return []
+        grouping, only = grouping or Grouping(), only or UsedBy()
+        spans = compose(bounds)
+        pieces = [_Read(*part.piece, place, part.sign) for place, parts in enumerate(spans, start=1) for part in parts]
+        found: list[Span] = [{} for _ in spans]
+        async with self.database.transaction(snapshot=True) as connection:
+            await connection.execute(PLANNED_EACH_TIME)
+            tag_id = await _tag_id(connection, account_id, grouping.tag)
+            one = _one(grouping, only, tag_id, named)
+            folded, pieces = await _folded(connection, account_id, one, pieces)
+            rows = await connection.fetch(
+                _query("usage_read"),
+                account_id,
+                *_columns(pieces),
+                list(bounds),
+                *grouping.columns,
+                *(only.key_id, only.user_id, only.feature),
+                *(tag_id, grouping.tag),
+                *(MOST_ROWS + 1, None if named is None else list(named), OTHERS),
+            )
+        if len(rows) + len(folded) > MOST_ROWS:
+            raise UsageQueryError("These are too many groups for one answer: ask for less time, or for fewer groups.")
+        await _add_rows(found, rows, grouping)
+        if one is not None:
+            await _add_folded(found, folded, grouping, one)
+        return [{group: used for group, used in span.items() if any(used)} for span in found]
+
+    async def most_groups(self, account_id: str, grouping: Grouping) -> int:
+        """Return how many groups one span has at most, but for those that are new since the last minute."""
+        row = _query("usage_groups"), account_id, *grouping.columns, grouping.tag
+        return int(await self.database.value(*row) or 0)
+
+
+class _Read(NamedTuple):
+    """A piece as it is read: for which span, counted from 1, and with which sign."""
+
+    granularity: int
+    since: datetime
+    until: datetime
+    span: int
+    sign: int
+
+
+class _One(NamedTuple):
+    """The one dimension or tag that is asked for, as `usage_by_one` has it: all values or some; and the group that
+    all requests are in, but for those of these values, where there is one."""
+
+    kind: int
+    values: list[str] | None
+    all_but: Group | None
+
+
+def _one(grouping: Grouping, only: UsedBy, tag_id: int, named: Sequence[str] | None) -> _One | None:
+    """Return what is asked for where it is one dimension or tag alone, None where it is several."""
+    asked = {"key": only.key_id, "user": only.user_id, "feature": only.feature}
+    filters = {name: value for name, value in asked.items() if value is not None}
+    dimensions = {*grouping.names, *filters}
+    if len(dimensions) > 1:
+        return None
+    if grouping.tag is not None:
+        return _One(tag_id, None, (None,))
+    (dimension,) = dimensions or (_ALL_BY,)
+    values = list(filters.values()) or None
+    if named is not None and grouping.names and values is None:
+        return _One(_kind(dimension), list(named), (OTHERS,))
+    return None if named is not None and values else _One(_kind(dimension), values, None)
+
+
+def _kind(dimension: str) -> int:
+    return -1 - DIMENSIONS.index(dimension)
+
+
+def _columns(pieces: Sequence[_Read]) -> list[list[object]]:
+    return [[piece[column] for piece in pieces] for column in range(len(_Read._fields))]
+
+
+async def _folded(
+    connection: Connection, account_id: str, one: _One | None, pieces: list[_Read]
+) -> tuple[list[Row], list[_Read]]:
+    """Return what is read of sums by one dimension, and the pieces that are not: minutes, and hours that are not folded
+    yet. A day or a month that is folded in part is summed so far."""
+    until = None if one is None else await connection.fetchval(_query("usage_folded"), account_id)
+    if one is None or until is None:
+        return [], pieces
+    rows = await connection.fetch(
+        _query("usage_read_one"),
+        account_id,
+        *_columns([piece for piece in pieces if piece.granularity >= HOUR and piece.since < until]),
+        *(one.kind, one.values, one.all_but is not None, MOST_ROWS + 1),
+    )
+    return rows, [left for piece in pieces for left in _left(piece, until)]
+
+
+def _left(piece: _Read, until: datetime) -> Iterator[_Read]:
+    """Yield what of a piece is not folded until an hour: hours to the next day, then days to the next month, then
+    months. So what is read stays little where hours could not be folded for long."""
+    if piece.granularity < HOUR or piece.since >= until:
+        yield piece
+        return
+    at = until
+    for granularity in range(HOUR, piece.granularity + 1):
+        ends = piece.until if granularity == piece.granularity else min(piece.until, begins(at, granularity + 1))
+        if at < ends:
+            yield piece._replace(granularity=granularity, since=at, until=ends)
+        at = max(at, ends)
+
+
+async def _tag_id(connection: Connection, account_id: str, tag: str | None) -> int:
+    """Return the id of the tag that sums are kept by; 0 where no request has it yet, or none is asked for."""
+    if tag is None:
+        return 0
+    rows = await connection.fetch(_query("usage_tag_names"), account_id)
+    ids = {row["name"]: row["id"] for row in rows}
+    if tag not in ids and len(ids) >= TAG_NAMES:
+        kept = ", ".join(sorted(ids))
+        raise UsageQueryError(f"Usage is summed by the first {TAG_NAMES} names of tags of an account: {kept}.")
+    return int(ids.get(tag, 0))
+
+
+async def _add_rows(found: list[Span], rows: Sequence[Row], grouping: Grouping) -> None:
+    """Add rows of combinations to the spans that they are about."""
+    for at, row in enumerate(rows, start=1):
+        if at % ROWS_A_TURN == 0:
+            await asyncio.sleep(0)
+        place, first, second, value, tag_value, *numbers, cost_nano, charged_nano = row
+        used = Used._make((*numbers, int(cost_nano), int(charged_nano), 0))
+        span = found[abs(place) - 1]
+        if place < 0:
+            _add(span, grouping.group(first, second, None if tag_value is None else _value(tag_value)), 1, used)
+        elif value == 0:
+            _add(span, grouping.group(first, second, None), 1, used)
+        else:  # it has the tag: all requests are in the group without it, too
+            _add(span, grouping.group(first, second, None), -1, used)
+            _add(span, grouping.group(first, second, _value(tag_value)), 1, used)
+
+
+async def _add_folded(found: list[Span], rows: Sequence[Row], grouping: Grouping, one: _One) -> None:
+    """Add rows by one dimension or tag to their spans."""
+    for at, row in enumerate(rows, start=1):
+        if at % ROWS_A_TURN == 0:
+            await asyncio.sleep(0)
+        place, value, said, *numbers, cost_nano, charged_nano = row
+        used = Used._make((*numbers, int(cost_nano), int(charged_nano), 0))
+        span = found[place - 1]
+        if value is None:
+            _add(span, one.all_but or (), 1, used)
+            continue
+        _add(span, grouping.group(value, None, None if grouping.tag is None else _value(said)), 1, used)
+        if one.all_but is not None:
+            _add(span, one.all_but, -1, used)
+
+
+def _value(value: str | None) -> str:
+    """Return how a tag's value is shown; None: one beyond those that are kept."""
+    if value is None:
+        return OTHERS
+    return f"({value})" if _LIKE_OTHERS.fullmatch(value) else value
+
+
+def _add(span: Span, group: Group, sign: int, used: Used) -> None:
+    before = span.get(group)
+    span[group] = used if before is None and sign > 0 else (before or NOTHING).plus(used, sign)
+
+
+class Folds:
+    """Folds hours that are over into sums by one dimension or tag, for accounts that have many sums of hours."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+        self._due: deque[Row] = deque()
+        self._next = 0.0
+
+    async def round(self) -> int:
+        """Fold what is due, in `FOLD_STEPS` transactions at most, and return how many it took. Accounts are looked for
+        once those found before are folded, and not recently. A failure is logged, and its account left for then."""
+        began, taken = time.monotonic(), 0
+        try:
+            if not self._due and began >= self._next:
+                self._next = began + FOLD_EVERY_S
+                self._due.extend(await self._database.rows(_query("fold_due"), FOLD_ROWS, FOLD_AFTER, FOLD_LOOKED_AT))
+            while self._due and taken < FOLD_STEPS and (not taken or time.monotonic() < began + FOLD_S):
+                if await fold_step(self._database, *self._due[0]):
+                    taken += 1
+                else:
+                    self._due.popleft()
+        except DatabaseError as error:
+            logger.info("usage by one dimension is not summed for now: %s", error)
+            if self._due:
+                self._due.popleft()
+        return taken
+
+
+async def fold_step(database: Database, account_id: str, ends: datetime) -> bool:
+    """Fold the next hours of an account that are before `ends`; return whether there were any and nobody else is at
+    it. Raises `DatabaseError`."""
+    async with database.transaction() as connection:
+        if not await connection.fetchval("SELECT pg_try_advisory_xact_lock($1)", LOCK_KEY):
+            return False
+        await connection.execute(PLANNED_EACH_TIME)
+        step = await connection.fetchrow(_query("fold_step"), account_id, ends, FOLD_STEP)
+        if step is None:
+            return False
+        since, until = step
+        await connection.execute(_query("fold_usage"), account_id, since, until, until == ends)
+    return True
