@@ -9,6 +9,7 @@ from ulid import ULID
 
 from billing.holds.decision import Need
 from billing.holds.hold import Hold, Settled
+from billing.holds.partition import NotReady
 from billing.holds.partitions import Partition
 from billing.holds.redis.layout import SETTLED, Entry
 from billing.ledger.leases import end_lease
@@ -28,6 +29,14 @@ async def eventually(condition: Callable[[], Awaitable[bool]]) -> None:
 def partition_of(world: World) -> Partition:
     (partition,) = world.engine.partitions.all
     return partition
+
+
+async def joined(world: World) -> bool:
+    """Whether the epoch is open, as its gateway finds when it takes part; not while another one begins meanwhile."""
+    try:
+        return await world.engine.epoch_start.join(partition_of(world))
+    except NotReady:
+        return False
 
 
 async def ask(

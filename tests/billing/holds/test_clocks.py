@@ -30,6 +30,7 @@ from tests.billing.holds.support import (
     debits,
     eventually,
     hold_one,
+    joined,
     partition_of,
     settle,
     spend,
@@ -198,7 +199,7 @@ async def test_no_epoch_opens_while_the_clocks_of_the_stores_differ(
     running = [await hold_one(world, principal), await hold_one(world, principal)]
     await set_redis_clock(world, 2 * AHEAD_S)
     await world.engine.partitions.renew(partition_of(world))
-    assert not await world.engine.epoch_start.join(partition_of(world))
+    assert not await joined(world)
     assert isinstance(await ask_in_vain(world, principal), Unavailable)
     await settle(world, principal, running[0])
     await set_redis_clock(world, 0)
@@ -220,7 +221,7 @@ async def test_a_postgres_whose_clock_is_wrong_closes_no_epoch_and_opens_none(
     await spend(world, principal)
     assert 2 * AHEAD_S - 60 < world.engine.partitions.clock_difference_s < 2 * AHEAD_S + 60
     await world.engine.partitions.renew(partition_of(world))
-    assert not await world.engine.epoch_start.join(partition_of(world))
+    assert not await joined(world)
     set_postgres_clock(0)
     await eventually(lambda: is_served(world, principal))
     await assert_agreed(world, principal.account_id)

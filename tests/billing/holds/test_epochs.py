@@ -25,6 +25,7 @@ from tests.billing.holds.support import (
     entries,
     eventually,
     hold_one,
+    joined,
     keys_in_redis,
     ledger_balance,
     partition_of,
@@ -191,7 +192,7 @@ async def test_quotas_that_came_while_a_request_ran_count_it_in_a_new_epoch(worl
     await world.accounts.set_quotas(principal.account_id, (DAY_TOKENS,))
     await world.api_keys.update(principal.key_id, {"quotas": (TOTAL_COST,)})
     await world.engine.partitions.renew(partition_of(world))
-    await eventually(lambda: world.engine.epoch_start.join(partition_of(world)))  # another epoch may begin meanwhile
+    await eventually(lambda: joined(world))  # another epoch may begin meanwhile
     (counter,) = (await world.account_state(principal.account_id)).counters
     assert (counter.tag, counter.taken) == (DAY_TOKENS.tag, 110)
     (counter,) = (await world.key_state(principal)).counters
@@ -213,7 +214,7 @@ async def test_a_request_that_was_handed_over_is_held_again_and_blocks_no_epoch(
 
     world.engine.holds.hand_over(hold, finish())
     await world.engine.partitions.renew(partition_of(world))
-    await eventually(lambda: world.engine.epoch_start.join(partition_of(world)))  # another epoch may begin meanwhile
+    await eventually(lambda: joined(world))  # another epoch may begin meanwhile
     state = await world.account_state(principal.account_id)
     assert (state.held_nano, state.running) == (2000, 1)
     upstream_ended.set()
@@ -353,7 +354,7 @@ async def test_a_settlement_whose_client_is_gone_leaves_nothing_behind(world: Wo
     assert world.engine.holds.live == {}
     assert await debits(world) == {hold.id: 500}
     await world.engine.partitions.renew(partition_of(world))
-    await eventually(lambda: world.engine.epoch_start.join(partition_of(world)))  # another epoch may begin meanwhile
+    await eventually(lambda: joined(world))  # another epoch may begin meanwhile
 
 
 async def test_gateways_that_start_together_agree_on_one_epoch(make_world: MakeWorld) -> None:

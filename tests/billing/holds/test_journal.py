@@ -23,6 +23,7 @@ from tests.billing.holds.support import (
     debits,
     eventually,
     hold_one,
+    joined,
     kill,
     look,
     partition_of,
@@ -107,7 +108,7 @@ async def test_no_garbage_stops_an_epoch_admission_or_reconciling(world: World) 
     await world.engine.partitions.renew(partition)
 
     async def is_open() -> bool:
-        return await world.engine.epoch_start.join(partition)
+        return await joined(world)
 
     await eventually(is_open)
     await settle(world, principal, running)
@@ -138,7 +139,7 @@ async def test_a_spoilt_hold_fails_its_own_request_alone(world: World) -> None:
     partition = partition_of(world)
 
     async def is_open() -> bool:
-        return await world.engine.epoch_start.join(partition)
+        return await joined(world)
 
     await eventually(is_open)
     await world.engine.loader.install(partition, principal.account_id, principal.key_id)

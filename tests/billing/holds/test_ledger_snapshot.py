@@ -15,7 +15,14 @@ from billing.ledger.reports import roll
 from billing.principals import Principal
 from billing.quotas import Metric, Quota, Window, window_id
 from tests.billing.holds.conftest import World
-from tests.billing.holds.support import hold_one, partition_of, settle, spend
+from tests.billing.holds.support import (
+    eventually,
+    hold_one,
+    joined,
+    partition_of,
+    settle,
+    spend,
+)
 
 EVERY_WINDOW = tuple(Quota(window, metric, 10**12) for window in Window for metric in Metric)
 FILTERED = tuple(
@@ -134,7 +141,7 @@ async def test_debits_that_were_counted_once_are_remembered(world: World, monkey
     found = await suspects(world, principal, few)
     assert found == {principal.account_id: {"balance"}}, "the fifth debit counts as one that Redis has yet to count"
     await world.engine.reconciler.fix()
-    await world.engine.epoch_start.join(partition_of(world))
+    await eventually(lambda: joined(world))
     await spend(world, principal)
     assert await suspects(world, principal) == {}, "another epoch counts from one"
 

@@ -17,6 +17,7 @@ from tests.billing.holds.support import (
     entries,
     eventually,
     hold_one,
+    joined,
     partition_of,
     settle,
     spend,
@@ -109,7 +110,7 @@ async def test_a_debit_that_always_fails_keeps_nobody_waiting_on_the_ledgers_own
     assert await world.engine.holds.drain(60.0)
 
     async def is_open() -> bool:
-        return await world.engine.epoch_start.join(partition_of(world))
+        return await joined(world)
 
     await eventually(is_open)
     await hold_one(world, principal)  # which loads the account anew

@@ -26,6 +26,7 @@ from tests.billing.holds.support import (
     delete,
     eventually,
     hold_one,
+    joined,
     keys_in_redis,
     ledger_balance,
     partition_of,
@@ -100,7 +101,7 @@ async def is_told_to_reload(world: World, principal: Principal) -> bool:
 async def begin_epochs(world: World, count: int) -> None:
     for _ in range(count):
         await world.engine.partitions.renew(partition_of(world))
-        assert await world.engine.epoch_start.join(partition_of(world))
+        await eventually(lambda: joined(world))
 
 
 @pytest.mark.parametrize("epochs_since", [0, 1, 3])

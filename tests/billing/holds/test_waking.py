@@ -22,6 +22,7 @@ from tests.billing.holds.support import (
     entries,
     eventually,
     hold_one,
+    joined,
     keys_in_redis,
     ledger_balance,
     partition_of,
@@ -79,7 +80,7 @@ async def test_a_gateway_that_wakes_does_not_hold_again_what_the_ledger_has_clos
     await lose_redis(world)
 
     async def is_awake() -> bool:
-        return await slow.engine.epoch_start.join(partition_of(slow))
+        return await joined(slow)
 
     await eventually(is_awake)
     assert told == [closed.id]
@@ -100,7 +101,7 @@ async def test_a_hold_that_the_ledger_has_settled_already_is_charged_once(make_w
     hold = await hold_one(world, principal)
     await write_debits(world.database, [debit(hold.id, principal, admitted_at_ms=hold.admitted_at_ms)])
     await lose_redis(world)
-    assert await world.engine.epoch_start.join(partition_of(world))
+    await eventually(lambda: joined(world))
     assert await entries(world, principal.account_id) == {}
     assert (await settle(world, principal, hold)).available_nano is None
     assert await debits(world) == {hold.id: 500}
@@ -117,7 +118,7 @@ async def test_what_a_gateway_holds_again_can_not_be_expired_behind_its_back(mak
     await lose_redis(world)
 
     async def is_awake() -> bool:
-        return await slow.engine.epoch_start.join(partition_of(slow))
+        return await joined(slow)
 
     await eventually(is_awake)
     row = debit(hold.id, principal, admitted_at_ms=hold.admitted_at_ms, outcome="expired", charged_nano=0)
@@ -136,7 +137,7 @@ async def test_holds_end_where_a_waking_gateway_was_swept_before_redis_came_back
     await lose_redis(world)
 
     async def is_awake() -> bool:
-        return await slow.engine.epoch_start.join(partition_of(slow))
+        return await joined(slow)
 
     await eventually(is_awake)
     ended = await asyncio.gather(*(settle(slow, principal, hold) for hold in holds), return_exceptions=True)
@@ -162,7 +163,7 @@ async def test_settlements_of_a_hot_account_reach_the_ledger_in_batches(world: W
     assert await world.engine.holds.drain(20.0)
 
     async def is_open() -> bool:
-        return await world.engine.epoch_start.join(partition_of(world))
+        return await joined(world)
 
     await eventually(is_open)
     await hold_one(world, principal)
