@@ -132,6 +132,10 @@ async def test_what_is_no_page_or_not_alone_stays() -> None:
             await client.leave()
             await both.worker.empty()
         client = await both.worker.connect()
+        await until(lambda: any(each.idle_until_s for each in both.connections))
+        client.send(page.partition(b"\n")[0] + b"\nX-Value: ")
+        await until(lambda: both.connections[0]._head_bytes > 0)
+        assert await both.ask(page, client) == (WORKER, False)  # where `page` alone would be another request
         client.send(page + post(b"x") + page)
         assert (await both.page_of(client), (await client.answer()).body) == ((WORKER, False), b"metered x")
         assert await both.page_of(client) == (WORKER, False)
