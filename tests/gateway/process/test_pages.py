@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import cast
 
 import psutil
+import pytest
 
 from gateway.process.pages import ABSENT, MOST_BYTES, SERVING, STARTING, WAKE, Channel, Hand, adopting
 from gateway.server.connection import EdgeProtocol
@@ -79,6 +80,14 @@ async def pair() -> AsyncIterator[Pair]:
     finally:
         hand.close()
         channel.close()
+
+
+def test_a_full_disk_or_none_does_not_matter_to_the_state(monkeypatch: pytest.MonkeyPatch) -> None:
+    """To touch a page that the disk has no room for ends a process, by SIGBUS."""
+    monkeypatch.setattr("tempfile.tempdir", "/nowhere" if hasattr(os, "memfd_create") else None)
+    channel = Channel()
+    assert os.fstat(channel.hand_fds[1]).st_blocks > 0
+    channel.close()
 
 
 @on_both_loops
