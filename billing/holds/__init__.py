@@ -24,7 +24,7 @@ lease        this gateway's sign of life, kept by a thread, and which others liv
 recovery     what other processes left behind, and how a hold ends whose gateway is gone
 reconcile    Redis compared with the ledger; snapshot  many accounts of Redis, and one account of both compared (pure);
              ledger_snapshot  many accounts of Postgres
-cache        principals in memory, and pushing changes to Redis and to every gateway; singleflight  one look-up for
-             all that ask at once
+cache        principals in memory; singleflight  one look-up for all that ask at once
+changes      what has changed, told to Redis and to every gateway
 engine       all of it, wired and started together; upkeep  what runs beside the hot path, started again when it fails
 """

@@ -1,33 +1,23 @@
-"""Principals in this process's memory, kept right by push; and the push itself.
+"""Principals in this process's memory, kept right by push.
 
 This file owns when a cached principal may be served: while the subscription to changes stands, and no longer than
 `fresh_s`. What push misses, the versions checked inside `admit` catch. Unknown keys are remembered for a moment, one
 look-up runs at a time for a key, and look-ups are bounded, so that keys that don't exist can't flood Postgres.
-
-`ChangeNotifier` carries out on Redis the effects that accounts, keys and grants ask for. A change is pushed at once by
-the process that made it, and again by each gateway's relay, from the versions in Postgres, until it is marked pushed.
 """
 
 from __future__ import annotations
 
 import asyncio
-import logging
 from collections import OrderedDict
-from collections.abc import Awaitable, Callable, Collection, Sequence
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
-from billing.database.connection import Database, DatabaseUnavailable, queries
-from billing.effects import LiveBalance
-from billing.errors import MetergateError, StoreError
+from billing.database.connection import DatabaseUnavailable
 from billing.holds.singleflight import SingleFlight
 from billing.keys.secrets import secret_digest, well_formed
 
 if TYPE_CHECKING:
-    from billing.holds.loader import Loader
-    from billing.holds.partitions import Partitions
-    from billing.holds.redis.state import RedisState
-    from billing.holds.repairs import Corrections
     from billing.principals import Principal
 
 
@@ -176,125 +166,3 @@ class PrincipalCache:
         self._forgotten[digest] = None
         if len(self._forgotten) > self._settings.entries:
             self._forgotten.popitem(last=False)
-
-
-logger = logging.getLogger(__name__)
-_sql = queries("billing.ledger")
-UNPUSHED: Final = _sql("unpushed")
-PUSHED_ACCOUNT: Final = _sql("pushed_account")
-PUSHED_KEY: Final = _sql("pushed_key")
-UNCORRECTED: Final = _sql("uncorrected")
-
-RELAY_ROWS: Final = 500
-"""Accounts, and keys, that one round of the relay tells of: about a second's work."""
-_FAILED: Final = (MetergateError, TimeoutError)  # also quotas that a newer release has written
-
-
-class ChangeNotifier:
-    """Implements `billing.effects.Effects`."""
-
-    def __init__(
-        self,
-        database: Database,
-        redis: RedisState,
-        partitions: Partitions,
-        loader: Loader,
-        corrections: Corrections,
-        cache: PrincipalCache,
-    ) -> None:
-        self._database = database
-        self._loader = loader
-        self._corrections = corrections
-        self._cache = cache
-        self._redis = redis
-        self._partitions = partitions
-        self._after = ["", "", ""]
-
-    async def account_changed(self, account_id: str) -> None:
-        """Push an account's newest version to Redis and to every gateway's cache."""
-        await self._tell([(account_id, None)])
-
-    async def key_changed(self, key_id: str, account_id: str) -> None:
-        """Push a key's newest version to Redis and to every gateway's cache."""
-        await self._tell([(account_id, key_id)])
-
-    async def _tell(self, changed: Sequence[tuple[str, str | None]]) -> None:
-        """Push versions of accounts and of their keys, and note them as pushed: of each kind all at once."""
-        told: dict[str, dict[str, int]] = {PUSHED_ACCOUNT: {}, PUSHED_KEY: {}}
-        failed: list[str] = []
-        for account_id, key_id in changed:
-            name = key_id or account_id
-            self._cache.drop(name)
-            try:
-                version = await self._push(account_id, key_id)
-            except _FAILED as error:
-                failed.append(f"{name} ({error})")
-                continue
-            if version is not None:
-                told[PUSHED_KEY if key_id else PUSHED_ACCOUNT][name] = version
-        if failed:
-            logger.info("%d changes are told later, of them that of %s", len(failed), failed[0])
-        for statement, versions in told.items():
-            try:
-                if versions:
-                    await self._database.execute(statement, list(versions), list(versions.values()))
-            except _FAILED as error:
-                logger.info("%d changes are told again: %s", len(versions), error)
-
-    async def _push(self, account_id: str, key_id: str | None) -> int | None:
-        partition = self._partitions.of(account_id)
-        await self._partitions.ensure(partition)
-        if key_id is None:
-            version = await self._loader.adopt_account(partition, account_id)
-        else:
-            version = await self._loader.adopt_key(partition, account_id, key_id)
-        await self._redis.client.publish(self._redis.keyspace.channel, (key_id or account_id).encode())
-        return version
-
-    async def balance_changed(self, account_id: str) -> None:
-        """Tell Redis of an account's new corrections."""
-        try:
-            partition = self._partitions.of(account_id)
-            await self._partitions.ensure(partition)
-            await self._corrections.sync(partition, account_id)
-        except _FAILED as error:
-            logger.info("the correction of %s is told later: %s", account_id, error)
-
-    async def balances_changed(self, account_ids: Collection[str]) -> None:
-        """Tell Redis of the new corrections of several accounts."""
-        groups: dict[int, list[str]] = {}
-        for account_id in account_ids:
-            groups.setdefault(self._partitions.of(account_id).number, []).append(account_id)
-        for number, group in groups.items():
-            partition, left = self._partitions.all[number], group
-            try:
-                await self._partitions.ensure(partition)
-                left = await self._corrections.sync_together(partition, group)
-            except _FAILED as error:
-                logger.info("corrections of %d accounts are told later: %s", len(group), error)
-                continue
-            for account_id in left:
-                await self.balance_changed(account_id)
-
-    async def live_balance(self, account_id: str) -> LiveBalance | None:
-        """Return the account's money in Redis; None where Redis is away or has not loaded the account in this epoch."""
-        partition = self._partitions.of(account_id)
-        try:
-            await self._partitions.ensure(partition)
-            state = await self._redis.account(account_id)
-        except (StoreError, TimeoutError):
-            return None
-        if state is None or state.epoch != partition.epoch:
-            return None
-        return LiveBalance(state.balance_nano, state.held_nano)
-
-    async def relay(self) -> None:
-        """Tell again, on from the last round's end: what fails each time delays no other. Raises `DatabaseError`."""
-        rows = await self._database.rows(UNPUSHED, RELAY_ROWS, *self._after[:2])
-        corrected = [row["id"] for row in await self._database.rows(UNCORRECTED, RELAY_ROWS, self._after[2])]
-        accounts = [row["account_id"] for row in rows if row["key_id"] is None]
-        keys = [row["key_id"] for row in rows if row["key_id"] is not None]
-        self._after = [ids[-1] if len(ids) == RELAY_ROWS else "" for ids in (accounts, keys, corrected)]
-        await self._tell([(row["account_id"], row["key_id"]) for row in rows])
-        for account_id in corrected:
-            await self.balance_changed(account_id)

@@ -19,7 +19,8 @@ from functools import partial
 from typing import TYPE_CHECKING, Final
 
 from billing.database.connection import Database, DatabaseError
-from billing.holds.cache import CacheSettings, ChangeNotifier, PrincipalCache
+from billing.holds.cache import CacheSettings, PrincipalCache
+from billing.holds.changes import ChangeNotifier
 from billing.holds.epoch_start import EpochStart
 from billing.holds.hold import RunningHolds
 from billing.holds.lasting import LastingHolds

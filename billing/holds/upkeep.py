@@ -20,7 +20,8 @@ from billing.holds.partition import LostWrites
 from billing.holds.redis.connection import RedisError
 
 if TYPE_CHECKING:
-    from billing.holds.cache import ChangeNotifier, PrincipalCache
+    from billing.holds.cache import PrincipalCache
+    from billing.holds.changes import ChangeNotifier
     from billing.holds.epoch_start import EpochStart
     from billing.holds.outbox import Backlog
     from billing.holds.partition import Partition

@@ -7,7 +7,7 @@ import pytest
 from ulid import ULID
 
 from billing.database.connection import DatabaseUnavailable
-from billing.holds import cache
+from billing.holds import changes
 from billing.holds.engine import EngineSettings
 from billing.holds.hold import SettlementLost
 from billing.holds.partitions import Partition
@@ -95,7 +95,7 @@ async def test_what_fails_each_time_keeps_no_other_change_waiting(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     await world.engine.loops.stop("relay")
-    monkeypatch.setattr(cache, "RELAY_ROWS", 2)
+    monkeypatch.setattr(changes, "RELAY_ROWS", 2)
     principals = [await world.customer(10**9) for _ in range(4)]
     accounts = sorted(each.account_id for each in principals)
     for principal in principals:

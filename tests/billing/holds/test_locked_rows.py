@@ -7,7 +7,7 @@ from contextlib import AsyncExitStack, asynccontextmanager
 import pytest
 
 from billing.database.connection import Database
-from billing.holds import loader, outbox
+from billing.holds import changes, loader, outbox
 from billing.holds.decision import InsufficientBalance, Unavailable
 from billing.holds.engine import EngineSettings
 from billing.holds.hold import Hold
@@ -124,6 +124,40 @@ async def test_others_are_written_while_one_row_is_locked(
     for each in (hers, his):
         await assert_agreed(world, each.account_id)
         assert await ledger_balance(world, each.account_id) == HERS - 3 * 500
+
+
+async def test_a_change_that_waits_for_a_locked_row_keeps_no_other_waiting(
+    world: World, other_session: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await world.engine.loops.stop("relay")
+    relay = world.engine.change_notifier.relay
+    hers, *others = sorted([await world.customer(HERS) for _ in range(3)], key=lambda each: each.account_id)
+    for each in (hers, *others):
+        await world.engine.holds.void(await hold_one(world, each))
+    limit = [{"window": "day", "metric": "cost", "limit": "9"}]  # a counter that begins with what the ledger has
+    await world.database.execute("UPDATE accounts SET quotas = $1, version = version + 1", limit)
+    untold = "SELECT count(*) FROM accounts WHERE version > pushed_version"
+    monkeypatch.setattr(world.engine.loader, "_wait_s", 3600.0)
+    async with locked(other_session, hers):
+        await spend(world, hers)
+        waiting = asyncio.ensure_future(relay())
+
+        async def others_are_told() -> bool:
+            states = [await world.account_state(each.account_id) for each in others]
+            return all(state.principal_version == 2 for state in states)
+
+        await eventually(others_are_told)
+        assert not waiting.done()
+    await waiting
+    assert await world.database.value(untold) == 0
+    monkeypatch.setattr(changes, "RELAY_S", 0.0)
+    monkeypatch.setattr(changes, "LANES", 1)
+    await world.database.execute("UPDATE accounts SET version = version + 1")
+    left = []
+    for _ in range(3):
+        await relay()
+        left.append(await world.database.value(untold))
+    assert left == [2, 1, 0], "each round goes on from where the last one ended"
 
 
 async def test_a_locked_account_fills_a_part_of_what_may_wait(make_world: MakeWorld, other_session: Database) -> None:
