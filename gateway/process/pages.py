@@ -6,10 +6,10 @@ read of it, to the process of pages: the same program in another role (`--adopt-
 while somebody looks. The first look starts it; until it serves, and wherever a connection can't be given away, workers
 make pages themselves, so that nothing waits for a start.
 
-Between them are a pair of datagram sockets, whose queue is bounded by the sender's buffer (on Linux, some 150 requests),
-and one shared byte, which says whether the process of pages serves. A connection that was given away and not adopted yet
-waits in the queue: if the process is killed, its successor serves it; if it hangs, it waits as long. An answer of this process ends its connection: else a reverse proxy would keep it, and send all
-kinds of requests there.
+Between them are a pair of datagram sockets, whose queue the sender's buffer bounds (on Linux, to some 150 requests),
+and one shared byte, which says whether the process of pages serves. A connection that was given away and not adopted
+yet waits in the queue: if the process is killed, its successor serves it; if it hangs, the connection waits as long. An
+answer of this process ends its connection: else a reverse proxy would keep it, and send all kinds of requests there.
 """
 
 from __future__ import annotations
