@@ -168,6 +168,8 @@ class Folder:
                 self._fold(dead)
         except BlockingIOError:
             return
+        except OSError as error:  # a full disk, as a rule: their snapshots stay, and are counted where they are
+            _log.warning("counts of ended workers can't be added up: %s", error)
         finally:
             os.close(folding)
 

@@ -6,10 +6,10 @@ read of it, to the process of pages: the same program in another role (`--adopt-
 while somebody looks. The first look starts it; until it serves, and wherever a connection can't be given away, workers
 make pages themselves, so that nothing waits for a start.
 
-Between them are a pair of datagram sockets, whose queue is short, and one shared byte, which says whether the process
-of pages serves. A connection that was given away and not adopted yet waits in the queue: if the process is killed, its
-successor serves it. An answer of this process ends its connection: else a reverse proxy would keep it, and send all
-kinds of requests there.
+Between them are a pair of datagram sockets, whose queue the sender's buffer bounds (on Linux, to some 150 requests),
+and one shared byte, which says whether the process of pages serves. A connection that was given away and not adopted
+yet waits in the queue: if the process is killed, its successor serves it; if it hangs, the connection waits as long. An
+answer of this process ends its connection: else a reverse proxy would keep it, and send all kinds of requests there.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ import socket
 import tempfile
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
+from io import FileIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, cast
 
@@ -69,8 +70,8 @@ class Channel:
         self._given, self._waiting = socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM)
         for end in (self._given, self._waiting):
             end.setblocking(False)
-        self._file = tempfile.TemporaryFile()  # noqa: SIM115 - close closes it
-        self._file.truncate(1)  # reads as ABSENT
+        self._file = _shared_file()
+        self._file.write(bytes((ABSENT,)))  # takes its page now: where a disk is full, touching a hole is a SIGBUS
         self._state = mmap.mmap(self._file.fileno(), 1)
 
     @property
@@ -114,6 +115,15 @@ class Channel:
         self._waiting.close()
         self._state.close()
         self._file.close()
+
+
+def _shared_file() -> FileIO:
+    """Make a file that other processes can map: in memory where the system has that, so that no disk matters."""
+    if hasattr(os, "memfd_create"):
+        return FileIO(os.memfd_create("metergate-pages"), "r+")
+    fd, name = tempfile.mkstemp(prefix="metergate-pages-")
+    os.unlink(name)
+    return FileIO(fd, "r+")
 
 
 class Hand:

@@ -122,6 +122,8 @@ class EdgeProtocol(GuardedProtocol):
         line = f"{message.method} {message.path} ".encode("utf-8", "surrogateescape")
         if len(self._messages) > 1 or not data.startswith(line) or self._held or self._deaf or self._close:
             return False
+        if data.partition(b"\r\n\r\n")[0].count(b"\r\n") != len(message.raw_headers):
+            return False  # a part of the head came before, and what looks like its first line is a header's value
         if transport.get_write_buffer_size() or not self._hand(message.method, message.path, transport, data):
             return False
         transport.abort()  # closes without a word to the client, whom another process has now

@@ -3,6 +3,7 @@
 import fcntl
 import logging
 import os
+import resource
 import shutil
 import signal
 import subprocess
@@ -240,6 +241,22 @@ def test_a_process_that_only_serves_pages_is_no_worker(tmp_path: Path) -> None:
     assert scrape(pages)["metergate_workers"] == 1
     worker.close()
     pages.close()
+
+
+def test_a_full_disk_keeps_no_worker_from_starting(tmp_path: Path) -> None:
+    ended = Metrics(tmp_path)
+    ended.refusal("x")
+    ended.close()
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (0, hard))  # no file grows any more
+    try:
+        worker = Metrics(tmp_path)
+        worker.refusal("x")
+        assert exact(worker, "metergate_refusals") == {("x",): 2}
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert exact(worker, "metergate_refusals") == {("x",): 2}
+    worker.close()
 
 
 @pytest.mark.parametrize("name", ["", "Holds", "holds-live", "workers", "requests", "hold_latency_seconds"])

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import cast
 
 import psutil
+import pytest
 
 from gateway.process.pages import ABSENT, MOST_BYTES, SERVING, STARTING, WAKE, Channel, Hand, adopting
 from gateway.server.connection import EdgeProtocol
@@ -81,6 +82,14 @@ async def pair() -> AsyncIterator[Pair]:
         channel.close()
 
 
+def test_a_full_disk_or_none_does_not_matter_to_the_state(monkeypatch: pytest.MonkeyPatch) -> None:
+    """To touch a page that the disk has no room for ends a process, by SIGBUS."""
+    monkeypatch.setattr("tempfile.tempdir", "/nowhere" if hasattr(os, "memfd_create") else None)
+    channel = Channel()
+    assert os.fstat(channel.hand_fds[1]).st_blocks > 0
+    channel.close()
+
+
 @on_both_loops
 async def test_a_page_is_made_in_the_other_process_and_ends_its_connection() -> None:
     """A reverse proxy would keep it, and send all its requests there."""
@@ -132,6 +141,10 @@ async def test_what_is_no_page_or_not_alone_stays() -> None:
             await client.leave()
             await both.worker.empty()
         client = await both.worker.connect()
+        await until(lambda: any(each.idle_until_s for each in both.connections))
+        client.send(page.partition(b"\n")[0] + b"\nX-Value: ")
+        await until(lambda: both.connections[0]._head_bytes > 0)
+        assert await both.ask(page, client) == (WORKER, False)  # where `page` alone would be another request
         client.send(page + post(b"x") + page)
         assert (await both.page_of(client), (await client.answer()).body) == ((WORKER, False), b"metered x")
         assert await both.page_of(client) == (WORKER, False)
