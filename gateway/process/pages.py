@@ -7,9 +7,10 @@ while somebody looks. The first look starts it; until it serves, and wherever a 
 make pages themselves, so that nothing waits for a start.
 
 Between them are a pair of datagram sockets, whose queue the sender's buffer bounds (on Linux, to some 150 requests),
-and one shared byte, which says whether the process of pages serves. A connection that was given away and not adopted
-yet waits in the queue: if the process is killed, its successor serves it; if it hangs, the connection waits as long. An
-answer of this process ends its connection: else a reverse proxy would keep it, and send all kinds of requests there.
+and some shared bytes, which say whether the process of pages serves, and when it was last seen to: one that hangs is
+given nothing after SILENT_S. A connection that was given away and not adopted yet waits in the queue: if the process is
+killed, its successor serves it; if it hangs, the connection waits as long. An answer of this process ends its
+connection: else a reverse proxy would keep it, and send all kinds of requests there.
 """
 
 from __future__ import annotations
@@ -19,7 +20,9 @@ import logging
 import mmap
 import os
 import socket
+import struct
 import tempfile
+import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
 from io import FileIO
@@ -52,7 +55,15 @@ NICENESS: Final = 10
 ABSENT: Final = 0
 STARTING: Final = 1
 SERVING: Final = 2
-"""What the shared byte says of the process of pages."""
+"""What the first shared byte says of the process of pages."""
+BEAT_AT: Final = 8
+BEAT: Final = struct.Struct("d")
+STATE_BYTES: Final = 16
+"""What is shared: a byte, and at BEAT_AT when the process of pages was last seen to run, by time.monotonic(), which all
+processes of a machine have in common."""
+BEAT_S: Final = 0.5
+SILENT_S: Final = 2.0
+"""A process of pages that has not been seen for as long is given nothing: it hangs, or gets no CPU."""
 WAKE: Final = b"\n"
 """A message without a connection: somebody looks, and no process serves."""
 AUTOGROUP: Final = Path("/proc/self/autogroup")
@@ -71,8 +82,10 @@ class Channel:
         for end in (self._given, self._waiting):
             end.setblocking(False)
         self._file = _shared_file()
-        self._file.write(bytes((ABSENT,)))  # takes its page now: where a disk is full, touching a hole is a SIGBUS
-        self._state = mmap.mmap(self._file.fileno(), 1)
+        self._file.write(
+            bytes(STATE_BYTES)
+        )  # is ABSENT; takes its page now: where a disk is full, touching a hole is a SIGBUS
+        self._state = mmap.mmap(self._file.fileno(), STATE_BYTES)
 
     @property
     def hand_fds(self) -> tuple[int, int]:
@@ -132,7 +145,7 @@ class Hand:
     def __init__(self, given_fd: int, state_fd: int) -> None:
         self._given = socket.socket(fileno=given_fd)
         self._given.setblocking(False)
-        self._state = mmap.mmap(state_fd, 1, prot=mmap.PROT_READ)
+        self._state = mmap.mmap(state_fd, STATE_BYTES, prot=mmap.PROT_READ)
 
     def __call__(self, method: str, path: str, transport: asyncio.Transport, data: bytes) -> bool:
         """Give a connection away, of which `data` was read; False where it is to be served here. Who calls it drops the
@@ -144,6 +157,8 @@ class Hand:
         state = self._state[0]
         try:
             if state == SERVING:
+                if time.monotonic() - BEAT.unpack_from(self._state, BEAT_AT)[0] > SILENT_S:
+                    return False
                 socket.send_fds(self._given, [data], [transport.get_extra_info("socket").fileno()])
             elif state == ABSENT:
                 self._given.send(WAKE)
@@ -180,7 +195,7 @@ class _Arrival(asyncio.Protocol):
 class _Adoptions:
     def __init__(self, waiting_fd: int, state_fd: int, server: EdgeServer) -> None:
         self._waiting = socket.socket(fileno=waiting_fd)
-        self._state = mmap.mmap(state_fd, 1)
+        self._state = mmap.mmap(state_fd, STATE_BYTES)
         self._server = server
         self._loop = asyncio.get_running_loop()
         self._arriving: set[asyncio.Task[None]] = set()
@@ -188,8 +203,12 @@ class _Adoptions:
         """When the last connection came, by the loop's clock."""
 
     def begin(self) -> None:
+        self.beat()
         self._loop.add_reader(self._waiting, self._take, AT_ONCE)
         self._state[0] = SERVING
+
+    def beat(self) -> None:
+        BEAT.pack_into(self._state, BEAT_AT, time.monotonic())
 
     def _take(self, most: int) -> None:
         with suppress(BlockingIOError):
@@ -236,8 +255,9 @@ async def adopting(
 
     async def watch() -> None:
         loop = asyncio.get_running_loop()
-        while (left_s := adoptions.last_s + idle_s - loop.time()) > 0 or adoptions.busy:
-            await asyncio.sleep(max(left_s, min(idle_s, 1.0)))
+        while adoptions.busy or adoptions.last_s + idle_s > loop.time():
+            adoptions.beat()
+            await asyncio.sleep(min(idle_s, BEAT_S))
         end()
 
     watching = asyncio.create_task(watch())

@@ -162,10 +162,10 @@ def main() -> int:
     if settings.database_url is None or settings.redis_url is None:
         print("DATABASE_URL and REDIS_URL must be set; `metergate up` sets them by itself.", file=sys.stderr)
         return 1
-    if settings.defaults.edge != "guarded":  # since the others began
+    if settings.defaults.edge != "guarded" or not settings.defaults.pages_idle_s:  # since the others began
         arguments.hand_fds = None
         if arguments.adopt_fds:
-            print("Pages have a process of their own with `edge: guarded` alone.", file=sys.stderr)
+            print("Pages have a process of their own with `edge: guarded` and `pages_idle_s` alone.", file=sys.stderr)
             return 1
     try:
         check_edge(settings.defaults.edge)

@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -10,7 +11,19 @@ from typing import cast
 import psutil
 import pytest
 
-from gateway.process.pages import ABSENT, MOST_BYTES, SERVING, STARTING, WAKE, Channel, Hand, adopting
+from gateway.process import pages as pages_apart
+from gateway.process.pages import (
+    ABSENT,
+    BEAT,
+    BEAT_AT,
+    MOST_BYTES,
+    SERVING,
+    STARTING,
+    WAKE,
+    Channel,
+    Hand,
+    adopting,
+)
 from gateway.server.connection import EdgeProtocol
 from gateway.server.guard import EdgeRules
 from tests.support.edge_clients import Client, chunked, get, post, until
@@ -40,6 +53,11 @@ class Pair:
     def state(self) -> int:
         return self.channel._state[0]
 
+    def seem_to_serve(self, ago_s: float = 0.0) -> None:
+        """Have the state of a process that was last seen to run so long ago."""
+        BEAT.pack_into(self.channel._state, BEAT_AT, time.monotonic() - ago_s)
+        self.channel._state[0] = SERVING
+
     @property
     def connections(self) -> list[EdgeProtocol]:
         """The worker's."""
@@ -62,6 +80,12 @@ class Pair:
         if seen.last:
             await client.closed()
         return who + rest, seen.last
+
+
+@pytest.fixture(autouse=True)
+def silent_after_a_minute(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A busy machine is no process that hangs."""
+    monkeypatch.setattr(pages_apart, "SILENT_S", 60.0)
 
 
 @asynccontextmanager
@@ -185,7 +209,7 @@ async def test_a_look_starts_the_process_and_waits_for_nothing() -> None:
 @on_both_loops
 async def test_what_a_killed_process_has_not_taken_its_successor_serves() -> None:
     async with pair() as both:
-        both.channel._state[0] = SERVING  # and nobody reads
+        both.seem_to_serve()  # and nobody reads
         waiting = []
         while not (answered := len(waiting) and both.worker.server.requests_count):
             assert len(waiting) < 5_000
@@ -205,7 +229,7 @@ async def test_what_a_killed_process_has_not_taken_its_successor_serves() -> Non
 @on_both_loops
 async def test_who_waits_for_a_process_that_does_not_come_is_told() -> None:
     async with pair() as both:
-        both.channel._state[0] = SERVING
+        both.seem_to_serve()
         client = await both.worker.connect()
         client.send(get("/console/page"))
         await both.worker.empty()
@@ -215,3 +239,15 @@ async def test_who_waits_for_a_process_that_does_not_come_is_told() -> None:
         assert both.state == ABSENT
         await client.closed()
         assert await both.ask(get("/console/page")) == (WORKER, False)
+
+
+@on_both_loops
+async def test_a_process_that_hangs_is_given_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    async with pair() as both:
+        both.seem_to_serve(ago_s=61.0)
+        assert await both.ask(get("/console/page")) == (WORKER, False)
+        monkeypatch.setattr(pages_apart, "BEAT_S", 0.001)
+        async with both.runs():
+            seen = BEAT.unpack_from(both.channel._state, BEAT_AT)
+            await until(lambda: BEAT.unpack_from(both.channel._state, BEAT_AT) > seen)
+            assert await both.ask(get("/console/page")) == (PAGES, True)
