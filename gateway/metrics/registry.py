@@ -58,10 +58,11 @@ class _Gauge(NamedTuple):
 class Metrics:
     """All metrics of this process. Every method is synchronous and, but for `flush` and `render`, under a microsecond.
 
-    `folder` is what the workers share, made if missing; None for a single process. Raises OSError if it can't be used.
+    `folder` is what the workers share, made if missing; None for a single process. One that only serves pages is no
+    worker (`is_worker`). Raises OSError if the folder can't be used.
     """
 
-    def __init__(self, folder: Path | None = None) -> None:
+    def __init__(self, folder: Path | None = None, *, is_worker: bool = True) -> None:
         self._folder = None if folder is None else Folder(folder)
         self._gauges: dict[str, _Gauge] = {}
         self._write_failed = False
@@ -86,7 +87,7 @@ class Metrics:
         self._first_byte: _Cells[str, float] = _Cells([0] * (len(PROVIDER_BOUNDS) + 2), OTHER)
         self._registry = CollectorRegistry(auto_describe=False)
         self._registry.register(self)
-        self.gauge("workers", "Worker processes that serve.", lambda: 1)
+        self.gauge("workers", "Worker processes that serve.", lambda: int(is_worker))
 
     def request(self, endpoint: str, provider: str, status: int, stream: bool) -> None:
         """Count one answered request; `provider` is the one that served, by its configured name, or "" if none did."""

@@ -67,7 +67,7 @@ async def serve(settings: Settings, passed: argparse.Namespace) -> None:
         loop.add_signal_handler(number, stopping.set)
     assert settings.database_url is not None and settings.redis_url is not None  # noqa: S101, PT018  (checked by main)
     folder = os.environ.get(METRICS_DIR_VARIABLE)
-    metrics = Metrics(Path(folder) if folder else None)
+    metrics = Metrics(Path(folder) if folder else None, is_worker=not passed.adopt_fds)
     async with (
         open_runtime(
             settings,

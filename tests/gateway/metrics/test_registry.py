@@ -232,6 +232,16 @@ def test_gauges_are_read_at_each_scrape() -> None:
     assert "metergate_debits_waiting" not in scrape(metrics)
 
 
+def test_a_process_that_only_serves_pages_is_no_worker(tmp_path: Path) -> None:
+    worker, pages = Metrics(tmp_path), Metrics(tmp_path, is_worker=False)
+    pages.flush()
+    assert scrape(worker)["metergate_workers"] == 1
+    worker.flush()
+    assert scrape(pages)["metergate_workers"] == 1
+    worker.close()
+    pages.close()
+
+
 @pytest.mark.parametrize("name", ["", "Holds", "holds-live", "workers", "requests", "hold_latency_seconds"])
 def test_a_gauge_needs_a_free_and_proper_name(name: str) -> None:
     with pytest.raises(ValueError, match="no name for a metric"):
