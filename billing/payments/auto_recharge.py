@@ -43,6 +43,8 @@ AFTER_SUCCESS: Final = timedelta(minutes=1)
 """Until the next charge: the balance has been told by then."""
 AGAIN: Final = timedelta(minutes=2)
 """The wait before an interrupted attempt, or a pending payment, is checked again."""
+MOST_OPEN: Final = timedelta(hours=1)
+"""After which a payment that was made and never confirmed is canceled at the provider: the attempt has failed then."""
 MOST: Final = 20
 """Accounts that one round charges."""
 LOOKED_AT: Final = 5_000
@@ -59,6 +61,8 @@ class Charger(Protocol):
     async def charge(self, order: Order) -> Payment: ...
 
     async def find(self, order: Order) -> Payment | None: ...
+
+    async def give_up(self, payment: Payment) -> Payment | None: ...
 
     async def save_method(self, account_id: str, return_url: str | None) -> HostedPage: ...
 
@@ -93,6 +97,8 @@ class AutoRecharge:
         attempt, is_resumed, is_wanted = begun
         try:
             payment = await (self._resumed(attempt, is_wanted) if is_resumed else self._charged(attempt))
+            if payment is not None and payment.status == "open" and payment.created_at <= self._now() - MOST_OPEN:
+                payment = await self._charger.give_up(payment)
             await self._conclude(attempt, payment)
         except (PaymentError, OrderError) as error:
             if error.kind == "unavailable":  # it is away, or the operator has to mend our access to it

@@ -8,14 +8,14 @@ from __future__ import annotations
 
 import logging
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final, TypeVar
+from typing import TYPE_CHECKING, Final, TypeVar, cast
 
 from billing.database.connection import queries
 from billing.money import MAX_NANO
 from billing.payments.keys import TRIES, call_once
 from billing.payments.objects import NANO_PER_CENT, ObjectRef, format_cents
 from billing.payments.orders import NewOrder, Order, OrderConflict, OrderRefused
-from billing.payments.port import CustomerGone, PaymentError, Purchase, ReturnUrls
+from billing.payments.port import CustomerGone, PaymentError, PaymentRefused, Purchase, ReturnUrls
 from billing.payments.return_urls import origin_of
 
 if TYPE_CHECKING:
@@ -138,6 +138,21 @@ class Flows:
         if payment is not None:
             await self._refresh(ObjectRef("payment", payment.id))
         return payment
+
+    async def give_up(self, payment: Payment) -> Payment | None:
+        """Cancel a payment that stays open, and apply and return what it is then; None: there is none."""
+
+        async def cancel(once: str) -> None:
+            await self._provider.cancel_payment(payment.id, once)
+
+        try:
+            await call_once(self._database, f"{payment.id}:cancel", cancel)
+        except PaymentRefused as refused:
+            if refused.kind == "unavailable":
+                raise  # else it has ended meanwhile
+        ref = ObjectRef("payment", payment.id)
+        await self._refresh(ref)
+        return cast("Payment | None", await self._provider.fetch(ref))
 
     def urls(self, success_url: str | None, cancel_url: str | None) -> ReturnUrls:
         """Return where a payer goes afterwards; one address for both was given as `return_url`. Raises `OrderRefused`

@@ -10,9 +10,11 @@ where ASK leads is half a partition. What a server tells of slots (`Shard`) may 
 from __future__ import annotations
 
 import asyncio
+import os
 from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
+from urllib.parse import unquote, urlsplit
 
 from billing.holds.redis.connection import Argument, OnReply, RedisAway, RedisError, RedisStrange, Script, in_time
 from billing.holds.redis.server import Server, Where, key_slot, parse_url
@@ -71,8 +73,29 @@ def _address(place: Sequence[Any], asked_host: str) -> Address:
 
 
 REFRESH_AT_MOST_EVERY_S: Final = 0.1
+MOST_SOCKET_PATH: Final = 107
+"""Bytes of a socket's path: Linux takes 108 with a zero at the end (https://man7.org/linux/man-pages/man7/unix.7.html).
+"""
 ASK_TOPOLOGY_S: Final = 1.0
 """A server that says nothing of its slots for so long, or for `timeout_s` where that is longer, is passed over."""
+
+
+def _check_place(url: str) -> None:
+    """Refuse a URL of which the client library passes over a part without a word, or which leads nowhere. Raises
+    `RedisStrange`, and `ValueError` for a port that is no number."""
+    parts = urlsplit(url)
+    path = unquote(parts.path)
+    if parts.scheme == "unix":
+        if len(os.fsencode(path)) > MOST_SOCKET_PATH:
+            raise RedisStrange(
+                f"REDIS_URL names a socket by a path of more than {MOST_SOCKET_PATH} bytes: link a shorter one"
+            )
+        return
+    if parts.port == 0:
+        raise RedisStrange("REDIS_URL has port 0: name another, or leave it out for 6379")
+    database = path.replace("/", "")
+    if database and not (database.isascii() and database.isdecimal()):
+        raise RedisStrange("REDIS_URL ends with a path that is no number of a database, such as /0")
 
 
 class RedisClient:
@@ -81,6 +104,7 @@ class RedisClient:
 
     def __init__(self, url: str, *, timeout_s: float = 0.5, connect_timeout_s: float = 5.0) -> None:
         try:
+            _check_place(url)
             self._seed_where: Where = dict(parse_url(url))
         except ValueError as error:
             raise RedisStrange("REDIS_URL has an option or a number that there can't be") from error

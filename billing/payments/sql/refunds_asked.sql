@@ -1,1 +1,2 @@
-SELECT key, amount_cents, refund_id FROM order_refunds WHERE order_id = $1 AND (key = $2 OR refund_id IS NULL)
+-- What was asked to give back of order $1.
+SELECT key, amount_cents, refund_id, created_at FROM order_refunds WHERE order_id = $1 ORDER BY created_at, key

@@ -129,6 +129,12 @@ def charge_params(purchase: Purchase, method_id: str, deployment: str) -> Params
     }
 
 
+def refund_params(payment_id: str, amount_cents: int, name: str, deployment: str) -> Params:
+    """Return the parameters of a refund, which is found by its name again."""
+    marks = {DEPLOYMENT: deployment, REFUND: name}
+    return {"payment_intent": payment_id, "amount": amount_cents, "metadata": marks}
+
+
 def upgrade_params(item_id: str, price_id: str) -> Params:
     """Return the change of a subscription's price at once: the invoice of the difference is made now, and the change
     waits for its payment (https://docs.stripe.com/billing/subscriptions/pending-updates)."""

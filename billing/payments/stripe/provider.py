@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING, Any, Final, Literal
 from billing.payments.objects import CURRENCY, ObjectKind, ObjectRef, Payment
 from billing.payments.port import CustomerGone, HostedPage, PaymentError, PaymentRefused
 from billing.payments.stripe import bills, objects, parameters, signatures
-from billing.payments.stripe.client import PAGE, Decline, KeyReused, StripeAccess, StripeCalls, declined_by
-from billing.payments.stripe.parameters import ORDER, REFUND, CheckoutRules, Params
+from billing.payments.stripe.client import PAGE, Decline, StripeAccess, StripeCalls, declined_by
+from billing.payments.stripe.parameters import ORDER, CheckoutRules, Params
 
 if TYPE_CHECKING:
     from billing.payments.objects import Customer, Event, Invoice, ProviderObject, Refund, Subscription
-    from billing.payments.port import NewCustomer, Purchase, ReturnUrls
+    from billing.payments.port import AskedBefore, NewCustomer, Purchase, ReturnUrls
 
 _ORDER_ID: Final = re.compile("[A-Za-z0-9_-]{1,64}", re.ASCII)
 NO_METHOD: Final = "no_payment_method"
@@ -124,20 +124,23 @@ class StripePayments:
         return await self._payment(found[0]) if found else None
 
     @bills.readable()
-    async def refund(self, payment_id: str, amount_cents: int, name: str, key: str | None = None) -> Refund:
+    async def cancel_payment(self, payment_id: str, key: str) -> None:
+        """Cancel a payment that is open."""
+        await self.calls.write(self.calls.api.payment_intents.cancel_async, payment_id, params={}, key=key)
+
+    @bills.readable()
+    async def refund(
+        self, payment_id: str, amount_cents: int, name: str, key: str | None = None, before: AskedBefore | None = None
+    ) -> Refund:
         """Return a part of a payment to the payer, or all of it, once by `name`: the payment's refunds are listed
         first, by which one is found whose key Stripe has forgotten, or has kept a failure for."""
         refunds = self.calls.api.refunds
-        for each in await self.calls.all_of(refunds.list_async, {"payment_intent": payment_id}):
-            if bills.marks_of(each).get(REFUND) == name:
-                return objects.refund_of(each)
-        marks = {parameters.DEPLOYMENT: self._deployment, REFUND: name}
-        params: Params = {"payment_intent": payment_id, "amount": amount_cents, "metadata": marks}
-        try:
-            return objects.refund_of(await self.calls.write(refunds.create_async, params=params, key=key or name))
-        except KeyReused as error:  # by a release that made other marks: it may have been made
-            error.key_is_spent = False
-            raise
+        listed = await self.calls.all_of(refunds.list_async, {"payment_intent": payment_id})
+        made = objects.refund_made(listed, name, amount_cents, self._deployment, before)
+        if made is None:
+            params = parameters.refund_params(payment_id, amount_cents, name, self._deployment)
+            made = await self.calls.write(refunds.create_async, params=params, key=key or name)
+        return objects.refund_of(made)
 
     @bills.readable()
     async def change_plan(self, subscription_id: str, price_id: str, when: When, key: str) -> Subscription:
@@ -163,8 +166,7 @@ class StripePayments:
         await self._release(await self._subscription(subscription_id), key)
         if when == "period_end":
             return await self._update(subscription_id, {"cancel_at_period_end": True}, key)
-        subscriptions = self.calls.api.subscriptions
-        await self.calls.write(subscriptions.cancel_async, subscription_id, params={}, key=key)
+        await self.calls.write(self.calls.api.subscriptions.cancel_async, subscription_id, params={}, key=key)
         return bills.subscription_of(await self._subscription(subscription_id))
 
     @bills.readable()
@@ -213,9 +215,8 @@ class StripePayments:
             "subscription": api.subscriptions,
             "customer": api.customers,
         }[kind]
-        params: Params = {"created": {"gte": int(since.timestamp())}}
-        if kind == "subscription":
-            params["status"] = "all"
+        params: Params = {"status": "all"} if kind == "subscription" else {}
+        params["created"] = {"gte": int(since.timestamp())}
         async with bills.readable():
             async for found in self.calls.each(listed.list_async, params):  # type: ignore[attr-defined]
                 yield ObjectRef(kind, found["id"])
@@ -287,9 +288,8 @@ class StripePayments:
         return await self.calls.read(self.calls.api.subscriptions.retrieve_async, subscription_id, params=params)
 
     async def _update(self, subscription_id: str, params: Params, key: str) -> Subscription:
-        subscriptions = self.calls.api.subscriptions
-        params = params | {"expand": ["schedule"]}
-        updated = await self.calls.write(subscriptions.update_async, subscription_id, params=params, key=key)
+        asked, update = params | {"expand": ["schedule"]}, self.calls.api.subscriptions.update_async
+        updated = await self.calls.write(update, subscription_id, params=asked, key=key)
         return bills.subscription_of(updated)
 
     async def _release(self, subscription: Mapping[str, Any], key: str) -> None:

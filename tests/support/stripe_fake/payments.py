@@ -14,6 +14,10 @@ class Payments:
 
     def __init__(self, state: State) -> None:
         self.state = state
+        self.unconfirmed = False
+        """Whether new intents stay without a confirmation, as those of a call that failed on the way may."""
+        self.comes_before_cancel = False
+        """Whether an intent succeeds at the moment when it is to be canceled."""
 
     def create_customer(self, params: dict[str, Any]) -> Object:
         """Make a customer."""
@@ -72,10 +76,25 @@ class Payments:
         if method["customer"] != customer["id"]:
             raise Refused(400, "The payment method belongs to another customer.", param="payment_method")
         intent = self.new_intent(params["amount"], customer["id"], params.get("metadata", {}))
+        if self.unconfirmed:
+            intent["status"] = "requires_confirmation"
+            return intent
         error = self.attempt(intent, method, present=False)
         if error is not None:
             more = {name: value for name, value in error.items() if name != "message"}
             raise Refused(402, error["message"], **(more | {"payment_intent": intent}))
+        return intent
+
+    def cancel_intent(self, intent_id: str) -> Object:
+        """Cancel an intent. Raises `Refused` for one that has ended."""
+        intent = self.state.get("payment_intent", intent_id, "intent")
+        if self.comes_before_cancel:
+            self.succeed(intent)
+        if intent["status"] in ("succeeded", "canceled"):
+            message = f"You cannot cancel this PaymentIntent because it has a status of {intent['status']}."
+            raise Refused(400, message, code="payment_intent_unexpected_state")
+        intent["status"] = "canceled"
+        self.state.emit("payment_intent.canceled", intent)
         return intent
 
     def attempt(self, intent: Object, method: Object, *, present: bool, later: bool = False) -> Object | None:

@@ -45,6 +45,11 @@ class Routes:
         self._add_reads()
         self._post("customers", params.CustomerCreateParams, payments.create_customer)
         self._post("payment_intents", params.PaymentIntentCreateParams, payments.create_intent)
+        self._post(
+            "payment_intents/{}/cancel",
+            params.PaymentIntentCancelParams,
+            lambda id_, _: payments.cancel_intent(id_),
+        )
         self._post("refunds", params.RefundCreateParams, payments.create_refund)
         self._post("checkout/sessions", checkout_params.SessionCreateParams, pages.create_session)
         self._post(

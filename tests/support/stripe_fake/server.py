@@ -76,7 +76,7 @@ class FakeStripe:
         status, body, replayed = self._once(request, text, fail=fault == "fail")
         if fault == "lose_answer":
             return self._cut(request)
-        headers = {"request-id": f"req_{len(self.calls)}"} | ({"idempotent-replayed": "true"} if replayed else {})
+        headers = {"request-id": f"req_{len(self.calls)}"} | ({"Idempotent-Replayed": "true"} if replayed else {})
         return web.Response(status=status, body=body, content_type="application/json", headers=headers)
 
     def _cut(self, request: web.Request) -> web.Response:

@@ -51,6 +51,21 @@ def test_a_key_has_the_slot_that_it_has_for_the_client_library(key: bytes) -> No
     assert key_slot(key) == slot_by_library(key)
 
 
+def test_a_url_whose_parts_would_be_passed_over_is_refused() -> None:
+    for url, why in (
+        ("redis://:verysecret@h:0", "port 0"),
+        ("rediss://:verysecret@h:0/1", "port 0"),
+        ("redis://:verysecret@h/x", "no number of a database"),
+        ("redis://:verysecret@h/-1", "no number of a database"),
+        (f"unix:///{107 * 'a'}", "more than 107 bytes"),
+    ):
+        with pytest.raises(RedisStrange, match=why) as refused:
+            RedisClient(url)
+        assert SECRET not in str(refused.value)
+    for url in ("redis://h", "redis://h/", "redis://h:1/15", f"unix:///{106 * 'a'}"):
+        RedisClient(url)
+
+
 async def test_a_connection_that_broke_while_it_was_idle_costs_nothing(lone_node: Node, server: Server) -> None:
     before = await server.command("CLIENT", "ID")
     lone_node.ask("CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes")

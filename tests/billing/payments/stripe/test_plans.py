@@ -6,12 +6,14 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
+from billing import audit
 from billing.money import parse_usd
 from billing.payments.assembly import PaymentParts, PaymentRules, Payments, make_payments
 from billing.payments.flows import FlowRules, Wanted
 from billing.payments.objects import ObjectRef
 from billing.payments.orders import NewOrder, OrderRefused
 from billing.payments.port import PaymentProviderUnavailable
+from billing.payments.recharges import Wish
 from billing.payments.stripe.provider import StripePayments
 from billing.plans import Plan
 from tests.billing.payments.stripe.conftest import DEPLOYMENT
@@ -150,6 +152,67 @@ async def test_money_moves_once_whatever_became_of_the_key(
     second = await payments.desk.refund(order.id, 1000, "b")
     assert {first.id, second.id} == {each["id"] for each in stripe.state.all("refund")}
     assert (await billing.accounts.get(account.id)).balance_nano == parse_usd("30")
+
+
+async def test_a_refund_that_an_older_release_began_is_found(
+    stripe: FakeStripe, billing: Billing, payments: Payments
+) -> None:
+    """It was marked with the installation alone; of one at the dashboard, for as much, it is no part."""
+    stripe.state.now = int(datetime.now(UTC).timestamp())
+    account = await billing.accounts.create("Acme")
+    order = await payments.flows.checkout(Wanted(account.id, "k", parse_usd("50")))
+    stripe.pages.pay(order.checkout_id or "", VISA)
+    await deliver_all(payments, stripe, 0)
+    paid = {"payment_intent": stripe.state.all("payment_intent")[0]["id"], "amount": 1000}
+    ours = {"metadata": {"metergate_deployment": DEPLOYMENT}}
+    ask = "INSERT INTO order_refunds (order_id, key, amount_cents, refund_id, created_at) VALUES ($1, $2, 1000, $3, $4)"
+    began = datetime.now(UTC) - timedelta(minutes=1)
+    stripe.payments.create_refund(paid | {"metadata": {}})
+    for key in ("known", "unknown"):
+        made = stripe.payments.create_refund(paid | ours)
+        await billing.database.execute(ask, order.id, key, made["id"] if key == "known" else None, began)
+    stripe.state.now += 2 * 86_400
+    await deliver_all(payments, stripe, 1)
+    with pytest.raises(OrderRefused, match=r"10\.00 USD are left: .* ask again by the keys unknown\."):
+        await payments.desk.refund(order.id, 1001, "new")
+    assert (await payments.desk.refund(order.id, None, "unknown")).id == made["id"]
+    assert stripe.count("refund") == 3
+    await payments.desk.refund(order.id, 1000, "new")  # for as much: it is not taken for another's
+    assert stripe.count("refund") == 4
+    assert (await billing.accounts.get(account.id)).balance_nano == parse_usd("10")
+
+
+async def test_a_charge_that_is_never_confirmed_is_canceled_and_ends_its_attempt(
+    stripe: FakeStripe, billing: Billing, payments: Payments
+) -> None:
+    account = await billing.accounts.create("Acme")
+    customer = await payments.customers.ensure(account.id, "Acme")
+    stripe.payments.save_card(customer, VISA)
+    await payments.applier.refresh(ObjectRef("customer", customer))
+    await payments.recharges.put(account.id, Wish(True, 10**9, 2000, 10_000), actor=audit.ADMIN)
+    stripe.payments.unconfirmed = True
+
+    async def standing() -> tuple[str, str | None]:
+        recharge = await payments.recharges.get(account.id)
+        assert recharge is not None
+        return recharge.state, recharge.reason
+
+    for minutes in (0, 5, 30):
+        stripe.state.now += 60 * minutes
+        assert await payments.auto_recharge.round() == 1
+        assert await standing() == ("charging", None)
+    stripe.state.now += 1800
+    assert await payments.auto_recharge.round() == 1
+    (intent,) = stripe.state.all("payment_intent")
+    assert (intent["status"], await standing()) == ("canceled", ("waiting", "canceled"))
+    assert [each.status for each in (await payments.orders.page(5)).items] == ["failed"]
+    stripe.state.now += 3600
+    await payments.auto_recharge.round()
+    stripe.payments.comes_before_cancel = True
+    stripe.state.now += 3600
+    await payments.auto_recharge.round()
+    assert await standing() == ("ready", None)
+    assert (await billing.accounts.get(account.id)).balance_nano == parse_usd("20")
 
 
 async def test_pages_and_ends_are_asked_for_anew_where_a_failure_was_kept(
