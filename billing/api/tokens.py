@@ -75,7 +75,7 @@ async def refresh_token(call: Call, body: RefreshBody) -> TokenPairShape:
 
 async def narrow_token(call: Call, body: NarrowBody) -> AccessTokenShape:
     """Return an access token with fewer scopes, or for another one of the person's organizations. It ends with the
-    session of the token that asks, and can't be refreshed."""
+    session of the token that asks, and not later than that token; it can't be refreshed."""
     caller, token = call.caller, shown_token(call.request)
     if caller.session_id is None or token is None:
         raise BadRequest(_ELSEWHERE)
@@ -84,7 +84,7 @@ async def narrow_token(call: Call, body: NarrowBody) -> AccessTokenShape:
     if there is None or (body.org_id is not None and there.org_id != body.org_id):
         raise NotFound(_NO_MEMBER)
     wanted = caller.narrowed if body.scope is None else _asked_for(there, body.scope)
-    narrow = await call.services.sessions.narrow(caller.session_id, wanted, org_id)
+    narrow = await call.services.sessions.narrow(token, wanted, org_id)
     if narrow is None:
         raise NotFound(_NO_MEMBER)
     return access_shape(narrow)
