@@ -210,10 +210,10 @@ class Engine:
     ) -> None:
         await self.stop()
 
-    async def start(self) -> None:
-        """Take a lease, agree on every partition's epoch and start what runs beside. Waits a bounded time for other
-        gateways to join; raises `DatabaseError` or `NotReady` where a store is away, or gateways live that this one
-        can't run beside, `RedisUnfit` where Redis may evict."""
+    async def start(self, *, shared_work: bool = True) -> None:
+        """Take a lease, agree on every partition's epoch and start what runs beside, of what any gateway may do for all
+        only with `shared_work`. Waits a bounded time for other gateways to join; raises `DatabaseError` or `NotReady`
+        where a store is away, or gateways live that this one can't run beside, `RedisUnfit` where Redis may evict."""
         load_library()  # for listening to Redis: not once requests wait for the event loop
         await refuse_eviction(self._client)
         await self._wait_for_other_layouts()
@@ -224,6 +224,10 @@ class Engine:
         self.lease.start()
         try:
             await self._begin()
+            if shared_work:
+                self.loops.start("roller", self.roller.run)
+                self.loops.start("lasting", self.lasting.run)
+                self.loops.start("sweep", self.upkeep.sweep)
         except BaseException:  # also cancelled: what began is ended, and it is raised
             await self._stop_tasks()
             await self._end_lease()
@@ -266,11 +270,8 @@ class Engine:
         subscribed = asyncio.Event()
         self.loops.start("outbox", self.outbox.run)
         self.loops.start("ledger_way", self.ledger_way.run)
-        self.loops.start("roller", self.roller.run)
         self.loops.start("tend", self.upkeep.tend)
         self.loops.start("relay", self.upkeep.relay)
-        self.loops.start("lasting", self.lasting.run)
-        self.loops.start("sweep", self.upkeep.sweep)
         self.loops.start("subscribe", partial(self.upkeep.subscribe, subscribed))
         async with asyncio.timeout(START_ATTEMPTS * START_PAUSE_S):
             await subscribed.wait()
