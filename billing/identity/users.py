@@ -20,9 +20,11 @@ from typing import TYPE_CHECKING, Any, Final, Literal, cast, get_args
 from billing import audit
 from billing.database.connection import Connection, Database, Row, queries
 from billing.errors import MetergateError
+from billing.identity.mail import enqueue
 from billing.pages import BEFORE_ALL, Page, page_of
 
 if TYPE_CHECKING:
+    from billing.identity.letters import Letter
     from billing.identity.permissions import Approval, Role
 
 ID_PREFIX: Final = "usr_"
@@ -177,6 +179,12 @@ class Users:
         """Return whether who owns an address has signed in from a network of late: others' guesses don't count
         there."""
         return bool(await self._database.value(_query("users_known_network"), email, network))
+
+    async def mail(self, connection: Connection, user_id: str, letter: Letter) -> None:
+        """Send a user a letter once the transaction is committed, to the address that they have proven."""
+        user = await self.lock(connection, user_id)
+        if user.verified:
+            await enqueue(connection, self._new_id, user.email, letter.subject, letter.body)
 
     async def rename(self, user_id: str, name: str, actor: audit.Actor) -> User:
         """Change a user's name."""

@@ -33,7 +33,7 @@ logger = logging.getLogger(__name__)
 EVERY: Final = timedelta(days=1)
 AGAIN: Final = timedelta(hours=1)
 """After that a comparison that was broken off is made again, also one whose gateway has died."""
-LOOKS_EVERY_S: Final = 60.0
+LOOKS_EVERY_S: Final = 10.0
 COMPARED: Final[tuple[ObjectKind, ...]] = ("payment", "refund", "dispute", "invoice", "subscription")
 MOST_LISTED: Final = 1_000
 MOST_DAYS: Final = 400

@@ -24,7 +24,7 @@ from markdown_it import MarkdownIt
 
 from billing.api.auth import BILLING_READ
 from billing.api.errors import ApiError
-from billing.api.route import PREFIX, Access, Call, HttpHandler, Route, admit_admin
+from billing.api.route import ACTOR, PREFIX, Access, Call, HttpHandler, Route, admit_admin
 from billing.api.route import REQUEST_ID as CALLED
 from billing.errors import StoreError
 from billing.identity.providers import CONSOLE
@@ -35,7 +35,6 @@ from billing.shapes.usage import ExplainedEventShape
 from gateway.auth import attempts_refused
 from gateway.dialects.openai_responses.request import RESPONSES
 from gateway.dialects.registry import MODEL_LISTS, why_unmetered
-from gateway.endpoints.jobs import ACTOR
 from gateway.server import refusals
 from gateway.server.edge import route_of
 from gateway.server.ids import REQUEST_ID
