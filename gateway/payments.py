@@ -15,6 +15,7 @@ from aiohttp import web
 
 from billing.api.auth import bearer_caller, require_scope
 from billing.api.errors import ApiError, NotFound, Unauthorized, of_failure
+from billing.api.route import Call
 from billing.api.services import PaymentOversight
 from billing.identity.permissions import BILLING_SETUP
 from billing.money import format_usd
@@ -183,7 +184,7 @@ def plan_routes(services: Services, payments: Payments, new_id: Callable[[], str
             if caller.account_id is None:
                 raise NotFound("You belong to no organization.")
             if await payments.changes.current(caller.account_id) is not None:
-                await payments.changes.change(caller.account_id, plan.id)
+                await payments.changes.change(caller.account_id, plan.id, Call(request, services, caller).actor)
                 return _html(framed(f"The plan is {plan.name} now", "<p>You can close this page.</p>"))
             order = await payments.flows.checkout(Wanted(caller.account_id, new_id(), plan=plan.id))
         except Unauthorized:

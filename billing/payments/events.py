@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Final, Literal
 
 import msgspec
 
+from billing import audit
 from billing.database.connection import DatabaseError, queries
 from billing.errors import MetergateError
 from billing.pages import BEFORE_ALL, Page, page_of
@@ -219,12 +220,14 @@ class PaymentEvents:
         rows = await self._database.rows(_query("events_page"), after or BEFORE_ALL, state, limit + 1)
         return page_of([StoredEvent(**dict(row)) for row in rows], limit, lambda event: event.number)
 
-    async def replay(self, event_id: str) -> StoredEvent:
+    async def replay(self, event_id: str, actor: audit.Actor = audit.ADMIN) -> StoredEvent:
         """Process an event again. Raises `PaymentEventNotFound`."""
-        row = await self._database.row(_query("events_replay"), event_id)
-        if row is None:
-            raise PaymentEventNotFound(
-                f"There is no event {event_id!r}: they are kept for {self._rules.kept_days} days."
-            )
+        async with self._database.transaction() as connection:
+            row = await connection.fetchrow(_query("events_replay"), event_id)
+            if row is None:
+                raise PaymentEventNotFound(
+                    f"There is no event {event_id!r}: they are kept for {self._rules.kept_days} days."
+                )
+            await audit.record(connection, actor, "payment_event.replay", event_id, None, None)
         self._came.set()
         return StoredEvent(**dict(row))
