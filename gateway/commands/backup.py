@@ -227,6 +227,7 @@ class Words:
 
     @property
     def last(self) -> str:
+        """Return what the program said of its failure."""
         return " ".join(self._lines[-LAST_WORDS:]) or "it gave no reason."
 
     async def _read(self, stderr: "asyncio.StreamReader | None") -> None:
