@@ -75,9 +75,8 @@ class Credentials:
                 connection, "reset", email, user_id=user_id, network=visitor.network, known=known
             )
             known = user is not None and user.status != "disabled"
-            await people.mail(
-                connection, email, letters.reset_token(code.token) if known else letters.nobody_registered()
-            )
+            letter = letters.reset_token(code.token) if known else letters.nobody_registered()
+            await people.mail(connection, email, letter)
 
     async def reset(self, token: str, password: str, *, revoke_keys: bool, visitor: Visitor) -> int:
         """Set a new password by what was mailed, and end every session; with `revoke_keys` all of the user's API keys,
@@ -106,17 +105,10 @@ class Credentials:
         return len(keys)
 
     async def change_password(
-        self,
-        user_id: str,
-        session_id: str | None,
-        current: str | None,
-        password: str,
-        *,
-        revoke_keys: bool,
-        visitor: Visitor,
+        self, user_id: str, but: str | None, current: str | None, password: str, *, revoke_keys: bool, visitor: Visitor
     ) -> int:
-        """Replace the password of who is signed in, and end their other sessions. Returns how many keys were revoked.
-        Raises `PasswordRefused`."""
+        """Replace the password of who is signed in, and end all sessions `but` this one. Returns how many keys
+        were revoked. Raises `PasswordRefused`."""
         people = self._people
         user = await people.users.get(user_id)
         check_password(password, _least(user), (user.email or "", user.name))
@@ -125,7 +117,7 @@ class Credentials:
         async with people.database.transaction() as connection:
             now = await self._locked(connection, user)
             await people.users.set_password(connection, now.id, hashed)
-            keys = await self._changed(connection, now, session_id, revoke_keys, _actor(now, visitor), "changed")
+            keys = await self._changed(connection, now, but, revoke_keys, _actor(now, visitor), "changed")
         await people.tell_keys(keys)
         return len(keys)
 
@@ -177,11 +169,19 @@ class Credentials:
         except UniqueViolation as error:
             raise wrong from error
 
-    async def enrol(self, user_id: str, password: str | None, visitor: Visitor) -> Enrolment:
-        """Make a secret for an authenticator app; `confirm` makes it count."""
-        people = self._people
-        user = await people.users.get(user_id)
+    async def owner(self, user_id: str, password: str | None, visitor: Visitor) -> User:
+        """Return who is signed in and may add something to sign in by, which stays when sessions end. Raises
+        `CredentialRefused` before the address is proven: who has only registered it leaves nothing of the kind to its
+        owner."""
+        user = await self._people.users.get(user_id)
+        if user.email and not user.verified:
+            raise CredentialRefused("Prove your address first: POST /api/auth/otp mails a code to verify it.")
         await self._confirm(user, password, "password", visitor)
+        return user
+
+    async def enrol(self, user_id: str, password: str | None, visitor: Visitor) -> Enrolment:
+        """Make a secret for an authenticator app; `confirm` makes it count. Raises as `owner`."""
+        people, user = self._people, await self.owner(user_id, password, visitor)
         secret = totp.secret_text(token_bytes(totp.SECRET_BYTES))
         stored = people.sealed_totp(user_id, secret)
         if await people.database.value(_query("totp_enrol"), user_id, stored) is None:

@@ -83,6 +83,8 @@ async def test_who_proves_an_address_takes_it_from_who_has_only_registered_it(ap
     await register(api, password="a thief chose this one")
     thief = (await post(api, "/login", email=ADA, password="a thief chose this one")).json["access_token"]
     assert (await who(api, thief)).status == 200
+    added = await post(api, "/totp", thief, password="a thief chose this one")
+    assert "Prove your address" in added.refused(409, "idempotency_conflict")  # it would keep the owner out
     challenge = await register(api, password=GOOD)
     code = await registry.mailed_code()
     await register(api, password="a thief chose this one")  # its mail comes last

@@ -15,7 +15,7 @@ from tests.gateway.conftest import ADMIN_KEY, Gateway, MakeGateway, chat
 from tests.support.answering import until
 
 ITS_OWN = {
-    *("outbox", "ledger_way", "relay", "subscribe", "targets_tell", "targets_listen"),
+    *("outbox", "ledger_way", "tend", "relay", "subscribe", "targets_tell", "targets_listen"),
     *("housekeeping", "metrics", "plans", "prices", "refused"),
 }
 """Loops of a process that does nothing for others."""
@@ -34,6 +34,7 @@ async def test_reconcile_reports_and_mends(gateway: Gateway) -> None:
     async with gateway.session.post(url, headers=headers, json={"fix": True}) as answer:
         assert answer.status == 200
         report = await answer.json()
+    first = answer
     (drift,) = report["drifts"]
     assert (drift["account_id"], drift["what"]) == (customer.account_id, "balance")
     assert drift["redis"] - drift["ledger"] == 12
@@ -41,6 +42,12 @@ async def test_reconcile_reports_and_mends(gateway: Gateway) -> None:
         assert answer.status == 200
     async with gateway.session.post(url, headers=headers) as answer:
         assert (await answer.json())["drifts"] == []
+    (noted,) = await gateway.runtime.database.rows("SELECT * FROM audit_log WHERE action = 'job.run'")
+    assert (noted["actor"], noted["after"], noted["request_id"]) == (
+        "admin",
+        {"fix": True},
+        first.headers["x-request-id"],
+    )
     async with gateway.session.get(f"{gateway.url}/v1/status", headers=headers) as answer:
         assert (await answer.json())["status"] == "ok"
 
