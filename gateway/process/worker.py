@@ -76,8 +76,8 @@ async def serve(settings: Settings, passed: argparse.Namespace) -> None:
             embedded=os.environ.get(EMBEDDED_VARIABLE) == "1",
             gateway_id=os.environ.get(GATEWAY_ID_VARIABLE),
         ) as runtime,
-        serving(runtime, metrics) as (served, health),
-        metrics_served(metrics, inherited_listener(os.environ)),
+        serving(runtime, metrics, shared_work=not passed.adopt_fds) as (served, health),
+        metrics_served(metrics, None if passed.adopt_fds else inherited_listener(os.environ)),
     ):
         runner = served.runner(
             access_log=None,

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterator
+from functools import partial
 from typing import Any
 
 import pytest
 
 from billing.answers import BadAnswer, Refused, Unreachable
 from billing.client import BillingClient, Retries
-from tests.billing.client.support import Answer, debit, refused, scripted, service
+from tests.billing.client.support import Answer, Scripted, debit, refused, scripted, service
 
 Script = list[Answer | None]
 
@@ -163,3 +164,31 @@ async def test_who_leaves_a_block_gives_back() -> None:
         task.cancel()
         await asyncio.wait([task])
     assert [path for path, _ in server.calls] == ["holds", "holds/h/void"]
+
+
+async def test_who_is_cancelled_in_a_call_leaves_no_hold_open(caplog: pytest.LogCaptureFixture) -> None:
+    """In making a hold it is given back, in settling it the settlement goes on."""
+    for paths in (["holds", "holds/h/void"], ["holds", "holds/h/settle"]):
+        async with scripted(Holding(SETTLED)) as (server, url), service(url) as client:
+            called, gate = asyncio.Event(), asyncio.Event()
+
+            async def wait(server: Scripted, at: str, called: asyncio.Event, gate: asyncio.Event) -> None:
+                if server.calls[-1][0] == at:
+                    called.set()
+                    await gate.wait()
+
+            server.gate = partial(wait, server, "holds" if paths[-1].endswith("void") else paths[-1], called, gate)
+
+            async def block(client: BillingClient) -> None:
+                async with client.hold("a", amount_usd="2.00") as held:
+                    await held.settle(amount_usd="1.00")
+
+            task = asyncio.create_task(block(client))
+            await called.wait()
+            task.cancel()
+            await asyncio.sleep(0)
+            gate.set()
+            await asyncio.wait([task])
+            assert task.cancelled()
+        assert [path for path, _ in server.calls] == paths
+    assert "nobody can tell" not in caplog.text
