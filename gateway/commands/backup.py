@@ -221,12 +221,12 @@ class Words:
     def __init__(self, output: Output, stderr: "asyncio.StreamReader | None") -> None:
         from asyncio import create_task
 
-        self._output, self._tables, self.at = output, 0, ""
-        self._lines: list[str] = []
+        self._output, self._tables, self.at, self._lines = output, 0, "", list[str]()
         self.read = create_task(self._read(stderr))
 
     @property
     def last(self) -> str:
+        """Return what the program said of its failure."""
         return " ".join(self._lines[-LAST_WORDS:]) or "it gave no reason."
 
     async def _read(self, stderr: "asyncio.StreamReader | None") -> None:
