@@ -242,10 +242,7 @@ class Users:
                 raise UserRefused(f"This user is {refused}: {_MENDS[refused]}")
             wanted = replace(before, **changes)
             if wanted.operator and not before.operator and not (before.second_factor and before.status == "active"):
-                raise UserRefused(
-                    "An operator needs a second factor: the user has to sign in and to set up an authenticator app, "
-                    "`POST /api/auth/totp`, and must be active."
-                )
+                raise UserRefused(NEEDS_FACTOR)
             if wanted == before:
                 return before
             given = (user_id, wanted.name, wanted.status, wanted.operator)
@@ -256,6 +253,10 @@ class Users:
         return after
 
 
+NEEDS_FACTOR: Final = (
+    "An operator needs a second factor: the user has to sign in and to set up an authenticator app, "
+    "`POST /api/auth/totp`, and must be active."
+)
 _MENDS: Final = {"disabled": "enable them first.", "pending": "approve them."}
 _COLUMNS: Final = tuple(each.name for each in fields(User))
 

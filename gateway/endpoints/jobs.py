@@ -18,7 +18,9 @@ from typing import TYPE_CHECKING, Final, TypeVar
 import msgspec
 from msgspec import UNSET, structs
 
+from billing import audit
 from billing.api.requests import read_bounded
+from billing.api.route import ACTOR
 from billing.collect.collector import COLLECT
 from billing.database.connection import DatabaseError, queries
 from billing.errors import StoreError
@@ -210,6 +212,8 @@ class Jobs:
         """Compare Redis with the ledger now; with `fix` everything is loaded from the ledger anew. Where there are
         exporters, also collect from them."""
         asked = await self._body(request, ReconcileBody, '{"fix": true}')
+        if asked.fix:
+            await self._note(request, RECONCILE, {"fix": True})
         try:
             await self.reconcile(fix=asked.fix)
         except FAILED as error:
@@ -226,8 +230,14 @@ class Jobs:
             since = None if asked.since is None else parse_rfc3339(asked.since)
         except TimeError as error:
             raise Refuse(refusals.bad_request(str(error), "since")) from error
+        await self._note(request, COLLECT, {"since": asked.since})
         self._last = with_run(JobShape(), await self._collected(COLLECT, since))
         return self._last
+
+    async def _note(self, request: web.Request, job: str, asked: dict[str, object]) -> None:
+        """Note in the audit log who has a job run that changes something."""
+        async with self._database.transaction() as connection:
+            await audit.record(connection, request[ACTOR], "job.run", job, None, asked)
 
     async def _collected(self, job: str, since: datetime | None = None) -> Run:
         run = await self._collector.run(job, since)
