@@ -221,8 +221,7 @@ class Words:
     def __init__(self, output: Output, stderr: "asyncio.StreamReader | None") -> None:
         from asyncio import create_task
 
-        self._output, self._tables, self.at = output, 0, ""
-        self._lines: list[str] = []
+        self._output, self._tables, self.at, self._lines = output, 0, "", list[str]()
         self.read = create_task(self._read(stderr))
 
     @property
