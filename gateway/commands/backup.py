@@ -173,7 +173,7 @@ async def _pour(file: Path, url: str, output: Output, *, anew: bool) -> None:
     async with _started("psql", options, url, stdin=True) as psql:
         assert psql.stdin is not None  # noqa: S101  (it was asked for)
         into = psql.stdin
-        words = Words(output, psql.stderr)
+        words = _Words(output, psql.stderr)
         head: bytearray | None = bytearray()
 
         async def write(piece: bytes) -> None:
@@ -204,7 +204,7 @@ async def _run(name: str, options: tuple[str, ...], url: str | None, output: Out
     from inspect import isawaitable
 
     async with _started(name, options, url, stdout=take is not None) as process:
-        words = Words(output, process.stderr)
+        words = _Words(output, process.stderr)
         if take is not None and process.stdout is not None:
             while piece := await process.stdout.read(PIECE_BYTES):
                 if isawaitable(taken := take(piece)):
@@ -214,7 +214,7 @@ async def _run(name: str, options: tuple[str, ...], url: str | None, output: Out
             raise CommandFailed(f"{name} failed: {words.last}")
 
 
-class Words:
+class _Words:
     """Reads a program's stderr: its last lines, and what it is at, which is said each `PROGRESS_S`. `read` ends with
     the program."""
 

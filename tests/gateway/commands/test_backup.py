@@ -81,7 +81,7 @@ async def test_what_takes_long_says_what_it_is_at(monkeypatch: pytest.MonkeyPatc
     script = "; ".join(map(dump.format, ("accounts", "usage_events")))
     told = io.StringIO()
     program = await asyncio.create_subprocess_shell(f"{script}; read end", stdin=PIPE, stderr=PIPE)
-    words = backup.Words(Output(Common(), io.StringIO(), told), program.stderr)
+    words = backup._Words(Output(Common(), io.StringIO(), told), program.stderr)
     async with asyncio.timeout(60):
         while "  table 2: usage_events ..." not in told.getvalue().splitlines():
             await asyncio.sleep(0.01)
