@@ -129,6 +129,8 @@ def start_payments(runtime: Runtime, metrics: Metrics) -> None:
     metrics.gauge("payment_differences", told, lambda: payments.comparisons.differences, "max")
     told = "Payments that could not be credited and wait for an operator (`metergate operator order list --parked`)."
     metrics.gauge("payments_parked", told, lambda: payments.orders.waiting, "max")
+    told = "Automatic charges that the payment provider has not decided about in a day."
+    metrics.gauge("payments_undecided", told, lambda: payments.orders.undecided, "max")
     runtime.engine.loops.start("payments_parked", payments.orders.watch)
     for name, job in payments.jobs.items():
         runtime.engine.loops.start(name, job)

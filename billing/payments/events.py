@@ -20,6 +20,7 @@ from billing import audit
 from billing.database.connection import DatabaseError, queries
 from billing.errors import MetergateError
 from billing.pages import BEFORE_ALL, Page, page_of
+from billing.payments.keys import KEYS_KEPT
 from billing.payments.objects import ObjectRef
 
 if TYPE_CHECKING:
@@ -145,7 +146,7 @@ class PaymentEvents:
                 await self.round()
                 await self.look()
                 if clock() - tidied_at >= TIDY_EVERY_S:
-                    await self._database.value(_query("events_forget"), self._rules.kept_days, FORGET_ROWS)
+                    await self.tidy()
                     tidied_at = clock()
             except DatabaseError as error:
                 logger.info("events of payments wait: %s", error)
@@ -155,6 +156,11 @@ class PaymentEvents:
                     await self._came.wait()
             except TimeoutError:
                 pass
+
+    async def tidy(self) -> None:
+        """Drop old events, and idempotency keys that nobody has asked for in a long time."""
+        await self._database.value(_query("events_forget"), self._rules.kept_days, FORGET_ROWS)
+        await self._database.execute(_query("keys_forget"), KEYS_KEPT, FORGET_ROWS)
 
     async def round(self) -> int:
         """Look into all that is due, a few at a time; return how many events were taken."""

@@ -26,6 +26,7 @@ from aiohttp import web
 
 from billing.errors import StoreError
 from billing.logs import write_json
+from billing.web.render import compile_templates
 from gateway.app import serving
 from gateway.config.settings import ConfigError, Settings, load_settings
 from gateway.endpoints.metrics_access import inherited_listener, metrics_served
@@ -105,6 +106,7 @@ async def _accepting(
     if passed.adopt_fds:
         server = runner.server
         assert isinstance(server, EdgeServer)  # noqa: S101  (checked by main)
+        await compile_templates()  # half a second, and where workers are busy much longer: else the first look waits
         async with adopting(passed.adopt_fds, server, idle_s, end):
             yield
         return

@@ -2,7 +2,7 @@
 
 import asyncio
 import gzip
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -108,12 +108,14 @@ async def test_a_job_s_body_has_the_bounds_of_every_other(make_gateway: MakeGate
     assert await post(bomb, key="wrong", **packed) == (401, "invalid_api_key")
 
 
-async def test_the_process_of_pages_leaves_work_to_others_and_shows_it(
+async def test_the_process_of_pages_leaves_work_to_others_and_is_told_what_changes(
     make_gateway: MakeGateway, tmp_path: Path
 ) -> None:
     worker = await make_gateway(metrics=Metrics(tmp_path))
+    subscribed = await subscriptions(worker)
     newer = {"change": lambda settings: replace(settings, plans_version=settings.plans_version + 1)}
     pages = await make_gateway(metrics=Metrics(tmp_path, is_worker=False), shared_work=False, **newer)
+    assert len(await subscriptions(worker) - subscribed) == 2
     assert set(pages.runtime.engine.loops.tasks) == ITS_OWN < set(worker.runtime.engine.loops.tasks)
     assert pages.runtime.follower.revision == worker.runtime.follower.revision > 0  # its file is in force nowhere
     headers = {"X-Admin-Key": ADMIN_KEY}
@@ -124,6 +126,28 @@ async def test_the_process_of_pages_leaves_work_to_others_and_shows_it(
     assert pages.health.troubles() == []
     async with pages.session.get(f"{pages.url}/v1/status", headers=headers) as answer:
         assert await answer.json() == report
+
+    async def status(at: Gateway, key: str, path: str) -> int:
+        async with at.session.get(at.url + path, headers={"Authorization": f"Bearer {key}"}) as read:
+            return read.status
+
+    for changed_at, asked, path in ((worker, pages, "/api/account/balance"), (pages, worker, "/v1/models")):
+        customer = await changed_at.customer()
+        assert await status(asked, customer.key, path) == 200  # and is in its memory now
+        for lost in await subscriptions(worker) - subscribed:
+            await worker.runtime.redis_client.command("CLIENT", "KILL", "ID", lost)
+        await changed_at.admin("DELETE", f"/keys/{customer.key_id}")
+        await until(lambda at=asked, key=customer.key, path=path: is_status(401, status(at, key, path)))
+
+
+async def is_status(expected: int, asked: Awaitable[int]) -> bool:
+    return await asked == expected
+
+
+async def subscriptions(gateway: Gateway) -> set[bytes]:
+    """Ids of connections to Redis that listen."""
+    listed = await gateway.runtime.redis_client.command("CLIENT", "LIST", "TYPE", "pubsub")
+    return {line.split()[0].removeprefix(b"id=") for line in bytes(listed).splitlines()}
 
 
 async def test_debits_that_were_set_aside_are_shown(database_url: str, make_gateway: MakeGateway) -> None:
