@@ -24,7 +24,7 @@ from benchmarks.crowd import ACCOUNTS, EMAIL, LARGE, PERSON, STATEMENT_S, check,
 from benchmarks.figures import Spread, percentile
 from benchmarks.installation import Installation, write_config
 from benchmarks.modes import MODES
-from benchmarks.process import Process
+from benchmarks.process import READY_S, Process
 from benchmarks.seed import Size, seed
 from benchmarks.stage import Stage
 from benchmarks.subjects import METERGATE, Report, Results, Sample, Subject, Unsound
@@ -227,11 +227,7 @@ async def console(stage: Stage, events: int, report: Report) -> Found:
     worker = await stage.serve(installation, 1)
     found = Found(pages(await ids(installation.database_url)))
     async with browsers(worker) as people:
-        while not await people["nobody"].apart("/sign-in"):  # the first look starts that process
-            await asyncio.sleep(LOOK_EVERY_S)
-        alone, worker.workers = worker.workers, worker.children()
         await _looks(stage, worker, people, found.pages, report)
-        worker.workers = alone
         await _beside(stage, installation, worker, people, found, report)
     return found
 
@@ -239,7 +235,7 @@ async def console(stage: Stage, events: int, report: Report) -> Found:
 async def slowest(stage: Stage, report: Report) -> Sample:
     """The page that takes longest on a small ledger: its median and the CPU of a look at it in ms. Raises `Unsound`."""
     installation = await crowded(stage, FEW_EVENTS, report, FEW_ACCOUNTS)
-    worker = await stage.worker(installation, "console")
+    worker = await stage.serve(installation, 1)
     shown = pages(await ids(installation.database_url))
     async with browsers(worker) as people:
         await _looks(stage, worker, people, shown, report)
@@ -252,7 +248,14 @@ async def slowest(stage: Stage, report: Report) -> Sample:
 async def _looks(
     stage: Stage, worker: Process, people: dict[str, Browser], shown: Sequence[Looked], report: Report
 ) -> None:
-    """Look at pages, one after the other. Raises `Unsound` where one is not shown."""
+    """Look at pages, one after the other, as soon as the process of pages makes them: the first look starts it. Raises
+    `Unsound` where one is not shown, or that process does not come."""
+    until_s = time.monotonic() + READY_S
+    while not await people["nobody"].apart("/sign-in"):
+        if time.monotonic() > until_s:
+            raise Unsound(f"no process of pages serves\n{worker.last_words()}")
+        await asyncio.sleep(LOOK_EVERY_S)
+    alone, worker.workers = worker.workers, worker.children()
     for each in shown:
         await people[each.who].look(each.path)  # not counted
         before = stage.clocks(worker)
@@ -264,6 +267,7 @@ async def _looks(
         spent = stage.clocks(worker).since(before)
         each.gateway_ms, each.postgres_ms = (1000 * cpu / LOOKS for cpu in (spent.target, spent.postgres))
         report(f"console: {each.path} ({each.who}) {percentile(each.took_ms, 0.5):.0f} ms")
+    worker.workers = alone
 
 
 async def _beside(

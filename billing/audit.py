@@ -54,7 +54,8 @@ NEWEST: Final = 2**63 - 1
 @dataclass(frozen=True, slots=True)
 class AuditFilter:
     """Which rows: about an account, about a user, by an actor, of an action (`account.*` means all of a noun), from
-    `since` on and before `until`. `own` hides where those came from who don't belong to the account."""
+    `since` on and before `until`. `own` hides where those came from who don't belong to the account; `about` is a user
+    who also sees what is of no account and about them."""
 
     account_id: str | None = None
     user_id: str | None = None
@@ -63,6 +64,7 @@ class AuditFilter:
     since: datetime | None = None
     until: datetime | None = None
     own: bool = False
+    about: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,7 +102,7 @@ class AuditLog:
         rows = await self._database.rows(
             _query("audit_page"),
             *(before, only.account_id, only.user_id, only.actor, only.action, only.since, only.until),
-            *(limit + 1, only.own),
+            *(limit + 1, only.own, only.about),
         )
         return page_of([AuditEntry(**dict(row)) for row in rows], limit, lambda entry: str(entry.id))
 

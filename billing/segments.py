@@ -15,6 +15,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
 
+LONGEST_TORN: Final = 1024 * 1024
+"""Bytes of a record that is cut off; a longer rest has records in it that can't be told from each other."""
 _HEAD: Final = struct.Struct("<II")
 
 
@@ -30,11 +32,20 @@ def records_in(raw: bytes) -> tuple[list[bytes], int]:
     while at + _HEAD.size <= len(raw):
         length, checksum = _HEAD.unpack_from(raw, at)
         payload = raw[at + _HEAD.size : at + _HEAD.size + length]
-        if len(payload) < length or zlib.crc32(payload) != checksum:
-            break
+        if not payload or len(payload) < length or zlib.crc32(payload) != checksum:
+            break  # nothing but zeros is what a machine may leave that has lost its power
         found.append(payload)
         at += _HEAD.size + length
     return found, at
+
+
+def is_torn(rest: bytes) -> bool:
+    """Return whether these bytes, at which the reading of a segment has ended, may be of a process or machine that died
+    in writing it: nothing, zeros, or a record that is cut off."""
+    if len(rest) < _HEAD.size or not any(rest):
+        return True
+    length, _ = _HEAD.unpack_from(rest)
+    return length > len(rest) - _HEAD.size and len(rest) <= LONGEST_TORN
 
 
 def begin_segment(path: Path) -> int:

@@ -20,24 +20,28 @@ from aiohttp import web
 
 from billing.api.application import setup
 from billing.collect.collector import LEASE
-from billing.identity.sessions import FORGET, FORGET_UNVERIFIED
-from billing.ledger.catalogue import sync_prices
-from billing.ledger.retention import UsageRetention
+from billing.ledger.catalogue import newest_revision, sync_prices
 from billing.owned.jobs import BackgroundJobs
-from billing.owned.objects import OwnedObjects, Retention, RetentionRules
+from billing.owned.objects import OwnedObjects
 from billing.web.application import setup as setup_console
 from gateway.auth import Authenticator
 from gateway.config.files import PRICES_FILE
 from gateway.config.price_file import PriceFollower
 from gateway.dialects.registry import Dialects, make_dialects
-from gateway.endpoints.jobs import Jobs, SetAsideCount, add_gauges, flush_metrics, keep_house
+from gateway.endpoints.jobs import (
+    Jobs,
+    SetAsideCount,
+    add_gauges,
+    flush_metrics,
+    keep_house,
+    start_shared_work,
+)
 from gateway.endpoints.reads import Health, Reads
 from gateway.endpoints.response_sockets import ResponseSockets
 from gateway.endpoints.routes import add_routes, endpoints_of
-from gateway.metering import start_collecting
 from gateway.metrics.registry import Metrics
-from gateway.outgoing import EXPORTS, start_exports, start_mailer, start_notices
-from gateway.payments import links_of, serve_payments, start_payments, stop_payments
+from gateway.outgoing import EXPORTS
+from gateway.payments import links_of, serve_payments, stop_payments
 from gateway.proxy.background_jobs import BackgroundPoller
 from gateway.proxy.forward import Forwarder
 from gateway.proxy.handler import Proxy
@@ -74,7 +78,6 @@ from gateway.upstream.local.shelf import SharedShelf
 
 if TYPE_CHECKING:
     from billing.price_table import PriceTable
-    from gateway.config.defaults import Limits
     from gateway.runtime import Runtime
     from gateway.upstream.base import Transport
 
@@ -124,23 +127,29 @@ class _Parts:
 
 
 @asynccontextmanager
-async def serving(runtime: Runtime, metrics: Metrics | None = None) -> AsyncIterator[tuple[Served, Health]]:
-    """Give what a worker serves, its engine running. On leaving, running settlements are finished."""
+async def serving(
+    runtime: Runtime, metrics: Metrics | None = None, *, shared_work: bool = True
+) -> AsyncIterator[tuple[Served, Health]]:
+    """Give what a worker serves, its engine running. On leaving, running settlements are finished. Without
+    `shared_work` nothing runs here that any gateway may do for all, and the plans in force are not this one's file."""
     settings, engine = runtime.settings, runtime.engine
     metrics = metrics or Metrics()
     tokenizer = Tokenizer()
     await asyncio.get_running_loop().run_in_executor(None, tokenizer.load)
     await sync_prices(runtime.database, settings.prices)
-    await runtime.follower.begin()
+    if shared_work:
+        await runtime.follower.begin()
+    else:
+        await runtime.follower.follow(await newest_revision(runtime.database))
     parts = _make_parts(runtime, metrics, tokenizer)
-    health, aside = Health(engine, runtime.collector), SetAsideCount()
+    health, aside = Health(engine, runtime.collector, metrics), SetAsideCount()
     jobs = Jobs(runtime, metrics, new_id())
     cors = Cors(settings.cors_origins) if settings.cors_origins else None
     app = _application(runtime, cors)
     reads = Reads(runtime, parts.proxy, parts.router, parts.dialects, metrics, health)
     endpoints = endpoints_of(parts.proxy, reads, jobs, parts.dialects)
     setup(app, runtime.services, endpoints.all)
-    setup_console(app, replace(runtime.services, models=reads.catalogue, troubles=health.troubles, job=jobs.last))
+    setup_console(app, replace(runtime.services, models=reads.catalogue, troubles=health.everywhere, job=jobs.last))
     sockets = ResponseSockets(parts.proxy, parts.dialects.find, *socket_rules(settings))
     app.on_shutdown.append(sockets.stop)
     serve_payments(app, runtime)
@@ -155,19 +164,14 @@ async def serving(runtime: Runtime, metrics: Metrics | None = None) -> AsyncIter
     )
     metrics.loop_failures = engine.loops.failures
     try:
-        await engine.start()
-        _start_loops(runtime, metrics, jobs, aside, price_follower)
+        await engine.start(shared_work=shared_work)
+        _start_loops(runtime, metrics, health, aside, price_follower)
         shared = SharedHealth(parts.board, engine.redis, new_id())
         engine.loops.start("targets_tell", shared.tell)
         engine.loops.start("targets_listen", shared.listen)
-        engine.loops.start("background", parts.poller.run)
-        engine.loops.start("retention", Retention(runtime.database, _kept(settings.defaults), new_id(), FORGET).run)
-        _start_usage_retention(runtime, metrics)
-        start_mailer(runtime, metrics, new_id)
-        start_payments(runtime, metrics)
-        start_collecting(runtime, metrics, new_id)
-        start_notices(runtime, metrics, new_id)
-        health.exports = start_exports(runtime, metrics, new_id)
+        if shared_work:
+            engine.loops.start("background", parts.poller.run)
+            health.exports = start_shared_work(runtime, metrics, jobs)
         health.ready = True
         yield (
             Served(app, parts.proxy, parts.dialects, edge_rules(settings.defaults, cors), settings.defaults.edge),
@@ -267,34 +271,20 @@ def _price_follower(runtime: Runtime, router: Router) -> PriceFollower:
 
 
 def _start_loops(
-    runtime: Runtime, metrics: Metrics, jobs: Jobs, aside: SetAsideCount, price_follower: PriceFollower
+    runtime: Runtime, metrics: Metrics, health: Health, aside: SetAsideCount, price_follower: PriceFollower
 ) -> None:
     loops = runtime.engine.loops
     loops.start("housekeeping", lambda: keep_house(runtime, aside))
-    loops.start("metrics", lambda: flush_metrics(metrics))
+    loops.start("metrics", lambda: flush_metrics(metrics, health))
     loops.start("plans", runtime.follower.run)
     loops.start("prices", price_follower.run)
     loops.start("refused", runtime.refused.run)
-    loops.start("reconcile", lambda: jobs.reconcile_for_ever(runtime.settings.defaults.reconcile_interval_s))
-
-
-def _kept(defaults: Limits) -> RetentionRules:
-    unverified = FORGET_UNVERIFIED, defaults.unverified_retention_days
-    return RetentionRules(defaults.object_retention_days, defaults.job_retention_days, (unverified,))
-
-
-def _start_usage_retention(runtime: Runtime, metrics: Metrics) -> None:
-    months = runtime.settings.defaults.usage_retention_months
-    if months is None:
-        return
-    retention = UsageRetention(runtime.database, months, new_id(), time.time)
-    told = "Months of usage events that are old enough to be dropped and stay: their rollups are not those of them."
-    metrics.gauge("usage_months_kept", told, lambda: retention.kept, "max")
-    runtime.engine.loops.start("usage_retention", retention.run)
 
 
 async def _identified(_: web.Request, response: web.StreamResponse) -> None:
-    """Give every answer an id of its own, and take out what tells the server's version."""
+    """Give every answer an id of its own, keep browsers from taking it for something else, and take out what tells the
+    server's version."""
     response.headers.pop("Server", None)
+    response.headers.setdefault("X-Content-Type-Options", "nosniff")
     if REQUEST_ID not in response.headers:
         response.headers[REQUEST_ID] = new_id()

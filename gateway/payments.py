@@ -15,6 +15,7 @@ from aiohttp import web
 
 from billing.api.auth import bearer_caller, require_scope
 from billing.api.errors import ApiError, NotFound, Unauthorized, of_failure
+from billing.api.route import Call
 from billing.api.services import PaymentOversight
 from billing.identity.permissions import BILLING_SETUP
 from billing.money import format_usd
@@ -128,6 +129,8 @@ def start_payments(runtime: Runtime, metrics: Metrics) -> None:
     metrics.gauge("payment_differences", told, lambda: payments.comparisons.differences, "max")
     told = "Payments that could not be credited and wait for an operator (`metergate operator order list --parked`)."
     metrics.gauge("payments_parked", told, lambda: payments.orders.waiting, "max")
+    told = "Automatic charges that the payment provider has not decided about in a day."
+    metrics.gauge("payments_undecided", told, lambda: payments.orders.undecided, "max")
     runtime.engine.loops.start("payments_parked", payments.orders.watch)
     for name, job in payments.jobs.items():
         runtime.engine.loops.start(name, job)
@@ -181,7 +184,7 @@ def plan_routes(services: Services, payments: Payments, new_id: Callable[[], str
             if caller.account_id is None:
                 raise NotFound("You belong to no organization.")
             if await payments.changes.current(caller.account_id) is not None:
-                await payments.changes.change(caller.account_id, plan.id)
+                await payments.changes.change(caller.account_id, plan.id, Call(request, services, caller).actor)
                 return _html(framed(f"The plan is {plan.name} now", "<p>You can close this page.</p>"))
             order = await payments.flows.checkout(Wanted(caller.account_id, new_id(), plan=plan.id))
         except Unauthorized:

@@ -27,6 +27,7 @@ from billing.ledger.reports import event_of_row
 from billing.money import format_usd
 from billing.pages import BadCursor
 from billing.price_table import from_canonical_json
+from billing.prices import ANY_MODEL
 from billing.rates import round_up
 from billing.times import rfc3339
 
@@ -45,7 +46,7 @@ _query = queries("billing.ledger")
 
 
 class PriceNotFound(MetergateError):
-    """The ledger has no price row of this id."""
+    """The ledger has no price row of this id, or it is of another model."""
 
     kind = "not_found"
 
@@ -151,8 +152,9 @@ class Repricing:
             ids.add(period.price_id)
         stored = await connection.fetch(_query("reprice_prices"), sorted(ids))
         prices = {row["id"]: from_canonical_json(row["said"]) for row in stored}
-        if period.price_id is not None and period.price_id not in prices:
-            raise PriceNotFound(f"The ledger has no price row {period.price_id!r}.")
+        if period.price_id is not None and not _names(prices.get(period.price_id), period):
+            about = f"{period.provider}/{period.model}"
+            raise PriceNotFound(f"The ledger has no price row {period.price_id!r} of {about}.")
         return events, prices, _cursor(events[-1]) if len(rows) > limit else None
 
     def _lines(
@@ -228,6 +230,16 @@ _NEVER: Final = _Corrected()
 async def _corrected(connection: Connection, request_ids: list[str]) -> dict[str, _Corrected]:
     rows = await connection.fetch(_query("reprice_corrected"), request_ids)
     return {row["request_id"]: _Corrected(int(row["nano"]), row["times"], row["price_id"]) for row in rows}
+
+
+def _names(price: PriceRow | None, period: Period) -> bool:
+    """Return whether a row is of the period's model: another one may have no price of what was used, which would then
+    be free."""
+    if price is None or price.provider != period.provider:
+        return False
+    return price.model == period.model or (
+        price.model.endswith(ANY_MODEL) and period.model.startswith(price.model.removesuffix(ANY_MODEL))
+    )
 
 
 def _why_left(period: Period, event: UsageEvent, prices: Mapping[str, PriceRow], price: PriceRow | None) -> str | None:

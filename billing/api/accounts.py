@@ -16,6 +16,7 @@ from msgspec import UNSET
 from billing.accounts.grants import REVENUE, WRITE_OFF
 from billing.accounts.lots import Terms
 from billing.accounts.repricing import Period
+from billing.api.errors import BadRequest
 from billing.api.requests import (
     encode_cursor,
     in_future,
@@ -32,6 +33,7 @@ from billing.identity.members import Acting
 from billing.identity.organizations import OrganizationConflict
 from billing.identity.permissions import ORG_TRANSFER
 from billing.money import format_usd
+from billing.prices import ANY_MODEL
 from billing.quotas import parse_quotas
 from billing.shapes.accounts import (
     AccountPatch,
@@ -167,6 +169,10 @@ async def reprice(call: Call, query: PageQuery, body: NewRepricing) -> Repricing
     """Compare what requests of a period were charged with another price, a batch of them; without `dry_run` correct it
     by transfers. The same again changes nothing."""
     since, until = (cast(datetime, moment(*each)) for each in (("since", body.since), ("until", body.until)))
+    if since >= until:
+        raise BadRequest("until must be after since.", "until")
+    if body.model.endswith(ANY_MODEL):
+        raise BadRequest("model is one model, as it served requests: `provider_model` of their events.", "model")
     period = Period(body.provider, body.model, since, until, body.account_id, body.price_id)
     limit, after = page_asked(query)
     repricing = call.services.repricing

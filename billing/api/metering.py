@@ -25,6 +25,7 @@ from billing.metering.claims import NotAdmitted, Payer
 from billing.metering.events import DEBITS, HOLDS, USAGE
 from billing.money import format_usd
 from billing.shapes.service import (
+    BINARY_EVENT,
     Asked,
     AskedOfKey,
     CheckShape,
@@ -44,6 +45,7 @@ from billing.shapes.service import (
     Settlement,
     UsageEvents,
     UsageResults,
+    structured,
     usage_of,
 )
 from billing.shapes.usage import BalanceShape
@@ -97,18 +99,20 @@ async def create_debit(call: Call, body: NewDebit) -> web.StreamResponse:
 
 async def create_usage(call: Call) -> UsageResults:
     """Charge accounts for what they have used, whatever their balances, each event once. One event, or `events`; or
-    CloudEvents 1.0, structured or batched, whose `source` and `id` are the event's id, `subject` the account, `type`
-    the meter. An event is of at most 64 KiB and 35 days old; at most 1,000 in a call. Of several, each has its result;
-    what is wrong with one alone is the answer's error."""
+    CloudEvents 1.0 (batched, structured, or binary: with `ce-` headers), whose `source` and `id` are the event's id,
+    `subject` the account, `type` the meter. An event is of at most 64 KiB and 35 days old; at most 1,000 in a call. Of
+    several, each has its result; what is wrong with one alone is the answer's error."""
     raw = await read_body(call.request, msgspec.Raw)
     kind, several = call.request.content_type, True
     if kind == CLOUD_BATCH:
-        events = _decoded(raw, list[msgspec.Raw])
+        events = _decoded(raw, list[msgspec.Raw], "events")
     elif kind == CLOUD_EVENT:
         events, several = [raw], False
+    elif kind == JSON and BINARY_EVENT in call.request.headers:
+        kind, events, several = CLOUD_EVENT, [structured(call.request.headers, raw)], False
     elif kind == JSON:
-        found = _decoded(raw, _MaybeSeveral).events
-        events, several = ([raw], False) if found is UNSET else (found, True)
+        several = _decoded(raw, _MaybeSeveral, "events").events is not UNSET
+        events = _decoded(raw, _Several, "events").events if several else [raw]
     else:
         raise BadRequest(f"The body is {JSON}, {CLOUD_EVENT} or {CLOUD_BATCH}.", "Content-Type")
     if len(events) > MOST_EVENTS:
@@ -179,11 +183,15 @@ class _MaybeSeveral(msgspec.Struct):
     events: list[msgspec.Raw] | msgspec.UnsetType = UNSET
 
 
-def _decoded(raw: msgspec.Raw, model: type[Any]) -> Any:
+class _Several(msgspec.Struct, forbid_unknown_fields=True):
+    events: list[msgspec.Raw]
+
+
+def _decoded(raw: msgspec.Raw, model: type[Any], field: str | None = None) -> Any:
     try:
         return msgspec.json.decode(raw, type=model)
     except msgspec.ValidationError as error:
-        raise BadRequest(f"{error}.", "events") from error
+        raise BadRequest(f"{error}.", field) from error
 
 
 async def _record(call: Call, index: int, raw: msgspec.Raw, *, cloud: bool, alone: bool) -> EventResult:
@@ -192,7 +200,7 @@ async def _record(call: Call, index: int, raw: msgspec.Raw, *, cloud: bool, alon
     try:
         if len(memoryview(raw)) > MOST_EVENT_BYTES:
             raise BadRequest(f"An event has at most {MOST_EVENT_BYTES} bytes.")
-        event = _cloud_event(raw) if cloud else _event(raw, NewUsage)
+        event = _cloud_event(raw) if cloud else _decoded(raw, NewUsage)
         event_id = event.event_id
         at = moment("time", event.time)
         done = await _meters(call).metering.record(_payer(call, event), event_id, _measure(event), at)
@@ -205,15 +213,8 @@ async def _record(call: Call, index: int, raw: msgspec.Raw, *, cloud: bool, alon
     return EventResult(index=index, event_id=event_id, status="replayed" if done.replayed else "recorded", debit=debit)
 
 
-def _event(raw: msgspec.Raw, model: type[Any]) -> Any:
-    try:
-        return msgspec.json.decode(raw, type=model)
-    except msgspec.ValidationError as error:
-        raise BadRequest(f"{error}.") from error
-
-
 def _cloud_event(raw: msgspec.Raw) -> NewUsage:
-    event = _event(raw, CloudEvent)
+    event = _decoded(raw, CloudEvent)
     try:
         return usage_of(event)
     except msgspec.ValidationError as error:

@@ -185,12 +185,15 @@ def _query_parameters(schema: Json) -> Iterator[Json]:
 def _responses(route: Route, by_shape: dict[Any, Json], schemas: Mapping[str, Json]) -> Json:
     success: Json = {"description": "Done."}
     if route.answer is not None:
-        success = {"description": "The answer.", "content": {route.media: {"schema": by_shape[route.answer]}}}
+        content: Json = {"schema": by_shape[route.answer]}
+        if route.media == JSON and (example := example_of(by_shape[route.answer], schemas)):
+            content["example"] = example
+        success = {"description": "The answer.", "content": {route.media: content}}
         if route.csv:
             success["content"][CSV] = {"schema": {"type": "string"}}
     responses = {str(route.status): success}
     for status in sorted(_statuses(route)):
-        content: Json = {"schema": by_shape[route.refusal]}
+        content = {"schema": by_shape[route.refusal]}
         if route.refusal is ErrorEnvelope:
             content["example"] = _error_example(status)
         responses[str(status)] = refusal = {"description": _ERRORS[status], "content": {JSON: content}}

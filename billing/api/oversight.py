@@ -20,6 +20,7 @@ from billing.api.route import Access, Call, Route
 from billing.audit import AuditFilter
 from billing.errors import StoreError
 from billing.identity.permissions import AUDIT_READ
+from billing.identity.users import NEEDS_FACTOR
 from billing.pages import Page
 from billing.shapes.admin_users import UserDetailShape, UserPatch, UserShape, UsersQuery, user_detail_shape, user_shape
 from billing.shapes.audit import AuditQuery, AuditShape, OwnAuditQuery, audit_shape
@@ -116,7 +117,9 @@ async def list_audit(call: Call, query: AuditQuery) -> Listing[AuditShape]:
 
 
 async def list_own_audit(call: Call, query: OwnAuditQuery) -> Listing[AuditShape]:
-    """List what was done to the account, newest first. Operators' addresses are left out."""
+    """List what was done to the account, newest first, and for a person what was about them: their sign-ins, failed
+    ones too. Operators' addresses are left out."""
+    caller = call.caller
     only = AuditFilter(
         account_id=call.account_id,
         actor=query.actor,
@@ -124,6 +127,7 @@ async def list_own_audit(call: Call, query: OwnAuditQuery) -> Listing[AuditShape
         since=moment("since", query.since),
         until=moment("until", query.until),
         own=True,
+        about=caller.id if caller.kind == "person" else None,
     )
     return listing(await call.services.audit.page(only, *page_asked(query)), audit_shape)
 
@@ -152,6 +156,8 @@ async def update_user(call: Call, body: UserPatch) -> UserDetailShape:
     before = await users.get(user_id)
     if body.status == "disabled" and body.operator is True:
         raise BadRequest("Who is disabled can't be an operator.", "operator")
+    if body.operator is True and not before.second_factor:
+        raise BadRequest(NEEDS_FACTOR, "operator")  # before anything is changed
     if body.status == "disabled":
         await users.disable(user_id, call.actor)
     elif body.status == "active":

@@ -235,7 +235,7 @@ async def list_payment_events(call: Call, query: PaymentEventsQuery) -> Listing[
 
 async def replay_payment_event(call: Call) -> PaymentEventShape:
     """Process an event again: the object that it names is fetched anew, and nothing is credited twice."""
-    return payment_event_shape(await _oversight(call).events.replay(call.id("event_id")))
+    return payment_event_shape(await _oversight(call).events.replay(call.id("event_id"), call.actor))
 
 
 async def compare_payments(call: Call, body: NewComparison) -> ComparisonShape:
@@ -245,7 +245,7 @@ async def compare_payments(call: Call, body: NewComparison) -> ComparisonShape:
     if since is None or since.timestamp() > call.services.clock():
         raise BadRequest("since must be in the past.", "since")
     comparisons = _oversight(call).comparisons
-    await comparisons.ask(since)
+    await comparisons.ask(since, call.actor)
     return comparison_shape(comparisons.provider, await comparisons.last(), await comparisons.listed())
 
 

@@ -103,7 +103,7 @@ async def reset_password(call: Call, body: PasswordReset) -> PasswordChanged:
     """Set a new password by what was mailed. Every session ends; with `revoke_keys` every API key of the user, too."""
     credentials = call.services.credentials
     resetting = credentials.reset(body.token, body.password, revoke_keys=body.revoke_keys, visitor=visitor_of(call))
-    return PasswordChanged(keys_revoked=await _guessed(call, resetting))
+    return PasswordChanged(keys_revoked=await guessed(call, resetting))
 
 
 async def change_password(call: Call, body: PasswordChange) -> PasswordChanged:
@@ -111,50 +111,49 @@ async def change_password(call: Call, body: PasswordChange) -> PasswordChanged:
     caller = call.caller
     changing = call.services.credentials.change_password(
         caller.id,
-        caller.session_id,
         body.current_password,
         body.password,
         revoke_keys=body.revoke_keys,
         visitor=visitor_of(call),
     )
-    return PasswordChanged(keys_revoked=await _guessed(call, changing))
+    return PasswordChanged(keys_revoked=await guessed(call, changing))
 
 
 async def change_email(call: Call, body: NewAddress) -> MailSent:
     """Send a code to another address, which becomes one's own by `POST /api/auth/email/confirm`."""
     changing = call.services.credentials.change_email(call.caller.id, body.email, body.password, visitor_of(call))
-    return MailSent(status="verify", email=body.email, challenge=await _guessed(call, changing), message=_SENT)
+    return MailSent(status="verify", email=body.email, challenge=await guessed(call, changing), message=_SENT)
 
 
 async def confirm_email(call: Call, body: NewAddressCode) -> ProfileShape:
     """Make another address one's own, by the code that was mailed there. The old one is told."""
     given = (call.caller.id, body.email, body.code, body.challenge, visitor_of(call))
-    await _guessed(call, call.services.credentials.confirm_email(*given))
+    await guessed(call, call.services.credentials.confirm_email(*given))
     return await who_am_i(call)
 
 
 async def enrol_totp(call: Call, body: PasswordShown) -> TotpEnrolment:
     """Make the secret of an authenticator app, which counts once a code of it was confirmed."""
-    made = await _guessed(call, call.services.credentials.enrol(call.caller.id, body.password, visitor_of(call)))
+    made = await guessed(call, call.services.credentials.enrol(call.caller.id, body.password, visitor_of(call)))
     return TotpEnrolment(secret=made.secret, uri=made.uri)
 
 
 async def confirm_totp(call: Call, body: TotpConfirmation) -> RecoveryCodes:
     """Take the first code of an authenticator app. Signing in needs it from now on."""
     confirming = call.services.credentials.confirm(call.caller.id, body.code, visitor_of(call))
-    return RecoveryCodes(recovery_codes=await _guessed(call, confirming))
+    return RecoveryCodes(recovery_codes=await guessed(call, confirming))
 
 
 async def remove_totp(call: Call, body: TotpRemoval) -> None:
     """Remove the authenticator app, by a code of it or a recovery code."""
     given = (call.caller.id, body.password, _needed_factor(body), visitor_of(call))
-    await _guessed(call, call.services.credentials.disable(*given))
+    await guessed(call, call.services.credentials.disable(*given))
 
 
 async def renew_recovery_codes(call: Call, body: FactorBody) -> RecoveryCodes:
     """Replace one's recovery codes, by a code of the app or one of them."""
     renewing = call.services.credentials.renew_recovery_codes(call.caller.id, _needed_factor(body), visitor_of(call))
-    return RecoveryCodes(recovery_codes=await _guessed(call, renewing))
+    return RecoveryCodes(recovery_codes=await guessed(call, renewing))
 
 
 async def who_am_i(call: Call) -> ProfileShape:
@@ -176,7 +175,7 @@ async def _profile(call: Call, user: User) -> ProfileShape:
 def visitor_of(call: Call) -> Visitor:
     """Return where a call comes from."""
     actor, agent = call.actor, call.request.headers.get(_AGENT)
-    return Visitor(actor, actor.address or "", agent and agent[:_MOST_AGENT])
+    return Visitor(actor, actor.address or "", agent and agent[:_MOST_AGENT], call.caller.session_id)
 
 
 def _factor(body: FactorBody) -> Factor:
@@ -217,7 +216,7 @@ async def _entered(call: Call, outcome: TokenPair | Refusal) -> TokenPairShape:
             return pair_shape(outcome)
 
 
-async def _guessed(call: Call, changing: Coroutine[Any, Any, T]) -> T:
+async def guessed(call: Call, changing: Coroutine[Any, Any, T]) -> T:
     """Wait for what may be guessed at; a wrong guess is counted."""
     try:
         _refuse_blocked(call)

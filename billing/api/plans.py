@@ -126,7 +126,7 @@ async def change_subscription(call: Call, body: PlanChange) -> SubscriptionShape
     payments = call.services.payments
     if payments is None:
         raise NotFound(NO_PAYMENTS)
-    await payments.changes.change(call.account_id, body.plan)
+    await payments.changes.change(call.account_id, body.plan, call.actor)
     return await get_subscription(call)
 
 

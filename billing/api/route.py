@@ -110,6 +110,8 @@ class Route:
 REQUEST_ID_HEADER: Final = "x-request-id"
 REQUEST_ID: Final = web.RequestKey("request_id", str)
 """The id that a request's answer and its rows of the audit log have."""
+ACTOR: Final = web.RequestKey("actor", Actor)
+"""Who calls one of the gateway's own endpoints behind the admin key, for the audit log."""
 
 
 @dataclass(frozen=True, slots=True)

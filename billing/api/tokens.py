@@ -19,6 +19,7 @@ from aiohttp import web
 from billing.api.auth import shown_token
 from billing.api.browsers import set_session
 from billing.api.errors import BadRequest, InsufficientScope, NotFound, TooMany, Unauthorized
+from billing.api.people import guessed, visitor_of
 from billing.api.requests import listing, page_asked
 from billing.api.route import Access, Call, Route, answer
 from billing.attempts import REFRESHES, SIGN_INS
@@ -26,6 +27,7 @@ from billing.identity.providers import BEGUN_S, CONSOLE, SignInFailed, is_path
 from billing.identity.sessions import REFRESH_PREFIX
 from billing.identity.shown import OPERATOR
 from billing.shapes.base import Listing, PageQuery
+from billing.shapes.people import PasswordShown
 from billing.shapes.tokens import (
     MAX_REASON,
     AccessTokenShape,
@@ -75,7 +77,7 @@ async def refresh_token(call: Call, body: RefreshBody) -> TokenPairShape:
 
 async def narrow_token(call: Call, body: NarrowBody) -> AccessTokenShape:
     """Return an access token with fewer scopes, or for another one of the person's organizations. It ends with the
-    session of the token that asks, and can't be refreshed."""
+    session of the token that asks, and not later than that token; it can't be refreshed."""
     caller, token = call.caller, shown_token(call.request)
     if caller.session_id is None or token is None:
         raise BadRequest(_ELSEWHERE)
@@ -84,7 +86,7 @@ async def narrow_token(call: Call, body: NarrowBody) -> AccessTokenShape:
     if there is None or (body.org_id is not None and there.org_id != body.org_id):
         raise NotFound(_NO_MEMBER)
     wanted = caller.narrowed if body.scope is None else _asked_for(there, body.scope)
-    narrow = await call.services.sessions.narrow(caller.session_id, wanted, org_id)
+    narrow = await call.services.sessions.narrow(token, wanted, org_id)
     if narrow is None:
         raise NotFound(_NO_MEMBER)
     return access_shape(narrow)
@@ -199,12 +201,13 @@ async def begin_sign_in(call: Call, query: BeginQuery) -> web.Response:
     return sent_to_provider(oidc, url, cookie)
 
 
-async def link_sign_in(call: Call) -> web.Response:
+async def link_sign_in(call: Call, body: PasswordShown) -> web.Response:
     """Return where the person who asks has to go with the same browser to link an account elsewhere to theirs."""
     oidc = oidc_of(call)
+    await guessed(call, call.services.credentials.owner(call.caller.id, body.password, visitor_of(call)))
     url, cookie = await oidc.begin(call.id("provider"), user_id=call.caller.id)
     response = answer(SignInUrl(url=url))
-    _set_cookie(response, oidc, cookie)
+    response.set_cookie(value=cookie, max_age=BEGUN_S, **_options(oidc))
     return response
 
 
@@ -213,7 +216,7 @@ async def finish_sign_in(call: Call) -> web.Response:
     oidc, request, attempts = oidc_of(call), call.request, call.services.attempts
     peer = request.remote or "", request.headers
     attempts.refuse_blocked(*peer, SIGN_INS)  # each has the provider asked
-    cookie = request.cookies.get(_HOST_COOKIE if _is_https(oidc) else _COOKIE)
+    cookie = request.cookies.get(_options(oidc)["name"])
     agent = request.headers.get("User-Agent")
     try:
         done = await oidc.finish(call.id("provider"), cookie, request.query, call.actor, agent)
@@ -231,7 +234,7 @@ async def finish_sign_in(call: Call) -> web.Response:
         return response
     if oidc.frontend_url is None:
         response = answer(pair_shape(done.pair))
-        _drop_cookie(response, oidc)
+        response.del_cookie(**_options(oidc))
         return response
     page = urlsplit(oidc.frontend_url)
     where = f"{page.scheme}://{page.netloc}{done.return_to}" if done.return_to else oidc.frontend_url
@@ -242,32 +245,22 @@ def _sent_on(oidc: OidcSignIn, where: str, fragment: dict[str, str] | None = Non
     location = f"{where}#{urlencode(fragment)}" if fragment else where
     headers = {"Cache-Control": "no-store", "Referrer-Policy": "no-referrer", "Location": location}
     response = web.Response(status=303, headers=headers)
-    _drop_cookie(response, oidc)
+    response.del_cookie(**_options(oidc))
     return response
 
 
-def _is_https(oidc: OidcSignIn) -> bool:
-    return oidc.public_url.startswith("https://")
-
-
 def _options(oidc: OidcSignIn) -> dict[str, Any]:
-    return {"path": "/", "secure": _is_https(oidc), "httponly": True, "samesite": "Lax"}
+    """Return the name of the cookie that a sign-in has begun with, and what else it is set and removed by."""
+    secure = oidc.public_url.startswith("https://")
+    name = _HOST_COOKIE if secure else _COOKIE
+    return {"name": name, "path": "/", "secure": secure, "httponly": True, "samesite": "Lax"}
 
 
 def sent_to_provider(oidc: OidcSignIn, url: str, cookie: str) -> web.Response:
     """Return what sends a browser to a provider, with what it has to bring back from there."""
     response = web.Response(status=303, headers={"Location": url, "Cache-Control": "no-store"})
-    _set_cookie(response, oidc, cookie)
+    response.set_cookie(value=cookie, max_age=BEGUN_S, **_options(oidc))
     return response
-
-
-def _set_cookie(response: web.Response, oidc: OidcSignIn, cookie: str) -> None:
-    name = _HOST_COOKIE if _is_https(oidc) else _COOKIE
-    response.set_cookie(name, cookie, max_age=BEGUN_S, **_options(oidc))
-
-
-def _drop_cookie(response: web.Response, oidc: OidcSignIn) -> None:
-    response.del_cookie(_HOST_COOKIE if _is_https(oidc) else _COOKIE, **_options(oidc))
 
 
 ROUTES: Final = (
@@ -292,7 +285,13 @@ ROUTES: Final = (
         status=303,
         errors=(401, 404, 500, 503),
     ),
-    Route("POST", PROVIDER, link_sign_in, Access.person, SignInUrl, whole=True, errors=(404, 503)),
+    Route(
+        *("POST", PROVIDER, link_sign_in, Access.person, SignInUrl),
+        body=PasswordShown,
+        body_optional=True,
+        whole=True,
+        errors=(404, 409, 503),
+    ),
     Route(
         *("GET", f"{PROVIDER}/callback", finish_sign_in, Access.anyone, TokenPairShape),
         errors=(401, 404, 409, 429, 500, 503),

@@ -17,7 +17,7 @@ from typing import Literal, Self, Unpack, cast
 import aiohttp
 import msgspec
 
-from billing.answers import BadAnswer, ClientError, Exchanged, Unreachable
+from billing.answers import BadAnswer, ClientError, Exchanged, Refused, Unreachable
 from billing.calls import ANSWER_LIMIT_BYTES
 from billing.client.holding import HeldOpen
 from billing.client.recorder import Recorder, Spooled
@@ -27,7 +27,7 @@ from billing.client.spool import EventSpool, SpoolRules
 from billing.client.tokens import TokensUsed, tokens_used
 from billing.payment_calls import PaymentCalls
 from billing.shapes.base import DEFAULT_TIMEOUT_S
-from billing.shapes.service import DebitShape, NewUsage
+from billing.shapes.service import DebitShape, HoldShape, NewUsage
 from billing.times import rfc3339
 
 logger = logging.getLogger(__name__)
@@ -70,6 +70,8 @@ class BillingClient(ServiceCalls, PaymentCalls):
         self._recorder: Recorder | None = None
         self._unix_socket = unix_socket
         self._session: aiohttp.ClientSession | None = None
+        self._behind: set[asyncio.Task[None]] = set()
+        """What gives holds back whose callers were cancelled."""
 
     async def __aenter__(self) -> Self:
         connector = None if self._unix_socket is None else aiohttp.UnixConnector(self._unix_socket)
@@ -89,6 +91,8 @@ class BillingClient(ServiceCalls, PaymentCalls):
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         try:
+            if self._behind:
+                await asyncio.wait(self._behind, timeout=self.timeout_s)
             if self._recorder is not None:
                 await self._recorder.close()
         finally:
@@ -189,13 +193,45 @@ class BillingClient(ServiceCalls, PaymentCalls):
         **measure: Unpack[Measured],
     ) -> AsyncIterator[HeldOpen]:
         """Hold what something may cost at most, for the length of the block, which settles it: what is left unsettled
-        at its end is given back, also where it raises. Raises `Refused` where the account has no room."""
-        made = await self.create_hold(account_id, event_id=event_id, expires_in_s=expires_in_s, **measure)
-        held = HeldOpen(self, made)
+        at its end is given back, also where it raises. Raises `Refused` where the account has no room, and before the
+        block where the hold of this `event_id` is settled or given back already. Of a caller that
+        is cancelled while the hold is made it is given back, too, but for one with an `event_id`: who has that can ask
+        for the same hold again."""
+        making = asyncio.ensure_future(
+            self.create_hold(account_id, event_id=event_id, expires_in_s=expires_in_s, **measure)
+        )
+        try:
+            made = await asyncio.shield(making)
+        except asyncio.CancelledError:
+            if event_id is None:
+                giving = asyncio.create_task(self._give_back(making))
+                self._behind.add(giving)
+                giving.add_done_callback(self._behind.discard)
+            else:
+                making.cancel()
+            raise
+        held = HeldOpen(self, made if event_id is None else await self._unless_ended(made))
         try:
             yield held
         finally:
             await held.close()
+
+    async def _unless_ended(self, made: HoldShape) -> HoldShape:
+        """Return a hold as it is now: the first answer to its event says that it is open, even after its end. Raises
+        `Refused` for one that nothing can be charged by any more."""
+        shape = await self.service_hold(made.id)
+        if shape.state in ("settled", "voided"):
+            code = "idempotency_conflict"
+            message = f"The hold of the event_id {made.event_id!r} is {shape.state} already: use another event_id."
+            raise Refused(409, code, message, {"code": code, "message": message})
+        return shape
+
+    async def _give_back(self, making: asyncio.Task[HoldShape]) -> None:
+        """Give a hold back that nobody waits for."""
+        try:
+            await HeldOpen(self, await making).close()
+        except ClientError as error:
+            logger.warning("a hold whose caller was cancelled may have been made, and expires by itself: %s", error)
 
     def _with_spool(self) -> Recorder:
         if self._recorder is None:

@@ -27,6 +27,7 @@ class HeldOpen:
         self._calls = calls
         self.shape = shape
         self._maybe_settled = False
+        self._settling: asyncio.Task[HoldShape] | None = None
 
     @property
     def id(self) -> str:
@@ -35,7 +36,12 @@ class HeldOpen:
 
     async def settle(self, *, provider: str | None = None, **counts: Unpack[Counts]) -> HoldShape:
         """Charge what was used, and give the rest back. The same again is charged once. Raises as every call; after
-        `Refused` the hold is open, and otherwise it may be settled."""
+        `Refused` the hold is open, and otherwise it may be settled. Where its caller is cancelled it goes on, and the
+        end of the block waits for it."""
+        self._settling = asyncio.ensure_future(self._settle(provider, counts))
+        return await asyncio.shield(self._settling)
+
+    async def _settle(self, provider: str | None, counts: Counts) -> HoldShape:
         unsure_before, self._maybe_settled = self._maybe_settled, True
         try:
             self.shape = await self._calls.settle_hold(self.id, provider=provider, **counts)
@@ -51,13 +57,23 @@ class HeldOpen:
 
     async def close(self) -> None:
         """Give back what is not settled. It raises nothing: a hold that is not given back expires by itself."""
+        if self._settling is not None:
+            await asyncio.wait([self._settling])
+            _ = self._settling.cancelled() or self._settling.exception()  # retrieved here: its caller may be cancelled
         if self.shape.state != "held":
             return
         if self._maybe_settled:
             logger.warning("nobody can tell whether the hold %s is settled: else it expires", self.id)
             return
-        giving = asyncio.ensure_future(self.void())
+        giving = asyncio.ensure_future(self._give_back())
         try:
             await asyncio.shield(giving)
+        except asyncio.CancelledError:
+            await asyncio.wait([giving])
+            raise
+
+    async def _give_back(self) -> None:
+        try:
+            await self.void()
         except ClientError as error:
             logger.warning("the hold %s is not given back, and expires by itself: %s", self.id, error)

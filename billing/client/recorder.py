@@ -97,17 +97,19 @@ class Recorder:
     async def close(self) -> None:
         """Send what can be delivered in `drain_s`, and leave the rest on disk."""
         self._closed = True
-        if self._write_task is not None:
-            await asyncio.wait([self._write_task])
-        if not self._fails:
-            with suppress(TimeoutError):
-                async with asyncio.timeout(self._rules.drain_s):
-                    await self._idle.wait()
-        if self._loop_task is not None:
-            self._loop_task.cancel()
-            await asyncio.wait([self._loop_task])
-        await self._on_disk(partial(self._spool.close, keep=bool(self._waiting)))
-        self._disk.shutdown(wait=False)
+        try:
+            if self._write_task is not None:
+                await asyncio.wait([self._write_task])
+            if not self._fails:
+                with suppress(TimeoutError):
+                    async with asyncio.timeout(self._rules.drain_s):
+                        await self._idle.wait()
+        finally:  # also where the caller is cancelled: a file that stays locked is adopted by nobody
+            if self._loop_task is not None:
+                self._loop_task.cancel()
+                await asyncio.wait([self._loop_task])
+            await self._on_disk(partial(self._spool.close, keep=bool(self._waiting)))
+            self._disk.shutdown(wait=False)
 
     async def retry_parked(self) -> int:
         """Take parked events for new ones; return how many. Raises OSError."""

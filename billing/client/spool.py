@@ -6,7 +6,8 @@ are left, when most are. What does not fit on the disk is taken back to the last
 
 A process's file is locked for as long as it lives (`billing.segments`). Those of processes that have ended are adopted
 by others of the same gateway and service; the file's name says whose they are. An event that the gateway refuses for
-good is parked: appended, with the reason, to a file of lines in JSON that all processes share.
+good is parked: appended, with the reason, to a file of lines in JSON that all processes share. A damaged file is kept
+under another name.
 """
 
 import errno
@@ -22,11 +23,12 @@ from typing import Final
 
 import msgspec
 
-from billing.segments import begin_segment, record_of, records_in, segments_in, taken
+from billing.segments import begin_segment, is_torn, record_of, records_in, segments_in, taken
 
 logger = logging.getLogger(__name__)
 
 SUFFIX: Final = ".events"
+DAMAGED: Final = ".damaged"
 PARKED: Final = "parked.jsonl"
 URL_CHARACTERS: Final = 8
 """Of the digest of the gateway's URL in a file's name."""
@@ -136,8 +138,11 @@ class EventSpool:
             with suppress(OSError), taken(path) as mine:
                 if not mine:
                     continue
-                events, end = records_in(path.read_bytes())
-                if end < path.stat().st_size:
+                raw = path.read_bytes()
+                events, end = records_in(raw)
+                if not is_torn(raw[end:]):
+                    _keep_damaged(path, len(raw) - end)
+                elif end < len(raw):
                     logger.warning("%s ends in an event that is not whole: its process was killed in writing it", path)
                 self.append(events, [*left, *found])  # raises where there is no room, and the file stays
                 found += events
@@ -207,6 +212,13 @@ class EventSpool:
             os.fsync(fd)  # else the file's name may be lost with the machine
         finally:
             os.close(fd)
+
+
+def _keep_damaged(path: Path, left: int) -> None:
+    kept = path.with_suffix(DAMAGED)
+    with suppress(FileExistsError):  # by a try before
+        os.link(path, kept)
+    logger.critical("events are lost in %d bytes of %s, which can't be read: the file is kept", left, kept)
 
 
 class _Parked(msgspec.Struct):

@@ -19,7 +19,7 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from functools import cache
 from importlib.resources import files
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 import asyncpg
 import msgspec
@@ -32,6 +32,9 @@ Row = asyncpg.Record
 Connection = PoolConnectionProxy
 
 APPLICATION_NAME: Final = "metergate"
+_PIN: Final = "SET default_transaction_isolation = 'read committed'"
+"""A statement that waits for a row goes on with what that has become. Where the server, the database or the role has
+another default it would fail instead."""
 
 
 class DatabaseError(StoreError):
@@ -47,7 +50,8 @@ class DatabaseHindered(DatabaseUnavailable):
 
 
 class DatabaseLocked(DatabaseHindered):
-    """A lock was not granted in time: another transaction holds it; or somebody has cancelled the statement."""
+    """A lock was not granted in time: another transaction holds it; or somebody has cancelled the statement, which the
+    message says then."""
 
 
 class DatabaseRefused(DatabaseError):
@@ -68,6 +72,9 @@ integrity constraints. They follow from the statement; errors of every other cla
 DEFAULT_CACHED: Final = 100
 DEFAULT_LOCK_WAIT_S: Final = 0.25
 _POOLER_HINT: Final = f"; behind PgBouncer in transaction mode, add {CACHE_SIZE}=0 to DATABASE_URL"
+_CANCELED: Final = (
+    "Postgres has cancelled a statement, for a lock that was not granted in time, a statement_timeout, or an operator"
+)
 _LOST_STATEMENT: Final = (asyncpg.InvalidSQLStatementNameError, asyncpg.DuplicatePreparedStatementError)
 _AWAY: Final = (
     OSError,
@@ -95,7 +102,7 @@ async def translated() -> AsyncIterator[None]:
     except asyncpg.QueryCanceledError as error:
         # Postgres forgets that a lock's timeout is why it cancels a statement that has begun to wait for a second lock
         # (ProcSleep, postgres/src/backend/storage/lmgr/proc.c), and says "due to user request".
-        raise DatabaseLocked(f"Postgres did not do it: {type(error).__name__}: {error}") from error
+        raise DatabaseLocked(f"{_CANCELED}: {type(error).__name__}: {error}") from error
     except _AWAY as error:
         raise DatabaseUnavailable(f"Postgres is away: {type(error).__name__}") from error
     except asyncpg.PostgresError as error:
@@ -150,7 +157,7 @@ class Database:
                     max_size=self._size,
                     timeout=self._timeout_s,
                     command_timeout=self._timeout_s,
-                    init=_init,
+                    init=_init if self._cached else _init_pooled,
                     reset=_keep,
                     server_settings={"application_name": APPLICATION_NAME, "timezone": "UTC"},
                     statement_cache_size=self._cached,
@@ -192,12 +199,11 @@ class Database:
         """Yield a connection in a transaction; with `snapshot` repeatable read and read only. Raises `DatabaseError`,
         also on commit."""
         async with self.connection() as connection:
-            if snapshot:
-                async with connection.transaction(isolation="repeatable_read", readonly=True):
-                    yield connection
-            else:
-                async with connection.transaction():
-                    yield connection
+            isolation: Literal["repeatable_read", "read_committed"] = (
+                "repeatable_read" if snapshot else "read_committed"
+            )
+            async with connection.transaction(isolation=isolation, readonly=snapshot):
+                yield connection
 
     async def rows(self, query: str, *arguments: object) -> list[Row]:
         """Return all rows of a query. Raises `DatabaseError`."""
@@ -232,10 +238,19 @@ class Database:
 
 
 async def _keep(_: object) -> None:
-    """Reset nothing: no statement here sets session state, and a reset would cost a round trip after every call."""
+    """Reset nothing: no statement here sets session state but `_PIN`, and a reset would cost a round trip after every
+    call."""
 
 
 async def _init(connection: asyncpg.Connection) -> None:
+    """Set a new connection up. A parameter of its startup would do as well, but PgBouncer refuses what it does not
+    know."""
+    await connection.execute(_PIN)
+    await _init_pooled(connection)
+
+
+async def _init_pooled(connection: asyncpg.Connection) -> None:
+    """Set a connection up that shares its sessions with others: transactions alone are pinned."""
     for name in ("json", "jsonb"):
         await connection.set_type_codec(
             name, schema="pg_catalog", encoder=_encode_json, decoder=msgspec.json.decode, format="text"

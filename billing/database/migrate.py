@@ -1,4 +1,4 @@
-"""Migrations: numbered, append-only SQL files, applied in order under an advisory lock, each in one transaction."""
+"""Migrations: numbered, append-only SQL files, applied in order under an advisory lock, each in its own transaction."""
 
 import hashlib
 from dataclasses import dataclass
@@ -26,6 +26,11 @@ class Migration:
     sql: str
 
     @property
+    def full_name(self) -> str:
+        """Return what its file is called."""
+        return f"{self.number:04d}_{self.name}"
+
+    @property
     def digest(self) -> str:
         """Return what its text is recognised by."""
         return hashlib.sha256(self.sql.encode()).hexdigest()
@@ -44,37 +49,45 @@ def migrations() -> list[Migration]:
 async def migrate(database_url: str, *, up_to: int | None = None) -> list[str]:
     """Bring a database to the newest schema (or to number `up_to`) and answer the names of what was applied.
 
-    Safe to run from several processes at once. Raises `MigrationError` when an applied file has changed since or the
-    database is newer than this version, `DatabaseError` when Postgres refuses or is away.
+    Safe to run from several processes at once. What was applied before a failure stays, and the next run goes on after
+    it. Raises `MigrationError` when an applied file has changed since or the database is newer than this version,
+    `DatabaseError` when Postgres refuses or is away.
     """
     database = Database(database_url, size=1, timeout_s=MIGRATION_TIMEOUT_S)
+    applied: list[str] = []
     try:
-        async with database.transaction() as connection:
-            await connection.execute("SELECT pg_advisory_xact_lock($1)", LOCK_KEY)
-            await connection.execute(
-                "CREATE TABLE IF NOT EXISTS migrations (number integer PRIMARY KEY, name text NOT NULL, "
-                "digest text NOT NULL, applied_at timestamptz NOT NULL DEFAULT now())"
-            )
-            rows = await connection.fetch("SELECT number, name, digest FROM migrations ORDER BY number")
-            done = {row["number"]: row["digest"] for row in rows}
-            known = migrations()
-            _check(done, known)
-            applied = []
-            for migration in known:
-                if migration.number in done or (up_to is not None and migration.number > up_to):
-                    continue
-                await connection.execute(migration.sql)
-                await connection.execute(
-                    "INSERT INTO migrations (number, name, digest) VALUES ($1, $2, $3)",
-                    migration.number,
-                    migration.name,
-                    migration.digest,
-                )
-                applied.append(f"{migration.number:04d}_{migration.name}")
-            await connection.execute("SELECT create_usage_months(current_date, $1)", MONTHS_AHEAD)
-            return applied
+        while names := await _apply_next(database, up_to):
+            applied += names
+        return applied
     finally:
         await database.close()
+
+
+async def _apply_next(database: Database, up_to: int | None) -> list[str]:
+    """Apply the next migration in a transaction of its own, so that gateways wait for the locks of one and not of all,
+    and return its name; of a new database all of them at once. The advisory lock is the transaction's: behind PgBouncer
+    in transaction mode a session has none. Whoever takes it next looks anew at what is left."""
+    async with database.transaction() as connection:
+        await connection.execute("SELECT pg_advisory_xact_lock($1)", LOCK_KEY)
+        await connection.execute(
+            "CREATE TABLE IF NOT EXISTS migrations (number integer PRIMARY KEY, name text NOT NULL, "
+            "digest text NOT NULL, applied_at timestamptz NOT NULL DEFAULT now())"
+        )
+        rows = await connection.fetch("SELECT number, name, digest FROM migrations ORDER BY number")
+        done = {row["number"]: row["digest"] for row in rows}
+        known = migrations()
+        _check(done, known)
+        left = [each for each in known if each.number not in done and (up_to is None or each.number <= up_to)]
+        following = left[:1] if done else left
+        for migration in following:
+            await connection.execute(migration.sql)
+            await connection.execute(
+                "INSERT INTO migrations (number, name, digest) VALUES ($1, $2, $3)",
+                *(migration.number, migration.name, migration.digest),
+            )
+        if not following:
+            await connection.execute("SELECT create_usage_months(current_date, $1)", MONTHS_AHEAD)
+    return [migration.full_name for migration in following]
 
 
 def _check(done: dict[int, str], known: list[Migration]) -> None:
@@ -90,4 +103,4 @@ async def pending(database: Database) -> list[str]:
     """Return names of migrations that this version has and the database has not. Raises `DatabaseError`."""
     exists = await database.value("SELECT to_regclass('migrations') IS NOT NULL")
     done = {row["number"] for row in await database.rows("SELECT number FROM migrations")} if exists else set()
-    return [f"{migration.number:04d}_{migration.name}" for migration in migrations() if migration.number not in done]
+    return [migration.full_name for migration in migrations() if migration.number not in done]

@@ -122,7 +122,8 @@ class Engine:
         )
         self.loader = Loader(database, redis, plan_of, self.outbox.flush, wait_s=settings.holds.admission_wait_s)
         changing = partitions, self.loader, self.corrections
-        self.change_notifier = ChangeNotifier(database, redis, *changing, self.cache)
+        relay_failed = partial(self.loops.failed, "relay")
+        self.change_notifier = ChangeNotifier(database, redis, *changing, self.cache, relay_failed)
         self.reconciler = Reconciler(database, redis, *changing)
         self._make_holds(sweep_now)
 
@@ -209,10 +210,10 @@ class Engine:
     ) -> None:
         await self.stop()
 
-    async def start(self) -> None:
-        """Take a lease, agree on every partition's epoch and start what runs beside. Waits a bounded time for other
-        gateways to join; raises `DatabaseError` or `NotReady` where a store is away, or gateways live that this one
-        can't run beside, `RedisUnfit` where Redis may evict."""
+    async def start(self, *, shared_work: bool = True) -> None:
+        """Take a lease, agree on every partition's epoch and start what runs beside, of what any gateway may do for all
+        only with `shared_work`. Waits a bounded time for other gateways to join; raises `DatabaseError` or `NotReady`
+        where a store is away, or gateways live that this one can't run beside, `RedisUnfit` where Redis may evict."""
         load_library()  # for listening to Redis: not once requests wait for the event loop
         await refuse_eviction(self._client)
         await self._wait_for_other_layouts()
@@ -223,12 +224,20 @@ class Engine:
         self.lease.start()
         try:
             await self._begin()
+            if shared_work:
+                self.loops.start("roller", self.roller.run)
+                self.loops.start("lasting", self.lasting.run)
+                self.loops.start("sweep", self.upkeep.sweep)
         except BaseException:  # also cancelled: what began is ended, and it is raised
-            await self.loops.stop()
-            await self.partitions.stop()
-            await self.lease.stop()
+            await self._stop_tasks()
             await self._end_lease()
             raise
+
+    async def _stop_tasks(self) -> None:
+        await self.loops.stop()
+        await self.change_notifier.stop()
+        await self.partitions.stop()
+        await self.lease.stop()
 
     async def _wait_for_other_layouts(self) -> None:
         """Wait for gateways that this one can't run beside: they may be ending, or not be known to be dead yet. Waits
@@ -261,10 +270,8 @@ class Engine:
         subscribed = asyncio.Event()
         self.loops.start("outbox", self.outbox.run)
         self.loops.start("ledger_way", self.ledger_way.run)
-        self.loops.start("roller", self.roller.run)
+        self.loops.start("tend", self.upkeep.tend)
         self.loops.start("relay", self.upkeep.relay)
-        self.loops.start("lasting", self.lasting.run)
-        self.loops.start("sweep", self.upkeep.sweep)
         self.loops.start("subscribe", partial(self.upkeep.subscribe, subscribed))
         async with asyncio.timeout(START_ATTEMPTS * START_PAUSE_S):
             await subscribed.wait()
@@ -275,9 +282,7 @@ class Engine:
         done = await self.holds.drain(timeout_s)
         if not done:
             await self.holds.resolve_rest(LAST_S)
-        await self.loops.stop()
-        await self.partitions.stop()
-        await self.lease.stop()
+        await self._stop_tasks()
         if self.outbox.spool is not None:
             self.outbox.spool.close()
         if not self.holds.live:

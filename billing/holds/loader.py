@@ -84,16 +84,21 @@ class Loader:
         name = ("install", key_id or account_id)
         return bool(await self._flights.run(name, lambda: self._install(partition, account_id, key_id)))
 
-    async def adopt_account(self, partition: Partition, account_id: str) -> int | None:
+    async def adopt_account(self, partition: Partition, account_id: str, version: int | None = None) -> int | None:
         """Tell Redis the account's version and counters; return the version told (a newer one may have come meanwhile),
-        0 of an account that the ledger has not, None without an epoch. Raises `StoreError`, `TimeoutError`, and
-        `NotReady` where nothing was told, because the account is held back: some gateway has debits or holds of it that
-        it could not write, since the account's row in Postgres was locked."""
-        return await self._flights.run(("adopt", account_id), lambda: self._adopt_account(partition, account_id))
+        0 of an account that the ledger has not, None without an epoch. Who knows of a `version` does not wait for an
+        older one's counters. Raises `StoreError`, `TimeoutError`, and `NotReady` where nothing was told, because the
+        account is held back: some gateway has debits or holds of it that it could not write, since the account's row in
+        Postgres was locked."""
+        name = ("adopt", account_id, version)
+        return await self._flights.run(name, lambda: self._adopt_account(partition, account_id))
 
-    async def adopt_key(self, partition: Partition, account_id: str, key_id: str) -> int | None:
-        """Tell Redis the key's version and counters; answers and raises as `adopt_account`."""
-        return await self._flights.run(("adopt", key_id), lambda: self._adopt_key(partition, account_id, key_id))
+    async def adopt_key(
+        self, partition: Partition, account_id: str, key_id: str, version: int | None = None
+    ) -> int | None:
+        """Tell Redis the key's version and counters; asked, answers and raises as `adopt_account`."""
+        name = ("adopt", key_id, version)
+        return await self._flights.run(name, lambda: self._adopt_key(partition, account_id, key_id))
 
     async def adopt_user(self, partition: Partition, account_id: str, user_id: str) -> int | None:
         """Tell Redis the counters of a user of the account, and its version, which is the account's. Where Redis has an

@@ -119,7 +119,11 @@ def asked_to_end() -> bool:
     return task is not None and task.cancelling() > 0
 
 
-RELAY_INTERVAL_S: Final = 1.0
+RELAY_INTERVAL_S: Final = 0.5
+"""From one round's beginning to the next one's: a change that its maker could not tell of takes effect in a second."""
+RELAY_PAUSE_S: Final = 0.05
+"""At least, between the end of a round that took long and the next one."""
+TEND_INTERVAL_S: Final = 1.0
 TEND_TIMEOUT_S: Final = 2.0
 SWEEP_INTERVAL_S: Final = 2.0
 RESUBSCRIBE_S: Final = 0.2
@@ -160,18 +164,25 @@ class Upkeep:
             return False
 
     async def relay(self) -> None:
-        """Keep up with epochs, the backlog and changes that are pending, each second and at once in a new epoch."""
+        """Tell of changes that are pending."""
+        clock = asyncio.get_running_loop().time
         while not asked_to_end():
-            with suppress(TimeoutError):
-                async with asyncio.timeout(RELAY_INTERVAL_S):
-                    await self._partitions.renewal.wait()
-            self._partitions.renewal.clear()
-            await asyncio.gather(self._look_at_ledger(), *map(self._tend, self._partitions.all))
-            await self._backlog.look()
+            begun_s = clock()
             try:
                 await self._change_notifier.relay()
             except (StoreError, TimeoutError) as error:
                 logger.info("relay: %s", error)
+            await asyncio.sleep(max(RELAY_PAUSE_S, begun_s + RELAY_INTERVAL_S - clock()))
+
+    async def tend(self) -> None:
+        """Keep up with epochs and the backlog, each second and at once in a new epoch."""
+        while not asked_to_end():
+            with suppress(TimeoutError):
+                async with asyncio.timeout(TEND_INTERVAL_S):
+                    await self._partitions.renewal.wait()
+            self._partitions.renewal.clear()
+            await asyncio.gather(self._look_at_ledger(), *map(self._tend, self._partitions.all))
+            await self._backlog.look()
 
     async def _look_at_ledger(self) -> None:
         try:

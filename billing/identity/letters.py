@@ -108,6 +108,16 @@ def second_factor_changed(*, on: bool) -> Letter:
     )
 
 
+def account_linked(issuer: str) -> Letter:
+    """Return the notice that an account elsewhere signs in from now on; `issuer` is a provider of the configuration."""
+    return _letter(
+        "another way to sign in was added",
+        f"An account at {issuer} signs you in from now on.",
+        "If this was not you, set a new password at once, and tell the operator of this service: ending your sessions "
+        "does not remove it.",
+    )
+
+
 def recovery_code_used(left: int) -> Letter:
     """Return the notice of a sign-in by a recovery code."""
     return _letter(

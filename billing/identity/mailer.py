@@ -106,12 +106,13 @@ class Mailer:
         self.waiting, self.parked, self.lag_s = 0, 0, 0.0
 
     async def run(self) -> None:
-        """Send what waits, again and again, and tidy up now and then."""
+        """Send what waits, again and again, and tidy up now and then. Who can't send has another lease than who can."""
+        lease = LEASE if self._delivery is not None else f"{LEASE} tidied"
         clock, tidied_at = asyncio.get_running_loop().time, float("-inf")
         while True:
             try:
                 self.waiting, self.parked, self.lag_s = 0, 0, 0.0
-                if await self._database.row(TAKE_LEASE, LEASE, self._owner, EVERY_S * 0.9) is not None:
+                if await self._database.row(TAKE_LEASE, lease, self._owner, EVERY_S * 0.9) is not None:
                     await self.round()
                     await self._look()
                     if clock() - tidied_at >= TIDY_EVERY_S:

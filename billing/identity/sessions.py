@@ -104,6 +104,7 @@ class Sessions:
         self._database, self._keys, self._rules = database, keys, keys.rules
         self._new_id, self._random = new_id, random
         self.caller, self.published, self.transaction = shown.caller, keys.published, database.transaction
+        self._verified = shown.verified
 
     async def start(
         self,
@@ -171,20 +172,27 @@ class Sessions:
             return "its provider lets this domain in no more"
         return None
 
-    async def narrow(self, session_id: str, scopes: frozenset[str] | None, org_id: str | None) -> AccessToken | None:
-        """Return another access token of a session, for this organization, and no wider than these scopes; None where
-        the session has ended, or its user is no member there."""
-        row = await self._database.row(_query("refresh_claims"), session_id, org_id)
+    async def narrow(self, token: str, scopes: frozenset[str] | None, org_id: str | None) -> AccessToken | None:
+        """Return another access token of a token's session, for this organization, no wider than these scopes or than
+        the token, and gone when that is: who has found a token can't keep it alive. None where the session has ended,
+        or its user is no member there."""
+        verified = await self._verified(token)
+        if verified is None or verified.claims.ses is None:
+            return None
+        row = await self._database.row(_query("refresh_claims"), verified.claims.ses, org_id)
         if row is None or (org_id is not None and row["org_id"] is None):
             return None
-        return await self._access(row, scopes)
+        return await self._access(row, narrowest((scopes, verified.narrowed)), int(verified.claims.exp))
 
-    async def _access(self, row: Row, narrowed: frozenset[str] | None = None) -> AccessToken:
-        """Return a new access token with the claims of a session's row."""
+    async def _access(
+        self, row: Row, narrowed: frozenset[str] | None = None, most_until: int | None = None
+    ) -> AccessToken:
+        """Return a new access token with the claims of a session's row, which ends at `most_until` at the latest."""
         limit = narrowest((row["scopes"], narrowed))
         scopes = allowed(row["role"], limit) if row["active"] else frozenset[str]()
         issued = int(row["issued_at"])
         expires = min(issued + self._rules.access_s, int(row["ends_at"]))
+        expires = expires if most_until is None else min(expires, most_until)
         claims: dict[str, object] = {
             "iss": ISSUER,
             "aud": ISSUER,

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Final
 from billing import audit
 from billing.database.connection import Connection, Database, queries
 from billing.errors import MetergateError
+from billing.identity.letters import account_linked
 from billing.identity.users import MOST_NAME, BadAddress, parse_email
 
 if TYPE_CHECKING:
@@ -95,6 +96,7 @@ class Subjects:
         if user_id is None:
             return await self._make(connection, subject)
         await self._link(connection, subject, user_id)
+        await self._users.mail(connection, user_id, account_linked(subject.issuer))
         return user_id
 
     async def _known(self, connection: Connection, subject: Subject) -> str | None:

@@ -20,9 +20,11 @@ from typing import TYPE_CHECKING, Any, Final, Literal, cast, get_args
 from billing import audit
 from billing.database.connection import Connection, Database, Row, queries
 from billing.errors import MetergateError
+from billing.identity.mail import enqueue
 from billing.pages import BEFORE_ALL, Page, page_of
 
 if TYPE_CHECKING:
+    from billing.identity.letters import Letter
     from billing.identity.permissions import Approval, Role
 
 ID_PREFIX: Final = "usr_"
@@ -178,6 +180,12 @@ class Users:
         there."""
         return bool(await self._database.value(_query("users_known_network"), email, network))
 
+    async def mail(self, connection: Connection, user_id: str, letter: Letter) -> None:
+        """Send a user a letter once the transaction is committed, to the address that they have proven."""
+        user = await self.lock(connection, user_id)
+        if user.verified:
+            await enqueue(connection, self._new_id, user.email, letter.subject, letter.body)
+
     async def rename(self, user_id: str, name: str, actor: audit.Actor) -> User:
         """Change a user's name."""
         return await self._change(user_id, actor, "user.update", name=name)
@@ -234,10 +242,7 @@ class Users:
                 raise UserRefused(f"This user is {refused}: {_MENDS[refused]}")
             wanted = replace(before, **changes)
             if wanted.operator and not before.operator and not (before.second_factor and before.status == "active"):
-                raise UserRefused(
-                    "An operator needs a second factor: the user has to sign in and to set up an authenticator app, "
-                    "`POST /api/auth/totp`, and must be active."
-                )
+                raise UserRefused(NEEDS_FACTOR)
             if wanted == before:
                 return before
             given = (user_id, wanted.name, wanted.status, wanted.operator)
@@ -248,6 +253,10 @@ class Users:
         return after
 
 
+NEEDS_FACTOR: Final = (
+    "An operator needs a second factor: the user has to sign in and to set up an authenticator app, "
+    "`POST /api/auth/totp`, and must be active."
+)
 _MENDS: Final = {"disabled": "enable them first.", "pending": "approve them."}
 _COLUMNS: Final = tuple(each.name for each in fields(User))
 

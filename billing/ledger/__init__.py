@@ -4,7 +4,7 @@ debits       one metered request in the ledger: as it is written, as it is read 
 writer       the batch that writes debits; refused_debits  what the ledger can't take, and why; set_aside  reading it,
              and writing it after all
 reports      what customers and operators read; fresh usage moved into sums by minute, hour, day and month
-sums         reads what was used in spans of time, by dimension and tag; folds hours into sums by one of them
+sums         reads what was used in spans of time, by dimension and tag; folds hours into sums by one of each at most
 used         what was used, and by what it is grouped: the values
 margins      what was charged less what it cost, of all accounts
 explanations how an amount came about

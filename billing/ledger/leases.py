@@ -5,14 +5,25 @@ and finds its lease at the value at which it was judged. A gateway that resumes 
 lease before that transaction, and nothing expires, or learns on renewing that it was judged.
 """
 
-from collections.abc import Awaitable, Callable, Sequence
+import asyncio
+import logging
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Final
 
 import msgspec
 
-from billing.database.connection import Database, DatabaseLocked, DatabaseRefused, MissingPartition, Row, queries
+from billing.database.connection import (
+    Database,
+    DatabaseError,
+    DatabaseLocked,
+    DatabaseRefused,
+    MissingPartition,
+    Row,
+    queries,
+)
 from billing.ledger.debits import Debit
 from billing.ledger.refused_debits import set_debit_aside
 from billing.ledger.writer import (
@@ -37,6 +48,10 @@ ENDED_CHANNEL: Final = "metergate_gateway_ended"
 leases."""
 Fetch = Callable[..., Awaitable[Sequence[Row]]]
 """`Database.rows`, or `fetch` of a connection."""
+TRIED_FOR_S: Final = 5.0
+PAUSE_S: Final = 0.1
+TIMEOUT_S: Final = 2.0
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +83,29 @@ async def renew_lease(fetch: Fetch, gateway_id: str, lease_s: float, layout: int
 async def end_lease(database: Database, gateway_id: str) -> None:
     """Mark a gateway's process as ended; for the process itself, or its supervisor. Raises `DatabaseError`."""
     await database.execute(END, gateway_id)
+
+
+@asynccontextmanager
+async def ending_leases(database_url: str) -> AsyncIterator[Callable[[str], Awaitable[None]]]:
+    """Return what ends the lease of a gateway whose process is known to have ended, and tries it for TRIED_FOR_S."""
+    database = Database(database_url, size=1, timeout_s=TIMEOUT_S)
+
+    async def end(gateway_id: str) -> None:
+        loop = asyncio.get_running_loop()
+        give_up_s = loop.time() + TRIED_FOR_S
+        while True:
+            try:
+                return await end_lease(database, gateway_id)
+            except DatabaseError as error:
+                if loop.time() >= give_up_s:
+                    logger.info("the lease of %s runs out by itself: %s", gateway_id, error)
+                    return None
+            await asyncio.sleep(PAUSE_S)
+
+    try:
+        yield end
+    finally:
+        await database.close()
 
 
 async def end_all_leases(database: Database) -> None:

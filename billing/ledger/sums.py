@@ -6,9 +6,9 @@ reached from the nearest month, day or hour that is whole, forwards or backwards
 UTC, without four hours of its beginning and with four hours of the next one. What is fresh is added from the same
 snapshot. All is integers, so that spans add up to the span of them all, and groups to the total.
 
-Busy accounts have many combinations, and their hours that are over are folded into sums by one dimension, or tag, alone
-(`Folds`). What is asked by one of them is read from these up to the moment until when they are made, and from the
-combinations after it.
+Busy accounts have many combinations, and their hours that are over are folded into sums by one dimension, by one tag,
+and by a tag together with a dimension (`Folds`). What is asked by no more is read from these up to the moment until
+when they are made, and from the combinations after it.
 """
 
 import asyncio
@@ -18,6 +18,7 @@ import time
 from collections import deque
 from collections.abc import Iterator, Sequence
 from datetime import datetime, timedelta
+from itertools import product
 from typing import Final, NamedTuple
 
 from billing.database.connection import Connection, Database, DatabaseError, Row, queries
@@ -54,19 +55,19 @@ FOLD_EVERY_S: Final = 600.0
 FOLD_AFTER: Final = timedelta(minutes=10)
 """How long an hour is left alone once it is over: most requests that were admitted in it have ended then. Those of
 others are added later, one by one."""
-FOLD_ROWS: Final = 400
-"""Sums of hours that are folded at once, at least: fewer are read as they are."""
+FOLD_FIRST: Final = 400
+"""Sums of hours in a day from which on an account is folded: fewer are read as they are."""
+FOLD_ROWS: Final = 1_000
+"""Sums of hours that are folded at once from then on: the more, the fewer times the sums of a day are raised."""
 FOLD_STEP: Final = 20_000
-"""Sums of hours that one transaction folds, without tags and of each tag, but for an hour that alone has more: less
-than two seconds with the most tags."""
+"""Sums of hours that one transaction folds, those of tags too, but for an hour that alone has more: half a second where
+requests have much in common, three where they have nothing."""
 FOLD_STEPS: Final = 1_000
 FOLD_S: Final = 3.0
 """Transactions before usage is moved again, and how long before the last of them begins."""
 FOLD_LOOKED_AT: Final = 10_000
 """Accounts whose sums are counted at once to find those that are due: less than two seconds."""
 
-_ALL_BY: Final = "feature"
-"""What all requests are added up of, where they are not grouped: the dimension with the fewest values."""
 _LIKE_OTHERS: Final = re.compile(r"\(+others\)+")
 _query = queries("billing.ledger")
 
@@ -97,8 +98,8 @@ class UsageSums:
         async with self.database.transaction(snapshot=True) as connection:
             await connection.execute(PLANNED_EACH_TIME)
             tag_id = await _tag_id(connection, account_id, grouping.tag)
-            one = _one(grouping, only, tag_id, named)
-            folded, pieces = await _folded(connection, account_id, one, pieces)
+            asked = _asked(grouping, only, named)
+            folded, pieces = await _folded(connection, account_id, asked, tag_id, pieces)
             rows = await connection.fetch(
                 _query("usage_read"),
                 account_id,
@@ -112,8 +113,7 @@ class UsageSums:
         if len(rows) + len(folded) > MOST_ROWS:
             raise UsageQueryError("These are too many groups for one answer: ask for less time, or for fewer groups.")
         await _add_rows(found, rows, grouping)
-        if one is not None:
-            await _add_folded(found, folded, grouping, one)
+        await _add_rows(found, folded, grouping, None if asked is None else asked.all_but)
         return [{group: used for group, used in span.items() if any(used)} for span in found]
 
     async def most_groups(self, account_id: str, grouping: Grouping) -> int:
@@ -132,33 +132,27 @@ class _Read(NamedTuple):
     sign: int
 
 
-class _One(NamedTuple):
-    """The one dimension or tag that is asked for, as `usage_by_one` has it: all values or some; and the group that
-    all requests are in, but for those of these values, where there is one."""
+class _Asked(NamedTuple):
+    """What is asked for beside a tag, as `usage_by_names` has it: a dimension (0: none), all of its values or some; and
+    what all requests are called but for those of these values, where they are asked for, too."""
 
-    kind: int
+    dimension: int
     values: list[str] | None
-    all_but: Group | None
+    all_but: str | None
 
 
-def _one(grouping: Grouping, only: UsedBy, tag_id: int, named: Sequence[str] | None) -> _One | None:
-    """Return what is asked for where it is one dimension or tag alone, None where it is several."""
+def _asked(grouping: Grouping, only: UsedBy, named: Sequence[str] | None) -> _Asked | None:
+    """Return what is asked for where it is by one dimension at most, None where it is by several."""
     asked = {"key": only.key_id, "user": only.user_id, "feature": only.feature}
     filters = {name: value for name, value in asked.items() if value is not None}
-    dimensions = {*grouping.names, *filters}
-    if len(dimensions) > 1:
+    by_name = named is not None and grouping.columns[0] is not None
+    dimensions = {*(name for name in grouping.names if name in DIMENSIONS), *filters}
+    if len(dimensions) > 1 or (by_name and filters):
         return None
-    if grouping.tag is not None:
-        return _One(tag_id, None, (None,))
-    (dimension,) = dimensions or (_ALL_BY,)
-    values = list(filters.values()) or None
-    if named is not None and grouping.names and values is None:
-        return _One(_kind(dimension), list(named), (OTHERS,))
-    return None if named is not None and values else _One(_kind(dimension), values, None)
-
-
-def _kind(dimension: str) -> int:
-    return -1 - DIMENSIONS.index(dimension)
+    dimension = next((DIMENSIONS.index(name) + 1 for name in dimensions), 0)
+    if by_name:
+        return _Asked(dimension, list(named or ()), OTHERS)
+    return _Asked(dimension, list(filters.values()) or None, None)
 
 
 def _columns(pieces: Sequence[_Read]) -> list[list[object]]:
@@ -166,18 +160,19 @@ def _columns(pieces: Sequence[_Read]) -> list[list[object]]:
 
 
 async def _folded(
-    connection: Connection, account_id: str, one: _One | None, pieces: list[_Read]
+    connection: Connection, account_id: str, asked: _Asked | None, tag_id: int, pieces: list[_Read]
 ) -> tuple[list[Row], list[_Read]]:
-    """Return what is read of sums by one dimension, and the pieces that are not: minutes, and hours that are not folded
-    yet. A day or a month that is folded in part is summed so far."""
-    until = None if one is None else await connection.fetchval(_query("usage_folded"), account_id)
-    if one is None or until is None:
+    """Return what is read of folded sums, and the pieces that are not: minutes, and hours that are not folded yet. A
+    day or a month that is folded in part is summed so far."""
+    until = None if asked is None else await connection.fetchval(_query("usage_folded"), account_id)
+    if asked is None or until is None:
         return [], pieces
     rows = await connection.fetch(
-        _query("usage_read_one"),
+        _query("usage_read_names"),
         account_id,
         *_columns([piece for piece in pieces if piece.granularity >= HOUR and piece.since < until]),
-        *(one.kind, one.values, one.all_but is not None, MOST_ROWS + 1),
+        [asked.dimension] if asked.all_but is None else [asked.dimension, 0],
+        *(asked.values, tag_id, MOST_ROWS + 1),
     )
     return rows, [left for piece in pieces for left in _left(piece, until)]
 
@@ -208,37 +203,23 @@ async def _tag_id(connection: Connection, account_id: str, tag: str | None) -> i
     return int(ids.get(tag, 0))
 
 
-async def _add_rows(found: list[Span], rows: Sequence[Row], grouping: Grouping) -> None:
-    """Add rows of combinations to the spans that they are about."""
+async def _add_rows(found: list[Span], rows: Sequence[Row], grouping: Grouping, all_but: str | None = None) -> None:
+    """Add rows to the spans that they are about. Stored sums of value 0 are of all requests: from the group without the
+    tag those that have it are subtracted. With `all_but` so are stored sums without a first value: those that have one
+    are subtracted from the group that is called so."""
     for at, row in enumerate(rows, start=1):
         if at % ROWS_A_TURN == 0:
             await asyncio.sleep(0)
-        place, first, second, value, tag_value, *numbers, cost_nano, charged_nano = row
-        used = Used._make((*numbers, int(cost_nano), int(charged_nano), 0))
-        span = found[abs(place) - 1]
-        if place < 0:
-            _add(span, grouping.group(first, second, None if tag_value is None else _value(tag_value)), 1, used)
-        elif value == 0:
-            _add(span, grouping.group(first, second, None), 1, used)
-        else:  # it has the tag: all requests are in the group without it, too
-            _add(span, grouping.group(first, second, None), -1, used)
-            _add(span, grouping.group(first, second, _value(tag_value)), 1, used)
-
-
-async def _add_folded(found: list[Span], rows: Sequence[Row], grouping: Grouping, one: _One) -> None:
-    """Add rows by one dimension or tag to their spans."""
-    for at, row in enumerate(rows, start=1):
-        if at % ROWS_A_TURN == 0:
-            await asyncio.sleep(0)
-        place, value, said, *numbers, cost_nano, charged_nano = row
-        used = Used._make((*numbers, int(cost_nano), int(charged_nano), 0))
-        span = found[place - 1]
-        if value is None:
-            _add(span, one.all_but or (), 1, used)
-            continue
-        _add(span, grouping.group(value, None, None if grouping.tag is None else _value(said)), 1, used)
-        if one.all_but is not None:
-            _add(span, one.all_but, -1, used)
+        place, first, second, value, said, *numbers, cost_nano, charged_nano = row
+        used, span = Used._make((*numbers, int(cost_nano), int(charged_nano), 0)), found[abs(place) - 1]
+        firsts = [(1, first if all_but is None or first is not None else all_but)]
+        tags = [(1, None if value == 0 else _value(said))]
+        if all_but is not None and first is not None:
+            firsts.append((-1, all_but))
+        if value != 0 and place > 0:  # a fresh request has one row
+            tags.append((-1, None))
+        for (sign, named), (tag_sign, tag) in product(firsts, tags):
+            _add(span, grouping.group(named, second, tag), sign * tag_sign, used)
 
 
 def _value(value: str | None) -> str:
@@ -254,7 +235,7 @@ def _add(span: Span, group: Group, sign: int, used: Used) -> None:
 
 
 class Folds:
-    """Folds hours that are over into sums by one dimension or tag, for accounts that have many sums of hours."""
+    """Folds hours that are over into sums by dimension, tag, and both, for accounts that have many sums of hours."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
@@ -268,14 +249,15 @@ class Folds:
         try:
             if not self._due and began >= self._next:
                 self._next = began + FOLD_EVERY_S
-                self._due.extend(await self._database.rows(_query("fold_due"), FOLD_ROWS, FOLD_AFTER, FOLD_LOOKED_AT))
+                bounds = FOLD_FIRST, FOLD_AFTER, FOLD_LOOKED_AT, FOLD_ROWS
+                self._due.extend(await self._database.rows(_query("fold_due"), *bounds))
             while self._due and taken < FOLD_STEPS and (not taken or time.monotonic() < began + FOLD_S):
                 if await fold_step(self._database, *self._due[0]):
                     taken += 1
                 else:
                     self._due.popleft()
         except DatabaseError as error:
-            logger.info("usage by one dimension is not summed for now: %s", error)
+            logger.info("usage by dimension and tag is not summed for now: %s", error)
             if self._due:
                 self._due.popleft()
         return taken

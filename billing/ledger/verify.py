@@ -9,7 +9,7 @@
     dropped     of months whose events were dropped by age, the sums of each account are what these came to; so are the
                 transfers that have no event
     of all      what all accounts used, by account and by model and provider, is what their sums say
-    by one      what accounts used by one dimension or tag alone is what their sums by hour say
+    by names    what accounts used by one dimension, one tag, or both is what their sums by hour say
 
 Everything is read through cursors, and differences are counted while a bounded number of them is named, so that
 millions of rows take time but no memory.
@@ -85,7 +85,7 @@ async def verify(database: Database) -> Verified:
                 await _check(connection, "rollups", counts["rollups"], *_ROLLED[0], *_EVER),
                 await _check(connection, "dropped", counts["dropped"], *_ROLLED[1], *_EVER),
                 await _check(connection, "of all", counts["of_all"], "verify_of_all", _of_all),
-                await _check(connection, "by one", counts["by_one"], "verify_by_one", _by_one),
+                await _check(connection, "by names", counts["by_names"], "verify_by_names", _by_names),
             )
         )
 
@@ -258,11 +258,13 @@ def _of_all(row: Row) -> str:
     return f"{name}, {bucket}: sums say {sums}, those of all accounts {of_all}"
 
 
-def _by_one(row: Row) -> str:
-    named = f"{row['account_id']}, {row['name']}={row['said'] if row['said'] is not None else 'others'}"
+def _by_names(row: Row) -> str:
+    of = [] if row["dimension"] is None else [f"{row['dimension']}={row['dimension_value']}"]
+    tag = [] if row["tag"] is None else [f"{row['tag']}={'others' if row['said'] is None else row['said']}"]
     bucket = f"{_GRANULARITIES[row['granularity']]} {rfc3339(row['bucket'])}"
     sums = f"{row['sums'] or 0} requests for {_usd(row['sums_charged_nano'])} USD"
-    return f"{named}, {bucket}: sums say {sums}, those by one {row['requests'] or 0} for {_usd(row['charged_nano'])}"
+    by_names = f"{row['requests'] or 0} for {_usd(row['charged_nano'])}"
+    return f"{', '.join((row['account_id'], *of, *tag))}, {bucket}: sums say {sums}, those by names {by_names}"
 
 
 def _usd(nano: int | None) -> str:

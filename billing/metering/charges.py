@@ -24,6 +24,7 @@ from billing.rates import round_up
 from billing.usage import Usage
 
 if TYPE_CHECKING:
+    from billing.prices import PriceRow
     from billing.principals import Principal
 
 FEATURE: Final = "service"
@@ -200,19 +201,25 @@ def measure_of(debit: Debit) -> Measure:
 def charge_of(measure: Measure, prices: PriceTable, markup_scaled: int, at_s: float) -> Charge:
     """Return what a measure costs by the prices in force at a Unix time. Raises `MeterNotPriced`, and `BadMeasure` for
     an amount beyond 2^53 - 1 nano-USD."""
-    usage = measure.usage
     if measure.amount_nano is not None:
-        return Charge(measure, usage, measure.amount_nano, measure.amount_nano, NAMED)
+        return Charge(measure, measure.usage, measure.amount_nano, measure.amount_nano, NAMED)
     row = prices.find(measure.owner, measure.name, at_s)
     if row is None or (measure.meter is not None and row.per_unit.keys().isdisjoint(("unit", "million"))):
         what = "meter" if measure.meter is not None else "model"
         how = f"add a row of provider {measure.owner} to prices.yaml, or name amount_usd"
         raise MeterNotPriced(f"The {what} `{measure.name}` has no price here: {how}.", what)
+    return charge_by(row, row.id, measure, markup_scaled)
+
+
+def charge_by(row: PriceRow, price_id: str, measure: Measure, markup_scaled: int) -> Charge:
+    """Return what counts cost by a row of prices that the ledger knows as `price_id`. Raises `BadMeasure` for an amount
+    beyond 2^53 - 1 nano-USD."""
+    usage = measure.usage
     scaled = row.cost_scaled(usage)
     cost_nano, charged_nano = round_up(scaled), round_up(scaled, markup_scaled)
     if charged_nano > MAX_NANO:
         raise BadMeasure("So much costs more than one transfer can be: split it.", "quantity")
-    return Charge(measure, usage, cost_nano, charged_nano, row.id, markup_scaled)
+    return Charge(measure, usage, cost_nano, charged_nano, price_id, markup_scaled)
 
 
 def parse_quantity(value: object) -> int:

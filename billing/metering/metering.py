@@ -21,7 +21,7 @@ from billing.holds.admission import Renew, Renewal
 from billing.holds.decision import NeedTooLarge
 from billing.holds.hold import Hold
 from billing.ledger.debits import NAMED
-from billing.metering.charges import BadMeasure, Charge, Measure, charge_of, digest_of
+from billing.metering.charges import BadMeasure, Charge, Measure, MeterNotPriced, charge_of, digest_of
 from billing.metering.claims import Busy, Claim, NotAdmitted, Payer, Recorded, UnknownAccount
 from billing.metering.events import DEBITS, USAGE
 from billing.shapes.service import debit_shape
@@ -29,6 +29,7 @@ from billing.times import rfc3339
 from billing.usage import Usage
 
 if TYPE_CHECKING:
+    from billing.errors import MetergateError
     from billing.holds.admission import Decision, Opening
     from billing.holds.service import Holds
     from billing.ledger.debits import Debit
@@ -119,6 +120,13 @@ class Desk:
 
         return renew
 
+    async def recorded(self, claim: Claim, error: MetergateError) -> Recorded:
+        """Return the first answer to an event that would be refused for `error` now. Raises that where there was none,
+        and as `EventWriter.find`."""
+        if (found := await self.writer.find(claim)) is None:
+            raise error
+        return found
+
     async def known(self, claim: Claim, principal: Principal, decision: Decision | None, charge: Charge) -> Recorded:
         """Return the first answer to an event that has no room now. What keeps it out may be the same event, which
         another gateway writes at this moment: then it is looked for a few times more. Raises as `refuse` where there
@@ -175,12 +183,13 @@ class Metering:
         """Charge an account now, if it has room for it. Raises as `check`, and `EventConflict`, `EventRefused`."""
         desk = self._desk
         principal = await desk.principal(payer, usable=False)
-        charge = desk.charge(measure, principal)
         claim = Claim(payer.account_id, event_id, digest_of("debit", measure, *payer.key), "")
+        try:
+            charge = desk.charge(measure, principal)
+        except (BadMeasure, MeterNotPriced) as error:
+            return await desk.recorded(claim, error)
         if not principal.usable_key(desk.clock()):
-            if (first := await desk.writer.find(claim)) is None:
-                raise unknown(payer)
-            return first
+            return await desk.recorded(claim, unknown(payer))
         if not desk.may_pay(principal):
             return await desk.known(claim, principal, None, charge)
         debit = charge.debit(desk.new_id(), principal, DEBITS, event_id, int(desk.clock() * 1000))
@@ -213,11 +222,12 @@ class Metering:
         digest = digest_of("usage", measure, None if at is None else int(at_s * 1000), *payer.key)
         claim = Claim(payer.account_id, event_id, digest, "")
         if not now_s - MOST_BACK_S <= at_s <= now_s + MOST_AHEAD_S:
-            if (known := await desk.writer.find(claim)) is not None:
-                return known
-            raise BadMeasure("time is at most 35 days back and 5 minutes ahead.", "time")
+            return await desk.recorded(claim, BadMeasure("time is at most 35 days back and 5 minutes ahead.", "time"))
         at_s = min(at_s, now_s)
-        charge = desk.charge(measure, principal, at_s)
+        try:
+            charge = desk.charge(measure, principal, at_s)
+        except (BadMeasure, MeterNotPriced) as error:
+            return await desk.recorded(claim, error)
         debit = charge.debit(desk.new_id(), principal, USAGE, event_id, int(at_s * 1000))
         return await asyncio.shield(desk.writer.write(replace(claim, answer=self._answer(debit, measure)), debit))
 

@@ -19,10 +19,11 @@ import msgspec
 from billing.database.connection import Database, DatabaseError, UniqueViolation, queries
 from billing.errors import Kind, MetergateError
 from billing.holds.hold import Hold
-from billing.ledger.debits import decode_debit, encode_debit
-from billing.metering.charges import BadMeasure, Measure, digest_of, measure_of
+from billing.ledger.debits import NAMED, decode_debit, encode_debit
+from billing.metering.charges import BadMeasure, Charge, Measure, MeterNotPriced, charge_by, digest_of, measure_of
 from billing.metering.claims import Busy, Claim, EventConflict, Payer, Recorded, settled_before
 from billing.metering.events import HOLDS
+from billing.price_table import from_canonical_json
 from billing.shapes.service import HoldShape, hold_shape
 from billing.times import rfc3339
 
@@ -30,11 +31,13 @@ if TYPE_CHECKING:
     from billing.holds.lasting import LastingHolds
     from billing.ledger.debits import Debit
     from billing.metering.metering import Desk
+    from billing.principals import Principal
 
 _sql = queries("billing.ledger")
 CREATE: Final = _sql("service_holds_create")
 GET: Final = _sql("service_holds_get")
 VOID: Final = _sql("service_holds_void")
+PRICE: Final = _sql("reports_price")
 
 
 class UnknownHold(MetergateError):
@@ -62,8 +65,11 @@ class ServiceHolds:
         if not 0 < lasts_s <= rules.hold_max_s:
             raise BadMeasure(f"expires_in_s is 1 to {rules.hold_max_s}.", "expires_in_s")
         principal = await desk.principal(payer)
-        charge = desk.charge(measure, principal)
         claim = Claim(payer.account_id, event_id, digest_of("hold", measure, expires_in_s), "")
+        try:
+            charge = desk.charge(measure, principal)
+        except (BadMeasure, MeterNotPriced) as error:
+            return await desk.recorded(claim, error)
         if self._lasting.open >= rules.holds:
             if (known := await desk.writer.find(claim)) is not None:
                 return known
@@ -118,13 +124,22 @@ class ServiceHolds:
         if row["state"] in ("settled", "voided"):
             return settled_before(claim, row)
         principal = await desk.principal(Payer(row["service"], row["account_id"]))
-        charge = desk.charge(measure, principal, held.admitted_at_ms / 1000)
+        charge = await self._charge(held, measure, principal)
         debit = charge.debit(hold_id, principal, HOLDS, row["event_id"], held.admitted_at_ms)
         fields = _hold_fields(held, row["event_id"], "settled", row["created_at"], row["expires_at"])
         ended_at = rfc3339(datetime.fromtimestamp(desk.clock(), UTC))
         shape = hold_shape(fields, held.charged_nano, charge.charged_nano, ended_at)
         claim = replace(claim, answer=msgspec.json.encode(shape).decode())
         return await asyncio.shield(desk.writer.write(claim, debit))
+
+    async def _charge(self, held: Debit, measure: Measure, principal: Principal) -> Charge:
+        """Return what a settlement charges: counts by the price that the hold was made at, whatever the table has by
+        now. Raises as `Desk.charge`."""
+        is_priced = measure.amount_nano is None and held.price_id != NAMED
+        said = await self._database.value(PRICE, held.price_id) if is_priced else None
+        if said is None:
+            return self._desk.charge(measure, principal, held.admitted_at_ms / 1000)
+        return charge_by(from_canonical_json(said), held.price_id, measure, held.markup_scaled)
 
     async def void(self, hold_id: str, event_id: str | None) -> tuple[HoldShape, bool]:
         """Give a hold back; also say whether it had ended before. Raises `UnknownHold`, and `EventConflict` for one

@@ -45,12 +45,17 @@ AGAIN: Final = timedelta(minutes=2)
 """The wait before an interrupted attempt, or a pending payment, is checked again."""
 MOST_OPEN: Final = timedelta(hours=1)
 """After which a payment that was made and never confirmed is canceled at the provider: the attempt has failed then."""
+MOST_PROCESSING: Final = timedelta(days=21)
+"""After which a payment that the provider is still processing is waited for no longer: auto-recharge stops, for it may
+come yet, and is credited then. Cards take minutes, debits by ACH up to 4 business days, by SEPA up to 14
+(https://docs.stripe.com/payments/ach-direct-debit, https://docs.stripe.com/payments/sepa-debit)."""
 MOST: Final = 20
 """Accounts that one round charges."""
 LOOKED_AT: Final = 5_000
 """Accounts that one round looks at, from where the last one ended."""
 UNDER_WAY: Final = ("ready", "waiting", "capped", "charging")
 NEEDS_PAYER: Final = "authentication_required"
+PENDING: Final = "payment_pending"
 
 _query = queries("billing.payments")
 
@@ -156,7 +161,9 @@ class AutoRecharge:
         if payment is None:
             await self._note(attempt, "ready", None)
         elif payment.status in ("open", "processing"):
-            return
+            if payment.status == "processing" and payment.created_at <= self._now() - MOST_PROCESSING:
+                logger.warning("auto-recharge of %s stops: %s is still processed", attempt.account_id, payment.id)
+                await self._note(attempt, "stopped", PENDING)
         elif payment.status == "paid":
             await self._note(attempt, "ready", None, self._now() + AFTER_SUCCESS)
         elif payment.status == "requires_action":

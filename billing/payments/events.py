@@ -16,9 +16,11 @@ from typing import TYPE_CHECKING, Final, Literal
 
 import msgspec
 
+from billing import audit
 from billing.database.connection import DatabaseError, queries
 from billing.errors import MetergateError
 from billing.pages import BEFORE_ALL, Page, page_of
+from billing.payments.keys import KEYS_KEPT
 from billing.payments.objects import ObjectRef
 
 if TYPE_CHECKING:
@@ -144,7 +146,7 @@ class PaymentEvents:
                 await self.round()
                 await self.look()
                 if clock() - tidied_at >= TIDY_EVERY_S:
-                    await self._database.value(_query("events_forget"), self._rules.kept_days, FORGET_ROWS)
+                    await self.tidy()
                     tidied_at = clock()
             except DatabaseError as error:
                 logger.info("events of payments wait: %s", error)
@@ -154,6 +156,11 @@ class PaymentEvents:
                     await self._came.wait()
             except TimeoutError:
                 pass
+
+    async def tidy(self) -> None:
+        """Drop old events, and idempotency keys that nobody has asked for in a long time."""
+        await self._database.value(_query("events_forget"), self._rules.kept_days, FORGET_ROWS)
+        await self._database.execute(_query("keys_forget"), KEYS_KEPT, FORGET_ROWS)
 
     async def round(self) -> int:
         """Look into all that is due, a few at a time; return how many events were taken."""
@@ -213,12 +220,14 @@ class PaymentEvents:
         rows = await self._database.rows(_query("events_page"), after or BEFORE_ALL, state, limit + 1)
         return page_of([StoredEvent(**dict(row)) for row in rows], limit, lambda event: event.number)
 
-    async def replay(self, event_id: str) -> StoredEvent:
+    async def replay(self, event_id: str, actor: audit.Actor = audit.ADMIN) -> StoredEvent:
         """Process an event again. Raises `PaymentEventNotFound`."""
-        row = await self._database.row(_query("events_replay"), event_id)
-        if row is None:
-            raise PaymentEventNotFound(
-                f"There is no event {event_id!r}: they are kept for {self._rules.kept_days} days."
-            )
+        async with self._database.transaction() as connection:
+            row = await connection.fetchrow(_query("events_replay"), event_id)
+            if row is None:
+                raise PaymentEventNotFound(
+                    f"There is no event {event_id!r}: they are kept for {self._rules.kept_days} days."
+                )
+            await audit.record(connection, actor, "payment_event.replay", event_id, None, None)
         self._came.set()
         return StoredEvent(**dict(row))

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
+from datetime import timedelta
 from typing import TYPE_CHECKING, Final, TypeVar
 
 from billing.database.connection import queries
@@ -23,6 +24,9 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 TRIES: Final = 3
 """Idempotency keys that one call makes a customer, or opens a page, under."""
+KEYS_KEPT: Final = timedelta(days=30)
+"""Since the last call under any generation of a key: by then the provider has long forgotten each of them, and the
+first one is as good as new. What calls that move money have moved before is looked for otherwise."""
 MOST_KEY: Final = 255
 """Characters of an idempotency key that Stripe takes (https://docs.stripe.com/api/idempotent_requests)."""
 logger = logging.getLogger(__name__)

@@ -151,13 +151,20 @@ class Orders:
     def __init__(self, database: Database, provider: str, new_id: Callable[[], str]) -> None:
         """`provider` is the name of the payment provider; `new_id` makes ULIDs that rise with time."""
         self._database, self.provider, self._new_id = database, provider, new_id
-        self.waiting = 0
+        self.waiting, self.undecided = 0, 0
+
+    async def look(self) -> None:
+        """Count what waits for an operator (`waiting`), and automatic charges that are neither paid nor failed after a
+        day (`undecided`)."""
+        row = await self._database.row(_query("orders_standing"))
+        if row is not None:
+            self.waiting, self.undecided = row["parked"], row["undecided"]
 
     async def watch(self) -> None:
-        """Count what waits for an operator (`waiting`), again and again."""
+        """Look again and again."""
         while True:
             try:
-                self.waiting = int(await self._database.value(_query("parked_count")))
+                await self.look()
             except DatabaseError as error:
                 logger.info("parked payments are not counted: %s", error)
             await asyncio.sleep(WATCH_EVERY_S)
@@ -239,7 +246,8 @@ class Orders:
 
     async def parked_count(self) -> int:
         """Return how much waits for an operator."""
-        return int(await self._database.value(_query("parked_count")))
+        await self.look()
+        return self.waiting
 
 
 async def credited(

@@ -16,10 +16,12 @@ from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 
+from billing import audit
 from billing.database.connection import DatabaseError, queries
 from billing.payments.objects import NANO_PER_CENT, Customer, Dispute, ObjectKind, ObjectRef, Payment, Refund
 from billing.payments.orders import SCOPE
 from billing.payments.port import PaymentError, money_key
+from billing.times import rfc3339
 
 if TYPE_CHECKING:
     from billing.database.connection import Database, Row
@@ -31,7 +33,7 @@ logger = logging.getLogger(__name__)
 EVERY: Final = timedelta(days=1)
 AGAIN: Final = timedelta(hours=1)
 """After that a comparison that was broken off is made again, also one whose gateway has died."""
-LOOKS_EVERY_S: Final = 60.0
+LOOKS_EVERY_S: Final = 10.0
 COMPARED: Final[tuple[ObjectKind, ...]] = ("payment", "refund", "dispute", "invoice", "subscription")
 MOST_LISTED: Final = 1_000
 MOST_DAYS: Final = 400
@@ -130,9 +132,12 @@ class PaymentComparisons:
         self.differences = 0 if found is None else found.differences
         return row is not None
 
-    async def ask(self, since: datetime) -> None:
+    async def ask(self, since: datetime, actor: audit.Actor = audit.ADMIN) -> None:
         """Have all that was made since then compared soon, by one of the gateways."""
-        await self._database.execute(_query("comparisons_ask"), self._provider.name, since)
+        name = self._provider.name
+        async with self._database.transaction() as connection:
+            await connection.execute(_query("comparisons_ask"), name, since)
+            await audit.record(connection, actor, "payment.compare", name, None, {"since": rfc3339(since)})
         self._asked.set()
 
     async def last(self) -> Comparison | None:

@@ -180,7 +180,7 @@ class SubscriptionChanges:
         rows, rules = await self._database.rows(_query("subscriptions_of"), account_id), self._subscriptions.rules
         return decide(map(_seen, rows), self._plans, rules.default_plan, self._subscriptions.clock(), rules.grace)
 
-    async def change(self, account_id: str, plan_id: str) -> Seen:
+    async def change(self, account_id: str, plan_id: str, actor: audit.Actor = audit.SYSTEM) -> Seen:
         """Change an account's subscription to another plan: to a dearer one at once, to a cheaper one from the next
         period on; to a free one by ending it then. Its own plan takes back what waits. Return it as it is then.
 
@@ -199,7 +199,10 @@ class SubscriptionChanges:
         name = self._provider.name
         if change in ("now", "period_end") and name == "stripe" and not wanted.stripe_price:
             raise SubscriptionRefused(f"The plan {plan_id!r} can't be bought here: ask the operator.")
-        asked = await self._database.value(_query("subscriptions_ask"), name, current.id)
+        async with self._database.transaction() as connection:
+            asked = await connection.fetchval(_query("subscriptions_ask"), name, current.id)
+            said = {"plan": current.plan}, {"plan": plan_id, "change": change}
+            await audit.record(connection, actor, "subscription.change", account_id, *said, account_id=account_id)
         key = f"subscription:{current.id}:{asked}:{change}:{plan_id}"
         price_id = wanted.stripe_price or wanted.id
         if change == "now":

@@ -8,18 +8,11 @@ from msgspec import Meta
 
 from billing.money import format_usd
 from billing.shapes.accounts import Reason
-from billing.shapes.base import Answer, Body, Id, Moment, Usd
+from billing.shapes.base import Answer, Body, Id, Moment, Since, Usd
 from billing.times import rfc3339
 
 if TYPE_CHECKING:
     from billing.accounts.repricing import Repriced
-
-Period = Annotated[
-    str,
-    Meta(
-        description="a time in RFC 3339, or a day", examples=["2027-01-31"], extra_json_schema={"format": "date-time"}
-    ),
-]
 
 
 class NewRepricing(Body, frozen=True, kw_only=True):
@@ -29,8 +22,8 @@ class NewRepricing(Body, frozen=True, kw_only=True):
 
     provider: Id
     model: Id
-    since: Period
-    until: Period
+    since: Since
+    until: Since
     account_id: Id | None = None
     price_id: Annotated[str, Meta(min_length=1, max_length=255, description="a row of the ledger")] | None = None
     reason: Reason | None = None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Annotated, Any, Final, Literal
+from urllib.parse import unquote
 
 import msgspec
 from msgspec import UNSET, Meta, UnsetType
@@ -14,6 +15,9 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
 MOST_TAGS: Final = 16
+_BINARY: Final = "ce-"
+BINARY_EVENT: Final = f"{_BINARY}specversion"
+"""The header by which a CloudEvent in binary mode is known."""
 HoldState = Literal["held", "settled", "voided", "expired"]
 
 EventId = Annotated[
@@ -238,6 +242,17 @@ class CloudData(msgspec.Struct, frozen=True, kw_only=True):
     user_id: Id | None = None
     key_id: Id | None = None
     tags: Tags = msgspec.field(default_factory=dict)
+
+
+def structured(headers: Mapping[str, str], data: msgspec.Raw) -> msgspec.Raw:
+    """Return the event in JSON that comes in binary mode: its attributes as headers, percent-encoded, its data as the
+    body (https://github.com/cloudevents/spec/blob/v1.0.2/cloudevents/bindings/http-protocol-binding.md)."""
+    attributes = {
+        name.lower().removeprefix(_BINARY): unquote(value.encode(errors="surrogateescape").decode(errors="replace"))
+        for name, value in headers.items()
+        if name.lower().startswith(_BINARY)
+    }
+    return msgspec.Raw(msgspec.json.encode({**attributes, "data": data}))
 
 
 def usage_of(event: CloudEvent) -> NewUsage:

@@ -95,7 +95,8 @@ async def home(visit: Visit) -> View:
     today = datetime.fromtimestamp(services.clock(), UTC).replace(hour=0, minute=0, second=0, microsecond=0)
     since, until = today - timedelta(days=DAYS - 1), today + timedelta(days=1)
     last, month, came = await visit.request.config_dict[MONEY].read(services, today)
-    troubles, job = services.troubles(), await services.job()
+    job = await services.job()
+    troubles = services.troubles()
     days = f"/operator/margin?by=day&since={since.date()}&until={until.date()}"
     queue = 0 if services.payments is None else await services.payments.orders.parked_count()
     exports = (await list_exports(visit.call)).data

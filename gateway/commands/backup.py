@@ -34,6 +34,8 @@ HEAD_BYTES: Final = 4096
 """The first of a script, which have its settings; every backup is longer."""
 LAST_WORDS: Final = 3
 """Lines of a program that failed which are shown."""
+PROGRESS_S: Final = 5.0
+"""From one line to the next that says how far it is."""
 CONNECT_S: Final = "10"
 _LIVING: Final = "SELECT count(*) FROM gateways WHERE ended_at IS NULL AND lease_until > now()"
 _TABLES: Final = "SELECT count(*) FROM pg_class WHERE relnamespace = 'public'::regnamespace AND relkind IN ('r', 'p')"
@@ -41,6 +43,7 @@ _ANEW: Final = b"DROP SCHEMA public CASCADE; CREATE SCHEMA public;\n"
 _UNKNOWN_SETTING: Final = b"SET transaction_timeout = 0;\n"
 """Which scripts for Postgres 17 and later begin with, and older servers refuse."""
 
+Take = Callable[[bytes], object]
 Backup = Annotated[Path, typer.Argument(metavar="FILE", help="The backup.", show_default=False)]
 
 
@@ -67,8 +70,8 @@ async def backup(
             raise CommandFailed("The database has nothing of Metergate's: there is nothing to back up.")
         beside = file.with_name(f".{file.name}.new")
         try:
-            os.close(os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, FILE_MODE))
-            beside.chmod(FILE_MODE)
+            beside.unlink(missing_ok=True)  # in /tmp anybody may have put a link there, or a file of theirs
+            os.close(os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, FILE_MODE))
             options = "--format=custom", "--no-owner", "--no-privileges", f"--file={beside}"
             with output.step("Backed up the database"):
                 await _run("pg_dump", (*options, "--verbose"), stores.database_url, output)
@@ -170,8 +173,7 @@ async def _pour(file: Path, url: str, output: Output, *, anew: bool) -> None:
     async with _started("psql", options, url, stdin=True) as psql:
         assert psql.stdin is not None  # noqa: S101  (it was asked for)
         into = psql.stdin
-        words = _Words(output)
-        listening = words.follow(psql)
+        words = _Words(output, psql.stderr)
         head: bytearray | None = bytearray()
 
         async def write(piece: bytes) -> None:
@@ -188,63 +190,68 @@ async def _pour(file: Path, url: str, output: Output, *, anew: bool) -> None:
             into.write(b"BEGIN;\n" + (_ANEW if anew else b""))
             reading = "--no-owner", "--no-privileges", "--verbose", "--file=-", "--", str(file)
             await _run("pg_restore", reading, None, output, write)
-            output.note("  indexes and constraints ...")
+            words.at = "indexes and constraints"
             into.write(bytes(head or b"") + b"COMMIT;\n")
             await into.drain()
         into.close()
-        await listening
+        await words.read
         if await psql.wait():
             raise CommandFailed(f"The backup can't be restored, and nothing has changed: {words.last}")
 
 
-async def _run(
-    name: str,
-    options: tuple[str, ...],
-    url: str | None,
-    output: Output,
-    take: Callable[[bytes], object] | None = None,
-) -> None:
+async def _run(name: str, options: tuple[str, ...], url: str | None, output: Output, take: Take | None = None) -> None:
     """Run a program to its end; `take` gets what it writes. Raises `CommandFailed` where it fails."""
     from inspect import isawaitable
 
     async with _started(name, options, url, stdout=take is not None) as process:
-        words = _Words(output)
-        listening = words.follow(process)
+        words = _Words(output, process.stderr)
         if take is not None and process.stdout is not None:
             while piece := await process.stdout.read(PIECE_BYTES):
                 if isawaitable(taken := take(piece)):
                     await taken
-        await listening
+        await words.read
         if await process.wait():
             raise CommandFailed(f"{name} failed: {words.last}")
 
 
 class _Words:
-    """Reads a program's stderr: the table that it is at, and its last lines."""
+    """Reads a program's stderr: its last lines, and what it is at, which is said each `PROGRESS_S`. `read` ends with
+    the program."""
 
-    def __init__(self, output: Output) -> None:
-        self._output = output
-        self._lines: list[str] = []
+    def __init__(self, output: Output, stderr: "asyncio.StreamReader | None") -> None:
+        from asyncio import create_task
+
+        self._output, self._tables, self.at, self._lines = output, 0, "", list[str]()
+        self.read = create_task(self._read(stderr))
 
     @property
     def last(self) -> str:
+        """Return what the program said of its failure."""
         return " ".join(self._lines[-LAST_WORDS:]) or "it gave no reason."
 
-    def follow(self, process: "Process") -> "asyncio.Task[None]":
-        """Read until the program ends."""
-        import asyncio
+    async def _read(self, stderr: "asyncio.StreamReader | None") -> None:
+        from asyncio import get_running_loop, timeout_at
 
-        return asyncio.create_task(self._read(process))
+        assert stderr is not None  # noqa: S101  (it was asked for)
+        clock = get_running_loop().time
+        line, due_s = b"...", clock() + PROGRESS_S
+        while line:
+            try:
+                async with timeout_at(due_s):
+                    line = await stderr.readline()
+                self._take(line.decode(errors="replace").strip())
+            except TimeoutError:
+                due_s = clock() + PROGRESS_S
+                if self.at:
+                    self._output.note(f"  {self.at} ...")
 
-    async def _read(self, process: "Process") -> None:
-        assert process.stderr is not None  # noqa: S101  (it was asked for)
-        while line := await process.stderr.readline():
-            text = line.decode(errors="replace").strip()
-            _, at, table = text.partition(' table "public.')
-            if at and (" contents of" in text or "processing data" in text):
-                self._output.note("  " + table.rstrip('"'))
-            elif text and "error:" in text.lower():
-                self._lines.append(text)
+    def _take(self, text: str) -> None:
+        _, at, table = text.partition(' table "public.')
+        if at and (" contents of" in text or "processing data" in text):
+            self._tables += 1
+            self.at = f"table {self._tables}: " + table.rstrip('"')
+        elif text and "error:" in text.lower():
+            self._lines.append(text)
 
 
 @asynccontextmanager

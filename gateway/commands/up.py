@@ -25,6 +25,8 @@ from billing.database.migrate import migrate
 from billing.holds.redis.client import RedisClient
 from billing.holds.redis.session import refuse_eviction
 from billing.identity.sealing import SealBroken
+from billing.ledger.leases import ending_leases
+from billing.logs import write_json
 from gateway.commands.api_url import api_url_file, publish_api_url, withdraw_api_url
 from gateway.commands.failures import named_store
 from gateway.commands.first_start import (
@@ -44,7 +46,7 @@ from gateway.config.settings import Settings, warnings
 from gateway.endpoints.metrics_access import METRICS_FD_VARIABLE, MetricsAddressTaken, listener_on
 from gateway.endpoints.metrics_access import PATH as METRICS_PATH
 from gateway.metrics.folder import METRICS_DIR_VARIABLE
-from gateway.process.supervisor import EMBEDDED_VARIABLE, ending_leases, stop_signals, supervise
+from gateway.process.supervisor import EMBEDDED_VARIABLE, stop_signals, supervise
 from gateway.proxy.records import STDOUT, open_log
 from gateway.runtime import open_runtime
 from gateway.seals import check_seals
@@ -137,6 +139,8 @@ async def _supervise(
 ) -> int:
     """Run the workers to their end; with `publishes`, operator commands on the data folder find them meanwhile."""
     _check_request_log(settings)
+    if settings.log_format == "json":
+        write_json()
     started = time.monotonic()
 
     def on_ready(address: str) -> None:

@@ -16,24 +16,35 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Final, TypeVar
 
 import msgspec
-from msgspec import structs
+from msgspec import UNSET, structs
 
+from billing import audit
 from billing.api.requests import read_bounded
+from billing.api.route import ACTOR
 from billing.collect.collector import COLLECT
 from billing.database.connection import DatabaseError, queries
 from billing.errors import StoreError
 from billing.holds.reconcile import reconcile_once
+from billing.identity.sessions import FORGET, FORGET_UNVERIFIED
+from billing.ledger.retention import UsageRetention
 from billing.ledger.set_aside import count_set_aside
+from billing.owned.objects import Retention, RetentionRules
 from billing.shapes.operation import CollectBody, JobShape, ReconcileBody, report_shape, with_run
 from billing.times import TimeError, parse_rfc3339, rfc3339
+from gateway.metering import start_collecting
+from gateway.outgoing import start_exports, start_mailer, start_notices
+from gateway.payments import start_payments
 from gateway.server import refusals
 from gateway.server.refusals import Refuse
+from gateway.stores import new_id
 
 if TYPE_CHECKING:
     from aiohttp import web
 
     from billing.collect.collector import Run
+    from billing.exports.worker import ExportWorker
     from billing.holds.reconcile import Report
+    from gateway.endpoints.reads import Health
     from gateway.metrics.registry import Metrics
     from gateway.proxy.records import RequestLog
     from gateway.runtime import Runtime
@@ -109,17 +120,41 @@ async def keep_house(runtime: Runtime, aside: SetAsideCount) -> None:
         await asyncio.sleep(HOUSEKEEPING_S)
 
 
-async def flush_metrics(metrics: Metrics) -> None:
-    """Write this process's metrics for the one that shows them, again and again."""
+async def flush_metrics(metrics: Metrics, health: Health) -> None:
+    """Write this process's metrics, and what troubles it, for the one that shows them, again and again."""
     while True:
         await asyncio.sleep(METRICS_FLUSH_S)
+        health.note()
         with suppress(OSError):
             metrics.flush()
+
+
+def start_shared_work(runtime: Runtime, metrics: Metrics, jobs: Jobs) -> ExportWorker | None:
+    """Start what one gateway of all does for all, each by a lease; return the exports, where there are any. Not for the
+    process of pages, which has the CPU only where no worker wants it: what it had the lease of, everybody waited for.
+    """
+    loops, database, defaults = runtime.engine.loops, runtime.database, runtime.settings.defaults
+    loops.start("reconcile", lambda: jobs.reconcile_for_ever(defaults.reconcile_interval_s))
+    unverified = FORGET_UNVERIFIED, defaults.unverified_retention_days
+    kept = RetentionRules(defaults.object_retention_days, defaults.job_retention_days, (unverified,))
+    loops.start("retention", Retention(database, kept, new_id(), FORGET).run)
+    if defaults.usage_retention_months is not None:
+        retention = UsageRetention(database, defaults.usage_retention_months, new_id(), time.time)
+        told = "Months of usage events that are old enough to be dropped and stay: their rollups are not those of them."
+        metrics.gauge("usage_months_kept", told, lambda: retention.kept, "max")
+        loops.start("usage_retention", retention.run)
+    start_mailer(runtime, metrics, new_id)
+    start_payments(runtime, metrics)
+    start_collecting(runtime, metrics, new_id)
+    start_notices(runtime, metrics, new_id)
+    return start_exports(runtime, metrics, new_id)
 
 
 TAKE_LEASE: Final = queries("billing.ledger")("jobs_take")
 RECONCILE: Final = "reconcile"
 FAILED: Final = (StoreError, TimeoutError)
+MOST_TOLD: Final = 1_000
+"""Differences that one process tells the others of."""
 B = TypeVar("B", CollectBody, ReconcileBody)
 
 
@@ -129,7 +164,7 @@ class Jobs:
     def __init__(self, runtime: Runtime, metrics: Metrics, owner: str) -> None:
         """`owner` names this process in leases."""
         self._engine, self._database, self._collector = runtime.engine, runtime.database, runtime.collector
-        self._owner = owner
+        self._owner, self._metrics = owner, metrics
         self._max_body_bytes = runtime.services.max_body_bytes
         self._request_timeout_s = runtime.services.request_timeout_s
         self._running = asyncio.Lock()
@@ -155,22 +190,30 @@ class Jobs:
         async with self._running:
             started = datetime.now(UTC)
             begun = JobShape(job=RECONCILE, status="running", started_at=_shown(started), error="")
-            self._last = begun
+            self._tell(begun)
             try:
                 report = await reconcile_once(self._engine, fix=fix)
             except FAILED as error:
                 finished_at = _shown(datetime.now(UTC))
-                self._last = structs.replace(begun, status="failed", error=str(error), finished_at=finished_at)
+                self._tell(structs.replace(begun, status="failed", error=str(error), finished_at=finished_at))
                 raise
             self._drifts = len(report.drifts)
             found, finished_at = structs.asdict(report_shape(report)), _shown(datetime.now(UTC))
-            self._last = structs.replace(begun, status="ok", finished_at=finished_at, **found)
+            self._tell(structs.replace(begun, status="ok", finished_at=finished_at, **found))
             return report
+
+    def _tell(self, job: JobShape) -> None:
+        """Keep the last run of reconciling, and tell the other processes, of the differences some."""
+        self._last = job
+        told = job if job.drifts is UNSET else structs.replace(job, drifts=job.drifts[:MOST_TOLD])
+        self._metrics.notes[RECONCILE] = [msgspec.json.encode(told).decode()]
 
     async def run_reconcile(self, request: web.Request) -> JobShape:
         """Compare Redis with the ledger now; with `fix` everything is loaded from the ledger anew. Where there are
         exporters, also collect from them."""
         asked = await self._body(request, ReconcileBody, '{"fix": true}')
+        if asked.fix:
+            await self._note(request, RECONCILE, {"fix": True})
         try:
             await self.reconcile(fix=asked.fix)
         except FAILED as error:
@@ -187,8 +230,14 @@ class Jobs:
             since = None if asked.since is None else parse_rfc3339(asked.since)
         except TimeError as error:
             raise Refuse(refusals.bad_request(str(error), "since")) from error
+        await self._note(request, COLLECT, {"since": asked.since})
         self._last = with_run(JobShape(), await self._collected(COLLECT, since))
         return self._last
+
+    async def _note(self, request: web.Request, job: str, asked: dict[str, object]) -> None:
+        """Note in the audit log who has a job run that changes something."""
+        async with self._database.transaction() as connection:
+            await audit.record(connection, request[ACTOR], "job.run", job, None, asked)
 
     async def _collected(self, job: str, since: datetime | None = None) -> Run:
         run = await self._collector.run(job, since)
@@ -206,17 +255,21 @@ class Jobs:
             raise Refuse(refusals.bad_request(f"The body is empty, or {example}.")) from error
 
     async def get_job_status(self, request: web.Request) -> JobShape:
-        """Return the last run of a job: of this worker, or of collection in any."""
+        """Return the last run of a job, in any process of this gateway."""
         return await self.last()
 
     async def last(self) -> JobShape:
-        """Return the last run of a job: of this worker, or of collection in any."""
+        """Return the last run of a job, in any process of this gateway."""
         with suppress(DatabaseError):
             await self._collector.look()
+        told = [msgspec.json.decode(each, type=JobShape) for each in self._metrics.told(RECONCILE)]
+        last = max((self._last, *told), key=_started)
         run = self._collector.last
-        if run is None or rfc3339(run.started_at) <= str(self._last.started_at or ""):
-            return self._last
-        return with_run(JobShape(), run)
+        return last if run is None or rfc3339(run.started_at) <= _started(last) else with_run(JobShape(), run)
+
+
+def _started(job: JobShape) -> str:
+    return str(job.started_at or "")
 
 
 def _shown(at: datetime) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 import msgspec
 from aiohttp import web
@@ -45,6 +45,7 @@ if TYPE_CHECKING:
     from gateway.proxy.routing import Router
     from gateway.runtime import Runtime
 
+TROUBLES: Final = "troubles"
 JWKS_AGE_S = 300
 """How long others may keep the keys: far less than the next one is published before it signs."""
 
@@ -52,8 +53,8 @@ JWKS_AGE_S = 300
 class Health:
     """Whether this worker serves, and how its stores are."""
 
-    def __init__(self, engine: Engine, collector: Collector) -> None:
-        self._engine, self._collector = engine, collector
+    def __init__(self, engine: Engine, collector: Collector, metrics: Metrics) -> None:
+        self._engine, self._collector, self._metrics = engine, collector, metrics
         self.ready = False
         self.exports: ExportWorker | None = None
 
@@ -74,6 +75,15 @@ class Health:
         if self.exports is not None:
             found += self.exports.troubles()
         return found
+
+    def note(self) -> None:
+        """Tell the other processes of this gateway what troubles this one."""
+        self._metrics.notes[TROUBLES] = self.troubles()
+
+    def everywhere(self) -> list[str]:
+        """Return what an operator should look at in any process of this gateway, of this one as of now."""
+        self.note()
+        return self._metrics.told(TROUBLES)
 
 
 class Reads:

@@ -24,7 +24,8 @@ from markdown_it import MarkdownIt
 
 from billing.api.auth import BILLING_READ
 from billing.api.errors import ApiError
-from billing.api.route import PREFIX, Access, HttpHandler, Route, admit_admin
+from billing.api.route import ACTOR, PREFIX, Access, Call, HttpHandler, Route, admit_admin
+from billing.api.route import REQUEST_ID as CALLED
 from billing.errors import StoreError
 from billing.identity.providers import CONSOLE
 from billing.shapes.keys import KeyLimitsShape
@@ -218,7 +219,8 @@ def _serving(route: Route, proxy: Proxy, dialects: Dialects, services: Services)
         try:
             with attempts_refused():
                 if route.access is Access.admin:
-                    await admit_admin(route, request, services)
+                    request[CALLED] = request_id
+                    request[ACTOR] = Call(request, services, await admit_admin(route, request, services)).actor
                 found = await route.handler(request)
         except Refuse as refused:
             return proxy.count(refused.refusal).response(request_id, envelope)

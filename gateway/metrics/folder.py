@@ -74,7 +74,8 @@ HISTOGRAMS: Final = {
 
 class Snapshot(msgspec.Struct):
     """Counts of one worker, or summed ones, by metric and labels. A histogram's values: one count per bucket, the count
-    above the last bound, and the sum in seconds. `names` are the workers that are in the totals of the dead.
+    above the last bound, and the sum in seconds. `names` are the workers that are in the totals of the dead, `notes`
+    what one has to say in words, by what it is about.
 
     Raises ValueError for metrics or buckets other than this version's.
     """
@@ -83,6 +84,7 @@ class Snapshot(msgspec.Struct):
     histograms: dict[str, dict[Labels, list[float]]] = msgspec.field(default_factory=dict)
     gauges: dict[str, float] = msgspec.field(default_factory=dict)
     names: list[str] = msgspec.field(default_factory=list)
+    notes: dict[str, list[str]] = msgspec.field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if not (self.counters.keys() <= COUNTERS.keys() and self.histograms.keys() <= HISTOGRAMS.keys()):
@@ -155,6 +157,7 @@ class Folder:
             found[name] = self._read(self._file(".snapshot", name))
             if not self._alive(name):
                 found[name].gauges.clear()
+                found[name].notes.clear()
         dead = self._read(self._path / _DEAD_TOTALS)
         return [dead, *(snapshot for name, snapshot in found.items() if name not in dead.names)]
 

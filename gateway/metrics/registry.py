@@ -7,7 +7,7 @@ one process, and nothing is written. prometheus_client's own multiprocess mode i
 file on every observation, and keeps a file of every worker that ever lived.
 
 `gateway.metrics.folder` owns that folder, and what is counted. Money is counted in `int`; it becomes a float in the
-rendered text alone. One thread only: the event loop's.
+rendered text alone. One thread only: the event loop's. What processes tell each other in words goes the same way.
 """
 
 import logging
@@ -15,6 +15,7 @@ import math
 import re
 from bisect import bisect_left
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import suppress
 from itertools import accumulate
 from pathlib import Path
 from typing import Final, Generic, Literal, NamedTuple, TypeVar
@@ -85,6 +86,7 @@ class Metrics:
         self._settle: list[float] = [0] * (len(STEP_BOUNDS) + 2)
         self._upstream: _Cells[str, float] = _Cells([0] * (len(PROVIDER_BOUNDS) + 2), OTHER)
         self._first_byte: _Cells[str, float] = _Cells([0] * (len(PROVIDER_BOUNDS) + 2), OTHER)
+        self.notes: dict[str, list[str]] = {}  # what this process has to say, by what it is about
         self._registry = CollectorRegistry(auto_describe=False)
         self._registry.register(self)
         self.gauge("workers", "Worker processes that serve.", lambda: int(is_worker))
@@ -183,6 +185,13 @@ class Metrics:
         if self._folder is not None:
             self._write(self._folder, self._snapshot())
 
+    def told(self, about: str) -> list[str]:
+        """Return `notes` of this process, and of the others as of their last `flush`, each once."""
+        parts = [self.notes]
+        with suppress(OSError):
+            parts += [part.notes for part in (self._folder.others() if self._folder else ())]
+        return list(dict.fromkeys(each for notes in parts for each in notes.get(about, ())))
+
     def render(self) -> tuple[bytes, str]:
         """Return the metrics of all workers in Prometheus's text format, and its content type. Raises OSError if the
         folder can't be read."""
@@ -255,6 +264,7 @@ class Metrics:
                 "time_to_first_byte_seconds": {(provider,): cell for provider, cell in self._first_byte.items()},
             },
             gauges={name: float(value) for name, value in gauges.items() if math.isfinite(value)},
+            notes=self.notes,
         )
 
 
@@ -263,9 +273,7 @@ class _Cells(dict[K, list[N]], Generic[K, N]):
 
     def __init__(self, zero: list[N], other: K, limit: int = LABEL_SETS_LIMIT) -> None:
         super().__init__()
-        self.zero = zero
-        self.other = other
-        self.limit = limit
+        self.zero, self.other, self.limit = zero, other, limit
 
     def __missing__(self, key: K) -> list[N]:
         if len(self) >= self.limit and key != self.other:

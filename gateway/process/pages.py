@@ -9,8 +9,9 @@ make pages themselves, so that nothing waits for a start.
 Between them are a pair of datagram sockets, whose queue the sender's buffer bounds (on Linux, to some 150 requests),
 and some shared bytes, which say whether the process of pages serves, and when it was last seen to: one that hangs is
 given nothing after SILENT_S. A connection that was given away and not adopted yet waits in the queue: if the process is
-killed, its successor serves it; if it hangs, the connection waits as long. An answer of this process ends its
-connection: else a reverse proxy would keep it, and send all kinds of requests there.
+killed, its successor serves it; if it hangs, the connection waits as long. Where the gateway stops, this process ends
+after the workers, and answers all that they gave away. An answer of it ends the connection: else a reverse proxy would
+keep that, and send all kinds of requests there.
 """
 
 from __future__ import annotations

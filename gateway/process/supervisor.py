@@ -24,16 +24,14 @@ import os
 import socket
 import threading
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping, Sequence
-from contextlib import asynccontextmanager, suppress
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from signal import SIG_IGN, SIGHUP, SIGINT, SIGKILL, SIGTERM, Signals, getsignal
-from typing import Any, Final
+from typing import Any
 
 from ulid import ULID
 
-from billing.database.connection import Database, DatabaseError
-from billing.ledger.leases import end_lease
 from gateway.embedded.launch import signal_when_parent_ends
 from gateway.process.pages import Channel
 from gateway.server.listening import address_of, bind
@@ -47,6 +45,7 @@ STABLE_AFTER_S = 10.0  # a worker that ran as long begins anew with its delays
 FAILED_STARTS_LIMIT = 3  # deaths before any worker was ever ready: then something is wrong that no restart mends
 SAME_STOP_S = 1.0  # `timeout`, make and systemd may signal a process and then its whole group: that asks once
 KILL_MARGIN_S = 2.0  # added to the workers' own grace before they are killed
+PAGES_MORE_S = 5.0  # in which the process of pages ends after the workers: it has no metered request
 PARENT_POLL_S = 0.5  # how often a worker looks for its parent where the kernel does not tell
 
 _log = logging.getLogger(__name__)
@@ -89,9 +88,10 @@ async def supervise(
     killed; a second signal kills at once, but within SAME_STOP_S of the first it is taken for the same. `on_end` is
     called with the gateway id of each worker whose process has ended, and waited for before this returns, however long
     it takes. `on_stop` is called, once or more, before the listening socket is closed. With `pages` there is another
-    process of `command` while somebody looks at pages (`gateway.process.pages`). 0 after a signal, 1 when
-    FAILED_STARTS_LIMIT workers died before any was ready. Raises what `bind` raises. Main thread
-    only, for the signals and for `die_with_parent`. Cancelled, it kills the workers.
+    process of `command` while somebody looks at pages (`gateway.process.pages`): told to end when no worker is left
+    to give it anything, so that it answers all that it was given, and killed PAGES_MORE_S later. 0 after a signal, 1
+    when FAILED_STARTS_LIMIT workers died before any was ready. Raises what `bind` raises. Main thread only, for the
+    signals and for `die_with_parent`. Cancelled, it kills the workers.
     """
     if workers < 1:
         raise ValueError("at least one worker is needed")
@@ -123,6 +123,7 @@ class _Supervisor:
     channel: Channel | None
     spawn: Callable[[Coroutine[Any, Any, None]], object] | None = None
     running: set[asyncio.subprocess.Process] = field(default_factory=set)
+    pages: set[asyncio.subprocess.Process] = field(default_factory=set)
     stopping: asyncio.Event = field(default_factory=asyncio.Event)
     hurrying: asyncio.Event = field(default_factory=asyncio.Event)
     asked_s: float = 0.0
@@ -138,10 +139,14 @@ class _Supervisor:
             async with asyncio.TaskGroup() as group:
                 self.spawn = group.create_task
                 stopper = group.create_task(self._stop_on_signal())
-                kept = [(f"worker {number}", self._run_worker) for number in range(1, workers + 1)]
-                if self.channel is not None:
-                    kept.append(("the process of pages", self._run_pages))
-                await asyncio.wait([group.create_task(self._keep(*each)) for each in kept])
+                kept = (self._keep(f"worker {number}", self._run_worker) for number in range(1, workers + 1))
+                working = [group.create_task(each) for each in kept]
+                if self.channel is None:
+                    await asyncio.wait(working)
+                else:
+                    pages = group.create_task(self._keep("the process of pages", self._run_pages))
+                    await asyncio.wait(working)
+                    await self._end_pages(pages)
                 stopper.cancel()
         finally:
             self.on_stop()
@@ -165,11 +170,19 @@ class _Supervisor:
     async def _stop_on_signal(self) -> None:
         await self.stopping.wait()
         self.on_stop()
-        self._signal_workers(SIGTERM)
+        _signal(self.running, SIGTERM)
         with suppress(TimeoutError):
             await asyncio.wait_for(self.hurrying.wait(), self.shutdown_grace_s + KILL_MARGIN_S)
-        _log.warning("killing %d workers that have not ended", len(self.running))
-        self._signal_workers(SIGKILL)
+        _log.warning("killing %d processes that have not ended", len(self.running | self.pages))
+        _signal(self.running | self.pages, SIGKILL)
+
+    async def _end_pages(self, task: asyncio.Task[None]) -> None:
+        """End the process of pages, which `task` keeps, after the workers: what they gave away last is answered."""
+        _signal(self.pages, SIGTERM)
+        if (await asyncio.wait([task], timeout=PAGES_MORE_S))[1]:
+            _log.warning("killing the process of pages, which has not ended")
+            _signal(self.pages, SIGKILL)
+            await asyncio.wait([task])
 
     async def _keep(self, name: str, run: Callable[[], Awaitable[str]]) -> None:
         """Run one process again and again, until a signal stops it; `run` says how it ended, nothing where it was to
@@ -197,20 +210,26 @@ class _Supervisor:
             delay_s = min(max(delay_s * 2, RESTART_DELAY_S), RESTART_DELAY_LIMIT_S)
 
     async def _run_worker(self) -> str:
-        fds = {"--fd": (self.listener.fileno(),)}
-        return await self._run(fds if self.channel is None else {**fds, "--hand-fds": self.channel.hand_fds})
+        fds: dict[str, tuple[int, ...]] = {"--fd": (self.listener.fileno(),)}
+        fds |= {} if self.channel is None else {"--hand-fds": self.channel.hand_fds}
+        return await self._run(fds, self.running)
 
     async def _run_pages(self) -> str:
         """Run the process of pages when somebody looks."""
         assert self.channel is not None  # noqa: S101  (checked by run)
+        fds = {"--adopt-fds": self.channel.adopt_fds}
         await self.channel.looked_at(self.stopping)
-        how = "" if self.stopping.is_set() else await self._run({"--adopt-fds": self.channel.adopt_fds})
+        how = "" if self.stopping.is_set() else await self._run(fds, self.pages)
         return "" if self.channel.ended() else how
 
-    async def _run(self, fds: Mapping[str, tuple[int, ...]]) -> str:
-        """Run one process, which is given these by options, to its end; how it ended, in words."""
+    async def _run(self, fds: Mapping[str, tuple[int, ...]], among: set[asyncio.subprocess.Process]) -> str:
+        """Run one process, which is given these by options, to its end; how it ended, in words. It is `among` these
+        meanwhile."""
         loop = asyncio.get_running_loop()
-        ready_fd, worker_fd = os.pipe()
+        try:
+            ready_fd, worker_fd = os.pipe()
+        except OSError as error:  # too many files are open
+            return f"could not be started ({error})"
         process, gateway_id = None, str(ULID())
         try:
             try:
@@ -219,7 +238,7 @@ class _Supervisor:
                 return f"could not be started ({error})"
             finally:
                 os.close(worker_fd)
-            self.running.add(process)
+            among.add(process)
             if self.stopping.is_set():  # the signal came while this one started
                 os.kill(process.pid, SIGTERM)
             loop.add_reader(ready_fd, self._on_ready_byte, loop, ready_fd)
@@ -231,7 +250,7 @@ class _Supervisor:
             loop.remove_reader(ready_fd)
             os.close(ready_fd)
             if process is not None:
-                self.running.discard(process)
+                among.discard(process)
                 if process.returncode is None:  # cancelled
                     process.kill()
                     await process.wait()
@@ -260,41 +279,14 @@ class _Supervisor:
             if self.on_ready is not None:
                 self.on_ready(address_of(self.listener))
 
-    def _signal_workers(self, number: Signals) -> None:
-        for process in self.running:
-            with suppress(ProcessLookupError):
-                os.kill(process.pid, number)  # not send_signal, which may take the exit code from asyncio's watcher
+
+def _signal(processes: Iterable[asyncio.subprocess.Process], number: Signals) -> None:
+    for process in processes:
+        with suppress(ProcessLookupError):
+            os.kill(process.pid, number)  # not send_signal, which may take the exit code from asyncio's watcher
 
 
 def _watch_parent(parent_pid: int) -> None:
     while os.getppid() == parent_pid:
         time.sleep(PARENT_POLL_S)
     os.kill(os.getpid(), SIGKILL)
-
-
-TRIED_FOR_S: Final = 5.0
-PAUSE_S: Final = 0.1
-TIMEOUT_S: Final = 2.0
-
-
-@asynccontextmanager
-async def ending_leases(database_url: str) -> AsyncIterator[Callable[[str], Awaitable[None]]]:
-    """Return what ends the lease of a gateway whose process is known to have ended, and tries it for TRIED_FOR_S."""
-    database = Database(database_url, size=1, timeout_s=TIMEOUT_S)
-
-    async def end(gateway_id: str) -> None:
-        loop = asyncio.get_running_loop()
-        give_up_s = loop.time() + TRIED_FOR_S
-        while True:
-            try:
-                return await end_lease(database, gateway_id)
-            except DatabaseError as error:
-                if loop.time() >= give_up_s:
-                    _log.info("the lease of %s runs out by itself: %s", gateway_id, error)
-                    return None
-            await asyncio.sleep(PAUSE_S)
-
-    try:
-        yield end
-    finally:
-        await database.close()

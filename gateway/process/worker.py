@@ -26,6 +26,8 @@ from aiohttp import web
 
 from billing.errors import StoreError
 from billing.logs import JsonFormatter
+from billing.web.render import compile_templates
+from billing.logs import write_json
 from gateway.app import serving
 from gateway.config.settings import ConfigError, Settings, load_settings
 from gateway.endpoints.metrics_access import inherited_listener, metrics_served
@@ -76,8 +78,8 @@ async def serve(settings: Settings, passed: argparse.Namespace) -> None:
             embedded=os.environ.get(EMBEDDED_VARIABLE) == "1",
             gateway_id=os.environ.get(GATEWAY_ID_VARIABLE),
         ) as runtime,
-        serving(runtime, metrics) as (served, health),
-        metrics_served(metrics, inherited_listener(os.environ)),
+        serving(runtime, metrics, shared_work=not passed.adopt_fds) as (served, health),
+        metrics_served(metrics, None if passed.adopt_fds else inherited_listener(os.environ)),
     ):
         runner = served.runner(
             access_log=None,
@@ -105,6 +107,7 @@ async def _accepting(
     if passed.adopt_fds:
         server = runner.server
         assert isinstance(server, EdgeServer)  # noqa: S101  (checked by main)
+        await compile_templates()  # half a second, and where workers are busy much longer: else the first look waits
         async with adopting(passed.adopt_fds, server, idle_s, end):
             yield
         return
@@ -158,7 +161,7 @@ def main() -> int:
         print(error, file=sys.stderr)
         return 1
     if settings.log_format == "json":
-        logging.getLogger().handlers[0].setFormatter(JsonFormatter())
+        write_json()
     if settings.database_url is None or settings.redis_url is None:
         print("DATABASE_URL and REDIS_URL must be set; `metergate up` sets them by itself.", file=sys.stderr)
         return 1

@@ -178,9 +178,7 @@ def _worst_case(
         raise NotPriced(f"The model `{route.entry}` has no price for another speed here")
     if (parsed.service_tier in DEARER_TIERS or parsed.work.fast) and row.variants:
         rates = Rates.of(row, rates.minute, asked=True)
-    searches = 0
-    if parsed.work is not NO_WORK or route.online_searches or route.searches_itself:
-        searches = _priced_searches(parsed, route, rates)
+    searches = _priced_searches(parsed, route, rates)
     bound = _input_bound(parsed, route, row, rules)
     if counted is not None and not parsed.unbounded_input and not own_searches(parsed, route):
         bound = min(bound, counted)
@@ -200,15 +198,14 @@ def _priced_searches(parsed: ParsedRequest, route: Candidate, rates: Rates) -> i
     price."""
     if parsed.work.audio and not rates.prices_audio:
         raise NotPriced(f"The model `{route.entry}` has no price for audio output here")
-    searches = parsed.work.searches + own_searches(parsed, route)
-    if searches and "search" not in rates.row.per_unit:
+    searches, units = parsed.work.searches + own_searches(parsed, route), parsed.work.search_units
+    if "search" in rates.row.per_unit:
+        return searches + units
+    if searches:
         raise NotPriced(f"The model `{route.entry}` has no price for searches here")
-    if parsed.work.search_units:
-        if "search" in rates.row.per_unit:
-            searches += parsed.work.search_units
-        elif "input" not in rates.row.per_million and "request" not in rates.row.per_unit:
-            raise NotPriced(f"The model `{route.entry}` has no price for a search or for input here")
-    return searches
+    if units and "input" not in rates.row.per_million and "request" not in rates.row.per_unit:
+        raise NotPriced(f"The model `{route.entry}` has no price for a search or for input here")
+    return 0
 
 
 def _input_bound(parsed: ParsedRequest, route: Candidate, row: PriceRow, rules: EstimateRules) -> int:
@@ -222,9 +219,7 @@ def _input_bound(parsed: ParsedRequest, route: Candidate, row: PriceRow, rules: 
         bound = window * (uses + 1) if parsed.has_output else max(window, parsed.input_bound_tokens)
     elif window is not None and parsed.has_output:
         bound = min(bound, window)
-    if not rules.strict:
-        bound = min(bound, -(-parsed.input_bound_tokens // BYTES_PER_TOKEN))
-    return bound
+    return bound if rules.strict else min(bound, -(-parsed.input_bound_tokens // BYTES_PER_TOKEN))
 
 
 def _output_bounds(parsed: ParsedRequest, route: Candidate, rules: EstimateRules) -> tuple[int, int]:

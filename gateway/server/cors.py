@@ -25,7 +25,8 @@ ANY: Final = "*"
 METHODS: Final = "GET, POST, PUT, PATCH, DELETE, OPTIONS"
 MAX_AGE_S: Final = 7200
 """How long a browser need not ask again; none of them remembers it for longer."""
-PATHS: Final = ("/v1/", "/api/")
+PATHS: Final = ("/v1/", "/v1beta/", "/v2/", "/openai/", "/azure/", "/api/")
+"""What the paths begin with that show their key in a header: those of every dialect, and the billing API."""
 ALLOWED: Final = (
     *("authorization", "content-type", "accept", "x-api-key", "api-key", "x-goog-api-key", "x-goog-api-client"),
     *(

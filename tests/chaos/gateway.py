@@ -8,9 +8,10 @@ import logging
 import os
 import sys
 
+from billing.ledger.leases import ending_leases
 from gateway.commands.up import stopping_s
 from gateway.config.settings import load_settings
-from gateway.process.supervisor import die_with_parent, ending_leases, supervise
+from gateway.process.supervisor import die_with_parent, supervise
 
 
 def main(parent_pid: str, listen: str, workers: str) -> int:

@@ -15,6 +15,8 @@ from ulid import ULID
 from gateway.app import serving
 from gateway.config.defaults import Limits
 from gateway.config.settings import ProviderConfig, Secret, Settings
+from gateway.endpoints.reads import Health
+from gateway.metrics.registry import Metrics
 from gateway.proxy.handler import Proxy
 from gateway.runtime import Runtime, open_runtime
 from tests.support.shipped import shipped_settings
@@ -45,6 +47,7 @@ class Gateway:
     proxy: Proxy
     app: web.Application
     runner: web.BaseRunner
+    health: Health
     keys: list[str] = field(default_factory=list)
 
     async def customer(
@@ -167,6 +170,8 @@ async def make_gateway(
             upstream: str | None = None,
             *,
             change: Callable[[Settings], Settings] | None = None,
+            metrics: Metrics | None = None,
+            shared_work: bool = True,
             **defaults: Any,
         ) -> Gateway:
             settings = impatient(shipped_settings(ADMIN_KEY))
@@ -184,10 +189,10 @@ async def make_gateway(
                     settings, database_url=database_url, redis_url=redis_url, embedded=True, key_prefix=key_prefix
                 )
             )
-            served, _ = await stack.enter_async_context(serving(runtime))
+            served, health = await stack.enter_async_context(serving(runtime, metrics, shared_work=shared_work))
             runner = served.runner(access_log=None, shutdown_timeout=1.0)
             url = await stack.enter_async_context(run(runner))
-            return Gateway(url, runtime, session, served.proxy, served.app, runner)
+            return Gateway(url, runtime, session, served.proxy, served.app, runner, health)
 
         yield make
 

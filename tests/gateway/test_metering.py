@@ -342,6 +342,13 @@ async def cloud_events(service: Service, customer: Customer) -> None:
     assert found["data"][7]["error"]["code"] == "model_not_priced"
     charged = await ledger(service, customer.account_id)
     assert charged == {"/containers 1": 10**6, "/other 1": 10**6, "/containers 2": 150_000, "/containers 9": 10**8}
+    binary = {f"CE-{name}": value for name, value in {**CLOUD, "id": "%31", "subject": customer.account_id}.items()}
+    status, found, _ = await service.call("POST", "/usage", event["data"], **binary)
+    assert (status, found["replayed"]) == (200, 1)
+    status, found, _ = await service.call("POST", "/usage", event["data"], **{**binary, "CE-id": "\udcff"})
+    assert (status, found["error"]["code"]) == (400, "invalid_request_error")
+    body = {"events": [], "account_id": customer.account_id, "event_id": "x", "amount_usd": "1"}
+    assert "account_id" in (await service.post("/usage", body, 400))["error"]["message"]  # it would be left out
     status, found = await cloud(service, "", {**event, "id": "10", "subject": "acc_unknown"})
     assert (status, found["error"]["code"]) == (404, "not_found")
     status, _ = await cloud(service, "-batch", [event] * 1_001)

@@ -1,6 +1,6 @@
 """A supervisor of `supervised_worker`, as a process that the tests can signal.
 
-python supervising.py asyncio|uvloop HOW WORKERS GRACE_S LISTEN
+python supervising.py asyncio|uvloop HOW WORKERS GRACE_S LISTEN [pages]
 """
 
 import asyncio
@@ -11,11 +11,14 @@ from pathlib import Path
 
 import uvloop
 
+from gateway.process import supervisor
 from gateway.process.supervisor import supervise
 
 
-def main(loop: str, how: str, workers: str, grace_s: str, listen: str) -> int:
+def main(loop: str, how: str, workers: str, grace_s: str, listen: str, pages: str = "") -> int:
     logging.basicConfig(level=logging.INFO, stream=sys.stdout, format="%(message)s")
+
+    supervisor.PAGES_MORE_S = 0.2
 
     async def on_end(gateway_id: str) -> None:
         print(f"ended {gateway_id}", flush=True)
@@ -28,6 +31,7 @@ def main(loop: str, how: str, workers: str, grace_s: str, listen: str) -> int:
         shutdown_grace_s=float(grace_s),
         on_ready=lambda address: print(f"ready {address}", flush=True),
         on_end=on_end,
+        pages=bool(pages),
     )
     return asyncio.run(work) if loop == "asyncio" else uvloop.run(work)
 

@@ -1,7 +1,7 @@
--- Accounts whose hours are to be folded: those that are not caught up, and those that have $1 sums of hours or more that are
--- over and not folded. Who has none yet counts the last day: an account with fewer is read quickly as it is. Sums are not
--- more than requests, so that few accounts are looked at, and at most $3 of them at once, by chance: the others at another
--- time. With it until when hours are over, $2 being how long that takes.
+-- Accounts whose hours are to be folded: those that are not caught up, and those that have $4 sums of hours or more that are
+-- over and not folded. Who has none yet needs $1 in the last day: an account with fewer is read quickly as it is. Sums are
+-- not more than requests, so that few accounts are looked at, and at most $3 of them at once, by chance: the others at
+-- another time. With it until when hours are over, $2 being how long that takes.
 WITH busy AS (
     SELECT account_id FROM usage_by_account
     WHERE granularity = 2 AND bucket >= date_trunc('day', now(), 'UTC') - interval '1 day'
@@ -20,5 +20,6 @@ WHERE NOT coalesce(f.caught_up, true) OR (
         WHERE s.account_id = looked_at.account_id AND granularity = 1 AND tag = 0
             AND bucket >= coalesce(f.until, date_trunc('hour', now() - $2::interval, 'UTC') - interval '1 day')
             AND bucket < date_trunc('hour', now() - $2::interval, 'UTC')
-        LIMIT $1) AS first) = $1
+        LIMIT CASE WHEN f.until IS NULL THEN $1 ELSE $4::bigint END) AS first
+    ) = CASE WHEN f.until IS NULL THEN $1 ELSE $4 END
 ORDER BY random()

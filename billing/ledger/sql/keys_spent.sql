@@ -8,8 +8,9 @@ WITH accounts AS MATERIALIZED (
     ) AS asked LEFT JOIN usage_folds AS f ON f.account_id = asked.account_id AND caught_up
 ), spent AS (
     SELECT s.key_id, s.charged_nano FROM accounts AS a CROSS JOIN LATERAL (
-        SELECT value AS key_id, charged_nano FROM usage_by_one
-        WHERE account_id = a.account_id AND kind = -1 AND granularity = 3 AND bucket = $3 AND value = ANY (a.keys) OFFSET 0
+        SELECT dimension_value AS key_id, charged_nano FROM usage_by_names
+        WHERE account_id = a.account_id AND tag = 0 AND dimension = 1 AND granularity = 3 AND bucket = $3
+            AND dimension_value = ANY (a.keys) OFFSET 0
     ) AS s
     WHERE a.until IS NOT NULL
     UNION ALL

@@ -3,7 +3,7 @@
 -- whoever reads sums and fresh rows in one snapshot finds each request once, whenever that is. The transaction has the turn
 -- (an advisory lock, and leave to write sums) before this begins: what is new of dimensions and tags is written by one at a time. Of an account at
 -- most $3 names of tags are kept, and $4 values of each. Rows are written in the order of their key. Of accounts that are in
--- usage_folds, what was admitted before the moment that is noted there is added to the sums by one dimension, too.
+-- usage_folds, what was admitted before the moment that is noted there is added to the sums by dimension and tag, too.
 --
 -- The planner takes what is moved for a few rows: the transaction has nested loops off, which would be slow between these.
 -- What is in a table is looked up by its index, in a subquery of its own.
@@ -111,27 +111,27 @@ WITH moved AS (
         cost_nano = s.cost_nano + excluded.cost_nano,
         charged_nano = s.charged_nano + excluded.charged_nano
 ), late AS MATERIALIZED (
-    SELECT parts.*, date_trunc('hour', minute, 'UTC') AS hour
-    FROM parts JOIN usage_folds AS f USING (account_id) WHERE minute < f.until
-), late_by_one AS MATERIALIZED (
-    SELECT l.account_id, v.kind, hour, v.value, requests, input_tokens, cached_input_tokens, cache_write_tokens,
-        output_tokens, reasoning_tokens, cost_nano, charged_nano
-    FROM late AS l JOIN dimensions AS d ON d.id = l.dimensions CROSS JOIN LATERAL (VALUES (-1::bigint, d.key_id),
-        (-2, d.user_id), (-3, d.model), (-4, d.provider), (-5, d.endpoint), (-6, d.feature)) AS v (kind, value)
-    WHERE tag = 0
-    UNION ALL
-    SELECT account_id, tag, hour, value::text, requests, input_tokens, cached_input_tokens, cache_write_tokens,
-        output_tokens, reasoning_tokens, cost_nano, charged_nano
-    FROM late WHERE tag <> 0
-), by_one AS (
-    INSERT INTO usage_by_one AS s (account_id, kind, granularity, bucket, value, requests, input_tokens, cached_input_tokens,
-        cache_write_tokens, output_tokens, reasoning_tokens, cost_nano, charged_nano)
-    SELECT account_id, kind, g.code, date_trunc(g.unit, hour, 'UTC'), value, sum(requests), sum(input_tokens),
-        sum(cached_input_tokens), sum(cache_write_tokens), sum(output_tokens), sum(reasoning_tokens), sum(cost_nano),
-        sum(charged_nano)
-    FROM late_by_one CROSS JOIN (VALUES (1, 'hour'), (2, 'day'), (3, 'month')) AS g (code, unit)
-    GROUP BY 1, 2, 3, 4, 5 ORDER BY 1, 2, 3, 4, 5
-    ON CONFLICT (account_id, kind, granularity, bucket, value) DO UPDATE SET
+    SELECT account_id, date_trunc('hour', minute, 'UTC') AS hour, tag, value,
+        CASE WHEN key_id IS NOT NULL THEN 1 WHEN user_id IS NOT NULL THEN 2 WHEN model IS NOT NULL THEN 3
+            WHEN provider IS NOT NULL THEN 4 WHEN endpoint IS NOT NULL THEN 5 WHEN feature IS NOT NULL THEN 6 ELSE 0
+        END AS dimension,
+        coalesce(key_id, user_id, model, provider, endpoint, feature, '') AS dimension_value,
+        sum(requests) AS requests, sum(input_tokens) AS input_tokens, sum(cached_input_tokens) AS cached_input_tokens,
+        sum(cache_write_tokens) AS cache_write_tokens, sum(output_tokens) AS output_tokens,
+        sum(reasoning_tokens) AS reasoning_tokens, sum(cost_nano) AS cost_nano, sum(charged_nano) AS charged_nano
+    FROM (SELECT parts.* FROM parts JOIN usage_folds AS f USING (account_id) WHERE minute < f.until) AS p
+        JOIN (SELECT id AS dimensions, key_id, user_id, model, provider, endpoint, feature FROM dimensions) AS d
+            USING (dimensions)
+    GROUP BY account_id, hour, tag, value, GROUPING SETS ((), key_id, user_id, model, provider, endpoint, feature)
+), by_names AS (
+    INSERT INTO usage_by_names AS s (account_id, tag, dimension, granularity, bucket, dimension_value, value, requests,
+        input_tokens, cached_input_tokens, cache_write_tokens, output_tokens, reasoning_tokens, cost_nano, charged_nano)
+    SELECT account_id, tag, dimension, g.code, date_trunc(g.unit, hour, 'UTC'), dimension_value, value, sum(requests),
+        sum(input_tokens), sum(cached_input_tokens), sum(cache_write_tokens), sum(output_tokens), sum(reasoning_tokens),
+        sum(cost_nano), sum(charged_nano)
+    FROM late CROSS JOIN (VALUES (1, 'hour'), (2, 'day'), (3, 'month')) AS g (code, unit)
+    GROUP BY 1, 2, 3, 4, 5, 6, 7 ORDER BY 1, 2, 3, 4, 5, 6, 7
+    ON CONFLICT (account_id, tag, dimension, granularity, bucket, dimension_value, value) DO UPDATE SET
         requests = s.requests + excluded.requests,
         input_tokens = s.input_tokens + excluded.input_tokens,
         cached_input_tokens = s.cached_input_tokens + excluded.cached_input_tokens,

@@ -53,7 +53,7 @@ WITH pieces AS MATERIALIZED (
         sum(output_tokens)::bigint AS output_tokens, sum(reasoning_tokens)::bigint AS reasoning_tokens,
         sum(cost_nano)::text AS cost_nano, sum(charged_nano)::text AS charged_nano
     FROM usage_fresh
-    WHERE account_id = $1 AND ($10::text IS NULL OR key_id = $10) AND ($11::text IS NULL OR user_id = $11)
+    WHERE account_id = $1 AND ($10::text IS NULL OR key_id = $10) AND ($11::text IS NULL OR coalesce(user_id, '') = $11)
         AND ($12::text IS NULL OR feature = $12)
     GROUP BY 1, 2, 3, 4, 5, 6, 7, 8
 )

@@ -7,4 +7,4 @@ SELECT
     (SELECT count(*) FROM usage_sums) + (SELECT count(*) FROM usage_fresh) AS rollups,
     (SELECT count(*) FROM usage_months_dropped) AS dropped,
     (SELECT count(*) FROM usage_by_account) + (SELECT count(*) FROM usage_by_model) AS of_all,
-    (SELECT count(*) FROM usage_by_one) AS by_one
+    (SELECT count(*) FROM usage_by_names) AS by_names

@@ -229,6 +229,9 @@ async def test_what_is_refused(billing: Billing, repricing: Repricing, account_i
     assert (await repricing.compare(period(until=datetime.now(UTC) - 9 * DAY), 50)).lines == ()
     with pytest.raises(PriceNotFound, match="no price row"):
         await repricing.compare(period(price_id="price_none"), 50)
+    for model in ("other", f"{PRICE.model}-mini"):  # which this row has no price for: all would be free
+        with pytest.raises(PriceNotFound, match=f"of openai/{model}"):
+            await repricing.compare(period(price_id=FULL.id, model=model), 50)
     with pytest.raises(BadCursor):
         await repricing.compare(period(), 50, "x.y.z")
     await billing.debit(account_id, "key_1", USAGE)

@@ -370,6 +370,8 @@ async def test_a_period_is_priced_again(api: Api) -> None:
         ({"until": "20"}, "until"),
         ({"model": None}, "model"),
         ({"dry_run": 0}, "dry_run"),
+        ({"until": "2020-01-01"}, "until"),
+        ({"model": "gpt-4o*"}, "model"),
     ],
 )
 async def test_a_wrong_period_names_its_field(api: Api, changed: dict[str, object], param: str) -> None:

@@ -60,6 +60,10 @@ async def test_an_operator_needs_a_second_factor(api: Api) -> None:
     assert "/api/auth/totp" in refused.error["message"]
     assert refused.status == 400
     assert (await api.admin("PATCH", "/users/usr_bob", {})).json["operator"] is False
+    await api.admin("PATCH", "/users/usr_bob", {"status": "disabled"})
+    refused = await api.admin("PATCH", "/users/usr_bob", {"status": "active", "operator": True})
+    refused.refused(400, "invalid_request_error", "operator")
+    assert (await api.admin("PATCH", "/users/usr_bob", {})).json["status"] == "disabled"  # refused: nothing changed
 
 
 @pytest.mark.parametrize(

@@ -3,7 +3,7 @@
 import pytest
 
 from billing.identity.permissions import AUDIT_READ
-from tests.billing.api.support import ADMIN_KEY, Api
+from tests.billing.api.support import ADMIN_KEY, Api, token_of
 
 
 async def test_a_change_is_found_with_its_request(api: Api) -> None:
@@ -86,3 +86,20 @@ async def test_addresses_are_shown_of_those_who_belong_to_the_account(api: Api) 
     rows = (await api.get(key["key"], "/account/audit", action="x.y")).json["data"]
     shown = {each["actor"]: each["address"] for each in rows}
     assert shown == {"user:usr_1": "1.2.3.4", "user:usr_2": None, "key:key_1": "1.2.3.4", "admin": None}
+    insert = (
+        "INSERT INTO audit_log (actor, action, subject, address, user_id, account_id) VALUES ($1, $2, 'z', $3, $4, $5)"
+    )
+    for actor, action, user_id, account_id in (
+        ("nobody", "user.sign_in_failed", "usr_1", None),
+        ("user:usr_1", "user.sign_in", "usr_1", None),
+        ("admin", "user.operator", "usr_1", None),
+        ("nobody", "user.sign_in_failed", "usr_2", None),
+        ("user:usr_1", "user.joined", "usr_1", "acc_other"),
+    ):
+        await database.execute(insert, actor, action, "1.2.3.4", user_id, account_id)
+    await database.execute("UPDATE users SET status = 'active'")
+    own = {"headers": {"Authorization": f"Bearer {token_of('usr_1')}"}, "params": {"action": "user.*"}}
+    found = (await api.call("GET", "/api/account/audit", **own)).json["data"]
+    shown = [(each["action"], each["address"]) for each in found]
+    assert shown == [("user.operator", None), ("user.sign_in", "1.2.3.4"), ("user.sign_in_failed", "1.2.3.4")]
+    assert (await api.get(key["key"], "/account/audit", action="user.*")).json["data"] == []

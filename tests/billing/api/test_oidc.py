@@ -6,6 +6,7 @@ import json
 import time
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
 from functools import partial
 from hashlib import sha256
 from typing import Any, Final
@@ -26,7 +27,7 @@ from billing.identity.providers import SignInProvider, is_path
 from billing.identity.subjects import Subjects
 from tests.billing.api.support import Answer, Api, serving
 from tests.billing.identity.sessions_support import People
-from tests.billing.people_support import Registry, registry_of
+from tests.billing.people_support import GOOD, Registry, registry_of
 from tests.billing.support import Billing, attempts_of
 from tests.support.in_turn import in_turn
 
@@ -292,16 +293,24 @@ async def test_an_address_that_somebody_registered_and_never_proved(web: Browser
     assert len(await people.audited("user.email")) == 1
 
 
-async def test_linking_while_signed_in(web: Browser, people: People) -> None:
-    user_id = await people.user("other@example.com")
+async def test_linking_while_signed_in(web: Browser, people: People, registry: Registry) -> None:
+    user_id = await people.user("other@example.com", password_hash=await registry.people.passwords.hash(GOOD))
     pair = await people.sign_in(user_id)
-    headers = {"Authorization": f"Bearer {pair.access_token}"}
-    async with web.api.client.post("/api/auth/oidc/example", headers=headers) as answer:
+    headers, verified = {"Authorization": f"Bearer {pair.access_token}"}, "UPDATE users SET email_verified_at = $1"
+    for body in ({}, {"password": "not theirs"}):  # who has found a token only leaves no way in behind
+        asked = await web.api.call("POST", "/api/auth/oidc/example", headers=headers, json=body)
+        asked.refused(401, "invalid_api_key", "password")
+    await people.database.execute(verified, None)
+    asked = await web.api.call("POST", "/api/auth/oidc/example", headers=headers, json={"password": GOOD})
+    assert "Prove your address" in asked.refused(409, "idempotency_conflict")
+    await people.database.execute(verified, datetime.now(UTC))
+    async with web.api.client.post("/api/auth/oidc/example", headers=headers, json={"password": GOOD}) as answer:
         url, cookie = (await answer.json())["url"], answer.headers["Set-Cookie"].partition(";")[0]
     name, _, value = cookie.partition("=")
     web.elsewhere.claims |= {"email_verified": False}
     linked = await web.end(web.elsewhere.authorize(url), {name: value})
     assert (await people.who(linked.json["access_token"])).id == user_id
+    assert ISSUER in (await registry.mails("other@example.com"))[-1][1]
     stranger = await people.sign_in(await people.user("eve@example.com"))
     async with web.api.client.post(
         "/api/auth/oidc/example", headers={"Authorization": f"Bearer {stranger.access_token}"}

@@ -17,7 +17,7 @@ import pytest
 
 from billing.client import BillingClient, SpoolRules, spool
 from billing.client.spool import EventSpool
-from billing.segments import records_in
+from billing.segments import record_of, records_in
 from tests.billing.client.support import Answer, debit, refused, scripted, service
 
 LONG = 3600.0
@@ -113,6 +113,33 @@ async def test_the_dead_leave_events_to_others_of_the_same_service(tmp_path: Pat
     assert [event["event_id"] for _, body in server.calls[-2:] for event in body["events"]] == ["e0", "e1"]
 
 
+async def test_who_is_cancelled_in_closing_leaves_events_to_others(tmp_path: Path) -> None:
+    async with scripted(lambda path, body: None) as (server, url):
+        sent = asyncio.Event()
+
+        async def never() -> None:
+            sent.set()
+            await asyncio.Event().wait()
+
+        server.gate = never  # type: ignore[assignment]
+
+        async def use() -> None:
+            async with service(url, spool=rules(tmp_path, drain_s=LONG)) as client:
+                await record(client, "e0")
+                await sent.wait()
+
+        task = asyncio.create_task(use())
+        await sent.wait()
+        for _ in range(9):  # it waits for what was sent
+            await asyncio.sleep(0)
+        task.cancel()
+        await asyncio.wait([task])
+        other = EventSpool(rules(tmp_path), url, "aura", iter("XYZ").__next__)
+        other.open()
+        assert [json.loads(event)["event_id"] for event in other.adopt(())] == ["e0"]
+        other.close(keep=False)
+
+
 async def test_one_at_fault_keeps_no_other_back(tmp_path: Path) -> None:
     """Refused alone it is parked; where the whole batch is, it is found by halves. What passes goes to the tail."""
     busy = 2
@@ -206,6 +233,23 @@ def test_the_spool_is_bounded_and_written_anew(tmp_path: Path) -> None:
     assert on_disk(tmp_path) == ["0099"]
     other.close(keep=False)
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("end", "damaged"), [(b"\0" * 4096, False), (record_of(b"{}")[:-1], False), (b"\x02\0\0\0\0\0\0\0{}" * 2, True)]
+)
+def test_what_can_not_be_read_is_kept(tmp_path: Path, end: bytes, damaged: bool) -> None:
+    """A record that is cut off, or zeros, is what the dead leave; anything else had events in it."""
+    own = EventSpool(rules(tmp_path), "http://x", "aura", iter("ABC").__next__)
+    own.open()
+    own.append([b'{"event_id":"e0"}'])
+    own.close(keep=True)
+    (left,) = tmp_path.iterdir()
+    left.write_bytes(left.read_bytes() + end)
+    own.open()
+    assert own.adopt(()) == [b'{"event_id":"e0"}']
+    own.close(keep=False)
+    assert [path.name for path in tmp_path.iterdir()] == ([left.with_suffix(".damaged").name] if damaged else [])
 
 
 def test_a_full_parked_file_takes_no_more(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

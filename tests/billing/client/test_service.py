@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterator
+from functools import partial
 from typing import Any
 
 import pytest
 
 from billing.answers import BadAnswer, Refused, Unreachable
 from billing.client import BillingClient, Retries
-from tests.billing.client.support import Answer, debit, refused, scripted, service
+from tests.billing.client.support import Answer, Scripted, debit, refused, scripted, service
 
 Script = list[Answer | None]
 
@@ -149,6 +150,18 @@ async def test_a_block_settles_or_gives_back(settles: Script, raises: Any, paths
     assert [path.removeprefix("holds/h/") for path, _ in server.calls[1:]] == paths
 
 
+async def test_a_block_does_not_begin_with_a_hold_that_has_ended() -> None:
+    """The same again gets the first answer, which says that it is open."""
+    script: Script = [(201, held()), (200, held("voided")), (201, held()), (200, held("expired")), SETTLED]
+    async with scripted(one_by_one(script)) as (server, url), service(url) as client:
+        with pytest.raises(Refused, match="'e' is voided already"):
+            async with client.hold("a", event_id="e", amount_usd="2.00"):
+                pytest.fail("this work would not be paid")
+        async with client.hold("a", event_id="e", amount_usd="2.00") as late:
+            await late.settle(amount_usd="1.00")  # what is over can be charged
+    assert [path for path, _ in server.calls] == ["holds", "holds/h"] * 2 + ["holds/h/settle"]
+
+
 async def test_who_leaves_a_block_gives_back() -> None:
     async with scripted(Holding()) as (server, url), service(url) as client:
         inside = asyncio.Event()
@@ -163,3 +176,31 @@ async def test_who_leaves_a_block_gives_back() -> None:
         task.cancel()
         await asyncio.wait([task])
     assert [path for path, _ in server.calls] == ["holds", "holds/h/void"]
+
+
+async def test_who_is_cancelled_in_a_call_leaves_no_hold_open(caplog: pytest.LogCaptureFixture) -> None:
+    """In making a hold it is given back, in settling it the settlement goes on."""
+    for paths in (["holds", "holds/h/void"], ["holds", "holds/h/settle"]):
+        async with scripted(Holding(SETTLED)) as (server, url), service(url) as client:
+            called, gate = asyncio.Event(), asyncio.Event()
+
+            async def wait(server: Scripted, at: str, called: asyncio.Event, gate: asyncio.Event) -> None:
+                if server.calls[-1][0] == at:
+                    called.set()
+                    await gate.wait()
+
+            server.gate = partial(wait, server, "holds" if paths[-1].endswith("void") else paths[-1], called, gate)
+
+            async def block(client: BillingClient) -> None:
+                async with client.hold("a", amount_usd="2.00") as held:
+                    await held.settle(amount_usd="1.00")
+
+            task = asyncio.create_task(block(client))
+            await called.wait()
+            task.cancel()
+            await asyncio.sleep(0)
+            gate.set()
+            await asyncio.wait([task])
+            assert task.cancelled()
+        assert [path for path, _ in server.calls] == paths
+    assert "nobody can tell" not in caplog.text

@@ -107,7 +107,7 @@ async def test_a_statement_that_is_cancelled_is_one_that_waits_for_a_lock(billin
     waiting = asyncio.ensure_future(billing.database.execute("SELECT pg_sleep(61)"))
     while not waiting.done():
         await billing.database.value(cancel)
-    with pytest.raises(DatabaseLocked, match="QueryCanceled"):
+    with pytest.raises(DatabaseLocked, match="or an operator: QueryCanceled"):
         await waiting
 
 

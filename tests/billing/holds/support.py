@@ -83,6 +83,7 @@ async def kill(world: World) -> None:
     """What kill -9 leaves of a gateway: nothing but what the stores have. Its supervisor has seen it end."""
     engine = world.engine
     tasks = [*engine.loops.tasks.values(), *engine.holds._tasks, *engine.partitions._tasks]
+    tasks += engine.change_notifier.telling.values()
     for task in tasks:
         task.cancel()
     await asyncio.gather(*tasks, return_exceptions=True)

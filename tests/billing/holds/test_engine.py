@@ -27,6 +27,7 @@ async def test_a_loop_that_is_cancelled_ends_at_whatever_moment(
     await spend(world, principal)
     await world.engine.loops.stop()
     monkeypatch.setattr(upkeep, "RELAY_INTERVAL_S", 0.0)
+    monkeypatch.setattr(upkeep, "RELAY_PAUSE_S", 0.0)
     monkeypatch.setattr(upkeep, "SWEEP_INTERVAL_S", 0.0)
     asked, execute = asyncio.Event(), Server.command
 
@@ -36,6 +37,7 @@ async def test_a_loop_that_is_cancelled_ends_at_whatever_moment(
 
     monkeypatch.setattr(Server, "command", noted)
     for after in range(MOMENTS):
+        await world.engine.change_notifier.stop()
         # Something to tell, so that the relay asks Redis about it.
         await world.database.execute("UPDATE accounts SET pushed_xseq = 0, pushed_version = 0")
         asked.clear()

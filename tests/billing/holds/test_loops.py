@@ -89,7 +89,7 @@ async def test_loops_are_stopped_by_name() -> None:
     assert loops.failures.total() == 0
 
 
-@pytest.mark.parametrize("name", ["outbox", "ledger_way", "roller", "relay", "sweep", "subscribe"])
+@pytest.mark.parametrize("name", ["outbox", "ledger_way", "roller", "tend", "relay", "sweep", "subscribe"])
 async def test_each_loop_of_the_engine_outlives_a_fault_of_the_program(
     world: World, name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -99,6 +99,7 @@ async def test_each_loop_of_the_engine_outlives_a_fault_of_the_program(
         "outbox": (engine.outbox, "_gather"),
         "ledger_way": (engine.ledger_way, "_flush_or_pause"),
         "roller": (engine.roller, "round"),
+        "tend": (engine.partitions, "is_current"),
         "relay": (engine.change_notifier, "relay"),
         "sweep": (engine.recovery, "sweep"),
         "subscribe": (engine.cache, "drop"),

@@ -265,7 +265,7 @@ async def test_a_spool_is_kept_until_postgres_has_it(
 ) -> None:
     settings = EngineSettings(spool_folder=tmp_path)
     dead, living = await make_world(settings), await make_world(settings)
-    await living.engine.loops.stop("sweep", "relay")
+    await living.engine.loops.stop("sweep", "tend", "relay")
     principal = await dead.customer(10**9)
     spent = await die_with_redis(dead, principal, 2)
 
@@ -286,7 +286,7 @@ async def test_what_a_newer_release_left_stays_for_its_gateways(
 ) -> None:
     """The release was rolled back after one of its gateways had died: the others' debits are written."""
     world = await make_world(EngineSettings(spool_folder=tmp_path))
-    await world.engine.loops.stop("sweep", "relay")
+    await world.engine.loops.stop("sweep", "tend", "relay")
     principal = await world.customer(10**9)
     newer = debit(str(ULID()), principal, epoch=1, dseq=1, layout=3)
     known = debit(str(ULID()), principal)
@@ -308,7 +308,7 @@ async def test_who_opens_an_epoch_waits_for_a_replay_under_way(
     """A sweep replays a spool: an epoch that opened meanwhile would be served without its debits."""
     settings = EngineSettings(spool_folder=tmp_path)
     dead, living = await make_world(settings), await make_world(settings)
-    await living.engine.loops.stop("sweep", "relay")
+    await living.engine.loops.stop("sweep", "tend", "relay")
     principal = await dead.customer(10**9)
     spent = await die_with_redis(dead, principal, 2)
     begun, go_on = asyncio.Event(), asyncio.Event()

@@ -18,7 +18,7 @@ from cryptography.x509.oid import NameOID
 
 from billing.identity.codes import CodeRules, Codes
 from billing.identity.mail import enqueue
-from billing.identity.mailer import Delivery, Mailer, MailFailed, MailRules, Sender, Smtp, to_console
+from billing.identity.mailer import TAKE_LEASE, Delivery, Mailer, MailFailed, MailRules, Sender, Smtp, to_console
 from tests.billing.support import Billing
 from tests.support.mail import Mailbox, mail_server
 from tests.support.ports import free_port
@@ -160,12 +160,15 @@ async def test_the_loop_sends_where_it_has_the_lease_and_nowhere_else(
     monkeypatch.setattr("billing.identity.mailer.EVERY_S", 0.01)
     await written(billing, ADA)
     await billing.database.execute("INSERT INTO job_leases VALUES ('mail', 'another', now() + interval '1 hour')")
-    asked = asyncio.Semaphore(0)
+    asked, took = asyncio.Semaphore(0), asyncio.Event()
     take = billing.database.row
 
     async def noted(query: str, *arguments: object) -> Any:
         asked.release()
-        return await take(query, *arguments)
+        row = await take(query, *arguments)
+        if query == TAKE_LEASE and row is not None:
+            took.set()
+        return row
 
     monkeypatch.setattr(billing.database, "row", noted)
     mailbox = Mailbox()
@@ -174,8 +177,12 @@ async def test_the_loop_sends_where_it_has_the_lease_and_nowhere_else(
         async with asyncio.timeout(60):
             for _ in range(3):
                 await asked.acquire()
-            assert mailbox.taken == []
-            await billing.database.execute("DELETE FROM job_leases")
+            assert (mailbox.taken, took.is_set()) == ([], False)
+            unable = asyncio.create_task(mailer_of(billing, None).run())  # a gateway without SMTP_HOST keeps none back
+            await took.wait()
+            unable.cancel()
+            await billing.database.execute("UPDATE job_leases SET until = 'infinity'")
+            await billing.database.execute("DELETE FROM job_leases WHERE owner = 'another'")
             while not mailbox.taken:
                 await asyncio.sleep(0.01)
         running.cancel()

@@ -150,14 +150,30 @@ async def test_scopes_only_become_fewer(people: People) -> None:
     pair = await people.sign_in(user_id, scopes=["billing:read", "billing:setup", "llm:proxy"])
     caller = await people.who(pair)
     assert caller.scopes == caller.narrowed == {"billing:read", "billing:setup", "llm:proxy"}
-    narrowed = await people.sessions.narrow(pair.session_id, frozenset({"billing:read", "keys:write"}), None)
+    narrowed = await people.sessions.narrow(pair.access_token, frozenset({"billing:read", "keys:write"}), None)
     assert narrowed is not None
     assert narrowed.scopes == {"billing:read"}
     assert (await people.who(narrowed)).narrowed == {"billing:read"}
+    again = await people.sessions.narrow(narrowed.access_token, None, None)
+    assert again is not None
+    assert (await people.who(again)).narrowed == {"billing:read"}
     refreshed = await people.sessions.refresh(pair.refresh_token, SOMEBODY)
     assert (await people.who(refreshed)).scopes == {"billing:read", "billing:setup", "llm:proxy"}
     await people.database.execute("UPDATE memberships SET role = 'viewer'")
     assert (await people.who(pair)).scopes == {"billing:read"}
+
+
+async def test_a_token_is_not_kept_alive_by_making_others_of_it(people: People) -> None:
+    user_id, usual = await people.user(), people.sessions._rules
+    people.sessions._rules = TokenRules(access_s=60)
+    pair = await people.sign_in(user_id)
+    people.sessions._rules = usual
+    again = await people.sessions.narrow(pair.access_token, None, None)
+    assert again is not None
+    assert 0 < again.expires_in_s <= 60
+    refreshed = await people.sessions.refresh(pair.refresh_token, SOMEBODY)
+    assert refreshed is not None
+    assert refreshed.expires_in_s == usual.access_s
 
 
 async def test_nobody_signs_in_who_is_not_there_or_disabled(people: People) -> None:

@@ -302,13 +302,14 @@ async def test_what_was_written_cannot_be_changed(billing: Billing, account: Acc
         "UPDATE usage_events SET xseq = NULL WHERE dseq IS NULL",
         "DELETE FROM usage_events",
         "TRUNCATE usage_events",
+        "TRUNCATE prices",
     ):
         with pytest.raises(DatabaseRefused, match="append-only"):
             await billing.database.execute(query)
     (partition,) = await billing.database.rows(
         "SELECT tableoid::regclass::text AS name FROM usage_events GROUP BY tableoid"
     )
-    for query in ("UPDATE {} SET charged_nano = 0", "DELETE FROM {}"):
+    for query in ("UPDATE {} SET charged_nano = 0", "DELETE FROM {}", "TRUNCATE {}"):
         with pytest.raises(DatabaseRefused, match="append-only"):
             await billing.database.execute(query.format(partition["name"]))
     await assert_consistent(billing.database)

@@ -27,7 +27,8 @@ INSERT INTO usage_rollups SELECT account_id, granularity, bucket, key_id, model,
     sum(input_tokens), sum(cached_input_tokens), sum(cache_write_tokens), sum(output_tokens), sum(reasoning_tokens),
     sum(cost_nano), sum(charged_nano) FROM rollups GROUP BY 1, 2, 3, 4, 5, 6;
 DROP VIEW rollups;
-DROP TABLE usage_sums, usage_tags, usage_dimensions, usage_by_account, usage_by_model, usage_by_one, usage_folds;
+DROP VIEW usage_by_one;
+DROP TABLE usage_sums, usage_tags, usage_dimensions, usage_by_account, usage_by_model, usage_by_names, usage_folds;
 DROP FUNCTION refuse_half_sums;
 DROP INDEX transfers_returned;
 DROP INDEX transfers_debit_other;
@@ -36,10 +37,17 @@ DROP TABLE usage_fresh;
 DROP INDEX transfers_idempotency;
 ALTER TABLE transfers ADD UNIQUE (idempotency_scope, idempotency_key);
 ALTER TABLE accounts RESET (fillfactor);
-DELETE FROM migrations WHERE number IN (2, 16, 55, 56, 57);
+DELETE FROM migrations WHERE number IN (2, 16, 55, 56, 57, 59);
 """
 """The schema of migration 1, with what is in its tables."""
-LATER = ["0002_fresh_usage", "0016_usage_sums", "0055_usage_of_all", "0056_returned", "0057_usage_by_one"]
+LATER = [
+    "0002_fresh_usage",
+    "0016_usage_sums",
+    "0055_usage_of_all",
+    "0056_returned",
+    "0057_usage_by_one",
+    "0059_usage_by_names",
+]
 
 SHAPE = """
 SELECT 'column', table_name::text, column_name::text, data_type::text || is_nullable::text

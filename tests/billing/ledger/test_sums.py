@@ -15,7 +15,7 @@ from billing.ledger import sums as summing
 from billing.ledger.catalogue import sync_prices
 from billing.ledger.reports import Roller, roll
 from billing.ledger.sums import Folds, _left, _Read
-from billing.ledger.used import BEGINNING, END, Grouping, compose
+from billing.ledger.used import BEGINNING, END, Grouping, UsedBy, compose
 from billing.ledger.verify import verify
 from billing.usage import Usage
 from tests.billing.ledger.test_fresh_usage import BACK
@@ -156,13 +156,17 @@ async def test_sums_that_are_none_are_found(billing: Billing, account_id: str, c
 
 
 async def test_a_roller_of_an_older_release_moves_nothing(billing: Billing, account_id: str) -> None:
-    """It inserts into a table that is now a view, so the statement that would take its fresh rows fails."""
+    """It inserts into a table that is now a view, or does not say that it raises all sums, so the statement that would
+    take its fresh rows fails; and so does folding that makes sums by one name alone."""
     await billing.debit(account_id, "key_1", USAGE, admitted_at=minutes_ago(2))
     with pytest.raises(DatabaseError):
         await billing.database.execute(
             "WITH moved AS (DELETE FROM usage_fresh RETURNING *) INSERT INTO usage_rollups (account_id, key_id) "
             "SELECT account_id, key_id FROM moved"
         )
+    for table in ("usage_sums", "usage_by_one"):
+        with pytest.raises(DatabaseError):
+            await billing.database.execute(f"INSERT INTO {table} SELECT * FROM {table} WHERE false")  # noqa: S608
     assert await roll(billing.database) == 1
     await assert_verified(billing)
 
@@ -175,11 +179,13 @@ async def test_tags_that_are_no_object_stop_nobody(billing: Billing, account_id:
     assert [row[6] for row in await sums(billing)] == [4]
 
 
-BY_ONE = (
-    "SELECT kind, value, requests FROM usage_by_one WHERE granularity = 3 AND kind IN (-2, $1) ORDER BY kind, value"
-)
+BY_NAMES = """
+SELECT s.dimension_value, v.value, s.requests FROM usage_by_names AS s LEFT JOIN usage_tags AS v ON v.id = s.value
+WHERE s.granularity = 3 AND s.dimension = $1 AND s.tag IN (0, $2)
+ORDER BY 1, 2 NULLS FIRST
+"""
 AT_ONCE = timedelta(0)
-CHANGED = "UPDATE usage_by_one SET requests = requests + 1 WHERE kind = $1 AND granularity = 3"
+CHANGED = "UPDATE usage_by_names SET requests = requests + 1 WHERE tag = $1 AND dimension = $2 AND granularity = 3"
 
 
 async def test_hours_that_are_over_are_folded_and_late_requests_added(
@@ -190,9 +196,9 @@ async def test_hours_that_are_over_are_folded_and_late_requests_added(
         await used(billing, account_id, at=at)
     assert await roll(billing.database) == 12
     monkeypatch.setattr(summing, "FOLD_AFTER", AT_ONCE)
-    monkeypatch.setattr(summing, "FOLD_ROWS", 10)
+    monkeypatch.setattr(summing, "FOLD_FIRST", 10)
     assert await Folds(billing.database).round() == 0  # nine sums of hours: read as they are
-    for name, value in {"FOLD_STEP": 1, "FOLD_STEPS": 2, "FOLD_ROWS": 9, "FOLD_S": 60.0}.items():
+    for name, value in {"FOLD_STEP": 1, "FOLD_STEPS": 2, "FOLD_FIRST": 9, "FOLD_S": 60.0}.items():
         monkeypatch.setattr(summing, name, value)
     roller = Roller(billing.database, "me", interval_s=0.0)
     folded = "SELECT count(*) FROM usage_folds WHERE caught_up"
@@ -207,18 +213,36 @@ async def test_hours_that_are_over_are_folded_and_late_requests_added(
     assert await roll(billing.database) == 8
     await assert_verified(billing)
     team = await billing.database.value("SELECT id FROM usage_tags WHERE name = 'team' AND value IS NULL")
-    rows = [tuple(row) for row in await billing.database.rows(BY_ONE, team)]
-    assert [(kind, value or requests) for kind, value, requests in rows[:2]] == [(-2, of_each), (-2, "ann")]
-    assert sorted(requests for kind, _, requests in rows if kind == team) == [of_each, 2 * of_each]
-    for names, expected in ((("user",), {"ann": 15, None: 5}), (("tag:team",), {"blue": 10, "red": 5, None: 5})):
-        (span,) = await billing.reports.sums.spans(account_id, (BEGINNING, END), Grouping(names))
-        assert {group[0]: each.requests for group, each in span.items()} == expected
-    await billing.database.execute(CHANGED, team)
-    checks = {check.name: check for check in (await verify(billing.database)).checks if check.differences}
-    assert set(checks) == {"by one"}
-    assert f"{account_id}, tag team=blue, month " in checks["by one"].examples[0]
-    (span,) = await billing.reports.sums.spans(account_id, (BEGINNING, END), Grouping(("tag:team",)))
-    assert span["blue",].requests > 10  # what is wrong there is what is read
+    expected = {
+        0: [("", None, 4), ("", "blue", 2), ("", "red", 1)],
+        2: [("", None, 1), ("ann", None, 3), ("ann", "blue", 2), ("ann", "red", 1)],
+        5: [
+            ("/v1/chat/completions", None, 3),
+            ("/v1/chat/completions", "blue", 2),
+            ("/v1/embeddings", None, 1),
+            ("/v1/embeddings", "red", 1),
+        ],
+    }
+    for dimension, each in expected.items():
+        rows = await billing.database.rows(BY_NAMES, dimension, team)
+        assert list(map(tuple, rows)) == [(of, said, of_each * requests) for of, said, requests in each]
+    older = "SELECT value, requests FROM usage_by_one WHERE kind = -2 AND granularity = 3 ORDER BY value"
+    assert list(map(tuple, await billing.database.rows(older))) == [("", of_each), ("ann", 3 * of_each)]
+    ever = (BEGINNING, END)
+    for grouping, ann, used_by in (
+        (Grouping(("tag:team", "user")), ("blue", "ann"), UsedBy()),
+        (Grouping(("tag:team",)), ("blue",), UsedBy(user_id="ann")),
+    ):
+        (span,) = await billing.reports.sums.spans(account_id, ever, grouping, used_by)
+        assert span[ann].requests == 10
+        await billing.database.execute(CHANGED, team, 2)
+        (span,) = await billing.reports.sums.spans(account_id, ever, grouping, used_by)
+        assert span[ann].requests > 10  # what is wrong there is what is read
+        checks = {check.name: check for check in (await verify(billing.database)).checks if check.differences}
+        assert set(checks) == {"by names"}
+        assert f"{account_id}, user=ann, tag team=blue, month " in checks["by names"].examples[0]
+        await billing.database.execute(CHANGED.replace("+", "-"), team, 2)
+    await assert_verified(billing)
 
 
 async def test_no_account_holds_up_others_and_values_of_tags_count(
@@ -231,14 +255,16 @@ async def test_no_account_holds_up_others_and_values_of_tags_count(
     for at, team, account in itertools.product(hours, "abc", (account_id, other.id)):
         await billing.debit(account, "key_1", USAGE, admitted_at=at, tags=json.dumps({"team": team}))
     assert await roll(billing.database) == 18
-    for name, value in {"FOLD_STEP": 2, "FOLD_ROWS": 3, "FOLD_AFTER": AT_ONCE, "FOLD_S": 60.0}.items():
+    for name, value in {"FOLD_STEP": 2, "FOLD_FIRST": 3, "FOLD_AFTER": AT_ONCE, "FOLD_S": 60.0}.items():
         monkeypatch.setattr(summing, name, value)
-    await billing.database.execute(f"ALTER TABLE usage_by_one ADD CONSTRAINT broken CHECK (account_id <> '{other.id}')")
+    await billing.database.execute(
+        f"ALTER TABLE usage_by_names ADD CONSTRAINT broken CHECK (account_id <> '{other.id}')"
+    )
     folds = Folds(billing.database)
     assert await folds.round() + await folds.round() == 4  # three hours, and until now
     folded = "SELECT account_id FROM usage_folds WHERE caught_up"
     assert [row["account_id"] for row in await billing.database.rows(folded)] == [account_id]
-    await billing.database.execute("ALTER TABLE usage_by_one DROP CONSTRAINT broken")
+    await billing.database.execute("ALTER TABLE usage_by_names DROP CONSTRAINT broken")
     monkeypatch.setattr(summing, "FOLD_LOOKED_AT", 0)
     assert await Folds(billing.database).round() == 0
     monkeypatch.setattr(summing, "FOLD_LOOKED_AT", 9)

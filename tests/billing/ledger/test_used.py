@@ -23,6 +23,7 @@ from billing.ledger.used import (
     END,
     OTHERS,
     TAG,
+    Group,
     Grouping,
     Span,
     UsageQueryError,
@@ -175,11 +176,26 @@ async def folded(billing: Billing, account_id: str, events: list[UsageEvent]) ->
     assert (await verify(billing.database)).ok
 
 
-def named_apart(span: Span) -> Span:
-    """A span whose groups beyond `NAMED` are one."""
-    return together(
-        *({(group[0] if (group[0] or "") in NAMED else OTHERS, *group[1:]): used} for group, used in span.items())
-    )
+def named_apart(span: Span, at: int) -> Span:
+    """A span whose groups with a value at this place beyond `NAMED` are one."""
+
+    def apart(group: Group) -> Group:
+        return (*group[:at], group[at] if (group[at] or "") in NAMED else OTHERS, *group[at + 1 :])
+
+    return together(*({apart(group): used} for group, used in span.items()))
+
+
+async def assert_grouped(
+    billing: Billing, account_id: str, events: list[UsageEvent], names: tuple[str, ...], bounds: list[datetime]
+) -> list[Span]:
+    """What is found is what events come to, also where few values of a dimension are told apart."""
+    found = await billing.reports.sums.spans(account_id, bounds, Grouping(names))
+    assert found == counted(events, bounds, names), (names, bounds)
+    place = next((at for at, name in enumerate(names) if not name.startswith(TAG)), None)
+    if place is not None:
+        few = await billing.reports.sums.spans(account_id, bounds, Grouping(names), named=NAMED)
+        assert few == [named_apart(span, place) for span in found], (names, bounds)
+    return found
 
 
 async def test_spans_and_groups_are_those_of_events(
@@ -188,25 +204,16 @@ async def test_spans_and_groups_are_those_of_events(
     chosen = random.Random(11)  # noqa: S311
     for names in groupings():
         bounds = bounds_of(chosen)
-        found = await billing.reports.sums.spans(account_id, bounds, Grouping(names))
-        assert found == counted(events, bounds, names), (names, bounds)
+        found = await assert_grouped(billing, account_id, events, names, bounds)
         whole = await billing.reports.sums.spans(account_id, (bounds[0], bounds[-1]))
         assert total(whole[0]) == total({(str(place),): total(span) for place, span in enumerate(found)})
-        if names and not names[0].startswith(TAG):
-            few = await billing.reports.sums.spans(account_id, bounds, Grouping(names), named=NAMED)
-            assert few == [named_apart(span) for span in found]
     await assert_spent_by_keys(billing, account_id, events)
     while await roll(billing.database, most_fresh=0):
         pass
     await folded(billing, account_id, events)
     await assert_spent_by_keys(billing, account_id, events)
     for names in groupings():
-        bounds = bounds_of(chosen)
-        found = await billing.reports.sums.spans(account_id, bounds, Grouping(names))
-        assert found == counted(events, bounds, names), (names, bounds)
-        if names and not names[0].startswith(TAG):
-            few = await billing.reports.sums.spans(account_id, bounds, Grouping(names), named=NAMED)
-            assert few == [named_apart(span) for span in found]
+        await assert_grouped(billing, account_id, events, names, bounds_of(chosen))
 
 
 async def test_of_one_key_user_or_feature(billing: Billing, account_id: str, events: list[UsageEvent]) -> None:
@@ -215,13 +222,14 @@ async def test_of_one_key_user_or_feature(billing: Billing, account_id: str, eve
     for only, mine in (
         (UsedBy(key_id="key_1"), [event for event in events if event.key_id == "key_1"]),
         (UsedBy(user_id="ann"), [event for event in events if event.user_id == "ann"]),
+        (UsedBy(user_id=""), [event for event in events if event.user_id is None]),
         (UsedBy(feature="bytes", key_id="key_2"), [e for e in events if (e.feature, e.key_id) == ("bytes", "key_2")]),
         (UsedBy(key_id="key_9"), []),
     ):
         assert mine or only.key_id == "key_9"
         found = await billing.reports.sums.spans(account_id, ever, Grouping(("model", "tag:team")), only)
         assert found == counted(mine, ever, ("model", "tag:team"))
-        for names in ((), ("key",), ("user",), ("feature",)):
+        for names in ((), ("key",), ("user",), ("feature",), ("tag:team",), ("tag:run", "key"), ("user", "tag:team")):
             assert await billing.reports.sums.spans(account_id, ever, Grouping(names), only) == counted(
                 mine, ever, names
             )

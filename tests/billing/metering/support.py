@@ -44,6 +44,7 @@ def meters(
     batch_rows: int = 500,
     most: int = 10_000,
     clock: Callable[[], float] = time.time,
+    prices: Callable[[], PriceTable] = lambda: PRICES,
 ) -> Meters:
     engine, principals = world.engine, Principals(world.database, PLANS)
     tell, spawn = engine.change_notifier.balances_changed, engine.holds.spawn
@@ -52,6 +53,6 @@ def meters(
     async def principal_of(payer: Payer, stale: bool) -> object:
         return await principals.of_service(payer.account_id, payer.service, payer.key_id)
 
-    desk = Desk(engine.holds, writer, principal_of, lambda: PRICES, rules, lambda: str(ULID()), clock)  # type: ignore[arg-type]
+    desk = Desk(engine.holds, writer, principal_of, prices, rules, lambda: str(ULID()), clock)  # type: ignore[arg-type]
     holds = ServiceHolds(desk, world.database, engine.lasting, engine.keyspace.partition_of)
     return Meters(world, writer, Metering(desk), holds)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import time
+from datetime import date
 from functools import partial
 
 import msgspec
@@ -13,10 +14,13 @@ from ulid import ULID
 
 from billing.database.connection import DatabaseUnavailable
 from billing.errors import MetergateError
+from billing.ledger.catalogue import sync_prices
 from billing.metering import events
 from billing.metering.charges import BadMeasure, Measure, MeterNotPriced, charge_of, digest_of, parse_quantity
 from billing.metering.claims import Busy, EventConflict, EventRefused, Payer, Recorded, UnknownAccount
 from billing.money import MAX_NANO
+from billing.price_table import PriceTable
+from billing.prices import PriceRow
 from billing.quotas import Metric, Quota, Window
 from tests.billing.holds.conftest import World
 from tests.billing.holds.support import eventually
@@ -199,6 +203,27 @@ async def test_tokens_settle_a_hold_whose_provider_is_named_late(world: World) -
     hold_id = msgspec.json.decode(priced.answer)["id"]
     with pytest.raises(BadMeasure, match="named none"):
         await of.holds.settle(hold_id, None, {**used, "provider": "other"})
+
+
+async def test_a_new_table_of_prices_changes_nothing_that_was_asked_before(world: World) -> None:
+    """An event is answered as at first, and a hold settled at its own price, where the meter is dearer or gone."""
+    tables = [PRICES]
+    of, payer = meters(world, prices=lambda: tables[-1]), await account(world)
+    measure, used = Measure(meter="container.second", thousandths=2000), {"amount_nano": None, "thousandths": 1500}
+    calls = (of.metering.debit, partial(of.metering.record, at=None), partial(of.holds.hold, expires_in_s=60))
+    firsts = [await call(payer, str(number), measure) for number, call in enumerate(calls)]
+    held = [msgspec.json.decode(firsts[-1].answer)["id"]]
+    held.append(msgspec.json.decode((await of.holds.hold(payer, "h", measure, 60)).answer)["id"])
+    await sync_prices(world.database, PRICES)
+    dearer = PriceRow("meter", "container.second", date(2026, 1, 1), {}, {"unit": 300_000})
+    for hold_id, table in zip(held, (PriceTable([dearer]), PriceTable([])), strict=True):
+        tables.append(table)
+        again = [await call(payer, str(number), measure) for number, call in enumerate(calls)]
+        assert again == [Recorded(first.answer, replayed=True) for first in firsts]
+        await of.holds.settle(hold_id, None, used)
+    with pytest.raises(MeterNotPriced):
+        await of.metering.record(payer, "new", measure, None)
+    assert await charged(world) == [150_000, 150_000, 200_000, 200_000]
 
 
 async def test_who_leaves_leaves_no_hold(world: World) -> None:

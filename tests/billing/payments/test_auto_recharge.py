@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any, Final
 
@@ -14,6 +15,7 @@ from billing.payments import auto_recharge as module
 from billing.payments.assembly import PaymentParts, PaymentRules, local_provider, make_payments
 from billing.payments.auto_recharge import Alert, Alerts
 from billing.payments.flows import FlowRules
+from billing.payments.keys import KEYS_KEPT, call_once
 from billing.payments.objects import ObjectRef
 from billing.payments.orders import NewOrder
 from billing.payments.port import PaymentProviderUnavailable
@@ -25,6 +27,7 @@ if TYPE_CHECKING:
     from billing.payments.assembly import Payments
     from billing.payments.objects import Payment
     from billing.payments.orders import Order
+    from billing.payments.port import Purchase
 
 
 USD: Final = 1_000_000_000
@@ -151,6 +154,63 @@ async def test_what_is_final_or_needs_the_payer_stops_at_once(here: Installation
     assert notice["reason"] == reason
     assert here.payments.acts is not None  # the page of the link takes another card
     assert await here.payments.acts.view(notice["url"].rpartition("/")[2]) is not None
+
+
+async def test_a_payment_that_is_processed_for_weeks_is_waited_for_no_longer(
+    here: Installation, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is paid in the end, and credited once: nothing else was charged meanwhile."""
+    account, payments, charge = await here.account(), here.payments, here.payments.provider.charge
+    shown: list[Payment] = []
+
+    async def is_processing(purchase: Purchase, key: str) -> Payment:
+        shown.append(replace(await charge(purchase, key), status="processing", created_at=here.now))
+        return shown[0]
+
+    async def find(*_: object) -> Payment:
+        return shown[0]
+
+    with monkeypatch.context() as patched:
+        patched.setattr(payments.provider, "charge", is_processing)
+        patched.setattr(payments.provider, "find_payment", find)
+        patched.setattr(payments.flows, "_refresh", find)
+        for later in (timedelta(0), module.MOST_PROCESSING - HOUR):
+            assert await here.round(later) == 1
+            assert await here.standing(account) == ("charging", None, 0)
+        await payments.orders.look()
+        assert payments.orders.undecided == 0
+        await here.billing.database.execute("UPDATE orders SET created_at = now() - interval '25 hours'")
+        await payments.orders.look()
+        assert payments.orders.undecided == 1
+        assert [await here.round(HOUR), await here.round(HOUR)] == [1, 0]
+    assert await here.standing(account) == ("stopped", "payment_pending", 0)
+    (notice,) = await here.notices(account)
+    assert (notice["reason"], notice["next_attempt_at"]) == ("payment_pending", None)
+    await payments.applier.refresh(ObjectRef("payment", shown[0].id))
+    await payments.orders.look()
+    assert (payments.orders.undecided, await here.charged()) == (0, 1)
+    assert await here.standing(account) == ("stopped", "payment_pending", 2000)
+
+
+async def test_keys_are_kept_for_as_long_as_they_are_asked_for(here: Installation) -> None:
+    database, keys = here.billing.database, ("asked for", "forgotten")
+    made: list[str] = []
+
+    async def call(key: str) -> None:
+        made.append(key)
+        if key in keys:
+            error = PaymentProviderUnavailable("it failed, and keeps that")
+            error.key_is_spent = True
+            raise error
+
+    for key in keys:
+        await call_once(database, key, call, tries=2)
+    await database.execute("UPDATE spent_payment_keys SET spent_at = now() - $1::interval", KEYS_KEPT)
+    await call_once(database, "asked for", call)
+    await here.payments.events.tidy()
+    assert made[1::2] == ["2:asked for", "2:forgotten"]
+    assert made[4:] == ["2:asked for"]
+    assert [row["key"] for row in await database.rows("SELECT key FROM spent_payment_keys")] == ["asked for"]
 
 
 @pytest.mark.parametrize("step", ["before the order", "before the charge", "after the charge"])

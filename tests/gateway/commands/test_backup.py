@@ -1,18 +1,22 @@
 """`metergate backup` and `restore`: the ledger comes back as it was, whole or not at all; gateways go on from it."""
 
 import asyncio
+import io
 import shutil
 import stat
 import tempfile
+from asyncio.subprocess import PIPE
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from billing.cli import REFUSED, USAGE
+from billing.cli import REFUSED, USAGE, Output
+from billing.cli.options import Common
 from billing.database.connection import Database
 from billing.database.urls import program_target
+from gateway.commands import backup
 from tests.gateway.commands.test_commands import with_host
 from tests.support.commands import Shell, do_curl
 
@@ -40,7 +44,9 @@ def value(url: str, query: str) -> Any:
 
 def test_traffic_backup_more_traffic_restore(shell: Shell) -> None:
     """As an operator does it, on the embedded servers."""
-    file = shell.folder / "ledger.backup"
+    file, others = shell.folder / "ledger.backup", shell.folder / "others"
+    others.write_text("another's")
+    file.with_name(".ledger.backup.new").symlink_to(others)
     with shell.running("up") as running:
         running.until("shown only this once")
         curl = running.until("curl")
@@ -50,13 +56,13 @@ def test_traffic_backup_more_traffic_restore(shell: Shell) -> None:
         account = shell.run("operator", "account", "list", "--json").json["data"][0]["id"]
         made = shell.run("backup", str(file))
         assert made.code == 0, made
-        assert "usage_events" in made.stderr
+        assert len(made.stderr.splitlines()) < 10, "not a line for each of its tables"
         for _ in range(4):
             assert do_curl(curl).status == 200
         shell.run("operator", "grant", account, "7.00")
         assert "Gateways run" in shell.run("restore", str(file), "--force").failed(REFUSED)
         assert running.end() == 0
-    assert stat.S_IMODE(file.stat().st_mode) == 0o600
+    assert (others.read_text(), file.is_symlink(), stat.S_IMODE(file.stat().st_mode)) == ("another's", False, 0o600)
     restored = shell.run("restore", str(file), "--force", "--json")
     assert restored.json["accounts"] == 1
     with shell.running("up") as running:
@@ -69,6 +75,22 @@ def test_traffic_backup_more_traffic_restore(shell: Shell) -> None:
         assert shown["balance_usd"].startswith("4.99")
         assert shell.run("ledger", "verify").code == 0
         assert running.end() == 0
+
+
+async def test_what_takes_long_says_what_it_is_at(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(backup, "PROGRESS_S", 0.01)
+    dump = """echo 'pg_dump: dumping contents of table "public.{}"' >&2"""
+    script = "; ".join(map(dump.format, ("accounts", "usage_events")))
+    told = io.StringIO()
+    program = await asyncio.create_subprocess_shell(f"{script}; read end", stdin=PIPE, stderr=PIPE)
+    words = backup._Words(Output(Common(), io.StringIO(), told), program.stderr)
+    async with asyncio.timeout(60):
+        while "  table 2: usage_events ..." not in told.getvalue().splitlines():
+            await asyncio.sleep(0.01)
+    assert program.stdin is not None
+    program.stdin.close()
+    await words.read
+    await program.wait()
 
 
 def test_into_an_empty_database(shell: Shell, database_url: str, empty_database_url: str, redis_url: str) -> None:

@@ -244,7 +244,7 @@ def test_it_can_be_verified_and_explained_while_it_runs(up: Up) -> None:
     verified = up.shell.run("ledger", "verify", "--json").json
     assert verified["ok"]
     assert {check["name"] for check in verified["checks"]} == {
-        *("balances", "sum", "lots", "transfers", "prices", "rollups", "dropped", "of all", "by one")
+        *("balances", "sum", "lots", "transfers", "prices", "rollups", "dropped", "of all", "by names")
     }
 
 

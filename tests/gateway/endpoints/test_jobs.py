@@ -2,15 +2,23 @@
 
 import asyncio
 import gzip
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import asyncpg
 
 from billing.holds.redis.layout import AccountState
+from gateway.metrics.registry import Metrics
 from tests.gateway.conftest import ADMIN_KEY, Gateway, MakeGateway, chat
 from tests.support.answering import until
+
+ITS_OWN = {
+    *("outbox", "ledger_way", "tend", "relay", "subscribe", "targets_tell", "targets_listen"),
+    *("housekeeping", "metrics", "plans", "prices", "refused"),
+}
+"""Loops of a process that does nothing for others."""
 
 
 async def test_reconcile_reports_and_mends(gateway: Gateway) -> None:
@@ -26,6 +34,7 @@ async def test_reconcile_reports_and_mends(gateway: Gateway) -> None:
     async with gateway.session.post(url, headers=headers, json={"fix": True}) as answer:
         assert answer.status == 200
         report = await answer.json()
+    first = answer
     (drift,) = report["drifts"]
     assert (drift["account_id"], drift["what"]) == (customer.account_id, "balance")
     assert drift["redis"] - drift["ledger"] == 12
@@ -33,6 +42,12 @@ async def test_reconcile_reports_and_mends(gateway: Gateway) -> None:
         assert answer.status == 200
     async with gateway.session.post(url, headers=headers) as answer:
         assert (await answer.json())["drifts"] == []
+    (noted,) = await gateway.runtime.database.rows("SELECT * FROM audit_log WHERE action = 'job.run'")
+    assert (noted["actor"], noted["after"], noted["request_id"]) == (
+        "admin",
+        {"fix": True},
+        first.headers["x-request-id"],
+    )
     async with gateway.session.get(f"{gateway.url}/v1/status", headers=headers) as answer:
         assert (await answer.json())["status"] == "ok"
 
@@ -91,6 +106,48 @@ async def test_a_job_s_body_has_the_bounds_of_every_other(make_gateway: MakeGate
     assert await post(b"{}", **{"Content-Encoding": "br"}) == (400, "invalid_request_error")
     assert await post(trickle()) == (400, "invalid_request_error")
     assert await post(bomb, key="wrong", **packed) == (401, "invalid_api_key")
+
+
+async def test_the_process_of_pages_leaves_work_to_others_and_is_told_what_changes(
+    make_gateway: MakeGateway, tmp_path: Path
+) -> None:
+    worker = await make_gateway(metrics=Metrics(tmp_path))
+    subscribed = await subscriptions(worker)
+    newer = {"change": lambda settings: replace(settings, plans_version=settings.plans_version + 1)}
+    pages = await make_gateway(metrics=Metrics(tmp_path, is_worker=False), shared_work=False, **newer)
+    assert len(await subscriptions(worker) - subscribed) == 2
+    assert set(pages.runtime.engine.loops.tasks) == ITS_OWN < set(worker.runtime.engine.loops.tasks)
+    assert pages.runtime.follower.revision == worker.runtime.follower.revision > 0  # its file is in force nowhere
+    headers = {"X-Admin-Key": ADMIN_KEY}
+    async with worker.session.post(f"{worker.url}/v1/jobs/reconcile", headers=headers) as answer:
+        report = await answer.json()
+    worker.runtime.engine.loops.failed("mail", RuntimeError("a test"))
+    await until(lambda: pages.health.everywhere() == ["the mail loop has failed and began anew"])
+    assert pages.health.troubles() == []
+    async with pages.session.get(f"{pages.url}/v1/status", headers=headers) as answer:
+        assert await answer.json() == report
+
+    async def status(at: Gateway, key: str, path: str) -> int:
+        async with at.session.get(at.url + path, headers={"Authorization": f"Bearer {key}"}) as read:
+            return read.status
+
+    for changed_at, asked, path in ((worker, pages, "/api/account/balance"), (pages, worker, "/v1/models")):
+        customer = await changed_at.customer()
+        assert await status(asked, customer.key, path) == 200  # and is in its memory now
+        for lost in await subscriptions(worker) - subscribed:
+            await worker.runtime.redis_client.command("CLIENT", "KILL", "ID", lost)
+        await changed_at.admin("DELETE", f"/keys/{customer.key_id}")
+        await until(lambda at=asked, key=customer.key, path=path: is_status(401, status(at, key, path)))
+
+
+async def is_status(expected: int, asked: Awaitable[int]) -> bool:
+    return await asked == expected
+
+
+async def subscriptions(gateway: Gateway) -> set[bytes]:
+    """Ids of connections to Redis that listen."""
+    listed = await gateway.runtime.redis_client.command("CLIENT", "LIST", "TYPE", "pubsub")
+    return {line.split()[0].removeprefix(b"id=") for line in bytes(listed).splitlines()}
 
 
 async def test_debits_that_were_set_aside_are_shown(database_url: str, make_gateway: MakeGateway) -> None:

@@ -237,9 +237,16 @@ def test_a_process_that_only_serves_pages_is_no_worker(tmp_path: Path) -> None:
     worker, pages = Metrics(tmp_path), Metrics(tmp_path, is_worker=False)
     pages.flush()
     assert scrape(worker)["metergate_workers"] == 1
+    worker.notes["troubles"] = ["x", "y"]
     worker.flush()
     assert scrape(pages)["metergate_workers"] == 1
+    pages.notes["troubles"] = ["y", "z"]
+    assert pages.told("troubles") == ["y", "z", "x"]
+    assert pages.told("nothing") == []
     worker.close()
+    assert pages.told("troubles") == ["y", "z"]  # the dead have none
+    shutil.rmtree(tmp_path)
+    assert pages.told("troubles") == ["y", "z"]
     pages.close()
 
 

@@ -65,6 +65,7 @@ def supervising(
     listen: str = "127.0.0.1:0",
     loop: str = "asyncio",
     under: tuple[str, ...] = (),
+    more: tuple[str, ...] = (),
 ) -> Iterator[Supervising]:
     process = subprocess.Popen(
         [
@@ -76,6 +77,7 @@ def supervising(
             str(workers),
             str(grace_s),
             listen,
+            *more,
         ],
         stdout=subprocess.PIPE,
         text=True,
@@ -157,6 +159,16 @@ def test_workers_are_given_time_to_end() -> None:
         supervised.ask()
         assert supervised.end(signal.SIGTERM) == 0
         supervised.read_until("ended in its own time")
+
+
+def test_the_process_of_pages_is_told_last_and_not_waited_for_long() -> None:
+    """Workers may give it something until they have ended."""
+    with supervising("slow", workers=1, grace_s=3600, more=("pages",)) as supervised:
+        supervised.wait_ready()
+        supervised.read_until("pages are served")
+        assert supervised.end(signal.SIGTERM) == 0
+        supervised.read_until("ended in its own time")
+        supervised.read_until("pages are to end")
 
 
 def test_a_worker_that_does_not_end_is_killed() -> None:

@@ -7,7 +7,9 @@ from typing import Any
 import pytest
 
 from gateway.config.settings import Settings
-from gateway.server.cors import Cors
+from gateway.dialects.registry import make_dialects
+from gateway.dialects.structure import StructureBounds
+from gateway.server.cors import PATHS, Cors
 from tests.gateway.conftest import ADMIN_KEY, Gateway, Handler, MakeGateway, chat
 from tests.support.answering import DONE, SSE, WORDS, Provider, answer, saying, streaming, usage_chunk
 from tests.support.gateways import Fetched, ask, fetch
@@ -15,6 +17,11 @@ from tests.support.gateways import Fetched, ask, fetch
 Upstream = Callable[[Handler], Any]
 APP, OTHER = "https://app.example.com", "https://else.example.com"
 THEIRS = {"Access_Control_Allow_Origin": "https://theirs", "Access_Control_Allow_Credentials": "true", "Vary": "Cookie"}
+
+
+def test_every_dialects_paths_are_asked_for() -> None:
+    served = {path for _, path in make_dialects(StructureBounds()).routes()}
+    assert not [path for path in served if not path.startswith(PATHS)]
 
 
 def allowing(*origins: str) -> Callable[[Settings], Settings]:
@@ -36,7 +43,9 @@ async def test_a_preflight_is_answered_without_a_key(
 ) -> None:
     gateway = await make_gateway(change=allowing(*origins))
     asked = "authorization,content-type,x-api-key,x-stainless-arch,x-stainless-runtime-version,cookie"
-    for path in ("/v1/chat/completions", "/v1/models", "/v1/models/a/b", "/api/account/balance", "/api/admin/keys"):
+    paths = ["/v1/chat/completions", "/v1/models", "/v1/models/a/b", "/api/account/balance", "/api/admin/keys"]
+    paths += ["/v1beta/models/demo:generateContent", "/v2/rerank", "/openai/v1/responses", "/azure/openai/v1/responses"]
+    for path in paths:
         fetched = await preflight(gateway, path, asked=asked)
         assert (fetched.status, fetched.body) == (204, b"")
         headers = fetched.headers
@@ -105,12 +114,17 @@ async def test_without_the_variable_nothing_is_said(make_gateway: MakeGateway, u
         assert "Vary" not in each.headers
 
 
-async def test_every_answer_has_an_id(gateway: Gateway) -> None:
+async def test_every_answer_has_an_id_and_is_not_sniffed(gateway: Gateway) -> None:
     customer = await gateway.customer()
     admin = {"X-Admin-Key": ADMIN_KEY}
     for path in ("/api/account/balance", "/api/nothing", "/api/admin/accounts", "/api/ping", "/healthz", "/metrics"):
         for headers in ({}, admin):
-            assert len((await fetch(customer.get(path, headers=headers))).headers["x-request-id"]) == 26
+            answered = await fetch(customer.get(path, headers=headers))
+            assert len(answered.headers["x-request-id"]) == 26
+            assert answered.headers.getall("X-Content-Type-Options") == ["nosniff"]
+    for path in ("/", "/nothing", "/console", "/docs", "/.well-known/jwks.json", "/v1/models"):
+        answered = await fetch(gateway.session.get(gateway.url + path, allow_redirects=False))
+        assert answered.headers.getall("X-Content-Type-Options") == ["nosniff"], path
 
 
 def test_an_origin_is_known_in_any_case() -> None:

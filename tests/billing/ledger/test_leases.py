@@ -7,9 +7,8 @@ from ulid import ULID
 
 from billing.database.connection import Database
 from billing.holds.redis.layout import STATE_VERSION
-from billing.ledger.leases import renew_lease
-from gateway.process import supervisor
-from gateway.process.supervisor import ending_leases
+from billing.ledger import leases
+from billing.ledger.leases import ending_leases, renew_lease
 
 
 async def test_the_lease_of_an_ended_worker_is_ended(database_url: str) -> None:
@@ -26,7 +25,7 @@ async def test_the_lease_of_an_ended_worker_is_ended(database_url: str) -> None:
 async def test_a_lease_that_can_not_be_ended_lapses_by_itself(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO)
     with pytest.MonkeyPatch.context() as patched:
-        patched.setattr(supervisor, "TRIED_FOR_S", 0.0)
+        patched.setattr(leases, "TRIED_FOR_S", 0.0)
         async with ending_leases("postgresql://127.0.0.1:1/nowhere") as end:
             await end("gateway")
     assert "the lease of gateway runs out by itself" in caplog.text

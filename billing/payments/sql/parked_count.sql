@@ -1,1 +1,0 @@
-SELECT count(*) FROM payments_parked WHERE state = 'parked'
