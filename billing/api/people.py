@@ -111,7 +111,6 @@ async def change_password(call: Call, body: PasswordChange) -> PasswordChanged:
     caller = call.caller
     changing = call.services.credentials.change_password(
         caller.id,
-        caller.session_id,
         body.current_password,
         body.password,
         revoke_keys=body.revoke_keys,
@@ -176,7 +175,7 @@ async def _profile(call: Call, user: User) -> ProfileShape:
 def visitor_of(call: Call) -> Visitor:
     """Return where a call comes from."""
     actor, agent = call.actor, call.request.headers.get(_AGENT)
-    return Visitor(actor, actor.address or "", agent and agent[:_MOST_AGENT])
+    return Visitor(actor, actor.address or "", agent and agent[:_MOST_AGENT], call.caller.session_id)
 
 
 def _factor(body: FactorBody) -> Factor:

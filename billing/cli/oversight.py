@@ -35,6 +35,7 @@ def add_users(app: typer.Typer, connect: Connect) -> None:
     add_call(user, "disable", disable, connect)
     add_call(user, "enable", enable, connect)
     add_call(user, "operator", set_operator, connect)
+    add_call(user, "remove-app", remove_app, connect)
     app.add_typer(user, name="user")
 
 
@@ -102,6 +103,11 @@ async def set_operator(
     if right not in ("on", "off"):
         raise typer.BadParameter("expected on or off", param_hint="on|off")
     return await _change(client, user_id, operator=right == "on")
+
+
+async def remove_app(client: "BillingCalls", user_id: UserId) -> Shown:
+    """Remove the authenticator app of who has lost it, and their recovery codes. Make sure that it is they who ask."""
+    return await _change(client, user_id, second_factor=False)
 
 
 async def _change(client: "BillingCalls", user_id: str, **changes: object) -> Shown:

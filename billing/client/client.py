@@ -17,7 +17,7 @@ from typing import Literal, Self, Unpack, cast
 import aiohttp
 import msgspec
 
-from billing.answers import BadAnswer, ClientError, Exchanged, Unreachable
+from billing.answers import BadAnswer, ClientError, Exchanged, Refused, Unreachable
 from billing.calls import ANSWER_LIMIT_BYTES
 from billing.client.holding import HeldOpen
 from billing.client.recorder import Recorder, Spooled
@@ -193,7 +193,8 @@ class BillingClient(ServiceCalls, PaymentCalls):
         **measure: Unpack[Measured],
     ) -> AsyncIterator[HeldOpen]:
         """Hold what something may cost at most, for the length of the block, which settles it: what is left unsettled
-        at its end is given back, also where it raises. Raises `Refused` where the account has no room. Of a caller that
+        at its end is given back, also where it raises. Raises `Refused` where the account has no room, and before the
+        block where the hold of this `event_id` is settled or given back already. Of a caller that
         is cancelled while the hold is made it is given back, too, but for one with an `event_id`: who has that can ask
         for the same hold again."""
         making = asyncio.ensure_future(
@@ -209,11 +210,21 @@ class BillingClient(ServiceCalls, PaymentCalls):
             else:
                 making.cancel()
             raise
-        held = HeldOpen(self, made)
+        held = HeldOpen(self, made if event_id is None else await self._unless_ended(made))
         try:
             yield held
         finally:
             await held.close()
+
+    async def _unless_ended(self, made: HoldShape) -> HoldShape:
+        """Return a hold as it is now: the first answer to its event says that it is open, even after its end. Raises
+        `Refused` for one that nothing can be charged by any more."""
+        shape = await self.service_hold(made.id)
+        if shape.state in ("settled", "voided"):
+            code = "idempotency_conflict"
+            message = f"The hold of the event_id {made.event_id!r} is {shape.state} already: use another event_id."
+            raise Refused(409, code, message, {"code": code, "message": message})
+        return shape
 
     async def _give_back(self, making: asyncio.Task[HoldShape]) -> None:
         """Give a hold back that nobody waits for."""

@@ -6,7 +6,7 @@ the process that made it, and again by each gateway's relay, from the versions i
 What is told is always the newest of a subject, so that no order has to be kept between two of them. Telling may take as
 long as an admission may: an account's new counters wait for its debits, and these for its row in Postgres. So the relay
 waits for no change that takes long: it goes on in a task of its own, of which there are at most so many, while rounds
-go on without it, and what was tried before comes after what was not.
+go on without it, and what a round has read before comes after what is new.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable, Collection, Sequence
+from operator import itemgetter
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from billing.database.connection import Database, queries
@@ -45,10 +46,15 @@ RELAY_S: Final = 0.4
 """After which a round begins to tell of nothing more."""
 MOST_TELLING: Final = 64
 """Changes that the relay tells of at once, those that take long among them."""
+MOST_LEFT: Final = 40
+"""Fewer must be told of when one begins that an earlier round has read and not begun: the rest is for new ones."""
 MOST_AGAIN: Final = 16
-"""As many may be told of when another one begins that was tried before: the rest is for those that were not."""
-MOST_TRIED: Final = 4 * RELAY_ROWS
-"""Changes that are remembered as tried before."""
+"""And fewer when one begins again: the rest is for those that were not tried yet."""
+NEW: Final = -1.0
+LEFT: Final = 0.0
+"""What changes that were not begun yet are ranked as; the others are by when that was."""
+MOST_SEEN: Final = 4 * RELAY_ROWS
+"""Changes that are remembered as read before."""
 _FAILED: Final = (MetergateError, TimeoutError)  # also quotas that a newer release has written
 
 
@@ -85,8 +91,8 @@ class ChangeNotifier:
         self._after = ["", "", ""]
         self._told: dict[str, dict[str, int]] = {PUSHED_ACCOUNT: {}, PUSHED_KEY: {}}
         self._failed: list[str] = []
-        self._tried: dict[_Change, float] = {}
-        """When the relay began to tell of them last, in this order."""
+        self._seen: dict[_Change, float] = {}
+        """What rounds have read, and when they began to tell of it last; `LEFT`: not yet."""
         self.telling: dict[_Change, asyncio.Task[None]] = {}
         """What the relay tells of now."""
 
@@ -174,8 +180,8 @@ class ChangeNotifier:
         return LiveBalance(state.balance_nano, state.held_nano)
 
     async def relay(self) -> None:
-        """Tell again of what Redis and the gateways may not have, what was tried before after the rest. What takes long
-        goes on when this has ended. Raises `DatabaseError`."""
+        """Tell again of what Redis and the gateways may not have, what is new before the rest. What takes long goes on
+        when this has ended. Raises `DatabaseError`."""
         await self._note()
         untold = await self._read_untold()
         until_s = asyncio.get_running_loop().time() + RELAY_S
@@ -191,8 +197,8 @@ class ChangeNotifier:
         keys = [each for each in changes if each.key_id is not None]
         balances = [_Change(row["id"], of_balance=True) for row in corrected]
         self._after = [
-            (changes[-1].key_id or changes[-1].account_id) if len(changes) == RELAY_ROWS else ""
-            for changes in (accounts, keys, balances)
+            (read[-1].key_id or read[-1].account_id) if len(read) == RELAY_ROWS else ""
+            for read in (accounts, keys, balances)
         ]
         return accounts, keys, balances
 
@@ -200,12 +206,16 @@ class ChangeNotifier:
         """Begin to tell of changes that are not told of now, `LANES` at once, until a time of the loop's clock; wait
         for each `LONG_S` at most."""
         untold = [each for each in changes if each not in self.telling]
-        waiting = iter(sorted(untold, key=lambda each: self._tried.get(each, 0.0)))
+        ranked = sorted(((self._seen.get(each, NEW), each) for each in untold), key=itemgetter(0))
+        waiting = iter(ranked)
+        for each in untold:
+            self._seen.setdefault(each, LEFT)
         clock = asyncio.get_running_loop().time
 
         async def lane() -> None:
-            for each in waiting:
-                if len(self.telling) >= (MOST_AGAIN if each in self._tried else MOST_TELLING):
+            for rank, each in waiting:
+                most = MOST_TELLING if rank == NEW else MOST_LEFT if rank == LEFT else MOST_AGAIN
+                if len(self.telling) >= most:
                     return
                 await asyncio.wait({self._begin(each, clock())}, timeout=LONG_S)
                 if clock() >= until_s:
@@ -214,10 +224,10 @@ class ChangeNotifier:
         await asyncio.gather(*(lane() for _ in range(LANES)))
 
     def _begin(self, change: _Change, now_s: float) -> asyncio.Task[None]:
-        self._tried.pop(change, None)
-        self._tried[change] = now_s
-        if len(self._tried) > MOST_TRIED:
-            del self._tried[next(iter(self._tried))]
+        self._seen.pop(change, None)
+        self._seen[change] = now_s
+        while len(self._seen) > MOST_SEEN:
+            del self._seen[next(iter(self._seen))]
         task = self.telling[change] = asyncio.create_task(self._tell(change))
         task.add_done_callback(lambda _: self.telling.pop(change))
         return task

@@ -1,7 +1,8 @@
 """Credentials: how who has signed in, or owns the address, changes the password, the address and the second factor.
 
 This file owns that each change is told to the address that it takes power from, and that a new password ends sessions.
-Who is signed in shows their password again, where they have one: a token that was left open somewhere is not enough.
+Who is signed in shows their password again, or has just signed in where they have none: a token that was left open
+somewhere is not enough.
 
 CredentialsError
 +-- WrongCredential     the password, code or second factor is not right
@@ -105,19 +106,19 @@ class Credentials:
         return len(keys)
 
     async def change_password(
-        self, user_id: str, but: str | None, current: str | None, password: str, *, revoke_keys: bool, visitor: Visitor
+        self, user_id: str, current: str | None, password: str, *, revoke_keys: bool, visitor: Visitor
     ) -> int:
-        """Replace the password of who is signed in, and end all sessions `but` this one. Returns how many keys
-        were revoked. Raises `PasswordRefused`."""
-        people = self._people
-        user = await people.users.get(user_id)
+        """Replace the password of who is signed in, and end their other sessions. Returns how many keys were revoked.
+        Raises `PasswordRefused`."""
+        people, user = self._people, await self._people.users.get(user_id)
         check_password(password, _least(user), (user.email or "", user.name))
         await self._confirm(user, current, "current_password", visitor)
         hashed = await people.passwords.hash(password, visitor.network)
         async with people.database.transaction() as connection:
             now = await self._locked(connection, user)
             await people.users.set_password(connection, now.id, hashed)
-            keys = await self._changed(connection, now, but, revoke_keys, _actor(now, visitor), "changed")
+            but, actor = visitor.session_id, _actor(now, visitor)
+            keys = await self._changed(connection, now, but, revoke_keys, actor, "changed")
         await people.tell_keys(keys)
         return len(keys)
 
@@ -170,9 +171,8 @@ class Credentials:
             raise wrong from error
 
     async def owner(self, user_id: str, password: str | None, visitor: Visitor) -> User:
-        """Return who is signed in and may add something to sign in by, which stays when sessions end. Raises
-        `CredentialRefused` before the address is proven: who has only registered it leaves nothing of the kind to its
-        owner."""
+        """Return who is signed in and may add something to sign in by. Raises `CredentialRefused` before the address is
+        proven: who has only registered it leaves nothing of the kind to its owner."""
         user = await self._people.users.get(user_id)
         if user.email and not user.verified:
             raise CredentialRefused("Prove your address first: POST /api/auth/otp mails a code to verify it.")
@@ -185,9 +185,7 @@ class Credentials:
         secret = totp.secret_text(token_bytes(totp.SECRET_BYTES))
         stored = people.sealed_totp(user_id, secret)
         if await people.database.value(_query("totp_enrol"), user_id, stored) is None:
-            raise CredentialRefused(
-                "There is an authenticator app already: remove it first, POST /api/auth/totp/disable."
-            )
+            raise CredentialRefused("There is an authenticator app already: POST /api/auth/totp/disable removes it.")
         return Enrolment(secret, totp.uri(secret, letters.SERVICE, user.email or user.id))
 
     async def confirm(self, user_id: str, code: str, visitor: Visitor) -> list[str]:
@@ -234,8 +232,7 @@ class Credentials:
 
     async def renew_recovery_codes(self, user_id: str, factor: Factor, visitor: Visitor) -> list[str]:
         """Replace the recovery codes, by a code of the app or one of them; return the new ones."""
-        people = self._people
-        user = await people.users.get(user_id)
+        people, user = self._people, await self._people.users.get(user_id)
         if not user.second_factor:
             raise CredentialRefused("There is no authenticator app: begin with POST /api/auth/totp.")
         await people.take_factor_try(user)
@@ -267,9 +264,11 @@ class Credentials:
         await audit.record(connection, _actor(user, visitor), "user.totp", user.id, *change, user_id=user.id)
 
     async def _confirm(self, user: User, password: str | None, field: str, visitor: Visitor) -> None:
-        """Have who is signed in show their password, where they have one. Raises `WrongCredential`."""
+        """Have who is signed in show their password; who has none, that it was just now. Raises `WrongCredential`."""
         if user.password_hash is None:
-            return
+            if await self._people.signed_in_lately(visitor):
+                return
+            raise WrongCredential(field, "You have no password to show: sign in again, and do this within ten minutes.")
         if password is None:
             raise WrongCredential(field, f"Give your password again, as {field}.")
         verdict = await self._people.check_password(user, user.email or user.id, password, visitor.network)

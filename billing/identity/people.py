@@ -29,6 +29,8 @@ if TYPE_CHECKING:
 
 BY_CODE: Final = "sign in with a code by mail"
 BY_RECOVERY: Final = "ask an operator"
+LATELY_S: Final = 600
+"""How old a sign-in may be that stands in for the password of who has none."""
 _query = queries("billing.identity")
 
 
@@ -59,11 +61,13 @@ class Sessions(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Visitor:
-    """Where a request to sign in comes from. `network` is its IPv4 address, or 64 bits of IPv6."""
+    """Where a request to sign in comes from. `network` is its IPv4 address, or 64 bits of IPv6; `session_id` is the
+    session of who is signed in."""
 
     actor: audit.Actor
     network: str
     user_agent: str | None = None
+    session_id: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,6 +130,10 @@ class People:
         if verdict.right:
             await self.codes.forgive(subject)
         return verdict
+
+    async def signed_in_lately(self, visitor: Visitor) -> bool:
+        """Return whether the session of a visitor began a moment ago: at most `LATELY_S`."""
+        return await self.database.value(_query("sessions_lately"), visitor.session_id, LATELY_S) is not None
 
     async def forgive_password(self, email: str, network: str) -> None:
         """Forget the tries at an address's password, which is another one now."""

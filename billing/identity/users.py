@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any, Final, Literal, cast, get_args
 from billing import audit
 from billing.database.connection import Connection, Database, Row, queries
 from billing.errors import MetergateError
+from billing.identity.letters import second_factor_changed
 from billing.identity.mail import enqueue
 from billing.pages import BEFORE_ALL, Page, page_of
 
@@ -206,6 +207,20 @@ class Users:
         """Give or take the right to do what the admin key may. Raises `UserRefused` for one without a second factor,
         which operators need, or who was not let in."""
         return await self._change(user_id, actor, "user.operator", operator=operator)
+
+    async def remove_factor(self, user_id: str, actor: audit.Actor) -> None:
+        """Remove the authenticator app of somebody who has lost it, and the recovery codes; they are told by mail.
+        Raises `UserRefused` for an operator, who needs one."""
+        async with self._database.transaction() as connection:
+            before = await self.lock(connection, user_id)
+            if before.operator:
+                raise UserRefused("An operator needs a second factor: take the operator's right first.")
+            if before.second_factor:
+                await connection.execute(_query("totp_disable"), user_id)
+                await connection.execute(_query("recovery_replace"), user_id, [])
+                change = {"second_factor": True}, {"second_factor": False}
+                await audit.record(connection, actor, "user.totp", user_id, *change, user_id=user_id)
+                await self.mail(connection, user_id, second_factor_changed(on=False))
 
     async def prove(
         self, connection: Connection, user_id: str, password_hash: str | None, name: str | None = None

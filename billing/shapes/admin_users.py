@@ -30,6 +30,10 @@ class UserPatch(Body, frozen=True, kw_only=True):
 
     status: Literal["active", "disabled"] | UnsetType = UNSET
     operator: Annotated[bool, Meta(description="may do what the admin key may")] | UnsetType = UNSET
+    second_factor: (
+        Annotated[Literal[False], Meta(description="false removes the authenticator app and its recovery codes")]
+        | UnsetType
+    ) = UNSET
     revoke_keys: bool = False
 
 

@@ -184,7 +184,7 @@ class RechargeBody(Body, frozen=True, kw_only=True):
 class RechargeShape(Answer, frozen=True, kw_only=True):
     """Auto-recharge of an account. `state` is `ready`, `charging`, `waiting` after a decline until `next_attempt_at`,
     `capped` until the next month, `stopped` after declines, one that is final or `authentication_required` (`url` is
-    where to act then), or `off`."""
+    where to act then), or a payment that is processed for three weeks (`payment_pending`), or `off`."""
 
     enabled: bool
     threshold_usd: Usd | None

@@ -70,8 +70,8 @@ async def backup(
             raise CommandFailed("The database has nothing of Metergate's: there is nothing to back up.")
         beside = file.with_name(f".{file.name}.new")
         try:
-            os.close(os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, FILE_MODE))
-            beside.chmod(FILE_MODE)
+            beside.unlink(missing_ok=True)  # in /tmp anybody may have put a link there, or a file of theirs
+            os.close(os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, FILE_MODE))
             options = "--format=custom", "--no-owner", "--no-privileges", f"--file={beside}"
             with output.step("Backed up the database"):
                 await _run("pg_dump", (*options, "--verbose"), stores.database_url, output)
@@ -173,7 +173,7 @@ async def _pour(file: Path, url: str, output: Output, *, anew: bool) -> None:
     async with _started("psql", options, url, stdin=True) as psql:
         assert psql.stdin is not None  # noqa: S101  (it was asked for)
         into = psql.stdin
-        words = Words(output, psql.stderr)
+        words = _Words(output, psql.stderr)
         head: bytearray | None = bytearray()
 
         async def write(piece: bytes) -> None:
@@ -204,7 +204,7 @@ async def _run(name: str, options: tuple[str, ...], url: str | None, output: Out
     from inspect import isawaitable
 
     async with _started(name, options, url, stdout=take is not None) as process:
-        words = Words(output, process.stderr)
+        words = _Words(output, process.stderr)
         if take is not None and process.stdout is not None:
             while piece := await process.stdout.read(PIECE_BYTES):
                 if isawaitable(taken := take(piece)):
@@ -214,7 +214,7 @@ async def _run(name: str, options: tuple[str, ...], url: str | None, output: Out
             raise CommandFailed(f"{name} failed: {words.last}")
 
 
-class Words:
+class _Words:
     """Reads a program's stderr: its last lines, and what it is at, which is said each `PROGRESS_S`. `read` ends with
     the program."""
 

@@ -26,6 +26,7 @@ from billing.holds.redis.client import RedisClient
 from billing.holds.redis.session import refuse_eviction
 from billing.identity.sealing import SealBroken
 from billing.ledger.leases import ending_leases
+from billing.logs import write_json
 from gateway.commands.api_url import api_url_file, publish_api_url, withdraw_api_url
 from gateway.commands.failures import named_store
 from gateway.commands.first_start import (
@@ -138,6 +139,8 @@ async def _supervise(
 ) -> int:
     """Run the workers to their end; with `publishes`, operator commands on the data folder find them meanwhile."""
     _check_request_log(settings)
+    if settings.log_format == "json":
+        write_json()
     started = time.monotonic()
 
     def on_ready(address: str) -> None:

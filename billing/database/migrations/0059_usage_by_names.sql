@@ -1,10 +1,12 @@
 -- Sums of busy accounts by a tag together with a dimension, beside those by one dimension or one tag alone: both are in one table now, in
 -- the terms of usage_sums. They are made anew in the background, as 0057 says; until then reports are read of all combinations.
 -- Whoever moves usage waits while this is made, and readers find either all old sums or none: usage_folds is locked first, as
--- they do.
+-- they do. While one reads for long (`metergate ledger verify`), this gives up soon, so that reports don't wait for it.
+SET LOCAL lock_timeout = '10s';
 SELECT pg_advisory_xact_lock(x'6D65746572726F6C'::bigint);
 TRUNCATE usage_folds;
 DROP TABLE usage_by_one;
+RESET lock_timeout;
 CREATE TABLE usage_by_names (
     account_id text NOT NULL,
     tag bigint NOT NULL,

@@ -66,10 +66,25 @@ async def test_an_operator_needs_a_second_factor(api: Api) -> None:
     assert (await api.admin("PATCH", "/users/usr_bob", {})).json["status"] == "disabled"  # refused: nothing changed
 
 
+async def test_an_operator_removes_the_app_of_who_has_lost_it(api: Api, ada: str) -> None:
+    database = api.billing.database
+    await database.execute("UPDATE users SET email_verified_at = now(), totp_secret = 'x', operator = true")
+    await database.execute("INSERT INTO recovery_codes (user_id, digest) VALUES ('usr_ada', 'x')")
+    refused = await api.admin("PATCH", "/users/usr_ada", {"second_factor": False})
+    assert (refused.status, "operator's right first" in refused.error["message"]) == (400, True)
+    for _ in range(2):
+        removed = await api.admin("PATCH", "/users/usr_ada", {"operator": False, "second_factor": False})
+        assert (removed.status, removed.json["second_factor"]) == (200, False)
+    assert await database.value("SELECT count(*) FROM recovery_codes") == 0
+    assert await database.value("SELECT count(*) FROM audit_log WHERE action = 'user.totp' AND actor = 'admin'") == 1
+    assert await database.value("SELECT recipient FROM mail_outbox") == "ada@example.com"
+
+
 @pytest.mark.parametrize(
     ("change", "param"),
     [
         ({"status": "pending"}, "status"),
+        ({"second_factor": True}, "second_factor"),
         ({"operator": 1}, "operator"),
         ({"status": "disabled", "operator": True}, "operator"),
         ({"email": "x@example.com"}, "email"),

@@ -7,13 +7,16 @@ from typing import Any, Final
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
-from billing.api import organizations, oversight, own_keys
+from billing.api import accounts, budgets, credit, organizations, oversight, own_keys, sums, usage, webhooks_out
 from billing.api.route import Access, Route
 from billing.identity.organizations import Organization
 from billing.identity.permissions import ROLES, SCOPES
 from billing.shapes.accounts import NewQuotas
+from billing.shapes.budgets import BudgetPatch, NewBudget
+from billing.shapes.credit import AlertBody, CouponCodeBody, RechargeBody
 from billing.shapes.keys import KeyPatch, NewOwnKey, Rotation
-from billing.shapes.organizations import NewInvitation, NewOrganization, OrganizationPatch, RolePatch, Transfer
+from billing.shapes.organizations import Closing, NewInvitation, NewOrganization, OrganizationPatch, RolePatch, Transfer
+from billing.shapes.webhooks import EndpointPatch, NewEndpoint
 from billing.usage import Usage
 from tests.billing.api.support import Answer, Api, token_of
 from tests.billing.identity.support import join, new_organization, new_user, token_sent
@@ -24,7 +27,7 @@ MARK: Final = "xyzzy"
 QUOTA: Final = {"window": "day", "metric": "tokens", "limit": 9}
 ROUTES: Final = tuple(
     route
-    for module in (organizations, own_keys, oversight)
+    for module in (organizations, own_keys, oversight, accounts, budgets, credit, sums, usage, webhooks_out)
     for route in module.ROUTES
     if route.access in (Access.caller, Access.person, Access.key)
 )
@@ -43,6 +46,16 @@ BODIES: Final[dict[Any, st.SearchStrategy[dict[str, Any]]]] = {
     ),
     KeyPatch: st.sampled_from([{"name": "changed"}, {"quotas": [QUOTA]}, {"scopes": "llm:proxy billing:read"}]),
     Rotation: st.sampled_from([{}, {"grace_seconds": 60}]),
+    NewBudget: st.fixed_dictionaries(
+        {"amount_usd": st.just("1"), "subject": st.sampled_from(["user", "key"]), "subject_id": EITHER}
+    ),
+    BudgetPatch: st.just({"amount_usd": "2"}),
+    AlertBody: st.just({"low_balance_usd": "3"}),
+    CouponCodeBody: st.just({"code": "NOSUCHCODE"}),
+    RechargeBody: st.just({"enabled": False, "threshold_usd": "1", "amount_usd": "5", "monthly_cap_usd": "9"}),
+    Closing: st.just({}),
+    NewEndpoint: st.just({"url": "https://hooks.example.com/"}),
+    EndpointPatch: st.just({"description": "changed"}),
 }
 """What each body may be; `own`, `other` and `none` stand for a user's id."""
 
@@ -77,12 +90,17 @@ async def side(billing: Billing, mark: str) -> Side:
 
 
 async def invited(api: Api, billing: Billing, of: Side, email: str) -> Side:
-    """The same with an open invitation."""
-    owner, path = of.people[0], f"/orgs/{of.organization.id}/invitations"
-    sent = await api.person(owner, "POST", path, {"email": email})
-    assert sent.status == 201, sent.json
-    found = of.ids | {"invitation_id": sent.json["id"], "token": await token_sent(billing, email)}
-    return Side(of.organization, of.people, of.secrets, found)
+    """The same with an open invitation, a webhook's endpoint and a budget."""
+    made = {"delivery_id": "whd_none"}
+    for name, path, body in (
+        ("invitation_id", f"/orgs/{of.organization.id}/invitations", {"email": email}),
+        ("endpoint_id", "/webhooks/endpoints", {"url": "https://hooks.example.com/", "description": email}),
+        ("budget_id", "/billing/budgets", {"amount_usd": "1", "tag": f"of={email}", "subject": "tag"}),
+    ):
+        sent = await api.person(of.people[0], "POST", path, body)
+        assert sent.status == 201, sent.json
+        made[name] = sent.json["id"]
+    return Side(of.organization, of.people, of.secrets, of.ids | made | {"token": await token_sent(billing, email)})
 
 
 async def everything(billing: Billing, of: Side) -> list[str]:
@@ -96,6 +114,7 @@ async def everything(billing: Billing, of: Side) -> list[str]:
         ("accounts", "id = (SELECT account_id FROM organizations WHERE id = $1)"),
         ("api_keys", "account_id = (SELECT account_id FROM organizations WHERE id = $1)"),
         ("member_limits", "account_id = (SELECT account_id FROM organizations WHERE id = $1)"),
+        *((table, "account_id = (SELECT account_id FROM organizations WHERE id = $1)") for table in FURTHER),
         ("audit_log", "account_id = (SELECT account_id FROM organizations WHERE id = $1)"),
     ):
         query = f"SELECT to_jsonb({table})::text AS said FROM {table} WHERE {where} ORDER BY 1"  # noqa: S608
@@ -103,6 +122,9 @@ async def everything(billing: Billing, of: Side) -> list[str]:
         assert rows or table == "member_limits", table
         found += [row["said"] for row in rows]
     return found
+
+
+FURTHER: Final = ("budgets", "webhook_endpoints", "lots")
 
 
 @dataclass(frozen=True)
@@ -116,7 +138,10 @@ class Step:
     body: dict[str, Any] | None
 
 
-NAMES: Final = ("org_id", "user_id", "key_id", "event_id", "account_id", "invitation_id", "token")
+NAMES: Final = (
+    *("org_id", "user_id", "key_id", "event_id", "account_id", "invitation_id", "token", "endpoint_id", "budget_id"),
+    "delivery_id",
+)
 STEPS: Final = st.sampled_from(ROUTES).flatmap(
     lambda route: st.builds(
         Step,
@@ -140,6 +165,8 @@ async def call(api: Api, step: Step, own: Side, other: Side) -> Answer:
     body = step.body
     if body is not None and "user_id" in body:
         body = {**body, "user_id": ids[body["user_id"]]["user_id"]}
+    if body is not None and "subject_id" in body:
+        body = {**body, "subject_id": ids[body["subject_id"]][f"{body['subject']}_id"]}
     asked = () if step.route.query is None else step.route.query.__struct_fields__
     params = {name: named[name] for name in asked if name in named}
     options = {} if body is None else {"json": body}
@@ -152,7 +179,7 @@ async def call(api: Api, step: Step, own: Side, other: Side) -> Answer:
     phases=(Phase.explicit, Phase.generate),  # a shorter example would take minutes to find
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
-@given(st.lists(STEPS, min_size=10, max_size=20))
+@given(st.lists(STEPS, min_size=20, max_size=30))
 async def test_one_organization_neither_sees_nor_changes_another(api: Api, billing: Billing, steps: list[Step]) -> None:
     other = await invited(api, billing, await side(billing, MARK), f"friend-{MARK}@example.com")
     own = await invited(api, billing, await side(billing, "mine"), "friend-mine@example.com")

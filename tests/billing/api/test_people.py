@@ -132,7 +132,13 @@ async def test_registering_without_a_password_and_signing_in_by_codes(api: Api, 
     again = await post(api, "/login", email=ADA, code=await registry.mailed_code())
     again.refused(401, WRONG)
     (await post(api, "/login", email=ADA, password=GOOD)).refused(401, WRONG)
-    token = entered.json["access_token"]
+    token, aged = entered.json["access_token"], "UPDATE sessions SET created_at = now() - $1 * interval '1 minute'"
+    await registry.billing.database.execute(aged, 11)  # a token that was found may be as old
+    for path, body in (("/password", {"password": GOOD}), ("/email", {"email": EVE}), ("/totp", {})):
+        assert "sign in again" in (await post(api, path, token, **body)).refused(
+            401, WRONG, "current_password" if path == "/password" else "password"
+        )
+    await registry.billing.database.execute(aged, 9)
     assert (await post(api, "/password", token, password=GOOD)).status == 200
     assert (await post(api, "/login", email=ADA, password=GOOD)).status == 200
 

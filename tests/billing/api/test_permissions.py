@@ -17,6 +17,7 @@ from billing.api.services import Services
 from billing.identity.organizations import Organization
 from tests.billing.api.support import ADMIN_KEY, Api, serving, token_of
 from tests.billing.identity.support import join, new_organization, new_user
+from tests.billing.people_support import CHEAP, GOOD
 from tests.billing.support import Billing
 
 SERVICE_KEY: Final = "service-key-of-the-tests"
@@ -35,6 +36,7 @@ NEEDS_BODY: Final[dict[str, Any]] = {
     "POST /api/billing/keys": {"name": "made"},
     "PATCH /api/billing/keys/{key_id}": {"name": "renamed"},
     "POST /api/billing/keys/{key_id}/rotate": {},
+    "POST /api/auth/totp": {"password": GOOD},
     "PUT /api/billing/alerts": {"low_balance_usd": "7.50"},
     "POST /api/billing/coupons/redeem": {"code": "NOSUCHCODE"},
     "POST /api/billing/budgets": {"amount_usd": "10"},
@@ -132,6 +134,7 @@ async def world(services: Services, billing: Billing) -> AsyncIterator[World]:
     for role in ("viewer", "member", "admin"):
         people[role] = await new_user(billing, f"{role}@example.com")
         await join(billing, organization, people[role], role)  # type: ignore[arg-type]
+    await billing.database.execute("UPDATE users SET password_hash = $1", CHEAP.hash(GOOD))
     _, narrow = await billing.keys.create(organization.account_id, "narrow", scopes=("container:read",))
     async with serving(replace(services, service_api_key=SERVICE_KEY), billing) as api:
         yield World(api, billing, organization, people, narrow)

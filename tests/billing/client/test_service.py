@@ -150,6 +150,18 @@ async def test_a_block_settles_or_gives_back(settles: Script, raises: Any, paths
     assert [path.removeprefix("holds/h/") for path, _ in server.calls[1:]] == paths
 
 
+async def test_a_block_does_not_begin_with_a_hold_that_has_ended() -> None:
+    """The same again gets the first answer, which says that it is open."""
+    script: Script = [(201, held()), (200, held("voided")), (201, held()), (200, held("expired")), SETTLED]
+    async with scripted(one_by_one(script)) as (server, url), service(url) as client:
+        with pytest.raises(Refused, match="'e' is voided already"):
+            async with client.hold("a", event_id="e", amount_usd="2.00"):
+                pytest.fail("this work would not be paid")
+        async with client.hold("a", event_id="e", amount_usd="2.00") as late:
+            await late.settle(amount_usd="1.00")  # what is over can be charged
+    assert [path for path, _ in server.calls] == ["holds", "holds/h"] * 2 + ["holds/h/settle"]
+
+
 async def test_who_leaves_a_block_gives_back() -> None:
     async with scripted(Holding()) as (server, url), service(url) as client:
         inside = asyncio.Event()

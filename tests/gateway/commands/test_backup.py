@@ -44,7 +44,9 @@ def value(url: str, query: str) -> Any:
 
 def test_traffic_backup_more_traffic_restore(shell: Shell) -> None:
     """As an operator does it, on the embedded servers."""
-    file = shell.folder / "ledger.backup"
+    file, others = shell.folder / "ledger.backup", shell.folder / "others"
+    others.write_text("another's")
+    file.with_name(".ledger.backup.new").symlink_to(others)
     with shell.running("up") as running:
         running.until("shown only this once")
         curl = running.until("curl")
@@ -60,7 +62,7 @@ def test_traffic_backup_more_traffic_restore(shell: Shell) -> None:
         shell.run("operator", "grant", account, "7.00")
         assert "Gateways run" in shell.run("restore", str(file), "--force").failed(REFUSED)
         assert running.end() == 0
-    assert stat.S_IMODE(file.stat().st_mode) == 0o600
+    assert (others.read_text(), file.is_symlink(), stat.S_IMODE(file.stat().st_mode)) == ("another's", False, 0o600)
     restored = shell.run("restore", str(file), "--force", "--json")
     assert restored.json["accounts"] == 1
     with shell.running("up") as running:
@@ -81,7 +83,7 @@ async def test_what_takes_long_says_what_it_is_at(monkeypatch: pytest.MonkeyPatc
     script = "; ".join(map(dump.format, ("accounts", "usage_events")))
     told = io.StringIO()
     program = await asyncio.create_subprocess_shell(f"{script}; read end", stdin=PIPE, stderr=PIPE)
-    words = backup.Words(Output(Common(), io.StringIO(), told), program.stderr)
+    words = backup._Words(Output(Common(), io.StringIO(), told), program.stderr)
     async with asyncio.timeout(60):
         while "  table 2: usage_events ..." not in told.getvalue().splitlines():
             await asyncio.sleep(0.01)

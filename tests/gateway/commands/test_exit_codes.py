@@ -64,6 +64,7 @@ OF_THE_API = {
     "operator price reprice": "operator price reprice openai/gpt-4o --since 2026-01-01 --until 2026-02-01",
     "operator user list": "operator user list",
     **{f"operator user {what}": f"operator user {what} usr_x" for what in ("show", "approve", "enable", "disable")},
+    "operator user remove-app": "operator user remove-app usr_x",
     "operator user operator": "operator user operator usr_x on",
     "operator stripe events": "operator stripe events",
     "operator stripe replay": "operator stripe replay evt_x",
