@@ -25,9 +25,8 @@ import uvloop
 from aiohttp import web
 
 from billing.errors import StoreError
-from billing.logs import JsonFormatter
-from billing.web.render import compile_templates
 from billing.logs import write_json
+from billing.web.render import compile_templates
 from gateway.app import serving
 from gateway.config.settings import ConfigError, Settings, load_settings
 from gateway.endpoints.metrics_access import inherited_listener, metrics_served
