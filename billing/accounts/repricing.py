@@ -140,12 +140,8 @@ class Repricing:
         """Return a batch of events in the order of accounts, every price row that they or the period name, and where
         the next batch begins."""
         position = _FIRST if after is None else _position(after)
-        by_model = [{"model": period.model}]
-        rows = await connection.fetch(
-            _query("reprice_events"),
-            *(period.provider, period.model, by_model, period.since, period.until, period.account_id),
-            *(*position, limit + 1),
-        )
+        asked = period.provider, period.model, [{"model": period.model}], period.since, period.until, period.account_id
+        rows = await connection.fetch(_query("reprice_events"), *asked, *position, limit + 1)
         events = [event_of_row(row) for row in rows[:limit]]
         ids = {event.price_id for event in events} | {share.price_id for event in events for share in event.shares}
         if period.price_id is not None:
@@ -153,8 +149,7 @@ class Repricing:
         stored = await connection.fetch(_query("reprice_prices"), sorted(ids))
         prices = {row["id"]: from_canonical_json(row["said"]) for row in stored}
         if period.price_id is not None and not _names(prices.get(period.price_id), period):
-            about = f"{period.provider}/{period.model}"
-            raise PriceNotFound(f"The ledger has no price row {period.price_id!r} of {about}.")
+            raise PriceNotFound(f"The ledger has no price row {period.price_id!r} of {period.provider}/{period.model}.")
         return events, prices, _cursor(events[-1]) if len(rows) > limit else None
 
     def _lines(
@@ -172,16 +167,8 @@ class Repricing:
         price = self.table().find(period.provider, period.model, at_s) if named is None else prices[named]
         left = _why_left(period, event, prices, price)
         would_be_nano = now_nano if left or price is None else _would_be(period, event, prices, price)
-        return Repriced(
-            event.request_id,
-            event.account_id,
-            event.admitted_at,
-            before.price_id or event.price_id,
-            None if price is None else price.id,
-            now_nano,
-            would_be_nano,
-            left,
-        )
+        about = event.request_id, event.account_id, event.admitted_at, before.price_id or event.price_id
+        return Repriced(*about, None if price is None else price.id, now_nano, would_be_nano, left)
 
     async def _correct_account(
         self,
