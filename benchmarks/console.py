@@ -271,12 +271,7 @@ async def _looks(
 
 
 async def _beside(
-    stage: Stage,
-    installation: Installation,
-    worker: Process,
-    people: dict[str, Browser],
-    found: Found,
-    report: Report,
+    stage: Stage, installation: Installation, worker: Process, people: dict[str, Browser], found: Found, report: Report
 ) -> None:
     """Measure the proxy with and without somebody looking, in turns."""
     turn = Turn(stage, MODES["quick"], Results(MODES["quick"]))
