@@ -282,7 +282,9 @@ def _start_loops(
 
 
 async def _identified(_: web.Request, response: web.StreamResponse) -> None:
-    """Give every answer an id of its own, and take out what tells the server's version."""
+    """Give every answer an id of its own, keep browsers from taking it for something else, and take out what tells the
+    server's version."""
     response.headers.pop("Server", None)
+    response.headers.setdefault("X-Content-Type-Options", "nosniff")
     if REQUEST_ID not in response.headers:
         response.headers[REQUEST_ID] = new_id()

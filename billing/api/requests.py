@@ -221,13 +221,11 @@ def read_query(request: web.Request, model: type[Q]) -> Q:
 def query_of(query: Mapping[str, str], model: type[Q]) -> Q:
     """Return the parameters of a query string as `model`; those that it does not know are left out."""
     given: dict[str, object] = {}
-    integers = _integers(model)
-    for each in msgspec.structs.fields(model):
-        text = query.get(each.encode_name)
-        if text is not None:
+    for name, is_integer in _parameters(model):
+        if (text := query.get(name)) is not None:
             if "\0" in text:
-                raise BadRequest(f"{each.encode_name} must not contain NUL characters.", each.encode_name)
-            given[each.encode_name] = int(text) if each.name in integers and _WHOLE.fullmatch(text) else text
+                raise BadRequest(f"{name} must not contain NUL characters.", name)
+            given[name] = int(text) if is_integer and _WHOLE.fullmatch(text) else text
     try:
         return msgspec.convert(given, model, str_keys=True)
     except msgspec.ValidationError as error:
@@ -237,9 +235,9 @@ def query_of(query: Mapping[str, str], model: type[Q]) -> Q:
 
 
 @cache
-def _integers(model: type[msgspec.Struct]) -> frozenset[str]:
-    """Return the fields of a query string's shape that are integers."""
-    return frozenset(each.name for each in msgspec.structs.fields(model) if int in _parts_of(each.type))
+def _parameters(model: type[msgspec.Struct]) -> tuple[tuple[str, bool], ...]:
+    """Return the parameters of a query string's shape, each with whether it is an integer."""
+    return tuple((each.encode_name, int in _parts_of(each.type)) for each in msgspec.structs.fields(model))
 
 
 def _parts_of(annotation: Any) -> Iterator[Any]:
@@ -261,11 +259,16 @@ def _description(model: Any, name: str) -> str | None:
 
 def _options(model: Any, name: str) -> tuple[dict[str, Any], ...]:
     """Return the schemas that a field's value, or each item of it, may have."""
+    options = (field := _properties(model).get(name, {}), *field.get("anyOf", ()))
+    return (*options, *(each["items"] for each in options if "items" in each))
+
+
+@cache
+def _properties(model: Any) -> dict[str, Any]:
+    """Return the schemas of a shape's fields, once made: that takes milliseconds, and each refusal asks for them."""
     schema = msgspec.json.schema(model)
     shape = schema.get("$defs", {}).get(schema.get("$ref", "").rpartition("/")[2], {})
-    field = shape.get("properties", {}).get(name, {})
-    options = (field, *field.get("anyOf", ()))
-    return (*options, *(each["items"] for each in options if "items" in each))
+    return dict(shape.get("properties", {}))
 
 
 def page_asked(query: PageQuery) -> tuple[int, str | None]:

@@ -166,12 +166,12 @@ class BillingClient(ServiceCalls, PaymentCalls):
         report, as a mapping or an object. As `record`, of whose failures one is a usage that can't be read."""
         try:
             measure = cast("MeasuredOfKey", tokens_used(usage))
-        except ValueError as error:
+            measure.update({"provider": provider, "model": model, "feature": feature, "tags": dict(tags or {})})
+        except Exception as error:  # whatever an object does that is asked for its counts
             if on_error == "raise":
                 raise
             self._with_spool().lost(event_id or f"of {account_id}, {provider}/{model}", error)
             return None
-        measure.update({"provider": provider, "model": model, "feature": feature, "tags": dict(tags or {})})
         if user_id is not None:
             measure["user_id"] = user_id
         if key_id is not None:
@@ -194,9 +194,9 @@ class BillingClient(ServiceCalls, PaymentCalls):
     ) -> AsyncIterator[HeldOpen]:
         """Hold what something may cost at most, for the length of the block, which settles it: what is left unsettled
         at its end is given back, also where it raises. Raises `Refused` where the account has no room, and before the
-        block where the hold of this `event_id` is settled or given back already. Of a caller that
-        is cancelled while the hold is made it is given back, too, but for one with an `event_id`: who has that can ask
-        for the same hold again."""
+        block where the hold of this `event_id` is settled or given back already. Of a caller that is cancelled while
+        the hold is made it is given back, too, but for one with an `event_id`: who has that can ask for the same hold
+        again."""
         making = asyncio.ensure_future(
             self.create_hold(account_id, event_id=event_id, expires_in_s=expires_in_s, **measure)
         )

@@ -62,7 +62,7 @@ class CouponNotFound(CouponError):
 
 
 class CouponRefused(CouponError):
-    """The coupon is over, used up or disabled; or its code can't be one."""
+    """The coupon is over, used up or disabled; or its code can't be one; or the account is closed."""
 
     kind, field = "invalid", "code"
 
@@ -212,6 +212,8 @@ class Coupons:
         refused = coupon.why_refused(now)
         if refused is not None:
             raise CouponRefused(refused)
+        if await connection.fetchval(_query("account_status"), account_id) == "closed":
+            raise CouponRefused("This account is closed: it could not spend the credit.")
         terms, key = coupon.terms(now), f"{coupon.id}:{account_id}"
         named = SCOPE, key, f"coupon {coupon.name}"
         entry = Entry(account_id, coupon.amount_nano, PROMOTIONS, "grant", *named, terms=terms)

@@ -131,7 +131,7 @@ class AccountShape(Answer, frozen=True, kw_only=True):
     credit_limit_usd: Usd
     quotas: list[QuotaShape]
     plan_quotas: list[QuotaShape] = field(default_factory=list)
-    tz: str | None = None
+    tz: Zone | None = None
     past_due_since: Moment | None
     created_at: Moment
 

@@ -48,6 +48,7 @@ ZoneName = Annotated[
         min_length=1,
         max_length=100,
         description="an IANA time zone; else the account's, or UTC",
+        examples=["Europe/Berlin"],
         extra_json_schema={"format": "time-zone"},
     ),
 ]
@@ -93,7 +94,7 @@ class SummaryShape(Answer, frozen=True, kw_only=True):
 
     since: Moment | None
     until: Moment | None
-    tz: str
+    tz: ZoneName
     group_by: list[str]
     total: UsedShape
     data: list[GroupShape]
@@ -126,7 +127,7 @@ class BucketsShape(Answer, frozen=True, kw_only=True):
     with all of its sums and the next of its groups."""
 
     granularity: Granularity
-    tz: str
+    tz: ZoneName
     group_by: list[str]
     data: list[BucketShape]
     next_cursor: str | None
@@ -150,7 +151,7 @@ class BillingSummaryShape(Answer, frozen=True, kw_only=True):
     account_id: str
     plan: str
     status: Status
-    tz: str
+    tz: ZoneName
     period_start: Moment
     period_end: Moment
     used: UsedShape
@@ -224,7 +225,7 @@ def ordered(span: Span) -> list[tuple[Group, Used]]:
 class Month:
     """A calendar month of an account so far; amounts by kind are signed as the balance was changed."""
 
-    tz: str
+    tz: ZoneName
     start: datetime
     end: datetime
     used: Used

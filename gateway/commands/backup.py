@@ -70,8 +70,8 @@ async def backup(
             raise CommandFailed("The database has nothing of Metergate's: there is nothing to back up.")
         beside = file.with_name(f".{file.name}.new")
         try:
-            os.close(os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, FILE_MODE))
-            beside.chmod(FILE_MODE)
+            beside.unlink(missing_ok=True)  # in /tmp anybody may have put a link there, or a file of theirs
+            os.close(os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, FILE_MODE))
             options = "--format=custom", "--no-owner", "--no-privileges", f"--file={beside}"
             with output.step("Backed up the database"):
                 await _run("pg_dump", (*options, "--verbose"), stores.database_url, output)

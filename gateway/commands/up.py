@@ -12,7 +12,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Coroutine, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -26,6 +26,7 @@ from billing.holds.redis.client import RedisClient
 from billing.holds.redis.session import refuse_eviction
 from billing.identity.sealing import SealBroken
 from billing.ledger.leases import ending_leases
+from billing.logs import write_json
 from gateway.commands.api_url import api_url_file, publish_api_url, withdraw_api_url
 from gateway.commands.failures import named_store
 from gateway.commands.first_start import (
@@ -138,6 +139,8 @@ async def _supervise(
 ) -> int:
     """Run the workers to their end; with `publishes`, operator commands on the data folder find them meanwhile."""
     _check_request_log(settings)
+    if settings.log_format == "json":
+        write_json()
     started = time.monotonic()
 
     def on_ready(address: str) -> None:
@@ -147,7 +150,7 @@ async def _supervise(
         output.show(welcome(settings, address, warnings(settings, time.time())))
 
     with (
-        tempfile.TemporaryDirectory(prefix="metergate-metrics-") as folder,
+        _metrics_folder(settings.data_dir) as folder,
         _metrics_listener(settings, output) as metrics,
     ):
         if metrics is not None:
@@ -185,6 +188,18 @@ def stopping_s(defaults: Limits) -> float:
     """Return how long a worker may take to stop: for running answers, then for settling those that it had to cut, and
     for writing what waits. Killed before, it would leave them unpaid."""
     return defaults.shutdown_grace_s + defaults.postgres_timeout_s
+
+
+def _metrics_folder(data_dir: Path) -> tempfile.TemporaryDirectory[str]:
+    """Return a folder for what workers count: where the system has such folders, else in the data folder. Raises
+    `CommandFailed`."""
+    prefix = "metergate-metrics-"
+    with suppress(OSError):
+        return tempfile.TemporaryDirectory(prefix=prefix)
+    try:  # a container's file system may be read-only but for the data folder
+        return tempfile.TemporaryDirectory(prefix=prefix, dir=data_dir)
+    except OSError as error:
+        raise CommandFailed("No folder for temporary files can be written: set TMPDIR to one.") from error
 
 
 @contextmanager

@@ -73,7 +73,8 @@ _log = logging.getLogger(__name__)
 
 
 class Channel:
-    """What workers and the process of pages share, made by their supervisor before it starts them.
+    """What workers and the process of pages share, made by their supervisor before it starts them. Raises OSError where
+    the system has no room for it, or refuses it.
 
     Workers get `hand_fds`, the process of pages `adopt_fds`; both have the state in the last one.
     """
@@ -97,6 +98,11 @@ class Channel:
     def adopt_fds(self) -> tuple[int, int]:
         """Return what the process of pages inherits."""
         return self._waiting.fileno(), self._file.fileno()
+
+    @property
+    def starting(self) -> bool:
+        """Return whether the process was started and does not serve yet: it was given nothing."""
+        return self._state[0] == STARTING
 
     async def looked_at(self, stopping: asyncio.Event) -> None:
         """Wait until somebody looks, and note that the process is being started; or until `stopping`. Only while it
@@ -133,7 +139,7 @@ class Channel:
 
 def _shared_file() -> FileIO:
     """Make a file that other processes can map: in memory where the system has that, so that no disk matters."""
-    if hasattr(os, "memfd_create"):
+    with suppress(AttributeError, OSError):  # not on macOS; a container may refuse it
         return FileIO(os.memfd_create("metergate-pages"), "r+")
     fd, name = tempfile.mkstemp(prefix="metergate-pages-")
     os.unlink(name)
@@ -147,6 +153,7 @@ class Hand:
         self._given = socket.socket(fileno=given_fd)
         self._given.setblocking(False)
         self._state = mmap.mmap(state_fd, STATE_BYTES, prot=mmap.PROT_READ)
+        self._refused = False
 
     def __call__(self, method: str, path: str, transport: asyncio.Transport, data: bytes) -> bool:
         """Give a connection away, of which `data` was read; False where it is to be served here. Who calls it drops the
@@ -163,7 +170,12 @@ class Hand:
                 socket.send_fds(self._given, [data], [transport.get_extra_info("socket").fileno()])
             elif state == ABSENT:
                 self._given.send(WAKE)
-        except OSError:  # the queue is full, or nobody has the other end
+        except BlockingIOError:  # the queue is full
+            return False
+        except OSError as error:  # the system refuses it, or nobody has the other end
+            if not self._refused:
+                _log.warning("connections can't be given to another process: pages are made here (%s)", error)
+            self._refused = True
             return False
         return state == SERVING
 
@@ -271,6 +283,7 @@ async def adopting(
 
 def yield_to_workers() -> None:
     """Let this process have the CPU only where no worker wants it."""
-    os.nice(NICENESS)
+    with suppress(OSError):  # a container may refuse it
+        os.nice(NICENESS)
     with suppress(OSError):  # where each session is scheduled as one (sched(7)), nice(2) is for within it
         AUTOGROUP.write_text(str(NICENESS), "ascii")

@@ -46,6 +46,7 @@ FAILED_STARTS_LIMIT = 3  # deaths before any worker was ever ready: then somethi
 SAME_STOP_S = 1.0  # `timeout`, make and systemd may signal a process and then its whole group: that asks once
 KILL_MARGIN_S = 2.0  # added to the workers' own grace before they are killed
 PAGES_MORE_S = 5.0  # in which the process of pages ends after the workers: it has no metered request
+NOT_STARTED = "could not be started"  # for the same reason again and again, as without room for a process: told once
 PARENT_POLL_S = 0.5  # how often a worker looks for its parent where the kernel does not tell
 
 _log = logging.getLogger(__name__)
@@ -105,7 +106,7 @@ async def supervise(
             tuple(pass_fds),
             on_end,
             on_stop or (lambda: None),
-            Channel() if pages else None,
+            _channel() if pages else None,
         )
         return await supervisor.run(workers)
 
@@ -146,7 +147,7 @@ class _Supervisor:
                 else:
                     pages = group.create_task(self._keep("the process of pages", self._run_pages))
                     await asyncio.wait(working)
-                    await self._end_pages(pages)
+                    await self._end_pages(pages, SIGKILL if self.channel.starting else SIGTERM)
                 stopper.cancel()
         finally:
             self.on_stop()
@@ -176,9 +177,9 @@ class _Supervisor:
         _log.warning("killing %d processes that have not ended", len(self.running | self.pages))
         _signal(self.running | self.pages, SIGKILL)
 
-    async def _end_pages(self, task: asyncio.Task[None]) -> None:
+    async def _end_pages(self, task: asyncio.Task[None], number: Signals) -> None:
         """End the process of pages, which `task` keeps, after the workers: what they gave away last is answered."""
-        _signal(self.pages, SIGTERM)
+        _signal(self.pages, number)
         if (await asyncio.wait([task], timeout=PAGES_MORE_S))[1]:
             _log.warning("killing the process of pages, which has not ended")
             _signal(self.pages, SIGKILL)
@@ -187,13 +188,11 @@ class _Supervisor:
     async def _keep(self, name: str, run: Callable[[], Awaitable[str]]) -> None:
         """Run one process again and again, until a signal stops it; `run` says how it ended, nothing where it was to
         end."""
-        delay_s = 0.0
+        delay_s, last = 0.0, ""
         while not self.stopping.is_set():
             started = time.monotonic()
             how = await run()
-            if self.stopping.is_set():
-                return
-            if not how:
+            if self.stopping.is_set() or not how:
                 continue
             if not self.was_ready:
                 self.failed_starts += 1
@@ -204,7 +203,9 @@ class _Supervisor:
                     return
             if time.monotonic() - started >= STABLE_AFTER_S:
                 delay_s = 0.0
-            _log.warning("%s %s; starting it again in %.1f s", name, how, delay_s)
+            level = logging.INFO if how == last and how.startswith(NOT_STARTED) else logging.WARNING
+            _log.log(level, "%s %s; starting it again in %.1f s", name, how, delay_s)
+            last = how
             with suppress(TimeoutError):
                 await asyncio.wait_for(self.stopping.wait(), delay_s)
             delay_s = min(max(delay_s * 2, RESTART_DELAY_S), RESTART_DELAY_LIMIT_S)
@@ -223,19 +224,18 @@ class _Supervisor:
         return "" if self.channel.ended() else how
 
     async def _run(self, fds: Mapping[str, tuple[int, ...]], among: set[asyncio.subprocess.Process]) -> str:
-        """Run one process, which is given these by options, to its end; how it ended, in words. It is `among` these
-        meanwhile."""
+        """Run one process with these options to its end, `among` these meanwhile; how it ended, in words."""
         loop = asyncio.get_running_loop()
         try:
             ready_fd, worker_fd = os.pipe()
         except OSError as error:  # too many files are open
-            return f"could not be started ({error})"
+            return f"{NOT_STARTED} ({error})"
         process, gateway_id = None, str(ULID())
         try:
             try:
                 process = await self._spawn({**fds, "--ready-fd": (worker_fd,)}, gateway_id)
             except OSError as error:
-                return f"could not be started ({error})"
+                return f"{NOT_STARTED} ({error})"
             finally:
                 os.close(worker_fd)
             among.add(process)
@@ -278,6 +278,14 @@ class _Supervisor:
             self.was_ready = True
             if self.on_ready is not None:
                 self.on_ready(address_of(self.listener))
+
+
+def _channel() -> Channel | None:
+    try:
+        return Channel()
+    except OSError as error:
+        _log.warning("workers make pages: the system has nothing to share with a process of their own (%s)", error)
+        return None
 
 
 def _signal(processes: Iterable[asyncio.subprocess.Process], number: Signals) -> None:

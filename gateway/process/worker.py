@@ -25,7 +25,7 @@ import uvloop
 from aiohttp import web
 
 from billing.errors import StoreError
-from billing.logs import JsonFormatter
+from billing.logs import write_json
 from billing.web.render import compile_templates
 from gateway.app import serving
 from gateway.config.settings import ConfigError, Settings, load_settings
@@ -160,7 +160,7 @@ def main() -> int:
         print(error, file=sys.stderr)
         return 1
     if settings.log_format == "json":
-        logging.getLogger().handlers[0].setFormatter(JsonFormatter())
+        write_json()
     if settings.database_url is None or settings.redis_url is None:
         print("DATABASE_URL and REDIS_URL must be set; `metergate up` sets them by itself.", file=sys.stderr)
         return 1

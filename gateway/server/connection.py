@@ -48,7 +48,8 @@ class EdgeProtocol(GuardedProtocol):
             self._spend(data, self._account, chunked=False)
             return
         waiter = self._waiter
-        if waiter is None:  # a request is being served: what comes is its body, or waits
+        if waiter is None:  # a request is served: what comes is its body, or waits; or aiohttp's loop has not begun
+            head_end = self._head_end
             closing, self._close = self._close, self._close and self._exchange is None
             behind = self._body_is_whole and not self._upgraded
             self._parse(data)  # takes nothing while closing, and a body may still be on its way
@@ -59,8 +60,10 @@ class EdgeProtocol(GuardedProtocol):
                     self._forget_head()
                 elif behind:
                     self._count_head(len(data))
+                elif not self._request_count:
+                    self._await_head(data)
             if self._messages or self._chunks is not None:
-                self._look(data)
+                self._look(head_end + data)
                 if self._request_count == 1 and self._messages:  # aiohttp's loop has not begun
                     self._hands_over(self._messages[0][0], data)
             return

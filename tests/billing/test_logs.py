@@ -5,7 +5,9 @@ import json
 import logging
 from contextvars import copy_context
 
-from billing.logs import JsonFormatter, log_about, subject
+import pytest
+
+from billing.logs import JsonFormatter, log_about, subject, write_json
 
 
 def logger_of(text: io.StringIO) -> logging.Logger:
@@ -50,3 +52,11 @@ def test_what_goes_on_after_its_request_keeps_its_lines_when_the_connection_serv
 
     copy_context().run(connection)
     assert [json.loads(line)["request_id"] for line in text.getvalue().splitlines()] == ["req_1", "req_2"]
+
+
+def test_all_lines_of_a_process_are_json(monkeypatch: pytest.MonkeyPatch) -> None:
+    handler = logging.StreamHandler(io.StringIO())
+    monkeypatch.setattr(logging.getLogger(), "handlers", [handler])
+    write_json()
+    logging.getLogger("gateway.process.supervisor").warning("worker 3 ended with code -9")
+    assert json.loads(handler.stream.getvalue())["message"] == "worker 3 ended with code -9"

@@ -10,6 +10,7 @@ worker asks for at once; it says that it was told to end, and does not.
 """
 
 import argparse
+import mmap
 import os
 import signal
 import socket
@@ -41,6 +42,9 @@ parser.add_argument("--adopt-fds", type=int, nargs=2)
 parser.add_argument("--ready-fd", type=int, required=True)
 given = parser.parse_args()
 if given.adopt_fds:
+    from gateway.process.pages import SERVING, STATE_BYTES
+
+    mmap.mmap(given.adopt_fds[1], STATE_BYTES)[0] = SERVING
     be_the_process_of_pages()
 if given.how == "deaf":
     sys.platform = "darwin"

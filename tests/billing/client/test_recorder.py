@@ -187,6 +187,14 @@ class FullDisk:
         return done
 
 
+class Unreadable:
+    """An answer's usage that fails when it is read."""
+
+    @property
+    def input_tokens(self) -> int:
+        raise KeyError("input_tokens")
+
+
 async def test_without_room_on_disk_an_event_is_sent_at_once_or_counted(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -210,6 +218,9 @@ async def test_without_room_on_disk_an_event_is_sent_at_once_or_counted(
             await record(client, "e4", tags=object())  # what can't be sent at all
             assert client.spooled.lost == 2
             assert "e4 is lost" in caplog.text
+            for usage, tags in (({"prompt_tokens": 1, "completion_tokens": 2}, 5), (Unreadable(), None)):
+                await client.record_llm("a", "openai", "gpt", usage, tags=tags, on_error="spool")  # type: ignore[arg-type]
+            assert client.spooled.lost == 4
         with pytest.raises(RuntimeError):
             _ = service(url).spooled
 

@@ -127,7 +127,7 @@ async def test_others_are_written_while_one_row_is_locked(
 
 
 WITHIN_S = 1.0
-"""What is promised of a revocation (and tests are not slowed down by): on every process, and whoever dies."""
+"""What is promised of a revocation, on every process and whoever dies."""
 
 
 async def test_a_change_that_waits_for_a_locked_row_keeps_no_other_waiting(

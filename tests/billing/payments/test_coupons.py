@@ -90,6 +90,10 @@ async def test_a_disabled_one_gives_nothing_more(billing: Billing, coupons: Coup
     one, two = await accounts(billing, 2)
     coupon, code = await coupons.create(NewCoupon("Spring", 100))
     await coupons.redeem(one, code, actor=ANA)
+    await billing.accounts.update(two, status="closed")
+    with pytest.raises(CouponRefused, match="account is closed"):
+        await coupons.redeem(two, code, actor=ANA)
+    await billing.accounts.update(two, status="active")
     assert (await coupons.disable(coupon.id)).disabled_at == (await coupons.disable(coupon.id)).disabled_at
     with pytest.raises(CouponRefused, match="not valid any more"):
         await coupons.redeem(two, code, actor=ANA)

@@ -44,7 +44,9 @@ def value(url: str, query: str) -> Any:
 
 def test_traffic_backup_more_traffic_restore(shell: Shell) -> None:
     """As an operator does it, on the embedded servers."""
-    file = shell.folder / "ledger.backup"
+    file, others = shell.folder / "ledger.backup", shell.folder / "others"
+    others.write_text("another's")
+    file.with_name(".ledger.backup.new").symlink_to(others)
     with shell.running("up") as running:
         running.until("shown only this once")
         curl = running.until("curl")
@@ -60,7 +62,7 @@ def test_traffic_backup_more_traffic_restore(shell: Shell) -> None:
         shell.run("operator", "grant", account, "7.00")
         assert "Gateways run" in shell.run("restore", str(file), "--force").failed(REFUSED)
         assert running.end() == 0
-    assert stat.S_IMODE(file.stat().st_mode) == 0o600
+    assert (others.read_text(), file.is_symlink(), stat.S_IMODE(file.stat().st_mode)) == ("another's", False, 0o600)
     restored = shell.run("restore", str(file), "--force", "--json")
     assert restored.json["accounts"] == 1
     with shell.running("up") as running:

@@ -21,7 +21,8 @@ import psutil
 import pytest
 import yaml
 
-from gateway.commands.up import stopping_s
+from billing.cli.output import CommandFailed
+from gateway.commands.up import _metrics_folder, stopping_s
 from gateway.config.defaults import Limits
 from gateway.process.supervisor import KILL_MARGIN_S
 from tests.support.commands import CHECKOUT, WAIT_S, Answer, Result, Running, Shell, do_curl, fetch
@@ -93,6 +94,17 @@ def test_the_curl_line_works(up: Up) -> None:
     answer = up.chat()
     assert answer.status == 200
     assert answer.json["choices"][0]["message"]["content"]
+
+
+def test_a_system_without_temporary_files_needs_the_data_folder_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As a container's, whose own file system can't be written to."""
+    monkeypatch.setattr("tempfile.tempdir", "/nowhere")
+    with _metrics_folder(tmp_path) as folder:
+        assert Path(folder).parent == tmp_path
+    with pytest.raises(CommandFailed, match="set TMPDIR"):
+        _metrics_folder(tmp_path / "nothing")
 
 
 def test_metrics_are_read_at_an_address_of_their_own(up: Up) -> None:

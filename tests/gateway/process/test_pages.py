@@ -24,6 +24,7 @@ from gateway.process.pages import (
     Hand,
     adopting,
 )
+from gateway.process.supervisor import _channel
 from gateway.server.connection import EdgeProtocol
 from gateway.server.guard import EdgeRules
 from tests.support.edge_clients import Client, chunked, get, post, until
@@ -112,6 +113,35 @@ def test_a_full_disk_or_none_does_not_matter_to_the_state(monkeypatch: pytest.Mo
     channel = Channel()
     assert os.fstat(channel.hand_fds[1]).st_blocks > 0
     channel.close()
+
+
+def test_a_system_that_has_nothing_to_share_leaves_pages_to_workers(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def refuse(name: str) -> int:
+        raise PermissionError(f"no {name}")
+
+    monkeypatch.setattr("os.memfd_create", refuse, raising=False)
+    channel = _channel()
+    assert channel is not None  # a file of the disk will do
+    channel.close()
+    monkeypatch.setattr("tempfile.tempdir", "/nowhere")
+    assert _channel() is None
+    assert len(caplog.messages) == 1
+
+
+@on_both_loops
+async def test_where_connections_can_not_be_given_away_it_is_said_once(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def refuse(*_: object) -> int:
+        raise PermissionError("no sendmsg")
+
+    async with pair() as both, both.runs():
+        monkeypatch.setattr("socket.send_fds", refuse)
+        for _ in range(2):
+            assert await both.ask(get("/console/page")) == (WORKER, False)
+    assert [each.name for each in caplog.records] == ["gateway.process.pages"]
 
 
 @on_both_loops

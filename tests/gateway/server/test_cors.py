@@ -114,12 +114,17 @@ async def test_without_the_variable_nothing_is_said(make_gateway: MakeGateway, u
         assert "Vary" not in each.headers
 
 
-async def test_every_answer_has_an_id(gateway: Gateway) -> None:
+async def test_every_answer_has_an_id_and_is_not_sniffed(gateway: Gateway) -> None:
     customer = await gateway.customer()
     admin = {"X-Admin-Key": ADMIN_KEY}
     for path in ("/api/account/balance", "/api/nothing", "/api/admin/accounts", "/api/ping", "/healthz", "/metrics"):
         for headers in ({}, admin):
-            assert len((await fetch(customer.get(path, headers=headers))).headers["x-request-id"]) == 26
+            answered = await fetch(customer.get(path, headers=headers))
+            assert len(answered.headers["x-request-id"]) == 26
+            assert answered.headers.getall("X-Content-Type-Options") == ["nosniff"]
+    for path in ("/", "/nothing", "/console", "/docs", "/.well-known/jwks.json", "/v1/models"):
+        answered = await fetch(gateway.session.get(gateway.url + path, allow_redirects=False))
+        assert answered.headers.getall("X-Content-Type-Options") == ["nosniff"], path
 
 
 def test_an_origin_is_known_in_any_case() -> None:

@@ -1,6 +1,8 @@
 """Heads that are begun and not ended: what all of them keep together."""
 
+import asyncio
 import json
+import socket
 
 import pytest
 
@@ -83,6 +85,23 @@ async def test_heads_without_an_end_take_bounded_memory_and_small_ones_are_serve
         for client in hostile:
             await client.leave()
         await until(lambda: heads.size_bytes == 0)
+
+
+@on_both_loops
+async def test_a_head_that_came_with_the_connection_counts_too() -> None:
+    """Before aiohttp's loop has begun: it may last no longer than another one, and what follows it is served."""
+    loop = asyncio.get_running_loop()
+    async with edge(echo, rules=EdgeRules(head_timeout_s=30.0)) as served:
+        heads, sent = served.server.heads, get()[:-2]
+        with socket.create_connection(("127.0.0.1", served.port)) as client:
+            client.sendall(sent)  # while the server's loop, which is this one, stands still
+            client.setblocking(False)
+            await until(lambda: heads.size_bytes == len(sent))
+            (connection,) = heads._sizes
+            assert connection.idle_until_s <= loop.time() + 30.0  # type: ignore[attr-defined]
+            await loop.sock_sendall(client, b"\r\n")
+            assert b"200 OK" in await loop.sock_recv(client, 100)
+        assert heads.size_bytes == 0
 
 
 @pytest.mark.parametrize("path", [METERED, "/v1/meter%65d"])
