@@ -47,7 +47,10 @@ class Scratch:
             remove_segments(place)
         while True:
             self.folder = Path(tempfile.mkdtemp(prefix=PREFIX, dir=place))
-            self._lock = os.open(self.folder, os.O_RDONLY)
+            try:
+                self._lock = os.open(self.folder, os.O_RDONLY)
+            except FileNotFoundError:  # another run has taken it for a dead one's already
+                continue
             fcntl.flock(self._lock, fcntl.LOCK_EX)
             if self.folder.exists():  # else another run has taken it for a dead one's
                 break
