@@ -94,7 +94,8 @@ async def get_account(call: Call) -> AccountShape:
 
 
 async def update_account(call: Call, body: AccountPatch) -> AccountShape:
-    """Change an account: what is absent stays as it is."""
+    """Change an account: what is absent stays as it is. One that is closed is not charged for its plan again: where
+    the payment provider could not be told, the answer is an error, and the same call tells it."""
     account = await call.services.accounts.update(
         call.id("account_id"),
         name=body.name or None,
@@ -106,6 +107,8 @@ async def update_account(call: Call, body: AccountPatch) -> AccountShape:
         reason=body.reason or None,
         actor=call.actor,
     )
+    if account.status == CLOSED and call.services.payments is not None:
+        await call.services.payments.changes.end(account.id, call.actor)  # who is closed goes on paying for nothing
     return _shape(account, call.services)
 
 
@@ -234,7 +237,7 @@ ROUTES: Final = (
     Route("POST", ACCOUNTS, create_account, Access.admin, AccountShape, body=NewAccount, status=201),
     Route("GET", ACCOUNTS, list_accounts, Access.admin, Listing[AccountShape], query=AccountsQuery),
     Route("GET", ACCOUNT, get_account, Access.admin, AccountShape),
-    Route("PATCH", ACCOUNT, update_account, Access.admin, AccountShape, body=AccountPatch),
+    Route("PATCH", ACCOUNT, update_account, Access.admin, AccountShape, body=AccountPatch, errors=(409, 503)),
     Route("PUT", f"{ACCOUNT}/quotas", set_account_quotas, Access.admin, AccountShape, body=NewQuotas),
     Route("GET", f"{ACCOUNT}/users/quotas", list_user_quotas, Access.admin, Listing[UserQuotasShape], query=PageQuery),
     Route("GET", f"{ACCOUNT}/users/{{user_id}}/quotas", get_user_quotas, Access.admin, UserQuotasShape),

@@ -218,6 +218,12 @@ class SubscriptionChanges:
         await self._observe(ObjectRef("subscription", current.id))
         return await self.current(account_id) or current
 
+    async def end(self, account_id: str, actor: audit.Actor) -> None:
+        """End what an account subscribes to, where it does, with the period that is paid. Raises as `change`."""
+        if await self.current(account_id) is not None:
+            free = (plan.id for plan in self._plans.values() if plan.price_nano == 0)
+            await self.change(account_id, next(free, self._subscriptions.rules.default_plan), actor)
+
 
 def _seen(row: Row) -> Seen:
     return Seen(**{name: row[name] for name in Seen.__slots__})

@@ -160,6 +160,14 @@ async def test_a_plan_is_subscribed_to_and_managed_on_the_portal(shop: Api, paym
     assert ending is not None
     assert ending.ends_at == ending.period_end
 
+    # An operator's closing ends it, too: nobody pays for what is closed.
+    assert (await payments.changes.change(account_id, "starter")).ends_at is None
+    for _ in range(2):
+        await shop.admin("PATCH", f"/accounts/{account_id}", {"status": "closed", "reason": "asked for it"})
+        ending = await payments.changes.current(account_id)
+        assert ending is not None
+        assert ending.ends_at == ending.period_end
+
 
 async def test_operators_decide_about_what_could_not_be_credited(shop: Api, payments: Payments) -> None:
     account_id, key = await customer(shop)
