@@ -234,10 +234,9 @@ async def _reprice(
         for each in found
     ]
     verb = f"{corrected} corrected" if apply else "none corrected (--apply does)"
-    more = (
-        f"{format_usd(abs(difference_nano))} USD to be {'given back' if difference_nano < 0 else 'charged more'} in all"
-    )
-    summary = f"{requests} requests, {verb}, {left} left; {more}."
+    way = "given back" if difference_nano < 0 else "charged more"
+    in_all = f"{format_usd(abs(difference_nano))} USD to be {way} in all"
+    summary = f"{requests} requests, {verb}, {left} left; {in_all}."
     headers = ("time", "request", "account", "charged USD", "would be USD", "left because")
     parts = (Table(headers, rows), summary) if rows else (summary,)
     summed = {"dry_run": not apply, "requests": requests, "corrected": corrected, "left": left}
