@@ -55,10 +55,12 @@ chaos: $(VENV)/.dev  ## every fault, thirty times each, under load: nothing lost
 build: $(VENV)/.dev  ## an sdist and the wheel of it, in dist/
 	@$(BIN)/python -m build --no-isolation
 
+# Extras stay in the locks: pip before 23.3 takes the newest release of a library that another one asks for with an
+# extra, and finds no hash for it.
 lock: $(VENV)/.dev $(CLIENTS)/.npm  ## resolve the locks anew (needs uv)
 	@for extra in "runtime.lock pyproject.toml --extra build" "dev.lock pyproject.toml --extra build --extra dev" \
 	  "clients.lock --group clients" "browser.lock --group browser --constraint requirements/dev.lock"; do set -- $$extra; file=$$1; shift; \
-	  uv pip compile -q --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-emit-find-links \
+	  uv pip compile -q --universal --python-version 3.11 --generate-hashes --no-strip-extras --no-emit-index-url --no-emit-find-links \
 	    --no-header $$@ -o requirements/$$file || exit 1; done
 	@cd $(NPM_FOLDER) && $(CURDIR)/$(CLIENTS)/bin/python $(NPM) install --package-lock-only --omit-lockfile-registry-resolved \
 	  --ignore-scripts --no-audit --no-fund

@@ -12,7 +12,7 @@ import tempfile
 import time
 import urllib.request
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
@@ -133,7 +133,8 @@ class Shell:
 
     @contextmanager
     def running(self, *arguments: str, env: Mapping[str, str] | None = None) -> Iterator["Running"]:
-        """A command that goes on; killed at the end if it still runs."""
+        """A command that goes on; ended if it still runs. Killed, its servers would have to find that out, in a folder
+        that is removed next."""
         with (self.folder / "stderr").open("w") as stderr:
             process = subprocess.Popen(
                 [*self.program, *arguments],
@@ -148,6 +149,9 @@ class Shell:
         try:
             yield Running(process, self.folder / "stderr")
         finally:
+            with suppress(subprocess.TimeoutExpired):
+                process.terminate()
+                process.wait(WAIT_S)
             process.kill()
             process.wait()
             assert process.stdout is not None
