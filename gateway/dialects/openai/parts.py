@@ -59,14 +59,11 @@ class _PlainMessage(msgspec.Struct, forbid_unknown_fields=True, gc=False):
     """A message as nearly all are: two members, both of them texts."""
 
     role: str
-    content: str
+    content: Raw
 
 
 _PLAIN_MESSAGES: Final = msgspec.json.Decoder(list[_PlainMessage])
-_QUOTES_OF_PLAIN: Final = 8
-_BACKSLASH: Final = b"\\"
-_ESCAPE: Final = b"\\u"
-"""Without it no name is spelled in another way than in its own letters."""
+_AROUND_BYTES: Final = len('{"role":"","content":},')
 _TEXTS: Final = msgspec.json.Decoder(list[dict[Name, str]], dec_hook=as_name)
 
 
@@ -77,11 +74,11 @@ def count_parts(messages: Raw, bounds: StructureBounds) -> tuple[Parts, bool]:
     there are too many.
     """
     size_bytes = len(messages)
+    if size_bytes <= PLAIN_BYTES and _are_plain(messages, bounds):
+        return NO_PARTS, False
     if size_bytes > SHORTEST_ITEM_BYTES * bounds.messages and more_items(messages, bounds.messages):
         raise too_many(MESSAGES, bounds.messages, MESSAGES)
     if size_bytes <= PLAIN_BYTES:
-        if _is_plain(bytes(messages)):
-            return NO_PARTS, False
         try:
             plain = _TEXTS.decode(messages)
         except (msgspec.ValidationError, RecursionError):
@@ -100,16 +97,21 @@ def count_content(content: Raw, bounds: StructureBounds) -> tuple[Parts, bool]:
     return _sum(parts, outside, bounds) if parts else (NO_PARTS, outside)
 
 
-def _is_plain(messages: bytes) -> bool:
-    """Return whether every message has a role and a content, both texts, each once, and nothing else: told by the
-    number of strings. Where some are escaped it is told by the names, whose quotes within a text are escaped."""
+def _are_plain(messages: Raw, bounds: StructureBounds) -> bool:
+    """Return whether these are not too many messages, each of a role and a content, both texts, each once, and nothing
+    else: told by their size, as clients write them, without spaces. Whatever else there were would make them longer,
+    another spelling of a name too."""
     try:
-        count = len(_PLAIN_MESSAGES.decode(messages))
+        found = _PLAIN_MESSAGES.decode(messages)
     except (msgspec.ValidationError, RecursionError):
         return False
-    if messages.find(_BACKSLASH) < 0:
-        return messages.count(b'"') == _QUOTES_OF_PLAIN * count
-    return messages.count(b'"content"') == count and messages.count(b'"role"') == count and messages.find(_ESCAPE) < 0
+    size_bytes = 1 + _AROUND_BYTES * len(found)
+    for message in found:
+        content = message.content
+        if memoryview(content)[0] != _QUOTE:
+            return False
+        size_bytes += len(message.role) + len(content)
+    return size_bytes == len(messages) and len(found) <= bounds.messages
 
 
 def _look_into(messages: Raw, bounds: StructureBounds) -> tuple[Parts, bool]:

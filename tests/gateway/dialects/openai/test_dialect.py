@@ -273,6 +273,29 @@ def test_a_name_is_found_twice_however_the_body_is_written(
     assert said_twice == (len(set(names)) != len(names))
 
 
+MEMBERS = st.tuples(
+    st.sampled_from(['"role"', '"content"', '"c\\u006fntent"', '"name"']),
+    st.sampled_from([":", ": "]),
+    st.sampled_from(['"user"', '""', '"a\\"b"', '"\\u0022"', '"\\u0022,\\u0022"', '"\u00e9"', '"text"']),
+)
+
+
+@given(st.lists(st.tuples(st.lists(MEMBERS, max_size=4), st.sampled_from([",", ", "])), max_size=3))
+def test_a_members_name_is_found_twice_however_messages_are_written(
+    messages: list[tuple[list[tuple[str, str, str]], str]],
+) -> None:
+    """Plain messages are told by their size: no spelling may make others look like them."""
+    texts = ["{" + comma.join(map("".join, members)) + "}" for members, comma in messages]
+    body = f'{{"model":"m","messages":[{",".join(texts)}]}}'.encode()
+    names = [[json.loads(name) for name, _, _ in members] for members, _ in messages]
+    try:
+        parse(CHAT, body)
+        said_twice = False
+    except BadRequest as error:
+        said_twice = "twice" in error.message
+    assert said_twice == any(len(set(each)) != len(each) for each in names)
+
+
 @pytest.mark.parametrize(
     ("prompt", "prompts"),
     [
