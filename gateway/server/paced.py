@@ -96,7 +96,7 @@ class PacedProtocol(web.RequestHandler):
     def data_received(self, data: bytes) -> None:
         if self._held and data:
             self._held += data  # the transport is paused, so that this is rare
-        elif len(data) > SMALL_BYTES and data.count(LINE_END) > SLICE_LINES:
+        elif len(data) > SMALL_BYTES and _has_many_lines(data):
             self._held, self._held_at = data, 0
             self._pause_transport_reading()
             self._take_slice()
@@ -165,6 +165,17 @@ class PacedProtocol(web.RequestHandler):
         """Drop what was received and not parsed: its client has left."""
         super().connection_lost(exc)
         self._held = b""
+
+
+def _has_many_lines(data: bytes) -> bool:
+    """Return whether there are more lines than one slice has. Their ends are counted only where there may be so many:
+    one character is found ten times faster than two are counted."""
+    at = -1
+    for _ in range(SLICE_LINES):
+        at = data.find(b"\n", at + 1)
+        if at < 0:
+            return False
+    return data.count(LINE_END) > SLICE_LINES
 
 
 def _wake(turn: asyncio.Future[None]) -> None:
