@@ -20,14 +20,16 @@ import aiohttp
 import asyncpg
 from argon2 import PasswordHasher
 
+from benchmarks.answers import read_all
 from benchmarks.crowd import ACCOUNTS, EMAIL, LARGE, PERSON, STATEMENT_S, check, fill, fold_all, ids
-from benchmarks.figures import Spread, percentile
+from benchmarks.figures import Spread
 from benchmarks.installation import Installation, write_config
+from benchmarks.looks import Looked, lines, slowest
 from benchmarks.modes import MODES
 from benchmarks.process import READY_S, Process
 from benchmarks.seed import Size, seed
 from benchmarks.stage import Stage
-from benchmarks.subjects import METERGATE, Report, Results, Sample, Subject, Unsound
+from benchmarks.subjects import METERGATE, READS, Report, Results, Sample, Subject, Unsound
 from benchmarks.tables import table
 from benchmarks.turns import Turn
 from billing.database.connection import Database
@@ -42,7 +44,6 @@ EVENTS: Final = 10_000_000
 FEW_EVENTS: Final = 100_000
 FEW_ACCOUNTS: Final = 1_000
 """What a run of every figure looks at."""
-LOOKS: Final = 15
 PAGE_BAR_MS: Final = 100.0
 ROUNDS: Final = 4
 MEASURE_S: Final = 4.0
@@ -70,43 +71,24 @@ MORE: Final = {
 
 
 @dataclass(slots=True)
-class Looked:
-    """How long a page took, in milliseconds, each time, how large it is, and the CPU of the gateway and of Postgres
-    that one look took, in milliseconds."""
-
-    who: str
-    path: str
-    took_ms: list[float] = field(default_factory=list)
-    gateway_ms: float = 0.0
-    postgres_ms: float = 0.0
-    bytes: int = 0
-    status: int = 0
-
-
-@dataclass(slots=True)
 class Found:
-    """Pages, and samples of the proxy with nobody looking and with somebody."""
+    """Pages, reads of the API, and samples of the proxy with nobody looking and with somebody."""
 
     pages: list[Looked]
+    reads: list[Looked] = field(default_factory=list)
     alone: list[Sample] = field(default_factory=list)
     beside: list[Sample] = field(default_factory=list)
 
     def text(self) -> str:
         """Tables in Markdown."""
-        rows = []
-        for each in sorted(self.pages, key=lambda each: -percentile(each.took_ms, 0.5)):
-            took = (f"{percentile(each.took_ms, share):.0f}" for share in (0.5, 0.99))
-            cpu = f"{each.gateway_ms:.0f}", f"{each.postgres_ms:.0f}"
-            rows.append((f"{each.path} ({each.who})", *took, *cpu, f"{each.bytes / 1000:.0f}"))
-        names = ("page", "median ms", f"slowest of {LOOKS}", "gateway's CPU ms", "Postgres's", "kB")
-        lines = table(names, rows)
         names = ("per_s", "p50_ms", "p99_ms", "cpu_us")
         proxy = [
             (name, *(_spread([sample[name] for sample in samples]) for samples in (self.alone, self.beside)))
             for name in names
             if self.alone
         ]
-        return "\n".join([*lines, "", *table(("proxy", "nobody looks", "somebody looks"), proxy)])
+        looked = [*lines("page", self.pages), "", *lines("read", self.reads), ""]
+        return "\n".join([*looked, *table(("proxy", "nobody looks", "somebody looks"), proxy)])
 
 
 def _spread(values: Sequence[float]) -> str:
@@ -225,24 +207,26 @@ async def console(stage: Stage, events: int, report: Report) -> Found:
     """Look at every page, then at the proxy. Raises `Unsound` where a page is not shown."""
     installation = await crowded(stage, events, report)
     worker = await stage.serve(installation, 1)
-    found = Found(pages(await ids(installation.database_url)))
+    given = await ids(installation.database_url)
+    found = Found(pages(given))
     async with browsers(worker) as people:
         await _looks(stage, worker, people, found.pages, report)
+        found.reads = await read_all(stage, worker, given, PASSWORD, report)
         await _beside(stage, installation, worker, people, found, report)
     return found
 
 
-async def slowest(stage: Stage, report: Report) -> Sample:
-    """The page that takes longest on a small ledger: its median and the CPU of a look at it in ms. Raises `Unsound`."""
+async def small(stage: Stage, report: Report) -> dict[str, list[Sample]]:
+    """What takes longest on a small ledger, of pages and of reads: samples by `looks.slowest`. Raises `Unsound`."""
     installation = await crowded(stage, FEW_EVENTS, report, FEW_ACCOUNTS)
     worker = await stage.serve(installation, 1)
-    shown = pages(await ids(installation.database_url))
+    given = await ids(installation.database_url)
+    shown = pages(given)
     async with browsers(worker) as people:
         await _looks(stage, worker, people, shown, report)
+    read = await read_all(stage, worker, given, PASSWORD, report)
     await asyncio.to_thread(worker.stop)
-    last = max(shown, key=lambda each: percentile(each.took_ms, 0.5))
-    report(f"the slowest page is {last.path} ({last.who})")
-    return {"slowest_ms": percentile(last.took_ms, 0.5), "cpu_ms": last.gateway_ms + last.postgres_ms}
+    return {METERGATE: [slowest(shown, report)], READS: [slowest(read, report)]}
 
 
 async def _looks(
@@ -257,16 +241,7 @@ async def _looks(
         await asyncio.sleep(LOOK_EVERY_S)
     alone, worker.workers = worker.workers, worker.children()
     for each in shown:
-        await people[each.who].look(each.path)  # not counted
-        before = stage.clocks(worker)
-        for _ in range(LOOKS):
-            took_ms, each.status, each.bytes = await people[each.who].look(each.path)
-            each.took_ms.append(took_ms)
-        if each.status != 200:
-            raise Unsound(f"{each.path} ({each.who}) is answered {each.status}\n{worker.last_words()}")
-        spent = stage.clocks(worker).since(before)
-        each.gateway_ms, each.postgres_ms = (1000 * cpu / LOOKS for cpu in (spent.target, spent.postgres))
-        report(f"console: {each.path} ({each.who}) {percentile(each.took_ms, 0.5):.0f} ms")
+        await each.measure(stage, worker, people[each.who].look, report)
     worker.workers = alone
 
 

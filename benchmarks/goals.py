@@ -20,6 +20,7 @@ from benchmarks.subjects import (
     METERGATE,
     PAGES,
     PROMPTS,
+    READS,
     SATURATION,
     SERVICE,
     SERVICE_DEBITS,
@@ -241,6 +242,15 @@ GOALS: Final = (
         own(PAGES, "slowest_ms"),
         "the median of 15 looks at each page, over a ledger of 100,000 events, a tenth of them one account's with 480 "
         "combinations; `benchmarks console` has ten million",
+        decimals=0,
+    ),
+    Goal(
+        "the slowest read of an account",
+        "ms",
+        50,
+        None,
+        own(PAGES, "slowest_ms", READS),
+        "the same of each read of the API: summary, buckets of 31 days by one and two names, events, transactions",
         decimals=0,
     ),
 )

@@ -36,6 +36,7 @@ SERVICE_USAGE: Final = "usage, 100 events a call"
 MEMORY: Final = "memory"
 STARTS: Final = "commands"
 PAGES: Final = "pages"
+READS: Final = "reads of an account"
 
 PROMPT_BYTES: Final = 37_000
 COUNTED_BYTES: Final = 1_000_000

@@ -100,7 +100,7 @@ class Suite:
         if mode.commands:
             await asyncio.to_thread(self._commands)
         if mode.pages:
-            self.results.phases[PAGES] = {METERGATE: [await console.slowest(self._stage, self._report)]}
+            self.results.phases[PAGES] = await console.small(self._stage, self._report)
         await self._check()
         return self.results
 

@@ -16,6 +16,7 @@ from benchmarks.subjects import (
     METERGATE,
     PAGES,
     PROMPTS,
+    READS,
     SATURATION,
     SERVICE,
     SERVICE_DEBITS,
@@ -45,7 +46,7 @@ PHASES: Phases = {
     LEDGER: {LEDGER: [{"rows_per_s": 30_000.0}]},
     SERVICE: {SERVICE_DEBITS: [{"events_per_s": 2_500.0}]},
     STARTS: {"--version": [{"wall_s": 0.1}, {"wall_s": 0.2}], "operator --help": [{"wall_s": 0.5}]},
-    PAGES: {METERGATE: [{"slowest_ms": 40.0}]},
+    PAGES: {METERGATE: [{"slowest_ms": 40.0}], READS: [{"slowest_ms": 20.0}]},
     WORKERS: {
         ONE_WORKER: [{"cpu_us": 100.0, "busiest_us": 100.0}],
         TWO_WORKERS: [{"cpu_us": 104.0, "busiest_us": 62.4}],  # 60 % of the work is one worker's
