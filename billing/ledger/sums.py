@@ -6,9 +6,9 @@ reached from the nearest month, day or hour that is whole, forwards or backwards
 UTC, without four hours of its beginning and with four hours of the next one. What is fresh is added from the same
 snapshot. All is integers, so that spans add up to the span of them all, and groups to the total.
 
-Busy accounts have many combinations, and their hours that are over are folded into sums by one dimension, by one tag,
-and by a tag together with a dimension (`Folds`). What is asked by no more is read from these up to the moment until
-when they are made, and from the combinations after it.
+Busy accounts have many combinations, and their hours that are over are folded into sums by one dimension or a pair of
+them, by one tag, and by a tag together with a dimension (`Folds`). What is asked by no more is read from these up to
+the moment until when they are made, and from the combinations after it.
 """
 
 import asyncio
@@ -19,7 +19,7 @@ from collections import deque
 from collections.abc import Iterator, Sequence
 from datetime import datetime, timedelta
 from itertools import product
-from typing import Final, NamedTuple
+from typing import Any, Final, NamedTuple
 
 from billing.database.connection import Connection, Database, DatabaseError, Row, queries
 from billing.ledger.used import (
@@ -68,6 +68,10 @@ FOLD_S: Final = 3.0
 FOLD_LOOKED_AT: Final = 10_000
 """Accounts whose sums are counted at once to find those that are due: less than two seconds."""
 
+PAIRS: Final = frozenset({13, 23, 24, 25, 26, 34, 35, 36, 45, 46, 56})
+"""Dimensions that are folded together, by their places. Of those with a key the model alone: an account may have so
+many keys that there would be more sums than requests."""
+
 _LIKE_OTHERS: Final = re.compile(r"\(+others\)+")
 _query = queries("billing.ledger")
 
@@ -100,6 +104,8 @@ class UsageSums:
             tag_id = await _tag_id(connection, account_id, grouping.tag)
             asked = _asked(grouping, only, named)
             folded, pieces = await _folded(connection, account_id, asked, tag_id, pieces)
+            if asked is not None and asked.dimension in PAIRS:
+                folded = _told_apart(folded, grouping)
             rows = await connection.fetch(
                 _query("usage_read"),
                 account_id,
@@ -133,8 +139,8 @@ class _Read(NamedTuple):
 
 
 class _Asked(NamedTuple):
-    """What is asked for beside a tag, as `usage_by_names` has it: a dimension (0: none), all of its values or some; and
-    what all requests are called but for those of these values, where they are asked for, too."""
+    """What is asked for beside a tag, as `usage_by_names` has it: a dimension (0: none) or one of `PAIRS`, all values
+    or some; and what all requests are called but for those of these values, where they are asked for, too."""
 
     dimension: int
     values: list[str] | None
@@ -142,11 +148,14 @@ class _Asked(NamedTuple):
 
 
 def _asked(grouping: Grouping, only: UsedBy, named: Sequence[str] | None) -> _Asked | None:
-    """Return what is asked for where it is by one dimension at most, None where it is by several."""
+    """Return what is asked for where it is by one dimension at most, or by a pair; None where it is by others."""
     asked = {"key": only.key_id, "user": only.user_id, "feature": only.feature}
     filters = {name: value for name, value in asked.items() if value is not None}
     by_name = named is not None and grouping.columns[0] is not None
     dimensions = {*(name for name in grouping.names if name in DIMENSIONS), *filters}
+    if len(dimensions) > 1 and not filters and not by_name:
+        pair = int("".join(map(str, sorted(DIMENSIONS.index(name) + 1 for name in dimensions))))
+        return _Asked(pair, None, None) if pair in PAIRS else None
     if len(dimensions) > 1 or (by_name and filters):
         return None
     dimension = next((DIMENSIONS.index(name) + 1 for name in dimensions), 0)
@@ -177,6 +186,18 @@ async def _folded(
     return rows, [left for piece in pieces for left in _left(piece, until)]
 
 
+def _told_apart(rows: Sequence[Any], grouping: Grouping) -> list[Any]:
+    """Return rows whose first value is a pair, as `usage_pair` makes it, with a value for each name."""
+    first, second = grouping.columns
+    swapped = first is not None and second is not None and first > second
+    found = []
+    for place, pair, _, *more in rows:
+        length, _, values = pair.partition(":")
+        one, other = values[: int(length)], values[int(length) :]
+        found.append((place, other, one, *more) if swapped else (place, one, other, *more))
+    return found
+
+
 def _left(piece: _Read, until: datetime) -> Iterator[_Read]:
     """Yield what of a piece is not folded until an hour: hours to the next day, then days to the next month, then
     months. So what is read stays little where hours could not be folded for long."""
@@ -203,7 +224,7 @@ async def _tag_id(connection: Connection, account_id: str, tag: str | None) -> i
     return int(ids.get(tag, 0))
 
 
-async def _add_rows(found: list[Span], rows: Sequence[Row], grouping: Grouping, all_but: str | None = None) -> None:
+async def _add_rows(found: list[Span], rows: Sequence[Any], grouping: Grouping, all_but: str | None = None) -> None:
     """Add rows to the spans that they are about. Stored sums of value 0 are of all requests: from the group without the
     tag those that have it are subtracted. With `all_but` so are stored sums without a first value: those that have one
     are subtracted from the group that is called so."""

@@ -1,5 +1,5 @@
--- Add the hours of account $1 from $2 on and before $3, of which it has folded none yet, to its sums by dimension, by tag and
--- by both, and note that it has; with $4 it is caught up. The turn is taken, so that no sums are raised meanwhile.
+-- Add the hours of account $1 from $2 on and before $3, of which it has folded none yet, to its sums by dimension, by pair of
+-- dimensions, by tag and by tag and dimension, and note that it has; with $4 it is caught up. The turn is taken, so that no sums are raised meanwhile.
 WITH hours AS (
     SELECT bucket, tag, s.value, d.key_id, d.user_id, d.model, d.provider, d.endpoint, d.feature, requests, input_tokens,
         cached_input_tokens, cache_write_tokens, output_tokens, reasoning_tokens, cost_nano, charged_nano
@@ -17,6 +17,18 @@ WITH hours AS (
         sum(reasoning_tokens) AS reasoning_tokens, sum(cost_nano) AS cost_nano, sum(charged_nano) AS charged_nano
     FROM hours
     GROUP BY bucket, tag, value, GROUPING SETS ((), key_id, user_id, model, provider, endpoint, feature)
+    UNION ALL
+    SELECT bucket, tag, value,
+        10 * CASE WHEN key_id IS NOT NULL THEN 1 WHEN user_id IS NOT NULL THEN 2 WHEN model IS NOT NULL THEN 3
+            WHEN provider IS NOT NULL THEN 4 ELSE 5 END
+        + CASE WHEN feature IS NOT NULL THEN 6 WHEN endpoint IS NOT NULL THEN 5 WHEN provider IS NOT NULL THEN 4 ELSE 3 END,
+        usage_pair(coalesce(key_id, user_id, model, provider, endpoint), coalesce(feature, endpoint, provider, model)),
+        sum(requests), sum(input_tokens), sum(cached_input_tokens), sum(cache_write_tokens), sum(output_tokens),
+        sum(reasoning_tokens), sum(cost_nano), sum(charged_nano)
+    FROM hours WHERE tag = 0
+    GROUP BY bucket, tag, value, GROUPING SETS ((key_id, model), (user_id, model), (user_id, provider), (user_id, endpoint),
+        (user_id, feature), (model, provider), (model, endpoint), (model, feature), (provider, endpoint), (provider, feature),
+        (endpoint, feature))
 ), hours_folded AS (
     INSERT INTO usage_by_names (account_id, tag, dimension, granularity, bucket, dimension_value, value, requests,
         input_tokens, cached_input_tokens, cache_write_tokens, output_tokens, reasoning_tokens, cost_nano, charged_nano)

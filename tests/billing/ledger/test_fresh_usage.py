@@ -30,6 +30,7 @@ DROP VIEW rollups;
 DROP VIEW usage_by_one;
 DROP TABLE usage_sums, usage_tags, usage_dimensions, usage_by_account, usage_by_model, usage_by_names, usage_folds;
 DROP FUNCTION refuse_half_sums;
+DROP FUNCTION usage_pair;
 DROP INDEX transfers_returned;
 DROP INDEX transfers_debit_other;
 ALTER TABLE accounts DROP COLUMN tz;

@@ -15,7 +15,7 @@ from billing.ledger import sums as summing
 from billing.ledger.catalogue import sync_prices
 from billing.ledger.reports import Roller, roll
 from billing.ledger.sums import Folds, _left, _Read
-from billing.ledger.used import BEGINNING, END, Grouping, UsedBy, compose
+from billing.ledger.used import BEGINNING, DIMENSIONS, END, Grouping, UsedBy, compose
 from billing.ledger.verify import verify
 from billing.usage import Usage
 from tests.billing.ledger.test_fresh_usage import BACK
@@ -226,6 +226,12 @@ async def test_hours_that_are_over_are_folded_and_late_requests_added(
     for dimension, each in expected.items():
         rows = await billing.database.rows(BY_NAMES, dimension, team)
         assert list(map(tuple, rows)) == [(of, said, of_each * requests) for of, said, requests in each]
+    pairs = await billing.database.rows(BY_NAMES, 25, 0)
+    assert [(of, requests) for of, _, requests in pairs] == [
+        ("0:/v1/chat/completions", of_each),
+        ("3:ann/v1/chat/completions", 2 * of_each),
+        ("3:ann/v1/embeddings", of_each),
+    ]
     older = "SELECT value, requests FROM usage_by_one WHERE kind = -2 AND granularity = 3 ORDER BY value"
     assert list(map(tuple, await billing.database.rows(older))) == [("", of_each), ("ann", 3 * of_each)]
     ever = (BEGINNING, END)
@@ -243,6 +249,35 @@ async def test_hours_that_are_over_are_folded_and_late_requests_added(
         assert f"{account_id}, user=ann, tag team=blue, month " in checks["by names"].examples[0]
         await billing.database.execute(CHANGED.replace("+", "-"), team, 2)
     await assert_verified(billing)
+
+
+async def test_pairs_are_read_as_they_are_without_being_folded(
+    billing: Billing, account_id: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever their values are, in either order, with what is late and what is fresh."""
+    values = ("", "1:", "10:a", "é\u2028", "a" * 12)
+    at = minutes_ago(180)
+    for number, (user_id, endpoint) in enumerate(itertools.product(values, values[1:])):
+        moment = at + timedelta(milliseconds=number)
+        key_id = f"key_{number % 2}"
+        await billing.debit(account_id, key_id, USAGE, admitted_at=moment, user_id=user_id or None, endpoint=endpoint)
+    assert await roll(billing.database) == 20
+    monkeypatch.setattr(summing, "FOLD_AFTER", AT_ONCE)
+    monkeypatch.setattr(summing, "FOLD_FIRST", 1)
+    assert await Folds(billing.database).round() > 0
+    await billing.debit(account_id, "key_1", USAGE, admitted_at=at, user_id="1:", endpoint="10:a")
+    assert await roll(billing.database) == 1
+    await billing.debit(account_id, "key_1", USAGE, admitted_at=minutes_ago(1), user_id="10:a", endpoint="1:")
+    await assert_verified(billing)
+    bounds = (at - timedelta(days=2), at + timedelta(minutes=1), END)
+    pairs = [Grouping(names) for names in itertools.permutations(DIMENSIONS, 2)]
+    folded = [await billing.reports.sums.spans(account_id, bounds, pair) for pair in pairs]
+    changed = "UPDATE usage_by_names SET requests = requests + 1 WHERE dimension > 6"
+    await billing.database.execute(changed)
+    others = [await billing.reports.sums.spans(account_id, bounds, pair) for pair in pairs]
+    assert sum(one != other for one, other in zip(folded, others, strict=True)) == 2 * len(summing.PAIRS)
+    await billing.database.execute("TRUNCATE usage_folds, usage_by_names")
+    assert [await billing.reports.sums.spans(account_id, bounds, pair) for pair in pairs] == folded
 
 
 async def test_no_account_holds_up_others_and_values_of_tags_count(
