@@ -231,7 +231,7 @@ _sql = queries("billing.ledger")
 ROLL_USAGE: Final = _sql("roll_usage")
 TAKE_TURN: Final = (
     "SELECT pg_try_advisory_xact_lock($1) AND set_config('enable_nestloop', 'off', true) = 'off' "
-    "AND set_config('metergate.sums_by_names', 'raised', true) = 'raised'"
+    "AND set_config('metergate.sums_by_pairs', 'raised', true) = 'raised'"
 )
 """By itself and first, so that what is moved is seen as the last turn has left it; and that all sums are raised."""
 TAKE_LEASE: Final = _sql("jobs_take")

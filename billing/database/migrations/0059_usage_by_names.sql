@@ -1,5 +1,5 @@
--- Sums of busy accounts by a tag together with a dimension, and by pairs of dimensions, beside those by one dimension or one tag alone: all
--- are in one table now, in the terms of usage_sums. Of pairs with a key there is the one with the model alone: an account may have a thousand. They are made anew in the background, as 0057 says; until then reports are read of all combinations.
+-- Sums of busy accounts by a tag together with a dimension, beside those by one dimension or one tag alone: both are in one table now, in
+-- the terms of usage_sums. They are made anew in the background, as 0057 says; until then reports are read of all combinations.
 -- Whoever moves usage waits while this is made, and readers find either all old sums or none: usage_folds is locked first, as
 -- they do. While one reads for long (`metergate ledger verify`), this gives up soon, so that reports don't wait for it.
 SET LOCAL lock_timeout = '10s';
@@ -10,8 +10,7 @@ RESET lock_timeout;
 CREATE TABLE usage_by_names (
     account_id text NOT NULL,
     tag bigint NOT NULL,
-    dimension smallint NOT NULL
-        CHECK (dimension IN (0, 1, 2, 3, 4, 5, 6, 13, 23, 24, 25, 26, 34, 35, 36, 45, 46, 56)),
+    dimension smallint NOT NULL CHECK (dimension BETWEEN 0 AND 6),
     granularity smallint NOT NULL CHECK (granularity BETWEEN 1 AND 3),
     bucket timestamptz NOT NULL,
     dimension_value text COLLATE "C" NOT NULL,
@@ -27,16 +26,12 @@ CREATE TABLE usage_by_names (
     PRIMARY KEY (account_id, tag, dimension, granularity, bucket, dimension_value, value)
 ) WITH (fillfactor = 80);
 COMMENT ON TABLE usage_by_names IS
-    'Of each account in usage_folds: all requests that were admitted before its moment, and no others, by at most one tag and one dimension, or by two dimensions.';
+    'Of each account in usage_folds: all requests that were admitted before its moment, and no others, by at most one tag and one dimension.';
 COMMENT ON COLUMN usage_by_names.tag IS 'usage_tags.id of a name: requests that have this tag. 0: all requests, once.';
-COMMENT ON COLUMN usage_by_names.dimension IS '1 key, 2 user, 3 model, 4 provider, 5 endpoint, 6 feature. 0: all together. 13 key and model, and so on: with tag 0 alone.';
+COMMENT ON COLUMN usage_by_names.dimension IS '1 key, 2 user, 3 model, 4 provider, 5 endpoint, 6 feature. 0: all together.';
 COMMENT ON COLUMN usage_by_names.granularity IS '1 hour, 2 day, 3 month; buckets begin in UTC.';
-COMMENT ON COLUMN usage_by_names.dimension_value IS 'The value of the dimension; of two as usage_pair has it. Empty with dimension 0.';
+COMMENT ON COLUMN usage_by_names.dimension_value IS 'The value of the dimension. Empty with dimension 0.';
 COMMENT ON COLUMN usage_by_names.value IS 'usage_tags.id of a value, or of the name for all values that have no row. 0 with tag 0.';
-
-CREATE FUNCTION usage_pair(one text, other text) RETURNS text LANGUAGE sql IMMUTABLE PARALLEL SAFE AS
-$$ SELECT length(one)::text || ':' || one || other $$;
-COMMENT ON FUNCTION usage_pair IS 'Two values as one: whatever they are, each can be told from it.';
 COMMENT ON TABLE usage_folds IS
     'Accounts whose hours before a moment are in usage_by_names, too; read from there once they are caught up.';
 
@@ -45,7 +40,7 @@ CREATE VIEW usage_by_one AS
 SELECT account_id, CASE WHEN tag = 0 THEN -dimension ELSE tag END AS kind, granularity, bucket,
     CASE WHEN tag = 0 THEN dimension_value ELSE value::text END AS value, requests, input_tokens, cached_input_tokens,
     cache_write_tokens, output_tokens, reasoning_tokens, cost_nano, charged_nano
-FROM usage_by_names WHERE (tag = 0) <> (dimension = 0) AND dimension <= 6;
+FROM usage_by_names WHERE (tag = 0) <> (dimension = 0);
 
 -- Rollers of older releases would raise the sums of hours that are folded, and not all of these. They fail, as with 0055, and
 -- leave fresh rows to ours.

@@ -38,7 +38,7 @@ DROP TABLE usage_fresh;
 DROP INDEX transfers_idempotency;
 ALTER TABLE transfers ADD UNIQUE (idempotency_scope, idempotency_key);
 ALTER TABLE accounts RESET (fillfactor);
-DELETE FROM migrations WHERE number IN (2, 16, 55, 56, 57, 59);
+DELETE FROM migrations WHERE number IN (2, 16, 55, 56, 57, 59, 67);
 """
 """The schema of migration 1, with what is in its tables."""
 LATER = [
@@ -48,6 +48,7 @@ LATER = [
     "0056_returned",
     "0057_usage_by_one",
     "0059_usage_by_names",
+    "0067_usage_pairs",
 ]
 
 SHAPE = """
