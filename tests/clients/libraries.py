@@ -53,7 +53,7 @@ class Library:
         text = (ROOT / self.lock).read_text("utf-8")
         if self.node:
             return str(json.loads(text)["packages"][f"node_modules/{self.package}"]["version"])
-        found = re.search(rf"^{re.escape(self.package)}==([^ ]+)", text, re.MULTILINE)
+        found = re.search(rf"^{re.escape(self.package)}(?:\[[^]]*\])?==([^ ]+)", text, re.MULTILINE)
         assert found is not None, f"{self.lock} has no {self.package}"
         return found[1]
 
