@@ -18,7 +18,6 @@ import time
 from collections import deque
 from collections.abc import Iterator, Sequence
 from datetime import datetime, timedelta
-from itertools import product
 from typing import Any, Final, NamedTuple
 
 from billing.database.connection import Connection, Database, DatabaseError, Row, queries
@@ -233,14 +232,16 @@ async def _add_rows(found: list[Span], rows: Sequence[Any], grouping: Grouping, 
             await asyncio.sleep(0)
         place, first, second, value, said, *numbers, cost_nano, charged_nano = row
         used, span = Used._make((*numbers, int(cost_nano), int(charged_nano), 0)), found[abs(place) - 1]
-        firsts = [(1, first if all_but is None or first is not None else all_but)]
-        tags = [(1, None if value == 0 else _value(said))]
+        named = first if all_but is None or first is not None else all_but
+        apart = None if value == 0 else _value(said)
+        of_tag = apart is not None and place > 0  # a fresh request has one row
+        _add(span, grouping.group(named, second, apart), 1, used)
+        if of_tag:
+            _add(span, grouping.group(named, second, None), -1, used)
         if all_but is not None and first is not None:
-            firsts.append((-1, all_but))
-        if value != 0 and place > 0:  # a fresh request has one row
-            tags.append((-1, None))
-        for (sign, named), (tag_sign, tag) in product(firsts, tags):
-            _add(span, grouping.group(named, second, tag), sign * tag_sign, used)
+            _add(span, grouping.group(all_but, second, apart), -1, used)
+            if of_tag:
+                _add(span, grouping.group(all_but, second, None), 1, used)
 
 
 def _value(value: str | None) -> str:
