@@ -23,6 +23,8 @@
     service_rate   what a worker takes from services
     collect        what collection from exporters takes: `... collect`
     console        pages in a large installation, and the proxy beside them: `... console`
+    answers        reads of the API in that installation
+    looks          how long one page or one read takes, and whose CPU
     crowd          that installation: accounts, keys, a ledger of ten million events, written by SQL
     growth         how cost grows, with grow_holds, grow_ledger, grow_prompts on metering's engine, and reads
     machine        cores, CPU clocks of other processes, what machine this is
