@@ -278,10 +278,18 @@ class Dialect(Envelope, Protocol):
         `max_output_field`, for a dialect in which providers differ."""
 
     def rewrite(
-        self, body: bytes, *, model: str | None, include_usage: bool, max_output_tokens: int | None, max_field: str
+        self,
+        body: bytes,
+        *,
+        model: str | None,
+        include_usage: bool,
+        max_output_tokens: int | None,
+        max_field: str,
+        tool_calls: int | None = None,
     ) -> bytes:
         """Return the body to send upstream: the same object where nothing changes, else only what metering needs
-        differs. None leaves a value as it is."""
+        differs. None leaves a value as it is. `tool_calls` is how often the tools in `Work.open_tools` may run at the
+        provider; it is written into the field that bounds them."""
 
     def usage_from_json(self, operation: str, body: bytes) -> Reported | None:
         """Return the usage of a whole answer, None where it reports none. Raises `GarbageAnswer`."""

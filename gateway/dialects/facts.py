@@ -45,6 +45,10 @@ class Work(msgspec.Struct, frozen=True):
     `fast`: a dearer speed is asked for. `predicted` are bytes of output that the client predicts: what of it is wrong
     is billed as output, beside the answer. `search_units` are searches that the request itself may be billed as, where
     its model is priced by the search.
+
+    `open_tools` are the types of tools that run at the provider and that the request does not bound: the gateway grants
+    a number of calls and sends it with the request (`Dialect.rewrite`). `unknown_tools` are the types of tools that are
+    not known here, which are held in the same way; `open_tools` has them too.
     """
 
     outside: bool = False
@@ -57,6 +61,8 @@ class Work(msgspec.Struct, frozen=True):
     fast: bool = False
     search_units: int = 0
     predicted: int = 0
+    open_tools: tuple[str, ...] = ()
+    unknown_tools: tuple[str, ...] = ()
 
 
 NO_WORK = Work()

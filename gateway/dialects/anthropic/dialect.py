@@ -153,7 +153,14 @@ class AnthropicDialect:
         return MAX_FIELD
 
     def rewrite(
-        self, body: bytes, *, model: str | None, include_usage: bool, max_output_tokens: int | None, max_field: str
+        self,
+        body: bytes,
+        *,
+        model: str | None,
+        include_usage: bool,
+        max_output_tokens: int | None,
+        max_field: str,
+        tool_calls: int | None = None,
     ) -> bytes:
         """Return the body to send; the same object where nothing changes."""
         return rewrite(body, model=model, max_output_tokens=max_output_tokens)

@@ -121,7 +121,14 @@ class GeminiDialect:
         return MAX_FIELD
 
     def rewrite(
-        self, body: bytes, *, model: str | None, include_usage: bool, max_output_tokens: int | None, max_field: str
+        self,
+        body: bytes,
+        *,
+        model: str | None,
+        include_usage: bool,
+        max_output_tokens: int | None,
+        max_field: str,
+        tool_calls: int | None = None,
     ) -> bytes:
         """Return the body to send: `model` replaces those names of a model that the body repeats; `max_output_tokens`
         is sent where the client gave no smaller maximum. What is not on the way to these stays byte for byte."""

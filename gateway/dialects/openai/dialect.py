@@ -224,7 +224,14 @@ class OpenAIDialect:
         return max_field(configured, operation)
 
     def rewrite(
-        self, body: bytes, *, model: str | None, include_usage: bool, max_output_tokens: int | None, max_field: str
+        self,
+        body: bytes,
+        *,
+        model: str | None,
+        include_usage: bool,
+        max_output_tokens: int | None,
+        max_field: str,
+        tool_calls: int | None = None,
     ) -> bytes:
         """Return the body to send; the same object where nothing changes."""
         return rewrite(

@@ -230,7 +230,14 @@ class ResponsesDialect:
         return MAX_FIELD if operation == RESPONSES else ""
 
     def rewrite(
-        self, body: bytes, *, model: str | None, include_usage: bool, max_output_tokens: int | None, max_field: str
+        self,
+        body: bytes,
+        *,
+        model: str | None,
+        include_usage: bool,
+        max_output_tokens: int | None,
+        max_field: str,
+        tool_calls: int | None = None,
     ) -> bytes:
         """Return the body to send: what is nested stays byte for byte; spaces between top-level fields go. `max_field`
         is empty where the endpoint takes no maximum."""

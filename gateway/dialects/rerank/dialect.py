@@ -150,7 +150,14 @@ class RerankDialect(OpenAIDialect):
         return RERANK
 
     def rewrite(
-        self, body: bytes, *, model: str | None, include_usage: bool, max_output_tokens: int | None, max_field: str
+        self,
+        body: bytes,
+        *,
+        model: str | None,
+        include_usage: bool,
+        max_output_tokens: int | None,
+        max_field: str,
+        tool_calls: int | None = None,
     ) -> bytes:
         """Return the body with the model's name changed."""
         return rewrite(body, model=model)
