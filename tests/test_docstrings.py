@@ -1,7 +1,6 @@
-"""Public modules, classes and functions have docstrings, and those of functions begin with a verb."""
+"""Public modules, classes and functions have docstrings."""
 
 import ast
-import re
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
@@ -24,20 +23,6 @@ CALLBACKS: Final = frozenset(
     )
 )
 """Named, and explained, by asyncio and httptools, which call them."""
-VERBS: Final = frozenset(
-    re.findall(
-        r"\w+",
-        """
-    Accept Add Answer Append Apply Approve Ask Begin Break Bring Call Cancel Change Charge Check Close Collect
-    Compare Convert Count Create Credit Decide Declare Delete Deliver Do Drop Enable End Enter Expire Fetch Find
-    Finish Flush Fold Forget Free Give Go Handle Have Hold Join Keep Leave Let List Load Log Look Mail Make Mark
-    Mount Move Name Note Observe Open Pack Parse Pass Price Process Prove Push Put Raise Read Reconcile Record
-    Refund Refuse Register Reject Release Remove Renew Replace Resolve Resume Return Revoke Run Say See Send
-    Serve Set Settle Show Sign Start Stop Store Strike Submit Sweep Take Tell Turn Wait Wake Withhold Write
-    Yield
-""",
-    )
-)
 
 
 class Public(NamedTuple):
@@ -92,14 +77,3 @@ def test_what_is_public_has_a_docstring(room: str) -> None:
         if each.text is None and not is_stub(each.node) and each.node.name not in CALLBACKS
     ]
     assert missing == []
-
-
-@pytest.mark.parametrize("room", ROOMS)
-def test_a_function_s_docstring_begins_with_a_verb(room: str) -> None:
-    other = [
-        f"{each.where}: {each.text.partition(chr(10))[0]}"
-        for path in modules(room)
-        for each in public_of(path)
-        if each.text and not isinstance(each.node, ast.ClassDef) and each.text.split()[0].strip(".,:;") not in VERBS
-    ]
-    assert other == []
