@@ -29,6 +29,8 @@ from billing.shapes.payment_events import (
 from billing.shapes.payments import (
     AdminOrderShape,
     AdminOrdersQuery,
+    ChargeShape,
+    ChargesQuery,
     CreditParked,
     DismissParked,
     InvoiceShape,
@@ -44,6 +46,7 @@ from billing.shapes.payments import (
     ParkedShape,
     PlansShape,
     admin_order_shape,
+    charge_shape,
     invoice_shape,
     order_page_shape,
     order_shape,
@@ -60,6 +63,7 @@ if TYPE_CHECKING:
 BILLING: Final = "/api/billing"
 ADMIN_ORDERS: Final = "/api/admin/orders"
 PARKED: Final = "/api/admin/payments/parked"
+CHARGES: Final = "/api/admin/payments/charges"
 KEY_HEADER: Final = "Idempotency-Key"
 MOST_KEY: Final = 255
 
@@ -159,6 +163,14 @@ async def refund_order(call: Call, body: NewOrderRefund) -> OrderRefundShape:
     refund = await payments_of(call).desk.refund(*given, actor=call.actor)
     amount_usd = format_cents(refund.amount_cents)
     return OrderRefundShape(refund_id=refund.id, amount_usd=amount_usd, status=refund.status)
+
+
+async def list_charges(call: Call, query: ChargesQuery) -> Listing[ChargeShape]:
+    """List what customers were charged: every payment that was paid, newest first."""
+    since, until = moment("since", query.since), moment("until", query.until)
+    charges = payments_of(call).charges
+    page = await charges.page(*page_asked(query), account_id=query.account_id, since=since, until=until)
+    return listing(page, charge_shape)
 
 
 async def list_parked(call: Call, query: ParkedQuery) -> Listing[ParkedShape]:
@@ -270,6 +282,7 @@ ROUTES: Final = (
         body=NewOrderRefund,
         errors=(409, 503),
     ),
+    Route("GET", CHARGES, list_charges, Access.admin, Listing[ChargeShape], query=ChargesQuery),
     Route("GET", PARKED, list_parked, Access.admin, Listing[ParkedShape], query=ParkedQuery),
     Route(
         *("POST", f"{PARKED}/{{parked_id}}/credit", credit_parked, Access.admin, ParkedShape),

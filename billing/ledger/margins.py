@@ -9,11 +9,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import datetime
 from enum import IntEnum
 from typing import Final, NamedTuple
-
-from ulid import ULID
 
 from billing.database.connection import Database, Row, queries
 from billing.ledger.sums import PLANNED_EACH_TIME
@@ -23,8 +21,6 @@ MOST_GROUPS: Final = 50_000
 """Groups of one answer that has all."""
 MOST_BEFORE: Final = 2**31
 """Groups before a page."""
-PAID_FROM: Final = "sys:stripe"
-"""Whose debits are what customers paid, as `accounts.grants.PURCHASES`."""
 _KINDS: Final = ("used", "estimated", "unpriced", "voided")
 _query = queries("billing.ledger")
 
@@ -130,12 +126,6 @@ class MarginReports:
         rows = await self._database.rows(_query("keys_spent"), *asked, month)
         spent = {row["key_id"]: int(row["charged_nano"]) for row in rows}
         return {key_id: spent.get(key_id, 0) for key_id, _ in keys}
-
-    async def money_in(self, since: datetime, until: datetime) -> int:
-        """Return what all customers paid within a time, less what was given back to them, in nano-USD."""
-        oldest = str(ULID.from_datetime(since - timedelta(days=1)))
-        row = await self._database.row(_query("reports_money_in"), PAID_FROM, since, until, oldest)
-        return 0 if row is None else int(row["amount_nano"])
 
 
 def _pieces(since: datetime, until: datetime, by: MarginBy, now: datetime) -> list[_Piece]:

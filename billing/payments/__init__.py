@@ -15,6 +15,7 @@ return_urls    where payers may be sent                                         
 flows          from what is asked for to the page where it is paid
 customers      whom the provider knows as our accounts
 keys           idempotency keys of calls that are made again: where the provider has kept a failure for one
+charges        what customers were charged, listed and summed
 desk           what operators do: refunds, and what could not be credited
 assembly       all of it put together on one provider
 local/         the local provider, with pages of its own

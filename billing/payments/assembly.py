@@ -12,6 +12,7 @@ from billing.database.connection import queries
 from billing.notices.emit import emit
 from billing.payments.apply import Applier, Handler, checkout_handler, customer_handler
 from billing.payments.auto_recharge import EVERY_S, LEASE, AutoRecharge
+from billing.payments.charges import Charges
 from billing.payments.customers import Customers
 from billing.payments.desk import PaymentDesk
 from billing.payments.events import PaymentEvents
@@ -111,6 +112,7 @@ class Payments:
     changes: SubscriptionChanges
     recharges: Recharges
     auto_recharge: AutoRecharge
+    charges: Charges
     acts: Acts | None
     jobs: Mapping[str, Job] = field(default_factory=dict)
 
@@ -185,7 +187,7 @@ def make_payments(parts: PaymentParts, rules: PaymentRules, provider: PaymentPro
         acts, jobs["local_payments"] = _local(provider, events)
     return Payments(
         *(provider, orders, customers, flows, desk, applier, events, comparisons, subscriptions),
-        *(changes, recharges, auto_recharge, acts),
+        *(changes, recharges, auto_recharge, Charges(database), acts),
         jobs=jobs,
     )
 

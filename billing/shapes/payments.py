@@ -9,10 +9,11 @@ from msgspec import UNSET, Meta, UnsetType
 from billing.money import format_usd
 from billing.payments.objects import Invoice, OrderKind, OrderStatus, format_cents
 from billing.quotas import quota_json
-from billing.shapes.base import Answer, Body, Id, Moment, PageQuery, PositiveUsdBody, Usd
+from billing.shapes.base import Answer, Body, Id, Moment, PageQuery, PositiveUsdBody, Since, Usd
 from billing.times import rfc3339
 
 if TYPE_CHECKING:
+    from billing.payments.charges import Charge
     from billing.payments.orders import Order, Parked
     from billing.payments.port import HostedPage
     from billing.plans import Plan
@@ -141,6 +142,33 @@ class AdminOrdersQuery(OrdersQuery, frozen=True, kw_only=True):
     account_id: Id | None = None
 
 
+class ChargesQuery(PageQuery, frozen=True, kw_only=True):
+    """Which charges: of an account or of all, from a time on (`since`) and before another (`until`)."""
+
+    account_id: Id | None = None
+    since: Since | None = None
+    until: Since | None = None
+
+
+class ChargeShape(Answer, frozen=True, kw_only=True):
+    """A payment that a customer made. `amount_usd` is all that was paid, taxes included; `refunded_usd` and
+    `disputed_usd` went back since. `kind` is `plan` for a plan's first payment, upgrades and renewals."""
+
+    id: str
+    provider: str
+    account_id: str | None
+    order_id: str | None
+    invoice_id: str | None
+    kind: Literal["credit", "plan", "recharge", "other"]
+    plan: str | None
+    amount_usd: Usd
+    currency: str
+    refunded_usd: Usd
+    disputed_usd: Usd
+    receipt_url: str | None
+    created_at: Moment
+
+
 class ParkedQuery(PageQuery, frozen=True, kw_only=True):
     """What waits, or was decided."""
 
@@ -196,6 +224,25 @@ class OrderRefundShape(Answer, frozen=True, kw_only=True):
 def order_shape(order: Order, *, may_pay: bool) -> OrderShape:
     """Return an order's shape; without `may_pay` it has no `url`, which alone lets whoever knows it act there."""
     return OrderShape(**_order(order) | ({} if may_pay else {"url": None}))
+
+
+def charge_shape(charge: Charge) -> ChargeShape:
+    """Return a charge's shape."""
+    return ChargeShape(
+        id=charge.id,
+        provider=charge.provider,
+        account_id=charge.account_id,
+        order_id=charge.order_id,
+        invoice_id=charge.invoice_id,
+        kind=charge.kind,
+        plan=charge.plan,
+        amount_usd=format_cents(charge.total_cents),
+        currency=charge.currency,
+        refunded_usd=format_cents(charge.refunded_cents),
+        disputed_usd=format_cents(max(0, charge.disputed_cents)),
+        receipt_url=charge.receipt_url,
+        created_at=rfc3339(charge.created_at),
+    )
 
 
 def admin_order_shape(order: Order) -> AdminOrderShape:

@@ -15,6 +15,7 @@ from billing.api.oversight import get_user, list_audit, list_providers, list_use
 from billing.api.tables import Table, rows
 from billing.errors import StoreError
 from billing.ledger.margins import Margin, MarginBy
+from billing.payments.objects import NANO_PER_CENT, format_cents
 from billing.shapes.admin_users import UserPatch, UsersQuery
 from billing.shapes.audit import AuditQuery
 from billing.shapes.operation import refused_shape
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
     from billing.api.services import Services
+    from billing.payments.charges import ChargeSums
     from billing.shapes.operation import ProviderShape, RefusedShape, TargetShape
 
 _TARGETS: Final = (
@@ -70,18 +72,20 @@ class Money:
 
     def __init__(self) -> None:
         self._reading = asyncio.Lock()
-        self._kept: tuple[Margin, Margin, int] | None = None
+        self._kept: tuple[Margin, Margin, ChargeSums | None] | None = None
         self._day: datetime | None = None
         self._until_s = 0.0
 
-    async def read(self, services: Services, today: datetime) -> tuple[Margin, Margin, int]:
-        """Return the margin of today and of the last `DAYS`, and the money that came in. Raises `DatabaseError`."""
+    async def read(self, services: Services, today: datetime) -> tuple[Margin, Margin, ChargeSums | None]:
+        """Return the margin of today and of the last `DAYS`, and what customers paid in these, None where payments are
+        off. Raises `DatabaseError`."""
         async with self._reading:
             if self._kept is None or self._day != today or services.clock() >= self._until_s:
                 since, until = today - timedelta(days=DAYS - 1), today + timedelta(days=1)
                 found = await services.reports.margins.read(since, until, MarginBy.day)
                 last = dict(found.groups).get(today.date().isoformat(), Margin())
-                self._kept = last, found.total, await services.reports.margins.money_in(since, until)
+                paid = None if services.payments is None else await services.payments.charges.sums(since, until)
+                self._kept = last, found.total, paid
                 self._day, self._until_s = today, services.clock() + KEPT_S
             return self._kept
 
@@ -94,16 +98,17 @@ async def home(visit: Visit) -> View:
     services = visit.services
     today = datetime.fromtimestamp(services.clock(), UTC).replace(hour=0, minute=0, second=0, microsecond=0)
     since, until = today - timedelta(days=DAYS - 1), today + timedelta(days=1)
-    last, month, came = await visit.request.config_dict[MONEY].read(services, today)
+    last, month, paid = await visit.request.config_dict[MONEY].read(services, today)
     job = await services.job()
     troubles = services.troubles()
-    days = f"/operator/margin?by=day&since={since.date()}&until={until.date()}"
+    span = f"since={since.date()}&until={until.date()}"
+    days = f"/operator/margin?by=day&{span}"
     queue = 0 if services.payments is None else await services.payments.orders.parked_count()
     exports = (await list_exports(visit.call)).data
     drifts: int | str = "not looked at" if job is None or job.drifts is UNSET else len(job.drifts)
     figures = (
         Figure("Health", "degraded" if troubles else "ok", "state", "; ".join(troubles)),
-        Figure("Money in", came, "money", f"purchases of {DAYS} days", "/operator/payments"),
+        _money_in(paid, f"/operator/payments?{span}"),
         Figure("Charged", month.used.charged_nano, "money", f"in {DAYS} days", days),
         Figure("Margin", month.net_nano, "money", "charged less cost and what was given back", days),
         Figure("Charged today", last.used.charged_nano, "money", f"{last.used.requests:,} requests (UTC)", days),
@@ -115,6 +120,17 @@ async def home(visit: Visit) -> View:
     refused = await _refused(visit)
     table = Listed("Refused last", REFUSED, refused, empty="Nothing was refused lately.")
     return listed("Home", table, figures=figures, live=True, intro="Money is a minute old at most.")
+
+
+def _money_in(paid: ChargeSums | None, link: str) -> Figure:
+    """Return what customers paid in `DAYS` days, which leads to the payments that it is the sum of."""
+    if paid is None:
+        return Figure("Money in", "payments are off", "text")
+    words = f"{paid.payments:,} payments in {DAYS} days"
+    gone = paid.refunded_cents + paid.disputed_cents
+    if gone:
+        words += f", of which {format_cents(gone)} USD went back"
+    return Figure("Money in", paid.paid_cents * NANO_PER_CENT, "money", words, link)
 
 
 async def _refused(visit: Visit) -> list[RefusedShape]:

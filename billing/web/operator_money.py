@@ -8,6 +8,7 @@ from billing.api.margin import get_margin
 from billing.api.payments import (
     get_any_order,
     list_all_orders,
+    list_charges,
     list_parked,
     list_payment_events,
     payment_differences,
@@ -19,7 +20,14 @@ from billing.api.plans import list_plans_in_force
 from billing.api.tables import Table
 from billing.shapes.margin import MarginQuery
 from billing.shapes.payment_events import PaymentEventsQuery
-from billing.shapes.payments import AdminOrdersQuery, CreditParked, DismissParked, NewOrderRefund, ParkedQuery
+from billing.shapes.payments import (
+    AdminOrdersQuery,
+    ChargesQuery,
+    CreditParked,
+    DismissParked,
+    NewOrderRefund,
+    ParkedQuery,
+)
 from billing.web.lists import Act, Column, Field, Figure, Form, Listed, detailed, listed
 from billing.web.visits import NOTICES, Page, View, Visit, Who
 
@@ -34,7 +42,8 @@ NOTICES.update(
     }
 )
 TABS: Final = (
-    ("Orders", "/operator/payments"),
+    ("Charges", "/operator/payments"),
+    ("Orders", "/operator/payments/orders"),
     ("Not credited", "/operator/payments/parked"),
     ("Events", "/operator/payments/events"),
     ("Differences", "/operator/payments/differences"),
@@ -42,6 +51,17 @@ TABS: Final = (
 ORDER: Final = "/operator/payments/orders/{order_id}"
 _NO_PROVIDER: Final = "This gateway has no payment provider that tells of events."
 PARKED: Final = "/operator/payments/parked"
+_CHARGES: Final = (
+    Column("Time", "created_at", "time"),
+    Column("Account", "account_id", "code", "/operator/accounts/{account_id}"),
+    Column("For", "kind"),
+    Column("Plan", "plan"),
+    Column("Paid", "amount_usd", "money"),
+    Column("Refunded", "refunded_usd", "money"),
+    Column("Disputed", "disputed_usd", "money"),
+    Column("Order", "order_id", "code", "/operator/payments/orders/{order_id}"),
+    Column("Payment at the provider", "id", "code"),
+)
 _STATUSES: Final = ("open", "paid", "credited", "failed", "expired", "refunded", "disputed", "parked")
 _ORDERS: Final = (
     Column("Time", "created_at", "time"),
@@ -111,6 +131,18 @@ _MARGINS: Final = (
     Column("Unpriced", "unpriced_events", "count"),
     Column("Voided", "voided_events", "count"),
 )
+
+
+async def charges(visit: Visit) -> View:
+    """Show what customers were charged, newest first."""
+    found = await list_charges(visit.call, visit.query(ChargesQuery))
+    filters = (
+        Field("account_id", "Account", "search"),
+        Field("since", "From", "date"),
+        Field("until", "Until", "date", hint="the day after the last one"),
+    )
+    table = Listed("Newest first", _CHARGES, found.data, found.next_cursor, empty="Nobody has paid anything then.")
+    return listed("Payments", table, filters=filters, tabs=TABS)
 
 
 async def orders(visit: Visit) -> View:
@@ -239,7 +271,8 @@ async def margins(visit: Visit) -> View | Table:
 
 
 ROUTES: Final[tuple[Page, ...]] = (
-    Page("GET", "/operator/payments", orders, Who.operator),
+    Page("GET", "/operator/payments", charges, Who.operator),
+    Page("GET", "/operator/payments/orders", orders, Who.operator),
     Page("GET", ORDER, order, Who.operator),
     Page("POST", f"{ORDER}/refund", refund, Who.operator, again=order),
     Page("GET", PARKED, parked, Who.operator),

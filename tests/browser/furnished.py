@@ -36,6 +36,8 @@ MODELS_SERVED: Final = [
         id=name,
         created=0,
         owned_by=provider,
+        display_name=name,
+        context_length=128_000,
         max_output_tokens=16_384,
         context_window=128_000,
         pricing=PricingShape(price_id="p", usd_per_million=tokens, usd_per_unit=units),

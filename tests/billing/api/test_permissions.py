@@ -288,6 +288,7 @@ MATRIX: Final[dict[str, list[int]]] = {
     "GET /api/billing/orders/{order_id}": NONE,
     "GET /api/billing/invoices": NONE,
     "GET /api/billing/plans": ACCOUNT,
+    "GET /api/admin/payments/charges": [*OPERATOR, 404],
     "GET /api/admin/orders": [*OPERATOR, 404],
     "GET /api/admin/orders/{order_id}": [*OPERATOR, 404],
     "POST /api/admin/orders/{order_id}/refunds": [*OPERATOR, 400],

@@ -39,7 +39,9 @@ MODELS = [
         id="fast",
         created=0,
         owned_by="openai",
+        display_name="gpt-4o-mini",
         max_output_tokens=9,
+        context_length=None,
         context_window=None,
         pricing=PricingShape(price_id="p", usd_per_million={"input": "0.15", "output": "0.60"}, usd_per_unit={}),
     )

@@ -7,6 +7,8 @@ from typing import Any
 
 from billing.ledger.catalogue import sync_prices
 from billing.money import parse_usd
+from billing.payments.flows import Wanted
+from billing.payments.local.provider import LocalProvider
 from billing.price_table import PriceTable
 from billing.usage import Usage
 from tests.billing.identity.support import join
@@ -154,3 +156,22 @@ async def test_prices_have_their_history_and_a_usage_is_tried(console: Console, 
     ):
         page = await console.get("/operator/prices/try", "operator", params={**asked, **wrong})
         assert (page.status, said in page.words) == (422, True)
+
+
+async def test_money_in_is_what_customers_paid_and_leads_to_each_payment(console: Console) -> None:
+    """Plans count, not credit alone."""
+    payments, account_id = console.services.payments, console.organization.account_id
+    assert payments is not None
+    assert payments.acts is not None
+    for wanted in (Wanted(account_id, "credit", parse_usd("20")), Wanted(account_id, "plan", plan="starter")):
+        order = await payments.flows.checkout(wanted)
+        await payments.acts.act((order.url or "").rpartition("/")[2], "approve")
+    assert isinstance(payments.provider, LocalProvider)
+    await payments.provider.run_once()
+    while await payments.events.round():
+        pass
+    home = await console.get("/operator", "operator")
+    assert "2 payments in 30 days" in home.words
+    assert parse_usd("119") in [parse_usd(value) for value in home.values]
+    listed = await console.get("/operator/payments", "operator")
+    assert [parse_usd(value) for value in listed.values if Decimal(value)] == [parse_usd("99"), parse_usd("20")]

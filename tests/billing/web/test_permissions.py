@@ -23,6 +23,7 @@ OPERATORS_READ: Final = (
         "/keys",
         "/requests",
         "/payments",
+        "/payments/orders",
         "/payments/parked",
         "/payments/events",
         "/payments/differences",
