@@ -82,8 +82,18 @@ HIDDEN: Final = re.compile(
     r"|gemini-(?:2\.5|[3-9])|grok-(?:3-mini|[4-9]|code)|magistral|deepseek-reasoner"
 )
 """Models that bill thinking which their answers leave out or sum up."""
-IMAGE_TOKENS: Final = {"gpt-4o-mini": 48169, "gpt-4o": 1445, "gpt-4.1": 1445, "claude-3": 1600, "claude-opus-4-0": 1600,
-                       "claude-opus-4-1": 1600, "claude-sonnet-4-0": 1600, "claude-haiku-4-5": 1600}  # fmt: skip
+IMAGE_TOKENS: Final = {
+    **{"gpt-4o-mini": 48_169, "gpt-4o": 1_445, "gpt-4.1": 1_445, "gpt-5": 15_000, "gpt-6": 40_000},
+    **dict.fromkeys(("claude-3", "claude-haiku-4-5"), 1_700),
+    **dict.fromkeys(("claude-opus-4-0", "claude-opus-4-1", "claude-opus-4-5"), 1_700),
+    **dict.fromkeys(("claude-sonnet-4-0", "claude-sonnet-4-5"), 1_700),
+    **dict.fromkeys(("claude-opus", "claude-sonnet", "claude-haiku", "claude-fable", "claude-mythos"), 5_000),
+    **{"gemini-3": 2_500},
+}
+"""The most tokens that one picture takes, by the first prefix that fits. Where a maker states no maximum, more than was
+measured for a picture of 12 megapixels with default settings: 4,005 on Claude 5.5, 1,661 on Claude Haiku 4.5, 14,364 on
+GPT-6, 11,868 on GPT-5.5, 1,101 on Gemini 3 (2,240 at its highest resolution); https://huggingface.co/datasets/
+JOHNISKING/image-token-cost, https://ai.google.dev/gemini-api/docs/media-resolution."""
 OUTPUT_LIMITS: Final = {"claude-opus-4-0": 32000, "claude-opus-4-1": 32000, "claude-sonnet-4-0": 64000,
                         "claude-3-7-sonnet": 64000, "claude-3-5": 8192, "claude-3-": 4096}  # fmt: skip
 """Where model_facts.json has none: https://platform.claude.com/docs/en/about-claude/models/overview"""
