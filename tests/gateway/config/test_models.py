@@ -54,13 +54,16 @@ def test_headers_are_kept_and_never_shown(tmp_path: Path) -> None:
     assert "hidden" not in repr(provider)
 
 
+OF_OPENAI = {"openai", "responses_websocket"}
+
+
 def test_a_provider_names_the_dialects_that_it_serves(tmp_path: Path) -> None:
     usual = with_provider(tmp_path, '{kind: openai, base_url: "https://h/v1?v=1"}').providers["p"]
-    assert (usual.served, usual.url_of("openai")) == ({"openai"}, ("https://h/v1", "v=1"))
+    assert (usual.served, usual.url_of("openai")) == (OF_OPENAI, ("https://h/v1", "v=1"))
     assert usual.url_of("other") is None
     text = '{kind: openai, base_url: "https://h/v1", dialects: {other: "https://o/x/?key=hidden"}}'
     both = with_provider(tmp_path, text).providers["p"]
-    assert both.served == {"openai", "other"}
+    assert both.served == {*OF_OPENAI, "other"}
     assert (both.url_of("openai"), both.url_of("other")) == (("https://h/v1", ""), ("https://o/x", "key=hidden"))
     assert "hidden" not in repr(both)
     replaced = with_provider(tmp_path, '{kind: openai, dialects: {openai: "https://api.openai.com/v1"}}').providers["p"]
@@ -72,7 +75,7 @@ def test_a_provider_names_the_dialects_that_it_serves(tmp_path: Path) -> None:
 
 def test_a_kind_serves_its_usual_dialects(tmp_path: Path) -> None:
     local = with_provider(tmp_path, "{kind: local}").providers["p"]
-    assert local.served == {"openai", "anthropic", "gemini", "rerank"}
+    assert local.served == {*OF_OPENAI, "anthropic", "gemini", "rerank"}
     assert (local.url_of("openai"), local.url_of("anthropic")) == (("local://p/v1", ""), ("local://p", ""))
     google = with_provider(tmp_path, "{kind: gemini, base_url: 'https://g', api_key: k}").providers["p"]
     assert google.served == {"openai", "gemini"}
