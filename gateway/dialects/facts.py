@@ -121,7 +121,8 @@ class Stored(msgspec.Struct, frozen=True):
     where nothing else of the input stands outside the body. `background`: the provider may answer before it has done
     its work. `creation` tells of the object that the answer creates, None where it creates none. `whole`: its counts
     are of all that it goes on from, so that they bound what goes on from it. `provider` is where the named objects
-    are, once that is known.
+    are, once that is known. `tools` are the types of tools that run at the provider and are part of what goes on from
+    the answer, whether or not it names them again.
     """
 
     names: tuple[str, ...] = ()
@@ -130,6 +131,7 @@ class Stored(msgspec.Struct, frozen=True):
     provider: str | None = None
     background: bool = False
     whole: bool = True
+    tools: tuple[str, ...] = ()
 
 
 class ParsedRequest(msgspec.Struct, frozen=True):
@@ -147,6 +149,9 @@ class ParsedRequest(msgspec.Struct, frozen=True):
 
     `unbounded_input` says that input stands outside the body (a file id): only the context window bounds it. What tools
     at the provider add is not part of it, but of `work`.
+
+    `prepares`: the provider is asked to get ready for a later request and to write nothing, so that nothing but what it
+    reports is charged.
 
     `stored` is None where a request neither names nor creates objects at the provider. One that names some may have no
     `model`: then it goes to where they are; one that names none goes to the first provider that serves the dialect.
@@ -170,6 +175,7 @@ class ParsedRequest(msgspec.Struct, frozen=True):
     stored: Stored | None = None
     model_in_body: bool = True
     reports_usage: bool = True
+    prepares: bool = False
 
     def bound_input_tokens(self, part_tokens: Mapping[str, int] | None) -> int | None:
         """Return an upper bound of the input's tokens, or None where only the model's context window is one.
