@@ -76,6 +76,15 @@ class Work(msgspec.Struct, frozen=True):
 
 
 NO_WORK = Work()
+_SEARCHING: Final = ("search", "brows")
+_FREE_SEARCH: Final = "tool_search"
+
+
+def charged_by_search(kind: str) -> bool:
+    """Return whether a tool that runs at the provider is charged by the search, by its type; to search among the tools
+    of the request itself is free."""
+    name = kind.lower()
+    return any(part in name for part in _SEARCHING) and _FREE_SEARCH not in name
 
 
 class Created(msgspec.Struct, frozen=True):

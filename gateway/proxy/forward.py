@@ -37,7 +37,7 @@ from gateway.proxy.outcomes import Outcomes, balance_nano
 from gateway.proxy.outgoing import Apart, outgoing_apart
 from gateway.proxy.relay import Relay
 from gateway.proxy.remainder import OK, Remainder, Running, read_whole
-from gateway.proxy.stored import running_of
+from gateway.proxy.stored import running_of, tokens_to_go_on_from
 from gateway.server.ids import FIRST_ATTEMPT, attempts_line, balance_line, granted_calls_line, paid_lines
 from gateway.upstream.base import (
     Pending,
@@ -275,12 +275,12 @@ class Forwarder:
                 settling = self._settlements.reported(context, hold, reported, partial(dialect.output, body))
                 lines = head.lines + paid_lines(hold, settling.charged_nano, id_header)  # while Redis is asked
                 if created is not None:
-                    await self._stored.record(context, created, reported.usage.total_tokens)
+                    await self._stored.record(context, created, tokens_to_go_on_from(context, hold, reported))
                 settled = await settling.end()
             else:
                 settling = None
                 settled, charged_nano = await self._settlements.whole(context, hold, output, "no_usage")
-                await self._stored.record(context, created, None)
+                await self._stored.record(context, created, tokens_to_go_on_from(context, hold, None))
                 lines = head.lines + paid_lines(hold, charged_nano, id_header)
         except SettlementLost as error:
             return self._outcomes.unsettled(exchange, context, error)

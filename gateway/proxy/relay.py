@@ -18,7 +18,7 @@ from gateway.proxy.decoding_tap import READABLE, StreamWatch
 from gateway.proxy.outcomes import Outcomes, uncharged, upstream_error_of
 from gateway.proxy.overrun import OverrunGuard, ToolOverrun
 from gateway.proxy.settlement.doubts import says_nothing
-from gateway.proxy.stored import StoredObjects, Withheld
+from gateway.proxy.stored import StoredObjects, Withheld, tokens_to_go_on_from
 from gateway.server import refusals
 from gateway.server.exchange import ClientGone, Exchange
 from gateway.server.ids import (
@@ -210,8 +210,9 @@ class Relay:
             return self._outcomes.unsettled(exchange, context, error)
         self._poller.paid(hold)
         self._outcomes.count(context, 200)
-        if watch.withheld is not None and tap.reported is not None:
-            await self._stored.record(context, watch.withheld.created, tap.reported.usage.total_tokens)
+        if watch.withheld is not None and tap.done:
+            tokens = tokens_to_go_on_from(context, hold, tap.reported)
+            await self._stored.record(context, watch.withheld.created, tokens)
         with suppress(ClientGone):  # it left after its debit: nothing changes
             await exchange.end(watch.finish(format_usd(charged_nano) if context.include_cost else None))
         return None

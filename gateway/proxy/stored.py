@@ -18,13 +18,15 @@ import msgspec
 from billing.database.connection import DatabaseError
 from billing.owned.objects import OwnedObject, OwnedObjects
 from gateway.dialects.events import EVENT_END, EVENT_END_BYTES, event_data
+from gateway.dialects.facts import charged_by_search
 from gateway.server import refusals
 from gateway.server.refusals import Refuse
 
 if TYPE_CHECKING:
+    from billing.holds.hold import Hold
     from billing.principals import Principal
     from gateway.dialects.base import Match
-    from gateway.dialects.facts import Created, Creation, ParsedRequest, Stored
+    from gateway.dialects.facts import Created, Creation, ParsedRequest, Reported, Stored
     from gateway.proxy.context import RequestContext
     from gateway.proxy.routing import Router
     from gateway.server.exchange import Exchange

@@ -23,6 +23,7 @@ import msgspec
 from msgspec import Raw
 
 from gateway.dialects.exceptions import BadRequest
+from gateway.dialects.facts import charged_by_search
 from gateway.dialects.fields import first_byte, folded, is_null, read_object, read_objects
 from gateway.dialects.structure import StructureBounds, check_value, read_tool_objects
 from gateway.dialects.values import short_text
@@ -39,8 +40,6 @@ _KNOWN: Final = re.compile(
 )
 """What names of tools that run at a provider contain, as `folded` has them: OpenAI's, xAI's, Groq's, OpenRouter's and
 Google's. Others are unknown."""
-_SEARCHING: Final = ("search", "brows")
-"""A tool whose type contains one of these is charged by the search; but to search among tools is free."""
 IMAGE_GENERATION: Final[Mapping[str, str]] = {
     "imagegeneration": (
         "It draws pictures with another model, whose cost is not in the answer's usage: leave the tool out"
@@ -96,7 +95,7 @@ class ServerTool(msgspec.Struct, frozen=True):
     @property
     def searches(self) -> bool:
         """Return whether it is charged by the search."""
-        return any(part in self.kind for part in _SEARCHING) and TOOL_SEARCH not in self.kind
+        return charged_by_search(self.kind)
 
 
 def server_tools(

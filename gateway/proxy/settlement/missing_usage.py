@@ -62,10 +62,14 @@ class MissingUsage:
         each.
 
         Whatever fails while counting charges the hold. An answer that never has a usage, of a model whose input is
-        free, counts as a request and nothing else.
+        free, counts as a request and nothing else. A request to get ready costs what its provider reports.
         """
         if reported is None and not context.parsed.reports_usage and context.route.costs_no_input:
             return Guess(Usage(), context.charge(Usage()), None)
+        if _only_prepared(context, output, reason):
+            if reported is None:
+                return Guess(Usage(), Charge(0, 0, None), None)
+            return Guess(reported.total, context.charge(reported.usage, reported), None)
         if self._policy == "free":
             return self._larger(context, Usage(), reported, reason)
         if self._policy == "hold" or not output.known:
@@ -159,3 +163,10 @@ class MissingUsage:
             len(body), count, route.vocabulary, context.principal.account_id
         )
         return known + tokens + sum(piece.tokens(bounds) for piece in inline if piece.kind == "audio")
+
+
+def _only_prepared(context: RequestContext, output: Output, reason: Reason) -> bool:
+    """Return whether the provider got ready for a later request, and wrote nothing. One that may have passed over the
+    wish, because it could write, is believed where its answer is whole."""
+    parsed = context.parsed
+    return parsed.prepares and output.empty and (reason == "no_usage" or not parsed.has_output)
