@@ -78,7 +78,7 @@ async def a_search_that_is_not_reported_is_charged_once(
 @pytest.mark.parametrize(
     ("fields", "status", "code", "param"),
     [
-        ({"tools": [{"type": "web_search"}]}, 400, "invalid_request_error", "tools[0]"),
+        ({"tools": [{"type": "image_generation"}]}, 400, "invalid_request_error", "tools[0]"),
         ({"preset": "x"}, 400, "invalid_request_error", "preset"),
         ({"models": ["gpt-4o", "unpriced"]}, 400, "model_not_priced", "model"),
         ({"modalities": ["text", "audio"]}, 400, "model_not_priced", "model"),
