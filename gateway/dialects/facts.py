@@ -138,6 +138,8 @@ class ParsedRequest(msgspec.Struct, frozen=True):
     `unbounded_input` says that input stands outside the body (a file id, a server tool): only the context window bounds
     it, once and for each use of a tool in `work`.
 
+    `session` is the client's own name for the conversation that a request belongs to, None where it says none.
+
     `stored` is None where a request neither names nor creates objects at the provider. One that names some may have no
     `model`: then it goes to where they are; one that names none goes to the first provider that serves the dialect.
     """
@@ -160,6 +162,7 @@ class ParsedRequest(msgspec.Struct, frozen=True):
     stored: Stored | None = None
     model_in_body: bool = True
     reports_usage: bool = True
+    session: str | None = None
 
     def bound_input_tokens(self, part_tokens: Mapping[str, int] | None) -> int | None:
         """Return an upper bound of the input's tokens, or None where only the model's context window is one.

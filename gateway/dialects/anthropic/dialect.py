@@ -7,6 +7,7 @@ holds for whatever the provider reads. `max_tokens` must be given, as Anthropic 
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping
 from typing import Any, Final
 
@@ -54,7 +55,17 @@ _USUAL_FIELDS: Final = METERING_FIELDS | {
 """Names that need no second look; any other costs a case-folding."""
 _FIELD_LEVEL: Final = 1
 _USER: Final = frozenset({"user_id"})
+_FORMER_SESSION: Final = re.compile(r"user_[0-9a-f]+_account_[0-9a-f-]*_session_([0-9A-Za-z-]+)", re.ASCII)
 DEFAULT_BOUNDS: Final = StructureBounds()
+
+
+class _ClientOfSession(msgspec.Struct):
+    session_id: str
+    device_id: str | None = None
+    account_uuid: str | None = None
+
+
+_CLIENT_OF_SESSION: Final = msgspec.json.Decoder(_ClientOfSession)
 
 
 def parse(operation: str, body: bytes, bounds: StructureBounds = DEFAULT_BOUNDS) -> ParsedRequest:
@@ -76,6 +87,7 @@ def parse(operation: str, body: bytes, bounds: StructureBounds = DEFAULT_BOUNDS)
     writes = operation == MESSAGE
     most = _max_tokens(values, asked.max_output_tokens) if writes else None
     tier = values.get("service_tier")
+    end_user, session = _whose(fields.get("metadata"), bounds)
     schema_tokens = 0 if is_null(fields.get("output_config")) else TOOL_SYSTEM_TOKENS
     return ParsedRequest(
         operation=operation,
@@ -86,12 +98,13 @@ def parse(operation: str, body: bytes, bounds: StructureBounds = DEFAULT_BOUNDS)
         max_output_tokens=most,
         max_fields=() if most is None else (MAX_FIELD,),
         input_bound_tokens=len(body) + asked.prompt_tokens + schema_tokens,
-        end_user=_end_user(fields.get("metadata"), bounds),
+        end_user=end_user,
         service_tier=label(tier) if tier else None,
         has_output=writes,
         parts=parts,
         unbounded_input=outside or asked.work.outside,
         work=asked.work,
+        session=session,
     )
 
 
@@ -212,15 +225,32 @@ def _max_tokens(values: Mapping[str, Any], of_fallbacks: int) -> int:
     return max(most, of_fallbacks)
 
 
-def _end_user(metadata: Raw | None, bounds: StructureBounds) -> str | None:
+def _whose(metadata: Raw | None, bounds: StructureBounds) -> tuple[str | None, str | None]:
+    """Return the end user and the session that `metadata.user_id` names, None each where it names none."""
     if metadata is None or is_null(metadata):
-        return None
+        return None, None
     check_value(metadata, bounds, _FIELD_LEVEL, "metadata")
     user = read_object(metadata, "metadata", _USER).get("user_id")
     if user is None or is_null(user):
-        return None
+        return None, None
     try:
         name = _STRING.decode(user)
     except msgspec.DecodeError as error:
         raise wrong_type("metadata.user_id", "a string") from error
-    return label(name) if name else None
+    if not name:
+        return None, None
+    session = _session(name)
+    return (None, label(session)) if session else (label(name), None)
+
+
+def _session(user_id: str) -> str | None:
+    """Return the session that Claude Code writes where others name a user, None where it is no text of Claude Code's:
+    `{"device_id":…,"account_uuid":…,"session_id":…}`, formerly `user_…_account_…_session_…`."""
+    if user_id.startswith("{"):
+        try:
+            said = _CLIENT_OF_SESSION.decode(user_id)
+        except (msgspec.DecodeError, RecursionError):
+            return None
+        return said.session_id if said.device_id is not None or said.account_uuid is not None else None
+    found = _FORMER_SESSION.fullmatch(user_id)
+    return found[1] if found else None
