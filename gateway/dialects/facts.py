@@ -46,9 +46,14 @@ class Work(msgspec.Struct, frozen=True):
     is billed as output, beside the answer. `search_units` are searches that the request itself may be billed as, where
     its model is priced by the search.
 
+    `outside` says nothing of what tools bring: a use adds what a call of its tool may add to the input of the rounds
+    after it. `bounded_tools` are the types of the tools in `uses`; where none is named, each may be of any type.
+
     `open_tools` are the types of tools that run at the provider and that the request does not bound: the gateway grants
     a number of calls and sends it with the request (`Dialect.rewrite`). `unknown_tools` are the types of tools that are
-    not known here, which are held in the same way; `open_tools` has them too.
+    not known here, which are held in the same way; `open_tools` has them too. `calls_are_shared`: the granted number
+    bounds the calls of all open tools together (`max_tool_calls`), else those of each (`max_uses`). `open_searches` is
+    how many of the open tools are charged by the search.
     """
 
     outside: bool = False
@@ -63,6 +68,9 @@ class Work(msgspec.Struct, frozen=True):
     predicted: int = 0
     open_tools: tuple[str, ...] = ()
     unknown_tools: tuple[str, ...] = ()
+    calls_are_shared: bool = True
+    open_searches: int = 0
+    bounded_tools: tuple[str, ...] = ()
 
 
 NO_WORK = Work()
@@ -135,8 +143,8 @@ class ParsedRequest(msgspec.Struct, frozen=True):
     have a usage at all. `metadata` is what the body says for the record alone (OpenAI's field of that name): it becomes
     tags.
 
-    `unbounded_input` says that input stands outside the body (a file id, a server tool): only the context window bounds
-    it, once and for each use of a tool in `work`.
+    `unbounded_input` says that input stands outside the body (a file id): only the context window bounds it. What tools
+    at the provider add is not part of it, but of `work`.
 
     `session` is the client's own name for the conversation that a request belongs to, None where it says none.
 
