@@ -53,7 +53,8 @@ class Work(msgspec.Struct, frozen=True):
     a number of calls and sends it with the request (`Dialect.rewrite`). `unknown_tools` are the types of tools that are
     not known here, which are held in the same way; `open_tools` has them too. `calls_are_shared`: the granted number
     bounds the calls of all open tools together (`max_tool_calls`), else those of each (`max_uses`). `open_searches` is
-    how many of the open tools are charged by the search.
+    how many of the open tools are charged by the search. `most_calls` is the most that may be granted, where more would
+    bring work that stands nowhere here (a compaction before each round): what `uses` and `calls` say is with so many.
     """
 
     outside: bool = False
@@ -70,6 +71,7 @@ class Work(msgspec.Struct, frozen=True):
     unknown_tools: tuple[str, ...] = ()
     calls_are_shared: bool = True
     open_searches: int = 0
+    most_calls: int | None = None
     bounded_tools: tuple[str, ...] = ()
 
 
