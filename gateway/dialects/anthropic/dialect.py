@@ -15,10 +15,18 @@ import msgspec
 from msgspec import Raw
 
 from billing.usage import MAX_COUNT
-from gateway.dialects.anthropic.content import MESSAGES, count_parts, input_tokens, output_of, output_of_part
+from gateway.dialects.anthropic.content import (
+    MESSAGES,
+    change_each,
+    change_tools,
+    input_tokens,
+    look_into,
+    output_of,
+    output_of_part,
+)
 from gateway.dialects.anthropic.envelopes import REQUEST_ID, error_body, error_headers
 from gateway.dialects.anthropic.usage import AnthropicEvents, counted_from_json, usage_from_json
-from gateway.dialects.anthropic.work import BETA, TOOL_SYSTEM_TOKENS, WORK_FIELDS, check_betas, read_work
+from gateway.dialects.anthropic.work import TOOL_SYSTEM_TOKENS, WORK_FIELDS, grant_uses, read_work
 from gateway.dialects.base import Endpoint, Head, Match
 from gateway.dialects.events import EVENT_STREAM
 from gateway.dialects.exceptions import BadRequest
@@ -82,8 +90,8 @@ def parse(operation: str, body: bytes, bounds: StructureBounds = DEFAULT_BOUNDS)
         raise BadRequest(f"Missing required parameter: '{MESSAGES}'.", MESSAGES)
     if first_byte(messages) != ord("["):
         raise wrong_type(MESSAGES, "an array of objects")
-    parts, outside = count_parts(messages, fields.get("system"), bounds)
-    asked = read_work(fields, bounds)
+    found = look_into(messages, fields.get("system"), bounds)
+    asked = read_work(fields, bounds, found.tools)
     writes = operation == MESSAGE
     most = _max_tokens(values, asked.max_output_tokens) if writes else None
     tier = values.get("service_tier")
@@ -101,16 +109,18 @@ def parse(operation: str, body: bytes, bounds: StructureBounds = DEFAULT_BOUNDS)
         end_user=end_user,
         service_tier=label(tier) if tier else None,
         has_output=writes,
-        parts=parts,
-        unbounded_input=outside or asked.work.outside,
+        parts=found.parts,
+        unbounded_input=found.outside or asked.work.outside,
         work=asked.work,
         session=session,
     )
 
 
-def rewrite(body: bytes, *, model: str | None = None, max_output_tokens: int | None = None) -> bytes:
+def rewrite(
+    body: bytes, *, model: str | None = None, max_output_tokens: int | None = None, tool_calls: int | None = None
+) -> bytes:
     """Return the body for the provider; the same object where nothing changes. For bodies that `parse` has accepted."""
-    if model is None and max_output_tokens is None:
+    if model is None and max_output_tokens is None and tool_calls is None:
         return body
     fields: dict[str, Any] = dict(_FIELDS.decode(body))
     if model is not None:
@@ -118,7 +128,20 @@ def rewrite(body: bytes, *, model: str | None = None, max_output_tokens: int | N
     if max_output_tokens is not None:
         own = _INTEGER.decode(fields.get(MAX_FIELD, b"null"))
         fields[MAX_FIELD] = max_output_tokens if own is None else min(own, max_output_tokens)
+    if tool_calls is not None and not _grant(fields, tool_calls) and model is None and max_output_tokens is None:
+        return body
     return msgspec.json.encode(fields)
+
+
+def _grant(fields: dict[str, Any], calls: int) -> bool:
+    """Say how often the tools of a request may run that say nothing of it; return whether there are any."""
+    granted = False
+    for name, change in (("tools", change_each), (MESSAGES, change_tools)):
+        given = fields.get(name)
+        if given is not None and not is_null(given):
+            fields[name] = change(given, lambda tool: grant_uses(tool, calls))
+            granted = granted or fields[name] is not given
+    return granted
 
 
 class AnthropicDialect:
@@ -143,8 +166,6 @@ class AnthropicDialect:
 
     def parse(self, head: Head, body: bytes) -> ParsedRequest:
         """Return what metering needs of a request. Raises `BadRequest`."""
-        if BETA in head.headers:
-            check_betas(head.headers.getall(BETA))
         return parse(head.match.endpoint.operation, body, self._bounds)
 
     def texts(self, body: bytes) -> list[tuple[str, int]]:
@@ -176,7 +197,7 @@ class AnthropicDialect:
         tool_calls: int | None = None,
     ) -> bytes:
         """Return the body to send; the same object where nothing changes."""
-        return rewrite(body, model=model, max_output_tokens=max_output_tokens)
+        return rewrite(body, model=model, max_output_tokens=max_output_tokens, tool_calls=tool_calls)
 
     def usage_from_json(self, operation: str, body: bytes) -> Reported | None:
         """Return the usage of a whole answer; None where it reports none. Raises `GarbageAnswer`."""
