@@ -75,6 +75,7 @@ class Principal:
     models: tuple[str, ...] | None
     key_quotas: tuple[Quota, ...]
     max_parallel_requests: int | None
+    default_tool_calls: int | None
     tags: Mapping[str, str]
     created_at_s: float
     expires_at_s: float | None

@@ -14,14 +14,13 @@ import msgspec
 from billing.errors import MetergateError
 from billing.holds.redis import layout
 from billing.money import MAX_NANO
+from billing.plans import MAX_TOOL_CALLS
 from billing.quotas import Metric
 
 if TYPE_CHECKING:
     from billing.principals import Limit, QuotaLimits
 
 MAX_OUTPUT_TOKENS: Final = 2**31 - 1
-MAX_TOOL_CALLS: Final = 64
-"""The most calls of tools that a request is granted where it does not bound them itself."""
 
 
 class NeedTooLarge(MetergateError, ValueError):

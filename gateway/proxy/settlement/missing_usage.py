@@ -69,13 +69,13 @@ class MissingUsage:
         if self._policy == "free":
             return self._larger(context, Usage(), reported, reason)
         if self._policy == "hold" or not output.known:
-            return self._of_hold(context, hold, reported, reason)
+            return self.of_hold(context, hold, reported, reason)
         try:
             usage = await self._estimate(context, hold, output, extrapolate)
             return self._larger(context, usage, reported, reason)
         except Exception:
             logger.exception("request %s: its usage could not be estimated", hold.id)
-            return self._of_hold(context, hold, reported, reason)
+            return self.of_hold(context, hold, reported, reason)
 
     def whole_hold(self, context: RequestContext, hold: Hold, reason: Reason) -> Guess:
         """Return the hold, where nothing in an answer can be believed or counted; nothing where that is the policy."""
@@ -95,7 +95,8 @@ class MissingUsage:
         charge = context.charge(usage)
         return Guess(usage, charge, guess.reason) if charge.charged_nano > guess.charge.charged_nano else guess
 
-    def _of_hold(self, context: RequestContext, hold: Hold, reported: Reported | None, reason: Reason) -> Guess:
+    def of_hold(self, context: RequestContext, hold: Hold, reported: Reported | None, reason: Reason) -> Guess:
+        """Return the hold, or what was reported so far where that is more."""
         guess = self.whole_hold(context, hold, reason)
         if reported is not None:
             charge = context.charge(reported.usage, reported)
