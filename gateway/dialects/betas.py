@@ -67,7 +67,7 @@ def _apply(
     found = [(name, effect) for name in names if (effect := _effect(name.lower(), effects)) is not None]
     refused = dict.fromkeys(name for name, effect in found if effect == "refuse")
     if refused:
-        raise _refusal(header, list(refused))
+        raise _refusal(str(header), list(refused))
     window = max([effect for _, effect in found if isinstance(effect, int)], default=0)
     outside = any(effect == "window" for _, effect in found)
     if not outside and window <= parsed.context_window:
