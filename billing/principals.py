@@ -75,13 +75,14 @@ class Principal:
     models: tuple[str, ...] | None
     key_quotas: tuple[Quota, ...]
     max_parallel_requests: int | None
-    default_tool_calls: int | None
     tags: Mapping[str, str]
     created_at_s: float
     expires_at_s: float | None
     revoked_at_s: float | None
     user_quotas: tuple[Quota, ...] = ()
     """Of the user in this account, counted over all of the user's keys in it."""
+    default_tool_calls: int | None = None
+    """The most calls of tools at the provider for a request that does not bound them; None: as the plan says."""
     kept: dict[tuple[str, str, str], Any] = field(default_factory=dict, repr=False, compare=False)
     """A gateway's admission data by model and feature, dropped with the principal."""
 

@@ -166,7 +166,7 @@ def dearest(
 
 def _dearer(one: Need, other: Need) -> Need:
     """Return a need that covers both, and as many calls as both have."""
-    ladder = ()
+    ladder: tuple[tuple[int, int], ...] = ()
     if one.ladder and other.ladder:
         ladder = tuple(
             (max(tokens, other_tokens), max(cost_nano, other_cost_nano))
@@ -254,24 +254,25 @@ def _input_bound(
     parsed: ParsedRequest, route: Candidate, row: PriceRow, rules: EstimateRules, counted: int | None, granted: int
 ) -> int:
     """Return the most input tokens of one choice, with so many calls of open tools granted. A window bounds what one
-    answer is made from, not a batch of embeddings; a use of a tool at the provider makes one more answer of it, whose
-    input has grown by what the use brought, and so does a further call, of a whole window."""
+    answer is made from, not a batch of embeddings. A use of a tool at the provider makes one more answer of it, whose
+    input has grown by what the use brought; where a model is called beside the answer, each of them reads a whole
+    window."""
     work, window = parsed.work, row.context_window
     own = own_searches(parsed, route)
     bound, uses = parsed.bound_input_tokens(row.part_tokens), uses_with(work, granted) + own
     if bound is not None and counted is not None:
         bound = min(bound, counted)
-    whole_windows = bound is None or work.calls > 0 or (uses > 0 and rules.strict_tools)
-    if window is None and whole_windows:
+    whole_windows = work.calls > 0 or (uses > 0 and rules.strict_tools)
+    if window is None and (bound is None or whole_windows):
         raise NotPriced(f"The model `{route.entry}` has no context_window to bound input that is not in the body")
     if not parsed.has_output:
         total = max(window or 0, parsed.input_bound_tokens) if bound is None or uses else bound
+    elif window is not None and whole_windows:
+        total = window * (uses + work.calls + 1)
     else:
         first = min(each for each in (bound, window) if each is not None)
-        if rules.strict_tools and uses:
-            first = window or first
         step = call_tokens(work, own, row.tool_call_tokens, rules.tool_call_tokens)
-        total = grown_input(first, step, uses + 1, window) + work.calls * (window or 0)
+        total = grown_input(first, step, uses + 1, window)
     return total if rules.strict else min(total, -(-parsed.input_bound_tokens // BYTES_PER_TOKEN))
 
 
