@@ -7,7 +7,6 @@ parts      the messages: images, audio and files, and input that is not in the b
 texts      what of a request a model reads, and which texts become tokens by themselves
 work       what a provider does beside one call of the model named
 tools      which tools run at the provider, wherever a request carries them
-betas      values of the opt-in header that are refused
 errors     the envelope of errors
 output     the answer: what was written, and a stream's events; usage  what was used; counts  its classes
 billed     what a provider says that it charged, and searches, which are billed beside tokens
