@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from typing import TYPE_CHECKING, Final
 
+from gateway.dialects.betas import DEFAULT_BETAS, Betas
 from gateway.dialects.openai_responses.answer import ENDS
 from gateway.dialects.structure import StructureBounds
 from gateway.endpoints.response_sockets import ClientSocketRules
@@ -126,7 +127,13 @@ def drain_rules(defaults: Limits) -> DrainRules:
 def estimate_rules(defaults: Limits) -> EstimateRules:
     """Return how the worst case of a request is estimated."""
     return EstimateRules(
-        defaults.strict, defaults.min_output_tokens, defaults.estimated_output_tokens, defaults.moderation_model
+        defaults.strict,
+        defaults.min_output_tokens,
+        defaults.estimated_output_tokens,
+        defaults.moderation_model,
+        default_tool_calls=defaults.default_tool_calls,
+        tool_call_tokens=defaults.tool_call_tokens,
+        strict_tools=defaults.strict_tools,
     )
 
 
@@ -139,6 +146,7 @@ def forward_rules(defaults: Limits) -> ForwardRules:
         estimate_rules(defaults),
         attempt_rules(defaults),
         first_timeout_s(defaults),
+        round(defaults.tool_overrun * 100),
     )
 
 
@@ -170,6 +178,8 @@ def proxy_rules(settings: Settings) -> ProxyRules:
         upload_timeout_s=defaults.upload_timeout_s,
         grace_s=settings.payment_grace_days * DAY_S,
         charge_expired=defaults.expired_hold == "input",
+        betas=Betas(DEFAULT_BETAS, settings.betas),
+        refuse_unknown_tools=defaults.unknown_tools == "refuse",
     )
 
 

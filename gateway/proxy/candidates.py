@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Final
 
 import msgspec
@@ -64,6 +64,14 @@ class Rates:
             prices_audio="audio_output" in row.per_million,
         )
 
+    def with_window(self, tokens: int) -> Rates:
+        """Return the same rates for a request whose context window is raised to so many tokens; rates are the dearest
+        of all tiers in any case."""
+        window = self.row.context_window
+        if window is None or window >= tokens:
+            return self
+        return replace(self, row=replace(self.row, context_window=tokens))
+
     def input_nano(self, tokens: int, markup_scaled: int, searches: int = 0) -> int:
         """Return an upper bound of what so much input costs, the price of the request itself and of so many searches
         included, in nano-USD."""
@@ -102,6 +110,9 @@ class Candidate:
     """Searches that the model's name asks for by itself (`:online`)."""
     searches_itself: bool = False
     """Whether the model searches once before it answers, also where the request does not ask for it."""
+    default_tool_calls: int | None = None
+    """The most calls of tools at the provider that are granted to a request which leaves them open; None: as `defaults`
+    say."""
     fallback: str | None = None
     """Where it is a fallback of `entry`, the entry that describes it."""
     health: tuple[TargetHealth, ...] = field(default=(), repr=False, compare=False)

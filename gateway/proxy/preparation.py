@@ -14,6 +14,7 @@ import msgspec
 from multidict import istr
 
 from billing.holds.decision import Need, NeedTooLarge
+from gateway.dialects.betas import NO_BETAS
 from gateway.dialects.facts import NO_METADATA, NO_PARTS
 from gateway.proxy.attempts import first_choice
 from gateway.proxy.context import FEATURE, RequestContext, Terms, keep_terms, shown_id
@@ -27,6 +28,7 @@ from gateway.tokens import PIECE_CHARACTERS
 if TYPE_CHECKING:
     from billing.principals import Principal
     from gateway.dialects.base import Match
+    from gateway.dialects.betas import Betas
     from gateway.dialects.facts import ParsedRequest
     from gateway.proxy.candidates import Candidate, Destination, Route
     from gateway.proxy.estimate import EstimateRules
@@ -52,10 +54,18 @@ class Preparation:
     """Routes and estimates requests. `clock` is in Unix seconds."""
 
     def __init__(
-        self, router: Router, rules: EstimateRules, bodies: Bodies, tokenizer: Tokenizer, clock: Callable[[], float]
+        self,
+        router: Router,
+        rules: EstimateRules,
+        bodies: Bodies,
+        tokenizer: Tokenizer,
+        clock: Callable[[], float],
+        *,
+        betas: Betas = NO_BETAS,
     ) -> None:
         self._router = router
         self._rules = rules
+        self._betas = betas
         self._bodies = bodies
         self._tokenizer = tokenizer
         self._draw = random.random
@@ -73,6 +83,7 @@ class Preparation:
         """Return what is known of a request before it is held: its route, and the terms of its key there. Raises
         `Refuse`, `BadRequest`."""
         headers = exchange.headers
+        parsed = self._betas.applied(parsed, headers)
         named = read_tags(headers.getall(TAGS_HEADER)) if TAGS_HEADER in headers else NO_METADATA
         if not parsed.model:
             parsed = msgspec.structs.replace(parsed, model=self._rules.moderation_model)
@@ -140,10 +151,11 @@ class Preparation:
     ) -> Sequence[Destination]:
         """Return the destinations that may serve this request. A fallback must be allowed to the key by its own name,
         and the quotas that name it must be those that the hold counts in; what the request brings must have a price and
-        a bound there. What other models a request names, and what its input refers to, only the first provider
-        knows."""
+        a bound there. What other models a request names, what its input refers to, and tools that run at the
+        provider, only the first one knows."""
         first, *fallbacks = destinations
-        if parsed.work.models or parsed.unbounded_input:
+        work = parsed.work
+        if work.models or work.uses or work.open_tools or parsed.unbounded_input:
             return (first,)
         counted = principal.limits_for(first.candidate.entry, FEATURE).all
         usable = [first]
@@ -185,7 +197,7 @@ class Preparation:
             if plain is not None and (need := plain.need(parsed, counted)):
                 return need
             candidates = (route, *[each.candidate for each in context.further])
-            return dearest(parsed, candidates, terms.plan_markup_scaled, self._rules, counted)
+            return dearest(parsed, candidates, terms.plan_markup_scaled, terms.rules, counted)
         except NotPriced as error:
             raise Refuse(refusals.model_not_priced(str(error))) from error
         except NeedTooLarge as error:
