@@ -94,6 +94,13 @@ IMAGE_TOKENS: Final = {
 measured for a picture of 12 megapixels with default settings: 4,005 on Claude 5.5, 1,661 on Claude Haiku 4.5, 14,364 on
 GPT-6, 11,868 on GPT-5.5, 1,101 on Gemini 3 (2,240 at its highest resolution); https://huggingface.co/datasets/
 JOHNISKING/image-token-cost, https://ai.google.dev/gemini-api/docs/media-resolution."""
+SEARCHING: Final = re.compile(
+    r"(?:gpt-[4-9]|o[1-9]|codex|chatgpt|claude-)(?!.*(?:audio|image|realtime|transcribe|tts))"
+)
+SEARCH_USD: Final = "0.01"
+"""One search of OpenAI's or Anthropic's own tool, where genai-prices has none for the model: coding agents declare it
+with every request. https://platform.openai.com/docs/pricing,
+https://platform.claude.com/docs/en/about-claude/pricing"""
 OUTPUT_LIMITS: Final = {"claude-opus-4-0": 32000, "claude-opus-4-1": 32000, "claude-sonnet-4-0": 64000,
                         "claude-3-7-sonnet": 64000, "claude-3-5": 8192, "claude-3-": 4096}  # fmt: skip
 """Where model_facts.json has none: https://platform.claude.com/docs/en/about-claude/models/overview"""
@@ -296,6 +303,8 @@ def complete(provider: str, model: str, aliases: list[str], row: Row, fact: Mapp
         variants.append(US)
     if variants:
         made["variants"] = variants
+    if "output" in row.get("per_million", ()) and SEARCHING.match(model):
+        made["per_unit"] = {"search": SEARCH_USD} | made.get("per_unit", {})
     images = [tokens for prefix, tokens in IMAGE_TOKENS.items() if model.startswith(prefix)]
     if images and "per_million" in row:
         made["part_tokens"] = {"image": images[0]}
