@@ -72,6 +72,15 @@ def thresholds(model: ModelInfo) -> set[int]:
     return {tier.start for price in prices for tier in price.tiers}
 
 
+def prices_searches(model: ModelInfo) -> bool:
+    """Whether they have a price of searches for a model; where they have none, ours is that of the maker's other
+    models."""
+    conditions = [one.prices for one in model.prices] if isinstance(model.prices, list) else [model.prices]
+    return any(
+        getattr(sheet, name, None) is not None for sheet in conditions for name in vars(sheet) if "search" in name
+    )
+
+
 def usages_for(row: PriceRow, model: ModelInfo) -> Iterator[Usage]:
     """Usages with every class that a row prices, at sizes around all thresholds, ours and theirs."""
     prices, units = row.per_million, row.per_unit
@@ -92,7 +101,7 @@ def usages_for(row: PriceRow, model: ModelInfo) -> Iterator[Usage]:
             cached_input_tokens=tokens // 5 if "cached_input" in prices else 0,
             cache_write_tokens=tokens // 7 if "cache_write" in prices else 0,
             cache_write_1h_tokens=tokens // 13 if "cache_write_1h" in prices else 0,
-            searches=3 if "search" in units else 0,
+            searches=3 if "search" in units and prices_searches(model) else 0,
             milliseconds=tokens // 2 + 12_345 if {"hour", "second"} & units.keys() else 0,
             characters=tokens if "character" in units else 0,
             pages=7 if "page" in units else 0,
