@@ -19,7 +19,7 @@ from gateway.proxy.attempts import first_choice
 from gateway.proxy.context import FEATURE, RequestContext, Terms, keep_terms, shown_id
 from gateway.proxy.estimate import NotPriced, dearest
 from gateway.proxy.intake import PROXY_SCOPE, TAGS_HEADER, read_tags, request_tags
-from gateway.server import refusals
+from gateway.server import limit_refusals, refusals
 from gateway.server.ids import REQUEST_ID
 from gateway.server.refusals import Refuse
 from gateway.tokens import PIECE_CHARACTERS
@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from gateway.proxy.routing import Router
     from gateway.server.bodies import Bodies
     from gateway.server.exchange import Exchange
+    from gateway.server.limit_refusals import Links
     from gateway.tokens import Tokenizer
 
 CLIENT_REQUEST_ID: Final = istr(REQUEST_ID)
@@ -49,11 +50,19 @@ MAX_COUNTED_BYTES: Final = 4 << 20
 
 
 class Preparation:
-    """Routes and estimates requests. `clock` is in Unix seconds."""
+    """Routes and estimates requests. `clock` is in Unix seconds; `links` are where refusals lead."""
 
     def __init__(
-        self, router: Router, rules: EstimateRules, bodies: Bodies, tokenizer: Tokenizer, clock: Callable[[], float]
+        self,
+        router: Router,
+        rules: EstimateRules,
+        bodies: Bodies,
+        tokenizer: Tokenizer,
+        clock: Callable[[], float],
+        *,
+        links: Links,
     ) -> None:
+        self._links = links
         self._router = router
         self._rules = rules
         self._bodies = bodies
@@ -131,7 +140,7 @@ class Preparation:
 
     def _check_allowed(self, principal: Principal, candidate: Candidate) -> None:
         if PROXY_SCOPE not in principal.scopes:
-            raise Refuse(refusals.insufficient_scope(PROXY_SCOPE, principal.plan))
+            raise Refuse(limit_refusals.no_scope(PROXY_SCOPE, principal, self._links))
         if not principal.allows_model(candidate.entry):
             raise Refuse(refusals.model_not_allowed(candidate.entry))
 
