@@ -169,6 +169,7 @@ def proxy_rules(settings: Settings) -> ProxyRules:
         max_body_bytes=settings.proxy_max_body_bytes,
         upload_timeout_s=defaults.upload_timeout_s,
         grace_s=settings.payment_grace_days * DAY_S,
+        session_headers=defaults.session_headers,
         charge_expired=defaults.expired_hold == "input",
     )
 
