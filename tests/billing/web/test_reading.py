@@ -230,12 +230,14 @@ async def test_refusals_and_models_are_those_of_the_account(console: Console) ->
     refused, account_id = console.services.refused, console.organization.account_id
     for id_, whose, message in (("req_1", account_id, "Add credit."), ("req_2", "acc_other", "Not yours.")):
         fields = f"key_{id_}", "/v1/chat/completions", "fast", 402, "billing_required", message
-        refused.note(RefusedRequest(id_, time.time_ns() // 10**6, whose, *fields, {"billing": {"balance_usd": "0.01"}}))
+        details = {"billing": {"balance_usd": "0.01"}}
+        refused.note(RefusedRequest(id_, time.time_ns() // 10**6, whose, *fields, details, "grant it credit"))
     await refused.flush()
     shown = await console.get("/requests/refused", "viewer")
     assert ("Add credit." in shown.words, "Not yours." in shown.words) == (True, False)
     why = await console.get("/requests/req_1", "viewer")
     assert "balance usd: 0.01" in why.words
+    assert "grant it credit" not in why.words  # that is for operators
     assert (await console.get("/requests/req_2", "viewer")).status == 404
     models = await console.get("/models", "viewer")
     assert models.values == ["0.15", "0.60", "9"]
