@@ -27,6 +27,7 @@ from gateway.proxy.estimate import EstimateRules
 from gateway.proxy.intake import Intake, IntakeRules
 from gateway.proxy.outgoing import prepare
 from gateway.proxy.preparation import Preparation
+from gateway.proxy.senders import Senders
 from gateway.proxy.unknown_tools import UnknownTools
 from gateway.server import limit_refusals, refusals
 from gateway.server.bodies import UNCOUNTED_BYTES, Bodies, Kept
@@ -58,6 +59,8 @@ class ProxyRules(IntakeRules):
     """What the proxy follows of the configuration."""
 
     estimate: EstimateRules
+    session_headers: tuple[str, ...] = ()
+    """Headers that name a request's session."""
     charge_expired: bool = False
     """Whether a hold whose gateway died is charged at the estimate of its input."""
     betas: Betas = NO_BETAS
@@ -96,9 +99,19 @@ class Proxy:
         self._router = router
         self._forwarder = forwarder
         self._links = links
+        self.keys_url = links.keys_url
         self._rules = rules
         self._metrics = metrics
-        preparation = Preparation(router, rules.estimate, bodies, tokenizer, clock, betas=rules.betas)
+        preparation = Preparation(
+            router,
+            rules.estimate,
+            bodies,
+            tokenizer,
+            clock,
+            betas=rules.betas,
+            links=links,
+            senders=Senders(rules.session_headers),
+        )
         self._prepare, self._need, self._count = preparation.context, preparation.need, preparation.counted
         self.bodies = bodies
         self._large_bytes = bodies.rules.large_bytes
@@ -247,4 +260,5 @@ class Proxy:
         if isinstance(decision, Unavailable):
             logger.debug("request %s was not admitted: %s", context.request_id, decision.reason)
             raise Refuse(refusals.unavailable())
-        raise Refuse(limit_refusals.of_decision(decision, context.principal, self._links))
+        max_field = next(iter(context.parsed.max_fields), None)
+        raise Refuse(limit_refusals.of_decision(decision, context.principal, self._links, max_field))
