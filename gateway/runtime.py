@@ -257,6 +257,8 @@ def _services(
         effects=effects,
         plans=plans,
         credits_per_usd=defaults.credits_per_usd,
+        customers_see=defaults.customers_see,
+        grant_confirm_usd=defaults.grant_confirm_usd,
         authenticate=_authenticator(engine),
         known=partial(recognised, engine.cache),
         attempts=make_attempts(settings, engine.redis),

@@ -129,7 +129,8 @@ async def list_own_audit(call: Call, query: OwnAuditQuery) -> Listing[AuditShape
         own=True,
         about=caller.id if caller.kind == "person" else None,
     )
-    return listing(await call.services.audit.page(only, *page_asked(query)), audit_shape)
+    page = await call.services.audit.page(only, *page_asked(query))
+    return listing(page, lambda entry: audit_shape(entry, with_cost=call.sees_cost))
 
 
 USERS: Final = "/api/admin/users"

@@ -66,7 +66,7 @@ async def margin(
 
 def _row(each: "MarginShape") -> tuple[str, ...]:
     return (
-        *(str(each.events), each.cost_usd, each.charged_usd, each.margin_usd, each.margin_percent or "-"),
+        *(str(each.events), each.cost_usd, each.charge_usd, each.margin_usd, each.margin_percent or "-"),
         *(str(each.estimated_events), str(each.unpriced_events), str(each.voided_events)),
         *(each.returned_usd or "-", each.net_usd),
     )

@@ -157,7 +157,7 @@ async def try_price(
         "provider": row.provider,
         "model": row.model,
         "variant": variant,
-        "lines": [line_shape(line) for line in trial.lines],
+        "lines": [line_shape(line, exact_usd(line.amount_scaled)) for line in trial.lines],
     }
     output.show(Shown(data, (Table(("class", "quantity", "price USD", "amount USD"), lines), summary)))
 
@@ -230,7 +230,7 @@ async def _reprice(
                     break
                 output.note(f"{requests} requests, {format_usd(difference_nano)} USD so far ...")
     rows = [
-        (each.created_at, each.id, each.account_id, each.charged_usd, each.would_be_usd, each.left or "")
+        (each.created_at, each.id, each.account_id, each.charge_usd, each.would_be_usd, each.left or "")
         for each in found
     ]
     verb = f"{corrected} corrected" if apply else "none corrected (--apply does)"
