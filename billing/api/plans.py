@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Final
 
 from billing.api.errors import NotFound, QuotaExceeded
@@ -10,18 +11,22 @@ from billing.api.usage import balance_of
 from billing.errors import StoreError
 from billing.identity.permissions import BILLING_READ, BILLING_SETUP
 from billing.money import format_usd
+from billing.payments.outlook import outlook
 from billing.shapes.payments import PlansShape, plan_shape
 from billing.shapes.subscriptions import (
     FeatureShape,
     FeaturesShape,
     NewFeatureUse,
     PlanChange,
+    PlanPreviewQuery,
+    PlanPreviewShape,
     PlanShown,
     State,
     StatusShape,
     SubscriptionShape,
     UpgradeShape,
     feature_shape,
+    plan_preview_shape,
     subscription_shape,
 )
 
@@ -120,6 +125,20 @@ async def get_subscription(call: Call) -> SubscriptionShape:
     return found
 
 
+async def preview_subscription(call: Call, query: PlanPreviewQuery) -> PlanPreviewShape:
+    """Say what choosing a plan would do: what is charged today and by which means, and at each renewal."""
+    services, payments = call.services, call.services.payments
+    if payments is None:
+        raise NotFound(NO_PAYMENTS)
+    plan, plans = services.plans.get(query.plan), dict(services.plans)
+    if plan is None:
+        raise NotFound(f"There is no plan {query.plan!r}: GET /api/billing/plans lists them.")
+    current = await payments.changes.current(call.account_id)
+    mine, now = (await services.accounts.get(call.account_id)).plan, datetime.fromtimestamp(services.clock(), UTC)
+    method = await payments.customers.method(call.account_id)
+    return plan_preview_shape(outlook(plan, current, mine, plans, now), method)
+
+
 async def change_subscription(call: Call, body: PlanChange) -> SubscriptionShape:
     """Change the subscription to another plan: to a dearer one at once, to a cheaper one with the next period, to a
     free one by ending it with its period. Its own plan takes back what waits."""
@@ -176,6 +195,12 @@ ROUTES: Final = (
     Route("GET", "/api/admin/plans", list_plans_in_force, Access.admin, PlansShape),
     Route(
         *("GET", SUBSCRIPTION, get_subscription, Access.caller, SubscriptionShape), scope=BILLING_READ, errors=(404,)
+    ),
+    Route(
+        *("GET", f"{SUBSCRIPTION}/preview", preview_subscription, Access.caller, PlanPreviewShape),
+        query=PlanPreviewQuery,
+        scope=BILLING_READ,
+        errors=(404,),
     ),
     Route(
         *("PUT", SUBSCRIPTION, change_subscription, Access.caller, SubscriptionShape),

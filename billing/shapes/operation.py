@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Final, Literal
 from msgspec import UNSET, UnsetType, structs
 
 from billing.pages import DEFAULT_LIMIT
-from billing.shapes.base import Answer, Body, ExactUsd, Filter, Id, Limit, Moment, PageQuery, Query, Since
+from billing.shapes.base import Answer, Body, ExactUsd, Filter, Id, Limit, Moment, PageQuery, Query, Since, Usd
 from billing.times import rfc3339
 
 if TYPE_CHECKING:
@@ -45,6 +45,20 @@ class ModelsShape(Answer, frozen=True, kw_only=True):
 
     object: Literal["list"] = "list"
     data: list[ModelShape]
+
+
+class OperatorSettingsShape(Answer, frozen=True, kw_only=True):
+    """Settings that operators' commands go by: above how much they ask before a grant, and what customers see."""
+
+    grant_confirm_usd: Usd
+    customers_see: Literal["charge", "cost"]
+
+
+class OwnRefusedQuery(Query, frozen=True, kw_only=True):
+    """Which refused requests of the account: of one key, or of all."""
+
+    limit: Limit = DEFAULT_LIMIT
+    key_id: Filter | None = None
 
 
 class RefusedQuery(Query, frozen=True, kw_only=True):

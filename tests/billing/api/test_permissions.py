@@ -186,6 +186,7 @@ MATRIX: Final[dict[str, list[int]]] = {
     "GET /api/admin/refusals": [*OPERATOR, 503],
     "GET /api/admin/refusals/{request_id}": [*OPERATOR, 503],
     "GET /api/admin/plans": [*OPERATOR, 200],
+    "GET /api/admin/settings": [*OPERATOR, 200],
     "GET /api/admin/providers": [*OPERATOR, 200],
     "GET /api/admin/margin": [*OPERATOR, 200],
     "GET /api/admin/providers/{provider}/bill": [*OPERATOR, 404],
