@@ -107,8 +107,9 @@ class Services:
     service's, without `meters` nothing is metered for them, and without `payments` nothing is sold. A user makes at
     most `keys_per_user` keys in an account; a key's secret stays valid for at most `rotation_grace_s` after a rotation.
     Customers see charges alone, or also the providers' costs, as `customers_see` says; commands ask before a grant
-    above `grant_confirm_usd`. `new_id` makes ids of requests. `windows` gives what is left of an account's quotas,
-    `upgrade_url` where a plan is bought. `image` is the container image's name, for /api/ping.
+    above `grant_confirm_usd`; where nothing `sends_mail`, who asks for one is told so. `new_id` makes ids of requests.
+    `windows` gives what is left of an account's quotas, `upgrade_url` where a plan is bought. `image` is the container
+    image's name, for /api/ping.
     """
 
     accounts: Accounts
@@ -165,6 +166,7 @@ class Services:
     max_body_bytes: int = 1024 * 1024
     request_timeout_s: float = 30.0
     customers_see: CustomersSee = "charge"
+    sends_mail: bool = True
     grant_confirm_usd: int = 1000
 
     def __post_init__(self) -> None:

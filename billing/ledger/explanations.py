@@ -118,14 +118,16 @@ def format_explanation(explanation: Explanation) -> str:
         _line("sum", f"{exact_usd(explanation.sum_scaled)} USD"),
         _line("cost", f"{format_usd(explanation.cost_nano)} USD: the sum, rounded up to 0.000000001"),
         _line(
-            "charged",
+            "charge",
             f"{format_usd(explanation.charged_nano)} USD: the sum plus a markup of "
             f"{decimal(event.markup_scaled, FACTOR_DECIMALS)} %, rounded up to 0.000000001",
         ),
     ]
     if not explanation.adds_up:
         cost, charged = format_usd(event.cost_nano), format_usd(event.charged_nano)
-        lines.append(_line("ledger", f"has cost {cost} USD and charged {charged} USD: not made from these counts"))
+        lines.append(
+            _line("ledger", f"has a cost of {cost} USD and a charge of {charged} USD: not made from these counts")
+        )
     if event.note:
         lines.append(_line("note", event.note))
     return "\n".join(lines)
