@@ -15,8 +15,10 @@ from typing import Any, Final
 import pytest
 
 from billing.identity.permissions import SCOPES
+from billing.ledger.catalogue import sync_prices
 from billing.ledger.explanations import explain
 from billing.money import format_usd, parse_usd
+from billing.price_table import PriceTable
 from billing.rates import FACTOR_SCALE
 from gateway.config.settings import Settings
 from tests.gateway.conftest import ADMIN_KEY, Customer, Gateway, MakeGateway, chat
@@ -78,9 +80,6 @@ async def used(gateway: Gateway, customer: Customer) -> list[Any]:
     (request_id,) = [each.request_id for each in events if each.request_id == first.headers["x-request-id"]]
     row = next(each for each in gateway.runtime.settings.prices.rows if (each.provider, each.model) == ("local", "*"))
     dearer = replace(row, per_million={name: rate * 3 for name, rate in row.per_million.items()})
-    from billing.ledger.catalogue import sync_prices  # noqa: PLC0415
-    from billing.price_table import PriceTable  # noqa: PLC0415
-
     await sync_prices(database, PriceTable([dearer]))
     asked = {"provider": "local", "model": "demo", "since": "2020-01-01", "until": "2199-01-01", "dry_run": False}
     done = await gateway.admin("POST", "/reprice", {**asked, "price_id": dearer.id, "reason": "the list was wrong"})
