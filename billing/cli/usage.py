@@ -97,7 +97,8 @@ async def _show(client: "PersonCalls", what: str, query: "Query", limit: int) ->
     if what == "totals":
         query.pop("cursor")
         totals = await client.usage_totals(query)
-        rows = [(name.replace("_", " "), str(value)) for name, value in totals.received.items()]
+        shown = {name: value for name, value in totals.received.items() if name != "cost_usd"}  # `charge_usd` again
+        rows = [(name.replace("_", " "), str(value)) for name, value in shown.items()]
         return Shown(totals.received, (Table((), rows),))
     query["limit"] = str(limit)
     if what == "summary":
