@@ -1,7 +1,6 @@
 """`metergate billing`: where the account stands, what to do about it, and the pages where that is done; what was
 bought, and what happens when credit runs low."""
 
-import asyncio
 from collections.abc import Collection
 from typing import TYPE_CHECKING, Annotated, Final
 
@@ -159,6 +158,8 @@ async def change_plan(client: "PersonCalls", plan: PlanId, yes: Yes = False) -> 
 
 async def _new_invoices(client: "PersonCalls", known: Collection[str]) -> "list[InvoiceShape]":
     """Return the bills that a change has made; the payment provider may tell of them a moment later."""
+    import asyncio
+
     for pause_s in (*INVOICE_PAUSES_S, None):
         found = (await client.invoices(limit=MOST_NEW)).data
         made = [each for each in found if each.id not in known]

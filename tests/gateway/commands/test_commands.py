@@ -181,7 +181,7 @@ def test_version(shell: Shell) -> None:
     [
         *(("nope",), ("up", "--nope"), ("up", "--workers", "0"), ("up", "--workers", "x"), ("operator",), ("explain",)),
         *(("operator", "account", "show"), ("operator", "account", "list", "--limit", "0"), ("up", "--timeout", "0")),
-        *(("up", "--api-url", "http://x"), ("explain", "x", "--api-url", "http://x")),
+        *(("up", "--api-url", "http://x"), ("reconcile", "--api-url", "http://x")),
     ],
 )
 def test_wrong_usage(shell: Shell, arguments: tuple[str, ...]) -> None:
@@ -207,7 +207,7 @@ def test_a_gateway_that_is_not_there(shell: Shell) -> None:
         "operator", "account", "list", env={"METERGATE_API_URL": url, "ADMIN_API_KEY": PASSWORD}
     ).failed(3)
     assert url in message
-    message = shell.run("operator", "grant", "acc_1", "5", "--api-url", url, "--token-file", "key").failed(3)
+    message = shell.run("operator", "grant", "acc_1", "5", "--yes", "--api-url", url, "--token-file", "key").failed(3)
     assert "--idempotency-key " in message
     assert not shell.data_dir.exists()
 
