@@ -52,7 +52,7 @@ class EchoEvents:
 
     def with_charge(self, data: bytes, charge_usd: str) -> bytes:
         fields = _object(data)
-        return json.dumps({**fields, "spent": {**fields["spent"], "cost_usd": charge_usd}}).encode()
+        return json.dumps({**fields, "spent": {**fields["spent"], "charge_usd": charge_usd}}).encode()
 
 
 class ArrayTap:
