@@ -278,10 +278,9 @@ class PersonCalls(CreditCalls, PaymentCalls):
         """Return where the account stands, and what to do next."""
         return await self._call("GET", "/api/billing/status", StatusShape)
 
-    async def preview_subscription(self, plan: str) -> PlanPreviewShape:
-        """Say what choosing a plan would do."""
-        query: Query = {"plan": plan}
-        return await self._call("GET", "/api/billing/subscription/preview", PlanPreviewShape, query=query)
+    async def preview_plan(self, plan: str) -> PlanPreviewShape:
+        """Return what choosing a plan would do."""
+        return await self._call("GET", f"/api/billing/plans/{path_part(plan)}/preview", PlanPreviewShape)
 
     async def change_subscription(self, plan: str) -> SubscriptionShape:
         """Change the subscription to another plan."""

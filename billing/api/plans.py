@@ -18,7 +18,6 @@ from billing.shapes.subscriptions import (
     FeaturesShape,
     NewFeatureUse,
     PlanChange,
-    PlanPreviewQuery,
     PlanPreviewShape,
     PlanShown,
     State,
@@ -125,14 +124,15 @@ async def get_subscription(call: Call) -> SubscriptionShape:
     return found
 
 
-async def preview_subscription(call: Call, query: PlanPreviewQuery) -> PlanPreviewShape:
-    """Say what choosing a plan would do: what is charged today and by which means, and at each renewal."""
+async def preview_plan(call: Call) -> PlanPreviewShape:
+    """Return what choosing a plan would do: what is charged today and by which means, and at each renewal."""
     services, payments = call.services, call.services.payments
     if payments is None:
         raise NotFound(NO_PAYMENTS)
-    plan, plans = services.plans.get(query.plan), dict(services.plans)
+    plan_id, plans = call.id("plan_id"), dict(services.plans)
+    plan = plans.get(plan_id)
     if plan is None:
-        raise NotFound(f"There is no plan {query.plan!r}: GET /api/billing/plans lists them.")
+        raise NotFound(f"There is no plan {plan_id!r}: GET /api/billing/plans lists them.")
     current = await payments.changes.current(call.account_id)
     mine, now = (await services.accounts.get(call.account_id)).plan, datetime.fromtimestamp(services.clock(), UTC)
     method = await payments.customers.method(call.account_id)
@@ -196,12 +196,7 @@ ROUTES: Final = (
     Route(
         *("GET", SUBSCRIPTION, get_subscription, Access.caller, SubscriptionShape), scope=BILLING_READ, errors=(404,)
     ),
-    Route(
-        *("GET", f"{SUBSCRIPTION}/preview", preview_subscription, Access.caller, PlanPreviewShape),
-        query=PlanPreviewQuery,
-        scope=BILLING_READ,
-        errors=(404,),
-    ),
+    customer_read("/api/billing/plans/{plan_id}/preview", preview_plan, PlanPreviewShape),
     Route(
         *("PUT", SUBSCRIPTION, change_subscription, Access.caller, SubscriptionShape),
         body=PlanChange,

@@ -130,7 +130,7 @@ async def checkout(
     if (amount is None) == (plan is None):
         raise typer.BadParameter("give --amount-usd or --plan, one of the two", param_hint="--plan")
     if plan is not None and not yes:
-        confirm(_previewed(await client.preview_subscription(plan)), yes=yes)
+        confirm(_previewed(await client.preview_plan(plan)), yes=yes)
     body = NewCheckout(
         amount_usd=UNSET if amount is None else amount,
         plan=UNSET if plan is None else plan,
@@ -144,7 +144,7 @@ async def checkout(
 async def change_plan(client: "PersonCalls", plan: PlanId, yes: Yes = False) -> Shown:
     """Change the subscription: to a dearer plan at once, to a cheaper one with the next period; a free one ends it.
     Shows what is charged and by which means, and asks."""
-    preview = await client.preview_subscription(plan)
+    preview = await client.preview_plan(plan)
     if preview.how not in ("buy", "nothing"):  # the first is refused, the second changes nothing
         confirm(_previewed(preview), yes=yes)
     known = {each.id for each in (await client.invoices(limit=MOST_NEW)).data}

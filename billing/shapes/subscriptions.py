@@ -8,7 +8,7 @@ from msgspec import Meta
 
 from billing.money import format_usd
 from billing.principals import Status
-from billing.shapes.base import Answer, Body, Id, Moment, Name, Query, Usd
+from billing.shapes.base import Answer, Body, Id, Moment, Name, Usd
 from billing.shapes.quotas import WindowShape
 from billing.shapes.service import EventId
 from billing.times import rfc3339
@@ -69,12 +69,6 @@ class SubscriptionShape(Answer, frozen=True, kw_only=True):
     ends_at: Moment | None
     next_plan: str | None
     grace_until: Moment | None
-
-
-class PlanPreviewQuery(Query, frozen=True, kw_only=True):
-    """The plan that may be chosen."""
-
-    plan: PlanId
 
 
 class PlanPreviewShape(Answer, frozen=True, kw_only=True):

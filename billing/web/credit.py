@@ -1,5 +1,5 @@
 """Credit: what there is of it in which lots, buying more, auto-recharge in words, coupons, orders, invoices, and all
-that has changed the balance; and the plans side by side, with what a change costs before it is chosen.
+that has changed the balance; and the plans side by side, with what a change charges before it is chosen.
 
 A form that begins a payment ends on the page of its order, which has the link to the provider's page: a form may not
 lead there itself (`form-action`). That page looks again by itself until the order is credited.

@@ -1,9 +1,13 @@
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
+from typing import get_args
+
+import pytest
 
 from billing.api.services import Services
 from billing.effects import LiveBalance
+from billing.identity.callers import Caller, Kind
 from billing.ledger.catalogue import sync_prices
 from billing.rates import FACTOR_SCALE
 from billing.usage import Usage
@@ -151,6 +155,14 @@ async def test_with_customers_see_cost_both_are_told(services: Services, billing
         assert (one["price_id"], one["markup_percent"]) == (PRICE.id, "10")
         assert [line["amount_usd"] for line in one["lines"]] == ["0.00007515", "0.0000000375", "0.0000021", "0.01"]
         assert rounded_up(one["lines"]) == Decimal(one["cost_usd"])
+
+
+@pytest.mark.parametrize("kind", get_args(Kind))
+@pytest.mark.parametrize("operator", [False, True])
+def test_operators_and_their_programs_see_the_cost(kind: Kind, operator: bool) -> None:
+    """The admin key, service keys, and people with the operator's right, whatever customers see."""
+    sees = Caller(kind, operator=operator).is_operator
+    assert sees == (operator or kind in ("admin", "service"))
 
 
 async def test_events_are_filtered_and_paged(api: Api) -> None:
