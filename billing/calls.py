@@ -31,7 +31,7 @@ from billing.shapes.audit import AuditShape
 from billing.shapes.base import DEFAULT_TIMEOUT_S, Answer, Listing
 from billing.shapes.keys import KeyPatch, KeyShape, NewKey, NewKeyShape
 from billing.shapes.mismatch import mismatch
-from billing.shapes.operation import ProviderShape, RefusedShape
+from billing.shapes.operation import OperatorSettingsShape, ProviderShape, RefusedShape
 from billing.shapes.quotas import QuotaShape
 from billing.shapes.repricing import NewRepricing, RepricingShape
 from billing.shapes.tokens import LoginLinkShape
@@ -211,6 +211,10 @@ class BillingCalls(ABC):
         """List the last requests that were refused: of a key, of an account's keys, or of all."""
         query = {"key_id": key_id, "account_id": account_id, "limit": str(limit)}
         return await self._call("GET", "/api/admin/refusals", Listing[RefusedShape], query=query)
+
+    async def operator_settings(self) -> OperatorSettingsShape:
+        """Return the settings that operators' commands go by."""
+        return await self._call("GET", "/api/admin/settings", OperatorSettingsShape)
 
     async def login_link(self) -> LoginLinkShape:
         """Make a link by which an operator signs in to the console, once and soon."""

@@ -49,6 +49,7 @@ MetergateError
 |   +-- BudgetNotFound             billing.budgets.rules
 |   +-- BudgetRefused              billing.budgets.rules
 +-- CommandFailed                  billing.cli.output
+|   +-- NoData                     gateway.commands.stores
 +-- BadCoding                      billing.codings
 +-- ExporterFailed                 billing.collect.snapshots
 +-- SubjectNotFound                billing.collect.subjects

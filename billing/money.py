@@ -66,6 +66,15 @@ def format_credits(nano: int, credits_per_usd: int) -> str:
     return f"{sign}{whole}.{digits}" if digits else f"{sign}{whole}"
 
 
+def decimal(scaled: int, decimals: int) -> str:
+    """Return a plain decimal of an integer that is not below zero and is scaled by 10^`decimals`."""
+    if not decimals:
+        return str(scaled)
+    whole, fraction = divmod(scaled, 10**decimals)
+    digits = f"{fraction:0{decimals}d}".rstrip("0")
+    return f"{whole}.{digits}" if digits else str(whole)
+
+
 def ceil_div(numerator: int, denominator: int) -> int:
     """Return the quotient rounded up; `denominator` is above zero."""
     return -(-numerator // denominator)

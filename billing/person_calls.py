@@ -22,6 +22,7 @@ from billing.shapes.keys import (
     RotatedKeyShape,
     Rotation,
 )
+from billing.shapes.operation import RefusedShape
 from billing.shapes.organizations import (
     InvitationShape,
     MemberShape,
@@ -53,9 +54,9 @@ from billing.shapes.people import (
 )
 from billing.shapes.quotas import QuotaShape
 from billing.shapes.reports import BillingSummaryShape, BucketsShape, SummaryShape
-from billing.shapes.subscriptions import PlanChange, StatusShape, SubscriptionShape
+from billing.shapes.subscriptions import PlanChange, PlanPreviewShape, StatusShape, SubscriptionShape
 from billing.shapes.tokens import AccessTokenShape, NarrowBody, RefreshBody, SessionShape, TokenPairShape
-from billing.shapes.usage import EventShape, TotalsShape
+from billing.shapes.usage import EventShape, ExplainedEventShape, TotalsShape
 
 Query = dict[str, str | None]
 
@@ -189,6 +190,20 @@ class PersonCalls(CreditCalls, PaymentCalls):
         """List metered requests by any filter of the API."""
         return await self._call("GET", "/api/account/usage/events", Listing[EventShape], query=query)
 
+    async def own_event(self, request_id: str) -> ExplainedEventShape:
+        """Return a metered request with the lines of its charge."""
+        path = f"/api/account/usage/events/{path_part(request_id)}"
+        return await self._call("GET", path, ExplainedEventShape)
+
+    async def own_refusals(self, key_id: str | None, limit: int) -> Listing[RefusedShape]:
+        """List the account's last requests that were refused."""
+        query = {"key_id": key_id, "limit": str(limit)}
+        return await self._call("GET", "/api/account/usage/refusals", Listing[RefusedShape], query=query)
+
+    async def own_refusal(self, request_id: str) -> RefusedShape:
+        """Return a refused request."""
+        return await self._call("GET", f"/api/account/usage/refusals/{path_part(request_id)}", RefusedShape)
+
     async def usage_totals(self, query: Query) -> TotalsShape:
         """Return totals, of a key or a user or the whole account."""
         return await self._call("GET", "/api/billing/usage", TotalsShape, query=query)
@@ -262,6 +277,10 @@ class PersonCalls(CreditCalls, PaymentCalls):
     async def billing_status(self) -> StatusShape:
         """Return where the account stands, and what to do next."""
         return await self._call("GET", "/api/billing/status", StatusShape)
+
+    async def preview_plan(self, plan: str) -> PlanPreviewShape:
+        """Return what choosing a plan would do."""
+        return await self._call("GET", f"/api/billing/plans/{path_part(plan)}/preview", PlanPreviewShape)
 
     async def change_subscription(self, plan: str) -> SubscriptionShape:
         """Change the subscription to another plan."""

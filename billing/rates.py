@@ -15,12 +15,14 @@ from itertools import pairwise
 from typing import Final
 
 from billing.errors import MetergateError
-from billing.money import MoneyError, ceil_div, parse_usd
+from billing.money import USD_DECIMALS, MoneyError, ceil_div, decimal, format_usd, parse_usd
 from billing.price_classes import CONDITIONS, NAMED_UNITS, PARENT, TOKEN_CLASSES, UNIT_CLASSES
 
 MILLION: Final = 1_000_000
 FACTOR_SCALE: Final = 10**9
 """Multipliers and markups are decimals of at most nine places, held as integers times this."""
+MARKUP_DECIMALS: Final = len(str(100 * FACTOR_SCALE)) - 1
+"""Decimals that a markup in percent adds to what it is put on."""
 MINUTES_OF_DAY: Final = 24 * 60
 MAX_VARIANTS: Final = 64
 _HOURS: Final = re.compile(r"([01]\d|2[0-3]):([0-5]\d)-([01]\d|2[0-3]):([0-5]\d)", re.ASCII)
@@ -278,5 +280,17 @@ def round_up(cost_scaled: int, markup_scaled: int = 0) -> int:
     """Return whole nano-USD of an exact cost plus a markup in percent (scaled by `FACTOR_SCALE`), rounded up once."""
     if not markup_scaled:
         return ceil_div(cost_scaled, COST_SCALE)
-    whole = 100 * FACTOR_SCALE
-    return ceil_div(cost_scaled * (whole + markup_scaled), COST_SCALE * whole)
+    return ceil_div(marked_up(cost_scaled, markup_scaled), COST_SCALE * 10**MARKUP_DECIMALS)
+
+
+def marked_up(amount: int, markup_scaled: int) -> int:
+    """Return an amount plus a markup in percent (scaled by `FACTOR_SCALE`), exact, times 10^`MARKUP_DECIMALS`."""
+    return amount * (100 * FACTOR_SCALE + markup_scaled)
+
+
+def marked_up_usd(rate_nano: int, markup_scaled: int) -> str:
+    """Return a price plus a markup, exact, as a plain decimal of USD with at least two decimals."""
+    if not markup_scaled:
+        return format_usd(rate_nano)
+    whole, _, fraction = decimal(marked_up(rate_nano, markup_scaled), USD_DECIMALS + MARKUP_DECIMALS).partition(".")
+    return f"{whole}.{fraction.ljust(2, '0')}"

@@ -99,6 +99,11 @@ def mail_delivery(settings: Settings, *, console: bool) -> Delivery | None:
     )
 
 
+def delivery_here(settings: Settings) -> Delivery | None:
+    """Return what sends mails of this process's gateway; only `metergate up` shows them on its console."""
+    return mail_delivery(settings, console=os.environ.get(MAIL_CONSOLE_VARIABLE) == "1")
+
+
 def start_notices(runtime: Runtime, metrics: Metrics, new_id: Callable[[], str]) -> None:
     """Start telling notices, in the background."""
     settings, defaults = runtime.settings, runtime.settings.defaults
@@ -120,7 +125,7 @@ def start_mailer(runtime: Runtime, metrics: Metrics, new_id: Callable[[], str]) 
     """Start sending mails in the background."""
     defaults = runtime.settings.defaults
     rules = MailRules(defaults.mail_attempts, defaults.mail_retention_days)
-    delivery = mail_delivery(runtime.settings, console=os.environ.get(MAIL_CONSOLE_VARIABLE) == "1")
+    delivery = delivery_here(runtime.settings)
     mailer = Mailer(runtime.database, runtime.people.codes, delivery, rules, new_id())
     metrics.gauge("mails_waiting", "Mails that are to be sent.", lambda: mailer.waiting, "max")
     metrics.gauge("mails_parked", "Mails that were given up, and are kept for a while.", lambda: mailer.parked, "max")

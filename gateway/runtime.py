@@ -43,7 +43,7 @@ from gateway.config.plan_follower import PlanFollower
 from gateway.config.settings import Settings
 from gateway.identity import Identity, make_identity
 from gateway.metering import POOL_SIZE, STATEMENT_S, make_collector, make_meters
-from gateway.outgoing import Outgoing
+from gateway.outgoing import Outgoing, delivery_here
 from gateway.payments import links_of, open_payments, payment_services
 from gateway.proxy.target_health import provider_list
 from gateway.stores import OpenStores, new_id, open_engine
@@ -260,6 +260,9 @@ def _services(
         effects=effects,
         plans=plans,
         credits_per_usd=defaults.credits_per_usd,
+        customers_see=defaults.customers_see,
+        grant_confirm_usd=defaults.grant_confirm_usd,
+        sends_mail=delivery_here(settings) is not None,
         authenticate=_authenticator(engine),
         known=partial(recognised, engine.cache),
         attempts=make_attempts(settings, engine.redis),

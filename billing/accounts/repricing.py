@@ -22,6 +22,7 @@ from billing.accounts.grants import REVENUE, bounded_balance
 from billing.database.connection import Connection, Database, queries
 from billing.errors import MetergateError
 from billing.ledger.catalogue import PriceHistory
+from billing.ledger.debits import REPRICE
 from billing.ledger.explanations import explain
 from billing.ledger.reports import event_of_row
 from billing.money import format_usd
@@ -37,8 +38,6 @@ if TYPE_CHECKING:
     from billing.price_table import PriceTable
     from billing.prices import PriceRow
 
-SCOPE: Final = "reprice"
-"""The scope of idempotency keys of all correcting transfers; a key is `reprice:REQUEST_ID:PRICE_ID`."""
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 _MICROSECOND: Final = timedelta(microseconds=1)
 _FIRST: Final = "", _EPOCH, ""
@@ -258,7 +257,7 @@ def _would_be(period: Period, event: UsageEvent, prices: Mapping[str, PriceRow],
 
 def _transfer(line: Repriced, before: _Corrected, reason: str | None) -> dict[str, Any]:
     """Return a correcting transfer. A price that a request comes back to has another idempotency key then."""
-    key = f"{SCOPE}:{line.request_id}:{line.price_id}" + (f":{before.times}" if before.times else "")
+    key = f"{REPRICE}:{line.request_id}:{line.price_id}" + (f":{before.times}" if before.times else "")
     raises = line.difference_nano < 0
     return {
         "id": line.transfer_id,

@@ -16,11 +16,12 @@ from typing import TYPE_CHECKING, Final
 
 from billing.api.errors import BadRequest, NotFound, Unavailable
 from billing.api.requests import listing, moment, page_asked
-from billing.api.route import Access, Call, Route
+from billing.api.route import Access, Call, Route, customer_read
 from billing.audit import AuditFilter
 from billing.errors import StoreError
 from billing.identity.permissions import AUDIT_READ
 from billing.identity.users import NEEDS_FACTOR
+from billing.money import NANO_PER_USD, format_usd
 from billing.pages import Page
 from billing.shapes.admin_users import UserDetailShape, UserPatch, UserShape, UsersQuery, user_detail_shape, user_shape
 from billing.shapes.audit import AuditQuery, AuditShape, OwnAuditQuery, audit_shape
@@ -30,6 +31,8 @@ from billing.shapes.operation import (
     AssignedShape,
     HelloShape,
     ImageShape,
+    OperatorSettingsShape,
+    OwnRefusedQuery,
     ProviderShape,
     RefusedQuery,
     RefusedShape,
@@ -46,6 +49,7 @@ if TYPE_CHECKING:
     from billing.collect.collector import Collector
 
 REFUSALS: Final = "/api/admin/refusals"
+OWN_REFUSALS: Final = "/api/account/usage/refusals"
 PROVIDERS: Final = "/api/admin/providers"
 _IMAGE: Final = re.compile(
     r"(?P<name>[^\s:@]+(?::\d+(?=/)[^\s:@]*)?):(?P<tag>[A-Za-z0-9_][A-Za-z0-9_.-]{0,127})(?:@sha256:[0-9a-f]{64})?",
@@ -69,6 +73,30 @@ async def get_refusal(call: Call) -> RefusedShape:
     if found is None:
         raise NotFound(f"No refusal of {request_id!r} is kept.")
     return refused_shape(found)
+
+
+async def list_own_refusals(call: Call, query: OwnRefusedQuery) -> Listing[RefusedShape]:
+    """List the last requests of the account that were refused, newest first, on one page."""
+    with _redis_needed():
+        found = await call.services.refused.newest(query.limit, key_id=query.key_id, account_id=call.account_id)
+    return listing(Page(tuple(found), None), refused_shape)
+
+
+async def get_own_refusal(call: Call) -> RefusedShape:
+    """Return a refused request of the account by its x-request-id, as long as it is kept; another's is not found."""
+    request_id = call.id("request_id")
+    with _redis_needed():
+        found = await call.services.refused.find(request_id)
+    if found is None or found.account_id != call.account_id:
+        raise NotFound(f"No refusal of {request_id!r} is kept.")
+    return refused_shape(found)
+
+
+async def get_operator_settings(call: Call) -> OperatorSettingsShape:
+    """Return the settings that operators' commands go by."""
+    services = call.services
+    confirm_usd = format_usd(services.grant_confirm_usd * NANO_PER_USD)
+    return OperatorSettingsShape(grant_confirm_usd=confirm_usd, customers_see=services.customers_see)
 
 
 @contextmanager
@@ -135,7 +163,8 @@ async def list_own_audit(call: Call, query: OwnAuditQuery) -> Listing[AuditShape
         own=True,
         about=caller.id if caller.kind == "person" else None,
     )
-    return listing(await call.services.audit.page(only, *page_asked(query)), audit_shape)
+    page = await call.services.audit.page(only, *page_asked(query))
+    return listing(page, lambda entry: audit_shape(entry, with_cost=call.sees_cost))
 
 
 USERS: Final = "/api/admin/users"
@@ -227,6 +256,9 @@ ROUTES: Final = (
     Route("POST", ASSIGN, assign_subject, Access.admin, AssignedShape, body=AssignBody, errors=(404,)),
     Route("GET", REFUSALS, list_refusals, Access.admin, Listing[RefusedShape], query=RefusedQuery),
     Route("GET", f"{REFUSALS}/{{request_id}}", get_refusal, Access.admin, RefusedShape),
+    customer_read(OWN_REFUSALS, list_own_refusals, Listing[RefusedShape], OwnRefusedQuery),
+    customer_read(f"{OWN_REFUSALS}/{{request_id}}", get_own_refusal, RefusedShape),
+    Route("GET", "/api/admin/settings", get_operator_settings, Access.admin, OperatorSettingsShape),
     Route("GET", PROVIDERS, list_providers, Access.admin, Listing[ProviderShape]),
     Route("GET", "/api/ping", ping, Access.anyone, ImageShape),
     Route("GET", "/api/hello", hello, Access.anyone, HelloShape),

@@ -58,21 +58,32 @@ _WRONG_FACTOR: Final = "This second factor is wrong, or was used before: wait fo
 _DISABLED: Final = "This user was disabled: ask whoever runs this service."
 _SENT: Final = "If this address can be used here, a mail is on its way to it."
 
+_NO_MAIL: Final = (
+    "This service sends no mail at present, so no code can reach you: ask those who run it to let you in, or to set up "
+    "mail."
+)
+
 T = TypeVar("T")
+
+
+def _mailed(call: Call) -> dict[str, Any]:
+    """Return what somebody is told who asked for a mail, in the same words whoever has the address."""
+    sends_mail = call.services.sends_mail
+    return {"message": _SENT if sends_mail else _NO_MAIL, "sends_mail": sends_mail}
 
 
 async def register(call: Call, body: Registration) -> MailSent:
     """Add a user by an address, to which a code is mailed. The answer is the same for one that is registered, whose
     owner is told by mail."""
     challenge = await call.services.sign_in.register(body.email, body.name.strip(), body.password, visitor_of(call))
-    return MailSent(status="verify", email=body.email, challenge=challenge, message=_SENT)
+    return MailSent(status="verify", email=body.email, challenge=challenge, **_mailed(call))
 
 
 async def send_code(call: Call, body: CodeAsked) -> MailSent:
     """Send a code by mail, to verify an address or to sign in. The answer is the same for an address of nobody."""
     given = (body.email, body.purpose, visitor_of(call), body.challenge)
     challenge = await call.services.sign_in.send_code(*given)
-    return MailSent(status="sent", email=body.email, challenge=challenge, message=_SENT)
+    return MailSent(status="sent", email=body.email, challenge=challenge, **_mailed(call))
 
 
 async def verify(call: Call, body: Verification) -> TokenPairShape:
@@ -96,7 +107,7 @@ async def login(call: Call, body: Login) -> TokenPairShape:
 async def forgot_password(call: Call, body: PasswordForgotten) -> MailSent:
     """Mail a code to set a new password. The answer is the same for an unknown address."""
     await call.services.credentials.forgot(body.email, visitor_of(call))
-    return MailSent(status="sent", email=body.email, message=_SENT)
+    return MailSent(status="sent", email=body.email, **_mailed(call))
 
 
 async def reset_password(call: Call, body: PasswordReset) -> PasswordChanged:
@@ -122,7 +133,7 @@ async def change_password(call: Call, body: PasswordChange) -> PasswordChanged:
 async def change_email(call: Call, body: NewAddress) -> MailSent:
     """Send a code to another address, which becomes one's own by `POST /api/auth/email/confirm`."""
     changing = call.services.credentials.change_email(call.caller.id, body.email, body.password, visitor_of(call))
-    return MailSent(status="verify", email=body.email, challenge=await guessed(call, changing), message=_SENT)
+    return MailSent(status="verify", email=body.email, challenge=await guessed(call, changing), **_mailed(call))
 
 
 async def confirm_email(call: Call, body: NewAddressCode) -> ProfileShape:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Final
 
 from billing.api.errors import NotFound, QuotaExceeded
@@ -10,6 +11,7 @@ from billing.api.usage import balance_of
 from billing.errors import StoreError
 from billing.identity.permissions import BILLING_READ, BILLING_SETUP
 from billing.money import format_usd
+from billing.payments.outlook import outlook
 from billing.quotas import parse_limit
 from billing.shapes.payments import PlansShape, plan_shape
 from billing.shapes.subscriptions import (
@@ -17,12 +19,14 @@ from billing.shapes.subscriptions import (
     FeaturesShape,
     NewFeatureUse,
     PlanChange,
+    PlanPreviewShape,
     PlanShown,
     State,
     StatusShape,
     SubscriptionShape,
     UpgradeShape,
     feature_shape,
+    plan_preview_shape,
     subscription_shape,
 )
 
@@ -161,6 +165,21 @@ async def get_subscription(call: Call) -> SubscriptionShape:
     return found
 
 
+async def preview_plan(call: Call) -> PlanPreviewShape:
+    """Return what choosing a plan would do: what is charged today and by which means, and at each renewal."""
+    services, payments = call.services, call.services.payments
+    if payments is None:
+        raise NotFound(NO_PAYMENTS)
+    plan_id, plans = call.id("plan_id"), dict(services.plans)
+    plan = plans.get(plan_id)
+    if plan is None:
+        raise NotFound(f"There is no plan {plan_id!r}: GET /api/billing/plans lists them.")
+    current = await payments.changes.current(call.account_id)
+    mine, now = (await services.accounts.get(call.account_id)).plan, datetime.fromtimestamp(services.clock(), UTC)
+    method = await payments.customers.method(call.account_id)
+    return plan_preview_shape(outlook(plan, current, mine, plans, now), method)
+
+
 async def change_subscription(call: Call, body: PlanChange) -> SubscriptionShape:
     """Change the subscription to another plan: to a dearer one at once, to a cheaper one with the next period, to a
     free one by ending it with its period. Its own plan takes back what waits."""
@@ -226,6 +245,7 @@ ROUTES: Final = (
     Route(
         *("GET", SUBSCRIPTION, get_subscription, Access.caller, SubscriptionShape), scope=BILLING_READ, errors=(404,)
     ),
+    customer_read("/api/billing/plans/{plan_id}/preview", preview_plan, PlanPreviewShape),
     Route(
         *("PUT", SUBSCRIPTION, change_subscription, Access.caller, SubscriptionShape),
         body=PlanChange,

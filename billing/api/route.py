@@ -135,6 +135,12 @@ class Call:
         return self.caller.account_id
 
     @property
+    def sees_cost(self) -> bool:
+        """Return whether the caller sees what providers charge, and by which price rows: operators and their programs
+        do, customers where `customers_see` says so."""
+        return self.services.customers_see == "cost" or self.caller.is_operator
+
+    @property
     def principal(self) -> Principal:
         """Return the principal of the API key. Raises `TypeError` where there is none."""
         if self.caller.principal is None:

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from billing.effects import Effects
     from billing.exports.cursor import Exports
     from billing.identity.browsers import Browsers
-    from billing.identity.callers import Caller
+    from billing.identity.callers import Caller, CustomersSee
     from billing.identity.credentials import Credentials
     from billing.identity.invitations import Invitations
     from billing.identity.members import Members
@@ -69,6 +69,10 @@ async def _no_job() -> JobShape | None:
     return None
 
 
+def _no_models(plan: Plan | None) -> list[ModelShape]:
+    return []
+
+
 def _new_id() -> str:
     return str(ULID())
 
@@ -95,15 +99,18 @@ class Services:
     """`authenticate` gives the principal of an API key's secret, None for one that is unknown; `known` says whether a
     secret is known to be a key or known to be none, and None where it has to be looked up; `clock` Unix seconds;
     `unknown_models` which of some names, or prefixes with a `*`, lead to no model here; `providers` who answers, and
-    how well; `models` those that have a price, as each is routed.
+    how well; `models` those that have a price, as each is routed, at what a plan's accounts pay (None: at the
+    providers' prices).
 
     `person` gives whose token this is, in the organization of this id or else the token's own; None for a token that is
     wrong, expired or revoked. Without `admin_api_key` every admin call is refused, without `service_api_key` every
     service's, without `meters` nothing is metered for them, and without `payments` nothing is sold. A user makes at
     most `keys_per_user` keys in an account; a key's secret stays valid for at most `rotation_grace_s` after a rotation.
-    `new_id` makes ids of requests. `windows` gives what is left of an account's quotas, `upgrade_url` where a plan
-    is bought; `setup_url` is where credit is bought, None where nothing is sold, and `keys_url` where keys are
-    made. `image` is the container image's name, for /api/ping.
+    Customers see charges alone, or also the providers' costs, as `customers_see` says; commands ask before a grant
+    above `grant_confirm_usd`; where nothing `sends_mail`, who asks for one is told so. `new_id` makes ids of requests.
+    `windows` gives what is left of an account's quotas, `upgrade_url` where a plan is bought; `setup_url` is where
+    credit is bought, None where nothing is sold, and `keys_url` where keys are made. `image` is the container image's
+    name, for /api/ping.
     """
 
     accounts: Accounts
@@ -152,7 +159,7 @@ class Services:
     collector: Collector | None = None
     unknown_models: Callable[[Iterable[str]], list[str]] = lambda names: []
     providers: Callable[[], Awaitable[list[ProviderShape]]] = _no_providers
-    models: Callable[[], list[ModelShape]] = list
+    models: Callable[[Plan | None], list[ModelShape]] = _no_models
     troubles: Callable[[], list[str]] = list
     job: Callable[[], Awaitable[JobShape | None]] = _no_job
     keys_per_user: int = 100
@@ -161,6 +168,9 @@ class Services:
     image: str = ""
     max_body_bytes: int = 1024 * 1024
     request_timeout_s: float = 30.0
+    customers_see: CustomersSee = "charge"
+    sends_mail: bool = True
+    grant_confirm_usd: int = 1000
 
     def __post_init__(self) -> None:
         if self.credits_per_usd <= 0 or self.max_body_bytes <= 0 or self.request_timeout_s <= 0:

@@ -22,11 +22,10 @@ from billing.api.route import Call, customer_read
 from billing.api.tables import Table, rows, wants_csv
 from billing.budgets.rules import BudgetPeriod, forecast, spent_within, times_of
 from billing.collect.traffic import Traffic
-from billing.ledger.used import BEGINNING, END, NOTHING, Group, Span, UsedBy, together, total
+from billing.ledger.used import BEGINNING, END, NOTHING, Group, Span, Used, UsedBy, together, total
 from billing.pages import place_of
 from billing.quotas import Metric, Quota, Window
 from billing.shapes.reports import (
-    SUMS,
     BillingSummaryShape,
     BucketsQuery,
     BucketsShape,
@@ -39,6 +38,7 @@ from billing.shapes.reports import (
     budget_shape,
     group_shape,
     ordered,
+    sums_of,
     used_fields,
     used_shape,
 )
@@ -105,15 +105,16 @@ async def get_summary(call: Call, query: SummaryQuery) -> SummaryShape | Table:
     since, until, in_zone, names, span = await read_summary(call, query)
     groups = ordered(span) if names else []
     if wants_csv(call.request):
-        lines = ((*group, *used_fields(used).values()) for group, used in (groups if names else [((), total(span))]))
-        return Table("usage-summary", _lines([(*names, *SUMS)], lines))
+        shown: list[tuple[Group, Used]] = groups if names else [((), total(span))]
+        lines = ((*group, *used_fields(used, with_cost=call.sees_cost).values()) for group, used in shown)
+        return Table("usage-summary", _lines([(*names, *sums_of(with_cost=call.sees_cost))], lines))
     return SummaryShape(
         since=None if since == BEGINNING else rfc3339(since),
         until=None if until == END else rfc3339(until),
         tz=in_zone.key,
         group_by=list(names),
-        total=used_shape(total(span)),
-        data=[group_shape(names, *item) for item in groups[first : first + limit]],
+        total=used_shape(total(span), with_cost=call.sees_cost),
+        data=[group_shape(names, *item, with_cost=call.sees_cost) for item in groups[first : first + limit]],
         next_cursor=encode_cursor(str(first + limit)) if len(groups) > first + limit else None,
     )
 
@@ -125,14 +126,16 @@ async def get_buckets(call: Call, query: BucketsQuery) -> BucketsShape | Table:
     if wants_csv(call.request):
         if (steps.until - steps.since) / LENGTHS[steps.period] > MOST_IN_TABLE:
             raise BadRequest(f"A table has at most {MOST_IN_TABLE} buckets: ask for less time or longer ones.", "since")
-        return Table("usage-buckets", _bucket_lines(steps.names, read_parts(_traffic(call), steps)))
+        parts = read_parts(_traffic(call), steps)
+        return Table("usage-buckets", _bucket_lines(steps.names, parts, with_cost=call.sees_cost))
     part = await read_part(_traffic(call), steps, query.limit)
     return BucketsShape(
         granularity=query.granularity,
         tz=steps.zone.key,
         group_by=list(steps.names),
         data=[
-            bucket_shape(start, end, steps.zone, steps.names, used, groups) for start, end, used, groups in part.buckets
+            bucket_shape(start, end, steps.zone, steps.names, used, groups, with_cost=call.sees_cost)
+            for start, end, used, groups in part.buckets
         ],
         next_cursor=part.cursor,
     )
@@ -187,7 +190,8 @@ async def get_billing_summary(call: Call) -> BillingSummaryShape:
         budget=await _budget(call, account.quotas, now),
         budgets=await budgets.standings(await budgets.of_account(account.id), in_zone),
     )
-    return billing_summary_shape(account, month, await services.live_balance(account), services.credits_per_usd)
+    live = await services.live_balance(account)
+    return billing_summary_shape(account, month, live, services.credits_per_usd, with_cost=call.sees_cost)
 
 
 async def _budget(call: Call, quotas: Iterable[Quota], now: datetime) -> BudgetShape | None:
@@ -246,13 +250,15 @@ async def _lines(heads: Iterable[Iterable[object]], lines: Iterable[Iterable[obj
         await asyncio.sleep(0)
 
 
-async def _bucket_lines(names: Sequence[str], parts: AsyncIterator[list[Bucket]]) -> AsyncIterator[bytes]:
+async def _bucket_lines(
+    names: Sequence[str], parts: AsyncIterator[list[Bucket]], *, with_cost: bool
+) -> AsyncIterator[bytes]:
     """Yield a line for each group of each bucket, and one where nothing was used."""
     nobody: Group = (None,) * len(names)
-    head: list[Iterable[object]] = [("start", "end", *names, *SUMS)]
+    head: list[Iterable[object]] = [("start", "end", *names, *sums_of(with_cost=with_cost))]
     async for buckets in parts:
         lines = (
-            (*times, *group, *used_fields(used).values())
+            (*times, *group, *used_fields(used, with_cost=with_cost).values())
             for each in buckets
             for times in [(rfc3339(each.start), rfc3339(each.end))]
             for group, used in each.groups or [(nobody, NOTHING)]

@@ -6,7 +6,8 @@ every read is given `Call.account_id`. A list and its table as CSV are the same 
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Sequence
+from operator import attrgetter
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import msgspec
@@ -20,6 +21,7 @@ from billing.ledger.reports import EventFilter
 from billing.pages import Page
 from billing.shapes.base import Listing, PageQuery
 from billing.shapes.usage import (
+    OF_COST,
     BalanceShape,
     EventQuery,
     EventShape,
@@ -60,10 +62,11 @@ async def list_transactions(call: Call, query: PageQuery) -> Listing[Transaction
 
     async def page(size: int, place: str | None) -> Page[TransactionShape]:
         found = await call.services.reports.transactions(call.account_id, size, place)
-        return Page(tuple(map(transaction_shape, found.items)), found.next_after)
+        shapes = (transaction_shape(each, with_cost=call.sees_cost) for each in found.items)
+        return Page(tuple(shapes), found.next_after)
 
     if wants_csv(call.request):
-        return Table("transactions", _pages(TransactionShape, page, after))
+        return Table("transactions", _pages(_columns(TransactionShape), page, after))
     return listing(await page(limit, after), lambda shape: shape)
 
 
@@ -84,21 +87,28 @@ async def list_events(call: Call, query: EventQuery) -> Listing[EventShape] | Ta
 
     async def page(size: int, place: str | None) -> Page[EventShape]:
         found = await call.services.reports.usage_events(call.account_id, size, place, only)
-        return Page(tuple(map(event_shape, found.items)), found.next_after)
+        return Page(tuple(event_shape(each, with_cost=call.sees_cost) for each in found.items), found.next_after)
 
     if wants_csv(call.request):
-        return Table("usage-events", _pages(EventShape, page, after))
+        columns = _columns(EventShape, () if call.sees_cost else OF_COST)
+        return Table("usage-events", _pages(columns, page, after))
     return listing(await page(limit, after), lambda shape: shape)
 
 
+def _columns(shape: type[msgspec.Struct], hidden: Collection[str] = ()) -> list[str]:
+    """Return the names of a shape's fields, but for those that are hidden."""
+    return [each.name for each in msgspec.structs.fields(shape) if each.name not in hidden]
+
+
 async def _pages(
-    shape: type[msgspec.Struct], page: Callable[[int, str | None], Awaitable[Page[T]]], after: str | None
+    columns: Sequence[str], page: Callable[[int, str | None], Awaitable[Page[T]]], after: str | None
 ) -> AsyncIterator[bytes]:
-    """Yield the names of a shape's fields, and then page by page the shapes as lines."""
+    """Yield the names of columns, and then page by page those fields of the shapes as lines."""
+    values = attrgetter(*columns)
     found = await page(ROWS_A_PART, after)
-    yield rows([[each.encode_name for each in msgspec.structs.fields(shape)]])
+    yield rows([columns])
     while True:
-        yield rows(map(msgspec.structs.astuple, found.items))  # type: ignore[arg-type]
+        yield rows(map(values, found.items))
         if found.next_after is None:
             return
         found = await page(ROWS_A_PART, found.next_after)
@@ -110,7 +120,7 @@ async def get_event(call: Call) -> ExplainedEventShape:
     found = await call.services.reports.priced_event(event_id, call.account_id)
     if found is None:
         raise NotFound(f"There is no usage event {event_id!r}.")
-    return explanation_shape(explain(*found))
+    return explanation_shape(explain(*found), with_cost=call.sees_cost)
 
 
 ROUTES: Final = (

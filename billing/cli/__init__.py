@@ -4,6 +4,7 @@
     options     Common: the options that every command takes; arguments of several commands
     output      Output: tables on a terminal, plain text in a pipe, JSON, a file; Shown, Table; CommandFailed: one
                 sentence and an exit code
+    confirmation  asking before money moves
     batch       `metergate run`: a file of commands
     client      CommandClient: the calls over the standard library, quick to import
     operator    `metergate operator`: a client's call becomes a command, what its errors say; quotas as text;
@@ -12,7 +13,7 @@
                 oversight  the audit log, people; orders; plans; margin
     session     who is signed in: the files of tokens, how they are renewed; people  a person's call becomes a command,
                 what its errors say, how secrets are asked for; a new password by mail, an authenticator
-                app; auth; own_keys; orgs; usage; billing  what is left, what was bought, and
+                app; auth; own_keys; orgs; usage; requests; billing  what is left, what was bought, and
                 what comes next, with auto_recharge; budgets; webhooks  where notices are sent to
 
 How a command reaches the billing API is passed in (`commands.Connect`): this package knows no gateway.

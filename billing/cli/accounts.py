@@ -8,9 +8,11 @@ import typer
 from msgspec import UNSET
 
 from billing.cli.commands import Connect, group
+from billing.cli.confirmation import Yes, confirm
 from billing.cli.operator import add_call, quota_text, quotas_of, repeatable, shown_account
 from billing.cli.options import AccountId, Cursor, Limit, Quotas
 from billing.cli.output import Shown, Table, page_parts
+from billing.money import MoneyError, parse_usd
 from billing.pages import DEFAULT_LIMIT
 from billing.principals import Status
 from billing.shapes.accounts import AccountPatch, Against, GrantShape, NewCredit
@@ -155,11 +157,28 @@ async def grant(
     ] = DEFAULT_PRIORITY,
     paid: Annotated[bool, typer.Option("--paid", help="It was paid for elsewhere: drawn after what was not.")] = False,
     idempotency_key: IdempotencyKey = None,
+    yes: Yes = False,
 ) -> Shown:
-    """Give credit to an account, once for an idempotency key."""
+    """Give credit to an account, once for an idempotency key. Asks before it gives much (`grant_confirm_usd`)."""
+    if not yes and await exceeds_confirmed(client, amount_nano(amount_usd)):
+        how = "paid for elsewhere" if paid else "for free"
+        confirm((f"{account_id} is given {amount_usd} USD of credit, {how}.",), yes=yes)
     terms = {"expires_at": expires_at, "priority": priority, "promotional": not paid}
     call = functools.partial(_grant, client, terms=terms)
     return await _give("grant", call, account_id, amount_usd, note, idempotency_key)
+
+
+async def exceeds_confirmed(client: "BillingCalls", nano: int | None) -> bool:
+    """Return whether an amount is above what is given without asking; None is any amount."""
+    return nano is None or nano > parse_usd((await client.operator_settings()).grant_confirm_usd)
+
+
+def amount_nano(amount_usd: str) -> int:
+    """Return an amount; what is none is left to the gateway to refuse."""
+    try:
+        return parse_usd(amount_usd)
+    except MoneyError:
+        return 0
 
 
 async def _grant(
@@ -181,8 +200,10 @@ async def refund(
     amount_usd: Amount,
     note: Note = None,
     idempotency_key: IdempotencyKey = None,
+    yes: Yes = False,
 ) -> Shown:
     """Give an account back what it was charged, once for an idempotency key."""
+    confirm((f"{amount_usd} USD of charges are given back to {account_id}, as credit.",), yes=yes)
     return await _give("refund", client.refund, account_id, amount_usd, note, idempotency_key)
 
 
@@ -196,6 +217,7 @@ async def adjust(
     ] = None,
     against: Annotated[Against, typer.Option(help="The other side of the ledger.")] = "write_off",
     idempotency_key: IdempotencyKey = None,
+    yes: Yes = False,
 ) -> Shown:
     """Change a balance up or down, once for an idempotency key."""
     if (add is None) == (take is None):
@@ -203,6 +225,8 @@ async def adjust(
     amount = add if take is None else take
     if amount is None or amount.startswith("-"):
         raise typer.BadParameter("an amount has no sign: --add raises the balance, --take lowers it")
+    done = "added to" if take is None else "taken from"
+    confirm((f"{amount} USD are {done} the balance of {account_id}, against {against}.",), yes=yes)
     call = functools.partial(_adjust, client, against=against)
     signed = amount if take is None else f"-{amount}"
     return await _give("adjustment", call, account_id, signed, reason, idempotency_key)

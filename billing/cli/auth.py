@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
     from billing.person_calls import PersonCalls
-    from billing.shapes.people import ProfileShape
+    from billing.shapes.people import MailSent, ProfileShape
     from billing.shapes.tokens import TokenPairShape
 
 PasswordStdin = Annotated[
@@ -63,9 +63,8 @@ async def register(
     client = session.open_anew()
     secret = "" if no_password else _password(session, password_stdin, twice=True)
     sent = await client.register(Registration(email=email, name=name, password=secret or None))
-    return _mailed(
-        session, client, Pending(url=client.base_url, email=email, purpose="verify", challenge=sent.challenge)
-    )
+    pending = Pending(url=client.base_url, email=email, purpose="verify", challenge=sent.challenge)
+    return _mailed(session, client, pending, sent)
 
 
 async def login(
@@ -83,7 +82,7 @@ async def login(
     if mail_code:
         sent = await client.send_code(CodeAsked(email=email, purpose="login"))
         pending = Pending(url=client.base_url, email=email, purpose="login", challenge=sent.challenge)
-        return _mailed(session, client, pending)
+        return _mailed(session, client, pending, sent)
     secret = _password(session, password_stdin)
     if not secret:
         raise CommandFailed("Without a password, have a code mailed: `metergate auth login --mail-code`.", USAGE)
@@ -218,9 +217,11 @@ def _password(session: Session, from_stdin: bool, *, twice: bool = False) -> str
     return ask_secret("password", session.environ, PASSWORD, from_stdin=from_stdin, twice=twice)
 
 
-def _mailed(session: Session, client: "PersonCalls", pending: Pending) -> Shown:
+def _mailed(session: Session, client: "PersonCalls", pending: Pending, sent: "MailSent") -> Shown:
     session.files.keep_pending(pending)
-    data = {"status": "sent", "email": pending.email, "url": client.base_url}
+    data = {"status": "sent", "email": pending.email, "url": client.base_url, "sends_mail": sent.sends_mail}
+    if not sent.sends_mail:
+        return Shown(data, (sent.message,))
     text = f"If {pending.email} can be used here, a code is on its way to it. Then: metergate auth verify"
     return Shown(data, (text,))
 

@@ -4,13 +4,14 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from billing.cli.confirmation import Yes, confirm
 from billing.cli.output import USAGE, CommandFailed, Shown, Table
 from billing.cli.people import add_person_call
 from billing.cli.session import FindSession
 
 if TYPE_CHECKING:
     from billing.person_calls import PersonCalls
-    from billing.shapes.credit import RechargeShape
+    from billing.shapes.credit import RechargeBody, RechargeShape
 
 Usd = typer.Option(metavar="USD", help="Else as it is.")
 
@@ -32,20 +33,26 @@ async def change(
     threshold_usd: Annotated[str | None, Usd] = None,
     amount_usd: Annotated[str | None, Usd] = None,
     monthly_cap_usd: Annotated[str | None, Usd] = None,
+    yes: Yes = False,
 ) -> Shown:
     """Have the saved payment method charged --amount-usd when what may be spent falls below --threshold-usd, in a month
-    no more than --monthly-cap-usd. What stopped it before is forgotten."""
-    return _shown(await _wish(client, threshold_usd, amount_usd, monthly_cap_usd, enabled=True))
+    no more than --monthly-cap-usd. What stopped it before is forgotten. Shows the amounts, and asks."""
+    body = await _wish(client, threshold_usd, amount_usd, monthly_cap_usd, enabled=True)
+    when = f"when less than {body.threshold_usd} USD may be spent, at most {body.monthly_cap_usd} USD a month"
+    confirm((f"Your saved payment method is charged {body.amount_usd} USD {when}.",), yes=yes)
+    return _shown(await client.set_auto_recharge(body))
 
 
 async def end(client: "PersonCalls") -> Shown:
     """Charge the saved payment method no more."""
     found = await client.auto_recharge()
-    return _shown(await _wish(client, None, None, None, enabled=False) if found.amount_usd else found)
+    if not found.amount_usd:
+        return _shown(found)
+    return _shown(await client.set_auto_recharge(await _wish(client, None, None, None, enabled=False)))
 
 
-async def _wish(client: "PersonCalls", *given: str | None, enabled: bool) -> "RechargeShape":
-    """Change what was asked of auto-recharge; amounts that are not given stay."""
+async def _wish(client: "PersonCalls", *given: str | None, enabled: bool) -> "RechargeBody":
+    """Return what is to be asked of auto-recharge; amounts that are not given stay."""
     from billing.shapes.credit import RechargeBody
 
     found = await client.auto_recharge()
@@ -53,8 +60,7 @@ async def _wish(client: "PersonCalls", *given: str | None, enabled: bool) -> "Re
     threshold, amount, cap = (old if new is None else new for new, old in zip(given, before, strict=True))
     if threshold is None or amount is None or cap is None:
         raise CommandFailed("Give --threshold-usd, --amount-usd and --monthly-cap-usd: nothing was set yet.", USAGE)
-    body = RechargeBody(enabled=enabled, threshold_usd=threshold, amount_usd=amount, monthly_cap_usd=cap)
-    return await client.set_auto_recharge(body)
+    return RechargeBody(enabled=enabled, threshold_usd=threshold, amount_usd=amount, monthly_cap_usd=cap)
 
 
 def _shown(found: "RechargeShape") -> Shown:

@@ -1,13 +1,15 @@
 """`metergate billing`: where the account stands, what to do about it, and the pages where that is done; what was
 bought, and what happens when credit runs low."""
 
-from typing import TYPE_CHECKING, Annotated
+from collections.abc import Collection
+from typing import TYPE_CHECKING, Annotated, Final
 
 import msgspec
 import typer
 from msgspec import UNSET
 
 from billing.cli.commands import group, lazy_group
+from billing.cli.confirmation import Yes, confirm
 from billing.cli.options import Cursor, Limit
 from billing.cli.output import Shown, Table, page_parts
 from billing.cli.people import add_person_call
@@ -17,10 +19,10 @@ from billing.pages import DEFAULT_LIMIT
 if TYPE_CHECKING:
     from billing.person_calls import PersonCalls
     from billing.shapes.credit import AlertShape
-    from billing.shapes.payments import PageShape
+    from billing.shapes.payments import InvoiceShape, PageShape
     from billing.shapes.quotas import WindowShape
     from billing.shapes.reports import BillingSummaryShape
-    from billing.shapes.subscriptions import FeatureShape, StatusShape, SubscriptionShape
+    from billing.shapes.subscriptions import FeatureShape, PlanPreviewShape, StatusShape, SubscriptionShape
 
 ReturnUrl = Annotated[
     str | None,
@@ -33,6 +35,10 @@ OrderKey = Annotated[
 ]
 RECHARGE = dict.fromkeys(("show", "set", "off"), "billing.cli.auto_recharge:add_auto_recharge")
 BUDGET = dict.fromkeys(("list", "create", "update", "delete"), "billing.cli.budgets:add_budgets")
+MOST_NEW: Final = 20
+"""Invoices that are looked at for new ones."""
+INVOICE_PAUSES_S: Final = (0.2, 0.4, 0.8, 1.6, 3.2)
+"""How long the bill of a change of plan is waited for, at most: some six seconds."""
 _WINDOWS = ("quota of", "window", "metric", "model", "limit", "used", "held", "left", "resets")
 _FEATURES = ("feature", "allowed", "limit", "used", "left", "resets")
 
@@ -115,12 +121,16 @@ async def checkout(
     save_method: Annotated[bool, typer.Option("--save-method", help="Keep the payment method for later.")] = False,
     return_url: ReturnUrl = None,
     idempotency_key: OrderKey = None,
+    yes: Yes = False,
 ) -> Shown:
-    """Open a page where an amount of credit or a plan is bought, and print its address."""
+    """Open a page where an amount of credit or a plan is bought, and print its address. Asks before it orders a
+    plan."""
     from billing.shapes.payments import NewCheckout
 
     if (amount is None) == (plan is None):
         raise typer.BadParameter("give --amount-usd or --plan, one of the two", param_hint="--plan")
+    if plan is not None and not yes:
+        confirm(_previewed(await client.preview_plan(plan)), yes=yes)
     body = NewCheckout(
         amount_usd=UNSET if amount is None else amount,
         plan=UNSET if plan is None else plan,
@@ -131,10 +141,62 @@ async def checkout(
     return _page(await client.checkout(body))
 
 
-async def change_plan(client: "PersonCalls", plan: PlanId) -> Shown:
-    """Change the subscription: to a dearer plan at once, to a cheaper one with the next period; a free one ends it."""
+async def change_plan(client: "PersonCalls", plan: PlanId, yes: Yes = False) -> Shown:
+    """Change the subscription: to a dearer plan at once, to a cheaper one with the next period; a free one ends it.
+    Shows what is charged and by which means, and asks."""
+    preview = await client.preview_plan(plan)
+    if preview.how not in ("buy", "nothing"):  # the first is refused, the second changes nothing
+        confirm(_previewed(preview), yes=yes)
+    known = {each.id for each in (await client.invoices(limit=MOST_NEW)).data}
     changed = await client.change_subscription(plan)
-    return Shown(changed.received, (Table((), [("plan", changed.plan or "-"), *_subscription(changed)]),))
+    made = await _new_invoices(client, known) if preview.how == "now" else []
+    rows = [("plan", changed.plan or "-"), *_subscription(changed)]
+    rows += [("charged", _charged(each)) for each in made] or [("charged", _nothing_charged(preview))]
+    data = {**changed.received, "invoices": [each.received for each in made]}
+    return Shown(data, (Table((), rows),))
+
+
+async def _new_invoices(client: "PersonCalls", known: Collection[str]) -> "list[InvoiceShape]":
+    """Return the bills that a change has made; the payment provider may tell of them a moment later."""
+    import asyncio
+
+    for pause_s in (*INVOICE_PAUSES_S, None):
+        found = (await client.invoices(limit=MOST_NEW)).data
+        made = [each for each in found if each.id not in known]
+        if made or pause_s is None:
+            return made
+        await asyncio.sleep(pause_s)
+    return []
+
+
+def _charged(invoice: "InvoiceShape") -> str:
+    return f"{invoice.total_usd} {invoice.currency}: invoice {invoice.number or invoice.id}, {invoice.status}"
+
+
+def _nothing_charged(preview: "PlanPreviewShape") -> str:
+    if preview.how == "now":
+        return "the bill is not there yet: metergate billing invoices"
+    return "nothing today"
+
+
+def _previewed(preview: "PlanPreviewShape") -> tuple[str, ...]:
+    """Return what choosing a plan does: what is charged, when and by which means."""
+    name, renewal = f"The plan {preview.plan.name}", f"{preview.renewal_usd} USD at each renewal"
+    means = f"by {preview.method}" if preview.method is not None else "by your saved payment method"
+    match preview.how:
+        case "buy":
+            return (f"{name}: {preview.today_usd} USD today, then {renewal}, paid on the page that opens next.",)
+        case "now":
+            about = "about " if preview.is_estimate else ""
+            today = f"{name}: {about}{preview.today_usd} USD are charged today {means}, for the rest of this period."
+            return today, f"Then {renewal}, next on {preview.renews_at}."
+        case "period_end":
+            return (f"{name} comes on {preview.renews_at}. Nothing is charged today; then {renewal} {means}.",)
+        case "cancel":
+            return (f"Your plan ends on {preview.renews_at}. Nothing is charged any more.",)
+        case "resume":
+            return (f"Your plan goes on. Nothing is charged today; {renewal} {means}, next on {preview.renews_at}.",)
+    return (f"{name} stays as it is.",)
 
 
 async def orders(

@@ -4,7 +4,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from billing.cli.accounts import amount_nano, exceeds_confirmed
 from billing.cli.commands import Connect, group
+from billing.cli.confirmation import Yes, confirm
 from billing.cli.operator import add_call
 from billing.cli.options import AccountId, Cursor, Limit
 from billing.cli.output import Shown, Table, page_parts
@@ -64,8 +66,13 @@ async def create(
     max_redemptions: Annotated[
         int | None, typer.Option(metavar="N", min=1, help="By how many accounts; else by all.")
     ] = None,
+    yes: Yes = False,
 ) -> Shown:
-    """Make a coupon. Its code is printed once."""
+    """Make a coupon. Its code is printed once. Asks before it may give much (`grant_confirm_usd`)."""
+    most_nano = None if max_redemptions is None else amount_nano(amount_usd) * max_redemptions
+    if not yes and await exceeds_confirmed(client, most_nano):
+        accounts = "any number of accounts" if max_redemptions is None else f"up to {max_redemptions} accounts"
+        confirm((f"The code gives {amount_usd} USD of credit for free, to {accounts}.",), yes=yes)
     from billing.shapes.credit import NewCouponBody
 
     made = await client.create_coupon(

@@ -7,10 +7,11 @@ import typer
 from ulid import ULID
 
 from billing.cli.commands import Connect, group
+from billing.cli.confirmation import Yes, confirm
 from billing.cli.operator import add_call, repeatable
 from billing.cli.options import Cursor, Limit
 from billing.cli.output import Shown, Table, page_parts
-from billing.pages import DEFAULT_LIMIT
+from billing.pages import DEFAULT_LIMIT, MAX_LIMIT
 
 if TYPE_CHECKING:
     from billing.payment_calls import PaymentCalls
@@ -87,8 +88,15 @@ async def credit(
         str | None, typer.Option("--account", metavar="ACCOUNT_ID", help="Whose it is, where that is not known.")
     ] = None,
     note: Annotated[str | None, typer.Option(metavar="TEXT", help="Why; the ledger keeps it.")] = None,
+    yes: Yes = False,
 ) -> Shown:
     """Give a payment that waits to its account."""
+    if not yes:
+        waiting = (await client.parked(limit=MAX_LIMIT)).data
+        of = next((each for each in waiting if parked_id in (each.id, each.order_id)), None)
+        amount = "its whole amount" if of is None else f"{of.amount_usd} {of.currency}"
+        whose = account_id or (None if of is None else of.account_id) or "its account"
+        confirm((f"{amount} of the payment {parked_id} is credited to {whose}.",), yes=yes)
     from billing.shapes.payments import CreditParked
 
     done = await client.credit_parked(parked_id, CreditParked(account_id=account_id, note=note))
@@ -114,12 +122,18 @@ async def refund(
     idempotency_key: Annotated[
         str | None, typer.Option(metavar="KEY", help="The same again gives nothing back twice.")
     ] = None,
+    yes: Yes = False,
 ) -> Shown:
     """Give money of an order back to the payer, at most what is left of its credit."""
     from msgspec import UNSET
 
     from billing.shapes.payments import NewOrderRefund
 
+    if not yes:
+        order = await client.order(order_id)
+        what = "All that is left of its credit is" if amount_usd is None else f"{amount_usd} USD are"
+        paid = f"{order.id} of {order.account_id}: {order.amount_usd} USD were paid by {order.provider}."
+        confirm((paid, f"{what} given back to the means of payment, and taken from the balance."), yes=yes)
     key = idempotency_key or str(ULID())
     body = NewOrderRefund(idempotency_key=key, amount_usd=amount_usd or UNSET)
     with repeatable("refund", key):

@@ -67,7 +67,7 @@ async def index(
 async def show(client: "PersonCalls", key_id: KeyId) -> Shown:
     """Show a key, and what it has used."""
     key, used = await client.own_key(key_id), await client.own_key_usage(key_id)
-    rows = [("requests", str(used.events)), ("tokens", str(used.total_tokens)), ("charged USD", used.cost_usd)]
+    rows = [("requests", str(used.events)), ("tokens", str(used.total_tokens)), ("charge USD", used.charge_usd)]
     return Shown({**key.received, "usage": used.received}, (key_table(key), Table((), rows)))
 
 

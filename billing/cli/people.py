@@ -161,6 +161,8 @@ def add_credentials(auth: typer.Typer, find: FindSession) -> None:
 async def forgot(session: Session, email: Email) -> Shown:
     """Have mailed what `auth reset` sets a new password with."""
     sent = await session.open_anew().forgot_password(email)
+    if not sent.sends_mail:
+        return Shown(sent.received, (sent.message,))
     text = f"If {email} is registered here, a mail is on its way to it. Then: metergate auth reset"
     return Shown(sent.received, (text,))
 

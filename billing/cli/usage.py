@@ -36,7 +36,7 @@ _TAKES: Final = {
 }
 """Which of them takes which option."""
 _EVERY_S: Final = 1.0
-_USED: Final = ("requests", "input", "output", "total tokens", "charged USD")
+_USED: Final = ("requests", "input", "output", "total tokens", "charge USD")
 
 
 def add_usage(app: typer.Typer, find: FindSession) -> None:
@@ -97,7 +97,8 @@ async def _show(client: "PersonCalls", what: str, query: "Query", limit: int) ->
     if what == "totals":
         query.pop("cursor")
         totals = await client.usage_totals(query)
-        rows = [(name.replace("_", " "), str(value)) for name, value in totals.received.items()]
+        shown = {name: value for name, value in totals.received.items() if name != "cost_usd"}  # `charge_usd` again
+        rows = [(name.replace("_", " "), str(value)) for name, value in shown.items()]
         return Shown(totals.received, (Table((), rows),))
     query["limit"] = str(limit)
     if what == "summary":
@@ -108,11 +109,11 @@ async def _show(client: "PersonCalls", what: str, query: "Query", limit: int) ->
     events = [
         (
             *(each.created_at, each.id, each.key_id, each.model, str(each.status)),
-            *(str(each.input_tokens), str(each.output_tokens), each.charged_usd),
+            *(str(each.input_tokens), str(each.output_tokens), each.charge_usd),
         )
         for each in page.data
     ]
-    headers = ("time", "request", "key", "model", "status", "input", "output", "charged USD")
+    headers = ("time", "request", "key", "model", "status", "input", "output", "charge USD")
     return Shown(page.received, page_parts(headers, events, page.next_cursor))
 
 
@@ -139,7 +140,7 @@ async def _buckets(client: "PersonCalls", query: "Query") -> Shown:
 
 def _used(used: "UsedShape") -> tuple[str, ...]:
     numbers = (used.events, used.input_tokens, used.output_tokens, used.total_tokens)
-    return (*map(str, numbers), used.charged_usd)
+    return (*map(str, numbers), used.charge_usd)
 
 
 async def _table(client: "PersonCalls", path: str, query: "Query", csv: str, output: Output) -> Shown:

@@ -104,6 +104,7 @@ def tags(event: ExportEvent) -> dict[str, str]:
 def properties(event: ExportEvent) -> dict[str, Any]:
     """Return the properties of an event that are sent, as JSON; amounts are decimals of USD. Unknown ones are left
     out."""
+    charge_usd = format_usd(event.charged_nano)
     fields = {
         "model": event.model,
         "provider": event.provider,
@@ -120,7 +121,8 @@ def properties(event: ExportEvent) -> dict[str, Any]:
         "reasoning_tokens": event.reasoning_tokens,
         "total_tokens": event.measure("total_tokens"),
         "cost_usd": format_usd(event.cost_nano),
-        "charged_usd": format_usd(event.charged_nano),
+        "charge_usd": charge_usd,
+        "charged_usd": charge_usd,
         "price_id": event.price_id,
         "estimated": event.estimated,
         "status": event.status,

@@ -45,7 +45,9 @@ _COUNTS: Final = (
 )
 _TRUTHS: Final = ("estimated", "stream")
 _FORMULA: Final = ("=", "+", "-", "@", "\t", "\r")
-COLUMNS: Final = ("admitted_at", *_TEXTS, *_COUNTS, *_TRUTHS, "units", "tags", "cost_usd", "charged_usd")
+_MONEY: Final = ("cost_usd", "charged_usd", "charge_usd")
+"""What the provider charges and what the customer pays; `charged_usd` is the same until the next release."""
+COLUMNS: Final = ("admitted_at", *_TEXTS, *_COUNTS, *_TRUTHS, "units", "tags", *_MONEY)
 
 
 class Writer(Protocol):
@@ -124,7 +126,8 @@ def cells(event: ExportEvent) -> dict[str, Any]:
     found["admitted_at"] = event.admitted_at
     found["units"] = msgspec.json.encode(units(event), order="sorted").decode()
     found["tags"] = msgspec.json.encode(tags(event), order="sorted").decode()
-    found["cost_usd"], found["charged_usd"] = format_usd(event.cost_nano), format_usd(event.charged_nano)
+    found["cost_usd"] = format_usd(event.cost_nano)
+    found["charged_usd"] = found["charge_usd"] = format_usd(event.charged_nano)
     return found
 
 
@@ -177,7 +180,7 @@ def _parquet_writer(file: IO[bytes]) -> Writer:
     texts = [(name, pyarrow.string()) for name in _TEXTS]
     counts = [(name, pyarrow.int64()) for name in _COUNTS]
     truths = [(name, pyarrow.bool_()) for name in _TRUTHS]
-    money = [(name, pyarrow.decimal128(18, 9)) for name in ("cost_usd", "charged_usd")]
+    money = [(name, pyarrow.decimal128(18, 9)) for name in _MONEY]
     texts_of_json = [("units", pyarrow.string()), ("tags", pyarrow.string())]
     schema = pyarrow.schema(
         [("admitted_at", pyarrow.timestamp("ms", tz="UTC")), *texts, *counts, *truths, *texts_of_json, *money]
@@ -190,7 +193,7 @@ def _parquet_writer(file: IO[bytes]) -> Writer:
         def write(self, events: Sequence[ExportEvent]) -> None:
             rows = []
             for each in map(cells, events):
-                rows.append(each | {name: Decimal(each[name]) for name in ("cost_usd", "charged_usd")})
+                rows.append(each | {name: Decimal(each[name]) for name in _MONEY})
             self._writer.write_table(pyarrow.Table.from_pylist(rows, schema=schema))
 
         def close(self) -> None:

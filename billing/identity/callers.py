@@ -12,6 +12,8 @@ if TYPE_CHECKING:
     from billing.principals import Principal
 
 Kind = Literal["nobody", "key", "person", "service", "admin"]
+CustomersSee = Literal["charge", "cost"]
+"""What customers see of the price of a request: what they pay, or also what the provider charges."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +47,11 @@ class Caller:
         """Return whether the token may do all that the person may, but for what is operators'. One that was narrowed
         must not be able to become more, by another password or another address."""
         return self.narrowed is None or self.narrowed >= SCOPES.keys()
+
+    @property
+    def is_operator(self) -> bool:
+        """Return whether it is the operator, or a person or program of theirs, and no customer."""
+        return self.operator or self.kind in ("admin", "service")
 
     @property
     def name(self) -> str:

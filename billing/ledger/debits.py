@@ -27,6 +27,8 @@ LAYOUT: Final = 2
 """The newest layout of a debit in the journal that this release reads. 2: with `by_model`."""
 NAMED: Final = "named"
 """In place of a price row's id where another service has named the amount."""
+REPRICE: Final = "reprice"
+"""The scope of idempotency keys of corrections by another price: a key is `reprice:REQUEST_ID:PRICE_ID`."""
 PLAIN_LAYOUT: Final = 1
 """The layout of a debit that says nothing which a release of that layout would lose."""
 

@@ -10,12 +10,12 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final
 
 from billing.ledger.debits import NAMED
-from billing.money import USD_DECIMALS, ceil_div, format_usd
-from billing.rates import COST_SCALE, FACTOR_SCALE, round_up
+from billing.money import USD_DECIMALS, ceil_div, decimal, format_usd
+from billing.rates import COST_SCALE, FACTOR_SCALE, MARKUP_DECIMALS, marked_up, round_up
 from billing.times import rfc3339
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterable, Mapping
 
     from billing.ledger.debits import UsageEvent
     from billing.prices import PriceRow
@@ -72,18 +72,22 @@ def explain(event: UsageEvent, price: PriceRow | None, prices: Mapping[str, Pric
     return Explanation(event, price, lines, factor, total, round_up(total), round_up(total, event.markup_scaled))
 
 
+def shown_amounts(lines: Iterable[PriceLine], markup_scaled: int = 0) -> list[str]:
+    """Return the amounts of lines with a markup, exact as plain decimals of USD: their sum, rounded up once, is what
+    all lines come to."""
+    amounts, sum_before, total = [], 0, 0
+    decimals = EXACT_DECIMALS + (MARKUP_DECIMALS if markup_scaled else 0)
+    for line in lines:
+        total += marked_up(line.amount_scaled, markup_scaled) if markup_scaled else line.amount_scaled
+        shown = ceil_div(total, _SHOWN)  # of the sum, so that amounts by the hour, which may not end, round up once
+        amounts.append(decimal(shown - sum_before, decimals))
+        sum_before = shown
+    return amounts
+
+
 def exact_usd(scaled: int) -> str:
     """Return a plain decimal of USD of an amount in nano-USD / `COST_SCALE`, every digit and no trailing zero."""
     return decimal(ceil_div(scaled, _SHOWN), EXACT_DECIMALS)
-
-
-def decimal(scaled: int, decimals: int) -> str:
-    """Return a plain decimal of an integer that is not below zero and is scaled by 10^`decimals`."""
-    if not decimals:
-        return str(scaled)
-    whole, fraction = divmod(scaled, 10**decimals)
-    digits = f"{fraction:0{decimals}d}".rstrip("0")
-    return f"{whole}.{digits}" if digits else str(whole)
 
 
 def format_explanation(explanation: Explanation) -> str:
@@ -114,14 +118,16 @@ def format_explanation(explanation: Explanation) -> str:
         _line("sum", f"{exact_usd(explanation.sum_scaled)} USD"),
         _line("cost", f"{format_usd(explanation.cost_nano)} USD: the sum, rounded up to 0.000000001"),
         _line(
-            "charged",
+            "charge",
             f"{format_usd(explanation.charged_nano)} USD: the sum plus a markup of "
             f"{decimal(event.markup_scaled, FACTOR_DECIMALS)} %, rounded up to 0.000000001",
         ),
     ]
     if not explanation.adds_up:
         cost, charged = format_usd(event.cost_nano), format_usd(event.charged_nano)
-        lines.append(_line("ledger", f"has cost {cost} USD and charged {charged} USD: not made from these counts"))
+        lines.append(
+            _line("ledger", f"has a cost of {cost} USD and a charge of {charged} USD: not made from these counts")
+        )
     if event.note:
         lines.append(_line("note", event.note))
     return "\n".join(lines)

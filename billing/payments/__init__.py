@@ -7,6 +7,7 @@ decisions      what an order becomes by the state of its payment
 apply          an object's present state, fetched anew and applied once, whoever said that it has changed
 purchases      payments applied: credited, taken back, parked
 in_force       which plan is in force by the states of subscriptions, and its credit   pure
+outlook        what choosing a plan charges, today and at each renewal                 pure
 subscriptions  what was seen of them and of invoices becomes an account's plan and credit; changes of them
 expiry         Expiry: what is left of credit at its time is taken back; Recovery: plans that were not paid for end
                with their days of grace

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from billing.shapes.base import Answer, Filter, Moment, PageQuery, Since
 from billing.times import rfc3339
@@ -44,18 +44,26 @@ class AuditShape(Answer, frozen=True, kw_only=True):
     user_id: str | None
 
 
-def audit_shape(entry: AuditEntry) -> AuditShape:
-    """Return a row's shape."""
+OF_COST: Final = frozenset({"price_ids"})
+"""What a change of an account may say of the price rows that it goes by."""
+
+
+def audit_shape(entry: AuditEntry, *, with_cost: bool = True) -> AuditShape:
+    """Return a row's shape; for customers without what tells of the provider's cost."""
     return AuditShape(
         id=str(entry.id),
         created_at=rfc3339(entry.at),
         actor=entry.actor,
         action=entry.action,
         subject=entry.subject,
-        before=entry.before,
-        after=entry.after,
+        before=entry.before if with_cost else _without_cost(entry.before),
+        after=entry.after if with_cost else _without_cost(entry.after),
         address=entry.address,
         request_id=entry.request_id,
         account_id=entry.account_id,
         user_id=entry.user_id,
     )
+
+
+def _without_cost(state: dict[str, Any] | None) -> dict[str, Any] | None:
+    return None if state is None else {name: value for name, value in state.items() if name not in OF_COST}

@@ -22,6 +22,7 @@ POSITIVE_USD_PATTERN: Final = f"^(?=.*[1-9]){_USD}"
 SIGNED_USD_PATTERN: Final = f"^-?(?=.*[1-9]){_USD}"
 
 Usd = Annotated[str, Meta(description="USD as a decimal string with at most 9 decimals", examples=["12.50"])]
+ExactUsd = Annotated[str, Meta(description="USD as a decimal string, with every digit", examples=["0.1875"])]
 Moment = Annotated[str, Meta(description="a time in UTC", extra_json_schema={"format": "date-time"})]
 Name = Annotated[str, Meta(min_length=1, max_length=200)]
 Id = Annotated[str, Meta(min_length=1, max_length=255)]

@@ -44,17 +44,21 @@ class MarginShape(Answer, frozen=True, kw_only=True):
     stands. `estimated` requests are those whose counts are not the provider's own, `unpriced` ones those whose cost no
     price row says: both are part of the sums. `voided` ones were given back, and are in none. `returned_usd` is what
     was refunded or taken off by repricing within the time, less what was charged more; null in groups by model and
-    provider, of which transfers do not tell. `net_usd` is the margin less that."""
+    provider, of which transfers do not tell. `net_usd` is the margin less that. `…charged_usd` are
+    the names of `…charge_usd` until the next release."""
 
     events: int
     cost_usd: Usd
+    charge_usd: Usd
     charged_usd: Usd
     margin_usd: Usd
     margin_percent: Annotated[str | None, Meta(description="of what was charged; null where nothing was")]
     estimated_events: int
     estimated_cost_usd: Usd
+    estimated_charge_usd: Usd
     estimated_charged_usd: Usd
     unpriced_events: int
+    unpriced_charge_usd: Usd
     unpriced_charged_usd: Usd
     voided_events: int
     returned_usd: Usd | None
@@ -86,16 +90,28 @@ MARGIN_FIELDS: Final = tuple(each.encode_name for each in msgspec.structs.fields
 def margin_fields(margin: Margin) -> dict[str, Any]:
     """Return the fields of a margin: the one place that makes them, for JSON and tables."""
     used, hundredths = margin.used, margin.hundredths_of_percent
-    values = (
-        *(used.requests, format_usd(used.cost_nano), format_usd(used.charged_nano), format_usd(margin.margin_nano)),
-        None if hundredths is None else percent_text(hundredths),
-        *(margin.estimated.requests, format_usd(margin.estimated.cost_nano)),
-        format_usd(margin.estimated.charged_nano),
-        *(margin.unpriced.requests, format_usd(margin.unpriced.charged_nano), margin.voided.requests),
-        None if margin.returned_nano is None else format_usd(margin.returned_nano),
-        format_usd(margin.net_nano),
+    charge_usd, estimated_usd, unpriced_usd = (
+        format_usd(each.charged_nano) for each in (used, margin.estimated, margin.unpriced)
     )
-    return dict(zip(MARGIN_FIELDS, values, strict=True))
+    values = {
+        "events": used.requests,
+        "cost_usd": format_usd(used.cost_nano),
+        "charge_usd": charge_usd,
+        "charged_usd": charge_usd,
+        "margin_usd": format_usd(margin.margin_nano),
+        "margin_percent": None if hundredths is None else percent_text(hundredths),
+        "estimated_events": margin.estimated.requests,
+        "estimated_cost_usd": format_usd(margin.estimated.cost_nano),
+        "estimated_charge_usd": estimated_usd,
+        "estimated_charged_usd": estimated_usd,
+        "unpriced_events": margin.unpriced.requests,
+        "unpriced_charge_usd": unpriced_usd,
+        "unpriced_charged_usd": unpriced_usd,
+        "voided_events": margin.voided.requests,
+        "returned_usd": None if margin.returned_nano is None else format_usd(margin.returned_nano),
+        "net_usd": format_usd(margin.net_nano),
+    }
+    return {name: values[name] for name in MARGIN_FIELDS}
 
 
 def percent_text(hundredths: int) -> str:

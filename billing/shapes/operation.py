@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Final, Literal
 from msgspec import UNSET, UnsetType, structs
 
 from billing.pages import DEFAULT_LIMIT
-from billing.shapes.base import Answer, Body, Filter, Id, Limit, Moment, PageQuery, Query, Since, Usd
+from billing.shapes.base import Answer, Body, ExactUsd, Filter, Id, Limit, Moment, PageQuery, Query, Since, Usd
 from billing.times import rfc3339
 
 if TYPE_CHECKING:
@@ -20,11 +20,12 @@ if TYPE_CHECKING:
 
 
 class PricingShape(Answer, frozen=True, kw_only=True):
-    """The price of a model, by class."""
+    """The price of a model, by class, as the key or account that asks pays it. `price_id` names the row of the
+    operator's table that it comes from: customers have it only with `customers_see: cost`."""
 
-    price_id: str
-    usd_per_million: dict[str, Usd]
-    usd_per_unit: dict[str, Usd]
+    usd_per_million: dict[str, ExactUsd]
+    usd_per_unit: dict[str, ExactUsd]
+    price_id: str | UnsetType = UNSET
 
 
 class ModelShape(Answer, frozen=True, kw_only=True):
@@ -47,6 +48,20 @@ class ModelsShape(Answer, frozen=True, kw_only=True):
 
     object: Literal["list"] = "list"
     data: list[ModelShape]
+
+
+class OperatorSettingsShape(Answer, frozen=True, kw_only=True):
+    """Settings that operators' commands go by: above how much they ask before a grant, and what customers see."""
+
+    grant_confirm_usd: Usd
+    customers_see: Literal["charge", "cost"]
+
+
+class OwnRefusedQuery(Query, frozen=True, kw_only=True):
+    """Which refused requests of the account: of one key, or of all."""
+
+    limit: Limit = DEFAULT_LIMIT
+    key_id: Filter | None = None
 
 
 class RefusedQuery(Query, frozen=True, kw_only=True):

@@ -85,12 +85,14 @@ class Login(FactorBody, frozen=True, kw_only=True):
 
 
 class MailSent(Answer, frozen=True, kw_only=True):
-    """A mail is on its way, whoever has the address; `challenge` goes with the code."""
+    """A mail is on its way, whoever has the address; `challenge` goes with the code. Without `sends_mail` this service
+    sends none, as `message` says."""
 
     status: Literal["verify", "sent"]
     email: str
     challenge: str | None = None
     message: str
+    sends_mail: bool = True
 
 
 class PasswordForgotten(Body, frozen=True, kw_only=True):

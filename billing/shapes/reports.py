@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import datetime
-from typing import TYPE_CHECKING, Annotated, Final, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Final, Literal
 
-from msgspec import Meta
+from msgspec import UNSET, Meta, UnsetType
 
 from billing.money import format_credits, format_usd
 from billing.principals import Status
@@ -29,9 +29,10 @@ GROUP_BY: Final = (
 )
 SUMS: Final = (
     *("events", "input_tokens", "cached_input_tokens", "cache_write_tokens", "output_tokens", "reasoning_tokens"),
-    *("total_tokens", "cost_usd", "charged_usd", "bytes"),
+    *("total_tokens", "charge_usd", "charged_usd", "bytes"),
 )
-"""The fields of `UsedShape`, as columns of a table."""
+"""The fields of `UsedShape`, as columns of a table; who sees costs has `COST` as well, the last one."""
+COST: Final = "cost_usd"
 
 GroupBy = Annotated[
     str,
@@ -59,7 +60,8 @@ Granularity = Annotated[
 
 class UsedShape(Answer, frozen=True, kw_only=True):
     """What was used: `input_tokens` includes the cached and written ones, `output_tokens` the reasoning ones;
-    `cost_usd` is the providers', `charged_usd` what was charged; `bytes` are those of traffic that exporters count."""
+    `charge_usd` is what was charged, and `charged_usd` its name until the next release; `bytes` are those of traffic
+    that exporters count. `cost_usd` is the providers': customers have it only with `customers_see: cost`."""
 
     events: int
     input_tokens: int
@@ -68,9 +70,10 @@ class UsedShape(Answer, frozen=True, kw_only=True):
     output_tokens: int
     reasoning_tokens: int
     total_tokens: int
-    cost_usd: Usd
+    charge_usd: Usd
     charged_usd: Usd
     bytes: int = 0
+    cost_usd: Usd | UnsetType = UNSET
 
 
 class GroupShape(UsedShape, frozen=True, kw_only=True):
@@ -170,9 +173,16 @@ class BillingSummaryShape(Answer, frozen=True, kw_only=True):
     available_usd: Usd
 
 
-def used_fields(used: Used) -> dict[str, int | str]:
-    """Return the fields of what was used: the one place that names them, for JSON and tables."""
-    return {
+def sums_of(*, with_cost: bool) -> tuple[str, ...]:
+    """Return the names of what `used_fields` returns."""
+    return (*SUMS, COST) if with_cost else SUMS
+
+
+def used_fields(used: Used, *, with_cost: bool) -> dict[str, int | str]:
+    """Return the fields of what was used, `with_cost` of the providers: the one place that names them, for JSON and
+    tables."""
+    charge_usd = format_usd(used.charged_nano)
+    fields: dict[str, int | str] = {
         "events": used.requests,
         "input_tokens": used.input_tokens,
         "cached_input_tokens": used.cached_input_tokens,
@@ -180,20 +190,22 @@ def used_fields(used: Used) -> dict[str, int | str]:
         "output_tokens": used.output_tokens,
         "reasoning_tokens": used.reasoning_tokens,
         "total_tokens": used.input_tokens + used.output_tokens,
-        "cost_usd": format_usd(used.cost_nano),
-        "charged_usd": format_usd(used.charged_nano),
+        "charge_usd": charge_usd,
+        "charged_usd": charge_usd,
         "bytes": used.bytes,
     }
+    return {**fields, COST: format_usd(used.cost_nano)} if with_cost else fields
 
 
-def used_shape(used: Used) -> UsedShape:
+def used_shape(used: Used, *, with_cost: bool) -> UsedShape:
     """Return the shape of what was used."""
-    return UsedShape(**used_fields(used))  # type: ignore[arg-type]
+    return UsedShape(**used_fields(used, with_cost=with_cost))  # type: ignore[arg-type]
 
 
-def group_shape(names: Sequence[str], group: Group, used: Used) -> GroupShape:
+def group_shape(names: Sequence[str], group: Group, used: Used, *, with_cost: bool) -> GroupShape:
     """Return the shape of a group."""
-    return GroupShape(group=dict(zip(names, group, strict=True)), **used_fields(used))  # type: ignore[arg-type]
+    fields: dict[str, Any] = used_fields(used, with_cost=with_cost)
+    return GroupShape(group=dict(zip(names, group, strict=True)), **fields)
 
 
 def bucket_shape(
@@ -203,14 +215,17 @@ def bucket_shape(
     names: Sequence[str],
     used: Used,
     groups: Iterable[tuple[Group, Used]],
+    *,
+    with_cost: bool,
 ) -> BucketShape:
     """Return the shape of a bucket; `used` is what all of its groups have used together."""
+    fields: dict[str, Any] = used_fields(used, with_cost=with_cost)
     return BucketShape(
         start=rfc3339(start),
         end=rfc3339(end),
         local_start=start.astimezone(zone).isoformat(timespec="seconds"),
-        groups=[group_shape(names, *each) for each in groups] if names else [],
-        **used_fields(used),  # type: ignore[arg-type]
+        groups=[group_shape(names, *each, with_cost=with_cost) for each in groups] if names else [],
+        **fields,
     )
 
 
@@ -249,7 +264,7 @@ def budget_shape(limit_nano: int, used_nano: int, resets_at: datetime) -> Budget
 
 
 def billing_summary_shape(
-    account: Account, month: Month, live: LiveBalance, credits_per_usd: int
+    account: Account, month: Month, live: LiveBalance, credits_per_usd: int, *, with_cost: bool
 ) -> BillingSummaryShape:
     """Return the shape of a month so far."""
     spent_nano = month.used.charged_nano
@@ -260,7 +275,7 @@ def billing_summary_shape(
         tz=month.tz,
         period_start=rfc3339(month.start),
         period_end=rfc3339(month.end),
-        used=used_shape(month.used),
+        used=used_shape(month.used, with_cost=with_cost),
         spent_usd=format_usd(spent_nano),
         spent_credits=format_credits(spent_nano, credits_per_usd),
         by_kind=_usd_of(month.by_kind),

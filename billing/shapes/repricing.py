@@ -31,14 +31,16 @@ class NewRepricing(Body, frozen=True, kw_only=True):
 
 
 class RepricedShape(Answer, frozen=True, kw_only=True):
-    """A request: what it costs by now, what it would cost, and the difference (below zero it is given back).
-    `left` says why it stays as it is; `transfer_id` is the correction that was made."""
+    """A request: its charge by now (`charged_usd` is that name until the next release), what it would be charged, and
+    the difference (below zero it is given back). `left` says why it stays as it is; `transfer_id` is the correction
+    that was made."""
 
     id: str
     account_id: str
     created_at: Moment
     price_id_before: str
     price_id: str | None
+    charge_usd: Usd
     charged_usd: Usd
     would_be_usd: Usd
     difference_usd: Usd
@@ -53,6 +55,7 @@ class RepricingShape(Answer, frozen=True, kw_only=True):
     dry_run: bool
     requests: int
     corrected: int
+    charge_usd: Usd
     charged_usd: Usd
     would_be_usd: Usd
     difference_usd: Usd
@@ -68,6 +71,7 @@ def repriced_shape(line: Repriced) -> RepricedShape:
         created_at=rfc3339(line.admitted_at),
         price_id_before=line.price_id_before,
         price_id=line.price_id,
+        charge_usd=format_usd(line.charged_nano),
         charged_usd=format_usd(line.charged_nano),
         would_be_usd=format_usd(line.would_be_nano),
         difference_usd=format_usd(line.difference_nano),
@@ -78,11 +82,13 @@ def repriced_shape(line: Repriced) -> RepricedShape:
 
 def repricing_shape(lines: tuple[Repriced, ...], next_cursor: str | None, *, dry_run: bool) -> RepricingShape:
     """Return the shape of a batch."""
+    charged_nano = sum(line.charged_nano for line in lines)
     return RepricingShape(
         dry_run=dry_run,
         requests=len(lines),
         corrected=sum(line.transfer_id is not None for line in lines),
-        charged_usd=format_usd(sum(line.charged_nano for line in lines)),
+        charge_usd=format_usd(charged_nano),
+        charged_usd=format_usd(charged_nano),
         would_be_usd=format_usd(sum(line.would_be_nano for line in lines)),
         difference_usd=format_usd(sum(line.difference_nano for line in lines)),
         data=[repriced_shape(line) for line in lines],

@@ -161,7 +161,8 @@ class CheckShape(Answer, frozen=True, kw_only=True):
 
 
 class DebitShape(Answer, frozen=True, kw_only=True):
-    """What was charged. `id` is the usage event's; `created_at` when it was used."""
+    """What was charged: `charge_usd`, whose name until the next release is `charged_usd`. `id` is the usage event's;
+    `created_at` when it was used."""
 
     id: str
     event_id: str
@@ -172,10 +173,16 @@ class DebitShape(Answer, frozen=True, kw_only=True):
     meter: str | None
     price_id: str | None
     created_at: Moment
+    charge_usd: Usd = ""
+
+    def __post_init__(self) -> None:
+        if not self.charge_usd:  # of an answer that an earlier release has stored
+            msgspec.structs.force_setattr(self, "charge_usd", self.charged_usd)
 
 
 class HoldShape(Answer, frozen=True, kw_only=True):
-    """A service's hold; `charged_usd` stands when it is settled."""
+    """A service's hold; `charge_usd` stands when it is settled, and `charged_usd` is its name until the next
+    release."""
 
     id: str
     event_id: str
@@ -188,6 +195,11 @@ class HoldShape(Answer, frozen=True, kw_only=True):
     created_at: Moment
     expires_at: Moment
     ended_at: Moment | None
+    charge_usd: Usd | None = None
+
+    def __post_init__(self) -> None:
+        if self.charge_usd is None:
+            msgspec.structs.force_setattr(self, "charge_usd", self.charged_usd)
 
 
 class EventError(Answer, frozen=True, kw_only=True):

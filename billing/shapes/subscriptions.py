@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from msgspec import Meta
 
+from billing.money import format_usd
 from billing.principals import Status
 from billing.shapes.base import Answer, Body, Id, Moment, Name, Usd
 from billing.shapes.quotas import WindowShape
@@ -15,6 +16,7 @@ from billing.times import rfc3339
 if TYPE_CHECKING:
     from billing.metering.features import FeatureState
     from billing.payments.in_force import InForce
+    from billing.payments.outlook import Outlook
 
 PlanId = Annotated[str, Meta(min_length=1, max_length=64, extra_json_schema={"format": "plan"})]
 FeatureName = Annotated[str, Meta(pattern=r"^[a-z][a-z0-9_.-]{0,63}$", examples=["reports"])]
@@ -69,6 +71,21 @@ class SubscriptionShape(Answer, frozen=True, kw_only=True):
     grace_until: Moment | None
 
 
+class PlanPreviewShape(Answer, frozen=True, kw_only=True):
+    """What choosing a plan would do. `how`: `buy` (there is no subscription yet), `now`, with the next period
+    (`period_end`), end the subscription with its period (`cancel`), keep it (`resume`), or `nothing`. `today_usd` is
+    what is charged at once, `is_estimate` if the payment provider works it out to the second; `method` is the saved
+    payment method that is charged, null if none is known."""
+
+    plan: PlanShown
+    how: Literal["buy", "now", "period_end", "cancel", "resume", "nothing"]
+    today_usd: Usd
+    is_estimate: bool
+    renewal_usd: Usd
+    renews_at: Moment | None
+    method: str | None
+
+
 class PlanShown(Answer, frozen=True, kw_only=True):
     """A plan, and its price a month."""
 
@@ -102,6 +119,20 @@ class StatusShape(Answer, frozen=True, kw_only=True):
     upgrade: UpgradeShape | None
     guidance: str | None
     next: str | None
+
+
+def plan_preview_shape(outlook: Outlook, method: str | None) -> PlanPreviewShape:
+    """Return the shape of what choosing a plan would do."""
+    plan = outlook.plan
+    return PlanPreviewShape(
+        plan=PlanShown(id=plan.id, name=plan.name, price_usd=format_usd(plan.price_nano)),
+        how=outlook.how,
+        today_usd=format_usd(outlook.today_nano),
+        is_estimate=outlook.about,
+        renewal_usd=format_usd(plan.price_nano),
+        renews_at=None if outlook.renews_at is None else rfc3339(outlook.renews_at),
+        method=method,
+    )
 
 
 def feature_shape(state: FeatureState) -> FeatureShape:

@@ -6,10 +6,12 @@ from typing import TYPE_CHECKING, Annotated, Final, Literal
 
 from msgspec import UNSET, Meta, UnsetType, field, structs
 
-from billing.ledger.explanations import FACTOR_DECIMALS, decimal, exact_usd, shown_quantity
-from billing.money import format_credits, format_usd
+from billing.ledger.debits import REPRICE
+from billing.ledger.explanations import FACTOR_DECIMALS, shown_amounts, shown_quantity
+from billing.money import decimal, format_credits, format_usd
 from billing.principals import Status
-from billing.shapes.base import Answer, Filter, Moment, PageQuery, Query, Since, Usd
+from billing.rates import marked_up_usd
+from billing.shapes.base import Answer, ExactUsd, Filter, Moment, PageQuery, Query, Since, Usd
 from billing.times import rfc3339
 
 if TYPE_CHECKING:
@@ -87,15 +89,18 @@ class TransactionShape(Answer, frozen=True, kw_only=True):
     created_at: Moment
 
 
-def transaction_shape(transaction: Transaction) -> TransactionShape:
-    """Return a transfer's shape."""
+def transaction_shape(transaction: Transaction, *, with_cost: bool) -> TransactionShape:
+    """Return a transfer's shape. Without the provider's cost, the key of a correction names no price row."""
+    key, request_id = transaction.idempotency_key, transaction.request_id
+    if not with_cost and key is not None and key.startswith(f"{REPRICE}:"):
+        key = f"{REPRICE}:{request_id}"
     return TransactionShape(
         id=transaction.id,
         kind=transaction.kind,
         amount_usd=format_usd(transaction.amount_nano),
         balance_usd=format_usd(transaction.balance_nano),
-        request_id=transaction.request_id,
-        idempotency_key=transaction.idempotency_key,
+        request_id=request_id,
+        idempotency_key=key,
         note=transaction.note,
         created_at=rfc3339(transaction.created_at),
     )
@@ -127,8 +132,9 @@ class EventQuery(PageQuery, frozen=True, kw_only=True):
 
 
 class EventShape(Answer, frozen=True, kw_only=True):
-    """A metered request. `created_at` is when it was admitted; `cost_usd` is the provider's, `charged_usd` the
-    customer's; `units` has the counts that are not tokens."""
+    """A metered request. `created_at` is when it was admitted; `charge_usd` is what the account pays, and `charged_usd`
+    its name until the next release. `cost_usd` is what the provider charges by the price row `price_id`: customers have
+    both only with `customers_see: cost`. `units` has the counts that are not tokens."""
 
     id: Annotated[str, Meta(description="the request's x-request-id")]
     created_at: Moment
@@ -148,9 +154,10 @@ class EventShape(Answer, frozen=True, kw_only=True):
     reasoning_tokens: int
     total_tokens: int
     units: dict[str, int | float]
-    cost_usd: Usd
+    charge_usd: Usd
     charged_usd: Usd
-    price_id: str
+    cost_usd: Usd | UnsetType = UNSET
+    price_id: str | UnsetType = UNSET
     estimated: bool
     status: int
     outcome: str
@@ -169,9 +176,13 @@ class EventShape(Answer, frozen=True, kw_only=True):
     note: str | None
 
 
-def event_shape(event: UsageEvent) -> EventShape:
-    """Return a usage event's shape."""
-    usage = event.usage
+OF_COST: Final = ("cost_usd", "price_id")
+"""Fields of an event that tell of the provider's cost."""
+
+
+def event_shape(event: UsageEvent, *, with_cost: bool) -> EventShape:
+    """Return a usage event's shape, `with_cost` of the provider."""
+    usage, charge_usd = event.usage, format_usd(event.charged_nano)
     return EventShape(
         id=event.request_id,
         created_at=rfc3339(event.admitted_at),
@@ -191,9 +202,10 @@ def event_shape(event: UsageEvent) -> EventShape:
         reasoning_tokens=usage.reasoning_tokens,
         total_tokens=usage.total_tokens,
         units=_units(usage),
-        cost_usd=format_usd(event.cost_nano),
-        charged_usd=format_usd(event.charged_nano),
-        price_id=event.price_id,
+        charge_usd=charge_usd,
+        charged_usd=charge_usd,
+        cost_usd=format_usd(event.cost_nano) if with_cost else UNSET,
+        price_id=event.price_id if with_cost else UNSET,
         estimated=event.estimated,
         status=event.status,
         outcome=event.outcome,
@@ -229,43 +241,46 @@ def _number(text: str) -> int | float:
 
 
 class LineShape(Answer, frozen=True, kw_only=True):
-    """One line of a charge: tokens have a price per million, hours of storage one an hour, units one each. Amounts are
-    exact, to 24 decimals. `provider_model` stands where several models worked for a request."""
+    """One line of the arithmetic: tokens have a price per million, hours of storage one an hour, units one each. Prices
+    and amounts are exact. `provider_model` stands where several models worked for a request."""
 
     price_class: str = field(name="class")
     quantity: int | float
-    price_usd_per_million: Usd | UnsetType = UNSET
-    price_usd_per_hour: Usd | UnsetType = UNSET
-    price_usd: Usd | UnsetType = UNSET
-    amount_usd: str
+    price_usd_per_million: ExactUsd | UnsetType = UNSET
+    price_usd_per_hour: ExactUsd | UnsetType = UNSET
+    price_usd: ExactUsd | UnsetType = UNSET
+    amount_usd: ExactUsd
     provider_model: str | UnsetType = UNSET
 
 
 class ExplainedEventShape(EventShape, frozen=True, kw_only=True):
-    """A metered request with the lines of its charge, whose sum, rounded up once, is `cost_usd`; without any where the
-    amount was not made from counts."""
+    """A metered request with the lines of its arithmetic; without any where the amount was not made from counts. With
+    `cost_usd` the lines are at the provider's prices, and their sum, rounded up once, is the cost; without it they are
+    at the customer's own prices, and their sum, rounded up once, is the charge."""
 
     multiplier: str | None
     multiplier_factor: str
-    markup_percent: str
+    markup_percent: str | UnsetType = UNSET
     lines: list[LineShape]
 
 
-def explanation_shape(explanation: Explanation) -> ExplainedEventShape:
-    """Return the shape of a usage event with its lines."""
-    event = explanation.event
+def explanation_shape(explanation: Explanation, *, with_cost: bool) -> ExplainedEventShape:
+    """Return the shape of a usage event with its lines, `with_cost` of the provider."""
+    event, lines = explanation.event, explanation.lines if explanation.adds_up else ()
+    markup_scaled = 0 if with_cost else event.markup_scaled
+    amounts = shown_amounts(lines, markup_scaled)
     return ExplainedEventShape(
-        **structs.asdict(event_shape(event)),
+        **structs.asdict(event_shape(event, with_cost=with_cost)),
         multiplier=event.multiplier,
         multiplier_factor=decimal(explanation.factor_scaled, FACTOR_DECIMALS),
-        markup_percent=decimal(event.markup_scaled, FACTOR_DECIMALS),
-        lines=[line_shape(line) for line in explanation.lines] if explanation.adds_up else [],
+        markup_percent=decimal(event.markup_scaled, FACTOR_DECIMALS) if with_cost else UNSET,
+        lines=[line_shape(line, amount, markup_scaled) for line, amount in zip(lines, amounts, strict=True)],
     )
 
 
-def line_shape(line: PriceLine) -> LineShape:
-    """Return the shape of one line of a charge."""
-    rate_usd, hourly = format_usd(line.rate_nano), line.price_class == "hour"
+def line_shape(line: PriceLine, amount_usd: str, markup_scaled: int = 0) -> LineShape:
+    """Return the shape of one line, at its price with a markup."""
+    rate_usd, hourly = marked_up_usd(line.rate_nano, markup_scaled), line.price_class == "hour"
     per_million = line.per_million or line.price_class == "million"
     return LineShape(
         price_class=line.price_class,
@@ -273,7 +288,7 @@ def line_shape(line: PriceLine) -> LineShape:
         price_usd_per_million=rate_usd if per_million else UNSET,
         price_usd_per_hour=rate_usd if hourly else UNSET,
         price_usd=UNSET if per_million or hourly else rate_usd,
-        amount_usd=exact_usd(line.amount_scaled),
+        amount_usd=amount_usd,
         provider_model=UNSET if line.model is None else line.model,
     )
 
@@ -288,12 +303,14 @@ class TotalsQuery(Query, frozen=True, kw_only=True):
 
 
 class TotalsShape(Answer, frozen=True, kw_only=True):
-    """Totals of usage, of all time if no time is given; `cost_usd` is the sum of charges."""
+    """Totals of usage, of all time if no time is given. `charge_usd` is what was charged; `cost_usd` is that sum, too,
+    whoever asks: the name is that of another product, whose clients read it here."""
 
     events: int
     input_tokens: int
     output_tokens: int
     total_tokens: int
+    charge_usd: Usd
     cost_usd: Usd
 
 
@@ -304,5 +321,6 @@ def totals_shape(totals: UsageTotals) -> TotalsShape:
         input_tokens=totals.input_tokens,
         output_tokens=totals.output_tokens,
         total_tokens=totals.total_tokens,
+        charge_usd=format_usd(totals.charged_nano),
         cost_usd=format_usd(totals.charged_nano),
     )

@@ -7,7 +7,7 @@
     overview     the first page   usage  what was used, in sums
     requests     requests, one explained, those that were refused; models and prices; the first request, a playground
     keys         made, shown once, changed, rotated, revoked   forms  limits and lists as fields
-    credit       lots, buying, auto-recharge, orders, transactions; the plan, what a change costs before it is made
+    credit       lots, buying, auto-recharge, orders, transactions; the plan, what a change charges before it is made
     members      roles, limits, invitations, the organization   security  what one signs in with, sessions, audit
     alerts       budgets, low balance, webhooks
     lists        pages that are lists, and pages about one thing, as values: most of the operators' are; charts of

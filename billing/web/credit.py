@@ -1,5 +1,5 @@
 """Credit: what there is of it in which lots, buying more, auto-recharge in words, coupons, orders, invoices, and all
-that has changed the balance; and the plans side by side, with what a change costs before it is chosen.
+that has changed the balance; and the plans side by side, with what a change charges before it is chosen.
 
 A form that begins a payment ends on the page of its order, which has the link to the provider's page: a form may not
 lead there itself (`form-action`). That page looks again by itself until the order is credited.
@@ -7,7 +7,6 @@ lead there itself (`form-action`). That page looks again by itself until the ord
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Final
 
@@ -21,8 +20,8 @@ from billing.api.tables import Table
 from billing.api.usage import get_balance, list_transactions
 from billing.identity.permissions import BILLING_READ, BILLING_SETUP
 from billing.pages import MAX_LIMIT
-from billing.payments.in_force import plan_change
-from billing.payments.objects import NANO_PER_CENT, format_cents
+from billing.payments.objects import format_cents
+from billing.payments.outlook import Outlook, outlook
 from billing.shapes.base import PageQuery
 from billing.shapes.credit import CouponCodeBody, LotsQuery, RechargeBody
 from billing.shapes.payments import NewCheckout, NewPortal, NewSetup, OrdersQuery
@@ -34,8 +33,6 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from billing.payments.assembly import Payments
-    from billing.payments.in_force import Change, Seen
-    from billing.plans import Plan
     from billing.shapes.credit import LotShape
 
 LAST: Final = 5
@@ -164,37 +161,6 @@ async def save_method(visit: Visit) -> View:
 
 
 NOTICES.update({"plan-changed": "The plan is changed, as it says below."})
-
-
-@dataclass(frozen=True, slots=True)
-class Outlook:
-    """What choosing a plan does: `how` it comes, what is paid today, in nano-USD (`about`, where the provider reckons
-    it by the part of the period that is left), what each renewal costs, and when the next one is."""
-
-    plan: Plan
-    how: Change | str
-    today_nano: int = 0
-    about: bool = False
-    renews_at: datetime | None = None
-
-
-def outlook(plan: Plan, current: Seen | None, mine: str, plans: dict[str, Plan], now: datetime) -> Outlook:
-    """Return what choosing a plan does, for an account on the plan `mine` by the subscription `current`. Pure."""
-    if current is None:
-        if plan.id == mine or not plan.price_nano:
-            return Outlook(plan, "nothing")
-        return Outlook(plan, "buy", plan.price_nano)
-    how = plan_change(current, plan, plans)
-    if plan.id == current.plan and how == "nothing":
-        return Outlook(plan, how, renews_at=current.period_end)
-    if how != "now":
-        return Outlook(plan, how, renews_at=current.period_end)
-    have = plans.get(current.plan or "")
-    more_nano = plan.price_nano - (0 if have is None else have.price_nano)
-    whole_s = int((current.period_end - current.period_start).total_seconds())
-    left_s = min(max(0, int((current.period_end - now).total_seconds())), whole_s)
-    cents = 0 if whole_s <= 0 else (more_nano * left_s // whole_s + NANO_PER_CENT // 2) // NANO_PER_CENT
-    return Outlook(plan, how, cents * NANO_PER_CENT, about=True, renews_at=current.period_end)
 
 
 async def _outlooks(visit: Visit) -> dict[str, Outlook]:

@@ -141,7 +141,7 @@ def examples(visit: Visit, key: KeyShape | None = None) -> dict[str, str]:
 def models_of(visit: Visit) -> list[str]:
     """Return the models that the account's plan has."""
     plan = None if visit.account is None else visit.services.plans.get(visit.account.plan)
-    return [each.id for each in visit.services.models() if plan is None or names_model(plan.models, each.id)]
+    return [each.id for each in visit.services.models(plan) if plan is None or names_model(plan.models, each.id)]
 
 
 def _patterns(key: KeyShape) -> tuple[str, ...] | None:

@@ -112,7 +112,7 @@ async def account(visit: Visit) -> View:
         _FACTS,
         Listed("Credit, in the order of its use", _LOTS, lots.data, empty="No credit is left."),
         Listed("Windows of its quotas (UTC)", _WINDOWS, windows, empty="It has no quotas."),
-        Listed("Last changes", _TRANSACTIONS, [transaction_shape(each) for each in changes.items]),
+        Listed("Last changes", _TRANSACTIONS, [transaction_shape(each, with_cost=True) for each in changes.items]),
         intro=_explained(shown, live.balance_nano, live.held_nano),
         figures=figures,
         forms=_forms(visit, shown, here),
@@ -217,7 +217,7 @@ async def timeline(visit: Visit) -> View:
     shown = await get_account(visit.call)
     limit, after = page_asked(visit.query(LotsQuery))
     found = await visit.services.reports.transactions(shown.id, limit, after)
-    rows = [transaction_shape(each) for each in found.items]
+    rows = [transaction_shape(each, with_cost=True) for each in found.items]
     table = Listed(
         "Newest first", _TRANSACTIONS, rows, encode_cursor(found.next_after), empty="Nothing has happened yet."
     )

@@ -122,7 +122,7 @@ _PLANS: Final = (
 )
 _MARGINS: Final = (
     Column("Requests", "events", "count"),
-    Column("Charged", "charged_usd", "money"),
+    Column("Charge", "charge_usd", "money"),
     Column("Cost", "cost_usd", "money"),
     Column("Margin", "margin_usd", "money"),
     Column("%", "margin_percent"),
@@ -252,7 +252,7 @@ async def margins(visit: Visit) -> View | Table:
     group = Column(found.by, "group", "text", "/operator/accounts/{group}" if found.by == "account" else None)
     total = found.total
     figures = (
-        Figure("Charged", total.charged_usd, "money"),
+        Figure("Charge", total.charge_usd, "money"),
         Figure("Cost", total.cost_usd, "money"),
         Figure(
             "Margin", total.margin_usd, "money", "" if total.margin_percent is None else f"{total.margin_percent} %"

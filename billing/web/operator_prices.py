@@ -86,8 +86,8 @@ async def prices(visit: Visit) -> View:
     """Show what each model is priced at now."""
     asked = visit.request.query.get("model", "").lower()
     rows = {row.id: row for row in visit.services.repricing.table().rows}
-    models = [each for each in visit.services.models() if asked in each.id.lower()]
-    found = [_Model(each, rows.get(each.pricing.price_id)) for each in models]
+    models = [each for each in visit.services.models(None) if asked in each.id.lower()]
+    found = [_Model(each, rows.get(str(each.pricing.price_id))) for each in models]
     table = Listed("Per million tokens or by the unit, in USD", _MODELS, found, empty="No model is called like that.")
     filters = (Field("model", "Model", "search"),)
     return listed("Prices", table, filters=filters, tabs=_TABS, intro="They are those of prices.yaml.")

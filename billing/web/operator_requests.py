@@ -43,7 +43,7 @@ _EVENTS: Final = (
     Column("Provider", "provider"),
     Column("Tokens", "total_tokens", "count"),
     Column("Cost", "cost_usd", "money"),
-    Column("Charged", "charged_usd", "money"),
+    Column("Charge", "charge_usd", "money"),
     Column("Outcome", "outcome", "state"),
 )
 
@@ -124,7 +124,7 @@ async def requests(visit: Visit) -> View | web.Response:
     found = await visit.services.reports.usage_events(
         account_id, limit, after, EventFilter(key_id=query.key_id, user_id=query.user_id, model=query.model)
     )
-    rows = [event_shape(each) for each in found.items]
+    rows = [event_shape(each, with_cost=True) for each in found.items]
     table = Listed(
         "Newest first", _EVENTS, rows, encode_cursor(found.next_after), empty="No request of these was found here."
     )
@@ -139,9 +139,9 @@ async def request(visit: Visit) -> View:
     if found is None:
         values = {"event": None, "refusal": await get_refusal(visit.call), "of": {}}
     else:
-        event = explanation_shape(explain(*found))
+        event = explanation_shape(explain(*found), with_cost=True)
         values = {"event": event, "refusal": None, "of": {"account_id": event.account_id}}
-    return View("request.html", {**values, "names": {}, "list": "/operator/requests"})
+    return View("request.html", {**values, "names": {}, "with_cost": True, "list": "/operator/requests"})
 
 
 ROUTES: Final[tuple[Page, ...]] = (

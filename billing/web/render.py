@@ -181,7 +181,11 @@ def digits_of(table: Listed) -> dict[str, int]:
 
 
 def _nano(amount: Any) -> int:
-    return amount if isinstance(amount, int) else parse_usd(amount)
+    """Return an amount in nano-USD; of a price with more digits the first nine."""
+    if isinstance(amount, int):
+        return amount
+    whole, point, fraction = amount.partition(".")
+    return parse_usd(f"{whole}{point}{fraction[:_ALL]}")
 
 
 def money(amount: str | int | None, least: int | None = None) -> Markup:
@@ -190,7 +194,7 @@ def money(amount: str | int | None, least: int | None = None) -> Markup:
     if amount is None:
         return Markup("–")
     nano = _nano(amount)
-    exact, text = format_usd(nano), usd_text(nano, least)
+    exact, text = amount if isinstance(amount, str) else format_usd(nano), usd_text(nano, least)
     return Markup(f'<data class="usd" value="{exact}" title="{exact} USD">{text}</data>')  # noqa: S704 - digits alone
 
 

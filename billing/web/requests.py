@@ -14,7 +14,8 @@ from billing.api.tables import Table
 from billing.api.usage import get_event, list_events
 from billing.errors import StoreError
 from billing.identity.permissions import BILLING_READ, KEYS_READ
-from billing.ledger.explanations import FACTOR_DECIMALS, decimal
+from billing.ledger.explanations import FACTOR_DECIMALS
+from billing.money import decimal
 from billing.pages import DEFAULT_LIMIT
 from billing.quotas import names_model
 from billing.shapes.operation import refused_shape
@@ -70,12 +71,13 @@ async def request(visit: Visit) -> View:
     try:
         event = await get_event(visit.call)
         names = await key_names(visit, (event.key_id,))
-        return View("request.html", {"event": event, "refusal": None, "names": names, **OWN})
+        values = {"event": event, "refusal": None, "names": names, "with_cost": visit.call.sees_cost}
+        return View("request.html", {**values, **OWN})
     except NotFound:
         refusal = await _refusal(visit)
         if refusal is None:
             raise
-        return View("request.html", {"event": None, "refusal": refusal, "names": {}, **OWN})
+        return View("request.html", {"event": None, "refusal": refusal, "names": {}, "with_cost": False, **OWN})
 
 
 async def _refusal(visit: Visit) -> RefusedShape | None:
@@ -88,11 +90,11 @@ async def _refusal(visit: Visit) -> RefusedShape | None:
 
 
 async def models(visit: Visit) -> View:
-    """Show the models that the account's plan has, with their prices."""
+    """Show the models that the account's plan has, with the prices that it pays."""
     plan = None if visit.account is None else visit.services.plans.get(visit.account.plan)
-    found = [each for each in visit.services.models() if plan is None or names_model(plan.models, each.id)]
-    markup = decimal(plan.markup_scaled, FACTOR_DECIMALS) if plan is not None and plan.markup_scaled else None
-    return View("models.html", {"models": found, "markup": markup})
+    found = [each for each in visit.services.models(plan) if plan is None or names_model(plan.models, each.id)]
+    markup = plan.markup_scaled if plan is not None and visit.call.sees_cost else 0
+    return View("models.html", {"models": found, "markup": decimal(markup, FACTOR_DECIMALS) if markup else None})
 
 
 async def quickstart(visit: Visit) -> View:

@@ -167,8 +167,8 @@ async def usage(visit: Visit) -> View | Table:
         "groups": GROUPS,
         "since": since,
         "until": until,
-        "total": used_shape(total(span)),
-        "earlier": used_shape(total(earlier)),
+        "total": used_shape(total(span), with_cost=False),
+        "earlier": used_shape(total(earlier), with_cost=False),
         "rows": _rows(visit, what, groups, earlier, names),
         "more": len(groups) > MOST_ROWS,
         "steps": steps,
@@ -208,14 +208,14 @@ def _rows(
         rows.append(
             {
                 "name": NOT_SAID if value is None else names.get(value, value) or EMPTY,
-                "used": used_shape(used),
+                "used": used_shape(used, with_cost=False),
                 "before_usd": format_usd(was.charged_nano),
                 "href": visit.url("/requests", since=since, until=until, **filters) if can_link else None,
             }
         )
     if others := groups[MOST_ROWS:]:
         was = total({group: earlier[group] for group, _ in others if group in earlier})
-        name, rest = f"all others ({len(others)})", used_shape(total(dict(others)))
+        name, rest = f"all others ({len(others)})", used_shape(total(dict(others)), with_cost=False)
         rows.append({"name": name, "used": rest, "before_usd": format_usd(was.charged_nano), "href": None})
     return rows
 
@@ -246,7 +246,7 @@ async def _by_time(
     few = None if len(series) <= MOST_SERIES else [each or "" for each in values[: MOST_SERIES - 1]]
     async for part in all_buckets(visit.call, query, few):
         for start, end, used, groups in part:
-            step = bucket_shape(start, end, what.zone, (), used, ())
+            step = bucket_shape(start, end, what.zone, (), used, (), with_cost=False)
             if not steps or steps[-1].start != step.start:
                 steps.append(step)
                 bars.append(_bar(visit, what, step, changes, first=not bars))
@@ -274,7 +274,7 @@ def _bar(visit: Visit, what: Asked, step: BucketShape, changes: list[tuple[datet
     return Bucket(
         {},
         _within(visit, what, step),
-        f"{local:%Y-%m-%d %H:%M}: {usd_text(parse_usd(step.charged_usd))}, {step.events} requests",
+        f"{local:%Y-%m-%d %H:%M}: {usd_text(parse_usd(step.charge_usd))}, {step.events} requests",
         f"{local:{_TICKS[what.granularity]}}",
         ", ".join(marks),
     )

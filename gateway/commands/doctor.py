@@ -31,13 +31,15 @@ from billing.holds.redis.layout import AHEAD_S
 from gateway.commands.checks import Check, Status, check_mail, check_providers, configuration_checks
 from gateway.commands.failures import shown_url
 from gateway.commands.redis_checks import STORE_TIMEOUT_S, check_redis
-from gateway.commands.stores import Stores, open_stores
+from gateway.commands.stores import NoData, Stores, open_stores
 from gateway.config.plan_follower import plans_finding
 from gateway.config.settings import ConfigError, Settings, in_force, load_settings, unpriced_models, warnings
 from gateway.embedded.lock import EmbeddedServersError
 from gateway.tokens import VocabularyError, verify_vocabularies
 
 OLDEST_POSTGRES: Final = 14
+DATA: Final = "data"
+"""The check that fails where there is no ledger yet."""
 AGREE_S: Final = 5.0
 """What clocks set by NTP never differ by, and what asking for them takes at most."""
 _identity_query: Final = queries("billing.identity")
@@ -71,6 +73,8 @@ async def diagnose(environ: Mapping[str, str], output: Output, *, providers: boo
                 check_mail(settings),
             )
             checks += chain.from_iterable(of_stores)
+    except NoData as error:
+        checks.append(Check(DATA, "fail", str(error)))
     except (EmbeddedServersError, CommandFailed) as error:
         checks.append(Check("servers", "fail", str(error)))
     return tuple(checks)

@@ -58,8 +58,9 @@ async def export(
         raise CommandFailed(f"{to} can't be written: {error.strerror}") from error
     from billing.money import format_usd
 
-    data = {"events": events, "charged_usd": format_usd(charged_nano), "files": [str(each) for each in files]}
-    output.show(Shown(data, (f"{events} events, charged {format_usd(charged_nano)} USD, are in {len(files)} files.",)))
+    charge_usd, paths = format_usd(charged_nano), [str(each) for each in files]
+    data = {"events": events, "charge_usd": charge_usd, "charged_usd": charge_usd, "files": paths}
+    output.show(Shown(data, (f"{events} events, charged {charge_usd} USD, are in {len(files)} files.",)))
 
 
 def _moment(option: str, text: str) -> datetime:

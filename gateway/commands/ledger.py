@@ -117,6 +117,7 @@ def _shape(each: "SetAside") -> dict[str, object]:
         "id": each.request_id,
         "kind": each.kind,
         "account_id": None if debit is None else debit.account_id,
+        "charge_usd": None if debit is None else format_usd(debit.charged_nano),
         "charged_usd": None if debit is None else format_usd(debit.charged_nano),
         "reason": each.reason,
         "set_aside_at": each.created_at.strftime("%Y-%m-%dT%H:%M:%S.%fZ"),

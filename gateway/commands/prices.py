@@ -3,17 +3,21 @@ requests of a period, which a gateway does."""
 
 import os
 from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
 
 from billing.cli import REFUSED, REMOTE, USAGE, CommandFailed, Connect, Output, Shown, Table, add_command, group
+from billing.cli.confirmation import Yes, confirm
+from billing.money import format_usd
 from billing.price_table import PriceTable
 from billing.prices import PriceRow
 
 if TYPE_CHECKING:
-    from billing.shapes.repricing import RepricedShape
+    from billing.calls import BillingCalls
+    from billing.shapes.repricing import NewRepricing, RepricedShape
 
 MOST_SHOWN: Final = 1000
 """Requests that a repricing names."""
@@ -50,8 +54,6 @@ def _table(file: Path | None) -> PriceTable:
 
 
 def _usd(rates: Mapping[str, int]) -> dict[str, str]:
-    from billing.money import format_usd
-
     return {name: format_usd(nano) for name, nano in rates.items()}
 
 
@@ -133,7 +135,6 @@ async def try_price(
     import time
 
     from billing.ledger.explanations import exact_usd, shown_quantity
-    from billing.money import format_usd
     from billing.price_trials import NoSuchPrice, TrialRefused, find_row, try_usage, usage_of
     from billing.shapes.usage import line_shape
 
@@ -157,7 +158,7 @@ async def try_price(
         "provider": row.provider,
         "model": row.model,
         "variant": variant,
-        "lines": [line_shape(line) for line in trial.lines],
+        "lines": [line_shape(line, exact_usd(line.amount_scaled)) for line in trial.lines],
     }
     output.show(Shown(data, (Table(("class", "quantity", "price USD", "amount USD"), lines), summary)))
 
@@ -174,73 +175,91 @@ def _add_reprice(price: typer.Typer, connect: Connect) -> None:
         ] = None,
         reason: Annotated[str | None, typer.Option(metavar="TEXT", help="Why; the customer sees it.")] = None,
         apply: Annotated[bool, typer.Option("--apply", help="Correct it; else it is only compared.")] = False,
+        yes: Yes = False,
     ) -> None:
         """Compare what requests of a period were charged with another price; with --apply correct it by transfers.
 
         The same again changes nothing: what was broken off is done again from the beginning.
         """
-        await _reprice(output, connect, model, since, until, account, price_id, reason, apply)
+        from billing.shapes.repricing import NewRepricing
+
+        provider, slash, name = model.partition("/")
+        if not (provider and slash and name):
+            raise typer.BadParameter("name it as provider/model, as operator price list does")
+        asked = NewRepricing(
+            provider=provider,
+            model=name,
+            since=since,
+            until=until,
+            account_id=account,
+            price_id=price_id,
+            reason=reason,
+            dry_run=True,
+        )
+        await _reprice(output, connect, asked, apply=apply, yes=yes)
 
     add_command(price, "reprice", work, REMOTE)
 
 
-async def _reprice(
-    output: Output,
-    connect: Connect,
-    model: str,
-    since: str,
-    until: str,
-    account: str | None,
-    price_id: str | None,
-    reason: str | None,
-    apply: bool,
-) -> None:
-    from billing.cli.operator import explained_answers
-    from billing.money import format_usd
-    from billing.pages import MAX_LIMIT
-    from billing.shapes.repricing import NewRepricing
+async def _reprice(output: Output, connect: Connect, asked: "NewRepricing", *, apply: bool, yes: bool) -> None:
+    from msgspec.structs import replace
 
-    provider, slash, name = model.partition("/")
-    if not (provider and slash and name):
-        raise typer.BadParameter("name it as provider/model, as operator price list does")
-    asked = NewRepricing(
-        provider=provider,
-        model=name,
-        since=since,
-        until=until,
-        account_id=account,
-        price_id=price_id,
-        reason=reason,
-        dry_run=not apply,
-    )
-    found: list[RepricedShape] = []
-    requests = corrected = left = difference_nano = 0
-    cursor: str | None = None
+    from billing.cli.operator import explained_answers
+
     with explained_answers():
         async with connect(output) as client:
-            while True:
-                batch = await client.reprice(asked, limit=MAX_LIMIT, cursor=cursor)
-                requests, corrected = requests + batch.requests, corrected + batch.corrected
-                left += sum(each.left is not None for each in batch.data)
-                difference_nano += _nano(batch.difference_usd)
-                told = [each for each in batch.data if each.left is not None or _nano(each.difference_usd)]
-                found += told[: MOST_SHOWN - len(found)]
-                cursor = batch.next_cursor
-                if cursor is None:
-                    break
-                output.note(f"{requests} requests, {format_usd(difference_nano)} USD so far ...")
+            found = None if apply and yes else await _repriced(client, asked, output)
+            if apply and (found is None or found.difference_nano):
+                if found is not None:
+                    confirm((f"{found.in_all}, by transfers in the ledger.",), yes=yes)
+                found = await _repriced(client, replace(asked, dry_run=False), output)
+    assert found is not None  # noqa: S101  (compared, or corrected)
     rows = [
-        (each.created_at, each.id, each.account_id, each.charged_usd, each.would_be_usd, each.left or "")
-        for each in found
+        (each.created_at, each.id, each.account_id, each.charge_usd, each.would_be_usd, each.left or "")
+        for each in found.lines
     ]
-    verb = f"{corrected} corrected" if apply else "none corrected (--apply does)"
-    way = "given back" if difference_nano < 0 else "charged more"
-    in_all = f"{format_usd(abs(difference_nano))} USD to be {way} in all"
-    summary = f"{requests} requests, {verb}, {left} left; {in_all}."
-    headers = ("time", "request", "account", "charged USD", "would be USD", "left because")
+    verb = f"{found.corrected} corrected" if apply else "none corrected (--apply does)"
+    summary = f"{found.requests} requests, {verb}, {found.left} left; {found.in_all}."
+    headers = ("time", "request", "account", "charge USD", "would be USD", "left because")
     parts = (Table(headers, rows), summary) if rows else (summary,)
-    summed = {"dry_run": not apply, "requests": requests, "corrected": corrected, "left": left}
-    output.show(Shown({**summed, "difference_usd": format_usd(difference_nano), "data": found}, parts))
+    summed = {"dry_run": not apply, "requests": found.requests, "corrected": found.corrected, "left": found.left}
+    output.show(Shown({**summed, "difference_usd": format_usd(found.difference_nano), "data": found.lines}, parts))
+
+
+@dataclass(slots=True)
+class _Repriced:
+    """What all batches of a repricing have come to; `lines` are the first requests that differ, or are left."""
+
+    requests: int = 0
+    corrected: int = 0
+    left: int = 0
+    difference_nano: int = 0
+    lines: "list[RepricedShape]" = field(default_factory=list)
+
+    @property
+    def in_all(self) -> str:
+        """Return what is moved, in words."""
+        way = "given back" if self.difference_nano < 0 else "charged more"
+        return f"{format_usd(abs(self.difference_nano))} USD to be {way} in all"
+
+
+async def _repriced(client: "BillingCalls", asked: "NewRepricing", output: Output) -> _Repriced:
+    """Compare or correct, batch by batch."""
+    from billing.pages import MAX_LIMIT
+
+    found, cursor = _Repriced(), None
+    while True:
+        batch = await client.reprice(asked, limit=MAX_LIMIT, cursor=cursor)
+        found.requests += batch.requests
+        found.corrected += batch.corrected
+        found.left += sum(each.left is not None for each in batch.data)
+        found.difference_nano += _nano(batch.difference_usd)
+        told = [each for each in batch.data if each.left is not None or _nano(each.difference_usd)]
+        found.lines += told[: MOST_SHOWN - len(found.lines)]
+        cursor = batch.next_cursor
+        if cursor is None:
+            return found
+        output.note(f"{found.requests} requests, {format_usd(found.difference_nano)} USD so far ...")
 
 
 def _nano(usd: str) -> int:

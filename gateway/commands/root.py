@@ -23,6 +23,7 @@ ADDERS: Final = {
     "auth": "gateway.commands.connect:add_auth",
     "keys": "gateway.commands.connect:add_keys",
     "org": "gateway.commands.connect:add_orgs",
+    "requests": "gateway.commands.connect:add_requests",
     "usage": "gateway.commands.connect:add_usage",
     "billing": "gateway.commands.connect:add_billing",
     "webhooks": "gateway.commands.connect:add_webhooks",

@@ -1,7 +1,8 @@
 """Where the stores of a command are, found once and passed on as `Stores`. This file owns the order of looking:
 
 DATABASE_URL and REDIS_URL, each for itself; the servers that `metergate up` keeps running on the data folder; else
-servers started on it for the length of the command. `up` itself takes none that run: it starts them.
+servers started on its data for the length of the command. `up` itself takes none that run: it starts them, and it alone
+makes data where there is none.
 """
 
 import asyncio
@@ -9,12 +10,14 @@ import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 
-from billing.cli.output import CommandFailed, Output
+from billing.cli.output import UNREACHABLE, CommandFailed, Output
 from billing.database.connection import Database
 from billing.database.migrate import migrate, pending
 from gateway.commands.failures import named_store
 from gateway.config.environment import Environment
+from gateway.embedded.folders import has_data
 from gateway.embedded.lock import AlreadyRunning
 from gateway.embedded.servers import EmbeddedServers, Endpoints, running
 
@@ -41,11 +44,23 @@ def given_stores(environment: Environment) -> tuple[str | None, str | None]:
     )
 
 
+class NoData(CommandFailed):
+    """The data folder has nothing, and no database is named: `metergate up` alone makes one."""
+
+    def __init__(self, data_dir: Path, database_url: str | None) -> None:
+        missing = "DATABASE_URL, or METERGATE_API_URL" if database_url is None else "REDIS_URL"
+        super().__init__(
+            f"There is no data in {data_dir}. `metergate up` makes it; to work elsewhere, go to the folder of that "
+            f"gateway, or set METERGATE_DATA_DIR, {missing}.",
+            UNREACHABLE,
+        )
+
+
 @asynccontextmanager
 async def open_stores(environment: Environment, output: Output, *, redis: bool = True) -> AsyncIterator[Stores]:
     """Give the stores of a command; without `redis`, a command that has DATABASE_URL needs no more.
 
-    Raises `EmbeddedServersError` and `CommandFailed`.
+    Raises `EmbeddedServersError`, `NoData` and `CommandFailed`.
     """
     database_url, redis_url = given_stores(environment)
     if database_url and (redis_url or not redis):
@@ -55,6 +70,8 @@ async def open_stores(environment: Environment, output: Output, *, redis: bool =
     if found is not None:
         yield _stores(found, database_url, redis_url, started=False)
         return
+    if not has_data(environment.data_dir):
+        raise NoData(environment.data_dir, database_url)
     output.note(f"Starting the servers of {environment.data_dir} for this command ...")
     try:
         async with EmbeddedServers(environment.data_dir, report=lambda _: None) as servers:

@@ -1,15 +1,15 @@
 """Commands on the stores themselves: migrate, doctor, explain, reconcile."""
 
 import os
-from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
 
-from billing.cli import REFUSED, TIMED, CommandFailed, Output, Shown, Table, add_command
+from billing.cli import REFUSED, REMOTE, TIMED, UNREACHABLE, CommandFailed, Output, Shown, Table, add_command
 from gateway.commands.store_options import MARKS, open_ledger, refuse_api_url
 
 if TYPE_CHECKING:
+    from billing.cli.session import Session
     from billing.refused import RefusedRequest
 
 MOST_KEPT_S: Final = 31 * 86_400.0
@@ -20,7 +20,7 @@ def add_upkeep(app: typer.Typer) -> None:
     """Add all of them."""
     add_command(app, "migrate", migrate)
     add_command(app, "doctor", doctor, TIMED)
-    add_command(app, "explain", explain, TIMED)
+    add_command(app, "explain", explain, REMOTE)
     add_command(app, "reconcile", reconcile)
 
 
@@ -49,12 +49,12 @@ async def doctor(
     """Find what is wrong, and how to mend it.
 
     Checks the configuration, providers, prices, vocabularies, the disk, Postgres and Redis. Exit code 1 if anything
-    fails.
+    fails, 3 if there is no data to look at.
     """
     refuse_api_url(output)
     import msgspec
 
-    from gateway.commands.doctor import diagnose
+    from gateway.commands.doctor import DATA, diagnose
     from gateway.commands.failures import explained_failures
 
     with explained_failures():
@@ -64,6 +64,8 @@ async def doctor(
     failed = any(check.status == "fail" for check in checks)
     data = {"ok": not failed, "checks": msgspec.to_builtins(checks)}
     output.show(Shown(data, (Table(("", "check", "finding"), rows), *(["To mend:", *mend] if mend else []))))
+    if any(check.name == DATA for check in checks):
+        return UNREACHABLE
     return REFUSED if failed else 0
 
 
@@ -71,11 +73,47 @@ async def explain(
     output: Output,
     request_id: Annotated[str, typer.Argument(help="The answer's x-request-id.", show_default=False)],
 ) -> None:
-    """Show how a request came to its amount, line by line; or, of one that was refused, what it lacked."""
-    refuse_api_url(output)
+    """Show how a request came to its charge, line by line; or, of one that was refused, what it lacked.
+
+    Customers ask their gateway, with the sign-in, --token-file or METERGATE_API_TOKEN; operators the stores themselves.
+    """
+    session = _session(output)
+    if session is not None:
+        from billing.cli.people import explained_to_people
+        from billing.cli.requests import explained
+
+        with explained_to_people(session):
+            shown = await explained(await session.open_signed_in(), request_id)
+    else:
+        shown = await _explained_by_stores(output, request_id)
+    output.show(shown)
+
+
+def _session(output: Output) -> "Session | None":
+    """Return whom a request is explained to by a gateway; None: to the operator, by the stores. Options decide first,
+    then DATABASE_URL, METERGATE_API_TOKEN, the data folder, and the sign-in."""
+    from gateway.commands.connect import finder
+    from gateway.commands.misuse import explained_misuse
+    from gateway.config.environment import command_environment
+    from gateway.embedded.folders import has_data
+
+    with explained_misuse():
+        environment = command_environment(os.environ)
+    is_named = output.common.api_url is not None or output.common.token_file is not None
+    if not is_named and environment.database_url is not None:
+        return None
+    session = finder(os.environ)(output)
+    if is_named or environment.api_token is not None:
+        return session
+    return None if has_data(environment.data_dir) or session.files.kept() is None else session
+
+
+async def _explained_by_stores(output: Output, request_id: str) -> Shown:
+    from billing.cli.requests import shown_refusal
     from billing.ledger.explanations import explain as explain_event
     from billing.ledger.explanations import format_explanation
     from billing.ledger.reports import Reports
+    from billing.shapes.operation import refused_shape
     from billing.shapes.usage import explanation_shape
 
     async with open_ledger(output, output.common.timeout_s) as (database, redis_url):
@@ -83,15 +121,14 @@ async def explain(
         if found is None and redis_url is not None:
             refused = await _find_refused(redis_url, request_id)
             if refused is not None:
-                output.show(_shown_refused(refused))
-                return
+                return shown_refusal(refused_shape(refused))
     if found is None:
         raise CommandFailed(
             f"The ledger has no request {request_id!r}, and no refusal of it is kept: give the x-request-id of its "
             "answer."
         )
     explanation = explain_event(*found)
-    output.show(Shown(explanation_shape(explanation), (format_explanation(explanation),)))
+    return Shown(explanation_shape(explanation, with_cost=True), (format_explanation(explanation),))
 
 
 async def reconcile(
@@ -142,27 +179,3 @@ async def _find_refused(redis_url: str, request_id: str) -> "RefusedRequest | No
         return await RefusedRequests(RedisState(client, Keyspace()), RefusedRules(age_s=MOST_KEPT_S)).find(request_id)
     finally:
         await client.close()
-
-
-def _shown_refused(refused: "RefusedRequest") -> Shown:
-    """Show the time and the reason of each refusal, and what was missing."""
-    from msgspec import structs
-
-    from billing.shapes.operation import refused_shape
-
-    shape = refused_shape(refused)
-    fields = structs.asdict(shape).items()
-    rows = [(name.replace("_", " "), _text(value)) for name, value in fields if name != "details"]
-    return Shown(shape, (f"{refused.id} was refused; nothing was charged.", Table((), [*rows, *_details(refused)])))
-
-
-def _details(refused: "RefusedRequest") -> Iterator[tuple[str, str]]:
-    for name, value in refused.details.items():
-        if isinstance(value, Mapping):
-            yield from ((f"{name}: {field.replace('_', ' ')}", _text(each)) for field, each in value.items())
-        else:
-            yield name.replace("_", " "), _text(value)
-
-
-def _text(value: object) -> str:
-    return "-" if value is None else str(value)

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field, fields
 from typing import TYPE_CHECKING, Any, Final, Literal, get_args
 
 from billing.collect.snapshots import FirstPoint, Unknown
+from billing.identity.callers import CustomersSee
 from billing.plans import DEFAULT_PLAN, MAX_TOOL_CALLS
 from gateway.config.bounds import Bound
 from gateway.config.problems import nearest
@@ -174,6 +175,13 @@ class Limits:
         None, 2, 1200, "usage events are kept as long, beside this month's; null: for good; rollups stay"
     )
     default_plan: str = _bound(DEFAULT_PLAN, Bound("text", "plan of a new account; must be in plans.yaml"))
+    customers_see: CustomersSee = field(
+        default="charge",
+        metadata=_choice(get_args(CustomersSee), "what customers see: their charges, or the providers' costs as well"),
+    )
+    grant_confirm_usd: int = _whole(
+        1000, 0, 9_000_000, "commands ask before `operator grant` gives more than so many USD, or a coupon may"
+    )
     credits_per_usd: int = _whole(1000, 1, 1_000_000_000, "credits that one USD is shown as")
     lease_s: float = _seconds(5, 0.5, 300, "a gateway that does not renew its lease for as long is dead: its holds end")
     stall_s: float = _seconds(30, 1, 3600, "a worker whose event loop stands still for longer renews its lease no more")

@@ -178,8 +178,8 @@ class EventReader(Protocol):
     def without_null_usage(self, block: bytes) -> bytes:
         """Return whole events without the usage that is null in them; all else byte for byte."""
 
-    def with_cost(self, data: bytes, cost_usd: str) -> bytes:
-        """Return the same data with `cost_usd` in its usage object; unchanged where it has none."""
+    def with_charge(self, data: bytes, charge_usd: str) -> bytes:
+        """Return the same data with `charge_usd` in its usage object; unchanged where it has none."""
 
 
 class Tap(Protocol):
@@ -208,7 +208,7 @@ class Tap(Protocol):
 
     def end(self) -> None: ...
 
-    def finish(self, cost_usd: str | None = None) -> bytes: ...
+    def finish(self, charge_usd: str | None = None) -> bytes: ...
 
     @property
     def stale(self) -> bool: ...

@@ -23,6 +23,8 @@ _FIELDS: Final = msgspec.json.Decoder(dict[str, Raw])
 _NULLS: Final = (b":null", b": null")
 """The text after a field's name, where the field is empty."""
 _NEWLINE: Final = ord("\n")
+CHARGE_FIELDS: Final = ("cost_usd", "charge_usd")
+"""What a usage object says of the charge; the first is the name until the next release."""
 EVENT_STREAM: Final = b"text/event-stream"
 
 
@@ -105,15 +107,15 @@ def after_last(block: bytes, pattern: re.Pattern[bytes]) -> bytes:
     return block[sum(map(len, events)) :]
 
 
-def with_cost(data: bytes, usage_field: str, cost_usd: str) -> bytes:
-    """Return JSON with `cost_usd` as the last field of its usage object, all else as it was but for outer spaces;
-    unchanged where it has none."""
+def with_charge(data: bytes, usage_field: str, charge_usd: str) -> bytes:
+    """Return JSON with `charge_usd`, and `cost_usd`, its name until the next release, as the last fields of its usage
+    object, all else as it was but for outer spaces; unchanged where it has none."""
     try:
         event = _FIELDS.decode(data)
         usage = _FIELDS.decode(event[usage_field])
     except (*UNREADABLE, KeyError):
         return data
-    usage["cost_usd"] = Raw(msgspec.json.encode(cost_usd))
+    usage.update(dict.fromkeys(CHARGE_FIELDS, Raw(msgspec.json.encode(charge_usd))))
     event[usage_field] = Raw(msgspec.json.encode(usage))
     return msgspec.json.encode(event)
 

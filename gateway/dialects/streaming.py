@@ -133,12 +133,12 @@ class SseTap(Passed):
                 self._began = self._began or bool(self._unfinished)
         self._terminated = True
 
-    def finish(self, cost_usd: str | None = None) -> bytes:
-        """Return the bytes that were held back; once, then none. `cost_usd` goes into the held usage event, if any."""
+    def finish(self, charge_usd: str | None = None) -> bytes:
+        """Return the bytes that were held back; once, then none. `charge_usd` goes into a held usage event."""
         self.end()
         held = bytes(self._held)
-        if cost_usd is not None:  # into the first event, comments may stand behind it
-            held = change_first(held, lambda data: self._reader.with_cost(data, cost_usd))
+        if charge_usd is not None:  # into the first event, comments may stand behind it
+            held = change_first(held, lambda data: self._reader.with_charge(data, charge_usd))
         rest = held + bytes(self._end)
         self._held.clear()
         self._end.clear()

@@ -116,6 +116,11 @@ def postgres_home(home: Path, account: Account | None, report: Callable[[str], N
     return elsewhere
 
 
+def has_data(data_dir: Path) -> bool:
+    """Return whether a data folder has Postgres's data, or says where that is."""
+    return (data_dir / "postgres").exists() or (data_dir / POINTER_NAME).exists()
+
+
 def make_folders(home: Path, data_home: Path, account: Account | None) -> Folders:
     """Make missing folders; `data_home` is the result of `postgres_home`. Raises EmbeddedServersError."""
     folders = Folders(home=home, postgres=data_home / "postgres", run=_run_folder(home, data_home, account))

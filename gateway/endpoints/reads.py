@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import time
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Final
 
 import msgspec
 from aiohttp import web
+from msgspec import UNSET
 
 from billing.api.auth import BILLING_READ
 from billing.holds.journal import settled_debit
 from billing.holds.live_windows import live_windows
 from billing.ledger.explanations import explain
-from billing.money import format_usd
+from billing.rates import marked_up_usd
 from billing.shapes.keys import KeyLimitsShape, key_shape
 from billing.shapes.operation import (
     HealthShape,
@@ -29,6 +31,7 @@ from gateway.dialects.openai.dialect import OpenAIDialect
 from gateway.dialects.openai_responses.model_list import CLIENT_VERSION, CodexModels
 from gateway.dialects.registry import MODEL_LISTS
 from gateway.endpoints.metrics_access import shown
+from gateway.proxy.estimate import markup_of
 from gateway.proxy.routing import is_priced_here, writes
 from gateway.server import refusals
 from gateway.server.refusals import Refuse
@@ -38,11 +41,12 @@ if TYPE_CHECKING:
     from billing.exports.worker import ExportWorker
     from billing.holds.engine import Engine
     from billing.ledger.reports import PricedEvent
+    from billing.plans import Plan
     from billing.principals import Principal
     from gateway.dialects.base import ModelList
     from gateway.dialects.registry import Dialects
     from gateway.metrics.registry import Metrics
-    from gateway.proxy.candidates import Route
+    from gateway.proxy.candidates import Candidate, Route
     from gateway.proxy.handler import Proxy
     from gateway.proxy.routing import Router
     from gateway.runtime import Runtime
@@ -102,12 +106,12 @@ class Reads:
         self._health = health
 
     async def list_models(self, request: web.Request) -> object:
-        """List the models that the key may use, with prices. A client of an API that lists them in another way gets
-        those that it can reach, in that API's shape."""
+        """List the models that the key may use, with the prices that it pays. A client of an API that lists them in
+        another way gets those that it can reach, in that API's shape."""
         principal = await self._caller(request)
         in_its_shape, dialect = self._list_of(request)
-        routes = self._router.entries(time.time())
-        shapes = (_model_shape(principal, route, in_its_shape, dialect) for route in routes)
+        routes, terms = self._router.entries(time.time()), self._terms(principal)
+        shapes = (_model_shape(principal, route, in_its_shape, dialect, terms) for route in routes)
         found = [shape for shape in shapes if shape is not None]
         if in_its_shape is None:
             return ModelsShape(data=found)
@@ -122,15 +126,25 @@ class Reads:
         name = request.match_info["id"]
         in_its_shape, dialect = self._list_of(request)
         route = self._router.find(name, time.time())
-        shape = None if route is None else _model_shape(principal, route, in_its_shape, dialect)
+        terms = self._terms(principal)
+        shape = None if route is None else _model_shape(principal, route, in_its_shape, dialect, terms)
         if shape is None:
             raise Refuse(refusals.model_not_found(name))
         return shape if in_its_shape is None else in_its_shape.one(shape)
 
-    def catalogue(self) -> list[ModelShape]:
-        """Return every model that has a price here, whoever may use it."""
-        shapes = (_model_shape(None, route, None, "") for route in self._router.entries(time.time()))
+    def catalogue(self, plan: Plan | None) -> list[ModelShape]:
+        """Return every model that has a price here, whoever may use it, at what a plan's accounts pay; None: at the
+        providers' prices."""
+        terms = _AT_COST if plan is None else _Terms(plan.markup_scaled, with_row=self._with_cost)
+        shapes = (_model_shape(None, route, None, "", terms) for route in self._router.entries(time.time()))
         return [shape for shape in shapes if shape is not None]
+
+    @property
+    def _with_cost(self) -> bool:
+        return self._runtime.services.customers_see == "cost"
+
+    def _terms(self, principal: Principal) -> _Terms:
+        return _Terms(principal.plan.markup_scaled, with_row=self._with_cost)
 
     def _list_of(self, request: web.Request) -> tuple[ModelList | None, str]:
         """Return how the caller's API lists models, None where as OpenAI's, and its dialect's name."""
@@ -155,7 +169,7 @@ class Reads:
         found = await self._priced_event(request_id, principal.account_id) if known else None
         if found is None:
             raise Refuse(refusals.not_found(request.path))
-        return explanation_shape(explain(*found))
+        return explanation_shape(explain(*found), with_cost=self._with_cost)
 
     async def _priced_event(self, request_id: str, account_id: str) -> PricedEvent | None:
         """Return a request's debit: from Postgres or, while it is on its way there, from Redis's journal."""
@@ -198,8 +212,24 @@ class Reads:
         return shown(self._metrics)
 
 
+@dataclass(frozen=True, slots=True)
+class _Terms:
+    """For whom a price is quoted: the markup of a plan, None for the provider's own price; and whether the row is
+    named."""
+
+    plan_markup_scaled: int | None
+    with_row: bool
+
+    def markup_on(self, route: Candidate) -> int:
+        """Return the markup on a model's price."""
+        return 0 if self.plan_markup_scaled is None else markup_of(route, self.plan_markup_scaled)
+
+
+_AT_COST: Final = _Terms(None, with_row=True)
+
+
 def _model_shape(
-    principal: Principal | None, route: Route, in_its_shape: ModelList | None, dialect: str
+    principal: Principal | None, route: Route, in_its_shape: ModelList | None, dialect: str, terms: _Terms
 ) -> ModelShape | None:
     """Return a model as it is listed; None where this key's requests, or everybody's, for it would be
     refused."""
@@ -207,7 +237,7 @@ def _model_shape(
     rates = first.rates
     if rates is None or not is_priced_here(rates) or not (principal is None or principal.allows_model(route.entry)):
         return None
-    row = rates.row
+    row, markup_scaled = rates.row, terms.markup_on(first)
     shape = ModelShape(
         id=route.entry,
         created=int(datetime.combine(row.effective_from, datetime.min.time(), UTC).timestamp()),
@@ -217,9 +247,9 @@ def _model_shape(
         context_length=row.context_window,
         context_window=row.context_window,
         pricing=PricingShape(
-            price_id=row.id,
-            usd_per_million={name: format_usd(rate) for name, rate in row.per_million.items()},
-            usd_per_unit={name: format_usd(rate) for name, rate in row.per_unit.items()},
+            usd_per_million={name: marked_up_usd(rate, markup_scaled) for name, rate in row.per_million.items()},
+            usd_per_unit={name: marked_up_usd(rate, markup_scaled) for name, rate in row.per_unit.items()},
+            price_id=row.id if terms.with_row else UNSET,
         ),
     )
     if in_its_shape is None or (dialect in route.served and in_its_shape.has(shape, writes=writes(rates))):

@@ -52,9 +52,9 @@ class StreamWatch:
         out, self._last = self._last, chunk
         return out
 
-    def finish(self, cost_usd: str | None) -> bytes:
+    def finish(self, charge_usd: str | None) -> bytes:
         """Return the bytes that were held back."""
-        rest = self.tap.finish(cost_usd)
+        rest = self.tap.finish(charge_usd)
         return rest if self._decoder is None else self._last
 
 

@@ -68,6 +68,7 @@ class Line(msgspec.Struct):
 
     def encoded(self) -> bytes:
         """Return a line of JSON."""
+        charge_usd = format_usd(self.charged_nano)
         fields = {
             "time": rfc3339(datetime.fromtimestamp(self.at_ms / 1000, UTC)),
             "request_id": self.request_id,
@@ -83,7 +84,8 @@ class Line(msgspec.Struct):
             "input_tokens": self.input_tokens,
             "output_tokens": self.output_tokens,
             "cost_usd": format_usd(self.cost_nano),
-            "charged_usd": format_usd(self.charged_nano),
+            "charge_usd": charge_usd,
+            "charged_usd": charge_usd,
             "latency_ms": self.latency_ms,
             "note": self.note,
         }

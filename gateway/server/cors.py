@@ -13,6 +13,7 @@ from aiohttp import web
 from gateway.server.ids import (
     ATTEMPTS,
     BALANCE,
+    CHARGE,
     COST,
     GRANTED,
     GRANTED_CALLS,
@@ -48,7 +49,7 @@ ALLOWED_PREFIX: Final = "x-stainless-"
 MAX_ASKED: Final = 64
 EXPOSED: Final = ", ".join(
     (
-        *(REQUEST_ID, UPSTREAM_REQUEST_ID, COST, BALANCE, GRANTED, GRANTED_CALLS, PROVIDER, MODEL, ATTEMPTS),
+        *(REQUEST_ID, UPSTREAM_REQUEST_ID, CHARGE, COST, BALANCE, GRANTED, GRANTED_CALLS, PROVIDER, MODEL, ATTEMPTS),
         *(f"x-ratelimit-{what}-{of}" for what in ("limit", "remaining", "reset") for of in ("requests", "tokens")),
         *("retry-after", "retry-after-ms", "x-should-retry", "idempotent-replayed"),
     )

@@ -23,7 +23,9 @@ if TYPE_CHECKING:
 
 REQUEST_ID: Final = "x-request-id"
 UPSTREAM_REQUEST_ID: Final = "x-upstream-request-id"
+CHARGE: Final = "x-metergate-charge-usd"
 COST: Final = "x-metergate-cost-usd"
+"""What `CHARGE` says, too, until the next release."""
 BALANCE: Final = "x-metergate-balance-usd"
 GRANTED: Final = "x-metergate-granted-output-tokens"
 GRANTED_CALLS: Final = "x-metergate-granted-tool-calls"
@@ -83,14 +85,17 @@ def _shown(minute: Minute) -> tuple[tuple[tuple[tuple[str, int, int], ...], str]
 
 
 def paid_lines(hold: Hold, charged_nano: int | None, id_header: str | None = None) -> bytes:
-    """Return header lines: which request this was (also in `id_header`), what it cost where that is known, how many
+    """Return header lines: which request this was (also in `id_header`), what was charged where that is known, how many
     output tokens it could have where the hold has bounded them and not the client, and what its minute has left."""
-    cost = f"{COST}: {format_usd(charged_nano)}\r\n" if charged_nano is not None else ""
+    charge = ""
+    if charged_nano is not None:
+        charge_usd = format_usd(charged_nano)
+        charge = f"{CHARGE}: {charge_usd}\r\n{COST}: {charge_usd}\r\n"
     limits = limit_lines(hold) if hold.target.limits.minute else ""
     granted = f"{GRANTED}: {hold.granted_output}\r\n" if hold.granted_output < hold.need.most_output else ""
     if id_header is not None:
-        cost += f"{id_header}: {hold.id}\r\n"
-    return f"{REQUEST_ID}: {hold.id}\r\n{cost}{granted}{limits}".encode()
+        charge += f"{id_header}: {hold.id}\r\n"
+    return f"{REQUEST_ID}: {hold.id}\r\n{charge}{granted}{limits}".encode()
 
 
 def served_lines(provider: str, model: str) -> bytes:

@@ -63,7 +63,7 @@ async def the_stream_helper_and_the_cost(client: AsyncOpenAI) -> None:
         final = await stream.get_final_completion()
     assert "content.done" in kinds
     assert final.usage is not None
-    assert parse_usd(final.usage.model_extra["cost_usd"]) > 0  # type: ignore[index]
+    assert parse_usd(final.usage.model_extra["charge_usd"]) > 0  # type: ignore[index]
 
 
 @stories

@@ -31,7 +31,10 @@ async def test_adjustments_and_reprices_are_felt_at_admission(gateway: Gateway) 
     assert (await customer.balance())["balance_usd"] == below["balance_usd"]
 
     database = gateway.runtime.database
-    stored = from_canonical_json(await database.value("SELECT said FROM prices WHERE id = $1", event["price_id"]))
+    found = await gateway.runtime.reports.priced_event(event["id"])
+    assert found is not None
+    price_id = found.event.price_id
+    stored = from_canonical_json(await database.value("SELECT said FROM prices WHERE id = $1", price_id))
     free = replace(stored, per_million=dict.fromkeys(stored.per_million, 0))
     await sync_prices(database, PriceTable([free]))
     now = datetime.now(UTC)

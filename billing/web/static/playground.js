@@ -51,7 +51,7 @@
         var link = document.createElement("a");
         link.href = form.dataset.requests + encodeURIComponent(id);
         link.textContent = "how that comes about";
-        cost.textContent = "Charged: $" + event.charged_usd + " for " + event.total_tokens + " tokens, ";
+        cost.textContent = "Charge: $" + event.charge_usd + " for " + event.total_tokens + " tokens, ";
         cost.append(link, ".");
       });
     });

@@ -19,7 +19,7 @@ from msgspec import Raw
 
 from billing.usage import MAX_COUNT, ModelUsage, Usage, UsageError, merge_snapshot, total
 from gateway.dialects.anthropic.content import pieces, pieces_of_part
-from gateway.dialects.events import with_cost
+from gateway.dialects.events import with_charge
 from gateway.dialects.exceptions import GarbageAnswer
 from gateway.dialects.facts import EventFacts, Reported
 from gateway.dialects.output import Piece
@@ -281,6 +281,6 @@ class AnthropicEvents:
         """Return the same: usage is there without being asked for."""
         return block
 
-    def with_cost(self, data: bytes, cost_usd: str) -> bytes:
-        """Return the same JSON with `cost_usd` as the last field of its `usage`."""
-        return with_cost(data, "usage", cost_usd)
+    def with_charge(self, data: bytes, charge_usd: str) -> bytes:
+        """Return the same JSON with `charge_usd` as the last field of its `usage`."""
+        return with_charge(data, "usage", charge_usd)

@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any, Final
 import msgspec
 from msgspec import Raw
 
+from gateway.dialects.events import CHARGE_FIELDS
 from gateway.dialects.exceptions import GarbageAnswer
 from gateway.dialects.fields import is_null
 from gateway.dialects.gemini.answer import END_MARKERS, Answer, Reading, decode, finishes
@@ -205,14 +206,14 @@ class GeminiTap(Passed):
         nothing = reported is None or reported.counts_nothing or bool(reported.usage.output_tokens)
         self._uncounted = not nothing and self.began_output
 
-    def finish(self, cost_usd: str | None = None) -> bytes:
-        """Return the bytes that were held back; once, then none. `cost_usd` goes into the last usage among them."""
+    def finish(self, charge_usd: str | None = None) -> bytes:
+        """Return the bytes that were held back; once, then none. `charge_usd` goes into the last usage among them."""
         self.end()
         held = [raw for raw, *_ in self._held]
-        if cost_usd is not None:
+        if charge_usd is not None:
             for number in reversed(range(len(held))):
                 raw, data, _ = self._held[number]
-                changed = _with_cost(b"".join(self._frames.objects(data)), cost_usd)
+                changed = _with_charge(b"".join(self._frames.objects(data)), charge_usd)
                 if changed is not None:
                     held[number] = self._frames.with_data(raw, data, changed)
                     break
@@ -230,11 +231,11 @@ class GeminiTap(Passed):
             yield from pieces(each)
 
 
-def _with_cost(data: bytes, cost_usd: str) -> bytes | None:
-    """Return a piece with the cost in its usage; None where it has none."""
+def _with_charge(data: bytes, charge_usd: str) -> bytes | None:
+    """Return a piece with the charge in its usage; None where it has none."""
     try:
         fields: dict[str, Any] = dict(_FIELDS.decode(data))
         usage = _FIELDS.decode(fields[_USAGE])
     except (msgspec.DecodeError, UnicodeDecodeError, KeyError):
         return None
-    return msgspec.json.encode({**fields, _USAGE: {**usage, "cost_usd": cost_usd}})
+    return msgspec.json.encode({**fields, _USAGE: {**usage, **dict.fromkeys(CHARGE_FIELDS, charge_usd)}})

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Final
 import msgspec
 from msgspec import Raw
 
-from gateway.dialects.events import with_cost
+from gateway.dialects.events import with_charge
 from gateway.dialects.exceptions import GarbageAnswer
 from gateway.dialects.facts import EventFacts, Reported
 from gateway.dialects.openai.billed import CITATION
@@ -276,7 +276,7 @@ class OpenAIEvents:
         block = _NULL_USAGE_PADDED.sub(b"", block)
         return _DATA_LINE.sub(_without_null_usage, block) if _NULL_USAGE.search(block) else block
 
-    def with_cost(self, data: bytes, cost_usd: str) -> bytes:
-        """Return the same JSON with `cost_usd` as the last field of its `usage`; all else as it was, but for outer
+    def with_charge(self, data: bytes, charge_usd: str) -> bytes:
+        """Return the same JSON with `charge_usd` as the last field of its `usage`; all else as it was, but for outer
         spaces."""
-        return with_cost(data, "usage", cost_usd)
+        return with_charge(data, "usage", charge_usd)

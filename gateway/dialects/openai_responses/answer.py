@@ -19,6 +19,7 @@ import msgspec
 from msgspec import Raw
 
 from billing.usage import MAX_COUNT
+from gateway.dialects.events import CHARGE_FIELDS
 from gateway.dialects.exceptions import GarbageAnswer
 from gateway.dialects.facts import EventFacts, Reported
 from gateway.dialects.openai.billed import CITATION
@@ -256,15 +257,15 @@ class ResponseEvents:
         """Return the same events: nothing is asked of the provider that the client did not ask for."""
         return block
 
-    def with_cost(self, data: bytes, cost_usd: str) -> bytes:
-        """Return the same data with `cost_usd` in the usage of its response; unchanged where it has none."""
+    def with_charge(self, data: bytes, charge_usd: str) -> bytes:
+        """Return the same data with `charge_usd` in the usage of its response; unchanged where it has none."""
         try:
             event = _FIELDS.decode(data)
             response = _FIELDS.decode(event["response"])
             usage = _FIELDS.decode(response["usage"])
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError, KeyError):
             return data
-        usage["cost_usd"] = Raw(msgspec.json.encode(cost_usd))
+        usage.update(dict.fromkeys(CHARGE_FIELDS, Raw(msgspec.json.encode(charge_usd))))
         response["usage"] = Raw(msgspec.json.encode(usage))
         event["response"] = Raw(msgspec.json.encode(response))
         return msgspec.json.encode(event)

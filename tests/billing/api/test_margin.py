@@ -70,15 +70,19 @@ async def test_margins(services: Services, billing: Billing) -> None:
 
         by_account = await read()
         assert by_account[first] == {
-            **{"events": 4, "cost_usd": "0.00084", "charged_usd": "1.00147", "margin_usd": "1.00063"},
+            **{"events": 4, "cost_usd": "0.00084", "charge_usd": "1.00147", "charged_usd": "1.00147"},
+            **{"margin_usd": "1.00063"},
             **{"margin_percent": "99.91", "estimated_events": 1, "estimated_cost_usd": "0.00021"},
-            **{"estimated_charged_usd": "0.00063", "unpriced_events": 0, "unpriced_charged_usd": "0.00"},
+            **{"estimated_charge_usd": "0.00063", "estimated_charged_usd": "0.00063", "unpriced_events": 0},
+            **{"unpriced_charge_usd": "0.00", "unpriced_charged_usd": "0.00"},
             **{"voided_events": 0, "returned_usd": "0.000001", "net_usd": "1.000629"},
         }
         assert by_account[second] == {
-            **{"events": 2, "cost_usd": "0.00021", "charged_usd": "0.000000007", "margin_usd": "-0.000209993"},
+            **{"events": 2, "cost_usd": "0.00021", "charge_usd": "0.000000007", "charged_usd": "0.000000007"},
+            **{"margin_usd": "-0.000209993"},
             **{"margin_percent": "-2999900.00", "estimated_events": 0, "estimated_cost_usd": "0.00"},
-            **{"estimated_charged_usd": "0.00", "unpriced_events": 1, "unpriced_charged_usd": "0.000000007"},
+            **{"estimated_charge_usd": "0.00", "estimated_charged_usd": "0.00", "unpriced_events": 1},
+            **{"unpriced_charge_usd": "0.000000007", "unpriced_charged_usd": "0.000000007"},
             **{"voided_events": 1, "returned_usd": "0.00", "net_usd": "-0.000209993"},
         }
         models = await read(by="model")

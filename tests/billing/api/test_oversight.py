@@ -1,9 +1,13 @@
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
+from typing import get_args
+
+import pytest
 
 from billing.api.services import Services
 from billing.effects import LiveBalance
+from billing.identity.callers import Caller, Kind
 from billing.ledger.catalogue import sync_prices
 from billing.rates import FACTOR_SCALE
 from billing.usage import Usage
@@ -106,9 +110,8 @@ async def test_a_usage_event_with_its_lines(api: Api) -> None:
             "reasoning_tokens": 0,
             "total_tokens": 1010,
             "units": {"searches": 2},
-            "cost_usd": "0.010077288",
+            "charge_usd": "0.011085017",
             "charged_usd": "0.011085017",
-            "price_id": PRICE.id,
             "estimated": False,
             "status": 200,
             "outcome": "settled",
@@ -125,16 +128,42 @@ async def test_a_usage_event_with_its_lines(api: Api) -> None:
     ]
     one = (await api.get(key["key"], f"/account/usage/events/{request_id}")).json
     lines = one.pop("lines")
-    added = {"multiplier": "batch", "multiplier_factor": "0.5", "markup_percent": "10"}
-    assert one == {**listed[0], **added}
-    assert lines == [
-        {"class": "input", "quantity": 1002, "price_usd_per_million": "0.15", "amount_usd": "0.00007515"},
-        {"class": "cached_input", "quantity": 1, "price_usd_per_million": "0.075", "amount_usd": "0.0000000375"},
-        {"class": "output", "quantity": 7, "price_usd_per_million": "0.60", "amount_usd": "0.0000021"},
-        {"class": "search", "quantity": 2, "price_usd": "0.01", "amount_usd": "0.01"},
+    assert one == {**listed[0], "multiplier": "batch", "multiplier_factor": "0.5"}
+    assert lines == [  # at the customer's own prices
+        {"class": "input", "quantity": 1002, "price_usd_per_million": "0.165", "amount_usd": "0.000082665"},
+        {"class": "cached_input", "quantity": 1, "price_usd_per_million": "0.0825", "amount_usd": "0.00000004125"},
+        {"class": "output", "quantity": 7, "price_usd_per_million": "0.66", "amount_usd": "0.00000231"},
+        {"class": "search", "quantity": 2, "price_usd": "0.011", "amount_usd": "0.011"},
     ]
+    assert rounded_up(lines) == Decimal(one["charge_usd"])
+
+
+def rounded_up(lines: list[dict[str, str]]) -> Decimal:
+    """What amounts come to, in whole nano-USD."""
     total = sum((Decimal(line["amount_usd"]) for line in lines), Decimal(0))
-    assert total.quantize(Decimal("1e-9"), "ROUND_CEILING") == Decimal(one["cost_usd"])
+    return total.quantize(Decimal("1e-9"), "ROUND_CEILING")
+
+
+async def test_with_customers_see_cost_both_are_told(services: Services, billing: Billing) -> None:
+    async with serving(replace(services, customers_see="cost"), billing) as api:
+        await sync_prices(billing.database, PRICES)
+        account, key = await api.customer()
+        request_id = await billing.debit(
+            account["id"], key["id"], USAGE, admitted_at=NOW, multiplier="batch", markup_scaled=10 * FACTOR_SCALE
+        )
+        one = (await api.get(key["key"], f"/account/usage/events/{request_id}")).json
+        assert (one["cost_usd"], one["charge_usd"]) == ("0.010077288", "0.011085017")
+        assert (one["price_id"], one["markup_percent"]) == (PRICE.id, "10")
+        assert [line["amount_usd"] for line in one["lines"]] == ["0.00007515", "0.0000000375", "0.0000021", "0.01"]
+        assert rounded_up(one["lines"]) == Decimal(one["cost_usd"])
+
+
+@pytest.mark.parametrize("kind", get_args(Kind))
+@pytest.mark.parametrize("operator", [False, True])
+def test_operators_and_their_programs_see_the_cost(kind: Kind, operator: bool) -> None:
+    """The admin key, service keys, and people with the operator's right, whatever customers see."""
+    sees = Caller(kind, operator=operator).is_operator
+    assert sees == (operator or kind in ("admin", "service"))
 
 
 async def test_events_are_filtered_and_paged(api: Api) -> None:
@@ -195,7 +224,8 @@ async def test_totals_by_key_and_user(api: Api) -> None:
     for made in (key, key, second):
         user_id = made["user_id"]
         await api.billing.debit(account["id"], made["id"], USAGE, charged_nano=1_500_000_000, user_id=user_id)
-    expected = {"events": 3, "input_tokens": 3009, "output_tokens": 21, "total_tokens": 3030, "cost_usd": "4.50"}
+    expected = {"events": 3, "input_tokens": 3009, "output_tokens": 21, "total_tokens": 3030, "charge_usd": "4.50"}
+    expected["cost_usd"] = "4.50"
     assert (await api.get(key["key"], "/billing/usage")).json == expected
     assert (await api.get(key["key"], "/billing/usage", key_id=second["id"])).json["events"] == 1
     assert (await api.get(key["key"], "/billing/usage", user_id="ann")).json["events"] == 2

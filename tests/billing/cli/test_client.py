@@ -14,7 +14,10 @@ from billing.calls import ANSWER_LIMIT_BYTES
 from billing.cli.client import CommandClient
 
 Answer = Callable[[socket.socket], object]
-TOTALS = b'{"events":1,"input_tokens":1,"output_tokens":1,"total_tokens":2,"cost_usd":"1.00","brand_new":[1]}'
+TOTALS = (
+    b'{"events":1,"input_tokens":1,"output_tokens":1,"total_tokens":2,'
+    b'"charge_usd":"1.00","cost_usd":"1.00","brand_new":[1]}'
+)
 
 
 @contextmanager

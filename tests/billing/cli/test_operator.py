@@ -67,9 +67,9 @@ async def test_a_refund_of_which_nothing_is_known_names_its_key() -> None:
     for error in (Unreachable("http://gw", "no answer"), Refused(503, "unavailable", "Stripe failed.", {})):
         client = Away(error)
         with pytest.raises(CommandFailed) as failed:
-            await orders.refund(client, "ord_1")  # type: ignore[arg-type]
+            await orders.refund(client, "ord_1", yes=True)  # type: ignore[arg-type]
         assert f"--idempotency-key {client.keys[0]}" in str(failed.value)
         assert failed.value.code == UNREACHABLE
     refused = Refused(409, "idempotency_conflict", "It is disputed.", {})
     with pytest.raises(Refused):
-        await orders.refund(Away(refused), "ord_1")  # type: ignore[arg-type]
+        await orders.refund(Away(refused), "ord_1", yes=True)  # type: ignore[arg-type]

@@ -160,7 +160,7 @@ async def test_an_id_stays_one_segment_of_the_path(client: BillingClient) -> Non
 async def test_newer_fields_are_kept(serve: Serve) -> None:
     async def handler(request: web.Request) -> web.Response:
         return web.json_response({"events": 1, "input_tokens": 1, "output_tokens": 1, "total_tokens": 2,
-                                  "cost_usd": "1.00", "brand_new": [1]})  # fmt: skip
+                                  "charge_usd": "1.00", "cost_usd": "1.00", "brand_new": [1]})  # fmt: skip
 
     async with BillingClient(await serve(handler) + "/") as client:
         assert (await client.usage()).received["brand_new"] == [1]

@@ -162,7 +162,7 @@ async def test_a_charge_that_counts_did_not_make_is_said_to_be_so(billing: Billi
     assert found is not None
     explanation = explain(*found)
     assert not explanation.adds_up
-    assert "charged 0.000000005 USD: not made from these counts" in format_explanation(explanation)
+    assert "a charge of 0.000000005 USD: not made from these counts" in format_explanation(explanation)
 
 
 async def test_an_event_without_its_price_row_is_still_explained(billing: Billing) -> None:

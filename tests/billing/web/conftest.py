@@ -77,7 +77,7 @@ async def services(
     refused = RefusedRequests(RedisState(link, Keyspace(key_prefix)), RefusedRules())
     shown = PaymentOversight(payments.events, payments.comparisons)
     more = {"payments": payments, "payment_oversight": shown}
-    yield replace(bare_services, refused=refused, models=lambda: MODELS, windows=windows, **more)
+    yield replace(bare_services, refused=refused, models=lambda plan: MODELS, windows=windows, **more)
     await link.close()
 
 

@@ -145,4 +145,4 @@ async def test_the_quickstart_has_the_first_request_and_shows_it_arrive(console:
     await sync_prices(console.billing.database, PRICES)
     account_id = console.organization.account_id
     await console.billing.debit(account_id, "key_1", Usage(input_tokens=7))
-    assert 'data-label="Charged"' in (await console.get("/quickstart", "viewer")).text
+    assert 'data-label="Charge"' in (await console.get("/quickstart", "viewer")).text

@@ -34,25 +34,25 @@ OF_THE_API = {
     "operator account set": "operator account set acc_x --status closed",
     "operator account quotas": "operator account quotas acc_x",
     "operator grant": "operator grant acc_x 5",
-    "operator refund": "operator refund acc_x 5",
+    "operator refund": "operator refund acc_x 5 --yes",
     "operator requests": "operator requests --refused",
     "operator provider reconcile": "operator provider reconcile --provider x --since 2026-01-01",
     "operator provider list": "operator provider list",
-    "operator adjust": "operator adjust acc_x --add 5 --reason y",
+    "operator adjust": "operator adjust acc_x --add 5 --reason y --yes",
     **{f"operator {what}": f"operator {what} acc_x --reason y" for what in ("suspend", "close", "reopen")},
     "operator plan list": "operator plan list",
     "operator plan show": "operator plan show free",
     "operator plan give": "operator plan give acc_x free",
     "operator margin": "operator margin",
     "operator lots": "operator lots acc_x",
-    "operator coupon create": "operator coupon create Spring 5",
+    "operator coupon create": "operator coupon create Spring 5 --yes",
     "operator coupon list": "operator coupon list",
     "operator coupon disable": "operator coupon disable cpn_x",
     "operator order list": "operator order list",
     "operator order show": "operator order show ord_x",
-    "operator order credit": "operator order credit prk_x",
+    "operator order credit": "operator order credit prk_x --yes",
     "operator order dismiss": "operator order dismiss prk_x --note y",
-    "operator order refund": "operator order refund ord_x",
+    "operator order refund": "operator order refund ord_x --yes",
     "operator exports list": "operator exports list",
     "operator exports parked": "operator exports parked",
     "operator exports retry": "operator exports retry x --all",
@@ -76,7 +76,7 @@ OF_THE_API = {
 }
 REFUSED = [
     *("explain x", "ledger set-aside discard x", "operator account show acc_x", "operator account quotas acc_x"),
-    *("operator account set acc_x --status closed", "operator grant acc_x 5", "operator refund acc_x 5"),
+    *("operator account set acc_x --status closed", "operator grant acc_x 5", "operator refund acc_x 5 --yes"),
     *("operator key create acc_x k", "operator key update key_x --name y", "operator key revoke key_x"),
     *("operator price try nobody/nothing input_tokens=1", "operator exporters assign x acc_x"),
 ]
@@ -150,6 +150,20 @@ def test_a_wrong_setting_is_2(shell: Shell) -> None:
     result = shell.run("doctor", env=wrong)
     assert result.code == 1
     assert "MAX_BODY_BYTES" in result.stdout
+
+
+def test_a_folder_without_data_is_3_and_stays_so(shell: Shell) -> None:
+    """`up` alone makes a database; `serve` is given its stores, and says so."""
+    on_stores = [each for name, each in ON_STORES.items() if name != "serve"]
+    for command, said in each_failed(shell, [*on_stores, *OF_THE_API.values()], 3):
+        assert f"There is no data in {shell.data_dir}" in said, command
+        assert "metergate up" in said, command
+    doctor = shell.run("doctor")
+    assert doctor.code == 3
+    assert "There is no data" in doctor.stdout
+    for half in ({"DATABASE_URL": "postgresql://u@127.0.0.1:1/n"}, {"REDIS_URL": "redis://127.0.0.1:1"}):
+        assert list(each_failed(shell, ["reconcile", "operator account list"], 3, half))
+    assert not shell.data_dir.exists()
 
 
 def test_stores_that_are_away_are_3(shell: Shell) -> None:

@@ -22,9 +22,10 @@ def account(shell: Shell, stores: dict[str, str]) -> str:
 
 
 def test_a_balance_is_adjusted_and_an_account_closed(shell: Shell, stores: dict[str, str], account: str) -> None:
-    taken = shell.run("operator", "adjust", account, "--take", "2.50", "--reason", "x", "--json", env=stores).json
+    adjust = ("operator", "adjust", account, "--reason", "x", "--yes")
+    taken = shell.run(*adjust, "--take", "2.50", "--json", env=stores).json
     assert (taken["amount_usd"], taken["balance_usd"]) == ("-2.50", "-2.50")
-    added = shell.run("operator", "adjust", account, "--add", "1", "--reason", "x", "--against", "revenue", env=stores)
+    added = shell.run(*adjust, "--add", "1", "--against", "revenue", env=stores)
     assert "-1.50" in added.stdout
     for wrong in (("--reason", "x"), ("--add", "1", "--take", "1", "--reason", "x"), ("--add=-1", "--reason", "x")):
         shell.run("operator", "adjust", account, *wrong, env=stores).failed(USAGE)
@@ -68,7 +69,7 @@ def test_a_period_is_priced_again(shell: Shell, stores: dict[str, str], database
     reprice = ("operator", "price", "reprice")
     compared = shell.run(*reprice, *asked, "--json", env=stores).json
     assert (compared["dry_run"], compared["requests"], compared["corrected"]) == (True, 1, 0)
-    applied = shell.run(*reprice, *asked, "--apply", "--reason", "x", env=stores)
+    applied = shell.run(*reprice, *asked, "--apply", "--reason", "x", "--yes", env=stores)
     assert "1 requests" in applied.stdout
     shell.run(*reprice, "nothing", *asked[1:], env=stores).failed(USAGE)
     shell.run(*reprice, asked[0], "--since", "x", "--until", "y", env=stores).failed(REFUSED)

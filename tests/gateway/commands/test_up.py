@@ -218,9 +218,10 @@ def test_operator_commands_reach_it_every_way(up: Up, way: Way) -> None:
     account = run("operator", "account", "create", "Acme", "--json").json
     granted = run("operator", "grant", account["id"], "2.50", "--note", "hello", "--json").json
     assert granted["balance_usd"] == "2.50"
-    refund = ("operator", "refund", account["id"], "1.25", "--note", "sorry", "--idempotency-key", "r1", "--json")
+    once = ("--idempotency-key", "r1", "--yes")
+    refund = ("operator", "refund", account["id"], "1.25", "--note", "sorry", *once, "--json")
     assert [run(*refund).json["balance_usd"] for _ in range(2)] == ["3.75", "3.75"]
-    assert run("operator", "refund", account["id"], "2", "--idempotency-key", "r1").code == 1
+    assert run("operator", "refund", account["id"], "2", *once).code == 1
     changed = run(
         *("operator", "account", "set", account["id"], "--plan", "starter", "--status", "suspended"),
         *("--credit-limit", "7.50", "--json"),

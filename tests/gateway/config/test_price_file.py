@@ -124,7 +124,7 @@ async def test_every_gateway_takes_a_change_and_one_from_before_it_served(
     for each in served:
         assert (await ask(each, chat(max_tokens=5))).status == 200
         charged.append((await each.events())[-1])
-    assert all(parse_usd(event["cost_usd"]) == event["input_tokens"] * 300_000 for event in charged)
+    assert all(parse_usd(event["charge_usd"]) == event["input_tokens"] * 300_000 for event in charged)
 
 
 async def _priced(served: Sequence[Customer], price: str) -> None:

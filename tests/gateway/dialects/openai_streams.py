@@ -23,11 +23,11 @@ def usage_event(prompt: int, completion: int, **fields: Any) -> bytes:
     return event(**{"choices": [], "usage": {"prompt_tokens": prompt, "completion_tokens": completion}} | fields)
 
 
-def run(tap: SseTap, chunks: list[bytes], cost_usd: str | None = None) -> tuple[bytes, bytes]:
+def run(tap: SseTap, chunks: list[bytes], charge_usd: str | None = None) -> tuple[bytes, bytes]:
     """What came before the end, and what `finish` held back."""
     passed = b"".join(map(tap.feed, chunks))
     tap.end()
-    return passed, tap.finish(cost_usd)
+    return passed, tap.finish(charge_usd)
 
 
 def used(tap: SseTap) -> tuple[int, int] | None:

@@ -171,22 +171,24 @@ def test_the_cost_is_added_to_the_last_usage_chunk_alone() -> None:
     tap = SseTap(READER, hold_usage=True)
     passed, rest = run(tap, chunks, "0.000012")
     assert passed == says("a") + usage_event(1, 1)
-    costed = event(choices=[], usage={"prompt_tokens": 7, "completion_tokens": 8, "cost_usd": "0.000012"})
-    assert rest == costed + b": ping\n\n" + DONE
+    told = {"cost_usd": "0.000012", "charge_usd": "0.000012"}
+    charged = event(choices=[], usage={"prompt_tokens": 7, "completion_tokens": 8, **told})
+    assert rest == charged + b": ping\n\n" + DONE
     assert used(tap) == (7, 8)
 
 
 def test_the_cost_keeps_the_lines_of_its_event() -> None:
     written = b': c\r\nid: 1\r\ndata:{"choices":[],\r\ndata: "usage":{"prompt_tokens":1}}\r\n\r\n'
     _, rest = run(SseTap(READER, hold_usage=True), [written], "0.01")
-    assert rest == b': c\r\nid: 1\r\ndata: {"choices":[],"usage":{"prompt_tokens":1,"cost_usd":"0.01"}}\r\n\r\n'
+    told = b'{"prompt_tokens":1,"cost_usd":"0.01","charge_usd":"0.01"}'
+    assert rest == b': c\r\nid: 1\r\ndata: {"choices":[],"usage":' + told + b"}\r\n\r\n"
 
 
 def test_usage_beside_content_carries_the_cost_when_it_comes_last() -> None:
     last = says("a", usage={"prompt_tokens": 1, "completion_tokens": 1})
     passed, rest = run(SseTap(READER, hold_usage=True), [last], "0.01")
     assert passed == b""
-    assert b'"cost_usd":"0.01"' in rest
+    assert b'"charge_usd":"0.01"' in rest
     passed, rest = run(SseTap(READER, hold_usage=True), [last, says("b")], "0.01")
     assert (passed, rest) == (last + says("b"), b"")
 

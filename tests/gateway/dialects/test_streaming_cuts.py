@@ -97,7 +97,7 @@ def test_with_a_cost_all_else_is_as_it_was(stream: tuple[list[tuple[bytes, str, 
     assert used(tap) == last_usage(events)
     with_data = [kind for written, kind, _ in events if event_data(written)]
     if with_data and with_data[-1] in ("usage", "only"):
-        assert joined.count(b'"cost_usd":"0.5"') == 1
+        assert joined.count(b'"charge_usd":"0.5"') == 1
     else:
         assert joined == b"".join(chunks)
 

@@ -29,6 +29,11 @@ def operations(api: Json) -> dict[tuple[str, str], Json]:
     }
 
 
+OF_OTHERS = (
+    *("{org_id}", "{order_id}", "{endpoint_id}", "{budget_id}", "{provider}", "{plan_id}"),
+    "/usage/refusals/{request_id}",
+)
+"""What answers of these are like is seen elsewhere."""
 ALIAS = "/api/v1"
 """Before the paths of a customer's billing: the same operations once more."""
 
@@ -143,7 +148,7 @@ async def test_answers_are_as_they_are_described(gateway: Gateway) -> None:
         if "/responses/" in path or "/conversations/" in path:  # a provider's own
             continue
         if path.startswith(("/api/service/", "/api/auth/oidc/")) or any(
-            each in path for each in ("{org_id}", "{order_id}", "{endpoint_id}", "{budget_id}", "{provider}")
+            each in path for each in OF_OTHERS
         ):  # tests/gateway/test_metering.py, tests/billing/api
             continue
         who = of_person if operation["security"] == [{"person": []}] else headers

@@ -262,7 +262,7 @@ async def test_a_generation_is_the_usage_event(gateway: Gateway) -> None:
         "end-user-1",
         customer.key_id,
     )
-    assert sum(Fraction(line["amount_usd"]) for line in generation["lines"]) == Fraction(generation["cost_usd"])
+    assert sum(Fraction(line["amount_usd"]) for line in generation["lines"]) == Fraction(generation["charge_usd"])
     assert generation == (await fetch(customer.get(f"/api/account/usage/events/{event['id']}"))).json
     refusal(await fetch(stranger.get(path)), 404, "not_found")
     for wrong in ("nothing", "0" * 26, "a%00b", "%ff", "x" * 3000, "'; DROP TABLE usage_events"):

@@ -209,7 +209,7 @@ async def the_cost_stands_in_the_last_usage_where_the_client_wants_it(make_echo:
     customer = await (await make_echo(Provider(streaming(*STREAM)))).customer("5.00")
     fetched = await say(customer, "stream", headers={"x-metergate-include-cost": "true"})
     count = next(line for line in fetched.body.split(b"\n\n") if line.startswith(b"event: count"))
-    assert json.loads(count.partition(b"data: ")[2])["spent"]["cost_usd"] == "0.0000045"
+    assert json.loads(count.partition(b"data: ")[2])["spent"]["charge_usd"] == "0.0000045"
     assert fetched.body.endswith(STREAM[-1])
 
 

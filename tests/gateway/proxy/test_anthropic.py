@@ -315,7 +315,7 @@ async def the_cost_stands_in_the_last_usage_where_the_client_wants_it(make_anthr
     customer = await (await make_anthropic(Provider(streaming(*stream("Hello"))))).customer("5.00")
     fetched = await send(customer, message(stream=True), headers={"x-metergate-include-cost": "true"})
     delta = next(each for each in fetched.body.split(b"\n\n") if each.startswith(b"event: message_delta"))
-    cost = json.loads(delta.partition(b"data: ")[2])["usage"]["cost_usd"]
+    cost = json.loads(delta.partition(b"data: ")[2])["usage"]["charge_usd"]
     assert parse_usd(cost) == COST
 
 

@@ -81,11 +81,14 @@ async def test_a_charge_is_exact_and_rounded_up_once(
             spent += charged
             assert await spent_nano(customer) == spent
             event = (await customer.events())[-1]
-            assert parse_usd(event["cost_usd"]) == ceil(cost)
+            stored = await gateway.runtime.reports.priced_event(event["id"])
+            assert stored is not None
+            assert stored.event.cost_nano == ceil(cost)
+            assert parse_usd(event["charge_usd"]) == charged
             assert (event["cached_input_tokens"], event["cache_write_tokens"]) == (333, 111)
             assert event["reasoning_tokens"] == 77
             lines = (await fetch(customer.get(f"/v1/generations/{event['id']}"))).json["lines"]
-            assert sum(Fraction(line["amount_usd"]) for line in lines) == cost / 10**9
+            assert sum(Fraction(line["amount_usd"]) for line in lines) == cost * factor / 10**9
             assert {line["class"]: line["quantity"] for line in lines} == {**counts, "request": 1}
 
 

@@ -38,7 +38,7 @@ async def a_chat_request_is_answered_and_debited_exactly(gateway: Gateway) -> No
     reported = fetched.json["usage"]
     event = await the_event(customer, reported["prompt_tokens"] * INPUT + reported["completion_tokens"] * OUTPUT)
     assert event["id"] == fetched.headers["x-request-id"]
-    assert event["charged_usd"] == event["cost_usd"] == fetched.headers["x-metergate-cost-usd"]
+    assert event["charge_usd"] == event["charged_usd"] == fetched.headers["x-metergate-charge-usd"]
     assert (event["input_tokens"], event["output_tokens"]) == (reported["prompt_tokens"], reported["completion_tokens"])
     assert (event["endpoint"], event["status"], event["stream"]) == ("/v1/chat/completions", 200, False)
     assert fetched.headers["x-metergate-balance-usd"] == (await customer.balance())["balance_usd"]

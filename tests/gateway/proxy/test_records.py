@@ -98,8 +98,8 @@ async def test_the_log_has_a_line_for_each_request(make_gateway: MakeGateway, tm
     events = {each["id"]: each for each in await customer.events()}
     for each in lines[:2]:
         event = events[each["request_id"]]
-        assert {name: each[name] for name in ("input_tokens", "output_tokens", "cost_usd", "charged_usd")} == {
-            name: event[name] for name in ("input_tokens", "output_tokens", "cost_usd", "charged_usd")
+        assert {name: each[name] for name in ("input_tokens", "output_tokens", "charge_usd", "charged_usd")} == {
+            name: event[name] for name in ("input_tokens", "output_tokens", "charge_usd", "charged_usd")
         }
         assert each["input_tokens"] > 0
         assert each["key_prefix"] == customer.key[:10]

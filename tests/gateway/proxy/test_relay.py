@@ -95,10 +95,10 @@ async def the_cost_is_told_to_who_asks(make_gateway: MakeGateway, upstream: Upst
     customer = await gateway.customer()
     cost = "0.0001542"
     assert parse_usd(cost) == 1000 * INPUT + 7 * OUTPUT
-    with_cost = usage_chunk(1000, 7, cost_usd=cost)
+    with_charge = usage_chunk(1000, 7, cost_usd=cost, charge_usd=cost)
     for fields in ({}, {"stream_options": {"include_usage": True}}):
         fetched = await ask(customer, {**STREAM, **fields}, headers={"x-metergate-include-cost": "true"})
-        assert fetched.body == b"".join((*WORDS, with_cost, DONE))
+        assert fetched.body == b"".join((*WORDS, with_charge, DONE))
     plain = await ask(customer, STREAM, headers={"x-metergate-include-cost": "false"})
     assert plain.body == b"".join((*WORDS, DONE))
 

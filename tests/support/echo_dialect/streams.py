@@ -53,9 +53,9 @@ class EchoEvents:
     def without_null_usage(self, block: bytes) -> bytes:
         return block
 
-    def with_cost(self, data: bytes, cost_usd: str) -> bytes:
+    def with_charge(self, data: bytes, charge_usd: str) -> bytes:
         fields = _object(data)
-        return json.dumps({**fields, "spent": {**fields["spent"], "cost_usd": cost_usd}}).encode()
+        return json.dumps({**fields, "spent": {**fields["spent"], "charge_usd": charge_usd}}).encode()
 
 
 class ArrayTap:
@@ -109,7 +109,7 @@ class ArrayTap:
         if not self.done:
             self._read(self._line)
 
-    def finish(self, cost_usd: str | None = None) -> bytes:
+    def finish(self, charge_usd: str | None = None) -> bytes:
         return self._end
 
     @property

@@ -268,5 +268,5 @@ def test_the_cost_stands_in_the_last_usage() -> None:
     early = b"".join(map(tap.feed, stream("Hello")))
     tap.end()
     out = early + tap.finish("0.5")
-    assert b'"usage":{"output_tokens":15,"cost_usd":"0.5"}' in out
-    assert out.count(b"cost_usd") == 1
+    assert b'"usage":{"output_tokens":15,"cost_usd":"0.5","charge_usd":"0.5"}' in out
+    assert out.count(b"charge_usd") == 1

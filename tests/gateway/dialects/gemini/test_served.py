@@ -167,7 +167,7 @@ async def test_the_cost_stands_in_the_last_usage_where_the_client_wants_it(make:
     customer = await (await make(Provider(streaming(array(*PIECES), headers=JSON_HEADERS)))).customer("5.00")
     headers = {"x-goog-api-key": customer.key, "x-metergate-include-cost": "true"}
     fetched = await generate(customer, method="streamGenerateContent", headers=headers)
-    assert json.loads(fetched.body)[-1]["usageMetadata"]["cost_usd"] == "0.000028"
+    assert json.loads(fetched.body)[-1]["usageMetadata"]["charge_usd"] == "0.000028"
 
 
 async def test_a_blocked_prompt_costs_its_input(make: Make) -> None:

@@ -179,10 +179,11 @@ class TestEnds:
         tap.end()
         told = passed + tap.finish("0.00001")
         assert told != whole
-        assert b'"cost_usd":"0.00001"' in told
+        assert b'"cost_usd":"0.00001","charge_usd":"0.00001"' in told
         if content_type == JSON:
             last = json.loads(told)
-            assert last[-1]["usageMetadata"].pop("cost_usd") == "0.00001"
+            said = last[-1]["usageMetadata"]
+            assert said.pop("charge_usd") == said.pop("cost_usd") == "0.00001"
             assert last == PIECES
 
     def test_what_is_kept_is_bounded(self, content_type: bytes, write: Any) -> None:

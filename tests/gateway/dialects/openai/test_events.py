@@ -88,9 +88,10 @@ def test_texts_of_events() -> None:
 
 
 def test_the_cost_goes_into_the_usage() -> None:
-    assert EVENTS.with_cost(b'{"a": 1.0, "usage": {"x": 1}}', "0.01") == b'{"a":1.0,"usage":{"x":1,"cost_usd":"0.01"}}'
+    told = b'{"a":1.0,"usage":{"x":1,"cost_usd":"0.01","charge_usd":"0.01"}}'
+    assert EVENTS.with_charge(b'{"a": 1.0, "usage": {"x": 1}}', "0.01") == told
     for without in (b'{"usage":null}', b'{"a":1}', b"[DONE]"):
-        assert EVENTS.with_cost(without, "0.01") == without
+        assert EVENTS.with_charge(without, "0.01") == without
 
 
 @pytest.mark.parametrize("choices", [b"[]", b"[ ]", b'[{"index":0,"delta":{"content":"a"}}]', b"null", None])

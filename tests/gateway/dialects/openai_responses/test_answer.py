@@ -149,9 +149,9 @@ def test_the_cost_goes_into_the_usage_of_the_terminal_event() -> None:
     tap = SseTap(ResponseEvents(), hold_usage=True)
     passed = tap.feed(stream())
     rest = tap.finish("0.0012")
-    assert b"cost_usd" not in passed
+    assert b"charge_usd" not in passed
     event = json.loads(rest.partition(b"data: ")[2])
-    assert event["response"]["usage"] == {**USAGE, "cost_usd": "0.0012"}
+    assert event["response"]["usage"] == {**USAGE, "cost_usd": "0.0012", "charge_usd": "0.0012"}
 
 
 def test_metadata_that_names_a_terminal_event_ends_nothing() -> None:

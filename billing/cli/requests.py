@@ -1,0 +1,127 @@
+"""`metergate requests`: one's own last requests, metered or refused; and how one came to its charge, for `explain`."""
+
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING, Annotated
+
+import msgspec
+import typer
+
+from billing.cli.options import Cursor, Limit
+from billing.cli.output import CommandFailed, Shown, Table, page_parts
+from billing.cli.people import add_person_call
+from billing.cli.session import FindSession
+from billing.pages import DEFAULT_LIMIT
+
+if TYPE_CHECKING:
+    from billing.person_calls import PersonCalls
+    from billing.shapes.operation import RefusedShape
+    from billing.shapes.usage import ExplainedEventShape, LineShape
+
+_CLASS, _QUANTITY = 14, 12
+"""Columns of a line of the arithmetic."""
+
+
+def add_requests(app: typer.Typer, find: FindSession) -> None:
+    """Add `requests`."""
+    add_person_call(app, "requests", requests, find)
+
+
+async def requests(
+    client: "PersonCalls",
+    refused: Annotated[bool, typer.Option("--refused", help="Those that were refused, with the reason.")] = False,
+    key: Annotated[str | None, typer.Option(metavar="KEY_ID", help="Of one key.")] = None,
+    model: Annotated[str | None, typer.Option(metavar="MODEL", help="Of one model, as it was asked for.")] = None,
+    limit: Limit = DEFAULT_LIMIT,
+    cursor: Cursor = None,
+) -> Shown:
+    """List your account's last requests, newest first; `metergate explain` says more of one."""
+    if refused:
+        if model is not None or cursor is not None:
+            raise typer.BadParameter("goes with --key and --limit alone", param_hint="--refused")
+        found = await client.own_refusals(key, limit)
+        refusals = [(each.created_at, each.id, each.key_id or "-", each.model or "-", each.code) for each in found.data]
+        return Shown(found.received, page_parts(("time", "request", "key", "model", "code"), refusals, None))
+    page = await client.usage_page({"key_id": key, "model": model, "limit": str(limit), "cursor": cursor})
+    rows = [
+        (each.created_at, each.id, each.key_id, each.model, str(each.status), str(each.total_tokens), each.charge_usd)
+        for each in page.data
+    ]
+    headers = ("time", "request", "key", "model", "status", "tokens", "charge USD")
+    return Shown(page.received, page_parts(headers, rows, page.next_cursor))
+
+
+async def explained(client: "PersonCalls", request_id: str) -> Shown:
+    """Return how a request came to its charge; of one that was refused, what it lacked. Raises `CommandFailed` where it
+    is none of the account's, and what the client raises."""
+    from billing.answers import Refused
+
+    try:
+        return shown_event(await client.own_event(request_id))
+    except Refused as error:
+        if error.code != "not_found":
+            raise
+    try:
+        return shown_refusal(await client.own_refusal(request_id))
+    except Refused as error:
+        if error.code != "not_found":
+            raise
+    raise CommandFailed(
+        f"Your account has no request {request_id!r}, and no refusal of it is kept: give the x-request-id of its "
+        "answer."
+    )
+
+
+def shown_event(event: "ExplainedEventShape") -> Shown:
+    """Return a request with the lines of its charge, as a command shows it; what it cost at the provider stands there
+    where the gateway tells."""
+    rows = [
+        ("when", event.created_at),
+        ("account", f"{event.account_id}, key {event.key_id}" + (f", user {event.user_id}" if event.user_id else "")),
+        ("model", f"{event.model}, served by {event.provider} as {event.provider_model}"),
+        ("outcome", f"{event.outcome}, HTTP {event.status}" + (", counts estimated" if event.estimated else "")),
+    ]
+    if event.multiplier is not None:
+        rows.append(("variant", f"{event.multiplier}, each line times {event.multiplier_factor}"))
+    if isinstance(event.price_id, str):
+        rows.append(("price", event.price_id or "none"))
+    rows += [("", _arithmetic(line)) for line in event.lines]
+    if isinstance(event.cost_usd, str):
+        rows.append(("cost", f"{event.cost_usd} USD: the sum, rounded up to 0.000000001"))
+        rows.append(("charge", f"{event.charge_usd} USD: with a markup of {event.markup_percent} %"))
+    else:
+        how = "the sum, rounded up to 0.000000001" if event.lines else "not made from these counts"
+        rows.append(("charge", f"{event.charge_usd} USD: {how}"))
+    if event.note:
+        rows.append(("note", event.note))
+    return Shown(event.received, (f"Request {event.id}", Table((), rows)))
+
+
+def _arithmetic(line: "LineShape") -> str:
+    prices = (
+        (line.price_usd_per_million, "a million"),
+        (line.price_usd_per_hour, "an hour"),
+        (line.price_usd, "a second" if line.price_class == "second" else "each"),
+    )
+    price = next(f"{usd} USD {per}" for usd, per in prices if isinstance(usd, str))
+    text = f"{line.price_class:<{_CLASS}} {line.quantity:>{_QUANTITY}} at {price} = {line.amount_usd} USD"
+    return f"{text} ({line.provider_model})" if isinstance(line.provider_model, str) else text
+
+
+def shown_refusal(refused: "RefusedShape") -> Shown:
+    """Return a refused request as a command shows it: when, why, and what it lacked."""
+    fields = msgspec.structs.asdict(refused).items()
+    rows = [(name.replace("_", " "), _text(value)) for name, value in fields if name != "details"]
+    rows += _details(refused.details)
+    return Shown(refused.received, (f"{refused.id} was refused; nothing was charged.", Table((), rows)))
+
+
+def _details(details: Mapping[str, object]) -> Iterator[tuple[str, str]]:
+    for name, value in details.items():
+        if isinstance(value, Mapping):
+            yield from ((f"{name}: {field.replace('_', ' ')}", _text(each)) for field, each in value.items())
+        else:
+            yield name.replace("_", " "), _text(value)
+
+
+def _text(value: object) -> str:
+    return "-" if value is None else str(value)
