@@ -146,6 +146,7 @@ class Limits:
     service_hold_s: int = _whole(3600, 1, 31 * 86_400, "a service's hold lasts as long unless it says")
     service_hold_max_s: int = _whole(86_400, 1, 366 * 86_400, "and at most as long")
     service_holds: int = _whole(10_000, 1, 1_000_000, "open holds of services, in all; a part of `max_unsettled`")
+    service_holds_per_account: int = _whole(2500, 1, 1_000_000, "of these at most, of one account")
     service_events_waiting: int = _whole(10_000, 1, 1_000_000, "events of services that wait for Postgres in a process")
     usage_retention_months: int | None = _whole(
         None, 2, 1200, "usage events are kept as long, beside this month's; null: for good; rollups stay"
