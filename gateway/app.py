@@ -94,7 +94,7 @@ class Served:
     rules: EdgeRules
     edge: EdgeKind
 
-    def runner(self, **options: Any) -> web.AppRunner:
+    def runner(self, **options: Any) -> EdgeRunner | PlainRunner:
         """Run it; options are those of `web.AppRunner`."""
         if self.edge == "plain":
             return PlainRunner(self.app, self.rules, **options)
@@ -174,7 +174,7 @@ async def serving(
             health.exports = start_shared_work(runtime, metrics, jobs)
         health.ready = True
         yield (
-            Served(app, parts.proxy, parts.dialects, edge_rules(settings.defaults, cors), settings.defaults.edge),
+            Served(app, parts.proxy, parts.dialects, edge_rules(settings, cors), settings.defaults.edge),
             health,
         )
     finally:
