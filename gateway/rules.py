@@ -188,10 +188,13 @@ def proxy_rules(settings: Settings) -> ProxyRules:
 def socket_rules(settings: Settings) -> tuple[ClientSocketRules, SocketRules]:
     """Return the bounds of WebSockets, of clients and to providers."""
     defaults = settings.defaults
+    most = connections_within(defaults.max_connections)
     return (
         ClientSocketRules(
-            *(defaults.response_sockets, defaults.response_sockets_per_account, defaults.response_socket_s),
-            settings.proxy_max_body_bytes,
+            most=min(defaults.response_sockets, max(1, most // SHARES)),
+            most_of_account=defaults.response_sockets_per_account,
+            max_s=defaults.response_socket_s,
+            max_message_bytes=settings.proxy_max_body_bytes,
         ),
         SocketRules(SOCKET_CONNECT_S, defaults.upstream_timeout_s, defaults.upstream_answer_bytes, ENDS),
     )

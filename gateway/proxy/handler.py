@@ -100,6 +100,7 @@ class Proxy:
         self._large_bytes = bodies.rules.large_bytes
         self._small_bytes = min(self._large_bytes, UNCOUNTED_BYTES)
         self._intake = Intake(bodies, effects, router, links, rules, clock)
+        self.refuse_hopeless = self._intake.refuse_hopeless
         self._clock = clock
         self.new_id = new_id or Ulids()
 

@@ -130,7 +130,7 @@ class Intake:
             if size_bytes > self._large_bytes and not kept.looked_at:
                 kept.looked_at = True
                 kept.fit(size_bytes)
-                await self._refuse_hopeless(principal, exchange.match)
+                await self.refuse_hopeless(principal, exchange.match)
 
         try:
             if body is None and exchange.declared_bytes <= limit_bytes:
@@ -146,14 +146,14 @@ class Intake:
             raise Refuse(refusals.bad_request(str(error))) from error
         return body
 
-    async def _refuse_hopeless(self, principal: Principal, match: Match) -> None:
+    async def refuse_hopeless(self, principal: Principal, match: Match | None) -> None:
         """Refuse, before it is read, what would be refused whatever it says: a key without the scope, an account whose
-        status does not let it spend, and one with nothing left, but where a model of this endpoint may be free. That it
-        comes before the checks of the body is all that differs from a small body's answer."""
+        status does not let it spend, and one with nothing left, but where a model of this endpoint may be free (None:
+        of none). That it comes before the checks of the body is all that differs from a small body's answer."""
         if PROXY_SCOPE not in principal.scopes:
             raise Refuse(refusals.insufficient_scope(PROXY_SCOPE, principal.plan))
         may_pay = principal.may_pay(self._clock(), self._rules.grace_s)
-        if may_pay and self._router.may_be_free(match):
+        if may_pay and match is not None and self._router.may_be_free(match):
             return
         live = await self._effects.live_balance(principal.account_id)
         available_nano = None if live is None else live.balance_nano + principal.credit_limit_nano
