@@ -150,7 +150,11 @@ async def serving(
     endpoints = endpoints_of(parts.proxy, reads, jobs, parts.dialects)
     setup(app, runtime.services, endpoints.all)
     setup_console(app, replace(runtime.services, models=reads.catalogue, troubles=health.everywhere, job=jobs.last))
-    sockets = ResponseSockets(parts.proxy, parts.dialects.find, *socket_rules(settings))
+
+    async def stored_nano(account_id: str) -> int:
+        return (await runtime.accounts.get(account_id)).balance_nano
+
+    sockets = ResponseSockets(parts.proxy, parts.dialects.find, *socket_rules(settings), stored_nano)
     app.on_shutdown.append(sockets.stop)
     serve_payments(app, runtime)
     add_routes(app, endpoints, parts.proxy, parts.dialects, runtime.services, sockets)

@@ -13,6 +13,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import Counter
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Final
@@ -58,7 +59,16 @@ class ClientSocketRules:
 class ResponseSockets:
     """Clients' connections of one process."""
 
-    def __init__(self, proxy: Proxy, find: Find, rules: ClientSocketRules, upstream: SocketRules) -> None:
+    def __init__(
+        self,
+        proxy: Proxy,
+        find: Find,
+        rules: ClientSocketRules,
+        upstream: SocketRules,
+        stored_nano: Callable[[str], Awaitable[int]],
+    ) -> None:
+        """`stored_nano` reads the ledger's balance of an account."""
+        self._stored_nano = stored_nano
         self._proxy = proxy
         self._find = find
         self._rules = rules
@@ -98,7 +108,7 @@ class ResponseSockets:
         secret = key_of(request.headers, request.raw_path, match.dialect)
         principal = proxy.cached(secret) or await proxy.admit(secret, request.remote or "", request.headers)
         account_id = principal.account_id
-        await proxy.refuse_hopeless(principal, None)
+        await proxy.refuse_hopeless(principal, None, self._stored_nano)
         if self._of_account[account_id] >= rules.most_of_account or not self._has_room():
             raise Refuse(refusals.unavailable("Too many WebSockets are open here: close some, or try again later."))
         if self._session is None:

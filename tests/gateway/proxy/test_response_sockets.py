@@ -157,7 +157,7 @@ async def each_message_is_paid_by_itself_on_one_connection(make: Any, speaker: S
 @stories
 async def what_is_not_served_is_an_error_event(make: Any, speaker: Speaker) -> None:
     gateway = await make()
-    customer, poor = await gateway.customer(), await gateway.customer("0")
+    customer, poor = await gateway.customer(), await gateway.customer("0.000001")
     async with connected(customer) as socket:
         for wrong in ({"type": "response.cancel"}, {"background": True}, {"response": {}}, {"n": 2}, {"model": "demo"}):
             (refused,) = await answer(socket, **wrong)
