@@ -67,6 +67,7 @@ from gateway.rules import (
 )
 from gateway.server.aiohttp_private import EdgeKind
 from gateway.server.bodies import Bodies
+from gateway.server.clients import Clients
 from gateway.server.cors import Cors, answering
 from gateway.server.edge import EdgeRunner
 from gateway.server.guard import EdgeRules
@@ -93,12 +94,13 @@ class Served:
     dialects: Dialects
     rules: EdgeRules
     edge: EdgeKind
+    clients: Clients
 
     def runner(self, **options: Any) -> EdgeRunner | PlainRunner:
         """Run it; options are those of `web.AppRunner`."""
         if self.edge == "plain":
             return PlainRunner(self.app, self.rules, **options)
-        return EdgeRunner(self.app, self.proxy.handle, self.dialects.find, self.rules, **options)
+        return EdgeRunner(self.app, self.proxy.handle, self.dialects.find, self.rules, clients=self.clients, **options)
 
 
 @dataclass(frozen=True, slots=True)
@@ -167,6 +169,10 @@ async def serving(
         "max",
     )
     metrics.loop_failures = engine.loops.failures
+    rules = edge_rules(settings, cors)
+    clients = Clients(rules.connections, asyncio.get_running_loop())
+    metrics.gauge("connections", "Connections of clients.", lambda: len(clients))
+    metrics.connections_ended, metrics.connections_refused = clients.ended, clients.refused
     try:
         await engine.start(shared_work=shared_work)
         _start_loops(runtime, metrics, health, aside, price_follower)
@@ -177,10 +183,7 @@ async def serving(
             engine.loops.start("background", parts.poller.run)
             health.exports = start_shared_work(runtime, metrics, jobs)
         health.ready = True
-        yield (
-            Served(app, parts.proxy, parts.dialects, edge_rules(settings, cors), settings.defaults.edge),
-            health,
-        )
+        yield Served(app, parts.proxy, parts.dialects, rules, settings.defaults.edge, clients), health
     finally:
         health.ready = False
         await engine.loops.stop("background", "housekeeping", "metrics", "plans", "prices", "reconcile", "refused")

@@ -60,6 +60,8 @@ COUNTERS: Final = {
     "implausible_usage": Counter("Usage that was not believed; the hold was charged instead."),
     "usage_doubts": Counter("Reports of usage with something unknown or contradictory.", ("provider", "doubt")),
     "settlements": Counter("Holds that ended, by how.", ("outcome", "estimated")),
+    "connections_ended": Counter("Connections that ended for others, by what they awaited.", ("awaited",)),
+    "connections_refused": Counter("Connections and requests refused where a share is full.", ("share",)),
     "loop_failures": Counter("Loops beside the requests that failed and began anew.", ("loop",)),
 }
 HISTOGRAMS: Final = {

@@ -78,8 +78,8 @@ class Clients:
         self._busy_until_s: dict[tuple[Share, str], float] = {}
         self._arriving: set[Connection] = set()
         self.place = lru_cache(PEERS_MAX)(self._place)
-        self.ended: Counter[Awaited] = Counter()
-        self.refused: Counter[Share] = Counter()
+        self.ended: Counter[Awaited] = Counter(dict.fromkeys(AWAITED, 0))
+        self.refused: Counter[Share] = Counter(dict.fromkeys(SHARES, 0))
         self._warned = False
 
     def __len__(self) -> int:

@@ -17,7 +17,7 @@ from billing.expectations import AWAITS_CONTINUE
 from gateway.dialects.base import Match
 from gateway.server import refusals
 from gateway.server.accepting import Acceptor, EdgeSite
-from gateway.server.clients import Clients, ConnectionRules
+from gateway.server.clients import Clients
 from gateway.server.connection import EdgeProtocol
 from gateway.server.exchange import CONTINUES, Exchange
 from gateway.server.guard import EdgeRules, Shared
@@ -38,7 +38,13 @@ class EdgeServer(web.Server):
     """An application's server whose metered endpoints are served by `serve`."""
 
     def __init__(
-        self, behind: web.Server, serve: Serve, find: Find, rules: EdgeRules | None = None, hand: Hand | None = None
+        self,
+        behind: web.Server,
+        serve: Serve,
+        find: Find,
+        rules: EdgeRules | None = None,
+        hand: Hand | None = None,
+        clients: Clients | None = None,
     ) -> None:
         async def handle(request: web.BaseRequest) -> web.StreamResponse:
             if cast(EdgeProtocol, request.protocol).refused:
@@ -62,15 +68,7 @@ class EdgeServer(web.Server):
         self.find = find
         self.hand = hand
         self.rules = rules or EdgeRules()
-        self.clients = Clients(
-            ConnectionRules(
-                self.rules.max_connections,
-                self.rules.connections_per_address,
-                self.rules.connections_per_account,
-                self.rules.addresses,
-            ),
-            self._loop,
-        )
+        self.clients = clients or Clients(self.rules.connections, self._loop)
         self.shared = Shared(Pace(self.rules.body_bytes_per_s, self._loop), Heads(self.rules.head_bytes), self.clients)
         self.new_id = Ulids()
 
@@ -111,16 +109,18 @@ class EdgeRunner(web.AppRunner):
         find: Find,
         rules: EdgeRules | None = None,
         hand: Hand | None = None,
+        clients: Clients | None = None,
         **options: Any,
     ) -> None:
         super().__init__(app, **options)
+        self._clients = clients
         self._serve = serve
         self._find = find
         self._rules = rules
         self._hand = hand
 
     async def _make_server(self) -> web.Server:
-        return EdgeServer(await super()._make_server(), self._serve, self._find, self._rules, self._hand)
+        return EdgeServer(await super()._make_server(), self._serve, self._find, self._rules, self._hand, self._clients)
 
     def site(self, listener: socket.socket) -> web.BaseSite:
         """Return what accepts connections of a listening socket; after `setup`."""

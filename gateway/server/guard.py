@@ -21,6 +21,7 @@ from multidict import MultiMapping
 from billing.addresses import FORWARDED_HEADER, Addresses
 from gateway.server import refusals
 from gateway.server.aiohttp_private import ERROR, HttpProcessingError, LineTooLong, RawRequestMessage
+from gateway.server.clients import ConnectionRules
 from gateway.server.cors import Cors
 from gateway.server.exchange import WRITE_TIMEOUT_S, BodyTooSlow, Exchange, FramingTooLarge
 from gateway.server.heads import LOOKED_BACK_BYTES, ChunkedEnd
@@ -63,6 +64,13 @@ class EdgeRules:
     cors: Cors | None = None
     """The answers to browsers; None where there are none."""
     head_bytes: int = 32 << 20
+
+    @property
+    def connections(self) -> ConnectionRules:
+        """Return how many connections there may be."""
+        return ConnectionRules(
+            self.max_connections, self.connections_per_address, self.connections_per_account, self.addresses
+        )
 
 
 @dataclass(frozen=True, slots=True)
