@@ -67,6 +67,7 @@ from gateway.rules import (
 )
 from gateway.server.aiohttp_private import EdgeKind
 from gateway.server.bodies import Bodies
+from gateway.server.clients import Clients
 from gateway.server.cors import Cors, answering
 from gateway.server.edge import EdgeRunner
 from gateway.server.guard import EdgeRules
@@ -93,12 +94,13 @@ class Served:
     dialects: Dialects
     rules: EdgeRules
     edge: EdgeKind
+    clients: Clients
 
-    def runner(self, **options: Any) -> web.AppRunner:
+    def runner(self, **options: Any) -> EdgeRunner | PlainRunner:
         """Run it; options are those of `web.AppRunner`."""
         if self.edge == "plain":
             return PlainRunner(self.app, self.rules, **options)
-        return EdgeRunner(self.app, self.proxy.handle, self.dialects.find, self.rules, **options)
+        return EdgeRunner(self.app, self.proxy.handle, self.dialects.find, self.rules, clients=self.clients, **options)
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,7 +152,11 @@ async def serving(
     endpoints = endpoints_of(parts.proxy, reads, jobs, parts.dialects)
     setup(app, runtime.services, endpoints.all)
     setup_console(app, replace(runtime.services, models=reads.catalogue, troubles=health.everywhere, job=jobs.last))
-    sockets = ResponseSockets(parts.proxy, parts.dialects.find, *socket_rules(settings))
+
+    async def stored_nano(account_id: str) -> int:
+        return (await runtime.accounts.get(account_id)).balance_nano
+
+    sockets = ResponseSockets(parts.proxy, parts.dialects.find, *socket_rules(settings), stored_nano)
     app.on_shutdown.append(sockets.stop)
     serve_payments(app, runtime)
     add_routes(app, endpoints, parts.proxy, parts.dialects, runtime.services, sockets)
@@ -163,6 +169,10 @@ async def serving(
         "max",
     )
     metrics.loop_failures = engine.loops.failures
+    rules = edge_rules(settings, cors)
+    clients = Clients(rules.connections, asyncio.get_running_loop())
+    metrics.gauge("connections", "Connections of clients.", lambda: len(clients))
+    metrics.connections_ended, metrics.connections_refused = clients.ended, clients.refused
     try:
         await engine.start(shared_work=shared_work)
         _start_loops(runtime, metrics, health, aside, price_follower)
@@ -173,10 +183,7 @@ async def serving(
             engine.loops.start("background", parts.poller.run)
             health.exports = start_shared_work(runtime, metrics, jobs)
         health.ready = True
-        yield (
-            Served(app, parts.proxy, parts.dialects, edge_rules(settings.defaults, cors), settings.defaults.edge),
-            health,
-        )
+        yield Served(app, parts.proxy, parts.dialects, rules, settings.defaults.edge, clients), health
     finally:
         health.ready = False
         await engine.loops.stop("background", "housekeeping", "metrics", "plans", "prices", "reconcile", "refused")

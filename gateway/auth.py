@@ -87,7 +87,9 @@ class Authenticator:
         try:  # a known key is served from memory where the look-up, which the cache bounds, comes to nothing
             async with asyncio.timeout(None if known else self._lookup_wait_s):
                 with attempts_refused():
-                    principal = await self._attempts.attempt(peer, headers, partial(self._find, secret), known=known)
+                    principal = await self._attempts.attempt(
+                        peer, headers, partial(self._find, secret), known=known, secret=secret
+                    )
         except TimeoutError as error:
             raise Refuse(refusals.unavailable()) from error
         return self._valid(principal)

@@ -176,6 +176,7 @@ def make_meters(
         hold_s=defaults.service_hold_s,
         hold_max_s=defaults.service_hold_max_s,
         holds=defaults.service_holds,
+        account_holds=defaults.service_holds_per_account,
         grace_s=settings.payment_grace_days * DAY_S,
         credits_per_usd=defaults.credits_per_usd,
     )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from typing import TYPE_CHECKING, Final
 
+from billing.addresses import Addresses
 from gateway.dialects.betas import DEFAULT_BETAS, Betas
 from gateway.dialects.openai_responses.answer import ENDS
 from gateway.dialects.structure import StructureBounds
@@ -36,6 +37,8 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 DAY_S: Final = 86_400
+SHARES: Final = 2
+"""No address and no account has more than this part of a process's connections."""
 SOCKET_CONNECT_S: Final = 10.0
 
 
@@ -97,15 +100,24 @@ def body_rules(settings: Settings) -> BodyRules:
     )
 
 
-def edge_rules(defaults: Limits, cors: Cors | None) -> EdgeRules:
+def edge_rules(settings: Settings, cors: Cors | None) -> EdgeRules:
     """Return what the edge follows of the configuration."""
+    defaults = settings.defaults
+    most = connections_within(defaults.max_connections)
     return EdgeRules(
         cors=cors,
         linger_s=defaults.linger_s,
         linger_bytes=defaults.linger_bytes,
         head_timeout_s=defaults.head_timeout_s,
         head_bytes=defaults.head_bytes_in_flight,
-        max_connections=connections_within(defaults.max_connections),
+        body_min_bytes_per_s=defaults.body_min_bytes_per_s,
+        body_slow_s=defaults.body_slow_s,
+        max_body_bytes=settings.proxy_max_body_bytes,
+        max_api_body_bytes=settings.max_body_bytes,
+        max_connections=most,
+        connections_per_address=max(1, min(defaults.connections_per_address, most // SHARES)),
+        connections_per_account=max(1, min(defaults.connections_per_account, most // SHARES)),
+        addresses=Addresses(settings.trusted_proxies),
         body_bytes_per_s=defaults.body_bytes_per_s,
         write_timeout_s=defaults.client_write_timeout_s,
     )
@@ -187,10 +199,13 @@ def proxy_rules(settings: Settings) -> ProxyRules:
 def socket_rules(settings: Settings) -> tuple[ClientSocketRules, SocketRules]:
     """Return the bounds of WebSockets, of clients and to providers."""
     defaults = settings.defaults
+    most = connections_within(defaults.max_connections)
     return (
         ClientSocketRules(
-            *(defaults.response_sockets, defaults.response_sockets_per_account, defaults.response_socket_s),
-            settings.proxy_max_body_bytes,
+            most=min(defaults.response_sockets, max(1, most // SHARES)),
+            most_of_account=defaults.response_sockets_per_account,
+            max_s=defaults.response_socket_s,
+            max_message_bytes=settings.proxy_max_body_bytes,
         ),
         SocketRules(SOCKET_CONNECT_S, defaults.upstream_timeout_s, defaults.upstream_answer_bytes, ENDS),
     )

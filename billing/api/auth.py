@@ -11,11 +11,12 @@ from typing import TYPE_CHECKING, Final
 
 from billing.api.errors import BadRequest, InsufficientScope, NotFound, Unauthorized
 from billing.api.services import SERVICES
+from billing.attempts import ADMINS, SERVICE_KEYS
 from billing.errors import INCORRECT_KEY
 from billing.identity.callers import Caller
 from billing.identity.permissions import BILLING_READ as BILLING_READ
 from billing.keys.presented import bearer_of, presented_key
-from billing.keys.secrets import made_at_random, same_secret
+from billing.keys.secrets import made_at_random, same_secret, shown_prefix
 
 if TYPE_CHECKING:
     from aiohttp import web
@@ -47,26 +48,28 @@ async def require_admin(
     Raises `Unauthorized` and `TooManyAttempts`.
     """
     given = request.headers.get(ADMIN_HEADER, "") or (bearer_of(request.headers) if or_bearer else "")
-    if not await _is_secret(request, given, expected, attempts):
+    if not await _is_secret(request, given, expected, attempts, ADMINS):
         how = f"in {ADMIN_HEADER} or as Authorization: Bearer" if or_bearer else f"as {ADMIN_HEADER}"
         raise Unauthorized(f"{INCORRECT_KEY}: this call needs the admin key, {how}. {hint}".rstrip())
 
 
-async def _is_secret(request: web.Request, given: str, expected: str, attempts: Attempts) -> bool:
+async def _is_secret(request: web.Request, given: str, expected: str, attempts: Attempts, kind: str) -> bool:
     """Return whether this is the admin or service key; what is another has failed. Raises `TooManyAttempts`.
 
     A key with 256 random bits passes also where the address has shown too many wrong ones: to be told so of each guess
-    helps nobody to find it. Of any other key a refused address is not told whether it is right.
+    helps nobody to find it. Of any other key a refused address is not told whether it is right, once too many of those
+    that begin like it were wrong.
     """
     if not expected or not given:
         return False
     if made_at_random(expected) and same_secret(given, expected):
         return True
     peer = request.remote or ""
-    attempts.refuse_blocked(peer, request.headers)
+    prefix = shown_prefix(expected) if same_secret(shown_prefix(given), shown_prefix(expected)) else ""
+    attempts.refuse_blocked(peer, request.headers, kind, prefix)
     if same_secret(given, expected):
         return True
-    await attempts.failed(peer, request.headers)
+    await attempts.failed(peer, request.headers, kind, prefix)
     return False
 
 
@@ -115,7 +118,7 @@ async def _checked(request: web.Request, services: Services, secret: str) -> Pri
         return found if found is not None and found.usable_key(services.clock()) else None
 
     peer, known = request.remote or "", services.known(secret)
-    principal = await services.attempts.attempt(peer, request.headers, check, known=known)
+    principal = await services.attempts.attempt(peer, request.headers, check, known=known, secret=secret)
     if principal is None:
         raise Unauthorized(f"{INCORRECT_KEY}: it is wrong, revoked or expired. {_send_key(services)}")
     return principal
@@ -152,10 +155,10 @@ async def any_caller(request: web.Request, services: Services) -> Caller:
 
 async def service_caller(request: web.Request) -> Caller:
     """Return which service calls: `X-API-Key` is the service key, `X-Service-Name` says who has it. A wrong key is
-    counted as a wrong admin key is. Raises `Unauthorized`, `BadRequest` and `TooManyAttempts`."""
+    counted. Raises `Unauthorized`, `BadRequest` and `TooManyAttempts`."""
     services = request.app[SERVICES]
-    expected = services.service_api_key or ""
-    if not await _is_secret(request, request.headers.get(SERVICE_HEADER, ""), expected, services.attempts):
+    shown, expected = request.headers.get(SERVICE_HEADER, ""), services.service_api_key or ""
+    if not await _is_secret(request, shown, expected, services.attempts, SERVICE_KEYS):
         raise Unauthorized(f"{INCORRECT_KEY}: this call needs the service key, as {SERVICE_HEADER}.")
     name = request.headers.get(SERVICE_NAME_HEADER, "")
     if _SERVICE.fullmatch(name) is None:

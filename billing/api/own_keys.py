@@ -115,7 +115,7 @@ async def revoke_leaked_key(call: Call, body: LeakedKey) -> LeakedShape:
             return None
         return await services.keys.revoke_leaked(body.key, actor=call.actor, tell=services.organizations.tell_of_leak)
 
-    await services.attempts.attempt(request.remote or "", request.headers, revoke)
+    await services.attempts.attempt(request.remote or "", request.headers, revoke, secret=body.key)
     return LeakedShape(success=True, message=LEAKED)
 
 

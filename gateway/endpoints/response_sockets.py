@@ -4,6 +4,8 @@ Messages are served in the order in which they came, one at a time, over one con
 more are refused. What has come of messages counts among the bodies in memory (`gateway.server.bodies`): a connection
 with which its account would have more than it may is broken off. A connection ends at `max_s`, after the answer that is
 under way. Where the client leaves, that answer is read on and charged as every stream is (`gateway.proxy.remainder`).
+Only an account that can pay for something may open one; where a process has no room for another, the one that has been
+idle longest ends, of the account with most.
 """
 
 from __future__ import annotations
@@ -11,6 +13,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import Counter
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Final
@@ -56,7 +59,16 @@ class ClientSocketRules:
 class ResponseSockets:
     """Clients' connections of one process."""
 
-    def __init__(self, proxy: Proxy, find: Find, rules: ClientSocketRules, upstream: SocketRules) -> None:
+    def __init__(
+        self,
+        proxy: Proxy,
+        find: Find,
+        rules: ClientSocketRules,
+        upstream: SocketRules,
+        stored_nano: Callable[[str], Awaitable[int]],
+    ) -> None:
+        """`stored_nano` reads the ledger's balance of an account."""
+        self._stored_nano = stored_nano
         self._proxy = proxy
         self._find = find
         self._rules = rules
@@ -96,7 +108,8 @@ class ResponseSockets:
         secret = key_of(request.headers, request.raw_path, match.dialect)
         principal = proxy.cached(secret) or await proxy.admit(secret, request.remote or "", request.headers)
         account_id = principal.account_id
-        if len(self._open) >= rules.most or self._of_account[account_id] >= rules.most_of_account:
+        await proxy.refuse_hopeless(principal, None, self._stored_nano)
+        if self._of_account[account_id] >= rules.most_of_account or not self._has_room():
             raise Refuse(refusals.unavailable("Too many WebSockets are open here: close some, or try again later."))
         if self._session is None:
             self._session = aiohttp.ClientSession(
@@ -110,6 +123,7 @@ class ResponseSockets:
         )
         transport, incoming = SocketTransport(self._session, self._upstream), _Incoming(proxy.bodies.of(account_id))
         connection = _Connection(proxy, socket, request, match, transport, incoming)
+        connection.account_id = account_id
         self._open.add(connection)
         self._of_account[account_id] += 1
         try:
@@ -118,11 +132,27 @@ class ResponseSockets:
             await connection.run(rules.max_s)
         finally:
             incoming.end()
-            self._open.discard(connection)
-            self._of_account[account_id] -= 1
-            if not self._of_account[account_id]:
-                del self._of_account[account_id]
+            self._leave(connection)
         return socket
+
+    def _has_room(self) -> bool:
+        """Return whether there may be another connection. An idle one may end for it."""
+        if len(self._open) < self._rules.most:
+            return True
+        idle = [each for each in self._open if each.idle_since_s is not None]
+        if not idle:
+            return False
+        ends = max(idle, key=lambda each: (self._of_account[each.account_id], -(each.idle_since_s or 0.0)))
+        self._leave(ends)  # the end itself takes its client's answer
+        ends.stop(WSCloseCode.TRY_AGAIN_LATER)
+        return True
+
+    def _leave(self, connection: _Connection) -> None:
+        if connection in self._open:
+            self._open.discard(connection)
+            self._of_account[connection.account_id] -= 1
+            if not self._of_account[connection.account_id]:
+                del self._of_account[connection.account_id]
 
 
 class _Incoming(asyncio.Protocol):
@@ -200,9 +230,14 @@ class _Connection:
         self._waiting: asyncio.Queue[bytes | None] = asyncio.Queue(MOST_WAITING + 1)
         self._stopping = asyncio.Event()
         self._serving: FrameExchange | None = None
+        self._close_code = WSCloseCode.GOING_AWAY
+        self.account_id = ""
+        self.idle_since_s: float | None = asyncio.get_running_loop().time()
+        """Since when no message is served or waits, by the loop's clock; None while one is."""
 
-    def stop(self) -> None:
+    def stop(self, code: WSCloseCode = WSCloseCode.GOING_AWAY) -> None:
         """Take no further message."""
+        self._close_code = code
         self._stopping.set()
 
     async def run(self, max_s: float) -> None:
@@ -226,7 +261,7 @@ class _Connection:
                 if isinstance(ended, Exception):
                     logger.error("a client's WebSocket broke off", exc_info=ended)
             await self._transport.close()
-        await self._socket.close(code=WSCloseCode.GOING_AWAY)
+        await self._socket.close(code=self._close_code)
 
     async def _read(self) -> None:
         """Take messages until the client leaves."""
@@ -243,6 +278,7 @@ class _Connection:
             else:
                 self._incoming.waits(len(data))
                 self._waiting.put_nowait(data)
+                self.idle_since_s = None
 
     async def _work(self) -> None:
         """Serve messages one after the other."""
@@ -253,6 +289,8 @@ class _Connection:
             await exchange.flushed()
             if not exchange.whole:
                 return exchange.abort()
+            if self._waiting.empty():
+                self.idle_since_s = asyncio.get_running_loop().time()
         return None
 
     def _exchange(self, data: bytes) -> FrameExchange:

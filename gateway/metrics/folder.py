@@ -62,6 +62,8 @@ COUNTERS: Final = {
     "unknown_tools": Counter("Requests with a tool of a type that is not known here, by the type.", ("type",)),
     "tool_overruns": Counter("Streams that were cut because tools at the provider went beyond their hold."),
     "settlements": Counter("Holds that ended, by how.", ("outcome", "estimated")),
+    "connections_ended": Counter("Connections that ended for others, by what they awaited.", ("awaited",)),
+    "connections_refused": Counter("Connections and requests refused where a share is full.", ("share",)),
     "loop_failures": Counter("Loops beside the requests that failed and began anew.", ("loop",)),
 }
 HISTOGRAMS: Final = {

@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
 from itertools import accumulate
 from pathlib import Path
-from typing import Final, Generic, Literal, NamedTuple, TypeVar
+from typing import Any, Final, Generic, Literal, NamedTuple, TypeVar
 
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
@@ -84,6 +84,9 @@ class Metrics:
             self._settlements[outcome, True] = [0]
         self.loop_failures: Mapping[str, int] = {}
         """How often each loop beside the requests has failed, by its name; whoever runs the loops counts them."""
+        self.connections_ended: Mapping[Any, int] = {}
+        """Connections that ended for others, by what they waited for; and newcomers that were refused, by the share."""
+        self.connections_refused: Mapping[Any, int] = {}
         self._hold: list[float] = [0] * (len(STEP_BOUNDS) + 2)
         self._settle: list[float] = [0] * (len(STEP_BOUNDS) + 2)
         self._upstream: _Cells[str, float] = _Cells([0] * (len(PROVIDER_BOUNDS) + 2), OTHER)
@@ -267,6 +270,8 @@ class Metrics:
                 "unknown_tools": {(kind,): cell[0] for kind, cell in self._unknown_tools.items()},
                 "tool_overruns": {(): self._tool_overruns},
                 "settlements": {_labels(key): cell[0] for key, cell in self._settlements.items()},
+                "connections_ended": {(awaited,): count for awaited, count in self.connections_ended.items()},
+                "connections_refused": {(share,): count for share, count in self.connections_refused.items()},
                 "loop_failures": {(name,): count for name, count in self.loop_failures.items()},
             },
             histograms={

@@ -22,7 +22,6 @@ from pathlib import Path
 from typing import Final
 
 import uvloop
-from aiohttp import web
 
 from billing.errors import StoreError
 from billing.logs import write_json
@@ -42,12 +41,12 @@ from gateway.process.supervisor import (
 )
 from gateway.runtime import open_runtime
 from gateway.server.aiohttp_private import UnknownAiohttp, check_edge
-from gateway.server.edge import EdgeServer
+from gateway.server.edge import EdgeRunner, EdgeServer
 from gateway.server.listening import raise_file_limit
+from gateway.server.plain import PlainRunner
 
 logger = logging.getLogger(__name__)
 
-BACKLOG: Final = 1024
 KEEPALIVE_S: Final = 75.0
 GC_THRESHOLDS: Final = (20_000, 20, 100)
 LARGE_BLOCK_BYTES: Final = 1 << 20
@@ -100,7 +99,7 @@ async def serve(settings: Settings, passed: argparse.Namespace) -> None:
 
 @asynccontextmanager
 async def _accepting(
-    runner: web.AppRunner, passed: argparse.Namespace, idle_s: float, end: Callable[[], None]
+    runner: EdgeRunner | PlainRunner, passed: argparse.Namespace, idle_s: float, end: Callable[[], None]
 ) -> AsyncIterator[None]:
     """Take connections: of the listening socket, or those that workers give away, until none has come for `idle_s`."""
     if passed.adopt_fds:
@@ -112,7 +111,7 @@ async def _accepting(
         return
     listener = socket.socket(fileno=passed.fd)
     listener.setblocking(False)
-    site = web.SockSite(runner, listener, backlog=BACKLOG)
+    site = runner.site(listener)
     await site.start()
     try:
         yield

@@ -118,6 +118,7 @@ class Proxy:
         self._small_bytes = min(self._large_bytes, UNCOUNTED_BYTES)
         self._unknown_tools = UnknownTools(metrics, refuse=rules.refuse_unknown_tools)
         self._intake = Intake(bodies, effects, router, links, rules, clock)
+        self.refuse_hopeless = self._intake.refuse_hopeless
         self._clock = clock
         self.new_id = new_id or Ulids()
 
@@ -133,11 +134,12 @@ class Proxy:
             secret = key_of(exchange.headers, exchange.path, exchange.match.dialect)
             principal = self.cached(secret) or await self.admit(secret, exchange.peer, exchange.headers)
             logged.account_id = principal.account_id
+            if not exchange.claim(principal.account_id):
+                raise Refuse(refusals.too_many_of_account())
             body = exchange.here(self._rules.max_body_bytes)
             if body is not None and len(body) <= self._small_bytes:
                 parsed = exchange.match.dialect.parse(exchange, body)
             else:
-                exchange.account = principal.account_id
                 kept = self.bodies.of(principal.account_id)
                 body, parsed = await self._intake.slowly(exchange, principal, kept, body)
             if parsed.work.unknown_tools:

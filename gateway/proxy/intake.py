@@ -13,7 +13,7 @@ written for this gateway; of a body's field, which is written for the provider, 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
@@ -130,7 +130,7 @@ class Intake:
             if size_bytes > self._large_bytes and not kept.looked_at:
                 kept.looked_at = True
                 kept.fit(size_bytes)
-                await self._refuse_hopeless(principal, exchange.match)
+                await self.refuse_hopeless(principal, exchange.match)
 
         try:
             if body is None and exchange.declared_bytes <= limit_bytes:
@@ -146,17 +146,23 @@ class Intake:
             raise Refuse(refusals.bad_request(str(error))) from error
         return body
 
-    async def _refuse_hopeless(self, principal: Principal, match: Match) -> None:
+    async def refuse_hopeless(
+        self, principal: Principal, match: Match | None, stored_nano: Callable[[str], Awaitable[int]] | None = None
+    ) -> None:
         """Refuse, before it is read, what would be refused whatever it says: a key without the scope, an account whose
-        status does not let it spend, and one with nothing left, but where a model of this endpoint may be free. That it
-        comes before the checks of the body is all that differs from a small body's answer."""
+        status does not let it spend, and one with nothing left, but where a model of the endpoint may be free (None: of
+        none). That it comes before the checks of the body is all that differs from a small one's answer. Where Redis
+        has not loaded the account it passes, unless `stored_nano` reads the ledger's balance of an account's id."""
         if PROXY_SCOPE not in principal.scopes:
             raise Refuse(limit_refusals.no_scope(PROXY_SCOPE, principal, self._links))
         may_pay = principal.may_pay(self._clock(), self._rules.grace_s)
-        if may_pay and self._router.may_be_free(match):
+        if may_pay and match is not None and self._router.may_be_free(match):
             return
         live = await self._effects.live_balance(principal.account_id)
-        available_nano = None if live is None else live.balance_nano + principal.credit_limit_nano
+        balance_nano = None if live is None else live.balance_nano
+        if balance_nano is None and stored_nano is not None:
+            balance_nano = await stored_nano(principal.account_id)
+        available_nano = None if balance_nano is None else balance_nano + principal.credit_limit_nano
         spent = available_nano is not None and available_nano <= 0
         if not may_pay or spent:
             raise Refuse(limit_refusals.billing_required(principal, self._links, available_nano, None))

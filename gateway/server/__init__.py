@@ -1,5 +1,6 @@
 """The server: a client's connection, one request and its answer on it, and every refusal.
 
+accepting        takes connections as there is room for them; clients  whose there are how many, and which end first
 edge             the server: metered requests go straight to the proxy, all others to the application
 connection       one connection of a client, whose requests are served in order
 aiohttp_private  every private part of aiohttp that this takes, compared at start; plain  the edge without them

@@ -74,7 +74,7 @@ METHODS: Final[dict[str, tuple[str, ...]]] = {
     "shutdown": ("timeout",),
 }
 """Methods of a `RequestHandler`, which the edge calls or replaces, and their parameters."""
-SERVER: Final[dict[str, type]] = {"_connections": dict, "_kwargs": dict, "_loop": object}
+SERVER: Final[dict[str, type]] = {"_kwargs": dict, "_loop": object}
 """Attributes of a `web.Server`."""
 REQUEST: Final = ("_headers", "_message")
 """Attributes of a `web.BaseRequest`."""

@@ -10,11 +10,12 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from aiohttp import HttpVersion11, web
 
 from billing.logs import log_about
+from gateway.server import refusals
 from gateway.server.aiohttp_private import RawRequestMessage
 from gateway.server.exchange import Exchange
 from gateway.server.guard import GuardedProtocol
@@ -24,6 +25,8 @@ if TYPE_CHECKING:
     from gateway.dialects.base import Match
     from gateway.server.edge import EdgeServer
 
+HEAD_END_BYTES: Final = 4
+
 logger = logging.getLogger(__name__)
 
 
@@ -31,35 +34,60 @@ class EdgeProtocol(GuardedProtocol):
     """One connection of a client. Its metered requests are served by one task, made with the first of them, but for
     those that the application serves."""
 
-    __slots__ = ("_find", "_hand", "_serve", "_served_by", "_serving", "_sleeping", "_turn")
+    __slots__ = ("_early", "_find", "_hand", "_serve", "_served_by", "_serving", "_sleeping", "_turn")
 
     def __init__(self, server: EdgeServer, **options: Any) -> None:
-        super().__init__(server, server.rules, server.pace, server.heads, server.new_id, **options)
+        super().__init__(server, server.rules, server.shared, server.new_id, **options)
         self._serve = server.serve
         self._find = server.find
         self._hand = server.hand
+        self._early: bytearray | None = None
+        """What has come before aiohttp's loop has begun; None once it has."""
         self._served_by: asyncio.Task[None] | None = None
         self._serving: asyncio.Task[None] | None = None
         self._turn: asyncio.Future[None] | None = None
         self._sleeping: asyncio.Future[None] | None = None
 
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Keep what comes until aiohttp's loop has begun, in the next turn: it would serve the first request itself."""
+        super().connection_made(transport)
+        self._early = bytearray()
+        self._loop.call_soon(self._end_early)
+
+    def data_received(self, data: bytes) -> None:
+        """Take what has come, or keep it for a moment."""
+        if self._early is None:
+            super().data_received(data)
+        else:
+            self._early += data
+
+    def _end_early(self) -> None:
+        early, self._early = self._early, None
+        if early:
+            self.data_received(bytes(early))
+
     def _take(self, data: bytes) -> None:
         if self._deaf:
-            self._spend(data, self._account, chunked=False)
+            self._spend(data, self.account, chunked=False)
             return
         waiter = self._waiter
         if waiter is None:  # a request is served: what comes is its body, or waits; or aiohttp's loop has not begun
             head_end = self._head_end
             closing, self._close = self._close, self._close and self._exchange is None
-            behind = self._body_is_whole and not self._upgraded
+            body = self._body
+            behind = body is not None and body.is_eof() and not self._upgraded
+            before_bytes = body.total_bytes if body is not None else 0
             self._parse(data)  # takes nothing while closing, and a body may still be on its way
             self._close = self._close or closing
             if data:
-                self._spend(data, self._account, chunked=self._chunks is not None)
+                self._spend(data, self.account, chunked=self._chunks is not None)
                 if self._messages:
                     self._forget_head()
+                    self._note_behind(data)
                 elif behind:
                     self._count_head(len(data))
+                elif body is not None and body.is_eof() and self._chunks is None and not self._upgraded:
+                    self._count_head(len(data) - (body.total_bytes - before_bytes))
                 elif not self._request_count:
                     self._await_head(data)
             if self._messages or self._chunks is not None:
@@ -72,20 +100,25 @@ class EdgeProtocol(GuardedProtocol):
         self._waiter = waiter
         if self._messages:
             if len(self._messages) > 1 or getattr(self._messages[0][0], "chunked", True):
-                self._spend(data, self._account, chunked=True)
+                self._spend(data, self.account, chunked=True)
                 self._look(self._head_end + data)
-            if self._head_bytes:
+            if self._head_bytes or self._head_behind:
                 self._forget_head()
+            self._note_behind(data)
             self._next(data)
         elif data:
             self._await_head(data)
 
-    @property
-    def _body_is_whole(self) -> bool:
-        """Return whether the body of the request being served has come, so that what comes now stands behind it."""
-        if self._exchange is not None:
-            return self._exchange.payload.is_eof()
-        return self._request is not None and self._request.content.is_eof()
+    def _note_behind(self, data: bytes) -> None:
+        """Note whether `data`, with which a head was completed, may have more behind its request. What can't be told at
+        a look counts as more: then the connection does not stay open for as long without a request."""
+        if len(self._messages) > 1:
+            self._head_behind = True
+            return
+        message, body = self._messages[0]
+        if body.is_eof() and not getattr(message, "chunked", True):  # `ChunkedEnd` sees what is behind chunks
+            end = data.find(b"\r\n\r\n")
+            self._head_behind = end < 0 or end + HEAD_END_BYTES + body.total_bytes < len(data)
 
     def resume_reading(self, resume_parser: bool = True) -> None:
         """Resume where something was paused: aiohttp's bodies ask for this with every read."""
@@ -110,6 +143,7 @@ class EdgeProtocol(GuardedProtocol):
         if self._buffer_paused and len(self._messages) <= self._msg_queue_resume_size:
             self._resume_reading_if_drained()
         self._request_in_progress = True
+        self.begin(payload, message.headers)  # type: ignore[union-attr]  # `_metered` has seen to it
         self._exchange = Exchange(self, message, payload, match, self._rules.cors)  # type: ignore[arg-type]
         if self._serving is None:
             self._serving = self._loop.create_task(self._serve_calls())
@@ -138,6 +172,7 @@ class EdgeProtocol(GuardedProtocol):
         """Serve the request of a connection that another process has given away, and end it with that."""
         transport.set_protocol(self)
         self.connection_made(transport)
+        self._early = None
         self.data_received(data)
         self._end_with_last()
 
@@ -162,7 +197,12 @@ class EdgeProtocol(GuardedProtocol):
 
     def ends(self) -> None:
         """Note that this request is over."""
+        self._release()
         self._exchange = self._served_by = None
+
+    def _release(self) -> None:
+        if self._exchange is not None and self._exchange.account:
+            self._clients.release(self, self._exchange.account)
 
     def _metered(self, message: Any) -> Match | None:
         if not isinstance(message, RawRequestMessage) or message.upgrade:
@@ -172,7 +212,10 @@ class EdgeProtocol(GuardedProtocol):
     async def _run(self, exchange: Exchange) -> None:
         payload = exchange.payload
         try:
-            await self._serve(exchange)
+            if self.refused:
+                refusals.too_many_connections().answer(exchange, self._new_id())
+            else:
+                await self._serve(exchange)
             if self._paused:
                 await exchange.flushed()
             if not exchange.whole:
@@ -181,7 +224,7 @@ class EdgeProtocol(GuardedProtocol):
                 if payload.is_eof():
                     payload.read_nowait()  # what nobody read would hold the next request back
                 elif self.transport is not None:
-                    await self._discard(payload)
+                    await self._discard(payload, exchange.declared_bytes if exchange.account else 0)
                     exchange.keep_alive = exchange.keep_alive and payload.is_eof()
         except BaseException as error:
             if not isinstance(error, asyncio.CancelledError):
@@ -196,8 +239,10 @@ class EdgeProtocol(GuardedProtocol):
 
     def _done(self, exchange: Exchange) -> None:
         """Go on to the next request, or end the connection."""
+        self._release()
         self._exchange = self._served_by = None
         self._request_in_progress = False
+        self._rest()
         if self._handler_waiter is not None and not self._handler_waiter.done():
             self._handler_waiter.set_result(None)
         waiter, self._sleeping = self._sleeping, None
@@ -217,6 +262,7 @@ class EdgeProtocol(GuardedProtocol):
     def eof_received(self) -> bool:  # type: ignore[override]  # asyncio's own meaning of it
         """Take note that the client sends no more. Where it may wait for answers all the same, they are served, and the
         connection ends with the last of them; True for that."""
+        self._end_early()
         if self.transport is None or not may_be_half_closed(self.transport) or not self._may_wait():
             return False
         self._end_with_last()
@@ -247,6 +293,7 @@ class EdgeProtocol(GuardedProtocol):
 
     def connection_lost(self, exc: BaseException | None) -> None:
         """Cancel the request of a client that has left; what is on its way is settled or given back."""
+        self._early = None
         super().connection_lost(exc)
         if self._sleeping is not None:
             self._sleeping.cancel()  # aiohttp's loop: a request that was not begun yet can't end it

@@ -1,12 +1,13 @@
 """The server's edge: metered requests go straight from aiohttp's parser to the proxy, all others to the application.
 
-`gateway.server.connection` has one connection; this file owns the server in front of the application, and that there
-are never too many connections.
+`gateway.server.connection` has one connection, `gateway.server.clients` counts them; this file owns the server in front
+of the application.
 """
 
 import asyncio
+import socket
 from collections.abc import Awaitable, Callable, Mapping
-from typing import Any, Final, cast
+from typing import Any, cast
 
 from aiohttp import HttpVersion11, StreamReader, web
 from aiohttp.hdrs import EXPECT
@@ -15,16 +16,15 @@ from multidict import CIMultiDict, CIMultiDictProxy
 from billing.expectations import AWAITS_CONTINUE
 from gateway.dialects.base import Match
 from gateway.server import refusals
+from gateway.server.accepting import Acceptor, EdgeSite
+from gateway.server.clients import Clients
 from gateway.server.connection import EdgeProtocol
 from gateway.server.exchange import CONTINUES, Exchange
-from gateway.server.guard import EdgeRules
+from gateway.server.guard import EdgeRules, Shared
 from gateway.server.heads import Heads
 from gateway.server.ids import Ulids
 from gateway.server.paced import Pace
 from gateway.server.plain import Written, serve_plainly
-
-SHED_SHARE: Final = 64
-"""Of all connections, the part that is closed at once where there are too many: to find them costs a look at each."""
 
 Serve = Callable[[Exchange], Awaitable[None]]
 Find = Callable[[str, str, Mapping[str, str]], Match | None]
@@ -38,9 +38,17 @@ class EdgeServer(web.Server):
     """An application's server whose metered endpoints are served by `serve`."""
 
     def __init__(
-        self, behind: web.Server, serve: Serve, find: Find, rules: EdgeRules | None = None, hand: Hand | None = None
+        self,
+        behind: web.Server,
+        serve: Serve,
+        find: Find,
+        rules: EdgeRules | None = None,
+        hand: Hand | None = None,
+        clients: Clients | None = None,
     ) -> None:
         async def handle(request: web.BaseRequest) -> web.StreamResponse:
+            if cast(EdgeProtocol, request.protocol).refused:
+                return refusals.too_many_connections().response(self.new_id())
             expects = request._headers.get(EXPECT)  # `headers` keeps what it has given once
             if expects:
                 if expects.lower() != CONTINUES:
@@ -60,34 +68,27 @@ class EdgeServer(web.Server):
         self.find = find
         self.hand = hand
         self.rules = rules or EdgeRules()
-        self.pace = Pace(self.rules.body_bytes_per_s, self._loop)
-        self.heads = Heads(self.rules.head_bytes)
+        self.clients = clients or Clients(self.rules.connections, self._loop)
+        self.shared = Shared(Pace(self.rules.body_bytes_per_s, self._loop), Heads(self.rules.head_bytes), self.clients)
         self.new_id = Ulids()
 
     def _noted_request(self, message: Any, payload: StreamReader, protocol: Any, writer: Any, task: Any) -> Any:
+        protocol.begin(payload, message.headers)
         protocol._request = made = self._behind.request_factory(message, payload, protocol, writer, task)
         return made
 
-    def __call__(self) -> web.RequestHandler:
+    def __call__(self) -> EdgeProtocol:
         return EdgeProtocol(self, loop=self._loop, **self._kwargs)
 
     def adopt(self, transport: asyncio.Transport, data: bytes) -> None:
         """Serve the request of a connection that another process has accepted, and has read `data` of."""
-        EdgeProtocol(self, loop=self._loop, **self._kwargs).adopt(transport, data)
-
-    def connection_made(self, handler: web.RequestHandler, transport: asyncio.Transport) -> None:
-        """End, where there are too many, those that have waited longest for their clients; if none waits, this."""
-        super().connection_made(handler, transport)
-        if len(self._connections) <= self.rules.max_connections:
+        peer = transport.get_extra_info("peername")
+        address, _ = self.clients.place(str(peer[0]) if isinstance(peer, tuple) else "")
+        if not self.clients.admits(address):
+            transport.write(refusals.too_many_connections().raw(self.new_id()))
+            transport.close()
             return
-        idle = [(until_s, each) for each in self._connections if (until_s := cast(EdgeProtocol, each).idle_until_s)]
-        idle.sort(key=lambda pair: pair[0])
-        for _, each in idle[: 1 + len(self._connections) // SHED_SHARE]:
-            if each._paused and each.transport is not None:
-                each.transport.abort()  # closing would wait for its client, too
-            each.force_close()
-        if not idle:
-            self._loop.call_soon(transport.abort)  # once its loop has begun
+        EdgeProtocol(self, loop=self._loop, **self._kwargs).adopt(transport, data)
 
 
 def _leave_out_expect(request: web.BaseRequest) -> None:
@@ -108,16 +109,24 @@ class EdgeRunner(web.AppRunner):
         find: Find,
         rules: EdgeRules | None = None,
         hand: Hand | None = None,
+        clients: Clients | None = None,
         **options: Any,
     ) -> None:
         super().__init__(app, **options)
+        self._clients = clients
         self._serve = serve
         self._find = find
         self._rules = rules
         self._hand = hand
 
     async def _make_server(self) -> web.Server:
-        return EdgeServer(await super()._make_server(), self._serve, self._find, self._rules, self._hand)
+        return EdgeServer(await super()._make_server(), self._serve, self._find, self._rules, self._hand, self._clients)
+
+    def site(self, listener: socket.socket) -> web.BaseSite:
+        """Return what accepts connections of a listening socket; after `setup`."""
+        server = self.server
+        assert isinstance(server, EdgeServer)  # noqa: S101  (made by _make_server)
+        return EdgeSite(self, listener, Acceptor(listener, server, server.clients, server.rules.max_connections))
 
 
 def route_of(

@@ -56,6 +56,14 @@ class BadBody(MetergateError):
     """The body broke off or can't be decoded; the message is for the client."""
 
 
+class FramingTooLarge(web.RequestPayloadError):
+    """The chunks of a body are above its bound with what stands beside their bytes."""
+
+
+class BodyTooSlow(web.RequestPayloadError):
+    """A body comes more slowly than bodies must; the message is for the client."""
+
+
 class ClientGone(MetergateError):
     """The client has closed its connection."""
 
@@ -97,7 +105,7 @@ class Exchange:
         self.path = message.path
         """As the client asked for it, with its query string."""
         self.account = ""
-        """Whose a body is that does not come with its head."""
+        """Whose request this is, empty where that is not known."""
         self.headers: CIMultiDictProxy[str] = message.headers
         self.raw_headers = message.raw_headers
         self.version = message.version
@@ -106,6 +114,11 @@ class Exchange:
         self.whole = False
         self.cut_for: Cut | None = None
         self.write_timeout_s = WRITE_TIMEOUT_S
+
+    def claim(self, account: str) -> bool:
+        """Note whose request this is. False where the account has its share of connections."""
+        self.account = account
+        return self._protocol.claim(account)
 
     @property
     def peer(self) -> str:
@@ -150,6 +163,10 @@ class Exchange:
         except TimeoutError as error:
             raise BadBody(f"The body did not arrive within {timeout_s:g} s: send it faster.") from error
         except BadCoding as error:
+            raise BadBody(str(error)) from error
+        except FramingTooLarge as error:
+            raise BodyTooLarge from error
+        except BodyTooSlow as error:
             raise BadBody(str(error)) from error
         except web.RequestPayloadError as error:
             raise BadBody("The body could not be read: check its framing.") from error

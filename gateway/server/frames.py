@@ -76,6 +76,11 @@ class FrameExchange(Exchange):
         """Return the client's address."""
         return self._request.remote or ""
 
+    def claim(self, account: str) -> bool:
+        """Note whose message this is. Connections of WebSockets have bounds of their own."""
+        self.account = account
+        return True
+
     def here(self, limit_bytes: int) -> bytes | None:
         """Return the message. Raises `BodyTooLarge`."""
         if len(self._body) > limit_bytes:

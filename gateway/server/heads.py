@@ -52,18 +52,36 @@ _END: Final = b"\r\n0\r\n\r\n"
 LOOKED_BACK_BYTES: Final = len(_END)
 
 
+FRAMING_BYTES: Final = 12
+"""The framing of one chunk: the line ends, and eight digits of its length."""
+
+
 class ChunkedEnd:
     """Follows one chunked body to its end. `feed` takes what the connection receives, from the head's last bytes on."""
 
-    __slots__ = ("_last", "payload")
+    __slots__ = ("_chunks", "_first_bytes", "_last", "_received_bytes", "payload")
 
     def __init__(self, payload: StreamReader, received: bytes) -> None:
         self.payload = payload
         self._last = received[-LOOKED_BACK_BYTES:]
+        self._first_bytes = payload.total_bytes
+        """Of the body, what has come with the head."""
+        self._received_bytes = 0
+        self._chunks = 1
 
     def feed(self, received: bytes) -> None:
         """Take bytes that were received."""
         self._last = (self._last + received[-LOOKED_BACK_BYTES:])[-LOOKED_BACK_BYTES:]
+        self._received_bytes += len(received)
+        self._chunks += received.count(b"\r\n") // 2 + 1
+
+    @property
+    def size_bytes(self) -> int:
+        """Return how large the body is so far. What no framing needs counts: extensions of chunks, zeros before their
+        lengths. Where the body has line ends of its own, some of that is taken for framing."""
+        body_bytes = self.payload.total_bytes
+        framed_bytes = body_bytes - self._first_bytes + self._chunks * FRAMING_BYTES
+        return body_bytes + max(0, self._received_bytes - framed_bytes)
 
     @property
     def bare(self) -> bool:

@@ -72,6 +72,8 @@ def _split(listen: str) -> tuple[str, int]:
 
 OWN_FILES: Final = 128
 """For the stores, logs, metrics, and what is opened for a moment."""
+TURNOVER_SHARE: Final = 8
+"""Of the others, the part that is left for connections that are ending while others come for them."""
 
 logger = logging.getLogger(__name__)
 
@@ -89,7 +91,8 @@ def connections_within(wanted: int) -> int:
     most, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
     if most == resource.RLIM_INFINITY:
         return wanted
-    possible = max(1, (most - OWN_FILES) // 2)
+    free = most - OWN_FILES
+    possible = max(1, (free - free // TURNOVER_SHARE) // 2)
     if possible < wanted:
         logger.warning(
             "at most %d connections are taken, not max_connections (%d): this process may open %d files (ulimit -n)",

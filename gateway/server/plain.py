@@ -11,6 +11,7 @@ aiohttp's parser takes the last trailer of a chunked request for the first heade
 from __future__ import annotations
 
 import asyncio
+import socket
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -20,6 +21,7 @@ from aiohttp import ClientConnectionResetError, HttpVersion, web
 from aiohttp.hdrs import TRANSFER_ENCODING
 
 from gateway.server.exchange import Exchange
+from gateway.server.listening import BACKLOG
 
 if TYPE_CHECKING:
     from multidict import CIMultiDictProxy
@@ -94,6 +96,10 @@ class PlainConnection:
                 return
             await asyncio.sleep(DRAIN_LOOK_S)
 
+    def claim(self, account: str) -> bool:
+        """Return True: no account has a share here."""
+        return True
+
     async def made(self, size_bytes: int, account: str) -> None:
         """Return at once: no pace is kept here."""
 
@@ -143,6 +149,10 @@ class PlainRunner(web.AppRunner):
         app.on_response_prepare.append(_end_after_chunks)
         own = {"auto_decompress": False, "read_bufsize": READ_BYTES, "lingering_time": rules.linger_s}
         super().__init__(app, **{**options, **own, "access_log": None})
+
+    def site(self, listener: socket.socket) -> web.BaseSite:
+        """Return what accepts connections of a listening socket; after `setup`."""
+        return web.SockSite(self, listener, backlog=BACKLOG)
 
 
 def is_chunked(request: web.BaseRequest) -> bool:

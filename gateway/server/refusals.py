@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from http import HTTPStatus
 from typing import TYPE_CHECKING, Final
 
 from aiohttp import web
@@ -73,6 +74,13 @@ class Refusal:
         envelope = exchange.envelope or openai_errors
         lines = "".join(f"{name}: {value}\r\n" for name, value in self.headers(request_id, envelope).items())
         exchange.answer(self.status, lines.encode(), envelope.error_body(self, request_id))
+
+    def raw(self, request_id: str) -> bytes:
+        """Return the whole answer for a connection of which nothing was read; it ends the connection."""
+        body = openai_errors.error_body(self, request_id)
+        headers = {**self.headers(request_id, openai_errors), "Content-Length": len(body), "Connection": "close"}
+        lines = "".join(f"{name}: {value}\r\n" for name, value in headers.items())
+        return f"HTTP/1.1 {self.status} {HTTPStatus(self.status).phrase}\r\n{lines}\r\n".encode() + body
 
     def response(self, request_id: str, envelope: Envelope = openai_errors) -> web.Response:
         """Return the same for the application's own endpoints: in OpenAI's envelope where no other API is meant."""
@@ -212,6 +220,16 @@ def unavailable(message: str = "The gateway can't meter requests right now: try 
         retry_after_s=UNAVAILABLE_RETRY_S,
         retries=True,
     )
+
+
+def too_many_connections() -> Refusal:
+    """Return 503 for a connection that can't be kept, or that ends for others because it has kept them waiting."""
+    return unavailable("Too many connections are open here: send each request whole and at once, and try again soon.")
+
+
+def too_many_of_account() -> Refusal:
+    """Return 503 for a request of an account that has its share of connections, all of them busy."""
+    return unavailable("Your account has as many connections open here as one account may: wait for one to finish.")
 
 
 def unsettled() -> Refusal:

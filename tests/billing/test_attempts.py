@@ -10,7 +10,16 @@ from multidict import CIMultiDict
 
 from billing import attempts as attempts_module
 from billing.addresses import Addresses
-from billing.attempts import LOOK_EVERY_S, AttemptLimits, Attempts, TooManyAttempts, counted_in_redis
+from billing.attempts import (
+    ADMINS,
+    GUESSES_FACTOR,
+    LOOK_EVERY_S,
+    SERVICE_KEYS,
+    AttemptLimits,
+    Attempts,
+    TooManyAttempts,
+    counted_in_redis,
+)
 from billing.holds.redis.client import RedisClient
 from billing.holds.redis.connection import RedisAway
 from billing.holds.redis.state import Keyspace, RedisState
@@ -94,6 +103,45 @@ async def test_who_shows_wrong_keys_is_not_refused_as_an_admin() -> None:
     with pytest.raises(TooManyAttempts):
         attempts.refuse_blocked(HERE, NO_HEADERS)
     attempts.refuse_blocked(THERE, NO_HEADERS)
+
+
+async def test_a_service_is_not_refused_as_an_admin_is() -> None:
+    attempts = attempts_of(1)
+    await attempts.failed(HERE, NO_HEADERS, ADMINS)
+    with pytest.raises(TooManyAttempts):
+        await attempts.failed(HERE, NO_HEADERS, ADMINS)
+    attempts.refuse_blocked(HERE, NO_HEADERS, SERVICE_KEYS)
+
+
+async def test_who_guesses_at_one_key_shuts_out_no_other_of_the_address() -> None:
+    """The prefix of a key is in every listing; whoever guesses the rest is refused, and so is none of the others."""
+    attempts = attempts_of(3)
+    assert await attempts.attempt(HERE, NO_HEADERS, right, secret="mg_1234567secret") == "yes"
+    refused = 0
+    for number in range(5):
+        try:
+            await attempts.attempt(HERE, NO_HEADERS, wrong, known=False, secret=f"mg_1234567{number}")
+        except TooManyAttempts:
+            refused += 1
+    assert refused == 2
+    assert await attempts.attempt(HERE, NO_HEADERS, right, secret="mg_another-key") == "yes"
+    assert await shows(attempts, HERE, 5) == 2
+    assert await attempts.attempt(HERE, NO_HEADERS, right, secret="mg_another-key") == "yes"
+
+
+async def test_an_operator_s_key_works_beside_wrong_ones_until_they_are_a_dictionary() -> None:
+    attempts = attempts_of(3)
+    for _ in range(3):
+        await attempts.failed(HERE, NO_HEADERS)
+    with pytest.raises(TooManyAttempts):
+        await attempts.failed(HERE, NO_HEADERS)
+    for _ in range(3 * GUESSES_FACTOR):
+        attempts.refuse_blocked(HERE, NO_HEADERS, prefix="right")
+        with pytest.raises(TooManyAttempts):
+            attempts.refuse_blocked(HERE, NO_HEADERS)
+    with pytest.raises(TooManyAttempts):
+        attempts.refuse_blocked(HERE, NO_HEADERS, prefix="right")
+    attempts.refuse_blocked(THERE, NO_HEADERS, prefix="right")
 
 
 async def test_right_keys_count_for_nothing() -> None:

@@ -19,6 +19,9 @@ from gateway.endpoints.reads import Health
 from gateway.metrics.registry import Metrics
 from gateway.proxy.handler import Proxy
 from gateway.runtime import Runtime, open_runtime
+from gateway.server.edge import EdgeRunner
+from gateway.server.listening import address_of, bind
+from gateway.server.plain import PlainRunner
 from tests.support.shipped import shipped_settings
 
 ADMIN_KEY = "admin-key-of-all-the-tests"
@@ -137,8 +140,10 @@ async def run(runner: web.BaseRunner) -> AsyncIterator[str]:
     """Serve on a free port."""
     await runner.setup()
     try:
-        await web.TCPSite(runner, "127.0.0.1", 0).start()
-        yield f"http://127.0.0.1:{runner.addresses[0][1]}"
+        listener = bind("127.0.0.1:0")
+        ours = isinstance(runner, EdgeRunner | PlainRunner)
+        await (runner.site(listener) if ours else web.SockSite(runner, listener)).start()
+        yield f"http://{address_of(listener)}"
     finally:
         await runner.cleanup()
 

@@ -216,6 +216,23 @@ async def test_bounds(make_gateway: MakeGateway) -> None:
     await service.post(f"/holds/{made['id']}/void", {})
 
 
+async def test_an_account_has_a_share_of_the_holds(make_gateway: MakeGateway) -> None:
+    """One account that holds all it may leaves room for another."""
+    service = Service(await make_gateway(change=with_meters, service_holds=4, service_holds_per_account=2))
+    first, second = [await service.gateway.customer("5.00") for _ in range(2)]
+    made = [await service.post("/holds", asked(first, each), 201) for each in "ab"]
+    assert "account" in (await service.post("/holds", asked(first, "c"), 503))["error"]["message"]
+    await service.post("/holds", asked(second, "d"), 201)
+    assert await service.post("/holds", asked(first, "a"), 201) == made[0]  # what was made is told again
+    await service.post(f"/holds/{made[0]['id']}/void", {})
+
+    async def counted() -> int:
+        return service.gateway.runtime.engine.lasting.open_of[first.account_id]
+
+    await until(counted, 1)
+    await service.post("/holds", asked(first, "e"), 201)
+
+
 @stories
 async def a_hold_is_one_of_the_requests_that_run(service: Service) -> None:
     quotas = [{"window": "total", "metric": "requests", "limit": 1, "feature": "container"}]

@@ -24,6 +24,7 @@ from gateway.server.connection import EdgeProtocol
 from gateway.server.edge import EdgeRunner, EdgeServer, Serve, route_of
 from gateway.server.exchange import BadBody, BodyTooLarge, Exchange
 from gateway.server.guard import EdgeRules
+from gateway.server.listening import bind
 from gateway.server.plain import PlainRunner, expected
 from tests.support.edge_clients import BOUND_S, METERED, Client, until
 
@@ -119,8 +120,9 @@ async def edge(
         else EdgeRunner(app, by("edge"), DIALECTS.find, rules, **options)
     )
     await runner.setup()
-    await web.TCPSite(runner, "127.0.0.1", 0).start()
-    made = Edge(runner, runner.addresses[0][1], ways)
+    listener = bind("127.0.0.1:0")
+    await runner.site(listener).start()
+    made = Edge(runner, listener.getsockname()[1], ways)
     try:
         yield made
     finally:

@@ -24,7 +24,7 @@ PRICES = PriceTable(
         PriceRow("openai", "gpt", date(2026, 1, 1), {"input": 10**9, "cache_write": 2 * 10**9, "output": 0}, {}),
     ]
 )
-RULES = ServiceRules(hold_s=3600, hold_max_s=86_400, holds=10_000, grace_s=0, credits_per_usd=1000)
+RULES = ServiceRules(hold_s=3600, hold_max_s=86_400, holds=10_000, account_holds=9_000, grace_s=0, credits_per_usd=1000)
 
 
 @dataclass

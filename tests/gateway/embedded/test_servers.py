@@ -129,6 +129,67 @@ async def test_orphans_are_stopped_where_the_kernel_does_not(home: Home) -> None
         assert second.end(signal.SIGTERM) == 0
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells where a process works")
+@pytest.mark.parametrize("stuck", ["children", "postmaster", "Redis without a pid file"])
+async def test_what_a_killed_run_has_left_stuck_is_ended_by_the_next_start(home: Home, stuck: str) -> None:
+    """Stopped, they notice nothing: neither that their parent has ended, nor a signal to end."""
+    with holder(home, "--deaf-kernel") as first:
+        await store(first.endpoints())
+        [postmaster, valkey] = sorted(servers_of(home.folder), key=psutil.Process.name)
+        children = postmaster.children()
+        match stuck:
+            case "children":
+                for child in children[-2:]:
+                    child.suspend()
+                postmaster.kill()
+                left = children[-2:]
+            case "postmaster":
+                postmaster.suspend()
+                left = [postmaster]
+            case _:
+                valkey.suspend()
+                (home.data_dir / "redis.pid").unlink()
+                left = [valkey]
+        first.end(signal.SIGKILL)
+    with holder(home) as second:
+        endpoints = second.endpoints()
+        said = " ".join(line for line in second.lines if "left behind" in line)
+        assert all(str(process.pid) in said for process in left)
+        assert await stored(endpoints)
+        assert all(not alive(process) for process in left)
+        assert second.end(signal.SIGTERM) == 0
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells where a process works")
+async def test_a_postgres_that_somebody_else_runs_on_the_data_is_named_and_left_alone(data_dir: Path) -> None:
+    async with EmbeddedServers(data_dir) as servers:
+        await store(servers.endpoints)
+        [own] = named("postgres", data_dir)
+        program = own.exe()
+    data = data_dir / "postgres"
+    owner = data.stat().st_uid
+    theirs = await asyncio.create_subprocess_exec(
+        program,
+        *("-D", ".", "-c", "unix_socket_directories=.", "-c", "listen_addresses="),
+        cwd=data,
+        user=owner if os.geteuid() == 0 else None,
+    )
+    try:
+        record = data / "postmaster.pid"
+        await until(lambda: record.exists() and "ready" in record.read_text(), "their Postgres runs")
+        with pytest.raises(
+            ServerFailed, match=rf"process {theirs.pid}, `.*postgres -D \..*was not started by Metergate"
+        ):
+            await EmbeddedServers(data_dir).__aenter__()
+        assert theirs.returncode is None
+        assert record.read_text().startswith(f"{theirs.pid}\n")
+    finally:
+        theirs.send_signal(signal.SIGINT)
+        await theirs.wait()
+    async with EmbeddedServers(data_dir) as servers:
+        assert await stored(servers.endpoints)
+
+
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells a process that its parent has ended")
 async def test_servers_end_with_a_killed_parent(home: Home) -> None:
     with holder(home) as first:
@@ -235,3 +296,7 @@ def pid_of(name: str, processes: list[psutil.Process]) -> int:
 
 def up(data_dir: Path) -> bool:
     return running(data_dir) is not None
+
+
+def alive(process: psutil.Process) -> bool:
+    return process.is_running() and process.status() != psutil.STATUS_ZOMBIE

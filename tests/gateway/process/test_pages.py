@@ -188,14 +188,14 @@ async def test_what_is_no_page_or_not_alone_stays() -> None:
             assert (await both.ask(sent))[0].startswith(WORKER)
         for cut in (5, len(page) // 2, len(page) - 1):
             client = await both.worker.connect()
-            await until(lambda: any(each.idle_until_s for each in both.connections))
+            await until(lambda: any(each._waiter for each in both.connections))
             client.send(page[:cut])
             await until(lambda cut=cut: both.connections[0]._head_bytes == cut)  # type: ignore[misc]
             assert await both.ask(page[cut:], client) == (WORKER, False)
             await client.leave()
             await both.worker.empty()
         client = await both.worker.connect()
-        await until(lambda: any(each.idle_until_s for each in both.connections))
+        await until(lambda: any(each._waiter for each in both.connections))
         client.send(page.partition(b"\n")[0] + b"\nX-Value: ")
         await until(lambda: both.connections[0]._head_bytes > 0)
         assert await both.ask(page, client) == (WORKER, False)  # where `page` alone would be another request

@@ -11,7 +11,7 @@ from uuid import uuid4
 
 import aiohttp
 import pytest
-from aiohttp import web
+from aiohttp import WSCloseCode, web
 
 from billing.money import parse_usd
 from gateway.config.settings import Settings
@@ -224,7 +224,7 @@ async def tools_of_an_earlier_message_are_granted_calls_where_it_is_gone_on_from
 @stories
 async def what_is_not_served_is_an_error_event(make: Any, speaker: Speaker) -> None:
     gateway = await make()
-    customer, poor = await gateway.customer(), await gateway.customer("0")
+    customer, poor = await gateway.customer(), await gateway.customer("0.000001")
     async with connected(customer) as socket:
         for wrong in (
             {"type": "response.cancel"},
@@ -470,6 +470,39 @@ async def test_connections_are_bounded(make: Any, speaker: Speaker) -> None:
         types = [json.loads(message.data)["type"] async for message in socket]
     assert types.count("response.completed") == 5
     assert await spent_nano(customer) == 5 * COST
+
+
+async def test_an_account_that_cannot_pay_opens_no_connection(make: Any, speaker: Speaker) -> None:
+    gateway = await make()
+    customer = await gateway.customer("0")
+    with pytest.raises(aiohttp.WSServerHandshakeError) as refused:
+        async with connected(customer):
+            pass
+    assert refused.value.status == 402
+
+
+async def test_the_idle_one_of_the_account_with_most_ends_where_there_are_too_many(make: Any, speaker: Speaker) -> None:
+    gateway = await make(response_sockets=3)
+    many, other, third = [await gateway.customer() for _ in range(3)]
+    async with connected(other) as first, connected(many) as busy, connected(many) as idle:
+        assert (await answer(idle))[-1]["type"] == "response.completed"
+        speaker.go_on.clear()
+        await busy.send_str(json.dumps(CREATE))
+        assert (await busy.receive_json(timeout=60))["type"] == "response.created"
+        async with connected(third) as fourth:
+            assert (await idle.receive(timeout=60)).type is aiohttp.WSMsgType.CLOSE
+            assert idle.close_code == WSCloseCode.TRY_AGAIN_LATER
+            for socket in (first, fourth):
+                await socket.send_str(json.dumps(CREATE))
+                assert (await socket.receive_json(timeout=60))["type"] == "response.created"
+            with pytest.raises(aiohttp.WSServerHandshakeError) as refused:  # nothing else can go
+                async with connected(many):
+                    pass
+            assert refused.value.status == 503
+            speaker.go_on.set()
+            for socket in (first, busy, fourth):
+                while (await socket.receive_json(timeout=60))["type"] != "response.completed":
+                    pass
 
 
 def change_of(url: str) -> dict[str, Any]:

@@ -253,7 +253,7 @@ async def test_connections_above_the_bound_end_those_that_wait_longest() -> None
         busy.send(post(b"0"))
         await gate.reached.wait()
         first, second = await served.connect(), await served.connect()
-        loop, connections = asyncio.get_running_loop(), served.server._connections
+        loop, connections = asyncio.get_running_loop(), served.server.connections
         for number, client in enumerate((second, first), start=1):
             client.send(get())
             await client.answer()
@@ -271,18 +271,21 @@ async def test_connections_above_the_bound_end_those_that_wait_longest() -> None
 
 
 def _waiting(connections: Iterable[Any]) -> int:
-    return sum(each.idle_until_s is not None and each._keepalive_handle is not None for each in connections)
+    return sum(each.waits_since_s is not None and each._request_count > 0 for each in connections)
 
 
 @on_both_loops
-async def test_a_connection_above_the_bound_is_closed_where_all_others_are_busy() -> None:
+async def test_a_connection_above_the_bound_is_told_so_where_all_others_are_busy() -> None:
     gate = Gate(_stop_then_echo)
     async with edge(gate, rules=EdgeRules(max_connections=2)) as served:
         busy = [await served.connect() for _ in range(2)]
         for client in busy:
             client.send(post(b"0"))
         await until(lambda: len(served.ways) == 2)
-        await (await served.connect()).rest()
+        refused = await (await served.connect()).answer()
+        assert (refused.status, refused.last) == (503, True)
+        assert int(refused.headers["retry-after"]) >= 1
+        assert json.loads(refused.body)["error"]["code"] == "temporarily_unavailable"
         gate.opened.set()
         assert [(await client.answer()).body for client in busy] == [b"metered 0"] * 2
 

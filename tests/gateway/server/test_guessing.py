@@ -98,6 +98,19 @@ async def test_the_admin_key_can_not_be_guessed(make_gateway: MakeGateway) -> No
         assert (status, code) == (429, "too_many_attempts")  # or a guess that hits would be told from one that does not
 
 
+async def test_the_right_admin_key_works_after_wrong_ones_of_its_address(make_gateway: MakeGateway) -> None:
+    """One that was typed, too: wrong ones that begin otherwise, and wrong keys of other kinds, count elsewhere."""
+    for path in ("/api/admin/accounts", "/v1/status"):
+        gateway = await make_gateway()
+        await gateway.runtime.redis_client.command("DEL", gateway.runtime.engine.keyspace.attempts)
+        wrong = [(await shown(gateway, path, **{"X-Admin-Key": secrets.token_hex(16)}))[0] for _ in range(25)]
+        assert wrong == [401] * 20 + [429] * 5
+        for _ in range(25):
+            assert (await shown(gateway, "/v1/key", Authorization=f"Bearer {another_key()}"))[0] in (401, 429)
+        assert (await shown(gateway, path, **{"X-Admin-Key": ADMIN_KEY}))[0] == 200
+        assert (await shown(gateway, path, **{"X-Admin-Key": secrets.token_hex(16)}))[0] == 429
+
+
 @pytest.mark.parametrize("key", [secrets.token_hex(32), f"mga_{secrets.token_urlsafe(32)}"], ids=["hex", "up"])
 async def test_an_admin_key_that_was_made_at_random_passes_beside_who_guesses(
     make_gateway: MakeGateway, key: str

@@ -52,16 +52,18 @@ def begun_head(size_bytes: int) -> bytes:
 
 
 async def begin(served: Edge, size_bytes: int) -> Client:
-    client, before = await served.connect(), len(served.server.heads._sizes)
+    client, before = await served.connect(), len(served.server.shared.heads._sizes)
     client.send(begun_head(size_bytes))
-    await until(lambda: len(served.server.heads._sizes) != before or served.server.heads.size_bytes > LIMIT_BYTES)
+    await until(
+        lambda: len(served.server.shared.heads._sizes) != before or served.server.shared.heads.size_bytes > LIMIT_BYTES
+    )
     return client
 
 
 @on_both_loops
 async def test_heads_without_an_end_take_bounded_memory_and_small_ones_are_served() -> None:
     async with edge(echo, rules=EdgeRules(head_bytes=LIMIT_BYTES, head_timeout_s=3_600.0)) as served:
-        heads = served.server.heads
+        heads = served.server.shared.heads
         honest = await served.connect()
         honest.send(get()[:-2])
         hostile = [await begin(served, 40_000) for _ in range(2)]
@@ -92,13 +94,13 @@ async def test_a_head_that_came_with_the_connection_counts_too() -> None:
     """Before aiohttp's loop has begun: it may last no longer than another one, and what follows it is served."""
     loop = asyncio.get_running_loop()
     async with edge(echo, rules=EdgeRules(head_timeout_s=30.0)) as served:
-        heads, sent = served.server.heads, get()[:-2]
+        heads, sent = served.server.shared.heads, get()[:-2]
         with socket.create_connection(("127.0.0.1", served.port)) as client:
             client.sendall(sent)  # while the server's loop, which is this one, stands still
             client.setblocking(False)
             await until(lambda: heads.size_bytes == len(sent))
             (connection,) = heads._sizes
-            assert connection.idle_until_s <= loop.time() + 30.0  # type: ignore[attr-defined]
+            assert connection._next_keepalive_close_time <= loop.time() + 30.0  # type: ignore[attr-defined]
             await loop.sock_sendall(client, b"\r\n")
             assert b"200 OK" in await loop.sock_recv(client, 100)
         assert heads.size_bytes == 0
@@ -109,7 +111,7 @@ async def test_a_head_that_came_with_the_connection_counts_too() -> None:
 async def test_a_head_that_begins_behind_a_running_request_counts_too(path: str) -> None:
     gate = Gate(_stop_then_echo)
     async with edge(gate) as served:
-        heads, client = served.server.heads, await served.connect()
+        heads, client = served.server.shared.heads, await served.connect()
         client.send(post(b"x", path=path))
         await gate.reached.wait()
         sent = get()[:-2]

@@ -1,0 +1,151 @@
+"""Connections are accepted here, one after the other, so that there is always a descriptor for the next one.
+
+The event loop's own server takes all that wait at once, and where descriptors run out it drops connections without a
+word or takes none for a second. This file owns that a connection is accepted only as room was made for it
+(`gateway.server.clients`), some in each turn of the loop; and that one for which there is no room is told so: its
+answer is written at once, and it is closed once its client had time to read that.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import logging
+import socket
+from collections import deque
+from collections.abc import Callable
+from contextlib import suppress
+from typing import TYPE_CHECKING, Final
+
+from aiohttp import web
+
+from gateway.server import refusals
+from gateway.server.ids import Ulids
+
+if TYPE_CHECKING:
+    from gateway.server.clients import Clients
+    from gateway.server.connection import EdgeProtocol
+
+logger = logging.getLogger(__name__)
+
+AT_ONCE_MAX: Final = 64
+"""Connections that are accepted in one turn of the loop, and such that are being refused."""
+AT_ONCE_SHARE: Final = 16
+"""Of all connections, the part that this is at most."""
+TOLD_S: Final = 1.0
+"""How long a refused connection stays open: closed with bytes that were not read, it is reset."""
+PAUSE_S: Final = 0.1
+"""After the system has refused a descriptor."""
+UNREAD_BYTES: Final = 65_536
+_NO_DESCRIPTOR: Final = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
+
+
+class Acceptor:
+    """Accepts connections of a listening socket, and has `make` make the protocol of each."""
+
+    def __init__(self, listener: socket.socket, make: Callable[[], EdgeProtocol], clients: Clients, most: int) -> None:
+        self._listener = listener
+        self._make = make
+        self._clients = clients
+        self._at_once = max(1, min(AT_ONCE_MAX, most // AT_ONCE_SHARE))
+        self._loop = asyncio.get_running_loop()
+        self._arriving: set[asyncio.Task[None]] = set()
+        self._told: deque[socket.socket] = deque()
+        self._resuming: asyncio.TimerHandle | None = None
+        self._new_id = Ulids()
+
+    def start(self) -> None:
+        """Accept from now on."""
+        self._listener.setblocking(False)
+        self._loop.add_reader(self._listener, self._accept)
+
+    async def stop(self) -> None:
+        """Accept no more. Those that were accepted are connections when this returns."""
+        if self._resuming is not None:
+            self._resuming.cancel()
+        self._loop.remove_reader(self._listener)
+        if self._arriving:
+            await asyncio.wait(self._arriving)
+        while self._told:
+            self._close_told()
+
+    def _accept(self) -> None:
+        for _ in range(self._at_once):
+            try:
+                connection, peer = self._listener.accept()
+            except (BlockingIOError, InterruptedError, ConnectionAbortedError):
+                return
+            except OSError as error:
+                if error.errno not in _NO_DESCRIPTOR:
+                    raise
+                logger.error("no connection can be accepted for now: %s", error.strerror)
+                self._loop.remove_reader(self._listener)
+                self._resuming = self._loop.call_later(PAUSE_S, self.start)
+                return
+            connection.setblocking(False)
+            address, _ = self._clients.place(str(peer[0]) if isinstance(peer, tuple) else "")
+            if self._clients.admits(address):
+                protocol = self._make()
+                self._clients.expect(protocol)
+                task = self._loop.create_task(self._arrive(connection, protocol))
+                self._arriving.add(task)
+                task.add_done_callback(self._arriving.discard)
+            else:
+                self._tell(connection)
+
+    async def _arrive(self, connection: socket.socket, protocol: EdgeProtocol) -> None:
+        try:
+            await self._loop.connect_accepted_socket(lambda: protocol, connection)
+        except OSError as error:  # its client has left
+            connection.close()
+            logger.debug("a connection was not accepted: %s", error)
+        finally:
+            self._clients.miss(protocol)
+
+    def _tell(self, connection: socket.socket) -> None:
+        """Refuse a connection."""
+        with suppress(OSError):
+            connection.send(refusals.too_many_connections().raw(self._new_id()))
+            connection.shutdown(socket.SHUT_WR)
+        self._told.append(connection)
+        if len(self._told) > self._at_once:
+            self._close_told()
+        self._loop.call_later(TOLD_S, self._end_telling, connection)
+
+    def _end_telling(self, connection: socket.socket) -> None:
+        while self._told and connection.fileno() >= 0:  # it is the oldest, or was closed for others
+            self._close_told()
+
+    def _close_told(self) -> None:
+        connection = self._told.popleft()
+        with suppress(OSError):
+            connection.recv(UNREAD_BYTES)
+        connection.close()
+
+
+class EdgeSite(web.BaseSite):
+    """A listening socket in front of an `EdgeRunner`."""
+
+    __slots__ = ("_acceptor", "_listener")
+
+    def __init__(self, runner: web.BaseRunner, listener: socket.socket, acceptor: Acceptor) -> None:
+        super().__init__(runner)
+        self._listener = listener
+        self._acceptor = acceptor
+
+    @property
+    def name(self) -> str:
+        """Return where it listens."""
+        host, port = self._listener.getsockname()[:2]
+        return f"http://{host}:{port}"
+
+    async def start(self) -> None:
+        """Accept connections."""
+        await super().start()
+        self._acceptor.start()
+
+    async def stop(self) -> None:
+        """Accept no more."""
+        await self._acceptor.stop()
+        await super().stop()
+        self._listener.close()
