@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Annotated, Any, Final, Literal
-from urllib.parse import unquote
+from urllib.parse import unquote_to_bytes
 
 import msgspec
 from msgspec import UNSET, Meta, UnsetType
@@ -246,9 +246,10 @@ class CloudData(msgspec.Struct, frozen=True, kw_only=True):
 
 def structured(headers: Mapping[str, str], data: msgspec.Raw) -> msgspec.Raw:
     """Return the event in JSON that comes in binary mode: its attributes as headers, percent-encoded, its data as the
-    body (https://github.com/cloudevents/spec/blob/v1.0.2/cloudevents/bindings/http-protocol-binding.md)."""
+    body (https://github.com/cloudevents/spec/blob/v1.0.2/cloudevents/bindings/http-protocol-binding.md). Raises
+    `UnicodeDecodeError` for attributes that are not UTF-8."""
     attributes = {
-        name.lower().removeprefix(_BINARY): unquote(value.encode(errors="surrogateescape").decode(errors="replace"))
+        name.lower().removeprefix(_BINARY): unquote_to_bytes(value.encode(errors="surrogateescape")).decode()
         for name, value in headers.items()
         if name.lower().startswith(_BINARY)
     }

@@ -184,12 +184,10 @@ async def test_a_hold_that_is_no_bound_is_the_least(
 ) -> None:
     text, body = "Good" + " word" * words, chat(model="gpt-4o-mini", stream=True)
     provider = Silent(delta(text))
-    gateway = await make_gateway(
-        await upstream(provider.serve), change=hiding, reasoning_drain_s=0.1, strict=False
-    )
+    gateway = await make_gateway(await upstream(provider.serve), change=hiding, reasoning_drain_s=0.1, strict=False)
     customer = await gateway.customer()
     seen: Callable[[], Awaitable[Any]] = provider.begun.wait
-    await leave(customer, body, seen, first=b"word\"")
+    await leave(customer, body, seen, first=b'word"')
     found = await the_event_in_the_end(customer)
     passed_nano = estimate_nano(tokenizer, text, body)
     assert (found["output_tokens"] == 512) != dearer
