@@ -29,8 +29,8 @@ _MOMENT: Final = re.compile(
 )
 """The end of a page of transactions while others are under way: their numbers stand at its end."""
 _FIELD: Final = re.compile(r"\$\.([A-Za-z_]+)")
-_FIELD_ALONE: Final = re.compile(r"^Object (?:missing required|contains unknown) field `([^`]{1,64})`$")
-_AT_FIELD: Final = re.compile(r" - at `\$\.([A-Za-z_]+)(?:\[[0-9.]+\])?`$")
+_FIELD_ALONE: Final = re.compile(r"^Object (?:missing required|contains unknown) field `([^`]{1,64})`\Z")
+_AT_FIELD: Final = re.compile(r" - at `\$\.([A-Za-z_]+)(?:\[[0-9.]+\])?`\Z")
 _PLACE: Final = r"(?: - at `\$\.?([^`]*)`)?"
 _MISSING: Final = re.compile(rf"Object missing required field `([^`]+)`{_PLACE}")
 _UNKNOWN: Final = re.compile(rf"Object contains unknown field `([^`]+)`{_PLACE}")

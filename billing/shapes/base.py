@@ -21,6 +21,14 @@ USD_PATTERN: Final = f"^{_USD}"
 POSITIVE_USD_PATTERN: Final = f"^(?=.*[1-9]){_USD}"
 SIGNED_USD_PATTERN: Final = f"^-?(?=.*[1-9]){_USD}"
 
+
+def matching(pattern: str, **more: Any) -> Meta:
+    """Return the condition that a text matches `pattern` from its first to its last character. Python's `$` would let
+    a newline follow; JSON Schema, which knows no `\\Z`, means by `$` what is meant here."""
+    shown = {"pattern": f"^{pattern}$", **more.pop("extra_json_schema", {})}
+    return Meta(pattern=rf"^{pattern}\Z", extra_json_schema=shown, **more)
+
+
 Usd = Annotated[str, Meta(description="USD as a decimal string with at most 9 decimals", examples=["12.50"])]
 Moment = Annotated[str, Meta(description="a time in UTC", extra_json_schema={"format": "date-time"})]
 Name = Annotated[str, Meta(min_length=1, max_length=200)]

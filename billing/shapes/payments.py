@@ -9,7 +9,7 @@ from msgspec import UNSET, Meta, UnsetType
 from billing.money import format_usd
 from billing.payments.objects import Invoice, OrderKind, OrderStatus, format_cents
 from billing.quotas import quota_json
-from billing.shapes.base import Answer, Body, Id, Moment, PageQuery, PositiveUsdBody, Usd
+from billing.shapes.base import Answer, Body, Id, Moment, PageQuery, PositiveUsdBody, Usd, matching
 from billing.times import rfc3339
 
 if TYPE_CHECKING:
@@ -20,10 +20,10 @@ if TYPE_CHECKING:
 Url = Annotated[str, Meta(min_length=1, max_length=2048, description="an address on one of the operator's origins")]
 OrderKey = Annotated[
     str,
-    Meta(
+    matching(
+        "[!-~]+",
         min_length=1,
         max_length=255,
-        pattern=r"^[!-~]+$",
         description="a text of your own: the same again opens the same page. Also as the header Idempotency-Key",
     ),
 ]

@@ -9,7 +9,7 @@ import msgspec
 from msgspec import UNSET, Meta, UnsetType
 
 from billing.money import format_credits, format_usd
-from billing.shapes.base import Answer, Body, Id, Moment, Since, Usd, UsdBody
+from billing.shapes.base import Answer, Body, Id, Moment, Since, Usd, UsdBody, matching
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -22,15 +22,15 @@ HoldState = Literal["held", "settled", "voided", "expired"]
 
 EventId = Annotated[
     str,
-    Meta(
+    matching(
+        "[!-~]+",
         min_length=1,
         max_length=255,
-        pattern=r"^[!-~]+$",
         description="an id of your own for what you ask, without spaces: the same again gets the first answer",
     ),
 ]
 Named = Annotated[
-    str, Meta(min_length=1, max_length=100, pattern=r"^[A-Za-z0-9][A-Za-z0-9_./:@+-]*$", examples=["container.second"])
+    str, matching("[A-Za-z0-9][A-Za-z0-9_./:@+-]*", min_length=1, max_length=100, examples=["container.second"])
 ]
 Quantity = Annotated[
     Any,
@@ -224,8 +224,8 @@ class CloudEvent(msgspec.Struct, frozen=True, kw_only=True):
     through, as that says."""
 
     specversion: Literal["1.0"]
-    id: Annotated[str, Meta(min_length=1, max_length=255, pattern=r"^[!-~]+$")]
-    source: Annotated[str, Meta(min_length=1, max_length=255, pattern=r"^[!-~]+$")]
+    id: Annotated[str, matching("[!-~]+", min_length=1, max_length=255)]
+    source: Annotated[str, matching("[!-~]+", min_length=1, max_length=255)]
     type: Named
     subject: Id
     time: Since | None = None

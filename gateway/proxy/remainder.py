@@ -2,8 +2,8 @@
 
 This file owns what a request costs whose client has left or was cut off. It was sent, so it costs at least its input,
 unless the provider refuses it or fails before any output. `disconnect_drain_s` bounds the reading, before an answer's
-head as well as within it; a request that ends at `max_request_s` is not read on. Where the model may still bill what its
-answer does not show, an answer that was given up without its usage is marked as `unread`, and costs its hold.
+head as well as within it; a request that ends at `max_request_s` is not read on. Where the model may still bill what
+its answer does not show, an answer that was given up without its usage is marked as `unread`, and costs its hold.
 
 `Running` owns that end of every request: all may take equally long, so that one timer looks at the oldest ones.
 """
