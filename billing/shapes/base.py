@@ -23,10 +23,9 @@ SIGNED_USD_PATTERN: Final = f"^-?(?=.*[1-9]){_USD}"
 
 
 def matching(pattern: str, **more: Any) -> Meta:
-    """Return the condition that a text matches `pattern` from its first to its last character. Python's `$` would let
-    a newline follow; JSON Schema, which knows no `\\Z`, means by `$` what is meant here."""
-    shown = {"pattern": f"^{pattern}$", **more.pop("extra_json_schema", {})}
-    return Meta(pattern=rf"^{pattern}\Z", extra_json_schema=shown, **more)
+    """Return the condition that a text matches `pattern` from its first to its last character: Python's `$` would let
+    a newline follow."""
+    return Meta(pattern=rf"^{pattern}\Z", **more)
 
 
 Usd = Annotated[str, Meta(description="USD as a decimal string with at most 9 decimals", examples=["12.50"])]
