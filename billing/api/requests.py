@@ -24,10 +24,8 @@ from billing.times import TimeError, parse_rfc3339
 from billing.zones import zone_of
 
 _ID: Final = re.compile(r"[A-Za-z0-9_.:-]{1,255}", re.ASCII)
-_MOMENT: Final = re.compile(
-    r"[A-Za-z0-9_.-]{1,80}:-?[0-9]{1,20}:[0-9]{1,12}(?::[0-9]{1,20}){3}(?:,[0-9]{1,20})*", re.ASCII
-)
-"""The end of a page of transactions while others are under way: their numbers stand at its end."""
+_MOMENT: Final = re.compile(r"[A-Za-z0-9_.-]{1,80}:-?[0-9]{1,20}:[0-9a-f]{32}:[0-9:,]{0,1000}", re.ASCII)
+"""The end of a page of transactions. The numbers of those that are under way stand at its end."""
 _FIELD: Final = re.compile(r"\$\.([A-Za-z_]+)")
 _FIELD_ALONE: Final = re.compile(r"^Object (?:missing required|contains unknown) field `([^`]{1,64})`\Z")
 _AT_FIELD: Final = re.compile(r" - at `\$\.([A-Za-z_]+)(?:\[[0-9.]+\])?`\Z")

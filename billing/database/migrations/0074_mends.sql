@@ -24,3 +24,7 @@ INSERT INTO coupon_owners (coupon_id, user_id, account_id)
 SELECT r.coupon_id, m.user_id, r.account_id FROM coupon_redemptions r
 JOIN organizations o ON o.account_id = r.account_id
 JOIN memberships m ON m.org_id = o.id AND m.role = 'owner';
+
+-- What cursors are sealed with that carry a balance: a client can't make one that shows another balance than the ledger's.
+ALTER TABLE installation ADD COLUMN cursor_secret bytea NOT NULL
+    DEFAULT sha256(uuid_send(gen_random_uuid()) || uuid_send(gen_random_uuid()));
