@@ -38,6 +38,7 @@ from gateway.proxy.outgoing import Apart, outgoing_apart
 from gateway.proxy.relay import Relay
 from gateway.proxy.remainder import OK, Remainder, Running, read_whole
 from gateway.proxy.stored import running_of
+from gateway.server.caching import PRIVATE_LINES
 from gateway.server.ids import FIRST_ATTEMPT, attempts_line, balance_line, paid_lines
 from gateway.upstream.base import (
     Pending,
@@ -210,7 +211,8 @@ class Forwarder:
         self._metrics.upstream_latency(context.route.provider.name, self._clock() - sent_s)
         hold.owe(context.unresolved)
         attempt = FIRST_ATTEMPT if context.attempts == 1 else attempts_line(context.attempts)
-        head = incoming(answer.headers, context.target.lines + attempt)
+        own, private = context.target.lines + attempt, context.match.endpoint.method == "GET"
+        head = incoming(answer.headers, own + PRIVATE_LINES if private else own, private=private)
         context.status = answer.status
         context.upstream_request_id = shown_id(head.request_id)
         if answer.status != OK:
