@@ -175,6 +175,8 @@ class Limits:
     failed_attempts_window_s: float = _seconds(60, 1, 86_400, "how long wrong keys of an address count")
     organizations_per_user: int = _whole(20, 1, 10_000, "organizations that one person may own")
     invitations_per_day: int = _whole(100, 1, 100_000, "invitations that an organization makes in 24 hours")
+    invitations_per_person: int = _whole(100, 1, 100_000, "invitations that one person mails in 24 hours")
+    invitations_per_address: int = _whole(5, 1, 1000, "and that one address is mailed, of all organizations")
     invitation_sends: int = _whole(5, 1, 100, "how often one invitation is sent")
     keys_per_user: int = _whole(100, 1, 100_000, "API keys of one user in one account, made without operators")
     rotation_grace_s: int = _whole(

@@ -28,3 +28,16 @@ JOIN memberships m ON m.org_id = o.id AND m.role = 'owner';
 -- What cursors are sealed with that carry a balance: a client can't make one that shows another balance than the ledger's.
 ALTER TABLE installation ADD COLUMN cursor_secret bytea NOT NULL
     DEFAULT sha256(uuid_send(gen_random_uuid()) || uuid_send(gen_random_uuid()));
+
+-- Mails of invitations in the last 24 hours, whatever organization sent them: to whom, and by whom.
+CREATE TABLE invitation_mails (
+    email text NOT NULL,
+    sent_by text NOT NULL,
+    sent_at timestamptz NOT NULL DEFAULT now()
+);
+CREATE INDEX invitation_mails_to ON invitation_mails (email, sent_at);
+CREATE INDEX invitation_mails_by ON invitation_mails (sent_by, sent_at);
+CREATE INDEX invitation_mails_at ON invitation_mails (sent_at);
+INSERT INTO invitation_mails (email, sent_by, sent_at)
+SELECT email, invited_by, created_at FROM invitations
+WHERE created_at > now() - interval '24 hours' AND invited_by IS NOT NULL;

@@ -72,7 +72,7 @@ async def test_what_was_stored_as_infinity_is_mended(billing: Billing) -> None:
     async with billing.database.transaction() as connection:
         for table in tables:
             await connection.execute(f"ALTER TABLE {table} DROP CONSTRAINT {table}_expires_at_finite")
-        await connection.execute("DROP TABLE coupon_owners")
+        await connection.execute("DROP TABLE coupon_owners, invitation_mails")
         await connection.execute("ALTER TABLE installation DROP COLUMN cursor_secret")
         await connection.execute(
             "INSERT INTO coupons (id, name, code_sha256, amount_nano, priority, expires_at)"
