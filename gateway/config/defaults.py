@@ -57,7 +57,9 @@ class Limits:
         default="void", metadata=_choice(get_args(ExpiredHold), "charge for a hold whose gateway died")
     )
     disconnect_drain_s: float = _seconds(5, 0, 3600, "how long an upstream is read on after its client left")
-    reasoning_drain_s: float = _seconds(60, 0, 3600, "the same where the price row says `hidden_reasoning`")
+    reasoning_drain_s: float = _seconds(
+        60, 0, 3600, "the same where the price row says `hidden_reasoning`; without usage by then the hold is charged"
+    )
     max_request_s: float = _seconds(3600, 0.05, 86_400, "longest life of a request after admission; then it is cut")
     client_write_timeout_s: float = _seconds(60, 0.05, 3600, "longest time without a client taking any of its answer")
     max_usage_factor: int = _whole(20, 1, 1_000_000, "a report above so many times a strict hold is not believed")
