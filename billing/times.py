@@ -10,6 +10,11 @@ _RFC3339: Final = re.compile(
     r"\d{4}-\d\d-\d\d(?P<time>[Tt ]\d\d:\d\d:\d\d(\.\d{1,9})?(?P<zone>[Zz]|[+-]\d\d:\d\d))?", re.ASCII
 )
 
+EARLIEST: Final = datetime(2, 1, 1, tzinfo=UTC)
+LATEST: Final = datetime(9998, 12, 31, tzinfo=UTC)
+"""Times before and after are read as these. Postgres takes the very first and last time that Python has for infinity,
+which can't be read back, and zones and periods need a little room."""
+
 
 class TimeError(MetergateError, ValueError):
     """Not a time. The message is fit for a reader."""
@@ -21,12 +26,22 @@ def rfc3339(at: datetime) -> str:
 
 
 def parse_rfc3339(text: str) -> datetime:
-    """Parse a time with its zone, or a day, which means its first moment in UTC. Raises `TimeError`."""
+    """Parse a time with its zone, or a day, which means its first moment in UTC; see `within_calendar`. Raises
+    `TimeError`."""
     match = _RFC3339.fullmatch(text)
     if match is None:
         raise TimeError('a time is RFC 3339 such as "2025-01-31T12:00:00Z", or a day such as "2025-01-31"')
     try:
         at = datetime.fromisoformat(text.upper())
-        return at.astimezone(UTC) if match["time"] else at.replace(tzinfo=UTC)
-    except (ValueError, OverflowError) as error:
+    except ValueError as error:
         raise TimeError("there is no such time") from error
+    return within_calendar(at if match["time"] else at.replace(tzinfo=UTC))
+
+
+def within_calendar(at: datetime) -> datetime:
+    """Return an aware time in UTC; one at the ends of Python's calendar as the nearest that can be stored and shown."""
+    if at.year <= EARLIEST.year:
+        return EARLIEST
+    if at.year > LATEST.year:
+        return LATEST
+    return min(at.astimezone(UTC), LATEST)

@@ -80,7 +80,13 @@ def make_identity(
     admits = partial(_admits, settings.identity.providers)
     sessions = Sessions(database, keys, new_id, shown, admits=admits)
     people = _people(settings, database, users, sessions, effects, new_id, sealer)
-    bounds = Bounds(defaults.organizations_per_user, defaults.invitations_per_day, defaults.invitation_sends)
+    bounds = Bounds(
+        defaults.organizations_per_user,
+        defaults.invitations_per_day,
+        defaults.invitation_sends,
+        defaults.invitations_per_person,
+        defaults.invitations_per_address,
+    )
     return Identity(
         people=people,
         sign_in=SignIn(people, founder),

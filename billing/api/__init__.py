@@ -12,7 +12,7 @@
     tokens      /auth: refresh, narrow, revoke; sessions; /auth/oidc: signing in elsewhere
     browsers    sessions of browsers; /admin/login-links, by which an operator begins one
     organizations  /orgs, /invitations, /roles   own_keys  /billing/keys
-    metering    /service: what other services call
+    metering    /service: what other services call   event_bodies  batches of usage, cut into their events
     credit      lots, coupons, auto-recharge, alerts, below /billing and /admin   budgets  /billing/budgets
     usage       /account: balance, transactions, usage events   sums  /account and /billing: what was used, in sums
     buckets     buckets of time, read in parts

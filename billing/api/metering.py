@@ -7,6 +7,7 @@ an account has no room for is refused with the body that the proxy would refuse 
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Final
@@ -16,7 +17,8 @@ from aiohttp import web
 from msgspec import UNSET
 
 from billing.api.errors import ApiError, BadRequest, Unavailable, of_failure
-from billing.api.requests import moment, money, positive_money, read_body
+from billing.api.event_bodies import CLOUD_BATCH, CLOUD_EVENT, checked, decoded, events_of
+from billing.api.requests import moment, money, positive_money, read_bounded
 from billing.api.route import JSON, REPLAYED_HEADER, Access, Call, Route, answer
 from billing.api.usage import balance_of
 from billing.errors import MetergateError
@@ -24,10 +26,8 @@ from billing.metering.charges import Measure, parse_quantity
 from billing.metering.claims import NotAdmitted, Payer
 from billing.metering.events import DEBITS, HOLDS, USAGE
 from billing.money import format_usd
-from billing.shapes.decoding import decode_shape
 from billing.shapes.mismatch import mismatch
 from billing.shapes.service import (
-    BINARY_EVENT,
     Asked,
     AskedOfKey,
     CheckShape,
@@ -47,7 +47,6 @@ from billing.shapes.service import (
     Settlement,
     UsageEvents,
     UsageResults,
-    structured,
     usage_of,
 )
 from billing.shapes.usage import BalanceShape
@@ -57,15 +56,13 @@ if TYPE_CHECKING:
     from billing.api.services import Meters
     from billing.metering.claims import Recorded
 
+logger = logging.getLogger(__name__)
+
 HOLD: Final = f"{HOLDS}/{{hold_id}}"
-CLOUD_EVENT: Final = "application/cloudevents+json"
-CLOUD_BATCH: Final = "application/cloudevents-batch+json"
 MOST_EVENTS: Final = 1_000
 """Events of one call."""
 EVENTS_A_TURN: Final = 25
 """So many are begun in one turn of the event loop: two milliseconds or so."""
-MOST_EVENT_BYTES: Final = 64 * 1024
-"""Of one event, as CloudEvents 1.0 asks every intermediary to take."""
 OK: Final = 200
 CREATED: Final = 201
 
@@ -104,25 +101,13 @@ async def create_usage(call: Call) -> UsageResults:
     CloudEvents 1.0 (batched, structured, or binary: with `ce-` headers), whose `source` and `id` are the event's id,
     `subject` the account, `type` the meter. An event is of at most 64 KiB and 35 days old; at most 1,000 in a call. Of
     several, each has its result; what is wrong with one alone is the answer's error."""
-    raw = await read_body(call.request, msgspec.Raw)
-    kind, several = call.request.content_type, True
-    if kind == CLOUD_BATCH:
-        events = _decoded(raw, list[msgspec.Raw], "events")
-    elif kind == CLOUD_EVENT:
-        events, several = [raw], False
-    elif kind == JSON and BINARY_EVENT in call.request.headers:
-        kind, events, several = CLOUD_EVENT, [structured(call.request.headers, raw)], False
-    elif kind == JSON:
-        several = _decoded(raw, _MaybeSeveral, "events").events is not UNSET
-        events = _decoded(raw, _Several, "events").events if several else [raw]
-    else:
-        raise BadRequest(f"The body is {JSON}, {CLOUD_EVENT} or {CLOUD_BATCH}.", "Content-Type")
-    if len(events) > MOST_EVENTS:
+    body = await read_bounded(call.request, call.services.max_body_bytes)
+    given = events_of(call.request.content_type, call.request.headers, body)
+    if len(given.events) > MOST_EVENTS:
         raise BadRequest(f"A call has at most {MOST_EVENTS} events: send the others in another one.", "events")
-    cloud = kind != JSON
     work: list[asyncio.Task[EventResult]] = []
-    for index, each in enumerate(events):
-        work.append(asyncio.create_task(_record(call, index, each, cloud=cloud, alone=not several)))
+    for index, each in enumerate(given.events):
+        work.append(asyncio.create_task(_record(call, index, each, cloud=given.cloud, alone=given.alone)))
         if index % EVENTS_A_TURN == 0:
             await asyncio.sleep(0)
     return _results(await asyncio.gather(*work))
@@ -179,31 +164,12 @@ async def check_key(call: Call, body: KeyAsked) -> KeyCheckShape:
     return KeyCheckShape(active=True, holder=holder)
 
 
-class _MaybeSeveral(msgspec.Struct):
-    """Tells several events from one."""
-
-    events: list[msgspec.Raw] | msgspec.UnsetType = UNSET
-
-
-class _Several(msgspec.Struct, forbid_unknown_fields=True):
-    events: list[msgspec.Raw]
-
-
-def _decoded(raw: msgspec.Raw, model: type[Any], field: str | None = None) -> Any:
-    try:
-        return decode_shape(raw, model)
-    except msgspec.ValidationError as error:
-        message, found = mismatch(error, model)
-        raise BadRequest(message, field or found) from error
-
-
 async def _record(call: Call, index: int, raw: msgspec.Raw, *, cloud: bool, alone: bool) -> EventResult:
     """Record one event, and say what came of it. Raises what is wrong with it where it is `alone`."""
     event_id = None
     try:
-        if len(memoryview(raw)) > MOST_EVENT_BYTES:
-            raise BadRequest(f"An event has at most {MOST_EVENT_BYTES} bytes.")
-        event = _cloud_event(raw) if cloud else _decoded(raw, NewUsage)
+        readable = checked(raw)
+        event = _cloud_event(readable) if cloud else decoded(readable, NewUsage)
         event_id = event.event_id
         at = moment("time", event.time)
         done = await _meters(call).metering.record(_payer(call, event), event_id, _measure(event), at)
@@ -212,12 +178,17 @@ async def _record(call: Call, index: int, raw: msgspec.Raw, *, cloud: bool, alon
         if alone or refusal is None:
             raise
         return _event_refused(index, event_id, refusal)
+    except Exception:
+        if alone:
+            raise
+        logger.exception("a usage event could not be recorded")
+        return _event_refused(index, event_id, ApiError("The gateway failed: send this event again."))
     debit = msgspec.json.decode(done.answer, type=DebitShape)
     return EventResult(index=index, event_id=event_id, status="replayed" if done.replayed else "recorded", debit=debit)
 
 
 def _cloud_event(raw: msgspec.Raw) -> NewUsage:
-    event = _decoded(raw, CloudEvent)
+    event = decoded(raw, CloudEvent)
     try:
         return usage_of(event)
     except msgspec.ValidationError as error:

@@ -94,7 +94,10 @@ def document(routes: Sequence[Route]) -> bytes:
 @cache
 def _components(shapes: tuple[Any, ...]) -> tuple[tuple[Json, ...], Mapping[str, Json]]:
     """Return the schemas of shapes, which every application of a process shares, and what they refer to."""
-    return msgspec.json.schema_components(shapes, ref_template=_SCHEMAS)
+    components = msgspec.json.encode(msgspec.json.schema_components(shapes, ref_template=_SCHEMAS))
+    # JSON Schema's `$` is the very end of a text, as Python's `\Z` is; that it does not know.
+    found, schemas = msgspec.json.decode(components.replace(rb'\\Z"', b'$"'))
+    return tuple(found), schemas
 
 
 def _version() -> str:

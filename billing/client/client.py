@@ -15,14 +15,13 @@ from types import TracebackType
 from typing import Literal, Self, Unpack, cast
 
 import aiohttp
-import msgspec
 
 from billing.answers import BadAnswer, ClientError, Exchanged, Refused, Unreachable
 from billing.calls import ANSWER_LIMIT_BYTES
 from billing.client.holding import HeldOpen
 from billing.client.recorder import Recorder, Spooled
 from billing.client.retries import Retries
-from billing.client.service import DEFAULT_RETRIES, Measured, MeasuredOfKey, ServiceCalls, new_event_id
+from billing.client.service import DEFAULT_RETRIES, Measured, MeasuredOfKey, ServiceCalls, encoded, new_event_id
 from billing.client.spool import EventSpool, SpoolRules
 from billing.client.tokens import TokensUsed, tokens_used
 from billing.payment_calls import PaymentCalls
@@ -137,7 +136,7 @@ class BillingClient(ServiceCalls, PaymentCalls):
     async def _keep(self, recorder: Recorder, event: NewUsage) -> None:
         """Have an event on disk, or else charged. Raises where neither could be."""
         try:
-            await recorder.add(msgspec.json.encode(event))
+            await recorder.add(bytes(encoded(event)))
         except OSError as error:
             logger.warning("the spool does not take an event, which is sent at once: %s", error)
             try:

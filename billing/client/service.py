@@ -8,12 +8,14 @@ once for all tries. Who repeats a call by hand, after `Unreachable`, gives the s
 from __future__ import annotations
 
 import asyncio
+import json
 import random
 import re
 from abc import ABC
 from collections.abc import Mapping, Sequence, Set
 from typing import Final, Literal, TypedDict, TypeVar, Unpack
 
+import msgspec
 from msgspec import Raw
 from ulid import ULID
 
@@ -34,7 +36,6 @@ from billing.shapes.service import (
     NewHold,
     NewUsage,
     Settlement,
-    UsageEvents,
     UsageResults,
 )
 from billing.shapes.usage import BalanceShape
@@ -74,6 +75,15 @@ class MeasuredOfKey(Measured, total=False):
     """And for which of the account's API keys, in whose quotas it counts, too."""
 
     key_id: str
+
+
+def encoded(event: NewUsage) -> Raw:
+    """Return an event in JSON. Text that is no Unicode (lone surrogates) is escaped: the gateway then refuses this
+    event alone."""
+    try:
+        return Raw(msgspec.json.encode(event))
+    except UnicodeEncodeError:
+        return Raw(json.dumps(msgspec.to_builtins(event)).encode())
 
 
 def new_event_id() -> str:
@@ -139,7 +149,7 @@ class ServiceCalls(CreditCalls, ABC):
 
     async def record_now(self, event: NewUsage) -> DebitShape:
         """Charge an account for usage, whatever its balance."""
-        results = await self._service("POST", "usage", UsageResults, event)
+        results = await self._service("POST", "usage", UsageResults, encoded(event))
         found = results.data[0].debit if len(results.data) == 1 else None
         if found is None:
             raise self._strange("usage: no debit for the event")
@@ -147,7 +157,8 @@ class ServiceCalls(CreditCalls, ABC):
 
     async def record_batch(self, events: Sequence[NewUsage]) -> UsageResults:
         """Charge accounts for what they have used: at most 1,000 events, with a result for each, in their order."""
-        results = await self._service("POST", "usage", UsageResults, UsageEvents(events=list(events)))
+        body = {"events": [encoded(event) for event in events]}
+        results = await self._service("POST", "usage", UsageResults, body)
         return self._of_each(events, results)
 
     async def send_once(self, events: Sequence[bytes]) -> UsageResults:

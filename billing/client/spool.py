@@ -149,8 +149,9 @@ class EventSpool:
         return found
 
     def park(self, event: bytes, why: str) -> None:
-        """Keep an event that the gateway refuses for good, with the reason, for somebody to look at."""
-        line = msgspec.json.encode({"why": why, "event": msgspec.Raw(event)}) + b"\n"
+        """Keep an event that the gateway refuses for good, with the reason, for somebody to look at. One that is no
+        JSON is kept as a text."""
+        line = msgspec.json.encode({"why": why, "event": _kept(event)}) + b"\n"
         fd = self._open_parked()
         try:
             size = os.fstat(fd).st_size
@@ -186,7 +187,7 @@ class EventSpool:
             if mine:
                 for line in self.parked_path.read_bytes().splitlines():
                     try:
-                        events.append(bytes(msgspec.json.decode(line, type=_Parked).event))
+                        events.append(_event_of(msgspec.json.decode(line, type=_Parked).event))
                     except msgspec.DecodeError:  # its event was not struck from the spool, and is parked again
                         logger.warning("%s has a line that is not whole, which is left out", self.parked_path)
                 self.append(events, left)
@@ -222,4 +223,16 @@ def _keep_damaged(path: Path, left: int) -> None:
 
 
 class _Parked(msgspec.Struct):
-    event: msgspec.Raw
+    event: dict[str, msgspec.Raw] | str
+
+
+def _kept(event: bytes) -> msgspec.Raw | str:
+    try:
+        msgspec.json.decode(event, type=dict[str, object])
+    except (msgspec.DecodeError, UnicodeDecodeError):
+        return event.decode(errors="backslashreplace")
+    return msgspec.Raw(event)
+
+
+def _event_of(parked: dict[str, msgspec.Raw] | str) -> bytes:
+    return parked.encode() if isinstance(parked, str) else msgspec.json.encode(parked)

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Final, Literal, cast
 
 from billing import audit
 from billing.database.connection import Connection, Database, Row, queries
+from billing.identity.letters import quotable
 from billing.identity.mail import enqueue
 from billing.identity.members import Acting, check_acting
 from billing.identity.organizations import (
@@ -35,8 +36,6 @@ if TYPE_CHECKING:
 ID_PREFIX: Final = "inv_"
 LIFE_S: Final = 7 * 24 * 3600
 TOKEN_BYTES: Final = 32
-_SHOWN: Final = 80
-"""Characters of an organization's name that a mail shows."""
 Status = Literal["open", "accepted", "revoked", "expired"]
 
 _query = queries("billing.identity")
@@ -90,9 +89,10 @@ class Invitations:
             organization = await locked(connection, org_id)
             await check_acting(connection, org_id, acting, MEMBERS_WRITE, role)
             await self._check_room(connection, organization, email)
+            await self._check_mails(connection, acting, email)
             made = ID_PREFIX + self._new_id(), org_id, email, role, secret_digest(token), acting.user_id, LIFE_S
             invitation = _invitation(cast(Row, await connection.fetchrow(_query("invitations_insert"), *made)))
-            await self._mail(connection, organization, invitation, token)
+            await self._mail(connection, organization, invitation, token, acting)
             await _record(connection, acting.actor, "invitation.create", organization, invitation)
         return invitation
 
@@ -108,6 +108,21 @@ class Invitations:
         if counts["today"] >= self._bounds.invitations_a_day:
             most = self._bounds.invitations_a_day
             raise OrganizationConflict(f"An organization sends {most} invitations in 24 hours: wait for tomorrow.")
+
+    async def _check_mails(self, connection: Connection, acting: Acting, email: str) -> None:
+        """Reject a mail more by this person, or to this address, whatever organizations sent the others."""
+        for subject in (f"invitations by {acting.user_id}", f"invitations to {email}"):  # always in this order
+            await connection.execute("SELECT pg_advisory_xact_lock(hashtextextended($1, 0))", subject)
+        row = await connection.fetchrow(_query("invitation_mails_counts"), acting.user_id, email)
+        counts = cast(Row, row)
+        if counts["by_person"] >= self._bounds.mails_by_person:
+            most = self._bounds.mails_by_person
+            raise OrganizationConflict(f"One person sends {most} invitations in 24 hours: wait for tomorrow.")
+        if counts["to_address"] >= self._bounds.mails_to_address:
+            raise OrganizationConflict(
+                "This address was sent as many invitations in 24 hours as one is sent: wait for tomorrow, or ask its "
+                "owner to look into the folder of spam."
+            )
 
     def _check_users(self, plan_id: str, users: int) -> None:
         plan = self._plans.get(plan_id) or self._plans[self._default_plan]
@@ -135,9 +150,10 @@ class Invitations:
                 raise OrganizationConflict(f"An invitation is sent {self._bounds.sends} times: make another one.")
             if before.status == "expired":
                 await self._check_room(connection, organization, before.email)
+            await self._check_mails(connection, acting, before.email)
             row = await connection.fetchrow(_query("invitations_resend"), invitation_id, secret_digest(token), LIFE_S)
             invitation = _invitation(cast(Row, row))
-            await self._mail(connection, organization, invitation, token)
+            await self._mail(connection, organization, invitation, token, acting)
             await _record(connection, acting.actor, "invitation.resend", organization, invitation)
         return invitation
 
@@ -191,17 +207,20 @@ class Invitations:
         await connection.execute(_query("memberships_insert"), organization.id, user_id, role)
 
     async def _mail(
-        self, connection: Connection, organization: Organization, invitation: Invitation, token: str
+        self, connection: Connection, organization: Organization, invitation: Invitation, token: str, acting: Acting
     ) -> None:
-        name = "".join(each if each.isprintable() else " " for each in organization.name[:_SHOWN])
+        name = quotable(organization.name)
+        called = organization.slug if name is None else f'"{name}" ({organization.slug})'
         where = "" if self._frontend_url is None else f"\n\n    {self._frontend_url.rstrip('/')}/invitations/{token}"
         body = (
-            f'You are invited to join the organization "{name}" ({organization.slug}) as {invitation.role}.\n\n'
+            f"You are invited to join the organization {called} as {invitation.role}.\n\n"
             f"Register or sign in with this address and accept within seven days{':' + where if where else '.'}\n\n"
             f"The invitation's token, for `metergate org accept`:\n\n    {token}\n\n"
             "If you did not expect this, do nothing: nobody else can use it.\n"
         )
-        await enqueue(connection, self._new_id, invitation.email, f"Invitation to {name}", body)
+        subject = f"Invitation to {name or organization.slug}"
+        await enqueue(connection, self._new_id, invitation.email, subject, body)
+        await connection.execute(_query("invitation_mails_add"), acting.user_id, invitation.email)
 
 
 def _invitation(row: Row) -> Invitation:

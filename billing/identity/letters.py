@@ -1,9 +1,12 @@
 """What mails to people say. Pure.
 
 A letter is plain text, and holds nothing that somebody else has written: a mail can be sent to any address, and is no
-way to send strangers a message.
+way to send strangers a message. Names are the exception where a letter is about nothing else: `quotable` keeps links
+out of them.
 """
 
+import re
+import unicodedata
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -12,6 +15,19 @@ from billing.identity.codes import CODE_S, RESET_S
 SERVICE: Final = "Metergate"
 _MINUTES_S: Final = 60
 _NOT_YOU: Final = "If this was not you, do nothing: without the code nothing happens."
+MOST_QUOTED: Final = 80
+"""Characters of a name that a mail shows."""
+_LINKS: Final = re.compile(r'[/\\@<>"]|[.:\u3002](?=\S)|\bwww\b', re.IGNORECASE)
+"""What a mail program may make a link of: a dot or colon within a word (`example.com`, `mailto:x`), a slash, an @."""
+
+
+def quotable(name: str) -> str | None:
+    """Return a name that somebody else has chosen as a mail may show it, in one line; None for one of which the
+    reader's mail program might make a link."""
+    one_line = "".join(each if each.isprintable() else " " for each in name)
+    if _LINKS.search(unicodedata.normalize("NFKC", one_line)) is not None:
+        return None
+    return one_line[:MOST_QUOTED].strip() or None
 
 
 @dataclass(frozen=True, slots=True)

@@ -23,6 +23,7 @@ from billing import audit
 from billing.accounts.accounts import open_account
 from billing.database.connection import Connection, Database, Row, UniqueViolation, queries
 from billing.errors import MetergateError
+from billing.identity.letters import quotable
 from billing.identity.mail import enqueue
 from billing.pages import BEFORE_ALL, Page, page_of
 
@@ -94,16 +95,19 @@ class Organization:
 
 @dataclass(frozen=True, slots=True)
 class Bounds:
-    """How many organizations one person may own, how many invitations an organization sends in 24 hours, and how often
-    it sends one."""
+    """How many organizations one person may own, how many invitations an organization makes in 24 hours, how often it
+    sends one, and how many are mailed in 24 hours by one person and to one address, of whatever organizations."""
 
     owned: int = 20
     invitations_a_day: int = 100
     sends: int = 5
+    mails_by_person: int = 100
+    mails_to_address: int = 5
 
     def __post_init__(self) -> None:
-        if min(self.owned, self.invitations_a_day, self.sends) < 1:
-            raise ValueError("owned, invitations_a_day and sends must be above zero")
+        mails = self.mails_by_person, self.mails_to_address
+        if min(self.owned, self.invitations_a_day, self.sends, *mails) < 1:
+            raise ValueError("every bound of organizations must be above zero")
 
 
 def slug_of(name: str) -> str:
@@ -230,8 +234,10 @@ class Organizations:
     async def tell_of_leak(self, connection: Connection, key: KeyRow) -> None:
         """Write the mail that tells whose key it is that it leaked, in the caller's transaction."""
         what = "The secret before its rotation was" if key.revoked_at is None else "It was"
+        name = quotable(key.name)
+        which = key.id if name is None else f'"{name}" ({key.id})'
         body = (
-            f"Somebody has found the secret of the API key {key.name!r} ({key.id}) and reported it to this gateway.\n\n"
+            f"Somebody has found the secret of the API key {which} and reported it to this gateway.\n\n"
             f"{what} revoked at once. Look at what the key was used for, and find out where the secret stood.\n"
         )
         found = await connection.fetch(_query("organizations_leak_recipients"), key.account_id, key.user_id, _TOLD)

@@ -22,13 +22,14 @@ from billing.ledger.margins import MarginReports
 from billing.ledger.sums import LOCK_KEY, Folds, UsageSums
 from billing.ledger.usage_columns import ModelShare, decode_shares, decode_shares_of, usage_of
 from billing.ledger.used import BEGINNING, END, TAG_NAMES, TAG_VALUES, UsedBy, total
-from billing.money import MAX_NANO
-from billing.pages import BEFORE_ALL, MOST_MOMENT, BadCursor, Page, checked_moment, page_of
+from billing.pages import BEFORE_ALL, BadCursor, Page, check_seal, page_of, seal_of
 from billing.price_table import from_canonical_json
 from billing.prices import PriceRow
 
 MOST_LOOKED_AT: Final = 10_000
 """Events that one page of them reads, however few of them are asked for: some 20 ms."""
+MOST_MOMENT: Final = 1_000
+"""Characters of a list's moment that a cursor carries; of a longer one, with that many transactions under way, none."""
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 _MICROSECOND: Final = timedelta(microseconds=1)
 _COPIED: Final = tuple(field.name for field in fields(UsageEvent) if field.name not in ("usage", "tags", "shares"))
@@ -102,15 +103,22 @@ class Reports:
 
     def __init__(self, database: Database) -> None:
         self._database = database
+        self._secret: bytes | None = None
         self.sums = UsageSums(database)
         self.margins = MarginReports(database)
 
     async def transactions(self, account_id: str, limit: int, after: str | None = None) -> Page[Transaction]:
         """Return the account's transfers, newest first, each with the balance after it. Raises `pages.BadCursor` for
         an `after` that no page has given."""
-        before, *at = _balance_place(after) if after else (BEFORE_ALL, None, None)
+        sealing = await self._cursor_secret(), account_id
+        before, *at = _balance_place(after, *sealing) if after else (BEFORE_ALL, None, None)
         rows = await self._database.rows(_query("reports_transactions"), account_id, before, limit + 1, *at)
-        return page_of([Transaction(**dict(row)) for row in rows], limit, _balance_cursor)
+        return page_of([Transaction(**dict(row)) for row in rows], limit, lambda last: _balance_cursor(last, *sealing))
+
+    async def _cursor_secret(self) -> bytes:
+        if self._secret is None:
+            self._secret = await self._database.value(_query("cursor_secret"))
+        return self._secret
 
     async def usage_events(
         self, account_id: str, limit: int, after: str | None = None, only: EventFilter | None = None
@@ -188,17 +196,19 @@ def _place(cursor: str) -> tuple[datetime, str]:
     return at, request_id
 
 
-def _balance_cursor(last: Transaction) -> str:
-    """Return where a page ends: at this transfer and the balance before it, of the list as it was at its moment."""
+def _balance_cursor(last: Transaction, secret: bytes, account_id: str) -> str:
+    """Return where a page ends: at this transfer and the balance before it, of the list as it was at its moment. It is
+    sealed: the next page counts on from this balance, which is the ledger's and not the client's."""
     moment = last.moment if len(last.moment) <= MOST_MOMENT else ""
-    return f"{last.id}:{last.balance_nano - last.amount_nano}:{moment}"
+    balance_nano = last.balance_nano - last.amount_nano
+    seal = seal_of(secret, account_id, f"{last.id}:{balance_nano}:{moment}")
+    return f"{last.id}:{balance_nano}:{seal}:{moment}"
 
 
-def _balance_place(cursor: str) -> tuple[str, int, str | None]:
-    found, balance, moment = (*cursor.split(":", 2), "", "")[:3]
-    if not found or not balance.removeprefix("-").isdecimal() or abs(int(balance)) > MAX_NANO:
-        raise BadCursor("This cursor is not one that this list has given.")
-    return found, int(balance), checked_moment(moment, found)
+def _balance_place(cursor: str, secret: bytes, account_id: str) -> tuple[str, int, str | None]:
+    found, balance, seal, moment = (*cursor.split(":", 3), "", "", "")[:4]
+    check_seal(secret, account_id, f"{found}:{balance}:{moment}", seal)
+    return found, int(balance), moment or None
 
 
 def _price(stored: str | None) -> PriceRow | None:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import errno
 from collections.abc import Mapping
 from dataclasses import dataclass
-from ipaddress import IPv4Address, IPv6Address, ip_address
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address
 from typing import TYPE_CHECKING, Final
 from urllib.parse import urlsplit
 
@@ -30,6 +30,17 @@ MAX_URL: Final = 2000
 READ_BYTES: Final = 4096
 """So much of an answer is read, so that its connection can be used again; it is not kept."""
 DEFAULT_TIMEOUT_S: Final = 15.0
+_UNICAST: Final = IPv6Network("2000::/3")
+"""All that is given out of IPv6. Other addresses are this link's, this site's (fc00::/7, and fec0::/10 of old), of
+groups, or stand for IPv4 addresses."""
+_SPECIAL: Final = (
+    IPv4Network("192.0.0.0/24"),  # protocol assignments
+    IPv4Network("192.88.99.0/24"),  # relays of 6to4, deprecated (RFC 7526)
+    IPv4Network("168.63.129.16/32"),  # the host of Azure's virtual machines, seen from these
+    IPv6Network("3fff::/20"),  # documentation (RFC 9637)
+)
+"""Networks that older Pythons call global, and that lead to no public server."""
+_TRANSLATED: Final = 0x64FF9B << 64
 _FORBIDDEN: Final = "the address is private: only public addresses are delivered to"
 
 
@@ -66,15 +77,31 @@ def is_public(address: str) -> bool:
     reserved, of a group, or an IPv6 address that stands for an IPv4 address which is not."""
     found: IPv4Address | IPv6Address = ip_address(address.partition("%")[0])
     if isinstance(found, IPv6Address):
-        inner = found.ipv4_mapped or found.sixtofour or (found.teredo or (None, None))[1] or _embedded(found)
-        if inner is not None:
-            return is_public(str(inner))
-    return found.is_global and not found.is_multicast and not found.is_reserved
+        inner = _embedded(found)
+        if inner:
+            return all(map(_is_public_ipv4, inner))
+        return found in _UNICAST and _is_global(found)
+    return _is_public_ipv4(found)
 
 
-def _embedded(address: IPv6Address) -> IPv4Address | None:
-    """Return the IPv4 address in one of 64:ff9b::/96 (RFC 6052), through which translators reach it."""
-    return IPv4Address(int(address) & 0xFFFFFFFF) if int(address) >> 32 == 0x64FF9B << 64 else None
+def _is_public_ipv4(address: IPv4Address) -> bool:
+    return _is_global(address) and not address.is_multicast and not address.is_reserved
+
+
+def _is_global(address: IPv4Address | IPv6Address) -> bool:
+    """Return whether an address is global, whatever this Python's own tables lack."""
+    return address.is_global and not any(
+        address in network for network in _SPECIAL if network.version == address.version
+    )
+
+
+def _embedded(address: IPv6Address) -> tuple[IPv4Address, ...]:
+    """Return the IPv4 addresses that one of IPv6 leads to: mapped, through a translator (64:ff9b::/96, RFC 6052), by
+    6to4, or by Teredo, whose server is the first."""
+    if int(address) >> 32 == _TRANSLATED:
+        return (IPv4Address(int(address) & 0xFFFFFFFF),)
+    inner = address.ipv4_mapped or address.sixtofour
+    return address.teredo or (() if inner is None else (inner,))
 
 
 def check_url(url: str, *, private: bool) -> str:

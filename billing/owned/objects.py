@@ -57,7 +57,7 @@ class OwnedObjects:
     async def find(self, account_id: str, object_ids: Sequence[str]) -> dict[str, OwnedObject]:
         """Return those of the objects that are the account's, by id. Raises `DatabaseError`."""
         found = {name: known for name in object_ids if (known := self._known.get((account_id, name)))}
-        missing = [name for name in object_ids if name not in found]
+        missing = [name for name in object_ids if name not in found and _may_be_stored(name)]
         if missing:
             for row in await self._database.rows(FIND, account_id, missing):
                 owned = OwnedObject(**dict(row))
@@ -175,3 +175,8 @@ class Retention:
                 if rows < batch_rows:
                     break
         return forgotten
+
+
+def _may_be_stored(object_id: str) -> bool:
+    """Return whether an id can be one of a row: Postgres takes neither NUL nor lone surrogates."""
+    return object_id.isprintable()

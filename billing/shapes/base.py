@@ -21,6 +21,13 @@ USD_PATTERN: Final = f"^{_USD}"
 POSITIVE_USD_PATTERN: Final = f"^(?=.*[1-9]){_USD}"
 SIGNED_USD_PATTERN: Final = f"^-?(?=.*[1-9]){_USD}"
 
+
+def matching(pattern: str, **more: Any) -> Meta:
+    """Return the condition that a text matches `pattern` from its first to its last character: Python's `$` would let
+    a newline follow."""
+    return Meta(pattern=rf"^{pattern}\Z", **more)
+
+
 Usd = Annotated[str, Meta(description="USD as a decimal string with at most 9 decimals", examples=["12.50"])]
 ExactUsd = Annotated[str, Meta(description="USD as a decimal string, with every digit", examples=["0.1875"])]
 Moment = Annotated[str, Meta(description="a time in UTC", extra_json_schema={"format": "date-time"})]

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 from msgspec import UNSET, Meta, UnsetType
 
 from billing.money import format_usd
-from billing.shapes.base import Answer, Body, Id, Moment, PositiveUsdBody, Usd
+from billing.shapes.base import Answer, Body, Id, Moment, PositiveUsdBody, Usd, matching
 from billing.times import rfc3339
 
 if TYPE_CHECKING:
@@ -18,7 +18,7 @@ PeriodName = Annotated[
     Literal["day", "week", "month", "total"],
     Meta(description="a calendar day, week or month in the account's time zone, or for ever"),
 ]
-TagPair = Annotated[str, Meta(min_length=3, max_length=400, pattern="^[^=]+=.+$", examples=["team=a"])]
+TagPair = Annotated[str, matching("[^=]+=.+", min_length=3, max_length=400, examples=["team=a"])]
 Thresholds = Annotated[
     list[Annotated[int, Meta(ge=1, le=1000)]],
     Meta(min_length=1, max_length=10, description="percents of the amount, rising", examples=[[50, 80, 100]]),

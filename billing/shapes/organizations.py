@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from msgspec import UNSET, Meta, UnsetType
 
-from billing.shapes.base import Answer, Body, Id, Moment
+from billing.shapes.base import Answer, Body, Id, Moment, matching
 from billing.times import rfc3339
 
 if TYPE_CHECKING:
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 RoleName = Literal["owner", "admin", "member", "viewer"]
 OrganizationName = Annotated[str, Meta(max_length=200, pattern=r"\S", examples=["Acme Corp"])]
 """With a character that is no space; spaces are made one each."""
-Slug = Annotated[str, Meta(max_length=63, pattern="^[a-z0-9]+(-[a-z0-9]+)*$", examples=["acme-corp"])]
+Slug = Annotated[str, matching("[a-z0-9]+(-[a-z0-9]+)*", max_length=63, examples=["acme-corp"])]
 Address = Annotated[
     str, Meta(min_length=3, max_length=254, examples=["ada@example.com"], extra_json_schema={"format": "email"})
 ]

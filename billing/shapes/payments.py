@@ -9,7 +9,7 @@ from msgspec import UNSET, Meta, UnsetType
 from billing.money import format_usd
 from billing.payments.objects import Invoice, OrderKind, OrderStatus, format_cents
 from billing.quotas import quota_json
-from billing.shapes.base import Answer, Body, Id, Moment, PageQuery, PositiveUsdBody, Since, Usd
+from billing.shapes.base import Answer, Body, Id, Moment, PageQuery, PositiveUsdBody, Since, Usd, matching
 from billing.times import rfc3339
 
 if TYPE_CHECKING:
@@ -21,10 +21,10 @@ if TYPE_CHECKING:
 Url = Annotated[str, Meta(min_length=1, max_length=2048, description="an address on an origin that is allowed here")]
 OrderKey = Annotated[
     str,
-    Meta(
+    matching(
+        "[!-~]+",
         min_length=1,
         max_length=255,
-        pattern=r"^[!-~]+$",
         description="a text of your own: the same again opens the same page. Also as the header Idempotency-Key",
     ),
 ]

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Annotated, Any, Final, Literal
-from urllib.parse import unquote
+from urllib.parse import unquote_to_bytes
 
 import msgspec
 from msgspec import UNSET, Meta, UnsetType
 
 from billing.money import format_credits, format_usd
-from billing.shapes.base import Answer, Body, Id, Moment, Since, Usd, UsdBody
+from billing.shapes.base import Answer, Body, Id, Moment, Since, Usd, UsdBody, matching
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -22,15 +22,15 @@ HoldState = Literal["held", "settled", "voided", "expired"]
 
 EventId = Annotated[
     str,
-    Meta(
+    matching(
+        "[!-~]+",
         min_length=1,
         max_length=255,
-        pattern=r"^[!-~]+$",
         description="an id of your own for what you ask, without spaces: the same again gets the first answer",
     ),
 ]
 Named = Annotated[
-    str, Meta(min_length=1, max_length=100, pattern=r"^[A-Za-z0-9][A-Za-z0-9_./:@+-]*$", examples=["container.second"])
+    str, matching("[A-Za-z0-9][A-Za-z0-9_./:@+-]*", min_length=1, max_length=100, examples=["container.second"])
 ]
 Quantity = Annotated[
     Any,
@@ -236,8 +236,8 @@ class CloudEvent(msgspec.Struct, frozen=True, kw_only=True):
     through, as that says."""
 
     specversion: Literal["1.0"]
-    id: Annotated[str, Meta(min_length=1, max_length=255, pattern=r"^[!-~]+$")]
-    source: Annotated[str, Meta(min_length=1, max_length=255, pattern=r"^[!-~]+$")]
+    id: Annotated[str, matching("[!-~]+", min_length=1, max_length=255)]
+    source: Annotated[str, matching("[!-~]+", min_length=1, max_length=255)]
     type: Named
     subject: Id
     time: Since | None = None
@@ -258,9 +258,10 @@ class CloudData(msgspec.Struct, frozen=True, kw_only=True):
 
 def structured(headers: Mapping[str, str], data: msgspec.Raw) -> msgspec.Raw:
     """Return the event in JSON that comes in binary mode: its attributes as headers, percent-encoded, its data as the
-    body (https://github.com/cloudevents/spec/blob/v1.0.2/cloudevents/bindings/http-protocol-binding.md)."""
+    body (https://github.com/cloudevents/spec/blob/v1.0.2/cloudevents/bindings/http-protocol-binding.md). Raises
+    `UnicodeDecodeError` for attributes that are not UTF-8."""
     attributes = {
-        name.lower().removeprefix(_BINARY): unquote(value.encode(errors="surrogateescape").decode(errors="replace"))
+        name.lower().removeprefix(_BINARY): unquote_to_bytes(value.encode(errors="surrogateescape")).decode()
         for name, value in headers.items()
         if name.lower().startswith(_BINARY)
     }

@@ -8,7 +8,7 @@ from msgspec import Meta
 
 from billing.money import format_usd
 from billing.principals import Status
-from billing.shapes.base import Answer, Body, Id, Moment, Name, Usd
+from billing.shapes.base import Answer, Body, Id, Moment, Name, Usd, matching
 from billing.shapes.quotas import WindowShape
 from billing.shapes.service import EventId
 from billing.times import rfc3339
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from billing.payments.outlook import Outlook
 
 PlanId = Annotated[str, Meta(min_length=1, max_length=64, extra_json_schema={"format": "plan"})]
-FeatureName = Annotated[str, Meta(pattern=r"^[a-z][a-z0-9_.-]{0,63}$", examples=["reports"])]
+FeatureName = Annotated[str, matching("[a-z][a-z0-9_.-]{0,63}", examples=["reports"])]
 Units = Annotated[int, Meta(ge=1, le=1_000_000_000)]
 State = Literal["ready", "billing_required", "quota_exhausted", "past_due", "suspended", "closed"]
 

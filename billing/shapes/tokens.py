@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Final, Literal
 
 from msgspec import Meta
 
-from billing.shapes.base import Answer, Body, Moment, Query
+from billing.shapes.base import Answer, Body, Moment, Query, matching
 from billing.times import rfc3339
 
 if TYPE_CHECKING:
@@ -18,7 +18,7 @@ MAX_REASON: Final = 200
 
 Shown = Annotated[str, Meta(min_length=1, max_length=MAX_SHOWN)]
 Reason = Annotated[str, Meta(max_length=MAX_REASON)]
-TokenId = Annotated[str, Meta(min_length=1, max_length=255, pattern=r"^[\x21-\x7e]+$")]
+TokenId = Annotated[str, matching("[!-~]+", min_length=1, max_length=255)]
 Scopes = Annotated[
     list[str] | str, Meta(description="a list, or a text with blanks between them", examples=["billing:read llm:proxy"])
 ]

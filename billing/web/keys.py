@@ -24,7 +24,7 @@ from billing.api.requests import shaped
 from billing.identity.permissions import KEYS_ADMIN, KEYS_READ, KEYS_WRITE, SCOPES
 from billing.shapes.keys import RULES, KeyPatch, LeakedKey, NewOwnKey, OwnKeysQuery, Rotation
 from billing.shapes.rules import DEFAULT_SCOPES
-from billing.times import parse_rfc3339, rfc3339
+from billing.times import parse_rfc3339, rfc3339, within_calendar
 from billing.web.forms import (
     LIMIT_VALUES,
     count_typed,
@@ -134,8 +134,8 @@ def _moment(visit: Visit, given: str | None) -> str | None:
         return None
     try:
         at = datetime.fromisoformat(given)
-        return rfc3339(at if at.tzinfo is not None else at.replace(tzinfo=visit.zone))
-    except (ValueError, OverflowError):
+        return rfc3339(within_calendar(at if at.tzinfo is not None else at.replace(tzinfo=visit.zone)))
+    except ValueError:
         return given  # which the rules of keys refuse
 
 

@@ -81,7 +81,9 @@ class Limits:
         default="void", metadata=_choice(get_args(ExpiredHold), "charge for a hold whose gateway died")
     )
     disconnect_drain_s: float = _seconds(5, 0, 3600, "how long an upstream is read on after its client left")
-    reasoning_drain_s: float = _seconds(60, 0, 3600, "the same where the price row says `hidden_reasoning`")
+    reasoning_drain_s: float = _seconds(
+        60, 0, 3600, "the same where the price row says `hidden_reasoning`; without usage by then the hold is charged"
+    )
     max_request_s: float = _seconds(3600, 0.05, 86_400, "longest life of a request after admission; then it is cut")
     client_write_timeout_s: float = _seconds(60, 0.05, 3600, "longest time without a client taking any of its answer")
     max_usage_factor: int = _whole(20, 1, 1_000_000, "a report above so many times a strict hold is not believed")
@@ -217,6 +219,8 @@ class Limits:
     failed_attempts_window_s: float = _seconds(60, 1, 86_400, "how long wrong keys of an address count")
     organizations_per_user: int = _whole(20, 1, 10_000, "organizations that one person may own")
     invitations_per_day: int = _whole(100, 1, 100_000, "invitations that an organization makes in 24 hours")
+    invitations_per_person: int = _whole(100, 1, 100_000, "invitations that one person mails in 24 hours")
+    invitations_per_address: int = _whole(5, 1, 1000, "and that one address is mailed, of all organizations")
     invitation_sends: int = _whole(5, 1, 100, "how often one invitation is sent")
     keys_per_user: int = _whole(100, 1, 100_000, "API keys of one user in one account, made without operators")
     rotation_grace_s: int = _whole(

@@ -36,6 +36,7 @@ from gateway.auth import attempts_refused
 from gateway.dialects.openai_responses.request import RESPONSES
 from gateway.dialects.registry import MODEL_LISTS, why_unmetered
 from gateway.server import refusals
+from gateway.server.caching import PRIVATE
 from gateway.server.edge import route_of
 from gateway.server.ids import REQUEST_ID
 from gateway.server.plain import expected
@@ -239,6 +240,8 @@ def _serving(route: Route, proxy: Proxy, dialects: Dialects, services: Services)
             logger.exception("request %s failed", request_id)
             return proxy.count(refusals.unavailable()).response(request_id, envelope)
         answer = found if isinstance(found, web.StreamResponse) else _json(found)
+        if route.access is not Access.anyone:
+            answer.headers.update(PRIVATE)
         answer.headers[REQUEST_ID] = request_id
         answer.headers.update(envelope.error_headers(request_id))
         return answer

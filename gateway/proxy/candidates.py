@@ -132,6 +132,11 @@ class Candidate:
         return bool(self.answered_by)
 
     @property
+    def hides_reasoning(self) -> bool:
+        """Return whether answers may bill output that they don't show."""
+        return self.rates is not None and self.rates.row.hidden_reasoning
+
+    @property
     def max_output_tokens(self) -> int | None:
         """Return the most output tokens that one answer can have, by the route or its price row; a router's by those of
         the models that it chooses from."""

@@ -38,6 +38,7 @@ from gateway.proxy.outgoing import Apart, outgoing_apart
 from gateway.proxy.relay import Relay
 from gateway.proxy.remainder import OK, Remainder, Running, read_whole
 from gateway.proxy.stored import running_of, tokens_to_go_on_from
+from gateway.server.caching import PRIVATE_LINES
 from gateway.server.ids import FIRST_ATTEMPT, attempts_line, balance_line, granted_calls_line, paid_lines
 from gateway.upstream.base import (
     Pending,
@@ -225,10 +226,10 @@ class Forwarder:
         self._metrics.upstream_latency(context.route.provider.name, self._clock() - sent_s)
         hold.owe(context.unresolved)
         attempt = FIRST_ATTEMPT if context.attempts == 1 else attempts_line(context.attempts)
-        lines = context.target.lines + attempt
+        lines, private = context.target.lines + attempt, context.match.endpoint.method == "GET"
         if context.parsed.work.open_tools and (calls := context.granted_calls(hold)) is not None:
             lines += granted_calls_line(calls)
-        head = incoming(answer.headers, lines)
+        head = incoming(answer.headers, lines + PRIVATE_LINES if private else lines, private=private)
         context.status = answer.status
         context.upstream_request_id = shown_id(head.request_id)
         if answer.status != OK:

@@ -2,7 +2,8 @@
 
 This file owns what a request costs whose client has left or was cut off. It was sent, so it costs at least its input,
 unless the provider refuses it or fails before any output. `disconnect_drain_s` bounds the reading, before an answer's
-head as well as within it; a request that ends at `max_request_s` is not read on.
+head as well as within it; a request that ends at `max_request_s` is not read on. Where the model may still bill what
+its answer does not show, an answer that was given up without its usage is marked as `unread`, and costs its hold.
 
 `Running` owns that end of every request: all may take equally long, so that one timer looks at the oldest ones.
 """
@@ -23,7 +24,7 @@ from gateway.proxy.context import Reason, RequestContext, shown_id
 from gateway.proxy.decoding_tap import ENCODINGS, StreamWatch, decoded
 from gateway.proxy.settlement.doubts import believed
 from gateway.proxy.stored import FirstEvent, running_of, running_of_event
-from gateway.upstream.base import Pending, UpstreamError, UpstreamResponse, UpstreamTooLarge
+from gateway.upstream.base import Pending, UpstreamError, UpstreamResponse, UpstreamTimeout, UpstreamTooLarge
 from gateway.upstream.headers import ResponseHead, incoming
 
 if TYPE_CHECKING:
@@ -94,8 +95,7 @@ class DrainRules:
         """Return how long the upstream of one candidate is read on, in seconds."""
         if route.disconnect_drain_s is not None:
             return route.disconnect_drain_s
-        hidden = route.rates is not None and route.rates.row.hidden_reasoning
-        return self.reasoning_drain_s if hidden else self.disconnect_drain_s
+        return self.reasoning_drain_s if route.hides_reasoning else self.disconnect_drain_s
 
 
 def read_whole(
@@ -169,14 +169,20 @@ class Remainder:
             return 0.0, context.cut
         return self._loop.time() + self._rules.seconds(context.route), context.cut
 
-    async def _until(self, deadline_s: float, work: Coroutine[Any, Any, T]) -> T | None:
-        """Return what this work comes to, None where it takes longer. Raises what it raises."""
+    async def _until(self, context: RequestContext, deadline_s: float, work: Coroutine[Any, Any, T]) -> T | None:
+        """Return the result of this work, None if it takes longer. Raises what it raises, except that silence of a
+        provider whose model reasons unseen counts as taking longer."""
         drain = asyncio.timeout_at(0.0 if self._stopping else deadline_s)
         try:
             async with drain:
                 self._drains.add(drain)
                 return await work
-        except TimeoutError:
+        except (TimeoutError, UpstreamTimeout) as error:
+            if isinstance(error, UpstreamTimeout) and not context.route.hides_reasoning:
+                raise
+            # The operator's own restart must not cost a customer the hold.
+            restarted = self._stopping or context.cut == "shutting_down"
+            context.unread = context.route.hides_reasoning and not restarted
             return None
         finally:
             self._drains.discard(drain)
@@ -185,7 +191,7 @@ class Remainder:
         self, context: RequestContext, hold: Hold, pending: Pending, deadline_s: float, reason: Reason
     ) -> None:
         try:
-            answer = await self._until(deadline_s, pending.head())
+            answer = await self._until(context, deadline_s, pending.head())
         except UpstreamError as error:
             return await self._failed(hold, error)
         if answer is None:
@@ -219,7 +225,7 @@ class Remainder:
         limit_bytes = self._rules.max_answer_bytes
         running: Created | None = None
         try:
-            body = await self._until(deadline_s, answer.read(limit_bytes))
+            body = await self._until(context, deadline_s, answer.read(limit_bytes))
             if body is None:
                 reported, output = None, self._part(context, answer, head)
             else:
@@ -262,10 +268,10 @@ class Remainder:
             stored = context.parsed.stored
             if stored is not None and stored.background and stored.creation is not None:
                 first = FirstEvent(stored.creation, only=False)
-                await self._until(deadline_s, _read_first(answer, watch, first))
+                await self._until(context, deadline_s, _read_first(answer, watch, first))
                 if (running := running_of_event(context.parsed, first.created)) is not None:
                     return await self._followed(context, hold, running, watch.tap)
-            ended = await self._until(deadline_s, _read_out(answer, watch))
+            ended = await self._until(context, deadline_s, _read_out(answer, watch))
             watch.tap.end()
             failed = ended is not None and not watch.tap.done
         except (UpstreamError, zlib.error) as error:

@@ -38,7 +38,7 @@ _GENERATES_MEDIA: Final = "gemini"
 
 def _word(*names: str) -> re.Pattern[str]:
     """Return what finds one of these between the hyphens of a model's name."""
-    return re.compile(rf"(?:^|[-/])(?:{'|'.join(names)})(?:[-.]|$)")
+    return re.compile(rf"(?:^|[-/])(?:{'|'.join(names)})(?:[-.]|\Z)")
 
 
 _SESSIONS: Final = _word("realtime", "live", "native-audio", "lyria", "veo", "imagen", "ocr")

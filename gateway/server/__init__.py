@@ -12,6 +12,7 @@ paced            how fast bodies are taken, and how much is parsed at once; head
 guard            what a client costs that shows no key
 bodies           large bodies: how much is in memory, and work on them beside the loop
 ids              of requests, and what else a metered answer says of itself
+caching          what caches are told
 cors             what browsers are told; listening  sockets, and how many connections a process can have
 refusals         every refusal in the client's envelope; limit_refusals  of balance, windows and concurrency
 """

@@ -79,7 +79,8 @@ class Cors:
 
     async def on_prepare(self, request: web.Request, response: web.StreamResponse) -> None:
         """Add it to an answer of the application."""
-        response.headers.update(self.headers(request.headers.get("Origin")))
+        told, varies = self.headers(request.headers.get("Origin")), response.headers.get("Vary")
+        response.headers.update(told if varies is None else {**told, "Vary": f"{varies}, {told['Vary']}"})
 
     def preflight(self, request: web.Request) -> web.Response | None:
         """Return the answer to a browser that asks what it may send, without a key; None for any other request."""

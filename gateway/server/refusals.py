@@ -18,6 +18,7 @@ from aiohttp import web
 
 from billing.errors import INCORRECT_KEY, LISTED, MetergateError
 from gateway.dialects.openai import errors as openai_errors
+from gateway.server.caching import NO_STORE
 from gateway.server.ids import REQUEST_ID
 from gateway.upstream.base import AccountBusy, UpstreamBusy, UpstreamTimeout
 
@@ -62,6 +63,7 @@ class Refusal:
     def headers(self, request_id: str, envelope: Envelope) -> dict[str, str]:
         """Return all headers of the answer but those of its framing."""
         headers = {"Content-Type": "application/json; charset=utf-8", REQUEST_ID: request_id, **self.sent}
+        headers["Cache-Control"] = NO_STORE
         headers |= envelope.error_headers(request_id, self)
         if self.retry_after_s is not None:
             headers["Retry-After"] = str(self.retry_after_s)

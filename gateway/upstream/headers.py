@@ -40,7 +40,6 @@ _SENT_PREFIXES: Final = (b"x-stainless-",)  # what OpenAI's and Anthropic's SDKs
 
 _ANSWERED: Final = frozenset(
     {
-        b"cache-control",
         b"content-disposition",
         b"content-language",
         # When to ask again, as the SDKs read it.
@@ -101,7 +100,8 @@ _PLAIN_CONNECTION: Final = frozenset({b"keep-alive", b"close"})
     _CONTENT_ENCODING,
     _RENAMED,
     _IDEMPOTENCY_KEY,
-) = range(8)
+    _CACHING,
+) = range(9)
 
 
 class _Fates(dict[bytes, int]):
@@ -193,8 +193,9 @@ def outgoing(headers: RawHeaders, fixed: Fixed, account_id: str) -> bytes:
     return b"".join(lines)
 
 
-def incoming(headers: RawHeaders, own: bytes = b"") -> ResponseHead:
-    """Return what becomes of the headers of a provider's answer; `own` are lines that the client gets before them."""
+def incoming(headers: RawHeaders, own: bytes = b"", *, private: bool = False) -> ResponseHead:
+    """Return what becomes of the headers of a provider's answer; `own` are lines that the client gets before them. With
+    `private` these say what caches may do, and not the provider."""
     lines: list[bytes] = []
     named: frozenset[bytes] = frozenset()
     content_type, encoding, request_id = b"", None, None
@@ -209,6 +210,8 @@ def incoming(headers: RawHeaders, own: bytes = b"") -> ResponseHead:
         if fate == _CONNECTION:
             if value.lower() not in _PLAIN_CONNECTION:
                 named |= _named(value)
+            continue
+        if fate == _CACHING and private:
             continue
         if fate == _REQUEST_ID:
             name, request_id = b"x-upstream-request-id", value
@@ -243,6 +246,7 @@ def _fate_of_providers(name: bytes) -> int:
 
 
 _NOTED: Final = {
+    b"cache-control": _CACHING,
     b"connection": _CONNECTION,
     b"content-type": _CONTENT_TYPE,
     b"content-encoding": _CONTENT_ENCODING,

@@ -17,6 +17,7 @@ from typing import Any, Final
 import uvloop
 
 from tests.chaos.background import background
+from tests.chaos.beside import ROWS, run_beside
 from tests.chaos.clients import Mix
 from tests.chaos.clocks import OF_CLOCKS, compiler, with_clocks
 from tests.chaos.cluster import OF_CLUSTER
@@ -182,7 +183,9 @@ def rounds_of(times: int, only: str, seed: int, disk: Path | str) -> list[Planne
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("what", nargs="?", choices=("faults", "soak", "background", "payments"), default="faults")
+    parser.add_argument(
+        "what", nargs="?", choices=("faults", "soak", "background", "payments", *ROWS), default="faults"
+    )
     parser.add_argument("--times", type=int, default=30, help="faults of each kind")
     parser.add_argument("--only", default="", help="kinds whose name matches this regular expression")
     parser.add_argument("--concurrency", type=int, default=200)
@@ -197,11 +200,17 @@ def main() -> int:
         return 0 if uvloop.run(background(times=given.times, seed=given.seed, keep=given.keep)) else 1
     if given.what == "payments":
         return 0 if uvloop.run(payments(times=given.times, seed=given.seed, keep=given.keep)) else 1
+    if given.what in ROWS:
+        return 0 if uvloop.run(run_beside(given.what, times=given.times, seed=given.seed, keep=given.keep)) else 1
+    beside = [what for what, (name, _) in ROWS.items() if re.search(given.only, name)]
     with ExitStack() as stack:
         disk = stack.enter_context(small_disk())
         planned = rounds_of(given.times, given.only, given.seed, disk)
         work = chaos(planned, concurrency=given.concurrency, seed=given.seed, keep=given.keep)
-        return 0 if uvloop.run(work) else 1
+        done = [uvloop.run(work)] if planned else []
+    for what in beside:
+        done.append(uvloop.run(run_beside(what, times=given.times, seed=given.seed, keep=given.keep)))
+    return 0 if all(done) else 1
 
 
 if __name__ == "__main__":

@@ -6,6 +6,7 @@ answer in shapes that no one here wrote, and localstripe signs its events.
 
 import asyncio
 import shutil
+import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
@@ -27,7 +28,9 @@ from tests.support.ports import free_port
 
 pytestmark = pytest.mark.slow
 
-LOCALSTRIPE: Final = shutil.which("localstripe")
+OWN: Final = Path(sys.prefix) / "localstripe" / "bin"
+"""The environment of its own that `make test` makes."""
+LOCALSTRIPE: Final = shutil.which("localstripe", path=OWN) or shutil.which("localstripe")
 SECRET: Final = "whsec_of_the_stand_in"
 CARD: Final = {"number": "4242424242424242", "exp_month": 12, "exp_year": 2034, "cvc": "123"}
 
@@ -85,7 +88,8 @@ async def localstripe(folder: Path) -> AsyncIterator[str]:
 
 
 @pytest.mark.skipif(
-    LOCALSTRIPE is None, reason="localstripe is not on PATH: `pip install localstripe==1.15.10` does it"
+    LOCALSTRIPE is None,
+    reason="localstripe is not installed: `make .venv/localstripe/.made` does it, where a registry can be reached",
 )
 async def test_what_localstripe_has(tmp_path: Path) -> None:
     delivered: asyncio.Queue[tuple[bytes, dict[str, str]]] = asyncio.Queue()

@@ -10,8 +10,10 @@ from typing import Any, Final
 import pytest
 from aiohttp.test_utils import TestClient, TestServer
 
-from billing.client import BillingClient
+from billing.answers import Refused
+from billing.client import BillingClient, SpoolRules
 from billing.keys.secrets import new_secret
+from billing.shapes.service import NewUsage
 from tests.gateway.conftest import Customer, MakeGateway
 from tests.gateway.test_metering import SERVICE_KEY, Service, ledger, sound, with_meters
 
@@ -68,3 +70,43 @@ async def test_the_documented_service(
         first = await client.debit((await gateway.customer()).account_id, event_id="e", amount_usd="1.00")
         assert first.charged_usd == "1.00"
     await sound(service)
+
+
+def parked(folder: Path) -> str:
+    (path,) = folder.glob("*.jsonl")
+    return path.read_text()
+
+
+async def test_an_event_with_a_bad_text_is_parked_and_keeps_no_other_back(
+    make_gateway: MakeGateway, tmp_path: Path
+) -> None:
+    """In the background, in a batch, and alone."""
+    gateway = await make_gateway(change=with_meters)
+    customer = await gateway.customer("5.00")
+    bad = {"nul": "a\0b", "surrogate": "a\ud800b", "low": "\udfff"}
+    rules = SpoolRules(tmp_path, first_wait_s=0.01, longest_wait_s=0.02)
+    options: Any = {"service_key": SERVICE_KEY, "service_name": "aura"}
+    async with BillingClient(gateway.url, spool=rules, **options) as client:
+        texts = {**bad, **{f"e{number}": "good" for number in range(20)}}
+        for name, text in texts.items():
+            await client.record(
+                customer.account_id, event_id=name, amount_usd="0.01", tags={"t": text}, on_error="spool"
+            )
+        async with asyncio.timeout(60):
+            while client.spooled.waiting:
+                await asyncio.sleep(0.01)
+        assert (client.spooled.delivered, client.spooled.parked, client.spooled.lost) == (20, 3, 0)
+        assert [name for name in bad if f'"{name}' in parked(tmp_path).replace("\\", "")] == list(bad)
+        assert await client.retry_parked() == 3  # nothing of them is lost
+        async with asyncio.timeout(60):
+            while client.spooled.parked < 6:
+                await asyncio.sleep(0.01)
+
+        events = [NewUsage(account_id=customer.account_id, event_id=f"b{name}", amount_usd="0.01", tags={"t": text})
+                  for name, text in texts.items()]  # fmt: skip
+        results = await client.record_batch(events)
+        assert (results.recorded, results.refused) == (20, 3)
+        with pytest.raises(Refused) as refused:
+            await client.record_now(events[1])
+        assert refused.value.status == 400
+    assert len(await ledger(Service(gateway), customer.account_id)) == 40

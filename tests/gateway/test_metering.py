@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from dataclasses import replace
 from datetime import UTC, date, datetime, timedelta
 from typing import Any
@@ -355,6 +356,74 @@ async def cloud_events(service: Service, customer: Customer) -> None:
     assert status == 400
     status, _, _ = await service.call("POST", "/usage", event, **{"Content-Type": "text/plain"})
     assert status == 400
+
+
+BAD_TEXTS = (b"\\u0000", b"\0", b"\\ud800", b"\\udfff", b"\xff", b"\xed\xa0\x80")
+
+
+async def raw(service: Service, body: bytes, content_type: str = "application/json", **headers: str) -> Any:
+    """Status and body of usage that is sent as it is."""
+    sent = {"X-API-Key": SERVICE_KEY, "X-Service-Name": "aura", "Content-Type": content_type, **headers}
+    at = service.gateway.url + "/api/service/usage"
+    async with service.gateway.session.post(at, data=body, headers=sent) as answer:
+        return answer.status, await answer.json()
+
+
+@stories
+async def a_bad_byte_spoils_one_event_of_a_thousand(service: Service) -> None:
+    """Wherever it stands, plain or as CloudEvents; all others are charged once."""
+    for place in ("event_id", "tag", "account_id", "unknown field"):
+        for cloud_batch in (False, True):
+            for number, text in enumerate(BAD_TEXTS):
+                customer = await service.gateway.customer("5.00")
+                size = 1_000 if number == 0 and place == "tag" else 4
+                events = [event_in_bytes(customer.account_id, str(each), cloud=cloud_batch) for each in range(size)]
+                at = size // 2
+                events[at] = spoiled(events[at], place, text)
+                body = b"[" + b",".join(events) + b"]"
+                kind = "application/cloudevents-batch+json" if cloud_batch else "application/json"
+                status, found = await raw(service, body if cloud_batch else b'{"events": ' + body + b"}", kind)
+                assert (status, found["recorded"], found["refused"]) == (200, size - 1, 1), (place, text, found)
+                refused = found["data"][at]
+                assert (refused["status"], refused["error"]["code"]) == ("refused", "invalid_request_error")
+                assert len(await ledger(service, customer.account_id)) == size - 1
+
+
+def event_in_bytes(account_id: str, event_id: str, *, cloud: bool) -> bytes:
+    plain = {"account_id": account_id, "event_id": event_id, "amount_usd": "0.001", "tags": {"a": "tag"}}
+    data = {"amount_usd": "0.001", "tags": {"a": "tag"}}
+    event = {**CLOUD, "id": event_id, "subject": account_id, "data": data}
+    return json.dumps(event if cloud else plain).encode()
+
+
+def spoiled(event: bytes, place: str, text: bytes) -> bytes:
+    """An event with a bad text in one place."""
+    fields = json.loads(event)
+    is_cloud = "specversion" in fields
+    if place == "tag":
+        return event.replace(b'"tag"', b'"t' + text + b'"')
+    if place == "unknown field":
+        return event[:-1] + b', "un' + text + b'": 1}'
+    name = {"event_id": "id", "account_id": "subject"}[place] if is_cloud else place
+    return event.replace(json.dumps(fields[name]).encode(), b'"x' + text + b'"', 1)
+
+
+@stories
+async def a_bad_byte_in_an_event_alone_is_400(service: Service, customer: Customer) -> None:
+    """Structured, binary and plain: never the gateway's fault."""
+    for text in BAD_TEXTS:
+        for cloud_event, kind in ((False, "application/json"), (True, "application/cloudevents+json")):
+            for place in ("event_id", "tag", "account_id", "unknown field"):
+                event = spoiled(event_in_bytes(customer.account_id, "1", cloud=cloud_event), place, text)
+                status, found = await raw(service, event, kind)
+                assert (status, found["error"]["code"]) == (400, "invalid_request_error"), (text, place, kind)
+        binary = {f"CE-{name}": value for name, value in {**CLOUD, "subject": customer.account_id}.items()}
+        status, found = await raw(service, b'{"quantity": 1, "tags": {"a": "' + text + b'"}}', **binary)
+        assert (status, found["error"]["code"]) == (400, "invalid_request_error"), text
+        for wrong in ("%00", "%FF", "%ED%A0%80"):
+            status, found = await raw(service, b'{"quantity": 1}', **{**binary, "CE-subject": f"acc{wrong}"})
+            assert (status, found["error"]["code"]) == (400, "invalid_request_error"), wrong
+    assert await ledger(service, customer.account_id) == {}
 
 
 @stories

@@ -17,6 +17,7 @@ import msgspec
 
 from billing.payments.objects import Event, ObjectKind, ObjectRef
 from billing.payments.port import PaymentEventRefused
+from billing.times import parse_rfc3339
 
 TOLERANCE_S: Final = 300
 """How far an event's time of sending may be from now, as Stripe's own libraries have it: older ones are replays."""
@@ -123,14 +124,14 @@ def read(body: bytes) -> Event:
             _text(event["type"]).removeprefix(_THIN_PREFIX),
             None if about is None else _ref(about, thin),
             event["livemode"] is True,
-            datetime.fromisoformat(event["created"]) if thin else datetime.fromtimestamp(event["created"], UTC),
+            parse_rfc3339(event["created"]) if thin else datetime.fromtimestamp(event["created"], UTC),
         )
     except (msgspec.DecodeError, KeyError, TypeError, AttributeError, ValueError, OverflowError) as error:
         raise PaymentEventRefused("The body is not an event of Stripe's.") from error
 
 
 def _text(value: object) -> str:
-    if not isinstance(value, str) or not 0 < len(value) <= 255:
+    if not isinstance(value, str) or not 0 < len(value) <= 255 or not value.isprintable():  # Postgres takes no NUL
         raise TypeError("not a name")
     return value
 
@@ -142,4 +143,4 @@ def _ref(about: dict[str, Any], thin: bool) -> ObjectRef | None:
         return ObjectRef(_KINDS[kind], _text(about["id"]))
     field, owner = _OWNERS.get(kind, ("", "customer"))
     owner_id = about.get(field)
-    return ObjectRef(owner, owner_id) if isinstance(owner_id, str) and owner_id else None
+    return ObjectRef(owner, _text(owner_id)) if isinstance(owner_id, str) and owner_id else None

@@ -36,11 +36,11 @@ if TYPE_CHECKING:
 VERSIONS: Final = ("v1beta", "v1")
 """Of Google's API. A provider is asked for the one that the client asks for."""
 METHODS: Final = (GENERATE, STREAM, EMBED, EMBED_BATCH, COUNT)
-_GOOGLES_PATH: Final = re.compile(r"/(?:v\d+(?:alpha|beta)\d*|upload/v\d\w*|ws/google\.[^/]+)(?:/|$)")
+_GOOGLES_PATH: Final = re.compile(r"/(?:v\d+(?:alpha|beta)\d*|upload/v\d\w*|ws/google\.[^/]+)(?:/|\Z)")
 """How the paths begin that Google alone has."""
 GOOGLES_HEADERS: Final = ("x-goog-api-key", "x-goog-api-client")
 _KEY_IN_QUERY: Final = re.compile(r"[?&]key=")
-_METHOD_OF_MODEL: Final = re.compile(r"/v1/(?:models|projects)/[^?]+:(?:[a-z]+[A-Z]\w*|predict)(?:\?|$)")
+_METHOD_OF_MODEL: Final = re.compile(r"/v1/(?:models|projects)/[^?]+:(?:[a-z]+[A-Z]\w*|predict)(?:\?|\Z)")
 _SHARED_PATH: Final = re.compile(
     r"/v1/(?:models|files|cachedContents|tunedModels|fileSearchStores|interactions|batches|auth_tokens|operations)\b"
 )

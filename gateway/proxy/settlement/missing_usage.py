@@ -59,7 +59,7 @@ class MissingUsage:
     ) -> Guess:
         """Return the usage of an answer of which `output` passed; `extrapolate` scales a count where only part was
         kept. Of what was `reported` before the end, and of what is counted, the larger one holds, input and output
-        each.
+        each. An answer that was left `unread` costs at least its hold.
 
         Whatever fails while counting charges the hold. An answer that never has a usage, of a model whose input is
         free, counts as a request and nothing else. A request to get ready costs what its provider reports.
@@ -76,10 +76,14 @@ class MissingUsage:
             return self.of_hold(context, hold, reported, reason)
         try:
             usage = await self._estimate(context, hold, output, extrapolate)
-            return self._larger(context, usage, reported, reason)
+            counted = self._larger(context, usage, reported, reason)
         except Exception:
             logger.exception("request %s: its usage could not be estimated", hold.id)
             return self.of_hold(context, hold, reported, reason)
+        if not context.unread:
+            return counted
+        whole = self.of_hold(context, hold, reported, reason)
+        return max(whole, counted, key=lambda guess: guess.charge.charged_nano)
 
     def whole_hold(self, context: RequestContext, hold: Hold, reason: Reason) -> Guess:
         """Return the hold, where nothing in an answer can be believed or counted; nothing where that is the policy."""

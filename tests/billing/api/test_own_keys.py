@@ -240,5 +240,15 @@ async def test_a_leaked_key_without_a_user_is_told_to_the_owners(
 ) -> None:
     _, secret = await billing.keys.create(acme.account_id, "machine")
     await api.call("POST", f"/api{KEYS}/revoke-leaked", json={"key": secret})
-    assert len(await mails(billing, "owner@example.com")) == 1
+    (mail,) = await mails(billing, "owner@example.com")
+    assert '"machine"' in mail
     assert await mails(billing, "admin@example.com") == []
+
+
+async def test_a_leaked_key_s_name_puts_no_link_into_the_mail(
+    api: Api, billing: Billing, people: dict[str, str], acme: Organization
+) -> None:
+    _, secret = await billing.keys.create(acme.account_id, "machine: see https://evil.example")
+    await api.call("POST", f"/api{KEYS}/revoke-leaked", json={"key": secret})
+    (mail,) = await mails(billing, "owner@example.com")
+    assert "evil" not in mail

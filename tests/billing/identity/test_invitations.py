@@ -199,8 +199,67 @@ async def test_another_organization_s_invitations_are_not_found(
 
 async def test_a_name_with_lines_makes_one_header(billing: Billing, invitations: Invitations) -> None:
     eve = await new_user(billing, "eve@example.com")
-    other = await new_organization(billing, "Evil\r\nBcc: all@example.com", eve, plan="team")
+    other = await new_organization(billing, "Evil\r\nBcc: all", eve, plan="team")
     await invitations.invite(other.id, "bob@example.com", "member", acting(eve))
     row = await billing.database.row("SELECT subject FROM mail_outbox")
     assert row is not None
-    assert row["subject"] == "Invitation to Evil  Bcc: all@example.com"
+    assert row["subject"] == "Invitation to Evil  Bcc: all"
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["Win http://evil.example/x", "evil.example", "Ask a@evil.example", "www evil", "evil．example", "evil。example",
+     "[x](//evil)", "mailto:evil", "ada.lovelace", 'Acme" <a href'],
+)  # fmt: skip
+async def test_a_name_that_could_be_a_link_is_in_no_mail(billing: Billing, invitations: Invitations, name: str) -> None:
+    """Anybody can found an organization and invite any address: that is no way to send strangers a link."""
+    eve = await new_user(billing, "eve@example.com")
+    other = await new_organization(billing, name, eve, plan="team")
+    sent = await invitations.invite(other.id, "bob@example.com", "member", acting(eve))
+    await invitations.resend(other.id, sent.id, acting(eve))
+    rows = await billing.database.rows("SELECT subject, body FROM mail_outbox")
+    assert len(rows) == 2
+    for row in rows:
+        text = f"{row['subject']}\n{row['body']}"
+        assert name not in text
+        assert other.slug in row["subject"]
+        assert text.count("://") == 1  # the console's
+
+
+@pytest.mark.parametrize("name", ["Acme Inc.", "Müller & Söhne", "Acme: the shop", "日本語。", "O'Reilly, Ltd."])
+async def test_other_names_are_shown(billing: Billing, invitations: Invitations, name: str) -> None:
+    eve = await new_user(billing, "eve@example.com")
+    other = await new_organization(billing, name, eve, plan="team")
+    await invitations.invite(other.id, "bob@example.com", "member", acting(eve))
+    assert f'"{name}"' in (await mails(billing, "bob@example.com"))[0]
+
+
+async def test_one_person_and_one_address_have_bounds_of_their_own(billing: Billing, plans: LivePlans) -> None:
+    """However many organizations there are; sending again counts."""
+    bounds = Bounds(owned=20, invitations_a_day=100, sends=5, mails_by_person=4, mails_to_address=3)
+    invitations = Invitations(billing.database, billing.new_id, plans, "team", bounds)
+    eve, bob = [await new_user(billing, f"{name}@example.com") for name in ("eve", "bob")]
+    mine = [await new_organization(billing, f"Acme {n}", eve, plan="team") for n in range(6)]
+    theirs = [await new_organization(billing, f"Other {n}", bob, plan="team") for n in range(4)]
+
+    async def invited(organization: Organization, email: str, by: str) -> bool:
+        try:
+            await invitations.invite(organization.id, email, "member", acting(by))
+        except OrganizationConflict as error:
+            assert "24 hours" in str(error)  # noqa: PT017
+            return False
+        return True
+
+    done = await asyncio.gather(*(invited(each, "victim@example.com", eve) for each in mine))
+    assert sum(done) == 3
+    assert not await invited(theirs[0], "victim@example.com", bob)
+    assert len(await mails(billing, "victim@example.com")) == 3
+    first = await invitations.invite(mine[0].id, "other@example.com", "member", acting(eve))
+    with pytest.raises(OrganizationConflict, match="One person"):
+        await invitations.resend(mine[0].id, first.id, acting(eve))
+    assert not await invited(mine[1], "third@example.com", eve)
+    assert await invited(theirs[0], "third@example.com", bob)
+    await billing.database.execute("UPDATE invitation_mails SET sent_at = sent_at - interval '25 hours'")
+    assert await invited(theirs[1], "victim@example.com", bob)
+    assert await invited(mine[1], "third@example.com", eve)
+    assert await billing.database.value("SELECT count(*) FROM invitation_mails") == 2  # old ones are forgotten

@@ -10,9 +10,10 @@ import pytest
 from billing import audit
 from billing.accounts.lots import Lots, Terms
 from billing.identity.codes import CodeRules, Codes, TooManyTries
+from billing.identity.members import Members
 from billing.ledger.verify import verify
 from billing.payments.coupons import CouponNotFound, CouponRefused, Coupons, CouponUsed, NewCoupon
-from tests.billing.identity.support import new_organization, new_user
+from tests.billing.identity.support import acting, join, new_organization, new_user
 from tests.billing.payments.test_expiry import DAY, START, Clock
 from tests.billing.support import Billing, changes_told
 
@@ -70,6 +71,23 @@ async def test_who_founds_more_organizations_redeems_it_once(billing: Billing, c
     with pytest.raises(CouponUsed, match="Another organization of its owner"):
         await coupons.redeem(second.account_id, code, actor=audit.Actor("key:key_1"))
     assert (await coupons.redeem(other.account_id, code, actor=ANA)).grant.balance_nano == 100
+
+
+async def test_who_gives_an_organization_away_has_had_it(billing: Billing, coupons: Coupons) -> None:
+    """Whoever typed the code: owners count, then and now."""
+    ada, bob, eve = [await new_user(billing, f"{name}@example.com") for name in ("ada", "bob", "eve")]
+    first = await new_organization(billing, "Acme", ada)
+    _, code = await coupons.create(NewCoupon("Spring", 100))
+    await coupons.redeem(first.account_id, code, actor=audit.Actor("key:key_1"))
+    await join(billing, first, bob, "member")
+    await Members(billing.database, billing.effects, most_owned=9).transfer(first.id, bob, "viewer", acting(ada))
+    for owner in (ada, bob):
+        again = await new_organization(billing, "Again", owner)
+        with pytest.raises(CouponUsed, match="Another organization of its owner"):
+            await coupons.redeem(again.account_id, code, actor=audit.Actor("key:key_2"))
+    await coupons.redeem(
+        (await new_organization(billing, "Other", eve)).account_id, code, actor=audit.Actor(f"user:{ada}")
+    )
 
 
 async def test_no_more_accounts_than_it_is_for(billing: Billing, coupons: Coupons) -> None:

@@ -69,6 +69,25 @@ async def test_a_response_is_its_account_s_alone(serve: Any, base: str) -> None:
     assert {each["charged_usd"] for each in (await one.events())[1:]} == {"0.00"}
 
 
+async def test_an_id_that_no_object_can_have_is_not_found(serve: Any) -> None:
+    """Postgres takes no NUL: that is nobody's fault but the client's."""
+    provider = Provider(saying(response()))
+    gateway = await serve(provider)
+    one = await gateway.customer()
+    for method, path in (("GET", ""), ("GET", "/input_items?limit=5"), ("POST", "/cancel"), ("DELETE", "")):
+        for name in ("resp_%00", "%00", "resp_%0A", "%FF", "%ED%A0%80"):
+            refusal(await call(one, method, f"{PATH}/{name}{path}"), 404, "not_found")
+    for fields in (
+        {"previous_response_id": "resp_\0"},
+        {"conversation": "conv_\0"},
+        {"conversation": {"id": "\0"}},
+        {"input": [{"role": "user", "content": [{"type": "input_file", "file_id": "file-\0"}]}]},
+    ):
+        refusal(await respond(one, **fields), 404, "not_found")
+    refusal(await call(one, "GET", "/v1/conversations/conv_%00"), 404, "not_found")
+    assert provider.sent == []
+
+
 async def test_an_earlier_response_bounds_what_it_brings(serve: Any) -> None:
     provider = Provider(saying(response()))
     gateway = await serve(provider)

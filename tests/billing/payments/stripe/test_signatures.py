@@ -76,11 +76,23 @@ def test_snapshot_and_thin_name_the_same_object(about: dict[str, object], ref: O
         assert (each.type, each.livemode, each.created_at) == ("some.type", False, NOW)
 
 
+NULS: list[dict[str, object]] = [
+    {"object": "refund", "id": "re_\0"},
+    {"object": "charge", "payment_intent": "pi_\0"},
+    {"object": "subscription_schedule", "subscription": "sub_\0"},
+]
+"""Ids that no row can have."""
+
+
 def test_what_is_no_event_is_refused() -> None:
     good = event_of("x", object="refund")
     wrong = [b"", b"[]", b"null", b"{}", b'{"object": "event"}', b"\xff", b'{"object": "charge", "id": "ch_1"}']
     wrong += [json.dumps(good | {name: 7}).encode() for name in ("id", "type", "data")]
     wrong += [json.dumps(good | {"created": "yesterday"}).encode(), json.dumps(good | {"created": 10**30}).encode()]
+    wrong += [json.dumps(good | {name: "evt_\0"}).encode() for name in ("id", "type")]
+    wrong += [json.dumps(event_of("x", **about)).encode() for about in NULS]
+    wrong += [json.dumps(thin(event_of("x", object="refund", id="re_\0"))).encode()]
+    wrong += [json.dumps(thin(good) | {"created": "2027-01-31T12:00:00"}).encode()]  # of no zone
     for body in wrong:
         with pytest.raises(PaymentEventRefused):
             read(body)

@@ -1,0 +1,15 @@
+"""What caches are told of answers that are one key's own: not to keep them, and what they depend on.
+
+`Vary` names every header that may carry the key, and those by which the API of a client is known: a cache that keeps
+answers in spite of `no-store` must not give one customer's answer to another.
+"""
+
+from typing import Final
+
+from billing.keys.presented import KEY_HEADERS
+
+NO_STORE: Final = "private, no-store"
+VARY: Final = ", ".join(("Authorization", *KEY_HEADERS, "anthropic-version", "x-goog-api-client"))
+PRIVATE: Final = {"Cache-Control": NO_STORE, "Vary": VARY}
+PRIVATE_LINES: Final = "".join(f"{name}: {value}\r\n" for name, value in PRIVATE.items()).encode()
+"""The same as header lines, each with its CRLF."""
