@@ -48,6 +48,8 @@ class Provider:
     script: Script
     url: str = ""
     arrived: Callable[[], Awaitable[None]] | None = None
+    caches: bool = False
+    """Whether most of what a conversation repeats is reported as cached."""
     exchanges: list[Exchange] = field(default_factory=list)
     others: list[str] = field(default_factory=list)
     """Requests that are not for a model, by method and path."""
@@ -73,7 +75,7 @@ class Provider:
         return Used(
             input_tokens=whole,
             output_tokens=self._tokenizer.count(said, O200K) + 8 + thought,
-            cached_tokens=min(before, whole) if before >= LEAST_CACHED else 0,
+            cached_tokens=min(before, whole) if self.caches and before >= LEAST_CACHED else 0,
             thought_tokens=thought,
         )
 
@@ -143,9 +145,9 @@ def _thinks(api: Any, body: Body) -> bool:
 
 
 @asynccontextmanager
-async def playing(script: Script) -> AsyncIterator[Provider]:
+async def playing(script: Script, *, caches: bool = False) -> AsyncIterator[Provider]:
     """Serve a script on a free port; `url` has no path."""
-    provider = Provider(script)
+    provider = Provider(script, caches=caches)
     provider._tokenizer.load()
     app = web.Application(client_max_size=MOST_BYTES)
     app.router.add_route("*", "/{path:.*}", provider.serve)

@@ -6,7 +6,7 @@ word once a result of a tool holds it. `DELEGATE`: it has a sub-agent do so. Wit
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 ROUND: Final = "ROUND-TRIP"
 DELEGATE: Final = "DELEGATE-IT"
@@ -53,30 +53,50 @@ class Asked:
     """What tools have given since the last word of the user."""
 
 
+class Script(Protocol):
+    """How a tool is driven."""
+
+    def reply(self, asked: Asked) -> Reply:
+        """Return what the model says next."""
+
+
 @dataclass(frozen=True)
-class Script:
-    """How one tool is driven: what reads the file, what delegates to a sub-agent, what ends the work where a mere text
-    does not."""
+class Calls:
+    """A tool that calls functions: what reads the file, what delegates to a sub-agent, in several steps where each but
+    the last starts something; and what ends the work where a mere text does not."""
 
     read: Call
-    delegate: Call | None = None
+    delegate: tuple[Call, ...] = ()
     final: Call | None = None
 
     def reply(self, asked: Asked) -> Reply:
         """Return what the model says next."""
-        found = any(SECRET in result for result in asked.results)
-        if DELEGATE in asked.said and self.delegate is not None and self.delegate.name in asked.tools:
-            return Reply(FOUND) if found else _unless_tried(self.delegate, asked)
-        if not {ROUND, DELEGATE} & set(_marks(asked.said)) or self.read.name not in asked.tools:
+        if DELEGATE in asked.said:
+            if self.delegate and self.delegate[0].name in asked.tools:
+                return self._continued(self.delegate, asked)
+        elif ROUND in asked.said and self.read.name in asked.tools:
+            return self._continued((self.read,), asked)
+        return Reply(PLAIN, self.final if self.final and self.final.name in asked.tools else None)
+
+    def _continued(self, steps: tuple[Call, ...], asked: Asked) -> Reply:
+        if SECRET in asked.said or any(SECRET in result for result in asked.results):
+            return Reply(FOUND, self.final)
+        if len(asked.results) >= MOST_RESULTS:
+            return Reply(NOT_FOUND)
+        return Reply(call=steps[min(len(asked.results), len(steps) - 1)])
+
+
+@dataclass(frozen=True)
+class Edits:
+    """A tool that takes edits of files as text, and sends back what a test says of them."""
+
+    wrong: str
+    right: str
+    failed: str
+    """What the test says of the wrong edit."""
+
+    def reply(self, asked: Asked) -> Reply:
+        """Return what the model says next."""
+        if ROUND not in asked.said:
             return Reply(PLAIN)
-        if not found:
-            return _unless_tried(self.read, asked)
-        return Reply(FOUND, self.final)
-
-
-def _unless_tried(call: Call, asked: Asked) -> Reply:
-    return Reply(NOT_FOUND) if len(asked.results) >= MOST_RESULTS else Reply(call=call)
-
-
-def _marks(said: str) -> list[str]:
-    return [mark for mark in (ROUND, DELEGATE) if mark in said]
+        return Reply(f"{FOUND}\n\n{self.right}" if self.failed in asked.said else self.wrong)
