@@ -6,12 +6,17 @@ from typing import Final
 
 from billing.quotas import Quota
 
+MAX_TOOL_CALLS: Final = 64
+"""The most calls of tools at the provider that a request is granted where it does not bound them itself."""
+
 
 @dataclass(frozen=True, slots=True)
 class Plan:
     """A tier. `quotas` are counted per account; `models` None allows every model; `included_credit_nano` comes with
     each period that is paid and expires with it, unless `credit_rolls_over`; `markup_scaled` in percent times
-    `prices.FACTOR_SCALE`; `admission_queue_s` is how long a request that only running requests keep out waits for them.
+    `prices.FACTOR_SCALE`; `admission_queue_s` is how long a request that only running requests keep out waits for them;
+    `default_tool_calls` how many calls of tools at the provider a request has that leaves them open, None: as the
+    model's entry and the gateway's defaults say.
 
     `features` are what the plan allows beside: True, False, or so many units in a period; what is not named has no
     rule. `api_access: False` takes the scope `llm:proxy` from every key.
@@ -31,11 +36,12 @@ class Plan:
     admission_queue_s: int = 0
     credit_rolls_over: bool = False
     features: tuple[tuple[str, bool | int], ...] = ()
+    default_tool_calls: int | None = None
 
     def __post_init__(self) -> None:
         if self.price_nano < 0 or self.included_credit_nano < 0 or self.markup_scaled < 0:
             raise ValueError("a plan's price, included credit and markup must not be below zero")
-        for name in ("max_parallel_requests", "users"):
+        for name in ("max_parallel_requests", "users", "default_tool_calls"):
             bound = getattr(self, name)
             if bound is not None and bound <= 0:
                 raise ValueError(f"{name} must be above zero")

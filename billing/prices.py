@@ -51,8 +51,9 @@ class PriceRow:
 
     `multipliers` are scaled by `FACTOR_SCALE`; `part_tokens` bounds one image, second of audio or file.
     `cost_reported` says that the provider's own cost is the charge where an answer has it. `hidden_reasoning` says that
-    the model bills output that its answer does not show; `source` is the page of the prices. These two price nothing,
-    so that they are no part of `id` and of what the ledger keeps.
+    the model bills output that its answer does not show; `tool_call_tokens` bounds what one call of a tool at the
+    provider adds to the input, by the tool's type (`*`: any other); `source` is the page of the prices. These three
+    price nothing, so that they are no part of `id` and of what the ledger keeps.
     """
 
     provider: str
@@ -68,6 +69,7 @@ class PriceRow:
     hidden_reasoning: bool = False
     variants: tuple[Variant, ...] = ()
     cost_reported: bool = False
+    tool_call_tokens: Mapping[str, int] | None = None
     source: str | None = field(default=None, compare=False)
     _id: str = field(default="", init=False, repr=False, compare=False)
     _sheets: dict[str | None, Sheet] = field(default_factory=dict, init=False, repr=False, compare=False)
@@ -79,6 +81,8 @@ class PriceRow:
         for name, known in (("multipliers", MULTIPLIERS), ("part_tokens", PART_KINDS)):
             check_amounts(name, getattr(self, name) or {}, known)
             object.__setattr__(self, name, getattr(self, name) or None)  # equal rows are equal in every spelling
+        if any(tokens < 0 for tokens in (self.tool_call_tokens or {}).values()):
+            raise PriceError("tool_call_tokens must not be below zero")
         for name in ("max_output_tokens", "context_window"):
             bound = getattr(self, name)
             if bound is not None and bound <= 0:

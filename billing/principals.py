@@ -81,6 +81,8 @@ class Principal:
     revoked_at_s: float | None
     user_quotas: tuple[Quota, ...] = ()
     """Of the user in this account, counted over all of the user's keys in it."""
+    default_tool_calls: int | None = None
+    """The most calls of tools at the provider for a request that does not bound them; None: as the plan says."""
     kept: dict[tuple[str, str, str], Any] = field(default_factory=dict, repr=False, compare=False)
     """A gateway's admission data by model and feature, dropped with the principal."""
 

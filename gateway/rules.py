@@ -126,7 +126,13 @@ def drain_rules(defaults: Limits) -> DrainRules:
 def estimate_rules(defaults: Limits) -> EstimateRules:
     """Return how the worst case of a request is estimated."""
     return EstimateRules(
-        defaults.strict, defaults.min_output_tokens, defaults.estimated_output_tokens, defaults.moderation_model
+        defaults.strict,
+        defaults.min_output_tokens,
+        defaults.estimated_output_tokens,
+        defaults.moderation_model,
+        default_tool_calls=defaults.default_tool_calls,
+        tool_call_tokens=defaults.tool_call_tokens,
+        strict_tools=defaults.strict_tools,
     )
 
 
@@ -139,6 +145,7 @@ def forward_rules(defaults: Limits) -> ForwardRules:
         estimate_rules(defaults),
         attempt_rules(defaults),
         first_timeout_s(defaults),
+        round(defaults.tool_overrun * 100),
     )
 
 
@@ -170,6 +177,7 @@ def proxy_rules(settings: Settings) -> ProxyRules:
         upload_timeout_s=defaults.upload_timeout_s,
         grace_s=settings.payment_grace_days * DAY_S,
         charge_expired=defaults.expired_hold == "input",
+        refuse_unknown_tools=defaults.unknown_tools == "refuse",
     )
 
 

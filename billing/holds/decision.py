@@ -14,6 +14,7 @@ import msgspec
 from billing.errors import MetergateError
 from billing.holds.redis import layout
 from billing.money import MAX_NANO
+from billing.plans import MAX_TOOL_CALLS
 from billing.quotas import Metric
 
 if TYPE_CHECKING:
@@ -28,7 +29,10 @@ class NeedTooLarge(MetergateError, ValueError):
 
 class Need(msgspec.Struct, frozen=True, gc=False):
     """The most that a request can use. `input_tokens` and `input_cost_nano` are for all choices together;
-    `unit_nano` is the cost of one output token of every choice; output bounds are for one choice."""
+    `unit_nano` is the cost of one output token of every choice; output bounds are for one choice.
+
+    `ladder` is of requests that may be granted more than one call of tools at the provider: input tokens and cost with
+    two calls, with three, and so on, none below the one before it. The dearest that fits is held."""
 
     input_tokens: int
     input_cost_nano: int
@@ -36,6 +40,7 @@ class Need(msgspec.Struct, frozen=True, gc=False):
     choices: int
     least_output: int
     most_output: int
+    ladder: tuple[tuple[int, int], ...] = ()
 
     def __post_init__(self) -> None:
         if not 0 <= self.least_output <= self.most_output <= MAX_OUTPUT_TOKENS:
@@ -45,6 +50,27 @@ class Need(msgspec.Struct, frozen=True, gc=False):
         worst = self.input_cost_nano + self.unit_nano * self.most_output
         if max(worst, self.input_tokens + self.choices * self.most_output) > MAX_NANO:
             raise NeedTooLarge("the worst case of this request is beyond 2^53 - 1 nano-USD or tokens")
+        if self.ladder:
+            self._check_ladder()
+
+    def _check_ladder(self) -> None:
+        before = (self.input_tokens, self.input_cost_nano)
+        for tokens, cost_nano in self.ladder:
+            if tokens < before[0] or cost_nano < before[1]:
+                raise ValueError("a further call makes no input smaller")
+            before = (tokens, cost_nano)
+        if len(self.ladder) >= MAX_TOOL_CALLS:
+            raise ValueError(f"at most {MAX_TOOL_CALLS} calls can be granted")
+        worst = before[1] + self.unit_nano * self.most_output
+        if max(worst, before[0] + self.choices * self.most_output) > MAX_NANO:
+            raise NeedTooLarge("the worst case of this request is beyond 2^53 - 1 nano-USD or tokens")
+
+    def with_calls(self, calls: int) -> Need:
+        """Return the need of so many granted calls, one at least, which leaves nothing to choose."""
+        if not self.ladder:
+            return self
+        tokens, cost_nano = (self.input_tokens, self.input_cost_nano) if calls == 1 else self.ladder[calls - 2]
+        return Need(tokens, cost_nano, self.unit_nano, self.choices, self.least_output, self.most_output)
 
     def fitting_output(self, metric: Metric, free: int) -> int:
         """Return the most output tokens of one choice that this much of a metric is enough for beside the input; 0

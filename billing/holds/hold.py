@@ -73,7 +73,8 @@ class Settled:
 
 
 class Hold:
-    """A hold that was admitted: settle or void it, once. `granted_output` is the most output tokens of one choice.
+    """A hold that was admitted: settle or void it, once. `granted_output` is the most output tokens of one choice,
+    `granted_calls` the most calls of tools at the provider, where the request left them open; `need` is with so many.
 
     `epoch` is that in which Redis has it; holding again in a new epoch moves it. `outcome` is that of its settlement,
     once that has begun. `waited_s` is how long the request waited before the question that it was admitted by.
@@ -86,6 +87,7 @@ class Hold:
         "available_nano",
         "cost_nano",
         "epoch",
+        "granted_calls",
         "granted_output",
         "id",
         "id_bytes",
@@ -111,17 +113,19 @@ class Hold:
         epoch: int,
     ) -> None:
         """Take what Redis has answered to an admission, from its second field on: output tokens granted, time in Unix
-        milliseconds, nano-USD available, and what is used of the limits by the minute."""
+        milliseconds, nano-USD available, the rung of the need's ladder, and what is used of the limits by the
+        minute."""
         self.id = request_id
         self.id_bytes = id_bytes
         self.target = target
-        self.need = need
+        self.granted_calls: int = reply[4] + 1
+        self.need = need = need.with_calls(self.granted_calls)
         self.payload = payload
         self.epoch = epoch
         self.granted_output: int = reply[1]
         self.admitted_at_ms: int = reply[2]
         self.available_nano: int = reply[3]
-        self.minute_used: list[int] = reply[4:]
+        self.minute_used: list[int] = reply[5:]
         self.cost_nano = need.input_cost_nano + need.unit_nano * self.granted_output
         self.waited_s = 0.0
         self._state: State = "held"

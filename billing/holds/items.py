@@ -11,7 +11,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Final
 
 from billing.holds.redis.connection import RedisAway, RedisError, RedisTimeout
-from billing.holds.redis.layout import ADMIT, ITEM, ITEM_OF_USER, OK, SETTLE, VANISHED, pack_text
+from billing.holds.redis.layout import ADMIT, ITEM, ITEM_OF_USER, OK, RUNG, SETTLE, VANISHED, pack_text
 from billing.ledger.debits import Debit, encode_debit
 
 if TYPE_CHECKING:
@@ -96,7 +96,9 @@ class AdmitItem:
                 need.most_output,
                 until_ms,
                 *target.most_running,
+                len(need.ladder),
             )
+            + (b"".join(RUNG.pack(*rung) for rung in need.ladder) if need.ladder else b"")
             + target.tail
             + payload
         )

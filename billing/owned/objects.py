@@ -33,7 +33,8 @@ MOST_AT_ONCE: Final = 500
 
 class OwnedObject(msgspec.Struct, frozen=True):
     """One object. `provider` and `model` are where it is and what made it there; `total_tokens` what the provider
-    counted for it, None where that is not known."""
+    counted for it, None where that is not known. `tools` that run at the provider are a part of it, and may run again
+    in what goes on from it: only this process remembers them, so that to others its total is not known."""
 
     object_id: str
     provider: str
@@ -41,6 +42,7 @@ class OwnedObject(msgspec.Struct, frozen=True):
     kind: str
     model: str
     total_tokens: int | None = None
+    tools: tuple[str, ...] = ()
 
 
 class OwnedObjects:
@@ -89,7 +91,10 @@ class OwnedObjects:
             self._writer = None
 
     async def _write_batch(self, batch: list[tuple[OwnedObject, asyncio.Future[bool]]]) -> None:
-        given = msgspec.json.encode([owned for owned, _ in batch]).decode()
+        rows_to_write = [
+            msgspec.structs.replace(owned, total_tokens=None) if owned.tools else owned for owned, _ in batch
+        ]
+        given = msgspec.json.encode(rows_to_write).decode()
         try:
             rows = await self._database.rows(RECORD, given)
         except DatabaseError as error:

@@ -15,6 +15,7 @@ from typing import Annotated, Any, Final, TypeVar
 import msgspec
 from msgspec import UNSET, Meta, UnsetType
 
+from billing.plans import MAX_TOOL_CALLS
 from billing.quotas import Metric, Quota, Window, check_quotas, parse_quotas, quota_json
 from billing.shapes.base import Answer, Body, Filter, Id, Moment, Name, PageQuery
 from billing.shapes.quotas import QuotaShape, QuotasOrNull, WindowShape
@@ -29,6 +30,7 @@ from billing.shapes.rules import (
     ScopesList,
     ScopesText,
     TagsBody,
+    ToolCallsBody,
     check_models,
     check_scopes,
     check_tags,
@@ -42,6 +44,12 @@ def check_parallel(bound: int | None) -> None:
     """Reject a bound of requests at once that is not above zero; None is no bound. Raises `KeyRefused`."""
     if bound is not None and not 0 < bound < 2**31:
         raise KeyRefused("max_parallel_requests", "max_parallel_requests must be above zero and below 2^31.")
+
+
+def check_tool_calls(calls: int | None) -> None:
+    """Reject a number of granted calls of tools that is out of bounds; None: as the plan says. Raises `KeyRefused`."""
+    if calls is not None and not 0 < calls <= MAX_TOOL_CALLS:
+        raise KeyRefused("default_tool_calls", f"default_tool_calls must be from 1 to {MAX_TOOL_CALLS}.")
 
 
 def total_tokens_quota(limit: int) -> tuple[Quota, ...]:
@@ -94,6 +102,17 @@ _PARALLEL: Final = Rule(
     Option("--max-parallel", "number", "N", "Most requests at the same time.", "max-parallel", "no bound"),
     check=check_parallel,
 )
+_TOOL_CALLS: Final = Rule(
+    Option(
+        "--tool-calls",
+        "number",
+        "N",
+        "Most calls of tools that run at the provider, for a request that does not say how many.",
+        "tool-calls",
+        "as the plan",
+    ),
+    check=check_tool_calls,
+)
 _EXPIRES_AT: Final = Rule(
     Option(
         "--expires-at",
@@ -123,6 +142,7 @@ class KeyRules:
     models: tuple[str, ...] | None = field(default=None, metadata={"rule": _MODELS})
     quotas: tuple[Quota, ...] = field(default=(), metadata={"rule": _QUOTAS})
     max_parallel_requests: int | None = field(default=None, metadata={"rule": _PARALLEL})
+    default_tool_calls: int | None = field(default=None, metadata={"rule": _TOOL_CALLS})
     expires_at: datetime | None = field(default=None, metadata={"rule": _EXPIRES_AT})
     tags: Mapping[str, str] = field(default_factory=dict, metadata={"rule": _TAGS})
 
@@ -169,6 +189,7 @@ class RulesBody(Body, frozen=True, kw_only=True):
     models: ModelsBody | UnsetType | None = UNSET
     quotas: QuotasOrNull = UNSET
     max_parallel_requests: ParallelBody | UnsetType | None = UNSET
+    default_tool_calls: ToolCallsBody | UnsetType | None = UNSET
     expires_at: ExpiryBody | UnsetType | None = UNSET
     tags: TagsBody | UnsetType | None = UNSET
 
@@ -228,6 +249,7 @@ class KeyShape(Answer, frozen=True, kw_only=True):
     models: Annotated[list[str] | None, Meta(description="null: every model")]
     quotas: list[QuotaShape]
     max_parallel_requests: int | None
+    default_tool_calls: Annotated[int | None, Meta(description="null: as the plan says")]
     tags: dict[str, str]
     created_at: Moment
     expires_at: Moment | None

@@ -17,6 +17,7 @@ from typing import Annotated, Any, Final, Literal
 from msgspec import Meta
 
 from billing.errors import MetergateError
+from billing.plans import MAX_TOOL_CALLS
 from billing.times import TimeError, parse_rfc3339
 
 DEFAULT_SCOPES: Final = ("llm:proxy", "billing:read")
@@ -54,6 +55,9 @@ ModelsBody = Annotated[
 ]
 ParallelBody = Annotated[
     int, Meta(description="null: no bound", extra_json_schema={"minimum": 1, "maximum": 2**31 - 1})
+]
+ToolCallsBody = Annotated[
+    int, Meta(description="null: as the plan says", extra_json_schema={"minimum": 1, "maximum": MAX_TOOL_CALLS})
 ]
 ExpiryBody = Annotated[
     str,

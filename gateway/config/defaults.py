@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, fields
 from typing import TYPE_CHECKING, Any, Final, Literal, get_args
 
 from billing.collect.snapshots import FirstPoint, Unknown
-from billing.plans import DEFAULT_PLAN
+from billing.plans import DEFAULT_PLAN, MAX_TOOL_CALLS
 from gateway.config.bounds import Bound
 from gateway.config.problems import nearest
 
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 MissingUsage = Literal["estimate", "hold", "free"]
 ExpiredHold = Literal["void", "input"]
 Edge = Literal["guarded", "plain"]
+UnknownTools = Literal["pass", "refuse"]
 MIB: Final = 1024 * 1024
 
 
@@ -50,6 +51,26 @@ class Limits:
         4096, 0, 10_000_000, "but so many output tokens it may take where they are free"
     )
     estimated_output_tokens: int = _whole(512, 1, 1_000_000, "output that a hold covers when `strict` is off")
+    default_tool_calls: int = _whole(
+        8,
+        1,
+        MAX_TOOL_CALLS,
+        "calls of tools at the provider for a request that does not bound them, as many as fit",
+    )
+    tool_call_tokens: int = _whole(
+        16_384, 0, 10_000_000, "input that one such call is held for, where the price row says nothing else"
+    )
+    strict_tools: bool = _bound(
+        False, Bound("truth", "each round of a request with such tools is held as a whole context window")
+    )
+    unknown_tools: UnknownTools = field(
+        default="pass",
+        metadata=_choice(get_args(UnknownTools), "a tool of a type that is not known here: held like these, or 400"),
+    )
+    tool_overrun: float = _bound(
+        1.0,
+        Bound("number", "a stream whose open tools go beyond its hold by more than so many times that is cut", 0, 1000),
+    )
     missing_usage: MissingUsage = field(
         default="estimate", metadata=_choice(get_args(MissingUsage), "charge for an answer without usage")
     )

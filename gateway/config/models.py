@@ -4,6 +4,7 @@ from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Final, Literal, cast, get_args
 
+from billing.plans import MAX_TOOL_CALLS
 from billing.price_table import PriceTable
 from billing.quotas import MAX_NAME
 from billing.rates import parse_factor
@@ -18,7 +19,7 @@ MAX_FALLBACKS: Final = 16
 MAX_ANSWERED_BY: Final = 64
 _MODEL_KEYS: Final = (
     *("provider", "model", "answered_by", "fallbacks", "markup_percent", "vocabulary", "max_output_tokens"),
-    "disconnect_drain_s",
+    *("disconnect_drain_s", "default_tool_calls"),
 )
 
 
@@ -27,7 +28,8 @@ class ModelConfig:
     """A route: the name that clients ask for, the provider that answers, and the model's name there (`model`).
 
     `markup_scaled` is in percent times `prices.FACTOR_SCALE`; `max_output_tokens` replaces the price row's;
-    `disconnect_drain_s`, in seconds, its provider's and that of `defaults`. `answered_by` are the models there of which
+    `disconnect_drain_s`, in seconds, its provider's and that of `defaults`; `default_tool_calls` that of `defaults`.
+    `answered_by` are the models there of which
     one answers in its place, so that its own price row is a router's fee.
     """
 
@@ -40,6 +42,7 @@ class ModelConfig:
     max_output_tokens: int | None = None
     disconnect_drain_s: float | None = None
     answered_by: tuple[str, ...] = ()
+    default_tool_calls: int | None = None
 
 
 def read_models(at: Value, providers: Collection[str]) -> dict[str, ModelConfig]:
@@ -97,11 +100,12 @@ def _read_model(name: str, value: Value, providers: Collection[str], known: Coll
     markup = section.read("markup_percent", lambda value: value.decimal(parse_factor, "20"), 0)
     vocabulary = section.maybe("vocabulary", lambda value: value.choice(VOCABULARIES))
     most = section.maybe("max_output_tokens", lambda value: value.whole(1, MAX_OUTPUT_TOKENS))
+    tool_calls = section.maybe("default_tool_calls", lambda value: value.whole(1, MAX_TOOL_CALLS))
     drain_s = section.maybe("disconnect_drain_s", lambda value: value.number(0, MAX_DRAIN_S))
     if not section.ok:
         return None
     vocabulary = cast("Vocabulary | None", vocabulary)
-    return ModelConfig(name, provider, model, fallbacks, markup, vocabulary, most, drain_s, answered_by)
+    return ModelConfig(name, provider, model, fallbacks, markup, vocabulary, most, drain_s, answered_by, tool_calls)
 
 
 def unpriced_models(models: Mapping[str, ModelConfig], prices: PriceTable, at_s: float) -> tuple[str, ...]:

@@ -15,7 +15,7 @@ from billing.money import MAX_NANO, NANO_PER_USD, MoneyError, parse_positive_usd
 from billing.payments.objects import NANO_PER_CENT
 from billing.payments.return_urls import origin_of
 from billing.payments.stripe.parameters import CheckoutRules
-from billing.plans import Plan
+from billing.plans import MAX_TOOL_CALLS, Plan
 from billing.quotas import Quota, QuotaError, check_quotas, parse_quota
 from billing.rates import parse_factor
 from gateway.config.problems import nearest
@@ -44,6 +44,7 @@ _PLAN_KEYS: Final = (
     "users",
     "max_parallel_requests",
     "admission_queue_s",
+    "default_tool_calls",
     "markup_percent",
     "stripe_price",
     "upgrade_to",
@@ -98,6 +99,7 @@ def _read_plan(plan_id: str, value: Value, plans: Collection[str], models: Colle
     allowed = section.maybe("models", lambda value: _models(value, models))
     parallel = section.maybe("max_parallel_requests", lambda value: value.whole(1, MAX_PARALLEL))
     queue_s = section.read("admission_queue_s", lambda value: value.whole(0, MAX_QUEUE_S), 0)
+    tool_calls = section.maybe("default_tool_calls", lambda value: value.whole(1, MAX_TOOL_CALLS))
     credit_nano = section.read("included_credit_usd", _usd, 0)
     lasts = section.maybe("included_credit", lambda value: value.choice((EXPIRES, ROLLS_OVER)))
     features = section.maybe("features", _features) or ()
@@ -121,6 +123,7 @@ def _read_plan(plan_id: str, value: Value, plans: Collection[str], models: Colle
         admission_queue_s=queue_s,
         credit_rolls_over=lasts == ROLLS_OVER,
         features=features,
+        default_tool_calls=tool_calls,
     )
 
 

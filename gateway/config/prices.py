@@ -25,6 +25,7 @@ _ROW_KEYS: Final = (
     "tiers",
     "multipliers",
     "part_tokens",
+    "tool_call_tokens",
     "max_output_tokens",
     "context_window",
     "hidden_reasoning",
@@ -33,6 +34,8 @@ _ROW_KEYS: Final = (
     "source",
     "aliases",
 )
+ANY_TOOL: Final = "*"
+MAX_TOOL_TYPES: Final = 64
 _VARIANT_KEYS: Final = (*CONDITIONS, "per_million", "per_unit", "tiers", "factor")
 _TIER_KEYS: Final = ("above_input_tokens", "at_or_above", "per_million")
 
@@ -65,6 +68,7 @@ def _read_rows(value: Value) -> list[PriceRow]:
     tiers = section.maybe("tiers", _tiers) or ()
     multipliers = section.maybe("multipliers", _multipliers)
     part_tokens = section.maybe("part_tokens", _part_tokens)
+    tool_call_tokens = section.maybe("tool_call_tokens", _tool_call_tokens)
     max_output_tokens = _tokens(section, "max_output_tokens")
     context_window = _tokens(section, "context_window")
     hidden_reasoning = section.read("hidden_reasoning", Value.truth, False)
@@ -89,6 +93,7 @@ def _read_rows(value: Value) -> list[PriceRow]:
             hidden_reasoning,
             variants=variants,
             cost_reported=cost is not None,
+            tool_call_tokens=tool_call_tokens,
             source=source,
         )
         return [first, *(first.alias(name) for name in aliases)]
@@ -175,4 +180,16 @@ def _multipliers(value: Value) -> dict[str, int]:
 def _part_tokens(value: Value) -> dict[str, int]:
     section = value.section(PART_KINDS)
     read = {name: section.values[name].whole(1, MAX_TOKENS) for name in PART_KINDS if name in section.values}
+    return {name: tokens for name, tokens in read.items() if tokens is not None}
+
+
+def _tool_call_tokens(value: Value) -> dict[str, int]:
+    """Return the most input tokens that one call of a tool adds, by the tool's type; a number alone is that of all."""
+    if not value.is_mapping:
+        tokens = value.whole(0, MAX_TOKENS)
+        return {} if tokens is None else {ANY_TOOL: tokens}
+    entries = value.entries()
+    if len(entries) > MAX_TOOL_TYPES:
+        value.problem(f"at most {MAX_TOOL_TYPES} types of tools")
+    read = {name: each.whole(0, MAX_TOKENS) for name, each in entries.items()}
     return {name: tokens for name, tokens in read.items() if tokens is not None}

@@ -132,6 +132,14 @@ class EventReader(Protocol):
     def terminal_lines(self) -> tuple[bytes, ...]:
         """Return how lines begin that may be a terminal event's: such a line is not passed on by itself."""
 
+    @property
+    def tool_call_marker(self) -> bytes:
+        """Return the bytes without which an event tells of no call of a tool at the provider; empty where none does."""
+
+    @property
+    def tool_call_pattern(self) -> re.Pattern[bytes]:
+        """Return what matches in an event with that marker where it tells of such a call."""
+
     def is_terminal(self, event: bytes, data: bytes) -> bool:
         """Return whether a whole event that has a terminal marker is one; `data` is its data."""
 
@@ -168,6 +176,10 @@ class Tap(Protocol):
 
     @property
     def done(self) -> bool: ...
+
+    @property
+    def tool_calls(self) -> int:
+        """Return how many calls of tools at the provider the stream has told of."""
 
     def feed(self, chunk: bytes) -> bytes: ...
 

@@ -46,9 +46,15 @@ class Work(msgspec.Struct, frozen=True):
     is billed as output, beside the answer. `search_units` are searches that the request itself may be billed as, where
     its model is priced by the search.
 
+    `outside` says nothing of what tools bring: a use adds what a call of its tool may add to the input of the rounds
+    after it. `bounded_tools` are the types of the tools in `uses`; where none is named, each may be of any type.
+
     `open_tools` are the types of tools that run at the provider and that the request does not bound: the gateway grants
     a number of calls and sends it with the request (`Dialect.rewrite`). `unknown_tools` are the types of tools that are
-    not known here, which are held in the same way; `open_tools` has them too.
+    not known here, which are held in the same way; `open_tools` has them too. `calls_are_shared`: the granted number
+    bounds the calls of all open tools together (`max_tool_calls`), else those of each (`max_uses`). `open_searches` is
+    how many of the open tools are charged by the search. `most_calls` is the most that may be granted, where more would
+    bring work that stands nowhere here (a compaction before each round): what `uses` and `calls` say is with so many.
     """
 
     outside: bool = False
@@ -63,9 +69,22 @@ class Work(msgspec.Struct, frozen=True):
     predicted: int = 0
     open_tools: tuple[str, ...] = ()
     unknown_tools: tuple[str, ...] = ()
+    calls_are_shared: bool = True
+    open_searches: int = 0
+    most_calls: int | None = None
+    bounded_tools: tuple[str, ...] = ()
 
 
 NO_WORK = Work()
+_SEARCHING: Final = ("search", "brows")
+_FREE_SEARCH: Final = "tool_search"
+
+
+def charged_by_search(kind: str) -> bool:
+    """Return whether a tool that runs at the provider is charged by the search, by its type; to search among the tools
+    of the request itself is free."""
+    name = kind.lower()
+    return any(part in name for part in _SEARCHING) and _FREE_SEARCH not in name
 
 
 class Created(msgspec.Struct, frozen=True):
@@ -111,7 +130,8 @@ class Stored(msgspec.Struct, frozen=True):
     where nothing else of the input stands outside the body. `background`: the provider may answer before it has done
     its work. `creation` tells of the object that the answer creates, None where it creates none. `whole`: its counts
     are of all that it goes on from, so that they bound what goes on from it. `provider` is where the named objects
-    are, once that is known.
+    are, once that is known. `tools` are the types of tools that run at the provider and are part of what goes on from
+    the answer, whether or not it names them again.
     """
 
     names: tuple[str, ...] = ()
@@ -120,6 +140,7 @@ class Stored(msgspec.Struct, frozen=True):
     provider: str | None = None
     background: bool = False
     whole: bool = True
+    tools: tuple[str, ...] = ()
 
 
 class ParsedRequest(msgspec.Struct, frozen=True):
@@ -135,8 +156,11 @@ class ParsedRequest(msgspec.Struct, frozen=True):
     have a usage at all. `metadata` is what the body says for the record alone (OpenAI's field of that name): it becomes
     tags.
 
-    `unbounded_input` says that input stands outside the body (a file id, a server tool): only the context window bounds
-    it, once and for each use of a tool in `work`.
+    `unbounded_input` says that input stands outside the body (a file id): only the context window bounds it. What tools
+    at the provider add is not part of it, but of `work`.
+
+    `prepares`: the provider is asked to get ready for a later request and to write nothing, so that nothing but what it
+    reports is charged.
 
     `stored` is None where a request neither names nor creates objects at the provider. One that names some may have no
     `model`: then it goes to where they are; one that names none goes to the first provider that serves the dialect.
@@ -160,6 +184,7 @@ class ParsedRequest(msgspec.Struct, frozen=True):
     stored: Stored | None = None
     model_in_body: bool = True
     reports_usage: bool = True
+    prepares: bool = False
 
     def bound_input_tokens(self, part_tokens: Mapping[str, int] | None) -> int | None:
         """Return an upper bound of the input's tokens, or None where only the model's context window is one.

@@ -49,6 +49,11 @@ class Passed:
         return self._not_kept_bytes
 
     @property
+    def tool_calls(self) -> int:
+        """Return how many calls of tools at the provider were told of in what is kept; 0 where the format has none."""
+        return 0
+
+    @property
     def began_output(self) -> bool:
         """Return whether the model wrote something. Looked for when this is asked, in what passed first."""
         if not self._began:

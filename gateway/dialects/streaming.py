@@ -50,7 +50,8 @@ class SseTap(Passed):
     """
 
     __slots__ = (
-        *("_done", "_end", "_ended", "_error_marker", "_held", "_hold_usage", "_looked_at", "_markers"),
+        *("_calls_counted", "_done", "_end", "_ended", "_error_marker", "_held", "_hold_usage", "_looked_at"),
+        *("_markers", "_tool_calls"),
         *("_oversize", "_partial", "_read_on", "_reader", "_sent_bytes", "_strip_usage", "_terminal_lines"),
         *("_terminal_markers", "_terminated", "_usage_marker", "error_seen", "reported"),
     )
@@ -75,6 +76,7 @@ class SseTap(Passed):
         self._strip_usage = strip_usage
         self._hold_usage = hold_usage
         self._done = False
+        self._calls_counted = self._tool_calls = 0  # how many of what is kept were searched for calls of tools
         self._looked_at = 0  # how many of what is kept were searched for the end
         self._read_on = False  # its block has further events
         self._partial = bytearray()  # the event that is not whole yet
@@ -93,6 +95,17 @@ class SseTap(Passed):
             self._done = any(map(self._finishes, reversed(self._kept[self._looked_at :])))
             self._looked_at = len(self._kept)
         return self._done
+
+    @property
+    def tool_calls(self) -> int:
+        """Return how many calls of tools at the provider were told of. Counted when this is asked, and not in every
+        event that passes."""
+        marker, search = self._reader.tool_call_marker, self._reader.tool_call_pattern.search
+        for block in self._kept[self._calls_counted :] if marker else ():
+            if marker in block:
+                self._tool_calls += sum(marker in event and search(event) is not None for event in split_events(block))
+        self._calls_counted = len(self._kept)
+        return self._tool_calls
 
     def _finishes(self, block: bytes) -> bool:
         return any(marker in block for marker in self._reader.finish_markers)

@@ -201,13 +201,15 @@ def more_items(raw: Raw, most: int) -> bool:
     return False
 
 
-def read_tool_objects(raw: Raw, read: frozenset[str], bounds: StructureBounds) -> list[dict[str, Raw]]:
+def read_tool_objects(
+    raw: Raw, read: frozenset[str], bounds: StructureBounds, param: str = "tools"
+) -> list[dict[str, Raw]]:
     """Return the objects of a request's `tools`, whose fields in `read` are spelled one way. Raises `BadRequest`."""
     if first_byte(raw) != ord("["):
-        raise wrong_type("tools", "an array of objects")
+        raise wrong_type(param, "an array of objects")
     if more_items(raw, bounds.tools):
-        raise too_many("tools", bounds.tools, "tools")
-    tools = read_objects(raw, "tools", read)
+        raise too_many("tools", bounds.tools, param)
+    tools = read_objects(raw, param, read)
     if tools is None:
-        raise wrong_type("tools", "an array of objects")
+        raise wrong_type(param, "an array of objects")
     return tools

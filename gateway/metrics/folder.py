@@ -59,6 +59,8 @@ COUNTERS: Final = {
     "hold_exceeded": Counter("Requests whose usage was above their hold."),
     "implausible_usage": Counter("Usage that was not believed; the hold was charged instead."),
     "usage_doubts": Counter("Reports of usage with something unknown or contradictory.", ("provider", "doubt")),
+    "unknown_tools": Counter("Requests with a tool of a type that is not known here, by the type.", ("type",)),
+    "tool_overruns": Counter("Streams that were cut because tools at the provider went beyond their hold."),
     "settlements": Counter("Holds that ended, by how.", ("outcome", "estimated")),
     "loop_failures": Counter("Loops beside the requests that failed and began anew.", ("loop",)),
 }

@@ -76,6 +76,8 @@ class Metrics:
         self._hold_exceeded = 0
         self._implausible_usage = 0
         self._usage_doubts: _Cells[tuple[str, str], int] = _Cells([0], (OTHER, OTHER))
+        self._unknown_tools: _Cells[str, int] = _Cells([0], OTHER)
+        self._tool_overruns = 0
         self._settlements: _Cells[tuple[str, bool | str], int] = _Cells([0], (OTHER, OTHER))
         for outcome in OUTCOMES:  # there from the start: a series whose first value is 1 has not risen for Prometheus
             self._settlements[outcome, False] = [0]
@@ -163,6 +165,14 @@ class Metrics:
         """Count one doubt about a usage that was charged all the same; `doubt` says what could not be placed:
         `service_tier`, `speed`, `region`, `field`, `model` or `total`."""
         self._usage_doubts[provider, doubt][0] += 1
+
+    def unknown_tool(self, kind: str) -> None:
+        """Count one request with a tool of a type that is not known here."""
+        self._unknown_tools[kind][0] += 1
+
+    def tool_overrun(self) -> None:
+        """Count one stream that was cut because tools at the provider went beyond its hold."""
+        self._tool_overruns += 1
 
     def settled(self, estimated: bool, outcome: Outcome) -> None:
         """Count one hold that ended; `estimated` if the usage was not the provider's own count."""
@@ -254,6 +264,8 @@ class Metrics:
                 "hold_exceeded": {(): self._hold_exceeded},
                 "implausible_usage": {(): self._implausible_usage},
                 "usage_doubts": {key: cell[0] for key, cell in self._usage_doubts.items()},
+                "unknown_tools": {(kind,): cell[0] for kind, cell in self._unknown_tools.items()},
+                "tool_overruns": {(): self._tool_overruns},
                 "settlements": {_labels(key): cell[0] for key, cell in self._settlements.items()},
                 "loop_failures": {(name,): count for name, count in self.loop_failures.items()},
             },

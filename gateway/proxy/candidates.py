@@ -102,6 +102,9 @@ class Candidate:
     """Searches that the model's name asks for by itself (`:online`)."""
     searches_itself: bool = False
     """Whether the model searches once before it answers, also where the request does not ask for it."""
+    default_tool_calls: int | None = None
+    """The most calls of tools at the provider that are granted to a request which leaves them open; None: as `defaults`
+    say."""
     fallback: str | None = None
     """Where it is a fallback of `entry`, the entry that describes it."""
     health: tuple[TargetHealth, ...] = field(default=(), repr=False, compare=False)

@@ -9,7 +9,7 @@ and are made again for another. That the key may use the model at all is decided
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Final, Literal
+from typing import TYPE_CHECKING, Final, Literal, NamedTuple
 
 import msgspec
 
@@ -21,6 +21,7 @@ from gateway.dialects.base import Match
 from gateway.dialects.facts import ParsedRequest, Reported
 from gateway.proxy.candidates import Candidate, Destination, Target
 from gateway.proxy.estimate import Charge, EstimateRules, Plain, charge, markup_of
+from gateway.proxy.tool_rounds import most_granted
 from gateway.upstream.base import UpstreamRequest
 
 if TYPE_CHECKING:
@@ -28,12 +29,21 @@ if TYPE_CHECKING:
     from gateway.proxy.candidates import Route
 
 
-class Terms:
-    """A key's terms on a route, for one of its candidates. `tags` as the ledger keeps them, `markup_scaled` the markup
-    that applies; `plain` bounds plain requests, None where the candidate has none; `uncharged` are debits of holds that
-    are not charged when their gateway dies, encoded, by endpoint and whether the answer is a stream."""
+class Granted(NamedTuple):
+    """What a hold has bounded and the client did not: output tokens, and calls of tools at the provider; None of what
+    the client did."""
 
-    __slots__ = ("candidate", "markup_scaled", "plain", "plan_markup_scaled", "route", "tags", "uncharged")
+    output_tokens: int | None
+    tool_calls: int | None
+
+
+class Terms:
+    """A key's terms on a route, for one of its candidates. `rules` are those of its estimates; `tags` as the ledger
+    keeps them, `markup_scaled` the markup that applies; `plain` bounds plain requests, None where the candidate has
+    none; `uncharged` are debits of holds that are not charged when their gateway dies, encoded, by endpoint and whether
+    the answer is a stream."""
+
+    __slots__ = ("candidate", "markup_scaled", "plain", "plan_markup_scaled", "route", "rules", "tags", "uncharged")
 
     def __init__(self, principal: Principal, route: Route, candidate: Candidate, rules: EstimateRules) -> None:
         self.route = route
@@ -41,6 +51,8 @@ class Terms:
         self.tags = tags_of(principal)
         self.plan_markup_scaled = principal.plan.markup_scaled
         self.markup_scaled = markup_of(candidate, self.plan_markup_scaled)
+        own, plan = principal.default_tool_calls, principal.plan.default_tool_calls
+        self.rules = rules.granting(own, plan, candidate.default_tool_calls)
         self.plain = Plain.of(candidate, self.markup_scaled, rules)
         self.uncharged: dict[tuple[str, bool], bytes] = {}
 
@@ -88,6 +100,7 @@ Reason = Literal[
     "internal_error",
     "hold_closed",
     "shutting_down",
+    "tool_overrun",
 ]
 """Why a usage is not the provider's own count, or its answer not whole; the note of its debit."""
 CUT_STATUS: Final[Mapping[Reason, int]] = {
@@ -96,6 +109,7 @@ CUT_STATUS: Final[Mapping[Reason, int]] = {
     "max_request_s": 504,
     "upstream_cut": 502,
     "answer_too_large": 502,
+    "tool_overrun": 502,
     "internal_error": 502,
     "hold_closed": 503,
     "shutting_down": 503,
@@ -163,10 +177,23 @@ class RequestContext(msgspec.Struct, gc=False):
         self.target = target
         self.prepared = self.first_byte_s = self.upstream_request_id = None
 
-    def granted(self, hold: Hold) -> int | None:
-        """Return the output tokens that the hold has bounded where the client did not, below the candidate's own."""
-        granted, own = hold.granted_output, self.route.max_output_tokens
-        return granted if granted < hold.need.most_output and (own is None or granted < own) else None
+    def granted(self, hold: Hold) -> Granted | None:
+        """Return what the provider is told because the hold has bounded it: output tokens below the candidate's own,
+        and calls of open tools. None where the request goes on as the client wrote it."""
+        output_tokens, parsed = None, self.parsed
+        if parsed.max_output_tokens is None:
+            granted, own = hold.granted_output, self.route.max_output_tokens
+            if granted < hold.need.most_output and (own is None or granted < own):
+                output_tokens = granted
+        tool_calls = self.granted_calls(hold) if parsed.work.open_tools else None
+        return None if output_tokens is None and tool_calls is None else Granted(output_tokens, tool_calls)
+
+    def granted_calls(self, hold: Hold) -> int | None:
+        """Return how often tools may run at the provider that the request leaves open; None where it leaves none."""
+        work = self.parsed.work
+        if not work.open_tools or self.match.endpoint.free:
+            return None
+        return hold.granted_calls if self.strict else most_granted(work, self.terms.rules.default_tool_calls)
 
     def balance_before_nano(self, hold: Hold) -> int:
         """Return what the account had when this request was admitted, all other holds taken off."""

@@ -17,10 +17,12 @@ import msgspec
 from billing.errors import MetergateError
 from billing.holds.decision import Need, NeedTooLarge
 from billing.ledger.usage_columns import encode_shares, share_of
+from billing.money import MAX_NANO
 from billing.rates import round_up
 from billing.usage import MAX_COUNT, ModelUsage, Usage
 from gateway.dialects.facts import NO_PARTS, NO_WORK, ParsedRequest, Reported
 from gateway.proxy.candidates import Candidate, Rates
+from gateway.proxy.tool_rounds import call_tokens, grown_input, most_granted, own_searches, searches_with, uses_with
 
 if TYPE_CHECKING:
     from billing.prices import PriceRow
@@ -46,6 +48,17 @@ class EstimateRules:
     estimated_output_tokens: int = 512
     moderation_model: str = ""
     """What stands for a model that a request leaves to the provider; none where it is empty."""
+    default_tool_calls: int = 8
+    """The most calls of tools at the provider that are granted to a request which leaves them open."""
+    tool_call_tokens: int = 16_384
+    """What one of these adds to the input, where a price row says nothing else."""
+    strict_tools: bool = False
+    """Whether every round of a request with such tools is held as a whole context window."""
+
+    def granting(self, *tool_calls: int | None) -> EstimateRules:
+        """Return the same rules with the first of these numbers that is one, if any, as `default_tool_calls`."""
+        most = next((calls for calls in tool_calls if calls is not None), self.default_tool_calls)
+        return self if most == self.default_tool_calls else replace(self, default_tool_calls=most)
 
 
 class Charge(msgspec.Struct, frozen=True, gc=False):
@@ -131,8 +144,12 @@ def worst_case(
     need = reduce(_dearer, needs)
     if not route.is_router:
         return need
-    fee_nano = route.rates.input_nano(need.input_tokens, markup_of(route, plan_markup_scaled))
-    return msgspec.structs.replace(need, input_cost_nano=need.input_cost_nano + fee_nano)
+    rates, markup = route.rates, markup_of(route, plan_markup_scaled)
+    return msgspec.structs.replace(
+        need,
+        input_cost_nano=need.input_cost_nano + rates.input_nano(need.input_tokens, markup),
+        ladder=tuple((tokens, cost_nano + rates.input_nano(tokens, markup)) for tokens, cost_nano in need.ladder),
+    )
 
 
 def dearest(
@@ -147,7 +164,13 @@ def dearest(
 
 
 def _dearer(one: Need, other: Need) -> Need:
-    """Return a need that covers both."""
+    """Return a need that covers both, and as many calls as both have."""
+    ladder: tuple[tuple[int, int], ...] = ()
+    if one.ladder and other.ladder:
+        ladder = tuple(
+            (max(tokens, other_tokens), max(cost_nano, other_cost_nano))
+            for (tokens, cost_nano), (other_tokens, other_cost_nano) in zip(one.ladder, other.ladder, strict=False)
+        )
     return Need(
         input_tokens=max(one.input_tokens, other.input_tokens),
         input_cost_nano=max(one.input_cost_nano, other.input_cost_nano),
@@ -155,6 +178,7 @@ def _dearer(one: Need, other: Need) -> Need:
         choices=one.choices,
         least_output=max(one.least_output, other.least_output),
         most_output=max(one.most_output, other.most_output),
+        ladder=ladder,
     )
 
 
@@ -178,48 +202,76 @@ def _worst_case(
         raise NotPriced(f"The model `{route.entry}` has no price for another speed here")
     if (parsed.service_tier in DEARER_TIERS or parsed.work.fast) and row.variants:
         rates = Rates.of(row, rates.minute, asked=True)
-    searches = _priced_searches(parsed, route, rates)
-    bound = _input_bound(parsed, route, row, rules)
-    if counted is not None and not parsed.unbounded_input and not own_searches(parsed, route):
-        bound = min(bound, counted)
-    input_tokens = bound * choices
+    search_price = _prices_searches(parsed, route, rates)
     least, most = _output_bounds(parsed, route, rules)
     predicted = parsed.work.predicted * choices  # tokens, of which each takes a byte at least
     answers = choices * (1 + parsed.work.calls)
-    if input_tokens + predicted > MAX_COUNT or most * answers > MAX_COUNT:
-        raise NeedTooLarge(f"all its choices together may have more than {MAX_COUNT} tokens")
     unit = rates.unit_nano(markup) if parsed.has_output else 0
-    input_nano = rates.input_nano(input_tokens, markup, searches * choices) + unit * predicted
-    return Need(input_tokens + predicted, input_nano, unit * answers, answers, least, most)
+
+    def with_calls(granted: int) -> tuple[int, int]:
+        """Return tokens and cost of the input with so many calls granted."""
+        tokens = _input_bound(parsed, route, row, rules, counted, granted) * choices
+        searches = _searches(parsed, route, granted) * choices if search_price else 0
+        return tokens + predicted, rates.input_nano(tokens, markup, searches) + unit * predicted
+
+    granted = most_granted(parsed.work, rules.default_tool_calls)
+    input_tokens, input_nano = with_calls(min(granted, 1))
+    if input_tokens > MAX_COUNT or most * answers > MAX_COUNT:
+        raise NeedTooLarge(f"all its choices together may have more than {MAX_COUNT} tokens")
+    need = Need(input_tokens, input_nano, unit * answers, answers, least, most)
+    if granted < 2 or not rules.strict:
+        return need
+    ladder = [with_calls(calls) for calls in range(2, granted + 1)]
+    most_nano = MAX_NANO - unit * answers * most
+    fitting = tuple(rung for rung in ladder if rung[0] <= MAX_COUNT and rung[1] <= most_nano)
+    return msgspec.structs.replace(need, ladder=fitting)
 
 
-def _priced_searches(parsed: ParsedRequest, route: Candidate, rates: Rates) -> int:
-    """Return the searches that one choice may bring. Raises `NotPriced` where these, or the sound asked for, have no
-    price."""
+def _prices_searches(parsed: ParsedRequest, route: Candidate, rates: Rates) -> bool:
+    """Return whether searches are charged by themselves. Raises `NotPriced` where those that there may be, or the sound
+    that is asked for, have no price."""
     if parsed.work.audio and not rates.prices_audio:
         raise NotPriced(f"The model `{route.entry}` has no price for audio output here")
-    searches, units = parsed.work.searches + own_searches(parsed, route), parsed.work.search_units
     if "search" in rates.row.per_unit:
-        return searches + units
-    if searches:
+        return True
+    units = parsed.work.search_units
+    if _searches(parsed, route, 1) > units:
         raise NotPriced(f"The model `{route.entry}` has no price for searches here")
     if units and "input" not in rates.row.per_million and "request" not in rates.row.per_unit:
         raise NotPriced(f"The model `{route.entry}` has no price for a search or for input here")
-    return 0
+    return False
 
 
-def _input_bound(parsed: ParsedRequest, route: Candidate, row: PriceRow, rules: EstimateRules) -> int:
-    """Return the most input tokens of one choice. A window bounds what one answer is made from, not a batch of
-    embeddings; a use of a tool at the provider makes one more answer of it, and so does a further call."""
-    bound, window = parsed.bound_input_tokens(row.part_tokens), row.context_window
-    uses = parsed.work.uses + parsed.work.calls + own_searches(parsed, route)
-    if bound is None or uses:
-        if window is None:
-            raise NotPriced(f"The model `{route.entry}` has no context_window to bound input that is not in the body")
-        bound = window * (uses + 1) if parsed.has_output else max(window, parsed.input_bound_tokens)
-    elif window is not None and parsed.has_output:
-        bound = min(bound, window)
-    return bound if rules.strict else min(bound, -(-parsed.input_bound_tokens // BYTES_PER_TOKEN))
+def _searches(parsed: ParsedRequest, route: Candidate, granted: int) -> int:
+    """Return the searches that one choice may bring with so many calls granted."""
+    work = parsed.work
+    return searches_with(work, granted) + own_searches(parsed, route) + work.search_units
+
+
+def _input_bound(
+    parsed: ParsedRequest, route: Candidate, row: PriceRow, rules: EstimateRules, counted: int | None, granted: int
+) -> int:
+    """Return the most input tokens of one choice, with so many calls of open tools granted. A window bounds what one
+    answer is made from, not a batch of embeddings. A use of a tool at the provider makes one more answer of it, whose
+    input has grown by what the use brought; where a model is called beside the answer, each of them reads a whole
+    window."""
+    work, window = parsed.work, row.context_window
+    own = own_searches(parsed, route)
+    bound, uses = parsed.bound_input_tokens(row.part_tokens), uses_with(work, granted) + own
+    if bound is not None and counted is not None:
+        bound = min(bound, counted)
+    whole_windows = work.calls > 0 or (uses > 0 and rules.strict_tools)
+    if window is None and (bound is None or whole_windows):
+        raise NotPriced(f"The model `{route.entry}` has no context_window to bound input that is not in the body")
+    if not parsed.has_output:
+        total = max(window or 0, parsed.input_bound_tokens) if bound is None or uses else bound
+    elif window is not None and whole_windows:
+        total = window * (uses + work.calls + 1)
+    else:
+        first = min(each for each in (bound, window) if each is not None)
+        step = call_tokens(work, own, row.tool_call_tokens, rules.tool_call_tokens)
+        total = grown_input(first, step, uses + 1, window)
+    return total if rules.strict else min(total, -(-parsed.input_bound_tokens // BYTES_PER_TOKEN))
 
 
 def _output_bounds(parsed: ParsedRequest, route: Candidate, rules: EstimateRules) -> tuple[int, int]:
@@ -245,11 +297,6 @@ def _output_bounds(parsed: ParsedRequest, route: Candidate, rules: EstimateRules
 def markup_of(route: Candidate, plan_markup_scaled: int) -> int:
     """Return the markup that applies: a model's own goes before its plan's."""
     return route.markup_scaled or plan_markup_scaled
-
-
-def own_searches(parsed: ParsedRequest, route: Candidate) -> int:
-    """Return the searches that a model's name brings beside those that the request asks for."""
-    return route.online_searches + (route.searches_itself and not parsed.work.one_search)
 
 
 def billed_usage(usage: Usage, parsed: ParsedRequest, route: Candidate) -> Usage:

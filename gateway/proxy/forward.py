@@ -37,8 +37,8 @@ from gateway.proxy.outcomes import Outcomes, balance_nano
 from gateway.proxy.outgoing import Apart, outgoing_apart
 from gateway.proxy.relay import Relay
 from gateway.proxy.remainder import OK, Remainder, Running, read_whole
-from gateway.proxy.stored import running_of
-from gateway.server.ids import FIRST_ATTEMPT, attempts_line, balance_line, paid_lines
+from gateway.proxy.stored import running_of, tokens_to_go_on_from
+from gateway.server.ids import FIRST_ATTEMPT, attempts_line, balance_line, granted_calls_line, paid_lines
 from gateway.upstream.base import (
     Pending,
     Transport,
@@ -77,6 +77,8 @@ class ForwardRules:
     attempts: AttemptRules
     first_timeout_s: float | None = None
     """How long a first attempt's answer may take to begin; None: only silence counts, which the transport bounds."""
+    tool_overrun_percent: int = 100
+    """How far a stream may go beyond its hold where calls of tools were granted to it; then it is cut."""
 
 
 class Forwarder:
@@ -108,7 +110,16 @@ class Forwarder:
         self._stored = stored
         self._poller = poller
         self._outcomes = Outcomes(settlements, metrics, records)
-        self._relay = Relay(settlements, remainder, self._outcomes, metrics, stored, poller, clock)
+        self._relay = Relay(
+            settlements,
+            remainder,
+            self._outcomes,
+            metrics,
+            stored,
+            poller,
+            clock,
+            tool_overrun_percent=rules.tool_overrun_percent,
+        )
 
     async def forward(self, exchange: Exchange, context: RequestContext, hold: Hold) -> None:
         """Pass the provider's answer on, metered; or a refusal of ours when it gave none, with the hold given back.
@@ -121,7 +132,9 @@ class Forwarder:
             while True:  # an attempt
                 sent_s = self._clock()
                 request, context.prepared = context.prepared, None  # nothing keeps a second body once it is sent
-                granted = context.granted(hold) if context.parsed.max_output_tokens is None else None
+                parsed = context.parsed
+                bounded = parsed.max_output_tokens is not None and not parsed.work.open_tools
+                granted = None if bounded else context.granted(hold)
                 if request is None or granted is not None:
                     request = await outgoing_apart(self._apart, exchange, context, granted)
                 health = context.target.health
@@ -210,7 +223,10 @@ class Forwarder:
         self._metrics.upstream_latency(context.route.provider.name, self._clock() - sent_s)
         hold.owe(context.unresolved)
         attempt = FIRST_ATTEMPT if context.attempts == 1 else attempts_line(context.attempts)
-        head = incoming(answer.headers, context.target.lines + attempt)
+        lines = context.target.lines + attempt
+        if context.parsed.work.open_tools and (calls := context.granted_calls(hold)) is not None:
+            lines += granted_calls_line(calls)
+        head = incoming(answer.headers, lines)
         context.status = answer.status
         context.upstream_request_id = shown_id(head.request_id)
         if answer.status != OK:
@@ -259,12 +275,12 @@ class Forwarder:
                 settling = self._settlements.reported(context, hold, reported, partial(dialect.output, body))
                 lines = head.lines + paid_lines(hold, settling.charged_nano, id_header)  # while Redis is asked
                 if created is not None:
-                    await self._stored.record(context, created, reported.usage.total_tokens)
+                    await self._stored.record(context, created, tokens_to_go_on_from(context, hold, reported))
                 settled = await settling.end()
             else:
                 settling = None
                 settled, charged_nano = await self._settlements.whole(context, hold, output, "no_usage")
-                await self._stored.record(context, created, None)
+                await self._stored.record(context, created, tokens_to_go_on_from(context, hold, None))
                 lines = head.lines + paid_lines(hold, charged_nano, id_header)
         except SettlementLost as error:
             return self._outcomes.unsettled(exchange, context, error)

@@ -26,6 +26,7 @@ from gateway.proxy.estimate import EstimateRules
 from gateway.proxy.intake import Intake, IntakeRules
 from gateway.proxy.outgoing import prepare
 from gateway.proxy.preparation import Preparation
+from gateway.proxy.unknown_tools import UnknownTools
 from gateway.server import limit_refusals, refusals
 from gateway.server.bodies import UNCOUNTED_BYTES, Bodies, Kept
 from gateway.server.exchange import BodyTooLarge
@@ -58,6 +59,7 @@ class ProxyRules(IntakeRules):
     estimate: EstimateRules
     charge_expired: bool = False
     """Whether a hold whose gateway died is charged at the estimate of its input."""
+    refuse_unknown_tools: bool = False
 
 
 class Proxy:
@@ -99,6 +101,7 @@ class Proxy:
         self.bodies = bodies
         self._large_bytes = bodies.rules.large_bytes
         self._small_bytes = min(self._large_bytes, UNCOUNTED_BYTES)
+        self._unknown_tools = UnknownTools(metrics, refuse=rules.refuse_unknown_tools)
         self._intake = Intake(bodies, effects, router, links, rules, clock)
         self._clock = clock
         self.new_id = new_id or Ulids()
@@ -122,6 +125,8 @@ class Proxy:
                 exchange.account = principal.account_id
                 kept = self.bodies.of(principal.account_id)
                 body, parsed = await self._intake.slowly(exchange, principal, kept, body)
+            if parsed.work.unknown_tools:
+                self._unknown_tools.note(parsed.work.unknown_tools)
             if parsed.stored is not None:
                 parsed = await self._stored.resolve(exchange.match, principal, parsed)
                 if parsed.stored is not None and parsed.stored.background:
@@ -173,10 +178,10 @@ class Proxy:
     async def _counted_need(self, context: RequestContext, need: Need) -> tuple[Need, bytes] | None:
         """Return the need by its tokens, counted off the event loop, where that is less than the one by its bytes."""
         counted = await self._count(context)
-        if counted is None or counted * context.parsed.choices >= need.input_tokens:
+        if counted is None or counted >= context.parsed.input_bound_tokens:
             return None
-        need = self._need(context, counted)
-        return need, self._expired(context, need)
+        less = self._need(context, counted)
+        return (less, self._expired(context, less)) if less.input_tokens < need.input_tokens else None
 
     def _expired(self, context: RequestContext, need: Need) -> bytes:
         """Return the debit that a hold becomes whose gateway dies, encoded. Where that is not charged it is the same

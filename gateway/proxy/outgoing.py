@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from gateway.dialects.base import Dialect
     from gateway.dialects.facts import ParsedRequest
     from gateway.proxy.candidates import Candidate, Target
-    from gateway.proxy.context import RequestContext
+    from gateway.proxy.context import Granted, RequestContext
     from gateway.server.exchange import Exchange
 
 Apart = Callable[..., Awaitable[Any]]
@@ -58,18 +58,24 @@ _DECODINGS: Final = 3
 
 def prepare(exchange: Exchange, context: RequestContext) -> None:
     """Make what the provider is sent where the hold leaves the request as it is, so that it is there when Redis has
-    answered. Not of a large body: a request that is refused should not cost that."""
-    if context.prepared is None and len(context.body) <= MAX_PREPARED_BYTES:
+    answered. Not of a large body: a request that is refused should not cost that; nor where calls of tools are
+    granted."""
+    large = len(context.body) > MAX_PREPARED_BYTES
+    if context.prepared is None and not large and not context.parsed.work.open_tools:
         context.prepared = outgoing_request(exchange, context, None)
 
 
-def outgoing_request(exchange: Exchange, context: RequestContext, granted: int | None) -> UpstreamRequest:
-    """Return what the provider is sent of a request; `granted` are the output tokens that the client did not bound, and
-    the hold did."""
+def outgoing_request(exchange: Exchange, context: RequestContext, granted: Granted | None) -> UpstreamRequest:
+    """Return what the provider is sent of a request; `granted` is what the client did not bound, and the hold did."""
     route, target, parsed, body = context.route, context.target, context.parsed, context.body
     dialect, url = context.match.dialect, target.url
     if granted is not None or not context.terms.passes_as_it_is(parsed, route, target.max_field):
-        body = outgoing_body(dialect, parsed, route, body, granted, target.max_field, strict=context.strict)
+        output_tokens, tool_calls = (None, None) if granted is None else granted
+        body = outgoing_body(
+            *(dialect, parsed, route, body, output_tokens, target.max_field),
+            strict=context.strict,
+            tool_calls=tool_calls,
+        )
     if "?" in exchange.path and target.takes_query:
         url = outgoing_url(target, exchange.path, dialect)
     return UpstreamRequest(
@@ -82,7 +88,7 @@ def outgoing_request(exchange: Exchange, context: RequestContext, granted: int |
 
 
 async def outgoing_apart(
-    apart: Apart | None, exchange: Exchange, context: RequestContext, granted: int | None
+    apart: Apart | None, exchange: Exchange, context: RequestContext, granted: Granted | None
 ) -> UpstreamRequest:
     """Return the same; of a large body made off the event loop, where `apart` does so for an account."""
     if apart is None or len(context.body) <= MAX_PREPARED_BYTES:
@@ -106,19 +112,27 @@ def outgoing_body(
     field: str,
     *,
     strict: bool,
+    tool_calls: int | None = None,
 ) -> bytes:
     """Return what is sent of a request to a candidate; the same object where nothing changes.
 
     `granted` are the output tokens that the client did not bound, and the hold did; `field` is where the provider takes
-    a maximum; `strict` says that the hold is a bound.
+    a maximum; `strict` says that the hold is a bound; `tool_calls` are those that were granted to open tools.
     """
     if granted is None and parsed.max_output_tokens is not None:
         granted = _imposed(parsed, parsed.max_output_tokens, candidate, field, strict)
     add_usage = parsed.stream and not parsed.include_usage and candidate.provider.stream_usage
     model = None if parsed.model_in_body and candidate.model == parsed.model else candidate.model
-    if granted is None and not add_usage and model is None:
+    if granted is None and not add_usage and model is None and tool_calls is None:
         return body
-    return dialect.rewrite(body, model=model, include_usage=add_usage, max_output_tokens=granted, max_field=field)
+    return dialect.rewrite(
+        body,
+        model=model,
+        include_usage=add_usage,
+        max_output_tokens=granted,
+        max_field=field,
+        tool_calls=tool_calls,
+    )
 
 
 def _imposed(parsed: ParsedRequest, asked: int, candidate: Candidate, field: str, strict: bool) -> int | None:

@@ -140,10 +140,11 @@ class Preparation:
     ) -> Sequence[Destination]:
         """Return the destinations that may serve this request. A fallback must be allowed to the key by its own name,
         and the quotas that name it must be those that the hold counts in; what the request brings must have a price and
-        a bound there. What other models a request names, and what its input refers to, only the first provider
-        knows."""
+        a bound there. What other models a request names, what its input refers to, and tools that run at the
+        provider, only the first one knows."""
         first, *fallbacks = destinations
-        if parsed.work.models or parsed.unbounded_input:
+        work = parsed.work
+        if work.models or work.uses or work.open_tools or parsed.unbounded_input:
             return (first,)
         counted = principal.limits_for(first.candidate.entry, FEATURE).all
         usable = [first]
@@ -185,7 +186,7 @@ class Preparation:
             if plain is not None and (need := plain.need(parsed, counted)):
                 return need
             candidates = (route, *[each.candidate for each in context.further])
-            return dearest(parsed, candidates, terms.plan_markup_scaled, self._rules, counted)
+            return dearest(parsed, candidates, terms.plan_markup_scaled, terms.rules, counted)
         except NotPriced as error:
             raise Refuse(refusals.model_not_priced(str(error))) from error
         except NeedTooLarge as error:

@@ -6,18 +6,19 @@ import asyncio
 import logging
 import time
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from contextlib import suppress
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from billing.holds.hold import Hold, SettlementLost
 from billing.money import format_usd
 from gateway.proxy.context import CLIENT_GONE, Reason, RequestContext
 from gateway.proxy.decoding_tap import READABLE, StreamWatch
 from gateway.proxy.outcomes import Outcomes, uncharged, upstream_error_of
+from gateway.proxy.overrun import OverrunGuard, ToolOverrun
 from gateway.proxy.settlement.doubts import says_nothing
-from gateway.proxy.stored import StoredObjects, Withheld
+from gateway.proxy.stored import StoredObjects, Withheld, tokens_to_go_on_from
 from gateway.server import refusals
 from gateway.server.exchange import ClientGone, Exchange
 from gateway.server.ids import (
@@ -49,7 +50,10 @@ class Relay:
         stored: StoredObjects,
         poller: BackgroundPoller,
         clock: Callable[[], float] = time.monotonic,
+        *,
+        tool_overrun_percent: int,
     ) -> None:
+        self._tool_overrun_percent = tool_overrun_percent
         self._poller = poller
         self._settlements = settlements
         self._remainder = remainder
@@ -96,6 +100,10 @@ class Relay:
             exchange.abort()
             return self._left(exchange, context, hold, answer, watch)
         answer.release()
+        if isinstance(failure, ToolOverrun):
+            self._metrics.tool_overrun()
+            settling = self._settlements.overrun(context, hold, tap)
+            return await self._cut(exchange, context, hold, settling, failure, "tool_overrun")
         if not exchange.begun:
             return await self._outcomes.failed(exchange, context, hold, upstream_error_of(failure, "an empty stream"))
         tap.end()
@@ -105,7 +113,10 @@ class Relay:
         if failure is None and (tap.done or tap.error_seen):
             return await self._end(exchange, context, hold, watch)
         # Where it ended without saying so, the client must not take this for a whole answer either.
-        return await self._cut(exchange, context, hold, watch, upstream_error_of(failure, "no end of stream"))
+        settling = self._settlements.stream(context, hold, tap, "upstream_cut", failed=True)
+        free = says_nothing(tap)
+        broken = upstream_error_of(failure, "no end of stream")
+        return await self._cut(exchange, context, hold, settling, broken, "upstream_cut", free=free)
 
     def _left(
         self, exchange: Exchange, context: RequestContext, hold: Hold, answer: UpstreamResponse, watch: StreamWatch
@@ -154,12 +165,14 @@ class Relay:
             keep = partial(self._poller.keep, context, hold)
             watch.withheld = withheld = Withheld(self._stored, exchange, context, stored.creation, keep)
             put, drained = withheld.put, withheld.flushed
-        feed = watch.feed_of()
+        feed, guard = watch.feed_of(), self._guard(context, hold, watch)
 
         def pass_piece(piece: bytes) -> bool:
             out = feed(piece)
             if not exchange.begun:
                 self._begin(exchange, context, hold, head)
+            if guard is not None:
+                guard.check()
             return put(out) if out else True
 
         try:
@@ -169,6 +182,15 @@ class Relay:
         except (UpstreamError, ClientGone, zlib.error) as error:
             return error
         return None
+
+    def _guard(self, context: RequestContext, hold: Hold, watch: StreamWatch) -> OverrunGuard | None:
+        """Return what bounds a stream whose calls of tools were granted here; none where the provider goes on without
+        us, so that to cut its stream would stop nothing."""
+        stored = context.parsed.stored
+        granted = context.granted_calls(hold)
+        if granted is None or (stored is not None and stored.background):
+            return None
+        return OverrunGuard(context, hold, watch.tap, granted, self._tool_overrun_percent)
 
     def _begin(self, exchange: Exchange, context: RequestContext, hold: Hold, head: ResponseHead) -> None:
         context.first_byte_s = self._clock()
@@ -188,20 +210,28 @@ class Relay:
             return self._outcomes.unsettled(exchange, context, error)
         self._poller.paid(hold)
         self._outcomes.count(context, 200)
-        if watch.withheld is not None and tap.reported is not None:
-            await self._stored.record(context, watch.withheld.created, tap.reported.usage.total_tokens)
+        if watch.withheld is not None and tap.done:
+            tokens = tokens_to_go_on_from(context, hold, tap.reported)
+            await self._stored.record(context, watch.withheld.created, tokens)
         with suppress(ClientGone):  # it left after its debit: nothing changes
             await exchange.end(watch.finish(format_usd(charged_nano) if context.include_cost else None))
         return None
 
     async def _cut(
-        self, exchange: Exchange, context: RequestContext, hold: Hold, watch: StreamWatch, failure: Exception
+        self,
+        exchange: Exchange,
+        context: RequestContext,
+        hold: Hold,
+        settling: Coroutine[Any, Any, object],
+        failure: Exception,
+        reason: Reason,
+        *,
+        free: bool = False,
     ) -> None:
-        """Settle what passed of a stream that broke, and never let the client take it for a whole answer."""
+        """Settle what passed of a stream that broke or was stopped, and never let the client take it for a whole
+        answer. `free`: nothing passed, so that a refusal may still be told."""
         logger.info("request %s: %s: %s", hold.id, type(failure).__name__, failure)
-        context.cut = "upstream_cut"
-        settling = self._settlements.stream(context, hold, watch.tap, "upstream_cut", failed=True)
-        free = says_nothing(watch.tap)
+        context.cut = reason
         try:
             await self._settlements.uncancelled(hold, settling)
         except SettlementLost as error:

@@ -257,6 +257,7 @@ class Router:
             disconnect_drain_s=(
                 provider.disconnect_drain_s if config.disconnect_drain_s is None else config.disconnect_drain_s
             ),
+            default_tool_calls=config.default_tool_calls,
         )
 
 

@@ -18,13 +18,15 @@ import msgspec
 from billing.database.connection import DatabaseError
 from billing.owned.objects import OwnedObject, OwnedObjects
 from gateway.dialects.events import EVENT_END, EVENT_END_BYTES, event_data
+from gateway.dialects.facts import charged_by_search
 from gateway.server import refusals
 from gateway.server.refusals import Refuse
 
 if TYPE_CHECKING:
+    from billing.holds.hold import Hold
     from billing.principals import Principal
     from gateway.dialects.base import Match
-    from gateway.dialects.facts import Created, Creation, ParsedRequest, Stored
+    from gateway.dialects.facts import Created, Creation, ParsedRequest, Reported, Stored
     from gateway.proxy.context import RequestContext
     from gateway.proxy.routing import Router
     from gateway.server.exchange import Exchange
@@ -72,7 +74,10 @@ class StoredObjects:
     @staticmethod
     def _bounded(parsed: ParsedRequest, stored: Stored, found: dict[str, OwnedObject]) -> ParsedRequest:
         """Return what an earlier response has used bounds what it brings as input: its whole history and its own
-        output."""
+        output. Tools that run at the provider and are a part of that history may run again."""
+        tools = tuple(dict.fromkeys(tool for owned in found.values() for tool in owned.tools))
+        if tools:
+            parsed = _with_earlier_tools(parsed, tools)
         total = None if stored.previous is None else found[stored.previous].total_tokens
         if total is None:
             return parsed
@@ -104,12 +109,36 @@ class StoredObjects:
         owned = OwnedObject(
             *(created.object_id, route.provider.name, context.principal.account_id, stored.creation.kind, route.model),
             total_tokens if stored.whole else None,
+            stored.tools,
         )
         try:
             if not await self._owned.record(owned):
                 logger.error("request %s: its object is another account's by the ledger", context.request_id)
         except DatabaseError as error:
             logger.error("request %s: its object could not be recorded: %s", context.request_id, error)
+
+
+def _with_earlier_tools(parsed: ParsedRequest, tools: tuple[str, ...]) -> ParsedRequest:
+    """Return a request that may use these tools, too, which what it goes on from has brought."""
+    stored, work = parsed.stored, parsed.work
+    named = {*work.open_tools, *work.bounded_tools}
+    further = tuple(tool for tool in tools if tool not in named)
+    if further and not parsed.prepares:
+        searching = sum(charged_by_search(tool) for tool in further)
+        work = msgspec.structs.replace(
+            work, open_tools=(*work.open_tools, *further), open_searches=work.open_searches + searching
+        )
+    if stored is not None:
+        stored = msgspec.structs.replace(stored, tools=tuple(dict.fromkeys((*stored.tools, *tools))))
+    return msgspec.structs.replace(parsed, work=work, stored=stored)
+
+
+def tokens_to_go_on_from(context: RequestContext, hold: Hold, reported: Reported | None) -> int | None:
+    """Return what bounds the input that a response is to what goes on from it: what its provider counted, or else all
+    that was held for it; None where that is no bound."""
+    if reported is not None and not reported.counts_nothing:
+        return reported.usage.total_tokens
+    return hold.tokens if context.strict else None
 
 
 class FirstEvent:

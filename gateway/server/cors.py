@@ -15,6 +15,7 @@ from gateway.server.ids import (
     BALANCE,
     COST,
     GRANTED,
+    GRANTED_CALLS,
     MODEL,
     PROVIDER,
     REQUEST_ID,
@@ -47,7 +48,7 @@ ALLOWED_PREFIX: Final = "x-stainless-"
 MAX_ASKED: Final = 64
 EXPOSED: Final = ", ".join(
     (
-        *(REQUEST_ID, UPSTREAM_REQUEST_ID, COST, BALANCE, GRANTED, PROVIDER, MODEL, ATTEMPTS),
+        *(REQUEST_ID, UPSTREAM_REQUEST_ID, COST, BALANCE, GRANTED, GRANTED_CALLS, PROVIDER, MODEL, ATTEMPTS),
         *(f"x-ratelimit-{what}-{of}" for what in ("limit", "remaining", "reset") for of in ("requests", "tokens")),
         *("retry-after", "retry-after-ms", "x-should-retry", "idempotent-replayed"),
     )

@@ -26,6 +26,7 @@ UPSTREAM_REQUEST_ID: Final = "x-upstream-request-id"
 COST: Final = "x-metergate-cost-usd"
 BALANCE: Final = "x-metergate-balance-usd"
 GRANTED: Final = "x-metergate-granted-output-tokens"
+GRANTED_CALLS: Final = "x-metergate-granted-tool-calls"
 PROVIDER: Final = "x-metergate-provider"
 MODEL: Final = "x-metergate-model"
 ATTEMPTS: Final = "x-metergate-attempts"
@@ -106,6 +107,11 @@ def header_text(name: str) -> str:
 def attempts_line(attempts: int) -> bytes:
     """Return the header line of how many attempts it took to get an answer from a provider."""
     return f"{ATTEMPTS}: {attempts}\r\n".encode()
+
+
+def granted_calls_line(calls: int) -> bytes:
+    """Return the header line of how often tools may run at the provider that the client left open."""
+    return f"{GRANTED_CALLS}: {calls}\r\n".encode()
 
 
 def balance_line(balance_nano: int) -> bytes:

@@ -7,8 +7,11 @@
 --   admit   B 1, c26 request id, H account, H key, I4 account version, I4 key version, i8 credit limit,
 --           i8 input cost, i8 cost of one output token of every choice, i8 input tokens, I4 choices,
 --           I4 least and I4 most output tokens a choice, i8 not_after_ms, I4 and I4 most running (account, key; 0: any),
+--           B rungs, then for each i8 input tokens, i8 input cost
 --           (where least is below most the hold is elastic: it takes the elastic share of the output tokens that are free
---           in the tightest window or balance, or the elastic output tokens where that is more, so many being free)
+--           in the tightest window or balance, or the elastic output tokens where that is more, so many being free;
+--           each rung is dearer input, in the place of the first: the dearest is held that leaves room for the elastic
+--           output tokens, or for the most where that is less; the first input needs room for the least alone)
 --           limits of the account, limits of the key (each: count B, then tag I4, limit i8), H + names, payload
 --   settle  B 2, c26 request id, H account, H key, i8 cost, i8 input tokens, i8 output tokens, payload
 --   void    B 3, c26 request id, H account, H key
@@ -16,7 +19,8 @@
 -- Amounts are nano-USD, times Unix milliseconds. Nothing is written for an item that is refused.
 --
 -- Reply: {} when the epoch is another one (nothing was done), else one array an item:
---   {0, output tokens granted, admitted_at_ms, available, used and held of each limit with a minute window ...}   admitted
+--   {0, output tokens granted, admitted_at_ms, available, rung (0: the first input), used and held of each limit with a
+--   minute window ...}   admitted
 --   {0, dseq, available}   settled        {0, available}   voided ({0} where it was held in an older epoch)
 --   {1, available, required, held}                                 the balance does not cover the hold
 --   {2, at_ms, {subject (0 account, 1 key, 2 user), place, used, held, requested} ...}   exhausted windows, flat, places from 0
@@ -99,7 +103,7 @@ end
 -- Answers the reply, and the entry H. `user` is nil where the item names none, and false where it is not loaded.
 local function admit(batch, item, at, account, key, user)
   local account_version, key_version, credit, input_cost, unit, input, choices, least, most, not_after, max_account,
-    max_key, account_count, limits_at = struct.unpack('<I4I4i8i8i8i8I4I4I4i8I4I4B', item, at)
+    max_key, rung, rungs_at = struct.unpack('<I4I4i8i8i8i8I4I4I4i8I4I4B', item, at)
   local now_ms = batch.now_ms
   if not batch.open then return {8} end
   if now_ms > not_after then return {9} end
@@ -114,13 +118,10 @@ local function admit(batch, item, at, account, key, user)
   local all, held = math.min(account[3] + credit, 9007199254740991), account[4]
   local available, required, floor = all - held, input_cost + least * unit, math.floor
   if all < required then return {1, available, required, held} end
-  -- `room`: the output tokens of every choice that are free, counted up to where they are enough for `most`.
-  local room, short, share = most, available < required, batch.share
-  if least < most then room = floor(most * 1000000 / share) + 2 end
-  if not short and available - input_cost < room * unit then room = quotient(available - input_cost, unit) end
 
   local byte, sub = string.byte, string.sub
-  local key_limits_at = limits_at + account_count * 12 + 1
+  local limits_at = rungs_at + rung * 16 + 1
+  local key_limits_at = limits_at + byte(item, limits_at - 1) * 12 + 1
   local names_at = key_limits_at + byte(item, key_limits_at - 1) * 12 + 2
   local account_limits = read_limits(batch.limits, sub(item, limits_at, key_limits_at - 2))
   local key_limits, user_limits = read_limits(batch.limits, sub(item, key_limits_at, names_at - 3)), nil
@@ -134,15 +135,33 @@ local function admit(batch, item, at, account, key, user)
     if known_s > now_s + 3600 then return {7} end -- AHEAD_S
     now_s = known_s
   end
-  local ids = windows_at(now_s)
-  local fixed, rates, failed = {1, input, input, 0, input_cost}, {0, choices, 0, choices, unit}, {}
-  room = check_limits(account, 12, 0, account_limits, ids, fixed, rates, least, room, failed)
-  room = room and check_limits(key, 6, 1, key_limits, ids, fixed, rates, least, room, failed)
-  if not room then return {7} end
-  if user_limits then
-    room = check_limits(user, 6, 2, user_limits, ids, fixed, rates, least, room, failed)
-    if not room then return {12} end
-  end
+  local ids, rates, share = windows_at(now_s), {0, choices, 0, choices, unit}, batch.share
+
+  -- The rungs from the dearest on, and the first input in the end: as `needed` output tokens of every choice fit beside
+  -- it. `room`: those that are free, counted up to where they are enough for `most`.
+  local first_input, first_cost, room, short, failed = input, input_cost
+  repeat
+    local needed = least
+    if rung > 0 then
+      input, input_cost = struct.unpack('<i8i8', item, rungs_at + rung * 16 - 16)
+      needed = math.max(least, math.min(batch.first, most))
+    else
+      input, input_cost = first_input, first_cost
+    end
+    room, short, failed = most, available < input_cost + needed * unit, {}
+    if least < most then room = floor(most * 1000000 / share) + 2 end
+    if not short and available - input_cost < room * unit then room = quotient(available - input_cost, unit) end
+    local fixed = {1, input, input, 0, input_cost}
+    room = check_limits(account, 12, 0, account_limits, ids, fixed, rates, needed, room, failed)
+    room = room and check_limits(key, 6, 1, key_limits, ids, fixed, rates, needed, room, failed)
+    if not room then return {7} end
+    if user_limits then
+      room = check_limits(user, 6, 2, user_limits, ids, fixed, rates, needed, room, failed)
+      if not room then return {12} end
+    end
+    rung = rung - 1
+  until rung < 0 or not (short or #failed > 0)
+  rung = rung + 1
   if #failed > 0 and (failed.spent or not short) then return {2, now_s * 1000, unpack(failed)} end
   if short then return {1, available, required, held} end
   -- 10 and 4: running
@@ -157,7 +176,7 @@ local function admit(batch, item, at, account, key, user)
     if part < most then most = part end
   end
   local cost, output, at_ms = input_cost + most * unit, choices * most, math.max(now_ms, now_s * 1000)
-  local reply, amounts = {0, most, at_ms, available - cost}, {1, input + output, input, output, cost}
+  local reply, amounts = {0, most, at_ms, available - cost, rung}, {1, input + output, input, output, cost}
   raise_counters(account, 12, account_limits, ids, amounts, reply)
   raise_counters(key, 6, key_limits, ids, amounts, reply)
   if user_limits then raise_counters(user, 6, user_limits, ids, amounts, reply) end

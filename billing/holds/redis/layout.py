@@ -46,7 +46,9 @@ ITEM: Final = struct.Struct("<B26sHH")
 """What every item of the hot path begins with; a void is no more."""
 ITEM_OF_USER: Final = struct.Struct("<B26sHHH")
 """The same for an item that counts for a user, too."""
-ADMIT: Final = struct.Struct("<IIqqqqIIIqII")
+ADMIT: Final = struct.Struct("<IIqqqqIIIqIIB")
+RUNG: Final = struct.Struct("<qq")
+"""Input tokens and cost with one more call granted; as many follow as the last byte of `ADMIT` says."""
 SETTLE: Final = struct.Struct("<qqq")
 BATCH: Final = struct.Struct("<IIII")
 ACK: Final = struct.Struct("<26sHq")

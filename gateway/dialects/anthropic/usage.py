@@ -239,6 +239,9 @@ class AnthropicEvents:
         *(b'data: {"type":"message_stop"', b'data:{"type":"message_stop"', b'data: {"type": "message_stop"'),
     )
 
+    tool_call_marker: Final = b"content_block_start"
+    tool_call_pattern: Final = re.compile(rb'"type"\s*:\s*"(?:server|mcp)_tool_use"')
+
     def __init__(self) -> None:
         self._usage: dict[str, object] = {}
         self._model: str | None = None

@@ -26,6 +26,7 @@ from gateway.dialects.events import EVENT_STREAM
 from gateway.dialects.exceptions import BadRequest
 from gateway.dialects.facts import NO_METADATA, NO_PARTS, NO_WORK, ParsedRequest, Work
 from gateway.dialects.fields import first_byte, is_null, read_object, top_level, wrong_type
+from gateway.dialects.openai.betas import check_betas
 from gateway.dialects.openai.errors import error_body, error_headers
 from gateway.dialects.openai.output import OpenAIEvents, output_of, output_of_part
 from gateway.dialects.openai.parts import count_content, count_parts
@@ -41,7 +42,7 @@ from gateway.dialects.openai.values import (
     read_values,
     within,
 )
-from gateway.dialects.openai.work import WORK_FIELDS, read_work
+from gateway.dialects.openai.work import SEARCH_PARAMETERS, WORK_FIELDS, read_work, with_bounded_sources
 from gateway.dialects.streaming import SseTap
 from gateway.dialects.structure import StructureBounds, check_size, check_value, more_items, too_many
 from gateway.dialects.values import checked_model, label
@@ -51,7 +52,9 @@ if TYPE_CHECKING:
 
 INPUT_FIELD: Final = {CHAT: "messages", COMPLETIONS: "prompt", EMBEDDINGS: "input", MODERATIONS: "input"}
 WITH_OUTPUT: Final = frozenset({CHAT, COMPLETIONS})
-MAX_FIELDS: Final = ("max_completion_tokens", "max_tokens", "n_predict")
+OPENAI_MAX_FIELD: Final = "max_completion_tokens"
+MAX_TOOL_CALLS: Final = "max_tool_calls"
+MAX_FIELDS: Final = (OPENAI_MAX_FIELD, "max_tokens", "n_predict")
 """The largest one given bounds a choice. `n_predict` is llama.cpp's, which prefers it to `max_tokens`."""
 MAX_CHOICES: Final = 128
 """Of `n` and of `best_of` each, as OpenAI's reference bounds `n`."""
@@ -63,7 +66,7 @@ _TOKEN_IDS: Final = b"0123456789,[] \t\r\n"
 
 _EXPECTED: Final = {
     **dict.fromkeys(("model", "user", "safety_identifier", "service_tier"), "a string"),
-    **dict.fromkeys(("n", "best_of", "max_tool_calls", *MAX_FIELDS), "an integer"),
+    **dict.fromkeys(("n", "best_of", MAX_TOOL_CALLS, *MAX_FIELDS), "an integer"),
     "stream": "a boolean",
 }
 METERING_FIELDS: Final = frozenset({*_EXPECTED, "stream_options", *INPUT_FIELD.values(), *WORK_FIELDS})
@@ -77,6 +80,10 @@ _USUAL_FIELDS: Final = METERING_FIELDS | {
 _TABLE: Final = FieldTable(_EXPECTED, METERING_FIELDS, _USUAL_FIELDS, WORK_FIELDS | {"stream_options"})
 _STREAM_OPTIONS: Final = frozenset({"include_usage"})
 DEFAULT_BOUNDS: Final = StructureBounds()
+RESPONSES_BODY: Final = (
+    "Missing required parameter: 'messages'. This is a body of /v1/responses (it has 'input'): send it there, or set "
+    "your client to use the Responses API."
+)
 
 
 def parse(
@@ -151,16 +158,17 @@ def rewrite(
     model: str | None = None,
     include_usage: bool = False,
     max_output_tokens: int | None = None,
-    max_field: str = "max_completion_tokens",
+    max_field: str = OPENAI_MAX_FIELD,
+    tool_calls: int | None = None,
 ) -> bytes:
     """Return the body for the provider; the same object where nothing changes. For bodies that `parse` has accepted.
 
     `model` replaces the name; `include_usage` sets `stream_options.include_usage`, other options stay. With
     `max_output_tokens` no maximum is above that: where the client gave `max_field`, each that it gave is cut down to
-    it; else `max_field` alone carries it, because the provider would believe no other. What is nested stays byte for
-    byte; spaces between top-level fields go.
+    it; else `max_field` alone carries it, because the provider would believe no other. `tool_calls` is written where
+    the provider may know a field for it. What is nested stays byte for byte; spaces between top-level fields go.
     """
-    if model is None and not include_usage and max_output_tokens is None:
+    if model is None and not include_usage and max_output_tokens is None and tool_calls is None:
         return body
     fields: dict[str, Any] = dict(_FIELDS.decode(body))
     if model is not None:
@@ -178,6 +186,13 @@ def rewrite(
             fields[max_field] = max_output_tokens
         else:
             fields |= {name: min(most, max_output_tokens) for name, most in maxima.items() if most is not None}
+    if tool_calls is not None:
+        if SEARCH_PARAMETERS in fields:
+            fields[SEARCH_PARAMETERS] = with_bounded_sources(fields[SEARCH_PARAMETERS], tool_calls)
+        # OpenAI, Azure and Groq have no such field in chats, and refuse fields that they do not know; nor has OpenAI a
+        # tool there that it would run. OpenRouter obeys it, and others pass over it.
+        if max_field != OPENAI_MAX_FIELD and is_null(fields.get(MAX_TOOL_CALLS)):
+            fields[MAX_TOOL_CALLS] = tool_calls
     return msgspec.json.encode(fields)
 
 
@@ -205,6 +220,7 @@ class OpenAIDialect:
     def parse(self, head: Head, body: bytes) -> ParsedRequest:
         """Return what metering needs of a request. Raises `BadRequest`."""
         match = head.match
+        check_betas(head.headers)
         return parse(match.endpoint.operation, body, self._bounds, match.parameters.get(DEPLOYMENT))
 
     texts = staticmethod(input_texts)
@@ -235,7 +251,12 @@ class OpenAIDialect:
     ) -> bytes:
         """Return the body to send; the same object where nothing changes."""
         return rewrite(
-            body, model=model, include_usage=include_usage, max_output_tokens=max_output_tokens, max_field=max_field
+            body,
+            model=model,
+            include_usage=include_usage,
+            max_output_tokens=max_output_tokens,
+            max_field=max_field,
+            tool_calls=tool_calls,
         )
 
     usage_from_json = staticmethod(usage_from_json)
@@ -255,7 +276,7 @@ class OpenAIDialect:
 
 
 def _work(fields: Mapping[str, Raw], values: Mapping[str, Any], bounds: StructureBounds) -> Work:
-    return read_work(fields, within(values, "max_tool_calls", 0, MAX_COUNT), bounds)
+    return read_work(fields, within(values, MAX_TOOL_CALLS, 0, MAX_COUNT), bounds)
 
 
 def _maxima(values: Mapping[str, Any], least: int) -> tuple[str, ...]:
@@ -282,6 +303,8 @@ def _input(fields: Mapping[str, Raw], name: str) -> Raw:
     """Return the field that holds the input, not built: a list, or for prompts and embeddings also a string."""
     raw = fields.get(name)
     if raw is None:
+        if name == "messages" and "input" in fields:  # some clients send both APIs' bodies to one address
+            raise BadRequest(RESPONSES_BODY, name)
         raise BadRequest(f"Missing required parameter: '{name}'.", name)
     first = first_byte(raw)
     if first == ord("[") or (first == ord('"') and name != "messages"):

@@ -230,6 +230,8 @@ class OpenAIEvents:
     finish_markers: Final = (b'"finish_reason":"', b'"finish_reason": "')
     terminal_markers: Final = (b"[DONE]",)
     terminal_lines: Final = (b"data: [DONE]", b"data:[DONE]")
+    tool_call_marker: Final = b""
+    tool_call_pattern: Final = re.compile(rb"(?!)")
 
     def is_terminal(self, event: bytes, data: bytes) -> bool:
         """Return whether it is `data: [DONE]`, and nothing beside it."""

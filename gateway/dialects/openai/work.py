@@ -3,9 +3,9 @@
 Four kinds of fields ask for it, of OpenAI's own and of providers that speak its format:
 
 - Input that the provider keeps (an earlier answer, a cache, a file store) is bounded by the context window.
-- Tools that run at the provider (every tool whose type is not `function` or `custom`, searches, plugins) call the model
-  again with what they found: (uses + 1) times the context window. The uses are the request's own `max_uses` of each
-  tool, or `max_tool_calls` of all; where it names none, it is refused, because nothing bounds them.
+- Tools that run at the provider (`gateway.dialects.openai.tools`, searches, plugins) call the model again with what
+  they found. The uses are the request's own `max_uses` of each tool, or `max_tool_calls` of all; where it names none,
+  the tool is left open, and the gateway grants a number of calls. Work that no such number bounds is refused.
 - What the client predicts of an answer (`prediction`): a token of it that is wrong is billed as output beside it.
 - Names of other models (`models`, `fallbacks`): any of them may answer, so that all need a price. What leaves the
   choice to the provider (`preset`, `route` alone) is refused.
@@ -15,8 +15,8 @@ Sources: https://platform.openai.com/docs/api-reference/chat/create, https://ope
 references/on-your-data.
 """
 
-from collections.abc import Mapping
-from typing import Final
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any, Final
 
 from msgspec import Raw
 
@@ -24,7 +24,8 @@ from billing.usage import MAX_COUNT
 from gateway.dialects.exceptions import BadRequest
 from gateway.dialects.facts import NO_WORK, Work
 from gateway.dialects.fields import first_byte, is_null, read_object, read_objects, wrong_type
-from gateway.dialects.structure import StructureBounds, check_value, read_tool_objects, too_many
+from gateway.dialects.openai.tools import IMAGE_GENERATION, ServerTool, server_tools
+from gateway.dialects.structure import StructureBounds, check_value, too_many
 from gateway.dialects.values import MAX_NAME_CHARS, PRESET, short_text, texts, whole
 
 STORED_FIELDS: Final = frozenset(
@@ -38,10 +39,13 @@ STORED_FIELDS: Final = frozenset(
 ROUND_FIELDS: Final = {"web_search_options": 1, "enable_search": 1, "data_sources": 0}
 """One round of retrieval before the answer, and how many searches are charged for it: OpenAI's search models, Qwen's
 search, Azure's data sources."""
-UNBOUNDED_FIELDS: Final = frozenset(
-    {"mcp_servers", "connectors", "compound_custom", "agent", "agent_id", "agents", "multi_agent"}
-)
-"""Work that only `max_tool_calls` bounds."""
+TOOL_FIELDS: Final = frozenset({"mcp_servers", "connectors", "compound_custom", "agent", "agent_id"})
+"""Tools beside those in `tools`, which only `max_tool_calls` bounds."""
+AGENT_FIELDS: Final = frozenset({"agents", "multi_agent"})
+"""Several agents that work at the same time: a request that bounds their calls itself passes. No number is granted,
+because each of them may begin others."""
+SEARCH_PARAMETERS: Final = "search_parameters"
+MAX_SOURCES: Final = "max_search_results"
 CHOICE_FIELDS: Final = frozenset({"models", "fallbacks", "route", "preset", "moderation"})
 _PLUGIN_RESULTS: Final = 5
 """What OpenRouter's `web` plugin and its model suffix `:online` bring where the request names no number."""
@@ -50,33 +54,20 @@ _FREE_PLUGINS: Final = frozenset({"file-parser", "response-healing"})
 _FREE_ENGINES: Final = frozenset({"pdf-text", "cloudflare-ai", "native"})
 """What reads a file for `file-parser` and is not billed by the page
 (https://openrouter.ai/docs/features/multimodal/pdfs)."""
-_PLAIN_TOOLS: Final = frozenset({"function", "custom"})
-_PLAIN_TYPES: Final = tuple(Raw(b'"%b"' % name.encode()) for name in sorted(_PLAIN_TOOLS))
-_SEARCHING: Final = ("search", "brows")
-"""A tool whose type contains this is charged by the search."""
 MAX_MODELS: Final = 16
 """Other models that one request may name."""
-MAX_REMEMBERED: Final = 64
-"""Lists of tools that were looked at and run at the client."""
-MAX_REMEMBERED_BYTES: Final = 65_536
-_TAIL_BYTES: Final = 128
-_plain_tools: dict[tuple[bytes, int], tuple[StructureBounds, bytes]] = {}
-"""By their last bytes and their length."""
 
 WORK_FIELDS: Final = frozenset(
     {
-        *(*STORED_FIELDS, *ROUND_FIELDS, *UNBOUNDED_FIELDS, *CHOICE_FIELDS),
-        *("tools", "plugins", "search_parameters", "modalities", "reasoning", "thinking", "audio", "prediction"),
+        *(*STORED_FIELDS, *ROUND_FIELDS, *TOOL_FIELDS, *AGENT_FIELDS, *CHOICE_FIELDS),
+        *("tools", "plugins", SEARCH_PARAMETERS, "modalities", "reasoning", "thinking", "audio", "prediction"),
     }
 )
 OBJECT_FIELDS: Final = frozenset({"reasoning", "thinking", "audio", "prediction"})
 """Objects whose names must not be tricks, and that ask for no work by themselves."""
-_FUNCTION_FIELDS: Final = frozenset({"type", "function", "custom", "name", "description", "parameters", "strict"})
-"""What a tool may have that names no type and yet runs at the client."""
-_TOOL: Final = frozenset({"type", "function", "custom", "max_uses", "model"})
 _PLUGIN: Final = frozenset({"id", "max_results", "max_uses", "enabled", "pdf"})
 _PDF: Final = frozenset({"engine"})
-_SEARCH: Final = frozenset({"mode", "max_search_results", "sources"})
+_SEARCH: Final = frozenset({"mode", MAX_SOURCES, "sources"})
 _MODEL: Final = frozenset({"model"})
 _FIELD_LEVEL: Final = 1
 
@@ -87,38 +78,79 @@ def read_work(fields: Mapping[str, Raw], most_calls: int | None, bounds: Structu
     given = {name: raw for name, raw in fields.items() if name in WORK_FIELDS and not _is_off(raw)}
     if not given:
         return NO_WORK
-    tools = given.pop("tools", None)
-    if tools is not None and _known_plain(tools, bounds):
-        tools = None
-    if tools is None and not given:
+    tools = server_tools(given.pop("tools", None), bounds, IMAGE_GENERATION)
+    if not tools and not given:
         return NO_WORK
     for name, raw in given.items():
         check_value(raw, bounds, _FIELD_LEVEL, name)
     for name in OBJECT_FIELDS & given.keys():
         if first_byte(given[name]) == ord("{"):
             read_object(given[name], name)
-    if most_calls is not None:
-        most_calls = max(1, most_calls)  # as `_uses`
-    tool_uses, tool_searches, tool_models = _tools(tools, most_calls, bounds)
-    uses, searches = _rounds(given)
-    plugin_uses, plugin_searches = _plugins(given.get("plugins"))
-    source_uses = _sources(given.get("search_parameters"))
-    for name in sorted(UNBOUNDED_FIELDS & given.keys()):
+    asked = _Asked(None if most_calls is None else max(1, most_calls))  # as `_uses`
+    for tool in tools:
+        asked.add(tool.kind, _own_uses(tool), searches=tool.searches, known=tool.known)
+    for name in sorted(TOOL_FIELDS & given.keys()):
+        asked.add(name, None)
+    if agents := sorted(AGENT_FIELDS & given.keys()):
         if most_calls is None:
-            raise _unbounded(f"'{name}'", name, "'max_tool_calls'")
-        tool_uses = most_calls
+            raise BadRequest(
+                f"'{agents[0]}' has several agents work at the provider, and nothing bounds how often: set "
+                "'max_tool_calls'.",
+                agents[0],
+            )
+        asked.add(agents[0], None)
     _check_extra(given.get("extra_body"))
-    uses += tool_uses + plugin_uses + source_uses
-    work = Work(
-        outside=uses > 0 or not STORED_FIELDS.isdisjoint(given) or "plugins" in given,
-        uses=uses,
-        searches=searches + tool_searches + plugin_searches + source_uses,
+    uses, searches = _rounds(given)
+    plugin_uses, reads_files = _plugins(given.get("plugins"))
+    sources = _sources(given.get(SEARCH_PARAMETERS), asked)
+    models = (*_tool_models(tools), *_models(given))
+    return asked.work(
+        outside=not STORED_FIELDS.isdisjoint(given) or reads_files,
+        uses=uses + plugin_uses + sources,
+        searches=searches + plugin_uses + sources,
         one_search="web_search_options" in given,
-        models=tuple(dict.fromkeys((*tool_models, *_models(given)))),
+        models=tuple(dict.fromkeys(models)),
         audio="modalities" in given and "audio" in texts(given["modalities"], "modalities"),
         predicted=len(given["prediction"]) if "prediction" in given else 0,
     )
-    return NO_WORK if work == NO_WORK else work
+
+
+class _Asked:
+    """Adds up the tools of a request, of which `most_calls` may be made together; None: it does not say."""
+
+    def __init__(self, most_calls: int | None) -> None:
+        self._most_calls = most_calls
+        self._uses = self._searches = self._open_searches = 0
+        self._open: list[str] = []
+        self._bounded: list[str] = []
+        self._unknown: list[str] = []
+
+    def add(self, kind: str, own_uses: int | None, *, searches: bool = False, known: bool = True) -> None:
+        """Add a tool that may run `own_uses` times by itself, None where nothing says so."""
+        if not known:
+            self._unknown.append(kind)
+        bounds = [bound for bound in (own_uses, self._most_calls) if bound is not None]
+        if bounds:
+            self._bounded.append(kind)
+            self._uses += min(bounds)
+            self._searches += min(bounds) if searches else 0
+            return
+        self._open.append(kind)
+        self._open_searches += searches
+
+    def work(self, *, uses: int, searches: int, **others: Any) -> Work:
+        """Return the work of all tools, and of `uses` and `searches` beside them."""
+        most = MAX_COUNT if self._most_calls is None else self._most_calls
+        work = Work(
+            uses=uses + min(self._uses, most),
+            searches=searches + min(self._searches, most),
+            open_tools=tuple(self._open),
+            unknown_tools=tuple(self._unknown),
+            open_searches=self._open_searches,
+            bounded_tools=tuple(dict.fromkeys(self._bounded)) if not uses else (),
+            **others,
+        )
+        return NO_WORK if work == NO_WORK else work
 
 
 def _is_off(raw: Raw) -> bool:
@@ -126,57 +158,17 @@ def _is_off(raw: Raw) -> bool:
     return len(raw) <= len(b"false") and bytes(raw) in (b"null", b"false", b"[]")
 
 
-def _unbounded(what: str, param: str, names: str) -> BadRequest:
-    return BadRequest(f"{what} runs at the provider, and nothing bounds how often: set {names}.", param)
+def _own_uses(tool: ServerTool) -> int | None:
+    given = tool.fields.get("max_uses")
+    return None if given is None or is_null(given) else _uses(given, f"{tool.param}.max_uses")
 
 
-def _tools(raw: Raw | None, most_calls: int | None, bounds: StructureBounds) -> tuple[int, int, list[str]]:
-    """Return uses and searches of the tools that run at the provider, and the models that they name."""
-    if raw is None:
-        return 0, 0, []
-    check_value(raw, bounds, _FIELD_LEVEL, "tools")
-    tools = read_tool_objects(raw, _TOOL, bounds)
-    uses = searches = served = 0
-    models = []
-    for index, tool in enumerate(tools):
-        kind = tool.get("type")
-        if kind in _PLAIN_TYPES or (is_null(kind) and tool.keys() <= _FUNCTION_FIELDS):
-            continue
-        served += 1
-        param = f"tools[{index}]"
-        name = "" if kind is None else short_text(kind, f"{param}.type")
-        if name in _PLAIN_TOOLS:  # written with escapes
-            continue
-        own = None if is_null(tool.get("max_uses")) else _uses(tool["max_uses"], f"{param}.max_uses")
-        if own is None and most_calls is None:
-            raise _unbounded(f"The tool of type '{name}'", param, "its 'max_uses', or 'max_tool_calls'")
-        times = min(bound for bound in (own, most_calls) if bound is not None)
-        uses += times
-        tool_name = name or " ".join(tool)  # Google's are named by their field
-        searches += times if any(part in tool_name for part in _SEARCHING) else 0
-        if not is_null(tool.get("model")):
-            models.append(short_text(tool["model"], f"{param}.model"))
-    if not served:
-        _remember_plain(raw, bounds)
-    if most_calls is not None:
-        uses, searches = min(uses, most_calls), min(searches, most_calls)
-    return uses, searches, models
-
-
-def _known_plain(raw: Raw, bounds: StructureBounds) -> bool:
-    """Return whether these very tools were looked at before, and all run at the client: agents send theirs with each
-    request, and to compare them takes a hundredth of the time."""
-    text = bytes(raw)
-    found = _plain_tools.get((text[-_TAIL_BYTES:], len(text)))
-    return found is not None and found[0] is bounds and found[1] == text
-
-
-def _remember_plain(raw: Raw, bounds: StructureBounds) -> None:
-    if len(raw) <= MAX_REMEMBERED_BYTES:
-        if len(_plain_tools) >= MAX_REMEMBERED:
-            _plain_tools.clear()
-        text = bytes(raw)
-        _plain_tools[text[-_TAIL_BYTES:], len(text)] = bounds, text
+def _tool_models(tools: Iterable[ServerTool]) -> Iterator[str]:
+    """Yield the models that tools name."""
+    for tool in tools:
+        model = tool.fields.get("model")
+        if model is not None and not is_null(model):
+            yield short_text(model, f"{tool.param}.model")
 
 
 def _rounds(given: Mapping[str, Raw]) -> tuple[int, int]:
@@ -188,18 +180,20 @@ def _rounds(given: Mapping[str, Raw]) -> tuple[int, int]:
     return uses, searches
 
 
-def _plugins(raw: Raw | None) -> tuple[int, int]:
-    """Return uses and searches of OpenRouter's plugins: of `web` as many as it brings results."""
+def _plugins(raw: Raw | None) -> tuple[int, bool]:
+    """Return the uses of OpenRouter's plugins, each of them a search: of `web` as many as it brings results; and
+    whether one makes input of a file that is not in the body as text."""
     if raw is None:
-        return 0, 0
+        return 0, False
     plugins = read_objects(raw, "plugins", _PLUGIN)
     if plugins is None:
         raise wrong_type("plugins", "an array of objects")
-    uses = 0
+    uses, reads_files = 0, False
     for index, plugin in enumerate(plugins):
         param = f"plugins[{index}]"
         name = "" if is_null(plugin.get("id")) else short_text(plugin["id"], f"{param}.id")
         if name in _FREE_PLUGINS:
+            reads_files = True
             if not is_null(plugin.get("pdf")):
                 _check_engine(plugin["pdf"], f"{param}.pdf")
             continue
@@ -207,7 +201,7 @@ def _plugins(raw: Raw | None) -> tuple[int, int]:
             raise BadRequest(f"The plugin '{name[:MAX_NAME_CHARS]}' can't be metered here: leave it out.", param)
         results = plugin.get("max_results")
         uses += _PLUGIN_RESULTS if results is None or is_null(results) else _uses(results, f"{param}.max_results")
-    return uses, uses
+    return uses, reads_files
 
 
 def _check_engine(raw: Raw, param: str) -> None:
@@ -218,19 +212,31 @@ def _check_engine(raw: Raw, param: str) -> None:
         )
 
 
-def _sources(raw: Raw | None) -> int:
-    """Return the sources that xAI's search may read, each of which it bills."""
+def _sources(raw: Raw | None, asked: _Asked) -> int:
+    """Return the sources that xAI's search may read, each of which it bills; where the request does not bound them, the
+    search is left open."""
     if raw is None:
         return 0
-    param = "search_parameters"
+    param = SEARCH_PARAMETERS
     fields = read_object(raw, param, _SEARCH)
     mode = fields.get("mode")
     if mode is not None and not is_null(mode) and short_text(mode, f"{param}.mode") == "off":
         return 0
-    most = fields.get("max_search_results")
+    most = fields.get(MAX_SOURCES)
     if most is None or is_null(most):
-        raise _unbounded("The search of 'search_parameters'", param, "its 'max_search_results'")
-    return _uses(most, f"{param}.max_search_results")
+        asked.add(param, None, searches=True)
+        return 0
+    return _uses(most, f"{param}.{MAX_SOURCES}")
+
+
+def with_bounded_sources(raw: Raw, most: int) -> Any:
+    """Return `search_parameters` with so many sources at most, where the request leaves that open."""
+    if first_byte(raw) != ord("{"):
+        return raw
+    fields: dict[str, Any] = dict(read_object(raw, SEARCH_PARAMETERS, _SEARCH))
+    if is_null(fields.get(MAX_SOURCES)):
+        fields[MAX_SOURCES] = most
+    return fields
 
 
 def _models(given: Mapping[str, Raw]) -> list[str]:

@@ -212,6 +212,11 @@ class ResponseEvents:
         for begin in (b"event: ", b"event:", b'data: {"type":"', b'data: {"type": "', b'data:{"type":"')
     )
 
+    tool_call_marker: Final = b"response.output_item.done"
+    tool_call_pattern: Final = re.compile(
+        rb'"type"\s*:\s*"(?!(?:function|custom_tool|local_shell|shell|computer|apply_patch|tool_search)_call")\w+_call"'
+    )
+
     def is_terminal(self, event: bytes, data: bytes) -> bool:
         """Return whether this is one of the events that end a response."""
         read = _decoded(_EVENT, data)

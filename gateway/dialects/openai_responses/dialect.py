@@ -28,6 +28,7 @@ from gateway.dialects.events import EVENT_STREAM
 from gateway.dialects.exceptions import BadRequest, GarbageAnswer
 from gateway.dialects.facts import Created, ParsedRequest, Reported, Stored
 from gateway.dialects.fields import is_null, top_level
+from gateway.dialects.openai.betas import check_betas
 from gateway.dialects.openai.errors import error_body, error_headers
 from gateway.dialects.openai.output import output_of_part
 from gateway.dialects.openai.paths import paths_of, with_azure
@@ -39,6 +40,7 @@ from gateway.dialects.openai_responses.request import (
     COMPACT,
     INPUT_TOKENS,
     MAX_FIELD,
+    MAX_TOOL_CALLS,
     METERING_FIELDS,
     RESPONSES,
     parse,
@@ -170,7 +172,7 @@ def _ids_of(body: bytes, bounds: StructureBounds) -> list[str]:
     items = fields.get("items")
     if items is None or is_null(items):
         return named_ids(body)
-    return read_input(items, bounds)[2]
+    return list(read_input(items, bounds).ids)
 
 
 _OPERATIONS: Final = frozenset({RESPONSES, COMPACT, INPUT_TOKENS})
@@ -206,6 +208,7 @@ class ResponsesDialect:
     def parse(self, head: Head, body: bytes) -> ParsedRequest:
         """Return what metering needs of a request. Raises `BadRequest`."""
         operation = head.match.endpoint.operation
+        check_betas(head.headers)
         if operation in _OPERATIONS:
             return parse(operation, body, self._bounds, RESPONSES_CREATION)
         return parse_object(head, body, self._bounds)
@@ -242,17 +245,19 @@ class ResponsesDialect:
         """Return the body to send: what is nested stays byte for byte; spaces between top-level fields go. `max_field`
         is empty where the endpoint takes no maximum."""
         bounded = max_output_tokens is not None and max_field
-        if not body or (model is None and not bounded):
+        if not body or (model is None and not bounded and tool_calls is None):
             return body
         fields: dict[str, Any] = dict(_FIELDS.decode(body))
         if model is None or "model" not in fields:  # a stored object is reached without
-            if not bounded:
+            if not bounded and tool_calls is None:
                 return body
         else:
             fields["model"] = model
         if max_output_tokens is not None and max_field:
             own = INTEGER.decode(fields.get(max_field, Raw(b"null")))
             fields[max_field] = max_output_tokens if own is None else min(own, max_output_tokens)
+        if tool_calls is not None and is_null(fields.get(MAX_TOOL_CALLS)):
+            fields[MAX_TOOL_CALLS] = tool_calls
         return msgspec.json.encode(fields)
 
     def usage_from_json(self, operation: str, body: bytes) -> Reported | None:
@@ -297,9 +302,8 @@ class SocketDialect(ResponsesDialect):
             raise BadRequest("Write the fields of the response beside 'type'.", "response")
         if message.type != CREATE:
             raise BadRequest(f"Only messages of the type '{CREATE}' are served here.", "type")
-        parsed = parse(RESPONSES, body, self._bounds, RESPONSES_CREATION)
-        stored = parsed.stored or Stored()
-        if stored.background:
+        check_betas(head.headers)
+        parsed = parse(RESPONSES, body, self._bounds, RESPONSES_CREATION, on_socket=True)
+        if parsed.stored is not None and parsed.stored.background:
             raise BadRequest("A response on a WebSocket can't be in the background: POST it.", "background")
-        stored = msgspec.structs.replace(stored, creation=RESPONSES_CREATION)
-        return msgspec.structs.replace(parsed, stream=True, stored=stored)
+        return msgspec.structs.replace(parsed, stream=True)

@@ -1,8 +1,16 @@
-"""The Responses API, a request's input: what is not text, what is not in the body, and which texts stand alone.
+"""The Responses API, a request's input: what is not text, what is not in the body, which tools it carries, and which
+texts stand alone.
 
-Items, parts and sources are of known types; anything else is taken to stand outside the body, so that the context
-window is the bound. What names an object at the provider by its id is collected, wherever in the input it stands, for
-the account must own it. Source: https://platform.openai.com/docs/api-reference/responses/create (`input`).
+What an item brings stands in it, so that its bytes bound it: a token takes a byte at least. That holds for items of
+unknown types, too, unless they name something that is kept elsewhere or bring pictures; then the context window is the
+bound. What names an object at the provider by its id is collected, wherever in the input it stands, for the account
+must own it. Source: https://platform.openai.com/docs/api-reference/responses/create (`input`).
+
+`encrypted_content` of reasoning and compactions is no more than its bytes either. In 112 recorded responses, those that
+pydantic-ai and Vercel's AI SDK keep for their tests, a byte of it stood for 0.10 tokens of reasoning on average (gpt-5,
+gpt-5-mini, gpt-5.1-codex, gpt-5.6, o4-mini, grok-code-fast-1), 0.19 at most, and in 6 requests that send compactions
+back for 0.11 at most: one token a byte leaves a margin of five. o3-mini's is 440 bytes however long it has thought,
+because it has no reasoning in it. DeepSeek's is the id of what it keeps, which is no bound.
 
 As for chats (`gateway.dialects.openai.texts`), the text of a message stands between special tokens, so that it can be
 counted by itself; all else stays at its bytes in a hold, and is counted as text where an answer was cut.
@@ -10,6 +18,7 @@ counted by itself; all else stays at its bytes in a hold, and is counted as text
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any, Final
 
@@ -20,6 +29,7 @@ from gateway.dialects.exceptions import BadRequest
 from gateway.dialects.facts import NO_PARTS, Parts
 from gateway.dialects.fields import first_byte, folded, is_null, read_objects, wrong_type
 from gateway.dialects.openai.texts import content_texts, text_of
+from gateway.dialects.openai.tools import TOOLS, UNMETERED, ServerTool, has_objects, server_tools
 from gateway.dialects.output import Inline, Kind, kind_named, piece_of
 from gateway.dialects.structure import StructureBounds, check_value, more_items, too_many
 from gateway.tokens import TOKENS_PER_MESSAGE
@@ -32,18 +42,40 @@ CONTENT: Final = "input.content"
 ID_FIELDS: Final = frozenset({"file_id", "file_ids", "vector_store_ids", "container_id"})
 """Names under which the ids of objects at the provider stand in an input."""
 REFERENCE: Final = "item_reference"
-_ITEM: Final = frozenset({"type", "role", "content", "output", "id", "encrypted_content"})
+_ENCRYPTED: Final = "encrypted_content"
+_ITEM: Final = frozenset({"type", "role", "content", "output", "id", _ENCRYPTED, TOOLS})
+_REASONING: Final = frozenset({"reasoning", "compaction"})
 _PLAIN_ITEMS: Final = frozenset(
     {
         *("message", "function_call", "function_call_output", "custom_tool_call", "custom_tool_call_output"),
         *("local_shell_call", "local_shell_call_output", "shell_call", "shell_call_output"),
         *("apply_patch_call", "apply_patch_call_output", "web_search_call", "mcp_list_tools", "mcp_call"),
-        *("mcp_approval_request", "mcp_approval_response", "computer_call"),
+        *("mcp_approval_request", "mcp_approval_response", "computer_call", "tool_search_call", "tool_search_output"),
+        *("additional_tools", "configuration_update", "compaction_trigger", "program", "program_output"),
+        *("agent_message", "compaction_summary", "ghost_snapshot"),
     }
 )
 """Items that bring nothing but what stands in them, and images and files as parts of `content` and `output`."""
+_STORED_ITEMS: Final = frozenset({"image_generation_call", "file_search_call", "code_interpreter_call"})
+"""Items whose results the provider keeps, or that are pictures."""
+_WITH_TOOLS: Final = frozenset({"additional_tools", "tool_search_output"})
+_LISTED_TOOLS: Final = "mcp_list_tools"
+"""Its `tools` are what a server has told, which is text."""
+COMPACTION_TRIGGER: Final = "compaction_trigger"
+_BARE_FIELDS: Final = frozenset({"type", "id", "status", "role", "phase"})
+"""An item with no other fields names one that is kept elsewhere."""
+_KEPT_ID: Final = re.compile(rb'"[0-9a-fA-F]{8}-[0-9a-fA-F-]{27,50}"')
+_KEPT_ID_BYTES: Final = 64
+_NAME_OF_STORED: Final = re.compile(
+    r"(?:(?:^|_)(?:ids?|ur[il]s?|refs?|references?)|(?:Ids?|IDs?|Ur[il]s?|URLs?|Refs?))\Z"
+)
+_NAME_OF_CALL: Final = frozenset({"id", "call_id", "tool_call_id", "caller_id", "turn_id", "approval_request_id"})
+"""Ids that say which item of the same input is meant."""
+_MEDIA: Final = re.compile("image|picture|screenshot|audio|sound|video|media|file", re.IGNORECASE)
 _SCREENSHOT: Final = "computer_call_output"
-_TEXT_PARTS: Final = frozenset({"input_text", "output_text", "refusal", "text", "summary_text", "reasoning_text"})
+_TEXT_PARTS: Final = frozenset(
+    {"input_text", "output_text", "refusal", "text", "summary_text", "reasoning_text", _ENCRYPTED}
+)
 _PART: Final = frozenset({"type", "text", "image_url", "file_id", "file_data", "file_url", "input_audio", "detail"})
 _DATA_URL: Final = b'"data:'
 _ITEM_LEVEL: Final = 2
@@ -63,12 +95,27 @@ _SETTINGS: Final = frozenset(
 _NO_TEXT: Final = frozenset({"type", "id", "status", "detail", "file_id", "call_id"})
 
 
-def read_input(raw: Raw, bounds: StructureBounds) -> tuple[Parts, bool, list[str]]:
-    """Return the parts that are not text in the `input` of a request, whether input stands outside the body, and the
-    ids of objects that it names. Raises `BadRequest`."""
+class Input(msgspec.Struct, frozen=True):
+    """What the `input` of a request brings. `parts` are not text; `outside`: there is input that is not in the body;
+    `ids` of objects that it names; `tools` that it carries and that run at the provider; `compactions` it asks for."""
+
+    parts: Parts = NO_PARTS
+    outside: bool = False
+    ids: tuple[str, ...] = ()
+    tools: tuple[ServerTool, ...] = ()
+    compactions: int = 0
+
+
+NO_INPUT: Final = Input()
+
+
+def read_input(raw: Raw | None, bounds: StructureBounds) -> Input:
+    """Return what the `input` of a request brings. Raises `BadRequest`."""
+    if raw is None or is_null(raw):
+        return NO_INPUT
     first = first_byte(raw)
     if first == _QUOTE:
-        return NO_PARTS, False, []
+        return NO_INPUT
     if first != _LIST:
         raise wrong_type(INPUT, "a string or an array of objects")
     if more_items(raw, bounds.messages):
@@ -77,12 +124,27 @@ def read_input(raw: Raw, bounds: StructureBounds) -> tuple[Parts, bool, list[str
     if items is None:
         raise wrong_type(INPUT, "a string or an array of objects")
     check_value(raw, bounds, 1, INPUT)
-    outside = False
+    outside, compactions = False, 0
     parts: list[dict[str, Raw]] = []
-    for item in items:
-        outside |= _read_item(item, parts, bounds)
+    tools: list[ServerTool] = []
+    for index, item in enumerate(items):
+        kind = _kind_of(item)
+        outside |= _read_item(kind, item, parts, bounds)
+        compactions += kind == COMPACTION_TRIGGER
+        if TOOLS in item:
+            tools += _carried(kind, item[TOOLS], f"{INPUT}[{index}].{TOOLS}", bounds)
     counted, elsewhere = _count(parts) if parts else (NO_PARTS, False)
-    return counted, outside or elsewhere, named_ids(raw)
+    return Input(counted, outside or elsewhere, tuple(named_ids(raw)), tuple(tools), compactions)
+
+
+def _carried(kind: str, raw: Raw, param: str, bounds: StructureBounds) -> list[ServerTool]:
+    """Return the tools in an item that run at the provider. Of an item of an unknown type they are those of a list of
+    objects; anything else there is none of ours."""
+    if kind == _LISTED_TOOLS:
+        return []
+    if kind not in _WITH_TOOLS and not has_objects(raw, param):
+        return []
+    return server_tools(raw, bounds, UNMETERED, param)
 
 
 def named_ids(raw: Raw | bytes) -> list[str]:
@@ -118,25 +180,68 @@ def _strings(value: Any, name: str) -> Iterator[str]:
         yield each
 
 
-def _read_item(item: Mapping[str, Raw], parts: list[dict[str, Raw]], bounds: StructureBounds) -> bool:
-    """Add the parts of one item; return whether it brings input that is not in the body."""
+def _kind_of(item: Mapping[str, Raw]) -> str:
+    """Return the type of an item. Raises `BadRequest` for a reference to another one."""
     kind = "message" if is_null(item.get("type")) else _string(item["type"], "input.type")
     if kind == REFERENCE or (is_null(item.get("type")) and "role" not in item):
         raise BadRequest(
             "References to items by their id can't be metered here: send the items, or a 'previous_response_id'.", INPUT
         )
-    outside = kind not in _PLAIN_ITEMS and kind != _SCREENSHOT
+    return kind
+
+
+def _read_item(kind: str, item: Mapping[str, Raw], parts: list[dict[str, Raw]], bounds: StructureBounds) -> bool:
+    """Add the parts of one item; return whether it brings input that is not in the body."""
+    if kind in _REASONING:
+        outside = _is_kept(item)
+    elif kind in _PLAIN_ITEMS or kind == _SCREENSHOT:
+        outside = False
+    else:
+        outside = kind in _STORED_ITEMS or _brings_more_in(item)
     for name in ("content", "output"):
         value = item.get(name)
         if value is None or first_byte(value) in (_QUOTE, ord("n")):
             continue
+        if first_byte(value) == _OBJECT:
+            value = Raw(b"[%b]" % bytes(value))
         if first_byte(value) == _LIST:
             outside |= not _collect(value, parts, bounds)
-        elif kind == _SCREENSHOT:
-            outside |= not _collect(Raw(b"[%b]" % bytes(value)), parts, bounds)
-        else:
-            outside = True
     return outside
+
+
+def _is_kept(item: Mapping[str, Raw]) -> bool:
+    """Return whether reasoning is kept at the provider, and the item only names it: OpenAI finds it by the item's id
+    where it is not sent along."""
+    encrypted, content = item.get(_ENCRYPTED), item.get("content")
+    if encrypted is not None and not is_null(encrypted):
+        return len(encrypted) <= _KEPT_ID_BYTES and _KEPT_ID.fullmatch(encrypted) is not None
+    sent = content is not None and not is_null(content) and bytes(content).replace(b" ", b"") not in (b"[]", b'""')
+    return not is_null(item.get("id")) and not sent
+
+
+def _brings_more_in(fields: Mapping[str, Raw]) -> bool:
+    """Return whether an item or a part of an unknown type brings more than its bytes say: it names what is kept
+    elsewhere, brings a picture or sound, or has nothing in it."""
+    given = {name: raw for name, raw in fields.items() if not is_null(raw)}
+    if given.keys() <= _BARE_FIELDS:
+        return True
+    return _brings_more({name: msgspec.json.decode(raw) for name, raw in given.items()})
+
+
+def _brings_more(value: Any) -> bool:
+    if isinstance(value, dict):
+        kind = value.get("type")
+        if isinstance(kind, str) and _MEDIA.search(kind):
+            return True
+        return any(
+            (name not in _NAME_OF_CALL and bool(under) and _NAME_OF_STORED.search(name) is not None)
+            or _brings_more(under)
+            for name, under in value.items()
+            if name != TOOLS
+        )
+    if isinstance(value, list):
+        return any(map(_brings_more, value))
+    return isinstance(value, str) and value.startswith("data:")
 
 
 def _collect(content: Raw, parts: list[dict[str, Raw]], bounds: StructureBounds) -> bool:
@@ -164,7 +269,7 @@ def _count(parts: list[dict[str, Raw]]) -> tuple[Parts, bool]:
             files += 1
             data = part.get("file_data")
         else:  # sound among them, whose fields are not settled
-            outside = True
+            outside |= _brings_more_in(part)
             continue
         if data is not None and (kind == "input_file" or bytes(memoryview(data)[: len(_DATA_URL)]) == _DATA_URL):
             inline_bytes += len(data)
@@ -241,7 +346,9 @@ def _of_item(value: Any, kind: Kind | None, inline: list[Inline]) -> Iterator[st
             yield piece
     elif isinstance(value, dict):
         for name, under in value.items():
-            if name not in _NO_TEXT:
+            if name == _ENCRYPTED and isinstance(under, str):
+                yield under[: len(under) // 6]  # base64 has three tokens in four bytes, and it has one in eight
+            elif name not in _NO_TEXT:
                 yield from _of_item(under, kind_named(name, kind), inline)
     elif isinstance(value, list):
         for each in value:

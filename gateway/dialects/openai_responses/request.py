@@ -2,15 +2,14 @@
 
 Source: https://platform.openai.com/docs/api-reference/responses/create. Bodies are refused by the same rules as those
 of chats (`gateway.dialects.openai.dialect`). What would have the provider choose the model, the tools or the text by
-itself (`prompt`, `multi_agent`) is refused, because nothing here bounds it; so is a tool that is not listed, because
-nobody knows what it costs. Each use of a tool that runs at the provider may call the model again with its whole
-context, so that `max_tool_calls` must bound them.
+itself (`prompt`, `multi_agent`) is refused, because nothing here bounds it. Each use of a tool that runs at the
+provider (`gateway.dialects.openai.tools`) calls the model again with what has been found; `max_tool_calls` bounds them.
+Where the client gives none, the tools are left open, and the gateway grants a number of calls.
 """
 
 from __future__ import annotations
 
-import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 import msgspec
@@ -18,29 +17,31 @@ from msgspec import Raw
 
 from billing.usage import MAX_COUNT
 from gateway.dialects.exceptions import BadRequest
-from gateway.dialects.facts import NO_METADATA, NO_PARTS, NO_WORK, Creation, ParsedRequest, Stored, Work
+from gateway.dialects.facts import NO_METADATA, NO_WORK, Creation, ParsedRequest, Stored, Work
 from gateway.dialects.fields import first_byte, is_null, read_object, top_level, wrong_type
-from gateway.dialects.openai.values import FIELD_LEVEL, FieldTable, metadata_of, read_values, within
+from gateway.dialects.openai.tools import TOOLS, UNMETERED, ServerTool, server_tools
+from gateway.dialects.openai.values import FieldTable, metadata_of, read_values, within
 from gateway.dialects.openai.work import WORK_FIELDS, read_work
-from gateway.dialects.openai_responses.input import INPUT, read_input
-from gateway.dialects.structure import StructureBounds, check_size, check_value, read_tool_objects, too_many
+from gateway.dialects.openai_responses.input import INPUT, Input, read_input
+from gateway.dialects.structure import StructureBounds, check_size, check_value, too_many
 from gateway.dialects.values import checked_model, label
 
 RESPONSES: Final = "/v1/responses"
 COMPACT: Final = "/v1/responses/compact"
 INPUT_TOKENS: Final = "/v1/responses/input_tokens"
 MAX_FIELD: Final = "max_output_tokens"
+MAX_TOOL_CALLS: Final = "max_tool_calls"
 
 _EXPECTED: Final = {
     **dict.fromkeys(("model", "user", "safety_identifier", "service_tier", "previous_response_id"), "a string"),
-    **dict.fromkeys((MAX_FIELD, "max_tool_calls", "n", "best_of"), "an integer"),
+    **dict.fromkeys((MAX_FIELD, MAX_TOOL_CALLS, "n", "best_of"), "an integer"),
     **dict.fromkeys(("stream", "store", "background"), "a boolean"),
 }
 _REFUSED: Final[Mapping[str, str]] = {
     "prompt": "A stored prompt can't be metered here: send its text as 'instructions' and 'input'.",
     "multi_agent": "Work of several agents can't be metered here, because nothing bounds it: leave 'multi_agent' out.",
 }
-_OWN_FIELDS: Final = frozenset({INPUT, "instructions", "tools", "conversation", "context_management", *_REFUSED})
+_OWN_FIELDS: Final = frozenset({INPUT, "instructions", TOOLS, "conversation", "context_management", *_REFUSED})
 METERING_FIELDS: Final = frozenset({*_EXPECTED, *_OWN_FIELDS, *WORK_FIELDS})
 _TABLE: Final = FieldTable(
     _EXPECTED,
@@ -53,25 +54,29 @@ _TABLE: Final = FieldTable(
     WORK_FIELDS | {INPUT},
 )
 _DISABLED: Final = b'"disabled"'
-_ELSEWHERE: Final = frozenset({"tools", "conversation", "previous_response_id"})
+_ELSEWHERE: Final = frozenset({TOOLS, "conversation", "previous_response_id"})
 """Fields of `WORK_FIELDS` that are read here in another way."""
 _CONVERSATION: Final = frozenset({"id"})
 _STRING: Final = msgspec.json.Decoder(str)
-CLIENT_TOOLS: Final = frozenset(
-    {"function", "custom", "local_shell", "apply_patch", "computer", "computer_use_preview"}
+CALLS_WITH_COMPACTION: Final = 4
+"""Calls that are granted at most where the context may be compacted before each of them, which is a call of the model
+itself."""
+_COMPACTION: Final = "compaction"
+_GENERATE: Final = "generate"
+_CACHE_OPTIONS: Final = "prompt_cache_options"
+_PREWARM: Final = frozenset({"prewarm"})
+_TRUE, _FALSE = Raw(b"true"), Raw(b"false")
+CHAT_BODY: Final = (
+    "Missing required parameter: 'input'. This is a body of /v1/chat/completions (it has 'messages'): send it there, "
+    "or set your client to use chat completions."
 )
-"""Tools that the client runs: they cost their tokens alone."""
-WEB_SEARCH: Final = re.compile(r"web_search(?:_preview)?(?:_\d{4}_\d\d_\d\d)?", re.ASCII)
-MCP: Final = "mcp"
-SHELL: Final = "shell"
-_MAX_TYPE_CHARS: Final = 100
-_TOOL: Final = frozenset({"type", "environment", "container", "vector_store_ids"})
-_ENVIRONMENT: Final = frozenset({"type"})
 
 
-def parse(operation: str, body: bytes, bounds: StructureBounds, created: Creation) -> ParsedRequest:
+def parse(
+    operation: str, body: bytes, bounds: StructureBounds, created: Creation, *, on_socket: bool = False
+) -> ParsedRequest:
     """Return what a request for a response, its compaction or its count of tokens asks for; `created` tells of the
-    response that is stored. Raises `BadRequest`."""
+    response that is stored, or on a WebSocket can be gone on from. Raises `BadRequest`."""
     if len(body) > bounds.small_bytes:
         check_size(body, bounds)
     fields = top_level(body, bounds.fields)
@@ -83,23 +88,32 @@ def parse(operation: str, body: bytes, bounds: StructureBounds, created: Creatio
             raise BadRequest(message, name)
     for name in ("n", "best_of"):
         within(values, name, 1, 1)
-    given = fields.get(INPUT)
-    parts, outside, ids = (NO_PARTS, False, []) if given is None or is_null(given) else read_input(given, bounds)
+    if INPUT not in fields and "messages" in fields:  # some clients send both APIs' bodies to one address
+        raise BadRequest(CHAT_BODY, INPUT)
+    given = read_input(fields.get(INPUT), bounds)
     stored = _stored(fields, values)
     if values.get("background"):
         _check_background(operation, values)
-    work = _work(fields, values, bounds)
+    work = _work(operation, fields, values, given, bounds)
     previous = values.get("previous_response_id")
-    only_previous = previous is not None and not (outside or work.outside or ids) and len(stored) == 1
-    creation = created if operation == RESPONSES and values.get("store") is not False else None
+    only_previous = previous is not None and not (given.outside or work.outside or given.ids) and len(stored) == 1
+    creation = created if operation == RESPONSES and (on_socket or values.get("store") is not False) else None
     named = None
-    if stored or ids or creation is not None:
-        names = (*stored, *ids)
-        background = values.get("background") is True
-        previous = previous if only_previous else None
-        named = Stored(names, previous, creation, background=background, whole=not _shortens(fields))
+    if stored or given.ids or creation is not None:
+        named = Stored(
+            (*stored, *given.ids),
+            previous if only_previous else None,
+            creation,
+            background=values.get("background") is True,
+            whole=not _shortens(fields),
+            tools=_kinds(given.tools),
+        )
     most = within(values, MAX_FIELD, 1, MAX_COUNT)
-    has_output = operation != INPUT_TOKENS
+    prepares = _prepares(fields, on_socket=on_socket)
+    # `generate` is a part of the mode for WebSockets: over HTTP a provider may pass over it, and write.
+    has_output = operation != INPUT_TOKENS and not (prepares and on_socket)
+    if prepares and on_socket:
+        work = without_tools(work)
     if operation == COMPACT:
         most = MAX_COUNT
     return ParsedRequest(
@@ -109,17 +123,29 @@ def parse(operation: str, body: bytes, bounds: StructureBounds, created: Creatio
         include_usage=True,
         choices=1,
         max_output_tokens=most if has_output else None,
-        max_fields=(MAX_FIELD,) if most is not None and operation == RESPONSES else (),
+        max_fields=(MAX_FIELD,) if most is not None and has_output and operation == RESPONSES else (),
         input_bound_tokens=len(body),
         end_user=label(user) if (user := values.get("safety_identifier") or values.get("user")) else None,
         service_tier=label(tier) if (tier := values.get("service_tier")) else None,
         has_output=has_output,
-        parts=parts,
-        unbounded_input=outside or bool(ids) or bool(stored) or work.outside,
+        parts=given.parts,
+        unbounded_input=given.outside or bool(given.ids) or bool(stored) or work.outside,
         work=work,
         stored=named,
         metadata=metadata_of(fields["metadata"]) if "metadata" in fields else NO_METADATA,
+        prepares=prepares,
     )
+
+
+def _prepares(fields: Mapping[str, Raw], *, on_socket: bool) -> bool:
+    """Return whether a request only fills the provider's cache, and has nothing written. Raises `BadRequest` where two
+    parsers may disagree about that."""
+    if on_socket and fields.get(_GENERATE) == _FALSE:
+        return True
+    options = fields.get(_CACHE_OPTIONS)
+    if options is None or first_byte(options) != ord("{"):
+        return False
+    return read_object(options, _CACHE_OPTIONS, _PREWARM).get("prewarm") == _TRUE
 
 
 def _stored(fields: Mapping[str, Raw], values: Mapping[str, Any]) -> list[str]:
@@ -149,64 +175,79 @@ def _check_background(operation: str, values: Mapping[str, Any]) -> None:
         raise BadRequest("Work in the background needs a response that is stored.", "background")
 
 
-def _work(fields: Mapping[str, Raw], values: Mapping[str, Any], bounds: StructureBounds) -> Work:
+def _work(
+    operation: str, fields: Mapping[str, Raw], values: Mapping[str, Any], given: Input, bounds: StructureBounds
+) -> Work:
     """Return the work beside one call of the model, `NO_WORK` itself where there is none: its hold is then made the
     short way. A compaction of the context is one more call of it before each."""
-    most_calls = within(values, "max_tool_calls", 0, MAX_COUNT)
+    most_calls = within(values, MAX_TOOL_CALLS, 0, MAX_COUNT)
     management = fields.get("context_management")
-    if management is None and WORK_FIELDS.isdisjoint(fields):
+    compacts = management is not None and not is_null(management)
+    if not (compacts or given.tools or given.compactions) and WORK_FIELDS.isdisjoint(fields):
         return NO_WORK
-    uses, searches = read_tools(fields.get("tools"), most_calls, bounds)
+    tools = (*server_tools(fields.get(TOOLS), bounds, UNMETERED), *given.tools)
     others = {name: raw for name, raw in fields.items() if name in WORK_FIELDS and name not in _ELSEWHERE}
     work = read_work(others, most_calls, bounds)
-    uses += work.uses
-    if management is not None and not is_null(management):
+    if compacts and management is not None:
         check_value(management, bounds, 1, "context_management")
-        uses = 2 * uses + 1
-    if not uses:  # so no searches either
+    if operation != RESPONSES:
+        return without_tools(work)  # no tool runs for a compaction or a count
+    work = _with_tools(work, tools, most_calls)
+    return _with_compactions(work, given.compactions, every_round=compacts)
+
+
+def _with_tools(work: Work, tools: Sequence[ServerTool], most_calls: int | None) -> Work:
+    """Return the work with that of tools; `most_calls` is the request's `max_tool_calls`, which counts all of them
+    together."""
+    if not tools:
         return work
-    return msgspec.structs.replace(work, outside=True, uses=uses, searches=work.searches + searches)
+    kinds = _kinds(tools)
+    unknown = tuple(tool.kind for tool in tools if not tool.known)
+    searching = sum(tool.searches for tool in tools)
+    if most_calls is None:
+        return msgspec.structs.replace(
+            work,
+            open_tools=(*work.open_tools, *kinds),
+            unknown_tools=(*work.unknown_tools, *unknown),
+            open_searches=work.open_searches + searching,
+        )
+    uses = max(1, most_calls)
+    return msgspec.structs.replace(
+        work,
+        uses=work.uses + uses,
+        searches=work.searches + (uses if searching else 0),
+        unknown_tools=(*work.unknown_tools, *unknown),
+        bounded_tools=() if work.uses else kinds,
+    )
 
 
-def read_tools(raw: Raw | None, most_calls: int | None, bounds: StructureBounds) -> tuple[int, int]:
-    """Return the uses of tools that may run at the provider, and the searches among them; `most_calls` is the request's
-    `max_tool_calls`, which counts all of them together. Raises `BadRequest`."""
-    if raw is None or is_null(raw):
-        return 0, 0
-    check_value(raw, bounds, FIELD_LEVEL, "tools")
-    tools = read_tool_objects(raw, _TOOL, bounds)
-    uses = searches = 0
-    for index, tool in enumerate(tools):
-        param = f"tools[{index}]"
-        if is_null(tool.get("type")):
-            raise BadRequest(f"Missing required parameter: '{param}.type'.", param)
-        kind = _string(tool["type"], f"{param}.type")
-        if kind in CLIENT_TOOLS or (kind == SHELL and _is_local(tool.get("environment"), param)):
-            continue
-        searching = WEB_SEARCH.fullmatch(kind) is not None
-        if not searching and kind != MCP:
-            shown = kind[:_MAX_TYPE_CHARS]
-            raise BadRequest(f"The tool of type '{shown}' can't be metered here: leave it out.", param)
-        if most_calls is None:
-            raise BadRequest(
-                f"The tool of type '{kind}' runs at the provider, and nothing bounds how often: set 'max_tool_calls'.",
-                "max_tool_calls",
-            )
-        uses = max(1, most_calls)
-        searches = uses if searching else searches
-    return uses, searches
+def _with_compactions(work: Work, asked: int, *, every_round: bool) -> Work:
+    """Return the work with compactions of the context: one that was `asked` for, and one before each round where the
+    provider decides."""
+    more, most_calls = asked, work.most_calls
+    if every_round:
+        most_calls = CALLS_WITH_COMPACTION if work.open_tools else None
+        more += work.uses + (most_calls or 0) + 1
+    if not more:
+        return work
+    bounded = (*work.bounded_tools, _COMPACTION) if work.bounded_tools or not work.uses else ()
+    return msgspec.structs.replace(work, uses=work.uses + more, bounded_tools=bounded, most_calls=most_calls)
 
 
-def _is_local(raw: Raw | None, param: str) -> bool:
-    """Return whether the client runs the commands of a shell."""
-    if raw is None or is_null(raw):
-        return False
-    kind = read_object(raw, f"{param}.environment", _ENVIRONMENT).get("type")
-    return kind is not None and not is_null(kind) and _string(kind, f"{param}.environment.type") == "local"
+def without_tools(work: Work) -> Work:
+    """Return work of which no tool is a part."""
+    work = msgspec.structs.replace(
+        work,
+        uses=0,
+        searches=0,
+        open_tools=(),
+        unknown_tools=(),
+        open_searches=0,
+        bounded_tools=(),
+        most_calls=None,
+    )
+    return NO_WORK if work == NO_WORK else work
 
 
-def _string(raw: Raw, param: str) -> str:
-    try:
-        return _STRING.decode(raw)
-    except msgspec.DecodeError as error:
-        raise wrong_type(param, "a string") from error
+def _kinds(tools: Sequence[ServerTool]) -> tuple[str, ...]:
+    return tuple(tool.kind for tool in tools)

@@ -62,20 +62,24 @@ class MissingUsage:
         each.
 
         Whatever fails while counting charges the hold. An answer that never has a usage, of a model whose input is
-        free, counts as a request and nothing else.
+        free, counts as a request and nothing else. A request to get ready costs what its provider reports.
         """
         if reported is None and not context.parsed.reports_usage and context.route.costs_no_input:
             return Guess(Usage(), context.charge(Usage()), None)
+        if _only_prepared(context, output, reason):
+            if reported is None:
+                return Guess(Usage(), Charge(0, 0, None), None)
+            return Guess(reported.total, context.charge(reported.usage, reported), None)
         if self._policy == "free":
             return self._larger(context, Usage(), reported, reason)
         if self._policy == "hold" or not output.known:
-            return self._of_hold(context, hold, reported, reason)
+            return self.of_hold(context, hold, reported, reason)
         try:
             usage = await self._estimate(context, hold, output, extrapolate)
             return self._larger(context, usage, reported, reason)
         except Exception:
             logger.exception("request %s: its usage could not be estimated", hold.id)
-            return self._of_hold(context, hold, reported, reason)
+            return self.of_hold(context, hold, reported, reason)
 
     def whole_hold(self, context: RequestContext, hold: Hold, reason: Reason) -> Guess:
         """Return the hold, where nothing in an answer can be believed or counted; nothing where that is the policy."""
@@ -95,7 +99,8 @@ class MissingUsage:
         charge = context.charge(usage)
         return Guess(usage, charge, guess.reason) if charge.charged_nano > guess.charge.charged_nano else guess
 
-    def _of_hold(self, context: RequestContext, hold: Hold, reported: Reported | None, reason: Reason) -> Guess:
+    def of_hold(self, context: RequestContext, hold: Hold, reported: Reported | None, reason: Reason) -> Guess:
+        """Return the hold, or what was reported so far where that is more."""
         guess = self.whole_hold(context, hold, reason)
         if reported is not None:
             charge = context.charge(reported.usage, reported)
@@ -158,3 +163,10 @@ class MissingUsage:
             len(body), count, route.vocabulary, context.principal.account_id
         )
         return known + tokens + sum(piece.tokens(bounds) for piece in inline if piece.kind == "audio")
+
+
+def _only_prepared(context: RequestContext, output: Output, reason: Reason) -> bool:
+    """Return whether the provider got ready for a later request, and wrote nothing. One that may have passed over the
+    wish, because it could write, is believed where its answer is whole."""
+    parsed = context.parsed
+    return parsed.prepares and output.empty and (reason == "no_usage" or not parsed.has_output)

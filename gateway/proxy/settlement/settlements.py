@@ -21,9 +21,10 @@ from billing.usage import Usage
 from gateway.dialects.facts import NO_WORK, Reported
 from gateway.dialects.output import NO_OUTPUT, Output
 from gateway.proxy.attempts import KEY_REFUSED
-from gateway.proxy.estimate import Charge, billed_usage, own_searches
+from gateway.proxy.estimate import Charge, billed_usage
 from gateway.proxy.settlement.doubts import Doubts, believed, says_nothing
 from gateway.proxy.settlement.missing_usage import Guess, MissingUsage
+from gateway.proxy.tool_rounds import own_searches, uses_with
 
 if TYPE_CHECKING:
     from billing.holds.service import Holds
@@ -153,7 +154,8 @@ class Settlements:
         if context.strict:
             return charge.charged_nano > factor * hold.cost_nano or usage.total_tokens > factor * hold.tokens
         route, parsed = context.route, context.parsed
-        window, uses = route.context_window, parsed.work.uses + own_searches(parsed, route)
+        calls = context.granted_calls(hold) or 0
+        window, uses = route.context_window, uses_with(parsed.work, calls) + own_searches(parsed, route)
         return window is not None and usage.total_tokens > factor * window * parsed.choices * (uses + 1)
 
     def _begin(
@@ -185,6 +187,12 @@ class Settlements:
             return await self.complete(self.reported(context, hold, reported, tap.output))
         return await self.estimated(context, hold, tap.output(), reason, tap.extrapolate, reported)
 
+    async def overrun(self, context: RequestContext, hold: Hold, tap: Tap) -> tuple[Settled, int]:
+        """Settle a stream that was cut because tools at the provider went beyond its hold: by the hold, or by what was
+        reported so far where that is more. Raises `SettlementLost`."""
+        guess = self._missing.of_hold(context, hold, believed(context.route, tap.reported), "tool_overrun")
+        return await self._guessed(context, hold, guess, tap.output)
+
     async def whole(self, context: RequestContext, hold: Hold, output: Output, reason: Reason) -> tuple[Settled, int]:
         """Settle a JSON answer without usage: by `missing_usage`; it is given back where it is the provider's error.
         Raises `SettlementLost`."""
@@ -208,12 +216,16 @@ class Settlements:
         """Settle an answer without usage, or whose usage is not the final one, by `missing_usage`. Raises
         `SettlementLost`."""
         guessing = self._missing.guess(context, hold, output, reason, extrapolate, reported)
-        return await self.uncancelled(hold, self._guessed(context, hold, guessing, lambda: output))
+        return await self.uncancelled(hold, self._counted(context, hold, guessing, lambda: output))
 
-    async def _guessed(
+    async def _counted(
         self, context: RequestContext, hold: Hold, guessing: Coroutine[Any, Any, Guess], output: Callable[[], Output]
     ) -> tuple[Settled, int]:
-        guess = await guessing
+        return await self._guessed(context, hold, await guessing, output)
+
+    async def _guessed(
+        self, context: RequestContext, hold: Hold, guess: Guess, output: Callable[[], Output]
+    ) -> tuple[Settled, int]:
         if guess.charge.charged_nano > hold.cost_nano or guess.usage.total_tokens > hold.tokens:
             return await self.complete(self._above(context, hold, guess, output))
         return await self.complete(self._begin(context, hold, guess.usage, guess.charge, guess.reason))

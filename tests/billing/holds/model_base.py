@@ -59,6 +59,7 @@ class ModelBase(RuleBasedStateMachine):
         ask = replace(ask, tokens=tokens, least=least)
         unit = min(self.scale // 10**5 * ask.unit[0] + ask.unit[1], (MAX_NANO - input_cost) // max(ask.least, 1))
         most = min(ask.least + ask.elastic, 2**31 - 1, (MAX_NANO - input_cost) // unit if unit else 2**31 - 1)
+        ladder = self.ladder(ask, input_cost, unit * most)
         versions, limits = [], []
         for subject, off in zip((account_id, ask.key), ask.versions, strict=True):
             version = max(self.ledger.version(subject) + off, 1)
@@ -81,7 +82,18 @@ class ModelBase(RuleBasedStateMachine):
             ask.running,
             (limits[0], limits[1]),
             b"expired " + request_id.encode(),
+            ladder,
         )
+
+    def ladder(self, ask: Ask, input_cost: int, output_cost: int) -> tuple[tuple[int, int], ...]:
+        """Input tokens and cost with further calls, those alone that can be paid at all."""
+        rungs, tokens, cost = [], ask.tokens, input_cost
+        for more_tokens, fraction in ask.ladder:
+            tokens, cost = tokens + more_tokens, cost + self.amount(fraction, 0)
+            if cost + output_cost > MAX_NANO:
+                break
+            rungs.append((tokens, cost))
+        return tuple(rungs)
 
     def aimed(self, ask: Ask, input_cost: int) -> tuple[int, int, int]:
         """Input cost, input tokens and least output, such that they just fit, or just don't."""

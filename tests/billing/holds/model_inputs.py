@@ -52,6 +52,8 @@ class Ask:
     running: tuple[int, int]
     aim: str
     by: int
+    ladder: tuple[tuple[int, int], ...] = ()
+    """What each further call adds: input tokens, and cost in fractions of 1000."""
 
 
 CHOICES: Final = {
@@ -77,14 +79,15 @@ def chosen(drawn: bytes) -> dict[str, Any]:
 
 
 asks = st.builds(
-    lambda lists, input_cost, unit, tokens, least: Ask(
-        **chosen(lists), input_cost=input_cost, unit=unit, tokens=tokens, least=least
+    lambda lists, input_cost, unit, tokens, least, ladder: Ask(
+        **chosen(lists), input_cost=input_cost, unit=unit, tokens=tokens, least=least, ladder=tuple(ladder)
     ),
     st.binary(min_size=len(CHOICES) + len(RUNNING), max_size=len(CHOICES) + len(RUNNING)),
     st.tuples(fractions, jitters),
     st.tuples(st.integers(0, 100), st.integers(0, 9)),
     st.integers(0, 300),
     st.integers(0, 20),
+    st.one_of(st.just([]), st.lists(st.tuples(st.integers(0, 200), st.integers(0, 60)), max_size=4)),
 )
 endings = st.tuples(
     st.sampled_from(("settle", "settle", "void")), picks, st.sampled_from(("less", "equal", "more")), picks

@@ -152,7 +152,8 @@ class Traffic(Checked):
         for item, reply in zip(made, replies, strict=True):
             if isinstance(item, Admission):
                 if reply[0] == OK:
-                    self.requests[item.id] = Hold(HELD, 0, reply[2], item.names, item.amounts(reply[1]), item.payload)
+                    amounts = item.at(reply[4]).amounts(reply[1])
+                    self.requests[item.id] = Hold(HELD, 0, reply[2], item.names, amounts, item.payload)
                     self.running.append(item.id)
             else:
                 if item.id in self.running:

@@ -142,16 +142,32 @@ class Reference:
             return [PUSH]
         if len(self.journal) >= max_unsettled:
             return [FULL]
-        least = ask.amounts(ask.least)
-        held = self.held(account)
-        available = min(account.balance + ask.credit, MAX_NANO) - held
-        short = [BALANCE, available, least.cost, held] if available < least.cost else []
-        if short and available + held < least.cost:
-            return short
-        free = [(available - ask.input_cost) // ask.unit] if ask.unit else []
+        least, held = ask.amounts(ask.least), self.held(account)
+        if min(account.balance + ask.credit, MAX_NANO) < least.cost:
+            return [BALANCE, min(account.balance + ask.credit, MAX_NANO) - held, least.cost, held]
         if account.now_s > self.now_ms // 1000 + AHEAD_S:
             return [WAITING]
-        now_s = self.now_of(account)
+        enough = max(ask.least, min(elastic[1], ask.most))
+        for rung in range(len(ask.ladder), -1, -1):
+            at_rung = ask.at(rung)
+            refused, free = self._weighed(at_rung, account, key, enough if rung else ask.least)
+            if refused == [WAITING] or (refused and rung == 0):
+                return refused
+            if not refused:
+                break
+        for code, subject in enumerate((account, key)):
+            if 0 < ask.max_running[code] <= len(self.holds_of(subject)):
+                return [CONCURRENCY, code]
+        most = _granted(ask, min(free, default=None), elastic)
+        return self._hold(at_rung, account, key, most, rung)
+
+    def _weighed(self, ask: Admission, account: Account, key: Subject, needed: int) -> tuple[list[Any], list[int]]:
+        """What refuses so many output tokens beside the input, or nothing; and the output tokens that are free by each
+        bound."""
+        least, held, now_s = ask.amounts(needed), self.held(account), self.now_of(account)
+        available = min(account.balance + ask.credit, MAX_NANO) - held
+        short = [BALANCE, available, least.cost, held] if available < least.cost else []
+        free = [(available - ask.input_cost) // ask.unit] if ask.unit else []
         exhausted: list[int] = []
         spent = False
         for code, subject in enumerate((account, key)):
@@ -159,7 +175,7 @@ class Reference:
                 window = subject.windows.get(quota.tag)
                 at = window_id(quota.window, now_s)
                 if window is None or window.pending or window.window_id > at:
-                    return [WAITING]
+                    return [WAITING], []
                 used, held = self.used_in(subject, window, at)
                 if used + held + least.of(quota.metric) > quota.limit:
                     exhausted += [code, place, used, held, least.of(quota.metric)]
@@ -167,16 +183,12 @@ class Reference:
                 else:
                     free += _free_output(ask, quota, used + held)
         if exhausted and (spent or not short):
-            return [QUOTA, now_s * 1000, *exhausted]
-        if short:
-            return short
-        for code, subject in enumerate((account, key)):
-            if 0 < ask.max_running[code] <= len(self.holds_of(subject)):
-                return [CONCURRENCY, code]
-        return self._hold(ask, account, key, _granted(ask, min(free, default=None), elastic), available, now_s)
+            return [QUOTA, now_s * 1000, *exhausted], []
+        return short, free
 
-    def _hold(self, ask: Admission, account: Account, key: Subject, most: int, available: int, now_s: int) -> list[Any]:
-        amounts = ask.amounts(most)
+    def _hold(self, ask: Admission, account: Account, key: Subject, most: int, rung: int) -> list[Any]:
+        amounts, now_s = ask.amounts(most), self.now_of(account)
+        available = min(account.balance + ask.credit, MAX_NANO) - self.held(account)
         at_ms = max(self.now_ms, now_s * 1000)
         of_account, of_key = ({quota.tag for quota in limits} for limits in ask.limits)
         self.journal[ask.id] = Hold(HELD, account.epoch, at_ms, ask.names, amounts, ask.payload, of_account, of_key)
@@ -189,7 +201,7 @@ class Reference:
                 window.window_id = window_id(quota.window, now_s)
                 if quota.window is Window.minute:
                     minute.append(sum(self.used_in(subject, window, window.window_id)))
-        return [OK, most, at_ms, available - amounts.cost, *minute]
+        return [OK, most, at_ms, available - amounts.cost, rung, *minute]
 
     def _open_hold(self, request_id: str, names: Names) -> tuple[Hold, Account, Subject] | None:
         hold, account, key = self.journal.get(request_id), self.account(names.account), self.key(names.key)

@@ -1,6 +1,6 @@
 """The values that the reference is told in and made of: requests, holds, debits, subjects and their windows."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from billing.holds.redis.layout import SETTLED, Entry
 from billing.quotas import Metric, Quota, window_id
@@ -148,6 +148,15 @@ class Admission:
     max_running: tuple[int, int]
     limits: tuple[tuple[Quota, ...], tuple[Quota, ...]]
     payload: bytes
+    ladder: tuple[tuple[int, int], ...] = ()
+    """Input tokens and cost with one more call each."""
+
+    def at(self, rung: int) -> "Admission":
+        """The same with the input of one rung alone; 0 is the first input."""
+        if rung == 0:
+            return replace(self, ladder=())
+        tokens, cost = self.ladder[rung - 1]
+        return replace(self, input=tokens, input_cost=cost, ladder=())
 
     def amounts(self, output: int) -> Amounts:
         """Of `output` tokens a choice."""

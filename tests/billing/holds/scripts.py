@@ -19,6 +19,7 @@ from billing.holds.redis.layout import (
     I8,
     ITEM,
     NO_REQUEST,
+    RUNG,
     SETTLE,
     AccountState,
     Counter,
@@ -343,7 +344,8 @@ def _pack_item(item: Admission | Settlement | Void, account_place: int, key_plac
                 item.most,
                 item.not_after_ms,
                 *item.max_running,
-            )
+                len(item.ladder),
+            ) + b"".join(RUNG.pack(*rung) for rung in item.ladder)
             limits = [tuple(Limit("key", quota) for quota in quotas) for quotas in item.limits]
             names = packed_names(item.names)
             limited = b"".join(map(pack_limits, limits)) + len(names).to_bytes(2, "little")

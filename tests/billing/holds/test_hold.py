@@ -22,7 +22,9 @@ def made() -> Hold:
     """A hold that was just admitted."""
     request_id = str(ULID())
     target = AdmissionTarget.__new__(AdmissionTarget)
-    return Hold(request_id, request_id.encode(), target, Need(10, 100, 2, 1, 1, GRANTED), b"", [0, GRANTED, 1, 900], 1)
+    return Hold(
+        request_id, request_id.encode(), target, Need(10, 100, 2, 1, 1, GRANTED), b"", [0, GRANTED, 1, 900, 0], 1
+    )
 
 
 def owed(hold: Hold) -> Debit:

@@ -70,6 +70,7 @@ def test_the_default_rules_as_json() -> None:
         "models": None,
         "quotas": [],
         "max_parallel_requests": None,
+        "default_tool_calls": None,
         "expires_at": None,
         "tags": {},
     }

@@ -102,13 +102,13 @@ async def test_a_model_that_always_searches_is_held_and_charged_a_search(
     gateway = await make_gateway(
         await upstream(Provider(saying(answer())).serve), change=priced(name, per_unit={"search": SEARCH_NANO})
     )
-    held_nano = 2 * WINDOW * INPUT + SEARCH_NANO + OUTPUT
+    beside_nano = WINDOW * INPUT + SEARCH_NANO + OUTPUT  # the first round is what the body may be at most
     poor = await gateway.customer("0.001")
     for asked in ({}, {"web_search_options": {}}):
         with subtests.test(asked=asked):
             body = chat(model=f"openai/{name}", max_tokens=1, **asked)
             billing = refusal(await ask(poor, body), 402, "billing_required")["billing"]
-            assert parse_usd(billing["required_usd"]) == held_nano
+            assert 0 < parse_usd(billing["required_usd"]) - beside_nano <= WINDOW * INPUT
             customer = await gateway.customer()
             assert (await ask(customer, body)).status == 200
             found = await the_event(customer, 10 * INPUT + 5 * OUTPUT + SEARCH_NANO)
@@ -137,7 +137,8 @@ async def test_another_model_that_searches_and_has_a_price(make_gateway: MakeGat
     change = priced("gpt-4o-mini", "*", per_unit={"search": SEARCH_NANO})
     gateway = await make_gateway(await upstream(provider.serve), change=change)
     billing = refusal(await ask(await gateway.customer("0.001"), body), 402, "billing_required")["billing"]
-    assert parse_usd(billing["required_usd"]) == 6 * WINDOW * INPUT + 5 * SEARCH_NANO + OUTPUT
+    beside_nano = 5 * WINDOW * INPUT + 5 * SEARCH_NANO + OUTPUT  # the first round is the body's bytes
+    assert 0 < parse_usd(billing["required_usd"]) - beside_nano < 200 * INPUT
 
 
 async def test_what_is_not_in_the_body_is_held_as_the_window(make_gateway: MakeGateway, upstream: Upstream) -> None:

@@ -165,7 +165,7 @@ def test_a_name_that_asks_for_search_results_is_held_for_them() -> None:
     price = row(context_window=5000, per_unit={"search": 10**6})
     way = replace(route(price), online_searches=5)
     need = worst_case(request(), way, 0, STRICT, 10)
-    assert (need.input_tokens, need.input_cost_nano) == (6 * 5000, 6 * 5000 * 150 + 5 * 10**6)
+    assert (need.input_tokens, need.input_cost_nano) == (10 + 5 * 5000, (10 + 5 * 5000) * 150 + 5 * 10**6)
     with pytest.raises(NotPriced, match="searches"):
         worst_case(request(), replace(route(row(context_window=5000)), online_searches=5), 0, STRICT)
 

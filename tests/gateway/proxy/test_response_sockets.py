@@ -7,6 +7,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
 from functools import cache, partial
 from typing import Any
+from uuid import uuid4
 
 import aiohttp
 import pytest
@@ -152,6 +153,72 @@ async def each_message_is_paid_by_itself_on_one_connection(make: Any, speaker: S
         assert (refused["status"], refused["error"]["code"], refused["stream_id"]) == (404, "not_found", "b")
     await until(lambda: speaker.ended == 1)
     assert len(speaker.got) == 2
+
+
+ZEROS = {"input_tokens": 0, "output_tokens": 0, "total_tokens": 0}
+
+
+def prepared(name: str, **fields: Any) -> list[dict[str, Any]]:
+    """The messages of an answer in which nothing is written."""
+    done = response(id=name, service_tier="default", **{"output": [], "usage": ZEROS, **fields})
+    begun = {**done, "status": "in_progress", "usage": None}
+    return [{"type": "response.created", "response": begun}, {"type": "response.completed", "response": done}]
+
+
+@stories
+@pytest.mark.parametrize("usage", [ZEROS, None])
+async def a_message_that_only_prepares_costs_what_is_reported(make: Any, speaker: Speaker, usage: Any) -> None:
+    one, other = f"resp_{uuid4()}", f"resp_{uuid4()}"
+    speaker.says = lambda create: prepared(one, usage=usage) if "generate" in create else events(other)
+    gateway = await make()
+    customer = await gateway.customer("0.001")  # no context window of input, nor all output that a model may write
+    text = "All of this is context. " * 80
+    warm: dict[str, Any] = {"generate": False, "store": False, "max_output_tokens": None, "input": text}
+    async with connected(customer) as socket:
+        assert await answer(socket, **warm) == prepared(one, usage=usage)
+        assert speaker.got[-1] == {**CREATE, **warm}  # as the client wrote it
+        assert await answer(socket, previous_response_id=one, store=False) == events(other)
+    (first, last) = await customer.events()
+    assert (parse_usd(first["charged_usd"]), first["estimated"], first["total_tokens"]) == (0, False, 0)
+    assert (parse_usd(last["charged_usd"]), last["estimated"]) == (COST, False)
+
+
+@stories
+async def what_a_preparation_reports_is_charged(make: Any, speaker: Speaker) -> None:
+    usage = {"input_tokens": 30, "output_tokens": 0, "total_tokens": 30}
+    speaker.says = lambda create: prepared(f"resp_{uuid4()}", usage=usage)
+    customer = await (await make()).customer()
+    async with connected(customer) as socket:
+        await answer(socket, generate=False)
+    assert (await the_event(customer))["input_tokens"] == 30
+    assert await spent_nano(customer) > 0
+
+
+@stories
+async def what_was_only_prepared_is_input_of_what_goes_on_from_it(make: Any, speaker: Speaker) -> None:
+    large = f"resp_{uuid4()}"
+    speaker.says = lambda create: prepared(large)
+    gateway = await make()
+    customer = await gateway.customer("0.001")
+    async with connected(customer) as socket:
+        long = "x" * 5_000
+        assert await answer(socket, generate=False, input=long) == prepared(large)
+        (refused,) = await answer(socket, previous_response_id=large, input=long)
+    assert refused["error"]["code"] == "billing_required"  # the two texts together
+
+
+@stories
+async def tools_of_an_earlier_message_are_granted_calls_where_it_is_gone_on_from(make: Any, speaker: Speaker) -> None:
+    made = f"resp_{uuid4()}_"
+    speaker.says = lambda create: events(f"{made}{len(speaker.got)}")
+    customer = await (await make()).customer()
+    tools = [{"type": "additional_tools", "tools": [{"type": "mcp", "server_label": "s", "server_url": "https://s"}]}]
+    async with connected(customer) as socket:
+        await answer(socket, store=False, input=[*tools, {"role": "user", "content": "Hi"}])
+        await answer(socket, store=False, previous_response_id=made + "1")
+        await answer(socket, store=False, previous_response_id=made + "2", max_tool_calls=3)
+        await answer(socket, store=False)
+    assert [each.get("max_tool_calls") for each in speaker.got] == [8, 8, 3, None]
 
 
 @stories

@@ -27,6 +27,9 @@ class EchoEvents:
     terminal_markers: Final = (b"farewell",)
     terminal_lines: Final = (b"event: farewell", b"event:farewell")
 
+    tool_call_marker: Final = b'"called"'
+    tool_call_pattern: Final = re.compile(rb'"called"\s*:\s*"')
+
     def __init__(self) -> None:
         self._spent: dict[str, int] = {}
 
@@ -70,6 +73,8 @@ class ArrayTap:
     @property
     def began_output(self) -> bool:
         return bool(self._pieces)
+
+    tool_calls: Final = 0
 
     @property
     def done(self) -> bool:

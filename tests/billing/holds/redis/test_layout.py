@@ -152,7 +152,7 @@ def test_the_layout_is_the_one_that_is_stored() -> None:
         "0d00000000000000"
     )  # fmt: skip
     assert KeyState(1, 2, 3, ()).pack().hex() == "0201000000020000000300000000"
-    assert (ITEM.size, ADMIT.size, SETTLE.size) == (31, 68, 24)
+    assert (ITEM.size, ADMIT.size, SETTLE.size) == (31, 69, 24)
     assert pack_tags([1, 2]).hex() == "020100000002000000"
 
 

@@ -375,9 +375,7 @@ def test_calls_and_tools_are_text() -> None:
         with_content({"type": "input_audio", "input_audio": {"url": "https://example.com/a.wav"}}),
         with_content({"type": "input_audio", "input_audio": {"data": "AAAA", "id": "audio-1"}}),
         chat(messages=[*SAY, {"role": "assistant", "audio": {"id": "audio-1"}}]),
-        chat(web_search_options={}),
-        chat(search_parameters={"mode": "on", "max_search_results": 3}),
-        chat(plugins=[{"id": "web"}]),
+        chat(plugins=[{"id": "file-parser"}]),
         chat(messages=[*SAY, {"role": "assistant", "images": [{"image_url": {"url": "u"}}]}]),
     ],
 )
@@ -464,3 +462,26 @@ def test_the_dialect_offers_all_of_it() -> None:
     assert reported is not None
     assert reported.usage.total_tokens == 3
     assert dialect.tap(b"text/event-stream", usage_added=True, include_cost=False).feed(b": hi\n\n") == b": hi\n\n"
+
+
+def test_granted_calls_are_written_where_the_provider_may_know_the_field() -> None:
+    body = chat(tools=[{"type": "web_search", "filters": {"a": 1.50}}], search_parameters={"mode": "on", "sources": []})
+    written = json.loads(rewrite(body, max_field="max_tokens", tool_calls=3))
+    assert written == {
+        **json.loads(body),
+        "max_tool_calls": 3,
+        "search_parameters": {"mode": "on", "sources": [], "max_search_results": 3},
+    }
+    assert b'{"a": 1.5}' in rewrite(body, max_field="max_tokens", tool_calls=3)
+    assert "max_tool_calls" not in json.loads(rewrite(body, tool_calls=3))  # OpenAI refuses it in chats
+    own = chat(max_tool_calls=2, search_parameters={"max_search_results": 1})
+    assert json.loads(rewrite(own, max_field="max_tokens", tool_calls=3)) == json.loads(own)
+    nothing = chat(max_tool_calls=None, search_parameters=None)
+    assert json.loads(rewrite(nothing, max_field="max_tokens", tool_calls=3))["max_tool_calls"] == 3
+
+
+def test_a_body_of_the_responses_api_is_told_where_to_go() -> None:
+    error = refused(CHAT, b'{"model":"m","input":"hi"}')
+    assert error.param == "messages"
+    assert "/v1/responses" in error.message
+    assert "/v1/responses" not in refused(CHAT, b'{"model":"m"}').message

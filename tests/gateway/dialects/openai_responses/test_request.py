@@ -6,10 +6,16 @@ from typing import Any
 import pytest
 
 from gateway.dialects.exceptions import BadRequest
-from gateway.dialects.facts import NO_PARTS, NO_WORK, ParsedRequest, Parts
+from gateway.dialects.facts import NO_PARTS, NO_WORK, ParsedRequest, Parts, Work
 from gateway.dialects.openai_responses.dialect import RESPONSES_CREATION, ResponsesDialect
 from gateway.dialects.openai_responses.input import input_texts, input_tokens
-from gateway.dialects.openai_responses.request import COMPACT, INPUT_TOKENS, RESPONSES, parse
+from gateway.dialects.openai_responses.request import (
+    CALLS_WITH_COMPACTION,
+    COMPACT,
+    INPUT_TOKENS,
+    RESPONSES,
+    parse,
+)
 from gateway.dialects.structure import StructureBounds
 
 BOUNDS = StructureBounds()
@@ -50,6 +56,22 @@ def test_a_plain_request() -> None:
         [{"type": "function_call", "id": "fc_1", "call_id": "c", "name": "f", "arguments": "{}"}],
         [{"type": "function_call_output", "call_id": "c", "output": "12"}],
         [{"type": "function_call_output", "call_id": "c", "output": [{"type": "input_text", "text": "12"}]}],
+        [{"type": "reasoning", "id": "rs_1", "summary": [], "encrypted_content": "gAAAA" + "x" * 400}],
+        [{"type": "reasoning", "id": "rs_1", "content": [{"type": "reasoning_text", "text": "Hm"}]}],
+        [{"type": "reasoning", "summary": [{"type": "summary_text", "text": "Hm"}]}],
+        [{"type": "compaction", "encrypted_content": "gAAAA" + "x" * 400}],
+        [{"type": "shell_call_output", "call_id": "c", "output": [{"stdout": "a", "outcome": {"type": "exit"}}]}],
+        [{"type": "function_call_output", "call_id": "c", "output": {"answer": 12}}],
+        [{"type": "tool_search_call", "call_id": "c", "execution": "client", "arguments": {"query": "q"}}],
+        [{"type": "tool_search_output", "call_id": "c", "tools": [FUNCTION]}],
+        [{"type": "additional_tools", "id": "at_1", "role": "developer", "tools": [FUNCTION]}],
+        [{"type": "mcp_list_tools", "server_label": "s", "tools": [{"name": "image_generation", "type": "mcp"}]}],
+        [{"type": "configuration_update", "reasoning": {"effort": "low"}}],
+        [{"type": "program", "id": "p", "call_id": "c", "code": "1", "fingerprint": "f"}],
+        [{"type": "agent_message", "content": [{"type": "encrypted_content", "encrypted_content": "gAAAAA"}]}],
+        [{"type": "whatever_comes_next", "call_id": "c", "text": "hello", "exit_code": 0}],
+        [{"type": "whatever_comes_next", "tools": "hammer", "note": "x"}],
+        [{"role": "user", "content": [{"type": "whatever_text", "text": "hello"}]}],
     ],
 )
 def test_items_that_stand_in_the_body(items: Any) -> None:
@@ -74,10 +96,19 @@ def test_images_and_files_are_counted() -> None:
     [
         part(type="input_audio", input_audio={"data": "AAAA", "format": "wav"}),
         part(type="input_file", file_url="https://example.com/a.pdf"),
-        part(type="input_dream", dream="x"),
+        part(type="input_video", dream="x"),
+        part(type="input_dream", dream_url="https://example.com/dream"),
+        part(type="input_dream", dream="data:image/png;base64,AAAA"),
         [{"type": "reasoning", "id": "rs_1", "summary": []}],
-        [{"type": "compaction", "encrypted_content": "gAAAA"}],
+        [{"type": "reasoning", "id": "rs_1", "summary": [{"text": "Hm"}], "content": [], "encrypted_content": None}],
+        [{"type": "reasoning", "encrypted_content": "806896f9-a0e7-497f-9645-51900b22342d-0"}],
+        [{"type": "image_generation_call", "id": "ig_1", "result": None}],
+        [{"type": "file_search_call", "id": "fs_1", "queries": ["q"]}],
         [{"type": "whatever_comes_next"}],
+        [{"type": "whatever_comes_next", "id": "item_1", "status": "completed"}],
+        [{"type": "whatever_comes_next", "snapshot_id": "s_1"}],
+        [{"type": "whatever_comes_next", "parts": [{"imageUrl": "https://example.com/a.png"}]}],
+        [{"type": "whatever_comes_next", "picture": {"type": "image", "data": "AAAA"}}],
     ],
 )
 def test_input_that_nothing_in_the_body_bounds(items: Any) -> None:
@@ -86,8 +117,9 @@ def test_input_that_nothing_in_the_body_bounds(items: Any) -> None:
 
 def test_uses_of_tools_are_bounded_by_the_request() -> None:
     assert read(tools=[FUNCTION, {"type": "custom", "name": "c"}, {"type": "apply_patch"}]).work is NO_WORK
-    work = read(tools=[SEARCH, FUNCTION], max_tool_calls=3).work
-    assert (work.uses, work.searches, work.outside) == (3, 3, True)
+    asked = read(tools=[SEARCH, FUNCTION], max_tool_calls=3)
+    assert asked.work == Work(uses=3, searches=3, bounded_tools=("web_search",))
+    assert not asked.unbounded_input  # what a call adds is of the work
     work = read(tools=[{"type": "mcp", "server_label": "s", "server_url": "https://s"}], max_tool_calls=2).work
     assert (work.uses, work.searches) == (2, 0)
     assert read(context_management=[{"type": "compaction", "compact_threshold": 1000}]).work.uses == 1
@@ -95,14 +127,32 @@ def test_uses_of_tools_are_bounded_by_the_request() -> None:
     assert (with_both.uses, with_both.searches) == (5, 2)
 
 
+def test_tools_without_a_bound_are_left_open() -> None:
+    assert read(tools=[SEARCH, FUNCTION]).work == Work(open_tools=("web_search",), open_searches=1)
+    work = read(tools=[{"type": "mcp", "server_label": "s"}, {"type": "tool_search"}, {"type": "time_travel"}]).work
+    assert work == Work(open_tools=("mcp", "tool_search", "time_travel"), unknown_tools=("time_travel",))
+    assert read(tools=[{"type": "time_travel"}], max_tool_calls=1).work.unknown_tools == ("time_travel",)
+    compacting = read(tools=[SEARCH], context_management=[{"type": "compaction"}]).work
+    assert (compacting.uses, compacting.most_calls) == (CALLS_WITH_COMPACTION + 1, CALLS_WITH_COMPACTION)
+    assert read(input=[{"role": "user", "content": "Hi"}, {"type": "compaction_trigger"}]).work.uses == 1
+    assert read(mcp_servers=[{"url": "u"}]).work.open_tools == ("mcp_servers",)
+
+
+def test_no_tool_runs_for_a_count_or_a_compaction() -> None:
+    for operation in (COMPACT, INPUT_TOKENS):
+        assert read(operation, tools=[SEARCH]).work is NO_WORK
+
+
 @pytest.mark.parametrize(
     ("fields", "param"),
     [
-        ({"tools": [SEARCH]}, "max_tool_calls"),
         ({"tools": [{"type": "image_generation"}], "max_tool_calls": 1}, "tools[0]"),
-        ({"tools": [{"type": "whatever"}], "max_tool_calls": 1}, "tools[0]"),
         ({"tools": [{"type": "shell", "environment": {"type": "container_auto"}}], "max_tool_calls": 1}, "tools[0]"),
-        ({"tools": [{"name": "x"}]}, "tools[0]"),
+        ({"tools": "web_search"}, "tools"),
+        ({"tools": [{"type": 7}]}, "tools[0].type"),
+        ({"tools": [{"type": "namespace", "name": "n", "tools": "web_search"}]}, "tools[0].tools"),
+        ({"input": [{"type": "additional_tools", "tools": {"type": "web_search"}}]}, "input[0].tools"),
+        ({"prompt_cache_options": {"prewarm": False, "Prewarm": True}}, "prompt_cache_options"),
         ({"tools": [{"type": "function", "Type": "web_search"}]}, "tools"),
         ({"prompt": {"id": "pmpt_1"}}, "prompt"),
         ({"multi_agent": {"max_concurrent_subagents": 3}, "max_tool_calls": 1}, "multi_agent"),
@@ -162,6 +212,11 @@ def test_only_what_metering_needs_is_rewritten() -> None:
         given, model="m", include_usage=True, max_output_tokens=20, max_field="max_output_tokens"
     )
     assert json.loads(rewritten) == {**json.loads(given), "model": "m", "max_output_tokens": 20}
+    granted = dialect.rewrite(given, **nothing, max_field="max_output_tokens", tool_calls=3)
+    assert json.loads(granted) == {**json.loads(given), "max_tool_calls": 3}
+    assert b'{"a": 1.5}' in granted
+    own = body(max_tool_calls=2)
+    assert json.loads(dialect.rewrite(own, **nothing, max_field="", tool_calls=3))["max_tool_calls"] == 2
     smaller = dialect.rewrite(
         body(max_output_tokens=16), model=None, include_usage=False, max_output_tokens=20, max_field="max_output_tokens"
     )
@@ -178,3 +233,33 @@ def test_texts_and_tokens_of_a_request() -> None:
     assert [each.kind for each in inline] == ["image"]
     assert 4 <= tokens < 40
     assert input_tokens(b"no json", len) == (7, [])
+
+
+def test_a_body_of_chat_completions_is_told_where_to_go() -> None:
+    with pytest.raises(BadRequest) as refused:
+        parse(RESPONSES, b'{"model":"m","messages":[]}', BOUNDS, RESPONSES_CREATION)
+    assert "/v1/chat/completions" in refused.value.message
+
+
+def test_a_request_to_fill_the_cache_is_held_for_its_input_on_a_socket() -> None:
+    for wish in ({"generate": False}, {"prompt_cache_options": {"prewarm": True}}):
+        given = body(**wish, tools=[SEARCH], max_output_tokens=99)
+        parsed = parse(RESPONSES, given, BOUNDS, RESPONSES_CREATION, on_socket=True)
+        assert (parsed.prepares, parsed.has_output, parsed.work is NO_WORK, parsed.max_fields) == (
+            True,
+            False,
+            True,
+            (),
+        )
+        assert parsed.input_bound_tokens == len(given)
+        over_http = parse(RESPONSES, given, BOUNDS, RESPONSES_CREATION)
+        assert (over_http.has_output, over_http.max_output_tokens) == (True, 99)
+        assert over_http.prepares is ("prompt_cache_options" in wish)
+    for no_wish in ({"generate": True}, {"generate": None}, {"prompt_cache_options": {"prewarm": False}}):
+        parsed = parse(RESPONSES, body(**no_wish), BOUNDS, RESPONSES_CREATION, on_socket=True)
+        assert (parsed.prepares, parsed.has_output) == (False, True)
+
+
+def test_encrypted_reasoning_is_counted_as_what_it_stands_for() -> None:
+    given = body(input=[{"type": "reasoning", "encrypted_content": "g" * 8000}])
+    assert 1000 < input_tokens(given, len)[0] < 1500
