@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from typing import TYPE_CHECKING, Final
 
+from gateway.dialects.betas import DEFAULT_BETAS, Betas
 from gateway.dialects.openai_responses.answer import ENDS
 from gateway.dialects.structure import StructureBounds
 from gateway.endpoints.response_sockets import ClientSocketRules
@@ -177,6 +178,7 @@ def proxy_rules(settings: Settings) -> ProxyRules:
         upload_timeout_s=defaults.upload_timeout_s,
         grace_s=settings.payment_grace_days * DAY_S,
         charge_expired=defaults.expired_hold == "input",
+        betas=Betas(DEFAULT_BETAS, settings.betas),
         refuse_unknown_tools=defaults.unknown_tools == "refuse",
     )
 

@@ -12,7 +12,7 @@ derived.py      settings that are read out of several variables, or that depend 
 models.py       metergate.yaml: models
 providers.py    metergate.yaml: providers, and what a kind fills in; targets.py  base URLs, keys and cool-down
 defaults.py     metergate.yaml: defaults; bounds.py  what each of them may be
-identity.py     metergate.yaml: identity; exports.py  metergate.yaml: exports
+identity.py     metergate.yaml: identity; exports.py  metergate.yaml: exports; betas.py  metergate.yaml: betas
 plans.py        plans.yaml into plans, metergate.yaml: payments; plan_follower.py  which content of plans.yaml is in
                 force for all gateways
 prices.py       prices.yaml into a price table; price_file.py follows the file while a gateway runs

@@ -7,13 +7,14 @@ here.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from billing.addresses import is_this_machine
 from billing.plans import Plan, upgrade_cycles
 from billing.price_table import METER_PROVIDER, PriceTable
+from gateway.config.betas import read_betas
 from gateway.config.defaults import Limits, read_defaults
 from gateway.config.environment import VARIABLES_OF, Environment, read_environment
 from gateway.config.exports import ExportConfig, read_exports
@@ -42,6 +43,7 @@ from gateway.config.problems import ConfigError, Problem, Problems
 from gateway.config.providers import ProviderConfig, read_providers
 from gateway.config.reader import Mode, Variable
 from gateway.config.secret import Secret
+from gateway.dialects.betas import BetaEffect
 
 if TYPE_CHECKING:
     from gateway.config.source import Value
@@ -60,7 +62,7 @@ __all__ = [
     "warnings",
 ]
 
-_MAIN_KEYS: Final = ("providers", "models", "defaults", "identity", "payments", "exports")
+_MAIN_KEYS: Final = ("providers", "models", "betas", "defaults", "identity", "payments", "exports")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -79,6 +81,7 @@ class Settings(Environment):
     identity: IdentityConfig
     payments: PaymentsConfig
     exports: tuple[ExportConfig, ...] = ()
+    betas: Mapping[str, Mapping[str, BetaEffect]] = field(default_factory=dict)
     notes: tuple[Problem, ...] = ()
 
 
@@ -104,6 +107,7 @@ def load_settings(environ: Mapping[str, str], *, mode: Mode = "serve", with_pric
     defaults_at: Value | None = None
     identity, payments = IdentityConfig(), PaymentsConfig()
     exports: tuple[ExportConfig, ...] = ()
+    betas: Mapping[str, Mapping[str, BetaEffect]] = {}
     model_names: tuple[str, ...] = ()
     if main is not None:
         section = main.section(_MAIN_KEYS, ("providers", "models"))
@@ -112,6 +116,7 @@ def load_settings(environ: Mapping[str, str], *, mode: Mode = "serve", with_pric
         identity = read_identity(section.present("identity"))
         payments = read_payments(section.present("payments"))
         exports = read_exports(section.present("exports"))
+        betas = read_betas(section.present("betas"))
         if providers_at is not None:
             providers = read_providers(providers_at)
         if models_at is not None:
@@ -144,6 +149,7 @@ def load_settings(environ: Mapping[str, str], *, mode: Mode = "serve", with_pric
         identity=identity,
         payments=payments,
         exports=exports,
+        betas=betas,
         notes=tuple(problems.notes),
     )
 

@@ -5,6 +5,7 @@ facts       what a dialect tells of a request and its answer; exceptions  what i
 registry    all dialects, and which of them a request speaks; paths that are refused by name, and why
 openai/     OpenAI's API: chats, completions, embeddings, moderations; openai_responses/  its Responses API
 anthropic/  Anthropic's; gemini/  Google's; rerank/  Cohere's, Voyage's and Jina's reranks
+betas       features that clients opt into by a header, and what they change of metering
 streaming   the tap on a stream of events: usage is seen, the end held back; events  as bytes
 output      what a model wrote, of any dialect: text, and inline data; shares  parts of what it counted
 passed      what passed of a stream, for what is asked of it in the end

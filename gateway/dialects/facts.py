@@ -157,7 +157,10 @@ class ParsedRequest(msgspec.Struct, frozen=True):
     tags.
 
     `unbounded_input` says that input stands outside the body (a file id): only the context window bounds it. What tools
-    at the provider add is not part of it, but of `work`.
+    at the provider add is not part of it, but of `work`. `context_window` is what a feature raises the model's to, 0
+    where none does.
+
+    `session` is the client's own name for the conversation that a request belongs to, None where it says none.
 
     `prepares`: the provider is asked to get ready for a later request and to write nothing, so that nothing but what it
     reports is charged.
@@ -185,6 +188,8 @@ class ParsedRequest(msgspec.Struct, frozen=True):
     model_in_body: bool = True
     reports_usage: bool = True
     prepares: bool = False
+    session: str | None = None
+    context_window: int = 0
 
     def bound_input_tokens(self, part_tokens: Mapping[str, int] | None) -> int | None:
         """Return an upper bound of the input's tokens, or None where only the model's context window is one.

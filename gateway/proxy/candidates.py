@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Final
 
 import msgspec
@@ -63,6 +63,14 @@ class Rates:
             minute=minute,
             prices_audio="audio_output" in row.per_million,
         )
+
+    def with_window(self, tokens: int) -> Rates:
+        """Return the same rates for a request whose context window is raised to so many tokens; rates are the dearest
+        of all tiers in any case."""
+        window = self.row.context_window
+        if window is None or window >= tokens:
+            return self
+        return replace(self, row=replace(self.row, context_window=tokens))
 
     def input_nano(self, tokens: int, markup_scaled: int, searches: int = 0) -> int:
         """Return an upper bound of what so much input costs, the price of the request itself and of so many searches

@@ -107,6 +107,7 @@ class Plain(msgspec.Struct, frozen=True, gc=False):
             or parsed.parts is not NO_PARTS
             or parsed.work is not NO_WORK
             or parsed.unbounded_input
+            or parsed.context_window
             or parsed.service_tier in DEARER_TIERS
             or (most is None and not self.own_output)
         ):
@@ -190,6 +191,7 @@ def _worst_case(
     rules: EstimateRules,
     counted: int | None,
 ) -> Need:
+    rates = rates.with_window(parsed.context_window)
     row, markup, choices = rates.row, markup_of(route, plan_markup_scaled), parsed.choices
     # What a request may bring must have a price, which may be zero: nothing is free because a row forgot it.
     if rates.input_unpriced and not parsed.work.search_units:

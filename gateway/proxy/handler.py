@@ -20,6 +20,7 @@ from billing.holds.hold import Hold
 from billing.ledger.debits import encode_debit
 from billing.logs import subject
 from gateway.auth import key_of
+from gateway.dialects.betas import NO_BETAS, Betas
 from gateway.dialects.exceptions import BadRequest
 from gateway.proxy.context import FEATURE, RequestContext
 from gateway.proxy.estimate import EstimateRules
@@ -59,6 +60,7 @@ class ProxyRules(IntakeRules):
     estimate: EstimateRules
     charge_expired: bool = False
     """Whether a hold whose gateway died is charged at the estimate of its input."""
+    betas: Betas = NO_BETAS
     refuse_unknown_tools: bool = False
 
 
@@ -96,7 +98,7 @@ class Proxy:
         self._links = links
         self._rules = rules
         self._metrics = metrics
-        preparation = Preparation(router, rules.estimate, bodies, tokenizer, clock)
+        preparation = Preparation(router, rules.estimate, bodies, tokenizer, clock, betas=rules.betas)
         self._prepare, self._need, self._count = preparation.context, preparation.need, preparation.counted
         self.bodies = bodies
         self._large_bytes = bodies.rules.large_bytes

@@ -14,6 +14,7 @@ import msgspec
 from multidict import istr
 
 from billing.holds.decision import Need, NeedTooLarge
+from gateway.dialects.betas import NO_BETAS
 from gateway.dialects.facts import NO_METADATA, NO_PARTS
 from gateway.proxy.attempts import first_choice
 from gateway.proxy.context import FEATURE, RequestContext, Terms, keep_terms, shown_id
@@ -27,6 +28,7 @@ from gateway.tokens import PIECE_CHARACTERS
 if TYPE_CHECKING:
     from billing.principals import Principal
     from gateway.dialects.base import Match
+    from gateway.dialects.betas import Betas
     from gateway.dialects.facts import ParsedRequest
     from gateway.proxy.candidates import Candidate, Destination, Route
     from gateway.proxy.estimate import EstimateRules
@@ -52,10 +54,18 @@ class Preparation:
     """Routes and estimates requests. `clock` is in Unix seconds."""
 
     def __init__(
-        self, router: Router, rules: EstimateRules, bodies: Bodies, tokenizer: Tokenizer, clock: Callable[[], float]
+        self,
+        router: Router,
+        rules: EstimateRules,
+        bodies: Bodies,
+        tokenizer: Tokenizer,
+        clock: Callable[[], float],
+        *,
+        betas: Betas = NO_BETAS,
     ) -> None:
         self._router = router
         self._rules = rules
+        self._betas = betas
         self._bodies = bodies
         self._tokenizer = tokenizer
         self._draw = random.random
@@ -73,6 +83,7 @@ class Preparation:
         """Return what is known of a request before it is held: its route, and the terms of its key there. Raises
         `Refuse`, `BadRequest`."""
         headers = exchange.headers
+        parsed = self._betas.applied(parsed, headers)
         named = read_tags(headers.getall(TAGS_HEADER)) if TAGS_HEADER in headers else NO_METADATA
         if not parsed.model:
             parsed = msgspec.structs.replace(parsed, model=self._rules.moderation_model)

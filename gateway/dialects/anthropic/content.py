@@ -1,7 +1,13 @@
 """Anthropic's format, the messages: which input is not text, which is not in the body, and what of it a model reads.
 
-Source: https://docs.anthropic.com/en/api/messages (`messages[].content[]`, `system`). A content block of a kind that is
-not known here is taken to bring input from outside the body: then the context window is the bound, never too little.
+Source: https://docs.anthropic.com/en/api/messages (`messages[].content[]`, `system`). What is in the body costs no more
+than its bytes, blocks of kinds that are not known here included. That holds for thinking, too, which a block has in
+full in its `signature` or `data`, encrypted: recorded answers have 0.24 tokens of thinking a byte of it at most (one of
+384 has 0.41), and requests that bring it back 0.21 tokens of input a byte. Pictures and documents are bounded by a
+price row's `part_tokens`; a source of another kind, and data or an address in a block of another kind, by the context
+window.
+
+A message may define tools, which count as those of the request do.
 
 What a model wrote is read here, too, in an event or a whole answer: any field of a content block or a delta is output
 but for those that name, sign or cite it (`_NO_OUTPUT`), and null. The results of tools that run at the provider are
@@ -9,7 +15,7 @@ input of the model's next turn, which usage counts.
 """
 
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, Final
 
 import msgspec
@@ -29,25 +35,25 @@ from gateway.dialects.fields import (
     wrong_type,
 )
 from gateway.dialects.output import Inline, Kind, Output, Piece, cut_output, cut_pieces, joined
-from gateway.dialects.structure import PLAIN_BYTES, StructureBounds, check_value, more_items, too_many
+from gateway.dialects.structure import ITEMS, PLAIN_BYTES, StructureBounds, check_value, more_items, too_many
 from gateway.tokens import TOKENS_PER_MESSAGE, TOKENS_PRIMING
 
 MESSAGES: Final = "messages"
 CONTENT: Final = "messages.content"
 _MESSAGE: Final = frozenset({"role", "content"})
-_BLOCK: Final = frozenset({"type", "source", "content", "text", "cache_control", "tool_changes"})
+_CHANGES: Final = ("tool", "tools", "tool_changes")
+"""Fields of a block that may define tools."""
+_BLOCK: Final = frozenset({"type", "source", "content", "text", "cache_control", "file_id", *_CHANGES})
 _SOURCE: Final = frozenset({"type", "data", "media_type", "url", "file_id", "content"})
-_IN_BODY: Final = frozenset(
+_RESULTS: Final = frozenset(
     {
-        *("text", "thinking", "redacted_thinking", "tool_use", "tool_result", "server_tool_use", "search_result"),
-        *("compaction", "mcp_tool_use", "mcp_tool_result", "tool_reference"),
-        *("web_search_tool_result", "code_execution_tool_result", "advisor_tool_result"),
-        *("bash_code_execution_tool_result", "text_editor_code_execution_tool_result", "tool_search_tool_result"),
+        *("web_search_tool_result", "code_execution_tool_result", "advisor_tool_result", "tool_search_tool_result"),
+        *("bash_code_execution_tool_result", "text_editor_code_execution_tool_result"),
     }
 )
-"""Kinds of blocks whose input is in the body, but for the blocks that they contain. What was fetched from the web is
-not among them: it may be a document, whose bytes bound nothing."""
-_TOOLS_CHANGED: Final = frozenset({"tool_addition", "inline_tools"})
+"""Results of tools that ran at the provider: text, and names of files that the model has made."""
+_DEFINITION: Final = "tool_definition"
+_REFERENCE: Final = "_reference"
 _STORED: Final = "file"
 _LEVEL: Final = 1
 _QUOTE, _LIST, _OBJECT = b'"[{'
@@ -60,17 +66,33 @@ _SETTINGS: Final = frozenset(
     }
 )
 _KINDS: Final[dict[str, Kind]] = {"image": "image", "document": "file"}
+_MEDIA: Final = _KINDS.keys()
+_TOOL: Final = frozenset({"type", "name", "max_uses", "max_tokens", "model", "definition", "tool"})
+_FIELDS: Final = msgspec.json.Decoder(dict[str, Raw])
+_NULL: Final = Raw(b"null")
+
+
+class Found(msgspec.Struct, frozen=True):
+    """What messages have beside text: parts, input outside the body, and tools that they define."""
+
+    parts: Parts = NO_PARTS
+    outside: bool = False
+    tools: tuple[dict[str, Raw], ...] = ()
+
+
+TEXT_ALONE: Final = Found()
 
 
 class _Count:
     """Input that is not text, as it is found. Raises `BadRequest` where there are too many blocks."""
 
-    __slots__ = ("blocks", "bounds", "files", "images", "inline_bytes", "outside")
+    __slots__ = ("blocks", "bounds", "files", "images", "inline_bytes", "outside", "tools")
 
     def __init__(self, bounds: StructureBounds) -> None:
         self.bounds = bounds
         self.blocks = self.images = self.files = self.inline_bytes = 0
         self.outside = False
+        self.tools: list[dict[str, Raw]] = []
 
     def read(self, content: Raw, param: str) -> None:
         """Count the blocks of one content, and of those within them."""
@@ -92,40 +114,58 @@ class _Count:
 
     def _block(self, block: dict[str, Raw], param: str) -> None:
         kind = _string(block.get("type"), f"{param}.type")
-        if kind in _TOOLS_CHANGED or not is_null(block.get("tool_changes")):
-            raise BadRequest("Tools can't be added within messages here: write all of them in 'tools'.", param)
+        if not is_null(block.get("file_id")):
+            raise _stored(param)
+        for name in _CHANGES:
+            if not is_null(block.get(name)):
+                self._changes(block[name], f"{param}.{name}")
         source = block.get("source")
+        if source is not None and first_byte(source) == _OBJECT:
+            self._source(read_object(source, f"{param}.source", _SOURCE), kind, f"{param}.source")
+        elif kind in _MEDIA:
+            self._media(kind)
+        nested = block.get("content")
+        if nested is not None and kind not in _RESULTS:
+            self.read(nested, param)
+
+    def _media(self, kind: str) -> None:
         if kind == "image":
             self.images += 1
-        elif kind == "document":
+        else:
             self.files += 1
-        elif kind == "container_upload":
+
+    def _source(self, source: dict[str, Raw], kind: str, param: str) -> None:
+        form = _string(source.get("type"), f"{param}.type")
+        if form == _STORED or not is_null(source.get("file_id")):
             raise _stored(param)
-        elif kind not in _IN_BODY:
-            self.outside = True
-        if source is not None and first_byte(source) == _OBJECT:
-            self._source(read_object(source, f"{param}.source", _SOURCE), f"{param}.source")
-        nested = block.get("content")
-        if nested is not None and kind not in ("text", "thinking"):
-            self._nested(nested, kind, param)
-
-    def _nested(self, content: Raw, kind: str, param: str) -> None:
-        """Look into nested blocks. Only what a client answers to its own tools, and documents, have blocks of pictures
-        and files."""
-        if kind in ("tool_result", "document", "mcp_tool_result"):
-            self.read(content, param)
-
-    def _source(self, source: dict[str, Raw], param: str) -> None:
-        kind = _string(source.get("type"), f"{param}.type")
-        data = source.get("data")
-        if kind == "base64" and data is not None and first_byte(data) == _QUOTE:
-            self.inline_bytes += len(data)
-        elif kind == "content" and "content" in source:
+        if form == "content" and "content" in source:
             self.read(source["content"], param)
-        elif kind == _STORED or "file_id" in source:
-            raise _stored(param)
-        elif kind not in ("base64", "url", "text"):
+        elif form == "text" and kind != "image":
+            return
+        elif form not in ("base64", "url") or kind not in _MEDIA:
             self.outside = True
+        else:
+            self._media(kind)
+            data = source.get("data")
+            if form == "base64" and data is not None and first_byte(data) == _QUOTE:
+                self.inline_bytes += len(data)
+
+    def _changes(self, raw: Raw, param: str) -> None:
+        """Keep the tools that a block defines. One that it only names stands in `tools`."""
+        if first_byte(raw) not in (_OBJECT, _LIST):
+            return
+        given = Raw(b"[" + bytes(raw) + b"]") if first_byte(raw) == _OBJECT else raw
+        changes = read_objects(given, param, _TOOL)
+        if changes is None:
+            raise wrong_type(param, "an array of objects")
+        for change in changes:
+            kind = "" if is_null(change.get("type")) else _string(change["type"], f"{param}.type")
+            if kind == _DEFINITION or "tool" in change:
+                self._changes(change.get("definition" if kind == _DEFINITION else "tool", _NULL), param)
+            elif not kind.endswith(_REFERENCE):
+                self.tools.append(change)
+                if len(self.tools) > self.bounds.tools:
+                    raise too_many("tools", self.bounds.tools, MESSAGES)
 
 
 def _stored(param: str) -> BadRequest:
@@ -133,8 +173,8 @@ def _stored(param: str) -> BadRequest:
     return BadRequest("Files that are kept at the provider can't be used here: send the data itself.", param)
 
 
-def count_parts(messages: Raw, system: Raw | None, bounds: StructureBounds) -> tuple[Parts, bool]:
-    """Return the parts that are not text in `messages` and `system`, and whether there is input outside the body.
+def look_into(messages: Raw, system: Raw | None, bounds: StructureBounds) -> Found:
+    """Return what `messages` and `system` have beside text.
 
     Raises `BadRequest` where they are of another type, where names are tricks, and where there are too many.
     """
@@ -149,11 +189,11 @@ def count_parts(messages: Raw, system: Raw | None, bounds: StructureBounds) -> t
         else:
             for shape in set(map(NAMES_BETWEEN.join, plain)):  # mostly they are alike
                 check_shape(shape, MESSAGES, _MESSAGE)
-            return NO_PARTS, False
+            return TEXT_ALONE
     return _look_into(messages, system, bounds)
 
 
-def _look_into(messages: Raw, system: Raw | None, bounds: StructureBounds) -> tuple[Parts, bool]:
+def _look_into(messages: Raw, system: Raw | None, bounds: StructureBounds) -> Found:
     check_value(messages, bounds, _LEVEL, MESSAGES)
     found = read_objects(messages, MESSAGES, _MESSAGE)
     if found is None:
@@ -165,15 +205,62 @@ def _look_into(messages: Raw, system: Raw | None, bounds: StructureBounds) -> tu
             raise wrong_type("system", "a string or an array of content blocks")
         count.read(system, "system")
     for message in found:
-        for name, value in message.items():
-            if name == "content":
-                if first_byte(value) not in (_QUOTE, _LIST):
-                    raise wrong_type(CONTENT, "a string or an array of content blocks")
-                count.read(value, CONTENT)
-            elif name != "role" and first_byte(value) in (_LIST, _OBJECT):
-                count.outside = True
+        content = message.get("content")
+        if content is None:
+            continue
+        if first_byte(content) not in (_QUOTE, _LIST):
+            raise wrong_type(CONTENT, "a string or an array of content blocks")
+        count.read(content, CONTENT)
     parts = Parts(images=count.images, files=count.files, inline_bytes=count.inline_bytes)
-    return (NO_PARTS if parts == NO_PARTS else parts), count.outside
+    return Found(NO_PARTS if parts == NO_PARTS else parts, count.outside, tuple(count.tools))
+
+
+def change_tools(messages: Raw, change: Callable[[Raw], Raw]) -> Raw:
+    """Return messages in which each tool that they define is what `change` makes of it; the same object where nothing
+    changes. For messages that `look_into` has accepted."""
+    return change_each(messages, lambda message: _changed_within(message, ("content",), change))
+
+
+def change_each(values: Raw, change: Callable[[Raw], Raw]) -> Raw:
+    """Return a list, or one object, of which each item is what `change` makes of it."""
+    if first_byte(values) == _OBJECT:
+        return change(values)
+    if first_byte(values) != _LIST:
+        return values
+    before = ITEMS.decode(values)
+    after = [change(each) for each in before]
+    same = all(old is new for old, new in zip(before, after, strict=True))
+    return values if same else Raw(msgspec.json.encode(after))
+
+
+def _changed_within(value: Raw, names: Iterable[str], change: Callable[[Raw], Raw]) -> Raw:
+    """Return a message or a block of which the contents and definitions in the fields of these names are changed."""
+    if first_byte(value) != _OBJECT:
+        return value
+    fields = _FIELDS.decode(value)
+    changed = {}
+    for name in names:
+        if name not in fields:
+            continue
+        if name in _CHANGES:
+            made = change_each(fields[name], lambda each: _changed_definition(each, change))
+        else:
+            made = change_each(fields[name], lambda each: _changed_within(each, (*_CHANGES, "content"), change))
+        if made is not fields[name]:
+            changed[name] = made
+    return Raw(msgspec.json.encode({**fields, **changed})) if changed else value
+
+
+def _changed_definition(value: Raw, change: Callable[[Raw], Raw]) -> Raw:
+    """Return what a block has in the place of a tool, where the tool that it defines is changed."""
+    if first_byte(value) != _OBJECT:
+        return value
+    fields = _FIELDS.decode(value)
+    name = next((each for each in ("definition", "tool") if each in fields), None)
+    if name is None:
+        return change(value)
+    made = change_each(fields[name], lambda each: _changed_definition(each, change))
+    return value if made is fields[name] else Raw(msgspec.json.encode({**fields, name: made}))
 
 
 def _string(raw: Raw | None, param: str) -> str:

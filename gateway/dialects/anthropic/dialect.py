@@ -7,6 +7,7 @@ holds for whatever the provider reads. `max_tokens` must be given, as Anthropic 
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping
 from typing import Any, Final
 
@@ -14,10 +15,18 @@ import msgspec
 from msgspec import Raw
 
 from billing.usage import MAX_COUNT
-from gateway.dialects.anthropic.content import MESSAGES, count_parts, input_tokens, output_of, output_of_part
+from gateway.dialects.anthropic.content import (
+    MESSAGES,
+    change_each,
+    change_tools,
+    input_tokens,
+    look_into,
+    output_of,
+    output_of_part,
+)
 from gateway.dialects.anthropic.envelopes import REQUEST_ID, error_body, error_headers
 from gateway.dialects.anthropic.usage import AnthropicEvents, counted_from_json, usage_from_json
-from gateway.dialects.anthropic.work import BETA, TOOL_SYSTEM_TOKENS, WORK_FIELDS, check_betas, read_work
+from gateway.dialects.anthropic.work import TOOL_SYSTEM_TOKENS, WORK_FIELDS, grant_uses, read_work
 from gateway.dialects.base import Endpoint, Head, Match
 from gateway.dialects.events import EVENT_STREAM
 from gateway.dialects.exceptions import BadRequest
@@ -54,7 +63,17 @@ _USUAL_FIELDS: Final = METERING_FIELDS | {
 """Names that need no second look; any other costs a case-folding."""
 _FIELD_LEVEL: Final = 1
 _USER: Final = frozenset({"user_id"})
+_FORMER_SESSION: Final = re.compile(r"user_[0-9a-f]+_account_[0-9a-f-]*_session_([0-9A-Za-z-]+)", re.ASCII)
 DEFAULT_BOUNDS: Final = StructureBounds()
+
+
+class _ClientOfSession(msgspec.Struct):
+    session_id: str
+    device_id: str | None = None
+    account_uuid: str | None = None
+
+
+_CLIENT_OF_SESSION: Final = msgspec.json.Decoder(_ClientOfSession)
 
 
 def parse(operation: str, body: bytes, bounds: StructureBounds = DEFAULT_BOUNDS) -> ParsedRequest:
@@ -71,11 +90,12 @@ def parse(operation: str, body: bytes, bounds: StructureBounds = DEFAULT_BOUNDS)
         raise BadRequest(f"Missing required parameter: '{MESSAGES}'.", MESSAGES)
     if first_byte(messages) != ord("["):
         raise wrong_type(MESSAGES, "an array of objects")
-    parts, outside = count_parts(messages, fields.get("system"), bounds)
-    asked = read_work(fields, bounds)
+    found = look_into(messages, fields.get("system"), bounds)
+    asked = read_work(fields, bounds, found.tools)
     writes = operation == MESSAGE
     most = _max_tokens(values, asked.max_output_tokens) if writes else None
     tier = values.get("service_tier")
+    end_user, session = _whose(fields.get("metadata"), bounds)
     schema_tokens = 0 if is_null(fields.get("output_config")) else TOOL_SYSTEM_TOKENS
     return ParsedRequest(
         operation=operation,
@@ -86,18 +106,21 @@ def parse(operation: str, body: bytes, bounds: StructureBounds = DEFAULT_BOUNDS)
         max_output_tokens=most,
         max_fields=() if most is None else (MAX_FIELD,),
         input_bound_tokens=len(body) + asked.prompt_tokens + schema_tokens,
-        end_user=_end_user(fields.get("metadata"), bounds),
+        end_user=end_user,
         service_tier=label(tier) if tier else None,
         has_output=writes,
-        parts=parts,
-        unbounded_input=outside or asked.work.outside,
+        parts=found.parts,
+        unbounded_input=found.outside or asked.work.outside,
         work=asked.work,
+        session=session,
     )
 
 
-def rewrite(body: bytes, *, model: str | None = None, max_output_tokens: int | None = None) -> bytes:
+def rewrite(
+    body: bytes, *, model: str | None = None, max_output_tokens: int | None = None, tool_calls: int | None = None
+) -> bytes:
     """Return the body for the provider; the same object where nothing changes. For bodies that `parse` has accepted."""
-    if model is None and max_output_tokens is None:
+    if model is None and max_output_tokens is None and tool_calls is None:
         return body
     fields: dict[str, Any] = dict(_FIELDS.decode(body))
     if model is not None:
@@ -105,7 +128,20 @@ def rewrite(body: bytes, *, model: str | None = None, max_output_tokens: int | N
     if max_output_tokens is not None:
         own = _INTEGER.decode(fields.get(MAX_FIELD, b"null"))
         fields[MAX_FIELD] = max_output_tokens if own is None else min(own, max_output_tokens)
+    if tool_calls is not None and not _grant(fields, tool_calls) and model is None and max_output_tokens is None:
+        return body
     return msgspec.json.encode(fields)
+
+
+def _grant(fields: dict[str, Any], calls: int) -> bool:
+    """Say how often the tools of a request may run that say nothing of it; return whether there are any."""
+    granted = False
+    for name, change in (("tools", change_each), (MESSAGES, change_tools)):
+        given = fields.get(name)
+        if given is not None and not is_null(given):
+            fields[name] = change(given, lambda tool: grant_uses(tool, calls))
+            granted = granted or fields[name] is not given
+    return granted
 
 
 class AnthropicDialect:
@@ -130,8 +166,6 @@ class AnthropicDialect:
 
     def parse(self, head: Head, body: bytes) -> ParsedRequest:
         """Return what metering needs of a request. Raises `BadRequest`."""
-        if BETA in head.headers:
-            check_betas(head.headers.getall(BETA))
         return parse(head.match.endpoint.operation, body, self._bounds)
 
     def texts(self, body: bytes) -> list[tuple[str, int]]:
@@ -163,7 +197,7 @@ class AnthropicDialect:
         tool_calls: int | None = None,
     ) -> bytes:
         """Return the body to send; the same object where nothing changes."""
-        return rewrite(body, model=model, max_output_tokens=max_output_tokens)
+        return rewrite(body, model=model, max_output_tokens=max_output_tokens, tool_calls=tool_calls)
 
     def usage_from_json(self, operation: str, body: bytes) -> Reported | None:
         """Return the usage of a whole answer; None where it reports none. Raises `GarbageAnswer`."""
@@ -212,15 +246,32 @@ def _max_tokens(values: Mapping[str, Any], of_fallbacks: int) -> int:
     return max(most, of_fallbacks)
 
 
-def _end_user(metadata: Raw | None, bounds: StructureBounds) -> str | None:
+def _whose(metadata: Raw | None, bounds: StructureBounds) -> tuple[str | None, str | None]:
+    """Return the end user and the session that `metadata.user_id` names, None each where it names none."""
     if metadata is None or is_null(metadata):
-        return None
+        return None, None
     check_value(metadata, bounds, _FIELD_LEVEL, "metadata")
     user = read_object(metadata, "metadata", _USER).get("user_id")
     if user is None or is_null(user):
-        return None
+        return None, None
     try:
         name = _STRING.decode(user)
     except msgspec.DecodeError as error:
         raise wrong_type("metadata.user_id", "a string") from error
-    return label(name) if name else None
+    if not name:
+        return None, None
+    session = _session(name)
+    return (None, label(session)) if session else (label(name), None)
+
+
+def _session(user_id: str) -> str | None:
+    """Return the session that Claude Code writes where others name a user, None where it is no text of Claude Code's:
+    `{"device_id":…,"account_uuid":…,"session_id":…}`, formerly `user_…_account_…_session_…`."""
+    if user_id.startswith("{"):
+        try:
+            said = _CLIENT_OF_SESSION.decode(user_id)
+        except (msgspec.DecodeError, RecursionError):
+            return None
+        return said.session_id if said.device_id is not None or said.account_uuid is not None else None
+    found = _FORMER_SESSION.fullmatch(user_id)
+    return found[1] if found else None

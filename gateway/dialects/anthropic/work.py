@@ -1,21 +1,21 @@
 """Anthropic's format, the work that a provider does beside one call of the model named. This file owns what bounds it.
 
-- Tools that run at the provider call the model again with what they found: (uses + 1) times the context window. A tool
-  that is charged or asked again without end says its `max_uses`; of the others one request makes at most `LOOP_TURNS`
-  turns (https://docs.anthropic.com/en/api/handling-stop-reasons, `pause_turn`). Tools of a type that is not known here
-  are refused.
+- Tools that run at the provider call the model again with what they found. A request says how often some of them may
+  run (`max_uses`); where it does not, the gateway grants a number of calls and writes it there. Of the others one
+  request makes at most `LOOP_TURNS` turns (https://docs.anthropic.com/en/api/handling-stop-reasons, `pause_turn`).
+- A tool of a type that is not known here is held like one that runs at the provider. Nothing is written into it: a
+  provider refuses a field that a tool does not have, and the tool may be the client's.
 - An advisor and a compaction are calls of their own, which `max_tokens` does not bound; of fallbacks each is one more
   answer. The models that they name need a price.
-- What is kept at the provider behind one key for all accounts (files, containers, threads) is refused, and so are
-  fields that leave the choice of a model or of who pays to the provider.
-- Features that are still tried out (`anthropic-beta`) may add any of this, so that those pass alone that are known.
+- What is kept at the provider behind one key for all accounts (files, containers, threads, skills) is refused, and so
+  are fields that leave the choice of a model or of who pays to the provider.
 
-Sources: https://docs.anthropic.com/en/api/messages, .../beta-headers, .../agents-and-tools/tool-use/overview.
+Sources: https://docs.anthropic.com/en/api/messages, .../agents-and-tools/tool-use/overview.
 """
 
 import re
 from collections.abc import Iterable, Mapping
-from typing import Final
+from typing import Any, Final
 
 import msgspec
 from msgspec import Raw
@@ -27,27 +27,22 @@ from gateway.dialects.fields import first_byte, is_null, read_object, read_objec
 from gateway.dialects.structure import StructureBounds, check_value, read_tool_objects, too_many
 from gateway.dialects.values import MAX_NAME_CHARS, short_text, whole
 
-BETA: Final = "anthropic-beta"
-BETAS: Final = frozenset(
-    {
-        *("prompt-caching", "extended-cache-ttl", "cache-diagnosis", "pdfs", "token-counting", "thinking-token-count"),
-        *("token-efficient-tools", "fine-grained-tool-streaming", "interleaved-thinking", "dev-full-thinking"),
-        *("thinking-display-updates", "effort", "structured-outputs", "task-budgets", "output-128k", "output-300k"),
-        *("max-tokens-3-5-sonnet", "model-context-window-exceeded", "context-management", "compact", "claude-code"),
-        *("computer-use", "code-execution", "web-search", "web-fetch", "search-results", "advanced-tool-use"),
-        *("tool-search-tool", "tool-examples", "mcp-client", "advisor-tool", "server-side-fallback", "fallback-credit"),
-        "fast-mode",
-    }
-)
-"""Features that change nothing of what a request costs, or nothing that is not bounded here; without their dates."""
 CLIENT_TOOLS: Final = frozenset({"custom", "bash", "text_editor", "computer", "memory"})
-CAPPED_TOOLS: Final = frozenset({"web_search", "web_fetch", "advisor"})
-"""Tools at the provider of which a request says how often."""
+SEARCH: Final = "web_search"
+ADVISOR: Final = "advisor"
+CAPPED_TOOLS: Final = frozenset({SEARCH, "web_fetch", ADVISOR})
+"""Tools at the provider that have a `max_uses`."""
+MCP_TOOLS: Final = "mcp_toolset"
 LOOP_TOOLS: Final = frozenset(
-    {"code_execution", "tool_search_tool", "tool_search_tool_bm25", "tool_search_tool_regex", "mcp_toolset"}
+    {"code_execution", "tool_search_tool", "tool_search_tool_bm25", "tool_search_tool_regex", MCP_TOOLS}
 )
+REFUSED_TOOLS: Final = frozenset({"agent_toolset"})
+"""Tools of agents that run at the provider, which a request does not bound."""
 LOOP_TURNS: Final = 10
-"""Turns that one request makes with tools at the provider before it pauses."""
+"""Turns that one request makes with tools at the provider before it pauses, whatever their number."""
+FURTHER_CALLS: Final = 1
+"""Calls that each open tool is granted where every one of them may bring a call of a model beside it: that of an
+advisor, or of a compaction before the next round. Each such call is held as a context window."""
 REFUSED_FIELDS: Final = frozenset(
     {
         *("billing_policy", "thread", "models", "plugins", "preset", "route", "agent", "agents", "multi_agent"),
@@ -62,13 +57,22 @@ TOOL_SYSTEM_TOKENS: Final = 1_024
 """More than the prompt that Anthropic puts before a request with tools or with a schema of its answer (346 tokens at
 most for tools), and more than what stands for one of its own tools that run at the client (at most 735):
 https://docs.anthropic.com/en/docs/agents-and-tools/tool-use/overview#pricing."""
+SERVER_TOOL_TOKENS: Final = 4_096
+"""More than what stands for a tool that runs at the provider: recorded requests with `web_search` that it did not use
+have 2,131 tokens beside their text, those with `tool_search_tool_bm25` 603."""
 MAX_FALLBACKS: Final = 16
 _DATE: Final = re.compile(r"[-_](?:\d{8}|\d{4}-\d{2}-\d{2})\Z", re.ASCII)
 _TOOL: Final = frozenset({"type", "name", "max_uses", "max_tokens", "model"})
 _FALLBACK: Final = frozenset({"model", "max_tokens", "output_config", "speed", "thinking"})
-_EDITS: Final = frozenset({"compact", "clear_tool_uses", "clear_thinking"})
+_NOT_IN_FALLBACK: Final = WORK_FIELDS - _FALLBACK
+_CLEARS: Final = "clear_"
+"""How edits begin that take something out of the context, which no model is asked for."""
+_ANTHROPICS_SKILL: Final = "anthropic"
 _STANDARD: Final = "standard"
 _LEVEL: Final = 1
+_OBJECT: Final = ord("{")
+_FIELDS: Final = msgspec.json.Decoder(dict[str, Raw])
+_TYPE: Final = msgspec.json.Decoder(str)
 
 
 class Asked(msgspec.Struct, frozen=True):
@@ -84,108 +88,165 @@ class Asked(msgspec.Struct, frozen=True):
 NOTHING: Final = Asked()
 
 
-def check_betas(values: Iterable[str]) -> None:
-    """Refuse features that are not known here; `values` are those of all `anthropic-beta` headers. Raises
+def read_work(fields: Mapping[str, Raw], bounds: StructureBounds, added: Iterable[Mapping[str, Raw]] = ()) -> Asked:
+    """Return the work that the fields of a request ask for; `added` are tools that its messages define. Raises
     `BadRequest`."""
-    for value in values:
-        for name in value.split(","):
-            beta = name.strip()
-            if beta and _DATE.sub("", beta) not in BETAS:
-                message = f"The beta '{beta[:MAX_NAME_CHARS]}' can't be metered here: leave it out of '{BETA}'."
-                raise BadRequest(message, BETA)
-
-
-def read_work(fields: Mapping[str, Raw], bounds: StructureBounds) -> Asked:
-    """Return the work that the fields of a request ask for. Raises `BadRequest`."""
     given = {name: raw for name, raw in fields.items() if name in WORK_FIELDS and not is_null(raw)}
-    if not given:
+    tools = _Tools()
+    for tool in added:
+        tools.read(tool, "messages.content.tool")
+    if not given and not tools.prompt_tokens:
         return NOTHING
     for name in sorted(REFUSED_FIELDS & given.keys()):
         raise BadRequest(f"'{name}' can't be metered here: leave it out.", name)
     for name, raw in given.items():
         check_value(raw, bounds, _LEVEL, name)
-    uses, searches, calls, models, prompt_tokens = _tools(given.get("tools"), bounds)
+    if "tools" in given:
+        for index, tool in enumerate(read_tool_objects(given["tools"], _TOOL, bounds)):
+            tools.read(tool, f"tools[{index}]")
     if "mcp_servers" in given and bytes(given["mcp_servers"]) != b"[]":
-        uses += LOOP_TURNS
-    outside = "container" in given
-    if outside:
-        _check_container(given["container"])
-    calls += _compactions(given, uses)
+        tools.read_loop(MCP_TOOLS)
+    outside = tools.outside
+    if "container" in given:
+        outside = _check_container(given["container"]) or outside
     further, most, fast = _fallbacks(given.get("fallbacks"), bounds)
     speed = short_text(given["speed"], "speed") if "speed" in given else _STANDARD
-    work = Work(
-        outside=outside or uses > 0,
-        uses=uses,
-        searches=searches,
-        models=tuple(dict.fromkeys((*models, *further))),
-        calls=calls,
-        fast=fast or speed != _STANDARD,
+    work = tools.work(compactions=_compactions(given), outside=outside, models=further, fast=fast or speed != _STANDARD)
+    return Asked(NO_WORK if work == NO_WORK else work, 1 + len(further), most, tools.prompt_tokens)
+
+
+class _Tools:
+    """The tools of a request, added up."""
+
+    __slots__ = (
+        "_advised",
+        "_bounded",
+        "_loops",
+        "_models",
+        "_open",
+        "_searches",
+        "_unknown",
+        "_uses",
+        "outside",
+        "prompt_tokens",
     )
-    return Asked(NO_WORK if work == NO_WORK else work, 1 + len(further), most, prompt_tokens)
 
+    def __init__(self) -> None:
+        self._uses = self._searches = self._advised = self.prompt_tokens = 0
+        self._open: list[str] = []
+        self._unknown: list[str] = []
+        self._bounded: list[str] = []
+        self._models: list[str] = []
+        self._loops = False
+        self.outside = False
 
-def _tools(raw: Raw | None, bounds: StructureBounds) -> tuple[int, int, int, list[str], int]:
-    """Return uses, searches, further calls, models that they name, and tokens of the provider's own prompt."""
-    if raw is None:
-        return 0, 0, 0, [], 0
-    tools = read_tool_objects(raw, _TOOL, bounds)
-    uses = searches = calls = 0
-    models = []
-    prompt_tokens = TOOL_SYSTEM_TOKENS if tools else 0
-    for index, tool in enumerate(tools):
-        param = f"tools[{index}]"
+    def read(self, tool: Mapping[str, Raw], param: str) -> None:
+        """Add one tool. Raises `BadRequest`."""
+        self.prompt_tokens = self.prompt_tokens or TOOL_SYSTEM_TOKENS
         dated = "custom" if is_null(tool.get("type")) else short_text(tool["type"], f"{param}.type")
         kind = _DATE.sub("", dated)
-        if kind in CAPPED_TOOLS:
-            times = _max_uses(tool, dated, param)
-            if kind == "advisor":
-                calls += times
-                models.append(short_text(tool.get("model"), f"{param}.model"))
-            else:
-                uses += times
-                searches += times if kind == "web_search" else 0
-        elif kind in LOOP_TOOLS:
-            uses += LOOP_TURNS
-        elif kind not in CLIENT_TOOLS:
+        if kind in CLIENT_TOOLS:
+            self.prompt_tokens += 0 if kind == "custom" else TOOL_SYSTEM_TOKENS
+            return
+        self.prompt_tokens += SERVER_TOOL_TOKENS
+        if kind in REFUSED_TOOLS:
             raise BadRequest(f"A tool of type '{dated}' can't be metered here: leave it out.", f"{param}.type")
-        elif kind != "custom":
-            prompt_tokens += TOOL_SYSTEM_TOKENS
-    return uses, searches, calls, models, prompt_tokens
+        if kind in LOOP_TOOLS:
+            self.read_loop(kind)
+        elif kind in CAPPED_TOOLS:
+            self._read_capped(kind, tool, param)
+        else:
+            self._open.append(kind)
+            self._unknown.append(kind)
 
+    def read_loop(self, kind: str) -> None:
+        """Add a tool whose turns the provider bounds. The definitions of tools that another server has are no part of
+        the body."""
+        self._loops = True
+        self._bounded.append(kind)
+        self.outside = self.outside or kind == MCP_TOOLS
 
-def _max_uses(tool: Mapping[str, Raw], kind: str, param: str) -> int:
-    """Return how often a tool may run: once at least, because a provider that does not know the field runs it."""
-    raw = tool.get("max_uses")
-    if raw is None or is_null(raw):
-        raise BadRequest(
-            f"The tool of type '{kind}' runs at the provider, and nothing bounds how often: set its 'max_uses'.", param
+    def _read_capped(self, kind: str, tool: Mapping[str, Raw], param: str) -> None:
+        if kind == ADVISOR:
+            self._models.append(short_text(tool.get("model"), f"{param}.model"))
+        raw = tool.get("max_uses")
+        if raw is None or is_null(raw):
+            self._open.append(kind)
+            return
+        times = max(1, whole(raw, f"{param}.max_uses", 0, MAX_COUNT))  # not every provider knows the field
+        self._uses += times
+        self._bounded.append(kind)
+        self._advised += times if kind == ADVISOR else 0
+        self._searches += times if kind == SEARCH else 0
+
+    def work(self, *, compactions: int, outside: bool, models: Iterable[str], fast: bool) -> Work:
+        """Return the work of all tools; `compactions` may come before each round, and `models` are further ones."""
+        uses = self._uses + (LOOP_TURNS if self._loops else 0)
+        advisors = self._open.count(ADVISOR)
+        most_calls = FURTHER_CALLS if self._open and (advisors or compactions) else None
+        rounds = 1 + uses + len(self._open) * (most_calls or 0)
+        return Work(
+            outside=outside,
+            uses=uses,
+            searches=self._searches,
+            models=tuple(dict.fromkeys((*self._models, *models))),
+            calls=self._advised + advisors * FURTHER_CALLS + compactions * rounds,
+            fast=fast,
+            open_tools=tuple(self._open),
+            unknown_tools=tuple(self._unknown),
+            calls_are_shared=not self._open,
+            open_searches=self._open.count(SEARCH),
+            most_calls=most_calls,
+            bounded_tools=tuple(dict.fromkeys(self._bounded)),
         )
-    return max(1, whole(raw, f"{param}.max_uses", 0, MAX_COUNT))
 
 
-def _check_container(raw: Raw) -> None:
-    """Refuse a container that is there already: it may be another account's."""
-    if first_byte(raw) != ord("{") or not is_null(read_object(raw, "container", frozenset({"id"})).get("id")):
+def grant_uses(tool: Raw, calls: int) -> Raw:
+    """Return a tool with so many uses, where it has a `max_uses` and does not say it; the same object otherwise. For
+    tools of bodies that `read_work` has accepted."""
+    if first_byte(tool) != _OBJECT:
+        return tool
+    fields: dict[str, Any] = dict(_FIELDS.decode(tool))
+    if is_null(fields.get("type")) or not is_null(fields.get("max_uses")):
+        return tool
+    if _DATE.sub("", _TYPE.decode(fields["type"])[:MAX_NAME_CHARS]) not in CAPPED_TOOLS:
+        return tool
+    return Raw(msgspec.json.encode({**fields, "max_uses": calls}))
+
+
+def _check_container(raw: Raw) -> bool:
+    """Return whether a container has something in it, which is no part of the body. Refuses one that is there already,
+    and what an account has stored to put into it: these may be another account's."""
+    fields = read_object(raw, "container", frozenset({"id", "skills"})) if first_byte(raw) == _OBJECT else None
+    if fields is None or not is_null(fields.get("id")):
         raise BadRequest("A container can't be used again here: leave its id out.", "container")
+    given = fields.get("skills")
+    if given is None or is_null(given):
+        return False
+    skills = read_objects(given, "container.skills", frozenset({"type", "skill_id"}))
+    if skills is None:
+        raise wrong_type("container.skills", "an array of objects")
+    for skill in skills:
+        if short_text(skill.get("type"), "container.skills.type") != _ANTHROPICS_SKILL:
+            message = "Skills that are kept at the provider can't be used here: take those of type 'anthropic'."
+            raise BadRequest(message, "container.skills")
+    return bool(skills)
 
 
-def _compactions(given: Mapping[str, Raw], uses: int) -> int:
-    """Return calls that may sum up the context: one before the answer, and one for each use of a tool."""
-    if "compaction" in given:
-        return 1 + uses
+def _compactions(given: Mapping[str, Raw]) -> int:
+    """Return calls that may sum up the context before each round. An edit that is not known here, and takes nothing
+    out by its name, may be one."""
+    compactions = 1 if "compaction" in given else 0
     if "context_management" not in given:
-        return 0
+        return compactions
     raw = read_object(given["context_management"], "context_management", frozenset({"edits"})).get("edits")
     if raw is None or is_null(raw):
-        return 0
+        return compactions
     edits = read_objects(raw, "context_management.edits", frozenset({"type"}))
     if edits is None:
         raise wrong_type("context_management.edits", "an array of objects")
-    kinds = [_DATE.sub("", short_text(edit.get("type"), "context_management.edits.type")) for edit in edits]
-    for kind in kinds:
-        if kind not in _EDITS:
-            raise BadRequest(f"The edit '{kind[:MAX_NAME_CHARS]}' can't be metered here.", "context_management.edits")
-    return (1 + uses) * kinds.count("compact")
+    kinds = [short_text(edit.get("type"), "context_management.edits.type") for edit in edits]
+    return compactions + sum(not kind.startswith(_CLEARS) for kind in kinds)
 
 
 def _fallbacks(raw: Raw | None, bounds: StructureBounds) -> tuple[list[str], int, bool]:
@@ -194,7 +255,7 @@ def _fallbacks(raw: Raw | None, bounds: StructureBounds) -> tuple[list[str], int
         return [], 0, False
     if first_byte(raw) != ord("["):
         raise BadRequest("This leaves the models to the provider: name them in a list of objects.", "fallbacks")
-    entries = read_objects(raw, "fallbacks", _FALLBACK)
+    entries = read_objects(raw, "fallbacks", _FALLBACK | _NOT_IN_FALLBACK)
     if entries is None:
         raise wrong_type("fallbacks", "an array of objects")
     if len(entries) > MAX_FALLBACKS:
@@ -202,8 +263,8 @@ def _fallbacks(raw: Raw | None, bounds: StructureBounds) -> tuple[list[str], int
     models, most, fast = [], 0, False
     for index, entry in enumerate(entries):
         param = f"fallbacks[{index}]"
-        if not entry.keys() <= _FALLBACK:
-            raise BadRequest(f"A fallback has no fields here but {', '.join(sorted(_FALLBACK))}.", param)
+        for name in sorted(_NOT_IN_FALLBACK & entry.keys()):
+            raise BadRequest(f"A fallback can't have its own '{name}' here: leave it out.", param)
         models.append(short_text(entry.get("model"), f"{param}.model"))
         if not is_null(entry.get("max_tokens")):
             most = max(most, whole(entry["max_tokens"], f"{param}.max_tokens", 0, MAX_COUNT))

@@ -131,7 +131,8 @@ class GeminiDialect:
         tool_calls: int | None = None,
     ) -> bytes:
         """Return the body to send: `model` replaces those names of a model that the body repeats; `max_output_tokens`
-        is sent where the client gave no smaller maximum. What is not on the way to these stays byte for byte."""
+        is sent where the client gave no smaller maximum. What is not on the way to these stays byte for byte. No
+        field says how often a tool of Google's may run, so that `tool_calls` changes nothing."""
         if model is None and max_output_tokens is None:
             return body
         fields: dict[str, Any] = dict(_FIELDS.decode(body))

@@ -6,7 +6,9 @@ Source: https://ai.google.dev/api/generate-content and .../embeddings. What a re
   it, measurements say that they are: a `thinkingBudget` that the client names is held beside it.
 - `googleSearch` is billed by the search. Models before Gemini 3 do one for an answer, later ones as many as they like:
   `SEARCHES` are held, and more is charged as it is reported.
-- `urlContext` and `codeExecution` bring what they find to the model: so many context windows more.
+- `urlContext` and `codeExecution` bring what they find to the model, so many times. No field of a request bounds a tool
+  of Google's; these numbers are Google's own.
+- A tool that is not known here is held by the calls that it is granted, which nothing tells Google.
 - Whatever is stored at Google (`cachedContent`, file stores) is shared by all who use the operator's key, and what runs
   there without a bound (`mcpServers`) or has no price here (`googleMaps`) can't be metered: refused.
 """
@@ -23,11 +25,11 @@ from msgspec import Raw
 from billing.usage import MAX_COUNT
 from gateway.dialects.exceptions import BadRequest
 from gateway.dialects.facts import NO_PARTS, NO_WORK, ParsedRequest, Parts, Work
-from gateway.dialects.fields import first_byte, top_level
+from gateway.dialects.fields import top_level
 from gateway.dialects.gemini.contents import CONTENTS, Counted, count_contents
 from gateway.dialects.gemini.names import COUNT, EMBED_BATCH, GENERATE, STREAM, Names, method_of, texts_or_one
 from gateway.dialects.structure import SHORT_VALUE_BYTES, StructureBounds, check_size, check_value, too_many
-from gateway.dialects.values import MAX_LABEL_CHARS, MAX_MODEL_CHARS, label, text, whole
+from gateway.dialects.values import MAX_LABEL_CHARS, MAX_MODEL_CHARS, MAX_NAME_CHARS, label, text, whole
 
 if TYPE_CHECKING:
     from gateway.dialects.base import Head
@@ -39,7 +41,7 @@ SEARCHES: Final = 16
 CODE_RUNS: Final = 5
 """How often a model may run code for one answer (https://ai.google.dev/gemini-api/docs/code-execution)."""
 PAGE_READS: Final = 1
-"""The pages of `urlContext` all stand in one further context."""
+"""The pages of `urlContext` are all read in one further round."""
 
 FIELDS: Final = Names(
     *("model", "contents", "systemInstruction", "tools", "toolConfig", "safetySettings", "generationConfig"),
@@ -56,16 +58,14 @@ _PLAIN_TOOLS: Final = frozenset({"functionDeclarations", "computerUse"})
 """Tools that run at the client."""
 _SEARCHING: Final = frozenset({"googleSearch", "googleSearchRetrieval", "enterpriseWebSearch"})
 _USES: Final = {"urlContext": PAGE_READS, "codeExecution": CODE_RUNS}
-_TOOL: Final = Names(
-    *(*_PLAIN_TOOLS, *_SEARCHING, *_USES),
-    *("googleMaps", "fileSearch", "mcpServers", "retrieval", "exaAiSearch", "parallelAiSearch"),
+_REFUSED: Final = frozenset(
+    {"googleMaps", "fileSearch", "mcpServers", "retrieval", "exaAiSearch", "parallelAiSearch"},
 )
+_TOOL: Final = Names(*_PLAIN_TOOLS, *_SEARCHING, *_USES, *_REFUSED)
 _ONE_SEARCH: Final = re.compile(r"(?:^|/)gemini-(?:1|2)\b")
 """Models that Google bills one search for, however many they do."""
-_OF_ONE_ANSWER: Final = FIELDS.spelled
 _OTHER_MODELS: Final = ("routingConfig", "modelConfig", "modelSelectionConfig")
 _FIELD_LEVEL: Final = 1
-_LIST, _OBJECT = b"[{"
 _TIER_PREFIX: Final = "service_tier_"
 
 
@@ -117,9 +117,6 @@ def _generation(
     config = CONFIG.read(fields["generationConfig"], "generationConfig") if "generationConfig" in fields else {}
     most, choices = _output(config)
     work = _work(model, fields.get("tools"), config, bounds)
-    # An unknown object may be input or work of a kind that does not exist yet.
-    unknown = any(first_byte(raw) in (_LIST, _OBJECT) for name, raw in fields.items() if name not in _OF_ONE_ANSWER)
-    outside = counted.outside or work.outside or unknown or "continuationToken" in fields
     return ParsedRequest(
         operation=operation,
         model=model,
@@ -133,7 +130,7 @@ def _generation(
         service_tier=_tier(fields["serviceTier"]) if "serviceTier" in fields else None,
         has_output=True,
         parts=counted.parts(),
-        unbounded_input=outside,
+        unbounded_input=counted.outside or "continuationToken" in fields,
         work=work,
     )
 
@@ -217,25 +214,28 @@ def _work(model: str, tools: Raw | None, config: Mapping[str, Raw], bounds: Stru
     if "responseModalities" in config:
         named = texts_or_one(config["responseModalities"], "generationConfig.responseModalities")
         audio = any(each.strip().lower() == "audio" for each in named)
-    uses = searches = 0
-    if tools is not None:
-        names = {name for tool in _TOOL.read_each(tools, "tools", bounds.tools) for name in tool}
-        for name in sorted(names - _PLAIN_TOOLS):
-            if name in _SEARCHING:
-                searches = 1 if _ONE_SEARCH.search(model) else SEARCHES
-            elif name in _USES:
-                uses += _USES[name]
-            else:
-                raise _unmetered(name)
-    if not uses and not searches and not audio:
-        return NO_WORK
-    return Work(outside=uses > 0, uses=uses, searches=searches, audio=audio)
+    if tools is None:
+        return Work(audio=True) if audio else NO_WORK
+    names = {name for tool in _TOOL.read_each(tools, "tools", bounds.tools) for name in tool}
+    for name in sorted(names & _REFUSED):
+        raise _unmetered(name)
+    used = sorted(names & _USES.keys())
+    searches = 1 if _ONE_SEARCH.search(model) else SEARCHES
+    unknown = tuple(sorted(each[:MAX_NAME_CHARS] for each in names - _TOOL.spelled))
+    work = Work(
+        uses=sum(_USES[name] for name in used),
+        searches=searches if names & _SEARCHING else 0,
+        audio=audio,
+        open_tools=unknown,
+        unknown_tools=unknown,
+        calls_are_shared=not unknown,
+        bounded_tools=tuple(used),
+    )
+    return NO_WORK if work == NO_WORK else work
 
 
 def _unmetered(name: str) -> BadRequest:
-    known = ", ".join(sorted({*_PLAIN_TOOLS, *_SEARCHING, *_USES}))
-    name = name[:MAX_LABEL_CHARS]
-    return BadRequest(f"The tool '{name}' can't be metered here: leave it out. Known are {known}.", "tools")
+    return BadRequest(f"The tool '{name}' can't be metered here: leave it out.", "tools")
 
 
 def _tier(raw: Raw) -> str | None:

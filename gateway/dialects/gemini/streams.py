@@ -14,6 +14,7 @@ when `MAX_UNREAD_BYTES` wait, so that no turn of the event loop has much of it t
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, Final
 
@@ -37,6 +38,8 @@ MAX_UNREAD_BYTES: Final = 64 << 10
 """The most that is kept of a stream before its usage is read."""
 _FIELDS: Final = msgspec.json.Decoder(dict[str, Raw])
 _USAGE: Final = "usageMetadata"
+_TOOL_CALL: Final = re.compile(rb'"(?:executableCode|toolCall)"\s*:\s*\{')
+"""Parts of an answer that say that a tool runs at the provider; within a text the quotes are escaped."""
 
 
 class GeminiTap(Passed):
@@ -58,6 +61,15 @@ class GeminiTap(Passed):
         self._held: list[Frame] = []
         self._held_bytes = 0  # but for the first
         self._ended = False
+        self._calls_counted = self._tool_calls = 0  # how many of what is kept were searched for calls of tools
+
+    @property
+    def tool_calls(self) -> int:
+        """Return how many calls of tools at the provider were told of. Counted when this is asked."""
+        new = self._kept[self._calls_counted :]
+        self._tool_calls += sum(len(_TOOL_CALL.findall(block)) for block in new)
+        self._calls_counted = len(self._kept)
+        return self._tool_calls
 
     @property
     def reported(self) -> Reported | None:

@@ -1,6 +1,7 @@
 """Anthropic's API through a whole gateway: served, metered, refused and streamed."""
 
 import json
+import re
 from collections.abc import Callable
 from dataclasses import replace
 from functools import cache
@@ -14,6 +15,7 @@ from gateway.config.providers import ProviderConfig
 from gateway.config.secret import Secret
 from gateway.config.settings import Settings
 from tests.gateway.conftest import Customer, Gateway, Handler, MakeGateway, chat
+from tests.gateway.dialects.agents.recorded import recorded
 from tests.gateway.dialects.anthropic.bodies import answer, event, message, stream
 from tests.support.answering import PROVIDER_KEY, Provider, saying, streaming
 from tests.support.answering import answer as chat_answer
@@ -167,12 +169,10 @@ async def refusals_are_in_anthropic_s_envelope(make_anthropic: Any) -> None:
     fault(await send(customer, path="/v1/messages/batches"), 404, "not_found_error", "not_found")
     billing = fault(await send(poor), 402, "billing_error", "billing_required")["billing"]
     assert "setup_url" in billing
-    fault(
-        await send(customer, headers={"anthropic-beta": "context-1m-2025-08-07"}),
-        400,
-        "invalid_request_error",
-        "invalid_request_error",
-    )
+    beta = {"anthropic-beta": "effort-2025-11-24,managed-agents-2026-04-01,dreaming-2026-04-21"}
+    error = fault(await send(customer, headers=beta), 400, "invalid_request_error", "invalid_request_error")
+    for name in ("managed-agents-2026-04-01", "dreaming-2026-04-21"):
+        assert re.search(f"capability_rejected: beta_header:{name}[^A-Za-z0-9_:.-]", error["message"])
     narrow = await gateway.customer("5.00", models=["gpt-4o-mini"])
     fault(await send(narrow), 403, "permission_error", "model_not_allowed")
     assert provider.sent == []
@@ -186,7 +186,7 @@ async def a_second_header_of_betas_is_read(make_anthropic: Any) -> None:
     headers = [
         ("x-api-key", customer.key),
         ("anthropic-beta", "pdfs-2024-09-25"),
-        ("Anthropic-Beta", "context-1m-2025-08-07"),
+        ("Anthropic-Beta", "managed-agents-2026-04-01"),
     ]
     fetched = await fetch(
         customer.gateway.session.post(customer.gateway.url + MESSAGES, data=message(), headers=headers)
@@ -245,10 +245,47 @@ async def searches_are_charged_and_held(make_anthropic: Any) -> None:
     search = {"type": "web_search_20250305", "name": "web_search", "max_uses": 3}
     used = {"input_tokens": 100, "output_tokens": 10, "server_tool_use": {"web_search_requests": 2}}
     gateway = await make_anthropic(Provider(saying(answer(usage=used))))
-    customer, poor = await gateway.customer("5.00"), await gateway.customer("0.50")
+    customer, poor = await gateway.customer("5.00"), await gateway.customer("0.10")
     assert (await send(customer, message(tools=[search]))).status == 200
     await the_event(customer, 100 * 1_000 + 10 * 5_000 + 2 * parse_usd("0.01"))
     fault(await send(poor, message(tools=[search])), 402, "billing_error", "billing_required")
+
+
+@stories
+async def searches_that_say_no_bound_get_one_and_the_client_is_told(make_anthropic: Any) -> None:
+    search = {"type": "web_search_20250305", "name": "web_search"}
+    used = {"input_tokens": 100, "output_tokens": 10, "server_tool_use": {"web_search_requests": 2}}
+    provider = Provider(saying(answer(usage=used)))
+    customer = await (await make_anthropic(provider)).customer("5.00")
+    unknown = {"type": "hologram_20300101", "name": "x"}
+    fetched = await send(customer, message(tools=[search, unknown]))
+    assert fetched.status == 200
+    granted = int(fetched.headers["x-metergate-granted-tool-calls"])
+    assert 1 <= granted <= 8
+    assert provider.sent[0].json["tools"] == [{**search, "max_uses": granted}, unknown]
+    await the_event(customer, 100 * 1_000 + 10 * 5_000 + 2 * parse_usd("0.01"))
+
+
+@stories
+async def a_larger_window_is_held_whole(make_anthropic: Any) -> None:
+    provider = Provider(saying(answer()))
+    gateway = await make_anthropic(provider)
+    customer, poor = await gateway.customer("20.00"), await gateway.customer("4.00")
+    body = message(model="claude-sonnet-4-5", messages=[{"role": "user", "content": "x" * 600_000}])
+    raised = {"anthropic-beta": "context-1m-2025-08-07"}
+    for who, headers, status in ((poor, {}, 200), (poor, raised, 402), (customer, raised, 200)):
+        assert (await send(who, body, headers=headers)).status == status
+    assert [sent.headers.get("anthropic-beta") for sent in provider.sent] == [None, "context-1m-2025-08-07"]
+
+
+@stories
+async def a_session_of_claude_code_is_served(make_anthropic: Any) -> None:
+    customer = await (await make_anthropic(Provider(streaming(*stream("Hello"))))).customer("5.00")
+    for asked in recorded("claude-code")[:4]:
+        headers = {name: value for name, value in asked.headers.items() if name not in ("authorization", "x-api-key")}
+        url = customer.gateway.url + asked.path
+        posted = customer.gateway.session.post(url, data=asked.body, headers={"x-api-key": customer.key, **headers})
+        assert (await fetch(posted)).status == 200
 
 
 @stories

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from gateway.dialects.anthropic.dialect import COUNT, MESSAGE, AnthropicDialect, parse, rewrite
-from gateway.dialects.anthropic.work import LOOP_TURNS, TOOL_SYSTEM_TOKENS, check_betas
+from gateway.dialects.anthropic.work import FURTHER_CALLS, LOOP_TURNS, SERVER_TOOL_TOKENS, TOOL_SYSTEM_TOKENS
 from gateway.dialects.exceptions import BadRequest
 from gateway.dialects.facts import NO_PARTS, NO_WORK
 from tests.gateway.dialects.anthropic.bodies import SAY, message
@@ -62,6 +62,30 @@ def test_counting_needs_no_maximum_and_writes_nothing() -> None:
     assert (parsed.has_output, parsed.max_output_tokens) == (False, None)
 
 
+SESSION = "91b9bf42-c0f9-4e34-82aa-86f9981e11de"
+
+
+@pytest.mark.parametrize(
+    ("user_id", "end_user", "session"),
+    [
+        ("user-7", "user-7", None),
+        ("user_7_account_b", "user_7_account_b", None),
+        (json.dumps({"device_id": "ab12", "account_uuid": "", "session_id": SESSION}), None, SESSION),
+        (json.dumps({"device_id": "ab12", "session_id": SESSION, "new": [1]}), None, SESSION),
+        (f"user_{'0f' * 32}_account__session_{SESSION}", None, SESSION),
+        (f"user_{'0f' * 32}_account_{SESSION}_session_{SESSION}", None, SESSION),
+        ('{"session_id": "of an app of its own"}', '{"session_id": "of an app of its own"}', None),
+        ('{"device_id": "ab12", "session_id": 5}', '{"device_id": "ab12", "session_id": 5}', None),
+        ("{", "{", None),
+        ('{"device_id": "a", "session_id": "' + "x" * 999 + '"}', None, "x" * 256),
+        ("", None, None),
+    ],
+)
+def test_a_session_of_claude_code_is_no_user(user_id: str, end_user: str | None, session: str | None) -> None:
+    parsed = parse(MESSAGE, message(metadata={"user_id": user_id}))
+    assert (parsed.end_user, parsed.session) == (end_user, session)
+
+
 @pytest.mark.parametrize(
     ("body", "param"),
     [
@@ -114,17 +138,56 @@ def test_pictures_within_other_blocks_count(block: Any) -> None:
     assert parse(MESSAGE, message(messages=content(block))).parts.images == 1
 
 
-def test_blocks_that_nobody_knows_are_bounded_by_the_window() -> None:
-    assert parse(MESSAGE, message(messages=content({"type": "hologram", "id": "h1"}))).unbounded_input
-    source = {"type": "warehouse", "name": "x"}
-    assert parse(MESSAGE, message(messages=content({"type": "image", "source": source}))).unbounded_input
+def system(*blocks: Any, **fields: Any) -> list[Any]:
+    return [*SAY, {"role": "system", "content": list(blocks), **fields}]
+
+
+def defined(tool: Any) -> dict[str, Any]:
+    return {"type": "tool_addition", "tool": {"type": "tool_definition", "definition": tool}}
+
+
+REFERENCE = {"type": "tool_addition", "tool": {"type": "tool_reference", "name": "Read"}}
+
+
+@pytest.mark.parametrize(
+    "messages",
+    [
+        content({"type": "thinking", "thinking": "", "signature": "QUJD" * 5_000}),
+        content({"type": "redacted_thinking", "data": "QUJD" * 5_000}),
+        content({"type": "hologram", "id": "h1", "light": {"colour": [1, 2]}}),
+        content({"type": "hologram", "content": [{"type": "new", "content": {"type": "newer"}}]}),
+        content({"type": "document", "source": {"type": "text", "media_type": "text/plain", "data": "a" * 999}}),
+        content({"type": "search_result", "source": "https://a.b", "title": "t", "content": []}),
+        content({"type": "web_fetch_tool_result", "content": {"type": "web_fetch_tool_error", "error_code": "x"}}),
+        content({"type": "code_execution_tool_result", "content": {"content": [{"type": "f", "file_id": "file_1"}]}}),
+        content({"type": "compaction", "content": "Short.", "encrypted_content": "QUJD" * 999}),
+        content({"type": "fallback", "from": {"model": "a"}, "to": {"model": "b"}, "trigger": None}),
+        content({"type": "mid_conv_system", "content": [{"type": "text", "text": "a"}, REFERENCE]}),
+        system({"type": "text", "text": "a", "cache_control": {"type": "ephemeral"}}, output_config={"effort": "low"}),
+        system(REFERENCE, {"type": "tool_removal", "tool": {"type": "mcp_toolset_reference", "server_name": "s"}}),
+        system({"type": "tool_addition", "tool_reference": {"type": "tool_reference", "tool_name": "Read"}}),
+    ],
+)
+def test_what_is_in_the_body_is_bounded_by_its_bytes(messages: Any) -> None:
+    body = message(messages=messages)
+    parsed = parse(MESSAGE, body)
+    assert (parsed.parts, parsed.work, parsed.bound_input_tokens(None)) == (NO_PARTS, NO_WORK, len(body))
+
+
+@pytest.mark.parametrize("source", [{"type": "base64", "data": "AAAA"}, {"type": "url", "url": "https://a.b"}])
+def test_media_that_nobody_knows_are_bounded_by_the_window(source: Any) -> None:
+    assert parse(MESSAGE, message(messages=content({"type": "hologram", "source": source}))).unbounded_input
+    warehouse = {"type": "image", "source": {"type": "warehouse", "name": "x"}}
+    assert parse(MESSAGE, message(messages=content(warehouse))).unbounded_input
+
+
+def test_a_document_that_was_fetched_is_a_document() -> None:
     fetched = {
         "type": "web_fetch_tool_result",
         "tool_use_id": "t",
         "content": {"type": "web_fetch_result", "content": PAGE},
     }
-    assert parse(MESSAGE, message(messages=content(fetched))).unbounded_input
-    assert not parse(MESSAGE, message(messages=content({"type": "thinking", "thinking": "a"}))).unbounded_input
+    assert parse(MESSAGE, message(messages=content(fetched))).parts.files == 1
 
 
 @pytest.mark.parametrize(
@@ -132,8 +195,10 @@ def test_blocks_that_nobody_knows_are_bounded_by_the_window() -> None:
     [
         {"messages": content({"type": "image", "source": {"type": "file", "file_id": "file_1"}})},
         {"messages": content({"type": "container_upload", "file_id": "file_1"})},
-        {"messages": content({"type": "tool_addition", "tool": SEARCH})},
-        {"messages": content({"type": "compaction", "content": "x", "tool_changes": [SEARCH]})},
+        {"messages": content({"type": "hologram", "file_id": "file_1"})},
+        {"messages": system(defined({"type": "agent_toolset_20260401"}))},
+        {"tools": [{"type": "agent_toolset_20260401"}]},
+        {"container": {"skills": [{"type": "custom", "skill_id": "skill_1"}]}},
         {"container": "container_1"},
         {"container": {"id": "container_1"}},
         {"thread": {"id": "t"}},
@@ -141,24 +206,30 @@ def test_blocks_that_nobody_knows_are_bounded_by_the_window() -> None:
         {"models": ["other"]},
         {"fallbacks": "default"},
         {"fallbacks": [{"model": "x", "tools": []}]},
-        {"tools": [SEARCH]},
-        {"tools": [{"type": "web_fetch_20250910", "name": "web_fetch"}]},
-        {"tools": [{"type": "advisor_20260301", "name": "advisor", "model": "x"}]},
         {"tools": [{"type": "advisor_20260301", "name": "advisor", "max_uses": 1}]},
-        {"tools": [{"type": "time_travel_20300101", "name": "x"}]},
         {"tools": {"type": "custom"}},
         {"tools": [{**SEARCH, "max_uses": "5"}]},
         {"tools": [{**SEARCH, "maxUses": 5}]},
-        {"context_management": {"edits": [{"type": "expand_20300101"}]}},
     ],
 )
 def test_what_has_no_bound_or_is_kept_elsewhere_is_refused(fields: dict[str, Any]) -> None:
     refused(message(**fields))
 
 
-def test_searches_are_counted_and_bounded_by_the_window() -> None:
+def test_searches_are_counted() -> None:
     work = parse(MESSAGE, message(tools=[{**SEARCH, "max_uses": 5}, {"name": "mine", "input_schema": {}}])).work
-    assert (work.uses, work.searches, work.outside) == (5, 5, True)
+    assert (work.uses, work.searches, work.bounded_tools, work.outside) == (5, 5, ("web_search",), False)
+    assert (work.open_tools, work.open_searches) == ((), 0)
+
+
+def test_tools_that_say_no_bound_are_left_open() -> None:
+    tools = [SEARCH, {"type": "web_fetch_20250910", "name": "f", "max_uses": None}, {"type": "time_travel_20300101"}]
+    parsed = parse(MESSAGE, message(tools=tools))
+    work = parsed.work
+    assert work.open_tools == ("web_search", "web_fetch", "time_travel")
+    assert (work.unknown_tools, work.open_searches, work.calls_are_shared) == (("time_travel",), 1, False)
+    assert (work.uses, work.searches, work.most_calls, parsed.unbounded_input) == (0, 0, None, False)
+    assert parsed.input_bound_tokens == len(message(tools=tools)) + TOOL_SYSTEM_TOKENS + 3 * SERVER_TOOL_TOKENS
 
 
 @pytest.mark.parametrize(
@@ -167,11 +238,16 @@ def test_searches_are_counted_and_bounded_by_the_window() -> None:
         {"tools": [{"type": "code_execution_20250825", "name": "code_execution"}]},
         {"tools": [{"type": "tool_search_tool_bm25_20251119", "name": "tool_search"}]},
         {"mcp_servers": [{"type": "url", "url": "https://example.com", "name": "x"}]},
+        {
+            "tools": [{"type": "mcp_toolset", "mcp_server_name": "x"}, {"type": "code_execution_20250825"}],
+            "mcp_servers": [{"type": "url", "url": "https://example.com", "name": "x"}],
+        },
     ],
 )
 def test_a_loop_at_the_provider_has_so_many_turns(fields: dict[str, Any]) -> None:
     parsed = parse(MESSAGE, message(**fields))
-    assert (parsed.work.uses, parsed.unbounded_input) == (LOOP_TURNS, True)
+    has_servers = "mcp_servers" in fields  # whose tools' definitions are no part of the body
+    assert (parsed.work.uses, parsed.unbounded_input) == (LOOP_TURNS, has_servers)
 
 
 def test_the_provider_s_own_prompt_for_tools_is_bounded() -> None:
@@ -187,7 +263,11 @@ def test_the_provider_s_own_prompt_for_tools_is_bounded() -> None:
 def test_other_models_are_named_and_bounded() -> None:
     advisor = {"type": "advisor_20260301", "name": "advisor", "model": "claude-opus-5", "max_uses": 2}
     work = parse(MESSAGE, message(tools=[advisor])).work
-    assert (work.models, work.calls) == (("claude-opus-5",), 2)
+    assert (work.models, work.calls, work.uses, work.open_tools) == (("claude-opus-5",), 2, 2, ())
+    del advisor["max_uses"]
+    work = parse(MESSAGE, message(tools=[advisor, SEARCH])).work
+    assert (work.models, work.open_tools) == (("claude-opus-5",), ("advisor", "web_search"))
+    assert (work.calls, work.most_calls) == (FURTHER_CALLS, FURTHER_CALLS)
     parsed = parse(MESSAGE, message(fallbacks=[{"model": "a", "max_tokens": 500}, {"model": "b", "speed": "fast"}]))
     assert (parsed.work.models, parsed.choices, parsed.max_output_tokens) == (("a", "b"), 3, 500)
     assert parsed.work.fast
@@ -195,16 +275,47 @@ def test_other_models_are_named_and_bounded() -> None:
 
 def test_compaction_is_a_call_of_its_own_and_speed_a_dearer_one() -> None:
     assert parse(MESSAGE, message(context_management={"edits": [{"type": "compact_20260112"}]})).work.calls == 1
-    assert parse(MESSAGE, message(context_management={"edits": [{"type": "clear_tool_uses_20250919"}]})).work is NO_WORK
+    assert parse(MESSAGE, message(context_management={"edits": [{"type": "expand_20300101"}]})).work.calls == 1
+    for cleared in ("clear_tool_uses_20250919", "clear_thinking_20251015", "clear_dreams_20300101"):
+        assert parse(MESSAGE, message(context_management={"edits": [{"type": cleared}]})).work is NO_WORK
+    work = parse(MESSAGE, message(context_management={"edits": [{"type": "compact_20260112"}]}, tools=[SEARCH])).work
+    assert (work.calls, work.most_calls) == (1 + FURTHER_CALLS, FURTHER_CALLS)
     assert parse(MESSAGE, message(speed="fast")).work.fast
     assert parse(MESSAGE, message(speed="standard")).work is NO_WORK
 
 
-def test_features_that_are_tried_out_pass_where_they_are_known() -> None:
-    check_betas(["claude-code-20250219,interleaved-thinking-2025-05-14, ", "fast-mode-2026-02-01"])
-    for unknown in ("context-1m-2025-08-07", "message-threads-2026-08-12", "inline-tools-2026-09-15"):
-        with pytest.raises(BadRequest, match=unknown):
-            check_betas(["pdfs-2024-09-25", f"compact-2026-01-12,{unknown}"])
+def test_tools_that_messages_define_count_as_those_of_the_request() -> None:
+    added = {"type": "tool_addition", "tool": SEARCH}
+    for block in (defined(SEARCH), added, {"type": "x", "tools": [SEARCH]}, {"type": "x", "tool_changes": [added]}):
+        for messages in (system(block), content({"type": "tool_result", "content": [block]})):
+            work = parse(MESSAGE, message(messages=messages)).work
+            assert (work.open_tools, work.open_searches) == (("web_search",), 1)
+    mine = message(messages=system(defined({"name": "mine", "input_schema": {}})))
+    assert parse(MESSAGE, mine).work is NO_WORK
+    assert parse(MESSAGE, mine).input_bound_tokens == len(mine) + TOOL_SYSTEM_TOKENS
+
+
+def test_granted_calls_are_written_into_each_tool_that_says_none() -> None:
+    advisor = {"type": "advisor_20260301", "name": "advisor", "model": "x", "max_uses": None}
+    others = [
+        {"name": "mine", "input_schema": {"n": 1.50}},
+        {**SEARCH, "max_uses": 2},
+        {"type": "code_execution_20250825", "name": "code_execution"},
+        {"type": "time_travel_20300101", "name": "x"},
+        {"type": "custom", "name": "web_search"},
+    ]
+    messages = [*content({"type": "text", "text": "a"}), *system(defined(SEARCH), REFERENCE, defined(others[0]))[1:]]
+    body = message(tools=[*others, SEARCH, advisor], messages=messages)
+    sent = json.loads(rewrite(body, tool_calls=3))
+    assert sent["tools"] == [*others, {**SEARCH, "max_uses": 3}, {**advisor, "max_uses": 3}]
+    assert sent["messages"][1]["content"] == [defined({**SEARCH, "max_uses": 3}), REFERENCE, defined(others[0])]
+    assert {**sent, "tools": 0, "messages": 0} == {**json.loads(body), "tools": 0, "messages": 0}
+    assert b'{"name": "mine", "input_schema": {"n": 1.5}}' in rewrite(body, tool_calls=3)  # spaces within stay
+
+
+def test_a_body_without_such_tools_is_sent_as_it_is() -> None:
+    for body in (message(), message(tools=[{"type": "time_travel_20300101"}], messages=system(REFERENCE))):
+        assert rewrite(body, tool_calls=3) is body
 
 
 def test_what_is_rewritten() -> None:

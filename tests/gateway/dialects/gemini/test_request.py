@@ -45,6 +45,11 @@ def test_a_plain_request() -> None:
         asked(labels={"a": "b"}, anything="else"),
         with_part(functionCall={"name": "f", "args": {"a": 1}}, thoughtSignature="abc"),
         with_part(functionResponse={"name": "f", "response": {"a": 1}}),
+        with_part(thought=True, thoughtSignature=DATA),
+        with_part(somethingNew={"a": 1}),
+        with_part(somethingNew="text"),
+        asked(contents=[{"role": "user", "parts": [{"text": "a"}], "new": {"a": [1]}}]),
+        asked(newSettings={"a": 1}, newList=[{"b": 2}]),
     ],
 )
 def test_what_is_in_the_body_is_bounded_by_it(body: object) -> None:
@@ -153,7 +158,8 @@ def test_inline_data_is_counted(part: dict[str, Any], parts: Parts) -> None:
         {"inlineData": {"mimeType": "strange", "data": DATA}},
         {"fileData": {"fileUri": "https://www.youtube.com/watch?v=1", "mimeType": "video/mp4"}},
         {"file_data": {"file_uri": "https://example.com/a.pdf"}},
-        {"somethingNew": {"a": 1}},
+        {"somethingNew": {"uri": "https://example.com"}},
+        {"somethingNew": {"data": DATA}},
     ],
 )
 def test_what_its_bytes_do_not_bound_is_bounded_by_the_context_window(part: dict[str, Any]) -> None:
@@ -181,8 +187,7 @@ def test_what_is_stored_at_the_provider_is_refused(uri: object) -> None:
     refused(with_part(fileData={"fileUri": uri}))
 
 
-def test_an_unknown_object_is_bounded_by_the_context_window() -> None:
-    assert parsed(asked(newInput={"a": 1})).unbounded_input
+def test_what_goes_on_elsewhere_is_bounded_by_the_context_window() -> None:
     assert parsed(asked(continuationToken="abc")).unbounded_input
 
 
@@ -191,9 +196,22 @@ def test_an_unknown_object_is_bounded_by_the_context_window() -> None:
     [
         ([{"googleSearch": {}}], Work(searches=1)),
         ([{"google_search_retrieval": {"dynamicRetrievalConfig": {}}}], Work(searches=1)),
-        ([{"urlContext": {}}], Work(outside=True, uses=1)),
-        ([{"codeExecution": {}}, {"functionDeclarations": []}], Work(outside=True, uses=5)),
-        ({"url_context": {}, "googleSearch": {}, "codeExecution": {}}, Work(outside=True, uses=6, searches=1)),
+        ([{"urlContext": {}}], Work(uses=1, bounded_tools=("urlContext",))),
+        ([{"codeExecution": {}}, {"functionDeclarations": []}], Work(uses=5, bounded_tools=("codeExecution",))),
+        (
+            {"url_context": {}, "googleSearch": {}, "codeExecution": {}},
+            Work(uses=6, searches=1, bounded_tools=("codeExecution", "urlContext")),
+        ),
+        (
+            [{"timeTravel": {}, "urlContext": {}}, {"newTool": {"a": 1}}],
+            Work(
+                uses=1,
+                open_tools=("newTool", "timeTravel"),
+                unknown_tools=("newTool", "timeTravel"),
+                calls_are_shared=False,
+                bounded_tools=("urlContext",),
+            ),
+        ),
         ([{"computerUse": {}}], NO_WORK),
         ([], NO_WORK),
     ],
@@ -208,7 +226,17 @@ def test_later_models_may_search_often() -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["fileSearch", "file_search", "mcpServers", "retrieval", "googleMaps", "newTool", "GoogleSearch"]
+    "name",
+    [
+        "fileSearch",
+        "file_search",
+        "mcpServers",
+        "retrieval",
+        "googleMaps",
+        "google_maps",
+        "exaAiSearch",
+        "GoogleSearch",
+    ],
 )
 def test_a_tool_that_can_t_be_metered_is_refused(name: str) -> None:
     assert refused(asked(tools=[{name: {}}])).param == "tools"

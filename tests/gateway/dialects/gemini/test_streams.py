@@ -294,3 +294,18 @@ def test_usage_of_events_that_end_nothing_is_read_when_it_is_asked_for(monkeypat
     for _ in range(MAX_UNREAD_BYTES // len(events(FIRST)) + 1):
         tap.feed(events(FIRST))
     assert len(read) == 2
+
+
+@pytest.mark.parametrize(("content_type", "framed"), [(SSE, events), (JSON, array)])
+def test_calls_of_tools_at_the_provider_are_counted(content_type: bytes, framed: Any) -> None:
+    def parts(*given: Any) -> dict[str, Any]:
+        return piece({"content": {"parts": list(given), "role": "model"}, "index": 0})
+
+    code, call = {"executableCode": {"code": "1"}}, {"toolCall": {"toolType": "GOOGLE_SEARCH"}}
+    told = parts(code, {"text": 'the "toolCall": {'}, call, {"functionCall": {"name": "f", "args": {}}})
+    tap = tap_of(content_type)
+    for chunk in cut(framed(FIRST, told, parts(code), LAST), [17, 300, 500]):
+        tap.feed(chunk)
+        assert 0 <= tap.tool_calls <= 3
+    tap.end()
+    assert tap.tool_calls == 3
