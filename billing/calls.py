@@ -30,6 +30,7 @@ from billing.shapes.admin_users import UserDetailShape, UserPatch, UserShape
 from billing.shapes.audit import AuditShape
 from billing.shapes.base import DEFAULT_TIMEOUT_S, Answer, Listing
 from billing.shapes.keys import KeyPatch, KeyShape, NewKey, NewKeyShape
+from billing.shapes.mismatch import mismatch
 from billing.shapes.operation import ProviderShape, RefusedShape
 from billing.shapes.quotas import QuotaShape
 from billing.shapes.repricing import NewRepricing, RepricingShape
@@ -267,8 +268,11 @@ class BillingCalls(ABC):
         try:
             received = msgspec.json.decode(answered.body)
             return msgspec.convert(received, shape).with_received(received)
+        except msgspec.ValidationError as error:
+            why = mismatch(error, shape)[0].removesuffix(".")
+            raise BadAnswer(self.base_url, f"{path}: {why}", answered.status) from error
         except (msgspec.DecodeError, UnicodeDecodeError) as error:
-            raise BadAnswer(self.base_url, f"{path}: {error}", answered.status) from error
+            raise BadAnswer(self.base_url, f"{path} is no JSON", answered.status) from error
 
     async def _send(
         self,

@@ -43,6 +43,7 @@ CODE: Final = "quota_exceeded"
 WINDOWS: Final = frozenset({"day", "week", "month", "total"})
 KNOWN: Final = 10_000
 """Windows that one process remembers to have told of; of others the database knows."""
+HINT_EVERY_S: Final = 3600.0
 LEFT_OF: Final = 20
 """A quota of which a twentieth or less is left is used up."""
 _OF_A_KEY: Final = frozenset({"key", "user"})
@@ -65,7 +66,7 @@ class RefusedRules:
 
 class RefusedRequest(msgspec.Struct, frozen=True):
     """One refusal. `at_ms` is Unix time; `details` what the refusal said beside its message, such as the window that is
-    exhausted. Fields that are not known are None."""
+    exhausted; `hint` what whoever runs the gateway can do. Fields that are not known are None."""
 
     id: str
     at_ms: int
@@ -77,6 +78,7 @@ class RefusedRequest(msgspec.Struct, frozen=True):
     code: str
     message: str
     details: Mapping[str, Any]
+    hint: str | None = None
 
 
 class RefusedRequests:
@@ -96,6 +98,7 @@ class RefusedRequests:
         self._clock = clock
         self._waiting: dict[str, deque[RefusedRequest]] = {}
         self._count = 0
+        self._hints = HintLog(clock)
         self.dropped = 0
         """Refusals that were not recorded."""
 
@@ -145,6 +148,7 @@ class RefusedRequests:
         except RedisError as error:
             self.dropped += count
             logger.debug("%d refusals were not recorded: %s", count, error)
+        self._hints.log(each for refused in waiting.values() for each in refused)
         if self._look is not None:
             await self._look([each for refused in waiting.values() for each in refused])
 
@@ -222,6 +226,26 @@ def _is_used_up(quota: Mapping[str, Any]) -> bool:
     nothing at all."""
     limit, left = Decimal(str(quota.get("limit", 0))), Decimal(str(quota.get("remaining", 0)))
     return left * LEFT_OF <= limit
+
+
+class HintLog:
+    """Logs what whoever runs the gateway can do about refusals, each hint once an hour. `clock` is in Unix seconds."""
+
+    def __init__(self, clock: Callable[[], float] = time.time) -> None:
+        self._clock = clock
+        self._logged_s: OrderedDict[str, float] = OrderedDict()
+
+    def log(self, refused: Iterable[RefusedRequest]) -> None:
+        """Log the hints of these refusals that were not logged lately."""
+        for each in refused:
+            now_s = self._clock()
+            if each.hint is None or now_s < self._logged_s.get(each.hint, -HINT_EVERY_S) + HINT_EVERY_S:
+                continue
+            self._logged_s[each.hint] = now_s
+            self._logged_s.move_to_end(each.hint)
+            while len(self._logged_s) > KNOWN:
+                self._logged_s.popitem(last=False)
+            logger.info("request %s was refused, %s: %s", each.id, each.code, each.hint)
 
 
 class ExhaustedNotices:

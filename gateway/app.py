@@ -225,7 +225,7 @@ def _make_parts(runtime: Runtime, metrics: Metrics, tokenizer: Tokenizer) -> _Pa
     )
     proxy = Proxy(
         engine.holds,
-        Authenticator(engine.cache, runtime.attempts, lookup_wait_s(defaults)),
+        Authenticator(engine.cache, runtime.attempts, lookup_wait_s(defaults), keys_url=links.keys_url),
         engine.change_notifier,
         *(router, forwarder, links, proxy_rules(settings), metrics, tokenizer),
         bodies,

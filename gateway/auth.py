@@ -55,7 +55,7 @@ def key_of(headers: MultiMapping[str], path: str, dialect: Dialect) -> str | Non
 
 class Authenticator:
     """Finds whose key a request shows. `lookup_wait_s` bounds how long a key that is not known is looked up, with those
-    before it; `clock` is in Unix seconds."""
+    before it; `clock` is in Unix seconds; `keys_url` is the page where keys are made."""
 
     def __init__(
         self,
@@ -63,10 +63,12 @@ class Authenticator:
         attempts: Attempts,
         lookup_wait_s: float,
         clock: Callable[[], float] = time.time,
+        keys_url: str | None = None,
     ) -> None:
         self._cache = cache
         self._attempts = attempts
         self._lookup_wait_s = lookup_wait_s
+        self._keys_url = keys_url
         self.clock = clock
 
     def cached(self, secret: str | None) -> Principal | None:
@@ -80,7 +82,7 @@ class Authenticator:
     async def admit(self, secret: str | None, peer: str, headers: MultiMapping[str]) -> Principal:
         """Return as `authenticate`, for a client at `peer`: a key that is not known is an attempt. Raises `Refuse`."""
         if secret is None:
-            raise Refuse(refusals.invalid_key())
+            raise Refuse(refusals.invalid_key(self._keys_url))
         known = recognised(self._cache, secret)
         try:  # a known key is served from memory where the look-up, which the cache bounds, comes to nothing
             async with asyncio.timeout(None if known else self._lookup_wait_s):
@@ -88,11 +90,11 @@ class Authenticator:
                     principal = await self._attempts.attempt(peer, headers, partial(self._find, secret), known=known)
         except TimeoutError as error:
             raise Refuse(refusals.unavailable()) from error
-        return _valid(principal)
+        return self._valid(principal)
 
     async def authenticate(self, secret: str | None, *, fresh: bool = False) -> Principal:
         """Return the principal of a key, read anew with `fresh`. Raises `Refuse`."""
-        return _valid(None if secret is None else await self._find(secret, fresh=fresh))
+        return self._valid(None if secret is None else await self._find(secret, fresh=fresh))
 
     async def _find(self, secret: str, *, fresh: bool = False) -> Principal | None:
         """Return the principal of a key, None for one that is not usable. Raises `Refuse` where nobody can tell."""
@@ -109,9 +111,8 @@ class Authenticator:
         self._cache.used[principal.key_id] = None
         return principal
 
-
-def _valid(principal: Principal | None) -> Principal:
-    """Return the principal that was found. Raises `Refuse` where there is none."""
-    if principal is None:
-        raise Refuse(refusals.invalid_key())
-    return principal
+    def _valid(self, principal: Principal | None) -> Principal:
+        """Return the principal that was found. Raises `Refuse` where there is none."""
+        if principal is None:
+            raise Refuse(refusals.invalid_key(self._keys_url))
+        return principal

@@ -18,6 +18,7 @@ from billing.api.errors import ApiError, NotFound, Unauthorized, of_failure
 from billing.api.route import Call
 from billing.api.services import PaymentOversight
 from billing.identity.permissions import BILLING_SETUP
+from billing.identity.providers import CONSOLE
 from billing.money import format_usd
 from billing.payments.assembly import PaymentParts, PaymentRules, local_provider, make_payments, stripe_provider
 from billing.payments.expiry import Expiry
@@ -53,7 +54,7 @@ BUDGETS_EVERY_S: Final = 15.0
 def links_of(settings: Settings, plans: Plans) -> Links:
     """Return where refusals lead."""
     pay_url = None if settings.payment_provider is None else f"{public_url(settings)}{PAY}"
-    return Links(settings.frontend_url, plans, pay_url)
+    return Links(settings.frontend_url, plans, pay_url, f"{public_url(settings)}{CONSOLE}")
 
 
 def payment_rules(settings: Settings) -> PaymentRules:

@@ -227,6 +227,7 @@ def _services(
     defaults, effects = settings.defaults, engine.change_notifier
     admin_key, service_key = settings.admin_api_key, settings.service_api_key
     grants, reports = Grants(database, effects, new_id), Reports(database)
+    links = links_of(settings, plans)
     return Services(
         accounts=Accounts(database, plans, effects, new_id),
         users=identity.people.users,
@@ -247,7 +248,9 @@ def _services(
         exports=Exports(database),
         features=Features(database, plans, defaults.default_plan, utc_now),
         windows=partial(_windows, engine, Principals(database, plans, defaults.default_plan)),
-        upgrade_url=links_of(settings, plans).upgrade_url,
+        upgrade_url=links.upgrade_url,
+        setup_url=links.setup_url,
+        keys_url=links.keys_url,
         endpoints=Endpoints(
             database, new_id, EndpointRules(defaults.webhook_endpoints, private=defaults.webhook_private_addresses)
         ),

@@ -30,7 +30,6 @@ SERVICE_NAME_HEADER: Final = "X-Service-Name"
 ORG_HEADER: Final = "X-Organization-Id"
 ORG_IN_PATH: Final = "org_id"
 """What an organization's id in a path is called: whoever does not belong to it does not find the path."""
-_SEND_KEY: Final = "Send one of this gateway's keys as `Authorization: Bearer mg_...`."
 _SIGN_IN: Final = "Sign in: `metergate auth login`."
 _SERVICE: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}", re.ASCII)
 _ORG: Final = re.compile(r"[A-Za-z0-9_-]{1,64}", re.ASCII)
@@ -101,8 +100,13 @@ async def bearer_caller(request: web.Request, services: Services, secret: str) -
 async def _principal(request: web.Request) -> Principal:
     secret = presented_key(request.headers)
     if secret is None:
-        raise Unauthorized(f"{INCORRECT_KEY}: there is none. {_SEND_KEY}")
+        raise Unauthorized(f"{INCORRECT_KEY}: there is none. {_send_key(request.app[SERVICES])}")
     return await _checked(request, request.app[SERVICES], secret)
+
+
+def _send_key(services: Services) -> str:
+    made = "" if services.keys_url is None else f" Keys are made at {services.keys_url}."
+    return f"Send one of this gateway's keys as `Authorization: Bearer mg_...`.{made}"
 
 
 async def _checked(request: web.Request, services: Services, secret: str) -> Principal:
@@ -113,7 +117,7 @@ async def _checked(request: web.Request, services: Services, secret: str) -> Pri
     peer, known = request.remote or "", services.known(secret)
     principal = await services.attempts.attempt(peer, request.headers, check, known=known)
     if principal is None:
-        raise Unauthorized(f"{INCORRECT_KEY}: it is wrong, revoked or expired. {_SEND_KEY}")
+        raise Unauthorized(f"{INCORRECT_KEY}: it is wrong, revoked or expired. {_send_key(services)}")
     return principal
 
 

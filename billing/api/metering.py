@@ -24,6 +24,7 @@ from billing.metering.charges import Measure, parse_quantity
 from billing.metering.claims import NotAdmitted, Payer
 from billing.metering.events import DEBITS, HOLDS, USAGE
 from billing.money import format_usd
+from billing.shapes.mismatch import mismatch
 from billing.shapes.service import (
     BINARY_EVENT,
     Asked,
@@ -191,7 +192,8 @@ def _decoded(raw: msgspec.Raw, model: type[Any], field: str | None = None) -> An
     try:
         return msgspec.json.decode(raw, type=model)
     except msgspec.ValidationError as error:
-        raise BadRequest(f"{error}.", field) from error
+        message, found = mismatch(error, model)
+        raise BadRequest(message, field or found) from error
 
 
 async def _record(call: Call, index: int, raw: msgspec.Raw, *, cloud: bool, alone: bool) -> EventResult:
@@ -218,7 +220,7 @@ def _cloud_event(raw: msgspec.Raw) -> NewUsage:
     try:
         return usage_of(event)
     except msgspec.ValidationError as error:
-        raise BadRequest(f"data: {error}.", "data") from error
+        raise BadRequest(f"data: {mismatch(error, NewUsage)[0]}", "data") from error
 
 
 def _event_refused(index: int, event_id: str | None, refusal: ApiError) -> EventResult:

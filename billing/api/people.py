@@ -55,7 +55,7 @@ _NEEDED: Final = (
     "This needs your second factor, too: send a code of your authenticator app as `totp`, or a `recovery_code`."
 )
 _WRONG_FACTOR: Final = "This second factor is wrong, or was used before: wait for the next code of your app."
-_DISABLED: Final = "This user was disabled: ask an operator of this service."
+_DISABLED: Final = "This user was disabled: ask whoever runs this service."
 _SENT: Final = "If this address can be used here, a mail is on its way to it."
 
 T = TypeVar("T")

@@ -10,6 +10,7 @@ from billing.api.usage import balance_of
 from billing.errors import StoreError
 from billing.identity.permissions import BILLING_READ, BILLING_SETUP
 from billing.money import format_usd
+from billing.quotas import parse_limit
 from billing.shapes.payments import PlansShape, plan_shape
 from billing.shapes.subscriptions import (
     FeatureShape,
@@ -27,12 +28,15 @@ from billing.shapes.subscriptions import (
 
 if TYPE_CHECKING:
     from billing.plans import Plan
+    from billing.quotas import Quota
     from billing.shapes.quotas import WindowShape
     from billing.shapes.usage import BalanceShape
 
 SUBSCRIPTION: Final = "/api/billing/subscription"
 SETUP: Final = "metergate billing setup"
 PORTAL: Final = "metergate billing portal"
+CHECKOUT: Final = "metergate billing checkout --plan"
+CHANGE_PLAN: Final = "metergate billing change-plan"
 NO_PAYMENTS: Final = "This gateway sells nothing: ask whoever runs it for another plan."
 
 
@@ -46,8 +50,9 @@ async def get_billing_status(call: Call) -> StatusShape:
     organization = await services.organizations.of_account(account_id)
     payments = services.payments
     in_force = None if payments is None else await payments.changes.in_force(account_id)
+    subscription = None if in_force is None else subscription_shape(in_force)
     state, upgrade = _state(balance, windows), _upgrade(call, plan)
-    guidance, command = _guidance(state, upgrade, sells=payments is not None)
+    guidance, command = _guidance(call, state, windows, upgrade, subscribed=subscription is not None)
     return StatusShape(
         account_id=account_id,
         organization=None if organization is None else organization.name,
@@ -58,7 +63,7 @@ async def get_billing_status(call: Call) -> StatusShape:
         plan=PlanShown(id=plan.id, name=plan.name, price_usd=format_usd(plan.price_nano)),
         features=[feature_shape(each) for each in await services.features.of_account(account_id)],
         windows=windows,
-        subscription=None if in_force is None else subscription_shape(in_force),
+        subscription=subscription,
         upgrade=upgrade,
         guidance=guidance,
         next=command,
@@ -78,8 +83,12 @@ def _state(balance: BalanceShape, windows: list[WindowShape]) -> State:
         return balance.status
     if balance.available_usd.startswith("-") or not balance.available_usd.strip("0."):
         return "billing_required"
-    used_up = any(str(window.remaining).strip("0.") == "" for window in windows)
-    return "quota_exhausted" if used_up else "ready"
+    return "quota_exhausted" if any(map(_is_used_up, windows)) else "ready"
+
+
+def _is_used_up(window: WindowShape) -> bool:
+    left = str(window.remaining)
+    return left.startswith("-") or not left.strip("0.")
 
 
 def _upgrade(call: Call, plan: Plan) -> UpgradeShape | None:
@@ -90,25 +99,57 @@ def _upgrade(call: Call, plan: Plan) -> UpgradeShape | None:
     return UpgradeShape(plan=better.id, name=better.name, price_usd=format_usd(better.price_nano), url=url)
 
 
-def _guidance(state: State, upgrade: UpgradeShape | None, *, sells: bool) -> tuple[str | None, str | None]:
+def _guidance(
+    call: Call, state: State, windows: list[WindowShape], upgrade: UpgradeShape | None, *, subscribed: bool
+) -> tuple[str | None, str | None]:
     """Return what to do about a state, and the command for it."""
-    more = "" if upgrade is None else f" The plan {upgrade.name} has more, for {upgrade.price_usd} USD a month."
+    setup_url, sells = call.services.setup_url, call.services.payments is not None
+    at = "" if setup_url is None else f" at {setup_url}"
     match state:
         case "ready":
             return None, None
+        case "billing_required" if sells:
+            return f"There is no credit: buy some{at}.", SETUP
         case "billing_required":
-            return "There is no credit: buy some." if sells else "There is no credit: ask the operator for some.", (
-                SETUP if sells else None
-            )
+            return f"There is no credit: ask whoever runs this gateway for some{at}.", None
         case "quota_exhausted":
-            return f"A quota is used up: wait until it resets.{more}", SETUP if sells and upgrade is not None else None
+            return _of_exhausted(call, [each for each in windows if _is_used_up(each)], upgrade, subscribed=subscribed)
         case "past_due":
             guidance = "A payment has failed: the plan ends unless it is paid. Mend the means of payment."
             return guidance, PORTAL if sells else None
         case "suspended":
-            return "The account is suspended: ask the operator.", None
+            return "The account is suspended: ask whoever runs this gateway.", None
         case "closed":
             return "The account is closed.", None
+
+
+def _of_exhausted(
+    call: Call, used_up: list[WindowShape], upgrade: UpgradeShape | None, *, subscribed: bool
+) -> tuple[str, str | None]:
+    """Return what to do about quotas that are used up, and the command that gets the plan that has more: what a plan
+    has not limited it can't raise."""
+    resets = [each.resets_at for each in used_up]
+    wait = "" if None in resets else f": wait until it resets, at {max(filter(None, resets))}"
+    better = None if upgrade is None else call.services.plans[upgrade.plan]
+    raised = better is not None and any(each.subject == "plan" and _raises(better, each) for each in used_up)
+    if upgrade is None or not raised:
+        return f"A quota is used up{wait or ', and never resets'}. Whoever runs this gateway can raise it.", None
+    where = "" if upgrade.url is None else f": {upgrade.url}"
+    more = f"The plan {upgrade.name} has more, for {upgrade.price_usd} USD a month{where}."
+    command = CHANGE_PLAN if subscribed else CHECKOUT
+    sells = call.services.payments is not None
+    return f"A quota is used up{wait}. {more}", f"{command} {upgrade.plan}" if sells else None
+
+
+def _raises(plan: Plan, window: WindowShape) -> bool:
+    """Return whether a plan has a higher limit than this one of another plan, or none."""
+
+    def limit(quota: Quota) -> int:
+        return parse_limit(quota.metric, window.limit)
+
+    names = (window.window, window.metric, window.model)
+    alike = [each for each in plan.quotas if (each.window.name, each.metric.name, each.model) == names]
+    return all(each.limit > limit(each) for each in alike)
 
 
 async def get_subscription(call: Call) -> SubscriptionShape:
@@ -166,7 +207,15 @@ async def use_feature(call: Call, body: NewFeatureUse) -> FeatureShape:
         "resets_at": shape.resets_at,
     }
     has = f"has {shape.remaining} of {shape.limit} units of {body.feature} left" if shape.limit else "does not have it"
-    raise QuotaExceeded(f"The plan {plan.name} {has}: upgrade.", quota=quota, upgrade=upgrade)
+    raise QuotaExceeded(f"The plan {plan.name} {has}{_more(upgrade)}.", quota=quota, upgrade=upgrade)
+
+
+def _more(upgrade: UpgradeShape | None) -> str:
+    """Return which plan to get in place of one that does not do; nothing where there is none."""
+    if upgrade is None:
+        return ""
+    where = "" if upgrade.url is None else f" at {upgrade.url}"
+    return f": upgrade to {upgrade.name}{where}"
 
 
 _OF_PROVIDER: Final = (409, 503)

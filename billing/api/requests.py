@@ -20,6 +20,7 @@ from billing.expectations import AWAITS_CONTINUE, CONTINUE
 from billing.money import MoneyError, parse_positive_usd, parse_usd
 from billing.pages import Page
 from billing.shapes.base import Listing, PageQuery
+from billing.shapes.mismatch import mismatch, unreadable, values_of
 from billing.times import TimeError, parse_rfc3339
 from billing.zones import zone_of
 
@@ -28,23 +29,6 @@ _MOMENT: Final = re.compile(
     r"[A-Za-z0-9_.-]{1,80}:-?[0-9]{1,20}:[0-9]{1,12}(?::[0-9]{1,20}){3}(?:,[0-9]{1,20})*", re.ASCII
 )
 """The end of a page of transactions while others are under way: their numbers stand at its end."""
-_FIELD: Final = re.compile(r"\$\.([A-Za-z_]+)")
-_FIELD_ALONE: Final = re.compile(r"^Object (?:missing required|contains unknown) field `([^`]{1,64})`$")
-_AT_FIELD: Final = re.compile(r" - at `\$\.([A-Za-z_]+)(?:\[[0-9.]+\])?`$")
-_PLACE: Final = r"(?: - at `\$\.?([^`]*)`)?"
-_MISSING: Final = re.compile(rf"Object missing required field `([^`]+)`{_PLACE}")
-_UNKNOWN: Final = re.compile(rf"Object contains unknown field `([^`]+)`{_PLACE}")
-_OTHER_KIND: Final = re.compile(rf"Expected `([^`]+)`((?: (?:of|with|matching|[<>=]+) [^`]+)?), got `([^`]+)`{_PLACE}")
-_KINDS: Final = {
-    **{"str": "a text", "int": "a whole number", "float": "a number", "bool": "true or false"},
-    **{"array": "a list", "object": "an object", "null": "null"},
-}
-"""What msgspec's names of kinds are called."""
-_WORDS: Final = {
-    **{"string": "a text", "integer": "a whole number", "number": "a number", "boolean": "true or false"},
-    **{"array": "a list", "object": "an object"},
-}
-"""What JSON Schema's names of kinds are called."""
 _WHOLE: Final = re.compile("[0-9]{1,9}", re.ASCII)
 _NUL: Final = b"\\u0000"
 _MAX_CURSOR: Final = 1_536
@@ -69,11 +53,9 @@ async def read_body(request: web.Request, model: type[T], *, optional: bool = Fa
     try:
         return msgspec.json.decode(body, type=model)
     except msgspec.ValidationError as error:
-        raise _not_that_shape(str(error), model) from error
-    except UnicodeDecodeError as error:
-        raise BadRequest("The body is not UTF-8.") from error
-    except (msgspec.DecodeError, RecursionError) as error:
-        raise BadRequest(f"The body is not valid JSON: {error}.") from error
+        raise not_that_shape(error, model) from error
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise BadRequest(unreadable(error)) from error
 
 
 async def read_bounded(request: web.Request, limit_bytes: int, timeout_s: float | None = None) -> bytes:
@@ -127,37 +109,12 @@ def shaped(given: Mapping[str, object], model: type[T]) -> T:
     try:
         return msgspec.convert(given, model, str_keys=True)
     except msgspec.ValidationError as error:
-        raise _not_that_shape(str(error), model) from error
+        raise not_that_shape(error, model) from error
 
 
-def _not_that_shape(message: str, model: Any) -> BadRequest:
-    """Return the refusal of a body: what msgspec has found, and what the field's shape says of its values."""
-    param, at = _param(message), _AT_FIELD.search(message)
-    if at is not None and (values := _values(model, at[1])) is not None:
-        return BadRequest(f"{at[1]} must be {values}.", param)
-    expected = None if at is None else _description(model, at[1])
-    plain = _plain(message, model)
-    return BadRequest(f"{plain}." if expected is None else f"{plain}: {expected}.", param)
-
-
-def _plain(message: str, model: Any) -> str:
-    """Return what msgspec has found in words for whoever wrote the body; what is not known here stays as it is."""
-    if (missing := _MISSING.fullmatch(message)) is not None:
-        name, inside = missing[1], "" if missing[2] is None else f" in {missing[2]}"
-        kinds = [_WORDS[each["type"]] for each in _options(model, name) if each.get("type") in _WORDS]
-        expected = _values(model, name) or _description(model, name) or next(iter(kinds), None)
-        return f"{name} is missing{inside}" + ("" if expected is None else f": expected {expected}")
-    if (unknown := _UNKNOWN.fullmatch(message)) is not None:
-        return f"{unknown[1]} is no field of {unknown[2] or 'this body'}"
-    if (other := _OTHER_KIND.fullmatch(message)) is not None:
-        wanted = " or ".join(_KINDS.get(each, each) for each in other[1].split(" | "))
-        return f"{other[4] or 'The body'} must be {wanted}{other[2]}, not {_KINDS.get(other[3], other[3])}"
-    return message
-
-
-def _param(message: str) -> str | None:
-    match = _FIELD.search(message) or _FIELD_ALONE.search(message)
-    return match[1] if match else None
+def not_that_shape(error: msgspec.ValidationError, model: Any) -> BadRequest:
+    """Return the refusal of what is not of this shape."""
+    return BadRequest(*mismatch(error, model))
 
 
 def money(param: str, given: object) -> int:
@@ -229,9 +186,9 @@ def query_of(query: Mapping[str, str], model: type[Q]) -> Q:
     try:
         return msgspec.convert(given, model, str_keys=True)
     except msgspec.ValidationError as error:
-        param = _param(str(error)) or ""
-        expected = _description(model, param) or _values(model, param) or "otherwise"
-        raise BadRequest(f"{param} must be {expected}.", param) from error
+        message, param = mismatch(error, model)
+        expected = None if param is None else values_of(model, param)
+        raise BadRequest(message if expected is None else f"{param} must be {expected}.", param) from error
 
 
 @cache
@@ -245,30 +202,6 @@ def _parts_of(annotation: Any) -> Iterator[Any]:
     yield annotation
     for part in get_args(annotation):
         yield from _parts_of(part)
-
-
-def _values(model: Any, name: str) -> str | None:
-    """Return the values that a field may have; None where they are not counted."""
-    found = next((each["enum"] for each in _options(model, name) if "enum" in each), None)
-    return None if found is None else f"one of {', '.join(map(str, found))}"
-
-
-def _description(model: Any, name: str) -> str | None:
-    return next((str(each["description"]) for each in _options(model, name) if "description" in each), None)
-
-
-def _options(model: Any, name: str) -> tuple[dict[str, Any], ...]:
-    """Return the schemas that a field's value, or each item of it, may have."""
-    options = (field := _properties(model).get(name, {}), *field.get("anyOf", ()))
-    return (*options, *(each["items"] for each in options if "items" in each))
-
-
-@cache
-def _properties(model: Any) -> dict[str, Any]:
-    """Return the schemas of a shape's fields, once made: that takes milliseconds, and each refusal asks for them."""
-    schema = msgspec.json.schema(model)
-    shape = schema.get("$defs", {}).get(schema.get("$ref", "").rpartition("/")[2], {})
-    return dict(shape.get("properties", {}))
 
 
 def page_asked(query: PageQuery) -> tuple[int, str | None]:

@@ -101,8 +101,9 @@ class Services:
     wrong, expired or revoked. Without `admin_api_key` every admin call is refused, without `service_api_key` every
     service's, without `meters` nothing is metered for them, and without `payments` nothing is sold. A user makes at
     most `keys_per_user` keys in an account; a key's secret stays valid for at most `rotation_grace_s` after a rotation.
-    `new_id` makes ids of requests. `windows` gives what is left of an account's quotas, `upgrade_url` where a plan is
-    bought. `image` is the container image's name, for /api/ping.
+    `new_id` makes ids of requests. `windows` gives what is left of an account's quotas, `upgrade_url` where a plan
+    is bought; `setup_url` is where credit is bought, None where nothing is sold, and `keys_url` where keys are
+    made. `image` is the container image's name, for /api/ping.
     """
 
     accounts: Accounts
@@ -144,6 +145,8 @@ class Services:
     payments: Payments | None = None
     windows: Callable[[str], Awaitable[list[WindowShape]]] = _no_windows
     upgrade_url: Callable[[Plan], str | None] = lambda plan: None
+    setup_url: str | None = None
+    keys_url: str | None = None
     payment_oversight: PaymentOversight | None = None
     bills: Bills | None = None
     collector: Collector | None = None

@@ -118,11 +118,12 @@ class Admissions:
 
         `lesser` is called, at most once, where the need does not fit: what may be asked for in its place. A request
         that only running ones keep out waits for them, at most `queue_s` seconds and behind those of its account that
-        came before it; then `renew` is asked before Redis is. `Reload`: the request must be made anew."""
+        came before it; then `renew` is asked before Redis is. One that is larger than a whole limit waits for nothing.
+        `Reload`: the request must be made anew."""
         target = principal.kept.get((self._gateway_id, model, feature)) or self._target(principal, model, feature)
         payload = expired if isinstance(expired, bytes) else encode_debit(expired)
         later = (request_id, principal, model, feature, target, need, payload)
-        if queue_s > 0 and self._queue.keeps_waiting(target):
+        if queue_s > 0 and self._queue.keeps_waiting(target) and need.ever_fits(target.limits):
             return await self._admit_later(*later, None, lesser, queue_s, renew)
         if (backlog := self._backlog).full or backlog.full_of(principal.account_id):
             return decisions.Unavailable("too many debits wait for Postgres")

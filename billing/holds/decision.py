@@ -86,6 +86,28 @@ class Need(msgspec.Struct, frozen=True, gc=False):
                 return 0
         return max(0, left // rate) if rate and self.most_output else 0
 
+    def least(self, metric: Metric) -> int:
+        """Return the least that is needed of a metric, with one granted call."""
+        match metric:
+            case Metric.requests:
+                return 1
+            case Metric.cost:
+                return self.input_cost_nano + self.unit_nano * self.least_output
+            case Metric.tokens:
+                return self.input_tokens + self.choices * self.least_output
+            case Metric.input_tokens:
+                return self.input_tokens
+            case Metric.output_tokens:
+                return self.choices * self.least_output
+
+    def ever_fits(self, limits: QuotaLimits) -> bool:
+        """Return whether every limit would take this if nothing of it were used."""
+        return all(
+            self.least(limit.quota.metric) <= limit.quota.limit
+            for subject in (limits.account, limits.key, limits.user)
+            for limit in subject
+        )
+
 
 @dataclass(frozen=True, slots=True)
 class Exhausted:
@@ -101,6 +123,11 @@ class Exhausted:
     def is_held(self) -> bool:
         """Return whether the request would fit if nothing ran."""
         return self.used + self.requested <= self.limit.quota.limit
+
+    @property
+    def never_fits(self) -> bool:
+        """Return whether the request is larger than the whole limit."""
+        return self.requested > self.limit.quota.limit
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,11 +149,12 @@ class InsufficientBalance:
 @dataclass(frozen=True, slots=True)
 class QuotaExceeded:
     """Every exhausted counter, at Redis's time. `fitting_output` are the output tokens of one choice that would fit in
-    all of them now: 0 where the input does not."""
+    all of them now, and `fitting_ever` those that would if nothing were used: 0 where the input does not."""
 
     exhausted: tuple[Exhausted, ...]
     at_ms: int
     fitting_output: int = 0
+    fitting_ever: int = 0
 
     @property
     def is_held(self) -> bool:
@@ -164,10 +192,12 @@ def refusal(reply: list[Any], limits: QuotaLimits, need: Need) -> Refused:
         return InsufficientBalance(available, required, held, need.fitting_output(Metric.cost, available))
     if reply[0] == layout.CONCURRENCY:
         return TooManyRunning("key" if reply[1] else "plan")
-    exhausted, fitting = [], []
+    exhausted, fitting, ever = [], [], []
     for start in range(2, len(reply), 5):
         subject, index, used, held, requested = reply[start : start + 5]
         limit = (limits.account, limits.key, limits.user)[subject][index]
         exhausted.append(Exhausted(limit, used, held, requested))
-        fitting.append(need.fitting_output(limit.quota.metric, limit.quota.limit - used - held))
-    return QuotaExceeded(tuple(exhausted), reply[1], min(fitting))
+        metric, most = limit.quota.metric, limit.quota.limit
+        fitting.append(need.fitting_output(metric, most - used - held))
+        ever.append(need.fitting_output(metric, most))
+    return QuotaExceeded(tuple(exhausted), reply[1], min(fitting), min(ever))

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from billing.identity.users import User, Users
 
 BY_CODE: Final = "sign in with a code by mail"
-BY_RECOVERY: Final = "ask an operator"
+BY_RECOVERY: Final = "ask whoever runs this service"
 LATELY_S: Final = 600
 """How old a sign-in may be that stands in for the password of who has none."""
 _query = queries("billing.identity")

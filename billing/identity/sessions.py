@@ -137,7 +137,7 @@ class Sessions:
             *(begun_at or (None, None)),
         )
         if row is None:
-            raise SignInRefused("This user can't sign in: ask an operator.")
+            raise SignInRefused("This user can't sign in: ask whoever runs this service.")
         await connection.execute(_query("sessions_bound"), user_id, self._rules.sessions)
         return _paired(await self._access(row), refresh_token)
 

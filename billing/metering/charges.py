@@ -206,7 +206,7 @@ def charge_of(measure: Measure, prices: PriceTable, markup_scaled: int, at_s: fl
     row = prices.find(measure.owner, measure.name, at_s)
     if row is None or (measure.meter is not None and row.per_unit.keys().isdisjoint(("unit", "million"))):
         what = "meter" if measure.meter is not None else "model"
-        how = f"add a row of provider {measure.owner} to prices.yaml, or name amount_usd"
+        how = f"ask whoever runs this gateway for a price of {measure.owner}, or name amount_usd"
         raise MeterNotPriced(f"The {what} `{measure.name}` has no price here: {how}.", what)
     return charge_by(row, row.id, measure, markup_scaled)
 

@@ -88,10 +88,7 @@ def check_url(url: str, *, private: bool) -> str:
     if len(url) > MAX_URL or not host or not url.isascii() or not url.isprintable() or " " in url:
         raise DestinationRefused("url is an https URL such as https://example.com/hooks, of at most 2000 characters.")
     if parts.scheme != "https" and not (private and parts.scheme == "http"):
-        raise DestinationRefused(
-            "url must begin with https://. The operator of one's own network may allow http and private addresses: "
-            "webhook_private_addresses: true, under defaults in metergate.yaml."
-        )
+        raise DestinationRefused("url must begin with https://.")
     if parts.username is not None or parts.password is not None or parts.fragment:
         raise DestinationRefused("url must hold no user name, password or fragment.")
     if not private and (_is_private_literal(host) or host == "localhost" or host.endswith(".localhost")):

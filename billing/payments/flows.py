@@ -164,11 +164,7 @@ class Flows:
     def _checked(self, url: str | None, field: str) -> str | None:
         if url is not None and origin_of(url) not in self.rules.origins:
             allowed = ", ".join(sorted(self.rules.origins)) or "none"
-            raise OrderRefused(
-                f"{field} must be an address on an allowed origin: {allowed}. The operator adds others to "
-                "payments.allowed_origins in metergate.yaml.",
-                field,
-            )
+            raise OrderRefused(f"{field} must be an address on an allowed origin: {allowed}.", field)
         return url
 
     def _asked(self, account: Account, wanted: Wanted) -> NewOrder:

@@ -198,7 +198,7 @@ class SubscriptionChanges:
             raise SubscriptionRefused(f"The account is {status}: its subscription can be ended, and no more.")
         name = self._provider.name
         if change in ("now", "period_end") and name == "stripe" and not wanted.stripe_price:
-            raise SubscriptionRefused(f"The plan {plan_id!r} can't be bought here: ask the operator.")
+            raise SubscriptionRefused(f"The plan {plan_id!r} can't be bought here: ask whoever runs this gateway.")
         async with self._database.transaction() as connection:
             asked = await connection.fetchval(_query("subscriptions_ask"), name, current.id)
             said = {"plan": current.plan}, {"plan": plan_id, "change": change}

@@ -55,8 +55,8 @@ class RefusedQuery(Query, frozen=True, kw_only=True):
 
 
 class RefusedShape(Answer, frozen=True, kw_only=True):
-    """A request that was refused; `details` is what the refusal said beside its message. Fields that are not known are
-    null."""
+    """A request that was refused; `details` is what the refusal said beside its message, and `hint` what whoever runs
+    the gateway can do, which the client was not told. Fields that are not known are null."""
 
     id: str
     created_at: Moment
@@ -68,6 +68,7 @@ class RefusedShape(Answer, frozen=True, kw_only=True):
     code: str
     message: str
     details: dict[str, Any]
+    hint: str | None
 
 
 def refused_shape(refused: RefusedRequest) -> RefusedShape:
@@ -83,6 +84,7 @@ def refused_shape(refused: RefusedRequest) -> RefusedShape:
         code=refused.code,
         message=refused.message,
         details=dict(refused.details),
+        hint=refused.hint,
     )
 
 

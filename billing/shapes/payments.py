@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from billing.payments.port import HostedPage
     from billing.plans import Plan
 
-Url = Annotated[str, Meta(min_length=1, max_length=2048, description="an address on one of the operator's origins")]
+Url = Annotated[str, Meta(min_length=1, max_length=2048, description="an address on an origin that is allowed here")]
 OrderKey = Annotated[
     str,
     Meta(

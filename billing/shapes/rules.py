@@ -113,7 +113,7 @@ class ScopeWithheld(ApiKeyError):
     def __init__(self, scope: str) -> None:
         super().__init__(
             f"A key with the scope {scope} is made, and given another secret, by who has it, for a member whose role "
-            f'has it. Where yours has: `metergate auth token --scope "{scope}"`; else ask an admin or the operator.'
+            f'has it. Where yours has: `metergate auth token --scope "{scope}"`; else ask an admin of the organization.'
         )
         self.required_scope = scope
 

@@ -77,8 +77,28 @@ class Head(Protocol):
     def headers(self) -> MultiMapping[str]: ...
 
 
+class FinalQuotaFacts(Protocol):
+    """A quota that will not have room within a minute: see `gateway.server.refusals.FinalQuota`."""
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def subject(self) -> str: ...
+
+    @property
+    def metric(self) -> str: ...
+
+    @property
+    def wait_s(self) -> int | None: ...
+
+    @property
+    def resets_at_s(self) -> int | None: ...
+
+
 class RefusalFacts(Protocol):
-    """What an error of the gateway's own says; `extra` are further fields of the error object."""
+    """What an error of the gateway's own says; `extra` are further fields of the error object. `final` is there where a
+    quota refuses, and a client that asks again soon asks in vain."""
 
     @property
     def status(self) -> int: ...
@@ -100,6 +120,9 @@ class RefusalFacts(Protocol):
 
     @property
     def retry_after_s(self) -> int | None: ...
+
+    @property
+    def final(self) -> FinalQuotaFacts | None: ...
 
 
 class EventReader(Protocol):
@@ -234,8 +257,9 @@ class Envelope(Protocol):
     def error_body(self, refusal: RefusalFacts, request_id: str) -> bytes:
         """Return an error of the gateway's own."""
 
-    def error_headers(self, request_id: str) -> Mapping[str, str]:
-        """Return the headers of such an answer, and of the gateway's own, beside those that all APIs have."""
+    def error_headers(self, request_id: str, refusal: RefusalFacts | None = None) -> Mapping[str, str]:
+        """Return the headers of such an answer, and without a refusal of the gateway's own answers, beside those that
+        all APIs have."""
 
 
 class Dialect(Envelope, Protocol):

@@ -14,7 +14,8 @@ from typing import Final
 import msgspec
 from msgspec import Raw
 
-from gateway.dialects.exceptions import BadRequest
+from billing.shapes.mismatch import unreadable
+from gateway.dialects.exceptions import UNREADABLE, BadRequest
 
 MAX_PARAM_CHARS: Final = 200
 MAX_SHAPE_CHARS: Final = 512
@@ -94,14 +95,10 @@ def top_level(body: bytes, most: int) -> dict[str, Raw] | None:
         if len(fields) > most:
             return None
         twice = _repeated(body, fields)
-    except UnicodeDecodeError as error:
-        raise BadRequest("The body is not valid JSON: it is not UTF-8.") from error
-    except RecursionError as error:
-        raise BadRequest("The body is not valid JSON: it is nested too deeply.") from error
     except msgspec.ValidationError as error:
         raise BadRequest("The body must be a JSON object.") from error
-    except msgspec.DecodeError as error:
-        raise BadRequest(f"The body is not valid JSON: {error}") from error
+    except UNREADABLE as error:
+        raise BadRequest(unreadable(error)) from error
     if twice is not None:
         raise given_twice(twice, None)
     return fields

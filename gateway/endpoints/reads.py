@@ -145,7 +145,7 @@ class Reads:
         """Return one request's usage event, with the lines of its charge, as soon as its answer is there."""
         principal = await self._caller(request)
         if BILLING_READ not in principal.scopes:
-            raise Refuse(refusals.insufficient_scope(BILLING_READ))
+            raise Refuse(refusals.insufficient_scope(BILLING_READ, self._proxy.keys_url))
         request_id = request.match_info["id"]
         known = request_id.isprintable()  # Postgres takes no NUL
         found = await self._priced_event(request_id, principal.account_id) if known else None

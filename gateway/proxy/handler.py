@@ -96,9 +96,10 @@ class Proxy:
         self._router = router
         self._forwarder = forwarder
         self._links = links
+        self.keys_url = links.keys_url
         self._rules = rules
         self._metrics = metrics
-        preparation = Preparation(router, rules.estimate, bodies, tokenizer, clock, betas=rules.betas)
+        preparation = Preparation(router, rules.estimate, bodies, tokenizer, clock, links=links, betas=rules.betas)
         self._prepare, self._need, self._count = preparation.context, preparation.need, preparation.counted
         self.bodies = bodies
         self._large_bytes = bodies.rules.large_bytes
@@ -247,4 +248,5 @@ class Proxy:
         if isinstance(decision, Unavailable):
             logger.debug("request %s was not admitted: %s", context.request_id, decision.reason)
             raise Refuse(refusals.unavailable())
-        raise Refuse(limit_refusals.of_decision(decision, context.principal, self._links))
+        max_field = next(iter(context.parsed.max_fields), None)
+        raise Refuse(limit_refusals.of_decision(decision, context.principal, self._links, max_field))

@@ -151,7 +151,7 @@ class Intake:
         status does not let it spend, and one with nothing left, but where a model of this endpoint may be free. That it
         comes before the checks of the body is all that differs from a small body's answer."""
         if PROXY_SCOPE not in principal.scopes:
-            raise Refuse(refusals.insufficient_scope(PROXY_SCOPE, principal.plan))
+            raise Refuse(limit_refusals.no_scope(PROXY_SCOPE, principal, self._links))
         may_pay = principal.may_pay(self._clock(), self._rules.grace_s)
         if may_pay and self._router.may_be_free(match):
             return

@@ -20,7 +20,7 @@ from gateway.proxy.attempts import first_choice
 from gateway.proxy.context import FEATURE, RequestContext, Terms, keep_terms, shown_id
 from gateway.proxy.estimate import NotPriced, dearest
 from gateway.proxy.intake import PROXY_SCOPE, TAGS_HEADER, read_tags, request_tags
-from gateway.server import refusals
+from gateway.server import limit_refusals, refusals
 from gateway.server.ids import REQUEST_ID
 from gateway.server.refusals import Refuse
 from gateway.tokens import PIECE_CHARACTERS
@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from gateway.proxy.routing import Router
     from gateway.server.bodies import Bodies
     from gateway.server.exchange import Exchange
+    from gateway.server.limit_refusals import Links
     from gateway.tokens import Tokenizer
 
 CLIENT_REQUEST_ID: Final = istr(REQUEST_ID)
@@ -51,7 +52,7 @@ MAX_COUNTED_BYTES: Final = 4 << 20
 
 
 class Preparation:
-    """Routes and estimates requests. `clock` is in Unix seconds."""
+    """Routes and estimates requests. `clock` is in Unix seconds; `links` are where refusals lead."""
 
     def __init__(
         self,
@@ -61,8 +62,10 @@ class Preparation:
         tokenizer: Tokenizer,
         clock: Callable[[], float],
         *,
+        links: Links,
         betas: Betas = NO_BETAS,
     ) -> None:
+        self._links = links
         self._router = router
         self._rules = rules
         self._betas = betas
@@ -142,7 +145,7 @@ class Preparation:
 
     def _check_allowed(self, principal: Principal, candidate: Candidate) -> None:
         if PROXY_SCOPE not in principal.scopes:
-            raise Refuse(refusals.insufficient_scope(PROXY_SCOPE, principal.plan))
+            raise Refuse(limit_refusals.no_scope(PROXY_SCOPE, principal, self._links))
         if not principal.allows_model(candidate.entry):
             raise Refuse(refusals.model_not_allowed(candidate.entry))
 

@@ -277,5 +277,6 @@ class Records:
                 code=refusal.code,
                 message=refusal.message,
                 details=refusal.extra,
+                hint=refusal.hint,
             )
         )

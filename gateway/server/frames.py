@@ -98,6 +98,7 @@ class FrameExchange(Exchange):
             self._waiting.append(body)
         else:
             error: dict[str, Any] = {"type": "error", "status": status, "error": _error_of(body)}
+            error["headers"] = _headers_of(lines)
             if self._stream_id is not None:
                 error["stream_id"] = self._stream_id
             self._waiting.append(msgspec.json.encode(error))
@@ -163,6 +164,12 @@ def _stream_of(body: bytes) -> str | None:
         return _MESSAGE.decode(body).stream_id
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         return None
+
+
+def _headers_of(lines: bytes) -> dict[str, str]:
+    """Return the headers of an answer by name, in lower case: a client reads there when it may ask again."""
+    pairs = (line.split(": ", 1) for line in lines.decode("latin-1").split("\r\n") if ": " in line)
+    return {name.lower(): value for name, value in pairs}
 
 
 def _error_of(body: bytes) -> Raw:

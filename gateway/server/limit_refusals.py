@@ -2,7 +2,10 @@
 and where they lead (`Links`).
 
 What was used is distinguished from what running requests hold and may give back: 402 and `quota_exceeded` say that a
-request would not fit even if nothing ran, `capacity_held` that it would.
+request would not fit even if nothing ran, `capacity_held` that it would. Of `quota_exceeded`, a request above a whole
+limit is one that no waiting helps.
+
+A message is for the customer, who is told no command or setting of an operator's; these stand in `Refusal.hint`.
 """
 
 from __future__ import annotations
@@ -14,9 +17,11 @@ from typing import TYPE_CHECKING, Final
 
 from billing.holds.decision import Exhausted, InsufficientBalance, QuotaExceeded, Refused, TooManyRunning
 from billing.money import format_usd
+from billing.plans import API_ACCESS
 from billing.quotas import Metric, Window, window_end_s
+from gateway.server import refusals
 from gateway.server.ids import BALANCE
-from gateway.server.refusals import Refusal
+from gateway.server.refusals import FinalQuota, Refusal
 
 if TYPE_CHECKING:
     from billing.plans import Plan
@@ -26,16 +31,19 @@ if TYPE_CHECKING:
 RETRY_WITHIN_S: Final = 60
 SETUP_COMMAND: Final = "metergate billing setup"
 """What a customer runs to get to the page where credit is bought."""
+OUTPUT: Final = "the output"
+"""Stands for the field that limits it where the client gave none."""
 
 
 @dataclass(frozen=True, slots=True)
 class Links:
     """Where a refusal leads: the operator's own page (FRONTEND_URL), None where there is none; the plans to upgrade to;
-    and the gateway's page that says how credit is bought (`pay_url`), None where payments are off."""
+    the gateway's page that says how credit is bought (`pay_url`), None where payments are off; and the console."""
 
     frontend_url: str | None
     plans: Mapping[str, Plan]
     pay_url: str | None = None
+    console_url: str | None = None
 
     @property
     def setup_url(self) -> str | None:
@@ -47,61 +55,118 @@ class Links:
         """Return the command that buys credit; None where payments are off."""
         return None if self.pay_url is None else SETUP_COMMAND
 
-    def credit(self, account_id: str) -> str:
-        """Return how an account gets credit."""
-        bought = "" if self.pay_url is None else f"buy credit with `{SETUP_COMMAND}`, or "
-        return f"{bought}ask {self._operator} for credit (`metergate operator grant {account_id} AMOUNT_USD`)"
-
-    def activation(self, account_id: str) -> str:
-        """Return how an account that may not spend gets active again."""
-        command = f"`metergate operator account set {account_id} --status active`"
-        return f"ask {self._operator} to make it active again ({command})"
+    @property
+    def keys_url(self) -> str | None:
+        """Return the page where keys are made and changed."""
+        return self._page("keys")
 
     @property
-    def _operator(self) -> str:
+    def plans_url(self) -> str | None:
+        """Return the page where another plan is chosen; None where none is sold."""
+        return self.frontend_url or (None if self.pay_url is None else self._page("plan"))
+
+    def credit(self) -> str:
+        """Return how an account gets credit."""
+        if self.pay_url is None:
+            return f"ask for credit at {self.frontend_url}" if self.frontend_url else f"ask {self.house} for credit"
+        return f"buy credit at {self.setup_url} (`{SETUP_COMMAND}` opens a page for it, too)"
+
+    def activation(self) -> str:
+        """Return how an account that may not spend gets active again."""
+        return f"ask {self.house} to make it active again"
+
+    @property
+    def house(self) -> str:
+        """Return who is asked for what can't be bought, and where."""
         return "whoever runs this gateway" + (f" ({self.frontend_url})" if self.frontend_url else "")
 
-    def upgrade(self, plan: Plan, quota: Quota) -> dict[str, object] | None:
-        """Return the next plan, or None where there is none, or where it does not raise this quota of the plan's."""
+    def _page(self, path: str) -> str | None:
+        return None if self.console_url is None else f"{self.console_url}/{path}"
+
+    def upgrade(self, plan: Plan, quota: Quota, requested: int = 0) -> dict[str, object] | None:
+        """Return the next plan that raises this quota of the plan's, to what is requested at least; None where there is
+        none."""
+        least, seen = max(quota.limit + 1, requested), {plan.id}
         better = self.plans.get(plan.upgrade_to or "")
-        if better is None or any(each.tag == quota.tag and each.limit <= quota.limit for each in better.quotas):
-            return None
-        price_usd, url = format_usd(better.price_nano), self.upgrade_url(better)
-        return {"plan": better.id, "name": better.name, "price_usd": price_usd, "url": url}
+        while better is not None and better.id not in seen:
+            if all(each.tag != quota.tag or each.limit >= least for each in better.quotas):
+                price_usd, url = format_usd(better.price_nano), self.upgrade_url(better)
+                return {"plan": better.id, "name": better.name, "price_usd": price_usd, "url": url}
+            seen.add(better.id)
+            better = self.plans.get(better.upgrade_to or "")
+        return None
 
     def upgrade_url(self, plan: Plan) -> str | None:
         """Return the page where a plan is bought: the operator's own, else the gateway's, where payments are on."""
         return self.frontend_url or (None if self.pay_url is None else f"{self.pay_url}/plans/{plan.id}")
 
+    def raising(self, exhausted: Exhausted, principal: Principal, upgrade: Mapping[str, object] | None) -> str:
+        """Return who can raise a limit, and where: a sentence without its full stop."""
+        if upgrade is not None:
+            where = f": {upgrade['url']}" if upgrade["url"] else f": ask {self.house} for it"
+            return f"The plan {upgrade['name']} has more{where}"
+        match exhausted.limit.subject:
+            case "key":
+                return "The key's owner can raise it" + _at(self._page(f"keys/{principal.key_id}"))
+            case "user":
+                counts = "it counts all of the user's keys"
+                return f"Whoever administers the account can raise it{_at(self._page('members'))}: {counts}"
+            case _:
+                return f"Whoever runs this gateway can raise it{_at(self.frontend_url)}"
 
-def of_decision(refused: Refused, principal: Principal, links: Links) -> Refusal:
+
+def no_scope(scope: str, principal: Principal, links: Links) -> Refusal:
+    """Return 403: the key lacks a scope, or the plan allows no calls at all."""
+    plan = principal.plan
+    if plan.feature(API_ACCESS) is not False:
+        return refusals.insufficient_scope(scope, links.keys_url)
+    where = f": {links.plans_url}" if links.plans_url is not None else f": ask {links.house}"
+    return refusals.lacking(scope, f"The plan {plan.name} has no API access: upgrade to one that has{where}.")
+
+
+def _at(url: str | None) -> str:
+    return "" if url is None else f" at {url}"
+
+
+def of_decision(refused: Refused, principal: Principal, links: Links, max_field: str | None = None) -> Refusal:
     """Return the refusal of an admission."""
     match refused:
         case TooManyRunning():
             return concurrency_exceeded(refused)
         case QuotaExceeded() | InsufficientBalance() if refused.is_held:
-            return capacity_held(refused, principal, links)
+            return capacity_held(refused, principal, links, max_field)
         case QuotaExceeded():
-            return quota_exceeded(refused, principal, links)
+            return quota_exceeded(refused, principal, links, max_field)
         case InsufficientBalance():
             all_nano = refused.available_nano + refused.held_nano
-            return billing_required(principal, links, all_nano, refused.required_nano, refused.fitting_output)
+            return billing_required(
+                principal, links, all_nano, refused.required_nano, _smaller(refused.fitting_output, max_field, " Or")
+            )
 
 
 def billing_required(
-    principal: Principal, links: Links, available_nano: int | None, required_nano: int | None, fitting_output: int = 0
+    principal: Principal, links: Links, available_nano: int | None, required_nano: int | None, smaller: str = ""
 ) -> Refusal:
     """Return 402: the balance is too low for the request even if nothing runs, or the account may not spend.
 
-    `available_nano` is the balance with the credit limit, holds not taken off; `fitting_output` would fit now."""
+    `available_nano` is the balance with the credit limit, holds not taken off; `smaller` says what would fit now."""
     if principal.status == "active":
-        message = f"The balance does not cover this request: {links.credit(principal.account_id)}."
-        message += _lower(fitting_output, " Or ask for")
+        message = f"The balance does not cover this request: {links.credit()}.{smaller}"
+        hint = f"`metergate operator grant {principal.account_id} AMOUNT_USD` gives credit"
     else:
-        message = f"The account is {principal.status.replace('_', ' ')}: {links.activation(principal.account_id)}."
+        message = f"The account is {principal.status.replace('_', ' ')}: {links.activation()}."
+        if principal.status == "past_due" and links.pay_url is not None:
+            message = f"A payment of this account has failed: pay what is open at {links.setup_url}."
+        hint = f"`metergate operator account set {principal.account_id} --status active` lets it spend again"
     billing = _billing(principal, links, available_nano, required_nano)
     return Refusal(
-        402, "billing_required", message, type="billing_error", extra={"billing": billing}, sent=_balance(billing)
+        402,
+        "billing_required",
+        message,
+        type="billing_error",
+        extra={"billing": billing},
+        sent=_balance(billing),
+        hint=hint,
     )
 
 
@@ -123,45 +188,81 @@ def _billing(
     }
 
 
-def _lower(fitting_output: int, beginning: str) -> str:
-    """Return a sentence on the maximum of output tokens that would fit; nothing where none does."""
-    return f"{beginning} a max_tokens of at most {fitting_output}: so much would fit now." if fitting_output else ""
+def _smaller(fitting_output: int, max_field: str | None, beginning: str = "") -> str:
+    """Return a sentence on the maximum of output tokens that would fit now; nothing where none does."""
+    if not fitting_output:
+        return ""
+    verb = "lower" if beginning else "Lower"
+    return f"{beginning} {verb} {max_field or OUTPUT} to {fitting_output:,} tokens or less: so much fits now."
 
 
-def quota_exceeded(refused: QuotaExceeded, principal: Principal, links: Links) -> Refusal:
-    """Return 429, which names the window that resets last of those that have too little left, holds not counted."""
-    worst = _worst([each for each in refused.exhausted if not each.is_held], refused.at_ms)
-    quota, subject = worst.limit.quota, worst.limit.subject
-    end_s = window_end_s(quota.window, refused.at_ms // 1000)
+def quota_exceeded(refused: QuotaExceeded, principal: Principal, links: Links, max_field: str | None = None) -> Refusal:
+    """Return 429, which names the window that resets last of those that have too little left, holds not counted; of
+    those that are too small for the request even when nothing was used, where there are any."""
+    spent = [each for each in refused.exhausted if not each.is_held]
+    never = [each for each in spent if each.never_fits]
+    worst = _worst(never or spent, refused.at_ms)
+    quota, details = worst.limit.quota, _quota_details(worst, refused.at_ms)
+    upgrade = None
+    if worst.limit.subject == "plan":
+        upgrade = links.upgrade(principal.plan, quota, worst.requested)
+    raising = links.raising(worst, principal, upgrade)
+    if never:
+        end_s, message = None, _never_fits(worst, refused.fitting_ever, max_field, raising)
+    else:
+        end_s, message = window_end_s(quota.window, refused.at_ms // 1000), _used_up(worst, details)
+        message += f"{_smaller(refused.fitting_output, max_field)} {raising}."
     wait_s = None if end_s is None else max(1, -(-(end_s * 1000 - refused.at_ms) // 1000))
-    details = _quota_details(worst, refused.at_ms)
-    upgrade = links.upgrade(principal.plan, quota) if subject == "plan" else None
-    if worst.used >= quota.limit:
-        message = f"{_quota_name(worst)} is exhausted"
-    else:
-        message = f"{_quota_name(worst)} has {details['remaining']} left, and this request may take"
-        message += f" {details['requested']}"
-    message += "." if end_s is None else f"; it begins anew at {details['resets_at']}."
-    message += _lower(refused.fitting_output, " Ask for")
-    if upgrade is not None:
-        message += f" The plan {upgrade['name']} has more"
-        message += f": {upgrade['url']}." if upgrade["url"] else "."
-    elif subject == "key":
-        message += " The key's owner can raise it."
-    elif subject == "user":
-        message += " Whoever administers the account can raise it: it counts all of the user's keys."
-    else:
-        message += " The operator can raise it."
-    retries = wait_s is not None and wait_s <= RETRY_WITHIN_S
+    soon = wait_s is not None and wait_s <= RETRY_WITHIN_S
+    kind = f"{worst.limit.subject}-{quota.metric.name}-{quota.window.name}"
     return Refusal(
         429,
         "quota_exceeded",
         message,
         type="rate_limit_error",
         extra={"quota": details, "upgrade": upgrade},
-        retry_after_s=wait_s if retries else None,
-        retries=retries,
+        retry_after_s=wait_s if soon else None,
+        retries=soon,
+        final=None if soon else FinalQuota(kind, worst.limit.subject, quota.metric.name, wait_s, end_s),
+        hint=_raised_by(worst, principal),
     )
+
+
+def _used_up(exhausted: Exhausted, details: Mapping[str, object]) -> str:
+    """Return that a window has too little left, and when it resets."""
+    quota = exhausted.limit.quota
+    message = f"{_quota_name(exhausted)} is exhausted"
+    if exhausted.used < quota.limit:
+        left = _amount(quota.metric, quota.limit - exhausted.used)
+        message = f"{_quota_name(exhausted)} has {left} left, and this request may take"
+        message += f" {_amount(quota.metric, exhausted.requested)}"
+    return message + ("." if details["resets_at"] is None else f"; it resets at {details['resets_at']}.")
+
+
+def _never_fits(exhausted: Exhausted, fitting_output: int, max_field: str | None, raising: str) -> str:
+    """Return that a request is larger than a whole limit, and what would fit into it."""
+    quota = exhausted.limit.quota
+    if not quota.limit:
+        return f"{_quota_name(exhausted)} allows nothing. {raising}."
+    limit = f"{_amount(quota.metric, quota.limit)}{_unit(quota)}{_of_model(quota)}{_span(quota)}"
+    message = f"The {exhausted.limit.subject}'s limit is {limit}, and this request may take"
+    message += f" {_amount(quota.metric, exhausted.requested)}"
+    if fitting_output and max_field is not None:
+        message += f": lower {max_field} to {fitting_output:,} or less"
+    else:
+        message += ", for its input alone is too large: shorten it"
+    return f"{message}, or ask for a higher limit. {raising}."
+
+
+def _raised_by(exhausted: Exhausted, principal: Principal) -> str | None:
+    """Return the operator's command that raises a limit; None where there is none."""
+    match exhausted.limit.subject:
+        case "key":
+            return f"`metergate operator key update {principal.key_id} --quota ...` raises it"
+        case "plan":
+            return f"`metergate operator account set {principal.account_id} --plan PLAN` gives it another plan"
+        case _:
+            return None
 
 
 def _worst(exhausted: Sequence[Exhausted], at_ms: int) -> Exhausted:
@@ -174,13 +275,29 @@ def _worst(exhausted: Sequence[Exhausted], at_ms: int) -> Exhausted:
     return max(exhausted, key=resets)
 
 
+def _amount(metric: Metric, amount: int) -> str:
+    return f"{format_usd(amount)} USD" if metric is Metric.cost else f"{amount:,}"
+
+
+def _unit(quota: Quota) -> str:
+    """Return what is counted, after its number; nothing for amounts, which have their currency."""
+    if quota.metric is Metric.cost:
+        return ""
+    return " " + (quota.metric.name.removesuffix("s") if quota.limit == 1 else quota.metric.name)
+
+
+def _of_model(quota: Quota) -> str:
+    return "" if quota.model is None else f" of {quota.model}"
+
+
+def _span(quota: Quota) -> str:
+    return " in total" if quota.window is Window.total else f" a {quota.window.name}"
+
+
 def _quota_name(exhausted: Exhausted) -> str:
     quota = exhausted.limit.quota
-    span = "in total" if quota.window is Window.total else f"a {quota.window.name}"
-    of_model = "" if quota.model is None else f" of {quota.model}"
-    metric = quota.metric.name.removesuffix("s") if quota.limit == 1 else quota.metric.name
-    limit = f"{format_usd(quota.limit)} USD" if quota.metric is Metric.cost else f"{quota.limit} {metric}"
-    return f"The {exhausted.limit.subject}'s quota of {limit}{of_model} {span}"
+    limit = f"{_amount(quota.metric, quota.limit)}{_unit(quota)}"
+    return f"The {exhausted.limit.subject}'s quota of {limit}{_of_model(quota)}{_span(quota)}"
 
 
 def _quota_details(exhausted: Exhausted, at_ms: int, *, held: bool = False) -> dict[str, object]:
@@ -209,15 +326,18 @@ def _quota_details(exhausted: Exhausted, at_ms: int, *, held: bool = False) -> d
     return details
 
 
-def capacity_held(refused: QuotaExceeded | InsufficientBalance, principal: Principal, links: Links) -> Refusal:
+def capacity_held(
+    refused: QuotaExceeded | InsufficientBalance, principal: Principal, links: Links, max_field: str | None = None
+) -> Refusal:
     """Return 429: this request would fit without what running requests hold."""
     extra: dict[str, object]
     if isinstance(refused, QuotaExceeded):
         worst = _worst(refused.exhausted, refused.at_ms)
         extra = {"quota": _quota_details(worst, refused.at_ms, held=True)}
-        held, of = f"{worst.held} {worst.limit.quota.metric.name}", _quota_name(worst)[len("The ") :]
-        if worst.limit.quota.metric is Metric.cost:
-            held = f"{format_usd(worst.held)} USD"
+        metric = worst.limit.quota.metric
+        held, of = _amount(metric, worst.held), _quota_name(worst)[len("The ") :]
+        if metric is not Metric.cost:
+            held += f" {metric.name}"
     else:
         balance_nano = refused.available_nano + refused.held_nano
         billing = _billing(principal, links, balance_nano, refused.required_nano)
@@ -225,7 +345,7 @@ def capacity_held(refused: QuotaExceeded | InsufficientBalance, principal: Princ
         held, of = f"{format_usd(refused.held_nano)} USD", "balance"
     sent = {} if isinstance(refused, QuotaExceeded) else _balance(billing)
     message = f"Running requests hold {held} of the {of}, and give back what they do not use: try again in a moment."
-    message += _lower(refused.fitting_output, " Or ask for")
+    message += _smaller(refused.fitting_output, max_field, " Or")
     return Refusal(
         429, "capacity_held", message, type="rate_limit_error", extra=extra, sent=sent, retry_after_s=1, retries=True
     )
@@ -233,5 +353,5 @@ def capacity_held(refused: QuotaExceeded | InsufficientBalance, principal: Princ
 
 def concurrency_exceeded(refused: TooManyRunning) -> Refusal:
     """Return the refusal of a request that has too many beside it."""
-    message = f"The {refused.subject}'s max_parallel_requests is reached: wait for one to finish."
+    message = f"As many requests of this {refused.subject} run as may at the same time: wait for one to finish."
     return Refusal(429, "concurrency_exceeded", message, type="rate_limit_error", retry_after_s=1, retries=True)

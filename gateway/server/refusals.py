@@ -1,6 +1,10 @@
 """Refusals: all that the proxy refuses, by code, status and wording. This file owns these; a dialect owns the envelope.
 
-OpenAI's and Anthropic's clients obey `x-should-retry`; a refusal that will not clear within a minute says false.
+OpenAI's and Anthropic's clients obey `x-should-retry`; a refusal that will not clear within a minute says false. Those
+that look at something else find it in the envelope of their API, which is made from `Refusal.final`.
+
+A message is for whoever sent the request: it names what they can do, with the address of the page for it, and never a
+command or a setting of whoever runs the gateway. Those stand in `hint`, for the log and the operator's pages.
 """
 
 from __future__ import annotations
@@ -12,14 +16,12 @@ from typing import TYPE_CHECKING, Final
 from aiohttp import web
 
 from billing.errors import INCORRECT_KEY, LISTED, MetergateError
-from billing.plans import API_ACCESS
 from gateway.dialects.openai import errors as openai_errors
 from gateway.server.ids import REQUEST_ID
 from gateway.upstream.base import AccountBusy, UpstreamBusy, UpstreamTimeout
 
 if TYPE_CHECKING:
     from billing.keys.presented import DifferentKeys
-    from billing.plans import Plan
     from gateway.dialects.base import Envelope
     from gateway.server.exchange import Exchange
 
@@ -27,9 +29,21 @@ UNAVAILABLE_RETRY_S: Final = 2
 
 
 @dataclass(frozen=True, slots=True)
+class FinalQuota:
+    """A quota that will not have room within a minute. `name` says which it is in letters and hyphens; it resets in
+    `wait_s` seconds, at `resets_at_s` in Unix time, both None where waiting does not help at all."""
+
+    name: str
+    subject: str
+    metric: str
+    wait_s: int | None
+    resets_at_s: int | None
+
+
+@dataclass(frozen=True, slots=True)
 class Refusal:
     """One refusal. `extra` stands inside `error`, `sent` are further headers; `retry_after_s` is None where waiting
-    does not help."""
+    does not help. `hint` is what whoever runs the gateway can do, and is never sent."""
 
     status: int
     code: str
@@ -41,11 +55,13 @@ class Refusal:
     retry_after_s: int | None = None
     retries: bool = False
     """Whether a client may try again by itself soon."""
+    final: FinalQuota | None = None
+    hint: str | None = None
 
     def headers(self, request_id: str, envelope: Envelope) -> dict[str, str]:
         """Return all headers of the answer but those of its framing."""
         headers = {"Content-Type": "application/json; charset=utf-8", REQUEST_ID: request_id, **self.sent}
-        headers |= envelope.error_headers(request_id)
+        headers |= envelope.error_headers(request_id, self)
         if self.retry_after_s is not None:
             headers["Retry-After"] = str(self.retry_after_s)
         if not self.retries:
@@ -72,14 +88,14 @@ class Refuse(MetergateError):
         self.refusal = refusal
 
 
-def invalid_key() -> Refusal:
+def invalid_key(keys_url: str | None) -> Refusal:
     """Return 401 for a key that is missing or not valid; its text begins as OpenAI's does, by which clients know it."""
     return Refusal(
         401,
         "invalid_api_key",
         f"{INCORRECT_KEY}: it is missing, wrong, revoked or expired. Send one of this gateway's keys as "
-        "`Authorization: Bearer mg_...`: whoever is signed in makes one by `metergate keys create`, whoever runs the "
-        "gateway by `metergate operator key create`.",
+        f"`Authorization: Bearer mg_...`: make one {'' if keys_url is None else f'at {keys_url}, or '}with "
+        "`metergate keys create`.",
     )
 
 
@@ -162,15 +178,19 @@ def model_not_served(model: str, asked: str, served: Iterable[str]) -> Refusal:
 
 def model_not_priced(reason: str) -> Refusal:
     """Return the refusal of a request for which there is no price."""
-    message = f"{reason}. It is refused rather than served free: ask the operator for a price."
-    return Refusal(400, "model_not_priced", message, param="model")
+    message = f"{reason}. Ask whoever runs this gateway for a price, or use another model: GET /v1/models lists them."
+    return Refusal(400, "model_not_priced", message, param="model", hint=f"{reason}: add a price to prices.yaml")
 
 
-def insufficient_scope(scope: str, plan: Plan | None = None) -> Refusal:
-    """Return the refusal of a key without the scope that is needed, or whose plan allows no calls."""
-    message = f"This key lacks the scope `{scope}`: use a key that has it."
-    if plan is not None and plan.feature(API_ACCESS) is False:
-        message = f"The plan {plan.name} has no API access: upgrade to one that has."
+def insufficient_scope(scope: str, keys_url: str | None = None) -> Refusal:
+    """Return the refusal of a key without the scope that is needed."""
+    where = "" if keys_url is None else f": {keys_url}"
+    message = f"This key lacks the scope `{scope}`: use a key that has it{where}."
+    return lacking(scope, message)
+
+
+def lacking(scope: str, message: str) -> Refusal:
+    """Return 403 for whoever lacks a scope, in these words."""
     return Refusal(403, "insufficient_scope", message, type="permission_error", extra={"required_scope": scope})
 
 
@@ -230,7 +250,8 @@ def upstream_refuses_us() -> Refusal:
         "The provider does not accept this gateway's own key; nothing was charged. Tell whoever runs the gateway, with "
         "the x-request-id."
     )
-    return Refusal(502, "upstream_error", message, type="server_error")
+    hint = "the provider refuses the key of its entry under `providers`: `metergate doctor` looks at it"
+    return Refusal(502, "upstream_error", message, type="server_error", hint=hint)
 
 
 def upstream_timeout() -> Refusal:

@@ -45,7 +45,7 @@ def error_body(refusal: RefusalFacts, request_id: str) -> bytes:
     return msgspec.json.encode({"type": "error", "error": {**refusal.extra, **error}, "request_id": request_id})
 
 
-def error_headers(request_id: str) -> Mapping[str, str]:
+def error_headers(request_id: str, refusal: RefusalFacts | None = None) -> Mapping[str, str]:
     """Return the request's id under the name by which Anthropic's clients show it."""
     return {REQUEST_ID: request_id}
 

@@ -13,7 +13,7 @@ from gateway.dialects.exceptions import BadRequest
 from gateway.dialects.gemini.names import COUNT, EMBED, EMBED_BATCH, GENERATE, STREAM
 
 if TYPE_CHECKING:
-    from gateway.dialects.base import ListedModel, RefusalFacts
+    from gateway.dialects.base import FinalQuotaFacts, ListedModel, RefusalFacts
 
 _STATUS: Final = {
     400: "INVALID_ARGUMENT",
@@ -33,6 +33,12 @@ _STATUS: Final = {
 _TYPE: Final = "type.googleapis.com/google.rpc."
 _NO_HEADERS: Final[Mapping[str, str]] = {}
 DOMAIN: Final = "metergate"
+# Gemini CLI 0.61.0 asks again for 227 s (10 requests), silently, unless an error says that this is in vain; with either
+# of these it stops after one request, within 3 s. A RetryInfo of more than 300 s has it show the message, with its
+# address. A quotaId with PerDay has it say "You have exhausted your daily quota on this model" in place of the message:
+# so that is for quotas that reset sooner, or never.
+LONG_S: Final = 300
+PER_DAY: Final = "PerDay"
 DEFAULT_SIZE: Final = 50
 MAX_SIZE: Final = 1_000
 _PREFIX: Final = "models/"
@@ -41,8 +47,8 @@ _EMBEDDING: Final = "embedding"
 
 
 def error_body(refusal: RefusalFacts, request_id: str) -> bytes:
-    """Return `{"error": {code, message, status, details, ...}}`: why, in ErrorInfo; which field, in BadRequest; when to
-    ask again, in RetryInfo."""
+    """Return `{"error": {code, message, status, details, ...}}`: why, in ErrorInfo; which field, in BadRequest; which
+    quota, in QuotaFailure; when to ask again, in RetryInfo."""
     info = {"code": refusal.code, "request_id": request_id}
     details: list[dict[str, object]] = [
         {"@type": _TYPE + "ErrorInfo", "reason": refusal.code.upper(), "domain": DOMAIN, "metadata": info}
@@ -50,8 +56,11 @@ def error_body(refusal: RefusalFacts, request_id: str) -> bytes:
     if refusal.param is not None:
         violation = {"field": refusal.param, "description": refusal.message}
         details.append({"@type": _TYPE + "BadRequest", "fieldViolations": [violation]})
-    if refusal.retry_after_s is not None:
-        details.append({"@type": _TYPE + "RetryInfo", "retryDelay": f"{refusal.retry_after_s}s"})
+    if refusal.final is not None:
+        details.append(_quota_failure(refusal.final, refusal.message))
+    delay_s = refusal.retry_after_s if refusal.final is None else refusal.final.wait_s
+    if delay_s is not None:
+        details.append({"@type": _TYPE + "RetryInfo", "retryDelay": f"{delay_s}s"})
     error = {
         "code": refusal.status,
         "message": refusal.message,
@@ -62,7 +71,19 @@ def error_body(refusal: RefusalFacts, request_id: str) -> bytes:
     return msgspec.json.encode({"error": error})
 
 
-def error_headers(request_id: str) -> Mapping[str, str]:
+def _quota_failure(quota: FinalQuotaFacts, message: str) -> dict[str, object]:
+    """Return which quota refuses, so that clients don't ask again by themselves."""
+    waits = quota.wait_s is not None and quota.wait_s > LONG_S
+    violation = {
+        "subject": quota.subject,
+        "description": message,
+        "quotaMetric": f"{DOMAIN}/{quota.metric}",
+        "quotaId": quota.name if waits else f"{quota.name}-{PER_DAY}",
+    }
+    return {"@type": _TYPE + "QuotaFailure", "violations": [violation]}
+
+
+def error_headers(request_id: str, refusal: RefusalFacts | None = None) -> Mapping[str, str]:
     """Return no further headers."""
     return _NO_HEADERS
 

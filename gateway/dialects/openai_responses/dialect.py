@@ -29,12 +29,12 @@ from gateway.dialects.exceptions import BadRequest, GarbageAnswer
 from gateway.dialects.facts import Created, ParsedRequest, Reported, Stored
 from gateway.dialects.fields import is_null, top_level
 from gateway.dialects.openai.betas import check_betas
-from gateway.dialects.openai.errors import error_body, error_headers
 from gateway.dialects.openai.output import output_of_part
 from gateway.dialects.openai.paths import paths_of, with_azure
 from gateway.dialects.openai.usage import is_complete_answer
 from gateway.dialects.openai.values import INTEGER
 from gateway.dialects.openai_responses.answer import ResponseEvents, output_of, usage_of
+from gateway.dialects.openai_responses.errors import error_body, error_headers
 from gateway.dialects.openai_responses.input import input_texts, input_tokens, named_ids, read_input
 from gateway.dialects.openai_responses.request import (
     COMPACT,

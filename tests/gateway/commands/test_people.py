@@ -8,15 +8,18 @@ import subprocess
 import tempfile
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from billing.identity import totp
-from tests.gateway.conftest import Gateway
+from billing.quotas import Metric, Quota, Window
+from gateway.config.settings import Settings
+from tests.gateway.conftest import Customer, Gateway, MakeGateway, chat
 from tests.support.commands import Result, Shell
+from tests.support.gateways import ask, refusal
 
 GOOD, OTHER = "tulip anvil quartz row", "harbor velvet comet sieve"
 
@@ -168,6 +171,33 @@ async def test_where_an_account_stands_and_what_to_do(ada: Person) -> None:
     [line] = [line for line in shown.splitlines() if line.startswith("[")]
     assert [(each["window"], each["limit"]) for each in json.loads(line)] == [("day", 0)]  # as the server told it
     assert "A quota is used up" in shown
+    assert "Whoever runs this gateway can raise it." in shown  # the account's own: no plan does
+    assert "metergate billing checkout" not in shown
+
+
+def one_request_a_day(settings: Settings) -> Settings:
+    """Settings whose free plan is used up after one request."""
+    quotas = (Quota(Window.day, Metric.requests, 1),)
+    free = replace(settings.plans["free"], quotas=quotas, upgrade_to="starter")
+    return replace(settings, plans={**settings.plans, "free": free})
+
+
+async def test_a_plan_that_is_used_up_names_the_command_for_the_next(make_gateway: MakeGateway, folder: Path) -> None:
+    ada = await signed_in(await make_gateway(change=one_request_a_day), folder / "ada")
+    account_id = (await ada.json("billing", "status"))["account_id"]
+    grant = {"amount_usd": "5", "idempotency_key": "1"}
+    await ada.gateway.admin("POST", f"/accounts/{account_id}/grants", grant)
+    key = (await ada.gateway.admin("POST", "/keys", {"account_id": account_id, "name": "k"}))["key"]
+    customer = Customer(ada.gateway, account_id, "", key)
+    assert (await ask(customer, chat())).status == 200
+    error = refusal(await ask(customer, chat()), 429, "quota_exceeded")
+    url = error["upgrade"]["url"]
+    assert f"The plan Starter has more: {url}." in error["message"]
+    found = await ada.json("billing", "status")
+    assert (found["state"], found["next"]) == ("quota_exhausted", "metergate billing checkout --plan starter")
+    assert found["guidance"].endswith(f"The plan Starter has more, for 99.00 USD a month: {url}.")
+    assert "Run: metergate billing checkout --plan starter" in await ada.done("billing", "status")
+    assert (await ada.json(*found["next"].split()[1:]))["order"]["plan"] == "starter"
 
 
 async def test_buying_and_what_happens_when_credit_runs_low(ada: Person) -> None:

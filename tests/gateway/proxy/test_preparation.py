@@ -21,6 +21,7 @@ from gateway.proxy.intake import PROXY_SCOPE
 from gateway.proxy.preparation import Preparation
 from gateway.proxy.routing import Router
 from gateway.proxy.target_health import HealthBoard
+from gateway.server.limit_refusals import Links
 from gateway.server.refusals import Refuse
 from tests.gateway.proxy import test_terms
 
@@ -46,7 +47,7 @@ def preparation(rate: int, **provider: Any) -> Preparation:
     made = ProviderConfig("p", "openai", **{"base_url": "http://p/v1", **provider})
     router = Router({"p": made}, {"m": ModelConfig("m", "p", "m")}, PriceTable((row,)), HealthBoard([made]))
     none: Any = None
-    return Preparation(router, EstimateRules(), none, none, time.time)
+    return Preparation(router, EstimateRules(), none, none, time.time, links=Links(None, {}))
 
 
 def prepared(made: Preparation, principal: Principal) -> RequestContext:

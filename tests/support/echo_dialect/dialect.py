@@ -118,7 +118,7 @@ class EchoDialect:
         fault = {"reason": refusal.code, "said": refusal.message, "request": request_id, **refusal.extra}
         return json.dumps({"fault": fault}).encode()
 
-    def error_headers(self, request_id: str) -> Mapping[str, str]:
+    def error_headers(self, request_id: str, refusal: RefusalFacts | None = None) -> Mapping[str, str]:
         return {"x-echo-request": request_id}
 
 
