@@ -155,7 +155,14 @@ class Responses:
             *(body.get("tools") or ()),
             *(tool for each in items if each.get("type") == "additional_tools" for tool in each["tools"]),
         ]
-        return Asked(_said([each.get("content") for each in items]), frozenset(self._names(offered)), results)
+        return Asked(_said([self._content(each) for each in items]), frozenset(self._names(offered)), results)
+
+    def _content(self, item: Body) -> Any:
+        """Return what an item says. What agents say to each other is sealed by the provider; this one leaves it open."""
+        parts = item.get("content")
+        if item.get("type") != "agent_message":
+            return parts
+        return [part.get("encrypted_content", part) for part in parts]
 
     def _names(self, tools: list[Body]) -> Iterator[str]:
         for tool in tools:

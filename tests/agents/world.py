@@ -9,6 +9,7 @@ from typing import Final
 
 import yaml
 
+from billing.holds.redis.layout import Entry
 from billing.money import NANO_PER_USD
 from gateway.config.files import PRICES_FILE, SHIPPED_FOLDER
 from gateway.config.providers import ProviderConfig
@@ -31,16 +32,16 @@ LOCAL_CHAT: Final = chat("Hello")
 
 @dataclass
 class Holds:
-    """What requests held while the provider had them, by their ids, in nano-USD and tokens of output."""
+    """What requests held while the provider had them, by their ids."""
 
     gateway: Gateway
-    seen: dict[str, tuple[int, int]] = field(default_factory=dict)
+    seen: dict[str, Entry] = field(default_factory=dict)
 
     async def note(self) -> None:
         """Note what is held now."""
         for request_id, entry in (await journal(self.gateway)).items():
             if entry.state == HELD:
-                self.seen[request_id] = (entry.cost_nano, entry.output_tokens)
+                self.seen[request_id] = entry
 
 
 def serving_all(url: str, agent: Agent) -> Callable[[Settings], Settings]:
@@ -50,9 +51,7 @@ def serving_all(url: str, agent: Agent) -> Callable[[Settings], Settings]:
     def change(settings: Settings) -> Settings:
         kinds = {"openai": f"{url}/v1", "anthropic": url, "gemini": url}
         own = {name: ProviderConfig(name, name, base, Secret(PROVIDER_KEY)) for name, base in kinds.items()}
-        own["openai"] = replace(
-            own["openai"], dialects={"responses_websocket": url.replace("http", "ws") + "/v1/responses"}
-        )
+        own["openai"] = replace(own["openai"], dialects={"responses_websocket": url.replace("http", "ws") + "/v1"})
         provider = next(name for name in own if settings.models.get(name) or name == _provider_of(agent.model))
         name = agent.model + UNPRICED
         models = {**settings.models, name: ModelConfig(name, provider, "a-model-without-a-price")}
