@@ -32,6 +32,10 @@ DEFAULT_BETAS: Final[Mapping[str, Mapping[str, BetaEffect]]] = {
         "agent-memory": "refuse",
         "dreaming": "refuse",
     },
+    "openai-beta": {
+        # Several agents that work at once.
+        "responses_multi_agent": "refuse",
+    },
 }
 MOST_REFUSED: Final = 20
 """Names in one refusal."""

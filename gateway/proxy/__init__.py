@@ -5,6 +5,9 @@ intake       a request's body, read within bounds and parsed, and its tags
 preparation  a request's route, terms and worst case
 routing      from a model's name to the candidates that may serve it, their targets and prices; what a model is for
 estimate     the worst case, which the hold covers, and the charge
+tool_rounds  tools that run at the provider: how often, and what their calls add to the input
+unknown_tools  tools of types that are not known here: counted, or refused
+overrun      streams whose tools go beyond their hold
 context      what is known of one request so far, and the debit that it becomes; terms of a key on a model
 attempts     which target or candidate is asked next; target_health  what is known of them all
 forward      from hold to settlement: send, read, settle before the last bytes

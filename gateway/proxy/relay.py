@@ -171,9 +171,10 @@ class Relay:
             out = feed(piece)
             if not exchange.begun:
                 self._begin(exchange, context, hold, head)
+            takes_more = put(out) if out else True
             if guard is not None:
                 guard.check()
-            return put(out) if out else True
+            return takes_more
 
         try:
             await answer.pump(pass_piece, drained)

@@ -134,11 +134,13 @@ def _with_earlier_tools(parsed: ParsedRequest, tools: tuple[str, ...]) -> Parsed
 
 
 def tokens_to_go_on_from(context: RequestContext, hold: Hold, reported: Reported | None) -> int | None:
-    """Return what bounds the input that a response is to what goes on from it: what its provider counted, or else all
-    that was held for it; None where that is no bound."""
+    """Return what bounds the input that a settled response is to what goes on from it: what its provider counted, or
+    else the input that was held and the output that was charged; None where a hold is no bound."""
     if reported is not None and not reported.counts_nothing:
         return reported.usage.total_tokens
-    return hold.tokens if context.strict else None
+    if not context.strict or context.charged is None:
+        return None
+    return hold.need.input_tokens + context.charged.output_tokens
 
 
 class FirstEvent:

@@ -26,7 +26,6 @@ from gateway.dialects.events import EVENT_STREAM
 from gateway.dialects.exceptions import BadRequest
 from gateway.dialects.facts import NO_METADATA, NO_PARTS, NO_WORK, ParsedRequest, Work
 from gateway.dialects.fields import first_byte, is_null, read_object, top_level, wrong_type
-from gateway.dialects.openai.betas import check_betas
 from gateway.dialects.openai.errors import error_body, error_headers
 from gateway.dialects.openai.output import OpenAIEvents, output_of, output_of_part
 from gateway.dialects.openai.parts import count_content, count_parts
@@ -220,7 +219,6 @@ class OpenAIDialect:
     def parse(self, head: Head, body: bytes) -> ParsedRequest:
         """Return what metering needs of a request. Raises `BadRequest`."""
         match = head.match
-        check_betas(head.headers)
         return parse(match.endpoint.operation, body, self._bounds, match.parameters.get(DEPLOYMENT))
 
     texts = staticmethod(input_texts)

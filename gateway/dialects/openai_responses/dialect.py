@@ -28,7 +28,6 @@ from gateway.dialects.events import EVENT_STREAM
 from gateway.dialects.exceptions import BadRequest, GarbageAnswer
 from gateway.dialects.facts import Created, ParsedRequest, Reported, Stored
 from gateway.dialects.fields import is_null, top_level
-from gateway.dialects.openai.betas import check_betas
 from gateway.dialects.openai.output import output_of_part
 from gateway.dialects.openai.paths import paths_of, with_azure
 from gateway.dialects.openai.usage import is_complete_answer
@@ -208,7 +207,6 @@ class ResponsesDialect:
     def parse(self, head: Head, body: bytes) -> ParsedRequest:
         """Return what metering needs of a request. Raises `BadRequest`."""
         operation = head.match.endpoint.operation
-        check_betas(head.headers)
         if operation in _OPERATIONS:
             return parse(operation, body, self._bounds, RESPONSES_CREATION)
         return parse_object(head, body, self._bounds)
@@ -302,7 +300,6 @@ class SocketDialect(ResponsesDialect):
             raise BadRequest("Write the fields of the response beside 'type'.", "response")
         if message.type != CREATE:
             raise BadRequest(f"Only messages of the type '{CREATE}' are served here.", "type")
-        check_betas(head.headers)
         parsed = parse(RESPONSES, body, self._bounds, RESPONSES_CREATION, on_socket=True)
         if parsed.stored is not None and parsed.stored.background:
             raise BadRequest("A response on a WebSocket can't be in the background: POST it.", "background")

@@ -181,9 +181,10 @@ def test_a_model_with_everything(tmp_path: Path) -> None:
     vocabulary: cl100k_base
     max_output_tokens: 100
     disconnect_drain_s: 7.5
+    default_tool_calls: 3
 """
     assert models(tmp_path, text)["m"] == ModelConfig(
-        "m", "local", "upstream", ("other",), 12_500_000_000, "cl100k_base", 100, 7.5
+        "m", "local", "upstream", ("other",), 12_500_000_000, "cl100k_base", 100, 7.5, default_tool_calls=3
     )
 
 
@@ -214,6 +215,7 @@ def test_a_model_with_a_provider_alone(tmp_path: Path) -> None:
         ('{provider: local, markup_percent: "-1"}', "models.m.markup_percent: expected a decimal string"),
         ("{provider: local, vocabulary: p50k}", "models.m.vocabulary: expected one of o200k_base, cl100k_base"),
         ("{provider: local, max_output_tokens: 0}", "models.m.max_output_tokens: expected a whole number from 1"),
+        ("{provider: local, default_tool_calls: 65}", "models.m.default_tool_calls: expected a whole number from 1"),
         ("{provider: local, disconnect_drain_s: -1}", "models.m.disconnect_drain_s: expected a number from 0 to 3600"),
         ("{provider: local, modle: x}", "models.m.modle: unknown key; did you mean model?"),
         ("local", 'models.m: expected a mapping, got "local"'),

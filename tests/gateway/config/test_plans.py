@@ -31,6 +31,7 @@ pro:
   users: 5
   max_parallel_requests: 8
   admission_queue_s: 3
+  default_tool_calls: 4
   markup_percent: "2.5"
   stripe_price: "${STRIPE_PRICE_STARTER:-}"
   upgrade_to: free
@@ -50,6 +51,7 @@ pro:
         models=("demo", "gpt-4o*", "local/anything"),
         max_parallel_requests=8,
         admission_queue_s=3,
+        default_tool_calls=4,
         included_credit_nano=20_000_000_000,
         users=5,
         markup_scaled=2_500_000_000,

@@ -26,6 +26,7 @@ def test_a_row_with_everything(tmp_path: Path) -> None:
     - {above_input_tokens: 400000, per_million: {}}
   multipliers: {batch: "0.5", priority: "1.7"}
   part_tokens: {image: 1445}
+  tool_call_tokens: {web_search: 8192, "*": 0}
   max_output_tokens: 16384
   context_window: 128000
   hidden_reasoning: true
@@ -43,8 +44,17 @@ def test_a_row_with_everything(tmp_path: Path) -> None:
             16384,
             128_000,
             True,
+            tool_call_tokens={"web_search": 8192, "*": 0},
         ),
     )
+
+
+def test_one_number_bounds_the_calls_of_all_tools_and_prices_nothing(tmp_path: Path) -> None:
+    text = '- {provider: openai, model: m, effective_from: 2024-07-18, per_million: {input: "1"}'
+    (row,) = load(tmp_path, prices=f"{text}, tool_call_tokens: 4096}}\n").prices.rows
+    (plain,) = load(tmp_path, prices=f"{text}}}\n").prices.rows
+    assert (row.tool_call_tokens, plain.tool_call_tokens) == ({"*": 4096}, None)
+    assert row.id == plain.id, "an operator may change it without a new price"
 
 
 def test_a_row_with_variants_aliases_and_a_source(tmp_path: Path) -> None:
@@ -118,6 +128,8 @@ def test_a_day_with_or_without_quotes(tmp_path: Path, day: str) -> None:
         ('per_million: {input: "1"}, multipliers: {batch: "0"}', "batch in multipliers must be above zero"),
         ('per_million: {input: "1"}, multipliers: {btch: "1"}', "multipliers.btch: unknown key; did you mean batch?"),
         ('per_million: {input: "1"}, part_tokens: {image: 0}', "part_tokens.image: expected a whole number from 1"),
+        ('per_million: {input: "1"}, tool_call_tokens: -1', "tool_call_tokens: expected a whole number from 0"),
+        ('per_million: {input: "1"}, tool_call_tokens: {x: y}', "tool_call_tokens.x: expected a whole number from 0"),
         ('per_million: {input: "1"}, max_output_tokens: 0', "max_output_tokens: expected a whole number from 1"),
         ('per_million: {input: "1"}, context_window: "5"', "context_window: expected a whole number from 1"),
         ('per_million: {input: "1"}, hidden_reasoning: "yes"', "hidden_reasoning: expected true or false"),

@@ -1,5 +1,6 @@
 """Work at the provider beside one call, through a whole gateway: what it holds, what it costs, who may ask for it."""
 
+import json
 from collections.abc import Callable
 from dataclasses import replace
 from datetime import date
@@ -41,11 +42,13 @@ async def searches_are_held_and_charged_and_explained(make_gateway: MakeGateway,
     counts = usage(20_000, 5, server_tool_use={"web_search_requests": 2})
     provider = Provider(saying(answer(reported=counts)))
     gateway = await make_gateway(await upstream(provider.serve), change=with_searches)
-    held_nano = 3 * WINDOW * INPUT + 2 * SEARCH_NANO + 10 * OUTPUT
     body = chat(model="gpt-4o-mini", max_tokens=10, tools=[SEARCH])
-    poor = await gateway.customer(format_usd(held_nano - 1))
+    rounds = len(json.dumps(body).encode()) + 2 * WINDOW  # what one search may add is more than the window has room for
+    held_nano = rounds * INPUT + 2 * SEARCH_NANO + 10 * OUTPUT
+    poor = await gateway.customer(format_usd(2 * WINDOW * INPUT + 2 * SEARCH_NANO))
     billing = refusal(await ask(poor, body), 402, "billing_required")["billing"]
-    assert parse_usd(billing["required_usd"]) == held_nano
+    assert parse_usd(billing["required_usd"]) - 2 * SEARCH_NANO - 10 * OUTPUT > 2 * WINDOW * INPUT
+    assert parse_usd(billing["required_usd"]) <= held_nano
     customer = await gateway.customer()
     assert (await ask(customer, body)).status == 200
     event = await the_event(customer, 20_000 * INPUT + 5 * OUTPUT + 2 * SEARCH_NANO)
@@ -78,7 +81,7 @@ async def a_search_that_is_not_reported_is_charged_once(
 @pytest.mark.parametrize(
     ("fields", "status", "code", "param"),
     [
-        ({"tools": [{"type": "web_search"}]}, 400, "invalid_request_error", "tools[0]"),
+        ({"tools": [{"type": "image_generation"}]}, 400, "invalid_request_error", "tools[0]"),
         ({"preset": "x"}, 400, "invalid_request_error", "preset"),
         ({"models": ["gpt-4o", "unpriced"]}, 400, "model_not_priced", "model"),
         ({"modalities": ["text", "audio"]}, 400, "model_not_priced", "model"),

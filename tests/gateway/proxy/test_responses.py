@@ -123,8 +123,8 @@ async def a_compaction_is_billed_and_a_count_is_free(served: Serve) -> None:
 async def refusals_have_openai_s_envelope(served: Serve) -> None:
     provider = Provider(saying(response()))
     customer = await served(provider)
-    error = refusal(await respond(customer, tools=[{"type": "web_search"}]), 400, "invalid_request_error")
-    assert error["param"] == "max_tool_calls"
+    error = refusal(await respond(customer, tools=[{"type": "image_generation"}]), 400, "invalid_request_error")
+    assert error["param"] == "tools[0]"
     refusal(await respond(customer, prompt={"id": "pmpt_1"}), 400, "invalid_request_error")
     poor = await customer.gateway.customer("0")
     error = refusal(await respond(poor), 402, "billing_required")
@@ -182,8 +182,8 @@ async def the_client_reads_structured_output(served: Serve) -> None:
 @stories
 async def the_client_raises_its_own_errors(gateway: Gateway, sdk: AsyncOpenAI) -> None:
     with pytest.raises(openai.BadRequestError) as refused:
-        await sdk.responses.create(model="demo", input="x", tools=[{"type": "web_search"}])
-    assert "max_tool_calls" in str(refused.value)
+        await sdk.responses.create(model="demo", input="x", tools=[{"type": "image_generation"}])
+    assert "leave the tool out" in str(refused.value)
     with pytest.raises(openai.NotFoundError):
         await sdk.responses.create(model="nothing-like-this", input="x")
     poor = await gateway.customer("0")

@@ -89,6 +89,33 @@ async def test_an_earlier_response_bounds_what_it_brings(serve: Any) -> None:
     refusal(await respond(poor, previous_response_id="resp_poor", input=items), 402, "billing_required")
 
 
+@pytest.mark.parametrize("streamed", [False, True])
+async def test_a_response_that_counts_nothing_brings_what_was_held_for_it(serve: Any, streamed: bool) -> None:
+    zeros = {"input_tokens": 0, "output_tokens": 0, "total_tokens": 0}
+    provider = Provider(streaming(stream(usage=zeros)) if streamed else saying(response(usage=zeros)))
+    gateway = await serve(provider)
+    customer = await gateway.customer("0.001")
+    long = "x" * 5_000
+    assert (await respond(customer, input=long, stream=streamed)).status == 200
+    refusal(await respond(customer, input=long, previous_response_id="resp_1"), 402, "billing_required")
+
+
+async def test_tools_in_items_stay_with_what_goes_on_from_the_answer(serve: Any) -> None:
+    provider = Provider(saying(response()))
+    gateway = await serve(provider)
+    customer = await gateway.customer()
+    tool = {"type": "mcp", "server_label": "s", "server_url": "https://s"}
+    items = [{"type": "additional_tools", "tools": [tool]}, {"role": "user", "content": "Hi"}]
+    await respond(customer, input=items)
+    provider.reply = saying(response(id="resp_2"))
+    await respond(customer, previous_response_id="resp_1")
+    await respond(customer, previous_response_id="resp_2", max_tool_calls=2)
+    await respond(customer)
+    assert [json.loads(each.body).get("max_tool_calls") for each in provider.sent] == [8, 8, 2, None]
+    # Another process knows nothing of the tools: a context window is held there.
+    assert await owner(gateway, "resp_1") == (customer.account_id, "response", "gpt-4o-mini", None)
+
+
 @pytest.mark.parametrize(
     ("fields", "known"),
     [

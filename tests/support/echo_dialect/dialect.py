@@ -1,4 +1,8 @@
-"""Requests `{"text": ..., "limit": 5}` with the model in the path; answers `{"words": ..., "spent": {...}}`."""
+"""Requests `{"text": ..., "limit": 5}` with the model in the path; answers `{"words": ..., "spent": {...}}`.
+
+`"tools": ["search", "fetch"]` run at the provider, which takes the number of their calls in `calls`; one whose name
+begins with `odd` is of no known type. With `"each": true` the number bounds each tool by itself.
+"""
 
 import json
 from collections.abc import Callable, Mapping
@@ -9,7 +13,7 @@ from billing.usage import Usage
 from gateway.dialects.base import Endpoint, Head, Match, RefusalFacts, Tap
 from gateway.dialects.events import EVENT_STREAM
 from gateway.dialects.exceptions import BadRequest, GarbageAnswer
-from gateway.dialects.facts import ParsedRequest, Reported
+from gateway.dialects.facts import NO_WORK, ParsedRequest, Reported, Work
 from gateway.dialects.output import Inline, Output
 from gateway.dialects.streaming import SseTap
 from gateway.dialects.structure import StructureBounds
@@ -57,6 +61,7 @@ class EchoDialect:
             end_user=head.headers.get("x-echo-user"),
             service_tier=None,
             has_output=True,
+            work=_work(fields),
         )
 
     def texts(self, body: bytes) -> list[tuple[str, int]]:
@@ -86,9 +91,9 @@ class EchoDialect:
         tool_calls: int | None = None,
     ) -> bytes:
         """The model stands in the path."""
-        if max_output_tokens is None:
-            return body
-        return json.dumps({**_object(body), max_field: max_output_tokens}).encode()
+        changed = {max_field: max_output_tokens, "calls": tool_calls}
+        changed = {name: value for name, value in changed.items() if value is not None}
+        return json.dumps({**_object(body), **changed}).encode() if changed else body
 
     def usage_from_json(self, operation: str, body: bytes) -> Reported | None:
         try:
@@ -120,6 +125,18 @@ class EchoDialect:
 
     def error_headers(self, request_id: str, refusal: RefusalFacts | None = None) -> Mapping[str, str]:
         return {"x-echo-request": request_id}
+
+
+def _work(fields: dict[str, Any]) -> Work:
+    tools = tuple(fields.get("tools", ()))
+    if not tools or "calls" in fields:
+        return Work(uses=fields["calls"], bounded_tools=tools) if tools else NO_WORK
+    return Work(
+        open_tools=tools,
+        unknown_tools=tuple(each for each in tools if each.startswith("odd")),
+        open_searches=tools.count("search"),
+        calls_are_shared=not fields.get("each"),
+    )
 
 
 def _object(body: bytes) -> dict[str, Any]:

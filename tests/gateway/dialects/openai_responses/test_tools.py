@@ -10,10 +10,10 @@ from hypothesis import strategies as st
 from multidict import CIMultiDict
 
 from gateway.dialects.base import Dialect, Endpoint, Match
+from gateway.dialects.betas import DEFAULT_BETAS, Betas
 from gateway.dialects.exceptions import BadRequest
 from gateway.dialects.facts import NO_WORK, ParsedRequest
 from gateway.dialects.fields import folded
-from gateway.dialects.openai.betas import REFUSED_BETAS
 from gateway.dialects.openai.dialect import METERING_FIELDS as CHAT_FIELDS
 from gateway.dialects.openai.dialect import OpenAIDialect
 from gateway.dialects.openai.tools import UNMETERED
@@ -25,6 +25,7 @@ from gateway.dialects.structure import StructureBounds
 BOUNDS: Final = StructureBounds()
 SAY: Final = {"role": "user", "content": "Hi"}
 AGENTS: Final = json.loads((Path(__file__).parent / "agents.json").read_text())
+LISTED: Final = Betas(DEFAULT_BETAS)
 PLAIN, OPEN, REFUSED = "plain", "open", "refused"
 
 
@@ -37,9 +38,10 @@ class Sent:
         self.headers = CIMultiDict(headers)
 
 
-def sent(path: str, body: dict[str, Any], headers: dict[str, str] | None = None, **more: str) -> ParsedRequest:
+def sent(path: str, body: dict[str, Any], headers: dict[str, str] | None = None) -> ParsedRequest:
     dialect = OpenAIDialect(BOUNDS) if "chat" in path else ResponsesDialect(BOUNDS)
-    return dialect.parse(Sent(dialect, path, {**(headers or {}), **more}), json.dumps(body).encode())
+    head = Sent(dialect, path, headers or {})
+    return LISTED.applied(dialect.parse(head, json.dumps(body).encode()), head.headers)
 
 
 def over_http(**fields: Any) -> ParsedRequest:
@@ -209,7 +211,7 @@ UNKNOWN_FIELDS: Final = st.dictionaries(
     NAMES.filter(lambda name: folded(name) not in KNOWN), VALUES, max_size=4
 ).filter(lambda fields: len(set(map(folded, fields))) == len(fields))
 BETAS: Final = st.from_regex(r"[a-z_]{1,20}=[a-z0-9-]{1,10}", fullmatch=True).filter(
-    lambda value: value.partition("=")[0] not in REFUSED_BETAS
+    lambda value: not value.startswith(tuple(DEFAULT_BETAS["openai-beta"]))
 )
 
 
