@@ -177,6 +177,7 @@ def proxy_rules(settings: Settings) -> ProxyRules:
         max_body_bytes=settings.proxy_max_body_bytes,
         upload_timeout_s=defaults.upload_timeout_s,
         grace_s=settings.payment_grace_days * DAY_S,
+        session_headers=defaults.session_headers,
         charge_expired=defaults.expired_hold == "input",
         betas=Betas(DEFAULT_BETAS, settings.betas),
         refuse_unknown_tools=defaults.unknown_tools == "refuse",

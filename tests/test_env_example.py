@@ -81,4 +81,6 @@ def written(value: object) -> str:
     """A value as YAML has it."""
     if value is None:
         return "null"
+    if isinstance(value, tuple):
+        return f"[{', '.join(value)}]"
     return str(value).lower() if isinstance(value, bool) else str(value)

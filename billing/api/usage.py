@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 EVENTS: Final = "/api/account/usage/events"
-_FILTERS: Final = ("key_id", "user_id", "model", "provider", "endpoint", "status", "end_user")
+_FILTERS: Final = ("key_id", "user_id", "model", "provider", "endpoint", "status", "end_user", "session", "tool")
 ROWS_A_PART: Final = 200
 """Of a table that is streamed: so many are made at once, and other requests have their turn in between."""
 

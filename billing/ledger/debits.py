@@ -77,6 +77,11 @@ class Debit(msgspec.Struct, frozen=True, array_like=True, gc=False):
     dseq: int | None = None
     layout: int = PLAIN_LAYOUT
     by_model: str | None = None
+    session: str | None = None
+    agent: str | None = None
+    parent_agent: str | None = None
+    tool: str | None = None
+    tool_version: str | None = None
 
 
 _LAYOUT_PLACE: Final = Debit.__struct_fields__.index("layout")
@@ -146,3 +151,8 @@ class UsageEvent:
     note: str | None
     shares: tuple[ModelShare, ...] = ()
     """What each of several models used; empty where one did it all."""
+    session: str | None = None
+    agent: str | None = None
+    parent_agent: str | None = None
+    tool: str | None = None
+    tool_version: str | None = None

@@ -84,6 +84,8 @@ class EventFilter:
     end_user: str | None = None
     tag: str | None = None
     tag_value: str | None = None
+    session: str | None = None
+    tool: str | None = None
 
 
 class PricedEvent(NamedTuple):
@@ -124,7 +126,7 @@ class Reports:
             _query("reports_events"),
             *(account_id, only.since, only.until, before_at, MOST_LOOKED_AT),
             *(only.key_id, only.user_id, only.model, only.provider, only.endpoint, only.status, only.estimated),
-            *(only.end_user, only.tag, only.tag_value, before_id, limit + 1),
+            *(only.end_user, only.tag, only.tag_value, before_id, limit + 1, only.session, only.tool),
         )
         found = [event_of_row(row) for row in rows if row["matches"]]
         if len(found) <= limit and rows and rows[-1]["is_last"]:

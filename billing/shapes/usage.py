@@ -122,6 +122,8 @@ class EventQuery(PageQuery, frozen=True, kw_only=True):
     ) = None
     estimated: Annotated[Literal["true", "false"], Meta(description="true or false")] | None = None
     end_user: Filter | None = None
+    session: Filter | None = None
+    tool: Filter | None = None
 
 
 class EventShape(Answer, frozen=True, kw_only=True):
@@ -157,6 +159,11 @@ class EventShape(Answer, frozen=True, kw_only=True):
     ttft_ms: int | None
     tags: dict[str, str]
     end_user: str | None
+    session: Annotated[str | None, Meta(description="the conversation that it belongs to, as its client names it")]
+    agent: Annotated[str | None, Meta(description="which of a session's agents has sent it")]
+    parent_agent: Annotated[str | None, Meta(description="which agent has begun that one")]
+    tool: Annotated[str | None, Meta(description="the tool or library that sent it, where it is a known one")]
+    tool_version: str | None
     client_request_id: str | None
     upstream_request_id: str | None
     note: str | None
@@ -195,6 +202,11 @@ def event_shape(event: UsageEvent) -> EventShape:
         ttft_ms=event.ttft_ms,
         tags=dict(event.tags),
         end_user=event.end_user,
+        session=event.session,
+        agent=event.agent,
+        parent_agent=event.parent_agent,
+        tool=event.tool,
+        tool_version=event.tool_version,
         client_request_id=event.client_request_id,
         upstream_request_id=event.upstream_request_id,
         note=event.note,

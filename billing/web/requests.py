@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 FILTERS: Final = (
     *("model", "key_id", "user_id", "provider", "endpoint", "status", "tag", "end_user", "estimated"),
-    *("since", "until"),
+    *("session", "tool", "since", "until"),
 )
 """Parameters of the list that its form has, as the API names them."""
 OWN: Final = {"list": "/requests", "of": {}}

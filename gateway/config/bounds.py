@@ -14,9 +14,9 @@ if TYPE_CHECKING:
 @dataclass(frozen=True, slots=True)
 class Bound:
     """What a default may be: a whole number or a number from `low` to `high`, one of `choices`, a truth, a text, or a
-    share, as the decimal that it is written as."""
+    share, as the decimal that it is written as; or a list of at most `high` names."""
 
-    kind: Literal["whole", "number", "choice", "truth", "text", "share"]
+    kind: Literal["whole", "number", "choice", "truth", "text", "share", "names"]
     help: str
     low: float = 0
     high: float = 0
@@ -35,6 +35,8 @@ class Bound:
                 return "a name"
             case "share":
                 return "above 0 to 1, at most 6 decimals"
+            case "names":
+                return f"a list of at most {self.high:.0f} names"
             case _:
                 return f"{self.low:,.10g} to {self.high:,.10g}" + (", or null" if self.optional else "")
 
@@ -49,6 +51,9 @@ class Bound:
                 return isinstance(value, str)
             case "share":
                 return isinstance(value, str) and _is_share(value)
+            case "names":
+                are_names = isinstance(value, tuple) and all(isinstance(name, str) and name for name in value)
+                return are_names and len(value) <= self.high  # type: ignore[arg-type]
             case _:
                 if value is None:
                     return self.optional
@@ -72,6 +77,8 @@ class Bound:
                 return value.text("a name")
             case "share":
                 return _read_share(value)
+            case "names":
+                return value.names("a name")
 
 
 def _is_share(text: str) -> bool:

@@ -22,6 +22,8 @@ ExpiredHold = Literal["void", "input"]
 Edge = Literal["guarded", "plain"]
 UnknownTools = Literal["pass", "refuse"]
 MIB: Final = 1024 * 1024
+SESSION_HEADERS: Final = ("x-claude-code-session-id", "session-id", "session_id", "thread-id")
+"""Those of Claude Code and of Codex CLI."""
 
 
 def _bound(default: object, bound: Bound) -> Any:
@@ -205,6 +207,15 @@ class Limits:
     issuer_timeout_s: float = _seconds(5, 0.1, 60, "longest wait for an answer of another issuer of sign-ins")
     issuer_answer_bytes: int = _whole(MIB, 1024, 64 * MIB, "and its largest answer")
     refresh_grace_s: float = _seconds(10, 0, 300, "a used refresh token gives the same successor for as long")
+    session_headers: tuple[str, ...] = _bound(
+        SESSION_HEADERS,
+        Bound(
+            "names",
+            "headers that name a request's session where `X-Metergate-Session` does not, the first that is there",
+            0,
+            16,
+        ),
+    )
     sessions_per_user: int = _whole(100, 1, 10_000, "sessions of one person; those used last stay")
     passwords_at_once: int = _whole(2, 1, 64, "passwords that one process hashes at once, 64 MiB each; then 429")
     mails_per_address: int = _whole(5, 1, 1000, "codes that are mailed to one address in an hour")

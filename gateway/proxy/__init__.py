@@ -3,6 +3,7 @@
 handler      route, authenticate, estimate, hold, forward, price, settle: the order of the checks
 intake       a request's body, read within bounds and parsed, and its tags
 preparation  a request's route, terms and worst case
+senders      what sent a request: its session, its tool
 routing      from a model's name to the candidates that may serve it, their targets and prices; what a model is for
 estimate     the worst case, which the hold covers, and the charge
 tool_rounds  tools that run at the provider: how often, and what their calls add to the input

@@ -21,6 +21,7 @@ from gateway.dialects.base import Match
 from gateway.dialects.facts import ParsedRequest, Reported
 from gateway.proxy.candidates import Candidate, Destination, Target
 from gateway.proxy.estimate import Charge, EstimateRules, Plain, charge, markup_of
+from gateway.proxy.senders import NOBODY, Sender
 from gateway.proxy.tool_rounds import most_granted
 from gateway.upstream.base import UpstreamRequest
 
@@ -151,6 +152,7 @@ class RequestContext(msgspec.Struct, gc=False):
     """What is the same for all requests of this key on this model."""
     tags: str | None
     """What the debit is attributed to, as the ledger keeps it: see `gateway.proxy.intake`."""
+    sender: Sender = NOBODY
     attempts: int = 1
     """How often a provider is asked, this time included."""
     status: int = EXPIRED_STATUS
@@ -224,7 +226,7 @@ class RequestContext(msgspec.Struct, gc=False):
         alone."""
         debit = self.debit(NOTHING, FREE, estimated=True, admitted_at_ms=0, now_s=self.started_s)
         return msgspec.structs.replace(
-            debit, request_id="", client_request_id=None, end_user=None, tags=self.terms.tags
+            debit, request_id="", client_request_id=None, end_user=None, tags=self.terms.tags, **_OF_NOBODY
         )
 
     def settled(self, hold: Hold, usage: Usage, charge: Charge, *, reason: Reason | None, now_s: float) -> Debit:
@@ -253,7 +255,7 @@ class RequestContext(msgspec.Struct, gc=False):
         Nothing of a client's or a provider's words is in it, so that it can't fail as well."""
         debit = self.settled(hold, *self.whole_hold(hold), reason="internal_error", now_s=self.started_s)
         nothing_foreign = {"client_request_id": None, "upstream_request_id": None, "tags": None, "end_user": None}
-        return msgspec.structs.replace(debit, latency_ms=None, ttft_ms=None, **nothing_foreign)
+        return msgspec.structs.replace(debit, latency_ms=None, ttft_ms=None, **nothing_foreign, **_OF_NOBODY)
 
     def debit(
         self,
@@ -267,7 +269,7 @@ class RequestContext(msgspec.Struct, gc=False):
         status: int | None = None,
     ) -> Debit:
         """Return the row that the ledger gets; `status` is another one than the provider's."""
-        principal, route, parsed = self.principal, self.route, self.parsed
+        principal, route, parsed, sender = self.principal, self.route, self.parsed, self.sender
         first_byte_s = self.first_byte_s
         assert route.rates is not None  # noqa: S101  (a charge was made from them)
         return Debit(  # by position, in the order that is stored: msgspec looks for every name among all of them
@@ -303,9 +305,19 @@ class RequestContext(msgspec.Struct, gc=False):
             self.tags,
             parsed.end_user,
             note,
-            layout=PLAIN_LAYOUT if charge.by_model is None else LAYOUT,
-            by_model=charge.by_model,
+            None,  # epoch
+            None,  # dseq
+            PLAIN_LAYOUT if charge.by_model is None else LAYOUT,
+            charge.by_model,
+            sender.session,
+            sender.agent,
+            sender.parent_agent,
+            sender.tool,
+            sender.tool_version,
         )
+
+
+_OF_NOBODY: Final = msgspec.structs.asdict(NOBODY)
 
 
 def shown_id(given: str | bytes | None) -> str | None:

@@ -27,6 +27,7 @@ from gateway.proxy.estimate import EstimateRules
 from gateway.proxy.intake import Intake, IntakeRules
 from gateway.proxy.outgoing import prepare
 from gateway.proxy.preparation import Preparation
+from gateway.proxy.senders import Senders
 from gateway.proxy.unknown_tools import UnknownTools
 from gateway.server import limit_refusals, refusals
 from gateway.server.bodies import UNCOUNTED_BYTES, Bodies, Kept
@@ -58,6 +59,8 @@ class ProxyRules(IntakeRules):
     """What the proxy follows of the configuration."""
 
     estimate: EstimateRules
+    session_headers: tuple[str, ...] = ()
+    """Headers that name a request's session."""
     charge_expired: bool = False
     """Whether a hold whose gateway died is charged at the estimate of its input."""
     betas: Betas = NO_BETAS
@@ -99,7 +102,10 @@ class Proxy:
         self.keys_url = links.keys_url
         self._rules = rules
         self._metrics = metrics
-        preparation = Preparation(router, rules.estimate, bodies, tokenizer, clock, links=links, betas=rules.betas)
+        senders = Senders(rules.session_headers)
+        preparation = Preparation(
+            router, rules.estimate, bodies, tokenizer, clock, links=links, senders=senders, betas=rules.betas
+        )
         self._prepare, self._need, self._count = preparation.context, preparation.need, preparation.counted
         self.bodies = bodies
         self._large_bytes = bodies.rules.large_bytes

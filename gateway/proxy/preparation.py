@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from gateway.proxy.candidates import Candidate, Destination, Route
     from gateway.proxy.estimate import EstimateRules
     from gateway.proxy.routing import Router
+    from gateway.proxy.senders import Senders
     from gateway.server.bodies import Bodies
     from gateway.server.exchange import Exchange
     from gateway.server.limit_refusals import Links
@@ -52,7 +53,8 @@ MAX_COUNTED_BYTES: Final = 4 << 20
 
 
 class Preparation:
-    """Routes and estimates requests. `clock` is in Unix seconds; `links` are where refusals lead."""
+    """Routes and estimates requests. `clock` is in Unix seconds; `links` are where refusals lead, `senders`
+    says what sent a request."""
 
     def __init__(
         self,
@@ -63,8 +65,10 @@ class Preparation:
         clock: Callable[[], float],
         *,
         links: Links,
+        senders: Senders,
         betas: Betas = NO_BETAS,
     ) -> None:
+        self._senders = senders
         self._links = links
         self._router = router
         self._rules = rules
@@ -126,6 +130,7 @@ class Preparation:
             self._rules.strict,
             terms,
             tags,
+            self._senders.of(headers, parsed.session),
         )
 
     def _destinations(self, match: Match, parsed: ParsedRequest) -> tuple[Route, tuple[Destination, ...]]:

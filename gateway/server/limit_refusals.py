@@ -198,9 +198,9 @@ def _smaller(fitting_output: int, max_field: str | None, beginning: str = "") ->
 
 def quota_exceeded(refused: QuotaExceeded, principal: Principal, links: Links, max_field: str | None = None) -> Refusal:
     """Return 429, which names the window that resets last of those that have too little left, holds not counted; of
-    those that are too small for the request even when nothing was used, where there are any."""
+    those that begin again and are too small for the request even then, where there are any."""
     spent = [each for each in refused.exhausted if not each.is_held]
-    never = [each for each in spent if each.never_fits]
+    never = [each for each in spent if each.never_fits and each.limit.quota.window is not Window.total]
     worst = _worst(never or spent, refused.at_ms)
     quota, details = worst.limit.quota, _quota_details(worst, refused.at_ms)
     upgrade = None

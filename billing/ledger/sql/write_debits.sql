@@ -8,7 +8,7 @@
 -- A row that another transaction has locked is waited for as long as $2 says, whatever `lock_timeout` the session has: it is
 -- set for this transaction, before the first row is locked.
 --
--- A row of 36 columns is formed once, on its way into usage_events: until then a debit stays the JSON that it came as.
+-- A row of 41 columns is formed once, on its way into usage_events: until then a debit stays the JSON that it came as.
 -- `= ANY (ARRAY(...))` reads accounts by their index, whatever the planner believes of the number of debits.
 WITH patience AS MATERIALIZED (
     SELECT set_config('lock_timeout', $2::text, true) AS lock_timeout
@@ -32,7 +32,8 @@ WITH patience AS MATERIALIZED (
         output_tokens, reasoning_tokens, counts, cost_nano, charged_nano,
         price_id, multiplier, markup_scaled, estimated,
         status, stream, latency_ms, ttft_ms,
-        tags, end_user, note, by_model, epoch, dseq, xseq)
+        tags, end_user, note, by_model, epoch, dseq, xseq,
+        session, agent, parent_agent, tool, tool_version)
     SELECT
         d->>'request_id', timestamptz 'epoch' + (d->>'admitted_at_ms')::bigint * interval '1 millisecond',
         d->>'outcome', locked.id,
@@ -43,7 +44,8 @@ WITH patience AS MATERIALIZED (
         (d->>'cost_nano')::bigint, (d->>'charged_nano')::bigint,
         d->>'price_id', d->>'multiplier', (d->>'markup_scaled')::bigint, (d->>'estimated')::boolean,
         (d->>'status')::integer, (d->>'stream')::boolean, (d->>'latency_ms')::integer, (d->>'ttft_ms')::integer,
-        (d->>'tags')::jsonb, d->>'end_user', d->>'note', (d->>'by_model')::jsonb, given.epoch, (d->>'dseq')::bigint, numbered.xseq
+        (d->>'tags')::jsonb, d->>'end_user', d->>'note', (d->>'by_model')::jsonb, given.epoch, (d->>'dseq')::bigint, numbered.xseq,
+        d->>'session', d->>'agent', d->>'parent_agent', d->>'tool', d->>'tool_version'
     FROM given LEFT JOIN locked ON locked.id = given.account_id LEFT JOIN numbered USING (place)
     ON CONFLICT DO NOTHING
     RETURNING request_id, admitted_at, outcome, account_id, user_id, key_id, endpoint, feature, model, provider, tags, input_tokens, cached_input_tokens,

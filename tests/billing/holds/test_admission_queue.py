@@ -164,6 +164,42 @@ async def test_who_would_not_fit_even_if_nothing_ran_does_not_wait(world: World)
     assert not refused.is_held
 
 
+async def test_who_asks_for_more_than_a_whole_limit_waits_behind_nobody(world: World) -> None:
+    principal = await world.customer(10**9, key_quotas=(DAILY,))
+    running = [await hold_one(world, principal, WHOLE) for _ in range(2)]
+    (first,) = await line_of(world, principal, 1)
+    async with asyncio.timeout(LONG_S / 2):
+        refused = await waits(world, principal, need(least=241, most=241))  # 251 tokens of 250
+    assert isinstance(refused, QuotaExceeded)
+    assert (refused.is_held, refused.exhausted[0].never_fits, refused.fitting_ever) == (False, True, 240)
+    assert not first.done()
+    for hold in running:
+        await world.engine.holds.void(hold)
+    assert isinstance(await first, Hold)
+
+
+@given(
+    st.builds(
+        lambda tokens, cost, unit, choices, least, more: Need(tokens, cost, unit, choices, least, least + more),
+        *[st.integers(0, 300)] * 3,
+        st.integers(1, 3),
+        *[st.integers(0, 60)] * 2,
+    ),
+    st.lists(st.tuples(st.sampled_from(Metric), st.integers(0, 600)), max_size=4),
+)
+def test_what_ever_fits_is_what_empty_counters_would_take(asked: Need, given_limits: list[tuple[Metric, int]]) -> None:
+    limits = tuple(Limit("key", Quota(Window.day, metric, limit)) for metric, limit in given_limits)
+    needed = {
+        Metric.requests: 1,
+        Metric.tokens: asked.input_tokens + asked.choices * asked.least_output,
+        Metric.input_tokens: asked.input_tokens,
+        Metric.output_tokens: asked.choices * asked.least_output,
+        Metric.cost: asked.input_cost_nano + asked.unit_nano * asked.least_output,
+    }
+    fits = all(Exhausted(each, 0, 0, needed[each.quota.metric]).is_held for each in limits)
+    assert asked.ever_fits(QuotaLimits((), limits, b"", ())) is fits
+
+
 async def test_requests_that_run_are_used_and_not_waited_for(world: World) -> None:
     """The end of a request gives none of its window's requests back."""
     principal = await world.customer(10**9, key_quotas=(Quota(Window.day, Metric.requests, 1),))

@@ -50,6 +50,17 @@ def test_what_is_no_share_is_refused(tmp_path: Path, text: str) -> None:
         Limits(elastic_share="2")
 
 
+def test_names_are_a_list(tmp_path: Path) -> None:
+    text = "{session_headers: [x-run-id, session-id]}"
+    assert load(tmp_path, main=f"{MAIN}defaults: {text}\n").defaults.session_headers == ("x-run-id", "session-id")
+    assert load(tmp_path, main=f"{MAIN}defaults: {{session_headers: []}}\n").defaults.session_headers == ()
+    assert problems(tmp_path, main=f"{MAIN}defaults: {{session_headers: {['h'] * 17}}}\n")
+    for wrong in ((), ("",), "session-id"):
+        if wrong:
+            with pytest.raises(ValueError, match="session_headers"):
+                Limits(session_headers=wrong)  # type: ignore[arg-type]
+
+
 def test_partitions_may_be_null(tmp_path: Path) -> None:
     assert load(tmp_path, main=MAIN + "defaults: {redis_partitions: null}\n").defaults.redis_partitions is None
 

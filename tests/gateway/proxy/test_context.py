@@ -10,6 +10,7 @@ from gateway.dialects.openai.dialect import CHAT, parse
 from gateway.proxy.candidates import Route
 from gateway.proxy.context import RequestContext, Terms
 from gateway.proxy.estimate import Charge, EstimateRules
+from gateway.proxy.senders import Sender
 from tests.billing.holds.test_cache import PRINCIPAL
 from tests.gateway.proxy.test_terms import priced
 
@@ -30,6 +31,7 @@ def test_every_value_of_a_debit_stands_at_its_name() -> None:
         "status": 201,
         "upstream_request_id": "provider's",
         "first_byte_s": 1.25,
+        "sender": Sender("session", "agent", "parent", "codex", "0.169.0"),
     }
     unused = dict.fromkeys(RequestContext.__struct_fields__[:16])
     context = RequestContext(**{**unused, **given})
@@ -70,6 +72,11 @@ def test_every_value_of_a_debit_stands_at_its_name() -> None:
         "ttft_ms": 250,
         "tags": '{"a":"b"}',
         "end_user": "end user",
+        "session": "session",
+        "agent": "agent",
+        "parent_agent": "parent",
+        "tool": "codex",
+        "tool_version": "0.169.0",
         "note": "no_usage",
         "epoch": None,
         "dseq": None,

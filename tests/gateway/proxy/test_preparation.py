@@ -20,6 +20,7 @@ from gateway.proxy.estimate import EstimateRules
 from gateway.proxy.intake import PROXY_SCOPE
 from gateway.proxy.preparation import Preparation
 from gateway.proxy.routing import Router
+from gateway.proxy.senders import Senders
 from gateway.proxy.target_health import HealthBoard
 from gateway.server.limit_refusals import Links
 from gateway.server.refusals import Refuse
@@ -47,7 +48,7 @@ def preparation(rate: int, **provider: Any) -> Preparation:
     made = ProviderConfig("p", "openai", **{"base_url": "http://p/v1", **provider})
     router = Router({"p": made}, {"m": ModelConfig("m", "p", "m")}, PriceTable((row,)), HealthBoard([made]))
     none: Any = None
-    return Preparation(router, EstimateRules(), none, none, time.time, links=Links(None, {}))
+    return Preparation(router, EstimateRules(), none, none, time.time, links=Links(None, {}), senders=Senders(()))
 
 
 def prepared(made: Preparation, principal: Principal) -> RequestContext:

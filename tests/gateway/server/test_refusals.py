@@ -1,10 +1,11 @@
 """Every refusal, through a whole gateway: status, code, envelope, additional fields, Retry-After."""
 
 import json
+import re
 from collections.abc import Callable
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
-from typing import Any
+from typing import Any, Final
 
 import pytest
 
@@ -143,8 +144,7 @@ async def test_an_uncovered_hold_says_what_it_needs(gateway: Gateway) -> None:
         "setup_url": PAY_URL,
         "next": "metergate billing setup",
     }
-    assert "whoever runs this gateway for credit" in error["message"]
-    assert f"`metergate operator grant {customer.account_id} AMOUNT_USD`" in error["message"]
+    assert error["message"].startswith(f"The balance does not cover this request: buy credit at {PAY_URL} ")
     assert fetched.headers["x-metergate-balance-usd"] == "0.00001"
     assert fetched.headers["x-should-retry"] == "false"
     assert "Retry-After" not in fetched.headers
@@ -169,10 +169,12 @@ async def check_may_not_spend(gateway: Gateway, status: str) -> None:
         billing = error["billing"]
         assert billing["status"] == status
         assert (billing["setup_url"], billing["next"]) == (PAY_URL, "metergate billing setup")
-        assert (
-            "ask whoever runs this gateway to make it active again "
-            f"(`metergate operator account set {customer.account_id} --status active`)" in error["message"]
-        )
+        if status == "past_due":
+            assert error["message"] == f"A payment of this account has failed: pay what is open at {PAY_URL}."
+        else:
+            assert (
+                error["message"] == f"The account is {status}: ask whoever runs this gateway to make it active again."
+            )
         assert fetched.headers["x-should-retry"] == "false"
         if used_before:
             assert parse_usd("4.99") < parse_usd(billing["balance_usd"]) <= parse_usd("5.00")
@@ -201,7 +203,8 @@ async def check_resets(gateway: Gateway, window: str) -> None:
     before = datetime.now(UTC)
     fetched = await ask(customer, chat())
     error = refusal(fetched, 429, "quota_exceeded")
-    assert error["type"] == "rate_limit_error"
+    waits = "Retry-After" in fetched.headers
+    assert error["type"] == ("rate_limit_error" if waits else "insufficient_quota")
     quota = error["quota"]
     resets_at = quota.pop("resets_at")
     assert quota == {
@@ -251,10 +254,59 @@ async def test_cost_and_tokens_are_told_in_their_units(gateway: Gateway) -> None
         assert await spent_nano(customer) == 0
 
 
+MANY: Final = "word " * 40
+LARGER: Final[tuple[tuple[str, str, dict[str, Any]], ...]] = (
+    ("/v1/chat/completions", "max_tokens", chat(MANY, max_tokens=5_000)),
+    ("/v1/chat/completions", "max_completion_tokens", chat(MANY, max_completion_tokens=5_000)),
+    ("/v1/responses", "max_output_tokens", {"model": "demo", "input": MANY, "max_output_tokens": 5_000}),
+    (
+        "/v1/messages",
+        "max_tokens",
+        {"model": "demo", "messages": [{"role": "user", "content": MANY}], "max_tokens": 5_000},
+    ),
+)
+
+
+async def test_a_request_larger_than_a_whole_limit_is_final(gateway: Gateway, subtests: pytest.Subtests) -> None:
+    for path, field, body in LARGER:
+        for metric, limit, shown in (("tokens", 1_000, "1,000 tokens"), ("cost", "0.001", "0.001 USD")):
+            with subtests.test(path, field=field, metric=metric):
+                quotas = [{"window": "minute", "metric": metric, "limit": limit}]
+                await check_larger(await gateway.customer(quotas=quotas), path, field, body, shown)
+
+
+async def check_larger(customer: Customer, path: str, field: str, body: dict[str, Any], shown: str) -> None:
+    fetched = await ask(customer, body, path=path)
+    error = fetched.json["error"]
+    assert (fetched.status, error["code"]) == (429, "quota_exceeded")
+    assert fetched.headers["x-should-retry"] == "false"
+    assert "Retry-After" not in fetched.headers
+    said = re.fullmatch(
+        rf"The key's limit is {re.escape(shown)} a minute, and this request may take [0-9.,]+(?: USD)?: lower {field} "
+        rf"to ([0-9,]+) or less, or ask for a higher limit. The key's owner can raise it at (\S+).",
+        error["message"],
+    )
+    assert said is not None, error["message"]
+    assert said[2] == f"http://127.0.0.1:8080/console/keys/{customer.key_id}"
+    most = int(said[1].replace(",", ""))
+    assert (await ask(customer, {**body, field: most + 9}, path=path)).status == 429
+    assert (await ask(customer, {**body, field: most}, path=path)).status == 200
+
+
+async def test_an_input_larger_than_a_whole_limit_says_so(gateway: Gateway) -> None:
+    customer = await gateway.customer(quotas=[{"window": "minute", "metric": "input_tokens", "limit": 20}])
+    fetched = await ask(customer, chat("word " * 100, max_tokens=5))
+    message = refusal(fetched, 429, "quota_exceeded")["message"]
+    assert "for its input alone is too large: shorten it, or ask for a higher limit." in message
+    assert "Retry-After" not in fetched.headers
+
+
 async def test_of_several_exhausted_windows_the_last_to_reset_is_named(gateway: Gateway) -> None:
-    quotas = [{"window": name, "metric": "requests", "limit": 0} for name in ("total", "minute", "month", "day")]
+    await early_in_a_minute(30)
+    quotas = [{"window": name, "metric": "requests", "limit": 1} for name in ("total", "minute", "month", "day")]
     for named in ("total", "month", "day", "minute"):
         customer = await gateway.customer(quotas=quotas)
+        assert (await ask(customer, chat())).status == 200
         fetched = await ask(customer, chat())
         assert refusal(fetched, 429, "quota_exceeded")["quota"]["window"] == named
         assert ("Retry-After" in fetched.headers) == (named == "minute")
@@ -275,10 +327,11 @@ async def test_refusals_lead_to_the_operator_s_own_page(make_gateway: MakeGatewa
     poor = await gateway.customer("0")
     error = refusal(await ask(poor, chat()), 402, "billing_required")
     assert (error["billing"]["setup_url"], error["billing"]["next"]) == (page, "metergate billing setup")
-    assert f"whoever runs this gateway ({page})" in error["message"]
+    assert f"buy credit at {page}" in error["message"]
     free = await gateway.customer(account={"plan": "free"})
     error = refusal(await ask(free, chat("word " * 100_000, max_completion_tokens=128_000)), 429, "quota_exceeded")
     assert error["upgrade"]["url"] == page
+    assert error["message"].endswith(f"The plan Starter has more: {page}.")
 
 
 async def test_too_many_at_once(make_gateway: MakeGateway, upstream: Upstream) -> None:
