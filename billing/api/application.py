@@ -86,9 +86,11 @@ def setup(app: web.Application, services: Services, beside: Sequence[Route] = ()
     check_names((*beside, *ROUTES, *descriptions))
     for route in (*ROUTES, *descriptions):
         path, handler = route.path.removeprefix(PREFIX), serving(route)
-        api.router.add_route(route.method, path, handler)
-        if path.startswith(BILLING):
-            api.router.add_route(route.method, f"{VERSION}{path}", handler)
+        for each in (path, f"{VERSION}{path}") if path.startswith(BILLING) else (path,):
+            if route.method == "GET":
+                api.router.add_get(each, handler)  # and HEAD
+            else:
+                api.router.add_route(route.method, each, handler)
     app.add_subapp(PREFIX, api)
 
 

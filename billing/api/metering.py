@@ -24,6 +24,7 @@ from billing.metering.charges import Measure, parse_quantity
 from billing.metering.claims import NotAdmitted, Payer
 from billing.metering.events import DEBITS, HOLDS, USAGE
 from billing.money import format_usd
+from billing.shapes.decoding import decode_shape
 from billing.shapes.mismatch import mismatch
 from billing.shapes.service import (
     BINARY_EVENT,
@@ -190,7 +191,7 @@ class _Several(msgspec.Struct, forbid_unknown_fields=True):
 
 def _decoded(raw: msgspec.Raw, model: type[Any], field: str | None = None) -> Any:
     try:
-        return msgspec.json.decode(raw, type=model)
+        return decode_shape(raw, model)
     except msgspec.ValidationError as error:
         message, found = mismatch(error, model)
         raise BadRequest(message, field or found) from error

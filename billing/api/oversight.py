@@ -28,6 +28,7 @@ from billing.shapes.base import Listing, PageQuery
 from billing.shapes.operation import (
     AssignBody,
     AssignedShape,
+    HelloShape,
     ImageShape,
     ProviderShape,
     RefusedQuery,
@@ -89,6 +90,11 @@ async def list_providers(call: Call) -> Listing[ProviderShape]:
 async def ping(call: Call) -> ImageShape:
     """Return which image runs, from the variable IMAGE; what can't be read from it is empty."""
     return image_identity(call.services.image)
+
+
+async def hello(call: Call) -> HelloShape:
+    """Answer. Claude Code asks by HEAD whether a server is there before it begins."""
+    return HelloShape()
 
 
 def image_identity(image: str) -> ImageShape:
@@ -223,6 +229,7 @@ ROUTES: Final = (
     Route("GET", f"{REFUSALS}/{{request_id}}", get_refusal, Access.admin, RefusedShape),
     Route("GET", PROVIDERS, list_providers, Access.admin, Listing[ProviderShape]),
     Route("GET", "/api/ping", ping, Access.anyone, ImageShape),
+    Route("GET", "/api/hello", hello, Access.anyone, HelloShape),
     Route("GET", "/api/admin/audit", list_audit, Access.admin, Listing[AuditShape], query=AuditQuery),
     Route(
         *("GET", "/api/account/audit", list_own_audit, Access.caller, Listing[AuditShape]),

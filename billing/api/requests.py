@@ -20,6 +20,7 @@ from billing.expectations import AWAITS_CONTINUE, CONTINUE
 from billing.money import MoneyError, parse_positive_usd, parse_usd
 from billing.pages import Page
 from billing.shapes.base import Listing, PageQuery
+from billing.shapes.decoding import decode_shape
 from billing.shapes.mismatch import mismatch, unreadable, values_of
 from billing.times import TimeError, parse_rfc3339
 from billing.zones import zone_of
@@ -51,7 +52,7 @@ async def read_body(request: web.Request, model: type[T], *, optional: bool = Fa
     if _NUL in body or b"\0" in body:
         raise BadRequest("The body must not contain NUL characters.")
     try:
-        return msgspec.json.decode(body, type=model)
+        return decode_shape(body, model)
     except msgspec.ValidationError as error:
         raise not_that_shape(error, model) from error
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:

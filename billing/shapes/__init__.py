@@ -3,6 +3,7 @@ them, and `/api/openapi.json` is generated from them. Pure.
 
     base        Body, Query, Answer, Listing; money, times and names; the error envelope
     mismatch    what is wrong with a value, in words instead of msgspec's
+    decoding    a caller's JSON as a shape
     people      registering, signing in, and what people are shown of themselves
     quotas      quotas, and what is left of each
     accounts    accounts, grants, refunds, adjustments

@@ -28,13 +28,16 @@ class PricingShape(Answer, frozen=True, kw_only=True):
 
 
 class ModelShape(Answer, frozen=True, kw_only=True):
-    """A model that the key may use; the first four fields are OpenAI's."""
+    """A model that the key may use; the first four fields are OpenAI's, `display_name` is Anthropic's.
+    `context_length` and `context_window` are the same number of tokens."""
 
     id: str
     object: Literal["model"] = "model"
     created: int
     owned_by: str
+    display_name: str
     max_output_tokens: int | None
+    context_length: int | None
     context_window: int | None
     pricing: PricingShape
 
@@ -108,6 +111,12 @@ class ProviderShape(Answer, frozen=True, kw_only=True):
     dialects: list[str]
     models: list[str]
     targets: list[TargetShape]
+
+
+class HelloShape(Answer, frozen=True, kw_only=True):
+    """That a server is there."""
+
+    message: Literal["hello"] = "hello"
 
 
 class HealthShape(Answer, frozen=True, kw_only=True):

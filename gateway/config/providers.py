@@ -63,8 +63,9 @@ COMPATIBLE: Final[Mapping[str, Compatible]] = {
     "xai": Compatible("https://api.x.ai/v1", "max_completion_tokens"),
 }
 """Sources: each vendor's API reference, as of November 2026."""
-WITH_SOCKETS: Final = frozenset({"https://api.openai.com/v1", "https://api.x.ai/v1"})
-"""Base URLs below which responses are served over a WebSocket, too: OpenAI's and xAI's guides, "WebSocket mode"."""
+WITH_SOCKETS: Final = frozenset({"openai", "xai"})
+"""Kinds that are asked for responses over a WebSocket, too, below the same base URL (OpenAI's and xAI's guides,
+"WebSocket mode"). A server of one's own may not speak it: its clients are then told to POST."""
 OPENAI: Final = Compatible()
 """Of a server that is none of these."""
 
@@ -73,13 +74,14 @@ def usual_dialects(kind: str, name: str, base_url: str, base_query: str = "") ->
     """Return the base URLs of dialects beside OpenAI's that a provider of a kind serves, by the dialect's name.
     `base_url`, with the query `base_query`, is the provider's own: one that is not the usual one is another server."""
     if kind == "local":
-        return {"rerank": f"local://{name}/v1"}
-    if base_url in WITH_SOCKETS:
-        return {"responses_websocket": base_url}
+        return {"rerank": f"local://{name}/v1", "responses_websocket": f"local://{name}/v1"}
+    own = base_url + (f"?{base_query}" if base_query else "")
+    if kind in WITH_SOCKETS:
+        return {"responses_websocket": own} if base_url else {}
     usual = COMPATIBLE.get(kind, OPENAI)
     if usual.rerank is None or (usual.rerank and base_url != usual.base_url):
         return {}
-    return {"rerank": usual.rerank or base_url + (f"?{base_query}" if base_query else "")}
+    return {"rerank": usual.rerank or own}
 
 
 ProviderKind = Literal["openai", "anthropic", "gemini", "local"]

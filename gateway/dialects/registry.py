@@ -51,18 +51,52 @@ _SHARED: Final = (
 _UNBOUNDED: Final = "how much a run of it costs is bounded by nothing. Use chat completions, responses or messages"
 _BY_TIME: Final = "it costs by the hour or by what is kept, which is not metered here"
 _OPERATORS: Final = "it manages the operator's own account at the provider"
-_VERSION: Final = r"(?:/azure)?(?:/openai)?/v[0-9][0-9a-z]*"
+_IMAGES: Final = (
+    "pictures are priced by their size and quality, which is not metered here. Ask a model that answers with pictures "
+    "in chat completions or generateContent"
+)
+_SOUND: Final = (
+    "speech and transcripts are priced by the second or the character, which is not metered here. Send audio to a "
+    "model that takes it in chat completions or generateContent"
+)
+_FILES: Final = (
+    "files belong to the provider's key, which all accounts here share. Send the content in the request itself, as a "
+    "data URL or in base64"
+)
+_BATCHES: Final = (
+    "what a batch costs is known up to a day later, which is not metered here. Send its requests one by one, or to "
+    "/v1/responses with `background: true`"
+)
+_CACHES: Final = (
+    "a cache costs by the hour and belongs to the provider's key, which all accounts here share. Send the whole input: "
+    "providers cache a prefix that is repeated by themselves"
+)
+_SESSIONS: Final = (
+    "a session writes answers without being asked, which is not metered here. Use /v1/responses, over HTTP or as a "
+    "WebSocket"
+)
+_BASE: Final = r"(?:(?:/azure)?/openai(?:/deployments/[^/]+)?(?:/v1)?|(?:/azure|/upload)?/v[0-9][0-9a-z]*)"
+"""What stands before a path of a provider's API: a version, or what Azure's client puts in its place."""
 _REASONS: Final = tuple(
-    (re.compile(f"{_VERSION}/(?:{paths})", re.ASCII), reason)
-    for paths, reason in (
-        (r"realtime/(?:client_secrets|sessions|transcription_sessions|calls|translations)(?:/.*)?", _PAST_US),
-        (r"(?:auth_tokens|live/tokens|chatkit)(?:[/:].*)?", _PAST_US),
-        (r"chat/completions(?:/[^/]+(?:/messages)?)?", _SHARED),
-        (r"(?:assistants|threads|agents|sessions|deployments)(?:/.*)?", _UNBOUNDED),
-        (r"(?:vector_stores|containers|fine_tuning|evals|uploads|videos|skills)(?:/.*)?", _BY_TIME),
-        (r"(?:organization|organizations|projects)(?:/.*)?", _OPERATORS),
+    (methods, re.compile(f"{_BASE}/(?:{paths})", re.ASCII), reason)
+    for methods, paths, reason in (
+        (None, r"realtime", _SESSIONS),
+        (None, r"realtime/(?:client_secrets|sessions|transcription_sessions|calls|translations)(?:/.*)?", _PAST_US),
+        (None, r"(?:auth_tokens|live/tokens|chatkit)(?:[/:].*)?", _PAST_US),
+        ({"GET"}, r"chat/completions", _SHARED),
+        (None, r"chat/completions/[^/]+(?:/messages)?", _SHARED),
+        (None, r"images(?:/.*)?|models/.+:predict", _IMAGES),
+        (None, r"audio(?:/.*)?", _SOUND),
+        (None, r"(?:files|uploads)(?:[/:].*)?", _FILES),
+        (None, r"(?:messages/)?batches(?:[/:].*)?|models/.+:(?:batchGenerateContent|asyncBatchEmbedContent)", _BATCHES),
+        (None, r"cachedContents(?:[/:].*)?", _CACHES),
+        (None, r"(?:assistants|threads|agents|sessions|interactions)(?:/.*)?", _UNBOUNDED),
+        (None, r"(?:vector_stores|containers|fine_tuning|evals|videos|skills)(?:/.*)?", _BY_TIME),
+        (None, r"models/.+:predictLongRunning", _BY_TIME),
+        (None, r"(?:organization|organizations|projects)(?:/.*)?", _OPERATORS),
     )
 )
+"""Methods (None: any), the pattern of a path, and why it is not served and what is instead."""
 
 
 def make_dialects(bounds: StructureBounds) -> Dialects:
@@ -144,7 +178,11 @@ def _for_aiohttp(endpoint: Endpoint) -> str:
     return _NAME.sub(lambda found: f"{{{found[1]}:{'.+' if found[1] == _MODEL else '[^/:]+'}}}", endpoint.path)
 
 
-def why_unmetered(path: str) -> str | None:
-    """Return why a path is refused, None of one that is not known. A query string is passed over."""
+def why_unmetered(method: str, path: str) -> str | None:
+    """Return why a request of a provider's API is refused, None of one that is not known. A query string is passed
+    over."""
     path = path.partition("?")[0].rstrip("/")
-    return next((reason for pattern, reason in _REASONS if pattern.fullmatch(path)), None)
+    for methods, pattern, reason in _REASONS:
+        if (methods is None or method in methods) and pattern.fullmatch(path):
+            return reason
+    return None

@@ -25,6 +25,8 @@ from billing.shapes.tokens import JwksShape
 from billing.shapes.usage import ExplainedEventShape, explanation_shape
 from gateway.auth import key_of
 from gateway.dialects.exceptions import BadRequest
+from gateway.dialects.openai.dialect import OpenAIDialect
+from gateway.dialects.openai_responses.model_list import CLIENT_VERSION, CodexModels
 from gateway.dialects.registry import MODEL_LISTS
 from gateway.endpoints.metrics_access import shown
 from gateway.proxy.routing import is_priced_here, writes
@@ -133,6 +135,8 @@ class Reads:
     def _list_of(self, request: web.Request) -> tuple[ModelList | None, str]:
         """Return how the caller's API lists models, None where as OpenAI's, and its dialect's name."""
         dialect = self._dialects.owner(request.path_qs, request.headers).name
+        if dialect == OpenAIDialect.name and CLIENT_VERSION in request.query:
+            return CodexModels(), dialect
         return MODEL_LISTS.get(dialect), dialect
 
     async def get_current_key(self, request: web.Request) -> KeyLimitsShape:
@@ -208,7 +212,9 @@ def _model_shape(
         id=route.entry,
         created=int(datetime.combine(row.effective_from, datetime.min.time(), UTC).timestamp()),
         owned_by=first.provider.name,
+        display_name=route.entry,
         max_output_tokens=first.max_output_tokens,
+        context_length=row.context_window,
         context_window=row.context_window,
         pricing=PricingShape(
             price_id=row.id,

@@ -71,8 +71,8 @@ class ResponseSockets:
         upgrades = web.WebSocketResponse().can_prepare(request).ok
         try:
             if match is None or not upgrades:
-                allowed = "POST, and GET as a WebSocket"
-                raise Refuse(refusals.method_not_allowed(request.method, request.path, allowed))
+                allowed, hint = ("GET", "POST"), "; GET opens a WebSocket"
+                raise Refuse(refusals.method_not_allowed(request.method, request.path, allowed, hint))
             with attempts_refused():
                 return await self._serve(request, match)
         except Refuse as refused:

@@ -125,8 +125,15 @@ def endpoints_of(proxy: Proxy, reads: Reads, jobs: Jobs, dialects: Dialects) -> 
 def _own(reads: Reads, jobs: Jobs) -> tuple[Route, ...]:
     key, admin, anyone = Access.key, Access.admin, Access.anyone
     return (
-        Route("GET", "/v1/models", reads.list_models, key, ModelsShape, refusal=_PROVIDERS_OWN),
-        Route("GET", "/v1/models/{id:.+}", reads.get_model, key, ModelShape, refusal=_PROVIDERS_OWN),
+        *(
+            Route("GET", path + below, handler, key, shape, refusal=_PROVIDERS_OWN, name=name)
+            # The latter two are what Azure's clients ask.
+            for path, suffix in (("/v1/models", ""), ("/openai/models", "_azure"), ("/openai/v1/models", "_azure_v1"))
+            for below, handler, shape, name in (
+                ("", reads.list_models, ModelsShape, f"list_models{suffix}"),
+                ("/{id:.+}", reads.get_model, ModelShape, f"get_model{suffix}"),
+            )
+        ),
         *(
             Route(
                 *("GET", path, handler, key, _PROVIDERS_OWN),
@@ -266,18 +273,14 @@ def _unknown(known: list[web.AbstractResource], proxy: Proxy, dialects: Dialects
         for resource in known:
             _, methods = await resource.resolve(request)
             allowed |= methods
-        if not allowed:
-            meant, reason = await _meant(request, known), why_unmetered(request.path)
-            if meant is None and reason is not None:
-                refusal = refusals.unmetered(request.path, reason)
-            else:
-                refusal = refusals.not_found(request.path, meant)
-            return proxy.count(refusal).response(proxy.new_id(), envelope)
-        listed = ", ".join(sorted(allowed))
-        refusal = refusals.method_not_allowed(request.method, request.path, listed)
-        answer = proxy.count(refusal).response(proxy.new_id(), envelope)
-        answer.headers["Allow"] = listed
-        return answer
+        reason = why_unmetered(request.method, request.path)
+        if reason is not None:
+            refusal = refusals.unmetered(request.path, reason)
+        elif allowed:
+            refusal = refusals.method_not_allowed(request.method, request.path, allowed)
+        else:
+            refusal = refusals.not_found(request.path, await _meant(request, known))
+        return proxy.count(refusal).response(proxy.new_id(), envelope)
 
     return unknown
 

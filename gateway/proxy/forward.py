@@ -138,7 +138,9 @@ class Forwarder:
                 if request is None or granted is not None:
                     request = await outgoing_apart(self._apart, exchange, context, granted)
                 health = context.target.health
-                send = (exchange.over or self._transports[context.route.provider.name]).send
+                provider = context.route.provider
+                over = None if provider.kind == "local" else exchange.over  # nothing is dialled inside the process
+                send = (over or self._transports[provider.name]).send
                 attempt, generation = None if health.sound else health.begin(), health.generation
                 outcome: UpstreamResponse | UpstreamError
                 try:

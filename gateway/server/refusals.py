@@ -146,9 +146,11 @@ def unmetered(path: str, reason: str) -> Refusal:
     return Refusal(404, "not_found", f"{path[:200]} is not served here: {reason}.")
 
 
-def method_not_allowed(method: str, path: str, allowed: str) -> Refusal:
-    """Return 405; `allowed` lists the methods of this path."""
-    return Refusal(405, "method_not_allowed", f"{method} is not allowed on {path[:200]}; allowed: {allowed}.")
+def method_not_allowed(method: str, path: str, allowed: Iterable[str], hint: str = "") -> Refusal:
+    """Return 405; `allowed` are the methods of this path, and `hint` what else to know of them."""
+    listed = ", ".join(sorted(allowed))
+    message = f"{method} is not allowed on {path[:200]}; allowed: {listed}{hint}."
+    return Refusal(405, "method_not_allowed", message, sent={"Allow": listed})
 
 
 def object_not_found(object_id: str) -> Refusal:

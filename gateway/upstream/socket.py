@@ -189,7 +189,7 @@ class SocketAnswer:
         """Return the answer of a provider that has refused the connection with an HTTP status."""
         made = cls(transport, None)
         made._status, made._begun, made._ended = _status_of(status), True, True
-        message = f"The provider refused the WebSocket with the status {status}."
+        message = f"The provider refused the WebSocket with the status {status}: POST /v1/responses instead."
         error = {"message": message, "type": "server_error", "param": None, "code": "upstream_error"}
         made._first = msgspec.json.encode({"error": error})
         return made

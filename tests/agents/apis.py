@@ -158,7 +158,7 @@ class Responses:
         return Asked(_said([self._content(each) for each in items]), frozenset(self._names(offered)), results)
 
     def _content(self, item: Body) -> Any:
-        """Return what an item says. What agents say to each other is sealed by the provider; this one leaves it open."""
+        """Return what an item says. A provider seals what agents say to each other; this one leaves it open."""
         parts = item.get("content")
         if item.get("type") != "agent_message":
             return parts

@@ -40,6 +40,8 @@ def paths_of(path: str, deployment: str = "") -> Iterator[str]:
     for base in _AZURE:
         yield base + path
         yield f"{base}{deployment}{path.removeprefix(_VERSION)}"
+        if deployment and path == MODERATIONS:  # which AzureOpenAI sends without a deployment
+            yield base + path.removeprefix(_VERSION)
 
 
 def default_max_field(base_url: str) -> str:

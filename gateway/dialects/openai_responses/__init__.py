@@ -5,5 +5,6 @@ dialect   endpoints, and the few fields of a request that the gateway changes; t
 request   what a request asks for at most, and what may run at the provider
 input     what its input brings: texts, and what is no text
 errors    OpenAI's envelope, with what Codex CLI reads of a quota that is spent
+model_list  how Codex wants models listed
 answer    usage, units and output of a response, whole or in a stream's events
 """

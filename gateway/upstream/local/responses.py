@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from gateway.upstream.local.shelf import Shelf
 
 MIN_OUTPUT_TOKENS: Final = 16
+CREATE: Final = "response.create"
 _OBJECT: Final = re.compile(r"/v1/(responses|conversations)(?:/(\w+)(?:/(cancel|input_items|items))?)?", re.ASCII)
 _ID: Final = re.compile(r"resp_\w{1,64}", re.ASCII)
 _json = msgspec.json.encode
@@ -60,7 +61,8 @@ class LocalResponses:
         self, method: str, path: str, body: bytes, answer_id: str, pace: Pace
     ) -> tuple[Iterator[bytes], bool, Pace]:
         """Return the pieces of an answer, whether it is a stream, and its pace. Raises `RequestError`."""
-        if method == "POST" and path in ("/v1/responses", "/v1/responses/compact", "/v1/responses/input_tokens"):
+        creates = method == "POST" or (method == "GET" and body)  # by GET: a message of a WebSocket
+        if creates and path in ("/v1/responses", "/v1/responses/compact", "/v1/responses/input_tokens"):
             fields = Fields(body)
             return await self._create(path, fields, answer_id, fields.pace(pace))
         found = _OBJECT.fullmatch(path)
@@ -74,7 +76,9 @@ class LocalResponses:
     async def _create(
         self, path: str, fields: Fields, answer_id: str, pace: Pace
     ) -> tuple[Iterator[bytes], bool, Pace]:
-        model, given, stream = fields.model(), fields.get("input"), fields.flag("stream")
+        model, given = fields.model(), fields.get("input")
+        by_socket = fields.get("type") == CREATE  # a message of a WebSocket, which is always answered by events
+        stream = by_socket or fields.flag("stream")
         vocabulary = vocabulary_for(model)
         before = await self._before(fields.get("previous_response_id"))
         brought = _json([before, fields.get("instructions"), given])
@@ -82,6 +86,8 @@ class LocalResponses:
         if path.endswith("input_tokens"):
             return iter((_json({"object": "response.input_tokens", "input_tokens": tokens}),)), False, pace
         most = fields.integer("max_output_tokens", MIN_OUTPUT_TOKENS)
+        if fields.get("generate") is False:
+            return _events(_warmed(f"resp_{answer_id}", int(self._now()), model, fields), None), True, pace
         choice = say(self._tokenizer, vocabulary, compose(brought, 0, _question(given)), most, ())
         if path.endswith("compact"):
             item = {"id": f"cmp_{answer_id}", "type": "compaction", "encrypted_content": choice.text}
@@ -95,7 +101,8 @@ class LocalResponses:
             return iter((_json(compacted),)), False, pace
         background = fields.flag("background")
         final = _response(f"resp_{answer_id}", int(self._now()), model, choice, tokens, fields)
-        if fields.get("store") is not False:
+        # A connection knows the responses that were made on it, stored or not.
+        if by_socket or fields.get("store") is not False:
             done_s = self._now() + (pace.delay_ms / 1_000 if background else 0.0)
             kept = _Kept(final, given if isinstance(given, list) else [given], done_s)
             await self._shelf.put(final["id"], _json(kept))
@@ -227,23 +234,35 @@ def _response(
     }
 
 
-def _events(final: dict[str, Any], choice: Choice) -> Iterator[bytes]:
-    """Yield the events of a stream."""
-    (item,) = final["output"]
-    (part,) = item["content"]
-    position = {"item_id": item["id"], "output_index": 0, "content_index": 0}
+def _warmed(name: str, created_s: int, model: str, fields: Fields) -> dict[str, Any]:
+    """Return the response to a request that only warms up the connection (`generate: false`): without output."""
+    made = _response(name, created_s, model, Choice("", 0, "stop"), 0, fields)
+    return {**made, "output": []}
+
+
+def _events(final: dict[str, Any], choice: Choice | None) -> Iterator[bytes]:
+    """Yield the events of a stream; without a choice it has no output."""
     begun = {**final, "status": "in_progress", "output": [], "usage": None, "incomplete_details": None}
     events: list[tuple[str, dict[str, Any]]] = [
         ("response.created", {"response": begun}),
         ("response.in_progress", {"response": begun}),
+        *([] if choice is None else _output_events(final["output"][0], choice)),
+        (f"response.{final['status']}", {"response": final}),
+    ]
+    for number, (kind, fields) in enumerate(events):
+        data = _json({"type": kind, "sequence_number": number, **fields})
+        yield b"event: " + kind.encode() + b"\ndata: " + data + b"\n\n"
+
+
+def _output_events(item: dict[str, Any], choice: Choice) -> list[tuple[str, dict[str, Any]]]:
+    """Return the events of the one message of a response."""
+    (part,) = item["content"]
+    position = {"item_id": item["id"], "output_index": 0, "content_index": 0}
+    return [
         ("response.output_item.added", {"output_index": 0, "item": {**item, "status": "in_progress", "content": []}}),
         ("response.content_part.added", {**position, "part": {**part, "text": ""}}),
         *[("response.output_text.delta", {**position, "delta": piece, "logprobs": []}) for piece in choice.pieces()],
         ("response.output_text.done", {**position, "text": choice.text, "logprobs": []}),
         ("response.content_part.done", {**position, "part": part}),
         ("response.output_item.done", {"output_index": 0, "item": item}),
-        (f"response.{final['status']}", {"response": final}),
     ]
-    for number, (kind, fields) in enumerate(events):
-        data = _json({"type": kind, "sequence_number": number, **fields})
-        yield b"event: " + kind.encode() + b"\ndata: " + data + b"\n\n"

@@ -68,10 +68,10 @@ async def test_unknown_paths_are_404_in_the_envelope(api: Api, path: str) -> Non
 async def test_other_methods_are_405_with_allow(api: Api) -> None:
     answer = await api.call("PUT", "/api/admin/accounts")
     answer.refused(405, "method_not_allowed")
-    assert answer.headers["Allow"] == "GET, POST"
+    assert answer.headers["Allow"] == "GET, HEAD, POST"
     answer = await api.call("POST", "/api/account/balance")
     answer.refused(405, "method_not_allowed")
-    assert answer.headers["Allow"] == "GET"
+    assert answer.headers["Allow"] == "GET, HEAD"
 
 
 async def test_what_is_not_under_api_is_left_alone(outer: web.Application) -> None:

@@ -240,6 +240,7 @@ MATRIX: Final[dict[str, list[int]]] = {
     "POST /api/service/features/use": [*SERVICE, 400, 401],
     "GET /api/roles": ANYONE,
     "GET /api/ping": ANYONE,
+    "GET /api/hello": ANYONE,
     "GET /api/orgs": PERSON,
     "POST /api/orgs": [401, 401, 401, 201, 201, 201, 201, 201, 401, 401],
     "GET /api/orgs/{org_id}": READ_ORG,

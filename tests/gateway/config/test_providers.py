@@ -59,7 +59,10 @@ def test_where_reranks_are_served(tmp_path: Path) -> None:
     [
         ("{kind: openai, base_url: 'https://api.openai.com/v1', api_key: key}", ("https://api.openai.com/v1", "")),
         ("{kind: xai, api_key: key}", ("https://api.x.ai/v1", "")),
-        ("{kind: openai, base_url: http://h/v1}", None),
+        ("{kind: openai, base_url: http://h/v1}", ("http://h/v1", "")),
+        ("{kind: openai, base_url: 'http://h/v1?a=b'}", ("http://h/v1", "a=b")),
+        ("{kind: vllm, base_url: http://h/v1}", None),
+        ("{kind: local}", ("local://p/v1", "")),
         ("{kind: vllm, base_url: http://h/v1, dialects: {responses_websocket: http://h/v2}}", ("http://h/v2", "")),
     ],
 )

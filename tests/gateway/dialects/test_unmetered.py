@@ -9,46 +9,69 @@ from tests.support.gateways import assert_free, fetch
 
 
 @pytest.mark.parametrize(
-    ("path", "reason"),
+    ("request_line", "reason"),
     [
-        ("/v1/realtime/client_secrets", "pass this gateway by"),
-        ("/v1/realtime/sessions?model=gpt-realtime", "pass this gateway by"),
-        ("/v1/realtime/transcription_sessions/", "pass this gateway by"),
-        ("/v1/realtime/translations/client_secrets", "pass this gateway by"),
-        ("/openai/v1/realtime/client_secrets", "pass this gateway by"),
-        ("/azure/openai/v1/realtime/calls", "pass this gateway by"),
-        ("/v1alpha/auth_tokens", "pass this gateway by"),
-        ("/v1beta/auth_tokens/one", "pass this gateway by"),
-        ("/v1/chat/completions/chatcmpl-1", "all accounts here share"),
-        ("/v1/chat/completions/chatcmpl-1/messages", "all accounts here share"),
-        ("/v1/threads/t/runs", "bounded by nothing"),
-        ("/v1/vector_stores", "by the hour"),
-        ("/v1/organization/usage/completions", "operator's own account"),
+        ("POST /v1/realtime/client_secrets", "pass this gateway by"),
+        ("POST /v1/realtime/sessions?model=gpt-realtime", "pass this gateway by"),
+        ("POST /v1/realtime/transcription_sessions/", "pass this gateway by"),
+        ("POST /v1/realtime/translations/client_secrets", "pass this gateway by"),
+        ("POST /openai/v1/realtime/client_secrets", "pass this gateway by"),
+        ("POST /azure/openai/v1/realtime/calls", "pass this gateway by"),
+        ("POST /v1alpha/auth_tokens", "pass this gateway by"),
+        ("GET /v1beta/auth_tokens/one", "pass this gateway by"),
+        ("GET /v1/realtime?model=gpt-realtime", "Use /v1/responses"),
+        ("GET /v1/chat/completions", "all accounts here share"),
+        ("GET /v1/chat/completions/chatcmpl-1", "all accounts here share"),
+        ("GET /v1/chat/completions/chatcmpl-1/messages", "all accounts here share"),
+        ("POST /v1/images/generations", "answers with pictures"),
+        ("POST /v1/images/edits", "answers with pictures"),
+        ("POST /openai/deployments/dall-e-3/images/generations?api-version=2026-01-01", "answers with pictures"),
+        ("POST /v1beta/models/imagen-4:predict", "answers with pictures"),
+        ("POST /v1/audio/speech", "Send audio"),
+        ("POST /v1/audio/transcriptions", "Send audio"),
+        ("POST /v1/audio/translations", "Send audio"),
+        ("POST /v1/files", "data URL"),
+        ("GET /v1/files/file-1/content", "data URL"),
+        ("POST /upload/v1beta/files", "data URL"),
+        ("GET /openai/files", "data URL"),
+        ("POST /v1/batches", "one by one"),
+        ("POST /v1/messages/batches", "one by one"),
+        ("GET /v1/messages/batches/msgbatch_1/results", "one by one"),
+        ("POST /v1/models/gemini-3-pro:batchGenerateContent", "one by one"),
+        ("POST /v1beta/models/gemini-3-pro:batchGenerateContent", "one by one"),
+        ("POST /v1beta/cachedContents", "Send the whole input"),
+        ("POST /v1beta/models/veo-3:predictLongRunning", "by the hour"),
+        ("POST /v1/threads/t/runs", "bounded by nothing"),
+        ("POST /v1beta/interactions", "bounded by nothing"),
+        ("GET /v1/vector_stores", "by the hour"),
+        ("GET /v1/organization/usage/completions", "operator's own account"),
     ],
 )
-def test_a_path_that_is_known_has_a_reason(path: str, reason: str) -> None:
-    assert reason in (why_unmetered(path) or "")
+def test_a_request_that_is_known_has_a_reason(request_line: str, reason: str) -> None:
+    assert reason in (why_unmetered(*request_line.split()) or "")
 
 
 @pytest.mark.parametrize(
-    "path", ["/v1/nothing", "/", "", "/realtime/client_secrets", "/v1/realtimes", "/v1x/é", "/api/v1"]
+    "path", ["/v1/nothing", "/", "", "/realtime/client_secrets", "/v1/realtimes", "/v1x/é", "/api/v1", "/v1/imagesque"]
 )
 def test_any_other_has_none(path: str) -> None:
-    assert why_unmetered(path) is None
+    assert why_unmetered("GET", path) is None
 
 
-def test_no_endpoint_is_among_them_but_the_list_of_chats() -> None:
-    """Which is a path that is served by another method."""
-    paths = {endpoint.path for dialect in make_dialects(StructureBounds()).all for endpoint in dialect.endpoints}
-    named = {path for path in paths if why_unmetered(path) and not path.endswith("/chat/completions")}
-    assert named == set()
+def test_no_endpoint_is_among_them() -> None:
+    endpoints = [endpoint for dialect in make_dialects(StructureBounds()).all for endpoint in dialect.endpoints]
+    assert len(endpoints) > 20
+    assert [each.path for each in endpoints if why_unmetered(each.method, each.path)] == []
 
 
 @pytest.mark.parametrize(
     ("method", "path"),
     [
         ("POST", "/v1/realtime/client_secrets"),
+        ("GET", "/v1/chat/completions"),
         ("GET", "/v1/chat/completions/chatcmpl-1"),
+        ("POST", "/v1/models/gemini-3-pro:batchGenerateContent"),
+        ("POST", "/v1/images/generations"),
         ("DELETE", "/v1/chat/completions/chatcmpl-1"),
         ("POST", "/v1alpha/auth_tokens"),
     ],
@@ -60,3 +83,15 @@ async def test_it_is_refused_with_its_reason(gateway: Gateway, method: str, path
     assert refused.status == 404
     assert "is not served here" in refused.body.decode()
     await assert_free(customer)
+
+
+async def test_another_method_of_an_endpoint_is_405_with_those_that_it_has(gateway: Gateway) -> None:
+    for method, path, allowed in (
+        ("PUT", "/v1/chat/completions", "POST"),
+        ("PATCH", "/v1/responses", "GET, POST"),
+        ("GET", "/v1/responses", "GET, POST"),
+        ("POST", "/v1/key", "GET, HEAD"),
+        ("POST", "/api/ping", "GET, HEAD"),
+    ):
+        refused = await fetch(gateway.session.request(method, gateway.url + path))
+        assert (refused.status, refused.headers["Allow"]) == (405, allowed), path

@@ -131,6 +131,8 @@ async def test_answers_are_as_they_are_described(gateway: Gateway) -> None:
         content = operation["responses"].get("200", {}).get("content", {}).get("application/json")
         of_another_id = (
             "/v1/models/{id}",
+            "/openai/models/{id}",
+            "/openai/v1/models/{id}",
             "/v1beta/models/{id}",
             "/api/admin/refusals/{request_id}",
             "/api/admin/users/{user_id}",

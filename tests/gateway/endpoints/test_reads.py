@@ -116,6 +116,7 @@ async def test_models_are_those_that_the_key_may_use(make_gateway: MakeGateway, 
     assert mini["object"] == "model"
     assert mini["created"] == int(datetime(2024, 1, 1, tzinfo=UTC).timestamp())
     assert (mini["owned_by"], mini["max_output_tokens"], mini["context_window"]) == ("openai", 16384, 128000)
+    assert mini["context_length"] == 128000
     assert mini["pricing"]["usd_per_million"] == {"input": "0.15", "cached_input": "0.075", "output": "0.60"}
     for name in ("gpt-4o-mini", "openai/gpt-4o-mini"):
         assert (await fetch(customer.get(f"/v1/models/{name}"))).json == mini
@@ -130,6 +131,44 @@ async def test_models_are_those_that_the_key_may_use(make_gateway: MakeGateway, 
         "x" * 500,
     ):
         refusal(await fetch(customer.get(f"/v1/models/{name}")), 404, "model_not_found")
+
+
+async def test_codex_gets_descriptions_of_models_that_it_does_not_know(gateway: Gateway) -> None:
+    """Those that it has descriptions of would lose the instructions that it was made for."""
+    customer = await gateway.customer()
+    for path in ("/v1/models", "/openai/v1/models"):
+        listed = (await fetch(customer.get(f"{path}?client_version=0.169.0"))).json
+        by_slug = {model["slug"]: model for model in listed["models"]}
+        assert "demo" in by_slug
+        assert not {"gpt-5", "gpt-5.1-codex"} & by_slug.keys()
+        assert {"display_name", "shell_type", "base_instructions", "truncation_policy"} <= by_slug["demo"].keys()
+
+
+async def test_claude_code_finds_names_to_show(gateway: Gateway) -> None:
+    customer = await gateway.customer()
+    for headers in ({}, {"anthropic-version": "2023-06-01"}):
+        listed = (await fetch(customer.get("/v1/models?limit=1000", headers=headers))).json
+        assert listed["data"]
+        assert {model["display_name"] for model in listed["data"]} == {model["id"] for model in listed["data"]}
+    hello = await fetch(gateway.session.head(f"{gateway.url}/api/hello"))
+    assert (hello.status, hello.body) == (200, b"")
+
+
+@pytest.mark.parametrize("path", ["/openai/models", "/openai/v1/models"])
+async def test_azures_client_finds_the_same_models(gateway: Gateway, path: str) -> None:
+    customer = await gateway.customer()
+    headers = {"api-key": customer.key}
+    listed = await fetch(gateway.session.get(f"{gateway.url}{path}?api-version=2026-01-01", headers=headers))
+    assert listed.json == (await fetch(customer.get("/v1/models"))).json
+    one = await fetch(gateway.session.get(f"{gateway.url}{path}/demo", headers=headers))
+    assert one.json["id"] == "demo"
+
+
+async def test_gemini_lists_how_many_tokens_a_model_takes(gateway: Gateway) -> None:
+    customer = await gateway.customer()
+    listed = (await fetch(customer.get("/v1beta/models"))).json
+    limited = [model for model in listed["models"] if {"inputTokenLimit", "outputTokenLimit"} <= model.keys()]
+    assert limited
 
 
 async def test_no_answer_tells_what_software_serves_it(gateway: Gateway) -> None:

@@ -128,7 +128,7 @@ async def answer(socket: aiohttp.ClientWebSocketResponse, **fields: Any) -> list
     """Send a message and read its answer to the end."""
     await socket.send_str(json.dumps({**CREATE, **fields}))
     events: list[dict[str, Any]] = []
-    while not events or events[-1]["type"] not in ("response.completed", "error"):
+    while not events or events[-1]["type"] not in ("response.completed", "response.incomplete", "error"):
         events.append(json.loads(await socket.receive_str(timeout=60)))
     return events
 
@@ -226,7 +226,13 @@ async def what_is_not_served_is_an_error_event(make: Any, speaker: Speaker) -> N
     gateway = await make()
     customer, poor = await gateway.customer(), await gateway.customer("0")
     async with connected(customer) as socket:
-        for wrong in ({"type": "response.cancel"}, {"background": True}, {"response": {}}, {"n": 2}, {"model": "demo"}):
+        for wrong in (
+            {"type": "response.cancel"},
+            {"background": True},
+            {"response": {}},
+            {"n": 2},
+            {"model": "nothing"},
+        ):
             (refused,) = await answer(socket, **wrong)
             assert refused["type"] == "error", refused
             assert 400 <= refused["status"] < 500, refused
