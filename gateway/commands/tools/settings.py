@@ -201,7 +201,7 @@ def _pi(place: Place, target: Target) -> list[FileValues]:
     folder = place.folder("PI_CODING_AGENT_DIR", ".pi", "agent")
     provider = {
         "baseUrl": target.v1,
-        "api": "openai-responses",
+        "api": "openai-completions",
         "apiKey": "!" + shlex.join(["cat", str(target.key_file)]),
         "models": [{"id": model} for model in target.named_models],
     }
