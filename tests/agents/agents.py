@@ -46,8 +46,9 @@ class Agent:
     files: Mapping[str, str] = field(default_factory=dict)
     """Further settings, by their place in the home folder: where they switch off what would ask the network."""
     prompt: str = PROMPT
-    delegates: bool = False
-    sockets: bool = False
+    delegates: str = ""
+    """On which plan its sub-agents are tried, where it has them. Output that a tool asks for is held while it is
+    written: one that asks for 64,000 tokens and more with each request has used up the free plan's day after three."""
 
     @property
     def version(self) -> str:
@@ -159,7 +160,7 @@ AGENTS: Final = (
         model="gpt-6.1-sol",
         connects="codex",
         files={".codex/config.toml": QUIET_CODEX},
-        delegates=True,
+        delegates="free",
     ),
     Agent(
         "codex-websocket",
@@ -174,7 +175,6 @@ AGENTS: Final = (
         model="gpt-6.1-sol",
         connects="codex",
         files={".codex/config.toml": QUIET_CODEX},
-        sockets=True,
     ),
     Agent(
         "claude-code",
@@ -185,7 +185,7 @@ AGENTS: Final = (
         model=CLAUDE_MODEL,
         connects="claude-code",
         variables={"CLAUDE_CODE_DISABLE_NONESSENTIAL_TRAFFIC": "1", "DISABLE_AUTOUPDATER": "1"},
-        delegates=True,
+        delegates="starter",
     ),
     Agent(
         "claude-code-opus",
@@ -219,7 +219,7 @@ AGENTS: Final = (
             "OPENCODE_DISABLE_MODELS_FETCH": "1",
             "OPENCODE_DISABLE_LSP_DOWNLOAD": "1",
         },
-        delegates=True,
+        delegates="free",
     ),
     Agent(
         "cline",
@@ -238,7 +238,7 @@ AGENTS: Final = (
         Calls(_shell("run_shell_command", is_background=False), delegate=(_delegate("agent", "general-purpose"),)),
         connects="qwen-code",
         files={".qwen/settings.json": QUIET_GEMINI},
-        delegates=True,
+        delegates="starter",
     ),
     Agent(
         "continue",

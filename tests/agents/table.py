@@ -1,18 +1,19 @@
 """`docs/clients.md`: what each refusal comes to in each tool, as one table between two marks."""
 
+import fcntl
 import json
 import os
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 from tests.agents.agents import ROOT, Agent
 from tests.agents.running import Ran
 from tests.clients.relay import Relay, Seen
 
-PAGE: Final = ROOT / "docs" / "clients.md"
+PAGE: Final[Path] = ROOT / "docs" / "clients.md"
 WRITES: Final = os.environ.get("METERGATE_WRITE_DOCS") == "1"
 """Whether the page is to be written anew instead of compared."""
 HEAD: Final = (
@@ -81,8 +82,12 @@ def documented() -> dict[tuple[str, str], Row]:
 
 def document(rows: Iterable[Row]) -> None:
     """Write rows into the page, in the place of those that it has of the same tool and refusal."""
-    known: dict[tuple[str, str], Any] = {**documented(), **{(each.tool, each.what): each for each in rows}}
-    made = "\n".join((*HEAD, *map(str, (known[name] for name in sorted(known)))))
-    text, count = _PART.subn(lambda found: found[1] + made + found[3], PAGE.read_text("utf-8"))
-    assert count == 1
-    Path(PAGE).write_text(text, "utf-8")
+    with PAGE.open("r+", encoding="utf-8") as page:
+        fcntl.flock(page, fcntl.LOCK_EX)  # another process of the tests may write its own
+        known = {**documented(), **{(each.tool, each.what): each for each in rows}}
+        made = "\n".join((*HEAD, *(str(known[name]) for name in sorted(known))))
+        text, count = _PART.subn(lambda found: found[1] + made + found[3], page.read())
+        assert count == 1
+        page.seek(0)
+        page.truncate()
+        page.write(text)
