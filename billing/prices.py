@@ -283,7 +283,9 @@ class PriceRow:
         token. With `asked` false, those variants count alone that apply to a request which asks for none."""
         classes = tuple(classes)
         variants = [one for one in self.variants if asked or ASKED_FOR.isdisjoint(one.when)]
-        rate = max(self._sheet(name).dearest(classes) for name in (None, *(variant.name for variant in variants)))
+        # One that only multiplies multiplies what the others cost, and so is not a rate beside them.
+        named = [variant.name for variant in variants if variant.per_million or variant.factor == FACTOR_SCALE]
+        rate = max(self._sheet(name).dearest(classes) for name in (None, *named))
         factors = [variant.factor for variant in variants]
         return ceil_div(rate * max([FACTOR_SCALE, *factors]) * self._most(), FACTOR_SCALE**2)
 

@@ -12,6 +12,7 @@
     export      usage events as files
     prices      operator price: list, check, import, diff, try, on files of prices
     stripe      operator stripe: sync, with Stripe alone, and what a gateway is asked for
+    tools       connect: settings of coding agents for this gateway
     connect     how operator commands reach the billing API: over HTTP, or in this process, on the stores
     api_url     the address that a running `up` leaves for them
     failures    what a failure says; misuse  what a wrong environment or file says

@@ -56,6 +56,11 @@ def service_key_file(data_dir: Path) -> Path:
     return data_dir / "service-key"
 
 
+def first_key_file(data_dir: Path) -> Path:
+    """Return the path of the first account's key in a data folder, which `metergate connect` reads."""
+    return data_dir / "first-key"
+
+
 def read_key_file(path: Path, most_bytes: int = LIMIT_BYTES) -> Secret:
     """Return the key that a file holds, without the white space around it. Raises `BadKeyFile`."""
     try:
@@ -126,6 +131,18 @@ class FirstAccount:
 
     account_id: str
     key: str = field(repr=False)
+
+
+def keep_first_key(data_dir: Path, key: str) -> None:
+    """Write the key of the first account for its owner alone, if no file is there. Raises `BadKeyFile`."""
+    try:
+        descriptor = os.open(first_key_file(data_dir), os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, FILE_MODE)
+        with os.fdopen(descriptor, "w") as file:
+            file.write(f"{key}\n")
+    except FileExistsError:
+        return
+    except OSError as error:
+        raise BadKeyFile(f"Cannot write the key to {first_key_file(data_dir)}: {error.strerror}.") from error
 
 
 async def make_first_account(runtime: "Runtime") -> FirstAccount | None:

@@ -17,6 +17,7 @@ ADDERS: Final = {
     "init": "gateway.commands.init:add_init",
     **dict.fromkeys(("migrate", "doctor", "explain", "reconcile"), "gateway.commands.upkeep:add_upkeep"),
     **dict.fromkeys(("backup", "restore"), "gateway.commands.backup:add_backup"),
+    "connect": "gateway.commands.tools.command:add_connect",
     "export": "gateway.commands.export:add_export",
     "ledger": "gateway.commands.ledger:add_ledger",
     "operator": "gateway.commands.connect:add_operator",

@@ -34,6 +34,7 @@ from gateway.commands.first_start import (
     ensure_admin_key,
     ensure_service_key,
     first_account_lines,
+    keep_first_key,
     local_url,
     make_first_account,
     ready,
@@ -94,6 +95,7 @@ async def _up(settings: Settings, environ: Mapping[str, str], output: Output, wo
             link = await runtime.services.browsers.make_link(SYSTEM)
         if first is not None:
             output.must_show(first_account_lines(first))
+            keep_first_key(settings.data_dir, first.key)
         env = _worker_environment(settings, environ, stores)
         env |= {"ADMIN_API_KEY": admin_key.reveal(), "SERVICE_API_KEY": service_key.reveal()}
         env[MAIL_CONSOLE_VARIABLE] = "1"

@@ -179,6 +179,13 @@ def test_lines_add_up_and_the_dearest_rates_bound_every_variant(
     )
 
 
+def test_a_region_s_factor_is_in_the_dearest_rate_once() -> None:
+    plain = row().dearest_nano(("input",))
+    assert row(US).dearest_nano(("input",)) * 10 == plain * 11
+    priority = row(PRIORITY).dearest_nano(("input",))
+    assert row(PRIORITY, US).dearest_nano(("input",)) * 10 == priority * 11
+
+
 def test_rows_with_variants_are_stored_and_read_back() -> None:
     price = row(PRIORITY, US, cost_reported=True)
     again = from_canonical_json(canonical_json(price))
