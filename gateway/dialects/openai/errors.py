@@ -19,8 +19,8 @@ if TYPE_CHECKING:
 _TYPES: Final[Mapping[int, str]] = dict.fromkeys((402, 403), "invalid_request_error")
 SPENT: Final = "insufficient_quota"
 """OpenAI's type of a quota that waiting does not help with."""
-# At the status 429 no type stops OpenCode 1.18.33, Qwen Code, Continue 1.5.47, pi 0.73.1 or LiteLLM: they decide by the
-# status alone, and neither `type` nor `code` changed how often they asked. AI SDK 4 obeys it in a stream's error.
+# At the status 429 no type stops OpenCode 1.18.33, Qwen Code 0.15.10, Continue 1.5.47, pi 0.73.1 or LiteLLM: they go by
+# the status alone, and neither `type` nor `code` changed how often they asked. AI SDK 4 obeys it in a stream's error.
 _NO_HEADERS: Final[Mapping[str, str]] = {}
 
 
