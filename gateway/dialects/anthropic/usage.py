@@ -232,7 +232,11 @@ class AnthropicEvents:
     usage_marker: Final = b'"usage"'
     usage_pattern: Final = re.compile(rb'"usage"\s*:\s*\{')
     error_marker: Final = b'"error"'
-    finish_markers: Final = (b'"stop_reason":"', b'"stop_reason": "', _TERMINAL)
+    finish_markers: Final = (
+        *(b'"stop_reason":"', b'"stop_reason": "'),
+        *(b'{"type":"message_stop"', b'{"type": "message_stop"'),  # in a text the quotes are escaped
+        *(b"event: message_stop\n", b"event:message_stop\n", b"event: message_stop\r", b"event:message_stop\r"),
+    )
     terminal_markers: Final = (_TERMINAL,)
     terminal_lines: Final = (
         *(b"event: message_stop", b"event:message_stop"),

@@ -24,7 +24,7 @@ from billing.usage import MAX_COUNT
 from gateway.dialects.exceptions import BadRequest
 from gateway.dialects.facts import NO_WORK, Work
 from gateway.dialects.fields import first_byte, is_null, read_object, read_objects, wrong_type
-from gateway.dialects.openai.tools import IMAGE_GENERATION, ServerTool, server_tools
+from gateway.dialects.openai.tools import UNMETERED_IN_CHATS, ServerTool, server_tools
 from gateway.dialects.structure import StructureBounds, check_value, too_many
 from gateway.dialects.values import MAX_NAME_CHARS, PRESET, short_text, texts, whole
 
@@ -78,7 +78,7 @@ def read_work(fields: Mapping[str, Raw], most_calls: int | None, bounds: Structu
     given = {name: raw for name, raw in fields.items() if name in WORK_FIELDS and not _is_off(raw)}
     if not given:
         return NO_WORK
-    tools = server_tools(given.pop("tools", None), bounds, IMAGE_GENERATION)
+    tools = server_tools(given.pop("tools", None), bounds, UNMETERED_IN_CHATS)
     if not tools and not given:
         return NO_WORK
     for name, raw in given.items():

@@ -106,7 +106,8 @@ def parse(
             creation,
             background=values.get("background") is True,
             whole=not _shortens(fields),
-            tools=_kinds(given.tools),
+            tools=given.kinds,
+            most_calls=values.get(MAX_TOOL_CALLS),
         )
     most = within(values, MAX_FIELD, 1, MAX_COUNT)
     prepares = _prepares(fields, on_socket=on_socket)
