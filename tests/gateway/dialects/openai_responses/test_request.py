@@ -158,6 +158,8 @@ def test_no_tool_runs_for_a_count_or_a_compaction() -> None:
         ({"multi_agent": {"max_concurrent_subagents": 3}, "max_tool_calls": 1}, "multi_agent"),
         ({"input": [{"type": "item_reference", "id": "msg_1"}]}, "input"),
         ({"input": [{"id": "msg_1"}]}, "input"),
+        ({"instructions": [{"type": "additional_tools", "tools": [SEARCH]}]}, "instructions"),
+        ({"instructions": part(type="input_file", file_id="file-of-another")}, "instructions"),
         ({"input": 7}, "input"),
         ({"input": ["a"]}, "input"),
         ({"input": part(type="input_file", fileId="file-1")}, "input.content"),
