@@ -8,7 +8,7 @@ import json
 import re
 import textwrap
 import tomllib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from copy import deepcopy
 from dataclasses import dataclass, field
 from typing import Any, Final
@@ -16,22 +16,11 @@ from typing import Any, Final
 import yaml
 
 from billing.errors import MetergateError
+from gateway.commands.tools.settings import Named, ValuePath, Values
 
 
 class CannotEdit(MetergateError):
     """A text has a form in which its values can't be set safely."""
-
-
-@dataclass(frozen=True, slots=True)
-class Named:
-    """The item of a list whose `field` is `value`; added where there is none."""
-
-    field: str
-    value: str
-
-
-ValuePath = tuple[str | Named, ...]
-Values = Mapping[ValuePath, Any]
 
 
 def set_values(form: str, text: str, values: Values) -> str:

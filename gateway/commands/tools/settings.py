@@ -5,15 +5,26 @@ import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
-from gateway.commands.tools.formats import Named, ValuePath, Values
 from gateway.config.secret import Secret
 
 NAME: Final = "metergate"
 TITLE: Final = "Metergate"
 MODEL: Final = "gpt-5.1"
 """The model of tools that have to be told one, where none is named."""
+
+
+@dataclass(frozen=True, slots=True)
+class Named:
+    """The item of a list whose `field` is `value`; added where there is none."""
+
+    field: str
+    value: str
+
+
+ValuePath = tuple[str | Named, ...]
+Values = Mapping[ValuePath, Any]
 
 
 @dataclass(frozen=True, slots=True)
