@@ -1,4 +1,4 @@
-"""Each tool is answered by a provider that no one here wrote, aimock, as it is directly, and charged as that reports."""
+"""A provider that no one here wrote, aimock: each tool is answered as it is directly, and charged what it reports."""
 
 from pathlib import Path
 from typing import Final
