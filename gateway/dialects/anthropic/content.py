@@ -15,7 +15,7 @@ input of the model's next turn, which usage counts.
 """
 
 import re
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, Final
 
 import msgspec
@@ -160,12 +160,19 @@ class _Count:
             raise wrong_type(param, "an array of objects")
         for change in changes:
             kind = "" if is_null(change.get("type")) else _string(change["type"], f"{param}.type")
-            if kind == _DEFINITION or "tool" in change:
-                self._changes(change.get("definition" if kind == _DEFINITION else "tool", _NULL), param)
+            if (within := _defined_in(kind, change)) is not None:
+                self._changes(change.get(within, _NULL), param)
             elif not kind.endswith(_REFERENCE):
                 self.tools.append(change)
                 if len(self.tools) > self.bounds.tools:
                     raise too_many("tools", self.bounds.tools, MESSAGES)
+
+
+def _defined_in(kind: str, change: Mapping[str, Raw]) -> str | None:
+    """Return the field in which a change of tools has the tool; None where it is the tool."""
+    if kind == _DEFINITION:
+        return "definition"
+    return "tool" if "tool" in change else None
 
 
 def _stored(param: str) -> BadRequest:
@@ -258,9 +265,12 @@ def _changed_definition(value: Raw, change: Callable[[Raw], Raw]) -> Raw:
     if first_byte(value) != _OBJECT:
         return value
     fields = _FIELDS.decode(value)
-    name = next((each for each in ("definition", "tool") if each in fields), None)
+    kind = "" if is_null(fields.get("type")) else _string(fields["type"], f"{CONTENT}.type")
+    name = _defined_in(kind, fields)
     if name is None:
         return change(value)
+    if name not in fields:
+        return value
     made = change_each(fields[name], lambda each: _changed_definition(each, change))
     return value if made is fields[name] else Raw(msgspec.json.encode({**fields, name: made}))
 

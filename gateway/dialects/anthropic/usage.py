@@ -244,7 +244,10 @@ class AnthropicEvents:
     )
 
     tool_call_marker: Final = b"content_block_start"
-    tool_call_pattern: Final = re.compile(rb'"type"\s*:\s*"(?:server|mcp)_tool_use"')
+    # Code runs within searches of newer types, too, though no field of a request bounds it: Anthropic does.
+    tool_call_pattern: Final = re.compile(
+        rb'"type"\s*:\s*"(?:mcp_tool_use"|server_tool_use"(?!.*"name"\s*:\s*"(?:bash_|text_editor_)?code_execution"))'
+    )
 
     def __init__(self) -> None:
         self._usage: dict[str, object] = {}

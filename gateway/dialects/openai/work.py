@@ -46,6 +46,10 @@ AGENT_FIELDS: Final = frozenset({"agents", "multi_agent"})
 because each of them may begin others."""
 SEARCH_PARAMETERS: Final = "search_parameters"
 MAX_SOURCES: Final = "max_search_results"
+STOP_FIELD: Final = "stop_server_tools_when"
+"""OpenRouter's, with which it passes over `max_tool_calls`."""
+_PARAMETERS_PREFIX: Final = "openrouter:"
+"""How the types of tools begin that have a `max_uses` in their `parameters`, and pass over any beside them."""
 CHOICE_FIELDS: Final = frozenset({"models", "fallbacks", "route", "preset", "moderation"})
 _PLUGIN_RESULTS: Final = 5
 """What OpenRouter's `web` plugin and its model suffix `:online` bring where the request names no number."""
@@ -60,7 +64,17 @@ MAX_MODELS: Final = 16
 WORK_FIELDS: Final = frozenset(
     {
         *(*STORED_FIELDS, *ROUND_FIELDS, *TOOL_FIELDS, *AGENT_FIELDS, *CHOICE_FIELDS),
-        *("tools", "plugins", SEARCH_PARAMETERS, "modalities", "reasoning", "thinking", "audio", "prediction"),
+        *(
+            "tools",
+            STOP_FIELD,
+            "plugins",
+            SEARCH_PARAMETERS,
+            "modalities",
+            "reasoning",
+            "thinking",
+            "audio",
+            "prediction",
+        ),
     }
 )
 OBJECT_FIELDS: Final = frozenset({"reasoning", "thinking", "audio", "prediction"})
@@ -83,6 +97,11 @@ def read_work(fields: Mapping[str, Raw], most_calls: int | None, bounds: Structu
         return NO_WORK
     for name, raw in given.items():
         check_value(raw, bounds, _FIELD_LEVEL, name)
+    if STOP_FIELD in given:
+        raise BadRequest(
+            f"'{STOP_FIELD}' has the provider pass over 'max_tool_calls', which bounds its tools: set that instead.",
+            STOP_FIELD,
+        )
     for name in OBJECT_FIELDS & given.keys():
         if first_byte(given[name]) == ord("{"):
             read_object(given[name], name)
@@ -160,7 +179,11 @@ def _is_off(raw: Raw) -> bool:
 
 def _own_uses(tool: ServerTool) -> int | None:
     given = tool.fields.get("max_uses")
-    return None if given is None or is_null(given) else _uses(given, f"{tool.param}.max_uses")
+    return (
+        None
+        if given is None or is_null(given) or tool.kind.startswith(_PARAMETERS_PREFIX)
+        else _uses(given, f"{tool.param}.max_uses")
+    )
 
 
 def _tool_models(tools: Iterable[ServerTool]) -> Iterator[str]:

@@ -160,6 +160,7 @@ def test_no_tool_runs_for_a_count_or_a_compaction() -> None:
         ({"input": [{"id": "msg_1"}]}, "input"),
         ({"instructions": [{"type": "additional_tools", "tools": [SEARCH]}]}, "instructions"),
         ({"instructions": part(type="input_file", file_id="file-of-another")}, "instructions"),
+        ({"tools": [SEARCH], "stop_server_tools_when": [{"type": "max_cost"}]}, "stop_server_tools_when"),
         ({"input": 7}, "input"),
         ({"input": ["a"]}, "input"),
         ({"input": part(type="input_file", fileId="file-1")}, "input.content"),
