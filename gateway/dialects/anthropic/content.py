@@ -68,7 +68,10 @@ _SETTINGS: Final = frozenset(
 _KINDS: Final[dict[str, Kind]] = {"image": "image", "document": "file"}
 _MEDIA: Final = _KINDS.keys()
 _TOOL: Final = frozenset({"type", "name", "max_uses", "max_tokens", "model", "definition", "tool"})
+_WITH_TOOLS: Final = (*_CHANGES, "content", "source")
+"""Fields of a block below which tools may be defined."""
 _FIELDS: Final = msgspec.json.Decoder(dict[str, Raw])
+_TYPE: Final = msgspec.json.Decoder(str)
 _NULL: Final = Raw(b"null")
 
 
@@ -160,7 +163,8 @@ class _Count:
             raise wrong_type(param, "an array of objects")
         for change in changes:
             kind = "" if is_null(change.get("type")) else _string(change["type"], f"{param}.type")
-            if (within := _defined_in(kind, change)) is not None:
+            within = _field_with_tool(kind, change)
+            if within is not None:
                 self._changes(change.get(within, _NULL), param)
             elif not kind.endswith(_REFERENCE):
                 self.tools.append(change)
@@ -168,8 +172,8 @@ class _Count:
                     raise too_many("tools", self.bounds.tools, MESSAGES)
 
 
-def _defined_in(kind: str, change: Mapping[str, Raw]) -> str | None:
-    """Return the field in which a change of tools has the tool; None where it is the tool."""
+def _field_with_tool(kind: str, change: Mapping[str, Raw]) -> str | None:
+    """Return the field of a change that holds the tool it defines; None if the change is the tool itself."""
     if kind == _DEFINITION:
         return "definition"
     return "tool" if "tool" in change else None
@@ -180,7 +184,7 @@ def _stored(param: str) -> BadRequest:
     return BadRequest("Files that are kept at the provider can't be used here: send the data itself.", param)
 
 
-def look_into(messages: Raw, system: Raw | None, bounds: StructureBounds) -> Found:
+def read_messages(messages: Raw, system: Raw | None, bounds: StructureBounds) -> Found:
     """Return what `messages` and `system` have beside text.
 
     Raises `BadRequest` where they are of another type, where names are tricks, and where there are too many.
@@ -197,10 +201,10 @@ def look_into(messages: Raw, system: Raw | None, bounds: StructureBounds) -> Fou
             for shape in set(map(NAMES_BETWEEN.join, plain)):  # mostly they are alike
                 check_shape(shape, MESSAGES, _MESSAGE)
             return TEXT_ALONE
-    return _look_into(messages, system, bounds)
+    return _read_blocks(messages, system, bounds)
 
 
-def _look_into(messages: Raw, system: Raw | None, bounds: StructureBounds) -> Found:
+def _read_blocks(messages: Raw, system: Raw | None, bounds: StructureBounds) -> Found:
     check_value(messages, bounds, _LEVEL, MESSAGES)
     found = read_objects(messages, MESSAGES, _MESSAGE)
     if found is None:
@@ -223,13 +227,19 @@ def _look_into(messages: Raw, system: Raw | None, bounds: StructureBounds) -> Fo
 
 
 def change_tools(messages: Raw, change: Callable[[Raw], Raw]) -> Raw:
-    """Return messages in which each tool that they define is what `change` makes of it; the same object where nothing
-    changes. For messages that `look_into` has accepted."""
+    """Return messages in which each tool that they define is replaced by `change(tool)`; the same object if nothing
+    changes. For messages that `read_messages` has accepted."""
     return change_each(messages, lambda message: _changed_within(message, ("content",), change))
 
 
+def change_tools_of_system(system: Raw, change: Callable[[Raw], Raw]) -> Raw:
+    """Do the same for the blocks of `system`."""
+    return change_each(system, lambda block: _changed_within(block, _WITH_TOOLS, change))
+
+
 def change_each(values: Raw, change: Callable[[Raw], Raw]) -> Raw:
-    """Return a list, or one object, of which each item is what `change` makes of it."""
+    """Return a list, or a single object, with each item replaced by `change(item)`; the same object if nothing
+    changes."""
     if first_byte(values) == _OBJECT:
         return change(values)
     if first_byte(values) != _LIST:
@@ -241,7 +251,7 @@ def change_each(values: Raw, change: Callable[[Raw], Raw]) -> Raw:
 
 
 def _changed_within(value: Raw, names: Iterable[str], change: Callable[[Raw], Raw]) -> Raw:
-    """Return a message or a block of which the contents and definitions in the fields of these names are changed."""
+    """Return a message, block or source with the tools changed that are defined below the fields in `names`."""
     if first_byte(value) != _OBJECT:
         return value
     fields = _FIELDS.decode(value)
@@ -254,19 +264,19 @@ def _changed_within(value: Raw, names: Iterable[str], change: Callable[[Raw], Ra
         if name in _CHANGES:
             made = change_each(fields[name], lambda each: _changed_definition(each, change))
         else:
-            made = change_each(fields[name], lambda each: _changed_within(each, (*_CHANGES, "content"), change))
+            made = change_each(fields[name], lambda each: _changed_within(each, _WITH_TOOLS, change))
         if made is not fields[name]:
             changed[name] = made
     return Raw(msgspec.json.encode({**fields, **changed})) if changed else value
 
 
 def _changed_definition(value: Raw, change: Callable[[Raw], Raw]) -> Raw:
-    """Return what a block has in the place of a tool, where the tool that it defines is changed."""
+    """Return a tool, or what defines one, with the tool changed. Finds tools where `_Count` counts them."""
     if first_byte(value) != _OBJECT:
         return value
     fields = _FIELDS.decode(value)
     kind = "" if is_null(fields.get("type")) else _string(fields["type"], f"{CONTENT}.type")
-    name = _defined_in(kind, fields)
+    name = _field_with_tool(kind, fields)
     if name is None:
         return change(value)
     if name not in fields:

@@ -19,10 +19,11 @@ from gateway.dialects.anthropic.content import (
     MESSAGES,
     change_each,
     change_tools,
+    change_tools_of_system,
     input_tokens,
-    look_into,
     output_of,
     output_of_part,
+    read_messages,
 )
 from gateway.dialects.anthropic.envelopes import REQUEST_ID, error_body, error_headers
 from gateway.dialects.anthropic.usage import AnthropicEvents, counted_from_json, usage_from_json
@@ -90,12 +91,12 @@ def parse(operation: str, body: bytes, bounds: StructureBounds = DEFAULT_BOUNDS)
         raise BadRequest(f"Missing required parameter: '{MESSAGES}'.", MESSAGES)
     if first_byte(messages) != ord("["):
         raise wrong_type(MESSAGES, "an array of objects")
-    found = look_into(messages, fields.get("system"), bounds)
+    found = read_messages(messages, fields.get("system"), bounds)
     asked = read_work(fields, bounds, found.tools)
     writes = operation == MESSAGE
     most = _max_tokens(values, asked.max_output_tokens) if writes else None
     tier = values.get("service_tier")
-    end_user, session = _whose(fields.get("metadata"), bounds)
+    end_user, session = _end_user_and_session(fields.get("metadata"), bounds)
     schema_tokens = 0 if is_null(fields.get("output_config")) else TOOL_SYSTEM_TOKENS
     return ParsedRequest(
         operation=operation,
@@ -134,9 +135,9 @@ def rewrite(
 
 
 def _grant(fields: dict[str, Any], calls: int) -> bool:
-    """Say how often the tools of a request may run that say nothing of it; return whether there are any."""
+    """Write the granted calls into each tool that has no bound of its own; return whether there are any."""
     granted = False
-    for name, change in (("tools", change_each), (MESSAGES, change_tools)):
+    for name, change in (("tools", change_each), (MESSAGES, change_tools), ("system", change_tools_of_system)):
         given = fields.get(name)
         if given is not None and not is_null(given):
             fields[name] = change(given, lambda tool: grant_uses(tool, calls))
@@ -246,7 +247,7 @@ def _max_tokens(values: Mapping[str, Any], of_fallbacks: int) -> int:
     return max(most, of_fallbacks)
 
 
-def _whose(metadata: Raw | None, bounds: StructureBounds) -> tuple[str | None, str | None]:
+def _end_user_and_session(metadata: Raw | None, bounds: StructureBounds) -> tuple[str | None, str | None]:
     """Return the end user and the session that `metadata.user_id` names, None each where it names none."""
     if metadata is None or is_null(metadata):
         return None, None

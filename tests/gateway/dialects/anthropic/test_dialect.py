@@ -331,6 +331,23 @@ def test_granted_calls_are_written_into_each_tool_that_says_none() -> None:
     assert b'{"name": "mine", "input_schema": {"n": 1.5}}' in rewrite(body, tool_calls=3)  # spaces within stay
 
 
+def test_granted_calls_are_written_wherever_a_tool_counts() -> None:
+    granted = {**SEARCH, "max_uses": 3}
+    for make in (
+        lambda tool: {"messages": content({"type": "tool_addition", "tool": tool})},
+        lambda tool: {"messages": content({"type": "tool_addition", "tool": {**tool, "definition": {"x": 1}}})},
+        lambda tool: {"messages": content({"type": "tool_result", "content": [defined(tool)]})},
+        lambda tool: {"messages": content({"type": "x", "source": {"type": "content", "content": [defined(tool)]}})},
+        lambda tool: {"messages": content({"type": "x", "tool_changes": [{"type": "add", "tool": [tool]}]})},
+        lambda tool: {"messages": content({"type": "x", "tools": [tool]})},
+        lambda tool: {"system": [{"type": "text", "text": "a"}, defined(tool)]},
+        lambda tool: {"tools": [tool]},
+    ):
+        body = message(**make(SEARCH))
+        assert parse(MESSAGE, body).work.open_tools == ("web_search",)
+        assert json.loads(rewrite(body, tool_calls=3)) == json.loads(message(**make(granted)))
+
+
 def test_a_body_without_such_tools_is_sent_as_it_is() -> None:
     for body in (message(), message(tools=[{"type": "time_travel_20300101"}], messages=system(REFERENCE))):
         assert rewrite(body, tool_calls=3) is body
