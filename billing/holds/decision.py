@@ -149,7 +149,8 @@ class InsufficientBalance:
 @dataclass(frozen=True, slots=True)
 class QuotaExceeded:
     """Every exhausted counter, at Redis's time. `fitting_output` are the output tokens of one choice that would fit in
-    all of them now, and `fitting_ever` those that would if nothing were used: 0 where the input does not."""
+    all of them now, and `fitting_ever` those that would if nothing ran, or if that is not enough for any, in windows of
+    which nothing is used: 0 each where the input does not."""
 
     exhausted: tuple[Exhausted, ...]
     at_ms: int
@@ -192,12 +193,13 @@ def refusal(reply: list[Any], limits: QuotaLimits, need: Need) -> Refused:
         return InsufficientBalance(available, required, held, need.fitting_output(Metric.cost, available))
     if reply[0] == layout.CONCURRENCY:
         return TooManyRunning("key" if reply[1] else "plan")
-    exhausted, fitting, ever = [], [], []
+    exhausted, fitting, unheld, empty = [], [], [], []
     for start in range(2, len(reply), 5):
         subject, index, used, held, requested = reply[start : start + 5]
         limit = (limits.account, limits.key, limits.user)[subject][index]
         exhausted.append(Exhausted(limit, used, held, requested))
         metric, most = limit.quota.metric, limit.quota.limit
         fitting.append(need.fitting_output(metric, most - used - held))
-        ever.append(need.fitting_output(metric, most))
-    return QuotaExceeded(tuple(exhausted), reply[1], min(fitting), min(ever))
+        unheld.append(need.fitting_output(metric, most - used))
+        empty.append(need.fitting_output(metric, most))
+    return QuotaExceeded(tuple(exhausted), reply[1], min(fitting), min(unheld) or min(empty))

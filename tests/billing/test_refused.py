@@ -1,12 +1,13 @@
 """Refusals that are kept to be looked up: bounded for each key, over all keys, in age and between two writes."""
 
+import logging
 from collections.abc import AsyncIterator
 
 import pytest
 
 from billing.holds.redis.client import RedisClient
 from billing.holds.redis.state import Keyspace, RedisState
-from billing.refused import MOST_BYTES, RefusedRequest, RefusedRequests, RefusedRules
+from billing.refused import HINT_EVERY_S, MOST_BYTES, RefusedRequest, RefusedRequests, RefusedRules
 
 
 class Clock:
@@ -55,6 +56,26 @@ async def test_the_last_ones_of_a_key_are_found(link: RedisClient, key_prefix: s
     assert await kept.find("r0006") == refused(6, "key_2")
     assert await kept.find("r0000") is None
     assert kept.dropped == 0
+
+
+async def test_a_hint_is_logged_once_an_hour(
+    link: RedisClient, key_prefix: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO, "billing.refused")
+    clock = Clock()
+    kept = RefusedRequests(RedisState(link, Keyspace(key_prefix)), RefusedRules(), clock)
+    for number in range(4):
+        kept.note(refused(number, hint="`metergate operator grant a AMOUNT_USD` gives credit"))
+        kept.note(refused(number + 10, hint=None))
+        await kept.flush()
+        clock.now_s += HINT_EVERY_S / 2
+    assert caplog.messages == [
+        f"request {id_} was refused, quota_exceeded: `metergate operator grant a AMOUNT_USD` gives credit"
+        for id_ in ("r0000", "r0002")
+    ]
+    found = await kept.find("r0003")
+    assert found is not None
+    assert found.hint == "`metergate operator grant a AMOUNT_USD` gives credit"
 
 
 async def test_nothing_grows_without_a_bound(link: RedisClient, key_prefix: str) -> None:

@@ -9,9 +9,9 @@ import pytest
 from openai import AsyncOpenAI, OpenAI
 
 from billing.money import parse_usd
-from tests.gateway.conftest import Customer, Gateway, Handler, MakeGateway
+from tests.gateway.conftest import Customer, Gateway, Handler, MakeGateway, chat
 from tests.support.answering import DONE, WORDS, Provider, answer, event, saying, streaming, usage_chunk
-from tests.support.gateways import INPUT, OUTPUT, ULID_TEXT, early_in_a_minute, spent_nano, the_event
+from tests.support.gateways import INPUT, OUTPUT, ULID_TEXT, ask, early_in_a_minute, spent_nano, the_event
 from tests.support.stories import OneGateway, Stories, Tell
 
 Upstream = Callable[[Handler], Any]
@@ -242,8 +242,10 @@ async def a_minute_s_window_is_tried_again_when_it_says(gateway: Gateway, monkey
         waits.append(seconds)
 
     monkeypatch.setattr("openai._base_client.anyio.sleep", noted)
-    counted = Counted(await gateway.customer(quotas=[{"window": "minute", "metric": "requests", "limit": 0}]))
+    customer = await gateway.customer(quotas=[{"window": "minute", "metric": "requests", "limit": 1}])
+    counted = Counted(customer)
     await early_in_a_minute()
+    assert (await ask(customer, chat())).status == 200
     error = await counted.fails(openai.RateLimitError)
     assert (error.code, counted.requests) == ("quota_exceeded", 3)
     assert all(0 <= wait - int(error.response.headers["Retry-After"]) <= 5 for wait in waits)

@@ -13,14 +13,14 @@ from billing.shapes import base
 if TYPE_CHECKING:
     from gateway.dialects.base import RefusalFacts
 
-# LiteLLM maps a 402 of any other type to its general APIError, which what is built on it repeats (aider 0.86.2: nine
-# times within 71 s), and one of this type to BadRequestError with the status 402, which they take for final; seen with
-# LiteLLM 1.81.10 and 1.106.2. No other client looks at the type of a 402.
-_TYPES: Final[Mapping[int, str]] = {402: "invalid_request_error"}
+# LiteLLM maps a 402 or 403 of any other type to its general APIError, which what is built on it repeats (aider 0.86.2:
+# nine times within 71 s), and one of this type to BadRequestError with the same status, which they take for final; seen
+# with LiteLLM 1.81.10 and 1.106.2. No other client looks at these types.
+_TYPES: Final[Mapping[int, str]] = dict.fromkeys((402, 403), "invalid_request_error")
 SPENT: Final = "insufficient_quota"
 """OpenAI's type of a quota that waiting does not help with."""
-# At the status 429 no type stops OpenCode 1.18.33, Qwen Code, Continue 1.5.47, pi 0.73.1 or LiteLLM: they decide by the
-# status alone, and neither `type` nor `code` changed how often they asked. AI SDK 4 obeys it in a stream's error.
+# At the status 429 no type stops OpenCode 1.18.33, Qwen Code 0.15.10, Continue 1.5.47, pi 0.73.1 or LiteLLM: they go by
+# the status alone, and neither `type` nor `code` changed how often they asked. AI SDK 4 obeys it in a stream's error.
 _NO_HEADERS: Final[Mapping[str, str]] = {}
 
 

@@ -30,7 +30,19 @@ async def test_the_billing_api_describes_itself(api: Api) -> None:
 def test_a_query_string_is_described_by_its_parameters() -> None:
     api = msgspec.json.decode(document(ROUTES))
     parameters = {each["name"]: each for each in api["paths"]["/api/account/usage/events"]["get"]["parameters"]}
-    filters = {"key_id", "user_id", "model", "provider", "endpoint", "status", "tag", "estimated", "end_user"}
+    filters = {
+        "key_id",
+        "user_id",
+        "model",
+        "provider",
+        "endpoint",
+        "status",
+        "tag",
+        "estimated",
+        "end_user",
+        "session",
+        "tool",
+    }
     assert set(parameters) == {"limit", "cursor", "since", "until", *filters}
     assert parameters["limit"]["schema"]["maximum"] == 1000
     assert parameters["limit"]["schema"]["default"] == 50

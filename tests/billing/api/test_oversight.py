@@ -117,6 +117,7 @@ async def test_a_usage_event_with_its_lines(api: Api) -> None:
             "ttft_ms": None,
             "tags": {"team": "blue"},
             "end_user": None,
+            **dict.fromkeys(("session", "agent", "parent_agent", "tool", "tool_version")),
             "client_request_id": "mine",
             "upstream_request_id": "theirs",
             "note": None,

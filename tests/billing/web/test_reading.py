@@ -220,6 +220,19 @@ async def test_the_overview_has_the_balance_and_how_long_it_lasts(console: Conso
     assert (suspended.status, "This account is suspended" in suspended.words) == (200, True)
 
 
+async def test_a_request_says_what_sent_it(console: Console) -> None:
+    account_id, billing = console.organization.account_id, console.billing
+    key, _ = await billing.keys.create(account_id, "laptop")
+    sender = {"session": "run-1", "agent": "a2", "parent_agent": "a1", "tool": "codex", "tool_version": "0.169.0"}
+    request_id = await billing.debit(account_id, key.id, Usage(input_tokens=10), **sender)
+    other_id = await billing.debit(account_id, key.id, Usage(input_tokens=10))
+    page = await console.get(f"/requests/{request_id}", "viewer")
+    for words in ("Tool codex 0.169.0", "Session run-1", "agent a2 of a1"):
+        assert words in page.words
+    listed = await console.get("/requests", "viewer", params={"session": "run-1"})
+    assert (request_id in listed.text, other_id in listed.text) == (True, False)
+
+
 async def charged(console: Console) -> str:
     """The last request, whose amount no price row gives."""
     found = await console.billing.reports.usage_events(console.organization.account_id, 1)
@@ -230,12 +243,15 @@ async def test_refusals_and_models_are_those_of_the_account(console: Console) ->
     refused, account_id = console.services.refused, console.organization.account_id
     for id_, whose, message in (("req_1", account_id, "Add credit."), ("req_2", "acc_other", "Not yours.")):
         fields = f"key_{id_}", "/v1/chat/completions", "fast", 402, "billing_required", message
-        refused.note(RefusedRequest(id_, time.time_ns() // 10**6, whose, *fields, {"billing": {"balance_usd": "0.01"}}))
+        details = {"billing": {"balance_usd": "0.01"}}
+        refused.note(RefusedRequest(id_, time.time_ns() // 10**6, whose, *fields, details, "grant it credit"))
     await refused.flush()
     shown = await console.get("/requests/refused", "viewer")
     assert ("Add credit." in shown.words, "Not yours." in shown.words) == (True, False)
     why = await console.get("/requests/req_1", "viewer")
     assert "balance usd: 0.01" in why.words
+    assert "grant it credit" not in why.words  # that is for operators
     assert (await console.get("/requests/req_2", "viewer")).status == 404
+    assert "You can help: grant it credit." in (await console.get("/operator/requests/req_1", "operator")).words
     models = await console.get("/models", "viewer")
     assert models.values == ["0.15", "0.60", "9"]

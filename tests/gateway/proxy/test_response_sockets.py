@@ -248,6 +248,12 @@ async def what_is_not_served_is_an_error_event(make: Any, speaker: Speaker) -> N
     async with connected(poor) as socket:
         (refused,) = await answer(socket)
         assert (refused["status"], refused["error"]["code"]) == (402, "billing_required")
+    spent = await gateway.customer(quotas=[{"window": "total", "metric": "requests", "limit": 0}])
+    async with connected(spent) as socket:
+        (refused,) = await answer(socket)
+        assert (refused["status"], refused["error"]["type"]) == (429, "usage_limit_reached")
+        assert refused["headers"]["x-codex-promo-message"] == refused["error"]["message"].rstrip(".")
+        assert refused["headers"]["x-should-retry"] == "false"
     assert await spent_nano(customer) == COST
     headers = {"Connection": "Upgrade", "Upgrade": "websocket", "Sec-WebSocket-Version": "13"}
     headers["Sec-WebSocket-Key"] = "dGhlIHNhbXBsZSBub25jZQ=="
