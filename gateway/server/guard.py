@@ -235,7 +235,7 @@ class GuardedProtocol(PacedProtocol):
 
     def claim(self, account: str) -> bool:
         """Count this connection for an account until another one uses it; False where that has its share."""
-        return account == self.account or self._clients.claim(self, account)
+        return self._clients.claim(self, account)
 
     def pause_writing(self) -> None:
         """Note that the client does not take what is written."""
