@@ -86,7 +86,7 @@ class RefusedShape(Answer, frozen=True, kw_only=True):
     code: str
     message: str
     details: dict[str, Any]
-    hint: str | None | UnsetType = UNSET
+    hint: str | UnsetType | None = UNSET
 
 
 def refused_shape(refused: RefusedRequest, *, with_hint: bool) -> RefusedShape:

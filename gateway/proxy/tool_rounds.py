@@ -10,12 +10,12 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Final
 
+from billing.prices import ANY_TOOL
+
 if TYPE_CHECKING:
     from gateway.dialects.facts import ParsedRequest, Work
     from gateway.proxy.candidates import Candidate
 
-ANY_TOOL: Final = "*"
-"""In a row's `tool_call_tokens`: tools that it does not name."""
 SEARCH: Final = "web_search"
 """The type of the searches that a model makes by itself."""
 
