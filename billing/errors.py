@@ -141,6 +141,9 @@ MetergateError
 +-- UsageError                     billing.usage
 +-- BadKeyFile                     gateway.commands.first_start
 +-- WouldOverwrite                 gateway.commands.init
++-- NothingToUndo                  gateway.commands.tools.backups
++-- CannotEdit                     gateway.commands.tools.formats
++-- UnusualForm                    gateway.commands.tools.formats
 +-- ConfigError                    gateway.config.problems
 +-- Unset                          gateway.config.problems
 +-- BadRequest                     gateway.dialects.exceptions
@@ -159,6 +162,7 @@ MetergateError
 +-- Refuse                         gateway.server.refusals
 +-- VocabularyError                gateway.tokens
 +-- UpstreamError                  gateway.upstream.base
+|   +-- ToolOverrun                gateway.proxy.overrun
 |   +-- UpstreamBusy               gateway.upstream.base
 |   |   +-- AccountBusy            gateway.upstream.base
 |   +-- UpstreamCut                gateway.upstream.base

@@ -77,6 +77,11 @@ class OwnedObjects:
         accepted: bool = await asyncio.shield(outcome)
         return accepted
 
+    def note_tools(self, owned: OwnedObject, tools: tuple[str, ...]) -> None:
+        """Remember that an object has these tools, too."""
+        if further := tuple(tool for tool in tools if tool not in owned.tools):
+            self._remember(msgspec.structs.replace(owned, tools=(*owned.tools, *further)))
+
     async def close(self) -> None:
         """Wait until what waits is written, or has failed."""
         if self._writer is not None:

@@ -86,7 +86,12 @@ class Limits:
     )
     max_request_s: float = _seconds(3600, 0.05, 86_400, "longest life of a request after admission; then it is cut")
     client_write_timeout_s: float = _seconds(60, 0.05, 3600, "longest time without a client taking any of its answer")
-    max_usage_factor: int = _whole(20, 1, 1_000_000, "a report above so many times a strict hold is not believed")
+    max_usage_factor: int = _whole(
+        20,
+        1,
+        1_000_000,
+        "a report above so many times a strict hold (with tools at the provider: whole windows) is not believed",
+    )
     upstream_timeout_s: float = _seconds(600, 0.05, 86_400, "longest silence of an upstream")
     max_attempts: int = _whole(4, 1, 32, "attempts of one request at providers, before its answer begins")
     retries: int = _whole(0, 0, 10, "how often a provider is asked again after 429, 5xx, a timeout or no connection")

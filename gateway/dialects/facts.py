@@ -131,7 +131,8 @@ class Stored(msgspec.Struct, frozen=True):
     its work. `creation` tells of the object that the answer creates, None where it creates none. `whole`: its counts
     are of all that it goes on from, so that they bound what goes on from it. `provider` is where the named objects
     are, once that is known. `tools` are the types of tools that run at the provider and are part of what goes on from
-    the answer, whether or not it names them again.
+    the answer, whether or not it names them again; `most_calls` is how often all tools may run, None where the request
+    does not say.
     """
 
     names: tuple[str, ...] = ()
@@ -141,6 +142,7 @@ class Stored(msgspec.Struct, frozen=True):
     background: bool = False
     whole: bool = True
     tools: tuple[str, ...] = ()
+    most_calls: int | None = None
 
 
 class ParsedRequest(msgspec.Struct, frozen=True):

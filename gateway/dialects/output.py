@@ -51,12 +51,14 @@ Piece = str | Inline
 
 class Output(msgspec.Struct, frozen=True, gc=False):
     """The output of an answer: the text of all choices, and inline data. `known` is False if part of the body could not
-    be read, so that there may be more. `failed` says that the provider has reported an error instead of output."""
+    be read, so that there may be more. `failed` says that the provider has reported an error instead of output.
+    `tool_calls` are those of tools at the provider that it tells of."""
 
     text: str = ""
     inline: tuple[Inline, ...] = ()
     known: bool = True
     failed: bool = False
+    tool_calls: int = 0
 
     @property
     def empty(self) -> bool:

@@ -9,6 +9,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Final
 
+import msgspec
+
 from gateway.dialects.output import Output, Piece, joined
 
 MAX_KEPT_BYTES: Final = 4 << 20
@@ -71,7 +73,9 @@ class Passed:
 
     def output(self) -> Output:
         """Return what the model wrote in the whole blocks within `MAX_KEPT_BYTES`; see `extrapolate`."""
-        return joined([*(pair for block in self._kept for pair in self._pieces(block)), *self._unfinished])
+        output = joined([*(pair for block in self._kept for pair in self._pieces(block)), *self._unfinished])
+        calls = self.tool_calls
+        return msgspec.structs.replace(output, tool_calls=calls) if calls else output
 
     def extrapolate(self, tokens: int) -> int:
         """Return the tokens of the whole stream from those of `output`, by the share of its bytes that was kept,

@@ -12,6 +12,7 @@ import msgspec
 
 from billing.ledger.debits import LAYOUT, PLAIN_LAYOUT, Debit
 from billing.ledger.usage_columns import other_counts, total_usage
+from billing.usage import Usage
 from gateway.proxy.estimate import charge
 from gateway.proxy.settlement.doubts import believed
 from gateway.upstream.base import Transport, UpstreamRequest, UpstreamTimeout
@@ -104,13 +105,14 @@ class JobProviders:
 
 def debit_of(job: Job, candidate: Candidate, reported: Reported, max_usage_factor: int) -> Debit:
     """Return the debit of what a job has used, by the prices of its beginning; the whole hold where that can't be told,
-    or can't be true."""
+    or can't be true: it is far above the hold, and above a whole context window, which tools may bring."""
     held = job.debit
     if believed(candidate, reported) is None:
         return held
     tier = reported.service_tier or job.service_tier
     made = charge(reported.usage, candidate, held.markup_scaled, tier, reported.model, reported)
-    if made.charged_nano > max_usage_factor * held.charged_nano:
+    window = charge(Usage(input_tokens=candidate.context_window or 0), candidate, held.markup_scaled, tier)
+    if made.charged_nano > max_usage_factor * max(held.charged_nano, window.charged_nano):
         return held
     usage = total_usage(reported.usage, reported.others) if reported.others else reported.usage
     return msgspec.structs.replace(

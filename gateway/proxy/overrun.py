@@ -27,7 +27,7 @@ class ToolOverrun(UpstreamError):
 class OverrunGuard:
     """Watches one stream. `over_percent` of its hold and of its calls it may have beside them."""
 
-    __slots__ = ("_context", "_most_calls", "_most_nano", "_seen", "_tap")
+    __slots__ = ("_context", "_most_calls", "_most_nano", "_most_tokens", "_seen", "_tap")
 
     def __init__(self, context: RequestContext, hold: Hold, tap: Tap, granted: int, over_percent: int) -> None:
         self._context = context
@@ -35,6 +35,7 @@ class OverrunGuard:
         self._seen: Reported | None = None
         self._most_calls = uses_with(context.parsed.work, granted) * (PERCENT + over_percent) // PERCENT
         self._most_nano = hold.cost_nano * (PERCENT + over_percent) // PERCENT
+        self._most_tokens = hold.tokens * (PERCENT + over_percent) // PERCENT
 
     def check(self) -> None:
         """Raise `ToolOverrun` where the stream has gone too far and goes on: one at its end is charged as it is."""
@@ -42,6 +43,7 @@ class OverrunGuard:
         too_far = calls > self._most_calls
         if reported is not None and reported is not self._seen:
             self._seen = reported
+            too_far = too_far or reported.total.total_tokens > self._most_tokens
             too_far = too_far or self._context.charge(reported.usage, reported).charged_nano > self._most_nano
         if too_far and not self._tap.done:
             raise ToolOverrun(f"the provider's tools go beyond the hold: {calls} calls so far")

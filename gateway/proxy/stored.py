@@ -26,13 +26,15 @@ if TYPE_CHECKING:
     from billing.holds.hold import Hold
     from billing.principals import Principal
     from gateway.dialects.base import Match
-    from gateway.dialects.facts import Created, Creation, ParsedRequest, Reported, Stored
+    from gateway.dialects.facts import Created, Creation, ParsedRequest, Reported, Stored, Work
     from gateway.proxy.context import RequestContext
     from gateway.proxy.routing import Router
     from gateway.server.exchange import Exchange
 
 logger = logging.getLogger(__name__)
 
+CONVERSATION: Final = "conversation"
+"""The kind of objects that grow by the requests which name them."""
 MOST_WITHHELD_BYTES: Final = 1 << 20
 """Of a stream's beginning that wait for its first event."""
 Keep = Callable[["Created"], Awaitable[None]]
@@ -71,13 +73,15 @@ class StoredObjects:
         )
         return self._bounded(parsed, stored, found)
 
-    @staticmethod
-    def _bounded(parsed: ParsedRequest, stored: Stored, found: dict[str, OwnedObject]) -> ParsedRequest:
+    def _bounded(self, parsed: ParsedRequest, stored: Stored, found: dict[str, OwnedObject]) -> ParsedRequest:
         """Return what an earlier response has used bounds what it brings as input: its whole history and its own
         output. Tools that run at the provider and are a part of that history may run again."""
         tools = tuple(dict.fromkeys(tool for owned in found.values() for tool in owned.tools))
         if tools:
             parsed = _with_earlier_tools(parsed, tools)
+        for owned in found.values():
+            if owned.kind == CONVERSATION:  # which takes the items of this request in
+                self._owned.note_tools(owned, stored.tools)
         total = None if stored.previous is None else found[stored.previous].total_tokens
         if total is None:
             return parsed
@@ -124,13 +128,27 @@ def _with_earlier_tools(parsed: ParsedRequest, tools: tuple[str, ...]) -> Parsed
     named = {*work.open_tools, *work.bounded_tools}
     further = tuple(tool for tool in tools if tool not in named)
     if further and not parsed.prepares:
-        searching = sum(charged_by_search(tool) for tool in further)
-        work = msgspec.structs.replace(
-            work, open_tools=(*work.open_tools, *further), open_searches=work.open_searches + searching
-        )
+        work = _with_further(work, further, None if stored is None else stored.most_calls)
     if stored is not None:
         stored = msgspec.structs.replace(stored, tools=tuple(dict.fromkeys((*stored.tools, *tools))))
     return msgspec.structs.replace(parsed, work=work, stored=stored)
+
+
+def _with_further(work: Work, further: tuple[str, ...], most_calls: int | None) -> Work:
+    """Return work with further tools, which may run as often as a request says for all of its tools together, or else
+    are left open."""
+    searching = sum(map(charged_by_search, further))
+    if most_calls is None:
+        return msgspec.structs.replace(
+            work, open_tools=(*work.open_tools, *further), open_searches=work.open_searches + searching
+        )
+    uses = max(1, most_calls)
+    return msgspec.structs.replace(
+        work,
+        uses=work.uses + uses,
+        searches=max(work.searches, uses) if searching else work.searches,
+        bounded_tools=() if work.uses and not work.bounded_tools else (*work.bounded_tools, *further),
+    )
 
 
 def tokens_to_go_on_from(context: RequestContext, hold: Hold, reported: Reported | None) -> int | None:

@@ -50,12 +50,11 @@ class ConnectionRules:
 
 
 class Connection(Protocol):
-    """A client's connection. `address` is empty where it belongs to a trusted proxy, `account` where none is known."""
+    """A client's connection. `address` is empty where it belongs to a trusted proxy, `account` is the one that has used
+    it last."""
 
     address: str
-
-    @property
-    def account(self) -> str: ...
+    account: str
 
     @property
     def waits_since_s(self) -> float | None:
@@ -137,15 +136,14 @@ class Clients:
         return True
 
     def claim(self, connection: Connection, account: str) -> bool:
-        """Count a connection for an account; False where that has its share. `release` ends it."""
+        """Count a connection for an account, and for no other; False where that has its share."""
+        self._part(self._of_account, connection.account, connection)
+        connection.account = ""
         if not self._has_room("account", account, self._of_account, self._rules.most_of_account):
             return False
+        connection.account = account
         self._join(self._of_account, account, connection)
         return True
-
-    def release(self, connection: Connection, account: str) -> None:
-        """Count a connection for an account no longer."""
-        self._part(self._of_account, account, connection)
 
     def _has_room(self, share: Share, name: str, index: dict[str, dict[Connection, None]], most: int) -> bool:
         """Return whether there may be another connection of this name; some of its own that wait may end for it."""

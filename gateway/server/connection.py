@@ -34,15 +34,13 @@ class EdgeProtocol(GuardedProtocol):
     """One connection of a client. Its metered requests are served by one task, made with the first of them, but for
     those that the application serves."""
 
-    __slots__ = ("_early", "_find", "_hand", "_serve", "_served_by", "_serving", "_sleeping", "_turn")
+    __slots__ = ("_find", "_hand", "_serve", "_served_by", "_serving", "_sleeping", "_turn")
 
     def __init__(self, server: EdgeServer, **options: Any) -> None:
         super().__init__(server, server.rules, server.shared, server.new_id, **options)
         self._serve = server.serve
         self._find = server.find
         self._hand = server.hand
-        self._early: bytearray | None = None
-        """What has come before aiohttp's loop has begun; None once it has."""
         self._served_by: asyncio.Task[None] | None = None
         self._serving: asyncio.Task[None] | None = None
         self._turn: asyncio.Future[None] | None = None
@@ -51,24 +49,17 @@ class EdgeProtocol(GuardedProtocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Keep what comes until aiohttp's loop has begun, in the next turn: it would serve the first request itself."""
         super().connection_made(transport)
-        self._early = bytearray()
+        self._early = b""
         self._loop.call_soon(self._end_early)
-
-    def data_received(self, data: bytes) -> None:
-        """Take what has come, or keep it for a moment."""
-        if self._early is None:
-            super().data_received(data)
-        else:
-            self._early += data
 
     def _end_early(self) -> None:
         early, self._early = self._early, None
         if early:
-            self.data_received(bytes(early))
+            self.data_received(early)
 
     def _take(self, data: bytes) -> None:
         if self._deaf:
-            self._spend(data, self.account, chunked=False)
+            self._spend(data, self._payer, chunked=False)
             return
         waiter = self._waiter
         if waiter is None:  # a request is served: what comes is its body, or waits; or aiohttp's loop has not begun
@@ -80,7 +71,7 @@ class EdgeProtocol(GuardedProtocol):
             self._parse(data)  # takes nothing while closing, and a body may still be on its way
             self._close = self._close or closing
             if data:
-                self._spend(data, self.account, chunked=self._chunks is not None)
+                self._spend(data, self._payer, chunked=self._chunks is not None)
                 if self._messages:
                     self._forget_head()
                     self._note_behind(data)
@@ -99,12 +90,17 @@ class EdgeProtocol(GuardedProtocol):
         self._parse(data)  # queues; there is nobody to wake
         self._waiter = waiter
         if self._messages:
-            if len(self._messages) > 1 or getattr(self._messages[0][0], "chunked", True):
-                self._spend(data, self.account, chunked=True)
+            message, body = self._messages[0]
+            is_plain = len(self._messages) == 1 and not getattr(message, "chunked", True)
+            if not is_plain:
+                self._spend(data, self._payer, chunked=True)
                 self._look(self._head_end + data)
             if self._head_bytes or self._head_behind:
                 self._forget_head()
-            self._note_behind(data)
+            if not is_plain:
+                self._note_behind(data)
+            elif body.is_eof() and data.find(b"\r\n\r\n") + HEAD_END_BYTES + body.total_bytes != len(data):
+                self._head_behind = True
             self._next(data)
         elif data:
             self._await_head(data)
@@ -143,7 +139,8 @@ class EdgeProtocol(GuardedProtocol):
         if self._buffer_paused and len(self._messages) <= self._msg_queue_resume_size:
             self._resume_reading_if_drained()
         self._request_in_progress = True
-        self.begin(payload, message.headers)  # type: ignore[union-attr]  # `_metered` has seen to it
+        if not payload.is_eof() or self._trusted:
+            self.begin(payload, message.headers)  # type: ignore[union-attr]  # `_metered` has seen to it
         self._exchange = Exchange(self, message, payload, match, self._rules.cors)  # type: ignore[arg-type]
         if self._serving is None:
             self._serving = self._loop.create_task(self._serve_calls())
@@ -197,12 +194,7 @@ class EdgeProtocol(GuardedProtocol):
 
     def ends(self) -> None:
         """Note that this request is over."""
-        self._release()
         self._exchange = self._served_by = None
-
-    def _release(self) -> None:
-        if self._exchange is not None and self._exchange.account:
-            self._clients.release(self, self._exchange.account)
 
     def _metered(self, message: Any) -> Match | None:
         if not isinstance(message, RawRequestMessage) or message.upgrade:
@@ -239,10 +231,10 @@ class EdgeProtocol(GuardedProtocol):
 
     def _done(self, exchange: Exchange) -> None:
         """Go on to the next request, or end the connection."""
-        self._release()
         self._exchange = self._served_by = None
         self._request_in_progress = False
-        self._rest()
+        if self._head_behind or self._head_bytes or self._body_timer is not None or self._trusted:
+            self._rest()
         if self._handler_waiter is not None and not self._handler_waiter.done():
             self._handler_waiter.set_result(None)
         waiter, self._sleeping = self._sleeping, None
@@ -253,7 +245,8 @@ class EdgeProtocol(GuardedProtocol):
             return
         self._waiter = waiter
         self._keepalive = True
-        self._next_keepalive_close_time = self._loop.time() + self._keepalive_timeout
+        self._since_s = now_s = self._loop.time()
+        self._next_keepalive_close_time = now_s + self._keepalive_timeout
         if self._keepalive_handle is None:
             self._keepalive_handle = self._loop.call_at(self._next_keepalive_close_time, self._process_keepalive)
         if self._messages:

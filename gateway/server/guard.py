@@ -122,6 +122,7 @@ class GuardedProtocol(PacedProtocol):
         "_trusted",
         "_unwanted",
         "_wire",
+        "account",
         "address",
         "refused",
     )
@@ -136,7 +137,7 @@ class GuardedProtocol(PacedProtocol):
         self._new_id = new_id
         self._wire: asyncio.Transport | None = None
         """The transport until it is lost, also while it closes."""
-        self.address = self._peer = ""
+        self.address = self.account = self._peer = ""
         self._trusted = False
         """Whether this is a connection of a trusted proxy."""
         self.refused = False
@@ -174,7 +175,7 @@ class GuardedProtocol(PacedProtocol):
         self._clients.enter(self)
 
     @property
-    def account(self) -> str:
+    def _payer(self) -> str:
         """Return whose request is being served, empty where that is not known."""
         return self._exchange.account if self._exchange is not None else ""
 
@@ -233,8 +234,8 @@ class GuardedProtocol(PacedProtocol):
         refusal.answer(exchange, self._new_id())
 
     def claim(self, account: str) -> bool:
-        """Count this connection for an account while its request lasts; False where that has its share."""
-        return self._clients.claim(self, account)
+        """Count this connection for an account until another one uses it; False where that has its share."""
+        return account == self.account or self._clients.claim(self, account)
 
     def pause_writing(self) -> None:
         """Note that the client does not take what is written."""
@@ -276,8 +277,8 @@ class GuardedProtocol(PacedProtocol):
             body.set_exception(BodyTooSlow(f"The body comes at less than {rate} bytes a second: send it faster."))
 
     def _rest(self) -> None:
-        """Note that a request is over. The rest of a head that has begun behind it must come as every head must."""
-        self._since_s = self._loop.time()
+        """Note that a request is over, but for the time. The rest of a head that has begun behind it must come as every
+        head must."""
         if self._body_timer is not None:
             self._body_timer.cancel()
             self._body_timer = None
@@ -447,6 +448,7 @@ class GuardedProtocol(PacedProtocol):
         if not gone and not request.content.is_eof() and self.transport is not None:
             await self._discard(request.content)
         self._request = None
+        self._since_s = self._loop.time()
         self._rest()
         if self._wire is not None and self._wire.get_write_buffer_size():
             self._loop.call_later(self._rules.write_timeout_s, self._end_unread, self._since_s)

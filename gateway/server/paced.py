@@ -80,13 +80,15 @@ class PacedProtocol(web.RequestHandler):
     """aiohttp's connection at that pace. A subclass takes what was received in `_take`, where it calls `_parse`, and
     calls `_spend` for what it has taken."""
 
-    __slots__ = ("_held", "_held_at", "_pace", "_resting", "_slicing")
+    __slots__ = ("_early", "_held", "_held_at", "_pace", "_resting", "_slicing")
 
     def __init__(self, manager: web.Server, pace: Pace, **options: Any) -> None:
         super().__init__(manager, **options)
         self._pace = pace
         self._resting = False
         """Whether nothing is read because this process has taken enough for now."""
+        self._early: bytes | None = None
+        """What was received before anything may be taken; None once it may."""
         self._held = b""
         """What was received and is not parsed yet, but for what stands before `_held_at`."""
         self._held_at = 0
@@ -94,7 +96,9 @@ class PacedProtocol(web.RequestHandler):
         """Whether the next slice's turn is on its way."""
 
     def data_received(self, data: bytes) -> None:
-        if self._held and data:
+        if self._early is not None:
+            self._early += data
+        elif self._held and data:
             self._held += data  # the transport is paused, so that this is rare
         elif len(data) > SMALL_BYTES and _has_many_lines(data):
             self._held, self._held_at = data, 0

@@ -10,6 +10,8 @@ from functools import cache
 from pathlib import Path
 from typing import Final
 
+import pytest
+
 from tests.agents.scripts import CONTENT, FILE, PROMPT, ROUND, Call, Calls, Edits, Script
 
 HERE: Final = Path(__file__).parent
@@ -68,6 +70,17 @@ class Agent:
         if not (INSTALLED / (".npm" if self.kind == "npm" else ".python")).exists():
             return f"{self.package} is not installed: `make test-agents` does it, where a registry can be reached"
         return None
+
+
+def each_of(*chosen: Agent) -> pytest.MarkDecorator:
+    """Run a test for each of these; those that can't be run here are skipped before anything is set up."""
+    return pytest.mark.parametrize(
+        "agent",
+        [
+            pytest.param(agent, id=agent.name, marks=[pytest.mark.skip(agent.missing)] if agent.missing else [])
+            for agent in chosen
+        ],
+    )
 
 
 @cache

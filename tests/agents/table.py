@@ -11,6 +11,7 @@ from typing import Final
 
 from tests.agents.agents import ROOT, Agent
 from tests.agents.running import Ran
+from tests.agents.scripts import PLAIN, SECRET
 from tests.clients.relay import Relay, Seen
 
 PAGE: Final[Path] = ROOT / "docs" / "clients.md"
@@ -53,7 +54,7 @@ def _seen(ran: Ran, last: Seen | None) -> str:
     """Return what the user sees: an answer, or a message in which the gateway's part is shown by name."""
     if not ran.ended:
         return "nothing yet"
-    if ran.code == 0 and "Good day, friend." in ran.output:
+    if ran.code == 0 and (PLAIN in ran.output or SECRET in ran.output):
         return "waits, then the answer"
     if last is not None:
         message = flat(last.error["message"])

@@ -11,7 +11,7 @@ import pytest
 
 from billing.holds.redis.layout import Entry
 from billing.money import format_usd, parse_usd
-from tests.agents.agents import AGENTS, NAMED, Agent
+from tests.agents.agents import AGENTS, NAMED, Agent, each_of
 from tests.agents.provider import Exchange, Provider, playing
 from tests.agents.running import Ran, prepare, run
 from tests.agents.scripts import DELEGATED, FOUND
@@ -22,10 +22,6 @@ from tests.support.gateways import spent_nano
 pytestmark = pytest.mark.slow
 MOST_HELD: Final = 20
 """How many times its charge a request may hold, beside the output that it asks for or that is free."""
-
-
-def agents(*chosen: Agent) -> pytest.MarkDecorator:
-    return pytest.mark.parametrize("agent", chosen, ids=lambda agent: agent.name)
 
 
 async def ran(agent: Agent, folder: Path, url: str, key: str, prompt: str | None = None) -> Ran:
@@ -78,8 +74,6 @@ def asks_output(body: dict[str, Any]) -> bool:
 async def compare(agent: Agent, make_gateway: MakeGateway, folder: Path, prompt: str | None = None) -> None:
     """A tool does the same directly and through the gateway, and is charged as reported. One that leaves its output to
     the gateway also does it with a balance of MOST_HELD times what its cheapest request costs."""
-    if agent.missing:
-        pytest.skip(agent.missing)
     async with playing(agent.script, caches=prompt is not None) as provider:
         direct = await ran(agent, folder / "a", provider.url, "sk-direct", prompt)
         asked_directly = asked(provider)
@@ -134,14 +128,14 @@ def counted(exchange: Exchange) -> tuple[int, int, int]:
     return exchange.used.input_tokens, exchange.used.output_tokens, exchange.used.cached_tokens
 
 
-@agents(*AGENTS)
+@each_of(*AGENTS)
 async def test_a_tool_round_is_as_without_the_gateway_and_charged_as_reported(
     agent: Agent, make_gateway: MakeGateway, tmp_path: Path
 ) -> None:
     await compare(agent, make_gateway, tmp_path)
 
 
-@agents(*(each for each in AGENTS if each.delegates))
+@each_of(*(each for each in AGENTS if each.delegates))
 async def test_a_sub_agent_is_as_without_the_gateway_and_charged_as_reported(
     agent: Agent, make_gateway: MakeGateway, tmp_path: Path
 ) -> None:

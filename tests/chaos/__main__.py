@@ -21,6 +21,7 @@ from tests.chaos.beside import ROWS, run_beside
 from tests.chaos.clients import Mix
 from tests.chaos.clocks import OF_CLOCKS, compiler, with_clocks
 from tests.chaos.cluster import OF_CLUSTER
+from tests.chaos.crowds import CROWD, CROWD_OF_FEW, DEFAULTS_OF_FEW
 from tests.chaos.disk import OPTIONS, full, small_disk
 from tests.chaos.faults import DEFAULTS_OF_FAILING_PROVIDER, FAILING_PROVIDER, KILLS, OTHERS, Fault
 from tests.chaos.harness import Customer, Stack, running
@@ -79,6 +80,8 @@ class Planned:
 OF_STORES: Final = (
     Planned(SLOW_READERS.name, (SLOW_READERS,), defaults=DEFAULTS_OF_SLOW_READERS, ends_gateways=False),
     Planned(HOSTILE.name, (HOSTILE,), ends_gateways=False),
+    Planned(CROWD.name, (CROWD,), ends_gateways=False),
+    Planned(CROWD_OF_FEW.name, (CROWD_OF_FEW,), defaults=DEFAULTS_OF_FEW, ends_gateways=False),
     Planned(LOST_JOURNAL.name, (LOST_JOURNAL,), ends_gateways=False),
     Planned(STORM.name, (STORM,), postgres_options=LOCK_TIMEOUT, ends_gateways=False),
     Planned(LOCKED_ROW.name, (LOCKED_ROW,), ends_gateways=False),

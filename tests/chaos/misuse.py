@@ -156,7 +156,7 @@ async def send_hostile(stack: Stack, chance: random.Random) -> None:
     summary = ", ".join(f"{count} {what}" for what, count in sorted(answers.items()))
     stack.notes.append(
         f"hostile bodies: {summary}; a worker's memory up to {await looking >> 20} MiB; "
-        f"others' answers late by p50, p99: {_lateness(stack, began_s)}"
+        f"others' answers late by p50, p99: {lateness(stack, began_s)}"
     )
 
 
@@ -167,7 +167,7 @@ def _hostile_body() -> bytes:
     return head + b",".join([MESSAGE] * count) + tail
 
 
-def _lateness(stack: Stack, since_s: float) -> str:
+def lateness(stack: Stack, since_s: float) -> str:
     """How much longer whole answers took than their provider, in milliseconds."""
     assert stack.load is not None
     late = sorted(

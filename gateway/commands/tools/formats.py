@@ -8,7 +8,7 @@ import json
 import re
 import textwrap
 import tomllib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from copy import deepcopy
 from dataclasses import dataclass, field
 from typing import Any, Final
@@ -16,22 +16,11 @@ from typing import Any, Final
 import yaml
 
 from billing.errors import MetergateError
+from gateway.commands.tools.settings import Named, ValuePath, Values
 
 
 class CannotEdit(MetergateError):
     """A text has a form in which its values can't be set safely."""
-
-
-@dataclass(frozen=True, slots=True)
-class Named:
-    """The item of a list whose `field` is `value`; added where there is none."""
-
-    field: str
-    value: str
-
-
-ValuePath = tuple[str | Named, ...]
-Values = Mapping[ValuePath, Any]
 
 
 def set_values(form: str, text: str, values: Values) -> str:
@@ -45,13 +34,13 @@ def set_values(form: str, text: str, values: Values) -> str:
             text = write(text, path, value)
         if read(text) == expected:
             return text
-    except (ValueError, yaml.YAMLError, _Odd) as error:
+    except (ValueError, yaml.YAMLError, UnusualForm) as error:
         raise CannotEdit("its form can't be changed safely") from error
     raise CannotEdit("its form can't be changed safely")
 
 
-class _Odd(Exception):
-    """A form that is left alone."""
+class UnusualForm(MetergateError):
+    """A part of a file that is written in a way that is left alone."""
 
 
 def _with(found: Any, path: ValuePath, value: Any) -> Any:
@@ -62,14 +51,14 @@ def _with(found: Any, path: ValuePath, value: Any) -> Any:
     if isinstance(step, Named):
         items = deepcopy(found) if found is not None else []
         if not isinstance(items, list):
-            raise _Odd
+            raise UnusualForm
         at = next((at for at, item in enumerate(items) if _is_named(item, step)), None)
         if at is None:
             return [*items, _with(None, rest, value)]
         items[at] = _with(items[at], rest, value)
         return items
     if found is not None and not isinstance(found, dict):
-        raise _Odd
+        raise UnusualForm
     fields = dict(found or {})
     fields[step] = _with(fields.get(step), rest, value)
     return fields
@@ -108,7 +97,7 @@ def _parse_json(text: str) -> _Node:
     at = _skip(text, 0)
     node = _node(text, at)
     if _skip(text, node.end) != len(text):
-        raise _Odd
+        raise UnusualForm
     return node
 
 
@@ -122,7 +111,7 @@ def _node(text: str, at: int) -> _Node:
     if opened not in ("{", "["):
         scalar = _SCALAR.match(text, at)
         if scalar is None:
-            raise _Odd
+            raise UnusualForm
         return _Node(at, scalar.end(), json.loads(scalar[0]))
     node, closed = _Node(at, at), "}" if opened == "{" else "]"
     at = _skip(text, at + 1)
@@ -131,10 +120,10 @@ def _node(text: str, at: int) -> _Node:
         if opened == "{":
             label = _SCALAR.match(text, at)
             if label is None or not label[0].startswith('"'):
-                raise _Odd
+                raise UnusualForm
             name, at = json.loads(label[0]), _skip(text, label.end())
             if text[at : at + 1] != ":":
-                raise _Odd
+                raise UnusualForm
             at = _skip(text, at + 1)
         member = _node(text, at)
         node.members.append((name, begins, member))
@@ -143,7 +132,7 @@ def _node(text: str, at: int) -> _Node:
         if node.comma:
             at = _skip(text, at + 1)
         elif text[at : at + 1] != closed:
-            raise _Odd
+            raise UnusualForm
     node.end = at + 1
     values = [member.value for _, _, member in node.members]
     node.value = dict(zip((name for name, _, _ in node.members), values, strict=True)) if opened == "{" else values
@@ -170,10 +159,10 @@ def _set_json(text: str, path: ValuePath, value: Any) -> str:
 def _member(node: _Node, step: str | Named) -> _Node | None:
     if isinstance(step, Named):
         if not isinstance(node.value, list):
-            raise _Odd
+            raise UnusualForm
         return next((inner for _, _, inner in node.members if _is_named(inner.value, step)), None)
     if not isinstance(node.value, dict):
-        raise _Odd
+        raise UnusualForm
     return next((inner for name, _, inner in reversed(node.members) if name == step), None)
 
 
@@ -231,18 +220,18 @@ def _set_yaml(text: str, path: ValuePath, value: Any) -> str:
         if _is_empty(inner):
             return text[: begins.index] + _dumped_yaml(shown, column).strip() + text[ends:]
         node, path = inner, path[1:]
-    raise _Odd
+    raise UnusualForm
 
 
 def _entry(node: Any, name: str) -> tuple[Any, Any]:
     if not isinstance(node, yaml.MappingNode) or node.flow_style:
-        raise _Odd
+        raise UnusualForm
     return next(((label, inner) for label, inner in node.value if label.value == name), (None, None))
 
 
 def _item(node: Any, named: Named) -> Any:
     if not isinstance(node, yaml.SequenceNode) or node.flow_style:
-        raise _Odd
+        raise UnusualForm
     for item in node.value:
         if isinstance(item, yaml.MappingNode) and any(
             label.value == named.field and inner.value == named.value for label, inner in item.value
@@ -286,7 +275,7 @@ def _set_toml(text: str, path: ValuePath, value: Any) -> str:
     names = [str(step) for step in path]
     if not isinstance(value, dict):
         if len(names) != 1:
-            raise _Odd
+            raise UnusualForm
         return _set_toml_field(text, names[0], value)
     header = f"[{'.'.join(names)}]"
     table = "".join(f"{name} = {_dumped_toml(each)}\n" for name, each in value.items())

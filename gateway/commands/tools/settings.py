@@ -5,9 +5,8 @@ import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
-from gateway.commands.tools.formats import Named, ValuePath, Values
 from gateway.config.secret import Secret
 
 NAME: Final = "metergate"
@@ -16,6 +15,18 @@ MODEL: Final = "gpt-5.1"
 """The model of tools that have to be told one, where none is named."""
 KEY_VARIABLE: Final = "METERGATE_API_KEY"
 """Holds the key, in the environment of this command and of tools that read it from there."""
+
+
+@dataclass(frozen=True, slots=True)
+class Named:
+    """The item of a list whose `field` is `value`; added where there is none."""
+
+    field: str
+    value: str
+
+
+ValuePath = tuple[str | Named, ...]
+Values = Mapping[ValuePath, Any]
 
 
 @dataclass(frozen=True, slots=True)

@@ -255,9 +255,11 @@ def _changed_within(value: Raw, names: Iterable[str], change: Callable[[Raw], Ra
     if first_byte(value) != _OBJECT:
         return value
     fields = _FIELDS.decode(value)
+    kind = fields.get("type")
+    is_result = kind is not None and _string(kind, f"{CONTENT}.type") in _RESULTS
     changed = {}
     for name in names:
-        if name not in fields:
+        if name not in fields or (is_result and name == "content"):  # which nobody has looked into
             continue
         if name in _CHANGES:
             made = change_each(fields[name], lambda each: _changed_definition(each, change))
@@ -273,8 +275,8 @@ def _changed_definition(value: Raw, change: Callable[[Raw], Raw]) -> Raw:
     if first_byte(value) != _OBJECT:
         return value
     fields = _FIELDS.decode(value)
-    kind = fields.get("type")
-    name = _field_with_tool("" if kind is None or is_null(kind) else _TYPE.decode(kind), fields)
+    kind = "" if is_null(fields.get("type")) else _string(fields["type"], f"{CONTENT}.type")
+    name = _field_with_tool(kind, fields)
     if name is None:
         return change(value)
     if name not in fields:

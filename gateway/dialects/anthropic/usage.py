@@ -232,7 +232,11 @@ class AnthropicEvents:
     usage_marker: Final = b'"usage"'
     usage_pattern: Final = re.compile(rb'"usage"\s*:\s*\{')
     error_marker: Final = b'"error"'
-    finish_markers: Final = (b'"stop_reason":"', b'"stop_reason": "', _TERMINAL)
+    finish_markers: Final = (
+        *(b'"stop_reason":"', b'"stop_reason": "'),
+        *(b'{"type":"message_stop"', b'{"type": "message_stop"'),  # in a text the quotes are escaped
+        *(b"event: message_stop\n", b"event:message_stop\n", b"event: message_stop\r", b"event:message_stop\r"),
+    )
     terminal_markers: Final = (_TERMINAL,)
     terminal_lines: Final = (
         *(b"event: message_stop", b"event:message_stop"),
@@ -240,7 +244,10 @@ class AnthropicEvents:
     )
 
     tool_call_marker: Final = b"content_block_start"
-    tool_call_pattern: Final = re.compile(rb'"type"\s*:\s*"(?:server|mcp)_tool_use"')
+    # Code runs within searches of newer types, too, though no field of a request bounds it: Anthropic does.
+    tool_call_pattern: Final = re.compile(
+        rb'"type"\s*:\s*"(?:mcp_tool_use"|server_tool_use"(?!.*"name"\s*:\s*"(?:bash_|text_editor_)?code_execution"))'
+    )
 
     def __init__(self) -> None:
         self._usage: dict[str, object] = {}

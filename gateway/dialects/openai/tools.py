@@ -47,8 +47,16 @@ IMAGE_GENERATION: Final[Mapping[str, str]] = {
         "It draws pictures with another model, whose cost is not in the answer's usage: leave the tool out"
     )
 }
-UNMETERED: Final[Mapping[str, str]] = {
+_OTHER_MODELS: Final = (
+    "Other models work for it, whose tokens the answer's usage does not tell apart: leave the tool out, and ask these "
+    "models yourself"
+)
+UNMETERED_IN_CHATS: Final[Mapping[str, str]] = {
     **IMAGE_GENERATION,
+    **dict.fromkeys(("openrouter:advisor", "openrouter:subagent", "openrouter:fusion"), _OTHER_MODELS),
+}
+UNMETERED: Final[Mapping[str, str]] = {
+    **UNMETERED_IN_CHATS,
     "codeinterpreter": (
         "It runs code in a container that the provider bills by the session: leave the tool out, or run code yourself "
         "in a 'function', or in a 'shell' with the environment {\"type\": \"local\"}"
@@ -59,8 +67,8 @@ UNMETERED: Final[Mapping[str, str]] = {
     ),
 }
 """What a request is told whose tool is billed in a way that can't be metered, by what the tool's type contains, as
-`folded` has it. In chats only `IMAGE_GENERATION` is: there the other names are those of servers (Groq, vLLM) that bill
-tokens alone."""
+`folded` has it. In chats only `UNMETERED_IN_CHATS` is: there the other names are those of servers (Groq, vLLM) that
+bill tokens alone."""
 _HOSTED_SHELL: Final = (
     "Commands would run in a container that the provider bills by the session: run them yourself, with the environment "
     '{"type": "local"}'

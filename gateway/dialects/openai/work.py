@@ -24,7 +24,7 @@ from billing.usage import MAX_COUNT
 from gateway.dialects.exceptions import BadRequest
 from gateway.dialects.facts import NO_WORK, Work
 from gateway.dialects.fields import first_byte, is_null, read_object, read_objects, wrong_type
-from gateway.dialects.openai.tools import IMAGE_GENERATION, ServerTool, server_tools
+from gateway.dialects.openai.tools import UNMETERED_IN_CHATS, ServerTool, server_tools
 from gateway.dialects.structure import StructureBounds, check_value, too_many
 from gateway.dialects.values import MAX_NAME_CHARS, PRESET, short_text, texts, whole
 
@@ -46,6 +46,10 @@ AGENT_FIELDS: Final = frozenset({"agents", "multi_agent"})
 because each of them may begin others."""
 SEARCH_PARAMETERS: Final = "search_parameters"
 MAX_SOURCES: Final = "max_search_results"
+STOP_FIELD: Final = "stop_server_tools_when"
+"""OpenRouter's, with which it passes over `max_tool_calls`."""
+_PARAMETERS_PREFIX: Final = "openrouter:"
+"""How the types of tools begin that have a `max_uses` in their `parameters`, and pass over any beside them."""
 CHOICE_FIELDS: Final = frozenset({"models", "fallbacks", "route", "preset", "moderation"})
 _PLUGIN_RESULTS: Final = 5
 """What OpenRouter's `web` plugin and its model suffix `:online` bring where the request names no number."""
@@ -60,7 +64,17 @@ MAX_MODELS: Final = 16
 WORK_FIELDS: Final = frozenset(
     {
         *(*STORED_FIELDS, *ROUND_FIELDS, *TOOL_FIELDS, *AGENT_FIELDS, *CHOICE_FIELDS),
-        *("tools", "plugins", SEARCH_PARAMETERS, "modalities", "reasoning", "thinking", "audio", "prediction"),
+        *(
+            "tools",
+            STOP_FIELD,
+            "plugins",
+            SEARCH_PARAMETERS,
+            "modalities",
+            "reasoning",
+            "thinking",
+            "audio",
+            "prediction",
+        ),
     }
 )
 OBJECT_FIELDS: Final = frozenset({"reasoning", "thinking", "audio", "prediction"})
@@ -78,11 +92,16 @@ def read_work(fields: Mapping[str, Raw], most_calls: int | None, bounds: Structu
     given = {name: raw for name, raw in fields.items() if name in WORK_FIELDS and not _is_off(raw)}
     if not given:
         return NO_WORK
-    tools = server_tools(given.pop("tools", None), bounds, IMAGE_GENERATION)
+    tools = server_tools(given.pop("tools", None), bounds, UNMETERED_IN_CHATS)
     if not tools and not given:
         return NO_WORK
     for name, raw in given.items():
         check_value(raw, bounds, _FIELD_LEVEL, name)
+    if STOP_FIELD in given:
+        raise BadRequest(
+            f"'{STOP_FIELD}' has the provider pass over 'max_tool_calls', which bounds its tools: set that instead.",
+            STOP_FIELD,
+        )
     for name in OBJECT_FIELDS & given.keys():
         if first_byte(given[name]) == ord("{"):
             read_object(given[name], name)
@@ -160,7 +179,11 @@ def _is_off(raw: Raw) -> bool:
 
 def _own_uses(tool: ServerTool) -> int | None:
     given = tool.fields.get("max_uses")
-    return None if given is None or is_null(given) else _uses(given, f"{tool.param}.max_uses")
+    return (
+        None
+        if given is None or is_null(given) or tool.kind.startswith(_PARAMETERS_PREFIX)
+        else _uses(given, f"{tool.param}.max_uses")
+    )
 
 
 def _tool_models(tools: Iterable[ServerTool]) -> Iterator[str]:

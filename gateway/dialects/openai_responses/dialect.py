@@ -35,7 +35,7 @@ from gateway.dialects.openai.usage import is_complete_answer
 from gateway.dialects.openai.values import INTEGER
 from gateway.dialects.openai_responses.answer import ResponseEvents, output_of, usage_of
 from gateway.dialects.openai_responses.errors import error_body, error_headers
-from gateway.dialects.openai_responses.input import input_texts, input_tokens, named_ids, read_input
+from gateway.dialects.openai_responses.input import NO_INPUT, Input, input_texts, input_tokens, named_ids, read_input
 from gateway.dialects.openai_responses.request import (
     COMPACT,
     INPUT_TOKENS,
@@ -139,11 +139,11 @@ def parse_object(head: Head, body: bytes, bounds: StructureBounds) -> ParsedRequ
     endpoint, parameters = head.match.endpoint, head.match.parameters
     query = parse_qsl(head.path.partition("?")[2], keep_blank_values=True, max_num_fields=None)[:_QUERY_LIMIT]
     # Servers differ in what they take for a name: its letters and digits alone count.
-    given = {value.lower() for name, value in query if "".join(filter(str.isalnum, name.lower())) == STREAM}
-    stream = not given <= {"", "false", "0"}
+    wanted = {value.lower() for name, value in query if "".join(filter(str.isalnum, name.lower())) == STREAM}
+    stream = not wanted <= {"", "false", "0"}
     ids = [parameters[name] for name in _OWNERS if name in parameters]
-    if body and endpoint.method == "POST":
-        ids += _ids_of(body, bounds)
+    given = _added(body, bounds) if body and endpoint.method == "POST" else NO_INPUT
+    ids += given.ids
     creation = CONVERSATIONS_CREATION if endpoint.operation == f"POST {CONVERSATIONS}" else None
     return ParsedRequest(
         operation=endpoint.operation,
@@ -156,12 +156,12 @@ def parse_object(head: Head, body: bytes, bounds: StructureBounds) -> ParsedRequ
         end_user=None,
         service_tier=None,
         has_output=False,
-        stored=Stored(tuple(dict.fromkeys(ids)), creation=creation),
+        stored=Stored(tuple(dict.fromkeys(ids)), creation=creation, tools=given.kinds),
     )
 
 
-def _ids_of(body: bytes, bounds: StructureBounds) -> list[str]:
-    """Return the ids in the body of a conversation, or of items that are added to one."""
+def _added(body: bytes, bounds: StructureBounds) -> Input:
+    """Return what the body of a conversation, or of items that are added to one, brings into it."""
     check_size(body, bounds)
     fields = top_level(body, bounds.fields)
     if fields is None:
@@ -170,8 +170,8 @@ def _ids_of(body: bytes, bounds: StructureBounds) -> list[str]:
         check_value(raw, bounds, 1, name)
     items = fields.get("items")
     if items is None or is_null(items):
-        return named_ids(body)
-    return list(read_input(items, bounds).ids)
+        return Input(ids=tuple(named_ids(body)))
+    return read_input(items, bounds)
 
 
 _OPERATIONS: Final = frozenset({RESPONSES, COMPACT, INPUT_TOKENS})

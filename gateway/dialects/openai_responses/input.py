@@ -104,6 +104,11 @@ class Input(msgspec.Struct, frozen=True):
     tools: tuple[ServerTool, ...] = ()
     compactions: int = 0
 
+    @property
+    def kinds(self) -> tuple[str, ...]:
+        """Return the types of its tools."""
+        return tuple(tool.kind for tool in self.tools)
+
 
 NO_INPUT: Final = Input()
 

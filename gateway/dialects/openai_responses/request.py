@@ -29,6 +29,7 @@ from gateway.dialects.values import checked_model, label
 RESPONSES: Final = "/v1/responses"
 COMPACT: Final = "/v1/responses/compact"
 INPUT_TOKENS: Final = "/v1/responses/input_tokens"
+INSTRUCTIONS: Final = "instructions"
 MAX_FIELD: Final = "max_output_tokens"
 
 _EXPECTED: Final = {
@@ -40,7 +41,7 @@ _REFUSED: Final[Mapping[str, str]] = {
     "prompt": "A stored prompt can't be metered here: send its text as 'instructions' and 'input'.",
     "multi_agent": "Work of several agents can't be metered here, because nothing bounds it: leave 'multi_agent' out.",
 }
-_OWN_FIELDS: Final = frozenset({INPUT, "instructions", TOOLS, "conversation", "context_management", *_REFUSED})
+_OWN_FIELDS: Final = frozenset({INPUT, INSTRUCTIONS, TOOLS, "conversation", "context_management", *_REFUSED})
 METERING_FIELDS: Final = frozenset({*_EXPECTED, *_OWN_FIELDS, *WORK_FIELDS})
 _TABLE: Final = FieldTable(
     _EXPECTED,
@@ -89,6 +90,7 @@ def parse(
         within(values, name, 1, 1)
     if INPUT not in fields and "messages" in fields:  # some clients send both APIs' bodies to one address
         raise BadRequest(CHAT_BODY, INPUT)
+    _check_instructions(fields.get(INSTRUCTIONS))
     given = read_input(fields.get(INPUT), bounds)
     stored = _stored(fields, values)
     if values.get("background"):
@@ -105,7 +107,8 @@ def parse(
             creation,
             background=values.get("background") is True,
             whole=not _shortens(fields),
-            tools=_kinds(given.tools),
+            tools=given.kinds,
+            most_calls=values.get(MAX_TOOL_CALLS),
         )
     most = within(values, MAX_FIELD, 1, MAX_COUNT)
     prepares = _prepares(fields, on_socket=on_socket)
@@ -134,6 +137,12 @@ def parse(
         metadata=metadata_of(fields["metadata"]) if "metadata" in fields else NO_METADATA,
         prepares=prepares,
     )
+
+
+def _check_instructions(raw: Raw | None) -> None:
+    """Refuse instructions that are no text, as OpenAI does: items could bring tools, pictures and files, uncounted."""
+    if raw is not None and not is_null(raw) and first_byte(raw) != ord('"'):
+        raise wrong_type(INSTRUCTIONS, "a string")
 
 
 def _prepares(fields: Mapping[str, Raw], *, on_socket: bool) -> bool:

@@ -14,7 +14,9 @@ import msgspec
 
 from billing.ledger.usage_columns import total_usage
 from billing.usage import Usage
+from gateway.dialects.facts import charged_by_search
 from gateway.proxy.estimate import BYTES_PER_TOKEN, Charge, billed_usage
+from gateway.proxy.tool_rounds import searches_with, uses_with
 
 if TYPE_CHECKING:
     from billing.holds.hold import Hold
@@ -123,6 +125,7 @@ class MissingUsage:
             billed,
             input_tokens=max(billed.input_tokens, counted.input_tokens),
             output_tokens=max(billed.output_tokens, counted.output_tokens),
+            searches=max(billed.searches, counted.searches),
         )
         everything = total_usage(usage, reported.others)
         return Guess(everything, context.charge(usage, reported), None if usage == billed else reason)
@@ -137,12 +140,18 @@ class MissingUsage:
         tokens = text + sum(inline.tokens(part_tokens) for inline in output.inline)
         if extrapolate is not None:
             sound, tokens = extrapolate(sound) if sound else 0, extrapolate(tokens)
-        input_tokens = await self._input(context, hold)
+        calls, searches = _called(context, hold, output)
+        input_tokens = await self._input(context, hold) * (1 + calls)  # each round reads it again
         if context.strict:  # a bound: the provider was told that maximum, whatever our own count says
             tokens, input_tokens = min(tokens, hold.output_tokens), min(input_tokens, hold.need.input_tokens)
         elif route.max_output_tokens is not None:
             tokens = min(tokens, route.max_output_tokens * context.parsed.choices)
-        return Usage(input_tokens=input_tokens, output_tokens=tokens, audio_output_tokens=min(sound, tokens))
+        return Usage(
+            input_tokens=input_tokens,
+            output_tokens=tokens,
+            audio_output_tokens=min(sound, tokens),
+            searches=searches,
+        )
 
     async def _input(self, context: RequestContext, hold: Hold) -> int:
         """Count all JSON that is not inline data; images, audio and files by `part_tokens`. Where that does not say,
@@ -167,6 +176,15 @@ class MissingUsage:
             len(body), count, route.vocabulary, context.principal.account_id
         )
         return known + tokens + sum(piece.tokens(bounds) for piece in inline if piece.kind == "audio")
+
+
+def _called(context: RequestContext, hold: Hold, output: Output) -> tuple[int, int]:
+    """Return the calls of tools at the provider that passed, as far as they are held, and how many of them are searches
+    for certain."""
+    work = context.parsed.work
+    calls = min(output.tool_calls, uses_with(work, context.granted_calls(hold) or 0))
+    all_search = all(map(charged_by_search, (*work.open_tools, *work.bounded_tools)))
+    return calls, min(calls, searches_with(work, context.granted_calls(hold) or 0)) if all_search else 0
 
 
 def _only_prepared(context: RequestContext, output: Output, reason: Reason) -> bool:

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from billing.holds.hold import Hold, Settled, SettlementLost
 from billing.ledger.usage_columns import total_usage
 from billing.logs import log_about, subject
-from billing.usage import Usage
+from billing.usage import MAX_COUNT, Usage
 from gateway.dialects.facts import NO_WORK, Reported
 from gateway.dialects.output import NO_OUTPUT, Output
 from gateway.proxy.attempts import KEY_REFUSED
@@ -148,15 +148,20 @@ class Settlements:
 
     def _is_implausible(self, context: RequestContext, hold: Hold, usage: Usage, charge: Charge) -> bool:
         """Return whether a report is more than `max_usage_factor` times what can be: in money and tokens the hold where
-        it is a bound; else, in tokens, all that the model's window takes, for every choice and use of a tool, where
-        that is known."""
+        it is a bound; else, in tokens, all that the model's window takes in every round, where that is known."""
         factor = self._max_usage_factor
-        if context.strict:
-            return charge.charged_nano > factor * hold.cost_nano or usage.total_tokens > factor * hold.tokens
-        route, parsed = context.route, context.parsed
-        calls = context.granted_calls(hold) or 0
-        window, uses = route.context_window, uses_with(parsed.work, calls) + own_searches(parsed, route)
-        return window is not None and usage.total_tokens > factor * window * parsed.choices * (uses + 1)
+        if not context.strict:
+            most = _most_of_rounds(context, hold)
+            return most is not None and usage.total_tokens > factor * most
+        most_tokens, most_nano = hold.tokens, hold.cost_nano
+        parsed = context.parsed
+        if parsed.prepares or _uses(context, hold):
+            # What tools bring, and what a provider writes that passes over the wish to get ready, is no part of a hold.
+            if (most := _most_of_rounds(context, hold)) is None:
+                return False
+            most_tokens = max(most_tokens, most)
+            most_nano = max(most_nano, context.charge(Usage(input_tokens=min(most, MAX_COUNT))).charged_nano)
+        return charge.charged_nano > factor * most_nano or usage.total_tokens > factor * most_tokens
 
     def _begin(
         self, context: RequestContext, hold: Hold, usage: Usage, charge: Charge, reason: Reason | None
@@ -262,6 +267,21 @@ class Settlements:
     def hand_over(self, hold: Hold, work: Coroutine[Any, Any, None]) -> None:
         """Have work go on without the request that began it, which was cancelled. At its end the hold has ended."""
         self._holds.hand_over(hold, _logged(hold, work, subject().account_id))
+
+
+def _uses(context: RequestContext, hold: Hold) -> int:
+    """Return how often tools may run at the provider, those of the model's own included."""
+    work = context.parsed.work
+    return uses_with(work, context.granted_calls(hold) or 0) + own_searches(context.parsed, context.route)
+
+
+def _most_of_rounds(context: RequestContext, hold: Hold) -> int | None:
+    """Return the tokens of a whole context window in every round of a request; None where the model's is not known."""
+    window, parsed = context.route.context_window, context.parsed
+    if window is None:
+        return None
+    window = max(window, parsed.context_window)
+    return window * parsed.choices * (1 + _uses(context, hold) + parsed.work.calls)
 
 
 async def _logged(hold: Hold, work: Coroutine[Any, Any, None], account_id: str | None) -> None:

@@ -147,7 +147,7 @@ async def test_unknown_keys_and_accounts_are_404(api: Api) -> None:
         ("max_parallel_requests", 1.5),
         ("expires_at", "tomorrow"),
         ("expires_at", "2100-13-01"),
-        ("expires_at", "9999-12-31T23:59:59-23:00"),
+        ("expires_at", "9999-13-31T23:59:59-23:00"),
         ("expires_at", 4102444800),
         ("tags", {"a": 5}),
         ("tags", {"": "x"}),

@@ -182,8 +182,12 @@ async def call(api: Api, step: Step, own: Side, other: Side) -> Answer:
 )
 @given(st.lists(STEPS, min_size=20, max_size=30))
 async def test_one_organization_neither_sees_nor_changes_another(api: Api, billing: Billing, steps: list[Step]) -> None:
-    other = await invited(api, billing, await side(billing, MARK), f"friend-{MARK}@example.com")
-    own = await invited(api, billing, await side(billing, "mine"), "friend-mine@example.com")
+    other = await invited(
+        api, billing, await side(billing, MARK), f"friend-{MARK}-{billing.new_id().lower()}@example.com"
+    )
+    own = await invited(
+        api, billing, await side(billing, "mine"), f"friend-mine-{billing.new_id().lower()}@example.com"
+    )
     before = await everything(billing, other)
     for step in steps:
         answer = await call(api, step, own, other)

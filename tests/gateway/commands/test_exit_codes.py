@@ -87,8 +87,9 @@ DONE = [
     *("operator provider list", "operator price list", "operator price check"),
     "operator price try openai/gpt-4o input_tokens=1",
 ]
-ALONE = ("up", "doctor")
-"""`up` brings its own stores; `doctor` says of stores that are away that they are, and ends with 1."""
+ALONE = ("up", "doctor", "connect")
+"""`up` brings its own stores; `connect` writes files of coding agents; `doctor` says of stores that are away that they
+are, and ends with 1."""
 UNCONFIGURED = ("init",)
 """It makes the configuration, and reads none."""
 

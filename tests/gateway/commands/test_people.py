@@ -197,7 +197,7 @@ async def test_a_plan_that_is_used_up_names_the_command_for_the_next(make_gatewa
     assert (found["state"], found["next"]) == ("quota_exhausted", "metergate billing checkout --plan starter")
     assert found["guidance"].endswith(f"The plan Starter has more, for 99.00 USD a month: {url}.")
     assert "Run: metergate billing checkout --plan starter" in await ada.done("billing", "status")
-    assert (await ada.json(*found["next"].split()[1:]))["order"]["plan"] == "starter"
+    assert (await ada.json(*found["next"].split()[1:], "--yes"))["order"]["plan"] == "starter"
 
 
 async def test_buying_and_what_happens_when_credit_runs_low(ada: Person) -> None:

@@ -19,8 +19,8 @@ def item(kind: str, event: str = "response.output_item.done", **fields: Any) -> 
     return named(event, output_index=0, item={"id": "x", "type": kind, "status": "completed", **fields})
 
 
-def block(kind: str) -> bytes:
-    return named("content_block_start", index=1, content_block={"type": kind, "id": "srvtoolu_1", "name": "web_search"})
+def block(kind: str, name: str = "web_search") -> bytes:
+    return named("content_block_start", index=1, content_block={"type": kind, "id": "srvtoolu_1", "name": name})
 
 
 RESPONSES = [
@@ -39,8 +39,9 @@ MESSAGES = [
     block("server_tool_use"),
     block("web_search_tool_result"),
     block("server_tool_use"),
-    block("mcp_tool_use"),
+    block("mcp_tool_use", "code_execution"),
     block("tool_use"),
+    *(block("server_tool_use", name) for name in ("code_execution", "bash_code_execution")),  # within a search
     named("content_block_delta", delta={"type": "text_delta", "text": 'content_block_start "type":"mcp_tool_use"'}),
 ]
 

@@ -41,9 +41,12 @@ BODIES: Final[dict[str, Json]] = {
     "POST /api/billing/keys": {"name": "another"},
     "PATCH /api/billing/keys/{key_id}": {"name": "changed"},
     "POST /api/billing/budgets": {"amount_usd": "7", "subject": "account"},
-    "PUT /api/billing/alert": {"low_balance_usd": "1"},
+    "PUT /api/billing/alerts": {"low_balance_usd": "1"},
     "POST /api/webhooks/endpoints": {"url": "https://hooks.example.com/"},
     "POST /api/service/check": {"account_id": "{account_id}", "meter": "container.second", "quantity": 1},
+    "POST /api/service/debits": {
+        **{"account_id": "{account_id}", "meter": "container.second", "quantity": 1, "event_id": "another"}
+    },
 }
 """What is sent to operations that change something and are not refused; others are sent an empty object."""
 
@@ -218,6 +221,8 @@ async def test_nobody_but_who_may_is_told_the_providers_cost(make_gateway: MakeG
                 assert {"markup_percent", "price_id"} <= seen[who]["GET /api/account/usage/events/{event_id}"]
                 assert "cost_usd" in seen[who]["GET /api/account/usage/summary"]
         assert "cost_usd" in seen["admin"]["GET /api/admin/margin"]
+        assert "price_id" in seen["service"]["POST /api/service/debits"]  # a program of the operator's
+        assert {name.partition(" ")[::2] for name in BODIES} <= {(method, path) for method, path in world.operations}
 
 
 async def test_no_answer_for_customers_must_have_a_cost(make_gateway: MakeGateway) -> None:

@@ -267,6 +267,30 @@ async def searches_that_say_no_bound_get_one_and_the_client_is_told(make_anthrop
 
 
 @stories
+@pytest.mark.parametrize("max_uses", [{"max_uses": 1}, {}])
+async def what_a_page_brought_is_charged_however_far_it_is_above_the_hold(
+    make_anthropic: Any, max_uses: dict[str, int]
+) -> None:
+    """A page that fills the window is more than `max_usage_factor` times what one call is held for, and true."""
+    used = {"input_tokens": 950_000, "output_tokens": 10}
+    gateway = await make_anthropic(Provider(saying(answer(model="claude-opus-5", usage=used))))
+    customer = await gateway.customer("1.00", default_tool_calls=1)
+    fetching = {"type": "web_fetch_20250910", "name": "web_fetch", **max_uses}
+    assert (await send(customer, message(model="claude-opus-5", tools=[fetching]))).status == 200
+    found = await the_event(customer, 950_000 * 5_000 + 10 * 25_000, "1.00")
+    assert (found["input_tokens"], found["note"]) == (950_000, None)
+
+
+@stories
+async def more_than_all_rounds_could_read_is_not_believed(make_anthropic: Any) -> None:
+    used = {"input_tokens": 1_500_000_000, "output_tokens": 10}
+    customer = await (await make_anthropic(Provider(saying(answer(usage=used))))).customer("5.00")
+    fetching = {"type": "web_fetch_20250910", "name": "web_fetch", "max_uses": 1}
+    assert (await send(customer, message(tools=[fetching]))).status == 200
+    assert (await the_event(customer))["note"] == "implausible_usage"
+
+
+@stories
 async def a_larger_window_is_held_whole(make_anthropic: Any) -> None:
     provider = Provider(saying(answer()))
     gateway = await make_anthropic(provider)

@@ -194,6 +194,19 @@ async def a_stream_whose_usage_runs_away_is_cut_and_charged_as_reported(make_ech
 
 
 @stories
+async def a_stream_that_runs_away_in_tokens_is_cut_though_they_are_cheap(make_echo: Any) -> None:
+    """Windows count tokens, whatever these cost."""
+    asked = body("fetch", limit=5_000)
+    held_tokens = rounds(len(asked), 1) + 5_000
+    read = 2 * held_tokens + 1
+    assert read * INPUT < 2 * (rounds(len(asked), 1) * INPUT + 5_000 * OUTPUT)
+    begins = f'event: begin\ndata: {{"spent":{{"read":{read}}}}}\n\n'.encode()
+    gateway = await make_echo(Provider(until_it_is_cut(begins, WORD)))
+    fetched = await say(await gateway.customer(default_tool_calls=1), "stream", asked)
+    assert (fetched.cut, END in fetched.body) == (True, False)
+
+
+@stories
 async def one_that_is_at_its_end_is_charged_as_it_is(make_echo: Any) -> None:
     """Nothing is saved by cutting it."""
     asked = body("fetch")

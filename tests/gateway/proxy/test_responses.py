@@ -23,6 +23,7 @@ COST = 22 * INPUT + 10 * CACHED + 4 * INPUT + 87 * OUTPUT
 
 
 Serve = Callable[..., Awaitable[Customer]]
+SEARCH_NANO = 10_000_000
 stories = Stories()
 
 
@@ -83,6 +84,25 @@ async def a_stream_that_breaks_off_costs_what_passed(served: Serve) -> None:
     assert fetched.cut
     found = await the_event(customer)
     assert (found["estimated"], found["output_tokens"]) == (True, 4)
+
+
+@stories
+@pytest.mark.parametrize("calls", [0, 3, 20])
+async def calls_that_passed_of_a_stream_without_usage_are_charged(served: Serve, calls: int) -> None:
+    """Each search has its price, and each round has read the request again; no more than was held for."""
+    done = event("response.output_item.done", item={"type": "web_search_call", "status": "completed", "id": "ws_1"})
+    delta = event("response.output_text.delta", delta="Good day to you", item_id="msg_1")
+    begun = event("response.created", response=response(usage=None))
+    charged = []
+    for passed in (0, calls):
+        customer = await served(Provider(streaming(begun, *[done] * passed, delta, cut=True)))
+        await respond(customer, stream=True, tools=[{"type": "web_search"}], max_tool_calls=5)
+        found = await the_event(customer)
+        charged.append((found["input_tokens"], await spent_nano(customer)))
+    (plain, plain_nano), (read, nano) = charged
+    held = min(calls, 5)
+    assert read == plain * (1 + held)
+    assert nano - plain_nano == held * (plain * INPUT + SEARCH_NANO)
 
 
 @stories

@@ -91,6 +91,7 @@ async def test_the_event_says_what_sent_the_request(gateway: Gateway) -> None:
     assert (await ask(customer, chat(), headers={"User-Agent": "nothing known"})).status == 200
     sent = await ask(customer, chat(), headers=CLAUDE)
     assert sent.status == 200
+    await gateway.flush()
     event = (await events(customer, session=CLAUDE["x-claude-code-session-id"]))[0]
     assert event["id"] == sent.headers["x-request-id"]
     assert {name: event[name] for name in Sender.__struct_fields__} == {

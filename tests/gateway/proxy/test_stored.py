@@ -135,6 +135,36 @@ async def test_tools_in_items_stay_with_what_goes_on_from_the_answer(serve: Any)
     assert await owner(gateway, "resp_1") == (customer.account_id, "response", "gpt-4o-mini", None)
 
 
+MCP = {"type": "mcp", "server_label": "s", "server_url": "https://s"}
+BRINGS_TOOLS = [{"type": "additional_tools", "tools": [MCP]}, {"role": "user", "content": "Hi"}]
+
+
+async def test_calls_that_the_request_bounds_itself_are_held_for_earlier_tools(serve: Any) -> None:
+    """The client's own number goes to the provider, so that it is the number that is held, not the granted one."""
+    provider = Provider(saying(response()))
+    gateway = await serve(provider)
+    customer = await gateway.customer("0.40")
+    await respond(customer, input=BRINGS_TOOLS, max_tool_calls=1)
+    assert (await respond(customer, previous_response_id="resp_1", max_tool_calls=1)).status == 200
+    refusal(await respond(customer, previous_response_id="resp_1", max_tool_calls=100), 402, "billing_required")
+
+
+@pytest.mark.parametrize("how", ["created with", "added", "a response"])
+async def test_tools_in_items_stay_in_a_conversation(serve: Any, how: str) -> None:
+    provider = Provider(saying({"id": "conv_1", "object": "conversation"}))
+    gateway = await serve(provider)
+    customer = await gateway.customer()
+    items = {"items": BRINGS_TOOLS}
+    assert (await call(customer, "POST", "/v1/conversations", items if how == "created with" else {})).status == 200
+    if how == "added":
+        assert (await call(customer, "POST", "/v1/conversations/conv_1/items", items)).status == 200
+    provider.reply = saying(response())
+    if how == "a response":
+        await respond(customer, conversation="conv_1", input=BRINGS_TOOLS)
+    await respond(customer, conversation="conv_1")
+    assert json.loads(provider.sent[-1].body)["max_tool_calls"] >= 1
+
+
 @pytest.mark.parametrize(
     ("fields", "known"),
     [

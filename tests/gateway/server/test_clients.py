@@ -55,11 +55,11 @@ def test_those_of_the_address_and_of_the_account_with_most_end_first() -> None:
     one = Held("one", "", 1.0)
     busy = [Held("many") for _ in range(2)]
     many = [Held("many", "", since_s) for since_s in (30.0, 20.0)]
-    spread = [Held(f"other {number}", "penniless", 40.0 - number) for number in range(4)]
+    spread = [Held(f"other {number}", "", 40.0 - number) for number in range(4)]
     for each in (one, *busy, *many, *spread):
         crowd.enter(each)
-        if each.account:
-            assert crowd.claim(each, each.account)
+        if each in spread:
+            assert crowd.claim(each, "penniless")
     for ends in (spread[3], spread[2], many[1]):
         assert crowd.admits("newcomer")
         assert ends.ended
@@ -96,11 +96,11 @@ def test_an_address_has_a_share_and_a_proxy_none() -> None:
 
 def test_an_account_has_a_share() -> None:
     crowd = clients(100, of_account=2)
-    held = [Held(f"{number}", "one") for number in range(3)]
+    held = [Held(f"{number}") for number in range(3)]
     for each in held:
         crowd.enter(each)
     assert [crowd.claim(each, "one") for each in held] == [True, True, False]
-    crowd.release(held[0], "one")
+    assert crowd.claim(held[0], "another")
     assert crowd.claim(held[2], "one")
     crowd.leave(held[1])
     assert crowd.claim(held[0], "one")

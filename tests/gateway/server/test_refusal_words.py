@@ -95,6 +95,8 @@ def of_proxy(links: Links) -> dict[str, list[Refusal]]:
         "bad_request": [refusals.bad_request("Missing required parameter: 'model'.", "model")],
         "bad_head": [refusals.bad_head(too_large=large) for large in (True, False)],
         "heads_too_large": [refusals.heads_too_large()],
+        "too_many_connections": [refusals.too_many_connections()],
+        "too_many_of_account": [refusals.too_many_of_account()],
         "too_large": [refusals.too_large(9)],
         "not_found": [refusals.not_found("/x"), refusals.not_found("/x", "/v1/x")],
         "unmetered": [refusals.unmetered("/v1/x", "it can't be metered")],

@@ -10,7 +10,7 @@ import pytest
 import yaml
 
 from gateway.commands.tools.settings import TOOLS
-from tests.support.commands import Result, Shell
+from tests.support.commands import CHECKOUT, Result, Shell
 
 KEY: Final = "mg_0123456789abcdefghijABCDEFGHIJ01"
 OTHER_SECRET: Final = "sk-somebody-elses"
@@ -204,3 +204,17 @@ def test_links_stay_links(shell: Shell) -> None:
     assert connect(shell, "claude-code").code == 0
     assert path.is_symlink()
     assert URL in real.read_text()
+
+
+@pytest.mark.parametrize("tool", sorted(TOOLS.keys() - {"cline"}))
+def test_the_documentation_shows_what_is_written(shell: Shell, tool: str) -> None:
+    page = (CHECKOUT / "docs" / "agents.md").read_text("utf-8")
+    assert f"metergate connect {tool}" in page
+    key_file = str(shell.folder / "home" / ".config" / "metergate" / "api-key")
+    assert shell.run("connect", tool, env={"METERGATE_API_KEY": KEY}).code == 0
+    files = {name: content.decode() for name, (content, _) in kept(shell).items()}
+    for name, text in files.items():
+        if name.endswith(("keys.json", ".pi/agent/settings.json", ".qwen/.env", ".continue/.env")):
+            continue  # told in a sentence
+        shown = text.replace(key_file, "/home/ada/.config/metergate/api-key").replace(KEY, "mg_...")
+        assert f"\n{shown.strip()}\n```" in page, (name, shown)

@@ -9,7 +9,8 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.commands.tools.formats import CannotEdit, Named, Values, set_values
+from gateway.commands.tools.formats import CannotEdit, set_values
+from gateway.commands.tools.settings import Named, Values
 
 JSON_WITH_COMMENTS = """// mine
 {

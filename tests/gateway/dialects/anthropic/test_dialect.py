@@ -26,6 +26,24 @@ def refused(body: bytes, operation: str = MESSAGE) -> BadRequest:
     return caught.value
 
 
+@pytest.mark.parametrize("beside", [{"definition": {"type": "custom"}}, {"definition": 7}])
+def test_a_tool_is_told_its_uses_whatever_stands_beside_them(beside: dict[str, Any]) -> None:
+    """What is read as a tool is written as one, too."""
+    added = {"type": "tool_addition", "tools": [{**SEARCH, **beside}]}
+    body = message(messages=[{"role": "user", "content": [added]}])
+    assert parse(MESSAGE, body).work.open_tools == ("web_search",)
+    assert not parse(MESSAGE, rewrite(body, tool_calls=2)).work.open_tools
+
+
+@pytest.mark.parametrize("found", [{"tools": [{"type": 5}]}, {"tools": [SEARCH]}, {"tool": {"type": 1}}])
+def test_results_of_tools_at_the_provider_go_on_as_they_are(found: dict[str, Any]) -> None:
+    """Nothing in them is read, so that nothing in them is changed, or a fault."""
+    block = {"type": "web_search_tool_result", "tool_use_id": "t", "content": [{"type": "web_search_result", **found}]}
+    messages = [{"role": "assistant", "content": [block]}]
+    sent = json.loads(rewrite(message(tools=[SEARCH], messages=messages), tool_calls=2))
+    assert (sent["messages"], sent["tools"]) == (messages, [{**SEARCH, "max_uses": 2}])
+
+
 def test_a_plain_message() -> None:
     body = message()
     parsed = parse(MESSAGE, body)

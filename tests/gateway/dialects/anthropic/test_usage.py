@@ -222,6 +222,15 @@ def test_a_stream_that_broke_off_has_what_was_read() -> None:
     assert (tap.done, tap.stale, tap.began_output) == (False, True, True)
 
 
+@pytest.mark.parametrize(
+    "text", ["message_stop", "\n\nevent: message_stop\n", '{"type":"message_stop"} "stop_reason":"x"']
+)
+def test_a_model_that_writes_of_an_end_has_not_come_to_it(text: str) -> None:
+    """Else it would be its client's to say when a stream is no longer watched."""
+    assert not tapped(*stream(text)[:-2])[0].done
+    assert tapped(*stream(text))[0].done
+
+
 def test_an_error_in_a_stream() -> None:
     broken = event("error", error={"type": "overloaded_error", "message": "Overloaded"})
     tap, out = tapped(*stream("Hello")[:4], broken)

@@ -122,6 +122,7 @@ def test_what_is_asked_for_is_counted(fields: dict[str, Any], asked: Work) -> No
         ({"tools": [{"type": "box", "tools": ["a", "b"]}]}, left_open("box", unknown=("box",))),
         ({"tools": [{"type": "tool_search"}]}, left_open("tool_search")),
         ({"search_parameters": {"mode": "auto"}}, left_open("search_parameters", searches=1)),
+        ({"tools": [{"type": "openrouter:web_fetch", "max_uses": 1}]}, left_open("openrouter:web_fetch")),
         ({"mcp_servers": [{"url": "u"}], "connectors": [{"id": "c"}]}, left_open("connectors", "mcp_servers")),
         (
             {"tools": [SEARCH, {"type": "browser_search"}]},
@@ -138,6 +139,7 @@ def test_what_a_request_does_not_bound_is_left_open(fields: dict[str, Any], aske
     [
         ({"tools": [{"type": "image_generation", "max_uses": 1}]}, "tools[0]", "leave the tool out"),
         ({"tools": [{"type": "openrouter:image_generation"}]}, "tools[0]", "leave the tool out"),
+        ({"stop_server_tools_when": [{"type": "step_count_is"}]}, "stop_server_tools_when", "'max_tool_calls'"),
         ({"tools": [{"type": "namespace", "tools": [{"type": "image_generation"}]}]}, "tools[0].tools[0]", "leave"),
         ({"tools": [{"type": "web_search", "max_uses": -1}]}, "tools[0].max_uses", "an integer from 0"),
         ({"tools": [{"type": "web_search", "max_uses": "9"}]}, "tools[0].max_uses", "an integer"),

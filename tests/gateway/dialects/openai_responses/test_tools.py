@@ -105,6 +105,12 @@ TOOLS: Final = {
     "unknown": ({"type": "telepathy", "range": {"km": 3}}, OPEN),
     "escaped": ({"type": "tele\u00e9pathy\n"}, OPEN),
     "image_generation": ({"type": "image_generation", "model": "gpt-image-2"}, REFUSED),
+    "an advisor of OpenRouter's": (
+        {"type": "openrouter:advisor", "parameters": {"model": "anthropic/claude-opus-5"}},
+        REFUSED,
+    ),
+    "a subagent of OpenRouter's": ({"type": "openrouter:subagent"}, REFUSED),
+    "a panel of OpenRouter's": ({"type": "openrouter:fusion", "parameters": {"analysis_models": ["m"]}}, REFUSED),
     "in capitals": ({"type": "Image_Generation"}, REFUSED),
     "shell in a container": ({"type": "shell", "environment": {"type": "container_auto"}}, REFUSED),
     "shell by reference": ({"type": "shell", "environment": {"type": "container_reference"}}, REFUSED),
