@@ -108,7 +108,7 @@ def parse(
             background=values.get("background") is True,
             whole=not _shortens(fields),
             tools=given.kinds,
-            most_calls=values.get(MAX_TOOL_CALLS),
+            most_calls=values.get(TOOL_CALLS_FIELD),
         )
     most = within(values, MAX_FIELD, 1, MAX_COUNT)
     prepares = _prepares(fields, on_socket=on_socket)
