@@ -297,7 +297,7 @@ async def test_an_input_larger_than_a_whole_limit_says_so(gateway: Gateway) -> N
     customer = await gateway.customer(quotas=[{"window": "minute", "metric": "input_tokens", "limit": 20}])
     fetched = await ask(customer, chat("word " * 100, max_tokens=5))
     message = refusal(fetched, 429, "quota_exceeded")["message"]
-    assert "for its input alone is too large: shorten it, or ask for a higher limit." in message
+    assert "its input alone is too large, so shorten it, or ask for a higher limit." in message
     assert "Retry-After" not in fetched.headers
 
 
