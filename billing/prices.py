@@ -38,6 +38,8 @@ if TYPE_CHECKING:
 
 PART_KINDS: Final = ("image", "audio_second", "file")
 ANY_MODEL: Final = "*"
+ANY_TOOL: Final = "*"
+"""In `tool_call_tokens`: every tool that has no entry of its own."""
 REPORTED: Final = "reported_cost"
 """The class of a line that is the provider's own cost."""
 MAX_KNOWN: Final = 256

@@ -24,7 +24,6 @@ FACTOR_SCALE: Final = 10**9
 MARKUP_DECIMALS: Final = len(str(100 * FACTOR_SCALE)) - 1
 """Decimals that a markup in percent adds to what it is put on."""
 MINUTES_OF_DAY: Final = 24 * 60
-MAX_VARIANTS: Final = 64
 _HOURS: Final = re.compile(r"([01]\d|2[0-3]):([0-5]\d)-([01]\d|2[0-3]):([0-5]\d)", re.ASCII)
 _VALUE: Final = re.compile(r"[A-Za-z0-9_./-]{1,64}", re.ASCII)
 EIGHTEENTHS: Final = 18

@@ -37,8 +37,8 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 DAY_S: Final = 86_400
-SHARES: Final = 2
-"""No address and no account has more than this part of a process's connections."""
+LEAST_SHARERS: Final = 2
+"""No address, no account and no kind of WebSocket takes more than one part in so many of a process's connections."""
 SOCKET_CONNECT_S: Final = 10.0
 
 
@@ -115,8 +115,8 @@ def edge_rules(settings: Settings, cors: Cors | None) -> EdgeRules:
         max_body_bytes=settings.proxy_max_body_bytes,
         max_api_body_bytes=settings.max_body_bytes,
         max_connections=most,
-        connections_per_address=max(1, min(defaults.connections_per_address, most // SHARES)),
-        connections_per_account=max(1, min(defaults.connections_per_account, most // SHARES)),
+        connections_per_address=max(1, min(defaults.connections_per_address, most // LEAST_SHARERS)),
+        connections_per_account=max(1, min(defaults.connections_per_account, most // LEAST_SHARERS)),
         addresses=Addresses(settings.trusted_proxies),
         body_bytes_per_s=defaults.body_bytes_per_s,
         write_timeout_s=defaults.client_write_timeout_s,
@@ -202,7 +202,7 @@ def socket_rules(settings: Settings) -> tuple[ClientSocketRules, SocketRules]:
     most = connections_within(defaults.max_connections)
     return (
         ClientSocketRules(
-            most=min(defaults.response_sockets, max(1, most // SHARES)),
+            most=min(defaults.response_sockets, max(1, most // LEAST_SHARERS)),
             most_of_account=defaults.response_sockets_per_account,
             max_s=defaults.response_socket_s,
             max_message_bytes=settings.proxy_max_body_bytes,

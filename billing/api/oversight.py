@@ -60,36 +60,40 @@ _COMMIT: Final = re.compile(r"sha-([0-9a-f]{40})")
 
 async def list_refusals(call: Call, query: RefusedQuery) -> Listing[RefusedShape]:
     """List the last requests that were refused, newest first, on one page."""
-    with _redis_needed():
-        found = await call.services.refused.newest(query.limit, key_id=query.key_id, account_id=query.account_id)
-    return listing(Page(tuple(found), None), refused_shape)
+    return await _refusals(call, query.limit, query.key_id, query.account_id, with_hint=True)
 
 
 async def get_refusal(call: Call) -> RefusedShape:
     """Return a refused request by its x-request-id, as long as it is kept."""
-    request_id = call.id("request_id")
-    with _redis_needed():
-        found = await call.services.refused.find(request_id)
-    if found is None:
-        raise NotFound(f"No refusal of {request_id!r} is kept.")
-    return refused_shape(found)
+    return await _refusal(call, None, with_hint=True)
 
 
 async def list_own_refusals(call: Call, query: OwnRefusedQuery) -> Listing[RefusedShape]:
     """List the last requests of the account that were refused, newest first, on one page."""
-    with _redis_needed():
-        found = await call.services.refused.newest(query.limit, key_id=query.key_id, account_id=call.account_id)
-    return listing(Page(tuple(found), None), refused_shape)
+    return await _refusals(call, query.limit, query.key_id, call.account_id, with_hint=False)
 
 
 async def get_own_refusal(call: Call) -> RefusedShape:
     """Return a refused request of the account by its x-request-id, as long as it is kept; another's is not found."""
+    return await _refusal(call, call.account_id, with_hint=False)
+
+
+async def _refusals(
+    call: Call, limit: int, key_id: str | None, account_id: str | None, *, with_hint: bool
+) -> Listing[RefusedShape]:
+    with _redis_needed():
+        found = await call.services.refused.newest(limit, key_id=key_id, account_id=account_id)
+    return listing(Page(tuple(found), None), lambda each: refused_shape(each, with_hint=with_hint))
+
+
+async def _refusal(call: Call, account_id: str | None, *, with_hint: bool) -> RefusedShape:
+    """Return the refusal that the path names; only an account's own if `account_id` is given."""
     request_id = call.id("request_id")
     with _redis_needed():
         found = await call.services.refused.find(request_id)
-    if found is None or found.account_id != call.account_id:
+    if found is None or (account_id is not None and found.account_id != account_id):
         raise NotFound(f"No refusal of {request_id!r} is kept.")
-    return refused_shape(found)
+    return refused_shape(found, with_hint=with_hint)
 
 
 async def get_operator_settings(call: Call) -> OperatorSettingsShape:

@@ -57,17 +57,13 @@ _NEEDED: Final = (
 _WRONG_FACTOR: Final = "This second factor is wrong, or was used before: wait for the next code of your app."
 _DISABLED: Final = "This user was disabled: ask whoever runs this service."
 _SENT: Final = "If this address can be used here, a mail is on its way to it."
-
-_NO_MAIL: Final = (
-    "This service sends no mail at present, so no code can reach you: ask those who run it to let you in, or to set up "
-    "mail."
-)
+_NO_MAIL: Final = "This service sends no mail at present: ask whoever runs it to let you in, or to set up mail."
 
 T = TypeVar("T")
 
 
 def _mailed(call: Call) -> dict[str, Any]:
-    """Return what somebody is told who asked for a mail, in the same words whoever has the address."""
+    """Return the answer to a request for a mail; it does not depend on the address."""
     sends_mail = call.services.sends_mail
     return {"message": _SENT if sends_mail else _NO_MAIL, "sends_mail": sends_mail}
 

@@ -107,7 +107,7 @@ class Services:
     service's, without `meters` nothing is metered for them, and without `payments` nothing is sold. A user makes at
     most `keys_per_user` keys in an account; a key's secret stays valid for at most `rotation_grace_s` after a rotation.
     Customers see charges alone, or also the providers' costs, as `customers_see` says; commands ask before a grant
-    above `grant_confirm_usd`; where nothing `sends_mail`, who asks for one is told so. `new_id` makes ids of requests.
+    above `grant_confirm_usd`. Without `sends_mail`, answers say that no mail comes. `new_id` makes ids of requests.
     `windows` gives what is left of an account's quotas, `upgrade_url` where a plan is bought; `setup_url` is where
     credit is bought, None where nothing is sold, and `keys_url` where keys are made. `image` is the container image's
     name, for /api/ping.

@@ -21,10 +21,10 @@ def confirm(lines: Sequence[str], *, yes: bool) -> None:
     where there is no terminal to ask at."""
     if yes:
         return
-    told = [printable(line) for line in lines]
+    shown = [printable(line) for line in lines]
     if not sys.stdin.isatty():
-        raise CommandFailed(" ".join([*told, "There is no terminal to ask at: --yes does it without asking."]), USAGE)
-    sys.stderr.write("".join(f"{line}\n" for line in told))
+        raise CommandFailed(" ".join([*shown, "There is no terminal to ask at: --yes does it without asking."]), USAGE)
+    sys.stderr.write("".join(f"{line}\n" for line in shown))
     sys.stderr.write("Go on? [y/N] ")
     sys.stderr.flush()
     try:

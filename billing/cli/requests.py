@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import msgspec
 import typer
+from msgspec import UNSET
 
 from billing.cli.options import Cursor, Limit
 from billing.cli.output import CommandFailed, Shown, Table, page_parts
@@ -110,7 +111,9 @@ def _arithmetic(line: "LineShape") -> str:
 def shown_refusal(refused: "RefusedShape") -> Shown:
     """Return a refused request as a command shows it: when, why, and what it lacked."""
     fields = msgspec.structs.asdict(refused).items()
-    rows = [(name.replace("_", " "), _text(value)) for name, value in fields if name != "details"]
+    rows = [
+        (name.replace("_", " "), _text(value)) for name, value in fields if name != "details" and value is not UNSET
+    ]
     rows += _details(refused.details)
     return Shown(refused.received, (f"{refused.id} was refused; nothing was charged.", Table((), rows)))
 

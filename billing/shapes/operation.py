@@ -73,8 +73,8 @@ class RefusedQuery(Query, frozen=True, kw_only=True):
 
 
 class RefusedShape(Answer, frozen=True, kw_only=True):
-    """A request that was refused; `details` is what the refusal said beside its message, and `hint` what whoever runs
-    the gateway can do, which the client was not told. Fields that are not known are null."""
+    """A request that was refused; `details` is what the refusal said beside its message. `hint` says what whoever runs
+    the gateway can do: customers do not get it. Fields that are not known are null."""
 
     id: str
     created_at: Moment
@@ -86,11 +86,11 @@ class RefusedShape(Answer, frozen=True, kw_only=True):
     code: str
     message: str
     details: dict[str, Any]
-    hint: str | None
+    hint: str | UnsetType | None = UNSET
 
 
-def refused_shape(refused: RefusedRequest) -> RefusedShape:
-    """Return what is kept of a refused request."""
+def refused_shape(refused: RefusedRequest, *, with_hint: bool) -> RefusedShape:
+    """Return what is kept of a refused request; `with_hint` for operators."""
     return RefusedShape(
         id=refused.id,
         created_at=rfc3339(datetime.fromtimestamp(refused.at_ms / 1000, UTC)),
@@ -102,7 +102,7 @@ def refused_shape(refused: RefusedRequest) -> RefusedShape:
         code=refused.code,
         message=refused.message,
         details=dict(refused.details),
-        hint=refused.hint,
+        hint=refused.hint if with_hint else UNSET,
     )
 
 

@@ -85,8 +85,8 @@ class Login(FactorBody, frozen=True, kw_only=True):
 
 
 class MailSent(Answer, frozen=True, kw_only=True):
-    """A mail is on its way, whoever has the address; `challenge` goes with the code. Without `sends_mail` this service
-    sends none, as `message` says."""
+    """A mail is on its way, whoever has the address; `challenge` goes with the code. If `sends_mail` is false, none
+    comes, as `message` says."""
 
     status: Literal["verify", "sent"]
     email: str

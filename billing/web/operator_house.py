@@ -136,7 +136,7 @@ def _money_in(paid: ChargeSums | None, link: str) -> Figure:
 async def _refused(visit: Visit) -> list[RefusedShape]:
     """Return what was refused last; nothing where Redis, which has it, is away: the health says so."""
     try:
-        return [refused_shape(each) for each in await visit.services.refused.newest(LAST)]
+        return [refused_shape(each, with_hint=True) for each in await visit.services.refused.newest(LAST)]
     except StoreError:
         return []
 

@@ -112,7 +112,9 @@ async def requests(visit: Visit) -> View | web.Response:
     account_id = asked.get("account_id")
     if not account_id:
         try:
-            refused = [refused_shape(each) for each in await visit.services.refused.newest(DEFAULT_LIMIT)]
+            refused = [
+                refused_shape(each, with_hint=True) for each in await visit.services.refused.newest(DEFAULT_LIMIT)
+            ]
         except StoreError:
             refused = []
         table = Listed(

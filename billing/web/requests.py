@@ -63,7 +63,7 @@ async def _refusals(visit: Visit) -> list[RefusedShape] | None:
         found = await visit.services.refused.newest(DEFAULT_LIMIT, account_id=visit.account_id)
     except StoreError:
         return None
-    return [refused_shape(each) for each in found]
+    return [refused_shape(each, with_hint=False) for each in found]
 
 
 async def request(visit: Visit) -> View:
@@ -86,7 +86,7 @@ async def _refusal(visit: Visit) -> RefusedShape | None:
         found = await visit.services.refused.find(visit.call.id("event_id"))
     except StoreError:
         return None
-    return None if found is None or found.account_id != visit.account_id else refused_shape(found)
+    return None if found is None or found.account_id != visit.account_id else refused_shape(found, with_hint=False)
 
 
 async def models(visit: Visit) -> View:

@@ -121,7 +121,7 @@ async def _explained_by_stores(output: Output, request_id: str) -> Shown:
         if found is None and redis_url is not None:
             refused = await _find_refused(redis_url, request_id)
             if refused is not None:
-                return shown_refusal(refused_shape(refused))
+                return shown_refusal(refused_shape(refused, with_hint=True))
     if found is None:
         raise CommandFailed(
             f"The ledger has no request {request_id!r}, and no refusal of it is kept: give the x-request-id of its "

@@ -11,7 +11,7 @@ from typing import Final
 from billing.money import MoneyError, parse_usd
 from billing.price_classes import CONDITIONS, MULTIPLIERS, NAMED_UNITS, TOKEN_CLASSES, UNIT_CLASSES
 from billing.price_table import PriceTable
-from billing.prices import PART_KINDS, PriceRow
+from billing.prices import ANY_TOOL, PART_KINDS, PriceRow
 from billing.rates import FACTOR_SCALE, PriceError, Tier, Variant, parse_factor
 from gateway.config.source import Section, Value
 
@@ -34,7 +34,6 @@ _ROW_KEYS: Final = (
     "source",
     "aliases",
 )
-ANY_TOOL: Final = "*"
 MAX_TOOL_TYPES: Final = 64
 _VARIANT_KEYS: Final = (*CONDITIONS, "per_million", "per_unit", "tiers", "factor")
 _TIER_KEYS: Final = ("above_input_tokens", "at_or_above", "per_million")

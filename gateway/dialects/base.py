@@ -78,7 +78,7 @@ class Head(Protocol):
 
 
 class FinalQuotaFacts(Protocol):
-    """A quota that will not have room within a minute: see `gateway.server.refusals.FinalQuota`."""
+    """A quota that does not reset within a minute: see `gateway.server.refusals.FinalQuota`."""
 
     @property
     def name(self) -> str: ...
@@ -97,8 +97,8 @@ class FinalQuotaFacts(Protocol):
 
 
 class RefusalFacts(Protocol):
-    """What an error of the gateway's own says; `extra` are further fields of the error object. `final` is there where a
-    quota refuses, and a client that asks again soon asks in vain."""
+    """What an error of the gateway's own says; `extra` are further fields of the error object. `final` is the
+    quota that refuses, if a retry within a minute can't succeed."""
 
     @property
     def status(self) -> int: ...

@@ -38,23 +38,25 @@ NO_PARTS = Parts()
 class Work(msgspec.Struct, frozen=True):
     """What a request asks of its provider beside one call of its model.
 
-    `outside`: input stands outside the body. `uses` of tools that run at the provider, each of which may call the model
-    again, and `searches` among them, which are charged; `one_search`: the provider bills one and does not report it.
-    `models`: others that may answer, by their names at the provider. `audio`: the answer may be spoken. `calls` of a
-    model beside the answer and the uses, each with a context window to read and as much to write as the model can.
-    `fast`: a dearer speed is asked for. `predicted` are bytes of output that the client predicts: what of it is wrong
-    is billed as output, beside the answer. `search_units` are searches that the request itself may be billed as, where
-    its model is priced by the search.
+    `outside`: input stands outside the body; what tools bring is not part of that.
+    `uses`: calls of tools at the provider that the request bounds itself. Each may call the model again, and adds what
+    such a call brings to the input of the rounds after it. `searches` among them are charged.
+    `bounded_tools`: the types of the tools in `uses`; empty if they may be of any type.
+    `one_search`: the provider bills a search that it does not report.
+    `models`: others that may answer, by their names at the provider.
+    `audio`: the answer may be spoken.
+    `calls` of a model beside the answer and the uses, each with a context window of input and the model's maximum of
+    output.
+    `fast`: a dearer speed is asked for.
+    `search_units`: searches that the request itself may be billed as, if its model is priced by the search.
+    `predicted`: bytes of output that the client predicts. Wrong ones are billed as output, beside the answer.
 
-    `outside` says nothing of what tools bring: a use adds what a call of its tool may add to the input of the rounds
-    after it. `bounded_tools` are the types of the tools in `uses`; where none is named, each may be of any type.
-
-    `open_tools` are the types of tools that run at the provider and that the request does not bound: the gateway grants
-    a number of calls and sends it with the request (`Dialect.rewrite`). `unknown_tools` are the types of tools that are
-    not known here, which are held in the same way; `open_tools` has them too. `calls_are_shared`: the granted number
-    bounds the calls of all open tools together (`max_tool_calls`), else those of each (`max_uses`). `open_searches` is
-    how many of the open tools are charged by the search. `most_calls` is the most that may be granted, where more would
-    bring work that stands nowhere here (a compaction before each round): what `uses` and `calls` say is with so many.
+    `open_tools`: the types of tools at the provider that the request does not bound. The gateway grants a number of
+    calls, and sends it with the request (`Dialect.rewrite`). `unknown_tools`: those of them whose types are unknown.
+    `calls_are_shared`: the granted number bounds the calls of all open tools together (`max_tool_calls`), else those of
+    each (`max_uses`). `open_searches`: how many open tools are charged by the search.
+    `most_calls`: the most calls that may be granted, if each brings further work, such as a compaction; `uses` and
+    `calls` are those with so many.
     """
 
     outside: bool = False

@@ -264,7 +264,7 @@ def _input_bound(
         bound = min(bound, counted)
     whole_windows = work.calls > 0 or (uses > 0 and rules.strict_tools)
     if window is None and (bound is None or whole_windows):
-        raise NotPriced(f"The model `{route.entry}` has no context_window to bound input that is not in the body")
+        raise NotPriced(f"The model `{route.entry}` has no known context window here to bound input outside the body")
     if not parsed.has_output:
         total = max(window or 0, parsed.input_bound_tokens) if bound is None or uses else bound
     elif window is not None and whole_windows:
@@ -281,7 +281,7 @@ def _output_bounds(parsed: ParsedRequest, route: Candidate, rules: EstimateRules
         return 0, 0
     asked, own = parsed.max_output_tokens, route.max_output_tokens
     if asked is None and own is None:
-        raise NotPriced(f"The model `{route.entry}` has no max_output_tokens: name a maximum in the request")
+        raise NotPriced(f"The model `{route.entry}` has no known longest answer here: set a maximum in the request")
     if not rules.strict:
         estimate = min(bound for bound in (asked, own, rules.estimated_output_tokens) if bound is not None)
         return estimate, estimate
@@ -289,7 +289,9 @@ def _output_bounds(parsed: ParsedRequest, route: Candidate, rules: EstimateRules
         most = route.within_window(asked)
         if parsed.work.calls:
             if own is None:
-                raise NotPriced(f"The model `{route.entry}` has no max_output_tokens to bound further calls by")
+                raise NotPriced(
+                    f"The model `{route.entry}` has no known longest answer here, which bounds its further calls"
+                )
             most = max(most, own)
         return most, most
     assert own is not None  # noqa: S101  (refused above)

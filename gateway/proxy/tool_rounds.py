@@ -10,12 +10,12 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Final
 
+from billing.prices import ANY_TOOL
+
 if TYPE_CHECKING:
     from gateway.dialects.facts import ParsedRequest, Work
     from gateway.proxy.candidates import Candidate
 
-ANY_TOOL: Final = "*"
-"""In a row's `tool_call_tokens`: tools that it does not name."""
 SEARCH: Final = "web_search"
 """The type of the searches that a model makes by itself."""
 
@@ -33,12 +33,12 @@ def most_granted(work: Work, default_tool_calls: int) -> int:
 
 
 def uses_with(work: Work, granted: int) -> int:
-    """Return how often tools may run where so many calls are granted, those that the request itself bounds included."""
+    """Return the uses of tools with `granted` calls, including those that the request bounds itself."""
     return work.uses + (granted if work.calls_are_shared else granted * len(work.open_tools))
 
 
 def searches_with(work: Work, granted: int) -> int:
-    """Return the searches among these that are charged."""
+    """Return the charged searches among these."""
     return work.searches + granted * (min(work.open_searches, 1) if work.calls_are_shared else work.open_searches)
 
 
@@ -66,7 +66,8 @@ def tool_types(names: Iterable[str]) -> str:
 
 
 def grown_input(first: int, step: int, rounds: int, window: int | None) -> int:
-    """Return the input of some rounds together: `first` tokens, then `step` more in each, none above the window."""
+    """Return the total input of all rounds: `first` tokens in the first one, `step` more in each next one, none above
+    the window."""
     growing = rounds
     if window is not None and first + step * (rounds - 1) > window:
         growing = 0 if first >= window else min(rounds, -(-(window - first) // step))

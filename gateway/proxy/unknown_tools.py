@@ -1,4 +1,4 @@
-"""Tools of types that are not known here: counted by type, and told of once, or refused where the operator wants it.
+"""Tools of unknown types: counted by type, and logged once each; refused if the operator wants that.
 
 Such a tool is held as one that runs at the provider. This file owns that its type, which a client writes, is bounded in
 metrics and log lines.
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 MAX_TYPES: Final = 50
-"""Types that one process counts by themselves and tells of; the others are counted together."""
+"""Types that one process logs and counts separately; further ones are counted together."""
 _TYPE: Final = re.compile(r"[A-Za-z0-9_.:-]{1,64}", re.ASCII)
 
 
@@ -30,14 +30,14 @@ class UnknownTools:
     def __init__(self, metrics: Metrics, *, refuse: bool) -> None:
         self._metrics = metrics
         self._refuse = refuse
-        self._told: set[str] = set()
+        self._logged: set[str] = set()
 
     def note(self, types: tuple[str, ...]) -> None:
         """Count a request's unknown tools. Raises `BadRequest` where these are refused."""
         for kind in dict.fromkeys(types):
-            known = kind in self._told
-            if not known and _TYPE.fullmatch(kind) is not None and len(self._told) < MAX_TYPES:
-                self._told.add(kind)
+            known = kind in self._logged
+            if not known and _TYPE.fullmatch(kind) is not None and len(self._logged) < MAX_TYPES:
+                self._logged.add(kind)
                 known = True
                 then = "refused" if self._refuse else "held as a tool that runs at the provider"
                 logger.warning(

@@ -1,9 +1,9 @@
 """Connections are accepted here, one after the other, so that there is always a descriptor for the next one.
 
-The event loop's own server takes all that wait at once, and where descriptors run out it drops connections without a
-word or takes none for a second. This file owns that a connection is accepted only as room was made for it
-(`gateway.server.clients`), some in each turn of the loop; and that one for which there is no room is told so: its
-answer is written at once, and it is closed once its client had time to read that.
+The event loop's own server accepts all waiting connections at once; when descriptors run out, it drops connections
+silently or accepts none for a second. This file accepts a connection only once there is room for it
+(`gateway.server.clients`), a few in each turn of the loop. If there is none, it writes a refusal at once, and closes
+the connection when its client has had time to read that.
 """
 
 from __future__ import annotations
@@ -29,10 +29,10 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 AT_ONCE_MAX: Final = 64
-"""Connections that are accepted in one turn of the loop, and such that are being refused."""
+"""The most connections that are accepted in one turn of the loop, and that stay open after a refusal."""
 AT_ONCE_SHARE: Final = 16
-"""Of all connections, the part that this is at most."""
-TOLD_S: Final = 1.0
+"""The same as a fraction of all connections: one in so many."""
+REFUSED_OPEN_S: Final = 1.0
 """How long a refused connection stays open: closed with bytes that were not read, it is reset."""
 PAUSE_S: Final = 0.1
 """After the system has refused a descriptor."""
@@ -50,7 +50,7 @@ class Acceptor:
         self._at_once = max(1, min(AT_ONCE_MAX, most // AT_ONCE_SHARE))
         self._loop = asyncio.get_running_loop()
         self._arriving: set[asyncio.Task[None]] = set()
-        self._told: deque[socket.socket] = deque()
+        self._refused: deque[socket.socket] = deque()
         self._resuming: asyncio.TimerHandle | None = None
         self._new_id = Ulids()
 
@@ -66,8 +66,8 @@ class Acceptor:
         self._loop.remove_reader(self._listener)
         if self._arriving:
             await asyncio.wait(self._arriving)
-        while self._told:
-            self._close_told()
+        while self._refused:
+            self._close_refused()
 
     def _accept(self) -> None:
         for _ in range(self._at_once):
@@ -91,7 +91,7 @@ class Acceptor:
                 self._arriving.add(task)
                 task.add_done_callback(self._arriving.discard)
             else:
-                self._tell(connection)
+                self._refuse(connection)
 
     async def _arrive(self, connection: socket.socket, protocol: EdgeProtocol) -> None:
         try:
@@ -102,22 +102,22 @@ class Acceptor:
         finally:
             self._clients.miss(protocol)
 
-    def _tell(self, connection: socket.socket) -> None:
-        """Refuse a connection."""
+    def _refuse(self, connection: socket.socket) -> None:
+        """Answer a connection with a refusal, and keep it open until its client can have read that."""
         with suppress(OSError):
             connection.send(refusals.too_many_connections().raw(self._new_id()))
             connection.shutdown(socket.SHUT_WR)
-        self._told.append(connection)
-        if len(self._told) > self._at_once:
-            self._close_told()
-        self._loop.call_later(TOLD_S, self._end_telling, connection)
+        self._refused.append(connection)
+        if len(self._refused) > self._at_once:
+            self._close_refused()
+        self._loop.call_later(REFUSED_OPEN_S, self._end_refused, connection)
 
-    def _end_telling(self, connection: socket.socket) -> None:
-        while self._told and connection.fileno() >= 0:  # it is the oldest, or was closed for others
-            self._close_told()
+    def _end_refused(self, connection: socket.socket) -> None:
+        while self._refused and connection.fileno() >= 0:  # it is the oldest, or was closed for others
+            self._close_refused()
 
-    def _close_told(self) -> None:
-        connection = self._told.popleft()
+    def _close_refused(self) -> None:
+        connection = self._refused.popleft()
         with suppress(OSError):
             connection.recv(UNREAD_BYTES)
         connection.close()

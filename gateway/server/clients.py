@@ -1,9 +1,9 @@
-"""The clients' connections of one process: how many there are, of an address and an account too, and which end first.
+"""The clients' connections of one process: how many there are in all, by address and by account, and which end first.
 
-A connection waits for its client where it has asked for nothing, where a head or a body is not whole, and where an
-answer is not taken. What waits costs its client nothing, so it is what ends where there are too many: those of the
-address and the account with most, and of these those that have waited longest. A request that is being served never
-ends for another one. A newcomer is refused only where nothing else can go.
+A connection waits for its client between requests, while a head or a body is incomplete, and while an answer is not
+read. Waiting costs the client nothing, so when there are too many connections, waiting ones end: first those of the
+address and the account with most, and of these the ones that have waited longest. A request that is being served never
+ends for another. A new connection is refused only if nothing else can go.
 
 No address (an IPv6 one counts with its /64) and no account has more than its share. A trusted proxy has none: its
 connections count for the addresses that it names, from a request's head to its answer's end.
@@ -26,9 +26,9 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 ENDED_SHARE: Final = 64
-"""Of all that wait, the part that ends at once: to find them costs a look at each."""
+"""Of all that wait, one in so many ends at a time: finding them means looking at each."""
 ALL_BUSY_S: Final = 0.05
-"""How long it is believed that no connection waits, for the same reason."""
+"""How long a finding that no connection waits is kept, for the same reason."""
 ALL_BUSY_MAX: Final = 1024
 PEERS_MAX: Final = 4096
 """Peers whose addresses are remembered as they count."""

@@ -250,7 +250,7 @@ def _never_fits(exhausted: Exhausted, fitting_output: int, max_field: str | None
     if fitting_output and max_field is not None:
         message += f": lower {max_field} to {fitting_output:,} or less"
     else:
-        message += ", for its input alone is too large: shorten it"
+        message += ": its input alone is too large, so shorten it"
     return f"{message}, or ask for a higher limit. {raising}."
 
 

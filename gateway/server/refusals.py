@@ -32,8 +32,8 @@ UNAVAILABLE_RETRY_S: Final = 2
 
 @dataclass(frozen=True, slots=True)
 class FinalQuota:
-    """A quota that will not have room within a minute. `name` says which it is in letters and hyphens; it resets in
-    `wait_s` seconds, at `resets_at_s` in Unix time, both None where waiting does not help at all."""
+    """A quota that does not reset within a minute. `name` identifies it, in letters and hyphens. It resets in `wait_s`
+    seconds, at `resets_at_s` in Unix time; both are None if waiting never helps."""
 
     name: str
     subject: str
@@ -190,8 +190,10 @@ def model_not_served(model: str, asked: str, served: Iterable[str]) -> Refusal:
 
 def model_not_priced(reason: str) -> Refusal:
     """Return the refusal of a request for which there is no price."""
-    message = f"{reason}. Ask whoever runs this gateway for a price, or use another model: GET /v1/models lists them."
-    return Refusal(400, "model_not_priced", message, param="model", hint=f"{reason}: add a price to prices.yaml")
+    message = f"{reason}. Ask whoever runs this gateway to add it, or use another model: GET /v1/models lists them."
+    return Refusal(
+        400, "model_not_priced", message, param="model", hint=f"{reason}: complete the model's row in prices.yaml"
+    )
 
 
 def insufficient_scope(scope: str, keys_url: str | None = None) -> Refusal:

@@ -6,7 +6,7 @@ FROM (
         AND ($8::text IS NULL OR model = $8) AND ($9::text IS NULL OR provider = $9)
         AND ($10::text IS NULL OR endpoint = $10) AND ($11::integer IS NULL OR status = $11)
         AND ($12::boolean IS NULL OR estimated = $12) AND ($13::text IS NULL OR end_user = $13)
-        AND ($14::text IS NULL OR tags ->> $14 IS NOT NULL AND ($15::text IS NULL OR tags ->> $14 = $15)) IS TRUE 
+        AND ($14::text IS NULL OR tags ->> $14 IS NOT NULL AND ($15::text IS NULL OR tags ->> $14 = $15)) IS TRUE
         AND ($18::text IS NULL OR session = $18) AND ($19::text IS NULL OR tool = $19) AS matches
     FROM (
         SELECT *, row_number() OVER (ORDER BY admitted_at DESC, request_id DESC) = $5::bigint AS is_last

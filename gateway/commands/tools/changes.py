@@ -10,7 +10,7 @@ from typing import Final
 
 from gateway.commands.first_start import FILE_MODE
 from gateway.commands.tools.formats import CannotEdit, set_values
-from gateway.commands.tools.settings import FileValues
+from gateway.commands.tools.settings import KEY_VARIABLE, FileValues
 from gateway.config.secret import HIDDEN, Secret
 
 NEW_MODE: Final = 0o644
@@ -61,7 +61,7 @@ class Change:
 def _hidden_value(value: str) -> str:
     """Return what is shown of a value with a name like that of a secret: references to one are none."""
     bare = value.strip("\"'")
-    return value if bare.startswith(("{", "$", "!", "[", "cat")) or bare == "METERGATE_API_KEY" else HIDDEN
+    return value if bare.startswith(("{", "$", "!", "[", "cat")) or bare == KEY_VARIABLE else HIDDEN
 
 
 def change_of(wanted: FileValues) -> Change:

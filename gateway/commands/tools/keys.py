@@ -12,9 +12,9 @@ from billing.cli.commands import interruptible
 from billing.cli.output import REFUSED, USAGE, CommandFailed
 from billing.cli.session import auth_folder
 from gateway.commands.first_start import FILE_MODE, LIMIT_BYTES, first_key_file, read_key_file
+from gateway.commands.tools.settings import KEY_VARIABLE
 from gateway.config.secret import Secret
 
-VARIABLE: Final = "METERGATE_API_KEY"
 FOLDER_MODE: Final = 0o700
 
 
@@ -38,13 +38,15 @@ def find_key(environ: Mapping[str, str], given: Path | None, data_dir: Path) -> 
     kept = own_folder(environ) / "api-key"
     if given is not None:
         return FoundKey(read_key_file(given), given.absolute())
-    if value := environ.get(VARIABLE, "").strip():
+    if value := environ.get(KEY_VARIABLE, "").strip():
         return FoundKey(_checked(value), kept, is_new=True)
     for file in (kept, first_key_file(data_dir)):
         if file.exists():
             return FoundKey(read_key_file(file), file.absolute())
     if not sys.stdin.isatty():
-        raise CommandFailed(f"There is no key: set {VARIABLE}, or name a file that holds it with --key-file.", USAGE)
+        raise CommandFailed(
+            f"There is no key: set {KEY_VARIABLE}, or name a file that holds it with --key-file.", USAGE
+        )
     import getpass
 
     try:

@@ -13,6 +13,8 @@ NAME: Final = "metergate"
 TITLE: Final = "Metergate"
 MODEL: Final = "gpt-5.1"
 """The model of tools that have to be told one, where none is named."""
+KEY_VARIABLE: Final = "METERGATE_API_KEY"
+"""Holds the key, in the environment of this command and of tools that read it from there."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,7 +156,7 @@ def _aider(place: Place, target: Target) -> list[FileValues]:
 
 
 def _qwen_code(place: Place, target: Target) -> list[FileValues]:
-    folder, variable = place.home / ".qwen", "METERGATE_API_KEY"
+    folder, variable = place.home / ".qwen", KEY_VARIABLE
     values: dict[ValuePath, object] = {
         ("modelProviders", "openai", Named("id", model)): {
             "id": model,
@@ -173,7 +175,7 @@ def _qwen_code(place: Place, target: Target) -> list[FileValues]:
 
 
 def _continue(place: Place, target: Target) -> list[FileValues]:
-    folder, variable = place.folder("CONTINUE_GLOBAL_DIR", ".continue"), "METERGATE_API_KEY"
+    folder, variable = place.folder("CONTINUE_GLOBAL_DIR", ".continue"), KEY_VARIABLE
     config = folder / "config.yaml"
     values: dict[ValuePath, object] = {}
     if not config.exists():

@@ -31,6 +31,7 @@ from gateway.dialects.openai.output import OpenAIEvents, output_of, output_of_pa
 from gateway.dialects.openai.parts import count_content, count_parts
 from gateway.dialects.openai.paths import CHAT, COMPLETIONS, DEPLOYMENT, EMBEDDINGS, MODERATIONS, with_azure
 from gateway.dialects.openai.texts import input_texts, input_tokens
+from gateway.dialects.openai.tools import TOOL_CALLS_FIELD
 from gateway.dialects.openai.usage import usage_from_json
 from gateway.dialects.openai.values import (
     BOOLEAN,
@@ -52,7 +53,6 @@ if TYPE_CHECKING:
 INPUT_FIELD: Final = {CHAT: "messages", COMPLETIONS: "prompt", EMBEDDINGS: "input", MODERATIONS: "input"}
 WITH_OUTPUT: Final = frozenset({CHAT, COMPLETIONS})
 OPENAI_MAX_FIELD: Final = "max_completion_tokens"
-MAX_TOOL_CALLS: Final = "max_tool_calls"
 MAX_FIELDS: Final = (OPENAI_MAX_FIELD, "max_tokens", "n_predict")
 """The largest one given bounds a choice. `n_predict` is llama.cpp's, which prefers it to `max_tokens`."""
 MAX_CHOICES: Final = 128
@@ -65,7 +65,7 @@ _TOKEN_IDS: Final = b"0123456789,[] \t\r\n"
 
 _EXPECTED: Final = {
     **dict.fromkeys(("model", "user", "safety_identifier", "service_tier"), "a string"),
-    **dict.fromkeys(("n", "best_of", MAX_TOOL_CALLS, *MAX_FIELDS), "an integer"),
+    **dict.fromkeys(("n", "best_of", TOOL_CALLS_FIELD, *MAX_FIELDS), "an integer"),
     "stream": "a boolean",
 }
 METERING_FIELDS: Final = frozenset({*_EXPECTED, "stream_options", *INPUT_FIELD.values(), *WORK_FIELDS})
@@ -190,8 +190,8 @@ def rewrite(
             fields[SEARCH_PARAMETERS] = with_bounded_sources(fields[SEARCH_PARAMETERS], tool_calls)
         # OpenAI, Azure and Groq have no such field in chats, and refuse fields that they do not know; nor has OpenAI a
         # tool there that it would run. OpenRouter obeys it, and others pass over it.
-        if max_field != OPENAI_MAX_FIELD and is_null(fields.get(MAX_TOOL_CALLS)):
-            fields[MAX_TOOL_CALLS] = tool_calls
+        if max_field != OPENAI_MAX_FIELD and is_null(fields.get(TOOL_CALLS_FIELD)):
+            fields[TOOL_CALLS_FIELD] = tool_calls
     return msgspec.json.encode(fields)
 
 
@@ -274,7 +274,7 @@ class OpenAIDialect:
 
 
 def _work(fields: Mapping[str, Raw], values: Mapping[str, Any], bounds: StructureBounds) -> Work:
-    return read_work(fields, within(values, MAX_TOOL_CALLS, 0, MAX_COUNT), bounds)
+    return read_work(fields, within(values, TOOL_CALLS_FIELD, 0, MAX_COUNT), bounds)
 
 
 def _maxima(values: Mapping[str, Any], least: int) -> tuple[str, ...]:

@@ -29,6 +29,8 @@ from gateway.dialects.structure import StructureBounds, check_value, read_tool_o
 from gateway.dialects.values import short_text
 
 TOOLS: Final = "tools"
+TOOL_CALLS_FIELD: Final = "max_tool_calls"
+"""Bounds the calls of all tools that run at the provider."""
 NAMESPACE: Final = "namespace"
 CLIENT_TOOLS: Final = frozenset({"function", "custom", NAMESPACE, "local_shell", "apply_patch"})
 """Tools that the client runs; `namespace` is a group of tools, each of which is read by itself."""

@@ -30,6 +30,7 @@ from gateway.dialects.facts import Created, ParsedRequest, Reported, Stored
 from gateway.dialects.fields import is_null, top_level
 from gateway.dialects.openai.output import output_of_part
 from gateway.dialects.openai.paths import paths_of, with_azure
+from gateway.dialects.openai.tools import TOOL_CALLS_FIELD
 from gateway.dialects.openai.usage import is_complete_answer
 from gateway.dialects.openai.values import INTEGER
 from gateway.dialects.openai_responses.answer import ResponseEvents, output_of, usage_of
@@ -39,7 +40,6 @@ from gateway.dialects.openai_responses.request import (
     COMPACT,
     INPUT_TOKENS,
     MAX_FIELD,
-    MAX_TOOL_CALLS,
     METERING_FIELDS,
     RESPONSES,
     parse,
@@ -254,8 +254,8 @@ class ResponsesDialect:
         if max_output_tokens is not None and max_field:
             own = INTEGER.decode(fields.get(max_field, Raw(b"null")))
             fields[max_field] = max_output_tokens if own is None else min(own, max_output_tokens)
-        if tool_calls is not None and is_null(fields.get(MAX_TOOL_CALLS)):
-            fields[MAX_TOOL_CALLS] = tool_calls
+        if tool_calls is not None and is_null(fields.get(TOOL_CALLS_FIELD)):
+            fields[TOOL_CALLS_FIELD] = tool_calls
         return msgspec.json.encode(fields)
 
     def usage_from_json(self, operation: str, body: bytes) -> Reported | None:

@@ -78,7 +78,6 @@ _TEXT_PARTS: Final = frozenset(
 )
 _PART: Final = frozenset({"type", "text", "image_url", "file_id", "file_data", "file_url", "input_audio", "detail"})
 _DATA_URL: Final = b'"data:'
-_ITEM_LEVEL: Final = 2
 _PART_LEVEL: Final = 4
 _QUOTE, _LIST, _OBJECT = b'"[{'
 _ID_MARKS: Final = (b"file_id", b"fileid", b"ids", b"ontainer", b"\\u00", b"ID", b"Id")

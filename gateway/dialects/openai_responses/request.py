@@ -19,7 +19,7 @@ from billing.usage import MAX_COUNT
 from gateway.dialects.exceptions import BadRequest
 from gateway.dialects.facts import NO_METADATA, NO_WORK, Creation, ParsedRequest, Stored, Work
 from gateway.dialects.fields import first_byte, is_null, read_object, top_level, wrong_type
-from gateway.dialects.openai.tools import TOOLS, UNMETERED, ServerTool, server_tools
+from gateway.dialects.openai.tools import TOOL_CALLS_FIELD, TOOLS, UNMETERED, ServerTool, server_tools
 from gateway.dialects.openai.values import FieldTable, metadata_of, read_values, within
 from gateway.dialects.openai.work import WORK_FIELDS, read_work
 from gateway.dialects.openai_responses.input import INPUT, Input, read_input
@@ -31,11 +31,10 @@ COMPACT: Final = "/v1/responses/compact"
 INPUT_TOKENS: Final = "/v1/responses/input_tokens"
 INSTRUCTIONS: Final = "instructions"
 MAX_FIELD: Final = "max_output_tokens"
-MAX_TOOL_CALLS: Final = "max_tool_calls"
 
 _EXPECTED: Final = {
     **dict.fromkeys(("model", "user", "safety_identifier", "service_tier", "previous_response_id"), "a string"),
-    **dict.fromkeys((MAX_FIELD, MAX_TOOL_CALLS, "n", "best_of"), "an integer"),
+    **dict.fromkeys((MAX_FIELD, TOOL_CALLS_FIELD, "n", "best_of"), "an integer"),
     **dict.fromkeys(("stream", "store", "background"), "a boolean"),
 }
 _REFUSED: Final[Mapping[str, str]] = {
@@ -109,7 +108,7 @@ def parse(
             background=values.get("background") is True,
             whole=not _shortens(fields),
             tools=given.kinds,
-            most_calls=values.get(MAX_TOOL_CALLS),
+            most_calls=values.get(TOOL_CALLS_FIELD),
         )
     most = within(values, MAX_FIELD, 1, MAX_COUNT)
     prepares = _prepares(fields, on_socket=on_socket)
@@ -189,7 +188,7 @@ def _work(
 ) -> Work:
     """Return the work beside one call of the model, `NO_WORK` itself where there is none: its hold is then made the
     short way. A compaction of the context is one more call of it before each."""
-    most_calls = within(values, MAX_TOOL_CALLS, 0, MAX_COUNT)
+    most_calls = within(values, TOOL_CALLS_FIELD, 0, MAX_COUNT)
     management = fields.get("context_management")
     compacts = management is not None and not is_null(management)
     if not (compacts or given.tools or given.compactions) and WORK_FIELDS.isdisjoint(fields):

@@ -199,6 +199,8 @@ async def test_customers_ask_for_their_requests_by_the_api(make_gateway: MakeGat
     refusal_id = refused.headers["x-request-id"]
     assert "billing_required" in (await run(poor, "requests", "--refused")).stdout
     assert "billing: required usd" in (await run(poor, "explain", refusal_id)).stdout
+    for command in (("requests", "--refused"), ("explain", refusal_id)):
+        assert "metergate operator" not in (await run(poor, *command, "--json")).stdout
     assert refusal_id in (await run(customer, "explain", refusal_id)).failed(REFUSED)
     assert not (folder / "customer" / "data").exists()
 

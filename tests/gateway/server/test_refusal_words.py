@@ -260,7 +260,7 @@ def test_a_request_larger_than_a_limit_is_final_and_says_what_would_fit() -> Non
             5_085,
             0,
             "max_tokens",
-            "limit is 1,000 tokens a day, and this request may take 5,085, for its input alone is too large: shorten",
+            "limit is 1,000 tokens a day, and this request may take 5,085: its input alone is too large, so shorten",
         ),
         (
             Metric.cost,
@@ -276,7 +276,7 @@ def test_a_request_larger_than_a_limit_is_final_and_says_what_would_fit() -> Non
             30,
             5,
             None,
-            "limit is 20 tokens a day, and this request may take 30, for its input alone is too large: shorten",
+            "limit is 20 tokens a day, and this request may take 30: its input alone is too large, so shorten",
         ),
         (Metric.requests, 0, 1, 0, "max_tokens", "quota of 0 requests a day allows nothing."),
     ],
