@@ -94,15 +94,28 @@ _SETTINGS: Final = frozenset(
 _NO_TEXT: Final = frozenset({"type", "id", "status", "detail", "file_id", "call_id"})
 
 
+KEPT_REASONING_TOKENS: Final = 8_192
+"""What one item of reasoning that is only named by its id is held as. It was written in one step between two calls of
+tools, which takes some hundred tokens to a few thousand. Libraries send every one of a run again: the context window
+for each would keep all but the largest balances out."""
+
+
 class Input(msgspec.Struct, frozen=True):
     """What the `input` of a request brings. `parts` are not text; `outside`: there is input that is not in the body;
-    `ids` of objects that it names; `tools` that it carries and that run at the provider; `compactions` it asks for."""
+    `ids` of objects that it names; `tools` that it carries and that run at the provider; `compactions` it asks for;
+    `kept_reasoning` are items of reasoning that the provider keeps and the body only names."""
 
     parts: Parts = NO_PARTS
     outside: bool = False
     ids: tuple[str, ...] = ()
     tools: tuple[ServerTool, ...] = ()
     compactions: int = 0
+    kept_reasoning: int = 0
+
+    @property
+    def kept_tokens(self) -> int:
+        """Return how many tokens the reasoning that is kept at the provider is held as."""
+        return self.kept_reasoning * KEPT_REASONING_TOKENS
 
     @property
     def kinds(self) -> tuple[str, ...]:
@@ -128,17 +141,18 @@ def read_input(raw: Raw | None, bounds: StructureBounds) -> Input:
     if items is None:
         raise wrong_type(INPUT, "a string or an array of objects")
     check_value(raw, bounds, 1, INPUT)
-    outside, compactions = False, 0
+    outside, compactions, kept = False, 0, 0
     parts: list[dict[str, Raw]] = []
     tools: list[ServerTool] = []
     for index, item in enumerate(items):
         kind = _kind_of(item)
         outside |= _read_item(kind, item, parts, bounds)
         compactions += kind == COMPACTION_TRIGGER
+        kept += kind in _REASONING and _is_kept(item)
         if TOOLS in item:
             tools += _carried(kind, item[TOOLS], f"{INPUT}[{index}].{TOOLS}", bounds)
     counted, elsewhere = _count(parts) if parts else (NO_PARTS, False)
-    return Input(counted, outside or elsewhere, tuple(named_ids(raw)), tuple(tools), compactions)
+    return Input(counted, outside or elsewhere, tuple(named_ids(raw)), tuple(tools), compactions, kept)
 
 
 def _carried(kind: str, raw: Raw, param: str, bounds: StructureBounds) -> list[ServerTool]:
@@ -196,9 +210,7 @@ def _kind_of(item: Mapping[str, Raw]) -> str:
 
 def _read_item(kind: str, item: Mapping[str, Raw], parts: list[dict[str, Raw]], bounds: StructureBounds) -> bool:
     """Add the parts of one item; return whether it brings input that is not in the body."""
-    if kind in _REASONING:
-        outside = _is_kept(item)
-    elif kind in _PLAIN_ITEMS or kind == _SCREENSHOT:
+    if kind in _REASONING or kind in _PLAIN_ITEMS or kind == _SCREENSHOT:
         outside = False
     else:
         outside = kind in _STORED_ITEMS or _brings_more_in(item)

@@ -126,7 +126,7 @@ def parse(
         choices=1,
         max_output_tokens=most if has_output else None,
         max_fields=(MAX_FIELD,) if most is not None and has_output and operation == RESPONSES else (),
-        input_bound_tokens=len(body),
+        input_bound_tokens=len(body) + given.kept_tokens,
         end_user=label(user) if (user := values.get("safety_identifier") or values.get("user")) else None,
         service_tier=label(tier) if (tier := values.get("service_tier")) else None,
         has_output=has_output,

@@ -8,7 +8,7 @@ import pytest
 from gateway.dialects.exceptions import BadRequest
 from gateway.dialects.facts import NO_PARTS, NO_WORK, ParsedRequest, Parts, Work
 from gateway.dialects.openai_responses.dialect import RESPONSES_CREATION, ResponsesDialect
-from gateway.dialects.openai_responses.input import input_texts, input_tokens
+from gateway.dialects.openai_responses.input import KEPT_REASONING_TOKENS, input_texts, input_tokens
 from gateway.dialects.openai_responses.request import (
     CALLS_WITH_COMPACTION,
     COMPACT,
@@ -99,9 +99,6 @@ def test_images_and_files_are_counted() -> None:
         part(type="input_video", dream="x"),
         part(type="input_dream", dream_url="https://example.com/dream"),
         part(type="input_dream", dream="data:image/png;base64,AAAA"),
-        [{"type": "reasoning", "id": "rs_1", "summary": []}],
-        [{"type": "reasoning", "id": "rs_1", "summary": [{"text": "Hm"}], "content": [], "encrypted_content": None}],
-        [{"type": "reasoning", "encrypted_content": "806896f9-a0e7-497f-9645-51900b22342d-0"}],
         [{"type": "image_generation_call", "id": "ig_1", "result": None}],
         [{"type": "file_search_call", "id": "fs_1", "queries": ["q"]}],
         [{"type": "whatever_comes_next"}],
@@ -261,6 +258,21 @@ def test_a_request_to_fill_the_cache_is_held_for_its_input_on_a_socket() -> None
     for no_wish in ({"generate": True}, {"generate": None}, {"prompt_cache_options": {"prewarm": False}}):
         parsed = parse(RESPONSES, body(**no_wish), BOUNDS, RESPONSES_CREATION, on_socket=True)
         assert (parsed.prepares, parsed.has_output) == (False, True)
+
+
+@pytest.mark.parametrize(
+    "item",
+    [
+        {"type": "reasoning", "id": "rs_1", "summary": []},
+        {"type": "reasoning", "id": "rs_1", "summary": [{"text": "Hm"}], "content": [], "encrypted_content": None},
+        {"type": "reasoning", "encrypted_content": "806896f9-a0e7-497f-9645-51900b22342d-0"},
+    ],
+)
+def test_reasoning_that_is_only_named_is_held_by_the_item(item: dict[str, Any]) -> None:
+    given = body(input=[item, item])
+    parsed = parse(RESPONSES, given, BOUNDS, RESPONSES_CREATION)
+    assert not parsed.unbounded_input
+    assert parsed.input_bound_tokens == len(given) + 2 * KEPT_REASONING_TOKENS
 
 
 def test_encrypted_reasoning_is_counted_as_what_it_stands_for() -> None:
