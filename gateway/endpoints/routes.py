@@ -277,12 +277,13 @@ def _unknown(known: list[web.AbstractResource], proxy: Proxy, dialects: Dialects
             _, methods = await resource.resolve(request)
             allowed |= methods
         reason = why_unmetered(request.method, request.path)
-        if reason is not None:
+        meant = None if allowed else await _meant(request, known)
+        if reason is not None and meant is None:
             refusal = refusals.unmetered(request.path, reason)
         elif allowed:
             refusal = refusals.method_not_allowed(request.method, request.path, allowed)
         else:
-            refusal = refusals.not_found(request.path, await _meant(request, known))
+            refusal = refusals.not_found(request.path, meant)
         return proxy.count(refusal).response(proxy.new_id(), envelope)
 
     return unknown

@@ -171,7 +171,7 @@ class Clients:
         now_s = self._loop.time()
         if self._busy_until_s.get((share, name), 0.0) > now_s:
             return False
-        waiting = [(since_s, each) for each in of if (since_s := each.waits_since_s) is not None and since_s <= now_s]
+        waiting = [(since_s, each) for each in of if (since_s := each.waits_since_s) is not None]
         if not waiting:
             if len(self._busy_until_s) >= ALL_BUSY_MAX:
                 self._busy_until_s.clear()

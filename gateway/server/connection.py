@@ -68,6 +68,8 @@ class EdgeProtocol(GuardedProtocol):
             body = self._body
             behind = body is not None and body.is_eof() and not self._upgraded
             before_bytes = body.total_bytes if body is not None else 0
+            if body is not None:
+                self._last_s = self._loop.time()
             self._parse(data)  # takes nothing while closing, and a body may still be on its way
             self._close = self._close or closing
             if data:

@@ -118,7 +118,7 @@ class Exchange:
     def claim(self, account: str) -> bool:
         """Note whose request this is. False where the account has its share of connections."""
         self.account = account
-        return self._protocol.claim(account)
+        return account == self._protocol.account or self._protocol.claim(account)
 
     @property
     def peer(self) -> str:

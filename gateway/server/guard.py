@@ -112,6 +112,7 @@ class GuardedProtocol(PacedProtocol):
         "_head_end",
         "_head_timer",
         "_heads",
+        "_last_s",
         "_new_id",
         "_paused_since_s",
         "_peer",
@@ -142,8 +143,8 @@ class GuardedProtocol(PacedProtocol):
         """Whether this is a connection of a trusted proxy."""
         self.refused = False
         """Whether the request that is being served is one too many of its address."""
-        self._since_s = 0.0
-        """When a request, a head or a body began to be awaited, by the loop's clock."""
+        self._since_s = self._last_s = 0.0
+        """When a request, a head or a body began to be awaited, by the loop's clock; and when bytes of a body came."""
         self._paused_since_s = 0.0
         """When the client has left more of an answer than is kept for it, while that is so."""
         self._body_timer: asyncio.TimerHandle | None = None
@@ -189,7 +190,8 @@ class GuardedProtocol(PacedProtocol):
     @property
     def waits_since_s(self) -> float | None:
         """Return since when this connection waits for its client, by the loop's clock; None while it does not. A body
-        counts by how far it is behind the slowest that may be."""
+        counts by how far it is behind the slowest that may be, and at least since its last bytes: what came before
+        these doesn't keep one whose client sends no more."""
         if self._paused:
             return self._paused_since_s
         body = self._body
@@ -197,7 +199,7 @@ class GuardedProtocol(PacedProtocol):
             return None if self._messages else self._since_s
         if body.is_eof() or self._held_back or body.exception() is not None:
             return None
-        return self._since_s + body.total_bytes / self._rules.body_min_bytes_per_s
+        return min(self._last_s, self._since_s + body.total_bytes / self._rules.body_min_bytes_per_s)
 
     def end_for_others(self) -> Awaited:
         """End this connection, which waits for its client. Of an answer that is not taken nothing can be told."""
@@ -235,7 +237,7 @@ class GuardedProtocol(PacedProtocol):
 
     def claim(self, account: str) -> bool:
         """Count this connection for an account until another one uses it; False where that has its share."""
-        return account == self.account or self._clients.claim(self, account)
+        return self._clients.claim(self, account)
 
     def pause_writing(self) -> None:
         """Note that the client does not take what is written."""
@@ -256,7 +258,7 @@ class GuardedProtocol(PacedProtocol):
 
     def begin(self, body: StreamReader, headers: MultiMapping[str]) -> None:
         """Note that a request begins. It is refused where the address that a proxy forwards it for has its share."""
-        self._since_s = self._loop.time()
+        self._since_s = self._last_s = self._loop.time()
         if not body.is_eof():
             self._body_timer = self._loop.call_later(self._rules.body_slow_s, self._watch_body, body)
         if self._trusted:

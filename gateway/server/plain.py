@@ -70,6 +70,7 @@ class PlainConnection:
     """What an `Exchange` asks of a client's connection, by public parts of aiohttp and asyncio alone."""
 
     _close = _force_close = False
+    account = ""
 
     def __init__(self, request: web.Request) -> None:
         self._request = request

@@ -50,7 +50,7 @@ class Agent:
     prompt: str = PROMPT
     delegates: str = ""
     """On which plan its sub-agents are tried, where it has them. Output that a tool asks for is held while it is
-    written: one that asks for 64,000 tokens and more with each request has used up the free plan's day after three."""
+    written: one that asks for 128,000 tokens with each request has used up the free plan's day after three."""
 
     @property
     def version(self) -> str:
@@ -248,10 +248,13 @@ AGENTS: Final = (
         "@qwen-code/qwen-code",
         "npm",
         _node("@qwen-code/qwen-code/cli-entry.js", "--yolo", "-p", "PROMPT"),
-        Calls(_shell("run_shell_command", is_background=False), delegate=(_delegate("agent", "general-purpose"),)),
+        Calls(
+            _shell("run_shell_command", is_background=False),
+            delegate=(_delegate("agent", "general-purpose", run_in_background=False),),
+        ),
         connects="qwen-code",
         files={".qwen/settings.json": QUIET_GEMINI},
-        delegates="starter",
+        delegates="free",
     ),
     Agent(
         "continue",

@@ -119,6 +119,12 @@ def test_metrics_are_read_at_an_address_of_their_own(up: Up) -> None:
     assert fetch(f"{up.url}/metrics").status == 401
 
 
+def test_the_first_key_is_kept_for_its_owner_alone(up: Up) -> None:
+    file = up.shell.data_dir / "first-key"
+    assert stat.S_IMODE(file.stat().st_mode) == 0o600
+    assert file.read_text() == f"{up.key}\n"
+
+
 def test_keys_of_operators_and_services_are_private(up: Up) -> None:
     for name in ("admin-key", "service-key"):
         file = up.shell.data_dir / name

@@ -128,6 +128,8 @@ BEGUN = {
     "a part of a body": UNFINISHED,
     "a part of a body in chunks": chunked(b"some", end=b""),
     "a part of a body for the application": post(b"body", path="/echo")[:-3],
+    "a part of a body that has come faster than it has to": post(b"x" * 30_000, path=METERED)[:-10_000],
+    "such a part for the application": post(b"x" * 30_000, path="/echo")[:-10_000],
     "a part of a body the other way": post(b"body", path=ENCODED)[:-3],
     "no body yet": post(b"body", "Expect: 100-continue")[:-4],
     "no body yet, for the application": post(b"body", "Expect: 100-continue", path="/echo")[:-4],
@@ -138,9 +140,11 @@ BEGUN = {
 @on_both_loops
 async def test_what_waits_for_its_client_ends_for_others_and_is_told(sent: bytes) -> None:
     async with edge(echo, rules=EdgeRules(max_connections=4)) as served:
-        waiting = [await served.connect() for _ in range(12)]
-        for client in waiting:
+        waiting = []
+        for _ in range(12):
+            client = await served.connect()
             client.send(sent)
+            waiting.append(client)
             good = await served.connect()
             good.send(post(b"good", "Connection: close"))
             assert (await good.answer()).body == b"metered good"
