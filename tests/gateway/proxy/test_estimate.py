@@ -80,7 +80,7 @@ def test_a_batch_of_embeddings_is_not_bounded_by_the_window_of_one() -> None:
 def test_input_outside_the_body_is_bounded_by_the_window_alone() -> None:
     windowed = row(context_window=5000)
     assert worst_case(request(unbounded_input=True), route(windowed), 0, STRICT).input_tokens == 5000
-    with pytest.raises(NotPriced, match="context_window"):
+    with pytest.raises(NotPriced, match="context window"):
         worst_case(request(unbounded_input=True), route(row()), 0, STRICT)
 
 
@@ -90,12 +90,12 @@ def test_each_use_of_a_tool_may_call_the_model_with_its_whole_window_again() -> 
     need = worst_case(parsed, route(price), 0, STRICT, 10)  # what was counted in the body bounds nothing here
     assert need.input_tokens == 2 * 4 * 5000
     assert need.input_cost_nano == 2 * 4 * 5000 * 150 + 10**6 + 2 * 2 * 10**7
-    with pytest.raises(NotPriced, match="context_window"):
+    with pytest.raises(NotPriced, match="context window"):
         worst_case(parsed, route(row(per_unit={"search": 1})), 0, STRICT)
 
 
 def test_a_further_call_needs_bounds_and_a_faster_speed_its_price() -> None:
-    with pytest.raises(NotPriced, match="context_window"):
+    with pytest.raises(NotPriced, match="context window"):
         worst_case(request(max_output_tokens=5, work=Work(calls=1)), route(row()), 0, STRICT)
     asking = request(max_output_tokens=5, work=Work(fast=True))
     with pytest.raises(NotPriced, match="speed"):

@@ -70,7 +70,7 @@ def test_strict_tools_hold_a_window_for_each_round() -> None:
     assert (need.input_tokens, need.ladder[-1][0]) == (800_000, 9 * 400_000)
     assert worst_case(request(work=Work(uses=3, searches=0)), route(SEARCHING), 0, rules).input_tokens == 1_600_000
     assert worst_case(request(), route(SEARCHING), 0, rules).input_tokens == 100
-    with pytest.raises(NotPriced, match="context_window"):
+    with pytest.raises(NotPriced, match="context window"):
         worst_case(request(work=OPEN), route(row(per_unit={"search": 0})), 0, rules)
 
 

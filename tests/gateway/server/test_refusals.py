@@ -394,7 +394,7 @@ async def test_a_base_url_that_is_wrong_by_its_v1_is_told(gateway: Gateway, subt
         ("POST", "/v1/v1/chat/completions", "/v1/chat/completions"),
         ("POST", "/v1//chat/completions/", "/v1/chat/completions"),
         ("GET", "/models/gpt-4o", "/v1/models/gpt-4o"),
-        ("GET", "/v1/chat/completions/", "/v1/chat/completions"),
+        ("POST", "/v1/chat/completions/", "/v1/chat/completions"),
     ):
         with subtests.test(path):
             fetched = await fetch(gateway.session.request(method, gateway.url + path, json=chat()))
