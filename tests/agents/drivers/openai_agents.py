@@ -3,7 +3,7 @@
 import asyncio
 import sys
 
-from agents import Agent, ModelSettings, Runner, function_tool
+from agents import Agent, Runner, function_tool
 
 
 @function_tool
@@ -14,8 +14,7 @@ def read_file(path: str) -> str:
 
 
 async def main(prompt: str, model: str) -> None:
-    settings = ModelSettings(store=False, response_include=["reasoning.encrypted_content"])
-    agent = Agent(name="reader", instructions="Help.", model=model, model_settings=settings, tools=[read_file])
+    agent = Agent(name="reader", instructions="Help.", model=model, tools=[read_file])
     print((await Runner.run(agent, prompt)).final_output)
 
 
