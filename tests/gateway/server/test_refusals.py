@@ -1,5 +1,6 @@
 """Every refusal, through a whole gateway: status, code, envelope, additional fields, Retry-After."""
 
+import asyncio
 import json
 import re
 from collections.abc import Callable
@@ -506,3 +507,23 @@ def test_a_filtered_quota_names_its_model() -> None:
         "model": "gpt-*",
     }
     assert refused.extra["upgrade"] is None
+
+
+async def test_a_client_that_sends_all_of_a_body_before_it_reads_sees_that_it_is_too_large(
+    make_gateway: MakeGateway,
+) -> None:
+    """40 MiB, far above what is read of a refused body without a key."""
+    gateway = await make_gateway(linger_s=30.0, body_bytes_per_s=1 << 30)
+    customer = await gateway.customer()
+    host, _, port = gateway.url.removeprefix("http://").partition(":")
+    reader, writer = await asyncio.open_connection(host, int(port))
+    size = 40 << 20
+    lines = f"Host: {host}\r\nAuthorization: Bearer {customer.key}\r\nContent-Length: {size}"
+    writer.write(f"POST /v1/chat/completions HTTP/1.1\r\n{lines}\r\n\r\n".encode())
+    for _ in range(size >> 20):
+        writer.write(b" " * (1 << 20))
+        await writer.drain()
+    while writer.transport.get_write_buffer_size():
+        await asyncio.sleep(0.01)
+    assert (await reader.readline()).startswith(b"HTTP/1.1 413 ")
+    writer.close()
