@@ -297,7 +297,8 @@ class GuardedProtocol(PacedProtocol):
         chunks = self._chunks
         if chunks is not None:
             chunks.feed(data)
-            if chunks.size_bytes > self._most_bytes and chunks.payload.exception() is None:
+            most_bytes = self._most_bytes + self._rules.linger_bytes  # a reader that refuses a body reads on so far
+            if chunks.size_bytes > most_bytes and chunks.payload.exception() is None:
                 chunks.payload.set_exception(FramingTooLarge("its chunks are too large"))
         else:
             for message, payload in messages:

@@ -283,7 +283,12 @@ def _unit(quota: Quota) -> str:
     """Return what is counted, after its number; nothing for amounts, which have their currency."""
     if quota.metric is Metric.cost:
         return ""
-    return " " + (quota.metric.name.removesuffix("s") if quota.limit == 1 else quota.metric.name)
+    name = _words(quota.metric)
+    return " " + (name.removesuffix("s") if quota.limit == 1 else name)
+
+
+def _words(metric: Metric) -> str:
+    return metric.name.replace("_", " ")
 
 
 def _of_model(quota: Quota) -> str:
@@ -291,7 +296,9 @@ def _of_model(quota: Quota) -> str:
 
 
 def _span(quota: Quota) -> str:
-    return " in total" if quota.window is Window.total else f" a {quota.window.name}"
+    if quota.window is Window.total:
+        return " in total"
+    return " an hour" if quota.window is Window.hour else f" a {quota.window.name}"
 
 
 def _quota_name(exhausted: Exhausted) -> str:
@@ -337,7 +344,7 @@ def capacity_held(
         metric = worst.limit.quota.metric
         held, of = _amount(metric, worst.held), _quota_name(worst)[len("The ") :]
         if metric is not Metric.cost:
-            held += f" {metric.name}"
+            held += f" {_words(metric)}"
     else:
         balance_nano = refused.available_nano + refused.held_nano
         billing = _billing(principal, links, balance_nano, refused.required_nano)

@@ -10,7 +10,7 @@ import pytest
 
 from billing.addresses import Addresses, parse_networks
 from gateway.server.clients import Awaited, Clients, ConnectionRules
-from gateway.server.exchange import Exchange
+from gateway.server.exchange import BodyTooLarge, Exchange
 from gateway.server.guard import EdgeRules
 from tests.support.edge_clients import ENCODED, METERED, Client, chunked, get, post, until
 from tests.support.edge_servers import LIMIT_BYTES, Edge, Gate, echo, edge, on_both_loops
@@ -327,7 +327,9 @@ FRAMING = {
 @pytest.mark.parametrize("piece", FRAMING.values(), ids=FRAMING)
 @on_both_loops
 async def test_framing_that_no_chunk_needs_counts_as_body(piece: bytes, path: str) -> None:
-    rules = EdgeRules(max_body_bytes=LIMIT_BYTES, max_api_body_bytes=LIMIT_BYTES, linger_s=0.1)
+    rules = EdgeRules(
+        max_body_bytes=LIMIT_BYTES, max_api_body_bytes=LIMIT_BYTES, linger_s=0.1, linger_bytes=LIMIT_BYTES
+    )
     async with edge(echo, rules=rules) as served:
         client = await served.connect()
         client.send(chunked(b"some", path=path, end=b""))
@@ -369,6 +371,27 @@ async def test_a_client_with_a_key_sees_why_its_body_is_refused_once_it_has_sent
         assert (await client.answer()).status == 413
         client.send(get())
         assert (await client.answer()).status == 200  # all of it was read
+
+
+@on_both_loops
+async def test_a_client_sees_why_a_body_in_chunks_is_refused_once_it_has_sent_all_of_it() -> None:
+    """It has not said how large that would be: some of it is read beyond the bound."""
+    rules = EdgeRules(max_body_bytes=1 << 20, linger_bytes=2 << 20, linger_s=30.0, body_bytes_per_s=1 << 30)
+    async with edge(_bounded, rules=rules) as served:
+        client = await served.connect()
+        client.reader._transport.pause_reading()  # type: ignore[attr-defined]
+        client.send(chunked(*([b"x" * 65_536] * 32)))
+        await until(lambda: client.writer.transport.get_write_buffer_size() == 0)
+        client.reader._transport.resume_reading()  # type: ignore[attr-defined]
+        assert (await client.answer()).status == 413
+        assert await client.reader.read() == b""  # no reset
+
+
+async def _bounded(call: Exchange) -> None:
+    try:
+        await call.read(1 << 20)
+    except BodyTooLarge:
+        call.answer(413, b"", b"too large")
 
 
 async def _too_large(call: Exchange) -> None:

@@ -291,6 +291,13 @@ def test_a_limit_that_is_too_small_is_told_in_its_unit(
     assert said.endswith(f"The key's owner can raise it at {CONSOLE}/keys/k.")
 
 
+def test_a_limit_is_told_in_words() -> None:
+    quota = Quota(Window.hour, Metric.input_tokens, 3)
+    small = QuotaExceeded((Exhausted(Limit("key", quota), 0, 0, 92),), AT_MS)
+    said = limit_refusals.quota_exceeded(small, WHO, LINKS["sold here"]).message
+    assert said.startswith("The key's limit is 3 input tokens an hour, and this request may take 92")
+
+
 def test_a_limit_that_is_too_small_is_named_before_one_that_is_used_up() -> None:
     small = Exhausted(Limit("key", Quota(Window.minute, Metric.tokens, 10)), 0, 0, 11)
     used_up = Exhausted(Limit("plan", Quota(Window.total, Metric.requests, 10)), 10, 0, 1)
