@@ -48,9 +48,8 @@ class Agent:
     files: Mapping[str, str] = field(default_factory=dict)
     """Further settings, by their place in the home folder: where they switch off what would ask the network."""
     prompt: str = PROMPT
-    delegates: str = ""
-    """On which plan its sub-agents are tried, where it has them. Output that a tool asks for is held while it is
-    written: one that asks for 128,000 tokens with each request has used up the free plan's day after three."""
+    delegates: bool = False
+    """Whether it has sub-agents."""
 
     @property
     def version(self) -> str:
@@ -173,7 +172,7 @@ AGENTS: Final = (
         model="gpt-6.1-sol",
         connects="codex",
         files={".codex/config.toml": QUIET_CODEX},
-        delegates="free",
+        delegates=True,
     ),
     Agent(
         "codex-websocket",
@@ -197,8 +196,13 @@ AGENTS: Final = (
         Calls(_shell("Bash"), delegate=(_delegate("Agent", "general-purpose", run_in_background=False),)),
         model=CLAUDE_MODEL,
         connects="claude-code",
-        variables={"CLAUDE_CODE_DISABLE_NONESSENTIAL_TRAFFIC": "1", "DISABLE_AUTOUPDATER": "1"},
-        delegates="starter",
+        variables={
+            "CLAUDE_CODE_DISABLE_NONESSENTIAL_TRAFFIC": "1",
+            "DISABLE_AUTOUPDATER": "1",
+            # By default it asks for 128,000 tokens of output, of the 200,000 that the free plan has for a day.
+            "CLAUDE_CODE_MAX_OUTPUT_TOKENS": "32000",
+        },
+        delegates=True,
     ),
     Agent(
         "claude-code-opus",
@@ -232,7 +236,7 @@ AGENTS: Final = (
             "OPENCODE_DISABLE_MODELS_FETCH": "1",
             "OPENCODE_DISABLE_LSP_DOWNLOAD": "1",
         },
-        delegates="free",
+        delegates=True,
     ),
     Agent(
         "cline",
@@ -254,7 +258,7 @@ AGENTS: Final = (
         ),
         connects="qwen-code",
         files={".qwen/settings.json": QUIET_GEMINI},
-        delegates="free",
+        delegates=True,
     ),
     Agent(
         "continue",

@@ -80,8 +80,7 @@ async def compare(agent: Agent, make_gateway: MakeGateway, folder: Path, prompt:
         fixed = any(asks_output(each.body) for each in provider.metered)
         provider.exchanges.clear()
         gateway = await make_world(make_gateway, provider, agent)
-        plan = FREE if prompt is None else {"plan": agent.delegates}
-        customer = await gateway.customer(BALANCE_USD, account=plan)
+        customer = await gateway.customer(BALANCE_USD, account=FREE)
         holds = Holds(gateway)
         provider.arrived = holds.note
         through = await ran(agent, folder / "b", gateway.url, customer.key, prompt)
