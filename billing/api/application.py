@@ -11,6 +11,7 @@ import logging
 import re
 from collections.abc import Awaitable, Callable, Sequence
 from functools import cache
+from io import BytesIO
 from typing import Any, Final
 
 import msgspec
@@ -96,24 +97,25 @@ def setup(app: web.Application, services: Services, beside: Sequence[Route] = ()
 
 def _descriptions(beside: Sequence[Route]) -> tuple[Route, ...]:
     """Return the endpoints that describe all others and themselves. What they answer is made once, when it is first
-    asked for, beside the event loop: most processes are never asked."""
+    asked for, beside the event loop: most processes are never asked. It is large, and anybody may ask, so that it is
+    sent in parts: clients that take none of it would have all of it waiting for each of them."""
 
     @cache
     def described() -> bytes:
         return document((*beside, *ROUTES, *routes))
 
     @cache
-    def reference() -> str:
-        return page(msgspec.json.decode(described()))
+    def reference() -> bytes:
+        return page(msgspec.json.decode(described())).encode()
 
     async def openapi(call: Call) -> web.Response:
         """Return this document."""
-        return web.Response(body=await asyncio.to_thread(described), content_type="application/json")
+        return web.Response(body=BytesIO(await asyncio.to_thread(described)), content_type="application/json")
 
     async def docs(call: Call) -> web.Response:
         """Return this document as a page to read."""
-        text = await asyncio.to_thread(reference)
-        return web.Response(text=text, content_type="text/html", headers=PAGE_HEADERS)
+        parts = BytesIO(await asyncio.to_thread(reference))
+        return web.Response(body=parts, content_type="text/html", charset="utf-8", headers=PAGE_HEADERS)
 
     routes = (
         Route("GET", f"{PREFIX}/openapi.json", openapi, Access.anyone, dict[str, Any]),

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import Final
 
 import msgspec
-from aiohttp import web
+from aiohttp import ClientConnectionResetError, web
 
 from billing.api.services import SERVICES
 
@@ -99,7 +99,8 @@ class Table:
             _log.info("%s broke off: %s", request.path, type(error).__name__)
             if request.transport is not None:
                 request.transport.abort()
-            raise
+            if not isinstance(error, ClientConnectionResetError):  # the client has left: nothing has failed
+                raise
         return response
 
 

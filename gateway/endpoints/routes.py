@@ -14,6 +14,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cache
 from html import escape
+from io import BytesIO
 from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -89,7 +90,8 @@ def html() -> str:
 async def get_docs(request: web.Request) -> web.StreamResponse:
     """Return the page on every endpoint, header and error."""
     text = await asyncio.to_thread(html)  # beside the event loop, and once: most processes are never asked
-    return web.Response(text=text, content_type="text/html", charset="utf-8", headers=HEADERS)
+    parts = BytesIO(text.encode())  # it does not wait as a whole for a client that takes none of it
+    return web.Response(body=parts, content_type="text/html", charset="utf-8", headers=HEADERS)
 
 
 logger = logging.getLogger(__name__)

@@ -1,11 +1,14 @@
 """The OpenAPI document of routes. That it is valid, and of the routes that are served, is seen where all of them are:
 tests/gateway/endpoints/test_openapi.py."""
 
+import asyncio
 import json
 import re
+import socket
 
 import msgspec
 import pytest
+from aiohttp.test_utils import TestServer
 from jsonschema import Draft202012Validator, FormatChecker
 
 from billing.api.application import ROUTES
@@ -25,6 +28,39 @@ async def test_the_billing_api_describes_itself(api: Api) -> None:
         ("GET", "/api/openapi.json"),
         ("GET", "/api/docs"),
     }
+
+
+@pytest.mark.parametrize("path", ["/api/openapi.json", "/api/docs"])
+async def test_little_of_it_waits_for_a_client_that_takes_none_of_it(api: Api, path: str) -> None:
+    server = api.client.server
+    assert isinstance(server, TestServer)
+    assert server.handler is not None
+    whole = await api.client.get(path)
+    size = len(await whole.read())
+    assert size > 500_000
+    assert whole.headers["Content-Length"] == str(size)
+    with socket.socket() as slow:
+        slow.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4_096)
+        slow.setblocking(False)
+        loop = asyncio.get_running_loop()
+        await loop.sock_connect(slow, ("127.0.0.1", server.port))
+        async with asyncio.timeout(10):
+            while len(server.handler.connections) < 2:
+                await asyncio.sleep(0.01)
+        for each in server.handler.connections:
+            assert each.transport is not None
+            each.transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4_096)
+        await loop.sock_sendall(slow, f"GET {path} HTTP/1.1\r\nHost: here\r\n\r\n".encode())
+        sending: list[int] = []
+        async with asyncio.timeout(10):
+            while not sending:
+                await asyncio.sleep(0.01)
+                sending = [
+                    size
+                    for each in server.handler.connections
+                    if each.transport is not None and (size := each.transport.get_write_buffer_size())
+                ]
+        assert max(sending) < 300_000
 
 
 def test_a_query_string_is_described_by_its_parameters() -> None:

@@ -4,12 +4,13 @@ import asyncio
 import csv
 import io
 import json
+import logging
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
-from aiohttp import ClientError, ClientPayloadError
+from aiohttp import ClientConnectionResetError, ClientError, ClientPayloadError
 from aiohttp.test_utils import make_mocked_request
 
 from billing.api import usage
@@ -162,6 +163,21 @@ async def test_one_that_breaks_off_does_not_look_whole(
         await used(api, account["id"], key["id"], 5)
         with pytest.raises(ClientPayloadError):
             await lines(api, key["key"])
+
+
+async def test_a_client_that_leaves_is_no_failure(
+    services: Services, billing: Billing, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(usage, "ROWS_A_PART", 2)
+    caplog.set_level(logging.INFO)
+    left = ClientConnectionResetError("Cannot write to closing transport")  # as writing a part raises it
+    async with serving(replace(services, reports=Breaking(billing, left)), billing) as api:
+        account, key = await api.customer()
+        await used(api, account["id"], key["id"], 5)
+        with pytest.raises(ClientPayloadError):
+            await lines(api, key["key"])
+    assert "broke off" in caplog.text
+    assert not [record for record in caplog.records if record.levelno >= logging.ERROR]
 
 
 async def test_one_that_fails_at_once_is_a_refusal(services: Services, billing: Billing) -> None:

@@ -217,7 +217,7 @@ async def check_resets(gateway: Gateway, window: str) -> None:
         "requested": 1,
         "remaining": 0,
     }
-    span = "in total" if window == "total" else f"a {window}"
+    span = {"total": "in total", "hour": "an hour"}.get(window, f"a {window}")
     assert error["message"].startswith(f"The key's quota of 1 request {span} is exhausted")
     assert error["upgrade"] is None  # there is nothing above enterprise
     wait = fetched.headers.get("Retry-After")
