@@ -11,7 +11,7 @@ from typing import Any, Final
 from billing.database.connection import Connection, Database, queries
 from billing.pages import BadCursor, Page, page_of
 
-_query = queries("billing.ledger")
+_query = queries("billing")
 
 
 @dataclass(frozen=True, slots=True)

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 ID_PREFIX: Final = "acc_"
 STATUSES: Final = ("active", "past_due", "suspended", "closed")
 
-_query = queries("billing.ledger")
+_query = queries("billing.accounts")
 
 
 class AccountError(MetergateError):

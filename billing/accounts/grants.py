@@ -41,7 +41,7 @@ WRITE_OFF: Final = "sys:write_off"
 
 Kind = Literal["purchase", "grant", "refund", "adjustment", "expiry", "dispute", "subscription"]
 
-_query = queries("billing.ledger")
+_query = queries("billing.accounts")
 
 
 class GrantError(MetergateError):

@@ -31,7 +31,7 @@ ID_PREFIX: Final = "lot_"
 
 LotKind = Literal["opening", "purchase", "grant", "refund", "adjustment", "dispute", "subscription"]
 
-_query = queries("billing.ledger")
+_query = queries("billing.accounts")
 
 
 class LotNotFound(MetergateError):

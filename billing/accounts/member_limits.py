@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 MAX_USER_ID: Final = 255
 """Characters of a user's id."""
 
-_query = queries("billing.ledger")
+_query = queries("billing.accounts")
 
 
 class BadUserId(MetergateError, ValueError):

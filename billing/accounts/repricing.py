@@ -41,7 +41,7 @@ if TYPE_CHECKING:
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 _MICROSECOND: Final = timedelta(microseconds=1)
 _FIRST: Final = "", _EPOCH, ""
-_query = queries("billing.ledger")
+_query = queries("billing.accounts")
 
 
 class PriceNotFound(MetergateError):

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 OPERATOR: Final = "operator"
 """The cause of a suspension that an operator has ordered."""
 
-_query = queries("billing.ledger")
+_query = queries("billing.accounts")
 
 
 def causes_after(status: str, causes: Sequence[str]) -> tuple[str, ...]:

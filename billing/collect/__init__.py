@@ -8,7 +8,7 @@ subjects    whose the traffic is: matched, made, or parked until an operator say
 debits      what is due becomes debits
 collector   a run over all sources, and what the last runs came to
 traffic     reading bytes, by meter, region, node, inbound tag
-sql/        their statements
+queries.sql  their statements; sql/  the two long ones
 
 Points are the truth: what a counter said at a time. A point that is known is known; all else (growth, minutes, hours,
 what is due) is a matter of the set of points, so that snapshots may come in any order, again, late, and in any pages.

@@ -15,6 +15,7 @@ next one: `?statement_cache_size=0` in the URL has the driver prepare each state
 """
 
 import asyncio
+import re
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from functools import cache
@@ -261,18 +262,20 @@ def _encode_json(value: object) -> str:
     return msgspec.json.encode(value).decode()
 
 
+_NAMED_QUERY: Final = re.compile(r"^-- name: (\w+)\n(.*?)(?=^-- name: |\Z)", re.MULTILINE | re.DOTALL)
+
+
 @cache
 def queries(package: str) -> Callable[[str], str]:
-    """Return the named queries of a package's `sql` folder: `queries("billing.ledger")("write_debits")`, read once at
-    the first import.
+    """Return the named statements of a package: `queries("billing.ledger")("jobs_take")`, read once at the first
+    import. They stand in `queries.sql`, each behind a line `-- name: NAME`; long ones have files of their own in `sql`.
 
-    Raises `KeyError` for a name that has no file.
+    Raises `KeyError` for a name that is not there.
     """
-    found = {
-        entry.name.removesuffix(".sql"): entry.read_text()
-        for entry in files(package).joinpath("sql").iterdir()
-        if entry.name.endswith(".sql")
-    }
+    folder = files(package)
+    found = dict(_NAMED_QUERY.findall(folder.joinpath("queries.sql").read_text("utf-8")))
+    if (long := folder.joinpath("sql")).is_dir():
+        found |= {entry.name.removesuffix(".sql"): entry.read_text("utf-8") for entry in long.iterdir()}
     return found.__getitem__
 
 

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from billing.holds.repairs import Corrections
 
 logger = logging.getLogger(__name__)
-_sql = queries("billing.ledger")
+_sql = queries("billing.holds")
 UNPUSHED: Final = _sql("unpushed")
 PUSHED_ACCOUNT: Final = _sql("pushed_account")
 PUSHED_KEY: Final = _sql("pushed_key")

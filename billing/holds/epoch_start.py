@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-UNCORRECTED_LOADED: Final = queries("billing.ledger")("uncorrected_loaded")
+UNCORRECTED_LOADED: Final = queries("billing.holds")("uncorrected_loaded")
 SETTLED_ROWS: Final = 500
 """Older debits that are written at once."""
 REHOLD_ATTEMPTS: Final = 3

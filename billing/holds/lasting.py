@@ -32,12 +32,13 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-_sql = queries("billing.ledger")
+_sql = queries("billing.holds")
+_ledger_query = queries("billing.ledger")
 OPEN: Final = _sql("service_holds_open")
 STILL_HELD: Final = _sql("service_holds_held")
 EXPIRE: Final = _sql("service_holds_expire")
 COUNT: Final = _sql("service_holds_count")
-TAKE_LEASE: Final = _sql("jobs_take")
+TAKE_LEASE: Final = _ledger_query("jobs_take")
 
 LASTING: Final = "service"
 """What stands for the gateway in the entries of these holds. No gateway has such a name: theirs are ULIDs."""

@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from billing.holds.loader import Loader
     from billing.holds.partition import Partition
 
-_sql = queries("billing.ledger")
+_sql = queries("billing.holds")
 KEYS: Final = _sql("reconcile_keys")
 USERS: Final = _sql("reconcile_users")
 MOMENT: Final = _sql("reconcile_moment")

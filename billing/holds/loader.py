@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-LOAD_ACCOUNT: Final = queries("billing.ledger")("load_account")
+LOAD_ACCOUNT: Final = queries("billing.holds")("load_account")
 LEDGER_CLOCK: Final = "SELECT (extract(epoch FROM clock_timestamp()) * 1000)::bigint"
 
 INSTALL_ATTEMPTS: Final = 5

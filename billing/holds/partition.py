@@ -115,7 +115,7 @@ class Partition:
 
 logger = logging.getLogger(__name__)
 
-BEAT: Final = queries("billing.ledger")("ledger_beat")
+BEAT: Final = queries("billing.holds")("ledger_beat")
 
 
 class LedgerWatch:

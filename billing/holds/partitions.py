@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-_sql = queries("billing.ledger")
+_sql = queries("billing.holds")
 GREET: Final = _sql("partitions_greet")
 MOVE_EPOCH: Final = _sql("partitions_move_epoch")
 

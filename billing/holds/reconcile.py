@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-_sql = queries("billing.ledger")
+_sql = queries("billing.holds")
 ACCOUNTS: Final = _sql("reconcile_accounts")
 
 PAGE: Final = 500

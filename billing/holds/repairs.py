@@ -140,7 +140,7 @@ def _older(stored: int | None, known: int) -> bool:
     return stored is not None and stored < known
 
 
-_sql = queries("billing.ledger")
+_sql = queries("billing.holds")
 CORRECTIONS_AFTER: Final = _sql("corrections_after")
 CORRECTIONS_OF_MANY: Final = _sql("corrections_of_many")
 CORRECTED: Final = _sql("corrected")

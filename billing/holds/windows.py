@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-_sql = queries("billing.ledger")
+_sql = queries("billing.holds")
 READ_ACCOUNT: Final = _sql("read_account_principal")
 READ_KEY: Final = _sql("read_key_principal")
 READ_USER: Final = _sql("read_user_principal")

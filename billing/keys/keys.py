@@ -34,7 +34,7 @@ _NOTICES: Final[Mapping[str, NoticeType]] = {
     "key.leaked": "key.leaked",
 }
 """Changes that customers are notified of."""
-_query = queries("billing.ledger")
+_query = queries("billing.keys")
 _FIELDS: Final = tuple(field.name for field in fields(KeyRow))
 
 

@@ -20,7 +20,7 @@ from billing.quotas import parse_quotas
 from billing.shapes.keys import RULES, KeyRow, KeyRules
 
 _log = logging.getLogger(__name__)
-_query = queries("billing.ledger")
+_query = queries("billing.keys")
 _OF_PRINCIPAL: Final = {field.name for field in fields(Principal)}.intersection(field.name for field in fields(KeyRow))
 """Fields of a key that a principal has by the same name."""
 _UNBOUND: Final = KeyRules()

@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-_sql = queries("billing.ledger")
+_sql = queries("billing.metering")
 CLAIMED: Final = _sql("claimed_events")
 ENDED: Final = _sql("service_holds_get")
 END_OF_HOLD: Final = "service_holds_end"

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 MOST_PERIODS: Final = 1200
 """Months that a period is reckoned ahead."""
-_query = queries("billing.ledger")
+_query = queries("billing.metering")
 
 
 @dataclass(frozen=True, slots=True)

@@ -33,11 +33,12 @@ if TYPE_CHECKING:
     from billing.metering.metering import Desk
     from billing.principals import Principal
 
-_sql = queries("billing.ledger")
+_sql = queries("billing.metering")
+_ledger_query = queries("billing.ledger")
 CREATE: Final = _sql("service_holds_create")
 GET: Final = _sql("service_holds_get")
 VOID: Final = _sql("service_holds_void")
-PRICE: Final = _sql("reports_price")
+PRICE: Final = _ledger_query("reports_price")
 
 
 class UnknownHold(MetergateError):

@@ -3,5 +3,5 @@
 objects   whose an object is: recorded before its client sees the id, and asked before a request that names one goes on;
           when old rows are deleted
 jobs      work that goes on at a provider after it has answered: leased, and paid once
-sql/      its statements
+queries.sql  its statements
 """

@@ -26,5 +26,5 @@ recharges      what accounts ask of auto-recharge; auto_recharge  charges by it,
 rounds         work that is done again and again in one gateway of all
 reconcile      what the provider has, compared once a day with what was applied and with the ledger
 stripe/        Stripe as a provider
-sql/           their statements
+queries.sql    their statements
 """

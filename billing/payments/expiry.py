@@ -37,7 +37,8 @@ MOST: Final = 200
 """Lots of one round."""
 _FIRST: Final = datetime(1970, 1, 1, tzinfo=UTC), ""
 
-_query = queries("billing.ledger")
+_query = queries("billing.payments")
+_accounts_query = queries("billing.accounts")
 
 
 class Expiry:
@@ -83,7 +84,7 @@ class Expiry:
     async def _expire(self, account_id: str, lot_id: str) -> int:
         """Take what is left of a lot; return how much that was, in nano-USD. What was paid for goes to the revenue."""
         async with self._database.transaction() as connection:
-            await connection.fetchrow(_query("accounts_lock"), account_id)
+            await connection.fetchrow(_accounts_query("accounts_lock"), account_id)
             lot = await lots.find(connection, account_id, lot_id)
             if not lot.left_nano:
                 await lots.settle(connection, account_id, self._new_id)

@@ -40,7 +40,7 @@ WATCH_EVERY_S: Final = 30.0
 
 logger = logging.getLogger(__name__)
 _query = queries("billing.payments")
-_LOCK_ACCOUNT: Final = queries("billing.ledger")("accounts_lock")
+_LOCK_ACCOUNT: Final = queries("billing.accounts")("accounts_lock")
 
 
 class OrderError(MetergateError):

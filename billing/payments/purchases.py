@@ -40,7 +40,7 @@ Tell = Callable[[Connection, str, str, Mapping[str, object]], Awaitable[None]]
 """Writes a notice in the caller's transaction: the account, its type, such as `payment.succeeded`, and its data."""
 
 _query = queries("billing.payments")
-_accounts = queries("billing.ledger")
+_accounts = queries("billing.accounts")
 
 
 async def tell_nobody(connection: Connection, account_id: str, type: str, data: Mapping[str, object]) -> None:

@@ -43,7 +43,7 @@ if TYPE_CHECKING:
 INCLUDED_PRIORITY: Final = 20
 """Included credit is drawn before what was bought: it expires."""
 _query = queries("billing.payments")
-_accounts = queries("billing.ledger")
+_accounts = queries("billing.accounts")
 
 
 class SubscriptionError(MetergateError):

@@ -9,5 +9,5 @@ provider  LocalProvider: the port
 bills     subscriptions by the month: invoices, renewals, changes, prorations
 html      its pages as HTML                               pure
 web       the endpoints under /pay, and what the buttons of its pages do
-sql/      its statements
+queries.sql  its statements
 """

@@ -1,1 +1,0 @@
-SELECT count(*) FROM budgets WHERE account_id = $1

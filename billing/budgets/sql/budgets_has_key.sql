@@ -1,1 +1,0 @@
-SELECT EXISTS (SELECT FROM api_keys WHERE id = $2 AND account_id = $1)

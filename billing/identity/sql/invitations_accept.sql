@@ -1,1 +1,0 @@
-UPDATE invitations SET accepted_at = now() WHERE id = $1

@@ -1,1 +1,0 @@
-SELECT org_id FROM invitations WHERE digest = $1

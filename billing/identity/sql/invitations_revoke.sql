@@ -1,1 +1,0 @@
-UPDATE invitations SET revoked_at = now() WHERE id = $1

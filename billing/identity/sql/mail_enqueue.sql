@@ -1,1 +1,0 @@
-INSERT INTO mail_outbox (id, recipient, subject, body) VALUES ($1, $2, $3, $4)

@@ -1,1 +1,0 @@
-DELETE FROM memberships WHERE org_id = $1 AND user_id = $2

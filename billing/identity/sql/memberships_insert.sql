@@ -1,1 +1,0 @@
-INSERT INTO memberships (org_id, user_id, role) VALUES ($1, $2, $3)

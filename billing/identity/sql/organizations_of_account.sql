@@ -1,1 +1,0 @@
-SELECT * FROM organizations WHERE account_id = $1

@@ -1,1 +1,0 @@
-SELECT session_id, user_id FROM refresh_tokens JOIN sessions ON sessions.id = session_id WHERE digest = $1

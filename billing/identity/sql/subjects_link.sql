@@ -1,1 +1,0 @@
-INSERT INTO user_identities (issuer, subject, user_id, email) VALUES ($1, $2, $3, $4)

@@ -1,1 +1,0 @@
-SELECT user_id FROM user_identities WHERE issuer = $1 AND subject = $2

@@ -1,1 +1,0 @@
-DELETE FROM sign_in_tries WHERE subject = $1

@@ -1,1 +1,0 @@
-SELECT * FROM accounts WHERE id = $1 FOR NO KEY UPDATE

@@ -1,1 +1,0 @@
-DELETE FROM plans WHERE NOT id = ANY ($1::text[])

@@ -1,1 +1,0 @@
-SELECT revision, version, said FROM plan_revisions ORDER BY revision DESC LIMIT 1

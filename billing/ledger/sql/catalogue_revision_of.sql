@@ -1,1 +1,0 @@
-SELECT revision FROM plan_revisions WHERE digest = $1

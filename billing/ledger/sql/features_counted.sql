@@ -1,1 +1,0 @@
-UPDATE feature_events SET used = $3 WHERE account_id = $1 AND event_id = $2

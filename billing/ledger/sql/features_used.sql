@@ -1,1 +1,0 @@
-SELECT feature, used FROM feature_units WHERE account_id = $1 AND period_start = $2

@@ -1,1 +1,0 @@
-SELECT * FROM api_keys WHERE id = $1 FOR NO KEY UPDATE

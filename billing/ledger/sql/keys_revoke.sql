@@ -1,3 +1,0 @@
-UPDATE api_keys SET revoked_at = now(), version = version + 1
-WHERE id = $1 AND (revoked_at IS NULL OR revoked_at > now())
-RETURNING *

@@ -1,1 +1,0 @@
-SELECT version, plan, quotas, clock_timestamp() AS now FROM accounts WHERE id = $1

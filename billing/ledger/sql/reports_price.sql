@@ -1,1 +1,0 @@
-SELECT said FROM prices WHERE id = $1

@@ -1,1 +1,0 @@
-SELECT id, said FROM prices WHERE id = ANY ($1::text[])

@@ -1,1 +1,0 @@
-SELECT id FROM service_holds WHERE id = ANY ($1::text[]) AND state = 'held'

@@ -1,1 +1,0 @@
-SELECT count(*) FROM webhook_endpoints WHERE account_id IS NOT DISTINCT FROM $1

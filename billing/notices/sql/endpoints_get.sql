@@ -1,1 +1,0 @@
-SELECT * FROM webhook_endpoints WHERE id = $1 AND account_id IS NOT DISTINCT FROM $2

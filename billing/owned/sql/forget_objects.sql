@@ -1,6 +1,0 @@
--- Delete objects that were recorded more than $1 days ago, at most $2 of them.
-WITH gone AS (
-    DELETE FROM provider_objects WHERE ctid = ANY (ARRAY(
-        SELECT ctid FROM provider_objects WHERE created_at < now() - $1 * interval '1 day' LIMIT $2 FOR UPDATE SKIP LOCKED))
-    RETURNING 1)
-SELECT count(*) FROM gone

@@ -1,1 +1,0 @@
-SELECT digest, answer FROM local_keys WHERE key = $1

@@ -1,1 +1,0 @@
-SELECT state FROM local_objects WHERE kind = $1 AND id = $2

@@ -1,1 +1,0 @@
-SELECT status FROM accounts WHERE id = $1

@@ -1,1 +1,0 @@
-UPDATE coupons SET disabled_at = now() WHERE id = $1 RETURNING *

@@ -1,1 +1,0 @@
-SELECT * FROM coupons WHERE id < $1 ORDER BY id DESC LIMIT $2

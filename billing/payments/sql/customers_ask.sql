@@ -1,1 +1,0 @@
-INSERT INTO payment_customers (account_id, provider) VALUES ($1, $2) ON CONFLICT DO NOTHING

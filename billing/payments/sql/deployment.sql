@@ -1,1 +1,0 @@
-SELECT deployment FROM installation

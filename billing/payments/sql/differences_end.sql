@@ -1,1 +1,0 @@
-DELETE FROM payment_differences WHERE provider = $1 AND kind = $2 AND id = $3

@@ -1,1 +1,0 @@
-SELECT * FROM orders WHERE id = $1 FOR NO KEY UPDATE

@@ -1,1 +1,0 @@
-SELECT id, checkout_id FROM orders WHERE status = 'open' AND expires_at < $1 ORDER BY expires_at LIMIT $2

@@ -1,1 +1,0 @@
-INSERT INTO order_refunds (order_id, key, amount_cents) VALUES ($1, $2, $3)

@@ -1,1 +1,0 @@
-SELECT * FROM subscriptions WHERE account_id = $1 ORDER BY created_at, id

@@ -1,1 +1,0 @@
-SELECT provider, difference_nano::text AS difference_nano FROM provider_comparisons

@@ -1,0 +1,49 @@
+-- Statements of `billing`, each under its name. `billing.database.connection.queries` reads them.
+
+-- name: accounts_audit
+INSERT INTO audit_log (actor, action, subject, before, after, address, request_id, account_id, user_id)
+VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9)
+
+-- name: audit_names
+-- What people, keys, accounts and organizations are called whose ids are among $1; with $2 only what belongs to that account.
+SELECT id, email AS name FROM users
+WHERE id = ANY ($1::text[]) AND ($2::text IS NULL OR EXISTS (
+    SELECT FROM memberships AS m JOIN organizations AS o ON o.id = m.org_id
+    WHERE m.user_id = users.id AND o.account_id = $2))
+UNION ALL
+SELECT id, name FROM api_keys WHERE id = ANY ($1) AND ($2 IS NULL OR account_id = $2)
+UNION ALL
+SELECT id, name FROM accounts WHERE id = ANY ($1) AND ($2 IS NULL OR id = $2)
+UNION ALL
+SELECT id, name FROM organizations WHERE id = ANY ($1) AND ($2 IS NULL OR account_id = $2)
+
+-- name: audit_page
+-- Rows before $1, newest first; with $10 also those about this user that are of no account, such as sign-ins. With $9 the
+-- address is shown only of the account's own (its keys, and who belongs to its organization), and of whoever has been,
+-- or tried to be, this user.
+SELECT id, at, actor, action, subject, before, after, request_id, account_id, user_id,
+    CASE WHEN NOT $9 OR starts_with(actor, 'key:') OR EXISTS (
+        SELECT FROM memberships m JOIN organizations o ON o.id = m.org_id
+        WHERE o.account_id = a.account_id AND a.actor = 'user:' || m.user_id)
+        OR (account_id IS NULL AND actor IN ('nobody', 'user:' || $10)) THEN address END AS address
+FROM (
+    (SELECT * FROM audit_log
+    WHERE id < $1
+        AND ($2::text IS NULL OR account_id = $2)
+        AND ($3::text IS NULL OR user_id = $3)
+        AND ($4::text IS NULL OR actor = $4)
+        AND ($5::text IS NULL OR action = $5 OR (right($5, 2) = '.*' AND starts_with(action, left($5, -1))))
+        AND ($6::timestamptz IS NULL OR at >= $6)
+        AND ($7::timestamptz IS NULL OR at < $7)
+    ORDER BY id DESC LIMIT $8)
+    UNION ALL
+    (SELECT * FROM audit_log
+    WHERE id < $1
+        AND user_id = $10::text AND account_id IS NULL
+        AND ($4::text IS NULL OR actor = $4)
+        AND ($5::text IS NULL OR action = $5 OR (right($5, 2) = '.*' AND starts_with(action, left($5, -1))))
+        AND ($6::timestamptz IS NULL OR at >= $6)
+        AND ($7::timestamptz IS NULL OR at < $7)
+    ORDER BY id DESC LIMIT $8)
+) a
+ORDER BY id DESC LIMIT $8
