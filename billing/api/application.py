@@ -11,7 +11,6 @@ import logging
 import re
 from collections.abc import Awaitable, Callable, Sequence
 from functools import cache
-from io import BytesIO
 from typing import Any, Final
 
 import msgspec
@@ -42,7 +41,7 @@ from billing.api.openapi import check_names, document
 from billing.api.reference import HEADERS as PAGE_HEADERS
 from billing.api.reference import page
 from billing.api.requests import AWAITS_BODY, BODY_TOO_SLOW
-from billing.api.route import PREFIX, REQUEST_ID, REQUEST_ID_HEADER, Access, Call, Route, serving
+from billing.api.route import PREFIX, REQUEST_ID, REQUEST_ID_HEADER, Access, Call, Route, in_parts, serving
 from billing.api.services import SERVICES, Services
 from billing.api.tables import TIME_LIMIT
 from billing.errors import LISTED
@@ -97,8 +96,7 @@ def setup(app: web.Application, services: Services, beside: Sequence[Route] = ()
 
 def _descriptions(beside: Sequence[Route]) -> tuple[Route, ...]:
     """Return the endpoints that describe all others and themselves. What they answer is made once, when it is first
-    asked for, beside the event loop: most processes are never asked. It is large, and anybody may ask, so that it is
-    sent in parts: clients that take none of it would have all of it waiting for each of them."""
+    asked for, beside the event loop: most processes are never asked."""
 
     @cache
     def described() -> bytes:
@@ -110,12 +108,11 @@ def _descriptions(beside: Sequence[Route]) -> tuple[Route, ...]:
 
     async def openapi(call: Call) -> web.Response:
         """Return this document."""
-        return web.Response(body=BytesIO(await asyncio.to_thread(described)), content_type="application/json")
+        return in_parts(await asyncio.to_thread(described), "application/json")
 
     async def docs(call: Call) -> web.Response:
         """Return this document as a page to read."""
-        parts = BytesIO(await asyncio.to_thread(reference))
-        return web.Response(body=parts, content_type="text/html", charset="utf-8", headers=PAGE_HEADERS)
+        return in_parts(await asyncio.to_thread(reference), "text/html; charset=utf-8", PAGE_HEADERS)
 
     routes = (
         Route("GET", f"{PREFIX}/openapi.json", openapi, Access.anyone, dict[str, Any]),

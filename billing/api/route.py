@@ -8,7 +8,7 @@ not found, then the scope; a table is streamed after all of them.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from enum import Enum
 from typing import TYPE_CHECKING, Any, Final
@@ -154,6 +154,21 @@ class Call:
         address = self.services.attempts.address_of(request.remote or "", request.headers)
         known = None if address == UNKNOWN else address
         return Actor(self.caller.name, known, request.get(REQUEST_ID))
+
+
+PART_BYTES: Final = 65_536
+
+
+def in_parts(body: bytes, content_type: str, headers: Mapping[str, str] | None = None) -> web.Response:
+    """Return an answer whose body is sent in parts, each once its client has taken those before: of a large one that
+    anybody may ask for, little waits for a client that takes none of it."""
+
+    async def parts() -> AsyncIterator[bytes]:
+        for start in range(0, len(body), PART_BYTES):
+            yield body[start : start + PART_BYTES]
+
+    length = {"Content-Length": str(len(body)), "Content-Type": content_type}
+    return web.Response(body=parts(), headers={**(headers or {}), **length})
 
 
 def answer(shape: object, status: int = 200) -> web.Response:

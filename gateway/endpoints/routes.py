@@ -14,7 +14,6 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cache
 from html import escape
-from io import BytesIO
 from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -25,7 +24,7 @@ from markdown_it import MarkdownIt
 
 from billing.api.auth import BILLING_READ
 from billing.api.errors import ApiError
-from billing.api.route import ACTOR, PREFIX, Access, Call, HttpHandler, Route, admit_admin
+from billing.api.route import ACTOR, PREFIX, Access, Call, HttpHandler, Route, admit_admin, in_parts
 from billing.api.route import REQUEST_ID as CALLED
 from billing.errors import StoreError
 from billing.identity.providers import CONSOLE
@@ -90,8 +89,7 @@ def html() -> str:
 async def get_docs(request: web.Request) -> web.StreamResponse:
     """Return the page on every endpoint, header and error."""
     text = await asyncio.to_thread(html)  # beside the event loop, and once: most processes are never asked
-    parts = BytesIO(text.encode())  # it does not wait as a whole for a client that takes none of it
-    return web.Response(body=parts, content_type="text/html", charset="utf-8", headers=HEADERS)
+    return in_parts(text.encode(), "text/html; charset=utf-8", HEADERS)
 
 
 logger = logging.getLogger(__name__)
