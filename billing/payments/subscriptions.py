@@ -189,7 +189,10 @@ class SubscriptionChanges:
         if wanted is None:
             raise SubscriptionRefused(f"There is no plan {plan_id!r}: GET /api/billing/plans lists them.")
         if current is None:
-            raise NoSubscription("There is no subscription to change: begin one with POST /api/billing/checkout.")
+            raise NoSubscription(
+                "There is no subscription to change: begin one with `metergate billing checkout --plan PLAN`, or in "
+                "the console."
+            )
         change = plan_change(current, wanted, self._plans)
         if change == "nothing":
             return current
