@@ -91,7 +91,6 @@ async def test_the_event_says_what_sent_the_request(gateway: Gateway) -> None:
     assert (await ask(customer, chat(), headers={"User-Agent": "nothing known"})).status == 200
     sent = await ask(customer, chat(), headers=CLAUDE)
     assert sent.status == 200
-    await gateway.flush()
     event = (await events(customer, session=CLAUDE["x-claude-code-session-id"]))[0]
     assert event["id"] == sent.headers["x-request-id"]
     assert {name: event[name] for name in Sender.__struct_fields__} == {
@@ -121,5 +120,6 @@ async def test_a_session_of_claude_code_s_body_is_recorded_as_one(gateway: Gatew
 
 
 async def events(customer: Customer, **query: str) -> list[dict[str, Any]]:
+    await customer.gateway.flush()
     found: list[dict[str, Any]] = (await fetch(customer.get("/api/account/usage/events", params=query))).json["data"]
     return found
