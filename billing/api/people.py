@@ -50,7 +50,7 @@ _AGENT: Final = "User-Agent"
 _MOST_AGENT: Final = 400
 _OPEN: Final = (429, 500, 503)
 _GUESSED: Final = (401, 403, *_OPEN)
-_WRONG: Final = "This is wrong, or has expired: check the address, and the password or the code. A code is good once."
+_WRONG: Final = "Wrong e-mail, password or code, or the code has expired. Each code works once."
 _NEEDED: Final = (
     "This needs your second factor, too: send a code of your authenticator app as `totp`, or a `recovery_code`."
 )

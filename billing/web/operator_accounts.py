@@ -65,7 +65,7 @@ _WINDOWS: Final = (
     Column("Used", "used"),
     Column("Held", "held"),
     Column("Left", "remaining"),
-    Column("Begins anew", "resets_at", "time"),
+    Column("Resets", "resets_at", "time"),
 )
 _FACTS: Final = (
     Column("Account", "id", "code"),

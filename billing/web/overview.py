@@ -84,7 +84,7 @@ def _next(
     if recharge.next_attempt_at is not None:
         found.append((recharge.next_attempt_at, f"auto-recharge tries again to buy ${recharge.amount_usd}"))
     if month.budget is not None:
-        found.append((month.budget.resets_at, "the quota of a month's cost begins anew"))
+        found.append((month.budget.resets_at, "the monthly spending quota resets"))
     return sorted(found)
 
 
