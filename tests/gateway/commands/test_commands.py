@@ -12,10 +12,8 @@ import tempfile
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
 
 import pytest
-import typer
 from ulid import ULID
 
 from billing.accounts.accounts import Account
@@ -23,8 +21,8 @@ from billing.cli import REFUSED, UNREACHABLE
 from billing.database.connection import Database
 from billing.ledger.debits import Debit
 from billing.ledger.writer import write_debits
-from gateway.commands.root import make_app
 from tests.billing.ledger.test_debits import debit
+from tests.support.command_tree import COMMANDS
 from tests.support.commands import CHECKOUT, Shell, fetch
 from tests.support.ports import free_port
 
@@ -79,16 +77,6 @@ PEOPLES = [
 ]
 
 
-def tree(group: Any, *above: str) -> Iterator[str]:
-    """Every group and command, as it is called."""
-    for name in group.list_commands(None):
-        below = group.get_command(None, name)
-        yield " ".join((*above, name))
-        if hasattr(below, "list_commands"):
-            yield from tree(below, *above, name)
-
-
-COMMANDS = list(tree(typer.main.get_command(make_app())))
 OF_EVERY_COMMAND = {"--api-url", "--token-file", "--timeout", "--output", "--quiet", "--json"}
 TIMED = ("doctor", "ledger set-aside list", "ledger set-aside replay", "ledger set-aside discard")
 
