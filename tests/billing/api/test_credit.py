@@ -75,7 +75,7 @@ async def test_auto_recharge_and_alerts(api: Api, services: Services, billing: B
         assert (off["enabled"], off["state"], off["threshold_usd"]) == (False, "off", None)
         body = {"enabled": True, "threshold_usd": "5", "amount_usd": "20.00", "monthly_cap_usd": "100"}
         refused = await paying.by_key(key["key"], "PUT", path, body)
-        assert "POST /api/billing/setup" in refused.refused(400, "invalid_request_error", "enabled")
+        assert "`metergate billing setup`" in refused.refused(400, "invalid_request_error", "enabled")
         await here.save(account["id"], GOOD)
         parts = await paying.by_key(key["key"], "PUT", path, body | {"amount_usd": "20.001"})
         assert "whole cents" in parts.refused(400, "invalid_request_error", "amount_usd")
