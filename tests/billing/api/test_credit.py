@@ -52,8 +52,10 @@ async def test_a_coupon_from_making_to_redeeming(api: Api) -> None:
     made = await api.admin("POST", "/coupons", body)
     assert (made.status, made.json["code"], made.json["redemptions"]) == (201, "SPRING27", 0)
     (await api.admin("POST", "/coupons", body)).refused(409, "idempotency_conflict", "code")
+    (await api.admin("POST", "/coupons", body | {"code": "SPRING29\n"})).refused(400, "invalid_request_error", "code")
+    (await api.admin("DELETE", f"/coupons/{made.json['id']}%0A")).refused(404, "not_found")
     path = "/billing/coupons/redeem"
-    given = await api.by_key(key["key"], "POST", path, {"code": "spring 27"})
+    given = await api.by_key(key["key"], "POST", path, {"code": "spring 27\n"})
     assert given.status == 200, given.json
     assert (given.status, given.json["name"], given.json["balance_usd"]) == (200, "Spring", "5.00")
     (await api.by_key(key["key"], "POST", path, {"code": "SPRING27"})).refused(409, "idempotency_conflict", "code")
