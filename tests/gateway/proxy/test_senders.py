@@ -128,11 +128,11 @@ async def events(customer: Customer, **query: str) -> list[dict[str, Any]]:
 
 async def test_who_uses_a_tool_is_told_the_setting_that_asks_for_less(gateway: Gateway) -> None:
     """Claude Code on the free plan: its user sees no `max_tokens`, and what is too much for the day is refused."""
-    customer = await gateway.customer(quotas=[{"window": "day", "metric": "tokens", "limit": 128_300}])
-    assert (await ask(customer, chat(max_completion_tokens=128_000), headers=CLAUDE)).status == 200
-    refused = await ask(customer, chat(max_completion_tokens=128_300), headers=CLAUDE)
+    small = await gateway.customer(quotas=[{"window": "day", "metric": "tokens", "limit": 100_000}])
+    refused = await ask(small, chat(max_completion_tokens=128_000), headers=CLAUDE)
     never = refusal(refused, 429, "quota_exceeded")["message"]
-    assert "lower max_completion_tokens (CLAUDE_CODE_MAX_OUTPUT_TOKENS) to 1" in never
+    assert "lower max_completion_tokens (CLAUDE_CODE_MAX_OUTPUT_TOKENS) to 99,8" in never
+    customer = await gateway.customer(quotas=[{"window": "day", "metric": "tokens", "limit": 128_300}])
     assert (await ask(customer, chat("word " * 300, max_completion_tokens=100))).status == 200
     setting = "max_completion_tokens (CLAUDE_CODE_MAX_OUTPUT_TOKENS)"
     for headers, shown in ((CLAUDE, setting), ({}, "max_completion_tokens")):
