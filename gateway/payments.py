@@ -15,6 +15,7 @@ from aiohttp import web
 
 from billing.api.auth import bearer_caller, require_scope
 from billing.api.errors import ApiError, NotFound, Unauthorized, of_failure
+from billing.api.plans import preview_of
 from billing.api.route import Call
 from billing.api.services import PaymentOversight
 from billing.identity.permissions import BILLING_SETUP
@@ -27,6 +28,7 @@ from billing.payments.local.html import HEADERS, framed
 from billing.payments.local.web import PAY, pay_routes
 from billing.payments.return_urls import origins_of
 from billing.payments.rounds import Rounds
+from billing.shapes.subscriptions import preview_sentences
 from gateway.bills import BILLS, start_bills
 from gateway.config.settings import public_url
 from gateway.server.limit_refusals import Links
@@ -38,6 +40,7 @@ if TYPE_CHECKING:
     from billing.payments.assembly import Payments
     from billing.payments.port import PaymentProvider
     from billing.plans import Plan, Plans
+    from billing.shapes.subscriptions import PlanPreviewShape
     from gateway.config.settings import Settings
     from gateway.metrics.registry import Metrics
     from gateway.runtime import Runtime
@@ -151,6 +154,12 @@ def _start_credit(runtime: Runtime) -> None:
 
 PLANS: Final = f"{PAY}/plans"
 MOST_KEY: Final = 8192
+_DONE: Final = {
+    "now": "<p>You have this plan now. You can close this page.</p>",
+    "period_end": "<p>You get this plan with the next period. You can close this page.</p>",
+    "resume": "<p>Your plan goes on. You can close this page.</p>",
+}
+"""What a change has done, by how it comes."""
 MOST_BODY_BYTES: Final = 16 * 1024
 
 
@@ -176,17 +185,18 @@ def plan_routes(services: Services, payments: Payments, new_id: Callable[[], str
     async def buy(request: web.Request) -> web.StreamResponse:
         try:
             plan = plan_of(request)
-            if (request.content_length or MOST_BODY_BYTES + 1) > MOST_BODY_BYTES:
-                raise NotFound("This is no form of this page.")
-            key = (await request.post()).get("key", "")
-            given = key.strip()[:MOST_KEY] if isinstance(key, str) else ""
-            caller = await bearer_caller(request, services, given)
+            form = await _form_of(request)
+            caller = await bearer_caller(request, services, form["key"])
             require_scope(caller, BILLING_SETUP)
             if caller.account_id is None:
                 raise NotFound("You belong to no organization.")
             if await payments.changes.current(caller.account_id) is not None:
+                preview = await preview_of(services, payments, caller.account_id, plan)
+                done = _DONE.get(preview.how)
+                if done is None or preview.how != form["confirmed"]:  # it has not been shown, or is not what was shown
+                    return _html(_change(preview, form["key"]))
                 await payments.changes.change(caller.account_id, plan.id, Call(request, services, caller).actor)
-                return _html(framed(f"The plan is {plan.name} now", "<p>You can close this page.</p>"))
+                return _html(framed(f"Plan {plan.name}", done))
             order = await payments.flows.checkout(Wanted(caller.account_id, new_id(), plan=plan.id))
         except Unauthorized:
             return _refused(
@@ -204,6 +214,29 @@ def plan_routes(services: Services, payments: Payments, new_id: Callable[[], str
     return [web.get(path, show), web.post(path, buy)]
 
 
+async def _form_of(request: web.Request) -> dict[str, str]:
+    """Return the fields of this page's form. Raises `NotFound` for what is none."""
+    if (request.content_length or MOST_BODY_BYTES + 1) > MOST_BODY_BYTES:
+        raise NotFound("This is no form of this page.")
+    posted = await request.post()
+    given = {name: posted.get(name, "") for name in ("key", "confirmed")}
+    return {name: value.strip()[:MOST_KEY] if isinstance(value, str) else "" for name, value in given.items()}
+
+
+def _change(preview: PlanPreviewShape, key: str) -> str:
+    """Return what a change of a subscription charges, and by which means, with the button that makes it. The key comes
+    back with it: there is no session, and the page, which is not stored, goes to nobody but who has just typed it."""
+    said = "".join(f"<p>{escape(sentence)}</p>" for sentence in preview_sentences(preview))
+    if preview.how == "nothing":
+        return framed(f"Plan {preview.plan.name}", said)
+    verb = f"Pay about {preview.today_usd} USD and change" if preview.how == "now" else "Confirm"
+    form = (
+        f'<form method="post"><input type="hidden" name="key" value="{escape(key)}"><button class="main" '
+        f'name="confirmed" value="{preview.how}">{escape(verb)}</button></form>'
+    )
+    return framed(f"Plan {preview.plan.name}", f"{said}{form}<p>Nothing has changed yet.</p>")
+
+
 def _offer(plan: Plan) -> str:
     price = f"{format_usd(plan.price_nano)} USD a month"
     if plan.included_credit_nano:
@@ -214,7 +247,7 @@ def _offer(plan: Plan) -> str:
         '<input type="password" name="key" required autocomplete="off"></label> <button>Go on</button></form>'
     )
     there = f'<p>Whoever has signed in: <a href="../../console/plan/{quote(plan.id)}">Choose it there</a>.</p>'
-    ended = "<p>A subscription that you have is changed: at once, if this costs more, else with the next period.</p>"
+    ended = "<p>Next, you see what is charged and by which means, and confirm it.</p>"
     return framed(f"Plan {plan.name}", f"<p>{escape(price)}</p>{there}{form}{ended}")
 
 

@@ -250,6 +250,7 @@ def _services(
         windows=partial(_windows, engine, Principals(database, plans, defaults.default_plan)),
         upgrade_url=links.upgrade_url,
         setup_url=links.setup_url,
+        operator_url=links.frontend_url,
         keys_url=links.keys_url,
         endpoints=Endpoints(
             database, new_id, EndpointRules(defaults.webhook_endpoints, private=defaults.webhook_private_addresses)

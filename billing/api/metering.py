@@ -178,7 +178,7 @@ async def _record(call: Call, index: int, raw: msgspec.Raw, *, cloud: bool, alon
         if alone or refusal is None:
             raise
         return _event_refused(index, event_id, refusal)
-    except Exception:
+    except Exception:  # whatever it is: the batch's other events are debited already, and their answers must arrive
         if alone:
             raise
         logger.exception("a usage event could not be recorded")

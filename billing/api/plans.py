@@ -31,6 +31,8 @@ from billing.shapes.subscriptions import (
 )
 
 if TYPE_CHECKING:
+    from billing.api.services import Services
+    from billing.payments.assembly import Payments
     from billing.plans import Plan
     from billing.quotas import Quota
     from billing.shapes.quotas import WindowShape
@@ -41,6 +43,8 @@ SETUP: Final = "metergate billing setup"
 PORTAL: Final = "metergate billing portal"
 CHECKOUT: Final = "metergate billing checkout --plan"
 CHANGE_PLAN: Final = "metergate billing change-plan"
+NO_SUBSCRIPTION: Final = "There is no subscription."
+NO_SUBSCRIPTION_YET: Final = f"There is no subscription: begin one with `{CHECKOUT} PLAN`, or in the console."
 NO_PAYMENTS: Final = "This gateway sells nothing: ask whoever runs it for another plan."
 
 
@@ -109,22 +113,23 @@ def _guidance(
     """Return what to do about a state, and the command for it."""
     setup_url, sells = call.services.setup_url, call.services.payments is not None
     at = "" if setup_url is None else f" at {setup_url}"
+    house = "whoever runs this gateway" + (f" ({url})" if (url := call.services.operator_url) else "")
     match state:
         case "ready":
             return None, None
         case "billing_required" if sells:
             return f"There is no credit: buy some{at}.", SETUP
         case "billing_required":
-            return f"There is no credit: ask whoever runs this gateway for some{at}.", None
+            return f"There is no credit: ask {house} for some.", None
         case "quota_exhausted":
             return _of_exhausted(call, [each for each in windows if _is_used_up(each)], upgrade, subscribed=subscribed)
         case "past_due":
             guidance = "A payment has failed: the plan ends unless it is paid. Mend the means of payment."
             return guidance, PORTAL if sells else None
         case "suspended":
-            return "The account is suspended: ask whoever runs this gateway.", None
+            return f"The account is suspended: ask {house} to make it active again.", None
         case "closed":
-            return "The account is closed.", None
+            return f"The account is closed: ask {house} to make it active again.", None
 
 
 def _of_exhausted(
@@ -161,7 +166,7 @@ async def get_subscription(call: Call) -> SubscriptionShape:
     payments = call.services.payments
     found = None if payments is None else subscription_shape(await payments.changes.in_force(call.account_id))
     if found is None:
-        raise NotFound("There is no subscription: POST /api/billing/checkout begins one.")
+        raise NotFound(NO_SUBSCRIPTION if payments is None else NO_SUBSCRIPTION_YET)
     return found
 
 
@@ -170,14 +175,19 @@ async def preview_plan(call: Call) -> PlanPreviewShape:
     services, payments = call.services, call.services.payments
     if payments is None:
         raise NotFound(NO_PAYMENTS)
-    plan_id, plans = call.id("plan_id"), dict(services.plans)
-    plan = plans.get(plan_id)
+    plan_id = call.id("plan_id")
+    plan = services.plans.get(plan_id)
     if plan is None:
-        raise NotFound(f"There is no plan {plan_id!r}: GET /api/billing/plans lists them.")
-    current = await payments.changes.current(call.account_id)
-    mine, now = (await services.accounts.get(call.account_id)).plan, datetime.fromtimestamp(services.clock(), UTC)
-    method = await payments.customers.method(call.account_id)
-    return plan_preview_shape(outlook(plan, current, mine, plans, now), method)
+        raise NotFound(f"There is no plan {plan_id!r}: `metergate billing plans` lists them.")
+    return await preview_of(services, payments, call.account_id, plan)
+
+
+async def preview_of(services: Services, payments: Payments, account_id: str, plan: Plan) -> PlanPreviewShape:
+    """Return what choosing a plan would do to this account."""
+    current = await payments.changes.current(account_id)
+    mine, now = (await services.accounts.get(account_id)).plan, datetime.fromtimestamp(services.clock(), UTC)
+    method = await payments.customers.method(account_id)
+    return plan_preview_shape(outlook(plan, current, mine, dict(services.plans), now), method)
 
 
 async def change_subscription(call: Call, body: PlanChange) -> SubscriptionShape:

@@ -109,7 +109,8 @@ class Services:
     Customers see charges alone, or also the providers' costs, as `customers_see` says; commands ask before a grant
     above `grant_confirm_usd`. Without `sends_mail`, answers say that no mail comes. `new_id` makes ids of requests.
     `windows` gives what is left of an account's quotas, `upgrade_url` where a plan is bought; `setup_url` is where
-    credit is bought, None where nothing is sold, and `keys_url` where keys are made. `image` is the container image's
+    credit is bought, None where nothing is sold, `operator_url` where whoever runs the gateway is asked, None where no
+    page is named, and `keys_url` where keys are made. `image` is the container image's
     name, for /api/ping.
     """
 
@@ -153,6 +154,7 @@ class Services:
     windows: Callable[[str], Awaitable[list[WindowShape]]] = _no_windows
     upgrade_url: Callable[[Plan], str | None] = lambda plan: None
     setup_url: str | None = None
+    operator_url: str | None = None
     keys_url: str | None = None
     payment_oversight: PaymentOversight | None = None
     bills: Bills | None = None

@@ -126,11 +126,12 @@ async def checkout(
     """Open a page where an amount of credit or a plan is bought, and print its address. Asks before it orders a
     plan."""
     from billing.shapes.payments import NewCheckout
+    from billing.shapes.subscriptions import preview_sentences
 
     if (amount is None) == (plan is None):
         raise typer.BadParameter("give --amount-usd or --plan, one of the two", param_hint="--plan")
     if plan is not None and not yes:
-        confirm(_previewed(await client.preview_plan(plan)), yes=yes)
+        confirm(preview_sentences(await client.preview_plan(plan)), yes=yes)
     body = NewCheckout(
         amount_usd=UNSET if amount is None else amount,
         plan=UNSET if plan is None else plan,
@@ -144,9 +145,11 @@ async def checkout(
 async def change_plan(client: "PersonCalls", plan: PlanId, yes: Yes = False) -> Shown:
     """Change the subscription: to a dearer plan at once, to a cheaper one with the next period; a free one ends it.
     Shows what is charged and by which means, and asks."""
+    from billing.shapes.subscriptions import preview_sentences
+
     preview = await client.preview_plan(plan)
     if preview.how not in ("buy", "nothing"):  # the first is refused, the second changes nothing
-        confirm(_previewed(preview), yes=yes)
+        confirm(preview_sentences(preview), yes=yes)
     known = {each.id for each in (await client.invoices(limit=MOST_NEW)).data}
     changed = await client.change_subscription(plan)
     made = await _new_invoices(client, known) if preview.how == "now" else []
@@ -177,26 +180,6 @@ def _nothing_charged(preview: "PlanPreviewShape") -> str:
     if preview.how == "now":
         return "the bill is not there yet: metergate billing invoices"
     return "nothing today"
-
-
-def _previewed(preview: "PlanPreviewShape") -> tuple[str, ...]:
-    """Return what choosing a plan does: what is charged, when and by which means."""
-    name, renewal = f"The plan {preview.plan.name}", f"{preview.renewal_usd} USD at each renewal"
-    means = f"by {preview.method}" if preview.method is not None else "by your saved payment method"
-    match preview.how:
-        case "buy":
-            return (f"{name}: {preview.today_usd} USD today, then {renewal}, paid on the page that opens next.",)
-        case "now":
-            about = "about " if preview.is_estimate else ""
-            today = f"{name}: {about}{preview.today_usd} USD are charged today {means}, for the rest of this period."
-            return today, f"Then {renewal}, next on {preview.renews_at}."
-        case "period_end":
-            return (f"{name} comes on {preview.renews_at}. Nothing is charged today; then {renewal} {means}.",)
-        case "cancel":
-            return (f"Your plan ends on {preview.renews_at}. Nothing is charged any more.",)
-        case "resume":
-            return (f"Your plan goes on. Nothing is charged today; {renewal} {means}, next on {preview.renews_at}.",)
-    return (f"{name} stays as it is.",)
 
 
 async def orders(

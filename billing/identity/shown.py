@@ -25,7 +25,9 @@ _query = queries("billing.identity")
 OPERATOR: Final = "operator"
 """The scope that keeps an operator's rights in a token that is narrowed to some scopes."""
 PENDING: Final = "Your registration is not complete: verify your address, or wait until an operator has let you in."
-SECOND_FACTOR: Final = "Operators need a second factor: add one with POST /api/auth/totp."
+SECOND_FACTOR: Final = (
+    "Operators need a second factor: add one on the console's page of security, or by `metergate auth totp enrol`."
+)
 
 
 @dataclass(frozen=True, slots=True)

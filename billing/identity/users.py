@@ -269,8 +269,8 @@ class Users:
 
 
 NEEDS_FACTOR: Final = (
-    "An operator needs a second factor: the user has to sign in and to set up an authenticator app, "
-    "`POST /api/auth/totp`, and must be active."
+    "An operator needs a second factor: the user has to sign in and to set up an authenticator app, on the console's "
+    "page of security or by `metergate auth totp enrol`, and must be active."
 )
 _MENDS: Final = {"disabled": "enable them first.", "pending": "approve them."}
 _COLUMNS: Final = tuple(each.name for each in fields(User))

@@ -96,7 +96,7 @@ class Recharges:
         self._check(wish)
         if wish.enabled and await self._customers.method(account_id) is None:
             raise RechargeRefused(
-                "Save a payment method first: POST /api/billing/setup, or `metergate billing setup`.", "enabled"
+                "Save a payment method first, in the console or by `metergate billing setup`.", "enabled"
             )
         values = (wish.enabled, wish.threshold_nano, wish.amount_cents, wish.monthly_cap_cents, self._now())
         async with self._database.transaction() as connection:

@@ -187,7 +187,7 @@ class SubscriptionChanges:
         Raises `NoSubscription`, `SubscriptionRefused` and what the provider raises."""
         wanted, current = self._plans.get(plan_id), await self.current(account_id)
         if wanted is None:
-            raise SubscriptionRefused(f"There is no plan {plan_id!r}: GET /api/billing/plans lists them.")
+            raise SubscriptionRefused(f"There is no plan {plan_id!r}: `metergate billing plans` lists them.")
         if current is None:
             raise NoSubscription(
                 "There is no subscription to change: begin one with `metergate billing checkout --plan PLAN`, or in "

@@ -77,7 +77,11 @@ MOST_DAYS: Final = 3650
 MOST_REDEMPTIONS: Final = 1_000_000_000
 CouponCode = Annotated[
     str,
-    Meta(min_length=1, max_length=200, description="capitals, spaces and hyphens make no difference"),
+    Meta(
+        min_length=1,
+        max_length=200,
+        description="capitals, white space and hyphens make no difference, wherever they are",
+    ),
 ]
 
 

@@ -135,6 +135,26 @@ def plan_preview_shape(outlook: Outlook, method: str | None) -> PlanPreviewShape
     )
 
 
+def preview_sentences(preview: PlanPreviewShape) -> tuple[str, ...]:
+    """Return what choosing a plan does: what is charged, when and by which means."""
+    name, renewal = f"The plan {preview.plan.name}", f"{preview.renewal_usd} USD at each renewal"
+    means = f"by {preview.method}" if preview.method is not None else "by your saved payment method"
+    match preview.how:
+        case "buy":
+            return (f"{name}: {preview.today_usd} USD today, then {renewal}, paid on the page that opens next.",)
+        case "now":
+            about = "about " if preview.is_estimate else ""
+            today = f"{name}: {about}{preview.today_usd} USD are charged today {means}, for the rest of this period."
+            return today, f"Then {renewal}, next on {preview.renews_at}."
+        case "period_end":
+            return (f"{name} comes on {preview.renews_at}. Nothing is charged today; then {renewal} {means}.",)
+        case "cancel":
+            return (f"Your plan ends on {preview.renews_at}. Nothing is charged any more.",)
+        case "resume":
+            return (f"Your plan goes on. Nothing is charged today; {renewal} {means}, next on {preview.renews_at}.",)
+    return (f"{name} stays as it is.",)
+
+
 def feature_shape(state: FeatureState) -> FeatureShape:
     """Return the shape of a feature."""
     return FeatureShape(

@@ -86,6 +86,9 @@ class Plain(msgspec.Struct, frozen=True, gc=False):
     window: int
     own_output: int
     least_output: int
+    untiered: Plain | None = None
+    """The same for requests that reach none of the row's tiers."""
+    untiered_tokens: int = 0
 
     @classmethod
     def of(cls, route: Candidate, markup_scaled: int, rules: EstimateRules) -> Plain | None:
@@ -97,7 +100,11 @@ class Plain(msgspec.Struct, frozen=True, gc=False):
             return None
         own, window = route.max_output_tokens or 0, route.context_window or NO_WINDOW
         least = min(rules.min_output_tokens, own)
-        return cls(rates, markup_scaled, rates.unit_nano(markup_scaled), window, own, least)
+        made = cls(rates, markup_scaled, rates.unit_nano(markup_scaled), window, own, least)
+        if (untiered := rates.untiered) is None:
+            return made
+        lower = cls(untiered, markup_scaled, untiered.unit_nano(markup_scaled), window, own, least)
+        return msgspec.structs.replace(made, untiered=lower, untiered_tokens=rates.untiered_tokens)
 
     def need(self, parsed: ParsedRequest, counted: int | None = None) -> Need | None:
         """Return as `worst_case` of a plain request; None of any other. Raises `NeedTooLarge`."""
@@ -124,8 +131,9 @@ class Plain(msgspec.Struct, frozen=True, gc=False):
         tokens = bound * choices
         if tokens > MAX_COUNT or most * choices > MAX_COUNT:
             return None  # too large, which `worst_case` says
-        unit_nano = self.unit_nano * choices
-        return Need(tokens, self.rates.input_nano(tokens, self.markup_scaled), unit_nano, choices, least, most)
+        priced = self.untiered if self.untiered is not None and tokens <= self.untiered_tokens else self
+        unit_nano = priced.unit_nano * choices
+        return Need(tokens, priced.rates.input_nano(tokens, self.markup_scaled), unit_nano, choices, least, most)
 
 
 def worst_case(
@@ -208,15 +216,21 @@ def _worst_case(
     least, most = _output_bounds(parsed, route, rules)
     predicted = parsed.work.predicted * choices  # tokens, of which each takes a byte at least
     answers = choices * (1 + parsed.work.calls)
-    unit = rates.unit_nano(markup) if parsed.has_output else 0
+    granted = most_granted(parsed.work, rules.default_tool_calls)
+
+    def input_of(granted: int) -> int:
+        return _input_bound(parsed, route, row, rules, counted, granted) * choices
+
+    # A tier is reached by the input that is charged: by that of all rounds, with as many calls as may be granted.
+    unit = rates.up_to(input_of(granted) + predicted).unit_nano(markup) if parsed.has_output else 0
 
     def with_calls(granted: int) -> tuple[int, int]:
         """Return tokens and cost of the input with so many calls granted."""
-        tokens = _input_bound(parsed, route, row, rules, counted, granted) * choices
+        tokens = input_of(granted)
         searches = _searches(parsed, route, granted) * choices if search_price else 0
-        return tokens + predicted, rates.input_nano(tokens, markup, searches) + unit * predicted
+        reached = rates.up_to(tokens + predicted)
+        return tokens + predicted, reached.input_nano(tokens, markup, searches) + unit * predicted
 
-    granted = most_granted(parsed.work, rules.default_tool_calls)
     input_tokens, input_nano = with_calls(min(granted, 1))
     if input_tokens > MAX_COUNT or most * answers > MAX_COUNT:
         raise NeedTooLarge(f"all its choices together may have more than {MAX_COUNT} tokens")

@@ -262,5 +262,5 @@ class Proxy:
         if isinstance(decision, Unavailable):
             logger.debug("request %s was not admitted: %s", context.request_id, decision.reason)
             raise Refuse(refusals.unavailable())
-        max_field = next(iter(context.parsed.max_fields), None)
+        max_field = context.sender.output_setting(next(iter(context.parsed.max_fields), None))
         raise Refuse(limit_refusals.of_decision(decision, context.principal, self._links, max_field))
