@@ -1,6 +1,6 @@
 """The one wiring: from settings to stores, services, engine, routes. Nothing else builds what it uses.
 
-`gateway.runtime` makes everything that talks to the stores; `serving` makes the application that a worker
+`gateway.runtime.wiring` makes everything that talks to the stores; `serving` makes the application that a worker
 serves, with the engine running behind it.
 """
 
@@ -40,8 +40,6 @@ from gateway.endpoints.reads import Health, Reads
 from gateway.endpoints.response_sockets import ResponseSockets
 from gateway.endpoints.routes import add_routes, endpoints_of
 from gateway.metrics.registry import Metrics
-from gateway.outgoing import EXPORTS
-from gateway.payments import links_of, serve_payments, stop_payments
 from gateway.proxy.background_jobs import BackgroundPoller
 from gateway.proxy.forward import Forwarder
 from gateway.proxy.handler import Proxy
@@ -65,6 +63,9 @@ from gateway.rules import (
     socket_rules,
     structure_bounds,
 )
+from gateway.runtime.outgoing import EXPORTS
+from gateway.runtime.payments import links_of, serve_payments, stop_payments
+from gateway.runtime.stores import lookup_wait_s, new_id
 from gateway.server.aiohttp_private import EdgeKind
 from gateway.server.bodies import Bodies
 from gateway.server.clients import Clients
@@ -73,13 +74,12 @@ from gateway.server.edge import EdgeRunner
 from gateway.server.guard import EdgeRules
 from gateway.server.ids import REQUEST_ID
 from gateway.server.plain import PlainRunner
-from gateway.stores import lookup_wait_s, new_id
 from gateway.tokens import Tokenizer
 from gateway.upstream.local.shelf import SharedShelf
 
 if TYPE_CHECKING:
     from billing.price_table import PriceTable
-    from gateway.runtime import Runtime
+    from gateway.runtime.runtime import Runtime
     from gateway.upstream.base import Transport
 
 logger = logging.getLogger(__name__)

@@ -155,7 +155,7 @@ async def check_secrets_key(stores: Stores, settings: Settings) -> list[Check]:
             return []
         # Only here: what it is made of takes 20 ms to import.
         from billing.identity.sealing import SealBroken
-        from gateway.seals import check_seals
+        from gateway.runtime.encryption import check_seals
 
         try:
             opened = await check_seals(database, settings)

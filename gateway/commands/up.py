@@ -49,8 +49,8 @@ from gateway.endpoints.metrics_access import PATH as METRICS_PATH
 from gateway.metrics.folder import METRICS_DIR_VARIABLE
 from gateway.process.supervisor import EMBEDDED_VARIABLE, stop_signals, supervise
 from gateway.proxy.records import STDOUT, open_log
-from gateway.runtime import open_runtime
-from gateway.seals import check_seals
+from gateway.runtime.encryption import check_seals
+from gateway.runtime.wiring import open_runtime
 from gateway.server.listening import AddressInUse, address_of, bind
 
 WORKER: Final = (

@@ -148,7 +148,7 @@ async def reconcile(
     from gateway.commands.stores import open_stores, ready_schema
     from gateway.config.environment import command_environment
     from gateway.config.settings import load_settings
-    from gateway.stores import open_engine
+    from gateway.runtime.stores import open_engine
 
     with explained_failures():
         environment = command_environment(os.environ)

@@ -31,12 +31,12 @@ from billing.ledger.set_aside import count_set_aside
 from billing.owned.objects import Retention, RetentionRules
 from billing.shapes.operation import CollectBody, JobShape, ReconcileBody, report_shape, with_run
 from billing.times import TimeError, parse_rfc3339, rfc3339
-from gateway.metering import start_collecting
-from gateway.outgoing import start_exports, start_mailer, start_notices
-from gateway.payments import start_payments
+from gateway.runtime.metering import start_collecting
+from gateway.runtime.outgoing import start_exports, start_mailer, start_notices
+from gateway.runtime.payments import start_payments
+from gateway.runtime.stores import new_id
 from gateway.server import refusals
 from gateway.server.refusals import Refuse
-from gateway.stores import new_id
 
 if TYPE_CHECKING:
     from aiohttp import web
@@ -47,7 +47,7 @@ if TYPE_CHECKING:
     from gateway.endpoints.reads import Health
     from gateway.metrics.registry import Metrics
     from gateway.proxy.records import RequestLog
-    from gateway.runtime import Runtime
+    from gateway.runtime.runtime import Runtime
     from gateway.server.bodies import Bodies
 
 logger = logging.getLogger(__name__)

@@ -39,7 +39,7 @@ from gateway.process.supervisor import (
     die_with_parent,
     stop_signals,
 )
-from gateway.runtime import open_runtime
+from gateway.runtime.wiring import open_runtime
 from gateway.server.aiohttp_private import UnknownAiohttp, check_edge
 from gateway.server.edge import EdgeRunner, EdgeServer
 from gateway.server.listening import raise_file_limit

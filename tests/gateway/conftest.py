@@ -18,7 +18,8 @@ from gateway.config.settings import ProviderConfig, Secret, Settings
 from gateway.endpoints.reads import Health
 from gateway.metrics.registry import Metrics
 from gateway.proxy.handler import Proxy
-from gateway.runtime import Runtime, open_runtime
+from gateway.runtime.runtime import Runtime
+from gateway.runtime.wiring import open_runtime
 from gateway.server.edge import EdgeRunner
 from gateway.server.listening import address_of, bind
 from gateway.server.plain import PlainRunner

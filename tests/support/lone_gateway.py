@@ -12,7 +12,7 @@ from dataclasses import replace
 from gateway.app import serving
 from gateway.config.defaults import Limits
 from gateway.config.settings import Settings
-from gateway.runtime import open_runtime
+from gateway.runtime.wiring import open_runtime
 from tests.gateway.conftest import OF_TESTS, impatient, run
 from tests.support.shipped import shipped_settings
 

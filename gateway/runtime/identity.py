@@ -25,7 +25,7 @@ from billing.identity.signing_keys import SigningKeys, TokenRules
 from billing.identity.subjects import Subjects
 from billing.identity.users import Users
 from gateway.config.settings import public_url
-from gateway.seals import sealer_of
+from gateway.runtime.encryption import sealer_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     from billing.identity.sign_in import Found
     from billing.plans import Plans
     from gateway.config.settings import Settings
-    from gateway.outgoing import Outgoing
+    from gateway.runtime.outgoing import Outgoing
 
 DAY_S: Final = 86_400
 

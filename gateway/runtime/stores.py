@@ -1,5 +1,5 @@
 """The engine on open stores, made from settings: what a command needs that compares or corrects, and what
-`gateway.runtime` puts the billing API on. It imports no HTTP, so that such a command starts fast."""
+`gateway.runtime.wiring` puts the billing API on. It imports no HTTP, so that such a command starts fast."""
 
 from __future__ import annotations
 

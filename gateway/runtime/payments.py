@@ -27,8 +27,8 @@ from billing.payments.local.html import HEADERS, framed
 from billing.payments.local.web import PAY, pay_routes
 from billing.payments.return_urls import origins_of
 from billing.payments.rounds import Rounds
-from gateway.bills import BILLS, start_bills
 from gateway.config.settings import public_url
+from gateway.runtime.bills import BILLS, start_bills
 from gateway.server.limit_refusals import Links
 
 if TYPE_CHECKING:
@@ -40,7 +40,7 @@ if TYPE_CHECKING:
     from billing.plans import Plan, Plans
     from gateway.config.settings import Settings
     from gateway.metrics.registry import Metrics
-    from gateway.runtime import Runtime
+    from gateway.runtime.runtime import Runtime
 
 
 EXPIRY: Final = "credit_expiry"

@@ -43,7 +43,7 @@ if TYPE_CHECKING:
     from gateway.config.secret import Secret
     from gateway.config.settings import Settings
     from gateway.metrics.registry import Metrics
-    from gateway.runtime import Runtime
+    from gateway.runtime.runtime import Runtime
 
 
 _JSON: Final = {"Accept": "application/json", "User-Agent": "metergate"}
