@@ -183,7 +183,7 @@ async def serving(
             engine.loops.start("background", parts.poller.run)
             health.exports = start_shared_work(runtime, metrics, jobs)
         health.ready = True
-        yield Served(app, parts.proxy, parts.dialects, rules, settings.defaults.edge, clients), health
+        yield Served(app, parts.proxy, parts.dialects, rules, settings.defaults.edge.edge, clients), health
     finally:
         health.ready = False
         await engine.loops.stop("background", "housekeeping", "metrics", "plans", "prices", "reconcile", "refused")
@@ -193,7 +193,7 @@ async def serving(
         await runtime.refused.flush()
         parts.remainder.hurry()
         await parts.poller.stop()
-        if not await engine.stop(settings.defaults.postgres_timeout_s):
+        if not await engine.stop(settings.defaults.stores.postgres_timeout_s):
             logger.error("debits wait in Redis's journal: the next gateway writes them")
         metrics.flush()
         await sockets.close()
@@ -216,11 +216,13 @@ def _make_parts(runtime: Runtime, metrics: Metrics, tokenizer: Tokenizer) -> _Pa
     note_unknown_dialects(served.values(), dialects)
     bodies = Bodies(body_rules(settings))
     links = links_of(settings, runtime.follower.plans)
-    log = None if settings.request_log is None else RequestLog(settings.request_log, defaults.request_log_lines)
+    log = None if settings.request_log is None else RequestLog(settings.request_log, defaults.process.request_log_lines)
     records = Records(runtime.refused, log)
-    missing = MissingUsage(defaults.missing_usage, tokenizer)
-    settlements = Settlements(engine.holds, missing, metrics, defaults.max_usage_factor)
-    jobs = BackgroundJobs(runtime.database, engine.change_notifier, engine.gateway_id, defaults.background_lease_s)
+    missing = MissingUsage(defaults.request.missing_usage, tokenizer)
+    settlements = Settlements(engine.holds, missing, metrics, defaults.request.max_usage_factor)
+    jobs = BackgroundJobs(
+        runtime.database, engine.change_notifier, engine.gateway_id, defaults.background.background_lease_s
+    )
     polling = background_rules(defaults)
     providers = JobProviders(transports, router, polling)
     poller = BackgroundPoller(jobs, providers, settlements, dialects.creations(), polling, new_id, time.time)

@@ -26,7 +26,7 @@ from gateway.upstream.transport import HttpTransport
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from gateway.config.defaults import Limits
+    from gateway.config.defaults import Defaults
     from gateway.config.providers import ProviderConfig
     from gateway.config.settings import Settings
     from gateway.dialects.registry import Dialects
@@ -55,16 +55,16 @@ def make_transports(settings: Settings, tokenizer: Tokenizer, shelf: Shelf) -> d
                 tokenizer,
                 delay_ms=provider.delay_ms,
                 chunk_delay_ms=provider.chunk_delay_ms,
-                timeout_s=defaults.upstream_timeout_s,
+                timeout_s=defaults.upstream.upstream_timeout_s,
                 shelf=shelf,
             )
         else:
             transports[provider.name] = HttpTransport(
-                connections=defaults.upstream_connections,
-                connect_timeout_s=defaults.connect_timeout_s,
-                timeout_s=defaults.upstream_timeout_s,
-                account_share=defaults.upstream_account_share,
-                waiting=defaults.upstream_waiting,
+                connections=defaults.upstream.upstream_connections,
+                connect_timeout_s=defaults.stores.connect_timeout_s,
+                timeout_s=defaults.upstream.upstream_timeout_s,
+                account_share=defaults.upstream.upstream_account_share,
+                waiting=defaults.upstream.upstream_waiting,
             )
     return transports
 
@@ -77,16 +77,16 @@ def note_unknown_dialects(providers: Iterable[ProviderConfig], dialects: Dialect
             logger.warning("provider %s: there is no dialect %s here; those that are: %s", provider.name, name, known)
 
 
-def structure_bounds(defaults: Limits) -> StructureBounds:
+def structure_bounds(defaults: Defaults) -> StructureBounds:
     """Return how much structure a request may have, from the configuration's `max_request_*`."""
     return StructureBounds(
-        depth=defaults.max_request_depth,
-        fields=defaults.max_request_fields,
-        messages=defaults.max_request_messages,
-        parts=defaults.max_request_parts,
-        tools=defaults.max_request_tools,
-        members=defaults.max_request_members,
-        values=defaults.max_request_values,
+        depth=defaults.structure.depth,
+        fields=defaults.structure.fields,
+        messages=defaults.structure.messages,
+        parts=defaults.structure.parts,
+        tools=defaults.structure.tools,
+        members=defaults.structure.members,
+        values=defaults.structure.values,
     )
 
 
@@ -94,91 +94,101 @@ def body_rules(settings: Settings) -> BodyRules:
     """Return the bounds of bodies in memory. One body alone always fits."""
     defaults, largest = settings.defaults, settings.proxy_max_body_bytes
     return BodyRules(
-        large_bytes=defaults.large_body_bytes,
-        worker_bytes=max(defaults.body_bytes_in_flight, largest),
-        account_bytes=max(defaults.account_body_bytes_in_flight, largest),
+        large_bytes=defaults.bodies.large_body_bytes,
+        worker_bytes=max(defaults.bodies.body_bytes_in_flight, largest),
+        account_bytes=max(defaults.bodies.account_body_bytes_in_flight, largest),
     )
 
 
 def edge_rules(settings: Settings, cors: Cors | None) -> EdgeRules:
     """Return what the edge follows of the configuration."""
     defaults = settings.defaults
-    most = connections_within(defaults.max_connections)
+    most = connections_within(defaults.edge.max_connections)
     return EdgeRules(
         cors=cors,
-        linger_s=defaults.linger_s,
-        linger_bytes=defaults.linger_bytes,
-        head_timeout_s=defaults.head_timeout_s,
-        head_bytes=defaults.head_bytes_in_flight,
-        body_min_bytes_per_s=defaults.body_min_bytes_per_s,
-        body_slow_s=defaults.body_slow_s,
+        linger_s=defaults.edge.linger_s,
+        linger_bytes=defaults.edge.linger_bytes,
+        head_timeout_s=defaults.edge.head_timeout_s,
+        head_bytes=defaults.edge.head_bytes_in_flight,
+        body_min_bytes_per_s=defaults.edge.body_min_bytes_per_s,
+        body_slow_s=defaults.edge.body_slow_s,
         max_body_bytes=settings.proxy_max_body_bytes,
         max_api_body_bytes=settings.max_body_bytes,
         max_connections=most,
-        connections_per_address=max(1, min(defaults.connections_per_address, most // LEAST_SHARERS)),
-        connections_per_account=max(1, min(defaults.connections_per_account, most // LEAST_SHARERS)),
+        connections_per_address=max(1, min(defaults.edge.connections_per_address, most // LEAST_SHARERS)),
+        connections_per_account=max(1, min(defaults.edge.connections_per_account, most // LEAST_SHARERS)),
         addresses=Addresses(settings.trusted_proxies),
-        body_bytes_per_s=defaults.body_bytes_per_s,
-        write_timeout_s=defaults.client_write_timeout_s,
+        body_bytes_per_s=defaults.edge.body_bytes_per_s,
+        write_timeout_s=defaults.request.client_write_timeout_s,
     )
 
 
-def background_rules(defaults: Limits) -> BackgroundRules:
+def background_rules(defaults: Defaults) -> BackgroundRules:
     """Return how background responses are followed."""
     return BackgroundRules(
-        *(defaults.background_poll_s, defaults.max_request_s, defaults.background_expiry_s, defaults.background_jobs),
-        *(defaults.upstream_answer_bytes, defaults.max_usage_factor),
+        *(
+            defaults.background.background_poll_s,
+            defaults.request.max_request_s,
+            defaults.background.background_expiry_s,
+            defaults.background.background_jobs,
+        ),
+        *(defaults.request.upstream_answer_bytes, defaults.request.max_usage_factor),
     )
 
 
-def drain_rules(defaults: Limits) -> DrainRules:
+def drain_rules(defaults: Defaults) -> DrainRules:
     """Return how an answer is read on after its client left."""
-    return DrainRules(defaults.disconnect_drain_s, defaults.reasoning_drain_s, defaults.upstream_answer_bytes)
+    return DrainRules(
+        defaults.request.disconnect_drain_s, defaults.request.reasoning_drain_s, defaults.request.upstream_answer_bytes
+    )
 
 
-def estimate_rules(defaults: Limits) -> EstimateRules:
+def estimate_rules(defaults: Defaults) -> EstimateRules:
     """Return how the worst case of a request is estimated."""
     return EstimateRules(
-        defaults.strict,
-        defaults.min_output_tokens,
-        defaults.estimated_output_tokens,
-        defaults.moderation_model,
-        default_tool_calls=defaults.default_tool_calls,
-        tool_call_tokens=defaults.tool_call_tokens,
-        strict_tools=defaults.strict_tools,
+        defaults.estimate.strict,
+        defaults.estimate.min_output_tokens,
+        defaults.estimate.estimated_output_tokens,
+        defaults.estimate.moderation_model,
+        default_tool_calls=defaults.estimate.default_tool_calls,
+        tool_call_tokens=defaults.estimate.tool_call_tokens,
+        strict_tools=defaults.estimate.strict_tools,
     )
 
 
-def forward_rules(defaults: Limits) -> ForwardRules:
+def forward_rules(defaults: Defaults) -> ForwardRules:
     """Return the bounds of forwarding a request."""
     return ForwardRules(
-        defaults.upstream_answer_bytes,
-        defaults.max_request_s,
-        defaults.client_write_timeout_s,
+        defaults.request.upstream_answer_bytes,
+        defaults.request.max_request_s,
+        defaults.request.client_write_timeout_s,
         estimate_rules(defaults),
         attempt_rules(defaults),
         first_timeout_s(defaults),
-        round(defaults.tool_overrun * 100),
+        round(defaults.request.tool_overrun * 100),
     )
 
 
-def attempt_rules(defaults: Limits) -> AttemptRules:
+def attempt_rules(defaults: Defaults) -> AttemptRules:
     """Return the bounds of a request's attempts."""
     return AttemptRules(
-        defaults.max_attempts,
-        defaults.retries,
-        defaults.retry_backoff_ms / 1000,
-        defaults.retry_wait_s,
-        defaults.attempt_timeout_s,
-        defaults.attempts_deadline_s,
+        defaults.attempts.max_attempts,
+        defaults.attempts.retries,
+        defaults.attempts.retry_backoff_ms / 1000,
+        defaults.attempts.retry_wait_s,
+        defaults.attempts.attempt_timeout_s,
+        defaults.attempts.attempts_deadline_s,
     )
 
 
-def first_timeout_s(defaults: Limits) -> float | None:
+def first_timeout_s(defaults: Defaults) -> float | None:
     """Return how long a first attempt's answer may take to begin; None where the silence of the provider, which its
     connection bounds, ends it no later."""
-    bound_s = min(defaults.attempt_timeout_s or defaults.attempts_deadline_s, defaults.attempts_deadline_s)
-    return bound_s if bound_s < defaults.upstream_timeout_s else None
+    bound_s = min(
+        defaults.attempts.attempt_timeout_s or defaults.attempts.attempts_deadline_s,
+        defaults.attempts.attempts_deadline_s,
+    )
+    return bound_s if bound_s < defaults.upstream.upstream_timeout_s else None
 
 
 def proxy_rules(settings: Settings) -> ProxyRules:
@@ -187,25 +197,27 @@ def proxy_rules(settings: Settings) -> ProxyRules:
     return ProxyRules(
         estimate=estimate_rules(defaults),
         max_body_bytes=settings.proxy_max_body_bytes,
-        upload_timeout_s=defaults.upload_timeout_s,
+        upload_timeout_s=defaults.request.upload_timeout_s,
         grace_s=settings.payment_grace_days * DAY_S,
-        session_headers=defaults.session_headers,
-        charge_expired=defaults.expired_hold == "input",
+        session_headers=defaults.request.session_headers,
+        charge_expired=defaults.request.expired_hold == "input",
         betas=Betas(DEFAULT_BETAS, settings.betas),
-        refuse_unknown_tools=defaults.unknown_tools == "refuse",
+        refuse_unknown_tools=defaults.request.unknown_tools == "refuse",
     )
 
 
 def socket_rules(settings: Settings) -> tuple[ClientSocketRules, SocketRules]:
     """Return the bounds of WebSockets, of clients and to providers."""
     defaults = settings.defaults
-    most = connections_within(defaults.max_connections)
+    most = connections_within(defaults.edge.max_connections)
     return (
         ClientSocketRules(
-            most=min(defaults.response_sockets, max(1, most // LEAST_SHARERS)),
-            most_of_account=defaults.response_sockets_per_account,
-            max_s=defaults.response_socket_s,
+            most=min(defaults.client_sockets.response_sockets, max(1, most // LEAST_SHARERS)),
+            most_of_account=defaults.client_sockets.response_sockets_per_account,
+            max_s=defaults.client_sockets.response_socket_s,
             max_message_bytes=settings.proxy_max_body_bytes,
         ),
-        SocketRules(SOCKET_CONNECT_S, defaults.upstream_timeout_s, defaults.upstream_answer_bytes, ENDS),
+        SocketRules(
+            SOCKET_CONNECT_S, defaults.upstream.upstream_timeout_s, defaults.request.upstream_answer_bytes, ENDS
+        ),
     )

@@ -68,7 +68,7 @@ async def diagnose(environ: Mapping[str, str], output: Output, *, providers: boo
                 check_postgres(stores),
                 check_plans(stores, settings),
                 check_secrets_key(stores, settings),
-                check_redis(stores.redis_url, settings.defaults.lease_s),
+                check_redis(stores.redis_url, settings.defaults.holds.lease_s),
                 check_clocks(stores),
                 check_mail(settings),
             )

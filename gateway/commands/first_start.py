@@ -153,7 +153,7 @@ async def make_first_account(runtime: "Runtime") -> FirstAccount | None:
     page = await runtime.accounts.page(2)
     match page.items:
         case []:
-            account = await runtime.accounts.create(ACCOUNT_NAME, runtime.settings.defaults.default_plan)
+            account = await runtime.accounts.create(ACCOUNT_NAME, runtime.settings.defaults.accounts.default_plan)
         case [only] if only.name == ACCOUNT_NAME and not (await runtime.api_keys.page(only.id, 1)).items:
             account = only
         case _:

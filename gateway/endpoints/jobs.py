@@ -134,12 +134,14 @@ def start_shared_work(runtime: Runtime, metrics: Metrics, jobs: Jobs) -> ExportW
     process of pages, which has the CPU only where no worker wants it: what it had the lease of, everybody waited for.
     """
     loops, database, defaults = runtime.engine.loops, runtime.database, runtime.settings.defaults
-    loops.start("reconcile", lambda: jobs.reconcile_for_ever(defaults.reconcile_interval_s))
-    unverified = FORGET_UNVERIFIED, defaults.unverified_retention_days
-    kept = RetentionRules(defaults.object_retention_days, defaults.job_retention_days, (unverified,))
+    loops.start("reconcile", lambda: jobs.reconcile_for_ever(defaults.process.reconcile_interval_s))
+    unverified = FORGET_UNVERIFIED, defaults.retention.unverified_retention_days
+    kept = RetentionRules(
+        defaults.retention.object_retention_days, defaults.retention.job_retention_days, (unverified,)
+    )
     loops.start("retention", Retention(database, kept, new_id(), FORGET).run)
-    if defaults.usage_retention_months is not None:
-        retention = UsageRetention(database, defaults.usage_retention_months, new_id(), time.time)
+    if defaults.retention.usage_retention_months is not None:
+        retention = UsageRetention(database, defaults.retention.usage_retention_months, new_id(), time.time)
         told = "Months of usage events that are old enough to be dropped and stay: their rollups are not those of them."
         metrics.gauge("usage_months_kept", told, lambda: retention.kept, "max")
         loops.start("usage_retention", retention.run)

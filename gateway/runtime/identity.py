@@ -71,7 +71,7 @@ def make_identity(
 ) -> Identity:
     """Return what works on people; signing keys are read over `of_keys`, other issuers are asked over `ask`."""
     defaults, frontend_url = settings.defaults, settings.frontend_url
-    plan, founder = defaults.default_plan, _founder(defaults.default_plan, new_id)
+    plan, founder = defaults.accounts.default_plan, _founder(defaults.accounts.default_plan, new_id)
     users = Users(database, new_id, settings.identity.approval)
     subjects = Subjects(database, users, founder)
     sealer = sealer_of(settings)
@@ -81,11 +81,11 @@ def make_identity(
     sessions = Sessions(database, keys, new_id, shown, admits=admits)
     people = _people(settings, database, users, sessions, effects, new_id, sealer)
     bounds = Bounds(
-        defaults.organizations_per_user,
-        defaults.invitations_per_day,
-        defaults.invitation_sends,
-        defaults.invitations_per_person,
-        defaults.invitations_per_address,
+        defaults.organizations.organizations_per_user,
+        defaults.organizations.invitations_per_day,
+        defaults.organizations.invitation_sends,
+        defaults.organizations.invitations_per_person,
+        defaults.organizations.invitations_per_address,
     )
     return Identity(
         people=people,
@@ -108,10 +108,10 @@ def token_rules(settings: Settings) -> TokenRules:
     return TokenRules(
         access_s=settings.jwt_expiry_hours * 3600,
         refresh_s=settings.refresh_token_expiry_days * DAY_S,
-        grace_s=defaults.refresh_grace_s,
-        rotation_s=defaults.signing_key_days * DAY_S,
+        grace_s=defaults.sign_in.refresh_grace_s,
+        rotation_s=defaults.sign_in.signing_key_days * DAY_S,
         secret=None if secret is None else secret.reveal(),
-        sessions=defaults.sessions_per_user,
+        sessions=defaults.sign_in.sessions_per_user,
     )
 
 
@@ -171,17 +171,17 @@ def _people(
     """Make what people register, sign in and are changed by."""
     defaults = settings.defaults
     rules = CodeRules(
-        mails_per_address=defaults.mails_per_address,
-        mails_per_network=defaults.mails_per_network,
-        failures=defaults.sign_in_failures,
-        wait_s=defaults.sign_in_wait_s,
-        most_wait_s=defaults.sign_in_most_wait_s,
+        mails_per_address=defaults.codes.mails_per_address,
+        mails_per_network=defaults.codes.mails_per_network,
+        failures=defaults.codes.sign_in_failures,
+        wait_s=defaults.codes.sign_in_wait_s,
+        most_wait_s=defaults.codes.sign_in_most_wait_s,
     )
     return People(
         database,
         users,
         Codes(database, new_id, rules),
-        Passwords(at_once=defaults.passwords_at_once),
+        Passwords(at_once=defaults.sign_in.passwords_at_once),
         sessions,
         effects,
         new_id,

@@ -66,7 +66,7 @@ def payment_rules(settings: Settings) -> PaymentRules:
     flows = FlowRules(*bounds, origins_of(named), home, payments.open_pages)
     grace = timedelta(days=settings.payment_grace_days)
     return PaymentRules(
-        *(flows, settings.defaults.default_plan, grace, own),
+        *(flows, settings.defaults.accounts.default_plan, grace, own),
         declines=payments.auto_recharge_declines,
         credit_days=payments.credit_expires_days,
     )

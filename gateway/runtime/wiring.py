@@ -52,28 +52,28 @@ if TYPE_CHECKING:
     from billing.plans import Plans
     from billing.principals import Principal
     from billing.shapes.quotas import WindowShape
-    from gateway.config.defaults import Limits
+    from gateway.config.defaults import Defaults
     from gateway.config.settings import Settings
 
 
-def refused_rules(defaults: Limits) -> RefusedRules:
+def refused_rules(defaults: Defaults) -> RefusedRules:
     """Return the bounds of what is kept of refusals, from the configuration's."""
     return RefusedRules(
-        per_key=defaults.refusals_per_key,
-        keys=defaults.refusals_keys,
-        age_s=defaults.refusals_kept_s,
-        pending=defaults.refusals_pending,
+        per_key=defaults.refusals.refusals_per_key,
+        keys=defaults.refusals.refusals_keys,
+        age_s=defaults.refusals.refusals_kept_s,
+        pending=defaults.refusals.refusals_pending,
     )
 
 
 def make_attempts(settings: Settings, redis: RedisState) -> Attempts:
     """Return what counts wrong keys by address, in Redis for all gateways."""
     defaults = settings.defaults
-    window_s = defaults.failed_attempts_window_s
+    window_s = defaults.stores.failed_attempts_window_s
     return Attempts(
         counted_in_redis(redis, window_s),
         Addresses(settings.trusted_proxies),
-        AttemptLimits(defaults.failed_attempts, window_s, max(1, defaults.postgres_pool_size - 1)),
+        AttemptLimits(defaults.stores.failed_attempts, window_s, max(1, defaults.stores.postgres_pool_size - 1)),
         time.monotonic,
         ADDRESSES_MAX,
     )
@@ -109,10 +109,12 @@ async def open_runtime(
         gateway_id=gateway_id,
     ) as stores:
         apart = _Apart(
-            of_api=stores.database.another(size=defaults.api_pool_size, timeout_s=defaults.postgres_timeout_s),
-            of_keys=stores.database.another(size=1, timeout_s=defaults.postgres_timeout_s),
+            of_api=stores.database.another(
+                size=defaults.stores.api_pool_size, timeout_s=defaults.stores.postgres_timeout_s
+            ),
+            of_keys=stores.database.another(size=1, timeout_s=defaults.stores.postgres_timeout_s),
             of_collection=stores.database.another(size=POOL_SIZE, timeout_s=STATEMENT_S),
-            ask=Outgoing(defaults.issuer_timeout_s, defaults.issuer_answer_bytes),
+            ask=Outgoing(defaults.sign_in.issuer_timeout_s, defaults.sign_in.issuer_answer_bytes),
         )
         try:
             runtime = _runtime(settings, stores, apart, await deployment_of(stores.database))
@@ -206,22 +208,24 @@ def _services(
         bills=make_bills(settings, database),
         audit=AuditLog(database),
         exports=Exports(database),
-        features=Features(database, plans, defaults.default_plan, utc_now),
-        windows=partial(_windows, engine, Principals(database, plans, defaults.default_plan)),
+        features=Features(database, plans, defaults.accounts.default_plan, utc_now),
+        windows=partial(_windows, engine, Principals(database, plans, defaults.accounts.default_plan)),
         upgrade_url=links.upgrade_url,
         setup_url=links.setup_url,
         keys_url=links.keys_url,
         endpoints=Endpoints(
-            database, new_id, EndpointRules(defaults.webhook_endpoints, private=defaults.webhook_private_addresses)
+            database,
+            new_id,
+            EndpointRules(defaults.webhooks.webhook_endpoints, private=defaults.webhooks.webhook_private_addresses),
         ),
         sign_in=identity.sign_in,
         credentials=identity.credentials,
         refused=RefusedRequests(engine.redis, refused_rules(defaults), look=ExhaustedNotices(database).look),
         effects=effects,
         plans=plans,
-        credits_per_usd=defaults.credits_per_usd,
-        customers_see=defaults.customers_see,
-        grant_confirm_usd=defaults.grant_confirm_usd,
+        credits_per_usd=defaults.accounts.credits_per_usd,
+        customers_see=defaults.accounts.customers_see,
+        grant_confirm_usd=defaults.accounts.grant_confirm_usd,
         sends_mail=delivery_here(settings) is not None,
         authenticate=_authenticator(engine),
         known=partial(recognised, engine.cache),
@@ -234,9 +238,9 @@ def _services(
             settings.models, settings.providers, in_force.prices, names, time.time()
         ),
         providers=partial(provider_list, settings, engine.redis),
-        default_plan=defaults.default_plan,
-        keys_per_user=defaults.keys_per_user,
-        rotation_grace_s=defaults.rotation_grace_s,
+        default_plan=defaults.accounts.default_plan,
+        keys_per_user=defaults.accounts.keys_per_user,
+        rotation_grace_s=defaults.accounts.rotation_grace_s,
         new_id=new_id,
         sessions=identity.sessions,
         browsers=identity.browsers,

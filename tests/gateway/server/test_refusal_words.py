@@ -1,7 +1,6 @@
 """What every refusal says, in the envelope of each API: what a customer can do, where, and no word for operators."""
 
 import ast
-import dataclasses
 import inspect
 import json
 import re
@@ -20,7 +19,7 @@ from billing.keys.presented import DifferentKeys
 from billing.plans import Plan
 from billing.principals import Limit, Subject
 from billing.quotas import Metric, Quota, Window
-from gateway.config.defaults import Limits
+from gateway.config.defaults import KEYS
 from gateway.dialects.base import Envelope
 from gateway.dialects.openai_responses import errors as responses
 from gateway.dialects.registry import make_dialects
@@ -33,7 +32,7 @@ from tests.gateway.server.test_refusals import principal
 
 ROOT: Final = Path(__file__).parents[3]
 FRONT, PAY, CONSOLE = "https://pay.example.com", "https://gw.example.com/pay", "https://gw.example.com/console"
-SETTINGS: Final = {name for field in dataclasses.fields(Limits) if "_" in (name := field.name)}
+SETTINGS: Final = {name for name in KEYS if "_" in name}
 SAID_OF_REQUESTS: Final = {"max_parallel_requests", "max_output_tokens", "context_window"}
 FOR_OPERATORS: Final = re.compile(
     r"\boperators?\b|metergate operator|(?:metergate|plans|prices)\.yaml|[A-Z]+_[A-Z_]+|\b(?:"
