@@ -77,6 +77,11 @@ class EstimateSettings(Struct, frozen=True):
         "omni-moderation-latest"
     )
 
+    def granting(self, *tool_calls: int | None) -> EstimateSettings:
+        """Return the same with the first of these numbers that is one, if any, as `default_tool_calls`."""
+        most = next((calls for calls in tool_calls if calls is not None), self.default_tool_calls)
+        return self if most == self.default_tool_calls else structs.replace(self, default_tool_calls=most)
+
 
 class AttemptSettings(Struct, frozen=True):
     """Attempts of one request at providers."""
@@ -119,9 +124,6 @@ class RequestSettings(Struct, frozen=True):
     max_request_s: Annotated[
         float, within(0.05, 86_400, "longest life of a request after admission; then it is cut")
     ] = 3600
-    client_write_timeout_s: Annotated[
-        float, within(0.05, 3600, "longest time without a client taking any of its answer")
-    ] = 60
     max_usage_factor: Annotated[
         int,
         within(
@@ -196,6 +198,9 @@ class EdgeSettings(Struct, frozen=True):
             "requests' lines and headers that are not whole yet, in one process; above, the largest end",
         ),
     ] = 32 * MIB
+    client_write_timeout_s: Annotated[
+        float, within(0.05, 3600, "longest time without a client taking any of its answer")
+    ] = 60
     body_bytes_per_s: Annotated[
         int, within(65_536, 8192 * MIB, "how fast one process takes all bodies together, after a burst")
     ] = 32 * MIB

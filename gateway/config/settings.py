@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Final
 from billing.addresses import is_this_machine
 from billing.plans import Plan, upgrade_cycles
 from billing.price_table import METER_PROVIDER, PriceTable
+from billing.settings import DAY_S
 from gateway.config.betas import read_betas
 from gateway.config.defaults import Defaults, read_defaults
 from gateway.config.environment import VARIABLES_OF, Environment, read_environment
@@ -82,6 +83,11 @@ class Settings(Environment):
     exports: tuple[ExportConfig, ...] = ()
     betas: Mapping[str, Mapping[str, BetaEffect]] = field(default_factory=dict)
     notes: tuple[Problem, ...] = ()
+
+    @property
+    def payment_grace_s(self) -> int:
+        """Return how long an account that is past due may still spend."""
+        return self.payment_grace_days * DAY_S
 
 
 def load_settings(environ: Mapping[str, str], *, mode: Mode = "serve", with_prices: bool = True) -> Settings:

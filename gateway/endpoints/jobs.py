@@ -28,7 +28,7 @@ from billing.holds.reconcile import reconcile_once
 from billing.identity.sessions import FORGET, FORGET_UNVERIFIED
 from billing.ledger.retention import UsageRetention
 from billing.ledger.set_aside import count_set_aside
-from billing.owned.objects import Retention, RetentionRules
+from billing.owned.objects import Retention
 from billing.shapes.operation import CollectBody, JobShape, ReconcileBody, report_shape, with_run
 from billing.times import TimeError, parse_rfc3339, rfc3339
 from gateway.runtime.metering import start_collecting
@@ -135,13 +135,11 @@ def start_shared_work(runtime: Runtime, metrics: Metrics, jobs: Jobs) -> ExportW
     """
     loops, database, defaults = runtime.engine.loops, runtime.database, runtime.settings.defaults
     loops.start("reconcile", lambda: jobs.reconcile_for_ever(defaults.process.reconcile_interval_s))
-    unverified = FORGET_UNVERIFIED, defaults.retention.unverified_retention_days
-    kept = RetentionRules(
-        defaults.retention.object_retention_days, defaults.retention.job_retention_days, (unverified,)
-    )
-    loops.start("retention", Retention(database, kept, new_id(), FORGET).run)
-    if defaults.retention.usage_retention_months is not None:
-        retention = UsageRetention(database, defaults.retention.usage_retention_months, new_id(), time.time)
+    kept = defaults.retention
+    unverified = FORGET_UNVERIFIED, kept.unverified_retention_days
+    loops.start("retention", Retention(database, kept, new_id(), (unverified,), FORGET).run)
+    if kept.usage_retention_months is not None:
+        retention = UsageRetention(database, kept.usage_retention_months, new_id(), time.time)
         told = "Months of usage events that are old enough to be dropped and stay: their rollups are not those of them."
         metrics.gauge("usage_months_kept", told, lambda: retention.kept, "max")
         loops.start("usage_retention", retention.run)

@@ -8,13 +8,13 @@ from functools import partial
 from typing import TYPE_CHECKING, Final
 
 from billing.identity.browsers import BrowserRules, Browsers
-from billing.identity.codes import CodeRules, Codes
+from billing.identity.codes import Codes
 from billing.identity.credentials import Credentials
 from billing.identity.invitations import Invitations
 from billing.identity.issuers import ForeignRules, ForeignTokens, KeySet
 from billing.identity.members import Members
 from billing.identity.oidc import OidcSignIn
-from billing.identity.organizations import Bounds, Organizations, found
+from billing.identity.organizations import Organizations, found
 from billing.identity.passwords import Passwords
 from billing.identity.people import People
 from billing.identity.providers import CONSOLE
@@ -80,13 +80,6 @@ def make_identity(
     admits = partial(_admits, settings.identity.providers)
     sessions = Sessions(database, keys, new_id, shown, admits=admits)
     people = _people(settings, database, users, sessions, effects, new_id, sealer)
-    bounds = Bounds(
-        defaults.organizations.organizations_per_user,
-        defaults.organizations.invitations_per_day,
-        defaults.organizations.invitation_sends,
-        defaults.organizations.invitations_per_person,
-        defaults.organizations.invitations_per_address,
-    )
     return Identity(
         people=people,
         sign_in=SignIn(people, founder),
@@ -94,10 +87,15 @@ def make_identity(
         sessions=sessions,
         browsers=Browsers(database, new_id, _admin_key(settings), browser_rules(settings), admits),
         oidc=_oidc_sign_in(settings, ask, keys, sessions, subjects),
-        organizations=Organizations(database, new_id, plan, bounds),
-        members=Members(database, effects, bounds.owned),
+        organizations=Organizations(database, new_id, plan, defaults.organizations),
+        members=Members(database, effects, defaults.organizations.organizations_per_user),
         invitations=Invitations(
-            database, new_id, plans, plan, bounds, frontend_url=frontend_url or f"{public_url(settings)}{CONSOLE}"
+            database,
+            new_id,
+            plans,
+            plan,
+            defaults.organizations,
+            frontend_url=frontend_url or f"{public_url(settings)}{CONSOLE}",
         ),
     )
 
@@ -170,17 +168,10 @@ def _people(
 ) -> People:
     """Make what people register, sign in and are changed by."""
     defaults = settings.defaults
-    rules = CodeRules(
-        mails_per_address=defaults.codes.mails_per_address,
-        mails_per_network=defaults.codes.mails_per_network,
-        failures=defaults.codes.sign_in_failures,
-        wait_s=defaults.codes.sign_in_wait_s,
-        most_wait_s=defaults.codes.sign_in_most_wait_s,
-    )
     return People(
         database,
         users,
-        Codes(database, new_id, rules),
+        Codes(database, new_id, defaults.codes),
         Passwords(at_once=defaults.sign_in.passwords_at_once),
         sessions,
         effects,

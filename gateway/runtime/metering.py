@@ -179,7 +179,7 @@ def make_meters(
         hold_max_s=defaults.services.service_hold_max_s,
         holds=defaults.services.service_holds,
         account_holds=defaults.services.service_holds_per_account,
-        grace_s=settings.payment_grace_days * DAY_S,
+        grace_s=settings.payment_grace_s,
         credits_per_usd=defaults.accounts.credits_per_usd,
     )
     writer = EventWriter(

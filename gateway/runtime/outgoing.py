@@ -29,7 +29,7 @@ from billing.exports.peers import (
 from billing.exports.sinks import Peer
 from billing.exports.worker import ExportRules, ExportWorker
 from billing.identity.issuers import IssuerAway, IssuerRefused
-from billing.identity.mailer import Mailer, MailRules, Smtp, to_console
+from billing.identity.mailer import Mailer, Smtp, to_console
 from billing.notices.destinations import Poster
 from billing.notices.worker import NoticeRules, NoticeWorker, OperatorHook
 from gateway.config.exports import ExportConfig
@@ -127,10 +127,9 @@ def start_notices(runtime: Runtime, metrics: Metrics, new_id: Callable[[], str])
 
 def start_mailer(runtime: Runtime, metrics: Metrics, new_id: Callable[[], str]) -> None:
     """Start sending mails in the background."""
-    defaults = runtime.settings.defaults
-    rules = MailRules(defaults.mails.mail_attempts, defaults.mails.mail_retention_days)
-    delivery = delivery_here(runtime.settings)
-    mailer = Mailer(runtime.database, runtime.people.codes, delivery, rules, new_id())
+    settings = runtime.settings
+    mails, delivery = settings.defaults.mails, delivery_here(settings)
+    mailer = Mailer(runtime.database, runtime.people.codes, delivery, mails, new_id())
     metrics.gauge("mails_waiting", "Mails that are to be sent.", lambda: mailer.waiting, "max")
     metrics.gauge("mails_parked", "Mails that were given up, and are kept for a while.", lambda: mailer.parked, "max")
     metrics.gauge("mail_lag_seconds", "How long the oldest waiting mail has waited.", lambda: mailer.lag_s, "max")

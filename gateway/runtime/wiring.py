@@ -30,11 +30,11 @@ from billing.keys.principals import Principals
 from billing.keys.secrets import secret_digest, well_formed
 from billing.ledger.reports import Reports
 from billing.metering.features import Features
-from billing.notices.endpoints import EndpointRules, Endpoints
+from billing.notices.endpoints import Endpoints
 from billing.payments.assembly import PaymentParts, deployment_of
 from billing.payments.auto_recharge import Alerts
 from billing.payments.coupons import Coupons
-from billing.refused import ExhaustedNotices, RefusedRequests, RefusedRules
+from billing.refused import ExhaustedNotices, RefusedRequests
 from gateway.config.models import unknown_models
 from gateway.config.settings import Settings
 from gateway.proxy.target_health import provider_list
@@ -52,18 +52,7 @@ if TYPE_CHECKING:
     from billing.plans import Plans
     from billing.principals import Principal
     from billing.shapes.quotas import WindowShape
-    from gateway.config.defaults import Defaults
     from gateway.config.settings import Settings
-
-
-def refused_rules(defaults: Defaults) -> RefusedRules:
-    """Return the bounds of what is kept of refusals, from the configuration's."""
-    return RefusedRules(
-        per_key=defaults.refusals.refusals_per_key,
-        keys=defaults.refusals.refusals_keys,
-        age_s=defaults.refusals.refusals_kept_s,
-        pending=defaults.refusals.refusals_pending,
-    )
 
 
 def make_attempts(settings: Settings, redis: RedisState) -> Attempts:
@@ -213,14 +202,10 @@ def _services(
         upgrade_url=links.upgrade_url,
         setup_url=links.setup_url,
         keys_url=links.keys_url,
-        endpoints=Endpoints(
-            database,
-            new_id,
-            EndpointRules(defaults.webhooks.webhook_endpoints, private=defaults.webhooks.webhook_private_addresses),
-        ),
+        endpoints=Endpoints(database, new_id, defaults.webhooks),
         sign_in=identity.sign_in,
         credentials=identity.credentials,
-        refused=RefusedRequests(engine.redis, refused_rules(defaults), look=ExhaustedNotices(database).look),
+        refused=RefusedRequests(engine.redis, defaults.refusals, look=ExhaustedNotices(database).look),
         effects=effects,
         plans=plans,
         credits_per_usd=defaults.accounts.credits_per_usd,
