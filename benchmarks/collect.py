@@ -37,7 +37,7 @@ from billing.database.connection import Database
 from billing.database.migrate import migrate
 from billing.effects import LiveBalance
 from billing.price_table import PriceTable
-from gateway.stores import new_id
+from gateway.runtime.stores import new_id
 
 MINUTES: Final = 3
 BEGAN: Final = datetime.now(UTC).replace(second=0, microsecond=0) - timedelta(hours=1)

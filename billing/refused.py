@@ -29,6 +29,7 @@ from billing.notices.emit import emit
 if TYPE_CHECKING:
     from billing.database.connection import Database
     from billing.holds.redis.state import RedisState
+    from billing.settings import RefusalSettings
 
 logger = logging.getLogger(__name__)
 
@@ -47,21 +48,6 @@ HINT_EVERY_S: Final = 3600.0
 LEFT_OF: Final = 20
 """A quota of which a twentieth or less is left is used up."""
 _OF_A_KEY: Final = frozenset({"key", "user"})
-
-
-@dataclass(frozen=True, slots=True)
-class RefusedRules:
-    """How many refusals each key keeps (0: none are kept at all), how many keys, for how long in seconds; and how many
-    may wait in one process to be written."""
-
-    per_key: int = 20
-    keys: int = 1000
-    age_s: float = 86_400
-    pending: int = 200
-
-    def __post_init__(self) -> None:
-        if self.per_key < 0 or self.keys < 1 or self.age_s <= 0 or self.pending < 1:
-            raise ValueError("per_key must not be below zero; keys, age_s and pending must be above zero")
 
 
 class RefusedRequest(msgspec.Struct, frozen=True):
@@ -87,14 +73,14 @@ class RefusedRequests:
     def __init__(
         self,
         redis: RedisState,
-        rules: RefusedRules,
+        settings: RefusalSettings,
         clock: Callable[[], float] = time.time,
         look: Callable[[list[RefusedRequest]], Awaitable[None]] | None = None,
     ) -> None:
         """`look` is shown what is written, once a second."""
         self._redis = redis
         self._look = look
-        self._rules = rules
+        self._settings = settings
         self._clock = clock
         self._waiting: dict[str, deque[RefusedRequest]] = {}
         self._count = 0
@@ -105,7 +91,7 @@ class RefusedRequests:
     @property
     def on(self) -> bool:
         """Return whether refusals are kept."""
-        return self._rules.per_key > 0
+        return self._settings.refusals_per_key > 0
 
     def note(self, refused: RefusedRequest) -> None:
         """Keep one, unless too many wait. Costs a microsecond and never waits."""
@@ -113,13 +99,13 @@ class RefusedRequests:
             return
         key_id = refused.key_id or NO_KEY
         waiting = self._waiting.get(key_id)
-        if waiting is not None and len(waiting) == self._rules.per_key:
+        if waiting is not None and len(waiting) == self._settings.refusals_per_key:
             waiting.append(refused)  # in the place of the oldest, which Redis would not keep either
-        elif self._count >= self._rules.pending:
+        elif self._count >= self._settings.refusals_pending:
             self.dropped += 1
         else:
             if waiting is None:
-                waiting = self._waiting[key_id] = deque(maxlen=self._rules.per_key)
+                waiting = self._waiting[key_id] = deque(maxlen=self._settings.refusals_per_key)
             waiting.append(refused)
             self._count += 1
 
@@ -135,14 +121,14 @@ class RefusedRequests:
         self._waiting, self._count = {}, 0
         if not waiting:
             return
-        rules = self._rules
+        settings = self._settings
         records = {key_id: [_encoded(each) for each in refused] for key_id, refused in waiting.items()}
         try:
             await self._redis.keep_refusals(
                 records,
-                per_key=rules.per_key,
-                most_keys=rules.keys,
-                age_ms=int(rules.age_s * 1000),
+                per_key=settings.refusals_per_key,
+                most_keys=settings.refusals_keys,
+                age_ms=int(settings.refusals_kept_s * 1000),
                 now_ms=self._now_ms(),
             )
         except RedisError as error:
@@ -170,7 +156,7 @@ class RefusedRequests:
         return next((refused for refused in kept if refused.id == request_id), None)
 
     async def _all(self, key_ids: list[str]) -> list[RefusedRequest]:
-        since_ms = self._now_ms() - int(self._rules.age_s * 1000)
+        since_ms = self._now_ms() - int(self._settings.refusals_kept_s * 1000)
         found: list[RefusedRequest] = []
         for start in range(0, len(key_ids), AT_ONCE):
             lists = await asyncio.gather(*map(self._redis.refusals, key_ids[start : start + AT_ONCE]))

@@ -18,8 +18,9 @@ from billing.collect.snapshots import LEAST_DAYS, Checkpoint
 from billing.database.connection import affected, queries
 
 if TYPE_CHECKING:
-    from billing.collect.snapshots import FirstPoint, Page, Source
+    from billing.collect.snapshots import Page, Source
     from billing.database.connection import Connection, Database, Row
+    from billing.settings import FirstPoint
 
 _query = queries("billing.collect")
 

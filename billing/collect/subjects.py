@@ -27,8 +27,8 @@ from billing.pages import BadCursor, Page, page_of
 
 if TYPE_CHECKING:
     from billing.accounts.grants import Grants
-    from billing.collect.snapshots import Unknown
     from billing.database.connection import Connection, Database, Row
+    from billing.settings import Unknown
 
 logger = logging.getLogger(__name__)
 

@@ -26,6 +26,7 @@ from billing.errors import MetergateError
 from billing.identity.letters import quotable
 from billing.identity.mail import enqueue
 from billing.pages import BEFORE_ALL, Page, page_of
+from billing.settings import OrganizationSettings
 
 if TYPE_CHECKING:
     from billing.identity.permissions import Role
@@ -91,23 +92,6 @@ class Organization:
     personal: bool
     account_id: str
     created_at: datetime
-
-
-@dataclass(frozen=True, slots=True)
-class Bounds:
-    """How many organizations one person may own, how many invitations an organization makes in 24 hours, how often it
-    sends one, and how many are mailed in 24 hours by one person and to one address, of whatever organizations."""
-
-    owned: int = 20
-    invitations_a_day: int = 100
-    sends: int = 5
-    mails_by_person: int = 100
-    mails_to_address: int = 5
-
-    def __post_init__(self) -> None:
-        mails = self.mails_by_person, self.mails_to_address
-        if min(self.owned, self.invitations_a_day, self.sends, *mails) < 1:
-            raise ValueError("every bound of organizations must be above zero")
 
 
 def slug_of(name: str) -> str:
@@ -197,10 +181,12 @@ async def check_may_own(connection: Connection, user_id: str, most: int) -> None
 class Organizations:
     """Makes, lists and changes organizations. Methods raise `OrganizationError` and `DatabaseError`."""
 
-    def __init__(self, database: Database, new_id: Callable[[], str], plan: str, bounds: Bounds | None = None) -> None:
+    def __init__(
+        self, database: Database, new_id: Callable[[], str], plan: str, settings: OrganizationSettings | None = None
+    ) -> None:
         """`new_id` makes ULIDs that rise with time; `plan` is that of a new account."""
         self._database, self._new_id, self._plan = database, new_id, plan
-        self._bounds = Bounds() if bounds is None else bounds
+        self._settings = OrganizationSettings() if settings is None else settings
 
     async def create(self, user_id: str, name: str, *, actor: audit.Actor) -> Organization:
         """Create an organization that a person owns. Raises `OrganizationConflict` where they own too many, or are not
@@ -209,7 +195,7 @@ class Organizations:
             user = await connection.fetchrow(_query("memberships_user"), user_id)
             if user is None or user["status"] != "active":
                 raise OrganizationConflict("Who is not let in yet founds no organization: verify your address first.")
-            await check_may_own(connection, user_id, self._bounds.owned)
+            await check_may_own(connection, user_id, self._settings.organizations_per_user)
             return await found(
                 *(connection, self._new_id, self._plan), user_id=user_id, name=name, personal=False, actor=actor
             )

@@ -168,7 +168,7 @@ async def _direct(
     from gateway.commands.stores import open_stores, ready_schema
     from gateway.config.secret import Secret
     from gateway.config.settings import load_settings
-    from gateway.runtime import open_runtime
+    from gateway.runtime.wiring import open_runtime
 
     settings = replace(load_settings(environ, mode="command"), admin_api_key=Secret(secrets.token_urlsafe()))
     async with open_stores(environment, output) as stores:

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Final
 import typer
 
 from billing.cli import REFUSED, REMOTE, TIMED, UNREACHABLE, CommandFailed, Output, Shown, Table, add_command
+from billing.settings import RefusalSettings
 from gateway.commands.store_options import MARKS, open_ledger, refuse_api_url
 
 if TYPE_CHECKING:
@@ -148,7 +149,7 @@ async def reconcile(
     from gateway.commands.stores import open_stores, ready_schema
     from gateway.config.environment import command_environment
     from gateway.config.settings import load_settings
-    from gateway.stores import open_engine
+    from gateway.runtime.stores import open_engine
 
     with explained_failures():
         environment = command_environment(os.environ)
@@ -172,10 +173,12 @@ async def _find_refused(redis_url: str, request_id: str) -> "RefusedRequest | No
     """Return the refusal, if it is still kept. Raises `RedisError`."""
     from billing.holds.redis.client import RedisClient
     from billing.holds.redis.state import Keyspace, RedisState
-    from billing.refused import RefusedRequests, RefusedRules
+    from billing.refused import RefusedRequests
 
     client = RedisClient(redis_url)
     try:
-        return await RefusedRequests(RedisState(client, Keyspace()), RefusedRules(age_s=MOST_KEPT_S)).find(request_id)
+        return await RefusedRequests(RedisState(client, Keyspace()), RefusalSettings(refusals_kept_s=MOST_KEPT_S)).find(
+            request_id
+        )
     finally:
         await client.close()

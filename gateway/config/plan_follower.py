@@ -47,7 +47,7 @@ class PlanFollower:
         synced = await sync_plans(
             self._database,
             settings.plans,
-            settings.defaults.default_plan,
+            settings.defaults.accounts.default_plan,
             version=settings.plans_version,
             take_over=self._take_over,
         )
@@ -88,7 +88,7 @@ class PlanFollower:
 
     def _take(self, in_force: Revision) -> None:
         self.revision = in_force.revision
-        default = self._settings.defaults.default_plan
+        default = self._settings.defaults.accounts.default_plan
         if default not in in_force.plans:  # new accounts, and those whose plan was removed, would have none
             logger.error("the plans in force have no plan %s: those of %s apply", default, PLANS_FILE)
             return

@@ -28,15 +28,15 @@ from billing.holds.reconcile import reconcile_once
 from billing.identity.sessions import FORGET, FORGET_UNVERIFIED
 from billing.ledger.retention import UsageRetention
 from billing.ledger.set_aside import count_set_aside
-from billing.owned.objects import Retention, RetentionRules
+from billing.owned.objects import Retention
 from billing.shapes.operation import CollectBody, JobShape, ReconcileBody, report_shape, with_run
 from billing.times import TimeError, parse_rfc3339, rfc3339
-from gateway.metering import start_collecting
-from gateway.outgoing import start_exports, start_mailer, start_notices
-from gateway.payments import start_payments
+from gateway.runtime.metering import start_collecting
+from gateway.runtime.outgoing import start_exports, start_mailer, start_notices
+from gateway.runtime.payments import start_payments
+from gateway.runtime.stores import new_id
 from gateway.server import refusals
 from gateway.server.refusals import Refuse
-from gateway.stores import new_id
 
 if TYPE_CHECKING:
     from aiohttp import web
@@ -47,7 +47,7 @@ if TYPE_CHECKING:
     from gateway.endpoints.reads import Health
     from gateway.metrics.registry import Metrics
     from gateway.proxy.records import RequestLog
-    from gateway.runtime import Runtime
+    from gateway.runtime.runtime import Runtime
     from gateway.server.bodies import Bodies
 
 logger = logging.getLogger(__name__)
@@ -134,12 +134,12 @@ def start_shared_work(runtime: Runtime, metrics: Metrics, jobs: Jobs) -> ExportW
     process of pages, which has the CPU only where no worker wants it: what it had the lease of, everybody waited for.
     """
     loops, database, defaults = runtime.engine.loops, runtime.database, runtime.settings.defaults
-    loops.start("reconcile", lambda: jobs.reconcile_for_ever(defaults.reconcile_interval_s))
-    unverified = FORGET_UNVERIFIED, defaults.unverified_retention_days
-    kept = RetentionRules(defaults.object_retention_days, defaults.job_retention_days, (unverified,))
-    loops.start("retention", Retention(database, kept, new_id(), FORGET).run)
-    if defaults.usage_retention_months is not None:
-        retention = UsageRetention(database, defaults.usage_retention_months, new_id(), time.time)
+    loops.start("reconcile", lambda: jobs.reconcile_for_ever(defaults.process.reconcile_interval_s))
+    kept = defaults.retention
+    unverified = FORGET_UNVERIFIED, kept.unverified_retention_days
+    loops.start("retention", Retention(database, kept, new_id(), (unverified,), FORGET).run)
+    if kept.usage_retention_months is not None:
+        retention = UsageRetention(database, kept.usage_retention_months, new_id(), time.time)
         told = "Months of usage events that are old enough to be dropped and stay: their rollups are not those of them."
         metrics.gauge("usage_months_kept", told, lambda: retention.kept, "max")
         loops.start("usage_retention", retention.run)

@@ -49,7 +49,7 @@ if TYPE_CHECKING:
     from gateway.proxy.candidates import Candidate, Route
     from gateway.proxy.handler import Proxy
     from gateway.proxy.routing import Router
-    from gateway.runtime import Runtime
+    from gateway.runtime.runtime import Runtime
 
 TROUBLES: Final = "troubles"
 JWKS_AGE_S = 300

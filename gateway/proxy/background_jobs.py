@@ -22,7 +22,7 @@ from billing.owned.jobs import BackgroundJobs, Job
 from gateway.dialects.base import Match
 from gateway.dialects.exceptions import GarbageAnswer
 from gateway.dialects.output import NO_OUTPUT
-from gateway.proxy.jobs import GONE, OK, BackgroundRules, JobProviders, debit_of
+from gateway.proxy.jobs import GONE, OK, JobProviders, debit_of
 from gateway.proxy.settlement.doubts import believed
 from gateway.server import refusals
 from gateway.server.refusals import Refuse
@@ -31,6 +31,7 @@ from gateway.upstream.base import UpstreamError
 if TYPE_CHECKING:
     from billing.holds.hold import Hold
     from billing.ledger.debits import Debit
+    from gateway.config.defaults import Defaults
     from gateway.dialects.base import Dialect, Tap
     from gateway.dialects.facts import Created, Creation, Reported, Stored
     from gateway.proxy.context import RequestContext
@@ -58,7 +59,7 @@ class BackgroundPoller:
         providers: JobProviders,
         settlements: Settlements,
         creations: Mapping[str, tuple[Dialect, Creation]],
-        rules: BackgroundRules,
+        defaults: Defaults,
         new_id: Callable[[], str],
         clock: Callable[[], float],
     ) -> None:
@@ -66,7 +67,7 @@ class BackgroundPoller:
         self._providers = providers
         self._settlements = settlements
         self._creations = creations
-        self._rules = rules
+        self._settings, self._max_usage_factor = defaults.background, defaults.request.max_usage_factor
         self._new_id = new_id
         self._clock = clock
         self._following: dict[str, str] = {}
@@ -79,7 +80,7 @@ class BackgroundPoller:
     async def check_room(self, account_id: str) -> None:
         """Raise `Refuse` where this process polls as many jobs as it may, or half as many of this account, and where
         Postgres does not answer: a job that can't be kept costs its hold, so that none is begun then."""
-        followed, most = len(self._following), self._rules.most
+        followed, most = len(self._following), self._settings.background_jobs
         own = list(self._following.values()).count(account_id) if 2 * followed >= most else 0
         if followed >= most or 2 * own >= most:
             raise Refuse(refusals.unavailable("Too many background responses are running here: try again later."))
@@ -151,13 +152,13 @@ class BackgroundPoller:
         return Job(
             *(created.object_id, context.route.provider.name, stored.creation.kind, context.parsed.model),
             *(context.parsed.service_tier, context.request_id, self._new_id(), self._jobs.gateway_id),
-            *(context.unresolved(hold), now_s, now_s + self._rules.expiry_s),
+            *(context.unresolved(hold), now_s, now_s + self._settings.background_expiry_s),
         )
 
     async def run(self) -> None:
         """Take jobs over, again and again, that their gateways poll no more."""
         while not self._stopping.is_set():
-            room = min(CLAIMED_AT_ONCE, self._rules.most - len(self._following))
+            room = min(CLAIMED_AT_ONCE, self._settings.background_jobs - len(self._following))
             try:
                 await self._tend()
                 for job in await self._jobs.claim(room) if room > 0 else ():
@@ -186,7 +187,7 @@ class BackgroundPoller:
 
     async def _pause(self) -> None:
         try:
-            async with asyncio.timeout(self._rules.poll_s):
+            async with asyncio.timeout(self._settings.background_poll_s):
                 await self._stopping.wait()
         except TimeoutError:
             pass
@@ -289,7 +290,7 @@ class BackgroundPoller:
             debit: Debit | None = job.debit
             candidate = None if reported is None else self._providers.candidate(job)
             if reported is not None and candidate is not None:
-                debit = debit_of(job, candidate, reported, self._rules.max_usage_factor)
+                debit = debit_of(job, candidate, reported, self._max_usage_factor)
             elif reported is None and left == "nothing":
                 debit = None
             paid = await self._jobs.pay(job, debit)

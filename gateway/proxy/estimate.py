@@ -8,7 +8,7 @@ done, and where the client gave no maximum the hold is elastic.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import reduce
 from typing import TYPE_CHECKING
 
@@ -26,6 +26,7 @@ from gateway.proxy.tool_rounds import call_tokens, grown_input, most_granted, ow
 
 if TYPE_CHECKING:
     from billing.prices import PriceRow
+    from gateway.config.defaults import EstimateSettings
 
 BYTES_PER_TOKEN = 4
 """Of ordinary English; for holds that are estimates (`strict: false`)."""
@@ -37,28 +38,6 @@ DEARER_TIERS = frozenset({"priority", "fast"})
 
 class NotPriced(MetergateError):
     """No price, or nothing that bounds what the request could cost."""
-
-
-@dataclass(frozen=True, slots=True)
-class EstimateRules:
-    """`defaults` of the configuration that holds follow."""
-
-    strict: bool = True
-    min_output_tokens: int = 16
-    estimated_output_tokens: int = 512
-    moderation_model: str = ""
-    """What stands for a model that a request leaves to the provider; none where it is empty."""
-    default_tool_calls: int = 8
-    """The most calls of tools at the provider that are granted to a request which leaves them open."""
-    tool_call_tokens: int = 16_384
-    """What one of these adds to the input, where a price row says nothing else."""
-    strict_tools: bool = False
-    """Whether every round of a request with such tools is held as a whole context window."""
-
-    def granting(self, *tool_calls: int | None) -> EstimateRules:
-        """Return the same rules with the first of these numbers that is one, if any, as `default_tool_calls`."""
-        most = next((calls for calls in tool_calls if calls is not None), self.default_tool_calls)
-        return self if most == self.default_tool_calls else replace(self, default_tool_calls=most)
 
 
 class Charge(msgspec.Struct, frozen=True, gc=False):
@@ -91,7 +70,7 @@ class Plain(msgspec.Struct, frozen=True, gc=False):
     untiered_tokens: int = 0
 
     @classmethod
-    def of(cls, route: Candidate, markup_scaled: int, rules: EstimateRules) -> Plain | None:
+    def of(cls, route: Candidate, markup_scaled: int, rules: EstimateSettings) -> Plain | None:
         """Return None where requests on this route take a closer look."""
         rates = route.rates
         if rates is None or rates.input_unpriced or rates.output_unpriced or route.others or not rules.strict:
@@ -137,7 +116,11 @@ class Plain(msgspec.Struct, frozen=True, gc=False):
 
 
 def worst_case(
-    parsed: ParsedRequest, route: Candidate, plan_markup_scaled: int, rules: EstimateRules, counted: int | None = None
+    parsed: ParsedRequest,
+    route: Candidate,
+    plan_markup_scaled: int,
+    rules: EstimateSettings,
+    counted: int | None = None,
 ) -> Need:
     """Return what a request can use at most, by the dearest of the models that may answer it; `counted` are its input
     tokens where somebody has counted them.
@@ -165,7 +148,7 @@ def dearest(
     parsed: ParsedRequest,
     candidates: Sequence[Candidate],
     plan_markup_scaled: int,
-    rules: EstimateRules,
+    rules: EstimateSettings,
     counted: int | None = None,
 ) -> Need:
     """Return what a request can use at most, whichever of the candidates serves it. Raises as `worst_case`."""
@@ -196,7 +179,7 @@ def _worst_case(
     route: Candidate,
     rates: Rates,
     plan_markup_scaled: int,
-    rules: EstimateRules,
+    rules: EstimateSettings,
     counted: int | None,
 ) -> Need:
     rates = rates.with_window(parsed.context_window)
@@ -265,7 +248,7 @@ def _searches(parsed: ParsedRequest, route: Candidate, granted: int) -> int:
 
 
 def _input_bound(
-    parsed: ParsedRequest, route: Candidate, row: PriceRow, rules: EstimateRules, counted: int | None, granted: int
+    parsed: ParsedRequest, route: Candidate, row: PriceRow, rules: EstimateSettings, counted: int | None, granted: int
 ) -> int:
     """Return the most input tokens of one choice, with so many calls of open tools granted. A window bounds what one
     answer is made from, not a batch of embeddings. A use of a tool at the provider makes one more answer of it, whose
@@ -290,7 +273,7 @@ def _input_bound(
     return total if rules.strict else min(total, -(-parsed.input_bound_tokens // BYTES_PER_TOKEN))
 
 
-def _output_bounds(parsed: ParsedRequest, route: Candidate, rules: EstimateRules) -> tuple[int, int]:
+def _output_bounds(parsed: ParsedRequest, route: Candidate, rules: EstimateSettings) -> tuple[int, int]:
     if not parsed.has_output:
         return 0, 0
     asked, own = parsed.max_output_tokens, route.max_output_tokens

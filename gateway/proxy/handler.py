@@ -20,11 +20,10 @@ from billing.holds.hold import Hold
 from billing.ledger.debits import encode_debit
 from billing.logs import subject
 from gateway.auth import key_of
-from gateway.dialects.betas import NO_BETAS, Betas
+from gateway.dialects.betas import DEFAULT_BETAS, Betas
 from gateway.dialects.exceptions import BadRequest
 from gateway.proxy.context import FEATURE, RequestContext
-from gateway.proxy.estimate import EstimateRules
-from gateway.proxy.intake import Intake, IntakeRules
+from gateway.proxy.intake import Intake
 from gateway.proxy.outgoing import prepare
 from gateway.proxy.preparation import Preparation
 from gateway.proxy.senders import Senders
@@ -40,6 +39,7 @@ if TYPE_CHECKING:
     from billing.holds.service import Holds
     from billing.principals import Principal
     from gateway.auth import Authenticator
+    from gateway.config.settings import Settings
     from gateway.dialects.facts import ParsedRequest
     from gateway.metrics.registry import Metrics
     from gateway.proxy.background_jobs import BackgroundPoller
@@ -55,69 +55,62 @@ logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class ProxyRules(IntakeRules):
-    """What the proxy follows of the configuration."""
+class ProxyParts:
+    """What the proxy works with."""
 
-    estimate: EstimateRules
-    session_headers: tuple[str, ...] = ()
-    """Headers that name a request's session."""
-    charge_expired: bool = False
-    """Whether a hold whose gateway died is charged at the estimate of its input."""
-    betas: Betas = NO_BETAS
-    refuse_unknown_tools: bool = False
+    settings: Settings
+    holds: Holds
+    keys: Authenticator
+    effects: Effects
+    router: Router
+    forwarder: Forwarder
+    links: Links
+    metrics: Metrics
+    tokenizer: Tokenizer
+    bodies: Bodies
+    records: Records
+    stored: StoredObjects
+    poller: BackgroundPoller
 
 
 class Proxy:
     """The handler of the metered endpoints."""
 
     def __init__(
-        self,
-        holds: Holds,
-        keys: Authenticator,
-        effects: Effects,
-        router: Router,
-        forwarder: Forwarder,
-        links: Links,
-        rules: ProxyRules,
-        metrics: Metrics,
-        tokenizer: Tokenizer,
-        bodies: Bodies,
-        clock: Callable[[], float] = time.time,
-        new_id: Callable[[], str] | None = None,
-        *,
-        records: Records,
-        stored: StoredObjects,
-        poller: BackgroundPoller,
+        self, parts: ProxyParts, clock: Callable[[], float] = time.time, new_id: Callable[[], str] | None = None
     ) -> None:
-        self._holds = holds
-        self._keys = keys
+        settings, request = parts.settings, parts.settings.defaults.request
+        self._holds = parts.holds
+        self._keys = keys = parts.keys
         self.cached, self.admit, self.authenticate = keys.cached, keys.admit, keys.authenticate
-        self._records = records
-        self._stored = stored
-        self._poller = poller
-        self._effects = effects
-        self._router = router
-        self._forwarder = forwarder
-        self._links = links
+        self._records = parts.records
+        self._stored = parts.stored
+        self._poller = parts.poller
+        self._effects = parts.effects
+        self._router = parts.router
+        self._forwarder = parts.forwarder
+        self._links = links = parts.links
         self.keys_url = links.keys_url
-        self._rules = rules
-        self._metrics = metrics
+        self._max_body_bytes = settings.proxy_max_body_bytes
+        self._grace_s = settings.payment_grace_s
+        self._charge_expired = request.expired_hold == "input"
+        self._metrics = parts.metrics
         preparation = Preparation(
-            router,
-            rules.estimate,
-            bodies,
-            tokenizer,
+            parts.router,
+            settings.defaults.estimate,
+            parts.bodies,
+            parts.tokenizer,
             clock,
-            betas=rules.betas,
+            betas=Betas(DEFAULT_BETAS, settings.betas),
             links=links,
-            senders=Senders(rules.session_headers),
+            senders=Senders(request.session_headers),
         )
         self._prepare, self._need, self._count = preparation.context, preparation.need, preparation.counted
-        self.bodies = bodies
-        self._large_bytes = bodies.rules.large_bytes
+        self.bodies = parts.bodies
+        self._large_bytes = parts.bodies.large_bytes
         self._small_bytes = min(self._large_bytes, UNCOUNTED_BYTES)
-        self._unknown_tools = UnknownTools(metrics, refuse=rules.refuse_unknown_tools)
-        self._intake = Intake(bodies, effects, router, links, rules, clock)
+        self._unknown_tools = UnknownTools(parts.metrics, refuse=request.unknown_tools == "refuse")
+        self._intake = Intake(parts.bodies, parts.effects, parts.router, links, settings, clock)
         self.refuse_hopeless = self._intake.refuse_hopeless
         self._clock = clock
         self.new_id = new_id or Ulids()
@@ -136,7 +129,7 @@ class Proxy:
             logged.account_id = principal.account_id
             if not exchange.claim(principal.account_id):
                 raise Refuse(refusals.too_many_of_account())
-            body = exchange.here(self._rules.max_body_bytes)
+            body = exchange.here(self._max_body_bytes)
             if body is not None and len(body) <= self._small_bytes:
                 parsed = exchange.match.dialect.parse(exchange, body)
             else:
@@ -173,7 +166,7 @@ class Proxy:
                 return error.refusal
             case BadRequest():
                 return refusals.bad_request(error.message, error.param)
-        return refusals.too_large(self._rules.max_body_bytes)
+        return refusals.too_large(self._max_body_bytes)
 
     def _refuse(
         self,
@@ -205,7 +198,7 @@ class Proxy:
         for all requests of a key to an endpoint of a model, and so made once: the journal knows the request's id."""
         stored = context.parsed.stored
         background = stored is not None and stored.background  # whose work is paid when it is done, by any gateway
-        if self._rules.charge_expired and not background:
+        if self._charge_expired and not background:
             return encode_debit(context.expired(need.input_tokens))
         made, kind = context.terms.uncharged, (context.endpoint, context.parsed.stream)
         payload = made.get(kind)
@@ -215,7 +208,7 @@ class Proxy:
 
     async def _check_paid(self, principal: Principal, need: Need) -> None:
         """Raise `Refuse` where the account's status does not let it spend."""
-        if principal.may_pay(self._clock(), self._rules.grace_s):
+        if principal.may_pay(self._clock(), self._grace_s):
             return
         live = await self._effects.live_balance(principal.account_id)
         available_nano = None if live is None else live.balance_nano + principal.credit_limit_nano

@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 import msgspec
@@ -20,6 +19,7 @@ from gateway.upstream.headers import outgoing
 
 if TYPE_CHECKING:
     from billing.owned.jobs import Job
+    from gateway.config.defaults import RequestSettings
     from gateway.dialects.base import Match
     from gateway.dialects.facts import Reported
     from gateway.proxy.candidates import Candidate
@@ -30,25 +30,13 @@ GONE: Final = frozenset({404, 410})
 TAKEN_OVER: Final = "the gateway that held it was lost: polled by another"
 
 
-@dataclass(frozen=True, slots=True)
-class BackgroundRules:
-    """How jobs are polled. Seconds, of which one answer may take `answer_s`; `most` are those of one process."""
-
-    poll_s: float
-    answer_s: float
-    expiry_s: float
-    most: int
-    max_answer_bytes: int
-    max_usage_factor: int
-
-
 class JobProviders:
     """Asks the providers of jobs. `transports` are by provider name."""
 
-    def __init__(self, transports: Mapping[str, Transport], router: Router, rules: BackgroundRules) -> None:
+    def __init__(self, transports: Mapping[str, Transport], router: Router, settings: RequestSettings) -> None:
         self._transports = transports
         self._router = router
-        self._rules = rules
+        self._settings = settings
         self._asking: set[asyncio.Timeout] = set()
 
     def hurry(self) -> None:
@@ -60,7 +48,7 @@ class JobProviders:
     async def ask(self, job: Job, match: Match) -> tuple[int, bytes] | None:
         """Return status and body; None where the provider is not there. Raises `UpstreamError`, also where the answer
         takes too long, or this process stops."""
-        asking = asyncio.timeout(self._rules.answer_s)
+        asking = asyncio.timeout(self._settings.max_request_s)
         try:
             async with asking:
                 self._asking.add(asking)
@@ -87,7 +75,7 @@ class JobProviders:
                         request.pending.release()
                     raise
                 try:
-                    found = answer.status, await answer.read(self._rules.max_answer_bytes)
+                    found = answer.status, await answer.read(self._settings.upstream_answer_bytes)
                 finally:
                     answer.release()
                 if found[0] not in GONE:

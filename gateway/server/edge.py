@@ -69,7 +69,9 @@ class EdgeServer(web.Server):
         self.hand = hand
         self.rules = rules or EdgeRules()
         self.clients = clients or Clients(self.rules.connections, self._loop)
-        self.shared = Shared(Pace(self.rules.body_bytes_per_s, self._loop), Heads(self.rules.head_bytes), self.clients)
+        self.shared = Shared(
+            Pace(self.rules.body_bytes_per_s, self._loop), Heads(self.rules.head_bytes_in_flight), self.clients
+        )
         self.new_id = Ulids()
 
     def _noted_request(self, message: Any, payload: StreamReader, protocol: Any, writer: Any, task: Any) -> Any:

@@ -7,7 +7,8 @@ import pytest
 
 from billing.holds.redis.client import RedisClient
 from billing.holds.redis.state import Keyspace, RedisState
-from billing.refused import HINT_EVERY_S, MOST_BYTES, RefusedRequest, RefusedRequests, RefusedRules
+from billing.refused import HINT_EVERY_S, MOST_BYTES, RefusedRequest, RefusedRequests
+from billing.settings import RefusalSettings
 
 
 class Clock:
@@ -42,7 +43,7 @@ def refused(number: int, key_id: str | None = "key_1", clock: Clock | None = Non
 
 
 async def test_the_last_ones_of_a_key_are_found(link: RedisClient, key_prefix: str) -> None:
-    kept = RefusedRequests(RedisState(link, Keyspace(key_prefix)), RefusedRules(per_key=3), Clock())
+    kept = RefusedRequests(RedisState(link, Keyspace(key_prefix)), RefusalSettings(refusals_per_key=3), Clock())
     for number in range(5):
         kept.note(refused(number))
     await kept.flush()
@@ -63,7 +64,7 @@ async def test_a_hint_is_logged_once_an_hour(
 ) -> None:
     caplog.set_level(logging.INFO, "billing.refused")
     clock = Clock()
-    kept = RefusedRequests(RedisState(link, Keyspace(key_prefix)), RefusedRules(), clock)
+    kept = RefusedRequests(RedisState(link, Keyspace(key_prefix)), RefusalSettings(), clock)
     for number in range(4):
         kept.note(refused(number, hint="`metergate operator grant a AMOUNT_USD` gives credit"))
         kept.note(refused(number + 10, hint=None))
@@ -81,7 +82,9 @@ async def test_a_hint_is_logged_once_an_hour(
 async def test_nothing_grows_without_a_bound(link: RedisClient, key_prefix: str) -> None:
     keyspace = Keyspace(key_prefix)
     clock = Clock()
-    kept = RefusedRequests(RedisState(link, keyspace), RefusedRules(per_key=2, keys=4, pending=6), clock)
+    kept = RefusedRequests(
+        RedisState(link, keyspace), RefusalSettings(refusals_per_key=2, refusals_keys=4, refusals_pending=6), clock
+    )
     for number in range(1000):
         kept.note(refused(number, "flood"))
     assert kept.dropped == 0
@@ -102,7 +105,7 @@ async def test_nothing_grows_without_a_bound(link: RedisClient, key_prefix: str)
 
 async def test_they_are_forgotten_in_time(link: RedisClient, key_prefix: str) -> None:
     clock = Clock()
-    kept = RefusedRequests(RedisState(link, Keyspace(key_prefix)), RefusedRules(age_s=60), clock)
+    kept = RefusedRequests(RedisState(link, Keyspace(key_prefix)), RefusalSettings(refusals_kept_s=60), clock)
     kept.note(refused(0, "key_1", clock))
     await kept.flush()
     clock.now_s += 61
@@ -112,7 +115,7 @@ async def test_they_are_forgotten_in_time(link: RedisClient, key_prefix: str) ->
 
 
 async def test_a_long_one_is_kept_without_its_details(link: RedisClient, key_prefix: str) -> None:
-    kept = RefusedRequests(RedisState(link, Keyspace(key_prefix)), RefusedRules(), Clock())
+    kept = RefusedRequests(RedisState(link, Keyspace(key_prefix)), RefusalSettings(), Clock())
     kept.note(refused(0, details={"quota": "x" * MOST_BYTES}))
     await kept.flush()
     assert await kept.find("r0000") == refused(0, details={})
@@ -120,7 +123,7 @@ async def test_a_long_one_is_kept_without_its_details(link: RedisClient, key_pre
 
 async def test_without_redis_they_are_dropped() -> None:
     link = RedisClient("redis://127.0.0.1:1", timeout_s=20.0)
-    kept = RefusedRequests(RedisState(link, Keyspace()), RefusedRules(), Clock())
+    kept = RefusedRequests(RedisState(link, Keyspace()), RefusalSettings(), Clock())
     kept.note(refused(0))
     await kept.flush()
     assert kept.dropped == 1
@@ -129,7 +132,7 @@ async def test_without_redis_they_are_dropped() -> None:
 
 async def test_none_are_kept_where_none_are_wanted() -> None:
     link = RedisClient("redis://127.0.0.1:1", timeout_s=20.0)
-    kept = RefusedRequests(RedisState(link, Keyspace()), RefusedRules(per_key=0), Clock())
+    kept = RefusedRequests(RedisState(link, Keyspace()), RefusalSettings(refusals_per_key=0), Clock())
     kept.note(refused(0))
     await kept.flush()
     assert kept.dropped == 0

@@ -10,7 +10,7 @@ from collections.abc import Awaitable, Callable
 from typing import Final
 
 from billing.holds.redis.state import Keyspace
-from gateway.stores import PRODUCTION_PARTITIONS
+from gateway.runtime.stores import PRODUCTION_PARTITIONS
 from tests.chaos.faults import Fault, Hit
 from tests.chaos.harness import Customer, Stack
 from tests.support.redis_cluster import Node, RedisCluster

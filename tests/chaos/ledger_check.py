@@ -26,7 +26,7 @@ from billing.holds.redis.layout import AccountState, KeyState
 from billing.holds.redis.layout import Counter as Used
 from billing.ledger.verify import STATEMENT_TIMEOUT_S, verify
 from billing.quotas import Metric, Quota, window_id
-from gateway.runtime import Runtime
+from gateway.runtime.runtime import Runtime
 from tests.chaos.clients import Ended, Exchange
 from tests.chaos.harness import Customer, Excuse, Stack
 from tests.chaos.quiet import DRAINED_S, _journal

@@ -23,12 +23,13 @@ from billing.identity.members import Members
 from billing.identity.organizations import Organizations
 from billing.keys.secrets import secret_digest
 from billing.metering.features import Features
-from billing.notices.endpoints import EndpointRules, Endpoints
+from billing.notices.endpoints import Endpoints
 from billing.payments.auto_recharge import Alerts
 from billing.payments.coupons import Coupons
 from billing.plans import DEFAULT_PLAN
 from billing.principals import Principal
-from billing.refused import RefusedRequests, RefusedRules
+from billing.refused import RefusedRequests
+from billing.settings import RefusalSettings, WebhookSettings
 from tests.billing.api.support import ADMIN_KEY, Api, person_of, serving
 from tests.billing.identity.sessions_support import People
 from tests.billing.people_support import Registry, registry_of
@@ -77,8 +78,8 @@ def services(billing: Billing, registry: Registry) -> Services:
         audit=AuditLog(billing.database),
         exports=Exports(billing.database),
         features=Features(billing.database, PLANS, DEFAULT_PLAN, lambda: datetime.now(UTC)),
-        endpoints=Endpoints(billing.database, billing.new_id, EndpointRules()),
-        refused=RefusedRequests(RedisState(RedisClient("redis://127.0.0.1:1"), Keyspace()), RefusedRules()),
+        endpoints=Endpoints(billing.database, billing.new_id, WebhookSettings()),
+        refused=RefusedRequests(RedisState(RedisClient("redis://127.0.0.1:1"), Keyspace()), RefusalSettings()),
         effects=billing.effects,
         plans=PLANS,
         credits_per_usd=1000,

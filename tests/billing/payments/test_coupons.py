@@ -9,10 +9,11 @@ import pytest
 
 from billing import audit
 from billing.accounts.lots import Lots, Terms
-from billing.identity.codes import CodeRules, Codes, TooManyTries
+from billing.identity.codes import Codes, TooManyTries
 from billing.identity.members import Members
 from billing.ledger.verify import verify
 from billing.payments.coupons import CouponNotFound, CouponRefused, Coupons, CouponUsed, NewCoupon
+from billing.settings import CodeSettings
 from tests.billing.identity.support import acting, join, new_organization, new_user
 from tests.billing.payments.test_expiry import DAY, START, Clock
 from tests.billing.support import Billing, changes_told
@@ -27,7 +28,7 @@ def clock() -> Clock:
 
 @pytest.fixture
 def coupons(billing: Billing, clock: Clock) -> Coupons:
-    codes = Codes(billing.database, billing.new_id, CodeRules(failures=4))
+    codes = Codes(billing.database, billing.new_id, CodeSettings(sign_in_failures=4))
     return Coupons(billing.database, billing.grants, billing.effects, codes, billing.new_id, clock)
 
 

@@ -22,7 +22,8 @@ from billing.payments.assembly import (
 )
 from billing.payments.flows import FlowRules
 from billing.plans import DEFAULT_PLAN
-from billing.refused import RefusedRequests, RefusedRules
+from billing.refused import RefusedRequests
+from billing.settings import RefusalSettings
 from billing.shapes.operation import ModelShape, PricingShape
 from billing.shapes.quotas import WindowShape
 from tests.billing.api.conftest import people, registry
@@ -74,7 +75,7 @@ async def services(
 ) -> AsyncIterator[Services]:
     """What the API works on, with payments, a Redis that keeps refusals, and models."""
     link = RedisClient(redis_url, timeout_s=20.0)
-    refused = RefusedRequests(RedisState(link, Keyspace(key_prefix)), RefusedRules())
+    refused = RefusedRequests(RedisState(link, Keyspace(key_prefix)), RefusalSettings())
     shown = PaymentOversight(payments.events, payments.comparisons)
     more = {"payments": payments, "payment_oversight": shown}
     yield replace(bare_services, refused=refused, models=lambda plan: MODELS, windows=windows, **more)

@@ -398,9 +398,9 @@ def test_a_shell_completes_commands(shell: Shell) -> None:
     assert completed("metergate", "migrate", "--api") == []  # it is taken, and not used
 
 
-HEAVY = (*("aiohttp", "asyncpg", "redis", "rich.table", "yaml", "tiktoken", "uvloop", "asyncio", "gateway.runtime"),)
+HEAVY = ("aiohttp", "asyncpg", "redis", "rich.table", "yaml", "tiktoken", "uvloop", "asyncio", "gateway.runtime.wiring")
 """What takes ten times as long to import as everything else that help needs."""
-SERVING = ("aiohttp", "asyncpg", "redis", "hiredis", "gateway.runtime", "pydantic")
+SERVING = ("aiohttp", "asyncpg", "redis", "hiredis", "gateway.runtime.wiring", "pydantic")
 """The drivers of the stores, HTTP, and what typer has for parameters that are neither texts nor left out."""
 NOWHERE = {
     "DATABASE_URL": "postgresql://user@127.0.0.1:1/nowhere?sslmode=disable",
@@ -419,7 +419,7 @@ def test_commands_import_nothing_that_they_do_not_need(stores: dict[str, str]) -
         # The settings' imports take longer than the whole table.
         ("operator price list", {}, 0, ("gateway.config.settings",)),
         # The API takes twice as long as what is done; Redis's client library as long as all of asyncpg.
-        ("reconcile", stores, 0, ("aiohttp", "pydantic", "jwt", "gateway.runtime", "billing.api")),
+        ("reconcile", stores, 0, ("aiohttp", "pydantic", "jwt", "gateway.runtime.wiring", "billing.api")),
         ("reconcile", NOWHERE, UNREACHABLE, ("redis", "aiohttp")),
         ("doctor", NOWHERE, REFUSED, ("aiohttp", "pydantic", "jwt")),
     )

@@ -10,13 +10,13 @@ from billing.price_classes import TOKEN_CLASSES
 from billing.prices import PriceRow
 from billing.rates import FACTOR_SCALE, Tier
 from billing.usage import Usage
+from gateway.config.defaults import EstimateSettings
 from gateway.config.settings import ProviderConfig
 from gateway.dialects.facts import ParsedRequest
 from gateway.proxy.candidates import Candidate, Rates
-from gateway.proxy.estimate import EstimateRules
 
 PROVIDER = ProviderConfig("openai", "openai", "http://provider/v1")
-STRICT, LOOSE = EstimateRules(), EstimateRules(strict=False)
+STRICT, LOOSE = EstimateSettings(), EstimateSettings(strict=False)
 
 
 def row(per_million: dict[str, int] | None = None, **fields: Any) -> PriceRow:

@@ -233,7 +233,7 @@ async def test_on_one_gateway(tell: Tell, echo_served: None, caplog: pytest.LogC
 
 
 def with_defaults(**defaults: Any) -> Callable[[Settings], Settings]:
-    return lambda settings: replace(settings, defaults=replace(settings.defaults, **defaults))
+    return lambda settings: replace(settings, defaults=settings.defaults.having(**defaults))
 
 
 async def test_unknown_tools_are_refused_where_the_operator_wants_it(make_echo: Any) -> None:

@@ -12,12 +12,13 @@ from hypothesis import strategies as st
 
 from billing.money import parse_usd
 from billing.prices import PriceRow
+from gateway.config.defaults import EstimateSettings
 from gateway.config.providers import MaxOutputField
 from gateway.config.settings import ProviderConfig, Secret, Settings
 from gateway.dialects.exceptions import BadRequest
 from gateway.dialects.openai.dialect import CHAT, COMPLETIONS, MAX_FIELDS, OpenAIDialect, max_field, parse
 from gateway.proxy.candidates import Candidate, Rates
-from gateway.proxy.estimate import EstimateRules, NotPriced, worst_case
+from gateway.proxy.estimate import NotPriced, worst_case
 from gateway.proxy.outgoing import outgoing_body
 from tests.gateway.conftest import MakeGateway, chat
 from tests.gateway.proxy.test_handler import Upstream
@@ -26,7 +27,7 @@ from tests.support.gateways import ask
 
 DIALECT = OpenAIDialect()
 FIELDS = get_args(MaxOutputField)
-STRICT = EstimateRules()
+STRICT = EstimateSettings()
 
 
 def route(field: MaxOutputField, window: int | None = None, most: int | None = 1000, model: str = "m") -> Candidate:

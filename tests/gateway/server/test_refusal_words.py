@@ -1,7 +1,6 @@
 """What every refusal says, in the envelope of each API: what a customer can do, where, and no word for operators."""
 
 import ast
-import dataclasses
 import inspect
 import json
 import re
@@ -17,7 +16,7 @@ from billing.holds.decision import Exhausted, QuotaExceeded
 from billing.plans import Plan
 from billing.principals import Limit
 from billing.quotas import Metric, Quota, Window
-from gateway.config.defaults import Limits
+from gateway.config.defaults import KEYS
 from gateway.dialects.openai_responses import errors as responses
 from gateway.server import limit_refusals, refusals
 from gateway.server.limit_refusals import Links
@@ -38,7 +37,7 @@ from tests.support.refusals import (
 )
 
 ROOT: Final = Path(__file__).parents[3]
-SETTINGS: Final = {name for field in dataclasses.fields(Limits) if "_" in (name := field.name)}
+SETTINGS: Final = {name for name in KEYS if "_" in name}
 SAID_OF_REQUESTS: Final = {"max_parallel_requests", "max_output_tokens", "context_window"}
 FOR_OPERATORS: Final = re.compile(
     r"\boperators?\b|metergate operator|(?:metergate|plans|prices)\.yaml|[A-Z]+_[A-Z_]+|\b(?:"

@@ -29,7 +29,7 @@ from billing.exports.peers import (
 from billing.exports.sinks import Peer
 from billing.exports.worker import ExportRules, ExportWorker
 from billing.identity.issuers import IssuerAway, IssuerRefused
-from billing.identity.mailer import Mailer, MailRules, Smtp, to_console
+from billing.identity.mailer import Mailer, Smtp, to_console
 from billing.notices.destinations import Poster
 from billing.notices.worker import NoticeRules, NoticeWorker, OperatorHook
 from gateway.config.exports import ExportConfig
@@ -43,7 +43,7 @@ if TYPE_CHECKING:
     from gateway.config.secret import Secret
     from gateway.config.settings import Settings
     from gateway.metrics.registry import Metrics
-    from gateway.runtime import Runtime
+    from gateway.runtime.runtime import Runtime
 
 
 _JSON: Final = {"Accept": "application/json", "User-Agent": "metergate"}
@@ -95,7 +95,7 @@ def mail_delivery(settings: Settings, *, console: bool) -> Delivery | None:
         settings.smtp_from or "",
         settings.smtp_user,
         settings.smtp_password.reveal() if settings.smtp_password is not None else None,
-        settings.defaults.mail_timeout_s,
+        settings.defaults.mails.mail_timeout_s,
     )
 
 
@@ -107,12 +107,16 @@ def delivery_here(settings: Settings) -> Delivery | None:
 def start_notices(runtime: Runtime, metrics: Metrics, new_id: Callable[[], str]) -> None:
     """Start telling notices, in the background."""
     settings, defaults = runtime.settings, runtime.settings.defaults
-    to_customers = Poster(private=defaults.webhook_private_addresses, timeout_s=defaults.webhook_timeout_s)
-    to_operators = Poster(private=True, timeout_s=defaults.webhook_timeout_s)
+    to_customers = Poster(
+        private=defaults.webhooks.webhook_private_addresses, timeout_s=defaults.webhooks.webhook_timeout_s
+    )
+    to_operators = Poster(private=True, timeout_s=defaults.webhooks.webhook_timeout_s)
     url, secret = settings.notification_webhook, settings.notification_webhook_secret
     hook = OperatorHook(url.reveal(), to_operators, None if secret is None else secret.reveal()) if url else None
     rules = NoticeRules(
-        defaults.webhook_attempts, disable_s=defaults.webhook_disable_s, kept_days=defaults.notice_retention_days
+        defaults.webhooks.webhook_attempts,
+        disable_s=defaults.webhooks.webhook_disable_s,
+        kept_days=defaults.webhooks.notice_retention_days,
     )
     worker = NoticeWorker(runtime.database, to_customers, hook, rules, new_id, new_id())
     metrics.gauge("notices_waiting", "Notices and deliveries that are to be sent.", lambda: worker.waiting, "max")
@@ -123,10 +127,9 @@ def start_notices(runtime: Runtime, metrics: Metrics, new_id: Callable[[], str])
 
 def start_mailer(runtime: Runtime, metrics: Metrics, new_id: Callable[[], str]) -> None:
     """Start sending mails in the background."""
-    defaults = runtime.settings.defaults
-    rules = MailRules(defaults.mail_attempts, defaults.mail_retention_days)
-    delivery = delivery_here(runtime.settings)
-    mailer = Mailer(runtime.database, runtime.people.codes, delivery, rules, new_id())
+    settings = runtime.settings
+    mails, delivery = settings.defaults.mails, delivery_here(settings)
+    mailer = Mailer(runtime.database, runtime.people.codes, delivery, mails, new_id())
     metrics.gauge("mails_waiting", "Mails that are to be sent.", lambda: mailer.waiting, "max")
     metrics.gauge("mails_parked", "Mails that were given up, and are kept for a while.", lambda: mailer.parked, "max")
     metrics.gauge("mail_lag_seconds", "How long the oldest waiting mail has waited.", lambda: mailer.lag_s, "max")
@@ -157,7 +160,7 @@ def start_exports(runtime: Runtime, metrics: Metrics, new_id: Callable[[], str])
     if not wanted:
         return None
     begins = frozenset(each.name for each in wanted if each.from_beginning)
-    rules = ExportRules(alarm_s=runtime.settings.defaults.export_alarm_s)
+    rules = ExportRules(alarm_s=runtime.settings.defaults.process.export_alarm_s)
     sinks = [_sink(each, runtime, new_id) for each in wanted]
     worker = ExportWorker(runtime.database, sinks, new_id(), rules, from_beginning=begins)
     for name, export in worker.exports.items():

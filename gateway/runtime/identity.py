@@ -8,13 +8,13 @@ from functools import partial
 from typing import TYPE_CHECKING, Final
 
 from billing.identity.browsers import BrowserRules, Browsers
-from billing.identity.codes import CodeRules, Codes
+from billing.identity.codes import Codes
 from billing.identity.credentials import Credentials
 from billing.identity.invitations import Invitations
 from billing.identity.issuers import ForeignRules, ForeignTokens, KeySet
 from billing.identity.members import Members
 from billing.identity.oidc import OidcSignIn
-from billing.identity.organizations import Bounds, Organizations, found
+from billing.identity.organizations import Organizations, found
 from billing.identity.passwords import Passwords
 from billing.identity.people import People
 from billing.identity.providers import CONSOLE
@@ -25,7 +25,7 @@ from billing.identity.signing_keys import SigningKeys, TokenRules
 from billing.identity.subjects import Subjects
 from billing.identity.users import Users
 from gateway.config.settings import public_url
-from gateway.seals import sealer_of
+from gateway.runtime.encryption import sealer_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     from billing.identity.sign_in import Found
     from billing.plans import Plans
     from gateway.config.settings import Settings
-    from gateway.outgoing import Outgoing
+    from gateway.runtime.outgoing import Outgoing
 
 DAY_S: Final = 86_400
 
@@ -71,7 +71,7 @@ def make_identity(
 ) -> Identity:
     """Return what works on people; signing keys are read over `of_keys`, other issuers are asked over `ask`."""
     defaults, frontend_url = settings.defaults, settings.frontend_url
-    plan, founder = defaults.default_plan, _founder(defaults.default_plan, new_id)
+    plan, founder = defaults.accounts.default_plan, _founder(defaults.accounts.default_plan, new_id)
     users = Users(database, new_id, settings.identity.approval)
     subjects = Subjects(database, users, founder)
     sealer = sealer_of(settings)
@@ -80,13 +80,6 @@ def make_identity(
     admits = partial(_admits, settings.identity.providers)
     sessions = Sessions(database, keys, new_id, shown, admits=admits)
     people = _people(settings, database, users, sessions, effects, new_id, sealer)
-    bounds = Bounds(
-        defaults.organizations_per_user,
-        defaults.invitations_per_day,
-        defaults.invitation_sends,
-        defaults.invitations_per_person,
-        defaults.invitations_per_address,
-    )
     return Identity(
         people=people,
         sign_in=SignIn(people, founder),
@@ -94,10 +87,15 @@ def make_identity(
         sessions=sessions,
         browsers=Browsers(database, new_id, _admin_key(settings), browser_rules(settings), admits),
         oidc=_oidc_sign_in(settings, ask, keys, sessions, subjects),
-        organizations=Organizations(database, new_id, plan, bounds),
-        members=Members(database, effects, bounds.owned),
+        organizations=Organizations(database, new_id, plan, defaults.organizations),
+        members=Members(database, effects, defaults.organizations.organizations_per_user),
         invitations=Invitations(
-            database, new_id, plans, plan, bounds, frontend_url=frontend_url or f"{public_url(settings)}{CONSOLE}"
+            database,
+            new_id,
+            plans,
+            plan,
+            defaults.organizations,
+            frontend_url=frontend_url or f"{public_url(settings)}{CONSOLE}",
         ),
     )
 
@@ -108,10 +106,10 @@ def token_rules(settings: Settings) -> TokenRules:
     return TokenRules(
         access_s=settings.jwt_expiry_hours * 3600,
         refresh_s=settings.refresh_token_expiry_days * DAY_S,
-        grace_s=defaults.refresh_grace_s,
-        rotation_s=defaults.signing_key_days * DAY_S,
+        grace_s=defaults.sign_in.refresh_grace_s,
+        rotation_s=defaults.sign_in.signing_key_days * DAY_S,
         secret=None if secret is None else secret.reveal(),
-        sessions=defaults.sessions_per_user,
+        sessions=defaults.sign_in.sessions_per_user,
     )
 
 
@@ -170,18 +168,11 @@ def _people(
 ) -> People:
     """Make what people register, sign in and are changed by."""
     defaults = settings.defaults
-    rules = CodeRules(
-        mails_per_address=defaults.mails_per_address,
-        mails_per_network=defaults.mails_per_network,
-        failures=defaults.sign_in_failures,
-        wait_s=defaults.sign_in_wait_s,
-        most_wait_s=defaults.sign_in_most_wait_s,
-    )
     return People(
         database,
         users,
-        Codes(database, new_id, rules),
-        Passwords(at_once=defaults.passwords_at_once),
+        Codes(database, new_id, defaults.codes),
+        Passwords(at_once=defaults.sign_in.passwords_at_once),
         sessions,
         effects,
         new_id,

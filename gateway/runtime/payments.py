@@ -29,8 +29,8 @@ from billing.payments.local.web import PAY, pay_routes
 from billing.payments.return_urls import origins_of
 from billing.payments.rounds import Rounds
 from billing.shapes.subscriptions import preview_sentences
-from gateway.bills import BILLS, start_bills
 from gateway.config.settings import public_url
+from gateway.runtime.bills import BILLS, start_bills
 from gateway.server.limit_refusals import Links
 
 if TYPE_CHECKING:
@@ -43,7 +43,7 @@ if TYPE_CHECKING:
     from billing.shapes.subscriptions import PlanPreviewShape
     from gateway.config.settings import Settings
     from gateway.metrics.registry import Metrics
-    from gateway.runtime import Runtime
+    from gateway.runtime.runtime import Runtime
 
 
 EXPIRY: Final = "credit_expiry"
@@ -69,7 +69,7 @@ def payment_rules(settings: Settings) -> PaymentRules:
     flows = FlowRules(*bounds, origins_of(named), home, payments.open_pages)
     grace = timedelta(days=settings.payment_grace_days)
     return PaymentRules(
-        *(flows, settings.defaults.default_plan, grace, own),
+        *(flows, settings.defaults.accounts.default_plan, grace, own),
         declines=payments.auto_recharge_declines,
         credit_days=payments.credit_expires_days,
     )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from functools import partial
 from typing import TYPE_CHECKING
@@ -23,100 +23,49 @@ from billing.budgets.budgets import Budgets
 from billing.database.connection import Database
 from billing.exports.cursor import Exports
 from billing.holds.cache import recognised
-from billing.holds.engine import Engine
 from billing.holds.live_windows import live_windows
-from billing.holds.redis.client import RedisClient
 from billing.holds.redis.state import DEFAULT_PREFIX
 from billing.keys.keys import ApiKeys
 from billing.keys.principals import Principals
 from billing.keys.secrets import secret_digest, well_formed
 from billing.ledger.reports import Reports
 from billing.metering.features import Features
-from billing.notices.endpoints import EndpointRules, Endpoints
+from billing.notices.endpoints import Endpoints
 from billing.payments.assembly import PaymentParts, deployment_of
 from billing.payments.auto_recharge import Alerts
 from billing.payments.coupons import Coupons
-from billing.refused import ExhaustedNotices, RefusedRequests, RefusedRules
-from gateway.bills import make_bills
+from billing.refused import ExhaustedNotices, RefusedRequests
 from gateway.config.models import unknown_models
-from gateway.config.plan_follower import PlanFollower
 from gateway.config.settings import Settings
-from gateway.identity import Identity, make_identity
-from gateway.metering import POOL_SIZE, STATEMENT_S, make_collector, make_meters
-from gateway.outgoing import Outgoing, delivery_here
-from gateway.payments import links_of, open_payments, payment_services
 from gateway.proxy.target_health import provider_list
-from gateway.stores import OpenStores, new_id, open_engine
+from gateway.runtime.bills import make_bills
+from gateway.runtime.identity import Identity, make_identity
+from gateway.runtime.metering import POOL_SIZE, STATEMENT_S, make_collector, make_meters
+from gateway.runtime.outgoing import Outgoing, delivery_here
+from gateway.runtime.payments import links_of, open_payments, payment_services
+from gateway.runtime.runtime import InForce, Runtime
+from gateway.runtime.stores import OpenStores, new_id, open_engine
 
 if TYPE_CHECKING:
-    from billing.collect.collector import Collector
+    from billing.holds.engine import Engine
     from billing.holds.redis.state import RedisState
-    from billing.identity.people import People
     from billing.plans import Plans
-    from billing.price_table import PriceTable
     from billing.principals import Principal
     from billing.shapes.quotas import WindowShape
-    from gateway.config.defaults import Limits
     from gateway.config.settings import Settings
-
-
-def refused_rules(defaults: Limits) -> RefusedRules:
-    """Return the bounds of what is kept of refusals, from the configuration's."""
-    return RefusedRules(
-        per_key=defaults.refusals_per_key,
-        keys=defaults.refusals_keys,
-        age_s=defaults.refusals_kept_s,
-        pending=defaults.refusals_pending,
-    )
 
 
 def make_attempts(settings: Settings, redis: RedisState) -> Attempts:
     """Return what counts wrong keys by address, in Redis for all gateways."""
     defaults = settings.defaults
-    window_s = defaults.failed_attempts_window_s
+    window_s = defaults.stores.failed_attempts_window_s
     return Attempts(
         counted_in_redis(redis, window_s),
         Addresses(settings.trusted_proxies),
-        AttemptLimits(defaults.failed_attempts, window_s, max(1, defaults.postgres_pool_size - 1)),
+        AttemptLimits(defaults.stores.failed_attempts, window_s, max(1, defaults.stores.postgres_pool_size - 1)),
         time.monotonic,
         ADDRESSES_MAX,
     )
-
-
-@dataclass(slots=True)
-class InForce:
-    """The prices that requests are priced by now: those of the start, until the file has others."""
-
-    prices: PriceTable
-
-    def now(self) -> PriceTable:
-        """Return the prices of this moment."""
-        return self.prices
-
-
-@dataclass(frozen=True, slots=True)
-class Runtime:
-    """Everything that talks to the stores. `database` is the ledger's pool, which no call of the API uses. The
-    `follower` has the plans in force, whatever the file here says."""
-
-    settings: Settings
-    follower: PlanFollower
-    database: Database
-    redis_client: RedisClient
-    engine: Engine
-    accounts: Accounts
-    principals: Principals
-    api_keys: ApiKeys
-    grants: Grants
-    reports: Reports
-    refused: RefusedRequests
-    services: Services
-    people: People
-    in_force: InForce
-    attempts: Attempts
-    collector: Collector
-    deployment: str
-    admin_api_key: str = field(repr=False)
 
 
 def utc_now() -> datetime:
@@ -149,10 +98,12 @@ async def open_runtime(
         gateway_id=gateway_id,
     ) as stores:
         apart = _Apart(
-            of_api=stores.database.another(size=defaults.api_pool_size, timeout_s=defaults.postgres_timeout_s),
-            of_keys=stores.database.another(size=1, timeout_s=defaults.postgres_timeout_s),
+            of_api=stores.database.another(
+                size=defaults.stores.api_pool_size, timeout_s=defaults.stores.postgres_timeout_s
+            ),
+            of_keys=stores.database.another(size=1, timeout_s=defaults.stores.postgres_timeout_s),
             of_collection=stores.database.another(size=POOL_SIZE, timeout_s=STATEMENT_S),
-            ask=Outgoing(defaults.issuer_timeout_s, defaults.issuer_answer_bytes),
+            ask=Outgoing(defaults.sign_in.issuer_timeout_s, defaults.sign_in.issuer_answer_bytes),
         )
         try:
             runtime = _runtime(settings, stores, apart, await deployment_of(stores.database))
@@ -246,23 +197,21 @@ def _services(
         bills=make_bills(settings, database),
         audit=AuditLog(database),
         exports=Exports(database),
-        features=Features(database, plans, defaults.default_plan, utc_now),
-        windows=partial(_windows, engine, Principals(database, plans, defaults.default_plan)),
+        features=Features(database, plans, defaults.accounts.default_plan, utc_now),
+        windows=partial(_windows, engine, Principals(database, plans, defaults.accounts.default_plan)),
         upgrade_url=links.upgrade_url,
         setup_url=links.setup_url,
         operator_url=links.frontend_url,
         keys_url=links.keys_url,
-        endpoints=Endpoints(
-            database, new_id, EndpointRules(defaults.webhook_endpoints, private=defaults.webhook_private_addresses)
-        ),
+        endpoints=Endpoints(database, new_id, defaults.webhooks),
         sign_in=identity.sign_in,
         credentials=identity.credentials,
-        refused=RefusedRequests(engine.redis, refused_rules(defaults), look=ExhaustedNotices(database).look),
+        refused=RefusedRequests(engine.redis, defaults.refusals, look=ExhaustedNotices(database).look),
         effects=effects,
         plans=plans,
-        credits_per_usd=defaults.credits_per_usd,
-        customers_see=defaults.customers_see,
-        grant_confirm_usd=defaults.grant_confirm_usd,
+        credits_per_usd=defaults.accounts.credits_per_usd,
+        customers_see=defaults.accounts.customers_see,
+        grant_confirm_usd=defaults.accounts.grant_confirm_usd,
         sends_mail=delivery_here(settings) is not None,
         authenticate=_authenticator(engine),
         known=partial(recognised, engine.cache),
@@ -275,9 +224,9 @@ def _services(
             settings.models, settings.providers, in_force.prices, names, time.time()
         ),
         providers=partial(provider_list, settings, engine.redis),
-        default_plan=defaults.default_plan,
-        keys_per_user=defaults.keys_per_user,
-        rotation_grace_s=defaults.rotation_grace_s,
+        default_plan=defaults.accounts.default_plan,
+        keys_per_user=defaults.accounts.keys_per_user,
+        rotation_grace_s=defaults.accounts.rotation_grace_s,
         new_id=new_id,
         sessions=identity.sessions,
         browsers=identity.browsers,

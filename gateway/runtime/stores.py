@@ -1,5 +1,5 @@
 """The engine on open stores, made from settings: what a command needs that compares or corrects, and what
-`gateway.runtime` puts the billing API on. It imports no HTTP, so that such a command starts fast."""
+`gateway.runtime.wiring` puts the billing API on. It imports no HTTP, so that such a command starts fast."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from gateway.config.plan_follower import PlanFollower
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from gateway.config.defaults import Limits
+    from gateway.config.defaults import Defaults
     from gateway.config.settings import Settings
 
 logger = logging.getLogger(__name__)
@@ -69,19 +69,21 @@ async def open_engine(
     defaults = settings.defaults
     database = Database(
         database_url,
-        size=defaults.postgres_pool_size,
-        timeout_s=defaults.postgres_timeout_s,
-        lock_wait_s=defaults.ledger_lock_ms / 1000,
+        size=defaults.stores.postgres_pool_size,
+        timeout_s=defaults.stores.postgres_timeout_s,
+        lock_wait_s=defaults.stores.ledger_lock_ms / 1000,
     )
     client = RedisClient(
-        redis_url, timeout_s=defaults.redis_timeout_ms / 1000, connect_timeout_s=defaults.connect_timeout_s
+        redis_url,
+        timeout_s=defaults.stores.redis_timeout_ms / 1000,
+        connect_timeout_s=defaults.stores.connect_timeout_s,
     )
     try:
         follower = PlanFollower(database, settings, take_over=embedded)
         await follower.follow(await newest_revision(database))
-        wanted = defaults.redis_partitions or (EMBEDDED_PARTITIONS if embedded else PRODUCTION_PARTITIONS)
+        wanted = defaults.stores.redis_partitions or (EMBEDDED_PARTITIONS if embedded else PRODUCTION_PARTITIONS)
         keyspace = Keyspace(key_prefix, await partition_count(database, wanted))
-        principals = Principals(database, follower.plans, defaults.default_plan, follower.follow)
+        principals = Principals(database, follower.plans, defaults.accounts.default_plan, follower.follow)
         engine = Engine(
             *(database, client, keyspace, follower.plans, principals.load, gateway_id or new_id()),
             engine_settings(defaults, settings.spool_dir),
@@ -104,39 +106,39 @@ async def partition_count(database: Database, wanted: int) -> int:
     return int(count)
 
 
-def lookup_wait_s(defaults: Limits) -> float:
+def lookup_wait_s(defaults: Defaults) -> float:
     """Return how long a request waits for its key to be looked up: as long as for its admission, where it waits for
     that."""
-    return defaults.admission_wait_ms / 1000 or defaults.postgres_timeout_s
+    return defaults.holds.admission_wait_ms / 1000 or defaults.stores.postgres_timeout_s
 
 
-def engine_settings(defaults: Limits, spool_folder: Path | None = None) -> EngineSettings:
+def engine_settings(defaults: Defaults, spool_folder: Path | None = None) -> EngineSettings:
     """Return the engine's bounds from the configuration's."""
     return EngineSettings(
         holds=HoldSettings(
-            batch_items=defaults.batch_items,
-            max_unsettled=defaults.max_unsettled,
-            redis_timeout_s=defaults.redis_timeout_ms / 1000,
-            settle_timeout_s=defaults.settle_timeout_ms / 1000,
-            ledger_timeout_s=defaults.postgres_timeout_s,
-            admission_wait_s=defaults.admission_wait_ms / 1000,
-            elastic_millionths=parse_share(defaults.elastic_share),
-            elastic_output_tokens=defaults.elastic_output_tokens,
-            queue_requests=defaults.admission_queue_requests,
+            batch_items=defaults.holds.batch_items,
+            max_unsettled=defaults.holds.max_unsettled,
+            redis_timeout_s=defaults.stores.redis_timeout_ms / 1000,
+            settle_timeout_s=defaults.holds.settle_timeout_ms / 1000,
+            ledger_timeout_s=defaults.stores.postgres_timeout_s,
+            admission_wait_s=defaults.holds.admission_wait_ms / 1000,
+            elastic_millionths=parse_share(defaults.holds.elastic_share),
+            elastic_output_tokens=defaults.holds.elastic_output_tokens,
+            queue_requests=defaults.holds.admission_queue_requests,
         ),
         cache=CacheSettings(
-            entries=defaults.principal_cache_entries,
-            fresh_s=defaults.principal_cache_s,
-            unknown_entries=defaults.negative_cache_entries,
-            unknown_s=defaults.negative_cache_s,
-            lookups=max(1, defaults.postgres_pool_size - 1),
+            entries=defaults.stores.principal_cache_entries,
+            fresh_s=defaults.stores.principal_cache_s,
+            unknown_entries=defaults.stores.negative_cache_entries,
+            unknown_s=defaults.stores.negative_cache_s,
+            lookups=max(1, defaults.stores.postgres_pool_size - 1),
             wait_s=lookup_wait_s(defaults),
         ),
-        lease_s=defaults.lease_s,
-        stall_s=defaults.stall_s,
-        expired_hold=defaults.expired_hold,
-        default_plan=defaults.default_plan,
-        ledger_batch_rows=defaults.ledger_batch_rows,
-        ledger_flush_s=defaults.ledger_flush_ms / 1000,
+        lease_s=defaults.holds.lease_s,
+        stall_s=defaults.holds.stall_s,
+        expired_hold=defaults.request.expired_hold,
+        default_plan=defaults.accounts.default_plan,
+        ledger_batch_rows=defaults.stores.ledger_batch_rows,
+        ledger_flush_s=defaults.stores.ledger_flush_ms / 1000,
         spool_folder=spool_folder,
     )

@@ -44,7 +44,7 @@ if TYPE_CHECKING:
     from gateway.config.derived import ExporterSource
     from gateway.config.settings import Settings
     from gateway.metrics.registry import Metrics
-    from gateway.runtime import Runtime
+    from gateway.runtime.runtime import Runtime
     from gateway.server.limit_refusals import Links
 
 logger = logging.getLogger(__name__)
@@ -70,8 +70,8 @@ def make_collector(
     defaults, effects = settings.defaults, engine.change_notifier
     grants = Grants(database, effects, new_id)
     rules = SubjectRules(
-        unknown=defaults.unknown_subjects,
-        plan=defaults.default_plan,
+        unknown=defaults.collect.unknown_subjects,
+        plan=defaults.accounts.default_plan,
         initial_nano=settings.initial_balance_nano,
         included_bytes=settings.initial_included_quota_bytes,
     )
@@ -81,11 +81,13 @@ def make_collector(
 
     parts = Parts(
         exporters=Exporters(
-            connections=defaults.collect_at_once,
-            answer_bytes=defaults.collect_answer_bytes,
-            limit=defaults.collect_snapshots,
+            connections=defaults.collect.collect_at_once,
+            answer_bytes=defaults.collect.collect_answer_bytes,
+            limit=defaults.collect.collect_snapshots,
         ),
-        facts=Facts(database, settings.source_revision, defaults.first_point, defaults.collect_keep_days),
+        facts=Facts(
+            database, settings.source_revision, defaults.collect.first_point, defaults.collect.collect_keep_days
+        ),
         subjects=Subjects(database, grants, rules, new_id),
         debits=TrafficDebits(database, grants, rate, effects.balances_changed, new_id),
     )
@@ -95,9 +97,9 @@ def make_collector(
         parts,
         CollectRules(
             revision=settings.source_revision,
-            pages=defaults.collect_pages,
-            overlap=timedelta(seconds=defaults.collect_overlap_s),
-            at_once=defaults.collect_at_once,
+            pages=defaults.collect.collect_pages,
+            overlap=timedelta(seconds=defaults.collect.collect_overlap_s),
+            at_once=defaults.collect.collect_at_once,
         ),
         partial(datetime.now, UTC),
     )
@@ -173,19 +175,19 @@ def make_meters(
     """Return the events and holds of other services as the API calls them."""
     defaults = settings.defaults
     rules = ServiceRules(
-        hold_s=defaults.service_hold_s,
-        hold_max_s=defaults.service_hold_max_s,
-        holds=defaults.service_holds,
-        account_holds=defaults.service_holds_per_account,
-        grace_s=settings.payment_grace_days * DAY_S,
-        credits_per_usd=defaults.credits_per_usd,
+        hold_s=defaults.services.service_hold_s,
+        hold_max_s=defaults.services.service_hold_max_s,
+        holds=defaults.services.service_holds,
+        account_holds=defaults.services.service_holds_per_account,
+        grace_s=settings.payment_grace_s,
+        credits_per_usd=defaults.accounts.credits_per_usd,
     )
     writer = EventWriter(
         database,
         engine.change_notifier.balances_changed,
         engine.holds.spawn,
-        batch_rows=defaults.ledger_batch_rows,
-        most=defaults.service_events_waiting,
+        batch_rows=defaults.stores.ledger_batch_rows,
+        most=defaults.services.service_events_waiting,
     )
     desk = Desk(engine.holds, writer, _principals(engine.cache), prices, rules, new_id, time.time)
     holds = ServiceHolds(desk, database, engine.lasting, engine.keyspace.partition_of)
