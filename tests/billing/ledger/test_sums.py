@@ -1,4 +1,4 @@
-"""Sums by dimension and tag: made by the roller of fresh rows, by the migration of what was there, and verified."""
+"""Sums by dimension and tag: made by the roller of fresh rows, and verified."""
 
 import itertools
 import json
@@ -9,7 +9,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from billing.database.connection import DatabaseError, Row
-from billing.database.migrate import migrate
 from billing.ledger import reports
 from billing.ledger import sums as summing
 from billing.ledger.catalogue import sync_prices
@@ -18,7 +17,6 @@ from billing.ledger.sums import Folds, _left, _Read
 from billing.ledger.used import BEGINNING, DIMENSIONS, END, Grouping, UsedBy, compose
 from billing.ledger.verify import verify
 from billing.usage import Usage
-from tests.billing.ledger.test_fresh_usage import BACK
 from tests.billing.support import PRICES, Billing
 
 USAGE = Usage(input_tokens=1000, cached_input_tokens=10, output_tokens=50, reasoning_tokens=20)
@@ -95,26 +93,6 @@ async def test_fresh_rows_become_sums(billing: Billing, account_id: str, older: 
     await used(billing, account_id)
     assert await roll(billing.database) == 4
     assert await sums(billing) == [(*row[:6], 2 * row[6], 2 * row[7]) for row in EXPECTED]  # type: ignore[operator]
-    await assert_verified(billing)
-
-
-async def test_a_ledger_that_has_grown_is_summed_by_the_migration(
-    billing: Billing, account_id: str, database_url: str
-) -> None:
-    await used(billing, account_id)
-    assert await roll(billing.database, 2) == 2
-    columns = "admitted_at, input_tokens, cached_input_tokens, cache_write_tokens, output_tokens, reasoning_tokens, "
-    columns += "cost_nano, charged_nano, account_id, key_id, model, feature"
-    keep = f"CREATE TABLE kept AS SELECT {columns} FROM usage_fresh"  # noqa: S608
-    await billing.database.execute(keep)
-    await billing.database.execute(BACK)
-    await migrate(database_url, up_to=15)
-    await billing.database.execute("INSERT INTO usage_fresh SELECT * FROM kept; DROP TABLE kept")
-    await migrate(database_url)
-    assert await sums(billing) == EXPECTED
-    await assert_verified(billing)
-    await used(billing, account_id)
-    assert await roll(billing.database) == 4
     await assert_verified(billing)
 
 
