@@ -189,7 +189,7 @@ class Repricing:
                 delta_nano = -sum(each.difference_nano for each in wrong)
                 balance_nano = bounded_balance(account["balance_nano"] + delta_nano)
                 transfers = [_transfer(each, corrected.get(each.request_id, _NEVER), reason) for each in wrong]
-                await lots.settle(connection, account_id, self._new_id)
+                await lots.settle(connection, account_id)
                 await connection.execute(_query("reprice_apply"), account_id, delta_nano, transfers)
                 if delta_nano > 0:
                     await lots.add(connection, account_id, self._new_id(), "refund", delta_nano, transfer_id=None)

@@ -23,14 +23,12 @@ if TYPE_CHECKING:
     from billing.usage import Usage
 
 Outcome = Literal["settled", "expired"]
-LAYOUT: Final = 2
-"""The newest layout of a debit in the journal that this release reads. 2: with `by_model`."""
+LAYOUT: Final = 1
+"""The newest layout of a debit in the journal that this release reads, and the one that it writes."""
 NAMED: Final = "named"
 """In place of a price row's id where another service has named the amount."""
 REPRICE: Final = "reprice"
 """The scope of idempotency keys of corrections by another price: a key is `reprice:REQUEST_ID:PRICE_ID`."""
-PLAIN_LAYOUT: Final = 1
-"""The layout of a debit that says nothing which a release of that layout would lose."""
 
 
 class Debit(msgspec.Struct, frozen=True, array_like=True, gc=False):
@@ -77,7 +75,7 @@ class Debit(msgspec.Struct, frozen=True, array_like=True, gc=False):
     note: str | None = None
     epoch: int | None = None
     dseq: int | None = None
-    layout: int = PLAIN_LAYOUT
+    layout: int = LAYOUT
     by_model: str | None = None
     session: str | None = None
     agent: str | None = None
@@ -93,7 +91,7 @@ encode_debit = _encoder.encode
 
 
 def decode_debit(payload: bytes) -> Debit:
-    """Return the debit of a journal's payload; one of an older release, which said no layout, has this one's.
+    """Return the debit of a journal's payload.
 
     Raises `NewerLayout`, and `Unreadable` for anything else that is no debit.
     """

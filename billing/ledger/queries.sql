@@ -641,17 +641,10 @@ WITH every AS (
     FROM usage_events
     WHERE (outcome = 'settled' OR input_tokens + output_tokens > 0) AND admitted_at >= $1 AND admitted_at < $2
     UNION ALL
-    SELECT f.account_id, f.admitted_at, f.key_id, coalesce(f.user_id, e.user_id), f.model, coalesce(f.provider, e.provider),
-        coalesce(f.endpoint, e.endpoint), f.feature, coalesce(f.tags, e.tags), -1, -input_tokens, -cached_input_tokens,
-        -cache_write_tokens, -output_tokens, -reasoning_tokens, -cost_nano, -charged_nano
-    FROM usage_fresh AS f LEFT JOIN LATERAL (
-        SELECT u.user_id, u.provider, u.endpoint, u.tags FROM usage_events AS u
-        WHERE f.provider IS NULL AND u.account_id = f.account_id AND u.admitted_at = f.admitted_at AND u.key_id = f.key_id
-            AND u.model = f.model AND u.feature = f.feature AND u.input_tokens = f.input_tokens
-            AND u.output_tokens = f.output_tokens AND u.charged_nano = f.charged_nano
-        LIMIT 1
-    ) AS e ON true
-    WHERE f.admitted_at >= $1 AND f.admitted_at < $2
+    SELECT account_id, admitted_at, key_id, user_id, model, provider, endpoint, feature, tags, -1, -input_tokens,
+        -cached_input_tokens, -cache_write_tokens, -output_tokens, -reasoning_tokens, -cost_nano, -charged_nano
+    FROM usage_fresh
+    WHERE admitted_at >= $1 AND admitted_at < $2
 ), minutes AS MATERIALIZED (
     SELECT account_id, date_trunc('minute', admitted_at, 'UTC') AS minute, coalesce(d.id, 0) AS dimensions, tags,
         sum(requests) AS requests, sum(input_tokens) AS input_tokens, sum(cached_input_tokens) AS cached_input_tokens,

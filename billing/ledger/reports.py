@@ -241,14 +241,11 @@ logger = logging.getLogger(__name__)
 
 _sql = queries("billing.ledger")
 ROLL_USAGE: Final = _sql("roll_usage")
-TAKE_TURN: Final = (
-    "SELECT pg_try_advisory_xact_lock($1) AND set_config('enable_nestloop', 'off', true) = 'off' "
-    "AND set_config('metergate.sums_by_pairs', 'raised', true) = 'raised'"
-)
-"""By itself and first, so that what is moved is seen as the last turn has left it; and that all sums are raised."""
+TAKE_TURN: Final = "SELECT pg_try_advisory_xact_lock($1) AND set_config('enable_nestloop', 'off', true) = 'off'"
+"""Must run first: takes the roller's lock before the snapshot of what is moved is taken."""
 TAKE_LEASE: Final = _sql("jobs_take")
 
-LEASE: Final = "roll usage, its sums of all and by names"  # older releases, which can't move any more, have others
+LEASE: Final = "roll usage"
 ROLL_INTERVAL_S: Final = 5.0
 MOST_FRESH: Final = 50_000
 """With so many fresh rows those of the minute that still lasts are moved, too: adding up 50,000 takes some 25 ms."""

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Final, Literal, NamedTuple
 
 import msgspec
 
-from billing.ledger.debits import LAYOUT, PLAIN_LAYOUT, Debit
+from billing.ledger.debits import LAYOUT, Debit
 from billing.ledger.usage_columns import other_counts
 from billing.principals import MAX_KEPT, Principal
 from billing.usage import Usage
@@ -310,7 +310,7 @@ class RequestContext(msgspec.Struct, gc=False):
             note,
             None,  # epoch
             None,  # dseq
-            PLAIN_LAYOUT if charge.by_model is None else LAYOUT,
+            LAYOUT,
             charge.by_model,
             sender.session,
             sender.agent,

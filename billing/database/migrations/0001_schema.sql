@@ -71,7 +71,7 @@ COMMENT ON COLUMN gateways.lease_until IS 'Another value with each renewal. The 
 COMMENT ON COLUMN gateways.judged IS
     'The lease_until at which other gateways last ended holds of this one. It sees a new value here when it wakes.';
 COMMENT ON COLUMN gateways.ended_at IS 'Its process has ended, as it said itself or its supervisor did.';
-COMMENT ON COLUMN gateways.layout IS 'The version of the layout in which it keeps accounts and keys in Redis. 1: it says none.';
+COMMENT ON COLUMN gateways.layout IS 'The version of the layout in which it keeps accounts and keys in Redis.';
 
 CREATE TABLE job_leases (
     name text PRIMARY KEY,
@@ -216,7 +216,7 @@ COMMENT ON COLUMN member_limits.since IS
 CREATE TABLE lots (
     id text PRIMARY KEY,
     account_id text NOT NULL REFERENCES accounts,
-    kind text NOT NULL CHECK (kind IN ('opening', 'purchase', 'grant', 'refund', 'adjustment', 'dispute', 'subscription')),
+    kind text NOT NULL CHECK (kind IN ('purchase', 'grant', 'refund', 'adjustment', 'dispute', 'subscription')),
     transfer_id text,
     amount_nano bigint NOT NULL CHECK (amount_nano BETWEEN 1 AND 9007199254740991),
     left_nano bigint NOT NULL,
@@ -231,7 +231,6 @@ CREATE TABLE lots (
 COMMENT ON TABLE lots IS
     'Raises of balances. No debit touches a lot: left_nano is as of the last change of the account''s lots, and lots_now '
     'has what it is now.';
-COMMENT ON COLUMN lots.kind IS 'That of the transfer; opening: what was there before lots were kept.';
 COMMENT ON COLUMN lots.priority IS 'Lots of a lower number are drawn first.';
 CREATE INDEX lots_account ON lots (account_id, id);
 CREATE INDEX lots_open ON lots (account_id) WHERE left_nano > 0;
@@ -386,7 +385,7 @@ COMMENT ON COLUMN usage_events.dseq IS 'The place of this debit among those that
 COMMENT ON COLUMN usage_events.xseq IS 'Set when Redis has not counted this debit itself: the number of its correction.';
 COMMENT ON COLUMN usage_events.by_model IS
     'Where several models used something: a list of {model, price_id, variant, counts}. The columns are their totals.';
-COMMENT ON COLUMN usage_events.wseq IS 'Its place among all that were written, for exports; null: written before there were any.';
+COMMENT ON COLUMN usage_events.wseq IS 'Its place among all that were written, for exports.';
 COMMENT ON COLUMN usage_events.session IS 'The conversation that the request belongs to, as its client names it.';
 COMMENT ON COLUMN usage_events.agent IS 'Which of several agents of a session has sent it; parent_agent has begun that one.';
 COMMENT ON COLUMN usage_events.tool IS 'One of the tools and libraries that gateways know by their headers.';
@@ -510,8 +509,8 @@ CREATE TABLE usage_fresh (
     model text NOT NULL,
     feature text NOT NULL,
     user_id text,
-    provider text,
-    endpoint text,
+    provider text NOT NULL,
+    endpoint text NOT NULL,
     tags jsonb,
     -- So that every sum fits, and no row can ever stop those behind it.
     CHECK (greatest(input_tokens, cached_input_tokens, cache_write_tokens, output_tokens, reasoning_tokens) < 1099511627776)
@@ -644,21 +643,6 @@ CREATE TABLE usage_folds (
 );
 COMMENT ON TABLE usage_folds IS
     'Accounts whose hours before a moment are in usage_by_names, too; read from there once they are caught up.';
-
-CREATE VIEW usage_by_one AS
-SELECT account_id, CASE WHEN tag = 0 THEN -dimension ELSE tag END AS kind, granularity, bucket,
-    CASE WHEN tag = 0 THEN dimension_value ELSE value::text END AS value, requests, input_tokens, cached_input_tokens,
-    cache_write_tokens, output_tokens, reasoning_tokens, cost_nano, charged_nano
-FROM usage_by_names WHERE (tag = 0) <> (dimension = 0) AND dimension <= 6;
-
-CREATE FUNCTION refuse_half_sums() RETURNS trigger LANGUAGE plpgsql AS $$
-BEGIN
-    IF current_setting('metergate.sums_by_pairs', true) IS DISTINCT FROM 'raised' THEN
-        RAISE EXCEPTION 'usage is moved by gateways of a newer release alone, which sum it up by pairs of dimensions, too';
-    END IF;
-    RETURN NULL;
-END $$;
-CREATE TRIGGER usage_sums_of_all BEFORE INSERT ON usage_sums FOR EACH STATEMENT EXECUTE FUNCTION refuse_half_sums();
 
 
 -- SERVICES AND THEIR HOLDS
@@ -1635,14 +1619,12 @@ CREATE TABLE export_hours (
     n integer NOT NULL DEFAULT 0,
     asked numeric,
     asked_at timestamptz,
-    last numeric,
     parked boolean NOT NULL DEFAULT false,
     amounts numeric[] NOT NULL DEFAULT '{}',
     PRIMARY KEY (export, account_id, meter, hour),
     CHECK (told + coalesce(asked, 0) <= used)
 );
 COMMENT ON COLUMN export_hours.n IS 'How many amounts were told before: the last part of the identifier of the next one.';
-COMMENT ON COLUMN export_hours.last IS 'The amount that was told last; only releases before amounts was there read it.';
 COMMENT ON COLUMN export_hours.asked IS 'The amount that is being told, under identifier n: stored first, so that it is the same when it is sent again.';
 COMMENT ON COLUMN export_hours.amounts IS 'What was told by each number: element N + 1 is that of number N, 0 where it counts as not told.';
 CREATE INDEX export_hours_due ON export_hours (export, hour) WHERE used > told AND NOT parked;

@@ -158,14 +158,6 @@ async def test_pages_the_next_expiry_and_one_lot(billing: Billing) -> None:
             await find(connection, "acc_other", lot.id)
 
 
-async def test_what_a_release_without_lots_has_given_becomes_a_lot(billing: Billing) -> None:
-    account = (await billing.accounts.create("Acme")).id
-    await billing.database.execute("UPDATE accounts SET balance_nano = 7 WHERE id = $1", account)
-    await billing.grants.grant(account, 10, "new")
-    found = (await Lots(billing.database).page(account, 9)).items
-    assert sorted((lot.kind, lot.left_nano) for lot in found) == [("grant", 10), ("opening", 7)]
-
-
 def test_terms_are_checked() -> None:
     with pytest.raises(ValueError, match="0 to 100"):
         Terms(priority=101)
