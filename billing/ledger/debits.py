@@ -32,7 +32,10 @@ REPRICE: Final = "reprice"
 
 
 class Debit(msgspec.Struct, frozen=True, array_like=True, gc=False):
-    """One row of usage_events. Amounts in nano-USD, times in milliseconds.
+    """One row of usage_events. Amounts in nano-USD, times in milliseconds. What is not given is none, zero or empty.
+
+    Give its fields by name. Only a request's debit (`gateway.proxy.context`) gives them by place, as they are stored:
+    msgspec looks for each name among all of them, which takes 11 us instead of 0.2.
 
     `counts` and `tags` are JSON objects as text, or None; `by_model` is a JSON list of what each model used where
     several did, the first of them `provider_model`: the counts of the debit are their totals.
@@ -45,33 +48,33 @@ class Debit(msgspec.Struct, frozen=True, array_like=True, gc=False):
     admitted_at_ms: int
     outcome: Outcome
     account_id: str
-    user_id: str | None
-    key_id: str
-    client_request_id: str | None
-    upstream_request_id: str | None
-    endpoint: str
-    feature: str
-    model: str
-    provider: str
-    provider_model: str
-    input_tokens: int
-    cached_input_tokens: int
-    cache_write_tokens: int
-    output_tokens: int
-    reasoning_tokens: int
-    counts: str | None
-    cost_nano: int
-    charged_nano: int
-    price_id: str
-    multiplier: str | None
-    markup_scaled: int
-    estimated: bool
-    status: int
-    stream: bool
-    latency_ms: int | None
-    ttft_ms: int | None
-    tags: str | None
-    end_user: str | None
+    user_id: str | None = None
+    key_id: str = ""
+    client_request_id: str | None = None
+    upstream_request_id: str | None = None
+    endpoint: str = ""
+    feature: str = ""
+    model: str = ""
+    provider: str = ""
+    provider_model: str = ""
+    input_tokens: int = 0
+    cached_input_tokens: int = 0
+    cache_write_tokens: int = 0
+    output_tokens: int = 0
+    reasoning_tokens: int = 0
+    counts: str | None = None
+    cost_nano: int = 0
+    charged_nano: int = 0
+    price_id: str = ""
+    multiplier: str | None = None
+    markup_scaled: int = 0
+    estimated: bool = False
+    status: int = 0
+    stream: bool = False
+    latency_ms: int | None = None
+    ttft_ms: int | None = None
+    tags: str | None = None
+    end_user: str | None = None
     note: str | None = None
     epoch: int | None = None
     dseq: int | None = None

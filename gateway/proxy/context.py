@@ -275,7 +275,7 @@ class RequestContext(msgspec.Struct, gc=False):
         principal, route, parsed, sender = self.principal, self.route, self.parsed, self.sender
         first_byte_s = self.first_byte_s
         assert route.rates is not None  # noqa: S101  (a charge was made from them)
-        return Debit(  # by position, in the order that is stored: msgspec looks for every name among all of them
+        return Debit(  # by place: see `Debit`
             self.request_id,
             admitted_at_ms,
             "settled",
