@@ -132,9 +132,25 @@ class Reports:
         before_at, before_id = _place(after) if after else (None, None)
         rows = await self._database.rows(
             _query("reports_events"),
-            *(account_id, only.since, only.until, before_at, MOST_LOOKED_AT),
-            *(only.key_id, only.user_id, only.model, only.provider, only.endpoint, only.status, only.estimated),
-            *(only.end_user, only.tag, only.tag_value, before_id, limit + 1, only.session, only.tool),
+            account_id,
+            only.since,
+            only.until,
+            before_at,
+            MOST_LOOKED_AT,
+            only.key_id,
+            only.user_id,
+            only.model,
+            only.provider,
+            only.endpoint,
+            only.status,
+            only.estimated,
+            only.end_user,
+            only.tag,
+            only.tag_value,
+            before_id,
+            limit + 1,
+            only.session,
+            only.tool,
         )
         found = [event_of_row(row) for row in rows if row["matches"]]
         if len(found) <= limit and rows and rows[-1]["is_last"]:
