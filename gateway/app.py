@@ -39,8 +39,8 @@ from gateway.endpoints.jobs import (
 from gateway.endpoints.reads import Health, Reads
 from gateway.endpoints.response_sockets import ResponseSockets
 from gateway.endpoints.routes import add_routes, endpoints_of
+from gateway.exports import EXPORTS
 from gateway.metrics.registry import Metrics
-from gateway.outgoing import EXPORTS
 from gateway.payments import links_of, serve_payments, stop_payments
 from gateway.proxy.background_jobs import BackgroundPoller
 from gateway.proxy.forward import Forwarder
@@ -79,7 +79,7 @@ from gateway.upstream.local.shelf import SharedShelf
 
 if TYPE_CHECKING:
     from billing.price_table import PriceTable
-    from gateway.runtime import Runtime
+    from gateway.opened import Runtime
     from gateway.upstream.base import Transport
 
 logger = logging.getLogger(__name__)

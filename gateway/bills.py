@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from billing.database.connection import Database
     from gateway.config.settings import ProviderConfig, Settings
     from gateway.metrics.registry import Metrics
-    from gateway.runtime import Runtime
+    from gateway.opened import Runtime
 
 logger = logging.getLogger(__name__)
 

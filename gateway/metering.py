@@ -44,7 +44,7 @@ if TYPE_CHECKING:
     from gateway.config.derived import ExporterSource
     from gateway.config.settings import Settings
     from gateway.metrics.registry import Metrics
-    from gateway.runtime import Runtime
+    from gateway.opened import Runtime
     from gateway.server.limit_refusals import Links
 
 logger = logging.getLogger(__name__)

@@ -40,7 +40,7 @@ if TYPE_CHECKING:
     from billing.plans import Plan, Plans
     from gateway.config.settings import Settings
     from gateway.metrics.registry import Metrics
-    from gateway.runtime import Runtime
+    from gateway.opened import Runtime
 
 
 EXPIRY: Final = "credit_expiry"

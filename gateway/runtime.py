@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from functools import partial
 from typing import TYPE_CHECKING
@@ -23,9 +23,7 @@ from billing.budgets.budgets import Budgets
 from billing.database.connection import Database
 from billing.exports.cursor import Exports
 from billing.holds.cache import recognised
-from billing.holds.engine import Engine
 from billing.holds.live_windows import live_windows
-from billing.holds.redis.client import RedisClient
 from billing.holds.redis.state import DEFAULT_PREFIX
 from billing.keys.keys import ApiKeys
 from billing.keys.principals import Principals
@@ -39,21 +37,19 @@ from billing.payments.coupons import Coupons
 from billing.refused import ExhaustedNotices, RefusedRequests, RefusedRules
 from gateway.bills import make_bills
 from gateway.config.models import unknown_models
-from gateway.config.plan_follower import PlanFollower
 from gateway.config.settings import Settings
 from gateway.identity import Identity, make_identity
 from gateway.metering import POOL_SIZE, STATEMENT_S, make_collector, make_meters
+from gateway.opened import InForce, Runtime
 from gateway.outgoing import Outgoing, delivery_here
 from gateway.payments import links_of, open_payments, payment_services
 from gateway.proxy.target_health import provider_list
 from gateway.stores import OpenStores, new_id, open_engine
 
 if TYPE_CHECKING:
-    from billing.collect.collector import Collector
+    from billing.holds.engine import Engine
     from billing.holds.redis.state import RedisState
-    from billing.identity.people import People
     from billing.plans import Plans
-    from billing.price_table import PriceTable
     from billing.principals import Principal
     from billing.shapes.quotas import WindowShape
     from gateway.config.defaults import Limits
@@ -81,42 +77,6 @@ def make_attempts(settings: Settings, redis: RedisState) -> Attempts:
         time.monotonic,
         ADDRESSES_MAX,
     )
-
-
-@dataclass(slots=True)
-class InForce:
-    """The prices that requests are priced by now: those of the start, until the file has others."""
-
-    prices: PriceTable
-
-    def now(self) -> PriceTable:
-        """Return the prices of this moment."""
-        return self.prices
-
-
-@dataclass(frozen=True, slots=True)
-class Runtime:
-    """Everything that talks to the stores. `database` is the ledger's pool, which no call of the API uses. The
-    `follower` has the plans in force, whatever the file here says."""
-
-    settings: Settings
-    follower: PlanFollower
-    database: Database
-    redis_client: RedisClient
-    engine: Engine
-    accounts: Accounts
-    principals: Principals
-    api_keys: ApiKeys
-    grants: Grants
-    reports: Reports
-    refused: RefusedRequests
-    services: Services
-    people: People
-    in_force: InForce
-    attempts: Attempts
-    collector: Collector
-    deployment: str
-    admin_api_key: str = field(repr=False)
 
 
 def utc_now() -> datetime:

@@ -25,7 +25,7 @@ from gateway.config.secret import KEY_CHARACTERS, Secret, long_enough
 if TYPE_CHECKING:
     from billing.identity.browsers import LoginLink
     from gateway.config.settings import Settings
-    from gateway.runtime import Runtime
+    from gateway.opened import Runtime
 
 PREFIX: Final = "mga_"
 ENTROPY_BYTES: Final = 32

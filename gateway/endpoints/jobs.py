@@ -31,8 +31,9 @@ from billing.ledger.set_aside import count_set_aside
 from billing.owned.objects import Retention, RetentionRules
 from billing.shapes.operation import CollectBody, JobShape, ReconcileBody, report_shape, with_run
 from billing.times import TimeError, parse_rfc3339, rfc3339
+from gateway.exports import start_exports
 from gateway.metering import start_collecting
-from gateway.outgoing import start_exports, start_mailer, start_notices
+from gateway.outgoing import start_mailer, start_notices
 from gateway.payments import start_payments
 from gateway.server import refusals
 from gateway.server.refusals import Refuse
@@ -46,8 +47,8 @@ if TYPE_CHECKING:
     from billing.holds.reconcile import Report
     from gateway.endpoints.reads import Health
     from gateway.metrics.registry import Metrics
+    from gateway.opened import Runtime
     from gateway.proxy.records import RequestLog
-    from gateway.runtime import Runtime
     from gateway.server.bodies import Bodies
 
 logger = logging.getLogger(__name__)

@@ -46,10 +46,10 @@ if TYPE_CHECKING:
     from gateway.dialects.base import ModelList
     from gateway.dialects.registry import Dialects
     from gateway.metrics.registry import Metrics
+    from gateway.opened import Runtime
     from gateway.proxy.candidates import Candidate, Route
     from gateway.proxy.handler import Proxy
     from gateway.proxy.routing import Router
-    from gateway.runtime import Runtime
 
 TROUBLES: Final = "troubles"
 JWKS_AGE_S = 300

@@ -13,7 +13,8 @@ from gateway.config import plan_follower
 from gateway.config.defaults import Limits
 from gateway.config.plan_follower import PlanFollower, plans_finding
 from gateway.config.settings import Settings
-from gateway.runtime import Runtime, open_runtime
+from gateway.opened import Runtime
+from gateway.runtime import open_runtime
 from tests.support.shipped import shipped_settings
 
 OLD = Plan("free", "Free", 0, quotas=(Quota(Window.day, Metric.requests, 100),))
