@@ -36,10 +36,7 @@ FROM (
 
 -- name: events
 -- Events after number $1 up to $2, in their order, at most $3 (null: all); without those that have used nothing.
-SELECT e.wseq, e.request_id, e.admitted_at, e.created_at, e.account_id, e.user_id, e.key_id, e.endpoint, e.feature, e.model,
-    e.provider, e.provider_model, e.input_tokens, e.cached_input_tokens, e.cache_write_tokens, e.output_tokens,
-    e.reasoning_tokens, e.counts, e.cost_nano, e.charged_nano, e.price_id, e.estimated, e.status, e.stream, e.latency_ms,
-    e.ttft_ms, e.tags, e.end_user
+SELECT e.*
 FROM usage_events AS e
 WHERE e.wseq > $1 AND e.wseq <= $2
     AND (e.outcome = 'settled' OR e.input_tokens + e.output_tokens > 0 OR e.charged_nano > 0)
@@ -48,10 +45,7 @@ LIMIT $3
 
 -- name: events_between
 -- Events admitted from $1 on and before $2, in the order of their admission; without those that have used nothing.
-SELECT e.wseq, e.request_id, e.admitted_at, e.created_at, e.account_id, e.user_id, e.key_id, e.endpoint, e.feature, e.model,
-    e.provider, e.provider_model, e.input_tokens, e.cached_input_tokens, e.cache_write_tokens, e.output_tokens,
-    e.reasoning_tokens, e.counts, e.cost_nano, e.charged_nano, e.price_id, e.estimated, e.status, e.stream, e.latency_ms,
-    e.ttft_ms, e.tags, e.end_user
+SELECT e.*
 FROM usage_events AS e
 WHERE e.admitted_at >= $1 AND e.admitted_at < $2
     AND (e.outcome = 'settled' OR e.input_tokens + e.output_tokens > 0 OR e.charged_nano > 0)
@@ -152,10 +146,7 @@ LIMIT $3
 
 -- name: parked_again
 -- Events of export $1 that are to be tried again, at most $2.
-SELECT e.wseq, e.request_id, e.admitted_at, e.created_at, e.account_id, e.user_id, e.key_id, e.endpoint, e.feature, e.model,
-    e.provider, e.provider_model, e.input_tokens, e.cached_input_tokens, e.cache_write_tokens, e.output_tokens,
-    e.reasoning_tokens, e.counts, e.cost_nano, e.charged_nano, e.price_id, e.estimated, e.status, e.stream, e.latency_ms,
-    e.ttft_ms, e.tags, e.end_user
+SELECT e.*
 FROM export_parked AS p JOIN usage_events AS e ON e.request_id = p.item AND e.admitted_at = p.admitted_at
 WHERE p.export = $1 AND p.again
 ORDER BY p.id
