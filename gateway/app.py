@@ -78,7 +78,7 @@ from gateway.tokens import Tokenizer
 from gateway.upstream.local.shelf import SharedShelf
 
 if TYPE_CHECKING:
-    from billing.price_table import PriceTable
+    from billing.pricing.table import PriceTable
     from gateway.opened import Runtime
     from gateway.upstream.base import Transport
 

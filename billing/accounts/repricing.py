@@ -27,16 +27,15 @@ from billing.ledger.explanations import explain
 from billing.ledger.reports import event_of_row
 from billing.money import format_usd
 from billing.pages import BadCursor
-from billing.price_table import from_canonical_json
-from billing.prices import ANY_MODEL
-from billing.rates import round_up
+from billing.pricing.rows import ANY_MODEL, from_canonical_json
+from billing.pricing.scales import round_up
 from billing.times import rfc3339
 
 if TYPE_CHECKING:
     from billing.effects import Effects
     from billing.ledger.debits import UsageEvent
-    from billing.price_table import PriceTable
-    from billing.prices import PriceRow
+    from billing.pricing.rows import PriceRow
+    from billing.pricing.table import PriceTable
 
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 _MICROSECOND: Final = timedelta(microseconds=1)

@@ -25,7 +25,7 @@ from billing.database.connection import DatabaseLocked, DatabaseRefused, Missing
 from billing.ledger.debits import NAMED, Debit
 from billing.ledger.usage_columns import other_counts
 from billing.ledger.writer import create_months, write_within
-from billing.price_table import METER_PROVIDER
+from billing.pricing.table import METER_PROVIDER
 from billing.usage import MAX_UNIT_THOUSANDTHS, Usage
 
 if TYPE_CHECKING:

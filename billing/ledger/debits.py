@@ -121,8 +121,8 @@ def _layout_of(payload: bytes) -> int:
 class UsageEvent:
     """A row of usage_events. `cost_nano` is the provider's, `charged_nano` the customer's.
 
-    `markup_scaled` is in percent times `prices.FACTOR_SCALE`. `outcome` is `settled`, or `expired` for a request whose
-    gateway died.
+    `markup_scaled` is in percent times `pricing.scales.FACTOR_SCALE`. `outcome` is `settled`, or `expired` for a
+    request whose gateway died.
     """
 
     request_id: str

@@ -23,8 +23,7 @@ from billing.ledger.sums import LOCK_KEY, Folds, UsageSums
 from billing.ledger.usage_columns import ModelShare, decode_shares, decode_shares_of, usage_of
 from billing.ledger.used import BEGINNING, END, TAG_NAMES, TAG_VALUES, UsedBy, total
 from billing.pages import BEFORE_ALL, BadCursor, Page, check_seal, page_of, seal_of
-from billing.price_table import from_canonical_json
-from billing.prices import PriceRow
+from billing.pricing.rows import PriceRow, from_canonical_json
 
 MOST_LOOKED_AT: Final = 10_000
 """Events that one page of them reads, however few of them are asked for: some 20 ms."""

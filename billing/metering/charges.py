@@ -19,12 +19,12 @@ from billing.holds.decision import Need
 from billing.ledger.debits import NAMED, Debit
 from billing.ledger.usage_columns import other_counts
 from billing.money import MAX_NANO
-from billing.price_table import METER_PROVIDER, PriceTable
-from billing.rates import round_up
+from billing.pricing.scales import round_up
+from billing.pricing.table import METER_PROVIDER, PriceTable
 from billing.usage import Usage
 
 if TYPE_CHECKING:
-    from billing.prices import PriceRow
+    from billing.pricing.rows import PriceRow
     from billing.principals import Principal
 
 FEATURE: Final = "service"

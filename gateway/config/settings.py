@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Final
 
 from billing.addresses import is_this_machine
 from billing.plans import Plan, upgrade_cycles
-from billing.price_table import METER_PROVIDER, PriceTable
+from billing.pricing.table import METER_PROVIDER, PriceTable
 from gateway.config.betas import read_betas
 from gateway.config.defaults import Limits, read_defaults
 from gateway.config.environment import VARIABLES_OF, Environment, read_environment

@@ -1,9 +1,9 @@
-"""Rates: tiers and variants of a price row, the sheet of rates that holds for one request, and their checks. Pure.
+"""Variants of a price row, their tiers, and the sheet of rates that holds for one request, with their checks. Pure.
 
 This file owns how a row's standard prices, its tiers and its variants make one sheet. For each class the first variant
 that applies and names it decides, with that variant's own tiers; else the standard price does, with the standard tiers.
-A class that has no price then takes its parent's (`billing.price_classes`). A variant with a `factor` multiplies every
-token rate of the sheet; fees by the unit stay. The scales of exact costs, and how one is rounded, stand here too.
+A class that has no price then takes its parent's (`classes`). A variant with a `factor` multiplies every token rate of
+the sheet; fees by the unit stay.
 """
 
 from __future__ import annotations
@@ -14,27 +14,13 @@ from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Final
 
-from billing.errors import MetergateError
-from billing.money import USD_DECIMALS, MoneyError, ceil_div, decimal, format_usd, parse_usd
-from billing.price_classes import CONDITIONS, NAMED_UNITS, PARENT, TOKEN_CLASSES, UNIT_CLASSES
+from billing.money import ceil_div
+from billing.pricing.classes import CONDITIONS, NAMED_UNITS, TOKEN_CLASSES, UNIT_CLASSES, class_rate
+from billing.pricing.scales import EIGHTEENTHS, FACTOR_SCALE, MILLION, PriceError
 
-MILLION: Final = 1_000_000
-FACTOR_SCALE: Final = 10**9
-"""Multipliers and markups are decimals of at most nine places, held as integers times this."""
-MARKUP_DECIMALS: Final = len(str(100 * FACTOR_SCALE)) - 1
-"""Decimals that a markup in percent adds to what it is put on."""
 MINUTES_OF_DAY: Final = 24 * 60
 _HOURS: Final = re.compile(r"([01]\d|2[0-3]):([0-5]\d)-([01]\d|2[0-3]):([0-5]\d)", re.ASCII)
 _VALUE: Final = re.compile(r"[A-Za-z0-9_./-]{1,64}", re.ASCII)
-EIGHTEENTHS: Final = 18
-"""What makes a millisecond of a price by the hour a whole number: 18 / 3.6 is 5."""
-COST_SCALE: Final = EIGHTEENTHS * MILLION * FACTOR_SCALE
-"""An exact cost is an integer in nano-USD / COST_SCALE."""
-_REPORTED_DECIMALS: Final = 24
-
-
-class PriceError(MetergateError, ValueError):
-    """A price row that is impossible; the message names the field and what was expected."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -192,16 +178,6 @@ def _resolved(sources: Mapping[str, tuple[int, tuple[Tier, ...]]], tokens: int, 
     return {name: rate * region // FACTOR_SCALE for name, rate in rates.items()}
 
 
-def class_rate(rates: Mapping[str, int], price_class: str) -> int:
-    """Return the rate of a class or of its nearest ancestor that has one; zero where none has."""
-    name: str | None = price_class
-    while name is not None:
-        if name in rates:
-            return rates[name]
-        name = PARENT.get(name)
-    return 0
-
-
 def parse_hours(text: str) -> tuple[int, int]:
     """Return the minutes of the UTC day at which hours begin and end. Raises `PriceError`."""
     match = _HOURS.fullmatch(text)
@@ -256,40 +232,3 @@ def check_amounts(what: str, amounts: Mapping[str, int], known: Collection[str])
             raise PriceError(f"unknown name {name!r} in {what}; known are {', '.join(known)}")
         if amount <= 0:
             raise PriceError(f"{name} in {what} must be above zero")
-
-
-def parse_factor(text: object) -> int:
-    """Return a multiplier or a percentage from a decimal string ("0.5"), times `FACTOR_SCALE`. Raises `PriceError`."""
-    try:
-        scaled = parse_usd(text)
-    except MoneyError as error:
-        raise PriceError('expected a decimal string with at most 9 decimals, such as "0.5"') from error
-    if scaled < 0:
-        raise PriceError("expected a number that is not below zero")
-    return scaled
-
-
-def reported_scaled(usd: str) -> int:
-    """Return the exact cost in nano-USD / `COST_SCALE` of a plain decimal of USD with at most 24 decimals."""
-    whole, _, fraction = usd.partition(".")
-    return int(whole + fraction.ljust(_REPORTED_DECIMALS, "0")) * EIGHTEENTHS
-
-
-def round_up(cost_scaled: int, markup_scaled: int = 0) -> int:
-    """Return whole nano-USD of an exact cost plus a markup in percent (scaled by `FACTOR_SCALE`), rounded up once."""
-    if not markup_scaled:
-        return ceil_div(cost_scaled, COST_SCALE)
-    return ceil_div(marked_up(cost_scaled, markup_scaled), COST_SCALE * 10**MARKUP_DECIMALS)
-
-
-def marked_up(amount: int, markup_scaled: int) -> int:
-    """Return an amount plus a markup in percent (scaled by `FACTOR_SCALE`), exact, times 10^`MARKUP_DECIMALS`."""
-    return amount * (100 * FACTOR_SCALE + markup_scaled)
-
-
-def marked_up_usd(rate_nano: int, markup_scaled: int) -> str:
-    """Return a price plus a markup, exact, as a plain decimal of USD with at least two decimals."""
-    if not markup_scaled:
-        return format_usd(rate_nano)
-    whole, _, fraction = decimal(marked_up(rate_nano, markup_scaled), USD_DECIMALS + MARKUP_DECIMALS).partition(".")
-    return f"{whole}.{fraction.ljust(2, '0')}"

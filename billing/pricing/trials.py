@@ -13,13 +13,14 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from billing.errors import MetergateError
-from billing.rates import MINUTES_OF_DAY, round_up
+from billing.pricing.scales import round_up
+from billing.pricing.variants import MINUTES_OF_DAY
 from billing.usage import COUNT_NAMES, Usage, UsageError
 
 if TYPE_CHECKING:
-    from billing.price_table import PriceTable
-    from billing.prices import PriceRow
-    from billing.rates import PriceLine
+    from billing.pricing.rows import PriceRow
+    from billing.pricing.table import PriceTable
+    from billing.pricing.variants import PriceLine
 
 MINUTE_S: Final = 60
 MAX_DIGITS: Final = 18

@@ -1,13 +1,18 @@
-"""Prices: rows of a provider price table, the exact cost of a usage, and its upper bound. Pure.
+"""Rows of a provider price table: the exact cost of a usage, its upper bound, and a row's id. Pure.
 
 This file owns the arithmetic of a charge. A rate is a whole number of nano-USD per million (tokens), per unit or per
-hour; a cost is summed exactly as an integer over `COST_SCALE` and rounded up once. A row's id is a digest of what it
-says, so that an edited file adds a row and never changes one that has priced a debit. Which rates hold for a request is
-`billing.rates`'.
+hour; a cost is summed exactly as an integer over `COST_SCALE` and rounded up once. Which rates hold for a request is
+decided in `variants`.
+
+A row's id is a digest of what it says as canonical JSON, so that an edited file adds a row and never changes one that
+has priced a debit. Equal rows have equal ids on every gateway and in every release: what only newer rows have is left
+out where a row has none of it.
 """
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Callable, Collection, Iterable, Mapping
 from copy import copy
 from dataclasses import dataclass, field
@@ -15,23 +20,16 @@ from datetime import date
 from typing import TYPE_CHECKING, Final
 
 from billing.money import ceil_div
-from billing.price_classes import ASKED_FOR, MULTIPLIERS, STANDARD_REGIONS, STANDARD_SPEEDS, STANDARD_TIERS, TIER_NAMES
-from billing.price_ids import row_id
-from billing.rates import (
-    COST_SCALE,
-    EIGHTEENTHS,
-    FACTOR_SCALE,
-    MILLION,
-    PriceError,
-    PriceLine,
-    Sheet,
-    Tier,
-    Variant,
-    check_amounts,
-    check_standard,
-    parse_hours,
-    reported_scaled,
+from billing.pricing.classes import (
+    ASKED_FOR,
+    MULTIPLIERS,
+    STANDARD_REGIONS,
+    STANDARD_SPEEDS,
+    STANDARD_TIERS,
+    TIER_NAMES,
 )
+from billing.pricing.scales import COST_SCALE, EIGHTEENTHS, FACTOR_SCALE, MILLION, PriceError, reported_scaled
+from billing.pricing.variants import PriceLine, Sheet, Tier, Variant, check_amounts, check_standard, parse_hours
 
 if TYPE_CHECKING:
     from billing.usage import Usage
@@ -44,6 +42,7 @@ REPORTED: Final = "reported_cost"
 """The class of a line that is the provider's own cost."""
 MAX_KNOWN: Final = 256
 """Conditions of answers whose variants a row keeps; providers write them, so that they are bounded."""
+_ENCODER: Final = json.JSONEncoder(sort_keys=True, separators=(",", ":"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -300,3 +299,62 @@ class PriceRow:
 
     def _most(self) -> int:
         return max([FACTOR_SCALE, *(self.multipliers or {}).values()])
+
+
+def row_id(row: PriceRow) -> str:
+    """Return a digest of all that prices and bounds a request: equal rows have equal ids on every gateway."""
+    return "price_" + hashlib.sha256(canonical_json(row).encode()).hexdigest()[:24]
+
+
+def canonical_json(row: PriceRow) -> str:
+    """Return the row as canonical JSON: what the ledger keeps, and what its id is a digest of."""
+    values: dict[str, object] = {
+        "provider": row.provider,
+        "model": row.model,
+        "effective_from": row.effective_from.isoformat(),
+        "per_million_nano": dict(row.per_million),
+        "per_unit_nano": dict(row.per_unit),
+        "tiers": _tiers_as_json(row.tiers),
+        "multipliers": dict(row.multipliers or {}),
+        "part_tokens": dict(row.part_tokens or {}),
+        "max_output_tokens": row.max_output_tokens,
+        "context_window": row.context_window,
+    }
+    if row.variants:
+        values["variants"] = [
+            [dict(one.when), dict(one.per_million), dict(one.per_unit), _tiers_as_json(one.tiers), one.factor]
+            for one in row.variants
+        ]
+    if row.cost_reported:
+        values["cost"] = "reported"
+    return _ENCODER.encode(values)
+
+
+def _tiers_as_json(tiers: Iterable[Tier]) -> list[list[object]]:
+    return [[tier.above_input_tokens, dict(tier.per_million)] for tier in tiers]
+
+
+def from_canonical_json(text: str) -> PriceRow:
+    """Return the row that `canonical_json` wrote."""
+    values = json.loads(text)
+    return PriceRow(
+        provider=values["provider"],
+        model=values["model"],
+        effective_from=date.fromisoformat(values["effective_from"]),
+        per_million=values["per_million_nano"],
+        per_unit=values["per_unit_nano"],
+        tiers=_tiers_of(values["tiers"]),
+        multipliers=values["multipliers"],
+        part_tokens=values["part_tokens"],
+        max_output_tokens=values["max_output_tokens"],
+        context_window=values["context_window"],
+        variants=tuple(
+            Variant(when, per_million, per_unit, _tiers_of(tiers), factor)
+            for when, per_million, per_unit, tiers, factor in values.get("variants", ())
+        ),
+        cost_reported=values.get("cost") == "reported",
+    )
+
+
+def _tiers_of(values: Iterable[tuple[int, Mapping[str, int]]]) -> tuple[Tier, ...]:
+    return tuple(Tier(above, rates) for above, rates in values)

@@ -1,4 +1,4 @@
-"""Segments: files of records that one process appends to, and that another one takes when that has ended.
+"""Segments of a write-ahead log: files of records that one process appends to, and another takes once that has ended.
 
 A segment is locked (flock(2)) by its process for as long as that lives, and found unlocked by whoever comes after.
 Reading ends at the first record that is torn or damaged: it was the last that its process wrote.

@@ -4,6 +4,7 @@ A class without a price of its own takes its parent's.
 """
 
 import re
+from collections.abc import Mapping
 from typing import Final
 
 PARENT: Final = {
@@ -49,3 +50,13 @@ TIER_NAMES: Final = {"fast": "priority", "on_demand_priority": "priority", "on_d
 ASKED_FOR: Final = frozenset({"service_tier", "processing", "speed"})
 """Conditions that a request asks for; a hold counts on them only where it does."""
 CONDITIONS: Final = ("service_tier", "processing", "speed", "region", "utc_hours")
+
+
+def class_rate(rates: Mapping[str, int], price_class: str) -> int:
+    """Return the rate of a class or of its nearest ancestor that has one; zero where none has."""
+    name: str | None = price_class
+    while name is not None:
+        if name in rates:
+            return rates[name]
+        name = PARENT.get(name)
+    return 0

@@ -1,43 +1,16 @@
-"""All price rows, found by provider, model and day; and a row out of the JSON that the ledger keeps. Pure."""
+"""All price rows, found by provider, model and day. Pure."""
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterable, Mapping
-from datetime import UTC, date, datetime
+from collections.abc import Iterable
+from datetime import UTC, datetime
 from typing import Final
 
-from billing.prices import ANY_MODEL, PriceRow
-from billing.rates import PriceError, Tier, Variant
+from billing.pricing.rows import ANY_MODEL, PriceRow
+from billing.pricing.scales import PriceError
 
 METER_PROVIDER: Final = "meter"
 """The provider of a meter's rows in the table of prices: the model is the meter's name."""
-
-
-def from_canonical_json(text: str) -> PriceRow:
-    """Return the row that `canonical_json` wrote."""
-    values = json.loads(text)
-    return PriceRow(
-        provider=values["provider"],
-        model=values["model"],
-        effective_from=date.fromisoformat(values["effective_from"]),
-        per_million=values["per_million_nano"],
-        per_unit=values["per_unit_nano"],
-        tiers=_tiers_of(values["tiers"]),
-        multipliers=values["multipliers"],
-        part_tokens=values["part_tokens"],
-        max_output_tokens=values["max_output_tokens"],
-        context_window=values["context_window"],
-        variants=tuple(
-            Variant(when, per_million, per_unit, _tiers_of(tiers), factor)
-            for when, per_million, per_unit, tiers, factor in values.get("variants", ())
-        ),
-        cost_reported=values.get("cost") == "reported",
-    )
-
-
-def _tiers_of(values: Iterable[tuple[int, Mapping[str, int]]]) -> tuple[Tier, ...]:
-    return tuple(Tier(above, rates) for above, rates in values)
 
 
 class PriceTable:
