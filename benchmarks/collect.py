@@ -36,7 +36,7 @@ from billing.collect.subjects import SubjectRules, Subjects
 from billing.database.connection import Database
 from billing.database.migrate import migrate
 from billing.effects import LiveBalance
-from billing.price_table import PriceTable
+from billing.pricing.table import PriceTable
 from gateway.runtime.stores import new_id
 
 MINUTES: Final = 3

@@ -205,7 +205,7 @@ async def fill(database_url: str, events: int, report: Report, accounts: int = A
 
     connection = await asyncpg.connect(database_url, command_timeout=STATEMENT_S)
     try:
-        for setting in (*_SETTINGS, "metergate.sums_by_pairs = 'raised'"):
+        for setting in _SETTINGS:
             await connection.execute(f"SET {setting}")
         await _fill(connection, events, accounts, told)
     finally:

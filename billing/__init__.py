@@ -1,7 +1,8 @@
 """Money, prices, quotas, holds, the ledger, accounts and keys. Knows no HTTP proxy and never imports `gateway`.
 
-money  prices  price_table  price_ids  price_trials  price_classes  rates  usage  quotas  plans  principals     pure
+money  usage  quotas  plans  principals     pure
 shares       pure
+pricing/     what usage costs: price rows and the arithmetic of a charge     pure
 accounts/    who pays: accounts, and changes of their balance by people
 keys/        who may spend: keys, their secrets and what a request presents
 identity/    people and organizations: who calls, and what they may do there
@@ -27,5 +28,5 @@ settings     sections of the configuration that parts take
 errors       the tree of all exceptions
 fair_queue   what accounts or networks share, in turn
 logs         which request a log line is about, and lines as JSON
-answers  audit  codings  expectations  pages  segments  times  zones     small things that the above share
+answers  audit  codings  expectations  pages  times  wal_segment  zones     small things that the above share
 """

@@ -124,14 +124,14 @@ MetergateError
 +-- SubscriptionError              billing.payments.subscriptions
 |   +-- NoSubscription             billing.payments.subscriptions
 |   +-- SubscriptionRefused        billing.payments.subscriptions
-+-- TrialRefused                   billing.price_trials
-|   +-- NoSuchPrice                billing.price_trials
++-- PriceError                     billing.pricing.scales
++-- TrialRefused                   billing.pricing.trials
+|   +-- NoSuchPrice                billing.pricing.trials
 +-- NoSuchBill                     billing.provider_bills.bills
 +-- BillError                      billing.provider_bills.lines
 |   +-- BillRefused                billing.provider_bills.lines
 |   +-- BillUnavailable            billing.provider_bills.lines
 +-- QuotaError                     billing.quotas
-+-- PriceError                     billing.rates
 +-- ApiKeyError                    billing.shapes.rules
 |   +-- KeyConflict                billing.shapes.rules
 |   +-- KeyNotFound                billing.shapes.rules

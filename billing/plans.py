@@ -14,9 +14,9 @@ MAX_TOOL_CALLS: Final = 64
 class Plan:
     """A tier. `quotas` are counted per account; `models` None allows every model; `included_credit_nano` comes with
     each period that is paid and expires with it, unless `credit_rolls_over`; `markup_scaled` in percent times
-    `prices.FACTOR_SCALE`; `admission_queue_s` is how long a request that only running requests keep out waits for them;
-    `default_tool_calls` how many calls of tools at the provider a request has that leaves them open, None: as the
-    model's entry and the gateway's defaults say.
+    `pricing.scales.FACTOR_SCALE`; `admission_queue_s` is how long a request that only running requests keep out waits
+    for them; `default_tool_calls` how many calls of tools at the provider a request has that leaves them open, None: as
+    the model's entry and the gateway's defaults say.
 
     `features` are what the plan allows beside: True, False, or so many units in a period; what is not named has no
     rule. `api_access: False` takes the scope `llm:proxy` from every key.

@@ -53,7 +53,7 @@ from gateway.proxy.settlement.missing_usage import MissingUsage
 from gateway.proxy.settlement.settlements import Settlements
 from gateway.proxy.stored import StoredObjects
 from gateway.proxy.target_health import HealthBoard, SharedHealth
-from gateway.runtime.outgoing import EXPORTS
+from gateway.runtime.exports import EXPORTS
 from gateway.runtime.payments import links_of, serve_payments, stop_payments
 from gateway.runtime.stores import lookup_wait_s, new_id
 from gateway.server.aiohttp_private import EdgeKind
@@ -73,7 +73,7 @@ from gateway.upstream.transport import HttpTransport
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from billing.price_table import PriceTable
+    from billing.pricing.table import PriceTable
     from gateway.config.providers import ProviderConfig
     from gateway.config.settings import Settings
     from gateway.runtime.runtime import Runtime

@@ -73,7 +73,7 @@ SLOW: Final = (
     "tests/billing/holds/test_user_limits.py",
     "tests/billing/holds/test_windows.py",
     "tests/billing/ledger/test_retention.py",
-    "tests/billing/test_prices.py",
+    "tests/billing/pricing/test_rows.py",
     "tests/billing/web/test_permissions.py",
     "tests/chaos/",
     "tests/e2e/",

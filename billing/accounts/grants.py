@@ -199,7 +199,7 @@ class Grants:
         """Write the change itself: the lots so far, the balance and its transfer, the lot that it makes or takes."""
         raises = entry.delta_nano > 0
         about = {} if entry.purchase_id is None else {"purchase_id": entry.purchase_id}
-        await lots.settle(connection, entry.account_id, self._new_id)
+        await lots.settle(connection, entry.account_id)
         await connection.execute(
             _query("grants_apply"),
             entry.account_id,

@@ -14,7 +14,6 @@ Every function that is given a connection works in the caller's transaction, whi
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime
 from typing import TYPE_CHECKING, Final, Literal
@@ -29,7 +28,7 @@ if TYPE_CHECKING:
 
 ID_PREFIX: Final = "lot_"
 
-LotKind = Literal["opening", "purchase", "grant", "refund", "adjustment", "dispute", "subscription"]
+LotKind = Literal["purchase", "grant", "refund", "adjustment", "dispute", "subscription"]
 
 _query = queries("billing.accounts")
 
@@ -91,10 +90,10 @@ def lot_id(ulid: str) -> str:
     return ID_PREFIX + ulid
 
 
-async def settle(connection: Connection, account_id: str, new_id: Callable[[], str]) -> None:
+async def settle(connection: Connection, account_id: str) -> None:
     """Store what debits have drawn from the account's lots so far. It is done before its lots or its balance change
-    otherwise. `new_id` makes a ULID, for credit that an older release has given while this one runs beside it."""
-    await connection.execute(_query("lots_settle"), account_id, lot_id(new_id()))
+    otherwise."""
+    await connection.execute(_query("lots_settle"), account_id)
 
 
 async def add(

@@ -27,16 +27,15 @@ from billing.ledger.explanations import explain
 from billing.ledger.reports import event_of_row
 from billing.money import format_usd
 from billing.pages import BadCursor
-from billing.price_table import from_canonical_json
-from billing.prices import ANY_MODEL
-from billing.rates import round_up
+from billing.pricing.rows import ANY_MODEL, from_canonical_json
+from billing.pricing.scales import round_up
 from billing.times import rfc3339
 
 if TYPE_CHECKING:
     from billing.effects import Effects
     from billing.ledger.debits import UsageEvent
-    from billing.price_table import PriceTable
-    from billing.prices import PriceRow
+    from billing.pricing.rows import PriceRow
+    from billing.pricing.table import PriceTable
 
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 _MICROSECOND: Final = timedelta(microseconds=1)
@@ -189,7 +188,7 @@ class Repricing:
                 delta_nano = -sum(each.difference_nano for each in wrong)
                 balance_nano = bounded_balance(account["balance_nano"] + delta_nano)
                 transfers = [_transfer(each, corrected.get(each.request_id, _NEVER), reason) for each in wrong]
-                await lots.settle(connection, account_id, self._new_id)
+                await lots.settle(connection, account_id)
                 await connection.execute(_query("reprice_apply"), account_id, delta_nano, transfers)
                 if delta_nano > 0:
                     await lots.add(connection, account_id, self._new_id(), "refund", delta_nano, transfer_id=None)

@@ -33,7 +33,7 @@ from billing.identity.members import Acting
 from billing.identity.organizations import OrganizationConflict
 from billing.identity.permissions import ORG_TRANSFER
 from billing.money import format_usd
-from billing.prices import ANY_MODEL
+from billing.pricing.rows import ANY_MODEL
 from billing.quotas import parse_quotas
 from billing.shapes.accounts import (
     AccountPatch,

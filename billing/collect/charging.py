@@ -15,13 +15,13 @@ from typing import TYPE_CHECKING, Final
 
 from billing.ledger.debits import NAMED
 from billing.money import ceil_div
-from billing.price_table import METER_PROVIDER
+from billing.pricing.scales import COST_SCALE, FACTOR_SCALE
+from billing.pricing.table import METER_PROVIDER
 from billing.principals import SERVICE_KEY
-from billing.rates import COST_SCALE, FACTOR_SCALE
 from billing.usage import Usage
 
 if TYPE_CHECKING:
-    from billing.price_table import PriceTable
+    from billing.pricing.table import PriceTable
 
 METER: Final = "bytes"
 """The meter of traffic, also the feature that quotas count it under and the model of its debits."""

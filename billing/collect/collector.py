@@ -142,9 +142,20 @@ class Collector:
                 errors.append(f"the ledger is away: {error}")
                 status = "failed"
             run = Run(
-                *(job, status, started, self._now(), len(self.sources), failed, wrote.samples),
-                *(wrote.written_minutes, wrote.replayed_minutes, wrote.conflicts, wrote.set_aside),
-                *(debits, self._rules.revision, "; ".join(errors)[:ERROR_CHARACTERS]),
+                job,
+                status,
+                started,
+                self._now(),
+                len(self.sources),
+                failed,
+                wrote.samples,
+                wrote.written_minutes,
+                wrote.replayed_minutes,
+                wrote.conflicts,
+                wrote.set_aside,
+                debits,
+                self._rules.revision,
+                "; ".join(errors)[:ERROR_CHARACTERS],
             )
             self.last = run
             _log(run)
@@ -248,8 +259,20 @@ class Collector:
 
 
 _COLUMNS: Final = (
-    *("job", "status", "started_at", "finished_at", "sources", "failed_sources", "processed_samples"),
-    *("written_minutes", "replayed_minutes", "conflicts", "set_aside", "debits", "revision", "error"),
+    "job",
+    "status",
+    "started_at",
+    "finished_at",
+    "sources",
+    "failed_sources",
+    "processed_samples",
+    "written_minutes",
+    "replayed_minutes",
+    "conflicts",
+    "set_aside",
+    "debits",
+    "revision",
+    "error",
 )
 
 

@@ -25,7 +25,7 @@ from billing.database.connection import DatabaseLocked, DatabaseRefused, Missing
 from billing.ledger.debits import NAMED, Debit
 from billing.ledger.usage_columns import other_counts
 from billing.ledger.writer import create_months, write_within
-from billing.price_table import METER_PROVIDER
+from billing.pricing.table import METER_PROVIDER
 from billing.usage import MAX_UNIT_THOUSANDTHS, Usage
 
 if TYPE_CHECKING:
@@ -219,33 +219,19 @@ def _debit(request_id: str, due: Due, count: int, charged_nano: int) -> Debit:
         admitted_at_ms=int(due.at.timestamp() * 1000),
         outcome="settled",
         account_id=due.account_id,
-        user_id=None,
         key_id=KEY,
-        client_request_id=None,
-        upstream_request_id=None,
         endpoint=ENDPOINT,
         feature=METER,
         model=METER,
         provider=METER_PROVIDER,
         provider_model=METER,
-        input_tokens=0,
-        cached_input_tokens=0,
-        cache_write_tokens=0,
-        output_tokens=0,
-        reasoning_tokens=0,
         counts=other_counts(Usage(requests=0, unit_thousandths=count * THOUSANDTHS)),
         cost_nano=charged_nano,
         charged_nano=charged_nano,
         price_id=due.rate.price_id,
         multiplier=due.rate.variant,
-        markup_scaled=0,
-        estimated=False,
         status=200,
-        stream=False,
-        latency_ms=None,
-        ttft_ms=None,
         tags=msgspec.json.encode({"region": due.region}).decode() if due.region else None,
-        end_user=None,
         note=_note(count, due.rate),
     )
 

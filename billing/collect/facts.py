@@ -79,8 +79,15 @@ class Facts:
         async with self._database.transaction() as connection:
             moved = await connection.fetchrow(
                 _query("move_checkpoint"),
-                *(source.source_id, before.version, after.watermark, after.since, after.until),
-                *(after.cursor, after.newest, now, LOCK),
+                source.source_id,
+                before.version,
+                after.watermark,
+                after.since,
+                after.until,
+                after.cursor,
+                after.newest,
+                now,
+                LOCK,
             )
             if moved is None:
                 return None
@@ -96,7 +103,8 @@ class Facts:
             names,
             [page.nodes[name][0] for name in names],
             [page.nodes[name][1] for name in names],
-            *(source.region, self._first_point),
+            source.region,
+            self._first_point,
         )
         columns = _columns(page, {row["node"]: row for row in noted})
         row = cast("Row", await connection.fetchrow(_query("add_points"), *columns, source.region, revision))

@@ -16,7 +16,7 @@ from billing.collect.charging import ENDPOINT, KEY, METER
 from billing.collect.snapshots import MOST_BACK
 from billing.database.connection import queries
 from billing.ledger.used import DIMENSIONS, MOST_GROUPED, TAG, Group, Grouping, Span, UsageQueryError, Used
-from billing.price_table import METER_PROVIDER
+from billing.pricing.table import METER_PROVIDER
 
 if TYPE_CHECKING:
     from billing.ledger.sums import UsageSums

@@ -19,7 +19,7 @@ class MigrationError(DatabaseError):
 
 @dataclass(frozen=True, slots=True)
 class Migration:
-    """One file: `0001_core.sql` is number 1, name `core`."""
+    """One file: `0001_schema.sql` is number 1, name `schema`."""
 
     number: int
     name: str
@@ -46,8 +46,8 @@ def migrations() -> list[Migration]:
     return sorted(found, key=lambda migration: migration.number)
 
 
-async def migrate(database_url: str, *, up_to: int | None = None) -> list[str]:
-    """Bring a database to the newest schema (or to number `up_to`) and answer the names of what was applied.
+async def migrate(database_url: str) -> list[str]:
+    """Bring a database to the newest schema and return the names of what was applied.
 
     Safe to run from several processes at once. What was applied before a failure stays, and the next run goes on after
     it. Raises `MigrationError` when an applied file has changed since or the database is newer than this version,
@@ -56,14 +56,14 @@ async def migrate(database_url: str, *, up_to: int | None = None) -> list[str]:
     database = Database(database_url, size=1, timeout_s=MIGRATION_TIMEOUT_S)
     applied: list[str] = []
     try:
-        while names := await _apply_next(database, up_to):
+        while names := await _apply_next(database):
             applied += names
         return applied
     finally:
         await database.close()
 
 
-async def _apply_next(database: Database, up_to: int | None) -> list[str]:
+async def _apply_next(database: Database) -> list[str]:
     """Apply the next migration in a transaction of its own, so that gateways wait for the locks of one and not of all,
     and return its name; of a new database all of them at once. The advisory lock is the transaction's: behind PgBouncer
     in transaction mode a session has none. Whoever takes it next looks anew at what is left."""
@@ -77,13 +77,15 @@ async def _apply_next(database: Database, up_to: int | None) -> list[str]:
         done = {row["number"]: row["digest"] for row in rows}
         known = migrations()
         _check(done, known)
-        left = [each for each in known if each.number not in done and (up_to is None or each.number <= up_to)]
+        left = [each for each in known if each.number not in done]
         following = left[:1] if done else left
         for migration in following:
             await connection.execute(migration.sql)
             await connection.execute(
                 "INSERT INTO migrations (number, name, digest) VALUES ($1, $2, $3)",
-                *(migration.number, migration.name, migration.digest),
+                migration.number,
+                migration.name,
+                migration.digest,
             )
         if not following:
             await connection.execute("SELECT create_usage_months(current_date, $1)", MONTHS_AHEAD)

@@ -166,7 +166,7 @@ class Cursor:
 
 def event_of(row: Row) -> ExportEvent:
     """Return the event that a row of usage_events is."""
-    return ExportEvent(**row)
+    return ExportEvent(**{name: row[name] for name in ExportEvent.__struct_fields__})
 
 
 class Exports:

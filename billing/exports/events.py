@@ -16,8 +16,15 @@ from billing.money import format_usd
 CENT_DIGITS: Final = 7
 """A cent is 10^7 nano-USD."""
 MEASURES: Final = (
-    *("requests", "total_tokens", "input_tokens", "cached_input_tokens", "cache_write_tokens", "output_tokens"),
-    *("reasoning_tokens", "charged_nano", "cost_nano"),
+    "requests",
+    "total_tokens",
+    "input_tokens",
+    "cached_input_tokens",
+    "cache_write_tokens",
+    "output_tokens",
+    "reasoning_tokens",
+    "charged_nano",
+    "cost_nano",
 )
 """What of an event can be summed by hour; amounts in nano-USD."""
 HOUR: Final = timedelta(hours=1)

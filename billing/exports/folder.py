@@ -36,12 +36,27 @@ SETTLED: Final = timedelta(minutes=5)
 LEFT_S: Final = 3600.0
 """How old a file is that nobody finishes any more: its writer has died."""
 _TEXTS: Final = (
-    *("request_id", "account_id", "user_id", "key_id", "endpoint", "feature", "model", "provider", "provider_model"),
-    *("price_id", "end_user"),
+    "request_id",
+    "account_id",
+    "user_id",
+    "key_id",
+    "endpoint",
+    "feature",
+    "model",
+    "provider",
+    "provider_model",
+    "price_id",
+    "end_user",
 )
 _COUNTS: Final = (
-    *("input_tokens", "cached_input_tokens", "cache_write_tokens", "output_tokens", "reasoning_tokens"),
-    *("status", "latency_ms", "ttft_ms"),
+    "input_tokens",
+    "cached_input_tokens",
+    "cache_write_tokens",
+    "output_tokens",
+    "reasoning_tokens",
+    "status",
+    "latency_ms",
+    "ttft_ms",
 )
 _TRUTHS: Final = ("estimated", "stream")
 _FORMULA: Final = ("=", "+", "-", "@", "\t", "\r")

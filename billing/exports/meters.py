@@ -94,6 +94,7 @@ class StripeMeters(PlainSink):
         name: str,
         meters: Sequence[StripeMeter],
         calls: MeterCalls,
+        *,
         customer: Callable[[str], Awaitable[str]],
         gone: Callable[[str], Awaitable[None]],
         database: Database,

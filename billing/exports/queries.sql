@@ -36,10 +36,7 @@ FROM (
 
 -- name: events
 -- Events after number $1 up to $2, in their order, at most $3 (null: all); without those that have used nothing.
-SELECT e.wseq, e.request_id, e.admitted_at, e.created_at, e.account_id, e.user_id, e.key_id, e.endpoint, e.feature, e.model,
-    e.provider, e.provider_model, e.input_tokens, e.cached_input_tokens, e.cache_write_tokens, e.output_tokens,
-    e.reasoning_tokens, e.counts, e.cost_nano, e.charged_nano, e.price_id, e.estimated, e.status, e.stream, e.latency_ms,
-    e.ttft_ms, e.tags, e.end_user
+SELECT e.*
 FROM usage_events AS e
 WHERE e.wseq > $1 AND e.wseq <= $2
     AND (e.outcome = 'settled' OR e.input_tokens + e.output_tokens > 0 OR e.charged_nano > 0)
@@ -48,10 +45,7 @@ LIMIT $3
 
 -- name: events_between
 -- Events admitted from $1 on and before $2, in the order of their admission; without those that have used nothing.
-SELECT e.wseq, e.request_id, e.admitted_at, e.created_at, e.account_id, e.user_id, e.key_id, e.endpoint, e.feature, e.model,
-    e.provider, e.provider_model, e.input_tokens, e.cached_input_tokens, e.cache_write_tokens, e.output_tokens,
-    e.reasoning_tokens, e.counts, e.cost_nano, e.charged_nano, e.price_id, e.estimated, e.status, e.stream, e.latency_ms,
-    e.ttft_ms, e.tags, e.end_user
+SELECT e.*
 FROM usage_events AS e
 WHERE e.admitted_at >= $1 AND e.admitted_at < $2
     AND (e.outcome = 'settled' OR e.input_tokens + e.output_tokens > 0 OR e.charged_nano > 0)
@@ -101,12 +95,11 @@ ON CONFLICT (export, item) DO UPDATE SET reason = excluded.reason, again = false
 -- name: hours_refused
 -- Park an hour whose number $5 was taken and is refused by reason $7, and list it as item $6: what it had told counts as not told,
 -- once. An hour that is not there any more, or whose number had told nothing, is not listed: there is nothing to tell anew.
--- Where a release before amounts was there has told it, the last one alone is known.
 WITH refused AS (
-    SELECT coalesce(amounts[$5 + 1], CASE WHEN n = $5 + 1 THEN last END) AS amount FROM export_hours
+    SELECT amounts[$5 + 1] AS amount FROM export_hours
     WHERE export = $1 AND account_id = $2 AND meter = $3 AND hour = $4 FOR UPDATE
 ), untold AS (
-    UPDATE export_hours AS h SET parked = true, told = told - refused.amount, amounts[$5 + 1] = 0, last = NULL
+    UPDATE export_hours AS h SET parked = true, told = told - refused.amount, amounts[$5 + 1] = 0
     FROM refused WHERE h.export = $1 AND h.account_id = $2 AND h.meter = $3 AND h.hour = $4 AND refused.amount > 0
     RETURNING h.hour, h.account_id
 )
@@ -116,7 +109,7 @@ ON CONFLICT (export, item) DO UPDATE SET reason = excluded.reason, again = false
 
 -- name: hours_told
 -- Note that the amount of number $5 was told for an hour; nothing where another gateway has noted it.
-UPDATE export_hours SET told = told + asked, last = asked, amounts[n + 1] = asked, asked = NULL, asked_at = NULL, n = n + 1
+UPDATE export_hours SET told = told + asked, amounts[n + 1] = asked, asked = NULL, asked_at = NULL, n = n + 1
 WHERE export = $1 AND account_id = $2 AND meter = $3 AND hour = $4 AND n = $5 AND asked IS NOT NULL
 
 -- name: hours_unlist
@@ -153,10 +146,7 @@ LIMIT $3
 
 -- name: parked_again
 -- Events of export $1 that are to be tried again, at most $2.
-SELECT e.wseq, e.request_id, e.admitted_at, e.created_at, e.account_id, e.user_id, e.key_id, e.endpoint, e.feature, e.model,
-    e.provider, e.provider_model, e.input_tokens, e.cached_input_tokens, e.cache_write_tokens, e.output_tokens,
-    e.reasoning_tokens, e.counts, e.cost_nano, e.charged_nano, e.price_id, e.estimated, e.status, e.stream, e.latency_ms,
-    e.ttft_ms, e.tags, e.end_user
+SELECT e.*
 FROM export_parked AS p JOIN usage_events AS e ON e.request_id = p.item AND e.admitted_at = p.admitted_at
 WHERE p.export = $1 AND p.again
 ORDER BY p.id

@@ -167,7 +167,6 @@ class Loader:
             if reply == 2:
                 raise LostWrites(account_id, epoch)
             if reply in (0, 1):
-                await self._client.command("UNLINK", *self._keyspace.left_by_version_1(account_id, key_id))
                 return True
             await asyncio.sleep(DRAIN_POLL_S)
         logger.warning("account %s changes too fast to be loaded; the request that asked tries again", account_id)

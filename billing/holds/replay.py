@@ -23,7 +23,7 @@ from billing.holds.debit_writer import DebitWriter
 from billing.holds.hold import Hold, Settled, SettlementLost
 from billing.holds.spool import left_behind, read_debits
 from billing.ledger.writer import Written, write_free
-from billing.segments import taken
+from billing.wal_segment import taken
 
 if TYPE_CHECKING:
     from billing.database.connection import Database

@@ -23,18 +23,19 @@ if TYPE_CHECKING:
     from billing.usage import Usage
 
 Outcome = Literal["settled", "expired"]
-LAYOUT: Final = 2
-"""The newest layout of a debit in the journal that this release reads. 2: with `by_model`."""
+LAYOUT: Final = 1
+"""The newest layout of a debit in the journal that this release reads, and the one that it writes."""
 NAMED: Final = "named"
 """In place of a price row's id where another service has named the amount."""
 REPRICE: Final = "reprice"
 """The scope of idempotency keys of corrections by another price: a key is `reprice:REQUEST_ID:PRICE_ID`."""
-PLAIN_LAYOUT: Final = 1
-"""The layout of a debit that says nothing which a release of that layout would lose."""
 
 
 class Debit(msgspec.Struct, frozen=True, array_like=True, gc=False):
-    """One row of usage_events. Amounts in nano-USD, times in milliseconds.
+    """One row of usage_events. Amounts in nano-USD, times in milliseconds. What is not given is none, zero or empty.
+
+    Give its fields by name. Only a request's debit (`gateway.proxy.context`) gives them by place, as they are stored:
+    msgspec looks for each name among all of them, which takes 11 us instead of 0.2.
 
     `counts` and `tags` are JSON objects as text, or None; `by_model` is a JSON list of what each model used where
     several did, the first of them `provider_model`: the counts of the debit are their totals.
@@ -47,37 +48,37 @@ class Debit(msgspec.Struct, frozen=True, array_like=True, gc=False):
     admitted_at_ms: int
     outcome: Outcome
     account_id: str
-    user_id: str | None
-    key_id: str
-    client_request_id: str | None
-    upstream_request_id: str | None
-    endpoint: str
-    feature: str
-    model: str
-    provider: str
-    provider_model: str
-    input_tokens: int
-    cached_input_tokens: int
-    cache_write_tokens: int
-    output_tokens: int
-    reasoning_tokens: int
-    counts: str | None
-    cost_nano: int
-    charged_nano: int
-    price_id: str
-    multiplier: str | None
-    markup_scaled: int
-    estimated: bool
-    status: int
-    stream: bool
-    latency_ms: int | None
-    ttft_ms: int | None
-    tags: str | None
-    end_user: str | None
+    user_id: str | None = None
+    key_id: str = ""
+    client_request_id: str | None = None
+    upstream_request_id: str | None = None
+    endpoint: str = ""
+    feature: str = ""
+    model: str = ""
+    provider: str = ""
+    provider_model: str = ""
+    input_tokens: int = 0
+    cached_input_tokens: int = 0
+    cache_write_tokens: int = 0
+    output_tokens: int = 0
+    reasoning_tokens: int = 0
+    counts: str | None = None
+    cost_nano: int = 0
+    charged_nano: int = 0
+    price_id: str = ""
+    multiplier: str | None = None
+    markup_scaled: int = 0
+    estimated: bool = False
+    status: int = 0
+    stream: bool = False
+    latency_ms: int | None = None
+    ttft_ms: int | None = None
+    tags: str | None = None
+    end_user: str | None = None
     note: str | None = None
     epoch: int | None = None
     dseq: int | None = None
-    layout: int = PLAIN_LAYOUT
+    layout: int = LAYOUT
     by_model: str | None = None
     session: str | None = None
     agent: str | None = None
@@ -93,7 +94,7 @@ encode_debit = _encoder.encode
 
 
 def decode_debit(payload: bytes) -> Debit:
-    """Return the debit of a journal's payload; one of an older release, which said no layout, has this one's.
+    """Return the debit of a journal's payload.
 
     Raises `NewerLayout`, and `Unreadable` for anything else that is no debit.
     """
@@ -120,8 +121,8 @@ def _layout_of(payload: bytes) -> int:
 class UsageEvent:
     """A row of usage_events. `cost_nano` is the provider's, `charged_nano` the customer's.
 
-    `markup_scaled` is in percent times `prices.FACTOR_SCALE`. `outcome` is `settled`, or `expired` for a request whose
-    gateway died.
+    `markup_scaled` is in percent times `pricing.scales.FACTOR_SCALE`. `outcome` is `settled`, or `expired` for a
+    request whose gateway died.
     """
 
     request_id: str

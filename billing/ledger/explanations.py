@@ -11,15 +11,15 @@ from typing import TYPE_CHECKING, Final
 
 from billing.ledger.debits import NAMED
 from billing.money import USD_DECIMALS, ceil_div, decimal, format_usd
-from billing.rates import COST_SCALE, FACTOR_SCALE, MARKUP_DECIMALS, marked_up, round_up
+from billing.pricing.scales import COST_SCALE, FACTOR_SCALE, MARKUP_DECIMALS, marked_up, round_up
 from billing.times import rfc3339
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
     from billing.ledger.debits import UsageEvent
-    from billing.prices import PriceRow
-    from billing.rates import PriceLine
+    from billing.pricing.rows import PriceRow
+    from billing.pricing.variants import PriceLine
 
 EXACT_DECIMALS: Final = 24
 """Decimals that an exact amount is shown with: those of nano-USD, of a million tokens and of a factor. An amount by the
@@ -37,7 +37,7 @@ _PER: Final = {"hour": "an hour", "second": "a second", "million": "a million"}
 class Explanation:
     """An event, the price row that it names (None if the ledger has no such row) and the arithmetic of its amount.
 
-    `lines` already contain the multiplier; `sum_scaled` is theirs, in nano-USD / `prices.COST_SCALE`.
+    `lines` already contain the multiplier; `sum_scaled` is theirs, in nano-USD / `pricing.scales.COST_SCALE`.
     """
 
     event: UsageEvent

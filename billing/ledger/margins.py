@@ -111,7 +111,11 @@ class MarginReports:
             total, *groups = await connection.fetch(
                 _query("margin_read"),
                 *map(list, zip(*pieces, strict=True)),
-                *(by.value, since, until, most + 1, min(first, MOST_BEFORE)),
+                by.value,
+                since,
+                until,
+                most + 1,
+                min(first, MOST_BEFORE),
             )
         if limit is None and len(groups) > most:
             raise UsageQueryError("These are too many groups for one answer: ask for less time.", "by")

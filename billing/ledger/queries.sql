@@ -53,37 +53,6 @@ SELECT coalesce(max(revision), 0) + 1, $1, $2, $3 FROM plan_revisions
 ON CONFLICT (digest) DO UPDATE SET revision = excluded.revision, first_seen_at = now()
 RETURNING revision
 
--- name: claim_events
--- Before a batch of debits (write_debits.sql), in the same statement: events of services are claimed by their ids, and
--- holds of services end, each once: the id of what settles a hold is claimed as every other. $3 is a JSON array of
--- arrays: account, event id, digest in hex, request id, answer, and the hold that it settles or null. Debits of what is
--- not `due` are not written. Locks are taken in one order: holds, events, accounts, each by their ids.
-WITH asked AS MATERIALIZED (
-    SELECT e->>0 AS account_id, e->>1 AS event_id, decode(e->>2, 'hex') AS digest, e->>3 AS request_id, e->>4 AS answer,
-        e->>5 AS hold_id
-    FROM jsonb_array_elements($3::text::jsonb) AS t (e)
-), open AS MATERIALIZED (
-    SELECT h.id FROM service_holds AS h JOIN asked AS a ON h.id = a.hold_id AND h.account_id = a.account_id
-    WHERE h.state IN ('held', 'expired')
-    ORDER BY h.id FOR NO KEY UPDATE OF h
-), claimed AS (
-    INSERT INTO service_events (account_id, event_id, digest, request_id, answer)
-    SELECT account_id, event_id, digest, request_id, answer FROM asked
-    WHERE hold_id IS NULL OR hold_id IN (SELECT id FROM open)
-    ORDER BY account_id, event_id
-    ON CONFLICT (account_id, event_id) DO NOTHING
-    RETURNING request_id
-), ended AS (
-    UPDATE service_holds AS h
-    SET state = 'settled', ended_at = now(), end_event_id = a.event_id, end_digest = a.digest, end_answer = a.answer
-    FROM asked AS a JOIN claimed AS c USING (request_id)
-    WHERE h.id = a.hold_id AND h.state IN ('held', 'expired')
-    RETURNING h.id AS request_id
-), due AS MATERIALIZED (
-    SELECT c.request_id FROM claimed AS c JOIN asked AS a USING (request_id) WHERE a.hold_id IS NULL
-    UNION ALL SELECT request_id FROM ended
-)
-
 -- name: create_months_of
 -- The months that these times, in Unix milliseconds, fall into get a partition where they have none.
 SELECT create_usage_months(month, 1) FROM (
@@ -641,17 +610,10 @@ WITH every AS (
     FROM usage_events
     WHERE (outcome = 'settled' OR input_tokens + output_tokens > 0) AND admitted_at >= $1 AND admitted_at < $2
     UNION ALL
-    SELECT f.account_id, f.admitted_at, f.key_id, coalesce(f.user_id, e.user_id), f.model, coalesce(f.provider, e.provider),
-        coalesce(f.endpoint, e.endpoint), f.feature, coalesce(f.tags, e.tags), -1, -input_tokens, -cached_input_tokens,
-        -cache_write_tokens, -output_tokens, -reasoning_tokens, -cost_nano, -charged_nano
-    FROM usage_fresh AS f LEFT JOIN LATERAL (
-        SELECT u.user_id, u.provider, u.endpoint, u.tags FROM usage_events AS u
-        WHERE f.provider IS NULL AND u.account_id = f.account_id AND u.admitted_at = f.admitted_at AND u.key_id = f.key_id
-            AND u.model = f.model AND u.feature = f.feature AND u.input_tokens = f.input_tokens
-            AND u.output_tokens = f.output_tokens AND u.charged_nano = f.charged_nano
-        LIMIT 1
-    ) AS e ON true
-    WHERE f.admitted_at >= $1 AND f.admitted_at < $2
+    SELECT account_id, admitted_at, key_id, user_id, model, provider, endpoint, feature, tags, -1, -input_tokens,
+        -cached_input_tokens, -cache_write_tokens, -output_tokens, -reasoning_tokens, -cost_nano, -charged_nano
+    FROM usage_fresh
+    WHERE admitted_at >= $1 AND admitted_at < $2
 ), minutes AS MATERIALIZED (
     SELECT account_id, date_trunc('minute', admitted_at, 'UTC') AS minute, coalesce(d.id, 0) AS dimensions, tags,
         sum(requests) AS requests, sum(input_tokens) AS input_tokens, sum(cached_input_tokens) AS cached_input_tokens,

@@ -23,8 +23,7 @@ from billing.ledger.sums import LOCK_KEY, Folds, UsageSums
 from billing.ledger.usage_columns import ModelShare, decode_shares, decode_shares_of, usage_of
 from billing.ledger.used import BEGINNING, END, TAG_NAMES, TAG_VALUES, UsedBy, total
 from billing.pages import BEFORE_ALL, BadCursor, Page, check_seal, page_of, seal_of
-from billing.price_table import from_canonical_json
-from billing.prices import PriceRow
+from billing.pricing.rows import PriceRow, from_canonical_json
 
 MOST_LOOKED_AT: Final = 10_000
 """Events that one page of them reads, however few of them are asked for: some 20 ms."""
@@ -132,9 +131,25 @@ class Reports:
         before_at, before_id = _place(after) if after else (None, None)
         rows = await self._database.rows(
             _query("reports_events"),
-            *(account_id, only.since, only.until, before_at, MOST_LOOKED_AT),
-            *(only.key_id, only.user_id, only.model, only.provider, only.endpoint, only.status, only.estimated),
-            *(only.end_user, only.tag, only.tag_value, before_id, limit + 1, only.session, only.tool),
+            account_id,
+            only.since,
+            only.until,
+            before_at,
+            MOST_LOOKED_AT,
+            only.key_id,
+            only.user_id,
+            only.model,
+            only.provider,
+            only.endpoint,
+            only.status,
+            only.estimated,
+            only.end_user,
+            only.tag,
+            only.tag_value,
+            before_id,
+            limit + 1,
+            only.session,
+            only.tool,
         )
         found = [event_of_row(row) for row in rows if row["matches"]]
         if len(found) <= limit and rows and rows[-1]["is_last"]:
@@ -241,14 +256,11 @@ logger = logging.getLogger(__name__)
 
 _sql = queries("billing.ledger")
 ROLL_USAGE: Final = _sql("roll_usage")
-TAKE_TURN: Final = (
-    "SELECT pg_try_advisory_xact_lock($1) AND set_config('enable_nestloop', 'off', true) = 'off' "
-    "AND set_config('metergate.sums_by_pairs', 'raised', true) = 'raised'"
-)
-"""By itself and first, so that what is moved is seen as the last turn has left it; and that all sums are raised."""
+TAKE_TURN: Final = "SELECT pg_try_advisory_xact_lock($1) AND set_config('enable_nestloop', 'off', true) = 'off'"
+"""Must run first: takes the roller's lock before the snapshot of what is moved is taken."""
 TAKE_LEASE: Final = _sql("jobs_take")
 
-LEASE: Final = "roll usage, its sums of all and by names"  # older releases, which can't move any more, have others
+LEASE: Final = "roll usage"
 ROLL_INTERVAL_S: Final = 5.0
 MOST_FRESH: Final = 50_000
 """With so many fresh rows those of the minute that still lasts are moved, too: adding up 50,000 takes some 25 ms."""

@@ -111,9 +111,14 @@ class UsageSums:
                 *_columns(pieces),
                 list(bounds),
                 *grouping.columns,
-                *(only.key_id, only.user_id, only.feature),
-                *(tag_id, grouping.tag),
-                *(MOST_ROWS + 1, None if named is None else list(named), OTHERS),
+                only.key_id,
+                only.user_id,
+                only.feature,
+                tag_id,
+                grouping.tag,
+                MOST_ROWS + 1,
+                None if named is None else list(named),
+                OTHERS,
             )
         if len(rows) + len(folded) > MOST_ROWS:
             raise UsageQueryError("These are too many groups for one answer: ask for less time, or for fewer groups.")
@@ -180,7 +185,9 @@ async def _folded(
         account_id,
         *_columns([piece for piece in pieces if piece.granularity >= HOUR and piece.since < until]),
         [asked.dimension] if asked.all_but is None else [asked.dimension, 0],
-        *(asked.values, tag_id, MOST_ROWS + 1),
+        asked.values,
+        tag_id,
+        MOST_ROWS + 1,
     )
     return rows, [left for piece in pieces for left in _left(piece, until)]
 

@@ -88,8 +88,4 @@ def usage_of(row: msgspec.Struct | dict[str, object], counts: Mapping[str, objec
 
 
 def _usage_from(counts: Mapping[str, object]) -> Usage:
-    """Return a usage by the names of its counts; older releases counted whole seconds."""
-    known = dict(counts)
-    if isinstance(seconds := known.pop("seconds", None), int):
-        known["milliseconds"] = seconds * 1000
-    return Usage(**known)  # type: ignore[arg-type]
+    return Usage(**counts)  # type: ignore[arg-type]

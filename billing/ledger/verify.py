@@ -26,9 +26,8 @@ from billing.database.connection import Connection, Database, Row, queries
 from billing.ledger.debits import NAMED
 from billing.ledger.usage_columns import decode_shares_of, usage_of
 from billing.money import format_usd
-from billing.price_table import from_canonical_json
-from billing.prices import PriceRow
-from billing.rates import PriceError, round_up
+from billing.pricing.rows import PriceRow, from_canonical_json
+from billing.pricing.scales import PriceError, round_up
 from billing.times import rfc3339
 from billing.usage import UsageError
 

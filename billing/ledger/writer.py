@@ -15,7 +15,6 @@ then is returned as `left`, for the caller to try again.
 """
 
 import logging
-import re
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
@@ -50,51 +49,12 @@ BRIEFLY: Final = as_lock_timeout(BRIEF_WAIT_S)
 LEAST_WAIT_S: Final = 0.002
 _as_json: Final = msgspec.json.Encoder().encode
 """A batch goes to Postgres as one JSON text, which costs this process a tenth of what 34 arrays do."""
-_UNLESS_KNOWN: Final = "ON CONFLICT DO NOTHING"
 
 
-def _by_place(query: str) -> str:
-    """Return a query that names the fields of debits with their positions in `Debit` instead."""
-    return re.sub(r"d->>'(\w+)'", lambda name: f"d->>{Debit.__struct_fields__.index(name[1])}", query)
-
-
-def _only_new(query: str) -> str:
-    """Return `write_debits.sql` for a batch that is all new: a known request id fails it, and it returns only the rows
-    that are corrections or expired."""
-    before, mark, after = query.partition(_UNLESS_KNOWN)
-    if not mark or _UNLESS_KNOWN in after or not after.rstrip().endswith("FROM inserted"):
-        raise ValueError("write_debits.sql has another form than this module rewrites")
-    return f"{before}{after.rstrip()} WHERE xseq IS NOT NULL OR outcome <> 'settled'"
-
-
-def _around_locked(query: str) -> str:
-    """Return `write_debits.sql` without the debits of accounts whose rows are locked."""
-    for part, replacement in (
-        ("FOR NO KEY UPDATE\n", "FOR NO KEY UPDATE SKIP LOCKED\n"),
-        ("FROM given LEFT JOIN locked", "FROM given JOIN locked"),
-    ):
-        if query.count(part) != 1:
-            raise ValueError("write_debits.sql has another form than this module rewrites")
-        query = query.replace(part, replacement)
-    return query
-
-
-def _of_claimed(query: str, claims: str) -> str:
-    """Return `write_debits.sql` for a batch that is all new, of those debits alone that are due by `claims`."""
-    for part, replacement in (
-        ("WITH patience AS", f"{claims.rstrip()}, patience AS"),
-        ("AS t (d, place)\n", "AS t (d, place)\n    WHERE d->>0 IN (SELECT request_id FROM due)\n"),
-    ):
-        if query.count(part) != 1:
-            raise ValueError("write_debits.sql has another form than this module rewrites")
-        query = query.replace(part, replacement)
-    return query
-
-
-WRITE_DEBITS: Final = _by_place(_sql("write_debits"))
-WRITE_NEW_DEBITS: Final = _only_new(WRITE_DEBITS)
-WRITE_FREE_DEBITS: Final = _around_locked(WRITE_DEBITS)
-WRITE_CLAIMED_DEBITS: Final = _of_claimed(WRITE_NEW_DEBITS, _sql("claim_events"))
+WRITE_DEBITS: Final = _sql("write_debits")
+WRITE_NEW_DEBITS: Final = _sql("write_new_debits")
+WRITE_FREE_DEBITS: Final = _sql("write_free_debits")
+WRITE_CLAIMED_DEBITS: Final = _sql("write_claimed_debits")
 STORED_DEBITS: Final = _sql("stored_debits")
 PLACE_DEBITS: Final = _sql("place_debits")
 CREATE_MONTHS: Final = _sql("create_months_of")
@@ -229,8 +189,8 @@ async def _write(database: Database, debits: Sequence[Debit], wait_s: float) -> 
 async def write_claimed(
     database: Database, debits: Sequence[Debit], claims: Sequence[Sequence[str | None]], wait_s: float
 ) -> set[str]:
-    """Write debits of services, none of which Redis has counted, with their claims (`claim_events.sql`); return the
-    requests whose claims held: their debits are written, in one transaction with them, and no others.
+    """Write debits of services, none of which Redis has counted, with their claims (`write_claimed_debits.sql`); return
+    the requests whose claims held: their debits are written, in one transaction with them, and no others.
 
     Raises `DatabaseRefused` where one can't be written, `DatabaseLocked` where an account's row is for `wait_s`, and
     `DatabaseUnavailable`; nothing was written then, but where the commit's fate is unknown.

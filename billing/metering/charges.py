@@ -19,12 +19,12 @@ from billing.holds.decision import Need
 from billing.ledger.debits import NAMED, Debit
 from billing.ledger.usage_columns import other_counts
 from billing.money import MAX_NANO
-from billing.price_table import METER_PROVIDER, PriceTable
-from billing.rates import round_up
+from billing.pricing.scales import round_up
+from billing.pricing.table import METER_PROVIDER, PriceTable
 from billing.usage import Usage
 
 if TYPE_CHECKING:
-    from billing.prices import PriceRow
+    from billing.pricing.rows import PriceRow
     from billing.principals import Principal
 
 FEATURE: Final = "service"
@@ -157,7 +157,6 @@ class Charge:
             user_id=measure.user_id or principal.user_id,
             key_id=principal.key_id,
             client_request_id=event_id,
-            upstream_request_id=None,
             endpoint=endpoint,
             feature=measure.feature,
             model=measure.name,
@@ -167,20 +166,13 @@ class Charge:
             cached_input_tokens=usage.cached_input_tokens,
             cache_write_tokens=usage.cache_write_tokens,
             output_tokens=usage.output_tokens,
-            reasoning_tokens=0,
             counts=other_counts(usage),
             cost_nano=self.cost_nano,
             charged_nano=self.charged_nano,
             price_id=self.price_id,
-            multiplier=None,
             markup_scaled=self.markup_scaled,
-            estimated=False,
             status=200,
-            stream=False,
-            latency_ms=None,
-            ttft_ms=None,
             tags=msgspec.json.encode(measure.tags).decode() if measure.tags else None,
-            end_user=None,
         )
 
 

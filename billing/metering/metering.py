@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from billing.holds.service import Holds
     from billing.ledger.debits import Debit
     from billing.metering.events import EventWriter
-    from billing.price_table import PriceTable
+    from billing.pricing.table import PriceTable
     from billing.principals import Principal
 
 MOST_BACK_S: Final = 35 * 86_400

@@ -23,7 +23,7 @@ from billing.ledger.debits import NAMED, decode_debit, encode_debit
 from billing.metering.charges import BadMeasure, Charge, Measure, MeterNotPriced, charge_by, digest_of, measure_of
 from billing.metering.claims import Busy, Claim, EventConflict, Payer, Recorded, settled_before
 from billing.metering.events import HOLDS
-from billing.price_table import from_canonical_json
+from billing.pricing.rows import from_canonical_json
 from billing.shapes.service import HoldShape, hold_shape
 from billing.times import rfc3339
 

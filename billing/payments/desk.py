@@ -20,7 +20,7 @@ from billing.payments.orders import (
     left_of,
     parked_of,
 )
-from billing.payments.port import AskedBefore, PaymentRefused, money_key
+from billing.payments.port import PaymentRefused, money_key
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -59,24 +59,24 @@ class PaymentDesk:
         if order.payment_id is None or order.credited_at is None:
             raise OrderConflict("The order was not credited: there is nothing to give back.")
         async with self._database.transaction() as connection:
-            cents, made_before, before = await self._asked(connection, order, amount_cents, key, actor)
+            cents, made_before = await self._asked(connection, order, amount_cents, key, actor)
         if made_before is not None:  # the provider forgets its own keys: asked again, it would refund again
             found = await self._provider.fetch(ObjectRef("refund", made_before))
             if isinstance(found, Refund):
                 return found
             raise OrderConflict("This refund was made before, and the provider does not know it any more.")
-        refund = await self._made(order.id, order.payment_id, cents, key, before)
+        refund = await self._made(order.id, order.payment_id, cents, key)
         await self._refresh(ObjectRef("payment", order.payment_id))
         # Only now: until its amount is taken from the balance, it counts as asked for against other keys.
         await self._database.execute(_query("refunds_made"), order.id, key, refund.id)
         return refund
 
-    async def _made(self, order_id: str, payment_id: str, cents: int, key: str, before: AskedBefore | None) -> Refund:
+    async def _made(self, order_id: str, payment_id: str, cents: int, key: str) -> Refund:
         """Return the refund of a key, made now unless it was before."""
         name = f"{order_id}:refund:{key}"
 
         async def refund(once: str) -> Refund:
-            return await self._provider.refund(payment_id, cents, name, once, before)
+            return await self._provider.refund(payment_id, cents, name, once)
 
         try:
             return await call_once(self._database, name, refund)
@@ -87,17 +87,16 @@ class PaymentDesk:
 
     async def _asked(
         self, connection: Connection, order: Order, amount_cents: int | None, key: str, actor: audit.Actor
-    ) -> tuple[int, str | None, AskedBefore | None]:
-        """Write what is to be given back, before the provider is asked; return it in cents, the refund where it was
-        made already, and how it was asked for before. The same key again returns what was written first."""
+    ) -> tuple[int, str | None]:
+        """Write what is to be given back, before the provider is asked; return it in cents, and the refund where it
+        was made already. The same key again returns what was written first."""
         await connection.execute(_query("orders_lock"), order.id)
         rows = await connection.fetch(_query("refunds_asked"), order.id)
         first = next((row for row in rows if row["key"] == key), None)
         if first is not None:
             if amount_cents not in (None, first["amount_cents"]):
                 raise OrderConflict("This idempotency key was used before, for another amount: take a new one.")
-            others = frozenset(row["refund_id"] for row in rows if row["refund_id"] is not None)
-            return int(first["amount_cents"]), first["refund_id"], AskedBefore(first["created_at"], others)
+            return int(first["amount_cents"]), first["refund_id"]
         unknown = [row for row in rows if row["refund_id"] is None]
         left = await self._refundable(connection, order) - sum(row["amount_cents"] for row in unknown)
         cents = left if amount_cents is None else amount_cents
@@ -111,7 +110,7 @@ class PaymentDesk:
         await connection.execute(_query("refunds_ask"), order.id, key, cents)
         after = {"amount_usd": format_cents(cents)}
         await audit.record(connection, actor, "order.refund", order.id, None, after, account_id=order.account_id)
-        return cents, None, None
+        return cents, None
 
     async def _refundable(self, connection: Connection, order: Order) -> int:
         """Return the whole cents that are left of an order; of a plan, what was not given back of its price."""

@@ -42,18 +42,11 @@ _accounts_query = queries("billing.accounts")
 
 
 class Expiry:
-    """Lets lots expire. `new_id` makes ULIDs that rise with time, `now` gives an aware time."""
+    """Lets lots expire. `now` gives an aware time."""
 
-    def __init__(
-        self,
-        database: Database,
-        grants: Grants,
-        effects: Effects,
-        new_id: Callable[[], str],
-        now: Callable[[], datetime],
-    ) -> None:
+    def __init__(self, database: Database, grants: Grants, effects: Effects, now: Callable[[], datetime]) -> None:
         self._database, self._grants, self._effects = database, grants, effects
-        self._new_id, self._now, self._after = new_id, now, _FIRST
+        self._now, self._after = now, _FIRST
 
     async def round(self) -> int:
         """Look at `MOST` lots that are due, from where the last round ended, and let those expire that are not in use;
@@ -87,7 +80,7 @@ class Expiry:
             await connection.fetchrow(_accounts_query("accounts_lock"), account_id)
             lot = await lots.find(connection, account_id, lot_id)
             if not lot.left_nano:
-                await lots.settle(connection, account_id, self._new_id)
+                await lots.settle(connection, account_id)
                 return 0
             source = PROMOTIONS if lot.terms.promotional else REVENUE
             named = SCOPE, f"expiry:{lot.id}", f"credit of {lot.created_at:%Y-%m-%d}"

@@ -115,14 +115,6 @@ class NewCustomer:
     name: str
 
 
-@dataclass(frozen=True, slots=True)
-class AskedBefore:
-    """When a refund was asked for first, and the refunds that are others': what tells one without a name by."""
-
-    at: datetime
-    others: frozenset[str]
-
-
 class PaymentProvider(Protocol):
     """A payment provider. Methods raise `PaymentProviderUnavailable` and `PaymentRefused`; those that name a customer
     `CustomerGone`, too. Everything that is made carries the order, the account and this installation as metadata."""
@@ -161,12 +153,9 @@ class PaymentProvider(Protocol):
     async def cancel_payment(self, payment_id: str, key: str) -> None:
         """Cancel a payment that is open: nobody has confirmed it. One that has ended may be refused."""
 
-    async def refund(
-        self, payment_id: str, amount_cents: int, name: str, key: str | None = None, before: AskedBefore | None = None
-    ) -> Refund:
+    async def refund(self, payment_id: str, amount_cents: int, name: str, key: str | None = None) -> Refund:
         """Give back a part of a payment, or all of it. One that was made by this `name` of ours before is returned,
-        however long ago that was and under whichever key; without a key the name is it. `before`: it was asked for
-        before, maybe by a release that gave its refunds no name."""
+        however long ago that was and under whichever key; without a key the name is it."""
 
     async def change_plan(
         self, subscription_id: str, price_id: str, when: Literal["now", "period_end"], key: str

@@ -41,8 +41,16 @@ _NANO_PER_CENT: Final = NANO_PER_USD // 100
 _DECODE: Final = msgspec.json.Decoder(float_hook=Decimal)
 _VERSION: Final = "2023-06-01"
 _NOT_SO: Final = (
-    *(msgspec.DecodeError, AttributeError, KeyError, TypeError, ValueError, OverflowError, OSError),
-    *(InvalidOperation, BillRefused, RecursionError),
+    msgspec.DecodeError,
+    AttributeError,
+    KeyError,
+    TypeError,
+    ValueError,
+    OverflowError,
+    OSError,
+    InvalidOperation,
+    BillRefused,
+    RecursionError,
 )
 """What reading an answer raises that is not what the API says."""
 Query = tuple[tuple[str, str], ...]
@@ -146,8 +154,10 @@ def _anthropic_usage(page: Any) -> list[BillLine]:
         for result in bucket["results"]:
             written = result.get("cache_creation") or {}
             tokens = (
-                *(result["uncached_input_tokens"], result.get("cache_read_input_tokens") or 0),
-                *(written.get("ephemeral_5m_input_tokens") or 0, written.get("ephemeral_1h_input_tokens") or 0),
+                result["uncached_input_tokens"],
+                result.get("cache_read_input_tokens") or 0,
+                written.get("ephemeral_5m_input_tokens") or 0,
+                written.get("ephemeral_1h_input_tokens") or 0,
             )
             lines.append(
                 BillLine(
@@ -191,7 +201,11 @@ def _openrouter(page: Any) -> list[BillLine]:
         line = f"activity: {result.get('provider_name') or ''} {result.get('endpoint_id') or ''}".strip()
         lines.append(
             BillLine(
-                *(day, model, "", line, _count(result["requests"])),
+                day,
+                model,
+                "",
+                line,
+                _count(result["requests"]),
                 _count(result["prompt_tokens"]),
                 _count(result["completion_tokens"]),
                 _nano(result["usage"], NANO_PER_USD),

@@ -9,8 +9,8 @@ from msgspec import UNSET, Meta, UnsetType, field, structs
 from billing.ledger.debits import REPRICE
 from billing.ledger.explanations import FACTOR_DECIMALS, shown_amounts, shown_quantity
 from billing.money import decimal, format_credits, format_usd
+from billing.pricing.scales import marked_up_usd
 from billing.principals import Status
-from billing.rates import marked_up_usd
 from billing.shapes.base import Answer, ExactUsd, Filter, Moment, PageQuery, Query, Since, Usd
 from billing.times import rfc3339
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from billing.ledger.debits import UsageEvent
     from billing.ledger.explanations import Explanation
     from billing.ledger.reports import Transaction, UsageTotals
-    from billing.rates import PriceLine
+    from billing.pricing.variants import PriceLine
     from billing.usage import Usage
 
 UNITS: Final = ("images", "characters", "searches", "pages")

@@ -9,14 +9,14 @@ from urllib.parse import quote
 from billing.ledger.catalogue import MOST_PRICES
 from billing.ledger.explanations import exact_usd, shown_quantity
 from billing.money import format_usd
-from billing.price_trials import Trial, TrialRefused, find_row, try_usage, usage_of
+from billing.pricing.trials import Trial, TrialRefused, find_row, try_usage, usage_of
 from billing.web.lists import Column, Field, Figure, Listed, listed
 from billing.web.visits import Page, View, Visit, Who
 
 if TYPE_CHECKING:
     from billing.ledger.catalogue import StoredPrice
-    from billing.prices import PriceRow
-    from billing.rates import PriceLine
+    from billing.pricing.rows import PriceRow
+    from billing.pricing.variants import PriceLine
     from billing.shapes.operation import ModelShape
 
 PRICES: Final = "/operator/prices"

@@ -12,8 +12,8 @@ import typer
 from billing.cli import REFUSED, REMOTE, USAGE, CommandFailed, Connect, Output, Shown, Table, add_command, group
 from billing.cli.confirmation import Yes, confirm
 from billing.money import format_usd
-from billing.price_table import PriceTable
-from billing.prices import PriceRow
+from billing.pricing.rows import PriceRow
+from billing.pricing.table import PriceTable
 
 if TYPE_CHECKING:
     from billing.calls import BillingCalls
@@ -135,7 +135,7 @@ async def try_price(
     import time
 
     from billing.ledger.explanations import exact_usd, shown_quantity
-    from billing.price_trials import NoSuchPrice, TrialRefused, find_row, try_usage, usage_of
+    from billing.pricing.trials import NoSuchPrice, TrialRefused, find_row, try_usage, usage_of
     from billing.shapes.usage import line_shape
 
     now_s = time.time()

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Final, Literal, cast
 from billing.database.urls import split_url
 from billing.money import MAX_NANO
 from billing.payments.stripe.parameters import KEY_EXPECTED, LIVE_KEYS, TEST_KEYS
-from billing.rates import FACTOR_SCALE
+from billing.pricing.scales import FACTOR_SCALE
 from gateway.config.problems import nearest
 from gateway.config.reader import PLACE, is_url, joined_address, parse_listen
 from gateway.config.secret import Secret

@@ -37,7 +37,8 @@ from gateway.config.server_variables import ServerVariables
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Environment(ServerVariables):
     """All variables, typed, in the order in which users find them. Amounts in nano-USD; `price_per_byte_scaled` in
-    nano-USD per byte times `prices.FACTOR_SCALE`; URLs without a slash at their end; `..._addr` are `HOST:PORT`."""
+    nano-USD per byte times `pricing.scales.FACTOR_SCALE`; URLs without a slash at their end; `..._addr` are
+    `HOST:PORT`."""
 
     payment_provider: PaymentProvider | None = declare(
         derived.read_payment_provider,

@@ -5,9 +5,9 @@ from dataclasses import dataclass
 from typing import Final, Literal, cast, get_args
 
 from billing.plans import MAX_TOOL_CALLS
-from billing.price_table import PriceTable
+from billing.pricing.scales import parse_factor
+from billing.pricing.table import PriceTable
 from billing.quotas import MAX_NAME
-from billing.rates import parse_factor
 from gateway.config.problems import nearest
 from gateway.config.providers import MAX_DRAIN_S, ProviderConfig
 from gateway.config.source import Value
@@ -27,7 +27,7 @@ _MODEL_KEYS: Final = (
 class ModelConfig:
     """A route: the name that clients ask for, the provider that answers, and the model's name there (`model`).
 
-    `markup_scaled` is in percent times `prices.FACTOR_SCALE`; `max_output_tokens` replaces the price row's;
+    `markup_scaled` is in percent times `pricing.scales.FACTOR_SCALE`; `max_output_tokens` replaces the price row's;
     `disconnect_drain_s`, in seconds, its provider's and that of `defaults`; `default_tool_calls` that of `defaults`.
     `answered_by` are the models there of which
     one answers in its place, so that its own price row is a router's fee.

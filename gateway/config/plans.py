@@ -16,8 +16,8 @@ from billing.payments.objects import NANO_PER_CENT
 from billing.payments.return_urls import origin_of
 from billing.payments.stripe.parameters import CheckoutRules
 from billing.plans import MAX_TOOL_CALLS, Plan
+from billing.pricing.scales import parse_factor
 from billing.quotas import Quota, QuotaError, check_quotas, parse_quota
-from billing.rates import parse_factor
 from gateway.config.problems import nearest
 from gateway.config.source import Value
 

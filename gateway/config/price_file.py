@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Final
 
 from billing.errors import MetergateError
-from billing.price_table import PriceTable
+from billing.pricing.table import PriceTable
 from gateway.config.files import FileMarks, file_marks, read_file
 from gateway.config.prices import read_prices
 from gateway.config.problems import ConfigError, Problems

@@ -1,4 +1,4 @@
-"""prices.yaml into a `PriceTable`. The rows' own rules are `billing.prices`'; this file owns how the file says them.
+"""prices.yaml into a `PriceTable`. The rows' own rules are `pricing.rows`'; this file owns how the file says them.
 
 A row's keys are named relative to the row, whose line says which one it is. A row with `aliases` stands for one row of
 each of these names, too.
@@ -9,10 +9,11 @@ from datetime import date
 from typing import Final
 
 from billing.money import MoneyError, parse_usd
-from billing.price_classes import CONDITIONS, MULTIPLIERS, NAMED_UNITS, TOKEN_CLASSES, UNIT_CLASSES
-from billing.price_table import PriceTable
-from billing.prices import ANY_TOOL, PART_KINDS, PriceRow
-from billing.rates import FACTOR_SCALE, PriceError, Tier, Variant, parse_factor
+from billing.pricing.classes import CONDITIONS, MULTIPLIERS, NAMED_UNITS, TOKEN_CLASSES, UNIT_CLASSES
+from billing.pricing.rows import ANY_TOOL, PART_KINDS, PriceRow
+from billing.pricing.scales import FACTOR_SCALE, PriceError, parse_factor
+from billing.pricing.table import PriceTable
+from billing.pricing.variants import Tier, Variant
 from gateway.config.source import Section, Value
 
 MAX_TOKENS: Final = 1_000_000_000

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Final
 
 from billing.addresses import is_this_machine
 from billing.plans import Plan, upgrade_cycles
-from billing.price_table import METER_PROVIDER, PriceTable
+from billing.pricing.table import METER_PROVIDER, PriceTable
 from billing.settings import DAY_S
 from gateway.config.betas import read_betas
 from gateway.config.defaults import Defaults, read_defaults

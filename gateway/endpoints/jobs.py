@@ -31,8 +31,9 @@ from billing.ledger.set_aside import count_set_aside
 from billing.owned.objects import Retention
 from billing.shapes.operation import CollectBody, JobShape, ReconcileBody, report_shape, with_run
 from billing.times import TimeError, parse_rfc3339, rfc3339
+from gateway.runtime.exports import start_exports
 from gateway.runtime.metering import start_collecting
-from gateway.runtime.outgoing import start_exports, start_mailer, start_notices
+from gateway.runtime.outgoing import start_mailer, start_notices
 from gateway.runtime.payments import start_payments
 from gateway.runtime.stores import new_id
 from gateway.server import refusals

@@ -15,7 +15,7 @@ from billing.api.auth import BILLING_READ
 from billing.holds.journal import settled_debit
 from billing.holds.live_windows import live_windows
 from billing.ledger.explanations import explain
-from billing.rates import marked_up_usd
+from billing.pricing.scales import marked_up_usd
 from billing.shapes.keys import KeyLimitsShape, key_shape
 from billing.shapes.operation import (
     HealthShape,

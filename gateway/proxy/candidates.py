@@ -9,16 +9,16 @@ from typing import TYPE_CHECKING, Final
 import msgspec
 
 from billing.money import ceil_div
-from billing.price_classes import INPUT_CLASSES, OUTPUT_CLASSES
-from billing.rates import COST_SCALE, MILLION, round_up
+from billing.pricing.classes import INPUT_CLASSES, OUTPUT_CLASSES
+from billing.pricing.scales import COST_SCALE, MILLION, round_up
 from gateway.server.ids import served_lines
 from gateway.upstream.headers import Fixed
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
-    from billing.price_table import PriceTable
-    from billing.prices import PriceRow
+    from billing.pricing.rows import PriceRow
+    from billing.pricing.table import PriceTable
     from gateway.config.providers import ProviderConfig
     from gateway.dialects.base import Match
     from gateway.upstream.health import TargetHealth

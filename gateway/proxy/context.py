@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Final, Literal, NamedTuple
 
 import msgspec
 
-from billing.ledger.debits import LAYOUT, PLAIN_LAYOUT, Debit
+from billing.ledger.debits import LAYOUT, Debit
 from billing.ledger.usage_columns import other_counts
 from billing.principals import MAX_KEPT, Principal
 from billing.usage import Usage
@@ -276,7 +276,7 @@ class RequestContext(msgspec.Struct, gc=False):
         principal, route, parsed, sender = self.principal, self.route, self.parsed, self.sender
         first_byte_s = self.first_byte_s
         assert route.rates is not None  # noqa: S101  (a charge was made from them)
-        return Debit(  # by position, in the order that is stored: msgspec looks for every name among all of them
+        return Debit(  # by place: see `Debit`
             self.request_id,
             admitted_at_ms,
             "settled",
@@ -311,7 +311,7 @@ class RequestContext(msgspec.Struct, gc=False):
             note,
             None,  # epoch
             None,  # dseq
-            PLAIN_LAYOUT if charge.by_model is None else LAYOUT,
+            LAYOUT,
             charge.by_model,
             sender.session,
             sender.agent,

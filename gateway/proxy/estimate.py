@@ -18,14 +18,14 @@ from billing.errors import MetergateError
 from billing.holds.decision import Need, NeedTooLarge
 from billing.ledger.usage_columns import encode_shares, share_of
 from billing.money import MAX_NANO
-from billing.rates import round_up
+from billing.pricing.scales import round_up
 from billing.usage import MAX_COUNT, ModelUsage, Usage
 from gateway.dialects.facts import NO_PARTS, NO_WORK, ParsedRequest, Reported
 from gateway.proxy.candidates import Candidate, Rates
 from gateway.proxy.tool_rounds import call_tokens, grown_input, most_granted, own_searches, searches_with, uses_with
 
 if TYPE_CHECKING:
-    from billing.prices import PriceRow
+    from billing.pricing.rows import PriceRow
     from gateway.config.defaults import EstimateSettings
 
 BYTES_PER_TOKEN = 4

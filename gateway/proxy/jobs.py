@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Final
 
 import msgspec
 
-from billing.ledger.debits import LAYOUT, PLAIN_LAYOUT, Debit
 from billing.ledger.usage_columns import other_counts, total_usage
 from billing.usage import Usage
 from gateway.proxy.estimate import charge
@@ -18,6 +17,7 @@ from gateway.upstream.base import Transport, UpstreamRequest, UpstreamTimeout
 from gateway.upstream.headers import outgoing
 
 if TYPE_CHECKING:
+    from billing.ledger.debits import Debit
     from billing.owned.jobs import Job
     from gateway.config.defaults import RequestSettings
     from gateway.dialects.base import Match
@@ -118,6 +118,5 @@ def debit_of(job: Job, candidate: Candidate, reported: Reported, max_usage_facto
         estimated=False,
         status=OK,
         note=TAKEN_OVER,
-        layout=PLAIN_LAYOUT if made.by_model is None else LAYOUT,
         by_model=made.by_model,
     )

@@ -15,17 +15,17 @@ from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Final
 
-from billing.price_classes import INPUT_CLASSES, OUTPUT_CLASSES
+from billing.pricing.classes import INPUT_CLASSES, OUTPUT_CLASSES
+from billing.pricing.variants import MINUTES_OF_DAY
 from billing.quotas import DAY_S
-from billing.rates import MINUTES_OF_DAY
 from gateway.config.models import ModelConfig
 from gateway.config.providers import ProviderConfig
 from gateway.proxy.candidates import Candidate, Rates, Route
 from gateway.tokens import is_openai_model, vocabulary_for
 
 if TYPE_CHECKING:
-    from billing.price_table import PriceTable
-    from billing.prices import PriceRow
+    from billing.pricing.rows import PriceRow
+    from billing.pricing.table import PriceTable
     from gateway.config.providers import ProviderConfig
     from gateway.dialects.base import Match
     from gateway.proxy.candidates import Rates

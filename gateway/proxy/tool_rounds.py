@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Final
 
-from billing.prices import ANY_TOOL
+from billing.pricing.rows import ANY_TOOL
 
 if TYPE_CHECKING:
     from gateway.dialects.facts import ParsedRequest, Work

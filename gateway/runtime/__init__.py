@@ -8,5 +8,6 @@ identity     people, their sessions and organizations
 payments     payments, their pages, /pay/plans/{plan} and their work beside requests
 bills        bills of providers, and their rounds
 metering     what is metered beside the proxy: traffic collected from exporters, events and holds of other services
-outgoing     questions to other issuers of tokens, bounded in time and size; notices, mails and exports
+exports      usage to other systems: each export of the settings, with its other side
+outgoing     questions to other issuers of tokens, bounded in time and size; notices and mails
 """

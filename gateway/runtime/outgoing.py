@@ -1,5 +1,4 @@
-"""What the gateway itself sends elsewhere: questions to other issuers over HTTP, notices to endpoints, mails, and usage
-to other systems.
+"""What the gateway itself sends elsewhere: questions to other issuers over HTTP, notices to endpoints, and mails.
 
 Questions are bounded in time and size, follow no redirects and go by the environment's proxies.
 """
@@ -8,39 +7,18 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping
-from datetime import UTC, datetime
-from functools import partial
-from typing import TYPE_CHECKING, Final, cast
+from typing import TYPE_CHECKING, Final
 
 import aiohttp
 
-from billing.exports.folder import Folder
-from billing.exports.meters import StripeMeter, StripeMeters
-from billing.exports.peers import (
-    DEFAULT_CODE,
-    DEFAULT_PLAN,
-    DEFAULT_TYPE,
-    CloudEvents,
-    CloudEventsRules,
-    Lago,
-    LagoMeter,
-    LagoRules,
-)
-from billing.exports.sinks import Peer
-from billing.exports.worker import ExportRules, ExportWorker
 from billing.identity.issuers import IssuerAway, IssuerRefused
 from billing.identity.mailer import Mailer, Smtp, to_console
 from billing.notices.destinations import Poster
 from billing.notices.worker import NoticeRules, NoticeWorker, OperatorHook
-from gateway.config.exports import ExportConfig
 from gateway.config.identity import MAIL_CONSOLE_VARIABLE
 
 if TYPE_CHECKING:
-    from billing.exports.sinks import Sink
-    from billing.exports.worker import Export
     from billing.identity.mailer import Delivery
-    from billing.payments.stripe.provider import StripePayments
-    from gateway.config.secret import Secret
     from gateway.config.settings import Settings
     from gateway.metrics.registry import Metrics
     from gateway.runtime.runtime import Runtime
@@ -134,81 +112,3 @@ def start_mailer(runtime: Runtime, metrics: Metrics, new_id: Callable[[], str]) 
     metrics.gauge("mails_parked", "Mails that were given up, and are kept for a while.", lambda: mailer.parked, "max")
     metrics.gauge("mail_lag_seconds", "How long the oldest waiting mail has waited.", lambda: mailer.lag_s, "max")
     runtime.engine.loops.start("mail", mailer.run)
-
-
-EXPORTS: Final = "exports"
-EXPORT_TIMEOUT_S: Final = 30.0
-"""How long one request to another system may take."""
-
-
-def exports_of(settings: Settings) -> tuple[ExportConfig, ...]:
-    """Return the exports that are on: those of the file, and Lago by LAGO_API_URL where the file has none."""
-    found = settings.exports
-    if settings.lago_api_url is not None and not any(each.kind == "lago" for each in found):
-        found = (*found, ExportConfig(name="lago", kind="lago"))
-    return tuple(
-        each
-        for each in found
-        if (each.kind != "stripe_meters" or settings.payment_provider == "stripe")
-        and (each.kind != "lago" or (each.url or settings.lago_api_url) is not None)
-    )
-
-
-def start_exports(runtime: Runtime, metrics: Metrics, new_id: Callable[[], str]) -> ExportWorker | None:
-    """Start telling usage to other systems, in the background; None where there are none."""
-    wanted = exports_of(runtime.settings)
-    if not wanted:
-        return None
-    begins = frozenset(each.name for each in wanted if each.from_beginning)
-    rules = ExportRules(alarm_s=runtime.settings.defaults.process.export_alarm_s)
-    sinks = [_sink(each, runtime, new_id) for each in wanted]
-    worker = ExportWorker(runtime.database, sinks, new_id(), rules, from_beginning=begins)
-    for name, export in worker.exports.items():
-        for metric, told in (
-            ("waiting", "Events that an export has not told yet, at most."),
-            ("lag_seconds", "How long the oldest of them waits."),
-            ("parked", "What the other side does not take, and waits for an operator."),
-        ):
-            field = metric.replace("lag_seconds", "lag_s")
-            metrics.gauge(f"export_{metric}", told, partial(_standing, export, field), "max", export=name)
-    runtime.engine.loops.start(EXPORTS, worker.run)
-    return worker
-
-
-def _standing(export: Export, field: str) -> float:
-    """Return a gauge's value for an export; nothing before the first look at it."""
-    return float("nan") if export.standing is None else float(getattr(export.standing, field))
-
-
-def _sink(export: ExportConfig, runtime: Runtime, new_id: Callable[[], str]) -> Sink:
-    """Make an export's other side."""
-    settings, payments = runtime.settings, runtime.services.payments
-    if export.kind == "folder" and export.path is not None:
-        return Folder(export.name, export.path, export.format)
-    if export.kind == "cloudevents":
-        source = export.source or f"metergate/{runtime.deployment}"
-        told = CloudEventsRules(export.url or "", source, export.type or DEFAULT_TYPE, export.batch)
-        return CloudEvents(export.name, told, _peer(export, export.private_addresses, export.key))
-    if export.kind == "stripe_meters" and payments is not None:
-        meters = [StripeMeter(each.code, each.value or "requests", each.feature) for each in export.meters]
-        customers, calls = payments.customers, cast("StripePayments", payments.provider).calls
-
-        async def customer(account_id: str) -> str:
-            return await customers.ensure(account_id, (await runtime.accounts.get(account_id)).name)
-
-        return StripeMeters(
-            *(export.name, meters, calls, customer, customers.gone, runtime.database, new_id),
-            lambda: datetime.now(UTC),
-        )
-    codes = tuple(LagoMeter(each.code, each.value, each.feature) for each in export.meters)
-    url = export.url or settings.lago_api_url or ""
-    rules = LagoRules(url, export.plan_code or DEFAULT_PLAN, codes or (LagoMeter(DEFAULT_CODE),))
-    return Lago(export.name, rules, _peer(export, True, export.key or settings.lago_api_key), runtime.database)
-
-
-def _peer(export: ExportConfig, private: bool, key: Secret | None) -> Peer:
-    headers = {"User-Agent": "metergate-exports/1", "Accept": "application/json"}
-    if key is not None:
-        headers["Authorization"] = f"Bearer {key.reveal()}"
-    name = "Lago" if export.kind == "lago" else "the endpoint"
-    return Peer(name, Poster(private=private, timeout_s=EXPORT_TIMEOUT_S), headers)

@@ -143,7 +143,7 @@ def start_payments(runtime: Runtime, metrics: Metrics) -> None:
 def _start_credit(runtime: Runtime) -> None:
     """Start what lets credit expire and tells of low balances and budgets, in one gateway of all."""
     services, database, owner = runtime.services, runtime.database, runtime.services.new_id()
-    expiry = Expiry(database, services.grants, services.effects, services.new_id, lambda: datetime.now(UTC))
+    expiry = Expiry(database, services.grants, services.effects, lambda: datetime.now(UTC))
     for rounds in (
         Rounds(EXPIRY, EXPIRY_EVERY_S, expiry.round, database, owner),
         Rounds(ALERTS, ALERTS_EVERY_S, services.alerts.round, database, owner),

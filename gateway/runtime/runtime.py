@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from billing.keys.keys import ApiKeys
     from billing.keys.principals import Principals
     from billing.ledger.reports import Reports
-    from billing.price_table import PriceTable
+    from billing.pricing.table import PriceTable
     from billing.refused import RefusedRequests
     from gateway.config.plan_follower import PlanFollower
     from gateway.config.settings import Settings

@@ -26,10 +26,10 @@ from billing.ledger.usage_columns import other_counts
 from billing.ledger.writer import write_debits
 from billing.money import parse_usd
 from billing.plans import Plan
-from billing.price_table import PriceTable
-from billing.prices import PriceRow
+from billing.pricing.rows import PriceRow
+from billing.pricing.scales import FACTOR_SCALE, round_up
+from billing.pricing.table import PriceTable
 from billing.quotas import Metric, Quota, Window
-from billing.rates import FACTOR_SCALE, round_up
 from billing.usage import Usage
 
 PLANS = {

@@ -15,7 +15,7 @@
     payments      payments under kills; payers  who buys and gives back; tills  where they pay
     paid          the verdict by the provider's objects
     beside        rounds judged by counts of their own: batches  of usage with bad bytes, exports  to a Lago,
-                  migrations  of a filled ledger
+                  migrations  of a filled ledger, later  which they are
     run           rounds of faults under load; report  the table
     soak          ten minutes without faults, watching memory and keys
 

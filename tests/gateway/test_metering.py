@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 
 from billing.ledger.verify import verify
-from billing.price_table import PriceTable
-from billing.prices import PriceRow
+from billing.pricing.rows import PriceRow
+from billing.pricing.table import PriceTable
 from billing.times import rfc3339
 from gateway.config.secret import Secret
 from gateway.config.settings import Settings

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
 
-from billing.price_table import PriceTable
+from billing.pricing.table import PriceTable
 from gateway.config import settings
 from gateway.config.files import PRICES_FILE, SHIPPED_FOLDER
 from gateway.config.problems import Problems

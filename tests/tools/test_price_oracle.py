@@ -10,9 +10,9 @@ import pytest
 from genai_prices.data import providers
 from genai_prices.types import ModelInfo, ModelPrice, Provider, TieredPrices
 
-from billing.price_table import PriceTable
-from billing.prices import PriceRow
-from billing.rates import round_up
+from billing.pricing.rows import PriceRow
+from billing.pricing.scales import round_up
+from billing.pricing.table import PriceTable
 from billing.usage import Usage
 from gateway.config.files import read_file
 from gateway.config.prices import read_prices

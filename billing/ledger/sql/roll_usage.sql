@@ -1,7 +1,7 @@
 -- Move at most $1 fresh rows into the sums of all four granularities, and into those of all accounts, and answer how many: rows of minutes that
 -- are over, so that most are raised once a minute, and others too while there are $2 fresh rows or more. One statement:
 -- whoever reads sums and fresh rows in one snapshot finds each request once, whenever that is. The transaction has the turn
--- (an advisory lock, and leave to write sums) before this begins: what is new of dimensions and tags is written by one at a time. Of an account at
+-- (an advisory lock) before this begins: what is new of dimensions and tags is written by one at a time. Of an account at
 -- most $3 names of tags are kept, and $4 values of each. Rows are written in the order of their key. Of accounts that are in
 -- usage_folds, what was admitted before the moment that is noted there is added to the sums by dimension and tag, too.
 --
@@ -16,18 +16,10 @@ WITH moved AS (
         LIMIT $1))
     RETURNING *
 ), whole AS (
-    -- What an older release wrote says neither provider nor the others: its event does, or one that is like it in all else.
-    SELECT m.account_id, date_bin('1 minute', m.admitted_at, timestamptz 'epoch') AS minute, m.key_id,
-        coalesce(m.user_id, e.user_id, '') AS user_id, m.model, coalesce(m.provider, e.provider, '') AS provider,
-        coalesce(m.endpoint, e.endpoint, '') AS endpoint, m.feature, coalesce(m.tags, e.tags) AS tags, m.input_tokens,
-        m.cached_input_tokens, m.cache_write_tokens, m.output_tokens, m.reasoning_tokens, m.cost_nano, m.charged_nano
-    FROM moved AS m LEFT JOIN LATERAL (
-        SELECT u.user_id, u.provider, u.endpoint, u.tags FROM usage_events AS u
-        WHERE m.provider IS NULL AND u.account_id = m.account_id AND u.admitted_at = m.admitted_at AND u.key_id = m.key_id
-            AND u.model = m.model AND u.feature = m.feature AND u.input_tokens = m.input_tokens
-            AND u.output_tokens = m.output_tokens AND u.charged_nano = m.charged_nano
-        LIMIT 1
-    ) AS e ON true
+    SELECT account_id, date_bin('1 minute', admitted_at, timestamptz 'epoch') AS minute, key_id,
+        coalesce(user_id, '') AS user_id, model, provider, endpoint, feature, tags, input_tokens, cached_input_tokens,
+        cache_write_tokens, output_tokens, reasoning_tokens, cost_nano, charged_nano
+    FROM moved
 ), minutes AS MATERIALIZED (
     SELECT account_id, minute, key_id, user_id, model, provider, endpoint, feature, tags,
         count(*) AS requests, sum(input_tokens)::bigint AS input_tokens,

@@ -1,19 +1,9 @@
--- A batch of debits as one statement and so as one transaction: a JSON array of arrays, whose elements are written here by
--- the names that they have in `Debit`, and known to Postgres by their places there. Whoever
--- inserts a request id first has decided; what the ledger moves (transfers, fresh usage, balances, corrections) comes from
--- the rows that were inserted, and from no others. A debit is a correction, numbered by its account, when Redis has not
--- counted it in the epoch that the account was last loaded for. Accounts are locked in the order of their ids, and
--- everything else here belongs to a locked account; one that does not exist has no id to insert, and the batch is refused.
---
--- A row that another transaction has locked is waited for as long as $2 says, whatever `lock_timeout` the session has: it is
--- set for this transaction, before the first row is locked.
---
--- A row of 41 columns is formed once, on its way into usage_events: until then a debit stays the JSON that it came as.
--- `= ANY (ARRAY(...))` reads accounts by their index, whatever the planner believes of the number of debits.
+-- Write a batch of debits as write_new_debits.sql does, which explains it, but leave out those that the ledger has
+-- (ON CONFLICT DO NOTHING). Returns all rows that were inserted.
 WITH patience AS MATERIALIZED (
     SELECT set_config('lock_timeout', $2::text, true) AS lock_timeout
 ), given AS MATERIALIZED (
-    SELECT place, (d->>'account_id') AS account_id, (d->>'epoch')::bigint AS epoch, d
+    SELECT place, d->>3 AS account_id, (d->>32)::bigint AS epoch, d
     FROM jsonb_array_elements($1::text::jsonb) WITH ORDINALITY AS t (d, place)
 ), locked AS MATERIALIZED (
     SELECT id, hyd_epoch, xseq FROM accounts
@@ -25,32 +15,28 @@ WITH patience AS MATERIALIZED (
     WHERE given.epoch IS DISTINCT FROM locked.hyd_epoch
 ), inserted AS (
     INSERT INTO usage_events (
-        request_id, admitted_at, outcome, account_id,
-        user_id, key_id, client_request_id, upstream_request_id,
+        request_id, admitted_at, outcome,
+        account_id, user_id, key_id, client_request_id, upstream_request_id,
         endpoint, feature, model, provider, provider_model,
-        input_tokens, cached_input_tokens, cache_write_tokens,
-        output_tokens, reasoning_tokens, counts, cost_nano, charged_nano,
-        price_id, multiplier, markup_scaled, estimated,
-        status, stream, latency_ms, ttft_ms,
-        tags, end_user, note, by_model, epoch, dseq, xseq,
+        input_tokens, cached_input_tokens, cache_write_tokens, output_tokens, reasoning_tokens, counts,
+        cost_nano, charged_nano, price_id, multiplier, markup_scaled, estimated,
+        status, stream, latency_ms, ttft_ms, tags, end_user, note,
+        epoch, dseq, xseq, by_model,
         session, agent, parent_agent, tool, tool_version)
     SELECT
-        d->>'request_id', timestamptz 'epoch' + (d->>'admitted_at_ms')::bigint * interval '1 millisecond',
-        d->>'outcome', locked.id,
-        d->>'user_id', d->>'key_id', d->>'client_request_id', d->>'upstream_request_id',
-        d->>'endpoint', d->>'feature', d->>'model', d->>'provider', d->>'provider_model',
-        (d->>'input_tokens')::bigint, (d->>'cached_input_tokens')::bigint, (d->>'cache_write_tokens')::bigint,
-        (d->>'output_tokens')::bigint, (d->>'reasoning_tokens')::bigint, (d->>'counts')::jsonb,
-        (d->>'cost_nano')::bigint, (d->>'charged_nano')::bigint,
-        d->>'price_id', d->>'multiplier', (d->>'markup_scaled')::bigint, (d->>'estimated')::boolean,
-        (d->>'status')::integer, (d->>'stream')::boolean, (d->>'latency_ms')::integer, (d->>'ttft_ms')::integer,
-        (d->>'tags')::jsonb, d->>'end_user', d->>'note', (d->>'by_model')::jsonb, given.epoch, (d->>'dseq')::bigint, numbered.xseq,
-        d->>'session', d->>'agent', d->>'parent_agent', d->>'tool', d->>'tool_version'
+        d->>0, timestamptz 'epoch' + (d->>1)::bigint * interval '1 millisecond', d->>2,
+        locked.id, d->>4, d->>5, d->>6, d->>7,
+        d->>8, d->>9, d->>10, d->>11, d->>12,
+        (d->>13)::bigint, (d->>14)::bigint, (d->>15)::bigint, (d->>16)::bigint, (d->>17)::bigint, (d->>18)::jsonb,
+        (d->>19)::bigint, (d->>20)::bigint, d->>21, d->>22, (d->>23)::bigint, (d->>24)::boolean,
+        (d->>25)::integer, (d->>26)::boolean, (d->>27)::integer, (d->>28)::integer, (d->>29)::jsonb, d->>30, d->>31,
+        given.epoch, (d->>33)::bigint, numbered.xseq, (d->>35)::jsonb,
+        d->>36, d->>37, d->>38, d->>39, d->>40
     FROM given LEFT JOIN locked ON locked.id = given.account_id LEFT JOIN numbered USING (place)
     ON CONFLICT DO NOTHING
-    RETURNING request_id, admitted_at, outcome, account_id, user_id, key_id, endpoint, feature, model, provider, tags, input_tokens, cached_input_tokens,
-        cache_write_tokens, output_tokens, reasoning_tokens, cost_nano, charged_nano, xseq,
-        outcome = 'settled' OR input_tokens + output_tokens > 0 AS counted
+    RETURNING request_id, admitted_at, outcome, account_id, user_id, key_id, endpoint, feature, model, provider, tags,
+        input_tokens, cached_input_tokens, cache_write_tokens, output_tokens, reasoning_tokens, cost_nano, charged_nano,
+        xseq, outcome = 'settled' OR input_tokens + output_tokens > 0 AS counted
 ), moved AS (
     INSERT INTO transfers (id, debit_account, credit_account, amount_nano, kind, request_id)
     SELECT request_id, account_id, 'sys:revenue', charged_nano, 'usage', request_id FROM inserted WHERE charged_nano > 0

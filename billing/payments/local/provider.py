@@ -29,7 +29,6 @@ from billing.payments.port import (
 if TYPE_CHECKING:
     from billing.payments.local.store import Change, LocalStore
     from billing.payments.objects import ProviderObject
-    from billing.payments.port import AskedBefore
 
 EVERY_S: Final = 10.0
 """How often due work is done: renewals, expiry of pages, delivery of events."""
@@ -158,9 +157,7 @@ class LocalProvider:
         """Refuse it: a charge leaves none open here."""
         raise PaymentRefused("There is no such payment, or it has ended.")
 
-    async def refund(
-        self, payment_id: str, amount_cents: int, name: str, key: str | None = None, before: AskedBefore | None = None
-    ) -> Refund:
+    async def refund(self, payment_id: str, amount_cents: int, name: str, key: str | None = None) -> Refund:
         """Give back a part of a payment, or all of it: once by `name`, which is kept as a key is. Raises
         `PaymentRefused` for more than is left of it, and for one that is disputed."""
 

@@ -7,7 +7,7 @@ Enumerations are open at Stripe's side: a state that is not known here is taken 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from datetime import datetime, timedelta
+from datetime import datetime
 from typing import TYPE_CHECKING, Final
 
 from billing.payments.objects import (
@@ -25,7 +25,7 @@ from billing.payments.stripe.bills import StripeObject, before_taxes, id_of, inv
 from billing.payments.stripe.parameters import ACCOUNT, DEPLOYMENT, KIND, ORDER, REFUND
 
 if TYPE_CHECKING:
-    from billing.payments.port import AskedBefore, Purchase
+    from billing.payments.port import Purchase
 
 HARD_DECLINES: Final = frozenset(
     {
@@ -52,7 +52,6 @@ HARD_DECLINES: Final = frozenset(
     }
 )
 """Codes after which the same method won't ever work (https://docs.stripe.com/declines/codes), and our own for none."""
-CLOCKS_DIFFER: Final = timedelta(minutes=5)
 NEEDS_PAYER: Final = "authentication_required"
 _PAYMENTS: Final[Mapping[str, PaymentStatus]] = {
     "succeeded": "paid",
@@ -155,24 +154,9 @@ def refund_of(refund: StripeObject) -> Refund:
     )
 
 
-def refund_made(
-    refunds: Sequence[StripeObject], name: str, amount_cents: int, deployment: str, before: AskedBefore | None
-) -> StripeObject | None:
-    """Return the refund that was made by a name. Older releases marked theirs with the installation alone, which a
-    refund of the dashboard's has not: of those it is one of the amount, not another's, that was made since the name was
-    asked for first, but for what clocks may differ."""
-    for each in refunds:
-        if marks_of(each).get(REFUND) == name:
-            return each
-    if before is None:
-        return None
-    for each in refunds:
-        marks = marks_of(each)
-        if REFUND in marks or marks.get(DEPLOYMENT) != deployment or each["id"] in before.others:
-            continue
-        if each["amount"] == amount_cents and moment(each["created"]) >= before.at - CLOCKS_DIFFER:
-            return each
-    return None
+def refund_made(refunds: Sequence[StripeObject], name: str) -> StripeObject | None:
+    """Return the refund that was made by a name."""
+    return next((each for each in refunds if marks_of(each).get(REFUND) == name), None)
 
 
 def dispute_of(dispute: StripeObject) -> Dispute:

@@ -15,7 +15,7 @@ from billing.payments.stripe.parameters import ORDER, CheckoutRules, Params
 
 if TYPE_CHECKING:
     from billing.payments.objects import Customer, Event, Invoice, ProviderObject, Refund, Subscription
-    from billing.payments.port import AskedBefore, NewCustomer, Purchase, ReturnUrls
+    from billing.payments.port import NewCustomer, Purchase, ReturnUrls
 
 _ORDER_ID: Final = re.compile("[A-Za-z0-9_-]{1,64}", re.ASCII)
 NO_METHOD: Final = "no_payment_method"
@@ -129,14 +129,12 @@ class StripePayments:
         await self.calls.write(self.calls.api.payment_intents.cancel_async, payment_id, params={}, key=key)
 
     @bills.readable()
-    async def refund(
-        self, payment_id: str, amount_cents: int, name: str, key: str | None = None, before: AskedBefore | None = None
-    ) -> Refund:
+    async def refund(self, payment_id: str, amount_cents: int, name: str, key: str | None = None) -> Refund:
         """Return a part of a payment to the payer, or all of it, once by `name`: the payment's refunds are listed
         first, by which one is found whose key Stripe has forgotten, or has kept a failure for."""
         refunds = self.calls.api.refunds
         listed = await self.calls.all_of(refunds.list_async, {"payment_intent": payment_id})
-        made = objects.refund_made(listed, name, amount_cents, self._deployment, before)
+        made = objects.refund_made(listed, name)
         if made is None:
             params = parameters.refund_params(payment_id, amount_cents, name, self._deployment)
             made = await self.calls.write(refunds.create_async, params=params, key=key or name)

@@ -1,9 +1,9 @@
 """What of a provider's report is doubted: counts that are all zero, and what this version can't place.
 
 This file owns who is told. Each doubt is counted (`metergate_usage_doubts_total`); the first of its kind, provider and
-value is logged, and no more than `MAX_TOLD` lines are. What is charged is not decided here: `billing.prices` has the
-dearest known price for a tier, speed or region that a row does not know, and readers of usage take the larger reading
-of counts that contradict each other.
+value is logged, and no more than `MAX_TOLD` lines are. What is charged is not decided here: `billing.pricing.rows` has
+the dearest known price for a tier, speed or region that a row does not know, and readers of usage take the larger
+reading of counts that contradict each other.
 """
 
 from __future__ import annotations

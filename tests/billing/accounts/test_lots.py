@@ -15,7 +15,6 @@ from billing.accounts.accounts import Accounts
 from billing.accounts.grants import PROMOTIONS, Entry, Grants
 from billing.accounts.lots import PAID, LotNotFound, Lots, Terms, find, lot_id
 from billing.database.connection import Database
-from billing.database.migrate import migrate
 from billing.ledger.verify import verify
 from tests.billing.support import PLANS, Billing, RecordingEffects, rising_ids
 from tests.support.loop_thread import LoopThread
@@ -157,29 +156,6 @@ async def test_pages_the_next_expiry_and_one_lot(billing: Billing) -> None:
         assert (lot.left_nano, lot.terms, lot.id) == (5, soon, lot_id(made[1].transfer_id))
         with pytest.raises(LotNotFound, match="no lot"):
             await find(connection, "acc_other", lot.id)
-
-
-async def test_what_was_there_before_lots_is_one_of_each_account(billing: Billing, database_url: str) -> None:
-    rich, poor = [(await billing.accounts.create(name)).id for name in ("Rich", "Poor")]
-    await billing.grants.grant(rich, 10, "g")
-    await billing.database.execute("DROP TABLE lots CASCADE")
-    await billing.database.execute("DELETE FROM migrations WHERE name = 'lots'")
-    assert await migrate(database_url) == ["0023_lots"]
-    lots = Lots(billing.database)
-    (opening,) = (await lots.page(rich, 9)).items
-    assert (opening.kind, opening.left_nano, opening.transfer_id) == ("opening", 10, None)
-    assert (await lots.page(poor, 9)).items == ()
-    newer = await billing.grants.grant(rich, 5, "h")
-    assert [lot.id for lot in (await lots.page(rich, 9)).items] == [lot_id(newer.transfer_id), opening.id]
-    assert (await verify(billing.database)).ok
-
-
-async def test_what_a_release_without_lots_has_given_becomes_a_lot(billing: Billing) -> None:
-    account = (await billing.accounts.create("Acme")).id
-    await billing.database.execute("UPDATE accounts SET balance_nano = 7 WHERE id = $1", account)
-    await billing.grants.grant(account, 10, "new")
-    found = (await Lots(billing.database).page(account, 9)).items
-    assert sorted((lot.kind, lot.left_nano) for lot in found) == [("grant", 10), ("opening", 7)]
 
 
 def test_terms_are_checked() -> None:

@@ -21,9 +21,10 @@ from billing.collect.facts import LOCK
 from billing.collect.snapshots import Checkpoint, Source
 from billing.collect.subjects import EXCLUSIVE, SubjectNotFound, SubjectRules
 from billing.database.connection import queries
-from billing.price_table import METER_PROVIDER, PriceTable
-from billing.prices import PriceRow
-from billing.rates import COST_SCALE, Variant
+from billing.pricing.rows import PriceRow
+from billing.pricing.scales import COST_SCALE
+from billing.pricing.table import METER_PROVIDER, PriceTable
+from billing.pricing.variants import Variant
 from tests.billing.collect.support import Room, Sample
 from tests.billing.support import Billing
 from tests.support.answering import until

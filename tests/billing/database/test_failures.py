@@ -246,7 +246,7 @@ def test_a_debit_of_the_journal_can_be_read_by_the_next_release_and_the_last() -
     made = debit(Account("acc", "", "free", "active", None, 0, (), None, datetime.now(UTC), 0, 1), epoch=3, dseq=4)
     fields = msgspec.msgpack.decode(debits_module.encode_debit(made))
     pack = msgspec.msgpack.encode
-    assert decode_debit(pack(fields[:34])) == made, "the release before said no layout"
+    assert decode_debit(pack(fields[:34])) == made, "what is missing has its default"
     assert decode_debit(pack([*fields, "something", 7])) == made
     for newer in (pack([*fields[:34], debits_module.LAYOUT + 1]), pack([*([None] * 34), 9, "other"])):
         with pytest.raises(debits_module.NewerLayout):

@@ -58,7 +58,16 @@ def sink(billing: Billing, database: Any, stripe: FakeStripe, provider: StripePa
     def now() -> datetime:
         return datetime.fromtimestamp(stripe.state.now, UTC)
 
-    return StripeMeters(NAME, METERS, provider.calls, customer, customers.gone, database, billing.new_id, now)
+    return StripeMeters(
+        NAME,
+        METERS,
+        provider.calls,
+        customer=customer,
+        gone=customers.gone,
+        database=database,
+        new_id=billing.new_id,
+        now=now,
+    )
 
 
 async def told_to_the_end(worker: ExportWorker) -> None:

@@ -1,9 +1,7 @@
-"""An upgrade from, beside and back to a release that keeps state in Redis in version 1 of its layout: nothing is lost
-or doubled, and the two never serve at once."""
+"""Gateways of a release that keeps state in Redis in another layout: the two never serve at once, and nothing is lost
+or doubled."""
 
 import asyncio
-import struct
-from collections.abc import Callable
 from dataclasses import replace
 
 import pytest
@@ -13,18 +11,14 @@ from billing.holds.decision import Unavailable
 from billing.holds.lease import Peers
 from billing.holds.partitions import GREET, MOVE_EPOCH, NotReady
 from billing.holds.redis.connection import Script
-from billing.holds.redis.layout import SETTLED, STATE_VERSION
+from billing.holds.redis.layout import STATE_VERSION
 from billing.ledger.leases import end_lease
-from billing.quotas import Metric, Quota, Window
 from tests.billing.holds.conftest import BRISK, MakeWorld, World
 from tests.billing.holds.support import (
     ask_in_vain,
     assert_agreed,
     debits,
-    entries,
-    eventually,
     hold_one,
-    keys_in_redis,
     kill,
     ledger_balance,
     partition_of,
@@ -32,29 +26,20 @@ from tests.billing.holds.support import (
     spend,
 )
 
-DAY_TOKENS = Quota(Window.day, Metric.tokens, 10**6)
 OLD_GATEWAY = "01JD0000000000000000000OLD"
 OLD_LEASE = "INSERT INTO gateways (id, lease_until) VALUES ($1, now() + interval '5 s')"
 EPOCH = "SELECT epoch FROM partitions"
 
 
-def version_1(raw: bytes) -> bytes:
-    """A state of version 2 as version 1 has it: `used` of a counter is what is settled and held together."""
-    head = 58 if len(raw) % 24 == 10 else 14
-    counters = [struct.unpack_from("<IIqq", raw, at) for at in range(head, len(raw), 24)]
-    packed = [struct.pack("<IIq", tag, window, used + held) for tag, window, used, held in counters]
-    return bytes((1,)) + raw[1:head] + b"".join(packed)
-
-
 async def old_identity(world: World) -> str:
-    """What a release of version 1 names the server by."""
+    """What gateways of the other layout name the server by."""
     life = partition_of(world).life
     assert life is not None
     return await life.identity()
 
 
 async def begin_as_the_old(world: World) -> int:
-    """Begin an epoch as a gateway of version 1 does where it finds another identity than it knows; its number."""
+    """Begin an epoch as a gateway of the other layout does where it finds an unknown identity; its number."""
     identity = await old_identity(world)
     row = await world.database.row(GREET, 0)
     assert row is not None
@@ -64,50 +49,6 @@ async def begin_as_the_old(world: World) -> int:
     arguments = [moved["epoch"], identity, moved["ledger"], moved["beat"]]
     assert await world.link.call(Script("fence"), keys, arguments) == 1
     return int(moved["epoch"])
-
-
-def slow_outbox(world: World) -> None:
-    """Nothing is written to Postgres by this gateway's outbox any more: it is left to the journal."""
-    world.engine.loops.tasks["outbox"].cancel()
-
-
-async def test_what_an_older_release_left_in_redis_is_charged_and_its_states_are_loaded_anew(
-    make_world: MakeWorld,
-) -> None:
-    old = await make_world()
-    principal = await old.customer(10**9, key_quotas=(DAY_TOKENS,), quotas=(DAY_TOKENS,))
-    slow_outbox(old)
-    spent = [await spend(old, principal) for _ in range(3)]
-    running = await hold_one(old, principal)
-    account_key = old.keys.account(principal.account_id)
-    key_key = old.keys.key(principal.account_id, principal.key_id)
-    states = [(name, await old.link.command("GET", name)) for name in (account_key, key_key)]
-    before = old.keys.left_by_version_1(principal.account_id, principal.key_id)
-    for (name, raw), as_old in zip(states, before, strict=True):
-        await old.link.command("SET", as_old, version_1(raw))
-        await old.link.command("DEL", name)
-    identity = await old_identity(old)
-    await old.database.execute("UPDATE partitions SET identity = $1", identity)
-    await old.link.command("HSET", old.keys.meta(0), "identity", identity)
-    waiting = [id_ for id_, each in (await entries(old, principal.account_id)).items() if each.state == SETTLED]
-    assert set(waiting) & set(spent)
-    await kill(old)
-
-    new = await make_world()
-    assert await new.database.value(EPOCH) == 2
-    again = await spend(new, principal)
-    await assert_agreed(new, principal.account_id)
-    await eventually(lambda: ended(new, running.id))
-    charged = {id_: nano for id_, nano in (await debits(new)).items() if nano}
-    assert charged == dict.fromkeys([*spent, again], 500)
-    assert await ledger_balance(new, principal.account_id) == 10**9 - 4 * 500
-    (counter,) = (await new.account_state(principal.account_id)).counters
-    assert counter.taken == 4 * 15
-    assert not set(before) & set(await keys_in_redis(new))
-
-
-async def ended(world: World, request_id: str) -> bool:
-    return request_id in await debits(world)
 
 
 async def test_a_gateway_does_not_start_beside_those_of_another_layout_and_leaves_them_their_epoch(
@@ -179,15 +120,3 @@ async def test_a_gateway_of_another_layout_that_begins_beside_has_the_partition_
     assert await world.database.value(EPOCH) == epoch + 1
     await assert_agreed(world, principal.account_id)
     assert await ledger_balance(world, principal.account_id) == 10**9 - 2 * 500
-
-
-@pytest.mark.parametrize(
-    "name_of", [lambda w, p: w.keys.account(p.account_id), lambda w, p: w.keys.key(p.account_id, p.key_id)]
-)
-async def test_an_older_release_finds_no_state_that_it_cannot_read(world: World, name_of: Callable[..., bytes]) -> None:
-    """Its scripts fail on bytes of another length, and it has other names for what it keeps."""
-    principal = await world.customer(key_quotas=(DAY_TOKENS,))
-    await spend(world, principal)
-    old_names = world.keys.left_by_version_1(principal.account_id, principal.key_id)
-    assert name_of(world, principal) not in old_names
-    assert not set(old_names) & set(await keys_in_redis(world))

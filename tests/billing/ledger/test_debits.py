@@ -3,7 +3,7 @@ bad debit never in the way of the others."""
 
 import asyncio
 import random
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 
 import msgspec
@@ -13,7 +13,15 @@ from ulid import ULID
 from billing.accounts.accounts import Account
 from billing.database.connection import Database, DatabaseRefused
 from billing.ledger.debits import Debit, decode_debit, encode_debit
-from billing.ledger.writer import Stored, write_debits
+from billing.ledger.usage_columns import OWN_COLUMNS
+from billing.ledger.writer import (
+    WRITE_DEBITS,
+    WRITE_FREE_DEBITS,
+    WRITE_NEW_DEBITS,
+    Stored,
+    write_claimed,
+    write_debits,
+)
 from billing.money import MAX_NANO
 from tests.billing.support import Billing
 
@@ -125,6 +133,65 @@ async def test_a_debit_is_written_once_however_often_it_comes(billing: Billing, 
         *(NOW_MS, {"images": 2}, {"team": "blue"}),
     )
     assert (event["epoch"], event["dseq"], event["xseq"]) == (EPOCH, 1, None)
+    await assert_consistent(billing.database)
+
+
+FULL: Mapping[str, object] = {
+    "outcome": "expired",
+    "user_id": "usr_1",
+    "key_id": "key_2",
+    "client_request_id": "c",
+    "upstream_request_id": "u",
+    "endpoint": "/e",
+    "feature": "f",
+    "model": "m",
+    "provider": "p",
+    "provider_model": "pm",
+    **{name: place for place, name in enumerate(OWN_COLUMNS, start=11)},
+    "cost_nano": 21,
+    "charged_nano": 22,
+    "price_id": "price",
+    "multiplier": "priority",
+    "markup_scaled": 23,
+    "estimated": True,
+    "status": 499,
+    "stream": True,
+    "latency_ms": 24,
+    "ttft_ms": 25,
+    "end_user": "e",
+    "note": "n",
+    "epoch": 5,
+    "dseq": 26,
+    "session": "s",
+    "agent": "a",
+    "parent_agent": "pa",
+    "tool": "t",
+    "tool_version": "tv",
+}
+JSON: Mapping[str, object] = {"counts": {"images": 2}, "tags": {"team": "blue"}, "by_model": [{"model": "x"}]}
+
+
+@pytest.mark.parametrize("statement", ["new", "unless known", "free", "claimed"])
+async def test_each_field_of_a_debit_has_its_column(billing: Billing, account: Account, statement: str) -> None:
+    texts = {name: msgspec.json.encode(value).decode() for name, value in JSON.items()}
+    made = debit(account, **FULL, **texts)
+    assert {*FULL, *JSON, "request_id", "admitted_at_ms", "account_id", "layout"} == set(Debit.__struct_fields__)
+    batch = msgspec.json.encode([made]).decode()
+    if statement == "claimed":
+        claims = [(account.id, event, "ab", id_, "", None) for event, id_ in (("1", made.request_id), ("2", "other"))]
+        assert await write_claimed(billing.database, [made, debit(account, "r2")], claims, 1.0) == {made.request_id}
+    else:
+        query = {"new": WRITE_NEW_DEBITS, "unless known": WRITE_DEBITS, "free": WRITE_FREE_DEBITS}[statement]
+        (row,) = await billing.database.rows(query, batch, "1s")
+        assert tuple(row) == (made.request_id, "expired", 2)
+    (event,) = await billing.database.rows("SELECT * FROM usage_events")
+    assert {name: event[name] for name in (*FULL, *JSON)} == {**FULL, **JSON}
+    assert (event["request_id"], event["account_id"], event["xseq"]) == (made.request_id, account.id, 2)
+    assert event["admitted_at"].timestamp() * 1000 == NOW_MS
+    fresh = dict((await billing.database.rows("SELECT * FROM usage_fresh"))[0])
+    assert fresh == {name: event[name] for name in fresh}
+    (correction,) = await billing.database.rows("SELECT * FROM corrections WHERE request_id IS NOT NULL")
+    assert [correction[name] for name in ("xseq", "delta_nano", "key_id", "model")] == [2, -22, "key_2", "m"]
     await assert_consistent(billing.database)
 
 

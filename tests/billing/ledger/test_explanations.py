@@ -12,8 +12,8 @@ from msgspec import UNSET
 from billing.ledger.debits import UsageEvent
 from billing.ledger.explanations import explain
 from billing.ledger.usage_columns import ModelShare, share_of
-from billing.prices import PriceRow
-from billing.rates import FACTOR_SCALE, marked_up_usd, round_up
+from billing.pricing.rows import PriceRow
+from billing.pricing.scales import FACTOR_SCALE, marked_up_usd, round_up
 from billing.shapes.usage import explanation_shape
 from billing.usage import Usage
 

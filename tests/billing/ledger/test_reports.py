@@ -15,7 +15,7 @@ from billing.ledger.explanations import EXACT_DECIMALS, decimal, exact_usd, expl
 from billing.ledger.reports import EventFilter, Transaction, UsageTotals, roll
 from billing.money import format_usd
 from billing.pages import BadCursor
-from billing.rates import COST_SCALE, FACTOR_SCALE
+from billing.pricing.scales import COST_SCALE, FACTOR_SCALE
 from billing.usage import Usage
 from tests.billing.support import PRICE, PRICES, Billing
 

@@ -1,4 +1,4 @@
-"""Sums by dimension and tag: made by the roller of fresh rows, by the migration of what was there, and verified."""
+"""Sums by dimension and tag: made by the roller of fresh rows, and verified."""
 
 import itertools
 import json
@@ -8,8 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from billing.database.connection import DatabaseError, Row
-from billing.database.migrate import migrate
+from billing.database.connection import Row
 from billing.ledger import reports
 from billing.ledger import sums as summing
 from billing.ledger.catalogue import sync_prices
@@ -18,7 +17,6 @@ from billing.ledger.sums import Folds, _left, _Read
 from billing.ledger.used import BEGINNING, DIMENSIONS, END, Grouping, UsedBy, compose
 from billing.ledger.verify import verify
 from billing.usage import Usage
-from tests.billing.ledger.test_fresh_usage import BACK
 from tests.billing.support import PRICES, Billing
 
 USAGE = Usage(input_tokens=1000, cached_input_tokens=10, output_tokens=50, reasoning_tokens=20)
@@ -29,8 +27,6 @@ LEFT JOIN usage_tags AS v ON v.id = s.value
 WHERE s.granularity = $1
 ORDER BY n.name NULLS FIRST, v.value NULLS LAST, d.model, d.user_id, d.endpoint
 """
-AS_OLDER = "UPDATE usage_fresh SET user_id = NULL, provider = NULL, endpoint = NULL, tags = NULL"
-"""What a gateway of an older release would have written."""
 
 
 @pytest.fixture
@@ -81,12 +77,8 @@ EXPECTED = [
 ]
 
 
-@pytest.mark.parametrize("older", [False, True])
-async def test_fresh_rows_become_sums(billing: Billing, account_id: str, older: bool) -> None:
+async def test_fresh_rows_become_sums(billing: Billing, account_id: str) -> None:
     await used(billing, account_id)
-    if older:
-        await billing.database.execute(AS_OLDER)
-        await assert_verified(billing)
     for moved in (3, 1, 0):
         assert await roll(billing.database, 3) == moved
         await assert_verified(billing)
@@ -95,26 +87,6 @@ async def test_fresh_rows_become_sums(billing: Billing, account_id: str, older: 
     await used(billing, account_id)
     assert await roll(billing.database) == 4
     assert await sums(billing) == [(*row[:6], 2 * row[6], 2 * row[7]) for row in EXPECTED]  # type: ignore[operator]
-    await assert_verified(billing)
-
-
-async def test_a_ledger_that_has_grown_is_summed_by_the_migration(
-    billing: Billing, account_id: str, database_url: str
-) -> None:
-    await used(billing, account_id)
-    assert await roll(billing.database, 2) == 2
-    columns = "admitted_at, input_tokens, cached_input_tokens, cache_write_tokens, output_tokens, reasoning_tokens, "
-    columns += "cost_nano, charged_nano, account_id, key_id, model, feature"
-    keep = f"CREATE TABLE kept AS SELECT {columns} FROM usage_fresh"  # noqa: S608
-    await billing.database.execute(keep)
-    await billing.database.execute(BACK)
-    await migrate(database_url, up_to=15)
-    await billing.database.execute("INSERT INTO usage_fresh SELECT * FROM kept; DROP TABLE kept")
-    await migrate(database_url)
-    assert await sums(billing) == EXPECTED
-    await assert_verified(billing)
-    await used(billing, account_id)
-    assert await roll(billing.database) == 4
     await assert_verified(billing)
 
 
@@ -153,22 +125,6 @@ async def test_sums_that_are_none_are_found(billing: Billing, account_id: str, c
     found = {check.name: check for check in (await verify(billing.database)).checks if check.differences}
     assert set(found) - {"of all"} == {"rollups"}
     assert account_id in found["rollups"].examples[0]
-
-
-async def test_a_roller_of_an_older_release_moves_nothing(billing: Billing, account_id: str) -> None:
-    """It inserts into a table that is now a view, or does not say that it raises all sums, so the statement that would
-    take its fresh rows fails; and so does folding that makes sums by one name alone."""
-    await billing.debit(account_id, "key_1", USAGE, admitted_at=minutes_ago(2))
-    with pytest.raises(DatabaseError):
-        await billing.database.execute(
-            "WITH moved AS (DELETE FROM usage_fresh RETURNING *) INSERT INTO usage_rollups (account_id, key_id) "
-            "SELECT account_id, key_id FROM moved"
-        )
-    for table in ("usage_sums", "usage_by_one"):
-        with pytest.raises(DatabaseError):
-            await billing.database.execute(f"INSERT INTO {table} SELECT * FROM {table} WHERE false")  # noqa: S608
-    assert await roll(billing.database) == 1
-    await assert_verified(billing)
 
 
 async def test_tags_that_are_no_object_stop_nobody(billing: Billing, account_id: str) -> None:
@@ -232,8 +188,6 @@ async def test_hours_that_are_over_are_folded_and_late_requests_added(
         ("3:ann/v1/chat/completions", 2 * of_each),
         ("3:ann/v1/embeddings", of_each),
     ]
-    older = "SELECT value, requests FROM usage_by_one WHERE kind = -2 AND granularity = 3 ORDER BY value"
-    assert list(map(tuple, await billing.database.rows(older))) == [("", of_each), ("ann", 3 * of_each)]
     ever = (BEGINNING, END)
     for grouping, ann, used_by in (
         (Grouping(("tag:team", "user")), ("blue", "ann"), UsedBy()),

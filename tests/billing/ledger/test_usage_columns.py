@@ -3,7 +3,6 @@
 import msgspec
 from hypothesis import given
 
-from billing.ledger.debits import LAYOUT, PLAIN_LAYOUT
 from billing.ledger.usage_columns import (
     OWN_COLUMNS,
     decode_shares,
@@ -32,10 +31,6 @@ def test_named_units_and_a_reported_cost_are_kept() -> None:
     assert usage_of(dict.fromkeys(OWN_COLUMNS, 0), msgspec.json.decode(text)) == usage
 
 
-def test_seconds_of_an_older_release_are_read() -> None:
-    assert usage_of(dict.fromkeys(OWN_COLUMNS, 0), {"seconds": 12}) == Usage(milliseconds=12_000)
-
-
 @given(usages(most=1000))
 def test_shares_are_read_back(usage: Usage) -> None:
     share = share_of("m", usage, "price_1", "service_tier=priority")
@@ -49,4 +44,3 @@ def test_the_totals_of_several_models() -> None:
     usage, other = Usage(input_tokens=5, output_tokens=2), ModelUsage("n", Usage(requests=0, input_tokens=7))
     assert total_usage(usage, ()) is usage
     assert total_usage(usage, (other,)) == Usage(input_tokens=12, output_tokens=2)
-    assert LAYOUT > PLAIN_LAYOUT  # so that a release that knows no shares leaves such a debit to this one

@@ -14,8 +14,8 @@ from billing.metering.claims import Payer
 from billing.metering.events import EventWriter
 from billing.metering.metering import Desk, Metering, ServiceRules
 from billing.metering.service_holds import ServiceHolds
-from billing.price_table import PriceTable
-from billing.prices import PriceRow
+from billing.pricing.rows import PriceRow
+from billing.pricing.table import PriceTable
 from tests.billing.holds.conftest import PLANS, World
 
 PRICES = PriceTable(

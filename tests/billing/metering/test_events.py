@@ -19,8 +19,8 @@ from billing.metering import events
 from billing.metering.charges import BadMeasure, Measure, MeterNotPriced, charge_of, digest_of, parse_quantity
 from billing.metering.claims import Busy, EventConflict, EventRefused, Payer, Recorded, UnknownAccount
 from billing.money import MAX_NANO
-from billing.price_table import PriceTable
-from billing.prices import PriceRow
+from billing.pricing.rows import PriceRow
+from billing.pricing.table import PriceTable
 from billing.quotas import Metric, Quota, Window
 from tests.billing.holds.conftest import World
 from tests.billing.holds.support import eventually

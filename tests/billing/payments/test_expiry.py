@@ -33,7 +33,7 @@ def clock() -> Clock:
 
 @pytest.fixture
 def expiry(billing: Billing, clock: Clock) -> Expiry:
-    return Expiry(billing.database, billing.grants, billing.effects, billing.new_id, clock)
+    return Expiry(billing.database, billing.grants, billing.effects, clock)
 
 
 async def left(billing: Billing, account_id: str) -> list[tuple[int, int]]:

@@ -246,7 +246,7 @@ def test_serve_refuses_a_database_that_lacks_migrations(shell: Shell, empty_data
     assert "`metergate migrate`" in shell.run("serve", env=stores).failed(1)
     assert "`metergate migrate`" in shell.run("operator", "account", "list", env=stores).failed(1)
     assert "metergate migrate" in shell.run("doctor", env=stores).stdout
-    assert shell.run("migrate", "--json", env=stores).json["applied"][0] == "0001_core"
+    assert shell.run("migrate", "--json", env=stores).json["applied"][0] == "0001_schema"
     assert shell.run("migrate", env=stores).stdout == "The schema is up to date.\n"
     assert shell.run("operator", "account", "list", env=stores).stdout == "There are none.\n"
     assert not shell.data_dir.exists()

@@ -15,8 +15,8 @@ from ulid import ULID
 
 from billing.cli import REFUSED, USAGE
 from billing.ledger.catalogue import sync_prices
-from billing.price_table import PriceTable
-from billing.rates import FACTOR_SCALE
+from billing.pricing.scales import FACTOR_SCALE
+from billing.pricing.table import PriceTable
 from gateway.config.secret import Secret
 from gateway.config.settings import Settings
 from tests.gateway.commands.test_people import Person, signed_in

@@ -11,7 +11,7 @@ import pytest
 
 from billing.errors import MetergateError
 from billing.money import parse_usd
-from billing.price_table import PriceTable
+from billing.pricing.table import PriceTable
 from gateway.config.files import file_marks
 from gateway.config.price_file import POLL_S, PriceFollower, load_prices
 from tests.gateway.conftest import Customer, MakeGateway, chat

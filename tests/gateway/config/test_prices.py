@@ -6,8 +6,9 @@ from pathlib import Path
 import pytest
 
 from billing.money import parse_usd
-from billing.prices import PriceRow
-from billing.rates import FACTOR_SCALE, Tier, Variant
+from billing.pricing.rows import PriceRow
+from billing.pricing.scales import FACTOR_SCALE
+from billing.pricing.variants import Tier, Variant
 from gateway.config.settings import unpriced_models, warnings
 from tests.gateway.config.support import PRICES, load, problems
 

@@ -18,8 +18,8 @@ from billing.identity.permissions import SCOPES
 from billing.ledger.catalogue import sync_prices
 from billing.ledger.explanations import explain
 from billing.money import format_usd, parse_usd
-from billing.price_table import PriceTable
-from billing.rates import FACTOR_SCALE
+from billing.pricing.scales import FACTOR_SCALE
+from billing.pricing.table import PriceTable
 from gateway.config.settings import Settings
 from tests.gateway.conftest import ADMIN_KEY, Customer, Gateway, MakeGateway, chat
 from tests.gateway.test_metering import SERVICE_KEY, Service, with_meters

@@ -13,8 +13,8 @@ import pytest
 from billing.holds.upkeep import WELL_AFTER_S
 from billing.ledger.reports import Reports
 from billing.money import parse_usd
-from billing.price_table import PriceTable
-from billing.prices import PriceRow
+from billing.pricing.rows import PriceRow
+from billing.pricing.table import PriceTable
 from gateway.config.settings import ModelConfig, Settings
 from gateway.endpoints.metrics_access import MetricsAddressTaken, listener_on, metrics_served
 from gateway.metrics.registry import Metrics

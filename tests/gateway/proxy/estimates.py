@@ -6,9 +6,10 @@ from typing import Any
 from hypothesis import strategies as st
 
 from billing.holds.decision import Need
-from billing.price_classes import TOKEN_CLASSES
-from billing.prices import PriceRow
-from billing.rates import FACTOR_SCALE, Tier
+from billing.pricing.classes import TOKEN_CLASSES
+from billing.pricing.rows import PriceRow
+from billing.pricing.scales import FACTOR_SCALE
+from billing.pricing.variants import Tier
 from billing.usage import Usage
 from gateway.config.defaults import EstimateSettings
 from gateway.config.settings import ProviderConfig

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 from aiohttp import web
 
-from billing.price_table import PriceTable
-from billing.prices import PriceRow
+from billing.pricing.rows import PriceRow
+from billing.pricing.table import PriceTable
 from gateway.config.models import ModelConfig
 from gateway.config.providers import ProviderConfig
 from gateway.config.secret import Secret

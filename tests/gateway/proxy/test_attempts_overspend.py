@@ -10,8 +10,8 @@ import pytest
 from aiohttp import web
 
 from billing.money import parse_usd
-from billing.price_table import PriceTable
-from billing.prices import PriceRow
+from billing.pricing.rows import PriceRow
+from billing.pricing.table import PriceTable
 from gateway.config.models import ModelConfig
 from gateway.config.providers import ProviderConfig
 from gateway.config.secret import Secret

@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 
 from billing.money import parse_usd
-from billing.price_table import PriceTable
-from billing.prices import PriceRow
+from billing.pricing.rows import PriceRow
+from billing.pricing.table import PriceTable
 from gateway.config.settings import Settings
 from gateway.dialects.openai.parts import CONTENT
 from tests.gateway.conftest import Gateway, Handler, MakeGateway, chat

@@ -11,9 +11,10 @@ import pytest
 
 from billing.money import parse_usd
 from billing.plans import Plan
-from billing.price_table import PriceTable
-from billing.prices import PriceRow
-from billing.rates import FACTOR_SCALE, Tier
+from billing.pricing.rows import PriceRow
+from billing.pricing.scales import FACTOR_SCALE
+from billing.pricing.table import PriceTable
+from billing.pricing.variants import Tier
 from gateway.config.settings import ModelConfig, Settings
 from tests.gateway.conftest import Handler, MakeGateway, chat
 from tests.support.answering import Provider, answer, saying, usage

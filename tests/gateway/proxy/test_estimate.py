@@ -7,7 +7,8 @@ import pytest
 
 from billing.holds.decision import NeedTooLarge
 from billing.ledger.usage_columns import decode_shares
-from billing.rates import FACTOR_SCALE, Tier, Variant
+from billing.pricing.scales import FACTOR_SCALE
+from billing.pricing.variants import Tier, Variant
 from billing.usage import MAX_COUNT, Usage
 from gateway.dialects.facts import Parts, Work
 from gateway.proxy.candidates import Rates

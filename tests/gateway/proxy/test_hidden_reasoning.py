@@ -10,7 +10,7 @@ import pytest
 from aiohttp import web
 
 from billing.money import parse_usd
-from billing.price_table import PriceTable
+from billing.pricing.table import PriceTable
 from gateway.config.settings import Settings
 from gateway.proxy.remainder import Remainder
 from gateway.tokens import Tokenizer

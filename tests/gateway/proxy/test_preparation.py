@@ -8,8 +8,8 @@ from typing import Any, cast
 
 import pytest
 
-from billing.price_table import PriceTable
-from billing.prices import PriceRow
+from billing.pricing.rows import PriceRow
+from billing.pricing.table import PriceTable
 from billing.principals import Principal
 from gateway.config.defaults import EstimateSettings
 from gateway.config.models import ModelConfig

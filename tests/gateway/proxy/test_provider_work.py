@@ -10,8 +10,8 @@ import pytest
 
 from billing.ledger.explanations import explain, format_explanation
 from billing.money import format_usd, parse_usd
-from billing.price_table import PriceTable
-from billing.prices import PriceRow
+from billing.pricing.rows import PriceRow
+from billing.pricing.table import PriceTable
 from gateway.config.settings import Settings
 from tests.gateway.conftest import Handler, MakeGateway, chat
 from tests.support.answering import DONE, WORDS, Provider, answer, saying, streaming, usage, usage_chunk

@@ -5,9 +5,9 @@ from datetime import UTC, date, datetime
 
 import pytest
 
-from billing.price_table import PriceTable
-from billing.prices import PriceRow
-from billing.rates import FACTOR_SCALE
+from billing.pricing.rows import PriceRow
+from billing.pricing.scales import FACTOR_SCALE
+from billing.pricing.table import PriceTable
 from gateway.config.secret import Secret
 from gateway.config.settings import ModelConfig, ProviderConfig
 from gateway.dialects.base import Match

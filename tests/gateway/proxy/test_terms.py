@@ -10,9 +10,9 @@ from hypothesis import strategies as st
 
 from billing.holds.decision import Need, NeedTooLarge
 from billing.plans import Plan
-from billing.prices import PriceRow
+from billing.pricing.rows import PriceRow
+from billing.pricing.scales import FACTOR_SCALE
 from billing.principals import MAX_KEPT, Principal
-from billing.rates import FACTOR_SCALE
 from gateway.config.defaults import EstimateSettings
 from gateway.config.providers import MaxOutputField
 from gateway.config.settings import ProviderConfig

@@ -12,8 +12,8 @@ import pytest
 
 from billing.money import parse_usd
 from billing.plans import Plan
-from billing.price_table import PriceTable
-from billing.prices import PriceRow
+from billing.pricing.rows import PriceRow
+from billing.pricing.table import PriceTable
 from billing.quotas import DAY_S
 from gateway.config.settings import Settings
 from tests.gateway.conftest import Customer, Gateway, Handler, MakeGateway, chat

@@ -119,7 +119,7 @@ def test_what_an_operator_can_do_is_kept_for_them() -> None:
     assert hint == "`metergate operator key update k --quota ...` raises it"
 
 
-RAISED_FOR_OPERATORS: Final = {"billing/payments/desk.py", "billing/price_trials.py", "billing/exports/cursor.py"}
+RAISED_FOR_OPERATORS: Final = {"billing/payments/desk.py", "billing/pricing/trials.py", "billing/exports/cursor.py"}
 """What only they can cause."""
 SAYS: Final = re.compile(r"metergate operator|(?:metergate|plans|prices)\.yaml|under `?defaults`?")
 

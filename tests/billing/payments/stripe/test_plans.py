@@ -14,6 +14,7 @@ from billing.payments.objects import ObjectRef
 from billing.payments.orders import NewOrder, OrderRefused
 from billing.payments.port import PaymentProviderUnavailable
 from billing.payments.recharges import Wish
+from billing.payments.stripe.parameters import REFUND
 from billing.payments.stripe.provider import StripePayments
 from billing.plans import Plan
 from tests.billing.payments.stripe.conftest import DEPLOYMENT
@@ -154,22 +155,21 @@ async def test_money_moves_once_whatever_became_of_the_key(
     assert (await billing.accounts.get(account.id)).balance_nano == parse_usd("30")
 
 
-async def test_a_refund_that_an_older_release_began_is_found(
+async def test_a_refund_whose_answer_was_lost_is_found_by_its_name(
     stripe: FakeStripe, billing: Billing, payments: Payments
 ) -> None:
-    """It was marked with the installation alone; of one at the dashboard, for as much, it is no part."""
+    """One of the dashboard, for as much, is not taken for it."""
     stripe.state.now = int(datetime.now(UTC).timestamp())
     account = await billing.accounts.create("Acme")
     order = await payments.flows.checkout(Wanted(account.id, "k", parse_usd("50")))
     stripe.pages.pay(order.checkout_id or "", VISA)
     await deliver_all(payments, stripe, 0)
     paid = {"payment_intent": stripe.state.all("payment_intent")[0]["id"], "amount": 1000}
-    ours = {"metadata": {"metergate_deployment": DEPLOYMENT}}
     ask = "INSERT INTO order_refunds (order_id, key, amount_cents, refund_id, created_at) VALUES ($1, $2, 1000, $3, $4)"
     began = datetime.now(UTC) - timedelta(minutes=1)
     stripe.payments.create_refund(paid | {"metadata": {}})
     for key in ("known", "unknown"):
-        made = stripe.payments.create_refund(paid | ours)
+        made = stripe.payments.create_refund(paid | {"metadata": {REFUND: f"{order.id}:refund:{key}"}})
         await billing.database.execute(ask, order.id, key, made["id"] if key == "known" else None, began)
     stripe.state.now += 2 * 86_400
     await deliver_all(payments, stripe, 1)

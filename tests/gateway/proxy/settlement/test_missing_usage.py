@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from billing.money import parse_usd
-from billing.price_table import PriceTable
-from billing.prices import PriceRow
+from billing.pricing.rows import PriceRow
+from billing.pricing.table import PriceTable
 from gateway.config.settings import Settings
 from gateway.tokens import CL100K, O200K, Tokenizer
 from tests.gateway.conftest import Customer, Handler, MakeGateway, chat

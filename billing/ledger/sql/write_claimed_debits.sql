@@ -1,0 +1,89 @@
+-- Write a batch of debits of services as write_new_debits.sql does, which explains it, but only those that are `due`:
+-- in the same statement events of services are claimed by their ids, and holds of services end, each once. The id of what
+-- settles a hold is claimed as every other. $3 is a JSON array of arrays: account, event id, digest in hex, request id,
+-- answer, and the hold that it settles or null. Locks are taken in one order: holds, events, accounts, each by their ids.
+WITH asked AS MATERIALIZED (
+    SELECT e->>0 AS account_id, e->>1 AS event_id, decode(e->>2, 'hex') AS digest, e->>3 AS request_id, e->>4 AS answer,
+        e->>5 AS hold_id
+    FROM jsonb_array_elements($3::text::jsonb) AS t (e)
+), open AS MATERIALIZED (
+    SELECT h.id FROM service_holds AS h JOIN asked AS a ON h.id = a.hold_id AND h.account_id = a.account_id
+    WHERE h.state IN ('held', 'expired')
+    ORDER BY h.id FOR NO KEY UPDATE OF h
+), claimed AS (
+    INSERT INTO service_events (account_id, event_id, digest, request_id, answer)
+    SELECT account_id, event_id, digest, request_id, answer FROM asked
+    WHERE hold_id IS NULL OR hold_id IN (SELECT id FROM open)
+    ORDER BY account_id, event_id
+    ON CONFLICT (account_id, event_id) DO NOTHING
+    RETURNING request_id
+), ended AS (
+    UPDATE service_holds AS h
+    SET state = 'settled', ended_at = now(), end_event_id = a.event_id, end_digest = a.digest, end_answer = a.answer
+    FROM asked AS a JOIN claimed AS c USING (request_id)
+    WHERE h.id = a.hold_id AND h.state IN ('held', 'expired')
+    RETURNING h.id AS request_id
+), due AS MATERIALIZED (
+    SELECT c.request_id FROM claimed AS c JOIN asked AS a USING (request_id) WHERE a.hold_id IS NULL
+    UNION ALL SELECT request_id FROM ended
+), patience AS MATERIALIZED (
+    SELECT set_config('lock_timeout', $2::text, true) AS lock_timeout
+), given AS MATERIALIZED (
+    SELECT place, d->>3 AS account_id, (d->>32)::bigint AS epoch, d
+    FROM jsonb_array_elements($1::text::jsonb) WITH ORDINALITY AS t (d, place)
+    WHERE d->>0 IN (SELECT request_id FROM due)
+), locked AS MATERIALIZED (
+    SELECT id, hyd_epoch, xseq FROM accounts
+    WHERE id = ANY (ARRAY(SELECT account_id FROM given)) AND (SELECT lock_timeout FROM patience) IS NOT NULL
+    ORDER BY id FOR NO KEY UPDATE
+), numbered AS MATERIALIZED (
+    SELECT place, locked.xseq + row_number() OVER (PARTITION BY locked.id ORDER BY place) AS xseq
+    FROM given JOIN locked ON locked.id = given.account_id
+    WHERE given.epoch IS DISTINCT FROM locked.hyd_epoch
+), inserted AS (
+    INSERT INTO usage_events (
+        request_id, admitted_at, outcome,
+        account_id, user_id, key_id, client_request_id, upstream_request_id,
+        endpoint, feature, model, provider, provider_model,
+        input_tokens, cached_input_tokens, cache_write_tokens, output_tokens, reasoning_tokens, counts,
+        cost_nano, charged_nano, price_id, multiplier, markup_scaled, estimated,
+        status, stream, latency_ms, ttft_ms, tags, end_user, note,
+        epoch, dseq, xseq, by_model,
+        session, agent, parent_agent, tool, tool_version)
+    SELECT
+        d->>0, timestamptz 'epoch' + (d->>1)::bigint * interval '1 millisecond', d->>2,
+        locked.id, d->>4, d->>5, d->>6, d->>7,
+        d->>8, d->>9, d->>10, d->>11, d->>12,
+        (d->>13)::bigint, (d->>14)::bigint, (d->>15)::bigint, (d->>16)::bigint, (d->>17)::bigint, (d->>18)::jsonb,
+        (d->>19)::bigint, (d->>20)::bigint, d->>21, d->>22, (d->>23)::bigint, (d->>24)::boolean,
+        (d->>25)::integer, (d->>26)::boolean, (d->>27)::integer, (d->>28)::integer, (d->>29)::jsonb, d->>30, d->>31,
+        given.epoch, (d->>33)::bigint, numbered.xseq, (d->>35)::jsonb,
+        d->>36, d->>37, d->>38, d->>39, d->>40
+    FROM given LEFT JOIN locked ON locked.id = given.account_id LEFT JOIN numbered USING (place)
+    RETURNING request_id, admitted_at, outcome, account_id, user_id, key_id, endpoint, feature, model, provider, tags,
+        input_tokens, cached_input_tokens, cache_write_tokens, output_tokens, reasoning_tokens, cost_nano, charged_nano,
+        xseq, outcome = 'settled' OR input_tokens + output_tokens > 0 AS counted
+), moved AS (
+    INSERT INTO transfers (id, debit_account, credit_account, amount_nano, kind, request_id)
+    SELECT request_id, account_id, 'sys:revenue', charged_nano, 'usage', request_id FROM inserted WHERE charged_nano > 0
+), corrected AS (
+    INSERT INTO corrections (account_id, xseq, delta_nano, request_id, key_id, admitted_at_ms, model, feature,
+        requests, input_tokens, output_tokens, cost_nano)
+    SELECT account_id, xseq, -charged_nano, request_id, key_id,
+        (extract(epoch FROM admitted_at) * 1000)::bigint, model, feature,
+        counted::integer, input_tokens, output_tokens, charged_nano
+    FROM inserted WHERE xseq IS NOT NULL
+), used AS (
+    INSERT INTO usage_fresh (admitted_at, input_tokens, cached_input_tokens, cache_write_tokens, output_tokens,
+        reasoning_tokens, cost_nano, charged_nano, account_id, key_id, model, feature, user_id, provider, endpoint, tags)
+    SELECT admitted_at, input_tokens, cached_input_tokens, cache_write_tokens, output_tokens,
+        reasoning_tokens, cost_nano, charged_nano, account_id, key_id, model, feature, user_id, provider, endpoint, tags
+    FROM inserted WHERE counted
+), balanced AS (
+    UPDATE accounts SET
+        balance_nano = accounts.balance_nano - spent.charged_nano,
+        xseq = greatest(accounts.xseq, spent.xseq)
+    FROM (SELECT account_id, sum(charged_nano) AS charged_nano, max(xseq) AS xseq FROM inserted GROUP BY account_id) spent
+    WHERE accounts.id = spent.account_id AND accounts.id = ANY (ARRAY(SELECT account_id FROM given))
+)
+SELECT request_id, outcome, xseq FROM inserted WHERE xseq IS NOT NULL OR outcome <> 'settled'

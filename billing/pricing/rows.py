@@ -1,0 +1,367 @@
+"""Rows of a provider price table: the exact cost of a usage, its upper bound, and a row's id. Pure.
+
+This file owns the arithmetic of a charge. A rate is a whole number of nano-USD per million (tokens), per unit or per
+hour; a cost is summed exactly as an integer over `COST_SCALE` and rounded up once. Which rates hold for a request is
+decided in `variants`.
+
+A row's id is a digest of what it says as canonical JSON, so that an edited file adds a row and never changes one that
+has priced a debit. Equal rows have equal ids on every gateway and in every release: what only newer rows have is left
+out where a row has none of it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Collection, Iterable, Mapping
+from copy import copy
+from dataclasses import dataclass, field
+from datetime import date
+from typing import TYPE_CHECKING, Final
+
+from billing.money import ceil_div
+from billing.pricing.classes import (
+    ASKED_FOR,
+    MULTIPLIERS,
+    STANDARD_REGIONS,
+    STANDARD_SPEEDS,
+    STANDARD_TIERS,
+    TIER_NAMES,
+)
+from billing.pricing.scales import COST_SCALE, EIGHTEENTHS, FACTOR_SCALE, MILLION, PriceError, reported_scaled
+from billing.pricing.variants import PriceLine, Sheet, Tier, Variant, check_amounts, check_standard, parse_hours
+
+if TYPE_CHECKING:
+    from billing.usage import Usage
+
+PART_KINDS: Final = ("image", "audio_second", "file")
+ANY_MODEL: Final = "*"
+ANY_TOOL: Final = "*"
+"""In `tool_call_tokens`: every tool that has no entry of its own."""
+REPORTED: Final = "reported_cost"
+"""The class of a line that is the provider's own cost."""
+MAX_KNOWN: Final = 256
+"""Conditions of answers whose variants a row keeps; providers write them, so that they are bounded."""
+_ENCODER: Final = json.JSONEncoder(sort_keys=True, separators=(",", ":"))
+
+
+@dataclass(frozen=True, slots=True)
+class PriceRow:
+    """What one provider's model costs from a day on. Rates in nano-USD per million tokens, or per unit. `model` is a
+    name, a prefix with `*`, or `*` alone.
+
+    `multipliers` are scaled by `FACTOR_SCALE`; `part_tokens` bounds one image, second of audio or file.
+    `cost_reported` says that the provider's own cost is the charge where an answer has it. `hidden_reasoning` says that
+    the model bills output that its answer does not show; `tool_call_tokens` bounds what one call of a tool at the
+    provider adds to the input, by the tool's type (`*`: any other); `source` is the page of the prices. These three
+    price nothing, so that they are no part of `id` and of what the ledger keeps.
+    """
+
+    provider: str
+    model: str
+    effective_from: date
+    per_million: Mapping[str, int]
+    per_unit: Mapping[str, int]
+    tiers: tuple[Tier, ...] = ()
+    multipliers: Mapping[str, int] | None = None
+    part_tokens: Mapping[str, int] | None = None
+    max_output_tokens: int | None = None
+    context_window: int | None = None
+    hidden_reasoning: bool = False
+    variants: tuple[Variant, ...] = ()
+    cost_reported: bool = False
+    tool_call_tokens: Mapping[str, int] | None = None
+    source: str | None = field(default=None, compare=False)
+    _id: str = field(default="", init=False, repr=False, compare=False)
+    _sheets: dict[str | None, Sheet] = field(default_factory=dict, init=False, repr=False, compare=False)
+    _known: dict[tuple[object, ...], str | None] = field(default_factory=dict, init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        check_standard(self.per_million, self.per_unit, self.tiers)
+        self._check_name()
+        for name, known in (("multipliers", MULTIPLIERS), ("part_tokens", PART_KINDS)):
+            check_amounts(name, getattr(self, name) or {}, known)
+            object.__setattr__(self, name, getattr(self, name) or None)  # equal rows are equal in every spelling
+        if any(tokens < 0 for tokens in (self.tool_call_tokens or {}).values()):
+            raise PriceError("tool_call_tokens must not be below zero")
+        for name in ("max_output_tokens", "context_window"):
+            bound = getattr(self, name)
+            if bound is not None and bound <= 0:
+                raise PriceError(f"{name} must be above zero")
+        self._check_variants()
+
+    @property
+    def id(self) -> str:
+        """Return the row's name in the ledger, a digest of what it says; worked out when it is first asked for."""
+        if not self._id:
+            object.__setattr__(self, "_id", row_id(self))
+        return self._id
+
+    def alias(self, model: str) -> PriceRow:
+        """Return the same row for another name: what was checked and worked out is shared. Raises `PriceError`."""
+        row = copy(self)
+        object.__setattr__(row, "model", model)
+        row._check_name()
+        object.__setattr__(row, "_id", "")
+        return row
+
+    def _check_name(self) -> None:
+        if not self.provider or not self.model:
+            raise PriceError("a price row names a provider and a model")
+        if ANY_MODEL in self.model[:-1]:
+            raise PriceError("a model is a name, a prefix that ends with one *, or * alone")
+
+    def _check_variants(self) -> None:
+        names = [variant.name for variant in self.variants]
+        if len(set(names)) != len(names):
+            raise PriceError("two variants apply when the same holds")
+        for short in self.multipliers or {}:
+            if f"service_tier={short}" in names or f"processing={short}" in names:
+                raise PriceError(f"{short} stands in multipliers and in variants")
+        # A sheet is made where it is first used, unless a factor may make a rate of it that can't be.
+        if any(variant.factor != FACTOR_SCALE for variant in self.variants):  # alone and with every other one
+            for variant in self.variants:
+                self._sheet(variant.name)
+                self._sheet("+".join({variant.name: 0, **{v.name: 0 for v in self.variants if "region" in v.when}}))
+
+    def variant(
+        self,
+        service_tier: str | None = None,
+        processing: str | None = None,
+        speed: str | None = None,
+        region: str | None = None,
+        minute: int = 0,
+    ) -> str | None:
+        """Return the name of what applies to an answer of these conditions that was admitted in that minute of the UTC
+        day, as a debit keeps it; None for the standard price. A service tier that the row does not know is priced as
+        the dearest one that it does, and so is a speed or a region."""
+        if not self.variants and not self.multipliers:
+            return None
+        key = service_tier, processing, speed, region, minute
+        try:
+            return self._known[key]
+        except KeyError:
+            pass
+        if len(self._known) >= MAX_KNOWN:
+            self._known.clear()
+        found = self._known[key] = self._variant(service_tier, processing, speed, region, minute)
+        return found
+
+    def _variant(
+        self, service_tier: str | None, processing: str | None, speed: str | None, region: str | None, minute: int
+    ) -> str | None:
+        tier = TIER_NAMES.get(service_tier.lower(), service_tier.lower()) if service_tier else None
+        if tier == "batch" and processing is None:  # Anthropic names it as a tier
+            processing = "batch"
+        if tier in STANDARD_TIERS:
+            tier = None
+        tiers = self._conditions("service_tier") | (self.multipliers or {}).keys() - {"batch"}
+        if tier is not None and tier not in tiers and tier != "batch" and tiers:
+            tier = self._dearest(tiers, lambda tier: self._variant(tier, None, None, None, 0))
+        speeds, regions = self._conditions("speed"), self._conditions("region")
+        if speed in STANDARD_SPEEDS:
+            speed = None
+        elif speed is not None and speeds and speed not in speeds:
+            speed = self._dearest(speeds, lambda speed: self._variant(None, None, speed, None, 0))
+        if region in STANDARD_REGIONS:
+            region = None
+        elif region is not None and regions and region not in regions:
+            region = self._dearest(regions, lambda region: self._variant(None, None, None, region, 0))
+        conditions = {"service_tier": tier, "processing": processing, "speed": speed, "region": region}
+        names = [variant.name for variant in self.variants if variant.applies(conditions, minute)]
+        short = processing if processing in (self.multipliers or {}) else tier
+        if short is not None and short in (self.multipliers or {}):
+            names.insert(0, short)
+        return "+".join(names) or None
+
+    def _dearest(self, known: Collection[str], variant: Callable[[str], str | None]) -> str | None:
+        """Return the dearest of some values of a condition by the variant that each makes; None where that is the
+        standard."""
+
+        def price(value: str | None) -> tuple[int, int]:
+            sheet = self._sheet(None if value is None else variant(value))
+            return sheet.dearest(("output",)) * sheet.factor, sheet.dearest(("input",)) * sheet.factor
+
+        return max((None, *sorted(known)), key=price)
+
+    def _conditions(self, name: str) -> set[str]:
+        """Return the values of a condition that variants have."""
+        return {variant.when[name] for variant in self.variants if name in variant.when}
+
+    def knows_tier(self, service_tier: str) -> bool:
+        """Return whether the row has a price of its own for a service tier."""
+        tier = TIER_NAMES.get(service_tier, service_tier)
+        return tier in (self.multipliers or {}) or tier in self._conditions("service_tier")
+
+    def unknown(self, service_tier: str | None, speed: str | None, region: str | None) -> list[tuple[str, str]]:
+        """Return which conditions that an answer names are neither standard nor in this row, each with its value."""
+        tier = None if service_tier is None else service_tier.lower()
+        asked = (
+            ("service_tier", tier, tier is None or tier in STANDARD_TIERS or tier == "batch" or self.knows_tier(tier)),
+            ("speed", speed, speed in STANDARD_SPEEDS or speed in self._conditions("speed")),
+            ("region", region, region in STANDARD_REGIONS or region in self._conditions("region")),
+        )
+        return [(name, value) for name, value, known in asked if value is not None and not known]
+
+    @property
+    def changes_at(self) -> tuple[int, ...]:
+        """Return the minutes of the UTC day at which a variant begins or ends to apply."""
+        hours = (variant.when["utc_hours"] for variant in self.variants if "utc_hours" in variant.when)
+        return tuple(sorted({minute for span in hours for minute in parse_hours(span)}))
+
+    def _sheet(self, variant: str | None) -> Sheet:
+        sheet = self._sheets.get(variant)
+        if sheet is None:
+            names = (variant or "").split("+")
+            applying = [one for one in self.variants if one.name in names]
+            known = self.multipliers or {}
+            factor = next((known[name] for name in names if name in known), FACTOR_SCALE)
+            if len(self._sheets) >= MAX_KNOWN:
+                self._sheets.clear()
+            sheet = self._sheets[variant] = Sheet(self.per_million, self.tiers, self.per_unit, applying, factor)
+        return sheet
+
+    def rate(self, price_class: str, input_tokens: int) -> int:
+        """Return nano-USD per million tokens of a class, for a request with that much input; a class falls to its
+        parent."""
+        return self._sheet(None).rates(input_tokens)[price_class]
+
+    def lines(self, usage: Usage, variant: str | None = None) -> list[PriceLine]:
+        """Return the charge line by line; their sum is `cost_scaled` of the same usage."""
+        if self.cost_reported and usage.reported_cost_usd is not None:
+            scaled = reported_scaled(usage.reported_cost_usd)
+            return [PriceLine(REPORTED, 1, ceil_div(scaled, COST_SCALE), False, scaled)]
+        sheet = self._sheets.get(variant) or self._sheet(variant)
+        rates, lines = sheet.rates(usage.input_tokens), []
+        for price_class, quantity in usage.by_class().items():
+            per_million, scale, rate = price_class in rates, EIGHTEENTHS * MILLION, 0
+            if per_million:
+                rate, scale = rates[price_class], EIGHTEENTHS
+            elif price_class == "unit":
+                line = sheet.meter_line(quantity)
+                if line is not None:
+                    lines.append(line)
+                continue
+            elif price_class != "second":
+                rate = sheet.unit(price_class)
+            elif "hour" in sheet.units:
+                price_class, rate, scale = "hour", sheet.units["hour"], 5
+            else:
+                rate, scale = sheet.unit("second"), EIGHTEENTHS * 1000
+            if rate or per_million:
+                amount = quantity * rate * sheet.factor * scale
+                lines.append(PriceLine(price_class, quantity, rate, per_million, amount))
+        return lines
+
+    def factor(self, variant: str | None) -> int:
+        """Return what multiplies a whole charge, scaled by `FACTOR_SCALE`; 1 for a name that the row does not have."""
+        return self._sheet(variant).factor
+
+    def cost_scaled(self, usage: Usage, variant: str | None = None) -> int:
+        """Return the exact cost in nano-USD / `COST_SCALE`."""
+        if (self.cost_reported and usage.reported_cost_usd is not None) or not usage.is_usual:
+            return sum(line.amount_scaled for line in self.lines(usage, variant))
+        # Most requests: no line to be listed, a few products.
+        sheet = self._sheets.get(variant) or self._sheet(variant)
+        input_tokens, output_tokens, units = usage.input_tokens, usage.output_tokens, sheet.units
+        rates = sheet.rates(input_tokens) if sheet.tiers else sheet.first
+        if cached := usage.cached_input_tokens:
+            input_tokens -= cached
+            cached *= rates["cached_input"]
+        if written := usage.cache_write_tokens:
+            input_tokens -= written
+            written *= rates["cache_write"]
+        if reasoning := usage.reasoning_tokens:
+            output_tokens -= reasoning
+            reasoning *= rates["reasoning"]
+        cost = input_tokens * rates["input"] + output_tokens * rates["output"] + cached + written + reasoning
+        if units:
+            cost += usage.requests * units.get("request", 0) * MILLION
+        return cost * sheet.factor * EIGHTEENTHS
+
+    @property
+    def untiered_tokens(self) -> int | None:
+        """Return up to how much input no tier applies, in any variant; None where there are no tiers."""
+        sheets = [self._sheet(name) for name in (None, *(variant.name for variant in self.variants))]
+        return min((above for sheet in sheets for above, _ in sheet.tiers), default=None)
+
+    def dearest_nano(self, classes: Iterable[str], *, asked: bool = True, tiered: bool = True) -> int:
+        """Return nano-USD per million at the dearest of these classes, tiers and variants: an upper bound for one
+        token. With `asked` false, those variants count alone that apply to a request which asks for none; with `tiered`
+        false, it is the bound for a request of at most `untiered_tokens` of input."""
+        classes = tuple(classes)
+        variants = [one for one in self.variants if asked or ASKED_FOR.isdisjoint(one.when)]
+        # One that only multiplies multiplies what the others cost, and so is not a rate beside them.
+        named = [variant.name for variant in variants if variant.per_million or variant.factor == FACTOR_SCALE]
+        rate = max(self._sheet(name).dearest(classes, tiered=tiered) for name in (None, *named))
+        factors = [variant.factor for variant in variants]
+        return ceil_div(rate * max([FACTOR_SCALE, *factors]) * self._most(), FACTOR_SCALE**2)
+
+    def dearest_unit(self, name: str) -> int:
+        """Return nano-USD of one unit at the dearest of its kinds and variants."""
+        sheets = [self.per_unit, *(variant.per_unit for variant in self.variants)]
+        kinds = f"{name}."
+        rate = max([0, *(nano for units in sheets for kind, nano in units.items() if f"{kind}.".startswith(kinds))])
+        return ceil_div(rate * self._most(), FACTOR_SCALE)
+
+    def _most(self) -> int:
+        return max([FACTOR_SCALE, *(self.multipliers or {}).values()])
+
+
+def row_id(row: PriceRow) -> str:
+    """Return a digest of all that prices and bounds a request: equal rows have equal ids on every gateway."""
+    return "price_" + hashlib.sha256(canonical_json(row).encode()).hexdigest()[:24]
+
+
+def canonical_json(row: PriceRow) -> str:
+    """Return the row as canonical JSON: what the ledger keeps, and what its id is a digest of."""
+    values: dict[str, object] = {
+        "provider": row.provider,
+        "model": row.model,
+        "effective_from": row.effective_from.isoformat(),
+        "per_million_nano": dict(row.per_million),
+        "per_unit_nano": dict(row.per_unit),
+        "tiers": _tiers_as_json(row.tiers),
+        "multipliers": dict(row.multipliers or {}),
+        "part_tokens": dict(row.part_tokens or {}),
+        "max_output_tokens": row.max_output_tokens,
+        "context_window": row.context_window,
+    }
+    if row.variants:
+        values["variants"] = [
+            [dict(one.when), dict(one.per_million), dict(one.per_unit), _tiers_as_json(one.tiers), one.factor]
+            for one in row.variants
+        ]
+    if row.cost_reported:
+        values["cost"] = "reported"
+    return _ENCODER.encode(values)
+
+
+def _tiers_as_json(tiers: Iterable[Tier]) -> list[list[object]]:
+    return [[tier.above_input_tokens, dict(tier.per_million)] for tier in tiers]
+
+
+def from_canonical_json(text: str) -> PriceRow:
+    """Return the row that `canonical_json` wrote."""
+    values = json.loads(text)
+    return PriceRow(
+        provider=values["provider"],
+        model=values["model"],
+        effective_from=date.fromisoformat(values["effective_from"]),
+        per_million=values["per_million_nano"],
+        per_unit=values["per_unit_nano"],
+        tiers=_tiers_of(values["tiers"]),
+        multipliers=values["multipliers"],
+        part_tokens=values["part_tokens"],
+        max_output_tokens=values["max_output_tokens"],
+        context_window=values["context_window"],
+        variants=tuple(
+            Variant(when, per_million, per_unit, _tiers_of(tiers), factor)
+            for when, per_million, per_unit, tiers, factor in values.get("variants", ())
+        ),
+        cost_reported=values.get("cost") == "reported",
+    )
+
+
+def _tiers_of(values: Iterable[tuple[int, Mapping[str, int]]]) -> tuple[Tier, ...]:
+    return tuple(Tier(above, rates) for above, rates in values)
