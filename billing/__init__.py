@@ -26,5 +26,5 @@ effects      what is told to Redis and to the gateways after a change
 errors       the tree of all exceptions
 fair_queue   what accounts or networks share, in turn
 logs         which request a log line is about, and lines as JSON
-answers  audit  codings  expectations  pages  segments  times  zones     small things that the above share
+answers  audit  codings  expectations  pages  wal_segment  times  zones     small things that the above share
 """

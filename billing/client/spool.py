@@ -4,10 +4,10 @@ An event is on the disk (fsync) when `append` returns. Nothing is struck from th
 twice is harmless, so that the file is emptied when all of its events are delivered, and written anew, with those that
 are left, when most are. What does not fit on the disk is taken back to the last whole record, and raised.
 
-A process's file is locked for as long as it lives (`billing.segments`). Those of processes that have ended are adopted
-by others of the same gateway and service; the file's name says whose they are. An event that the gateway refuses for
-good is parked: appended, with the reason, to a file of lines in JSON that all processes share. A damaged file is kept
-under another name.
+A process's file is locked for as long as it lives (`billing.wal_segment`). Those of processes that have ended are
+adopted by others of the same gateway and service; the file's name says whose they are. An event that the gateway
+refuses for good is parked: appended, with the reason, to a file of lines in JSON that all processes share. A damaged
+file is kept under another name.
 """
 
 import errno
@@ -23,7 +23,7 @@ from typing import Final
 
 import msgspec
 
-from billing.segments import begin_segment, is_torn, record_of, records_in, segments_in, taken
+from billing.wal_segment import begin_segment, is_torn, record_of, records_in, segments_in, taken
 
 logger = logging.getLogger(__name__)
 

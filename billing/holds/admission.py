@@ -13,24 +13,24 @@ from collections.abc import Awaitable, Callable, Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, Protocol
 
-from billing.holds import decision as decisions
-from billing.holds.decision import Need
+from billing.holds import model as decisions
+from billing.holds.batch import Batcher, StaleEpoch
+from billing.holds.corrections import Repairs
 from billing.holds.hold import Hold
 from billing.holds.items import AdmissionTarget, AdmitItem, VoidItem
+from billing.holds.model import Need
 from billing.holds.redis import layout
-from billing.holds.redis.batcher import Batcher, StaleEpoch
 from billing.holds.redis.connection import RedisError
-from billing.holds.repairs import Repairs
 from billing.ledger.debits import Debit, encode_debit
 from billing.principals import MAX_KEPT, Principal
 
 if TYPE_CHECKING:
-    from billing.holds.admission_queue import AdmissionQueue, Ticket
     from billing.holds.epoch_start import EpochStart
-    from billing.holds.loader import Loader
+    from billing.holds.epochs import Partitions
+    from billing.holds.loading import Loader
     from billing.holds.outbox import Backlog
-    from billing.holds.partitions import Partitions
     from billing.holds.redis.state import Keyspace
+    from billing.holds.wait_queue import AdmissionQueue, Ticket
 
 VOID_MARGIN_MS: Final = 50
 RENEWALS: Final = 2

@@ -23,11 +23,11 @@ from billing.errors import MetergateError, StoreError
 
 if TYPE_CHECKING:
     from billing.holds.cache import PrincipalCache
-    from billing.holds.loader import Loader
+    from billing.holds.corrections import Corrections
+    from billing.holds.epochs import Partitions
+    from billing.holds.loading import Loader
     from billing.holds.partition import Partition
-    from billing.holds.partitions import Partitions
     from billing.holds.redis.state import RedisState
-    from billing.holds.repairs import Corrections
 
 logger = logging.getLogger(__name__)
 _sql = queries("billing.holds")

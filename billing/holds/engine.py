@@ -19,24 +19,24 @@ from functools import partial
 from typing import TYPE_CHECKING, Final
 
 from billing.database.connection import Database, DatabaseError
+from billing.holds.api import Holds, HoldSettings
 from billing.holds.cache import CacheSettings, PrincipalCache
 from billing.holds.changes import ChangeNotifier
+from billing.holds.corrections import Corrections
 from billing.holds.epoch_start import EpochStart
+from billing.holds.epochs import Partitions, why_beside
 from billing.holds.hold import RunningHolds
 from billing.holds.lasting import LastingHolds
 from billing.holds.lease import Lease, Peers
-from billing.holds.loader import Loader
+from billing.holds.loading import Loader
 from billing.holds.outbox import Outbox
 from billing.holds.partition import NotReady
-from billing.holds.partitions import Partitions, why_beside
 from billing.holds.reconcile import Reconciler
 from billing.holds.recovery import ExpiredHold, Expiry, Recovery
 from billing.holds.redis.server import load_library
 from billing.holds.redis.session import refuse_eviction
 from billing.holds.redis.state import RedisState
-from billing.holds.repairs import Corrections
 from billing.holds.replay import LedgerWay, Replay
-from billing.holds.service import Holds, HoldSettings
 from billing.holds.spool import Spool
 from billing.holds.upkeep import Loops, Upkeep
 from billing.holds.windows import plan_lookup

@@ -27,18 +27,18 @@ from typing import TYPE_CHECKING, Any, Final, Literal
 import msgspec
 
 from billing.errors import MetergateError
-from billing.holds.redis.batcher import Batcher, Item
+from billing.holds.batch import Batcher, Item
 from billing.holds.redis.connection import Script
 from billing.holds.redis.layout import pack_hold
 
 if TYPE_CHECKING:
-    from billing.holds.decision import Need
+    from billing.holds.api import HoldSettings
+    from billing.holds.epochs import Partitions
     from billing.holds.items import AdmissionTarget
+    from billing.holds.model import Need
     from billing.holds.partition import Partition
-    from billing.holds.partitions import Partitions
     from billing.holds.redis.layout import HoldTags
     from billing.holds.redis.state import Keyspace
-    from billing.holds.service import HoldSettings
     from billing.ledger.debits import Debit, Outcome
 
 State = Literal["held", "owed", "handed_over", "settling", "settled", "refused", "voided", "lasting"]

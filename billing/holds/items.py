@@ -15,9 +15,9 @@ from billing.holds.redis.layout import ADMIT, ITEM, ITEM_OF_USER, OK, RUNG, SETT
 from billing.ledger.debits import Debit, encode_debit
 
 if TYPE_CHECKING:
-    from billing.holds.decision import Need
+    from billing.holds.epochs import Partition
     from billing.holds.hold import Hold, Settled
-    from billing.holds.partitions import Partition
+    from billing.holds.model import Need
     from billing.holds.redis.state import Keyspace
     from billing.principals import Principal
 

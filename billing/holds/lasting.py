@@ -24,11 +24,11 @@ from billing.holds.redis.layout import HELD, HoldTags, pack_hold, pack_text
 from billing.ledger.debits import Debit, Unreadable, decode_debit
 
 if TYPE_CHECKING:
+    from billing.holds.corrections import Corrections
+    from billing.holds.epochs import Partitions
     from billing.holds.hold import RunningHolds
     from billing.holds.partition import Partition
-    from billing.holds.partitions import Partitions
     from billing.holds.redis.state import Keyspace, RedisState
-    from billing.holds.repairs import Corrections
 
 logger = logging.getLogger(__name__)
 

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Final
 import msgspec
 
 from billing.database.connection import Connection, Database, Row, queries
-from billing.holds.snapshot import (
+from billing.holds.comparison import (
     ACCOUNTS_A_TURN,
     AccountSnapshot,
     Amounts,
@@ -33,7 +33,7 @@ from billing.holds.windows import GRANULARITY, bounds_s
 from billing.quotas import Window, parse_quotas
 
 if TYPE_CHECKING:
-    from billing.holds.loader import Loader
+    from billing.holds.loading import Loader
     from billing.holds.partition import Partition
 
 _sql = queries("billing.holds")

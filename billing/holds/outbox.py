@@ -27,7 +27,7 @@ from billing.ledger.debits import Debit
 
 if TYPE_CHECKING:
     from billing.database.connection import Database
-    from billing.holds.partitions import Partition, Partitions
+    from billing.holds.epochs import Partition, Partitions
     from billing.holds.redis.client import RedisClient
     from billing.holds.redis.state import Keyspace
     from billing.holds.spool import Spool

@@ -15,20 +15,20 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
 from billing.database.connection import Database, Row, queries
+from billing.holds.comparison import ACCOUNTS_A_TURN, ATTEMPTS, AccountSnapshot, compare, gently
+from billing.holds.comparison import Drift as Drift
 from billing.holds.ledger_snapshot import LedgerSnapshots
 from billing.holds.redis.layout import SETTLED, AccountState, KeyState
-from billing.holds.snapshot import ACCOUNTS_A_TURN, ATTEMPTS, AccountSnapshot, compare, gently
-from billing.holds.snapshot import Drift as Drift
 
 if TYPE_CHECKING:
+    from billing.holds.comparison import SubjectQuotas
+    from billing.holds.corrections import Corrections
     from billing.holds.engine import Engine
-    from billing.holds.loader import Loader
+    from billing.holds.epochs import Partitions
+    from billing.holds.loading import Loader
     from billing.holds.partition import Partition
-    from billing.holds.partitions import Partitions
     from billing.holds.redis.layout import Entry
     from billing.holds.redis.state import RedisState
-    from billing.holds.repairs import Corrections
-    from billing.holds.snapshot import SubjectQuotas
 
 logger = logging.getLogger(__name__)
 

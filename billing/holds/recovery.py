@@ -30,12 +30,12 @@ from billing.ledger.writer import Stored
 
 if TYPE_CHECKING:
     from billing.database.connection import Database
+    from billing.holds.corrections import Corrections
     from billing.holds.hold import Hold, RunningHolds
     from billing.holds.lease import Peers
     from billing.holds.outbox import Outbox
     from billing.holds.partition import Partition
     from billing.holds.redis.state import Keyspace, RedisState
-    from billing.holds.repairs import Corrections
     from billing.ledger.debits import Debit
 
 ExpiredHold = Literal["void", "input"]

@@ -23,13 +23,13 @@ from billing.holds.debit_writer import DebitWriter
 from billing.holds.hold import Hold, Settled, SettlementLost
 from billing.holds.spool import left_behind, read_debits
 from billing.ledger.writer import Written, write_free
-from billing.segments import taken
+from billing.wal_segment import taken
 
 if TYPE_CHECKING:
     from billing.database.connection import Database
+    from billing.holds.corrections import Corrections
+    from billing.holds.epochs import Partition
     from billing.holds.outbox import Outbox
-    from billing.holds.partitions import Partition
-    from billing.holds.repairs import Corrections
     from billing.ledger.debits import Debit
     from billing.ledger.writer import Stored
 

@@ -8,7 +8,7 @@ A gateway appends to segments of its own, locked (flock(2)) for as long as it li
 and removes each when Postgres has its debits. Whoever finds a segment that nobody has locked writes its debits to the
 ledger, where their request ids make that harmless, and removes it.
 
-The form on disk is that of `billing.segments`: a record has a debit as it stands in the journal of Redis.
+The form on disk is that of `billing.wal_segment`: a record has a debit as it stands in the journal of Redis.
 """
 
 import errno
@@ -23,7 +23,7 @@ from typing import Final
 import msgspec
 
 from billing.ledger.debits import Debit, NewerLayout, decode_debit, encode_debit
-from billing.segments import begin_segment, record_of, records_in, segments_in
+from billing.wal_segment import begin_segment, record_of, records_in, segments_in
 
 logger = logging.getLogger(__name__)
 

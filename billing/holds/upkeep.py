@@ -23,9 +23,9 @@ if TYPE_CHECKING:
     from billing.holds.cache import PrincipalCache
     from billing.holds.changes import ChangeNotifier
     from billing.holds.epoch_start import EpochStart
+    from billing.holds.epochs import Partitions
     from billing.holds.outbox import Backlog
     from billing.holds.partition import Partition
-    from billing.holds.partitions import Partitions
     from billing.holds.recovery import Recovery
     from billing.holds.redis.state import RedisState
     from billing.holds.replay import Replay

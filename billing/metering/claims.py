@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from billing.errors import Kind, MetergateError
 
 if TYPE_CHECKING:
-    from billing.holds import decision as decisions
+    from billing.holds import model as decisions
     from billing.principals import Principal
 
 

@@ -16,10 +16,10 @@ from typing import TYPE_CHECKING, Final, NoReturn
 
 import msgspec
 
-from billing.holds import decision as decisions
+from billing.holds import model as decisions
 from billing.holds.admission import Renew, Renewal
-from billing.holds.decision import NeedTooLarge
 from billing.holds.hold import Hold
+from billing.holds.model import NeedTooLarge
 from billing.ledger.debits import NAMED
 from billing.metering.charges import BadMeasure, Charge, Measure, MeterNotPriced, charge_of, digest_of
 from billing.metering.claims import Busy, Claim, NotAdmitted, Payer, Recorded, UnknownAccount
@@ -31,7 +31,7 @@ from billing.usage import Usage
 if TYPE_CHECKING:
     from billing.errors import MetergateError
     from billing.holds.admission import Decision, Opening
-    from billing.holds.service import Holds
+    from billing.holds.api import Holds
     from billing.ledger.debits import Debit
     from billing.metering.events import EventWriter
     from billing.price_table import PriceTable

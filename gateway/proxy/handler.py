@@ -15,8 +15,8 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from billing.holds.admission import Renewal
-from billing.holds.decision import Need, Unavailable
 from billing.holds.hold import Hold
+from billing.holds.model import Need, Unavailable
 from billing.ledger.debits import encode_debit
 from billing.logs import subject
 from gateway.auth import key_of
@@ -37,7 +37,7 @@ from gateway.server.refusals import Refusal, Refuse
 
 if TYPE_CHECKING:
     from billing.effects import Effects
-    from billing.holds.service import Holds
+    from billing.holds.api import Holds
     from billing.principals import Principal
     from gateway.auth import Authenticator
     from gateway.dialects.facts import ParsedRequest

@@ -27,7 +27,7 @@ from gateway.proxy.settlement.missing_usage import Guess, MissingUsage
 from gateway.proxy.tool_rounds import own_searches, uses_with
 
 if TYPE_CHECKING:
-    from billing.holds.service import Holds
+    from billing.holds.api import Holds
     from billing.ledger.debits import Debit
     from gateway.dialects.base import Tap
     from gateway.metrics.registry import Metrics

@@ -17,7 +17,7 @@ import pytest
 
 from billing.client import BillingClient, SpoolRules, spool
 from billing.client.spool import EventSpool
-from billing.segments import record_of, records_in
+from billing.wal_segment import record_of, records_in
 from tests.billing.client.support import Answer, debit, refused, scripted, service
 
 LONG = 3600.0

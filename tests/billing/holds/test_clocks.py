@@ -13,10 +13,10 @@ from typing import Final
 
 import pytest
 
-from billing.holds import loader, partition
-from billing.holds.decision import QuotaExceeded, Unavailable
+from billing.holds import loading, partition
+from billing.holds.epochs import NotReady
 from billing.holds.hold import Hold
-from billing.holds.partitions import NotReady
+from billing.holds.model import QuotaExceeded, Unavailable
 from billing.holds.redis.connection import Script
 from billing.holds.redis.layout import AHEAD_S, Counter
 from billing.holds.redis.session import ServerSession
@@ -74,7 +74,7 @@ def set_redis_clock(monkeypatch: pytest.MonkeyPatch, key_prefix: str) -> SetCloc
 def set_postgres_clock(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], None]:
     """Sets Postgres's clock so many seconds ahead, as everybody here reads it."""
 
-    true = {(module, name): getattr(module, name) for module, name in ((partition, "BEAT"), (loader, "LEDGER_CLOCK"))}
+    true = {(module, name): getattr(module, name) for module, name in ((partition, "BEAT"), (loading, "LEDGER_CLOCK"))}
 
     def set_clock(ahead_s: int) -> None:
         shown = f"(clock_timestamp() + interval '{ahead_s} seconds')"

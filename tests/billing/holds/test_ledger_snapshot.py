@@ -7,10 +7,10 @@ from datetime import timedelta
 import pytest
 
 from billing.holds import ledger_snapshot
-from billing.holds.partitions import Partition
+from billing.holds.comparison import AccountSnapshot
+from billing.holds.epochs import Partition
 from billing.holds.reconcile import Snapshots
 from billing.holds.redis.layout import AccountState
-from billing.holds.snapshot import AccountSnapshot
 from billing.ledger.reports import roll
 from billing.principals import Principal
 from billing.quotas import Metric, Quota, Window, window_id

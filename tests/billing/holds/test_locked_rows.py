@@ -7,10 +7,10 @@ from contextlib import AsyncExitStack, asynccontextmanager
 import pytest
 
 from billing.database.connection import Database
-from billing.holds import changes, loader, outbox
-from billing.holds.decision import InsufficientBalance, Unavailable
+from billing.holds import changes, loading, outbox
 from billing.holds.engine import EngineSettings
 from billing.holds.hold import Hold
+from billing.holds.model import InsufficientBalance, Unavailable
 from billing.holds.redis.connection import Script
 from billing.principals import Principal
 from tests.billing.holds.conftest import PATIENT, MakeWorld, World, need, replace
@@ -361,7 +361,7 @@ async def test_loads_of_locked_accounts_leave_connections_to_others(
     world: World, other_session: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """However many of them are asked for, at most one waits for its row at a time."""
-    monkeypatch.setattr(loader, "LOCKED_PAUSE_S", 60.0)
+    monkeypatch.setattr(loading, "LOCKED_PAUSE_S", 60.0)
     locked_ones = [await world.customer(HERS) for _ in range(12)]
     free = [await world.customer(HERS) for _ in range(4)]
     async with locked(other_session, *locked_ones):
@@ -369,7 +369,7 @@ async def test_loads_of_locked_accounts_leave_connections_to_others(
         for each in free:
             assert isinstance(await ask(world, each), Hold)
         assert all(isinstance(decision, Unavailable) for decision in await asyncio.gather(*asked))
-    monkeypatch.setattr(loader, "LOCKED_PAUSE_S", 0.0)
+    monkeypatch.setattr(loading, "LOCKED_PAUSE_S", 0.0)
     world.engine.loader._locked_until.clear()
     for each in locked_ones:
         assert isinstance(await ask(world, each), Hold)

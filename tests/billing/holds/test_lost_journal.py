@@ -7,8 +7,8 @@ import asyncio
 import pytest
 
 from billing.holds import recovery
+from billing.holds.epochs import Partitions
 from billing.holds.hold import SettlementLost
-from billing.holds.partitions import Partitions
 from tests.billing.holds.conftest import BRISK, MakeWorld, World
 from tests.billing.holds.support import (
     assert_agreed,

@@ -6,9 +6,9 @@ import logging
 import pytest
 
 from billing.holds import debit_writer, outbox
+from billing.holds.api import HoldSettings
 from billing.holds.engine import EngineSettings
 from billing.holds.redis.connection import Script
-from billing.holds.service import HoldSettings
 from billing.quotas import Metric, Quota, Window
 from tests.billing.holds.conftest import MakeWorld, World
 from tests.billing.holds.support import (

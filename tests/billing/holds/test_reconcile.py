@@ -9,8 +9,8 @@ import pytest
 from ulid import ULID
 
 from billing.holds import reconcile
+from billing.holds.epochs import Partition
 from billing.holds.hold import Hold
-from billing.holds.partitions import Partition
 from billing.holds.reconcile import Drift
 from billing.holds.redis.layout import Counter
 from billing.holds.redis.state import Keyspace

@@ -7,11 +7,11 @@ import pytest
 from ulid import ULID
 
 from billing.accounts.grants import Grants
-from billing.holds.decision import Exhausted, InsufficientBalance, QuotaExceeded
+from billing.holds.batch import Batcher
 from billing.holds.hold import Hold
 from billing.holds.items import AdmitItem
+from billing.holds.model import Exhausted, InsufficientBalance, QuotaExceeded
 from billing.holds.recovery import Swept
-from billing.holds.redis.batcher import Batcher
 from billing.holds.redis.layout import OK
 from billing.principals import Limit
 from billing.quotas import Metric, Quota, Window

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from ulid import ULID
 
-from billing import segments
+from billing import wal_segment
 from billing.database.connection import DatabaseUnavailable
 from billing.holds import replay, spool
 from billing.holds.engine import EngineSettings
@@ -18,7 +18,7 @@ from billing.holds.spool import Spool, left_behind, read_debits
 from billing.ledger.debits import Debit
 from billing.ledger.writer import write_free
 from billing.principals import Principal
-from billing.segments import taken
+from billing.wal_segment import taken
 from tests.billing.holds.conftest import MakeWorld, World, debit
 from tests.billing.holds.support import (
     assert_agreed,
@@ -185,7 +185,7 @@ def test_a_segment_that_was_taken_before_it_was_locked_is_not_written_to(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Another process looks for segments just then, and removes what nobody has locked."""
-    own, lock = Spool(tmp_path, "gateway"), segments.fcntl.flock
+    own, lock = Spool(tmp_path, "gateway"), wal_segment.fcntl.flock
 
     def late(fd: int, operation: int) -> None:
         (tmp_path / f"gateway.1{spool.SUFFIX}").unlink()
@@ -195,7 +195,7 @@ def test_a_segment_that_was_taken_before_it_was_locked_is_not_written_to(
     written = some(4)
     own.add(written[0])
     with monkeypatch.context() as patched:
-        patched.setattr(segments.fcntl, "flock", late)
+        patched.setattr(wal_segment.fcntl, "flock", late)
         own.add(written[1])
     own.written(written[:2])
     own.add(written[2])

@@ -10,8 +10,8 @@ from ulid import ULID
 
 from billing.errors import Unreadable
 from billing.holds import recovery
-from billing.holds.decision import QuotaExceeded
 from billing.holds.hold import Hold
+from billing.holds.model import QuotaExceeded
 from billing.holds.reconcile import Drift
 from billing.holds.redis.layout import OF_USER, VERSION, Entry, KeyState
 from billing.keys.secrets import secret_digest

@@ -9,8 +9,8 @@ import pytest
 from ulid import ULID
 
 from billing.holds import recovery
+from billing.holds.epochs import Partition
 from billing.holds.hold import Hold
-from billing.holds.partitions import Partition
 from billing.holds.redis.layout import Counter, KeyState
 from billing.holds.windows import Since, read_counters
 from billing.ledger.debits import Debit

@@ -5,7 +5,7 @@ from typing import Any
 
 from hypothesis import strategies as st
 
-from billing.holds.decision import Need
+from billing.holds.model import Need
 from billing.price_classes import TOKEN_CLASSES
 from billing.prices import PriceRow
 from billing.rates import FACTOR_SCALE, Tier

@@ -5,7 +5,7 @@ from dataclasses import replace
 import msgspec
 import pytest
 
-from billing.holds.decision import NeedTooLarge
+from billing.holds.model import NeedTooLarge
 from billing.ledger.usage_columns import decode_shares
 from billing.rates import FACTOR_SCALE, Tier, Variant
 from billing.usage import MAX_COUNT, Usage

@@ -13,8 +13,8 @@ import pytest
 from redis.crc import key_slot
 from ulid import ULID
 
-from billing.holds.decision import InsufficientBalance, QuotaExceeded, Unavailable
 from billing.holds.hold import Hold
+from billing.holds.model import InsufficientBalance, QuotaExceeded, Unavailable
 from billing.holds.redis.layout import HELD, Entry
 from billing.holds.redis.state import Keyspace
 from billing.keys.secrets import secret_digest

@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from billing.holds.partitions import Partition
-from billing.holds.redis.batcher import Batcher, StaleEpoch
+from billing.holds.batch import Batcher, StaleEpoch
+from billing.holds.epochs import Partition
 from billing.holds.redis.connection import RedisAway, RedisError, RedisTimeout, Script
 from billing.holds.redis.session import ServerSession
 from billing.holds.redis.state import Keyspace

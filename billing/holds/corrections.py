@@ -13,21 +13,21 @@ from typing import TYPE_CHECKING, Any, Final
 
 from billing.database.connection import Database, Row, queries
 from billing.errors import StoreError
-from billing.holds import decision as decisions
+from billing.holds import model as decisions
+from billing.holds.batch import StaleEpoch
 from billing.holds.partition import LostWrites
 from billing.holds.redis import layout
-from billing.holds.redis.batcher import StaleEpoch
 from billing.holds.redis.connection import RedisError, RedisMoved, Script
 from billing.holds.redis.layout import CORRECTION, I8, NO_REQUEST, AccountState, pack_tags
 from billing.holds.windows import account_quotas
 from billing.quotas import Quota, parse_quotas
 
 if TYPE_CHECKING:
-    from billing.holds.decision import Need
     from billing.holds.epoch_start import EpochStart
+    from billing.holds.epochs import Partition, Partitions
     from billing.holds.items import AdmissionTarget
-    from billing.holds.loader import Loader
-    from billing.holds.partitions import Partition, Partitions
+    from billing.holds.loading import Loader
+    from billing.holds.model import Need
     from billing.holds.redis.state import RedisState
     from billing.plans import Plan
     from billing.principals import Principal

@@ -17,22 +17,22 @@ from typing import TYPE_CHECKING, Any, Final
 
 from billing.database.connection import Database, DatabaseError, queries
 from billing.holds.admission import Admissions, Lesser, Opening, Renew
-from billing.holds.admission_queue import AdmissionQueue
 from billing.holds.hold import Hold, Settled, as_counted
 from billing.holds.items import SettleItem, VoidItem
 from billing.holds.lasting import LASTING
 from billing.holds.outbox import Backlog
 from billing.holds.redis.connection import RedisAway, RedisError
 from billing.holds.redis.layout import OK, VANISHED
+from billing.holds.wait_queue import AdmissionQueue
 
 if TYPE_CHECKING:
-    from billing.holds.decision import Need
     from billing.holds.epoch_start import EpochStart
+    from billing.holds.epochs import Partitions
     from billing.holds.hold import RunningHolds
-    from billing.holds.loader import Loader
+    from billing.holds.loading import Loader
+    from billing.holds.model import Need
     from billing.holds.outbox import Outbox
     from billing.holds.partition import Partition
-    from billing.holds.partitions import Partitions
     from billing.holds.redis.state import Keyspace
     from billing.holds.replay import LedgerWay
     from billing.ledger.debits import Debit

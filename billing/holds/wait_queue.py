@@ -19,7 +19,7 @@ import asyncio
 from collections.abc import Set
 from typing import TYPE_CHECKING, Final
 
-from billing.holds.decision import InsufficientBalance, QuotaExceeded, Refused, TooManyRunning
+from billing.holds.model import InsufficientBalance, QuotaExceeded, Refused, TooManyRunning
 
 if TYPE_CHECKING:
     from billing.holds.items import AdmissionTarget

@@ -8,13 +8,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from ulid import ULID
 
-from billing.holds.admission_queue import MOST_PAUSE_S, AdmissionQueue
-from billing.holds.decision import Exhausted, InsufficientBalance, Need, QuotaExceeded, TooManyRunning
+from billing.holds.api import HoldSettings
 from billing.holds.engine import EngineSettings
+from billing.holds.epochs import Partition
 from billing.holds.hold import Hold
 from billing.holds.items import AdmissionTarget
-from billing.holds.partitions import Partition
-from billing.holds.service import HoldSettings
+from billing.holds.model import Exhausted, InsufficientBalance, Need, QuotaExceeded, TooManyRunning
+from billing.holds.wait_queue import MOST_PAUSE_S, AdmissionQueue
 from billing.keys.secrets import secret_digest
 from billing.principals import Limit, Principal, QuotaLimits
 from billing.quotas import Metric, Quota, Window
