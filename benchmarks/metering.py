@@ -20,13 +20,11 @@ from benchmarks.seed import PLAN
 from benchmarks.stage import Stage
 from benchmarks.subjects import Sample, Unsound
 from billing.database.connection import Database
-from billing.holds.api import HoldSettings
 from billing.holds.engine import Engine, EngineSettings
-from billing.holds.epochs import Partition
-from billing.holds.hold import Hold
-from billing.holds.model import Need
+from billing.holds.model import Hold, HoldSettings, Need
+from billing.holds.partition import Partition
 from billing.holds.redis.client import RedisClient
-from billing.holds.redis.state import Keyspace
+from billing.holds.redis.layout import Keyspace
 from billing.keys.keys import ApiKeys
 from billing.keys.principals import Principals
 from billing.ledger.debits import Debit

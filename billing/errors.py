@@ -57,12 +57,12 @@ MetergateError
 |   +-- NewerLayout                billing.errors
 +-- ExportNotFound                 billing.exports.cursor
 +-- SinkFailed                     billing.exports.sinks
-+-- IllegalTransition              billing.holds.hold
-+-- SettlementLost                 billing.holds.hold
++-- IllegalTransition              billing.holds.model
 +-- NeedTooLarge                   billing.holds.model
++-- SettlementLost                 billing.holds.model
++-- AccountsLocked                 billing.holds.outbox
++-- LeftToOthers                   billing.holds.outbox
 +-- LostWrites                     billing.holds.partition
-+-- AccountsLocked                 billing.holds.replay
-+-- LeftToOthers                   billing.holds.replay
 +-- TooManyMails                   billing.identity.codes
 +-- TooManyTries                   billing.identity.codes
 +-- CredentialsError               billing.identity.credentials

@@ -12,11 +12,11 @@ from typing import TYPE_CHECKING, Final
 from ulid import ULID
 
 from billing.database.connection import Database
-from billing.holds.api import HoldSettings
 from billing.holds.cache import CacheSettings
 from billing.holds.engine import Engine, EngineSettings
+from billing.holds.model import HoldSettings
 from billing.holds.redis.client import RedisClient
-from billing.holds.redis.state import DEFAULT_PREFIX, Keyspace
+from billing.holds.redis.layout import DEFAULT_PREFIX, Keyspace
 from billing.keys.principals import Principals
 from billing.ledger.catalogue import newest_revision
 from billing.shares import parse_share

@@ -8,19 +8,20 @@ way out of an `Opening` that leaves a hold unresolved.
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence, Sized
+from contextlib import suppress
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, Protocol
 
+from billing.errors import StoreError
 from billing.holds import model as decisions
 from billing.holds.batch import Batcher, StaleEpoch
-from billing.holds.corrections import Repairs
-from billing.holds.hold import Hold
-from billing.holds.items import AdmissionTarget, AdmitItem, VoidItem
-from billing.holds.model import Need
+from billing.holds.model import AdmissionTarget, AdmitItem, Hold, Need, VoidItem
+from billing.holds.partition import LostWrites
 from billing.holds.redis import layout
-from billing.holds.redis.connection import RedisError
+from billing.holds.redis.connection import RedisError, RedisMoved
 from billing.ledger.debits import Debit, encode_debit
 from billing.principals import MAX_KEPT, Principal
 
@@ -28,9 +29,13 @@ if TYPE_CHECKING:
     from billing.holds.epoch_start import EpochStart
     from billing.holds.epochs import Partitions
     from billing.holds.loading import Loader
-    from billing.holds.outbox import Backlog
-    from billing.holds.redis.state import Keyspace
+    from billing.holds.model import AdmissionTarget, Need
+    from billing.holds.partition import Partition
+    from billing.holds.redis.layout import Keyspace
     from billing.holds.wait_queue import AdmissionQueue, Ticket
+    from billing.principals import Principal
+
+logger = logging.getLogger(__name__)
 
 VOID_MARGIN_MS: Final = 50
 RENEWALS: Final = 2
@@ -288,3 +293,166 @@ class Opening:
         hold = self._hold
         if hold is not None and hold.state in SERVED:
             await self._admissions.resolve(hold)
+
+
+# --- x
+
+
+RETRY_PAUSE_S: Final = 0.01
+
+
+_DECIDED: Final = frozenset((layout.BALANCE, layout.QUOTA, layout.CONCURRENCY))
+
+
+class Repairs:
+    """Repairs for the admissions of one gateway process."""
+
+    def __init__(self, partitions: Partitions, epoch_start: EpochStart, loader: Loader) -> None:
+        self._partitions = partitions
+        self._epoch_start = epoch_start
+        self._loader = loader
+
+    async def decide(
+        self,
+        reply: list[Any] | RedisError,
+        epoch: int,
+        target: AdmissionTarget,
+        principal: Principal,
+        need: Need,
+        deadline: float,
+    ) -> decisions.Refused | decisions.Unavailable | decisions.Reload | None:
+        """Return what a reply that admits nothing means, by a `deadline` of the loop's clock; None: what it lacked is
+        there now, ask again."""
+        partition = target.partition
+        if not isinstance(reply, RedisError) and reply[0] in _DECIDED:
+            if reply[0] == layout.QUOTA and await self._set_time_right(reply, partition, principal, deadline):
+                return None
+            return decisions.refusal(reply, target.limits, need)
+        try:
+            async with asyncio.timeout_at(deadline):
+                stop = await self._repair_reply(reply, epoch, partition, principal)
+        except (StoreError, TimeoutError) as error:
+            return decisions.Unavailable(f"{type(error).__name__}: {error}")
+        if stop is None and asyncio.get_running_loop().time() >= deadline:
+            return decisions.Unavailable("admission took longer than it may")
+        return stop
+
+    async def _set_time_right(
+        self, reply: list[Any], partition: Partition, principal: Principal, deadline: float
+    ) -> bool:
+        """Set the account's time right where a wrong clock of Redis's has taken it ahead: its windows would stay shut
+        until real time has caught up. Return whether it was, so that Redis is to be asked again."""
+        if reply[1] <= partition.now_ms() + layout.STEP_S * 1000:
+            return False
+        try:
+            async with asyncio.timeout_at(deadline):
+                return await self._loader.retime(partition, principal.account_id)
+        except (StoreError, TimeoutError) as error:
+            logger.info("the time of %s could not be set right: %s", principal.account_id, error)
+            return False
+
+    async def _repair_reply(
+        self, reply: list[Any] | RedisError, epoch: int, partition: Partition, principal: Principal
+    ) -> decisions.Unavailable | decisions.Reload | None:
+        try:
+            if isinstance(reply, StaleEpoch | RedisMoved):
+                await self._partitions.ensure(partition, stale=epoch)
+                if not await self._epoch_start.join(partition):
+                    await asyncio.sleep(RETRY_PAUSE_S)
+                return None
+            if isinstance(reply, RedisError):
+                return decisions.Unavailable(str(reply))
+            return await self._repair_state(reply[0], partition, principal)
+        except LostWrites as error:
+            logger.error("%s: a new epoch begins", error)
+            await self._partitions.renew(partition, error.epoch)
+            return None
+
+    async def _repair_state(
+        self, code: int, partition: Partition, principal: Principal
+    ) -> decisions.Unavailable | decisions.Reload | None:
+        if code == layout.MISSING:
+            known = await self._loader.install(partition, principal.account_id, principal.key_id)
+            return None if known else decisions.Reload()
+        if code == layout.RELOAD:
+            return decisions.Reload()
+        if code in (layout.PUSH, layout.WAITING):
+            if code == layout.WAITING:
+                await self._loader.retime(partition, principal.account_id)
+            account = await self._loader.adopt_account(partition, principal.account_id)
+            key = await self._loader.adopt_key(partition, principal.account_id, principal.key_id)
+            if _older(account, principal.account_version) or _older(key, principal.key_version):
+                return decisions.Reload()
+            await asyncio.sleep(RETRY_PAUSE_S if code == layout.WAITING else 0)
+            return None
+        if code == layout.USER and principal.user_id is not None:
+            user = await self._loader.adopt_user(partition, principal.account_id, principal.user_id)
+            if _older(user, principal.account_version):
+                return decisions.Reload()
+            await asyncio.sleep(RETRY_PAUSE_S)
+            return None
+        if code == layout.LATE:
+            await self._partitions.is_current(partition)
+            return None
+        if code == layout.CLOSED:
+            if not await self._epoch_start.join(partition):
+                await asyncio.sleep(RETRY_PAUSE_S)
+            return None
+        return decisions.Unavailable("too many debits wait for Postgres")
+
+
+def _older(stored: int | None, known: int) -> bool:
+    """Return whether the ledger has an older version than this process knows: it was restored."""
+    return stored is not None and stored < known
+
+
+# --- x
+
+
+LOCKED_SHARE: Final = 16
+"""One of so many parts of all is what the debits of one locked account may take up in one process."""
+
+
+class Waiting(Sized, Protocol):
+    """The outbox."""
+
+    def count_aside(self, account_id: str) -> int: ...
+
+
+class Backlog:
+    """`live` are this process's running holds, `outbox` its debits that Postgres has not; `most` entries are allowed in
+    the installation. `asking` admissions are on their way to Redis."""
+
+    __slots__ = ("_journals", "_live", "_most", "_others", "_outbox", "_partitions", "_sizes", "asking")
+
+    def __init__(self, partitions: Partitions, keyspace: Keyspace, live: Sized, outbox: Waiting, most: int) -> None:
+        self._partitions = partitions
+        self._journals = [keyspace.journal(partition.number) for partition in partitions.all]
+        self._sizes = [0] * len(self._journals)
+        self._live = live
+        self._outbox = outbox
+        self._most = most
+        self._others = 0
+        self.asking = 0
+
+    @property
+    def full(self) -> bool:
+        """Return whether nothing more may be admitted."""
+        return self._others + len(self._live) + len(self._outbox) + self.asking >= self._most
+
+    def full_of(self, account_id: str) -> bool:
+        """Return whether nothing more of this account may be admitted, because its row is locked."""
+        return self._outbox.count_aside(account_id) * LOCKED_SHARE >= self._most
+
+    async def look(self) -> None:
+        """See what other gateways have in the journals; of a server that does not answer what it had last."""
+        own = len(self._live) + len(self._outbox)
+        await asyncio.gather(*map(self._look_at, self._partitions.all))
+        own = max(own, len(self._live) + len(self._outbox))
+        self._others = max(0, sum(self._sizes) - own)
+
+    async def _look_at(self, partition: Partition) -> None:
+        life = partition.life
+        if life is not None and life.stands:
+            with suppress(RedisError):
+                self._sizes[partition.number] = await life.ask("HLEN", self._journals[partition.number])

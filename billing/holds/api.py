@@ -12,29 +12,26 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable, Coroutine, Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
 from billing.database.connection import Database, DatabaseError, queries
-from billing.holds.admission import Admissions, Lesser, Opening, Renew
-from billing.holds.hold import Hold, Settled, as_counted
-from billing.holds.items import SettleItem, VoidItem
+from billing.holds.admission import Admissions, Backlog, Lesser, Opening, Renew
 from billing.holds.lasting import LASTING
-from billing.holds.outbox import Backlog
+from billing.holds.model import Hold, HoldSettings, Settled, SettleItem, VoidItem, as_counted
 from billing.holds.redis.connection import RedisAway, RedisError
 from billing.holds.redis.layout import OK, VANISHED
 from billing.holds.wait_queue import AdmissionQueue
 
 if TYPE_CHECKING:
+    from billing.holds.batch import RunningHolds
+    from billing.holds.debit_writer import LedgerWay
     from billing.holds.epoch_start import EpochStart
     from billing.holds.epochs import Partitions
-    from billing.holds.hold import RunningHolds
     from billing.holds.loading import Loader
     from billing.holds.model import Need
     from billing.holds.outbox import Outbox
     from billing.holds.partition import Partition
-    from billing.holds.redis.state import Keyspace
-    from billing.holds.replay import LedgerWay
+    from billing.holds.redis.layout import Keyspace
     from billing.ledger.debits import Debit
     from billing.principals import Principal
 
@@ -42,21 +39,6 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 STORED_DEBITS: Final = queries("billing.ledger")("stored_debits")
-
-
-@dataclass(frozen=True, slots=True)
-class HoldSettings:
-    """Bounds of admission and settlement."""
-
-    batch_items: int = 32
-    max_unsettled: int = 100_000
-    redis_timeout_s: float = 0.5
-    settle_timeout_s: float = 0.5
-    ledger_timeout_s: float = 10.0
-    admission_wait_s: float = 2.0
-    elastic_millionths: int = 250_000
-    elastic_output_tokens: int = 4_096
-    queue_requests: int = 256
 
 
 class Holds:

@@ -16,16 +16,23 @@ import asyncio
 import logging
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Collection, Iterator, Sequence, Set
+from collections.abc import Callable, Collection, Coroutine, Iterator, Sequence, Set
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final, Generic, TypeVar
+from operator import attrgetter
+from typing import TYPE_CHECKING, Any, Final, Generic, TypeVar
 
 from billing.database.connection import Database, DatabaseError, DatabaseHindered
+from billing.errors import StoreError
+from billing.holds.model import Hold, Settled, SettlementLost
 from billing.ledger.writer import Stored, write_free
 
 if TYPE_CHECKING:
+    from billing.database.connection import Database
+    from billing.holds.corrections import Corrections
+    from billing.holds.partition import Partition
     from billing.ledger.debits import Debit
+    from billing.ledger.writer import Stored
 
 logger = logging.getLogger(__name__)
 
@@ -271,3 +278,130 @@ class DebitWriter(ABC, Generic[Item]):
                 *(waiting, len(locked), ", ".join(sorted(locked)[:NAMED])),
             )
             self._alarmed_locked_at = now
+
+
+# --- x
+
+
+class _Unconfirmed:
+    """A debit on its way, the outcome that is waited for, and the timer that gives up waiting. `vanished_in` is the
+    epoch in which Redis should have had its hold, and had no entry of it."""
+
+    __slots__ = ("debit", "hold", "outcome", "timer", "vanished_in")
+
+    def __init__(self, hold: Hold, debit: Debit, outcome: asyncio.Future[Settled], vanished_in: int | None) -> None:
+        self.hold = hold
+        self.debit = debit
+        self.outcome = outcome
+        self.vanished_in = vanished_in
+        self.timer: asyncio.TimerHandle | None = None
+
+    def decided(self, stored: Stored | None) -> None:
+        """Pass on what the ledger has of the request: this debit, or the one that was first."""
+        if self.timer is not None:
+            self.timer.cancel()
+        if stored is None:
+            self.hold.enter("refused")
+            self.fail("the ledger refused the debit, which is set aside")
+        elif stored.outcome != "settled":
+            self.hold.enter("refused")
+            self.fail("the hold had expired")
+        else:
+            self.hold.enter("settled")
+            if not self.outcome.done():
+                self.outcome.set_result(Settled(None))
+
+    def late(self) -> None:
+        """Give up waiting, while the writing goes on."""
+        logger.error("debit %s could not leave this process in time", self.hold.id)
+        self.fail("neither Redis nor Postgres could be told in time")
+
+    def fail(self, why: str) -> None:
+        """Have the outcome raise `SettlementLost`, where it is not there yet."""
+        if not self.outcome.done():
+            self.outcome.set_exception(SettlementLost(why))
+        if not self.outcome.cancelled():
+            self.outcome.exception()  # retrieved here: there may be no caller any more
+
+
+class LedgerWay(DebitWriter[_Unconfirmed]):
+    """Writes debits in batches of at most `batch_rows`, and lets Redis know. The outcome of one that is not written
+    `timeout_s` after it came is `SettlementLost`. `live` forgets a hold once its debit is written; `spawn` runs what
+    must finish; `on_lost` is called where Redis has lost a hold in an epoch; `on_failure` is as in `DebitWriter`.
+    Bounded by what is admitted: every debit belongs to a request that is being served."""
+
+    def __init__(
+        self,
+        database: Database,
+        corrections: Corrections,
+        live: dict[str, Hold],
+        spawn: Callable[[Coroutine[Any, Any, None]], None],
+        on_lost: Callable[[Partition, int], None],
+        on_failure: Callable[[Exception], None],
+        *,
+        batch_rows: int,
+        timeout_s: float,
+    ) -> None:
+        super().__init__(database, attrgetter("debit.account_id"), on_failure, batch_rows=batch_rows)
+        self._corrections = corrections
+        self._live = live
+        self._spawn = spawn
+        self._on_lost = on_lost
+        self._timeout_s = timeout_s
+        self._unpushed: dict[str, Partition] = {}
+        """Accounts with corrections that Redis has not been told of."""
+        self._pushes = False
+
+    def add(self, hold: Hold, debit: Debit, outcome: asyncio.Future[Settled], vanished_in: int | None = None) -> None:
+        """Take a debit that Redis has not confirmed."""
+        unconfirmed = _Unconfirmed(hold, debit, outcome, vanished_in)
+        unconfirmed.timer = self._loop.call_later(self._timeout_s, unconfirmed.late)
+        if self.waiting.add(unconfirmed):
+            self._arrived.set()
+
+    async def run(self) -> None:
+        """Write for ever, with bounded back-off while Postgres is away."""
+        while True:
+            await self._until_due()
+            await self._flush_or_pause()
+
+    async def drain(self) -> None:
+        """Write until nothing waits, as `run` does."""
+        while len(self.waiting):
+            await self._until_due()
+            await self._flush_or_pause()
+
+    def _debits(self, items: list[_Unconfirmed]) -> list[Debit]:
+        return [each.debit for each in items]
+
+    async def _written(self, items: list[_Unconfirmed], stored: dict[str, Stored]) -> None:
+        for each in items:
+            try:
+                self._decide(each, stored.get(each.debit.request_id))
+            except Exception as error:  # whatever it was: the others' outcomes do not depend on it
+                each.fail("its debit is in the ledger, and the hold could not be ended")
+                self._on_failure(error)
+        if self._unpushed and not self._pushes:
+            self._pushes = True
+            self._spawn(self._push())
+
+    def _decide(self, unconfirmed: _Unconfirmed, row: Stored | None) -> None:
+        """End a hold by what the ledger has of its request."""
+        partition = unconfirmed.hold.target.partition
+        self._live.pop(unconfirmed.hold.id, None)
+        self._unpushed[unconfirmed.debit.account_id] = partition
+        unconfirmed.decided(row)
+        if unconfirmed.vanished_in is not None and row is not None and row.fresh:
+            self._on_lost(partition, unconfirmed.vanished_in)  # nobody had ended it: an expired one has a row
+
+    async def _push(self) -> None:
+        """Let Redis know of what was written; where it is away, the relay does so later."""
+        try:
+            while self._unpushed:
+                account_id, partition = self._unpushed.popitem()
+                try:
+                    await self._corrections.sync(partition, account_id)
+                except StoreError as error:
+                    logger.info("correction of %s reaches Redis later: %s", account_id, error)
+        finally:
+            self._pushes = False

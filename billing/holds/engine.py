@@ -19,27 +19,27 @@ from functools import partial
 from typing import TYPE_CHECKING, Final
 
 from billing.database.connection import Database, DatabaseError
-from billing.holds.api import Holds, HoldSettings
+from billing.holds.api import Holds
+from billing.holds.batch import RunningHolds
 from billing.holds.cache import CacheSettings, PrincipalCache
 from billing.holds.changes import ChangeNotifier
+from billing.holds.comparison import Drift as Drift
 from billing.holds.corrections import Corrections
+from billing.holds.debit_writer import LedgerWay
 from billing.holds.epoch_start import EpochStart
 from billing.holds.epochs import Partitions, why_beside
-from billing.holds.hold import RunningHolds
 from billing.holds.lasting import LastingHolds
 from billing.holds.lease import Lease, Peers
-from billing.holds.loading import Loader
-from billing.holds.outbox import Outbox
+from billing.holds.loading import Loader, plan_lookup
+from billing.holds.model import HoldSettings
+from billing.holds.outbox import Outbox, Replay, Spool
 from billing.holds.partition import NotReady
-from billing.holds.reconcile import Reconciler
+from billing.holds.reconcile import Reconciler, Report
 from billing.holds.recovery import ExpiredHold, Expiry, Recovery
+from billing.holds.redis.client import refuse_eviction
 from billing.holds.redis.server import load_library
-from billing.holds.redis.session import refuse_eviction
 from billing.holds.redis.state import RedisState
-from billing.holds.replay import LedgerWay, Replay
-from billing.holds.spool import Spool
 from billing.holds.upkeep import Loops, Upkeep
-from billing.holds.windows import plan_lookup
 from billing.ledger.leases import end_all_leases
 from billing.ledger.reports import Roller
 from billing.plans import DEFAULT_PLAN, Plan
@@ -48,8 +48,12 @@ if TYPE_CHECKING:
     from pathlib import Path
     from types import TracebackType
 
+    from billing.holds.corrections import Corrections
+    from billing.holds.epochs import Partitions
+    from billing.holds.loading import Loader
     from billing.holds.redis.client import RedisClient
-    from billing.holds.redis.state import Keyspace
+    from billing.holds.redis.layout import Keyspace
+    from billing.holds.redis.state import RedisState
     from billing.principals import Principal
 
 logger = logging.getLogger(__name__)
@@ -298,3 +302,22 @@ class Engine:
     async def end_all_leases(self) -> None:
         """End every gateway's lease; only for whoever knows that no gateway is alive. Raises `DatabaseError`."""
         await end_all_leases(self._database)
+
+
+# --- x
+
+
+async def reconcile_once(engine: Engine, *, fix: bool) -> Report:
+    """Write what was left in the journals, then compare; with `fix` begin a new epoch then, also where there are no
+    differences or they can't be looked for: what is wrong may be that Redis has not got what it is compared in.
+
+    Raises `StoreError`, `TimeoutError`.
+    """
+    try:
+        for partition in engine.partitions.all:
+            await engine.partitions.ensure(partition)
+            await engine.recovery.sweep(partition, others=False)
+        return await engine.reconciler.run()
+    finally:
+        if fix:
+            await engine.reconciler.fix()

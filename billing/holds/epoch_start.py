@@ -16,9 +16,8 @@ from typing import TYPE_CHECKING, Final
 from billing.database.connection import Database, DatabaseLocked, queries
 from billing.errors import StoreError
 from billing.holds.epochs import APART_MS, Partitions
-from billing.holds.hold import Hold, Moving
-from billing.holds.items import VoidItem
 from billing.holds.journal import Reading, write_settled
+from billing.holds.model import Hold, Moving, VoidItem
 from billing.holds.partition import NotReady, Partition
 from billing.holds.redis.connection import Script
 from billing.holds.redis.layout import SETTLED, HoldTags
@@ -26,15 +25,15 @@ from billing.holds.singleflight import SingleFlight
 from billing.ledger.debits import Debit, decode_debit
 
 if TYPE_CHECKING:
+    from billing.holds.batch import RunningHolds
     from billing.holds.corrections import Corrections
-    from billing.holds.hold import RunningHolds
+    from billing.holds.debit_writer import LedgerWay
     from billing.holds.lasting import LastingHold, LastingHolds
     from billing.holds.lease import Peers
     from billing.holds.loading import Loader
-    from billing.holds.outbox import Outbox
+    from billing.holds.outbox import Outbox, Replay
     from billing.holds.recovery import Expiry
     from billing.holds.redis.state import RedisState
-    from billing.holds.replay import LedgerWay, Replay
 
 logger = logging.getLogger(__name__)
 

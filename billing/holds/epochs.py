@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING, Final
 
 from billing.database.connection import Database, Row, queries
 from billing.errors import StoreError
-from billing.holds.partition import LedgerWatch
 from billing.holds.partition import NotReady as NotReady
 from billing.holds.partition import Partition as Partition
 from billing.holds.redis.connection import RedisMoved, Script
@@ -24,7 +23,7 @@ from billing.holds.singleflight import SingleFlight
 
 if TYPE_CHECKING:
     from billing.holds.lease import Peers
-    from billing.holds.redis.session import ServerSession
+    from billing.holds.redis.connection import ServerSession
     from billing.holds.redis.state import RedisState
 
 logger = logging.getLogger(__name__)
@@ -265,3 +264,44 @@ def why_beside(gateways: Sequence[str]) -> str:
     """Return what to do about gateways that keep state in another layout and live."""
     named = ", ".join(gateways[:NAMED])
     return f"{len(gateways)} gateways of a release that can't run beside this one live: stop them first ({named})"
+
+
+# --- x
+
+
+BEAT: Final = queries("billing.holds")("ledger_beat")
+
+
+class LedgerWatch:
+    """What the ledger last said of itself. `beat` is how far it has counted, 0 before it was looked at; `set_back`
+    whether that was less than before, of the same ledger. `epochs` are those of its partitions."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+        self._identity: str | None = None
+        self._clock_offset_ms = 0
+        self._looking = asyncio.Lock()
+        self.beat = 0
+        self.set_back = False
+        self.epochs: dict[int, int] = {}
+
+    async def look(self) -> bool:
+        """Count on; return whether it is still the ledger of the last look. Raises `DatabaseError`."""
+        async with self._looking:  # answers must come in the order of the beats
+            row = await self._database.row(BEAT)
+        assert row is not None  # noqa: S101  (the installation is one row, always)
+        self._clock_offset_ms = row["now_ms"] - int(time.monotonic() * 1000)
+        self.set_back = row["identity"] == self._identity and row["beat"] <= self.beat
+        same = self._identity is None or (row["identity"] == self._identity and not self.set_back)
+        if not same:
+            logger.error(
+                "the ledger is another one, or was set back: it was %s at %d, and is %s at %d",
+                *(self._identity, self.beat, row["identity"], row["beat"]),
+            )
+        self._identity, self.beat = row["identity"], row["beat"]
+        self.epochs = dict(zip(row["numbers"], row["epochs"], strict=True))
+        return same
+
+    def now_ms(self) -> int | None:
+        """Return Postgres's time as this process reckons it, in Unix milliseconds; None before it was looked at."""
+        return None if self._identity is None else int(time.monotonic() * 1000) + self._clock_offset_ms

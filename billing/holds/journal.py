@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Final
 import msgspec
 
 from billing.errors import NewerLayout, Unreadable
-from billing.holds.hold import as_counted
+from billing.holds.model import as_counted
 from billing.holds.redis.connection import Script
 from billing.holds.redis.layout import SETTLED, Entry, entry_at_ms
 from billing.ledger.debits import Debit, decode_debit

@@ -19,16 +19,17 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from billing.database.connection import Database, queries
 from billing.errors import StoreError
-from billing.holds.items import VoidItem
+from billing.holds.model import VoidItem
 from billing.holds.redis.layout import HELD, HoldTags, pack_hold, pack_text
 from billing.ledger.debits import Debit, Unreadable, decode_debit
 
 if TYPE_CHECKING:
+    from billing.holds.batch import RunningHolds
     from billing.holds.corrections import Corrections
     from billing.holds.epochs import Partitions
-    from billing.holds.hold import RunningHolds
     from billing.holds.partition import Partition
-    from billing.holds.redis.state import Keyspace, RedisState
+    from billing.holds.redis.layout import Keyspace
+    from billing.holds.redis.state import RedisState
 
 logger = logging.getLogger(__name__)
 

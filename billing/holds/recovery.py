@@ -20,9 +20,9 @@ from typing import TYPE_CHECKING, Final, Literal
 
 import msgspec
 
-from billing.holds.items import VoidItem
 from billing.holds.journal import Reading, expired_debit, given_back, write_settled
 from billing.holds.lasting import LASTING
+from billing.holds.model import VoidItem
 from billing.holds.redis.connection import Script
 from billing.holds.redis.layout import CLAIMED, I8, SETTLED, Entry
 from billing.ledger.leases import Lost, stored_debits, write_expired
@@ -30,12 +30,14 @@ from billing.ledger.writer import Stored
 
 if TYPE_CHECKING:
     from billing.database.connection import Database
+    from billing.holds.batch import RunningHolds
     from billing.holds.corrections import Corrections
-    from billing.holds.hold import Hold, RunningHolds
     from billing.holds.lease import Peers
+    from billing.holds.model import Hold
     from billing.holds.outbox import Outbox
     from billing.holds.partition import Partition
-    from billing.holds.redis.state import Keyspace, RedisState
+    from billing.holds.redis.layout import Keyspace
+    from billing.holds.redis.state import RedisState
     from billing.ledger.debits import Debit
 
 ExpiredHold = Literal["void", "input"]

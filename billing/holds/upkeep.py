@@ -20,15 +20,15 @@ from billing.holds.partition import LostWrites
 from billing.holds.redis.connection import RedisError
 
 if TYPE_CHECKING:
+    from billing.holds.admission import Backlog
     from billing.holds.cache import PrincipalCache
     from billing.holds.changes import ChangeNotifier
     from billing.holds.epoch_start import EpochStart
     from billing.holds.epochs import Partitions
-    from billing.holds.outbox import Backlog
+    from billing.holds.outbox import Replay
     from billing.holds.partition import Partition
     from billing.holds.recovery import Recovery
     from billing.holds.redis.state import RedisState
-    from billing.holds.replay import Replay
 
 logger = logging.getLogger(__name__)
 

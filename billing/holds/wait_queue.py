@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Final
 from billing.holds.model import InsufficientBalance, QuotaExceeded, Refused, TooManyRunning
 
 if TYPE_CHECKING:
-    from billing.holds.items import AdmissionTarget
+    from billing.holds.model import AdmissionTarget
     from billing.principals import Subject
 
 FIRST_PAUSE_S: Final = 0.02

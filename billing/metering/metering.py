@@ -18,8 +18,7 @@ import msgspec
 
 from billing.holds import model as decisions
 from billing.holds.admission import Renew, Renewal
-from billing.holds.hold import Hold
-from billing.holds.model import NeedTooLarge
+from billing.holds.model import Hold, NeedTooLarge
 from billing.ledger.debits import NAMED
 from billing.metering.charges import BadMeasure, Charge, Measure, MeterNotPriced, charge_of, digest_of
 from billing.metering.claims import Busy, Claim, NotAdmitted, Payer, Recorded, UnknownAccount

@@ -18,7 +18,7 @@ import msgspec
 
 from billing.database.connection import Database, DatabaseError, UniqueViolation, queries
 from billing.errors import Kind, MetergateError
-from billing.holds.hold import Hold
+from billing.holds.model import Hold
 from billing.ledger.debits import NAMED, decode_debit, encode_debit
 from billing.metering.charges import BadMeasure, Charge, Measure, MeterNotPriced, charge_by, digest_of, measure_of
 from billing.metering.claims import Busy, Claim, EventConflict, Payer, Recorded, settled_before

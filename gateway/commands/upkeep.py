@@ -142,7 +142,7 @@ async def reconcile(
     Balances, holds, windows and the sequence of debits. Exit code 1 on any difference.
     """
     refuse_api_url(output)
-    from billing.holds.reconcile import reconcile_once
+    from billing.holds.engine import reconcile_once
     from billing.shapes.operation import report_shape
     from gateway.commands.failures import explained_failures
     from gateway.commands.stores import open_stores, ready_schema
@@ -171,7 +171,8 @@ async def reconcile(
 async def _find_refused(redis_url: str, request_id: str) -> "RefusedRequest | None":
     """Return the refusal, if it is still kept. Raises `RedisError`."""
     from billing.holds.redis.client import RedisClient
-    from billing.holds.redis.state import Keyspace, RedisState
+    from billing.holds.redis.layout import Keyspace
+    from billing.holds.redis.state import RedisState
     from billing.refused import RefusedRequests, RefusedRules
 
     client = RedisClient(redis_url)

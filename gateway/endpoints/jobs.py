@@ -24,7 +24,7 @@ from billing.api.route import ACTOR
 from billing.collect.collector import COLLECT
 from billing.database.connection import DatabaseError, queries
 from billing.errors import StoreError
-from billing.holds.reconcile import reconcile_once
+from billing.holds.engine import reconcile_once
 from billing.identity.sessions import FORGET, FORGET_UNVERIFIED
 from billing.ledger.retention import UsageRetention
 from billing.ledger.set_aside import count_set_aside

@@ -15,8 +15,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from billing.holds.admission import Renewal
-from billing.holds.hold import Hold
-from billing.holds.model import Need, Unavailable
+from billing.holds.model import Hold, Need, Unavailable
 from billing.ledger.debits import encode_debit
 from billing.logs import subject
 from gateway.auth import key_of

@@ -6,12 +6,18 @@ An entry of the journal begins with the version of its layout, its state, its ep
 what they are in every version, so that a release knows how old an entry is that it can't read.
 """
 
+from __future__ import annotations
+
 import struct
+import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Final, NamedTuple
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 from billing.errors import NewerLayout, Unreadable
+
+if TYPE_CHECKING:
+    pass
 
 STATE_VERSION: Final = 2
 """Of accounts and keys. A state of another version is as one that is gone: `install` finds that writes are lost, and a
@@ -115,7 +121,7 @@ class AccountState:
         return head + _pack_counters(self.counters)
 
     @classmethod
-    def unpack(cls, raw: bytes) -> "AccountState":
+    def unpack(cls, raw: bytes) -> AccountState:
         """Return the state of packed bytes; an empty one of no epoch for those of another layout."""
         if raw[0] != STATE_VERSION:
             return cls(NO_EPOCH, 0, 0, 0, 0, 0, 0, 0, 0, ())
@@ -139,7 +145,7 @@ class KeyState:
         return head + _pack_counters(self.counters)
 
     @classmethod
-    def unpack(cls, raw: bytes) -> "KeyState":
+    def unpack(cls, raw: bytes) -> KeyState:
         """Return the state of packed bytes; an empty one of no epoch for those of another layout."""
         if raw[0] != STATE_VERSION:
             return cls(NO_EPOCH, 0, 0, ())
@@ -176,7 +182,7 @@ class Entry:
     """None where the hold counts for no user."""
 
     @classmethod
-    def unpack(cls, raw: bytes) -> "Entry":
+    def unpack(cls, raw: bytes) -> Entry:
         """Raise `NewerLayout` for an entry of a newer release, `Unreadable` for what is none."""
         if raw[:1] > NEWEST and len(raw) >= _ENTRY.size:
             raise NewerLayout(f"an entry of layout {raw[0]}")
@@ -191,13 +197,13 @@ class Entry:
             raise Unreadable(f"an entry of {len(raw)} bytes: {error}") from error
 
     @classmethod
-    def _settled(cls, raw: bytes, epoch: int, at_ms: int) -> "Entry":
+    def _settled(cls, raw: bytes, epoch: int, at_ms: int) -> Entry:
         (dseq,) = _DSEQ.unpack_from(raw, _ENTRY.size)
         account_id, at = _text(raw, _ENTRY.size + _DSEQ.size)
         return cls(SETTLED, epoch, at_ms, account_id, raw[at:], dseq=dseq)
 
     @classmethod
-    def _open(cls, raw: bytes, state: int, epoch: int, at_ms: int, *, of_user: bool) -> "Entry":
+    def _open(cls, raw: bytes, state: int, epoch: int, at_ms: int, *, of_user: bool) -> Entry:
         cost, input_tokens, output_tokens = _AMOUNTS.unpack_from(raw, _ENTRY.size)
         account_id, at = _text(raw, _ENTRY.size + _AMOUNTS.size)
         key_id, at = _text(raw, at)
@@ -282,3 +288,88 @@ def pack_hold(
             payload,
         )
     )
+
+
+# --- x
+
+
+DEFAULT_PREFIX: Final = "m"
+
+
+@dataclass(frozen=True, slots=True)
+class Keyspace:
+    """Names of keys for a prefix and a number of partitions, which is fixed once for an installation."""
+
+    prefix: str = DEFAULT_PREFIX
+    partitions: int = 1
+
+    def partition_of(self, account_id: str) -> int:
+        """Return the number of the partition of an account."""
+        return zlib.crc32(account_id.encode()) % self.partitions
+
+    def name(self, partition: int, rest: str) -> bytes:
+        """Return the name of a key of a partition, with its hash tag."""
+        return f"{{{self.prefix}{partition}}}:{rest}".encode()
+
+    def meta(self, partition: int) -> bytes:
+        """Return the name of the hash: epoch, identity, open."""
+        return self.name(partition, "meta")
+
+    def journal(self, partition: int) -> bytes:
+        """Return the name of the hash: request id to entry."""
+        return self.name(partition, "journal")
+
+    def installed(self, partition: int) -> bytes:
+        """Return the name of the hash: subject to the epoch in which it was installed."""
+        return self.name(partition, "installed")
+
+    def joined(self, partition: int) -> bytes:
+        """Return the name of the set: gateways that are ready for the epoch."""
+        return self.name(partition, "joined")
+
+    def account(self, account_id: str) -> bytes:
+        """Return the name of the state of an account."""
+        return self.name(self.partition_of(account_id), f"a{STATE_VERSION}:{account_id}")
+
+    def key(self, account_id: str, key_id: str) -> bytes:
+        """Return the name of the state of an API key."""
+        return self.name(self.partition_of(account_id), f"k{STATE_VERSION}:{key_id}")
+
+    def user(self, account_id: str, user_id: str) -> bytes:
+        """Return the name of the state of a user of an account; a user has one in each account."""
+        return self.name(self.partition_of(account_id), f"u{STATE_VERSION}:{account_id}/{user_id}")
+
+    def left_by_version_1(self, account_id: str, key_id: str | None) -> list[bytes]:
+        """Return where releases of layout 1 keep an account, and a key of it."""
+        number = self.partition_of(account_id)
+        names = [self.name(number, f"a:{account_id}")]
+        return names if key_id is None else [*names, self.name(number, f"k:{key_id}")]
+
+    @property
+    def attempts(self) -> bytes:
+        """Return the name of the hash: address to its failed attempts to show a key."""
+        return self.name(0, "attempts")
+
+    @property
+    def refused(self) -> bytes:
+        """Return the name of the sorted set: API key to the time of its last refusal."""
+        return self.name(0, "refused")
+
+    def refused_of(self, key_id: str) -> bytes:
+        """Return the key of the list of the last refusals of an API key."""
+        return self.name(0, f"refused:{key_id}")
+
+    @property
+    def targets(self) -> bytes:
+        """Return the name of the hash: target of a provider that is not well to the end of its cool-down."""
+        return self.name(0, "targets")
+
+    @property
+    def target_channel(self) -> str:
+        """Return the channel on which changes of targets are published."""
+        return f"{self.prefix}:targets"
+
+    @property
+    def channel(self) -> str:
+        """Return where changes of principals are told."""
+        return f"{self.prefix}:changes"

@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable, Coroutine
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from billing.holds.hold import Hold, Settled, SettlementLost
+from billing.holds.model import Hold, Settled, SettlementLost
 from billing.ledger.usage_columns import total_usage
 from billing.logs import log_about, subject
 from billing.usage import MAX_COUNT, Usage

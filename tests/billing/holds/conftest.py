@@ -11,12 +11,10 @@ from billing.accounts.accounts import Accounts
 from billing.accounts.grants import Grants
 from billing.accounts.member_limits import MemberLimits
 from billing.database.connection import Database
-from billing.holds.api import HoldSettings
 from billing.holds.engine import Engine, EngineSettings
-from billing.holds.model import Need
+from billing.holds.model import HoldSettings, Need
 from billing.holds.redis.client import RedisClient
-from billing.holds.redis.layout import AccountState, KeyState
-from billing.holds.redis.state import Keyspace
+from billing.holds.redis.layout import AccountState, Keyspace, KeyState
 from billing.keys.keys import ApiKeys
 from billing.keys.principals import Principals
 from billing.keys.secrets import secret_digest

@@ -7,10 +7,8 @@ from typing import Any
 
 from ulid import ULID
 
-from billing.holds.epochs import Partition
-from billing.holds.hold import Hold, Settled
-from billing.holds.model import Need
-from billing.holds.partition import NotReady
+from billing.holds.model import Hold, Need, Settled
+from billing.holds.partition import NotReady, Partition
 from billing.holds.redis.layout import SETTLED, Entry
 from billing.ledger.leases import end_lease
 from billing.principals import Principal

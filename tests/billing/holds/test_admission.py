@@ -7,8 +7,7 @@ import pytest
 from ulid import ULID
 
 from billing.holds.admission import Decision, Renew, Renewal
-from billing.holds.hold import Hold
-from billing.holds.model import QuotaExceeded, Reload, Unavailable
+from billing.holds.model import Hold, QuotaExceeded, Reload, Unavailable
 from billing.keys.secrets import secret_digest
 from billing.principals import Principal
 from billing.quotas import Metric, Quota, Window

@@ -2,11 +2,9 @@
 
 import pytest
 
-from billing.holds.api import HoldSettings
 from billing.holds.engine import EngineSettings
-from billing.holds.hold import Hold
-from billing.holds.model import Unavailable
-from billing.holds.redis.state import Keyspace
+from billing.holds.model import Hold, HoldSettings, Unavailable
+from billing.holds.redis.layout import Keyspace
 from billing.principals import Principal
 from tests.billing.holds.conftest import MakeWorld, World
 from tests.billing.holds.support import ask, eventually, settle

@@ -7,10 +7,9 @@ from typing import Any
 import pytest
 
 from billing.holds.batch import Batcher, StaleEpoch
-from billing.holds.epochs import Partition
-from billing.holds.redis.connection import RedisAway, RedisError, RedisTimeout, Script
-from billing.holds.redis.session import ServerSession
-from billing.holds.redis.state import Keyspace
+from billing.holds.partition import Partition
+from billing.holds.redis.connection import RedisAway, RedisError, RedisTimeout, Script, ServerSession
+from billing.holds.redis.layout import Keyspace
 
 TIMEOUT_S = 0.05
 

@@ -14,12 +14,10 @@ from typing import Final
 import pytest
 
 from billing.holds import loading, partition
-from billing.holds.epochs import NotReady
-from billing.holds.hold import Hold
-from billing.holds.model import QuotaExceeded, Unavailable
-from billing.holds.redis.connection import Script
+from billing.holds.model import Hold, QuotaExceeded, Unavailable
+from billing.holds.partition import NotReady
+from billing.holds.redis.connection import Script, ServerSession
 from billing.holds.redis.layout import AHEAD_S, Counter
-from billing.holds.redis.session import ServerSession
 from billing.quotas import Metric, Quota, Window, window_id
 from tests.billing.holds.conftest import MakeWorld, World, need
 from tests.billing.holds.scripts import CLOCK_LINE

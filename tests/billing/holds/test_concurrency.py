@@ -9,8 +9,7 @@ import pytest
 from ulid import ULID
 
 from billing.holds.admission import Decision
-from billing.holds.hold import Hold
-from billing.holds.model import InsufficientBalance, QuotaExceeded, Unavailable
+from billing.holds.model import Hold, InsufficientBalance, QuotaExceeded, Unavailable
 from billing.plans import Plan
 from billing.principals import Principal
 from billing.quotas import Metric, Quota, Window

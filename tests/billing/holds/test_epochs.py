@@ -7,10 +7,8 @@ from collections.abc import Awaitable, Callable
 import pytest
 
 from billing.holds import recovery
-from billing.holds.api import HoldSettings
 from billing.holds.engine import EngineSettings
-from billing.holds.hold import Hold
-from billing.holds.model import InsufficientBalance, Unavailable
+from billing.holds.model import Hold, HoldSettings, InsufficientBalance, Unavailable
 from billing.holds.redis.layout import HELD, SETTLED
 from billing.ledger.leases import end_lease
 from billing.principals import Principal

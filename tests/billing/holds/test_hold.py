@@ -10,9 +10,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 from ulid import ULID
 
-from billing.holds.hold import NEXT, OPEN, Hold, IllegalTransition, Moving, Settled, State
-from billing.holds.items import AdmissionTarget
-from billing.holds.model import Need
+from billing.holds.model import NEXT, OPEN, AdmissionTarget, Hold, IllegalTransition, Moving, Need, Settled, State
 from billing.ledger.debits import Debit
 
 GRANTED = 20

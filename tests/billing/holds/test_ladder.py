@@ -8,8 +8,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from ulid import ULID
 
-from billing.holds.hold import Hold
-from billing.holds.model import InsufficientBalance, Need, NeedTooLarge, QuotaExceeded
+from billing.holds.model import Hold, InsufficientBalance, Need, NeedTooLarge, QuotaExceeded
 from billing.holds.redis.layout import HELD
 from billing.keys.secrets import secret_digest
 from billing.money import MAX_NANO

@@ -13,7 +13,7 @@ import pytest
 
 from billing.database.connection import DatabaseUnavailable
 from billing.holds import recovery
-from billing.holds.hold import Hold, SettlementLost
+from billing.holds.model import Hold, SettlementLost
 from billing.holds.redis.layout import CLAIMED, HELD, STATE_VERSION
 from billing.ledger.leases import end_lease, renew_lease, write_expired
 from billing.principals import Principal

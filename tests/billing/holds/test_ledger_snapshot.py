@@ -6,9 +6,9 @@ from datetime import timedelta
 
 import pytest
 
-from billing.holds import ledger_snapshot
+from billing.holds import reconcile
 from billing.holds.comparison import AccountSnapshot
-from billing.holds.epochs import Partition
+from billing.holds.partition import Partition
 from billing.holds.reconcile import Snapshots
 from billing.holds.redis.layout import AccountState
 from billing.ledger.reports import roll
@@ -121,8 +121,8 @@ async def test_what_comes_between_the_two_stores_is_told_apart(world: World, mon
 
 
 async def test_debits_that_were_counted_once_are_remembered(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(ledger_snapshot, "REMEMBERED_FROM", 2)
-    monkeypatch.setattr(ledger_snapshot, "DEBITS_A_QUERY", 2)
+    monkeypatch.setattr(reconcile, "REMEMBERED_FROM", 2)
+    monkeypatch.setattr(reconcile, "DEBITS_A_QUERY", 2)
     principal, few = await world.customer(), await world.customer()
     for _ in range(3):
         await spend(world, principal)
@@ -149,15 +149,15 @@ async def test_debits_that_were_counted_once_are_remembered(world: World, monkey
 async def test_a_request_beyond_the_longest_costs_a_second_look_and_no_more(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(ledger_snapshot, "REMEMBERED_FROM", 1)
-    monkeypatch.setattr(ledger_snapshot, "LONGEST_REQUEST", timedelta(0))
+    monkeypatch.setattr(reconcile, "REMEMBERED_FROM", 1)
+    monkeypatch.setattr(reconcile, "LONGEST_REQUEST", timedelta(0))
     principal = await world.customer()
     hold = await hold_one(world, principal)
-    monkeypatch.setattr(ledger_snapshot, "LONGEST_REQUEST", timedelta(minutes=15))
+    monkeypatch.setattr(reconcile, "LONGEST_REQUEST", timedelta(minutes=15))
     await spend(world, principal)
     assert await suspects(world, principal) == {}
     await settle(world, principal, hold)
-    monkeypatch.setattr(ledger_snapshot, "LONGEST_REQUEST", timedelta(0))
+    monkeypatch.setattr(reconcile, "LONGEST_REQUEST", timedelta(0))
     assert await suspects(world, principal) == {principal.account_id: {"debits"}}
     report = await world.engine.reconciler.run()
     assert (report.accounts, report.drifts) == (1, ())

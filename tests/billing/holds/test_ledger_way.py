@@ -7,9 +7,8 @@ import pytest
 
 from billing.database.connection import Database
 from billing.holds import debit_writer
-from billing.holds.api import HoldSettings
 from billing.holds.engine import EngineSettings
-from billing.holds.hold import Hold, IllegalTransition, Settled, SettlementLost
+from billing.holds.model import Hold, HoldSettings, IllegalTransition, Settled, SettlementLost
 from billing.ledger.debits import Debit
 from billing.ledger.writer import Written, write_free
 from billing.principals import Principal

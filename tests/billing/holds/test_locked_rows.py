@@ -9,8 +9,7 @@ import pytest
 from billing.database.connection import Database
 from billing.holds import changes, loading, outbox
 from billing.holds.engine import EngineSettings
-from billing.holds.hold import Hold
-from billing.holds.model import InsufficientBalance, Unavailable
+from billing.holds.model import Hold, InsufficientBalance, Unavailable
 from billing.holds.redis.connection import Script
 from billing.principals import Principal
 from tests.billing.holds.conftest import PATIENT, MakeWorld, World, need, replace

@@ -8,7 +8,7 @@ import pytest
 
 from billing.holds import recovery
 from billing.holds.epochs import Partitions
-from billing.holds.hold import SettlementLost
+from billing.holds.model import SettlementLost
 from tests.billing.holds.conftest import BRISK, MakeWorld, World
 from tests.billing.holds.support import (
     assert_agreed,

@@ -6,8 +6,8 @@ import logging
 import pytest
 
 from billing.holds import debit_writer, outbox
-from billing.holds.api import HoldSettings
 from billing.holds.engine import EngineSettings
+from billing.holds.model import HoldSettings
 from billing.holds.redis.connection import Script
 from billing.quotas import Metric, Quota, Window
 from tests.billing.holds.conftest import MakeWorld, World

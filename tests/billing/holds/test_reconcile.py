@@ -9,11 +9,10 @@ import pytest
 from ulid import ULID
 
 from billing.holds import reconcile
-from billing.holds.epochs import Partition
-from billing.holds.hold import Hold
+from billing.holds.model import Hold
+from billing.holds.partition import Partition
 from billing.holds.reconcile import Drift
-from billing.holds.redis.layout import Counter
-from billing.holds.redis.state import Keyspace
+from billing.holds.redis.layout import Counter, Keyspace
 from billing.principals import Principal
 from billing.quotas import Metric, Quota, Window
 from tests.billing.holds.conftest import World, debit, need

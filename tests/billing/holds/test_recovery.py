@@ -10,7 +10,7 @@ from ulid import ULID
 
 from billing.holds import recovery
 from billing.holds.engine import EngineSettings
-from billing.holds.hold import Hold, SettlementLost
+from billing.holds.model import Hold, SettlementLost
 from billing.holds.redis.layout import CLAIMED, HELD, SETTLED, VERSION, pack_text
 from billing.ledger.debits import encode_debit
 from billing.ledger.writer import write_debits

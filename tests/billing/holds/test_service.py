@@ -8,9 +8,7 @@ from ulid import ULID
 
 from billing.accounts.grants import Grants
 from billing.holds.batch import Batcher
-from billing.holds.hold import Hold
-from billing.holds.items import AdmitItem
-from billing.holds.model import Exhausted, InsufficientBalance, QuotaExceeded
+from billing.holds.model import AdmitItem, Exhausted, Hold, InsufficientBalance, QuotaExceeded
 from billing.holds.recovery import Swept
 from billing.holds.redis.layout import OK
 from billing.principals import Limit

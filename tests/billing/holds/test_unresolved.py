@@ -6,7 +6,7 @@ import pytest
 from ulid import ULID
 
 from billing.holds import engine
-from billing.holds.hold import Hold
+from billing.holds.model import Hold
 from billing.ledger.debits import Debit
 from billing.principals import Principal
 from tests.billing.holds.conftest import MakeWorld, World, debit, need

@@ -10,8 +10,7 @@ from ulid import ULID
 
 from billing.errors import Unreadable
 from billing.holds import recovery
-from billing.holds.hold import Hold
-from billing.holds.model import QuotaExceeded
+from billing.holds.model import Hold, QuotaExceeded
 from billing.holds.reconcile import Drift
 from billing.holds.redis.layout import OF_USER, VERSION, Entry, KeyState
 from billing.keys.secrets import secret_digest

@@ -8,12 +8,18 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from ulid import ULID
 
-from billing.holds.api import HoldSettings
 from billing.holds.engine import EngineSettings
-from billing.holds.epochs import Partition
-from billing.holds.hold import Hold
-from billing.holds.items import AdmissionTarget
-from billing.holds.model import Exhausted, InsufficientBalance, Need, QuotaExceeded, TooManyRunning
+from billing.holds.model import (
+    AdmissionTarget,
+    Exhausted,
+    Hold,
+    HoldSettings,
+    InsufficientBalance,
+    Need,
+    QuotaExceeded,
+    TooManyRunning,
+)
+from billing.holds.partition import Partition
 from billing.holds.wait_queue import MOST_PAUSE_S, AdmissionQueue
 from billing.keys.secrets import secret_digest
 from billing.principals import Limit, Principal, QuotaLimits

@@ -10,7 +10,7 @@ from functools import partial
 import pytest
 
 from billing.holds.engine import EngineSettings
-from billing.holds.hold import Hold, SettlementLost
+from billing.holds.model import Hold, SettlementLost
 from billing.ledger.leases import write_expired
 from billing.ledger.writer import write_debits
 from billing.quotas import Metric, Quota, Window

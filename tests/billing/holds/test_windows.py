@@ -9,10 +9,10 @@ import pytest
 from ulid import ULID
 
 from billing.holds import recovery
-from billing.holds.epochs import Partition
-from billing.holds.hold import Hold
+from billing.holds.loading import Since, read_counters
+from billing.holds.model import Hold
+from billing.holds.partition import Partition
 from billing.holds.redis.layout import Counter, KeyState
-from billing.holds.windows import Since, read_counters
 from billing.ledger.debits import Debit
 from billing.ledger.reports import roll
 from billing.ledger.writer import write_debits

@@ -18,7 +18,7 @@ from billing.accounts.member_limits import MemberLimits
 from billing.database.connection import Database
 from billing.holds.engine import Engine
 from billing.holds.redis.client import RedisClient
-from billing.holds.redis.state import Keyspace
+from billing.holds.redis.layout import Keyspace
 from billing.keys.keys import ApiKeys
 from billing.keys.principals import Principals
 from billing.ledger.verify import verify

@@ -13,10 +13,8 @@ import pytest
 from redis.crc import key_slot
 from ulid import ULID
 
-from billing.holds.hold import Hold
-from billing.holds.model import InsufficientBalance, QuotaExceeded, Unavailable
-from billing.holds.redis.layout import HELD, Entry
-from billing.holds.redis.state import Keyspace
+from billing.holds.model import Hold, InsufficientBalance, QuotaExceeded, Unavailable
+from billing.holds.redis.layout import HELD, Entry, Keyspace
 from billing.keys.secrets import secret_digest
 from billing.ledger.verify import verify
 from billing.principals import Principal

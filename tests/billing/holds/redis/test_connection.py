@@ -14,7 +14,7 @@ from typing import Any, Final
 import hiredis
 import pytest
 
-from billing.holds.epochs import NotReady
+from billing.holds.partition import NotReady
 from billing.holds.redis.connection import (
     RedisAway,
     RedisConnection,
@@ -23,7 +23,7 @@ from billing.holds.redis.connection import (
     RedisTimeout,
     as_error,
 )
-from billing.holds.redis.state import Keyspace
+from billing.holds.redis.layout import Keyspace
 from tests.billing.holds.conftest import MakeWorld, World
 from tests.billing.holds.redis.links import FENCE, WAIT_S, fence_keys, greeted, linked, url_of, write
 from tests.support.ports import free_port

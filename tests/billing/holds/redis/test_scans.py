@@ -7,8 +7,8 @@ import pytest
 from ulid import ULID
 
 from billing.holds import recovery
-from billing.holds.api import HoldSettings
 from billing.holds.engine import EngineSettings
+from billing.holds.model import HoldSettings
 from billing.holds.redis.connection import Script
 from billing.holds.redis.layout import SETTLED, VERSION, pack_text
 from billing.holds.redis.server import Server
