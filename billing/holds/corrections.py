@@ -1,8 +1,4 @@
-"""What Redis lacks is brought about: for an admission, so that it can be asked for again, and changes of a balance.
-
-A repair ends by the admission's own deadline. Corrections let Redis know, in order and each once, of changes of a
-balance that it has not made itself (rule R5).
-"""
+"""Corrections: changes of a balance that Redis has not made itself, applied to it in order and each once (rule R5)."""
 
 from __future__ import annotations
 
@@ -11,7 +7,7 @@ import logging
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
-from billing.database.connection import Database, Row, queries
+from billing.database.connection import Row, queries
 from billing.holds.loading import account_quotas
 from billing.holds.redis.connection import Script
 from billing.holds.redis.layout import CORRECTION, I8, NO_REQUEST, AccountState, pack_tags
@@ -20,11 +16,9 @@ from billing.quotas import Quota, parse_quotas
 if TYPE_CHECKING:
     from billing.holds.epochs import Partitions
     from billing.holds.partition import Partition
-    from billing.holds.redis.state import RedisState
     from billing.plans import Plan
 
 logger = logging.getLogger(__name__)
-
 
 _sql = queries("billing.holds")
 CORRECTIONS_AFTER: Final = _sql("corrections_after")
@@ -39,21 +33,14 @@ ROUNDS: Final = 50
 
 
 class Corrections:
-    """`plan_of` gives the plan of an id: debits that Redis has no entry of count in their account's counters. Where
-    Redis and the ledger are of different epochs that have one number, `partitions` begins another one."""
+    """Brings accounts in Redis up to the ledger. `plan_of` gives the plan of an id: debits that Redis has no entry of
+    count in their account's counters. Where Redis and the ledger are of different epochs that have one number, another
+    one begins."""
 
-    def __init__(
-        self,
-        database: Database,
-        redis: RedisState,
-        partitions: Partitions,
-        plan_of: Callable[[str], Plan],
-    ) -> None:
-        self._database = database
-        self._redis = redis
-        self._client = redis.client
-        self._keyspace = redis.keyspace
-        self._partitions = partitions
+    def __init__(self, partitions: Partitions, plan_of: Callable[[str], Plan]) -> None:
+        self.partitions = partitions
+        self._database = partitions.database
+        self._redis = partitions.redis
         self._plan_of = plan_of
         self._apply = Script("apply")
         self._locks: dict[str, asyncio.Lock] = {}
@@ -82,7 +69,7 @@ class Corrections:
                 return True
             if state.xseq > newest and state.xseq > await self._newest(account_id):
                 logger.error("account %s: Redis knows of correction %d, not the ledger", account_id, state.xseq)
-                self._partitions.lost_writes(partition, epoch)
+                self.partitions.lost_writes(partition, epoch)
                 return False
             if state.xseq >= newest:
                 await self._database.execute(CORRECTED, account_id, newest)
@@ -100,8 +87,8 @@ class Corrections:
         return False
 
     async def sync_together(self, partition: Partition, account_ids: Sequence[str]) -> list[str]:
-        """Bring accounts of one partition up to where the ledger is now, with a look at each store for all of them;
-        return those that `sync` has to look at, because Redis has not loaded them, say. Raises `StoreError`."""
+        """Bring accounts of one partition up to where the ledger is now, with one reading of each store for all of
+        them; return those that need `sync`, because Redis has not loaded them, say. Raises `StoreError`."""
         epoch, left = partition.epoch, list(account_ids)
         if epoch is None:
             return left
@@ -118,14 +105,14 @@ class Corrections:
                 for account_id, rows in found.items()
             )
         )
-        told = {
+        applied = {
             account_id: rows[-1]["xseq"]
             for (account_id, rows), reply in zip(found.items(), replies, strict=True)
             if reply == [0, rows[-1]["xseq"]]
         }
-        if told:
-            await self._database.execute(CORRECTED_MANY, list(told), list(told.values()))
-        return [each for each in left if each not in told]
+        if applied:
+            await self._database.execute(CORRECTED_MANY, list(applied), list(applied.values()))
+        return [each for each in left if each not in applied]
 
     def _quotas_of(self, row: Row) -> Sequence[Quota]:
         return account_quotas(self._plan_of(row["plan"]), row["account_quotas"])
@@ -142,8 +129,8 @@ class Corrections:
     async def _send(
         self, partition: Partition, epoch: int, account_id: str, xseq: int, rows: list[Row], quotas: Sequence[Quota]
     ) -> Any:
-        number = partition.number
-        keys = [self._keyspace.meta(number), self._keyspace.journal(number), self._keyspace.account(account_id)]
+        keyspace = self._redis.keyspace
+        keys = [keyspace.meta(partition.number), keyspace.journal(partition.number), keyspace.account(account_id)]
         places: dict[bytes, int] = {}
 
         def place_of(key: bytes) -> int:
@@ -155,10 +142,10 @@ class Corrections:
         arguments: list[bytes | int] = [epoch, I8.pack(xseq)]
         for row in rows:
             key_id, user_id = row["key_id"], row["user_id"]
-            key_place = place_of(self._keyspace.key(account_id, key_id)) if key_id is not None else 0
-            user_place = place_of(self._keyspace.user(account_id, user_id)) if user_id is not None else 0
+            key_place = place_of(keyspace.key(account_id, key_id)) if key_id is not None else 0
+            user_place = place_of(keyspace.user(account_id, user_id)) if user_id is not None else 0
             arguments.append(_pack(row, (key_place, user_place), quotas))
-        return await self._client.call(self._apply, keys, arguments)
+        return await self._redis.client.call(self._apply, keys, arguments)
 
 
 def _pack(row: Row, places: tuple[int, int], quotas: Sequence[Quota]) -> bytes:

@@ -57,18 +57,18 @@ LOAD_ACCOUNT: Final = queries("billing.holds")("load_account")
 LEDGER_CLOCK: Final = "SELECT (extract(epoch FROM clock_timestamp()) * 1000)::bigint"
 
 INSTALL_ATTEMPTS: Final = 5
+# How long a load waits for a locked row before it queues with the others that wait for theirs.
 AT_ONCE_S: Final = 0.001
-"""How long a load waits for a locked row before it queues with the others that wait for theirs."""
 LOCKED_PAUSE_S: Final = 0.5
+# Locked accounts that are remembered.
 MOST_LOCKED: Final = 1000
-"""Locked accounts that are remembered."""
 DRAIN_POLL_S: Final = 0.02
+# The stages of `adopt`.
 MARK, COUNT, COUNT_WHAT_IS_FOUND = 0, 1, 2
-"""The stages of `adopt`."""
 CALL_AGAIN: Final = 3
 HELD_BACK, ACCOUNT_OLDER = 4, 5
+# Open holds are looked for so often, should they not be as many as are running.
 COUNT_ATTEMPTS: Final = 3
-"""Open holds are looked for so often, should they not be as many as are running."""
 
 
 class Loader:
@@ -334,8 +334,8 @@ READ_USER: Final = _sql("read_user_principal")
 WINDOW_USAGE: Final = _sql("window_usage")
 WINDOW_USAGE_AFTER: Final = _sql("window_usage_after")
 
+# The year 9999, for what never resets.
 NO_END_S: Final = 253_402_300_799
-"""The year 9999, for what never resets."""
 GRANULARITY: Final[Mapping[Window, int]] = {
     Window.minute: 0,
     Window.hour: 1,

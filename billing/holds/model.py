@@ -1,49 +1,76 @@
-"""What admission is asked and what it decides, as values. Pure.
+"""The values that admission and settlement are about: needs, decisions, holds, and what Redis is sent of them.
 
-`Held` is a yes. `Refused` is a no that changed nothing: the balance, exhausted windows, too many at once. `Unavailable`
-means that nothing could be decided. `Reload` stays within admission, which then reads the principal anew.
+A request asks for a hold (`HoldRequest`). A `Decision` answers it: a `Hold`, a `Refused` that changed nothing, or
+`Unavailable`, where nothing could be decided.
+
+`NEXT` is the one table of a hold's states and of what may follow each. Every change goes through it, and one that it
+does not list raises `IllegalTransition`, so a hold ends exactly once. A settlement that Redis does not confirm becomes
+a direct ledger write (rule R4) and stays `settling` until the ledger has it.
+
+held         admitted, and nothing to be paid for has been done. Left open, it is given back.
+owed         a provider has worked for it. Left open, it is settled as the debit that `owed_debit` makes.
+handed_over  a task of this process serves it in place of the request that opened it. Left open, it ends as above.
+settling     its debit is on its way to Redis or to the ledger.
+settled      its debit is outside this process.
+refused      the ledger did not take its debit: the hold had expired there, or the debit is a dead letter.
+voided       it is given back; where Redis does not answer, the sweep gives it back.
+lasting      a row in Postgres holds it from now on, in place of this process (`billing.holds.lasting`).
+
+A hold in an open state is `moving` while it is held again in a new epoch: settlements and voids that are asked for
+meanwhile are sent after that (`Rehold`).
 """
 
 from __future__ import annotations
 
 import asyncio
-import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar, Final, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Final, Literal, NamedTuple, Protocol
 
 import msgspec
 
 from billing.errors import MetergateError
 from billing.holds.redis import layout
 from billing.holds.redis.connection import RedisAway, RedisError, RedisTimeout
-from billing.holds.redis.layout import ADMIT, ITEM, ITEM_OF_USER, OK, RUNG, SETTLE, VANISHED, pack_hold, pack_text
-from billing.ledger.debits import Debit, encode_debit
+from billing.ledger.debits import encode_debit
 from billing.money import MAX_NANO
 from billing.plans import MAX_TOOL_CALLS
 from billing.quotas import Metric
 
 if TYPE_CHECKING:
     from billing.holds.partition import Partition
-    from billing.holds.redis.layout import HoldTags, Keyspace
     from billing.ledger.debits import Debit, Outcome
     from billing.principals import Limit, Principal, QuotaLimits
-
-logger = logging.getLogger(__name__)
 
 MAX_OUTPUT_TOKENS: Final = 2**31 - 1
 
 
+@dataclass(frozen=True, slots=True)
+class HoldSettings:
+    """Bounds of admission and settlement."""
+
+    batch_items: int = 32
+    max_unsettled: int = 100_000
+    redis_timeout_s: float = 0.5
+    settle_timeout_s: float = 0.5
+    ledger_timeout_s: float = 10.0
+    admission_wait_s: float = 2.0
+    elastic_millionths: int = 250_000
+    elastic_output_tokens: int = 4_096
+    queue_requests: int = 256
+
+
 class NeedTooLarge(MetergateError, ValueError):
-    """A worst case beyond 2^53 - 1 nano-USD or tokens: it can't be held, nor ever be paid."""
+    """A worst case beyond 2^53 - 1 nano-USD or tokens: it can neither be held nor ever be paid."""
 
 
 class Need(msgspec.Struct, frozen=True, gc=False):
     """The most that a request can use. `input_tokens` and `input_cost_nano` are for all choices together;
     `unit_nano` is the cost of one output token of every choice; output bounds are for one choice.
 
-    `ladder` is of requests that may be granted more than one call of tools at the provider: input tokens and cost with
-    two calls, with three, and so on, none below the one before it. The dearest that fits is held."""
+    `ladder` is for requests that may be granted more than one call of tools at the provider: input tokens and cost with
+    two calls, with three, and so on, none below the one before it. The most expensive rung that fits is held.
+    """
 
     input_tokens: int
     input_cost_nano: int
@@ -72,20 +99,18 @@ class Need(msgspec.Struct, frozen=True, gc=False):
             before = (tokens, cost_nano)
         if len(self.ladder) >= MAX_TOOL_CALLS:
             raise ValueError(f"at most {MAX_TOOL_CALLS} calls can be granted")
-        worst = before[1] + self.unit_nano * self.most_output
-        if max(worst, before[0] + self.choices * self.most_output) > MAX_NANO:
-            raise NeedTooLarge("the worst case of this request is beyond 2^53 - 1 nano-USD or tokens")
+        self.with_calls(len(self.ladder) + 1)  # the last rung is the largest: it must be within bounds, too
 
     def with_calls(self, calls: int) -> Need:
-        """Return the need of so many granted calls, one at least, which leaves nothing to choose."""
+        """Return the need with exactly so many granted calls, at least one, and no ladder."""
         if not self.ladder:
             return self
         tokens, cost_nano = (self.input_tokens, self.input_cost_nano) if calls == 1 else self.ladder[calls - 2]
         return Need(tokens, cost_nano, self.unit_nano, self.choices, self.least_output, self.most_output)
 
     def fitting_output(self, metric: Metric, free: int) -> int:
-        """Return the most output tokens of one choice that this much of a metric is enough for beside the input; 0
-        where it is not enough for the input, or output does not count in the metric."""
+        """Return how many output tokens of one choice fit beside the input into so much of a metric: 0 where the input
+        does not fit, or output does not count in the metric."""
         match metric:
             case Metric.cost:
                 left, rate = free - self.input_cost_nano, self.unit_nano
@@ -120,6 +145,38 @@ class Need(msgspec.Struct, frozen=True, gc=False):
         )
 
 
+Lesser = Callable[[Need], Awaitable[tuple[Need, bytes] | None]]
+
+
+class Renew(Protocol):
+    """Make a request anew; return None if nothing that it was made from has changed. With `stale` the principal is read
+    from Postgres. What it raises refuses the request."""
+
+    def __call__(self, *, stale: bool) -> Awaitable[HoldRequest | None]: ...
+
+
+class HoldRequest(msgspec.Struct, frozen=True, kw_only=True):
+    """A request for a hold.
+
+    `expired` is the encoded debit that the request becomes should this process die; `expired_hold` decides whether it
+    is charged. `meanwhile` is called while Redis is asked, if the call left at once: where many ask together it would
+    only delay the call. `lesser` is asked, at most once, for a smaller need, with its own `expired`, where this one
+    does not fit. A request that only running requests keep out waits for them, at most `queue_s` seconds. `renew` makes
+    the request anew where its principal or prices have changed; without it such a request is `Unavailable`.
+    """
+
+    id: str
+    principal: Principal
+    model: str
+    feature: str
+    need: Need
+    expired: bytes
+    queue_s: float = 0.0
+    meanwhile: Callable[[], None] | None = None
+    lesser: Lesser | None = None
+    renew: Renew | None = None
+
+
 @dataclass(frozen=True, slots=True)
 class Exhausted:
     """A counter that can't take the request: `used` of its limit is settled, `held` by running requests; `requested` is
@@ -144,7 +201,7 @@ class Exhausted:
 @dataclass(frozen=True, slots=True)
 class InsufficientBalance:
     """The balance less holds plus credit limit is below what the request needs at least; `held_nano` are the holds.
-    `fitting_output` are the output tokens of one choice that would fit now: 0 where the input does not."""
+    `fitting_output` is how many output tokens of one choice would fit now: 0 where the input does not."""
 
     available_nano: int
     required_nano: int
@@ -159,9 +216,9 @@ class InsufficientBalance:
 
 @dataclass(frozen=True, slots=True)
 class QuotaExceeded:
-    """Every exhausted counter, at Redis's time. `fitting_output` are the output tokens of one choice that would fit in
-    all of them now, and `fitting_ever` those that would if nothing ran, or if that is not enough for any, in windows of
-    which nothing is used: 0 each where the input does not."""
+    """Every exhausted counter, at Redis's time. `fitting_output` is how many output tokens of one choice would fit in
+    all of them now; `fitting_ever` how many would if nothing ran, or if that is not enough for any, in unused windows.
+    Each is 0 where the input does not fit."""
 
     exhausted: tuple[Exhausted, ...]
     at_ms: int
@@ -191,14 +248,15 @@ class Unavailable:
 
 @dataclass(frozen=True, slots=True)
 class Reload:
-    """The principal, or what else the request was made from, has changed since it was read."""
+    """The principal, or what else the request was made from, has changed since it was read. Admission makes the request
+    anew; a caller never gets this."""
 
 
 Refused = InsufficientBalance | QuotaExceeded | TooManyRunning
 
 
 def refusal(reply: list[Any], limits: QuotaLimits, need: Need) -> Refused:
-    """Return what an admission's reply of `layout.BALANCE`, `layout.QUOTA` or `layout.CONCURRENCY` says."""
+    """Return the refusal in an admission's reply of `layout.BALANCE`, `layout.QUOTA` or `layout.CONCURRENCY`."""
     if reply[0] == layout.BALANCE:
         _, available, required, held = reply
         return InsufficientBalance(available, required, held, need.fitting_output(Metric.cost, available))
@@ -216,27 +274,6 @@ def refusal(reply: list[Any], limits: QuotaLimits, need: Need) -> Refused:
     return QuotaExceeded(tuple(exhausted), reply[1], min(fitting), min(unheld) or min(empty))
 
 
-# --- One request's hold in this process, as a state machine; and all the holds of this process (`RunningHolds`).
-#
-# This file owns the life of a hold: `NEXT` is the one table of its states and of what may follow each; every change
-# goes
-# through it, and one that it does not list raises `IllegalTransition`. So a hold ends exactly once. A settlement that
-# Redis does not confirm goes the ledger's own way (rule R4) and stays `settling` until the ledger has it.
-#
-# held         admitted, and nothing to be paid for has been done. Left open, it is given back.
-# owed         a provider has worked for it. Left open, it is settled as the debit that `owed_debit` makes.
-# handed_over  a task of this process serves it in place of the request that opened it. Left open, it ends as above.
-# settling     its debit is on its way to Redis or to the ledger.
-# settled      its debit is outside this process.
-# refused      the ledger did not take its debit: the hold had expired there, or the debit was set aside.
-# voided       it is given back; where Redis does not answer, the sweep gives it back.
-# lasting      a row in Postgres holds it from now on, in place of this process (`billing.holds.lasting`).
-#
-# Beside these, a hold in an open state is `moving` while it is held again in a new epoch: settlements and voids that
-# are
-# asked for meanwhile are sent after that (`Moving`).
-
-
 State = Literal["held", "owed", "handed_over", "settling", "settled", "refused", "voided", "lasting"]
 
 NEXT: Final[Mapping[State, frozenset[State]]] = {
@@ -249,8 +286,8 @@ NEXT: Final[Mapping[State, frozenset[State]]] = {
     "voided": frozenset(),
     "lasting": frozenset(),
 }
+# States in which nobody has begun to end the hold.
 OPEN: Final[frozenset[State]] = frozenset(("held", "owed", "handed_over"))
-"""States in which nobody has begun to end the hold."""
 
 
 class IllegalTransition(MetergateError, RuntimeError):
@@ -258,7 +295,7 @@ class IllegalTransition(MetergateError, RuntimeError):
 
 
 class SettlementLost(MetergateError):
-    """Neither Redis nor Postgres could be told of a debit in time: its answer must not end as a whole one."""
+    """Neither store took a debit in time, or the ledger refused it: the answer must not look complete."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -268,13 +305,56 @@ class Settled:
     available_nano: int | None
 
 
-class Hold:
-    """A hold that was admitted: settle or void it, once. `granted_output` is the most output tokens of one choice,
-    `granted_calls` the most calls of tools at the provider, where the request left them open; `need` is with so many.
+class AdmissionTarget:
+    """What all holds of one key on one model share: the names of its states in Redis, the account's partition, the
+    limits, and the `names` that a journal entry carries. `user_key` is the state of the key's user while that has
+    limits, and `any_user_key` that of a user who may get some."""
 
-    `epoch` is that in which Redis has it; holding again in a new epoch moves it. `outcome` is that of its settlement,
-    once that has begun. `waited_s` is how long the request waited before the question that it was admitted by.
-    `on_closed` is called where the ledger turns out to have closed it while it was served.
+    __slots__ = (
+        "account_key",
+        "any_user_key",
+        "key_key",
+        "limits",
+        "most_running",
+        "names",
+        "partition",
+        "tail",
+        "user_key",
+        "versions_and_credit",
+    )
+
+    def __init__(
+        self,
+        principal: Principal,
+        keyspace: layout.Keyspace,
+        partition: Partition,
+        model: str,
+        feature: str,
+        gateway_id: str,
+    ) -> None:
+        account_id, key_id = principal.account_id, principal.key_id
+        self.account_key = keyspace.account(account_id)
+        self.key_key = keyspace.key(account_id, key_id)
+        user_id = principal.user_id
+        self.any_user_key = None if user_id is None else keyspace.user(account_id, user_id)
+        self.user_key = self.any_user_key if principal.user_quotas else None
+        self.partition = partition
+        self.limits = principal.limits_for(model, feature)
+        self.names = b"".join(map(layout.pack_text, (account_id, key_id, model, feature, gateway_id)))
+        self.versions_and_credit = (principal.account_version, principal.key_version, principal.credit_limit_nano)
+        self.most_running = (principal.plan.max_parallel_requests or 0, principal.max_parallel_requests or 0)
+        # What an admission ends with, but for its payload.
+        self.tail = self.limits.packed + len(self.names).to_bytes(2, "little") + self.names
+
+
+class Hold:
+    """A hold that was admitted: settle or void it, once. `granted_output` is the maximum of output tokens of one
+    choice, `granted_calls` that of calls of tools at the provider, where the request left them open; `need` is with so
+    many calls.
+
+    `epoch` is the one in which Redis has it; holding it again in a new epoch changes that. `outcome` is that of its
+    settlement, once that has begun. `waited_s` is how long the request waited before Redis was asked the question that
+    admitted it. `on_closed` is called where the ledger turns out to have closed it while it was served.
     """
 
     __slots__ = (
@@ -298,25 +378,16 @@ class Hold:
         "waited_s",
     )
 
-    def __init__(
-        self,
-        request_id: str,
-        id_bytes: bytes,
-        target: AdmissionTarget,
-        need: Need,
-        payload: bytes,
-        reply: list[Any],
-        epoch: int,
-    ) -> None:
-        """Take what Redis has answered to an admission, from its second field on: output tokens granted, time in Unix
+    def __init__(self, request: HoldRequest, target: AdmissionTarget, reply: list[Any], epoch: int) -> None:
+        """Read Redis's reply to an admission, from its second field on: output tokens granted, time in Unix
         milliseconds, nano-USD available, the rung of the need's ladder, and what is used of the limits by the
         minute."""
-        self.id = request_id
-        self.id_bytes = id_bytes
+        self.id = request.id
+        self.id_bytes = request.id.encode()
         self.target = target
         self.granted_calls: int = reply[4] + 1
-        self.need = need = need.with_calls(self.granted_calls)
-        self.payload = payload
+        self.need = need = request.need.with_calls(self.granted_calls)
+        self.payload = request.expired
         self.epoch = epoch
         self.granted_output: int = reply[1]
         self.admitted_at_ms: int = reply[2]
@@ -350,20 +421,19 @@ class Hold:
         self._state = state
 
     def owe(self, debit: Callable[[Hold], Debit]) -> None:
-        """Record that a provider has worked for it; `debit` makes the debit by which it is settled if nothing else ends
-        it."""
+        """Mark the hold chargeable: if it is left open, it is settled with `debit(hold)`."""
         if "owed" not in NEXT[self._state]:
             raise self._illegal("owed")
         self._state = "owed"
         self.owed_debit = debit
 
     def owe_nothing(self) -> None:
-        """Note that the provider has refused the request after all: nothing is to be paid."""
+        """Undo `owe`: the provider has refused the request after all."""
         self.enter("held")
         self.owed_debit = None
 
     def begin_settling(self, outcome: asyncio.Future[Settled]) -> None:
-        """Note that its debit is on its way; `outcome` becomes what comes of that."""
+        """Record that its debit is on its way; `outcome` will say what became of it."""
         if "settling" not in NEXT[self._state]:
             raise self._illegal("settling")
         self._state = "settling"
@@ -373,8 +443,8 @@ class Hold:
         return IllegalTransition(f"the hold of request {self.id} is {self._state}: {state} can't follow")
 
     def closed(self, outcome: Outcome) -> None:
-        """Take note that the ledger has a row of it. One that expired, because another gateway took this one for dead,
-        can't be charged for what it serves: `on_closed` is called while it is open."""
+        """Handle a row of it in the ledger. One that expired, because another gateway took this one for dead, can't be
+        charged for what it serves: `on_closed` is called while it is open."""
         if outcome == "expired" and self.on_closed is not None and self._state in OPEN:
             self.on_closed()
 
@@ -388,15 +458,19 @@ class Hold:
         """Return tokens held, of input and output."""
         return self.need.input_tokens + self.need.choices * self.granted_output
 
-    def entry(self, epoch: int, tags: HoldTags) -> bytes:
-        """Return the journal's entry of this hold, as it stands in another epoch, in these counters."""
+    def entry(self, epoch: int, tags: layout.HoldTags) -> bytes:
+        """Return the journal's entry of this hold for another epoch and these counters."""
         amounts = (self.cost_nano, self.need.input_tokens, self.output_tokens)
-        return pack_hold(epoch, self.admitted_at_ms, amounts, self.target.names, tags, self.payload)
+        return layout.pack_hold(epoch, self.admitted_at_ms, amounts, self.target.names, tags, self.payload)
 
 
-class Moving:
+Decision = Hold | Refused | Unavailable
+
+
+class Rehold:
     """A block in which open holds are held again in a new epoch. Their settlements and voids leave after it, by the
-    epoch that each hold has then. Raises `IllegalTransition` for a hold that is not open, or moves already."""
+    epoch that each hold has then. Raises `IllegalTransition` for a hold that is not open, or is being held again
+    already."""
 
     __slots__ = ("_done", "_holds")
 
@@ -422,79 +496,72 @@ def as_counted(debit: Debit, epoch: int, dseq: int) -> Debit:
     return msgspec.structs.replace(debit, epoch=epoch, dseq=dseq)
 
 
-# --- Admissions, settlements and voids as items of one script call: what they pack, and what Redis answers to each.
-#
-# A settlement's reply has its effect when it comes, whether or not anyone still waits, so that a cancelled request
-# loses
-# nothing; an admission that nobody waits for any more is given back.
-
-
 ADMIT_CODE: Final = 1
 SETTLE_CODE: Final = 2
 VOID_CODE: Final = 3
+# Added to a code where the item counts for a user, too.
 OF_USER: Final = 3
-"""Added to a code where the item counts for a user, too."""
+
+OnSettleReply = Callable[["SettleItem", "list[Any] | RedisError", int], None]
 
 
-class AdmissionTarget:
-    """What all holds of one key on one model have in common: the account's and the key's names in Redis, the account's
-    partition, the limits, and the `names` that a journal entry carries. `user_key` is the name of the key's user while
-    that has limits, and `any_user_key` that of one who may get some."""
+class StateKeys(NamedTuple):
+    """The names of a hold's states in Redis. `any_user_key` is that of the key's user, with limits or without: they may
+    have come since the hold was admitted."""
 
-    __slots__ = (
-        "account_key",
-        "any_user_key",
-        "key_key",
-        "limits",
-        "most_running",
-        "names",
-        "partition",
-        "tail",
-        "user_key",
-        "versions_and_credit",
-    )
-
-    def __init__(
-        self, principal: Principal, keyspace: Keyspace, partition: Partition, model: str, feature: str, gateway_id: str
-    ) -> None:
-        account_id, key_id = principal.account_id, principal.key_id
-        self.account_key = keyspace.account(account_id)
-        self.key_key = keyspace.key(account_id, key_id)
-        user_id = principal.user_id
-        self.any_user_key = None if user_id is None else keyspace.user(account_id, user_id)
-        self.user_key = self.any_user_key if principal.user_quotas else None
-        self.partition = partition
-        self.limits = principal.limits_for(model, feature)
-        self.names = b"".join(map(pack_text, (account_id, key_id, model, feature, gateway_id)))
-        self.versions_and_credit = (principal.account_version, principal.key_version, principal.credit_limit_nano)
-        self.most_running = (principal.plan.max_parallel_requests or 0, principal.max_parallel_requests or 0)
-        self.tail = self.limits.packed + len(self.names).to_bytes(2, "little") + self.names
-        """What an admission ends with, but for its payload."""
+    account_key: bytes
+    key_key: bytes
+    any_user_key: bytes | None = None
 
 
-class AdmitItem:
-    """An admission on its way to Redis, packed; Redis refuses to carry it out from `until_ms` (Unix time) on.
-    `on_unknown` is called where it may have been carried out or not, and where it was and nobody waits for it."""
+class PackedItem:
+    """What admissions, settlements and voids share as items of a script call (`billing.holds.batch.Item`).
 
-    __slots__ = ("account_key", "answer", "body", "id", "key_key", "on_unknown", "target", "user_key")
+    A reply takes effect when it comes, whether or not anyone still waits, so that a cancelled request loses nothing. An
+    item is packed when it is made: one that can't be must fail its own caller, and not the items beside it.
+    """
+
+    __slots__ = ("account_key", "body", "id", "key_key", "user_key")
+
+    code: ClassVar[int]
+    id: bytes
+    account_key: bytes
+    key_key: bytes
+    user_key: bytes | None
+    body: bytes
+
+    def pack(self, account_position: int, key_position: int, user_position: int = 0) -> bytes:
+        """Return the item as the script reads it; positions are positions in KEYS, from 1."""
+        if user_position:
+            code = self.code + OF_USER
+            return layout.ITEM_OF_USER.pack(code, self.id, account_position, key_position, user_position) + self.body
+        return layout.ITEM.pack(self.code, self.id, account_position, key_position) + self.body
+
+
+class AdmitItem(PackedItem):
+    """An admission; Redis does not carry it out from `until_ms` (Unix time) on. `on_unknown` is called where it may or
+    may not have been carried out, and where it was and nobody waits for it."""
+
+    __slots__ = ("answer", "on_unknown", "target")
+
+    code = ADMIT_CODE
 
     def __init__(
         self,
-        request_id: str,
+        request: HoldRequest,
         target: AdmissionTarget,
-        need: Need,
-        payload: bytes,
         until_ms: int,
         answer: asyncio.Future[tuple[list[Any] | RedisError, int]],
         on_unknown: Callable[[AdmitItem], None],
     ) -> None:
-        self.id = request_id.encode()
+        need = request.need
+        self.id = request.id.encode()
         self.target = target
         self.account_key = target.account_key
         self.key_key = target.key_key
         self.user_key = target.user_key
         self.body = (
-            ADMIT.pack(
+            layout.ADMIT.pack(
                 *target.versions_and_credit,
                 need.input_cost_nano,
                 need.unit_nano,
@@ -506,24 +573,18 @@ class AdmitItem:
                 *target.most_running,
                 len(need.ladder),
             )
-            + (b"".join(RUNG.pack(*rung) for rung in need.ladder) if need.ladder else b"")
+            + (b"".join(layout.RUNG.pack(*rung) for rung in need.ladder) if need.ladder else b"")
             + target.tail
-            + payload
+            + request.expired
         )
         self.answer = answer
         self.on_unknown = on_unknown
-
-    def pack(self, account_place: int, key_place: int, user_place: int = 0) -> bytes:
-        """Return the item as the script takes it: see `Item.pack`."""
-        if user_place:
-            return ITEM_OF_USER.pack(ADMIT_CODE + OF_USER, self.id, account_place, key_place, user_place) + self.body
-        return ITEM.pack(ADMIT_CODE, self.id, account_place, key_place) + self.body
 
     def resolve(self, reply: list[Any] | RedisError, epoch: int) -> None:
         """Give the reply to the request that waits for it."""
         if not self.answer.done():
             self.answer.set_result((reply, epoch))
-        elif not isinstance(reply, RedisError) and reply[0] == OK:
+        elif not isinstance(reply, RedisError) and reply[0] == layout.OK:
             self.on_unknown(self)  # the request is gone: the hold that this made is given back
         if isinstance(reply, RedisAway | RedisTimeout):  # other errors did nothing, and the same id may be asked again
             self.on_unknown(self)
@@ -533,83 +594,49 @@ class AdmitItem:
         if self.answer.cancel() or self.answer.cancelled():
             return
         reply, _ = self.answer.result()
-        if not isinstance(reply, RedisError) and reply[0] == OK:
+        if not isinstance(reply, RedisError) and reply[0] == layout.OK:
             self.on_unknown(self)
 
 
-class SettleItem:
-    """A settlement on its way to Redis. `on_reply` gets what came of it, exactly once; `outcome` is for whoever waits.
+class SettleItem(PackedItem):
+    """A settlement. `on_reply` gets what came of it, exactly once; `outcome` is for whoever waits."""
 
-    It is packed when it is made: a debit that can't be must fail whoever settles it, and not the items beside it.
-    """
+    __slots__ = ("debit", "hold", "on_reply", "outcome")
 
-    __slots__ = ("account_key", "body", "debit", "hold", "id", "key_key", "on_reply", "outcome", "user_key")
+    code = SETTLE_CODE
 
-    def __init__(
-        self,
-        hold: Hold,
-        debit: Debit,
-        outcome: asyncio.Future[Settled],
-        on_reply: Callable[[SettleItem, list[Any] | RedisError, int], None],
-    ) -> None:
+    def __init__(self, hold: Hold, debit: Debit, outcome: asyncio.Future[Settled], on_reply: OnSettleReply) -> None:
         self.hold = hold
         self.debit = debit
         self.outcome = outcome
         self.on_reply = on_reply
         self.id, self.account_key, self.key_key = hold.id_bytes, hold.target.account_key, hold.target.key_key
         self.user_key = hold.target.user_key
-        self.body = SETTLE.pack(debit.charged_nano, debit.input_tokens, debit.output_tokens) + encode_debit(debit)
-
-    def pack(self, account_place: int, key_place: int, user_place: int = 0) -> bytes:
-        """Return the item as the script takes it: see `Item.pack`."""
-        if user_place:
-            return ITEM_OF_USER.pack(SETTLE_CODE + OF_USER, self.id, account_place, key_place, user_place) + self.body
-        return ITEM.pack(SETTLE_CODE, self.id, account_place, key_place) + self.body
+        amounts = layout.SETTLE.pack(debit.charged_nano, debit.input_tokens, debit.output_tokens)
+        self.body = amounts + encode_debit(debit)
 
     def resolve(self, reply: list[Any] | RedisError, epoch: int) -> None:
         """Give the reply to the settlement that waits for it."""
         self.on_reply(self, reply, epoch)
 
 
-class VoidItem:
-    """A void on its way to Redis; `answer` is whether the hold was there to be given back, None when unknown.
-    `vanished_in` is the epoch in which Redis had no entry of it at all. `user_key` is the name of the key's user, with
-    limits or without: they may have come since."""
+class VoidItem(PackedItem):
+    """A void; `answer` is whether the hold was there to be given back, None when unknown. `vanished_in` is the epoch in
+    which Redis had no entry of it at all."""
 
-    __slots__ = ("account_key", "answer", "id", "key_key", "user_key", "vanished_in")
+    __slots__ = ("answer", "vanished_in")
 
-    def __init__(self, request_id: bytes, account_key: bytes, key_key: bytes, user_key: bytes | None) -> None:
-        self.id, self.account_key, self.key_key, self.user_key = request_id, account_key, key_key, user_key
+    code = VOID_CODE
+
+    def __init__(self, request_id: bytes, keys: StateKeys | AdmissionTarget) -> None:
+        self.id, self.body = request_id, b""
+        self.account_key, self.key_key, self.user_key = keys.account_key, keys.key_key, keys.any_user_key
         self.answer: asyncio.Future[bool | None] = asyncio.get_running_loop().create_future()
         self.vanished_in: int | None = None
 
-    def pack(self, account_place: int, key_place: int, user_place: int = 0) -> bytes:
-        """Return the item as the script takes it: see `Item.pack`."""
-        if user_place:
-            return ITEM_OF_USER.pack(VOID_CODE + OF_USER, self.id, account_place, key_place, user_place)
-        return ITEM.pack(VOID_CODE, self.id, account_place, key_place)
-
     def resolve(self, reply: list[Any] | RedisError, epoch: int) -> None:
         """Answer whether the hold is void by this, None where Redis did not say; note the epoch that lacked it."""
-        if reply == VANISHED:
+        if reply == layout.VANISHED:
             self.vanished_in = epoch
         if not self.answer.done():
             self.answer.set_result(None if isinstance(reply, RedisError) else reply[0] == 0)
-
-
-# --- x
-
-
-@dataclass(frozen=True, slots=True)
-class HoldSettings:
-    """Bounds of admission and settlement."""
-
-    batch_items: int = 32
-    max_unsettled: int = 100_000
-    redis_timeout_s: float = 0.5
-    settle_timeout_s: float = 0.5
-    ledger_timeout_s: float = 10.0
-    admission_wait_s: float = 2.0
-    elastic_millionths: int = 250_000
-    elastic_output_tokens: int = 4_096
-    queue_requests: int = 256

@@ -1,13 +1,12 @@
-"""The outbox: debits that Redis has settled, on their way from this process to Postgres; and how many wait in all.
+"""The outbox: debits that Redis has settled, on their way from this process to Postgres, with a second copy on disk.
 
-This file owns their order: a debit is in Redis's journal and here until Postgres has it; then it is forgotten here, and
-Redis is sent the acknowledgement. `debit_writer` writes them.
+A debit is in Redis's journal and here until Postgres has it. Then it is forgotten here, and acknowledged to Redis.
 
-It owns the bound `max_unsettled`, too. Every hold and every settled debit is an entry in some partition's journal until
-Postgres has it. One partition's script sees its own journal alone, so each gateway adds them up: it knows its own
-entries at every moment, and reads the size of all journals each second for those of the others. So the bound is exact
-for one gateway, and several together exceed it by no more than the others admit within that second. An account whose
-row in Postgres is locked may fill a part of that alone: the rest is for the others.
+The journal serves when a process is lost, the process's memory when Redis is lost, and the spool when both are lost at
+once. What a killed process wrote to a file the kernel keeps, so nothing is synced to the disk: a machine that loses
+power loses the spool's last seconds with the process. A gateway appends to segments of its own (`billing.wal_segment`),
+and removes each when Postgres has its debits. Whoever finds a segment that nobody has locked writes its debits to the
+ledger, where their request ids make that harmless, and removes it.
 """
 
 from __future__ import annotations
@@ -16,7 +15,7 @@ import asyncio
 import errno
 import logging
 import os
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from operator import attrgetter
@@ -30,62 +29,42 @@ from billing.holds.debit_writer import DebitWriter
 from billing.holds.redis.connection import Script
 from billing.holds.redis.layout import ACK
 from billing.ledger.debits import Debit, NewerLayout, decode_debit, encode_debit
-from billing.ledger.writer import Written, write_free
+from billing.ledger.writer import write_free
 from billing.wal_segment import begin_segment, record_of, records_in, segments_in, taken
 
 if TYPE_CHECKING:
     from billing.database.connection import Database
+    from billing.holds.corrections import Corrections
     from billing.holds.partition import Partition
-    from billing.holds.redis.client import RedisClient
-    from billing.holds.redis.layout import Keyspace
     from billing.ledger.debits import Debit
     from billing.ledger.writer import Stored
 
 logger = logging.getLogger(__name__)
 
+# Entries that one call removes from Redis's journal: Redis is held for well under a millisecond.
 ACKS_A_CALL: Final = 500
-"""Entries that one call has Redis forget: it is held for well under a millisecond."""
+# So many debits are worth a transaction: what it costs is shared by enough of them.
 GATHERED_ROWS: Final = 16
-"""So many debits are worth a transaction: what it costs is shared by enough of them."""
+# Of `flush_s`: between the beginnings of two transactions, however many debits come.
 LEAST_PAUSE_SHARE: Final = 0.25
-"""Of `flush_s`: between the beginnings of two transactions, however many debits come."""
-
-
-account_of: Final[Callable[[Debit], str]] = attrgetter("account_id")
 
 
 class Outbox(DebitWriter[Debit]):
     """Writes debits in batches of at most `batch_rows`. A debit waits at most `flush_s` for its batch to begin, and not
-    at all where the last one is as long ago. `sync` tells Redis of an account's corrections and answers whether it has
-    them all; `on_failure` is as in `DebitWriter`. `spool`, where there is one, has a copy of what waits."""
+    at all where the last one is as long ago. `spool`, where there is one, has a copy of what waits."""
 
     def __init__(
-        self,
-        database: Database,
-        client: RedisClient,
-        keyspace: Keyspace,
-        partition_of: Callable[[str], Partition],
-        sync: Callable[[Partition, str], Awaitable[bool]],
-        on_failure: Callable[[Exception], None],
-        *,
-        batch_rows: int,
-        flush_s: float,
+        self, corrections: Corrections, on_failure: Callable[[Exception], None], *, batch_rows: int, flush_s: float
     ) -> None:
-        super().__init__(database, account_of, on_failure, batch_rows=batch_rows)
-        self._client = client
-        self._keyspace = keyspace
-        self._partition_of = partition_of
-        self._sync = sync
+        partitions = corrections.partitions
+        super().__init__(partitions.database, attrgetter("account_id"), on_failure, batch_rows=batch_rows)
+        self._corrections = corrections
+        self._partitions = partitions
         self._flush_s = flush_s
         self._enough = asyncio.Event()
         self._begun_s = -flush_s
         self._ack = Script("ack")
         self.spool: Spool | None = None
-
-    @property
-    def locked(self) -> frozenset[str]:
-        """Return accounts whose debits wait because their rows have been locked for a while."""
-        return self.waiting.lasting
 
     def request_ids(self) -> frozenset[str]:
         """Return the requests whose debits wait here."""
@@ -96,7 +75,7 @@ class Outbox(DebitWriter[Debit]):
         return {
             debit.account_id
             for debit in self.waiting
-            if debit.epoch is not None and debit.epoch < epoch and self._partition_of(debit.account_id) is partition
+            if debit.epoch is not None and debit.epoch < epoch and self._partitions.of(debit.account_id) is partition
         }
 
     def add(self, debit: Debit) -> None:
@@ -147,63 +126,59 @@ class Outbox(DebitWriter[Debit]):
         finally:
             await self.acknowledge(items, stored)
 
+    async def write(self, debits: Sequence[Debit], locked: set[str]) -> int:
+        """Write and acknowledge debits that did not come by `add`, of ended processes, say; return how many were
+        written. Accounts whose rows are locked are added to `locked`, and theirs are left out. Raises `StoreError`."""
+        batch = [debit for debit in debits if debit.account_id not in locked]
+        if not batch:
+            return 0
+        written = await write_free(self._database, batch)
+        locked |= written.locked
+        done = [debit for debit in batch if debit.account_id not in locked]
+        await self.acknowledge(done, written.stored)
+        return len(done)
+
     async def acknowledge(self, debits: Iterable[Debit], stored: dict[str, Stored]) -> None:
-        """Let Redis forget debits that Postgres has. One that stays, or a Redis that is away, is left to the journal's
-        drain: acknowledging is never what makes a debit safe."""
-        by_partition: dict[int, list[Debit]] = {}
+        """Remove debits that Postgres has from the journal. One that stays, or a Redis that is away, is left to the
+        sweep: acknowledging is never what makes a debit safe."""
+        by_partition: dict[Partition, list[Debit]] = {}
         for debit in debits:
-            by_partition.setdefault(self._partition_of(debit.account_id).number, []).append(debit)
-        for number, group in by_partition.items():
-            partition = self._partition_of(group[0].account_id)
+            by_partition.setdefault(self._partitions.of(debit.account_id), []).append(debit)
+        for partition, group in by_partition.items():
             try:
                 for start in range(0, len(group), ACKS_A_CALL):
-                    await self._acknowledge(partition, number, group[start : start + ACKS_A_CALL], stored)
+                    await self._acknowledge(partition, group[start : start + ACKS_A_CALL], stored)
             except StoreError as error:
                 logger.info("%d debits stay in the journal for now: %s", len(group), error)
 
-    async def _acknowledge(
-        self, partition: Partition, number: int, debits: list[Debit], stored: dict[str, Stored]
-    ) -> None:
+    async def _acknowledge(self, partition: Partition, debits: list[Debit], stored: dict[str, Stored]) -> None:
         if partition.epoch is None:
             return
-        keys = [self._keyspace.meta(number), self._keyspace.journal(number)]
+        keyspace = self._partitions.keyspace
+        keys = [keyspace.meta(partition.number), keyspace.journal(partition.number)]
         positions: dict[str, int] = {}
         arguments: list[bytes | int] = [partition.epoch]
         for debit in debits:
             row = stored.get(debit.request_id)
-            position, xseq = 0, row.xseq if row is not None else None  # one that was set aside is in Postgres, too
+            position, xseq = 0, row.xseq if row is not None else None  # a dead letter is in Postgres, too
             if xseq is not None:
                 if debit.account_id not in positions:
-                    await self._sync(partition, debit.account_id)
-                    keys.append(self._keyspace.account(debit.account_id))
+                    await self._corrections.sync(partition, debit.account_id)
+                    keys.append(keyspace.account(debit.account_id))
                     positions[debit.account_id] = len(keys)
                 position = positions[debit.account_id]
             arguments.append(ACK.pack(debit.request_id.encode(), position, xseq or 0))
-        await self._client.call(self._ack, keys, arguments)
-
-
-# --- The spool: a second copy, on local disk, of debits that wait for Postgres.
-#
-# Redis's journal serves when a process is lost, the process's memory when Redis is lost; the spool when both are lost
-# at
-# once. What a killed process wrote to a file the kernel keeps, so nothing is synced to the disk: a machine that loses
-# power loses the spool's last seconds with the process.
-#
-# A gateway appends to segments of its own, locked (flock(2)) for as long as it lives,
-# and removes each when Postgres has its debits. Whoever finds a segment that nobody has locked writes its debits to the
-# ledger, where their request ids make that harmless, and removes it.
-#
-# The form on disk is that of `billing.wal_segment`: a record has a debit as it stands in the journal of Redis.
+        await self._partitions.redis.client.call(self._ack, keys, arguments)
 
 
 SUFFIX: Final = ".debits"
 SEGMENT_BYTES: Final = 4 * 1024 * 1024
+# Of all segments of one process: `max_unsettled` debits by default, with room. What is beyond has no second copy.
 MOST_BYTES: Final = 128 * 1024 * 1024
-"""Of all segments of one process: `max_unsettled` debits by default, with room. What is beyond has no second copy."""
+# When a segment begins, what is left of older ones is moved there, where that is no more than one of so many.
 FEW_OF: Final = 4
-"""When a segment begins, what is left of older ones is moved there, where that is no more than one of so many."""
+# A smaller segment is not emptied each time that all of its debits are written: writing them again is harmless.
 TRIMMED_BYTES: Final = 64 * 1024
-"""A smaller segment is not emptied each time that all of its debits are written: writing them again is harmless."""
 
 
 @dataclass(slots=True)
@@ -225,8 +200,8 @@ class Spool:
         self.folder = folder
         self._gateway_id = gateway_id
         self._segments: list[_Segment] = []
+        # By request id, of what Postgres does not have yet.
         self._segment_of: dict[str, _Segment] = {}
-        """By request id, of what Postgres does not have yet."""
         self._made = self._waiting = self._bytes = 0
         self._failed = False
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -344,24 +319,11 @@ def read_debits(path: Path, on_newer: Callable[[], None] | None = None) -> list[
     return found
 
 
-# --- Debits that Redis has not settled, written to Postgres as corrections (rule R4): of this process, and of ended
-# ones.
-#
-# `LedgerWay` takes settlements that Redis did not confirm. It owns that the outcome of such a settlement is what the
-# ledger has stored of its request, or that this could not be done in time, while the writing goes on; and that one
-# writer
-# (`debit_writer`) takes all that wait in batches. A hot account's row is locked by one transaction at a time: a
-# transaction for each debit would let them through at the pace of the commits.
-#
-# Replay reads the spools of this machine's processes that have ended. Request ids make it harmless to write a debit
-# twice, so nothing needs to know how far its process had come.
-
-
 KNOWN_ACCOUNTS: Final = "SELECT id FROM accounts WHERE id = ANY ($1::text[])"
+# Debits that are written and acknowledged at once.
 REPLAYED_ROWS: Final = 500
-"""Debits that are written and acknowledged at once."""
+# Spools that are left to others and remembered, so that they are not read again.
 MOST_LEFT: Final = 1000
-"""Spools that are left to others and remembered, so that they are not read again."""
 
 
 class LeftToOthers(MetergateError):
@@ -378,10 +340,11 @@ class AccountsLocked(MetergateError):
 
 
 class Replay:
-    """Replays the folder of the outbox's own spool; nothing where it has none. `locked` are the accounts whose debits
-    the last run could not write."""
+    """Writes the debits that ended processes of this machine have left in the folder of the outbox's own spool. Request
+    ids make it harmless to write a debit twice, so nothing needs to know how far its process had come. `locked` are the
+    accounts whose debits the last run could not write."""
 
-    def __init__(self, database: Database, outbox: Outbox) -> None:
+    def __init__(self, outbox: Outbox, database: Database) -> None:
         self._database = database
         self._outbox = outbox
         self._left: set[Path] = set()
@@ -421,15 +384,11 @@ class Replay:
         newer: list[None] = []
         debits = await asyncio.to_thread(read_debits, path, lambda: newer.append(None))
         await self._check_known(path, debits)
-        locked: frozenset[str] = frozenset()
+        locked: set[str] = set()
         for start in range(0, len(debits), REPLAYED_ROWS):
-            batch = [debit for debit in debits[start : start + REPLAYED_ROWS] if debit.account_id not in locked]
-            written = await write_free(self._database, batch) if batch else Written({})
-            locked |= written.locked
-            done = [debit for debit in batch if debit.account_id not in locked]
-            await self._outbox.acknowledge(done, written.stored)
+            await self._outbox.write(debits[start : start + REPLAYED_ROWS], locked)
         if locked:
-            raise AccountsLocked(locked)
+            raise AccountsLocked(frozenset(locked))
         if newer:
             raise LeftToOthers(f"{path} has {len(newer)} debits of a newer release")
         return len(debits)

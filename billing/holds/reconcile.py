@@ -1,8 +1,12 @@
-"""Reconciling: what Redis has of an account, compared with what the ledger says it should have.
+"""Reconciling: what Redis has of accounts, compared with what the ledger says it should have (invariants I2 to I4).
 
-This file owns that invariants I2 to I4 of docs/protocol.md are checked on the running system. Accounts are compared in
-batches; the few that seem to differ are looked at again, thoroughly, and only what differs then counts. Correcting
-means a new epoch: everything is loaded again, no balance is ever written by hand.
+Accounts are compared in batches. Redis is read with a few commands, the ledger with six statements in one snapshot that
+has every debit which Redis had counted by then; `comparison` compares. A quick reading of the ledger leaves out what is
+expensive to find and almost never there (a request that ran for longer than LONGEST_REQUEST), and does not count debits
+again that were found before: it may suspect an account that is right, never pass one that is wrong. The few suspects
+are read again, thoroughly, and only what differs then counts.
+
+Correcting means a new epoch: everything is loaded again, and no balance is ever written by hand.
 """
 
 from __future__ import annotations
@@ -54,12 +58,12 @@ _sql = queries("billing.holds")
 ACCOUNTS: Final = _sql("reconcile_accounts")
 
 PAGE: Final = 500
+# Accounts, and keys and users with windows, that are compared at once; an account with more is a batch by itself.
 BATCH_SUBJECTS: Final = 300
-"""Accounts, and keys and users with windows, that are compared at once; an account with more is a batch by itself."""
+# Of the time that a batch took, before the next begins: reconciling leaves half of a core to requests, at least.
 REST_SHARE: Final = 1.0
-"""Of the time that a batch took, before the next begins: reconciling leaves half of a core to requests, at least."""
 MOST_REST_S: Final = 0.5
-SECOND_LOOK_S: Final = 0.3
+SECOND_READING_S: Final = 0.3
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,7 +86,7 @@ class _Totals:
 
 
 @dataclass(slots=True)
-class _Look:
+class _Reading:
     """`busy` accounts could not be compared, or not their holds and windows; `drifts` by account."""
 
     busy: set[str]
@@ -92,20 +96,12 @@ class _Look:
 class Reconciler:
     """Compares every account that Redis has been loaded with."""
 
-    def __init__(
-        self,
-        database: Database,
-        redis: RedisState,
-        partitions: Partitions,
-        loader: Loader,
-        corrections: Corrections,
-    ) -> None:
-        self._database = database
-        self._keyspace = redis.keyspace
+    def __init__(self, partitions: Partitions, loader: Loader, corrections: Corrections) -> None:
+        self._database, self._keyspace = partitions.database, partitions.keyspace
         self._partitions = partitions
         self._corrections = corrections
-        self._redis = Snapshots(redis, loader)
-        self._ledger = LedgerSnapshots(database, loader)
+        self._redis = RedisSnapshots(partitions.redis, loader)
+        self._ledger = LedgerSnapshots(partitions.database, loader)
         self.plans_changed = self._ledger.plans_changed
 
     async def run(self) -> Report:
@@ -148,29 +144,29 @@ class Reconciler:
         for row in batch:
             if row["pending"]:
                 await self._corrections.sync(partition, row["id"])
-        first = await self._look(partition, [row["id"] for row in batch], thorough=False)
+        first = await self._compare(partition, [row["id"] for row in batch], thorough=False)
         totals.accounts += len(batch)
         totals.busy += len(first.busy - first.drifts.keys())
         if not first.drifts:
             return
-        await asyncio.sleep(SECOND_LOOK_S)
+        await asyncio.sleep(SECOND_READING_S)
         for account_id in first.drifts:
             await self._corrections.sync(partition, account_id)
-        second = await self._look(partition, list(first.drifts), thorough=True)
+        second = await self._compare(partition, list(first.drifts), thorough=True)
         totals.busy += len(second.busy)
         for account_id, drifts in second.drifts.items():
             suspected = {drift.what for drift in first.drifts[account_id]}
             totals.drifts += [drift for drift in drifts if drift.what in suspected]
 
-    async def _look(self, partition: Partition, account_ids: Sequence[str], *, thorough: bool) -> _Look:
-        """Look at accounts in Redis, and compare them with one snapshot of Postgres in which all is that they have
-        counted. Accounts of which that does not come there are busy."""
+    async def _compare(self, partition: Partition, account_ids: Sequence[str], *, thorough: bool) -> _Reading:
+        """Read accounts from Redis, and compare them with one snapshot of Postgres that has all the debits which they
+        have counted. Accounts of which some do not get there in time are busy."""
         subjects = await self._ledger.subject_quotas(account_ids)
-        snapshots = await self._redis.look(partition, subjects)
+        snapshots = await self._redis.read(partition, subjects)
         late = await self._redis.drained(partition, snapshots)
         snapshots = {account_id: each for account_id, each in snapshots.items() if account_id not in late}
-        ledger = await self._ledger.look(partition, snapshots, subjects, thorough=thorough)
-        found = _Look(late)
+        ledger = await self._ledger.read(partition, snapshots, subjects, thorough=thorough)
+        found = _Reading(late)
         async for account_id, of_ledger in gently(ledger.accounts.items(), ACCOUNTS_A_TURN):
             if not snapshots[account_id].steady:
                 found.busy.add(account_id)
@@ -198,20 +194,20 @@ class _Journal:
     settled: dict[str, dict[str, int]]
 
 
-class Snapshots:
-    """Looks at many accounts of one partition."""
+class RedisSnapshots:
+    """Reads many accounts of one partition."""
 
     def __init__(self, redis: RedisState, loader: Loader) -> None:
         self._redis = redis
         self._loader = loader
 
-    async def look(self, partition: Partition, subjects_of: Mapping[str, SubjectQuotas]) -> dict[str, AccountSnapshot]:
+    async def read(self, partition: Partition, subjects_of: Mapping[str, SubjectQuotas]) -> dict[str, AccountSnapshot]:
         """Return accounts that Redis has in the partition's epoch, with those of the keys and users named. One that
-        changed meanwhile is looked at again, at most ATTEMPTS times, and is not steady then. Raises `RedisError`."""
+        changed meanwhile is read again, at most ATTEMPTS times, and is not steady then. Raises `RedisError`."""
         found: dict[str, AccountSnapshot] = {}
         left = subjects_of
         for _ in range(ATTEMPTS):
-            some = await self._look(partition, left)
+            some = await self._read(partition, left)
             for account_id in left:
                 found.pop(account_id, None)
             found.update(some)
@@ -220,7 +216,7 @@ class Snapshots:
                 break
         return found
 
-    async def _look(self, partition: Partition, subjects_of: Mapping[str, SubjectQuotas]) -> dict[str, AccountSnapshot]:
+    async def _read(self, partition: Partition, subjects_of: Mapping[str, SubjectQuotas]) -> dict[str, AccountSnapshot]:
         """Read accounts, keys, users, the journal, and the accounts again: one that reads the same twice is steady."""
         epoch = partition.epoch
         if epoch is None:
@@ -295,13 +291,6 @@ def _steady(before: AccountState, after: AccountState) -> bool:
     return (before.hold_version, before.dseq, before.xseq) == (after.hold_version, after.dseq, after.xseq)
 
 
-# --- What Postgres has of many accounts, as of what Redis had counted of each: six statements in one snapshot.
-#
-# A quick look passes over what is dear to find and almost never there (a request that ran for longer than
-# LONGEST_REQUEST), and counts debits that were found before no more: it may find too few debits, and so suspect an
-# account that is right, never pass over one that is wrong. A thorough look reads an account's whole epoch.
-
-
 _sql = queries("billing.holds")
 KEYS: Final = _sql("reconcile_keys")
 USERS: Final = _sql("reconcile_users")
@@ -310,18 +299,18 @@ BALANCES: Final = _sql("reconcile_balances")
 WINDOWS: Final = _sql("reconcile_windows")
 LATER: Final = _sql("reconcile_later")
 
+# From admission to settlement, and what the clocks of Redis and Postgres differ by. One that took longer costs its
+# account a second reading; the longer this is, the more debits are counted again each time.
 LONGEST_REQUEST: Final = timedelta(minutes=15)
-"""From admission to settlement, and what the clocks of Redis and Postgres differ by. One that took longer costs its
-account a second look; the longer this is, the more debits are counted again each time."""
 BEFORE_ALL: Final = datetime(1970, 1, 1, tzinfo=UTC)
+# Debits of an account in an epoch from which on it is remembered that all were found in Postgres, which keeps them: the
+# next quick reading counts those after them. Fewer are counted each time.
 REMEMBERED_FROM: Final = 1_000
-"""Debits of an account in an epoch from which on it is remembered that all were found in Postgres, which keeps them:
-the next quick look counts those after them. Fewer are counted each time."""
 REMEMBERED_ACCOUNTS: Final = 100_000
+# To be counted by one query, for it ends in time; those of one account are counted together.
 DEBITS_A_QUERY: Final = 100_000
-"""To be counted by one query, for it ends in time; those of one account are counted together."""
+# Different lists of quotas that are kept parsed.
 KNOWN_QUOTAS: Final = 1_000
-"""Different lists of quotas that are kept parsed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -350,7 +339,7 @@ class _Account:
 
 
 @dataclass(frozen=True, slots=True)
-class LedgerLook:
+class LedgerReading:
     """Accounts in Postgres. Redis was said to know of corrections that it does not know of `uncorrected` ones."""
 
     accounts: Mapping[str, LedgerSnapshot] = field(default_factory=dict)
@@ -358,7 +347,7 @@ class LedgerLook:
 
 
 class LedgerSnapshots:
-    """Looks at many accounts of one partition."""
+    """Reads many accounts of one partition."""
 
     def __init__(self, database: Database, loader: Loader) -> None:
         self._database = database
@@ -369,8 +358,8 @@ class LedgerSnapshots:
             return {quota.tag: quota for quota in loader.account_quotas(plan, msgspec.json.decode(quotas))}
 
         self._account_quotas = account_quotas
+        # To be called when other plans are in force.
         self.plans_changed = account_quotas.cache_clear
-        """To be called when other plans are in force."""
 
     async def subject_quotas(self, account_ids: Sequence[str]) -> dict[str, SubjectQuotas]:
         """Return the keys and users of accounts that have windows, with their quotas. Raises `DatabaseError`."""
@@ -383,27 +372,27 @@ class LedgerSnapshots:
             users[row["account_id"]][row["user_id"]] = user
         return {account_id: SubjectQuotas(keys[account_id], users[account_id]) for account_id in account_ids}
 
-    async def look(
+    async def read(
         self,
         partition: Partition,
         snapshots: Mapping[str, AccountSnapshot],
         subject_quotas: Mapping[str, SubjectQuotas],
         *,
         thorough: bool,
-    ) -> LedgerLook:
+    ) -> LedgerReading:
         """Return these accounts, all of one epoch and with all their counted debits in Postgres, as the ledger has
         them; none where the partition's epoch has moved on. Raises `DatabaseError`."""
         if not snapshots:
-            return LedgerLook()
+            return LedgerReading()
         epoch = next(iter(snapshots.values())).state.epoch
         async with self._database.transaction(snapshot=True) as connection:
             moment = await connection.fetchrow(MOMENT, partition.number)
             if moment is None or moment["epoch"] != epoch:
-                return LedgerLook()
+                return LedgerReading()
             accounts = await self._read_accounts(connection, moment, snapshots, subject_quotas, thorough)
             later_from = BEFORE_ALL if thorough else moment["now"] - LONGEST_REQUEST
             await _read_usage(connection, accounts, later_from)
-        return LedgerLook(
+        return LedgerReading(
             {each.id: each.ledger for each in accounts},
             [each.id for each in accounts if each.row["pushed_xseq"] > each.redis.state.xseq],
         )

@@ -89,11 +89,10 @@ def _address(place: Sequence[Any], asked_host: str) -> Address:
 
 
 REFRESH_AT_MOST_EVERY_S: Final = 0.1
+# Bytes of a socket's path: Linux takes 108 with a zero at the end (https://man7.org/linux/man-pages/man7/unix.7.html).
 MOST_SOCKET_PATH: Final = 107
-"""Bytes of a socket's path: Linux takes 108 with a zero at the end (https://man7.org/linux/man-pages/man7/unix.7.html).
-"""
+# A server that says nothing of its slots for so long, or for `timeout_s` where that is longer, is passed over.
 ASK_TOPOLOGY_S: Final = 1.0
-"""A server that says nothing of its slots for so long, or for `timeout_s` where that is longer, is passed over."""
 
 
 def _check_place(url: str) -> None:

@@ -37,13 +37,13 @@ OnReply = Callable[[Any], None]
 
 HOT: Final = "hot"
 ERROR_CHARACTERS: Final = 200
+# Errors that say where or when to ask instead (https://redis.io/docs/latest/operate/oss_and_stack/reference/cluster-
+# spec/).
 ELSEWHERE: Final = ("MOVED", "ASK", "TRYAGAIN", "CLUSTERDOWN", "READONLY", "LOADING", "MASTERDOWN")
-"""Errors that say where or when to ask instead
-(https://redis.io/docs/latest/operate/oss_and_stack/reference/cluster-spec/)."""
 NO_REDIS: Final = "what answers is no Redis"
+# Errors that say that the user, the password or the user's rights are wrong
+# (https://redis.io/docs/latest/operate/oss_and_stack/management/security/acl/).
 DENIED: Final = ("NOAUTH", "WRONGPASS", "NOPERM")
-"""Errors that say that the user, the password or the user's rights are wrong
-(https://redis.io/docs/latest/operate/oss_and_stack/management/security/acl/)."""
 
 
 class RedisError(StoreError):

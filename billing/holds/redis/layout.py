@@ -19,12 +19,12 @@ from billing.errors import NewerLayout, Unreadable
 if TYPE_CHECKING:
     pass
 
+# Of accounts and keys. A state of another version is as one that is gone: `install` finds that writes are lost, and a
+# new epoch loads everything again.
 STATE_VERSION: Final = 2
-"""Of accounts and keys. A state of another version is as one that is gone: `install` finds that writes are lost, and a
-new epoch loads everything again."""
 VERSION: Final = 1
+# Versions of an entry: plain, and of a hold that counts for a user, too, whose tags it has.
 OF_USER: Final = 2
-"""Versions of an entry: plain, and of a hold that counts for a user, too, whose tags it has."""
 NEWEST: Final = bytes((OF_USER,))
 HELD: Final = ord("H")
 SETTLED: Final = ord("S")
@@ -32,10 +32,10 @@ CLAIMED: Final = ord("E")
 _STATES: Final = (HELD, SETTLED, CLAIMED)
 PENDING: Final = 1 << 31
 NO_REQUEST: Final = b" " * 26
+# How far an account's time may be ahead of its server's clock, and that of Postgres's, before one of them is wrong.
 AHEAD_S: Final = 3600
-"""How far an account's time may be ahead of its server's clock, and that of Postgres's, before one of them is wrong."""
+# How far an account's time may be ahead of its server's clock without being set right when a window is exhausted.
 STEP_S: Final = 60
-"""How far an account's time may be ahead of its server's clock without being set right when a window is exhausted."""
 
 _ACCOUNT: Final = struct.Struct("<BIqqqqqIIIB")
 _KEY: Final = struct.Struct("<BIIIB")
@@ -43,28 +43,28 @@ _ENTRY: Final = struct.Struct("<BBIq")
 _AMOUNTS: Final = struct.Struct("<qqq")
 _DSEQ: Final = struct.Struct("<q")
 
+# What `hot.lua` answers to an item.
 OK, BALANCE, QUOTA, CONCURRENCY, MISSING, RELOAD, PUSH, WAITING, CLOSED, LATE, FULL, GONE, USER = range(13)
-"""What `hot.lua` answers to an item."""
+# What it answers where a hold should be and no entry is: Redis has lost it, unless the ledger has closed it.
 VANISHED: Final = [GONE, 0]
-"""What it answers where a hold should be and no entry is: Redis has lost it, unless the ledger has closed it."""
 
+# What every item of the hot path begins with; a void is no more.
 ITEM: Final = struct.Struct("<B26sHH")
-"""What every item of the hot path begins with; a void is no more."""
+# The same for an item that counts for a user, too.
 ITEM_OF_USER: Final = struct.Struct("<B26sHHH")
-"""The same for an item that counts for a user, too."""
 ADMIT: Final = struct.Struct("<IIqqqqIIIqIIB")
+# Input tokens and cost with one more call granted; as many follow as the last byte of `ADMIT` says.
 RUNG: Final = struct.Struct("<qq")
-"""Input tokens and cost with one more call granted; as many follow as the last byte of `ADMIT` says."""
 SETTLE: Final = struct.Struct("<qqq")
 BATCH: Final = struct.Struct("<IIII")
 ACK: Final = struct.Struct("<26sHq")
 CORRECTION: Final = struct.Struct("<qq26sHHqqqqq")
 I8: Final = struct.Struct("<q")
 COUNTER: Final = struct.Struct("<IIqq")
+# A counter as `fill` gets it: tag, window id, used.
 BASE: Final = struct.Struct("<IIq")
-"""A counter as `fill` gets it: tag, window id, used."""
+# Of a state of another version: it is in no epoch that is in force.
 NO_EPOCH: Final = -1
-"""Of a state of another version: it is in no epoch that is in force."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -178,8 +178,8 @@ class Entry:
     gateway: str = ""
     account_tags: tuple[int, ...] = ()
     key_tags: tuple[int, ...] = ()
+    # None where the hold counts for no user.
     user_tags: tuple[int, ...] | None = None
-    """None where the hold counts for no user."""
 
     @classmethod
     def unpack(cls, raw: bytes) -> Entry:

@@ -20,8 +20,8 @@ if TYPE_CHECKING:
     from billing.holds.redis.connection import Argument, ServerSession
 
 
+# Values that one command asks for: Redis is held for well under a millisecond.
 PAGE: Final = 500
-"""Values that one command asks for: Redis is held for well under a millisecond."""
 ID_BYTES: Final = 26
 SETTLED_BYTE: Final = bytes((SETTLED,))
 

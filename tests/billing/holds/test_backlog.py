@@ -63,7 +63,7 @@ async def test_what_other_gateways_have_counts_too(make_world: MakeWorld) -> Non
     async with one.engine.outbox._writing:
         admitted = await fill(one, principals)
         await settle(one, *admitted[0])
-        await other.engine.holds.backlog.look()
+        await other.engine.holds.backlog.refresh()
         assert await fill(other, principals) == []
         for principal, hold in admitted[1:]:
             await settle(one, principal, hold)

@@ -36,7 +36,7 @@ MODELS = ("alpha", "almost", "beta")
 async def suspects(world: World, *principals: Principal) -> dict[str, set[str]]:
     """What a quick look at these accounts suspects; none of them is busy."""
     ids = [each.account_id for each in principals]
-    found = await world.engine.reconciler._look(partition_of(world), ids, thorough=False)
+    found = await world.engine.reconciler._compare(partition_of(world), ids, thorough=False)
     assert not found.busy
     return {account_id: {drift.what for drift in drifts} for account_id, drifts in found.drifts.items()}
 

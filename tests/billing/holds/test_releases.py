@@ -49,7 +49,7 @@ def version_1(raw: bytes) -> bytes:
 
 async def old_identity(world: World) -> str:
     """What a release of version 1 names the server by."""
-    life = partition_of(world).life
+    life = partition_of(world).session
     assert life is not None
     return await life.identity()
 
@@ -124,7 +124,7 @@ async def test_a_gateway_does_not_start_beside_those_of_another_layout_and_leave
     with pytest.raises(NotReady, match=f"stop them first .{OLD_GATEWAY}"):
         await make_world()
     leases = await old.database.rows("SELECT id FROM gateways WHERE layout = $1", STATE_VERSION)
-    assert [row["id"] for row in leases] == [old.engine._gateway_id], "whoever can't start is not waited for by others"
+    assert [row["id"] for row in leases] == [old.engine.gateway_id], "whoever can't start is not waited for by others"
     monkeypatch.setattr(engine, "START_ATTEMPTS", 1000)
 
     looked = asyncio.Event()
@@ -133,8 +133,8 @@ async def test_a_gateway_does_not_start_beside_those_of_another_layout_and_leave
         await look_at_leases(self)
         looked.set()
 
-    look_at_leases = Peers.look
-    monkeypatch.setattr(Peers, "look", look)
+    look_at_leases = Peers.refresh
+    monkeypatch.setattr(Peers, "refresh", look)
     starting = asyncio.create_task(make_world())
     await looked.wait()
     assert not starting.done()

@@ -264,7 +264,7 @@ async def test_a_settlement_without_an_answer_before_a_quota_counts_once(
     hold = await hold_one(world, principal)
 
     async def unconfirmed() -> bool:
-        return len(world.engine.ledger_way) > 0
+        return len(world.engine.direct_writer) > 0
 
     sync, world.engine.corrections.sync = world.engine.corrections.sync, _nothing  # type: ignore[method-assign]
     wire = wire_of(world)

@@ -296,7 +296,7 @@ class TestHandshake:
     @staticmethod
     async def come_back(world: World, node: Node) -> None:
         (partition,) = world.engine.partitions.all
-        life = partition.life
+        life = partition.session
         assert life is not None
         node.kill()
         async with asyncio.timeout(WAIT_S):
@@ -311,7 +311,7 @@ class TestHandshake:
         partitions, (partition,) = world.engine.partitions, world.engine.partitions.all
         first, restarts = await partitions.ensure(partition), 0
         lone_node.ask("CONFIG", "SET", "appendfsync", "always")
-        database = partitions._database
+        database = partitions.database
 
         class Restarting:
             """The ledger, in whose time of answering the server restarts."""
@@ -325,7 +325,7 @@ class TestHandshake:
                     lone_node.start()
                 return row
 
-        partitions._database = Restarting()  # type: ignore[assignment]
+        partitions.database = Restarting()  # type: ignore[assignment]
         for _ in range(2):
             with pytest.raises(NotReady):
                 await partitions.ensure(partition, stale=first)
