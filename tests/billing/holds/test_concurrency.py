@@ -8,8 +8,7 @@ from contextlib import AsyncExitStack
 import pytest
 from ulid import ULID
 
-from billing.holds.admission import Decision
-from billing.holds.model import Hold, InsufficientBalance, QuotaExceeded, Unavailable
+from billing.holds.model import Decision, Hold, InsufficientBalance, QuotaExceeded, Unavailable
 from billing.plans import Plan
 from billing.principals import Principal
 from billing.quotas import Metric, Quota, Window

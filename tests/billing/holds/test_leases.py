@@ -120,7 +120,7 @@ async def test_a_gateway_that_was_taken_for_dead_is_told_when_it_renews(make_wor
     lost = world.engine.peers.lost([slow.engine.gateway_id])[slow.engine.gateway_id]
     assert await world.engine.recovery.expiry.expire(partition_of(world), lost, [decided.id]) == 1
     told = asyncio.Event()
-    slow.engine.lease._on_judged = told.set
+    slow.engine.lease._sweep_now = told.set
     slow.engine.lease.start()
     await eventually_set(told)
     assert (await world.engine.recovery.sweep(partition_of(world))).expired == 0

@@ -9,7 +9,7 @@ import pytest
 from billing.holds import reconcile
 from billing.holds.comparison import AccountSnapshot
 from billing.holds.partition import Partition
-from billing.holds.reconcile import Snapshots
+from billing.holds.reconcile import RedisSnapshots
 from billing.holds.redis.layout import AccountState
 from billing.ledger.reports import roll
 from billing.principals import Principal
@@ -99,9 +99,9 @@ async def test_what_comes_between_the_two_stores_is_told_apart(world: World, mon
     await spend(world, principal, model="alpha")
     running = await hold_one(world, principal, model="almost")
     lost = await hold_one(world, principal, model="beta")
-    real, before = Snapshots.drained, []
+    real, before = RedisSnapshots.drained, []
 
-    async def meanwhile(self: Snapshots, partition: Partition, seen: Mapping[str, AccountSnapshot]) -> set[str]:
+    async def meanwhile(self: RedisSnapshots, partition: Partition, seen: Mapping[str, AccountSnapshot]) -> set[str]:
         before.append(seen[principal.account_id].state)
         for model in MODELS:
             await spend(world, principal, model=model)
@@ -112,7 +112,7 @@ async def test_what_comes_between_the_two_stores_is_told_apart(world: World, mon
         await world.engine.outbox.flush()
         return await real(self, partition, seen)
 
-    monkeypatch.setattr(Snapshots, "drained", meanwhile)
+    monkeypatch.setattr(RedisSnapshots, "drained", meanwhile)
     assert await suspects(world, principal) == {}
     monkeypatch.undo()
     after = await world.account_state(principal.account_id)

@@ -7,7 +7,7 @@ from contextlib import AsyncExitStack, asynccontextmanager
 import pytest
 
 from billing.database.connection import Database
-from billing.holds import changes, loading, outbox
+from billing.holds import admission, changes, loading
 from billing.holds.engine import EngineSettings
 from billing.holds.model import Hold, InsufficientBalance, Unavailable
 from billing.holds.redis.connection import Script
@@ -221,7 +221,7 @@ async def test_rounds_of_the_relay_end_and_go_on(world: World, monkeypatch: pyte
 
 async def test_a_locked_account_fills_a_part_of_what_may_wait(make_world: MakeWorld, other_session: Database) -> None:
     """Then it is refused, and the others are not."""
-    most = 8 * outbox.LOCKED_SHARE
+    most = 8 * admission.LOCKED_SHARE
     world = await make_world(EngineSettings(holds=replace(PATIENT.holds, max_unsettled=most)))
     hers, his = await world.customer(HERS), await world.customer(HERS)
     for each in (hers, his):
