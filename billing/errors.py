@@ -14,7 +14,7 @@ MetergateError
 |   |   +-- MigrationError         billing.database.migrate
 |   +-- NotReady                   billing.holds.partition
 |   +-- RedisError                 billing.holds.redis.connection
-|       +-- StaleEpoch             billing.holds.redis.batcher
+|       +-- StaleEpoch             billing.holds.batch
 |       +-- RedisAway              billing.holds.redis.connection
 |       |   +-- RedisStrange       billing.holds.redis.connection
 |       +-- RedisRefused           billing.holds.redis.connection
@@ -57,12 +57,12 @@ MetergateError
 |   +-- NewerLayout                billing.errors
 +-- ExportNotFound                 billing.exports.cursor
 +-- SinkFailed                     billing.exports.sinks
-+-- NeedTooLarge                   billing.holds.decision
-+-- IllegalTransition              billing.holds.hold
-+-- SettlementLost                 billing.holds.hold
++-- IllegalTransition              billing.holds.model
++-- NeedTooLarge                   billing.holds.model
++-- SettlementLost                 billing.holds.model
++-- AccountsLocked                 billing.holds.outbox
++-- LeftToOthers                   billing.holds.outbox
 +-- LostWrites                     billing.holds.partition
-+-- AccountsLocked                 billing.holds.replay
-+-- LeftToOthers                   billing.holds.replay
 +-- TooManyMails                   billing.identity.codes
 +-- TooManyTries                   billing.identity.codes
 +-- CredentialsError               billing.identity.credentials

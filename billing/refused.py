@@ -34,19 +34,19 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 FLUSH_S: Final = 1.0
+# Of one record; a longer one is kept without its details.
 MOST_BYTES: Final = 4096
-"""Of one record; a longer one is kept without its details."""
+# Stands for the key of requests that showed no valid one.
 NO_KEY: Final = "none"
-"""Stands for the key of requests that showed no valid one."""
+# Lists that are read at the same time.
 AT_ONCE: Final = 32
-"""Lists that are read at the same time."""
 CODE: Final = "quota_exceeded"
 WINDOWS: Final = frozenset({"day", "week", "month", "total"})
+# Windows that one process remembers to have told of; of others the database knows.
 KNOWN: Final = 10_000
-"""Windows that one process remembers to have told of; of others the database knows."""
 HINT_EVERY_S: Final = 3600.0
+# A quota of which a twentieth or less is left is used up.
 LEFT_OF: Final = 20
-"""A quota of which a twentieth or less is left is used up."""
 _OF_A_KEY: Final = frozenset({"key", "user"})
 
 
@@ -85,8 +85,8 @@ class RefusedRequests:
         self._waiting: dict[str, deque[RefusedRequest]] = {}
         self._count = 0
         self._hints = HintLog(clock)
+        # Refusals that were not recorded.
         self.dropped = 0
-        """Refusals that were not recorded."""
 
     @property
     def on(self) -> bool:

@@ -323,7 +323,7 @@ def _application(runtime: Runtime, cors: Cors | None) -> web.Application:
         app.on_response_prepare.append(cors.on_prepare)
 
     async def end_waits(_: web.Application) -> None:
-        runtime.engine.holds.queue.close()
+        runtime.engine.holds.queues.close()
 
     app.on_shutdown.append(end_waits)
     return app

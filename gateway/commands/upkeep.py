@@ -143,7 +143,6 @@ async def reconcile(
     Balances, holds, windows and the sequence of debits. Exit code 1 on any difference.
     """
     refuse_api_url(output)
-    from billing.holds.reconcile import reconcile_once
     from billing.shapes.operation import report_shape
     from gateway.commands.failures import explained_failures
     from gateway.commands.stores import open_stores, ready_schema
@@ -159,7 +158,7 @@ async def reconcile(
             async with open_engine(
                 settings, database_url=stores.database_url, redis_url=stores.redis_url, embedded=stores.embedded
             ) as opened:
-                report = await reconcile_once(opened.engine, fix=fix)
+                report = await opened.engine.reconcile_once(fix=fix)
     rows = [(drift.account_id, drift.what, str(drift.redis), str(drift.ledger)) for drift in report.drifts]
     summary = f"{report.accounts} accounts compared, {len(rows)} differences."
     parts: list[str | Table] = [Table(("account", "what", "Redis", "ledger"), rows), summary] if rows else [summary]
@@ -172,7 +171,8 @@ async def reconcile(
 async def _find_refused(redis_url: str, request_id: str) -> "RefusedRequest | None":
     """Return the refusal, if it is still kept. Raises `RedisError`."""
     from billing.holds.redis.client import RedisClient
-    from billing.holds.redis.state import Keyspace, RedisState
+    from billing.holds.redis.layout import Keyspace
+    from billing.holds.redis.state import RedisState
     from billing.refused import RefusedRequests
 
     client = RedisClient(redis_url)

@@ -24,7 +24,6 @@ from billing.api.route import ACTOR
 from billing.collect.collector import COLLECT
 from billing.database.connection import DatabaseError, queries
 from billing.errors import StoreError
-from billing.holds.reconcile import reconcile_once
 from billing.identity.sessions import FORGET, FORGET_UNVERIFIED
 from billing.ledger.retention import UsageRetention
 from billing.ledger.set_aside import count_set_aside
@@ -86,7 +85,7 @@ def add_gauges(
     )
     metrics.gauge("debits_set_aside", "Debits that the ledger could not take.", lambda: aside.count, "max")
     metrics.gauge("holds_live", "Requests that are being served.", lambda: len(engine.holds.live))
-    metrics.gauge("requests_waiting", "Requests that wait for running ones to end.", lambda: len(engine.holds.queue))
+    metrics.gauge("requests_waiting", "Requests that wait for running ones to end.", lambda: len(engine.holds.queues))
     metrics.gauge(
         "store_clock_difference_seconds",
         "What the clocks of Redis and Postgres differ by.",
@@ -193,7 +192,7 @@ class Jobs:
             begun = JobShape(job=RECONCILE, status="running", started_at=_shown(started), error="")
             self._tell(begun)
             try:
-                report = await reconcile_once(self._engine, fix=fix)
+                report = await self._engine.reconcile_once(fix=fix)
             except FAILED as error:
                 finished_at = _shown(datetime.now(UTC))
                 self._tell(structs.replace(begun, status="failed", error=str(error), finished_at=finished_at))

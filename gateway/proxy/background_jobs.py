@@ -17,7 +17,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Final, Literal
 
 from billing.database.connection import DatabaseError, DatabaseUnavailable
-from billing.holds.hold import SettlementLost
+from billing.holds.model import SettlementLost
 from billing.owned.jobs import BackgroundJobs, Job
 from gateway.dialects.base import Match
 from gateway.dialects.exceptions import GarbageAnswer
@@ -29,7 +29,7 @@ from gateway.server.refusals import Refuse
 from gateway.upstream.base import UpstreamError
 
 if TYPE_CHECKING:
-    from billing.holds.hold import Hold
+    from billing.holds.model import Hold
     from billing.ledger.debits import Debit
     from gateway.config.defaults import Defaults
     from gateway.dialects.base import Dialect, Tap

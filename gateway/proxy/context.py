@@ -26,7 +26,7 @@ from gateway.proxy.tool_rounds import most_granted
 from gateway.upstream.base import UpstreamRequest
 
 if TYPE_CHECKING:
-    from billing.holds.hold import Hold
+    from billing.holds.model import Hold
     from gateway.config.defaults import EstimateSettings
     from gateway.proxy.candidates import Route
 

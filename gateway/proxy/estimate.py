@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from billing.errors import MetergateError
-from billing.holds.decision import Need, NeedTooLarge
+from billing.holds.model import Need, NeedTooLarge
 from billing.ledger.usage_columns import encode_shares, share_of
 from billing.money import MAX_NANO
 from billing.pricing.scales import round_up
@@ -125,7 +125,7 @@ def worst_case(
     """Return what a request can use at most, by the dearest of the models that may answer it; `counted` are its input
     tokens where somebody has counted them.
 
-    Raises `NotPriced`, `billing.holds.decision.NeedTooLarge`.
+    Raises `NotPriced`, `billing.holds.model.NeedTooLarge`.
     """
     if route.rates is None:
         raise NotPriced(f"The model `{route.entry}` has no price here")

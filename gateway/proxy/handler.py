@@ -14,9 +14,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING
 
-from billing.holds.admission import Renewal
-from billing.holds.decision import Need, Unavailable
-from billing.holds.hold import Hold
+from billing.holds.model import Hold, HoldRequest, Need, Unavailable
 from billing.ledger.debits import encode_debit
 from billing.logs import subject
 from gateway.auth import key_of
@@ -36,7 +34,7 @@ from gateway.server.refusals import Refusal, Refuse
 
 if TYPE_CHECKING:
     from billing.effects import Effects
-    from billing.holds.service import Holds
+    from billing.holds.api import Holds
     from billing.principals import Principal
     from gateway.auth import Authenticator
     from gateway.config.settings import Settings
@@ -217,7 +215,7 @@ class Proxy:
 
     async def _renewed(
         self, exchange: Exchange, context: RequestContext, secret: str | None, *, stale: bool
-    ) -> Renewal | None:
+    ) -> HoldRequest | None:
         """Make a request anew by the key, account, plan and prices of now: None where they are those that it was made
         from. With `stale` the principal is read from Postgres. Raises `Refuse`, as when it came."""
         if stale:
@@ -233,21 +231,27 @@ class Proxy:
         context.tags, context.prepared = now.tags, None
         need = self._need(context)
         await self._check_paid(principal, need)
-        queue_s = principal.plan.admission_queue_s
-        return Renewal(principal, now.route.entry, need, self._expired(context, need), queue_s)
+        return self._hold_request(exchange, context, need, secret)
+
+    def _hold_request(self, exchange: Exchange, context: RequestContext, need: Need, secret: str | None) -> HoldRequest:
+        return HoldRequest(
+            id=context.request_id,
+            principal=context.principal,
+            model=context.route.entry,
+            feature=FEATURE,
+            need=need,
+            expired=self._expired(context, need),
+            queue_s=context.principal.plan.admission_queue_s,
+            meanwhile=partial(prepare, exchange, context),
+            lesser=partial(self._counted_need, context),
+            renew=partial(self._renewed, exchange, context, secret),
+        )
 
     async def _meter(self, exchange: Exchange, context: RequestContext, need: Need, secret: str | None) -> None:
         """Hold, forward, settle. Where only running requests keep it out it waits for them, for as long as its plan
         says. Raises `Refuse`."""
-        principal, asked_s = context.principal, time.monotonic()
-        opening = self._holds.open(
-            *(context.request_id, principal, context.route.entry, FEATURE, need, self._expired(context, need)),
-            meanwhile=partial(prepare, exchange, context),
-            lesser=partial(self._counted_need, context),
-            queue_s=principal.plan.admission_queue_s,
-            renew=partial(self._renewed, exchange, context, secret),
-        )
-        async with opening as decision:
+        asked_s = time.monotonic()
+        async with self._holds.open(self._hold_request(exchange, context, need, secret)) as decision:
             if isinstance(decision, Hold):
                 self._metrics.hold_latency(time.monotonic() - asked_s - decision.waited_s)
                 await self._forwarder.forward(exchange, context, decision)

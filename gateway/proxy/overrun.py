@@ -12,7 +12,7 @@ from gateway.proxy.tool_rounds import uses_with
 from gateway.upstream.base import UpstreamError
 
 if TYPE_CHECKING:
-    from billing.holds.hold import Hold
+    from billing.holds.model import Hold
     from gateway.dialects.base import Tap
     from gateway.dialects.facts import Reported
     from gateway.proxy.context import RequestContext

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Final
 import msgspec
 from multidict import istr
 
-from billing.holds.decision import Need, NeedTooLarge
+from billing.holds.model import Need, NeedTooLarge
 from gateway.dialects.betas import NO_BETAS
 from gateway.dialects.facts import NO_METADATA, NO_PARTS
 from gateway.proxy.attempts import first_choice

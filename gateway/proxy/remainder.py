@@ -27,7 +27,7 @@ from gateway.upstream.base import Pending, UpstreamError, UpstreamResponse, Upst
 from gateway.upstream.headers import ResponseHead, incoming
 
 if TYPE_CHECKING:
-    from billing.holds.hold import Hold
+    from billing.holds.model import Hold
     from gateway.config.defaults import RequestSettings
     from gateway.dialects.base import Tap
     from gateway.dialects.facts import Created, Reported

@@ -23,7 +23,7 @@ from gateway.server import refusals
 from gateway.server.refusals import Refuse
 
 if TYPE_CHECKING:
-    from billing.holds.hold import Hold
+    from billing.holds.model import Hold
     from billing.principals import Principal
     from gateway.dialects.base import Match
     from gateway.dialects.facts import Created, Creation, ParsedRequest, Reported, Stored, Work

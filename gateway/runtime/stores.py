@@ -13,10 +13,10 @@ from ulid import ULID
 
 from billing.database.connection import Database
 from billing.holds.cache import CacheSettings
-from billing.holds.engine import Engine, EngineSettings
+from billing.holds.engine import Engine, EngineParts, EngineSettings
+from billing.holds.model import HoldSettings
 from billing.holds.redis.client import RedisClient
-from billing.holds.redis.state import DEFAULT_PREFIX, Keyspace
-from billing.holds.service import HoldSettings
+from billing.holds.redis.layout import DEFAULT_PREFIX, Keyspace
 from billing.keys.principals import Principals
 from billing.ledger.catalogue import newest_revision
 from billing.shares import parse_share
@@ -85,8 +85,15 @@ async def open_engine(
         keyspace = Keyspace(key_prefix, await partition_count(database, wanted))
         principals = Principals(database, follower.plans, defaults.accounts.default_plan, follower.follow)
         engine = Engine(
-            *(database, client, keyspace, follower.plans, principals.load, gateway_id or new_id()),
-            engine_settings(defaults, settings.spool_dir),
+            EngineParts(
+                gateway_id=gateway_id or new_id(),
+                database=database,
+                client=client,
+                keyspace=keyspace,
+                plans=follower.plans,
+                load_principal=principals.load,
+                settings=engine_settings(defaults, settings.spool_dir),
+            )
         )
         follower.changed = engine.plans_changed
         yield OpenStores(database, client, follower, principals, engine)

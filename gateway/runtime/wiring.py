@@ -24,7 +24,7 @@ from billing.database.connection import Database
 from billing.exports.cursor import Exports
 from billing.holds.cache import recognised
 from billing.holds.live_windows import live_windows
-from billing.holds.redis.state import DEFAULT_PREFIX
+from billing.holds.redis.layout import DEFAULT_PREFIX
 from billing.keys.keys import ApiKeys
 from billing.keys.principals import Principals
 from billing.keys.secrets import secret_digest, well_formed

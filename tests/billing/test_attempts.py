@@ -22,7 +22,8 @@ from billing.attempts import (
 )
 from billing.holds.redis.client import RedisClient
 from billing.holds.redis.connection import RedisAway
-from billing.holds.redis.state import Keyspace, RedisState
+from billing.holds.redis.layout import Keyspace
+from billing.holds.redis.state import RedisState
 from tests.billing.support import attempts_of
 
 NO_HEADERS: CIMultiDict[str] = CIMultiDict()

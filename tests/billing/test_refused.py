@@ -6,7 +6,8 @@ from collections.abc import AsyncIterator
 import pytest
 
 from billing.holds.redis.client import RedisClient
-from billing.holds.redis.state import Keyspace, RedisState
+from billing.holds.redis.layout import Keyspace
+from billing.holds.redis.state import RedisState
 from billing.refused import HINT_EVERY_S, MOST_BYTES, RefusedRequest, RefusedRequests
 from billing.settings import RefusalSettings
 

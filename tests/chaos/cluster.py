@@ -9,7 +9,7 @@ import time
 from collections.abc import Awaitable, Callable
 from typing import Final
 
-from billing.holds.redis.state import Keyspace
+from billing.holds.redis.layout import Keyspace
 from gateway.runtime.stores import PRODUCTION_PARTITIONS
 from tests.chaos.faults import Fault, Hit
 from tests.chaos.harness import Customer, Stack

@@ -6,7 +6,7 @@ from datetime import UTC, datetime
 from typing import Final
 
 from billing.attempts import TooManyAttempts
-from billing.holds.decision import Exhausted, InsufficientBalance, QuotaExceeded, TooManyRunning
+from billing.holds.model import Exhausted, InsufficientBalance, QuotaExceeded, TooManyRunning
 from billing.keys.presented import DifferentKeys
 from billing.plans import Plan
 from billing.principals import Limit, Principal, Subject

@@ -36,10 +36,10 @@ CLIENT_NAME: Final = "metergate"
 LISTEN_PING_S: Final = 5.0
 SLOTS: Final = 16_384
 
+# The settings in a URL, as the client library reads it. They may contain a password, and are never shown.
 Where = dict[str, Any]
-"""The settings in a URL, as the client library reads it. They may contain a password, and are never shown."""
+# Settings that are always valid; the client library checks all others.
 _PLAIN: Final = frozenset({"host", "port", "db", "path", "username", "password"})
-"""Settings that are always valid; the client library checks all others."""
 
 
 def load_library() -> None:

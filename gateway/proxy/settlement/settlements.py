@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable, Coroutine
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from billing.holds.hold import Hold, Settled, SettlementLost
+from billing.holds.model import Hold, Settled, SettlementLost
 from billing.ledger.usage_columns import total_usage
 from billing.logs import log_about, subject
 from billing.usage import MAX_COUNT, Usage
@@ -27,7 +27,7 @@ from gateway.proxy.settlement.missing_usage import Guess, MissingUsage
 from gateway.proxy.tool_rounds import own_searches, uses_with
 
 if TYPE_CHECKING:
-    from billing.holds.service import Holds
+    from billing.holds.api import Holds
     from billing.ledger.debits import Debit
     from gateway.dialects.base import Tap
     from gateway.metrics.registry import Metrics

@@ -16,7 +16,8 @@ from billing.audit import AuditLog
 from billing.budgets.budgets import Budgets
 from billing.exports.cursor import Exports
 from billing.holds.redis.client import RedisClient
-from billing.holds.redis.state import Keyspace, RedisState
+from billing.holds.redis.layout import Keyspace
+from billing.holds.redis.state import RedisState
 from billing.identity.browsers import Browsers
 from billing.identity.invitations import Invitations
 from billing.identity.members import Members

@@ -9,8 +9,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from ulid import ULID
 
-from billing.holds.decision import InsufficientBalance, Need, NeedTooLarge, QuotaExceeded
-from billing.holds.hold import Hold
+from billing.holds.model import Hold, InsufficientBalance, Need, NeedTooLarge, QuotaExceeded
 from billing.holds.redis.layout import HELD
 from billing.keys.secrets import secret_digest
 from billing.money import MAX_NANO
@@ -25,6 +24,7 @@ from tests.billing.holds.support import (
     delete,
     entries,
     hold_one,
+    hold_request,
     keys_in_redis,
     partition_of,
     settle,
@@ -174,7 +174,7 @@ async def test_a_provider_that_uses_every_call_never_overspends(make_world: Make
     async def one(number: int) -> int:
         world, request_id = worlds[number % gateways], str(ULID())
         asked = laddered(8, least=16, most=OUTPUT)
-        opening = world.engine.holds.open(request_id, principal, "demo", "llm", asked, debit(request_id, principal))
+        opening = world.engine.holds.open(hold_request(request_id, principal, asked, debit(request_id, principal)))
         async with opening as hold:
             if not isinstance(hold, Hold):
                 return 0

@@ -10,7 +10,8 @@ from msgspec import structs
 
 from billing.api.services import PaymentOversight, Services
 from billing.holds.redis.client import RedisClient
-from billing.holds.redis.state import Keyspace, RedisState
+from billing.holds.redis.layout import Keyspace
+from billing.holds.redis.state import RedisState
 from billing.identity.browsers import BrowserRules
 from billing.payments.assembly import (
     PaymentParts,

@@ -5,7 +5,7 @@ from typing import Any
 
 from hypothesis import strategies as st
 
-from billing.holds.decision import Need
+from billing.holds.model import Need
 from billing.pricing.classes import TOKEN_CLASSES
 from billing.pricing.rows import PriceRow
 from billing.pricing.scales import FACTOR_SCALE

@@ -11,7 +11,7 @@ from aiohttp import web
 from ulid import ULID
 
 from billing.database.connection import DatabaseError, DatabaseUnavailable
-from billing.holds.hold import SettlementLost
+from billing.holds.model import SettlementLost
 from billing.money import parse_usd
 from tests.gateway.conftest import Customer, Gateway, MakeGateway
 from tests.gateway.dialects.openai_responses.test_answer import event, response

@@ -5,7 +5,7 @@ from dataclasses import replace
 import msgspec
 import pytest
 
-from billing.holds.decision import NeedTooLarge
+from billing.holds.model import NeedTooLarge
 from billing.ledger.usage_columns import decode_shares
 from billing.pricing.scales import FACTOR_SCALE
 from billing.pricing.variants import Tier, Variant

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from billing.holds.decision import Need, NeedTooLarge
+from billing.holds.model import Need, NeedTooLarge
 from billing.plans import Plan
 from billing.pricing.rows import PriceRow
 from billing.pricing.scales import FACTOR_SCALE

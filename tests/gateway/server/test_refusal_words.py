@@ -12,7 +12,7 @@ from typing import Any, Final
 
 import pytest
 
-from billing.holds.decision import Exhausted, QuotaExceeded
+from billing.holds.model import Exhausted, QuotaExceeded
 from billing.plans import Plan
 from billing.principals import Limit
 from billing.quotas import Metric, Quota, Window

@@ -10,7 +10,7 @@ from typing import Any, Final
 
 import pytest
 
-from billing.holds.decision import Exhausted, QuotaExceeded
+from billing.holds.model import Exhausted, QuotaExceeded
 from billing.money import parse_usd
 from billing.plans import Plan
 from billing.principals import Limit

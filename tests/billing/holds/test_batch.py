@@ -6,13 +6,21 @@ from typing import Any
 
 import pytest
 
-from billing.holds.partitions import Partition
-from billing.holds.redis.batcher import Batcher, StaleEpoch
-from billing.holds.redis.connection import RedisAway, RedisError, RedisTimeout, Script
-from billing.holds.redis.session import ServerSession
-from billing.holds.redis.state import Keyspace
+from billing.holds.batch import Batcher, StaleEpoch
+from billing.holds.model import HoldSettings
+from billing.holds.partition import Partition
+from billing.holds.redis.connection import RedisAway, RedisError, RedisTimeout, Script, ServerSession
+from billing.holds.redis.layout import Keyspace
 
 TIMEOUT_S = 0.05
+SETTINGS = HoldSettings(
+    batch_items=3,
+    max_unsettled=10,
+    redis_timeout_s=TIMEOUT_S,
+    settle_timeout_s=1.0,
+    elastic_millionths=1_000_000,
+    elastic_output_tokens=0,
+)
 
 
 class Item:
@@ -61,9 +69,9 @@ class Calls(ServerSession):
 class Agreed(Partition):
     """A partition with an agreed epoch."""
 
-    def __init__(self, life: ServerSession) -> None:
+    def __init__(self, session: ServerSession) -> None:
         super().__init__(0)
-        self.life = life
+        self.session = session
 
     @property
     def epoch(self) -> int:
@@ -77,8 +85,7 @@ async def calls() -> Calls:
 
 @pytest.fixture
 async def batcher(calls: Calls) -> Batcher:
-    keyspace = Keyspace("test", 1)
-    return Batcher(keyspace, Agreed(calls), script=Script("hot"), max_items=3, max_unsettled=10, timeout_s=TIMEOUT_S)
+    return Batcher(Keyspace("test", 1), Agreed(calls), Script("hot"), SETTINGS)
 
 
 async def alone(batcher: Batcher, calls: Calls) -> None:
@@ -142,7 +149,7 @@ async def test_calls_without_an_answer_are_told_once_and_in_order(batcher: Batch
 async def test_an_item_that_fails_to_act_on_its_reply_keeps_none_from_theirs(
     batcher: Batcher, calls: Calls, caplog: pytest.LogCaptureFixture, answer: Any, kind: type
 ) -> None:
-    """It is told, so that a settlement goes the ledger's own way."""
+    """It is told, so that a settlement becomes a direct ledger write."""
     items = [Item("first"), Broken("broken"), Item("last")]
     for item in items:
         batcher.submit(item)
@@ -153,9 +160,7 @@ async def test_an_item_that_fails_to_act_on_its_reply_keeps_none_from_theirs(
 
 
 async def test_without_an_epoch_one_that_fails_to_act_on_that_keeps_none_waiting() -> None:
-    batcher = Batcher(
-        *(Keyspace("test", 1), Partition(0)), script=Script("hot"), max_items=3, max_unsettled=10, timeout_s=TIMEOUT_S
-    )
+    batcher = Batcher(Keyspace("test", 1), Partition(0), Script("hot"), SETTINGS)
     items = [Broken("broken"), Item("last")]
     for item in items:
         batcher.submit(item)
@@ -165,9 +170,7 @@ async def test_without_an_epoch_one_that_fails_to_act_on_that_keeps_none_waiting
 
 @pytest.mark.parametrize("count", [1, 2])
 async def test_without_an_epoch_nothing_is_sent(calls: Calls, count: int) -> None:
-    batcher = Batcher(
-        *(Keyspace("test", 1), Partition(0)), script=Script("hot"), max_items=3, max_unsettled=10, timeout_s=TIMEOUT_S
-    )
+    batcher = Batcher(Keyspace("test", 1), Partition(0), Script("hot"), SETTINGS)
     items = [Item(str(number)) for number in range(count)]
     for item in items:
         batcher.submit(item)
@@ -177,9 +180,7 @@ async def test_without_an_epoch_nothing_is_sent(calls: Calls, count: int) -> Non
 
 async def test_a_key_and_an_account_of_several_items_have_one_place_each() -> None:
     calls = Calls()
-    batcher = Batcher(
-        *(Keyspace("test", 1), Agreed(calls)), script=Script("hot"), max_items=3, max_unsettled=10, timeout_s=TIMEOUT_S
-    )
+    batcher = Batcher(Keyspace("test", 1), Agreed(calls), Script("hot"), SETTINGS)
     for name in "aba":
         batcher.submit(Item(name))
     await asyncio.sleep(0)

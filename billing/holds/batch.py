@@ -3,9 +3,8 @@
 Where requests are few they come one by one, and waiting for the turn's end would only cost another turn: an item goes
 out at once when the last one had no company and nothing is in flight.
 
-This file owns batching alone. An item says its Redis keys, packs itself, and is told its reply or a `RedisError`,
-always and once; what a reply means is the item's business. One that fails to act on its reply is told a `RedisError`
-after it, and keeps none of the others from theirs.
+An item names its Redis keys, packs itself, and gets its reply or a `RedisError`, always and once; what a reply means is
+the item's business. One that fails to act on its reply gets a `RedisError` after it, and the others get theirs.
 """
 
 from __future__ import annotations
@@ -13,15 +12,17 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import deque
+from collections.abc import Coroutine
 from typing import TYPE_CHECKING, Any, Protocol
 
 from billing.holds.redis.connection import RedisAway, RedisError, RedisTimeout, Script
 from billing.holds.redis.layout import BATCH
 
 if TYPE_CHECKING:
+    from billing.holds.epochs import Partitions
+    from billing.holds.model import Hold, HoldSettings
     from billing.holds.partition import Partition
-    from billing.holds.redis.state import Keyspace
-
+    from billing.holds.redis.layout import Keyspace
 
 logger = logging.getLogger(__name__)
 
@@ -31,13 +32,12 @@ class StaleEpoch(RedisError):
 
 
 class Item(Protocol):
-    """One admission, settlement or void. Positions are positions in KEYS, from 1."""
+    """One admission, settlement or void. `key_key` differs from `account_key`; `user_key` is None where it counts for
+    no user. Positions are positions in KEYS, from 1."""
 
     account_key: bytes
     key_key: bytes
-    """Another one than the account's."""
     user_key: bytes | None
-    """None where it counts for no user."""
 
     def pack(self, account_position: int, key_position: int, user_position: int = 0) -> bytes: ...
 
@@ -45,7 +45,7 @@ class Item(Protocol):
 
 
 class _Call:
-    """One script call in flight: its items are told exactly once, by the reply or by the clock."""
+    """One script call in flight: its items are resolved exactly once, by the reply or by the clock."""
 
     __slots__ = ("deadline", "epoch", "items")
 
@@ -71,7 +71,6 @@ class _Call:
 
 
 def _resolve_all(items: list[Item], error: RedisError, epoch: int) -> None:
-    """Tell every item of the same error."""
     for item in items:
         try:
             item.resolve(error, epoch)
@@ -80,7 +79,7 @@ def _resolve_all(items: list[Item], error: RedisError, epoch: int) -> None:
 
 
 def _not_acted_on(item: Item, epoch: int) -> None:
-    """Log the exception that is being handled, and have the item end as one whose fate is not known."""
+    """Log the exception that is being handled, and end the item as one whose fate is not known."""
     logger.exception("what Redis answered could not be acted on")
     try:
         item.resolve(RedisError("what Redis answered could not be acted on"), epoch)
@@ -89,7 +88,7 @@ def _not_acted_on(item: Item, epoch: int) -> None:
 
 
 class _Clock:
-    """Tells calls that Redis did not answer in time. All have the same time, so they end in the order in which they are
+    """Ends calls that Redis did not answer in time. All have the same time, so they end in the order in which they are
     made, and one timer is enough for all: setting one for every call costs as much as packing it."""
 
     __slots__ = ("_calls", "_loop", "_timeout_s", "_timer")
@@ -108,7 +107,7 @@ class _Clock:
         call = _Call(items, epoch, self._loop.time() + self._timeout_s)
         calls.append(call)
         if self._timer is None:
-            self._timer = self._loop.call_at(call.deadline, self._look)
+            self._timer = self._loop.call_at(call.deadline, self._expire)
         return call
 
     @property
@@ -116,12 +115,12 @@ class _Clock:
         """Return whether every call is over: they end in order."""
         return not self._calls or self._calls[-1].items is None
 
-    def _look(self) -> None:
+    def _expire(self) -> None:
         calls, now = self._calls, self._loop.time()
         late: list[_Call] = []
         while calls and (calls[0].items is None or calls[0].deadline <= now):
             late.append(calls.popleft())
-        self._timer = self._loop.call_at(calls[0].deadline, self._look) if calls else None
+        self._timer = self._loop.call_at(calls[0].deadline, self._expire) if calls else None
         for call in late:
             call.answered(RedisTimeout("Redis gave no answer in time"))
 
@@ -129,27 +128,15 @@ class _Clock:
 class Batcher:
     """The queue of one partition. Bounded by what is admitted: every item belongs to a request that is being served."""
 
-    def __init__(
-        self,
-        keyspace: Keyspace,
-        partition: Partition,
-        *,
-        script: Script,
-        max_items: int,
-        max_unsettled: int,
-        timeout_s: float,
-        elastic_millionths: int = 1_000_000,
-        elastic_output_tokens: int = 0,
-    ) -> None:
-        """An elastic hold takes so many millionths of what is free, but for the first so many output tokens."""
+    def __init__(self, keyspace: Keyspace, partition: Partition, script: Script, settings: HoldSettings) -> None:
         self._partition = partition
         self._script = script
-        self._max_items = max_items
-        self._bounds = max_unsettled, elastic_millionths, elastic_output_tokens
+        self._max_items = settings.batch_items
+        self._bounds = settings.max_unsettled, settings.elastic_millionths, settings.elastic_output_tokens
         self._meta, self._journal = keyspace.meta(partition.number), keyspace.journal(partition.number)
         self._queue: list[Item] = []
         self._loop = asyncio.get_running_loop()
-        self._clock = _Clock(timeout_s, self._loop)
+        self._clock = _Clock(min(settings.redis_timeout_s, settings.settle_timeout_s), self._loop)
         self._alone = False
 
     def submit(self, item: Item) -> bool:
@@ -170,8 +157,8 @@ class Batcher:
             self._send(queue[start : start + self._max_items])
 
     def _send(self, items: list[Item]) -> None:
-        epoch, life = self._partition.epoch, self._partition.life
-        if epoch is None or life is None:
+        epoch, session = self._partition.epoch, self._partition.session
+        if epoch is None or session is None:
             _resolve_all(items, RedisAway("no epoch is agreed on"), -1)
             return
         keys = [self._meta, self._journal]
@@ -186,7 +173,7 @@ class Batcher:
                 arguments.append(item.pack(3, 4, 5))
         else:
             self._pack(items, keys, arguments)
-        life.call(self._script, keys, arguments, self._clock.begin(items, epoch).answered)
+        session.call(self._script, keys, arguments, self._clock.begin(items, epoch).answered)
 
     @staticmethod
     def _pack(items: list[Item], keys: list[bytes], arguments: list[bytes]) -> None:
@@ -209,3 +196,27 @@ class Batcher:
                 keys.append(item.user_key)
                 user_position = positions[item.user_key] = len(keys)
             arguments.append(item.pack(account_position, key_position, user_position))
+
+
+class RunningHolds:
+    """The holds of this process, with the queues by which they reach Redis and the tasks that must end before it does:
+    `live` are the holds by request id, `batchers` the partitions' queues."""
+
+    __slots__ = ("batchers", "live", "loop", "tasks")
+
+    def __init__(self, partitions: Partitions, settings: HoldSettings) -> None:
+        script = Script("hot")
+        self.loop = asyncio.get_running_loop()
+        self.live: dict[str, Hold] = {}
+        self.tasks: set[asyncio.Task[Any]] = set()
+        self.batchers = [Batcher(partitions.keyspace, each, script, settings) for each in partitions.all]
+
+    def submit(self, partition: Partition, item: Item) -> None:
+        """Send an admission, settlement or void with whatever else this turn of the event loop brings."""
+        self.batchers[partition.number].submit(item)
+
+    def spawn(self, work: Coroutine[Any, Any, None]) -> None:
+        """Run what must finish even if whoever began it is cancelled; `Holds.drain` waits for it."""
+        task = self.loop.create_task(work)
+        self.tasks.add(task)
+        task.add_done_callback(self.tasks.discard)

@@ -1,6 +1,6 @@
 """Holds: admission and settlement for a server of requests.
 
-    async with holds.open(request_id, principal, model, feature, need, debit) as decision:
+    async with holds.open(HoldRequest(id=..., principal=..., ...)) as decision:
         if isinstance(decision, Hold): ... await holds.settle(decision, debit)
 
 There is no way out of the block that leaves a hold unresolved: one that was not settled is given back, or becomes the
@@ -11,52 +11,29 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Coroutine, Sequence
-from dataclasses import dataclass
+from collections.abc import Coroutine, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
 from billing.database.connection import Database, DatabaseError, queries
-from billing.holds.admission import Admissions, Lesser, Opening, Renew
-from billing.holds.admission_queue import AdmissionQueue
-from billing.holds.hold import Hold, Settled, as_counted
-from billing.holds.items import SettleItem, VoidItem
+from billing.holds.admission import Admissions, Backlog, Opening
 from billing.holds.lasting import LASTING
-from billing.holds.outbox import Backlog
+from billing.holds.model import Hold, Settled, SettleItem, VoidItem, as_counted
 from billing.holds.redis.connection import RedisAway, RedisError
 from billing.holds.redis.layout import OK, VANISHED
+from billing.holds.wait_queue import WaitQueues
 
 if TYPE_CHECKING:
-    from billing.holds.decision import Need
-    from billing.holds.epoch_start import EpochStart
-    from billing.holds.hold import RunningHolds
-    from billing.holds.loader import Loader
+    from billing.holds.admission import StateRepair
+    from billing.holds.batch import RunningHolds
+    from billing.holds.debit_writer import DirectLedgerWriter
+    from billing.holds.model import HoldRequest, HoldSettings
     from billing.holds.outbox import Outbox
     from billing.holds.partition import Partition
-    from billing.holds.partitions import Partitions
-    from billing.holds.redis.state import Keyspace
-    from billing.holds.replay import LedgerWay
     from billing.ledger.debits import Debit
-    from billing.principals import Principal
-
 
 logger = logging.getLogger(__name__)
 
 STORED_DEBITS: Final = queries("billing.ledger")("stored_debits")
-
-
-@dataclass(frozen=True, slots=True)
-class HoldSettings:
-    """Bounds of admission and settlement."""
-
-    batch_items: int = 32
-    max_unsettled: int = 100_000
-    redis_timeout_s: float = 0.5
-    settle_timeout_s: float = 0.5
-    ledger_timeout_s: float = 10.0
-    admission_wait_s: float = 2.0
-    elastic_millionths: int = 250_000
-    elastic_output_tokens: int = 4_096
-    queue_requests: int = 256
 
 
 class Holds:
@@ -65,99 +42,66 @@ class Holds:
     def __init__(
         self,
         database: Database,
-        keyspace: Keyspace,
-        partitions: Partitions,
-        epoch_start: EpochStart,
-        loader: Loader,
-        outbox: Outbox,
+        repairs: StateRepair,
         running: RunningHolds,
-        ledger_way: LedgerWay,
+        outbox: Outbox,
+        direct: DirectLedgerWriter,
+        *,
         gateway_id: str,
         settings: HoldSettings,
     ) -> None:
         self._database = database
-        self._partitions = partitions
+        self._partitions = repairs.partitions
         self._outbox = outbox
-        self._ledger_way = ledger_way
+        self._direct = direct
         self._batchers = running.batchers
-        self._loop = asyncio.get_running_loop()
+        self._loop = running.loop
         self._tasks = running.tasks
         self.live = running.live
         self.spawn = running.spawn
-        self.backlog = Backlog(partitions, keyspace, self.live, outbox.waiting, settings.max_unsettled)
-        self.queue = AdmissionQueue(settings.queue_requests)
+        self.backlog = Backlog(repairs.partitions, self.live, outbox.waiting, settings.max_unsettled)
+        self.queues = WaitQueues(settings.queue_requests)
         self.admissions, self._lasting = (
-            Admissions(
-                self._batchers,
-                keyspace,
-                partitions,
-                epoch_start,
-                loader,
-                self.live,
-                self.backlog,
-                self.queue,
-                self.resolve,
-                gateway_id=holder,
-                timeout_s=settings.redis_timeout_s,
-                wait_s=settings.admission_wait_s,
-            )
+            Admissions(holder, running, repairs, self.backlog, self.queues, self.resolve, settings)
             for holder in (gateway_id, LASTING)
         )
 
-    def open(
-        self,
-        request_id: str,
-        principal: Principal,
-        model: str,
-        feature: str,
-        need: Need,
-        expired: Debit | bytes,
-        meanwhile: Callable[[], None] | None = None,
-        *,
-        lesser: Lesser | None = None,
-        queue_s: float = 0.0,
-        renew: Renew | None = None,
-    ) -> Opening:
-        """Return a context manager that asks for a hold, and enters with a `Decision`.
+    def open(self, request: HoldRequest) -> Opening:
+        """Return a context manager that asks for a hold, and enters with a `Decision`."""
+        return Opening(self.admissions, request)
 
-        `expired` is the debit that the request becomes should this process die (charged or not by `expired_hold`), or
-        that debit encoded, where it is the same for many; `meanwhile` is called while Redis is asked, where requests
-        are few. `lesser` is asked for a smaller need where this one does not fit;
-        a request that only running ones keep out waits for them, at most `queue_s` seconds. `renew` makes the request
-        anew where its principal or prices have changed; without it such a request is `Unavailable`."""
-        arguments = (request_id, principal, model, feature, need, expired, meanwhile, lesser, queue_s, renew)
-        return Opening(self.admissions, *arguments)
-
-    def open_lasting(
-        self, request_id: str, principal: Principal, model: str, feature: str, need: Need, expired: Debit, renew: Renew
-    ) -> Opening:
+    def open_lasting(self, request: HoldRequest) -> Opening:
         """Return a context manager as `open` does, for a hold that outlasts this process once it is `kept`."""
-        return Opening(self._lasting, request_id, principal, model, feature, need, expired, None, None, 0.0, renew)
+        return Opening(self._lasting, request)
 
     def kept(self, hold: Hold) -> None:
-        """Note that a hold of `open_lasting` has a row in Postgres, or may have one: it is not this process's any
+        """Give up a hold of `open_lasting` that has a row in Postgres, or may have one: it is not this process's any
         more."""
         hold.enter("lasting")
         self.live.pop(hold.id, None)
 
     def written(self, hold: Hold) -> None:
-        """Note that a hold's debit is in the ledger, by another way than `settle`. Its correction ends it in Redis,
-        where it was not given back because this process ends."""
+        """End a hold whose debit is in the ledger, by another way than `settle`. Its correction ends it in Redis, where
+        it was not given back because this process ends."""
         if not hold.is_open:
             return
         outcome: asyncio.Future[Settled] = self._loop.create_future()
         hold.begin_settling(outcome)
-        hold.enter("settled")
         outcome.set_result(Settled(None))
+        self._ended(hold)
+
+    def _ended(self, hold: Hold) -> None:
+        hold.enter("settled")
         self.live.pop(hold.id, None)
-        self.queue.freed(hold.target.account_key)
+        self.queues.freed(hold.target.account_key)
 
     def settle(self, hold: Hold, debit: Debit) -> asyncio.Future[Settled]:
-        """End a hold as this debit. It is submitted when this returns, and outside this process when the answer is
+        """End a hold with this debit. It is submitted when this returns, and outside this process when the answer is
         there; whether anybody waits for that changes nothing.
 
-        It raises `SettlementLost` when neither store could be told in time, or when the ledger has decided that the
-        hold had expired: the answer must be cut then. The debit still reaches the ledger if anything here survives.
+        The answer raises `SettlementLost` when neither store took the debit in time, or when the ledger has decided
+        that the hold had expired: the client's answer must be cut then. The debit still reaches the ledger if anything
+        here survives.
 
         A hold is settled once: a second call gets what the first one does, for two debits of different amounts would be
         counted one in Redis and the other in the ledger. Raises `IllegalTransition` for one that was given back.
@@ -184,16 +128,14 @@ class Holds:
             self._settled(item, RedisAway("the hold is of an older epoch"), -1)
 
     def _settled(self, item: SettleItem, reply: list[Any] | RedisError, epoch: int) -> None:
-        """Act on what Redis says of a settlement, whether or not anybody still waits for it."""
+        """Act on Redis's reply to a settlement, whether or not anybody still waits for it."""
         hold = item.hold
         if isinstance(reply, RedisError) or reply[0] != OK:
             vanished = reply == VANISHED and epoch == hold.epoch
-            self._ledger_way.add(hold, item.debit, item.outcome, epoch if vanished else None)
+            self._direct.add(hold, item.debit, item.outcome, epoch if vanished else None)
             return
         self._outbox.add(as_counted(item.debit, epoch, reply[1]))
-        hold.enter("settled")
-        self.live.pop(hold.id, None)
-        self.queue.freed(item.account_key)
+        self._ended(hold)
         if not item.outcome.done():
             item.outcome.set_result(Settled(reply[2]))
 
@@ -206,14 +148,14 @@ class Holds:
         hold.enter("voided")
         self.live.pop(hold.id, None)
         target = hold.target
-        item = VoidItem(hold.id_bytes, target.account_key, target.key_key, target.any_user_key)
+        item = VoidItem(hold.id_bytes, target)
         self._batchers[target.partition.number].submit(item)
         await item.answer
-        self.queue.freed(item.account_key)
+        self.queues.freed(target.account_key)
         if item.vanished_in == hold.epoch:
-            self.spawn(self.doubt(hold.target.partition, [hold.id], hold.epoch))
+            self.spawn(self.find_lost(target.partition, [hold.id], hold.epoch))
 
-    async def doubt(self, partition: Partition, request_ids: Sequence[str], epoch: int) -> None:
+    async def find_lost(self, partition: Partition, request_ids: Sequence[str], epoch: int) -> None:
         """Find out why holds of this epoch, running until now, are not in Redis any more. Another gateway may have
         taken this one for dead and have them expired: the ledger has rows then. If not, Redis has lost them."""
         try:
@@ -227,7 +169,7 @@ class Holds:
             logger.info("%d holds are not in Redis, and the ledger can't be asked: %s", len(request_ids), error)
 
     async def resolve(self, hold: Hold) -> None:
-        """End a hold that was neither settled nor voided: as the debit that it owes, or given back."""
+        """End a hold that was neither settled nor voided: with the debit that it owes, or given back."""
         if not hold.is_open:
             return
         if hold.owed_debit is None:
@@ -236,7 +178,7 @@ class Holds:
             await asyncio.wait([self.settle(hold, hold.owed_debit(hold))])
 
     def hand_over(self, hold: Hold, work: Coroutine[Any, Any, None]) -> None:
-        """Have `work` go on without the request that opened this hold. It must settle or void it, if nobody has begun
+        """Let `work` go on without the request that opened this hold. It must settle or void it, if nobody has begun
         to; should it do neither, the hold is resolved."""
         if hold.state in ("held", "owed"):
             hold.enter("handed_over")
@@ -261,9 +203,9 @@ class Holds:
         """Wait for what is still being settled, and write what waits. Return whether all of it was done in time."""
         try:
             async with asyncio.timeout(timeout_s):
-                while self._tasks or len(self._ledger_way):
-                    if len(self._ledger_way):
-                        self.spawn(self._ledger_way.drain())
+                while self._tasks or len(self._direct):
+                    if len(self._direct):
+                        self.spawn(self._direct.drain())
                     await asyncio.wait(self._tasks)
                 await self._partitions.renewed()
                 await self._outbox.drain()

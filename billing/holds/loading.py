@@ -12,21 +12,42 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
-from typing import TYPE_CHECKING, Final
+from dataclasses import dataclass
+from datetime import datetime
+from typing import TYPE_CHECKING, Final, Literal
 
 from ulid import ULID
 
-from billing.database.connection import Database, DatabaseHindered, DatabaseLocked, as_lock_timeout, queries
-from billing.holds import windows
+from billing.database.connection import (
+    Connection,
+    Database,
+    DatabaseHindered,
+    DatabaseLocked,
+    Row,
+    as_lock_timeout,
+    queries,
+)
 from billing.holds.partition import LostWrites, NotReady, Partition
 from billing.holds.redis.connection import Script
-from billing.holds.redis.layout import AHEAD_S, BASE, I8, SETTLED, STEP_S, AccountState, HoldTags, KeyState, pack_text
+from billing.holds.redis.layout import (
+    AHEAD_S,
+    BASE,
+    I8,
+    SETTLED,
+    STEP_S,
+    AccountState,
+    Counter,
+    HoldTags,
+    KeyState,
+    pack_text,
+)
 from billing.holds.singleflight import SingleFlight
-from billing.quotas import Quota, parse_quotas
+from billing.quotas import Metric, Quota, Window, parse_quotas, window_end_s, window_id, window_start_s
 
 if TYPE_CHECKING:
+    from billing.database.connection import Database
     from billing.holds.redis.state import RedisState
     from billing.plans import Plan
 
@@ -36,18 +57,18 @@ LOAD_ACCOUNT: Final = queries("billing.holds")("load_account")
 LEDGER_CLOCK: Final = "SELECT (extract(epoch FROM clock_timestamp()) * 1000)::bigint"
 
 INSTALL_ATTEMPTS: Final = 5
+# How long a load waits for a locked row before it queues with the others that wait for theirs.
 AT_ONCE_S: Final = 0.001
-"""How long a load waits for a locked row before it queues with the others that wait for theirs."""
 LOCKED_PAUSE_S: Final = 0.5
+# Locked accounts that are remembered.
 MOST_LOCKED: Final = 1000
-"""Locked accounts that are remembered."""
 DRAIN_POLL_S: Final = 0.02
+# The stages of `adopt`.
 MARK, COUNT, COUNT_WHAT_IS_FOUND = 0, 1, 2
-"""The stages of `adopt`."""
 CALL_AGAIN: Final = 3
 HELD_BACK, ACCOUNT_OLDER = 4, 5
+# Open holds are looked for so often, should they not be as many as are running.
 COUNT_ATTEMPTS: Final = 3
-"""Open holds are looked for so often, should they not be as many as are running."""
 
 
 class Loader:
@@ -108,7 +129,7 @@ class Loader:
 
     def account_quotas(self, plan_id: str, quotas: object) -> tuple[Quota, ...]:
         """Return one quota for each counter of an account: its plan's and its own."""
-        return windows.account_quotas(self._plan_of(plan_id), quotas)
+        return account_quotas(self._plan_of(plan_id), quotas)
 
     async def _install(self, partition: Partition, account_id: str, key_id: str | None) -> bool:
         epoch = partition.epoch
@@ -146,19 +167,19 @@ class Loader:
             async with self._database.transaction() as connection:
                 row = await connection.fetchrow(LOAD_ACCOUNT, account_id, epoch, partition.number, lock_timeout)
                 if row is None:  # or the epoch has moved: whoever asked finds out with its next call
-                    return await connection.fetchrow(windows.READ_ACCOUNT, account_id) is not None
+                    return await connection.fetchrow(READ_ACCOUNT, account_id) is not None
                 quotas = self.account_quotas(row["plan"], row["quotas"])
-                counters = await windows.read_counters(connection, account_id, None, quotas, now_s)
+                counters = await read_counters(connection, account_id, None, quotas, now_s)
                 balance, xseq, version = row["balance_nano"], row["xseq"], row["version"]
                 account = AccountState(epoch, balance, 0, 0, xseq, 0, version, now_s, 0, counters)
                 keys: list[bytes] = [self._keyspace.account(account_id)]
                 arguments: list[str | int | bytes] = [epoch, account_id, account.pack(), I8.pack(row["xseq"])]
                 if key_id is not None:
-                    row = await connection.fetchrow(windows.READ_KEY, key_id)
+                    row = await connection.fetchrow(READ_KEY, key_id)
                     if row is None:
                         return False
                     key_quotas = parse_quotas(row["quotas"])
-                    counters = await windows.read_counters(connection, account_id, [key_id], key_quotas, now_s)
+                    counters = await read_counters(connection, account_id, [key_id], key_quotas, now_s)
                     keys.append(self._keyspace.key(account_id, key_id))
                     arguments += [key_id, KeyState(epoch, row["version"], 0, counters).pack()]
             number = partition.number
@@ -201,42 +222,42 @@ class Loader:
         return True
 
     async def tags(self, account_id: str, key_id: str, user_id: str | None, model: str, feature: str) -> HoldTags:
-        """Return as `windows.read_tags`."""
-        return await windows.read_tags(self._database, self._plan_of, (account_id, key_id, user_id), model, feature)
+        """Return as `read_tags`."""
+        return await read_tags(self._database, self._plan_of, (account_id, key_id, user_id), model, feature)
 
     async def _adopt_account(self, partition: Partition, account_id: str) -> int | None:
-        row = await self._database.row(windows.READ_ACCOUNT, account_id)
+        row = await self._database.row(READ_ACCOUNT, account_id)
         if row is None:
             return 0
         quotas, state_key = self.account_quotas(row["plan"], row["quotas"]), self._keyspace.account(account_id)
         read = row["version"], quotas, row["now"]
-        subject = windows.Subject("account", account_id, account_id, state_key, None, *read)
+        subject = Subject("account", account_id, account_id, state_key, None, *read)
         reply = await self._adopt(partition, subject)
         if reply == HELD_BACK:
             raise NotReady(f"account {account_id} is held back until its own debits are in the ledger")
         return None if reply is None else subject.version
 
     async def _adopt_key(self, partition: Partition, account_id: str, key_id: str) -> int | None:
-        row = await self._database.row(windows.READ_KEY, key_id)
+        row = await self._database.row(READ_KEY, key_id)
         if row is None:
             return 0
         quotas, state_key = parse_quotas(row["quotas"]), self._keyspace.key(account_id, key_id)
-        subject = windows.Subject("key", key_id, account_id, state_key, (key_id,), row["version"], quotas, row["now"])
+        subject = Subject("key", key_id, account_id, state_key, (key_id,), row["version"], quotas, row["now"])
         return None if await self._adopt(partition, subject) is None else subject.version
 
     async def _adopt_user(self, partition: Partition, account_id: str, user_id: str) -> int | None:
-        row = await self._database.row(windows.READ_USER, account_id, user_id)
+        row = await self._database.row(READ_USER, account_id, user_id)
         if row is None:
             return 0
         name, state_key, key_ids = f"{account_id}/{user_id}", self._keyspace.user(account_id, user_id), row["key_ids"]
         read = (row["version"], parse_quotas(row["quotas"]), row["now"], row["since"])
-        subject = windows.Subject("user", name, account_id, state_key, tuple(key_ids), *read)
+        subject = Subject("user", name, account_id, state_key, tuple(key_ids), *read)
         reply = await self._adopt(partition, subject) if subject.quotas else ACCOUNT_OLDER
         if reply == ACCOUNT_OLDER:  # of a user without quotas whoever asks has an older account, too
             return await self.adopt_account(partition, account_id)
         return None if reply is None else subject.version
 
-    async def _adopt(self, partition: Partition, subject: windows.Subject) -> int | None:
+    async def _adopt(self, partition: Partition, subject: Subject) -> int | None:
         """Tell Redis a subject's version and counters, and give new ones what the ledger has; what the script answered
         first, None without an epoch."""
         epoch, account_id = partition.epoch, subject.account_id
@@ -254,17 +275,17 @@ class Loader:
             return reply[0]
         _, dseq, xseq, now_ms, _ = reply
         await self.drained(partition, account_id, epoch, dseq)
-        since = windows.Since(epoch, dseq, xseq, subject.read_at)
+        since = Since(epoch, dseq, xseq, subject.read_at)
         async with self._database.transaction(snapshot=True) as connection:
             read = (connection, account_id, subject.key_ids, subject.quotas, now_ms // 1000, since)
-            counters = await windows.read_counters(*read)
+            counters = await read_counters(*read)
         bases = b"".join(BASE.pack(counter.tag, counter.window_id, counter.used) for counter in counters)
         fill_keys = [meta, installed, subject.state_key]
         await self._client.call(self._fill_script, fill_keys, [epoch, subject.id, token, subject.kind, bases])
         return 0
 
     async def _count(
-        self, partition: Partition, subject: windows.Subject, keys: list[bytes], head: list[str | int]
+        self, partition: Partition, subject: Subject, keys: list[bytes], head: list[str | int]
     ) -> list[int]:
         """Have `adopt` mark the missing counters, and then count the subject's open holds in them. Redis is held for no
         longer than these few take, however large the journal is. Raises `RedisError`."""
@@ -297,3 +318,152 @@ class Loader:
             ]
             while waiting := await self._redis.still_settled(partition.number, waiting):
                 await asyncio.sleep(DRAIN_POLL_S)
+
+
+# --- What Postgres says of windows: which counters there are, and what they have used, for Redis to be given.
+#
+# What is fresh is written in the transaction that writes the debits, and rollups and fresh rows are read by one
+# statement, so that the counters and the balance are of one moment.
+
+
+_sql = queries("billing.holds")
+READ_ACCOUNT: Final = _sql("read_account_principal")
+READ_KEY: Final = _sql("read_key_principal")
+READ_USER: Final = _sql("read_user_principal")
+WINDOW_USAGE: Final = _sql("window_usage")
+WINDOW_USAGE_AFTER: Final = _sql("window_usage_after")
+
+# The year 9999, for what never resets.
+NO_END_S: Final = 253_402_300_799
+GRANULARITY: Final[Mapping[Window, int]] = {
+    Window.minute: 0,
+    Window.hour: 1,
+    Window.day: 2,
+    Window.week: 2,
+    Window.month: 3,
+    Window.total: 3,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Since:
+    """The moment at which Redis began to count by itself: debit `dseq` of `epoch`, correction `xseq`, and a time of
+    Postgres before it."""
+
+    epoch: int
+    dseq: int
+    xseq: int
+    written_after: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class Subject:
+    """An account, a key of it or a user of it, as the ledger has it: whose counters Redis is given.
+    `key_ids` are the keys that count in them, None where all of the account's do; `since` is as in member_limits."""
+
+    kind: Literal["account", "key", "user"]
+    id: str
+    account_id: str
+    state_key: bytes
+    key_ids: tuple[str, ...] | None
+    version: int
+    quotas: tuple[Quota, ...]
+    read_at: datetime
+    since: int = 0
+
+
+def plan_lookup(plans: Mapping[str, Plan], default: str) -> Callable[[str], Plan]:
+    """Return what finds a plan by its id; an account whose plan has left the configuration is on the default one, and
+    the log says so."""
+
+    def plan_of(plan_id: str) -> Plan:
+        plan = plans.get(plan_id)
+        if plan is None:
+            logger.error("plan %s is in use but not in config/plans.yaml: %s applies", plan_id, default)
+            return plans[default]
+        return plan
+
+    return plan_of
+
+
+def account_quotas(plan: Plan, quotas: object) -> tuple[Quota, ...]:
+    """Return one quota for each counter of an account: its plan's and its own, as the ledger stores them."""
+    return tuple({quota.tag: quota for quota in plan.quotas + parse_quotas(quotas)}.values())
+
+
+async def read_tags(
+    database: Database, plan_of: Callable[[str], Plan], whose: tuple[str, str, str | None], model: str, feature: str
+) -> HoldTags:
+    """Return tags of the counters, of an account, a key of it and that key's user (None: of nobody's), that a request
+    counts in by what the ledger has now. Raises `DatabaseError`."""
+    account_id, key_id, user_id = whose
+    row = await database.row(READ_ACCOUNT, account_id)
+    account = account_quotas(plan_of(row["plan"]), row["quotas"]) if row is not None else ()
+    row = await database.row(READ_KEY, key_id)
+    key = parse_quotas(row["quotas"]) if row is not None else ()
+    row = await database.row(READ_USER, account_id, user_id) if user_id is not None else None
+    user = parse_quotas(row["quotas"]) if row is not None else ()
+
+    def applying(quotas: tuple[Quota, ...]) -> list[int]:
+        return [quota.tag for quota in quotas if quota.applies_to(model, feature)]
+
+    return HoldTags(applying(account), applying(key), applying(user) if user else None)
+
+
+def bounds_s(window: Window, at_s: int) -> tuple[int, int]:
+    """Return the Unix seconds at which the window that holds `at_s` begins and ends. It has an end although nothing
+    should be used after now: a clock that was ahead has left usage in windows to come, which is theirs."""
+    end_s = window_end_s(window, at_s)
+    return window_start_s(window, at_s), NO_END_S if end_s is None else end_s
+
+
+async def read_counters(
+    connection: Connection,
+    account_id: str,
+    key_ids: Sequence[str] | None,
+    quotas: Sequence[Quota],
+    at_s: int,
+    since: Since | None = None,
+) -> tuple[Counter, ...]:
+    """Return one counter for each quota, in the window that holds `at_s`, of these keys or the whole account; with
+    `since` only what came before it.
+
+    The connection must be in a transaction in which no debit of the account can be written, or of one snapshot.
+    """
+    if not quotas:
+        return ()
+    starts, ends = zip(*(bounds_s(quota.window, at_s) for quota in quotas), strict=True)
+    patterns, features = [quota.model or "" for quota in quotas], [quota.feature for quota in quotas]
+    granularities = [GRANULARITY[quota.window] for quota in quotas]
+    rows = await connection.fetch(WINDOW_USAGE, account_id, key_ids, granularities, starts, ends, patterns, features)
+    used = {row["place"]: _by_metric(row) for row in rows}
+    after: dict[int, tuple[int, ...]] = {}
+    if since is not None:
+        rows = await connection.fetch(
+            WINDOW_USAGE_AFTER,
+            account_id,
+            key_ids,
+            since.dseq,
+            since.epoch,
+            since.xseq,
+            since.written_after,
+            starts,
+            ends,
+            patterns,
+            features,
+        )
+        after = {row["place"]: _by_metric(row) for row in rows}
+    nothing = (0,) * len(Metric)
+    return tuple(
+        Counter(
+            quota.tag,
+            window_id(quota.window, at_s),
+            used[number][quota.metric] - after.get(number, nothing)[quota.metric],
+        )
+        for number, quota in enumerate(quotas, start=1)
+    )
+
+
+def _by_metric(row: Row) -> tuple[int, ...]:
+    tokens = row["input_tokens"] + row["output_tokens"]
+    return (row["requests"], tokens, row["input_tokens"], row["output_tokens"], row["cost_nano"])

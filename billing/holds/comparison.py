@@ -19,10 +19,10 @@ from billing.quotas import Metric, Quota, Window, window_id
 if TYPE_CHECKING:
     from billing.holds.redis.layout import Counter
 
+# By tag.
 Quotas = Mapping[int, Quota]
-"""By tag."""
+# By metric.
 Amounts = tuple[int, int, int, int, int]
-"""By metric."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -203,10 +203,10 @@ def _counts(hold: Entry, compared: ComparedCounter) -> bool:
 
 
 ATTEMPTS: Final = 5
+# States unpacked, counters compared or rows read in one turn of the event loop: about half a millisecond.
 STEPS_A_TURN: Final = 100
-"""States unpacked, counters compared or rows read in one turn of the event loop: about half a millisecond."""
+# The same, of whole accounts with their keys and counters.
 ACCOUNTS_A_TURN: Final = 10
-"""The same, of whole accounts with their keys and counters."""
 
 T = TypeVar("T")
 

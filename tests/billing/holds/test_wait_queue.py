@@ -8,18 +8,24 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from ulid import ULID
 
-from billing.holds.admission_queue import MOST_PAUSE_S, AdmissionQueue
-from billing.holds.decision import Exhausted, InsufficientBalance, Need, QuotaExceeded, TooManyRunning
 from billing.holds.engine import EngineSettings
-from billing.holds.hold import Hold
-from billing.holds.items import AdmissionTarget
-from billing.holds.partitions import Partition
-from billing.holds.service import HoldSettings
+from billing.holds.model import (
+    AdmissionTarget,
+    Exhausted,
+    Hold,
+    HoldSettings,
+    InsufficientBalance,
+    Need,
+    QuotaExceeded,
+    TooManyRunning,
+)
+from billing.holds.partition import Partition
+from billing.holds.wait_queue import MOST_PAUSE_S, WaitQueues
 from billing.keys.secrets import secret_digest
 from billing.principals import Limit, Principal, QuotaLimits
 from billing.quotas import Metric, Quota, Window
-from tests.billing.holds.conftest import MakeWorld, World, debit, need
-from tests.billing.holds.support import ask, eventually, hold_one, settle
+from tests.billing.holds.conftest import MakeWorld, World, need
+from tests.billing.holds.support import ask, eventually, hold_one, hold_request, settle
 
 LONG_S = 60.0
 """Longer than any wait here takes."""
@@ -36,8 +42,8 @@ async def waits(
 ) -> object:
     """A decision that may have waited; nothing gives its hold back but the test."""
     request_id = str(ULID())
-    arguments = (request_id, principal, "demo", "llm", asked or WHOLE, debit(request_id, principal), None)
-    return await world.engine.holds.admissions.admit(*arguments, lesser, queue_s)
+    request = hold_request(request_id, principal, asked or WHOLE, queue_s=queue_s, lesser=lesser)
+    return await world.engine.holds.admissions.admit(request)
 
 
 WHOLE = need(least=100, most=100)
@@ -46,7 +52,7 @@ WHOLE = need(least=100, most=100)
 
 async def waiting(world: World, count: int) -> None:
     async def are_waiting() -> bool:
-        return len(world.engine.holds.queue) == count
+        return len(world.engine.holds.queues) == count
 
     await eventually(are_waiting)
 
@@ -77,7 +83,7 @@ async def test_they_go_on_in_order_of_arrival_as_others_end(world: World) -> Non
     for hold in running:
         await world.engine.holds.void(hold)
     (counter,) = (await world.key_state(principal)).counters
-    assert (counter.used, counter.held, len(world.engine.holds.queue)) == (8, 0, 0)
+    assert (counter.used, counter.held, len(world.engine.holds.queues)) == (8, 0, 0)
 
 
 async def test_who_comes_later_does_not_overtake_with_less(world: World) -> None:
@@ -145,7 +151,7 @@ async def test_a_wait_ends_at_its_time_with_the_refusal(world: World) -> None:
     assert decision == InsufficientBalance(0, 2000, 2000)
     assert decision.is_held
     assert await waits(world, principal, queue_s=0.0) == decision
-    assert len(world.engine.holds.queue) == 0
+    assert len(world.engine.holds.queues) == 0
 
 
 async def test_who_would_not_fit_even_if_nothing_ran_does_not_wait(world: World) -> None:
@@ -245,7 +251,7 @@ async def test_no_more_wait_than_may(make_world: MakeWorld) -> None:
     assert isinstance(await waits(world, principal), InsufficientBalance)
     line.append(asyncio.create_task(waits(world, other)))
     await waiting(world, 3)
-    world.engine.holds.queue.close()
+    world.engine.holds.queues.close()
     assert {type(await task) for task in line} == {InsufficientBalance}
 
 
@@ -253,10 +259,10 @@ async def test_the_process_that_stops_ends_all_waits(world: World) -> None:
     principal = await world.customer(2000)
     await hold_one(world, principal, WHOLE)
     line = await line_of(world, principal, 3)
-    world.engine.holds.queue.close()
+    world.engine.holds.queues.close()
     assert [type(await task) for task in line] == [InsufficientBalance] * 3
     assert isinstance(await waits(world, principal), InsufficientBalance)
-    assert len(world.engine.holds.queue) == 0
+    assert len(world.engine.holds.queues) == 0
 
 
 async def test_a_lesser_need_is_asked_for_where_the_first_does_not_fit(world: World) -> None:
@@ -297,7 +303,7 @@ def test_nobody_overtakes_whoever_waits_for_the_same(wants: list[tuple[int, int,
     admitted in order of arrival, nobody asks while an earlier one does, and everybody gets through or leaves."""
 
     async def story() -> None:
-        queue, free, admitted, asking = AdmissionQueue(100), [5, 5, 5], [], 0
+        queue, free, admitted, asking = WaitQueues(100), [5, 5, 5], [], 0
         quota = Quota(Window.day, Metric.tokens, 5)
         loop = asyncio.get_running_loop()
 
@@ -318,18 +324,18 @@ def test_nobody_overtakes_whoever_waits_for_the_same(wants: list[tuple[int, int,
                 free[key] -= amount
                 return True
 
-            ticket = queue.enter(here, None)
-            assert ticket is not None
+            waiter = queue.join(here, None)
+            assert waiter is not None
             got = False
             try:
                 while not got:
-                    assert await queue.turn(ticket, loop.time() + LONG_S)
+                    assert await queue.wait(waiter, loop.time() + LONG_S)
                     got = await redis()
                     if not got:
-                        ticket.refused(QuotaExceeded((Exhausted(Limit("key", quota), 0, 5, amount),), 0))
+                        waiter.refused(QuotaExceeded((Exhausted(Limit("key", quota), 0, 5, amount),), 0))
                 admitted.append((key, number))
             finally:
-                queue.leave(ticket, admitted=got)
+                queue.leave(waiter, admitted=got)
             try:
                 await asyncio.sleep(0)
             finally:
