@@ -16,7 +16,7 @@ collect/     traffic that exporters count, pulled and charged
 metering/    what other services meter, through the same holds and ledger
 owned/       whose an object at a provider is
 database/    the one place that imports asyncpg; migrations
-shapes/      what the HTTP API takes and answers, and what a key may say
+schemas/     what the HTTP API takes and answers, and what a key may say
 web/         the console: pages under /console
 api/         the HTTP API under /api; cli/  commands; client  its client library
 calls  credit_calls  payment_calls  person_calls     its calls

@@ -15,7 +15,7 @@ from typing import Any, Final, NamedTuple
 import msgspec
 
 from billing.errors import MetergateError
-from billing.shapes.base import ErrorEnvelope
+from billing.schemas.base import ErrorEnvelope
 
 _SECONDS: Final = re.compile(r"\d{1,9}", re.ASCII)
 

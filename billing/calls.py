@@ -15,7 +15,7 @@ import msgspec
 
 from billing.answers import BadAnswer, Exchanged, refusal
 from billing.pages import DEFAULT_LIMIT
-from billing.shapes.accounts import (
+from billing.schemas.accounts import (
     AccountPatch,
     AccountShape,
     Against,
@@ -26,16 +26,16 @@ from billing.shapes.accounts import (
     NewQuotas,
     UserQuotasShape,
 )
-from billing.shapes.admin_users import UserDetailShape, UserPatch, UserShape
-from billing.shapes.audit import AuditShape
-from billing.shapes.base import DEFAULT_TIMEOUT_S, Answer, Listing
-from billing.shapes.keys import KeyPatch, KeyShape, NewKey, NewKeyShape
-from billing.shapes.mismatch import mismatch
-from billing.shapes.operation import OperatorSettingsShape, ProviderShape, RefusedShape
-from billing.shapes.quotas import QuotaShape
-from billing.shapes.repricing import NewRepricing, RepricingShape
-from billing.shapes.tokens import LoginLinkShape
-from billing.shapes.usage import BalanceShape, EventShape, ExplainedEventShape, TotalsShape, TransactionShape
+from billing.schemas.admin_users import UserDetailShape, UserPatch, UserShape
+from billing.schemas.audit import AuditShape
+from billing.schemas.base import DEFAULT_TIMEOUT_S, Answer, Listing
+from billing.schemas.keys import KeyPatch, KeyShape, NewKey, NewKeyShape
+from billing.schemas.mismatch import mismatch
+from billing.schemas.quotas import QuotaShape
+from billing.schemas.repricing import NewRepricing, RepricingShape
+from billing.schemas.system import OperatorSettingsShape, ProviderShape, RefusedShape
+from billing.schemas.tokens import LoginLinkShape
+from billing.schemas.usage import BalanceShape, EventShape, ExplainedEventShape, TotalsShape, TransactionShape
 
 ANSWER_LIMIT_BYTES: Final = 32 * 1024 * 1024
 """A page of a thousand usage events is about 1 MiB."""

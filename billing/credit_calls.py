@@ -6,10 +6,10 @@ A `CreditCalls` takes the admin key for those of operators, and a person's token
 
 from billing.calls import BillingCalls, page_query, path_part
 from billing.pages import DEFAULT_LIMIT
-from billing.shapes.accounts import GrantShape, NewCredit
-from billing.shapes.base import Listing
-from billing.shapes.budgets import BudgetPatch, NewBudget, OwnBudgetShape
-from billing.shapes.credit import (
+from billing.schemas.accounts import GrantShape, NewCredit
+from billing.schemas.base import Listing
+from billing.schemas.budgets import BudgetPatch, NewBudget, OwnBudgetShape
+from billing.schemas.credit import (
     AlertBody,
     AlertShape,
     CouponCodeBody,
@@ -21,9 +21,9 @@ from billing.shapes.credit import (
     RechargeShape,
     RedeemedShape,
 )
-from billing.shapes.margin import BillBody, BillShape, MarginsShape
-from billing.shapes.operation import AssignBody, AssignedShape, RunShape, SubjectShape
-from billing.shapes.webhooks import DeliveryShape, EndpointShape, NewEndpoint, NewEndpointShape
+from billing.schemas.margin import BillBody, BillShape, MarginsShape
+from billing.schemas.system import AssignBody, AssignedShape, RunShape, SubjectShape
+from billing.schemas.webhooks import DeliveryShape, EndpointShape, NewEndpoint, NewEndpointShape
 
 _ENDPOINTS = "/api/webhooks/endpoints"
 

@@ -132,11 +132,11 @@ MetergateError
 |   +-- BillUnavailable            billing.provider_bills.lines
 +-- QuotaError                     billing.quotas
 +-- PriceError                     billing.rates
-+-- ApiKeyError                    billing.shapes.rules
-|   +-- KeyConflict                billing.shapes.rules
-|   +-- KeyNotFound                billing.shapes.rules
-|   +-- KeyRefused                 billing.shapes.rules
-|   +-- ScopeWithheld              billing.shapes.rules
++-- ApiKeyError                    billing.schemas.rules
+|   +-- KeyConflict                billing.schemas.rules
+|   +-- KeyNotFound                billing.schemas.rules
+|   +-- KeyRefused                 billing.schemas.rules
+|   +-- ScopeWithheld              billing.schemas.rules
 +-- TimeError                      billing.times
 +-- UsageError                     billing.usage
 +-- BadKeyFile                     gateway.commands.first_start

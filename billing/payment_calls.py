@@ -4,10 +4,10 @@ usage."""
 
 from billing.calls import BillingCalls, page_query, path_part
 from billing.pages import DEFAULT_LIMIT
-from billing.shapes.base import Listing
-from billing.shapes.exports import ExportShape, ParkedExportShape, RetriedShape, RetryExport
-from billing.shapes.payment_events import ComparisonShape, NewComparison, PaymentEventShape
-from billing.shapes.payments import (
+from billing.schemas.base import Listing
+from billing.schemas.exports import ExportShape, ParkedExportShape, RetriedShape, RetryExport
+from billing.schemas.payment_events import ComparisonShape, NewComparison, PaymentEventShape
+from billing.schemas.payments import (
     AdminOrderShape,
     CreditParked,
     DismissParked,

@@ -10,9 +10,9 @@ from billing.calls import page_query, path_part
 from billing.credit_calls import CreditCalls
 from billing.pages import DEFAULT_LIMIT
 from billing.payment_calls import PaymentCalls
-from billing.shapes.accounts import NewQuotas, UserQuotasShape
-from billing.shapes.base import Listing
-from billing.shapes.keys import (
+from billing.schemas.accounts import NewQuotas, UserQuotasShape
+from billing.schemas.base import Listing
+from billing.schemas.keys import (
     KeyPatch,
     KeyShape,
     LeakedKey,
@@ -22,8 +22,7 @@ from billing.shapes.keys import (
     RotatedKeyShape,
     Rotation,
 )
-from billing.shapes.operation import RefusedShape
-from billing.shapes.organizations import (
+from billing.schemas.organizations import (
     InvitationShape,
     MemberShape,
     NewInvitation,
@@ -34,7 +33,7 @@ from billing.shapes.organizations import (
     RolePatch,
     Transfer,
 )
-from billing.shapes.people import (
+from billing.schemas.people import (
     CodeAsked,
     FactorBody,
     Login,
@@ -52,11 +51,12 @@ from billing.shapes.people import (
     TotpRemoval,
     Verification,
 )
-from billing.shapes.quotas import QuotaShape
-from billing.shapes.reports import BillingSummaryShape, BucketsShape, SummaryShape
-from billing.shapes.subscriptions import PlanChange, PlanPreviewShape, StatusShape, SubscriptionShape
-from billing.shapes.tokens import AccessTokenShape, NarrowBody, RefreshBody, SessionShape, TokenPairShape
-from billing.shapes.usage import EventShape, ExplainedEventShape, TotalsShape
+from billing.schemas.quotas import QuotaShape
+from billing.schemas.reports import BillingSummaryShape, BucketsShape, SummaryShape
+from billing.schemas.subscriptions import PlanChange, PlanPreviewShape, StatusShape, SubscriptionShape
+from billing.schemas.system import RefusedShape
+from billing.schemas.tokens import AccessTokenShape, NarrowBody, RefreshBody, SessionShape, TokenPairShape
+from billing.schemas.usage import EventShape, ExplainedEventShape, TotalsShape
 
 Query = dict[str, str | None]
 

@@ -55,7 +55,7 @@ if TYPE_CHECKING:
     from billing.plans import Plans
     from billing.price_table import PriceTable
     from billing.principals import Principal
-    from billing.shapes.quotas import WindowShape
+    from billing.schemas.quotas import WindowShape
     from gateway.config.defaults import Limits
     from gateway.config.settings import Settings
 

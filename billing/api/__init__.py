@@ -24,7 +24,7 @@
     margin      /admin/margin
     tables      answers as CSV
 
-What is taken and answered is in `billing.shapes`. `application.setup` mounts it; the gateway calls that and nothing
+What is taken and answered is in `billing.schemas`. `application.setup` mounts it; the gateway calls that and nothing
 else. A resource is a module with its shapes there and one with its handlers and `ROUTES` here, which
 `application.ROUTES` names.
 """

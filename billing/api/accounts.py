@@ -35,7 +35,7 @@ from billing.identity.permissions import ORG_TRANSFER
 from billing.money import format_usd
 from billing.prices import ANY_MODEL
 from billing.quotas import parse_quotas
-from billing.shapes.accounts import (
+from billing.schemas.accounts import (
     AccountPatch,
     AccountShape,
     AccountsQuery,
@@ -50,9 +50,9 @@ from billing.shapes.accounts import (
     grant_shape,
     user_quotas_shape,
 )
-from billing.shapes.base import Listing, PageQuery
-from billing.shapes.organizations import Closing, OrganizationShape, organization_shape
-from billing.shapes.repricing import NewRepricing, RepricingShape, repricing_shape
+from billing.schemas.base import Listing, PageQuery
+from billing.schemas.organizations import Closing, OrganizationShape, organization_shape
+from billing.schemas.repricing import NewRepricing, RepricingShape, repricing_shape
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Final
 
 from billing.api.errors import Unauthorized
 from billing.api.route import Access, Call, Route
-from billing.shapes.tokens import LoginLinkShape, link_shape
+from billing.schemas.tokens import LoginLinkShape, link_shape
 
 if TYPE_CHECKING:
     from aiohttp import web

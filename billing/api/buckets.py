@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 from billing.api.requests import encode_cursor
 from billing.ledger.used import DIMENSIONS, Group, Span, Used, total
 from billing.pages import BadCursor, place_of
-from billing.shapes.reports import ordered
+from billing.schemas.reports import ordered
 from billing.zones import Period, periods
 
 if TYPE_CHECKING:

@@ -13,8 +13,8 @@ from billing.api.route import Access, Call, Route
 from billing.budgets.rules import DEFAULT_THRESHOLDS, BudgetPeriod, BudgetRefused, BudgetTerms, Subject
 from billing.identity.permissions import BILLING_READ, BILLING_SETUP
 from billing.pages import Page
-from billing.shapes.base import Listing, PageQuery
-from billing.shapes.budgets import BudgetPatch, NewBudget, OwnBudgetShape, own_budget_shape
+from billing.schemas.base import Listing, PageQuery
+from billing.schemas.budgets import BudgetPatch, NewBudget, OwnBudgetShape, own_budget_shape
 from billing.zones import DEFAULT_ZONE, zone_of
 
 if TYPE_CHECKING:

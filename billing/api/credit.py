@@ -12,8 +12,8 @@ from billing.identity.permissions import BILLING_SETUP
 from billing.payments.coupons import NewCoupon
 from billing.payments.objects import NANO_PER_CENT
 from billing.payments.recharges import Wish
-from billing.shapes.base import Listing, PageQuery
-from billing.shapes.credit import (
+from billing.schemas.base import Listing, PageQuery
+from billing.schemas.credit import (
     AlertBody,
     AlertShape,
     CouponCodeBody,

@@ -17,9 +17,9 @@ from msgspec import UNSET
 
 from billing.api.errors import BadRequest
 from billing.api.route import JSON
-from billing.shapes.decoding import decode_shape
-from billing.shapes.mismatch import mismatch, unreadable
-from billing.shapes.service import BINARY_EVENT, structured
+from billing.schemas.decoding import decode_shape
+from billing.schemas.mismatch import mismatch, unreadable
+from billing.schemas.service import BINARY_EVENT, structured
 
 CLOUD_EVENT: Final = "application/cloudevents+json"
 CLOUD_BATCH: Final = "application/cloudevents-batch+json"

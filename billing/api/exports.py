@@ -6,8 +6,8 @@ from typing import Final
 
 from billing.api.requests import listing, page_asked
 from billing.api.route import Access, Call, Route
-from billing.shapes.base import Listing
-from billing.shapes.exports import (
+from billing.schemas.base import Listing
+from billing.schemas.exports import (
     ExportShape,
     ParkedExportShape,
     ParkedExportsQuery,

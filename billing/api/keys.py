@@ -10,8 +10,8 @@ from billing.api.errors import BadRequest
 from billing.api.requests import listing, page_asked
 from billing.api.route import Access, Call, Route
 from billing.api.services import Services
-from billing.shapes.base import Listing
-from billing.shapes.keys import (
+from billing.schemas.base import Listing
+from billing.schemas.keys import (
     KeyPatch,
     KeyRow,
     KeyShape,

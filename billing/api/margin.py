@@ -15,7 +15,7 @@ from billing.api.route import Access, Call, Route
 from billing.api.tables import Table, rows, wants_csv
 from billing.ledger.margins import MarginBy, Margins
 from billing.pages import place_of
-from billing.shapes.margin import (
+from billing.schemas.margin import (
     MARGIN_FIELDS,
     BillBody,
     BillQuery,

@@ -26,8 +26,8 @@ from billing.metering.charges import Measure, parse_quantity
 from billing.metering.claims import NotAdmitted, Payer
 from billing.metering.events import DEBITS, HOLDS, USAGE
 from billing.money import format_usd
-from billing.shapes.mismatch import mismatch
-from billing.shapes.service import (
+from billing.schemas.mismatch import mismatch
+from billing.schemas.service import (
     Asked,
     AskedOfKey,
     CheckShape,
@@ -49,7 +49,7 @@ from billing.shapes.service import (
     UsageResults,
     usage_of,
 )
-from billing.shapes.usage import BalanceShape
+from billing.schemas.usage import BalanceShape
 from billing.times import rfc3339
 
 if TYPE_CHECKING:

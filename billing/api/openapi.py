@@ -1,6 +1,6 @@
 """The OpenAPI document of routes: paths, parameters, bodies, answers, errors, examples and who may call.
 
-Version 3.1 (https://spec.openapis.org/oas/v3.1.0). Schemas are those of `billing.shapes`, by msgspec; an example is
+Version 3.1 (https://spec.openapis.org/oas/v3.1.0). Schemas are those of `billing.schemas`, by msgspec; an example is
 made of a schema's own examples.
 """
 
@@ -18,8 +18,8 @@ from billing.api.auth import ADMIN_HEADER, SERVICE_HEADER, SERVICE_NAME_HEADER
 from billing.api.route import JSON, Access, Route
 from billing.api.tables import CSV
 from billing.keys.presented import KEY_HEADERS
-from billing.shapes.base import ErrorEnvelope
-from billing.shapes.quotas import QuotaShape
+from billing.schemas.base import ErrorEnvelope
+from billing.schemas.quotas import QuotaShape
 
 Json = dict[str, Any]
 VERSION: Final = "3.1.0"

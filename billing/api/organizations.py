@@ -24,9 +24,9 @@ from billing.identity.permissions import (
 )
 from billing.identity.users import parse_email
 from billing.quotas import parse_quotas
-from billing.shapes.accounts import NewQuotas, UserQuotasShape, user_quotas_shape
-from billing.shapes.base import Listing, PageQuery
-from billing.shapes.organizations import (
+from billing.schemas.accounts import NewQuotas, UserQuotasShape, user_quotas_shape
+from billing.schemas.base import Listing, PageQuery
+from billing.schemas.organizations import (
     InvitationShape,
     MemberShape,
     NewInvitation,

@@ -23,10 +23,11 @@ from billing.identity.permissions import AUDIT_READ
 from billing.identity.users import NEEDS_FACTOR
 from billing.money import NANO_PER_USD, format_usd
 from billing.pages import Page
-from billing.shapes.admin_users import UserDetailShape, UserPatch, UserShape, UsersQuery, user_detail_shape, user_shape
-from billing.shapes.audit import AuditQuery, AuditShape, OwnAuditQuery, audit_shape
-from billing.shapes.base import Listing, PageQuery
-from billing.shapes.operation import (
+from billing.schemas.admin_users import UserDetailShape, UserPatch, UserShape, UsersQuery, user_detail_shape, user_shape
+from billing.schemas.audit import AuditQuery, AuditShape, OwnAuditQuery, audit_shape
+from billing.schemas.base import Listing, PageQuery
+from billing.schemas.organizations import MemberShape, member_shape
+from billing.schemas.system import (
     AssignBody,
     AssignedShape,
     HelloShape,
@@ -43,7 +44,6 @@ from billing.shapes.operation import (
     run_shape,
     subject_shape,
 )
-from billing.shapes.organizations import MemberShape, member_shape
 
 if TYPE_CHECKING:
     from billing.collect.collector import Collector

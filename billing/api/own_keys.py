@@ -17,8 +17,8 @@ from billing.api.route import Access, Call, Route
 from billing.identity.members import grantable_scopes
 from billing.identity.permissions import BILLING_READ, KEYS_ADMIN, KEYS_READ, KEYS_WRITE, ROLES, SCOPES
 from billing.keys.secrets import well_formed
-from billing.shapes.base import Listing
-from billing.shapes.keys import (
+from billing.schemas.base import Listing
+from billing.schemas.keys import (
     KeyPatch,
     KeyShape,
     LeakedKey,
@@ -30,13 +30,13 @@ from billing.shapes.keys import (
     Rotation,
     key_shape,
 )
-from billing.shapes.rules import ScopeWithheld
-from billing.shapes.usage import TotalsShape, totals_shape
+from billing.schemas.rules import ScopeWithheld
+from billing.schemas.usage import TotalsShape, totals_shape
 
 if TYPE_CHECKING:
     from billing.database.connection import Connection
     from billing.keys.keys import Grantable
-    from billing.shapes.keys import KeyRow
+    from billing.schemas.keys import KeyRow
 
 KEYS: Final = "/api/billing/keys"
 KEY: Final = "/api/billing/keys/{key_id}"

@@ -16,8 +16,8 @@ from billing.api.route import Access, Call, Route, customer_read
 from billing.identity.permissions import BILLING_SETUP
 from billing.payments.flows import Wanted
 from billing.payments.objects import NANO_PER_CENT, format_cents
-from billing.shapes.base import Listing, PageQuery
-from billing.shapes.payment_events import (
+from billing.schemas.base import Listing, PageQuery
+from billing.schemas.payment_events import (
     ComparisonShape,
     NewComparison,
     PaymentEventShape,
@@ -26,7 +26,7 @@ from billing.shapes.payment_events import (
     comparison_shape,
     payment_event_shape,
 )
-from billing.shapes.payments import (
+from billing.schemas.payments import (
     AdminOrderShape,
     AdminOrdersQuery,
     ChargeShape,

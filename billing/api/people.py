@@ -15,7 +15,7 @@ from billing.identity.codes import TooManyTries
 from billing.identity.credentials import WrongCredential
 from billing.identity.people import Factor, Visitor
 from billing.identity.sign_in import Refusal
-from billing.shapes.people import (
+from billing.schemas.people import (
     CodeAsked,
     FactorBody,
     Login,
@@ -37,7 +37,7 @@ from billing.shapes.people import (
     Verification,
     profile_shape,
 )
-from billing.shapes.tokens import TokenPairShape, pair_shape
+from billing.schemas.tokens import TokenPairShape, pair_shape
 
 if TYPE_CHECKING:
     from msgspec import Struct

@@ -13,8 +13,8 @@ from billing.identity.permissions import BILLING_READ, BILLING_SETUP
 from billing.money import format_usd
 from billing.payments.outlook import outlook
 from billing.quotas import parse_limit
-from billing.shapes.payments import PlansShape, plan_shape
-from billing.shapes.subscriptions import (
+from billing.schemas.payments import PlansShape, plan_shape
+from billing.schemas.subscriptions import (
     FeatureShape,
     FeaturesShape,
     NewFeatureUse,
@@ -33,8 +33,8 @@ from billing.shapes.subscriptions import (
 if TYPE_CHECKING:
     from billing.plans import Plan
     from billing.quotas import Quota
-    from billing.shapes.quotas import WindowShape
-    from billing.shapes.usage import BalanceShape
+    from billing.schemas.quotas import WindowShape
+    from billing.schemas.usage import BalanceShape
 
 SUBSCRIPTION: Final = "/api/billing/subscription"
 SETUP: Final = "metergate billing setup"

@@ -38,7 +38,7 @@ from billing.api.tables import Table
 from billing.audit import Actor
 from billing.identity.callers import NOBODY, Caller
 from billing.logs import log_about
-from billing.shapes.base import ErrorEnvelope
+from billing.schemas.base import ErrorEnvelope
 
 if TYPE_CHECKING:
     from billing.principals import Principal

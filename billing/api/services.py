@@ -49,8 +49,8 @@ if TYPE_CHECKING:
     from billing.principals import Principal
     from billing.provider_bills.bills import Bills
     from billing.refused import RefusedRequests
-    from billing.shapes.operation import JobShape, ModelShape, ProviderShape
-    from billing.shapes.quotas import WindowShape
+    from billing.schemas.quotas import WindowShape
+    from billing.schemas.system import JobShape, ModelShape, ProviderShape
 
 
 async def _nobody(token: str, org_id: str | None) -> Caller | None:

@@ -1,7 +1,7 @@
 """What customers read of what was used, in sums: totals, a summary, buckets of time, the month so far.
 
 Every number comes from `collect.traffic.Traffic.spans`, of buckets by `buckets.read_part`, and every field of it from
-`shapes.reports.used_fields`, for JSON and CSV alike. Times are whole minutes; a day in a query is the local one of the
+`schemas.reports.used_fields`, for JSON and CSV alike. Times are whole minutes; a day in a query is the local one of the
 time zone.
 """
 
@@ -25,7 +25,7 @@ from billing.collect.traffic import Traffic
 from billing.ledger.used import BEGINNING, END, NOTHING, Group, Span, Used, UsedBy, together, total
 from billing.pages import place_of
 from billing.quotas import Metric, Quota, Window
-from billing.shapes.reports import (
+from billing.schemas.reports import (
     BillingSummaryShape,
     BucketsQuery,
     BucketsShape,
@@ -42,7 +42,7 @@ from billing.shapes.reports import (
     used_fields,
     used_shape,
 )
-from billing.shapes.usage import TotalsQuery, TotalsShape, totals_shape
+from billing.schemas.usage import TotalsQuery, TotalsShape, totals_shape
 from billing.times import rfc3339
 from billing.zones import DEFAULT_ZONE, Period, day_begins, period_of, periods, zone_of
 

@@ -26,9 +26,9 @@ from billing.attempts import REFRESHES, SIGN_INS
 from billing.identity.providers import BEGUN_S, CONSOLE, SignInFailed, is_path
 from billing.identity.sessions import REFRESH_PREFIX
 from billing.identity.shown import OPERATOR
-from billing.shapes.base import Listing, PageQuery
-from billing.shapes.people import PasswordShown
-from billing.shapes.tokens import (
+from billing.schemas.base import Listing, PageQuery
+from billing.schemas.people import PasswordShown
+from billing.schemas.tokens import (
     MAX_REASON,
     AccessTokenShape,
     BeginQuery,

@@ -19,8 +19,8 @@ from billing.api.tables import Table, rows, wants_csv
 from billing.ledger.explanations import explain
 from billing.ledger.reports import EventFilter
 from billing.pages import Page
-from billing.shapes.base import Listing, PageQuery
-from billing.shapes.usage import (
+from billing.schemas.base import Listing, PageQuery
+from billing.schemas.usage import (
     OF_COST,
     BalanceShape,
     EventQuery,

@@ -14,8 +14,8 @@ from msgspec import UNSET
 from billing.api.requests import listing, page_asked
 from billing.api.route import Access, Call, Route
 from billing.identity.permissions import BILLING_READ, BILLING_SETUP
-from billing.shapes.base import Listing, PageQuery
-from billing.shapes.webhooks import (
+from billing.schemas.base import Listing, PageQuery
+from billing.schemas.webhooks import (
     DeliveryShape,
     EndpointPatch,
     EndpointShape,

@@ -15,8 +15,8 @@ from billing.cli.output import Shown, Table, page_parts
 from billing.money import MoneyError, parse_usd
 from billing.pages import DEFAULT_LIMIT
 from billing.principals import Status
-from billing.shapes.accounts import AccountPatch, Against, GrantShape, NewCredit
-from billing.shapes.base import DEFAULT_PRIORITY, MOST_PRIORITY
+from billing.schemas.accounts import AccountPatch, Against, GrantShape, NewCredit
+from billing.schemas.base import DEFAULT_PRIORITY, MOST_PRIORITY
 
 if TYPE_CHECKING:
     from billing.calls import BillingCalls

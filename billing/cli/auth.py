@@ -27,8 +27,8 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
     from billing.person_calls import PersonCalls
-    from billing.shapes.people import MailSent, ProfileShape
-    from billing.shapes.tokens import TokenPairShape
+    from billing.schemas.people import MailSent, ProfileShape
+    from billing.schemas.tokens import TokenPairShape
 
 PasswordStdin = Annotated[
     bool, typer.Option("--password-stdin", help="Read the password from stdin, else METERGATE_PASSWORD, else ask.")
@@ -58,7 +58,7 @@ async def register(
     no_password: Annotated[bool, typer.Option("--no-password", help="Sign in by mailed codes alone.")] = False,
 ) -> Shown:
     """Register an address. A code is mailed to it, which `auth verify` takes."""
-    from billing.shapes.people import Registration
+    from billing.schemas.people import Registration
 
     client = session.open_anew()
     secret = "" if no_password else _password(session, password_stdin, twice=True)
@@ -76,7 +76,7 @@ async def login(
     ] = False,
 ) -> Shown:
     """Sign in with your password."""
-    from billing.shapes.people import CodeAsked, Login
+    from billing.schemas.people import CodeAsked, Login
 
     client = session.open_anew()
     if mail_code:
@@ -99,7 +99,7 @@ async def verify(
     otp_stdin: OtpStdin = False,
 ) -> Shown:
     """Sign in with the code that was mailed; the first time it proves your address."""
-    from billing.shapes.people import Login, Verification
+    from billing.schemas.people import Login, Verification
 
     client, pending = session.open_anew(), session.files.pending()
     if pending is not None and (email not in (None, pending.email) or pending.url != client.base_url):
@@ -183,7 +183,7 @@ async def password(
     revoke_keys: Annotated[bool, typer.Option("--revoke-keys", help="Revoke your API keys, too.")] = False,
 ) -> Shown:
     """Change your password. Your other sessions end."""
-    from billing.shapes.people import PasswordChange
+    from billing.schemas.people import PasswordChange
 
     client = await session.open_signed_in()
     old = ask_secret("old password", session.environ, PASSWORD, from_stdin=password_stdin)

@@ -11,7 +11,7 @@ from billing.cli.session import FindSession
 
 if TYPE_CHECKING:
     from billing.person_calls import PersonCalls
-    from billing.shapes.credit import RechargeBody, RechargeShape
+    from billing.schemas.credit import RechargeBody, RechargeShape
 
 Usd = typer.Option(metavar="USD", help="Else as it is.")
 
@@ -53,7 +53,7 @@ async def end(client: "PersonCalls") -> Shown:
 
 async def _wish(client: "PersonCalls", *given: str | None, enabled: bool) -> "RechargeBody":
     """Return what is to be asked of auto-recharge; amounts that are not given stay."""
-    from billing.shapes.credit import RechargeBody
+    from billing.schemas.credit import RechargeBody
 
     found = await client.auto_recharge()
     before = found.threshold_usd, found.amount_usd, found.monthly_cap_usd

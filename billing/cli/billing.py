@@ -18,11 +18,11 @@ from billing.pages import DEFAULT_LIMIT
 
 if TYPE_CHECKING:
     from billing.person_calls import PersonCalls
-    from billing.shapes.credit import AlertShape
-    from billing.shapes.payments import InvoiceShape, PageShape
-    from billing.shapes.quotas import WindowShape
-    from billing.shapes.reports import BillingSummaryShape
-    from billing.shapes.subscriptions import FeatureShape, PlanPreviewShape, StatusShape, SubscriptionShape
+    from billing.schemas.credit import AlertShape
+    from billing.schemas.payments import InvoiceShape, PageShape
+    from billing.schemas.quotas import WindowShape
+    from billing.schemas.reports import BillingSummaryShape
+    from billing.schemas.subscriptions import FeatureShape, PlanPreviewShape, StatusShape, SubscriptionShape
 
 ReturnUrl = Annotated[
     str | None,
@@ -89,7 +89,7 @@ async def setup(
     return_url: ReturnUrl = None,
 ) -> Shown:
     """Open a page where credit is bought and the payment method kept, and print its address."""
-    from billing.shapes.payments import NewSetup
+    from billing.schemas.payments import NewSetup
 
     if save_only and amount is not None:
         raise typer.BadParameter("give --amount-usd or --save-only, not both", param_hint="--save-only")
@@ -125,7 +125,7 @@ async def checkout(
 ) -> Shown:
     """Open a page where an amount of credit or a plan is bought, and print its address. Asks before it orders a
     plan."""
-    from billing.shapes.payments import NewCheckout
+    from billing.schemas.payments import NewCheckout
 
     if (amount is None) == (plan is None):
         raise typer.BadParameter("give --amount-usd or --plan, one of the two", param_hint="--plan")

@@ -13,7 +13,7 @@ from billing.pages import DEFAULT_LIMIT
 
 if TYPE_CHECKING:
     from billing.person_calls import PersonCalls
-    from billing.shapes.budgets import OwnBudgetShape
+    from billing.schemas.budgets import OwnBudgetShape
 
 BudgetId = Annotated[str, typer.Argument(help="The budget's id, bdg_...", show_default=False)]
 Period = Annotated[str | None, typer.Option(metavar="PERIOD", help="day, week, month or total.")]
@@ -53,7 +53,7 @@ async def create_budget(
     notify: Notified = None,
 ) -> Shown:
     """Make a budget. It tells when a threshold is reached; a quota of cost would refuse."""
-    from billing.shapes.budgets import NewBudget
+    from billing.schemas.budgets import NewBudget
 
     if len([each for each in (key, user, tag) if each is not None]) > 1:
         raise typer.BadParameter("give one of --key, --user and --tag", param_hint="--key")
@@ -81,7 +81,7 @@ async def update_budget(
     notify: Notified = None,
 ) -> Shown:
     """Change a budget: what is not given stays. What it has reached by then is told anew."""
-    from billing.shapes.budgets import BudgetPatch
+    from billing.schemas.budgets import BudgetPatch
 
     changes = BudgetPatch(
         amount_usd=UNSET if amount is None else amount,

@@ -11,7 +11,7 @@ from billing.cli.operator import add_call
 from billing.cli.options import AccountId, Cursor, Limit
 from billing.cli.output import Shown, Table, page_parts
 from billing.pages import DEFAULT_LIMIT
-from billing.shapes.base import DEFAULT_PRIORITY, MOST_PRIORITY
+from billing.schemas.base import DEFAULT_PRIORITY, MOST_PRIORITY
 
 if TYPE_CHECKING:
     from billing.credit_calls import CreditCalls
@@ -73,7 +73,7 @@ async def create(
     if not yes and await exceeds_confirmed(client, most_nano):
         accounts = "any number of accounts" if max_redemptions is None else f"up to {max_redemptions} accounts"
         confirm((f"The code gives {amount_usd} USD of credit for free, to {accounts}.",), yes=yes)
-    from billing.shapes.credit import NewCouponBody
+    from billing.schemas.credit import NewCouponBody
 
     made = await client.create_coupon(
         NewCouponBody(

@@ -1,5 +1,5 @@
 """What the commands on keys have in common, of operators (`keys`) and of people (`own_keys`): the options for a key's
-rules, and what a table shows of them. Both follow from `billing.shapes.keys.RULES`."""
+rules, and what a table shows of them. Both follow from `billing.schemas.keys.RULES`."""
 
 import functools
 import inspect
@@ -11,8 +11,8 @@ from msgspec import UNSET
 
 from billing.cli.operator import quotas_of, quotas_text
 from billing.cli.output import Shown, Table
-from billing.shapes.keys import RULES, KeyPatch, KeyShape
-from billing.shapes.rules import Option
+from billing.schemas.keys import RULES, KeyPatch, KeyShape
+from billing.schemas.rules import Option
 
 if TYPE_CHECKING:
     from billing.calls import BillingCalls

@@ -11,7 +11,7 @@ from billing.cli.options import AccountId, Cursor, Limit
 from billing.cli.output import Shown, page_parts
 from billing.money import MAX_NANO
 from billing.pages import DEFAULT_LIMIT
-from billing.shapes.keys import NewKey
+from billing.schemas.keys import NewKey
 
 if TYPE_CHECKING:
     from billing.calls import BillingCalls

@@ -15,7 +15,7 @@ from billing.pages import DEFAULT_LIMIT
 
 if TYPE_CHECKING:
     from billing.credit_calls import CreditCalls
-    from billing.shapes.margin import BillRowShape, BillSumShape, MarginShape
+    from billing.schemas.margin import BillRowShape, BillSumShape, MarginShape
 
 Since = Annotated[str | None, typer.Option(metavar="DAY", help="From this day of UTC on; else the month's first.")]
 Until = Annotated[str | None, typer.Option(metavar="DAY", help="Before this day; else until now.")]
@@ -101,7 +101,7 @@ async def reconcile(
     """Compare what a provider says that it has billed with the ledger, by day and model."""
     from msgspec import UNSET
 
-    from billing.shapes.margin import BillBody
+    from billing.schemas.margin import BillBody
 
     if kept:
         source = "api" if file is None else "invoice"

@@ -19,12 +19,12 @@ from billing.cli.options import REMOTE, Limit
 from billing.cli.output import REFUSED, UNREACHABLE, CommandFailed, Output, Shown, Table
 from billing.pages import DEFAULT_LIMIT
 from billing.quotas import Metric, QuotaError, parse_quota
-from billing.shapes.quotas import QuotaShape, quota_shape
+from billing.schemas.quotas import QuotaShape, quota_shape
 
 if TYPE_CHECKING:
     from billing.answers import Refused
     from billing.calls import BillingCalls
-    from billing.shapes.accounts import AccountShape
+    from billing.schemas.accounts import AccountShape
 
 Call = Callable[..., Awaitable[Shown]]
 """An async function of a `BillingCalls` and a command's own options."""

@@ -12,7 +12,7 @@ from typing import Annotated, Final
 import typer
 
 from billing.pages import MAX_LIMIT
-from billing.shapes.base import DEFAULT_TIMEOUT_S
+from billing.schemas.base import DEFAULT_TIMEOUT_S
 
 _PANEL: Final = "Options of every command"
 LEAST_TIMEOUT_S: Final = 0.1

@@ -97,7 +97,7 @@ async def credit(
         amount = "its whole amount" if of is None else f"{of.amount_usd} {of.currency}"
         whose = account_id or (None if of is None else of.account_id) or "its account"
         confirm((f"{amount} of the payment {parked_id} is credited to {whose}.",), yes=yes)
-    from billing.shapes.payments import CreditParked
+    from billing.schemas.payments import CreditParked
 
     done = await client.credit_parked(parked_id, CreditParked(account_id=account_id, note=note))
     return Shown(done.received, (f"{done.amount_usd} USD of {done.payment_id} are credited to {done.account_id}.",))
@@ -127,7 +127,7 @@ async def refund(
     """Give money of an order back to the payer, at most what is left of its credit."""
     from msgspec import UNSET
 
-    from billing.shapes.payments import NewOrderRefund
+    from billing.schemas.payments import NewOrderRefund
 
     if not yes:
         order = await client.order(order_id)

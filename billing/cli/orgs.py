@@ -11,7 +11,7 @@ from billing.cli.output import CommandFailed, Shown, Table, page_parts
 from billing.cli.people import Org, add_person_call, add_session_call, ask_secret, org_of
 from billing.cli.session import FindSession, Session
 from billing.pages import DEFAULT_LIMIT
-from billing.shapes.organizations import InvitationShape, OrganizationShape, RoleName
+from billing.schemas.organizations import InvitationShape, OrganizationShape, RoleName
 
 if TYPE_CHECKING:
     from billing.person_calls import PersonCalls

@@ -14,7 +14,7 @@ from billing.pages import DEFAULT_LIMIT
 if TYPE_CHECKING:
     from billing.calls import BillingCalls
     from billing.credit_calls import CreditCalls
-    from billing.shapes.admin_users import UserDetailShape
+    from billing.schemas.admin_users import UserDetailShape
 
 UserId = Annotated[str, typer.Argument(help="The user's id, usr_...", show_default=False)]
 Since = Annotated[str | None, typer.Option(metavar="TIME", help="From then on: a time, or a day such as 2027-01-31.")]
@@ -111,7 +111,7 @@ async def remove_app(client: "BillingCalls", user_id: UserId) -> Shown:
 
 
 async def _change(client: "BillingCalls", user_id: str, **changes: object) -> Shown:
-    from billing.shapes.admin_users import UserPatch
+    from billing.schemas.admin_users import UserPatch
 
     return _one(await client.update_user(user_id, UserPatch(**changes)))  # type: ignore[arg-type]
 

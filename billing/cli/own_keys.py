@@ -13,7 +13,7 @@ from billing.cli.people import add_person_call, add_session_call, ask_secret
 from billing.cli.session import FindSession, Session
 from billing.money import MAX_NANO
 from billing.pages import DEFAULT_LIMIT
-from billing.shapes.keys import NewKeyShape, NewOwnKey
+from billing.schemas.keys import NewKeyShape, NewOwnKey
 
 if TYPE_CHECKING:
     from billing.person_calls import PersonCalls

@@ -22,7 +22,7 @@ from billing.cli.session import FindSession, Session
 
 if TYPE_CHECKING:
     from billing.answers import Refused
-    from billing.shapes.people import FactorBody, ProfileShape
+    from billing.schemas.people import FactorBody, ProfileShape
 
 _UNAUTHORIZED, _AWAY = 401, 503
 _SIGN_IN = "`metergate auth login`"
@@ -173,7 +173,7 @@ async def reset(
     revoke_keys: Annotated[bool, typer.Option("--revoke-keys", help="Revoke your API keys, too.")] = False,
 ) -> Shown:
     """Set a new password by the token that was mailed. All your sessions end."""
-    from billing.shapes.people import PasswordReset
+    from billing.schemas.people import PasswordReset
 
     client = session.open_anew()
     token = ask_secret("mailed token", session.environ, RESET, from_stdin=stdin).strip()
@@ -212,7 +212,7 @@ async def recovery_codes(session: Session, stdin: SecretsStdin = False) -> Shown
 
 async def off(session: Session, stdin: SecretsStdin = False) -> Shown:
     """Remove the app, with a last code of it or a recovery code."""
-    from billing.shapes.people import TotpRemoval
+    from billing.schemas.people import TotpRemoval
 
     client = await session.open_signed_in()
     password = None
@@ -225,7 +225,7 @@ async def off(session: Session, stdin: SecretsStdin = False) -> Shown:
 
 def ask_factor(session: Session, *, from_stdin: bool = False) -> "FactorBody":
     """Return a second factor that is asked for. Raises `CommandFailed`."""
-    from billing.shapes.people import FactorBody
+    from billing.schemas.people import FactorBody
 
     what = "code of your authenticator app, or recovery code"
     given = ask_secret(what, session.environ, SECOND_FACTOR, from_stdin=from_stdin).strip()

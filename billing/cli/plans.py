@@ -9,12 +9,12 @@ from billing.cli.commands import Connect, group
 from billing.cli.operator import add_call, quota_text, shown_account
 from billing.cli.options import AccountId
 from billing.cli.output import REFUSED, CommandFailed, Shown, Table
-from billing.shapes.accounts import AccountPatch
-from billing.shapes.quotas import QuotaShape
+from billing.schemas.accounts import AccountPatch
+from billing.schemas.quotas import QuotaShape
 
 if TYPE_CHECKING:
     from billing.payment_calls import PaymentCalls
-    from billing.shapes.payments import PlanShape
+    from billing.schemas.payments import PlanShape
 
 PlanId = Annotated[str, typer.Argument(metavar="PLAN", help="Of plans.yaml.", show_default=False)]
 

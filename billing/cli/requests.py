@@ -15,8 +15,8 @@ from billing.pages import DEFAULT_LIMIT
 
 if TYPE_CHECKING:
     from billing.person_calls import PersonCalls
-    from billing.shapes.operation import RefusedShape
-    from billing.shapes.usage import ExplainedEventShape, LineShape
+    from billing.schemas.system import RefusedShape
+    from billing.schemas.usage import ExplainedEventShape, LineShape
 
 _CLASS, _QUANTITY = 14, 12
 """Columns of a line of the arithmetic."""

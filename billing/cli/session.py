@@ -26,7 +26,7 @@ from billing.cli.output import USAGE, CommandFailed
 
 if TYPE_CHECKING:
     from billing.person_calls import PersonCalls
-    from billing.shapes.tokens import TokenPairShape
+    from billing.schemas.tokens import TokenPairShape
 
 FILE_MODE: Final = 0o600
 FOLDER_MODE: Final = 0o700

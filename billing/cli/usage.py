@@ -19,7 +19,7 @@ from billing.pages import DEFAULT_LIMIT
 
 if TYPE_CHECKING:
     from billing.person_calls import PersonCalls, Query
-    from billing.shapes.reports import UsedShape
+    from billing.schemas.reports import UsedShape
 
 KINDS: Final = ("summary", "buckets", "events", "totals")
 _PATHS: Final = {name: f"/api/account/usage/{name}" for name in ("summary", "buckets", "events")}

@@ -13,7 +13,7 @@ from billing.pages import DEFAULT_LIMIT
 
 if TYPE_CHECKING:
     from billing.person_calls import PersonCalls
-    from billing.shapes.webhooks import DeliveryShape, NewEndpointShape
+    from billing.schemas.webhooks import DeliveryShape, NewEndpointShape
 
 EndpointId = Annotated[str, typer.Argument(help="The endpoint's id, whe_...", show_default=False)]
 _DELIVERIES = ("id", "type", "state", "tries", "status", "created", "next try", "why")
@@ -55,7 +55,7 @@ async def add(
     description: Annotated[str, typer.Option(metavar="TEXT", help="What it is for.")] = "",
 ) -> Shown:
     """Have notices sent to an address. The secret that signs them is printed once."""
-    from billing.shapes.webhooks import NewEndpoint
+    from billing.schemas.webhooks import NewEndpoint
 
     asked: list[Any] | None = types or None  # the gateway knows which there are
     made = await client.add_webhook_endpoint(NewEndpoint(url=url, types=asked, description=description))

@@ -25,8 +25,8 @@ from billing.client.service import DEFAULT_RETRIES, Measured, MeasuredOfKey, Ser
 from billing.client.spool import EventSpool, SpoolRules
 from billing.client.tokens import TokensUsed, tokens_used
 from billing.payment_calls import PaymentCalls
-from billing.shapes.base import DEFAULT_TIMEOUT_S
-from billing.shapes.service import DebitShape, HoldShape, NewUsage
+from billing.schemas.base import DEFAULT_TIMEOUT_S
+from billing.schemas.service import DebitShape, HoldShape, NewUsage
 from billing.times import rfc3339
 
 logger = logging.getLogger(__name__)

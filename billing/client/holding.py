@@ -15,7 +15,7 @@ from billing.client.retries import is_unsure
 
 if TYPE_CHECKING:
     from billing.client.service import Counts, ServiceCalls
-    from billing.shapes.service import HoldShape
+    from billing.schemas.service import HoldShape
 
 logger = logging.getLogger(__name__)
 

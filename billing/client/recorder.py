@@ -22,7 +22,7 @@ from billing.answers import BadAnswer, ClientError, Refused
 
 if TYPE_CHECKING:
     from billing.client.spool import EventSpool, SpoolRules
-    from billing.shapes.service import EventError, UsageResults
+    from billing.schemas.service import EventError, UsageResults
 
 logger = logging.getLogger(__name__)
 

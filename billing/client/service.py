@@ -23,8 +23,8 @@ from billing.answers import BadAnswer, ClientError, Refused, Unreachable
 from billing.calls import path_part
 from billing.client.retries import ATTEMPTS, PASSING, Retries, passes
 from billing.credit_calls import CreditCalls
-from billing.shapes.base import DEFAULT_TIMEOUT_S, Answer
-from billing.shapes.service import (
+from billing.schemas.base import DEFAULT_TIMEOUT_S, Answer
+from billing.schemas.service import (
     AskedOfKey,
     CheckShape,
     DebitShape,
@@ -38,7 +38,7 @@ from billing.shapes.service import (
     Settlement,
     UsageResults,
 )
-from billing.shapes.usage import BalanceShape
+from billing.schemas.usage import BalanceShape
 
 T = TypeVar("T", bound=Answer)
 Method = Literal["GET", "POST"]

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from billing.holds.partition import LostWrites, NotReady
 from billing.money import format_usd
 from billing.quotas import Metric, Window, window_end_s, window_id
-from billing.shapes.quotas import WindowShape
+from billing.schemas.quotas import WindowShape
 
 if TYPE_CHECKING:
     from billing.holds.engine import Engine

@@ -29,7 +29,7 @@ from billing.pages import BEFORE_ALL, Page, page_of
 
 if TYPE_CHECKING:
     from billing.identity.permissions import Role
-    from billing.shapes.keys import KeyRow
+    from billing.schemas.keys import KeyRow
 
 ID_PREFIX: Final = "org_"
 MAX_SLUG: Final = 63

@@ -1,7 +1,7 @@
 """API keys in Postgres: made, listed, changed, rotated and revoked.
 
 This file owns the rule that a secret leaves it once, from `create` or `rotate`, and that each change of a key raises
-its version in the same statement. Only a secret's SHA-256 is stored. What a key may say is in `billing.shapes.keys`.
+its version in the same statement. Only a secret's SHA-256 is stored. What a key may say is in `billing.schemas.keys`.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ from billing.database.connection import Connection, Database, Row, affected, que
 from billing.keys.secrets import new_secret, secret_digest, shown_prefix
 from billing.notices.emit import emit
 from billing.pages import BEFORE_ALL, Page, page_of
-from billing.shapes.keys import RULES, KeyRow, KeyRules, rules_shown
-from billing.shapes.rules import KeyConflict, KeyNotFound, ScopeWithheld
+from billing.schemas.keys import RULES, KeyRow, KeyRules, rules_shown
+from billing.schemas.rules import KeyConflict, KeyNotFound, ScopeWithheld
 from billing.times import rfc3339
 
 if TYPE_CHECKING:

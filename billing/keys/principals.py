@@ -17,7 +17,7 @@ from billing.keys.keys import key_row
 from billing.plans import API_ACCESS, API_SCOPE, DEFAULT_PLAN, Plan, Plans
 from billing.principals import SERVICE_KEY, Principal
 from billing.quotas import parse_quotas
-from billing.shapes.keys import RULES, KeyRow, KeyRules
+from billing.schemas.keys import RULES, KeyRow, KeyRules
 
 _log = logging.getLogger(__name__)
 _query = queries("billing.keys")

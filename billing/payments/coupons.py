@@ -27,7 +27,7 @@ from billing.database.connection import Connection, Database, Row, UniqueViolati
 from billing.errors import MetergateError
 from billing.money import format_usd
 from billing.pages import BEFORE_ALL, Page, page_of
-from billing.shapes.base import DEFAULT_PRIORITY
+from billing.schemas.base import DEFAULT_PRIORITY
 from billing.times import rfc3339
 
 if TYPE_CHECKING:

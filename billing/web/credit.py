@@ -22,10 +22,10 @@ from billing.identity.permissions import BILLING_READ, BILLING_SETUP
 from billing.pages import MAX_LIMIT
 from billing.payments.objects import format_cents
 from billing.payments.outlook import Outlook, outlook
-from billing.shapes.base import PageQuery
-from billing.shapes.credit import CouponCodeBody, LotsQuery, RechargeBody
-from billing.shapes.payments import NewCheckout, NewPortal, NewSetup, OrdersQuery
-from billing.shapes.subscriptions import PlanChange
+from billing.schemas.base import PageQuery
+from billing.schemas.credit import CouponCodeBody, LotsQuery, RechargeBody
+from billing.schemas.payments import NewCheckout, NewPortal, NewSetup, OrdersQuery
+from billing.schemas.subscriptions import PlanChange
 from billing.web.forms import may_return, to_order
 from billing.web.visits import NOTICES, Page, View, Visit
 
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from billing.payments.assembly import Payments
-    from billing.shapes.credit import LotShape
+    from billing.schemas.credit import LotShape
 
 LAST: Final = 5
 """Orders that the first page has."""

@@ -21,9 +21,9 @@ from billing.zones import Period, period_of
 if TYPE_CHECKING:
     from aiohttp import web
 
-    from billing.shapes.keys import KeyShape
-    from billing.shapes.payments import OrderShape
-    from billing.shapes.quotas import QuotaShape
+    from billing.schemas.keys import KeyShape
+    from billing.schemas.payments import OrderShape
+    from billing.schemas.quotas import QuotaShape
     from billing.web.visits import Visit
 
 EXAMPLE_MODEL: Final = "demo"

@@ -15,16 +15,16 @@ from billing.api.accounts import (
 from billing.api.credit import list_account_lots
 from billing.api.requests import encode_cursor, page_asked
 from billing.money import format_usd
-from billing.shapes.accounts import AccountPatch, AccountsQuery, NewAdjustment, NewCredit, NewGrant
-from billing.shapes.credit import LotsQuery
-from billing.shapes.usage import transaction_shape
+from billing.schemas.accounts import AccountPatch, AccountsQuery, NewAdjustment, NewCredit, NewGrant
+from billing.schemas.credit import LotsQuery
+from billing.schemas.usage import transaction_shape
 from billing.web.lists import Column, Field, Figure, Form, Listed, detailed, listed
 from billing.web.visits import NOTICES, Page, View, Visit, Who
 
 if TYPE_CHECKING:
     from aiohttp import web
 
-    from billing.shapes.accounts import AccountShape
+    from billing.schemas.accounts import AccountShape
 
 NOTICES["booked"] = "It is in the ledger."
 STATUSES: Final = ("active", "past_due", "suspended", "closed")

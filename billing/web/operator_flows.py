@@ -10,10 +10,10 @@ from billing.api.errors import Unavailable
 from billing.api.exports import list_exports, list_parked_exports, retry_exports
 from billing.api.oversight import assign_subject, list_runs, list_subjects
 from billing.api.requests import encode_cursor, page_asked
-from billing.shapes.base import PageQuery
-from billing.shapes.exports import ParkedExportsQuery, RetryExport
-from billing.shapes.operation import AssignBody, JobShape, SubjectsQuery
-from billing.shapes.webhooks import delivery_shape, endpoint_shape
+from billing.schemas.base import PageQuery
+from billing.schemas.exports import ParkedExportsQuery, RetryExport
+from billing.schemas.system import AssignBody, JobShape, SubjectsQuery
+from billing.schemas.webhooks import delivery_shape, endpoint_shape
 from billing.web.lists import Act, Column, Field, Figure, Form, Listed, detailed, listed
 from billing.web.visits import NOTICES, Page, View, Visit, Who
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     from aiohttp import web
 
-    from billing.shapes.operation import RunShape
+    from billing.schemas.system import RunShape
 
 NOTICES.update(
     {

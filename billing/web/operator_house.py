@@ -16,9 +16,9 @@ from billing.api.tables import Table, rows
 from billing.errors import StoreError
 from billing.ledger.margins import Margin, MarginBy
 from billing.payments.objects import NANO_PER_CENT, format_cents
-from billing.shapes.admin_users import UserPatch, UsersQuery
-from billing.shapes.audit import AuditQuery
-from billing.shapes.operation import refused_shape
+from billing.schemas.admin_users import UserPatch, UsersQuery
+from billing.schemas.audit import AuditQuery
+from billing.schemas.system import refused_shape
 from billing.web.lists import REFUSED, Column, Field, Figure, Form, Listed, detailed, listed
 from billing.web.visits import Page, View, Visit, Who
 
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
     from billing.api.services import Services
     from billing.payments.charges import ChargeSums
-    from billing.shapes.operation import ProviderShape, RefusedShape, TargetShape
+    from billing.schemas.system import ProviderShape, RefusedShape, TargetShape
 
 _TARGETS: Final = (
     Column("Provider", "provider"),

@@ -14,10 +14,10 @@ from billing.errors import StoreError
 from billing.ledger.explanations import explain
 from billing.ledger.reports import EventFilter
 from billing.pages import DEFAULT_LIMIT
-from billing.shapes.base import Filter, PageQuery
-from billing.shapes.keys import KeysQuery
-from billing.shapes.operation import refused_shape
-from billing.shapes.usage import event_shape, explanation_shape
+from billing.schemas.base import Filter, PageQuery
+from billing.schemas.keys import KeysQuery
+from billing.schemas.system import refused_shape
+from billing.schemas.usage import event_shape, explanation_shape
 from billing.web.lists import REFUSED, Act, Column, Field, Listed, listed
 from billing.web.visits import NOTICES, Page, View, Visit, Who
 

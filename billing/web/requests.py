@@ -18,15 +18,15 @@ from billing.ledger.explanations import FACTOR_DECIMALS
 from billing.money import decimal
 from billing.pages import DEFAULT_LIMIT
 from billing.quotas import names_model
-from billing.shapes.operation import refused_shape
-from billing.shapes.usage import EventQuery
+from billing.schemas.system import refused_shape
+from billing.schemas.usage import EventQuery
 from billing.web.forms import examples, models_of
 from billing.web.visits import Page, View, Visit, key_names
 
 if TYPE_CHECKING:
-    from billing.shapes.base import Listing
-    from billing.shapes.operation import RefusedShape
-    from billing.shapes.usage import EventShape
+    from billing.schemas.base import Listing
+    from billing.schemas.system import RefusedShape
+    from billing.schemas.usage import EventShape
 
 FILTERS: Final = (
     *("model", "key_id", "user_id", "provider", "endpoint", "status", "tag", "end_user", "estimated"),

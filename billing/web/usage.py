@@ -18,7 +18,7 @@ from billing.audit import AuditFilter
 from billing.identity.permissions import BILLING_READ
 from billing.ledger.used import NOTHING, OTHERS, total
 from billing.money import format_usd, parse_usd
-from billing.shapes.reports import BucketsQuery, SummaryQuery, bucket_shape, ordered, used_shape
+from billing.schemas.reports import BucketsQuery, SummaryQuery, bucket_shape, ordered, used_shape
 from billing.times import parse_rfc3339, rfc3339
 from billing.web.lists import MOST_SERIES, Bucket, Chart, stacked
 from billing.web.render import usd_text
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from zoneinfo import ZoneInfo
 
     from billing.ledger.used import Group, Span, Used
-    from billing.shapes.reports import BucketShape
+    from billing.schemas.reports import BucketShape
 
 NOT_SAID: Final = "(none)"
 """The name of the group of requests without a value."""

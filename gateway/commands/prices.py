@@ -17,7 +17,7 @@ from billing.prices import PriceRow
 
 if TYPE_CHECKING:
     from billing.calls import BillingCalls
-    from billing.shapes.repricing import NewRepricing, RepricedShape
+    from billing.schemas.repricing import NewRepricing, RepricedShape
 
 MOST_SHOWN: Final = 1000
 """Requests that a repricing names."""
@@ -136,7 +136,7 @@ async def try_price(
 
     from billing.ledger.explanations import exact_usd, shown_quantity
     from billing.price_trials import NoSuchPrice, TrialRefused, find_row, try_usage, usage_of
-    from billing.shapes.usage import line_shape
+    from billing.schemas.usage import line_shape
 
     now_s = time.time()
     try:
@@ -181,7 +181,7 @@ def _add_reprice(price: typer.Typer, connect: Connect) -> None:
 
         The same again changes nothing: what was broken off is done again from the beginning.
         """
-        from billing.shapes.repricing import NewRepricing
+        from billing.schemas.repricing import NewRepricing
 
         provider, slash, name = model.partition("/")
         if not (provider and slash and name):

@@ -17,7 +17,7 @@ from billing.pages import DEFAULT_LIMIT
 if TYPE_CHECKING:
     from billing.payment_calls import PaymentCalls
     from billing.payments.stripe.client import StripeCalls, SyncedEndpoint
-    from billing.shapes.payment_events import ComparisonShape
+    from billing.schemas.payment_events import ComparisonShape
 
 WEBHOOK_PATH: Final = "/api/webhooks/stripe"
 FILE_MODE: Final = 0o600

@@ -113,8 +113,8 @@ async def _explained_by_stores(output: Output, request_id: str) -> Shown:
     from billing.ledger.explanations import explain as explain_event
     from billing.ledger.explanations import format_explanation
     from billing.ledger.reports import Reports
-    from billing.shapes.operation import refused_shape
-    from billing.shapes.usage import explanation_shape
+    from billing.schemas.system import refused_shape
+    from billing.schemas.usage import explanation_shape
 
     async with open_ledger(output, output.common.timeout_s) as (database, redis_url):
         found = await Reports(database).priced_event(request_id)
@@ -143,7 +143,7 @@ async def reconcile(
     """
     refuse_api_url(output)
     from billing.holds.reconcile import reconcile_once
-    from billing.shapes.operation import report_shape
+    from billing.schemas.system import report_shape
     from gateway.commands.failures import explained_failures
     from gateway.commands.stores import open_stores, ready_schema
     from gateway.config.environment import command_environment

@@ -29,7 +29,7 @@ from billing.identity.sessions import FORGET, FORGET_UNVERIFIED
 from billing.ledger.retention import UsageRetention
 from billing.ledger.set_aside import count_set_aside
 from billing.owned.objects import Retention, RetentionRules
-from billing.shapes.operation import CollectBody, JobShape, ReconcileBody, report_shape, with_run
+from billing.schemas.system import CollectBody, JobShape, ReconcileBody, report_shape, with_run
 from billing.times import TimeError, parse_rfc3339, rfc3339
 from gateway.metering import start_collecting
 from gateway.outgoing import start_exports, start_mailer, start_notices

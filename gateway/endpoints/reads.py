@@ -16,15 +16,15 @@ from billing.holds.journal import settled_debit
 from billing.holds.live_windows import live_windows
 from billing.ledger.explanations import explain
 from billing.rates import marked_up_usd
-from billing.shapes.keys import KeyLimitsShape, key_shape
-from billing.shapes.operation import (
+from billing.schemas.keys import KeyLimitsShape, key_shape
+from billing.schemas.system import (
     HealthShape,
     ModelShape,
     ModelsShape,
     PricingShape,
 )
-from billing.shapes.tokens import JwksShape
-from billing.shapes.usage import ExplainedEventShape, explanation_shape
+from billing.schemas.tokens import JwksShape
+from billing.schemas.usage import ExplainedEventShape, explanation_shape
 from gateway.auth import key_of
 from gateway.dialects.exceptions import BadRequest
 from gateway.dialects.openai.dialect import OpenAIDialect

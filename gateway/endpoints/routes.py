@@ -28,10 +28,10 @@ from billing.api.route import ACTOR, PREFIX, Access, Call, HttpHandler, Route, a
 from billing.api.route import REQUEST_ID as CALLED
 from billing.errors import StoreError
 from billing.identity.providers import CONSOLE
-from billing.shapes.keys import KeyLimitsShape
-from billing.shapes.operation import CollectBody, HealthShape, JobShape, ModelShape, ModelsShape, ReconcileBody
-from billing.shapes.tokens import JwksShape
-from billing.shapes.usage import ExplainedEventShape
+from billing.schemas.keys import KeyLimitsShape
+from billing.schemas.system import CollectBody, HealthShape, JobShape, ModelShape, ModelsShape, ReconcileBody
+from billing.schemas.tokens import JwksShape
+from billing.schemas.usage import ExplainedEventShape
 from gateway.auth import attempts_refused
 from gateway.dialects.openai_responses.request import RESPONSES
 from gateway.dialects.registry import MODEL_LISTS, why_unmetered

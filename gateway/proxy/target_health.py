@@ -21,7 +21,7 @@ import msgspec
 
 from billing.holds.redis.connection import RedisError
 from billing.holds.upkeep import asked_to_end
-from billing.shapes.operation import ProviderShape, TargetShape
+from billing.schemas.system import ProviderShape, TargetShape
 from billing.times import rfc3339
 from gateway.upstream.health import MAX_COOLDOWN_S, TargetHealth
 

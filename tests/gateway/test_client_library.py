@@ -13,7 +13,7 @@ from aiohttp.test_utils import TestClient, TestServer
 from billing.answers import Refused
 from billing.client import BillingClient, SpoolRules
 from billing.keys.secrets import new_secret
-from billing.shapes.service import NewUsage
+from billing.schemas.service import NewUsage
 from tests.gateway.conftest import Customer, MakeGateway
 from tests.gateway.test_metering import SERVICE_KEY, Service, ledger, sound, with_meters
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Final
 
-from billing.shapes import base
+from billing.schemas import base
 
 if TYPE_CHECKING:
     from gateway.dialects.base import RefusalFacts

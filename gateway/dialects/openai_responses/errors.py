@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Final
 
-from billing.shapes import base
+from billing.schemas import base
 from gateway.dialects.openai import errors
 
 if TYPE_CHECKING:

@@ -11,12 +11,19 @@ from billing.api import accounts, budgets, credit, organizations, oversight, own
 from billing.api.route import Access, Route
 from billing.identity.organizations import Organization
 from billing.identity.permissions import ROLES, SCOPES
-from billing.shapes.accounts import NewQuotas
-from billing.shapes.budgets import BudgetPatch, NewBudget
-from billing.shapes.credit import AlertBody, CouponCodeBody, RechargeBody
-from billing.shapes.keys import KeyPatch, NewOwnKey, Rotation
-from billing.shapes.organizations import Closing, NewInvitation, NewOrganization, OrganizationPatch, RolePatch, Transfer
-from billing.shapes.webhooks import EndpointPatch, NewEndpoint
+from billing.schemas.accounts import NewQuotas
+from billing.schemas.budgets import BudgetPatch, NewBudget
+from billing.schemas.credit import AlertBody, CouponCodeBody, RechargeBody
+from billing.schemas.keys import KeyPatch, NewOwnKey, Rotation
+from billing.schemas.organizations import (
+    Closing,
+    NewInvitation,
+    NewOrganization,
+    OrganizationPatch,
+    RolePatch,
+    Transfer,
+)
+from billing.schemas.webhooks import EndpointPatch, NewEndpoint
 from billing.usage import Usage
 from tests.billing.api.support import Answer, Api, token_of
 from tests.billing.identity.support import join, new_organization, new_user, token_sent

@@ -9,8 +9,8 @@ from billing.cli import orders
 from billing.cli.operator import parse_quota_text, quota_text, quotas_of, quotas_text
 from billing.cli.output import UNREACHABLE, CommandFailed
 from billing.quotas import QuotaError
-from billing.shapes.payments import NewOrderRefund
-from billing.shapes.quotas import QuotaShape
+from billing.schemas.payments import NewOrderRefund
+from billing.schemas.quotas import QuotaShape
 
 
 @pytest.mark.parametrize(

@@ -18,9 +18,9 @@ from billing.calls import ANSWER_LIMIT_BYTES
 from billing.client import BillingClient
 from billing.ledger.catalogue import sync_prices
 from billing.money import NANO_PER_USD
-from billing.shapes.accounts import AccountPatch
-from billing.shapes.keys import KeyPatch, KeyShape, NewKey
-from billing.shapes.quotas import QuotaShape
+from billing.schemas.accounts import AccountPatch
+from billing.schemas.keys import KeyPatch, KeyShape, NewKey
+from billing.schemas.quotas import QuotaShape
 from billing.usage import Usage
 from tests.billing.api.conftest import registry, services
 from tests.billing.api.support import ADMIN_KEY

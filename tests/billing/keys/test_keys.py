@@ -8,8 +8,8 @@ from billing.audit import SYSTEM
 from billing.database.connection import Connection
 from billing.keys.secrets import secret_digest, well_formed
 from billing.quotas import Metric, Quota, QuotaError, Window
-from billing.shapes.keys import DEFAULT_SCOPES, KeyRow, total_tokens_quota
-from billing.shapes.rules import KeyConflict, KeyNotFound, KeyRefused, ScopeWithheld, parse_scopes
+from billing.schemas.keys import DEFAULT_SCOPES, KeyRow, total_tokens_quota
+from billing.schemas.rules import KeyConflict, KeyNotFound, KeyRefused, ScopeWithheld, parse_scopes
 from tests.billing.support import Billing, changes_told
 
 DAILY = Quota(Window.day, Metric.tokens, 1000)

@@ -14,7 +14,7 @@ from billing.ledger.explanations import explain
 from billing.ledger.usage_columns import ModelShare, share_of
 from billing.prices import PriceRow
 from billing.rates import FACTOR_SCALE, marked_up_usd, round_up
-from billing.shapes.usage import explanation_shape
+from billing.schemas.usage import explanation_shape
 from billing.usage import Usage
 
 RATES = st.integers(0, 10**12)

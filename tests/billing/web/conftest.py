@@ -23,8 +23,8 @@ from billing.payments.assembly import (
 from billing.payments.flows import FlowRules
 from billing.plans import DEFAULT_PLAN
 from billing.refused import RefusedRequests, RefusedRules
-from billing.shapes.operation import ModelShape, PricingShape
-from billing.shapes.quotas import WindowShape
+from billing.schemas.quotas import WindowShape
+from billing.schemas.system import ModelShape, PricingShape
 from tests.billing.api.conftest import people, registry
 from tests.billing.api.conftest import services as bare_services
 from tests.billing.identity.sessions_support import People

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 from msgspec import Meta
 
 from billing.identity.permissions import ROLES
-from billing.shapes.base import Answer, Body, Id, Moment, Name
+from billing.schemas.base import Answer, Body, Id, Moment, Name
 from billing.times import rfc3339
 
 if TYPE_CHECKING:

@@ -8,7 +8,7 @@ from msgspec import Meta
 
 from billing.money import format_usd
 from billing.payments.objects import format_cents
-from billing.shapes.base import (
+from billing.schemas.base import (
     DEFAULT_PRIORITY,
     Answer,
     Body,

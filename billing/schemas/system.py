@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Final, Literal
 from msgspec import UNSET, UnsetType, structs
 
 from billing.pages import DEFAULT_LIMIT
-from billing.shapes.base import Answer, Body, ExactUsd, Filter, Id, Limit, Moment, PageQuery, Query, Since, Usd
+from billing.schemas.base import Answer, Body, ExactUsd, Filter, Id, Limit, Moment, PageQuery, Query, Since, Usd
 from billing.times import rfc3339
 
 if TYPE_CHECKING:

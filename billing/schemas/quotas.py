@@ -9,7 +9,7 @@ from msgspec import UNSET, Meta, UnsetType
 
 from billing.money import MAX_NANO
 from billing.quotas import MAX_NAME, MAX_QUOTAS, Metric, Window, quota_json
-from billing.shapes.base import USD_PATTERN, Answer, Moment, Usd
+from billing.schemas.base import USD_PATTERN, Answer, Moment, Usd
 
 if TYPE_CHECKING:
     from collections.abc import Iterable

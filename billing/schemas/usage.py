@@ -11,7 +11,7 @@ from billing.ledger.explanations import FACTOR_DECIMALS, shown_amounts, shown_qu
 from billing.money import decimal, format_credits, format_usd
 from billing.principals import Status
 from billing.rates import marked_up_usd
-from billing.shapes.base import Answer, ExactUsd, Filter, Moment, PageQuery, Query, Since, Usd
+from billing.schemas.base import Answer, ExactUsd, Filter, Moment, PageQuery, Query, Since, Usd
 from billing.times import rfc3339
 
 if TYPE_CHECKING:

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from billing.shapes.decoding import decode_shape
+from billing.schemas.decoding import decode_shape
 
 
 class Shape(msgspec.Struct):

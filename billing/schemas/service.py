@@ -9,7 +9,7 @@ import msgspec
 from msgspec import UNSET, Meta, UnsetType
 
 from billing.money import format_credits, format_usd
-from billing.shapes.base import Answer, Body, Id, Moment, Since, Usd, UsdBody, matching
+from billing.schemas.base import Answer, Body, Id, Moment, Since, Usd, UsdBody, matching
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -25,7 +25,7 @@ them, and `/api/openapi.json` is generated from them. Pure.
     payments    orders, checkouts, means of payment
     subscriptions  billing status, subscriptions, features
     exports     how far exports are, and what is parked
-    operation   models, refused requests, health, jobs, image
+    system      models, refused requests, health, jobs, image
 
 Each answer's shape has a function beside it that makes it of what `billing` has. Fields may be added, none renamed or
 removed.

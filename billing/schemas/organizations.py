@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from msgspec import UNSET, Meta, UnsetType
 
-from billing.shapes.base import Answer, Body, Id, Moment, matching
+from billing.schemas.base import Answer, Body, Id, Moment, matching
 from billing.times import rfc3339
 
 if TYPE_CHECKING:

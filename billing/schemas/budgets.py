@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 from msgspec import UNSET, Meta, UnsetType
 
 from billing.money import format_usd
-from billing.shapes.base import Answer, Body, Id, Moment, PositiveUsdBody, Usd, matching
+from billing.schemas.base import Answer, Body, Id, Moment, PositiveUsdBody, Usd, matching
 from billing.times import rfc3339
 
 if TYPE_CHECKING:

@@ -1,5 +1,5 @@
 """What a rule of a key is: how it is read, checked, shown, stored, and given to a command. The rules themselves are in
-`billing.shapes.keys`. Pure.
+`billing.schemas.keys`. Pure.
 
 ApiKeyError
 +-- KeyConflict     it can't be done to this key as things stand: it was revoked, there are too many

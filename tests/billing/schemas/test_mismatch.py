@@ -7,7 +7,7 @@ import pytest
 from msgspec import Meta
 
 from billing.api.application import ROUTES
-from billing.shapes.mismatch import mismatch, unreadable
+from billing.schemas.mismatch import mismatch, unreadable
 
 VALUES: Final[tuple[Any, ...]] = (
     *(0, -1, 1.5, 10**30, True, None, "", "é", "x" * 5000),

@@ -17,9 +17,9 @@ from msgspec import UNSET, Meta, UnsetType
 
 from billing.plans import MAX_TOOL_CALLS
 from billing.quotas import Metric, Quota, Window, check_quotas, parse_quotas, quota_json
-from billing.shapes.base import Answer, Body, Filter, Id, Moment, Name, PageQuery
-from billing.shapes.quotas import QuotaShape, QuotasOrNull, WindowShape
-from billing.shapes.rules import (
+from billing.schemas.base import Answer, Body, Filter, Id, Moment, Name, PageQuery
+from billing.schemas.quotas import QuotaShape, QuotasOrNull, WindowShape
+from billing.schemas.rules import (
     DEFAULT_SCOPES,
     ExpiryBody,
     KeyRefused,

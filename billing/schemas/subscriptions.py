@@ -8,9 +8,9 @@ from msgspec import Meta
 
 from billing.money import format_usd
 from billing.principals import Status
-from billing.shapes.base import Answer, Body, Id, Moment, Name, Usd, matching
-from billing.shapes.quotas import WindowShape
-from billing.shapes.service import EventId
+from billing.schemas.base import Answer, Body, Id, Moment, Name, Usd, matching
+from billing.schemas.quotas import WindowShape
+from billing.schemas.service import EventId
 from billing.times import rfc3339
 
 if TYPE_CHECKING:

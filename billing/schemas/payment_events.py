@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Literal
 
-from billing.shapes.base import Answer, Body, Moment, PageQuery, Since
+from billing.schemas.base import Answer, Body, Moment, PageQuery, Since
 from billing.times import rfc3339
 
 if TYPE_CHECKING:

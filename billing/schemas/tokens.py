@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Final, Literal
 
 from msgspec import Meta
 
-from billing.shapes.base import Answer, Body, Moment, Query, matching
+from billing.schemas.base import Answer, Body, Moment, Query, matching
 from billing.times import rfc3339
 
 if TYPE_CHECKING:

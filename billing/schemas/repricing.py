@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Annotated
 from msgspec import Meta
 
 from billing.money import format_usd
-from billing.shapes.accounts import Reason
-from billing.shapes.base import Answer, Body, Id, Moment, Since, Usd
+from billing.schemas.accounts import Reason
+from billing.schemas.base import Answer, Body, Id, Moment, Since, Usd
 from billing.times import rfc3339
 
 if TYPE_CHECKING:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from msgspec import UNSET, Meta, UnsetType
 
 from billing.notices.letters import NoticeType
-from billing.shapes.base import Answer, Body, Moment
+from billing.schemas.base import Answer, Body, Moment
 from billing.times import rfc3339
 
 if TYPE_CHECKING:

@@ -9,7 +9,7 @@ from msgspec import UNSET, Meta, UnsetType
 from billing.money import format_usd
 from billing.payments.objects import Invoice, OrderKind, OrderStatus, format_cents
 from billing.quotas import quota_json
-from billing.shapes.base import Answer, Body, Id, Moment, PageQuery, PositiveUsdBody, Since, Usd, matching
+from billing.schemas.base import Answer, Body, Id, Moment, PageQuery, PositiveUsdBody, Since, Usd, matching
 from billing.times import rfc3339
 
 if TYPE_CHECKING:

@@ -9,10 +9,10 @@ from msgspec import inspect
 
 from billing.api.application import ROUTES
 from billing.api.openapi import document
-from billing.shapes.credit import NewCouponBody
-from billing.shapes.service import CloudEvent, NewUsage
-from billing.shapes.subscriptions import FeatureName
-from billing.shapes.tokens import TokenId
+from billing.schemas.credit import NewCouponBody
+from billing.schemas.service import CloudEvent, NewUsage
+from billing.schemas.subscriptions import FeatureName
+from billing.schemas.tokens import TokenId
 
 
 def texts(found: Any, seen: set[Any]) -> Iterator[inspect.StrType]:

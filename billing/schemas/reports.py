@@ -10,8 +10,8 @@ from msgspec import UNSET, Meta, UnsetType
 
 from billing.money import format_credits, format_usd
 from billing.principals import Status
-from billing.shapes.base import Answer, Moment, PageQuery, Since, Usd
-from billing.shapes.budgets import OwnBudgetShape, own_budget_shape
+from billing.schemas.base import Answer, Moment, PageQuery, Since, Usd
+from billing.schemas.budgets import OwnBudgetShape, own_budget_shape
 from billing.times import rfc3339
 
 if TYPE_CHECKING:

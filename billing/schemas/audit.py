@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Final
 
-from billing.shapes.base import Answer, Filter, Moment, PageQuery, Since
+from billing.schemas.base import Answer, Filter, Moment, PageQuery, Since
 from billing.times import rfc3339
 
 if TYPE_CHECKING:

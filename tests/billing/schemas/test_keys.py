@@ -11,8 +11,8 @@ from typer.main import get_group
 import billing as package
 from billing.cli.operator import operator_app
 from billing.principals import Principal
-from billing.shapes.keys import RULES, KeyRow, KeyRules, KeyShape, NewKey, RulesBody, given_rules, rules_shown
-from billing.shapes.rules import KeyRefused
+from billing.schemas.keys import RULES, KeyRow, KeyRules, KeyShape, NewKey, RulesBody, given_rules, rules_shown
+from billing.schemas.rules import KeyRefused
 from tests.billing.support import Billing
 
 ROOT = Path(package.__file__).parent
@@ -20,7 +20,7 @@ MOST_FILES = 4
 """The column, the rule, the principal, and what acts on it. The fifth is docs/api.md."""
 OF_PLANS = {
     *("plans.py", "web/operator_money.py", "holds/decision.py", "keys/principals.py"),
-    *("shapes/payments.py", "cli/plans.py"),
+    *("schemas/payments.py", "cli/plans.py"),
 }
 """Where `max_parallel_requests` of a plan stands."""
 

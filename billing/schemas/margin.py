@@ -9,7 +9,7 @@ from msgspec import UNSET, Meta, UnsetType
 
 from billing.money import format_usd
 from billing.provider_bills.lines import CATEGORIES
-from billing.shapes.base import Answer, Body, PageQuery, Query, Usd
+from billing.schemas.base import Answer, Body, PageQuery, Query, Usd
 
 if TYPE_CHECKING:
     from billing.ledger.margins import Margin

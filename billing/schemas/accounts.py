@@ -8,7 +8,7 @@ from msgspec import UNSET, Meta, UnsetType, field
 
 from billing.money import format_credits, format_usd
 from billing.principals import Status
-from billing.shapes.base import (
+from billing.schemas.base import (
     DEFAULT_PRIORITY,
     Answer,
     Body,
@@ -23,7 +23,7 @@ from billing.shapes.base import (
     Usd,
     UsdBody,
 )
-from billing.shapes.quotas import QuotasBody, QuotaShape, quota_shapes
+from billing.schemas.quotas import QuotasBody, QuotaShape, quota_shapes
 from billing.times import rfc3339
 
 if TYPE_CHECKING:
