@@ -30,10 +30,10 @@ MetergateError
 +-- LotNotFound                    billing.accounts.lots
 +-- BadUserId                      billing.accounts.member_limits
 +-- PriceNotFound                  billing.accounts.repricing
-+-- ClientError                    billing.answers
-|   +-- BadAnswer                  billing.answers
-|   +-- Refused                    billing.answers
-|   +-- Unreachable                billing.answers
++-- ClientError                    billing.client.errors
+|   +-- BadAnswer                  billing.client.errors
+|   +-- Refused                    billing.client.errors
+|   +-- Unreachable                billing.client.errors
 +-- ApiError                       billing.api.errors
 |   +-- Conflict                   billing.api.errors
 |   +-- InsufficientScope          billing.api.errors

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
 from datetime import UTC, date, datetime
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from billing.prices import ANY_MODEL, PriceRow
 from billing.rates import PriceError, Tier, Variant
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
 
 METER_PROVIDER: Final = "meter"
 """The provider of a meter's rows in the table of prices: the model is the meter's name."""

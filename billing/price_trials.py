@@ -8,18 +8,18 @@ TrialRefused         the counts can't be a usage
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from billing.errors import MetergateError
-from billing.rates import MINUTES_OF_DAY, round_up
+from billing.prices import PriceRow
+from billing.rates import MINUTES_OF_DAY, PriceLine, round_up
 from billing.usage import COUNT_NAMES, Usage, UsageError
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from billing.price_table import PriceTable
-    from billing.prices import PriceRow
-    from billing.rates import PriceLine
 
 MINUTE_S: Final = 60
 MAX_DIGITS: Final = 18

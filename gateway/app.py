@@ -10,7 +10,6 @@ import asyncio
 import logging
 import os
 import time
-from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 from functools import partial
@@ -75,12 +74,14 @@ from gateway.server.ids import REQUEST_ID
 from gateway.server.plain import PlainRunner
 from gateway.stores import lookup_wait_s, new_id
 from gateway.tokens import Tokenizer
+from gateway.upstream.base import Transport
 from gateway.upstream.local.shelf import SharedShelf
 
 if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
     from billing.price_table import PriceTable
     from gateway.runtime import Runtime
-    from gateway.upstream.base import Transport
 
 logger = logging.getLogger(__name__)
 

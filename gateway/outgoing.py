@@ -7,7 +7,6 @@ Questions are bounded in time and size, follow no redirects and go by the enviro
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from functools import partial
 from typing import TYPE_CHECKING, Final, cast
@@ -36,6 +35,8 @@ from gateway.config.exports import ExportConfig
 from gateway.config.identity import MAIL_CONSOLE_VARIABLE
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
     from billing.exports.sinks import Sink
     from billing.exports.worker import Export
     from billing.identity.mailer import Delivery

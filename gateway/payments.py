@@ -5,7 +5,6 @@ And /pay/plans/{plan}, where an exhausted quota leads to: whoever may set up bil
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from html import escape
 from typing import TYPE_CHECKING, Any, Final
@@ -32,7 +31,7 @@ from gateway.config.settings import public_url
 from gateway.server.limit_refusals import Links
 
 if TYPE_CHECKING:
-    from aiohttp import web
+    from collections.abc import Callable
 
     from billing.api.services import Services
     from billing.payments.assembly import Payments

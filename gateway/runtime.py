@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
@@ -20,6 +19,7 @@ from billing.api.services import Services
 from billing.attempts import ADDRESSES_MAX, AttemptLimits, Attempts, counted_in_redis
 from billing.audit import AuditLog
 from billing.budgets.budgets import Budgets
+from billing.collect.collector import Collector
 from billing.database.connection import Database
 from billing.exports.cursor import Exports
 from billing.holds.cache import recognised
@@ -27,6 +27,7 @@ from billing.holds.engine import Engine
 from billing.holds.live_windows import live_windows
 from billing.holds.redis.client import RedisClient
 from billing.holds.redis.state import DEFAULT_PREFIX
+from billing.identity.people import People
 from billing.keys.keys import ApiKeys
 from billing.keys.principals import Principals
 from billing.keys.secrets import secret_digest, well_formed
@@ -36,6 +37,7 @@ from billing.notices.endpoints import EndpointRules, Endpoints
 from billing.payments.assembly import PaymentParts, deployment_of
 from billing.payments.auto_recharge import Alerts
 from billing.payments.coupons import Coupons
+from billing.price_table import PriceTable
 from billing.refused import ExhaustedNotices, RefusedRequests, RefusedRules
 from gateway.bills import make_bills
 from gateway.config.models import unknown_models
@@ -49,15 +51,13 @@ from gateway.proxy.target_health import provider_list
 from gateway.stores import OpenStores, new_id, open_engine
 
 if TYPE_CHECKING:
-    from billing.collect.collector import Collector
+    from collections.abc import AsyncIterator, Awaitable, Callable
+
     from billing.holds.redis.state import RedisState
-    from billing.identity.people import People
     from billing.plans import Plans
-    from billing.price_table import PriceTable
     from billing.principals import Principal
     from billing.schemas.quotas import WindowShape
     from gateway.config.defaults import Limits
-    from gateway.config.settings import Settings
 
 
 def refused_rules(defaults: Limits) -> RefusedRules:

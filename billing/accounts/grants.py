@@ -12,7 +12,6 @@ GrantError
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, Literal, cast
 
@@ -27,6 +26,8 @@ from billing.errors import MetergateError
 from billing.money import MAX_NANO, MoneyError, check_bound, format_usd
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from billing.effects import Effects
 
 PROMOTIONS: Final = "sys:promotions"
@@ -216,7 +217,7 @@ class Grants:
         )
         transfer_id, amount_nano = result.transfer_id, abs(entry.delta_nano)
         if raises:
-            made = transfer_id, cast(LotKind, entry.kind), amount_nano, entry.terms
+            made = transfer_id, cast("LotKind", entry.kind), amount_nano, entry.terms
             await lots.add(connection, entry.account_id, *made, transfer_id=transfer_id)
         elif (first := entry.of_lot or entry.purchase_id) is not None:
             await lots.take(connection, entry.account_id, first, amount_nano, expired=entry.kind == "expiry")

@@ -14,7 +14,6 @@ Every function that is given a connection works in the caller's transaction, whi
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime
 from typing import TYPE_CHECKING, Final, Literal
@@ -25,6 +24,8 @@ from billing.pages import BEFORE_ALL, Page, page_of
 from billing.schemas.base import DEFAULT_PRIORITY, MOST_PRIORITY
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from billing.database.connection import Row
 
 ID_PREFIX: Final = "lot_"

@@ -6,7 +6,6 @@ and every gateway reads the account's keys anew. A user is an id that keys name;
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
@@ -18,6 +17,8 @@ from billing.pages import Page, page_of
 from billing.quotas import Quota, check_quotas, parse_quotas, quota_json
 
 if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
     from billing.effects import Effects
 
 MAX_USER_ID: Final = 255

@@ -10,7 +10,6 @@ A request whose amount does not follow from its counts (a hold that was charged 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from itertools import groupby
@@ -33,6 +32,8 @@ from billing.rates import round_up
 from billing.times import rfc3339
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Mapping
+
     from billing.effects import Effects
     from billing.ledger.debits import UsageEvent
     from billing.price_table import PriceTable

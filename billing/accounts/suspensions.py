@@ -7,13 +7,14 @@ suspension leaves as it is.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import TYPE_CHECKING, Final
 
 from billing import audit
 from billing.database.connection import queries
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from billing.database.connection import Connection
 
 OPERATOR: Final = "operator"

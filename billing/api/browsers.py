@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
 from billing.api.errors import Unauthorized
-from billing.api.route import Access, Call, Route
+from billing.api.operations import BrowserOperations
+from billing.api.route import Call, serves
 from billing.schemas.tokens import LoginLinkShape, link_shape
 
 if TYPE_CHECKING:
@@ -14,6 +15,7 @@ if TYPE_CHECKING:
     from billing.identity.browsers import BrowserRules
 
 
+@serves(BrowserOperations.login_link)
 async def make_login_link(call: Call) -> LoginLinkShape:
     """Make a link by which an operator signs in to the console, once and soon."""
     return link_shape(await call.services.browsers.make_link(call.actor))
@@ -43,6 +45,3 @@ async def end_session_of(call: Call, reason: str) -> None:
     secret = call.request.cookies.get(browsers.rules.cookie)
     if secret is not None:
         await browsers.end(secret, reason, call.actor)
-
-
-ROUTES: Final = (Route("POST", "/api/admin/login-links", make_login_link, Access.admin, LoginLinkShape, status=201),)

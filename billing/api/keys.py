@@ -2,13 +2,14 @@
 
 from collections.abc import Iterable
 from datetime import UTC, datetime
-from typing import Any, Final
+from typing import Any
 
 from msgspec import UNSET
 
 from billing.api.errors import BadRequest
+from billing.api.operations import KeyOperations
 from billing.api.requests import listing, page_asked
-from billing.api.route import Access, Call, Route
+from billing.api.route import Call, serves
 from billing.api.services import Services
 from billing.schemas.base import Listing
 from billing.schemas.keys import (
@@ -27,10 +28,8 @@ from billing.schemas.keys import (
 )
 from billing.times import rfc3339
 
-KEYS: Final = "/api/admin/keys"
-KEY: Final = "/api/admin/keys/{key_id}"
 
-
+@serves(KeyOperations.create_key)
 async def create_key(call: Call, body: NewKey) -> NewKeyShape:
     """Create a key. The answer holds its secret."""
     services, rules = call.services, new_rules(call.services, body, body.quota)
@@ -50,17 +49,20 @@ def new_rules(services: Services, body: RulesBody, quota: int) -> dict[str, Any]
     return rules
 
 
+@serves(KeyOperations.keys)
 async def list_keys(call: Call, query: KeysQuery) -> Listing[KeyShape]:
     """List keys of an account, or of all, newest first; revoked ones stay listed."""
     page = await call.services.keys.page(query.account_id, *page_asked(query))
     return listing(page, lambda key: key_shape(key, KeyShape))
 
 
+@serves(KeyOperations.key)
 async def get_key(call: Call) -> KeyShape:
     """Return a key without its secret."""
     return key_shape(await call.services.keys.get(call.id("key_id")), KeyShape)
 
 
+@serves(KeyOperations.update_key)
 async def update_key(call: Call, body: KeyPatch) -> KeyShape:
     """Change a key: what is absent stays as it is, null clears."""
     changes = changed(body)
@@ -74,6 +76,7 @@ def changed(body: KeyPatch) -> dict[str, Any]:
     return changes if body.name is UNSET else changes | {"name": body.name}
 
 
+@serves(KeyOperations.rotate_key)
 async def rotate_key(call: Call, body: Rotation) -> RotatedKeyShape:
     """Give a key a new secret. The answer holds it; the secret before stays valid for `grace_seconds`."""
     grace_s = checked_grace(call.services, body)
@@ -93,6 +96,7 @@ def rotated_shape(key: KeyRow, secret: str) -> RotatedKeyShape:
     return key_shape(key, RotatedKeyShape, key=secret, previous_until=until)
 
 
+@serves(KeyOperations.revoke_key)
 async def revoke_key(call: Call) -> None:
     """Revoke a key on every gateway within a second; one that is revoked already stays so."""
     await call.services.keys.revoke(call.id("key_id"), actor=call.actor)
@@ -104,18 +108,3 @@ def model_warnings(services: Services, models: Iterable[str] | None) -> list[str
         f"The model {name!r} is none of this gateway's: the key can't use it until it is configured."
         for name in services.unknown_models(models or ())
     ]
-
-
-ROUTES: Final = (
-    Route("POST", KEYS, create_key, Access.admin, NewKeyShape, body=NewKey, status=201, errors=(404,)),
-    Route("GET", KEYS, list_keys, Access.admin, Listing[KeyShape], query=KeysQuery),
-    Route("GET", KEY, get_key, Access.admin, KeyShape),
-    Route("PATCH", KEY, update_key, Access.admin, KeyShape, body=KeyPatch),
-    Route("DELETE", KEY, revoke_key, Access.admin, status=204),
-    Route(
-        *("POST", f"{KEY}/rotate", rotate_key, Access.admin, RotatedKeyShape),
-        body=Rotation,
-        body_optional=True,
-        errors=(409,),
-    ),
-)

@@ -9,17 +9,16 @@ there.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Final
 
 from billing.api.errors import BadRequest, NotFound, Unavailable
+from billing.api.operations import OversightOperations
 from billing.api.requests import listing, moment, page_asked
-from billing.api.route import Access, Call, Route, customer_read
+from billing.api.route import Call, serves
 from billing.audit import AuditFilter
 from billing.errors import StoreError
-from billing.identity.permissions import AUDIT_READ
 from billing.identity.users import NEEDS_FACTOR
 from billing.money import NANO_PER_USD, format_usd
 from billing.pages import Page
@@ -46,11 +45,10 @@ from billing.schemas.system import (
 )
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from billing.collect.collector import Collector
 
-REFUSALS: Final = "/api/admin/refusals"
-OWN_REFUSALS: Final = "/api/account/usage/refusals"
-PROVIDERS: Final = "/api/admin/providers"
 _IMAGE: Final = re.compile(
     r"(?P<name>[^\s:@]+(?::\d+(?=/)[^\s:@]*)?):(?P<tag>[A-Za-z0-9_][A-Za-z0-9_.-]{0,127})(?:@sha256:[0-9a-f]{64})?",
     re.ASCII,
@@ -58,21 +56,25 @@ _IMAGE: Final = re.compile(
 _COMMIT: Final = re.compile(r"sha-([0-9a-f]{40})")
 
 
+@serves(OversightOperations.refusals)
 async def list_refusals(call: Call, query: RefusedQuery) -> Listing[RefusedShape]:
     """List the last requests that were refused, newest first, on one page."""
     return await _refusals(call, query.limit, query.key_id, query.account_id, with_hint=True)
 
 
+@serves(OversightOperations.refusal)
 async def get_refusal(call: Call) -> RefusedShape:
     """Return a refused request by its x-request-id, as long as it is kept."""
     return await _refusal(call, None, with_hint=True)
 
 
+@serves(OversightOperations.own_refusals)
 async def list_own_refusals(call: Call, query: OwnRefusedQuery) -> Listing[RefusedShape]:
     """List the last requests of the account that were refused, newest first, on one page."""
     return await _refusals(call, query.limit, query.key_id, call.account_id, with_hint=False)
 
 
+@serves(OversightOperations.own_refusal)
 async def get_own_refusal(call: Call) -> RefusedShape:
     """Return a refused request of the account by its x-request-id, as long as it is kept; another's is not found."""
     return await _refusal(call, call.account_id, with_hint=False)
@@ -96,6 +98,7 @@ async def _refusal(call: Call, account_id: str | None, *, with_hint: bool) -> Re
     return refused_shape(found, with_hint=with_hint)
 
 
+@serves(OversightOperations.operator_settings)
 async def get_operator_settings(call: Call) -> OperatorSettingsShape:
     """Return the settings that operators' commands go by."""
     services = call.services
@@ -111,6 +114,7 @@ def _redis_needed(what: str = "the refusals") -> Iterator[None]:
         raise Unavailable(f"Redis, which has {what}, is temporarily unavailable; try again.") from error
 
 
+@serves(OversightOperations.providers)
 async def list_providers(call: Call) -> Listing[ProviderShape]:
     """List the providers of the configuration, whether they are on, and the health of their base URLs and keys as the
     gateways have found it."""
@@ -119,11 +123,13 @@ async def list_providers(call: Call) -> Listing[ProviderShape]:
     return Listing(data=found, next_cursor=None)
 
 
+@serves(OversightOperations.ping)
 async def ping(call: Call) -> ImageShape:
     """Return which image runs, from the variable IMAGE; what can't be read from it is empty."""
     return image_identity(call.services.image)
 
 
+@serves(OversightOperations.hello)
 async def hello(call: Call) -> HelloShape:
     """Answer. Claude Code asks by HEAD whether a server is there before it begins."""
     return HelloShape()
@@ -141,6 +147,7 @@ def image_identity(image: str) -> ImageShape:
     return ImageShape(image=image, tag=tag, commit=commit, version=commit or tag)
 
 
+@serves(OversightOperations.audit)
 async def list_audit(call: Call, query: AuditQuery) -> Listing[AuditShape]:
     """List changes, newest first."""
     only = AuditFilter(
@@ -154,6 +161,7 @@ async def list_audit(call: Call, query: AuditQuery) -> Listing[AuditShape]:
     return listing(await call.services.audit.page(only, *page_asked(query)), audit_shape)
 
 
+@serves(OversightOperations.own_audit)
 async def list_own_audit(call: Call, query: OwnAuditQuery) -> Listing[AuditShape]:
     """List what was done to the account, newest first, and for a person what was about them: their sign-ins, failed
     ones too. Operators' addresses are left out."""
@@ -171,11 +179,7 @@ async def list_own_audit(call: Call, query: OwnAuditQuery) -> Listing[AuditShape
     return listing(page, lambda entry: audit_shape(entry, with_cost=call.sees_cost))
 
 
-USERS: Final = "/api/admin/users"
-USER: Final = "/api/admin/users/{user_id}"
-OWNER: Final = "/api/admin/orgs/{org_id}/owners/{user_id}"
-
-
+@serves(OversightOperations.users)
 async def list_users(call: Call, query: UsersQuery) -> Listing[UserShape]:
     """List people, newest first."""
     email = None if query.email is None else query.email.strip().lower()
@@ -183,11 +187,13 @@ async def list_users(call: Call, query: UsersQuery) -> Listing[UserShape]:
     return listing(page, user_shape)
 
 
+@serves(OversightOperations.user)
 async def get_user(call: Call) -> UserDetailShape:
     """Return a user, and the organizations that they belong to."""
     return await _detail(call, call.id("user_id"))
 
 
+@serves(OversightOperations.update_user)
 async def update_user(call: Call, body: UserPatch) -> UserDetailShape:
     """Let a user in or out, or make them an operator or none. Who is disabled is signed out everywhere at once, and is
     no operator any more; API keys stay, unless they are to be revoked, too. `"second_factor": false` removes the app of
@@ -211,6 +217,7 @@ async def update_user(call: Call, body: UserPatch) -> UserDetailShape:
     return await _detail(call, user_id)
 
 
+@serves(OversightOperations.appoint_owner)
 async def appoint_owner(call: Call) -> MemberShape:
     """Make a user an owner of an organization, whether they are a member or not: where its only owner was disabled,
     nobody else can."""
@@ -222,28 +229,26 @@ async def _detail(call: Call, user_id: str) -> UserDetailShape:
     return user_detail_shape(await users.get(user_id), await users.organizations(user_id))
 
 
-RUNS: Final = "/api/admin/jobs/runs"
-SUBJECTS: Final = "/api/admin/exporters/subjects"
-ASSIGN: Final = f"{SUBJECTS}/assign"
-
-
 def _collector(call: Call) -> Collector:
     if call.services.collector is None:
         raise Unavailable("This gateway does not collect; ask another one.")
     return call.services.collector
 
 
+@serves(OversightOperations.collect_runs)
 async def list_runs(call: Call, query: PageQuery) -> Listing[RunShape]:
     """List the last runs of collection, newest first."""
     return listing(await _collector(call).runs(*page_asked(query)), run_shape)
 
 
+@serves(OversightOperations.collect_subjects)
 async def list_subjects(call: Call, query: SubjectsQuery) -> Listing[SubjectShape]:
     """List whom exporters count, those seen last first."""
     page = await _collector(call).subjects.page(*page_asked(query), parked=query.state == "parked")
     return listing(page, subject_shape)
 
 
+@serves(OversightOperations.assign_subject)
 async def assign_subject(call: Call, body: AssignBody) -> AssignedShape:
     """Give those that an exporter counts under a uuid, or with an e-mail address, this account. Of those that had none,
     what was counted so far is charged with the next run; those that had another are moved from the next minute on."""
@@ -252,28 +257,3 @@ async def assign_subject(call: Call, body: AssignBody) -> AssignedShape:
     for account_id in granted:
         await call.services.effects.balance_changed(account_id)
     return AssignedShape(assigned=assigned)
-
-
-ROUTES: Final = (
-    Route("GET", RUNS, list_runs, Access.admin, Listing[RunShape], query=PageQuery),
-    Route("GET", SUBJECTS, list_subjects, Access.admin, Listing[SubjectShape], query=SubjectsQuery),
-    Route("POST", ASSIGN, assign_subject, Access.admin, AssignedShape, body=AssignBody, errors=(404,)),
-    Route("GET", REFUSALS, list_refusals, Access.admin, Listing[RefusedShape], query=RefusedQuery),
-    Route("GET", f"{REFUSALS}/{{request_id}}", get_refusal, Access.admin, RefusedShape),
-    customer_read(OWN_REFUSALS, list_own_refusals, Listing[RefusedShape], OwnRefusedQuery),
-    customer_read(f"{OWN_REFUSALS}/{{request_id}}", get_own_refusal, RefusedShape),
-    Route("GET", "/api/admin/settings", get_operator_settings, Access.admin, OperatorSettingsShape),
-    Route("GET", PROVIDERS, list_providers, Access.admin, Listing[ProviderShape]),
-    Route("GET", "/api/ping", ping, Access.anyone, ImageShape),
-    Route("GET", "/api/hello", hello, Access.anyone, HelloShape),
-    Route("GET", "/api/admin/audit", list_audit, Access.admin, Listing[AuditShape], query=AuditQuery),
-    Route(
-        *("GET", "/api/account/audit", list_own_audit, Access.caller, Listing[AuditShape]),
-        query=OwnAuditQuery,
-        scope=AUDIT_READ,
-    ),
-    Route("GET", USERS, list_users, Access.admin, Listing[UserShape], query=UsersQuery),
-    Route("GET", USER, get_user, Access.admin, UserDetailShape),
-    Route("PATCH", USER, update_user, Access.admin, UserDetailShape, body=UserPatch),
-    Route("PUT", OWNER, appoint_owner, Access.admin, MemberShape, errors=(404, 409)),
-)

@@ -6,10 +6,10 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Final
 
 from billing.api.errors import NotFound, QuotaExceeded
-from billing.api.route import REPLAYED_HEADER, Access, Call, Route, customer_read
+from billing.api.operations import PlanOperations
+from billing.api.route import REPLAYED_HEADER, Call, serves
 from billing.api.usage import balance_of
 from billing.errors import StoreError
-from billing.identity.permissions import BILLING_READ, BILLING_SETUP
 from billing.money import format_usd
 from billing.payments.outlook import outlook
 from billing.quotas import parse_limit
@@ -36,7 +36,6 @@ if TYPE_CHECKING:
     from billing.schemas.quotas import WindowShape
     from billing.schemas.usage import BalanceShape
 
-SUBSCRIPTION: Final = "/api/billing/subscription"
 SETUP: Final = "metergate billing setup"
 PORTAL: Final = "metergate billing portal"
 CHECKOUT: Final = "metergate billing checkout --plan"
@@ -44,6 +43,7 @@ CHANGE_PLAN: Final = "metergate billing change-plan"
 NO_PAYMENTS: Final = "This gateway sells nothing: ask whoever runs it for another plan."
 
 
+@serves(PlanOperations.billing_status)
 async def get_billing_status(call: Call) -> StatusShape:
     """Return where the account stands: its state, plan, features, what is left of its quotas, its subscription, and
     what to do next."""
@@ -156,6 +156,7 @@ def _raises(plan: Plan, window: WindowShape) -> bool:
     return all(each.limit > limit(each) for each in alike)
 
 
+@serves(PlanOperations.subscription)
 async def get_subscription(call: Call) -> SubscriptionShape:
     """Return the subscription that gives the account its plan."""
     payments = call.services.payments
@@ -165,6 +166,7 @@ async def get_subscription(call: Call) -> SubscriptionShape:
     return found
 
 
+@serves(PlanOperations.preview_plan)
 async def preview_plan(call: Call) -> PlanPreviewShape:
     """Return what choosing a plan would do: what is charged today and by which means, and at each renewal."""
     services, payments = call.services, call.services.payments
@@ -180,6 +182,7 @@ async def preview_plan(call: Call) -> PlanPreviewShape:
     return plan_preview_shape(outlook(plan, current, mine, plans, now), method)
 
 
+@serves(PlanOperations.change_subscription)
 async def change_subscription(call: Call, body: PlanChange) -> SubscriptionShape:
     """Change the subscription to another plan: to a dearer one at once, to a cheaper one with the next period, to a
     free one by ending it with its period. Its own plan takes back what waits."""
@@ -190,18 +193,21 @@ async def change_subscription(call: Call, body: PlanChange) -> SubscriptionShape
     return await get_subscription(call)
 
 
+@serves(PlanOperations.plans_in_force)
 async def list_plans_in_force(call: Call) -> PlansShape:
     """List the plans in force, the cheapest first."""
     plans = sorted(call.services.plans.values(), key=lambda plan: (plan.price_nano, plan.id))
     return PlansShape(data=[plan_shape(plan) for plan in plans])
 
 
+@serves(PlanOperations.features)
 async def list_features(call: Call) -> FeaturesShape:
     """Return the features that an account's plan names, and what is left of each."""
     found = await call.services.features.of_account(call.id("account_id"))
     return FeaturesShape(data=[feature_shape(each) for each in found])
 
 
+@serves(PlanOperations.use_feature)
 async def use_feature(call: Call, body: NewFeatureUse) -> FeatureShape:
     """Count units of a feature, if the account's plan allows it and as many are left in this period; once for an
     event_id."""
@@ -235,27 +241,3 @@ def _more(upgrade: UpgradeShape | None) -> str:
         return ""
     where = "" if upgrade.url is None else f" at {upgrade.url}"
     return f": upgrade to {upgrade.name}{where}"
-
-
-_OF_PROVIDER: Final = (409, 503)
-
-ROUTES: Final = (
-    customer_read("/api/billing/status", get_billing_status, StatusShape),
-    Route("GET", "/api/admin/plans", list_plans_in_force, Access.admin, PlansShape),
-    Route(
-        *("GET", SUBSCRIPTION, get_subscription, Access.caller, SubscriptionShape), scope=BILLING_READ, errors=(404,)
-    ),
-    customer_read("/api/billing/plans/{plan_id}/preview", preview_plan, PlanPreviewShape),
-    Route(
-        *("PUT", SUBSCRIPTION, change_subscription, Access.caller, SubscriptionShape),
-        body=PlanChange,
-        scope=BILLING_SETUP,
-        errors=(404, *_OF_PROVIDER),
-    ),
-    Route("GET", "/api/service/accounts/{account_id}/features", list_features, Access.service, FeaturesShape),
-    Route(
-        *("POST", "/api/service/features/use", use_feature, Access.service, FeatureShape),
-        body=NewFeatureUse,
-        errors=(404, 409, 429),
-    ),
-)

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import AsyncIterator, Iterable, Sequence
 from dataclasses import replace
 from datetime import UTC, date, datetime, timedelta
 from itertools import chain, islice
@@ -17,8 +16,9 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 
 from billing.api.buckets import Bucket, Steps, place_in, read_part, read_parts
 from billing.api.errors import BadRequest
+from billing.api.operations import ReportOperations
 from billing.api.requests import encode_cursor, moment, page_asked, zone
-from billing.api.route import Call, customer_read
+from billing.api.route import Call, serves
 from billing.api.tables import Table, rows, wants_csv
 from billing.budgets.rules import BudgetPeriod, forecast, spent_within, times_of
 from billing.collect.traffic import Traffic
@@ -47,6 +47,7 @@ from billing.times import rfc3339
 from billing.zones import DEFAULT_ZONE, Period, day_begins, period_of, periods, zone_of
 
 if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Iterable, Sequence
     from zoneinfo import ZoneInfo
 
 LENGTHS: Final = {
@@ -71,6 +72,7 @@ LINES_A_TURN: Final = 500
 _DAY: Final = re.compile(r"\d{4}-\d\d-\d\d", re.ASCII)
 
 
+@serves(ReportOperations.usage)
 async def get_totals(call: Call, query: TotalsQuery) -> TotalsShape:
     """Return totals of the account, of one key or of one user's keys."""
     since, until = _time(query.since, query.until, zone_of(DEFAULT_ZONE))
@@ -98,6 +100,7 @@ async def read_summary(call: Call, query: SummaryQuery) -> Summary:
     return Summary(since, until, in_zone, names, span)
 
 
+@serves(ReportOperations.usage_summary)
 async def get_summary(call: Call, query: SummaryQuery) -> SummaryShape | Table:
     """Return what was used in a time, by up to two groups. As CSV all groups, without a limit."""
     limit, after = page_asked(query)
@@ -119,6 +122,7 @@ async def get_summary(call: Call, query: SummaryQuery) -> SummaryShape | Table:
     )
 
 
+@serves(ReportOperations.usage_buckets)
 async def get_buckets(call: Call, query: BucketsQuery) -> BucketsShape | Table:
     """Return what was used in each minute, hour, day, week or month of a time, without gaps, the oldest first. The
     first and the last are cut where the time begins and ends. As CSV all from the cursor on, without a limit."""
@@ -161,6 +165,7 @@ async def _steps(call: Call, query: BucketsQuery) -> Steps:
     return Steps(call.account_id, begins, until, period, in_zone, _names(query.group_by), skip)
 
 
+@serves(ReportOperations.billing_summary)
 async def get_billing_summary(call: Call) -> BillingSummaryShape:
     """Return the calendar month so far, in the account's time zone: what was spent, what is left of the included credit
     and of the account's own budget, and what will have been spent at its end if it goes on so."""
@@ -266,11 +271,3 @@ async def _bucket_lines(
         async for some in _lines(head, lines):
             yield some
         head = []
-
-
-ROUTES: Final = (
-    customer_read("/api/billing/usage", get_totals, TotalsShape, TotalsQuery),
-    customer_read("/api/account/usage/summary", get_summary, SummaryShape, SummaryQuery, csv=True),
-    customer_read("/api/account/usage/buckets", get_buckets, BucketsShape, BucketsQuery, csv=True),
-    customer_read("/api/account/billing/summary", get_billing_summary, BillingSummaryShape),
-)

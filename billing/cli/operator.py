@@ -22,8 +22,8 @@ from billing.quotas import Metric, QuotaError, parse_quota
 from billing.schemas.quotas import QuotaShape, quota_shape
 
 if TYPE_CHECKING:
-    from billing.answers import Refused
-    from billing.calls import BillingCalls
+    from billing.client.calls import BillingCalls
+    from billing.client.errors import Refused
     from billing.schemas.accounts import AccountShape
 
 Call = Callable[..., Awaitable[Shown]]
@@ -139,7 +139,7 @@ def add_call(app: typer.Typer, name: str, call: Call, connect: Connect) -> None:
 @contextmanager
 def repeatable(what: str, key: str) -> Iterator[None]:
     """Tell, where it is not known whether `what` was made, by which idempotency key it is repeated without harm."""
-    from billing.answers import Refused, Unreachable
+    from billing.client.errors import Refused, Unreachable
 
     unknown = f"The {what} may have been made or not: repeat it with --idempotency-key {key}."
     try:
@@ -155,7 +155,7 @@ def repeatable(what: str, key: str) -> Iterator[None]:
 @contextmanager
 def explained_answers() -> Iterator[None]:
     """Turn what the billing API's client raises into `CommandFailed`."""
-    from billing.answers import ClientError, Refused, Unreachable
+    from billing.client.errors import ClientError, Refused, Unreachable
 
     try:
         yield

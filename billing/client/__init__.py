@@ -10,9 +10,9 @@ tokens      what a model's answer says that it used, as a service reports it (pu
 middleware  whose key a request of an aiohttp application shows; imported by itself, with aiohttp's server
 """
 
-from billing.answers import BadAnswer, ClientError, Refused, Unreachable
-from billing.calls import ANSWER_LIMIT_BYTES
+from billing.client.calls import ANSWER_LIMIT_BYTES
 from billing.client.client import BillingClient
+from billing.client.errors import BadAnswer, ClientError, Refused, Unreachable
 from billing.client.holding import HeldOpen
 from billing.client.recorder import Spooled
 from billing.client.retries import Retries

@@ -10,7 +10,7 @@ import asyncio
 import logging
 from typing import TYPE_CHECKING, Unpack
 
-from billing.answers import ClientError
+from billing.client.errors import ClientError
 from billing.client.retries import is_unsure
 
 if TYPE_CHECKING:

@@ -11,7 +11,6 @@ time gets its initial balance and its included bytes, once.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import TYPE_CHECKING, ClassVar, Final
@@ -21,13 +20,15 @@ from billing.accounts.accounts import AccountNotFound, open_account
 from billing.accounts.grants import PROMOTIONS, BalanceOutOfBounds, Entry
 from billing.accounts.lots import PROMOTIONAL
 from billing.collect.facts import LOCK
+from billing.collect.snapshots import Unknown
 from billing.database.connection import queries
 from billing.errors import Kind, MetergateError
 from billing.pages import BadCursor, Page, page_of
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
     from billing.accounts.grants import Grants
-    from billing.collect.snapshots import Unknown
     from billing.database.connection import Connection, Database, Row
 
 logger = logging.getLogger(__name__)

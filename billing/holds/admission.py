@@ -10,7 +10,6 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Awaitable, Callable, Sequence
-from types import TracebackType
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, Protocol
 
 from billing.holds import decision as decisions
@@ -25,6 +24,8 @@ from billing.ledger.debits import Debit, encode_debit
 from billing.principals import MAX_KEPT, Principal
 
 if TYPE_CHECKING:
+    from types import TracebackType
+
     from billing.holds.admission_queue import AdmissionQueue, Ticket
     from billing.holds.epoch_start import EpochStart
     from billing.holds.loader import Loader

@@ -16,12 +16,13 @@ once.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Set
 from typing import TYPE_CHECKING, Final
 
 from billing.holds.decision import InsufficientBalance, QuotaExceeded, Refused, TooManyRunning
 
 if TYPE_CHECKING:
+    from collections.abc import Set
+
     from billing.holds.items import AdmissionTarget
     from billing.principals import Subject
 

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Collection, Sequence
 from operator import itemgetter
 from typing import TYPE_CHECKING, Final, NamedTuple
 
@@ -22,6 +21,8 @@ from billing.effects import LiveBalance
 from billing.errors import MetergateError, StoreError
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Collection, Sequence
+
     from billing.holds.cache import PrincipalCache
     from billing.holds.loader import Loader
     from billing.holds.partition import Partition

@@ -16,7 +16,6 @@ import asyncio
 import logging
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Collection, Iterator, Sequence, Set
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, Generic, TypeVar
@@ -25,6 +24,8 @@ from billing.database.connection import Database, DatabaseError, DatabaseHindere
 from billing.ledger.writer import Stored, write_free
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Collection, Iterator, Sequence, Set
+
     from billing.ledger.debits import Debit
 
 logger = logging.getLogger(__name__)

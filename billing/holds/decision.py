@@ -15,10 +15,11 @@ from billing.errors import MetergateError
 from billing.holds.redis import layout
 from billing.money import MAX_NANO
 from billing.plans import MAX_TOOL_CALLS
+from billing.principals import Limit
 from billing.quotas import Metric
 
 if TYPE_CHECKING:
-    from billing.principals import Limit, QuotaLimits
+    from billing.principals import QuotaLimits
 
 MAX_OUTPUT_TOKENS: Final = 2**31 - 1
 

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Sequence
 from typing import TYPE_CHECKING, Final
 
 from billing.database.connection import Database, DatabaseLocked, queries
@@ -26,6 +25,8 @@ from billing.holds.singleflight import SingleFlight
 from billing.ledger.debits import Debit, decode_debit
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from billing.holds.hold import RunningHolds
     from billing.holds.lasting import LastingHold, LastingHolds
     from billing.holds.lease import Peers

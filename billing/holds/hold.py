@@ -20,7 +20,6 @@ asked for meanwhile are sent after that (`Moving`).
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, Literal
 
@@ -32,6 +31,8 @@ from billing.holds.redis.connection import Script
 from billing.holds.redis.layout import pack_hold
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Coroutine, Mapping, Sequence
+
     from billing.holds.decision import Need
     from billing.holds.items import AdmissionTarget
     from billing.holds.partition import Partition

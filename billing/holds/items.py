@@ -7,7 +7,6 @@ nothing; an admission that nobody waits for any more is given back.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Final
 
 from billing.holds.redis.connection import RedisAway, RedisError, RedisTimeout
@@ -15,6 +14,8 @@ from billing.holds.redis.layout import ADMIT, ITEM, ITEM_OF_USER, OK, RUNG, SETT
 from billing.ledger.debits import Debit, encode_debit
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from billing.holds.decision import Need
     from billing.holds.hold import Hold, Settled
     from billing.holds.partitions import Partition

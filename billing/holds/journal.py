@@ -7,7 +7,6 @@ anything else is kept in Postgres, logged as an error, and taken out of the jour
 from __future__ import annotations
 
 import logging
-from collections.abc import AsyncIterator
 from typing import TYPE_CHECKING, Final
 
 import msgspec
@@ -21,6 +20,8 @@ from billing.ledger.refused_debits import set_aside
 from billing.ledger.writer import write_free
 
 if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
     from billing.database.connection import Database
     from billing.holds.outbox import Outbox
     from billing.holds.partition import Partition

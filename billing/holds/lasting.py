@@ -14,7 +14,6 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import Counter
-from collections.abc import AsyncIterator, Sequence
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from billing.database.connection import Database, queries
@@ -24,6 +23,8 @@ from billing.holds.redis.layout import HELD, HoldTags, pack_hold, pack_text
 from billing.ledger.debits import Debit, Unreadable, decode_debit
 
 if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Sequence
+
     from billing.holds.hold import RunningHolds
     from billing.holds.partition import Partition
     from billing.holds.partitions import Partitions

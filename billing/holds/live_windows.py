@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
@@ -12,6 +11,8 @@ from billing.quotas import Metric, Window, window_end_s, window_id
 from billing.schemas.quotas import WindowShape
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+
     from billing.holds.engine import Engine
     from billing.holds.redis.layout import AccountState, Counter, KeyState
     from billing.principals import Limit, Principal

@@ -12,7 +12,6 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from typing import TYPE_CHECKING, Final
 
@@ -27,6 +26,8 @@ from billing.holds.singleflight import SingleFlight
 from billing.quotas import Quota, parse_quotas
 
 if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
     from billing.holds.redis.state import RedisState
     from billing.plans import Plan
 

@@ -10,7 +10,6 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Sequence
 from typing import TYPE_CHECKING, Final
 
 from billing.database.connection import Database, Row, queries
@@ -23,6 +22,8 @@ from billing.holds.redis.layout import AHEAD_S, STATE_VERSION
 from billing.holds.singleflight import SingleFlight
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from billing.holds.lease import Peers
     from billing.holds.redis.session import ServerSession
     from billing.holds.redis.state import RedisState

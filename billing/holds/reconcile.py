@@ -10,22 +10,22 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
 from billing.database.connection import Database, Row, queries
 from billing.holds.ledger_snapshot import LedgerSnapshots
-from billing.holds.redis.layout import SETTLED, AccountState, KeyState
+from billing.holds.redis.layout import SETTLED, AccountState, Entry, KeyState
 from billing.holds.snapshot import ACCOUNTS_A_TURN, ATTEMPTS, AccountSnapshot, compare, gently
 from billing.holds.snapshot import Drift as Drift
 
 if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Mapping, Sequence
+
     from billing.holds.engine import Engine
     from billing.holds.loader import Loader
     from billing.holds.partition import Partition
     from billing.holds.partitions import Partitions
-    from billing.holds.redis.layout import Entry
     from billing.holds.redis.state import RedisState
     from billing.holds.repairs import Corrections
     from billing.holds.snapshot import SubjectQuotas

@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, Literal
 
@@ -29,6 +28,8 @@ from billing.ledger.leases import Lost, stored_debits, write_expired
 from billing.ledger.writer import Stored
 
 if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Mapping, Sequence
+
     from billing.database.connection import Database
     from billing.holds.hold import Hold, RunningHolds
     from billing.holds.lease import Peers

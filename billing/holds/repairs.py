@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
 from billing.database.connection import Database, Row, queries
@@ -23,6 +22,8 @@ from billing.holds.windows import account_quotas
 from billing.quotas import Quota, parse_quotas
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
     from billing.holds.decision import Need
     from billing.holds.epoch_start import EpochStart
     from billing.holds.items import AdmissionTarget

@@ -13,9 +13,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Coroutine, Sequence
 from operator import attrgetter
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from billing.errors import MetergateError, StoreError
@@ -26,6 +24,9 @@ from billing.ledger.writer import Written, write_free
 from billing.segments import taken
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Coroutine, Sequence
+    from pathlib import Path
+
     from billing.database.connection import Database
     from billing.holds.outbox import Outbox
     from billing.holds.partitions import Partition

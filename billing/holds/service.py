@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
@@ -26,6 +25,8 @@ from billing.holds.redis.connection import RedisAway, RedisError
 from billing.holds.redis.layout import OK, VANISHED
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Coroutine, Sequence
+
     from billing.holds.decision import Need
     from billing.holds.epoch_start import EpochStart
     from billing.holds.hold import RunningHolds

@@ -11,13 +11,10 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Final, Literal, TypeVar
+from typing import Final, Literal, TypeVar
 
-from billing.holds.redis.layout import AccountState, Entry, KeyState
+from billing.holds.redis.layout import AccountState, Counter, Entry, KeyState
 from billing.quotas import Metric, Quota, Window, window_id
-
-if TYPE_CHECKING:
-    from billing.holds.redis.layout import Counter
 
 Quotas = Mapping[int, Quota]
 """By tag."""

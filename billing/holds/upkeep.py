@@ -10,7 +10,6 @@ import asyncio
 import logging
 import time
 from collections import Counter
-from collections.abc import Callable, Coroutine
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Final
 
@@ -20,6 +19,8 @@ from billing.holds.partition import LostWrites
 from billing.holds.redis.connection import RedisError
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Coroutine
+
     from billing.holds.cache import PrincipalCache
     from billing.holds.changes import ChangeNotifier
     from billing.holds.epoch_start import EpochStart

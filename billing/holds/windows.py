@@ -7,7 +7,6 @@ statement, so that the counters and the balance are of one moment.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import TYPE_CHECKING, Final, Literal
@@ -17,6 +16,8 @@ from billing.holds.redis.layout import Counter, HoldTags
 from billing.quotas import Metric, Quota, Window, parse_quotas, window_end_s, window_id, window_start_s
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+
     from billing.database.connection import Database
     from billing.plans import Plan
 

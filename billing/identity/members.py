@@ -9,7 +9,6 @@ nothing any more.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import datetime
 from typing import TYPE_CHECKING, Final, cast
@@ -42,6 +41,8 @@ from billing.keys.keys import confine_keys
 from billing.pages import BEFORE_ALL, Page, page_of
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from billing.effects import Effects
 
 _query = queries("billing.identity")
@@ -119,7 +120,7 @@ class Members:
                 ended = await self._change(connection, organization, user_id, (before, role), acting.actor)
             row = await connection.fetchrow(_query("memberships_get"), org_id, user_id)
         await self._tell(ended, organization)
-        return _member(cast(Row, row))
+        return _member(cast("Row", row))
 
     async def remove(self, org_id: str, user_id: str, acting: Acting) -> None:
         """End a membership, and with it the person's keys of this organization; everybody may leave. Raises as
@@ -155,7 +156,7 @@ class Members:
             await connection.execute(_query("organizations_shared"), org_id)
             row = await connection.fetchrow(_query("organizations_get"), org_id)
         await self._tell(ended, organization)
-        return organization_of(cast(Row, row))
+        return organization_of(cast("Row", row))
 
     async def appoint(self, org_id: str, user_id: str, actor: audit.Actor) -> Member:
         """Make somebody an owner for an operator, a member or not: an organization whose owners are all disabled, or
@@ -176,7 +177,7 @@ class Members:
                 await self._change(connection, organization, user_id, (before, "owner"), actor)
             await connection.execute(_query("organizations_shared"), org_id)
             row = await connection.fetchrow(_query("memberships_get"), org_id, user_id)
-        return _member(cast(Row, row))
+        return _member(cast("Row", row))
 
     async def end_invitations(self, org_id: str, acting: Acting) -> None:
         """Revoke every open invitation of an organization for an owner who closes it. Raises `OrganizationForbidden`

@@ -142,7 +142,7 @@ class ApiKeys:
                 return before
             _check_given(given, (scope for scope in wanted.scopes if scope not in before.scopes))
             row = await connection.fetchrow(_UPDATE, key_id, wanted.name, *_stored(wanted))
-            after = key_row(cast(Row, row))
+            after = key_row(cast("Row", row))
             await _record(connection, actor, "key.update", before, after)
         await self._effects.key_changed(key_id, after.account_id)
         return after
@@ -170,7 +170,7 @@ class ApiKeys:
             if before.revoked_at is not None:
                 raise KeyConflict("This key was revoked: make another one.")
             row = await connection.fetchrow(_query("keys_rotate"), key_id, digest, prefix, grace_s)
-            after = key_row(cast(Row, row))
+            after = key_row(cast("Row", row))
             await _record(connection, actor, "key.rotate", before, after)
         await self._effects.key_changed(key_id, after.account_id)
         return after, secret
@@ -186,7 +186,7 @@ class ApiKeys:
             if row is None:
                 return None
             before = key_row(row)
-            after = key_row(cast(Row, await connection.fetchrow(_query("keys_leaked"), before.id, digest)))
+            after = key_row(cast("Row", await connection.fetchrow(_query("keys_leaked"), before.id, digest)))
             await _record(connection, actor, "key.leaked", before, after)
             await tell(connection, after)
         await self._effects.key_changed(after.id, after.account_id)
@@ -218,7 +218,7 @@ async def confine_keys(
             told = await connection.fetchrow(_query("keys_revoke"), before.id)
         else:
             told = await connection.fetchrow(_UPDATE, before.id, before.name, *_stored(replace(before, scopes=scopes)))
-        await _record(connection, actor, "key.revoke" if ends else "key.update", before, key_row(cast(Row, told)))
+        await _record(connection, actor, "key.revoke" if ends else "key.update", before, key_row(cast("Row", told)))
         changed.append(before.id)
     return changed
 

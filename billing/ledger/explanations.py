@@ -9,17 +9,15 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final
 
-from billing.ledger.debits import NAMED
+from billing.ledger.debits import NAMED, UsageEvent
 from billing.money import USD_DECIMALS, ceil_div, decimal, format_usd
-from billing.rates import COST_SCALE, FACTOR_SCALE, MARKUP_DECIMALS, marked_up, round_up
+from billing.prices import PriceRow
+from billing.rates import COST_SCALE, FACTOR_SCALE, MARKUP_DECIMALS, PriceLine, marked_up, round_up
 from billing.times import rfc3339
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
-    from billing.ledger.debits import UsageEvent
-    from billing.prices import PriceRow
-    from billing.rates import PriceLine
 
 EXACT_DECIMALS: Final = 24
 """Decimals that an exact amount is shown with: those of nano-USD, of a million tokens and of a factor. An amount by the

@@ -7,8 +7,11 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any, cast
 
+from billing.accounts.accounts import Accounts
+from billing.accounts.grants import Grants
 from billing.accounts.lots import PAID, Terms
-from billing.database.connection import queries
+from billing.database.connection import Database, queries
+from billing.effects import Effects
 from billing.notices.emit import emit
 from billing.payments.apply import Applier, Handler, checkout_handler, customer_handler
 from billing.payments.auto_recharge import EVERY_S, LEASE, AutoRecharge
@@ -32,6 +35,7 @@ from billing.payments.objects import (
     Subscription,
 )
 from billing.payments.orders import Orders
+from billing.payments.port import PaymentProvider
 from billing.payments.purchases import Purchases
 from billing.payments.recharges import RechargeRules, Recharges
 from billing.payments.reconcile import PaymentComparisons
@@ -43,16 +47,12 @@ from billing.payments.subscriptions import (
     invoice_handler,
     subscription_handler,
 )
+from billing.plans import Plans
 
 if TYPE_CHECKING:
-    from billing.accounts.accounts import Accounts
-    from billing.accounts.grants import Grants
-    from billing.database.connection import Connection, Database
-    from billing.effects import Effects
+    from billing.database.connection import Connection
     from billing.notices.letters import NoticeType
-    from billing.payments.port import PaymentProvider
     from billing.payments.stripe.parameters import CheckoutRules
-    from billing.plans import Plans
 
 Job = Callable[[], Coroutine[Any, Any, None]]
 """Work that runs in the background for ever."""

@@ -15,13 +15,12 @@ from __future__ import annotations
 import hashlib
 import re
 import secrets
-from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Final, Protocol
 
 from billing import audit
-from billing.accounts.grants import PROMOTIONS, Entry
+from billing.accounts.grants import PROMOTIONS, Entry, GrantResult
 from billing.accounts.lots import Terms
 from billing.database.connection import Connection, Database, Row, UniqueViolation, queries
 from billing.errors import MetergateError
@@ -31,7 +30,9 @@ from billing.schemas.base import DEFAULT_PRIORITY
 from billing.times import rfc3339
 
 if TYPE_CHECKING:
-    from billing.accounts.grants import GrantResult, Grants
+    from collections.abc import Callable
+
+    from billing.accounts.grants import Grants
     from billing.effects import Effects
 
 ID_PREFIX: Final = "cpn_"

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Final
 
@@ -21,6 +20,8 @@ from billing.accounts.grants import PROMOTIONS, REVENUE, Entry
 from billing.database.connection import Database, DatabaseError, queries
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from billing.accounts.grants import Grants
     from billing.database.connection import Database
     from billing.effects import Effects

@@ -14,7 +14,6 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import logging
-from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, Final
@@ -29,6 +28,8 @@ from billing.payments.objects import NANO_PER_CENT, Invoice, ObjectRef, OrderKin
 from billing.payments.port import ReturnUrls
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
     from billing.payments.port import HostedPage
 
 ID_PREFIX: Final = "ord_"

@@ -12,7 +12,6 @@ SubscriptionError
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Final
@@ -31,7 +30,7 @@ from billing.payments.port import included_scope, money_key
 from billing.times import rfc3339
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable
+    from collections.abc import Awaitable, Callable
 
     from billing.accounts.grants import Grants
     from billing.database.connection import Connection, Database, Row

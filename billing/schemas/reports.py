@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import TYPE_CHECKING, Annotated, Any, Final, Literal
 
 from msgspec import UNSET, Meta, UnsetType
 
+from billing.budgets.budgets import Standing
+from billing.ledger.used import Used
 from billing.money import format_credits, format_usd
 from billing.principals import Status
 from billing.schemas.base import Answer, Moment, PageQuery, Since, Usd
@@ -15,13 +18,12 @@ from billing.schemas.budgets import OwnBudgetShape, own_budget_shape
 from billing.times import rfc3339
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Iterable
     from zoneinfo import ZoneInfo
 
     from billing.accounts.accounts import Account
-    from billing.budgets.budgets import Standing
     from billing.effects import LiveBalance
-    from billing.ledger.used import Group, Span, Used
+    from billing.ledger.used import Group, Span
 
 GROUP_BY: Final = (
     "at most two of model, key, user, provider, endpoint, feature and tag:NAME, with a comma; or of meter, region, "

@@ -10,8 +10,6 @@ from __future__ import annotations
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Final
 
-from aiohttp import web
-
 from billing.api.credit import get_auto_recharge, list_lots, put_auto_recharge, redeem_coupon
 from billing.api.errors import NotFound
 from billing.api.payments import checkout, get_order, list_invoices, list_orders, list_plans, open_portal, setup_billing
@@ -31,6 +29,8 @@ from billing.web.visits import NOTICES, Page, View, Visit
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+
+    from aiohttp import web
 
     from billing.payments.assembly import Payments
     from billing.schemas.credit import LotShape

@@ -5,7 +5,6 @@ is a row of fields, and a text of several lines or commas a list.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime, timedelta
 from itertools import zip_longest
 from typing import TYPE_CHECKING, Any, Final
@@ -19,6 +18,8 @@ from billing.times import rfc3339
 from billing.zones import Period, period_of
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+
     from aiohttp import web
 
     from billing.schemas.keys import KeyShape

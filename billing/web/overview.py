@@ -5,8 +5,6 @@ from __future__ import annotations
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Final, cast
 
-from aiohttp import web
-
 from billing.api.credit import get_auto_recharge
 from billing.api.plans import get_billing_status
 from billing.api.sums import get_billing_summary
@@ -19,6 +17,8 @@ from billing.web.render import usd_text
 from billing.web.visits import Page, View, Visit, Who, key_names
 
 if TYPE_CHECKING:
+    from aiohttp import web
+
     from billing.accounts.accounts import Account
     from billing.schemas.base import Listing
     from billing.schemas.credit import RechargeShape

@@ -9,11 +9,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
 from typing import TYPE_CHECKING, Any, Final, cast
+from zoneinfo import ZoneInfo
 
 from billing.api.errors import BadRequest
 from billing.api.requests import zone
 from billing.api.sums import all_buckets, get_buckets, get_summary, read_summary
-from billing.api.tables import Table
 from billing.audit import AuditFilter
 from billing.identity.permissions import BILLING_READ
 from billing.ledger.used import NOTHING, OTHERS, total
@@ -27,8 +27,8 @@ from billing.zones import Period, day_begins
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
-    from zoneinfo import ZoneInfo
 
+    from billing.api.tables import Table
     from billing.ledger.used import Group, Span, Used
     from billing.schemas.reports import BucketShape
 
@@ -154,7 +154,7 @@ async def usage(visit: Visit) -> View | Table:
     if visit.wants_csv:
         is_by_time = visit.request.query.get("table") == "time"
         found = await (get_buckets(visit.call, by_time) if is_by_time else get_summary(visit.call, in_time))
-        return cast(Table, found)
+        return cast("Table", found)
     span = (await read_summary(visit.call, in_time)).span
     earlier_since, earlier_until = map(rfc3339, what.compared(now))
     earlier = (await read_summary(visit.call, SummaryQuery(since=earlier_since, until=earlier_until, **given))).span

@@ -24,9 +24,8 @@ from billing.cli.operator import ADDERS, operator_app
 
 if TYPE_CHECKING:
     from billing.api.services import Services
-    from billing.calls import BillingCalls
     from billing.cli.session import FindSession, Session
-    from billing.person_calls import PersonCalls
+    from billing.client.calls import BillingCalls
     from gateway.commands.api_url import GatewayAccess
     from gateway.config.environment import Environment
     from gateway.config.secret import Secret
@@ -95,7 +94,7 @@ def finder(environ: Mapping[str, str]) -> "FindSession":
     return find
 
 
-def _for_people(timeout_s: float, url: str, token: str | None) -> "PersonCalls":
+def _for_people(timeout_s: float, url: str, token: str | None) -> "BillingCalls":
     from billing.cli.client import CommandClient
 
     try:

@@ -5,7 +5,7 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Final
+from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
 
@@ -16,7 +16,7 @@ from billing.price_table import PriceTable
 from billing.prices import PriceRow
 
 if TYPE_CHECKING:
-    from billing.calls import BillingCalls
+    from billing.client.calls import BillingCalls
     from billing.schemas.repricing import NewRepricing, RepricedShape
 
 MOST_SHOWN: Final = 1000
@@ -245,11 +245,14 @@ class _Repriced:
 
 async def _repriced(client: "BillingCalls", asked: "NewRepricing", output: Output) -> _Repriced:
     """Compare or correct, batch by batch."""
+    from msgspec import structs
+
     from billing.pages import MAX_LIMIT
 
     found, cursor = _Repriced(), None
     while True:
-        batch = await client.reprice(asked, limit=MAX_LIMIT, cursor=cursor)
+        page: dict[str, Any] = {"limit": MAX_LIMIT, "cursor": cursor}
+        batch = await client.reprice(**structs.asdict(asked), **page)
         found.requests += batch.requests
         found.corrected += batch.corrected
         found.left += sum(each.left is not None for each in batch.data)

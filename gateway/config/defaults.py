@@ -5,7 +5,6 @@ The fields are the data: the reader, the check on construction and the documenta
 
 from __future__ import annotations
 
-from collections.abc import Collection
 from dataclasses import dataclass, field, fields
 from typing import TYPE_CHECKING, Any, Final, Literal, get_args
 
@@ -16,6 +15,8 @@ from gateway.config.bounds import Bound
 from gateway.config.problems import nearest
 
 if TYPE_CHECKING:
+    from collections.abc import Collection
+
     from gateway.config.source import Value
 
 MissingUsage = Literal["estimate", "hold", "free"]

@@ -7,7 +7,6 @@ once, and where payers may be sent afterwards.
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Final
 
@@ -22,6 +21,8 @@ from gateway.config.problems import nearest
 from gateway.config.source import Value
 
 if TYPE_CHECKING:
+    from collections.abc import Collection, Mapping
+
     from gateway.config.source import Section
 
 

@@ -13,7 +13,6 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import Counter
-from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Final
@@ -32,6 +31,8 @@ from gateway.upstream.socket import SocketTransport
 logger = logging.getLogger(__name__)
 
 if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
     from gateway.dialects.base import Match
     from gateway.proxy.handler import Proxy
     from gateway.server.bodies import Kept

@@ -11,7 +11,6 @@ request is charged at most. After a failure, in this order, as far as `max_attem
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Final, NamedTuple
@@ -20,6 +19,8 @@ from gateway.upstream.base import AccountBusy, UpstreamBusy, UpstreamError, Upst
 from gateway.upstream.health import choose, parse_retry_after
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from gateway.proxy.candidates import Destination, Target
     from gateway.proxy.context import RequestContext
     from gateway.proxy.estimate import EstimateRules

@@ -10,18 +10,18 @@ import msgspec
 
 from billing.money import ceil_div
 from billing.price_classes import INPUT_CLASSES, OUTPUT_CLASSES
+from billing.price_table import PriceTable
+from billing.prices import PriceRow
 from billing.rates import COST_SCALE, MILLION, round_up
+from gateway.config.providers import ProviderConfig
 from gateway.server.ids import served_lines
 from gateway.upstream.headers import Fixed
+from gateway.upstream.health import TargetHealth
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
-    from billing.price_table import PriceTable
-    from billing.prices import PriceRow
-    from gateway.config.providers import ProviderConfig
     from gateway.dialects.base import Match
-    from gateway.upstream.health import TargetHealth
 
 
 _OF_THE_ROUTE: Final = frozenset({"model"})

@@ -8,7 +8,6 @@ and are made again for another. That the key may use the model at all is decided
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import TYPE_CHECKING, Final, Literal, NamedTuple
 
 import msgspec
@@ -26,6 +25,8 @@ from gateway.proxy.tool_rounds import most_granted
 from gateway.upstream.base import UpstreamRequest
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from billing.holds.hold import Hold
     from gateway.proxy.candidates import Route
 

@@ -7,7 +7,6 @@ done, and where the client gave no maximum the hold is elastic.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import reduce
 from typing import TYPE_CHECKING
@@ -25,6 +24,8 @@ from gateway.proxy.candidates import Candidate, Rates
 from gateway.proxy.tool_rounds import call_tokens, grown_input, most_granted, own_searches, searches_with, uses_with
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from billing.prices import PriceRow
 
 BYTES_PER_TOKEN = 4

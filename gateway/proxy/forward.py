@@ -15,7 +15,6 @@ import logging
 import random
 import time
 import zlib
-from collections.abc import Callable, Coroutine, Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final
@@ -52,6 +51,8 @@ from gateway.upstream.headers import ResponseHead, incoming
 from gateway.upstream.health import Attempt
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Coroutine, Mapping
+
     from gateway.dialects.facts import Created
     from gateway.metrics.registry import Metrics
     from gateway.proxy.background_jobs import BackgroundPoller

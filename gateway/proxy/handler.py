@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING
@@ -36,6 +35,8 @@ from gateway.server.ids import Ulids
 from gateway.server.refusals import Refusal, Refuse
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from billing.effects import Effects
     from billing.holds.service import Holds
     from billing.principals import Principal

@@ -13,7 +13,6 @@ written for this gateway; of a body's field, which is written for the provider, 
 from __future__ import annotations
 
 import re
-from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
@@ -28,6 +27,8 @@ from gateway.server.exchange import BadBody, BodyTooLarge, Exchange
 from gateway.server.refusals import Refuse
 
 if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Iterable, Mapping
+
     from billing.effects import Effects
     from billing.principals import Principal
     from gateway.dialects.base import Match

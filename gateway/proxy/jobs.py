@@ -4,7 +4,6 @@ its usage."""
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
@@ -19,6 +18,8 @@ from gateway.upstream.base import Transport, UpstreamRequest, UpstreamTimeout
 from gateway.upstream.headers import outgoing
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from billing.owned.jobs import Job
     from gateway.dialects.base import Match
     from gateway.dialects.facts import Reported

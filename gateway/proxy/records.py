@@ -15,7 +15,6 @@ import logging
 import os
 import threading
 import time
-from collections.abc import Callable, Coroutine
 from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
@@ -30,6 +29,8 @@ from billing.times import rfc3339
 from gateway.proxy.context import CLIENT_GONE, CUT_STATUS, Reason, RequestContext
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Coroutine
+
     from billing.principals import Principal
     from gateway.dialects.facts import ParsedRequest
     from gateway.server.refusals import Refusal

@@ -13,7 +13,6 @@ from __future__ import annotations
 import asyncio
 import logging
 import zlib
-from collections.abc import Coroutine
 from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, TypeVar
@@ -28,6 +27,8 @@ from gateway.upstream.base import Pending, UpstreamError, UpstreamResponse, Upst
 from gateway.upstream.headers import ResponseHead, incoming
 
 if TYPE_CHECKING:
+    from collections.abc import Coroutine
+
     from billing.holds.hold import Hold
     from gateway.dialects.base import Tap
     from gateway.dialects.facts import Created, Reported

@@ -11,7 +11,6 @@ called: its operator has named it.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Final
 
@@ -24,11 +23,12 @@ from gateway.proxy.candidates import Candidate, Rates, Route
 from gateway.tokens import is_openai_model, vocabulary_for
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+
     from billing.price_table import PriceTable
     from billing.prices import PriceRow
     from gateway.config.providers import ProviderConfig
     from gateway.dialects.base import Match
-    from gateway.proxy.candidates import Rates
     from gateway.proxy.target_health import HealthBoard
 
 _GENERATES_MEDIA: Final = "gemini"

@@ -47,7 +47,7 @@ class EdgeServer(web.Server):
         clients: Clients | None = None,
     ) -> None:
         async def handle(request: web.BaseRequest) -> web.StreamResponse:
-            if cast(EdgeProtocol, request.protocol).refused:
+            if cast("EdgeProtocol", request.protocol).refused:
                 return refusals.too_many_connections().response(self.new_id())
             expects = request._headers.get(EXPECT)  # `headers` keeps what it has given once
             if expects:

@@ -19,7 +19,6 @@ from typing import TYPE_CHECKING, Final, Literal
 
 from aiohttp import EMPTY_PAYLOAD, ClientConnectionResetError, HttpVersion11, StreamReader, web
 from aiohttp.hdrs import CONTENT_ENCODING, EXPECT
-from multidict import CIMultiDictProxy
 
 from billing.codings import BadCoding, Decoder, decoder_of
 from billing.errors import MetergateError
@@ -28,6 +27,8 @@ from gateway.server.ids import date_now
 from gateway.server.stalls import cut_where_stalled
 
 if TYPE_CHECKING:
+    from multidict import CIMultiDictProxy
+
     from gateway.dialects.base import Envelope, Match
     from gateway.server.cors import Cors
     from gateway.server.ports import ClientConnection, Head

@@ -10,29 +10,29 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final, cast
 
 from aiohttp import EMPTY_PAYLOAD, StreamReader, web
-from multidict import MultiMapping
 
 from billing.addresses import FORWARDED_HEADER, Addresses
 from gateway.server import refusals
 from gateway.server.aiohttp_private import ERROR, HttpProcessingError, LineTooLong, RawRequestMessage
-from gateway.server.clients import ConnectionRules
+from gateway.server.clients import Clients, ConnectionRules
 from gateway.server.cors import Cors
 from gateway.server.exchange import WRITE_TIMEOUT_S, BodyTooSlow, Exchange, FramingTooLarge
-from gateway.server.heads import LOOKED_BACK_BYTES, ChunkedEnd
-from gateway.server.paced import PacedProtocol
+from gateway.server.heads import LOOKED_BACK_BYTES, ChunkedEnd, Heads
+from gateway.server.paced import Pace, PacedProtocol
 from gateway.server.plain import Written
 from gateway.server.stalls import cut_where_stalled
 
 if TYPE_CHECKING:
-    from gateway.server.clients import Awaited, Clients
-    from gateway.server.heads import Heads
-    from gateway.server.paced import Pace
+    from collections.abc import Callable
+
+    from multidict import MultiMapping
+
+    from gateway.server.clients import Awaited
 
 logger = logging.getLogger(__name__)
 
@@ -167,7 +167,7 @@ class GuardedProtocol(PacedProtocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Count the connection for its address."""
-        self._wire = cast(asyncio.Transport, transport)
+        self._wire = cast("asyncio.Transport", transport)
         self._since_s = self._loop.time()
         peer = transport.get_extra_info("peername")
         self._peer = str(peer[0]) if isinstance(peer, tuple) else ""
@@ -326,7 +326,7 @@ class GuardedProtocol(PacedProtocol):
             if each is payload:
                 while len(messages) > at + 1:
                     messages.pop()
-                messages[at] = cast(RawRequestMessage, message)._replace(should_close=True), payload
+                messages[at] = cast("RawRequestMessage", message)._replace(should_close=True), payload
                 return
         messages.clear()  # it is being served
         self._close_after_this()
@@ -337,7 +337,7 @@ class GuardedProtocol(PacedProtocol):
             self._close_after_this()
             return
         message, payload = self._messages.pop()
-        self._messages.append((cast(RawRequestMessage, message)._replace(should_close=True), payload))
+        self._messages.append((cast("RawRequestMessage", message)._replace(should_close=True), payload))
 
     def _close_after_this(self) -> None:
         """End the connection with the request that is being served."""

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import random
 import time
-from collections.abc import Callable
 from email.utils import formatdate
 from functools import lru_cache
 from typing import TYPE_CHECKING, Final
@@ -19,6 +18,8 @@ from urllib.parse import quote
 from billing.money import format_usd
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from billing.holds.hold import Hold
 
 REQUEST_ID: Final = "x-request-id"

@@ -17,14 +17,13 @@ from typing import TYPE_CHECKING, Final
 
 from billing.holds.decision import Exhausted, InsufficientBalance, QuotaExceeded, Refused, TooManyRunning
 from billing.money import format_usd
-from billing.plans import API_ACCESS
+from billing.plans import API_ACCESS, Plan
 from billing.quotas import Metric, Window, window_end_s
 from gateway.server import refusals
 from gateway.server.ids import BALANCE
 from gateway.server.refusals import FinalQuota, Refusal
 
 if TYPE_CHECKING:
-    from billing.plans import Plan
     from billing.principals import Principal
     from billing.quotas import Quota
 

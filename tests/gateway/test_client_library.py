@@ -10,8 +10,8 @@ from typing import Any, Final
 import pytest
 from aiohttp.test_utils import TestClient, TestServer
 
-from billing.answers import Refused
 from billing.client import BillingClient, SpoolRules
+from billing.client.errors import Refused
 from billing.keys.secrets import new_secret
 from billing.schemas.service import NewUsage
 from tests.gateway.conftest import Customer, MakeGateway

@@ -11,15 +11,17 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import unquote, urlsplit
 
 from billing.holds.redis.connection import Argument, OnReply, RedisAway, RedisError, RedisStrange, Script, in_time
 from billing.holds.redis.server import Server, Where, key_slot, parse_url
 from billing.holds.redis.session import ServerSession
 from billing.holds.singleflight import SingleFlight
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 
 Address = tuple[str, int]
 

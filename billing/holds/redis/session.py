@@ -9,12 +9,13 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
 from billing.holds.redis.connection import RedisError, RedisMoved, RedisTimeout, RedisUnfit, info_fields
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
     from billing.holds.redis.client import RedisClient
     from billing.holds.redis.connection import Argument, OnReply, RedisConnection, Script
     from billing.holds.redis.server import Server

@@ -6,7 +6,6 @@ This file owns that an estimate costs at least the request's input, and never mo
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, Literal
 
@@ -15,14 +14,17 @@ import msgspec
 from billing.ledger.usage_columns import total_usage
 from billing.usage import Usage
 from gateway.dialects.facts import charged_by_search
+from gateway.proxy.context import Reason
 from gateway.proxy.estimate import BYTES_PER_TOKEN, Charge, billed_usage
 from gateway.proxy.tool_rounds import searches_with, uses_with
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from billing.holds.hold import Hold
     from gateway.dialects.facts import Reported
     from gateway.dialects.output import Inline, Output
-    from gateway.proxy.context import Reason, RequestContext
+    from gateway.proxy.context import RequestContext
     from gateway.tokens import Tokenizer
 
 logger = logging.getLogger(__name__)

@@ -11,7 +11,6 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Coroutine
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from billing.holds.hold import Hold, Settled, SettlementLost
@@ -27,6 +26,8 @@ from gateway.proxy.settlement.missing_usage import Guess, MissingUsage
 from gateway.proxy.tool_rounds import own_searches, uses_with
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Coroutine
+
     from billing.holds.service import Holds
     from billing.ledger.debits import Debit
     from gateway.dialects.base import Tap

@@ -7,7 +7,6 @@ from typing import Any
 
 import pytest
 
-from billing.answers import Refused
 from billing.api.services import Services
 from billing.audit import SYSTEM
 from billing.budgets.budgets import MOST_FAILED, Budgets
@@ -15,6 +14,7 @@ from billing.budgets.rules import BudgetPeriod, BudgetTerms, Subject
 from billing.cli import Table
 from billing.cli import budgets as commands
 from billing.client.client import BillingClient
+from billing.client.errors import Refused
 from billing.database.connection import DatabaseRefused
 from billing.ledger.catalogue import sync_prices
 from billing.ledger.reports import roll

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import pytest
 
@@ -30,6 +29,9 @@ from tests.billing.payments.stripe.test_flows import bought
 from tests.billing.payments.support import payments_of
 from tests.billing.support import PLANS, Billing
 from tests.support.stripe_fake import FakeStripe, signed
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
 
 HOME = "https://shop.example/billing"
 

@@ -6,9 +6,8 @@ that may have changed it, so that none depends on those before it.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
 from dataclasses import dataclass, replace
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import pytest
 
@@ -19,6 +18,9 @@ from tests.billing.api.support import ADMIN_KEY, Api, serving, token_of
 from tests.billing.identity.support import join, new_organization, new_user
 from tests.billing.people_support import CHEAP, GOOD
 from tests.billing.support import Billing
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
 
 SERVICE_KEY: Final = "service-key-of-the-tests"
 CALLERS: Final = (

@@ -4,10 +4,10 @@ import msgspec
 import pytest
 import typer
 
-from billing.answers import Refused, Unreachable
 from billing.cli import orders
 from billing.cli.operator import parse_quota_text, quota_text, quotas_of, quotas_text
 from billing.cli.output import UNREACHABLE, CommandFailed
+from billing.client.errors import Refused, Unreachable
 from billing.quotas import QuotaError
 from billing.schemas.payments import NewOrderRefund
 from billing.schemas.quotas import QuotaShape

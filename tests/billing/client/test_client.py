@@ -11,11 +11,11 @@ import pytest
 from aiohttp import web
 from msgspec import structs
 
-from billing.answers import BadAnswer, ClientError, Refused, Unreachable
 from billing.api.application import setup
 from billing.api.services import Services
-from billing.calls import ANSWER_LIMIT_BYTES
 from billing.client import BillingClient
+from billing.client.calls import ANSWER_LIMIT_BYTES
+from billing.client.errors import BadAnswer, ClientError, Refused, Unreachable
 from billing.ledger.catalogue import sync_prices
 from billing.money import NANO_PER_USD
 from billing.schemas.accounts import AccountPatch

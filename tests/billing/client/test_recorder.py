@@ -8,10 +8,8 @@ import json
 import os
 import signal
 import sys
-from collections.abc import Callable
 from datetime import UTC, datetime
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -19,6 +17,10 @@ from billing.client import BillingClient, SpoolRules, spool
 from billing.client.spool import EventSpool
 from billing.segments import record_of, records_in
 from tests.billing.client.support import Answer, debit, refused, scripted, service
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
 
 LONG = 3600.0
 

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from billing.answers import BadAnswer, Refused, Unreachable
 from billing.client import BillingClient, Retries
+from billing.client.errors import BadAnswer, Refused, Unreachable
 from tests.billing.client.support import Answer, Scripted, debit, refused, scripted, service
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 Script = list[Answer | None]
 

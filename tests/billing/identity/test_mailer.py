@@ -5,8 +5,7 @@ import datetime
 import ssl
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from aiosmtpd.controller import Controller
@@ -22,6 +21,9 @@ from billing.identity.mailer import TAKE_LEASE, Delivery, Mailer, MailFailed, Ma
 from tests.billing.support import Billing
 from tests.support.mail import Mailbox, mail_server
 from tests.support.ports import free_port
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 FROM = "billing@example.com"
 ADA = "ada@example.com"

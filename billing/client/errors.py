@@ -9,13 +9,15 @@ ClientError
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
-from typing import Any, Final, NamedTuple
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import msgspec
 
 from billing.errors import MetergateError
 from billing.schemas.base import ErrorEnvelope
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
 
 _SECONDS: Final = re.compile(r"\d{1,9}", re.ASCII)
 
