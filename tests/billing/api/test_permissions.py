@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import pytest
 
-from billing.api.application import ROUTES
+from billing.api.operations import OPERATIONS
 from billing.api.services import Services
 from billing.identity.organizations import Organization
 from tests.billing.api.support import ADMIN_KEY, Api, serving, token_of
@@ -342,7 +342,7 @@ MATRIX: Final[dict[str, list[int]]] = {
 
 
 def test_every_endpoint_has_a_row() -> None:
-    assert {f"{route.method} {route.path}" for route in ROUTES} == set(MATRIX)
+    assert {f"{each.method} {each.path}" for each in OPERATIONS} == set(MATRIX)
 
 
 async def test_the_matrix(world: World) -> None:

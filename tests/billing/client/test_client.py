@@ -18,8 +18,7 @@ from billing.client.calls import ANSWER_LIMIT_BYTES
 from billing.client.errors import BadAnswer, ClientError, Refused, Unreachable
 from billing.ledger.catalogue import sync_prices
 from billing.money import NANO_PER_USD
-from billing.schemas.accounts import AccountPatch
-from billing.schemas.keys import KeyPatch, KeyShape, NewKey
+from billing.schemas.keys import KeyShape, NewKey
 from billing.schemas.quotas import QuotaShape
 from billing.usage import Usage
 from tests.billing.api.conftest import registry, services
@@ -70,40 +69,43 @@ async def serve() -> AsyncIterator[Serve]:
 
 async def test_accounts(client: BillingClient) -> None:
     account = await client.create_account(
-        "Acme", plan="starter", credit_limit_usd="2.50", quotas=[QuotaShape(window="day", metric="tokens", limit=5)]
+        name="Acme",
+        plan="starter",
+        credit_limit_usd="2.50",
+        quotas=[QuotaShape(window="day", metric="tokens", limit=5)],
     )
     assert (account.plan, account.credit_limit_usd, account.balance_usd) == ("starter", "2.50", "0.00")
     assert await client.account(account.id) == account
-    plain = await client.create_account("Other")
+    plain = await client.create_account(name="Other")
     assert plain.plan == "free"
     page = await client.accounts(limit=1)
     assert [each.id for each in page.data] == [plain.id]
     rest = await client.accounts(cursor=page.next_cursor)
     assert [each.id for each in rest.data] == [account.id]
     assert rest.next_cursor is None
-    changed = await client.update_account(account.id, AccountPatch(name="Acme Ltd", status="suspended"))
+    changed = await client.update_account(account.id, name="Acme Ltd", status="suspended")
     assert (changed.name, changed.status, changed.quotas) == ("Acme Ltd", "suspended", account.quotas)
-    assert (await client.set_account_quotas(account.id, [])).quotas == []
-    of_user = await client.set_user_quotas(account.id, "ana@example.com", account.quotas)
+    assert (await client.set_account_quotas(account.id, quotas=[])).quotas == []
+    of_user = await client.set_user_quotas(account.id, "ana@example.com", quotas=account.quotas)
     assert of_user.quotas == account.quotas
     assert await client.user_quotas(account.id, "ana@example.com") == of_user
 
 
 async def test_grants_are_made_once_for_a_key(client: BillingClient) -> None:
-    account = await client.create_account("Acme")
-    first = await client.grant(account.id, "12.50", idempotency_key="one", note="welcome")
-    assert await client.grant(account.id, "12.50", idempotency_key="one", note="welcome") == first
+    account = await client.create_account(name="Acme")
+    first = await client.grant(account.id, amount_usd="12.50", idempotency_key="one", note="welcome")
+    assert await client.grant(account.id, amount_usd="12.50", idempotency_key="one", note="welcome") == first
     assert (await client.account(account.id)).balance_usd == "12.50"
     with pytest.raises(Refused) as refused:
-        await client.grant(account.id, "13", idempotency_key="one")
+        await client.grant(account.id, amount_usd="13", idempotency_key="one")
     assert (refused.value.status, refused.value.code) == (409, "idempotency_conflict")
     assert refused.value.error["param"] == "idempotency_key"
     assert str(refused.value) == refused.value.message
 
 
 async def test_keys(client: BillingClient) -> None:
-    account = await client.create_account("Acme")
-    asked = NewKey(
+    account = await client.create_account(name="Acme")
+    key = await client.create_key(
         account_id=account.id,
         name="laptop",
         quota=1000,
@@ -113,16 +115,15 @@ async def test_keys(client: BillingClient) -> None:
         tags={"team": "blue"},
         max_parallel_requests=3,
     )
-    key = await client.create_key(asked)
     assert key.key.startswith(key.prefix)
     assert key.quotas == [QuotaShape(window="total", metric="tokens", limit=1000)]
     assert (key.user_id, key.scopes, key.tags) == ("u1", ["llm:proxy"], {"team": "blue"})
     shown = {name: value for name, value in structs.asdict(key).items() if name not in ("key", "warnings")}
     without_secret = KeyShape(**shown)
     assert await client.key(key.id) == without_secret
-    assert (await client.keys(account.id)).data == [without_secret]
-    assert (await client.keys("acc_other")).data == []
-    changed = await client.update_key(key.id, KeyPatch(name="desktop", models=None, expires_at="2031-01-31"))
+    assert (await client.keys(account_id=account.id)).data == [without_secret]
+    assert (await client.keys(account_id="acc_other")).data == []
+    changed = await client.update_key(key.id, name="desktop", models=None, expires_at="2031-01-31")
     assert (changed.name, changed.models, changed.tags) == ("desktop", None, {"team": "blue"})
     assert changed.expires_at == "2031-01-31T00:00:00.000Z"
     await client.revoke_key(key.id)
@@ -132,7 +133,7 @@ async def test_keys(client: BillingClient) -> None:
 
 async def test_a_customers_reads(client: BillingClient, billing: Billing, api_socket: str) -> None:
     await sync_prices(billing.database, PRICES)
-    account = await client.create_account("Acme")
+    account = await client.create_account(name="Acme")
     key = await client.create_key(NewKey(account_id=account.id, name="laptop"))
     await billing.grants.grant(account.id, NANO_PER_USD, "first")
     request_id = await billing.debit(account.id, key.id, Usage(input_tokens=1000, output_tokens=10))

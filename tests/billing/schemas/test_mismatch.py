@@ -6,7 +6,7 @@ import msgspec
 import pytest
 from msgspec import Meta
 
-from billing.api.application import ROUTES
+from billing.api.operations import OPERATIONS
 from billing.schemas.mismatch import mismatch, unreadable
 
 VALUES: Final[tuple[Any, ...]] = (
@@ -22,9 +22,9 @@ def shapes() -> list[type[msgspec.Struct]]:
     """Every body and query that an endpoint takes."""
     found = {
         value: None
-        for route in ROUTES
-        for name in dir(route)
-        if isinstance(value := getattr(route, name, None), type) and issubclass(value, msgspec.Struct)
+        for operation in OPERATIONS
+        for name in ("body", "query", "answer", "refusal")
+        if isinstance(value := getattr(operation, name), type) and issubclass(value, msgspec.Struct)
     }
     return list(found)
 

@@ -9,6 +9,7 @@ from msgspec import inspect
 
 from billing.api.application import ROUTES
 from billing.api.openapi import document
+from billing.api.operations import OPERATIONS
 from billing.schemas.credit import NewCouponBody
 from billing.schemas.service import CloudEvent, NewUsage
 from billing.schemas.subscriptions import FeatureName
@@ -33,8 +34,8 @@ def texts(found: Any, seen: set[Any]) -> Iterator[inspect.StrType]:
 
 
 def asked() -> Iterator[inspect.StrType]:
-    for route in ROUTES:
-        models = [route.body, route.query, *(model for _, model in route.accepts)]
+    for each in OPERATIONS:
+        models = [each.body, each.query, *(model for _, model in each.accepts)]
         for model in models:
             if model is not None:
                 yield from texts(inspect.type_info(model), set())
