@@ -10,6 +10,7 @@ from typing import Final
 from billing.errors import MetergateError
 
 NANO_PER_USD: Final = 1_000_000_000
+NANO_PER_CENT: Final = 10_000_000
 USD_DECIMALS: Final = 9
 MAX_NANO: Final = 2**53 - 1
 
@@ -56,6 +57,11 @@ def format_usd(nano: int) -> str:
         return "-" + format_usd(-nano)
     digits = f"{nano:010d}"
     return f"{digits[:-9]}.{digits[-9:-7]}{digits[-7:].rstrip('0')}"
+
+
+def format_cents(cents: int) -> str:
+    """Return an amount in cents as a decimal of USD."""
+    return format_usd(cents * NANO_PER_CENT)
 
 
 def format_credits(nano: int, credits_per_usd: int) -> str:

@@ -45,12 +45,9 @@ from billing.schemas.accounts import (
     NewGrant,
     NewQuotas,
     UserQuotasShape,
-    account_shape,
-    grant_shape,
-    user_quotas_shape,
 )
-from billing.schemas.organizations import Closing, OrganizationShape, organization_shape
-from billing.schemas.repricing import NewRepricing, RepricingShape, repricing_shape
+from billing.schemas.organizations import Closing, OrganizationShape
+from billing.schemas.repricing import NewRepricing, RepricingShape
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -123,7 +120,7 @@ async def set_account_quotas(call: Call, body: NewQuotas) -> AccountShape:
 @serves(AccountOperations.user_quotas)
 async def get_user_quotas(call: Call) -> UserQuotasShape:
     """Return the quotas of a user in the account, which all of the user's keys in it share."""
-    return user_quotas_shape(await call.services.member_limits.get(call.id("account_id"), _user_id(call)))
+    return UserQuotasShape.of(await call.services.member_limits.get(call.id("account_id"), _user_id(call)))
 
 
 @serves(AccountOperations.set_user_quotas)
@@ -131,14 +128,14 @@ async def set_user_quotas(call: Call, body: NewQuotas) -> UserQuotasShape:
     """Replace all quotas of a user in the account, which all of the user's keys in it share; none: no limit."""
     quotas = parse_quotas(body.quotas)
     limits = call.services.member_limits
-    return user_quotas_shape(await limits.set(call.id("account_id"), _user_id(call), quotas, actor=call.actor))
+    return UserQuotasShape.of(await limits.set(call.id("account_id"), _user_id(call), quotas, actor=call.actor))
 
 
 @serves(AccountOperations.users_quotas)
 async def list_user_quotas(call: Call, query: PageQuery) -> Listing[UserQuotasShape]:
     """List the users of the account that have quotas there, by id."""
     page = await call.services.member_limits.page(call.id("account_id"), *page_asked(query))
-    return listing(page, user_quotas_shape)
+    return listing(page, UserQuotasShape.of)
 
 
 def _user_id(call: Call) -> str:
@@ -191,17 +188,17 @@ async def reprice(call: Call, query: PageQuery, body: NewRepricing) -> Repricing
         batch = await repricing.compare(period, limit, after)
     else:
         batch = await repricing.correct(period, limit, after, reason=body.reason, actor=call.actor)
-    return repricing_shape(batch.lines, encode_cursor(batch.next_after), dry_run=body.dry_run)
+    return RepricingShape.of_lines(batch.lines, encode_cursor(batch.next_after), dry_run=body.dry_run)
 
 
 def _given(call: Call, result: GrantResult) -> GrantShape:
     if result.replayed:
         call.headers[REPLAYED_HEADER] = "true"
-    return grant_shape(result)
+    return GrantShape.of(result)
 
 
 def _shape(account: Account, services: Services) -> AccountShape:
-    return account_shape(account, services.plans.get(account.plan), services.credits_per_usd)
+    return AccountShape.of_account(account, services.plans.get(account.plan), services.credits_per_usd)
 
 
 CLOSED: Final = "closed"
@@ -218,7 +215,7 @@ async def close_organization(call: Call, body: Closing) -> OrganizationShape:
         refuse_closing(account, await services.live_balance(account), services.plans, forfeit=body.forfeit)
         await services.members.end_invitations(organization.id, Acting(caller.id, caller.scopes, call.actor))
         await services.accounts.update(account.id, status=CLOSED, reason="closed by its owner", actor=call.actor)
-    return organization_shape(organization, caller.role)
+    return OrganizationShape.of(organization, role=caller.role)
 
 
 def refuse_closing(account: Account, live: LiveBalance, plans: Plans, *, forfeit: bool) -> None:

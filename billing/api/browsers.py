@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from billing.api.errors import Unauthorized
 from billing.api.operations import BrowserOperations
 from billing.api.route import Call, serves
-from billing.schemas.tokens import LoginLinkShape, link_shape
+from billing.schemas.tokens import LoginLinkShape
 
 if TYPE_CHECKING:
     from aiohttp import web
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 @serves(BrowserOperations.login_link)
 async def make_login_link(call: Call) -> LoginLinkShape:
     """Make a link by which an operator signs in to the console, once and soon."""
-    return link_shape(await call.services.browsers.make_link(call.actor))
+    return LoginLinkShape.of(await call.services.browsers.make_link(call.actor))
 
 
 async def set_session(response: web.Response, call: Call, session_id: str) -> None:

@@ -12,7 +12,7 @@ from billing.api.requests import listing, page_asked, positive_money
 from billing.api.route import Call, serves
 from billing.budgets.rules import DEFAULT_THRESHOLDS, BudgetPeriod, BudgetRefused, BudgetTerms, Subject
 from billing.pages import Page
-from billing.schemas.budgets import BudgetPatch, NewBudget, OwnBudgetShape, own_budget_shape
+from billing.schemas.budgets import BudgetPatch, NewBudget, OwnBudgetShape
 from billing.zones import DEFAULT_ZONE, zone_of
 
 if TYPE_CHECKING:
@@ -40,7 +40,7 @@ async def list_budgets(call: Call, query: PageQuery) -> Listing[OwnBudgetShape]:
     account, budgets = await _account(call), call.services.budgets
     page = await budgets.page(account.id, *page_asked(query))
     standings = await budgets.standings(page.items, zone_of(account.tz or DEFAULT_ZONE))
-    return listing(Page(tuple(standings), page.next_after), own_budget_shape)
+    return listing(Page(tuple(standings), page.next_after), OwnBudgetShape.of_standing)
 
 
 @serves(BudgetOperations.budget, BudgetOperations.budget_of_account)
@@ -102,4 +102,4 @@ async def _account(call: Call) -> Account:
 
 async def _shape(call: Call, account: Account, budget: Budget) -> OwnBudgetShape:
     (standing,) = await call.services.budgets.standings([budget], zone_of(account.tz or DEFAULT_ZONE))
-    return own_budget_shape(standing)
+    return OwnBudgetShape.of_standing(standing)

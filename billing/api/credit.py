@@ -9,8 +9,8 @@ from billing.api.operations import CreditOperations
 from billing.api.payments import may_pay
 from billing.api.requests import in_future, listing, moment, money, page_asked, positive_money
 from billing.api.route import Call, serves
+from billing.money import NANO_PER_CENT, format_usd
 from billing.payments.coupons import NewCoupon
-from billing.payments.objects import NANO_PER_CENT
 from billing.payments.recharges import Wish
 from billing.schemas.credit import (
     AlertBody,
@@ -24,12 +24,6 @@ from billing.schemas.credit import (
     RechargeBody,
     RechargeShape,
     RedeemedShape,
-    alert_shape,
-    coupon_shape,
-    lot_shape,
-    new_coupon_shape,
-    recharge_shape,
-    redeemed_shape,
 )
 
 if TYPE_CHECKING:
@@ -52,13 +46,14 @@ async def list_account_lots(call: Call, query: LotsQuery) -> Listing[LotShape]:
 
 async def _lots(services: Services, account_id: str, query: LotsQuery) -> Listing[LotShape]:
     limit, after = page_asked(query)
-    return listing(await services.lots.page(account_id, limit, after, open_only=query.open == "true"), lot_shape)
+    return listing(await services.lots.page(account_id, limit, after, open_only=query.open == "true"), LotShape.of_lot)
 
 
 @serves(CreditOperations.redeem_coupon)
 async def redeem_coupon(call: Call, body: CouponCodeBody) -> RedeemedShape:
     """Give the account the credit of a coupon, once."""
-    return redeemed_shape(await call.services.coupons.redeem(call.account_id, body.code, actor=call.actor))
+    redeemed = await call.services.coupons.redeem(call.account_id, body.code, actor=call.actor)
+    return RedeemedShape.of(redeemed.grant, redeemed.terms, name=redeemed.coupon.name)
 
 
 @serves(CreditOperations.create_coupon)
@@ -73,13 +68,14 @@ async def create_coupon(call: Call, body: NewCouponBody) -> NewCouponShape:
         in_future("expires_at", moment("expires_at", body.expires_at), call.services.clock()),
         body.max_redemptions,
     )
-    return new_coupon_shape(*await call.services.coupons.create(new, actor=call.actor))
+    coupon, code = await call.services.coupons.create(new, actor=call.actor)
+    return NewCouponShape.of_coupon(coupon, code=code)
 
 
 @serves(CreditOperations.coupons)
 async def list_coupons(call: Call, query: PageQuery) -> Listing[CouponShape]:
     """List coupons, newest first, without their codes."""
-    return listing(await call.services.coupons.page(*page_asked(query)), coupon_shape)
+    return listing(await call.services.coupons.page(*page_asked(query)), CouponShape.of_coupon)
 
 
 @serves(CreditOperations.disable_coupon)
@@ -93,7 +89,7 @@ async def get_auto_recharge(call: Call) -> RechargeShape:
     """Return what the account has asked of auto-recharge, and what has become of it."""
     payments = call.services.payments
     found = None if payments is None else await payments.recharges.get(call.account_id)
-    return recharge_shape(found, may_pay=may_pay(call))
+    return RechargeShape.of_recharge(found, may_pay=may_pay(call))
 
 
 @serves(CreditOperations.set_auto_recharge)
@@ -110,7 +106,7 @@ async def put_auto_recharge(call: Call, body: RechargeBody) -> RechargeShape:
         _cents("monthly_cap_usd", body.monthly_cap_usd),
     )
     put = await payments.recharges.put(call.account_id, wish, actor=call.actor)
-    return recharge_shape(put, may_pay=True)
+    return RechargeShape.of_recharge(put, may_pay=True)
 
 
 def _cents(param: str, given: object) -> int:
@@ -123,7 +119,8 @@ def _cents(param: str, given: object) -> int:
 @serves(CreditOperations.alert)
 async def get_alert(call: Call) -> AlertShape:
     """Return below what the account is told that its balance is low."""
-    return alert_shape(await call.services.alerts.get(call.account_id))
+    alert = await call.services.alerts.get(call.account_id)
+    return AlertShape.of(alert, low_balance_usd=format_usd(alert.threshold_nano))
 
 
 @serves(CreditOperations.set_alert)
@@ -131,4 +128,5 @@ async def put_alert(call: Call, body: AlertBody) -> AlertShape:
     """Set below what the account is told that its balance is low; null: below the default."""
     low_balance_usd = body.low_balance_usd
     threshold = None if low_balance_usd is None else money("low_balance_usd", low_balance_usd)
-    return alert_shape(await call.services.alerts.put(call.account_id, threshold, actor=call.actor))
+    alert = await call.services.alerts.put(call.account_id, threshold, actor=call.actor)
+    return AlertShape.of(alert, low_balance_usd=format_usd(alert.threshold_nano))

@@ -6,28 +6,21 @@ from billing.api.operations import ExportOperations
 from billing.api.requests import listing, page_asked
 from billing.api.route import Call, serves
 from billing.schemas.base import Listing
-from billing.schemas.exports import (
-    ExportShape,
-    ParkedExportShape,
-    ParkedExportsQuery,
-    RetriedShape,
-    RetryExport,
-    export_shape,
-    parked_export_shape,
-)
+from billing.schemas.exports import ExportShape, ParkedExportShape, ParkedExportsQuery, RetriedShape, RetryExport
 
 
 @serves(ExportOperations.exports)
 async def list_exports(call: Call) -> Listing[ExportShape]:
     """List the exports that there ever were, and how far each is."""
-    return Listing(data=[export_shape(each) for each in await call.services.exports.standings()], next_cursor=None)
+    standings = await call.services.exports.standings()
+    return Listing(data=[ExportShape.of(each, lag_seconds=int(each.lag_s)) for each in standings], next_cursor=None)
 
 
 @serves(ExportOperations.parked_exports)
 async def list_parked_exports(call: Call, query: ParkedExportsQuery) -> Listing[ParkedExportShape]:
     """List what the other sides do not take, newest first, with the reason."""
     page = await call.services.exports.parked(*page_asked(query), export=query.export)
-    return listing(page, parked_export_shape)
+    return listing(page, ParkedExportShape.of)
 
 
 @serves(ExportOperations.retry_exports)

@@ -14,7 +14,6 @@ from billing.api.services import Services
 from billing.schemas.base import Listing
 from billing.schemas.keys import (
     KeyPatch,
-    KeyRow,
     KeyShape,
     KeysQuery,
     NewKey,
@@ -23,10 +22,8 @@ from billing.schemas.keys import (
     Rotation,
     RulesBody,
     given_rules,
-    key_shape,
     total_tokens_quota,
 )
-from billing.times import rfc3339
 
 
 @serves(KeyOperations.create_key)
@@ -36,7 +33,7 @@ async def create_key(call: Call, body: NewKey) -> NewKeyShape:
     key, secret = await services.keys.create(
         body.account_id, body.name, user_id=body.user_id, actor=call.actor, **rules
     )
-    return key_shape(key, NewKeyShape, key=secret, warnings=model_warnings(services, key.models))
+    return NewKeyShape.of(key, key=secret, warnings=model_warnings(services, key.models))
 
 
 def new_rules(services: Services, body: RulesBody, quota: int) -> dict[str, Any]:
@@ -53,13 +50,13 @@ def new_rules(services: Services, body: RulesBody, quota: int) -> dict[str, Any]
 async def list_keys(call: Call, query: KeysQuery) -> Listing[KeyShape]:
     """List keys of an account, or of all, newest first; revoked ones stay listed."""
     page = await call.services.keys.page(query.account_id, *page_asked(query))
-    return listing(page, lambda key: key_shape(key, KeyShape))
+    return listing(page, KeyShape.of)
 
 
 @serves(KeyOperations.key)
 async def get_key(call: Call) -> KeyShape:
     """Return a key without its secret."""
-    return key_shape(await call.services.keys.get(call.id("key_id")), KeyShape)
+    return KeyShape.of(await call.services.keys.get(call.id("key_id")))
 
 
 @serves(KeyOperations.update_key)
@@ -67,7 +64,7 @@ async def update_key(call: Call, body: KeyPatch) -> KeyShape:
     """Change a key: what is absent stays as it is, null clears."""
     changes = changed(body)
     key = await call.services.keys.update(call.id("key_id"), changes, actor=call.actor)
-    return key_shape(key, KeyShape, warnings=model_warnings(call.services, changes.get("models")))
+    return KeyShape.of(key, warnings=model_warnings(call.services, changes.get("models")))
 
 
 def changed(body: KeyPatch) -> dict[str, Any]:
@@ -80,7 +77,8 @@ def changed(body: KeyPatch) -> dict[str, Any]:
 async def rotate_key(call: Call, body: Rotation) -> RotatedKeyShape:
     """Give a key a new secret. The answer holds it; the secret before stays valid for `grace_seconds`."""
     grace_s = checked_grace(call.services, body)
-    return rotated_shape(*await call.services.keys.rotate(call.id("key_id"), grace_s, actor=call.actor))
+    key, secret = await call.services.keys.rotate(call.id("key_id"), grace_s, actor=call.actor)
+    return RotatedKeyShape.of(key, key=secret)
 
 
 def checked_grace(services: Services, body: Rotation) -> int:
@@ -88,12 +86,6 @@ def checked_grace(services: Services, body: Rotation) -> int:
     if body.grace_seconds > services.rotation_grace_s:
         raise BadRequest(f"grace_seconds is at most {services.rotation_grace_s}.", "grace_seconds")
     return body.grace_seconds
-
-
-def rotated_shape(key: KeyRow, secret: str) -> RotatedKeyShape:
-    """Return the shape of a key that has a new secret."""
-    until = key.previous_until and rfc3339(key.previous_until)
-    return key_shape(key, RotatedKeyShape, key=secret, previous_until=until)
 
 
 @serves(KeyOperations.revoke_key)

@@ -24,7 +24,6 @@ from billing.schemas.margin import (
     MarginQuery,
     MarginShape,
     MarginsShape,
-    bill_shape,
     margin_fields,
 )
 
@@ -93,7 +92,7 @@ def begin_of(day: date) -> datetime:
 async def get_bill(call: Call, query: BillQuery) -> BillShape:
     """Return a provider's bill beside the ledger, from the bill that was stored last."""
     bills, (since, until) = _bills(call), days_asked(query.since, query.until, call.services.clock(), whole=True)
-    return bill_shape(await bills.compared(call.id("provider"), query.source, since, until))
+    return BillShape.of_bill(await bills.compared(call.id("provider"), query.source, since, until))
 
 
 @serves(MarginOperations.reconcile_bill)
@@ -102,9 +101,9 @@ async def reconcile_bill(call: Call, body: BillBody) -> BillShape:
     bills, (since, until) = _bills(call), _days_of(body, call)
     provider = call.id("provider")
     if body.invoice is None:
-        return bill_shape(await bills.fetched(provider, since, until))
+        return BillShape.of_bill(await bills.fetched(provider, since, until))
     names = {} if body.columns is UNSET else body.columns
-    return bill_shape(await bills.given(provider, since, until, body.invoice, names))
+    return BillShape.of_bill(await bills.given(provider, since, until, body.invoice, names))
 
 
 def _days_of(body: BillBody, call: Call) -> tuple[date, date]:

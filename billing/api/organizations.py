@@ -22,7 +22,7 @@ from billing.identity.permissions import (
 )
 from billing.identity.users import parse_email
 from billing.quotas import parse_quotas
-from billing.schemas.accounts import NewQuotas, UserQuotasShape, user_quotas_shape
+from billing.schemas.accounts import NewQuotas, UserQuotasShape
 from billing.schemas.organizations import (
     InvitationShape,
     MemberShape,
@@ -33,9 +33,6 @@ from billing.schemas.organizations import (
     RolePatch,
     RolesShape,
     Transfer,
-    invitation_shape,
-    member_shape,
-    organization_shape,
 )
 
 if TYPE_CHECKING:
@@ -55,7 +52,7 @@ async def get_roles(call: Call) -> RolesShape:
 async def list_organizations(call: Call, query: PageQuery) -> Listing[OrganizationShape]:
     """List the organizations that you belong to, newest first."""
     page = await call.services.organizations.page(call.caller.id, *page_asked(query))
-    return listing(page, lambda each: organization_shape(*each))
+    return listing(page, lambda each: OrganizationShape.of(each[0], role=each[1]))
 
 
 @serves(OrganizationOperations.create_organization)
@@ -65,13 +62,14 @@ async def create_organization(call: Call, body: NewOrganization) -> Organization
     if caller.narrowed is not None and ORG_WRITE not in caller.narrowed:
         raise InsufficientScope(_NARROW, required_scope=ORG_WRITE)
     made = await call.services.organizations.create(caller.id, _one_line(body.name), actor=call.actor)
-    return organization_shape(made, "owner")
+    return OrganizationShape.of(made, role="owner")
 
 
 @serves(OrganizationOperations.organization)
 async def get_organization(call: Call) -> OrganizationShape:
     """Return an organization."""
-    return organization_shape(await call.services.organizations.get(call.id("org_id")), call.caller.role)
+    found = await call.services.organizations.get(call.id("org_id"))
+    return OrganizationShape.of(found, role=call.caller.role)
 
 
 @serves(OrganizationOperations.update_organization)
@@ -84,26 +82,26 @@ async def update_organization(call: Call, body: OrganizationPatch) -> Organizati
 
     changes = {"name": name, "slug": body.slug or None}
     after = await call.services.organizations.update(org_id, **changes, actor=call.actor, check=check)
-    return organization_shape(after, call.caller.role)
+    return OrganizationShape.of(after, role=call.caller.role)
 
 
 @serves(OrganizationOperations.transfer_ownership)
 async def transfer_ownership(call: Call, body: Transfer) -> OrganizationShape:
     """Give an organization to another member. They are its owner then, and you what `become` says."""
     after = await call.services.members.transfer(call.id("org_id"), body.user_id, body.become, _acting(call))
-    return organization_shape(after, body.become)
+    return OrganizationShape.of(after, role=body.become)
 
 
 @serves(OrganizationOperations.members)
 async def list_members(call: Call, query: PageQuery) -> Listing[MemberShape]:
     """List the members of an organization, those first who registered last."""
-    return listing(await call.services.members.page(call.id("org_id"), *page_asked(query)), member_shape)
+    return listing(await call.services.members.page(call.id("org_id"), *page_asked(query)), MemberShape.of)
 
 
 @serves(OrganizationOperations.member)
 async def get_member(call: Call) -> MemberShape:
     """Return a member."""
-    return member_shape(await call.services.members.get(call.id("org_id"), call.id("user_id")))
+    return MemberShape.of(await call.services.members.get(call.id("org_id"), call.id("user_id")))
 
 
 @serves(OrganizationOperations.set_role)
@@ -111,7 +109,7 @@ async def update_member(call: Call, body: RolePatch) -> MemberShape:
     """Give a member another role. None above your own; their API keys lose what it lacks, and one that could call
     models and can no more is revoked."""
     org_id, user_id = call.id("org_id"), call.id("user_id")
-    return member_shape(await call.services.members.set_role(org_id, user_id, body.role, _acting(call)))
+    return MemberShape.of(await call.services.members.set_role(org_id, user_id, body.role, _acting(call)))
 
 
 @serves(OrganizationOperations.remove_member)
@@ -124,7 +122,7 @@ async def remove_member(call: Call) -> None:
 async def get_member_quotas(call: Call) -> UserQuotasShape:
     """Return the limits of a member, which all of their keys in the organization share."""
     organization, member = await _place(call)
-    return user_quotas_shape(await call.services.member_limits.get(organization.account_id, member.user_id))
+    return UserQuotasShape.of(await call.services.member_limits.get(organization.account_id, member.user_id))
 
 
 @serves(OrganizationOperations.set_member_quotas)
@@ -139,7 +137,7 @@ async def set_member_quotas(call: Call, body: NewQuotas) -> UserQuotasShape:
         await check_acting(connection, organization.id, acting, MEMBERS_WRITE, *([] if role is None else [role]))
 
     given = organization.account_id, member.user_id, quotas
-    return user_quotas_shape(await call.services.member_limits.set(*given, actor=call.actor, check=check))
+    return UserQuotasShape.of(await call.services.member_limits.set(*given, actor=call.actor, check=check))
 
 
 async def _place(call: Call) -> tuple[Organization, Member]:
@@ -150,21 +148,23 @@ async def _place(call: Call) -> tuple[Organization, Member]:
 @serves(OrganizationOperations.invitations)
 async def list_invitations(call: Call, query: PageQuery) -> Listing[InvitationShape]:
     """List invitations, newest first, also those that are over."""
-    return listing(await call.services.invitations.page(call.id("org_id"), *page_asked(query)), invitation_shape)
+    return listing(await call.services.invitations.page(call.id("org_id"), *page_asked(query)), InvitationShape.of)
 
 
 @serves(OrganizationOperations.invite)
 async def create_invitation(call: Call, body: NewInvitation) -> InvitationShape:
     """Send an invitation to an address. The mail's link is good for 7 days, once, for who has proven that address."""
     email = parse_email(body.email)
-    return invitation_shape(await call.services.invitations.invite(call.id("org_id"), email, body.role, _acting(call)))
+    return InvitationShape.of(
+        await call.services.invitations.invite(call.id("org_id"), email, body.role, _acting(call))
+    )
 
 
 @serves(OrganizationOperations.resend_invitation)
 async def resend_invitation(call: Call) -> InvitationShape:
     """Send an invitation again. The link of the mail before ends."""
     org_id, invitation_id = call.id("org_id"), call.id("invitation_id")
-    return invitation_shape(await call.services.invitations.resend(org_id, invitation_id, _acting(call)))
+    return InvitationShape.of(await call.services.invitations.resend(org_id, invitation_id, _acting(call)))
 
 
 @serves(OrganizationOperations.revoke_invitation)
@@ -176,8 +176,8 @@ async def revoke_invitation(call: Call) -> None:
 @serves(OrganizationOperations.accept_invitation)
 async def accept_invitation(call: Call) -> OrganizationShape:
     """Accept an invitation to your address, which you have verified."""
-    found = await call.services.invitations.accept(call.id("token"), call.caller.id, call.actor)
-    return organization_shape(*found)
+    organization, role = await call.services.invitations.accept(call.id("token"), call.caller.id, call.actor)
+    return OrganizationShape.of(organization, role=role)
 
 
 def _one_line(name: str) -> str:

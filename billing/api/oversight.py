@@ -22,10 +22,10 @@ from billing.errors import StoreError
 from billing.identity.users import NEEDS_FACTOR
 from billing.money import NANO_PER_USD, format_usd
 from billing.pages import Page
-from billing.schemas.admin_users import UserDetailShape, UserPatch, UserShape, UsersQuery, user_detail_shape, user_shape
-from billing.schemas.audit import AuditQuery, AuditShape, OwnAuditQuery, audit_shape
+from billing.schemas.admin_users import UserDetailShape, UserOrganizationShape, UserPatch, UserShape, UsersQuery
+from billing.schemas.audit import AuditQuery, AuditShape, OwnAuditQuery
 from billing.schemas.base import Listing, PageQuery
-from billing.schemas.organizations import MemberShape, member_shape
+from billing.schemas.organizations import MemberShape
 from billing.schemas.system import (
     AssignBody,
     AssignedShape,
@@ -39,9 +39,6 @@ from billing.schemas.system import (
     RunShape,
     SubjectShape,
     SubjectsQuery,
-    refused_shape,
-    run_shape,
-    subject_shape,
 )
 
 if TYPE_CHECKING:
@@ -85,7 +82,7 @@ async def _refusals(
 ) -> Listing[RefusedShape]:
     with _redis_needed():
         found = await call.services.refused.newest(limit, key_id=key_id, account_id=account_id)
-    return listing(Page(tuple(found), None), lambda each: refused_shape(each, with_hint=with_hint))
+    return listing(Page(tuple(found), None), lambda each: RefusedShape.of_refused(each, with_hint=with_hint))
 
 
 async def _refusal(call: Call, account_id: str | None, *, with_hint: bool) -> RefusedShape:
@@ -95,7 +92,7 @@ async def _refusal(call: Call, account_id: str | None, *, with_hint: bool) -> Re
         found = await call.services.refused.find(request_id)
     if found is None or (account_id is not None and found.account_id != account_id):
         raise NotFound(f"No refusal of {request_id!r} is kept.")
-    return refused_shape(found, with_hint=with_hint)
+    return RefusedShape.of_refused(found, with_hint=with_hint)
 
 
 @serves(OversightOperations.operator_settings)
@@ -158,7 +155,7 @@ async def list_audit(call: Call, query: AuditQuery) -> Listing[AuditShape]:
         since=moment("since", query.since),
         until=moment("until", query.until),
     )
-    return listing(await call.services.audit.page(only, *page_asked(query)), audit_shape)
+    return listing(await call.services.audit.page(only, *page_asked(query)), AuditShape.of_entry)
 
 
 @serves(OversightOperations.own_audit)
@@ -176,7 +173,7 @@ async def list_own_audit(call: Call, query: OwnAuditQuery) -> Listing[AuditShape
         about=caller.id if caller.kind == "person" else None,
     )
     page = await call.services.audit.page(only, *page_asked(query))
-    return listing(page, lambda entry: audit_shape(entry, with_cost=call.sees_cost))
+    return listing(page, lambda entry: AuditShape.of_entry(entry, with_cost=call.sees_cost))
 
 
 @serves(OversightOperations.users)
@@ -184,7 +181,7 @@ async def list_users(call: Call, query: UsersQuery) -> Listing[UserShape]:
     """List people, newest first."""
     email = None if query.email is None else query.email.strip().lower()
     page = await call.services.users.page(*page_asked(query), status=query.status, email=email)
-    return listing(page, user_shape)
+    return listing(page, UserShape.of)
 
 
 @serves(OversightOperations.user)
@@ -221,12 +218,13 @@ async def update_user(call: Call, body: UserPatch) -> UserDetailShape:
 async def appoint_owner(call: Call) -> MemberShape:
     """Make a user an owner of an organization, whether they are a member or not: where its only owner was disabled,
     nobody else can."""
-    return member_shape(await call.services.members.appoint(call.id("org_id"), call.id("user_id"), call.actor))
+    return MemberShape.of(await call.services.members.appoint(call.id("org_id"), call.id("user_id"), call.actor))
 
 
 async def _detail(call: Call, user_id: str) -> UserDetailShape:
     users = call.services.users
-    return user_detail_shape(await users.get(user_id), await users.organizations(user_id))
+    own = [UserOrganizationShape.of(each) for each in await users.organizations(user_id)]
+    return UserDetailShape.of(await users.get(user_id), organizations=own)
 
 
 def _collector(call: Call) -> Collector:
@@ -238,14 +236,14 @@ def _collector(call: Call) -> Collector:
 @serves(OversightOperations.collect_runs)
 async def list_runs(call: Call, query: PageQuery) -> Listing[RunShape]:
     """List the last runs of collection, newest first."""
-    return listing(await _collector(call).runs(*page_asked(query)), run_shape)
+    return listing(await _collector(call).runs(*page_asked(query)), RunShape.of)
 
 
 @serves(OversightOperations.collect_subjects)
 async def list_subjects(call: Call, query: SubjectsQuery) -> Listing[SubjectShape]:
     """List whom exporters count, those seen last first."""
     page = await _collector(call).subjects.page(*page_asked(query), parked=query.state == "parked")
-    return listing(page, subject_shape)
+    return listing(page, SubjectShape.of)
 
 
 @serves(OversightOperations.assign_subject)

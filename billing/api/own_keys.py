@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Final
 
 from billing.api.auth import require_scope
 from billing.api.errors import InsufficientScope
-from billing.api.keys import changed, checked_grace, model_warnings, new_rules, rotated_shape
+from billing.api.keys import changed, checked_grace, model_warnings, new_rules
 from billing.api.operations import OwnKeyOperations
 from billing.api.requests import listing, page_asked
 from billing.api.route import Call, serves
@@ -28,10 +28,9 @@ from billing.schemas.keys import (
     OwnKeysQuery,
     RotatedKeyShape,
     Rotation,
-    key_shape,
 )
 from billing.schemas.rules import ScopeWithheld
-from billing.schemas.usage import TotalsShape, totals_shape
+from billing.schemas.usage import TotalsShape
 
 if TYPE_CHECKING:
     from billing.database.connection import Connection
@@ -56,27 +55,27 @@ async def create_own_key(call: Call, body: NewOwnKey) -> NewKeyShape:
         most=services.keys_per_user,
         **rules,
     )
-    return key_shape(key, NewKeyShape, key=secret, warnings=model_warnings(services, key.models))
+    return NewKeyShape.of(key, key=secret, warnings=model_warnings(services, key.models))
 
 
 @serves(OwnKeyOperations.own_keys)
 async def list_own_keys(call: Call, query: OwnKeysQuery) -> Listing[KeyShape]:
     """List keys of the account, newest first; revoked ones stay listed."""
     page = await call.services.keys.page(call.account_id, *page_asked(query), query.user_id)
-    return listing(page, lambda key: key_shape(key, KeyShape))
+    return listing(page, KeyShape.of)
 
 
 @serves(OwnKeyOperations.own_key)
 async def get_own_key(call: Call) -> KeyShape:
     """Return a key of the account without its secret."""
-    return key_shape(await _key(call), KeyShape)
+    return KeyShape.of(await _key(call))
 
 
 @serves(OwnKeyOperations.own_key_usage)
 async def get_key_usage(call: Call) -> TotalsShape:
     """Return totals of what a key of the account has used."""
     key = await _key(call)
-    return totals_shape(await call.services.reports.usage_totals(key.account_id, key_id=key.id))
+    return TotalsShape.of_totals(await call.services.reports.usage_totals(key.account_id, key_id=key.id))
 
 
 @serves(OwnKeyOperations.update_own_key)
@@ -91,7 +90,7 @@ async def update_own_key(call: Call, body: KeyPatch) -> KeyShape:
         actor=call.actor,
         grantable=_grantable(call, key.user_id) if "scopes" in changes else None,
     )
-    return key_shape(after, KeyShape, warnings=model_warnings(call.services, changes.get("models")))
+    return KeyShape.of(after, warnings=model_warnings(call.services, changes.get("models")))
 
 
 @serves(OwnKeyOperations.rotate_own_key)
@@ -100,8 +99,8 @@ async def rotate_own_key(call: Call, body: Rotation) -> RotatedKeyShape:
     `grace_seconds`."""
     grace_s, key = checked_grace(call.services, body), await _key(call)
     _check_rotates(call, key)
-    rotated = await call.services.keys.rotate(key.id, grace_s, account_id=key.account_id, actor=call.actor)
-    return rotated_shape(*rotated)
+    after, secret = await call.services.keys.rotate(key.id, grace_s, account_id=key.account_id, actor=call.actor)
+    return RotatedKeyShape.of(after, key=secret)
 
 
 @serves(OwnKeyOperations.revoke_own_key)

@@ -15,16 +15,14 @@ from billing.api.operations import PaymentOperations
 from billing.api.requests import listing, moment, page_asked, positive_money, read_bounded
 from billing.api.route import Call, serves
 from billing.identity.permissions import BILLING_SETUP
+from billing.money import NANO_PER_CENT, format_cents
 from billing.payments.flows import Wanted
-from billing.payments.objects import NANO_PER_CENT, format_cents
 from billing.schemas.payment_events import (
     ComparisonShape,
     NewComparison,
     PaymentEventShape,
     PaymentEventsQuery,
     ReceivedShape,
-    comparison_shape,
-    payment_event_shape,
 )
 from billing.schemas.payments import (
     AdminOrderShape,
@@ -44,15 +42,8 @@ from billing.schemas.payments import (
     PageShape,
     ParkedQuery,
     ParkedShape,
+    PlanShape,
     PlansShape,
-    admin_order_shape,
-    charge_shape,
-    invoice_shape,
-    order_page_shape,
-    order_shape,
-    page_shape,
-    parked_shape,
-    plan_shape,
 )
 
 if TYPE_CHECKING:
@@ -83,20 +74,20 @@ async def setup_billing(call: Call, body: NewSetup) -> PageShape:
     """Open a page where credit is bought and the payment method kept, or with `save_only` the method kept alone."""
     payments = payments_of(call)
     if body.save_only:
-        return page_shape(await payments.flows.save_method(call.account_id, body.return_url))
+        return PageShape.of(await payments.flows.save_method(call.account_id, body.return_url), order=None)
     wanted = Wanted(
         *(call.account_id, _key(call, body.idempotency_key), _amount(body.amount_usd)),
         success_url=body.return_url,
         cancel_url=body.return_url,
         save_method=True,
     )
-    return order_page_shape(await payments.flows.checkout(wanted))
+    return PageShape.of_order(await payments.flows.checkout(wanted))
 
 
 @serves(PaymentOperations.billing_portal)
 async def open_portal(call: Call, body: NewPortal) -> PageShape:
     """Open a page where payment methods, invoices and subscriptions are managed."""
-    return page_shape(await payments_of(call).flows.portal(call.account_id, body.return_url))
+    return PageShape.of(await payments_of(call).flows.portal(call.account_id, body.return_url), order=None)
 
 
 @serves(PaymentOperations.checkout)
@@ -113,7 +104,7 @@ async def checkout(call: Call, body: NewCheckout) -> PageShape:
         cancel_url=body.cancel_url or body.return_url,
         save_method=body.save_method,
     )
-    return order_page_shape(await payments.flows.checkout(wanted))
+    return PageShape.of_order(await payments.flows.checkout(wanted))
 
 
 @serves(PaymentOperations.own_orders)
@@ -121,28 +112,28 @@ async def list_orders(call: Call, query: OrdersQuery) -> Listing[OrderShape]:
     """List the account's orders, newest first."""
     found = payments_of(call).orders
     page = await found.page(*page_asked(query), account_id=call.account_id, status=query.status)
-    return listing(page, lambda order: order_shape(order, may_pay=may_pay(call)))
+    return listing(page, lambda order: OrderShape.of_order(order, may_pay=may_pay(call)))
 
 
 @serves(PaymentOperations.own_order)
 async def get_order(call: Call) -> OrderShape:
     """Return an order of the account."""
     order = await payments_of(call).orders.get(call.id("order_id"), call.account_id)
-    return order_shape(order, may_pay=may_pay(call))
+    return OrderShape.of_order(order, may_pay=may_pay(call))
 
 
 @serves(PaymentOperations.invoices)
 async def list_invoices(call: Call, query: PageQuery) -> Listing[InvoiceShape]:
     """List the account's invoices, newest first, as the provider last showed them."""
     page = await payments_of(call).orders.invoices(call.account_id, *page_asked(query))
-    return listing(page, invoice_shape)
+    return listing(page, InvoiceShape.of_invoice)
 
 
 @serves(PaymentOperations.plans)
 async def list_plans(call: Call) -> PlansShape:
     """List the plans, the cheapest first."""
     plans = sorted(call.services.plans.values(), key=lambda plan: (plan.price_nano, plan.id))
-    return PlansShape(data=[plan_shape(plan) for plan in plans])
+    return PlansShape(data=[PlanShape.of_plan(plan) for plan in plans])
 
 
 @serves(PaymentOperations.orders)
@@ -150,13 +141,13 @@ async def list_all_orders(call: Call, query: AdminOrdersQuery) -> Listing[AdminO
     """List orders of all accounts or of one, newest first."""
     found = payments_of(call).orders
     page = await found.page(*page_asked(query), account_id=query.account_id, status=query.status)
-    return listing(page, admin_order_shape)
+    return listing(page, lambda order: AdminOrderShape.of_order(order, may_pay=True))
 
 
 @serves(PaymentOperations.order)
 async def get_any_order(call: Call) -> AdminOrderShape:
     """Return an order of any account."""
-    return admin_order_shape(await payments_of(call).orders.get(call.id("order_id")))
+    return AdminOrderShape.of_order(await payments_of(call).orders.get(call.id("order_id")), may_pay=True)
 
 
 @serves(PaymentOperations.refund_order)
@@ -178,27 +169,29 @@ async def list_charges(call: Call, query: ChargesQuery) -> Listing[ChargeShape]:
     since, until = moment("since", query.since), moment("until", query.until)
     charges = payments_of(call).charges
     page = await charges.page(*page_asked(query), account_id=query.account_id, since=since, until=until)
-    return listing(page, charge_shape)
+    return listing(page, ChargeShape.of_charge)
 
 
 @serves(PaymentOperations.parked)
 async def list_parked(call: Call, query: ParkedQuery) -> Listing[ParkedShape]:
     """List money that came in and could not be credited, newest first."""
     page = await payments_of(call).orders.parked(*page_asked(query), state=query.state)
-    return listing(page, parked_shape)
+    return listing(page, ParkedShape.of_parked)
 
 
 @serves(PaymentOperations.credit_parked)
 async def credit_parked(call: Call, body: CreditParked) -> ParkedShape:
     """Give parked money to its account, or to this one where it has none."""
     given = (call.id("parked_id"), body.account_id, body.note or "")
-    return parked_shape(await payments_of(call).desk.credit(*given, actor=call.actor))
+    return ParkedShape.of_parked(await payments_of(call).desk.credit(*given, actor=call.actor))
 
 
 @serves(PaymentOperations.dismiss_parked)
 async def dismiss_parked(call: Call, body: DismissParked) -> ParkedShape:
     """Decide that parked money is not credited."""
-    return parked_shape(await payments_of(call).desk.dismiss(call.id("parked_id"), body.note, actor=call.actor))
+    return ParkedShape.of_parked(
+        await payments_of(call).desk.dismiss(call.id("parked_id"), body.note, actor=call.actor)
+    )
 
 
 def _key(call: Call, of_body: str | None) -> str:
@@ -242,13 +235,13 @@ async def receive_stripe_event(call: Call) -> ReceivedShape:
 async def list_payment_events(call: Call, query: PaymentEventsQuery) -> Listing[PaymentEventShape]:
     """List events of the payment provider, those that came last first."""
     page = await _oversight(call).events.page(*page_asked(query), state=query.state)
-    return listing(page, payment_event_shape)
+    return listing(page, PaymentEventShape.of_event)
 
 
 @serves(PaymentOperations.replay_payment_event)
 async def replay_payment_event(call: Call) -> PaymentEventShape:
     """Process an event again: the object that it names is fetched anew, and nothing is credited twice."""
-    return payment_event_shape(await _oversight(call).events.replay(call.id("event_id"), call.actor))
+    return PaymentEventShape.of_event(await _oversight(call).events.replay(call.id("event_id"), call.actor))
 
 
 @serves(PaymentOperations.compare_payments)
@@ -260,11 +253,11 @@ async def compare_payments(call: Call, body: NewComparison) -> ComparisonShape:
         raise BadRequest("since must be in the past.", "since")
     comparisons = _oversight(call).comparisons
     await comparisons.ask(since, call.actor)
-    return comparison_shape(comparisons.provider, await comparisons.last(), await comparisons.listed())
+    return ComparisonShape.of_comparison(comparisons.provider, await comparisons.last(), await comparisons.listed())
 
 
 @serves(PaymentOperations.payment_comparison)
 async def payment_differences(call: Call) -> ComparisonShape:
     """Return the last comparison with the payment provider, and what still differs."""
     comparisons = _oversight(call).comparisons
-    return comparison_shape(comparisons.provider, await comparisons.last(), await comparisons.listed())
+    return ComparisonShape.of_comparison(comparisons.provider, await comparisons.last(), await comparisons.listed())

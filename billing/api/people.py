@@ -35,9 +35,8 @@ from billing.schemas.people import (
     TotpEnrolment,
     TotpRemoval,
     Verification,
-    profile_shape,
 )
-from billing.schemas.tokens import TokenPairShape, pair_shape
+from billing.schemas.tokens import TokenPairShape
 
 if TYPE_CHECKING:
     from collections.abc import Coroutine
@@ -188,7 +187,7 @@ async def update_me(call: Call, body: ProfilePatch) -> ProfileShape:
 async def _profile(call: Call, user: User) -> ProfileShape:
     organizations = await call.services.users.organizations(user.id)
     left = await call.services.credentials.recovery_codes_left(user.id)
-    return profile_shape(user, call.caller, organizations, left)
+    return ProfileShape.of_user(user, call.caller, organizations, left)
 
 
 def visitor_of(call: Call) -> Visitor:
@@ -232,7 +231,7 @@ async def _entered(call: Call, outcome: TokenPair | Refusal) -> TokenPairShape:
             await _note_failure(call)
             raise Unauthorized(_WRONG)
         case _:
-            return pair_shape(outcome)
+            return TokenPairShape.of_token(outcome)
 
 
 async def guessed(call: Call, changing: Coroutine[Any, Any, T]) -> T:

@@ -13,7 +13,7 @@ from billing.errors import StoreError
 from billing.money import format_usd
 from billing.payments.outlook import outlook
 from billing.quotas import parse_limit
-from billing.schemas.payments import PlansShape, plan_shape
+from billing.schemas.payments import PlanShape, PlansShape
 from billing.schemas.subscriptions import (
     FeatureShape,
     FeaturesShape,
@@ -25,9 +25,6 @@ from billing.schemas.subscriptions import (
     StatusShape,
     SubscriptionShape,
     UpgradeShape,
-    feature_shape,
-    plan_preview_shape,
-    subscription_shape,
 )
 
 if TYPE_CHECKING:
@@ -54,7 +51,7 @@ async def get_billing_status(call: Call) -> StatusShape:
     organization = await services.organizations.of_account(account_id)
     payments = services.payments
     in_force = None if payments is None else await payments.changes.in_force(account_id)
-    subscription = None if in_force is None else subscription_shape(in_force)
+    subscription = None if in_force is None else SubscriptionShape.in_force(in_force)
     state, upgrade = _state(balance, windows), _upgrade(call, plan)
     guidance, command = _guidance(call, state, windows, upgrade, subscribed=subscription is not None)
     return StatusShape(
@@ -65,7 +62,7 @@ async def get_billing_status(call: Call) -> StatusShape:
         balance_usd=balance.balance_usd,
         available_usd=balance.available_usd,
         plan=PlanShown(id=plan.id, name=plan.name, price_usd=format_usd(plan.price_nano)),
-        features=[feature_shape(each) for each in await services.features.of_account(account_id)],
+        features=[FeatureShape.of_state(each) for each in await services.features.of_account(account_id)],
         windows=windows,
         subscription=subscription,
         upgrade=upgrade,
@@ -160,7 +157,7 @@ def _raises(plan: Plan, window: WindowShape) -> bool:
 async def get_subscription(call: Call) -> SubscriptionShape:
     """Return the subscription that gives the account its plan."""
     payments = call.services.payments
-    found = None if payments is None else subscription_shape(await payments.changes.in_force(call.account_id))
+    found = None if payments is None else SubscriptionShape.in_force(await payments.changes.in_force(call.account_id))
     if found is None:
         raise NotFound("There is no subscription: POST /api/billing/checkout begins one.")
     return found
@@ -179,7 +176,7 @@ async def preview_plan(call: Call) -> PlanPreviewShape:
     current = await payments.changes.current(call.account_id)
     mine, now = (await services.accounts.get(call.account_id)).plan, datetime.fromtimestamp(services.clock(), UTC)
     method = await payments.customers.method(call.account_id)
-    return plan_preview_shape(outlook(plan, current, mine, plans, now), method)
+    return PlanPreviewShape.of_outlook(outlook(plan, current, mine, plans, now), method)
 
 
 @serves(PlanOperations.change_subscription)
@@ -197,14 +194,14 @@ async def change_subscription(call: Call, body: PlanChange) -> SubscriptionShape
 async def list_plans_in_force(call: Call) -> PlansShape:
     """List the plans in force, the cheapest first."""
     plans = sorted(call.services.plans.values(), key=lambda plan: (plan.price_nano, plan.id))
-    return PlansShape(data=[plan_shape(plan) for plan in plans])
+    return PlansShape(data=[PlanShape.of_plan(plan) for plan in plans])
 
 
 @serves(PlanOperations.features)
 async def list_features(call: Call) -> FeaturesShape:
     """Return the features that an account's plan names, and what is left of each."""
     found = await call.services.features.of_account(call.id("account_id"))
-    return FeaturesShape(data=[feature_shape(each) for each in found])
+    return FeaturesShape(data=[FeatureShape.of_state(each) for each in found])
 
 
 @serves(PlanOperations.use_feature)
@@ -212,7 +209,7 @@ async def use_feature(call: Call, body: NewFeatureUse) -> FeatureShape:
     """Count units of a feature, if the account's plan allows it and as many are left in this period; once for an
     event_id."""
     done = await call.services.features.use(body.account_id, body.feature, body.units, body.event_id)
-    shape = feature_shape(done.state)
+    shape = FeatureShape.of_state(done.state)
     if done.replayed:
         call.headers[REPLAYED_HEADER] = "true"
     if done.state.allowed:

@@ -27,22 +27,20 @@ from billing.pages import place_of
 from billing.quotas import Metric, Quota, Window
 from billing.schemas.reports import (
     BillingSummaryShape,
+    BucketShape,
     BucketsQuery,
     BucketsShape,
     BudgetShape,
+    GroupShape,
     Month,
     SummaryQuery,
     SummaryShape,
-    billing_summary_shape,
-    bucket_shape,
-    budget_shape,
-    group_shape,
+    UsedShape,
     ordered,
     sums_of,
     used_fields,
-    used_shape,
 )
-from billing.schemas.usage import TotalsQuery, TotalsShape, totals_shape
+from billing.schemas.usage import TotalsQuery, TotalsShape
 from billing.times import rfc3339
 from billing.zones import DEFAULT_ZONE, Period, day_begins, period_of, periods, zone_of
 
@@ -79,7 +77,7 @@ async def get_totals(call: Call, query: TotalsQuery) -> TotalsShape:
     found = await call.services.reports.usage_totals(
         call.account_id, key_id=query.key_id, user_id=query.user_id, since=since, until=until
     )
-    return totals_shape(found)
+    return TotalsShape.of_totals(found)
 
 
 class Summary(NamedTuple):
@@ -116,8 +114,8 @@ async def get_summary(call: Call, query: SummaryQuery) -> SummaryShape | Table:
         until=None if until == END else rfc3339(until),
         tz=in_zone.key,
         group_by=list(names),
-        total=used_shape(total(span), with_cost=call.sees_cost),
-        data=[group_shape(names, *item, with_cost=call.sees_cost) for item in groups[first : first + limit]],
+        total=UsedShape.of_used(total(span), with_cost=call.sees_cost),
+        data=[GroupShape.of_group(names, *item, with_cost=call.sees_cost) for item in groups[first : first + limit]],
         next_cursor=encode_cursor(str(first + limit)) if len(groups) > first + limit else None,
     )
 
@@ -137,10 +135,7 @@ async def get_buckets(call: Call, query: BucketsQuery) -> BucketsShape | Table:
         granularity=query.granularity,
         tz=steps.zone.key,
         group_by=list(steps.names),
-        data=[
-            bucket_shape(start, end, steps.zone, steps.names, used, groups, with_cost=call.sees_cost)
-            for start, end, used, groups in part.buckets
-        ],
+        data=[BucketShape.of_bucket(each, steps.zone, steps.names, with_cost=call.sees_cost) for each in part.buckets],
         next_cursor=part.cursor,
     )
 
@@ -184,8 +179,8 @@ async def get_billing_summary(call: Call) -> BillingSummaryShape:
     plan = services.plans.get(account.plan)
     month = Month(
         tz=in_zone.key,
-        start=start,
-        end=end,
+        period_start=start,
+        period_end=end,
         used=used,
         by_feature={str(group[0]): each.charged_nano for group, each in span.items()},
         by_kind={**by_kind, "usage": -used.charged_nano} if used.charged_nano else by_kind,
@@ -196,7 +191,7 @@ async def get_billing_summary(call: Call) -> BillingSummaryShape:
         budgets=await budgets.standings(await budgets.of_account(account.id), in_zone),
     )
     live = await services.live_balance(account)
-    return billing_summary_shape(account, month, live, services.credits_per_usd, with_cost=call.sees_cost)
+    return BillingSummaryShape.of_month(account, month, live, services.credits_per_usd, with_cost=call.sees_cost)
 
 
 async def _budget(call: Call, quotas: Iterable[Quota], now: datetime) -> BudgetShape | None:
@@ -208,7 +203,7 @@ async def _budget(call: Call, quotas: Iterable[Quota], now: datetime) -> BudgetS
     bounds = period_of(now, Period.month, utc), next(periods(now, Period.month, utc))
     only = UsedBy(feature=quota.feature)
     (span,) = await call.services.reports.sums.spans(call.account_id, bounds, only=only)
-    return budget_shape(quota.limit, total(span).charged_nano, bounds[1])
+    return BudgetShape.of_limit(quota.limit, total(span).charged_nano, bounds[1])
 
 
 async def _zone(call: Call, given: str | None) -> ZoneInfo:

@@ -39,9 +39,6 @@ from billing.schemas.tokens import (
     SessionShape,
     SignInUrl,
     TokenPairShape,
-    access_shape,
-    pair_shape,
-    session_shape,
 )
 
 if TYPE_CHECKING:
@@ -71,7 +68,7 @@ async def refresh_token(call: Call, body: RefreshBody) -> TokenPairShape:
     if pair is None:
         await attempts.failed(*peer, REFRESHES)
         raise Unauthorized("This refresh token is wrong, used or expired. Sign in: `metergate auth login`.")
-    return pair_shape(pair)
+    return TokenPairShape.of_token(pair)
 
 
 @serves(TokenOperations.narrow_token)
@@ -89,7 +86,7 @@ async def narrow_token(call: Call, body: NarrowBody) -> AccessTokenShape:
     narrow = await call.services.sessions.narrow(token, wanted, org_id)
     if narrow is None:
         raise NotFound(_NO_MEMBER)
-    return access_shape(narrow)
+    return AccessTokenShape.of_token(narrow)
 
 
 def _asked_for(caller: Caller, given: str | list[str]) -> frozenset[str]:
@@ -170,7 +167,7 @@ async def list_sessions(call: Call, query: PageQuery) -> Listing[SessionShape]:
     """List the person's sessions that have not ended, newest first."""
     caller = call.caller
     page = await call.services.sessions.page(caller.id, *page_asked(query))
-    return listing(page, lambda session: session_shape(session, caller.session_id))
+    return listing(page, lambda session: SessionShape.of(session, current=session.id == caller.session_id))
 
 
 @serves(TokenOperations.end_session)
@@ -240,7 +237,7 @@ async def finish_sign_in(call: Call) -> web.Response:
         await set_session(response, call, done.pair.session_id)
         return response
     if oidc.frontend_url is None:
-        response = answer(pair_shape(done.pair))
+        response = answer(TokenPairShape.of_token(done.pair))
         response.del_cookie(**_options(oidc))
         return response
     page = urlsplit(oidc.frontend_url)

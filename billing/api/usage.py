@@ -19,18 +19,7 @@ from billing.api.tables import Table, rows, wants_csv
 from billing.ledger.explanations import explain
 from billing.ledger.reports import EventFilter
 from billing.pages import Page
-from billing.schemas.usage import (
-    OF_COST,
-    BalanceShape,
-    EventQuery,
-    EventShape,
-    ExplainedEventShape,
-    TransactionShape,
-    balance_shape,
-    event_shape,
-    explanation_shape,
-    transaction_shape,
-)
+from billing.schemas.usage import OF_COST, BalanceShape, EventQuery, EventShape, ExplainedEventShape, TransactionShape
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Sequence
@@ -55,7 +44,7 @@ async def balance_of(services: Services, account_id: str) -> BalanceShape:
     """Return the balance of an account. Raises `AccountNotFound`."""
     account = await services.accounts.get(account_id)
     live, expiry = await services.live_balance(account), await services.lots.next_expiry(account_id)
-    return balance_shape(account, live, services.credits_per_usd, expiry)
+    return BalanceShape.of_account(account, live, services.credits_per_usd, expiry)
 
 
 @serves(UsageOperations.transactions)
@@ -65,7 +54,7 @@ async def list_transactions(call: Call, query: PageQuery) -> Listing[Transaction
 
     async def page(size: int, place: str | None) -> Page[TransactionShape]:
         found = await call.services.reports.transactions(call.account_id, size, place)
-        shapes = (transaction_shape(each, with_cost=call.sees_cost) for each in found.items)
+        shapes = (TransactionShape.of_transaction(each, with_cost=call.sees_cost) for each in found.items)
         return Page(tuple(shapes), found.next_after)
 
     if wants_csv(call.request):
@@ -91,7 +80,9 @@ async def list_events(call: Call, query: EventQuery) -> Listing[EventShape] | Ta
 
     async def page(size: int, place: str | None) -> Page[EventShape]:
         found = await call.services.reports.usage_events(call.account_id, size, place, only)
-        return Page(tuple(event_shape(each, with_cost=call.sees_cost) for each in found.items), found.next_after)
+        return Page(
+            tuple(EventShape.of_event(each, with_cost=call.sees_cost) for each in found.items), found.next_after
+        )
 
     if wants_csv(call.request):
         columns = _columns(EventShape, () if call.sees_cost else OF_COST)
@@ -125,4 +116,4 @@ async def get_event(call: Call) -> ExplainedEventShape:
     found = await call.services.reports.priced_event(event_id, call.account_id)
     if found is None:
         raise NotFound(f"There is no usage event {event_id!r}.")
-    return explanation_shape(explain(*found), with_cost=call.sees_cost)
+    return ExplainedEventShape.of_explanation(explain(*found), with_cost=call.sees_cost)

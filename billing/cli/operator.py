@@ -19,7 +19,8 @@ from billing.cli.options import REMOTE, Limit
 from billing.cli.output import REFUSED, UNREACHABLE, CommandFailed, Output, Shown, Table
 from billing.pages import DEFAULT_LIMIT
 from billing.quotas import Metric, QuotaError, parse_quota
-from billing.schemas.quotas import QuotaShape, quota_shape
+from billing.schemas.base import shown
+from billing.schemas.quotas import QuotaShape
 
 if TYPE_CHECKING:
     from billing.client.calls import BillingCalls
@@ -183,7 +184,8 @@ def parse_quota_text(text: str) -> QuotaShape:
     limit = match["limit"]
     if match["metric"] != Metric.cost.name and limit.isascii() and limit.isdigit():
         fields["limit"] = int(limit)
-    return quota_shape(parse_quota(fields))
+    shape: QuotaShape = shown(parse_quota(fields))
+    return shape
 
 
 def quotas_of(texts: Iterable[str]) -> list[QuotaShape]:

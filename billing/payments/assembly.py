@@ -12,6 +12,7 @@ from billing.accounts.grants import Grants
 from billing.accounts.lots import PAID, Terms
 from billing.database.connection import Database, queries
 from billing.effects import Effects
+from billing.money import NANO_PER_CENT
 from billing.notices.emit import emit
 from billing.payments.apply import Applier, Handler, checkout_handler, customer_handler
 from billing.payments.auto_recharge import EVERY_S, LEASE, AutoRecharge
@@ -24,16 +25,7 @@ from billing.payments.flows import FlowRules, Flows, price_id_of
 from billing.payments.local.provider import LocalProvider
 from billing.payments.local.store import LocalStore
 from billing.payments.local.web import Acts
-from billing.payments.objects import (
-    NANO_PER_CENT,
-    Checkout,
-    Customer,
-    Event,
-    Invoice,
-    ObjectKind,
-    Payment,
-    Subscription,
-)
+from billing.payments.objects import Checkout, Customer, Event, Invoice, ObjectKind, Payment, Subscription
 from billing.payments.orders import Orders
 from billing.payments.port import PaymentProvider
 from billing.payments.purchases import Purchases

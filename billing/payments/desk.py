@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Final
 from billing import audit
 from billing.accounts.grants import PURCHASES, Entry
 from billing.database.connection import Database, queries
+from billing.money import NANO_PER_CENT, format_cents
 from billing.payments.keys import call_once
-from billing.payments.objects import CURRENCY, NANO_PER_CENT, ObjectRef, Refund, format_cents
+from billing.payments.objects import CURRENCY, ObjectRef, Refund
 from billing.payments.orders import (
     SCOPE,
     Order,

@@ -10,7 +10,8 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Final, Literal
 
-from billing.payments.objects import NANO_PER_CENT, SubscriptionStatus
+from billing.money import NANO_PER_CENT
+from billing.payments.objects import SubscriptionStatus
 
 if TYPE_CHECKING:
     from collections.abc import Iterable

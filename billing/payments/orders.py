@@ -22,9 +22,10 @@ import msgspec
 
 from billing.database.connection import Connection, Database, DatabaseError, Row, queries
 from billing.errors import MetergateError
+from billing.money import NANO_PER_CENT
 from billing.pages import BEFORE_ALL, Page, page_of
 from billing.payments.decisions import Standing
-from billing.payments.objects import NANO_PER_CENT, Invoice, ObjectRef, OrderKind, OrderStatus
+from billing.payments.objects import Invoice, ObjectRef, OrderKind, OrderStatus
 from billing.payments.port import ReturnUrls
 
 if TYPE_CHECKING:

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import TYPE_CHECKING, Literal
 
+from billing.money import NANO_PER_CENT
 from billing.payments.in_force import Change, plan_change
-from billing.payments.objects import NANO_PER_CENT
 from billing.plans import Plan
 
 if TYPE_CHECKING:

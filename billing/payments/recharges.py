@@ -12,9 +12,8 @@ from typing import TYPE_CHECKING, Literal, Protocol
 from billing import audit
 from billing.database.connection import Connection, Database, Row, queries
 from billing.errors import MetergateError
-from billing.money import format_usd
+from billing.money import format_cents, format_usd
 from billing.notices.emit import emit
-from billing.payments.objects import format_cents
 from billing.times import rfc3339
 
 if TYPE_CHECKING:

@@ -21,11 +21,12 @@ from billing.accounts.grants import PROMOTIONS, Entry, IdempotencyConflict
 from billing.accounts.lots import Terms
 from billing.database.connection import queries
 from billing.errors import MetergateError
+from billing.money import format_cents
 from billing.notices.emit import emit
 from billing.payments import orders
 from billing.payments.apply import NOBODY, After, Handler, Owner, account_of
 from billing.payments.in_force import OWING, PAID, InForce, Seen, decide, included_credit, plan_change
-from billing.payments.objects import Invoice, ObjectRef, Subscription, format_cents
+from billing.payments.objects import Invoice, ObjectRef, Subscription
 from billing.payments.port import included_scope, money_key
 from billing.times import rfc3339
 

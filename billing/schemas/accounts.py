@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
 from msgspec import UNSET, Meta, UnsetType, field
 
-from billing.money import format_credits, format_usd
+from billing.money import format_credits
 from billing.principals import Status
 from billing.schemas.base import (
     DEFAULT_PRIORITY,
@@ -23,13 +23,9 @@ from billing.schemas.base import (
     Usd,
     UsdBody,
 )
-from billing.schemas.quotas import QuotasBody, QuotaShape, quota_shapes
-from billing.times import rfc3339
+from billing.schemas.quotas import QuotasBody, QuotaShape
 
 if TYPE_CHECKING:
-    from billing.accounts.accounts import Account
-    from billing.accounts.grants import GrantResult
-    from billing.accounts.member_limits import MemberQuotas
     from billing.plans import Plan
 
 PlanId = Annotated[
@@ -135,6 +131,15 @@ class AccountShape(Answer, frozen=True, kw_only=True):
     past_due_since: Moment | None
     created_at: Moment
 
+    @classmethod
+    def of_account(cls, account: Any, plan: Plan | None, credits_per_usd: int) -> Self:
+        """Return an account; `plan` is None for one that is no longer configured."""
+        return cls.of(
+            account,
+            balance_credits=format_credits(account.balance_nano, credits_per_usd),
+            plan_quotas=() if plan is None else plan.quotas,
+        )
+
 
 class UserQuotasShape(Answer, frozen=True, kw_only=True):
     """What a user may use in an account with all keys together, beside what the keys, the account and the plan say."""
@@ -144,42 +149,9 @@ class UserQuotasShape(Answer, frozen=True, kw_only=True):
     quotas: list[QuotaShape]
 
 
-def user_quotas_shape(member: MemberQuotas) -> UserQuotasShape:
-    """Return the shape of a user's quotas."""
-    quotas = quota_shapes(member.quotas)
-    return UserQuotasShape(account_id=member.account_id, user_id=member.user_id, quotas=quotas)
-
-
-def account_shape(account: Account, plan: Plan | None, credits_per_usd: int) -> AccountShape:
-    """Return an account's shape; `plan` is None for one that is no longer configured."""
-    return AccountShape(
-        id=account.id,
-        name=account.name,
-        plan=account.plan,
-        status=account.status,
-        balance_usd=format_usd(account.balance_nano),
-        balance_credits=format_credits(account.balance_nano, credits_per_usd),
-        credit_limit_usd=format_usd(account.credit_limit_nano),
-        quotas=quota_shapes(account.quotas),
-        plan_quotas=[] if plan is None else quota_shapes(plan.quotas),
-        tz=account.tz,
-        past_due_since=None if account.past_due_since is None else rfc3339(account.past_due_since),
-        created_at=rfc3339(account.created_at),
-    )
-
-
 class GrantShape(Answer, frozen=True, kw_only=True):
     """What a grant, a refund or an adjustment has done: the account's balance is the one right after it."""
 
     transfer_id: str
     amount_usd: Usd
     balance_usd: Usd
-
-
-def grant_shape(result: GrantResult) -> GrantShape:
-    """Return the shape of a grant, a refund or an adjustment."""
-    return GrantShape(
-        transfer_id=result.transfer_id,
-        amount_usd=format_usd(result.amount_nano),
-        balance_usd=format_usd(result.balance_nano),
-    )

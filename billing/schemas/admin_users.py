@@ -2,17 +2,11 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import Annotated, Literal
 
 from msgspec import UNSET, Meta, UnsetType
 
 from billing.schemas.base import Answer, Body, Filter, Moment, PageQuery
-from billing.times import rfc3339
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from billing.identity.users import OwnOrganization, User
 
 UserStatus = Literal["pending", "active", "disabled"]
 
@@ -65,31 +59,3 @@ class UserDetailShape(UserShape, frozen=True, kw_only=True):
     """A user, and the organizations that they belong to."""
 
     organizations: list[UserOrganizationShape]
-
-
-def _fields(user: User) -> dict[str, object]:
-    return {
-        "id": user.id,
-        "email": user.email,
-        "verified": user.verified,
-        "name": user.name,
-        "status": user.status,
-        "operator": user.operator,
-        "second_factor": user.second_factor,
-        "created_at": rfc3339(user.created_at),
-        "last_sign_in_at": None if user.last_sign_in_at is None else rfc3339(user.last_sign_in_at),
-    }
-
-
-def user_shape(user: User) -> UserShape:
-    """Return a user's shape."""
-    return UserShape(**_fields(user))  # type: ignore[arg-type]
-
-
-def user_detail_shape(user: User, organizations: Sequence[OwnOrganization]) -> UserDetailShape:
-    """Return the shape of a user with organizations."""
-    own = [
-        UserOrganizationShape(id=each.id, slug=each.slug, name=each.name, account_id=each.account_id, role=each.role)
-        for each in organizations
-    ]
-    return UserDetailShape(**_fields(user), organizations=own)  # type: ignore[arg-type]

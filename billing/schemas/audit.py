@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final, Self
 
 from billing.schemas.base import Answer, Filter, Moment, PageQuery, Since
-from billing.times import rfc3339
-
-if TYPE_CHECKING:
-    from billing.audit import AuditEntry
 
 
 class OwnAuditQuery(PageQuery, frozen=True, kw_only=True):
@@ -43,26 +39,16 @@ class AuditShape(Answer, frozen=True, kw_only=True):
     account_id: str | None
     user_id: str | None
 
+    @classmethod
+    def of_entry(cls, entry: Any, *, with_cost: bool = True) -> Self:
+        """Return a row of the log; for customers without what tells of the provider's cost."""
+        states = entry.before, entry.after
+        before, after = states if with_cost else map(_without_cost, states)
+        return cls.of(entry, id=str(entry.id), created_at=entry.at, before=before, after=after)
+
 
 OF_COST: Final = frozenset({"price_ids"})
 """What a change of an account may say of the price rows that it goes by."""
-
-
-def audit_shape(entry: AuditEntry, *, with_cost: bool = True) -> AuditShape:
-    """Return a row's shape; for customers without what tells of the provider's cost."""
-    return AuditShape(
-        id=str(entry.id),
-        created_at=rfc3339(entry.at),
-        actor=entry.actor,
-        action=entry.action,
-        subject=entry.subject,
-        before=entry.before if with_cost else _without_cost(entry.before),
-        after=entry.after if with_cost else _without_cost(entry.after),
-        address=entry.address,
-        request_id=entry.request_id,
-        account_id=entry.account_id,
-        user_id=entry.user_id,
-    )
 
 
 def _without_cost(state: dict[str, Any] | None) -> dict[str, Any] | None:

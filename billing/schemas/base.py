@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
+from datetime import date, datetime
+from functools import cache, singledispatch
 from typing import Annotated, Any, Final, Generic, Self, TypeVar
 
 import msgspec
 from msgspec import Meta, Struct
 
+from billing.money import format_cents, format_usd
 from billing.pages import DEFAULT_LIMIT, MAX_LIMIT
+from billing.times import rfc3339
 
 T = TypeVar("T")
 
@@ -61,6 +66,56 @@ Since = Annotated[
 ]
 
 
+_ALSO_CALLED: Final = {"transaction_id": "transfer_id", "charge_usd": "charged_nano"}
+"""Fields that rows have by another name."""
+_MISSING: Final = object()
+
+
+@singledispatch
+def shown(value: Any) -> Any:
+    """Return a value of a row as JSON has it. Modules of schemas add types of theirs."""
+    return value
+
+
+@shown.register
+def _(value: datetime) -> str:
+    return rfc3339(value)
+
+
+@shown.register
+def _(value: date) -> str:
+    return value.isoformat()
+
+
+@shown.register
+def _(value: tuple) -> list[Any]:  # type: ignore[type-arg]  # singledispatch takes classes
+    return [shown(each) for each in value]
+
+
+@shown.register
+def _(value: Mapping) -> dict[str, Any]:  # type: ignore[type-arg]
+    return dict(value)
+
+
+@cache
+def _sources(field: str) -> tuple[tuple[str, Callable[[Any], Any]], ...]:
+    """Return which attributes of a row a field comes from, and how they are shown."""
+    name = _ALSO_CALLED.get(field, field)
+    if not field.endswith("_usd"):
+        return ((name, shown),)
+    amount = name.removesuffix("_usd").removesuffix("_nano")
+    return (field, shown), (f"{amount}_nano", format_usd), (f"{amount}_cents", format_cents)
+
+
+def _found(field: str, rows: tuple[object, ...]) -> Any:
+    for row in rows:
+        for attribute, show in _sources(field):
+            value = getattr(row, attribute, _MISSING)
+            if value is not _MISSING:
+                return None if value is None else show(value)
+    return _MISSING
+
+
 class Body(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """A request's body: strict types, no unknown fields, bounded lengths. What is unset is not sent."""
 
@@ -71,6 +126,17 @@ class Query(Struct, frozen=True, kw_only=True):
 
 class Answer(Struct, frozen=True, kw_only=True, dict=True):
     """An answer's body."""
+
+    @classmethod
+    def of(cls, *rows: object, **more: Any) -> Self:
+        """Return the answer that shows rows: each field is that of `more`, or what the first row has that has it. A
+        field `x_usd` is `x_nano` or `x_cents` of a row; values are as `shown` returns them."""
+        for name in cls.__struct_fields__:
+            if name in more:
+                more[name] = shown(more[name])
+            elif (found := _found(name, rows)) is not _MISSING:
+                more[name] = found
+        return cls(**more)
 
     @property
     def received(self) -> Any:

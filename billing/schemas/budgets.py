@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import Annotated, Any, Literal, Self
 
 from msgspec import UNSET, Meta, UnsetType
 
 from billing.money import format_usd
 from billing.schemas.base import Answer, Body, Id, Moment, PositiveUsdBody, Usd, matching
-from billing.times import rfc3339
-
-if TYPE_CHECKING:
-    from billing.budgets.budgets import Standing
 
 SubjectName = Literal["account", "key", "user", "tag"]
 PeriodName = Annotated[
@@ -72,26 +68,22 @@ class OwnBudgetShape(Answer, frozen=True, kw_only=True):
     forecast_usd: Usd | None
     told: Annotated[int, Meta(description="the highest threshold that was told of in this period; 0: none")]
 
-
-def own_budget_shape(standing: Standing) -> OwnBudgetShape:
-    """Return the shape of a budget."""
-    budget, terms, spent_nano = standing.budget, standing.budget.terms, standing.spent_nano
-    is_tag, ends_at = terms.tag is not None, standing.ends_at
-    return OwnBudgetShape(
-        id=budget.id,
-        subject=terms.subject.value,
-        subject_id=None if is_tag else terms.about or None,
-        tag=terms.about if is_tag else None,
-        period=terms.period.value,
-        amount_usd=format_usd(terms.amount_nano),
-        thresholds=list(terms.thresholds),
-        notify=list(terms.notify),
-        created_at=rfc3339(budget.created_at),
-        period_start=None if ends_at is None else rfc3339(standing.times.start),
-        period_end=None if ends_at is None else rfc3339(ends_at),
-        spent_usd=None if spent_nano is None else format_usd(spent_nano),
-        left_usd=None if spent_nano is None else format_usd(max(0, terms.amount_nano - spent_nano)),
-        percent=None if spent_nano is None else spent_nano * 100 // terms.amount_nano,
-        forecast_usd=None if standing.forecast_nano is None else format_usd(standing.forecast_nano),
-        told=budget.told if budget.told_period == standing.times.name else 0,
-    )
+    @classmethod
+    def of_standing(cls, standing: Any) -> Self:
+        """Return a budget, and how it stands."""
+        budget, terms, spent_nano = standing.budget, standing.budget.terms, standing.spent_nano
+        is_tag, ends_at, is_known = terms.tag is not None, standing.ends_at, spent_nano is not None
+        return cls.of(
+            standing,
+            budget,
+            terms,
+            subject=terms.subject.value,
+            subject_id=None if is_tag else terms.about or None,
+            tag=terms.about if is_tag else None,
+            period=terms.period.value,
+            period_start=None if ends_at is None else standing.times.start,
+            period_end=ends_at,
+            left_usd=format_usd(max(0, terms.amount_nano - spent_nano)) if is_known else None,
+            percent=spent_nano * 100 // terms.amount_nano if is_known else None,
+            told=budget.told if budget.told_period == standing.times.name else 0,
+        )

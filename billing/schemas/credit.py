@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Any, Final, Literal
+from typing import Annotated, Any, Final, Literal, Self
 
 from msgspec import Meta
 
-from billing.money import format_usd
-from billing.payments.objects import format_cents
 from billing.schemas.base import (
     DEFAULT_PRIORITY,
     Answer,
@@ -22,13 +20,6 @@ from billing.schemas.base import (
     UsdBody,
     matching,
 )
-from billing.times import rfc3339
-
-if TYPE_CHECKING:
-    from billing.accounts.lots import Lot
-    from billing.payments.auto_recharge import Alert
-    from billing.payments.coupons import Coupon, Redeemed
-    from billing.payments.recharges import Recharge
 
 
 class LotsQuery(PageQuery, frozen=True, kw_only=True):
@@ -54,23 +45,10 @@ class LotShape(Answer, frozen=True, kw_only=True):
     expires_at: Moment | None
     created_at: Moment
 
-
-def lot_shape(lot: Lot) -> LotShape:
-    """Return a lot's shape."""
-    terms = lot.terms
-    return LotShape(
-        id=lot.id,
-        kind=lot.kind,
-        state="open" if lot.left_nano else "expired" if lot.expired_nano else "spent",
-        amount_usd=format_usd(lot.amount_nano),
-        left_usd=format_usd(lot.left_nano),
-        expired_usd=format_usd(lot.expired_nano),
-        priority=terms.priority,
-        promotional=terms.promotional,
-        transaction_id=lot.transfer_id,
-        expires_at=None if terms.expires_at is None else rfc3339(terms.expires_at),
-        created_at=rfc3339(lot.created_at),
-    )
+    @classmethod
+    def of_lot(cls, lot: Any) -> Self:
+        """Return a lot."""
+        return cls.of(lot, lot.terms, state="open" if lot.left_nano else "expired" if lot.expired_nano else "spent")
 
 
 MOST_DAYS: Final = 3650
@@ -118,6 +96,11 @@ class CouponShape(Answer, frozen=True, kw_only=True):
     created_at: Moment
     disabled_at: Moment | None
 
+    @classmethod
+    def of_coupon(cls, coupon: Any, **more: str) -> Self:
+        """Return a coupon; `more` is the code of one that was just made."""
+        return cls.of(coupon, max_redemptions=coupon.most_redemptions, **more)
+
 
 class NewCouponShape(CouponShape, frozen=True, kw_only=True):
     """A coupon that was made, with its code, which can't be read again."""
@@ -135,43 +118,6 @@ class RedeemedShape(Answer, frozen=True, kw_only=True):
     expires_at: Moment | None
 
 
-def coupon_shape(coupon: Coupon) -> CouponShape:
-    """Return a coupon's shape."""
-    return CouponShape(**_coupon_fields(coupon))
-
-
-def new_coupon_shape(coupon: Coupon, code: str) -> NewCouponShape:
-    """Return the shape of a coupon that was made."""
-    return NewCouponShape(**_coupon_fields(coupon), code=code)
-
-
-def _coupon_fields(coupon: Coupon) -> dict[str, Any]:
-    return {
-        "id": coupon.id,
-        "name": coupon.name,
-        "amount_usd": format_usd(coupon.amount_nano),
-        "priority": coupon.priority,
-        "credit_days": coupon.credit_days,
-        "expires_at": coupon.expires_at and rfc3339(coupon.expires_at),
-        "max_redemptions": coupon.most_redemptions,
-        "redemptions": coupon.redemptions,
-        "created_at": rfc3339(coupon.created_at),
-        "disabled_at": coupon.disabled_at and rfc3339(coupon.disabled_at),
-    }
-
-
-def redeemed_shape(redeemed: Redeemed) -> RedeemedShape:
-    """Return the shape of a redemption."""
-    expires_at = redeemed.terms.expires_at
-    return RedeemedShape(
-        name=redeemed.coupon.name,
-        amount_usd=format_usd(redeemed.grant.amount_nano),
-        balance_usd=format_usd(redeemed.grant.balance_nano),
-        transaction_id=redeemed.grant.transfer_id,
-        expires_at=None if expires_at is None else rfc3339(expires_at),
-    )
-
-
 class RechargeBody(Body, frozen=True, kw_only=True):
     """What an account asks for: charge `amount_usd` when what it may spend falls below `threshold_usd`, in a month no
     more than `monthly_cap_usd`. Amounts are in whole cents."""
@@ -180,6 +126,9 @@ class RechargeBody(Body, frozen=True, kw_only=True):
     threshold_usd: UsdBody
     amount_usd: PositiveUsdBody
     monthly_cap_usd: PositiveUsdBody
+
+
+_ONLY_WHEN_ASKED_FOR: Final = ("threshold_usd", "amount_usd", "monthly_cap_usd", "reason", "next_attempt_at", "url")
 
 
 class RechargeShape(Answer, frozen=True, kw_only=True):
@@ -196,32 +145,18 @@ class RechargeShape(Answer, frozen=True, kw_only=True):
     next_attempt_at: Moment | None
     url: str | None
 
-
-def recharge_shape(recharge: Recharge | None, *, may_pay: bool) -> RechargeShape:
-    """Return the shape of auto-recharge; None: it was never asked for. Without `may_pay` it has no `url`, which alone
-    lets whoever knows it act there."""
-    if recharge is None:
-        return RechargeShape(
-            enabled=False,
-            threshold_usd=None,
-            amount_usd=None,
-            monthly_cap_usd=None,
-            state="off",
-            reason=None,
-            next_attempt_at=None,
-            url=None,
+    @classmethod
+    def of_recharge(cls, recharge: Any, *, may_pay: bool) -> Self:
+        """Return auto-recharge; None: it was never asked for. Without `may_pay` it has no `url`, which alone lets
+        whoever knows it act there."""
+        if recharge is None:
+            return cls(enabled=False, state="off", **dict.fromkeys(_ONLY_WHEN_ASKED_FOR))
+        waits = recharge.state in ("waiting", "capped")
+        return cls.of(
+            recharge,
+            next_attempt_at=recharge.next_attempt_at if waits else None,
+            url=recharge.url if may_pay else None,
         )
-    waits = recharge.state in ("waiting", "capped")
-    return RechargeShape(
-        enabled=recharge.enabled,
-        threshold_usd=format_usd(recharge.threshold_nano),
-        amount_usd=format_cents(recharge.amount_cents),
-        monthly_cap_usd=format_cents(recharge.monthly_cap_cents),
-        state=recharge.state,
-        reason=recharge.reason,
-        next_attempt_at=rfc3339(recharge.next_attempt_at) if waits else None,
-        url=recharge.url if may_pay else None,
-    )
 
 
 class AlertBody(Body, frozen=True, kw_only=True):
@@ -235,8 +170,3 @@ class AlertShape(Answer, frozen=True, kw_only=True):
 
     low_balance_usd: Usd
     is_default: bool
-
-
-def alert_shape(alert: Alert) -> AlertShape:
-    """Return the shape of an alert."""
-    return AlertShape(low_balance_usd=format_usd(alert.threshold_nano), is_default=alert.is_default)

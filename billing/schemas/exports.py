@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 from msgspec import Meta
 
 from billing.schemas.base import Answer, Body, Filter, Moment, PageQuery
-from billing.times import rfc3339
-
-if TYPE_CHECKING:
-    from billing.exports.cursor import Parked, Standing
 
 ExportName = Annotated[str, Meta(min_length=1, max_length=64, description="an export's name")]
 Item = Annotated[
@@ -33,21 +29,6 @@ class ExportShape(Answer, frozen=True, kw_only=True):
     created_at: Moment
 
 
-def export_shape(standing: Standing) -> ExportShape:
-    """Return an export's shape."""
-    return ExportShape(
-        name=standing.name,
-        kind=standing.kind,
-        waiting=standing.waiting,
-        lag_seconds=int(standing.lag_s),
-        parked=standing.parked,
-        failures=standing.failures,
-        error=standing.error,
-        accepted_at=None if standing.accepted_at is None else rfc3339(standing.accepted_at),
-        created_at=rfc3339(standing.created_at),
-    )
-
-
 class ParkedExportsQuery(PageQuery, frozen=True, kw_only=True):
     """Of which export."""
 
@@ -65,19 +46,6 @@ class ParkedExportShape(Answer, frozen=True, kw_only=True):
     reason: str
     again: bool
     parked_at: Moment
-
-
-def parked_export_shape(parked: Parked) -> ParkedExportShape:
-    """Return the shape of a parked item."""
-    return ParkedExportShape(
-        export=parked.export,
-        item=parked.item,
-        account_id=parked.account_id,
-        admitted_at=None if parked.admitted_at is None else rfc3339(parked.admitted_at),
-        reason=parked.reason,
-        again=parked.again,
-        parked_at=rfc3339(parked.parked_at),
-    )
 
 
 class RetryExport(Body, frozen=True, kw_only=True):

@@ -10,9 +10,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, fields
 from datetime import datetime
-from typing import Annotated, Any, Final, TypeVar
+from typing import Annotated, Any, Final
 
-import msgspec
 from msgspec import UNSET, Meta, UnsetType
 
 from billing.plans import MAX_TOOL_CALLS
@@ -264,7 +263,6 @@ class KeyLimitsShape(KeyShape, frozen=True, kw_only=True):
     windows: list[WindowShape]
 
 
-K = TypeVar("K", bound=KeyShape)
 
 
 class NewKeyShape(KeyShape, frozen=True, kw_only=True):
@@ -283,22 +281,6 @@ class Rotation(Body, frozen=True, kw_only=True):
     """How long the secret before stays valid beside the new one, in seconds."""
 
     grace_seconds: Annotated[int, Meta(ge=0)] = 0
-
-
-def key_shape(key: KeyRow, shape: type[K], /, **more: object) -> K:
-    """Return a key as `shape` has it; `more` are the fields that this has beside those of `KeyShape`."""
-    fields_shown = {
-        "id": key.id,
-        "prefix": key.prefix,
-        "name": key.name,
-        "account_id": key.account_id,
-        "user_id": key.user_id,
-        **rules_shown(key),
-        "created_at": rfc3339(key.created_at),
-        "last_used_at": key.last_used_at and rfc3339(key.last_used_at),
-        "revoked_at": key.revoked_at and rfc3339(key.revoked_at),
-    }
-    return msgspec.convert(fields_shown | more, shape)
 
 
 class KeysQuery(PageQuery, frozen=True, kw_only=True):

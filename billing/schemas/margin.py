@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Any, Final, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Final, Literal, Self
 
 import msgspec
 from msgspec import UNSET, Meta, UnsetType
@@ -13,8 +13,6 @@ from billing.schemas.base import Answer, Body, PageQuery, Query, Usd
 
 if TYPE_CHECKING:
     from billing.ledger.margins import Margin
-    from billing.provider_bills.bills import Bill
-    from billing.provider_bills.lines import Compared, Counts
 
 Day = Annotated[
     str,
@@ -147,6 +145,11 @@ class BillSideShape(Answer, frozen=True, kw_only=True):
     output_tokens: int
     usd: Usd
 
+    @classmethod
+    def of_counts(cls, counts: Any) -> Self:
+        """Return what one side counts."""
+        return cls.of(counts, usd=format_usd(counts.amount_nano))
+
 
 class BillSumShape(Answer, frozen=True, kw_only=True):
     """What both sides have: the ledger and the bill."""
@@ -185,50 +188,24 @@ class BillShape(Answer, frozen=True, kw_only=True):
     data: list[BillRowShape]
     truncated: bool
 
+    @classmethod
+    def of_bill(cls, bill: Any) -> Self:
+        """Return a comparison."""
+        comparison, side = bill.comparison, BillSideShape.of_counts
+        rows = sorted(comparison.rows, key=lambda row: row.category == "matched")
+
+        def added(lines: int, sides: tuple[Any, Any]) -> BillSumShape:
+            return BillSumShape(lines=lines, ledger=side(sides[0]), bill=side(sides[1]))
+
+        counted = {name: sum(row.category == name for row in rows) for name in CATEGORIES}
+        return cls.of(
+            bill,
+            comparison,
+            total=added(len(rows), comparison.total),
+            categories={name: added(counted[name], comparison.of(name)) for name in CATEGORIES},
+            data=[BillRowShape.of(row, ledger=side(row.ours), bill=side(row.theirs)) for row in rows[:MOST_ROWS]],
+            truncated=len(rows) > MOST_ROWS,
+        )
+
 
 MOST_ROWS: Final = 10_000
-
-
-def bill_shape(bill: Bill) -> BillShape:
-    """Return the shape of a comparison."""
-    comparison = bill.comparison
-    rows = sorted(comparison.rows, key=lambda row: row.category == "matched")
-    counted = {category: sum(row.category == category for row in rows) for category in CATEGORIES}
-    return BillShape(
-        provider=bill.provider,
-        source=bill.source,
-        since=bill.since.isoformat(),
-        until=bill.until.isoformat(),
-        difference_usd=format_usd(comparison.difference_nano),
-        total=_sum_shape(len(rows), comparison.total),
-        categories={category: _sum_shape(counted[category], comparison.of(category)) for category in CATEGORIES},
-        data=[_row_shape(row) for row in rows[:MOST_ROWS]],
-        truncated=len(rows) > MOST_ROWS,
-    )
-
-
-def _sum_shape(lines: int, sides: tuple[Counts, Counts]) -> BillSumShape:
-    ours, theirs = sides
-    return BillSumShape(lines=lines, ledger=_side_shape(ours), bill=_side_shape(theirs))
-
-
-def _side_shape(counts: Counts) -> BillSideShape:
-    return BillSideShape(
-        requests=counts.requests,
-        input_tokens=counts.input_tokens,
-        output_tokens=counts.output_tokens,
-        usd=format_usd(counts.amount_nano),
-    )
-
-
-def _row_shape(row: Compared) -> BillRowShape:
-    return BillRowShape(
-        day=row.day.isoformat(),
-        model=row.model,
-        category=row.category,
-        ledger=_side_shape(row.ours),
-        bill=_side_shape(row.theirs),
-        difference_usd=format_usd(row.difference_nano),
-        tokens_agree=row.tokens_agree,
-        keys=list(row.keys),
-    )

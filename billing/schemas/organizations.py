@@ -2,17 +2,11 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import Annotated, Literal
 
 from msgspec import UNSET, Meta, UnsetType
 
 from billing.schemas.base import Answer, Body, Id, Moment, matching
-from billing.times import rfc3339
-
-if TYPE_CHECKING:
-    from billing.identity.invitations import Invitation
-    from billing.identity.members import Member
-    from billing.identity.organizations import Organization
 
 RoleName = Literal["owner", "admin", "member", "viewer"]
 OrganizationName = Annotated[str, Meta(max_length=200, pattern=r"\S", examples=["Acme Corp"])]
@@ -103,41 +97,3 @@ class RolesShape(Answer, frozen=True, kw_only=True):
 
     roles: dict[str, list[str]]
     scopes: dict[str, str]
-
-
-def organization_shape(organization: Organization, role: RoleName | None) -> OrganizationShape:
-    """Return the shape of an organization, for who has this role there."""
-    return OrganizationShape(
-        id=organization.id,
-        slug=organization.slug,
-        name=organization.name,
-        personal=organization.personal,
-        account_id=organization.account_id,
-        role=role,
-        created_at=rfc3339(organization.created_at),
-    )
-
-
-def member_shape(member: Member) -> MemberShape:
-    """Return the shape of a member."""
-    return MemberShape(
-        user_id=member.user_id,
-        email=member.email,
-        name=member.name,
-        role=member.role,
-        created_at=rfc3339(member.created_at),
-    )
-
-
-def invitation_shape(invitation: Invitation) -> InvitationShape:
-    """Return the shape of an invitation."""
-    return InvitationShape(
-        id=invitation.id,
-        email=invitation.email,
-        role=invitation.role,
-        invited_by=invitation.invited_by,
-        status=invitation.status,
-        sends=invitation.sends,
-        created_at=rfc3339(invitation.created_at),
-        expires_at=rfc3339(invitation.expires_at),
-    )

@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal, Self
 
 from billing.schemas.base import Answer, Body, Moment, PageQuery, Since
-from billing.times import rfc3339
 
 if TYPE_CHECKING:
-    from datetime import datetime
+    from collections.abc import Iterable
 
-    from billing.payments.events import StoredEvent
-    from billing.payments.reconcile import Comparison, Difference
 
 EventStateName = Literal["waiting", "done", "ignored", "parked"]
 
@@ -46,6 +43,12 @@ class PaymentEventShape(Answer, frozen=True, kw_only=True):
     next_attempt_at: Moment | None
     ended_at: Moment | None
 
+    @classmethod
+    def of_event(cls, event: Any) -> Self:
+        """Return an event."""
+        next_attempt_at = event.next_attempt_at if event.state == "waiting" else None
+        return cls.of(event, object=event.ref_kind, object_id=event.ref_id, next_attempt_at=next_attempt_at)
+
 
 class NewComparison(Body, frozen=True, kw_only=True):
     """Since when everything is to be compared with the payment provider."""
@@ -77,49 +80,11 @@ class ComparisonShape(Answer, frozen=True, kw_only=True):
     error: str | None
     differences: list[DifferenceShape]
 
-
-def _moment(at: datetime | None) -> str | None:
-    return None if at is None else rfc3339(at)
-
-
-def payment_event_shape(event: StoredEvent) -> PaymentEventShape:
-    """Return an event's shape."""
-    return PaymentEventShape(
-        id=event.id,
-        provider=event.provider,
-        type=event.type,
-        object=event.ref_kind,
-        object_id=event.ref_id,
-        livemode=event.livemode,
-        state=event.state,
-        attempts=event.attempts,
-        error=event.error,
-        created_at=rfc3339(event.created_at),
-        received_at=rfc3339(event.received_at),
-        next_attempt_at=rfc3339(event.next_attempt_at) if event.state == "waiting" else None,
-        ended_at=_moment(event.ended_at),
-    )
+    @classmethod
+    def of_comparison(cls, provider: str, found: Any, listed: Iterable[Any]) -> Self:
+        """Return a comparison, None before the first, and what differs."""
+        never = {"compared": 0, **dict.fromkeys(("asked_since", "since", "began_at", "ended_at", "error"))}
+        differences = [DifferenceShape.of(each, object=each.kind, object_id=each.id) for each in listed]
+        return cls.of(found, provider=provider, differences=differences, **(never if found is None else {}))
 
 
-def comparison_shape(provider: str, found: Comparison | None, listed: list[Difference]) -> ComparisonShape:
-    """Return the shape of a comparison and of what differs."""
-    return ComparisonShape(
-        provider=provider,
-        asked_since=None if found is None else _moment(found.asked_since),
-        since=None if found is None else _moment(found.since),
-        began_at=None if found is None else _moment(found.began_at),
-        ended_at=None if found is None else _moment(found.ended_at),
-        compared=0 if found is None else found.compared,
-        error=None if found is None else found.error,
-        differences=[
-            DifferenceShape(
-                object=each.kind,
-                object_id=each.id,
-                account_id=each.account_id,
-                order_id=each.order_id,
-                difference=each.difference,
-                found_at=_moment(each.found_at),
-            )
-            for each in listed
-        ],
-    )

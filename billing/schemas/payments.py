@@ -2,20 +2,16 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
 from msgspec import UNSET, Meta, UnsetType
 
-from billing.money import format_usd
-from billing.payments.objects import Invoice, OrderKind, OrderStatus, format_cents
+from billing.money import format_cents
+from billing.payments.objects import OrderKind, OrderStatus
 from billing.quotas import quota_json
 from billing.schemas.base import Answer, Body, Id, Moment, PageQuery, PositiveUsdBody, Since, Usd, matching
-from billing.times import rfc3339
 
 if TYPE_CHECKING:
-    from billing.payments.charges import Charge
-    from billing.payments.orders import Order, Parked
-    from billing.payments.port import HostedPage
     from billing.plans import Plan
 
 Url = Annotated[str, Meta(min_length=1, max_length=2048, description="an address on an origin that is allowed here")]
@@ -77,6 +73,12 @@ class OrderShape(Answer, frozen=True, kw_only=True):
     created_at: Moment
     updated_at: Moment
 
+    @classmethod
+    def of_order(cls, order: Any, *, may_pay: bool) -> Self:
+        """Return an order; without `may_pay` it has no `url`, which alone lets whoever knows it act there."""
+        url = order.url if may_pay and order.status in ("open", "failed") else None
+        return cls.of(order, disputed_usd=format_cents(max(0, order.disputed_cents)), url=url)
+
 
 class AdminOrderShape(OrderShape, frozen=True, kw_only=True):
     """An order with what operators know of it."""
@@ -94,6 +96,12 @@ class PageShape(Answer, frozen=True, kw_only=True):
     expires_at: Moment | None
     order: OrderShape | None
 
+    @classmethod
+    def of_order(cls, order: Any) -> Self:
+        """Return the page of an order."""
+        shape = OrderShape.of_order(order, may_pay=True)
+        return cls.of(shape, order=shape)
+
 
 class InvoiceShape(Answer, frozen=True, kw_only=True):
     """A bill of a plan. `url` and `pdf_url` are the provider's, where it has them."""
@@ -107,6 +115,11 @@ class InvoiceShape(Answer, frozen=True, kw_only=True):
     url: str | None
     pdf_url: str | None
     created_at: Moment
+
+    @classmethod
+    def of_invoice(cls, invoice: Any) -> Self:
+        """Return an invoice."""
+        return cls.of(invoice, url=invoice.hosted_url)
 
 
 class PlanShape(Answer, frozen=True, kw_only=True):
@@ -122,6 +135,11 @@ class PlanShape(Answer, frozen=True, kw_only=True):
     max_parallel_requests: int | None
     features: dict[str, bool | int]
     upgrade_to: str | None
+
+    @classmethod
+    def of_plan(cls, plan: Plan) -> Self:
+        """Return a plan."""
+        return cls.of(plan, quotas=[quota_json(quota) for quota in plan.quotas])
 
 
 class PlansShape(Answer, frozen=True, kw_only=True):
@@ -168,6 +186,12 @@ class ChargeShape(Answer, frozen=True, kw_only=True):
     receipt_url: str | None
     created_at: Moment
 
+    @classmethod
+    def of_charge(cls, charge: Any) -> Self:
+        """Return a charge."""
+        disputed_usd = format_cents(max(0, charge.disputed_cents))
+        return cls.of(charge, amount_usd=format_cents(charge.total_cents), disputed_usd=disputed_usd)
+
 
 class ParkedQuery(PageQuery, frozen=True, kw_only=True):
     """What waits, or was decided."""
@@ -191,6 +215,11 @@ class ParkedShape(Answer, frozen=True, kw_only=True):
     note: str | None
     created_at: Moment
     ended_at: Moment | None
+
+    @classmethod
+    def of_parked(cls, parked: Any) -> Self:
+        """Return what could not be credited."""
+        return cls.of(parked, payment_id=parked.object_id)
 
 
 class CreditParked(Body, frozen=True, kw_only=True):
@@ -219,117 +248,3 @@ class OrderRefundShape(Answer, frozen=True, kw_only=True):
     refund_id: str
     amount_usd: Usd
     status: str
-
-
-def order_shape(order: Order, *, may_pay: bool) -> OrderShape:
-    """Return an order's shape; without `may_pay` it has no `url`, which alone lets whoever knows it act there."""
-    return OrderShape(**_order(order) | ({} if may_pay else {"url": None}))
-
-
-def charge_shape(charge: Charge) -> ChargeShape:
-    """Return a charge's shape."""
-    return ChargeShape(
-        id=charge.id,
-        provider=charge.provider,
-        account_id=charge.account_id,
-        order_id=charge.order_id,
-        invoice_id=charge.invoice_id,
-        kind=charge.kind,
-        plan=charge.plan,
-        amount_usd=format_cents(charge.total_cents),
-        currency=charge.currency,
-        refunded_usd=format_cents(charge.refunded_cents),
-        disputed_usd=format_cents(max(0, charge.disputed_cents)),
-        receipt_url=charge.receipt_url,
-        created_at=rfc3339(charge.created_at),
-    )
-
-
-def admin_order_shape(order: Order) -> AdminOrderShape:
-    """Return an order's shape for operators."""
-    return AdminOrderShape(
-        account_id=order.account_id,
-        provider=order.provider,
-        payment_id=order.payment_id,
-        subscription_id=order.subscription_id,
-        **_order(order),
-    )
-
-
-def _order(order: Order) -> dict[str, Any]:
-    return {
-        "id": order.id,
-        "kind": order.kind,
-        "amount_usd": format_cents(order.amount_cents),
-        "plan": order.plan,
-        "status": order.status,
-        "refunded_usd": format_cents(order.refunded_cents),
-        "disputed_usd": format_cents(max(0, order.disputed_cents)),
-        "reason": order.reason,
-        "transaction_id": order.transfer_id,
-        "url": order.url if order.status in ("open", "failed") else None,
-        "expires_at": None if order.expires_at is None else rfc3339(order.expires_at),
-        "created_at": rfc3339(order.created_at),
-        "updated_at": rfc3339(order.updated_at),
-    }
-
-
-def page_shape(page: HostedPage) -> PageShape:
-    """Return the shape of a page at which nothing is bought."""
-    return PageShape(url=page.url, expires_at=None if page.expires_at is None else rfc3339(page.expires_at), order=None)
-
-
-def order_page_shape(order: Order) -> PageShape:
-    """Return the shape of the page of an order."""
-    shape = order_shape(order, may_pay=True)
-    return PageShape(url=shape.url, expires_at=shape.expires_at, order=shape)
-
-
-def invoice_shape(invoice: Invoice) -> InvoiceShape:
-    """Return an invoice's shape."""
-    return InvoiceShape(
-        id=invoice.id,
-        number=invoice.number,
-        status=invoice.status,
-        amount_usd=format_cents(invoice.amount_cents),
-        total_usd=format_cents(invoice.total_cents),
-        currency=invoice.currency,
-        url=invoice.hosted_url,
-        pdf_url=invoice.pdf_url,
-        created_at=rfc3339(invoice.created_at),
-    )
-
-
-def plan_shape(plan: Plan) -> PlanShape:
-    """Return a plan's shape."""
-    return PlanShape(
-        id=plan.id,
-        name=plan.name,
-        price_usd=format_usd(plan.price_nano),
-        included_credit_usd=format_usd(plan.included_credit_nano),
-        quotas=[quota_json(quota) for quota in plan.quotas],
-        models=None if plan.models is None else list(plan.models),
-        users=plan.users,
-        max_parallel_requests=plan.max_parallel_requests,
-        features=dict(plan.features),
-        upgrade_to=plan.upgrade_to,
-    )
-
-
-def parked_shape(parked: Parked) -> ParkedShape:
-    """Return the shape of what could not be credited."""
-    return ParkedShape(
-        id=parked.id,
-        provider=parked.provider,
-        payment_id=parked.object_id,
-        account_id=parked.account_id,
-        order_id=parked.order_id,
-        amount_usd=format_cents(parked.amount_cents),
-        currency=parked.currency,
-        reason=parked.reason,
-        state=parked.state,  # type: ignore[arg-type]
-        transaction_id=parked.transfer_id,
-        note=parked.note,
-        created_at=rfc3339(parked.created_at),
-        ended_at=None if parked.ended_at is None else rfc3339(parked.ended_at),
-    )

@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
 from msgspec import Meta
 
 from billing.identity.permissions import ROLES
 from billing.schemas.base import Answer, Body, Id, Moment, Name
-from billing.times import rfc3339
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from billing.identity.callers import Caller
-    from billing.identity.users import OwnOrganization, User
 
 Email = Annotated[
     str,
@@ -208,37 +205,14 @@ class ProfileShape(Answer, frozen=True, kw_only=True):
     session_id: str | None
     organizations: list[OwnOrganizationShape]
 
-
-def profile_shape(
-    user: User, caller: Caller, organizations: Iterable[OwnOrganization], recovery_codes_left: int
-) -> ProfileShape:
-    """Return what somebody sees of themself."""
-    return ProfileShape(
-        id=user.id,
-        email=user.email,
-        verified=user.verified,
-        name=user.name,
-        status=user.status,
-        operator=user.operator,
-        second_factor=user.second_factor,
-        recovery_codes_left=recovery_codes_left,
-        has_password=user.password_hash is not None,
-        created_at=rfc3339(user.created_at),
-        last_sign_in_at=None if user.last_sign_in_at is None else rfc3339(user.last_sign_in_at),
-        org_id=caller.org_id,
-        role=caller.role,
-        scopes=sorted(caller.scopes),
-        session_id=caller.session_id,
-        organizations=[
-            OwnOrganizationShape(
-                id=each.id,
-                slug=each.slug,
-                name=each.name,
-                personal=each.personal,
-                account_id=each.account_id,
-                role=each.role,
-                scopes=sorted(ROLES[each.role]),
-            )
-            for each in organizations
-        ],
-    )
+    @classmethod
+    def of_user(cls, user: Any, caller: Any, organizations: Iterable[Any], recovery_codes_left: int) -> Self:
+        """Return what somebody sees of themself."""
+        return cls.of(
+            user,
+            caller,
+            recovery_codes_left=recovery_codes_left,
+            has_password=user.password_hash is not None,
+            scopes=sorted(caller.scopes),
+            organizations=[OwnOrganizationShape.of(each, scopes=sorted(ROLES[each.role])) for each in organizations],
+        )

@@ -2,19 +2,14 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Any, Final, Literal
+from typing import Annotated, Any, Final, Literal
 
 import msgspec
 from msgspec import UNSET, Meta, UnsetType
 
 from billing.money import MAX_NANO
-from billing.quotas import MAX_NAME, MAX_QUOTAS, Metric, Window, quota_json
-from billing.schemas.base import USD_PATTERN, Answer, Moment, Usd
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable
-
-    from billing.quotas import Quota
+from billing.quotas import MAX_NAME, MAX_QUOTAS, Metric, Quota, Window, quota_json
+from billing.schemas.base import USD_PATTERN, Answer, Moment, Usd, shown
 
 _METRICS: Final = list(Metric.__members__)
 _METRICS.remove("cost")
@@ -55,14 +50,9 @@ class QuotaShape(Answer, frozen=True, kw_only=True):
     feature: str | UnsetType = UNSET
 
 
-def quota_shape(quota: Quota) -> QuotaShape:
-    """Return a quota as JSON has it."""
+@shown.register
+def _(quota: Quota) -> QuotaShape:
     return msgspec.convert(quota_json(quota), QuotaShape)
-
-
-def quota_shapes(quotas: Iterable[Quota]) -> list[QuotaShape]:
-    """Return several quotas as JSON has them."""
-    return [quota_shape(quota) for quota in quotas]
 
 
 class WindowShape(Answer, frozen=True, kw_only=True):

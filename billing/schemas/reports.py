@@ -5,25 +5,22 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import TYPE_CHECKING, Annotated, Any, Final, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Final, Literal, Self
 
 from msgspec import UNSET, Meta, UnsetType
 
 from billing.budgets.budgets import Standing
-from billing.ledger.used import Used
 from billing.money import format_credits, format_usd
 from billing.principals import Status
 from billing.schemas.base import Answer, Moment, PageQuery, Since, Usd
-from billing.schemas.budgets import OwnBudgetShape, own_budget_shape
+from billing.schemas.budgets import OwnBudgetShape
 from billing.times import rfc3339
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
     from zoneinfo import ZoneInfo
 
-    from billing.accounts.accounts import Account
-    from billing.effects import LiveBalance
-    from billing.ledger.used import Group, Span
+    from billing.ledger.used import Group, Span, Used
 
 GROUP_BY: Final = (
     "at most two of model, key, user, provider, endpoint, feature and tag:NAME, with a comma; or of meter, region, "
@@ -77,11 +74,21 @@ class UsedShape(Answer, frozen=True, kw_only=True):
     bytes: int = 0
     cost_usd: Usd | UnsetType = UNSET
 
+    @classmethod
+    def of_used(cls, used: Any, *, with_cost: bool, **more: Any) -> Self:
+        """Return what was used; `more` are the fields that this has beside those of `UsedShape`."""
+        return cls.of(**used_fields(used, with_cost=with_cost), **more)
+
 
 class GroupShape(UsedShape, frozen=True, kw_only=True):
     """What one group has used; `group` has a value for each name that was asked for, null where requests have none."""
 
     group: dict[str, str | None]
+
+    @classmethod
+    def of_group(cls, names: Sequence[str], group: Iterable[str | None], used: Any, *, with_cost: bool) -> Self:
+        """Return what a group has used."""
+        return cls.of_used(used, with_cost=with_cost, group=dict(zip(names, group, strict=True)))
 
 
 class SummaryQuery(PageQuery, frozen=True, kw_only=True):
@@ -125,6 +132,19 @@ class BucketShape(UsedShape, frozen=True, kw_only=True):
     local_start: str
     groups: list[GroupShape]
 
+    @classmethod
+    def of_bucket(cls, bucket: Any, zone: ZoneInfo, names: Sequence[str], *, with_cost: bool) -> Self:
+        """Return a bucket: when it begins and ends, what all of its groups have used together, and each of them."""
+        start, end, used, groups = bucket
+        return cls.of_used(
+            used,
+            with_cost=with_cost,
+            start=rfc3339(start),
+            end=rfc3339(end),
+            local_start=start.astimezone(zone).isoformat(timespec="seconds"),
+            groups=[GroupShape.of_group(names, *each, with_cost=with_cost) for each in groups] if names else [],
+        )
+
 
 class BucketsShape(Answer, frozen=True, kw_only=True):
     """Buckets of time without a gap, the oldest first; `next_cursor` goes on with later ones. Those of one answer have
@@ -145,6 +165,17 @@ class BudgetShape(Answer, frozen=True, kw_only=True):
     used_usd: Usd
     left_usd: Usd
     resets_at: Moment
+
+    @classmethod
+    def of_limit(cls, limit_nano: int, used_nano: int, resets_at: datetime) -> Self:
+        """Return a limit, and what is left of it."""
+        left_nano = max(0, limit_nano - used_nano)
+        amounts = {
+            "limit_usd": format_usd(limit_nano),
+            "used_usd": format_usd(used_nano),
+            "left_usd": format_usd(left_nano),
+        }
+        return cls(**amounts, resets_at=rfc3339(resets_at))
 
 
 class BillingSummaryShape(Answer, frozen=True, kw_only=True):
@@ -174,6 +205,28 @@ class BillingSummaryShape(Answer, frozen=True, kw_only=True):
     held_usd: Usd
     available_usd: Usd
 
+    @classmethod
+    def of_month(cls, account: Any, month: Month, live: Any, credits_per_usd: int, *, with_cost: bool) -> Self:
+        """Return a month so far."""
+        spent_nano = month.used.charged_nano
+        return cls.of(
+            account,
+            live,
+            month,
+            account_id=account.id,
+            tz=month.tz,
+            used=UsedShape.of_used(month.used, with_cost=with_cost),
+            spent_usd=format_usd(spent_nano),
+            spent_credits=format_credits(spent_nano, credits_per_usd),
+            by_kind=_usd_of(month.by_kind),
+            by_feature=_usd_of(month.by_feature),
+            budget=month.budget,
+            budgets=[OwnBudgetShape.of_standing(each) for each in month.budgets],
+            balance_usd=format_usd(live.balance_nano),
+            balance_credits=format_credits(live.balance_nano, credits_per_usd),
+            available_usd=format_usd(live.balance_nano - live.held_nano + account.credit_limit_nano),
+        )
+
 
 def sums_of(*, with_cost: bool) -> tuple[str, ...]:
     """Return the names of what `used_fields` returns."""
@@ -199,38 +252,6 @@ def used_fields(used: Used, *, with_cost: bool) -> dict[str, int | str]:
     return {**fields, COST: format_usd(used.cost_nano)} if with_cost else fields
 
 
-def used_shape(used: Used, *, with_cost: bool) -> UsedShape:
-    """Return the shape of what was used."""
-    return UsedShape(**used_fields(used, with_cost=with_cost))  # type: ignore[arg-type]
-
-
-def group_shape(names: Sequence[str], group: Group, used: Used, *, with_cost: bool) -> GroupShape:
-    """Return the shape of a group."""
-    fields: dict[str, Any] = used_fields(used, with_cost=with_cost)
-    return GroupShape(group=dict(zip(names, group, strict=True)), **fields)
-
-
-def bucket_shape(
-    start: datetime,
-    end: datetime,
-    zone: ZoneInfo,
-    names: Sequence[str],
-    used: Used,
-    groups: Iterable[tuple[Group, Used]],
-    *,
-    with_cost: bool,
-) -> BucketShape:
-    """Return the shape of a bucket; `used` is what all of its groups have used together."""
-    fields: dict[str, Any] = used_fields(used, with_cost=with_cost)
-    return BucketShape(
-        start=rfc3339(start),
-        end=rfc3339(end),
-        local_start=start.astimezone(zone).isoformat(timespec="seconds"),
-        groups=[group_shape(names, *each, with_cost=with_cost) for each in groups] if names else [],
-        **fields,
-    )
-
-
 def ordered(span: Span) -> list[tuple[Group, Used]]:
     """Return groups, the dearest first."""
     return sorted(
@@ -243,9 +264,9 @@ class Month:
     """A calendar month of an account so far; amounts by kind are signed as the balance was changed."""
 
     tz: ZoneName
-    start: datetime
-    end: datetime
-    used: Used
+    period_start: datetime
+    period_end: datetime
+    used: Any
     by_feature: Mapping[str, int]
     by_kind: Mapping[str, int]
     included_nano: int
@@ -253,45 +274,6 @@ class Month:
     forecast_nano: int
     budget: BudgetShape | None
     budgets: Sequence[Standing] = ()
-
-
-def budget_shape(limit_nano: int, used_nano: int, resets_at: datetime) -> BudgetShape:
-    """Return the shape of a budget."""
-    return BudgetShape(
-        limit_usd=format_usd(limit_nano),
-        used_usd=format_usd(used_nano),
-        left_usd=format_usd(max(0, limit_nano - used_nano)),
-        resets_at=rfc3339(resets_at),
-    )
-
-
-def billing_summary_shape(
-    account: Account, month: Month, live: LiveBalance, credits_per_usd: int, *, with_cost: bool
-) -> BillingSummaryShape:
-    """Return the shape of a month so far."""
-    spent_nano = month.used.charged_nano
-    return BillingSummaryShape(
-        account_id=account.id,
-        plan=account.plan,
-        status=account.status,
-        tz=month.tz,
-        period_start=rfc3339(month.start),
-        period_end=rfc3339(month.end),
-        used=used_shape(month.used, with_cost=with_cost),
-        spent_usd=format_usd(spent_nano),
-        spent_credits=format_credits(spent_nano, credits_per_usd),
-        by_kind=_usd_of(month.by_kind),
-        by_feature=_usd_of(month.by_feature),
-        included_usd=format_usd(month.included_nano),
-        included_left_usd=format_usd(month.included_left_nano),
-        forecast_usd=format_usd(month.forecast_nano),
-        budget=month.budget,
-        budgets=[own_budget_shape(each) for each in month.budgets],
-        balance_usd=format_usd(live.balance_nano),
-        balance_credits=format_credits(live.balance_nano, credits_per_usd),
-        held_usd=format_usd(live.held_nano),
-        available_usd=format_usd(live.balance_nano - live.held_nano + account.credit_limit_nano),
-    )
 
 
 def _usd_of(amounts_nano: Mapping[str, int]) -> dict[str, str]:

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any, Self
 
 from msgspec import Meta
 
 from billing.money import format_usd
 from billing.schemas.accounts import Reason
 from billing.schemas.base import Answer, Body, Id, Moment, Since, Usd
-from billing.times import rfc3339
 
 if TYPE_CHECKING:
-    from billing.accounts.repricing import Repriced
+    from collections.abc import Sequence
 
 
 class NewRepricing(Body, frozen=True, kw_only=True):
@@ -47,6 +46,11 @@ class RepricedShape(Answer, frozen=True, kw_only=True):
     left: str | None
     transfer_id: str | None
 
+    @classmethod
+    def of_line(cls, line: Any) -> Self:
+        """Return a request."""
+        return cls.of(line, id=line.request_id, created_at=line.admitted_at)
+
 
 class RepricingShape(Answer, frozen=True, kw_only=True):
     """A batch of requests, in the order of their accounts, and its sums. While `next_cursor` is not null, there are
@@ -62,35 +66,18 @@ class RepricingShape(Answer, frozen=True, kw_only=True):
     data: list[RepricedShape]
     next_cursor: str | None
 
-
-def repriced_shape(line: Repriced) -> RepricedShape:
-    """Return the shape of a request."""
-    return RepricedShape(
-        id=line.request_id,
-        account_id=line.account_id,
-        created_at=rfc3339(line.admitted_at),
-        price_id_before=line.price_id_before,
-        price_id=line.price_id,
-        charge_usd=format_usd(line.charged_nano),
-        charged_usd=format_usd(line.charged_nano),
-        would_be_usd=format_usd(line.would_be_nano),
-        difference_usd=format_usd(line.difference_nano),
-        left=line.left,
-        transfer_id=line.transfer_id,
-    )
-
-
-def repricing_shape(lines: tuple[Repriced, ...], next_cursor: str | None, *, dry_run: bool) -> RepricingShape:
-    """Return the shape of a batch."""
-    charged_nano = sum(line.charged_nano for line in lines)
-    return RepricingShape(
-        dry_run=dry_run,
-        requests=len(lines),
-        corrected=sum(line.transfer_id is not None for line in lines),
-        charge_usd=format_usd(charged_nano),
-        charged_usd=format_usd(charged_nano),
-        would_be_usd=format_usd(sum(line.would_be_nano for line in lines)),
-        difference_usd=format_usd(sum(line.difference_nano for line in lines)),
-        data=[repriced_shape(line) for line in lines],
-        next_cursor=next_cursor,
-    )
+    @classmethod
+    def of_lines(cls, lines: Sequence[Any], next_cursor: str | None, *, dry_run: bool) -> Self:
+        """Return a batch."""
+        charge_usd = format_usd(sum(line.charged_nano for line in lines))
+        return cls(
+            dry_run=dry_run,
+            requests=len(lines),
+            corrected=sum(line.transfer_id is not None for line in lines),
+            charge_usd=charge_usd,
+            charged_usd=charge_usd,
+            would_be_usd=format_usd(sum(line.would_be_nano for line in lines)),
+            difference_usd=format_usd(sum(line.difference_nano for line in lines)),
+            data=[RepricedShape.of_line(line) for line in lines],
+            next_cursor=next_cursor,
+        )

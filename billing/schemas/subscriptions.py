@@ -2,21 +2,14 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import Annotated, Any, Literal, Self
 
 from msgspec import Meta
 
-from billing.money import format_usd
 from billing.principals import Status
 from billing.schemas.base import Answer, Body, Id, Moment, Name, Usd, matching
 from billing.schemas.quotas import WindowShape
 from billing.schemas.service import EventId
-from billing.times import rfc3339
-
-if TYPE_CHECKING:
-    from billing.metering.features import FeatureState
-    from billing.payments.in_force import InForce
-    from billing.payments.outlook import Outlook
 
 PlanId = Annotated[str, Meta(min_length=1, max_length=64, extra_json_schema={"format": "plan"})]
 FeatureName = Annotated[str, matching("[a-z][a-z0-9_.-]{0,63}", examples=["reports"])]
@@ -50,6 +43,11 @@ class FeatureShape(Answer, frozen=True, kw_only=True):
     remaining: int | None
     resets_at: Moment
 
+    @classmethod
+    def of_state(cls, state: Any) -> Self:
+        """Return a feature, and how much of it was used."""
+        return cls.of(state, remaining=state.left, resets_at=state.period.end)
+
 
 class FeaturesShape(Answer, frozen=True, kw_only=True):
     """The features that an account's plan names, by name."""
@@ -70,6 +68,11 @@ class SubscriptionShape(Answer, frozen=True, kw_only=True):
     next_plan: str | None
     grace_until: Moment | None
 
+    @classmethod
+    def in_force(cls, found: Any) -> Self | None:
+        """Return the subscription that gives a plan; None where none does."""
+        return None if found.subscription is None else cls.of(found.subscription, found)
+
 
 class PlanPreviewShape(Answer, frozen=True, kw_only=True):
     """What choosing a plan would do. `how`: `buy` (there is no subscription yet), `now`, with the next period
@@ -84,6 +87,12 @@ class PlanPreviewShape(Answer, frozen=True, kw_only=True):
     renewal_usd: Usd
     renews_at: Moment | None
     method: str | None
+
+    @classmethod
+    def of_outlook(cls, outlook: Any, method: str | None) -> Self:
+        """Return what choosing a plan would do."""
+        plan = PlanShown.of(outlook.plan)
+        return cls.of(outlook, plan=plan, is_estimate=outlook.about, renewal_usd=plan.price_usd, method=method)
 
 
 class PlanShown(Answer, frozen=True, kw_only=True):
@@ -119,46 +128,3 @@ class StatusShape(Answer, frozen=True, kw_only=True):
     upgrade: UpgradeShape | None
     guidance: str | None
     next: str | None
-
-
-def plan_preview_shape(outlook: Outlook, method: str | None) -> PlanPreviewShape:
-    """Return the shape of what choosing a plan would do."""
-    plan = outlook.plan
-    return PlanPreviewShape(
-        plan=PlanShown(id=plan.id, name=plan.name, price_usd=format_usd(plan.price_nano)),
-        how=outlook.how,
-        today_usd=format_usd(outlook.today_nano),
-        is_estimate=outlook.about,
-        renewal_usd=format_usd(plan.price_nano),
-        renews_at=None if outlook.renews_at is None else rfc3339(outlook.renews_at),
-        method=method,
-    )
-
-
-def feature_shape(state: FeatureState) -> FeatureShape:
-    """Return the shape of a feature."""
-    return FeatureShape(
-        feature=state.feature,
-        allowed=state.allowed,
-        limit=state.limit,
-        used=state.used,
-        remaining=state.left,
-        resets_at=rfc3339(state.period.end),
-    )
-
-
-def subscription_shape(in_force: InForce) -> SubscriptionShape | None:
-    """Return the shape of the subscription that gives a plan; None where none does."""
-    seen = in_force.subscription
-    if seen is None:
-        return None
-    return SubscriptionShape(
-        id=seen.id,
-        status=seen.status,
-        plan=seen.plan,
-        period_start=rfc3339(seen.period_start),
-        period_end=rfc3339(seen.period_end),
-        ends_at=None if seen.ends_at is None else rfc3339(seen.ends_at),
-        next_plan=seen.next_plan,
-        grace_until=None if in_force.grace_until is None else rfc3339(in_force.grace_until),
-    )

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any, Final, Literal
+from typing import TYPE_CHECKING, Any, Final, Literal, Self
 
 from msgspec import UNSET, UnsetType, structs
 
@@ -14,9 +13,6 @@ from billing.times import rfc3339
 
 if TYPE_CHECKING:
     from billing.collect.collector import Run
-    from billing.collect.subjects import Subject
-    from billing.holds.reconcile import Report
-    from billing.refused import RefusedRequest
 
 
 class PricingShape(Answer, frozen=True, kw_only=True):
@@ -88,22 +84,11 @@ class RefusedShape(Answer, frozen=True, kw_only=True):
     details: dict[str, Any]
     hint: str | UnsetType | None = UNSET
 
-
-def refused_shape(refused: RefusedRequest, *, with_hint: bool) -> RefusedShape:
-    """Return what is kept of a refused request; `with_hint` for operators."""
-    return RefusedShape(
-        id=refused.id,
-        created_at=rfc3339(datetime.fromtimestamp(refused.at_ms / 1000, UTC)),
-        account_id=refused.account_id,
-        key_id=refused.key_id,
-        endpoint=refused.endpoint,
-        model=refused.model,
-        status=refused.status,
-        code=refused.code,
-        message=refused.message,
-        details=dict(refused.details),
-        hint=refused.hint if with_hint else UNSET,
-    )
+    @classmethod
+    def of_refused(cls, refused: Any, *, with_hint: bool) -> Self:
+        """Return what is kept of a refused request; `with_hint` for operators."""
+        created_at = datetime.fromtimestamp(refused.at_ms / 1000, UTC)
+        return cls.of(refused, created_at=created_at, hint=refused.hint if with_hint else UNSET)
 
 
 class TargetShape(Answer, frozen=True, kw_only=True):
@@ -163,14 +148,10 @@ class ReportShape(Answer, frozen=True, kw_only=True):
     busy: int
     drifts: list[DriftShape]
 
-
-def report_shape(report: Report) -> ReportShape:
-    """Return the shape of a comparison's report."""
-    drifts = [
-        DriftShape(account_id=drift.account_id, what=drift.what, redis=drift.redis, ledger=drift.ledger)
-        for drift in report.drifts
-    ]
-    return ReportShape(accounts=report.accounts, busy=report.busy, drifts=drifts)
+    @classmethod
+    def of_report(cls, report: Any) -> Self:
+        """Return a report."""
+        return cls.of(report, drifts=[DriftShape.of(each) for each in report.drifts])
 
 
 class CollectBody(Body, frozen=True, kw_only=True):
@@ -236,12 +217,6 @@ class RunShape(Answer, frozen=True, kw_only=True):
     error: str
 
 
-def run_shape(run: Run) -> RunShape:
-    """Return the shape of a run."""
-    times = {"started_at": rfc3339(run.started_at), "finished_at": rfc3339(run.finished_at)}
-    return RunShape(**{**asdict(run), **times})
-
-
 class SubjectsQuery(PageQuery, frozen=True, kw_only=True):
     """Whom exporters count: all, or those alone that have no account."""
 
@@ -257,11 +232,6 @@ class SubjectShape(Answer, frozen=True, kw_only=True):
     account_id: str | None
     created_at: Moment
     bytes: int
-
-
-def subject_shape(subject: Subject) -> SubjectShape:
-    """Return the shape of a subject."""
-    return SubjectShape(**{**asdict(subject), "created_at": rfc3339(subject.created_at)})
 
 
 class AssignBody(Body, frozen=True, kw_only=True):

@@ -2,16 +2,11 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Any, Final, Literal
+from typing import Annotated, Any, Final, Literal, Self
 
 from msgspec import Meta
 
 from billing.schemas.base import Answer, Body, Moment, Query, matching
-from billing.times import rfc3339
-
-if TYPE_CHECKING:
-    from billing.identity.browsers import LoginLink
-    from billing.identity.sessions import AccessToken, Session, TokenPair
 
 MAX_SHOWN: Final = 8192
 MAX_REASON: Final = 200
@@ -80,6 +75,11 @@ class AccessTokenShape(Answer, frozen=True, kw_only=True):
     scope: str
     session_id: str
 
+    @classmethod
+    def of_token(cls, token: Any) -> Self:
+        """Return what a sign-in has brought."""
+        return cls.of(token, expires_in=token.expires_in_s, scope=" ".join(sorted(token.scopes)))
+
 
 class TokenPairShape(AccessTokenShape, frozen=True, kw_only=True):
     """The tokens of a sign-in."""
@@ -124,42 +124,3 @@ class JwksShape(Answer, frozen=True, kw_only=True):
     """The keys that verify this gateway's tokens (RFC 7517)."""
 
     keys: list[dict[str, Any]]
-
-
-def access_shape(token: AccessToken) -> AccessTokenShape:
-    """Return an access token as it is answered."""
-    return AccessTokenShape(**_access_fields(token))
-
-
-def pair_shape(pair: TokenPair) -> TokenPairShape:
-    """Return the tokens of a sign-in as they are answered."""
-    return TokenPairShape(**_access_fields(pair), refresh_token=pair.refresh_token)
-
-
-def _access_fields(token: AccessToken) -> dict[str, Any]:
-    return {
-        "access_token": token.access_token,
-        "expires_in": token.expires_in_s,
-        "scope": " ".join(sorted(token.scopes)),
-        "session_id": token.session_id,
-    }
-
-
-def session_shape(session: Session, current: str | None) -> SessionShape:
-    """Return a session as its user sees it; `current` is the id of the one that asks."""
-    return SessionShape(
-        id=session.id,
-        org_id=session.org_id,
-        scopes=session.scopes,
-        address=session.address,
-        user_agent=session.user_agent,
-        created_at=rfc3339(session.created_at),
-        last_used_at=rfc3339(session.last_used_at),
-        expires_at=rfc3339(session.expires_at),
-        current=session.id == current,
-    )
-
-
-def link_shape(link: LoginLink) -> LoginLinkShape:
-    """Return a link as it is answered."""
-    return LoginLinkShape(url=link.url, expires_at=rfc3339(link.expires_at))

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Final, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Final, Literal, Self
 
-from msgspec import UNSET, Meta, UnsetType, field, structs
+from msgspec import UNSET, Meta, UnsetType, field
 
 from billing.ledger.debits import REPRICE
 from billing.ledger.explanations import FACTOR_DECIMALS, shown_amounts, shown_quantity
@@ -12,15 +12,8 @@ from billing.money import decimal, format_credits, format_usd
 from billing.principals import Status
 from billing.rates import marked_up_usd
 from billing.schemas.base import Answer, ExactUsd, Filter, Moment, PageQuery, Query, Since, Usd
-from billing.times import rfc3339
 
 if TYPE_CHECKING:
-    from billing.accounts.accounts import Account
-    from billing.accounts.lots import NextExpiry
-    from billing.effects import LiveBalance
-    from billing.ledger.debits import UsageEvent
-    from billing.ledger.explanations import Explanation
-    from billing.ledger.reports import Transaction, UsageTotals
     from billing.rates import PriceLine
     from billing.usage import Usage
 
@@ -51,29 +44,20 @@ class BalanceShape(Answer, frozen=True, kw_only=True):
     status: Status
     plan: str
 
-
-def balance_shape(
-    account: Account, money: LiveBalance, credits_per_usd: int, expiry: NextExpiry | None = None
-) -> BalanceShape:
-    """Return the shape of an account's balance."""
-    available_nano = money.balance_nano - money.held_nano + account.credit_limit_nano
-    return BalanceShape(
-        account_id=account.id,
-        balance_usd=format_usd(money.balance_nano),
-        balance_credits=format_credits(money.balance_nano, credits_per_usd),
-        held_usd=format_usd(money.held_nano),
-        available_usd=format_usd(available_nano),
-        available_credits=format_credits(available_nano, credits_per_usd),
-        credit_limit_usd=format_usd(account.credit_limit_nano),
-        debt_usd=format_usd(max(0, -money.balance_nano)),
-        next_expiry=None if expiry is None else _expiry_shape(expiry),
-        status=account.status,
-        plan=account.plan,
-    )
-
-
-def _expiry_shape(expiry: NextExpiry) -> ExpiryShape:
-    return ExpiryShape(at=rfc3339(expiry.at), amount_usd=format_usd(expiry.left_nano))
+    @classmethod
+    def of_account(cls, account: Any, live: Any, credits_per_usd: int, expiry: Any = None) -> Self:
+        """Return the balance of an account."""
+        available_nano = live.balance_nano - live.held_nano + account.credit_limit_nano
+        return cls.of(
+            live,
+            account,
+            account_id=account.id,
+            balance_credits=format_credits(live.balance_nano, credits_per_usd),
+            available_usd=format_usd(available_nano),
+            available_credits=format_credits(available_nano, credits_per_usd),
+            debt_usd=format_usd(max(0, -live.balance_nano)),
+            next_expiry=None if expiry is None else ExpiryShape.of(expiry, amount_usd=format_usd(expiry.left_nano)),
+        )
 
 
 class TransactionShape(Answer, frozen=True, kw_only=True):
@@ -88,22 +72,13 @@ class TransactionShape(Answer, frozen=True, kw_only=True):
     note: str | None
     created_at: Moment
 
-
-def transaction_shape(transaction: Transaction, *, with_cost: bool) -> TransactionShape:
-    """Return a transfer's shape. Without the provider's cost, the key of a correction names no price row."""
-    key, request_id = transaction.idempotency_key, transaction.request_id
-    if not with_cost and key is not None and key.startswith(f"{REPRICE}:"):
-        key = f"{REPRICE}:{request_id}"
-    return TransactionShape(
-        id=transaction.id,
-        kind=transaction.kind,
-        amount_usd=format_usd(transaction.amount_nano),
-        balance_usd=format_usd(transaction.balance_nano),
-        request_id=request_id,
-        idempotency_key=key,
-        note=transaction.note,
-        created_at=rfc3339(transaction.created_at),
-    )
+    @classmethod
+    def of_transaction(cls, transaction: Any, *, with_cost: bool) -> Self:
+        """Return a transfer. Without the provider's cost, the key of a correction names no price row."""
+        key = transaction.idempotency_key
+        if not with_cost and key is not None and key.startswith(f"{REPRICE}:"):
+            key = f"{REPRICE}:{transaction.request_id}"
+        return cls.of(transaction, idempotency_key=key)
 
 
 class EventQuery(PageQuery, frozen=True, kw_only=True):
@@ -175,54 +150,17 @@ class EventShape(Answer, frozen=True, kw_only=True):
     upstream_request_id: str | None
     note: str | None
 
+    @classmethod
+    def of_event(cls, event: Any, *, with_cost: bool, **more: Any) -> Self:
+        """Return a usage event, `with_cost` of the provider; `more` are the fields that this has beside those of
+        `EventShape`."""
+        hidden = {} if with_cost else {"cost_usd": UNSET, "price_id": UNSET}
+        units, at = _units(event.usage), event.admitted_at
+        return cls.of(event, event.usage, id=event.request_id, created_at=at, units=units, **hidden, **more)
+
 
 OF_COST: Final = ("cost_usd", "price_id")
 """Fields of an event that tell of the provider's cost."""
-
-
-def event_shape(event: UsageEvent, *, with_cost: bool) -> EventShape:
-    """Return a usage event's shape, `with_cost` of the provider."""
-    usage, charge_usd = event.usage, format_usd(event.charged_nano)
-    return EventShape(
-        id=event.request_id,
-        created_at=rfc3339(event.admitted_at),
-        account_id=event.account_id,
-        user_id=event.user_id,
-        key_id=event.key_id,
-        endpoint=event.endpoint,
-        feature=event.feature,
-        model=event.model,
-        provider=event.provider,
-        provider_model=event.provider_model,
-        input_tokens=usage.input_tokens,
-        cached_input_tokens=usage.cached_input_tokens,
-        cache_write_tokens=usage.cache_write_tokens,
-        cache_write_1h_tokens=usage.cache_write_1h_tokens,
-        output_tokens=usage.output_tokens,
-        reasoning_tokens=usage.reasoning_tokens,
-        total_tokens=usage.total_tokens,
-        units=_units(usage),
-        charge_usd=charge_usd,
-        charged_usd=charge_usd,
-        cost_usd=format_usd(event.cost_nano) if with_cost else UNSET,
-        price_id=event.price_id if with_cost else UNSET,
-        estimated=event.estimated,
-        status=event.status,
-        outcome=event.outcome,
-        stream=event.stream,
-        latency_ms=event.latency_ms,
-        ttft_ms=event.ttft_ms,
-        tags=dict(event.tags),
-        end_user=event.end_user,
-        session=event.session,
-        agent=event.agent,
-        parent_agent=event.parent_agent,
-        tool=event.tool,
-        tool_version=event.tool_version,
-        client_request_id=event.client_request_id,
-        upstream_request_id=event.upstream_request_id,
-        note=event.note,
-    )
 
 
 def _units(usage: Usage) -> dict[str, int | float]:
@@ -252,6 +190,21 @@ class LineShape(Answer, frozen=True, kw_only=True):
     amount_usd: ExactUsd
     provider_model: str | UnsetType = UNSET
 
+    @classmethod
+    def of_line(cls, line: PriceLine, amount_usd: str, markup_scaled: int = 0) -> Self:
+        """Return one line, at its price with a markup."""
+        rate_usd, hourly = marked_up_usd(line.rate_nano, markup_scaled), line.price_class == "hour"
+        per_million = line.per_million or line.price_class == "million"
+        return cls(
+            price_class=line.price_class,
+            quantity=_number(shown_quantity(line)),
+            price_usd_per_million=rate_usd if per_million else UNSET,
+            price_usd_per_hour=rate_usd if hourly else UNSET,
+            price_usd=UNSET if per_million or hourly else rate_usd,
+            amount_usd=amount_usd,
+            provider_model=UNSET if line.model is None else line.model,
+        )
+
 
 class ExplainedEventShape(EventShape, frozen=True, kw_only=True):
     """A metered request with the lines of its arithmetic; without any where the amount was not made from counts. With
@@ -263,34 +216,19 @@ class ExplainedEventShape(EventShape, frozen=True, kw_only=True):
     markup_percent: str | UnsetType = UNSET
     lines: list[LineShape]
 
-
-def explanation_shape(explanation: Explanation, *, with_cost: bool) -> ExplainedEventShape:
-    """Return the shape of a usage event with its lines, `with_cost` of the provider."""
-    event, lines = explanation.event, explanation.lines if explanation.adds_up else ()
-    markup_scaled = 0 if with_cost else event.markup_scaled
-    amounts = shown_amounts(lines, markup_scaled)
-    return ExplainedEventShape(
-        **structs.asdict(event_shape(event, with_cost=with_cost)),
-        multiplier=event.multiplier,
-        multiplier_factor=decimal(explanation.factor_scaled, FACTOR_DECIMALS),
-        markup_percent=decimal(event.markup_scaled, FACTOR_DECIMALS) if with_cost else UNSET,
-        lines=[line_shape(line, amount, markup_scaled) for line, amount in zip(lines, amounts, strict=True)],
-    )
-
-
-def line_shape(line: PriceLine, amount_usd: str, markup_scaled: int = 0) -> LineShape:
-    """Return the shape of one line, at its price with a markup."""
-    rate_usd, hourly = marked_up_usd(line.rate_nano, markup_scaled), line.price_class == "hour"
-    per_million = line.per_million or line.price_class == "million"
-    return LineShape(
-        price_class=line.price_class,
-        quantity=_number(shown_quantity(line)),
-        price_usd_per_million=rate_usd if per_million else UNSET,
-        price_usd_per_hour=rate_usd if hourly else UNSET,
-        price_usd=UNSET if per_million or hourly else rate_usd,
-        amount_usd=amount_usd,
-        provider_model=UNSET if line.model is None else line.model,
-    )
+    @classmethod
+    def of_explanation(cls, explanation: Any, *, with_cost: bool) -> Self:
+        """Return a usage event with its lines, `with_cost` of the provider."""
+        event, lines = explanation.event, explanation.lines if explanation.adds_up else ()
+        markup_scaled = 0 if with_cost else event.markup_scaled
+        amounts = shown_amounts(lines, markup_scaled)
+        return cls.of_event(
+            event,
+            with_cost=with_cost,
+            multiplier_factor=decimal(explanation.factor_scaled, FACTOR_DECIMALS),
+            markup_percent=decimal(event.markup_scaled, FACTOR_DECIMALS) if with_cost else UNSET,
+            lines=[LineShape.of_line(*each, markup_scaled) for each in zip(lines, amounts, strict=True)],
+        )
 
 
 class TotalsQuery(Query, frozen=True, kw_only=True):
@@ -313,14 +251,7 @@ class TotalsShape(Answer, frozen=True, kw_only=True):
     charge_usd: Usd
     cost_usd: Usd
 
-
-def totals_shape(totals: UsageTotals) -> TotalsShape:
-    """Return the shape of totals."""
-    return TotalsShape(
-        events=totals.events,
-        input_tokens=totals.input_tokens,
-        output_tokens=totals.output_tokens,
-        total_tokens=totals.total_tokens,
-        charge_usd=format_usd(totals.charged_nano),
-        cost_usd=format_usd(totals.charged_nano),
-    )
+    @classmethod
+    def of_totals(cls, totals: Any) -> Self:
+        """Return totals."""
+        return cls.of(totals, cost_usd=format_usd(totals.charged_nano))

@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
 from msgspec import UNSET, Meta, UnsetType
 
 from billing.notices.letters import NoticeType
 from billing.schemas.base import Answer, Body, Moment
-from billing.times import rfc3339
-
-if TYPE_CHECKING:
-    from billing.notices.endpoints import Delivery, Endpoint
 
 Url = Annotated[
     str,
@@ -59,6 +55,11 @@ class EndpointShape(Answer, frozen=True, kw_only=True):
     disabled_reason: str | None
     created_at: Moment
 
+    @classmethod
+    def of_endpoint(cls, endpoint: Any) -> Self:
+        """Return an endpoint."""
+        return cls.of(endpoint, enabled=endpoint.disabled_at is None)
+
 
 class NewEndpointShape(EndpointShape, frozen=True, kw_only=True):
     """An endpoint with its new secret, which is shown this once: deliveries are signed with it."""
@@ -81,45 +82,13 @@ class DeliveryShape(Answer, frozen=True, kw_only=True):
     next_attempt_at: Moment | None
     delivered_at: Moment | None
 
-
-def endpoint_shape(endpoint: Endpoint) -> EndpointShape:
-    """Return the shape of an endpoint."""
-    return EndpointShape(**_fields(endpoint))
-
-
-def new_endpoint_shape(endpoint: Endpoint) -> NewEndpointShape:
-    """Return the shape of an endpoint with its secret."""
-    return NewEndpointShape(**_fields(endpoint), secret=endpoint.secret)
-
-
-def _fields(endpoint: Endpoint) -> dict[str, Any]:
-    return {
-        "id": endpoint.id,
-        "account_id": endpoint.account_id,
-        "url": endpoint.url,
-        "types": None if endpoint.types is None else list(endpoint.types),
-        "description": endpoint.description,
-        "enabled": endpoint.disabled_at is None,
-        "failing_since": None if endpoint.failing_since is None else rfc3339(endpoint.failing_since),
-        "disabled_at": None if endpoint.disabled_at is None else rfc3339(endpoint.disabled_at),
-        "disabled_reason": endpoint.disabled_reason,
-        "created_at": rfc3339(endpoint.created_at),
-    }
-
-
-def delivery_shape(delivery: Delivery) -> DeliveryShape:
-    """Return the shape of a delivery."""
-    done = delivery.delivered_at is not None
-    waits = not done and delivery.parked_at is None
-    return DeliveryShape(
-        id=delivery.id,
-        notice_id=delivery.notice_id,
-        type=delivery.type,
-        state="delivered" if done else "waiting" if waits else "parked",
-        attempts=delivery.attempts,
-        status=delivery.status,
-        error=delivery.error,
-        created_at=rfc3339(delivery.created_at),
-        next_attempt_at=rfc3339(delivery.next_attempt_at) if waits else None,
-        delivered_at=None if delivery.delivered_at is None else rfc3339(delivery.delivered_at),
-    )
+    @classmethod
+    def of_delivery(cls, delivery: Any) -> Self:
+        """Return a delivery."""
+        done = delivery.delivered_at is not None
+        waits = not done and delivery.parked_at is None
+        return cls.of(
+            delivery,
+            state="delivered" if done else "waiting" if waits else "parked",
+            next_attempt_at=delivery.next_attempt_at if waits else None,
+        )

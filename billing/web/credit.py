@@ -17,8 +17,8 @@ from billing.api.plans import change_subscription, get_billing_status
 from billing.api.tables import Table
 from billing.api.usage import get_balance, list_transactions
 from billing.identity.permissions import BILLING_READ, BILLING_SETUP
+from billing.money import format_cents
 from billing.pages import MAX_LIMIT
-from billing.payments.objects import format_cents
 from billing.payments.outlook import Outlook, outlook
 from billing.schemas.base import PageQuery
 from billing.schemas.credit import CouponCodeBody, LotsQuery, RechargeBody

@@ -136,7 +136,7 @@ async def try_price(
 
     from billing.ledger.explanations import exact_usd, shown_quantity
     from billing.price_trials import NoSuchPrice, TrialRefused, find_row, try_usage, usage_of
-    from billing.schemas.usage import line_shape
+    from billing.schemas.usage import LineShape
 
     now_s = time.time()
     try:
@@ -158,7 +158,7 @@ async def try_price(
         "provider": row.provider,
         "model": row.model,
         "variant": variant,
-        "lines": [line_shape(line, exact_usd(line.amount_scaled)) for line in trial.lines],
+        "lines": [LineShape.of_line(line, exact_usd(line.amount_scaled)) for line in trial.lines],
     }
     output.show(Shown(data, (Table(("class", "quantity", "price USD", "amount USD"), lines), summary)))
 

@@ -97,7 +97,7 @@ async def _synced(address: str) -> tuple["SyncedEndpoint", list[str]]:
 
 async def _price_faults(calls: "StripeCalls") -> list[str]:
     """Return what is wrong with the prices of the plans in the configuration's files."""
-    from billing.payments.objects import NANO_PER_CENT
+    from billing.money import NANO_PER_CENT
     from billing.payments.stripe.client import price_faults
     from gateway.commands.misuse import explained_misuse
     from gateway.config.settings import load_settings

@@ -10,8 +10,7 @@ import re
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Final
 
-from billing.money import MAX_NANO, NANO_PER_USD, MoneyError, parse_positive_usd, parse_usd
-from billing.payments.objects import NANO_PER_CENT
+from billing.money import MAX_NANO, NANO_PER_CENT, NANO_PER_USD, MoneyError, parse_positive_usd, parse_usd
 from billing.payments.return_urls import origin_of
 from billing.payments.stripe.parameters import CheckoutRules
 from billing.plans import MAX_TOOL_CALLS, Plan

@@ -9,8 +9,9 @@ from dataclasses import dataclass
 from html import escape
 from typing import Final
 
+from billing.money import format_cents
 from billing.payments.local.cards import CARDS, card_of
-from billing.payments.objects import Checkout, Customer, Payment, Subscription, format_cents
+from billing.payments.objects import Checkout, Customer, Payment, Subscription
 from billing.payments.port import Purchase
 
 STYLE: Final = (

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Final
 import pytest
 
 from billing.api.services import PaymentOversight, Services
+from billing.money import NANO_PER_CENT
 from billing.payments.assembly import (
     PaymentParts,
     PaymentRules,
@@ -20,7 +21,7 @@ from billing.payments.assembly import (
 )
 from billing.payments.events import PaymentEvents
 from billing.payments.flows import FlowRules
-from billing.payments.objects import NANO_PER_CENT, ObjectRef, Payment
+from billing.payments.objects import ObjectRef, Payment
 from billing.payments.reconcile import PaymentComparisons
 from billing.payments.stripe.client import StripeAccess
 from billing.payments.stripe.provider import StripePayments
