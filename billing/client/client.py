@@ -1,6 +1,6 @@
 """The client: the calls of `billing.client.calls` and `billing.client.service` on connections that it keeps.
 
-async with BillingClient("https://gateway.example.com", service_key=key, service_name="containers") as client:
+async with Client("https://gateway.example.com", service_key=key, service_name="containers") as client:
     if await client.within_quota(account_id, meter="container.second", quantity=60):
         ...
 """
@@ -33,7 +33,7 @@ logger = logging.getLogger(__name__)
 OnError = Literal["raise", "spool"]
 
 
-class BillingClient(ServiceCalls):
+class Client(ServiceCalls):
     """Calls one gateway's billing API, within its `async with`, as `BillingCalls` and `ServiceCalls` say.
 
     With `unix_socket` the connection goes there and `base_url` only names it. With `spool` events may be recorded in

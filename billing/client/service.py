@@ -184,7 +184,7 @@ class ServiceCalls(BillingCalls, ABC):
         expires_in_s: int | None = None,
         **measure: Unpack[Measured],
     ) -> HoldShape:
-        """Hold what something may cost at most. `BillingClient.hold` also ends it."""
+        """Hold what something may cost at most. `Client.hold` also ends it."""
         name = event_id or new_event_id()
         body = NewHold(account_id=account_id, event_id=name, expires_in_s=expires_in_s, **measure)
         return await self._service(ServiceOperations.create_hold, body=body)

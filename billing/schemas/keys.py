@@ -263,8 +263,6 @@ class KeyLimitsShape(KeyShape, frozen=True, kw_only=True):
     windows: list[WindowShape]
 
 
-
-
 class NewKeyShape(KeyShape, frozen=True, kw_only=True):
     """A key just made: `key` is its secret, which no other answer holds."""
 

@@ -86,5 +86,3 @@ class ComparisonShape(Answer, frozen=True, kw_only=True):
         never = {"compared": 0, **dict.fromkeys(("asked_since", "since", "began_at", "ended_at", "error"))}
         differences = [DifferenceShape.of(each, object=each.kind, object_id=each.id) for each in listed]
         return cls.of(found, provider=provider, differences=differences, **(never if found is None else {}))
-
-

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from aiohttp import web
 
-from billing.client import BillingClient, Retries
+from metergate import Client, Retries
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable
@@ -70,7 +70,7 @@ async def scripted(answer: Callable[[str, Any], Answer | None]) -> AsyncIterator
         await runner.cleanup()
 
 
-def service(url: str, **options: Any) -> BillingClient:
+def service(url: str, **options: Any) -> Client:
     """A client of a service called aura."""
     settings = {"service_key": "the-service-key-of-mine", "service_name": "aura", "retries": QUICK, **options}
-    return BillingClient(url, **settings)
+    return Client(url, **settings)

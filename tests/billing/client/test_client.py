@@ -13,7 +13,6 @@ from msgspec import structs
 
 from billing.api.application import setup
 from billing.api.services import Services
-from billing.client import BillingClient
 from billing.client.calls import ANSWER_LIMIT_BYTES
 from billing.client.errors import BadAnswer, ClientError, Refused, Unreachable
 from billing.ledger.catalogue import sync_prices
@@ -21,6 +20,7 @@ from billing.money import NANO_PER_USD
 from billing.schemas.keys import KeyShape, NewKey
 from billing.schemas.quotas import QuotaShape
 from billing.usage import Usage
+from metergate import Client
 from tests.billing.api.conftest import registry, services
 from tests.billing.api.support import ADMIN_KEY
 from tests.billing.support import PRICES, Billing
@@ -45,8 +45,8 @@ async def api_socket(services: Services) -> AsyncIterator[str]:
 
 
 @pytest.fixture
-async def client(api_socket: str) -> AsyncIterator[BillingClient]:
-    async with BillingClient("http://localhost", admin_key=ADMIN_KEY, unix_socket=api_socket) as opened:
+async def client(api_socket: str) -> AsyncIterator[Client]:
+    async with Client("http://localhost", admin_key=ADMIN_KEY, unix_socket=api_socket) as opened:
         yield opened
 
 
@@ -67,7 +67,7 @@ async def serve() -> AsyncIterator[Serve]:
         yield start
 
 
-async def test_accounts(client: BillingClient) -> None:
+async def test_accounts(client: Client) -> None:
     account = await client.create_account(
         name="Acme",
         plan="starter",
@@ -91,7 +91,7 @@ async def test_accounts(client: BillingClient) -> None:
     assert await client.user_quotas(account.id, "ana@example.com") == of_user
 
 
-async def test_grants_are_made_once_for_a_key(client: BillingClient) -> None:
+async def test_grants_are_made_once_for_a_key(client: Client) -> None:
     account = await client.create_account(name="Acme")
     first = await client.grant(account.id, amount_usd="12.50", idempotency_key="one", note="welcome")
     assert await client.grant(account.id, amount_usd="12.50", idempotency_key="one", note="welcome") == first
@@ -103,7 +103,7 @@ async def test_grants_are_made_once_for_a_key(client: BillingClient) -> None:
     assert str(refused.value) == refused.value.message
 
 
-async def test_keys(client: BillingClient) -> None:
+async def test_keys(client: Client) -> None:
     account = await client.create_account(name="Acme")
     key = await client.create_key(
         account_id=account.id,
@@ -131,13 +131,13 @@ async def test_keys(client: BillingClient) -> None:
     assert (await client.key(key.id)).revoked_at is not None
 
 
-async def test_a_customers_reads(client: BillingClient, billing: Billing, api_socket: str) -> None:
+async def test_a_customers_reads(client: Client, billing: Billing, api_socket: str) -> None:
     await sync_prices(billing.database, PRICES)
     account = await client.create_account(name="Acme")
     key = await client.create_key(NewKey(account_id=account.id, name="laptop"))
     await billing.grants.grant(account.id, NANO_PER_USD, "first")
     request_id = await billing.debit(account.id, key.id, Usage(input_tokens=1000, output_tokens=10))
-    async with BillingClient("http://localhost", api_key=key.key, unix_socket=api_socket) as customer:
+    async with Client("http://localhost", api_key=key.key, unix_socket=api_socket) as customer:
         assert (await customer.balance()).balance_usd == "0.999844"
         kinds = [each.kind for each in (await customer.transactions()).data]
         assert sorted(kinds) == ["grant", "usage"]
@@ -151,7 +151,7 @@ async def test_a_customers_reads(client: BillingClient, billing: Billing, api_so
         assert refused.value.status == 401
 
 
-async def test_an_id_stays_one_segment_of_the_path(client: BillingClient) -> None:
+async def test_an_id_stays_one_segment_of_the_path(client: Client) -> None:
     for account_id in ("../keys", "a/b", "a?b=c", "a#b", "ä", ""):
         with pytest.raises(Refused) as refused:
             await client.account(account_id)
@@ -163,7 +163,7 @@ async def test_newer_fields_are_kept(serve: Serve) -> None:
         return web.json_response({"events": 1, "input_tokens": 1, "output_tokens": 1, "total_tokens": 2,
                                   "charge_usd": "1.00", "cost_usd": "1.00", "brand_new": [1]})  # fmt: skip
 
-    async with BillingClient(await serve(handler) + "/") as client:
+    async with Client(await serve(handler) + "/") as client:
         assert (await client.usage()).received["brand_new"] == [1]
 
 
@@ -189,7 +189,7 @@ async def test_what_is_not_the_api(serve: Serve, answer: dict[str, object]) -> N
         return web.Response(**answer)  # type: ignore[arg-type]
 
     url = await serve(handler)
-    async with BillingClient(url, admin_key="secret-of-mine") as client:
+    async with Client(url, admin_key="secret-of-mine") as client:
         with pytest.raises(BadAnswer) as bad:
             await client.usage()
     assert url in str(bad.value)
@@ -203,7 +203,7 @@ async def test_a_refusal_keeps_every_field(serve: Serve) -> None:
     async def handler(request: web.Request) -> web.Response:
         return web.json_response({"error": error}, status=429)
 
-    async with BillingClient(await serve(handler)) as client:
+    async with Client(await serve(handler)) as client:
         with pytest.raises(Refused) as refused:
             await client.usage()
     assert refused.value.error == error
@@ -213,11 +213,11 @@ async def test_nobody_there() -> None:
     with socket.socket() as unused:
         unused.bind(("127.0.0.1", 0))
         url = f"http://127.0.0.1:{unused.getsockname()[1]}"
-        async with BillingClient(url) as client:
+        async with Client(url) as client:
             with pytest.raises(Unreachable, match="connection refused") as away:
                 await client.balance()
     assert away.value.url == url
-    async with BillingClient("http://localhost", unix_socket="/nowhere/at.all") as client:
+    async with Client("http://localhost", unix_socket="/nowhere/at.all") as client:
         with pytest.raises(Unreachable):
             await client.balance()
 
@@ -227,7 +227,7 @@ async def test_no_answer_in_time(serve: Serve) -> None:
         await asyncio.Event().wait()
         raise AssertionError
 
-    async with BillingClient(await serve(handler), timeout_s=0.1) as client:
+    async with Client(await serve(handler), timeout_s=0.1) as client:
         with pytest.raises(Unreachable, match=r"no answer within 0\.1 s"):
             await client.balance()
 
@@ -241,7 +241,7 @@ async def test_a_connection_that_breaks_in_the_answer(serve: Serve) -> None:
         request.transport.close()
         return response
 
-    async with BillingClient(await serve(handler)) as client:
+    async with Client(await serve(handler)) as client:
         with pytest.raises(ClientError):
             await client.balance()
 
@@ -251,11 +251,11 @@ async def test_a_connection_that_breaks_in_the_answer(serve: Serve) -> None:
 )
 def test_urls_that_are_refused(url: str) -> None:
     with pytest.raises(ValueError):  # noqa: PT011 - any of them will do
-        BillingClient(url, admin_key="secret-of-mine")
+        Client(url, admin_key="secret-of-mine")
 
 
 async def test_it_shows_no_secret_and_needs_its_context() -> None:
-    client = BillingClient("http://localhost", admin_key="secret-of-mine", api_key="mg_mine")
-    assert repr(client) == "BillingClient('http://localhost')"
+    client = Client("http://localhost", admin_key="secret-of-mine", api_key="mg_mine")
+    assert repr(client) == "Client('http://localhost')"
     with pytest.raises(RuntimeError):
         await client.balance()
