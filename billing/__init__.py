@@ -1,7 +1,6 @@
 """Money, prices, quotas, holds, the ledger, accounts and keys. Knows no HTTP proxy and never imports `gateway`.
 
 money  prices  price_table  price_ids  price_trials  price_classes  rates  usage  quotas  plans  principals     pure
-shares       pure
 accounts/    who pays: accounts, and changes of their balance by people
 keys/        who may spend: keys, their secrets and what a request presents
 identity/    people and organizations: who calls, and what they may do there
@@ -16,15 +15,14 @@ collect/     traffic that exporters count, pulled and charged
 metering/    what other services meter, through the same holds and ledger
 owned/       whose an object at a provider is
 database/    the one place that imports asyncpg; migrations
-schemas/     what the HTTP API takes and answers, and what a key may say
+schemas/     what the HTTP API takes and answers, and what a key may say: beneath all that keeps or shows it
 web/         the console: pages under /console
 api/         the HTTP API under /api; cli/  commands; client  its client library
-calls  credit_calls  payment_calls  person_calls     its calls
-attempts  addresses  refused     guessed keys, where requests come from, and the last that were refused, with notices
-                             of quotas that are used up
-effects      what is told to Redis and to the gateways after a change
+addresses  refused_requests  where requests come from, and the last that were refused, with notices of quotas that are
+                             used up
+change_notifier  how a committed change reaches Redis and the gateways early
 errors       the tree of all exceptions
 fair_queue   what accounts or networks share, in turn
 logs         which request a log line is about, and lines as JSON
-answers  audit  codings  expectations  pages  segments  times  zones     small things that the above share
+audit  codings  pages  segments  times  zones     small things that the above share
 """

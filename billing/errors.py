@@ -44,7 +44,7 @@ MetergateError
 |   +-- Unauthorized               billing.api.errors
 |   +-- Unavailable                billing.api.errors
 |   +-- Unpriced                   billing.api.errors
-+-- TooManyAttempts                billing.attempts
++-- TooManyAttempts                billing.api.attempts
 +-- BudgetError                    billing.budgets.rules
 |   +-- BudgetNotFound             billing.budgets.rules
 |   +-- BudgetRefused              billing.budgets.rules

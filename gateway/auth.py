@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     from multidict import MultiMapping
 
-    from billing.attempts import Attempts
+    from billing.api.attempts import Attempts
     from billing.principals import Principal
     from gateway.dialects.base import Dialect
 

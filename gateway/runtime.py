@@ -15,8 +15,8 @@ from billing.accounts.lots import Lots
 from billing.accounts.member_limits import MemberLimits
 from billing.accounts.repricing import Repricing
 from billing.addresses import Addresses
+from billing.api.attempts import ADDRESSES_MAX, AttemptLimits, Attempts, counted_in_redis
 from billing.api.services import Services
-from billing.attempts import ADDRESSES_MAX, AttemptLimits, Attempts, counted_in_redis
 from billing.audit import AuditLog
 from billing.budgets.budgets import Budgets
 from billing.collect.collector import Collector
@@ -38,7 +38,7 @@ from billing.payments.assembly import PaymentParts, deployment_of
 from billing.payments.auto_recharge import Alerts
 from billing.payments.coupons import Coupons
 from billing.price_table import PriceTable
-from billing.refused import ExhaustedNotices, RefusedRequests, RefusedRules
+from billing.refused_requests import ExhaustedNotices, RefusedRequests, RefusedRules
 from gateway.bills import make_bills
 from gateway.config.models import unknown_models
 from gateway.config.plan_follower import PlanFollower

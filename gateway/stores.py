@@ -18,7 +18,7 @@ from billing.holds.redis.state import DEFAULT_PREFIX, Keyspace
 from billing.holds.service import HoldSettings
 from billing.keys.principals import Principals
 from billing.ledger.catalogue import newest_revision
-from billing.shares import parse_share
+from billing.money import parse_share
 from gateway.config.plan_follower import PlanFollower
 
 if TYPE_CHECKING:

@@ -29,7 +29,7 @@ from billing.zones import zone_of
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from billing.effects import Effects
+    from billing.change_notifier import ChangeNotifier
 
 ID_PREFIX: Final = "acc_"
 STATUSES: Final = ("active", "past_due", "suspended", "closed")
@@ -109,7 +109,7 @@ async def open_account(
 class Accounts:
     """Makes, reads and changes accounts. Methods raise `AccountError` and `database.connection.DatabaseError`."""
 
-    def __init__(self, database: Database, plans: Plans, effects: Effects, new_id: Callable[[], str]) -> None:
+    def __init__(self, database: Database, plans: Plans, effects: ChangeNotifier, new_id: Callable[[], str]) -> None:
         """`new_id` makes ULIDs that rise with time."""
         self._database, self._plans, self._effects, self._new_id = database, plans, effects, new_id
 

@@ -28,7 +28,7 @@ from billing.money import MAX_NANO, MoneyError, check_bound, format_usd
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from billing.effects import Effects
+    from billing.change_notifier import ChangeNotifier
 
 PROMOTIONS: Final = "sys:promotions"
 """The system account that grants come from."""
@@ -104,7 +104,7 @@ class Entry:
 class Grants:
     """Gives credit to accounts. Methods also raise `database.connection.DatabaseError`."""
 
-    def __init__(self, database: Database, effects: Effects, new_id: Callable[[], str]) -> None:
+    def __init__(self, database: Database, effects: ChangeNotifier, new_id: Callable[[], str]) -> None:
         """`new_id` makes ULIDs that rise with time."""
         self._database, self._effects, self._new_id = database, effects, new_id
 
@@ -178,7 +178,7 @@ class Grants:
 
     async def record(self, connection: Connection, entry: Entry, actor: audit.Actor) -> GrantResult:
         """Record a change in the caller's transaction, once per idempotency key of its scope; unless the result is
-        `replayed`, the caller tells `Effects.balance_changed` of it after the commit. Raises as `grant`."""
+        `replayed`, the caller tells `ChangeNotifier.balance_changed` of it after the commit. Raises as `grant`."""
         # The account's lock also orders those who come with the same idempotency key, which is the account's own.
         account = await connection.fetchrow(_query("accounts_lock"), entry.account_id)
         if account is None:

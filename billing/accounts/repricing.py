@@ -34,7 +34,7 @@ from billing.times import rfc3339
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
 
-    from billing.effects import Effects
+    from billing.change_notifier import ChangeNotifier
     from billing.ledger.debits import UsageEvent
     from billing.price_table import PriceTable
     from billing.prices import PriceRow
@@ -99,7 +99,7 @@ class Repricing:
     also raise `DatabaseError`."""
 
     def __init__(
-        self, database: Database, effects: Effects, new_id: Callable[[], str], table: Callable[[], PriceTable]
+        self, database: Database, effects: ChangeNotifier, new_id: Callable[[], str], table: Callable[[], PriceTable]
     ) -> None:
         """`new_id` makes ULIDs that rise with time."""
         self._database, self._effects, self._new_id, self.table = database, effects, new_id, table

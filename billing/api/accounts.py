@@ -56,7 +56,7 @@ if TYPE_CHECKING:
     from billing.accounts.accounts import Account
     from billing.accounts.grants import GrantResult
     from billing.api.services import Services
-    from billing.effects import LiveBalance
+    from billing.change_notifier import LiveBalance
     from billing.plans import Plans
     from billing.schemas.base import Listing, PageQuery
 

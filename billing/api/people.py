@@ -7,10 +7,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
+from billing.api.attempts import SIGN_INS
 from billing.api.errors import InsufficientScope, Unauthorized
 from billing.api.operations import PeopleOperations
 from billing.api.route import Call, serves
-from billing.attempts import SIGN_INS
 from billing.identity.codes import TooManyTries
 from billing.identity.credentials import WrongCredential
 from billing.identity.people import Factor, Visitor

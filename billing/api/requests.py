@@ -14,9 +14,9 @@ import msgspec
 from aiohttp import web
 
 from billing.api.errors import BadRequest, NotFound, TooLarge
+from billing.api.expect_continue import AWAITS_CONTINUE, CONTINUE
 from billing.api.services import SERVICES
 from billing.codings import BadCoding, decoder_of
-from billing.expectations import AWAITS_CONTINUE, CONTINUE
 from billing.money import MoneyError, parse_positive_usd, parse_usd
 from billing.pages import Page
 from billing.schemas.base import Listing, PageQuery

@@ -14,11 +14,11 @@ from billing.accounts.grants import Grants
 from billing.accounts.lots import Lots
 from billing.accounts.member_limits import MemberLimits
 from billing.accounts.repricing import Repricing
-from billing.attempts import Attempts
+from billing.api.attempts import Attempts
 from billing.audit import AuditLog
 from billing.budgets.budgets import Budgets
+from billing.change_notifier import ChangeNotifier, LiveBalance
 from billing.collect.collector import Collector
-from billing.effects import Effects, LiveBalance
 from billing.exports.cursor import Exports
 from billing.identity.browsers import Browsers
 from billing.identity.callers import Caller, CustomersSee
@@ -45,7 +45,7 @@ from billing.payments.reconcile import PaymentComparisons
 from billing.plans import Plan, Plans
 from billing.principals import Principal
 from billing.provider_bills.bills import Bills
-from billing.refused import RefusedRequests
+from billing.refused_requests import RefusedRequests
 from billing.schemas.quotas import WindowShape
 from billing.schemas.system import JobShape, ModelShape, ProviderShape
 
@@ -134,7 +134,7 @@ class Services:
     sign_in: SignIn
     credentials: Credentials
     refused: RefusedRequests
-    effects: Effects
+    effects: ChangeNotifier
     plans: Plans
     credits_per_usd: int
     authenticate: Callable[[str], Awaitable[Principal | None]]

@@ -16,6 +16,7 @@ from urllib.parse import urlencode, urlsplit
 
 from aiohttp import web
 
+from billing.api.attempts import REFRESHES, SIGN_INS
 from billing.api.auth import shown_token
 from billing.api.browsers import set_session
 from billing.api.errors import BadRequest, InsufficientScope, NotFound, TooMany, Unauthorized
@@ -23,7 +24,6 @@ from billing.api.operations import TokenOperations
 from billing.api.people import guessed, visitor_of
 from billing.api.requests import listing, page_asked
 from billing.api.route import Call, answer, serves
-from billing.attempts import REFRESHES, SIGN_INS
 from billing.identity.providers import BEGUN_S, CONSOLE, SignInFailed, is_path
 from billing.identity.sessions import REFRESH_PREFIX
 from billing.identity.shown import OPERATOR

@@ -16,8 +16,8 @@ import logging
 from operator import itemgetter
 from typing import TYPE_CHECKING, Final, NamedTuple
 
+from billing.change_notifier import LiveBalance
 from billing.database.connection import Database, queries
-from billing.effects import LiveBalance
 from billing.errors import MetergateError, StoreError
 
 if TYPE_CHECKING:
@@ -69,7 +69,8 @@ class _Change(NamedTuple):
 
 
 class ChangeNotifier:
-    """Implements `billing.effects.Effects`. `on_failure` is called with what failed by a fault of the program; it is
+    """Implements `billing.change_notifier.ChangeNotifier`. `on_failure` is called with what failed by a fault of the
+    program; it is
     told again, as what failed because a store is away."""
 
     def __init__(

@@ -43,7 +43,7 @@ from billing.pages import BEFORE_ALL, Page, page_of
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from billing.effects import Effects
+    from billing.change_notifier import ChangeNotifier
 
 _query = queries("billing.identity")
 TOLD_AT_ONCE: Final = 32
@@ -90,7 +90,7 @@ class Members:
     """Lists and changes members. Methods raise `OrganizationError` and `DatabaseError`; `most_owned` is how many
     organizations one person may own."""
 
-    def __init__(self, database: Database, effects: Effects, most_owned: int) -> None:
+    def __init__(self, database: Database, effects: ChangeNotifier, most_owned: int) -> None:
         self._database, self._effects, self._most_owned = database, effects, most_owned
 
     async def page(self, org_id: str, limit: int, after: str | None = None) -> Page[Member]:

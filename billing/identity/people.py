@@ -12,8 +12,8 @@ from hashlib import sha256
 from typing import TYPE_CHECKING, Final, Protocol
 
 from billing import audit
+from billing.change_notifier import ChangeNotifier
 from billing.database.connection import Database, queries
-from billing.effects import Effects
 from billing.identity import letters
 from billing.identity.codes import Codes
 from billing.identity.mail import enqueue
@@ -94,7 +94,7 @@ class People:
     codes: Codes
     passwords: Passwords
     sessions: Sessions
-    effects: Effects
+    effects: ChangeNotifier
     new_id: Callable[[], str]
     clock: Callable[[], float]
     sealer: Sealer = field(default_factory=Sealer)

@@ -23,7 +23,7 @@ from billing.schemas.rules import KeyConflict, KeyNotFound, ScopeWithheld
 from billing.times import rfc3339
 
 if TYPE_CHECKING:
-    from billing.effects import Effects
+    from billing.change_notifier import ChangeNotifier
     from billing.notices.letters import NoticeType
 
 ID_PREFIX: Final = "key_"
@@ -60,7 +60,7 @@ class ApiKeys:
     def __init__(
         self,
         database: Database,
-        effects: Effects,
+        effects: ChangeNotifier,
         new_id: Callable[[], str],
         choice: Callable[[str], str] = secrets.choice,
     ) -> None:

@@ -19,7 +19,7 @@ from billing.payments.objects import Checkout, Customer, Dispute, ObjectKind, Ob
 from billing.payments.port import PaymentRefused
 
 if TYPE_CHECKING:
-    from billing.effects import Effects
+    from billing.change_notifier import ChangeNotifier
     from billing.payments.objects import ProviderObject
     from billing.payments.port import PaymentProvider
 
@@ -64,7 +64,7 @@ class Applier:
         self,
         database: Database,
         provider: PaymentProvider,
-        effects: Effects,
+        effects: ChangeNotifier,
         deployment: str,
         handlers: Mapping[ObjectKind, tuple[type, Handler]],
     ) -> None:

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any, cast
 from billing.accounts.accounts import Accounts
 from billing.accounts.grants import Grants
 from billing.accounts.lots import PAID, Terms
+from billing.change_notifier import ChangeNotifier
 from billing.database.connection import Database, queries
-from billing.effects import Effects
 from billing.money import NANO_PER_CENT
 from billing.notices.emit import emit
 from billing.payments.apply import Applier, Handler, checkout_handler, customer_handler
@@ -79,7 +79,7 @@ class PaymentParts:
     database: Database
     accounts: Accounts
     grants: Grants
-    effects: Effects
+    effects: ChangeNotifier
     plans: Plans
     new_id: Callable[[], str]
     deployment: str

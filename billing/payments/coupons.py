@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from billing.accounts.grants import Grants
-    from billing.effects import Effects
+    from billing.change_notifier import ChangeNotifier
 
 ID_PREFIX: Final = "cpn_"
 SCOPE: Final = "coupons"
@@ -146,7 +146,7 @@ class Coupons:
         self,
         database: Database,
         grants: Grants,
-        effects: Effects,
+        effects: ChangeNotifier,
         tries: Tries,
         new_id: Callable[[], str],
         now: Callable[[], datetime],

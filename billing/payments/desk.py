@@ -27,8 +27,8 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
     from billing.accounts.grants import Grants
+    from billing.change_notifier import ChangeNotifier
     from billing.database.connection import Connection
-    from billing.effects import Effects
     from billing.payments.orders import Orders
     from billing.payments.port import PaymentProvider
 
@@ -46,7 +46,7 @@ class PaymentDesk:
         provider: PaymentProvider,
         orders: Orders,
         grants: Grants,
-        effects: Effects,
+        effects: ChangeNotifier,
         refresh: Callable[[ObjectRef], Awaitable[object]],
     ) -> None:
         self._database, self._provider, self._orders = database, provider, orders

@@ -23,8 +23,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from billing.accounts.grants import Grants
+    from billing.change_notifier import ChangeNotifier
     from billing.database.connection import Database
-    from billing.effects import Effects
     from billing.payments.subscriptions import Subscriptions
 
 
@@ -49,7 +49,7 @@ class Expiry:
         self,
         database: Database,
         grants: Grants,
-        effects: Effects,
+        effects: ChangeNotifier,
         new_id: Callable[[], str],
         now: Callable[[], datetime],
     ) -> None:
@@ -112,7 +112,7 @@ class Recovery:
         self,
         database: Database,
         subscriptions: Subscriptions,
-        effects: Effects,
+        effects: ChangeNotifier,
         owner: str,
         now: Callable[[], datetime],
     ) -> None:

@@ -87,7 +87,7 @@ class Subscriptions:
 
     async def apply(self, connection: Connection, provider: str, account_id: str, seen: Subscription) -> InForce:
         """Note a subscription's present state and give its account the plan that follows; the caller then tells
-        `Effects.account_changed`. The same state again changes nothing."""
+        `ChangeNotifier.account_changed`. The same state again changes nothing."""
         await connection.fetchrow(_accounts("accounts_lock"), account_id)
         plan = self.plan_of_price(seen.price_id)
         next_plan = None if seen.next_price_id is None else self.plan_of_price(seen.next_price_id)
@@ -101,7 +101,8 @@ class Subscriptions:
 
     async def apply_invoice(self, connection: Connection, provider: str, account_id: str, invoice: Invoice) -> bool:
         """Give an account the credit that a paid invoice brings, or take back what it takes back, once for each line;
-        return whether any was moved: the caller then tells `Effects.balance_changed`. Raises `BalanceOutOfBounds`."""
+        return whether any was moved: the caller then tells `ChangeNotifier.balance_changed`. Raises
+        `BalanceOutOfBounds`."""
         prices = {line.price_id for line in invoice.lines if line.price_id is not None}
         plan_of = {price: plan for price in sorted(prices) if (plan := self.plan_of_price(price)) is not None}
         given = False

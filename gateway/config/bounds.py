@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
-from billing.shares import parse_share
+from billing.money import parse_share
 
 if TYPE_CHECKING:
     from gateway.config.source import Value

@@ -37,7 +37,7 @@ from gateway.server.refusals import Refusal, Refuse
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from billing.effects import Effects
+    from billing.change_notifier import ChangeNotifier
     from billing.holds.service import Holds
     from billing.principals import Principal
     from gateway.auth import Authenticator
@@ -75,7 +75,7 @@ class Proxy:
         self,
         holds: Holds,
         keys: Authenticator,
-        effects: Effects,
+        effects: ChangeNotifier,
         router: Router,
         forwarder: Forwarder,
         links: Links,

@@ -29,7 +29,7 @@ from gateway.server.refusals import Refuse
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterable, Mapping
 
-    from billing.effects import Effects
+    from billing.change_notifier import ChangeNotifier
     from billing.principals import Principal
     from gateway.dialects.base import Match
     from gateway.dialects.facts import ParsedRequest
@@ -93,7 +93,7 @@ class Intake:
     def __init__(
         self,
         bodies: Bodies,
-        effects: Effects,
+        effects: ChangeNotifier,
         router: Router,
         links: Links,
         rules: IntakeRules,

@@ -13,7 +13,7 @@ from aiohttp import HttpVersion11, StreamReader, web
 from aiohttp.hdrs import EXPECT
 from multidict import CIMultiDict, CIMultiDictProxy
 
-from billing.expectations import AWAITS_CONTINUE
+from billing.api.expect_continue import AWAITS_CONTINUE
 from gateway.dialects.base import Match
 from gateway.server import refusals
 from gateway.server.accepting import Acceptor, EdgeSite

@@ -20,9 +20,9 @@ from typing import TYPE_CHECKING, Final, Literal
 from aiohttp import EMPTY_PAYLOAD, ClientConnectionResetError, HttpVersion11, StreamReader, web
 from aiohttp.hdrs import CONTENT_ENCODING, EXPECT
 
+from billing.api.expect_continue import CONTINUE
 from billing.codings import BadCoding, Decoder, decoder_of
 from billing.errors import MetergateError
-from billing.expectations import CONTINUE
 from gateway.server.ids import date_now
 from gateway.server.stalls import cut_where_stalled
 

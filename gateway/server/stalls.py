@@ -14,7 +14,7 @@ import socket
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Final, Protocol
 
-from billing.expectations import CONTINUE
+from billing.api.expect_continue import CONTINUE
 
 if TYPE_CHECKING:
     import asyncio

@@ -14,7 +14,7 @@ from typing import Any, Final
 
 import pytest
 
-from billing.attempts import TooManyAttempts
+from billing.api.attempts import TooManyAttempts
 from billing.holds.decision import Exhausted, InsufficientBalance, QuotaExceeded, TooManyRunning
 from billing.keys.presented import DifferentKeys
 from billing.plans import Plan

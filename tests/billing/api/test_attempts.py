@@ -10,7 +10,7 @@ from multidict import CIMultiDict
 
 from billing import attempts as attempts_module
 from billing.addresses import Addresses
-from billing.attempts import (
+from billing.api.attempts import (
     ADMINS,
     GUESSES_FACTOR,
     LOOK_EVERY_S,

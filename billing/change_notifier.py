@@ -1,7 +1,7 @@
-"""Effects: what must be told to Redis and to the gateways after a change has been committed to Postgres.
+"""ChangeNotifier: how a change that was committed to Postgres reaches Redis and the gateways early.
 
-Postgres is changed first and is the judge; these calls only make the change felt sooner. None of them raises because
-Redis is away: what could not be told is told later by a relay, from the versions and corrections in Postgres.
+Postgres is the source of truth; these calls only propagate a committed change early. None of them raises because Redis
+is away: what could not be sent is sent later by a relay, from the versions and corrections in Postgres.
 """
 
 from dataclasses import dataclass
@@ -16,7 +16,7 @@ class LiveBalance:
     held_nano: int
 
 
-class Effects(Protocol):
+class ChangeNotifier(Protocol):
     """The port that accounts, keys and grants speak to; called after the commit, never inside a transaction."""
 
     async def account_changed(self, account_id: str) -> None:
