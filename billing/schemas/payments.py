@@ -139,7 +139,7 @@ class PlanShape(Answer, frozen=True, kw_only=True):
     @classmethod
     def of_plan(cls, plan: Plan) -> Self:
         """Return a plan."""
-        return cls.of(plan, quotas=[quota_json(quota) for quota in plan.quotas])
+        return cls.of(plan, quotas=[quota_json(quota) for quota in plan.quotas], features=dict(plan.features))
 
 
 class PlansShape(Answer, frozen=True, kw_only=True):

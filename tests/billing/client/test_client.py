@@ -134,7 +134,7 @@ async def test_keys(client: Client) -> None:
 async def test_a_customers_reads(client: Client, billing: Billing, api_socket: str) -> None:
     await sync_prices(billing.database, PRICES)
     account = await client.create_account(name="Acme")
-    key = await client.create_key(NewKey(account_id=account.id, name="laptop"))
+    key = await client.create_key(account_id=account.id, name="laptop")
     await billing.grants.grant(account.id, NANO_PER_USD, "first")
     request_id = await billing.debit(account.id, key.id, Usage(input_tokens=1000, output_tokens=10))
     async with Client("http://localhost", api_key=key.key, unix_socket=api_socket) as customer:
