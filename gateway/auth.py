@@ -5,13 +5,10 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from typing import TYPE_CHECKING, Final
 from urllib.parse import parse_qsl
-
-from multidict import MultiMapping
 
 from billing.database.connection import DatabaseError
 from billing.errors import MetergateError
@@ -22,7 +19,11 @@ from gateway.server import refusals
 from gateway.server.refusals import Refuse
 
 if TYPE_CHECKING:
-    from billing.attempts import Attempts
+    from collections.abc import Callable, Iterator
+
+    from multidict import MultiMapping
+
+    from billing.api.attempts import Attempts
     from billing.principals import Principal
     from gateway.dialects.base import Dialect
 

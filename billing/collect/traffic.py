@@ -7,7 +7,6 @@ that by node, inbound tag or direction a charge is split by bytes, to the nano-U
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Final
@@ -19,6 +18,8 @@ from billing.ledger.used import DIMENSIONS, MOST_GROUPED, TAG, Group, Grouping, 
 from billing.pricing.table import METER_PROVIDER
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+
     from billing.ledger.sums import UsageSums
 
 _query = queries("billing.collect")

@@ -11,7 +11,6 @@ names none of them, so that it is halved until it is one event that is refused.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
@@ -23,6 +22,7 @@ from billing.exports.sinks import TAKEN, Peer, PlainSink, Refusals, Reply, SinkF
 from billing.times import rfc3339
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
     from datetime import datetime
 
     from billing.database.connection import Database

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 from collections import OrderedDict
-from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -18,6 +17,8 @@ from billing.holds.singleflight import SingleFlight
 from billing.keys.secrets import secret_digest, well_formed
 
 if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
     from billing.principals import Principal
 
 

@@ -17,8 +17,8 @@ from collections.abc import Callable, Collection, Sequence
 from operator import itemgetter
 from typing import TYPE_CHECKING, Final, NamedTuple
 
+from billing.change_notifier import LiveBalance
 from billing.database.connection import queries
-from billing.effects import LiveBalance
 from billing.errors import MetergateError, StoreError
 
 if TYPE_CHECKING:
@@ -67,8 +67,8 @@ class _Change(NamedTuple):
 
 
 class ChangeNotifier:
-    """Implements `billing.effects.Effects` on Redis. `on_failure` is called with what failed by a fault of the program;
-    it is published again, as what failed because a store is away."""
+    """Implements `billing.change_notifier.ChangeNotifier` on Redis. `on_failure` is called with what failed by a fault
+    of the program; it is published again, as what failed because a store is away."""
 
     def __init__(
         self,

@@ -12,9 +12,9 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from billing.database.connection import Database, DatabaseError
@@ -44,7 +44,7 @@ from billing.ledger.reports import Roller
 from billing.plans import DEFAULT_PLAN, Plan
 
 if TYPE_CHECKING:
-    from pathlib import Path
+    from collections.abc import Awaitable, Callable, Mapping
     from types import TracebackType
 
     from billing.holds.redis.client import RedisClient

@@ -14,7 +14,6 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Sequence
 from typing import TYPE_CHECKING, Final
 
 from billing.database.connection import Database, Row, queries
@@ -26,6 +25,8 @@ from billing.holds.redis.layout import AHEAD_S, STATE_VERSION
 from billing.holds.singleflight import SingleFlight
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from billing.holds.lease import Peers
     from billing.holds.redis.connection import ServerSession
     from billing.holds.redis.state import RedisState

@@ -17,7 +17,6 @@ import asyncio
 import logging
 import threading
 import time
-from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
@@ -28,6 +27,8 @@ from billing.holds.redis.layout import STATE_VERSION
 from billing.ledger.leases import ENDED_CHANNEL, STANDING, Fetch, LeaseRow, Lost, end_lease, renew_lease
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Sequence
+
     from billing.database.connection import Row
 
 logger = logging.getLogger(__name__)

@@ -8,7 +8,6 @@ and that members and open invitations together are never more than the plan has 
 from __future__ import annotations
 
 import secrets
-from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime
 from typing import TYPE_CHECKING, Final, Literal, cast
@@ -31,6 +30,8 @@ from billing.pages import BEFORE_ALL, Page, page_of
 from billing.settings import OrganizationSettings
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from billing.plans import Plans
 
 ID_PREFIX: Final = "inv_"
@@ -91,7 +92,7 @@ class Invitations:
             await self._check_room(connection, organization, email)
             await self._check_mails(connection, acting, email)
             made = ID_PREFIX + self._new_id(), org_id, email, role, secret_digest(token), acting.user_id, LIFE_S
-            invitation = _invitation(cast(Row, await connection.fetchrow(_query("invitations_insert"), *made)))
+            invitation = _invitation(cast("Row", await connection.fetchrow(_query("invitations_insert"), *made)))
             await self._mail(connection, organization, invitation, token, acting)
             await _record(connection, acting.actor, "invitation.create", organization, invitation)
         return invitation
@@ -99,7 +100,7 @@ class Invitations:
     async def _check_room(self, connection: Connection, organization: Organization, email: str) -> None:
         """Reject an invitation more, to this address."""
         row = await connection.fetchrow(_query("invitations_counts"), organization.id, email, organization.account_id)
-        counts = cast(Row, row)
+        counts = cast("Row", row)
         if counts["belongs"]:
             raise OrganizationConflict("This address is a member's already.")
         if counts["invited"]:
@@ -154,7 +155,7 @@ class Invitations:
                 await self._check_room(connection, organization, before.email)
             await self._check_mails(connection, acting, before.email)
             row = await connection.fetchrow(_query("invitations_resend"), invitation_id, secret_digest(token), LIFE_S)
-            invitation = _invitation(cast(Row, row))
+            invitation = _invitation(cast("Row", row))
             await self._mail(connection, organization, invitation, token, acting)
             await _record(connection, acting.actor, "invitation.resend", organization, invitation)
         return invitation
@@ -202,7 +203,7 @@ class Invitations:
         if await connection.fetchval(_query("memberships_role"), organization.id, user_id) is not None:
             raise OrganizationConflict("You are a member already.")
         row = await connection.fetchrow(_query("invitations_counts"), organization.id, "", organization.account_id)
-        counts = cast(Row, row)
+        counts = cast("Row", row)
         self._check_users(counts["plan"], counts["members"] + 1)
         if role == "owner":
             await check_may_own(connection, user_id, self._settings.organizations_per_user)

@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import TYPE_CHECKING, Final, cast
@@ -29,8 +28,10 @@ from billing.pages import BEFORE_ALL, Page, page_of
 from billing.settings import OrganizationSettings
 
 if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Iterator
+
     from billing.identity.permissions import Role
-    from billing.shapes.keys import KeyRow
+    from billing.schemas.keys import KeyRow
 
 ID_PREFIX: Final = "org_"
 MAX_SLUG: Final = 63
@@ -131,7 +132,7 @@ async def found(
         row = await connection.fetchrow(_query("organizations_insert"), org_id, slug, name, personal, account.id)
         if row is not None:
             break
-    made = organization_of(cast(Row, row))
+    made = organization_of(cast("Row", row))
     await connection.execute(_query("memberships_insert"), org_id, user_id, "owner")
     after = {**_audited(made), "owner": user_id}
     await audit.record(

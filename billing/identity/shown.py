@@ -7,19 +7,21 @@ next request on every gateway. Times of own tokens are compared with Postgres's 
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from billing.database.connection import Database, Row, queries
 from billing.identity.callers import Caller
 from billing.identity.permissions import allowed
+from billing.identity.subjects import Subject
 from billing.identity.tokens import ISSUER, BadToken, Claims, peek
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from billing.identity.issuers import ForeignTokens
     from billing.identity.signing_keys import SigningKeys
-    from billing.identity.subjects import Subject, Subjects
+    from billing.identity.subjects import Subjects
 
 _query = queries("billing.identity")
 OPERATOR: Final = "operator"

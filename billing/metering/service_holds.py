@@ -9,7 +9,6 @@ event's id and by what it asks, and gets the first answer.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any, ClassVar, Final
@@ -24,10 +23,12 @@ from billing.metering.charges import BadMeasure, Charge, Measure, MeterNotPriced
 from billing.metering.claims import Busy, Claim, EventConflict, Payer, Recorded, settled_before
 from billing.metering.events import HOLDS
 from billing.pricing.rows import from_canonical_json
-from billing.shapes.service import HoldShape, hold_shape
+from billing.schemas.service import HoldShape, hold_shape
 from billing.times import rfc3339
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from billing.holds.lasting import LastingHolds
     from billing.ledger.debits import Debit
     from billing.metering.metering import Desk

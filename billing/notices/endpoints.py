@@ -9,7 +9,6 @@ WebhookError
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Final, cast
@@ -23,6 +22,8 @@ from billing.notices.signing import new_secret
 from billing.pages import BEFORE_ALL, BadCursor, Page, page_of
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+
     from billing.database.connection import Connection, Database
     from billing.settings import WebhookSettings
 
@@ -106,7 +107,7 @@ class Endpoints:
                 *(_query("endpoints_insert"), ID_PREFIX + self._new_id(), account_id, url, new_secret()),
                 *(subscribed, description),
             )
-            made = _endpoint(cast(Row, row))
+            made = _endpoint(cast("Row", row))
             await _record(connection, actor, "webhook.create", None, made)
         return made
 

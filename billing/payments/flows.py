@@ -11,9 +11,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, TypeVar, cast
 
 from billing.database.connection import queries
-from billing.money import MAX_NANO
+from billing.money import MAX_NANO, NANO_PER_CENT, format_cents
 from billing.payments.keys import TRIES, call_once
-from billing.payments.objects import NANO_PER_CENT, ObjectRef, format_cents
+from billing.payments.objects import ObjectRef
 from billing.payments.orders import NewOrder, Order, OrderConflict, OrderRefused
 from billing.payments.port import CustomerGone, PaymentError, PaymentRefused, Purchase, ReturnUrls
 from billing.payments.return_urls import origin_of

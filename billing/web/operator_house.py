@@ -15,10 +15,10 @@ from billing.api.oversight import get_user, list_audit, list_providers, list_use
 from billing.api.tables import Table, rows
 from billing.errors import StoreError
 from billing.ledger.margins import Margin, MarginBy
-from billing.payments.objects import NANO_PER_CENT, format_cents
-from billing.shapes.admin_users import UserPatch, UsersQuery
-from billing.shapes.audit import AuditQuery
-from billing.shapes.operation import refused_shape
+from billing.money import NANO_PER_CENT, format_cents
+from billing.schemas.admin_users import UserPatch, UsersQuery
+from billing.schemas.audit import AuditQuery
+from billing.schemas.system import RefusedShape
 from billing.web.lists import REFUSED, Column, Field, Figure, Form, Listed, detailed, listed
 from billing.web.visits import Page, View, Visit, Who
 
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
     from billing.api.services import Services
     from billing.payments.charges import ChargeSums
-    from billing.shapes.operation import ProviderShape, RefusedShape, TargetShape
+    from billing.schemas.system import ProviderShape, TargetShape
 
 _TARGETS: Final = (
     Column("Provider", "provider"),
@@ -136,7 +136,7 @@ def _money_in(paid: ChargeSums | None, link: str) -> Figure:
 async def _refused(visit: Visit) -> list[RefusedShape]:
     """Return what was refused last; nothing where Redis, which has it, is away: the health says so."""
     try:
-        return [refused_shape(each, with_hint=True) for each in await visit.services.refused.newest(LAST)]
+        return [RefusedShape.of_refused(each, with_hint=True) for each in await visit.services.refused.newest(LAST)]
     except StoreError:
         return []
 

@@ -18,9 +18,9 @@ from billing.api.payments import (
 )
 from billing.api.plans import list_plans_in_force
 from billing.api.tables import Table
-from billing.shapes.margin import MarginQuery
-from billing.shapes.payment_events import PaymentEventsQuery
-from billing.shapes.payments import (
+from billing.schemas.margin import MarginQuery
+from billing.schemas.payment_events import PaymentEventsQuery
+from billing.schemas.payments import (
     AdminOrdersQuery,
     ChargesQuery,
     CreditParked,

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable
 from typing import TYPE_CHECKING, Final, Literal
 
 from billing.database.connection import Database, DatabaseError
@@ -18,6 +17,8 @@ from billing.plans import LivePlans
 from gateway.config.files import PLANS_FILE
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from gateway.config.settings import Settings
 
 logger = logging.getLogger(__name__)

@@ -20,13 +20,14 @@ request, ten times faster than frozen dataclasses; who builds one has checked wh
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Final, Protocol
 
 import msgspec
 
 if TYPE_CHECKING:
+    import re
+
     from multidict import MultiMapping
 
     from gateway.dialects.facts import EventFacts, ParsedRequest, Reported

@@ -7,7 +7,6 @@ that change more than that, by how their names begin, without their dates and ve
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Final, Literal
 
 import msgspec
@@ -17,6 +16,8 @@ from gateway.dialects.exceptions import BadRequest
 from gateway.dialects.values import MAX_NAME_CHARS
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+
     from multidict import MultiMapping
 
     from gateway.dialects.facts import ParsedRequest

@@ -7,13 +7,15 @@ from __future__ import annotations
 
 import codecs
 import re
-from collections.abc import Callable, Collection, Iterator, Sequence
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import msgspec
 from msgspec import Raw
 
 from gateway.dialects.exceptions import UNREADABLE
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Collection, Iterator, Sequence
 
 ENDS: Final = (b"\n\n", b"\n\r\n")
 EVENT_END: Final = re.compile(rb"\n\r?\n")

@@ -14,7 +14,7 @@ from typing import Final
 import msgspec
 from msgspec import Raw
 
-from billing.shapes.mismatch import unreadable
+from billing.schemas.mismatch import unreadable
 from gateway.dialects.exceptions import UNREADABLE, BadRequest
 
 MAX_PARAM_CHARS: Final = 200

@@ -6,12 +6,14 @@ its length alone.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import msgspec
 
 from gateway.dialects.output import Output, Piece, joined
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
 
 MAX_KEPT_BYTES: Final = 4 << 20
 """Of what passed, for `output_text`; beyond it only the length is counted."""

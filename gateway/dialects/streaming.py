@@ -14,7 +14,6 @@ costs a few byte searches; of one that has a marker only the events that have on
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import TYPE_CHECKING, Final
 
 from gateway.dialects.events import (
@@ -32,6 +31,8 @@ from gateway.dialects.events import (
 from gateway.dialects.passed import MAX_KEPT_BYTES, Passed
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from gateway.dialects.base import EventReader
     from gateway.dialects.facts import Reported
     from gateway.dialects.output import Piece

@@ -28,7 +28,7 @@ from billing.identity.sessions import FORGET, FORGET_UNVERIFIED
 from billing.ledger.retention import UsageRetention
 from billing.ledger.set_aside import count_set_aside
 from billing.owned.objects import Retention
-from billing.shapes.operation import CollectBody, JobShape, ReconcileBody, report_shape, with_run
+from billing.schemas.system import CollectBody, JobShape, ReconcileBody, ReportShape, with_run
 from billing.times import TimeError, parse_rfc3339, rfc3339
 from gateway.runtime.exports import start_exports
 from gateway.runtime.metering import start_collecting
@@ -198,7 +198,7 @@ class Jobs:
                 self._tell(structs.replace(begun, status="failed", error=str(error), finished_at=finished_at))
                 raise
             self._drifts = len(report.drifts)
-            found, finished_at = structs.asdict(report_shape(report)), _shown(datetime.now(UTC))
+            found, finished_at = structs.asdict(ReportShape.of_report(report)), _shown(datetime.now(UTC))
             self._tell(structs.replace(begun, status="ok", finished_at=finished_at, **found))
             return report
 

@@ -33,7 +33,7 @@ from gateway.server.ids import Ulids
 from gateway.server.refusals import Refusal, Refuse
 
 if TYPE_CHECKING:
-    from billing.effects import Effects
+    from billing.change_notifier import ChangeNotifier
     from billing.holds.api import Holds
     from billing.principals import Principal
     from gateway.auth import Authenticator
@@ -59,7 +59,7 @@ class ProxyParts:
     settings: Settings
     holds: Holds
     keys: Authenticator
-    effects: Effects
+    effects: ChangeNotifier
     router: Router
     forwarder: Forwarder
     links: Links

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Final
 import msgspec
 from multidict import istr
 
-from billing.shapes.rules import MAX_TAG_NAME, MAX_TAG_VALUE, MAX_TAGS
+from billing.schemas.rules import MAX_TAG_NAME, MAX_TAG_VALUE, MAX_TAGS
 from gateway.dialects.exceptions import BadRequest
 from gateway.server import limit_refusals, refusals
 from gateway.server.bodies import Bodies, Kept, TooManyBytes
@@ -27,7 +27,7 @@ from gateway.server.exchange import BadBody, BodyTooLarge, Exchange
 from gateway.server.refusals import Refuse
 
 if TYPE_CHECKING:
-    from billing.effects import Effects
+    from billing.change_notifier import ChangeNotifier
     from billing.principals import Principal
     from gateway.config.settings import Settings
     from gateway.dialects.base import Match
@@ -83,7 +83,7 @@ class Intake:
     def __init__(
         self,
         bodies: Bodies,
-        effects: Effects,
+        effects: ChangeNotifier,
         router: Router,
         links: Links,
         settings: Settings,

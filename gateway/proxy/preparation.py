@@ -7,7 +7,6 @@ a bound: texts that stand alone are counted by the model's own vocabulary, and t
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Final
 
 import msgspec
@@ -26,6 +25,8 @@ from gateway.server.refusals import Refuse
 from gateway.tokens import PIECE_CHARACTERS
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
+
     from billing.principals import Principal
     from gateway.config.defaults import EstimateSettings
     from gateway.dialects.base import Match

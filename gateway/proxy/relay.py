@@ -6,7 +6,6 @@ import asyncio
 import logging
 import time
 import zlib
-from collections.abc import Callable, Coroutine
 from contextlib import suppress
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -28,6 +27,8 @@ from gateway.server.ids import (
 from gateway.upstream.base import UpstreamError, UpstreamResponse
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Coroutine
+
     from gateway.dialects.facts import Created
     from gateway.metrics.registry import Metrics
     from gateway.proxy.background_jobs import BackgroundPoller

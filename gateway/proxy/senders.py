@@ -9,12 +9,14 @@ TOOLS: whatever clients send, the ledger has no other names.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
 from functools import lru_cache
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import msgspec
 from multidict import MultiMapping, istr
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
 
 MOST_CHARACTERS: Final = 128
 MOST_AGENT_BYTES: Final = 256

@@ -7,12 +7,13 @@ be is what the request says, or for tools that it leaves open what the gateway g
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Final
 
 from billing.pricing.rows import ANY_TOOL
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+
     from gateway.dialects.facts import ParsedRequest, Work
     from gateway.proxy.candidates import Candidate
 

@@ -31,8 +31,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
     from billing.audit import Actor
+    from billing.change_notifier import ChangeNotifier
     from billing.database.connection import Connection, Database
-    from billing.effects import Effects
     from billing.identity.organizations import Organization
     from billing.identity.providers import SignInProvider
     from billing.identity.sealing import Sealer
@@ -66,7 +66,7 @@ def make_identity(
     of_keys: Database,
     ask: Outgoing,
     plans: Plans,
-    effects: Effects,
+    effects: ChangeNotifier,
     new_id: Callable[[], str],
 ) -> Identity:
     """Return what works on people; signing keys are read over `of_keys`, other issuers are asked over `ask`."""
@@ -162,7 +162,7 @@ def _people(
     database: Database,
     users: Users,
     sessions: Sessions,
-    effects: Effects,
+    effects: ChangeNotifier,
     new_id: Callable[[], str],
     sealer: Sealer,
 ) -> People:

@@ -9,12 +9,9 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from typing import TYPE_CHECKING, Final
-
-from aiohttp import web
 
 from billing.accounts.grants import Grants
 from billing.api.route import REQUEST_ID
@@ -34,6 +31,10 @@ from billing.metering.service_holds import ServiceHolds
 from gateway.server import limit_refusals
 
 if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
+    from aiohttp import web
+
     from billing.collect.charging import ByteRate
     from billing.database.connection import Database
     from billing.holds.cache import PrincipalCache

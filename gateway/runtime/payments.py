@@ -5,7 +5,6 @@ And /pay/plans/{plan}, where an exhausted quota leads to: whoever may set up bil
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from html import escape
 from typing import TYPE_CHECKING, Any, Final
@@ -28,19 +27,19 @@ from billing.payments.local.html import HEADERS, framed
 from billing.payments.local.web import PAY, pay_routes
 from billing.payments.return_urls import origins_of
 from billing.payments.rounds import Rounds
-from billing.shapes.subscriptions import preview_sentences
+from billing.schemas.subscriptions import preview_sentences
 from gateway.config.settings import public_url
 from gateway.runtime.bills import BILLS, start_bills
 from gateway.server.limit_refusals import Links
 
 if TYPE_CHECKING:
-    from aiohttp import web
+    from collections.abc import Callable
 
     from billing.api.services import Services
     from billing.payments.assembly import Payments
     from billing.payments.port import PaymentProvider
     from billing.plans import Plan, Plans
-    from billing.shapes.subscriptions import PlanPreviewShape
+    from billing.schemas.subscriptions import PlanPreviewShape
     from gateway.config.settings import Settings
     from gateway.metrics.registry import Metrics
     from gateway.runtime.runtime import Runtime

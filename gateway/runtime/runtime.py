@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from billing.accounts.accounts import Accounts
     from billing.accounts.grants import Grants
+    from billing.api.attempts import Attempts
     from billing.api.services import Services
-    from billing.attempts import Attempts
     from billing.collect.collector import Collector
     from billing.database.connection import Database
     from billing.holds.engine import Engine
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from billing.keys.principals import Principals
     from billing.ledger.reports import Reports
     from billing.pricing.table import PriceTable
-    from billing.refused import RefusedRequests
+    from billing.refused_requests import RefusedRequests
     from gateway.config.plan_follower import PlanFollower
     from gateway.config.settings import Settings
 

@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
@@ -19,10 +18,11 @@ from billing.holds.redis.client import RedisClient
 from billing.holds.redis.layout import DEFAULT_PREFIX, Keyspace
 from billing.keys.principals import Principals
 from billing.ledger.catalogue import newest_revision
-from billing.shares import parse_share
+from billing.money import parse_share
 from gateway.config.plan_follower import PlanFollower
 
 if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
     from pathlib import Path
 
     from gateway.config.defaults import Defaults

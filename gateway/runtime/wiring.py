@@ -16,8 +16,8 @@ from billing.accounts.lots import Lots
 from billing.accounts.member_limits import MemberLimits
 from billing.accounts.repricing import Repricing
 from billing.addresses import Addresses
+from billing.api.attempts import ADDRESSES_MAX, AttemptLimits, Attempts, counted_in_redis
 from billing.api.services import Services
-from billing.attempts import ADDRESSES_MAX, AttemptLimits, Attempts, counted_in_redis
 from billing.audit import AuditLog
 from billing.budgets.budgets import Budgets
 from billing.database.connection import Database
@@ -34,7 +34,7 @@ from billing.notices.endpoints import Endpoints
 from billing.payments.assembly import PaymentParts, deployment_of
 from billing.payments.auto_recharge import Alerts
 from billing.payments.coupons import Coupons
-from billing.refused import ExhaustedNotices, RefusedRequests
+from billing.refused_requests import ExhaustedNotices, RefusedRequests
 from gateway.config.models import unknown_models
 from gateway.config.settings import Settings
 from gateway.proxy.target_health import provider_list
@@ -51,7 +51,7 @@ if TYPE_CHECKING:
     from billing.holds.redis.state import RedisState
     from billing.plans import Plans
     from billing.principals import Principal
-    from billing.shapes.quotas import WindowShape
+    from billing.schemas.quotas import WindowShape
     from gateway.config.settings import Settings
 
 

@@ -13,7 +13,7 @@ from aiohttp import HttpVersion11, StreamReader, web
 from aiohttp.hdrs import EXPECT
 from multidict import CIMultiDict, CIMultiDictProxy
 
-from billing.expectations import AWAITS_CONTINUE
+from billing.api.expect_continue import AWAITS_CONTINUE
 from gateway.dialects.base import Match
 from gateway.server import refusals
 from gateway.server.accepting import Acceptor, EdgeSite
@@ -47,7 +47,7 @@ class EdgeServer(web.Server):
         clients: Clients | None = None,
     ) -> None:
         async def handle(request: web.BaseRequest) -> web.StreamResponse:
-            if cast(EdgeProtocol, request.protocol).refused:
+            if cast("EdgeProtocol", request.protocol).refused:
                 return refusals.too_many_connections().response(self.new_id())
             expects = request._headers.get(EXPECT)  # `headers` keeps what it has given once
             if expects:

@@ -19,15 +19,16 @@ from typing import TYPE_CHECKING, Final, Literal
 
 from aiohttp import EMPTY_PAYLOAD, ClientConnectionResetError, HttpVersion11, StreamReader, web
 from aiohttp.hdrs import CONTENT_ENCODING, EXPECT
-from multidict import CIMultiDictProxy
 
+from billing.api.expect_continue import CONTINUE
 from billing.codings import BadCoding, Decoder, decoder_of
 from billing.errors import MetergateError
-from billing.expectations import CONTINUE
 from gateway.server.ids import date_now
 from gateway.server.stalls import cut_where_stalled
 
 if TYPE_CHECKING:
+    from multidict import CIMultiDictProxy
+
     from gateway.dialects.base import Envelope, Match
     from gateway.server.cors import Cors
     from gateway.server.ports import ClientConnection, Head

@@ -8,13 +8,15 @@ After an answer the connection can serve another if the provider allows it and n
 
 import asyncio
 import select
-from collections.abc import Callable
-from typing import Final, cast
+from typing import TYPE_CHECKING, Final, cast
 
 import httptools
 
 from gateway.upstream.base import UpstreamCut, UpstreamError, UpstreamTimeout, UpstreamUnreachable
 from gateway.upstream.response import Response
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 BUFFER_BYTES: Final = 131_072
 JOINED_BYTES: Final = 65_536
@@ -150,7 +152,7 @@ class Connection(asyncio.Protocol):
     # What asyncio calls.
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self.transport = cast(asyncio.Transport, transport)  # uvloop's are no subclass of asyncio's
+        self.transport = cast("asyncio.Transport", transport)  # uvloop's are no subclass of asyncio's
 
     def data_received(self, data: bytes) -> None:
         answer, pieces = self._answer, self._pieces

@@ -10,7 +10,6 @@ import io
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 from functools import partial
-from types import SimpleNamespace
 from typing import TYPE_CHECKING, Final
 
 import aiohttp
@@ -31,6 +30,8 @@ from gateway.upstream.base import (
 )
 
 if TYPE_CHECKING:
+    from types import SimpleNamespace
+
     from gateway.upstream.base import ConnectionSlots, Drained, Sink
     from gateway.upstream.headers import RawHeaders
 

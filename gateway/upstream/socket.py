@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Final
@@ -33,6 +32,8 @@ from gateway.upstream.base import (
 )
 
 if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
     from gateway.upstream.headers import RawHeaders
 
 ERROR: Final = "error"

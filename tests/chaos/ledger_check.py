@@ -18,8 +18,7 @@ import time
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import datetime
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from billing.database.connection import Database
 from billing.holds.redis.layout import AccountState, KeyState
@@ -30,6 +29,9 @@ from gateway.runtime.runtime import Runtime
 from tests.chaos.clients import Ended, Exchange
 from tests.chaos.harness import Customer, Excuse, Stack
 from tests.chaos.quiet import DRAINED_S, _journal
+
+if TYPE_CHECKING:
+    from datetime import datetime
 
 MOST_DETAILS = 10
 AHEAD_S = 3600

@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Final
 
-from billing.attempts import TooManyAttempts
+from billing.api.attempts import TooManyAttempts
 from billing.holds.model import Exhausted, InsufficientBalance, QuotaExceeded, TooManyRunning
 from billing.keys.presented import DifferentKeys
 from billing.plans import Plan

@@ -108,7 +108,7 @@ class RedisConnection(asyncio.Protocol):
         self._strange = False
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self._transport = cast(asyncio.WriteTransport, transport)  # uvloop's are no subclass of asyncio's
+        self._transport = cast("asyncio.WriteTransport", transport)  # uvloop's are no subclass of asyncio's
         self.alive = True
 
     def send(self, command: Sequence[Argument], on_reply: OnReply) -> None:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 from binascii import crc_hqx
-from collections.abc import AsyncIterator, Callable
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import unquote, urlsplit
@@ -28,6 +27,7 @@ from billing.holds.redis.connection import (
 from billing.holds.singleflight import SingleFlight
 
 if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Callable
     from ssl import SSLContext
 
     from redis.asyncio import Redis

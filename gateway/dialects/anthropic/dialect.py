@@ -8,8 +8,7 @@ holds for whatever the provider reads. `max_tokens` must be given, as Anthropic 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 from msgspec import Raw
@@ -36,6 +35,9 @@ from gateway.dialects.fields import first_byte, folded, is_null, other_case, rea
 from gateway.dialects.streaming import SseTap
 from gateway.dialects.structure import SHORT_VALUE_BYTES, StructureBounds, check_size, check_value, too_many
 from gateway.dialects.values import checked_model, label
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
 
 MESSAGE: Final = "/v1/messages"
 COUNT: Final = "/v1/messages/count_tokens"

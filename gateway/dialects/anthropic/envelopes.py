@@ -7,7 +7,6 @@ https://docs.anthropic.com/en/api/models-list.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Final
 
@@ -16,6 +15,8 @@ import msgspec
 from gateway.dialects.exceptions import BadRequest
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
     from gateway.dialects.base import ListedModel, RefusalFacts
 
 _TYPES: Final[Mapping[int, str]] = {

@@ -12,8 +12,7 @@ A count that is zero is left out of the answer; counts that can't be are no repo
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 from msgspec import Raw
@@ -23,6 +22,9 @@ from gateway.dialects.exceptions import UNREADABLE, GarbageAnswer
 from gateway.dialects.facts import Reported
 from gateway.dialects.fields import is_null
 from gateway.dialects.shares import MAX_DOUBTS, Doubt, cut_down, is_zero, shared_out, unknown_counts
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
 
 _NULL: Final = Raw(b"null")
 _OF_TOOLS: Final = (b'"groundingMetadata"', b'"urlContextMetadata"', b'"executableCode"')

@@ -10,7 +10,6 @@ stored at Google are shared by all who use the operator's key: an address that l
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import urlsplit
 
@@ -26,7 +25,7 @@ from gateway.dialects.structure import PLAIN_BYTES, StructureBounds, more_items,
 from gateway.dialects.values import text
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
 CONTENTS: Final = "contents"
 _CONTENT: Final = Names("role", "parts")

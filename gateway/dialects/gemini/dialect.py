@@ -8,7 +8,6 @@ batches) has no endpoint here and is refused.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import quote
 
@@ -31,6 +30,8 @@ from gateway.dialects.gemini.streams import GeminiTap
 from gateway.dialects.structure import StructureBounds
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from gateway.dialects.facts import ParsedRequest
 
 VERSIONS: Final = ("v1beta", "v1")

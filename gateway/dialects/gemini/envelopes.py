@@ -4,7 +4,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Final
 
 import msgspec
@@ -13,6 +12,8 @@ from gateway.dialects.exceptions import BadRequest
 from gateway.dialects.gemini.names import COUNT, EMBED, EMBED_BATCH, GENERATE, STREAM
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
     from gateway.dialects.base import FinalQuotaFacts, ListedModel, RefusalFacts
 
 _STATUS: Final = {

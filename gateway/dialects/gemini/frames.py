@@ -6,11 +6,13 @@ No piece above `MAX_PIECE_BYTES` is kept: it passes unread.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
-from typing import Final, Protocol
+from typing import TYPE_CHECKING, Final, Protocol
 
 from gateway.dialects.events import ENDS, EVENT_END_BYTES, event_data, last_end, replace_data, split_events
 from gateway.dialects.gemini.answer import END_MARKERS
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
 
 MAX_PIECE_BYTES: Final = 32 << 20
 """A piece above this passes unread; one that has a picture takes megabytes, and its usage stands behind that."""

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 
 from gateway.dialects.exceptions import UNREADABLE
 from gateway.dialects.output import Inline, Output, Piece, cut_output, cut_pieces, joined, kind_of
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
 
 _NO_OUTPUT: Final = frozenset(
     {"thought", "thoughtSignature", "videoMetadata", "partMetadata", "mediaResolution", "id", "role"}

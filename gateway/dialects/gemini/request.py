@@ -16,11 +16,8 @@ Source: https://ai.google.dev/api/generate-content and .../embeddings. What a re
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
 from typing import TYPE_CHECKING, Final
 from urllib.parse import parse_qsl
-
-from msgspec import Raw
 
 from billing.usage import MAX_COUNT
 from gateway.dialects.exceptions import BadRequest
@@ -32,6 +29,10 @@ from gateway.dialects.structure import SHORT_VALUE_BYTES, StructureBounds, check
 from gateway.dialects.values import MAX_LABEL_CHARS, MAX_MODEL_CHARS, MAX_NAME_CHARS, label, text, whole
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from msgspec import Raw
+
     from gateway.dialects.base import Head
 
 MAX_FIELD: Final = "maxOutputTokens"

@@ -15,7 +15,6 @@ when `MAX_UNREAD_BYTES` wait, so that no turn of the event loop has much of it t
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
@@ -29,6 +28,8 @@ from gateway.dialects.gemini.output import pieces, pieces_of_part
 from gateway.dialects.passed import MAX_KEPT_BYTES, Passed
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from gateway.dialects.facts import Reported
     from gateway.dialects.gemini.frames import Frame, Frames
     from gateway.dialects.output import Piece

@@ -15,7 +15,6 @@ Every value is looked at by a decoder here or by `structure.check_value`, so tha
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
@@ -48,6 +47,8 @@ from gateway.dialects.structure import StructureBounds, check_size, check_value,
 from gateway.dialects.values import checked_model, label
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from gateway.dialects.base import Endpoint, Head, Match
 
 INPUT_FIELD: Final = {CHAT: "messages", COMPLETIONS: "prompt", EMBEDDINGS: "input", MODERATIONS: "input"}

@@ -5,12 +5,13 @@ Error object: https://platform.openai.com/docs/guides/error-codes.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import TYPE_CHECKING, Final
 
-from billing.shapes import base
+from billing.schemas import base
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from gateway.dialects.base import RefusalFacts
 
 # LiteLLM maps a 402 or 403 of any other type to its general APIError, which what is built on it repeats (aider 0.86.2:

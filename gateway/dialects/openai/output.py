@@ -9,7 +9,6 @@ provider that adds a field next year must not thereby serve it free. Empty strin
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
@@ -33,6 +32,8 @@ from gateway.dialects.output import (
 )
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from gateway.dialects.output import Piece
 
 _NO_OUTPUT: Final = frozenset({"role", "index", "type", "id", "object", "status", "format", "expires_at", "created"})

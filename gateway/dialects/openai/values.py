@@ -5,10 +5,10 @@ Chats, completions, embeddings and responses each have a `FieldTable` of their o
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from itertools import islice
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 import msgspec
 from msgspec import Raw
@@ -18,9 +18,6 @@ from gateway.dialects.facts import NO_METADATA
 from gateway.dialects.fields import first_byte, folded, other_case, wrong_type
 from gateway.dialects.structure import SHORT_VALUE_BYTES, StructureBounds, check_value
 from gateway.dialects.values import label
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
 
 MAX_METADATA: Final = 16
 """Pairs of `metadata` that are kept, as OpenAI's reference bounds them."""

@@ -12,8 +12,7 @@ which count only where the item has no deltas of its own.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
-from typing import Any, Final, Literal, TypeVar
+from typing import TYPE_CHECKING, Any, Final, Literal, TypeVar
 
 import msgspec
 from msgspec import Raw
@@ -26,6 +25,9 @@ from gateway.dialects.openai.billed import CITATION
 from gateway.dialects.openai.output import pieces_of_part
 from gateway.dialects.openai.usage import PlainResponseUsage, plain_usage, usage_from_json
 from gateway.dialects.output import Inline, Kind, Output, Piece, joined, kind_named, piece_of
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 T = TypeVar("T")
 _NULL: Final = Raw(b"null")

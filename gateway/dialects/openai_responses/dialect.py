@@ -15,7 +15,6 @@ https://platform.openai.com/docs/api-reference/responses/get and .../conversatio
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import TYPE_CHECKING, Annotated, Any, Final
 from urllib.parse import parse_qsl, quote
 
@@ -48,8 +47,10 @@ from gateway.dialects.streaming import SseTap
 from gateway.dialects.structure import check_size, check_value, too_many
 
 if TYPE_CHECKING:
-    from gateway.dialects.base import Endpoint, Head, Match
-    from gateway.dialects.facts import Creation, ParsedRequest, Reported
+    from collections.abc import Mapping
+
+    from gateway.dialects.base import Head, Match
+    from gateway.dialects.facts import Creation
     from gateway.dialects.structure import StructureBounds
 
 RESPONSE: Final = "/v1/responses/{response_id}"

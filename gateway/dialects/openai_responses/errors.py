@@ -8,13 +8,14 @@ type `usage_limit_reached` they read "You've hit your usage limit.", then the he
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import TYPE_CHECKING, Final
 
-from billing.shapes import base
+from billing.schemas import base
 from gateway.dialects.openai import errors
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from gateway.dialects.base import RefusalFacts
 
 SPENT: Final = "usage_limit_reached"

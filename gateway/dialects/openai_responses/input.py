@@ -19,7 +19,6 @@ counted by itself; all else stays at its bytes in a hold, and is counted as text
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
@@ -35,7 +34,7 @@ from gateway.dialects.structure import StructureBounds, check_value, more_items,
 from gateway.tokens import TOKENS_PER_MESSAGE
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Iterator, Mapping
 
 INPUT: Final = "input"
 CONTENT: Final = "input.content"

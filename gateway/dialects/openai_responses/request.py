@@ -9,8 +9,7 @@ Where the client gives none, the tools are left open, and the gateway grants a n
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 from msgspec import Raw
@@ -25,6 +24,9 @@ from gateway.dialects.openai.work import WORK_FIELDS, read_work
 from gateway.dialects.openai_responses.input import INPUT, Input, read_input
 from gateway.dialects.structure import StructureBounds, check_size, check_value, too_many
 from gateway.dialects.values import checked_model, label
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
 
 RESPONSES: Final = "/v1/responses"
 COMPACT: Final = "/v1/responses/compact"

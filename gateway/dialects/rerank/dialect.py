@@ -12,7 +12,6 @@ texts: a picture has no bound here and is refused.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
 from decimal import ROUND_CEILING, Decimal, InvalidOperation
 from typing import TYPE_CHECKING, Any, Final
 
@@ -30,6 +29,8 @@ from gateway.dialects.structure import check_size, check_value, more_items, too_
 from gateway.dialects.values import MAX_MODEL_CHARS
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
     from gateway.dialects.base import Head, Match
     from gateway.dialects.output import Inline, Output
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import parse_qs, unquote
 
@@ -20,6 +19,8 @@ from gateway.upstream.local.request import RequestError
 from gateway.upstream.local.wire import Choice, compose, say, vector
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping, Sequence
+
     from gateway.tokens import Tokenizer
 
 PATH: Final = re.compile(r"/v\w+/models/(?P<model>.+):(?P<method>\w+)")

@@ -6,7 +6,6 @@ model, messages, system, `max_tokens`, `stop_sequences` and `stream` is ignored:
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
@@ -17,6 +16,8 @@ from gateway.upstream.local.request import Fields, RequestError
 from gateway.upstream.local.wire import Choice, compose, question_of, say
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from gateway.tokens import Tokenizer
 
 MESSAGES: Final = "/v1/messages"

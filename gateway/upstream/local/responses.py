@@ -8,7 +8,6 @@ https://platform.openai.com/docs/api-reference/responses/object.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
@@ -18,6 +17,8 @@ from gateway.upstream.local.request import Fields, RequestError
 from gateway.upstream.local.wire import Choice, compose, say
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
     from gateway.tokens import Tokenizer
     from gateway.upstream.local.request import Pace
     from gateway.upstream.local.shelf import Shelf

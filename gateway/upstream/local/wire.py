@@ -15,7 +15,6 @@ import re
 import sys
 from array import array
 from collections import deque
-from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from hashlib import blake2b, shake_256
 from typing import TYPE_CHECKING, Literal
@@ -23,6 +22,8 @@ from typing import TYPE_CHECKING, Literal
 import msgspec
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
     from gateway.tokens import Tokenizer
     from gateway.upstream.local.request import RequestError
 

@@ -5,8 +5,7 @@ import datetime
 import ssl
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from aiosmtpd.controller import Controller
@@ -23,6 +22,9 @@ from billing.settings import CodeSettings
 from tests.billing.support import Billing
 from tests.support.mail import Mailbox, mail_server
 from tests.support.ports import free_port
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 FROM = "billing@example.com"
 ADA = "ada@example.com"

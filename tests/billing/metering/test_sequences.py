@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 from hypothesis import given, settings
@@ -29,6 +28,9 @@ from tests.billing.holds.conftest import PATIENT, PLANS, World
 from tests.billing.holds.support import eventually
 from tests.billing.metering.support import Meters, meters
 from tests.support.loop_thread import LoopThread
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
 
 BALANCE = 10
 names = st.sampled_from(["e0", "e1", "e2"])

@@ -23,10 +23,10 @@ from billing.payments.assembly import (
 )
 from billing.payments.flows import FlowRules
 from billing.plans import DEFAULT_PLAN
-from billing.refused import RefusedRequests
+from billing.refused_requests import RefusedRequests
+from billing.schemas.quotas import WindowShape
+from billing.schemas.system import ModelShape, PricingShape
 from billing.settings import RefusalSettings
-from billing.shapes.operation import ModelShape, PricingShape
-from billing.shapes.quotas import WindowShape
 from tests.billing.api.conftest import people, registry
 from tests.billing.api.conftest import services as bare_services
 from tests.billing.identity.sessions_support import People
@@ -61,7 +61,7 @@ async def windows(account_id: str) -> list[WindowShape]:
 async def payments(billing: Billing) -> Payments:
     """The local provider, which leads back to the console."""
     parts = PaymentParts(
-        *(billing.database, billing.accounts, billing.grants, billing.effects, PLANS, billing.new_id),
+        *(billing.database, billing.accounts, billing.grants, billing.change_notifier, PLANS, billing.new_id),
         await deployment_of(billing.database),
     )
     own = BrowserRules().url

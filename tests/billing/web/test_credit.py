@@ -10,7 +10,7 @@ from billing.money import format_usd, parse_usd
 from billing.payments.assembly import Payments
 from billing.payments.coupons import NewCoupon
 from billing.payments.local.cards import GOOD
-from billing.shapes.credit import LotShape
+from billing.schemas.credit import LotShape
 from billing.usage import Usage
 from billing.web.credit import in_order
 from tests.billing.support import PRICES

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from billing.shares import parse_share
+from billing.money import parse_share
 from gateway.config.defaults import KEYS, Defaults
 from tests.gateway.config.support import MAIN, load, problems
 
