@@ -42,10 +42,9 @@ from gateway.endpoints.routes import add_routes, endpoints_of
 from gateway.metrics.registry import Metrics
 from gateway.outgoing import EXPORTS
 from gateway.payments import links_of, serve_payments, stop_payments
-from gateway.proxy.background_jobs import BackgroundPoller
+from gateway.proxy.background_jobs import BackgroundPoller, JobProviders
 from gateway.proxy.forward import Forwarder
 from gateway.proxy.handler import Proxy
-from gateway.proxy.jobs import JobProviders
 from gateway.proxy.records import Records, RequestLog
 from gateway.proxy.remainder import Remainder
 from gateway.proxy.routing import Router
@@ -75,7 +74,7 @@ from gateway.server.ids import REQUEST_ID
 from gateway.server.plain import PlainRunner
 from gateway.stores import lookup_wait_s, new_id
 from gateway.tokens import Tokenizer
-from gateway.upstream.local.shelf import SharedShelf
+from gateway.upstream.local.responses import SharedShelf
 
 if TYPE_CHECKING:
     from billing.price_table import PriceTable

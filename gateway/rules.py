@@ -6,15 +6,16 @@ import logging
 from typing import TYPE_CHECKING, Final
 
 from billing.addresses import Addresses
-from gateway.dialects.betas import DEFAULT_BETAS, Betas
+from gateway.dialects.betas import Betas
+from gateway.dialects.declared import DEFAULT_BETAS
 from gateway.dialects.openai_responses.answer import ENDS
 from gateway.dialects.structure import StructureBounds
 from gateway.endpoints.response_sockets import ClientSocketRules
 from gateway.proxy.attempts import AttemptRules
+from gateway.proxy.background_jobs import BackgroundRules
 from gateway.proxy.estimate import EstimateRules
 from gateway.proxy.forward import ForwardRules
 from gateway.proxy.handler import ProxyRules
-from gateway.proxy.jobs import BackgroundRules
 from gateway.proxy.remainder import DrainRules
 from gateway.server.bodies import BodyRules
 from gateway.server.guard import EdgeRules
@@ -33,7 +34,7 @@ if TYPE_CHECKING:
     from gateway.server.cors import Cors
     from gateway.tokens import Tokenizer
     from gateway.upstream.base import Transport
-    from gateway.upstream.local.shelf import Shelf
+    from gateway.upstream.local.responses import Shelf
 
 logger = logging.getLogger(__name__)
 DAY_S: Final = 86_400

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Final, Protocol
 import msgspec
 
 from billing.usage import ModelUsage, Usage, total
-from gateway.dialects.shares import Doubt
+from gateway.dialects.shares import Anomaly
 
 if TYPE_CHECKING:
     from gateway.dialects.base import Endpoint
@@ -217,7 +217,7 @@ class ParsedRequest(msgspec.Struct, frozen=True):
 class Reported(msgspec.Struct, frozen=True):
     """What the provider says was used: the model that was asked, and `others` of the same provider that worked for the
     answer. `service_tier`, `processing`, `speed`, `region` and `model` are the answer's own, None where it names none;
-    they choose the variant of the price row. `doubts` are for the operator and price nothing."""
+    they choose the variant of the price row. `anomalies` are for the operator and price nothing."""
 
     usage: Usage
     service_tier: str | None = None
@@ -226,7 +226,7 @@ class Reported(msgspec.Struct, frozen=True):
     processing: str | None = None
     speed: str | None = None
     region: str | None = None
-    doubts: tuple[Doubt, ...] = ()
+    anomalies: tuple[Anomaly, ...] = ()
 
     @property
     def counts_nothing(self) -> bool:

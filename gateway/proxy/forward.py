@@ -33,8 +33,9 @@ from gateway.proxy.attempts import (
 )
 from gateway.proxy.context import RequestContext, shown_id
 from gateway.proxy.estimate import EstimateRules
+from gateway.proxy.headers import ResponseHead, incoming
 from gateway.proxy.outcomes import Outcomes, balance_nano
-from gateway.proxy.outgoing import Apart, outgoing_apart
+from gateway.proxy.provider_request import Apart, outgoing_apart
 from gateway.proxy.relay import Relay
 from gateway.proxy.remainder import OK, Remainder, Running, read_whole
 from gateway.proxy.stored import running_of, tokens_to_go_on_from
@@ -48,7 +49,6 @@ from gateway.upstream.base import (
     UpstreamTooLarge,
     send_within,
 )
-from gateway.upstream.headers import ResponseHead, incoming
 from gateway.upstream.health import Attempt
 
 if TYPE_CHECKING:

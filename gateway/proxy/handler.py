@@ -25,10 +25,10 @@ from gateway.dialects.exceptions import BadRequest
 from gateway.proxy.context import FEATURE, RequestContext
 from gateway.proxy.estimate import EstimateRules
 from gateway.proxy.intake import Intake, IntakeRules
-from gateway.proxy.outgoing import prepare
 from gateway.proxy.preparation import Preparation
+from gateway.proxy.provider_request import prepare
+from gateway.proxy.provider_tools import UnknownTools
 from gateway.proxy.senders import Senders
-from gateway.proxy.unknown_tools import UnknownTools
 from gateway.server import limit_refusals, refusals
 from gateway.server.bodies import UNCOUNTED_BYTES, Bodies, Kept
 from gateway.server.exchange import BodyTooLarge

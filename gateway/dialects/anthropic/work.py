@@ -21,6 +21,7 @@ import msgspec
 from msgspec import Raw
 
 from billing.usage import MAX_COUNT
+from gateway.dialects.decoding import FIELDS, TEXT
 from gateway.dialects.exceptions import BadRequest
 from gateway.dialects.facts import NO_WORK, Work
 from gateway.dialects.fields import first_byte, is_null, read_object, read_objects, wrong_type
@@ -71,8 +72,6 @@ _ANTHROPICS_SKILL: Final = "anthropic"
 _STANDARD: Final = "standard"
 _LEVEL: Final = 1
 _OBJECT: Final = ord("{")
-_FIELDS: Final = msgspec.json.Decoder(dict[str, Raw])
-_TYPE: Final = msgspec.json.Decoder(str)
 
 
 class Asked(msgspec.Struct, frozen=True):
@@ -206,10 +205,10 @@ def grant_uses(tool: Raw, calls: int) -> Raw:
     tools of bodies that `read_work` has accepted."""
     if first_byte(tool) != _OBJECT:
         return tool
-    fields: dict[str, Any] = dict(_FIELDS.decode(tool))
+    fields: dict[str, Any] = dict(FIELDS.decode(tool))
     if is_null(fields.get("type")) or not is_null(fields.get("max_uses")):
         return tool
-    if _DATE.sub("", _TYPE.decode(fields["type"])[:MAX_NAME_CHARS]) not in CAPPED_TOOLS:
+    if _DATE.sub("", TEXT.decode(fields["type"])[:MAX_NAME_CHARS]) not in CAPPED_TOOLS:
         return tool
     return Raw(msgspec.json.encode({**fields, "max_uses": calls}))
 

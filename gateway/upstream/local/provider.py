@@ -35,19 +35,18 @@ from gateway.upstream.base import (
     UpstreamUnreachable,
     pump_chunks,
 )
-from gateway.upstream.local import messages as local_messages
+from gateway.upstream.local import anthropic as local_messages
 from gateway.upstream.local import wire as local_wire
 from gateway.upstream.local.gemini import PATH as GEMINI
 from gateway.upstream.local.gemini import LocalGemini
 from gateway.upstream.local.gemini import error_answer as gemini_error
 from gateway.upstream.local.openai import Body, LocalOpenAI
 from gateway.upstream.local.request import Fields, Pace, RequestError
-from gateway.upstream.local.responses import LocalResponses
-from gateway.upstream.local.shelf import MemoryShelf, Shelf
+from gateway.upstream.local.responses import LocalResponses, MemoryShelf, Shelf
 
 if TYPE_CHECKING:
     from gateway.tokens import Tokenizer
-    from gateway.upstream.headers import RawHeaders
+    from gateway.upstream.base import RawHeaders
 
 TIMEOUT_S = 600.0
 _RESPONSES = ("/v1/responses", "/v1/conversations")

@@ -48,7 +48,7 @@ def test_a_field_becomes_the_class_that_the_page_says(field: str, price_class: s
     reported = READERS["chat"](Answer("", "", "", "chat", usage).text)
     assert reported is not None
     assert reported.usage.by_class()[price_class] == (7 if into[name] == 7 else into[name])
-    assert reported.doubts == ()
+    assert reported.anomalies == ()
 
 
 def test_the_page_names_enough_fields() -> None:

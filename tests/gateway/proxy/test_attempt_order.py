@@ -19,6 +19,7 @@ from gateway.proxy.attempts import (
 )
 from gateway.proxy.candidates import Candidate, Destination, Target
 from gateway.proxy.estimate import EstimateRules
+from gateway.proxy.headers import Fixed
 from gateway.upstream.base import (
     AccountBusy,
     UpstreamBusy,
@@ -26,7 +27,6 @@ from gateway.upstream.base import (
     UpstreamTimeout,
     UpstreamUnreachable,
 )
-from gateway.upstream.headers import Fixed
 from gateway.upstream.health import Cooldown, TargetHealth
 
 FAILED = Failure("503")

@@ -13,14 +13,14 @@ from billing.plans import Plan
 from billing.prices import PriceRow
 from billing.principals import MAX_KEPT, Principal
 from billing.rates import FACTOR_SCALE
-from gateway.config.providers import MaxOutputField
 from gateway.config.settings import ProviderConfig
 from gateway.dialects.facts import NO_PARTS, NO_WORK, ParsedRequest, Parts, Work
 from gateway.dialects.openai.dialect import CHAT, MAX_FIELDS, OpenAIDialect, max_field, parse
+from gateway.dialects.openai.vendors import MaxOutputField
 from gateway.proxy.candidates import Candidate, Rates, Route
 from gateway.proxy.context import Terms, keep_terms
 from gateway.proxy.estimate import EstimateRules, NotPriced, Plain, markup_of, worst_case
-from gateway.proxy.outgoing import outgoing_body
+from gateway.proxy.provider_request import outgoing_body
 from gateway.server.ids import MINUTE_MS, duration, limit_lines
 from tests.billing.holds.test_cache import PRINCIPAL
 from tests.gateway.proxy.estimates import request

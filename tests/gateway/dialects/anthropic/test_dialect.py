@@ -7,6 +7,7 @@ import pytest
 
 from gateway.dialects.anthropic.dialect import COUNT, MESSAGE, AnthropicDialect, parse, rewrite
 from gateway.dialects.anthropic.work import FURTHER_CALLS, LOOP_TURNS, SERVER_TOOL_TOKENS, TOOL_SYSTEM_TOKENS
+from gateway.dialects.base import Changes
 from gateway.dialects.exceptions import BadRequest
 from gateway.dialects.facts import NO_PARTS, NO_WORK
 from tests.gateway.dialects.anthropic.bodies import SAY, message
@@ -32,7 +33,7 @@ def test_a_tool_is_told_its_uses_whatever_stands_beside_them(beside: dict[str, A
     added = {"type": "tool_addition", "tools": [{**SEARCH, **beside}]}
     body = message(messages=[{"role": "user", "content": [added]}])
     assert parse(MESSAGE, body).work.open_tools == ("web_search",)
-    assert not parse(MESSAGE, rewrite(body, tool_calls=2)).work.open_tools
+    assert not parse(MESSAGE, rewrite(body, Changes(tool_calls=2))).work.open_tools
 
 
 @pytest.mark.parametrize("found", [{"tools": [{"type": 5}]}, {"tools": [SEARCH]}, {"tool": {"type": 1}}])
@@ -40,7 +41,7 @@ def test_results_of_tools_at_the_provider_go_on_as_they_are(found: dict[str, Any
     """Nothing in them is read, so that nothing in them is changed, or a fault."""
     block = {"type": "web_search_tool_result", "tool_use_id": "t", "content": [{"type": "web_search_result", **found}]}
     messages = [{"role": "assistant", "content": [block]}]
-    sent = json.loads(rewrite(message(tools=[SEARCH], messages=messages), tool_calls=2))
+    sent = json.loads(rewrite(message(tools=[SEARCH], messages=messages), Changes(tool_calls=2)))
     assert (sent["messages"], sent["tools"]) == (messages, [{**SEARCH, "max_uses": 2}])
 
 
@@ -324,11 +325,11 @@ def test_granted_calls_are_written_into_each_tool_that_says_none() -> None:
     ]
     messages = [*content({"type": "text", "text": "a"}), *system(defined(SEARCH), REFERENCE, defined(others[0]))[1:]]
     body = message(tools=[*others, SEARCH, advisor], messages=messages)
-    sent = json.loads(rewrite(body, tool_calls=3))
+    sent = json.loads(rewrite(body, Changes(tool_calls=3)))
     assert sent["tools"] == [*others, {**SEARCH, "max_uses": 3}, {**advisor, "max_uses": 3}]
     assert sent["messages"][1]["content"] == [defined({**SEARCH, "max_uses": 3}), REFERENCE, defined(others[0])]
     assert {**sent, "tools": 0, "messages": 0} == {**json.loads(body), "tools": 0, "messages": 0}
-    assert b'{"name": "mine", "input_schema": {"n": 1.5}}' in rewrite(body, tool_calls=3)  # spaces within stay
+    assert b'{"name": "mine", "input_schema": {"n": 1.5}}' in rewrite(body, Changes(tool_calls=3))  # spaces within stay
 
 
 def test_granted_calls_are_written_wherever_a_tool_counts() -> None:
@@ -345,20 +346,20 @@ def test_granted_calls_are_written_wherever_a_tool_counts() -> None:
     ):
         body = message(**make(SEARCH))
         assert parse(MESSAGE, body).work.open_tools == ("web_search",)
-        assert json.loads(rewrite(body, tool_calls=3)) == json.loads(message(**make(granted)))
+        assert json.loads(rewrite(body, Changes(tool_calls=3))) == json.loads(message(**make(granted)))
 
 
 def test_a_body_without_such_tools_is_sent_as_it_is() -> None:
     for body in (message(), message(tools=[{"type": "time_travel_20300101"}], messages=system(REFERENCE))):
-        assert rewrite(body, tool_calls=3) is body
+        assert rewrite(body, Changes(tool_calls=3)) is body
 
 
 def test_what_is_rewritten() -> None:
     body = message()
-    assert rewrite(body) is body
-    sent = json.loads(rewrite(body, model="other", max_output_tokens=7))
+    assert rewrite(body, Changes()) is body
+    sent = json.loads(rewrite(body, Changes(model="other", max_output_tokens=7)))
     assert sent == {**json.loads(body), "model": "other", "max_tokens": 7}
-    assert json.loads(rewrite(body, max_output_tokens=700))["max_tokens"] == 100
+    assert json.loads(rewrite(body, Changes(max_output_tokens=700)))["max_tokens"] == 100
 
 
 def test_whose_requests_these_are() -> None:

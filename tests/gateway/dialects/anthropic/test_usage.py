@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from billing.usage import Usage
-from gateway.dialects.anthropic.content import output_of, output_of_part
+from gateway.dialects.anthropic.content import OUTPUT
 from gateway.dialects.anthropic.usage import AnthropicEvents, counted_from_json, usage_from_json
 from gateway.dialects.exceptions import GarbageAnswer
 from gateway.dialects.facts import Reported
@@ -106,7 +106,7 @@ def test_zeros_are_a_report_of_nothing() -> None:
 
 
 @pytest.mark.parametrize(
-    ("counts", "doubt"),
+    ("counts", "anomaly"),
     [
         ({"ephemeral_24h_tokens": 4}, ("field", "ephemeral_24h_tokens")),
         ({"cache_creation": {"ephemeral_24h_input_tokens": 4}}, ("field", "cache_creation.ephemeral_24h_input_tokens")),
@@ -114,10 +114,10 @@ def test_zeros_are_a_report_of_nothing() -> None:
         ({"output_tokens_details": {"thinking_tokens": 6}}, ("total", "output_tokens_details")),
     ],
 )
-def test_what_can_t_be_placed_is_doubted(counts: dict[str, Any], doubt: tuple[str, str]) -> None:
+def test_what_can_t_be_placed_is_an_anomaly(counts: dict[str, Any], anomaly: tuple[str, str]) -> None:
     reported = read(input_tokens=3, output_tokens=5, **counts)
     assert reported is not None
-    assert reported.doubts == (doubt,)
+    assert reported.anomalies == (anomaly,)
 
 
 @pytest.mark.parametrize("body", [b"", b"<html>", b'{"usage": {', b"[1]"])
@@ -266,10 +266,10 @@ def test_blocks_that_begin_with_something() -> None:
 
 def test_the_output_of_whole_answers_and_of_parts() -> None:
     body = json.dumps(answer("Hello")).encode()
-    assert (output_of(body).text, output_of(body).known) == ("Hello", True)
-    assert not output_of(b'{"type": "message"}').known
-    assert output_of(b'{"type": "error", "error": {"type": "api_error"}}').failed
-    assert output_of_part(body[: body.index(b"stop_reason")]).text == "Hello"
+    assert (OUTPUT.output(body).text, OUTPUT.output(body).known) == ("Hello", True)
+    assert not OUTPUT.output(b'{"type": "message"}').known
+    assert OUTPUT.output(b'{"type": "error", "error": {"type": "api_error"}}').failed
+    assert OUTPUT.output_of_part(body[: body.index(b"stop_reason")]).text == "Hello"
 
 
 def test_the_cost_stands_in_the_last_usage() -> None:

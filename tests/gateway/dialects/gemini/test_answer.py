@@ -79,7 +79,7 @@ def test_zeros_are_a_report_of_nothing() -> None:
 
 
 @pytest.mark.parametrize(
-    ("metadata", "doubts"),
+    ("metadata", "anomalies"),
     [
         (counts(10, 5, totalTokenCount=12), (("total", "totalTokenCount"),)),
         (counts(10, 5, totalTokenCount=40, thoughtsTokenCount=3), (("total", "totalTokenCount"),)),
@@ -88,10 +88,10 @@ def test_zeros_are_a_report_of_nothing() -> None:
         (counts(10, 5, totalTokenCount=18, thoughtsTokenCount=3), ()),
     ],
 )
-def test_what_can_t_be_placed_is_doubted(metadata: Any, doubts: tuple[tuple[str, str], ...]) -> None:
+def test_what_can_t_be_placed_is_an_anomaly(metadata: Any, anomalies: tuple[tuple[str, str], ...]) -> None:
     reported = DIALECT.usage_from_json(OPERATION, body_of(answer(usage=metadata)))
     assert reported is not None
-    assert reported.doubts == doubts
+    assert reported.anomalies == anomalies
 
 
 @pytest.mark.parametrize("metadata", [{}, {"promptTokenCount": 2**31}, {"promptTokenCount": "10"}, [], "text", 5])

@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 
+from gateway.dialects.base import Changes
 from gateway.dialects.openai.dialect import OpenAIDialect
 from gateway.dialects.registry import Dialects, make_dialects
 from gateway.dialects.structure import StructureBounds
@@ -66,7 +67,8 @@ def test_it_is_registered() -> None:
 def rewritten(value: object, model: str | None = None, most: int | None = None) -> Any:
     body = body_of(value)
     made = DIALECT.rewrite(
-        body, model=model, include_usage=True, max_output_tokens=most, max_field=DIALECT.max_field("", "max_tokens")
+        body,
+        Changes(model=model, include_usage=True, max_output_tokens=most, max_field=DIALECT.max_field("", "max_tokens")),
     )
     return json.loads(made) if made is not body else None
 

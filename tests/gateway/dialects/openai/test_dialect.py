@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.dialects.base import Match
+from gateway.dialects.base import Changes, Match
 from gateway.dialects.exceptions import BadRequest
 from gateway.dialects.facts import NO_PARTS, Parts
 from gateway.dialects.openai.dialect import (
@@ -399,30 +399,30 @@ def test_no_spelling_hides_an_image(message: bytes) -> None:
 
 def test_rewriting_nothing_returns_the_same_object() -> None:
     body = chat(stream=True)
-    assert rewrite(body) is body
+    assert rewrite(body, Changes()) is body
 
 
 def test_a_rewrite_changes_only_what_it_must() -> None:
     nested = b'{ "b":1.50 , "a" : [1e3,"\\u00e9"],"b" : 2}'
     body = b'{"model": "a/b", "messages": [ ], "metadata":' + nested + b', "big":12345678901234567890123}'
-    assert rewrite(body, model="b") == (
+    assert rewrite(body, Changes(model="b")) == (
         b'{"model":"b","messages":[ ],"metadata":' + nested + b',"big":12345678901234567890123}'
     )
 
 
 def test_include_usage_keeps_other_stream_options() -> None:
     for given_options in ({}, {"stream_options": None}, {"stream_options": {}}):
-        body = rewrite(chat(stream=True, **given_options), include_usage=True)
+        body = rewrite(chat(stream=True, **given_options), Changes(include_usage=True))
         assert json.loads(body)["stream_options"] == {"include_usage": True}
         assert parse(CHAT, body).include_usage
     options = {"include_obfuscation": False, "include_usage": False}
-    body = rewrite(chat(stream=True, stream_options=options), include_usage=True)
+    body = rewrite(chat(stream=True, stream_options=options), Changes(include_usage=True))
     assert json.loads(body)["stream_options"] == {"include_obfuscation": False, "include_usage": True}
 
 
 def test_an_imposed_maximum_goes_where_the_provider_takes_it() -> None:
     def maxima(**fields: Any) -> dict[str, int]:
-        body = json.loads(rewrite(chat(**fields), max_output_tokens=16))
+        body = json.loads(rewrite(chat(**fields), Changes(max_output_tokens=16, max_field="max_completion_tokens")))
         return {name: value for name, value in body.items() if name.startswith(("max_", "n_"))}
 
     assert maxima() == {"max_completion_tokens": 16}
@@ -430,14 +430,17 @@ def test_an_imposed_maximum_goes_where_the_provider_takes_it() -> None:
     assert maxima(max_tokens=100) == {"max_completion_tokens": 16}
     assert maxima(max_tokens=100, max_completion_tokens=90) == {"max_tokens": 16, "max_completion_tokens": 16}
     assert maxima(max_tokens=5, max_completion_tokens=90) == {"max_tokens": 5, "max_completion_tokens": 16}
-    body = rewrite(chat(), max_output_tokens=16, max_field="max_tokens")
+    body = rewrite(chat(), Changes(max_output_tokens=16, max_field="max_tokens"))
     assert parse(CHAT, body).max_output_tokens == 16
 
 
 @given(st.dictionaries(st.sampled_from(["x", "seed", "tools", "\u00e9"]), JSON))
 def test_what_is_rewritten_means_the_same(further: dict[str, Any]) -> None:
     body = chat(**further)
-    before, after = json.loads(body), json.loads(rewrite(body, model="other", max_output_tokens=99))
+    before, after = (
+        json.loads(body),
+        json.loads(rewrite(body, Changes(model="other", max_output_tokens=99, max_field="max_completion_tokens"))),
+    )
     assert after == before | {"model": "other", "max_completion_tokens": 99}
 
 
@@ -455,7 +458,7 @@ def test_the_dialect_offers_all_of_it() -> None:
     assert {endpoint.operation for endpoint in dialect.endpoints} == {CHAT, COMPLETIONS, EMBEDDINGS, MODERATIONS}
     assert "/azure/openai/deployments/{model}/chat/completions" in {each.path for each in dialect.endpoints}
     assert dialect.parse(Asked(Match(dialect, dialect.endpoints[0])), chat()).model == "gpt-4o"
-    body = dialect.rewrite(chat(), model=None, include_usage=False, max_output_tokens=3, max_field="max_tokens")
+    body = dialect.rewrite(chat(), Changes(max_output_tokens=3, max_field="max_tokens"))
     assert parse(CHAT, body).max_output_tokens == 3
     answer = b'{"usage":{"prompt_tokens":1,"completion_tokens":2}}'
     reported = dialect.usage_from_json(CHAT, answer)
@@ -466,18 +469,20 @@ def test_the_dialect_offers_all_of_it() -> None:
 
 def test_granted_calls_are_written_where_the_provider_may_know_the_field() -> None:
     body = chat(tools=[{"type": "web_search", "filters": {"a": 1.50}}], search_parameters={"mode": "on", "sources": []})
-    written = json.loads(rewrite(body, max_field="max_tokens", tool_calls=3))
+    written = json.loads(rewrite(body, Changes(max_field="max_tokens", tool_calls=3)))
     assert written == {
         **json.loads(body),
         "max_tool_calls": 3,
         "search_parameters": {"mode": "on", "sources": [], "max_search_results": 3},
     }
-    assert b'{"a": 1.5}' in rewrite(body, max_field="max_tokens", tool_calls=3)
-    assert "max_tool_calls" not in json.loads(rewrite(body, tool_calls=3))  # OpenAI refuses it in chats
+    assert b'{"a": 1.5}' in rewrite(body, Changes(max_field="max_tokens", tool_calls=3))
+    assert "max_tool_calls" not in json.loads(
+        rewrite(body, Changes(tool_calls=3, max_field="max_completion_tokens"))
+    )  # OpenAI refuses it in chats
     own = chat(max_tool_calls=2, search_parameters={"max_search_results": 1})
-    assert json.loads(rewrite(own, max_field="max_tokens", tool_calls=3)) == json.loads(own)
+    assert json.loads(rewrite(own, Changes(max_field="max_tokens", tool_calls=3))) == json.loads(own)
     nothing = chat(max_tool_calls=None, search_parameters=None)
-    assert json.loads(rewrite(nothing, max_field="max_tokens", tool_calls=3))["max_tool_calls"] == 3
+    assert json.loads(rewrite(nothing, Changes(max_field="max_tokens", tool_calls=3)))["max_tool_calls"] == 3
 
 
 def test_a_body_of_the_responses_api_is_told_where_to_go() -> None:

@@ -124,8 +124,8 @@ def test_usage_that_is_null_is_looked_for_a_bounded_number_of_times(own: str, mo
             looks += 1
             return fields.decode(data)
 
-    fields = output._FIELDS
-    monkeypatch.setattr(output, "_FIELDS", Counted())
+    fields = output.FIELDS
+    monkeypatch.setattr(output, "FIELDS", Counted())
     left = OpenAIEvents().without_null_usage(block % nested)
     assert left == block.replace(b'"usage": null,', b"").replace(b',"usage": null', b"") % nested
     assert looks <= 1 + 2 * MOST_TRIED
@@ -133,6 +133,6 @@ def test_usage_that_is_null_is_looked_for_a_bounded_number_of_times(own: str, mo
 
 def test_only_events_that_say_usage_is_null_are_decoded_for_it(monkeypatch: pytest.MonkeyPatch) -> None:
     """A burst of events with usage in the last of them must not cost a look at each."""
-    monkeypatch.setattr(output, "_FIELDS", None)
+    monkeypatch.setattr(output, "FIELDS", None)
     block = b'data: {"choices":[1]}\n\n' * 50 + b'data: {"choices":[],"usage":{"prompt_tokens":1}}\n\n'
     assert OpenAIEvents().without_null_usage(block) == block

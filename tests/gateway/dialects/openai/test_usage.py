@@ -8,10 +8,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from billing.usage import MAX_COUNT, Usage
+from gateway.dialects.decoding import decoded
 from gateway.dialects.exceptions import GarbageAnswer
 from gateway.dialects.openai.dialect import CHAT, EMBEDDINGS
 from gateway.dialects.openai.output import OpenAIEvents
-from gateway.dialects.openai.usage import is_complete_answer, usage_from_json
+from gateway.dialects.openai.usage import ANSWER, usage_from_json
 from gateway.dialects.shares import MORE_IN_TOTAL
 
 EVENTS = OpenAIEvents()
@@ -234,7 +235,7 @@ def test_what_was_cached_is_in_one_class(inputs: dict[str, Any], usage: dict[str
 
 
 @pytest.mark.parametrize(
-    ("fields", "doubts"),
+    ("fields", "anomalies"),
     [
         (counts(10, 5, 15), ()),
         (counts(10, 5, 15, prompt_cache_miss_tokens=10, queue_time=0.1), ()),
@@ -253,11 +254,11 @@ def test_what_was_cached_is_in_one_class(inputs: dict[str, Any], usage: dict[str
         ),
     ],
 )
-def test_what_can_t_be_placed_is_doubted(fields: dict[str, Any], doubts: tuple[tuple[str, str], ...]) -> None:
+def test_what_can_t_be_placed_is_an_anomaly(fields: dict[str, Any], anomalies: tuple[tuple[str, str], ...]) -> None:
     body = json.dumps({"choices": [], "usage": fields}).encode()
     for reported in (usage_from_json(CHAT, body), OpenAIEvents().facts(body).reported):
         assert reported is not None
-        assert reported.doubts == doubts
+        assert reported.anomalies == anomalies
 
 
 def test_usage_is_missing() -> None:
@@ -275,13 +276,13 @@ def test_odd_names_of_tier_and_model_are_left_out() -> None:
     "body", [b"", b"<html>", b"[]", b"null", b'"x"', b'{"usage":', b'{"a":1} {', b"\xff", b"{" * 100_000]
 )
 def test_garbage(body: bytes) -> None:
-    assert not is_complete_answer(body)
+    assert decoded(ANSWER, body) is None
     with pytest.raises(GarbageAnswer):
         usage_from_json(CHAT, body)
 
 
 def test_a_whole_object_is_an_answer() -> None:
-    assert is_complete_answer(b' {"a": "\xc3\xa9"}\n')
+    assert decoded(ANSWER, b' {"a": "\xc3\xa9"}\n')
 
 
 COUNT = st.none() | st.integers(-5, 50) | st.just(MAX_COUNT) | st.just(10**15) | st.text(max_size=2) | st.floats()

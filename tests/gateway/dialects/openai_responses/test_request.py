@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 
+from gateway.dialects.base import Changes
 from gateway.dialects.exceptions import BadRequest
 from gateway.dialects.facts import NO_PARTS, NO_WORK, ParsedRequest, Parts, Work
 from gateway.dialects.openai_responses.dialect import RESPONSES_CREATION, ResponsesDialect
@@ -205,21 +206,18 @@ def test_a_compaction_has_no_maximum_and_a_count_no_output() -> None:
 def test_only_what_metering_needs_is_rewritten() -> None:
     dialect = ResponsesDialect(BOUNDS)
     given = body(metadata={"a": 1.50})
-    nothing: dict[str, Any] = {"model": None, "include_usage": False, "max_output_tokens": None}
-    assert dialect.rewrite(given, **nothing, max_field="max_output_tokens") is given
-    assert dialect.rewrite(given, **{**nothing, "max_output_tokens": 5}, max_field="") is given
+    assert dialect.rewrite(given, Changes(max_field="max_output_tokens")) is given
+    assert dialect.rewrite(given, Changes(**{"max_output_tokens": 5}, max_field="")) is given
     rewritten = dialect.rewrite(
-        given, model="m", include_usage=True, max_output_tokens=20, max_field="max_output_tokens"
+        given, Changes(model="m", include_usage=True, max_output_tokens=20, max_field="max_output_tokens")
     )
     assert json.loads(rewritten) == {**json.loads(given), "model": "m", "max_output_tokens": 20}
-    granted = dialect.rewrite(given, **nothing, max_field="max_output_tokens", tool_calls=3)
+    granted = dialect.rewrite(given, Changes(max_field="max_output_tokens", tool_calls=3))
     assert json.loads(granted) == {**json.loads(given), "max_tool_calls": 3}
     assert b'{"a": 1.5}' in granted
     own = body(max_tool_calls=2)
-    assert json.loads(dialect.rewrite(own, **nothing, max_field="", tool_calls=3))["max_tool_calls"] == 2
-    smaller = dialect.rewrite(
-        body(max_output_tokens=16), model=None, include_usage=False, max_output_tokens=20, max_field="max_output_tokens"
-    )
+    assert json.loads(dialect.rewrite(own, Changes(max_field="", tool_calls=3)))["max_tool_calls"] == 2
+    smaller = dialect.rewrite(body(max_output_tokens=16), Changes(max_output_tokens=20, max_field="max_output_tokens"))
     assert json.loads(smaller)["max_output_tokens"] == 16
 
 

@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 from multidict import CIMultiDict
 
 from gateway.dialects.base import Dialect, Endpoint, Match
-from gateway.dialects.betas import DEFAULT_BETAS, Betas
+from gateway.dialects.betas import Betas
+from gateway.dialects.declared import DEFAULT_BETAS
 from gateway.dialects.exceptions import BadRequest
 from gateway.dialects.facts import NO_WORK, ParsedRequest
 from gateway.dialects.fields import folded

@@ -19,8 +19,9 @@ from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import quote, unquote_plus
 
+from gateway.dialects.base import Changes
+from gateway.proxy.headers import outgoing
 from gateway.upstream.base import UpstreamRequest
-from gateway.upstream.headers import outgoing
 
 if TYPE_CHECKING:
     from gateway.dialects.base import Dialect
@@ -125,14 +126,7 @@ def outgoing_body(
     model = None if parsed.model_in_body and candidate.model == parsed.model else candidate.model
     if granted is None and not add_usage and model is None and tool_calls is None:
         return body
-    return dialect.rewrite(
-        body,
-        model=model,
-        include_usage=add_usage,
-        max_output_tokens=granted,
-        max_field=field,
-        tool_calls=tool_calls,
-    )
+    return dialect.rewrite(body, Changes(model, add_usage, granted, field, tool_calls))
 
 
 def _imposed(parsed: ParsedRequest, asked: int, candidate: Candidate, field: str, strict: bool) -> int | None:
