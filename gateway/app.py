@@ -74,7 +74,7 @@ from gateway.server.ids import REQUEST_ID
 from gateway.server.plain import PlainRunner
 from gateway.stores import lookup_wait_s, new_id
 from gateway.tokens import Tokenizer
-from gateway.upstream.local.responses import SharedShelf
+from gateway.upstream.local.responses import SharedObjects
 
 if TYPE_CHECKING:
     from billing.price_table import PriceTable
@@ -202,8 +202,8 @@ async def serving(
 def _make_parts(runtime: Runtime, metrics: Metrics, tokenizer: Tokenizer) -> _Parts:
     """Make the proxy out of its parts."""
     settings, defaults, engine = runtime.settings, runtime.settings.defaults, runtime.engine
-    shelf = SharedShelf(runtime.redis_client.command, engine.keyspace.name(0, "local:"))
-    transports = make_transports(settings, tokenizer, shelf)
+    store = SharedObjects(runtime.redis_client.command, engine.keyspace.name(0, "local:"))
+    transports = make_transports(settings, tokenizer, store)
     served = {name: provider for name, provider in settings.providers.items() if name in transports}
     models = {name: model for name, model in settings.models.items() if model.provider in served}
     board = HealthBoard(served.values())

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from gateway.server.cors import Cors
     from gateway.tokens import Tokenizer
     from gateway.upstream.base import Transport
-    from gateway.upstream.local.responses import Shelf
+    from gateway.upstream.local.responses import ObjectStore
 
 logger = logging.getLogger(__name__)
 DAY_S: Final = 86_400
@@ -43,9 +43,9 @@ LEAST_SHARERS: Final = 2
 SOCKET_CONNECT_S: Final = 10.0
 
 
-def make_transports(settings: Settings, tokenizer: Tokenizer, shelf: Shelf) -> dict[str, Transport]:
+def make_transports(settings: Settings, tokenizer: Tokenizer, store: ObjectStore) -> dict[str, Transport]:
     """Return a transport for each provider that is on and of a kind that this version serves; local ones keep what they
-    make on `shelf`."""
+    make in `store`."""
     defaults = settings.defaults
     transports: dict[str, Transport] = {}
     for provider in settings.providers.values():
@@ -57,7 +57,7 @@ def make_transports(settings: Settings, tokenizer: Tokenizer, shelf: Shelf) -> d
                 delay_ms=provider.delay_ms,
                 chunk_delay_ms=provider.chunk_delay_ms,
                 timeout_s=defaults.upstream_timeout_s,
-                shelf=shelf,
+                store=store,
             )
         else:
             transports[provider.name] = HttpTransport(

@@ -38,8 +38,20 @@ MAX_PASSED: Final = 64
 _PROVIDER_NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}", re.ASCII)
 _DIALECT_NAME: Final = re.compile(r"[a-z][a-z0-9_]{0,31}", re.ASCII)
 _REMOTE_KEYS: Final = (
-    *("kind", "base_url", "api_key", "headers", "pass_headers", "enabled", "disconnect_drain_s"),
-    *("max_output_field", "stream_usage", "zero_usage", "dialects", "targets", "cooldown", "billing"),
+    "kind",
+    "base_url",
+    "api_key",
+    "headers",
+    "pass_headers",
+    "enabled",
+    "disconnect_drain_s",
+    "max_output_field",
+    "stream_usage",
+    "zero_usage",
+    "dialects",
+    "targets",
+    "cooldown",
+    "billing",
 )
 _LOCAL_KEYS: Final = ("kind", "delay_ms", "chunk_delay_ms", "enabled", "disconnect_drain_s")
 _PROVIDER_KEYS: Final = (*_REMOTE_KEYS, "delay_ms", "chunk_delay_ms")

@@ -134,10 +134,28 @@ class SseTap(Passed):
     """
 
     __slots__ = (
-        *("_calls_counted", "_done", "_end", "_ended", "_error_marker", "_held", "_hold_usage", "_looked_at"),
-        *("_markers", "_tool_calls"),
-        *("_oversize", "_partial", "_read_on", "_reader", "_sent_bytes", "_strip_usage", "_terminal_lines"),
-        *("_terminal_markers", "_terminated", "_usage_marker", "error_seen", "reported"),
+        "_calls_counted",
+        "_done",
+        "_end",
+        "_ended",
+        "_error_marker",
+        "_held",
+        "_hold_usage",
+        "_looked_at",
+        "_markers",
+        "_tool_calls",
+        "_oversize",
+        "_partial",
+        "_read_on",
+        "_reader",
+        "_sent_bytes",
+        "_strip_usage",
+        "_terminal_lines",
+        "_terminal_markers",
+        "_terminated",
+        "_usage_marker",
+        "error_seen",
+        "reported",
     )
 
     def __init__(

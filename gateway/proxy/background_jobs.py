@@ -273,9 +273,17 @@ class BackgroundPoller:
         assert stored is not None  # noqa: S101  (it was created because of it)
         assert stored.creation is not None  # noqa: S101
         return Job(
-            *(created.object_id, context.route.provider.name, stored.creation.kind, context.parsed.model),
-            *(context.parsed.service_tier, context.request_id, self._new_id(), self._jobs.gateway_id),
-            *(context.unresolved(hold), now_s, now_s + self._rules.expiry_s),
+            created.object_id,
+            context.route.provider.name,
+            stored.creation.kind,
+            context.parsed.model,
+            context.parsed.service_tier,
+            context.request_id,
+            self._new_id(),
+            self._jobs.gateway_id,
+            context.unresolved(hold),
+            now_s,
+            now_s + self._rules.expiry_s,
         )
 
     async def run(self) -> None:

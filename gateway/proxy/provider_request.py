@@ -36,8 +36,23 @@ MAX_PREPARED_BYTES: Final = 65_536
 """Of a body whose outgoing request is made in the event loop, and before its hold is there."""
 CREDENTIALS: Final = frozenset(
     {
-        *("key", "apikey", "xapikey", "xgoogapikey", "accesskey", "subscriptionkey", "authorization", "auth"),
-        *("token", "accesstoken", "oauthtoken", "bearertoken", "secret", "password", "passwd", "sig", "signature"),
+        "key",
+        "apikey",
+        "xapikey",
+        "xgoogapikey",
+        "accesskey",
+        "subscriptionkey",
+        "authorization",
+        "auth",
+        "token",
+        "accesstoken",
+        "oauthtoken",
+        "bearertoken",
+        "secret",
+        "password",
+        "passwd",
+        "sig",
+        "signature",
     }
 )
 """Names of parameters that hold credentials, as `_bare` has them."""
@@ -73,7 +88,12 @@ def outgoing_request(exchange: Exchange, context: RequestContext, granted: Grant
     if granted is not None or not context.terms.passes_as_it_is(parsed, route, target.max_field):
         output_tokens, tool_calls = (None, None) if granted is None else granted
         body = outgoing_body(
-            *(dialect, parsed, route, body, output_tokens, target.max_field),
+            dialect,
+            parsed,
+            route,
+            body,
+            output_tokens,
+            target.max_field,
             strict=context.strict,
             tool_calls=tool_calls,
         )

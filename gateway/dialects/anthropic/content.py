@@ -49,8 +49,12 @@ _BLOCK: Final = frozenset({"type", "source", "content", "text", "cache_control",
 _SOURCE: Final = frozenset({"type", "data", "media_type", "url", "file_id", "content"})
 _RESULTS: Final = frozenset(
     {
-        *("web_search_tool_result", "code_execution_tool_result", "advisor_tool_result", "tool_search_tool_result"),
-        *("bash_code_execution_tool_result", "text_editor_code_execution_tool_result"),
+        "web_search_tool_result",
+        "code_execution_tool_result",
+        "advisor_tool_result",
+        "tool_search_tool_result",
+        "bash_code_execution_tool_result",
+        "text_editor_code_execution_tool_result",
     }
 )
 """Results of tools that ran at the provider: text, and names of files that the model has made."""
@@ -62,8 +66,20 @@ _QUOTE, _LIST, _OBJECT = b'"[{'
 _TEXTS: Final = msgspec.json.Decoder(list[dict[Name, str]], dec_hook=as_name)
 _SETTINGS: Final = frozenset(
     {
-        *("model", "metadata", "service_tier", "stop_sequences", "inference_geo", "speed", "tool_choice", "container"),
-        *("thinking", "fallbacks", "cache_control", "context_management", "mcp_servers", "diagnostics"),
+        "model",
+        "metadata",
+        "service_tier",
+        "stop_sequences",
+        "inference_geo",
+        "speed",
+        "tool_choice",
+        "container",
+        "thinking",
+        "fallbacks",
+        "cache_control",
+        "context_management",
+        "mcp_servers",
+        "diagnostics",
     }
 )
 _KINDS: Final[dict[str, Kind]] = {"image": "image", "document": "file"}

@@ -34,8 +34,12 @@ MAX_ITERATIONS: Final = 1_000
 _TOTALS: Final = ("input_tokens", "output_tokens")
 _KNOWN: Final = frozenset(
     {
-        *(*_TOTALS, "cache_read_input_tokens", "cache_creation_input_tokens", "thinking_tokens"),
-        *("ephemeral_1h_input_tokens", "ephemeral_5m_input_tokens"),
+        *_TOTALS,
+        "cache_read_input_tokens",
+        "cache_creation_input_tokens",
+        "thinking_tokens",
+        "ephemeral_1h_input_tokens",
+        "ephemeral_5m_input_tokens",
     }
 )
 _NO_COUNTS: Final = Usage(requests=0)

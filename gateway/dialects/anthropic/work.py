@@ -46,13 +46,27 @@ FURTHER_CALLS: Final = 1
 advisor, or of a compaction before the next round. Each such call is held as a context window."""
 REFUSED_FIELDS: Final = frozenset(
     {
-        *("billing_policy", "thread", "models", "plugins", "preset", "route", "agent", "agents", "multi_agent"),
+        "billing_policy",
+        "thread",
+        "models",
+        "plugins",
+        "preset",
+        "route",
+        "agent",
+        "agents",
+        "multi_agent",
         "user_profile_id",
     }
 )
 """Anthropic's own, and those with which resellers of its format choose other models or work."""
 WORK_FIELDS: Final = REFUSED_FIELDS | {
-    *("tools", "mcp_servers", "fallbacks", "container", "context_management", "compaction", "speed"),
+    "tools",
+    "mcp_servers",
+    "fallbacks",
+    "container",
+    "context_management",
+    "compaction",
+    "speed",
 }
 TOOL_SYSTEM_TOKENS: Final = 1_024
 """More than the prompt that Anthropic puts before a request with tools or with a schema of its answer (346 tokens at

@@ -40,8 +40,14 @@ _TIER_PREFIX: Final = "service_tier_"
 _MODALITIES: Final = frozenset({"TEXT", "IMAGE", "AUDIO", "VIDEO", "DOCUMENT", "MODALITY_UNSPECIFIED"})
 _KNOWN: Final = frozenset(
     {
-        *("promptTokenCount", "inputTokenCount", "toolUsePromptTokenCount", "candidatesTokenCount"),
-        *("responseTokenCount", "cachedContentTokenCount", "thoughtsTokenCount", "totalTokenCount"),
+        "promptTokenCount",
+        "inputTokenCount",
+        "toolUsePromptTokenCount",
+        "candidatesTokenCount",
+        "responseTokenCount",
+        "cachedContentTokenCount",
+        "thoughtsTokenCount",
+        "totalTokenCount",
     }
 )
 

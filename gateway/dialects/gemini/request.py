@@ -59,14 +59,34 @@ if TYPE_CHECKING:
 CONTENTS: Final = "contents"
 _CONTENT: Final = Names("role", "parts")
 _PART: Final = Names(
-    *("text", "thought", "thoughtSignature", "inlineData", "fileData", "functionCall", "functionResponse"),
-    *("executableCode", "codeExecutionResult", "videoMetadata", "partMetadata", "mediaResolution"),
-    *("toolCall", "toolResponse"),
+    "text",
+    "thought",
+    "thoughtSignature",
+    "inlineData",
+    "fileData",
+    "functionCall",
+    "functionResponse",
+    "executableCode",
+    "codeExecutionResult",
+    "videoMetadata",
+    "partMetadata",
+    "mediaResolution",
+    "toolCall",
+    "toolResponse",
 )
 _IN_BODY: Final = frozenset(
     {
-        *("text", "thought", "thoughtSignature", "functionCall", "executableCode", "codeExecutionResult"),
-        *("videoMetadata", "partMetadata", "mediaResolution", "toolCall", "toolResponse"),
+        "text",
+        "thought",
+        "thoughtSignature",
+        "functionCall",
+        "executableCode",
+        "codeExecutionResult",
+        "videoMetadata",
+        "partMetadata",
+        "mediaResolution",
+        "toolCall",
+        "toolResponse",
     }
 )
 """Parts, or fields next to them, that cost no more than their bytes."""
@@ -213,9 +233,23 @@ _PARTS: Final = msgspec.json.Decoder(list[_Part] | _Part)
 _REQUESTS: Final = msgspec.json.Decoder(list[dict[str, Raw]])
 _SETTINGS: Final = frozenset(
     {
-        *("model", "safetySettings", "safety_settings", "toolConfig", "tool_config", "labels", "serviceTier"),
-        *("service_tier", "store", "taskType", "task_type", "outputDimensionality", "output_dimensionality"),
-        *("cachedContent", "cached_content", "continuationToken", "continuation_token"),
+        "model",
+        "safetySettings",
+        "safety_settings",
+        "toolConfig",
+        "tool_config",
+        "labels",
+        "serviceTier",
+        "service_tier",
+        "store",
+        "taskType",
+        "task_type",
+        "outputDimensionality",
+        "output_dimensionality",
+        "cachedContent",
+        "cached_content",
+        "continuationToken",
+        "continuation_token",
     }
 )
 """Fields of a request that a model does not read."""
@@ -292,14 +326,40 @@ PAGE_READS: Final = 1
 """The pages of `urlContext` are all read in one further round."""
 
 REQUEST: Final = Names(
-    *("model", "contents", "systemInstruction", "tools", "toolConfig", "safetySettings", "generationConfig"),
-    *("cachedContent", "serviceTier", "labels", "store", "continuationToken", "modelArmorConfig"),
-    *("content", "requests", "taskType", "title", "outputDimensionality", "embedContentConfig"),
-    *("generateContentRequest", "mcpServers", "autoTruncate"),
+    "model",
+    "contents",
+    "systemInstruction",
+    "tools",
+    "toolConfig",
+    "safetySettings",
+    "generationConfig",
+    "cachedContent",
+    "serviceTier",
+    "labels",
+    "store",
+    "continuationToken",
+    "modelArmorConfig",
+    "content",
+    "requests",
+    "taskType",
+    "title",
+    "outputDimensionality",
+    "embedContentConfig",
+    "generateContentRequest",
+    "mcpServers",
+    "autoTruncate",
 )
 CONFIG: Final = Names(
-    *(MAX_FIELD, "candidateCount", "thinkingConfig", "responseModalities", "routingConfig", "modelConfig"),
-    *("modelSelectionConfig", "cachedContent", "serviceTier", "maxTokens"),
+    MAX_FIELD,
+    "candidateCount",
+    "thinkingConfig",
+    "responseModalities",
+    "routingConfig",
+    "modelConfig",
+    "modelSelectionConfig",
+    "cachedContent",
+    "serviceTier",
+    "maxTokens",
 )
 _THINKING: Final = Names("thinkingBudget", "thinkingLevel", "includeThoughts")
 _PLAIN_TOOLS: Final = frozenset({"functionDeclarations", "computerUse"})

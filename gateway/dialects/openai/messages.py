@@ -223,9 +223,26 @@ def _data_bytes(value: Raw) -> int:
 
 _SETTINGS: Final = frozenset(
     {
-        *("model", "user", "safety_identifier", "service_tier", "metadata", "stream_options", "logit_bias", "stop"),
-        *("modalities", "audio", "reasoning_effort", "reasoning", "verbosity", "encoding_format", "store"),
-        *("prompt_cache_key", "prompt_cache_retention", "prompt_cache_options", "tool_choice", "provider"),
+        "model",
+        "user",
+        "safety_identifier",
+        "service_tier",
+        "metadata",
+        "stream_options",
+        "logit_bias",
+        "stop",
+        "modalities",
+        "audio",
+        "reasoning_effort",
+        "reasoning",
+        "verbosity",
+        "encoding_format",
+        "store",
+        "prompt_cache_key",
+        "prompt_cache_retention",
+        "prompt_cache_options",
+        "tool_choice",
+        "provider",
     }
 )
 _DATA_FIELDS: Final[Mapping[str, tuple[Kind, str]]] = {

@@ -34,16 +34,42 @@ _NO_OUTPUT: Final = frozenset({"role", "index", "type", "id", "object", "status"
 """Names of fields that identify a piece, and have no output; so does a name that ends in `_id`."""
 _OF_A_CHOICE: Final = frozenset(
     {
-        *("index", "finish_reason", "native_finish_reason", "stop_reason", "matched_stop", "seed", "error"),
-        *("logprobs", "prompt_logprobs", "token_ids", "prompt_token_ids", "flagged", "moderation"),
-        *("content_filter_results", "content_filter_offsets", "content_filter_result"),
+        "index",
+        "finish_reason",
+        "native_finish_reason",
+        "stop_reason",
+        "matched_stop",
+        "seed",
+        "error",
+        "logprobs",
+        "prompt_logprobs",
+        "token_ids",
+        "prompt_token_ids",
+        "flagged",
+        "moderation",
+        "content_filter_results",
+        "content_filter_offsets",
+        "content_filter_result",
     }
 )
 """Fields next to the delta that describe it, or repeat its text."""
 _OF_AN_EVENT: Final = frozenset(
     {
-        *("usage", "model", "service_tier", "system_fingerprint", "provider", "obfuscation", "error", "x_groq"),
-        *("moderation", "prompt_filter_results", "time_info", "timings", "metrics", "citations", "search_results"),
+        "usage",
+        "model",
+        "service_tier",
+        "system_fingerprint",
+        "provider",
+        "obfuscation",
+        "error",
+        "x_groq",
+        "moderation",
+        "prompt_filter_results",
+        "time_info",
+        "timings",
+        "metrics",
+        "citations",
+        "search_results",
     }
 )
 """Known fields next to the choices. In an answer without choices, any other field counts as output of an unknown
@@ -111,8 +137,20 @@ OUTPUT: Final = OutputReader(
 )
 _ENVELOPE: Final = frozenset(
     {
-        *("id", "object", "created", "model", "service_tier", "system_fingerprint", "choices", "usage", "obfuscation"),
-        *("provider", "x_groq", "timings", "time_info", "metrics"),
+        "id",
+        "object",
+        "created",
+        "model",
+        "service_tier",
+        "system_fingerprint",
+        "choices",
+        "usage",
+        "obfuscation",
+        "provider",
+        "x_groq",
+        "timings",
+        "time_info",
+        "metrics",
     }
 )
 """What a chunk has that is there for its usage alone."""

@@ -231,9 +231,14 @@ _USAGE: Final = msgspec.json.Decoder(_Usage, strict=False)
 _TOTALS: Final = msgspec.json.Decoder(_Totals, strict=False)
 _KNOWN: Final = frozenset(
     {
-        *(*_Usage.__struct_fields__, *_InputDetails.__struct_fields__, *_OutputDetails.__struct_fields__),
-        *("text_tokens", "accepted_prediction_tokens", "rejected_prediction_tokens"),
-        *("prompt_cache_miss_tokens", "num_cached_tokens"),
+        *_Usage.__struct_fields__,
+        *_InputDetails.__struct_fields__,
+        *_OutputDetails.__struct_fields__,
+        "text_tokens",
+        "accepted_prediction_tokens",
+        "rejected_prediction_tokens",
+        "prompt_cache_miss_tokens",
+        "num_cached_tokens",
     }
 )
 """Names of counts that are read, or are within those that are."""

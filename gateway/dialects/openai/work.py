@@ -30,8 +30,19 @@ from gateway.dialects.values import MAX_NAME_CHARS, PRESET, short_text, texts, w
 
 STORED_FIELDS: Final = frozenset(
     {
-        *("previous_response_id", "conversation", "conversation_id", "cached_content", "thread", "thread_id"),
-        *("assistant_id", "container", "file_ids", "vector_store_ids", "tool_resources", "attachments", "extra_body"),
+        "previous_response_id",
+        "conversation",
+        "conversation_id",
+        "cached_content",
+        "thread",
+        "thread_id",
+        "assistant_id",
+        "container",
+        "file_ids",
+        "vector_store_ids",
+        "tool_resources",
+        "attachments",
+        "extra_body",
         "chat_template",
     }
 )
@@ -63,18 +74,20 @@ MAX_MODELS: Final = 16
 
 WORK_FIELDS: Final = frozenset(
     {
-        *(*STORED_FIELDS, *ROUND_FIELDS, *TOOL_FIELDS, *AGENT_FIELDS, *CHOICE_FIELDS),
-        *(
-            "tools",
-            STOP_FIELD,
-            "plugins",
-            SEARCH_PARAMETERS,
-            "modalities",
-            "reasoning",
-            "thinking",
-            "audio",
-            "prediction",
-        ),
+        *STORED_FIELDS,
+        *ROUND_FIELDS,
+        *TOOL_FIELDS,
+        *AGENT_FIELDS,
+        *CHOICE_FIELDS,
+        "tools",
+        STOP_FIELD,
+        "plugins",
+        SEARCH_PARAMETERS,
+        "modalities",
+        "reasoning",
+        "thinking",
+        "audio",
+        "prediction",
     }
 )
 OBJECT_FIELDS: Final = frozenset({"reasoning", "thinking", "audio", "prediction"})

@@ -42,8 +42,18 @@ _PARTIAL: Final = ".partial_image"
 _ITEM_DONE: Final = "response.output_item.done"
 _OF_AN_EVENT: Final = frozenset(
     {
-        *("type", "item_id", "output_index", "content_index", "summary_index", "sequence_number", "obfuscation"),
-        *("logprobs", "annotation_index", "command_index", "partial_image_index", "stream_id"),
+        "type",
+        "item_id",
+        "output_index",
+        "content_index",
+        "summary_index",
+        "sequence_number",
+        "obfuscation",
+        "logprobs",
+        "annotation_index",
+        "command_index",
+        "partial_image_index",
+        "stream_id",
     }
 )
 _WITH_DELTAS: Final = frozenset(

@@ -48,8 +48,19 @@ _TABLE: Final = FieldTable(
     METERING_FIELDS,
     METERING_FIELDS
     | {
-        *("temperature", "top_p", "top_logprobs", "tool_choice", "parallel_tool_calls", "text", "include", "metadata"),
-        *("truncation", "stream_options", "prompt_cache_key", "prompt_cache_retention", "prompt_cache_options"),
+        "temperature",
+        "top_p",
+        "top_logprobs",
+        "tool_choice",
+        "parallel_tool_calls",
+        "text",
+        "include",
+        "metadata",
+        "truncation",
+        "stream_options",
+        "prompt_cache_key",
+        "prompt_cache_retention",
+        "prompt_cache_options",
     },
     WORK_FIELDS | {INPUT},
 )
