@@ -22,7 +22,7 @@ from gateway.config.targets import (
     read_key,
     read_targets,
 )
-from gateway.dialects.declared import DECLARED, KEY_HEADERS
+from gateway.dialects.declared import DECLARED, never_sent
 from gateway.dialects.openai.vendors import COMPATIBLE, OPENAI, MaxOutputField, default_max_field, usual_dialects
 from gateway.upstream.health import Cooldown
 
@@ -61,31 +61,6 @@ _PATHS_OF_KIND: Final[Mapping[str, Mapping[str, str]]] = {
     "local": {"openai": "/v1", "anthropic": "", "gemini": ""},
 }
 """The dialects that a kind serves, and what stands between its `base_url` and a dialect's own paths."""
-NEVER_SENT: Final = frozenset(
-    {
-        # The message that goes out is a new one: other host, other framing, a body that was decoded and read whole.
-        "accept-encoding",
-        "connection",
-        "content-encoding",
-        "content-length",
-        "content-type",
-        "expect",
-        "host",
-        "idempotency-key",
-        "keep-alive",
-        "te",
-        "trailer",
-        "transfer-encoding",
-        "upgrade",
-        # Credentials.
-        "authorization",
-        "cookie",
-        "x-admin-key",
-        *KEY_HEADERS,
-    }
-)
-"""Names that no provider's `pass_headers` may have, in lower case; nor what begins with NEVER_SENT_PREFIXES."""
-NEVER_SENT_PREFIXES: Final = ("proxy-", "x-metergate-")
 
 
 @dataclass(frozen=True, slots=True)
@@ -225,13 +200,6 @@ def _usual_dialects(kind: str, name: str, base_url: str, base_query: str) -> dic
     if kind == "local":
         return {"rerank": f"local://{name}/v1", "responses_websocket": f"local://{name}/v1"}
     return usual_dialects(kind, base_url, base_query)
-
-
-def never_sent(name: str) -> bool:
-    """Return whether a client's header of this name is never sent to a provider, even if the provider's entry names
-    it."""
-    lower = name.lower()
-    return lower in NEVER_SENT or lower.startswith(NEVER_SENT_PREFIXES)
 
 
 def _dialects(value: Value) -> dict[str, str]:

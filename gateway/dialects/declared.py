@@ -36,6 +36,31 @@ KEY_HEADERS: Final = tuple(map(istr, of_all(lambda each: each.key_headers)))
 """Headers in which any client may show its key, beside `Authorization`."""
 
 
+NEVER_SENT: Final = frozenset(
+    {
+        # The message that goes out is a new one: other host, other framing, a body that was decoded and read whole.
+        "accept-encoding",
+        "connection",
+        "content-encoding",
+        "content-length",
+        "content-type",
+        "expect",
+        "host",
+        "idempotency-key",
+        "keep-alive",
+        "te",
+        "trailer",
+        "transfer-encoding",
+        "upgrade",
+        # Credentials.
+        "authorization",
+        "cookie",
+        "x-admin-key",
+        *KEY_HEADERS,
+    }
+)
+"""Names that no provider's `pass_headers` may have, in lower case; nor what begins with NEVER_SENT_PREFIXES."""
+NEVER_SENT_PREFIXES: Final = ("proxy-", "x-metergate-")
 DEFAULT_BETAS: Final = {header: names for each in DECLARED.values() for header, names in each.betas.items()}
 """Features that change metering, by the header that opens them."""
 
@@ -44,6 +69,13 @@ DEFAULT_BETAS: Final = {header: names for each in DECLARED.values() for header, 
 def key_headers(declared: Declarations) -> tuple[str, ...]:
     """Return the headers in which clients of a dialect may show their key: those of all dialects, and its own."""
     return (*KEY_HEADERS, *(istr(name) for name in declared.key_headers if name not in KEY_HEADERS))
+
+
+def never_sent(name: str) -> bool:
+    """Return whether a client's header of this name is never sent to a provider, even if the provider's entry names
+    it."""
+    lower = name.lower()
+    return lower in NEVER_SENT or lower.startswith(NEVER_SENT_PREFIXES)
 
 
 def _word(*names: str) -> re.Pattern[str]:

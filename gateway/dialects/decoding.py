@@ -7,8 +7,6 @@ from typing import Any, Final, TypeVar
 import msgspec
 from msgspec import Raw
 
-from gateway.dialects.exceptions import GarbageAnswer
-
 T = TypeVar("T")
 UNREADABLE: Final = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
 """What decoding JSON that others wrote may raise."""
@@ -26,11 +24,3 @@ def decoded(decoder: msgspec.json.Decoder[T], data: bytes | str) -> T | None:
         return decoder.decode(data)
     except UNREADABLE:
         return None
-
-
-def decoded_answer(decoder: msgspec.json.Decoder[T], body: bytes) -> T:
-    """Return a provider's answer, or the data of an event. Raises `GarbageAnswer` where it is no JSON object."""
-    try:
-        return decoder.decode(body)
-    except UNREADABLE as error:
-        raise GarbageAnswer("the provider's answer is not a JSON object") from error

@@ -17,8 +17,7 @@ from typing import Final
 
 import msgspec
 
-from gateway.config.providers import never_sent
-from gateway.dialects.declared import of_all
+from gateway.dialects.declared import never_sent, of_all
 from gateway.upstream.base import RawHeaders
 
 NAMES_KEPT: Final = 4_096

@@ -17,9 +17,9 @@ from msgspec import Raw
 
 from billing.usage import Usage
 from gateway.dialects.base import Changes, Dialect, Endpoint, Head, Match
-from gateway.dialects.decoding import FIELDS, NULL, TEXT, decoded_answer
+from gateway.dialects.decoding import FIELDS, NULL, TEXT
 from gateway.dialects.events import EVENT_STREAM
-from gateway.dialects.facts import Reported
+from gateway.dialects.facts import Reported, decoded_answer
 from gateway.dialects.fields import is_null
 from gateway.dialects.gemini.answer import ANSWER, OUTPUT, Reading
 from gateway.dialects.gemini.declared import CLIENT, GEMINI, KEY

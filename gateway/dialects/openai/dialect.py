@@ -32,9 +32,14 @@ from gateway.dialects.openai.errors import error_body
 from gateway.dialects.openai.messages import count_content, count_parts, input_texts, input_tokens
 from gateway.dialects.openai.output import OUTPUT, OpenAIEvents
 from gateway.dialects.openai.paths import CHAT, COMPLETIONS, DEPLOYMENT, EMBEDDINGS, MODERATIONS, with_azure
-from gateway.dialects.openai.tools import TOOL_CALLS_FIELD
 from gateway.dialects.openai.usage import usage_from_json
-from gateway.dialects.openai.work import SEARCH_PARAMETERS, WORK_FIELDS, read_work, with_bounded_sources
+from gateway.dialects.openai.work import (
+    SEARCH_PARAMETERS,
+    TOOL_CALLS_FIELD,
+    WORK_FIELDS,
+    read_work,
+    with_bounded_sources,
+)
 from gateway.dialects.streaming import SseTap
 from gateway.dialects.structure import StructureBounds, check_value, more_items, request_fields, too_many
 from gateway.dialects.values import (

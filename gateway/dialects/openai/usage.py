@@ -53,8 +53,8 @@ import msgspec
 from msgspec import Raw
 
 from billing.usage import MAX_COUNT, Usage
-from gateway.dialects.decoding import NULL, OBJECT, TEXT, decoded, decoded_answer
-from gateway.dialects.facts import Reported
+from gateway.dialects.decoding import NULL, OBJECT, TEXT, decoded
+from gateway.dialects.facts import Reported, decoded_answer
 from gateway.dialects.shares import MAX_ANOMALIES, MORE_IN_TOTAL, cut_down, shared_out, unknown_counts
 
 if TYPE_CHECKING:

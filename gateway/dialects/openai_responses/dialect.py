@@ -23,14 +23,14 @@ from msgspec import Raw
 
 from billing.usage import Usage
 from gateway.dialects.base import Changes, Dialect, Endpoint, Head
-from gateway.dialects.decoding import FIELDS, NULL, decoded, decoded_answer
+from gateway.dialects.decoding import FIELDS, NULL, decoded
 from gateway.dialects.exceptions import BadRequest
-from gateway.dialects.facts import Created, Creation, ParsedRequest, Reported, Stored
+from gateway.dialects.facts import Created, Creation, ParsedRequest, Reported, Stored, decoded_answer
 from gateway.dialects.fields import is_null
 from gateway.dialects.openai.declared import OPENAI
 from gateway.dialects.openai.paths import paths_of, with_azure
-from gateway.dialects.openai.tools import TOOL_CALLS_FIELD
 from gateway.dialects.openai.usage import ANSWER
+from gateway.dialects.openai.work import TOOL_CALLS_FIELD
 from gateway.dialects.openai_responses.answer import OUTPUT, ResponseEvents, usage_of
 from gateway.dialects.openai_responses.envelopes import error_body, error_headers
 from gateway.dialects.openai_responses.input import NO_INPUT, Input, input_texts, input_tokens, named_ids, read_input

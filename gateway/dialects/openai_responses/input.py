@@ -30,7 +30,7 @@ from gateway.dialects.exceptions import BadRequest
 from gateway.dialects.facts import NO_PARTS, Parts
 from gateway.dialects.fields import first_byte, folded, is_null, read_objects, wrong_type
 from gateway.dialects.openai.messages import content_texts, text_of
-from gateway.dialects.openai.tools import TOOLS, UNMETERED, ServerTool, has_objects, server_tools
+from gateway.dialects.openai.work import TOOLS, UNMETERED, ServerTool, has_objects, server_tools
 from gateway.dialects.output import Inline, Kind, count_input, kind_named, piece_of
 from gateway.dialects.structure import StructureBounds, check_value, more_items, too_many
 from gateway.dialects.values import text

@@ -3,7 +3,7 @@
 Source: https://platform.openai.com/docs/api-reference/responses/create. Bodies are refused by the same rules as those
 of chats (`gateway.dialects.openai.dialect`). What would have the provider choose the model, the tools or the text by
 itself (`prompt`, `multi_agent`) is refused, because nothing here bounds it. Each use of a tool that runs at the
-provider (`gateway.dialects.openai.tools`) calls the model again with what has been found; `max_tool_calls` bounds them.
+provider (`gateway.dialects.openai.work`) calls the model again with what has been found; `max_tool_calls` bounds them.
 Where the client gives none, the tools are left open, and the gateway grants a number of calls.
 """
 
@@ -20,8 +20,15 @@ from gateway.dialects.decoding import NULL, TEXT
 from gateway.dialects.exceptions import BadRequest
 from gateway.dialects.facts import NO_METADATA, NO_WORK, Creation, ParsedRequest, Stored, Work
 from gateway.dialects.fields import first_byte, is_null, read_object, wrong_type
-from gateway.dialects.openai.tools import TOOL_CALLS_FIELD, TOOLS, UNMETERED, ServerTool, server_tools
-from gateway.dialects.openai.work import WORK_FIELDS, read_work
+from gateway.dialects.openai.work import (
+    TOOL_CALLS_FIELD,
+    TOOLS,
+    UNMETERED,
+    WORK_FIELDS,
+    ServerTool,
+    read_work,
+    server_tools,
+)
 from gateway.dialects.openai_responses.input import INPUT, Input, read_input
 from gateway.dialects.structure import StructureBounds, check_value, request_fields
 from gateway.dialects.values import FieldTable, checked_model, label, metadata_of, read_values, within

@@ -21,9 +21,9 @@ from msgspec import Raw
 
 from billing.usage import MAX_COUNT, Usage
 from gateway.dialects.base import Changes, Endpoint
-from gateway.dialects.decoding import ITEMS, NULL, decoded, decoded_answer
+from gateway.dialects.decoding import ITEMS, NULL, decoded
 from gateway.dialects.exceptions import BadRequest
-from gateway.dialects.facts import ParsedRequest, Reported, Work
+from gateway.dialects.facts import ParsedRequest, Reported, Work, decoded_answer
 from gateway.dialects.fields import first_byte, folded, other_case, read_objects, wrong_type
 from gateway.dialects.openai.dialect import OpenAIDialect, rewrite
 from gateway.dialects.output import NO_OUTPUT
