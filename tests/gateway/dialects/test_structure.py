@@ -14,6 +14,9 @@ from msgspec import Raw
 from gateway.dialects.exceptions import BadRequest
 from gateway.dialects.openai.dialect import CHAT, COMPLETIONS, EMBEDDINGS, parse
 from gateway.dialects.structure import StructureBounds, check_size, check_value, has_overflow, outside_strings
+from tests.support.tables import Tables
+
+TABLES = Tables(__file__)
 
 MIB = 1 << 20
 BOUNDS = StructureBounds()
@@ -66,27 +69,7 @@ def messages_of(*contents: Any) -> list[dict[str, Any]]:
     return [{"role": "user", "content": content} for content in contents]
 
 
-@pytest.mark.parametrize(
-    ("within", "above", "named"),
-    [
-        (chat(messages=messages_of("a,b", "c", "d")), chat(messages=messages_of("a", "b", "c", "d")), "3 messages"),
-        (
-            chat(messages=messages_of([PART] * 2, [PART] * 2)),
-            chat(messages=messages_of([PART] * 2, [PART] * 3)),
-            "4 parts",
-        ),
-        (chat(tools=[TOOL] * 2), chat(tools=[TOOL] * 3), "2 tools"),
-        (chat(a=1, b=2), chat(a=1, b=2, c=3), "4 fields"),
-        (chat(a=[[[[[]]]]]), chat(a=[[[[[[]]]]]]), "6 levels"),
-        (
-            chat(tools=[{**TOOL, "function": {"a": {"b": {}}}}]),
-            chat(tools=[{"function": {"a": {"b": {"c": {}}}}}]),
-            "6",
-        ),
-        (chat(a=[1] * 70), chat(a=[1] * 90), "80 values"),
-        (chat(a=[[]] * 40), chat(a=[[]] * 60), "60 objects, arrays and names"),
-    ],
-)
+@TABLES.each("each_bound_is_named")
 def test_each_bound_is_named(within: bytes, above: bytes, named: str) -> None:
     parse(CHAT, within, FEW)
     assert named in refused(above, FEW).message

@@ -11,6 +11,9 @@ from gateway.dialects.base import Changes
 from gateway.dialects.exceptions import BadRequest
 from gateway.dialects.facts import NO_PARTS, NO_WORK
 from tests.gateway.dialects.anthropic.bodies import SAY, message
+from tests.support.tables import Tables
+
+TABLES = Tables(__file__)
 
 IMAGE = {"type": "image", "source": {"type": "base64", "media_type": "image/png", "data": "A" * 4_000}}
 PAGE = {"type": "document", "source": {"type": "url", "url": "https://example.com/a.pdf"}}
@@ -105,33 +108,7 @@ def test_a_session_of_claude_code_is_no_user(user_id: str, end_user: str | None,
     assert (parsed.end_user, parsed.session) == (end_user, session)
 
 
-@pytest.mark.parametrize(
-    ("body", "param"),
-    [
-        (b"{", None),
-        (b"[]", None),
-        (message(max_tokens=None), "max_tokens"),
-        (message(max_tokens="9"), "max_tokens"),
-        (message(max_tokens=-1), "max_tokens"),
-        (message(max_tokens=2**40), "max_tokens"),
-        (message(model=None), "model"),
-        (message(model=""), "model"),
-        (message(model="@preset/x"), "model"),
-        (message(messages="hi"), "messages"),
-        (message(messages=["hi"]), "messages"),
-        (message(messages=[{"role": "user", "content": 5}]), "messages.content"),
-        (message(messages=content("hi")), "messages.content"),
-        (message(system=5), "system"),
-        (message(stream="yes"), "stream"),
-        (message(metadata={"user_id": 5}), "metadata.user_id"),
-        (message(maxTokens=5), "max_tokens"),
-        (message(MODEL="x"), "model"),
-        (message(messages=[{"role": "user", "content": "a", "Content": "b"}]), "messages"),
-        (message(messages=content({"type": "image", "Source": {}})), "messages.content"),
-        (message()[:-1] + b', "max_tokens": 9}', "max_tokens"),
-        (message(temperature=1).replace(b'"temperature": 1', b'"temperature": 1e999'), "temperature"),
-    ],
-)
+@TABLES.each("what_cant_be_read_in_one_way_is_refused")
 def test_what_cant_be_read_in_one_way_is_refused(body: bytes, param: str | None) -> None:
     assert refused(body).param == param
 
@@ -209,28 +186,7 @@ def test_a_document_that_was_fetched_is_a_document() -> None:
     assert parse(MESSAGE, message(messages=content(fetched))).parts.files == 1
 
 
-@pytest.mark.parametrize(
-    "fields",
-    [
-        {"messages": content({"type": "image", "source": {"type": "file", "file_id": "file_1"}})},
-        {"messages": content({"type": "container_upload", "file_id": "file_1"})},
-        {"messages": content({"type": "hologram", "file_id": "file_1"})},
-        {"messages": system(defined({"type": "agent_toolset_20260401"}))},
-        {"tools": [{"type": "agent_toolset_20260401"}]},
-        {"container": {"skills": [{"type": "custom", "skill_id": "skill_1"}]}},
-        {"container": "container_1"},
-        {"container": {"id": "container_1"}},
-        {"thread": {"id": "t"}},
-        {"billing_policy": {}},
-        {"models": ["other"]},
-        {"fallbacks": "default"},
-        {"fallbacks": [{"model": "x", "tools": []}]},
-        {"tools": [{"type": "advisor_20260301", "name": "advisor", "max_uses": 1}]},
-        {"tools": {"type": "custom"}},
-        {"tools": [{**SEARCH, "max_uses": "5"}]},
-        {"tools": [{**SEARCH, "maxUses": 5}]},
-    ],
-)
+@TABLES.each("what_has_no_bound_or_is_kept_elsewhere_is_refused")
 def test_what_has_no_bound_or_is_kept_elsewhere_is_refused(fields: dict[str, Any]) -> None:
     refused(message(**fields))
 
@@ -251,18 +207,7 @@ def test_tools_that_say_no_bound_are_left_open() -> None:
     assert parsed.input_bound_tokens == len(message(tools=tools)) + TOOL_SYSTEM_TOKENS + 3 * SERVER_TOOL_TOKENS
 
 
-@pytest.mark.parametrize(
-    "fields",
-    [
-        {"tools": [{"type": "code_execution_20250825", "name": "code_execution"}]},
-        {"tools": [{"type": "tool_search_tool_bm25_20251119", "name": "tool_search"}]},
-        {"mcp_servers": [{"type": "url", "url": "https://example.com", "name": "x"}]},
-        {
-            "tools": [{"type": "mcp_toolset", "mcp_server_name": "x"}, {"type": "code_execution_20250825"}],
-            "mcp_servers": [{"type": "url", "url": "https://example.com", "name": "x"}],
-        },
-    ],
-)
+@TABLES.each("a_loop_at_the_provider_has_so_many_turns")
 def test_a_loop_at_the_provider_has_so_many_turns(fields: dict[str, Any]) -> None:
     parsed = parse(MESSAGE, message(**fields))
     has_servers = "mcp_servers" in fields  # whose tools' definitions are no part of the body

@@ -9,6 +9,9 @@ from gateway.dialects.exceptions import BadRequest
 from gateway.dialects.facts import NO_PARTS, NO_WORK, Parts, Work
 from gateway.dialects.gemini.request import SEARCHES
 from tests.gateway.dialects.gemini.support import ASKED, MODEL, asked, body_of, parsed, with_part
+from tests.support.tables import Tables
+
+TABLES = Tables(__file__)
 
 DATA = base64.b64encode(bytes(300)).decode()
 
@@ -57,47 +60,14 @@ def test_what_is_in_the_body_is_bounded_by_it(body: object) -> None:
     assert (found.parts, found.work, found.unbounded_input) == (NO_PARTS, NO_WORK, False)
 
 
-@pytest.mark.parametrize(
-    ("config", "most", "choices"),
-    [
-        ({"maxOutputTokens": 100}, 100, 1),
-        ({"max_output_tokens": 100, "candidate_count": 3}, 100, 3),
-        ({"maxOutputTokens": 100, "thinkingConfig": {"thinkingBudget": 50}}, 150, 1),
-        ({"maxOutputTokens": 100, "thinkingConfig": {"thinkingBudget": -1, "includeThoughts": True}}, 100, 1),
-        ({"maxOutputTokens": None, "candidateCount": 2}, None, 2),
-        ({"thinkingConfig": {"thinkingLevel": "HIGH"}, "temperature": 0.5}, None, 1),
-    ],
-)
+@TABLES.each("output_is_bounded_by_the_configuration")
 def test_output_is_bounded_by_the_configuration(config: dict[str, Any], most: int | None, choices: int) -> None:
     found = parsed(asked(generationConfig=config))
     assert (found.max_output_tokens, found.choices) == (most, choices)
     assert found.max_fields == (("maxOutputTokens",) if most is not None else ())
 
 
-@pytest.mark.parametrize(
-    "config",
-    [
-        {"maxOutputTokens": 0},
-        {"maxOutputTokens": -1},
-        {"maxOutputTokens": "100"},
-        {"maxOutputTokens": 1.5},
-        {"maxOutputTokens": 2**31},
-        {"MaxOutputTokens": 100},
-        {"maxoutputtokens": 100},
-        {"max_outputTokens": 100},
-        {"maxOutputTokens": 100, "max_output_tokens": 200},
-        {"candidateCount": 0},
-        {"candidateCount": "2"},
-        {"candidateCount": 1000},
-        {"maxOutputTokens": 5, "thinkingConfig": {"thinkingBudget": "9"}},
-        {"maxOutputTokens": 5, "thinkingConfig": {"thinking_budget": 1, "thinkingBudget": 9}},
-        {"routingConfig": {"autoMode": {}}},
-        {"modelConfig": {"featureSelectionPreference": "BALANCED"}},
-        {"responseModalities": 3},
-        [],
-        "text",
-    ],
-)
+@TABLES.each("a_configuration_that_bounds_nothing_is_refused")
 def test_a_configuration_that_bounds_nothing_is_refused(config: object) -> None:
     refused(asked(generationConfig=config))
 

@@ -22,6 +22,9 @@ from gateway.dialects.openai.dialect import (
     rewrite,
 )
 from gateway.dialects.values import MAX_LABEL_CHARS
+from tests.support.tables import Tables
+
+TABLES = Tables(__file__)
 
 SAY = [{"role": "user", "content": "hi"}]
 
@@ -73,17 +76,7 @@ def test_nulls_are_as_if_not_given() -> None:
     assert (request.choices, request.max_output_tokens, request.stream, request.end_user) == (1, None, False, None)
 
 
-@pytest.mark.parametrize(
-    ("given", "bound"),
-    [
-        ({"max_tokens": 5}, 5),
-        ({"max_completion_tokens": 7}, 7),
-        ({"max_tokens": 5, "max_completion_tokens": 7}, 7),
-        ({"max_tokens": 9, "max_completion_tokens": 7}, 9),
-        ({"max_tokens": None, "max_completion_tokens": 7}, 7),
-        ({"max_tokens": 1, "n_predict": 100_000}, 100_000),
-    ],
-)
+@TABLES.each("the_larger_maximum_bounds")
 def test_the_larger_maximum_bounds(given: dict[str, Any], bound: int) -> None:
     assert parse(CHAT, chat(**given)).max_output_tokens == bound
 
@@ -209,37 +202,7 @@ def with_field(text: str) -> bytes:
     return b'{"model":"m","messages":[],"stream":true,' + text.encode() + b"}"
 
 
-@pytest.mark.parametrize(
-    ("body", "param"),
-    [
-        (with_field('"stream_options":{"include_usage":true,"Include_Usage":false}'), "stream_options"),
-        (with_field('"stream_options":{"Include_Usage":false}'), "stream_options"),
-        (with_field('"stream_options":{"include_usage":true,"include_\\u0075sage":false}'), "stream_options"),
-        (with_field('"stream_options":{"include_usage":true,"\u0131nclude_usage":1,"x":0,"X":0}'), "stream_options"),
-        (with_message('{"role":"user","content":"a","content":"b"}'), "messages"),
-        (with_message('{"role":"user","content":"a","Content":"b"}'), "messages"),
-        (with_message('{"role":"user","content":"a","\\u0063ontent":[]}'), "messages"),
-        (with_message('{"role":"user","Content":[{"image_url":"u"}]}'), "messages"),
-        (with_message('{"role":"user","content":null,"tool_calls":[],"Tool_Calls":[]}'), "messages"),
-        (with_part('{"type":"text","text":"a","type":"image_url"}'), "messages.content"),
-        (with_part('{"type":"text","text":"a","Image_URL":{"url":"u"}}'), "messages.content"),
-        (with_part('{"image_url":"u","image_url":"v"}'), "messages.content"),
-        (with_part('{"image_url":{"url":"data:a","url":"https://b"}}'), "messages.content.image_url"),
-        (with_part('{"image_url":{"url":"data:a","URL":"https://b"}}'), "messages.content.image_url"),
-        (with_part('{"file":{"file_data":"data:a","File_Data":"b"}}'), "messages.content.file"),
-        (with_part('{"input_audio":{"data":"a","d\\u0061ta":"b"}}'), "messages.content.input_audio"),
-        (with_field('"tools":[{"type":"function","Type":"web_search"}]'), "tools"),
-        (with_field('"tools":[{"type":"function","t\\u0079pe":"web_search"}]'), "tools"),
-        (with_field('"tools":[{"type":"web_search","max_uses":1,"Max_Uses":99}]'), "tools"),
-        (with_field('"reasoning":{"effort":"low","Effort":"high"}'), "reasoning"),
-        (with_field('"thinking":{"budget_tokens":1,"budget_tokens":2}'), "thinking"),
-        (with_field('"plugins":[{"id":"web","max_results":1,"Max_Results":9}]'), "plugins"),
-        (with_field('"search_parameters":{"max_search_results":1,"max_search_results":9}'), "search_parameters"),
-        (with_field('"models":[{"model":"a","Model":"b"}]'), "models"),
-        (with_field('"Tools":[]'), "tools"),
-        (with_field('"Previous_Response_ID":"x"'), "previous_response_id"),
-    ],
-)
+@TABLES.each("no_name_that_metering_reads_is_spelled_two_ways")
 def test_no_name_that_metering_reads_is_spelled_two_ways(body: bytes, param: str) -> None:
     error = refused(CHAT, body)
     assert error.param == param
@@ -296,20 +259,7 @@ def test_a_members_name_is_found_twice_however_messages_are_written(
     assert said_twice == any(len(set(each)) != len(each) for each in names)
 
 
-@pytest.mark.parametrize(
-    ("prompt", "prompts"),
-    [
-        ("one", 1),
-        ("", 1),
-        (["a", "b", "c"], 3),
-        ([1, 2, 3], 1),
-        ([[1, 2], [3]], 2),
-        (["x"], 1),
-        ([], 1),
-        ("a [list] \" of [", 1),
-        ([1, "a", [2]], 3),
-    ],
-)  # fmt: skip
+@TABLES.each("completions_count_prompts_and_the_larger_of_n_and_best_of")
 def test_completions_count_prompts_and_the_larger_of_n_and_best_of(prompt: Any, prompts: int) -> None:
     body = json.dumps({"model": "m", "prompt": prompt, "n": 2, "best_of": 4}).encode()
     request = parse(COMPLETIONS, body)
@@ -365,20 +315,7 @@ def test_calls_and_tools_are_text() -> None:
     assert parse(CHAT, body).bound_input_tokens(None) == len(body)
 
 
-@pytest.mark.parametrize(
-    "body",
-    [
-        with_content({"type": "file", "file": {"file_id": "file-1"}}),
-        with_content({"type": "video_url", "video_url": {"url": "https://example.com/v"}}),
-        with_content(5),
-        with_content({"type": "input_audio", "input_audio": {"data": "https://example.com/a.wav", "format": "wav"}}),
-        with_content({"type": "input_audio", "input_audio": {"url": "https://example.com/a.wav"}}),
-        with_content({"type": "input_audio", "input_audio": {"data": "AAAA", "id": "audio-1"}}),
-        chat(messages=[*SAY, {"role": "assistant", "audio": {"id": "audio-1"}}]),
-        chat(plugins=[{"id": "file-parser"}]),
-        chat(messages=[*SAY, {"role": "assistant", "images": [{"image_url": {"url": "u"}}]}]),
-    ],
-)
+@TABLES.each("input_that_is_not_in_the_body_is_bounded_by_the_context_window")
 def test_input_that_is_not_in_the_body_is_bounded_by_the_context_window(body: bytes) -> None:
     request = parse(CHAT, body)
     assert request.unbounded_input

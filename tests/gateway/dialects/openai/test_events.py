@@ -8,28 +8,14 @@ import pytest
 from gateway.dialects.openai import output
 from gateway.dialects.openai.output import MOST_TRIED, OpenAIEvents
 from gateway.dialects.output import Output, joined
+from tests.support.tables import Tables
+
+TABLES = Tables(__file__)
 
 EVENTS = OpenAIEvents()
 
 
-@pytest.mark.parametrize(
-    ("sent", "passed"),
-    [
-        (b'{"choices":[1],"usage":null}', b'{"choices":[1]}'),
-        (b'{"choices": [1], "usage": null}', b'{"choices": [1]}'),
-        (b'{"choices":[1],"usage":null,"obfuscation":"xY"}', b'{"choices":[1],"obfuscation":"xY"}'),
-        (b'{"choices":[1],"usage":null,"other":{"usage":null}}', b'{"choices":[1],"other":{"usage":null}}'),
-        (b'{"usage" : null, "choices":[1]}', b'{"choices":[1]}'),
-        (b'{"usage":null}', b"{}"),
-        (b'{"id":"a","usage":null,"choices":[1] }', b'{"id":"a","choices":[1] }'),
-        # None of the event's own.
-        (b'{"choices":[{"usage":null}]}', None),
-        (b'{"choices":[{"delta":{},"usage":null}],"usage":{"prompt_tokens":1}}', None),
-        (rb'{"choices":[{"delta":{"content":",\"usage\":null}"}}]}', None),
-        (b'{"choices":[1],"usage":null', None),
-        (b"[DONE]", None),
-    ],
-)
+@TABLES.each("usage_that_is_null_is_taken_out_and_nothing_else")
 @pytest.mark.parametrize("end", [b"\n\n", b"\r\n\r\n", b"\n"])
 def test_usage_that_is_null_is_taken_out_and_nothing_else(sent: bytes, passed: bytes | None, end: bytes) -> None:
     events = OpenAIEvents()

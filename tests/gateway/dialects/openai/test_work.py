@@ -8,6 +8,9 @@ import pytest
 from gateway.dialects.exceptions import BadRequest
 from gateway.dialects.facts import NO_WORK, Work
 from gateway.dialects.openai.dialect import CHAT, EMBEDDINGS, parse
+from tests.support.tables import Tables
+
+TABLES = Tables(__file__)
 
 SAY = [{"role": "user", "content": "hi"}]
 FUNCTION = {"type": "function", "function": {"name": "f", "parameters": {"type": "web_search"}}}
@@ -34,20 +37,7 @@ def refused(**fields: Any) -> BadRequest:
     return caught.value
 
 
-@pytest.mark.parametrize(
-    "fields",
-    [
-        {},
-        {"tools": [FUNCTION, {"type": "custom", "custom": {"name": "c"}}]},
-        {"tools": [{"function": {"name": "f"}}, {"name": "f", "parameters": {}}]},
-        {"tools": [], "plugins": [], "models": None, "previous_response_id": None, "enable_search": False},
-        {"functions": [{"name": "web_search"}], "modalities": ["text"], "reasoning": {"effort": "low"}},
-        {"max_tool_calls": 3, "tool_choice": {"type": "web_search"}},
-        {"tools": [{"type": "namespace", "name": "n", "tools": [{"type": "function", "name": "f"}]}]},
-        {"tools": [{"type": "local_shell"}, {"type": "apply_patch"}, {"type": "computer_use_preview"}]},
-        {"tools": [{"type": "tool_search", "execution": "client"}, {"type": "shell"}]},
-    ],
-)
+@TABLES.each("what_asks_for_nothing_else")
 def test_what_asks_for_nothing_else(fields: dict[str, Any]) -> None:
     assert work(**fields) is NO_WORK
 
@@ -134,36 +124,7 @@ def test_what_a_request_does_not_bound_is_left_open(fields: dict[str, Any], aske
     assert work(**fields) == asked
 
 
-@pytest.mark.parametrize(
-    ("fields", "param", "named"),
-    [
-        ({"tools": [{"type": "image_generation", "max_uses": 1}]}, "tools[0]", "leave the tool out"),
-        ({"tools": [{"type": "openrouter:image_generation"}]}, "tools[0]", "leave the tool out"),
-        ({"stop_server_tools_when": [{"type": "step_count_is"}]}, "stop_server_tools_when", "'max_tool_calls'"),
-        ({"tools": [{"type": "namespace", "tools": [{"type": "image_generation"}]}]}, "tools[0].tools[0]", "leave"),
-        ({"tools": [{"type": "web_search", "max_uses": -1}]}, "tools[0].max_uses", "an integer from 0"),
-        ({"tools": [{"type": "web_search", "max_uses": "9"}]}, "tools[0].max_uses", "an integer"),
-        ({"tools": [{"type": 5}]}, "tools[0].type", "a string"),
-        ({"tools": ["x"]}, "tools", "an array of objects"),
-        ({"tools": {"type": "web_search"}}, "tools", "an array of objects"),
-        ({"max_tool_calls": "3"}, "max_tool_calls", "an integer"),
-        ({"max_tool_calls": -1, "tools": [SEARCH]}, "max_tool_calls", "an integer from 0"),
-        ({"plugins": [{"id": "auto-router"}]}, "plugins[0]", "leave it out"),
-        ({"plugins": "web"}, "plugins", "an array of objects"),
-        ({"multi_agent": {"max_concurrent_subagents": 2}}, "multi_agent", "'max_tool_calls'"),
-        ({"agents": [{"name": "a"}]}, "agents", "'max_tool_calls'"),
-        ({"preset": "mine"}, "preset", "'models'"),
-        ({"model": "x/@preset/mine"}, "model", "preset"),
-        ({"route": "fallback"}, "route", "name them"),
-        ({"models": "a"}, "models", "an array of strings"),
-        ({"models": [str(number) for number in range(17)]}, "models", "16"),
-        ({"fallbacks": "default"}, "fallbacks", "an array of strings"),
-        ({"fallbacks": [{"max_tokens": 1}]}, "fallbacks", "models' names"),
-        ({"modalities": "audio"}, "modalities", "an array of strings"),
-        ({"plugins": [{"id": "file-parser", "pdf": {"engine": "mistral-ocr"}}]}, "plugins[0].pdf", "pdf-text"),
-        ({"extra_body": {"max_tokens": 100_000}}, "extra_body", "at the top level"),
-    ],
-)
+@TABLES.each("what_nothing_bounds_is_refused_and_told_what_to_set")
 def test_what_nothing_bounds_is_refused_and_told_what_to_set(fields: dict[str, Any], param: str, named: str) -> None:
     error = refused(**fields)
     assert error.param == param

@@ -12,6 +12,9 @@ from gateway.dialects.exceptions import GarbageAnswer
 from gateway.dialects.openai.usage import ANSWER, reported_of
 from gateway.dialects.openai_responses.answer import OUTPUT, ResponseEvents, usage_of
 from gateway.dialects.streaming import SseTap
+from tests.support.tables import Tables
+
+TABLES = Tables(__file__)
 
 USAGE = {
     "input_tokens": 36,
@@ -85,18 +88,7 @@ def test_usage_of_a_whole_answer() -> None:
         usage_of(b"<html>")
 
 
-@pytest.mark.parametrize(
-    ("fields", "searches"),
-    [
-        ({"output": [{"type": "web_search_call", "status": "completed", "action": {"type": "search"}}, MESSAGE]}, 1),
-        ({"output": [{"type": "web_search_call", "status": "completed", "action": {"type": "open_page"}}]}, 0),
-        ({"output": [{"type": "web_search_call", "status": "failed", "action": {"type": "search"}}]}, 0),
-        ({"output": [{"type": "web_search_call", "status": "completed"}] * 3}, 3),
-        ({"output": [{"type": "web_search_call"}], "tool_usage": {"web_search": {"num_requests": 4}}}, 4),
-        ({"tool_usage": {"web_search": {"num_requests": 0}}}, 0),
-        ({"tools": [{"type": "web_search"}]}, 0),
-    ],
-)
+@TABLES.each("searches_that_were_done_are_counted")
 def test_searches_that_were_done_are_counted(fields: dict[str, Any], searches: int) -> None:
     reported = usage_of(json.dumps(response(**fields)).encode())
     assert reported is not None

@@ -18,6 +18,9 @@ from gateway.dialects.openai_responses.request import (
     parse,
 )
 from gateway.dialects.structure import StructureBounds
+from tests.support.tables import Tables
+
+TABLES = Tables(__file__)
 
 BOUNDS = StructureBounds()
 PIXEL = "data:image/png;base64," + "A" * 400
@@ -92,23 +95,7 @@ def test_images_and_files_are_counted() -> None:
     assert read(input=shot).parts.images == 1
 
 
-@pytest.mark.parametrize(
-    "items",
-    [
-        part(type="input_audio", input_audio={"data": "AAAA", "format": "wav"}),
-        part(type="input_file", file_url="https://example.com/a.pdf"),
-        part(type="input_video", dream="x"),
-        part(type="input_dream", dream_url="https://example.com/dream"),
-        part(type="input_dream", dream="data:image/png;base64,AAAA"),
-        [{"type": "image_generation_call", "id": "ig_1", "result": None}],
-        [{"type": "file_search_call", "id": "fs_1", "queries": ["q"]}],
-        [{"type": "whatever_comes_next"}],
-        [{"type": "whatever_comes_next", "id": "item_1", "status": "completed"}],
-        [{"type": "whatever_comes_next", "snapshot_id": "s_1"}],
-        [{"type": "whatever_comes_next", "parts": [{"imageUrl": "https://example.com/a.png"}]}],
-        [{"type": "whatever_comes_next", "picture": {"type": "image", "data": "AAAA"}}],
-    ],
-)
+@TABLES.each("input_that_nothing_in_the_body_bounds")
 def test_input_that_nothing_in_the_body_bounds(items: Any) -> None:
     assert read(input=items).unbounded_input
 
@@ -141,37 +128,7 @@ def test_no_tool_runs_for_a_count_or_a_compaction() -> None:
         assert read(operation, tools=[SEARCH]).work is NO_WORK
 
 
-@pytest.mark.parametrize(
-    ("fields", "param"),
-    [
-        ({"tools": [{"type": "image_generation"}], "max_tool_calls": 1}, "tools[0]"),
-        ({"tools": [{"type": "shell", "environment": {"type": "container_auto"}}], "max_tool_calls": 1}, "tools[0]"),
-        ({"tools": "web_search"}, "tools"),
-        ({"tools": [{"type": 7}]}, "tools[0].type"),
-        ({"tools": [{"type": "namespace", "name": "n", "tools": "web_search"}]}, "tools[0].tools"),
-        ({"input": [{"type": "additional_tools", "tools": {"type": "web_search"}}]}, "input[0].tools"),
-        ({"prompt_cache_options": {"prewarm": False, "Prewarm": True}}, "prompt_cache_options"),
-        ({"tools": [{"type": "function", "Type": "web_search"}]}, "tools"),
-        ({"prompt": {"id": "pmpt_1"}}, "prompt"),
-        ({"multi_agent": {"max_concurrent_subagents": 3}, "max_tool_calls": 1}, "multi_agent"),
-        ({"input": [{"type": "item_reference", "id": "msg_1"}]}, "input"),
-        ({"input": [{"id": "msg_1"}]}, "input"),
-        ({"instructions": [{"type": "additional_tools", "tools": [SEARCH]}]}, "instructions"),
-        ({"instructions": part(type="input_file", file_id="file-of-another")}, "instructions"),
-        ({"tools": [SEARCH], "stop_server_tools_when": [{"type": "max_cost"}]}, "stop_server_tools_when"),
-        ({"input": 7}, "input"),
-        ({"input": ["a"]}, "input"),
-        ({"input": part(type="input_file", fileId="file-1")}, "input.content"),
-        ({"max_output_tokens": "16"}, "max_output_tokens"),
-        ({"max_output_tokens": 0}, "max_output_tokens"),
-        ({"maxOutputTokens": 16}, "max_output_tokens"),
-        ({"MAX_TOOL_CALLS": 16}, "max_tool_calls"),
-        ({"background": "true"}, "background"),
-        ({"n": 2}, "n"),
-        ({"conversation": 7}, "conversation"),
-        ({"model": None}, "model"),
-    ],
-)
+@TABLES.each("what_nothing_bounds_is_refused")
 def test_what_nothing_bounds_is_refused(fields: dict[str, Any], param: str) -> None:
     with pytest.raises(BadRequest) as refused:
         read(**fields)
