@@ -120,7 +120,7 @@ def edge_rules(settings: Settings, cors: Cors | None) -> EdgeRules:
         connections_per_account=max(1, min(defaults.connections_per_account, most // LEAST_SHARERS)),
         addresses=Addresses(settings.trusted_proxies),
         body_bytes_per_s=defaults.body_bytes_per_s,
-        write_timeout_s=defaults.client_write_timeout_s,
+        client_write_timeout_s=defaults.client_write_timeout_s,
     )
 
 
@@ -155,7 +155,6 @@ def forward_rules(defaults: Limits) -> ForwardRules:
     return ForwardRules(
         defaults.upstream_answer_bytes,
         defaults.max_request_s,
-        defaults.client_write_timeout_s,
         estimate_rules(defaults),
         attempt_rules(defaults),
         first_timeout_s(defaults),
@@ -207,6 +206,7 @@ def socket_rules(settings: Settings) -> tuple[ClientSocketRules, SocketRules]:
             most_of_account=defaults.response_sockets_per_account,
             max_s=defaults.response_socket_s,
             max_message_bytes=settings.proxy_max_body_bytes,
+            client_write_timeout_s=defaults.client_write_timeout_s,
         ),
         SocketRules(SOCKET_CONNECT_S, defaults.upstream_timeout_s, defaults.upstream_answer_bytes, ENDS),
     )

@@ -25,6 +25,7 @@ from billing.errors import StoreError
 from gateway.auth import attempts_refused, key_of
 from gateway.server import refusals
 from gateway.server.bodies import UNCOUNTED_BYTES, TooManyBytes
+from gateway.server.exchange import CLIENT_WRITE_TIMEOUT_S
 from gateway.server.frames import FrameExchange
 from gateway.server.refusals import Refuse
 from gateway.upstream.socket import SocketTransport
@@ -47,13 +48,14 @@ _MESSAGES: Final = frozenset({WSMsgType.TEXT, WSMsgType.BINARY})
 
 @dataclass(frozen=True, slots=True)
 class ClientSocketRules:
-    """The bounds of clients' connections: how many one process has, and of one account; seconds that one lasts, and
-    bytes of a message."""
+    """The bounds of clients' connections: how many one process has, and of one account; seconds that one lasts,
+    bytes of a message, and seconds in which a client has to take something of its answer."""
 
     most: int
     most_of_account: int
     max_s: float
     max_message_bytes: int
+    client_write_timeout_s: float
 
 
 class ResponseSockets:
@@ -124,6 +126,7 @@ class ResponseSockets:
         transport, incoming = SocketTransport(self._session, self._upstream), _Incoming(proxy.bodies.of(account_id))
         connection = _Connection(proxy, socket, request, match, transport, incoming)
         connection.account_id = account_id
+        connection.client_write_timeout_s = rules.client_write_timeout_s
         self._open.add(connection)
         self._of_account[account_id] += 1
         try:
@@ -232,6 +235,7 @@ class _Connection:
         self._serving: FrameExchange | None = None
         self._close_code = WSCloseCode.GOING_AWAY
         self.account_id = ""
+        self.client_write_timeout_s = CLIENT_WRITE_TIMEOUT_S
         self.idle_since_s: float | None = asyncio.get_running_loop().time()
         """Since when no message is served or waits, by the loop's clock; None while one is."""
 
@@ -294,7 +298,14 @@ class _Connection:
         return None
 
     def _exchange(self, data: bytes) -> FrameExchange:
-        return FrameExchange(self._socket, self._request, self._match, data, self._transport)
+        return FrameExchange(
+            self._socket,
+            self._request,
+            self._match,
+            data,
+            self._transport,
+            client_write_timeout_s=self.client_write_timeout_s,
+        )
 
 
 TOO_MANY: Final = refusals.Refusal(

@@ -72,7 +72,6 @@ class ForwardRules:
     max_answer_bytes: int
     max_request_s: float
     """From admission to the answer's last byte; then it is cut."""
-    client_write_timeout_s: float
     """How long a client may take nothing of what waits for it."""
     estimate: EstimateRules
     attempts: AttemptRules
@@ -125,7 +124,6 @@ class Forwarder:
     async def forward(self, exchange: Exchange, context: RequestContext, hold: Hold) -> None:
         """Pass the provider's answer on, metered; or a refusal of ours when it gave none, with the hold given back.
         Ends when the client has taken it, or is cut off."""
-        exchange.write_timeout_s = self._rules.client_write_timeout_s
         self._running.begin(exchange)
         hold.on_closed = exchange.hold_closed
         attempts, timeout_s = None, self._rules.first_timeout_s

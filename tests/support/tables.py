@@ -1,9 +1,11 @@
 """Tables of cases in YAML, next to the tests that read them.
 
-A table has `columns`, the test's arguments, and `rows`. `!usage` is a `Usage` by its counts above zero, `!bytes` a text
-in UTF-8, `!tuple` a tuple.
+A table has `columns`, the test's arguments, and `rows`. `!usage`, `!work` and `!parts` are these structs, without the
+fields that have their defaults; `!bytes` is a text in UTF-8, `!tuple` a tuple, `!power` a large number (`[10, 4000]`),
+and `!run` a text with a sign that is repeated (`[before, sign, times, after]`).
 """
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Final
 
@@ -11,15 +13,28 @@ import pytest
 import yaml
 
 from billing.usage import Usage
+from gateway.dialects.facts import Parts, Work
 
 
 class _Loader(yaml.SafeLoader):
     """Reads those tags, too."""
 
 
-_Loader.add_constructor("!usage", lambda loader, node: Usage(**loader.construct_mapping(node)))
+def _struct(kind: type) -> Callable[[Any, Any], object]:
+    return lambda loader, node: kind(**loader.construct_mapping(node, deep=True))
+
+
+_Loader.add_constructor("!usage", _struct(Usage))
+_Loader.add_constructor("!work", _struct(Work))
+_Loader.add_constructor("!parts", _struct(Parts))
 _Loader.add_constructor("!bytes", lambda loader, node: loader.construct_scalar(node).encode())
 _Loader.add_constructor("!tuple", lambda loader, node: tuple(loader.construct_sequence(node, deep=True)))
+_Loader.add_constructor("!power", lambda loader, node: pow(*loader.construct_sequence(node)))
+_Loader.add_constructor("!run", lambda loader, node: _run(*loader.construct_sequence(node)))
+
+
+def _run(before: str, sign: str, times: int, after: str) -> str:
+    return before + sign * times + after
 
 
 class Tables:

@@ -21,7 +21,6 @@ TABLES = Tables(__file__)
 MIB = 1 << 20
 BOUNDS = StructureBounds()
 SAY = [{"role": "user", "content": "hi"}]
-TOOL = {"type": "function", "function": {"name": "f", "parameters": {"type": "object"}}}
 
 
 def chat(**fields: Any) -> bytes:
@@ -62,7 +61,6 @@ def test_the_size_can_be_checked_by_itself() -> None:
 
 
 FEW = StructureBounds(depth=6, fields=4, messages=3, parts=4, tools=2, members=60, values=80)
-PART = {"type": "text", "text": "a, b, c"}
 
 
 def messages_of(*contents: Any) -> list[dict[str, Any]]:

@@ -87,22 +87,7 @@ def test_counting_needs_no_maximum_and_writes_nothing() -> None:
 SESSION = "91b9bf42-c0f9-4e34-82aa-86f9981e11de"
 
 
-@pytest.mark.parametrize(
-    ("user_id", "end_user", "session"),
-    [
-        ("user-7", "user-7", None),
-        ("user_7_account_b", "user_7_account_b", None),
-        (json.dumps({"device_id": "ab12", "account_uuid": "", "session_id": SESSION}), None, SESSION),
-        (json.dumps({"device_id": "ab12", "session_id": SESSION, "new": [1]}), None, SESSION),
-        (f"user_{'0f' * 32}_account__session_{SESSION}", None, SESSION),
-        (f"user_{'0f' * 32}_account_{SESSION}_session_{SESSION}", None, SESSION),
-        ('{"session_id": "of an app of its own"}', '{"session_id": "of an app of its own"}', None),
-        ('{"device_id": "ab12", "session_id": 5}', '{"device_id": "ab12", "session_id": 5}', None),
-        ("{", "{", None),
-        ('{"device_id": "a", "session_id": "' + "x" * 999 + '"}', None, "x" * 256),
-        ("", None, None),
-    ],
-)
+@TABLES.each("a_session_of_claude_code_is_no_user")
 def test_a_session_of_claude_code_is_no_user(user_id: str, end_user: str | None, session: str | None) -> None:
     parsed = parse(MESSAGE, message(metadata={"user_id": user_id}))
     assert (parsed.end_user, parsed.session) == (end_user, session)
@@ -122,14 +107,7 @@ def test_pictures_and_documents_are_bounded_by_the_row() -> None:
     assert parsed.bound_input_tokens({"image": 1_600}) is None
 
 
-@pytest.mark.parametrize(
-    "block",
-    [
-        {"type": "tool_result", "tool_use_id": "t", "content": [IMAGE]},
-        {"type": "document", "source": {"type": "content", "content": [IMAGE]}},
-        {"type": "tool_result", "tool_use_id": "t", "content": [{"type": "tool_result", "content": [IMAGE]}]},
-    ],
-)
+@TABLES.each("pictures_within_other_blocks_count")
 def test_pictures_within_other_blocks_count(block: Any) -> None:
     assert parse(MESSAGE, message(messages=content(block))).parts.images == 1
 

@@ -77,16 +77,7 @@ def test_pages_are_no_searches() -> None:
     assert usage_of(body) == Usage(1010, 5)
 
 
-@pytest.mark.parametrize(
-    ("fields", "tier"),
-    [
-        ({"serviceTier": "flex"}, "flex"),
-        ({"serviceTier": "SERVICE_TIER_PRIORITY"}, "priority"),
-        ({"trafficType": "ON_DEMAND_FLEX"}, "on_demand_flex"),
-        ({"trafficType": "PROVISIONED_THROUGHPUT"}, None),
-        ({}, None),
-    ],
-)
+@TABLES.each("the_served_tier_and_model_are_the_answer_s")
 def test_the_served_tier_and_model_are_the_answer_s(fields: dict[str, Any], tier: str | None) -> None:
     reported = DIALECT.usage_from_json(OPERATION, body_of(answer(usage=counts(**fields))))
     assert reported is not None

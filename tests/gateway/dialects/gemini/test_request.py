@@ -37,24 +37,7 @@ def test_a_plain_request() -> None:
     assert parsed(body, "streamGenerateContent").stream
 
 
-@pytest.mark.parametrize(
-    "body",
-    [
-        {"contents": {"parts": {"text": "Hello."}}, "system_instruction": {"parts": {"text": "Be brief."}}},
-        {"contents": [{"parts": [{"text": 'A "quoted" word.\n'}]}], "safetySettings": [{"category": "A"}]},
-        asked(generationConfig=None, tools=None),
-        asked(tools=[{"functionDeclarations": [{"name": "f", "parameters": {"type": "OBJECT"}}]}]),
-        asked(tools={"function_declarations": [{"name": "f"}]}, toolConfig={"functionCallingConfig": {"mode": "ANY"}}),
-        asked(labels={"a": "b"}, anything="else"),
-        with_part(functionCall={"name": "f", "args": {"a": 1}}, thoughtSignature="abc"),
-        with_part(functionResponse={"name": "f", "response": {"a": 1}}),
-        with_part(thought=True, thoughtSignature=DATA),
-        with_part(somethingNew={"a": 1}),
-        with_part(somethingNew="text"),
-        asked(contents=[{"role": "user", "parts": [{"text": "a"}], "new": {"a": [1]}}]),
-        asked(newSettings={"a": 1}, newList=[{"b": 2}]),
-    ],
-)
+@TABLES.each("what_is_in_the_body_is_bounded_by_it")
 def test_what_is_in_the_body_is_bounded_by_it(body: object) -> None:
     found = parsed(body)
     assert (found.parts, found.work, found.unbounded_input) == (NO_PARTS, NO_WORK, False)
@@ -102,36 +85,13 @@ def test_the_body_may_repeat_the_model_of_the_path() -> None:
     assert parsed(asked(model=f"models/{MODEL}")).model == MODEL
 
 
-@pytest.mark.parametrize(
-    ("part", "parts"),
-    [
-        ({"inlineData": {"mimeType": "image/png", "data": DATA}}, Parts(images=1, inline_bytes=402)),
-        ({"inline_data": {"mime_type": "IMAGE/jpeg", "data": DATA}}, Parts(images=1, inline_bytes=402)),
-        ({"inlineData": {"mimeType": "application/pdf", "data": DATA}}, Parts(files=1, inline_bytes=402)),
-        ({"inlineData": {"mimeType": "audio/wav", "data": DATA}}, Parts(audios=1, audio_bytes=402)),
-        (
-            {"functionResponse": {"name": "f", "parts": [{"inlineData": {"mimeType": "image/png", "data": DATA}}]}},
-            Parts(images=1, inline_bytes=402),
-        ),
-    ],
-)
+@TABLES.each("inline_data_is_counted")
 def test_inline_data_is_counted(part: dict[str, Any], parts: Parts) -> None:
     found = parsed(with_part(**part))
     assert (found.parts, found.unbounded_input) == (parts, False)
 
 
-@pytest.mark.parametrize(
-    "part",
-    [
-        {"inlineData": {"mimeType": "video/mp4", "data": DATA}},
-        {"inlineData": {"data": DATA}},
-        {"inlineData": {"mimeType": "strange", "data": DATA}},
-        {"fileData": {"fileUri": "https://www.youtube.com/watch?v=1", "mimeType": "video/mp4"}},
-        {"file_data": {"file_uri": "https://example.com/a.pdf"}},
-        {"somethingNew": {"uri": "https://example.com"}},
-        {"somethingNew": {"data": DATA}},
-    ],
-)
+@TABLES.each("what_its_bytes_do_not_bound_is_bounded_by_the_context_window")
 def test_what_its_bytes_do_not_bound_is_bounded_by_the_context_window(part: dict[str, Any]) -> None:
     found = parsed(with_part(**part))
     assert found.unbounded_input
@@ -161,31 +121,7 @@ def test_what_goes_on_elsewhere_is_bounded_by_the_context_window() -> None:
     assert parsed(asked(continuationToken="abc")).unbounded_input
 
 
-@pytest.mark.parametrize(
-    ("tools", "work"),
-    [
-        ([{"googleSearch": {}}], Work(searches=1)),
-        ([{"google_search_retrieval": {"dynamicRetrievalConfig": {}}}], Work(searches=1)),
-        ([{"urlContext": {}}], Work(uses=1, bounded_tools=("urlContext",))),
-        ([{"codeExecution": {}}, {"functionDeclarations": []}], Work(uses=5, bounded_tools=("codeExecution",))),
-        (
-            {"url_context": {}, "googleSearch": {}, "codeExecution": {}},
-            Work(uses=6, searches=1, bounded_tools=("codeExecution", "urlContext")),
-        ),
-        (
-            [{"timeTravel": {}, "urlContext": {}}, {"newTool": {"a": 1}}],
-            Work(
-                uses=1,
-                open_tools=("newTool", "timeTravel"),
-                unknown_tools=("newTool", "timeTravel"),
-                calls_are_shared=False,
-                bounded_tools=("urlContext",),
-            ),
-        ),
-        ([{"computerUse": {}}], NO_WORK),
-        ([], NO_WORK),
-    ],
-)
+@TABLES.each("tools_that_run_at_the_provider_are_bounded")
 def test_tools_that_run_at_the_provider_are_bounded(tools: object, work: Work) -> None:
     assert parsed(asked(tools=tools)).work == work
 

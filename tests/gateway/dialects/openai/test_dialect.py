@@ -88,39 +88,7 @@ def test_the_newer_name_of_an_end_user_wins_and_is_bounded() -> None:
     assert parse(CHAT, chat(user="x" * 1000)).end_user == "x" * MAX_LABEL_CHARS
 
 
-@pytest.mark.parametrize(
-    ("fields", "param"),
-    [
-        ({"n": "two"}, "n"),
-        ({"n": 1.5}, "n"),
-        ({"n": True}, "n"),
-        ({"n": 0}, "n"),
-        ({"n": 129}, "n"),
-        ({"best_of": 1000}, "best_of"),
-        ({"max_tokens": 0}, "max_tokens"),
-        ({"max_tokens": -1}, "max_tokens"),
-        ({"max_tokens": "5"}, "max_tokens"),
-        ({"max_tokens": 10**30}, "max_tokens"),
-        ({"max_tokens": 10**4000}, "max_tokens"),
-        ({"max_completion_tokens": {}}, "max_completion_tokens"),
-        ({"n_predict": -1}, "n_predict"),
-        ({"stream": "true"}, "stream"),
-        ({"stream": 1}, "stream"),
-        ({"stream": True, "stream_options": []}, "stream_options"),
-        ({"stream": True, "stream_options": "x"}, "stream_options"),
-        ({"stream": True, "stream_options": {"include_usage": 1}}, "stream_options.include_usage"),
-        ({"user": 5}, "user"),
-        ({"service_tier": ["flex"]}, "service_tier"),
-        ({"model": None}, "model"),
-        ({"model": ""}, "model"),
-        ({"model": 5}, "model"),
-        ({"model": "m" * 201}, "model"),
-        ({"messages": None}, "messages"),
-        ({"messages": "hi"}, "messages"),
-        ({"messages": {"role": "user"}}, "messages"),
-        ({"messages": [["content", {"a": []}], 5]}, "messages"),
-    ],
-)
+@TABLES.each("wrong_types_and_bounds_name_the_field")
 def test_wrong_types_and_bounds_name_the_field(fields: dict[str, Any], param: str) -> None:
     error = refused(CHAT, chat(**fields))
     assert error.param == param
@@ -188,18 +156,6 @@ def test_the_same_name_below_the_top_level_is_nothing() -> None:
 def test_a_metering_field_in_another_case_is_refused(name: str) -> None:
     error = refused(CHAT, chat(**{name: 5}))
     assert error.param == name.casefold()
-
-
-def with_message(text: str) -> bytes:
-    return b'{"model":"m","messages":[' + text.encode() + b"]}"
-
-
-def with_part(text: str) -> bytes:
-    return with_message('{"role":"user","content":[' + text + "]}")
-
-
-def with_field(text: str) -> bytes:
-    return b'{"model":"m","messages":[],"stream":true,' + text.encode() + b"}"
 
 
 @TABLES.each("no_name_that_metering_reads_is_spelled_two_ways")

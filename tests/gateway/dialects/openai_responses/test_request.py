@@ -52,32 +52,7 @@ def test_a_plain_request() -> None:
     assert read(stream=True).stream
 
 
-@pytest.mark.parametrize(
-    "items",
-    [
-        [{"role": "user", "content": "Hi"}],
-        [{"type": "message", "role": "user", "content": [{"type": "input_text", "text": "Hi"}]}],
-        [{"type": "function_call", "id": "fc_1", "call_id": "c", "name": "f", "arguments": "{}"}],
-        [{"type": "function_call_output", "call_id": "c", "output": "12"}],
-        [{"type": "function_call_output", "call_id": "c", "output": [{"type": "input_text", "text": "12"}]}],
-        [{"type": "reasoning", "id": "rs_1", "summary": [], "encrypted_content": "gAAAA" + "x" * 400}],
-        [{"type": "reasoning", "id": "rs_1", "content": [{"type": "reasoning_text", "text": "Hm"}]}],
-        [{"type": "reasoning", "summary": [{"type": "summary_text", "text": "Hm"}]}],
-        [{"type": "compaction", "encrypted_content": "gAAAA" + "x" * 400}],
-        [{"type": "shell_call_output", "call_id": "c", "output": [{"stdout": "a", "outcome": {"type": "exit"}}]}],
-        [{"type": "function_call_output", "call_id": "c", "output": {"answer": 12}}],
-        [{"type": "tool_search_call", "call_id": "c", "execution": "client", "arguments": {"query": "q"}}],
-        [{"type": "tool_search_output", "call_id": "c", "tools": [FUNCTION]}],
-        [{"type": "additional_tools", "id": "at_1", "role": "developer", "tools": [FUNCTION]}],
-        [{"type": "mcp_list_tools", "server_label": "s", "tools": [{"name": "image_generation", "type": "mcp"}]}],
-        [{"type": "configuration_update", "reasoning": {"effort": "low"}}],
-        [{"type": "program", "id": "p", "call_id": "c", "code": "1", "fingerprint": "f"}],
-        [{"type": "agent_message", "content": [{"type": "encrypted_content", "encrypted_content": "gAAAAA"}]}],
-        [{"type": "whatever_comes_next", "call_id": "c", "text": "hello", "exit_code": 0}],
-        [{"type": "whatever_comes_next", "tools": "hammer", "note": "x"}],
-        [{"role": "user", "content": [{"type": "whatever_text", "text": "hello"}]}],
-    ],
-)
+@TABLES.each("items_that_stand_in_the_body")
 def test_items_that_stand_in_the_body(items: Any) -> None:
     parsed = read(input=items)
     assert (parsed.parts is NO_PARTS, parsed.work is NO_WORK, parsed.unbounded_input) == (True, True, False)
@@ -215,14 +190,7 @@ def test_a_request_to_fill_the_cache_is_held_for_its_input_on_a_socket() -> None
         assert (parsed.prepares, parsed.has_output) == (False, True)
 
 
-@pytest.mark.parametrize(
-    "item",
-    [
-        {"type": "reasoning", "id": "rs_1", "summary": []},
-        {"type": "reasoning", "id": "rs_1", "summary": [{"text": "Hm"}], "content": [], "encrypted_content": None},
-        {"type": "reasoning", "encrypted_content": "806896f9-a0e7-497f-9645-51900b22342d-0"},
-    ],
-)
+@TABLES.each("reasoning_that_is_only_named_is_held_by_the_item")
 def test_reasoning_that_is_only_named_is_held_by_the_item(item: dict[str, Any]) -> None:
     given = body(input=[item, item])
     parsed = parse(RESPONSES, given, BOUNDS, RESPONSES_CREATION)
