@@ -48,4 +48,6 @@ class Tables:
         """Run a test with each row of a table."""
         table = self.content[name]
         names, rows = table["columns"], table["rows"]
-        return pytest.mark.parametrize(names, [row[0] for row in rows] if len(names) == 1 else rows)
+        if len(names) == 1:
+            return pytest.mark.parametrize(names[0], [row[0] for row in rows])
+        return pytest.mark.parametrize(names, rows)
