@@ -42,10 +42,9 @@ from gateway.endpoints.reads import Health, Reads
 from gateway.endpoints.response_sockets import ResponseSockets
 from gateway.endpoints.routes import add_routes, endpoints_of
 from gateway.metrics.registry import Metrics
-from gateway.proxy.background_jobs import BackgroundPoller
+from gateway.proxy.background_jobs import BackgroundPoller, JobProviders
 from gateway.proxy.forward import Forwarder, ForwardParts
 from gateway.proxy.handler import Proxy, ProxyParts
-from gateway.proxy.jobs import JobProviders
 from gateway.proxy.records import Records, RequestLog
 from gateway.proxy.remainder import Remainder
 from gateway.proxy.routing import Router
@@ -67,7 +66,7 @@ from gateway.server.listening import LEAST_SHARERS, connections_within
 from gateway.server.plain import PlainRunner
 from gateway.tokens import Tokenizer
 from gateway.upstream.local.provider import LocalTransport
-from gateway.upstream.local.shelf import SharedShelf
+from gateway.upstream.local.responses import SharedObjects
 from gateway.upstream.transport import HttpTransport
 
 if TYPE_CHECKING:
@@ -78,7 +77,7 @@ if TYPE_CHECKING:
     from gateway.config.settings import Settings
     from gateway.runtime.runtime import Runtime
     from gateway.upstream.base import Transport
-    from gateway.upstream.local.shelf import Shelf
+    from gateway.upstream.local.responses import ObjectStore
 
 logger = logging.getLogger(__name__)
 
@@ -201,8 +200,8 @@ async def serving(
 def _make_parts(runtime: Runtime, metrics: Metrics, tokenizer: Tokenizer) -> _Parts:
     """Make the proxy out of its parts."""
     settings, defaults, engine = runtime.settings, runtime.settings.defaults, runtime.engine
-    shelf = SharedShelf(runtime.redis_client.command, engine.keyspace.name(0, "local:"))
-    transports = _make_transports(settings, tokenizer, shelf)
+    store = SharedObjects(runtime.redis_client.command, engine.keyspace.name(0, "local:"))
+    transports = _make_transports(settings, tokenizer, store)
     served = {name: provider for name, provider in settings.providers.items() if name in transports}
     models = {name: model for name, model in settings.models.items() if model.provider in served}
     board = HealthBoard(served.values())
@@ -259,9 +258,9 @@ def _make_parts(runtime: Runtime, metrics: Metrics, tokenizer: Tokenizer) -> _Pa
     return _Parts(tokenizer, transports, router, board, dialects, bodies, log, remainder, poller, proxy)
 
 
-def _make_transports(settings: Settings, tokenizer: Tokenizer, shelf: Shelf) -> dict[str, Transport]:
+def _make_transports(settings: Settings, tokenizer: Tokenizer, store: ObjectStore) -> dict[str, Transport]:
     """Return a transport for each provider that is on and of a kind that this version serves; local ones keep what they
-    make on `shelf`."""
+    make on `store`."""
     defaults = settings.defaults
     transports: dict[str, Transport] = {}
     for provider in settings.providers.values():
@@ -273,7 +272,7 @@ def _make_transports(settings: Settings, tokenizer: Tokenizer, shelf: Shelf) -> 
                 delay_ms=provider.delay_ms,
                 chunk_delay_ms=provider.chunk_delay_ms,
                 timeout_s=defaults.upstream.upstream_timeout_s,
-                shelf=shelf,
+                store=store,
             )
         else:
             transports[provider.name] = HttpTransport(

@@ -15,6 +15,7 @@ from billing.errors import MetergateError
 from billing.holds.cache import PrincipalCache, recognised
 from billing.keys.presented import DifferentKeys, presented_key
 from billing.keys.secrets import secret_digest, well_formed
+from gateway.dialects.declared import key_headers
 from gateway.server import refusals
 from gateway.server.refusals import Refuse
 
@@ -45,11 +46,12 @@ def key_of(headers: MultiMapping[str], path: str, dialect: Dialect) -> str | Non
     """Return the API key of a request to a path with its query string, also where the API that it belongs to has one.
     Raises `Refuse` where there are two that differ."""
     in_query = NOT_SHOWN
-    if dialect.key_parameter is not None and "?" in path:
+    declared = dialect.declared
+    if declared.key_parameter is not None and "?" in path:
         query = parse_qsl(path.partition("?")[2])
-        in_query = tuple(value for name, value in query if name == dialect.key_parameter)
+        in_query = tuple(value for name, value in query if name == declared.key_parameter)
     try:
-        return presented_key(headers, dialect.key_headers, in_query)
+        return presented_key(headers, key_headers(declared), in_query)
     except DifferentKeys as error:
         raise Refuse(refusals.different_keys(error)) from error
 

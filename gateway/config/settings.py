@@ -44,7 +44,7 @@ from gateway.config.problems import ConfigError, Problem, Problems
 from gateway.config.providers import ProviderConfig, read_providers
 from gateway.config.reader import Mode, Variable
 from gateway.config.secret import Secret
-from gateway.dialects.betas import BetaEffect
+from gateway.dialects.declarations import BetaEffect
 
 if TYPE_CHECKING:
     from gateway.config.source import Value

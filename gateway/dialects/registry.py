@@ -29,7 +29,11 @@ if TYPE_CHECKING:
     from gateway.dialects.structure import StructureBounds
 
 DIALECTS: Sequence[Callable[[StructureBounds], Dialect]] = (
-    *(AnthropicDialect, GeminiDialect, ResponsesDialect, SocketDialect, RerankDialect),
+    AnthropicDialect,
+    GeminiDialect,
+    ResponsesDialect,
+    SocketDialect,
+    RerankDialect,
     OpenAIDialect,
 )
 """Every dialect that this version has. The last one owns the paths that no other does."""

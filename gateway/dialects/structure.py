@@ -21,8 +21,9 @@ import msgspec
 from msgspec import Raw, structs
 
 from billing.settings import DERIVED, within
+from gateway.dialects.decoding import ITEMS
 from gateway.dialects.exceptions import BadRequest
-from gateway.dialects.fields import first_byte, read_objects, wrong_type
+from gateway.dialects.fields import first_byte, read_objects, top_level, wrong_type
 
 PLAIN_BYTES: Final = 65_536
 """Messages up to here are looked at as texts; of more no copy is made."""
@@ -53,7 +54,6 @@ _ALL_BUT_BRACKETS: Final = bytes(set(range(256)) - set(b"[]{}"))
 _ALL_BUT_SIGNS: Final = bytes(set(range(256)) - set(b"[{:,"))
 _STEPS: Final = tuple({ord("["): 1, ord("]"): -1}.get(sign, 0) for sign in range(256))
 SHORTEST_ITEM_BYTES: Final = len("0,")
-ITEMS: Final = msgspec.json.Decoder(list[Raw])
 
 
 class StructureBounds(msgspec.Struct, frozen=True, kw_only=True, rename=lambda name: f"max_request_{name}"):
@@ -76,6 +76,15 @@ class StructureBounds(msgspec.Struct, frozen=True, kw_only=True, rename=lambda n
 def too_many(what: str, most: int, param: str | None = None) -> BadRequest:
     """Return the refusal of a body that has more of something than its bound."""
     return BadRequest(f"This request is too large: it has more than {most} {what}.", param)
+
+
+def request_fields(body: bytes, bounds: StructureBounds) -> dict[str, Raw]:
+    """Return the fields of a request, each there once. Raises `BadRequest`."""
+    check_size(body, bounds)
+    fields = top_level(body, bounds.fields)
+    if fields is None:
+        raise too_many("fields", bounds.fields)
+    return fields
 
 
 def check_size(body: bytes, bounds: StructureBounds) -> None:

@@ -25,6 +25,7 @@ from gateway.auth import attempts_refused, key_of
 from gateway.dialects.openai_responses.answer import ENDS
 from gateway.server import refusals
 from gateway.server.bodies import UNCOUNTED_BYTES, TooManyBytes
+from gateway.server.exchange import CLIENT_WRITE_TIMEOUT_S
 from gateway.server.frames import FrameExchange
 from gateway.server.listening import LEAST_SHARERS, connections_within
 from gateway.server.refusals import Refuse
@@ -68,6 +69,7 @@ class ResponseSockets:
         self._upstream = SocketRules(
             UPSTREAM_CONNECT_S, defaults.upstream.upstream_timeout_s, defaults.request.upstream_answer_bytes, ENDS
         )
+        self._client_write_timeout_s = defaults.edge.client_write_timeout_s
         self._session: aiohttp.ClientSession | None = None
         self._open: set[_Connection] = set()
         self._of_account: Counter[str] = Counter()
@@ -119,6 +121,7 @@ class ResponseSockets:
         transport, incoming = SocketTransport(self._session, self._upstream), _Incoming(proxy.bodies.of(account_id))
         connection = _Connection(proxy, socket, request, match, transport, incoming)
         connection.account_id = account_id
+        connection.client_write_timeout_s = self._client_write_timeout_s
         self._open.add(connection)
         self._of_account[account_id] += 1
         try:
@@ -227,6 +230,7 @@ class _Connection:
         self._serving: FrameExchange | None = None
         self._close_code = WSCloseCode.GOING_AWAY
         self.account_id = ""
+        self.client_write_timeout_s = CLIENT_WRITE_TIMEOUT_S
         self.idle_since_s: float | None = asyncio.get_running_loop().time()
         """Since when no message is served or waits, by the loop's clock; None while one is."""
 
@@ -289,7 +293,14 @@ class _Connection:
         return None
 
     def _exchange(self, data: bytes) -> FrameExchange:
-        return FrameExchange(self._socket, self._request, self._match, data, self._transport)
+        return FrameExchange(
+            self._socket,
+            self._request,
+            self._match,
+            data,
+            self._transport,
+            client_write_timeout_s=self.client_write_timeout_s,
+        )
 
 
 TOO_MANY: Final = refusals.Refusal(

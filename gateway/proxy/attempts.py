@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from gateway.config.defaults import AttemptSettings, EstimateSettings
     from gateway.proxy.candidates import Destination, Target
     from gateway.proxy.context import RequestContext
-    from gateway.upstream.headers import RawHeaders
+    from gateway.upstream.base import RawHeaders
     from gateway.upstream.health import Attempt, TargetHealth
 
 KEY_REFUSED: Final = frozenset({401, 403})

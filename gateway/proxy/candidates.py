@@ -11,8 +11,8 @@ import msgspec
 from billing.money import ceil_div
 from billing.pricing.classes import INPUT_CLASSES, OUTPUT_CLASSES
 from billing.pricing.scales import COST_SCALE, MILLION, round_up
+from gateway.proxy.headers import Fixed
 from gateway.server.ids import served_lines
-from gateway.upstream.headers import Fixed
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -243,6 +243,7 @@ class Target(msgspec.Struct, frozen=True, gc=False):
         dialect = match.dialect
         field = dialect.max_field(match.endpoint.operation, provider.max_output_field)
         path, lines = dialect.upstream_path(match, model), served_lines(provider.name, model)
+        header, before = dialect.declared.provider_key
         takes_query = provider.kind != "local" or bool(dialect.passed_parameters)
         made = []
         for target, of_target in zip(provider.all_targets, health, strict=True):
@@ -251,7 +252,7 @@ class Target(msgspec.Struct, frozen=True, gc=False):
                 continue
             base, query = found
             url = base + path + (f"?{query}" if query else "")
-            auth = dialect.auth_header(target.api_key.reveal()) if target.api_key is not None else None
+            auth = (header, before + target.api_key.reveal()) if target.api_key is not None else None
             fixed = Fixed.of(auth, target.headers, provider.pass_headers)
             made.append(cls(url, query, fixed, field, takes_query, of_target, lines))
         return tuple(made)

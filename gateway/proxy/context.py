@@ -21,8 +21,8 @@ from gateway.dialects.base import Match
 from gateway.dialects.facts import ParsedRequest, Reported
 from gateway.proxy.candidates import Candidate, Destination, Target
 from gateway.proxy.estimate import Charge, Plain, charge, markup_of
+from gateway.proxy.provider_tools import most_granted
 from gateway.proxy.senders import NOBODY, Sender
-from gateway.proxy.tool_rounds import most_granted
 from gateway.upstream.base import UpstreamRequest
 
 if TYPE_CHECKING:

@@ -22,7 +22,7 @@ from billing.pricing.scales import round_up
 from billing.usage import MAX_COUNT, ModelUsage, Usage
 from gateway.dialects.facts import NO_PARTS, NO_WORK, ParsedRequest, Reported
 from gateway.proxy.candidates import Candidate, Rates
-from gateway.proxy.tool_rounds import call_tokens, grown_input, most_granted, own_searches, searches_with, uses_with
+from gateway.proxy.provider_tools import call_tokens, grown_input, most_granted, own_searches, searches_with, uses_with
 
 if TYPE_CHECKING:
     from billing.pricing.rows import PriceRow

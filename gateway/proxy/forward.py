@@ -32,8 +32,9 @@ from gateway.proxy.attempts import (
     note_failure,
 )
 from gateway.proxy.context import RequestContext, shown_id
+from gateway.proxy.headers import ResponseHead, incoming
 from gateway.proxy.outcomes import Outcomes, balance_nano
-from gateway.proxy.outgoing import Apart, outgoing_apart
+from gateway.proxy.provider_request import Apart, outgoing_apart
 from gateway.proxy.relay import Relay
 from gateway.proxy.remainder import OK, Remainder, Running, read_whole
 from gateway.proxy.stored import running_of, tokens_to_go_on_from
@@ -47,7 +48,6 @@ from gateway.upstream.base import (
     UpstreamTooLarge,
     send_within,
 )
-from gateway.upstream.headers import ResponseHead, incoming
 from gateway.upstream.health import Attempt
 
 if TYPE_CHECKING:
@@ -92,7 +92,6 @@ class Forwarder:
         self._request, self._estimate = parts.defaults.request, parts.defaults.estimate
         self._attempts = parts.defaults.attempts
         self._first_timeout_s = first_timeout_s(self._attempts, parts.defaults.upstream.upstream_timeout_s)
-        self._write_timeout_s = parts.defaults.edge.client_write_timeout_s
         self._metrics = parts.metrics
         self._clock = clock
         self._running = Running(self._request.max_request_s)
@@ -113,7 +112,6 @@ class Forwarder:
     async def forward(self, exchange: Exchange, context: RequestContext, hold: Hold) -> None:
         """Pass the provider's answer on, metered; or a refusal of ours when it gave none, with the hold given back.
         Ends when the client has taken it, or is cut off."""
-        exchange.write_timeout_s = self._write_timeout_s
         self._running.begin(exchange)
         hold.on_closed = exchange.hold_closed
         attempts, timeout_s = None, self._first_timeout_s

@@ -18,14 +18,15 @@ from billing.holds.model import Hold, HoldRequest, Need, Unavailable
 from billing.ledger.debits import encode_debit
 from billing.logs import subject
 from gateway.auth import key_of
-from gateway.dialects.betas import DEFAULT_BETAS, Betas
+from gateway.dialects.betas import Betas
+from gateway.dialects.declared import DEFAULT_BETAS
 from gateway.dialects.exceptions import BadRequest
 from gateway.proxy.context import FEATURE, RequestContext
 from gateway.proxy.intake import Intake
-from gateway.proxy.outgoing import prepare
 from gateway.proxy.preparation import Preparation
+from gateway.proxy.provider_request import prepare
+from gateway.proxy.provider_tools import UnknownTools
 from gateway.proxy.senders import Senders
-from gateway.proxy.unknown_tools import UnknownTools
 from gateway.server import limit_refusals, refusals
 from gateway.server.bodies import UNCOUNTED_BYTES, Bodies, Kept
 from gateway.server.exchange import BodyTooLarge

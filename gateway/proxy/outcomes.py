@@ -27,11 +27,11 @@ from gateway.upstream.base import UpstreamError, UpstreamResponse
 if TYPE_CHECKING:
     from billing.holds.model import Hold, Settled
     from gateway.metrics.registry import Metrics
+    from gateway.proxy.headers import ResponseHead
     from gateway.proxy.records import Records
     from gateway.proxy.settlement.settlements import Settlements
     from gateway.server.exchange import Exchange
     from gateway.server.refusals import Refusal
-    from gateway.upstream.headers import ResponseHead
 
 
 FIRST_ERROR: Final = 400

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from gateway.proxy.tool_rounds import uses_with
+from gateway.proxy.provider_tools import uses_with
 from gateway.upstream.base import UpstreamError
 
 if TYPE_CHECKING:

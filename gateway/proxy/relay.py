@@ -16,7 +16,7 @@ from gateway.proxy.context import CLIENT_GONE, Reason, RequestContext
 from gateway.proxy.decoding_tap import READABLE, StreamWatch
 from gateway.proxy.outcomes import Outcomes, uncharged, upstream_error_of
 from gateway.proxy.overrun import OverrunGuard, ToolOverrun
-from gateway.proxy.settlement.doubts import says_nothing
+from gateway.proxy.settlement.usage_anomalies import says_nothing
 from gateway.proxy.stored import StoredObjects, Withheld, tokens_to_go_on_from
 from gateway.server import refusals
 from gateway.server.exchange import ClientGone, Exchange
@@ -32,9 +32,9 @@ if TYPE_CHECKING:
     from gateway.dialects.facts import Created
     from gateway.metrics.registry import Metrics
     from gateway.proxy.background_jobs import BackgroundPoller
+    from gateway.proxy.headers import ResponseHead
     from gateway.proxy.remainder import Remainder
     from gateway.proxy.settlement.settlements import Settlements
-    from gateway.upstream.headers import ResponseHead
 
 logger = logging.getLogger(__name__)
 

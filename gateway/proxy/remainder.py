@@ -21,10 +21,10 @@ from gateway.dialects.exceptions import GarbageAnswer
 from gateway.dialects.output import NO_OUTPUT, Output
 from gateway.proxy.context import Reason, RequestContext, shown_id
 from gateway.proxy.decoding_tap import ENCODINGS, StreamWatch, decoded
-from gateway.proxy.settlement.doubts import believed
+from gateway.proxy.headers import ResponseHead, incoming
+from gateway.proxy.settlement.usage_anomalies import believed
 from gateway.proxy.stored import FirstEvent, running_of, running_of_event
 from gateway.upstream.base import Pending, UpstreamError, UpstreamResponse, UpstreamTimeout, UpstreamTooLarge
-from gateway.upstream.headers import ResponseHead, incoming
 
 if TYPE_CHECKING:
     from billing.holds.model import Hold

@@ -111,7 +111,11 @@ class StoredObjects:
         if created is None or stored is None or stored.creation is None:
             return
         owned = OwnedObject(
-            *(created.object_id, route.provider.name, context.principal.account_id, stored.creation.kind, route.model),
+            created.object_id,
+            route.provider.name,
+            context.principal.account_id,
+            stored.creation.kind,
+            route.model,
             total_tokens if stored.whole else None,
             stored.tools,
         )

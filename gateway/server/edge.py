@@ -145,7 +145,10 @@ def route_of(
         protocol = request.protocol
         if not isinstance(protocol, EdgeProtocol):
             return await serve_plainly(serve, request, match)
-        exchange = Exchange(protocol, request._message, request.content, match, protocol._rules.cors)
+        rules = protocol._rules
+        exchange = Exchange(
+            protocol, request._message, request.content, match, rules.cors, rules.client_write_timeout_s
+        )
         protocol.begins(exchange, asyncio.current_task())
         try:
             await serve(exchange)

@@ -220,9 +220,13 @@ class GuardedProtocol(PacedProtocol):
         exchange = self._exchange
         if exchange is None:
             message = self._request._message if self._request is not None else ERROR
-            exchange = Exchange(self, message, EMPTY_PAYLOAD, None, self._rules.cors)
+            exchange = self._without_endpoint(message)
         exchange.keep_alive = False
         refusal.answer(exchange, self._new_id())
+
+    def _without_endpoint(self, message: Any) -> Exchange:
+        """Return an exchange of a request that is sent to no endpoint, with no body."""
+        return Exchange(self, message, EMPTY_PAYLOAD, None, self._rules.cors, self._rules.client_write_timeout_s)
 
     def claim(self, account: str) -> bool:
         """Count this connection for an account until another one uses it; False where that has its share."""
@@ -458,7 +462,7 @@ class GuardedProtocol(PacedProtocol):
         if request.writer.output_size > 0:
             raise ConnectionError("a part of another answer is out")
         refusal = self._refuse(exc)
-        exchange = Exchange(self, request._message, EMPTY_PAYLOAD, None, self._rules.cors)
+        exchange = self._without_endpoint(request._message)
         exchange.keep_alive = False
         refusal.answer(exchange, self._new_id())
         return Written(exchange)

@@ -176,7 +176,9 @@ async def serve_plainly(
 ) -> web.StreamResponse:
     """Serve a metered request of aiohttp's own connection; it is cancelled when its client leaves."""
     connection, rules = PlainConnection(request), cast("EdgeRules", request.app[RULES])
-    exchange = Exchange(connection, PlainHead.of(request), request.content, match, rules.cors)
+    exchange = Exchange(
+        connection, PlainHead.of(request), request.content, match, rules.cors, rules.client_write_timeout_s
+    )
     task = asyncio.current_task()
     assert task is not None  # noqa: S101  (aiohttp runs every handler in a task)
     try:

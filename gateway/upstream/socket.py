@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import re
+from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Final
@@ -32,9 +33,7 @@ from gateway.upstream.base import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
-
-    from gateway.upstream.headers import RawHeaders
+    from gateway.upstream.base import RawHeaders
 
 ERROR: Final = "error"
 ERRORS: Final = range(400, 600)

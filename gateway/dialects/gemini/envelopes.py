@@ -32,7 +32,6 @@ _STATUS: Final = {
     504: "DEADLINE_EXCEEDED",
 }
 _TYPE: Final = "type.googleapis.com/google.rpc."
-_NO_HEADERS: Final[Mapping[str, str]] = {}
 DOMAIN: Final = "metergate"
 # Gemini CLI 0.61.0 asks again for 227 s (10 requests), silently, unless an error says that this is in vain; with either
 # of these it stops after one request, within 3 s. A RetryInfo of more than 300 s has it show the message, with its
@@ -82,11 +81,6 @@ def _quota_failure(quota: FinalQuotaFacts, message: str) -> dict[str, object]:
         "quotaId": quota.name if waits else f"{quota.name}-{PER_DAY}",
     }
     return {"@type": _TYPE + "QuotaFailure", "violations": [violation]}
-
-
-def error_headers(request_id: str, refusal: RefusalFacts | None = None) -> Mapping[str, str]:
-    """Return no further headers."""
-    return _NO_HEADERS
 
 
 class GeminiModels:

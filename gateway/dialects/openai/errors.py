@@ -5,13 +5,13 @@ Error object: https://platform.openai.com/docs/guides/error-codes.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Final
 
 from billing.schemas import base
+from gateway.dialects.base import NO_HEADERS
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
     from gateway.dialects.base import RefusalFacts
 
 # LiteLLM maps a 402 or 403 of any other type to its general APIError, which what is built on it repeats (aider 0.86.2:
@@ -22,7 +22,6 @@ SPENT: Final = "insufficient_quota"
 """OpenAI's type of a quota that waiting does not help with."""
 # At the status 429 no type stops OpenCode 1.18.33, Qwen Code 0.15.10, Continue 1.5.47, pi 0.73.1 or LiteLLM: they go by
 # the status alone, and neither `type` nor `code` changed how often they asked. AI SDK 4 obeys it in a stream's error.
-_NO_HEADERS: Final[Mapping[str, str]] = {}
 
 
 def error_body(refusal: RefusalFacts, request_id: str) -> bytes:
@@ -34,4 +33,4 @@ def error_body(refusal: RefusalFacts, request_id: str) -> bytes:
 
 def error_headers(request_id: str, refusal: RefusalFacts | None = None) -> Mapping[str, str]:
     """Return no further headers: `x-request-id` is what OpenAI's clients show."""
-    return _NO_HEADERS
+    return NO_HEADERS

@@ -16,7 +16,7 @@ from billing.ledger.usage_columns import total_usage
 from billing.usage import Usage
 from gateway.dialects.facts import charged_by_search
 from gateway.proxy.estimate import BYTES_PER_TOKEN, Charge, billed_usage
-from gateway.proxy.tool_rounds import searches_with, uses_with
+from gateway.proxy.provider_tools import searches_with, uses_with
 
 if TYPE_CHECKING:
     from billing.holds.model import Hold

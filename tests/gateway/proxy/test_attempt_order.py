@@ -18,6 +18,7 @@ from gateway.proxy.attempts import (
     note_failure,
 )
 from gateway.proxy.candidates import Candidate, Destination, Target
+from gateway.proxy.headers import Fixed
 from gateway.upstream.base import (
     AccountBusy,
     UpstreamBusy,
@@ -25,7 +26,6 @@ from gateway.upstream.base import (
     UpstreamTimeout,
     UpstreamUnreachable,
 )
-from gateway.upstream.headers import Fixed
 from gateway.upstream.health import Cooldown, TargetHealth
 
 FAILED = Failure("503")

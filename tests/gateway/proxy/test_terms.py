@@ -14,14 +14,14 @@ from billing.pricing.rows import PriceRow
 from billing.pricing.scales import FACTOR_SCALE
 from billing.principals import MAX_KEPT, Principal
 from gateway.config.defaults import EstimateSettings
-from gateway.config.providers import MaxOutputField
 from gateway.config.settings import ProviderConfig
 from gateway.dialects.facts import NO_PARTS, NO_WORK, ParsedRequest, Parts, Work
 from gateway.dialects.openai.dialect import CHAT, MAX_FIELDS, OpenAIDialect, max_field, parse
+from gateway.dialects.openai.vendors import MaxOutputField
 from gateway.proxy.candidates import Candidate, Rates, Route
 from gateway.proxy.context import Terms, keep_terms
 from gateway.proxy.estimate import NotPriced, Plain, markup_of, worst_case
-from gateway.proxy.outgoing import outgoing_body
+from gateway.proxy.provider_request import outgoing_body
 from gateway.server.ids import MINUTE_MS, duration, limit_lines
 from tests.billing.holds.test_cache import PRINCIPAL
 from tests.gateway.proxy.estimates import request

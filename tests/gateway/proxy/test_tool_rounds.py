@@ -14,7 +14,7 @@ from gateway.dialects.facts import Work
 from gateway.proxy.candidates import Rates
 from gateway.proxy.context import Terms
 from gateway.proxy.estimate import NotPriced, charge, dearest, worst_case
-from gateway.proxy.tool_rounds import call_tokens, grown_input, most_granted, searches_with, uses_with
+from gateway.proxy.provider_tools import call_tokens, grown_input, most_granted, searches_with, uses_with
 from tests.gateway.proxy.estimates import LOOSE, STRICT, hold_nano, price_rows, request, route, row, usages
 
 STEP = STRICT.tool_call_tokens

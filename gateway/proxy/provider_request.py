@@ -19,8 +19,9 @@ from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import quote, unquote_plus
 
+from gateway.dialects.base import Changes
+from gateway.proxy.headers import outgoing
 from gateway.upstream.base import UpstreamRequest
-from gateway.upstream.headers import outgoing
 
 if TYPE_CHECKING:
     from gateway.dialects.base import Dialect
@@ -35,8 +36,23 @@ MAX_PREPARED_BYTES: Final = 65_536
 """Of a body whose outgoing request is made in the event loop, and before its hold is there."""
 CREDENTIALS: Final = frozenset(
     {
-        *("key", "apikey", "xapikey", "xgoogapikey", "accesskey", "subscriptionkey", "authorization", "auth"),
-        *("token", "accesstoken", "oauthtoken", "bearertoken", "secret", "password", "passwd", "sig", "signature"),
+        "key",
+        "apikey",
+        "xapikey",
+        "xgoogapikey",
+        "accesskey",
+        "subscriptionkey",
+        "authorization",
+        "auth",
+        "token",
+        "accesstoken",
+        "oauthtoken",
+        "bearertoken",
+        "secret",
+        "password",
+        "passwd",
+        "sig",
+        "signature",
     }
 )
 """Names of parameters that hold credentials, as `_bare` has them."""
@@ -72,7 +88,12 @@ def outgoing_request(exchange: Exchange, context: RequestContext, granted: Grant
     if granted is not None or not context.terms.passes_as_it_is(parsed, route, target.max_field):
         output_tokens, tool_calls = (None, None) if granted is None else granted
         body = outgoing_body(
-            *(dialect, parsed, route, body, output_tokens, target.max_field),
+            dialect,
+            parsed,
+            route,
+            body,
+            output_tokens,
+            target.max_field,
             strict=context.strict,
             tool_calls=tool_calls,
         )
@@ -125,14 +146,7 @@ def outgoing_body(
     model = None if parsed.model_in_body and candidate.model == parsed.model else candidate.model
     if granted is None and not add_usage and model is None and tool_calls is None:
         return body
-    return dialect.rewrite(
-        body,
-        model=model,
-        include_usage=add_usage,
-        max_output_tokens=granted,
-        max_field=field,
-        tool_calls=tool_calls,
-    )
+    return dialect.rewrite(body, Changes(model, add_usage, granted, field, tool_calls))
 
 
 def _imposed(parsed: ParsedRequest, asked: int, candidate: Candidate, field: str, strict: bool) -> int | None:

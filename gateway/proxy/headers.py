@@ -1,6 +1,8 @@
-"""Which headers pass between a client and a provider. Pure functions on bytes; this file owns the two lists of them.
+"""Which headers pass between a client and a provider. Pure functions on bytes.
 
-What is on no list stays here, in both directions: a client's headers may hold keys for others and say where it sits,
+What an API adds to the lists here is declared by its dialect.
+
+What nobody lists stays here, in both directions: a client's headers may hold keys for others and say where it sits,
 and a provider's would act on the gateway's whole origin, or on a proxy in front of it.
 
 Headers come as the parsers give them, pairs of bytes, and leave as lines that end with CRLF: nothing in between is
@@ -15,78 +17,38 @@ from typing import Final
 
 import msgspec
 
-from billing.keys.presented import KEY_HEADERS
-
-RawHeaders = Iterable[tuple[bytes, bytes]]
+from gateway.dialects.declared import never_sent, of_all
+from gateway.upstream.base import RawHeaders
 
 NAMES_KEPT: Final = 4_096
 NAME_BYTES: Final = 64
-"""Spellings of names whose fate is remembered: how many, and how long."""
+"""Spellings of names whose treatment is remembered: how many, and how long."""
 
-_SENT: Final = frozenset(
-    {
-        b"accept",
-        b"accept-language",
-        b"user-agent",
-        # What changes a provider's answer: versions, and features that are still tried out.
-        b"anthropic-beta",
-        b"anthropic-version",
-        b"openai-beta",
-        b"x-goog-api-client",
-    }
-)
+
+def _names(*names: str) -> tuple[bytes, ...]:
+    return tuple(name.encode() for name in names)
+
+
+_SENT: Final = frozenset(_names("accept", "accept-language", "user-agent", *of_all(lambda each: each.sent_headers)))
 """Of a client's headers those that every provider gets, in lower case; a provider's `pass_headers` add to them."""
-_SENT_PREFIXES: Final = (b"x-stainless-",)  # what OpenAI's and Anthropic's SDKs say of themselves
-
+_SENT_PREFIXES: Final = _names(*of_all(lambda each: each.sent_prefixes))
 _ANSWERED: Final = frozenset(
-    {
-        b"content-disposition",
-        b"content-language",
+    _names(
+        "content-disposition",
+        "content-language",
         # When to ask again, as the SDKs read it.
-        b"retry-after",
-        b"retry-after-ms",
-        b"x-should-retry",
-        # Vendors' ids and times, which their support asks for.
-        b"apim-request-id",
-        b"cf-ray",
-        b"openai-model",
-        b"openai-processing-ms",
-        b"openai-version",
-        b"x-envoy-upstream-service-time",
-        b"x-generation-id",
-        b"x-ms-request-id",
-    }
+        "retry-after",
+        "retry-after-ms",
+        "x-should-retry",
+        # The id of what stands before most vendors' servers.
+        "cf-ray",
+        *of_all(lambda each: each.answer_headers),
+    )
 )
 """Of a provider's headers those that a client gets as they are, in lower case."""
-_RENAMED_PREFIXES: Final = (b"x-ratelimit-", b"anthropic-ratelimit-")
+_RENAMED_PREFIXES: Final = _names(*of_all(lambda each: each.renamed_prefixes))
 """The operator's own limits at the provider: a client gets them as `x-upstream-…`, for `x-ratelimit-…` are ours."""
-_PROVIDERS_REQUEST_ID: Final = frozenset({b"x-request-id", b"request-id"})  # OpenAI's and Anthropic's name
-
-NEVER_SENT: Final = frozenset(
-    {
-        # The message that goes out is a new one: other host, other framing, a body that was decoded and read whole.
-        "accept-encoding",
-        "connection",
-        "content-encoding",
-        "content-length",
-        "content-type",
-        "expect",
-        "host",
-        "idempotency-key",
-        "keep-alive",
-        "te",
-        "trailer",
-        "transfer-encoding",
-        "upgrade",
-        # Credentials.
-        "authorization",
-        "cookie",
-        "x-admin-key",
-        *KEY_HEADERS,
-    }
-)
-"""Names that no provider's `pass_headers` may have, in lower case; nor what begins with NEVER_SENT_PREFIXES."""
-NEVER_SENT_PREFIXES: Final = ("proxy-", "x-metergate-")
+_PROVIDERS_REQUEST_ID: Final = frozenset(_names(*of_all(lambda each: each.request_id_headers)))
 
 _PLAIN_CONNECTION: Final = frozenset({b"keep-alive", b"close"})
 
@@ -104,7 +66,7 @@ _PLAIN_CONNECTION: Final = frozenset({b"keep-alive", b"close"})
 ) = range(9)
 
 
-class _Fates(dict[bytes, int]):
+class _Policy(dict[bytes, int]):
     """What happens to headers, by their names as they are spelled: remembered for up to NAMES_KEPT short ones."""
 
     def __init__(self, find: Callable[[bytes], int]) -> None:
@@ -112,10 +74,10 @@ class _Fates(dict[bytes, int]):
         self._find = find
 
     def __missing__(self, name: bytes) -> int:
-        fate = self._find(name.lower())
+        action = self._find(name.lower())
         if len(self) < NAMES_KEPT and len(name) <= NAME_BYTES:
-            self[name] = fate
-        return fate
+            self[name] = action
+        return action
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,7 +85,7 @@ class Fixed:
     """What every request to one provider carries, and what happens to a client's headers on the way there."""
 
     lines: bytes = field(repr=False)
-    fates: _Fates = field(repr=False, compare=False)
+    policy: _Policy = field(repr=False, compare=False)
 
     @classmethod
     def of(cls, auth: tuple[str, str] | None, extra: Mapping[str, str], passed: Iterable[str] = ()) -> "Fixed":
@@ -151,14 +113,7 @@ class Fixed:
         lines = "".join(f"{name}: {value}\r\n" for name, value in headers.values())
         replaced = frozenset(name.encode() for name in headers.keys() - {"accept-encoding", "content-type"})
         sent = _SENT | {name.lower().encode() for name in passed}
-        return cls(lines.encode(), _Fates(lambda name: _fate_of_clients(name, sent, replaced)))
-
-
-def never_sent(name: str) -> bool:
-    """Return whether a client's header of this name is never sent to a provider, even if the provider's entry names
-    it."""
-    lower = name.lower()
-    return lower in NEVER_SENT or lower.startswith(NEVER_SENT_PREFIXES)
+        return cls(lines.encode(), _Policy(lambda name: _of_client(name, sent, replaced)))
 
 
 class ResponseHead(msgspec.Struct, frozen=True, gc=False):
@@ -175,17 +130,17 @@ def outgoing(headers: RawHeaders, fixed: Fixed, account_id: str) -> bytes:
     """Return the lines for the provider, from the headers of an account's client: complete but for Host and framing."""
     lines: list[bytes] = []
     named: frozenset[bytes] = frozenset()
-    fates = fixed.fates
+    policy = fixed.policy
     for name, value in headers:
-        fate = fates[name]
-        if not fate:  # dropped, as most are
+        action = policy[name]
+        if not action:  # dropped, as most are
             continue
-        if fate == _PASSES:
+        if action == _PASSES:
             lines.append(b"%b: %b\r\n" % (name, value))
-        elif fate == _CONNECTION:
+        elif action == _CONNECTION:
             if value.lower() not in _PLAIN_CONNECTION:
                 named |= _named(value)
-        elif fate == _IDEMPOTENCY_KEY and value.strip():
+        elif action == _IDEMPOTENCY_KEY and value.strip():
             lines.append(b"Idempotency-Key: %b\r\n" % _own_idempotency_key(account_id, value))
     if named:
         lines = [line for line in lines if line.partition(b":")[0].lower() not in named]
@@ -199,27 +154,27 @@ def incoming(headers: RawHeaders, own: bytes = b"", *, private: bool = False) ->
     lines: list[bytes] = []
     named: frozenset[bytes] = frozenset()
     content_type, encoding, request_id = b"", None, None
-    fates = _OF_PROVIDERS
+    policy = _OF_PROVIDERS
     for name, value in headers:
-        fate = fates[name]
-        if not fate:
+        action = policy[name]
+        if not action:
             continue
-        if fate == _PASSES:
+        if action == _PASSES:
             lines.append(b"%b: %b\r\n" % (name, value))
             continue
-        if fate == _CONNECTION:
+        if action == _CONNECTION:
             if value.lower() not in _PLAIN_CONNECTION:
                 named |= _named(value)
             continue
-        if fate == _CACHING and private:
+        if action == _CACHING and private:
             continue
-        if fate == _REQUEST_ID:
+        if action == _REQUEST_ID:
             name, request_id = b"x-upstream-request-id", value
-        elif fate == _CONTENT_TYPE:
+        elif action == _CONTENT_TYPE:
             content_type = value.strip().lower()
-        elif fate == _CONTENT_ENCODING:
+        elif action == _CONTENT_ENCODING:
             encoding = value.decode("latin-1").strip().lower()
-        elif fate == _RENAMED:
+        elif action == _RENAMED:
             name = b"x-upstream-" + name.lower().removeprefix(b"x-")
         lines.append(b"%b: %b\r\n" % (name, value))
     if named:
@@ -227,7 +182,7 @@ def incoming(headers: RawHeaders, own: bytes = b"", *, private: bool = False) ->
     return ResponseHead(own + b"".join(lines), content_type, encoding, request_id)
 
 
-def _fate_of_clients(name: bytes, sent: frozenset[bytes], replaced: frozenset[bytes]) -> int:
+def _of_client(name: bytes, sent: frozenset[bytes], replaced: frozenset[bytes]) -> int:
     if name == b"connection":
         return _CONNECTION
     if name in replaced:
@@ -237,7 +192,7 @@ def _fate_of_clients(name: bytes, sent: frozenset[bytes], replaced: frozenset[by
     return _PASSES if name in sent or name.startswith(_SENT_PREFIXES) else _DROPPED
 
 
-def _fate_of_providers(name: bytes) -> int:
+def _of_provider(name: bytes) -> int:
     if name in _PROVIDERS_REQUEST_ID:
         return _REQUEST_ID
     if name.startswith(_RENAMED_PREFIXES):
@@ -251,7 +206,7 @@ _NOTED: Final = {
     b"content-type": _CONTENT_TYPE,
     b"content-encoding": _CONTENT_ENCODING,
 }
-_OF_PROVIDERS: Final = _Fates(_fate_of_providers)
+_OF_PROVIDERS: Final = _Policy(_of_provider)
 
 
 def _own_idempotency_key(account_id: str, value: bytes) -> bytes:

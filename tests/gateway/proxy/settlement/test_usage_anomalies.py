@@ -19,7 +19,7 @@ from gateway.dialects.facts import Reported
 from gateway.dialects.shares import MORE_IN_TOTAL
 from gateway.metrics.registry import Metrics
 from gateway.proxy.candidates import Candidate, Rates
-from gateway.proxy.settlement import doubts
+from gateway.proxy.settlement import usage_anomalies
 from tests.gateway.conftest import Handler, MakeGateway, chat
 from tests.support.answering import DONE, WORDS, Provider, answer, saying, streaming, usage, usage_chunk
 from tests.support.gateways import INPUT, OUTPUT, ask, the_event
@@ -65,13 +65,13 @@ async def test_zeros_are_believed_where_they_are_trusted_or_all_is_free(
         assert (event["estimated"], event["input_tokens"], event["output_tokens"]) == (False, 0, 0)
 
 
-ABOVE = Reported(Usage(10, 105), doubts=(("total", MORE_IN_TOTAL),))
+ABOVE = Reported(Usage(10, 105), anomalies=(("total", MORE_IN_TOTAL),))
 US = Reported(Usage(10, 5), region="us")
 REGIONAL = Variant({"region": "eu"}, {"input": 2})
 
 
 @pytest.mark.parametrize(
-    ("kind", "reported", "variants", "doubt"),
+    ("kind", "reported", "variants", "anomaly"),
     [
         ("gemini", ABOVE, (), None),
         ("openai", ABOVE, (), "total"),
@@ -81,23 +81,23 @@ REGIONAL = Variant({"region": "eu"}, {"input": 2})
         ("openai", US, (), "region"),
     ],
 )
-def test_what_a_provider_is_known_to_do_is_no_doubt(
-    kind: ProviderKind, reported: Reported, variants: tuple[Variant, ...], doubt: str | None
+def test_what_a_provider_is_known_to_do_is_no_anomaly(
+    kind: ProviderKind, reported: Reported, variants: tuple[Variant, ...], anomaly: str | None
 ) -> None:
     metrics, price = Metrics(), PriceRow("p", "m", date(2024, 1, 1), {"input": 1}, {}, variants=variants)
     way = Candidate("m", ProviderConfig("p", kind, "http://p"), "m", 0, "o200k_base", None, rates=Rates.of(price))
-    doubts.Doubts(metrics).note(way, reported)
-    told = re.findall(rb'usage_doubts_total{doubt="(.+?)"', metrics.render()[0])
-    assert told == ([] if doubt is None else [doubt.encode()])
+    usage_anomalies.UsageAnomalies(metrics).note(way, reported)
+    told = re.findall(rb'usage_anomalies_total{anomaly="(.+?)"', metrics.render()[0])
+    assert told == ([] if anomaly is None else [anomaly.encode()])
 
 
-def test_a_router_that_names_none_of_its_models_is_doubted() -> None:
+def test_a_router_that_names_none_of_its_models_is_an_anomaly() -> None:
     metrics, price = Metrics(), Rates.of(PriceRow("p", "m", date(2024, 1, 1), {"input": 1}, {}))
     own = ProviderConfig("p", "openai", "http://p")
     way = Candidate("m", own, "m", 0, "o200k_base", None, rates=price, others={"a": price}, answered_by=("a",))
     for served in ("a-2026", "b"):
-        doubts.Doubts(metrics).note(way, Reported(Usage(10, 5), model=served))
-    assert b'usage_doubts_total{doubt="model",provider="p"} 1.0' in metrics.render()[0]
+        usage_anomalies.UsageAnomalies(metrics).note(way, Reported(Usage(10, 5), model=served))
+    assert b'usage_anomalies_total{anomaly="model",provider="p"} 1.0' in metrics.render()[0]
 
 
 def tiers(settings: Settings) -> Settings:
@@ -112,15 +112,15 @@ async def test_what_is_not_known_costs_the_dearest_and_is_told_once(
     counts = usage(10, 5, vision_tokens=3)
     provider = Provider(saying(answer(reported=counts, service_tier="warp")))
     gateway = await make_gateway(await upstream(provider.serve), change=tiers)
-    with caplog.at_level(logging.WARNING, logger=doubts.__name__):
+    with caplog.at_level(logging.WARNING, logger=usage_anomalies.__name__):
         for _ in range(2):
             customer = await gateway.customer("5.00")
             assert (await ask(customer, chat(model="gpt-4o-mini", max_tokens=50))).status == 200
             await the_event(customer, 9 * (10 * INPUT + 5 * OUTPUT))
-    lines = [record.getMessage() for record in caplog.records if record.name == doubts.__name__]
+    lines = [record.getMessage() for record in caplog.records if record.name == usage_anomalies.__name__]
     assert len(lines) == 2
     assert "'vision_tokens'" in lines[0]
     assert "'warp'" in lines[1]
     text = (await gateway.metrics()).decode()
-    for doubt in ("service_tier", "field"):
-        assert f'metergate_usage_doubts_total{{doubt="{doubt}",provider="openai"}} 2.0' in text
+    for anomaly in ("service_tier", "field"):
+        assert f'metergate_usage_anomalies_total{{anomaly="{anomaly}",provider="openai"}} 2.0' in text

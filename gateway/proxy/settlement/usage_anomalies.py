@@ -1,9 +1,9 @@
-"""What of a provider's report is doubted: counts that are all zero, and what this version can't place.
+"""Anomalies of a provider's report of usage: counts that are all zero, and what this version can't place.
 
-This file owns who is told. Each doubt is counted (`metergate_usage_doubts_total`); the first of its kind, provider and
-value is logged, and no more than `MAX_TOLD` lines are. What is charged is not decided here: `billing.pricing.rows` has
-the dearest known price for a tier, speed or region that a row does not know, and readers of usage take the larger
-reading of counts that contradict each other.
+This file owns how they are reported. Each is counted (`metergate_usage_anomalies_total`); the first of its kind,
+provider and value is logged, and no more than `MAX_LOGGED` lines are. What is charged is not decided here:
+`billing.pricing.rows` has the dearest known price for a tier, speed or region that a row does not know, and readers of
+usage take the larger reading of counts that contradict each other.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from __future__ import annotations
 import logging
 from typing import TYPE_CHECKING, Final
 
-from gateway.dialects.shares import MORE_IN_TOTAL
+from gateway.dialects.declared import DECLARED
 
 if TYPE_CHECKING:
     from gateway.dialects.base import Tap
@@ -21,15 +21,12 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-MAX_TOLD: Final = 200
+MAX_LOGGED: Final = 200
 """Lines that one process logs; providers write the values, so that they are bounded."""
 MAX_VALUE_CHARS: Final = 64
 _USUAL: Final = frozenset({None, "default", "standard"})
 
 
-_EXPLAINED: Final = frozenset({("gemini", "total", MORE_IN_TOTAL), ("anthropic", "region", "us")})
-"""Doubts that are none, by the provider's kind. Google's OpenAI endpoint counts thinking in the total alone. Anthropic
-charges a region of its newer models alone, whose rows have a variant for it, and may name it in answers of any."""
 _WORDS: Final = {
     "service_tier": "names the service tier %r, which its price row does not know: the dearest that it does is charged",
     "speed": "names the speed %r, which its price row does not know: the dearest that it does is charged",
@@ -47,33 +44,35 @@ def believed(route: Candidate, reported: Reported | None) -> Reported | None:
     return None
 
 
-class Doubts:
-    """Counts and logs what of reports can't be placed."""
+class UsageAnomalies:
+    """Counts and logs the anomalies of reports."""
 
     def __init__(self, metrics: Metrics) -> None:
         self._metrics = metrics
-        self._told: set[tuple[str, str, str]] = set()
+        self._logged: set[tuple[str, str, str]] = set()
 
     def note(self, route: Candidate, reported: Reported) -> None:
-        """Tell of a report that is charged: of conditions that the model's row does not know, and of what the reader of
-        its usage doubts."""
+        """Count and log the anomalies of a report that is charged: conditions that the model's row does not know, and
+        what the reader of its usage can't place."""
         usual = reported.service_tier in _USUAL and reported.speed in _USUAL and not route.is_router
-        if usual and not (reported.region or reported.doubts):
+        if usual and not (reported.region or reported.anomalies):
             return
-        found = [each for each in reported.doubts if (route.provider.kind, *each) not in _EXPLAINED]
+        declared = DECLARED.get(route.provider.kind)
+        explained = () if declared is None else declared.explained_anomalies
+        found = [each for each in reported.anomalies if each not in explained]
         if route.is_router and route.named(reported.model) is None:
             found.append(("model", reported.model or ""))
         if route.rates is not None:
             row = route.rates.row
             unknown = row.unknown(reported.service_tier, reported.speed, reported.region)
             regional = any("region" in variant.when for variant in row.variants)
-            found += [each for each in unknown if regional or (route.provider.kind, *each) not in _EXPLAINED]
+            found += [each for each in unknown if regional or each not in explained]
         for kind, value in found:
-            self._metrics.usage_doubt(route.provider.name, kind)
-            told = route.provider.name, kind, value[:MAX_VALUE_CHARS]
-            if told not in self._told and len(self._told) < MAX_TOLD:
-                self._told.add(told)
-                logger.warning("the usage of %s, %s, " + _WORDS[kind], told[0], route.model, told[2])
+            self._metrics.usage_anomaly(route.provider.name, kind)
+            provider, shown = route.provider.name, value[:MAX_VALUE_CHARS]
+            if (provider, kind, shown) not in self._logged and len(self._logged) < MAX_LOGGED:
+                self._logged.add((provider, kind, shown))
+                logger.warning("the usage of %s, %s, " + _WORDS[kind], provider, route.model, shown)
 
 
 def says_nothing(tap: Tap) -> bool:
