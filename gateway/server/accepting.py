@@ -28,9 +28,12 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-AT_ONCE_MAX: Final = 64
-"""The most connections that are accepted in one turn of the loop, and that stay open after a refusal."""
-AT_ONCE_SHARE: Final = 16
+AT_ONCE: Final = 8
+"""The most connections that are accepted in one turn of the loop: each takes it a fraction of a millisecond, in which
+nobody else is served."""
+REFUSED_MAX: Final = 64
+"""The most connections that stay open after a refusal."""
+REFUSED_SHARE: Final = 16
 """The same as a fraction of all connections: one in so many."""
 REFUSED_OPEN_S: Final = 1.0
 """How long a refused connection stays open: closed with bytes that were not read, it is reset."""
@@ -47,7 +50,8 @@ class Acceptor:
         self._listener = listener
         self._make = make
         self._clients = clients
-        self._at_once = max(1, min(AT_ONCE_MAX, most // AT_ONCE_SHARE))
+        self._most_refused = max(1, min(REFUSED_MAX, most // REFUSED_SHARE))
+        self._at_once = min(AT_ONCE, self._most_refused)
         self._loop = asyncio.get_running_loop()
         self._arriving: set[asyncio.Task[None]] = set()
         self._refused: deque[socket.socket] = deque()
@@ -108,7 +112,7 @@ class Acceptor:
             connection.send(refusals.too_many_connections().raw(self._new_id()))
             connection.shutdown(socket.SHUT_WR)
         self._refused.append(connection)
-        if len(self._refused) > self._at_once:
+        if len(self._refused) > self._most_refused:
             self._close_refused()
         self._loop.call_later(REFUSED_OPEN_S, self._end_refused, connection)
 

@@ -295,6 +295,7 @@ class EdgeProtocol(GuardedProtocol):
         for task in (self._served_by, self._serving):
             if task is not None:
                 task.cancel()
+        self._served_by = self._serving = None  # a cancelled task has this connection in its traceback
 
     async def shutdown(self, timeout: float | None = 15.0) -> None:
         """Let the request end within `timeout` seconds, then cancel it, and close."""
