@@ -27,6 +27,7 @@ from billing.holds.engine import Engine
 from billing.holds.live_windows import live_windows
 from billing.holds.redis.client import RedisClient
 from billing.holds.redis.state import DEFAULT_PREFIX
+from billing.identity.visits import Visits
 from billing.keys.keys import ApiKeys
 from billing.keys.principals import Principals
 from billing.keys.secrets import secret_digest, well_formed
@@ -263,6 +264,7 @@ def _services(
         customers_see=defaults.customers_see,
         grant_confirm_usd=defaults.grant_confirm_usd,
         sends_mail=delivery_here(settings) is not None,
+        visits=Visits(settings.defaults.sign_ins_at_once),
         authenticate=_authenticator(engine),
         known=partial(recognised, engine.cache),
         attempts=make_attempts(settings, engine.redis),

@@ -10,6 +10,7 @@ from aiohttp import web
 from ulid import ULID
 
 from billing.effects import LiveBalance
+from billing.identity.visits import Visits
 
 if TYPE_CHECKING:
     from billing.accounts.accounts import Account, Accounts
@@ -170,6 +171,7 @@ class Services:
     request_timeout_s: float = 30.0
     customers_see: CustomersSee = "charge"
     sends_mail: bool = True
+    visits: Visits = field(default_factory=Visits)
     grant_confirm_usd: int = 1000
 
     def __post_init__(self) -> None:

@@ -246,6 +246,12 @@ class Limits:
     )
     sessions_per_user: int = _whole(100, 1, 10_000, "sessions of one person; those used last stay")
     passwords_at_once: int = _whole(2, 1, 64, "passwords that one process hashes at once, 64 MiB each; then 429")
+    sign_ins_at_once: int = _whole(
+        64,
+        2,
+        10_000,
+        "people who sign in, register or reset a password at once in a process; a 32nd of one address",
+    )
     mails_per_address: int = _whole(5, 1, 1000, "codes that are mailed to one address in an hour")
     mails_per_network: int = _whole(30, 1, 100_000, "and that one address of a client asks for in an hour")
     sign_in_failures: int = _whole(10, 1, 1000, "failed tries at a password or second factor before the next waits")

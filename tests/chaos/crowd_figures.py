@@ -14,7 +14,6 @@ import asyncio
 import json
 import os
 import sys
-import time
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
@@ -25,7 +24,7 @@ from typing import Any, Final
 import msgspec
 import psutil
 
-from tests.chaos.crowds import CONNECTIONS, DEFAULTS_OF_FEW
+from tests.chaos.crowds import DEFAULTS_OF_FEW
 from tests.chaos.harness import Stack, running
 from tests.chaos.places import ROOT
 from tests.chaos.plan import Plan
@@ -122,9 +121,7 @@ async def _one(stack: Stack, key: str, poor_key: str) -> Figures:
     return Figures(before, beside)
 
 
-async def _probe(
-    stack: Stack, key: str, seconds: float, until: asyncio.subprocess.Process | None = None
-) -> Seen:
+async def _probe(stack: Stack, key: str, seconds: float, until: asyncio.subprocess.Process | None = None) -> Seen:
     """Probe for so long, or until a process has ended."""
     probe = await asyncio.create_subprocess_exec(
         *(sys.executable, "-m", "tests.chaos.crowd_figures", "probe", stack.address, key, str(seconds)),
