@@ -183,6 +183,6 @@ async def test_newcomers_are_served_beside_a_flood_of_whole_sign_ins(port: int) 
         await asyncio.wait([others], timeout=1 / SIGN_INS_PER_S)
     await others
     await asyncio.gather(*flood)
-    assert served >= 20, (served, told)
-    assert told[b"401"] >= 10, told
-    print(served, told)
+    assert served >= 5, (served, told)
+    assert told[b"429"] > told[b"503"], told
+    assert told[b"401"] >= 1, told
