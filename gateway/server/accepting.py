@@ -24,7 +24,7 @@ from gateway.server.ids import Ulids
 
 if TYPE_CHECKING:
     from gateway.server.clients import Clients
-    from gateway.server.connection import EdgeProtocol
+    from gateway.server.guard import GuardedProtocol
 
 logger = logging.getLogger(__name__)
 
@@ -46,7 +46,9 @@ _NO_DESCRIPTOR: Final = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, er
 class Acceptor:
     """Accepts connections of a listening socket, and has `make` make the protocol of each."""
 
-    def __init__(self, listener: socket.socket, make: Callable[[], EdgeProtocol], clients: Clients, most: int) -> None:
+    def __init__(
+        self, listener: socket.socket, make: Callable[[], GuardedProtocol], clients: Clients, most: int
+    ) -> None:
         self._listener = listener
         self._make = make
         self._clients = clients
@@ -97,7 +99,7 @@ class Acceptor:
             else:
                 self._refuse(connection)
 
-    async def _arrive(self, connection: socket.socket, protocol: EdgeProtocol) -> None:
+    async def _arrive(self, connection: socket.socket, protocol: GuardedProtocol) -> None:
         try:
             await self._loop.connect_accepted_socket(lambda: protocol, connection)
         except OSError as error:  # its client has left
