@@ -58,7 +58,7 @@ class EdgeServer(web.Server):
         )
         self._handlers = Handlers(serve, find, hand)
         self.rules = rules or EdgeRules()
-        self.clients = clients or Clients(self.rules.connections, self._loop)
+        self.clients = Clients(self.rules.connections, self._loop) if clients is None else clients
         self.shared = Shared(Pace(self.rules.body_bytes_per_s, self._loop), Heads(self.rules.head_bytes), self.clients)
         self.new_id = Ulids()
 

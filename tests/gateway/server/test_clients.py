@@ -313,6 +313,17 @@ async def _stop_then_echo(call: Exchange, gate: Gate) -> None:
 
 
 @on_both_loops
+async def test_connections_are_counted_where_metrics_read_them() -> None:
+    """Also where none is open when the server is made."""
+    counted = Clients(ConnectionRules(), asyncio.get_running_loop())
+    async with edge(echo, clients=counted) as served:
+        client = await served.connect()
+        await until(lambda: len(counted) == 1)
+        await client.leave()
+        await until(lambda: len(counted) == 0)
+
+
+@on_both_loops
 async def test_an_account_has_a_share_of_connections() -> None:
     gate = Gate(_claim)
     async with edge(gate, rules=EdgeRules(connections_per_account=2)) as served:
