@@ -1,4 +1,4 @@
-"""Fixtures for every test (`tests.support`: `servers`, `redis_cluster`, `stories`), which tests `make test-quick`
+"""Fixtures for every test (`tests.support`: `servers`, `redis_cluster`), which tests `make test-quick`
 leaves out, and how many processes run them.
 
 What tests write lies in one folder (`tests.support.scratch`), in memory where the machine has room for it. TMPDIR names
@@ -20,7 +20,7 @@ from hypothesis import HealthCheck, settings
 from tests.support.scratch import Scratch, choose_place
 from tests.support.shipped import share_prices
 
-pytest_plugins = ["tests.support.servers", "tests.support.redis_cluster", "tests.support.stories"]
+pytest_plugins = ["tests.support.servers", "tests.support.redis_cluster"]
 
 if "PYTEST_XDIST_WORKER" not in os.environ:  # whose environment is that of the process that started it
     scratch = Scratch(choose_place())

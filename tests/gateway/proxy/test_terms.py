@@ -1,7 +1,6 @@
 """What is kept for a key on a model says what would be worked out anew, and no longer than it is true."""
 
 from dataclasses import replace
-from datetime import date
 from typing import Any, get_args
 
 import pytest
@@ -10,31 +9,20 @@ from hypothesis import strategies as st
 
 from billing.holds.decision import Need, NeedTooLarge
 from billing.plans import Plan
-from billing.prices import PriceRow
 from billing.principals import MAX_KEPT, Principal
 from billing.rates import FACTOR_SCALE
 from gateway.config.providers import MaxOutputField
-from gateway.config.settings import ProviderConfig
 from gateway.dialects.facts import NO_PARTS, NO_WORK, ParsedRequest, Parts, Work
 from gateway.dialects.openai.dialect import CHAT, MAX_FIELDS, OpenAIDialect, max_field, parse
-from gateway.proxy.candidates import Candidate, Rates, Route
+from gateway.proxy.candidates import Candidate, Route
 from gateway.proxy.context import Terms, keep_terms
 from gateway.proxy.estimate import EstimateRules, NotPriced, Plain, markup_of, worst_case
 from gateway.proxy.outgoing import outgoing_body
 from gateway.server.ids import MINUTE_MS, duration, limit_lines
 from tests.billing.holds.test_cache import PRINCIPAL
-from tests.gateway.proxy.estimates import request
+from tests.gateway.proxy.estimates import priced, request
 
 RULES = [EstimateRules(), EstimateRules(strict=False)]
-
-
-def priced(
-    field: MaxOutputField = "max_tokens", per_million: dict[str, int] | None = None, model: str = "m", **more: Any
-) -> Candidate:
-    price: dict[str, Any] = {"per_unit": {}, "max_output_tokens": 1000, **more}
-    row = PriceRow("p", model, date(2024, 1, 1), per_million or {"input": 150_000_000, "output": 600_000_000}, **price)
-    provider = ProviderConfig("p", "openai", "http://p/v1", max_output_field=field)
-    return Candidate("m", provider, model, 0, "o200k_base", None, rates=Rates.of(row))
 
 
 def need_of(
