@@ -24,6 +24,8 @@ from billing.ledger.verify import verify
 from tests.billing.support import PLANS, RecordingEffects
 from tests.support.ports import free_port
 
+pytestmark = pytest.mark.slow
+
 KEY = "service-key-of-all-the-tests"
 HEADERS = {"X-API-Key": KEY, "X-Service-Name": "aura"}
 ROUNDS = 2

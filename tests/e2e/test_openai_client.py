@@ -13,6 +13,8 @@ from tests.gateway.conftest import Customer, Gateway, Handler, MakeGateway, chat
 from tests.support.answering import DONE, WORDS, Provider, answer, event, saying, streaming, usage_chunk
 from tests.support.gateways import INPUT, OUTPUT, ULID_TEXT, ask, early_in_a_minute, spent_nano, the_event
 
+pytestmark = pytest.mark.slow
+
 Upstream = Callable[[Handler], Any]
 MESSAGES: Any = [{"role": "user", "content": "Say something."}]
 

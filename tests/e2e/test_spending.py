@@ -32,6 +32,8 @@ from tests.support.gateways import (
     spent_nano,
 )
 
+pytestmark = pytest.mark.slow
+
 Upstream = Callable[[Handler], Any]
 REQUESTS, COVERED, MAX_TOKENS = 60, 15, 100
 VISITS = 120

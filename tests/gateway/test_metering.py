@@ -14,6 +14,8 @@ from billing.times import rfc3339
 from tests.gateway.conftest import Customer, GatewayOf, chat
 from tests.support.metering_service import SERVICE_KEY, Service, ledger, sound, until, with_meters
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 async def service(gateway_of: GatewayOf) -> AsyncIterator[Service]:

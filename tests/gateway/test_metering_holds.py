@@ -10,6 +10,8 @@ import pytest
 from tests.gateway.conftest import Customer, Gateway, GatewayOf, MakeGateway, chat
 from tests.support.metering_service import Service, ledger, sound, until, with_meters
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 async def service(gateway_of: GatewayOf) -> Service:

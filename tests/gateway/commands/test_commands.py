@@ -21,6 +21,8 @@ from tests.billing.ledger.test_debits import debit
 from tests.support.command_tree import COMMANDS, OF_PEOPLE, ON_FILES
 from tests.support.commands import CHECKOUT, Shell, fetch, nobody_at, with_host
 
+pytestmark = pytest.mark.slow
+
 PASSWORD = "swordfish-of-all-the-tests"
 
 

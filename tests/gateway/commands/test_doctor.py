@@ -27,6 +27,8 @@ from gateway.seals import check_seals, sealer_of
 from gateway.server.ids import Ulids
 from tests.support.commands import by_name
 
+pytestmark = pytest.mark.slow
+
 NOW_S = 1_795_000_000.0
 LEASE_S = 5.0
 

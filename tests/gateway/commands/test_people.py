@@ -14,6 +14,8 @@ from tests.gateway.commands.person import GOOD, OTHER, Person, signed_in
 from tests.gateway.conftest import Customer, Gateway, MakeGateway, chat
 from tests.support.gateways import ask, refusal
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 async def ada(gateway: Gateway, folder: Path) -> Person:

@@ -24,6 +24,8 @@ from tests.support.gateways import (
     the_event,
 )
 
+pytestmark = pytest.mark.slow
+
 STREAM = (
     b'event: begin\ndata: {"spent":{"read":10,"written":1}}\n\n',
     b'event: word\ndata: {"word":"Good"}\n\n',

@@ -10,6 +10,8 @@ from tests.gateway.conftest import CustomerOf, Gateway, chat
 from tests.support.answering import Provider, answer, saying
 from tests.support.gateways import ask, fetch, the_event
 
+pytestmark = pytest.mark.slow
+
 
 def azure(gateway: Gateway, key: str, **options: Any) -> AsyncAzureOpenAI:
     base = options.pop("base", "/azure")

@@ -17,6 +17,8 @@ from tests.gateway.dialects.openai_responses.bodies import COST, event, response
 from tests.support.answering import BOUND_S, SSE, until
 from tests.support.gateways import Fetched, ask, refusal, spent_nano, the_event
 
+pytestmark = pytest.mark.slow
+
 ASKED = {"model": "gpt-4o-mini", "input": "Hello", "max_output_tokens": 200, "background": True}
 QUICK = {"background_poll_s": 0.05, "background_lease_s": 1.0}
 PATH, OPEN = "/v1/responses", "SELECT count(*) FROM background_jobs WHERE done_at IS NULL"
@@ -210,7 +212,6 @@ async def test_a_gateway_that_stops_leaves_it_to_another(
     assert (found["id"], found["estimated"]) == (request_id, False)
 
 
-@pytest.mark.slow
 async def test_another_gateway_pays_it_once_where_its_own_is_lost(
     make_gateway: MakeGateway, upstream: Any, worker: Worker, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -16,6 +16,8 @@ from tests.gateway.conftest import Gateway, GatewayOf, Handler, MakeGateway, cha
 from tests.support.answering import BOUND_S, DONE, WORDS, Provider, answer, saying, streaming
 from tests.support.gateways import ask, assert_free, fetch, head, raw, refusal, spent_nano, the_event
 
+pytestmark = pytest.mark.slow
+
 Upstream = Callable[[Handler], Any]
 KIB, MIB = 1024, 1024 * 1024
 BAD_BODIES: dict[str, tuple[bytes, str | None]] = {

@@ -13,6 +13,8 @@ from tests.gateway.conftest import Customer, Gateway, MakeGateway, MakeStores, c
 from tests.support.answering import until
 from tests.support.gateways import ask, fetch, refusal, spent_nano
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 async def pair(on_stores: MakeStores) -> AsyncIterator[tuple[Gateway, Gateway]]:

@@ -35,6 +35,8 @@ from tests.support.gateways import INPUT, OUTPUT, ask, assert_free, spent_nano, 
 from tests.support.passed_answers import PLAIN, STREAM
 from tests.support.unreported_costs import IMAGE_TOKENS, input_nano, pictures
 
+pytestmark = pytest.mark.slow
+
 Upstream = Callable[[Handler], Any]
 ROLE = event({"choices": [{"index": 0, "delta": {"role": "assistant", "content": ""}, "finish_reason": None}]})
 DATA = "A" * 100_000

@@ -19,6 +19,8 @@ from gateway.server.exchange import CONTINUE
 from tests.gateway.conftest import Customer, CustomerOf, Gateway, GatewayOf, Handler, MakeGateway, chat
 from tests.support.answering import answer, saying
 
+pytestmark = pytest.mark.slow
+
 MIB = 1 << 20
 PACKED = "Content-Encoding: gzip"
 LARGE = MIB

@@ -17,6 +17,8 @@ from tests.support.gateways import INPUT, OUTPUT, ask, asking, assert_free, refu
 from tests.support.passed_answers import PLAIN, STREAM
 from tests.support.unreported_costs import IMAGE_TOKENS, held_nano, input_nano, pictures, repriced
 
+pytestmark = pytest.mark.slow
+
 Upstream = Callable[[Handler], Any]
 DATA = "A" * 100_000
 

@@ -16,6 +16,8 @@ from tests.gateway.conftest import CustomerOf, GatewayOf, chat
 from tests.support.answering import DONE, WORDS, Provider, answer, saying, streaming, usage, usage_chunk
 from tests.support.gateways import INPUT, OUTPUT, ask, refusal, spent_nano, the_event
 
+pytestmark = pytest.mark.slow
+
 WINDOW = 10_000
 SEARCH_NANO = 25_000_000
 SEARCH = {"type": "web_search_20250305", "name": "web_search", "max_uses": 2}

@@ -48,6 +48,8 @@ from tests.support.gateways import (
 )
 from tests.support.passed_answers import STREAM, estimate_nano
 
+pytestmark = pytest.mark.slow
+
 Upstream = Callable[[Handler], Any]
 HTML = b"<html><body><h1>It works!</h1></body></html>"
 

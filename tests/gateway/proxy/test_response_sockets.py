@@ -21,6 +21,8 @@ from tests.support.answering import PROVIDER_KEY, until
 from tests.support.gateways import spent_nano, the_event
 from tests.support.response_sockets import CREATE, PATH, answer, connected
 
+pytestmark = pytest.mark.slow
+
 
 def events(name: str = "resp_1") -> list[dict[str, Any]]:
     """The messages of one answer."""
@@ -300,7 +302,6 @@ def test_a_message_of_many_lines_is_an_event_of_one() -> None:
     assert json.loads(event_data(line)) == {"type": "a", "b": 1}
 
 
-@pytest.mark.slow
 async def test_a_client_that_takes_nothing_is_cut_off_and_charged(make: Any, speaker: Speaker) -> None:
     begun, delta, done = events()
     speaker.says = lambda create: [begun, *[{**delta, "obfuscation": "." * 200_000}] * 80, done]

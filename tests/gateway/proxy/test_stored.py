@@ -20,6 +20,8 @@ from tests.gateway.dialects.openai_responses.bodies import event, response, stre
 from tests.support.answering import SSE, Provider, saying, streaming, until
 from tests.support.gateways import Fetched, ask, fetch, refusal, spent_nano
 
+pytestmark = pytest.mark.slow
+
 PATH = "/v1/responses"
 ASKED = {"model": "gpt-4o-mini", "input": "Hello", "max_output_tokens": 200}
 OWNERS = "SELECT account_id, kind, model, total_tokens FROM provider_objects WHERE object_id = $1"

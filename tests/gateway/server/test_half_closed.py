@@ -11,6 +11,8 @@ from tests.support.edge_clients import ENCODED, METERED, Client, Cut, chunked, g
 from tests.support.edge_servers import Gate, echo, edge, on_both_loops, paced, streamed
 from tests.support.gateways import connect
 
+pytestmark = pytest.mark.slow
+
 
 async def _stop_then_echo(exchange: Exchange, gate: Gate) -> None:
     await gate.wait()

@@ -13,6 +13,8 @@ from tests.gateway.conftest import ADMIN_KEY, Customer, Gateway
 from tests.support.edge_clients import Seen, post
 from tests.support.gateways import connect
 
+pytestmark = pytest.mark.slow
+
 SECRET = "secret-of-the-body-0123456789"
 PLAIN = json.dumps({"model": "demo", "messages": [{"role": "user", "content": SECRET}]}).encode()
 ZSTD_MAGIC, BR_LAST_EMPTY = b"\x28\xb5\x2f\xfd", b"\x0b\x02\x80"

@@ -17,6 +17,8 @@ from tests.gateway.dialects.gemini.support import ASKED, MODEL, PIECES, answer, 
 from tests.support.answering import PROVIDER_KEY, Provider, saying, streaming
 from tests.support.gateways import Fetched, assert_free, assert_tells_no_secret, fetch, spent_nano, the_event
 
+pytestmark = pytest.mark.slow
+
 IN, CACHED, OUT, SEARCH = 300, 30, 2_500, 35_000_000
 JSON_HEADERS: Final = {"Content-Type": "application/json; charset=UTF-8"}
 STREAMED_COST: Final = 10 * IN + 10 * OUT
