@@ -1,4 +1,4 @@
-"""Fixtures for every test (`tests.support`: `servers`, `redis_cluster`, `stories`), which tests `make test-quick`
+"""Fixtures for every test (`tests.support`: `servers`, `redis_cluster`), which tests `make test-quick`
 leaves out, and how many processes run them.
 
 What tests write lies in one folder (`tests.support.scratch`), in memory where the machine has room for it. TMPDIR names
@@ -20,7 +20,7 @@ from hypothesis import HealthCheck, settings
 from tests.support.scratch import Scratch, choose_place
 from tests.support.shipped import share_prices
 
-pytest_plugins = ["tests.support.servers", "tests.support.redis_cluster", "tests.support.stories"]
+pytest_plugins = ["tests.support.servers", "tests.support.redis_cluster"]
 
 if "PYTEST_XDIST_WORKER" not in os.environ:  # whose environment is that of the process that started it
     scratch = Scratch(choose_place())
@@ -75,50 +75,6 @@ SLOW: Final = (
     "tests/billing/ledger/test_retention.py",
     "tests/billing/pricing/test_rows.py",
     "tests/billing/web/test_permissions.py",
-    "tests/chaos/",
-    "tests/e2e/",
-    "tests/gateway/commands/test_checks.py",
-    "tests/gateway/commands/test_commands.py",
-    "tests/gateway/commands/test_doctor.py",
-    "tests/gateway/commands/test_people.py",
-    "tests/gateway/commands/test_up.py",
-    "tests/gateway/dialects/gemini/test_served.py",
-    "tests/gateway/embedded/",
-    "tests/gateway/process/test_supervisor.py",
-    "tests/gateway/proxy/test_another_dialect.py",
-    "tests/gateway/proxy/test_attempts.py",
-    "tests/gateway/proxy/test_attempts_overspend.py",
-    "tests/gateway/proxy/test_azure_paths.py",
-    "tests/gateway/proxy/test_background_jobs.py",
-    "tests/gateway/proxy/test_bad_requests.py",
-    "tests/gateway/proxy/test_below_its_price.py",
-    "tests/gateway/proxy/test_changes.py",
-    "tests/gateway/proxy/test_cut_costs.py",
-    "tests/gateway/proxy/test_estimate.py",
-    "tests/gateway/proxy/test_intake.py",
-    "tests/gateway/proxy/test_no_usage.py",
-    "tests/gateway/proxy/test_nothing_for_free.py",
-    "tests/gateway/proxy/test_outgoing.py",
-    "tests/gateway/proxy/test_provider_work.py",
-    "tests/gateway/proxy/test_relay.py",
-    "tests/gateway/proxy/test_response_sockets.py",
-    "tests/gateway/proxy/test_stored.py",
-    "tests/gateway/server/test_both_edges.py",
-    "tests/gateway/server/test_edge_ends.py",
-    "tests/gateway/server/test_edge_hostile.py",
-    "tests/gateway/server/test_files.py",
-    "tests/gateway/server/test_guessing.py",
-    "tests/gateway/server/test_half_closed.py",
-    "tests/gateway/server/test_hostile_bodies.py",
-    "tests/gateway/server/test_odd_requests.py",
-    "tests/gateway/server/test_paced.py",
-    "tests/gateway/server/test_refusals.py",
-    "tests/gateway/test_metering.py",
-    "tests/gateway/test_metering_holds.py",
-    "tests/gateway/upstream/test_connection_fuzz.py",
-    "tests/gateway/upstream/test_shares.py",
-    "tests/gateway/upstream/test_transport_failures.py",
-    "tests/support/test_databases.py",
 )
 """Where every test is marked `slow`: each starts servers or gateways of its own, or the file takes seven seconds
 or more on a busy machine."""

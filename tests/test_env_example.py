@@ -1,7 +1,6 @@
 """`.env.example` and the documentation list every variable and every bound, with its default, as the code has it."""
 
 import re
-from pathlib import Path
 from typing import get_args
 
 from gateway.config.defaults import KEYS, Defaults
@@ -15,15 +14,7 @@ from gateway.config.settings import (
     environment_example,
     load_settings,
 )
-
-ROOT = Path(__file__).parent.parent
-EXAMPLE = (ROOT / ".env.example").read_text("utf-8")
-DOCUMENTATION = (ROOT / "docs" / "configuration.md").read_text("utf-8")
-
-
-def assignments() -> dict[str, str]:
-    lines = [line for line in EXAMPLE.splitlines() if line and not line.startswith("#")]
-    return dict(line.split("=", 1) for line in lines)
+from tests.support.env_example import DOCUMENTATION, EXAMPLE, assignments
 
 
 def test_the_example_has_every_variable_with_its_default_in_order() -> None:

@@ -15,7 +15,7 @@ from tests.billing.people_support import Registry
 from tests.billing.web.support import Console
 from tests.browser.furnished import furnish
 from tests.browser.looking import axe, said
-from tests.browser.test_pages import Walk, address, as_on_desktops, by_need, visiting
+from tests.browser.visiting import Walk, address, as_on_desktops, by_need, visiting
 
 if TYPE_CHECKING:
     from playwright.async_api import Browser, Page

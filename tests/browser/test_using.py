@@ -4,7 +4,7 @@ import re
 from typing import TYPE_CHECKING
 
 from tests.billing.web.support import Console
-from tests.browser.test_pages import visiting
+from tests.browser.visiting import visiting
 
 if TYPE_CHECKING:
     from playwright.async_api import Browser

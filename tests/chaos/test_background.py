@@ -11,6 +11,8 @@ from tests.chaos.plan import INPUT_NANO, MODEL, OUTPUT_NANO
 from tests.chaos.upstream import JOB_INPUT, JOB_OUTPUT
 from tests.chaos.waiting import until
 
+pytestmark = pytest.mark.slow
+
 COST: Final = JOB_INPUT * INPUT_NANO + JOB_OUTPUT * OUTPUT_NANO
 QUICK: Final = {"background_poll_s": 0.1, "background_lease_s": 1.0}
 PAID: Final = "SELECT coalesce(sum(charged_nano), 0)::bigint FROM usage_events"
@@ -30,7 +32,6 @@ async def begin(stack: Stack, customer: Customer) -> None:
     await until(lambda: stack.upstream.jobs[f"resp_{begun}"], "the job is polled")
 
 
-@pytest.mark.slow
 async def test_what_is_killed_is_paid_once() -> None:
     async with running(workers=1, defaults=QUICK) as stack, stack.runtime() as runtime:
 

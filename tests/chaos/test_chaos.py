@@ -8,6 +8,8 @@ import random
 from dataclasses import replace
 from typing import Final
 
+import pytest
+
 from tests.chaos.clients import Ended, Exchange, Mix
 from tests.chaos.faults import DEFAULTS_OF_FAILING_PROVIDER, FAILING_PROVIDER, KILLS
 from tests.chaos.harness import SILENT_AFTER_10_S, Customer, running
@@ -17,6 +19,8 @@ from tests.chaos.plan import Plan
 from tests.chaos.report import by_fault
 from tests.chaos.run import make_customers, run_round
 from tests.chaos.stores import LOST_JOURNAL
+
+pytestmark = pytest.mark.slow
 
 CLIENTS: Final = 10
 KILLS_OF_EACH: Final = 2

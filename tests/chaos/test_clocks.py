@@ -14,6 +14,8 @@ from tests.chaos.clocks import DAY_S, compiler, turn, with_clocks
 from tests.chaos.places import make_folder
 from tests.chaos.waiting import until
 
+pytestmark = pytest.mark.slow
+
 NEAR_S = 600.0
 
 

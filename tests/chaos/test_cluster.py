@@ -9,6 +9,7 @@ from collections.abc import Iterable
 from typing import Final
 
 import psutil
+import pytest
 
 from tests.chaos.clients import Ended, Exchange
 from tests.chaos.cluster import always_served, kill_ahead, losing_a_master, master_of
@@ -17,6 +18,8 @@ from tests.chaos.harness import SILENT_AFTER_10_S, Customer, Stack, running
 from tests.chaos.run import Struck, make_customers, run_round
 from tests.chaos.waiting import until
 from tests.support.redis_cluster import MASTERS
+
+pytestmark = pytest.mark.slow
 
 CLIENTS: Final = 30
 """Too few to meet the bound on one customer's requests at once."""

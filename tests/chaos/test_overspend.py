@@ -11,7 +11,6 @@ from typing import Any, Final
 
 import msgspec
 import pytest
-import pytest_asyncio
 
 from billing.database.connection import Database
 from billing.money import parse_usd
@@ -38,10 +37,10 @@ PATIENT: Final = {
 }
 """Who is refused is refused for want of money, or by a window: nothing is away because the machine is busy."""
 
-pytestmark = pytest.mark.asyncio(loop_scope="module")
+pytestmark = pytest.mark.slow
 
 
-@pytest_asyncio.fixture(scope="module", loop_scope="module")
+@pytest.fixture(scope="module")
 async def stack() -> AsyncIterator[Stack]:
     """One for all of them: each has customers of its own."""
     async with running(defaults=PATIENT) as made:

@@ -10,8 +10,9 @@ from tests.chaos.paid import judge_payments
 from tests.chaos.payments import paying, shop_of
 from tests.chaos.waiting import until
 
+pytestmark = pytest.mark.slow
 
-@pytest.mark.slow
+
 async def test_what_is_killed_is_paid_once() -> None:
     chance = random.Random(1)  # noqa: S311 - which faults when
     async with (

@@ -10,9 +10,9 @@ from aiohttp import web
 from tests.gateway.dialects.anthropic import bodies as messages
 from tests.gateway.dialects.gemini.support import answer as gemini_answer
 from tests.gateway.dialects.gemini.support import candidate
-from tests.gateway.dialects.gemini.test_streams import events as gemini_events
-from tests.gateway.dialects.openai_responses.test_answer import MESSAGE, response
-from tests.gateway.dialects.openai_responses.test_answer import event as responses_event
+from tests.gateway.dialects.gemini.support import events as gemini_events
+from tests.gateway.dialects.openai_responses.bodies import MESSAGE, response
+from tests.gateway.dialects.openai_responses.bodies import event as responses_event
 from tests.support.answering import DONE, delta, event, saying, streaming, usage_chunk
 from tests.support.answering import answer as chat_answer
 

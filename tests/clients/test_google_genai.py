@@ -11,8 +11,7 @@ from gateway.config.settings import Settings
 from tests.clients.libraries import NAMED, Asker
 from tests.clients.trying import Upstream, check_libraries
 from tests.gateway.conftest import Customer, MakeGateway
-from tests.gateway.dialects.gemini.support import MODEL, answer, candidate, counts
-from tests.gateway.dialects.gemini.test_streams import PIECES, events
+from tests.gateway.dialects.gemini.support import MODEL, PIECES, answer, candidate, counts, events
 from tests.support.answering import PROVIDER_KEY, Provider, saying, streaming
 from tests.support.gateways import assert_free, spent_nano, the_event
 

@@ -5,8 +5,6 @@ import asyncio
 import json
 import re
 import socket
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 from html import unescape
 from pathlib import Path
@@ -18,21 +16,14 @@ import pytest
 from billing.identity.providers import SignInProvider
 from gateway.config.identity import IdentityConfig
 from gateway.config.settings import Settings
-from tests.clients.libraries import INSTALLED, node
+from tests.clients.node_programs import MODULES, WAIT_S, needs, running
 from tests.gateway.conftest import Gateway, MakeGateway
 from tests.support.gateways import Fetched, fetch
 from tests.support.ports import free_ports
 
 pytestmark = pytest.mark.slow
 
-MODULES: Final = INSTALLED / "npm" / "node_modules"
-WAIT_S: Final = 60.0
 PUBLIC: Final = "http://localhost:8080"
-HOW: Final = "is not installed: `make .venv/clients/.npm` does it, where a registry can be reached"
-
-
-def needs(package: str) -> pytest.MarkDecorator:
-    return pytest.mark.skipif(not (MODULES / package).exists(), reason=f"{package} {HOW}")
 
 
 @dataclass
@@ -51,24 +42,6 @@ class Issuer:
 
     async def token(self, *, kid: str | None = None, **claims: Any) -> str:
         return await self.ask({"claims": {"aud": "gateway", "sub": "ann", "jti": "1", **claims}, "kid": kid})
-
-
-@asynccontextmanager
-async def running(*arguments: str, ready: str, **options: Any) -> AsyncIterator[tuple[asyncio.subprocess.Process, str]]:
-    """A program of Node.js, and the line by which it says that it is ready."""
-    process = await asyncio.create_subprocess_exec(
-        node(), *arguments, stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE, **options
-    )
-    try:
-        assert process.stdout is not None
-        async with asyncio.timeout(WAIT_S):
-            async for line in process.stdout:
-                if re.search(ready, line.decode()):
-                    yield process, line.decode().strip()
-                    break
-    finally:
-        process.terminate()
-        await process.communicate()
 
 
 async def me(gateway: Gateway, token: str) -> Fetched:

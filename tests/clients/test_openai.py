@@ -8,7 +8,7 @@ import pytest
 from openai import AsyncOpenAI
 
 from tests.gateway.conftest import Customer, Handler, MakeGateway
-from tests.gateway.dialects.openai_responses.test_answer import event as responses_event
+from tests.gateway.dialects.openai_responses.bodies import event as responses_event
 from tests.support.answering import WORDS, Provider, event, saying, streaming
 from tests.support.gateways import assert_free, spent_nano, the_event
 

@@ -17,9 +17,9 @@ from tests.gateway.dialects.anthropic.bodies import event as messages_event
 from tests.gateway.dialects.gemini.support import ASKED as GEMINI_ASKED
 from tests.gateway.dialects.gemini.support import answer as gemini_answer
 from tests.gateway.dialects.gemini.support import candidate, counts
-from tests.gateway.dialects.gemini.test_streams import events as gemini_events
-from tests.gateway.dialects.openai_responses.test_answer import USAGE, response
-from tests.gateway.dialects.openai_responses.test_answer import event as responses_event
+from tests.gateway.dialects.gemini.support import events as gemini_events
+from tests.gateway.dialects.openai_responses.bodies import USAGE, response
+from tests.gateway.dialects.openai_responses.bodies import event as responses_event
 from tests.support.answering import SSE, Provider, streaming, usage_chunk
 from tests.support.gateways import Fetched, ask, spent_nano
 

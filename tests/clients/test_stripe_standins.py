@@ -23,7 +23,7 @@ from billing.payments.port import NewCustomer
 from billing.payments.stripe.client import StripeAccess
 from billing.payments.stripe.parameters import DEPLOYMENT, ORDER
 from billing.payments.stripe.provider import StripePayments
-from tests.clients.test_issuers import MODULES, WAIT_S, needs, running
+from tests.clients.node_programs import MODULES, WAIT_S, needs, running
 from tests.support.ports import free_port
 
 pytestmark = pytest.mark.slow

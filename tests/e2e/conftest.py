@@ -1,5 +1,5 @@
 """The gateway's fixtures, for tests from the outside."""
 
-from tests.gateway.conftest import gateway, make_gateway, upstream
+from tests.gateway.conftest import customer_of, gateway, gateway_of, make_gateway, on_stores, shared_gateways, upstream
 
-__all__ = ["gateway", "make_gateway", "upstream"]
+__all__ = ["customer_of", "gateway", "gateway_of", "make_gateway", "on_stores", "shared_gateways", "upstream"]

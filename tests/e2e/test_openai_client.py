@@ -1,7 +1,7 @@
 """The official `openai` package works unchanged: only its base URL and key are ours."""
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from typing import Any
 
 import openai
@@ -12,10 +12,10 @@ from billing.money import parse_usd
 from tests.gateway.conftest import Customer, Gateway, Handler, MakeGateway, chat
 from tests.support.answering import DONE, WORDS, Provider, answer, event, saying, streaming, usage_chunk
 from tests.support.gateways import INPUT, OUTPUT, ULID_TEXT, ask, early_in_a_minute, spent_nano, the_event
-from tests.support.stories import OneGateway, Stories, Tell
+
+pytestmark = pytest.mark.slow
 
 Upstream = Callable[[Handler], Any]
-stories = Stories()
 MESSAGES: Any = [{"role": "user", "content": "Say something."}]
 
 
@@ -23,12 +23,18 @@ def client_of(customer: Customer, **options: Any) -> AsyncOpenAI:
     return AsyncOpenAI(base_url=f"{customer.gateway.url}/v1", api_key=customer.key, **options)
 
 
-async def client_of_story(one: OneGateway) -> AsyncOpenAI:
-    return client_of(await one.customer())
+@pytest.fixture
+async def customer(gateway: Gateway) -> Customer:
+    return await gateway.customer()
 
 
-@stories
-async def a_chat(client: AsyncOpenAI, customer: Customer) -> None:
+@pytest.fixture
+async def client(customer: Customer) -> AsyncIterator[AsyncOpenAI]:
+    async with client_of(customer) as made:
+        yield made
+
+
+async def test_a_chat(client: AsyncOpenAI, customer: Customer) -> None:
     completion = await client.chat.completions.create(model="demo", messages=MESSAGES)
     assert completion.choices[0].message.content
     assert completion.usage is not None
@@ -36,8 +42,7 @@ async def a_chat(client: AsyncOpenAI, customer: Customer) -> None:
     await the_event(customer, reported.prompt_tokens * INPUT + reported.completion_tokens * OUTPUT)
 
 
-@stories
-async def a_stream(client: AsyncOpenAI, customer: Customer) -> None:
+async def test_a_stream(client: AsyncOpenAI, customer: Customer) -> None:
     stream = await client.chat.completions.create(model="demo", messages=MESSAGES, stream=True)
     chunks = [chunk async for chunk in stream]
     assert "".join(chunk.choices[0].delta.content or "" for chunk in chunks)
@@ -54,8 +59,7 @@ async def a_stream(client: AsyncOpenAI, customer: Customer) -> None:
     assert first["charged_usd"] == second["charged_usd"]
 
 
-@stories
-async def the_stream_helper_and_the_cost(client: AsyncOpenAI) -> None:
+async def test_the_stream_helper_and_the_cost(client: AsyncOpenAI) -> None:
     async with client.chat.completions.stream(
         model="demo", messages=MESSAGES, extra_headers={"x-metergate-include-cost": "true"}
     ) as stream:
@@ -66,8 +70,7 @@ async def the_stream_helper_and_the_cost(client: AsyncOpenAI) -> None:
     assert parse_usd(final.usage.model_extra["charge_usd"]) > 0  # type: ignore[index]
 
 
-@stories
-async def a_completion_and_embeddings(client: AsyncOpenAI, customer: Customer) -> None:
+async def test_a_completion_and_embeddings(client: AsyncOpenAI, customer: Customer) -> None:
     completion = await client.completions.create(model="demo", prompt="Say it.", max_tokens=8)
     assert completion.choices[0].text
     embeddings = await client.embeddings.create(model="demo-embedding", input=["One.", "Two."], dimensions=8)
@@ -76,8 +79,7 @@ async def a_completion_and_embeddings(client: AsyncOpenAI, customer: Customer) -
     assert [event["endpoint"] for event in await customer.events()] == ["/v1/completions", "/v1/embeddings"]
 
 
-@stories
-async def models(client: AsyncOpenAI) -> None:
+async def test_models(client: AsyncOpenAI) -> None:
     listed = [model.id async for model in client.models.list()]
     assert {"demo", "demo-embedding"} <= set(listed)
     assert (await client.models.retrieve("demo")).owned_by == "local"
@@ -85,8 +87,7 @@ async def models(client: AsyncOpenAI) -> None:
         await client.models.retrieve("nothing")
 
 
-@stories
-async def raw_responses(client: AsyncOpenAI, customer: Customer) -> None:
+async def test_raw_responses(client: AsyncOpenAI, customer: Customer) -> None:
     response = await client.chat.completions.with_raw_response.create(model="demo", messages=MESSAGES)
     assert ULID_TEXT.fullmatch(response.request_id or "")
     assert response.headers["x-metergate-balance-usd"] == (await customer.balance())["balance_usd"]
@@ -99,8 +100,7 @@ async def raw_responses(client: AsyncOpenAI, customer: Customer) -> None:
         assert [line async for line in streamed.iter_lines()][-2:] == ["data: [DONE]", ""]
 
 
-@stories
-async def the_synchronous_client(customer: Customer) -> None:
+async def test_the_synchronous_client(customer: Customer) -> None:
     def use() -> tuple[str, str, list[str]]:
         with OpenAI(base_url=f"{customer.gateway.url}/v1", api_key=customer.key) as client:
             whole = client.chat.completions.create(model="demo", messages=MESSAGES)
@@ -115,8 +115,7 @@ async def the_synchronous_client(customer: Customer) -> None:
     assert len(await customer.events()) == 2
 
 
-@stories
-async def a_stream_that_is_closed_early(make_gateway: MakeGateway, upstream: Upstream) -> None:
+async def test_a_stream_that_is_closed_early(make_gateway: MakeGateway, upstream: Upstream) -> None:
     gateway = await make_gateway(await upstream(streaming(*WORDS * 2000, usage_chunk(10, 8000), DONE)))
     customer = await gateway.customer()
     async with client_of(customer) as client:
@@ -127,8 +126,7 @@ async def a_stream_that_is_closed_early(make_gateway: MakeGateway, upstream: Ups
     await the_event(customer)
 
 
-@stories
-async def an_error_within_a_stream_is_raised_with_the_provider_s_words(
+async def test_an_error_within_a_stream_is_raised_with_the_provider_s_words(
     make_gateway: MakeGateway, upstream: Upstream
 ) -> None:
     error = event({"error": {"message": "The server is overloaded.", "type": "server_error", "code": "overloaded"}})
@@ -141,17 +139,15 @@ async def an_error_within_a_stream_is_raised_with_the_provider_s_words(
     assert (type(raised.value), raised.value.code) == (openai.APIError, "overloaded")
 
 
-@stories
 @pytest.mark.parametrize("base", ["", "/v1/v1"])
-async def a_base_url_with_too_few_or_too_many_v1_is_told(customer: Customer, base: str) -> None:
+async def test_a_base_url_with_too_few_or_too_many_v1_is_told(customer: Customer, base: str) -> None:
     url = f"{customer.gateway.url}{base}"
     async with AsyncOpenAI(base_url=url, api_key=customer.key) as client:
         with pytest.raises(openai.NotFoundError, match=r"Did you mean /v1/chat/completions\? .* ends with /v1, once"):
             await client.chat.completions.create(model="demo", messages=MESSAGES)
 
 
-@stories
-async def a_provider_that_does_not_accept_the_operator_s_key_is_no_wrong_key_of_the_client_s(
+async def test_a_provider_that_does_not_accept_the_operator_s_key_is_no_wrong_key_of_the_client_s(
     make_gateway: MakeGateway, upstream: Upstream
 ) -> None:
     gateway = await make_gateway(await upstream(saying({"error": {"message": "Incorrect API key provided"}}, 401)))
@@ -160,8 +156,7 @@ async def a_provider_that_does_not_accept_the_operator_s_key_is_no_wrong_key_of_
     assert (error.status_code, error.code, counted.requests) == (502, "upstream_error", 1)
 
 
-@stories
-async def a_cut_stream_raises(make_gateway: MakeGateway, upstream: Upstream) -> None:
+async def test_a_cut_stream_raises(make_gateway: MakeGateway, upstream: Upstream) -> None:
     gateway = await make_gateway(await upstream(streaming(*WORDS, cut=True)))
     customer = await gateway.customer()
     async with client_of(customer) as client:
@@ -193,15 +188,13 @@ class Counted:
         return refused.value
 
 
-@stories
-async def a_wrong_key(customer: Customer) -> None:
+async def test_a_wrong_key(customer: Customer) -> None:
     wrong = Counted(Customer(customer.gateway, "", "", "sk-wrong"))
     error = await wrong.fails(openai.AuthenticationError)
     assert (error.status_code, error.code, wrong.requests) == (401, "invalid_api_key", 1)
 
 
-@stories
-async def an_empty_balance(gateway: Gateway) -> None:
+async def test_an_empty_balance(gateway: Gateway) -> None:
     counted = Counted(await gateway.customer("0"))
     error = await counted.fails(openai.APIStatusError)
     assert (error.status_code, error.code, counted.requests) == (402, "billing_required", 1)
@@ -210,8 +203,7 @@ async def an_empty_balance(gateway: Gateway) -> None:
     assert error.body["billing"] == billing
 
 
-@stories
-async def a_scope_and_a_model_that_are_not_there(gateway: Gateway) -> None:
+async def test_a_scope_and_a_model_that_are_not_there(gateway: Gateway) -> None:
     counted = Counted(await gateway.customer(scopes=["billing:read"]))
     error = await counted.fails(openai.PermissionDeniedError)
     assert (error.code, error.body["required_scope"], counted.requests) == ("insufficient_scope", "llm:proxy", 1)
@@ -226,16 +218,14 @@ async def a_scope_and_a_model_that_are_not_there(gateway: Gateway) -> None:
     assert (error.code, error.param, counted.requests) == ("invalid_request_error", "n", 1)
 
 
-@stories
 @pytest.mark.parametrize("window", ["month", "total"])
-async def a_window_that_stays_exhausted_is_not_tried_again(gateway: Gateway, window: str) -> None:
+async def test_a_window_that_stays_exhausted_is_not_tried_again(gateway: Gateway, window: str) -> None:
     counted = Counted(await gateway.customer(quotas=[{"window": window, "metric": "requests", "limit": 0}]))
     error = await counted.fails(openai.RateLimitError)
     assert (error.code, error.body["quota"]["window"], counted.requests) == ("quota_exceeded", window, 1)
 
 
-@stories
-async def a_minute_s_window_is_tried_again_when_it_says(gateway: Gateway, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_minute_s_window_is_tried_again_when_it_says(gateway: Gateway, monkeypatch: pytest.MonkeyPatch) -> None:
     waits: list[float] = []
 
     async def noted(seconds: float) -> None:
@@ -252,8 +242,7 @@ async def a_minute_s_window_is_tried_again_when_it_says(gateway: Gateway, monkey
     assert len(waits) == 2
 
 
-@stories
-async def too_many_at_once_is_tried_again(make_gateway: MakeGateway, upstream: Upstream) -> None:
+async def test_too_many_at_once_is_tried_again(make_gateway: MakeGateway, upstream: Upstream) -> None:
     """The refusal says to wait for a second; by the first retry, the running request has ended."""
     ended = asyncio.Event()
     provider = Provider(saying(b""))
@@ -285,8 +274,7 @@ async def too_many_at_once_is_tried_again(make_gateway: MakeGateway, upstream: U
     assert await spent_nano(customer) == 2 * (10 * INPUT + 5 * OUTPUT)
 
 
-@stories
-async def a_failing_provider_is_tried_again_and_costs_once(make_gateway: MakeGateway, upstream: Upstream) -> None:
+async def test_a_failing_provider_is_tried_again_and_costs_once(make_gateway: MakeGateway, upstream: Upstream) -> None:
     answers = [saying(b"<html>", Content_Type="text/html"), saying({"error": {"message": "busy"}}, 503)]
 
     async def reply(request: Any) -> Any:
@@ -299,7 +287,3 @@ async def a_failing_provider_is_tried_again_and_costs_once(make_gateway: MakeGat
         await client.chat.completions.create(model="gpt-4o-mini", messages=MESSAGES)
     assert len(provider.sent) == 3
     await the_event(customer, 10 * INPUT + 5 * OUTPUT)
-
-
-async def test_on_one_gateway(tell: Tell) -> None:
-    await tell(stories, makers={"customer": OneGateway.customer, "client": client_of_story})

@@ -3,9 +3,13 @@
 import re
 from typing import Any
 
+import pytest
+
 from tests.gateway.conftest import Customer, Gateway, chat
 from tests.support.answering import until
 from tests.support.gateways import fetch, refusal
+
+pytestmark = pytest.mark.slow
 
 SCOPES = ["llm:proxy", "billing:read", "billing:setup"]
 FORMS = re.compile(r'<button[^>]* name="action" value="([^"]+)"')

@@ -18,7 +18,7 @@ from aiohttp import web
 from billing.holds.redis.layout import AccountState
 from billing.money import format_usd, parse_usd
 from billing.quotas import Window
-from tests.gateway.conftest import Customer, Handler, MakeGateway, chat
+from tests.gateway.conftest import Customer, CustomerOf, GatewayOf, Handler, MakeGateway, chat
 from tests.support.answering import BOUND_S, DONE, WORDS, Gate, answer, saying, streaming, until, usage, usage_chunk
 from tests.support.gateways import (
     INPUT,
@@ -31,10 +31,10 @@ from tests.support.gateways import (
     refusal,
     spent_nano,
 )
-from tests.support.stories import Stories, Tell
+
+pytestmark = pytest.mark.slow
 
 Upstream = Callable[[Handler], Any]
-stories = Stories()
 REQUESTS, COVERED, MAX_TOKENS = 60, 15, 100
 VISITS = 120
 BODY = json.dumps(chat(model="gpt-4o-mini", max_tokens=MAX_TOKENS)).encode()
@@ -90,22 +90,19 @@ async def test_a_balance_pays_for_exactly_the_holds_that_it_covers(
     assert sum(parse_usd(each["amount_usd"]) for each in transactions) == parse_usd(funds) - COVERED * USED_NANO
 
 
-@stories
-async def a_provider_that_uses_every_hold_up_leaves_nothing(make_gateway: MakeGateway, upstream: Upstream) -> None:
+async def test_a_provider_that_uses_every_hold_up_leaves_nothing(customer_of: CustomerOf) -> None:
     counts = usage(len(BODY), MAX_TOKENS)
     gate = Gate(saying(answer(reported=counts)))
-    gateway = await make_gateway(await upstream(gate.serve))
-    customer = await gateway.customer(format_usd(COVERED * HOLD_NANO))
+    customer = await customer_of(gate.serve, format_usd(COVERED * HOLD_NANO))
     fetched = await all_at_once(gate, [customer], BODY, COVERED)
     assert Counter(each.status for each in fetched) == {200: COVERED, 429: REQUESTS - COVERED}
     assert (await customer.balance())["balance_usd"] == "0.00"
 
 
-@stories
-async def elastic_holds_share_a_balance_without_overrunning_it(make_gateway: MakeGateway, upstream: Upstream) -> None:
+async def test_elastic_holds_share_a_balance_without_overrunning_it(gateway_of: GatewayOf) -> None:
     """The first takes all that is left; with streams, and a credit limit."""
     gate = Gate(streaming(*WORDS, usage_chunk(), DONE))
-    gateway = await make_gateway(await upstream(gate.serve))
+    gateway = await gateway_of(gate.serve)
     customer = await gateway.customer("0.0005", account={"credit_limit_usd": "0.0005"})
     body = json.dumps(chat(model="gpt-4o-mini", stream=True)).encode()
     fetched = await all_at_once(gate, [customer], body, 1)
@@ -113,14 +110,11 @@ async def elastic_holds_share_a_balance_without_overrunning_it(make_gateway: Mak
     assert await spent_nano(customer, "0.0005") == USED_NANO
 
 
-@stories
 @pytest.mark.parametrize("window", [window.name for window in Window])
 @pytest.mark.parametrize("subject", ["key", "account"])
-async def a_window_lets_exactly_its_limit_through(
-    make_gateway: MakeGateway, upstream: Upstream, window: str, subject: str
-) -> None:
+async def test_a_window_lets_exactly_its_limit_through(gateway_of: GatewayOf, window: str, subject: str) -> None:
     gate = Gate(saying(answer()))
-    gateway = await make_gateway(await upstream(gate.serve))
+    gateway = await gateway_of(gate.serve)
     quotas = [{"window": window, "metric": "requests", "limit": COVERED}]
     bounded: dict[str, Any] = {"quotas": quotas} if subject == "key" else {"account": {"quotas": quotas}}
     customer = await gateway.customer("5.00", **bounded)
@@ -134,11 +128,8 @@ async def a_window_lets_exactly_its_limit_through(
     assert await spent_nano(customer) == COVERED * USED_NANO
 
 
-@stories
 @pytest.mark.parametrize("metric", ["tokens", "cost", "input_tokens", "output_tokens"])
-async def a_window_of_tokens_or_cost_is_never_overrun(
-    make_gateway: MakeGateway, upstream: Upstream, metric: str
-) -> None:
+async def test_a_window_of_tokens_or_cost_is_never_overrun(gateway_of: GatewayOf, metric: str) -> None:
     hold, least = {
         "tokens": (len(BODY) + MAX_TOKENS, counted(BODY) + MAX_TOKENS),
         "cost": (HOLD_NANO, least_nano()),
@@ -147,7 +138,7 @@ async def a_window_of_tokens_or_cost_is_never_overrun(
     }[metric]
     limit: Any = COVERED * hold + least - 1
     gate = Gate(saying(answer()))
-    gateway = await make_gateway(await upstream(gate.serve))
+    gateway = await gateway_of(gate.serve)
     written = format_usd(limit) if metric == "cost" else limit
     customer = await gateway.customer("5.00", quotas=[{"window": "total", "metric": metric, "limit": written}])
     fetched = await all_at_once(gate, [customer], BODY, COVERED)
@@ -159,10 +150,9 @@ async def a_window_of_tokens_or_cost_is_never_overrun(
     assert (parse_usd(used) if metric == "cost" else used) == spent
 
 
-@stories
-async def as_many_run_at_once_as_are_allowed(make_gateway: MakeGateway, upstream: Upstream) -> None:
+async def test_as_many_run_at_once_as_are_allowed(gateway_of: GatewayOf) -> None:
     gate = Gate(saying(answer()))
-    gateway = await make_gateway(await upstream(gate.serve))
+    gateway = await gateway_of(gate.serve)
     customer = await gateway.customer("5.00", max_parallel_requests=COVERED)
     fetched = await all_at_once(gate, [customer], BODY, COVERED)
     assert Counter(each.status for each in fetched) == {200: COVERED, 429: REQUESTS - COVERED}
@@ -227,7 +217,3 @@ async def test_refused_requests_count_nowhere(make_gateway: MakeGateway, upstrea
     assert [window["used"] for window in windows if window["subject"] == "key"] == [0, 0]
     assert await journal(gateway) == {}
     assert gate.came == 0
-
-
-async def test_on_one_gateway(tell: Tell) -> None:
-    await tell(stories)

@@ -1,7 +1,8 @@
 """A whole gateway on the real stores, served on loopback inside the test's event loop."""
 
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import AsyncExitStack, asynccontextmanager
+import secrets
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
@@ -23,6 +24,7 @@ from gateway.runtime.wiring import open_runtime
 from gateway.server.edge import EdgeRunner
 from gateway.server.listening import address_of, bind
 from gateway.server.plain import PlainRunner
+from tests.support.databases import Databases
 from tests.support.shipped import shipped_settings
 
 ADMIN_KEY = "admin-key-of-all-the-tests"
@@ -150,6 +152,8 @@ async def run(runner: web.BaseRunner) -> AsyncIterator[str]:
 
 
 MakeGateway = Callable[..., Awaitable[Gateway]]
+Change = Callable[[Settings], Settings]
+Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
 def impatient(settings: Settings) -> Settings:
@@ -162,20 +166,19 @@ CHEAP_HASHES = partial(PasswordHasher, time_cost=1, memory_cost=64, parallelism=
 """What a password's hash costs is the subject of no gateway's test."""
 
 
-@pytest.fixture
-async def make_gateway(
-    database_url: str, redis_url: str, key_prefix: str, monkeypatch: pytest.MonkeyPatch
-) -> AsyncIterator[MakeGateway]:
-    """Makes gateways that share the test's stores; keywords replace fields of `Limits`. Of the shipped plans none lets
-    a request wait for running ones: a test of waiting brings its own. Hashes of passwords are cheap."""
-    monkeypatch.setattr("billing.identity.passwords.PasswordHasher", CHEAP_HASHES)
+@asynccontextmanager
+async def making_gateways(database_url: str, redis_url: str, key_prefix: str) -> AsyncIterator[MakeGateway]:
+    """Makes gateways that share these stores; keywords replace fields of `Limits`. Of the shipped plans none lets a
+    request wait for running ones: a test of waiting brings its own. Hashes of passwords are cheap."""
     async with AsyncExitStack() as stack:
+        patched = stack.enter_context(pytest.MonkeyPatch.context())
+        patched.setattr("billing.identity.passwords.PasswordHasher", CHEAP_HASHES)
         session = await stack.enter_async_context(aiohttp.ClientSession())
 
         async def make(
             upstream: str | None = None,
             *,
-            change: Callable[[Settings], Settings] | None = None,
+            change: Change | None = None,
             metrics: Metrics | None = None,
             shared_work: bool = True,
             **defaults: Any,
@@ -204,11 +207,19 @@ async def make_gateway(
 
 
 @pytest.fixture
-async def gateway(make_gateway: MakeGateway) -> Gateway:
-    return await make_gateway()
+async def make_gateway(database_url: str, redis_url: str, key_prefix: str) -> AsyncIterator[MakeGateway]:
+    """Makes gateways of this test's own, on its stores; see `making_gateways`."""
+    async with making_gateways(database_url, redis_url, key_prefix) as make:
+        yield make
 
 
-Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+@asynccontextmanager
+async def provider_at(handler: Handler) -> AsyncIterator[str]:
+    """Serve a provider that answers by this; its base URL."""
+    app = web.Application(client_max_size=1 << 30)
+    app.router.add_route("*", "/{path:.*}", handler)
+    async with run(web.AppRunner(app, access_log=None, shutdown_timeout=1.0)) as url:
+        yield url + "/v1"
 
 
 @pytest.fixture
@@ -217,10 +228,106 @@ async def upstream() -> AsyncIterator[Callable[[Handler], Awaitable[str]]]:
     async with AsyncExitStack() as stack:
 
         async def start(handler: Handler) -> str:
-            app = web.Application(client_max_size=1 << 30)
-            app.router.add_route("*", "/{path:.*}", handler)
-            return (
-                await stack.enter_async_context(run(web.AppRunner(app, access_log=None, shutdown_timeout=1.0))) + "/v1"
-            )
+            return await stack.enter_async_context(provider_at(handler))
 
         yield start
+
+
+MakeStores = Callable[[], AbstractAsyncContextManager[MakeGateway]]
+
+
+@pytest.fixture(scope="session")
+def on_stores(databases: Databases, priced_template_database: str, redis_url: str) -> MakeStores:
+    """Makes gateways on stores that nobody else has, for what outlives a test."""
+
+    @asynccontextmanager
+    async def making() -> AsyncIterator[MakeGateway]:
+        name = databases.take(priced_template_database)
+        async with making_gateways(databases.url(name), redis_url, f"t{secrets.token_hex(4)}") as make:
+            yield make
+        databases.leave(name, priced_template_database)
+
+    return making
+
+
+@dataclass
+class SharedGateway:
+    """A gateway that tests share, and who answers as its provider now."""
+
+    gateway: Gateway | None = None
+    handler: Handler | None = None
+
+    async def serve(self, request: web.Request) -> web.StreamResponse:
+        assert self.handler is not None, "this test has no provider"
+        return await self.handler(request)
+
+
+class SharedGateways:
+    """The gateways of a module, by their options: each with stores and a provider of its own."""
+
+    def __init__(self, stack: AsyncExitStack, on_stores: MakeStores) -> None:
+        self._stack, self._on_stores = stack, on_stores
+        self._made: dict[Any, SharedGateway] = {}
+
+    async def get(self, handler: Handler | None, options: dict[str, Any]) -> Gateway:
+        """The gateway with these options, whose provider answers by `handler` from now on."""
+        key = frozenset(options.items())
+        if key not in self._made:
+            self._made[key] = await self._make(**options)
+        shared = self._made[key]
+        shared.handler = handler
+        assert shared.gateway is not None
+        return shared.gateway
+
+    def forget(self) -> None:
+        """Use none any more in which a test has left a request."""
+        for key, shared in [*self._made.items()]:
+            if shared.gateway is None or shared.gateway.runtime.engine.holds.live:
+                del self._made[key]
+
+    async def _make(self, at: Callable[[str], Change] | None = None, **options: Any) -> SharedGateway:
+        shared = SharedGateway()
+        make = await self._stack.enter_async_context(self._on_stores())
+        url = await self._stack.enter_async_context(provider_at(shared.serve))
+        if at is not None:
+            options["change"] = at(url)
+        shared.gateway = await make(url, **options)
+        return shared
+
+
+@pytest.fixture(scope="module")
+async def shared_gateways(on_stores: MakeStores) -> AsyncIterator[SharedGateways]:
+    async with AsyncExitStack() as stack:
+        yield SharedGateways(stack, on_stores)
+
+
+GatewayOf = Callable[..., Awaitable[Gateway]]
+CustomerOf = Callable[..., Awaitable[Customer]]
+
+
+@pytest.fixture
+def gateway_of(shared_gateways: SharedGateways) -> Iterator[GatewayOf]:
+    """Gives the gateway with these options that tests of this module share. Its provider answers by `handler` from now
+    on; `at` makes what `change` would be from the provider's URL. What tests charge is on accounts of their own."""
+
+    async def get(handler: Handler | None = None, **options: Any) -> Gateway:
+        return await shared_gateways.get(handler, options)
+
+    yield get
+    shared_gateways.forget()
+
+
+@pytest.fixture
+async def gateway(gateway_of: GatewayOf) -> Gateway:
+    """One that tests of this module share, with the local provider alone."""
+    return await gateway_of()
+
+
+@pytest.fixture
+def customer_of(gateway_of: GatewayOf) -> CustomerOf:
+    """Makes a customer with this balance of a gateway that tests of this module share; see `gateway_of`."""
+
+    async def make(handler: Handler | None = None, balance_usd: str = "5.00", **options: Any) -> Customer:
+        return await (await gateway_of(handler, **options)).customer(balance_usd)
+
+    return make

@@ -15,7 +15,7 @@ from billing.keys.secrets import new_secret
 from billing.schemas.service import NewUsage
 from metergate import Client, SpoolRules
 from tests.gateway.conftest import Customer, MakeGateway
-from tests.gateway.test_metering import SERVICE_KEY, Service, ledger, sound, with_meters
+from tests.support.metering_service import SERVICE_KEY, Service, ledger, sound, with_meters
 
 PAGE: Final = Path(__file__).parents[2] / "docs" / "client-library.md"
 

@@ -4,97 +4,33 @@ from __future__ import annotations
 
 import asyncio
 import json
-from dataclasses import replace
-from datetime import UTC, date, datetime, timedelta
+from collections.abc import AsyncIterator
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
 
-from billing.ledger.verify import verify
-from billing.pricing.rows import PriceRow
-from billing.pricing.table import PriceTable
 from billing.times import rfc3339
-from gateway.config.secret import Secret
-from gateway.config.settings import Settings
-from tests.gateway.conftest import Customer, Gateway, MakeGateway, chat
-from tests.support.stories import OneGateway, Stories, Tell
+from tests.gateway.conftest import Customer, GatewayOf, chat
+from tests.support.metering_service import SERVICE_KEY, Service, ledger, sound, until, with_meters
 
-SERVICE_KEY = "service-key-of-all-the-tests"
-METERS = (
-    PriceRow("meter", "container.second", date(2026, 1, 1), {}, {"unit": 100_000}),
-    PriceRow("meter", "bytes", date(2026, 1, 1), {}, {"million": 90_000}),
-)
-
-
-def with_meters(settings: Settings) -> Settings:
-    return replace(settings, service_api_key=Secret(SERVICE_KEY), prices=PriceTable((*settings.prices.rows, *METERS)))
-
-
-class Service:
-    """A service called aura, at one gateway; another `gateway` may be named for each call."""
-
-    def __init__(self, gateway: Gateway) -> None:
-        self.gateway = gateway
-
-    async def call(
-        self, method: str, path: str, body: Any = None, *, gateway: Gateway | None = None, **headers: str
-    ) -> tuple[int, Any, Any]:
-        """Status, body and headers."""
-        sent = {"X-API-Key": SERVICE_KEY, "X-Service-Name": "aura", **headers}
-        at = (gateway or self.gateway).url + "/api/service" + path
-        async with self.gateway.session.request(method, at, json=body, headers=sent) as answer:
-            return answer.status, await answer.json(), answer.headers
-
-    async def post(self, path: str, body: Any, status: int = 200, **options: Any) -> Any:
-        found, answer, _ = await self.call("POST", path, body, **options)
-        assert found == status, answer
-        return answer
-
-    async def balance(self, account_id: str) -> dict[str, Any]:
-        status, answer, _ = await self.call("GET", f"/accounts/{account_id}/balance")
-        assert status == 200
-        return dict(answer)
+pytestmark = pytest.mark.slow
 
 
 @pytest.fixture
-async def service(make_gateway: MakeGateway) -> Service:
-    return Service(await make_gateway(change=with_meters))
+async def service(gateway_of: GatewayOf) -> AsyncIterator[Service]:
+    """Balances and holds add up after each test."""
+    made = Service(await gateway_of(change=with_meters))
+    yield made
+    await sound(made)
 
 
-stories = Stories()
+@pytest.fixture
+async def customer(service: Service) -> Customer:
+    return await service.gateway.customer("5.00")
 
 
-def service_of(one: OneGateway) -> Service:
-    return Service(one.gateway)
-
-
-async def sound(service: Service) -> None:
-    """Redis and the ledger agree, and what is in the ledger adds up."""
-    report = await service.gateway.runtime.engine.reconciler.run()
-    assert report.drifts == ()
-    verified = await verify(service.gateway.runtime.database)
-    assert verified.ok, verified
-
-
-async def until(found: Any, wanted: Any) -> None:
-    async with asyncio.timeout(60):
-        while await found() != wanted:
-            await asyncio.sleep(0.01)
-
-
-async def ledger(service: Service, account_id: str) -> dict[str, int]:
-    """The charges, by event."""
-    rows = await service.gateway.runtime.database.rows(
-        "SELECT client_request_id, charged_nano FROM usage_events WHERE account_id = $1 AND outcome = 'settled'",
-        account_id,
-    )
-    found = {row["client_request_id"]: row["charged_nano"] for row in rows}
-    assert len(found) == len(rows)
-    return found
-
-
-@stories
-async def a_debit_is_made_once(service: Service, customer: Customer) -> None:
+async def test_a_debit_is_made_once(service: Service, customer: Customer) -> None:
     asked = {"account_id": customer.account_id, "event_id": "d1", "meter": "container.second", "quantity": "2.5"}
     status, first, headers = await service.call("POST", "/debits", asked)
     assert (status, first["charged_usd"], first["meter"]) == (201, "0.00025", "container.second")
@@ -112,8 +48,7 @@ async def a_debit_is_made_once(service: Service, customer: Customer) -> None:
     await until(money, ("4.99975", "0.00"))
 
 
-@stories
-async def many_at_once_with_one_id_are_one_debit(service: Service, customer: Customer) -> None:
+async def test_many_at_once_with_one_id_are_one_debit(service: Service, customer: Customer) -> None:
     asked = {"account_id": customer.account_id, "event_id": "d1", "amount_usd": "0.25"}
     answers = await asyncio.gather(*(service.call("POST", "/debits", asked) for _ in range(20)))
     assert {status for status, _, _ in answers} == {201}
@@ -122,8 +57,7 @@ async def many_at_once_with_one_id_are_one_debit(service: Service, customer: Cus
     assert await ledger(service, customer.account_id) == {"d1": 250_000_000}
 
 
-@stories
-async def refusals_are_those_of_the_proxy(service: Service) -> None:
+async def test_refusals_are_those_of_the_proxy(service: Service) -> None:
     poor = await service.gateway.customer("0")
     async with poor.post(body=chat()) as answer:
         proxys = (await answer.json())["error"]
@@ -143,8 +77,7 @@ async def refusals_are_those_of_the_proxy(service: Service) -> None:
         assert error["message"] == proxys["message"].split(" Or ask")[0]
 
 
-@stories
-async def quotas_count_by_feature(service: Service) -> None:
+async def test_quotas_count_by_feature(service: Service) -> None:
     quotas = [{"window": "day", "metric": "cost", "limit": "1.00", "feature": "container"}]
     customer = await service.gateway.customer("5.00")
     await service.gateway.admin("PUT", f"/accounts/{customer.account_id}/quotas", {"quotas": quotas})
@@ -160,8 +93,7 @@ async def quotas_count_by_feature(service: Service) -> None:
     await sound(service)
 
 
-@stories
-async def a_suspended_account_spends_nothing(service: Service, customer: Customer) -> None:
+async def test_a_suspended_account_spends_nothing(service: Service, customer: Customer) -> None:
     asked = {"account_id": customer.account_id, "event_id": "d", "amount_usd": "1.00"}
     await service.post("/debits", asked, 201)
     await service.gateway.admin("PATCH", f"/accounts/{customer.account_id}", {"status": "suspended"})
@@ -173,7 +105,6 @@ async def a_suspended_account_spends_nothing(service: Service, customer: Custome
     await service.post("/usage", used)  # what was used was used
 
 
-@stories
 @pytest.mark.parametrize(
     ("wrong", "code", "param"),
     [
@@ -192,15 +123,14 @@ async def a_suspended_account_spends_nothing(service: Service, customer: Custome
         ({"amount_usd": "1", "nonsense": 1}, "invalid_request_error", "nonsense"),
     ],
 )
-async def what_is_wrong_is_named(service: Service, wrong: dict[str, Any], code: str, param: str) -> None:
+async def test_what_is_wrong_is_named(service: Service, wrong: dict[str, Any], code: str, param: str) -> None:
     customer = await service.gateway.customer("5.00")
     asked = {"account_id": customer.account_id, "event_id": "d", **wrong}
     error = (await service.post("/debits", asked, 400))["error"]
     assert (error["code"], error["param"]) == (code, param)
 
 
-@stories
-async def who_may_call(service: Service, customer: Customer) -> None:
+async def test_who_may_call(service: Service, customer: Customer) -> None:
     asked = {"account_id": customer.account_id, "event_id": "d", "amount_usd": "1.00"}
     for headers in ({"X-API-Key": "wrong"}, {"X-API-Key": customer.key}):
         assert (await service.call("POST", "/debits", asked, **headers))[0] == 401
@@ -209,8 +139,7 @@ async def who_may_call(service: Service, customer: Customer) -> None:
     assert unknown["error"]["code"] == "not_found"
 
 
-@stories
-async def models_are_priced_by_their_tokens(service: Service, customer: Customer) -> None:
+async def test_models_are_priced_by_their_tokens(service: Service, customer: Customer) -> None:
     asked = {"account_id": customer.account_id, "event_id": "d", "provider": "openai", "model": "gpt-4o-mini"}
     made = await service.post("/debits", {**asked, "input_tokens": 1_000_000, "output_tokens": 1_000}, 201)
     assert made["charged_usd"] == "0.1506"
@@ -221,8 +150,7 @@ async def models_are_priced_by_their_tokens(service: Service, customer: Customer
         assert len((await answer.json())["lines"]) == 2
 
 
-@stories
-async def the_lines_of_a_meter_add_up(service: Service, customer: Customer) -> None:
+async def test_the_lines_of_a_meter_add_up(service: Service, customer: Customer) -> None:
     asked = {"account_id": customer.account_id, "event_id": "d", "meter": "bytes", "quantity": 1_073_741_824}
     made = await service.post("/debits", asked, 201)
     async with customer.get(f"/api/account/usage/events/{made['id']}") as answer:
@@ -236,8 +164,7 @@ def at(**back: float) -> str:
     return rfc3339(datetime.now(UTC) - timedelta(**back))
 
 
-@stories
-async def usage_of_several_events_has_a_result_for_each(service: Service, customer: Customer) -> None:
+async def test_usage_of_several_events_has_a_result_for_each(service: Service, customer: Customer) -> None:
     one = {"account_id": customer.account_id, "event_id": "1", "amount_usd": "1.00"}
     events = [
         one,
@@ -269,8 +196,7 @@ async def usage_of_several_events_has_a_result_for_each(service: Service, custom
     assert await ledger(service, customer.account_id) == charged
 
 
-@stories
-async def late_usage_counts_on_its_day_alone(service: Service) -> None:
+async def test_late_usage_counts_on_its_day_alone(service: Service) -> None:
     quotas = [
         {"window": window, "metric": "cost", "limit": "3.00", "feature": "service"} for window in ("minute", "total")
     ]
@@ -291,8 +217,7 @@ async def late_usage_counts_on_its_day_alone(service: Service) -> None:
     await sound(service)
 
 
-@stories
-async def usage_may_overdraw(service: Service) -> None:
+async def test_usage_may_overdraw(service: Service) -> None:
     poor = await service.gateway.customer("0")
     await service.post("/usage", {"account_id": poor.account_id, "event_id": "1", "amount_usd": "2.00"})
 
@@ -313,8 +238,7 @@ async def cloud(service: Service, kind: str, body: Any) -> tuple[int, Any]:
     return status, answer
 
 
-@stories
-async def cloud_events(service: Service, customer: Customer) -> None:
+async def test_cloud_events(service: Service, customer: Customer) -> None:
     event = {
         **CLOUD,
         "subject": customer.account_id,
@@ -369,8 +293,7 @@ async def raw(service: Service, body: bytes, content_type: str = "application/js
         return answer.status, await answer.json()
 
 
-@stories
-async def a_bad_byte_spoils_one_event_of_a_thousand(service: Service) -> None:
+async def test_a_bad_byte_spoils_one_event_of_a_thousand(service: Service) -> None:
     """Wherever it stands, plain or as CloudEvents; all others are charged once."""
     for place in ("event_id", "tag", "account_id", "unknown field"):
         for cloud_batch in (False, True):
@@ -408,8 +331,7 @@ def spoiled(event: bytes, place: str, text: bytes) -> bytes:
     return event.replace(json.dumps(fields[name]).encode(), b'"x' + text + b'"', 1)
 
 
-@stories
-async def a_bad_byte_in_an_event_alone_is_400(service: Service, customer: Customer) -> None:
+async def test_a_bad_byte_in_an_event_alone_is_400(service: Service, customer: Customer) -> None:
     """Structured, binary and plain: never the gateway's fault."""
     for text in BAD_TEXTS:
         for cloud_event, kind in ((False, "application/json"), (True, "application/cloudevents+json")):
@@ -426,8 +348,7 @@ async def a_bad_byte_in_an_event_alone_is_400(service: Service, customer: Custom
     assert await ledger(service, customer.account_id) == {}
 
 
-@stories
-async def any_number_may_be_under_way(service: Service) -> None:
+async def test_any_number_may_be_under_way(service: Service) -> None:
     """Unlike requests, which the plan bounds."""
     customer = await service.gateway.customer("5.00", account={"plan": "free"})
     plan = service.gateway.runtime.follower.plans["free"]
@@ -438,22 +359,7 @@ async def any_number_may_be_under_way(service: Service) -> None:
     await sound(service)
 
 
-@stories
-async def tokens_of_a_meter_are_not_free(service: Service, customer: Customer) -> None:
+async def test_tokens_of_a_meter_are_not_free(service: Service, customer: Customer) -> None:
     asked = {"account_id": customer.account_id, "event_id": "d", "provider": "meter", "model": "container.second"}
     refused = await service.post("/debits", {**asked, "input_tokens": 1_000_000}, 400)
     assert refused["error"]["param"] == "provider"
-
-
-async def test_on_one_gateway(tell: Tell) -> None:
-    """Balances and holds add up after each."""
-
-    async def sound_now(gateway: Gateway) -> None:
-        await sound(Service(gateway))
-
-    await tell(
-        stories,
-        makers={"service": service_of, "customer": OneGateway.customer},
-        after=sound_now,
-        change=with_meters,
-    )

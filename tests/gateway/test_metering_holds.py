@@ -7,13 +7,15 @@ from typing import Any
 
 import pytest
 
-from tests.gateway.conftest import Customer, Gateway, MakeGateway, chat
-from tests.gateway.test_metering import Service, ledger, service, service_of, sound, until, with_meters
-from tests.support.stories import OneGateway, Stories, Tell
+from tests.gateway.conftest import Customer, Gateway, GatewayOf, MakeGateway, chat
+from tests.support.metering_service import Service, ledger, sound, until, with_meters
 
-__all__ = ["service"]
+pytestmark = pytest.mark.slow
 
-stories = Stories()
+
+@pytest.fixture
+async def service(gateway_of: GatewayOf) -> Service:
+    return Service(await gateway_of(change=with_meters))
 
 
 @pytest.fixture
@@ -30,8 +32,7 @@ async def money(service: Service, customer: Customer) -> tuple[str, str]:
     return found["balance_usd"], found["held_usd"]
 
 
-@stories
-async def a_hold_is_settled_once(service: Service, customer: Customer) -> None:
+async def test_a_hold_is_settled_once(service: Service, customer: Customer) -> None:
     body = asked(customer, amount_usd=None, meter="container.second", quantity=10_000)
     del body["amount_usd"]
     made = await service.post("/holds", body, 201)
@@ -62,8 +63,7 @@ async def a_hold_is_settled_once(service: Service, customer: Customer) -> None:
     await sound(service)
 
 
-@stories
-async def a_hold_is_given_back_once(service: Service, customer: Customer) -> None:
+async def test_a_hold_is_given_back_once(service: Service, customer: Customer) -> None:
     made = await service.post("/holds", asked(customer), 201)
     refused = await service.post("/debits", asked(customer, "d", amount_usd="4.00"), 429)
     assert refused["error"]["code"] == "capacity_held"
@@ -79,8 +79,7 @@ async def a_hold_is_given_back_once(service: Service, customer: Customer) -> Non
     await sound(service)
 
 
-@stories
-async def more_than_was_held_is_charged(service: Service, customer: Customer) -> None:
+async def test_more_than_was_held_is_charged(service: Service, customer: Customer) -> None:
     made = await service.post("/holds", asked(customer), 201)
     ended = await service.post(f"/holds/{made['id']}/settle", {"amount_usd": "7.00"})
     assert ended["charged_usd"] == "7.00"
@@ -88,13 +87,14 @@ async def more_than_was_held_is_charged(service: Service, customer: Customer) ->
     await sound(service)
 
 
-async def test_many_settle_one_hold_at_once(make_gateway: MakeGateway, service: Service, customer: Customer) -> None:
-    other = await make_gateway(change=with_meters)
+async def test_many_settle_one_hold_at_once(make_gateway: MakeGateway) -> None:
+    service, other = [Service(await make_gateway(change=with_meters)) for _ in range(2)]
+    customer = await service.gateway.customer("5.00")
     made = await service.post("/holds", asked(customer), 201)
     answers = await asyncio.gather(
         *(
             service.call("POST", f"/holds/{made['id']}/{what}", body, gateway=gateway)
-            for gateway in (service.gateway, other)
+            for gateway in (service.gateway, other.gateway)
             for what, body in [
                 *(("settle", {"event_id": f"s{number}", "amount_usd": "1.00"}) for number in range(5)),
                 ("settle", {"event_id": "s0", "amount_usd": "1.00"}),
@@ -125,7 +125,8 @@ async def killed(gateway: Gateway) -> None:
     await engine.lease.stop()
 
 
-async def test_another_gateway_settles_what_a_killed_one_held(make_gateway: MakeGateway, service: Service) -> None:
+async def test_another_gateway_settles_what_a_killed_one_held(make_gateway: MakeGateway) -> None:
+    service = Service(await make_gateway(change=with_meters))
     customer = await service.gateway.customer("5.00")
     first = await make_gateway(change=with_meters)
     made = await service.post("/holds", asked(customer), 201, gateway=first)
@@ -142,8 +143,7 @@ async def test_another_gateway_settles_what_a_killed_one_held(make_gateway: Make
     await sound(service)
 
 
-@stories
-async def a_new_epoch_holds_it_again(service: Service, customer: Customer) -> None:
+async def test_a_new_epoch_holds_it_again(service: Service, customer: Customer) -> None:
     kept = await service.post("/holds", asked(customer), 201)
     voided = await service.post("/holds", asked(customer, "v", amount_usd="1.00"), 201)
     await service.post(f"/holds/{voided['id']}/void", {})
@@ -169,8 +169,9 @@ async def expire(service: Service, hold_id: str) -> None:
     await service.gateway.runtime.engine.lasting.expire()
 
 
-@stories
-async def one_whose_time_is_over_is_given_back_and_charged_all_the_same(service: Service, customer: Customer) -> None:
+async def test_one_whose_time_is_over_is_given_back_and_charged_all_the_same(
+    service: Service, customer: Customer
+) -> None:
     made = await service.post("/holds", asked(customer, expires_in_s=60), 201)
     await expire(service, made["id"])
     await until(lambda: money(service, customer), ("5.00", "0.00"))
@@ -185,8 +186,7 @@ async def one_whose_time_is_over_is_given_back_and_charged_all_the_same(service:
     await sound(service)
 
 
-@stories
-async def an_entry_without_a_row_is_tidied_away(
+async def test_an_entry_without_a_row_is_tidied_away(
     service: Service, customer: Customer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A gateway that dies between the admission and the row, or between the end of the row and that of the entry."""
@@ -233,8 +233,7 @@ async def test_an_account_has_a_share_of_the_holds(make_gateway: MakeGateway) ->
     await service.post("/holds", asked(first, "e"), 201)
 
 
-@stories
-async def a_hold_is_one_of_the_requests_that_run(service: Service) -> None:
+async def test_a_hold_is_one_of_the_requests_that_run(service: Service) -> None:
     quotas = [{"window": "total", "metric": "requests", "limit": 1, "feature": "container"}]
     customer = await service.gateway.customer("5.00")
     await service.gateway.admin("PUT", f"/accounts/{customer.account_id}/quotas", {"quotas": quotas})
@@ -248,8 +247,7 @@ async def a_hold_is_one_of_the_requests_that_run(service: Service) -> None:
     await sound(service)
 
 
-@stories
-async def an_event_ends_one_hold(service: Service, customer: Customer) -> None:
+async def test_an_event_ends_one_hold(service: Service, customer: Customer) -> None:
     one, other = [await service.post("/holds", asked(customer, each, amount_usd="1.00"), 201) for each in "ab"]
     body = {"event_id": "s", "amount_usd": "0.50"}
     await service.post(f"/holds/{one['id']}/settle", body)
@@ -260,8 +258,7 @@ async def an_event_ends_one_hold(service: Service, customer: Customer) -> None:
     await sound(service)
 
 
-@stories
-async def an_event_gives_one_hold_back(service: Service, customer: Customer) -> None:
+async def test_an_event_gives_one_hold_back(service: Service, customer: Customer) -> None:
     first = await service.post("/holds", asked(customer, "a", amount_usd="1.00"), 201)
     second = await service.post("/holds", asked(customer, "b", amount_usd="1.00"), 201)
     await service.post(f"/holds/{first['id']}/void", {"event_id": "end"})
@@ -270,7 +267,3 @@ async def an_event_gives_one_hold_back(service: Service, customer: Customer) -> 
     await service.post(f"/holds/{second['id']}/void", {})
     await until(lambda: money(service, customer), ("5.00", "0.00"))
     await sound(service)
-
-
-async def test_on_one_gateway(tell: Tell) -> None:
-    await tell(stories, makers={"service": service_of, "customer": OneGateway.customer}, change=with_meters)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 
 from tests.gateway.conftest import MakeGateway
-from tests.gateway.test_metering import Service, sound, with_meters
+from tests.support.metering_service import Service, sound, with_meters
 
 
 async def test_what_is_of_a_key_is_in_its_quotas_and_reports(make_gateway: MakeGateway) -> None:

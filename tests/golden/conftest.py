@@ -1,4 +1,5 @@
 """The gateway of `tests/gateway`, here too."""
 
-from tests.gateway.conftest import gateway as gateway
-from tests.gateway.conftest import make_gateway as make_gateway
+from tests.gateway.conftest import gateway, gateway_of, on_stores, shared_gateways
+
+__all__ = ["gateway", "gateway_of", "on_stores", "shared_gateways"]

@@ -17,8 +17,7 @@ import pytest
 
 from gateway.config.files import FILES, SHIPPED_FOLDER
 from gateway.config.settings import environment_example
-from tests.gateway.commands.test_commands import with_host
-from tests.support.commands import CHECKOUT, WAIT_S, Shell, do_curl, fetch
+from tests.support.commands import CHECKOUT, WAIT_S, Shell, do_curl, fetch, with_host
 
 pytestmark = pytest.mark.slow
 

@@ -7,7 +7,6 @@ loop_thread        an event loop in a thread, for what outlives a test's own
 redis_cluster      six servers of Redis Cluster
 shipped            the shipped settings and prices, read once
 answering          providers that do as they are told
-stories            tests that share one gateway
 tables             tables of cases in YAML, next to the tests that read them
 in_turn            cases of a test one after the other, with one set of fixtures
 refusals           one of everything that the proxy refuses
@@ -33,6 +32,9 @@ transcripts        terminal sessions that a page of the documentation shows
 stripe_fake        a Stripe that keeps what it is told and tells what happens
 mail               a mail server that keeps what it takes
 provider_bills     the APIs in which providers say what they have billed
+metering_service   a service that meters what it does at a gateway
+env_example        `.env.example`, read
+response_sockets   a client of Responses over a WebSocket
 exporter           an exporter of traffic that pages, lies, is silent or answers garbage
 ports              ports that nobody listens on
 stripe_fake        a stateful Stripe, whose clock, cards, events and faults a test has in its hands

@@ -18,3 +18,19 @@ def _tree(group: Any, *above: str) -> Iterator[str]:
 
 COMMANDS: Final = list(_tree(typer.main.get_command(make_app())))
 """Groups among them."""
+BUDGETS = ("list", "create", "update", "delete")
+OF_PEOPLE = (
+    *(f"auth {what}" for what in ("register", "login", "verify", "token", "status", "logout", "password", "sessions")),
+    *("auth forgot", "auth reset", *(f"auth totp {what}" for what in ("enrol", "confirm", "recovery-codes", "off"))),
+    *(f"keys {what}" for what in ("create", "list", "show", "update", "rotate", "revoke", "revoke-leaked")),
+    *(f"org {what}" for what in ("list", "show", "create", "rename", "members", "role", "remove", "transfer")),
+    *(f"org {what}" for what in ("invite", "invitations", "resend-invitation", "revoke-invitation", "accept")),
+    *("usage", "requests", "billing status", "billing setup", "billing portal", "run"),
+    *(f"billing {what}" for what in ("plans", "checkout", "change-plan", "orders", "invoices", "redeem", "alert")),
+    *(f"billing auto-recharge {what}" for what in ("show", "set", "off")),
+    *(f"webhooks {what}" for what in ("list", "add", "remove", "rotate", "test", "deliveries", "redeliver")),
+    *(f"billing budget {what}" for what in BUDGETS),
+)
+"""Commands of people, who sign in first."""
+ON_FILES = (*(f"operator price {what}" for what in ("list", "check", "import", "diff", "try")), "operator stripe sync")
+"""Commands on files of prices alone: they read no other setting and call nobody."""

@@ -3,6 +3,8 @@
 import atexit
 import json
 import os
+import pty
+import re
 import select
 import shlex
 import signal
@@ -19,6 +21,8 @@ from pathlib import Path
 from typing import Any
 
 import psutil
+
+from tests.support.ports import free_port
 
 WAIT_S = 120.0
 METERGATE = (sys.executable, "-m", "gateway")
@@ -248,3 +252,57 @@ def fetch(url: str, headers: Mapping[str, str] | None = None, body: bytes | None
 
 def _lower(headers: Any) -> dict[str, str]:
     return {name.lower(): value for name, value in headers.items()}
+
+
+def with_host(url: str) -> str:
+    """With the socket's folder as its host: DATABASE_URL must have one."""
+    match = re.fullmatch(r"(postgresql://[^/]*)/(\w+)\?host=(.*)", url)
+    assert match is not None
+    return f"{match[1]}{match[3]}/{match[2]}"
+
+
+def nobody_at() -> str:
+    """An address that nothing listens on."""
+    return f"127.0.0.1:{free_port()}"
+
+
+def by_name(checks: list[Any]) -> dict[str, Any]:
+    """Checks of `doctor`; each that is not well says what mends it."""
+    found = {check.name: check for check in checks}
+    assert all(bool(check.mend) == (check.status != "ok") for check in checks)
+    return found
+
+
+AT_A_TERMINAL = (
+    "import fcntl, os, sys, termios; fcntl.ioctl(0, termios.TIOCSCTTY, 0); os.execv(sys.argv[1], sys.argv[1:])"
+)
+"""Has the terminal of stdin be the process's own, where passwords are asked for, then is the command."""
+
+
+def at_terminal(shell: Shell, *arguments: str, typed: dict[str, str]) -> tuple[int, str]:
+    """Run a command at a terminal; `typed` is what is answered when its last words are these. Its exit code, and all
+    that the terminal has shown."""
+    ours, theirs = pty.openpty()
+    process = subprocess.Popen(
+        [sys.executable, "-c", AT_A_TERMINAL, *METERGATE, *arguments],
+        cwd=shell.folder,
+        env=shell.environment(),
+        stdin=theirs,
+        stdout=theirs,
+        stderr=theirs,
+        start_new_session=True,
+    )
+    os.close(theirs)
+    shown, left = "", dict(typed)
+    try:
+        while select.select([ours], [], [], WAIT_S)[0]:
+            try:
+                shown += os.read(ours, 4096).decode()
+            except OSError:  # nobody has the terminal open any more
+                break
+            for prompt in [each for each in left if shown.endswith(each)]:
+                os.write(ours, left.pop(prompt).encode())
+        return process.wait(WAIT_S), shown
+    finally:
+        process.kill()
+        os.close(ours)

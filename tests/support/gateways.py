@@ -19,6 +19,7 @@ from billing.money import parse_usd
 from gateway.tokens import O200K, Tokenizer
 from tests.gateway.conftest import Customer, Gateway, chat
 from tests.support.answering import BOUND_S, PROVIDER_KEY, until
+from tests.support.edge_clients import Client
 
 INPUT, CACHED, OUTPUT = 150, 75, 600
 AMOUNT: Final = re.compile(r"-?\d+\.\d{2,9}")
@@ -210,3 +211,9 @@ def counted(body: bytes) -> int:
     finally:
         tokenizer.close()
     return len(body) - max(0, gained)
+
+
+async def connect(gateway: Gateway) -> Client:
+    """Open a separate connection."""
+    host, port = gateway.url.removeprefix("http://").split(":")
+    return Client(*await asyncio.open_connection(host, int(port)))

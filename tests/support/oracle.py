@@ -1,10 +1,17 @@
 """The package genai-prices as a second opinion: its counts in the place of ours, and ours in the place of its."""
 
 from decimal import Decimal
+from functools import cache
+from pathlib import Path
 
 from genai_prices import Usage as TheirUsage
 
+from billing.pricing.table import PriceTable
 from billing.usage import Usage
+from gateway.config.files import read_file
+from gateway.config.prices import read_prices
+from gateway.config.problems import Problems
+from tools.make_prices import TARGET
 
 
 def theirs(usage: Usage) -> TheirUsage:
@@ -47,3 +54,13 @@ def counted_alike(usage: TheirUsage) -> dict[str, int]:
     writes."""
     counts = {name: int(usage.reported_value(name) or 0) for name in overlapping(Usage())}
     return {name: count for name, count in counts.items() if count}
+
+
+@cache
+def table() -> PriceTable:
+    problems = Problems()
+    value = read_file(Path(TARGET), "prices.yaml", {}, problems)
+    assert value is not None
+    prices = read_prices(value)
+    assert len(problems) == 0
+    return prices

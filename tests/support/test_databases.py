@@ -9,6 +9,8 @@ import pytest
 from tests.support.databases import Databases
 from tests.support.loop_thread import LoopThread
 
+pytestmark = pytest.mark.slow
+
 SPOILT = {
     "rows": ("INSERT INTO accounts (id, name, plan) VALUES ('a', 'A', 'free')", True),
     "rows that triggers keep": (

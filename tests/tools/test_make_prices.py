@@ -8,7 +8,7 @@ import pytest
 from gateway.config.settings import load_settings
 from gateway.proxy.routing import Router
 from gateway.proxy.target_health import HealthBoard
-from tests.tools.test_price_oracle import table
+from tests.support.oracle import table
 from tools.make_prices import TARGET, make
 
 NOW_S = datetime(2026, 11, 23, tzinfo=UTC).timestamp()

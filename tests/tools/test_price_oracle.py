@@ -3,8 +3,6 @@
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from decimal import ROUND_CEILING
-from functools import cache
-from pathlib import Path
 
 import pytest
 from genai_prices.data import providers
@@ -12,13 +10,9 @@ from genai_prices.types import ModelInfo, ModelPrice, Provider, TieredPrices
 
 from billing.pricing.rows import PriceRow
 from billing.pricing.scales import round_up
-from billing.pricing.table import PriceTable
 from billing.usage import Usage
-from gateway.config.files import read_file
-from gateway.config.prices import read_prices
-from gateway.config.problems import Problems
-from tests.support.oracle import theirs
-from tools.make_prices import AS_OF, NAMES, TARGET
+from tests.support.oracle import table, theirs
+from tools.make_prices import AS_OF, NAMES
 
 NOON = datetime(AS_OF.year, AS_OF.month, AS_OF.day, 12, tzinfo=UTC)
 MOMENTS = (
@@ -50,16 +44,6 @@ UNPRICED = {
 }
 """Groq's whisper bills at least 10 seconds a request, as its clients' authors say, which a row does not: shorter
 recordings are not compared."""
-
-
-@cache
-def table() -> PriceTable:
-    problems = Problems()
-    value = read_file(Path(TARGET), "prices.yaml", {}, problems)
-    assert value is not None
-    prices = read_prices(value)
-    assert len(problems) == 0
-    return prices
 
 
 def thresholds(model: ModelInfo) -> set[int]:

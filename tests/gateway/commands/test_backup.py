@@ -2,12 +2,8 @@
 
 import asyncio
 import io
-import shutil
 import stat
-import tempfile
 from asyncio.subprocess import PIPE
-from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -17,18 +13,9 @@ from billing.cli.options import Common
 from billing.database.connection import Database
 from billing.database.urls import program_target
 from gateway.commands import backup
-from tests.gateway.commands.test_commands import with_host
-from tests.support.commands import Shell, do_curl
+from tests.support.commands import Shell, do_curl, with_host
 
 pytestmark = pytest.mark.slow
-
-
-@pytest.fixture
-def shell() -> Iterator[Shell]:
-    folder = Path(tempfile.mkdtemp(prefix="mg-")).resolve()
-    folder.chmod(0o711)
-    yield Shell(folder)
-    shutil.rmtree(folder)
 
 
 def value(url: str, query: str) -> Any:

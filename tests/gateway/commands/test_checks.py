@@ -22,6 +22,8 @@ from gateway.config.models import unknown_models
 from gateway.config.settings import ModelConfig, ProviderConfig, Settings, load_settings, warnings
 from tests.support.mail import Mailbox, mail_server
 
+pytestmark = pytest.mark.slow
+
 
 @cache
 def settings(**environ: str) -> Settings:

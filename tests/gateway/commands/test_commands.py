@@ -4,14 +4,10 @@ import asyncio
 import json
 import os
 import re
-import shutil
 import signal
 import subprocess
 import sys
-import tempfile
-from collections.abc import Iterator
 from datetime import UTC, datetime
-from pathlib import Path
 
 import pytest
 from ulid import ULID
@@ -22,55 +18,14 @@ from billing.database.connection import Database
 from billing.ledger.debits import Debit
 from billing.ledger.writer import write_debits
 from tests.billing.ledger.test_debits import debit
-from tests.support.command_tree import COMMANDS
-from tests.support.commands import CHECKOUT, Shell, fetch
-from tests.support.ports import free_port
+from tests.support.command_tree import COMMANDS, OF_PEOPLE, ON_FILES
+from tests.support.commands import CHECKOUT, Shell, fetch, nobody_at, with_host
+
+pytestmark = pytest.mark.slow
 
 PASSWORD = "swordfish-of-all-the-tests"
 
 
-@pytest.fixture
-def shell() -> Iterator[Shell]:
-    folder = Path(tempfile.mkdtemp(prefix="mg-")).resolve()
-    folder.chmod(0o711)
-    yield Shell(folder)
-    shutil.rmtree(folder)
-
-
-@pytest.fixture
-def stores(database_url: str, redis_url: str) -> dict[str, str]:
-    """The test's own database, migrated, and the Redis of the run."""
-    return {"DATABASE_URL": with_host(database_url), "REDIS_URL": redis_url}
-
-
-def with_host(url: str) -> str:
-    """With the socket's folder as its host: DATABASE_URL must have one."""
-    match = re.fullmatch(r"(postgresql://[^/]*)/(\w+)\?host=(.*)", url)
-    assert match is not None
-    return f"{match[1]}{match[3]}/{match[2]}"
-
-
-def nobody_at() -> str:
-    """An address that nothing listens on."""
-    return f"127.0.0.1:{free_port()}"
-
-
-BUDGETS = ("list", "create", "update", "delete")
-OF_PEOPLE = (
-    *(f"auth {what}" for what in ("register", "login", "verify", "token", "status", "logout", "password", "sessions")),
-    *("auth forgot", "auth reset", *(f"auth totp {what}" for what in ("enrol", "confirm", "recovery-codes", "off"))),
-    *(f"keys {what}" for what in ("create", "list", "show", "update", "rotate", "revoke", "revoke-leaked")),
-    *(f"org {what}" for what in ("list", "show", "create", "rename", "members", "role", "remove", "transfer")),
-    *(f"org {what}" for what in ("invite", "invitations", "resend-invitation", "revoke-invitation", "accept")),
-    *("usage", "requests", "billing status", "billing setup", "billing portal", "run"),
-    *(f"billing {what}" for what in ("plans", "checkout", "change-plan", "orders", "invoices", "redeem", "alert")),
-    *(f"billing auto-recharge {what}" for what in ("show", "set", "off")),
-    *(f"webhooks {what}" for what in ("list", "add", "remove", "rotate", "test", "deliveries", "redeliver")),
-    *(f"billing budget {what}" for what in BUDGETS),
-)
-"""Commands of people, who sign in first."""
-ON_FILES = (*(f"operator price {what}" for what in ("list", "check", "import", "diff", "try")), "operator stripe sync")
-"""Commands on files of prices alone: they read no other setting and call nobody."""
 PEOPLES = [
     *("auth", "auth totp", "keys", "org", "billing", "billing auto-recharge", "billing budget", "webhooks"),
     *OF_PEOPLE,

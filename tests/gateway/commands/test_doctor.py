@@ -11,7 +11,6 @@ from billing.database.connection import Database
 from billing.identity.sealing import SealBroken, Sealer
 from billing.identity.signing_keys import SigningKeys, TokenRules
 from gateway.commands import doctor
-from gateway.commands.checks import Check
 from gateway.commands.doctor import (
     check_clocks,
     check_postgres,
@@ -26,15 +25,12 @@ from gateway.commands.up import require_seals
 from gateway.config.settings import load_settings
 from gateway.runtime.encryption import check_seals, sealer_of
 from gateway.server.ids import Ulids
+from tests.support.commands import by_name
+
+pytestmark = pytest.mark.slow
 
 NOW_S = 1_795_000_000.0
 LEASE_S = 5.0
-
-
-def by_name(checks: list[Check]) -> dict[str, Check]:
-    found = {check.name: check for check in checks}
-    assert all(bool(check.mend) == (check.status != "ok") for check in checks)
-    return found
 
 
 def stores(database_url: str, *, started: bool = False) -> Stores:

@@ -1,17 +1,14 @@
 """Every command has its exit code: 0 done, 1 refused, 2 wrong usage, 3 unreachable; never with a traceback."""
 
-import shutil
 import socketserver
-import tempfile
 import threading
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pytest
 
-from tests.gateway.commands.test_commands import OF_PEOPLE, ON_FILES, nobody_at, with_host
-from tests.support.command_tree import COMMANDS
-from tests.support.commands import Shell
+from tests.support.command_tree import COMMANDS, OF_PEOPLE, ON_FILES
+from tests.support.commands import Shell, nobody_at
 
 pytestmark = pytest.mark.slow
 ON_STORES = {
@@ -93,19 +90,6 @@ ALONE = ("up", "doctor", "connect")
 are, and ends with 1."""
 UNCONFIGURED = ("init",)
 """It makes the configuration, and reads none."""
-
-
-@pytest.fixture
-def shell() -> Iterator[Shell]:
-    folder = Path(tempfile.mkdtemp(prefix="mg-")).resolve()
-    folder.chmod(0o711)
-    yield Shell(folder)
-    shutil.rmtree(folder)
-
-
-@pytest.fixture
-def stores(database_url: str, redis_url: str) -> dict[str, str]:
-    return {"DATABASE_URL": with_host(database_url), "REDIS_URL": redis_url}
 
 
 def away() -> dict[str, str]:

@@ -19,11 +19,9 @@ from billing.pricing.scales import FACTOR_SCALE
 from billing.pricing.table import PriceTable
 from gateway.config.secret import Secret
 from gateway.config.settings import Settings
-from tests.gateway.commands.test_people import Person, signed_in
-from tests.gateway.commands.test_people import folder as folder
-from tests.gateway.commands.test_prompts import at_terminal
+from tests.gateway.commands.person import Person, signed_in
 from tests.gateway.conftest import ADMIN_KEY, Customer, Gateway, MakeGateway, chat
-from tests.support.commands import Result, Shell
+from tests.support.commands import Result, Shell, at_terminal
 from tests.support.gateways import ask
 
 ASKED = "Go on? [y/N] "

@@ -9,8 +9,6 @@ from billing.cli import REFUSED, USAGE
 from billing.database.connection import Database
 from billing.ledger.writer import write_debits
 from tests.gateway.commands.test_commands import debit_of
-from tests.gateway.commands.test_commands import shell as shell
-from tests.gateway.commands.test_commands import stores as stores
 from tests.support.commands import Shell
 
 pytestmark = pytest.mark.slow

@@ -13,7 +13,7 @@ from gateway.commands import redis_checks
 from gateway.commands.checks import Check
 from gateway.commands.redis_checks import check_redis, redis_findings
 from gateway.embedded.process import valkey_server
-from tests.gateway.commands.test_doctor import by_name
+from tests.support.commands import by_name
 from tests.support.ports import free_port, free_ports
 from tests.support.redis_cluster import Node, RedisCluster, wait_until
 

@@ -4,8 +4,7 @@ import asyncio
 import stat
 from pathlib import Path
 
-from tests.gateway.commands.test_commands import with_host
-from tests.support.commands import Result, Shell
+from tests.support.commands import Result, Shell, with_host
 from tests.support.stripe_fake import FakeStripe
 
 

@@ -28,6 +28,8 @@ from gateway.process.supervisor import KILL_MARGIN_S
 from tests.support.commands import CHECKOUT, WAIT_S, Answer, Result, Running, Shell, do_curl, fetch
 from tests.support.transcripts import Screen, steps_of
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def folder() -> Iterator[Path]:

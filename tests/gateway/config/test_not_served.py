@@ -10,7 +10,7 @@ from gateway.commands.doctor import check_settings
 from gateway.config.environment import NOT_SERVED, SETTINGS_VARIABLES, Environment
 from gateway.config.settings import warnings
 from tests.gateway.config.support import MAIN, PLANS, load
-from tests.test_env_example import DOCUMENTATION, assignments
+from tests.support.env_example import DOCUMENTATION, assignments
 
 FIELDS = {
     "STRIPE_SECRET_KEY": "stripe_api_key",

@@ -33,3 +33,13 @@ def run(tap: SseTap, chunks: list[bytes], charge_usd: str | None = None) -> tupl
 def used(tap: SseTap) -> tuple[int, int] | None:
     usage: Usage | None = tap.reported.usage if tap.reported else None
     return (usage.input_tokens, usage.output_tokens) if usage else None
+
+
+EVENTS = [
+    event(choices=[{"index": 0, "delta": {"role": "assistant", "content": None}}]),
+    says("one"),
+    says("two").replace(b"\n\n", b"\r\n\r\n"),
+    event(choices=[{"index": 0, "delta": {"a_field_of_next_year": "three"}}]),
+    says("four", usage=None),
+    b": a comment\n\n",
+]

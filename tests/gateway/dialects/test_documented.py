@@ -10,7 +10,7 @@ import yaml
 from gateway.dialects.registry import make_dialects
 from gateway.dialects.structure import StructureBounds
 from tests.gateway.dialects.answers import Answer, chat
-from tests.gateway.dialects.test_usage_oracle import READERS
+from tests.gateway.dialects.readers import READERS
 
 PAGE = Path(__file__).parents[3].joinpath("docs", "providers.md").read_text("utf-8")
 ALIASES = ("/openai/", "/azure/", "/v1/models/")

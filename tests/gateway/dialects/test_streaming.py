@@ -10,8 +10,7 @@ from gateway.dialects.anthropic.usage import AnthropicEvents
 from gateway.dialects.events import event_data, first_marked
 from gateway.dialects.openai.output import OpenAIEvents
 from gateway.dialects.streaming import MAX_EVENT_BYTES, SseTap
-from tests.gateway.dialects.openai_streams import DONE, READER, event, run, says, usage_event, used
-from tests.gateway.dialects.test_streaming_cuts import EVENTS
+from tests.gateway.dialects.openai_streams import DONE, EVENTS, READER, event, run, says, usage_event, used
 
 
 def test_whole_events_pass_at_once_and_the_end_waits() -> None:

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from gateway.dialects.events import event_data
 from gateway.dialects.streaming import SseTap
-from tests.gateway.dialects.openai_streams import DONE, READER, event, run, says, usage_event, used
+from tests.gateway.dialects.openai_streams import DONE, EVENTS, READER, event, run, says, usage_event, used
 
 ENDS = st.sampled_from([b"\n", b"\r\n"])
 TEXTS = st.sampled_from(["", "a", "é\U0001f600", '"usage":{', "data: [DONE]", "\n\n", "[DONE]", '{"error"'])
@@ -120,14 +120,6 @@ def test_no_bytes_make_it_fail(chunks: list[bytes]) -> None:
         tap.output()
 
 
-EVENTS = [
-    event(choices=[{"index": 0, "delta": {"role": "assistant", "content": None}}]),
-    says("one"),
-    says("two").replace(b"\n\n", b"\r\n\r\n"),
-    event(choices=[{"index": 0, "delta": {"a_field_of_next_year": "three"}}]),
-    says("four", usage=None),
-    b": a comment\n\n",
-]
 CLOSINGS = {
     "usage": usage_event(3, 4) + DONE,
     "usage, and more": usage_event(3, 4) + says("more") + DONE,

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from billing.usage import usage_lines
 from tests.gateway.dialects.answers import Answer, chat, gemini, message, response
-from tests.gateway.dialects.test_usage_oracle import READERS
+from tests.gateway.dialects.readers import READERS
 
 COUNT = st.integers(0, 5_000)
 ODD = st.one_of(COUNT, st.sampled_from([None, -3, 10**7]))

@@ -1,27 +1,15 @@
 """What is read of an answer is what the package genai-prices reads of it, class by class."""
 
-from collections.abc import Callable, Mapping
 from typing import Final
 
 import pytest
 from genai_prices.data import providers
 
-from gateway.dialects.anthropic.usage import usage_from_json as of_message
-from gateway.dialects.facts import Reported
-from gateway.dialects.gemini.dialect import usage_from_json as of_gemini
-from gateway.dialects.openai.usage import usage_from_json as of_chat
-from gateway.dialects.openai_responses.answer import usage_of as of_response
 from tests.gateway.dialects.answers import ANSWERS, DIFFERENT, Answer
+from tests.gateway.dialects.readers import READERS
 from tests.support.oracle import counted_alike, overlapping
 
 THEIRS: Final = {provider.id: provider for provider in providers}
-READERS: Final[Mapping[str, Callable[[bytes], Reported | None]]] = {
-    "chat": lambda body: of_chat("/chat/completions", body),
-    "embeddings": lambda body: of_chat("/embeddings", body),
-    "responses": of_response,
-    "messages": of_message,
-    "gemini": lambda body: of_gemini("v1beta:generateContent", body),
-}
 
 
 def both(answer: Answer) -> tuple[dict[str, int], dict[str, int]]:

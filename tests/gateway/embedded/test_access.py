@@ -17,6 +17,8 @@ from gateway.embedded.folders import take_over
 from gateway.embedded.servers import EmbeddedServers
 from tests.gateway.embedded.support import servers_of, store, stored
 
+pytestmark = pytest.mark.slow
+
 as_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root runs Postgres as another user")
 TRUST = "local all all trust\nhost all all 127.0.0.1/32 trust\n"
 

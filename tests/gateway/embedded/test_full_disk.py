@@ -11,6 +11,8 @@ import pytest
 from gateway.embedded.lock import EmbeddedServersError
 from gateway.embedded.servers import EmbeddedServers
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def small_disk() -> Iterator[Path]:
@@ -27,7 +29,6 @@ def small_disk() -> Iterator[Path]:
         folder.rmdir()
 
 
-@pytest.mark.slow
 async def test_a_first_start_without_room(small_disk: Path) -> None:
     with pytest.raises(EmbeddedServersError) as failed:
         async with EmbeddedServers(small_disk / "data"):

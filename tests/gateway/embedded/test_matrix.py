@@ -22,6 +22,8 @@ from tests.gateway.embedded.support import (
     until,
 )
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(params=["root", "ordinary user"])
 def home(request: pytest.FixtureRequest, private: bool) -> Iterator[Home]:

@@ -13,7 +13,10 @@ from gateway.embedded.lock import AlreadyRunning, EmbeddedServersError
 from gateway.embedded.servers import EmbeddedServers
 from tests.gateway.embedded.support import holder, make_home, ourselves, servers_of, store, stored
 
-pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="only root runs Postgres as another user")
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(os.geteuid() != 0, reason="only root runs Postgres as another user"),
+]
 
 
 @pytest.fixture

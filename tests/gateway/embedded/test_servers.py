@@ -21,6 +21,8 @@ from gateway.embedded.process import LOG_LIMIT_BYTES
 from gateway.embedded.servers import EmbeddedServers, running
 from tests.gateway.embedded.support import Home, holder, servers_of, store, stored, until
 
+pytestmark = pytest.mark.slow
+
 
 async def test_what_the_servers_promise(data_dir: Path) -> None:
     lines: list[str] = []

@@ -19,8 +19,8 @@ import pytest
 from argon2 import PasswordHasher
 
 from tests.gateway.conftest import ADMIN_KEY, Gateway, MakeGateway
-from tests.gateway.test_metering import SERVICE_KEY, with_meters
 from tests.support.gateways import fetch
+from tests.support.metering_service import SERVICE_KEY, with_meters
 
 pytestmark = pytest.mark.slow
 

@@ -22,8 +22,8 @@ from billing.pricing.scales import FACTOR_SCALE
 from billing.pricing.table import PriceTable
 from gateway.config.settings import Settings
 from tests.gateway.conftest import ADMIN_KEY, Customer, Gateway, MakeGateway, chat
-from tests.gateway.test_metering import SERVICE_KEY, Service, with_meters
 from tests.support.gateways import Fetched, ask, fetch
+from tests.support.metering_service import SERVICE_KEY, Service, with_meters
 
 Json = dict[str, Any]
 MARKUP: Final = 25

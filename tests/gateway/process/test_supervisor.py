@@ -17,6 +17,8 @@ from gateway.process.supervisor import FAILED_STARTS_LIMIT, GATEWAY_ID_VARIABLE
 from gateway.server.listening import AddressInUse, address_of, bind
 from tests import support
 
+pytestmark = pytest.mark.slow
+
 WAIT_S = 60.0
 
 

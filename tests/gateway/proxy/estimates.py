@@ -14,6 +14,7 @@ from billing.usage import Usage
 from gateway.config.defaults import EstimateSettings
 from gateway.config.settings import ProviderConfig
 from gateway.dialects.facts import ParsedRequest
+from gateway.dialects.openai.vendors import MaxOutputField
 from gateway.proxy.candidates import Candidate, Rates
 
 PROVIDER = ProviderConfig("openai", "openai", "http://provider/v1")
@@ -100,3 +101,12 @@ def usages(draw: st.DrawFn, most_input: int, most_output: int) -> Usage:
             counts[part] = left * draw(cuts) // FACTOR_SCALE
             left -= counts[part]
     return Usage(**counts)
+
+
+def priced(
+    field: MaxOutputField = "max_tokens", per_million: dict[str, int] | None = None, model: str = "m", **more: Any
+) -> Candidate:
+    price: dict[str, Any] = {"per_unit": {}, "max_output_tokens": 1000, **more}
+    row = PriceRow("p", model, date(2024, 1, 1), per_million or {"input": 150_000_000, "output": 600_000_000}, **price)
+    provider = ProviderConfig("p", "openai", "http://p/v1", max_output_field=field)
+    return Candidate("m", provider, model, 0, "o200k_base", None, rates=Rates.of(row))

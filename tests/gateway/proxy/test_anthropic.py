@@ -2,9 +2,8 @@
 
 import json
 import re
-from collections.abc import Callable
 from dataclasses import replace
-from functools import cache
+from functools import partial
 from typing import Any
 
 import pytest
@@ -14,16 +13,13 @@ from billing.quotas import Metric, Quota, Window
 from gateway.config.providers import ProviderConfig
 from gateway.config.secret import Secret
 from gateway.config.settings import Settings
-from tests.gateway.conftest import Customer, Gateway, Handler, MakeGateway, chat
+from tests.gateway.conftest import Change, Customer, CustomerOf, Gateway, GatewayOf, chat
 from tests.gateway.dialects.agents.recorded import recorded
 from tests.gateway.dialects.anthropic.bodies import answer, event, message, stream
 from tests.support.answering import PROVIDER_KEY, Provider, saying, streaming
 from tests.support.answering import answer as chat_answer
 from tests.support.gateways import Fetched, ask, assert_free, assert_tells_no_secret, fetch, spent_nano, the_event
-from tests.support.stories import OneGateway, Stories, Tell
 
-Upstream = Callable[[Handler], Any]
-stories = Stories()
 MESSAGES = "/v1/messages"
 VERSION = {"anthropic-version": "2023-06-01"}
 HAIKU = {"input": 1_000, "cached_input": 100, "cache_write": 1_250, "cache_write_1h": 2_000, "output": 5_000}
@@ -37,8 +33,7 @@ COST = (
 )
 
 
-@cache
-def scripted(url: str, change: Callable[[Settings], Settings] | None) -> Callable[[Settings], Settings]:
+def scripted(url: str, change: Change | None = None) -> Change:
     """Settings whose provider `anthropic` is here."""
 
     def with_provider(settings: Settings) -> Settings:
@@ -49,18 +44,10 @@ def scripted(url: str, change: Callable[[Settings], Settings] | None) -> Callabl
     return with_provider
 
 
-def maker(make_gateway: MakeGateway, upstream: Upstream) -> Any:
-    """Makes a gateway whose provider `anthropic` is scripted."""
-
-    async def make(provider: Provider, change: Callable[[Settings], Settings] | None = None) -> Gateway:
-        return await make_gateway(change=scripted(await upstream(provider.serve), change))
-
-    return make
-
-
 @pytest.fixture
-def make_anthropic(make_gateway: MakeGateway, upstream: Upstream) -> Any:
-    return maker(make_gateway, upstream)
+def gateway_of(gateway_of: GatewayOf) -> GatewayOf:
+    """Gateways whose provider `anthropic` is scripted."""
+    return partial(gateway_of, at=scripted)
 
 
 async def send(customer: Customer, body: bytes | None = None, path: str = MESSAGES, **options: Any) -> Fetched:
@@ -82,11 +69,10 @@ def fault(fetched: Fetched, status: int, type_: str, code: str) -> dict[str, Any
     return error
 
 
-@stories
 @pytest.mark.parametrize("header", ["x-api-key", "Authorization"])
-async def a_message_is_served_and_metered(make_anthropic: Any, header: str) -> None:
+async def test_a_message_is_served_and_metered(customer_of: CustomerOf, header: str) -> None:
     provider = Provider(saying(answer(), request_id="req_upstream"))
-    customer = await (await make_anthropic(provider)).customer("5.00")
+    customer = await customer_of(provider.serve)
     key = customer.key if header == "x-api-key" else f"Bearer {customer.key}"
     beta = {"anthropic-beta": "claude-code-20250219,interleaved-thinking-2025-05-14"}
     url = f"{customer.gateway.url}{MESSAGES}?beta=true"
@@ -105,46 +91,40 @@ async def a_message_is_served_and_metered(make_anthropic: Any, header: str) -> N
     assert (found["input_tokens"], found["cached_input_tokens"], found["output_tokens"]) == (540, 500, 15)
 
 
-@stories
 @pytest.mark.parametrize("cut", ["events", "whole", "bytes"])
-async def a_stream_passes_byte_for_byte(make_anthropic: Any, cut: str) -> None:
+async def test_a_stream_passes_byte_for_byte(customer_of: CustomerOf, cut: str) -> None:
     events = stream("Hello", " there!")
     text = b"".join(events)
     pieces = {"events": events, "whole": (text,), "bytes": tuple(bytes([byte]) for byte in text)}[cut]
-    customer = await (await make_anthropic(Provider(streaming(*pieces)))).customer("5.00")
+    customer = await customer_of(streaming(*pieces))
     fetched = await send(customer, message(stream=True))
     assert (fetched.status, fetched.body, fetched.cut) == (200, text, False)
     assert fetched.headers["request-id"] == fetched.headers["x-request-id"]
     assert not (await the_event(customer, COST))["estimated"]
 
 
-@stories
-async def a_stream_that_breaks_off_costs_what_it_reported_and_wrote(make_anthropic: Any) -> None:
-    customer = await (await make_anthropic(Provider(streaming(*stream("Hello", " there!")[:-2], cut=True)))).customer(
-        "5.00"
-    )
+async def test_a_stream_that_breaks_off_costs_what_it_reported_and_wrote(customer_of: CustomerOf) -> None:
+    customer = await customer_of(streaming(*stream("Hello", " there!")[:-2], cut=True))
     assert (await send(customer, message(stream=True))).cut
     found = await the_event(customer)
     assert (found["status"], found["estimated"], found["input_tokens"]) == (502, True, 540)
     assert 2 <= found["output_tokens"] <= 15
 
 
-@stories
-async def an_error_after_output_is_charged_and_before_it_is_free(make_anthropic: Any) -> None:
+async def test_an_error_after_output_is_charged_and_before_it_is_free(customer_of: CustomerOf) -> None:
     broken = event("error", error={"type": "overloaded_error", "message": "Overloaded"})
-    customer = await (await make_anthropic(Provider(streaming(*stream("Hello")[:4], broken)))).customer("5.00")
+    customer = await customer_of(streaming(*stream("Hello")[:4], broken))
     fetched = await send(customer, message(stream=True))
     assert fetched.body.endswith(broken)
     assert (await the_event(customer))["input_tokens"] == 540
-    customer = await (await make_anthropic(Provider(streaming(broken)))).customer("5.00")
+    customer = await customer_of(streaming(broken))
     assert (await send(customer, message(stream=True))).body == broken
     assert await spent_nano(customer) == 0
 
 
-@stories
-async def counting_is_free_and_counts_as_a_request(make_anthropic: Any) -> None:
+async def test_counting_is_free_and_counts_as_a_request(customer_of: CustomerOf) -> None:
     provider = Provider(saying({"input_tokens": 2_095}))
-    customer = await (await make_anthropic(provider)).customer("5.00")
+    customer = await customer_of(provider.serve)
     fetched = await send(customer, path="/v1/messages/count_tokens")
     assert (fetched.status, fetched.json) == (200, {"input_tokens": 2_095})
     assert provider.sent[0].path == "/v1/messages/count_tokens"
@@ -158,10 +138,9 @@ async def counting_is_free_and_counts_as_a_request(make_anthropic: Any) -> None:
     )
 
 
-@stories
-async def refusals_are_in_anthropic_s_envelope(make_anthropic: Any) -> None:
+async def test_refusals_are_in_anthropic_s_envelope(gateway_of: GatewayOf) -> None:
     provider = Provider(saying(answer()))
-    gateway = await make_anthropic(provider)
+    gateway = await gateway_of(provider.serve)
     customer, poor = await gateway.customer("5.00"), await gateway.customer("0.000000001")
     fault(await send(customer, headers={"x-api-key": "mg_wrong"}), 401, "authentication_error", "invalid_api_key")
     fault(await send(customer, b"{}"), 400, "invalid_request_error", "invalid_request_error")
@@ -179,10 +158,9 @@ async def refusals_are_in_anthropic_s_envelope(make_anthropic: Any) -> None:
     await assert_free(customer)
 
 
-@stories
-async def a_second_header_of_betas_is_read(make_anthropic: Any) -> None:
+async def test_a_second_header_of_betas_is_read(customer_of: CustomerOf) -> None:
     provider = Provider(saying(answer()))
-    customer = await (await make_anthropic(provider)).customer("5.00")
+    customer = await customer_of(provider.serve)
     headers = [
         ("x-api-key", customer.key),
         ("anthropic-beta", "pdfs-2024-09-25"),
@@ -195,31 +173,29 @@ async def a_second_header_of_betas_is_read(make_anthropic: Any) -> None:
     assert provider.sent == []
 
 
-async def test_a_window_that_is_exhausted(make_anthropic: Any) -> None:
+async def test_a_window_that_is_exhausted(customer_of: CustomerOf) -> None:
     def once(settings: Settings) -> Settings:
         quota = Quota(Window.day, Metric.requests, 1)
         return replace(settings, plans={name: replace(plan, quotas=(quota,)) for name, plan in settings.plans.items()})
 
-    customer = await (await make_anthropic(Provider(saying(answer())), once)).customer("5.00")
+    customer = await customer_of(saying(answer()), at=partial(scripted, change=once))
     assert (await send(customer)).status == 200
     refused = await send(customer)
     assert fault(refused, 429, "rate_limit_error", "quota_exceeded")["quota"]["limit"] == 1
     assert refused.headers["x-should-retry"] == "false"
 
 
-@stories
 @pytest.mark.parametrize("status", [400, 413, 429, 500, 529])
-async def a_provider_s_own_error_passes_and_is_free(make_anthropic: Any, status: int) -> None:
+async def test_a_provider_s_own_error_passes_and_is_free(customer_of: CustomerOf, status: int) -> None:
     body = {"type": "error", "error": {"type": "some_error", "message": "No."}, "request_id": "req_1"}
-    customer = await (await make_anthropic(Provider(saying(body, status)))).customer("5.00")
+    customer = await customer_of(saying(body, status))
     fetched = await send(customer)
     assert (fetched.status, fetched.json) == (status, body)
     assert fetched.headers["request-id"] == fetched.headers["x-request-id"]
     await assert_free(customer)
 
 
-@stories
-async def other_models_of_an_answer_have_their_own_price(make_anthropic: Any) -> None:
+async def test_other_models_of_an_answer_have_their_own_price(customer_of: CustomerOf) -> None:
     advisor = {
         "type": "advisor_20260301",
         "name": "advisor",
@@ -232,7 +208,7 @@ async def other_models_of_an_answer_have_their_own_price(make_anthropic: Any) ->
         {"type": "advisor_message", "input_tokens": 1_000, "output_tokens": 100, "model": "claude-opus-5"},
     ]
     used = {"input_tokens": 100, "output_tokens": 10, "iterations": iterations}
-    customer = await (await make_anthropic(Provider(saying(answer(usage=used))))).customer("50.00")
+    customer = await customer_of(saying(answer(usage=used)), "50.00")
     headers = {"anthropic-beta": "advisor-tool-2026-03-01"}
     assert (await send(customer, message(tools=[advisor]), headers=headers)).status == 200
     cost = 100 * 1_000 + 10 * 5_000 + 1_000 * 5_000 + 100 * 25_000
@@ -240,23 +216,21 @@ async def other_models_of_an_answer_have_their_own_price(make_anthropic: Any) ->
     assert (found["input_tokens"], found["output_tokens"]) == (1_100, 110)
 
 
-@stories
-async def searches_are_charged_and_held(make_anthropic: Any) -> None:
+async def test_searches_are_charged_and_held(gateway_of: GatewayOf) -> None:
     search = {"type": "web_search_20250305", "name": "web_search", "max_uses": 3}
     used = {"input_tokens": 100, "output_tokens": 10, "server_tool_use": {"web_search_requests": 2}}
-    gateway = await make_anthropic(Provider(saying(answer(usage=used))))
+    gateway = await gateway_of(saying(answer(usage=used)))
     customer, poor = await gateway.customer("5.00"), await gateway.customer("0.10")
     assert (await send(customer, message(tools=[search]))).status == 200
     await the_event(customer, 100 * 1_000 + 10 * 5_000 + 2 * parse_usd("0.01"))
     fault(await send(poor, message(tools=[search])), 402, "billing_error", "billing_required")
 
 
-@stories
-async def searches_that_say_no_bound_get_one_and_the_client_is_told(make_anthropic: Any) -> None:
+async def test_searches_that_say_no_bound_get_one_and_the_client_is_told(customer_of: CustomerOf) -> None:
     search = {"type": "web_search_20250305", "name": "web_search"}
     used = {"input_tokens": 100, "output_tokens": 10, "server_tool_use": {"web_search_requests": 2}}
     provider = Provider(saying(answer(usage=used)))
-    customer = await (await make_anthropic(provider)).customer("5.00")
+    customer = await customer_of(provider.serve)
     unknown = {"type": "hologram_20300101", "name": "x"}
     fetched = await send(customer, message(tools=[search, unknown]))
     assert fetched.status == 200
@@ -266,14 +240,13 @@ async def searches_that_say_no_bound_get_one_and_the_client_is_told(make_anthrop
     await the_event(customer, 100 * 1_000 + 10 * 5_000 + 2 * parse_usd("0.01"))
 
 
-@stories
 @pytest.mark.parametrize("max_uses", [{"max_uses": 1}, {}])
-async def what_a_page_brought_is_charged_however_far_it_is_above_the_hold(
-    make_anthropic: Any, max_uses: dict[str, int]
+async def test_what_a_page_brought_is_charged_however_far_it_is_above_the_hold(
+    gateway_of: GatewayOf, max_uses: dict[str, int]
 ) -> None:
     """A page that fills the window is more than `max_usage_factor` times what one call is held for, and true."""
     used = {"input_tokens": 950_000, "output_tokens": 10}
-    gateway = await make_anthropic(Provider(saying(answer(model="claude-opus-5", usage=used))))
+    gateway = await gateway_of(saying(answer(model="claude-opus-5", usage=used)))
     customer = await gateway.customer("1.00", default_tool_calls=1)
     fetching = {"type": "web_fetch_20250910", "name": "web_fetch", **max_uses}
     assert (await send(customer, message(model="claude-opus-5", tools=[fetching]))).status == 200
@@ -281,19 +254,17 @@ async def what_a_page_brought_is_charged_however_far_it_is_above_the_hold(
     assert (found["input_tokens"], found["note"]) == (950_000, None)
 
 
-@stories
-async def more_than_all_rounds_could_read_is_not_believed(make_anthropic: Any) -> None:
+async def test_more_than_all_rounds_could_read_is_not_believed(customer_of: CustomerOf) -> None:
     used = {"input_tokens": 1_500_000_000, "output_tokens": 10}
-    customer = await (await make_anthropic(Provider(saying(answer(usage=used))))).customer("5.00")
+    customer = await customer_of(saying(answer(usage=used)))
     fetching = {"type": "web_fetch_20250910", "name": "web_fetch", "max_uses": 1}
     assert (await send(customer, message(tools=[fetching]))).status == 200
     assert (await the_event(customer))["note"] == "implausible_usage"
 
 
-@stories
-async def a_larger_window_is_held_whole(make_anthropic: Any) -> None:
+async def test_a_larger_window_is_held_whole(gateway_of: GatewayOf) -> None:
     provider = Provider(saying(answer()))
-    gateway = await make_anthropic(provider)
+    gateway = await gateway_of(provider.serve)
     customer, poor = await gateway.customer("20.00"), await gateway.customer("4.00")
     body = message(model="claude-sonnet-4-5", messages=[{"role": "user", "content": "x" * 600_000}])
     raised = {"anthropic-beta": "context-1m-2025-08-07"}
@@ -302,9 +273,8 @@ async def a_larger_window_is_held_whole(make_anthropic: Any) -> None:
     assert [sent.headers.get("anthropic-beta") for sent in provider.sent] == [None, "context-1m-2025-08-07"]
 
 
-@stories
-async def a_session_of_claude_code_is_served(make_anthropic: Any) -> None:
-    customer = await (await make_anthropic(Provider(streaming(*stream("Hello"))))).customer("5.00")
+async def test_a_session_of_claude_code_is_served(customer_of: CustomerOf) -> None:
+    customer = await customer_of(streaming(*stream("Hello")))
     for asked in recorded("claude-code")[:4]:
         headers = {name: value for name, value in asked.headers.items() if name not in ("authorization", "x-api-key")}
         url = customer.gateway.url + asked.path
@@ -312,10 +282,9 @@ async def a_session_of_claude_code_is_served(make_anthropic: Any) -> None:
         assert (await fetch(posted)).status == 200
 
 
-@stories
-async def a_faster_speed_needs_a_price_and_has_it(make_anthropic: Any) -> None:
+async def test_a_faster_speed_needs_a_price_and_has_it(gateway_of: GatewayOf) -> None:
     used = {"input_tokens": 100, "output_tokens": 10}
-    gateway = await make_anthropic(Provider(saying(answer(usage=used))))
+    gateway = await gateway_of(saying(answer(usage=used)))
     customer, poor = await gateway.customer("5.00"), await gateway.customer("0.005")
     assert (await send(customer, message(model="claude-opus-5", speed="fast"))).status == 200
     await the_event(customer, 100 * 10_000 + 10 * 50_000)
@@ -326,34 +295,30 @@ async def a_faster_speed_needs_a_price_and_has_it(make_anthropic: Any) -> None:
     assert (await send(poor, message(model="claude-opus-5"))).status == 200
 
 
-@stories
-async def the_region_that_an_answer_names_is_priced(make_anthropic: Any) -> None:
+async def test_the_region_that_an_answer_names_is_priced(customer_of: CustomerOf) -> None:
     used = {"input_tokens": 100, "output_tokens": 10, "inference_geo": "us"}
-    customer = await (await make_anthropic(Provider(saying(answer(usage=used))))).customer("5.00")
+    customer = await customer_of(saying(answer(usage=used)))
     assert (await send(customer, message(model="claude-opus-5"))).status == 200
     await the_event(customer, 110 * 5_000 + 11 * 25_000)
 
 
-@stories
-async def the_cost_stands_in_the_last_usage_where_the_client_wants_it(make_anthropic: Any) -> None:
-    customer = await (await make_anthropic(Provider(streaming(*stream("Hello"))))).customer("5.00")
+async def test_the_cost_stands_in_the_last_usage_where_the_client_wants_it(customer_of: CustomerOf) -> None:
+    customer = await customer_of(streaming(*stream("Hello")))
     fetched = await send(customer, message(stream=True), headers={"x-metergate-include-cost": "true"})
     delta = next(each for each in fetched.body.split(b"\n\n") if each.startswith(b"event: message_delta"))
     cost = json.loads(delta.partition(b"data: ")[2])["usage"]["charge_usd"]
     assert parse_usd(cost) == COST
 
 
-@stories
-async def an_answer_without_usage_is_estimated(make_anthropic: Any) -> None:
-    customer = await (await make_anthropic(Provider(saying(answer(usage=None))))).customer("5.00")
+async def test_an_answer_without_usage_is_estimated(customer_of: CustomerOf) -> None:
+    customer = await customer_of(saying(answer(usage=None)))
     assert (await send(customer)).status == 200
     found = await the_event(customer)
     assert found["estimated"]
     assert 2 <= found["output_tokens"] <= 10
 
 
-@stories
-async def the_local_provider_speaks_it(gateway: Gateway) -> None:
+async def test_the_local_provider_speaks_it(gateway: Gateway) -> None:
     customer = await gateway.customer("5.00")
     whole = await send(customer, message(model="demo"))
     streamed = await send(customer, message(model="demo", stream=True))
@@ -364,9 +329,8 @@ async def the_local_provider_speaks_it(gateway: Gateway) -> None:
     assert await spent_nano(customer) > 0
 
 
-@stories
-async def models_are_listed_in_anthropic_s_shape(make_anthropic: Any) -> None:
-    customer = await (await make_anthropic(Provider(saying(answer())))).customer("5.00", models=["claude-*", "gpt-*"])
+async def test_models_are_listed_in_anthropic_s_shape(gateway_of: GatewayOf) -> None:
+    customer = await (await gateway_of(saying(answer()))).customer("5.00", models=["claude-*", "gpt-*"])
 
     async def get(path: str, **options: Any) -> Fetched:
         headers = {"x-api-key": customer.key, **VERSION}
@@ -390,10 +354,9 @@ async def models_are_listed_in_anthropic_s_shape(make_anthropic: Any) -> None:
     assert (await fetch(customer.get("/v1/models"))).json["object"] == "list"
 
 
-@stories
-async def openai_s_api_is_asked_for_at_the_same_provider(make_anthropic: Any) -> None:
+async def test_openai_s_api_is_asked_for_at_the_same_provider(customer_of: CustomerOf) -> None:
     provider = Provider(saying(chat_answer()))
-    customer = await (await make_anthropic(provider)).customer("5.00")
+    customer = await customer_of(provider.serve)
     fetched = await ask(customer, chat(model="claude-haiku", max_tokens=50))
     assert (fetched.status, fetched.json) == (200, chat_answer())
     (sent,) = provider.sent
@@ -402,10 +365,9 @@ async def openai_s_api_is_asked_for_at_the_same_provider(make_anthropic: Any) ->
     await the_event(customer, 10 * 1_000 + 5 * 5_000)
 
 
-@stories
-async def the_operator_s_key_is_not_the_client_s_fault(make_anthropic: Any) -> None:
+async def test_the_operator_s_key_is_not_the_client_s_fault(customer_of: CustomerOf) -> None:
     body = {"type": "error", "error": {"type": "authentication_error", "message": f"invalid x-api-key {PROVIDER_KEY}"}}
-    customer = await (await make_anthropic(Provider(saying(body, 401)))).customer("5.00")
+    customer = await customer_of(saying(body, 401))
     fault(await send(customer), 502, "api_error", "upstream_error")
     await assert_free(customer)
     url = customer.gateway.url + MESSAGES
@@ -413,18 +375,10 @@ async def the_operator_s_key_is_not_the_client_s_fault(make_anthropic: Any) -> N
     fault(fetched, 405, "invalid_request_error", "method_not_allowed")
 
 
-@stories
-async def a_name_of_the_gateway_s_own_is_the_provider_s_there(make_anthropic: Any) -> None:
+async def test_a_name_of_the_gateway_s_own_is_the_provider_s_there(customer_of: CustomerOf) -> None:
     provider = Provider(saying(answer()))
-    customer = await (await make_anthropic(provider)).customer("5.00")
+    customer = await customer_of(provider.serve)
     body = message(model="claude-haiku", metadata={"user_id": "user-7"})
     assert (await send(customer, body)).status == 200
     assert provider.sent[0].json == {**json.loads(body), "model": "claude-haiku-4-5"}
     assert (await the_event(customer, COST))["end_user"] == "user-7"
-
-
-async def test_on_one_gateway(tell: Tell) -> None:
-    def make(one: OneGateway) -> Any:
-        return maker(one.make_gateway, one.upstream)
-
-    await tell(stories, lambda url: {"change": scripted(url, None)}, {"make_anthropic": make})

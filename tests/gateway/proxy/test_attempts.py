@@ -22,6 +22,8 @@ from tests.support.answering import DONE, WORDS, Gate, Provider, answer, saying,
 from tests.support.gateways import INPUT, OUTPUT, Fetched, ask, asking, assert_free, refusal, the_event
 from tests.support.ports import free_port
 
+pytestmark = pytest.mark.slow
+
 Upstream = Callable[[Handler], Any]
 Change = Callable[[Settings], Settings]
 

@@ -22,6 +22,8 @@ from tests.gateway.conftest import Handler, MakeGateway, chat
 from tests.support.answering import DONE, SSE, answer, delta, until, usage, usage_chunk
 from tests.support.gateways import ask
 
+pytestmark = pytest.mark.slow
+
 Upstream = Callable[[Handler], Any]
 REQUESTS = 120
 MOST_OUTPUT = 50

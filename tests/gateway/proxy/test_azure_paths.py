@@ -1,21 +1,16 @@
 """Azure's client: its paths, its key, and the model that a path names."""
 
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pytest
 from openai import AsyncAzureOpenAI, AsyncOpenAI, NotFoundError, RateLimitError
+from openai.types.create_embedding_response import CreateEmbeddingResponse
 
-from tests.gateway.conftest import Gateway, Handler, MakeGateway, chat
+from tests.gateway.conftest import CustomerOf, Gateway, chat
 from tests.support.answering import Provider, answer, saying
 from tests.support.gateways import ask, fetch, the_event
-from tests.support.stories import Stories, Tell
 
-if TYPE_CHECKING:
-    from openai.types.create_embedding_response import CreateEmbeddingResponse
-
-Upstream = Callable[[Handler], Any]
-stories = Stories()
+pytestmark = pytest.mark.slow
 
 
 def azure(gateway: Gateway, key: str, **options: Any) -> AsyncAzureOpenAI:
@@ -25,10 +20,9 @@ def azure(gateway: Gateway, key: str, **options: Any) -> AsyncAzureOpenAI:
     )
 
 
-@stories
 @pytest.mark.parametrize("base", ["", "/azure"])
 @pytest.mark.parametrize("options", [{}, {"azure_deployment": "demo"}])
-async def azure_s_client_by_its_endpoint_alone(gateway: Gateway, base: str, options: dict[str, Any]) -> None:
+async def test_azure_s_client_by_its_endpoint_alone(gateway: Gateway, base: str, options: dict[str, Any]) -> None:
     customer = await gateway.customer("5.00")
     async with azure(gateway, customer.key, base=base, **options) as client:
         messages = [{"role": "user", "content": "Say something."}]
@@ -44,8 +38,7 @@ async def azure_s_client_by_its_endpoint_alone(gateway: Gateway, base: str, opti
     )
 
 
-@stories
-async def its_embeddings_and_the_path_without_a_deployment(gateway: Gateway) -> None:
+async def test_its_embeddings_and_the_path_without_a_deployment(gateway: Gateway) -> None:
     customer = await gateway.customer("5.00")
     async with azure(gateway, customer.key) as client:
         found: CreateEmbeddingResponse = await client.embeddings.create(model="demo-embedding", input="One.")
@@ -55,8 +48,7 @@ async def its_embeddings_and_the_path_without_a_deployment(gateway: Gateway) -> 
         assert (await plain.chat.completions.create(model="demo", messages=messages, max_tokens=5)).choices
 
 
-@stories
-async def its_responses_name_the_model_in_the_body(gateway: Gateway) -> None:
+async def test_its_responses_name_the_model_in_the_body(gateway: Gateway) -> None:
     customer = await gateway.customer("5.00")
     async with azure(gateway, customer.key) as client:
         made = await client.responses.create(model="demo", input="Say something.", max_output_tokens=20)
@@ -64,8 +56,7 @@ async def its_responses_name_the_model_in_the_body(gateway: Gateway) -> None:
     assert (await the_event(customer))["endpoint"] == "/azure/openai/responses"
 
 
-@stories
-async def its_refusals_are_its_own_exceptions(gateway: Gateway) -> None:
+async def test_its_refusals_are_its_own_exceptions(gateway: Gateway) -> None:
     quota = {"window": "day", "metric": "requests", "limit": 1}
     customer = await gateway.customer("5.00", quotas=[quota])
     messages: Any = [{"role": "user", "content": "Say something."}]
@@ -79,14 +70,11 @@ async def its_refusals_are_its_own_exceptions(gateway: Gateway) -> None:
     assert refused.value.response.headers["x-should-retry"] == "false"
 
 
-@stories
 @pytest.mark.parametrize("body", [{}, {"model": "gpt-4o"}, {"model": "gpt-4o-mini"}])
-async def the_path_s_name_alone_reaches_the_provider(
-    make_gateway: MakeGateway, upstream: Upstream, body: dict[str, Any]
-) -> None:
+async def test_the_path_s_name_alone_reaches_the_provider(customer_of: CustomerOf, body: dict[str, Any]) -> None:
     """Whatever a client writes into the body: a provider would believe it."""
     provider = Provider(saying(answer()))
-    customer = await (await make_gateway(await upstream(provider.serve))).customer("5.00")
+    customer = await customer_of(provider.serve)
     asked = {**chat(max_tokens=5), **body}
     if not body:
         del asked["model"]
@@ -97,13 +85,8 @@ async def the_path_s_name_alone_reaches_the_provider(
     assert (await the_event(customer))["model"] == "gpt-4o-mini"
 
 
-@stories
-async def a_model_of_the_wrong_type_is_refused_there_too(gateway: Gateway) -> None:
+async def test_a_model_of_the_wrong_type_is_refused_there_too(gateway: Gateway) -> None:
     customer = await gateway.customer("5.00")
     for body in (b'{"model": 3, "messages": []}', b'{"model": "a", "model": "b", "messages": []}', b'{"Model": "a"}'):
         path = "/openai/deployments/demo/chat/completions"
         assert (await fetch(customer.post(path, data=body))).status == 400
-
-
-async def test_on_one_gateway(tell: Tell) -> None:
-    await tell(stories)

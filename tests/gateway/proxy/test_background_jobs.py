@@ -2,7 +2,6 @@
 
 import asyncio
 from dataclasses import dataclass, field
-from functools import partial
 from typing import Any
 
 import aiohttp
@@ -13,16 +12,15 @@ from ulid import ULID
 from billing.database.connection import DatabaseError, DatabaseUnavailable
 from billing.holds.model import SettlementLost
 from billing.money import parse_usd
-from tests.gateway.conftest import Customer, Gateway, MakeGateway
-from tests.gateway.dialects.openai_responses.test_answer import event, response
-from tests.gateway.proxy.test_responses import COST
+from tests.gateway.conftest import Customer, Gateway, GatewayOf, MakeGateway
+from tests.gateway.dialects.openai_responses.bodies import COST, event, response
 from tests.support.answering import BOUND_S, SSE, until
 from tests.support.gateways import Fetched, ask, refusal, spent_nano, the_event
-from tests.support.stories import OneGateway, Stories, Tell
+
+pytestmark = pytest.mark.slow
 
 ASKED = {"model": "gpt-4o-mini", "input": "Hello", "max_output_tokens": 200, "background": True}
 QUICK = {"background_poll_s": 0.05, "background_lease_s": 1.0}
-stories = Stories()
 PATH, OPEN = "/v1/responses", "SELECT count(*) FROM background_jobs WHERE done_at IS NULL"
 
 
@@ -53,8 +51,8 @@ class Worker:
 
 
 @pytest.fixture
-async def worker() -> Worker:
-    return Worker()
+def worker() -> Worker:
+    return Worker(f"resp_{ULID()}")
 
 
 @pytest.fixture
@@ -65,6 +63,16 @@ async def make(make_gateway: MakeGateway, upstream: Any, worker: Worker) -> Any:
         return await make_gateway(url, **{**QUICK, **limits})
 
     return made
+
+
+@pytest.fixture
+async def gateway(gateway_of: GatewayOf, worker: Worker) -> Gateway:
+    return await gateway_of(worker.serve, **QUICK)
+
+
+@pytest.fixture
+async def customer(gateway: Gateway) -> Customer:
+    return await gateway.customer()
 
 
 async def respond(customer: Customer, **fields: Any) -> Fetched:
@@ -82,10 +90,9 @@ async def all_done(gateway: Gateway) -> None:
     await until(done)
 
 
-@stories
-async def it_is_held_until_it_is_done_though_nobody_asks(make: Any, worker: Worker) -> None:
-    gateway = await make()
-    customer = await gateway.customer()
+async def test_it_is_held_until_it_is_done_though_nobody_asks(
+    gateway: Gateway, customer: Customer, worker: Worker
+) -> None:
     fetched = await respond(customer)
     assert (fetched.status, fetched.json["status"]) == (200, "queued")
     await until(lambda: worker.polled() >= 2)
@@ -100,10 +107,7 @@ async def it_is_held_until_it_is_done_though_nobody_asks(make: Any, worker: Work
     assert worker.polled() == polls
 
 
-@stories
-async def what_the_client_reads_is_not_billed_again(make: Any, worker: Worker) -> None:
-    gateway = await make()
-    customer = await gateway.customer()
+async def test_what_the_client_reads_is_not_billed_again(gateway: Gateway, customer: Customer, worker: Worker) -> None:
     await respond(customer)
     async with customer.get(f"{PATH}/{worker.name}") as answer:
         assert (await answer.json())["status"] == "queued"
@@ -115,7 +119,6 @@ async def what_the_client_reads_is_not_billed_again(make: Any, worker: Worker) -
     assert sorted(parse_usd(event["charged_usd"]) for event in await customer.events()) == [0, 0, COST]
 
 
-@stories
 @pytest.mark.parametrize(
     ("ended", "status", "free"),
     [
@@ -124,11 +127,9 @@ async def what_the_client_reads_is_not_billed_again(make: Any, worker: Worker) -
         (response(), 404, False),
     ],
 )
-async def without_usage_what_was_written_costs_the_hold(
-    make: Any, worker: Worker, ended: dict[str, Any], status: int, free: bool
+async def test_without_usage_what_was_written_costs_the_hold(
+    gateway: Gateway, customer: Customer, worker: Worker, ended: dict[str, Any], status: int, free: bool
 ) -> None:
-    gateway = await make()
-    customer = await gateway.customer()
     await respond(customer)
     worker.answer, worker.status = ended, status
     await all_done(gateway)
@@ -142,7 +143,7 @@ async def test_one_that_never_ends_costs_its_hold_and_is_stopped(make: Any, work
     customer = await gateway.customer()
     await respond(customer)
     await all_done(gateway)
-    assert f"POST {PATH}/resp_1/cancel" in worker.asked
+    assert f"POST {PATH}/{worker.name}/cancel" in worker.asked
     assert (await the_event(customer))["estimated"]
 
 
@@ -170,13 +171,10 @@ async def test_a_gateway_that_stops_does_not_wait_for_a_silent_provider(make: An
     worker.hangs.set()
 
 
-@stories
 @pytest.mark.parametrize("place", ["_stored.record", "_poller.begin"])
-async def a_client_that_leaves_while_it_is_kept_is_charged_what_it_used(
-    make: Any, worker: Worker, monkeypatch: pytest.MonkeyPatch, place: str
+async def test_a_client_that_leaves_while_it_is_kept_is_charged_what_it_used(
+    gateway: Gateway, customer: Customer, worker: Worker, monkeypatch: pytest.MonkeyPatch, place: str
 ) -> None:
-    gateway = await make()
-    customer = await gateway.customer()
     owner, name = place.split(".")
     part = getattr(gateway.proxy._forwarder, owner)
     real, reached, calls = getattr(part, name), asyncio.Event(), []
@@ -214,7 +212,6 @@ async def test_a_gateway_that_stops_leaves_it_to_another(
     assert (found["id"], found["estimated"]) == (request_id, False)
 
 
-@pytest.mark.slow
 async def test_another_gateway_pays_it_once_where_its_own_is_lost(
     make_gateway: MakeGateway, upstream: Any, worker: Worker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -358,11 +355,10 @@ def away(times: int, call: Any, error: type[DatabaseError] = DatabaseError) -> A
     return called
 
 
-@stories
-async def postgres_away_while_it_runs_loses_nothing(make: Any, worker: Worker, monkeypatch: pytest.MonkeyPatch) -> None:
-    gateway = await make()
+async def test_postgres_away_while_it_runs_loses_nothing(
+    gateway: Gateway, customer: Customer, worker: Worker, monkeypatch: pytest.MonkeyPatch
+) -> None:
     jobs = gateway.proxy._poller._jobs
-    customer = await gateway.customer()
     for name in ("renew", "done"):
         monkeypatch.setattr(jobs, name, away(3, getattr(jobs, name)))
     request_id = (await respond(customer)).headers["x-request-id"]
@@ -372,35 +368,32 @@ async def postgres_away_while_it_runs_loses_nothing(make: Any, worker: Worker, m
     assert (found["id"], found["estimated"]) == (request_id, False)
 
 
-@stories
-async def one_that_postgres_takes_late_is_kept(make: Any, worker: Worker, monkeypatch: pytest.MonkeyPatch) -> None:
-    gateway = await make()
+async def test_one_that_postgres_takes_late_is_kept(
+    gateway: Gateway, customer: Customer, worker: Worker, monkeypatch: pytest.MonkeyPatch
+) -> None:
     jobs = gateway.proxy._poller._jobs
     monkeypatch.setattr(jobs, "begin", away(2, jobs.begin, DatabaseUnavailable))
-    customer = await gateway.customer()
     assert (await respond(customer)).status == 200
     worker.answer = response(service_tier="default")
     await all_done(gateway)
     assert not (await the_event(customer, COST))["estimated"]
 
 
-@stories
-async def none_is_begun_while_postgres_is_away(make: Any, worker: Worker, monkeypatch: pytest.MonkeyPatch) -> None:
-    gateway = await make()
+async def test_none_is_begun_while_postgres_is_away(
+    gateway: Gateway, customer: Customer, worker: Worker, monkeypatch: pytest.MonkeyPatch
+) -> None:
     jobs = gateway.proxy._poller._jobs
     monkeypatch.setattr(jobs, "ping", away(1, jobs.ping, DatabaseUnavailable))
-    customer = await gateway.customer()
     refusal(await respond(customer), 503, "temporarily_unavailable")
     assert worker.asked == []
     assert not await held(customer)
 
 
-@stories
-async def one_that_can_not_be_kept_costs_its_hold(make: Any, worker: Worker, monkeypatch: pytest.MonkeyPatch) -> None:
-    gateway = await make()
+async def test_one_that_can_not_be_kept_costs_its_hold(
+    gateway: Gateway, customer: Customer, worker: Worker, monkeypatch: pytest.MonkeyPatch
+) -> None:
     jobs = gateway.proxy._poller._jobs
     monkeypatch.setattr(jobs, "begin", away(1, jobs.begin))
-    customer = await gateway.customer()
     answered = await respond(customer)
     await until(lambda: not gateway.runtime.engine.holds.live)
     assert "was charged" in refusal(answered, 502, "upstream_error")["message"]
@@ -445,13 +438,10 @@ async def test_a_lost_settlement_of_a_streamed_one_is_made_up_for(
 CANCELLED = response(status="cancelled", usage=None, output=[])
 
 
-@stories
 @pytest.mark.parametrize("read", ["", "?stream=true", "?%20stream[]=true", "shown"])
-async def one_that_is_cancelled_costs_its_input_and_the_hold_where_it_could_be_read(
-    make: Any, worker: Worker, read: str
+async def test_one_that_is_cancelled_costs_its_input_and_the_hold_where_it_could_be_read(
+    gateway: Gateway, customer: Customer, worker: Worker, read: str
 ) -> None:
-    gateway = await make()
-    customer = await gateway.customer()
     await respond(customer, input="Hello " * 50)
     if read == "shown":
         worker.answer = response(status="in_progress", usage=None)
@@ -485,14 +475,3 @@ async def test_what_was_streamed_before_it_was_cancelled_is_charged(make_gateway
     found = await the_event(customer)
     assert (found["estimated"], found["output_tokens"]) == (True, 4)
     assert found["input_tokens"] > 0
-
-
-async def worker_of(one: OneGateway) -> Worker:
-    made = Worker(f"resp_{ULID()}")
-    await one.upstream(made.serve)
-    return made
-
-
-async def test_on_one_gateway(tell: Tell) -> None:
-    makers = {"worker": worker_of, "make": lambda one: partial(one.make_gateway, **QUICK)}
-    await tell(stories, makers=makers, **QUICK)

@@ -12,13 +12,13 @@ import pytest
 
 from billing.holds.admission import Admissions
 from gateway.proxy.settlement.missing_usage import MissingUsage
-from tests.gateway.conftest import Gateway, Handler, MakeGateway, chat
+from tests.gateway.conftest import Gateway, GatewayOf, Handler, MakeGateway, chat
 from tests.support.answering import BOUND_S, DONE, WORDS, Provider, answer, saying, streaming
 from tests.support.gateways import ask, assert_free, fetch, head, raw, refusal, spent_nano, the_event
-from tests.support.stories import Stories, Tell
+
+pytestmark = pytest.mark.slow
 
 Upstream = Callable[[Handler], Any]
-stories = Stories()
 KIB, MIB = 1024, 1024 * 1024
 BAD_BODIES: dict[str, tuple[bytes, str | None]] = {
     "nothing": (b"", None),
@@ -51,8 +51,7 @@ BAD_BODIES: dict[str, tuple[bytes, str | None]] = {
 }
 
 
-@stories
-async def bad_bodies_are_refused_and_name_their_fault(gateway: Gateway) -> None:
+async def test_bad_bodies_are_refused_and_name_their_fault(gateway: Gateway) -> None:
     customer = await gateway.customer()
     for what, (body, param) in BAD_BODIES.items():
         fetched = await fetch(customer.post(data=body))
@@ -62,8 +61,7 @@ async def bad_bodies_are_refused_and_name_their_fault(gateway: Gateway) -> None:
     await assert_free(customer)
 
 
-@stories
-async def odd_but_lawful_bodies_harm_nothing(gateway: Gateway, caplog: pytest.LogCaptureFixture) -> None:
+async def test_odd_but_lawful_bodies_harm_nothing(gateway: Gateway, caplog: pytest.LogCaptureFixture) -> None:
     customer = await gateway.customer()
     for body in (
         b'{"model":"local/a\\u0000b","messages":[]}',
@@ -84,8 +82,9 @@ async def odd_but_lawful_bodies_harm_nothing(gateway: Gateway, caplog: pytest.Lo
     assert "set aside" not in caplog.text
 
 
-@stories
-async def counts_beyond_all_bounds_are_the_client_s_fault(gateway: Gateway, caplog: pytest.LogCaptureFixture) -> None:
+async def test_counts_beyond_all_bounds_are_the_client_s_fault(
+    gateway: Gateway, caplog: pytest.LogCaptureFixture
+) -> None:
     customer = await gateway.customer()
     prompts = {"model": "demo", "prompt": ["a"] * 100_000, "n": 100}
     refusal(await ask(customer, prompts, path="/v1/completions"), 400, "invalid_request_error")
@@ -94,8 +93,7 @@ async def counts_beyond_all_bounds_are_the_client_s_fault(gateway: Gateway, capl
     assert "Traceback" not in caplog.text
 
 
-@stories
-async def a_body_above_the_bound_is_refused_before_it_is_read(gateway: Gateway) -> None:
+async def test_a_body_above_the_bound_is_refused_before_it_is_read(gateway: Gateway) -> None:
     customer = await gateway.customer()
     announced = head(customer, f"Content-Length: {40 * MIB}", "Connection: close")
     response = await raw(gateway, announced, b"x" * KIB)  # the rest never comes
@@ -132,10 +130,9 @@ async def test_compressed_bodies_are_bounded_after_decoding(make_gateway: MakeGa
         refusal(fetched, 400, "invalid_request_error")
 
 
-@stories
-async def header_injection_gets_nowhere(make_gateway: MakeGateway, upstream: Upstream) -> None:
+async def test_header_injection_gets_nowhere(gateway_of: GatewayOf) -> None:
     provider = Provider(saying(answer()))
-    gateway = await make_gateway(await upstream(provider.serve))
+    gateway = await gateway_of(provider.serve)
     customer = await gateway.customer()
     body = json.dumps(chat(model="gpt-4o-mini")).encode()
     length = f"Content-Length: {len(body)}"
@@ -171,8 +168,7 @@ async def test_header_bytes_that_are_not_text_are_survived(
     assert "Traceback" not in caplog.text
 
 
-@stories
-async def a_client_that_leaves_while_it_uploads(gateway: Gateway, caplog: pytest.LogCaptureFixture) -> None:
+async def test_a_client_that_leaves_while_it_uploads(gateway: Gateway, caplog: pytest.LogCaptureFixture) -> None:
     customer = await gateway.customer()
     where = gateway.url.removeprefix("http://").split(":")
     _, writer = await asyncio.open_connection(where[0], int(where[1]))
@@ -217,7 +213,3 @@ async def test_a_failure_of_ours_says_nothing_of_itself(
         fetched = await ask(customer, chat(model="gpt-4o-mini", stream=True))
     assert (fetched.status, fetched.cut) == (200, True)
     assert b"temporarily" not in fetched.body
-
-
-async def test_on_one_gateway(tell: Tell) -> None:
-    await tell(stories)

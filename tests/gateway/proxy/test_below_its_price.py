@@ -18,6 +18,8 @@ from tests.gateway.conftest import Gateway, Handler, MakeGateway, chat
 from tests.support.answering import DONE, SSE, Provider, answer, delta, event, saying, streaming, usage, usage_chunk
 from tests.support.gateways import INPUT, OUTPUT, ask, fetch, refusal, the_event
 
+pytestmark = pytest.mark.slow
+
 Upstream = Callable[[Handler], Any]
 STREAM = chat(model="gpt-4o-mini", stream=True, max_tokens=4_000)
 ROLE = event({"choices": [{"index": 0, "delta": {"role": "assistant", "content": ""}, "finish_reason": None}]})

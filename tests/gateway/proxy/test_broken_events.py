@@ -9,16 +9,13 @@ import pytest
 from billing.ledger.writer import write_debits
 from billing.money import parse_usd
 from tests.billing.holds.conftest import debit
-from tests.gateway.conftest import Handler, MakeGateway, chat
+from tests.gateway.conftest import CustomerOf, GatewayOf, Handler, MakeGateway, chat
 from tests.support.answering import DONE, WORDS, Gate, answer, saying, streaming, until, usage_chunk
 from tests.support.clients import Slow, asking_by_hand, leave, noticed, the_event_in_the_end
 from tests.support.gateways import INPUT, OUTPUT, ask, the_event
 from tests.support.passed_answers import STREAM
-from tests.support.stories import Stories, Tell
 
 Upstream = Callable[[Handler], Any]
-stories = Stories()
-that_reads_on = Stories()
 COUNTED_NANO = 10 * INPUT + 5 * OUTPUT
 
 
@@ -35,23 +32,18 @@ ENDS: dict[str, tuple[Handler, tuple[int, str | None, bool]]] = {
 }
 
 
-@stories
 @pytest.mark.parametrize("how", ENDS)
-async def how_a_stream_ended(make_gateway: MakeGateway, upstream: Upstream, how: str) -> None:
+async def test_how_a_stream_ended(customer_of: CustomerOf, how: str) -> None:
     reply, reason = ENDS[how]
-    gateway = await make_gateway(await upstream(reply))
-    customer = await gateway.customer()
+    customer = await customer_of(reply)
     fetched = await ask(customer, STREAM)
     assert fetched.cut == (reason[0] != 200)
     assert shown(await the_event(customer)) == reason
 
 
-@that_reads_on
-async def a_client_that_left_is_seen_though_the_provider_told_its_usage(
-    make_gateway: MakeGateway, upstream: Upstream
-) -> None:
+async def test_a_client_that_left_is_seen_though_the_provider_told_its_usage(gateway_of: GatewayOf) -> None:
     provider = Slow(WORDS[0], *WORDS[1:], usage_chunk(), DONE)
-    gateway = await make_gateway(await upstream(provider.serve), disconnect_drain_s=60)
+    gateway = await gateway_of(provider.serve, disconnect_drain_s=60)
     customer = await gateway.customer()
     await leave(customer, STREAM, first=WORDS[0])
     await noticed(gateway)
@@ -59,10 +51,9 @@ async def a_client_that_left_is_seen_though_the_provider_told_its_usage(
     assert shown(await the_event_in_the_end(customer, COUNTED_NANO)) == (499, "client_gone", False)
 
 
-@that_reads_on
-async def so_is_one_that_left_before_a_whole_answer_came(make_gateway: MakeGateway, upstream: Upstream) -> None:
+async def test_so_is_one_that_left_before_a_whole_answer_came(gateway_of: GatewayOf) -> None:
     gate = Gate(saying(answer()))
-    gateway = await make_gateway(await upstream(gate.serve), disconnect_drain_s=60)
+    gateway = await gateway_of(gate.serve, disconnect_drain_s=60)
     customer = await gateway.customer()
     await leave(customer, chat(model="gpt-4o-mini"), gate.reached)
     await noticed(gateway)
@@ -78,11 +69,10 @@ async def test_one_that_took_too_long(make_gateway: MakeGateway, upstream: Upstr
     assert shown(await the_event_in_the_end(customer)) == (504, "max_request_s", True)
 
 
-@stories
-async def a_stream_is_cut_as_soon_as_its_hold_is_found_closed(make_gateway: MakeGateway, upstream: Upstream) -> None:
+async def test_a_stream_is_cut_as_soon_as_its_hold_is_found_closed(gateway_of: GatewayOf) -> None:
     """Others had taken this gateway for dead; it finds out while the provider is still at it."""
     provider = Slow(WORDS[0], DONE)
-    gateway = await make_gateway(await upstream(provider.serve))
+    gateway = await gateway_of(provider.serve)
     customer = await gateway.customer()
     engine = gateway.runtime.engine
     async with asking_by_hand(customer, STREAM) as (reader, _):
@@ -101,11 +91,3 @@ async def a_stream_is_cut_as_soon_as_its_hold_is_found_closed(make_gateway: Make
     assert provider.gone or not provider.ended
     (found,) = await customer.events()
     assert (found["outcome"], parse_usd(found["charged_usd"])) == ("expired", 0)
-
-
-async def test_on_one_gateway(tell: Tell) -> None:
-    await tell(stories)
-
-
-async def test_on_one_gateway_that_reads_on(tell: Tell) -> None:
-    await tell(that_reads_on, disconnect_drain_s=60)

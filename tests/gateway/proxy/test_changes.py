@@ -1,6 +1,7 @@
 """Changes of keys, accounts and plans in the midst of requests."""
 
 import asyncio
+from collections.abc import AsyncIterator
 from dataclasses import replace
 from typing import Any
 
@@ -8,16 +9,22 @@ import pytest
 
 from billing.holds.admission import Admissions
 from billing.holds.model import Decision, Reload
-from tests.gateway.conftest import Customer, Gateway, MakeGateway, chat
+from tests.gateway.conftest import Customer, Gateway, MakeGateway, MakeStores, chat
 from tests.support.answering import until
 from tests.support.gateways import ask, fetch, refusal, spent_nano
-from tests.support.stories import Stories, Tell
 
-stories = Stories()
+pytestmark = pytest.mark.slow
 
 
-@stories
-async def a_revoked_key_is_dead_on_every_gateway(first: Gateway, second: Gateway) -> None:
+@pytest.fixture(scope="module")
+async def pair(on_stores: MakeStores) -> AsyncIterator[tuple[Gateway, Gateway]]:
+    """Two gateways on the same stores."""
+    async with on_stores() as make:
+        yield await make(), await make()
+
+
+async def test_a_revoked_key_is_dead_on_every_gateway(pair: tuple[Gateway, Gateway]) -> None:
+    first, second = pair
     for change in ("DELETE", "PATCH"):
         customer = await first.customer()
         elsewhere = replace(customer, gateway=second)
@@ -35,8 +42,8 @@ async def a_revoked_key_is_dead_on_every_gateway(first: Gateway, second: Gateway
         await until(refused)  # told: by itself the other one would believe its memory for principal_cache_s
 
 
-@stories
-async def a_suspended_account_is_refused_on_every_gateway(first: Gateway, second: Gateway) -> None:
+async def test_a_suspended_account_is_refused_on_every_gateway(pair: tuple[Gateway, Gateway]) -> None:
+    first, second = pair
     customer = await first.customer()
     elsewhere = replace(customer, gateway=second)
     assert [(await ask(at, chat())).status for at in (customer, elsewhere)] == [200, 200]
@@ -49,8 +56,8 @@ async def a_suspended_account_is_refused_on_every_gateway(first: Gateway, second
     await until(refused)
 
 
-@stories
-async def changes_in_the_midst_of_traffic_refuse_nobody(first: Gateway, second: Gateway) -> None:
+async def test_changes_in_the_midst_of_traffic_refuse_nobody(pair: tuple[Gateway, Gateway]) -> None:
+    first, second = pair
     customer = await first.customer()
     elsewhere = replace(customer, gateway=second)
     changed = asyncio.Event()
@@ -117,8 +124,8 @@ async def _dead(*customers: Customer) -> None:
     await until(refused)
 
 
-@stories
-async def a_rotation_in_the_midst_of_traffic_refuses_nobody(first: Gateway, second: Gateway) -> None:
+async def test_a_rotation_in_the_midst_of_traffic_refuses_nobody(pair: tuple[Gateway, Gateway]) -> None:
+    first, second = pair
     customer = await first.customer()
     old = [customer, replace(customer, gateway=second)]
     assert [(await ask(at, chat(max_tokens=1))).status for at in old] == [200, 200]
@@ -142,8 +149,8 @@ async def a_rotation_in_the_midst_of_traffic_refuses_nobody(first: Gateway, seco
     await _dead(*old, *new)
 
 
-@stories
-async def the_secret_before_a_rotation_ends_on_every_gateway(first: Gateway, second: Gateway) -> None:
+async def test_the_secret_before_a_rotation_ends_on_every_gateway(pair: tuple[Gateway, Gateway]) -> None:
+    first, second = pair
     customer = await first.customer()
     old = [customer, replace(customer, gateway=second)]
     for grace_s in (1, 0):
@@ -155,8 +162,8 @@ async def the_secret_before_a_rotation_ends_on_every_gateway(first: Gateway, sec
     assert [(await ask(at, chat())).status for at in old] == [200, 200]
 
 
-@stories
-async def who_is_removed_or_demoted_spends_on_no_gateway(first: Gateway, second: Gateway) -> None:
+async def test_who_is_removed_or_demoted_spends_on_no_gateway(pair: tuple[Gateway, Gateway]) -> None:
+    first, second = pair
     customer = await first.customer()
     owner_token = await first.person(customer.account_id)
     services = first.runtime.services
@@ -181,8 +188,3 @@ async def who_is_removed_or_demoted_spends_on_no_gateway(first: Gateway, second:
         assert changed.status in (200, 204), changed.body
     await _dead(*spending[0], *spending[1])
     assert (await ask(customer, chat())).status == 200
-
-
-async def test_on_two_gateways(tell: Tell, make_gateway: MakeGateway) -> None:
-    another = await make_gateway()
-    await tell(stories, makers={"first": lambda one: one.gateway, "second": lambda _: another})

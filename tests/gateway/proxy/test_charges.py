@@ -16,13 +16,11 @@ from billing.pricing.scales import FACTOR_SCALE
 from billing.pricing.table import PriceTable
 from billing.pricing.variants import Tier
 from gateway.config.settings import ModelConfig, Settings
-from tests.gateway.conftest import Handler, MakeGateway, chat
+from tests.gateway.conftest import CustomerOf, GatewayOf, Handler, MakeGateway, chat
 from tests.support.answering import Provider, answer, saying, usage
 from tests.support.gateways import CACHED, INPUT, OUTPUT, ask, fetch, refusal, spent_nano, the_event
-from tests.support.stories import Stories, Tell
 
 Upstream = Callable[[Handler], Any]
-stories = Stories()
 
 
 def priced(
@@ -93,11 +91,9 @@ async def test_a_charge_is_exact_and_rounded_up_once(
             assert {line["class"]: line["quantity"] for line in lines} == {**counts, "request": 1}
 
 
-@stories
-async def cached_tokens_have_their_own_price(make_gateway: MakeGateway, upstream: Upstream) -> None:
+async def test_cached_tokens_have_their_own_price(customer_of: CustomerOf) -> None:
     counts = usage(100, 10, prompt_tokens_details={"cached_tokens": 60})
-    gateway = await make_gateway(await upstream(saying(answer(reported=counts))))
-    customer = await gateway.customer()
+    customer = await customer_of(saying(answer(reported=counts)))
     await ask(customer)
     await the_event(customer, 40 * INPUT + 60 * CACHED + 10 * OUTPUT)
 
@@ -120,9 +116,8 @@ async def test_usage_above_the_hold_is_charged_as_reported(make_gateway: MakeGat
     assert b"metergate_hold_exceeded_total 1.0" in shown
 
 
-@stories
-async def a_credit_limit_lets_the_balance_go_below_zero(make_gateway: MakeGateway, upstream: Upstream) -> None:
-    gateway = await make_gateway(await upstream(saying(answer(reported=usage(10, 1000)))))
+async def test_a_credit_limit_lets_the_balance_go_below_zero(gateway_of: GatewayOf) -> None:
+    gateway = await gateway_of(saying(answer(reported=usage(10, 1000))))
     customer = await gateway.customer("0", account={"credit_limit_usd": "0.001"})
     body = chat(model="gpt-4o-mini", max_tokens=1000)
     fetched = await ask(customer, body)
@@ -150,7 +145,3 @@ async def test_the_longest_prefix_of_a_model_prices_it(make_gateway: MakeGateway
         assert provider.sent[-1].json["model"] == model
         spent += 10 * INPUT + 5 * OUTPUT if rate is None else 15 * rate
         assert await spent_nano(customer) == spent
-
-
-async def test_on_one_gateway(tell: Tell) -> None:
-    await tell(stories)

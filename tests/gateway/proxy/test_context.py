@@ -13,7 +13,7 @@ from gateway.proxy.context import RequestContext, Terms
 from gateway.proxy.estimate import Charge
 from gateway.proxy.senders import Sender
 from tests.billing.holds.test_cache import PRINCIPAL
-from tests.gateway.proxy.test_terms import priced
+from tests.gateway.proxy.estimates import priced
 
 
 def test_every_value_of_a_debit_stands_at_its_name() -> None:

@@ -14,7 +14,7 @@ from billing.pricing.table import PriceTable
 from gateway.config.settings import Settings
 from gateway.dialects.openai.dialect import OpenAIDialect
 from gateway.tokens import O200K, Tokenizer
-from tests.gateway.conftest import Gateway, Handler, MakeGateway, chat
+from tests.gateway.conftest import Gateway, GatewayOf, Handler, MakeGateway, chat
 from tests.support.answering import (
     BOUND_S,
     DONE,
@@ -33,12 +33,11 @@ from tests.support.answering import (
 from tests.support.clients import Slow, leave, noticed, the_event_in_the_end
 from tests.support.gateways import INPUT, OUTPUT, ask, assert_free, spent_nano, the_event
 from tests.support.passed_answers import PLAIN, STREAM
-from tests.support.stories import Stories, Tell
 from tests.support.unreported_costs import IMAGE_TOKENS, input_nano, pictures
 
+pytestmark = pytest.mark.slow
+
 Upstream = Callable[[Handler], Any]
-stories = Stories()
-that_reads_on = Stories()
 ROLE = event({"choices": [{"index": 0, "delta": {"role": "assistant", "content": ""}, "finish_reason": None}]})
 DATA = "A" * 100_000
 PROMPT = "The quick brown fox jumps over the lazy dog. " * 400
@@ -69,12 +68,9 @@ BODIES: dict[str, dict[str, Any]] = {
 }
 
 
-@stories
-async def input_costs_the_same_wherever_it_stands(
-    make_gateway: MakeGateway, upstream: Upstream, tokenizer: Tokenizer
-) -> None:
+async def test_input_costs_the_same_wherever_it_stands(gateway_of: GatewayOf, tokenizer: Tokenizer) -> None:
     provider = Provider(streaming(WORDS[0], cut=True))
-    gateway = await make_gateway(await upstream(provider.serve))
+    gateway = await gateway_of(provider.serve)
     alone = tokenizer.count(PROMPT, O200K)
     for what, body in BODIES.items():
         customer = await gateway.customer()
@@ -123,13 +119,12 @@ async def test_a_client_that_leaves_before_the_answer_pays_its_input(
             await gone.wait()  # the provider was stopped
 
 
-@that_reads_on
 @pytest.mark.parametrize("body", [PLAIN, STREAM], ids=["JSON", "a stream"])
-async def an_answer_that_comes_after_its_client_has_left_is_charged_by_its_usage(
-    make_gateway: MakeGateway, upstream: Upstream, body: dict[str, Any]
+async def test_an_answer_that_comes_after_its_client_has_left_is_charged_by_its_usage(
+    gateway_of: GatewayOf, body: dict[str, Any]
 ) -> None:
     gate = Gate(saying(answer()) if body is PLAIN else streaming(*WORDS, usage_chunk(), DONE))
-    gateway = await make_gateway(await upstream(gate.serve), disconnect_drain_s=BOUND_S)
+    gateway = await gateway_of(gate.serve, disconnect_drain_s=BOUND_S)
     customer = await gateway.customer()
     await leave(customer, body, gate.reached)
     await noticed(gateway)
@@ -137,7 +132,6 @@ async def an_answer_that_comes_after_its_client_has_left_is_charged_by_its_usage
     assert (await the_event_in_the_end(customer, 10 * INPUT + 5 * OUTPUT))["estimated"] is False
 
 
-@that_reads_on
 @pytest.mark.parametrize(
     ("then", "refused"),
     [
@@ -148,11 +142,11 @@ async def an_answer_that_comes_after_its_client_has_left_is_charged_by_its_usage
     ],
     ids=["refused", "failed", "garbage", "an empty stream"],
 )
-async def a_provider_that_refuses_after_the_client_has_left_costs_nothing(
-    make_gateway: MakeGateway, upstream: Upstream, then: Handler, refused: bool
+async def test_a_provider_that_refuses_after_the_client_has_left_costs_nothing(
+    gateway_of: GatewayOf, then: Handler, refused: bool
 ) -> None:
     gate = Gate(then)
-    gateway = await make_gateway(await upstream(gate.serve), disconnect_drain_s=BOUND_S)
+    gateway = await gateway_of(gate.serve, disconnect_drain_s=BOUND_S)
     customer = await gateway.customer()
     counted = await refusals(gateway)
     await leave(customer, PLAIN, gate.reached)
@@ -217,15 +211,12 @@ async def test_how_long_an_upstream_is_read_on_is_the_model_s_own(
     assert (await the_event_in_the_end(customer, 10 * INPUT + 5_000 * OUTPUT))["estimated"] is False
 
 
-@stories
-async def an_early_usage_is_not_the_last_word(
-    make_gateway: MakeGateway, upstream: Upstream, tokenizer: Tokenizer
-) -> None:
+async def test_an_early_usage_is_not_the_last_word(gateway_of: GatewayOf, tokenizer: Tokenizer) -> None:
     """Neither where the answer was cut, nor where it ended without another one."""
     text = "word " * 2_000
     stale = usage_chunk(10, 1)
     provider = Provider(saying(b""))
-    gateway = await make_gateway(await upstream(provider.serve))
+    gateway = await gateway_of(provider.serve)
     for pieces, cut in (
         ((ROLE, stale, delta(text)), True),
         ((delta("x", usage=usage(10, 1)) + delta(text),), True),
@@ -264,11 +255,3 @@ async def test_a_cut_never_costs_less_than_its_input_nor_more_than_its_hold(
         assert spent <= most, cut_at
         if b"word" in fetched.body:
             assert spent >= input_nano(tokenizer, body) + OUTPUT, cut_at
-
-
-async def test_on_one_gateway(tell: Tell) -> None:
-    await tell(stories)
-
-
-async def test_on_one_gateway_that_reads_on(tell: Tell) -> None:
-    await tell(that_reads_on, disconnect_drain_s=BOUND_S)

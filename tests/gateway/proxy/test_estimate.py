@@ -15,6 +15,8 @@ from gateway.proxy.candidates import Rates
 from gateway.proxy.estimate import NotPriced, Plain, billed_usage, charge, markup_of, worst_case
 from tests.gateway.proxy.estimates import LOOSE, STRICT, request, route, row
 
+pytestmark = pytest.mark.slow
+
 
 def test_an_elastic_hold_reaches_from_the_least_to_the_model_s_own() -> None:
     need = worst_case(request(choices=3), route(row()), 0, STRICT)

@@ -12,7 +12,7 @@ import aiohttp
 import pytest
 
 from gateway.tokens import O200K, Tokenizer
-from tests.gateway.conftest import Handler, MakeGateway, chat
+from tests.gateway.conftest import CustomerOf, GatewayOf, Handler, MakeGateway, chat
 from tests.support.answering import (
     DONE,
     PROVIDER_KEY,
@@ -32,10 +32,8 @@ from tests.support.answering import (
 )
 from tests.support.gateways import INPUT, OUTPUT, ask, assert_free, fetch, refusal, the_event
 from tests.support.passed_answers import STREAM, estimate_nano
-from tests.support.stories import Stories, Tell
 
 Upstream = Callable[[Handler], Any]
-stories = Stories()
 HTML = b"<html><body><h1>It works!</h1></body></html>"
 OK_HEAD = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n"
 SSE_HEAD = b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n\r\n"
@@ -105,11 +103,9 @@ async def test_a_silent_provider_is_504_and_free(make_gateway: MakeGateway) -> N
         await assert_free(customer)
 
 
-@stories
-async def a_provider_s_own_refusals_pass_unchanged_and_free(make_gateway: MakeGateway, upstream: Upstream) -> None:
+async def test_a_provider_s_own_refusals_pass_unchanged_and_free(customer_of: CustomerOf) -> None:
     provider = Provider(saying(b""))
-    gateway = await make_gateway(await upstream(provider.serve))
-    customer = await gateway.customer()
+    customer = await customer_of(provider.serve)
     refusal = b'{"error": {"message": "theirs",  "type": "x", "code": null}}'
     for status in (400, 402, 404, 409, 413, 422, 429, 500, 502, 503, 529):
         for stream in (False, True):
@@ -173,14 +169,12 @@ async def test_what_a_provider_refuses_is_logged_and_counted(
     assert series in (await gateway.metrics()).decode()
 
 
-@stories
-async def an_error_event_that_ends_a_stream_is_passed_on_and_the_stream_ended(
-    make_gateway: MakeGateway, upstream: Upstream, tokenizer: Tokenizer
+async def test_an_error_event_that_ends_a_stream_is_passed_on_and_the_stream_ended(
+    customer_of: CustomerOf, tokenizer: Tokenizer
 ) -> None:
     error = event({"error": {"message": "overloaded", "code": 529}})
     provider = Provider(streaming(error))
-    gateway = await make_gateway(await upstream(provider.serve))
-    customer = await gateway.customer()
+    customer = await customer_of(provider.serve)
     fetched = await ask(customer, STREAM)
     assert (fetched.status, fetched.body, fetched.cut) == (200, error, False)
     provider.reply = streaming(error.rstrip())  # whose last event is not even ended
@@ -197,15 +191,11 @@ async def an_error_event_that_ends_a_stream_is_passed_on_and_the_stream_ended(
     assert (await ask(customer, STREAM)).cut
 
 
-@stories
-async def usage_that_the_client_did_not_ask_for_does_not_reach_it(
-    make_gateway: MakeGateway, upstream: Upstream
-) -> None:
+async def test_usage_that_the_client_did_not_ask_for_does_not_reach_it(customer_of: CustomerOf) -> None:
     """Providers that are asked for usage put `"usage": null` into all chunks before it."""
     asked = delta("Good", usage=None), delta(" day", usage=None), delta(finish="stop", usage=None)
     provider = Provider(streaming(*asked, usage_chunk(), DONE))
-    gateway = await make_gateway(await upstream(provider.serve))
-    customer = await gateway.customer()
+    customer = await customer_of(provider.serve)
     plain = delta("Good") + delta(" day") + delta(finish="stop") + DONE
     for pieces in (asked, (b"".join(asked),), (asked[0][:-9], asked[0][-9:] + asked[1], asked[2])):
         provider.reply = streaming(*pieces, usage_chunk() + DONE)
@@ -216,22 +206,18 @@ async def usage_that_the_client_did_not_ask_for_does_not_reach_it(
     assert {(each["input_tokens"], each["output_tokens"], each["estimated"]) for each in events} == {(10, 5, False)}
 
 
-@stories
-async def counts_named_as_other_apis_do_are_read(make_gateway: MakeGateway, upstream: Upstream) -> None:
+async def test_counts_named_as_other_apis_do_are_read(customer_of: CustomerOf) -> None:
     counts = {"input_tokens": 10, "output_tokens": 5, "total_tokens": 15}
-    gateway = await make_gateway(await upstream(saying(answer(reported=counts))))
-    customer = await gateway.customer()
+    customer = await customer_of(saying(answer(reported=counts)))
     assert (await ask(customer)).status == 200
     found = await the_event(customer, 10 * INPUT + 5 * OUTPUT)
     assert (found["input_tokens"], found["output_tokens"], found["estimated"]) == (10, 5, False)
 
 
-@stories
-async def an_error_under_status_200_is_free(make_gateway: MakeGateway, upstream: Upstream) -> None:
+async def test_an_error_under_status_200_is_free(customer_of: CustomerOf) -> None:
     error = {"error": {"message": "overloaded", "code": 529}}
     provider = Provider(saying(error))
-    gateway = await make_gateway(await upstream(provider.serve))
-    customer = await gateway.customer()
+    customer = await customer_of(provider.serve)
     fetched = await ask(customer)
     assert (fetched.status, fetched.json) == (200, error)
     assert fetched.headers["x-metergate-cost-usd"] == "0.00"
@@ -242,12 +228,11 @@ async def an_error_under_status_200_is_free(make_gateway: MakeGateway, upstream:
     await assert_free(customer)
 
 
-@stories
-async def an_answer_in_which_nothing_was_written_costs_its_input(
-    make_gateway: MakeGateway, upstream: Upstream, tokenizer: Tokenizer
+async def test_an_answer_in_which_nothing_was_written_costs_its_input(
+    gateway_of: GatewayOf, tokenizer: Tokenizer
 ) -> None:
     provider = Provider(saying(b""))
-    gateway = await make_gateway(await upstream(provider.serve))
+    gateway = await gateway_of(provider.serve)
     for reply, body in (
         (streaming(DONE), STREAM),
         (streaming(delta(finish="stop"), DONE), STREAM),
@@ -260,21 +245,18 @@ async def an_answer_in_which_nothing_was_written_costs_its_input(
         assert (found["estimated"], found["note"]) == (True, "no_usage")
 
 
-@stories
-async def the_whole_answer_passes_byte_for_byte(make_gateway: MakeGateway, upstream: Upstream) -> None:
+async def test_the_whole_answer_passes_byte_for_byte(customer_of: CustomerOf) -> None:
     body = b'{ "usage": {"prompt_tokens":3,"completion_tokens":2 , "total_tokens": 5},\n "x":1.0 }\n'
     provider = Provider(saying(body, Content_Type="application/json; charset=utf-8"))
-    gateway = await make_gateway(await upstream(provider.serve))
-    customer = await gateway.customer()
+    customer = await customer_of(provider.serve)
     fetched = await ask(customer)
     assert (fetched.status, fetched.body) == (200, body)
     assert fetched.headers["Content-Type"] == "application/json; charset=utf-8"
     await the_event(customer, 3 * INPUT + 2 * OUTPUT)
 
 
-@stories
 @pytest.mark.parametrize("encoding", ["gzip", "deflate"])
-async def an_answer_compressed_all_the_same(make_gateway: MakeGateway, upstream: Upstream, encoding: str) -> None:
+async def test_an_answer_compressed_all_the_same(gateway_of: GatewayOf, encoding: str) -> None:
     squeeze = gzip.compress if encoding == "gzip" else zlib.compress
     stream = b"".join((*WORDS, usage_chunk(), DONE))
     packer = zlib.compressobj(wbits=zlib.MAX_WBITS | (16 if encoding == "gzip" else 0))
@@ -282,7 +264,7 @@ async def an_answer_compressed_all_the_same(make_gateway: MakeGateway, upstream:
     packed = squeeze(json.dumps(answer()).encode())
     headers = {**SSE, "Content-Encoding": encoding}
     provider = Provider(saying(packed, Content_Encoding=encoding))
-    gateway = await make_gateway(await upstream(provider.serve))
+    gateway = await gateway_of(provider.serve)
     for reply, body, sent in (
         (provider.reply, chat(model="gpt-4o-mini"), packed),
         (streaming(*pieces, packer.flush(), headers=headers), STREAM, None),
@@ -303,17 +285,11 @@ async def an_answer_compressed_all_the_same(make_gateway: MakeGateway, upstream:
         assert found["estimated"] is False
 
 
-@stories
-async def an_answer_of_several_gzip_members_is_read_whole(make_gateway: MakeGateway, upstream: Upstream) -> None:
+async def test_an_answer_of_several_gzip_members_is_read_whole(customer_of: CustomerOf) -> None:
     body = json.dumps(answer()).encode()
     packed = b"".join(gzip.compress(part) for part in (body[:40], b"", body[40:]))
     provider = Provider(saying(packed, Content_Encoding="gzip"))
-    gateway = await make_gateway(await upstream(provider.serve))
-    customer = await gateway.customer()
+    customer = await customer_of(provider.serve)
     fetched = await ask(customer, chat(model="gpt-4o-mini"))
     assert (fetched.status, json.loads(fetched.body)) == (200, json.loads(body))
     assert (await the_event(customer, 10 * INPUT + 5 * OUTPUT))["estimated"] is False
-
-
-async def test_on_one_gateway(tell: Tell) -> None:
-    await tell(stories)

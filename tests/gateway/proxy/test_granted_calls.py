@@ -2,8 +2,8 @@
 
 import asyncio
 import json
-from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import pytest
@@ -12,16 +12,13 @@ from aiohttp import web
 from billing.money import format_usd, parse_usd
 from gateway.config.models import ModelConfig
 from gateway.config.settings import Settings
-from tests.gateway.conftest import Customer, Gateway, Handler
-from tests.gateway.proxy.test_another_dialect import echo_served as echo_served
-from tests.gateway.proxy.test_another_dialect import fault, maker, say, speaking_echo
-from tests.gateway.proxy.test_another_dialect import make_echo as make_echo
+from tests.gateway.conftest import Customer, CustomerOf, GatewayOf, Handler
 from tests.support.answering import SSE, Gate, Provider, saying, streaming, until
+from tests.support.echo_dialect.served import HEARD, fault, say, speaking_echo
+from tests.support.echo_dialect.served import echo_served as echo_served
+from tests.support.echo_dialect.served import gateway_of as gateway_of
 from tests.support.gateways import INPUT, OUTPUT, assert_free, held, journal, spent_nano, the_event
-from tests.support.stories import OneGateway, Stories, Tell
 
-stories = Stories()
-HEARD = {"words": "Good day.", "spent": {"read": 10, "written": 5}}
 CALL_TOKENS = 16_384
 WINDOW = 128_000
 HEADER = "x-metergate-granted-tool-calls"
@@ -67,11 +64,10 @@ def granting(first: int, least: int, uses: int) -> int:
     return rounds(first, least) + 4 * (rounds(first, uses) - rounds(first, least))
 
 
-@stories
 @pytest.mark.parametrize("how", ["say", "stream"])
-async def the_granted_number_goes_upstream_and_to_the_client(make_echo: Any, how: str) -> None:
+async def test_the_granted_number_goes_upstream_and_to_the_client(customer_of: CustomerOf, how: str) -> None:
     provider = Provider(saying(HEARD) if how == "say" else streaming(BEGIN, *called("fetch"), WORD, COUNT, END))
-    customer = await (await make_echo(provider)).customer("5.00")
+    customer = await customer_of(provider.serve)
     fetched = await say(customer, how, body("fetch"))
     assert (fetched.status, fetched.headers[HEADER], fetched.cut) == (200, "8", False)
     assert provider.sent[0].json == {**json.loads(body("fetch")), "calls": 8}
@@ -79,10 +75,9 @@ async def the_granted_number_goes_upstream_and_to_the_client(make_echo: Any, how
     assert not event["estimated"]
 
 
-@stories
-async def what_is_granted_is_held_while_it_runs(make_echo: Any) -> None:
+async def test_what_is_granted_is_held_while_it_runs(gateway_of: GatewayOf) -> None:
     gate = Gate(saying(HEARD))
-    gateway: Gateway = await make_echo(Provider(gate.serve))
+    gateway = await gateway_of(gate.serve)
     customer = await gateway.customer("5.00")
     asked = body("fetch")
     serving = asyncio.create_task(say(customer, body=asked))
@@ -97,10 +92,9 @@ async def what_is_granted_is_held_while_it_runs(make_echo: Any) -> None:
     await the_event(customer, 10 * INPUT + 5 * OUTPUT)
 
 
-@stories
-async def a_small_balance_is_granted_fewer_calls_and_one_at_least(make_echo: Any) -> None:
+async def test_a_small_balance_is_granted_fewer_calls_and_one_at_least(gateway_of: GatewayOf) -> None:
     provider = Provider(saying(HEARD))
-    gateway = await make_echo(provider)
+    gateway = await gateway_of(provider.serve)
     asked = body("fetch")
     for calls in (3, 1):
         needed_nano = granting(len(asked), 1, calls) * INPUT + 9 * OUTPUT
@@ -114,27 +108,24 @@ async def a_small_balance_is_granted_fewer_calls_and_one_at_least(make_echo: Any
     assert (await say(windowed, body=asked)).headers[HEADER] == "2"
 
 
-@stories
-async def what_the_request_bounds_itself_is_no_grant(make_echo: Any) -> None:
+async def test_what_the_request_bounds_itself_is_no_grant(gateway_of: GatewayOf) -> None:
     provider = Provider(saying(HEARD))
-    gateway = await make_echo(provider)
+    gateway = await gateway_of(provider.serve)
     asked = body("fetch", calls=2)
     customer = await gateway.customer(format_usd(rounds(len(asked), 2) * INPUT + 9 * OUTPUT))
     fetched = await say(customer, body=asked)
     assert (fetched.status, HEADER in fetched.headers, provider.sent[0].body) == (200, False, asked)
 
 
-@stories
-async def a_number_for_each_tool_is_held_for_all_of_them(make_echo: Any) -> None:
-    gateway = await make_echo(Provider(saying(HEARD)))
+async def test_a_number_for_each_tool_is_held_for_all_of_them(gateway_of: GatewayOf) -> None:
+    gateway = await gateway_of(saying(HEARD))
     asked = body("fetch", "other", each=True)
     customer = await gateway.customer(format_usd(granting(len(asked), 2, 4) * INPUT + 9 * OUTPUT))
     assert (await say(customer, body=asked)).headers[HEADER] == "2"
 
 
-@stories
-async def a_key_has_its_own_number_which_can_be_changed(make_echo: Any) -> None:
-    gateway = await make_echo(Provider(saying(HEARD)))
+async def test_a_key_has_its_own_number_which_can_be_changed(gateway_of: GatewayOf) -> None:
+    gateway = await gateway_of(saying(HEARD))
     customer = await gateway.customer(default_tool_calls=3)
     assert (await say(customer, body=body("fetch"))).headers[HEADER] == "3"
     await gateway.admin("PATCH", f"/keys/{customer.key_id}", {"default_tool_calls": 2})
@@ -144,18 +135,18 @@ async def a_key_has_its_own_number_which_can_be_changed(make_echo: Any) -> None:
     await gateway.admin("PATCH", f"/keys/{customer.key_id}", {"default_tool_calls": 65}, 400)
 
 
-@stories
-async def a_free_request_is_sent_as_it_is(make_echo: Any) -> None:
+async def test_a_free_request_is_sent_as_it_is(customer_of: CustomerOf) -> None:
     provider = Provider(saying(HEARD))
-    customer = await (await make_echo(provider)).customer("5.00")
+    customer = await customer_of(provider.serve)
     fetched = await say(customer, "measure", body("fetch"))
     assert (fetched.status, HEADER in fetched.headers) == (200, False)
     assert provider.sent[0].body == body("fetch")
 
 
-@stories
-async def a_tool_of_an_unknown_type_passes_and_is_counted(make_echo: Any, caplog: pytest.LogCaptureFixture) -> None:
-    gateway = await make_echo(Provider(saying(HEARD)))
+async def test_a_tool_of_an_unknown_type_passes_and_is_counted(
+    gateway_of: GatewayOf, caplog: pytest.LogCaptureFixture
+) -> None:
+    gateway = await gateway_of(saying(HEARD))
     customer = await gateway.customer("5.00")
     for _ in range(2):
         fetched = await say(customer, body=body("odd_new_tool", "odd_new_tool", "odd \n one"))
@@ -168,14 +159,13 @@ async def a_tool_of_an_unknown_type_passes_and_is_counted(make_echo: Any, caplog
     assert b'metergate_unknown_tools_total{type="other"} 2.0' in shown
 
 
-@stories
-async def a_stream_with_too_many_calls_is_cut_and_costs_its_hold(make_echo: Any) -> None:
+async def test_a_stream_with_too_many_calls_is_cut_and_costs_its_hold(gateway_of: GatewayOf) -> None:
     """Twice the calls that were granted are let pass, and not one more."""
-    gateway = await make_echo(Provider(streaming(BEGIN, *called(*["fetch"] * 4), WORD, COUNT, END)))
+    gateway = await gateway_of(streaming(BEGIN, *called(*["fetch"] * 4), WORD, COUNT, END))
     customer = await gateway.customer(default_tool_calls=2)
     assert not (await say(customer, "stream", body("fetch"))).cut
     await the_event(customer, 10 * INPUT + 5 * OUTPUT)
-    gateway = await make_echo(Provider(until_it_is_cut(BEGIN, *called(*["fetch"] * 5), WORD)))
+    gateway = await gateway_of(until_it_is_cut(BEGIN, *called(*["fetch"] * 5), WORD))
     customer = await gateway.customer(default_tool_calls=2)
     fetched = await say(customer, "stream", body("fetch"))
     assert (fetched.cut, END in fetched.body) == (True, False)
@@ -185,13 +175,12 @@ async def a_stream_with_too_many_calls_is_cut_and_costs_its_hold(make_echo: Any)
     assert b"metergate_tool_overruns_total 1.0" in await gateway.metrics()
 
 
-@stories
-async def a_stream_whose_usage_runs_away_is_cut_and_charged_as_reported(make_echo: Any) -> None:
+async def test_a_stream_whose_usage_runs_away_is_cut_and_charged_as_reported(gateway_of: GatewayOf) -> None:
     asked = body("fetch")
     held_nano = rounds(len(asked), 1) * INPUT + 9 * OUTPUT
     read = 2 * held_nano // INPUT + 100
     begins = f'event: begin\ndata: {{"spent":{{"read":{read}}}}}\n\n'.encode()
-    gateway = await make_echo(Provider(until_it_is_cut(begins, WORD)))
+    gateway = await gateway_of(until_it_is_cut(begins, WORD))
     customer = await gateway.customer(default_tool_calls=1)
     fetched = await say(customer, "stream", asked)
     assert (fetched.cut, END in fetched.body) == (True, False)
@@ -199,46 +188,33 @@ async def a_stream_whose_usage_runs_away_is_cut_and_charged_as_reported(make_ech
     assert b"metergate_hold_exceeded_total 0.0" not in await gateway.metrics()
 
 
-@stories
-async def a_stream_that_runs_away_in_tokens_is_cut_though_they_are_cheap(make_echo: Any) -> None:
+async def test_a_stream_that_runs_away_in_tokens_is_cut_though_they_are_cheap(gateway_of: GatewayOf) -> None:
     """Windows count tokens, whatever these cost."""
     asked = body("fetch", limit=5_000)
     held_tokens = rounds(len(asked), 1) + 5_000
     read = 2 * held_tokens + 1
     assert read * INPUT < 2 * (rounds(len(asked), 1) * INPUT + 5_000 * OUTPUT)
     begins = f'event: begin\ndata: {{"spent":{{"read":{read}}}}}\n\n'.encode()
-    gateway = await make_echo(Provider(until_it_is_cut(begins, WORD)))
+    gateway = await gateway_of(until_it_is_cut(begins, WORD))
     fetched = await say(await gateway.customer(default_tool_calls=1), "stream", asked)
     assert (fetched.cut, END in fetched.body) == (True, False)
 
 
-@stories
-async def one_that_is_at_its_end_is_charged_as_it_is(make_echo: Any) -> None:
+async def test_one_that_is_at_its_end_is_charged_as_it_is(gateway_of: GatewayOf) -> None:
     """Nothing is saved by cutting it."""
     asked = body("fetch")
     read = 3 * rounds(len(asked), 1)
     last = f'event: count\ndata: {{"spent":{{"read":{read},"written":5}}}}\n\n'.encode() + END
-    gateway = await make_echo(Provider(streaming(WORD, last)))
+    gateway = await gateway_of(streaming(WORD, last))
     customer = await gateway.customer(default_tool_calls=1)
     fetched = await say(customer, "stream", asked)
     assert (fetched.cut, fetched.body.endswith(END)) == (False, True)
     await the_event(customer, read * INPUT + 5 * OUTPUT)
 
 
-async def test_on_one_gateway(tell: Tell, echo_served: None, caplog: pytest.LogCaptureFixture) -> None:
-    def make(one: OneGateway) -> Any:
-        return maker(one.make_gateway, one.upstream)
-
-    await tell(stories, lambda url: {"change": speaking_echo(url, None)}, {"make_echo": make})
-
-
-def with_defaults(**defaults: Any) -> Callable[[Settings], Settings]:
-    return lambda settings: replace(settings, defaults=settings.defaults.having(**defaults))
-
-
-async def test_unknown_tools_are_refused_where_the_operator_wants_it(make_echo: Any) -> None:
+async def test_unknown_tools_are_refused_where_the_operator_wants_it(gateway_of: GatewayOf) -> None:
     provider = Provider(saying(HEARD))
-    gateway = await make_echo(provider, with_defaults(unknown_tools="refuse"))
+    gateway = await gateway_of(provider.serve, unknown_tools="refuse")
     customer = await gateway.customer("5.00")
     told = fault(await say(customer, body=body("fetch", "odd_b", "odd_a")), 400, "invalid_request_error")
     assert "'odd_a', 'odd_b'" in told["said"]
@@ -248,28 +224,26 @@ async def test_unknown_tools_are_refused_where_the_operator_wants_it(make_echo: 
     assert (await say(customer, body=body("fetch"))).status == 200
 
 
-async def test_an_estimate_grants_what_is_by_default(make_echo: Any) -> None:
+async def test_an_estimate_grants_what_is_by_default(customer_of: CustomerOf) -> None:
     provider = Provider(saying(HEARD))
-    gateway = await make_echo(provider, with_defaults(strict=False, default_tool_calls=5))
-    customer = await gateway.customer("0.01")
+    customer = await customer_of(provider.serve, "0.01", strict=False, default_tool_calls=5)
     fetched = await say(customer, body=body("fetch"))
     assert (fetched.status, fetched.headers[HEADER], provider.sent[0].json["calls"]) == (200, "5", 5)
 
 
-async def test_windows_are_held_with_strict_tools(make_echo: Any) -> None:
-    gateway = await make_echo(Provider(saying(HEARD)), with_defaults(strict_tools=True))
-    poor = await gateway.customer("0.01")
+async def test_windows_are_held_with_strict_tools(customer_of: CustomerOf) -> None:
+    poor = await customer_of(saying(HEARD), "0.01", strict_tools=True)
     told = fault(await say(poor, body=body("fetch")), 402, "billing_required")
     assert parse_usd(told["billing"]["required_usd"]) == 2 * 128_000 * INPUT + 9 * OUTPUT
 
 
-async def test_a_model_and_a_plan_have_numbers_of_their_own(make_echo: Any) -> None:
+async def test_a_model_and_a_plan_have_numbers_of_their_own(gateway_of: GatewayOf) -> None:
     def change(settings: Settings) -> Settings:
         entry = ModelConfig("gpt-4o-mini", "openai", "gpt-4o-mini", default_tool_calls=4)
         plans = {**settings.plans, "few": replace(settings.plans["enterprise"], id="few", default_tool_calls=6)}
         return replace(settings, models={**settings.models, "gpt-4o-mini": entry}, plans=plans)
 
-    gateway = await make_echo(Provider(saying(HEARD)), change)
+    gateway = await gateway_of(saying(HEARD), at=partial(speaking_echo, change=change))
     granted = [
         (await say(customer, body=body("fetch"))).headers[HEADER]
         for customer in (
@@ -285,7 +259,7 @@ CODEX = {"input": 1_250_000_000, "output": 10_000_000_000}
 """gpt-5.1-codex, in nano-USD per million tokens."""
 
 
-async def test_the_free_plan_admits_a_coding_tool_with_a_search(make_echo: Any) -> None:
+async def test_the_free_plan_admits_a_coding_tool_with_a_search(gateway_of: GatewayOf) -> None:
     """45 kB of JSON, as Codex sends it with a search that it can't bound, on 5 USD: a call at least, and a hold within
     twenty times of what such a turn costs. Its second turn, too."""
 
@@ -297,7 +271,7 @@ async def test_the_free_plan_admits_a_coding_tool_with_a_search(make_echo: Any) 
         return replace(settings, models={**settings.models, entry.name: entry})
 
     gate = Gate(saying({"words": "Done.", "spent": {"read": 12_000, "written": 500}}))
-    gateway: Gateway = await make_echo(Provider(gate.serve), change)
+    gateway = await gateway_of(gate.serve, at=partial(speaking_echo, change=change))
     customer = await gateway.customer("5.00", account={"plan": "free"})
     asked = json.dumps({"text": "def add(a, b): return a + b  # " * 1450, "tools": ["search"]}).encode()
     assert 44_000 < len(asked) < 46_000
@@ -315,9 +289,9 @@ async def test_the_free_plan_admits_a_coding_tool_with_a_search(make_echo: Any) 
         gate.came = 0
 
 
-async def test_tokens_are_counted_where_the_bytes_of_one_call_do_not_fit(make_echo: Any) -> None:
+async def test_tokens_are_counted_where_the_bytes_of_one_call_do_not_fit(gateway_of: GatewayOf) -> None:
     """And the calls are granted by what was counted: as many as add a quarter of what is free beside the first."""
-    gateway = await make_echo(Provider(saying(HEARD)))
+    gateway = await gateway_of(saying(HEARD))
     asked = json.dumps({"text": "understanding " * 8500, "limit": 9, "tools": ["fetch"]}).encode()
     counted = 10_000  # tokens, and more; its bytes are 119,000
     for calls in (1, 2):
@@ -327,7 +301,7 @@ async def test_tokens_are_counted_where_the_bytes_of_one_call_do_not_fit(make_ec
         assert (await say(customer, body=asked)).headers[HEADER] == str(calls)
 
 
-async def test_no_provider_that_uses_everything_takes_an_account_below_zero(make_echo: Any) -> None:
+async def test_no_provider_that_uses_everything_takes_an_account_below_zero(gateway_of: GatewayOf) -> None:
     """Strict accounts, many requests at once: each provider makes all granted calls, each of which brings all that it
     may, and writes as much as it may."""
 
@@ -337,7 +311,7 @@ async def test_no_provider_that_uses_everything_takes_an_account_below_zero(make
         spent = {"read": read, "written": sent["limit"]}
         return await saying({"words": "x", "spent": spent})(request)
 
-    gateway = await make_echo(Provider(use_everything))
+    gateway = await gateway_of(use_everything)
     customer: Customer = await gateway.customer("1.00")
     fetched = await asyncio.gather(*(say(customer, body=body("fetch")) for _ in range(40)))
     assert {each.status for each in fetched} <= {200, 402, 429}

@@ -10,7 +10,7 @@ from typing import Any
 
 from billing.money import parse_usd
 from gateway.server.ids import GRANTED
-from tests.gateway.conftest import Gateway, Handler, MakeGateway, chat
+from tests.gateway.conftest import CustomerOf, Gateway, GatewayOf, Handler, MakeGateway, chat
 from tests.support.answering import (
     DONE,
     PROVIDER_KEY,
@@ -24,14 +24,11 @@ from tests.support.answering import (
     usage_chunk,
 )
 from tests.support.gateways import INPUT, OUTPUT, ask, counted, fetch, refusal, spent_nano, the_event
-from tests.support.stories import Stories, Tell
 
 Upstream = Callable[[Handler], Any]
-stories = Stories()
 
 
-@stories
-async def a_chat_request_is_answered_and_debited_exactly(gateway: Gateway) -> None:
+async def test_a_chat_request_is_answered_and_debited_exactly(gateway: Gateway) -> None:
     customer = await gateway.customer("5.00")
     fetched = await ask(customer, chat())
     assert fetched.status == 200
@@ -44,8 +41,7 @@ async def a_chat_request_is_answered_and_debited_exactly(gateway: Gateway) -> No
     assert fetched.headers["x-metergate-balance-usd"] == (await customer.balance())["balance_usd"]
 
 
-@stories
-async def a_stream_is_passed_and_debited(gateway: Gateway) -> None:
+async def test_a_stream_is_passed_and_debited(gateway: Gateway) -> None:
     customer = await gateway.customer("5.00")
     fetched = await ask(customer, chat(stream=True))
     assert fetched.body.endswith(DONE)
@@ -56,11 +52,9 @@ async def a_stream_is_passed_and_debited(gateway: Gateway) -> None:
     assert event["estimated"] is False
 
 
-@stories
-async def every_endpoint_meters(make_gateway: MakeGateway, upstream: Upstream) -> None:
+async def test_every_endpoint_meters(customer_of: CustomerOf) -> None:
     provider = Provider(saying({"object": "list", "data": [], "usage": {"prompt_tokens": 7, "total_tokens": 7}}))
-    gateway = await make_gateway(await upstream(provider.serve))
-    customer = await gateway.customer()
+    customer = await customer_of(provider.serve)
     body = {"model": "text-embedding-3-small", "input": ["One.", "Two."]}
     assert (await ask(customer, body, path="/v1/embeddings")).status == 200
     provider.reply = saying({"object": "text_completion", "choices": [{"text": "Yes."}], "usage": usage(4, 2)})
@@ -73,11 +67,9 @@ async def every_endpoint_meters(make_gateway: MakeGateway, upstream: Upstream) -
     assert parse_usd(completion["charged_usd"]) == 4 * INPUT + 2 * OUTPUT
 
 
-@stories
-async def a_body_that_needs_no_change_passes_byte_for_byte(make_gateway: MakeGateway, upstream: Upstream) -> None:
+async def test_a_body_that_needs_no_change_passes_byte_for_byte(customer_of: CustomerOf) -> None:
     provider = Provider(saying(answer()))
-    gateway = await make_gateway(await upstream(provider.serve))
-    customer = await gateway.customer()
+    customer = await customer_of(provider.serve)
     body = (
         b'{ "model" : "gpt-4o-mini",\n "messages":[{"role":"user","content":"\xc3\xa9 \\u00e9"}], "new_field": 1.50 }'
     )
@@ -88,11 +80,9 @@ async def a_body_that_needs_no_change_passes_byte_for_byte(make_gateway: MakeGat
     assert "Content-Encoding" not in provider.sent[1].headers
 
 
-@stories
-async def only_what_metering_needs_is_changed(make_gateway: MakeGateway, upstream: Upstream) -> None:
+async def test_only_what_metering_needs_is_changed(customer_of: CustomerOf) -> None:
     provider = Provider(streaming(*WORDS, usage_chunk(), DONE))
-    gateway = await make_gateway(await upstream(provider.serve))
-    customer = await gateway.customer()
+    customer = await customer_of(provider.serve)
     options = {"include_obfuscation": False}
     body = chat(model="openai/gpt-4o-mini", stream=True, stream_options=options, new_field={"a": [1.5, None]})
     await ask(customer, body)
@@ -148,10 +138,9 @@ async def test_no_credential_or_trace_of_the_client_goes_upstream(
     assert fetched.headers["x-request-id"] == event["id"]
 
 
-@stories
-async def an_elastic_hold_tells_the_provider_its_maximum(make_gateway: MakeGateway, upstream: Upstream) -> None:
+async def test_an_elastic_hold_tells_the_provider_its_maximum(gateway_of: GatewayOf) -> None:
     provider = Provider(saying(answer(reported=usage(10, 100))))
-    gateway = await make_gateway(await upstream(provider.serve))
+    gateway = await gateway_of(provider.serve)
     for path, field, own in (
         ("/v1/chat/completions", "max_tokens", {"messages": [{"role": "user", "content": "Hi"}]}),
         ("/v1/completions", "max_tokens", {"prompt": "Hi"}),
@@ -180,13 +169,10 @@ async def an_elastic_hold_tells_the_provider_its_maximum(make_gateway: MakeGatew
         assert provider.sent[-1].json[field] == 40
 
 
-@stories
-async def text_whose_json_has_fewer_tokens_is_held_for_what_it_has(
-    make_gateway: MakeGateway, upstream: Upstream
-) -> None:
+async def test_text_whose_json_has_fewer_tokens_is_held_for_what_it_has(gateway_of: GatewayOf) -> None:
     content = '" +#+#+#+#+#+' * 1000
     provider = Provider(saying(answer(reported=usage(5000, 16))))
-    gateway = await make_gateway(await upstream(provider.serve))
+    gateway = await gateway_of(provider.serve)
     short = await gateway.customer(f"{(4900 * INPUT + 16 * OUTPUT) / 1e9:.9f}")
     body = json.dumps(chat(content, model="gpt-4o-mini", max_tokens=16)).encode()
     billing = refusal(await fetch(short.post(data=body)), 402, "billing_required")["billing"]
@@ -196,10 +182,9 @@ async def text_whose_json_has_fewer_tokens_is_held_for_what_it_has(
     assert parse_usd((await enough.balance())["balance_usd"]) >= 0
 
 
-@stories
-async def choices_count_in_the_hold_and_its_grant(make_gateway: MakeGateway, upstream: Upstream) -> None:
+async def test_choices_count_in_the_hold_and_its_grant(gateway_of: GatewayOf) -> None:
     provider = Provider(saying(answer()))
-    gateway = await make_gateway(await upstream(provider.serve))
+    gateway = await gateway_of(provider.serve)
     for path, fields, choices in (
         ("/v1/chat/completions", {"n": 4, "messages": []}, 4),
         ("/v1/completions", {"n": 2, "best_of": 5, "prompt": "Hi"}, 5),
@@ -212,12 +197,10 @@ async def choices_count_in_the_hold_and_its_grant(make_gateway: MakeGateway, ups
         assert provider.sent[-1].json["max_tokens"] == granted
 
 
-@stories
-async def a_client_s_own_maximum_is_the_hold(make_gateway: MakeGateway, upstream: Upstream) -> None:
+async def test_a_client_s_own_maximum_is_the_hold(customer_of: CustomerOf) -> None:
     gate = Gate(saying(answer()))
     provider = Provider(gate.serve)
-    gateway = await make_gateway(await upstream(provider.serve))
-    customer = await gateway.customer("0.01")
+    customer = await customer_of(provider.serve, "0.01")
     refused = await ask(customer, chat(model="gpt-4o-mini", max_tokens=20_000))
     billing = refusal(refused, 402, "billing_required")["billing"]
     assert parse_usd(billing["required_usd"]) > 20_000 * OUTPUT > parse_usd("0.01")
@@ -249,12 +232,9 @@ async def test_without_strict_the_hold_is_an_estimate_that_bounds_nothing(
     refusal(await ask(customer), 402, "billing_required")
 
 
-@stories
-async def models_and_quotas_match_the_entry_however_it_is_asked_for(
-    make_gateway: MakeGateway, upstream: Upstream
-) -> None:
+async def test_models_and_quotas_match_the_entry_however_it_is_asked_for(gateway_of: GatewayOf) -> None:
     provider = Provider(saying(answer()))
-    gateway = await make_gateway(await upstream(provider.serve))
+    gateway = await gateway_of(provider.serve)
     customer = await gateway.customer(models=["gpt-4o-mini", "demo*"])
     for model, status in (
         ("gpt-4o-mini", 200),
@@ -287,16 +267,10 @@ async def models_and_quotas_match_the_entry_however_it_is_asked_for(
             assert named["model"] == ("gpt-4o*" if model == "gpt-4o" else named["model"])
 
 
-@stories
-async def an_alias_is_sent_under_the_provider_s_name(make_gateway: MakeGateway, upstream: Upstream) -> None:
+async def test_an_alias_is_sent_under_the_provider_s_name(customer_of: CustomerOf) -> None:
     provider = Provider(saying(answer()))
-    gateway = await make_gateway(await upstream(provider.serve))
-    customer = await gateway.customer()
+    customer = await customer_of(provider.serve)
     assert (await ask(customer, chat(model="fast"))).status == 200
     assert provider.sent[0].json["model"] == "gpt-4o-mini"
     event = await the_event(customer)
     assert (event["model"], event["provider"], event["provider_model"]) == ("fast", "openai", "gpt-4o-mini")
-
-
-async def test_on_one_gateway(tell: Tell) -> None:
-    await tell(stories)

@@ -13,14 +13,12 @@ from billing.plans import Plan
 from billing.quotas import Metric, Quota, Window
 from gateway.config.settings import Settings
 from gateway.server.ids import GRANTED
-from tests.gateway.conftest import ADMIN_KEY, Customer, Gateway, Handler, MakeGateway, chat
+from tests.gateway.conftest import ADMIN_KEY, Customer, Gateway, GatewayOf, Handler, MakeGateway, chat
 from tests.support.answering import Gate, Provider, answer, saying, streaming, until, usage_chunk
 from tests.support.gateways import INPUT, OUTPUT, ask, asking, early_in_a_minute, fetch, refusal, spent_nano
 from tests.support.shipped import shipped_settings
-from tests.support.stories import Stories, Tell
 
 Upstream = Callable[[Handler], Any]
-stories = Stories()
 MOST = 16_384
 """The most output tokens of gpt-4o-mini."""
 CHAT = json.dumps(chat(model="gpt-4o-mini")).encode()
@@ -61,11 +59,10 @@ async def test_twenty_calls_at_once_on_the_shipped_free_plan_are_all_served(
     assert (after["used"], after["held"], after["remaining"]) == (20 * 15, 0, 200_000 - 20 * 15)
 
 
-@stories
-async def an_elastic_hold_leaves_room_and_says_what_it_got(make_gateway: MakeGateway, upstream: Upstream) -> None:
+async def test_an_elastic_hold_leaves_room_and_says_what_it_got(gateway_of: GatewayOf) -> None:
     gate = Gate(saying(answer()))
     provider = Provider(gate.serve)
-    gateway = await make_gateway(await upstream(provider.serve))
+    gateway = await gateway_of(provider.serve)
     customer = await gateway.customer(quotas=[{"window": "day", "metric": "tokens", "limit": 30_000}])
     expected, left = [], 30_000
     for came in range(1, 6):
@@ -82,9 +79,8 @@ async def an_elastic_hold_leaves_room_and_says_what_it_got(make_gateway: MakeGat
     assert (await fetch(customer.post(data=CHAT))).headers[GRANTED] == str((30_000 - 5 * 15 - len(CHAT)) // 4)
 
 
-@stories
-async def a_stream_says_what_it_got_before_it_begins(make_gateway: MakeGateway, upstream: Upstream) -> None:
-    gateway = await make_gateway(await upstream(streaming(usage_chunk(), b"data: [DONE]\n\n")))
+async def test_a_stream_says_what_it_got_before_it_begins(gateway_of: GatewayOf) -> None:
+    gateway = await gateway_of(streaming(usage_chunk(), b"data: [DONE]\n\n"))
     customer = await gateway.customer(quotas=[{"window": "day", "metric": "output_tokens", "limit": 100}])
     fetched = await ask(customer, chat(model="gpt-4o-mini", stream=True))
     assert (fetched.status, fetched.headers[GRANTED]) == (200, "100")
@@ -238,7 +234,3 @@ async def test_an_upgrade_is_offered_only_where_it_helps(make_gateway: MakeGatew
     error = refusal(await ask(of_account, body), 429, "quota_exceeded")
     assert (error["quota"]["subject"], error["upgrade"]) == ("account", None)
     assert error["message"].endswith("Whoever runs this gateway can raise it.")
-
-
-async def test_on_one_gateway(tell: Tell) -> None:
-    await tell(stories)

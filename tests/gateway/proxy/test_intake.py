@@ -16,11 +16,11 @@ import pytest
 
 from gateway.dialects.openai.dialect import OpenAIDialect
 from gateway.server.exchange import CONTINUE
-from tests.gateway.conftest import Customer, Gateway, Handler, MakeGateway, chat
+from tests.gateway.conftest import Customer, CustomerOf, Gateway, GatewayOf, Handler, MakeGateway, chat
 from tests.support.answering import answer, saying
-from tests.support.stories import Stories, Tell
 
-stories = Stories()
+pytestmark = pytest.mark.slow
+
 MIB = 1 << 20
 PACKED = "Content-Encoding: gzip"
 LARGE = MIB
@@ -73,9 +73,10 @@ def _kept(gateway: Gateway) -> int:
     return gateway.proxy.bodies.size_bytes
 
 
-@stories
 @pytest.mark.parametrize("framing", [f"Content-Length: {30 * MIB}", "Transfer-Encoding: chunked"])
-async def an_account_that_can_not_pay_is_refused_before_its_large_body_is_read(gateway: Gateway, framing: str) -> None:
+async def test_an_account_that_can_not_pay_is_refused_before_its_large_body_is_read(
+    gateway: Gateway, framing: str
+) -> None:
     """Suspended, or with nothing left: at once where the head says how large it is, else when it has become large."""
     suspended, empty, rich = [await gateway.customer(balance) for balance in ("5.00", "0", "5.00")]
     await gateway.admin("PATCH", f"/accounts/{suspended.account_id}", {"status": "suspended"})
@@ -96,9 +97,8 @@ async def an_account_that_can_not_pay_is_refused_before_its_large_body_is_read(g
     await _until(lambda: _kept(gateway) == 0)
 
 
-@stories
 @pytest.mark.parametrize("path", ["/v1/moderations", "/v1/messages/count_tokens"])
-async def who_has_nothing_left_is_served_where_nothing_is_charged(gateway: Gateway, path: str) -> None:
+async def test_who_has_nothing_left_is_served_where_nothing_is_charged(gateway: Gateway, path: str) -> None:
     """A free model, and a free endpoint: a large body is read there, and refused where every model costs something."""
     empty = await gateway.customer("0")
     async with empty.post(body=chat()) as seen:  # its balance is in Redis from here on
@@ -111,8 +111,7 @@ async def who_has_nothing_left_is_served_where_nothing_is_charged(gateway: Gatew
         assert seen.status == 402
 
 
-@stories
-async def a_large_body_s_refusals_are_those_of_a_small_one(gateway: Gateway) -> None:
+async def test_a_large_body_s_refusals_are_those_of_a_small_one(gateway: Gateway) -> None:
     """Where the account could pay, the checks come in their order."""
     customer = await gateway.customer("0.01")
     small, other = body_of(10), await gateway.customer("5.00", scopes=["billing:read"])
@@ -170,9 +169,8 @@ async def _chunks(body: bytes) -> AsyncIterator[bytes]:
         yield body[start : start + MIB // 4]
 
 
-@stories
-async def a_large_body_is_parsed_and_written_anew_off_the_loop(
-    make_gateway: MakeGateway, upstream: Any, monkeypatch: pytest.MonkeyPatch
+async def test_a_large_body_is_parsed_and_written_anew_off_the_loop(
+    customer_of: CustomerOf, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A small one is not: it would take longer."""
     threads: list[tuple[str, bool]] = []
@@ -195,8 +193,7 @@ async def a_large_body_is_parsed_and_written_anew_off_the_loop(
         return await _answer(request)
 
     _answer: Handler = saying(answer())
-    gateway = await make_gateway(await upstream(reply))
-    customer = await gateway.customer("50.00")
+    customer = await customer_of(reply, "50.00")
     for size, on_the_loop in ((10, True), (LARGE, False)):
         body = body_of(size, model="gpt-4o-mini")
         assert (await asked(customer, body))[0] == 200
@@ -219,12 +216,11 @@ OUTCOMES = {
 }
 
 
-@stories
 @pytest.mark.parametrize("outcome", OUTCOMES)
-async def a_large_body_goes_with_its_request(make_gateway: MakeGateway, upstream: Any, outcome: str) -> None:
+async def test_a_large_body_goes_with_its_request(gateway_of: GatewayOf, outcome: str) -> None:
     """Nothing keeps it until a collection of garbage, which a worker does seldom."""
     body, lines, expected = OUTCOMES[outcome]
-    gateway = await make_gateway(await upstream(saying(answer())))
+    gateway = await gateway_of(saying(answer()))
     customer = await gateway.customer("1.00")
     gc.collect()
     gc.freeze()  # what is older is not looked at
@@ -250,7 +246,3 @@ async def a_large_body_goes_with_its_request(make_gateway: MakeGateway, upstream
         gc.garbage.clear()
         gc.unfreeze()
         gc.enable()
-
-
-async def test_on_one_gateway(tell: Tell) -> None:
-    await tell(stories)

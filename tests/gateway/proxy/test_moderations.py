@@ -8,13 +8,11 @@ import pytest
 from openai import AsyncOpenAI
 
 from gateway.config.settings import Settings
-from tests.gateway.conftest import Gateway, Handler, MakeGateway
+from tests.gateway.conftest import CustomerOf, Gateway, Handler, MakeGateway
 from tests.support.answering import Provider, saying
 from tests.support.gateways import ask, assert_free, the_event
-from tests.support.stories import Stories, Tell
 
 Upstream = Callable[[Handler], Any]
-stories = Stories()
 PATH = "/v1/moderations"
 VERDICT = {"id": "modr-1", "model": "omni-moderation-latest", "results": [{"flagged": False}]}
 PARTS = [
@@ -23,13 +21,10 @@ PARTS = [
 ]
 
 
-@stories
 @pytest.mark.parametrize("given", ["Say something.", ["One.", "Two."], PARTS])
-async def a_moderation_counts_as_a_request_and_costs_nothing(
-    make_gateway: MakeGateway, upstream: Upstream, given: Any
-) -> None:
+async def test_a_moderation_counts_as_a_request_and_costs_nothing(customer_of: CustomerOf, given: Any) -> None:
     provider = Provider(saying(VERDICT))
-    customer = await (await make_gateway(await upstream(provider.serve))).customer("5.00")
+    customer = await customer_of(provider.serve)
     fetched = await ask(customer, {"model": "omni-moderation-latest", "input": given}, path=PATH)
     assert (fetched.status, fetched.json) == (200, VERDICT)
     event = await the_event(customer, 0)
@@ -37,8 +32,7 @@ async def a_moderation_counts_as_a_request_and_costs_nothing(
     assert (await customer.balance())["balance_usd"] == "5.00"
 
 
-@stories
-async def requests_are_counted_in_their_windows(gateway: Gateway) -> None:
+async def test_requests_are_counted_in_their_windows(gateway: Gateway) -> None:
     customer = await gateway.customer("5.00", quotas=[{"window": "day", "metric": "requests", "limit": 1}])
     body = {"model": "demo-moderation", "input": "Say something."}
     assert (await ask(customer, body, path=PATH)).status == 200
@@ -46,10 +40,9 @@ async def requests_are_counted_in_their_windows(gateway: Gateway) -> None:
     assert (refused.status, refused.json["error"]["code"]) == (429, "quota_exceeded")
 
 
-@stories
-async def a_model_that_is_left_out_is_the_configured_one(make_gateway: MakeGateway, upstream: Upstream) -> None:
+async def test_a_model_that_is_left_out_is_the_configured_one(customer_of: CustomerOf) -> None:
     provider = Provider(saying(VERDICT))
-    customer = await (await make_gateway(await upstream(provider.serve))).customer("5.00")
+    customer = await customer_of(provider.serve)
     assert (await ask(customer, {"input": "Say something."}, path=PATH)).status == 200
     assert provider.sent[0].json == {"input": "Say something.", "model": "omni-moderation-latest"}
     assert (await the_event(customer, 0))["model"] == "omni-moderation-latest"
@@ -64,8 +57,7 @@ async def test_a_default_that_is_not_served_is_named(make_gateway: MakeGateway) 
     assert missing.json["error"]["message"] == "Missing required parameter: 'model'."
 
 
-@stories
-async def a_model_with_a_price_is_charged_for_what_it_read(gateway: Gateway) -> None:
+async def test_a_model_with_a_price_is_charged_for_what_it_read(gateway: Gateway) -> None:
     customer = await gateway.customer("5.00")
     assert (await ask(customer, {"model": "demo", "input": "Say something."}, path=PATH)).status == 200
     event = await the_event(customer)
@@ -86,13 +78,8 @@ async def test_a_model_without_a_price_is_refused(make_gateway: MakeGateway, ups
     await assert_free(customer)
 
 
-@stories
-async def openai_s_library(gateway: Gateway) -> None:
+async def test_openai_s_library(gateway: Gateway) -> None:
     customer = await gateway.customer("5.00")
     async with AsyncOpenAI(base_url=f"{gateway.url}/v1", api_key=customer.key, max_retries=0) as client:
         found = await client.moderations.create(model="demo-moderation", input=["One.", "Two."])
     assert [each.flagged for each in found.results] == [False, False]
-
-
-async def test_on_one_gateway(tell: Tell) -> None:
-    await tell(stories)

@@ -21,6 +21,8 @@ from tests.support.gateways import INPUT, OUTPUT, ask, asking, refusal, spent_na
 from tests.support.passed_answers import PLAIN, STREAM
 from tests.support.unreported_costs import held_nano, repriced
 
+pytestmark = pytest.mark.slow
+
 Upstream = Callable[[Handler], Any]
 
 

@@ -10,18 +10,16 @@ from gateway.config.settings import Settings
 from gateway.proxy.remainder import Remainder
 from gateway.proxy.settlement.settlements import Settlements
 from gateway.tokens import Tokenizer
-from tests.gateway.conftest import Handler, MakeGateway, chat
+from tests.gateway.conftest import CustomerOf, GatewayOf, Handler, MakeGateway, chat
 from tests.support.answering import DONE, WORDS, Gate, answer, event, saying, streaming, usage_chunk
 from tests.support.clients import Slow, leave, the_event_in_the_end
 from tests.support.gateways import INPUT, OUTPUT, ask, asking, assert_free, refusal
 from tests.support.passed_answers import PLAIN, STREAM
-from tests.support.stories import Stories, Tell
 from tests.support.unreported_costs import IMAGE_TOKENS, held_nano, input_nano, pictures, repriced
 
+pytestmark = pytest.mark.slow
+
 Upstream = Callable[[Handler], Any]
-stories = Stories()
-that_prices_pictures = Stories()
-that_stops = Stories()
 DATA = "A" * 100_000
 
 
@@ -50,12 +48,11 @@ async def broken(*_: Any, **__: Any) -> None:
     raise RuntimeError("a fault of ours")
 
 
-@stories
-async def a_fault_of_ours_within_an_answer_charges_the_hold(
-    make_gateway: MakeGateway, upstream: Upstream, monkeypatch: pytest.MonkeyPatch
+async def test_a_fault_of_ours_within_an_answer_charges_the_hold(
+    gateway_of: GatewayOf, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     gate = Gate(saying(b""))
-    gateway = await make_gateway(await upstream(gate.serve))
+    gateway = await gateway_of(gate.serve)
     for patched, then, body in (
         ("stream", streaming(*WORDS, usage_chunk(), DONE), STREAM),
         ("whole", saying(answer("Yes.", {})), PLAIN),
@@ -82,13 +79,11 @@ def broken_at_once(*_: Any, **__: Any) -> None:
     raise RuntimeError("a fault of ours")
 
 
-@stories
 @pytest.mark.parametrize(
     ("patched", "body"), [("_stream", STREAM), ("_unanswered", PLAIN)], ids=["a stream", "before a head"]
 )
-async def a_fault_of_ours_after_the_client_has_left_charges_the_hold(
-    make_gateway: MakeGateway,
-    upstream: Upstream,
+async def test_a_fault_of_ours_after_the_client_has_left_charges_the_hold(
+    gateway_of: GatewayOf,
     monkeypatch: pytest.MonkeyPatch,
     patched: str,
     body: dict[str, Any],
@@ -96,7 +91,7 @@ async def a_fault_of_ours_after_the_client_has_left_charges_the_hold(
     """What goes on without the client ends its hold, too."""
     gate = Gate(saying(answer()))
     provider = Slow(WORDS[0], DONE)
-    gateway = await make_gateway(await upstream(provider.serve if body is STREAM else gate.serve))
+    gateway = await gateway_of(provider.serve if body is STREAM else gate.serve)
     customer = await gateway.customer()
     monkeypatch.setattr(Remainder, patched, broken)
     held: list[int] = []
@@ -133,14 +128,12 @@ OUTPUTS: dict[str, tuple[dict[str, Any], range]] = {
 }
 
 
-@that_prices_pictures
 @pytest.mark.parametrize("what", OUTPUTS)
-async def any_delta_is_output(make_gateway: MakeGateway, upstream: Upstream, what: str) -> None:
+async def test_any_delta_is_output(customer_of: CustomerOf, what: str) -> None:
     delta, tokens = OUTPUTS[what]
     first = chunk(delta) if delta else event({"type": "content_block_delta", "delta": {"text": LONG_TEXT}})
     provider = Slow(first, DONE)
-    gateway = await make_gateway(await upstream(provider.serve), change=pictures, disconnect_drain_s=0)
-    customer = await gateway.customer()
+    customer = await customer_of(provider.serve, change=pictures, disconnect_drain_s=0)
     await leave(customer, STREAM, first=first[-100:])
     found = await the_event_in_the_end(customer)
     assert found["output_tokens"] in tokens
@@ -164,51 +157,31 @@ async def test_sound_is_counted_by_its_seconds_and_priced_as_sound(
     assert parse_usd(found["charged_usd"]) == found["input_tokens"] * INPUT + 240 * 10 * OUTPUT
 
 
-@that_stops
-async def names_numbers_and_nothing_are_no_output(
-    make_gateway: MakeGateway, upstream: Upstream, tokenizer: Tokenizer
-) -> None:
+async def test_names_numbers_and_nothing_are_no_output(customer_of: CustomerOf, tokenizer: Tokenizer) -> None:
     empty = {
         **{"role": "assistant", "content": None, "refusal": "", "tool_calls": [], "images": [], "audio": None},
         **{"id": "msg_1", "item_id": "item_1", "index": 3},
     }
     provider = Slow(chunk(empty), *[b": keep-alive\n\n" * 1000] * 1000)
-    gateway = await make_gateway(await upstream(provider.serve), disconnect_drain_s=0)
-    customer = await gateway.customer()
+    customer = await customer_of(provider.serve, disconnect_drain_s=0)
     await leave(customer, STREAM, first=b"msg_1")
     found = await the_event_in_the_end(customer, input_nano(tokenizer, STREAM))
     assert (found["output_tokens"], found["note"]) == (0, "client_gone")
 
 
-@that_stops
 @pytest.mark.parametrize("size", [500_000, 3_000_000])
-async def an_event_that_broke_off_is_counted(make_gateway: MakeGateway, upstream: Upstream, size: int) -> None:
+async def test_an_event_that_broke_off_is_counted(customer_of: CustomerOf, size: int) -> None:
     """It has no end by which it could be read, but most of it has passed."""
     begun = chunk({"content": "word " * (size // 5) + "the-last-word" + " word" * 20})[:-60]
     provider = Slow(begun, DONE)
-    gateway = await make_gateway(await upstream(provider.serve), disconnect_drain_s=0)
-    customer = await gateway.customer()
+    customer = await customer_of(provider.serve, disconnect_drain_s=0)
     await leave(customer, {**STREAM, "stream_options": {"include_usage": True}}, first=b"the-last-word")
     assert (await the_event_in_the_end(customer))["output_tokens"] == 16_384  # the model's own maximum
 
 
-@stories
-async def a_stream_that_nobody_here_can_read_is_not_passed_on(make_gateway: MakeGateway, upstream: Upstream) -> None:
+async def test_a_stream_that_nobody_here_can_read_is_not_passed_on(customer_of: CustomerOf) -> None:
     """Brotli, although identity was asked for: its provider is stopped before anything of it has passed."""
     headers = {"Content-Type": "text/event-stream", "Content-Encoding": "br"}
-    gateway = await make_gateway(await upstream(streaming(*WORDS, DONE, headers=headers)))
-    customer = await gateway.customer()
+    customer = await customer_of(streaming(*WORDS, DONE, headers=headers))
     refusal(await ask(customer, STREAM), 502, "upstream_error")
     await assert_free(customer)
-
-
-async def test_on_one_gateway(tell: Tell) -> None:
-    await tell(stories)
-
-
-async def test_on_one_gateway_that_stops(tell: Tell) -> None:
-    await tell(that_stops, disconnect_drain_s=0)
-
-
-async def test_on_one_gateway_that_prices_pictures(tell: Tell) -> None:
-    await tell(that_prices_pictures, change=pictures, disconnect_drain_s=0)

@@ -25,6 +25,8 @@ from tests.gateway.proxy.test_handler import Upstream
 from tests.support.answering import Provider, answer, saying, usage
 from tests.support.gateways import ask
 
+pytestmark = pytest.mark.slow
+
 DIALECT = OpenAIDialect()
 FIELDS = get_args(MaxOutputField)
 STRICT = EstimateSettings()

@@ -1,7 +1,6 @@
 """Work at the provider beside one call, through a whole gateway: what it holds, what it costs, who may ask for it."""
 
 import json
-from collections.abc import Callable
 from dataclasses import replace
 from datetime import date
 from typing import Any
@@ -13,13 +12,12 @@ from billing.money import format_usd, parse_usd
 from billing.pricing.rows import PriceRow
 from billing.pricing.table import PriceTable
 from gateway.config.settings import Settings
-from tests.gateway.conftest import Handler, MakeGateway, chat
+from tests.gateway.conftest import CustomerOf, GatewayOf, chat
 from tests.support.answering import DONE, WORDS, Provider, answer, saying, streaming, usage, usage_chunk
 from tests.support.gateways import INPUT, OUTPUT, ask, refusal, spent_nano, the_event
-from tests.support.stories import Stories, Tell
 
-Upstream = Callable[[Handler], Any]
-stories = Stories()
+pytestmark = pytest.mark.slow
+
 WINDOW = 10_000
 SEARCH_NANO = 25_000_000
 SEARCH = {"type": "web_search_20250305", "name": "web_search", "max_uses": 2}
@@ -37,11 +35,10 @@ def with_searches(settings: Settings) -> Settings:
     return replace(settings, prices=PriceTable(rows))
 
 
-@stories
-async def searches_are_held_and_charged_and_explained(make_gateway: MakeGateway, upstream: Upstream) -> None:
+async def test_searches_are_held_and_charged_and_explained(gateway_of: GatewayOf) -> None:
     counts = usage(20_000, 5, server_tool_use={"web_search_requests": 2})
     provider = Provider(saying(answer(reported=counts)))
-    gateway = await make_gateway(await upstream(provider.serve), change=with_searches)
+    gateway = await gateway_of(provider.serve, change=with_searches)
     body = chat(model="gpt-4o-mini", max_tokens=10, tools=[SEARCH])
     rounds = len(json.dumps(body).encode()) + 2 * WINDOW  # what one search may add is more than the window has room for
     held_nano = rounds * INPUT + 2 * SEARCH_NANO + 10 * OUTPUT
@@ -65,19 +62,14 @@ async def searches_are_held_and_charged_and_explained(make_gateway: MakeGateway,
     assert "search" in format_explanation(stored)
 
 
-@stories
 @pytest.mark.parametrize("stream", [False, True])
-async def a_search_that_is_not_reported_is_charged_once(
-    make_gateway: MakeGateway, upstream: Upstream, stream: bool
-) -> None:
+async def test_a_search_that_is_not_reported_is_charged_once(customer_of: CustomerOf, stream: bool) -> None:
     reply = streaming(*WORDS, usage_chunk(), DONE) if stream else saying(answer())
-    gateway = await make_gateway(await upstream(reply), change=with_searches)
-    customer = await gateway.customer()
+    customer = await customer_of(reply, change=with_searches)
     await ask(customer, chat(model="gpt-4o-mini", web_search_options={}, stream=stream))
     await the_event(customer, 10 * INPUT + 5 * OUTPUT + SEARCH_NANO)
 
 
-@stories
 @pytest.mark.parametrize(
     ("fields", "status", "code", "param"),
     [
@@ -89,24 +81,20 @@ async def a_search_that_is_not_reported_is_charged_once(
         ({"model": "openai/gpt-4o-mini:online"}, 400, "model_not_priced", "model"),
     ],
 )
-async def what_has_no_bound_or_no_price_never_reaches_the_provider(
-    make_gateway: MakeGateway, upstream: Upstream, fields: dict[str, Any], status: int, code: str, param: str
+async def test_what_has_no_bound_or_no_price_never_reaches_the_provider(
+    customer_of: CustomerOf, fields: dict[str, Any], status: int, code: str, param: str
 ) -> None:
     provider = Provider(saying(answer()))
-    gateway = await make_gateway(await upstream(provider.serve), change=with_searches)
-    customer = await gateway.customer()
+    customer = await customer_of(provider.serve, change=with_searches)
     error = refusal(await ask(customer, chat(**{"model": "gpt-4o-mini", **fields})), status, code)
     assert error["param"] == param
     assert not provider.sent
     assert await spent_nano(customer) == 0
 
 
-@stories
-async def another_model_that_is_named_is_held_at_its_price_and_charged_if_it_served(
-    make_gateway: MakeGateway, upstream: Upstream
-) -> None:
+async def test_another_model_that_is_named_is_held_at_its_price_and_charged_if_it_served(gateway_of: GatewayOf) -> None:
     provider = Provider(saying(answer(model="gpt-4o-2024-11-20")))
-    gateway = await make_gateway(await upstream(provider.serve), change=with_searches)
+    gateway = await gateway_of(provider.serve, change=with_searches)
     body = chat(model="gpt-4o-mini", max_tokens=1000, models=["gpt-4o"])
     poor = await gateway.customer(format_usd(1000 * 10 * OUTPUT))
     refusal(await ask(poor, body), 402, "billing_required")
@@ -130,7 +118,3 @@ async def another_model_that_is_named_is_held_at_its_price_and_charged_if_it_ser
     provider.reply = cheap.reply
     assert (await ask(customer, body)).status == 200
     assert await spent_nano(customer) == 11 * (10 * INPUT + 5 * OUTPUT)
-
-
-async def test_on_one_gateway(tell: Tell) -> None:
-    await tell(stories, change=with_searches)

@@ -14,7 +14,7 @@ from billing.database.connection import DatabaseUnavailable
 from billing.holds.redis.layout import SETTLED
 from billing.money import parse_usd
 from gateway.tokens import O200K, Tokenizer
-from tests.gateway.conftest import Handler, MakeGateway, chat
+from tests.gateway.conftest import CustomerOf, GatewayOf, Handler, MakeGateway, chat
 from tests.support.answering import (
     BOUND_S,
     DONE,
@@ -47,20 +47,17 @@ from tests.support.gateways import (
     the_event,
 )
 from tests.support.passed_answers import STREAM, estimate_nano
-from tests.support.stories import Stories, Tell
+
+pytestmark = pytest.mark.slow
 
 Upstream = Callable[[Handler], Any]
-stories = Stories()
 HTML = b"<html><body><h1>It works!</h1></body></html>"
 
 
-@stories
-async def a_stream_passes_byte_for_byte_but_for_the_usage_that_we_asked_for(
-    make_gateway: MakeGateway, upstream: Upstream
-) -> None:
+async def test_a_stream_passes_byte_for_byte_but_for_the_usage_that_we_asked_for(gateway_of: GatewayOf) -> None:
     odd = b': comment\r\n\r\nevent: x\nid: 1\ndata: {"choices": [],  "odd": true}\n\n'
     provider = Provider(streaming(odd, *WORDS, usage_chunk(), DONE))
-    gateway = await make_gateway(await upstream(provider.serve))
+    gateway = await gateway_of(provider.serve)
     for options, expected in (
         ({}, (odd, *WORDS, DONE)),
         ({"stream_options": {"include_usage": False}}, (odd, *WORDS, DONE)),
@@ -73,12 +70,10 @@ async def a_stream_passes_byte_for_byte_but_for_the_usage_that_we_asked_for(
         await the_event(customer, 10 * INPUT + 5 * OUTPUT)
 
 
-@stories
-async def any_cut_of_the_provider_s_writes_gives_the_same_bytes(make_gateway: MakeGateway, upstream: Upstream) -> None:
+async def test_any_cut_of_the_provider_s_writes_gives_the_same_bytes(customer_of: CustomerOf) -> None:
     whole = b"".join((*WORDS, usage_chunk(), DONE))
     provider = Provider(streaming(whole))
-    gateway = await make_gateway(await upstream(provider.serve))
-    customer = await gateway.customer()
+    customer = await customer_of(provider.serve)
     spent = 0
     for size in (1, 7, 50, len(whole)):
         provider.reply = streaming(*(whole[at : at + size] for at in range(0, len(whole), size)))
@@ -88,11 +83,9 @@ async def any_cut_of_the_provider_s_writes_gives_the_same_bytes(make_gateway: Ma
     assert await spent_nano(customer) == spent
 
 
-@stories
-async def the_cost_is_told_to_who_asks(make_gateway: MakeGateway, upstream: Upstream) -> None:
+async def test_the_cost_is_told_to_who_asks(customer_of: CustomerOf) -> None:
     provider = Provider(streaming(*WORDS, usage_chunk(1000, 7), DONE))
-    gateway = await make_gateway(await upstream(provider.serve))
-    customer = await gateway.customer()
+    customer = await customer_of(provider.serve)
     cost = "0.0001542"
     assert parse_usd(cost) == 1000 * INPUT + 7 * OUTPUT
     with_charge = usage_chunk(1000, 7, cost_usd=cost, charge_usd=cost)
@@ -173,12 +166,9 @@ async def test_a_settlement_that_redis_does_not_confirm_goes_to_postgres(
     await the_event(customer, 10 * INPUT + 5 * OUTPUT)
 
 
-@stories
-async def a_stream_that_is_cut_is_aborted_and_estimated(
-    make_gateway: MakeGateway, upstream: Upstream, tokenizer: Tokenizer
-) -> None:
+async def test_a_stream_that_is_cut_is_aborted_and_estimated(gateway_of: GatewayOf, tokenizer: Tokenizer) -> None:
     provider = Provider(streaming(*WORDS[:3], cut=True))
-    gateway = await make_gateway(await upstream(provider.serve))
+    gateway = await gateway_of(provider.serve)
     for reply in (provider.reply, streaming(*WORDS[:3])):  # broken off, and ended without saying so
         provider.reply = reply
         customer = await gateway.customer()
@@ -190,22 +180,18 @@ async def a_stream_that_is_cut_is_aborted_and_estimated(
         assert found["output_tokens"] == tokenizer.count("Good day, friend.", O200K)
 
 
-@stories
-async def a_stream_that_is_cut_after_its_usage_is_charged_by_it(make_gateway: MakeGateway, upstream: Upstream) -> None:
-    gateway = await make_gateway(await upstream(streaming(*WORDS, usage_chunk(), cut=True)))
-    customer = await gateway.customer()
+async def test_a_stream_that_is_cut_after_its_usage_is_charged_by_it(customer_of: CustomerOf) -> None:
+    customer = await customer_of(streaming(*WORDS, usage_chunk(), cut=True))
     fetched = await ask(customer, STREAM)
     assert DONE not in fetched.body
     found = await the_event(customer, 10 * INPUT + 5 * OUTPUT)
     assert found["estimated"] is False
 
 
-@stories
-async def a_stream_may_end_with_its_finish_reason(make_gateway: MakeGateway, upstream: Upstream) -> None:
+async def test_a_stream_may_end_with_its_finish_reason(customer_of: CustomerOf) -> None:
     """Some providers send no `[DONE]`; and some repeat their usage, which grows and is never added up."""
     grown = [delta("x", usage=usage(10, count)) for count in (1, 2)]
-    gateway = await make_gateway(await upstream(streaming(*grown, delta(finish="stop", usage=usage(10, 3)))))
-    customer = await gateway.customer()
+    customer = await customer_of(streaming(*grown, delta(finish="stop", usage=usage(10, 3))))
     fetched = await ask(customer, STREAM)
     assert (fetched.body, fetched.cut) == (b"".join((*grown, delta(finish="stop", usage=usage(10, 3)))), False)
     await the_event(customer, 10 * INPUT + 3 * OUTPUT)
@@ -272,11 +258,10 @@ async def test_a_stream_that_falls_silent_is_aborted_and_estimated(
     await the_event(customer, estimate_nano(tokenizer, "Good"))
 
 
-@stories
-async def to_http_1_0_a_cut_is_a_reset(make_gateway: MakeGateway, upstream: Upstream) -> None:
+async def test_to_http_1_0_a_cut_is_a_reset(gateway_of: GatewayOf) -> None:
     """Its body ends where the connection ends: an orderly close would say that this was all."""
     provider = Provider(streaming(*WORDS, usage_chunk(), DONE))
-    gateway = await make_gateway(await upstream(provider.serve))
+    gateway = await gateway_of(provider.serve)
     customer = await gateway.customer()
     body = json.dumps(STREAM).encode()
     request = head(customer, f"Content-Length: {len(body)}", version="1.0") + body
@@ -289,11 +274,9 @@ async def to_http_1_0_a_cut_is_a_reset(make_gateway: MakeGateway, upstream: Upst
     assert [event["estimated"] for event in await customer.events()] == [False, True]
 
 
-@stories
-async def a_stream_of_garbage_never_ends_well_and_is_free(make_gateway: MakeGateway, upstream: Upstream) -> None:
+async def test_a_stream_of_garbage_never_ends_well_and_is_free(customer_of: CustomerOf) -> None:
     provider = Provider(saying(b""))
-    gateway = await make_gateway(await upstream(provider.serve))
-    customer = await gateway.customer()
+    customer = await customer_of(provider.serve)
     for pieces in (
         (HTML,),
         (b"data: {half\n\n", b"data: [1,2\n\n"),
@@ -308,8 +291,7 @@ async def a_stream_of_garbage_never_ends_well_and_is_free(make_gateway: MakeGate
     await assert_free(customer)
 
 
-@stories
-async def a_stream_that_is_charged_is_never_refused(make_gateway: MakeGateway, upstream: Upstream) -> None:
+async def test_a_stream_that_is_charged_is_never_refused(customer_of: CustomerOf) -> None:
     """Compressed, all of it is held back until its end is paid for; then it breaks off without one."""
     packed = gzip.compress(b"".join((WORDS[0], usage_chunk())))
 
@@ -321,27 +303,23 @@ async def a_stream_that_is_charged_is_never_refused(make_gateway: MakeGateway, u
         request.transport.abort()
         return response
 
-    gateway = await make_gateway(await upstream(reply))
-    customer = await gateway.customer()
+    customer = await customer_of(reply)
     with pytest.raises(aiohttp.ServerDisconnectedError):  # not a 502, which would say that it was free
         await ask(customer, STREAM)
     await the_event(customer, 10 * INPUT + 5 * OUTPUT)
 
 
-@stories
-async def garbage_within_a_stream_harms_nothing(make_gateway: MakeGateway, upstream: Upstream) -> None:
+async def test_garbage_within_a_stream_harms_nothing(customer_of: CustomerOf) -> None:
     pieces = (WORDS[0], b"data: {half\n\n", b"nonsense\n\n", *WORDS[1:], usage_chunk(), DONE)
-    gateway = await make_gateway(await upstream(streaming(*pieces)))
-    customer = await gateway.customer()
+    customer = await customer_of(streaming(*pieces))
     fetched = await ask(customer, {**STREAM, "stream_options": {"include_usage": True}})
     assert (fetched.body, fetched.cut) == (b"".join(pieces), False)
     await the_event(customer, 10 * INPUT + 5 * OUTPUT)
 
 
-@stories
-async def usage_that_can_t_be_is_none(make_gateway: MakeGateway, upstream: Upstream, tokenizer: Tokenizer) -> None:
+async def test_usage_that_can_t_be_is_none(gateway_of: GatewayOf, tokenizer: Tokenizer) -> None:
     provider = Provider(saying(b""))
-    gateway = await make_gateway(await upstream(provider.serve))
+    gateway = await gateway_of(provider.serve)
     for prompt, completion in ((-1, 5), (10, -5), (2**40, 1), (0, 0)):
         for reply, body in (
             (saying(answer("Yes.", usage(prompt, completion))), chat(model="gpt-4o-mini")),
@@ -354,20 +332,16 @@ async def usage_that_can_t_be_is_none(make_gateway: MakeGateway, upstream: Upstr
             assert found["estimated"] is True
 
 
-@stories
-async def a_json_answer_to_a_stream_request(make_gateway: MakeGateway, upstream: Upstream) -> None:
-    gateway = await make_gateway(await upstream(saying(answer())))
-    customer = await gateway.customer()
+async def test_a_json_answer_to_a_stream_request(customer_of: CustomerOf) -> None:
+    customer = await customer_of(saying(answer()))
     fetched = await ask(customer, STREAM)
     assert fetched.json == answer()
     await the_event(customer, 10 * INPUT + 5 * OUTPUT)
 
 
-@stories
-async def a_stream_that_nobody_asked_for(make_gateway: MakeGateway, upstream: Upstream) -> None:
+async def test_a_stream_that_nobody_asked_for(customer_of: CustomerOf) -> None:
     pieces = (*WORDS, usage_chunk(), DONE)
-    gateway = await make_gateway(await upstream(streaming(*pieces, headers={"Content-Type": "Text/Event-Stream"})))
-    customer = await gateway.customer()
+    customer = await customer_of(streaming(*pieces, headers={"Content-Type": "Text/Event-Stream"}))
     fetched = await ask(customer)
     assert fetched.body == b"".join(pieces)
     await the_event(customer, 10 * INPUT + 5 * OUTPUT)
@@ -383,7 +357,3 @@ async def test_provider_ids_that_are_not_text_are_survived(make_gateway: MakeGat
     assert fetched.body == body
     found = await the_event(customer, 10 * INPUT + 5 * OUTPUT)
     assert len(found["upstream_request_id"]) == 200
-
-
-async def test_on_one_gateway(tell: Tell) -> None:
-    await tell(stories)

@@ -2,10 +2,8 @@
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from functools import cache, partial
 from typing import Any
 from uuid import uuid4
 
@@ -17,17 +15,13 @@ from billing.money import parse_usd
 from gateway.config.settings import Settings
 from gateway.dialects.events import event_data
 from gateway.upstream.socket import _event, _Message
-from tests.gateway.conftest import Customer, Gateway, MakeGateway
-from tests.gateway.dialects.openai_responses.test_answer import response
-from tests.gateway.proxy.test_responses import COST
+from tests.gateway.conftest import Customer, Gateway, GatewayOf, MakeGateway
+from tests.gateway.dialects.openai_responses.bodies import COST, response
 from tests.support.answering import PROVIDER_KEY, until
 from tests.support.gateways import spent_nano, the_event
-from tests.support.stories import OneGateway, Stories, Tell
+from tests.support.response_sockets import CREATE, PATH, answer, connected
 
-PATH = "/v1/responses"
-stories = Stories()
-that_fails_nobody = Stories()
-CREATE = {"type": "response.create", "model": "gpt-4o-mini", "input": "Hello", "max_output_tokens": 200}
+pytestmark = pytest.mark.slow
 
 
 def events(name: str = "resp_1") -> list[dict[str, Any]]:
@@ -95,7 +89,6 @@ async def make(make_gateway: MakeGateway, upstream: Any, speaker: Speaker) -> An
     return made
 
 
-@cache
 def served(url: str) -> Callable[[Settings], Settings]:
     """Settings whose provider speaks over sockets here."""
 
@@ -106,37 +99,22 @@ def served(url: str) -> Callable[[Settings], Settings]:
     return change
 
 
-async def speaker_of(one: OneGateway) -> Speaker:
-    made = Speaker()
-    made.go_on.set()
-    await one.upstream(made.serve)
-    return made
+@pytest.fixture
+async def gateway(gateway_of: GatewayOf, speaker: Speaker) -> Gateway:
+    return await gateway_of(speaker.serve, at=served)
 
 
-def make_of(one: OneGateway) -> Callable[[], Awaitable[Gateway]]:
-    return partial(one.make_gateway, change=served(one.url))
+@pytest.fixture
+async def customer(gateway: Gateway) -> Customer:
+    return await gateway.customer()
 
 
-@asynccontextmanager
-async def connected(customer: Customer) -> AsyncIterator[aiohttp.ClientWebSocketResponse]:
-    headers = {"Authorization": f"Bearer {customer.key}"}
-    async with customer.gateway.session.ws_connect(customer.gateway.url + PATH, headers=headers) as socket:
-        yield socket
+async def failed_attempts(gateway: Gateway) -> list[bytes]:
+    return [line for line in (await gateway.metrics()).splitlines() if b"failed_attempts_total{" in line]
 
 
-async def answer(socket: aiohttp.ClientWebSocketResponse, **fields: Any) -> list[dict[str, Any]]:
-    """Send a message and read its answer to the end."""
-    await socket.send_str(json.dumps({**CREATE, **fields}))
-    events: list[dict[str, Any]] = []
-    while not events or events[-1]["type"] not in ("response.completed", "response.incomplete", "error"):
-        events.append(json.loads(await socket.receive_str(timeout=60)))
-    return events
-
-
-@stories
-async def each_message_is_paid_by_itself_on_one_connection(make: Any, speaker: Speaker) -> None:
+async def test_each_message_is_paid_by_itself_on_one_connection(gateway: Gateway, speaker: Speaker) -> None:
     speaker.says = lambda create: events(f"resp_{len(speaker.got)}")
-    gateway = await make()
     customer, other = await gateway.customer(), await gateway.customer()
     async with connected(customer) as socket:
         assert await answer(socket, store=False) == events()
@@ -165,12 +143,12 @@ def prepared(name: str, **fields: Any) -> list[dict[str, Any]]:
     return [{"type": "response.created", "response": begun}, {"type": "response.completed", "response": done}]
 
 
-@stories
 @pytest.mark.parametrize("usage", [ZEROS, None])
-async def a_message_that_only_prepares_costs_what_is_reported(make: Any, speaker: Speaker, usage: Any) -> None:
+async def test_a_message_that_only_prepares_costs_what_is_reported(
+    gateway: Gateway, speaker: Speaker, usage: Any
+) -> None:
     one, other = f"resp_{uuid4()}", f"resp_{uuid4()}"
     speaker.says = lambda create: prepared(one, usage=usage) if "generate" in create else events(other)
-    gateway = await make()
     customer = await gateway.customer("0.001")  # no context window of input, nor all output that a model may write
     text = "All of this is context. " * 80
     warm: dict[str, Any] = {"generate": False, "store": False, "max_output_tokens": None, "input": text}
@@ -183,22 +161,18 @@ async def a_message_that_only_prepares_costs_what_is_reported(make: Any, speaker
     assert (parse_usd(last["charged_usd"]), last["estimated"]) == (COST, False)
 
 
-@stories
-async def what_a_preparation_reports_is_charged(make: Any, speaker: Speaker) -> None:
+async def test_what_a_preparation_reports_is_charged(customer: Customer, speaker: Speaker) -> None:
     usage = {"input_tokens": 30, "output_tokens": 0, "total_tokens": 30}
     speaker.says = lambda create: prepared(f"resp_{uuid4()}", usage=usage)
-    customer = await (await make()).customer()
     async with connected(customer) as socket:
         await answer(socket, generate=False)
     assert (await the_event(customer))["input_tokens"] == 30
     assert await spent_nano(customer) > 0
 
 
-@stories
-async def what_was_only_prepared_is_input_of_what_goes_on_from_it(make: Any, speaker: Speaker) -> None:
+async def test_what_was_only_prepared_is_input_of_what_goes_on_from_it(gateway: Gateway, speaker: Speaker) -> None:
     large = f"resp_{uuid4()}"
     speaker.says = lambda create: prepared(large)
-    gateway = await make()
     customer = await gateway.customer("0.001")
     async with connected(customer) as socket:
         long = "x" * 5_000
@@ -207,11 +181,11 @@ async def what_was_only_prepared_is_input_of_what_goes_on_from_it(make: Any, spe
     assert refused["error"]["code"] == "billing_required"  # the two texts together
 
 
-@stories
-async def tools_of_an_earlier_message_are_granted_calls_where_it_is_gone_on_from(make: Any, speaker: Speaker) -> None:
+async def test_tools_of_an_earlier_message_are_granted_calls_where_it_is_gone_on_from(
+    customer: Customer, speaker: Speaker
+) -> None:
     made = f"resp_{uuid4()}_"
     speaker.says = lambda create: events(f"{made}{len(speaker.got)}")
-    customer = await (await make()).customer()
     tools = [{"type": "additional_tools", "tools": [{"type": "mcp", "server_label": "s", "server_url": "https://s"}]}]
     async with connected(customer) as socket:
         await answer(socket, store=False, input=[*tools, {"role": "user", "content": "Hi"}])
@@ -221,9 +195,7 @@ async def tools_of_an_earlier_message_are_granted_calls_where_it_is_gone_on_from
     assert [each.get("max_tool_calls") for each in speaker.got] == [8, 8, 3, None]
 
 
-@stories
-async def what_is_not_served_is_an_error_event(make: Any, speaker: Speaker) -> None:
-    gateway = await make()
+async def test_what_is_not_served_is_an_error_event(gateway: Gateway, speaker: Speaker) -> None:
     customer, poor = await gateway.customer(), await gateway.customer("0.000001")
     async with connected(customer) as socket:
         for wrong in (
@@ -263,13 +235,12 @@ async def what_is_not_served_is_an_error_event(make: Any, speaker: Speaker) -> N
         assert no_socket.status == 405
 
 
-@stories
 @pytest.mark.parametrize("broken", ["client", "provider"])
-async def an_answer_that_breaks_is_charged(make: Any, speaker: Speaker, broken: str) -> None:
+async def test_an_answer_that_breaks_is_charged(
+    gateway: Gateway, customer: Customer, speaker: Speaker, broken: str
+) -> None:
     speaker.go_on.clear()
     speaker.breaks = broken == "provider"
-    gateway = await make()
-    customer = await gateway.customer()
     async with connected(customer) as socket:
         await socket.send_str(json.dumps(CREATE))
         assert (await socket.receive_json())["type"] == "response.created"
@@ -288,11 +259,10 @@ async def an_answer_that_breaks_is_charged(make: Any, speaker: Speaker, broken: 
     await until(lambda: speaker.ended == 1)
 
 
-@stories
-async def a_connection_that_its_provider_closed_between_two_answers_is_left(make: Any, speaker: Speaker) -> None:
+async def test_a_connection_that_its_provider_closed_between_two_answers_is_left(
+    customer: Customer, speaker: Speaker
+) -> None:
     speaker.closes = True
-    gateway = await make()
-    customer = await gateway.customer()
     async with connected(customer) as socket:
         assert await answer(socket) == events()
         async with asyncio.timeout(5):  # the provider's own bound is 10 s
@@ -301,11 +271,11 @@ async def a_connection_that_its_provider_closed_between_two_answers_is_left(make
     assert len(speaker.headers) == 2
 
 
-@stories
 @pytest.mark.parametrize(("given", "shown"), [(None, 502), (99, 502), (99_999, 502), (503, 503)])
-async def an_error_has_a_status_of_http(make: Any, speaker: Speaker, given: int | None, shown: int) -> None:
+async def test_an_error_has_a_status_of_http(
+    customer: Customer, speaker: Speaker, given: int | None, shown: int
+) -> None:
     speaker.says = lambda _: [{"type": "error", "status": given, "error": {"code": "odd", "message": "No."}}]
-    customer = await (await make()).customer()
     async with connected(customer) as socket:
         assert (await answer(socket))[0]["status"] == shown
 
@@ -332,7 +302,6 @@ def test_a_message_of_many_lines_is_an_event_of_one() -> None:
     assert json.loads(event_data(line)) == {"type": "a", "b": 1}
 
 
-@pytest.mark.slow
 async def test_a_client_that_takes_nothing_is_cut_off_and_charged(make: Any, speaker: Speaker) -> None:
     begun, delta, done = events()
     speaker.says = lambda create: [begun, *[{**delta, "obfuscation": "." * 200_000}] * 80, done]
@@ -377,12 +346,9 @@ async def test_a_gateway_that_stops_ends_connections_after_their_answer(make: An
     assert await spent_nano(customer) == COST
 
 
-@stories
-async def what_comes_between_answers_is_nobodys(make: Any, speaker: Speaker) -> None:
+async def test_what_comes_between_answers_is_nobodys(gateway: Gateway, customer: Customer, speaker: Speaker) -> None:
     late = {"type": "error", "status": 400, "error": {"code": "websocket_connection_limit_reached", "message": "Late."}}
     speaker.says = lambda create: [*events(), late]
-    gateway = await make()
-    customer = await gateway.customer()
     async with connected(customer) as socket:
         for _ in range(2):
             assert await answer(socket) == events()
@@ -391,13 +357,12 @@ async def what_comes_between_answers_is_nobodys(make: Any, speaker: Speaker) -> 
     assert len(speaker.headers) == 1
 
 
-@stories
-async def what_follows_an_error_in_an_answer_is_not_taken_for_the_next(make: Any, speaker: Speaker) -> None:
+async def test_what_follows_an_error_in_an_answer_is_not_taken_for_the_next(
+    customer: Customer, speaker: Speaker
+) -> None:
     begun, delta, done = events()
     broken = {"type": "error", "status": 500, "error": {"code": "server_error", "message": "Broken."}}
     speaker.says = lambda create: [begun, delta, broken, delta, done]
-    gateway = await make()
-    customer = await gateway.customer()
     async with connected(customer) as socket:
         assert (await answer(socket))[-1] == broken
         speaker.says = lambda create: events("resp_2")
@@ -405,28 +370,28 @@ async def what_follows_an_error_in_an_answer_is_not_taken_for_the_next(make: Any
     assert len(speaker.headers) == 2
 
 
-@that_fails_nobody
-async def a_connection_that_the_provider_has_closed_meanwhile_is_made_anew(make: Any, speaker: Speaker) -> None:
-    gateway = await make()
-    customer = await gateway.customer()
+async def test_a_connection_that_the_provider_has_closed_meanwhile_is_made_anew(
+    gateway: Gateway, customer: Customer, speaker: Speaker
+) -> None:
+    failed = await failed_attempts(gateway)
     async with connected(customer) as socket:
         assert await answer(socket) == events()
         await speaker.sockets[0].close()
         assert await answer(socket) == events()
     assert len(speaker.headers) == 2
-    assert b"failed_attempts_total{" not in await gateway.metrics()
+    assert await failed_attempts(gateway) == failed
 
 
-@that_fails_nobody
-async def a_message_that_is_too_large_for_the_provider_does_not_count_against_it(make: Any, speaker: Speaker) -> None:
+async def test_a_message_that_is_too_large_for_the_provider_does_not_count_against_it(
+    gateway: Gateway, customer: Customer, speaker: Speaker
+) -> None:
     speaker.most_bytes = 1_000
-    gateway = await make()
-    customer = await gateway.customer()
+    failed = await failed_attempts(gateway)
     async with connected(customer) as socket:
         (refused,) = await answer(socket, input="." * 2_000)
         assert (refused["type"], refused["status"]) == ("error", 413)
         assert await answer(socket) == events()
-    assert b"failed_attempts_total{" not in await gateway.metrics()
+    assert await failed_attempts(gateway) == failed
 
 
 async def test_what_has_come_of_messages_counts_among_the_bodies_of_the_account(make: Any, speaker: Speaker) -> None:
@@ -503,18 +468,3 @@ async def test_the_idle_one_of_the_account_with_most_ends_where_there_are_too_ma
             for socket in (first, busy, fourth):
                 while (await socket.receive_json(timeout=60))["type"] != "response.completed":
                     pass
-
-
-def change_of(url: str) -> dict[str, Any]:
-    return {"change": served(url)}
-
-
-MAKERS: dict[str, Any] = {"speaker": speaker_of, "make": make_of}
-
-
-async def test_on_one_gateway(tell: Tell) -> None:
-    await tell(stories, change_of, MAKERS)
-
-
-async def test_on_one_gateway_that_fails_nobody(tell: Tell) -> None:
-    await tell(that_fails_nobody, change_of, MAKERS)

@@ -16,9 +16,11 @@ from gateway.dialects.facts import Created
 from gateway.dialects.openai_responses.dialect import RESPONSES_CREATION
 from gateway.proxy.stored import FirstEvent
 from tests.gateway.conftest import Customer, Gateway, MakeGateway
-from tests.gateway.dialects.openai_responses.test_answer import event, response, stream
+from tests.gateway.dialects.openai_responses.bodies import event, response, stream
 from tests.support.answering import SSE, Provider, saying, streaming, until
 from tests.support.gateways import Fetched, ask, fetch, refusal, spent_nano
+
+pytestmark = pytest.mark.slow
 
 PATH = "/v1/responses"
 ASKED = {"model": "gpt-4o-mini", "input": "Hello", "max_output_tokens": 200}
@@ -300,7 +302,8 @@ async def test_a_stored_response_is_streamed_again_for_nothing(serve: Any) -> No
     assert not any(event["estimated"] for event in await customer.events())
 
 
-async def test_the_client_reads_what_is_stored(gateway: Gateway) -> None:
+async def test_the_client_reads_what_is_stored(make_gateway: MakeGateway) -> None:
+    gateway = await make_gateway()
     customer, other = await gateway.customer(), await gateway.customer()
     url = gateway.url + "/v1"
     async with AsyncOpenAI(base_url=url, api_key=customer.key, max_retries=0) as client:

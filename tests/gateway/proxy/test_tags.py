@@ -14,9 +14,7 @@ from gateway.dialects.values import MAX_METADATA
 from gateway.proxy.intake import read_tags, request_tags
 from tests.gateway.conftest import Gateway, chat
 from tests.support.gateways import ask, assert_free, fetch, the_event
-from tests.support.stories import Stories, Tell
 
-stories = Stories()
 TEXTS = st.dictionaries(st.text(), st.text(max_size=300), max_size=40)
 
 
@@ -77,8 +75,7 @@ def test_metadata_is_kept_where_it_is_text(metadata: Any, kept: dict[str, str]) 
     assert parse(CHAT, json.dumps(chat(metadata=metadata)).encode()).metadata == kept
 
 
-@stories
-async def a_request_is_attributed(gateway: Gateway) -> None:
+async def test_a_request_is_attributed(gateway: Gateway) -> None:
     customer = await gateway.customer("5.00", tags={"team": "key"})
     body = chat(metadata={"feature": "answers"}, safety_identifier="person-1", max_tokens=5)
     headers = {"X-Metergate-Tags": "env=prod,team=other"}
@@ -88,8 +85,7 @@ async def a_request_is_attributed(gateway: Gateway) -> None:
     assert event["end_user"] == "person-1"
 
 
-@stories
-async def tags_of_one_request_are_not_another_s(gateway: Gateway) -> None:
+async def test_tags_of_one_request_are_not_another_s(gateway: Gateway) -> None:
     customer = await gateway.customer("5.00")
     headers = {"X-Metergate-Tags": "env=prod"}
     assert (await fetch(customer.post(body=chat(max_tokens=5), headers=headers))).status == 200
@@ -97,13 +93,8 @@ async def tags_of_one_request_are_not_another_s(gateway: Gateway) -> None:
     assert [event["tags"] for event in await customer.events()] == [{"env": "prod"}, {}]
 
 
-@stories
-async def tags_that_can_t_be_read_cost_nothing(gateway: Gateway) -> None:
+async def test_tags_that_can_t_be_read_cost_nothing(gateway: Gateway) -> None:
     customer = await gateway.customer("5.00")
     refused = await fetch(customer.post(body=chat(), headers={"X-Metergate-Tags": "prod"}))
     assert (refused.status, refused.json["error"]["param"]) == (400, "X-Metergate-Tags")
     await assert_free(customer)
-
-
-async def test_on_one_gateway(tell: Tell) -> None:
-    await tell(stories)

@@ -1,7 +1,6 @@
 """What is kept for a key on a model says what would be worked out anew, and no longer than it is true."""
 
 from dataclasses import replace
-from datetime import date
 from typing import Any, get_args
 
 import pytest
@@ -10,32 +9,21 @@ from hypothesis import strategies as st
 
 from billing.holds.model import Need, NeedTooLarge
 from billing.plans import Plan
-from billing.pricing.rows import PriceRow
 from billing.pricing.scales import FACTOR_SCALE
 from billing.principals import MAX_KEPT, Principal
 from gateway.config.defaults import EstimateSettings
-from gateway.config.settings import ProviderConfig
 from gateway.dialects.facts import NO_PARTS, NO_WORK, ParsedRequest, Parts, Work
 from gateway.dialects.openai.dialect import CHAT, MAX_FIELDS, OpenAIDialect, max_field, parse
 from gateway.dialects.openai.vendors import MaxOutputField
-from gateway.proxy.candidates import Candidate, Rates, Route
+from gateway.proxy.candidates import Candidate, Route
 from gateway.proxy.context import Terms, keep_terms
 from gateway.proxy.estimate import NotPriced, Plain, markup_of, worst_case
 from gateway.proxy.provider_request import outgoing_body
 from gateway.server.ids import MINUTE_MS, duration, limit_lines
 from tests.billing.holds.test_cache import PRINCIPAL
-from tests.gateway.proxy.estimates import request
+from tests.gateway.proxy.estimates import priced, request
 
 RULES = [EstimateSettings(), EstimateSettings(strict=False)]
-
-
-def priced(
-    field: MaxOutputField = "max_tokens", per_million: dict[str, int] | None = None, model: str = "m", **more: Any
-) -> Candidate:
-    price: dict[str, Any] = {"per_unit": {}, "max_output_tokens": 1000, **more}
-    row = PriceRow("p", model, date(2024, 1, 1), per_million or {"input": 150_000_000, "output": 600_000_000}, **price)
-    provider = ProviderConfig("p", "openai", "http://p/v1", max_output_field=field)
-    return Candidate("m", provider, model, 0, "o200k_base", None, rates=Rates.of(row))
 
 
 def need_of(

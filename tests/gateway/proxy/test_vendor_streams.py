@@ -12,13 +12,11 @@ from hypothesis import strategies as st
 from gateway.config.settings import Settings
 from gateway.dialects.openai.output import OpenAIEvents
 from gateway.dialects.streaming import SseTap
-from tests.gateway.conftest import Handler, MakeGateway, chat
+from tests.gateway.conftest import CustomerOf, Handler, MakeGateway, chat
 from tests.support.answering import DONE, WORDS, Provider, delta, event, streaming, usage, usage_chunk
 from tests.support.gateways import INPUT, OUTPUT, ask, the_event
-from tests.support.stories import Stories, Tell
 
 Upstream = Callable[[Handler], Any]
-stories = Stories()
 HEAD = {"id": "chatcmpl-1", "object": "chat.completion.chunk", "created": 1, "model": "gpt-4o-mini"}
 FILTERS = event({**HEAD, "model": "", "choices": [], "prompt_filter_results": [{"prompt_index": 0}], "usage": None})
 VERDICT = {"results": [{"flagged": False}]}
@@ -41,14 +39,13 @@ CASES: dict[str, tuple[tuple[bytes, ...], tuple[bytes, ...]]] = {
 }  # fmt: skip
 
 
-@stories
 @pytest.mark.parametrize("vendor", CASES)
-async def the_last_usage_is_charged_and_nothing_of_the_client_s_is_hidden(
-    make_gateway: MakeGateway, upstream: Upstream, vendor: str
+async def test_the_last_usage_is_charged_and_nothing_of_the_client_s_is_hidden(
+    customer_of: CustomerOf, vendor: str
 ) -> None:
     sent, passed = CASES[vendor]
     provider = Provider(streaming(*sent))
-    customer = await (await make_gateway(await upstream(provider.serve))).customer("5.00")
+    customer = await customer_of(provider.serve)
     fetched = await ask(customer, chat(model="gpt-4o-mini", stream=True, max_tokens=50))
     assert (fetched.status, fetched.body, fetched.cut) == (200, b"".join(passed), False)
     assert provider.sent[0].json["stream_options"] == {"include_usage": True}
@@ -85,7 +82,3 @@ def test_any_cutting_gives_the_same_bytes_and_usage(vendor: str, cuts: list[int]
     assert (tap.reported.usage.input_tokens, tap.reported.usage.output_tokens) == (10, 5)
     assert tap.done
     assert taken == passed or (crlf and vendor == "azure")
-
-
-async def test_on_one_gateway(tell: Tell) -> None:
-    await tell(stories)

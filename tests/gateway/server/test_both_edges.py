@@ -13,6 +13,8 @@ from tests.support.answering import DONE, WORDS, answer, saying, until
 from tests.support.clients import Slow, leave, the_event_in_the_end
 from tests.support.gateways import INPUT, OUTPUT, spent_nano
 
+pytestmark = pytest.mark.slow
+
 Upstream = Callable[[Handler], Any]
 
 

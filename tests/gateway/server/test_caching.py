@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from tests.gateway.conftest import Handler, MakeGateway
-from tests.gateway.dialects.openai_responses.test_answer import response
+from tests.gateway.dialects.openai_responses.bodies import response
 from tests.support.answering import Provider, saying
 from tests.support.gateways import Fetched, ask, fetch
 

@@ -11,6 +11,8 @@ from gateway.server.guard import EdgeRules
 from tests.support.edge_clients import ENCODED, METERED, Client, Cut, chunked, get, post, until
 from tests.support.edge_servers import LIMIT_BYTES, Edge, Gate, echo, edge, on_both_loops, paced
 
+pytestmark = pytest.mark.slow
+
 PATHS = pytest.mark.parametrize("path", [METERED, ENCODED])
 HUGE = 8 << 20
 

@@ -17,6 +17,8 @@ from gateway.server.guard import MAX_HEAD_BYTES, EdgeRules
 from tests.support.edge_clients import ENCODED, METERED, Client, chunked, get, post, until
 from tests.support.edge_servers import LIMIT_BYTES, Edge, Gate, echo, edge, on_both_loops
 
+pytestmark = pytest.mark.slow
+
 SECRET = "mg_secret0123456789"
 KEY = f"Authorization: Bearer {SECRET}"
 ADMIN = f"X-Admin-Key: {SECRET}"

@@ -12,6 +12,8 @@ import pytest
 
 from billing.holds.redis.client import RedisClient
 
+pytestmark = pytest.mark.slow
+
 FILES = 256
 IDLE = 400
 LOOK_EVERY = 10

@@ -16,6 +16,8 @@ from billing.principals import Principal
 from gateway.config.settings import Secret, Settings
 from tests.gateway.conftest import ADMIN_KEY, Gateway, MakeGateway, chat
 
+pytestmark = pytest.mark.slow
+
 
 def another_key() -> str:
     """A key that is well formed and that nobody has."""

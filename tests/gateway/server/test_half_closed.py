@@ -7,9 +7,11 @@ import pytest
 
 from gateway.server.exchange import Exchange
 from tests.gateway.conftest import Gateway, chat
-from tests.gateway.server.test_odd_requests import connect
 from tests.support.edge_clients import ENCODED, METERED, Client, Cut, chunked, get, post, until
 from tests.support.edge_servers import Gate, echo, edge, on_both_loops, paced, streamed
+from tests.support.gateways import connect
+
+pytestmark = pytest.mark.slow
 
 
 async def _stop_then_echo(exchange: Exchange, gate: Gate) -> None:

@@ -18,6 +18,8 @@ import pytest
 
 from billing.holds.redis.client import RedisClient
 
+pytestmark = pytest.mark.slow
+
 MIB = 1 << 20
 MOST_BYTES = 400 * MIB
 KEYS, CONNECTIONS = 4, 2

@@ -1,7 +1,6 @@
 """Requests that a whole gateway can't serve as they are: unknown codings, heads above the bound, HTTP/2; and bodies
 that wait to be asked for. Each is refused in the envelope, with one line of the log at most and none of its bytes."""
 
-import asyncio
 import gzip
 import itertools
 import json
@@ -11,7 +10,10 @@ import zlib
 import pytest
 
 from tests.gateway.conftest import ADMIN_KEY, Customer, Gateway
-from tests.support.edge_clients import Client, Seen, post
+from tests.support.edge_clients import Seen, post
+from tests.support.gateways import connect
+
+pytestmark = pytest.mark.slow
 
 SECRET = "secret-of-the-body-0123456789"
 PLAIN = json.dumps({"model": "demo", "messages": [{"role": "user", "content": SECRET}]}).encode()
@@ -36,12 +38,6 @@ def logged(caplog: pytest.LogCaptureFixture) -> pytest.LogCaptureFixture:
     """Everything that any logger says, from when it is asked for."""
     caplog.set_level(logging.DEBUG)
     return caplog
-
-
-async def connect(gateway: Gateway) -> Client:
-    """Open a separate connection."""
-    host, port = gateway.url.removeprefix("http://").split(":")
-    return Client(*await asyncio.open_connection(host, int(port)))
 
 
 async def answer_to(gateway: Gateway, sent: bytes) -> Seen:

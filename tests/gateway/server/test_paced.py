@@ -12,6 +12,8 @@ from gateway.server.paced import BURST_S, SLICE_LINES, Pace, PacedProtocol
 from tests.support.edge_clients import ENCODED, METERED, chunked, get, post, until
 from tests.support.edge_servers import edge, on_both_loops
 
+pytestmark = pytest.mark.slow
+
 MIB = 1 << 20
 PIECE_BYTES = 256 * 1024
 """The most that an event loop takes from a connection at once."""

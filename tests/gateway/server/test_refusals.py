@@ -23,6 +23,8 @@ from tests.support.answering import BOUND_S, Gate, answer, saying
 from tests.support.gateways import INPUT, OUTPUT, ask, asking, counted, early_in_a_minute, fetch, refusal, spent_nano
 from tests.support.refusals import principal
 
+pytestmark = pytest.mark.slow
+
 PAY_URL = "http://127.0.0.1:8080/pay"
 Upstream = Callable[[Handler], Any]
 

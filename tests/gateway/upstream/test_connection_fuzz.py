@@ -16,6 +16,8 @@ from hypothesis import strategies as st
 from gateway.upstream.base import UpstreamError
 from tests.support.fed_connections import LIMIT_BYTES, NONE, PLAIN, Outcome, Wire, outcome
 
+pytestmark = pytest.mark.slow
+
 EXAMPLES = settings(max_examples=100)
 
 

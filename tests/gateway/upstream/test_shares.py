@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from typing import Any
 
+import pytest
 from aiohttp import web
 from yarl import URL
 
@@ -14,6 +15,8 @@ from gateway.config.settings import load_settings
 from tests.gateway.conftest import Customer, Handler, MakeGateway, chat
 from tests.support.answering import SSE, answer, delta
 from tests.support.gateways import ask, refusal
+
+pytestmark = pytest.mark.slow
 
 BOUND_S = 60.0
 UNREAD = "unread"

@@ -26,6 +26,8 @@ from tests.support.providers import (
     take_request,
 )
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 async def impatient() -> AsyncIterator[HttpTransport]:

@@ -66,3 +66,21 @@ def answer(*candidates: Any, usage: dict[str, Any] | None = None, **fields: Any)
     reported = counts() if usage is None else usage
     made = {"candidates": list(candidates) or [candidate()], "modelVersion": MODEL, "responseId": "r1"}
     return {**made, **({"usageMetadata": reported} if reported else {}), **fields}
+
+
+def piece(*candidates: Any, usage: dict[str, Any] | None = None, **fields: Any) -> dict[str, Any]:
+    return {"candidates": list(candidates), **({"usageMetadata": usage} if usage else {}), **fields}
+
+
+FIRST = piece(candidate('Good "day" }]', None), usage=counts(10, 0))
+SECOND = piece(candidate(", friend. \\", None), usage=counts(10, 4))
+LAST = piece(candidate("", "STOP"), usage=counts(10, 7, thoughtsTokenCount=3, totalTokenCount=20))
+PIECES: Final = [FIRST, SECOND, LAST]
+
+
+def events(*pieces: Any, end: str = "\r\n\r\n") -> bytes:
+    return "".join(f"data: {json.dumps(each)}{end}" for each in pieces).encode()
+
+
+def array(*pieces: Any, indent: int | None = 2) -> bytes:
+    return b"[" + b"\n,\r\n".join(json.dumps(each, indent=indent).encode() for each in pieces) + b"\n]\n"

@@ -13,10 +13,11 @@ from gateway.config.providers import ProviderConfig
 from gateway.config.secret import Secret
 from gateway.config.settings import Settings
 from tests.gateway.conftest import Customer, Gateway, Handler, MakeGateway
-from tests.gateway.dialects.gemini.support import ASKED, MODEL, answer, asked, candidate, counts
-from tests.gateway.dialects.gemini.test_streams import PIECES, array, events
+from tests.gateway.dialects.gemini.support import ASKED, MODEL, PIECES, answer, array, asked, candidate, counts, events
 from tests.support.answering import PROVIDER_KEY, Provider, saying, streaming
 from tests.support.gateways import Fetched, assert_free, assert_tells_no_secret, fetch, spent_nano, the_event
+
+pytestmark = pytest.mark.slow
 
 IN, CACHED, OUT, SEARCH = 300, 30, 2_500, 35_000_000
 JSON_HEADERS: Final = {"Content-Type": "application/json; charset=UTF-8"}

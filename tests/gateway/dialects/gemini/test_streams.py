@@ -11,28 +11,21 @@ from hypothesis import strategies as st
 from billing.usage import Usage
 from gateway.dialects.gemini.answer import Reading
 from gateway.dialects.gemini.streams import MAX_UNREAD_BYTES, ArrayFrames, EventFrames, GeminiTap
-from tests.gateway.dialects.gemini.support import DIALECT, candidate, counts
+from tests.gateway.dialects.gemini.support import (
+    DIALECT,
+    FIRST,
+    LAST,
+    PIECES,
+    SECOND,
+    array,
+    candidate,
+    counts,
+    events,
+    piece,
+)
 
 SSE: Final = b"text/event-stream"
 JSON: Final = b"application/json; charset=utf-8"
-
-
-def piece(*candidates: Any, usage: dict[str, Any] | None = None, **fields: Any) -> dict[str, Any]:
-    return {"candidates": list(candidates), **({"usageMetadata": usage} if usage else {}), **fields}
-
-
-FIRST = piece(candidate('Good "day" }]', None), usage=counts(10, 0))
-SECOND = piece(candidate(", friend. \\", None), usage=counts(10, 4))
-LAST = piece(candidate("", "STOP"), usage=counts(10, 7, thoughtsTokenCount=3, totalTokenCount=20))
-PIECES: Final = [FIRST, SECOND, LAST]
-
-
-def events(*pieces: Any, end: str = "\r\n\r\n") -> bytes:
-    return "".join(f"data: {json.dumps(each)}{end}" for each in pieces).encode()
-
-
-def array(*pieces: Any, indent: int | None = 2) -> bytes:
-    return b"[" + b"\n,\r\n".join(json.dumps(each, indent=indent).encode() for each in pieces) + b"\n]\n"
 
 
 STREAMS: Final = [

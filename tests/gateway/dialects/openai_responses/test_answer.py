@@ -7,56 +7,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from billing.usage import Usage
 from gateway.dialects.exceptions import GarbageAnswer
 from gateway.dialects.openai.usage import ANSWER, reported_of
 from gateway.dialects.openai_responses.answer import OUTPUT, ResponseEvents, usage_of
 from gateway.dialects.streaming import SseTap
+from tests.gateway.dialects.openai_responses.bodies import MESSAGE, READ, USAGE, event, response, stream
 from tests.support.tables import Tables
 
 TABLES = Tables(__file__)
-
-USAGE = {
-    "input_tokens": 36,
-    "input_tokens_details": {"cached_tokens": 10, "cache_write_tokens": 4},
-    "output_tokens": 87,
-    "output_tokens_details": {"reasoning_tokens": 60},
-    "total_tokens": 123,
-}
-READ = Usage(input_tokens=36, cached_input_tokens=10, cache_write_tokens=4, output_tokens=87, reasoning_tokens=60)
-MESSAGE = {
-    "type": "message",
-    "id": "msg_1",
-    "status": "completed",
-    "role": "assistant",
-    "content": [{"type": "output_text", "text": "Good day.", "annotations": []}],
-}
-
-
-def response(**fields: Any) -> dict[str, Any]:
-    made = {"id": "resp_1", "object": "response", "status": "completed", "error": None, "model": "gpt-5-2026"}
-    return {**made, "output": [MESSAGE], "service_tier": "flex", "usage": USAGE, **fields}
-
-
-def event(kind: str, end: bytes = b"\n", **fields: Any) -> bytes:
-    data = json.dumps({"type": kind, **fields}).encode()
-    return b"event: " + kind.encode() + end + b"data: " + data + end + end
-
-
-def stream(last: str = "response.completed", end: bytes = b"\n", **fields: Any) -> bytes:
-    begun = response(status="in_progress", usage=None, output=[])
-    return b"".join(
-        (
-            event("response.created", end, response=begun),
-            b": a comment" + end + end,
-            event("response.output_item.added", end, item={**MESSAGE, "content": []}, output_index=0),
-            event("response.output_text.delta", end, delta="Good", item_id="msg_1", output_index=0),
-            event("response.output_text.delta", end, delta=" day.", item_id="msg_1", output_index=0, obfuscation="x9"),
-            event("response.output_text.done", end, text="Good day.", item_id="msg_1"),
-            event("response.output_item.done", end, item=MESSAGE, output_index=0),
-            event(last, end, response=response(**fields)),
-        )
-    )
 
 
 @given(

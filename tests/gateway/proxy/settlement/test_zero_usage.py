@@ -12,7 +12,7 @@ from gateway.config.settings import Settings
 from tests.gateway.conftest import Handler, MakeGateway
 from tests.gateway.dialects.anthropic import bodies as anthropic
 from tests.gateway.dialects.gemini import support as gemini
-from tests.gateway.dialects.openai_responses.test_answer import response, stream
+from tests.gateway.dialects.openai_responses.bodies import response, stream
 from tests.support.answering import PROVIDER_KEY, Provider, saying, streaming
 from tests.support.gateways import ask, the_event
 

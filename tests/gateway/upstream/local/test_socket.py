@@ -3,8 +3,8 @@
 import pytest
 
 from tests.gateway.conftest import Gateway
-from tests.gateway.proxy.test_response_sockets import answer, connected
 from tests.support.gateways import spent_nano, the_event
+from tests.support.response_sockets import answer, connected
 
 DEMO = {"model": "demo", "max_output_tokens": 50}
 
