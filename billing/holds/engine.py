@@ -41,7 +41,7 @@ from billing.holds.spool import Spool
 from billing.holds.upkeep import Loops, Upkeep
 from billing.holds.windows import plan_lookup
 from billing.ledger.leases import end_all_leases
-from billing.ledger.reports import Roller
+from billing.ledger.roller import Roller
 from billing.plans import DEFAULT_PLAN, Plan
 
 if TYPE_CHECKING:

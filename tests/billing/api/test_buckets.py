@@ -14,7 +14,7 @@ from billing.api.buckets import Bucket, Steps, place_in, read_part, read_parts
 from billing.api.requests import page_asked
 from billing.collect.traffic import Traffic
 from billing.ledger.catalogue import sync_prices
-from billing.ledger.reports import roll
+from billing.ledger.roller import roll
 from billing.ledger.used import Span
 from billing.pages import BadCursor
 from billing.shapes.base import PageQuery

@@ -11,7 +11,7 @@ from billing.holds.partitions import Partition
 from billing.holds.reconcile import Snapshots
 from billing.holds.redis.layout import AccountState
 from billing.holds.snapshot import AccountSnapshot
-from billing.ledger.reports import roll
+from billing.ledger.roller import roll
 from billing.principals import Principal
 from billing.quotas import Metric, Quota, Window, window_id
 from tests.billing.holds.conftest import World

@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 from billing.ledger.catalogue import sync_prices
 from billing.ledger.debits import UsageEvent
 from billing.ledger.explanations import EXACT_DECIMALS, decimal, exact_usd, explain, format_explanation
-from billing.ledger.reports import EventFilter, Transaction, UsageTotals, roll
+from billing.ledger.reports import EventFilter, Transaction, UsageTotals
+from billing.ledger.roller import roll
 from billing.money import format_usd
 from billing.pages import BadCursor
 from billing.pricing.scales import COST_SCALE, FACTOR_SCALE
