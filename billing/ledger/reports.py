@@ -16,7 +16,7 @@ from billing.ledger.debits import Debit, UsageEvent
 from billing.ledger.margins import MarginReports
 from billing.ledger.sums import UsageSums
 from billing.ledger.usage_columns import ModelShare, decode_shares, decode_shares_of, usage_of
-from billing.ledger.used import BEGINNING, END, UsedBy, total
+from billing.ledger.used import BEGINNING, END, Used, UsedBy, total
 from billing.pages import BEFORE_ALL, BadCursor, Page, check_seal, page_of, seal_of
 from billing.pricing.rows import PriceRow, from_canonical_json
 
@@ -45,21 +45,6 @@ class Transaction:
     note: str | None
     created_at: datetime
     moment: str
-
-
-@dataclass(frozen=True, slots=True)
-class UsageTotals:
-    """The use of an account, a key or a user's keys; `charged_nano` is what was charged for it."""
-
-    events: int
-    input_tokens: int
-    output_tokens: int
-    charged_nano: int
-
-    @property
-    def total_tokens(self) -> int:
-        """Return input and output tokens together."""
-        return self.input_tokens + self.output_tokens
 
 
 @dataclass(frozen=True, slots=True)
@@ -184,11 +169,10 @@ class Reports:
         user_id: str | None = None,
         since: datetime = BEGINNING,
         until: datetime = END,
-    ) -> UsageTotals:
+    ) -> Used:
         """Return totals of an account, or of one of its keys, or of one user's keys; times are whole minutes."""
         (span,) = await self.sums.spans(account_id, (since, until), only=UsedBy(key_id, user_id))
-        used = total(span)
-        return UsageTotals(used.requests, used.input_tokens, used.output_tokens, used.charged_nano)
+        return total(span)
 
 
 def _cursor(event: UsageEvent) -> str:

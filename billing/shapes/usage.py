@@ -20,7 +20,8 @@ if TYPE_CHECKING:
     from billing.effects import LiveBalance
     from billing.ledger.debits import UsageEvent
     from billing.ledger.explanations import Explanation
-    from billing.ledger.reports import Transaction, UsageTotals
+    from billing.ledger.reports import Transaction
+    from billing.ledger.used import Used
     from billing.pricing.variants import PriceLine
     from billing.usage import Usage
 
@@ -314,10 +315,10 @@ class TotalsShape(Answer, frozen=True, kw_only=True):
     cost_usd: Usd
 
 
-def totals_shape(totals: UsageTotals) -> TotalsShape:
+def totals_shape(totals: Used) -> TotalsShape:
     """Return the shape of totals."""
     return TotalsShape(
-        events=totals.events,
+        events=totals.requests,
         input_tokens=totals.input_tokens,
         output_tokens=totals.output_tokens,
         total_tokens=totals.total_tokens,

@@ -160,10 +160,10 @@ async def test_readers_writers_and_movers_at_once(billing: Billing, account_id: 
         while not done.is_set():
             least = written
             totals = [await billing.reports.usage_totals(account) for account in accounts]
-            events = sum(each.events for each in totals)
+            events = sum(each.requests for each in totals)
             for each in totals:
-                assert (each.input_tokens, each.output_tokens) == (each.events * 1000, each.events * 50)
-                assert each.charged_nano == each.events * COST_NANO
+                assert (each.input_tokens, each.output_tokens) == (each.requests * 1000, each.requests * 50)
+                assert each.charged_nano == each.requests * COST_NANO
             assert events >= max(known, least)
             known, seen = events, seen + 1
 
