@@ -14,9 +14,9 @@ import pytest
 
 from billing.audit import SYSTEM
 from billing.database.connection import queries
+from billing.exports.cloudevents import CloudEvents, CloudEventsRules
 from billing.exports.cursor import ExportNotFound, Exports
 from billing.exports.events import ExportEvent
-from billing.exports.peers import CloudEvents, CloudEventsRules
 from billing.exports.sinks import Peer
 from billing.exports.worker import ExportRules, ExportWorker
 from billing.ledger.debits import Debit
