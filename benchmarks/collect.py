@@ -26,6 +26,7 @@ from benchmarks.machine import OTHER_CORE, TARGET_CORE, cpu_s, tree_cpu_s
 from benchmarks.stage import Stage
 from benchmarks.subjects import Report, Sample, Unsound
 from billing.accounts.grants import Grants
+from billing.change_notifier import LiveBalance
 from billing.collect.charging import rate_of
 from billing.collect.collector import Collector, CollectRules, Parts
 from billing.collect.debits import TrafficDebits
@@ -35,9 +36,8 @@ from billing.collect.snapshots import Source
 from billing.collect.subjects import SubjectRules, Subjects
 from billing.database.connection import Database
 from billing.database.migrate import migrate
-from billing.effects import LiveBalance
 from billing.pricing.table import PriceTable
-from gateway.stores import new_id
+from gateway.runtime.stores import new_id
 
 MINUTES: Final = 3
 BEGAN: Final = datetime.now(UTC).replace(second=0, microsecond=0) - timedelta(hours=1)
@@ -50,7 +50,7 @@ MIB: Final = 1024 * 1024
 
 
 class Silent:
-    """Effects that nobody is told of: Redis's part is not measured."""
+    """ChangeNotifier that nobody is told of: Redis's part is not measured."""
 
     async def account_changed(self, account_id: str) -> None: ...
 

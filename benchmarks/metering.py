@@ -20,16 +20,14 @@ from benchmarks.seed import PLAN
 from benchmarks.stage import Stage
 from benchmarks.subjects import Sample, Unsound
 from billing.database.connection import Database
-from billing.holds.decision import Need
-from billing.holds.engine import Engine, EngineSettings
-from billing.holds.hold import Hold
-from billing.holds.partitions import Partition
+from billing.holds.engine import Engine, EngineParts, EngineSettings
+from billing.holds.model import Hold, HoldRequest, HoldSettings, Need
+from billing.holds.partition import Partition
 from billing.holds.redis.client import RedisClient
-from billing.holds.redis.state import Keyspace
-from billing.holds.service import HoldSettings
+from billing.holds.redis.layout import Keyspace
 from billing.keys.keys import ApiKeys
 from billing.keys.principals import Principals
-from billing.ledger.debits import Debit
+from billing.ledger.debits import Debit, encode_debit
 from billing.plans import Plan
 from billing.principals import Principal
 
@@ -112,7 +110,15 @@ class Metering:
         for principal in principals:
             request_id = str(ULID())
             expired = debit(principal.account_id, principal.key_id, 0, request_id)
-            async with self.engine.holds.open(request_id, principal, wire.MODEL, FEATURE, NEED, expired) as decision:
+            request = HoldRequest(
+                id=request_id,
+                principal=principal,
+                model=wire.MODEL,
+                feature=FEATURE,
+                need=NEED,
+                expired=encode_debit(expired),
+            )
+            async with self.engine.holds.open(request) as decision:
                 if not isinstance(decision, Hold):
                     raise Unsound(f"an admission was refused: {decision}")
                 at_ms = decision.admitted_at_ms
@@ -157,7 +163,16 @@ async def open_metering(stage: Stage, database_url: str, number: int) -> AsyncIt
     principals = Principals(database, PLANS)
     holds = HoldSettings(max_unsettled=MAX_WAITING, redis_timeout_s=10.0, settle_timeout_s=10.0)
     gateway_id = str(ULID())
-    engine = Engine(database, link, Keyspace(), PLANS, principals.by_digest, gateway_id, EngineSettings(holds=holds))
+    parts = EngineParts(
+        gateway_id=gateway_id,
+        database=database,
+        client=link,
+        keyspace=Keyspace(),
+        plans=PLANS,
+        load_principal=principals.by_digest,
+        settings=EngineSettings(holds=holds),
+    )
+    engine = Engine(parts)
     api_keys = ApiKeys(database, engine.change_notifier, lambda: str(ULID()))
     try:
         await engine.lease.renew()

@@ -15,8 +15,8 @@ from ulid import ULID
 from billing.accounts.grants import PROMOTIONS
 from billing.keys.secrets import new_secret, secret_digest, shown_prefix
 from billing.quotas import Window
-from billing.shapes.base import DEFAULT_PRIORITY
-from billing.shapes.keys import DEFAULT_SCOPES
+from billing.schemas.base import DEFAULT_PRIORITY
+from billing.schemas.keys import DEFAULT_SCOPES
 
 PLAN: Final = "free"
 BALANCE_NANO: Final = 1_000_000 * 10**9

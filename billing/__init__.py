@@ -17,15 +17,15 @@ collect/     traffic that exporters count, pulled and charged
 metering/    what other services meter, through the same holds and ledger
 owned/       whose an object at a provider is
 database/    the one place that imports asyncpg; migrations
-shapes/      what the HTTP API takes and answers, and what a key may say
+schemas/     what the HTTP API takes and answers, and what a key may say: beneath all that keeps or shows it
 web/         the console: pages under /console
 api/         the HTTP API under /api; cli/  commands; client  its client library
-calls  credit_calls  payment_calls  person_calls     its calls
-attempts  addresses  refused     guessed keys, where requests come from, and the last that were refused, with notices
-                             of quotas that are used up
-effects      what is told to Redis and to the gateways after a change
+addresses  refused_requests  where requests come from, and the last that were refused, with notices of quotas that are
+                             used up
+change_notifier  how a committed change reaches Redis and the gateways early
+settings     sections of the configuration that parts take
 errors       the tree of all exceptions
 fair_queue   what accounts or networks share, in turn
 logs         which request a log line is about, and lines as JSON
-answers  audit  codings  expectations  pages  times  wal_segment  zones     small things that the above share
+audit  codings  pages  wal_segment  times  zones     small things that the above share
 """

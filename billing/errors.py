@@ -14,7 +14,7 @@ MetergateError
 |   |   +-- MigrationError         billing.database.migrate
 |   +-- NotReady                   billing.holds.partition
 |   +-- RedisError                 billing.holds.redis.connection
-|       +-- StaleEpoch             billing.holds.redis.batcher
+|       +-- StaleEpoch             billing.holds.batch
 |       +-- RedisAway              billing.holds.redis.connection
 |       |   +-- RedisStrange       billing.holds.redis.connection
 |       +-- RedisRefused           billing.holds.redis.connection
@@ -30,10 +30,10 @@ MetergateError
 +-- LotNotFound                    billing.accounts.lots
 +-- BadUserId                      billing.accounts.member_limits
 +-- PriceNotFound                  billing.accounts.repricing
-+-- ClientError                    billing.answers
-|   +-- BadAnswer                  billing.answers
-|   +-- Refused                    billing.answers
-|   +-- Unreachable                billing.answers
++-- ClientError                    billing.client.errors
+|   +-- BadAnswer                  billing.client.errors
+|   +-- Refused                    billing.client.errors
+|   +-- Unreachable                billing.client.errors
 +-- ApiError                       billing.api.errors
 |   +-- Conflict                   billing.api.errors
 |   +-- InsufficientScope          billing.api.errors
@@ -44,7 +44,7 @@ MetergateError
 |   +-- Unauthorized               billing.api.errors
 |   +-- Unavailable                billing.api.errors
 |   +-- Unpriced                   billing.api.errors
-+-- TooManyAttempts                billing.attempts
++-- TooManyAttempts                billing.api.attempts
 +-- BudgetError                    billing.budgets.rules
 |   +-- BudgetNotFound             billing.budgets.rules
 |   +-- BudgetRefused              billing.budgets.rules
@@ -57,12 +57,12 @@ MetergateError
 |   +-- NewerLayout                billing.errors
 +-- ExportNotFound                 billing.exports.cursor
 +-- SinkFailed                     billing.exports.sinks
-+-- NeedTooLarge                   billing.holds.decision
-+-- IllegalTransition              billing.holds.hold
-+-- SettlementLost                 billing.holds.hold
++-- IllegalTransition              billing.holds.model
++-- NeedTooLarge                   billing.holds.model
++-- SettlementLost                 billing.holds.model
++-- AccountsLocked                 billing.holds.outbox
++-- LeftToOthers                   billing.holds.outbox
 +-- LostWrites                     billing.holds.partition
-+-- AccountsLocked                 billing.holds.replay
-+-- LeftToOthers                   billing.holds.replay
 +-- TooManyMails                   billing.identity.codes
 +-- TooManyTries                   billing.identity.codes
 +-- CredentialsError               billing.identity.credentials
@@ -132,11 +132,11 @@ MetergateError
 |   +-- BillRefused                billing.provider_bills.lines
 |   +-- BillUnavailable            billing.provider_bills.lines
 +-- QuotaError                     billing.quotas
-+-- ApiKeyError                    billing.shapes.rules
-|   +-- KeyConflict                billing.shapes.rules
-|   +-- KeyNotFound                billing.shapes.rules
-|   +-- KeyRefused                 billing.shapes.rules
-|   +-- ScopeWithheld              billing.shapes.rules
++-- ApiKeyError                    billing.schemas.rules
+|   +-- KeyConflict                billing.schemas.rules
+|   +-- KeyNotFound                billing.schemas.rules
+|   +-- KeyRefused                 billing.schemas.rules
+|   +-- ScopeWithheld              billing.schemas.rules
 +-- TimeError                      billing.times
 +-- UsageError                     billing.usage
 +-- BadKeyFile                     gateway.commands.first_start

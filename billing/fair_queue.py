@@ -10,8 +10,8 @@ class FairQueue:
 
     def __init__(self, slots: int = 1) -> None:
         self._free = slots
+        # Waiting requests by account; the next account is first. None wait while a slot is free.
         self._waiting: OrderedDict[str, deque[asyncio.Future[None]]] = OrderedDict()
-        """Waiting requests by account; the next account is first. None wait while a slot is free."""
 
     async def take(self, account: str) -> None:
         """Wait for a slot and take it."""

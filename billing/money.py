@@ -10,6 +10,7 @@ from typing import Final
 from billing.errors import MetergateError
 
 NANO_PER_USD: Final = 1_000_000_000
+NANO_PER_CENT: Final = 10_000_000
 USD_DECIMALS: Final = 9
 MAX_NANO: Final = 2**53 - 1
 
@@ -58,6 +59,11 @@ def format_usd(nano: int) -> str:
     return f"{digits[:-9]}.{digits[-9:-7]}{digits[-7:].rstrip('0')}"
 
 
+def format_cents(cents: int) -> str:
+    """Return an amount in cents as a decimal of USD."""
+    return format_usd(cents * NANO_PER_CENT)
+
+
 def format_credits(nano: int, credits_per_usd: int) -> str:
     """Return an amount in credits as a plain decimal: with 1000 credits a USD, 12_500_000_000 -> `"12500"`."""
     sign = "-" if nano < 0 else ""
@@ -78,3 +84,18 @@ def decimal(scaled: int, decimals: int) -> str:
 def ceil_div(numerator: int, denominator: int) -> int:
     """Return the quotient rounded up; `denominator` is above zero."""
     return -(-numerator // denominator)
+
+
+MILLION: Final = 1_000_000
+_SHARE: Final = re.compile(r"(0?\.\d{1,6}|0|1(?:\.0{1,6})?)", re.ASCII)
+
+
+def parse_share(text: str) -> int:
+    """Return millionths of a decimal above 0 to 1, such as "0.25". Raises `ValueError`."""
+    if not _SHARE.fullmatch(text):
+        raise ValueError("expected a decimal above 0 to 1 with at most 6 decimals")
+    whole, _, decimals = text.partition(".")
+    millionths = int(whole or "0") * MILLION + int(decimals.ljust(6, "0"))
+    if millionths == 0:
+        raise ValueError("a share must be above zero")
+    return millionths

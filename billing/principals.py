@@ -9,12 +9,10 @@ from __future__ import annotations
 import struct
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Final, Literal
+from typing import Any, Final, Literal
 
+from billing.plans import Plan
 from billing.quotas import Quota, Window, names_model
-
-if TYPE_CHECKING:
-    from billing.plans import Plan
 
 Status = Literal["active", "past_due", "suspended", "closed"]
 Subject = Literal["key", "plan", "account", "user"]

@@ -15,8 +15,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
 
+# Bytes of a record that is cut off; a longer rest has records in it that can't be told from each other.
 LONGEST_TORN: Final = 1024 * 1024
-"""Bytes of a record that is cut off; a longer rest has records in it that can't be told from each other."""
 _HEAD: Final = struct.Struct("<II")
 
 

@@ -1,6 +1,6 @@
 """The one wiring: from settings to stores, services, engine, routes. Nothing else builds what it uses.
 
-`gateway.runtime` makes everything that talks to the stores; `serving` makes the application that a worker
+`gateway.runtime.wiring` makes everything that talks to the stores; `serving` makes the application that a worker
 serves, with the engine running behind it.
 """
 
@@ -17,7 +17,9 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from aiohttp import web
+from msgspec import structs
 
+from billing.addresses import Addresses
 from billing.api.application import setup
 from billing.collect.collector import LEASE
 from billing.ledger.catalogue import newest_revision, sync_prices
@@ -39,13 +41,10 @@ from gateway.endpoints.jobs import (
 from gateway.endpoints.reads import Health, Reads
 from gateway.endpoints.response_sockets import ResponseSockets
 from gateway.endpoints.routes import add_routes, endpoints_of
-from gateway.exports import EXPORTS
 from gateway.metrics.registry import Metrics
-from gateway.payments import links_of, serve_payments, stop_payments
-from gateway.proxy.background_jobs import BackgroundPoller
-from gateway.proxy.forward import Forwarder
-from gateway.proxy.handler import Proxy
-from gateway.proxy.jobs import JobProviders
+from gateway.proxy.background_jobs import BackgroundPoller, JobProviders
+from gateway.proxy.forward import Forwarder, ForwardParts
+from gateway.proxy.handler import Proxy, ProxyParts
 from gateway.proxy.records import Records, RequestLog
 from gateway.proxy.remainder import Remainder
 from gateway.proxy.routing import Router
@@ -53,18 +52,9 @@ from gateway.proxy.settlement.missing_usage import MissingUsage
 from gateway.proxy.settlement.settlements import Settlements
 from gateway.proxy.stored import StoredObjects
 from gateway.proxy.target_health import HealthBoard, SharedHealth
-from gateway.rules import (
-    background_rules,
-    body_rules,
-    drain_rules,
-    edge_rules,
-    forward_rules,
-    make_transports,
-    note_unknown_dialects,
-    proxy_rules,
-    socket_rules,
-    structure_bounds,
-)
+from gateway.runtime.exports import EXPORTS
+from gateway.runtime.payments import links_of, serve_payments, stop_payments
+from gateway.runtime.stores import lookup_wait_s, new_id
 from gateway.server.aiohttp_private import EdgeKind
 from gateway.server.bodies import Bodies
 from gateway.server.clients import Clients
@@ -72,15 +62,22 @@ from gateway.server.cors import Cors, answering
 from gateway.server.edge import EdgeRunner
 from gateway.server.guard import EdgeRules
 from gateway.server.ids import REQUEST_ID
+from gateway.server.listening import LEAST_SHARERS, connections_within
 from gateway.server.plain import PlainRunner
-from gateway.stores import lookup_wait_s, new_id
 from gateway.tokens import Tokenizer
-from gateway.upstream.local.shelf import SharedShelf
+from gateway.upstream.local.provider import LocalTransport
+from gateway.upstream.local.responses import SharedObjects
+from gateway.upstream.transport import HttpTransport
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from billing.pricing.table import PriceTable
-    from gateway.opened import Runtime
+    from gateway.config.providers import ProviderConfig
+    from gateway.config.settings import Settings
+    from gateway.runtime.runtime import Runtime
     from gateway.upstream.base import Transport
+    from gateway.upstream.local.responses import ObjectStore
 
 logger = logging.getLogger(__name__)
 
@@ -156,7 +153,7 @@ async def serving(
     async def stored_nano(account_id: str) -> int:
         return (await runtime.accounts.get(account_id)).balance_nano
 
-    sockets = ResponseSockets(parts.proxy, parts.dialects.find, *socket_rules(settings), stored_nano)
+    sockets = ResponseSockets(parts.proxy, parts.dialects.find, settings, stored_nano)
     app.on_shutdown.append(sockets.stop)
     serve_payments(app, runtime)
     add_routes(app, endpoints, parts.proxy, parts.dialects, runtime.services, sockets)
@@ -169,7 +166,7 @@ async def serving(
         "max",
     )
     metrics.loop_failures = engine.loops.failures
-    rules = edge_rules(settings, cors)
+    rules = _edge_rules(settings, cors)
     clients = Clients(rules.connections, asyncio.get_running_loop())
     metrics.gauge("connections", "Connections of clients.", lambda: len(clients))
     metrics.connections_ended, metrics.connections_refused = clients.ended, clients.refused
@@ -183,7 +180,7 @@ async def serving(
             engine.loops.start("background", parts.poller.run)
             health.exports = start_shared_work(runtime, metrics, jobs)
         health.ready = True
-        yield Served(app, parts.proxy, parts.dialects, rules, settings.defaults.edge, clients), health
+        yield Served(app, parts.proxy, parts.dialects, rules, settings.defaults.edge.edge, clients), health
     finally:
         health.ready = False
         await engine.loops.stop("background", "housekeeping", "metrics", "plans", "prices", "reconcile", "refused")
@@ -193,7 +190,7 @@ async def serving(
         await runtime.refused.flush()
         parts.remainder.hurry()
         await parts.poller.stop()
-        if not await engine.stop(settings.defaults.postgres_timeout_s):
+        if not await engine.stop(settings.defaults.stores.postgres_timeout_s):
             logger.error("debits wait in Redis's journal: the next gateway writes them")
         metrics.flush()
         await sockets.close()
@@ -203,8 +200,8 @@ async def serving(
 def _make_parts(runtime: Runtime, metrics: Metrics, tokenizer: Tokenizer) -> _Parts:
     """Make the proxy out of its parts."""
     settings, defaults, engine = runtime.settings, runtime.settings.defaults, runtime.engine
-    shelf = SharedShelf(runtime.redis_client.command, engine.keyspace.name(0, "local:"))
-    transports = make_transports(settings, tokenizer, shelf)
+    store = SharedObjects(runtime.redis_client.command, engine.keyspace.name(0, "local:"))
+    transports = _make_transports(settings, tokenizer, store)
     served = {name: provider for name, provider in settings.providers.items() if name in transports}
     models = {name: model for name, model in settings.models.items() if model.provider in served}
     board = HealthBoard(served.values())
@@ -212,35 +209,107 @@ def _make_parts(runtime: Runtime, metrics: Metrics, tokenizer: Tokenizer) -> _Pa
         told = "Base URLs and keys of providers that are left alone."
         metrics.gauge("targets_open", told, partial(board.open_of, name), "max", provider=name)
     router = Router(served, models, settings.prices, board)
-    dialects = make_dialects(structure_bounds(defaults))
-    note_unknown_dialects(served.values(), dialects)
-    bodies = Bodies(body_rules(settings))
+    dialects = make_dialects(defaults.structure)
+    _note_unknown_dialects(served.values(), dialects)
+    bodies = Bodies(defaults.bodies, settings.proxy_max_body_bytes)
     links = links_of(settings, runtime.follower.plans)
-    log = None if settings.request_log is None else RequestLog(settings.request_log, defaults.request_log_lines)
+    log = None if settings.request_log is None else RequestLog(settings.request_log, defaults.process.request_log_lines)
     records = Records(runtime.refused, log)
-    missing = MissingUsage(defaults.missing_usage, tokenizer)
-    settlements = Settlements(engine.holds, missing, metrics, defaults.max_usage_factor)
-    jobs = BackgroundJobs(runtime.database, engine.change_notifier, engine.gateway_id, defaults.background_lease_s)
-    polling = background_rules(defaults)
-    providers = JobProviders(transports, router, polling)
-    poller = BackgroundPoller(jobs, providers, settlements, dialects.creations(), polling, new_id, time.time)
-    remainder = Remainder(settlements, drain_rules(defaults), records, poller)
+    missing = MissingUsage(defaults.request.missing_usage, tokenizer)
+    settlements = Settlements(engine.holds, missing, metrics, defaults.request.max_usage_factor)
+    jobs = BackgroundJobs(
+        runtime.database, engine.change_notifier, engine.gateway_id, defaults.background.background_lease_s
+    )
+    providers = JobProviders(transports, router, defaults.request)
+    poller = BackgroundPoller(jobs, providers, settlements, dialects.creations(), defaults, new_id, time.time)
+    remainder = Remainder(settlements, defaults.request, records, poller)
     stored = StoredObjects(OwnedObjects(runtime.database), router, time.time)
     forwarder = Forwarder(
-        *(transports, settlements, remainder, forward_rules(defaults), metrics, records, stored, poller),
-        apart=bodies.apart,
+        ForwardParts(
+            transports=transports,
+            settlements=settlements,
+            remainder=remainder,
+            defaults=defaults,
+            metrics=metrics,
+            records=records,
+            stored=stored,
+            poller=poller,
+            in_thread=bodies.apart,
+        )
     )
+    wait_s = lookup_wait_s(defaults)
     proxy = Proxy(
-        engine.holds,
-        Authenticator(engine.cache, runtime.attempts, lookup_wait_s(defaults), keys_url=links.keys_url),
-        engine.change_notifier,
-        *(router, forwarder, links, proxy_rules(settings), metrics, tokenizer),
-        bodies,
-        records=records,
-        stored=stored,
-        poller=poller,
+        ProxyParts(
+            settings=settings,
+            holds=engine.holds,
+            keys=Authenticator(engine.cache, runtime.attempts, wait_s, keys_url=links.keys_url),
+            effects=engine.change_notifier,
+            router=router,
+            forwarder=forwarder,
+            links=links,
+            metrics=metrics,
+            tokenizer=tokenizer,
+            bodies=bodies,
+            records=records,
+            stored=stored,
+            poller=poller,
+        )
     )
     return _Parts(tokenizer, transports, router, board, dialects, bodies, log, remainder, poller, proxy)
+
+
+def _make_transports(settings: Settings, tokenizer: Tokenizer, store: ObjectStore) -> dict[str, Transport]:
+    """Return a transport for each provider that is on and of a kind that this version serves; local ones keep what they
+    make on `store`."""
+    defaults = settings.defaults
+    transports: dict[str, Transport] = {}
+    for provider in settings.providers.values():
+        if not provider.enabled:
+            continue
+        if provider.kind == "local":
+            transports[provider.name] = LocalTransport(
+                tokenizer,
+                delay_ms=provider.delay_ms,
+                chunk_delay_ms=provider.chunk_delay_ms,
+                timeout_s=defaults.upstream.upstream_timeout_s,
+                store=store,
+            )
+        else:
+            transports[provider.name] = HttpTransport(
+                connections=defaults.upstream.upstream_connections,
+                connect_timeout_s=defaults.stores.connect_timeout_s,
+                timeout_s=defaults.upstream.upstream_timeout_s,
+                account_share=defaults.upstream.upstream_account_share,
+                waiting=defaults.upstream.upstream_waiting,
+            )
+    return transports
+
+
+def _note_unknown_dialects(providers: Iterable[ProviderConfig], dialects: Dialects) -> None:
+    """Log the dialects that providers name and this version does not have: requests never reach them there."""
+    for provider in providers:
+        for name in sorted(provider.served - dialects.by_name.keys()):
+            known = ", ".join(sorted(dialects.by_name))
+            logger.warning("provider %s: there is no dialect %s here; those that are: %s", provider.name, name, known)
+
+
+def _edge_rules(settings: Settings, cors: Cors | None) -> EdgeRules:
+    """Return what the edge follows of the configuration."""
+    edge = settings.defaults.edge
+    most = connections_within(edge.max_connections)
+    given = {
+        **structs.asdict(edge),
+        "max_connections": most,
+        "connections_per_address": max(1, min(edge.connections_per_address, most // LEAST_SHARERS)),
+        "connections_per_account": max(1, min(edge.connections_per_account, most // LEAST_SHARERS)),
+    }
+    return EdgeRules(
+        **given,
+        addresses=Addresses(settings.trusted_proxies),
+        max_body_bytes=settings.proxy_max_body_bytes,
+        max_api_body_bytes=settings.max_body_bytes,
+        cors=cors,
+    )
 
 
 def _application(runtime: Runtime, cors: Cors | None) -> web.Application:
@@ -253,7 +322,7 @@ def _application(runtime: Runtime, cors: Cors | None) -> web.Application:
         app.on_response_prepare.append(cors.on_prepare)
 
     async def end_waits(_: web.Application) -> None:
-        runtime.engine.holds.queue.close()
+        runtime.engine.holds.queues.close()
 
     app.on_shutdown.append(end_waits)
     return app

@@ -5,24 +5,26 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from typing import TYPE_CHECKING, Final
 from urllib.parse import parse_qsl
-
-from multidict import MultiMapping
 
 from billing.database.connection import DatabaseError
 from billing.errors import MetergateError
 from billing.holds.cache import PrincipalCache, recognised
 from billing.keys.presented import DifferentKeys, presented_key
 from billing.keys.secrets import secret_digest, well_formed
+from gateway.dialects.declared import key_headers
 from gateway.server import refusals
 from gateway.server.refusals import Refuse
 
 if TYPE_CHECKING:
-    from billing.attempts import Attempts
+    from collections.abc import Callable, Iterator
+
+    from multidict import MultiMapping
+
+    from billing.api.attempts import Attempts
     from billing.principals import Principal
     from gateway.dialects.base import Dialect
 
@@ -44,11 +46,12 @@ def key_of(headers: MultiMapping[str], path: str, dialect: Dialect) -> str | Non
     """Return the API key of a request to a path with its query string, also where the API that it belongs to has one.
     Raises `Refuse` where there are two that differ."""
     in_query = NOT_SHOWN
-    if dialect.key_parameter is not None and "?" in path:
+    declared = dialect.declared
+    if declared.key_parameter is not None and "?" in path:
         query = parse_qsl(path.partition("?")[2])
-        in_query = tuple(value for name, value in query if name == dialect.key_parameter)
+        in_query = tuple(value for name, value in query if name == declared.key_parameter)
     try:
-        return presented_key(headers, dialect.key_headers, in_query)
+        return presented_key(headers, key_headers(declared), in_query)
     except DifferentKeys as error:
         raise Refuse(refusals.different_keys(error)) from error
 

@@ -16,13 +16,22 @@ NAMED: Final = re.compile(r"`([\w/]+\.py):([\w.]+)`")
 PATH: Final = re.compile(r"`((?:billing|gateway|tests|benchmarks)/[\w./-]*)[:`]")
 CODE: Final = [
     path
-    for name in ("billing", "gateway", "tests", "benchmarks")
+    for name in ("billing", "gateway", "metergate", "tests", "benchmarks")
     for ending in ("py", "lua", "sql")
     for path in (ROOT / name).rglob(f"*.{ending}")
 ]
 CITED: Final = re.compile(r"\b(?:rules?|invariants?) ((?:R|I)\d)")
 CITED_PAGE: Final = re.compile(r"\b(docs/[\w/-]+\.md)\b")
-FOLDERS: Final = ("billing", "gateway", "benchmarks", "tests/agents", "tests/chaos", "tests/clients", "tests/support")
+FOLDERS: Final = (
+    "billing",
+    "gateway",
+    "metergate",
+    "benchmarks",
+    "tests/agents",
+    "tests/chaos",
+    "tests/clients",
+    "tests/support",
+)
 MAPS: Final = [path for name in FOLDERS for path in (ROOT / name).rglob("__init__.py")]
 PACKAGES: Final = sorted(path.parent.relative_to(ROOT).as_posix() for path in MAPS)
 

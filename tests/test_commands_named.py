@@ -28,7 +28,7 @@ def texts() -> Iterator[tuple[str, str]]:
     """Files whose texts people read. Strings that a program joins are joined."""
     listed = subprocess.run(["git", "ls-files", "-z"], cwd=CHECKOUT, capture_output=True, check=True, text=True).stdout
     for name in listed.split("\0"):
-        read_by_people = name.startswith(("billing/", "gateway/", "docs/")) or "/" not in name
+        read_by_people = name.startswith(("billing/", "gateway/", "metergate/", "docs/")) or "/" not in name
         if read_by_people and name.endswith((".py", ".md")) and name != HISTORY:
             yield name, re.sub(r'"\s*\n\s*f?"', "", (CHECKOUT / name).read_text())
 

@@ -4,7 +4,7 @@ import re
 from pathlib import Path
 from typing import get_args
 
-from gateway.config.defaults import BOUNDS, Limits
+from gateway.config.defaults import KEYS, Defaults
 from gateway.config.environment import SETTINGS_VARIABLES, Mode
 from gateway.config.settings import (
     COMPOSE_GROUP,
@@ -36,7 +36,7 @@ def test_the_example_is_what_init_writes() -> None:
 
 
 def test_the_example_as_it_is_means_the_defaults() -> None:
-    assert load_settings(assignments()).defaults == Limits()
+    assert load_settings(assignments()).defaults == Defaults()
     environ = {name: text for name, text in assignments().items() if name in SETTINGS_VARIABLES}
     names = ("listen_addr", "max_body_bytes", "cors_origins", "data_dir", "frontend_url", "metrics_addr")
     for mode in get_args(Mode):  # `up` listens on this machine alone, also in a shell that has read `.env`
@@ -72,8 +72,8 @@ def test_the_documentation_has_every_variable() -> None:
 
 
 def test_the_documentation_has_every_bound() -> None:
-    for name, bound in BOUNDS.items():
-        row = f"| `{name}` | `{written(getattr(Limits(), name))}` | {bound.allowed} | {bound.help} |\n"
+    for name, (_, key) in KEYS.items():
+        row = f"| `{name}` | `{written(key.field.default)}` | {key.kind.allowed} | {key.kind.bound('description')} |\n"
         assert row in DOCUMENTATION
 
 

@@ -20,7 +20,9 @@ def name_of(path: Path) -> str:
     return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
 
 
-PATHS: Final = {name_of(path): path for top in ("gateway", "billing") for path in (ROOT / top).rglob("*.py")}
+PATHS: Final = {
+    name_of(path): path for top in ("gateway", "billing", "metergate") for path in (ROOT / top).rglob("*.py")
+}
 
 
 @cache

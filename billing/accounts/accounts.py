@@ -10,7 +10,6 @@ AccountError
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from datetime import datetime
 from types import EllipsisType
@@ -23,12 +22,14 @@ from billing.errors import MetergateError
 from billing.money import MAX_NANO, check_bound, format_usd
 from billing.pages import BEFORE_ALL, Page, page_of
 from billing.plans import DEFAULT_PLAN, Plans
+from billing.principals import Status
 from billing.quotas import Quota, check_quotas, parse_quotas, quota_json
 from billing.zones import zone_of
 
 if TYPE_CHECKING:
-    from billing.effects import Effects
-    from billing.principals import Status
+    from collections.abc import Callable
+
+    from billing.change_notifier import ChangeNotifier
 
 ID_PREFIX: Final = "acc_"
 STATUSES: Final = ("active", "past_due", "suspended", "closed")
@@ -99,7 +100,7 @@ async def open_account(
     account_id = ID_PREFIX + new_id()
     stored = [quota_json(quota) for quota in check_quotas(quotas)]
     row = await connection.fetchrow(_query("accounts_create"), account_id, name, plan, credit_limit_nano, stored, tz)
-    account = _account(cast(Row, row))
+    account = _account(cast("Row", row))
     change = None, _audited(account)
     await audit.record(connection, actor, "account.create", account_id, *change, account_id=account_id)
     return account
@@ -108,7 +109,7 @@ async def open_account(
 class Accounts:
     """Makes, reads and changes accounts. Methods raise `AccountError` and `database.connection.DatabaseError`."""
 
-    def __init__(self, database: Database, plans: Plans, effects: Effects, new_id: Callable[[], str]) -> None:
+    def __init__(self, database: Database, plans: Plans, effects: ChangeNotifier, new_id: Callable[[], str]) -> None:
         """`new_id` makes ULIDs that rise with time."""
         self._database, self._plans, self._effects, self._new_id = database, plans, effects, new_id
 
@@ -200,7 +201,7 @@ class Accounts:
                 wanted.tz,
                 list(wanted.suspended_for),
             )
-            after = _account(cast(Row, row))
+            after = _account(cast("Row", row))
             why = {} if reason is None else {"reason": reason}
             change = _audited(before), {**_audited(after), **why}
             await audit.record(connection, actor, "account.update", account_id, *change, account_id=account_id)

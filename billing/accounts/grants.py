@@ -12,7 +12,6 @@ GrantError
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, Literal, cast
 
@@ -27,7 +26,9 @@ from billing.errors import MetergateError
 from billing.money import MAX_NANO, MoneyError, check_bound, format_usd
 
 if TYPE_CHECKING:
-    from billing.effects import Effects
+    from collections.abc import Callable
+
+    from billing.change_notifier import ChangeNotifier
 
 PROMOTIONS: Final = "sys:promotions"
 """The system account that grants come from."""
@@ -103,7 +104,7 @@ class Entry:
 class Grants:
     """Gives credit to accounts. Methods also raise `database.connection.DatabaseError`."""
 
-    def __init__(self, database: Database, effects: Effects, new_id: Callable[[], str]) -> None:
+    def __init__(self, database: Database, effects: ChangeNotifier, new_id: Callable[[], str]) -> None:
         """`new_id` makes ULIDs that rise with time."""
         self._database, self._effects, self._new_id = database, effects, new_id
 
@@ -177,7 +178,7 @@ class Grants:
 
     async def record(self, connection: Connection, entry: Entry, actor: audit.Actor) -> GrantResult:
         """Record a change in the caller's transaction, once per idempotency key of its scope; unless the result is
-        `replayed`, the caller tells `Effects.balance_changed` of it after the commit. Raises as `grant`."""
+        `replayed`, the caller tells `ChangeNotifier.balance_changed` of it after the commit. Raises as `grant`."""
         # The account's lock also orders those who come with the same idempotency key, which is the account's own.
         account = await connection.fetchrow(_query("accounts_lock"), entry.account_id)
         if account is None:
@@ -216,7 +217,7 @@ class Grants:
         )
         transfer_id, amount_nano = result.transfer_id, abs(entry.delta_nano)
         if raises:
-            made = transfer_id, cast(LotKind, entry.kind), amount_nano, entry.terms
+            made = transfer_id, cast("LotKind", entry.kind), amount_nano, entry.terms
             await lots.add(connection, entry.account_id, *made, transfer_id=transfer_id)
         elif (first := entry.of_lot or entry.purchase_id) is not None:
             await lots.take(connection, entry.account_id, first, amount_nano, expired=entry.kind == "expiry")

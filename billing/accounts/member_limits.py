@@ -6,7 +6,6 @@ and every gateway reads the account's keys anew. A user is an id that keys name;
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
@@ -18,7 +17,9 @@ from billing.pages import Page, page_of
 from billing.quotas import Quota, check_quotas, parse_quotas, quota_json
 
 if TYPE_CHECKING:
-    from billing.effects import Effects
+    from collections.abc import Awaitable, Callable
+
+    from billing.change_notifier import ChangeNotifier
 
 MAX_USER_ID: Final = 255
 """Characters of a user's id."""
@@ -50,7 +51,7 @@ class MemberQuotas:
 class MemberLimits:
     """Reads and changes limits of members. Methods raise `AccountNotFound`, `BadUserId` and `DatabaseError`."""
 
-    def __init__(self, database: Database, effects: Effects) -> None:
+    def __init__(self, database: Database, effects: ChangeNotifier) -> None:
         self._database, self._effects = database, effects
 
     async def get(self, account_id: str, user_id: str) -> MemberQuotas:

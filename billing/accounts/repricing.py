@@ -10,7 +10,6 @@ A request whose amount does not follow from its counts (a hold that was charged 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from itertools import groupby
@@ -32,7 +31,9 @@ from billing.pricing.scales import round_up
 from billing.times import rfc3339
 
 if TYPE_CHECKING:
-    from billing.effects import Effects
+    from collections.abc import Callable, Iterable, Mapping
+
+    from billing.change_notifier import ChangeNotifier
     from billing.ledger.debits import UsageEvent
     from billing.pricing.rows import PriceRow
     from billing.pricing.table import PriceTable
@@ -97,7 +98,7 @@ class Repricing:
     also raise `DatabaseError`."""
 
     def __init__(
-        self, database: Database, effects: Effects, new_id: Callable[[], str], table: Callable[[], PriceTable]
+        self, database: Database, effects: ChangeNotifier, new_id: Callable[[], str], table: Callable[[], PriceTable]
     ) -> None:
         """`new_id` makes ULIDs that rise with time."""
         self._database, self._effects, self._new_id, self.table = database, effects, new_id, table

@@ -7,13 +7,14 @@ suspension leaves as it is.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import TYPE_CHECKING, Final
 
 from billing import audit
 from billing.database.connection import queries
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from billing.database.connection import Connection
 
 OPERATOR: Final = "operator"
@@ -31,7 +32,7 @@ def causes_after(status: str, causes: Sequence[str]) -> tuple[str, ...]:
 
 async def suspend(connection: Connection, account_id: str, cause: str, *, actor: audit.Actor = audit.SYSTEM) -> bool:
     """Add a cause in the caller's transaction and suspend an account that is not closed. Return whether the account has
-    changed: then the caller tells `Effects.account_changed` after the commit."""
+    changed: then the caller tells `ChangeNotifier.account_changed` after the commit."""
     return await _change(connection, _query("accounts_suspend"), account_id, cause, "account.suspend", actor)
 
 

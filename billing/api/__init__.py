@@ -1,12 +1,13 @@
 """The billing HTTP API under /api: JSON over the accounts, keys, grants and reports of `billing`.
 
     services    Services: what the handlers work on, and where they find it
-    route       Route: one endpoint, and the aiohttp handler that serves it; Call  a request to one
+    operation   Operation: one endpoint of the API, declared once; operations  all of them
+    route       Route: what serves an operation, as an aiohttp handler; Call  a request to one
     application  the routes as an aiohttp application; one middleware: time limit, every failure in the envelope
     openapi     their OpenAPI document; reference  the same as a page to read
     errors      ApiError and its envelope; what an exception of `billing` answers
-    auth        the admin key, API keys and scopes
-    requests    bodies, query strings and paths, checked
+    auth        the admin key, API keys and scopes; attempts  wrong keys and passwords, counted
+    requests    bodies, query strings and paths, checked; expect_continue  clients that wait with their body
     people      /auth: registering, signing in, one's own credentials and profile
     accounts    /admin/accounts, /orgs/{org_id}/close   keys  /admin/keys
     tokens      /auth: refresh, narrow, revoke; sessions; /auth/oidc: signing in elsewhere
@@ -24,7 +25,7 @@
     margin      /admin/margin
     tables      answers as CSV
 
-What is taken and answered is in `billing.shapes`. `application.setup` mounts it; the gateway calls that and nothing
-else. A resource is a module with its shapes there and one with its handlers and `ROUTES` here, which
-`application.ROUTES` names.
+What is taken and answered is in `billing.schemas`. `application.setup` mounts it; the gateway calls that and nothing
+else. A resource is a module with its schemas there, its operations in `operations`, and a module with their handlers
+here, which `application.ROUTES` names.
 """

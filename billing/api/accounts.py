@@ -7,7 +7,6 @@ that runs, and credit only where its owner says that it may be left.
 
 from __future__ import annotations
 
-from datetime import datetime
 from functools import partial
 from typing import TYPE_CHECKING, Final, cast
 
@@ -17,6 +16,7 @@ from billing.accounts.grants import REVENUE, WRITE_OFF
 from billing.accounts.lots import Terms
 from billing.accounts.repricing import Period
 from billing.api.errors import BadRequest
+from billing.api.operations import AccountOperations
 from billing.api.requests import (
     encode_cursor,
     in_future,
@@ -28,14 +28,13 @@ from billing.api.requests import (
     signed_money,
     zone,
 )
-from billing.api.route import REPLAYED_HEADER, Access, Call, Route
+from billing.api.route import REPLAYED_HEADER, Call, serves
 from billing.identity.members import Acting
 from billing.identity.organizations import OrganizationConflict
-from billing.identity.permissions import ORG_TRANSFER
 from billing.money import format_usd
 from billing.pricing.rows import ANY_MODEL
 from billing.quotas import parse_quotas
-from billing.shapes.accounts import (
+from billing.schemas.accounts import (
     AccountPatch,
     AccountShape,
     AccountsQuery,
@@ -46,28 +45,23 @@ from billing.shapes.accounts import (
     NewGrant,
     NewQuotas,
     UserQuotasShape,
-    account_shape,
-    grant_shape,
-    user_quotas_shape,
 )
-from billing.shapes.base import Listing, PageQuery
-from billing.shapes.organizations import Closing, OrganizationShape, organization_shape
-from billing.shapes.repricing import NewRepricing, RepricingShape, repricing_shape
+from billing.schemas.organizations import Closing, OrganizationShape
+from billing.schemas.repricing import NewRepricing, RepricingShape
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
+    from datetime import datetime
 
     from billing.accounts.accounts import Account
     from billing.accounts.grants import GrantResult
     from billing.api.services import Services
-    from billing.effects import LiveBalance
+    from billing.change_notifier import LiveBalance
     from billing.plans import Plans
+    from billing.schemas.base import Listing, PageQuery
 
 
-ACCOUNTS: Final = "/api/admin/accounts"
-ACCOUNT: Final = "/api/admin/accounts/{account_id}"
-
-
+@serves(AccountOperations.create_account)
 async def create_account(call: Call, body: NewAccount) -> AccountShape:
     """Create an account, active and with nothing on it."""
     services = call.services
@@ -82,17 +76,20 @@ async def create_account(call: Call, body: NewAccount) -> AccountShape:
     return _shape(account, services)
 
 
+@serves(AccountOperations.accounts)
 async def list_accounts(call: Call, query: AccountsQuery) -> Listing[AccountShape]:
     """List accounts, newest first."""
     page = await call.services.accounts.page(*page_asked(query), search=query.search, status=query.status)
     return listing(page, lambda account: _shape(account, call.services))
 
 
+@serves(AccountOperations.account)
 async def get_account(call: Call) -> AccountShape:
     """Return an account."""
     return _shape(await call.services.accounts.get(call.id("account_id")), call.services)
 
 
+@serves(AccountOperations.update_account)
 async def update_account(call: Call, body: AccountPatch) -> AccountShape:
     """Change an account: what is absent stays as it is. One that is closed is not charged for its plan again: where
     the payment provider could not be told, the answer is an error, and the same call tells it."""
@@ -112,6 +109,7 @@ async def update_account(call: Call, body: AccountPatch) -> AccountShape:
     return _shape(account, call.services)
 
 
+@serves(AccountOperations.set_account_quotas)
 async def set_account_quotas(call: Call, body: NewQuotas) -> AccountShape:
     """Replace all quotas of the account's own."""
     quotas = parse_quotas(body.quotas)
@@ -119,28 +117,32 @@ async def set_account_quotas(call: Call, body: NewQuotas) -> AccountShape:
     return _shape(account, call.services)
 
 
+@serves(AccountOperations.user_quotas)
 async def get_user_quotas(call: Call) -> UserQuotasShape:
     """Return the quotas of a user in the account, which all of the user's keys in it share."""
-    return user_quotas_shape(await call.services.member_limits.get(call.id("account_id"), _user_id(call)))
+    return UserQuotasShape.of(await call.services.member_limits.get(call.id("account_id"), _user_id(call)))
 
 
+@serves(AccountOperations.set_user_quotas)
 async def set_user_quotas(call: Call, body: NewQuotas) -> UserQuotasShape:
     """Replace all quotas of a user in the account, which all of the user's keys in it share; none: no limit."""
     quotas = parse_quotas(body.quotas)
     limits = call.services.member_limits
-    return user_quotas_shape(await limits.set(call.id("account_id"), _user_id(call), quotas, actor=call.actor))
+    return UserQuotasShape.of(await limits.set(call.id("account_id"), _user_id(call), quotas, actor=call.actor))
 
 
+@serves(AccountOperations.users_quotas)
 async def list_user_quotas(call: Call, query: PageQuery) -> Listing[UserQuotasShape]:
     """List the users of the account that have quotas there, by id."""
     page = await call.services.member_limits.page(call.id("account_id"), *page_asked(query))
-    return listing(page, user_quotas_shape)
+    return listing(page, UserQuotasShape.of)
 
 
 def _user_id(call: Call) -> str:
     return call.request.match_info["user_id"]
 
 
+@serves(AccountOperations.grant)
 async def create_grant(call: Call, body: NewCredit) -> GrantShape:
     """Give credit, once for an idempotency key: the same again gets the first answer."""
     expires_at = in_future("expires_at", moment("expires_at", body.expires_at), call.services.clock())
@@ -148,6 +150,7 @@ async def create_grant(call: Call, body: NewCredit) -> GrantShape:
     return await _credit(call, body, partial(call.services.grants.grant, terms=terms))
 
 
+@serves(AccountOperations.refund)
 async def create_refund(call: Call, body: NewGrant) -> GrantShape:
     """Give back what was charged, once for an idempotency key, which is none of a grant's."""
     return await _credit(call, body, call.services.grants.refund)
@@ -159,6 +162,7 @@ async def _credit(call: Call, body: NewGrant, give: Callable[..., Awaitable[Gran
     return _given(call, result)
 
 
+@serves(AccountOperations.adjust)
 async def create_adjustment(call: Call, body: NewAdjustment) -> GrantShape:
     """Change a balance up or down, with a reason, once for an idempotency key, which is none of a grant's or refund's:
     a balance may fall below zero by it."""
@@ -168,10 +172,11 @@ async def create_adjustment(call: Call, body: NewAdjustment) -> GrantShape:
     return _given(call, await call.services.grants.adjust(*given, source=source, actor=call.actor))
 
 
+@serves(AccountOperations.reprice)
 async def reprice(call: Call, query: PageQuery, body: NewRepricing) -> RepricingShape:
     """Compare what requests of a period were charged with another price, a batch of them; without `dry_run` correct it
     by transfers. The same again changes nothing."""
-    since, until = (cast(datetime, moment(*each)) for each in (("since", body.since), ("until", body.until)))
+    since, until = (cast("datetime", moment(*each)) for each in (("since", body.since), ("until", body.until)))
     if since >= until:
         raise BadRequest("until must be after since.", "until")
     if body.model.endswith(ANY_MODEL):
@@ -183,23 +188,23 @@ async def reprice(call: Call, query: PageQuery, body: NewRepricing) -> Repricing
         batch = await repricing.compare(period, limit, after)
     else:
         batch = await repricing.correct(period, limit, after, reason=body.reason, actor=call.actor)
-    return repricing_shape(batch.lines, encode_cursor(batch.next_after), dry_run=body.dry_run)
+    return RepricingShape.of_lines(batch.lines, encode_cursor(batch.next_after), dry_run=body.dry_run)
 
 
 def _given(call: Call, result: GrantResult) -> GrantShape:
     if result.replayed:
         call.headers[REPLAYED_HEADER] = "true"
-    return grant_shape(result)
+    return GrantShape.of(result)
 
 
 def _shape(account: Account, services: Services) -> AccountShape:
-    return account_shape(account, services.plans.get(account.plan), services.credits_per_usd)
+    return AccountShape.of_account(account, services.plans.get(account.plan), services.credits_per_usd)
 
 
-CLOSE: Final = "/api/orgs/{org_id}/close"
 CLOSED: Final = "closed"
 
 
+@serves(AccountOperations.close_organization)
 async def close_organization(call: Call, body: Closing) -> OrganizationShape:
     """Close an organization's account: nothing is spent there any more, and its open invitations end. Its members may
     read it as before."""
@@ -210,7 +215,7 @@ async def close_organization(call: Call, body: Closing) -> OrganizationShape:
         refuse_closing(account, await services.live_balance(account), services.plans, forfeit=body.forfeit)
         await services.members.end_invitations(organization.id, Acting(caller.id, caller.scopes, call.actor))
         await services.accounts.update(account.id, status=CLOSED, reason="closed by its owner", actor=call.actor)
-    return organization_shape(organization, caller.role)
+    return OrganizationShape.of(organization, role=caller.role)
 
 
 def refuse_closing(account: Account, live: LiveBalance, plans: Plans, *, forfeit: bool) -> None:
@@ -231,45 +236,3 @@ def refuse_closing(account: Account, live: LiveBalance, plans: Plans, *, forfeit
     if live.balance_nano > 0 and not forfeit:
         left = format_usd(live.balance_nano)
         raise OrganizationConflict(f'{left} USD are left: use them, ask for a refund, or send {{"forfeit": true}}.')
-
-
-ROUTES: Final = (
-    Route("POST", ACCOUNTS, create_account, Access.admin, AccountShape, body=NewAccount, status=201),
-    Route("GET", ACCOUNTS, list_accounts, Access.admin, Listing[AccountShape], query=AccountsQuery),
-    Route("GET", ACCOUNT, get_account, Access.admin, AccountShape),
-    Route("PATCH", ACCOUNT, update_account, Access.admin, AccountShape, body=AccountPatch, errors=(409, 503)),
-    Route("PUT", f"{ACCOUNT}/quotas", set_account_quotas, Access.admin, AccountShape, body=NewQuotas),
-    Route("GET", f"{ACCOUNT}/users/quotas", list_user_quotas, Access.admin, Listing[UserQuotasShape], query=PageQuery),
-    Route("GET", f"{ACCOUNT}/users/{{user_id}}/quotas", get_user_quotas, Access.admin, UserQuotasShape),
-    Route("PUT", f"{ACCOUNT}/users/{{user_id}}/quotas", set_user_quotas, Access.admin, UserQuotasShape, body=NewQuotas),
-    Route(
-        *("POST", f"{ACCOUNT}/grants", create_grant, Access.admin, GrantShape),
-        body=NewCredit,
-        status=201,
-        errors=(409,),
-    ),
-    Route(
-        *("POST", f"{ACCOUNT}/refunds", create_refund, Access.admin, GrantShape),
-        body=NewGrant,
-        status=201,
-        errors=(409,),
-    ),
-    Route(
-        *("POST", f"{ACCOUNT}/adjustments", create_adjustment, Access.admin, GrantShape),
-        body=NewAdjustment,
-        status=201,
-        errors=(409,),
-    ),
-    Route(
-        *("POST", "/api/admin/reprice", reprice, Access.admin, RepricingShape, PageQuery, NewRepricing),
-        errors=(404,),
-    ),
-    Route(
-        *("POST", CLOSE, close_organization, Access.person, OrganizationShape),
-        body=Closing,
-        body_optional=True,
-        scope=ORG_TRANSFER,
-        whole=True,
-        errors=(409,),
-    ),
-)

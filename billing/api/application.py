@@ -9,9 +9,8 @@ from __future__ import annotations
 import asyncio
 import logging
 import re
-from collections.abc import Awaitable, Callable, Sequence
 from functools import cache
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 from aiohttp import web
@@ -38,34 +37,42 @@ from billing.api import (
 )
 from billing.api.errors import BadRequest, error_response, of_failure
 from billing.api.openapi import check_names, document
+from billing.api.operation import Access, operation
+from billing.api.operations import OPERATIONS
 from billing.api.reference import HEADERS as PAGE_HEADERS
 from billing.api.reference import page
 from billing.api.requests import AWAITS_BODY, BODY_TOO_SLOW
-from billing.api.route import PREFIX, REQUEST_ID, REQUEST_ID_HEADER, Access, Call, Route, in_parts, serving
+from billing.api.route import PREFIX, REQUEST_ID, REQUEST_ID_HEADER, Call, Route, in_parts, routes_of, serving
 from billing.api.services import SERVICES, Services
 from billing.api.tables import TIME_LIMIT
 from billing.errors import LISTED
 from billing.logs import log_about
 
-ROUTES: Final[tuple[Route, ...]] = (
-    *accounts.ROUTES,
-    *keys.ROUTES,
-    *organizations.ROUTES,
-    *own_keys.ROUTES,
-    *credit.ROUTES,
-    *budgets.ROUTES,
-    *usage.ROUTES,
-    *sums.ROUTES,
-    *exports.ROUTES,
-    *oversight.ROUTES,
-    *margin.ROUTES,
-    *metering.ROUTES,
-    *people.ROUTES,
-    *tokens.ROUTES,
-    *browsers.ROUTES,
-    *payments.ROUTES,
-    *webhooks_out.ROUTES,
-    *plans.ROUTES,
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Sequence
+
+ROUTES: Final = routes_of(
+    OPERATIONS,
+    (
+        accounts,
+        browsers,
+        budgets,
+        credit,
+        exports,
+        keys,
+        margin,
+        metering,
+        organizations,
+        oversight,
+        own_keys,
+        payments,
+        people,
+        plans,
+        sums,
+        tokens,
+        usage,
+        webhooks_out,
+    ),
 )
 """Every endpoint of the billing API but its description."""
 BILLING: Final = "/billing/"
@@ -85,12 +92,13 @@ def setup(app: web.Application, services: Services, beside: Sequence[Route] = ()
     descriptions = _descriptions(beside)
     check_names((*beside, *ROUTES, *descriptions))
     for route in (*ROUTES, *descriptions):
-        path, handler = route.path.removeprefix(PREFIX), serving(route)
+        method, handler = route.operation.method, serving(route)
+        path = route.operation.path.removeprefix(PREFIX)
         for each in (path, f"{VERSION}{path}") if path.startswith(BILLING) else (path,):
-            if route.method == "GET":
+            if method == "GET":
                 api.router.add_get(each, handler)  # and HEAD
             else:
-                api.router.add_route(route.method, each, handler)
+                api.router.add_route(method, each, handler)
     app.add_subapp(PREFIX, api)
 
 
@@ -115,8 +123,8 @@ def _descriptions(beside: Sequence[Route]) -> tuple[Route, ...]:
         return in_parts(await asyncio.to_thread(reference), "text/html; charset=utf-8", PAGE_HEADERS)
 
     routes = (
-        Route("GET", f"{PREFIX}/openapi.json", openapi, Access.anyone, dict[str, Any]),
-        Route("GET", f"{PREFIX}/docs", docs, Access.anyone, str, media="text/html"),
+        Route(operation("GET", f"{PREFIX}/openapi.json", dict[str, Any], who=Access.anyone), openapi),
+        Route(operation("GET", f"{PREFIX}/docs", str, who=Access.anyone, media="text/html"), docs),
     )
     return routes
 

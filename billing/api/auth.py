@@ -9,9 +9,9 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING, Final
 
+from billing.api.attempts import ADMINS, SERVICE_KEYS
 from billing.api.errors import BadRequest, InsufficientScope, NotFound, Unauthorized
 from billing.api.services import SERVICES
-from billing.attempts import ADMINS, SERVICE_KEYS
 from billing.errors import INCORRECT_KEY
 from billing.identity.callers import Caller
 from billing.identity.permissions import BILLING_READ as BILLING_READ
@@ -21,8 +21,8 @@ from billing.keys.secrets import made_at_random, same_secret, shown_prefix
 if TYPE_CHECKING:
     from aiohttp import web
 
+    from billing.api.attempts import Attempts
     from billing.api.services import Services
-    from billing.attempts import Attempts
     from billing.principals import Principal
 
 ADMIN_HEADER: Final = "X-Admin-Key"

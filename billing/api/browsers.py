@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
 from billing.api.errors import Unauthorized
-from billing.api.route import Access, Call, Route
-from billing.shapes.tokens import LoginLinkShape, link_shape
+from billing.api.operations import BrowserOperations
+from billing.api.route import Call, serves
+from billing.schemas.tokens import LoginLinkShape
 
 if TYPE_CHECKING:
     from aiohttp import web
@@ -14,9 +15,10 @@ if TYPE_CHECKING:
     from billing.identity.browsers import BrowserRules
 
 
+@serves(BrowserOperations.login_link)
 async def make_login_link(call: Call) -> LoginLinkShape:
     """Make a link by which an operator signs in to the console, once and soon."""
-    return link_shape(await call.services.browsers.make_link(call.actor))
+    return LoginLinkShape.of(await call.services.browsers.make_link(call.actor))
 
 
 async def set_session(response: web.Response, call: Call, session_id: str) -> None:
@@ -43,6 +45,3 @@ async def end_session_of(call: Call, reason: str) -> None:
     secret = call.request.cookies.get(browsers.rules.cookie)
     if secret is not None:
         await browsers.end(secret, reason, call.actor)
-
-
-ROUTES: Final = (Route("POST", "/api/admin/login-links", make_login_link, Access.admin, LoginLinkShape, status=201),)

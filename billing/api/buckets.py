@@ -12,16 +12,15 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from itertools import pairwise
 from typing import TYPE_CHECKING, Final, NamedTuple
+from zoneinfo import ZoneInfo
 
 from billing.api.requests import encode_cursor
 from billing.ledger.used import DIMENSIONS, Group, Span, Used, total
 from billing.pages import BadCursor, place_of
-from billing.shapes.reports import ordered
+from billing.schemas.reports import ordered
 from billing.zones import Period, periods
 
 if TYPE_CHECKING:
-    from zoneinfo import ZoneInfo
-
     from billing.api.usage_reports import UsageReports
 
 MOST_CELLS: Final = 2_000

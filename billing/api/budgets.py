@@ -2,31 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Final
 
 from msgspec import UNSET
 
+from billing.api.operations import BudgetOperations
 from billing.api.requests import listing, page_asked, positive_money
-from billing.api.route import Access, Call, Route
+from billing.api.route import Call, serves
 from billing.budgets.rules import DEFAULT_THRESHOLDS, BudgetPeriod, BudgetRefused, BudgetTerms, Subject
-from billing.identity.permissions import BILLING_READ, BILLING_SETUP
 from billing.pages import Page
-from billing.shapes.base import Listing, PageQuery
-from billing.shapes.budgets import BudgetPatch, NewBudget, OwnBudgetShape, own_budget_shape
+from billing.schemas.budgets import BudgetPatch, NewBudget, OwnBudgetShape
 from billing.zones import DEFAULT_ZONE, zone_of
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from billing.accounts.accounts import Account
     from billing.budgets.budgets import Budget
+    from billing.schemas.base import Listing, PageQuery
 
-BUDGETS: Final = "/budgets"
-BUDGET: Final = "/budgets/{budget_id}"
 ADMIN: Final = "/api/admin/"
-OF_ACCOUNT: Final = "/api/admin/accounts/{account_id}"
 
 
+@serves(BudgetOperations.create_budget, BudgetOperations.create_budget_of_account)
 async def create_budget(call: Call, body: NewBudget) -> OwnBudgetShape:
     """Make a budget: thresholds that are reached are told of once in each period. It refuses nothing; what does is a
     quota of the metric cost."""
@@ -35,20 +34,23 @@ async def create_budget(call: Call, body: NewBudget) -> OwnBudgetShape:
     return await _shape(call, account, made)
 
 
+@serves(BudgetOperations.budgets, BudgetOperations.budgets_of_account)
 async def list_budgets(call: Call, query: PageQuery) -> Listing[OwnBudgetShape]:
     """List budgets, newest first, with what was spent of each in its period, and a forecast to its end."""
     account, budgets = await _account(call), call.services.budgets
     page = await budgets.page(account.id, *page_asked(query))
     standings = await budgets.standings(page.items, zone_of(account.tz or DEFAULT_ZONE))
-    return listing(Page(tuple(standings), page.next_after), own_budget_shape)
+    return listing(Page(tuple(standings), page.next_after), OwnBudgetShape.of_standing)
 
 
+@serves(BudgetOperations.budget, BudgetOperations.budget_of_account)
 async def get_budget(call: Call) -> OwnBudgetShape:
     """Return a budget, with what was spent of it and a forecast."""
     account = await _account(call)
     return await _shape(call, account, await call.services.budgets.get(call.id("budget_id"), account.id))
 
 
+@serves(BudgetOperations.update_budget, BudgetOperations.update_budget_of_account)
 async def update_budget(call: Call, body: BudgetPatch) -> OwnBudgetShape:
     """Change a budget: what is absent stays as it is."""
     account = await _account(call)
@@ -65,6 +67,7 @@ async def update_budget(call: Call, body: BudgetPatch) -> OwnBudgetShape:
     return await _shape(call, account, changed)
 
 
+@serves(BudgetOperations.delete_budget, BudgetOperations.delete_budget_of_account)
 async def delete_budget(call: Call) -> None:
     """Remove a budget."""
     account = await _account(call)
@@ -99,30 +102,4 @@ async def _account(call: Call) -> Account:
 
 async def _shape(call: Call, account: Account, budget: Budget) -> OwnBudgetShape:
     (standing,) = await call.services.budgets.standings([budget], zone_of(account.tz or DEFAULT_ZONE))
-    return own_budget_shape(standing)
-
-
-def _both(
-    method: str, path: str, handler: Callable[..., Awaitable[Any]], answer: Any = None, **more: Any
-) -> list[Route]:
-    """Return the routes of a call for customers, with their scope, and for operators."""
-    scope = BILLING_READ if method == "GET" else BILLING_SETUP
-    summary = f"{' '.join((handler.__doc__ or '').split())} Of any account."
-    return [
-        Route(method, f"/api/billing{path}", handler, Access.caller, answer, scope=scope, **more),
-        Route(
-            *(method, f"{OF_ACCOUNT}{path}", handler, Access.admin, answer),
-            name=f"{handler.__name__}_of_account",
-            summary=summary,
-            **more,
-        ),
-    ]
-
-
-ROUTES: Final = (
-    *_both("POST", BUDGETS, create_budget, OwnBudgetShape, body=NewBudget, status=201),
-    *_both("GET", BUDGETS, list_budgets, Listing[OwnBudgetShape], query=PageQuery),
-    *_both("GET", BUDGET, get_budget, OwnBudgetShape),
-    *_both("PATCH", BUDGET, update_budget, OwnBudgetShape, body=BudgetPatch),
-    *_both("DELETE", BUDGET, delete_budget, status=204),
-)
+    return OwnBudgetShape.of_standing(standing)

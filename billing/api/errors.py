@@ -24,7 +24,7 @@ from aiohttp import web
 
 from billing.database.connection import DatabaseUnavailable
 from billing.errors import MetergateError
-from billing.shapes.base import error_body
+from billing.schemas.base import error_body
 
 RETRY_AFTER_S: Final = 1
 _SERVER_ERROR: Final = 500

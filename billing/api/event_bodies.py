@@ -8,18 +8,20 @@ events, as far as quotes and brackets are balanced; each piece is then read by i
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 from msgspec import UNSET
 
 from billing.api.errors import BadRequest
-from billing.api.route import JSON
-from billing.shapes.decoding import decode_shape
-from billing.shapes.mismatch import mismatch, unreadable
-from billing.shapes.service import BINARY_EVENT, structured
+from billing.api.operation import JSON
+from billing.schemas.decoding import decode_shape
+from billing.schemas.mismatch import mismatch, unreadable
+from billing.schemas.service import BINARY_EVENT, structured
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
 
 CLOUD_EVENT: Final = "application/cloudevents+json"
 CLOUD_BATCH: Final = "application/cloudevents-batch+json"

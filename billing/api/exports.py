@@ -2,45 +2,28 @@
 
 from __future__ import annotations
 
-from typing import Final
-
+from billing.api.operations import ExportOperations
 from billing.api.requests import listing, page_asked
-from billing.api.route import Access, Call, Route
-from billing.shapes.base import Listing
-from billing.shapes.exports import (
-    ExportShape,
-    ParkedExportShape,
-    ParkedExportsQuery,
-    RetriedShape,
-    RetryExport,
-    export_shape,
-    parked_export_shape,
-)
-
-EXPORTS: Final = "/api/admin/exports"
+from billing.api.route import Call, serves
+from billing.schemas.base import Listing
+from billing.schemas.exports import ExportShape, ParkedExportShape, ParkedExportsQuery, RetriedShape, RetryExport
 
 
+@serves(ExportOperations.exports)
 async def list_exports(call: Call) -> Listing[ExportShape]:
     """List the exports that there ever were, and how far each is."""
-    return Listing(data=[export_shape(each) for each in await call.services.exports.standings()], next_cursor=None)
+    standings = await call.services.exports.standings()
+    return Listing(data=[ExportShape.of(each, lag_seconds=int(each.lag_s)) for each in standings], next_cursor=None)
 
 
+@serves(ExportOperations.parked_exports)
 async def list_parked_exports(call: Call, query: ParkedExportsQuery) -> Listing[ParkedExportShape]:
     """List what the other sides do not take, newest first, with the reason."""
     page = await call.services.exports.parked(*page_asked(query), export=query.export)
-    return listing(page, parked_export_shape)
+    return listing(page, ParkedExportShape.of)
 
 
+@serves(ExportOperations.retry_exports)
 async def retry_exports(call: Call, body: RetryExport) -> RetriedShape:
     """Send parked items again: one, or all of an export. Items that are refused again stay parked."""
     return RetriedShape(retried=await call.services.exports.again(body.export, body.item, call.actor))
-
-
-ROUTES: Final = (
-    Route("GET", EXPORTS, list_exports, Access.admin, Listing[ExportShape]),
-    Route(
-        *("GET", f"{EXPORTS}/parked", list_parked_exports, Access.admin, Listing[ParkedExportShape]),
-        query=ParkedExportsQuery,
-    ),
-    Route("POST", f"{EXPORTS}/retry", retry_exports, Access.admin, RetriedShape, body=RetryExport, errors=(404,)),
-)

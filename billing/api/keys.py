@@ -2,18 +2,18 @@
 
 from collections.abc import Iterable
 from datetime import UTC, datetime
-from typing import Any, Final
+from typing import Any
 
 from msgspec import UNSET
 
 from billing.api.errors import BadRequest
+from billing.api.operations import KeyOperations
 from billing.api.requests import listing, page_asked
-from billing.api.route import Access, Call, Route
+from billing.api.route import Call, serves
 from billing.api.services import Services
-from billing.shapes.base import Listing
-from billing.shapes.keys import (
+from billing.schemas.base import Listing
+from billing.schemas.keys import (
     KeyPatch,
-    KeyRow,
     KeyShape,
     KeysQuery,
     NewKey,
@@ -22,22 +22,18 @@ from billing.shapes.keys import (
     Rotation,
     RulesBody,
     given_rules,
-    key_shape,
     total_tokens_quota,
 )
-from billing.times import rfc3339
-
-KEYS: Final = "/api/admin/keys"
-KEY: Final = "/api/admin/keys/{key_id}"
 
 
+@serves(KeyOperations.create_key)
 async def create_key(call: Call, body: NewKey) -> NewKeyShape:
     """Create a key. The answer holds its secret."""
     services, rules = call.services, new_rules(call.services, body, body.quota)
     key, secret = await services.keys.create(
         body.account_id, body.name, user_id=body.user_id, actor=call.actor, **rules
     )
-    return key_shape(key, NewKeyShape, key=secret, warnings=model_warnings(services, key.models))
+    return NewKeyShape.of(key, key=secret, warnings=model_warnings(services, key.models))
 
 
 def new_rules(services: Services, body: RulesBody, quota: int) -> dict[str, Any]:
@@ -50,22 +46,25 @@ def new_rules(services: Services, body: RulesBody, quota: int) -> dict[str, Any]
     return rules
 
 
+@serves(KeyOperations.keys)
 async def list_keys(call: Call, query: KeysQuery) -> Listing[KeyShape]:
     """List keys of an account, or of all, newest first; revoked ones stay listed."""
     page = await call.services.keys.page(query.account_id, *page_asked(query))
-    return listing(page, lambda key: key_shape(key, KeyShape))
+    return listing(page, KeyShape.of)
 
 
+@serves(KeyOperations.key)
 async def get_key(call: Call) -> KeyShape:
     """Return a key without its secret."""
-    return key_shape(await call.services.keys.get(call.id("key_id")), KeyShape)
+    return KeyShape.of(await call.services.keys.get(call.id("key_id")))
 
 
+@serves(KeyOperations.update_key)
 async def update_key(call: Call, body: KeyPatch) -> KeyShape:
     """Change a key: what is absent stays as it is, null clears."""
     changes = changed(body)
     key = await call.services.keys.update(call.id("key_id"), changes, actor=call.actor)
-    return key_shape(key, KeyShape, warnings=model_warnings(call.services, changes.get("models")))
+    return KeyShape.of(key, warnings=model_warnings(call.services, changes.get("models")))
 
 
 def changed(body: KeyPatch) -> dict[str, Any]:
@@ -74,10 +73,12 @@ def changed(body: KeyPatch) -> dict[str, Any]:
     return changes if body.name is UNSET else changes | {"name": body.name}
 
 
+@serves(KeyOperations.rotate_key)
 async def rotate_key(call: Call, body: Rotation) -> RotatedKeyShape:
     """Give a key a new secret. The answer holds it; the secret before stays valid for `grace_seconds`."""
     grace_s = checked_grace(call.services, body)
-    return rotated_shape(*await call.services.keys.rotate(call.id("key_id"), grace_s, actor=call.actor))
+    key, secret = await call.services.keys.rotate(call.id("key_id"), grace_s, actor=call.actor)
+    return RotatedKeyShape.of(key, key=secret)
 
 
 def checked_grace(services: Services, body: Rotation) -> int:
@@ -87,12 +88,7 @@ def checked_grace(services: Services, body: Rotation) -> int:
     return body.grace_seconds
 
 
-def rotated_shape(key: KeyRow, secret: str) -> RotatedKeyShape:
-    """Return the shape of a key that has a new secret."""
-    until = key.previous_until and rfc3339(key.previous_until)
-    return key_shape(key, RotatedKeyShape, key=secret, previous_until=until)
-
-
+@serves(KeyOperations.revoke_key)
 async def revoke_key(call: Call) -> None:
     """Revoke a key on every gateway within a second; one that is revoked already stays so."""
     await call.services.keys.revoke(call.id("key_id"), actor=call.actor)
@@ -104,18 +100,3 @@ def model_warnings(services: Services, models: Iterable[str] | None) -> list[str
         f"The model {name!r} is none of this gateway's: the key can't use it until it is configured."
         for name in services.unknown_models(models or ())
     ]
-
-
-ROUTES: Final = (
-    Route("POST", KEYS, create_key, Access.admin, NewKeyShape, body=NewKey, status=201, errors=(404,)),
-    Route("GET", KEYS, list_keys, Access.admin, Listing[KeyShape], query=KeysQuery),
-    Route("GET", KEY, get_key, Access.admin, KeyShape),
-    Route("PATCH", KEY, update_key, Access.admin, KeyShape, body=KeyPatch),
-    Route("DELETE", KEY, revoke_key, Access.admin, status=204),
-    Route(
-        *("POST", f"{KEY}/rotate", rotate_key, Access.admin, RotatedKeyShape),
-        body=Rotation,
-        body_optional=True,
-        errors=(409,),
-    ),
-)

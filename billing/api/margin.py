@@ -3,19 +3,19 @@ ledger. For operators."""
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
 from datetime import UTC, date, datetime, time, timedelta
 from typing import TYPE_CHECKING, Final
 
 from msgspec import UNSET
 
 from billing.api.errors import BadRequest, NotFound
+from billing.api.operations import MarginOperations
 from billing.api.requests import encode_cursor, page_asked
-from billing.api.route import Access, Call, Route
+from billing.api.route import Call, serves
 from billing.api.tables import Table, rows, wants_csv
 from billing.ledger.margins import MarginBy, Margins
 from billing.pages import place_of
-from billing.shapes.margin import (
+from billing.schemas.margin import (
     MARGIN_FIELDS,
     BillBody,
     BillQuery,
@@ -24,18 +24,18 @@ from billing.shapes.margin import (
     MarginQuery,
     MarginShape,
     MarginsShape,
-    bill_shape,
     margin_fields,
 )
 
 if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
     from billing.provider_bills.bills import Bills
 
-MARGIN: Final = "/api/admin/margin"
 WEEK_DAYS: Final = 7
-BILL: Final = "/api/admin/providers/{provider}/bill"
 
 
+@serves(MarginOperations.margin)
 async def get_margin(call: Call, query: MarginQuery) -> MarginsShape | Table:
     """Return what was charged less what it cost, of days of UTC, by account, model, provider or day. As CSV all groups,
     without a limit."""
@@ -88,20 +88,22 @@ def begin_of(day: date) -> datetime:
     return datetime.combine(day, time(), UTC)
 
 
+@serves(MarginOperations.bill)
 async def get_bill(call: Call, query: BillQuery) -> BillShape:
     """Return a provider's bill beside the ledger, from the bill that was stored last."""
     bills, (since, until) = _bills(call), days_asked(query.since, query.until, call.services.clock(), whole=True)
-    return bill_shape(await bills.compared(call.id("provider"), query.source, since, until))
+    return BillShape.of_bill(await bills.compared(call.id("provider"), query.source, since, until))
 
 
+@serves(MarginOperations.reconcile_bill)
 async def reconcile_bill(call: Call, body: BillBody) -> BillShape:
     """Fetch a provider's bill, or take its invoice, keep it and compare it with the ledger."""
     bills, (since, until) = _bills(call), _days_of(body, call)
     provider = call.id("provider")
     if body.invoice is None:
-        return bill_shape(await bills.fetched(provider, since, until))
+        return BillShape.of_bill(await bills.fetched(provider, since, until))
     names = {} if body.columns is UNSET else body.columns
-    return bill_shape(await bills.given(provider, since, until, body.invoice, names))
+    return BillShape.of_bill(await bills.given(provider, since, until, body.invoice, names))
 
 
 def _days_of(body: BillBody, call: Call) -> tuple[date, date]:
@@ -113,10 +115,3 @@ def _bills(call: Call) -> Bills:
     if call.services.bills is None:
         raise NotFound("This gateway has no providers.")
     return call.services.bills
-
-
-ROUTES: Final = (
-    Route("GET", MARGIN, get_margin, Access.admin, MarginsShape, query=MarginQuery, csv=True),
-    Route("GET", BILL, get_bill, Access.admin, BillShape, query=BillQuery, errors=(404,)),
-    Route("POST", BILL, reconcile_bill, Access.admin, BillShape, body=BillBody, errors=(404, 503)),
-)

@@ -8,26 +8,24 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
-from aiohttp import web
 from msgspec import UNSET
 
 from billing.api.errors import ApiError, BadRequest, Unavailable, of_failure
-from billing.api.event_bodies import CLOUD_BATCH, CLOUD_EVENT, checked, decoded, events_of
+from billing.api.event_bodies import checked, decoded, events_of
+from billing.api.operations import ServiceOperations
 from billing.api.requests import moment, money, positive_money, read_bounded
-from billing.api.route import JSON, REPLAYED_HEADER, Access, Call, Route, answer
+from billing.api.route import REPLAYED_HEADER, Call, answer, serves
 from billing.api.usage import balance_of
 from billing.errors import MetergateError
 from billing.metering.charges import Measure, parse_quantity
 from billing.metering.claims import NotAdmitted, Payer
-from billing.metering.events import DEBITS, HOLDS, USAGE
 from billing.money import format_usd
-from billing.shapes.mismatch import mismatch
-from billing.shapes.service import (
+from billing.schemas.mismatch import mismatch
+from billing.schemas.service import (
     Asked,
     AskedOfKey,
     CheckShape,
@@ -45,20 +43,22 @@ from billing.shapes.service import (
     NewHold,
     NewUsage,
     Settlement,
-    UsageEvents,
     UsageResults,
     usage_of,
 )
-from billing.shapes.usage import BalanceShape
 from billing.times import rfc3339
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from aiohttp import web
+
     from billing.api.services import Meters
     from billing.metering.claims import Recorded
+    from billing.schemas.usage import BalanceShape
 
 logger = logging.getLogger(__name__)
 
-HOLD: Final = f"{HOLDS}/{{hold_id}}"
 MOST_EVENTS: Final = 1_000
 """Events of one call."""
 EVENTS_A_TURN: Final = 25
@@ -67,11 +67,13 @@ OK: Final = 200
 CREATED: Final = 201
 
 
+@serves(ServiceOperations.account_balance)
 async def get_account_balance(call: Call) -> BalanceShape:
     """Return an account's balance, live."""
     return await balance_of(call.services, call.id("account_id"))
 
 
+@serves(ServiceOperations.check)
 async def check(call: Call, body: AskedOfKey) -> CheckShape | web.StreamResponse:
     """Say whether a hold of this would be granted now; what is not is refused as the proxy would refuse it. Nothing is
     held or counted."""
@@ -87,6 +89,7 @@ async def check(call: Call, body: AskedOfKey) -> CheckShape | web.StreamResponse
     )
 
 
+@serves(ServiceOperations.debit)
 async def create_debit(call: Call, body: NewDebit) -> web.StreamResponse:
     """Charge an account, if its balance and quotas have room for it; once for an event_id."""
     try:
@@ -96,6 +99,7 @@ async def create_debit(call: Call, body: NewDebit) -> web.StreamResponse:
     return _recorded(done, CREATED)
 
 
+@serves(ServiceOperations.record)
 async def create_usage(call: Call) -> UsageResults:
     """Charge accounts for what they have used, whatever their balances, each event once. One event, or `events`; or
     CloudEvents 1.0 (batched, structured, or binary: with `ce-` headers), whose `source` and `id` are the event's id,
@@ -113,6 +117,7 @@ async def create_usage(call: Call) -> UsageResults:
     return _results(await asyncio.gather(*work))
 
 
+@serves(ServiceOperations.create_hold)
 async def create_hold(call: Call, body: NewHold) -> web.StreamResponse:
     """Hold what something may cost at most, until it is settled or voided, or expires; once for an event_id."""
     asked = body.event_id, _measure(body, positive=True), body.expires_in_s
@@ -123,16 +128,19 @@ async def create_hold(call: Call, body: NewHold) -> web.StreamResponse:
     return _recorded(done, CREATED)
 
 
+@serves(ServiceOperations.service_hold)
 async def get_hold(call: Call) -> HoldShape:
     """Return a hold as it is now."""
     return await _meters(call).holds.get(call.id("hold_id"))
 
 
+@serves(ServiceOperations.settle_hold)
 async def settle_hold(call: Call, body: Settlement) -> web.StreamResponse:
     """Turn a hold into a debit of what was used, once: also more than was held, also when its time is over."""
     return _recorded(await _meters(call).holds.settle(call.id("hold_id"), body.event_id, _settled(body)), OK)
 
 
+@serves(ServiceOperations.void_hold)
 async def void_hold(call: Call, body: Giving) -> HoldShape:
     """Give a hold back, once. One whose time is over is given back already."""
     shape, replayed = await _meters(call).holds.void(call.id("hold_id"), body.event_id)
@@ -141,6 +149,7 @@ async def void_hold(call: Call, body: Giving) -> HoldShape:
     return shape
 
 
+@serves(ServiceOperations.check_key)
 async def check_key(call: Call, body: KeyAsked) -> KeyCheckShape:
     """Say whose API key somebody has shown to the service. A wrong one is an answer, and no attempt of the service's
     address: that is the service's to count, who knows where it came from."""
@@ -178,7 +187,7 @@ async def _record(call: Call, index: int, raw: msgspec.Raw, *, cloud: bool, alon
         if alone or refusal is None:
             raise
         return _event_refused(index, event_id, refusal)
-    except Exception:
+    except Exception:  # whatever it is: the batch's other events are debited already, and their answers must arrive
         if alone:
             raise
         logger.exception("a usage event could not be recorded")
@@ -250,23 +259,3 @@ def _recorded(done: Recorded, status: int) -> web.Response:
     if done.replayed:
         response.headers[REPLAYED_HEADER] = "true"
     return response
-
-
-_ROOM: Final = (400, 402, 404)
-ROUTES: Final = (
-    Route("GET", "/api/service/accounts/{account_id}/balance", get_account_balance, Access.service, BalanceShape),
-    Route("POST", "/api/service/check", check, Access.service, CheckShape, body=AskedOfKey, errors=_ROOM),
-    Route(
-        *("POST", DEBITS, create_debit, Access.service, DebitShape), body=NewDebit, status=CREATED, errors=(*_ROOM, 409)
-    ),
-    Route(
-        *("POST", USAGE, create_usage, Access.service, UsageResults),
-        accepts=((JSON, UsageEvents), (CLOUD_EVENT, CloudEvent), (CLOUD_BATCH, list[CloudEvent])),
-        errors=(400, 404, 409, 413),
-    ),
-    Route("POST", "/api/service/keys/check", check_key, Access.service, KeyCheckShape, body=KeyAsked),
-    Route("POST", HOLDS, create_hold, Access.service, HoldShape, body=NewHold, status=CREATED, errors=(*_ROOM, 409)),
-    Route("GET", HOLD, get_hold, Access.service, HoldShape),
-    Route("POST", f"{HOLD}/settle", settle_hold, Access.service, HoldShape, body=Settlement, errors=(409,)),
-    Route("POST", f"{HOLD}/void", void_hold, Access.service, HoldShape, body=Giving, errors=(409,)),
-)

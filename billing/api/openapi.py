@@ -1,31 +1,34 @@
 """The OpenAPI document of routes: paths, parameters, bodies, answers, errors, examples and who may call.
 
-Version 3.1 (https://spec.openapis.org/oas/v3.1.0). Schemas are those of `billing.shapes`, by msgspec; an example is
+Version 3.1 (https://spec.openapis.org/oas/v3.1.0). Schemas are those of `billing.schemas`, by msgspec; an example is
 made of a schema's own examples.
 """
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 
 from billing.api.auth import ADMIN_HEADER, SERVICE_HEADER, SERVICE_NAME_HEADER
-from billing.api.route import JSON, Access, Route
+from billing.api.operation import JSON, Access, Operation
 from billing.api.tables import CSV
 from billing.keys.presented import KEY_HEADERS
-from billing.shapes.base import ErrorEnvelope
-from billing.shapes.quotas import QuotaShape
+from billing.schemas.base import ErrorEnvelope
+from billing.schemas.quotas import QuotaShape
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
+
+    from billing.api.route import Route
 
 Json = dict[str, Any]
+Described = Operation[..., Any]
 VERSION: Final = "3.1.0"
 _DISTRIBUTION: Final = "metergate"
 _SCHEMAS: Final = "#/components/schemas/{name}"
-_IN_PATH: Final = re.compile(r"\{(\w+)(?::[^}]*)?\}")
 _ADMIN: Final = "adminKey"
 _BEARER: Final = "bearer"
 _PERSON: Final = "person"
@@ -66,17 +69,17 @@ def check_names(routes: Sequence[Route]) -> None:
 def document(routes: Sequence[Route]) -> bytes:
     """Return the document of these routes as JSON. Raises `ValueError` for two of one name."""
     check_names(routes)
-    named = [shape for each in routes for shape in (each.answer, each.query, each.body, each.refusal)]
-    named += [shape for each in routes for _, shape in each.accepts]
+    operations = [each.operation for each in routes]
+    named = [shape for each in operations for shape in (each.answer, each.query, each.body, each.refusal)]
+    named += [shape for each in operations for _, shape in each.accepts]
     shapes = list(dict.fromkeys([*(shape for shape in named if shape is not None), QuotaShape]))
     found, schemas = _components(tuple(shapes))
     by_shape = dict(zip(shapes, found, strict=True))
-    queries = {by_shape[route.query]["$ref"].rpartition("/")[2] for route in routes if route.query is not None}
+    queries = {by_shape[each.query]["$ref"].rpartition("/")[2] for each in operations if each.query is not None}
     paths: dict[str, Json] = {}
     for route in routes:
-        path = _IN_PATH.sub(r"{\1}", route.path)
-        operation = _operation(route, by_shape, schemas)
-        paths.setdefault(path, {})[route.method.lower()] = operation
+        described = _operation(route, by_shape, schemas)
+        paths.setdefault(route.operation.plain_path, {})[route.operation.method.lower()] = described
     return msgspec.json.encode(
         {
             "openapi": VERSION,
@@ -108,29 +111,30 @@ def _version() -> str:
 
 
 def _operation(route: Route, by_shape: dict[Any, Json], schemas: Mapping[str, Json]) -> Json:
+    operation = route.operation
     summary, _, rest = route.summary.partition(". ")
-    parameters = [*_path_parameters(route.path)]
-    if route.query is not None:
-        parameters += _query_parameters(schemas[by_shape[route.query]["$ref"].rpartition("/")[2]])
-    operation: Json = {
+    parameters = [*_path_parameters(operation)]
+    if operation.query is not None:
+        parameters += _query_parameters(schemas[by_shape[operation.query]["$ref"].rpartition("/")[2]])
+    described: Json = {
         "operationId": route.name,
         "summary": summary.rstrip("."),
         "tags": [route.tag],
-        "security": _security(route),
+        "security": _security(operation),
         "parameters": parameters,
-        "responses": _responses(route, by_shape, schemas),
+        "responses": _responses(operation, by_shape, schemas),
     }
     if rest:
-        operation["description"] = rest
-    if bodies := route.accepts or (((JSON, route.body),) if route.body is not None else ()):
+        described["description"] = rest
+    if bodies := operation.accepts or (((JSON, operation.body),) if operation.body is not None else ()):
         content = {
             media: {"schema": by_shape[shape], "example": example_of(by_shape[shape], schemas)}
             for media, shape in bodies
         }
-        operation["requestBody"] = {"required": not route.body_optional, "content": content}
-    if route.scope is not None:
-        operation["x-required-scope"] = route.scope
-    return operation
+        described["requestBody"] = {"required": not operation.optional, "content": content}
+    if operation.scope is not None:
+        described["x-required-scope"] = operation.scope
+    return described
 
 
 def example_of(schema: Json, schemas: Mapping[str, Json], depth: int = 0) -> Any:
@@ -171,8 +175,8 @@ def _error_example(status: int) -> Json:
     return {"error": {"message": f"{told[:1].upper()}{told[1:]}.", "type": kind, "param": None, "code": first}}
 
 
-def _path_parameters(path: str) -> Iterator[Json]:
-    for name in _IN_PATH.findall(path):
+def _path_parameters(operation: Described) -> Iterator[Json]:
+    for name in operation.ids:
         yield {"name": name, "in": "path", "required": True, "schema": {"type": "string"}}
 
 
@@ -185,19 +189,19 @@ def _query_parameters(schema: Json) -> Iterator[Json]:
         yield {"name": name, "in": "query", "required": False, "schema": own}
 
 
-def _responses(route: Route, by_shape: dict[Any, Json], schemas: Mapping[str, Json]) -> Json:
+def _responses(operation: Described, by_shape: dict[Any, Json], schemas: Mapping[str, Json]) -> Json:
     success: Json = {"description": "Done."}
-    if route.answer is not None:
-        content: Json = {"schema": by_shape[route.answer]}
-        if route.media == JSON and (example := example_of(by_shape[route.answer], schemas)):
+    if operation.answer is not None:
+        content: Json = {"schema": by_shape[operation.answer]}
+        if operation.media == JSON and (example := example_of(by_shape[operation.answer], schemas)):
             content["example"] = example
-        success = {"description": "The answer.", "content": {route.media: content}}
-        if route.csv:
+        success = {"description": "The answer.", "content": {operation.media: content}}
+        if operation.csv:
             success["content"][CSV] = {"schema": {"type": "string"}}
-    responses = {str(route.status): success}
-    for status in sorted(_statuses(route)):
-        content = {"schema": by_shape[route.refusal]}
-        if route.refusal is ErrorEnvelope:
+    responses = {str(operation.status): success}
+    for status in sorted(_statuses(operation)):
+        content = {"schema": by_shape[operation.refusal]}
+        if operation.refusal is ErrorEnvelope:
             content["example"] = _error_example(status)
         responses[str(status)] = refusal = {"description": _ERRORS[status], "content": {JSON: content}}
         if status in _WAITS:
@@ -205,23 +209,23 @@ def _responses(route: Route, by_shape: dict[Any, Json], schemas: Mapping[str, Js
     return responses
 
 
-def _statuses(route: Route) -> Iterable[int]:
-    """Return the statuses of refusals: those of the route, and those that follow from what it asks for."""
-    found = set(route.errors)
-    if route.access is not Access.anyone:
+def _statuses(operation: Described) -> Iterable[int]:
+    """Return the statuses of refusals: those of the operation, and those that follow from what it asks for."""
+    found = set(operation.errors)
+    if operation.who is not Access.anyone:
         found |= {401, 429, 500, 503}
-    if route.query is not None or route.body is not None or route.access is Access.service:
+    if operation.query is not None or operation.body is not None or operation.who is Access.service:
         found.add(400)
-    if route.body is not None:
+    if operation.body is not None:
         found.add(413)
-    if _IN_PATH.search(route.path):
+    if operation.ids:
         found.add(404)
-    if route.scope is not None or route.access in (Access.admin, Access.caller, Access.person):
+    if operation.scope is not None or operation.who in (Access.admin, Access.caller, Access.person):
         found.add(403)
     return found
 
 
-def _security(route: Route) -> list[Json]:
+def _security(operation: Described) -> list[Json]:
     """Return the alternatives of what a call needs: each a set of schemes that go together."""
     keys: list[Json] = [{name: []} for name in (_BEARER, *KEY_HEADERS)]
     return {
@@ -230,8 +234,8 @@ def _security(route: Route) -> list[Json]:
         Access.caller: [*keys, {_PERSON: []}],
         Access.person: [{_PERSON: []}],
         Access.service: [{_SERVICE: [], _SERVICE_NAME: []}],
-        Access.admin: [{_ADMIN: []}, {_PERSON: []}, *([{_BEARER: []}] if route.or_bearer else [])],
-    }[route.access]
+        Access.admin: [{_ADMIN: []}, {_PERSON: []}, *([{_BEARER: []}] if operation.or_bearer else [])],
+    }[operation.who]
 
 
 def _security_schemes() -> Json:

@@ -9,24 +9,21 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final
 
 from billing.api.errors import InsufficientScope
+from billing.api.operations import OrganizationOperations
 from billing.api.requests import listing, page_asked
-from billing.api.route import Access, Call, Route
+from billing.api.route import Call, serves
 from billing.identity.members import Acting, Member, check_acting, role_of
 from billing.identity.organizations import Organization, locked
 from billing.identity.permissions import (
-    MEMBERS_READ,
     MEMBERS_WRITE,
-    ORG_READ,
-    ORG_TRANSFER,
     ORG_WRITE,
     ROLES,
     SCOPES,
 )
 from billing.identity.users import parse_email
 from billing.quotas import parse_quotas
-from billing.shapes.accounts import NewQuotas, UserQuotasShape, user_quotas_shape
-from billing.shapes.base import Listing, PageQuery
-from billing.shapes.organizations import (
+from billing.schemas.accounts import NewQuotas, UserQuotasShape
+from billing.schemas.organizations import (
     InvitationShape,
     MemberShape,
     NewInvitation,
@@ -36,47 +33,46 @@ from billing.shapes.organizations import (
     RolePatch,
     RolesShape,
     Transfer,
-    invitation_shape,
-    member_shape,
-    organization_shape,
 )
 
 if TYPE_CHECKING:
     from billing.database.connection import Connection
+    from billing.schemas.base import Listing, PageQuery
 
-ORGS: Final = "/api/orgs"
-ORG: Final = "/api/orgs/{org_id}"
-MEMBER: Final = f"{ORG}/members/{{user_id}}"
-INVITATIONS: Final = f"{ORG}/invitations"
-INVITATION: Final = f"{INVITATIONS}/{{invitation_id}}"
 _NARROW: Final = f'This needs a token with {ORG_WRITE}: `metergate auth token --scope "{ORG_WRITE}"`.'
 
 
+@serves(OrganizationOperations.roles)
 async def get_roles(call: Call) -> RolesShape:
     """Return the table of permissions. What each role of an organization may do, as scopes, and what each allows."""
     return RolesShape(roles={role: sorted(scopes) for role, scopes in ROLES.items()}, scopes=dict(SCOPES))
 
 
+@serves(OrganizationOperations.organizations)
 async def list_organizations(call: Call, query: PageQuery) -> Listing[OrganizationShape]:
     """List the organizations that you belong to, newest first."""
     page = await call.services.organizations.page(call.caller.id, *page_asked(query))
-    return listing(page, lambda each: organization_shape(*each))
+    return listing(page, lambda each: OrganizationShape.of(each[0], role=each[1]))
 
 
+@serves(OrganizationOperations.create_organization)
 async def create_organization(call: Call, body: NewOrganization) -> OrganizationShape:
     """Create an organization with a billing account of its own. You are its owner."""
     caller = call.caller
     if caller.narrowed is not None and ORG_WRITE not in caller.narrowed:
         raise InsufficientScope(_NARROW, required_scope=ORG_WRITE)
     made = await call.services.organizations.create(caller.id, _one_line(body.name), actor=call.actor)
-    return organization_shape(made, "owner")
+    return OrganizationShape.of(made, role="owner")
 
 
+@serves(OrganizationOperations.organization)
 async def get_organization(call: Call) -> OrganizationShape:
     """Return an organization."""
-    return organization_shape(await call.services.organizations.get(call.id("org_id")), call.caller.role)
+    found = await call.services.organizations.get(call.id("org_id"))
+    return OrganizationShape.of(found, role=call.caller.role)
 
 
+@serves(OrganizationOperations.update_organization)
 async def update_organization(call: Call, body: OrganizationPatch) -> OrganizationShape:
     """Change an organization's name or slug."""
     name, org_id, acting = _one_line(body.name) if body.name else None, call.id("org_id"), _acting(call)
@@ -86,43 +82,50 @@ async def update_organization(call: Call, body: OrganizationPatch) -> Organizati
 
     changes = {"name": name, "slug": body.slug or None}
     after = await call.services.organizations.update(org_id, **changes, actor=call.actor, check=check)
-    return organization_shape(after, call.caller.role)
+    return OrganizationShape.of(after, role=call.caller.role)
 
 
+@serves(OrganizationOperations.transfer_ownership)
 async def transfer_ownership(call: Call, body: Transfer) -> OrganizationShape:
     """Give an organization to another member. They are its owner then, and you what `become` says."""
     after = await call.services.members.transfer(call.id("org_id"), body.user_id, body.become, _acting(call))
-    return organization_shape(after, body.become)
+    return OrganizationShape.of(after, role=body.become)
 
 
+@serves(OrganizationOperations.members)
 async def list_members(call: Call, query: PageQuery) -> Listing[MemberShape]:
     """List the members of an organization, those first who registered last."""
-    return listing(await call.services.members.page(call.id("org_id"), *page_asked(query)), member_shape)
+    return listing(await call.services.members.page(call.id("org_id"), *page_asked(query)), MemberShape.of)
 
 
+@serves(OrganizationOperations.member)
 async def get_member(call: Call) -> MemberShape:
     """Return a member."""
-    return member_shape(await call.services.members.get(call.id("org_id"), call.id("user_id")))
+    return MemberShape.of(await call.services.members.get(call.id("org_id"), call.id("user_id")))
 
 
+@serves(OrganizationOperations.set_role)
 async def update_member(call: Call, body: RolePatch) -> MemberShape:
     """Give a member another role. None above your own; their API keys lose what it lacks, and one that could call
     models and can no more is revoked."""
     org_id, user_id = call.id("org_id"), call.id("user_id")
-    return member_shape(await call.services.members.set_role(org_id, user_id, body.role, _acting(call)))
+    return MemberShape.of(await call.services.members.set_role(org_id, user_id, body.role, _acting(call)))
 
 
+@serves(OrganizationOperations.remove_member)
 async def remove_member(call: Call) -> None:
     """Remove a member, or leave. Their API keys of this organization are revoked. The last owner can't leave."""
     await call.services.members.remove(call.id("org_id"), call.id("user_id"), _acting(call))
 
 
+@serves(OrganizationOperations.member_quotas)
 async def get_member_quotas(call: Call) -> UserQuotasShape:
     """Return the limits of a member, which all of their keys in the organization share."""
     organization, member = await _place(call)
-    return user_quotas_shape(await call.services.member_limits.get(organization.account_id, member.user_id))
+    return UserQuotasShape.of(await call.services.member_limits.get(organization.account_id, member.user_id))
 
 
+@serves(OrganizationOperations.set_member_quotas)
 async def set_member_quotas(call: Call, body: NewQuotas) -> UserQuotasShape:
     """Replace all limits of a member, which all of their keys in the organization share; none: no limit."""
     organization, member = await _place(call)
@@ -134,7 +137,7 @@ async def set_member_quotas(call: Call, body: NewQuotas) -> UserQuotasShape:
         await check_acting(connection, organization.id, acting, MEMBERS_WRITE, *([] if role is None else [role]))
 
     given = organization.account_id, member.user_id, quotas
-    return user_quotas_shape(await call.services.member_limits.set(*given, actor=call.actor, check=check))
+    return UserQuotasShape.of(await call.services.member_limits.set(*given, actor=call.actor, check=check))
 
 
 async def _place(call: Call) -> tuple[Organization, Member]:
@@ -142,32 +145,39 @@ async def _place(call: Call) -> tuple[Organization, Member]:
     return await call.services.organizations.get(org_id), await call.services.members.get(org_id, call.id("user_id"))
 
 
+@serves(OrganizationOperations.invitations)
 async def list_invitations(call: Call, query: PageQuery) -> Listing[InvitationShape]:
     """List invitations, newest first, also those that are over."""
-    return listing(await call.services.invitations.page(call.id("org_id"), *page_asked(query)), invitation_shape)
+    return listing(await call.services.invitations.page(call.id("org_id"), *page_asked(query)), InvitationShape.of)
 
 
+@serves(OrganizationOperations.invite)
 async def create_invitation(call: Call, body: NewInvitation) -> InvitationShape:
     """Send an invitation to an address. The mail's link is good for 7 days, once, for who has proven that address."""
     email = parse_email(body.email)
-    return invitation_shape(await call.services.invitations.invite(call.id("org_id"), email, body.role, _acting(call)))
+    return InvitationShape.of(
+        await call.services.invitations.invite(call.id("org_id"), email, body.role, _acting(call))
+    )
 
 
+@serves(OrganizationOperations.resend_invitation)
 async def resend_invitation(call: Call) -> InvitationShape:
     """Send an invitation again. The link of the mail before ends."""
     org_id, invitation_id = call.id("org_id"), call.id("invitation_id")
-    return invitation_shape(await call.services.invitations.resend(org_id, invitation_id, _acting(call)))
+    return InvitationShape.of(await call.services.invitations.resend(org_id, invitation_id, _acting(call)))
 
 
+@serves(OrganizationOperations.revoke_invitation)
 async def revoke_invitation(call: Call) -> None:
     """Revoke an invitation that is open."""
     await call.services.invitations.revoke(call.id("org_id"), call.id("invitation_id"), _acting(call))
 
 
+@serves(OrganizationOperations.accept_invitation)
 async def accept_invitation(call: Call) -> OrganizationShape:
     """Accept an invitation to your address, which you have verified."""
-    found = await call.services.invitations.accept(call.id("token"), call.caller.id, call.actor)
-    return organization_shape(*found)
+    organization, role = await call.services.invitations.accept(call.id("token"), call.caller.id, call.actor)
+    return OrganizationShape.of(organization, role=role)
 
 
 def _one_line(name: str) -> str:
@@ -176,71 +186,3 @@ def _one_line(name: str) -> str:
 
 def _acting(call: Call) -> Acting:
     return Acting(call.caller.id, call.caller.scopes, call.actor)
-
-
-_CONFLICT: Final = (409,)
-
-ROUTES: Final = (
-    Route("GET", "/api/roles", get_roles, Access.anyone, RolesShape),
-    Route("GET", ORGS, list_organizations, Access.person, Listing[OrganizationShape], query=PageQuery),
-    Route(
-        *("POST", ORGS, create_organization, Access.person, OrganizationShape),
-        body=NewOrganization,
-        status=201,
-        errors=_CONFLICT,
-    ),
-    Route("GET", ORG, get_organization, Access.caller, OrganizationShape, scope=ORG_READ),
-    Route(
-        *("PATCH", ORG, update_organization, Access.person, OrganizationShape),
-        body=OrganizationPatch,
-        scope=ORG_WRITE,
-        errors=_CONFLICT,
-    ),
-    Route(
-        *("POST", f"{ORG}/transfer-ownership", transfer_ownership, Access.person, OrganizationShape),
-        body=Transfer,
-        scope=ORG_TRANSFER,
-        errors=_CONFLICT,
-    ),
-    Route(
-        *("GET", f"{ORG}/members", list_members, Access.caller, Listing[MemberShape]),
-        query=PageQuery,
-        scope=MEMBERS_READ,
-    ),
-    Route("GET", MEMBER, get_member, Access.caller, MemberShape, scope=MEMBERS_READ),
-    Route(
-        *("PATCH", MEMBER, update_member, Access.person, MemberShape),
-        body=RolePatch,
-        scope=MEMBERS_WRITE,
-        errors=_CONFLICT,
-    ),
-    Route("DELETE", MEMBER, remove_member, Access.person, status=204, scope=MEMBERS_READ, errors=_CONFLICT),
-    Route("GET", f"{MEMBER}/quotas", get_member_quotas, Access.caller, UserQuotasShape, scope=MEMBERS_READ),
-    Route(
-        *("PUT", f"{MEMBER}/quotas", set_member_quotas, Access.person, UserQuotasShape),
-        body=NewQuotas,
-        scope=MEMBERS_WRITE,
-    ),
-    Route(
-        *("GET", INVITATIONS, list_invitations, Access.caller, Listing[InvitationShape]),
-        query=PageQuery,
-        scope=MEMBERS_READ,
-    ),
-    Route(
-        *("POST", INVITATIONS, create_invitation, Access.person, InvitationShape),
-        body=NewInvitation,
-        status=201,
-        scope=MEMBERS_WRITE,
-        errors=_CONFLICT,
-    ),
-    Route("DELETE", INVITATION, revoke_invitation, Access.person, status=204, scope=MEMBERS_WRITE),
-    Route(
-        *("POST", f"{INVITATION}/resend", resend_invitation, Access.person, InvitationShape),
-        scope=MEMBERS_WRITE,
-        errors=_CONFLICT,
-    ),
-    Route(
-        *("POST", "/api/invitations/{token}/accept", accept_invitation, Access.person, OrganizationShape),
-        errors=_CONFLICT,
-    ),
-)

@@ -9,24 +9,24 @@ there.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Final
 
 from billing.api.errors import BadRequest, NotFound, Unavailable
+from billing.api.operations import OversightOperations
 from billing.api.requests import listing, moment, page_asked
-from billing.api.route import Access, Call, Route, customer_read
+from billing.api.route import Call, serves
 from billing.audit import AuditFilter
 from billing.errors import StoreError
-from billing.identity.permissions import AUDIT_READ
 from billing.identity.users import NEEDS_FACTOR
 from billing.money import NANO_PER_USD, format_usd
 from billing.pages import Page
-from billing.shapes.admin_users import UserDetailShape, UserPatch, UserShape, UsersQuery, user_detail_shape, user_shape
-from billing.shapes.audit import AuditQuery, AuditShape, OwnAuditQuery, audit_shape
-from billing.shapes.base import Listing, PageQuery
-from billing.shapes.operation import (
+from billing.schemas.admin_users import UserDetailShape, UserOrganizationShape, UserPatch, UserShape, UsersQuery
+from billing.schemas.audit import AuditQuery, AuditShape, OwnAuditQuery
+from billing.schemas.base import Listing, PageQuery
+from billing.schemas.organizations import MemberShape
+from billing.schemas.system import (
     AssignBody,
     AssignedShape,
     HelloShape,
@@ -39,18 +39,13 @@ from billing.shapes.operation import (
     RunShape,
     SubjectShape,
     SubjectsQuery,
-    refused_shape,
-    run_shape,
-    subject_shape,
 )
-from billing.shapes.organizations import MemberShape, member_shape
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from billing.collect.collector import Collector
 
-REFUSALS: Final = "/api/admin/refusals"
-OWN_REFUSALS: Final = "/api/account/usage/refusals"
-PROVIDERS: Final = "/api/admin/providers"
 _IMAGE: Final = re.compile(
     r"(?P<name>[^\s:@]+(?::\d+(?=/)[^\s:@]*)?):(?P<tag>[A-Za-z0-9_][A-Za-z0-9_.-]{0,127})(?:@sha256:[0-9a-f]{64})?",
     re.ASCII,
@@ -58,21 +53,25 @@ _IMAGE: Final = re.compile(
 _COMMIT: Final = re.compile(r"sha-([0-9a-f]{40})")
 
 
+@serves(OversightOperations.refusals)
 async def list_refusals(call: Call, query: RefusedQuery) -> Listing[RefusedShape]:
     """List the last requests that were refused, newest first, on one page."""
     return await _refusals(call, query.limit, query.key_id, query.account_id, with_hint=True)
 
 
+@serves(OversightOperations.refusal)
 async def get_refusal(call: Call) -> RefusedShape:
     """Return a refused request by its x-request-id, as long as it is kept."""
     return await _refusal(call, None, with_hint=True)
 
 
+@serves(OversightOperations.own_refusals)
 async def list_own_refusals(call: Call, query: OwnRefusedQuery) -> Listing[RefusedShape]:
     """List the last requests of the account that were refused, newest first, on one page."""
     return await _refusals(call, query.limit, query.key_id, call.account_id, with_hint=False)
 
 
+@serves(OversightOperations.own_refusal)
 async def get_own_refusal(call: Call) -> RefusedShape:
     """Return a refused request of the account by its x-request-id, as long as it is kept; another's is not found."""
     return await _refusal(call, call.account_id, with_hint=False)
@@ -83,7 +82,7 @@ async def _refusals(
 ) -> Listing[RefusedShape]:
     with _redis_needed():
         found = await call.services.refused.newest(limit, key_id=key_id, account_id=account_id)
-    return listing(Page(tuple(found), None), lambda each: refused_shape(each, with_hint=with_hint))
+    return listing(Page(tuple(found), None), lambda each: RefusedShape.of_refused(each, with_hint=with_hint))
 
 
 async def _refusal(call: Call, account_id: str | None, *, with_hint: bool) -> RefusedShape:
@@ -93,9 +92,10 @@ async def _refusal(call: Call, account_id: str | None, *, with_hint: bool) -> Re
         found = await call.services.refused.find(request_id)
     if found is None or (account_id is not None and found.account_id != account_id):
         raise NotFound(f"No refusal of {request_id!r} is kept.")
-    return refused_shape(found, with_hint=with_hint)
+    return RefusedShape.of_refused(found, with_hint=with_hint)
 
 
+@serves(OversightOperations.operator_settings)
 async def get_operator_settings(call: Call) -> OperatorSettingsShape:
     """Return the settings that operators' commands go by."""
     services = call.services
@@ -111,6 +111,7 @@ def _redis_needed(what: str = "the refusals") -> Iterator[None]:
         raise Unavailable(f"Redis, which has {what}, is temporarily unavailable; try again.") from error
 
 
+@serves(OversightOperations.providers)
 async def list_providers(call: Call) -> Listing[ProviderShape]:
     """List the providers of the configuration, whether they are on, and the health of their base URLs and keys as the
     gateways have found it."""
@@ -119,11 +120,13 @@ async def list_providers(call: Call) -> Listing[ProviderShape]:
     return Listing(data=found, next_cursor=None)
 
 
+@serves(OversightOperations.ping)
 async def ping(call: Call) -> ImageShape:
     """Return which image runs, from the variable IMAGE; what can't be read from it is empty."""
     return image_identity(call.services.image)
 
 
+@serves(OversightOperations.hello)
 async def hello(call: Call) -> HelloShape:
     """Answer. Claude Code asks by HEAD whether a server is there before it begins."""
     return HelloShape()
@@ -141,6 +144,7 @@ def image_identity(image: str) -> ImageShape:
     return ImageShape(image=image, tag=tag, commit=commit, version=commit or tag)
 
 
+@serves(OversightOperations.audit)
 async def list_audit(call: Call, query: AuditQuery) -> Listing[AuditShape]:
     """List changes, newest first."""
     only = AuditFilter(
@@ -151,9 +155,10 @@ async def list_audit(call: Call, query: AuditQuery) -> Listing[AuditShape]:
         since=moment("since", query.since),
         until=moment("until", query.until),
     )
-    return listing(await call.services.audit.page(only, *page_asked(query)), audit_shape)
+    return listing(await call.services.audit.page(only, *page_asked(query)), AuditShape.of_entry)
 
 
+@serves(OversightOperations.own_audit)
 async def list_own_audit(call: Call, query: OwnAuditQuery) -> Listing[AuditShape]:
     """List what was done to the account, newest first, and for a person what was about them: their sign-ins, failed
     ones too. Operators' addresses are left out."""
@@ -168,26 +173,24 @@ async def list_own_audit(call: Call, query: OwnAuditQuery) -> Listing[AuditShape
         about=caller.id if caller.kind == "person" else None,
     )
     page = await call.services.audit.page(only, *page_asked(query))
-    return listing(page, lambda entry: audit_shape(entry, with_cost=call.sees_cost))
+    return listing(page, lambda entry: AuditShape.of_entry(entry, with_cost=call.sees_cost))
 
 
-USERS: Final = "/api/admin/users"
-USER: Final = "/api/admin/users/{user_id}"
-OWNER: Final = "/api/admin/orgs/{org_id}/owners/{user_id}"
-
-
+@serves(OversightOperations.users)
 async def list_users(call: Call, query: UsersQuery) -> Listing[UserShape]:
     """List people, newest first."""
     email = None if query.email is None else query.email.strip().lower()
     page = await call.services.users.page(*page_asked(query), status=query.status, email=email)
-    return listing(page, user_shape)
+    return listing(page, UserShape.of)
 
 
+@serves(OversightOperations.user)
 async def get_user(call: Call) -> UserDetailShape:
     """Return a user, and the organizations that they belong to."""
     return await _detail(call, call.id("user_id"))
 
 
+@serves(OversightOperations.update_user)
 async def update_user(call: Call, body: UserPatch) -> UserDetailShape:
     """Let a user in or out, or make them an operator or none. Who is disabled is signed out everywhere at once, and is
     no operator any more; API keys stay, unless they are to be revoked, too. `"second_factor": false` removes the app of
@@ -211,20 +214,17 @@ async def update_user(call: Call, body: UserPatch) -> UserDetailShape:
     return await _detail(call, user_id)
 
 
+@serves(OversightOperations.appoint_owner)
 async def appoint_owner(call: Call) -> MemberShape:
     """Make a user an owner of an organization, whether they are a member or not: where its only owner was disabled,
     nobody else can."""
-    return member_shape(await call.services.members.appoint(call.id("org_id"), call.id("user_id"), call.actor))
+    return MemberShape.of(await call.services.members.appoint(call.id("org_id"), call.id("user_id"), call.actor))
 
 
 async def _detail(call: Call, user_id: str) -> UserDetailShape:
     users = call.services.users
-    return user_detail_shape(await users.get(user_id), await users.organizations(user_id))
-
-
-RUNS: Final = "/api/admin/jobs/runs"
-SUBJECTS: Final = "/api/admin/exporters/subjects"
-ASSIGN: Final = f"{SUBJECTS}/assign"
+    own = [UserOrganizationShape.of(each) for each in await users.organizations(user_id)]
+    return UserDetailShape.of(await users.get(user_id), organizations=own)
 
 
 def _collector(call: Call) -> Collector:
@@ -233,17 +233,20 @@ def _collector(call: Call) -> Collector:
     return call.services.collector
 
 
+@serves(OversightOperations.collect_runs)
 async def list_runs(call: Call, query: PageQuery) -> Listing[RunShape]:
     """List the last runs of collection, newest first."""
-    return listing(await _collector(call).runs(*page_asked(query)), run_shape)
+    return listing(await _collector(call).runs(*page_asked(query)), RunShape.of)
 
 
+@serves(OversightOperations.collect_subjects)
 async def list_subjects(call: Call, query: SubjectsQuery) -> Listing[SubjectShape]:
     """List whom exporters count, those seen last first."""
     page = await _collector(call).subjects.page(*page_asked(query), parked=query.state == "parked")
-    return listing(page, subject_shape)
+    return listing(page, SubjectShape.of)
 
 
+@serves(OversightOperations.assign_subject)
 async def assign_subject(call: Call, body: AssignBody) -> AssignedShape:
     """Give those that an exporter counts under a uuid, or with an e-mail address, this account. Of those that had none,
     what was counted so far is charged with the next run; those that had another are moved from the next minute on."""
@@ -252,28 +255,3 @@ async def assign_subject(call: Call, body: AssignBody) -> AssignedShape:
     for account_id in granted:
         await call.services.effects.balance_changed(account_id)
     return AssignedShape(assigned=assigned)
-
-
-ROUTES: Final = (
-    Route("GET", RUNS, list_runs, Access.admin, Listing[RunShape], query=PageQuery),
-    Route("GET", SUBJECTS, list_subjects, Access.admin, Listing[SubjectShape], query=SubjectsQuery),
-    Route("POST", ASSIGN, assign_subject, Access.admin, AssignedShape, body=AssignBody, errors=(404,)),
-    Route("GET", REFUSALS, list_refusals, Access.admin, Listing[RefusedShape], query=RefusedQuery),
-    Route("GET", f"{REFUSALS}/{{request_id}}", get_refusal, Access.admin, RefusedShape),
-    customer_read(OWN_REFUSALS, list_own_refusals, Listing[RefusedShape], OwnRefusedQuery),
-    customer_read(f"{OWN_REFUSALS}/{{request_id}}", get_own_refusal, RefusedShape),
-    Route("GET", "/api/admin/settings", get_operator_settings, Access.admin, OperatorSettingsShape),
-    Route("GET", PROVIDERS, list_providers, Access.admin, Listing[ProviderShape]),
-    Route("GET", "/api/ping", ping, Access.anyone, ImageShape),
-    Route("GET", "/api/hello", hello, Access.anyone, HelloShape),
-    Route("GET", "/api/admin/audit", list_audit, Access.admin, Listing[AuditShape], query=AuditQuery),
-    Route(
-        *("GET", "/api/account/audit", list_own_audit, Access.caller, Listing[AuditShape]),
-        query=OwnAuditQuery,
-        scope=AUDIT_READ,
-    ),
-    Route("GET", USERS, list_users, Access.admin, Listing[UserShape], query=UsersQuery),
-    Route("GET", USER, get_user, Access.admin, UserDetailShape),
-    Route("PATCH", USER, update_user, Access.admin, UserDetailShape, body=UserPatch),
-    Route("PUT", OWNER, appoint_owner, Access.admin, MemberShape, errors=(404, 409)),
-)

@@ -11,14 +11,14 @@ from typing import TYPE_CHECKING, Final
 
 from billing.api.auth import require_scope
 from billing.api.errors import InsufficientScope
-from billing.api.keys import changed, checked_grace, model_warnings, new_rules, rotated_shape
+from billing.api.keys import changed, checked_grace, model_warnings, new_rules
+from billing.api.operations import OwnKeyOperations
 from billing.api.requests import listing, page_asked
-from billing.api.route import Access, Call, Route
+from billing.api.route import Call, serves
 from billing.identity.members import grantable_scopes
-from billing.identity.permissions import BILLING_READ, KEYS_ADMIN, KEYS_READ, KEYS_WRITE, ROLES, SCOPES
+from billing.identity.permissions import KEYS_ADMIN, KEYS_WRITE, ROLES, SCOPES
 from billing.keys.secrets import well_formed
-from billing.shapes.base import Listing
-from billing.shapes.keys import (
+from billing.schemas.keys import (
     KeyPatch,
     KeyShape,
     LeakedKey,
@@ -28,21 +28,20 @@ from billing.shapes.keys import (
     OwnKeysQuery,
     RotatedKeyShape,
     Rotation,
-    key_shape,
 )
-from billing.shapes.rules import ScopeWithheld
-from billing.shapes.usage import TotalsShape, totals_shape
+from billing.schemas.rules import ScopeWithheld
+from billing.schemas.usage import TotalsShape
 
 if TYPE_CHECKING:
     from billing.database.connection import Connection
     from billing.keys.keys import Grantable
-    from billing.shapes.keys import KeyRow
+    from billing.schemas.base import Listing
+    from billing.schemas.keys import KeyRow
 
-KEYS: Final = "/api/billing/keys"
-KEY: Final = "/api/billing/keys/{key_id}"
 LEAKED: Final = "If this is the secret of a key, it is revoked now, and its owner is told."
 
 
+@serves(OwnKeyOperations.create_own_key)
 async def create_own_key(call: Call, body: NewOwnKey) -> NewKeyShape:
     """Create a key, your own or with `keys:admin` another member's. The answer holds its secret."""
     services, rules = call.services, new_rules(call.services, body, body.quota)
@@ -56,26 +55,30 @@ async def create_own_key(call: Call, body: NewOwnKey) -> NewKeyShape:
         most=services.keys_per_user,
         **rules,
     )
-    return key_shape(key, NewKeyShape, key=secret, warnings=model_warnings(services, key.models))
+    return NewKeyShape.of(key, key=secret, warnings=model_warnings(services, key.models))
 
 
+@serves(OwnKeyOperations.own_keys)
 async def list_own_keys(call: Call, query: OwnKeysQuery) -> Listing[KeyShape]:
     """List keys of the account, newest first; revoked ones stay listed."""
     page = await call.services.keys.page(call.account_id, *page_asked(query), query.user_id)
-    return listing(page, lambda key: key_shape(key, KeyShape))
+    return listing(page, KeyShape.of)
 
 
+@serves(OwnKeyOperations.own_key)
 async def get_own_key(call: Call) -> KeyShape:
     """Return a key of the account without its secret."""
-    return key_shape(await _key(call), KeyShape)
+    return KeyShape.of(await _key(call))
 
 
+@serves(OwnKeyOperations.own_key_usage)
 async def get_key_usage(call: Call) -> TotalsShape:
     """Return totals of what a key of the account has used."""
     key = await _key(call)
-    return totals_shape(await call.services.reports.usage_totals(key.account_id, key_id=key.id))
+    return TotalsShape.of_totals(await call.services.reports.usage_totals(key.account_id, key_id=key.id))
 
 
+@serves(OwnKeyOperations.update_own_key)
 async def update_own_key(call: Call, body: KeyPatch) -> KeyShape:
     """Change a key of the account: what is absent stays as it is, null clears."""
     key, changes = await _key(call), changed(body)
@@ -87,18 +90,20 @@ async def update_own_key(call: Call, body: KeyPatch) -> KeyShape:
         actor=call.actor,
         grantable=_grantable(call, key.user_id) if "scopes" in changes else None,
     )
-    return key_shape(after, KeyShape, warnings=model_warnings(call.services, changes.get("models")))
+    return KeyShape.of(after, warnings=model_warnings(call.services, changes.get("models")))
 
 
+@serves(OwnKeyOperations.rotate_own_key)
 async def rotate_own_key(call: Call, body: Rotation) -> RotatedKeyShape:
     """Give a key of the account a new secret. The answer holds it; the secret before stays valid for
     `grace_seconds`."""
     grace_s, key = checked_grace(call.services, body), await _key(call)
     _check_rotates(call, key)
-    rotated = await call.services.keys.rotate(key.id, grace_s, account_id=key.account_id, actor=call.actor)
-    return rotated_shape(*rotated)
+    after, secret = await call.services.keys.rotate(key.id, grace_s, account_id=key.account_id, actor=call.actor)
+    return RotatedKeyShape.of(after, key=secret)
 
 
+@serves(OwnKeyOperations.revoke_own_key)
 async def revoke_own_key(call: Call) -> None:
     """Revoke a key of the account on every gateway within a second; one that is revoked already stays so."""
     key = await _key(call)
@@ -106,6 +111,7 @@ async def revoke_own_key(call: Call) -> None:
     await call.services.keys.revoke(key.id, account_id=key.account_id, actor=call.actor)
 
 
+@serves(OwnKeyOperations.revoke_leaked_key)
 async def revoke_leaked_key(call: Call, body: LeakedKey) -> LeakedShape:
     """Revoke a key whose secret you have found. The secret is proof enough; the answer is the same for every one."""
     services, request = call.services, call.request
@@ -168,31 +174,3 @@ def _grantable(call: Call, user_id: str | None) -> Grantable:
         return await grantable_scopes(connection, call.account_id, caller.scopes, caller.user_id, user_id)
 
     return scopes
-
-
-ROUTES: Final = (
-    Route(
-        *("POST", KEYS, create_own_key, Access.caller, NewKeyShape),
-        body=NewOwnKey,
-        status=201,
-        scope=KEYS_WRITE,
-        errors=(404, 409),
-    ),
-    Route("GET", KEYS, list_own_keys, Access.caller, Listing[KeyShape], query=OwnKeysQuery, scope=KEYS_READ),
-    Route(
-        *("POST", f"{KEYS}/revoke-leaked", revoke_leaked_key, Access.anyone, LeakedShape),
-        body=LeakedKey,
-        errors=(429, 500, 503),
-    ),
-    Route("GET", KEY, get_own_key, Access.caller, KeyShape, scope=KEYS_READ),
-    Route("PATCH", KEY, update_own_key, Access.caller, KeyShape, body=KeyPatch, scope=KEYS_WRITE),
-    Route("DELETE", KEY, revoke_own_key, Access.caller, status=204, scope=KEYS_WRITE),
-    Route(
-        *("POST", f"{KEY}/rotate", rotate_own_key, Access.caller, RotatedKeyShape),
-        body=Rotation,
-        body_optional=True,
-        scope=KEYS_WRITE,
-        errors=(409,),
-    ),
-    Route("GET", f"{KEY}/usage", get_key_usage, Access.caller, TotalsShape, scope=BILLING_READ),
-)

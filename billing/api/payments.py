@@ -11,22 +11,20 @@ from typing import TYPE_CHECKING, Final
 from msgspec import UNSET
 
 from billing.api.errors import BadRequest, NotFound
+from billing.api.operations import PaymentOperations
 from billing.api.requests import listing, moment, page_asked, positive_money, read_bounded
-from billing.api.route import Access, Call, Route, customer_read
+from billing.api.route import Call, serves
 from billing.identity.permissions import BILLING_SETUP
+from billing.money import NANO_PER_CENT, format_cents
 from billing.payments.flows import Wanted
-from billing.payments.objects import NANO_PER_CENT, format_cents
-from billing.shapes.base import Listing, PageQuery
-from billing.shapes.payment_events import (
+from billing.schemas.payment_events import (
     ComparisonShape,
     NewComparison,
     PaymentEventShape,
     PaymentEventsQuery,
     ReceivedShape,
-    comparison_shape,
-    payment_event_shape,
 )
-from billing.shapes.payments import (
+from billing.schemas.payments import (
     AdminOrderShape,
     AdminOrdersQuery,
     ChargeShape,
@@ -44,26 +42,16 @@ from billing.shapes.payments import (
     PageShape,
     ParkedQuery,
     ParkedShape,
+    PlanShape,
     PlansShape,
-    admin_order_shape,
-    charge_shape,
-    invoice_shape,
-    order_page_shape,
-    order_shape,
-    page_shape,
-    parked_shape,
-    plan_shape,
 )
 
 if TYPE_CHECKING:
     from billing.api.services import PaymentOversight
     from billing.payments.assembly import Payments
+    from billing.schemas.base import Listing, PageQuery
 
 
-BILLING: Final = "/api/billing"
-ADMIN_ORDERS: Final = "/api/admin/orders"
-PARKED: Final = "/api/admin/payments/parked"
-CHARGES: Final = "/api/admin/payments/charges"
 KEY_HEADER: Final = "Idempotency-Key"
 MOST_KEY: Final = 255
 
@@ -81,25 +69,28 @@ def may_pay(call: Call) -> bool:
     return BILLING_SETUP in call.caller.scopes
 
 
+@serves(PaymentOperations.setup_billing)
 async def setup_billing(call: Call, body: NewSetup) -> PageShape:
     """Open a page where credit is bought and the payment method kept, or with `save_only` the method kept alone."""
     payments = payments_of(call)
     if body.save_only:
-        return page_shape(await payments.flows.save_method(call.account_id, body.return_url))
+        return PageShape.of(await payments.flows.save_method(call.account_id, body.return_url), order=None)
     wanted = Wanted(
         *(call.account_id, _key(call, body.idempotency_key), _amount(body.amount_usd)),
         success_url=body.return_url,
         cancel_url=body.return_url,
         save_method=True,
     )
-    return order_page_shape(await payments.flows.checkout(wanted))
+    return PageShape.of_order(await payments.flows.checkout(wanted))
 
 
+@serves(PaymentOperations.billing_portal)
 async def open_portal(call: Call, body: NewPortal) -> PageShape:
     """Open a page where payment methods, invoices and subscriptions are managed."""
-    return page_shape(await payments_of(call).flows.portal(call.account_id, body.return_url))
+    return PageShape.of(await payments_of(call).flows.portal(call.account_id, body.return_url), order=None)
 
 
+@serves(PaymentOperations.checkout)
 async def checkout(call: Call, body: NewCheckout) -> PageShape:
     """Open a page where an amount of credit, or a plan, is bought. The same idempotency key again opens the same."""
     payments, amount_nano = payments_of(call), _amount(body.amount_usd)
@@ -113,46 +104,53 @@ async def checkout(call: Call, body: NewCheckout) -> PageShape:
         cancel_url=body.cancel_url or body.return_url,
         save_method=body.save_method,
     )
-    return order_page_shape(await payments.flows.checkout(wanted))
+    return PageShape.of_order(await payments.flows.checkout(wanted))
 
 
+@serves(PaymentOperations.own_orders)
 async def list_orders(call: Call, query: OrdersQuery) -> Listing[OrderShape]:
     """List the account's orders, newest first."""
     found = payments_of(call).orders
     page = await found.page(*page_asked(query), account_id=call.account_id, status=query.status)
-    return listing(page, lambda order: order_shape(order, may_pay=may_pay(call)))
+    return listing(page, lambda order: OrderShape.of_order(order, may_pay=may_pay(call)))
 
 
+@serves(PaymentOperations.own_order)
 async def get_order(call: Call) -> OrderShape:
     """Return an order of the account."""
     order = await payments_of(call).orders.get(call.id("order_id"), call.account_id)
-    return order_shape(order, may_pay=may_pay(call))
+    return OrderShape.of_order(order, may_pay=may_pay(call))
 
 
+@serves(PaymentOperations.invoices)
 async def list_invoices(call: Call, query: PageQuery) -> Listing[InvoiceShape]:
     """List the account's invoices, newest first, as the provider last showed them."""
     page = await payments_of(call).orders.invoices(call.account_id, *page_asked(query))
-    return listing(page, invoice_shape)
+    return listing(page, InvoiceShape.of_invoice)
 
 
+@serves(PaymentOperations.plans)
 async def list_plans(call: Call) -> PlansShape:
     """List the plans, the cheapest first."""
     plans = sorted(call.services.plans.values(), key=lambda plan: (plan.price_nano, plan.id))
-    return PlansShape(data=[plan_shape(plan) for plan in plans])
+    return PlansShape(data=[PlanShape.of_plan(plan) for plan in plans])
 
 
+@serves(PaymentOperations.orders)
 async def list_all_orders(call: Call, query: AdminOrdersQuery) -> Listing[AdminOrderShape]:
     """List orders of all accounts or of one, newest first."""
     found = payments_of(call).orders
     page = await found.page(*page_asked(query), account_id=query.account_id, status=query.status)
-    return listing(page, admin_order_shape)
+    return listing(page, lambda order: AdminOrderShape.of_order(order, may_pay=True))
 
 
+@serves(PaymentOperations.order)
 async def get_any_order(call: Call) -> AdminOrderShape:
     """Return an order of any account."""
-    return admin_order_shape(await payments_of(call).orders.get(call.id("order_id")))
+    return AdminOrderShape.of_order(await payments_of(call).orders.get(call.id("order_id")), may_pay=True)
 
 
+@serves(PaymentOperations.refund_order)
 async def refund_order(call: Call, body: NewOrderRefund) -> OrderRefundShape:
     """Give money of an order back to the payer, at most what is left of its credit, once for an idempotency key."""
     nano = _amount(body.amount_usd)
@@ -165,29 +163,35 @@ async def refund_order(call: Call, body: NewOrderRefund) -> OrderRefundShape:
     return OrderRefundShape(refund_id=refund.id, amount_usd=amount_usd, status=refund.status)
 
 
+@serves(PaymentOperations.charges)
 async def list_charges(call: Call, query: ChargesQuery) -> Listing[ChargeShape]:
     """List what customers were charged: every payment that was paid, newest first."""
     since, until = moment("since", query.since), moment("until", query.until)
     charges = payments_of(call).charges
     page = await charges.page(*page_asked(query), account_id=query.account_id, since=since, until=until)
-    return listing(page, charge_shape)
+    return listing(page, ChargeShape.of_charge)
 
 
+@serves(PaymentOperations.parked)
 async def list_parked(call: Call, query: ParkedQuery) -> Listing[ParkedShape]:
     """List money that came in and could not be credited, newest first."""
     page = await payments_of(call).orders.parked(*page_asked(query), state=query.state)
-    return listing(page, parked_shape)
+    return listing(page, ParkedShape.of_parked)
 
 
+@serves(PaymentOperations.credit_parked)
 async def credit_parked(call: Call, body: CreditParked) -> ParkedShape:
     """Give parked money to its account, or to this one where it has none."""
     given = (call.id("parked_id"), body.account_id, body.note or "")
-    return parked_shape(await payments_of(call).desk.credit(*given, actor=call.actor))
+    return ParkedShape.of_parked(await payments_of(call).desk.credit(*given, actor=call.actor))
 
 
+@serves(PaymentOperations.dismiss_parked)
 async def dismiss_parked(call: Call, body: DismissParked) -> ParkedShape:
     """Decide that parked money is not credited."""
-    return parked_shape(await payments_of(call).desk.dismiss(call.id("parked_id"), body.note, actor=call.actor))
+    return ParkedShape.of_parked(
+        await payments_of(call).desk.dismiss(call.id("parked_id"), body.note, actor=call.actor)
+    )
 
 
 def _key(call: Call, of_body: str | None) -> str:
@@ -204,20 +208,7 @@ def _amount(given: object) -> int | None:
     return None if given is UNSET else positive_money("amount_usd", given)
 
 
-def _opens(path: str, handler: object, body: type) -> Route:
-    """Return the route of a call that opens a page."""
-    return Route(
-        *("POST", f"{BILLING}/{path}", handler, Access.caller, PageShape),  # type: ignore[arg-type]
-        body=body,
-        body_optional=True,
-        scope=BILLING_SETUP,
-        errors=(404, 409, 503),
-    )
-
-
 STRIPE: Final = "stripe"
-EVENTS: Final = "/api/admin/payments/events"
-RECONCILE: Final = "/api/admin/payments/reconcile"
 
 
 def _oversight(call: Call) -> PaymentOversight:
@@ -227,6 +218,7 @@ def _oversight(call: Call) -> PaymentOversight:
     return found
 
 
+@serves(PaymentOperations.receive_stripe_event)
 async def receive_stripe_event(call: Call) -> ReceivedShape:
     """Take in an event of Stripe's, whose body is signed as it is (`Stripe-Signature`). It is stored before it is
     acknowledged, once by its id, and looked into afterwards; types that we don't act on are acknowledged, too."""
@@ -239,17 +231,20 @@ async def receive_stripe_event(call: Call) -> ReceivedShape:
     return ReceivedShape()
 
 
+@serves(PaymentOperations.payment_events)
 async def list_payment_events(call: Call, query: PaymentEventsQuery) -> Listing[PaymentEventShape]:
     """List events of the payment provider, those that came last first."""
     page = await _oversight(call).events.page(*page_asked(query), state=query.state)
-    return listing(page, payment_event_shape)
+    return listing(page, PaymentEventShape.of_event)
 
 
+@serves(PaymentOperations.replay_payment_event)
 async def replay_payment_event(call: Call) -> PaymentEventShape:
     """Process an event again: the object that it names is fetched anew, and nothing is credited twice."""
-    return payment_event_shape(await _oversight(call).events.replay(call.id("event_id"), call.actor))
+    return PaymentEventShape.of_event(await _oversight(call).events.replay(call.id("event_id"), call.actor))
 
 
+@serves(PaymentOperations.compare_payments)
 async def compare_payments(call: Call, body: NewComparison) -> ComparisonShape:
     """Have everything that was made since then compared with the payment provider, soon, by one gateway. What differs
     is brought up to date; GET tells what still differs."""
@@ -258,55 +253,11 @@ async def compare_payments(call: Call, body: NewComparison) -> ComparisonShape:
         raise BadRequest("since must be in the past.", "since")
     comparisons = _oversight(call).comparisons
     await comparisons.ask(since, call.actor)
-    return comparison_shape(comparisons.provider, await comparisons.last(), await comparisons.listed())
+    return ComparisonShape.of_comparison(comparisons.provider, await comparisons.last(), await comparisons.listed())
 
 
+@serves(PaymentOperations.payment_comparison)
 async def payment_differences(call: Call) -> ComparisonShape:
     """Return the last comparison with the payment provider, and what still differs."""
     comparisons = _oversight(call).comparisons
-    return comparison_shape(comparisons.provider, await comparisons.last(), await comparisons.listed())
-
-
-ROUTES: Final = (
-    _opens("setup", setup_billing, NewSetup),
-    _opens("portal", open_portal, NewPortal),
-    _opens("checkout", checkout, NewCheckout),
-    customer_read(f"{BILLING}/orders", list_orders, Listing[OrderShape], OrdersQuery),
-    customer_read(f"{BILLING}/orders/{{order_id}}", get_order, OrderShape),
-    customer_read(f"{BILLING}/invoices", list_invoices, Listing[InvoiceShape], PageQuery),
-    customer_read(f"{BILLING}/plans", list_plans, PlansShape),
-    Route("GET", ADMIN_ORDERS, list_all_orders, Access.admin, Listing[AdminOrderShape], query=AdminOrdersQuery),
-    Route("GET", f"{ADMIN_ORDERS}/{{order_id}}", get_any_order, Access.admin, AdminOrderShape),
-    Route(
-        *("POST", f"{ADMIN_ORDERS}/{{order_id}}/refunds", refund_order, Access.admin, OrderRefundShape),
-        body=NewOrderRefund,
-        errors=(409, 503),
-    ),
-    Route("GET", CHARGES, list_charges, Access.admin, Listing[ChargeShape], query=ChargesQuery),
-    Route("GET", PARKED, list_parked, Access.admin, Listing[ParkedShape], query=ParkedQuery),
-    Route(
-        *("POST", f"{PARKED}/{{parked_id}}/credit", credit_parked, Access.admin, ParkedShape),
-        body=CreditParked,
-        body_optional=True,
-        errors=(409, 503),
-    ),
-    Route(
-        *("POST", f"{PARKED}/{{parked_id}}/dismiss", dismiss_parked, Access.admin, ParkedShape),
-        body=DismissParked,
-        errors=(409, 503),
-    ),
-    Route("POST", "/api/webhooks/stripe", receive_stripe_event, Access.anyone, ReceivedShape, errors=(400, 404, 413)),
-    Route(
-        "GET", EVENTS, list_payment_events, Access.admin, Listing[PaymentEventShape], PaymentEventsQuery, errors=(404,)
-    ),
-    Route(
-        "POST", f"{EVENTS}/{{event_id}}/replay", replay_payment_event, Access.admin, PaymentEventShape, errors=(404,)
-    ),
-    Route(
-        *("POST", RECONCILE, compare_payments, Access.admin, ComparisonShape),
-        body=NewComparison,
-        status=202,
-        errors=(404,),
-    ),
-    Route("GET", RECONCILE, payment_differences, Access.admin, ComparisonShape, errors=(404,)),
-)
+    return ComparisonShape.of_comparison(comparisons.provider, await comparisons.last(), await comparisons.listed())

@@ -5,17 +5,17 @@ This file owns that wrong passwords and codes of an address are counted, and tha
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Coroutine
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
+from billing.api.attempts import SIGN_INS
 from billing.api.errors import InsufficientScope, Unauthorized
-from billing.api.route import Access, Call, Route
-from billing.attempts import SIGN_INS
+from billing.api.operations import PeopleOperations
+from billing.api.route import Call, serves
 from billing.identity.codes import TooManyTries
 from billing.identity.credentials import WrongCredential
 from billing.identity.people import Factor, Visitor
 from billing.identity.sign_in import Refusal
-from billing.shapes.people import (
+from billing.schemas.people import (
     CodeAsked,
     FactorBody,
     Login,
@@ -35,22 +35,18 @@ from billing.shapes.people import (
     TotpEnrolment,
     TotpRemoval,
     Verification,
-    profile_shape,
 )
-from billing.shapes.tokens import TokenPairShape, pair_shape
+from billing.schemas.tokens import TokenPairShape
 
 if TYPE_CHECKING:
-    from msgspec import Struct
+    from collections.abc import Coroutine
 
     from billing.identity.sessions import TokenPair
     from billing.identity.users import User
 
-AUTH: Final = "/api/auth"
 _AGENT: Final = "User-Agent"
 _MOST_AGENT: Final = 400
-_OPEN: Final = (429, 500, 503)
-_GUESSED: Final = (401, 403, *_OPEN)
-_WRONG: Final = "This is wrong, or has expired: check the address, and the password or the code. A code is good once."
+_WRONG: Final = "Wrong e-mail, password or code, or the code has expired. Each code works once."
 _NEEDED: Final = (
     "This needs your second factor, too: send a code of your authenticator app as `totp`, or a `recovery_code`."
 )
@@ -68,6 +64,7 @@ def _mailed(call: Call) -> dict[str, Any]:
     return {"message": _SENT if sends_mail else _NO_MAIL, "sends_mail": sends_mail}
 
 
+@serves(PeopleOperations.register)
 async def register(call: Call, body: Registration) -> MailSent:
     """Add a user by an address, to which a code is mailed. The answer is the same for one that is registered, whose
     owner is told by mail."""
@@ -75,6 +72,7 @@ async def register(call: Call, body: Registration) -> MailSent:
     return MailSent(status="verify", email=body.email, challenge=challenge, **_mailed(call))
 
 
+@serves(PeopleOperations.send_code)
 async def send_code(call: Call, body: CodeAsked) -> MailSent:
     """Send a code by mail, to verify an address or to sign in. The answer is the same for an address of nobody."""
     given = (body.email, body.purpose, visitor_of(call), body.challenge)
@@ -82,6 +80,7 @@ async def send_code(call: Call, body: CodeAsked) -> MailSent:
     return MailSent(status="sent", email=body.email, challenge=challenge, **_mailed(call))
 
 
+@serves(PeopleOperations.verify)
 async def verify(call: Call, body: Verification) -> TokenPairShape:
     """Take the code that proves an address, and sign its owner in."""
     _refuse_blocked(call)
@@ -89,6 +88,7 @@ async def verify(call: Call, body: Verification) -> TokenPairShape:
     return await _entered(call, await sign_in.verify(*given, _factor(body), visitor_of(call)))
 
 
+@serves(PeopleOperations.login)
 async def login(call: Call, body: Login) -> TokenPairShape:
     """Begin a session, by a password or by a code that was mailed; with a second factor, where there is one."""
     _refuse_blocked(call)
@@ -100,12 +100,14 @@ async def login(call: Call, body: Login) -> TokenPairShape:
     return await _entered(call, await sign_in.by_code(body.email, body.code, body.challenge, factor, visitor))
 
 
+@serves(PeopleOperations.forgot_password)
 async def forgot_password(call: Call, body: PasswordForgotten) -> MailSent:
     """Mail a code to set a new password. The answer is the same for an unknown address."""
     await call.services.credentials.forgot(body.email, visitor_of(call))
     return MailSent(status="sent", email=body.email, **_mailed(call))
 
 
+@serves(PeopleOperations.reset_password)
 async def reset_password(call: Call, body: PasswordReset) -> PasswordChanged:
     """Set a new password by what was mailed. Every session ends; with `revoke_keys` every API key of the user, too."""
     credentials = call.services.credentials
@@ -113,6 +115,7 @@ async def reset_password(call: Call, body: PasswordReset) -> PasswordChanged:
     return PasswordChanged(keys_revoked=await guessed(call, resetting))
 
 
+@serves(PeopleOperations.change_password)
 async def change_password(call: Call, body: PasswordChange) -> PasswordChanged:
     """Change the caller's password. All other sessions end; with `revoke_keys` the caller's API keys, too."""
     caller = call.caller
@@ -126,12 +129,14 @@ async def change_password(call: Call, body: PasswordChange) -> PasswordChanged:
     return PasswordChanged(keys_revoked=await guessed(call, changing))
 
 
+@serves(PeopleOperations.change_email)
 async def change_email(call: Call, body: NewAddress) -> MailSent:
     """Send a code to another address, which becomes one's own by `POST /api/auth/email/confirm`."""
     changing = call.services.credentials.change_email(call.caller.id, body.email, body.password, visitor_of(call))
     return MailSent(status="verify", email=body.email, challenge=await guessed(call, changing), **_mailed(call))
 
 
+@serves(PeopleOperations.confirm_email)
 async def confirm_email(call: Call, body: NewAddressCode) -> ProfileShape:
     """Make another address one's own, by the code that was mailed there. The old one is told."""
     given = (call.caller.id, body.email, body.code, body.challenge, visitor_of(call))
@@ -139,35 +144,41 @@ async def confirm_email(call: Call, body: NewAddressCode) -> ProfileShape:
     return await who_am_i(call)
 
 
+@serves(PeopleOperations.enrol_totp)
 async def enrol_totp(call: Call, body: PasswordShown) -> TotpEnrolment:
     """Make the secret of an authenticator app, which counts once a code of it was confirmed."""
     made = await guessed(call, call.services.credentials.enrol(call.caller.id, body.password, visitor_of(call)))
     return TotpEnrolment(secret=made.secret, uri=made.uri)
 
 
+@serves(PeopleOperations.confirm_totp)
 async def confirm_totp(call: Call, body: TotpConfirmation) -> RecoveryCodes:
     """Take the first code of an authenticator app. Signing in needs it from now on."""
     confirming = call.services.credentials.confirm(call.caller.id, body.code, visitor_of(call))
     return RecoveryCodes(recovery_codes=await guessed(call, confirming))
 
 
+@serves(PeopleOperations.remove_totp)
 async def remove_totp(call: Call, body: TotpRemoval) -> None:
     """Remove the authenticator app, by a code of it or a recovery code."""
     given = (call.caller.id, body.password, _needed_factor(body), visitor_of(call))
     await guessed(call, call.services.credentials.disable(*given))
 
 
+@serves(PeopleOperations.renew_recovery_codes)
 async def renew_recovery_codes(call: Call, body: FactorBody) -> RecoveryCodes:
     """Replace one's recovery codes, by a code of the app or one of them."""
     renewing = call.services.credentials.renew_recovery_codes(call.caller.id, _needed_factor(body), visitor_of(call))
     return RecoveryCodes(recovery_codes=await guessed(call, renewing))
 
 
+@serves(PeopleOperations.who_am_i)
 async def who_am_i(call: Call) -> ProfileShape:
     """Return the caller, their organizations with the roles there, and the rights of this token."""
     return await _profile(call, await call.services.users.get(call.caller.id))
 
 
+@serves(PeopleOperations.update_me)
 async def update_me(call: Call, body: ProfilePatch) -> ProfileShape:
     """Change the caller's name."""
     return await _profile(call, await call.services.users.rename(call.caller.id, body.name.strip(), call.actor))
@@ -176,7 +187,7 @@ async def update_me(call: Call, body: ProfilePatch) -> ProfileShape:
 async def _profile(call: Call, user: User) -> ProfileShape:
     organizations = await call.services.users.organizations(user.id)
     left = await call.services.credentials.recovery_codes_left(user.id)
-    return profile_shape(user, call.caller, organizations, left)
+    return ProfileShape.of_user(user, call.caller, organizations, left)
 
 
 def visitor_of(call: Call) -> Visitor:
@@ -220,7 +231,7 @@ async def _entered(call: Call, outcome: TokenPair | Refusal) -> TokenPairShape:
             await _note_failure(call)
             raise Unauthorized(_WRONG)
         case _:
-            return pair_shape(outcome)
+            return TokenPairShape.of_token(outcome)
 
 
 async def guessed(call: Call, changing: Coroutine[Any, Any, T]) -> T:
@@ -233,40 +244,3 @@ async def guessed(call: Call, changing: Coroutine[Any, Any, T]) -> T:
         raise
     finally:
         changing.close()
-
-
-def _mail(path: str, handler: Callable[..., Awaitable[MailSent]], body: type[Struct]) -> Route:
-    """Return the route of what is answered before anybody knows whether a mail arrives."""
-    return Route("POST", AUTH + path, handler, Access.anyone, MailSent, body=body, status=202, errors=_OPEN)
-
-
-def _own(
-    path: str, handler: Callable[..., Awaitable[Any]], answer: Any, body: type[Struct], status: int = 200
-) -> Route:
-    """Return the route of what somebody changes of themself, which a token that was narrowed does not."""
-    return Route(
-        *("POST", AUTH + path, handler, Access.person, answer), body=body, status=status, errors=(409,), whole=True
-    )
-
-
-ROUTES: Final = (
-    _mail("/register", register, Registration),
-    _mail("/otp", send_code, CodeAsked),
-    Route("POST", f"{AUTH}/verify", verify, Access.anyone, TokenPairShape, body=Verification, errors=_GUESSED),
-    Route("POST", f"{AUTH}/login", login, Access.anyone, TokenPairShape, body=Login, errors=_GUESSED),
-    _mail("/password/forgot", forgot_password, PasswordForgotten),
-    Route(
-        *("POST", f"{AUTH}/password/reset", reset_password, Access.anyone, PasswordChanged),
-        body=PasswordReset,
-        errors=(401, *_OPEN),
-    ),
-    _own("/password", change_password, PasswordChanged, PasswordChange),
-    _own("/email", change_email, MailSent, NewAddress, 202),
-    _own("/email/confirm", confirm_email, ProfileShape, NewAddressCode),
-    _own("/totp", enrol_totp, TotpEnrolment, PasswordShown, 201),
-    _own("/totp/confirm", confirm_totp, RecoveryCodes, TotpConfirmation),
-    _own("/totp/disable", remove_totp, None, TotpRemoval, 204),
-    _own("/totp/recovery-codes", renew_recovery_codes, RecoveryCodes, FactorBody),
-    Route("GET", f"{AUTH}/me", who_am_i, Access.person, ProfileShape),
-    Route("PATCH", f"{AUTH}/me", update_me, Access.person, ProfileShape, body=ProfilePatch, whole=True),
-)

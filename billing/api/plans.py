@@ -6,15 +6,15 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Final
 
 from billing.api.errors import NotFound, QuotaExceeded
-from billing.api.route import REPLAYED_HEADER, Access, Call, Route, customer_read
+from billing.api.operations import PlanOperations
+from billing.api.route import REPLAYED_HEADER, Call, serves
 from billing.api.usage import balance_of
 from billing.errors import StoreError
-from billing.identity.permissions import BILLING_READ, BILLING_SETUP
 from billing.money import format_usd
 from billing.payments.outlook import outlook
 from billing.quotas import parse_limit
-from billing.shapes.payments import PlansShape, plan_shape
-from billing.shapes.subscriptions import (
+from billing.schemas.payments import PlanShape, PlansShape
+from billing.schemas.subscriptions import (
     FeatureShape,
     FeaturesShape,
     NewFeatureUse,
@@ -25,25 +25,26 @@ from billing.shapes.subscriptions import (
     StatusShape,
     SubscriptionShape,
     UpgradeShape,
-    feature_shape,
-    plan_preview_shape,
-    subscription_shape,
 )
 
 if TYPE_CHECKING:
+    from billing.api.services import Services
+    from billing.payments.assembly import Payments
     from billing.plans import Plan
     from billing.quotas import Quota
-    from billing.shapes.quotas import WindowShape
-    from billing.shapes.usage import BalanceShape
+    from billing.schemas.quotas import WindowShape
+    from billing.schemas.usage import BalanceShape
 
-SUBSCRIPTION: Final = "/api/billing/subscription"
 SETUP: Final = "metergate billing setup"
 PORTAL: Final = "metergate billing portal"
 CHECKOUT: Final = "metergate billing checkout --plan"
 CHANGE_PLAN: Final = "metergate billing change-plan"
+NO_SUBSCRIPTION: Final = "There is no subscription."
+NO_SUBSCRIPTION_YET: Final = f"There is no subscription: begin one with `{CHECKOUT} PLAN`, or in the console."
 NO_PAYMENTS: Final = "This gateway sells nothing: ask whoever runs it for another plan."
 
 
+@serves(PlanOperations.billing_status)
 async def get_billing_status(call: Call) -> StatusShape:
     """Return where the account stands: its state, plan, features, what is left of its quotas, its subscription, and
     what to do next."""
@@ -54,7 +55,7 @@ async def get_billing_status(call: Call) -> StatusShape:
     organization = await services.organizations.of_account(account_id)
     payments = services.payments
     in_force = None if payments is None else await payments.changes.in_force(account_id)
-    subscription = None if in_force is None else subscription_shape(in_force)
+    subscription = None if in_force is None else SubscriptionShape.in_force(in_force)
     state, upgrade = _state(balance, windows), _upgrade(call, plan)
     guidance, command = _guidance(call, state, windows, upgrade, subscribed=subscription is not None)
     return StatusShape(
@@ -65,7 +66,7 @@ async def get_billing_status(call: Call) -> StatusShape:
         balance_usd=balance.balance_usd,
         available_usd=balance.available_usd,
         plan=PlanShown(id=plan.id, name=plan.name, price_usd=format_usd(plan.price_nano)),
-        features=[feature_shape(each) for each in await services.features.of_account(account_id)],
+        features=[FeatureShape.of_state(each) for each in await services.features.of_account(account_id)],
         windows=windows,
         subscription=subscription,
         upgrade=upgrade,
@@ -109,22 +110,23 @@ def _guidance(
     """Return what to do about a state, and the command for it."""
     setup_url, sells = call.services.setup_url, call.services.payments is not None
     at = "" if setup_url is None else f" at {setup_url}"
+    house = "whoever runs this gateway" + (f" ({url})" if (url := call.services.operator_url) else "")
     match state:
         case "ready":
             return None, None
         case "billing_required" if sells:
             return f"There is no credit: buy some{at}.", SETUP
         case "billing_required":
-            return f"There is no credit: ask whoever runs this gateway for some{at}.", None
+            return f"There is no credit: ask {house} for some.", None
         case "quota_exhausted":
             return _of_exhausted(call, [each for each in windows if _is_used_up(each)], upgrade, subscribed=subscribed)
         case "past_due":
             guidance = "A payment has failed: the plan ends unless it is paid. Mend the means of payment."
             return guidance, PORTAL if sells else None
         case "suspended":
-            return "The account is suspended: ask whoever runs this gateway.", None
+            return f"The account is suspended: ask {house} to make it active again.", None
         case "closed":
-            return "The account is closed.", None
+            return f"The account is closed: ask {house} to make it active again.", None
 
 
 def _of_exhausted(
@@ -156,30 +158,38 @@ def _raises(plan: Plan, window: WindowShape) -> bool:
     return all(each.limit > limit(each) for each in alike)
 
 
+@serves(PlanOperations.subscription)
 async def get_subscription(call: Call) -> SubscriptionShape:
     """Return the subscription that gives the account its plan."""
     payments = call.services.payments
-    found = None if payments is None else subscription_shape(await payments.changes.in_force(call.account_id))
+    found = None if payments is None else SubscriptionShape.in_force(await payments.changes.in_force(call.account_id))
     if found is None:
-        raise NotFound("There is no subscription: POST /api/billing/checkout begins one.")
+        raise NotFound(NO_SUBSCRIPTION if payments is None else NO_SUBSCRIPTION_YET)
     return found
 
 
+@serves(PlanOperations.preview_plan)
 async def preview_plan(call: Call) -> PlanPreviewShape:
     """Return what choosing a plan would do: what is charged today and by which means, and at each renewal."""
     services, payments = call.services, call.services.payments
     if payments is None:
         raise NotFound(NO_PAYMENTS)
-    plan_id, plans = call.id("plan_id"), dict(services.plans)
-    plan = plans.get(plan_id)
+    plan_id = call.id("plan_id")
+    plan = services.plans.get(plan_id)
     if plan is None:
-        raise NotFound(f"There is no plan {plan_id!r}: GET /api/billing/plans lists them.")
-    current = await payments.changes.current(call.account_id)
-    mine, now = (await services.accounts.get(call.account_id)).plan, datetime.fromtimestamp(services.clock(), UTC)
-    method = await payments.customers.method(call.account_id)
-    return plan_preview_shape(outlook(plan, current, mine, plans, now), method)
+        raise NotFound(f"There is no plan {plan_id!r}: `metergate billing plans` lists them.")
+    return await preview_of(services, payments, call.account_id, plan)
 
 
+async def preview_of(services: Services, payments: Payments, account_id: str, plan: Plan) -> PlanPreviewShape:
+    """Return what choosing a plan would do to this account."""
+    current = await payments.changes.current(account_id)
+    mine, now = (await services.accounts.get(account_id)).plan, datetime.fromtimestamp(services.clock(), UTC)
+    method = await payments.customers.method(account_id)
+    return PlanPreviewShape.of_outlook(outlook(plan, current, mine, dict(services.plans), now), method)
+
+
+@serves(PlanOperations.change_subscription)
 async def change_subscription(call: Call, body: PlanChange) -> SubscriptionShape:
     """Change the subscription to another plan: to a dearer one at once, to a cheaper one with the next period, to a
     free one by ending it with its period. Its own plan takes back what waits."""
@@ -190,23 +200,26 @@ async def change_subscription(call: Call, body: PlanChange) -> SubscriptionShape
     return await get_subscription(call)
 
 
+@serves(PlanOperations.plans_in_force)
 async def list_plans_in_force(call: Call) -> PlansShape:
     """List the plans in force, the cheapest first."""
     plans = sorted(call.services.plans.values(), key=lambda plan: (plan.price_nano, plan.id))
-    return PlansShape(data=[plan_shape(plan) for plan in plans])
+    return PlansShape(data=[PlanShape.of_plan(plan) for plan in plans])
 
 
+@serves(PlanOperations.features)
 async def list_features(call: Call) -> FeaturesShape:
     """Return the features that an account's plan names, and what is left of each."""
     found = await call.services.features.of_account(call.id("account_id"))
-    return FeaturesShape(data=[feature_shape(each) for each in found])
+    return FeaturesShape(data=[FeatureShape.of_state(each) for each in found])
 
 
+@serves(PlanOperations.use_feature)
 async def use_feature(call: Call, body: NewFeatureUse) -> FeatureShape:
     """Count units of a feature, if the account's plan allows it and as many are left in this period; once for an
     event_id."""
     done = await call.services.features.use(body.account_id, body.feature, body.units, body.event_id)
-    shape = feature_shape(done.state)
+    shape = FeatureShape.of_state(done.state)
     if done.replayed:
         call.headers[REPLAYED_HEADER] = "true"
     if done.state.allowed:
@@ -235,27 +248,3 @@ def _more(upgrade: UpgradeShape | None) -> str:
         return ""
     where = "" if upgrade.url is None else f" at {upgrade.url}"
     return f": upgrade to {upgrade.name}{where}"
-
-
-_OF_PROVIDER: Final = (409, 503)
-
-ROUTES: Final = (
-    customer_read("/api/billing/status", get_billing_status, StatusShape),
-    Route("GET", "/api/admin/plans", list_plans_in_force, Access.admin, PlansShape),
-    Route(
-        *("GET", SUBSCRIPTION, get_subscription, Access.caller, SubscriptionShape), scope=BILLING_READ, errors=(404,)
-    ),
-    customer_read("/api/billing/plans/{plan_id}/preview", preview_plan, PlanPreviewShape),
-    Route(
-        *("PUT", SUBSCRIPTION, change_subscription, Access.caller, SubscriptionShape),
-        body=PlanChange,
-        scope=BILLING_SETUP,
-        errors=(404, *_OF_PROVIDER),
-    ),
-    Route("GET", "/api/service/accounts/{account_id}/features", list_features, Access.service, FeaturesShape),
-    Route(
-        *("POST", "/api/service/features/use", use_feature, Access.service, FeatureShape),
-        body=NewFeatureUse,
-        errors=(404, 409, 429),
-    ),
-)

@@ -14,14 +14,14 @@ import msgspec
 from aiohttp import web
 
 from billing.api.errors import BadRequest, NotFound, TooLarge
+from billing.api.expect_continue import AWAITS_CONTINUE, CONTINUE
 from billing.api.services import SERVICES
 from billing.codings import BadCoding, decoder_of
-from billing.expectations import AWAITS_CONTINUE, CONTINUE
 from billing.money import MoneyError, parse_positive_usd, parse_usd
 from billing.pages import Page
-from billing.shapes.base import Listing, PageQuery
-from billing.shapes.decoding import decode_shape
-from billing.shapes.mismatch import mismatch, unreadable, values_of
+from billing.schemas.base import Listing, PageQuery
+from billing.schemas.decoding import decode_shape
+from billing.schemas.mismatch import mismatch, unreadable, values_of
 from billing.times import TimeError, parse_rfc3339
 from billing.zones import zone_of
 

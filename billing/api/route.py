@@ -1,6 +1,7 @@
-"""Routes: one declaration of an endpoint, from which come what serves it and its part of `/api/openapi.json`.
+"""Routes: what serves the operations of the API (`billing.api.operation`).
 
-A handler is an async function of a `Call` and of what its route declares: the query string first, then the body. It
+A handler is an async function of a `Call` and of what its operation asks for: the query string first, then the body. It
+is marked with `serves`. It
 returns the answer's shape, None where there is no body, a table, or a whole response. `serving` makes an aiohttp
 handler of it, with the checks in the order of all refusals: the key, then the query string and the body, then what is
 not found, then the scope; a table is streamed after all of them.
@@ -8,10 +9,9 @@ not found, then the scope; a table is streamed after all of them.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass, field
-from enum import Enum
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import msgspec
 from aiohttp import web
@@ -19,7 +19,6 @@ from aiohttp import web
 from billing.addresses import UNKNOWN
 from billing.api.auth import (
     ADMIN_HEADER,
-    BILLING_READ,
     ORG_IN_PATH,
     any_caller,
     key_caller,
@@ -32,79 +31,69 @@ from billing.api.auth import (
     shown_token,
 )
 from billing.api.errors import InsufficientScope
+from billing.api.operation import JSON, Access, Operation
 from billing.api.requests import path_id, read_body, read_query
 from billing.api.services import SERVICES, Services
 from billing.api.tables import Table
 from billing.audit import Actor
 from billing.identity.callers import NOBODY, Caller
 from billing.logs import log_about
-from billing.shapes.base import ErrorEnvelope
 
 if TYPE_CHECKING:
+    from types import ModuleType
+
     from billing.principals import Principal
 
 PREFIX: Final = "/api"
 """What every path of the billing API begins with."""
-JSON: Final = "application/json"
 REPLAYED_HEADER: Final = "idempotent-replayed"
 """On the first answer given again, as Stripe has it (https://docs.stripe.com/api/idempotent_requests)."""
 HttpHandler = Callable[[web.Request], Awaitable[web.StreamResponse]]
-
-
-class Access(Enum):
-    """Who may call: anyone; whoever has an API key; a key or a person's token; a person; a service; or the operator,
-    who has the admin key or is a person with that right."""
-
-    anyone = "anyone"
-    key = "API key"
-    caller = "API key or token"
-    person = "token"
-    service = "service key"
-    admin = "admin key"
+Handler = Callable[..., Awaitable[Any]]
+F = TypeVar("F", bound=Handler)
 
 
 @dataclass(frozen=True, slots=True)
 class Route:
-    """One endpoint: `path` is the whole path. `name` is unique and the handler's where none is given; `summary` is the
-    handler's docstring likewise.
+    """What serves an operation. The document names it by its handler, and has the handler's docstring and module."""
 
-    `query` and `body` are the shapes of what is asked, `answer` that of a success with `status` (None: no body).
-    `errors` are statuses beside those that follow from the rest, `refusal` is their shape; `scope` is what a caller
-    needs; with `whole` a person's token must not have been narrowed. With `or_bearer` the admin key may come as a
-    bearer, too; `hint` is added to the refusal of a request without it.
-    """
+    operation: Operation[..., Any]
+    handler: Handler
 
-    method: str
-    path: str
-    handler: Callable[..., Awaitable[Any]]
-    access: Access
-    answer: Any = None
-    query: type[msgspec.Struct] | None = None
-    body: Any = None
-    status: int = 200
-    scope: str | None = None
-    whole: bool = False
-    errors: tuple[int, ...] = ()
-    media: str = JSON
-    accepts: tuple[tuple[str, Any], ...] = ()
-    refusal: Any = ErrorEnvelope
-    body_optional: bool = False
-    or_bearer: bool = False
-    csv: bool = False
-    hint: str = ""
-    name: str = ""
-    summary: str = ""
+    @property
+    def name(self) -> str:
+        """Return what the operation is called: uniquely."""
+        operation, own = self.operation, self.handler.__name__
+        return operation.name or (f"{own}_of_{operation.of}" if operation.of else own)
 
-    def __post_init__(self) -> None:
-        if not self.name:
-            object.__setattr__(self, "name", self.handler.__name__)
-        if not self.summary:
-            object.__setattr__(self, "summary", " ".join((self.handler.__doc__ or "").split()))
+    @property
+    def summary(self) -> str:
+        """Return what the operation does."""
+        own = self.operation.summary or " ".join((self.handler.__doc__ or "").split())
+        return f"{own} {self.operation.also}".rstrip()
 
     @property
     def tag(self) -> str:
         """Return what groups it with others: its module."""
         return self.handler.__module__.rpartition(".")[2]
+
+
+def serves(*operations: Operation[..., Any]) -> Callable[[F], F]:
+    """Make a function the handler of operations."""
+
+    def mark(handler: F) -> F:
+        handler.serves = operations  # type: ignore[attr-defined]
+        return handler
+
+    return mark
+
+
+def routes_of(operations: Iterable[Operation[..., Any]], modules: Iterable[ModuleType]) -> tuple[Route, ...]:
+    """Return what serves operations, by the functions of modules that say so. Raises `KeyError` for one that nothing
+    serves."""
+    functions = [each for module in modules for each in vars(module).values()]
+    handlers = {operation: each for each in functions for operation in getattr(each, "serves", ())}
+    return tuple(Route(operation, handlers[operation]) for operation in operations)
 
 
 REQUEST_ID_HEADER: Final = "x-request-id"
@@ -178,7 +167,7 @@ def answer(shape: object, status: int = 200) -> web.Response:
     )
 
 
-async def admit_admin(route: Route, request: web.Request, services: Services) -> Caller:
+async def admit_admin(operation: Operation[..., Any], request: web.Request, services: Services) -> Caller:
     """Return the operator who calls: the admin key, or a person's token with that right. Raises `Unauthorized`,
     `InsufficientScope` and `TooManyAttempts`."""
     if ADMIN_HEADER not in request.headers and shown_token(request) is not None:
@@ -187,13 +176,13 @@ async def admit_admin(route: Route, request: web.Request, services: Services) ->
             raise InsufficientScope(f"This call is for operators. {person.hint}".rstrip(), required_scope="operator")
         return person
     expected = services.admin_api_key or ""
-    await require_admin(request, expected, services.attempts, or_bearer=route.or_bearer, hint=route.hint)
+    await require_admin(request, expected, services.attempts, or_bearer=operation.or_bearer, hint=operation.hint)
     return Caller("admin")
 
 
-async def identify(route: Route, request: web.Request, services: Services) -> Caller:
-    """Return who calls a route. Raises `ApiError` for whom it is not for, and `TooManyAttempts`."""
-    match route.access:
+async def identify(operation: Operation[..., Any], request: web.Request, services: Services) -> Caller:
+    """Return who calls an operation. Raises `ApiError` for whom it is not for, and `TooManyAttempts`."""
+    match operation.who:
         case Access.anyone:
             return NOBODY
         case Access.key:
@@ -205,51 +194,40 @@ async def identify(route: Route, request: web.Request, services: Services) -> Ca
         case Access.service:
             return await service_caller(request)
         case Access.admin:
-            return await admit_admin(route, request, services)
+            return await admit_admin(operation, request, services)
 
 
 def serving(route: Route) -> HttpHandler:
     """Return the aiohttp handler of a route."""
+    operation, handler = route.operation, route.handler
 
     async def serve(request: web.Request) -> web.StreamResponse:
         services = request.app[SERVICES]
-        who = await identify(route, request, services)
+        who = await identify(operation, request, services)
         call = Call(request, services, who)
         log_about(request.get(REQUEST_ID, ""), who.account_id)
         asked: list[object] = []
-        if route.query is not None:
-            asked.append(read_query(request, route.query))
-        if route.body is not None:
-            absent = route.body_optional and not request.can_read_body
-            asked.append(route.body() if absent else await read_body(request, route.body))
-        if ORG_IN_PATH in request.match_info and route.access is not Access.admin:
+        if operation.query is not None:
+            asked.append(read_query(request, operation.query))
+        if operation.body is not None:
+            absent = operation.optional and not request.can_read_body
+            asked.append(operation.body() if absent else await read_body(request, operation.body))
+        if ORG_IN_PATH in request.match_info and operation.who is not Access.admin:
             await require_organization(request, who)
-        if route.whole:
+        if operation.whole:
             require_whole(who)
-        is_read = route.method == "GET"
-        if route.scope is not None and not is_read:
-            require_scope(who, route.scope)
-        found = await route.handler(call, *asked)
-        if route.scope is not None and is_read:  # a read changes nothing: what is not found comes before
-            require_scope(who, route.scope)
+        is_read = operation.method == "GET"
+        if operation.scope is not None and not is_read:
+            require_scope(who, operation.scope)
+        found = await handler(call, *asked)
+        if operation.scope is not None and is_read:  # a read changes nothing: what is not found comes before
+            require_scope(who, operation.scope)
         if isinstance(found, web.StreamResponse):
             return found
         if isinstance(found, Table):
             return await found.send(request)
-        response = web.Response(status=route.status) if found is None else answer(found, route.status)
+        response = web.Response(status=operation.status) if found is None else answer(found, operation.status)
         response.headers.update(call.headers)
         return response
 
     return serve
-
-
-def customer_read(
-    path: str,
-    handler: Callable[..., Awaitable[Any]],
-    answer_shape: Any,
-    query: type[msgspec.Struct] | None = None,
-    *,
-    csv: bool = False,
-) -> Route:
-    """Return the route of a read of the caller's own account, which takes a key or a token with `billing:read`."""
-    return Route("GET", path, handler, Access.caller, answer_shape, query, scope=BILLING_READ, csv=csv)

@@ -9,48 +9,48 @@ from typing import TYPE_CHECKING
 from aiohttp import web
 from ulid import ULID
 
-from billing.effects import LiveBalance
+from billing.accounts.accounts import Accounts
+from billing.accounts.grants import Grants
+from billing.accounts.lots import Lots
+from billing.accounts.member_limits import MemberLimits
+from billing.accounts.repricing import Repricing
+from billing.api.attempts import Attempts
+from billing.audit import AuditLog
+from billing.budgets.budgets import Budgets
+from billing.change_notifier import ChangeNotifier, LiveBalance
+from billing.collect.collector import Collector
+from billing.exports.cursor import Exports
+from billing.identity.browsers import Browsers
+from billing.identity.callers import Caller, CustomersSee
+from billing.identity.credentials import Credentials
+from billing.identity.invitations import Invitations
+from billing.identity.members import Members
+from billing.identity.oidc import OidcSignIn
+from billing.identity.organizations import Organizations
+from billing.identity.sessions import Sessions
+from billing.identity.sign_in import SignIn
+from billing.identity.users import Users
+from billing.keys.keys import ApiKeys
+from billing.ledger.reports import Reports
+from billing.metering.claims import NotAdmitted
+from billing.metering.features import Features
+from billing.metering.metering import Metering
+from billing.metering.service_holds import ServiceHolds
+from billing.notices.endpoints import Endpoints
+from billing.payments.assembly import Payments
+from billing.payments.auto_recharge import Alerts
+from billing.payments.coupons import Coupons
+from billing.payments.events import PaymentEvents
+from billing.payments.reconcile import PaymentComparisons
+from billing.plans import Plan, Plans
+from billing.principals import Principal
+from billing.provider_bills.bills import Bills
+from billing.refused_requests import RefusedRequests
+from billing.schemas.quotas import WindowShape
+from billing.schemas.system import JobShape, ModelShape, ProviderShape
 
 if TYPE_CHECKING:
-    from billing.accounts.accounts import Account, Accounts
-    from billing.accounts.grants import Grants
-    from billing.accounts.lots import Lots
-    from billing.accounts.member_limits import MemberLimits
-    from billing.accounts.repricing import Repricing
-    from billing.attempts import Attempts
-    from billing.audit import AuditLog
-    from billing.budgets.budgets import Budgets
-    from billing.collect.collector import Collector
-    from billing.effects import Effects
-    from billing.exports.cursor import Exports
-    from billing.identity.browsers import Browsers
-    from billing.identity.callers import Caller, CustomersSee
-    from billing.identity.credentials import Credentials
-    from billing.identity.invitations import Invitations
-    from billing.identity.members import Members
-    from billing.identity.oidc import OidcSignIn
-    from billing.identity.organizations import Organizations
-    from billing.identity.sessions import Sessions
-    from billing.identity.sign_in import SignIn
-    from billing.identity.users import Users
-    from billing.keys.keys import ApiKeys
-    from billing.ledger.reports import Reports
-    from billing.metering.claims import NotAdmitted
-    from billing.metering.features import Features
-    from billing.metering.metering import Metering
-    from billing.metering.service_holds import ServiceHolds
-    from billing.notices.endpoints import Endpoints
-    from billing.payments.assembly import Payments
-    from billing.payments.auto_recharge import Alerts
-    from billing.payments.coupons import Coupons
-    from billing.payments.events import PaymentEvents
-    from billing.payments.reconcile import PaymentComparisons
-    from billing.plans import Plan, Plans
-    from billing.principals import Principal
-    from billing.provider_bills.bills import Bills
-    from billing.refused import RefusedRequests
-    from billing.shapes.operation import JobShape, ModelShape, ProviderShape
-    from billing.shapes.quotas import WindowShape
+    from billing.accounts.accounts import Account
 
 
 async def _nobody(token: str, org_id: str | None) -> Caller | None:
@@ -109,7 +109,8 @@ class Services:
     Customers see charges alone, or also the providers' costs, as `customers_see` says; commands ask before a grant
     above `grant_confirm_usd`. Without `sends_mail`, answers say that no mail comes. `new_id` makes ids of requests.
     `windows` gives what is left of an account's quotas, `upgrade_url` where a plan is bought; `setup_url` is where
-    credit is bought, None where nothing is sold, and `keys_url` where keys are made. `image` is the container image's
+    credit is bought, None where nothing is sold, `operator_url` where whoever runs the gateway is asked, None where no
+    page is named, and `keys_url` where keys are made. `image` is the container image's
     name, for /api/ping.
     """
 
@@ -134,7 +135,7 @@ class Services:
     sign_in: SignIn
     credentials: Credentials
     refused: RefusedRequests
-    effects: Effects
+    effects: ChangeNotifier
     plans: Plans
     credits_per_usd: int
     authenticate: Callable[[str], Awaitable[Principal | None]]
@@ -153,6 +154,7 @@ class Services:
     windows: Callable[[str], Awaitable[list[WindowShape]]] = _no_windows
     upgrade_url: Callable[[Plan], str | None] = lambda plan: None
     setup_url: str | None = None
+    operator_url: str | None = None
     keys_url: str | None = None
     payment_oversight: PaymentOversight | None = None
     bills: Bills | None = None

@@ -1,7 +1,7 @@
 """What customers read of what was used, in sums: totals, a summary, buckets of time, the month so far.
 
 Every number comes from `UsageReports.spans`, of buckets by `buckets.read_part`, and every field of it from
-`shapes.reports.used_fields`, for JSON and CSV alike. Times are whole minutes; a day in a query is the local one of the
+`schemas.reports.used_fields`, for JSON and CSV alike. Times are whole minutes; a day in a query is the local one of the
 time zone.
 """
 
@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import AsyncIterator, Iterable, Sequence
 from dataclasses import replace
 from datetime import UTC, date, datetime, timedelta
 from itertools import chain, islice
@@ -17,36 +16,36 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 
 from billing.api.buckets import Bucket, Steps, place_in, read_part, read_parts
 from billing.api.errors import BadRequest
+from billing.api.operations import ReportOperations
 from billing.api.requests import encode_cursor, moment, page_asked, zone
-from billing.api.route import Call, customer_read
+from billing.api.route import Call, serves
 from billing.api.tables import Table, rows, wants_csv
 from billing.api.usage_reports import UsageReports
 from billing.budgets.rules import BudgetPeriod, forecast, spent_within, times_of
 from billing.ledger.used import BEGINNING, END, NOTHING, Group, Span, Used, UsedBy, together, total
 from billing.pages import place_of
 from billing.quotas import Metric, Quota, Window
-from billing.shapes.reports import (
+from billing.schemas.reports import (
     BillingSummaryShape,
+    BucketShape,
     BucketsQuery,
     BucketsShape,
     BudgetShape,
+    GroupShape,
     Month,
     SummaryQuery,
     SummaryShape,
-    billing_summary_shape,
-    bucket_shape,
-    budget_shape,
-    group_shape,
+    UsedShape,
     ordered,
     sums_of,
     used_fields,
-    used_shape,
 )
-from billing.shapes.usage import TotalsQuery, TotalsShape, totals_shape
+from billing.schemas.usage import TotalsQuery, TotalsShape
 from billing.times import rfc3339
 from billing.zones import DEFAULT_ZONE, Period, day_begins, period_of, periods, zone_of
 
 if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Iterable, Sequence
     from zoneinfo import ZoneInfo
 
 LENGTHS: Final = {
@@ -71,13 +70,14 @@ LINES_A_TURN: Final = 500
 _DAY: Final = re.compile(r"\d{4}-\d\d-\d\d", re.ASCII)
 
 
+@serves(ReportOperations.usage)
 async def get_totals(call: Call, query: TotalsQuery) -> TotalsShape:
     """Return totals of the account, of one key or of one user's keys."""
     since, until = _time(query.since, query.until, zone_of(DEFAULT_ZONE))
     found = await call.services.reports.usage_totals(
         call.account_id, key_id=query.key_id, user_id=query.user_id, since=since, until=until
     )
-    return totals_shape(found)
+    return TotalsShape.of_totals(found)
 
 
 class Summary(NamedTuple):
@@ -98,6 +98,7 @@ async def read_summary(call: Call, query: SummaryQuery) -> Summary:
     return Summary(since, until, in_zone, names, span)
 
 
+@serves(ReportOperations.usage_summary)
 async def get_summary(call: Call, query: SummaryQuery) -> SummaryShape | Table:
     """Return what was used in a time, by up to two groups. As CSV all groups, without a limit."""
     limit, after = page_asked(query)
@@ -113,12 +114,13 @@ async def get_summary(call: Call, query: SummaryQuery) -> SummaryShape | Table:
         until=None if until == END else rfc3339(until),
         tz=in_zone.key,
         group_by=list(names),
-        total=used_shape(total(span), with_cost=call.sees_cost),
-        data=[group_shape(names, *item, with_cost=call.sees_cost) for item in groups[first : first + limit]],
+        total=UsedShape.of_used(total(span), with_cost=call.sees_cost),
+        data=[GroupShape.of_group(names, *item, with_cost=call.sees_cost) for item in groups[first : first + limit]],
         next_cursor=encode_cursor(str(first + limit)) if len(groups) > first + limit else None,
     )
 
 
+@serves(ReportOperations.usage_buckets)
 async def get_buckets(call: Call, query: BucketsQuery) -> BucketsShape | Table:
     """Return what was used in each minute, hour, day, week or month of a time, without gaps, the oldest first. The
     first and the last are cut where the time begins and ends. As CSV all from the cursor on, without a limit."""
@@ -133,10 +135,7 @@ async def get_buckets(call: Call, query: BucketsQuery) -> BucketsShape | Table:
         granularity=query.granularity,
         tz=steps.zone.key,
         group_by=list(steps.names),
-        data=[
-            bucket_shape(start, end, steps.zone, steps.names, used, groups, with_cost=call.sees_cost)
-            for start, end, used, groups in part.buckets
-        ],
+        data=[BucketShape.of_bucket(each, steps.zone, steps.names, with_cost=call.sees_cost) for each in part.buckets],
         next_cursor=part.cursor,
     )
 
@@ -161,6 +160,7 @@ async def _steps(call: Call, query: BucketsQuery) -> Steps:
     return Steps(call.account_id, begins, until, period, in_zone, _names(query.group_by), skip)
 
 
+@serves(ReportOperations.billing_summary)
 async def get_billing_summary(call: Call) -> BillingSummaryShape:
     """Return the calendar month so far, in the account's time zone: what was spent, what is left of the included credit
     and of the account's own budget, and what will have been spent at its end if it goes on so."""
@@ -179,8 +179,8 @@ async def get_billing_summary(call: Call) -> BillingSummaryShape:
     plan = services.plans.get(account.plan)
     month = Month(
         tz=in_zone.key,
-        start=start,
-        end=end,
+        period_start=start,
+        period_end=end,
         used=used,
         by_feature={str(group[0]): each.charged_nano for group, each in span.items()},
         by_kind={**by_kind, "usage": -used.charged_nano} if used.charged_nano else by_kind,
@@ -191,7 +191,7 @@ async def get_billing_summary(call: Call) -> BillingSummaryShape:
         budgets=await budgets.standings(await budgets.of_account(account.id), in_zone),
     )
     live = await services.live_balance(account)
-    return billing_summary_shape(account, month, live, services.credits_per_usd, with_cost=call.sees_cost)
+    return BillingSummaryShape.of_month(account, month, live, services.credits_per_usd, with_cost=call.sees_cost)
 
 
 async def _budget(call: Call, quotas: Iterable[Quota], now: datetime) -> BudgetShape | None:
@@ -203,7 +203,7 @@ async def _budget(call: Call, quotas: Iterable[Quota], now: datetime) -> BudgetS
     bounds = period_of(now, Period.month, utc), next(periods(now, Period.month, utc))
     only = UsedBy(feature=quota.feature)
     (span,) = await call.services.reports.sums.spans(call.account_id, bounds, only=only)
-    return budget_shape(quota.limit, total(span).charged_nano, bounds[1])
+    return BudgetShape.of_limit(quota.limit, total(span).charged_nano, bounds[1])
 
 
 async def _zone(call: Call, given: str | None) -> ZoneInfo:
@@ -266,11 +266,3 @@ async def _bucket_lines(
         async for some in _lines(head, lines):
             yield some
         head = []
-
-
-ROUTES: Final = (
-    customer_read("/api/billing/usage", get_totals, TotalsShape, TotalsQuery),
-    customer_read("/api/account/usage/summary", get_summary, SummaryShape, SummaryQuery, csv=True),
-    customer_read("/api/account/usage/buckets", get_buckets, BucketsShape, BucketsQuery, csv=True),
-    customer_read("/api/account/billing/summary", get_billing_summary, BillingSummaryShape),
-)

@@ -16,24 +16,22 @@ from urllib.parse import urlencode, urlsplit
 
 from aiohttp import web
 
+from billing.api.attempts import REFRESHES, SIGN_INS
 from billing.api.auth import shown_token
 from billing.api.browsers import set_session
 from billing.api.errors import BadRequest, InsufficientScope, NotFound, TooMany, Unauthorized
+from billing.api.operations import TokenOperations
 from billing.api.people import guessed, visitor_of
 from billing.api.requests import listing, page_asked
-from billing.api.route import Access, Call, Route, answer
-from billing.attempts import REFRESHES, SIGN_INS
+from billing.api.route import Call, answer, serves
 from billing.identity.providers import BEGUN_S, CONSOLE, SignInFailed, is_path
 from billing.identity.sessions import REFRESH_PREFIX
 from billing.identity.shown import OPERATOR
-from billing.shapes.base import Listing, PageQuery
-from billing.shapes.people import PasswordShown
-from billing.shapes.tokens import (
+from billing.schemas.tokens import (
     MAX_REASON,
     AccessTokenShape,
     BeginQuery,
     NarrowBody,
-    OneToRevoke,
     RefreshBody,
     RevokeAllBody,
     RevokeBody,
@@ -41,18 +39,15 @@ from billing.shapes.tokens import (
     SessionShape,
     SignInUrl,
     TokenPairShape,
-    access_shape,
-    pair_shape,
-    session_shape,
 )
 
 if TYPE_CHECKING:
     from billing.identity.callers import Caller
     from billing.identity.oidc import OidcSignIn
+    from billing.schemas.base import Listing, PageQuery
+    from billing.schemas.people import PasswordShown
 
 
-SESSIONS: Final = "/api/auth/sessions"
-SESSION: Final = "/api/auth/sessions/{session_id}"
 REVOKED: Final = RevokedShape(success=True, message="Token revoked successfully")
 ALL_REVOKED: Final = RevokedShape(success=True, message="All tokens revoked successfully")
 _ANOTHERS: Final = "This token is somebody else's: only operators revoke those."
@@ -62,6 +57,7 @@ _TOO_MANY: Final = "You have revoked too many tokens one by one: `POST /api/auth
 _TOO_MANY_S: Final = 3600
 
 
+@serves(TokenOperations.refresh)
 async def refresh_token(call: Call, body: RefreshBody) -> TokenPairShape:
     """Return new tokens for a refresh token, which is good once: for some seconds it gives the same refresh token
     again, later its session ends, because somebody has a copy."""
@@ -72,9 +68,10 @@ async def refresh_token(call: Call, body: RefreshBody) -> TokenPairShape:
     if pair is None:
         await attempts.failed(*peer, REFRESHES)
         raise Unauthorized("This refresh token is wrong, used or expired. Sign in: `metergate auth login`.")
-    return pair_shape(pair)
+    return TokenPairShape.of_token(pair)
 
 
+@serves(TokenOperations.narrow_token)
 async def narrow_token(call: Call, body: NarrowBody) -> AccessTokenShape:
     """Return an access token with fewer scopes, or for another one of the person's organizations. It ends with the
     session of the token that asks, and not later than that token; it can't be refreshed."""
@@ -89,7 +86,7 @@ async def narrow_token(call: Call, body: NarrowBody) -> AccessTokenShape:
     narrow = await call.services.sessions.narrow(token, wanted, org_id)
     if narrow is None:
         raise NotFound(_NO_MEMBER)
-    return access_shape(narrow)
+    return AccessTokenShape.of_token(narrow)
 
 
 def _asked_for(caller: Caller, given: str | list[str]) -> frozenset[str]:
@@ -104,6 +101,7 @@ def _asked_for(caller: Caller, given: str | list[str]) -> frozenset[str]:
     return wanted
 
 
+@serves(TokenOperations.log_out)
 async def log_out(call: Call) -> None:
     """End the session of the token that asks, with all of its tokens."""
     caller, sessions = call.caller, call.services.sessions
@@ -114,6 +112,7 @@ async def log_out(call: Call) -> None:
         await sessions.end(connection, caller.session_id, "logout", actor=call.actor)
 
 
+@serves(TokenOperations.revoke_token)
 async def revoke_token(call: Call, body: RevokeBody) -> RevokedShape:
     """End one token: on every gateway from the next request on. A refresh token ends its session. One that is not valid
     anyway is answered the same."""
@@ -151,6 +150,7 @@ async def _end_of_refresh_token(call: Call, token: str, reason: str | None) -> N
         await call.services.sessions.end(connection, session_id, reason or "revoked", actor=call.actor)
 
 
+@serves(TokenOperations.revoke_all_tokens)
 async def revoke_all_tokens(call: Call, body: RevokeAllBody) -> RevokedShape:
     """End all sessions of the person who asks, and every token that was issued before now; an operator names another
     user."""
@@ -162,13 +162,15 @@ async def revoke_all_tokens(call: Call, body: RevokeAllBody) -> RevokedShape:
     return ALL_REVOKED
 
 
+@serves(TokenOperations.sessions)
 async def list_sessions(call: Call, query: PageQuery) -> Listing[SessionShape]:
     """List the person's sessions that have not ended, newest first."""
     caller = call.caller
     page = await call.services.sessions.page(caller.id, *page_asked(query))
-    return listing(page, lambda session: session_shape(session, caller.session_id))
+    return listing(page, lambda session: SessionShape.of(session, current=session.id == caller.session_id))
 
 
+@serves(TokenOperations.end_session)
 async def end_session(call: Call) -> None:
     """End one of the person's sessions, with all of its tokens; one that has ended stays so."""
     session_id, sessions = call.id("session_id"), call.services.sessions
@@ -177,7 +179,6 @@ async def end_session(call: Call) -> None:
             raise NotFound(f"There is no session {session_id!r} of yours.")
 
 
-PROVIDER: Final = "/api/auth/oidc/{provider}"
 _PAGES: Final = f"../../../..{CONSOLE}"
 """Where the console is, seen from the callback: below whatever path a proxy takes off."""
 _COOKIE: Final = "mg_oidc"
@@ -192,6 +193,7 @@ def oidc_of(call: Call) -> OidcSignIn:
     return call.services.oidc
 
 
+@serves(TokenOperations.begin_sign_in)
 async def begin_sign_in(call: Call, query: BeginQuery) -> web.Response:
     """Send a browser to a provider, to sign in there."""
     oidc = oidc_of(call)
@@ -201,6 +203,7 @@ async def begin_sign_in(call: Call, query: BeginQuery) -> web.Response:
     return sent_to_provider(oidc, url, cookie)
 
 
+@serves(TokenOperations.link_sign_in)
 async def link_sign_in(call: Call, body: PasswordShown) -> web.Response:
     """Return where the person who asks has to go with the same browser to link an account elsewhere to theirs."""
     oidc = oidc_of(call)
@@ -211,6 +214,7 @@ async def link_sign_in(call: Call, body: PasswordShown) -> web.Response:
     return response
 
 
+@serves(TokenOperations.finish_sign_in)
 async def finish_sign_in(call: Call) -> web.Response:
     """Start the session of whom a provider has signed in: JSON, or where FRONTEND_URL is set a redirect to it."""
     oidc, request, attempts = oidc_of(call), call.request, call.services.attempts
@@ -233,7 +237,7 @@ async def finish_sign_in(call: Call) -> web.Response:
         await set_session(response, call, done.pair.session_id)
         return response
     if oidc.frontend_url is None:
-        response = answer(pair_shape(done.pair))
+        response = answer(TokenPairShape.of_token(done.pair))
         response.del_cookie(**_options(oidc))
         return response
     page = urlsplit(oidc.frontend_url)
@@ -261,39 +265,3 @@ def sent_to_provider(oidc: OidcSignIn, url: str, cookie: str) -> web.Response:
     response = web.Response(status=303, headers={"Location": url, "Cache-Control": "no-store"})
     response.set_cookie(value=cookie, max_age=BEGUN_S, **_options(oidc))
     return response
-
-
-ROUTES: Final = (
-    Route(
-        *("POST", "/api/auth/refresh", refresh_token, Access.anyone, TokenPairShape),
-        body=RefreshBody,
-        errors=(401, 429, 500, 503),
-    ),
-    Route("POST", "/api/auth/token", narrow_token, Access.person, AccessTokenShape, body=NarrowBody, errors=(404,)),
-    Route("POST", "/api/auth/logout", log_out, Access.person, status=204),
-    Route("POST", "/api/auth/revoke", revoke_token, Access.person, RevokedShape, body=OneToRevoke),
-    Route(
-        *("POST", "/api/auth/revoke-all", revoke_all_tokens, Access.person, RevokedShape),
-        body=RevokeAllBody,
-        body_optional=True,
-    ),
-    Route("GET", SESSIONS, list_sessions, Access.person, Listing[SessionShape], query=PageQuery),
-    Route("DELETE", SESSION, end_session, Access.person, status=204),
-    Route(
-        *("GET", PROVIDER, begin_sign_in, Access.anyone),
-        query=BeginQuery,
-        status=303,
-        errors=(401, 404, 500, 503),
-    ),
-    Route(
-        *("POST", PROVIDER, link_sign_in, Access.person, SignInUrl),
-        body=PasswordShown,
-        body_optional=True,
-        whole=True,
-        errors=(404, 409, 503),
-    ),
-    Route(
-        *("GET", f"{PROVIDER}/callback", finish_sign_in, Access.anyone, TokenPairShape),
-        errors=(401, 404, 409, 429, 500, 503),
-    ),
-)

@@ -6,44 +6,35 @@ every read is given `Call.account_id`. A list and its table as CSV are the same 
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Sequence
 from operator import attrgetter
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import msgspec
 
 from billing.api.errors import NotFound
+from billing.api.operations import UsageOperations
 from billing.api.requests import listing, moment, page_asked
-from billing.api.route import Call, customer_read
+from billing.api.route import Call, serves
 from billing.api.tables import Table, rows, wants_csv
 from billing.ledger.explanations import explain
 from billing.ledger.reports import EventFilter
 from billing.pages import Page
-from billing.shapes.base import Listing, PageQuery
-from billing.shapes.usage import (
-    OF_COST,
-    BalanceShape,
-    EventQuery,
-    EventShape,
-    ExplainedEventShape,
-    TransactionShape,
-    balance_shape,
-    event_shape,
-    explanation_shape,
-    transaction_shape,
-)
+from billing.schemas.usage import OF_COST, BalanceShape, EventQuery, EventShape, ExplainedEventShape, TransactionShape
 
 if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Sequence
+
     from billing.api.services import Services
+    from billing.schemas.base import Listing, PageQuery
 
 T = TypeVar("T")
 
-EVENTS: Final = "/api/account/usage/events"
 _FILTERS: Final = ("key_id", "user_id", "model", "provider", "endpoint", "status", "end_user", "session", "tool")
 ROWS_A_PART: Final = 200
 """Of a table that is streamed: so many are made at once, and other requests have their turn in between."""
 
 
+@serves(UsageOperations.balance)
 async def get_balance(call: Call) -> BalanceShape:
     """Return the account's balance, live; as the ledger has it where Redis does not know."""
     return await balance_of(call.services, call.account_id)
@@ -53,16 +44,17 @@ async def balance_of(services: Services, account_id: str) -> BalanceShape:
     """Return the balance of an account. Raises `AccountNotFound`."""
     account = await services.accounts.get(account_id)
     live, expiry = await services.live_balance(account), await services.lots.next_expiry(account_id)
-    return balance_shape(account, live, services.credits_per_usd, expiry)
+    return BalanceShape.of_account(account, live, services.credits_per_usd, expiry)
 
 
+@serves(UsageOperations.transactions)
 async def list_transactions(call: Call, query: PageQuery) -> Listing[TransactionShape] | Table:
     """List every change of the balance, newest first. As CSV all of them from the cursor on, without a limit."""
     limit, after = page_asked(query)
 
     async def page(size: int, place: str | None) -> Page[TransactionShape]:
         found = await call.services.reports.transactions(call.account_id, size, place)
-        shapes = (transaction_shape(each, with_cost=call.sees_cost) for each in found.items)
+        shapes = (TransactionShape.of_transaction(each, with_cost=call.sees_cost) for each in found.items)
         return Page(tuple(shapes), found.next_after)
 
     if wants_csv(call.request):
@@ -70,6 +62,7 @@ async def list_transactions(call: Call, query: PageQuery) -> Listing[Transaction
     return listing(await page(limit, after), lambda shape: shape)
 
 
+@serves(UsageOperations.usage_events)
 async def list_events(call: Call, query: EventQuery) -> Listing[EventShape] | Table:
     """List metered requests, newest first. A page has fewer than its limit where few match, and others may follow. As
     CSV all of them from the cursor on, without a limit."""
@@ -87,7 +80,9 @@ async def list_events(call: Call, query: EventQuery) -> Listing[EventShape] | Ta
 
     async def page(size: int, place: str | None) -> Page[EventShape]:
         found = await call.services.reports.usage_events(call.account_id, size, place, only)
-        return Page(tuple(event_shape(each, with_cost=call.sees_cost) for each in found.items), found.next_after)
+        return Page(
+            tuple(EventShape.of_event(each, with_cost=call.sees_cost) for each in found.items), found.next_after
+        )
 
     if wants_csv(call.request):
         columns = _columns(EventShape, () if call.sees_cost else OF_COST)
@@ -114,18 +109,11 @@ async def _pages(
         found = await page(ROWS_A_PART, found.next_after)
 
 
+@serves(UsageOperations.usage_event)
 async def get_event(call: Call) -> ExplainedEventShape:
     """Return one metered request with the lines of its charge; another account's is not found."""
     event_id = call.id("event_id")
     found = await call.services.reports.priced_event(event_id, call.account_id)
     if found is None:
         raise NotFound(f"There is no usage event {event_id!r}.")
-    return explanation_shape(explain(*found), with_cost=call.sees_cost)
-
-
-ROUTES: Final = (
-    customer_read("/api/account/balance", get_balance, BalanceShape),
-    customer_read("/api/account/transactions", list_transactions, Listing[TransactionShape], PageQuery, csv=True),
-    customer_read(EVENTS, list_events, Listing[EventShape], EventQuery, csv=True),
-    customer_read(f"{EVENTS}/{{event_id}}", get_event, ExplainedEventShape),
-)
+    return ExplainedEventShape.of_explanation(explain(*found), with_cost=call.sees_cost)

@@ -7,7 +7,6 @@ gateway of all; the notice and the note that it was told are written in one tran
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, Final, cast
@@ -36,6 +35,7 @@ from billing.times import rfc3339
 from billing.zones import DEFAULT_ZONE, zone_of
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
     from zoneinfo import ZoneInfo
 
     from billing.ledger.sums import UsageSums
@@ -102,7 +102,7 @@ class Budgets:
             row = await connection.fetchrow(
                 _query("budgets_insert"), ID_PREFIX + self._new_id(), account_id, *_columns(terms)
             )
-            made = _budget(cast(Row, row))
+            made = _budget(cast("Row", row))
             await _record(connection, actor, "budget.create", None, made)
         return made
 

@@ -7,7 +7,6 @@ BudgetError
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from enum import Enum
@@ -19,6 +18,7 @@ from billing.money import MAX_NANO, ceil_div
 from billing.zones import Period, day_begins, period_of, periods
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from zoneinfo import ZoneInfo
 
 DEFAULT_THRESHOLDS: Final = (50, 80, 100)

@@ -1,4 +1,4 @@
-"""Commands on top of `billing.calls`, and what every command of `metergate` stands on.
+"""Commands on top of `billing.client.calls`, and what every command of `metergate` stands on.
 
     commands    a function becomes a command: common options, event loop, exit code; groups, loaded when called
     options     Common: the options that every command takes; arguments of several commands

@@ -1,26 +1,24 @@
 """`metergate operator account`, `grant`, `refund`, `adjust`, `suspend`, `close`, `reopen`: who pays, and credit."""
 
 import functools
-from collections.abc import Awaitable, Callable, Mapping
-from typing import TYPE_CHECKING, Annotated, Any
+from collections.abc import Awaitable, Callable
+from typing import TYPE_CHECKING, Annotated
 
 import typer
-from msgspec import UNSET
 
 from billing.cli.commands import Connect, group
 from billing.cli.confirmation import Yes, confirm
 from billing.cli.operator import add_call, quota_text, quotas_of, repeatable, shown_account
-from billing.cli.options import AccountId, Cursor, Limit, Quotas
+from billing.cli.options import AccountId, Cursor, Limit, Quotas, changes_of
 from billing.cli.output import Shown, Table, page_parts
 from billing.money import MoneyError, parse_usd
 from billing.pages import DEFAULT_LIMIT
 from billing.principals import Status
-from billing.shapes.accounts import AccountPatch, Against, GrantShape, NewCredit
-from billing.shapes.base import DEFAULT_PRIORITY, MOST_PRIORITY
+from billing.schemas.accounts import Against, GrantShape
+from billing.schemas.base import DEFAULT_PRIORITY, MOST_PRIORITY
 
 if TYPE_CHECKING:
-    from billing.calls import BillingCalls
-    from billing.credit_calls import CreditCalls
+    from billing.client.calls import BillingCalls
 
 Amount = Annotated[str, typer.Argument(help="How much, such as 12.50.", show_default=False)]
 Reason = Annotated[str, typer.Option(metavar="TEXT", help="Why; the audit log keeps it.", show_default=False)]
@@ -66,7 +64,7 @@ async def create(
 ) -> Shown:
     """Create an account, with nothing on it."""
     quotas = quotas_of(quota or ())
-    account = await client.create_account(name, plan=plan, credit_limit_usd=credit_limit_usd, quotas=quotas)
+    account = await client.create_account(name=name, plan=plan, credit_limit_usd=credit_limit_usd, quotas=quotas)
     return shown_account(account)
 
 
@@ -103,15 +101,8 @@ async def change(
     ] = None,
 ) -> Shown:
     """Change an account: what is given, the rest stays. Felt by every gateway within a second."""
-    changes = AccountPatch(
-        name=UNSET if name is None else name,
-        plan=UNSET if plan is None else plan,
-        status=UNSET if status is None else status,
-        credit_limit_usd=UNSET if credit_limit is None else credit_limit,
-    )
-    if changes == AccountPatch():
-        raise typer.BadParameter("nothing to change was given; see --help")
-    return shown_account(await client.update_account(account_id, changes))
+    changes = changes_of(name=name, plan=plan, status=status, credit_limit_usd=credit_limit)
+    return shown_account(await client.update_account(account_id, **changes))
 
 
 async def quotas(
@@ -131,12 +122,12 @@ async def quotas(
     if user is not None:
         changes = clear or bool(wanted)
         of_user = await (
-            client.set_user_quotas(account_id, user, wanted) if changes else client.user_quotas(account_id, user)
+            client.set_user_quotas(account_id, user, quotas=wanted) if changes else client.user_quotas(account_id, user)
         )
         rows = [(quota_text(each), f"user {user}") for each in of_user.quotas]
         return Shown(of_user.received, (Table(("quota", "of"), rows) if rows else "There are none.",))
     if clear or wanted:
-        account = await client.set_account_quotas(account_id, wanted)
+        account = await client.set_account_quotas(account_id, quotas=wanted)
     else:
         account = await client.account(account_id)
     rows = [(quota_text(each), "account") for each in account.quotas]
@@ -145,7 +136,7 @@ async def quotas(
 
 
 async def grant(
-    client: "CreditCalls",
+    client: "BillingCalls",
     account_id: AccountId,
     amount_usd: Amount,
     note: Note = None,
@@ -163,9 +154,8 @@ async def grant(
     if not yes and await exceeds_confirmed(client, amount_nano(amount_usd)):
         how = "paid for elsewhere" if paid else "for free"
         confirm((f"{account_id} is given {amount_usd} USD of credit, {how}.",), yes=yes)
-    terms = {"expires_at": expires_at, "priority": priority, "promotional": not paid}
-    call = functools.partial(_grant, client, terms=terms)
-    return await _give("grant", call, account_id, amount_usd, note, idempotency_key)
+    call = functools.partial(client.grant, expires_at=expires_at, priority=priority, promotional=not paid, note=note)
+    return await _give("grant", call, account_id, amount_usd, idempotency_key)
 
 
 async def exceeds_confirmed(client: "BillingCalls", nano: int | None) -> bool:
@@ -181,19 +171,6 @@ def amount_nano(amount_usd: str) -> int:
         return 0
 
 
-async def _grant(
-    client: "CreditCalls",
-    account_id: str,
-    amount_usd: str,
-    *,
-    idempotency_key: str,
-    note: str | None,
-    terms: Mapping[str, Any],
-) -> GrantShape:
-    given = NewCredit(amount_usd=amount_usd, idempotency_key=idempotency_key, note=note, **terms)
-    return await client.give(account_id, given)
-
-
 async def refund(
     client: "BillingCalls",
     account_id: AccountId,
@@ -204,7 +181,8 @@ async def refund(
 ) -> Shown:
     """Give an account back what it was charged, once for an idempotency key."""
     confirm((f"{amount_usd} USD of charges are given back to {account_id}, as credit.",), yes=yes)
-    return await _give("refund", client.refund, account_id, amount_usd, note, idempotency_key)
+    call = functools.partial(client.refund, note=note)
+    return await _give("refund", call, account_id, amount_usd, idempotency_key)
 
 
 async def adjust(
@@ -227,30 +205,24 @@ async def adjust(
         raise typer.BadParameter("an amount has no sign: --add raises the balance, --take lowers it")
     done = "added to" if take is None else "taken from"
     confirm((f"{amount} USD are {done} the balance of {account_id}, against {against}.",), yes=yes)
-    call = functools.partial(_adjust, client, against=against)
+    call = functools.partial(client.adjust, against=against, reason=reason)
     signed = amount if take is None else f"-{amount}"
-    return await _give("adjustment", call, account_id, signed, reason, idempotency_key)
-
-
-async def _adjust(
-    client: "BillingCalls", account_id: str, amount_usd: str, *, idempotency_key: str, note: str, against: Against
-) -> GrantShape:
-    return await client.adjust(account_id, amount_usd, idempotency_key=idempotency_key, reason=note, against=against)
+    return await _give("adjustment", call, account_id, signed, idempotency_key)
 
 
 async def suspend(client: "BillingCalls", account_id: AccountId, reason: Reason) -> Shown:
     """Let an account spend nothing until it is reopened. Its balance stays."""
-    return shown_account(await client.update_account(account_id, AccountPatch(status="suspended", reason=reason)))
+    return shown_account(await client.update_account(account_id, status="suspended", reason=reason))
 
 
 async def close(client: "BillingCalls", account_id: AccountId, reason: Reason) -> Shown:
     """Close an account: it spends nothing any more. Its balance stays, and can be read."""
-    return shown_account(await client.update_account(account_id, AccountPatch(status="closed", reason=reason)))
+    return shown_account(await client.update_account(account_id, status="closed", reason=reason))
 
 
 async def reopen(client: "BillingCalls", account_id: AccountId, reason: Reason) -> Shown:
     """Let an account that was suspended or closed spend again."""
-    return shown_account(await client.update_account(account_id, AccountPatch(status="active", reason=reason)))
+    return shown_account(await client.update_account(account_id, status="active", reason=reason))
 
 
 async def _give(
@@ -258,14 +230,13 @@ async def _give(
     call: Callable[..., Awaitable[GrantShape]],
     account_id: str,
     amount_usd: str,
-    note: str | None,
     idempotency_key: str | None,
 ) -> Shown:
     from ulid import ULID
 
     key = idempotency_key or str(ULID())
     with repeatable(what, key):
-        result = await call(account_id, amount_usd, idempotency_key=key, note=note)
+        result = await call(account_id, amount_usd=amount_usd, idempotency_key=key)
     rows = [
         ("transfer", result.transfer_id),
         ("amount USD", result.amount_usd),

@@ -26,9 +26,9 @@ from billing.times import rfc3339
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
-    from billing.person_calls import PersonCalls
-    from billing.shapes.people import MailSent, ProfileShape
-    from billing.shapes.tokens import TokenPairShape
+    from billing.client.calls import BillingCalls
+    from billing.schemas.people import MailSent, ProfileShape
+    from billing.schemas.tokens import TokenPairShape
 
 PasswordStdin = Annotated[
     bool, typer.Option("--password-stdin", help="Read the password from stdin, else METERGATE_PASSWORD, else ask.")
@@ -58,11 +58,9 @@ async def register(
     no_password: Annotated[bool, typer.Option("--no-password", help="Sign in by mailed codes alone.")] = False,
 ) -> Shown:
     """Register an address. A code is mailed to it, which `auth verify` takes."""
-    from billing.shapes.people import Registration
-
     client = session.open_anew()
     secret = "" if no_password else _password(session, password_stdin, twice=True)
-    sent = await client.register(Registration(email=email, name=name, password=secret or None))
+    sent = await client.register(email=email, name=name, password=secret or None)
     pending = Pending(url=client.base_url, email=email, purpose="verify", challenge=sent.challenge)
     return _mailed(session, client, pending, sent)
 
@@ -76,19 +74,17 @@ async def login(
     ] = False,
 ) -> Shown:
     """Sign in with your password."""
-    from billing.shapes.people import CodeAsked, Login
-
     client = session.open_anew()
     if mail_code:
-        sent = await client.send_code(CodeAsked(email=email, purpose="login"))
+        sent = await client.send_code(email=email, purpose="login")
         pending = Pending(url=client.base_url, email=email, purpose="login", challenge=sent.challenge)
         return _mailed(session, client, pending, sent)
     secret = _password(session, password_stdin)
     if not secret:
         raise CommandFailed("Without a password, have a code mailed: `metergate auth login --mail-code`.", USAGE)
 
-    async def enter(factor: dict[str, str | None]) -> "TokenPairShape":
-        return await client.login(Login(email=email, password=secret, **factor))
+    async def enter(factor: dict[str, str]) -> "TokenPairShape":
+        return await client.login(email=email, password=secret, **factor)
 
     return await _enter(session, client, enter, from_stdin=password_stdin)
 
@@ -99,8 +95,6 @@ async def verify(
     otp_stdin: OtpStdin = False,
 ) -> Shown:
     """Sign in with the code that was mailed; the first time it proves your address."""
-    from billing.shapes.people import Login, Verification
-
     client, pending = session.open_anew(), session.files.pending()
     if pending is not None and (email not in (None, pending.email) or pending.url != client.base_url):
         pending = None
@@ -111,10 +105,10 @@ async def verify(
     challenge = None if pending is None else pending.challenge
     by_login = pending is not None and pending.purpose == "login"
 
-    async def enter(factor: dict[str, str | None]) -> "TokenPairShape":
+    async def enter(factor: dict[str, str]) -> "TokenPairShape":
         if by_login:
-            return await client.login(Login(email=address, code=code, challenge=challenge, **factor))
-        return await client.verify(Verification(email=address, code=code, challenge=challenge, **factor))
+            return await client.login(email=address, code=code, challenge=challenge, **factor)
+        return await client.verify(email=address, code=code, challenge=challenge, **factor)
 
     return await _enter(session, client, enter, from_stdin=otp_stdin)
 
@@ -136,7 +130,7 @@ async def token(
             raise CommandFailed("With --token-file or METERGATE_API_TOKEN, give --show: nothing is kept.", USAGE)
         client = await session.open_signed_in()
         org_id = None if org is None else org_of(await client.who_am_i(), org)
-        narrow = await client.narrow_token(scope, org_id)
+        narrow = await client.narrow_token(scope=scope, org_id=org_id)
         return Shown(narrow.received, (narrow.access_token,), secret=True)
     kept = session.kept()
     org_id = None if org is None else await _org_id(session, org)
@@ -160,7 +154,7 @@ async def logout(
     local: Annotated[bool, typer.Option("--local", help="Remove the tokens here, whatever the gateway says.")] = False,
 ) -> Shown:
     """End the session, on every gateway at once, and remove its tokens."""
-    from billing.answers import Refused
+    from billing.client.errors import Refused
 
     kept = session.files.kept()
     if kept is None:
@@ -183,18 +177,15 @@ async def password(
     revoke_keys: Annotated[bool, typer.Option("--revoke-keys", help="Revoke your API keys, too.")] = False,
 ) -> Shown:
     """Change your password. Your other sessions end."""
-    from billing.shapes.people import PasswordChange
-
     client = await session.open_signed_in()
     old = ask_secret("old password", session.environ, PASSWORD, from_stdin=password_stdin)
     new = ask_secret("new password", session.environ, NEW_PASSWORD, from_stdin=password_stdin, twice=True)
-    body = PasswordChange(current_password=old or None, password=new, revoke_keys=revoke_keys)
-    changed = await client.change_password(body)
+    changed = await client.change_password(current_password=old or None, password=new, revoke_keys=revoke_keys)
     return Shown(changed.received, (f"Your password is changed. Keys revoked: {changed.keys_revoked}.",))
 
 
 async def sessions(
-    client: "PersonCalls",
+    client: "BillingCalls",
     end: Annotated[str | None, typer.Option(metavar="SESSION_ID", help="End this one.")] = None,
 ) -> Shown:
     """List your sessions, or end one."""
@@ -217,7 +208,7 @@ def _password(session: Session, from_stdin: bool, *, twice: bool = False) -> str
     return ask_secret("password", session.environ, PASSWORD, from_stdin=from_stdin, twice=twice)
 
 
-def _mailed(session: Session, client: "PersonCalls", pending: Pending, sent: "MailSent") -> Shown:
+def _mailed(session: Session, client: "BillingCalls", pending: Pending, sent: "MailSent") -> Shown:
     session.files.keep_pending(pending)
     data = {"status": "sent", "email": pending.email, "url": client.base_url, "sends_mail": sent.sends_mail}
     if not sent.sends_mail:
@@ -228,13 +219,13 @@ def _mailed(session: Session, client: "PersonCalls", pending: Pending, sent: "Ma
 
 async def _enter(
     session: Session,
-    client: "PersonCalls",
-    enter: "Callable[[dict[str, str | None]], Awaitable[TokenPairShape]]",
+    client: "BillingCalls",
+    enter: "Callable[[dict[str, str]], Awaitable[TokenPairShape]]",
     *,
     from_stdin: bool,
 ) -> Shown:
     """Sign in; who needs a second factor is asked for it, or it is the next line of stdin where no variable has it."""
-    from billing.answers import Refused
+    from billing.client.errors import Refused
 
     try:
         pair = await enter({})
@@ -242,7 +233,7 @@ async def _enter(
         if error.error.get("second_factor") != "required":
             raise
         factor = ask_factor(session, from_stdin=from_stdin and SECOND_FACTOR not in session.environ)
-        pair = await enter({"totp": factor.totp, "recovery_code": factor.recovery_code})
+        pair = await enter(factor)
     session.keep_signed_in(client.base_url, pair)
     return await _signed_in(session, client.base_url, pair.access_token)
 

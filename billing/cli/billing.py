@@ -6,23 +6,22 @@ from typing import TYPE_CHECKING, Annotated, Final
 
 import msgspec
 import typer
-from msgspec import UNSET
 
 from billing.cli.commands import group, lazy_group
 from billing.cli.confirmation import Yes, confirm
-from billing.cli.options import Cursor, Limit
+from billing.cli.options import Cursor, Limit, given
 from billing.cli.output import Shown, Table, page_parts
 from billing.cli.people import add_person_call
 from billing.cli.session import FindSession
 from billing.pages import DEFAULT_LIMIT
 
 if TYPE_CHECKING:
-    from billing.person_calls import PersonCalls
-    from billing.shapes.credit import AlertShape
-    from billing.shapes.payments import InvoiceShape, PageShape
-    from billing.shapes.quotas import WindowShape
-    from billing.shapes.reports import BillingSummaryShape
-    from billing.shapes.subscriptions import FeatureShape, PlanPreviewShape, StatusShape, SubscriptionShape
+    from billing.client.calls import BillingCalls
+    from billing.schemas.credit import AlertShape
+    from billing.schemas.payments import InvoiceShape, PageShape
+    from billing.schemas.quotas import WindowShape
+    from billing.schemas.reports import BillingSummaryShape
+    from billing.schemas.subscriptions import FeatureShape, PlanPreviewShape, StatusShape, SubscriptionShape
 
 ReturnUrl = Annotated[
     str | None,
@@ -63,7 +62,7 @@ def add_billing(app: typer.Typer, find: FindSession) -> None:
     app.add_typer(billing, name="billing")
 
 
-async def status(client: "PersonCalls") -> Shown:
+async def status(client: "BillingCalls") -> Shown:
     """Show the balance, the plan, what is left of quotas and features, this month, and what to do next."""
     found, month = await client.billing_status(), await client.billing_summary()
     parts: list[str | Table] = [Table((), [*_account(found), *_month(month), *_subscription(found.subscription)])]
@@ -79,7 +78,7 @@ async def status(client: "PersonCalls") -> Shown:
 
 
 async def setup(
-    client: "PersonCalls",
+    client: "BillingCalls",
     amount: Annotated[
         str | None, typer.Option("--amount-usd", metavar="USD", help="How much credit to buy; else the usual amount.")
     ] = None,
@@ -89,20 +88,17 @@ async def setup(
     return_url: ReturnUrl = None,
 ) -> Shown:
     """Open a page where credit is bought and the payment method kept, and print its address."""
-    from billing.shapes.payments import NewSetup
-
     if save_only and amount is not None:
         raise typer.BadParameter("give --amount-usd or --save-only, not both", param_hint="--save-only")
-    body = NewSetup(return_url=return_url, amount_usd=UNSET if amount is None else amount, save_only=save_only)
-    return _page(await client.setup_billing(body))
+    return _page(await client.setup_billing(return_url=return_url, save_only=save_only, **given(amount_usd=amount)))
 
 
-async def portal(client: "PersonCalls", return_url: ReturnUrl = None) -> Shown:
+async def portal(client: "BillingCalls", return_url: ReturnUrl = None) -> Shown:
     """Open a page where payment methods, invoices and the subscription are managed, and print its address."""
-    return _page(await client.billing_portal(return_url))
+    return _page(await client.billing_portal(return_url=return_url))
 
 
-async def plans(client: "PersonCalls") -> Shown:
+async def plans(client: "BillingCalls") -> Shown:
     """List the plans, the cheapest first."""
     found = await client.plans()
     rows = [
@@ -113,7 +109,7 @@ async def plans(client: "PersonCalls") -> Shown:
 
 
 async def checkout(
-    client: "PersonCalls",
+    client: "BillingCalls",
     amount: Annotated[
         str | None, typer.Option("--amount-usd", metavar="USD", help="How much credit to buy, in whole cents.")
     ] = None,
@@ -125,30 +121,31 @@ async def checkout(
 ) -> Shown:
     """Open a page where an amount of credit or a plan is bought, and print its address. Asks before it orders a
     plan."""
-    from billing.shapes.payments import NewCheckout
+    from billing.schemas.subscriptions import preview_sentences
 
     if (amount is None) == (plan is None):
         raise typer.BadParameter("give --amount-usd or --plan, one of the two", param_hint="--plan")
     if plan is not None and not yes:
-        confirm(_previewed(await client.preview_plan(plan)), yes=yes)
-    body = NewCheckout(
-        amount_usd=UNSET if amount is None else amount,
-        plan=UNSET if plan is None else plan,
+        confirm(preview_sentences(await client.preview_plan(plan)), yes=yes)
+    page = await client.checkout(
         save_method=save_method,
         return_url=return_url,
         idempotency_key=idempotency_key,
+        **given(amount_usd=amount, plan=plan),
     )
-    return _page(await client.checkout(body))
+    return _page(page)
 
 
-async def change_plan(client: "PersonCalls", plan: PlanId, yes: Yes = False) -> Shown:
+async def change_plan(client: "BillingCalls", plan: PlanId, yes: Yes = False) -> Shown:
     """Change the subscription: to a dearer plan at once, to a cheaper one with the next period; a free one ends it.
     Shows what is charged and by which means, and asks."""
+    from billing.schemas.subscriptions import preview_sentences
+
     preview = await client.preview_plan(plan)
     if preview.how not in ("buy", "nothing"):  # the first is refused, the second changes nothing
-        confirm(_previewed(preview), yes=yes)
+        confirm(preview_sentences(preview), yes=yes)
     known = {each.id for each in (await client.invoices(limit=MOST_NEW)).data}
-    changed = await client.change_subscription(plan)
+    changed = await client.change_subscription(plan=plan)
     made = await _new_invoices(client, known) if preview.how == "now" else []
     rows = [("plan", changed.plan or "-"), *_subscription(changed)]
     rows += [("charged", _charged(each)) for each in made] or [("charged", _nothing_charged(preview))]
@@ -156,7 +153,7 @@ async def change_plan(client: "PersonCalls", plan: PlanId, yes: Yes = False) -> 
     return Shown(data, (Table((), rows),))
 
 
-async def _new_invoices(client: "PersonCalls", known: Collection[str]) -> "list[InvoiceShape]":
+async def _new_invoices(client: "BillingCalls", known: Collection[str]) -> "list[InvoiceShape]":
     """Return the bills that a change has made; the payment provider may tell of them a moment later."""
     import asyncio
 
@@ -179,28 +176,8 @@ def _nothing_charged(preview: "PlanPreviewShape") -> str:
     return "nothing today"
 
 
-def _previewed(preview: "PlanPreviewShape") -> tuple[str, ...]:
-    """Return what choosing a plan does: what is charged, when and by which means."""
-    name, renewal = f"The plan {preview.plan.name}", f"{preview.renewal_usd} USD at each renewal"
-    means = f"by {preview.method}" if preview.method is not None else "by your saved payment method"
-    match preview.how:
-        case "buy":
-            return (f"{name}: {preview.today_usd} USD today, then {renewal}, paid on the page that opens next.",)
-        case "now":
-            about = "about " if preview.is_estimate else ""
-            today = f"{name}: {about}{preview.today_usd} USD are charged today {means}, for the rest of this period."
-            return today, f"Then {renewal}, next on {preview.renews_at}."
-        case "period_end":
-            return (f"{name} comes on {preview.renews_at}. Nothing is charged today; then {renewal} {means}.",)
-        case "cancel":
-            return (f"Your plan ends on {preview.renews_at}. Nothing is charged any more.",)
-        case "resume":
-            return (f"Your plan goes on. Nothing is charged today; {renewal} {means}, next on {preview.renews_at}.",)
-    return (f"{name} stays as it is.",)
-
-
 async def orders(
-    client: "PersonCalls",
+    client: "BillingCalls",
     status: Annotated[
         str | None,
         typer.Option(metavar="STATUS", help="open, paid, credited, failed, expired, refunded, disputed or parked."),
@@ -209,7 +186,7 @@ async def orders(
     cursor: Cursor = None,
 ) -> Shown:
     """List orders, newest first."""
-    page = await client.own_orders(status=status, limit=limit, cursor=cursor)
+    page = await client.own_orders(limit=limit, cursor=cursor, **given(status=status))
     rows = [
         (each.id, each.plan or each.kind, each.amount_usd, each.refunded_usd, each.status, each.created_at)
         for each in page.data
@@ -218,7 +195,7 @@ async def orders(
     return Shown(page.received, page_parts(headers, rows, page.next_cursor))
 
 
-async def invoices(client: "PersonCalls", limit: Limit = DEFAULT_LIMIT, cursor: Cursor = None) -> Shown:
+async def invoices(client: "BillingCalls", limit: Limit = DEFAULT_LIMIT, cursor: Cursor = None) -> Shown:
     """List the bills of plans, newest first."""
     page = await client.invoices(limit=limit, cursor=cursor)
     rows = [
@@ -229,10 +206,10 @@ async def invoices(client: "PersonCalls", limit: Limit = DEFAULT_LIMIT, cursor: 
 
 
 async def redeem(
-    client: "PersonCalls", code: Annotated[str, typer.Argument(help="The coupon's code.", show_default=False)]
+    client: "BillingCalls", code: Annotated[str, typer.Argument(help="The coupon's code.", show_default=False)]
 ) -> Shown:
     """Take the credit of a coupon, once for the account."""
-    given = await client.redeem_coupon(code)
+    given = await client.redeem_coupon(code=code)
     lasts = "" if given.expires_at is None else f", until {given.expires_at}"
     return Shown(
         given.received, (f"{given.amount_usd} USD of {given.name}{lasts}: the balance is {given.balance_usd}.",)
@@ -240,7 +217,7 @@ async def redeem(
 
 
 async def alert(
-    client: "PersonCalls",
+    client: "BillingCalls",
     low_balance_usd: Annotated[
         str | None, typer.Option("--low-balance-usd", metavar="USD", help="Tell when what may be spent is below it.")
     ] = None,
@@ -250,7 +227,7 @@ async def alert(
     if default and low_balance_usd is not None:
         raise typer.BadParameter("give --low-balance-usd or --default, not both", param_hint="--default")
     if default or low_balance_usd is not None:
-        return _alert(await client.set_alert(low_balance_usd))
+        return _alert(await client.set_alert(low_balance_usd=low_balance_usd))
     return _alert(await client.alert())
 
 

@@ -3,17 +3,16 @@
 from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
-from msgspec import UNSET
 
-from billing.cli.options import Cursor, Limit
+from billing.cli.options import Cursor, Limit, given
 from billing.cli.output import Shown, Table, page_parts
 from billing.cli.people import add_person_call
 from billing.cli.session import FindSession
 from billing.pages import DEFAULT_LIMIT
 
 if TYPE_CHECKING:
-    from billing.person_calls import PersonCalls
-    from billing.shapes.budgets import OwnBudgetShape
+    from billing.client.calls import BillingCalls
+    from billing.schemas.budgets import OwnBudgetShape
 
 BudgetId = Annotated[str, typer.Argument(help="The budget's id, bdg_...", show_default=False)]
 Period = Annotated[str | None, typer.Option(metavar="PERIOD", help="day, week, month or total.")]
@@ -36,14 +35,14 @@ def add_budgets(app: typer.Typer, find: FindSession) -> None:
     add_person_call(app, "delete", delete_budget, find)
 
 
-async def list_budgets(client: "PersonCalls", limit: Limit = DEFAULT_LIMIT, cursor: Cursor = None) -> Shown:
+async def list_budgets(client: "BillingCalls", limit: Limit = DEFAULT_LIMIT, cursor: Cursor = None) -> Shown:
     """List budgets, newest first, with what was spent of each and a forecast."""
     page = await client.budgets(limit=limit, cursor=cursor)
     return Shown(page.received, page_parts(_BUDGETS, [_budget(each) for each in page.data], page.next_cursor))
 
 
 async def create_budget(
-    client: "PersonCalls",
+    client: "BillingCalls",
     amount_usd: Annotated[str, typer.Argument(help="The sum, such as 100.00.", show_default=False)],
     period: Period = "month",
     key: Annotated[str | None, typer.Option(metavar="KEY_ID", help="Of one key; else of the account.")] = None,
@@ -53,27 +52,16 @@ async def create_budget(
     notify: Notified = None,
 ) -> Shown:
     """Make a budget. It tells when a threshold is reached; a quota of cost would refuse."""
-    from billing.shapes.budgets import NewBudget
-
     if len([each for each in (key, user, tag) if each is not None]) > 1:
         raise typer.BadParameter("give one of --key, --user and --tag", param_hint="--key")
     subject = "key" if key else "user" if user else "tag" if tag else "account"
-    made = await client.create_budget(
-        NewBudget(
-            subject=subject,  # type: ignore[arg-type]
-            subject_id=key or user,
-            tag=tag,
-            period=period,  # type: ignore[arg-type]
-            amount_usd=amount_usd,
-            thresholds=threshold or UNSET,
-            notify=notify or UNSET,
-        )
-    )
+    terms = given(subject=subject, period=period, thresholds=threshold or None, notify=notify or None)
+    made = await client.create_budget(subject_id=key or user, tag=tag, amount_usd=amount_usd, **terms)
     return _shown_budget(made)
 
 
 async def update_budget(
-    client: "PersonCalls",
+    client: "BillingCalls",
     budget_id: BudgetId,
     amount: Annotated[str | None, typer.Option("--amount-usd", metavar="USD", help="The sum.")] = None,
     period: Period = None,
@@ -81,18 +69,11 @@ async def update_budget(
     notify: Notified = None,
 ) -> Shown:
     """Change a budget: what is not given stays. What it has reached by then is told anew."""
-    from billing.shapes.budgets import BudgetPatch
-
-    changes = BudgetPatch(
-        amount_usd=UNSET if amount is None else amount,
-        period=UNSET if period is None else period,  # type: ignore[arg-type]
-        thresholds=threshold or UNSET,
-        notify=notify or UNSET,
-    )
-    return _shown_budget(await client.update_budget(budget_id, changes))
+    changes = given(amount_usd=amount, period=period, thresholds=threshold or None, notify=notify or None)
+    return _shown_budget(await client.update_budget(budget_id, **changes))
 
 
-async def delete_budget(client: "PersonCalls", budget_id: BudgetId) -> Shown:
+async def delete_budget(client: "BillingCalls", budget_id: BudgetId) -> Shown:
     """Remove a budget."""
     await client.delete_budget(budget_id)
     return Shown({"id": budget_id, "deleted": True}, (f"{budget_id} is deleted.",))

@@ -15,20 +15,21 @@ from socket import gaierror, socket
 from typing import Final
 from urllib.parse import quote, urlencode, urlsplit
 
-from billing.answers import BadAnswer, Exchanged, Unreachable, refusal
-from billing.calls import ANSWER_LIMIT_BYTES
 from billing.cli.commands import interruptible
-from billing.person_calls import PersonCalls, Query
+from billing.client.calls import ANSWER_LIMIT_BYTES, BillingCalls
+from billing.client.errors import BadAnswer, Exchanged, Unreachable, refusal
 
 _CHUNK_BYTES: Final = 64 * 1024
 _IN_PATH: Final = "/%:@!$&'()*+,;=~"
 """What stays as it is in a path (https://www.rfc-editor.org/rfc/rfc3986#section-3.3)."""
 
 
-class CommandClient(PersonCalls):
+class CommandClient(BillingCalls):
     """Calls one gateway's billing API from a command, as `BillingCalls` says. For the main thread."""
 
-    async def download(self, path: str, query: Query, media: str, take: Callable[[bytes], None]) -> None:
+    async def download(
+        self, path: str, query: Mapping[str, str | None], media: str, take: Callable[[bytes], None]
+    ) -> None:
         """Have the answer of a GET taken part by part, however long it is; `timeout_s` bounds the wait for each part.
 
         Raises as other calls, and what `take` raises.
@@ -37,7 +38,7 @@ class CommandClient(PersonCalls):
         headers = {**self._headers, "Accept": media}
         with self._request("GET", f"{path}?{asked}", headers, None) as (response, link):
             if response.status != HTTPStatus.OK:
-                received = self._read(response, link, time.monotonic() + self.timeout_s)
+                received = self._received(response, link, time.monotonic() + self.timeout_s)
                 raise refusal(_exchanged(response, received), self.base_url)
             for part in self._parts(response, link, None):
                 take(part)
@@ -45,7 +46,7 @@ class CommandClient(PersonCalls):
     async def _exchange(self, method: str, target: str, headers: Mapping[str, str], body: bytes | None) -> Exchanged:
         ends_s = time.monotonic() + self.timeout_s
         with self._request(method, target, headers, body) as (response, link):
-            return _exchanged(response, self._read(response, link, ends_s))
+            return _exchanged(response, self._received(response, link, ends_s))
 
     @contextmanager
     def _request(
@@ -67,7 +68,7 @@ class CommandClient(PersonCalls):
         except (HTTPException, OSError) as error:
             raise Unreachable(self.base_url, _why(error)) from error
 
-    def _read(self, response: HTTPResponse, link: socket, ends_s: float) -> bytes:
+    def _received(self, response: HTTPResponse, link: socket, ends_s: float) -> bytes:
         """Return the body. Raises `TimeoutError`, `IncompleteRead`, and `BadAnswer` for too much."""
         received = bytearray()
         for part in self._parts(response, link, ends_s):
@@ -77,7 +78,7 @@ class CommandClient(PersonCalls):
         return bytes(received)
 
     def _parts(self, response: HTTPResponse, link: socket, ends_s: float | None) -> Iterator[bytes]:
-        """Yield the body as it comes, until `ends_s`, or with `timeout_s` for each part. Raises as `_read`."""
+        """Yield the body as it comes, until `ends_s`, or with `timeout_s` for each part. Raises as `_received`."""
         while not response.isclosed():
             link.settimeout(self.timeout_s if ends_s is None else _left_s(ends_s))
             part = response.read1(_CHUNK_BYTES)

@@ -29,7 +29,7 @@ from billing.cli.options import RESULT, Common
 from billing.cli.output import CommandFailed, Output
 
 if TYPE_CHECKING:
-    from billing.calls import BillingCalls
+    from billing.client.calls import BillingCalls
 
 Work = Callable[..., Coroutine[Any, Any, int | None] | int]
 """A function of an `Output` and a command's own options, mostly async; answers the exit code, None for 0."""

@@ -8,13 +8,13 @@ from billing.cli.accounts import amount_nano, exceeds_confirmed
 from billing.cli.commands import Connect, group
 from billing.cli.confirmation import Yes, confirm
 from billing.cli.operator import add_call
-from billing.cli.options import AccountId, Cursor, Limit
+from billing.cli.options import AccountId, Cursor, Limit, given
 from billing.cli.output import Shown, Table, page_parts
 from billing.pages import DEFAULT_LIMIT
-from billing.shapes.base import DEFAULT_PRIORITY, MOST_PRIORITY
+from billing.schemas.base import DEFAULT_PRIORITY, MOST_PRIORITY
 
 if TYPE_CHECKING:
-    from billing.credit_calls import CreditCalls
+    from billing.client.calls import BillingCalls
 
 Priority = Annotated[int, typer.Option(min=0, max=MOST_PRIORITY, help="What is drawn first has the lowest.")]
 
@@ -30,14 +30,16 @@ def add_credit(app: typer.Typer, connect: Connect) -> None:
 
 
 async def lots(
-    client: "CreditCalls",
+    client: "BillingCalls",
     account_id: AccountId,
     open_only: Annotated[bool, typer.Option("--open", help="Those alone of which something is left.")] = False,
     limit: Limit = DEFAULT_LIMIT,
     cursor: Cursor = None,
 ) -> Shown:
     """List the grants and purchases of an account, newest first, with what is left of each."""
-    page = await client.lots(account_id, open_only=open_only, limit=limit, cursor=cursor)
+    page = await client.account_lots(
+        account_id, limit=limit, cursor=cursor, **given(open="true" if open_only else None)
+    )
     rows = [
         (
             *(lot.id, lot.kind, lot.state, lot.amount_usd, lot.left_usd, str(lot.priority)),
@@ -50,7 +52,7 @@ async def lots(
 
 
 async def create(
-    client: "CreditCalls",
+    client: "BillingCalls",
     name: Annotated[str, typer.Argument(help="What to call it; the ledger keeps it.", show_default=False)],
     amount_usd: Annotated[str, typer.Argument(help="How much for each account, such as 5.00.", show_default=False)],
     code: Annotated[
@@ -73,18 +75,14 @@ async def create(
     if not yes and await exceeds_confirmed(client, most_nano):
         accounts = "any number of accounts" if max_redemptions is None else f"up to {max_redemptions} accounts"
         confirm((f"The code gives {amount_usd} USD of credit for free, to {accounts}.",), yes=yes)
-    from billing.shapes.credit import NewCouponBody
-
     made = await client.create_coupon(
-        NewCouponBody(
-            name=name,
-            amount_usd=amount_usd,
-            code=code,
-            priority=priority,
-            credit_days=credit_days,
-            expires_at=expires_at,
-            max_redemptions=max_redemptions,
-        )
+        name=name,
+        amount_usd=amount_usd,
+        code=code,
+        priority=priority,
+        credit_days=credit_days,
+        expires_at=expires_at,
+        max_redemptions=max_redemptions,
     )
     rows = [
         ("coupon", made.id),
@@ -97,7 +95,7 @@ async def create(
     return Shown(made.received, (Table((), rows),))
 
 
-async def index(client: "CreditCalls", limit: Limit = DEFAULT_LIMIT, cursor: Cursor = None) -> Shown:
+async def index(client: "BillingCalls", limit: Limit = DEFAULT_LIMIT, cursor: Cursor = None) -> Shown:
     """List coupons, newest first, without their codes."""
     page = await client.coupons(limit=limit, cursor=cursor)
     rows = [
@@ -112,7 +110,7 @@ async def index(client: "CreditCalls", limit: Limit = DEFAULT_LIMIT, cursor: Cur
 
 
 async def disable(
-    client: "CreditCalls",
+    client: "BillingCalls",
     coupon_id: Annotated[str, typer.Argument(help="The coupon's id, cpn_...", show_default=False)],
 ) -> Shown:
     """Let a coupon be redeemed no more. What was redeemed stays."""

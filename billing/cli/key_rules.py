@@ -1,5 +1,5 @@
 """What the commands on keys have in common, of operators (`keys`) and of people (`own_keys`): the options for a key's
-rules, and what a table shows of them. Both follow from `billing.shapes.keys.RULES`."""
+rules, and what a table shows of them. Both follow from `billing.schemas.keys.RULES`."""
 
 import functools
 import inspect
@@ -7,15 +7,15 @@ from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
-from msgspec import UNSET
 
 from billing.cli.operator import quotas_of, quotas_text
+from billing.cli.options import changes_of, given
 from billing.cli.output import Shown, Table
-from billing.shapes.keys import RULES, KeyPatch, KeyShape
-from billing.shapes.rules import Option
+from billing.schemas.keys import RULES, KeyShape
+from billing.schemas.rules import Option
 
 if TYPE_CHECKING:
-    from billing.calls import BillingCalls
+    from billing.client.calls import BillingCalls
 
 KeyId = Annotated[str, typer.Argument(help="The key's id, key_...", show_default=False)]
 _CLEARED: Final = {rule.option.called: name for name, rule in RULES.items()}
@@ -68,7 +68,7 @@ def _pair(option: Option, text: str) -> tuple[str, str]:
     return name, value
 
 
-def key_patch(name: str | None, rules: dict[str, Any], clear: list[str] | None) -> KeyPatch:
+def key_changes(name: str | None, rules: dict[str, Any], clear: list[str] | None) -> dict[str, Any]:
     """Return the change of a key by the options of its command. Raises `typer.BadParameter`."""
     for called in clear or ():
         if called not in _CLEARED:
@@ -76,9 +76,7 @@ def key_patch(name: str | None, rules: dict[str, Any], clear: list[str] | None) 
         if _CLEARED[called] in rules:
             raise typer.BadParameter(f"{called} is given and cleared at once", param_hint="--clear")
         rules[_CLEARED[called]] = None
-    if name is None and not rules:
-        raise typer.BadParameter("nothing to change was given; see --help")
-    return KeyPatch(name=UNSET if name is None else name, **rules)
+    return {**changes_of(name=name), **rules} if not rules else {**given(name=name), **rules}
 
 
 def key_state(key: KeyShape) -> str:

@@ -5,16 +5,15 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from billing.cli.commands import Connect, group
-from billing.cli.key_rules import Clear, KeyId, add_rules, key_patch, key_state, key_table
+from billing.cli.key_rules import Clear, KeyId, add_rules, key_changes, key_state, key_table
 from billing.cli.operator import add_call, quotas_text
 from billing.cli.options import AccountId, Cursor, Limit
 from billing.cli.output import Shown, page_parts
 from billing.money import MAX_NANO
 from billing.pages import DEFAULT_LIMIT
-from billing.shapes.keys import NewKey
 
 if TYPE_CHECKING:
-    from billing.calls import BillingCalls
+    from billing.client.calls import BillingCalls
 
 
 def add_keys(app: typer.Typer, connect: Connect) -> None:
@@ -38,9 +37,7 @@ async def create(
     user_id: Annotated[str | None, typer.Option(metavar="ID", help="Whose key it is within the account.")] = None,
 ) -> Shown:
     """Create a key. Its secret is printed this once and can't be had again; scripts take `.key` of --json."""
-    key = await client.create_key(
-        NewKey(account_id=account_id, name=name, quota=total_tokens, user_id=user_id, **rules)
-    )
+    key = await client.create_key(account_id=account_id, name=name, quota=total_tokens, user_id=user_id, **rules)
     secret = f"The key, shown only this once: {key.key}"
     return Shown(key.received, (key_table(key), secret), tuple(key.warnings or ()), secret=True)
 
@@ -49,7 +46,7 @@ async def index(
     client: "BillingCalls", account_id: AccountId, limit: Limit = DEFAULT_LIMIT, cursor: Cursor = None
 ) -> Shown:
     """List an account's keys, newest first."""
-    page = await client.keys(account_id, limit=limit, cursor=cursor)
+    page = await client.keys(account_id=account_id, limit=limit, cursor=cursor)
     rows = [
         (key.id, key.prefix, key.name, key_state(key), quotas_text(key.quotas), key.last_used_at or "never")
         for key in page.data
@@ -66,7 +63,7 @@ async def update(
     clear: Clear = None,
 ) -> Shown:
     """Change a key: given options replace its values, the rest stays. Every gateway applies it within a second."""
-    key = await client.update_key(key_id, key_patch(name, rules, clear))
+    key = await client.update_key(key_id, **key_changes(name, rules, clear))
     return Shown(key.received, (key_table(key),), tuple(key.warnings or ()))
 
 

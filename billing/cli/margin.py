@@ -9,13 +9,13 @@ import typer
 
 from billing.cli.commands import Connect, group
 from billing.cli.operator import add_call, providers
-from billing.cli.options import Cursor, Limit
+from billing.cli.options import Cursor, Limit, given
 from billing.cli.output import USAGE, CommandFailed, Shown, Table
 from billing.pages import DEFAULT_LIMIT
 
 if TYPE_CHECKING:
-    from billing.credit_calls import CreditCalls
-    from billing.shapes.margin import BillRowShape, BillSumShape, MarginShape
+    from billing.client.calls import BillingCalls
+    from billing.schemas.margin import BillRowShape, BillSumShape, MarginShape
 
 Since = Annotated[str | None, typer.Option(metavar="DAY", help="From this day of UTC on; else the month's first.")]
 Until = Annotated[str | None, typer.Option(metavar="DAY", help="Before this day; else until now.")]
@@ -44,7 +44,7 @@ def add_providers(app: typer.Typer, connect: Connect) -> None:
 
 
 async def margin(
-    client: "CreditCalls",
+    client: "BillingCalls",
     since: Since = None,
     until: Until = None,
     by: Annotated[str, typer.Option(metavar="NAME", help="account, model, provider or day.")] = "account",
@@ -53,8 +53,7 @@ async def margin(
     cursor: Cursor = None,
 ) -> Shown:
     """Show what was charged less what it cost, with estimated, unpriced and voided work beside it."""
-    query = {"since": since, "until": until, "by": by, "limit": str(limit), "cursor": cursor}
-    found = await client.margin(query)
+    found = await client.margin(since=since, until=until, limit=limit, cursor=cursor, **given(by=by))
     if as_csv:
         return Shown(found.received, (_csv(found.received["by"], found.received["data"]),))
     rows = [(each.group or "-", *_row(each)) for each in found.data]
@@ -85,7 +84,7 @@ def _csv(by: str, groups: list[dict[str, object]]) -> str:
 
 
 async def reconcile(
-    client: "CreditCalls",
+    client: "BillingCalls",
     provider: Annotated[str, typer.Option(metavar="NAME", help="The provider, as the configuration calls it.")],
     since: Annotated[str, typer.Option(metavar="DAY", help="From this day of UTC on, such as 2027-01-31.")],
     until: Annotated[str | None, typer.Option(metavar="DAY", help="Before this day; else until today.")] = None,
@@ -99,18 +98,13 @@ async def reconcile(
     kept: Annotated[bool, typer.Option("--kept", help="What was fetched last: nobody is asked.")] = False,
 ) -> Shown:
     """Compare what a provider says that it has billed with the ledger, by day and model."""
-    from msgspec import UNSET
-
-    from billing.shapes.margin import BillBody
-
     if kept:
-        source = "api" if file is None else "invoice"
-        found = await client.bill(provider, {"since": since, "until": until, "source": source})
+        found = await client.bill(provider, since=since, until=until, source="api" if file is None else "invoice")
     else:
         names = dict(_pair(each) for each in column or ())
         invoice = None if file is None else _read(file)
-        body = BillBody(since=since, until=UNSET if until is None else until, invoice=invoice, columns=names or UNSET)
-        found = await client.reconcile_bill(provider, body)
+        rest = given(until=until, columns=names or None)
+        found = await client.reconcile_bill(provider, since=since, invoice=invoice, **rest)
     rows = [(name.replace("_", " "), *_sums(each)) for name, each in found.categories.items()]
     rows.append(("total", *_sums(found.total)))
     parts: list[str | Table] = [

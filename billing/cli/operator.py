@@ -19,12 +19,13 @@ from billing.cli.options import REMOTE, Limit
 from billing.cli.output import REFUSED, UNREACHABLE, CommandFailed, Output, Shown, Table
 from billing.pages import DEFAULT_LIMIT
 from billing.quotas import Metric, QuotaError, parse_quota
-from billing.shapes.quotas import QuotaShape, quota_shape
+from billing.schemas.base import shown
+from billing.schemas.quotas import QuotaShape
 
 if TYPE_CHECKING:
-    from billing.answers import Refused
-    from billing.calls import BillingCalls
-    from billing.shapes.accounts import AccountShape
+    from billing.client.calls import BillingCalls
+    from billing.client.errors import Refused
+    from billing.schemas.accounts import AccountShape
 
 Call = Callable[..., Awaitable[Shown]]
 """An async function of a `BillingCalls` and a command's own options."""
@@ -139,7 +140,7 @@ def add_call(app: typer.Typer, name: str, call: Call, connect: Connect) -> None:
 @contextmanager
 def repeatable(what: str, key: str) -> Iterator[None]:
     """Tell, where it is not known whether `what` was made, by which idempotency key it is repeated without harm."""
-    from billing.answers import Refused, Unreachable
+    from billing.client.errors import Refused, Unreachable
 
     unknown = f"The {what} may have been made or not: repeat it with --idempotency-key {key}."
     try:
@@ -155,7 +156,7 @@ def repeatable(what: str, key: str) -> Iterator[None]:
 @contextmanager
 def explained_answers() -> Iterator[None]:
     """Turn what the billing API's client raises into `CommandFailed`."""
-    from billing.answers import ClientError, Refused, Unreachable
+    from billing.client.errors import ClientError, Refused, Unreachable
 
     try:
         yield
@@ -183,7 +184,8 @@ def parse_quota_text(text: str) -> QuotaShape:
     limit = match["limit"]
     if match["metric"] != Metric.cost.name and limit.isascii() and limit.isdigit():
         fields["limit"] = int(limit)
-    return quota_shape(parse_quota(fields))
+    shape: QuotaShape = shown(parse_quota(fields))
+    return shape
 
 
 def quotas_of(texts: Iterable[str]) -> list[QuotaShape]:

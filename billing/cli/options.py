@@ -7,12 +7,12 @@ that it uses.
 import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Final
+from typing import Annotated, Any, Final
 
 import typer
 
 from billing.pages import MAX_LIMIT
-from billing.shapes.base import DEFAULT_TIMEOUT_S
+from billing.schemas.base import DEFAULT_TIMEOUT_S
 
 _PANEL: Final = "Options of every command"
 LEAST_TIMEOUT_S: Final = 0.1
@@ -48,6 +48,21 @@ Quotas = Annotated[
         help="Such as day:tokens=100000, month:cost=12.50, minute:requests=60@gpt-4*; may be given several times.",
     ),
 ]
+
+
+def given(**options: Any) -> dict[str, Any]:
+    """Return the options that were given."""
+    return {name: value for name, value in options.items() if value is not None}
+
+
+def changes_of(**options: Any) -> dict[str, Any]:
+    """Return the options of a change that were given. Raises `typer.BadParameter` for none."""
+    changes = given(**options)
+    if not changes:
+        raise typer.BadParameter("nothing to change was given; see --help")
+    return changes
+
+
 Limit = Annotated[int, typer.Option(min=1, max=MAX_LIMIT, help="Most to show.")]
 Cursor = Annotated[
     str | None, typer.Option(metavar="CURSOR", help="Where the page before ended, as it was printed there.")

@@ -9,12 +9,12 @@ from ulid import ULID
 from billing.cli.commands import Connect, group
 from billing.cli.confirmation import Yes, confirm
 from billing.cli.operator import add_call, repeatable
-from billing.cli.options import Cursor, Limit
+from billing.cli.options import Cursor, Limit, given
 from billing.cli.output import Shown, Table, page_parts
 from billing.pages import DEFAULT_LIMIT, MAX_LIMIT
 
 if TYPE_CHECKING:
-    from billing.payment_calls import PaymentCalls
+    from billing.client.calls import BillingCalls
 
 OrderId = Annotated[str, typer.Argument(help="The order's id, ord_...", show_default=False)]
 ParkedId = Annotated[
@@ -34,7 +34,7 @@ def add_orders(app: typer.Typer, connect: Connect) -> None:
 
 
 async def index(
-    client: "PaymentCalls",
+    client: "BillingCalls",
     account_id: Annotated[str | None, typer.Option("--account", metavar="ACCOUNT_ID", help="Of one account.")] = None,
     status: Annotated[
         str | None,
@@ -53,7 +53,7 @@ async def index(
         ]
         titles = ("id", "order", "account", "amount", "reason")
         return Shown(waiting.received, page_parts(titles, lines, waiting.next_cursor))
-    page = await client.orders(account_id=account_id, status=status, limit=limit, cursor=cursor)
+    page = await client.orders(account_id=account_id, limit=limit, cursor=cursor, **given(status=status))
     rows = [
         (each.id, each.account_id, each.kind, each.amount_usd, each.refunded_usd, each.status, each.created_at)
         for each in page.data
@@ -62,7 +62,7 @@ async def index(
     return Shown(page.received, page_parts(headers, rows, page.next_cursor))
 
 
-async def show(client: "PaymentCalls", order_id: OrderId) -> Shown:
+async def show(client: "BillingCalls", order_id: OrderId) -> Shown:
     """Show an order."""
     order = await client.order(order_id)
     rows = [
@@ -82,7 +82,7 @@ async def show(client: "PaymentCalls", order_id: OrderId) -> Shown:
 
 
 async def credit(
-    client: "PaymentCalls",
+    client: "BillingCalls",
     parked_id: ParkedId,
     account_id: Annotated[
         str | None, typer.Option("--account", metavar="ACCOUNT_ID", help="Whose it is, where that is not known.")
@@ -97,24 +97,23 @@ async def credit(
         amount = "its whole amount" if of is None else f"{of.amount_usd} {of.currency}"
         whose = account_id or (None if of is None else of.account_id) or "its account"
         confirm((f"{amount} of the payment {parked_id} is credited to {whose}.",), yes=yes)
-    from billing.shapes.payments import CreditParked
 
-    done = await client.credit_parked(parked_id, CreditParked(account_id=account_id, note=note))
+    done = await client.credit_parked(parked_id, account_id=account_id, note=note)
     return Shown(done.received, (f"{done.amount_usd} USD of {done.payment_id} are credited to {done.account_id}.",))
 
 
 async def dismiss(
-    client: "PaymentCalls",
+    client: "BillingCalls",
     parked_id: ParkedId,
     note: Annotated[str, typer.Option(metavar="TEXT", help="Why.", show_default=False)],
 ) -> Shown:
     """Decide that a payment that waits is not credited."""
-    done = await client.dismiss_parked(parked_id, note)
+    done = await client.dismiss_parked(parked_id, note=note)
     return Shown(done.received, (f"{done.payment_id} is dismissed: nothing is credited.",))
 
 
 async def refund(
-    client: "PaymentCalls",
+    client: "BillingCalls",
     order_id: OrderId,
     amount_usd: Annotated[
         str | None, typer.Option("--amount", metavar="USD", help="How much; else all that is left of its credit.")
@@ -125,19 +124,14 @@ async def refund(
     yes: Yes = False,
 ) -> Shown:
     """Give money of an order back to the payer, at most what is left of its credit."""
-    from msgspec import UNSET
-
-    from billing.shapes.payments import NewOrderRefund
-
     if not yes:
         order = await client.order(order_id)
         what = "All that is left of its credit is" if amount_usd is None else f"{amount_usd} USD are"
         paid = f"{order.id} of {order.account_id}: {order.amount_usd} USD were paid by {order.provider}."
         confirm((paid, f"{what} given back to the means of payment, and taken from the balance."), yes=yes)
     key = idempotency_key or str(ULID())
-    body = NewOrderRefund(idempotency_key=key, amount_usd=amount_usd or UNSET)
     with repeatable("refund", key):
-        done = await client.refund_order(order_id, body)
+        done = await client.refund_order(order_id, idempotency_key=key, **given(amount_usd=amount_usd or None))
     return Shown(done.received, (f"{done.amount_usd} USD are given back: {done.refund_id} ({done.status}).",))
 
 
@@ -150,7 +144,7 @@ def add_exports(app: typer.Typer, connect: Connect) -> None:
     app.add_typer(exports, name="exports")
 
 
-async def list_exports(client: "PaymentCalls") -> Shown:
+async def list_exports(client: "BillingCalls") -> Shown:
     """List exports: how many events wait, for how long the oldest does, and what is parked."""
     page = await client.exports()
     rows = [
@@ -161,7 +155,7 @@ async def list_exports(client: "PaymentCalls") -> Shown:
 
 
 async def list_parked(
-    client: "PaymentCalls",
+    client: "BillingCalls",
     export: Annotated[str | None, typer.Option("--export", metavar="NAME", help="Of one export.")] = None,
     limit: Limit = DEFAULT_LIMIT,
     cursor: Cursor = None,
@@ -176,7 +170,7 @@ async def list_parked(
 
 
 async def retry(
-    client: "PaymentCalls",
+    client: "BillingCalls",
     export: Annotated[str, typer.Argument(help="The export's name.", show_default=False)],
     item: Annotated[str | None, typer.Argument(help="One item, as `parked` names it.", show_default=False)] = None,
     all_: Annotated[bool, typer.Option("--all", help="All that is parked of this export.")] = False,
@@ -184,5 +178,5 @@ async def retry(
     """Have tried again what is parked, once the cause is mended."""
     if (item is None) != all_:
         raise typer.BadParameter("name an item, or give --all", param_hint="item")
-    done = await client.retry_exports(export, item)
+    done = await client.retry_exports(export=export, item=item)
     return Shown(done.received, (f"{done.retried} items of {export} are tried again.",))

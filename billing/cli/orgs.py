@@ -6,15 +6,15 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from billing.cli.commands import group
-from billing.cli.options import Cursor, Limit
+from billing.cli.options import Cursor, Limit, given
 from billing.cli.output import CommandFailed, Shown, Table, page_parts
 from billing.cli.people import Org, add_person_call, add_session_call, ask_secret, org_of
 from billing.cli.session import FindSession, Session
 from billing.pages import DEFAULT_LIMIT
-from billing.shapes.organizations import InvitationShape, OrganizationShape, RoleName
+from billing.schemas.organizations import InvitationShape, OrganizationShape, RoleName
 
 if TYPE_CHECKING:
-    from billing.person_calls import PersonCalls
+    from billing.client.calls import BillingCalls
 
 UserId = Annotated[str, typer.Argument(metavar="USER_ID", help="A member, usr_...", show_default=False)]
 InvitationId = Annotated[str, typer.Argument(metavar="INVITATION_ID", help="inv_...", show_default=False)]
@@ -42,28 +42,28 @@ def add_orgs(app: typer.Typer, find: FindSession) -> None:
     app.add_typer(org, name="org")
 
 
-async def index(client: "PersonCalls", limit: Limit = DEFAULT_LIMIT, cursor: Cursor = None) -> Shown:
+async def index(client: "BillingCalls", limit: Limit = DEFAULT_LIMIT, cursor: Cursor = None) -> Shown:
     """List the organizations that you belong to, newest first."""
     page = await client.organizations(limit=limit, cursor=cursor)
     rows = [(each.slug, each.name, each.role or "-", each.id, each.account_id) for each in page.data]
     return Shown(page.received, page_parts(("slug", "name", "role", "id", "account"), rows, page.next_cursor))
 
 
-async def show(client: "PersonCalls", org: Org = None) -> Shown:
+async def show(client: "BillingCalls", org: Org = None) -> Shown:
     """Show an organization."""
     return _one(await client.organization(await _org_id(client, org)))
 
 
 async def create(
-    client: "PersonCalls", name: Annotated[str, typer.Argument(help="What to call it.", show_default=False)]
+    client: "BillingCalls", name: Annotated[str, typer.Argument(help="What to call it.", show_default=False)]
 ) -> Shown:
     """Create an organization with an account of its own. You are its owner."""
-    made = await client.create_organization(name)
+    made = await client.create_organization(name=name)
     return _one(made, f"To work there: metergate auth token --org {made.slug}")
 
 
 async def rename(
-    client: "PersonCalls",
+    client: "BillingCalls",
     name: Annotated[str | None, typer.Argument(help="What to call it.", show_default=False)] = None,
     slug: Annotated[str | None, typer.Option(metavar="SLUG", help="Its name in addresses, such as acme-corp.")] = None,
     org: Org = None,
@@ -71,10 +71,12 @@ async def rename(
     """Change an organization's name, its slug, or both."""
     if name is None and slug is None:
         raise typer.BadParameter("give a name, --slug, or both")
-    return _one(await client.update_organization(await _org_id(client, org), name, slug))
+    return _one(await client.update_organization(await _org_id(client, org), **given(name=name, slug=slug)))
 
 
-async def members(client: "PersonCalls", org: Org = None, limit: Limit = DEFAULT_LIMIT, cursor: Cursor = None) -> Shown:
+async def members(
+    client: "BillingCalls", org: Org = None, limit: Limit = DEFAULT_LIMIT, cursor: Cursor = None
+) -> Shown:
     """List the members of an organization."""
     page = await client.members(await _org_id(client, org), limit=limit, cursor=cursor)
     rows = [(each.user_id, each.email, each.name or "-", each.role, each.created_at) for each in page.data]
@@ -82,17 +84,17 @@ async def members(client: "PersonCalls", org: Org = None, limit: Limit = DEFAULT
 
 
 async def invite(
-    client: "PersonCalls",
+    client: "BillingCalls",
     email: Annotated[str, typer.Argument(metavar="ADDRESS", help="Who.", show_default=False)],
     role: Annotated[RoleName, typer.Option(help="What they will be.")] = "member",
     org: Org = None,
 ) -> Shown:
     """Send an invitation to an address; its mail has what `org accept` takes."""
-    return _invitation(await client.invite(await _org_id(client, org), email, role))
+    return _invitation(await client.invite(await _org_id(client, org), email=email, role=role))
 
 
 async def invitations(
-    client: "PersonCalls", org: Org = None, limit: Limit = DEFAULT_LIMIT, cursor: Cursor = None
+    client: "BillingCalls", org: Org = None, limit: Limit = DEFAULT_LIMIT, cursor: Cursor = None
 ) -> Shown:
     """List invitations, newest first, also those that are over."""
     page = await client.invitations(await _org_id(client, org), limit=limit, cursor=cursor)
@@ -100,12 +102,12 @@ async def invitations(
     return Shown(page.received, page_parts(("id", "address", "role", "status", "expires"), rows, page.next_cursor))
 
 
-async def resend_invitation(client: "PersonCalls", invitation_id: InvitationId, org: Org = None) -> Shown:
+async def resend_invitation(client: "BillingCalls", invitation_id: InvitationId, org: Org = None) -> Shown:
     """Send an invitation again. The mail before is of no use any more."""
     return _invitation(await client.resend_invitation(await _org_id(client, org), invitation_id))
 
 
-async def revoke_invitation(client: "PersonCalls", invitation_id: InvitationId, org: Org = None) -> Shown:
+async def revoke_invitation(client: "BillingCalls", invitation_id: InvitationId, org: Org = None) -> Shown:
     """Revoke an open invitation."""
     await client.revoke_invitation(await _org_id(client, org), invitation_id)
     return Shown({"id": invitation_id, "revoked": True}, (f"{invitation_id} is revoked.",))
@@ -126,29 +128,29 @@ async def accept(
     return _one(joined, f"To work there: metergate auth token --org {joined.slug}")
 
 
-async def role(client: "PersonCalls", user_id: UserId, role: Role, org: Org = None) -> Shown:
+async def role(client: "BillingCalls", user_id: UserId, role: Role, org: Org = None) -> Shown:
     """Give a member another role, none above your own. Their API keys lose what it lacks."""
-    member = await client.set_role(await _org_id(client, org), user_id, role)
+    member = await client.set_role(await _org_id(client, org), user_id, role=role)
     return Shown(member.received, (f"{member.email} is {member.role} now.",))
 
 
-async def remove(client: "PersonCalls", user_id: UserId, org: Org = None) -> Shown:
+async def remove(client: "BillingCalls", user_id: UserId, org: Org = None) -> Shown:
     """Remove a member, or leave. Their API keys of this organization are revoked."""
     await client.remove_member(await _org_id(client, org), user_id)
     return Shown({"user_id": user_id, "removed": True}, (f"{user_id} is no member any more.",))
 
 
 async def transfer(
-    client: "PersonCalls",
+    client: "BillingCalls",
     user_id: UserId,
     become: Annotated[RoleName, typer.Option(help="What you are afterwards.")] = "admin",
     org: Org = None,
 ) -> Shown:
     """Make another member the owner in your place."""
-    return _one(await client.transfer_ownership(await _org_id(client, org), user_id, become))
+    return _one(await client.transfer_ownership(await _org_id(client, org), user_id=user_id, become=become))
 
 
-async def _org_id(client: "PersonCalls", org: str | None) -> str:
+async def _org_id(client: "BillingCalls", org: str | None) -> str:
     """Return the id of the organization that was named, else of the token's. Raises `CommandFailed`."""
     if org is not None and org.startswith(_ID_PREFIX):
         return org

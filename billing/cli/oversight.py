@@ -1,20 +1,19 @@
 """`metergate operator audit` and `user`: who did what, and who may; `jobs` and `exporters`: collection, and whose
 traffic it is."""
 
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from billing.cli.commands import Connect, group
 from billing.cli.operator import add_call
-from billing.cli.options import Cursor, Limit
+from billing.cli.options import Cursor, Limit, given
 from billing.cli.output import Shown, Table, page_parts
 from billing.pages import DEFAULT_LIMIT
 
 if TYPE_CHECKING:
-    from billing.calls import BillingCalls
-    from billing.credit_calls import CreditCalls
-    from billing.shapes.admin_users import UserDetailShape
+    from billing.client.calls import BillingCalls
+    from billing.schemas.admin_users import UserDetailShape
 
 UserId = Annotated[str, typer.Argument(help="The user's id, usr_...", show_default=False)]
 Since = Annotated[str | None, typer.Option(metavar="TIME", help="From then on: a time, or a day such as 2027-01-31.")]
@@ -52,7 +51,7 @@ async def audit(
 ) -> Shown:
     """Show who did what, newest first; --json has what it said before and after."""
     about = {"account_id": account, "user_id": user, "actor": actor, "action": action, "since": since, "until": until}
-    page = await client.audit(about, limit=limit, cursor=cursor)
+    page = await client.audit(**about, limit=limit, cursor=cursor)
     rows = [
         (each.created_at, each.actor, each.action, each.subject, each.address or "-", each.request_id or "-")
         for each in page.data
@@ -69,7 +68,7 @@ async def list_users(
     cursor: Cursor = None,
 ) -> Shown:
     """List people, newest first."""
-    page = await client.users(status=status, email=email, limit=limit, cursor=cursor)
+    page = await client.users(email=email, limit=limit, cursor=cursor, **given(status=status))
     rows = [(each.id, each.email, each.status, "operator" if each.operator else "-") for each in page.data]
     return Shown(page.received, page_parts(("id", "address", "status", "right"), rows, page.next_cursor))
 
@@ -110,10 +109,8 @@ async def remove_app(client: "BillingCalls", user_id: UserId) -> Shown:
     return await _change(client, user_id, second_factor=False)
 
 
-async def _change(client: "BillingCalls", user_id: str, **changes: object) -> Shown:
-    from billing.shapes.admin_users import UserPatch
-
-    return _one(await client.update_user(user_id, UserPatch(**changes)))  # type: ignore[arg-type]
+async def _change(client: "BillingCalls", user_id: str, **changes: Any) -> Shown:
+    return _one(await client.update_user(user_id, **changes))
 
 
 def _one(user: "UserDetailShape") -> Shown:
@@ -146,7 +143,7 @@ def add_exporters(app: typer.Typer, connect: Connect) -> None:
     app.add_typer(exporters, name="exporters")
 
 
-async def list_runs(client: "CreditCalls", limit: Limit = DEFAULT_LIMIT, cursor: Cursor = None) -> Shown:
+async def list_runs(client: "BillingCalls", limit: Limit = DEFAULT_LIMIT, cursor: Cursor = None) -> Shown:
     """List the last runs of collection, newest first."""
     page = await client.collect_runs(limit=limit, cursor=cursor)
     rows = [
@@ -162,13 +159,13 @@ async def list_runs(client: "CreditCalls", limit: Limit = DEFAULT_LIMIT, cursor:
 
 
 async def list_subjects(
-    client: "CreditCalls",
+    client: "BillingCalls",
     parked: Annotated[bool, typer.Option("--parked", help="Those alone that have no account.")] = False,
     limit: Limit = DEFAULT_LIMIT,
     cursor: Cursor = None,
 ) -> Shown:
     """List whom exporters count, newest first, and all bytes that they counted."""
-    page = await client.collect_subjects(parked=parked, limit=limit, cursor=cursor)
+    page = await client.collect_subjects(state="parked" if parked else "all", limit=limit, cursor=cursor)
     rows = [
         (each.uuid, each.email or "-", each.account_id or "parked", str(each.bytes), each.created_at)
         for each in page.data
@@ -178,10 +175,10 @@ async def list_subjects(
 
 
 async def assign(
-    client: "CreditCalls",
+    client: "BillingCalls",
     subject: Annotated[str, typer.Argument(help="The uuid, or the e-mail address.", show_default=False)],
     account_id: Annotated[str, typer.Argument(help="The account's id, acc_...", show_default=False)],
 ) -> Shown:
     """Give traffic its account. What was parked is charged with the next run; what has another is moved from now on."""
-    assigned = await client.assign_subject(subject, account_id)
+    assigned = await client.assign_subject(subject=subject, account_id=account_id)
     return Shown(assigned.received, (f"{account_id} was given {assigned.assigned} of that name.",))

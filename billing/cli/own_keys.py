@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from billing.cli.commands import group
-from billing.cli.key_rules import Clear, KeyId, add_rules, key_patch, key_state, key_table
+from billing.cli.key_rules import Clear, KeyId, add_rules, key_changes, key_state, key_table
 from billing.cli.operator import quotas_text
 from billing.cli.options import Cursor, Limit
 from billing.cli.output import Shown, Table, page_parts
@@ -13,10 +13,10 @@ from billing.cli.people import add_person_call, add_session_call, ask_secret
 from billing.cli.session import FindSession, Session
 from billing.money import MAX_NANO
 from billing.pages import DEFAULT_LIMIT
-from billing.shapes.keys import NewKeyShape, NewOwnKey
+from billing.schemas.keys import NewKeyShape
 
 if TYPE_CHECKING:
-    from billing.person_calls import PersonCalls
+    from billing.client.calls import BillingCalls
 
 
 def add_own_keys(app: typer.Typer, find: FindSession) -> None:
@@ -33,7 +33,7 @@ def add_own_keys(app: typer.Typer, find: FindSession) -> None:
 
 
 async def create(
-    client: "PersonCalls",
+    client: "BillingCalls",
     name: Annotated[str, typer.Argument(help="What to call it.", show_default=False)],
     rules: dict[str, Any],
     total_tokens: Annotated[
@@ -42,17 +42,17 @@ async def create(
     user: Annotated[str | None, typer.Option(metavar="USER_ID", help="Whose key it is; else your own.")] = None,
 ) -> Shown:
     """Create a key. Its secret is printed this once and can't be had again; scripts take `.key` of --json."""
-    return _with_secret(await client.create_own_key(NewOwnKey(name=name, quota=total_tokens, user_id=user, **rules)))
+    return _with_secret(await client.create_own_key(name=name, quota=total_tokens, user_id=user, **rules))
 
 
 async def index(
-    client: "PersonCalls",
+    client: "BillingCalls",
     user: Annotated[str | None, typer.Option(metavar="USER_ID", help="Those of one user.")] = None,
     limit: Limit = DEFAULT_LIMIT,
     cursor: Cursor = None,
 ) -> Shown:
     """List the account's keys, newest first; revoked ones stay listed."""
-    page = await client.own_keys(user, limit=limit, cursor=cursor)
+    page = await client.own_keys(user_id=user, limit=limit, cursor=cursor)
     rows = [
         (
             *(key.id, key.prefix, key.name, key.user_id or "-", key_state(key)),
@@ -64,7 +64,7 @@ async def index(
     return Shown(page.received, page_parts(headers, rows, page.next_cursor))
 
 
-async def show(client: "PersonCalls", key_id: KeyId) -> Shown:
+async def show(client: "BillingCalls", key_id: KeyId) -> Shown:
     """Show a key, and what it has used."""
     key, used = await client.own_key(key_id), await client.own_key_usage(key_id)
     rows = [("requests", str(used.events)), ("tokens", str(used.total_tokens)), ("charge USD", used.charge_usd)]
@@ -72,29 +72,29 @@ async def show(client: "PersonCalls", key_id: KeyId) -> Shown:
 
 
 async def update(
-    client: "PersonCalls",
+    client: "BillingCalls",
     key_id: KeyId,
     rules: dict[str, Any],
     name: Annotated[str | None, typer.Option(metavar="NAME", help="What to call it.")] = None,
     clear: Clear = None,
 ) -> Shown:
     """Change a key: given options replace its values, the rest stays. Every gateway applies it within a second."""
-    key = await client.update_own_key(key_id, key_patch(name, rules, clear))
+    key = await client.update_own_key(key_id, **key_changes(name, rules, clear))
     return Shown(key.received, (key_table(key),), tuple(key.warnings or ()))
 
 
 async def rotate(
-    client: "PersonCalls",
+    client: "BillingCalls",
     key_id: KeyId,
     grace: Annotated[
         int, typer.Option(metavar="SECONDS", min=0, help="How long the secret before stays valid, too.")
     ] = 0,
 ) -> Shown:
     """Give a key a new secret, which is printed this once."""
-    return _with_secret(await client.rotate_own_key(key_id, grace))
+    return _with_secret(await client.rotate_own_key(key_id, grace_seconds=grace))
 
 
-async def revoke(client: "PersonCalls", key_id: KeyId) -> Shown:
+async def revoke(client: "BillingCalls", key_id: KeyId) -> Shown:
     """Make a key invalid for good, on every gateway within a second."""
     await client.revoke_own_key(key_id)
     return Shown({"id": key_id, "revoked": True}, (f"{key_id} is revoked.",))
@@ -108,7 +108,7 @@ async def revoke_leaked(
 ) -> Shown:
     """Revoke a key by its secret, which somebody has found: whose it is does not matter, and nobody need sign in."""
     secret = ask_secret("secret of the key", session.environ, "METERGATE_LEAKED_KEY", from_stdin=key_stdin)
-    done = await session.open_anew().revoke_leaked_key(secret.strip())
+    done = await session.open_anew().revoke_leaked_key(key=secret.strip())
     return Shown(done.received, (done.message,))
 
 

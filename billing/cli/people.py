@@ -1,6 +1,6 @@
 """What commands for people have in common: how they are connected, what their failures say, how they ask for secrets.
 
-`add_person_call` makes a function of a `PersonCalls` a command, with the token of who is signed in; `add_session_call`
+`add_person_call` makes a function of a `BillingCalls` a command, with the token of who is signed in; `add_session_call`
 does so with one of a `Session`, for those that deal with tokens themselves. A secret is asked for at the terminal
 without echo, or read from stdin or a variable: never from an argument, which every user of a machine may see. And
 `metergate auth forgot`, `auth reset` and `auth totp`: a new password by mail, an authenticator app.
@@ -21,8 +21,8 @@ from billing.cli.output import REFUSED, UNREACHABLE, USAGE, CommandFailed, Outpu
 from billing.cli.session import FindSession, Session
 
 if TYPE_CHECKING:
-    from billing.answers import Refused
-    from billing.shapes.people import FactorBody, ProfileShape
+    from billing.client.errors import Refused
+    from billing.schemas.people import ProfileShape
 
 _UNAUTHORIZED, _AWAY = 401, 503
 _SIGN_IN = "`metergate auth login`"
@@ -32,7 +32,7 @@ Org = Annotated[str | None, typer.Option("--org", metavar="ORG", help="An organi
 
 
 def add_person_call(app: typer.Typer, name: str, call: Callable[..., Awaitable[Shown]], find: FindSession) -> None:
-    """Make `call`, of a signed-in `PersonCalls` and a command's own options, the command `name` of `app`."""
+    """Make `call`, of a signed-in `BillingCalls` and a command's own options, the command `name` of `app`."""
 
     @functools.wraps(call)
     async def signed_in(session: Session, **given: Any) -> Shown:
@@ -57,7 +57,7 @@ def add_session_call(app: typer.Typer, name: str, call: Callable[..., Awaitable[
 @contextmanager
 def explained_to_people(session: Session) -> Iterator[None]:
     """Turn what the client raises into `CommandFailed`, with the command that mends it."""
-    from billing.answers import ClientError, Refused, Unreachable
+    from billing.client.errors import ClientError, Refused, Unreachable
 
     try:
         yield
@@ -160,7 +160,7 @@ def add_credentials(auth: typer.Typer, find: FindSession) -> None:
 
 async def forgot(session: Session, email: Email) -> Shown:
     """Have mailed what `auth reset` sets a new password with."""
-    sent = await session.open_anew().forgot_password(email)
+    sent = await session.open_anew().forgot_password(email=email)
     if not sent.sends_mail:
         return Shown(sent.received, (sent.message,))
     text = f"If {email} is registered here, a mail is on its way to it. Then: metergate auth reset"
@@ -173,12 +173,10 @@ async def reset(
     revoke_keys: Annotated[bool, typer.Option("--revoke-keys", help="Revoke your API keys, too.")] = False,
 ) -> Shown:
     """Set a new password by the token that was mailed. All your sessions end."""
-    from billing.shapes.people import PasswordReset
-
     client = session.open_anew()
     token = ask_secret("mailed token", session.environ, RESET, from_stdin=stdin).strip()
     new = ask_secret("new password", session.environ, NEW_PASSWORD, from_stdin=stdin, twice=True)
-    changed = await client.reset_password(PasswordReset(token=token, password=new, revoke_keys=revoke_keys))
+    changed = await client.reset_password(token=token, password=new, revoke_keys=revoke_keys)
     text = f"Your password is changed. Keys revoked: {changed.keys_revoked}. Then: metergate auth login"
     return Shown(changed.received, (text,))
 
@@ -189,7 +187,7 @@ async def enrol(session: Session, stdin: SecretsStdin = False) -> Shown:
     password = None
     if (await client.who_am_i()).has_password:
         password = ask_secret("password", session.environ, PASSWORD, from_stdin=stdin)
-    made = await client.enrol_totp(password)
+    made = await client.enrol_totp(password=password)
     rows = [("secret", made.secret), ("address", made.uri)]
     then = "Give one of them to your app. Then: metergate auth totp confirm"
     return Shown(made.received, (Table((), rows), then), secret=True)
@@ -199,39 +197,35 @@ async def confirm(session: Session, stdin: SecretsStdin = False) -> Shown:
     """Have the app count from now on, by its first code. Prints the recovery codes, this once."""
     client = await session.open_signed_in()
     code = ask_secret("code of your authenticator app", session.environ, SECOND_FACTOR, from_stdin=stdin).strip()
-    made = await client.confirm_totp(code)
+    made = await client.confirm_totp(code=code)
     return Shown(made.received, ("The app counts from now on.", _KEEP, *made.recovery_codes), secret=True)
 
 
 async def recovery_codes(session: Session, stdin: SecretsStdin = False) -> Shown:
     """Replace your recovery codes, by a code of the app or one of them. The new ones are printed this once."""
     client = await session.open_signed_in()
-    made = await client.renew_recovery_codes(ask_factor(session, from_stdin=stdin))
+    made = await client.renew_recovery_codes(**ask_factor(session, from_stdin=stdin))
     return Shown(made.received, (_KEEP, *made.recovery_codes), secret=True)
 
 
 async def off(session: Session, stdin: SecretsStdin = False) -> Shown:
     """Remove the app, with a last code of it or a recovery code."""
-    from billing.shapes.people import TotpRemoval
-
     client = await session.open_signed_in()
     password = None
     if (await client.who_am_i()).has_password:
         password = ask_secret("password", session.environ, PASSWORD, from_stdin=stdin)
     factor = ask_factor(session, from_stdin=stdin)
-    await client.remove_totp(TotpRemoval(password=password, totp=factor.totp, recovery_code=factor.recovery_code))
+    await client.remove_totp(password=password, **factor)
     return Shown({"second_factor": False}, ("The app is removed: a password or a mailed code is enough.",))
 
 
-def ask_factor(session: Session, *, from_stdin: bool = False) -> "FactorBody":
-    """Return a second factor that is asked for. Raises `CommandFailed`."""
-    from billing.shapes.people import FactorBody
-
+def ask_factor(session: Session, *, from_stdin: bool = False) -> dict[str, str]:
+    """Return a second factor that is asked for, as the API takes it. Raises `CommandFailed`."""
     what = "code of your authenticator app, or recovery code"
     given = ask_secret(what, session.environ, SECOND_FACTOR, from_stdin=from_stdin).strip()
     if not given:
         raise CommandFailed("Without a code nothing was done.", USAGE)
-    return FactorBody(recovery_code=given) if len(given) > _RECOVERY_LENGTH else FactorBody(totp=given)
+    return {"recovery_code" if len(given) > _RECOVERY_LENGTH else "totp": given}
 
 
 def org_of(profile: "ProfileShape", org: str) -> str:

@@ -9,12 +9,11 @@ from billing.cli.commands import Connect, group
 from billing.cli.operator import add_call, quota_text, shown_account
 from billing.cli.options import AccountId
 from billing.cli.output import REFUSED, CommandFailed, Shown, Table
-from billing.shapes.accounts import AccountPatch
-from billing.shapes.quotas import QuotaShape
+from billing.schemas.quotas import QuotaShape
 
 if TYPE_CHECKING:
-    from billing.payment_calls import PaymentCalls
-    from billing.shapes.payments import PlanShape
+    from billing.client.calls import BillingCalls
+    from billing.schemas.payments import PlanShape
 
 PlanId = Annotated[str, typer.Argument(metavar="PLAN", help="Of plans.yaml.", show_default=False)]
 
@@ -28,7 +27,7 @@ def add_plans(app: typer.Typer, connect: Connect) -> None:
     app.add_typer(plan, name="plan")
 
 
-async def index(client: "PaymentCalls") -> Shown:
+async def index(client: "BillingCalls") -> Shown:
     """List the plans in force, the cheapest first."""
     found = await client.plans_in_force()
     rows = [
@@ -42,7 +41,7 @@ async def index(client: "PaymentCalls") -> Shown:
     return Shown(found.received, (Table(headers, rows),))
 
 
-async def show(client: "PaymentCalls", plan: PlanId) -> Shown:
+async def show(client: "BillingCalls", plan: PlanId) -> Shown:
     """Show a plan: quotas, features, models, users, credit."""
     found = next((each for each in (await client.plans_in_force()).data if each.id == plan), None)
     if found is None:
@@ -50,9 +49,9 @@ async def show(client: "PaymentCalls", plan: PlanId) -> Shown:
     return Shown(found, (Table((), _facts(found)),))
 
 
-async def give(client: "PaymentCalls", account_id: AccountId, plan: PlanId) -> Shown:
+async def give(client: "BillingCalls", account_id: AccountId, plan: PlanId) -> Shown:
     """Give an account a plan that nobody pays for. It stays until a subscription of the account changes it."""
-    return shown_account(await client.update_account(account_id, AccountPatch(plan=plan)))
+    return shown_account(await client.update_account(account_id, plan=plan))
 
 
 def _facts(plan: "PlanShape") -> list[tuple[str, str]]:

@@ -14,9 +14,9 @@ from billing.cli.session import FindSession
 from billing.pages import DEFAULT_LIMIT
 
 if TYPE_CHECKING:
-    from billing.person_calls import PersonCalls
-    from billing.shapes.operation import RefusedShape
-    from billing.shapes.usage import ExplainedEventShape, LineShape
+    from billing.client.calls import BillingCalls
+    from billing.schemas.system import RefusedShape
+    from billing.schemas.usage import ExplainedEventShape, LineShape
 
 _CLASS, _QUANTITY = 14, 12
 """Columns of a line of the arithmetic."""
@@ -28,7 +28,7 @@ def add_requests(app: typer.Typer, find: FindSession) -> None:
 
 
 async def requests(
-    client: "PersonCalls",
+    client: "BillingCalls",
     refused: Annotated[bool, typer.Option("--refused", help="Those that were refused, with the reason.")] = False,
     key: Annotated[str | None, typer.Option(metavar="KEY_ID", help="Of one key.")] = None,
     model: Annotated[str | None, typer.Option(metavar="MODEL", help="Of one model, as it was asked for.")] = None,
@@ -39,10 +39,10 @@ async def requests(
     if refused:
         if model is not None or cursor is not None:
             raise typer.BadParameter("goes with --key and --limit alone", param_hint="--refused")
-        found = await client.own_refusals(key, limit)
+        found = await client.own_refusals(key_id=key, limit=limit)
         refusals = [(each.created_at, each.id, each.key_id or "-", each.model or "-", each.code) for each in found.data]
         return Shown(found.received, page_parts(("time", "request", "key", "model", "code"), refusals, None))
-    page = await client.usage_page({"key_id": key, "model": model, "limit": str(limit), "cursor": cursor})
+    page = await client.usage_events(key_id=key, model=model, limit=limit, cursor=cursor)
     rows = [
         (each.created_at, each.id, each.key_id, each.model, str(each.status), str(each.total_tokens), each.charge_usd)
         for each in page.data
@@ -51,13 +51,13 @@ async def requests(
     return Shown(page.received, page_parts(headers, rows, page.next_cursor))
 
 
-async def explained(client: "PersonCalls", request_id: str) -> Shown:
+async def explained(client: "BillingCalls", request_id: str) -> Shown:
     """Return how a request came to its charge; of one that was refused, what it lacked. Raises `CommandFailed` where it
     is none of the account's, and what the client raises."""
-    from billing.answers import Refused
+    from billing.client.errors import Refused
 
     try:
-        return shown_event(await client.own_event(request_id))
+        return shown_event(await client.usage_event(request_id))
     except Refused as error:
         if error.code != "not_found":
             raise

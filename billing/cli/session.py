@@ -25,8 +25,8 @@ import msgspec
 from billing.cli.output import USAGE, CommandFailed
 
 if TYPE_CHECKING:
-    from billing.person_calls import PersonCalls
-    from billing.shapes.tokens import TokenPairShape
+    from billing.client.calls import BillingCalls
+    from billing.schemas.tokens import TokenPairShape
 
 FILE_MODE: Final = 0o600
 FOLDER_MODE: Final = 0o700
@@ -181,16 +181,16 @@ class Session:
     given_url: str | None
     own_url: Callable[[], str | None]
     given_token: str | None
-    open: Callable[[str, str | None], "PersonCalls"]
+    open: Callable[[str, str | None], "BillingCalls"]
     environ: Mapping[str, str]
     timeout_s: float
     clock: Callable[[], float] = time.time
 
-    def open_anew(self) -> "PersonCalls":
+    def open_anew(self) -> "BillingCalls":
         """Return a client to sign in with. Raises `CommandFailed` where no gateway is known."""
         return self.open(self._any_url(), None)
 
-    async def open_signed_in(self) -> "PersonCalls":
+    async def open_signed_in(self) -> "BillingCalls":
         """Return a client with a token that is good for a while. Raises `CommandFailed` and what `renewed` raises."""
         if self.given_token is not None:
             return self.open(self._any_url(), self.given_token)
@@ -235,14 +235,14 @@ class Session:
 
     async def _renewed(self, scope: str | None, org_id: str | None, *, keep: bool = True) -> "tuple[Kept, str]":
         kept, started_s = self.kept(), int(self.clock())
-        pair = await self.open(kept.url, None).refresh(kept.refresh_token)
+        pair = await self.open(kept.url, None).refresh(refresh_token=kept.refresh_token)
         narrowed = scope is not None or org_id is not None
         # The token before stays until the narrow one is there: never one that may do more.
         kept = msgspec.structs.replace(kept, refresh_token=pair.refresh_token)
         self.files.keep(kept)
         token, expires_in_s = pair.access_token, pair.expires_in
         if narrowed:
-            narrow = await self.open(kept.url, token).narrow_token(scope, org_id)
+            narrow = await self.open(kept.url, token).narrow_token(scope=scope, org_id=org_id)
             token, expires_in_s = narrow.access_token, narrow.expires_in
         if keep:
             kept = msgspec.structs.replace(kept, scope=scope, org_id=org_id, expires_at_s=started_s + expires_in_s)

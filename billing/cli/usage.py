@@ -6,20 +6,20 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, BinaryIO, Final
+from typing import TYPE_CHECKING, Annotated, Any, BinaryIO, Final
 
 import typer
 
 from billing.cli.commands import add_command
-from billing.cli.options import REMOTE, Cursor, Limit
+from billing.cli.options import REMOTE, Cursor, Limit, given
 from billing.cli.output import CommandFailed, Output, Shown, Table, page_parts
 from billing.cli.people import explained_to_people
 from billing.cli.session import FILE_MODE, FindSession
 from billing.pages import DEFAULT_LIMIT
 
 if TYPE_CHECKING:
-    from billing.person_calls import PersonCalls, Query
-    from billing.shapes.reports import UsedShape
+    from billing.client.calls import BillingCalls
+    from billing.schemas.reports import UsedShape
 
 KINDS: Final = ("summary", "buckets", "events", "totals")
 _PATHS: Final = {name: f"/api/account/usage/{name}" for name in ("summary", "buckets", "events")}
@@ -37,6 +37,8 @@ _TAKES: Final = {
 """Which of them takes which option."""
 _EVERY_S: Final = 1.0
 _USED: Final = ("requests", "input", "output", "total tokens", "charge USD")
+
+Query = dict[str, str | None]
 
 
 def add_usage(app: typer.Typer, find: FindSession) -> None:
@@ -67,8 +69,8 @@ def add_usage(app: typer.Typer, find: FindSession) -> None:
         cursor: Cursor = None,
     ) -> None:
         """Show what was used: a summary, buckets of time, single requests, totals."""
-        given = {"since": since, "until": until, "tz": tz, "group_by": group_by, "granularity": granularity}
-        query: Query = {**given, "key_id": key, "user_id": user, "model": model, "cursor": cursor}
+        when = {"since": since, "until": until, "tz": tz, "group_by": group_by, "granularity": granularity}
+        query: Query = {**when, "key_id": key, "user_id": user, "model": model, "cursor": cursor}
         _check(what, query, csv)
         session = find(output)
         with explained_to_people(session):
@@ -82,7 +84,7 @@ def add_usage(app: typer.Typer, find: FindSession) -> None:
     add_command(app, "usage", work, REMOTE)
 
 
-def _check(what: str, query: "Query", csv: str | None) -> None:
+def _check(what: str, query: Query, csv: str | None) -> None:
     if what not in KINDS:
         raise typer.BadParameter(f"{what!r}: expected one of {', '.join(KINDS)}")
     for name, value in query.items():
@@ -93,19 +95,20 @@ def _check(what: str, query: "Query", csv: str | None) -> None:
         raise typer.BadParameter(f"goes with {', '.join(_PATHS)}", param_hint="--csv")
 
 
-async def _show(client: "PersonCalls", what: str, query: "Query", limit: int) -> Shown:
+async def _show(client: "BillingCalls", what: str, asked: Query, limit: int) -> Shown:
+    query = given(**asked)
     if what == "totals":
-        query.pop("cursor")
-        totals = await client.usage_totals(query)
+        query.pop("cursor", None)
+        totals = await client.usage(**query)
         shown = {name: value for name, value in totals.received.items() if name != "cost_usd"}  # `charge_usd` again
         rows = [(name.replace("_", " "), str(value)) for name, value in shown.items()]
         return Shown(totals.received, (Table((), rows),))
-    query["limit"] = str(limit)
+    query["limit"] = limit
     if what == "summary":
         return await _summary(client, query)
     if what == "buckets":
         return await _buckets(client, query)
-    page = await client.usage_page(query)
+    page = await client.usage_events(**query)
     events = [
         (
             *(each.created_at, each.id, each.key_id, each.model, str(each.status)),
@@ -117,8 +120,8 @@ async def _show(client: "PersonCalls", what: str, query: "Query", limit: int) ->
     return Shown(page.received, page_parts(headers, events, page.next_cursor))
 
 
-async def _summary(client: "PersonCalls", query: "Query") -> Shown:
-    summary = await client.usage_summary(query)
+async def _summary(client: "BillingCalls", query: dict[str, Any]) -> Shown:
+    summary = await client.usage_summary(**query)
     names = tuple(summary.group_by)
     rows = [(*(each.group.get(name) or "-" for name in names), *_used(each)) for each in summary.data]
     rows.append((*("total" if index == 0 else "" for index in range(len(names))), *_used(summary.total)))
@@ -128,8 +131,8 @@ async def _summary(client: "PersonCalls", query: "Query") -> Shown:
     return Shown(summary.received, (f"From {since} until {until} ({summary.tz}):", table, *more))
 
 
-async def _buckets(client: "PersonCalls", query: "Query") -> Shown:
-    buckets = await client.usage_buckets(query)
+async def _buckets(client: "BillingCalls", query: dict[str, Any]) -> Shown:
+    buckets = await client.usage_buckets(**query)
     names = tuple(buckets.group_by)
     rows: list[tuple[str, ...]] = []
     for each in buckets.data:
@@ -143,7 +146,7 @@ def _used(used: "UsedShape") -> tuple[str, ...]:
     return (*map(str, numbers), used.charge_usd)
 
 
-async def _table(client: "PersonCalls", path: str, query: "Query", csv: str, output: Output) -> Shown:
+async def _table(client: "BillingCalls", path: str, query: Query, csv: str, output: Output) -> Shown:
     """Write a table part by part; a file is there once it is whole."""
     from billing.cli.client import CommandClient
 

@@ -12,8 +12,8 @@ from billing.cli.session import FindSession
 from billing.pages import DEFAULT_LIMIT
 
 if TYPE_CHECKING:
-    from billing.person_calls import PersonCalls
-    from billing.shapes.webhooks import DeliveryShape, NewEndpointShape
+    from billing.client.calls import BillingCalls
+    from billing.schemas.webhooks import DeliveryShape, NewEndpointShape
 
 EndpointId = Annotated[str, typer.Argument(help="The endpoint's id, whe_...", show_default=False)]
 _DELIVERIES = ("id", "type", "state", "tries", "status", "created", "next try", "why")
@@ -32,7 +32,7 @@ def add_webhooks(app: typer.Typer, find: FindSession) -> None:
     app.add_typer(webhooks, name="webhooks")
 
 
-async def index(client: "PersonCalls", limit: Limit = DEFAULT_LIMIT, cursor: Cursor = None) -> Shown:
+async def index(client: "BillingCalls", limit: Limit = DEFAULT_LIMIT, cursor: Cursor = None) -> Shown:
     """List endpoints, newest first."""
     page = await client.webhook_endpoints(limit=limit, cursor=cursor)
     rows = [
@@ -46,7 +46,7 @@ async def index(client: "PersonCalls", limit: Limit = DEFAULT_LIMIT, cursor: Cur
 
 
 async def add(
-    client: "PersonCalls",
+    client: "BillingCalls",
     url: Annotated[str, typer.Argument(help="Where to, an https:// address.", show_default=False)],
     types: Annotated[
         list[str] | None,
@@ -55,31 +55,30 @@ async def add(
     description: Annotated[str, typer.Option(metavar="TEXT", help="What it is for.")] = "",
 ) -> Shown:
     """Have notices sent to an address. The secret that signs them is printed once."""
-    from billing.shapes.webhooks import NewEndpoint
 
     asked: list[Any] | None = types or None  # the gateway knows which there are
-    made = await client.add_webhook_endpoint(NewEndpoint(url=url, types=asked, description=description))
+    made = await client.add_webhook_endpoint(url=url, types=asked, description=description)
     return _with_secret(made)
 
 
-async def remove(client: "PersonCalls", endpoint_id: EndpointId) -> Shown:
+async def remove(client: "BillingCalls", endpoint_id: EndpointId) -> Shown:
     """Have notices sent there no more. What was delivered is forgotten, too."""
     await client.remove_webhook_endpoint(endpoint_id)
     return Shown({"id": endpoint_id, "removed": True}, (f"{endpoint_id} is removed.",))
 
 
-async def rotate(client: "PersonCalls", endpoint_id: EndpointId) -> Shown:
+async def rotate(client: "BillingCalls", endpoint_id: EndpointId) -> Shown:
     """Give an endpoint a new secret, which is printed once. For a day the one before signs, too."""
     return _with_secret(await client.rotate_webhook_secret(endpoint_id))
 
 
-async def test(client: "PersonCalls", endpoint_id: EndpointId) -> Shown:
+async def test(client: "BillingCalls", endpoint_id: EndpointId) -> Shown:
     """Send a notice of the type `test` to an endpoint."""
     return _on_its_way(endpoint_id, await client.send_test_notice(endpoint_id))
 
 
 async def deliveries(
-    client: "PersonCalls", endpoint_id: EndpointId, limit: Limit = DEFAULT_LIMIT, cursor: Cursor = None
+    client: "BillingCalls", endpoint_id: EndpointId, limit: Limit = DEFAULT_LIMIT, cursor: Cursor = None
 ) -> Shown:
     """List what was sent to an endpoint, newest first, and what became of it."""
     page = await client.webhook_deliveries(endpoint_id, limit=limit, cursor=cursor)
@@ -94,7 +93,7 @@ async def deliveries(
 
 
 async def redeliver(
-    client: "PersonCalls",
+    client: "BillingCalls",
     endpoint_id: EndpointId,
     delivery_id: Annotated[str, typer.Argument(help="As `webhooks deliveries` lists it.", show_default=False)],
 ) -> Shown:

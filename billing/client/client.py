@@ -1,6 +1,6 @@
-"""The client: the calls of `billing.calls` and `billing.client.service` on connections that it keeps.
+"""The client: the calls of `billing.client.calls` and `billing.client.service` on connections that it keeps.
 
-async with BillingClient("https://gateway.example.com", service_key=key, service_name="containers") as client:
+async with Client("https://gateway.example.com", service_key=key, service_name="containers") as client:
     if await client.within_quota(account_id, meter="container.second", quantity=60):
         ...
 """
@@ -16,17 +16,16 @@ from typing import Literal, Self, Unpack, cast
 
 import aiohttp
 
-from billing.answers import BadAnswer, ClientError, Exchanged, Refused, Unreachable
-from billing.calls import ANSWER_LIMIT_BYTES
+from billing.client.calls import ANSWER_LIMIT_BYTES
+from billing.client.errors import BadAnswer, ClientError, Exchanged, Refused, Unreachable
 from billing.client.holding import HeldOpen
 from billing.client.recorder import Recorder, Spooled
 from billing.client.retries import Retries
 from billing.client.service import DEFAULT_RETRIES, Measured, MeasuredOfKey, ServiceCalls, encoded, new_event_id
 from billing.client.spool import EventSpool, SpoolRules
 from billing.client.tokens import TokensUsed, tokens_used
-from billing.payment_calls import PaymentCalls
-from billing.shapes.base import DEFAULT_TIMEOUT_S
-from billing.shapes.service import DebitShape, HoldShape, NewUsage
+from billing.schemas.base import DEFAULT_TIMEOUT_S
+from billing.schemas.service import DebitShape, HoldShape, NewUsage
 from billing.times import rfc3339
 
 logger = logging.getLogger(__name__)
@@ -34,7 +33,7 @@ logger = logging.getLogger(__name__)
 OnError = Literal["raise", "spool"]
 
 
-class BillingClient(ServiceCalls, PaymentCalls):
+class Client(ServiceCalls):
     """Calls one gateway's billing API, within its `async with`, as `BillingCalls` and `ServiceCalls` say.
 
     With `unix_socket` the connection goes there and `base_url` only names it. With `spool` events may be recorded in
@@ -245,13 +244,13 @@ class BillingClient(ServiceCalls, PaymentCalls):
                 method, self.base_url + target, data=body, headers=headers, allow_redirects=False
             ) as response:
                 received = {name.lower(): text for name, text in response.headers.items()}
-                return Exchanged(response.status, received, await self._read(response))
+                return Exchanged(response.status, received, await self._received(response))
         except TimeoutError as error:
             raise Unreachable(self.base_url, f"no answer within {self.timeout_s:g} s") from error
         except (aiohttp.ClientError, OSError) as error:
             raise Unreachable(self.base_url, _why(error)) from error
 
-    async def _read(self, response: aiohttp.ClientResponse) -> bytes:
+    async def _received(self, response: aiohttp.ClientResponse) -> bytes:
         received = bytearray()
         async for chunk in response.content.iter_any():
             received += chunk

@@ -10,12 +10,12 @@ import asyncio
 import logging
 from typing import TYPE_CHECKING, Unpack
 
-from billing.answers import ClientError
+from billing.client.errors import ClientError
 from billing.client.retries import is_unsure
 
 if TYPE_CHECKING:
     from billing.client.service import Counts, ServiceCalls
-    from billing.shapes.service import HoldShape
+    from billing.schemas.service import HoldShape
 
 logger = logging.getLogger(__name__)
 

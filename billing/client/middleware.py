@@ -21,16 +21,16 @@ from typing import TYPE_CHECKING, Final
 
 from aiohttp import web
 
-from billing.answers import ClientError
+from billing.client.errors import ClientError
 from billing.client.retries import Retries
 from billing.keys.presented import DifferentKeys, presented_key
 from billing.keys.secrets import secret_digest, well_formed
-from billing.shapes.base import error_body
-from billing.shapes.service import KeyHolder
+from billing.schemas.base import error_body
+from billing.schemas.service import KeyHolder
 
 if TYPE_CHECKING:
     from billing.client.service import ServiceCalls
-    from billing.shapes.service import KeyCheckShape
+    from billing.schemas.service import KeyCheckShape
 
 logger = logging.getLogger(__name__)
 

@@ -11,18 +11,19 @@ import asyncio
 import logging
 import random
 from collections import deque
-from collections.abc import Awaitable, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, Final, TypeVar
 
-from billing.answers import BadAnswer, ClientError, Refused
+from billing.client.errors import BadAnswer, ClientError, Refused
 
 if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Sequence
+
     from billing.client.spool import EventSpool, SpoolRules
-    from billing.shapes.service import EventError, UsageResults
+    from billing.schemas.service import EventError, UsageResults
 
 logger = logging.getLogger(__name__)
 

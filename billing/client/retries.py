@@ -5,14 +5,15 @@ Every write of a service has an event's id, so that sending it again is harmless
 
 from __future__ import annotations
 
-from collections.abc import Set
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
-from billing.answers import BadAnswer, Refused, Unreachable
+from billing.client.errors import BadAnswer, Refused, Unreachable
 
 if TYPE_CHECKING:
-    from billing.answers import ClientError
+    from collections.abc import Set
+
+    from billing.client.errors import ClientError
 
 PASSING: Final = frozenset(("capacity_held", "concurrency_exceeded", "too_many_attempts"))
 """Refusals with 429 that pass by themselves, and soon. `quota_exceeded` does not, and 402 needs somebody who pays."""

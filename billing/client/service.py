@@ -12,19 +12,19 @@ import json
 import random
 import re
 from abc import ABC
-from collections.abc import Mapping, Sequence, Set
-from typing import Final, Literal, TypedDict, TypeVar, Unpack
+from typing import TYPE_CHECKING, Any, Final, TypedDict, TypeVar, Unpack
 
 import msgspec
 from msgspec import Raw
 from ulid import ULID
 
-from billing.answers import BadAnswer, ClientError, Refused, Unreachable
-from billing.calls import path_part
+from billing.api.operation import Access, Operation
+from billing.api.operations import ServiceOperations
+from billing.client.calls import BillingCalls
+from billing.client.errors import BadAnswer, ClientError, Refused, Unreachable
 from billing.client.retries import ATTEMPTS, PASSING, Retries, passes
-from billing.credit_calls import CreditCalls
-from billing.shapes.base import DEFAULT_TIMEOUT_S, Answer
-from billing.shapes.service import (
+from billing.schemas.base import DEFAULT_TIMEOUT_S
+from billing.schemas.service import (
     AskedOfKey,
     CheckShape,
     DebitShape,
@@ -38,10 +38,13 @@ from billing.shapes.service import (
     Settlement,
     UsageResults,
 )
-from billing.shapes.usage import BalanceShape
 
-T = TypeVar("T", bound=Answer)
-Method = Literal["GET", "POST"]
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence, Set
+
+    from billing.schemas.usage import BalanceShape
+
+A = TypeVar("A")
 
 DEFAULT_RETRIES: Final = Retries()
 NO_ROOM: Final = frozenset(("billing_required", "quota_exceeded", "capacity_held", "concurrency_exceeded"))
@@ -91,7 +94,7 @@ def new_event_id() -> str:
     return str(ULID())
 
 
-class ServiceCalls(CreditCalls, ABC):
+class ServiceCalls(BillingCalls, ABC):
     """Calls one gateway as a service: with `service_key` (SERVICE_API_KEY) under `service_name`. Raises `ValueError`
     for a name that is none, and for one without the other.
 
@@ -123,12 +126,14 @@ class ServiceCalls(CreditCalls, ABC):
 
     async def account_balance(self, account_id: str) -> BalanceShape:
         """Return what an account has left."""
-        return await self._service("GET", f"accounts/{path_part(account_id)}/balance", BalanceShape)
+        return await self._service(ServiceOperations.account_balance, account_id)
 
     async def check(self, account_id: str, **measure: Unpack[MeasuredOfKey]) -> CheckShape:
         """Ask whether a hold of this would be granted now. Raises `Refused` as a hold would be; what passes is not
         waited for."""
-        return await self._service("POST", "check", CheckShape, AskedOfKey(account_id=account_id, **measure), ATTEMPTS)
+        return await self._service(
+            ServiceOperations.check, body=AskedOfKey(account_id=account_id, **measure), codes=ATTEMPTS
+        )
 
     async def within_quota(self, account_id: str, **measure: Unpack[MeasuredOfKey]) -> bool:
         """Return whether the account's balance and quotas, and those of a key that is named, have room for this now.
@@ -145,11 +150,11 @@ class ServiceCalls(CreditCalls, ABC):
     ) -> DebitShape:
         """Charge an account, if it has room for it."""
         body = NewDebit(account_id=account_id, event_id=event_id or new_event_id(), **measure)
-        return await self._service("POST", "debits", DebitShape, body)
+        return await self._service(ServiceOperations.debit, body=body)
 
     async def record_now(self, event: NewUsage) -> DebitShape:
         """Charge an account for usage, whatever its balance."""
-        results = await self._service("POST", "usage", UsageResults, encoded(event))
+        results = await self._service(ServiceOperations.record, body=encoded(event))
         found = results.data[0].debit if len(results.data) == 1 else None
         if found is None:
             raise self._strange("usage: no debit for the event")
@@ -158,13 +163,13 @@ class ServiceCalls(CreditCalls, ABC):
     async def record_batch(self, events: Sequence[NewUsage]) -> UsageResults:
         """Charge accounts for what they have used: at most 1,000 events, with a result for each, in their order."""
         body = {"events": [encoded(event) for event in events]}
-        results = await self._service("POST", "usage", UsageResults, body)
+        results = await self._service(ServiceOperations.record, body=body)
         return self._of_each(events, results)
 
     async def send_once(self, events: Sequence[bytes]) -> UsageResults:
         """Send events in JSON as `record_batch` does, and try once."""
         body = {"events": [Raw(each) for each in events]}
-        return self._of_each(events, await self._once("POST", "usage", UsageResults, body, self.timeout_s))
+        return self._of_each(events, await self._once(ServiceOperations.record, body=body, within_s=self.timeout_s))
 
     def _of_each(self, events: Sequence[object], results: UsageResults) -> UsageResults:
         if [each.index for each in results.data] != list(range(len(events))):
@@ -179,45 +184,51 @@ class ServiceCalls(CreditCalls, ABC):
         expires_in_s: int | None = None,
         **measure: Unpack[Measured],
     ) -> HoldShape:
-        """Hold what something may cost at most. `BillingClient.hold` also ends it."""
+        """Hold what something may cost at most. `Client.hold` also ends it."""
         name = event_id or new_event_id()
         body = NewHold(account_id=account_id, event_id=name, expires_in_s=expires_in_s, **measure)
-        return await self._service("POST", "holds", HoldShape, body)
+        return await self._service(ServiceOperations.create_hold, body=body)
 
     async def service_hold(self, hold_id: str) -> HoldShape:
         """Return a hold as it is now."""
-        return await self._service("GET", f"holds/{path_part(hold_id)}", HoldShape)
+        return await self._service(ServiceOperations.service_hold, hold_id)
 
     async def settle_hold(
         self, hold_id: str, *, event_id: str | None = None, provider: str | None = None, **counts: Unpack[Counts]
     ) -> HoldShape:
         """Turn a hold into a debit of what was used; `provider` is the model's, where the hold named none."""
         body = Settlement(event_id=event_id, provider=provider, **counts)
-        return await self._service("POST", f"holds/{path_part(hold_id)}/settle", HoldShape, body)
+        return await self._service(ServiceOperations.settle_hold, hold_id, body=body)
 
     async def void_hold(self, hold_id: str, *, event_id: str | None = None) -> HoldShape:
         """Give a hold back."""
-        return await self._service("POST", f"holds/{path_part(hold_id)}/void", HoldShape, Giving(event_id=event_id))
+        return await self._service(ServiceOperations.void_hold, hold_id, body=Giving(event_id=event_id))
 
     async def check_key(self, secret: str, *, retries: Retries | None = None) -> KeyCheckShape:
         """Look up an API key: `active` says whether it may be used now."""
-        return await self._service("POST", "keys/check", KeyCheckShape, KeyAsked(key=secret), retries=retries)
+        return await self._service(ServiceOperations.check_key, body=KeyAsked(key=secret), retries=retries)
+
+    async def call(self, operation: Operation[..., A], *ids: str, **fields: Any) -> A:
+        """Carry a call of an operation, again where it is a service's and that may help: see `Retries`."""
+        if operation.who is not Access.service:
+            return await super().call(operation, *ids, **fields)
+        _, body = operation.asked(fields)
+        return await self._service(operation, *ids, body=body)
 
     async def _service(
         self,
-        method: Method,
-        path: str,
-        shape: type[T],
+        operation: Operation[..., A],
+        *ids: str,
         body: object = None,
         codes: Set[str] = PASSING,
         retries: Retries | None = None,
-    ) -> T:
-        """Make a call, again where that may help: see `Retries`."""
+    ) -> A:
+        """Make a call of a service, again where that may help: see `Retries`."""
         retries, clock = retries or self.retries, asyncio.get_running_loop().time
         ends_s = clock() + retries.total_s
         for tried in range(1, retries.attempts + 1):
             try:
-                return await self._once(method, path, shape, body, ends_s - clock())
+                return await self._once(operation, *ids, body=body, within_s=ends_s - clock())
             except ClientError as error:
                 wait_s = retries.wait_s(error, tried, random.random())  # noqa: S311  (it spreads tries, and is no secret)
                 if tried == retries.attempts or not passes(error, codes) or clock() + wait_s >= ends_s:
@@ -225,14 +236,14 @@ class ServiceCalls(CreditCalls, ABC):
             await asyncio.sleep(wait_s)
         raise AssertionError("it returns, or raises")
 
-    async def _once(self, method: Method, path: str, shape: type[T], body: object, within_s: float) -> T:
+    async def _once(self, operation: Operation[..., A], *ids: str, body: object, within_s: float) -> A:
         """Make a call once. Raises `ClientError`."""
         headers = self._service_headers
         if headers is None:
             raise RuntimeError("this client has no service_key, which the calls of services need")
         try:
             async with asyncio.timeout(within_s):
-                return await self._call(method, f"/api/service/{path}", shape, body=body, headers=headers)
+                return await self._answered(operation, operation.path_of(*ids), {}, body, headers)
         except TimeoutError as error:
             raise Unreachable(self.base_url, f"no answer within {within_s:.3g} s") from error
 

@@ -8,22 +8,23 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any, Final, Literal
 
-from billing.collect.facts import Wrote
+from billing.collect.debits import TrafficDebits
+from billing.collect.exporter import Exporters
+from billing.collect.facts import Facts, Wrote
 from billing.collect.snapshots import MOST_EMPTY, ExporterFailed, read_page
+from billing.collect.subjects import Subjects
 from billing.database.connection import DatabaseError, queries
 from billing.pages import BadCursor, Page, page_of
 
 if TYPE_CHECKING:
-    from billing.collect.debits import Rated, TrafficDebits
-    from billing.collect.exporter import Exporters
-    from billing.collect.facts import Facts
+    from collections.abc import Callable, Sequence
+
+    from billing.collect.debits import Rated
     from billing.collect.snapshots import Checkpoint, Source
-    from billing.collect.subjects import Subjects
     from billing.database.connection import Database
 
 logger = logging.getLogger(__name__)

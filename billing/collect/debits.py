@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
-from collections.abc import Awaitable, Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Final
@@ -20,7 +19,7 @@ import msgspec
 from billing import audit
 from billing.accounts.grants import REVENUE, BalanceOutOfBounds, Entry
 from billing.accounts.lots import PAID
-from billing.collect.charging import ENDPOINT, KEY, METER, Charged, RateOf
+from billing.collect.charging import ENDPOINT, KEY, METER, ByteRate, Charged, RateOf
 from billing.database.connection import DatabaseLocked, DatabaseRefused, MissingPartition, queries
 from billing.ledger.debits import NAMED, Debit
 from billing.ledger.usage_columns import other_counts
@@ -29,8 +28,9 @@ from billing.pricing.table import METER_PROVIDER
 from billing.usage import MAX_UNIT_THOUSANDTHS, Usage
 
 if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Collection, Iterable, Sequence
+
     from billing.accounts.grants import Grants
-    from billing.collect.charging import ByteRate
     from billing.database.connection import Connection, Database, Row
 
 logger = logging.getLogger(__name__)

@@ -8,9 +8,7 @@ was written without it (`subjects`).
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime
 from itertools import accumulate, chain, repeat
 from typing import TYPE_CHECKING, Any, Final, cast
 
@@ -18,8 +16,12 @@ from billing.collect.snapshots import LEAST_DAYS, Checkpoint
 from billing.database.connection import affected, queries
 
 if TYPE_CHECKING:
-    from billing.collect.snapshots import FirstPoint, Page, Source
+    from collections.abc import Mapping, Sequence
+    from datetime import datetime
+
+    from billing.collect.snapshots import Page, Source
     from billing.database.connection import Connection, Database, Row
+    from billing.settings import FirstPoint
 
 _query = queries("billing.collect")
 

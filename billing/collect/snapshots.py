@@ -9,18 +9,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
-from typing import Annotated, ClassVar, Final, Literal, NamedTuple
+from typing import Annotated, ClassVar, Final, NamedTuple
 
 import msgspec
 from msgspec import Meta, Struct
 
 from billing.errors import Kind, MetergateError
 
-FirstPoint = Literal["new", "baseline", "zero"]
-"""What the first point of a series counts: its value where an earlier snapshot of its node lacks the series (`new`),
-never anything (`baseline`), or always its value (`zero`)."""
-Unknown = Literal["create", "park"]
-"""What becomes of a subject that nobody is found for."""
 MOST_COUNTED: Final = 2**53 - 1
 """Of one counter: JSON numbers are exact up to here."""
 MOST_EMPTY: Final = 10

@@ -11,7 +11,6 @@ time gets its initial balance and its included bytes, once.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import TYPE_CHECKING, ClassVar, Final
@@ -26,9 +25,11 @@ from billing.errors import Kind, MetergateError
 from billing.pages import BadCursor, Page, page_of
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
     from billing.accounts.grants import Grants
-    from billing.collect.snapshots import Unknown
     from billing.database.connection import Connection, Database, Row
+    from billing.settings import Unknown
 
 logger = logging.getLogger(__name__)
 

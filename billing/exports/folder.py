@@ -13,12 +13,10 @@ import csv
 import os
 import secrets
 import time
-from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
-from pathlib import Path
-from typing import IO, Any, Final, Literal, Protocol
+from typing import IO, TYPE_CHECKING, Any, Final, Literal, Protocol
 
 import msgspec
 
@@ -26,6 +24,10 @@ from billing.exports.events import ExportEvent, tags, units
 from billing.exports.sinks import PlainSink, Refusals, SinkFailed
 from billing.money import format_usd
 from billing.times import rfc3339
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Sequence
+    from pathlib import Path
 
 Format = Literal["csv", "parquet"]
 FORMATS: Final[tuple[Format, ...]] = ("csv", "parquet")

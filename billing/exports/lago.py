@@ -8,7 +8,6 @@ sent, and always the same.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
@@ -20,6 +19,7 @@ from billing.exports.sinks import TAKEN, Peer, PlainSink, Refusals, Reply, SinkF
 from billing.times import rfc3339
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
     from datetime import datetime
 
     from billing.database.connection import Database

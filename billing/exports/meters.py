@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Final, Protocol
@@ -24,6 +23,8 @@ from billing.exports.sinks import MOST_REASON, PlainSink, Refusals, SinkFailed
 from billing.payments.port import CustomerGone, PaymentProviderUnavailable, PaymentRefused
 
 if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Mapping, Sequence
+
     from billing.database.connection import Connection, Database, Row
     from billing.exports.events import ExportEvent
 

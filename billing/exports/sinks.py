@@ -11,12 +11,11 @@ from typing import TYPE_CHECKING, Final, Literal, Protocol, TypeVar
 import aiohttp
 
 from billing.errors import MetergateError
-from billing.notices.destinations import DestinationRefused
+from billing.notices.destinations import DestinationRefused, Poster
 
 if TYPE_CHECKING:
     from billing.database.connection import Connection
     from billing.exports.events import ExportEvent
-    from billing.notices.destinations import Poster
 
 T = TypeVar("T")
 Refusals = Mapping[str, str]

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Final
@@ -19,6 +18,8 @@ from billing.exports.cursor import Cursor, Horizon, Standing
 from billing.exports.sinks import SinkFailed
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
     from billing.database.connection import Database
     from billing.exports.cursor import Position
     from billing.exports.events import ExportEvent

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 from collections import OrderedDict
-from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -18,6 +17,8 @@ from billing.holds.singleflight import SingleFlight
 from billing.keys.secrets import secret_digest, well_formed
 
 if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
     from billing.principals import Principal
 
 
@@ -53,15 +54,15 @@ class PrincipalCache:
         self._clock = clock
         self._known: OrderedDict[bytes, tuple[Principal, float]] = OrderedDict()
         self._unknown: OrderedDict[bytes, float] = OrderedDict()
+        # Keys that were known and have to be read anew, because something of theirs may have changed.
         self._forgotten: OrderedDict[bytes, None] = OrderedDict()
-        """Keys that were known and have to be read anew, because something of theirs may have changed."""
         self._digests: dict[str, set[bytes]] = {}
         self._flights: SingleFlight[Principal | None] = SingleFlight()
         self._lookups = asyncio.Semaphore(settings.lookups)
         self._generation = 0
         self.subscribed = False
+        # Ids of keys that were served since this was last emptied: what `last_used_at` is written from.
         self.used: dict[str, None] = {}
-        """Ids of keys that were served since this was last emptied: what `last_used_at` is written from."""
 
     def __len__(self) -> int:
         return len(self._known)

@@ -3,9 +3,8 @@
     async with Engine(...) as engine:
         engine.holds, engine.cache, engine.change_notifier
 
-Each part is made from parts that were made before it. Beside the hot path it keeps its lease (`lease.py`, a thread),
-and runs as loops the outbox, the ledger's own way, the rollups' roller, the care for lasting holds, and what
-`upkeep.py` has.
+Each part is made from parts that were made before it. Beside the hot path the engine keeps its lease (a thread), and
+runs as loops the outbox, direct ledger writes, the rollups' roller, the care for lasting holds, and `Upkeep`.
 """
 
 from __future__ import annotations
@@ -13,49 +12,49 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from billing.database.connection import Database, DatabaseError
+from billing.holds.admission import StateRepair
+from billing.holds.api import Holds
+from billing.holds.batch import RunningHolds
 from billing.holds.cache import CacheSettings, PrincipalCache
 from billing.holds.changes import ChangeNotifier
+from billing.holds.corrections import Corrections
+from billing.holds.debit_writer import DirectLedgerWriter
 from billing.holds.epoch_start import EpochStart
-from billing.holds.hold import RunningHolds
+from billing.holds.epochs import Partitions, incompatible_message
 from billing.holds.lasting import LastingHolds
 from billing.holds.lease import Lease, Peers
-from billing.holds.loader import Loader
-from billing.holds.outbox import Outbox
+from billing.holds.loading import Loader, plan_lookup
+from billing.holds.model import HoldSettings
+from billing.holds.outbox import Outbox, Replay, Spool
 from billing.holds.partition import NotReady
-from billing.holds.partitions import Partitions, why_beside
-from billing.holds.reconcile import Reconciler
+from billing.holds.reconcile import Reconciler, Report
 from billing.holds.recovery import ExpiredHold, Expiry, Recovery
+from billing.holds.redis.client import refuse_eviction
 from billing.holds.redis.server import load_library
-from billing.holds.redis.session import refuse_eviction
 from billing.holds.redis.state import RedisState
-from billing.holds.repairs import Corrections
-from billing.holds.replay import LedgerWay, Replay
-from billing.holds.service import Holds, HoldSettings
-from billing.holds.spool import Spool
 from billing.holds.upkeep import Loops, Upkeep
-from billing.holds.windows import plan_lookup
 from billing.ledger.leases import end_all_leases
 from billing.ledger.roller import Roller
 from billing.plans import DEFAULT_PLAN, Plan
 
 if TYPE_CHECKING:
-    from pathlib import Path
+    from collections.abc import Awaitable, Callable, Mapping
     from types import TracebackType
 
     from billing.holds.redis.client import RedisClient
-    from billing.holds.redis.state import Keyspace
+    from billing.holds.redis.layout import Keyspace
     from billing.principals import Principal
 
 logger = logging.getLogger(__name__)
 
+# The time for a process that ends to settle the rest in the stores.
 LAST_S: Final = 1.0
-"""The time for a process that ends to settle the rest in the stores."""
 START_ATTEMPTS: Final = 50
 START_PAUSE_S: Final = 0.2
 
@@ -75,131 +74,117 @@ class EngineSettings:
     spool_folder: Path | None = None
 
 
-class Engine:
-    """Runs everything that one gateway process needs to hold and settle. `load_principal` reads the principal of a
-    key's digest from Postgres."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EngineParts:
+    """What an engine is made from. `load_principal` reads the principal of a key's digest from Postgres."""
 
-    def __init__(
-        self,
-        database: Database,
-        client: RedisClient,
-        keyspace: Keyspace,
-        plans: Mapping[str, Plan],
-        load_principal: Callable[[bytes], Awaitable[Principal | None]],
-        gateway_id: str,
-        settings: EngineSettings | None = None,
-    ) -> None:
-        self._settings = settings = settings or EngineSettings()
-        self._database, self._client, self.keyspace, self._gateway_id = database, client, keyspace, gateway_id
-        self.redis = redis = RedisState(client, keyspace)
-        self.loops = Loops()
-        self.roller = Roller(database, gateway_id)
-        self.cache = PrincipalCache(load_principal, settings.cache, time.monotonic)
-        sweep_now = asyncio.Event()
-        self.peers = peers = Peers(database, gateway_id, settings.lease_s)
+    gateway_id: str
+    database: Database
+    client: RedisClient
+    keyspace: Keyspace
+    plans: Mapping[str, Plan]
+    load_principal: Callable[[bytes], Awaitable[Principal | None]]
+    settings: EngineSettings = field(default_factory=EngineSettings)
+
+
+class Engine:
+    """Runs everything that one gateway process needs to hold and settle."""
+
+    def __init__(self, parts: EngineParts) -> None:
+        self._settings = settings = parts.settings
+        self.gateway_id, self.keyspace, database = parts.gateway_id, parts.keyspace, parts.database
+        self._database = database
+        self.redis = redis = RedisState(parts.client, parts.keyspace)
+        self.loops = loops = Loops()
+        self.roller = Roller(database, self.gateway_id)
+        self.cache = PrincipalCache(parts.load_principal, settings.cache, time.monotonic)
+        self._sweep_now = asyncio.Event()
+        self.peers = peers = Peers(database, self.gateway_id, settings.lease_s)
         self.lease = Lease(
-            database,
-            gateway_id,
             peers,
-            lease_s=settings.lease_s,
             stall_s=settings.stall_s,
-            on_loss=sweep_now.set,
-            on_judged=sweep_now.set,
-            on_failure=partial(self.loops.failed, "lease"),
+            sweep_now=self._sweep_now.set,
+            on_failure=partial(loops.failed, "lease"),
         )
-        plan_of = plan_lookup(plans, settings.default_plan)
+        plan_of = plan_lookup(parts.plans, settings.default_plan)
         self.partitions = partitions = Partitions(database, redis, peers)
-        self.corrections = Corrections(database, redis, partitions, plan_of)
+        self.corrections = Corrections(partitions, plan_of)
         self.outbox = Outbox(
-            database,
-            client,
-            keyspace,
-            partitions.of,
-            self.corrections.sync,
-            partial(self.loops.failed, "outbox"),
+            self.corrections,
+            partial(loops.failed, "outbox"),
             batch_rows=settings.ledger_batch_rows,
             flush_s=settings.ledger_flush_s,
         )
         self.loader = Loader(database, redis, plan_of, self.outbox.flush, wait_s=settings.holds.admission_wait_s)
-        changing = partitions, self.loader, self.corrections
-        relay_failed = partial(self.loops.failed, "relay")
-        self.change_notifier = ChangeNotifier(database, redis, *changing, self.cache, relay_failed)
-        self.reconciler = Reconciler(database, redis, *changing)
-        self._make_holds(sweep_now)
+        self.change_notifier = ChangeNotifier(
+            partitions, self.loader, self.corrections, self.cache, partial(loops.failed, "relay")
+        )
+        self.reconciler = Reconciler(partitions, self.loader, self.corrections)
+        self._make_holds()
 
-    def _make_holds(self, sweep_now: asyncio.Event) -> None:
+    def _make_holds(self) -> None:
         """Make what admits and settles, and what takes part in epochs and sweeps."""
-        database, redis, gateway_id, settings = self._database, self.redis, self._gateway_id, self._settings
-        partitions, corrections, outbox, peers = self.partitions, self.corrections, self.outbox, self.peers
-        running = RunningHolds(self.keyspace, partitions, settings.holds)
-        self.ledger_way = LedgerWay(
-            database,
+        settings, corrections, partitions = self._settings, self.corrections, self.partitions
+        running = RunningHolds(partitions, settings.holds)
+        self.direct_writer = DirectLedgerWriter(
             corrections,
-            running.live,
-            running.spawn,
-            partitions.lost_writes,
-            partial(self.loops.failed, "ledger_way"),
+            running,
+            partial(self.loops.failed, "direct_writer"),
             batch_rows=settings.ledger_batch_rows,
             timeout_s=settings.holds.ledger_timeout_s,
         )
-        self.replay = Replay(database, outbox)
-        expiry = Expiry(database, redis, corrections, self.lease.renew, settings.expired_hold)
-        self.lasting = LastingHolds(database, redis, partitions, corrections, running, gateway_id)
+        self.replay = Replay(self.outbox, self._database)
+        expiry = Expiry(corrections, self.lease.renew, settings.expired_hold)
+        self.lasting = LastingHolds(corrections, running, self.gateway_id)
         self.epoch_start = EpochStart(
-            database,
-            redis,
-            partitions,
-            peers,
-            gateway_id,
-            self.loader,
-            outbox,
-            corrections,
-            running,
-            self.ledger_way,
-            self.replay,
-            expiry,
-            self.lasting,
+            gateway_id=self.gateway_id,
+            partitions=partitions,
+            corrections=corrections,
+            loader=self.loader,
+            running=running,
+            outbox=self.outbox,
+            direct=self.direct_writer,
+            replay=self.replay,
+            expiry=expiry,
+            lasting=self.lasting,
         )
         self.holds = Holds(
-            database,
-            self.keyspace,
-            partitions,
-            self.epoch_start,
-            self.loader,
-            outbox,
+            self._database,
+            StateRepair(partitions, self.epoch_start, self.loader),
             running,
-            self.ledger_way,
-            gateway_id,
-            settings.holds,
+            self.outbox,
+            self.direct_writer,
+            gateway_id=self.gateway_id,
+            settings=settings.holds,
         )
         self.recovery = Recovery(
-            database, redis, outbox, corrections, running, self.holds.doubt, gateway_id, peers, expiry
+            gateway_id=self.gateway_id,
+            partitions=partitions,
+            corrections=corrections,
+            running=running,
+            outbox=self.outbox,
+            expiry=expiry,
+            find_lost=self.holds.find_lost,
         )
         self.upkeep = Upkeep(
-            redis,
-            partitions,
-            self.epoch_start,
-            self.recovery,
-            self.replay,
-            self.holds.backlog,
-            self.cache,
-            self.change_notifier,
-            sweep_now,
+            partitions=partitions,
+            epoch_start=self.epoch_start,
+            recovery=self.recovery,
+            replay=self.replay,
+            backlog=self.holds.backlog,
+            cache=self.cache,
+            change_notifier=self.change_notifier,
+            sweep_now=self._sweep_now,
         )
 
     def locked_accounts(self) -> frozenset[str]:
         """Return accounts that wait, with their debits or for this epoch, because their rows in Postgres are locked."""
-        return self.outbox.locked.union(*(partition.holding_back for partition in self.partitions.all))
+        return self.outbox.long_locked.union(*(partition.quarantined for partition in self.partitions.all))
 
     def plans_changed(self) -> None:
-        """Have principals read anew, and what their accounts' counters are: other plans are in force."""
+        """Drop what was made from plans that are no longer in force: principals, and what their counters are."""
         self.cache.clear()
         self.reconciler.plans_changed()
-
-    @property
-    def gateway_id(self) -> str:
-        """Return the name of this process among the gateways."""
-        return self._gateway_id
 
     async def __aenter__(self) -> Engine:
         await self.start()
@@ -211,14 +196,14 @@ class Engine:
         await self.stop()
 
     async def start(self, *, shared_work: bool = True) -> None:
-        """Take a lease, agree on every partition's epoch and start what runs beside, of what any gateway may do for all
-        only with `shared_work`. Waits a bounded time for other gateways to join; raises `DatabaseError` or `NotReady`
+        """Take a lease, agree on every partition's epoch and start what runs beside; of what any gateway may do for all
+        only with `shared_work`. Waits a bounded time for other gateways to join. Raises `DatabaseError` or `NotReady`
         where a store is away, or gateways live that this one can't run beside, `RedisUnfit` where Redis may evict."""
         load_library()  # for listening to Redis: not once requests wait for the event loop
-        await refuse_eviction(self._client)
-        await self._wait_for_other_layouts()
+        await refuse_eviction(self.redis.client)
+        await self._wait_for_incompatible_peers()
         await self.lease.renew()
-        await self.partitions.look_at_ledger()
+        await self.partitions.refresh_ledger()
         self.outbox.spool = self._open_spool()
         self.loops.count("lease")
         self.lease.start()
@@ -239,7 +224,7 @@ class Engine:
         await self.partitions.stop()
         await self.lease.stop()
 
-    async def _wait_for_other_layouts(self) -> None:
+    async def _wait_for_incompatible_peers(self) -> None:
         """Wait for gateways that this one can't run beside: they may be ending, or not be known to be dead yet. Waits
         without a lease, for those would wait for whoever has one before they open an epoch. Raises `DatabaseError`,
         `NotReady`."""
@@ -248,15 +233,15 @@ class Engine:
             if not others:
                 return
             await asyncio.sleep(START_PAUSE_S)
-            await self.peers.look()
+            await self.peers.refresh()
             others = await self.peers.of_other_layouts()
         if others:
-            raise NotReady(why_beside(others))
+            raise NotReady(incompatible_message(others))
 
     def _open_spool(self) -> Spool | None:
         folder = self._settings.spool_folder
         try:
-            return Spool(folder, self._gateway_id) if folder is not None else None
+            return Spool(folder, self.gateway_id) if folder is not None else None
         except OSError as error:
             logger.warning("debits have no second copy on this machine: %s", error)
             return None
@@ -266,10 +251,10 @@ class Engine:
             if all([await self.upkeep.join(partition) for partition in self.partitions.all]):
                 break
             await asyncio.sleep(START_PAUSE_S)
-        await self.holds.backlog.look()
+        await self.holds.backlog.refresh()
         subscribed = asyncio.Event()
         self.loops.start("outbox", self.outbox.run)
-        self.loops.start("ledger_way", self.ledger_way.run)
+        self.loops.start("direct_writer", self.direct_writer.run)
         self.loops.start("tend", self.upkeep.tend)
         self.loops.start("relay", self.upkeep.relay)
         self.loops.start("subscribe", partial(self.upkeep.subscribe, subscribed))
@@ -298,3 +283,18 @@ class Engine:
     async def end_all_leases(self) -> None:
         """End every gateway's lease; only for whoever knows that no gateway is alive. Raises `DatabaseError`."""
         await end_all_leases(self._database)
+
+    async def reconcile_once(self, *, fix: bool) -> Report:
+        """Write what was left in the journals, then compare. With `fix` begin a new epoch then, also if there are no
+        differences or they can't be looked for: what is wrong may be that Redis lacks what it is compared in.
+
+        Raises `StoreError`, `TimeoutError`.
+        """
+        try:
+            for partition in self.partitions.all:
+                await self.partitions.ensure(partition)
+                await self.recovery.sweep(partition, others=False)
+            return await self.reconciler.run()
+        finally:
+            if fix:
+                await self.reconciler.fix()

@@ -1,6 +1,6 @@
 """The journal as gateways read it: each entry stands alone.
 
-One that can't be read stops nothing. A newer release's is left to the gateways of that release for LEFT_TO_OTHERS_MS;
+An unreadable one stops nothing. A newer release's is left to the gateways of that release for LEFT_TO_OTHERS_MS;
 anything else is kept in Postgres, logged as an error, and taken out of the journal.
 """
 
@@ -13,31 +13,29 @@ from typing import TYPE_CHECKING, Final
 import msgspec
 
 from billing.errors import NewerLayout, Unreadable
-from billing.holds.hold import as_counted
+from billing.holds.model import as_counted
 from billing.holds.redis.connection import Script
 from billing.holds.redis.layout import SETTLED, Entry, entry_at_ms
 from billing.ledger.debits import Debit, decode_debit
 from billing.ledger.refused_debits import set_aside
-from billing.ledger.writer import write_free
 
 if TYPE_CHECKING:
-    from billing.database.connection import Database
-    from billing.holds.outbox import Outbox
+    from billing.holds.epochs import Partitions
     from billing.holds.partition import Partition
     from billing.holds.redis.state import RedisState
 
 logger = logging.getLogger(__name__)
 
+# How old an entry of a newer release may get before it becomes a dead letter: a rollout takes no longer, or its
+# gateways are gone.
 LEFT_TO_OTHERS_MS: Final = 3_600_000
-"""How old an entry of a newer release may get before it is set aside: a rollout takes no longer, or its gateways are
-gone."""
-ASIDE_A_READING: Final = 100
-"""Entries that one reading sets aside; the next one goes on."""
+# Dead letters of one reading; the next one goes on.
+DEAD_LETTERS_A_READING: Final = 100
 
 
 async def settled_debit(redis: RedisState, account_id: str, request_id: str) -> Debit | None:
-    """Return the debit of a request of this account that Redis has settled, until Postgres has it; None of any other.
-    One look at one entry. Raises `RedisError`."""
+    """Return the debit of a request of this account that Redis has settled and Postgres may not have yet, else None.
+    Reads one entry. Raises `RedisError`."""
     entry = await redis.entry(account_id, request_id)
     try:
         return counted_debit(entry) if entry is not None and entry.state == SETTLED else None
@@ -48,9 +46,9 @@ async def settled_debit(redis: RedisState, account_id: str, request_id: str) -> 
 class Reading:
     """One reading of a partition's journal: `async for request_id, entry in reading`, then `finish`."""
 
-    def __init__(self, database: Database, redis: RedisState, partition: Partition) -> None:
-        self._database = database
-        self._redis = redis
+    def __init__(self, partitions: Partitions, partition: Partition) -> None:
+        self._database = partitions.database
+        self._redis = partitions.redis
         self._partition = partition
         self._bad: list[tuple[bytes, bytes, Unreadable]] = []
         self._discard = Script("discard")
@@ -61,12 +59,12 @@ class Reading:
 
     def _note(self, field: bytes, raw: bytes, error: Unreadable) -> None:
         young = abs(self._partition.now_ms() - entry_at_ms(raw)) < LEFT_TO_OTHERS_MS
-        if len(self._bad) < ASIDE_A_READING and not (isinstance(error, NewerLayout) and young):
+        if len(self._bad) < DEAD_LETTERS_A_READING and not (isinstance(error, NewerLayout) and young):
             self._bad.append((field, raw, error))
 
     async def debit(self, request_id: str, entry: Entry) -> Debit | None:
-        """Return the debit of a settled entry, with its number in Redis; None for one that can't be read, which is set
-        aside by `finish`."""
+        """Return the debit of a settled entry, with its number in Redis; None for one that can't be read, which
+        `finish` keeps as a dead letter."""
         try:
             return counted_debit(entry)
         except Unreadable as error:
@@ -89,27 +87,13 @@ class Reading:
         return len(bad)
 
 
-async def write_settled(database: Database, outbox: Outbox, waiting: list[Debit], locked: set[str]) -> int:
-    """Write and acknowledge a batch of settled debits, and empty it; return how many were written. Those of accounts
-    whose rows are locked are left in the journal, and the accounts are added to `locked`. Raises `StoreError`."""
-    batch = [debit for debit in waiting if debit.account_id not in locked]
-    waiting.clear()
-    if not batch:
-        return 0
-    written = await write_free(database, batch)
-    locked |= written.locked
-    done = [debit for debit in batch if debit.account_id not in locked]
-    await outbox.acknowledge(done, written.stored)
-    return len(done)
-
-
 def counted_debit(entry: Entry) -> Debit:
     """Return the debit of a settled entry, with its epoch and sequence number in Redis. Raises `Unreadable`."""
     return as_counted(decode_debit(entry.payload), entry.epoch, entry.dseq)
 
 
 def debit_of_entry(request_id: str, raw: bytes) -> Debit:
-    """Return what an entry that was set aside comes to in the ledger: its debit where it was settled, nothing charged
+    """Return what a dead letter of the journal comes to in the ledger: its debit where it was settled, nothing charged
     where it was a hold. Raises `Unreadable`."""
     entry = Entry.unpack(raw)
     if entry.state == SETTLED:

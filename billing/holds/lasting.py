@@ -1,12 +1,12 @@
 """Holds that outlast the process that made them: rows in Postgres, held in Redis by no gateway.
 
-This file owns that such a hold is neither lost nor leaked. It is admitted as every hold, but its entry in the journal
-names LASTING as its gateway, which never dies, so that no sweep ends it; then its row is written. A process that is
-killed in between leaves an entry without a row, which is given back once it is old enough that no row can come any
-more. Whatever ends a hold changes its row first, once: a settlement in the transaction of its debit, whose correction
-ends the entry (rule R5 of docs/protocol.md); a void or the end of its time before the entry is given back. A process
-that is killed in between leaves an entry whose row has ended: the same tidying ends it. In a new epoch each gateway
-holds the open rows again before it joins, so that none is missing when admission opens.
+Such a hold is neither lost nor leaked. It is admitted as every hold, but its entry in the journal names LASTING as its
+gateway, which never dies, so that no sweep ends it; then its row is written. A process that is killed in between leaves
+an entry without a row, which is given back once it is so old that no row can come any more. Whatever ends a hold
+changes its row first, once: a settlement in the transaction of its debit, whose correction ends the entry (rule R5); a
+void or an expiry before the entry is given back. A process that is killed in between leaves an entry whose row has
+ended: `tidy` ends it, too. In a new epoch each gateway holds the open rows again before it joins, so that none is
+missing when admission opens.
 """
 
 from __future__ import annotations
@@ -15,20 +15,19 @@ import asyncio
 import logging
 from collections import Counter
 from collections.abc import AsyncIterator, Sequence
-from typing import TYPE_CHECKING, Any, Final, NamedTuple
+from typing import TYPE_CHECKING, Any, Final
 
-from billing.database.connection import Database, queries
+from billing.database.connection import queries
 from billing.errors import StoreError
-from billing.holds.items import VoidItem
+from billing.holds.model import StateKeys, VoidItem
 from billing.holds.redis.layout import HELD, HoldTags, pack_hold, pack_text
 from billing.ledger.debits import Debit, Unreadable, decode_debit
 
 if TYPE_CHECKING:
-    from billing.holds.hold import RunningHolds
+    from billing.holds.batch import RunningHolds
+    from billing.holds.corrections import Corrections
     from billing.holds.partition import Partition
-    from billing.holds.partitions import Partitions
-    from billing.holds.redis.state import Keyspace, RedisState
-    from billing.holds.repairs import Corrections
+    from billing.holds.redis.layout import Keyspace
 
 logger = logging.getLogger(__name__)
 
@@ -40,24 +39,16 @@ EXPIRE: Final = _sql("service_holds_expire")
 COUNT: Final = _sql("service_holds_count")
 TAKE_LEASE: Final = _ledger_query("jobs_take")
 
+# What stands for the gateway in the entries of these holds. No gateway has such a name: theirs are ULIDs.
 LASTING: Final = "service"
-"""What stands for the gateway in the entries of these holds. No gateway has such a name: theirs are ULIDs."""
 LEASE: Final = "service holds"
+# Rows that are read, and held again, at once; so many expire in one statement.
 PAGE: Final = 100
-"""Rows that are read, and held again, at once; so many expire in one statement."""
-TEND_S: Final = 2.0
+ROUND_S: Final = 2.0
+# Entries are compared with the rows in every such round.
 TIDY_EVERY: Final = 15
-"""Entries are compared with the rows in every such round."""
+# An entry older than this without an open row has none to come: a row is written within `postgres_timeout_s`.
 ORPHAN_AGE_MS: Final = 60_000
-"""An entry older than this without an open row has none to come: a row is written within `postgres_timeout_s`."""
-
-
-class Names(NamedTuple):
-    """The names of a hold's states in Redis: those of a service count for no user."""
-
-    account_key: bytes
-    key_key: bytes
-    any_user_key: bytes | None = None
 
 
 class LastingHold:
@@ -71,7 +62,7 @@ class LastingHold:
         self.payload = payload
         self.debit: Debit = decode_debit(payload)
         account_id, key_id = self.debit.account_id, self.debit.key_id
-        self.target = Names(keyspace.account(account_id), keyspace.key(account_id, key_id))
+        self.target = StateKeys(keyspace.account(account_id), keyspace.key(account_id, key_id))
 
     def entry(self, epoch: int, tags: HoldTags) -> bytes:
         """Return its entry in the journal, as it stands in an epoch, in these counters."""
@@ -91,19 +82,9 @@ class LastingHold:
 class LastingHolds:
     """What keeps the entries of lasting holds with their rows; `open_of` is how many each account has, as of late."""
 
-    def __init__(
-        self,
-        database: Database,
-        redis: RedisState,
-        partitions: Partitions,
-        corrections: Corrections,
-        running: RunningHolds,
-        gateway_id: str,
-    ) -> None:
-        self._database = database
-        self._redis = redis
-        self._keyspace = redis.keyspace
-        self._partitions = partitions
+    def __init__(self, corrections: Corrections, running: RunningHolds, gateway_id: str) -> None:
+        self._partitions = partitions = corrections.partitions
+        self._database, self._redis, self._keyspace = partitions.database, partitions.redis, partitions.keyspace
         self._corrections = corrections
         self._running = running
         self._gateway_id = gateway_id
@@ -134,21 +115,21 @@ class LastingHolds:
         self._submit(self._partitions.of(account_id), hold_id, account_id, key_id)
 
     async def run(self) -> None:
-        """Let holds expire, and tidy what processes have left behind, in one gateway of all."""
+        """Let holds expire, and tidy what processes have left behind, in one gateway at a time."""
         rounds = 0
         while True:
-            await asyncio.sleep(TEND_S)
+            await asyncio.sleep(ROUND_S)
             try:
                 rows = await self._database.rows(COUNT)
                 self.open_of = Counter({row["account_id"]: row["open"] for row in rows})
-                if await self._database.row(TAKE_LEASE, LEASE, self._gateway_id, TEND_S * 0.9) is None:
+                if await self._database.row(TAKE_LEASE, LEASE, self._gateway_id, ROUND_S * 0.9) is None:
                     continue
                 await self.expire()
                 rounds += 1
                 if rounds % TIDY_EVERY == 0:
                     await self.tidy()
             except StoreError as error:
-                logger.info("holds of services are not tended for now: %s", error)
+                logger.info("holds of services are not maintained for now: %s", error)
 
     async def expire(self) -> int:
         """Let holds expire whose time is over; return how many. Raises `DatabaseError`."""
@@ -191,5 +172,5 @@ class LastingHolds:
             self._submit(partition, hold_id, account_id, key_id)
 
     def _submit(self, partition: Partition, hold_id: str, account_id: str, key_id: str) -> None:
-        names = Names(self._keyspace.account(account_id), self._keyspace.key(account_id, key_id))
-        self._running.submit(partition, VoidItem(hold_id.encode(), *names))
+        keys = StateKeys(self._keyspace.account(account_id), self._keyspace.key(account_id, key_id))
+        self._running.submit(partition, VoidItem(hold_id.encode(), keys))

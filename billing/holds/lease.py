@@ -1,4 +1,4 @@
-"""The lease: this gateway's sign of life in Postgres; and which other gateways live, as this one has seen for itself.
+"""The lease: this gateway's sign of life in Postgres; and which other gateways live, by this one's own observation.
 
 The lease is renewed by a thread with a connection of its own: neither an event loop that is busy nor a pool that is
 used up lets it lapse. But a process whose event loop is dead must not live for ever: the thread stops to renew when the
@@ -17,7 +17,6 @@ import asyncio
 import logging
 import threading
 import time
-from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
@@ -28,16 +27,18 @@ from billing.holds.redis.layout import STATE_VERSION
 from billing.ledger.leases import ENDED_CHANNEL, STANDING, Fetch, LeaseRow, Lost, end_lease, renew_lease
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Sequence
+
     from billing.database.connection import Row
 
 logger = logging.getLogger(__name__)
 
+# In the time of a lease.
 RENEWALS: Final = 5
-"""In the time of a lease."""
+# In the time of a lease, while it can't be renewed.
 RETRIES: Final = 20
-"""In the time of a lease, while it can't be renewed."""
+# Of a lease: a statement that takes longer is given up, and the connection made anew.
 TIMEOUT_SHARE: Final = 0.25
-"""Of a lease: a statement that takes longer is given up, and the connection made anew."""
 TICK_S: Final = 1.0
 RESTART_S: Final = 1.0
 JOIN_S: Final = 5.0
@@ -46,28 +47,22 @@ JOIN_S: Final = 5.0
 class Lease:
     """Renewed by `renew` once, before the first hold; then by the thread, from `start` to `stop`.
 
-    `on_loss` is called in the event loop when another gateway is newly known to be dead, `on_judged` when others have
-    ended holds of this one, `on_failure` when the thread failed and begins anew.
+    `sweep_now` is called in the event loop when another gateway is newly known to be dead, and when others have ended
+    holds of this one; `on_failure` when the thread failed and begins anew.
     """
 
     def __init__(
         self,
-        database: Database,
-        gateway_id: str,
         peers: Peers,
         *,
-        lease_s: float,
         stall_s: float,
-        on_loss: Callable[[], None],
-        on_judged: Callable[[], None],
+        sweep_now: Callable[[], None],
         on_failure: Callable[[BaseException], None],
     ) -> None:
-        self._database = database
-        self._gateway_id = gateway_id
         self._peers = peers
-        self._lease_s = lease_s
+        self._database, self._gateway_id, self._lease_s = peers.database, peers.gateway_id, peers.lease_s
         self._stall_s = stall_s
-        self._on_loss, self._on_judged, self._on_failure = on_loss, on_judged, on_failure
+        self._sweep_now, self._on_failure = sweep_now, on_failure
         self._judged: datetime | None = None
         self._ticked_s = self._turned_s = time.monotonic()
         self._stalled = False
@@ -83,17 +78,17 @@ class Lease:
         begun_s = self._peers.clock()
         rows = await renew_lease(fetch or self._database.rows, self._gateway_id, self._lease_s, STATE_VERSION)
         new = self._peers.saw(begun_s, rows)
-        self._look_at_own(rows[0])
+        self._check_own(rows[0])
         if new:
-            self._tell(self._on_loss)
+            self._notify(self._sweep_now)
 
-    def _look_at_own(self, row: LeaseRow) -> None:
+    def _check_own(self, row: LeaseRow) -> None:
         judged, self._judged = self._judged, row.judged
         if row.judged is not None and row.judged != judged:
             logger.error("this gateway was taken for dead: its lease had not been renewed for %g s", self._lease_s)
-            self._tell(self._on_judged)
+            self._notify(self._sweep_now)
 
-    def _tell(self, what: Callable[[], None]) -> None:
+    def _notify(self, what: Callable[[], None]) -> None:
         if self._loop is not None:
             with suppress(RuntimeError):  # the loop is closed: there is nobody to notify
                 self._loop.call_soon_threadsafe(what)
@@ -135,7 +130,7 @@ class Lease:
             except Exception as error:  # whatever it was: a gateway that lives must renew
                 logger.exception("the lease's thread failed and begins anew")
                 failed = error
-                self._tell(lambda error=failed: self._on_failure(error))  # type: ignore[misc]
+                self._notify(lambda error=failed: self._on_failure(error))  # type: ignore[misc]
                 self._ending.wait(RESTART_S)
 
     async def _keep(self) -> None:
@@ -164,7 +159,7 @@ class Lease:
 
     def _heard(self, gateway_id: str) -> None:
         if self._peers.saw_end(gateway_id):
-            self._tell(self._on_loss)
+            self._notify(self._sweep_now)
 
     async def _turn(self, fetch: Fetch) -> None:
         if self._loop_lives():
@@ -193,11 +188,11 @@ async def _sleep(woken: asyncio.Event, seconds: float) -> None:
             await woken.wait()
 
 
+# Of a lease: after a longer gap between two readings all judgments begin anew. What is left of the lease is time in
+# which a living gateway renews after an outage of Postgres.
 GAP_SHARE: Final = 0.5
-"""Of a lease: a longer gap between two looks begins all judgments anew. What is left of the lease is time in which a
-living gateway renews after an outage of Postgres."""
+# Gateways of which holds are left and that have no lease: more are watched later.
 MOST_WATCHED: Final = 10_000
-"""Gateways of which holds are left and that have no lease: more are watched later."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -216,29 +211,29 @@ class Peers:
         self, database: Database, gateway_id: str, lease_s: float, clock: Callable[[], float] = time.monotonic
     ) -> None:
         self.clock = clock
-        self._database = database
-        self._gateway_id = gateway_id
-        self._lease_s = lease_s
+        self.database = database
+        self.gateway_id = gateway_id
+        self.lease_s = lease_s
         self._gap_s = lease_s * GAP_SHARE
         self._lock = threading.Lock()
-        self._looked_s: float | None = None
+        self._refreshed_s: float | None = None
         self._seen: dict[str, _Seen] = {}
         self._watched: set[str] = set()
         self._ended: frozenset[str] = frozenset()
-        self._told: frozenset[str] = frozenset()
+        self._reported: frozenset[str] = frozenset()
 
     def saw(self, begun_s: float, rows: Sequence[LeaseRow]) -> bool:
         """Take in all leases, read and the own one renewed since `begun_s`; return whether anybody's loss is new."""
         now_s = self.clock()
         with self._lock:
-            unbroken = self._looked_s is not None and now_s - self._looked_s <= self._gap_s
+            unbroken = self._refreshed_s is not None and now_s - self._refreshed_s <= self._gap_s
             known = self._seen if unbroken else {}
             values: dict[str, datetime | None] = {row.gateway_id: row.value for row in rows if not row.ended}
             self._ended = frozenset(row.gateway_id for row in rows if row.ended)
             self._watched -= values.keys() | self._ended
             values |= dict.fromkeys(self._watched)
             self._seen = {name: _stood(known.get(name), value, begun_s, now_s) for name, value in values.items()}
-            self._looked_s = now_s
+            self._refreshed_s = now_s
             return self._anything_new()
 
     def saw_end(self, gateway_id: str) -> bool:
@@ -249,13 +244,13 @@ class Peers:
 
     def _anything_new(self) -> bool:
         lost = frozenset(name for name in (*self._seen, *self._ended) if self._lost(name) is not None)
-        before, self._told = self._told, lost
+        before, self._reported = self._reported, lost
         return not lost <= before
 
     def lost(self, gateways: Iterable[str]) -> dict[str, Lost]:
         """Return those of these gateways that are dead. One without a lease is watched from now on."""
         with self._lock:
-            asked = [name for name in gateways if name != self._gateway_id]
+            asked = [name for name in gateways if name != self.gateway_id]
             unknown = [name for name in asked if name not in self._seen and name not in self._ended]
             self._watched.update(unknown[: max(0, MOST_WATCHED - len(self._watched))])
             found = {name: self._lost(name) for name in asked}
@@ -265,19 +260,19 @@ class Peers:
         seen = self._seen.get(name)
         if name in self._ended:
             return Lost(name, seen.value if seen is not None else None)
-        if seen is None or name == self._gateway_id or self._looked_s is None:
+        if seen is None or name == self.gateway_id or self._refreshed_s is None:
             return None
-        watching = self.clock() - self._looked_s <= self._gap_s
-        return Lost(name, seen.value) if watching and seen.until_s - seen.since_s >= self._lease_s else None
+        watching = self.clock() - self._refreshed_s <= self._gap_s
+        return Lost(name, seen.value) if watching and seen.until_s - seen.since_s >= self.lease_s else None
 
     async def living(self) -> list[str]:
         """Return gateways that have a lease now and are not known to be dead. Raises `DatabaseError`."""
         return [row["id"] for row in await self._living_rows()]
 
-    async def look(self) -> None:
-        """Look at all leases without one of one's own. Raises `DatabaseError`."""
+    async def refresh(self) -> None:
+        """Read all leases without having one. Raises `DatabaseError`."""
         begun_s = self.clock()
-        rows = await self._database.rows(STANDING)
+        rows = await self.database.rows(STANDING)
         self.saw(begun_s, [LeaseRow(row["id"], row["lease_until"], ended=False) for row in rows])
 
     async def of_other_layouts(self) -> list[str]:
@@ -286,7 +281,7 @@ class Peers:
         return [row["id"] for row in await self._living_rows() if row["layout"] != STATE_VERSION]
 
     async def _living_rows(self) -> list[Row]:
-        rows = await self._database.rows(STANDING)
+        rows = await self.database.rows(STANDING)
         lost = self.lost(row["id"] for row in rows)
         return [row for row in rows if row["id"] not in lost or lost[row["id"]].value != row["lease_until"]]
 

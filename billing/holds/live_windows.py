@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 from billing.holds.partition import LostWrites, NotReady
 from billing.money import format_usd
 from billing.quotas import Metric, Window, window_end_s, window_id
-from billing.shapes.quotas import WindowShape
+from billing.schemas.quotas import WindowShape
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+
     from billing.holds.engine import Engine
     from billing.holds.redis.layout import AccountState, Counter, KeyState
     from billing.principals import Limit, Principal

@@ -1,22 +1,14 @@
-"""One partition as this gateway knows it: its epoch, what it was agreed on with, and whether the ledger is unchanged.
-
-This file owns how a ledger that was restored from a backup, or replaced, is told from the one that Redis was loaded
-from: by what it says it is (`ledger_identity()`), and by its beats, which every gateway counts on each second and some
-of which are noted in Redis: those of a ledger that was set back are fewer, however it was done.
-"""
+"""One partition of Redis as this gateway knows it: the epoch that was agreed on, and with which server session."""
 
 from __future__ import annotations
 
-import asyncio
-import logging
 import time
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
-from billing.database.connection import Database, queries
 from billing.errors import MetergateError, StoreError
 
 if TYPE_CHECKING:
-    from billing.holds.redis.session import ServerSession
+    from billing.holds.redis.connection import ServerSession
 
 
 class NotReady(StoreError):
@@ -24,7 +16,7 @@ class NotReady(StoreError):
 
 
 class LostWrites(MetergateError):
-    """Redis had this account in this epoch and has it no more: it has lost writes, and needs a new epoch."""
+    """Redis had this account in this epoch and no longer has it: it has lost writes, and needs a new epoch."""
 
     def __init__(self, account_id: str, epoch: int) -> None:
         super().__init__(f"Redis has lost {account_id} in epoch {epoch}")
@@ -34,16 +26,17 @@ class LostWrites(MetergateError):
 class Partition:
     """One partition as this gateway knows it.
 
-    Its epoch is agreed on with one life of its server, and is None before, after that life, and once it was forgotten:
-    a connection made anew never serves under an epoch that another one had agreed on. `clock_is_wrong`: what the server
-    would admit now would count in windows that are not now. `apart`: its clock and Postgres's are not the same.
+    An epoch is agreed on within one session with its server. It is None before, after that session, and once it was
+    forgotten: a new connection never serves under an epoch that another one had agreed on. `reached` is the newest
+    epoch that was agreed on here: both stores may be set back to before it, and must not begin another one of its
+    number, for debits and holds in this process are of it. `overtaken_by` is a newer epoch that Redis does not know of.
 
-    `reached` is the newest epoch that was agreed on here: both stores may be set back to before it, and must not begin
-    another one of its number, for debits and holds in this process are of it.
+    `clock_is_wrong`: what the server would admit now would count in windows that are not now. `apart`: its clock and
+    Postgres's differ.
 
-    `holding_back` are accounts that this gateway has not settled for the epoch that it has joined: nobody serves them.
-    `held_back_by` are the gateways that held some back when this one joined, `holds_back` whether anybody does.
-    `beside` are gateways of a release that keeps state in another layout: while they live they have the partition.
+    `quarantined` are accounts that this gateway has not settled for the epoch that it has joined: nobody serves them.
+    `quarantined_by` are the gateways that had such accounts when this one joined, `has_quarantined` whether any has.
+    `incompatible_peers` are gateways that keep state in another layout: while they live they have the partition.
     """
 
     __slots__ = (
@@ -51,30 +44,30 @@ class Partition:
         "_ledger",
         "_set_back",
         "apart",
-        "beside",
         "clock_is_wrong",
         "clock_offset_ms",
-        "held_back_by",
-        "holding_back",
-        "holds_back",
+        "has_quarantined",
+        "incompatible_peers",
         "joined_epoch",
-        "life",
         "number",
         "overtaken_by",
+        "quarantined",
+        "quarantined_by",
         "reached",
+        "session",
     )
 
     def __init__(self, number: int) -> None:
         self.number = number
-        self.life: ServerSession | None = None
+        self.session: ServerSession | None = None
         self._epoch: int | None = None
         self.joined_epoch: int | None = None
-        self.holding_back: frozenset[str] = frozenset()
-        self.held_back_by: list[str] = []
-        self.holds_back = False
+        self.quarantined: frozenset[str] = frozenset()
+        self.quarantined_by: list[str] = []
+        self.has_quarantined = False
         self.clock_offset_ms = 0
         self.apart = False
-        self.beside: list[str] = []
+        self.incompatible_peers: list[str] = []
         self.clock_is_wrong = False
         self.reached = 0
         self.overtaken_by: int | None = None
@@ -84,13 +77,13 @@ class Partition:
     @property
     def epoch(self) -> int | None:
         """Return the epoch that is agreed on; None where there is none, or where its session has ended."""
-        life = self.life
-        return self._epoch if life is not None and life.stands else None
+        session = self.session
+        return self._epoch if session is not None and session.stands else None
 
-    def agree(self, life: ServerSession, epoch: int, ledger: str, *, set_back: bool) -> None:
-        """Take the server for one in this epoch, as it has said in this life, and so the ledger under this name.
-        `set_back`: the ledger is known to have been set back before."""
-        self.life, self._epoch = life, epoch
+    def agree(self, session: ServerSession, epoch: int, ledger: str, *, set_back: bool) -> None:
+        """Accept the epoch that the server has named in this session, and the ledger's name. `set_back`: the ledger is
+        known to have been set back before."""
+        self.session, self._epoch = session, epoch
         self.reached, self._ledger, self._set_back = epoch, ledger, set_back
 
     def may_agree(self, epoch: int, ledger: str) -> bool:
@@ -98,56 +91,16 @@ class Partition:
         return epoch > self.reached or (epoch, ledger) == (self.reached, self._ledger)
 
     def forget(self) -> None:
-        """Have the epoch agreed on again before anything is sent."""
+        """Require that the epoch is agreed on again before anything is sent."""
         self._epoch = None
 
-    def doubt(self) -> None:
-        """Refuse an epoch from before the ledger was set back: it is not agreed on again."""
+    def forget_ledger(self) -> None:
+        """Refuse the present epoch for good, if it is from before the ledger was set back."""
         self.forget()
         if not self._set_back:
             self._ledger = None
         self._set_back = False
 
     def now_ms(self) -> int:
-        """Return Redis's time as this process reckons it."""
+        """Return Redis's time, as this process reckons it."""
         return int(time.monotonic() * 1000) + self.clock_offset_ms
-
-
-logger = logging.getLogger(__name__)
-
-BEAT: Final = queries("billing.holds")("ledger_beat")
-
-
-class LedgerWatch:
-    """What the ledger last said of itself. `beat` is how far it has counted, 0 before it was looked at; `set_back`
-    whether that was less than before, of the same ledger. `epochs` are those of its partitions."""
-
-    def __init__(self, database: Database) -> None:
-        self._database = database
-        self._identity: str | None = None
-        self._clock_offset_ms = 0
-        self._looking = asyncio.Lock()
-        self.beat = 0
-        self.set_back = False
-        self.epochs: dict[int, int] = {}
-
-    async def look(self) -> bool:
-        """Count on; return whether it is still the ledger of the last look. Raises `DatabaseError`."""
-        async with self._looking:  # answers must come in the order of the beats
-            row = await self._database.row(BEAT)
-        assert row is not None  # noqa: S101  (the installation is one row, always)
-        self._clock_offset_ms = row["now_ms"] - int(time.monotonic() * 1000)
-        self.set_back = row["identity"] == self._identity and row["beat"] <= self.beat
-        same = self._identity is None or (row["identity"] == self._identity and not self.set_back)
-        if not same:
-            logger.error(
-                "the ledger is another one, or was set back: it was %s at %d, and is %s at %d",
-                *(self._identity, self.beat, row["identity"], row["beat"]),
-            )
-        self._identity, self.beat = row["identity"], row["beat"]
-        self.epochs = dict(zip(row["numbers"], row["epochs"], strict=True))
-        return same
-
-    def now_ms(self) -> int | None:
-        """Return Postgres's time as this process reckons it, in Unix milliseconds; None before it was looked at."""
-        return None if self._identity is None else int(time.monotonic() * 1000) + self._clock_offset_ms

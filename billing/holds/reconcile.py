@@ -1,8 +1,12 @@
-"""Reconciling: what Redis has of an account, compared with what the ledger says it should have.
+"""Reconciling: what Redis has of accounts, compared with what the ledger says it should have (invariants I2 to I4).
 
-This file owns that invariants I2 to I4 of docs/protocol.md are checked on the running system. Accounts are compared in
-batches; the few that seem to differ are looked at again, thoroughly, and only what differs then counts. Correcting
-means a new epoch: everything is loaded again, no balance is ever written by hand.
+Accounts are compared in batches. Redis is read with a few commands, the ledger with six statements in one snapshot that
+has every debit which Redis had counted by then; `comparison` compares. A quick reading of the ledger leaves out what is
+expensive to find and almost never there (a request that ran for longer than LONGEST_REQUEST), and does not count debits
+again that were found before: it may suspect an account that is right, never pass one that is wrong. The few suspects
+are read again, thoroughly, and only what differs then counts.
+
+Correcting means a new epoch: everything is loaded again, and no balance is ever written by hand.
 """
 
 from __future__ import annotations
@@ -10,25 +14,43 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from functools import lru_cache
 from typing import TYPE_CHECKING, Final
 
-from billing.database.connection import Database, Row, queries
-from billing.holds.ledger_snapshot import LedgerSnapshots
+import msgspec
+
+from billing.database.connection import Connection, Database, Row, queries
+from billing.holds.comparison import (
+    ACCOUNTS_A_TURN,
+    ATTEMPTS,
+    AccountSnapshot,
+    Amounts,
+    ComparedCounter,
+    LedgerSnapshot,
+    Quotas,
+    SubjectQuotas,
+    UserQuotas,
+    WindowUsage,
+    compare,
+    current_counters,
+    gently,
+)
+from billing.holds.comparison import Drift as Drift
+from billing.holds.loading import GRANULARITY, bounds_s
 from billing.holds.redis.layout import SETTLED, AccountState, KeyState
-from billing.holds.snapshot import ACCOUNTS_A_TURN, ATTEMPTS, AccountSnapshot, compare, gently
-from billing.holds.snapshot import Drift as Drift
+from billing.quotas import Window, parse_quotas
 
 if TYPE_CHECKING:
-    from billing.holds.engine import Engine
-    from billing.holds.loader import Loader
+    from billing.holds.comparison import SubjectQuotas
+    from billing.holds.corrections import Corrections
+    from billing.holds.epochs import Partitions
+    from billing.holds.loading import Loader
     from billing.holds.partition import Partition
-    from billing.holds.partitions import Partitions
     from billing.holds.redis.layout import Entry
     from billing.holds.redis.state import RedisState
-    from billing.holds.repairs import Corrections
-    from billing.holds.snapshot import SubjectQuotas
 
 logger = logging.getLogger(__name__)
 
@@ -36,12 +58,12 @@ _sql = queries("billing.holds")
 ACCOUNTS: Final = _sql("reconcile_accounts")
 
 PAGE: Final = 500
+# Accounts, and keys and users with windows, that are compared at once; an account with more is a batch by itself.
 BATCH_SUBJECTS: Final = 300
-"""Accounts, and keys and users with windows, that are compared at once; an account with more is a batch by itself."""
+# Of the time that a batch took, before the next begins: reconciling leaves half of a core to requests, at least.
 REST_SHARE: Final = 1.0
-"""Of the time that a batch took, before the next begins: reconciling leaves half of a core to requests, at least."""
 MOST_REST_S: Final = 0.5
-SECOND_LOOK_S: Final = 0.3
+SECOND_READING_S: Final = 0.3
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +86,7 @@ class _Totals:
 
 
 @dataclass(slots=True)
-class _Look:
+class _Reading:
     """`busy` accounts could not be compared, or not their holds and windows; `drifts` by account."""
 
     busy: set[str]
@@ -74,20 +96,12 @@ class _Look:
 class Reconciler:
     """Compares every account that Redis has been loaded with."""
 
-    def __init__(
-        self,
-        database: Database,
-        redis: RedisState,
-        partitions: Partitions,
-        loader: Loader,
-        corrections: Corrections,
-    ) -> None:
-        self._database = database
-        self._keyspace = redis.keyspace
+    def __init__(self, partitions: Partitions, loader: Loader, corrections: Corrections) -> None:
+        self._database, self._keyspace = partitions.database, partitions.keyspace
         self._partitions = partitions
         self._corrections = corrections
-        self._redis = Snapshots(redis, loader)
-        self._ledger = LedgerSnapshots(database, loader)
+        self._redis = RedisSnapshots(partitions.redis, loader)
+        self._ledger = LedgerSnapshots(partitions.database, loader)
         self.plans_changed = self._ledger.plans_changed
 
     async def run(self) -> Report:
@@ -130,29 +144,29 @@ class Reconciler:
         for row in batch:
             if row["pending"]:
                 await self._corrections.sync(partition, row["id"])
-        first = await self._look(partition, [row["id"] for row in batch], thorough=False)
+        first = await self._compare(partition, [row["id"] for row in batch], thorough=False)
         totals.accounts += len(batch)
         totals.busy += len(first.busy - first.drifts.keys())
         if not first.drifts:
             return
-        await asyncio.sleep(SECOND_LOOK_S)
+        await asyncio.sleep(SECOND_READING_S)
         for account_id in first.drifts:
             await self._corrections.sync(partition, account_id)
-        second = await self._look(partition, list(first.drifts), thorough=True)
+        second = await self._compare(partition, list(first.drifts), thorough=True)
         totals.busy += len(second.busy)
         for account_id, drifts in second.drifts.items():
             suspected = {drift.what for drift in first.drifts[account_id]}
             totals.drifts += [drift for drift in drifts if drift.what in suspected]
 
-    async def _look(self, partition: Partition, account_ids: Sequence[str], *, thorough: bool) -> _Look:
-        """Look at accounts in Redis, and compare them with one snapshot of Postgres in which all is that they have
-        counted. Accounts of which that does not come there are busy."""
+    async def _compare(self, partition: Partition, account_ids: Sequence[str], *, thorough: bool) -> _Reading:
+        """Read accounts from Redis, and compare them with one snapshot of Postgres that has all the debits which they
+        have counted. Accounts of which some do not get there in time are busy."""
         subjects = await self._ledger.subject_quotas(account_ids)
-        snapshots = await self._redis.look(partition, subjects)
+        snapshots = await self._redis.read(partition, subjects)
         late = await self._redis.drained(partition, snapshots)
         snapshots = {account_id: each for account_id, each in snapshots.items() if account_id not in late}
-        ledger = await self._ledger.look(partition, snapshots, subjects, thorough=thorough)
-        found = _Look(late)
+        ledger = await self._ledger.read(partition, snapshots, subjects, thorough=thorough)
+        found = _Reading(late)
         async for account_id, of_ledger in gently(ledger.accounts.items(), ACCOUNTS_A_TURN):
             if not snapshots[account_id].steady:
                 found.busy.add(account_id)
@@ -171,22 +185,6 @@ class Reconciler:
         return len(self._partitions.all)
 
 
-async def reconcile_once(engine: Engine, *, fix: bool) -> Report:
-    """Write what was left in the journals, then compare; with `fix` begin a new epoch then, also where there are no
-    differences or they can't be looked for: what is wrong may be that Redis has not got what it is compared in.
-
-    Raises `StoreError`, `TimeoutError`.
-    """
-    try:
-        for partition in engine.partitions.all:
-            await engine.partitions.ensure(partition)
-            await engine.recovery.sweep(partition, others=False)
-        return await engine.reconciler.run()
-    finally:
-        if fix:
-            await engine.reconciler.fix()
-
-
 @dataclass(frozen=True, slots=True)
 class _Journal:
     """Entries of some accounts in one epoch, by request id, for a scan may show one twice: open holds, and the places
@@ -196,20 +194,20 @@ class _Journal:
     settled: dict[str, dict[str, int]]
 
 
-class Snapshots:
-    """Looks at many accounts of one partition."""
+class RedisSnapshots:
+    """Reads many accounts of one partition."""
 
     def __init__(self, redis: RedisState, loader: Loader) -> None:
         self._redis = redis
         self._loader = loader
 
-    async def look(self, partition: Partition, subjects_of: Mapping[str, SubjectQuotas]) -> dict[str, AccountSnapshot]:
+    async def read(self, partition: Partition, subjects_of: Mapping[str, SubjectQuotas]) -> dict[str, AccountSnapshot]:
         """Return accounts that Redis has in the partition's epoch, with those of the keys and users named. One that
-        changed meanwhile is looked at again, at most ATTEMPTS times, and is not steady then. Raises `RedisError`."""
+        changed meanwhile is read again, at most ATTEMPTS times, and is not steady then. Raises `RedisError`."""
         found: dict[str, AccountSnapshot] = {}
         left = subjects_of
         for _ in range(ATTEMPTS):
-            some = await self._look(partition, left)
+            some = await self._read(partition, left)
             for account_id in left:
                 found.pop(account_id, None)
             found.update(some)
@@ -218,7 +216,7 @@ class Snapshots:
                 break
         return found
 
-    async def _look(self, partition: Partition, subjects_of: Mapping[str, SubjectQuotas]) -> dict[str, AccountSnapshot]:
+    async def _read(self, partition: Partition, subjects_of: Mapping[str, SubjectQuotas]) -> dict[str, AccountSnapshot]:
         """Read accounts, keys, users, the journal, and the accounts again: one that reads the same twice is steady."""
         epoch = partition.epoch
         if epoch is None:
@@ -291,3 +289,233 @@ async def _unpacked(names: Sequence[tuple[str, str]], packed: Sequence[bytes | N
 def _steady(before: AccountState, after: AccountState) -> bool:
     """Return whether nothing was held, ended, settled or corrected between two readings of an account."""
     return (before.hold_version, before.dseq, before.xseq) == (after.hold_version, after.dseq, after.xseq)
+
+
+_sql = queries("billing.holds")
+KEYS: Final = _sql("reconcile_keys")
+USERS: Final = _sql("reconcile_users")
+MOMENT: Final = _sql("reconcile_moment")
+BALANCES: Final = _sql("reconcile_balances")
+WINDOWS: Final = _sql("reconcile_windows")
+LATER: Final = _sql("reconcile_later")
+
+# From admission to settlement, and what the clocks of Redis and Postgres differ by. One that took longer costs its
+# account a second reading; the longer this is, the more debits are counted again each time.
+LONGEST_REQUEST: Final = timedelta(minutes=15)
+BEFORE_ALL: Final = datetime(1970, 1, 1, tzinfo=UTC)
+# Debits of an account in an epoch from which on it is remembered that all were found in Postgres, which keeps them: the
+# next quick reading counts those after them. Fewer are counted each time.
+REMEMBERED_FROM: Final = 1_000
+REMEMBERED_ACCOUNTS: Final = 100_000
+# To be counted by one query, for it ends in time; those of one account are counted together.
+DEBITS_A_QUERY: Final = 100_000
+# Different lists of quotas that are kept parsed.
+KNOWN_QUOTAS: Final = 1_000
+
+
+@dataclass(frozen=True, slots=True)
+class _Counted:
+    """Debits 1 to `dseq` of an epoch were in Postgres at `at`, and no later ones of Redis a few seconds before."""
+
+    epoch: int
+    dseq: int
+    at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class _Account:
+    """An account in a place of the batch, as both stores have it."""
+
+    place: int
+    id: str
+    redis: AccountSnapshot
+    row: Row
+    ledger: LedgerSnapshot
+
+    @property
+    def is_behind(self) -> bool:
+        """Return whether Postgres has debits or corrections that Redis had not counted."""
+        return bool(self.row["later"] or self.row["newest_xseq"] > self.redis.state.xseq)
+
+
+@dataclass(frozen=True, slots=True)
+class LedgerReading:
+    """Accounts in Postgres. Redis was said to know of corrections that it does not know of `uncorrected` ones."""
+
+    accounts: Mapping[str, LedgerSnapshot] = field(default_factory=dict)
+    uncorrected: Sequence[str] = ()
+
+
+class LedgerSnapshots:
+    """Reads many accounts of one partition."""
+
+    def __init__(self, database: Database, loader: Loader) -> None:
+        self._database = database
+        self._counted: dict[str, _Counted] = {}
+
+        @lru_cache(KNOWN_QUOTAS)
+        def account_quotas(plan: str, quotas: str) -> Quotas:
+            return {quota.tag: quota for quota in loader.account_quotas(plan, msgspec.json.decode(quotas))}
+
+        self._account_quotas = account_quotas
+        # To be called when other plans are in force.
+        self.plans_changed = account_quotas.cache_clear
+
+    async def subject_quotas(self, account_ids: Sequence[str]) -> dict[str, SubjectQuotas]:
+        """Return the keys and users of accounts that have windows, with their quotas. Raises `DatabaseError`."""
+        keys: dict[str, dict[str, Quotas]] = {account_id: {} for account_id in account_ids}
+        users: dict[str, dict[str, UserQuotas]] = {account_id: {} for account_id in account_ids}
+        async for row in gently(await self._database.rows(KEYS, account_ids)):
+            keys[row["account_id"]][row["id"]] = _by_tag(row["quotas"])
+        async for row in gently(await self._database.rows(USERS, account_ids)):
+            user = UserQuotas(_by_tag(row["quotas"]), frozenset(row["key_ids"]), row["since"])
+            users[row["account_id"]][row["user_id"]] = user
+        return {account_id: SubjectQuotas(keys[account_id], users[account_id]) for account_id in account_ids}
+
+    async def read(
+        self,
+        partition: Partition,
+        snapshots: Mapping[str, AccountSnapshot],
+        subject_quotas: Mapping[str, SubjectQuotas],
+        *,
+        thorough: bool,
+    ) -> LedgerReading:
+        """Return these accounts, all of one epoch and with all their counted debits in Postgres, as the ledger has
+        them; none where the partition's epoch has moved on. Raises `DatabaseError`."""
+        if not snapshots:
+            return LedgerReading()
+        epoch = next(iter(snapshots.values())).state.epoch
+        async with self._database.transaction(snapshot=True) as connection:
+            moment = await connection.fetchrow(MOMENT, partition.number)
+            if moment is None or moment["epoch"] != epoch:
+                return LedgerReading()
+            accounts = await self._read_accounts(connection, moment, snapshots, subject_quotas, thorough)
+            later_from = BEFORE_ALL if thorough else moment["now"] - LONGEST_REQUEST
+            await _read_usage(connection, accounts, later_from)
+        return LedgerReading(
+            {each.id: each.ledger for each in accounts},
+            [each.id for each in accounts if each.row["pushed_xseq"] > each.redis.state.xseq],
+        )
+
+    async def _read_accounts(
+        self,
+        connection: Connection,
+        moment: Row,
+        snapshots: Mapping[str, AccountSnapshot],
+        subject_quotas: Mapping[str, SubjectQuotas],
+        thorough: bool,
+    ) -> list[_Account]:
+        ids, states = list(snapshots), [each.state for each in snapshots.values()]
+        epoch = moment["epoch"]
+        known = [self._known(account_id, epoch, snapshots[account_id].state.dseq, moment) for account_id in ids]
+        if thorough:
+            known = [_Counted(epoch, 0, BEFORE_ALL)] * len(ids)
+        accounts: list[_Account] = []
+        for some in _slices([state.dseq - before.dseq for state, before in zip(states, known, strict=True)]):
+            rows = await connection.fetch(
+                BALANCES,
+                ids[some],
+                [state.xseq for state in states[some]],
+                [state.dseq for state in states[some]],
+                [before.dseq for before in known[some]],
+                [BEFORE_ALL if thorough else before.at - LONGEST_REQUEST for before in known[some]],
+                epoch,
+            )
+            async for row in gently(rows, ACCOUNTS_A_TURN):
+                place = some.start + row["place"] - 1
+                redis, debits = snapshots[ids[place]], known[place].dseq + row["debits"]
+                self._remember(ids[place], epoch, redis.state.dseq, debits, moment["now"])
+                at_version = row["version"] == redis.state.principal_version
+                quotas = self._account_quotas(row["plan"], row["quotas"]) if at_version else None
+                compared = current_counters(redis, quotas, subject_quotas.get(ids[place], SubjectQuotas()))
+                counters = [each async for each in gently(compared)]
+                balance_nano = row["balance_nano"] - row["pending_nano"] + row["later_nano"]
+                ledger = LedgerSnapshot(balance_nano, debits, counters)
+                accounts.append(_Account(place, ids[place], redis, row, ledger))
+        return accounts
+
+    def _known(self, account_id: str, epoch: int, dseq: int, moment: Row) -> _Counted:
+        known = self._counted.get(account_id)
+        return (
+            known
+            if known is not None and known.epoch == epoch and known.dseq <= dseq
+            else _Counted(epoch, 0, moment["began_at"])
+        )
+
+    def _remember(self, account_id: str, epoch: int, dseq: int, debits: int, at: datetime) -> None:
+        if debits == dseq >= REMEMBERED_FROM:
+            if len(self._counted) >= REMEMBERED_ACCOUNTS:
+                self._counted.clear()
+            self._counted[account_id] = _Counted(epoch, debits, at)
+
+
+async def _read_usage(connection: Connection, accounts: Sequence[_Account], later_from: datetime) -> None:
+    """Add what the compared counters' windows have used: all that the ledger has, less the debits that came after
+    Redis's cursors, which were admitted at `later_from` or after.
+
+    As `windows.read_counters`, which asks for one subject at a time. Here the window of an account is read once, by
+    key, and its counters are sums of what they apply to.
+    """
+    by_model: dict[tuple[int, Window], bool] = {}
+    async for at, each in gently(_counters(accounts)):
+        name = (at, each.quota.window)
+        by_model[name] = by_model.get(name, False) or each.quota.model is not None
+    if not by_model:
+        return
+    by_place = {each.place: each for each in accounts}
+    bounds = {(place, window): bounds_s(window, by_place[place].redis.state.now_s) for place, window in by_model}
+    rows = await connection.fetch(
+        WINDOWS,
+        [place for place, _ in bounds],
+        [by_place[place].id for place, _ in bounds],
+        [int(window) for _, window in bounds],
+        [GRANULARITY[window] for _, window in bounds],
+        [begins_s for begins_s, _ in bounds.values()],
+        [ends_s for _, ends_s in bounds.values()],
+        list(by_model.values()),
+    )
+    async for row in gently(rows):
+        _add(by_place[row["place"]].ledger.usage, row["code"], row, 1)
+    behind = [each for each in accounts if each.is_behind]
+    if not behind:
+        return
+    rows = await connection.fetch(
+        LATER,
+        [each.place for each in behind],
+        [each.id for each in behind],
+        [each.redis.state.dseq for each in behind],
+        [each.redis.state.xseq for each in behind],
+        behind[0].redis.state.epoch,
+        later_from,
+    )
+    async for row in gently(rows):
+        for window in Window:
+            begins_s, ends_s = bounds.get((row["place"], window), (0, 0))
+            if begins_s <= row["admitted_s"] < ends_s:
+                _add(by_place[row["place"]].ledger.usage, window, row, -1)
+
+
+def _counters(accounts: Iterable[_Account]) -> Iterator[tuple[int, ComparedCounter]]:
+    return ((each.place, counter) for each in accounts for counter in each.ledger.counters)
+
+
+def _add(usage: WindowUsage, window: int, row: Row, sign: int) -> None:
+    tokens, requests, cost = (row["input_tokens"], row["output_tokens"]), row["requests"], row["cost_nano"]
+    amounts: Amounts = (sign * requests, sign * sum(tokens), sign * tokens[0], sign * tokens[1], sign * cost)
+    usage.add(window, row["key_id"], row["model"], row["feature"], amounts)
+
+
+def _slices(sizes: Sequence[int]) -> Iterator[slice]:
+    """Yield slices of neighbours whose sizes come to DEBITS_A_QUERY at most, or one that is larger alone."""
+    start, total = 0, 0
+    for place, size in enumerate(sizes):
+        if place > start and total + size > DEBITS_A_QUERY:
+            yield slice(start, place)
+            start, total = place, 0
+        total += size
+    yield slice(start, len(sizes))
+
+
+@lru_cache(KNOWN_QUOTAS)
+def _by_tag(quotas: str) -> Quotas:
+    return {quota.tag: quota for quota in parse_quotas(msgspec.json.decode(quotas))}

@@ -1,13 +1,13 @@
 """What other processes left behind: the sweep of journals, and how a hold ends whose gateway is gone.
 
-The sweep writes a settled entry that nobody acknowledged to Postgres, and lets a hold expire whose gateway is gone. A
-hold of a gateway that lives never expires, however old it is.
+The sweep writes a settled entry that nobody acknowledged to Postgres, and expires a hold whose gateway is gone. A hold
+of a gateway that lives never expires, however old it is.
 
-This file owns the order of an expiry. Another gateway claims the hold in Redis, so that it can't be settled there any
-more; the ledger decides, in a transaction that finds the owner's lease standing as it was judged; Redis is sent the
-outcome, and the entry goes. Where the lease has moved nothing is decided, and the claimed entry is left to its owner.
-The owner renews its lease first, so that the claimant can decide nothing any more, then asks the ledger, and then ends
-what was decided and takes back what was not. Every step is harmless when done twice or by two gateways.
+An expiry goes in this order. Another gateway claims the hold in Redis, so that it can't be settled there any more. The
+ledger decides, in a transaction that finds the owner's lease as it was judged. Redis gets the outcome, and the entry
+goes. If the lease has moved, nothing is decided, and the claimed entry is left to its owner, who renews its lease
+first, so that the claimant can decide nothing any more, then asks the ledger, ends what was decided and takes back what
+was not. Every step is harmless when done twice or by two gateways.
 """
 
 from __future__ import annotations
@@ -20,48 +20,41 @@ from typing import TYPE_CHECKING, Final, Literal
 
 import msgspec
 
-from billing.holds.items import VoidItem
-from billing.holds.journal import Reading, expired_debit, given_back, write_settled
+from billing.holds.journal import Reading, expired_debit, given_back
 from billing.holds.lasting import LASTING
+from billing.holds.model import StateKeys, VoidItem
 from billing.holds.redis.connection import Script
 from billing.holds.redis.layout import CLAIMED, I8, SETTLED, Entry
 from billing.ledger.leases import Lost, stored_debits, write_expired
 from billing.ledger.writer import Stored
 
 if TYPE_CHECKING:
-    from billing.database.connection import Database
-    from billing.holds.hold import Hold, RunningHolds
-    from billing.holds.lease import Peers
+    from billing.holds.batch import RunningHolds
+    from billing.holds.corrections import Corrections
+    from billing.holds.epochs import Partitions
+    from billing.holds.model import Hold
     from billing.holds.outbox import Outbox
     from billing.holds.partition import Partition
-    from billing.holds.redis.state import Keyspace, RedisState
-    from billing.holds.repairs import Corrections
+    from billing.holds.redis.layout import Keyspace
     from billing.ledger.debits import Debit
 
 ExpiredHold = Literal["void", "input"]
+# Holds of a lost gateway are ended in batches of so many.
 EXPIRED_ROWS: Final = 100
-"""Holds of a lost gateway are ended in batches of so many."""
-SET_ASIDE: Final = Stored("expired", None, True)
-"""Of a hold whose row the ledger refuses, and which is kept beside it: nothing is charged, and the hold ends."""
+# Of a hold whose row the ledger refuses, and which is kept beside it: nothing is charged, and the hold ends.
+DEAD_LETTER: Final = Stored("expired", None, True)
+# By Redis's clock: a command that took longer on its way does nothing.
 RECLAIM_WITHIN_MS: Final = 500
-"""By Redis's clock: a command that took longer on its way does nothing."""
 
 
 class Expiry:
     """`renew` renews this gateway's own lease, now. Methods raise `DatabaseError` and `RedisError`."""
 
     def __init__(
-        self,
-        database: Database,
-        redis: RedisState,
-        corrections: Corrections,
-        renew: Callable[[], Awaitable[None]],
-        expired_hold: ExpiredHold,
+        self, corrections: Corrections, renew: Callable[[], Awaitable[None]], expired_hold: ExpiredHold
     ) -> None:
-        self._database = database
-        self._redis = redis
-        self._client = redis.client
-        self._keyspace = redis.keyspace
+        partitions = corrections.partitions
+        self._database, self._client, self._keyspace = partitions.database, partitions.redis.client, partitions.keyspace
         self._corrections = corrections
         self._renew = renew
         self._expired_hold = expired_hold
@@ -91,8 +84,8 @@ class Expiry:
         if written is None:  # it lives: its owner takes the entries back
             return 0
         left = {debit.request_id for debit in written.left}  # they stay claimed, for a later sweep
-        aside = [each.request_id for each in debits if each.request_id not in written.stored.keys() | left]
-        await self._end(partition, epoch, claimed, {**written.stored, **dict.fromkeys(aside, SET_ASIDE)})
+        dead = [each.request_id for each in debits if each.request_id not in written.stored.keys() | left]
+        await self._end(partition, epoch, claimed, {**written.stored, **dict.fromkeys(dead, DEAD_LETTER)})
         return len(claimed) - len(left)
 
     async def decided(self, request_ids: Sequence[str]) -> dict[str, Stored]:
@@ -124,14 +117,13 @@ class Expiry:
     ) -> None:
         """Drop claimed entries whose accounts have applied the ledger's decision."""
         accounts = sorted({entry.account_id for entry in claimed.values()})
-        told = {account_id for account_id in accounts if await self._corrections.sync(partition, account_id)}
+        synced = {account_id for account_id in accounts if await self._corrections.sync(partition, account_id)}
         drops = []
         for request_id, entry in claimed.items():
             row = stored.get(request_id)
-            if row is not None and entry.account_id in told:
-                states = [self._keyspace.account(entry.account_id), self._keyspace.key(entry.account_id, entry.key_id)]
-                user_key = _user_key(self._keyspace, request_id, entry)
-                keys = self._fixed_keys(partition) + states + ([] if user_key is None else [user_key])
+            if row is not None and entry.account_id in synced:
+                states = [each for each in _state_keys(self._keyspace, request_id, entry) if each is not None]
+                keys = self._fixed_keys(partition) + states
                 drops.append(self._client.call(self._drop, keys, [epoch, request_id, I8.pack(row.xseq or 0)]))
         await asyncio.gather(*drops)
 
@@ -152,22 +144,23 @@ class Expiry:
         return given_back(debit, request_id, entry, "the gateway was lost: given back")
 
 
-def _user_key(keyspace: Keyspace, request_id: str, entry: Entry) -> bytes | None:
-    """Return the state of the user that an open hold counts for; None where it counts for none."""
-    debit = expired_debit(request_id, entry) if entry.user_tags is not None else None
-    return None if debit is None or debit.user_id is None else keyspace.user(entry.account_id, debit.user_id)
+def _state_keys(keyspace: Keyspace, request_id: str, entry: Entry) -> StateKeys:
+    """Return the names of the states that an open hold counts in."""
+    account_id, debit = entry.account_id, expired_debit(request_id, entry) if entry.user_tags is not None else None
+    user_key = None if debit is None or debit.user_id is None else keyspace.user(account_id, debit.user_id)
+    return StateKeys(keyspace.account(account_id), keyspace.key(account_id, entry.key_id), user_key)
 
 
 logger = logging.getLogger(__name__)
 
+# A settled entry older than this was left behind: its gateway writes and acknowledges in well under a second.
 SETTLED_AGE_MS: Final = 3000
-"""A settled entry older than this was left behind: its gateway writes and acknowledges in well under a second."""
+# An own hold that this process knows nothing of, and is this old, came from an admission nobody waited for.
 ORPHAN_AGE_MS: Final = 5000
-"""An own hold that this process knows nothing of, and is this old, came from an admission nobody waited for."""
+# Debits left behind are written and acknowledged in batches of so many.
 SETTLED_ROWS: Final = 500
-"""Debits left behind are written and acknowledged in batches of so many."""
-LOOKED_FOR: Final = 500
-"""Running requests without an entry that are looked at in one sweep: one that is lost is enough for a new epoch."""
+# Running requests without an entry that are examined in one sweep: one that is lost is enough for a new epoch.
+UNSEEN_A_SWEEP: Final = 500
 
 
 @dataclass(frozen=True, slots=True)
@@ -179,31 +172,17 @@ class Swept:
     voided: int = 0
 
 
+@dataclass(kw_only=True, eq=False)
 class Recovery:
-    """`doubt` gets requests that run in this process and have no hold in Redis."""
+    """Sweeps journals. `find_lost` gets requests that run in this process and have no hold in Redis."""
 
-    def __init__(
-        self,
-        database: Database,
-        redis: RedisState,
-        outbox: Outbox,
-        corrections: Corrections,
-        running: RunningHolds,
-        doubt: Callable[[Partition, Sequence[str], int], Awaitable[None]],
-        gateway_id: str,
-        peers: Peers,
-        expiry: Expiry,
-    ) -> None:
-        self._database = database
-        self._redis = redis
-        self._keyspace = redis.keyspace
-        self._outbox = outbox
-        self._corrections = corrections
-        self._running = running
-        self._doubt = doubt
-        self._gateway_id = gateway_id
-        self._peers = peers
-        self._expiry = expiry
+    gateway_id: str
+    partitions: Partitions
+    corrections: Corrections
+    running: RunningHolds
+    outbox: Outbox
+    expiry: Expiry
+    find_lost: Callable[[Partition, Sequence[str], int], Awaitable[None]]
 
     async def sweep(self, partition: Partition, *, others: bool = True, at_once: bool = False) -> Swept:
         """Finish what is left behind in one partition's journal; without `others` no other gateway's hold is touched.
@@ -219,8 +198,8 @@ class Recovery:
         orphans: dict[str, list[tuple[str, Entry]]] = {}
         locked: set[str] = set()
         settled = voided = expired = 0
-        own = self._outbox.request_ids() | self._running.live.keys() if at_once else frozenset()
-        reading = self._read(partition)
+        own = self.outbox.request_ids() | self.running.live.keys() if at_once else frozenset()
+        reading = Reading(self.partitions, partition)
         async for request_id, entry in reading:
             unseen.pop(request_id, None)
             age_ms = now_ms - entry.at_ms
@@ -233,28 +212,29 @@ class Recovery:
                     waiting.append(debit)
             elif entry.gateway == LASTING:
                 continue
-            elif entry.gateway != self._gateway_id:
+            elif entry.gateway != self.gateway_id:
                 held.setdefault(entry.gateway, []).append(request_id)
             elif entry.state == CLAIMED:
                 claimed[request_id] = entry
-            elif request_id not in self._running.live and age_ms > ORPHAN_AGE_MS:
+            elif request_id not in self.running.live and age_ms > ORPHAN_AGE_MS:
                 orphans.setdefault(entry.account_id, []).append((request_id, entry))
             if len(waiting) >= SETTLED_ROWS:
-                settled += await write_settled(self._database, self._outbox, waiting, locked)
-        settled += await write_settled(self._database, self._outbox, waiting, locked)
+                settled += await self.outbox.write(waiting, locked)
+                waiting.clear()
+        settled += await self.outbox.write(waiting, locked)
         await reading.finish()
-        await self._look_for(partition, epoch, unseen)
-        taken_back, closed = await self._expiry.take_back(partition, claimed)
-        for request_id in closed.keys() & self._running.live.keys():
-            self._running.live[request_id].closed(closed[request_id].outcome)
+        await self._find_unseen(partition, epoch, unseen)
+        taken_back, closed = await self.expiry.take_back(partition, claimed)
+        for request_id in closed.keys() & self.running.live.keys():
+            self.running.live[request_id].closed(closed[request_id].outcome)
         for request_id in taken_back:
-            if request_id not in self._running.live:
+            if request_id not in self.running.live:
                 orphans.setdefault(claimed[request_id].account_id, []).append((request_id, claimed[request_id]))
         for account_id, found in orphans.items():
             voided += await self._void_orphans(partition, account_id, found)
         if others:
-            for gateway, lost in self._peers.lost(held).items():
-                expired += await self._expiry.expire(partition, lost, held[gateway])
+            for gateway, lost in self.partitions.peers.lost(held).items():
+                expired += await self.expiry.expire(partition, lost, held[gateway])
         if settled or expired or voided:
             logger.info("swept: %d settled, %d expired, %d given back", settled, expired, voided)
         return Swept(settled, expired, voided)
@@ -263,36 +243,31 @@ class Recovery:
         """Return requests of this process that Redis holds in this epoch, by id."""
         return {
             hold.id: hold
-            for hold in self._running.live.values()
+            for hold in self.running.live.values()
             if hold.epoch == epoch and hold.target.partition is partition and hold.is_open
         }
 
-    async def _look_for(self, partition: Partition, epoch: int | None, unseen: Mapping[str, Hold]) -> None:
-        """Look again for running requests whose entries a scan of the whole journal has not shown: those that run
-        still, and have no entry now either, were taken from this process or are lost."""
+    async def _find_unseen(self, partition: Partition, epoch: int | None, unseen: Mapping[str, Hold]) -> None:
+        """Read the entries of running requests that a scan of the whole journal has not shown: those that run still,
+        and have no entry now either, were taken from this process or are lost."""
         if epoch is None or not unseen:
             return
-        left = list(unseen)[:LOOKED_FOR]
-        missing = await self._redis.without_entry(partition.number, left)
+        left = list(unseen)[:UNSEEN_A_SWEEP]
+        missing = await self.partitions.redis.without_entry(partition.number, left)
         running = self._held(partition, epoch)
         gone = [request_id for request_id in missing if request_id in running]
         if gone and partition.epoch == epoch:
-            await self._doubt(partition, gone, epoch)
-
-    def _read(self, partition: Partition) -> Reading:
-        return Reading(self._database, self._redis, partition)
+            await self.find_lost(partition, gone, epoch)
 
     async def _void_orphans(self, partition: Partition, account_id: str, orphans: list[tuple[str, Entry]]) -> int:
         """Give back holds of this gateway that no request has any more; return how many.
 
-        One of them may have been settled by the ledger's own way, when Redis did not answer, and that correction is
-        what ends it. Given back before, it would leave room for another request, and then be counted after all.
+        One of them may have been settled by a direct ledger write, when Redis did not answer, and that correction ends
+        it. Given back before, it would leave room for another request, and then be counted after all.
         """
-        if not await self._corrections.sync(partition, account_id):
+        if not await self.corrections.sync(partition, account_id):
             return 0
-        account_key = self._keyspace.account(account_id)
         for request_id, entry in orphans:
-            key_key = self._keyspace.key(account_id, entry.key_id)
-            user_key = _user_key(self._keyspace, request_id, entry)
-            self._running.submit(partition, VoidItem(request_id.encode(), account_key, key_key, user_key))
+            keys = _state_keys(self.partitions.keyspace, request_id, entry)
+            self.running.submit(partition, VoidItem(request_id.encode(), keys))
         return len(orphans)

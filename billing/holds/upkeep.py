@@ -1,7 +1,7 @@
-"""What runs beside the hot path: keeping up with epochs and changes, sweeping journals, listening to changes.
+"""What runs beside the hot path: following epochs and changes, sweeping journals, listening to changes.
 
-This file owns that no loop is ever dead unnoticed: a failure is logged with its traceback once, counted, shown as
-trouble until the loop has run well for a while, and the loop begins anew after a pause that grows.
+No loop is ever dead unnoticed: a failure is logged with its traceback once, counted, shown as trouble until the loop
+has run well for a while, and the loop begins again after a pause that grows.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Coroutine
 from contextlib import suppress
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final
 
 from billing.database.connection import DatabaseError
@@ -20,22 +21,21 @@ from billing.holds.partition import LostWrites
 from billing.holds.redis.connection import RedisError
 
 if TYPE_CHECKING:
+    from billing.holds.admission import Backlog
     from billing.holds.cache import PrincipalCache
     from billing.holds.changes import ChangeNotifier
     from billing.holds.epoch_start import EpochStart
-    from billing.holds.outbox import Backlog
+    from billing.holds.epochs import Partitions
+    from billing.holds.outbox import Replay
     from billing.holds.partition import Partition
-    from billing.holds.partitions import Partitions
     from billing.holds.recovery import Recovery
-    from billing.holds.redis.state import RedisState
-    from billing.holds.replay import Replay
 
 logger = logging.getLogger(__name__)
 
 FIRST_PAUSE_S: Final = 0.1
 MOST_PAUSE_S: Final = 10.0
+# A loop that failed and has run for as long since is well again, and begins anew with its pauses.
 WELL_AFTER_S: Final = 60.0
-"""A loop that failed and has run for as long since is well again, and begins anew with its pauses."""
 CANCEL_AGAIN_S: Final = 1.0
 CANCEL_ATTEMPTS: Final = 10
 
@@ -119,57 +119,45 @@ def asked_to_end() -> bool:
     return task is not None and task.cancelling() > 0
 
 
+# From one round's beginning to the next one's: a change that its maker could not tell of takes effect in a second.
 RELAY_INTERVAL_S: Final = 0.5
-"""From one round's beginning to the next one's: a change that its maker could not tell of takes effect in a second."""
+# At least, between the end of a round that took long and the next one.
 RELAY_PAUSE_S: Final = 0.05
-"""At least, between the end of a round that took long and the next one."""
 TEND_INTERVAL_S: Final = 1.0
 TEND_TIMEOUT_S: Final = 2.0
 SWEEP_INTERVAL_S: Final = 2.0
 RESUBSCRIBE_S: Final = 0.2
 
 
+@dataclass(kw_only=True, eq=False)
 class Upkeep:
-    """The engine's loops. `sweep_now` has the next sweep begin at once."""
+    """The engine's loops. `sweep_now` makes the next sweep begin at once."""
 
-    def __init__(
-        self,
-        redis: RedisState,
-        partitions: Partitions,
-        epoch_start: EpochStart,
-        recovery: Recovery,
-        replay: Replay,
-        backlog: Backlog,
-        cache: PrincipalCache,
-        change_notifier: ChangeNotifier,
-        sweep_now: asyncio.Event,
-    ) -> None:
-        self._redis = redis
-        self._partitions = partitions
-        self._epoch_start = epoch_start
-        self._recovery = recovery
-        self._replay = replay
-        self._backlog = backlog
-        self._cache = cache
-        self._change_notifier = change_notifier
-        self.sweep_now = sweep_now
+    partitions: Partitions
+    epoch_start: EpochStart
+    recovery: Recovery
+    replay: Replay
+    backlog: Backlog
+    cache: PrincipalCache
+    change_notifier: ChangeNotifier
+    sweep_now: asyncio.Event = field(default_factory=asyncio.Event)
 
     async def join(self, partition: Partition) -> bool:
         """Take part in a partition's epoch; return whether it is open. Raises `NotReady`."""
         try:
-            return await self._epoch_start.join(partition)
+            return await self.epoch_start.join(partition)
         except LostWrites as error:
             logger.error("%s: a new epoch begins", error)
-            await self._partitions.renew(partition, error.epoch)
+            await self.partitions.renew(partition, error.epoch)
             return False
 
     async def relay(self) -> None:
-        """Tell of changes that are pending."""
+        """Publish pending changes."""
         clock = asyncio.get_running_loop().time
         while not asked_to_end():
             begun_s = clock()
             try:
-                await self._change_notifier.relay()
+                await self.change_notifier.relay()
             except (StoreError, TimeoutError) as error:
                 logger.info("relay: %s", error)
             await asyncio.sleep(max(RELAY_PAUSE_S, begun_s + RELAY_INTERVAL_S - clock()))
@@ -179,24 +167,24 @@ class Upkeep:
         while not asked_to_end():
             with suppress(TimeoutError):
                 async with asyncio.timeout(TEND_INTERVAL_S):
-                    await self._partitions.renewal.wait()
-            self._partitions.renewal.clear()
-            await asyncio.gather(self._look_at_ledger(), *map(self._tend, self._partitions.all))
-            await self._backlog.look()
+                    await self.partitions.renewal.wait()
+            self.partitions.renewal.clear()
+            await asyncio.gather(self._refresh_ledger(), *map(self._tend, self.partitions.all))
+            await self.backlog.refresh()
 
-    async def _look_at_ledger(self) -> None:
+    async def _refresh_ledger(self) -> None:
         try:
             async with asyncio.timeout(TEND_TIMEOUT_S):
-                await self._partitions.look_at_ledger()
+                await self.partitions.refresh_ledger()
         except (DatabaseError, TimeoutError) as error:
-            logger.info("the ledger can't be looked at: %s", error)
+            logger.info("the ledger can't be read: %s", error)
 
     async def _tend(self, partition: Partition) -> None:
         """Keep up with a partition's epoch; a server that is away does not keep the others' waiting."""
         try:
             async with asyncio.timeout(TEND_TIMEOUT_S):
-                current = partition.epoch is not None and await self._partitions.is_current(partition)
-                if not current or partition.holds_back or partition.holding_back:
+                current = partition.epoch is not None and await self.partitions.is_current(partition)
+                if not current or partition.has_quarantined or partition.quarantined:
                     await self.join(partition)
         except (StoreError, TimeoutError) as error:
             logger.info("partition %d: %s: %s", partition.number, type(error).__name__, error)
@@ -207,13 +195,13 @@ class Upkeep:
         at_once = True
         while not asked_to_end():
             try:
-                await self._replay.run()
+                await self.replay.run()
             except DatabaseError as error:
                 logger.info("spools are replayed later: %s", error)
-            for partition in self._partitions.all:
+            for partition in self.partitions.all:
                 try:
                     if partition.epoch is not None:
-                        await self._recovery.sweep(partition, at_once=at_once)
+                        await self.recovery.sweep(partition, at_once=at_once)
                 except (StoreError, TimeoutError) as error:
                     logger.info("sweep of partition %d: %s", partition.number, error)
             at_once = await self._sweep_is_urgent()
@@ -232,16 +220,16 @@ class Upkeep:
         """Drop principals from memory as their changes are published; `subscribed` is set once that has begun."""
 
         def begun() -> None:
-            self._cache.clear()
-            self._cache.subscribed = True
+            self.cache.clear()
+            self.cache.subscribed = True
             subscribed.set()
 
         while not asked_to_end():
             try:
-                async for message in self._redis.client.listen(self._redis.keyspace.channel, begun):
-                    self._cache.drop(message.decode())
+                async for message in self.partitions.redis.client.listen(self.partitions.redis.keyspace.channel, begun):
+                    self.cache.drop(message.decode())
             except RedisError as error:
                 logger.info("%s; no principal is served from memory until it stands again", error)
             finally:
-                self._cache.subscribed = False
+                self.cache.subscribed = False
             await asyncio.sleep(RESUBSCRIBE_S)

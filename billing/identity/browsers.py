@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import hmac
 import secrets
-from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from hashlib import sha256
@@ -27,6 +26,8 @@ from billing.identity.sessions import ID_PREFIX, shown_agent
 from billing.identity.shown import person_of
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
     from billing.identity.people import Visitor
 
 _query = queries("billing.identity")

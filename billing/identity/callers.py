@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
-from billing.identity.permissions import SCOPES
-
-if TYPE_CHECKING:
-    from billing.identity.permissions import Role
-    from billing.principals import Principal
+from billing.identity.permissions import SCOPES, Role
+from billing.principals import Principal
 
 Kind = Literal["nobody", "key", "person", "service", "admin"]
 CustomersSee = Literal["charge", "cost"]

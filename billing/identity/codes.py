@@ -22,6 +22,7 @@ from billing.errors import MetergateError
 
 if TYPE_CHECKING:
     from billing.database.connection import Connection, Row
+    from billing.settings import CodeSettings
 
 Purpose = Literal["verify", "login", "reset", "email"]
 ID_PREFIX: Final = "otc_"
@@ -61,22 +62,6 @@ class TooManyTries(MetergateError):
 
 
 @dataclass(frozen=True, slots=True)
-class CodeRules:
-    """How many codes go to one address in an hour, and are asked for from one network (an IPv4 address, 64 bits of
-    IPv6); from how many failed tries on a password or a second factor has to wait, how long at first and at most."""
-
-    mails_per_address: int = 5
-    mails_per_network: int = 30
-    failures: int = 10
-    wait_s: float = 30.0
-    most_wait_s: float = 3600.0
-
-    def __post_init__(self) -> None:
-        if min(self.mails_per_address, self.mails_per_network, self.failures, self.wait_s, self.most_wait_s) <= 0:
-            raise ValueError("every bound of codes must be above zero")
-
-
-@dataclass(frozen=True, slots=True)
 class Issued:
     """A new code: `secret` is sent in the mail, `id` is the challenge that the caller gets."""
 
@@ -106,10 +91,10 @@ class Codes:
         self,
         database: Database,
         new_id: Callable[[], str],
-        rules: CodeRules,
+        settings: CodeSettings,
         choice: Callable[[str], str] = secrets.choice,
     ) -> None:
-        self._database, self._new_id, self._rules, self._choice = database, new_id, rules, choice
+        self._database, self._new_id, self._settings, self._choice = database, new_id, settings, choice
 
     async def issue(
         self,
@@ -131,14 +116,14 @@ class Codes:
         await connection.execute("SELECT pg_advisory_xact_lock(hashtextextended($1, 0))", f"code {email}")
         digest, life_s = _digest(code.id, purpose, code.secret), RESET_S if long else CODE_S
         given = (code.id, email, purpose, user_id, digest, dict(context or {}), life_s, network)
-        bounds = (self._rules.mails_per_address, self._rules.mails_per_network, known)
+        bounds = (self._settings.mails_per_address, self._settings.mails_per_network, known)
         if await connection.fetchval(_query("codes_create"), *given, *bounds) is None:
             raise TooManyMails(await connection.fetchval(_query("codes_wait"), email, network, *bounds) or 1)
         return code
 
     async def refuse_too_many(self, email: str, network: str, *, known: bool) -> None:
         """Refuse what would be one mail too many, before anything is done for it. Raises `TooManyMails`."""
-        bounds = (self._rules.mails_per_address, self._rules.mails_per_network, known)
+        bounds = (self._settings.mails_per_address, self._settings.mails_per_network, known)
         wait_s = await self._database.value(_query("codes_wait"), email, network, *bounds)
         if wait_s is not None:
             raise TooManyMails(max(1, wait_s))
@@ -191,10 +176,10 @@ class Codes:
 
     async def take_try(self, subject: str, instead: str, most: int | None = None) -> None:
         """Count a try of what is guessed at, as failed until `forgive` or `undo_try`. `instead` is what else could be
-        done; from the `most`th failure on the next one has to wait (None: as the rules say). Raises `TooManyTries`
+        done; from the `most`th failure on the next one has to wait (None: as the settings say). Raises `TooManyTries`
         where it has to wait."""
-        rules = self._rules
-        given = (subject, most or rules.failures, rules.wait_s, rules.most_wait_s)
+        settings = self._settings
+        given = (subject, most or settings.sign_in_failures, settings.sign_in_wait_s, settings.sign_in_most_wait_s)
         if await self._database.value(_query("tries_take"), *given) is None:
             raise TooManyTries(await self._database.value(_query("tries_wait"), subject) or 1, instead)
 

@@ -175,7 +175,10 @@ class Credentials:
         proven: who has only registered it leaves nothing of the kind to its owner."""
         user = await self._people.users.get(user_id)
         if user.email and not user.verified:
-            raise CredentialRefused("Prove your address first: POST /api/auth/otp mails a code to verify it.")
+            raise CredentialRefused(
+                "Prove your address first: sign in with a mailed code, in the console or by `metergate auth login "
+                "--mail-code`."
+            )
         await self._confirm(user, password, "password", visitor)
         return user
 
@@ -185,7 +188,7 @@ class Credentials:
         secret = totp.secret_text(token_bytes(totp.SECRET_BYTES))
         stored = people.sealed_totp(user_id, secret)
         if await people.database.value(_query("totp_enrol"), user_id, stored) is None:
-            raise CredentialRefused("There is an authenticator app already: POST /api/auth/totp/disable removes it.")
+            raise CredentialRefused("There is an authenticator app already: `metergate auth totp off` removes it.")
         return Enrolment(secret, totp.uri(secret, letters.SERVICE, user.email or user.id))
 
     async def confirm(self, user_id: str, code: str, visitor: Visitor) -> list[str]:
@@ -193,7 +196,7 @@ class Credentials:
         people = self._people
         user = await people.users.get(user_id)
         if user.totp_secret is None or user.second_factor:
-            raise CredentialRefused("There is nothing to confirm: begin with POST /api/auth/totp.")
+            raise CredentialRefused("There is nothing to confirm: begin with `metergate auth totp enrol`.")
         await people.take_factor_try(user)
         step = totp.matching_step(people.totp_secret(user), code, people.clock())
         if step is None:
@@ -234,7 +237,7 @@ class Credentials:
         """Replace the recovery codes, by a code of the app or one of them; return the new ones."""
         people, user = self._people, await self._people.users.get(user_id)
         if not user.second_factor:
-            raise CredentialRefused("There is no authenticator app: begin with POST /api/auth/totp.")
+            raise CredentialRefused("There is no authenticator app: begin with `metergate auth totp enrol`.")
         await people.take_factor_try(user)
         codes = None
         async with people.database.transaction() as connection:

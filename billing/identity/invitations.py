@@ -8,7 +8,6 @@ and that members and open invitations together are never more than the plan has 
 from __future__ import annotations
 
 import secrets
-from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime
 from typing import TYPE_CHECKING, Final, Literal, cast
@@ -19,7 +18,6 @@ from billing.identity.letters import quotable
 from billing.identity.mail import enqueue
 from billing.identity.members import Acting, check_acting
 from billing.identity.organizations import (
-    Bounds,
     Organization,
     OrganizationConflict,
     OrganizationNotFound,
@@ -29,8 +27,11 @@ from billing.identity.organizations import (
 from billing.identity.permissions import MEMBERS_WRITE, Role
 from billing.keys.secrets import secret_digest
 from billing.pages import BEFORE_ALL, Page, page_of
+from billing.settings import OrganizationSettings
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from billing.plans import Plans
 
 ID_PREFIX: Final = "inv_"
@@ -72,14 +73,14 @@ class Invitations:
         new_id: Callable[[], str],
         plans: Plans,
         default_plan: str,
-        bounds: Bounds | None = None,
+        settings: OrganizationSettings | None = None,
         *,
         frontend_url: str | None = None,
         new_token: Callable[[], str] = lambda: secrets.token_urlsafe(TOKEN_BYTES),
     ) -> None:
         self._database, self._new_id, self._new_token = database, new_id, new_token
         self._plans, self._default_plan = plans, default_plan
-        self._bounds, self._frontend_url = Bounds() if bounds is None else bounds, frontend_url
+        self._settings, self._frontend_url = OrganizationSettings() if settings is None else settings, frontend_url
 
     async def invite(self, org_id: str, email: str, role: Role, acting: Acting) -> Invitation:
         """Send an invitation to an address, as `users.parse_email` gives it. Raises `OrganizationForbidden`, and
@@ -91,7 +92,7 @@ class Invitations:
             await self._check_room(connection, organization, email)
             await self._check_mails(connection, acting, email)
             made = ID_PREFIX + self._new_id(), org_id, email, role, secret_digest(token), acting.user_id, LIFE_S
-            invitation = _invitation(cast(Row, await connection.fetchrow(_query("invitations_insert"), *made)))
+            invitation = _invitation(cast("Row", await connection.fetchrow(_query("invitations_insert"), *made)))
             await self._mail(connection, organization, invitation, token, acting)
             await _record(connection, acting.actor, "invitation.create", organization, invitation)
         return invitation
@@ -99,14 +100,14 @@ class Invitations:
     async def _check_room(self, connection: Connection, organization: Organization, email: str) -> None:
         """Reject an invitation more, to this address."""
         row = await connection.fetchrow(_query("invitations_counts"), organization.id, email, organization.account_id)
-        counts = cast(Row, row)
+        counts = cast("Row", row)
         if counts["belongs"]:
             raise OrganizationConflict("This address is a member's already.")
         if counts["invited"]:
             raise OrganizationConflict("This address is invited already: send that invitation again, or revoke it.")
         self._check_users(counts["plan"], counts["members"] + counts["open"] + 1)
-        if counts["today"] >= self._bounds.invitations_a_day:
-            most = self._bounds.invitations_a_day
+        if counts["today"] >= self._settings.invitations_per_day:
+            most = self._settings.invitations_per_day
             raise OrganizationConflict(f"An organization sends {most} invitations in 24 hours: wait for tomorrow.")
 
     async def _check_mails(self, connection: Connection, acting: Acting, email: str) -> None:
@@ -115,10 +116,10 @@ class Invitations:
             await connection.execute("SELECT pg_advisory_xact_lock(hashtextextended($1, 0))", subject)
         row = await connection.fetchrow(_query("invitation_mails_counts"), acting.user_id, email)
         counts = cast(Row, row)
-        if counts["by_person"] >= self._bounds.mails_by_person:
-            most = self._bounds.mails_by_person
+        if counts["by_person"] >= self._settings.invitations_per_person:
+            most = self._settings.invitations_per_person
             raise OrganizationConflict(f"One person sends {most} invitations in 24 hours: wait for tomorrow.")
-        if counts["to_address"] >= self._bounds.mails_to_address:
+        if counts["to_address"] >= self._settings.invitations_per_address:
             raise OrganizationConflict(
                 "This address was sent as many invitations in 24 hours as one is sent: wait for tomorrow, or ask its "
                 "owner to look into the folder of spam."
@@ -146,13 +147,15 @@ class Invitations:
             before = await self._own(connection, org_id, invitation_id, acting)
             if before.status not in ("open", "expired"):
                 raise OrganizationConflict(f"This invitation was {before.status}: make another one.")
-            if before.sends >= self._bounds.sends:
-                raise OrganizationConflict(f"An invitation is sent {self._bounds.sends} times: make another one.")
+            if before.sends >= self._settings.invitation_sends:
+                raise OrganizationConflict(
+                    f"An invitation is sent {self._settings.invitation_sends} times: make another one."
+                )
             if before.status == "expired":
                 await self._check_room(connection, organization, before.email)
             await self._check_mails(connection, acting, before.email)
             row = await connection.fetchrow(_query("invitations_resend"), invitation_id, secret_digest(token), LIFE_S)
-            invitation = _invitation(cast(Row, row))
+            invitation = _invitation(cast("Row", row))
             await self._mail(connection, organization, invitation, token, acting)
             await _record(connection, acting.actor, "invitation.resend", organization, invitation)
         return invitation
@@ -200,10 +203,10 @@ class Invitations:
         if await connection.fetchval(_query("memberships_role"), organization.id, user_id) is not None:
             raise OrganizationConflict("You are a member already.")
         row = await connection.fetchrow(_query("invitations_counts"), organization.id, "", organization.account_id)
-        counts = cast(Row, row)
+        counts = cast("Row", row)
         self._check_users(counts["plan"], counts["members"] + 1)
         if role == "owner":
-            await check_may_own(connection, user_id, self._bounds.owned)
+            await check_may_own(connection, user_id, self._settings.organizations_per_user)
         await connection.execute(_query("memberships_insert"), organization.id, user_id, role)
 
     async def _mail(

@@ -13,7 +13,6 @@ which is that of the operator's own staff, may carry an operator's rights; no ot
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final, Protocol, TypeVar
 
@@ -29,6 +28,8 @@ from billing.identity.subjects import Subject, subject_of
 from billing.identity.tokens import ISSUER, BadToken, Claims, Header, refuse_claims, verify
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
     from billing.identity.providers import SignInProvider
 
 FRESH_S: Final = 900.0

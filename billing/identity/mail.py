@@ -6,12 +6,13 @@ text is kept no longer than it is needed: it may hold a code.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import TYPE_CHECKING, Final
 
 from billing.database.connection import queries
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from billing.database.connection import Connection
 
 ID_PREFIX: Final = "mail_"

@@ -30,6 +30,7 @@ from billing.identity.letters import SERVICE
 if TYPE_CHECKING:
     from billing.database.connection import Database
     from billing.identity.codes import Codes
+    from billing.settings import MailSettings
 
 logger = logging.getLogger(__name__)
 
@@ -82,27 +83,15 @@ Delivery = Callable[[], AbstractAsyncContextManager[Sender]]
 """Opens a connection to send mails over. Raises `MailFailed` where there is none."""
 
 
-@dataclass(frozen=True, slots=True)
-class MailRules:
-    """After how many tries a mail is parked, and for how many days rows are kept."""
-
-    attempts: int = 12
-    kept_days: int = 30
-
-    def __post_init__(self) -> None:
-        if self.attempts < 1 or self.kept_days < 1:
-            raise ValueError("attempts and kept_days must be above zero")
-
-
 class Mailer:
     """Sends by `delivery`; None: nothing sends, and mails are parked in time. `owner` names this process. `waiting`,
     `parked` and `lag_s`, how long the oldest has waited, are as of the last round that was this process's."""
 
     def __init__(
-        self, database: Database, codes: Codes, delivery: Delivery | None, rules: MailRules, owner: str
+        self, database: Database, codes: Codes, delivery: Delivery | None, settings: MailSettings, owner: str
     ) -> None:
         self._database, self._codes, self._delivery = database, codes, delivery
-        self._rules, self._owner = rules, owner
+        self._settings, self._owner = settings, owner
         self.waiting, self.parked, self.lag_s = 0, 0, 0.0
 
     async def run(self) -> None:
@@ -155,7 +144,7 @@ class Mailer:
         await self._database.execute(_query("mail_sent"), mail.id)
 
     async def _failed(self, mail: Mail, failed: MailFailed) -> None:
-        for_good = failed.for_good or mail.attempts >= self._rules.attempts
+        for_good = failed.for_good or mail.attempts >= self._settings.mail_attempts
         logger.log(
             logging.ERROR if for_good else logging.WARNING,
             "mail %s was not sent at try %d%s: %s",
@@ -172,7 +161,7 @@ class Mailer:
         """Set aside what has waited for too long, and drop what is over, a bounded number of each. Raises
         `DatabaseError`."""
         await self._database.value(_query("mail_expire"), STALE_S, FORGET_ROWS)
-        await self._database.value(_query("mail_forget"), self._rules.kept_days, FORGET_ROWS)
+        await self._database.value(_query("mail_forget"), self._settings.mail_retention_days, FORGET_ROWS)
         await self._codes.forget()
 
 

@@ -9,7 +9,6 @@ nothing any more.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import datetime
 from typing import TYPE_CHECKING, Final, cast
@@ -42,7 +41,9 @@ from billing.keys.keys import confine_keys
 from billing.pages import BEFORE_ALL, Page, page_of
 
 if TYPE_CHECKING:
-    from billing.effects import Effects
+    from collections.abc import Iterable
+
+    from billing.change_notifier import ChangeNotifier
 
 _query = queries("billing.identity")
 TOLD_AT_ONCE: Final = 32
@@ -89,7 +90,7 @@ class Members:
     """Lists and changes members. Methods raise `OrganizationError` and `DatabaseError`; `most_owned` is how many
     organizations one person may own."""
 
-    def __init__(self, database: Database, effects: Effects, most_owned: int) -> None:
+    def __init__(self, database: Database, effects: ChangeNotifier, most_owned: int) -> None:
         self._database, self._effects, self._most_owned = database, effects, most_owned
 
     async def page(self, org_id: str, limit: int, after: str | None = None) -> Page[Member]:
@@ -119,7 +120,7 @@ class Members:
                 ended = await self._change(connection, organization, user_id, (before, role), acting.actor)
             row = await connection.fetchrow(_query("memberships_get"), org_id, user_id)
         await self._tell(ended, organization)
-        return _member(cast(Row, row))
+        return _member(cast("Row", row))
 
     async def remove(self, org_id: str, user_id: str, acting: Acting) -> None:
         """End a membership, and with it the person's keys of this organization; everybody may leave. Raises as
@@ -155,7 +156,7 @@ class Members:
             await connection.execute(_query("organizations_shared"), org_id)
             row = await connection.fetchrow(_query("organizations_get"), org_id)
         await self._tell(ended, organization)
-        return organization_of(cast(Row, row))
+        return organization_of(cast("Row", row))
 
     async def appoint(self, org_id: str, user_id: str, actor: audit.Actor) -> Member:
         """Make somebody an owner for an operator, a member or not: an organization whose owners are all disabled, or
@@ -176,7 +177,7 @@ class Members:
                 await self._change(connection, organization, user_id, (before, "owner"), actor)
             await connection.execute(_query("organizations_shared"), org_id)
             row = await connection.fetchrow(_query("memberships_get"), org_id, user_id)
-        return _member(cast(Row, row))
+        return _member(cast("Row", row))
 
     async def end_invitations(self, org_id: str, acting: Acting) -> None:
         """Revoke every open invitation of an organization for an owner who closes it. Raises `OrganizationForbidden`

@@ -12,7 +12,6 @@ from __future__ import annotations
 import base64
 import hmac
 import secrets
-from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from hashlib import sha256
 from typing import TYPE_CHECKING, Any, Final
@@ -25,13 +24,16 @@ from billing.database.connection import queries
 from billing.identity.issuers import Discovery, IssuerRefused, read_answer
 from billing.identity.permissions import SCOPES
 from billing.identity.providers import BEGUN_S, SignInFailed, UnknownProvider
+from billing.identity.sessions import TokenPair
 from billing.identity.subjects import Subject, contact, shown_name, subject_of
 from billing.identity.tokens import ISSUER, BadToken, Claims, peek, refuse_claims, verify
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
     from billing.identity.issuers import Ask, KeySet, Metadata
     from billing.identity.providers import SignInProvider
-    from billing.identity.sessions import Sessions, TokenPair
+    from billing.identity.sessions import Sessions
     from billing.identity.signing_keys import SigningKeys
     from billing.identity.subjects import Subjects
 

@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import TYPE_CHECKING, Final, cast
@@ -26,10 +25,13 @@ from billing.errors import MetergateError
 from billing.identity.letters import quotable
 from billing.identity.mail import enqueue
 from billing.pages import BEFORE_ALL, Page, page_of
+from billing.settings import OrganizationSettings
 
 if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Iterator
+
     from billing.identity.permissions import Role
-    from billing.shapes.keys import KeyRow
+    from billing.schemas.keys import KeyRow
 
 ID_PREFIX: Final = "org_"
 MAX_SLUG: Final = 63
@@ -93,23 +95,6 @@ class Organization:
     created_at: datetime
 
 
-@dataclass(frozen=True, slots=True)
-class Bounds:
-    """How many organizations one person may own, how many invitations an organization makes in 24 hours, how often it
-    sends one, and how many are mailed in 24 hours by one person and to one address, of whatever organizations."""
-
-    owned: int = 20
-    invitations_a_day: int = 100
-    sends: int = 5
-    mails_by_person: int = 100
-    mails_to_address: int = 5
-
-    def __post_init__(self) -> None:
-        mails = self.mails_by_person, self.mails_to_address
-        if min(self.owned, self.invitations_a_day, self.sends, *mails) < 1:
-            raise ValueError("every bound of organizations must be above zero")
-
-
 def slug_of(name: str) -> str:
     """Return a name as a slug: `Acmé & Co.` is `acme-co`; one without a letter of ASCII's is `organization`."""
     folded = unicodedata.normalize("NFKD", name).encode("ascii", "ignore").decode().lower()
@@ -147,7 +132,7 @@ async def found(
         row = await connection.fetchrow(_query("organizations_insert"), org_id, slug, name, personal, account.id)
         if row is not None:
             break
-    made = organization_of(cast(Row, row))
+    made = organization_of(cast("Row", row))
     await connection.execute(_query("memberships_insert"), org_id, user_id, "owner")
     after = {**_audited(made), "owner": user_id}
     await audit.record(
@@ -197,10 +182,12 @@ async def check_may_own(connection: Connection, user_id: str, most: int) -> None
 class Organizations:
     """Makes, lists and changes organizations. Methods raise `OrganizationError` and `DatabaseError`."""
 
-    def __init__(self, database: Database, new_id: Callable[[], str], plan: str, bounds: Bounds | None = None) -> None:
+    def __init__(
+        self, database: Database, new_id: Callable[[], str], plan: str, settings: OrganizationSettings | None = None
+    ) -> None:
         """`new_id` makes ULIDs that rise with time; `plan` is that of a new account."""
         self._database, self._new_id, self._plan = database, new_id, plan
-        self._bounds = Bounds() if bounds is None else bounds
+        self._settings = OrganizationSettings() if settings is None else settings
 
     async def create(self, user_id: str, name: str, *, actor: audit.Actor) -> Organization:
         """Create an organization that a person owns. Raises `OrganizationConflict` where they own too many, or are not
@@ -209,7 +196,7 @@ class Organizations:
             user = await connection.fetchrow(_query("memberships_user"), user_id)
             if user is None or user["status"] != "active":
                 raise OrganizationConflict("Who is not let in yet founds no organization: verify your address first.")
-            await check_may_own(connection, user_id, self._bounds.owned)
+            await check_may_own(connection, user_id, self._settings.organizations_per_user)
             return await found(
                 *(connection, self._new_id, self._plan), user_id=user_id, name=name, personal=False, actor=actor
             )

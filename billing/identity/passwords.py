@@ -18,18 +18,20 @@ import re
 import secrets
 import unicodedata
 from collections import Counter
-from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import cache, partial
 from importlib.resources import files
-from typing import Final, TypeVar
+from typing import TYPE_CHECKING, Final, TypeVar
 
 from argon2 import PasswordHasher
 from argon2.exceptions import Argon2Error, InvalidHashError
 
 from billing.errors import MetergateError
 from billing.fair_queue import FairQueue
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
 
 LEAST_ALONE: Final = 15
 LEAST_BESIDE: Final = 8

@@ -12,20 +12,22 @@ from hashlib import sha256
 from typing import TYPE_CHECKING, Final, Protocol
 
 from billing import audit
-from billing.database.connection import queries
+from billing.change_notifier import ChangeNotifier
+from billing.database.connection import Database, queries
 from billing.identity import letters
+from billing.identity.codes import Codes
 from billing.identity.mail import enqueue
+from billing.identity.passwords import Passwords
 from billing.identity.sealing import Sealer
 from billing.identity.totp import matching_step
+from billing.identity.users import Users
 
 if TYPE_CHECKING:
-    from billing.database.connection import Connection, Database
-    from billing.effects import Effects
-    from billing.identity.codes import Codes
+    from billing.database.connection import Connection
     from billing.identity.letters import Letter
-    from billing.identity.passwords import Passwords, Verdict
+    from billing.identity.passwords import Verdict
     from billing.identity.sessions import TokenPair
-    from billing.identity.users import User, Users
+    from billing.identity.users import User
 
 BY_CODE: Final = "sign in with a code by mail"
 BY_RECOVERY: Final = "ask whoever runs this service"
@@ -92,7 +94,7 @@ class People:
     codes: Codes
     passwords: Passwords
     sessions: Sessions
-    effects: Effects
+    effects: ChangeNotifier
     new_id: Callable[[], str]
     clock: Callable[[], float]
     sealer: Sealer = field(default_factory=Sealer)

@@ -9,10 +9,9 @@ from __future__ import annotations
 
 import base64
 import binascii
-from collections.abc import Callable
 from hashlib import sha256
 from secrets import token_bytes
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
@@ -20,6 +19,9 @@ from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
 from billing.errors import MetergateError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 PREFIX: Final = "sealed:1:"
 """What a sealed text begins with, then the key's name, a colon, and nonce and ciphertext as base64."""

@@ -14,7 +14,6 @@ from __future__ import annotations
 import base64
 import hmac
 import secrets
-from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from datetime import datetime
 from hashlib import sha256
@@ -30,6 +29,8 @@ from billing.identity.tokens import ISSUER, MAX_LIFE_S
 from billing.pages import BEFORE_ALL, Page, page_of
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+
     from billing.identity.shown import ShownTokens
     from billing.identity.signing_keys import SigningKeys
 

@@ -7,25 +7,29 @@ next request on every gateway. Times of own tokens are compared with Postgres's 
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from billing.database.connection import Database, Row, queries
 from billing.identity.callers import Caller
 from billing.identity.permissions import allowed
+from billing.identity.subjects import Subject
 from billing.identity.tokens import ISSUER, BadToken, Claims, peek
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from billing.identity.issuers import ForeignTokens
     from billing.identity.signing_keys import SigningKeys
-    from billing.identity.subjects import Subject, Subjects
+    from billing.identity.subjects import Subjects
 
 _query = queries("billing.identity")
 OPERATOR: Final = "operator"
 """The scope that keeps an operator's rights in a token that is narrowed to some scopes."""
 PENDING: Final = "Your registration is not complete: verify your address, or wait until an operator has let you in."
-SECOND_FACTOR: Final = "Operators need a second factor: add one with POST /api/auth/totp."
+SECOND_FACTOR: Final = (
+    "Operators need a second factor: add one on the console's page of security, or by `metergate auth totp enrol`."
+)
 
 
 @dataclass(frozen=True, slots=True)

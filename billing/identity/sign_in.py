@@ -16,13 +16,14 @@ from typing import TYPE_CHECKING, Any
 from billing import audit
 from billing.database.connection import queries
 from billing.identity import letters
+from billing.identity.codes import Shown
 from billing.identity.passwords import LEAST_ALONE, check_password
 from billing.identity.people import Factor
 from billing.identity.users import parse_email
 
 if TYPE_CHECKING:
     from billing.database.connection import Connection
-    from billing.identity.codes import Purpose, Shown
+    from billing.identity.codes import Purpose
     from billing.identity.people import People, Visitor
     from billing.identity.sessions import TokenPair
     from billing.identity.users import User

@@ -12,9 +12,8 @@ With a shared secret (`JWT_SECRET`) tokens are HS256 and there is none of this.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Final, TypeVar, cast
+from typing import TYPE_CHECKING, Any, Final, TypeVar, cast
 
 from cryptography.hazmat.primitives.asymmetric.rsa import RSAPrivateKey, RSAPublicKey, generate_private_key
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, load_pem_private_key
@@ -23,6 +22,9 @@ from jwt.algorithms import RSAAlgorithm
 from billing.database.connection import Connection, Database, Row, queries
 from billing.identity.sealing import Sealer
 from billing.identity.tokens import BadToken, sign, verify
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
 
 _query = queries("billing.identity")
 BITS: Final = 2048
@@ -144,10 +146,10 @@ class SigningKeys:
             signer = self._loaded.signer
         else:  # our own key needs no proof that its numbers are prime, which takes 30 ms
             pem = self._sealer.open(signing["private_pem"], _what(signing["kid"])).encode()
-            key = cast(RSAPrivateKey, load_pem_private_key(pem, None, unsafe_skip_rsa_key_validation=True))
+            key = cast("RSAPrivateKey", load_pem_private_key(pem, None, unsafe_skip_rsa_key_validation=True))
             signer = _Signer(signing["kid"], key)
             await self._seal(rows)
-        public = {row["kid"]: cast(RSAPublicKey, RSAAlgorithm.from_jwk(row["public_jwk"])) for row in rows}
+        public = {row["kid"]: cast("RSAPublicKey", RSAAlgorithm.from_jwk(row["public_jwk"])) for row in rows}
         return _Loaded(at, signer, public, tuple(row["public_jwk"] for row in rows))
 
     async def _seal(self, rows: list[Row]) -> None:

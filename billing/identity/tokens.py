@@ -8,7 +8,6 @@ read, a `crit` header is refused.
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Mapping
 from typing import TYPE_CHECKING, Annotated, Any, Final, Literal, TypeVar
 
 import jwt
@@ -18,6 +17,8 @@ from msgspec import Meta, Struct
 from billing.errors import MetergateError
 
 if TYPE_CHECKING:
+    from collections.abc import Collection, Mapping
+
     from cryptography.hazmat.primitives.asymmetric.rsa import RSAPrivateKey, RSAPublicKey
 
 Algorithm = Literal["RS256", "HS256"]

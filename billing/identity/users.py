@@ -12,7 +12,6 @@ UserError
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
 from dataclasses import dataclass, field, fields, replace
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, Final, Literal, cast, get_args
@@ -22,11 +21,14 @@ from billing.database.connection import Connection, Database, Row, queries
 from billing.errors import MetergateError
 from billing.identity.letters import second_factor_changed
 from billing.identity.mail import enqueue
+from billing.identity.permissions import Role
 from billing.pages import BEFORE_ALL, Page, page_of
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from billing.identity.letters import Letter
-    from billing.identity.permissions import Approval, Role
+    from billing.identity.permissions import Approval
 
 ID_PREFIX: Final = "usr_"
 MOST_NAME: Final = 200
@@ -229,7 +231,7 @@ class Users:
         become those of who has proven it: until then anybody may have registered the address."""
         let_in = self.approval != "approved"
         row = await connection.fetchrow(_query("users_verified"), user_id, password_hash, let_in, name)
-        return _user(cast(Row, row))
+        return _user(cast("Row", row))
 
     async def set_password(self, connection: Connection, user_id: str, password_hash: str) -> None:
         """Replace a user's password."""
@@ -261,7 +263,7 @@ class Users:
             if wanted == before:
                 return before
             given = (user_id, wanted.name, wanted.status, wanted.operator)
-            after = _user(cast(Row, await connection.fetchrow(_query("users_update"), *given)))
+            after = _user(cast("Row", await connection.fetchrow(_query("users_update"), *given)))
             if after.status == "disabled":
                 await connection.execute(_query("users_end_sessions"), user_id, "disabled")
             await audit.record(connection, actor, action, user_id, _audited(before), _audited(after), user_id=user_id)
@@ -269,8 +271,8 @@ class Users:
 
 
 NEEDS_FACTOR: Final = (
-    "An operator needs a second factor: the user has to sign in and to set up an authenticator app, "
-    "`POST /api/auth/totp`, and must be active."
+    "An operator needs a second factor: the user has to sign in and to set up an authenticator app, on the console's "
+    "page of security or by `metergate auth totp enrol`, and must be active."
 )
 _MENDS: Final = {"disabled": "enable them first.", "pending": "approve them."}
 _COLUMNS: Final = tuple(each.name for each in fields(User))

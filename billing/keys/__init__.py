@@ -1,4 +1,4 @@
-"""API keys: who may spend. What a key may say is in `billing.shapes.keys`.
+"""API keys: who may spend. What a key may say is in `billing.schemas.keys`.
 
 secrets     how a secret is made, recognised and hashed (pure)
 presented   which key a request shows (pure)

@@ -1,7 +1,7 @@
 """API keys in Postgres: made, listed, changed, rotated and revoked.
 
 This file owns the rule that a secret leaves it once, from `create` or `rotate`, and that each change of a key raises
-its version in the same statement. Only a secret's SHA-256 is stored. What a key may say is in `billing.shapes.keys`.
+its version in the same statement. Only a secret's SHA-256 is stored. What a key may say is in `billing.schemas.keys`.
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ from billing.database.connection import Connection, Database, Row, affected, que
 from billing.keys.secrets import new_secret, secret_digest, shown_prefix
 from billing.notices.emit import emit
 from billing.pages import BEFORE_ALL, Page, page_of
-from billing.shapes.keys import RULES, KeyRow, KeyRules, rules_shown
-from billing.shapes.rules import KeyConflict, KeyNotFound, ScopeWithheld
+from billing.schemas.keys import RULES, KeyRow, KeyRules, rules_shown
+from billing.schemas.rules import KeyConflict, KeyNotFound, ScopeWithheld
 from billing.times import rfc3339
 
 if TYPE_CHECKING:
-    from billing.effects import Effects
+    from billing.change_notifier import ChangeNotifier
     from billing.notices.letters import NoticeType
 
 ID_PREFIX: Final = "key_"
@@ -60,7 +60,7 @@ class ApiKeys:
     def __init__(
         self,
         database: Database,
-        effects: Effects,
+        effects: ChangeNotifier,
         new_id: Callable[[], str],
         choice: Callable[[str], str] = secrets.choice,
     ) -> None:
@@ -142,7 +142,7 @@ class ApiKeys:
                 return before
             _check_given(given, (scope for scope in wanted.scopes if scope not in before.scopes))
             row = await connection.fetchrow(_UPDATE, key_id, wanted.name, *_stored(wanted))
-            after = key_row(cast(Row, row))
+            after = key_row(cast("Row", row))
             await _record(connection, actor, "key.update", before, after)
         await self._effects.key_changed(key_id, after.account_id)
         return after
@@ -170,7 +170,7 @@ class ApiKeys:
             if before.revoked_at is not None:
                 raise KeyConflict("This key was revoked: make another one.")
             row = await connection.fetchrow(_query("keys_rotate"), key_id, digest, prefix, grace_s)
-            after = key_row(cast(Row, row))
+            after = key_row(cast("Row", row))
             await _record(connection, actor, "key.rotate", before, after)
         await self._effects.key_changed(key_id, after.account_id)
         return after, secret
@@ -186,7 +186,7 @@ class ApiKeys:
             if row is None:
                 return None
             before = key_row(row)
-            after = key_row(cast(Row, await connection.fetchrow(_query("keys_leaked"), before.id, digest)))
+            after = key_row(cast("Row", await connection.fetchrow(_query("keys_leaked"), before.id, digest)))
             await _record(connection, actor, "key.leaked", before, after)
             await tell(connection, after)
         await self._effects.key_changed(after.id, after.account_id)
@@ -218,7 +218,7 @@ async def confine_keys(
             told = await connection.fetchrow(_query("keys_revoke"), before.id)
         else:
             told = await connection.fetchrow(_UPDATE, before.id, before.name, *_stored(replace(before, scopes=scopes)))
-        await _record(connection, actor, "key.revoke" if ends else "key.update", before, key_row(cast(Row, told)))
+        await _record(connection, actor, "key.revoke" if ends else "key.update", before, key_row(cast("Row", told)))
         changed.append(before.id)
     return changed
 

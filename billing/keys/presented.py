@@ -1,11 +1,10 @@
 """Which API key a request presents: the one extractor for all that takes one. Pure.
 
-OpenAI's clients send `Authorization: Bearer`, Anthropic's `x-api-key`, Gemini's `x-goog-api-key`, Azure's `api-key`.
-All are read everywhere, and a proxied request has none of them. A key in a query is read where the API
-that a path belongs to has it there.
+Most clients send `Authorization: Bearer`. Who serves other APIs names the headers that their clients use, and what
+stands elsewhere in a request.
 """
 
-from collections.abc import Collection, Iterable
+from collections.abc import Iterable
 from typing import Final
 
 from multidict import MultiMapping, istr
@@ -14,7 +13,7 @@ from billing.errors import INCORRECT_KEY, MetergateError
 from billing.keys.secrets import same_secret
 
 KEY_HEADERS: Final = (istr("x-api-key"), istr("x-goog-api-key"), istr("api-key"))
-"""Headers whose whole value is a key, in lower case."""
+"""Headers whose whole value is a key where the billing API takes one, in lower case."""
 _AUTHORIZATION: Final = istr("Authorization")
 _BEARER: Final = "bearer"
 
@@ -30,19 +29,20 @@ class DifferentKeys(MetergateError):
         )
 
 
-def presented_key(headers: MultiMapping[str], further: Iterable[str] = (), shown: Collection[str] = ()) -> str | None:
+def presented_key(
+    headers: MultiMapping[str], names: Iterable[str] = KEY_HEADERS, shown: Iterable[str] = ()
+) -> str | None:
     """Return the key that a request presents; None without one. Raises `DifferentKeys` where there are two that differ.
 
-    `further` are headers beside `KEY_HEADERS` that hold one; `shown` are keys that stand elsewhere in the request.
+    `names` are headers whose whole value is one; `shown` are keys that stand elsewhere in the request.
     """
     found = [key for value in headers.getall(_AUTHORIZATION, ()) if (key := _in_bearer(value))]
-    for name in KEY_HEADERS:
+    for name in names:
         if name in headers:
             found += [key for value in headers.getall(name) if (key := value.strip())]
-    for other_name in further:
-        found += [key for value in headers.getall(other_name, ()) if (key := value.strip())]
-    if shown:
-        found += [key for value in shown if (key := value.strip())]
+    for value in shown:
+        if key := value.strip():
+            found.append(key)
     if not found:
         return None
     first = found[0]

@@ -7,17 +7,19 @@ has revoked is revoked whatever a gateway's clock says.
 from __future__ import annotations
 
 import logging
-from collections.abc import Awaitable, Callable
 from dataclasses import fields, replace
-from datetime import datetime
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from billing.database.connection import Database, Row, queries
 from billing.keys.keys import key_row
 from billing.plans import API_ACCESS, API_SCOPE, DEFAULT_PLAN, Plan, Plans
 from billing.principals import SERVICE_KEY, Principal
 from billing.quotas import parse_quotas
-from billing.shapes.keys import RULES, KeyRow, KeyRules
+from billing.schemas.keys import RULES, KeyRow, KeyRules
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+    from datetime import datetime
 
 _log = logging.getLogger(__name__)
 _query = queries("billing.keys")

@@ -7,20 +7,17 @@ raises LAYOUT, and older ones leave its debits to it.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final, Literal
+from datetime import datetime
+from typing import Final, Literal
 
 import msgspec
 
 from billing.errors import NewerLayout as NewerLayout
 from billing.errors import Unreadable as Unreadable
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping
-    from datetime import datetime
-
-    from billing.ledger.usage_columns import ModelShare
-    from billing.usage import Usage
+from billing.ledger.usage_columns import ModelShare
+from billing.usage import Usage
 
 Outcome = Literal["settled", "expired"]
 LAYOUT: Final = 1

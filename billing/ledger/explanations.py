@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final
 
-from billing.ledger.debits import NAMED
+from billing.ledger.debits import NAMED, UsageEvent
 from billing.money import USD_DECIMALS, ceil_div, decimal, format_usd
 from billing.pricing.scales import COST_SCALE, FACTOR_SCALE, MARKUP_DECIMALS, marked_up, round_up
 from billing.times import rfc3339

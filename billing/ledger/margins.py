@@ -7,15 +7,17 @@ transfers say, at the time when they were made; a request's own charge is never 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import datetime
 from enum import IntEnum
-from typing import Final, NamedTuple
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 from billing.database.connection import Database, Row, queries
 from billing.ledger.sums import PLANNED_EACH_TIME
 from billing.ledger.used import DAY, MONTH, UsageQueryError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from datetime import datetime
 
 MOST_GROUPS: Final = 50_000
 """Groups of one answer that has all."""

@@ -10,10 +10,9 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from billing.database.connection import (
     Connection,
@@ -25,6 +24,9 @@ from billing.database.connection import (
     translated,
 )
 from billing.ledger.verify import STATEMENT_TIMEOUT_S, first_difference
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 logger = logging.getLogger(__name__)
 

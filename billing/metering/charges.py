@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, ClassVar, Final
 import msgspec
 
 from billing.errors import Kind, MetergateError
-from billing.holds.decision import Need
+from billing.holds.model import Need
 from billing.ledger.debits import NAMED, Debit
 from billing.ledger.usage_columns import other_counts
 from billing.money import MAX_NANO

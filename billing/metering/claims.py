@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from billing.errors import Kind, MetergateError
 
 if TYPE_CHECKING:
-    from billing.holds import decision as decisions
+    from billing.holds.model import Refused
     from billing.principals import Principal
 
 
@@ -22,7 +22,7 @@ class NotAdmitted(MetergateError):
     """Balance, quotas or the account's status have no room for it: `decision`, None for the status. What a request is
     refused with follows from these."""
 
-    def __init__(self, principal: Principal, decision: decisions.Refused | None, required_nano: int) -> None:
+    def __init__(self, principal: Principal, decision: Refused | None, required_nano: int) -> None:
         super().__init__("The account has no room for this.")
         self.principal, self.decision, self.required_nano = principal, decision, required_nano
 

@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Collection, Coroutine, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
@@ -27,12 +26,14 @@ from billing.database.connection import (
     UniqueViolation,
     queries,
 )
+from billing.ledger.debits import Debit
 from billing.ledger.writer import write_claimed
 from billing.metering.claims import Busy, Claim, EventConflict, EventRefused, Recorded, replayed, settled_before
 
 if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Collection, Coroutine, Sequence
+
     from billing.errors import MetergateError
-    from billing.ledger.debits import Debit
 
 logger = logging.getLogger(__name__)
 

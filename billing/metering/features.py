@@ -8,7 +8,6 @@ at once; month ends and leap days are the provider's: a subscription of the 31st
 from __future__ import annotations
 
 import calendar
-from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Final
@@ -18,6 +17,8 @@ from billing.database.connection import queries
 from billing.metering.claims import EventConflict
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from billing.database.connection import Connection, Database
     from billing.plans import Plan, Plans
 

@@ -16,22 +16,20 @@ from typing import TYPE_CHECKING, Final, NoReturn
 
 import msgspec
 
-from billing.holds import decision as decisions
-from billing.holds.admission import Renew, Renewal
-from billing.holds.decision import NeedTooLarge
-from billing.holds.hold import Hold
-from billing.ledger.debits import NAMED
+from billing.holds.model import Hold, HoldRequest, NeedTooLarge, Unavailable
+from billing.ledger.debits import NAMED, encode_debit
 from billing.metering.charges import BadMeasure, Charge, Measure, MeterNotPriced, charge_of, digest_of
 from billing.metering.claims import Busy, Claim, NotAdmitted, Payer, Recorded, UnknownAccount
 from billing.metering.events import DEBITS, USAGE
-from billing.shapes.service import debit_shape
+from billing.schemas.service import debit_shape
 from billing.times import rfc3339
 from billing.usage import Usage
 
 if TYPE_CHECKING:
     from billing.errors import MetergateError
-    from billing.holds.admission import Decision, Opening
-    from billing.holds.service import Holds
+    from billing.holds.admission import Opening
+    from billing.holds.api import Holds
+    from billing.holds.model import Decision
     from billing.ledger.debits import Debit
     from billing.metering.events import EventWriter
     from billing.pricing.table import PriceTable
@@ -108,18 +106,28 @@ class Desk:
         """Return whether the account's status lets it spend."""
         return principal.may_pay(self.clock(), self.rules.grace_s)
 
-    def renewing(self, payer: Payer, charge: Charge, debit: Debit) -> Renew:
-        """Return what asks again for an account that has changed."""
+    def request(self, payer: Payer, principal: Principal, charge: Charge, expired: Debit) -> HoldRequest:
+        """Return what asks for a hold of a charge, and asks again for an account that has changed. `expired` is the
+        debit that it becomes should this process die."""
 
-        async def renew(*, stale: bool) -> Renewal | None:
+        async def renew(*, stale: bool) -> HoldRequest | None:
             if not stale:
                 return None
             principal = await self.principal(payer, stale=True)
             if not self.may_pay(principal):
                 raise NotAdmitted(principal, None, charge.charged_nano)
-            return Renewal(principal, charge.measure.name, charge.need, debit, 0.0)
+            return msgspec.structs.replace(request, principal=principal)
 
-        return renew
+        request = HoldRequest(
+            id=expired.request_id,
+            principal=principal,
+            model=charge.measure.name,
+            feature=charge.measure.feature,
+            need=charge.need,
+            expired=encode_debit(expired),
+            renew=renew,
+        )
+        return request
 
     async def recorded(self, claim: Claim, error: MetergateError) -> Recorded:
         """Return the first answer to an event that would be refused for `error` now. Raises that where there was none,
@@ -155,7 +163,7 @@ def unknown(payer: Payer) -> UnknownAccount:
 
 def refuse(principal: Principal, decision: Decision | None, charge: Charge) -> NoReturn:
     """Refuse what was not admitted; None: by the account's status. Raises `NotAdmitted`, or `Busy`."""
-    if isinstance(decision, decisions.Unavailable):
+    if isinstance(decision, Unavailable):
         raise Busy(f"Nothing could be decided: {decision.reason}; try again.")
     raise NotAdmitted(principal, None if isinstance(decision, Hold) else decision, charge.charged_nano)
 
@@ -238,8 +246,7 @@ class Metering:
         nothing = Charge(measure, Usage(), 0, 0).debit(
             debit.request_id, principal, DEBITS, debit.client_request_id, debit.admitted_at_ms
         )
-        asked = debit.request_id, principal, measure.name, measure.feature, charge.need, nothing
-        return self._desk.holds.open(*asked, renew=self._desk.renewing(payer, charge, nothing))
+        return self._desk.holds.open(self._desk.request(payer, principal, charge, nothing))
 
     def _answer(self, debit: Debit, measure: Measure) -> str:
         fields = {

@@ -9,7 +9,6 @@ event's id and by what it asks, and gets the first answer.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any, ClassVar, Final
@@ -18,16 +17,18 @@ import msgspec
 
 from billing.database.connection import Database, DatabaseError, UniqueViolation, queries
 from billing.errors import Kind, MetergateError
-from billing.holds.hold import Hold
+from billing.holds.model import Hold
 from billing.ledger.debits import NAMED, decode_debit, encode_debit
 from billing.metering.charges import BadMeasure, Charge, Measure, MeterNotPriced, charge_by, digest_of, measure_of
 from billing.metering.claims import Busy, Claim, EventConflict, Payer, Recorded, settled_before
 from billing.metering.events import HOLDS
 from billing.pricing.rows import from_canonical_json
-from billing.shapes.service import HoldShape, hold_shape
+from billing.schemas.service import HoldShape, hold_shape
 from billing.times import rfc3339
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from billing.holds.lasting import LastingHolds
     from billing.ledger.debits import Debit
     from billing.metering.metering import Desk
@@ -78,8 +79,7 @@ class ServiceHolds:
         if not desk.may_pay(principal):
             return await desk.known(claim, principal, None, charge)
         debit = charge.debit(desk.new_id(), principal, HOLDS, event_id, int(desk.clock() * 1000))
-        asked = debit.request_id, principal, measure.name, measure.feature, charge.need, debit
-        async with desk.holds.open_lasting(*asked, desk.renewing(payer, charge, debit)) as decision:
+        async with desk.holds.open_lasting(desk.request(payer, principal, charge, debit)) as decision:
             if isinstance(decision, Hold):
                 debit = msgspec.structs.replace(debit, admitted_at_ms=decision.admitted_at_ms)
                 made: asyncio.Future[Recorded] = asyncio.get_running_loop().create_future()

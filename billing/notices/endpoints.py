@@ -9,7 +9,6 @@ WebhookError
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Final, cast
@@ -23,7 +22,10 @@ from billing.notices.signing import new_secret
 from billing.pages import BEFORE_ALL, BadCursor, Page, page_of
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+
     from billing.database.connection import Connection, Database
+    from billing.settings import WebhookSettings
 
 ID_PREFIX: Final = "whe_"
 OLD_SECRET_S: Final = 86_400.0
@@ -79,23 +81,11 @@ class Delivery:
     error: str | None
 
 
-@dataclass(frozen=True, slots=True)
-class EndpointRules:
-    """How many endpoints an owner may have, and whether private addresses and http may be delivered to."""
-
-    most: int = 20
-    private: bool = False
-
-    def __post_init__(self) -> None:
-        if self.most < 1:
-            raise ValueError("most must be above zero")
-
-
 class Endpoints:
     """Makes, changes and reads endpoints. Methods raise `DatabaseError`, and `EndpointNotFound` for another owner's."""
 
-    def __init__(self, database: Database, new_id: Callable[[], str], rules: EndpointRules) -> None:
-        self._database, self._new_id, self._rules = database, new_id, rules
+    def __init__(self, database: Database, new_id: Callable[[], str], settings: WebhookSettings) -> None:
+        self._database, self._new_id, self._settings = database, new_id, settings
 
     async def create(
         self,
@@ -107,17 +97,17 @@ class Endpoints:
         actor: audit.Actor,
     ) -> Endpoint:
         """Make an endpoint, with a new secret. Raises `EndpointRefused` and `DestinationRefused`."""
-        check_url(url, private=self._rules.private)
+        check_url(url, private=self._settings.webhook_private_addresses)
         subscribed = _checked(types)
         async with self._database.transaction() as connection:
             await connection.execute(_query("endpoints_lock"), account_id)
-            if await connection.fetchval(_query("endpoints_count"), account_id) >= self._rules.most:
-                raise EndpointRefused(f"There may be {self._rules.most} webhook endpoints: delete one.")
+            if await connection.fetchval(_query("endpoints_count"), account_id) >= self._settings.webhook_endpoints:
+                raise EndpointRefused(f"There may be {self._settings.webhook_endpoints} webhook endpoints: delete one.")
             row = await connection.fetchrow(
                 *(_query("endpoints_insert"), ID_PREFIX + self._new_id(), account_id, url, new_secret()),
                 *(subscribed, description),
             )
-            made = _endpoint(cast(Row, row))
+            made = _endpoint(cast("Row", row))
             await _record(connection, actor, "webhook.create", None, made)
         return made
 
@@ -135,7 +125,7 @@ class Endpoints:
     ) -> Endpoint:
         """Change `url`, `types`, `description`, `enabled`: enabling forgets that it has failed. Raises as `create`."""
         if "url" in changes:
-            check_url(changes["url"], private=self._rules.private)
+            check_url(changes["url"], private=self._settings.webhook_private_addresses)
         fields = {name: value for name, value in changes.items() if name != "enabled"}
         if "types" in fields:
             fields["types"] = _checked(fields["types"])

@@ -11,7 +11,6 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
@@ -20,14 +19,17 @@ import msgspec
 from billing.database.connection import DatabaseError, Row, queries
 from billing.identity.letters import SERVICE
 from billing.identity.mail import enqueue
+from billing.notices.destinations import Poster
 from billing.notices.emit import emit
 from billing.notices.letters import letter_of
 from billing.notices.signing import key_of, signed_headers
 from billing.times import rfc3339
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from billing.database.connection import Connection, Database
-    from billing.notices.destinations import Outcome, Poster
+    from billing.notices.destinations import Outcome
 
 logger = logging.getLogger(__name__)
 

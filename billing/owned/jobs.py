@@ -18,7 +18,7 @@ from billing.ledger.debits import Debit, decode_debit, encode_debit
 from billing.ledger.writer import write_debits
 
 if TYPE_CHECKING:
-    from billing.effects import Effects
+    from billing.change_notifier import ChangeNotifier
 
 logger = logging.getLogger(__name__)
 
@@ -53,7 +53,7 @@ class Job(msgspec.Struct, frozen=True):
 class BackgroundJobs:
     """The table of jobs, as one gateway uses it. All methods raise `DatabaseError`."""
 
-    def __init__(self, database: Database, effects: Effects, gateway_id: str, lease_s: float) -> None:
+    def __init__(self, database: Database, effects: ChangeNotifier, gateway_id: str, lease_s: float) -> None:
         self._database = database
         self._effects = effects
         self.gateway_id = gateway_id

@@ -14,7 +14,6 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import OrderedDict
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 import msgspec
@@ -23,6 +22,8 @@ from billing.database.connection import Database, DatabaseError, queries
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+
+    from billing.settings import RetentionSettings
 
 _sql = queries("billing.owned")
 RECORD: Final = _sql("record_objects")
@@ -134,24 +135,22 @@ MOST_BATCHES: Final = 1_000
 """In one round, of each table."""
 
 
-@dataclass(frozen=True, slots=True)
-class RetentionRules:
-    """After how many days rows go. `others` are further statements, which are given their days and how many rows they
-    may delete at once, and give how many there were."""
-
-    object_days: int
-    job_days: int
-    others: tuple[tuple[str, int], ...] = ()
-
-
 class Retention:
     """Deletes old rows. `owner` names this process."""
 
-    def __init__(self, database: Database, rules: RetentionRules, owner: str, beside: Sequence[str] = ()) -> None:
-        """`beside` are further statements that delete so many old rows at most, and give how many there were."""
+    def __init__(
+        self,
+        database: Database,
+        settings: RetentionSettings,
+        owner: str,
+        after_days: Sequence[tuple[str, int]] = (),
+        beside: Sequence[str] = (),
+    ) -> None:
+        """`after_days` and `beside` are further statements that delete so many old rows at most, and give how many
+        there were: the former are given days, too."""
         self._database = database
-        self._beside = beside
-        self._rules = rules
+        self._after_days, self._beside = after_days, beside
+        self._settings = settings
         self._owner = owner
 
     async def run(self) -> None:
@@ -168,9 +167,9 @@ class Retention:
         """Remove what is old, so many rows at once; return how many there were. Raises `DatabaseError`."""
         forgotten = 0
         old: tuple[tuple[str, int], ...] = (
-            (FORGET_OBJECTS, self._rules.object_days),
-            (FORGET_JOBS, self._rules.job_days),
-            *self._rules.others,
+            (FORGET_OBJECTS, self._settings.object_retention_days),
+            (FORGET_JOBS, self._settings.job_retention_days),
+            *self._after_days,
         )
         wanted = [(statement, (days, batch_rows)) for statement, days in old]
         for statement, given in (*wanted, *((each, (batch_rows,)) for each in self._beside)):

@@ -19,7 +19,7 @@ from billing.payments.objects import Checkout, Customer, Dispute, ObjectKind, Ob
 from billing.payments.port import PaymentRefused
 
 if TYPE_CHECKING:
-    from billing.effects import Effects
+    from billing.change_notifier import ChangeNotifier
     from billing.payments.objects import ProviderObject
     from billing.payments.port import PaymentProvider
 
@@ -64,7 +64,7 @@ class Applier:
         self,
         database: Database,
         provider: PaymentProvider,
-        effects: Effects,
+        effects: ChangeNotifier,
         deployment: str,
         handlers: Mapping[ObjectKind, tuple[type, Handler]],
     ) -> None:
@@ -130,7 +130,7 @@ class Applier:
             owner = await self._gone(connection, ref)
         elif isinstance(found, kind) and await self._is_ours(connection, found):
             owner, kept = await handler(connection, before, found, after), msgspec.to_builtins(found)
-        created_at = None if kept is None else cast(Any, found).created_at
+        created_at = None if kept is None else cast("Any", found).created_at
         named = (self._provider.name, ref.kind, ref.id)
         await connection.execute(
             _query("objects_applied"), *named, asked, kept, owner.account_id, owner.order_id, created_at
@@ -157,7 +157,7 @@ class Applier:
 
 async def account_of(connection: Connection, provider: str, customer_id: str) -> str | None:
     """Return the account that a provider's customer is; None: none of ours."""
-    return cast(str | None, await connection.fetchval(_query("customers_account"), provider, customer_id))
+    return cast("str | None", await connection.fetchval(_query("customers_account"), provider, customer_id))
 
 
 def checkout_handler(provider: str) -> Handler:

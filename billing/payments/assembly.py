@@ -7,8 +7,12 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any, cast
 
+from billing.accounts.accounts import Accounts
+from billing.accounts.grants import Grants
 from billing.accounts.lots import PAID, Terms
-from billing.database.connection import queries
+from billing.change_notifier import ChangeNotifier
+from billing.database.connection import Database, queries
+from billing.money import NANO_PER_CENT
 from billing.notices.emit import emit
 from billing.payments.apply import Applier, Handler, checkout_handler, customer_handler
 from billing.payments.auto_recharge import EVERY_S, LEASE, AutoRecharge
@@ -21,17 +25,9 @@ from billing.payments.flows import FlowRules, Flows, price_id_of
 from billing.payments.local.provider import LocalProvider
 from billing.payments.local.store import LocalStore
 from billing.payments.local.web import Acts
-from billing.payments.objects import (
-    NANO_PER_CENT,
-    Checkout,
-    Customer,
-    Event,
-    Invoice,
-    ObjectKind,
-    Payment,
-    Subscription,
-)
+from billing.payments.objects import Checkout, Customer, Event, Invoice, ObjectKind, Payment, Subscription
 from billing.payments.orders import Orders
+from billing.payments.port import PaymentProvider
 from billing.payments.purchases import Purchases
 from billing.payments.recharges import RechargeRules, Recharges
 from billing.payments.reconcile import PaymentComparisons
@@ -43,16 +39,12 @@ from billing.payments.subscriptions import (
     invoice_handler,
     subscription_handler,
 )
+from billing.plans import Plans
 
 if TYPE_CHECKING:
-    from billing.accounts.accounts import Accounts
-    from billing.accounts.grants import Grants
-    from billing.database.connection import Connection, Database
-    from billing.effects import Effects
+    from billing.database.connection import Connection
     from billing.notices.letters import NoticeType
-    from billing.payments.port import PaymentProvider
     from billing.payments.stripe.parameters import CheckoutRules
-    from billing.plans import Plans
 
 Job = Callable[[], Coroutine[Any, Any, None]]
 """Work that runs in the background for ever."""
@@ -87,7 +79,7 @@ class PaymentParts:
     database: Database
     accounts: Accounts
     grants: Grants
-    effects: Effects
+    effects: ChangeNotifier
     plans: Plans
     new_id: Callable[[], str]
     deployment: str

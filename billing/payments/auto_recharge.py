@@ -11,7 +11,6 @@ Alerts tell an account that its balance is low, once for each time that it falls
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Final, Protocol
@@ -26,6 +25,8 @@ from billing.payments.port import PaymentError
 from billing.payments.recharges import note_end, recharge_of
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from billing.audit import Actor
     from billing.payments.objects import Payment
     from billing.payments.orders import Order, Orders

@@ -15,24 +15,25 @@ from __future__ import annotations
 import hashlib
 import re
 import secrets
-from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Final, Protocol
 
 from billing import audit
-from billing.accounts.grants import PROMOTIONS, Entry
+from billing.accounts.grants import PROMOTIONS, Entry, GrantResult
 from billing.accounts.lots import Terms
 from billing.database.connection import Connection, Database, Row, UniqueViolation, queries
 from billing.errors import MetergateError
 from billing.money import format_usd
 from billing.pages import BEFORE_ALL, Page, page_of
-from billing.shapes.base import DEFAULT_PRIORITY
+from billing.schemas.base import DEFAULT_PRIORITY
 from billing.times import rfc3339
 
 if TYPE_CHECKING:
-    from billing.accounts.grants import GrantResult, Grants
-    from billing.effects import Effects
+    from collections.abc import Callable
+
+    from billing.accounts.grants import Grants
+    from billing.change_notifier import ChangeNotifier
 
 ID_PREFIX: Final = "cpn_"
 SCOPE: Final = "coupons"
@@ -145,7 +146,7 @@ class Coupons:
         self,
         database: Database,
         grants: Grants,
-        effects: Effects,
+        effects: ChangeNotifier,
         tries: Tries,
         new_id: Callable[[], str],
         now: Callable[[], datetime],

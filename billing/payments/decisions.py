@@ -8,16 +8,16 @@ leaves its part to the next, and so does a dispute that is won. A dispute takes 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, Literal
 
-from billing.payments.objects import CURRENCY, Movement, Refund
+from billing.payments.objects import CURRENCY, Movement, OrderKind, OrderStatus, Refund
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
     from datetime import datetime
 
-    from billing.payments.objects import Dispute, OrderKind, OrderStatus, Payment
+    from billing.payments.objects import Dispute, Payment
 
 RETURNED: Final = ("failed", "canceled")
 """States of refunds whose money came back."""

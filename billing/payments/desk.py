@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Final
 from billing import audit
 from billing.accounts.grants import PURCHASES, Entry
 from billing.database.connection import Database, queries
+from billing.money import NANO_PER_CENT, format_cents
 from billing.payments.keys import call_once
-from billing.payments.objects import CURRENCY, NANO_PER_CENT, ObjectRef, Refund, format_cents
+from billing.payments.objects import CURRENCY, ObjectRef, Refund
 from billing.payments.orders import (
     SCOPE,
     Order,
@@ -26,8 +27,8 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
     from billing.accounts.grants import Grants
+    from billing.change_notifier import ChangeNotifier
     from billing.database.connection import Connection
-    from billing.effects import Effects
     from billing.payments.orders import Orders
     from billing.payments.port import PaymentProvider
 
@@ -45,7 +46,7 @@ class PaymentDesk:
         provider: PaymentProvider,
         orders: Orders,
         grants: Grants,
-        effects: Effects,
+        effects: ChangeNotifier,
         refresh: Callable[[ObjectRef], Awaitable[object]],
     ) -> None:
         self._database, self._provider, self._orders = database, provider, orders

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Final
 
@@ -21,9 +20,11 @@ from billing.accounts.grants import PROMOTIONS, REVENUE, Entry
 from billing.database.connection import Database, DatabaseError, queries
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from billing.accounts.grants import Grants
+    from billing.change_notifier import ChangeNotifier
     from billing.database.connection import Database
-    from billing.effects import Effects
     from billing.payments.subscriptions import Subscriptions
 
 
@@ -44,7 +45,9 @@ _accounts_query = queries("billing.accounts")
 class Expiry:
     """Lets lots expire. `now` gives an aware time."""
 
-    def __init__(self, database: Database, grants: Grants, effects: Effects, now: Callable[[], datetime]) -> None:
+    def __init__(
+        self, database: Database, grants: Grants, effects: ChangeNotifier, now: Callable[[], datetime]
+    ) -> None:
         self._database, self._grants, self._effects = database, grants, effects
         self._now, self._after = now, _FIRST
 
@@ -104,7 +107,7 @@ class Recovery:
         self,
         database: Database,
         subscriptions: Subscriptions,
-        effects: Effects,
+        effects: ChangeNotifier,
         owner: str,
         now: Callable[[], datetime],
     ) -> None:

@@ -11,9 +11,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, TypeVar, cast
 
 from billing.database.connection import queries
-from billing.money import MAX_NANO
+from billing.money import MAX_NANO, NANO_PER_CENT, format_cents
 from billing.payments.keys import TRIES, call_once
-from billing.payments.objects import NANO_PER_CENT, ObjectRef, format_cents
+from billing.payments.objects import ObjectRef
 from billing.payments.orders import NewOrder, Order, OrderConflict, OrderRefused
 from billing.payments.port import CustomerGone, PaymentError, PaymentRefused, Purchase, ReturnUrls
 from billing.payments.return_urls import origin_of
@@ -189,8 +189,7 @@ class Flows:
             raise OrderRefused("The balance would leave its bound by this amount: buy less.", "amount_usd")
         if asked.kind == "plan" and await self._subscribed(account.id):
             raise OrderConflict(
-                "The account has a subscription: change it with PUT /api/billing/subscription, or on the page of "
-                "`metergate billing portal`."
+                "The account has a subscription: change it in the console, or by `metergate billing change-plan PLAN`."
             )
 
     def _plan_cents(self, plan_id: str) -> int:
@@ -237,7 +236,7 @@ class Flows:
                 raise OrderConflict("Another order of a plan came at the same time: pay that one.")
         if await self._subscribed(order.account_id):
             await self._close(page)
-            raise OrderConflict("A subscription was paid for just now: look at GET /api/billing/subscription.")
+            raise OrderConflict("A subscription was paid for just now: `metergate billing status` shows it.")
 
     async def _close_abandoned(self, account_id: str) -> None:
         """Close the account's oldest pages, so that no more than `open_pages` can be paid at. A provider that is away

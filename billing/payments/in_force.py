@@ -6,15 +6,17 @@ another order lead to the same plan.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Final, Literal
 
-from billing.payments.objects import NANO_PER_CENT
+from billing.money import NANO_PER_CENT
+from billing.payments.objects import SubscriptionStatus
 
 if TYPE_CHECKING:
-    from billing.payments.objects import Invoice, InvoiceLine, SubscriptionStatus
+    from collections.abc import Iterable
+
+    from billing.payments.objects import Invoice, InvoiceLine
     from billing.plans import Plan, Plans
 
 Standing = Literal["none", "active", "past_due", "downgraded"]

@@ -10,11 +10,8 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import ClassVar, Final, Literal
 
-from billing.money import format_usd
-
 CURRENCY: Final = "usd"
 """The only currency that is sold in."""
-NANO_PER_CENT: Final = 10_000_000
 
 ObjectKind = Literal["checkout", "payment", "refund", "dispute", "invoice", "subscription", "customer"]
 OrderKind = Literal["credit", "plan", "recharge"]
@@ -25,11 +22,6 @@ DisputeStatus = Literal["warning", "open", "won", "lost", "prevented"]
 InvoiceStatus = Literal["draft", "open", "paid", "void", "uncollectible"]
 SubscriptionStatus = Literal["incomplete", "trialing", "active", "past_due", "unpaid", "paused", "canceled"]
 LineKind = Literal["subscription", "proration", "other"]
-
-
-def format_cents(cents: int) -> str:
-    """Return an amount in cents as a decimal of USD."""
-    return format_usd(cents * NANO_PER_CENT)
 
 
 def check_cents(amount: int) -> None:

@@ -14,7 +14,6 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import logging
-from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, Final
@@ -23,12 +22,15 @@ import msgspec
 
 from billing.database.connection import Connection, Database, DatabaseError, Row, queries
 from billing.errors import MetergateError
+from billing.money import NANO_PER_CENT
 from billing.pages import BEFORE_ALL, Page, page_of
 from billing.payments.decisions import Standing
-from billing.payments.objects import NANO_PER_CENT, Invoice, ObjectRef, OrderKind, OrderStatus
+from billing.payments.objects import Invoice, ObjectRef, OrderKind, OrderStatus
 from billing.payments.port import ReturnUrls
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
     from billing.payments.port import HostedPage
 
 ID_PREFIX: Final = "ord_"

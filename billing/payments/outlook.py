@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from typing import TYPE_CHECKING, Literal
 
-from billing.payments.in_force import plan_change
-from billing.payments.objects import NANO_PER_CENT
+from billing.money import NANO_PER_CENT
+from billing.payments.in_force import Change, plan_change
+from billing.plans import Plan
 
 if TYPE_CHECKING:
-    from billing.payments.in_force import Change, Seen
-    from billing.plans import Plan
+    from collections.abc import Mapping
+
+    from billing.payments.in_force import Seen
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,10 +15,9 @@ PaymentError
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime
-from typing import ClassVar, Final, Literal, Protocol
+from typing import TYPE_CHECKING, ClassVar, Final, Literal, Protocol
 
 from billing.errors import Kind, MetergateError
 from billing.payments.objects import (
@@ -33,6 +32,9 @@ from billing.payments.objects import (
     Subscription,
     check_cents,
 )
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Mapping
 
 
 class PaymentError(MetergateError):

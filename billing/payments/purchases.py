@@ -8,22 +8,20 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from billing import audit
 from billing.accounts import lots
-from billing.accounts.grants import PROMOTIONS, PURCHASES, Entry, GrantError
+from billing.accounts.grants import PROMOTIONS, PURCHASES, Entry, GrantError, Grants
 from billing.accounts.lots import PAID, Terms
 from billing.accounts.suspensions import lift, suspend
 from billing.database.connection import Connection, queries
+from billing.money import format_cents
 from billing.payments.apply import After, Owner, account_of
 from billing.payments.decisions import Moved, is_given_back, is_lost, next_move, parking_reason, status_of, suspensions
-from billing.payments.objects import ObjectRef, Payment, format_cents
+from billing.payments.objects import ObjectRef, Payment
 from billing.payments.orders import PARKED_PREFIX, SCOPE, Order, credited, found_order, left_of, order_of
 from billing.payments.port import included_scope, money_key
-
-if TYPE_CHECKING:
-    from billing.accounts.grants import Grants
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,18 +5,19 @@ RechargeRefused   it can't be switched on so
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Literal, Protocol
+from typing import TYPE_CHECKING, Literal, Protocol
 
 from billing import audit
 from billing.database.connection import Connection, Database, Row, queries
 from billing.errors import MetergateError
-from billing.money import format_usd
+from billing.money import format_cents, format_usd
 from billing.notices.emit import emit
-from billing.payments.objects import format_cents
 from billing.times import rfc3339
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 State = Literal["off", "ready", "charging", "waiting", "capped", "stopped"]
 _query = queries("billing.payments")
@@ -96,7 +97,7 @@ class Recharges:
         self._check(wish)
         if wish.enabled and await self._customers.method(account_id) is None:
             raise RechargeRefused(
-                "Save a payment method first: POST /api/billing/setup, or `metergate billing setup`.", "enabled"
+                "Save a payment method first, in the console or by `metergate billing setup`.", "enabled"
             )
         values = (wish.enabled, wish.threshold_nano, wish.amount_cents, wish.monthly_cap_cents, self._now())
         async with self._database.transaction() as connection:

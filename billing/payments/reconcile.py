@@ -18,7 +18,8 @@ import msgspec
 
 from billing import audit
 from billing.database.connection import DatabaseError, queries
-from billing.payments.objects import NANO_PER_CENT, Customer, Dispute, ObjectKind, ObjectRef, Payment, Refund
+from billing.money import NANO_PER_CENT
+from billing.payments.objects import Customer, Dispute, ObjectKind, ObjectRef, Payment, Refund
 from billing.payments.orders import SCOPE
 from billing.payments.port import PaymentError, money_key
 from billing.times import rfc3339

@@ -6,9 +6,11 @@ An address that anybody could choose would make the gateway's pages a way to sen
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from typing import Final
+from typing import TYPE_CHECKING, Final
 from urllib.parse import urlsplit
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
 
 MOST_URL: Final = 2048
 _PORTS: Final = {"http": 80, "https": 443}

@@ -6,12 +6,9 @@ import asyncio
 import logging
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
-from billing.database.connection import DatabaseError, queries
-
-if TYPE_CHECKING:
-    from billing.database.connection import Database
+from billing.database.connection import Database, DatabaseError, queries
 
 logger = logging.getLogger(__name__)
 

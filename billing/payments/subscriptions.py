@@ -12,7 +12,6 @@ SubscriptionError
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Final
@@ -22,16 +21,17 @@ from billing.accounts.grants import PROMOTIONS, Entry, IdempotencyConflict
 from billing.accounts.lots import Terms
 from billing.database.connection import queries
 from billing.errors import MetergateError
+from billing.money import format_cents
 from billing.notices.emit import emit
 from billing.payments import orders
 from billing.payments.apply import NOBODY, After, Handler, Owner, account_of
 from billing.payments.in_force import OWING, PAID, InForce, Seen, decide, included_credit, plan_change
-from billing.payments.objects import Invoice, ObjectRef, Subscription, format_cents
+from billing.payments.objects import Invoice, ObjectRef, Subscription
 from billing.payments.port import included_scope, money_key
 from billing.times import rfc3339
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable
+    from collections.abc import Awaitable, Callable
 
     from billing.accounts.grants import Grants
     from billing.database.connection import Connection, Database, Row
@@ -87,7 +87,7 @@ class Subscriptions:
 
     async def apply(self, connection: Connection, provider: str, account_id: str, seen: Subscription) -> InForce:
         """Note a subscription's present state and give its account the plan that follows; the caller then tells
-        `Effects.account_changed`. The same state again changes nothing."""
+        `ChangeNotifier.account_changed`. The same state again changes nothing."""
         await connection.fetchrow(_accounts("accounts_lock"), account_id)
         plan = self.plan_of_price(seen.price_id)
         next_plan = None if seen.next_price_id is None else self.plan_of_price(seen.next_price_id)
@@ -101,7 +101,8 @@ class Subscriptions:
 
     async def apply_invoice(self, connection: Connection, provider: str, account_id: str, invoice: Invoice) -> bool:
         """Give an account the credit that a paid invoice brings, or take back what it takes back, once for each line;
-        return whether any was moved: the caller then tells `Effects.balance_changed`. Raises `BalanceOutOfBounds`."""
+        return whether any was moved: the caller then tells `ChangeNotifier.balance_changed`. Raises
+        `BalanceOutOfBounds`."""
         prices = {line.price_id for line in invoice.lines if line.price_id is not None}
         plan_of = {price: plan for price in sorted(prices) if (plan := self.plan_of_price(price)) is not None}
         given = False
@@ -187,7 +188,7 @@ class SubscriptionChanges:
         Raises `NoSubscription`, `SubscriptionRefused` and what the provider raises."""
         wanted, current = self._plans.get(plan_id), await self.current(account_id)
         if wanted is None:
-            raise SubscriptionRefused(f"There is no plan {plan_id!r}: GET /api/billing/plans lists them.")
+            raise SubscriptionRefused(f"There is no plan {plan_id!r}: `metergate billing plans` lists them.")
         if current is None:
             raise NoSubscription(
                 "There is no subscription to change: begin one with `metergate billing checkout --plan PLAN`, or in "

@@ -279,14 +279,21 @@ class PriceRow:
             cost += usage.requests * units.get("request", 0) * MILLION
         return cost * sheet.factor * EIGHTEENTHS
 
-    def dearest_nano(self, classes: Iterable[str], *, asked: bool = True) -> int:
+    @property
+    def untiered_tokens(self) -> int | None:
+        """Return up to how much input no tier applies, in any variant; None where there are no tiers."""
+        sheets = [self._sheet(name) for name in (None, *(variant.name for variant in self.variants))]
+        return min((above for sheet in sheets for above, _ in sheet.tiers), default=None)
+
+    def dearest_nano(self, classes: Iterable[str], *, asked: bool = True, tiered: bool = True) -> int:
         """Return nano-USD per million at the dearest of these classes, tiers and variants: an upper bound for one
-        token. With `asked` false, those variants count alone that apply to a request which asks for none."""
+        token. With `asked` false, those variants count alone that apply to a request which asks for none; with `tiered`
+        false, it is the bound for a request of at most `untiered_tokens` of input."""
         classes = tuple(classes)
         variants = [one for one in self.variants if asked or ASKED_FOR.isdisjoint(one.when)]
         # One that only multiplies multiplies what the others cost, and so is not a rate beside them.
         named = [variant.name for variant in variants if variant.per_million or variant.factor == FACTOR_SCALE]
-        rate = max(self._sheet(name).dearest(classes) for name in (None, *named))
+        rate = max(self._sheet(name).dearest(classes, tiered=tiered) for name in (None, *named))
         factors = [variant.factor for variant in variants]
         return ceil_div(rate * max([FACTOR_SCALE, *factors]) * self._most(), FACTOR_SCALE**2)
 

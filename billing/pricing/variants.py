@@ -148,9 +148,11 @@ class Sheet:
             name = name.rpartition(".")[0]
         return self.units.get(name, 0)
 
-    def dearest(self, classes: Collection[str]) -> int:
-        """Return nano-USD per million tokens at the dearest of these classes and tiers, without `factor`."""
-        return max(rates[name] for rates in (self.first, *(dearer for _, dearer in self.tiers)) for name in classes)
+    def dearest(self, classes: Collection[str], *, tiered: bool = True) -> int:
+        """Return nano-USD per million tokens at the dearest of these classes and tiers, without `factor`; with `tiered`
+        false, of a request that reaches no tier."""
+        dearer = [rates for _, rates in self.tiers] if tiered else []
+        return max(rates[name] for rates in (self.first, *dearer) for name in classes)
 
     def meter_line(self, quantity: int) -> PriceLine | None:
         """Return the line of what a meter has counted, in thousandths; None where it has no price."""

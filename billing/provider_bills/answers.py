@@ -16,15 +16,17 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, date, datetime, timedelta
 from decimal import ROUND_HALF_EVEN, Decimal, InvalidOperation
-from typing import Any, Final, Literal, NamedTuple, get_args
+from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple, get_args
 
 import msgspec
 
 from billing.money import MAX_NANO, NANO_PER_USD
 from billing.provider_bills.lines import BillLine, BillRefused, BillUnavailable, together
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
 
 SourceName = Literal["openai", "anthropic", "openrouter"]
 SOURCES: Final[tuple[SourceName, ...]] = get_args(SourceName)

@@ -15,13 +15,15 @@ from __future__ import annotations
 
 import re
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from datetime import date
-from typing import Final, Literal, NamedTuple, get_args
+from typing import TYPE_CHECKING, Final, Literal, NamedTuple, get_args
 
 from billing.errors import MetergateError
 from billing.money import MAX_NANO, NANO_PER_USD
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
 
 Category = Literal["matched", "missing_here", "missing_there", "priced_differently"]
 MOST_TEXT: Final = 500

@@ -23,10 +23,10 @@ from billing.api.webhooks_out import (
 from billing.identity.permissions import BILLING_READ, BILLING_SETUP
 from billing.notices.letters import TYPES
 from billing.pages import MAX_LIMIT
-from billing.shapes.base import PageQuery
-from billing.shapes.budgets import BudgetPatch, NewBudget
-from billing.shapes.credit import AlertBody
-from billing.shapes.webhooks import EndpointPatch, NewEndpoint
+from billing.schemas.base import PageQuery
+from billing.schemas.budgets import BudgetPatch, NewBudget
+from billing.schemas.credit import AlertBody
+from billing.schemas.webhooks import EndpointPatch, NewEndpoint
 from billing.web.forms import count_typed, texts
 from billing.web.visits import NOTICES, Page, View, Visit, key_names, member_names
 

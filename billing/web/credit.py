@@ -10,8 +10,6 @@ from __future__ import annotations
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Final
 
-from aiohttp import web
-
 from billing.api.credit import get_auto_recharge, list_lots, put_auto_recharge, redeem_coupon
 from billing.api.errors import NotFound
 from billing.api.payments import checkout, get_order, list_invoices, list_orders, list_plans, open_portal, setup_billing
@@ -19,21 +17,23 @@ from billing.api.plans import change_subscription, get_billing_status
 from billing.api.tables import Table
 from billing.api.usage import get_balance, list_transactions
 from billing.identity.permissions import BILLING_READ, BILLING_SETUP
+from billing.money import format_cents
 from billing.pages import MAX_LIMIT
-from billing.payments.objects import format_cents
 from billing.payments.outlook import Outlook, outlook
-from billing.shapes.base import PageQuery
-from billing.shapes.credit import CouponCodeBody, LotsQuery, RechargeBody
-from billing.shapes.payments import NewCheckout, NewPortal, NewSetup, OrdersQuery
-from billing.shapes.subscriptions import PlanChange
+from billing.schemas.base import PageQuery
+from billing.schemas.credit import CouponCodeBody, LotsQuery, RechargeBody
+from billing.schemas.payments import NewCheckout, NewPortal, NewSetup, OrdersQuery
+from billing.schemas.subscriptions import PlanChange
 from billing.web.forms import may_return, to_order
 from billing.web.visits import NOTICES, Page, View, Visit
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from aiohttp import web
+
     from billing.payments.assembly import Payments
-    from billing.shapes.credit import LotShape
+    from billing.schemas.credit import LotShape
 
 LAST: Final = 5
 """Orders that the first page has."""

@@ -5,7 +5,6 @@ is a row of fields, and a text of several lines or commas a list.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime, timedelta
 from itertools import zip_longest
 from typing import TYPE_CHECKING, Any, Final
@@ -19,11 +18,13 @@ from billing.times import rfc3339
 from billing.zones import Period, period_of
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+
     from aiohttp import web
 
-    from billing.shapes.keys import KeyShape
-    from billing.shapes.payments import OrderShape
-    from billing.shapes.quotas import QuotaShape
+    from billing.schemas.keys import KeyShape
+    from billing.schemas.payments import OrderShape
+    from billing.schemas.quotas import QuotaShape
     from billing.web.visits import Visit
 
 EXAMPLE_MODEL: Final = "demo"

@@ -22,8 +22,8 @@ from billing.api.own_keys import (
 )
 from billing.api.requests import shaped
 from billing.identity.permissions import KEYS_ADMIN, KEYS_READ, KEYS_WRITE, SCOPES
-from billing.shapes.keys import RULES, KeyPatch, LeakedKey, NewOwnKey, OwnKeysQuery, Rotation
-from billing.shapes.rules import DEFAULT_SCOPES
+from billing.schemas.keys import RULES, KeyPatch, LeakedKey, NewOwnKey, OwnKeysQuery, Rotation
+from billing.schemas.rules import DEFAULT_SCOPES
 from billing.times import parse_rfc3339, rfc3339, within_calendar
 from billing.web.forms import (
     LIMIT_VALUES,
@@ -41,7 +41,7 @@ from billing.web.visits import NOTICES, Page, View, Visit, Who, member_names
 if TYPE_CHECKING:
     from aiohttp import web
 
-    from billing.shapes.keys import KeyShape
+    from billing.schemas.keys import KeyShape
 
 NUMBERS: Final = {name: rule.option for name, rule in RULES.items() if rule.option.kind == "number"}
 """Rules that are whole numbers: a new one has its field in the form, and its line on the page, by itself."""

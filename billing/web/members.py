@@ -26,9 +26,9 @@ from billing.api.organizations import (
     update_organization,
 )
 from billing.identity.permissions import MEMBERS_READ, MEMBERS_WRITE, ORG_TRANSFER, ORG_WRITE, RANK
-from billing.shapes.accounts import NewQuotas
-from billing.shapes.base import PageQuery
-from billing.shapes.organizations import NewInvitation, NewOrganization, OrganizationPatch, RolePatch, Transfer
+from billing.schemas.accounts import NewQuotas
+from billing.schemas.base import PageQuery
+from billing.schemas.organizations import NewInvitation, NewOrganization, OrganizationPatch, RolePatch, Transfer
 from billing.web.forms import LIMIT_VALUES, quota_rows, quotas_typed, spent_by
 from billing.web.visits import NOTICES, Page, View, Visit, Who
 

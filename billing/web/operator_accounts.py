@@ -15,16 +15,16 @@ from billing.api.accounts import (
 from billing.api.credit import list_account_lots
 from billing.api.requests import encode_cursor, page_asked
 from billing.money import format_usd
-from billing.shapes.accounts import AccountPatch, AccountsQuery, NewAdjustment, NewCredit, NewGrant
-from billing.shapes.credit import LotsQuery
-from billing.shapes.usage import transaction_shape
+from billing.schemas.accounts import AccountPatch, AccountsQuery, NewAdjustment, NewCredit, NewGrant
+from billing.schemas.credit import LotsQuery
+from billing.schemas.usage import TransactionShape
 from billing.web.lists import Column, Field, Figure, Form, Listed, detailed, listed
 from billing.web.visits import NOTICES, Page, View, Visit, Who
 
 if TYPE_CHECKING:
     from aiohttp import web
 
-    from billing.shapes.accounts import AccountShape
+    from billing.schemas.accounts import AccountShape
 
 NOTICES["booked"] = "It is in the ledger."
 STATUSES: Final = ("active", "past_due", "suspended", "closed")
@@ -65,7 +65,7 @@ _WINDOWS: Final = (
     Column("Used", "used"),
     Column("Held", "held"),
     Column("Left", "remaining"),
-    Column("Begins anew", "resets_at", "time"),
+    Column("Resets", "resets_at", "time"),
 )
 _FACTS: Final = (
     Column("Account", "id", "code"),
@@ -112,7 +112,11 @@ async def account(visit: Visit) -> View:
         _FACTS,
         Listed("Credit, in the order of its use", _LOTS, lots.data, empty="No credit is left."),
         Listed("Windows of its quotas (UTC)", _WINDOWS, windows, empty="It has no quotas."),
-        Listed("Last changes", _TRANSACTIONS, [transaction_shape(each, with_cost=True) for each in changes.items]),
+        Listed(
+            "Last changes",
+            _TRANSACTIONS,
+            [TransactionShape.of_transaction(each, with_cost=True) for each in changes.items],
+        ),
         intro=_explained(shown, live.balance_nano, live.held_nano),
         figures=figures,
         forms=_forms(visit, shown, here),
@@ -217,7 +221,7 @@ async def timeline(visit: Visit) -> View:
     shown = await get_account(visit.call)
     limit, after = page_asked(visit.query(LotsQuery))
     found = await visit.services.reports.transactions(shown.id, limit, after)
-    rows = [transaction_shape(each, with_cost=True) for each in found.items]
+    rows = [TransactionShape.of_transaction(each, with_cost=True) for each in found.items]
     table = Listed(
         "Newest first", _TRANSACTIONS, rows, encode_cursor(found.next_after), empty="Nothing has happened yet."
     )

@@ -10,10 +10,10 @@ from billing.api.errors import Unavailable
 from billing.api.exports import list_exports, list_parked_exports, retry_exports
 from billing.api.oversight import assign_subject, list_runs, list_subjects
 from billing.api.requests import encode_cursor, page_asked
-from billing.shapes.base import PageQuery
-from billing.shapes.exports import ParkedExportsQuery, RetryExport
-from billing.shapes.operation import AssignBody, JobShape, SubjectsQuery
-from billing.shapes.webhooks import delivery_shape, endpoint_shape
+from billing.schemas.base import PageQuery
+from billing.schemas.exports import ParkedExportsQuery, RetryExport
+from billing.schemas.system import AssignBody, JobShape, SubjectsQuery
+from billing.schemas.webhooks import DeliveryShape, EndpointShape
 from billing.web.lists import Act, Column, Field, Figure, Form, Listed, detailed, listed
 from billing.web.visits import NOTICES, Page, View, Visit, Who
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     from aiohttp import web
 
-    from billing.shapes.operation import RunShape
+    from billing.schemas.system import RunShape
 
 NOTICES.update(
     {
@@ -151,7 +151,7 @@ async def webhooks(visit: Visit) -> View:
     """Show the endpoints that operators' notices are sent to."""
     limit, after = page_asked(visit.query(PageQuery))
     found = await visit.services.endpoints.page(None, limit, after)
-    shown = [endpoint_shape(each) for each in found.items]
+    shown = [EndpointShape.of_endpoint(each) for each in found.items]
     table = Listed(
         *("The operators' own", _ENDPOINTS, shown, encode_cursor(found.next_after)),
         empty="There is none. NOTIFICATION_WEBHOOK names one in the environment, the API makes others:",
@@ -167,10 +167,10 @@ async def webhook(visit: Visit) -> View:
     limit, after = page_asked(visit.query(PageQuery))
     found = await visit.services.endpoints.deliveries(endpoint_id, None, limit, after)
     resend = Act("Send again", f"/operator/webhooks/{endpoint_id}/{{id}}/again")
-    shown = [delivery_shape(each) for each in found.items]
+    shown = [DeliveryShape.of_delivery(each) for each in found.items]
     table = Listed("Deliveries, newest first", _DELIVERIES, shown, encode_cursor(found.next_after), (resend,))
     test = Form("Send a test", f"/operator/webhooks/{endpoint_id}/test", "Send")
-    return detailed(endpoint.url, endpoint_shape(endpoint), _ENDPOINTS[1:], table, forms=(test,))
+    return detailed(endpoint.url, EndpointShape.of_endpoint(endpoint), _ENDPOINTS[1:], table, forms=(test,))
 
 
 async def test(visit: Visit) -> web.Response:

@@ -15,10 +15,10 @@ from billing.api.oversight import get_user, list_audit, list_providers, list_use
 from billing.api.tables import Table, rows
 from billing.errors import StoreError
 from billing.ledger.margins import Margin, MarginBy
-from billing.payments.objects import NANO_PER_CENT, format_cents
-from billing.shapes.admin_users import UserPatch, UsersQuery
-from billing.shapes.audit import AuditQuery
-from billing.shapes.operation import refused_shape
+from billing.money import NANO_PER_CENT, format_cents
+from billing.schemas.admin_users import UserPatch, UsersQuery
+from billing.schemas.audit import AuditQuery
+from billing.schemas.system import RefusedShape
 from billing.web.lists import REFUSED, Column, Field, Figure, Form, Listed, detailed, listed
 from billing.web.visits import Page, View, Visit, Who
 
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
     from billing.api.services import Services
     from billing.payments.charges import ChargeSums
-    from billing.shapes.operation import ProviderShape, RefusedShape, TargetShape
+    from billing.schemas.system import ProviderShape, TargetShape
 
 _TARGETS: Final = (
     Column("Provider", "provider"),
@@ -58,7 +58,7 @@ _AUDIT: Final = (
     Column("From", "address"),
 )
 _AUDIT_CSV: Final = ("created_at", "actor", "action", "subject", "account_id", "before", "after", "address")
-_STATES: Final = {"closed": "on", "open": "rests", "half_open": "tried again"}
+_STATES: Final = {"closed": "on", "open": "paused", "half_open": "tried again"}
 """What the API's states of a target are called here: a circuit that is closed lets requests through."""
 DAYS: Final = 30
 KEPT_S: Final = 60.0
@@ -110,7 +110,7 @@ async def home(visit: Visit) -> View:
         Figure("Health", "degraded" if troubles else "ok", "state", "; ".join(troubles)),
         _money_in(paid, f"/operator/payments?{span}"),
         Figure("Charged", month.used.charged_nano, "money", f"in {DAYS} days", days),
-        Figure("Margin", month.net_nano, "money", "charged less cost and what was given back", days),
+        Figure("Margin", month.net_nano, "money", "charged less cost and refunds", days),
         Figure("Charged today", last.used.charged_nano, "money", f"{last.used.requests:,} requests (UTC)", days),
         Figure("Without a price", month.unpriced.requests, "count", "requests whose cost nobody knows", days),
         Figure("Drift", drifts, "text", f"last job: {'none' if job is None else job.status}", "/operator/jobs"),
@@ -118,7 +118,7 @@ async def home(visit: Visit) -> View:
         Figure("Not exported", sum(each.waiting for each in exports), "count", "events", "/operator/exports"),
     )
     refused = await _refused(visit)
-    table = Listed("Refused last", REFUSED, refused, empty="Nothing was refused lately.")
+    table = Listed("Recent refusals", REFUSED, refused, empty="Nothing was refused lately.")
     return listed("Home", table, figures=figures, live=True, intro="Money is a minute old at most.")
 
 
@@ -136,7 +136,7 @@ def _money_in(paid: ChargeSums | None, link: str) -> Figure:
 async def _refused(visit: Visit) -> list[RefusedShape]:
     """Return what was refused last; nothing where Redis, which has it, is away: the health says so."""
     try:
-        return [refused_shape(each, with_hint=True) for each in await visit.services.refused.newest(LAST)]
+        return [RefusedShape.of_refused(each, with_hint=True) for each in await visit.services.refused.newest(LAST)]
     except StoreError:
         return []
 
@@ -159,7 +159,7 @@ async def providers(visit: Visit) -> View:
     """Show who answers, and how their base URLs and keys do."""
     found = (await list_providers(visit.call)).data
     shown = [_Target(each, target) for each in found for target in each.targets or (None,)]
-    intro = "A target that failed too often rests until the time shown, and is tried again then by one request."
+    intro = "A target that failed too often is paused until the time shown; one request then tries it again."
     return listed("Providers", Listed("As the gateways have found them", _TARGETS, shown), intro=intro, live=True)
 
 

@@ -18,9 +18,9 @@ from billing.api.payments import (
 )
 from billing.api.plans import list_plans_in_force
 from billing.api.tables import Table
-from billing.shapes.margin import MarginQuery
-from billing.shapes.payment_events import PaymentEventsQuery
-from billing.shapes.payments import (
+from billing.schemas.margin import MarginQuery
+from billing.schemas.payment_events import PaymentEventsQuery
+from billing.schemas.payments import (
     AdminOrdersQuery,
     ChargesQuery,
     CreditParked,
@@ -126,7 +126,7 @@ _MARGINS: Final = (
     Column("Cost", "cost_usd", "money"),
     Column("Margin", "margin_usd", "money"),
     Column("%", "margin_percent"),
-    Column("Given back", "returned_usd", "money"),
+    Column("Refunded", "returned_usd", "money"),
     Column("Estimated", "estimated_events", "count"),
     Column("Unpriced", "unpriced_events", "count"),
     Column("Voided", "voided_events", "count"),
@@ -257,7 +257,7 @@ async def margins(visit: Visit) -> View | Table:
         Figure(
             "Margin", total.margin_usd, "money", "" if total.margin_percent is None else f"{total.margin_percent} %"
         ),
-        Figure("Given back", total.returned_usd, "money"),
+        Figure("Refunded", total.returned_usd, "money"),
     )
     ways = tuple((name, name) for name in ("account", "model", "provider", "day"))
     filters = (

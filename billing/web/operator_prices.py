@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from billing.ledger.catalogue import StoredPrice
     from billing.pricing.rows import PriceRow
     from billing.pricing.variants import PriceLine
-    from billing.shapes.operation import ModelShape
+    from billing.schemas.system import ModelShape
 
 PRICES: Final = "/operator/prices"
 _TABS: Final = (("In force", PRICES), ("Differences", f"{PRICES}/differences"), ("Try a usage", f"{PRICES}/try"))

@@ -14,10 +14,10 @@ from billing.errors import StoreError
 from billing.ledger.explanations import explain
 from billing.ledger.reports import EventFilter
 from billing.pages import DEFAULT_LIMIT
-from billing.shapes.base import Filter, PageQuery
-from billing.shapes.keys import KeysQuery
-from billing.shapes.operation import refused_shape
-from billing.shapes.usage import event_shape, explanation_shape
+from billing.schemas.base import Filter, PageQuery
+from billing.schemas.keys import KeysQuery
+from billing.schemas.system import RefusedShape
+from billing.schemas.usage import EventShape, ExplainedEventShape
 from billing.web.lists import REFUSED, Act, Column, Field, Listed, listed
 from billing.web.visits import NOTICES, Page, View, Visit, Who
 
@@ -113,7 +113,8 @@ async def requests(visit: Visit) -> View | web.Response:
     if not account_id:
         try:
             refused = [
-                refused_shape(each, with_hint=True) for each in await visit.services.refused.newest(DEFAULT_LIMIT)
+                RefusedShape.of_refused(each, with_hint=True)
+                for each in await visit.services.refused.newest(DEFAULT_LIMIT)
             ]
         except StoreError:
             refused = []
@@ -126,7 +127,7 @@ async def requests(visit: Visit) -> View | web.Response:
     found = await visit.services.reports.usage_events(
         account_id, limit, after, EventFilter(key_id=query.key_id, user_id=query.user_id, model=query.model)
     )
-    rows = [event_shape(each, with_cost=True) for each in found.items]
+    rows = [EventShape.of_event(each, with_cost=True) for each in found.items]
     table = Listed(
         "Newest first", _EVENTS, rows, encode_cursor(found.next_after), empty="No request of these was found here."
     )
@@ -141,7 +142,7 @@ async def request(visit: Visit) -> View:
     if found is None:
         values = {"event": None, "refusal": await get_refusal(visit.call), "of": {}}
     else:
-        event = explanation_shape(explain(*found), with_cost=True)
+        event = ExplainedEventShape.of_explanation(explain(*found), with_cost=True)
         values = {"event": event, "refusal": None, "of": {"account_id": event.account_id}}
     return View("request.html", {**values, "names": {}, "with_cost": True, "list": "/operator/requests"})
 

@@ -5,8 +5,6 @@ from __future__ import annotations
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Final, cast
 
-from aiohttp import web
-
 from billing.api.credit import get_auto_recharge
 from billing.api.plans import get_billing_status
 from billing.api.sums import get_billing_summary
@@ -14,17 +12,19 @@ from billing.api.usage import balance_of, list_events
 from billing.identity.permissions import BILLING_READ
 from billing.ledger.used import total
 from billing.money import parse_usd
-from billing.shapes.usage import EventQuery
+from billing.schemas.usage import EventQuery
 from billing.web.render import usd_text
 from billing.web.visits import Page, View, Visit, Who, key_names
 
 if TYPE_CHECKING:
+    from aiohttp import web
+
     from billing.accounts.accounts import Account
-    from billing.shapes.base import Listing
-    from billing.shapes.credit import RechargeShape
-    from billing.shapes.reports import BillingSummaryShape
-    from billing.shapes.subscriptions import StatusShape
-    from billing.shapes.usage import BalanceShape, EventShape
+    from billing.schemas.base import Listing
+    from billing.schemas.credit import RechargeShape
+    from billing.schemas.reports import BillingSummaryShape
+    from billing.schemas.subscriptions import StatusShape
+    from billing.schemas.usage import BalanceShape, EventShape
 
 LAST: Final = 10
 """Requests that the first page has."""
@@ -84,7 +84,7 @@ def _next(
     if recharge.next_attempt_at is not None:
         found.append((recharge.next_attempt_at, f"auto-recharge tries again to buy ${recharge.amount_usd}"))
     if month.budget is not None:
-        found.append((month.budget.resets_at, "the quota of a month's cost begins anew"))
+        found.append((month.budget.resets_at, "the monthly spending quota resets"))
     return sorted(found)
 
 

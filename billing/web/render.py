@@ -10,7 +10,6 @@ import asyncio
 import gzip
 import re
 from dataclasses import dataclass
-from datetime import datetime
 from functools import cache, partial
 from hashlib import sha256
 from html import unescape
@@ -29,6 +28,7 @@ from billing.web.visits import ALONE, NOTICE, NOTICES, SECTIONS
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
+    from datetime import datetime
     from zoneinfo import ZoneInfo
 
     from billing.web.lists import Listed

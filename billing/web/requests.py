@@ -18,15 +18,14 @@ from billing.ledger.explanations import FACTOR_DECIMALS
 from billing.money import decimal
 from billing.pages import DEFAULT_LIMIT
 from billing.quotas import names_model
-from billing.shapes.operation import refused_shape
-from billing.shapes.usage import EventQuery
+from billing.schemas.system import RefusedShape
+from billing.schemas.usage import EventQuery
 from billing.web.forms import examples, models_of
 from billing.web.visits import Page, View, Visit, key_names
 
 if TYPE_CHECKING:
-    from billing.shapes.base import Listing
-    from billing.shapes.operation import RefusedShape
-    from billing.shapes.usage import EventShape
+    from billing.schemas.base import Listing
+    from billing.schemas.usage import EventShape
 
 FILTERS: Final = (
     *("model", "key_id", "user_id", "provider", "endpoint", "status", "tag", "end_user", "estimated"),
@@ -63,7 +62,7 @@ async def _refusals(visit: Visit) -> list[RefusedShape] | None:
         found = await visit.services.refused.newest(DEFAULT_LIMIT, account_id=visit.account_id)
     except StoreError:
         return None
-    return [refused_shape(each, with_hint=False) for each in found]
+    return [RefusedShape.of_refused(each, with_hint=False) for each in found]
 
 
 async def request(visit: Visit) -> View:
@@ -86,7 +85,11 @@ async def _refusal(visit: Visit) -> RefusedShape | None:
         found = await visit.services.refused.find(visit.call.id("event_id"))
     except StoreError:
         return None
-    return None if found is None or found.account_id != visit.account_id else refused_shape(found, with_hint=False)
+    return (
+        None
+        if found is None or found.account_id != visit.account_id
+        else RefusedShape.of_refused(found, with_hint=False)
+    )
 
 
 async def models(visit: Visit) -> View:

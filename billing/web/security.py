@@ -22,9 +22,9 @@ from billing.api.people import (
 )
 from billing.api.tokens import end_session, list_sessions, revoke_all_tokens
 from billing.identity.permissions import AUDIT_READ
-from billing.shapes.audit import OwnAuditQuery
-from billing.shapes.base import PageQuery
-from billing.shapes.people import (
+from billing.schemas.audit import OwnAuditQuery
+from billing.schemas.base import PageQuery
+from billing.schemas.people import (
     FactorBody,
     NewAddress,
     NewAddressCode,
@@ -34,7 +34,7 @@ from billing.shapes.people import (
     TotpConfirmation,
     TotpRemoval,
 )
-from billing.shapes.tokens import RevokeAllBody
+from billing.schemas.tokens import RevokeAllBody
 from billing.web.forms import factor_typed
 from billing.web.visits import NOTICES, Page, View, Visit, Who
 

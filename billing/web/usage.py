@@ -9,16 +9,16 @@ from __future__ import annotations
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
 from typing import TYPE_CHECKING, Any, Final, cast
+from zoneinfo import ZoneInfo
 
 from billing.api.errors import BadRequest
 from billing.api.requests import zone
 from billing.api.sums import all_buckets, get_buckets, get_summary, read_summary
-from billing.api.tables import Table
 from billing.audit import AuditFilter
 from billing.identity.permissions import BILLING_READ
 from billing.ledger.used import NOTHING, OTHERS, total
 from billing.money import format_usd, parse_usd
-from billing.shapes.reports import BucketsQuery, SummaryQuery, bucket_shape, ordered, used_shape
+from billing.schemas.reports import BucketShape, BucketsQuery, SummaryQuery, UsedShape, ordered
 from billing.times import parse_rfc3339, rfc3339
 from billing.web.lists import MOST_SERIES, Bucket, Chart, stacked
 from billing.web.render import usd_text
@@ -27,10 +27,9 @@ from billing.zones import Period, day_begins
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
-    from zoneinfo import ZoneInfo
 
+    from billing.api.tables import Table
     from billing.ledger.used import Group, Span, Used
-    from billing.shapes.reports import BucketShape
 
 NOT_SAID: Final = "(none)"
 """The name of the group of requests without a value."""
@@ -154,7 +153,7 @@ async def usage(visit: Visit) -> View | Table:
     if visit.wants_csv:
         is_by_time = visit.request.query.get("table") == "time"
         found = await (get_buckets(visit.call, by_time) if is_by_time else get_summary(visit.call, in_time))
-        return cast(Table, found)
+        return cast("Table", found)
     span = (await read_summary(visit.call, in_time)).span
     earlier_since, earlier_until = map(rfc3339, what.compared(now))
     earlier = (await read_summary(visit.call, SummaryQuery(since=earlier_since, until=earlier_until, **given))).span
@@ -167,8 +166,8 @@ async def usage(visit: Visit) -> View | Table:
         "groups": GROUPS,
         "since": since,
         "until": until,
-        "total": used_shape(total(span), with_cost=False),
-        "earlier": used_shape(total(earlier), with_cost=False),
+        "total": UsedShape.of_used(total(span), with_cost=False),
+        "earlier": UsedShape.of_used(total(earlier), with_cost=False),
         "rows": _rows(visit, what, groups, earlier, names),
         "more": len(groups) > MOST_ROWS,
         "steps": steps,
@@ -208,14 +207,14 @@ def _rows(
         rows.append(
             {
                 "name": NOT_SAID if value is None else names.get(value, value) or EMPTY,
-                "used": used_shape(used, with_cost=False),
+                "used": UsedShape.of_used(used, with_cost=False),
                 "before_usd": format_usd(was.charged_nano),
                 "href": visit.url("/requests", since=since, until=until, **filters) if can_link else None,
             }
         )
     if others := groups[MOST_ROWS:]:
         was = total({group: earlier[group] for group, _ in others if group in earlier})
-        name, rest = f"all others ({len(others)})", used_shape(total(dict(others)), with_cost=False)
+        name, rest = f"all others ({len(others)})", UsedShape.of_used(total(dict(others)), with_cost=False)
         rows.append({"name": name, "used": rest, "before_usd": format_usd(was.charged_nano), "href": None})
     return rows
 
@@ -245,13 +244,13 @@ async def _by_time(
     bars: list[Bucket] = []
     few = None if len(series) <= MOST_SERIES else [each or "" for each in values[: MOST_SERIES - 1]]
     async for part in all_buckets(visit.call, query, few):
-        for start, end, used, groups in part:
-            step = bucket_shape(start, end, what.zone, (), used, (), with_cost=False)
+        for bucket in part:
+            step = BucketShape.of_bucket(bucket, what.zone, (), with_cost=False)
             if not steps or steps[-1].start != step.start:
                 steps.append(step)
                 bars.append(_bar(visit, what, step, changes, first=not bars))
             amounts = bars[-1].amounts
-            for group, each in groups:
+            for group, each in bucket[3]:
                 name = _series(group[0])
                 name = name if name in own else ""
                 amounts[name] = amounts.get(name, 0) + each.charged_nano

@@ -16,21 +16,22 @@ import msgspec
 from aiohttp import web
 from multidict import MultiDict, MultiDictProxy
 
+from billing.accounts.accounts import Account
+from billing.api.operation import JSON
 from billing.api.requests import query_of, shaped
-from billing.api.route import JSON, Call
+from billing.api.route import Call
+from billing.api.services import Services
 from billing.api.tables import CSV, wants_csv
+from billing.identity.callers import Caller
 from billing.identity.providers import CONSOLE
+from billing.identity.users import OwnOrganization
 from billing.times import TimeError
 from billing.zones import DEFAULT_ZONE, zone_of
 
 if TYPE_CHECKING:
     from zoneinfo import ZoneInfo
 
-    from billing.accounts.accounts import Account
-    from billing.api.services import Services
     from billing.api.tables import Table
-    from billing.identity.callers import Caller
-    from billing.identity.users import OwnOrganization
 
 MOST_ROWS: Final = 200
 """Of a table on a page: each takes the event loop's time, some 0.1 ms. A table as CSV has all."""

@@ -155,7 +155,7 @@ async def check_mail(settings: Settings) -> list[Check]:
     if settings.smtp_host is None:
         return []
     from billing.identity.mailer import MailFailed
-    from gateway.outgoing import mail_delivery
+    from gateway.runtime.outgoing import mail_delivery
 
     delivery = mail_delivery(settings, console=False)
     if delivery is None:

@@ -24,9 +24,8 @@ from billing.cli.operator import ADDERS, operator_app
 
 if TYPE_CHECKING:
     from billing.api.services import Services
-    from billing.calls import BillingCalls
     from billing.cli.session import FindSession, Session
-    from billing.person_calls import PersonCalls
+    from billing.client.calls import BillingCalls
     from gateway.commands.api_url import GatewayAccess
     from gateway.config.environment import Environment
     from gateway.config.secret import Secret
@@ -95,7 +94,7 @@ def finder(environ: Mapping[str, str]) -> "FindSession":
     return find
 
 
-def _for_people(timeout_s: float, url: str, token: str | None) -> "PersonCalls":
+def _for_people(timeout_s: float, url: str, token: str | None) -> "BillingCalls":
     from billing.cli.client import CommandClient
 
     try:
@@ -164,11 +163,11 @@ async def _direct(
     environ: Mapping[str, str], environment: "Environment", output: Output
 ) -> AsyncIterator["BillingCalls"]:
     """Give a client of the API in this process. Raises what `explained_failures` explains."""
-    from billing.client.client import BillingClient
+    from billing.client.client import Client
     from gateway.commands.stores import open_stores, ready_schema
     from gateway.config.secret import Secret
     from gateway.config.settings import load_settings
-    from gateway.runtime import open_runtime
+    from gateway.runtime.wiring import open_runtime
 
     settings = replace(load_settings(environ, mode="command"), admin_api_key=Secret(secrets.token_urlsafe()))
     async with open_stores(environment, output) as stores:
@@ -178,7 +177,7 @@ async def _direct(
                 settings, database_url=stores.database_url, redis_url=stores.redis_url, embedded=stores.embedded
             ) as runtime,
             _served(runtime.services) as socket,
-            BillingClient(
+            Client(
                 OWN_URL, admin_key=runtime.admin_api_key, timeout_s=output.common.timeout_s, unix_socket=str(socket)
             ) as client,
             _comparing(runtime.services),

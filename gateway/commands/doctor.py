@@ -68,7 +68,7 @@ async def diagnose(environ: Mapping[str, str], output: Output, *, providers: boo
                 check_postgres(stores),
                 check_plans(stores, settings),
                 check_secrets_key(stores, settings),
-                check_redis(stores.redis_url, settings.defaults.lease_s),
+                check_redis(stores.redis_url, settings.defaults.holds.lease_s),
                 check_clocks(stores),
                 check_mail(settings),
             )
@@ -155,7 +155,7 @@ async def check_secrets_key(stores: Stores, settings: Settings) -> list[Check]:
             return []
         # Only here: what it is made of takes 20 ms to import.
         from billing.identity.sealing import SealBroken
-        from gateway.seals import check_seals
+        from gateway.runtime.encryption import check_seals
 
         try:
             opened = await check_seals(database, settings)

@@ -25,7 +25,7 @@ from gateway.config.secret import KEY_CHARACTERS, Secret, long_enough
 if TYPE_CHECKING:
     from billing.identity.browsers import LoginLink
     from gateway.config.settings import Settings
-    from gateway.opened import Runtime
+    from gateway.runtime.runtime import Runtime
 
 PREFIX: Final = "mga_"
 ENTROPY_BYTES: Final = 32
@@ -153,7 +153,7 @@ async def make_first_account(runtime: "Runtime") -> FirstAccount | None:
     page = await runtime.accounts.page(2)
     match page.items:
         case []:
-            account = await runtime.accounts.create(ACCOUNT_NAME, runtime.settings.defaults.default_plan)
+            account = await runtime.accounts.create(ACCOUNT_NAME, runtime.settings.defaults.accounts.default_plan)
         case [only] if only.name == ACCOUNT_NAME and not (await runtime.api_keys.page(only.id, 1)).items:
             account = only
         case _:

@@ -5,7 +5,7 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Final
+from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
 
@@ -16,8 +16,8 @@ from billing.pricing.rows import PriceRow
 from billing.pricing.table import PriceTable
 
 if TYPE_CHECKING:
-    from billing.calls import BillingCalls
-    from billing.shapes.repricing import NewRepricing, RepricedShape
+    from billing.client.calls import BillingCalls
+    from billing.schemas.repricing import NewRepricing, RepricedShape
 
 MOST_SHOWN: Final = 1000
 """Requests that a repricing names."""
@@ -136,7 +136,7 @@ async def try_price(
 
     from billing.ledger.explanations import exact_usd, shown_quantity
     from billing.pricing.trials import NoSuchPrice, TrialRefused, find_row, try_usage, usage_of
-    from billing.shapes.usage import line_shape
+    from billing.schemas.usage import LineShape
 
     now_s = time.time()
     try:
@@ -158,7 +158,7 @@ async def try_price(
         "provider": row.provider,
         "model": row.model,
         "variant": variant,
-        "lines": [line_shape(line, exact_usd(line.amount_scaled)) for line in trial.lines],
+        "lines": [LineShape.of_line(line, exact_usd(line.amount_scaled)) for line in trial.lines],
     }
     output.show(Shown(data, (Table(("class", "quantity", "price USD", "amount USD"), lines), summary)))
 
@@ -181,7 +181,7 @@ def _add_reprice(price: typer.Typer, connect: Connect) -> None:
 
         The same again changes nothing: what was broken off is done again from the beginning.
         """
-        from billing.shapes.repricing import NewRepricing
+        from billing.schemas.repricing import NewRepricing
 
         provider, slash, name = model.partition("/")
         if not (provider and slash and name):
@@ -245,11 +245,14 @@ class _Repriced:
 
 async def _repriced(client: "BillingCalls", asked: "NewRepricing", output: Output) -> _Repriced:
     """Compare or correct, batch by batch."""
+    from msgspec import structs
+
     from billing.pages import MAX_LIMIT
 
     found, cursor = _Repriced(), None
     while True:
-        batch = await client.reprice(asked, limit=MAX_LIMIT, cursor=cursor)
+        page: dict[str, Any] = {"limit": MAX_LIMIT, "cursor": cursor}
+        batch = await client.reprice(**structs.asdict(asked), **page)
         found.requests += batch.requests
         found.corrected += batch.corrected
         found.left += sum(each.left is not None for each in batch.data)

@@ -8,10 +8,9 @@ from contextlib import suppress
 from dataclasses import replace
 from typing import Any, Final
 
-from billing.holds.redis.client import RedisClient, Shard
+from billing.holds.redis.client import NO_EVICTION, RedisClient, Shard
 from billing.holds.redis.connection import RedisError, RedisStrange, info_fields
 from billing.holds.redis.server import SLOTS, Server
-from billing.holds.redis.session import NO_EVICTION
 from gateway.commands.checks import Check, Status
 from gateway.commands.failures import shown_url
 

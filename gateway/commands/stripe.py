@@ -10,14 +10,14 @@ import typer
 
 from billing.cli import REFUSED, UNREACHABLE, USAGE, CommandFailed, Connect, Output, Shown, Table, add_command, group
 from billing.cli.operator import add_call
-from billing.cli.options import Cursor, Limit
+from billing.cli.options import Cursor, Limit, given
 from billing.cli.output import page_parts
 from billing.pages import DEFAULT_LIMIT
 
 if TYPE_CHECKING:
-    from billing.payment_calls import PaymentCalls
+    from billing.client.calls import BillingCalls
     from billing.payments.stripe.client import StripeCalls, SyncedEndpoint
-    from billing.shapes.payment_events import ComparisonShape
+    from billing.schemas.payment_events import ComparisonShape
 
 WEBHOOK_PATH: Final = "/api/webhooks/stripe"
 FILE_MODE: Final = 0o600
@@ -97,7 +97,7 @@ async def _synced(address: str) -> tuple["SyncedEndpoint", list[str]]:
 
 async def _price_faults(calls: "StripeCalls") -> list[str]:
     """Return what is wrong with the prices of the plans in the configuration's files."""
-    from billing.payments.objects import NANO_PER_CENT
+    from billing.money import NANO_PER_CENT
     from billing.payments.stripe.client import price_faults
     from gateway.commands.misuse import explained_misuse
     from gateway.config.settings import load_settings
@@ -119,13 +119,13 @@ def _write(file: Path, secret: str) -> None:
 
 
 async def events(
-    client: "PaymentCalls",
+    client: "BillingCalls",
     state: Annotated[str | None, typer.Option(metavar="STATE", help="waiting, done, ignored or parked.")] = None,
     limit: Limit = DEFAULT_LIMIT,
     cursor: Cursor = None,
 ) -> Shown:
     """List events that the payment provider has delivered, those that came last first."""
-    page = await client.payment_events(state=state, limit=limit, cursor=cursor)
+    page = await client.payment_events(limit=limit, cursor=cursor, **given(state=state))
     rows = [
         (each.received_at, each.id, each.type, each.object_id or "-", each.state, str(each.attempts), each.error or "-")
         for each in page.data
@@ -135,7 +135,7 @@ async def events(
 
 
 async def replay(
-    client: "PaymentCalls",
+    client: "BillingCalls",
     event_id: Annotated[str, typer.Argument(help="The event's id, evt_...", show_default=False)],
 ) -> Shown:
     """Process an event again; nothing is credited twice."""
@@ -144,7 +144,7 @@ async def replay(
 
 
 async def reconcile(
-    client: "PaymentCalls",
+    client: "BillingCalls",
     since: Annotated[
         str | None, typer.Option(metavar="TIME", help="Compare all that was made since: a time, or a day.")
     ] = None,
@@ -155,7 +155,7 @@ async def reconcile(
     if since is None:
         found = await client.payment_comparison()
     else:
-        found = await client.compare_payments(since)
+        found = await client.compare_payments(since=since)
         give_up = time.monotonic() + client.timeout_s
         while (found.asked_since is not None or found.ended_at is None) and time.monotonic() < give_up:
             await asyncio.sleep(LOOK_EVERY_S)

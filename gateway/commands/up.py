@@ -22,8 +22,7 @@ from billing.audit import SYSTEM
 from billing.cli.output import USAGE, CommandFailed, Output, Shown
 from billing.database.connection import Database
 from billing.database.migrate import migrate
-from billing.holds.redis.client import RedisClient
-from billing.holds.redis.session import refuse_eviction
+from billing.holds.redis.client import RedisClient, refuse_eviction
 from billing.identity.sealing import SealBroken
 from billing.ledger.leases import ending_leases
 from billing.logs import write_json
@@ -41,7 +40,7 @@ from gateway.commands.first_start import (
     service_key_file,
 )
 from gateway.commands.stores import Stores, given_stores, named_stores, own_stores, require_schema
-from gateway.config.defaults import Limits
+from gateway.config.defaults import Defaults
 from gateway.config.identity import MAIL_CONSOLE_VARIABLE
 from gateway.config.settings import Settings, warnings
 from gateway.endpoints.metrics_access import METRICS_FD_VARIABLE, MetricsAddressTaken, listener_on
@@ -49,8 +48,8 @@ from gateway.endpoints.metrics_access import PATH as METRICS_PATH
 from gateway.metrics.folder import METRICS_DIR_VARIABLE
 from gateway.process.supervisor import EMBEDDED_VARIABLE, stop_signals, supervise
 from gateway.proxy.records import STDOUT, open_log
-from gateway.runtime import open_runtime
-from gateway.seals import check_seals
+from gateway.runtime.encryption import check_seals
+from gateway.runtime.wiring import open_runtime
 from gateway.server.listening import AddressInUse, address_of, bind
 
 WORKER: Final = (
@@ -170,7 +169,7 @@ async def _supervise(
                     pass_fds=() if metrics is None else (metrics.fileno(),),
                     on_end=end_lease,
                     on_stop=partial(withdraw_api_url, settings.data_dir) if publishes else None,
-                    pages=settings.defaults.pages_idle_s > 0 and settings.defaults.edge == "guarded",
+                    pages=settings.defaults.process.pages_idle_s > 0 and settings.defaults.edge.edge == "guarded",
                 )
         except AddressInUse as error:
             raise CommandFailed(str(error)) from error
@@ -186,10 +185,10 @@ def _publish(data_dir: Path, address: str, output: Output) -> None:
         output.note(f"Cannot write {api_url_file(data_dir)}: {error.strerror}. Operator commands take longer without.")
 
 
-def stopping_s(defaults: Limits) -> float:
+def stopping_s(defaults: Defaults) -> float:
     """Return how long a worker may take to stop: for running answers, then for settling those that it had to cut, and
     for writing what waits. Killed before, it would leave them unpaid."""
-    return defaults.shutdown_grace_s + defaults.postgres_timeout_s
+    return defaults.process.shutdown_grace_s + defaults.stores.postgres_timeout_s
 
 
 def _metrics_folder(data_dir: Path) -> tempfile.TemporaryDirectory[str]:

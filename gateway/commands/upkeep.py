@@ -6,11 +6,12 @@ from typing import TYPE_CHECKING, Annotated, Final
 import typer
 
 from billing.cli import REFUSED, REMOTE, TIMED, UNREACHABLE, CommandFailed, Output, Shown, Table, add_command
+from billing.settings import RefusalSettings
 from gateway.commands.store_options import MARKS, open_ledger, refuse_api_url
 
 if TYPE_CHECKING:
     from billing.cli.session import Session
-    from billing.refused import RefusedRequest
+    from billing.refused_requests import RefusedRequest
 
 MOST_KEPT_S: Final = 31 * 86_400.0
 """The longest that `refusals_kept_s` can be: what is there is shown."""
@@ -113,22 +114,22 @@ async def _explained_by_stores(output: Output, request_id: str) -> Shown:
     from billing.ledger.explanations import explain as explain_event
     from billing.ledger.explanations import format_explanation
     from billing.ledger.reports import Reports
-    from billing.shapes.operation import refused_shape
-    from billing.shapes.usage import explanation_shape
+    from billing.schemas.system import RefusedShape
+    from billing.schemas.usage import ExplainedEventShape
 
     async with open_ledger(output, output.common.timeout_s) as (database, redis_url):
         found = await Reports(database).priced_event(request_id)
         if found is None and redis_url is not None:
             refused = await _find_refused(redis_url, request_id)
             if refused is not None:
-                return shown_refusal(refused_shape(refused, with_hint=True))
+                return shown_refusal(RefusedShape.of_refused(refused, with_hint=True))
     if found is None:
         raise CommandFailed(
             f"The ledger has no request {request_id!r}, and no refusal of it is kept: give the x-request-id of its "
             "answer."
         )
     explanation = explain_event(*found)
-    return Shown(explanation_shape(explanation, with_cost=True), (format_explanation(explanation),))
+    return Shown(ExplainedEventShape.of_explanation(explanation, with_cost=True), (format_explanation(explanation),))
 
 
 async def reconcile(
@@ -142,13 +143,12 @@ async def reconcile(
     Balances, holds, windows and the sequence of debits. Exit code 1 on any difference.
     """
     refuse_api_url(output)
-    from billing.holds.reconcile import reconcile_once
-    from billing.shapes.operation import report_shape
+    from billing.schemas.system import ReportShape
     from gateway.commands.failures import explained_failures
     from gateway.commands.stores import open_stores, ready_schema
     from gateway.config.environment import command_environment
     from gateway.config.settings import load_settings
-    from gateway.stores import open_engine
+    from gateway.runtime.stores import open_engine
 
     with explained_failures():
         environment = command_environment(os.environ)
@@ -158,24 +158,27 @@ async def reconcile(
             async with open_engine(
                 settings, database_url=stores.database_url, redis_url=stores.redis_url, embedded=stores.embedded
             ) as opened:
-                report = await reconcile_once(opened.engine, fix=fix)
+                report = await opened.engine.reconcile_once(fix=fix)
     rows = [(drift.account_id, drift.what, str(drift.redis), str(drift.ledger)) for drift in report.drifts]
     summary = f"{report.accounts} accounts compared, {len(rows)} differences."
     parts: list[str | Table] = [Table(("account", "what", "Redis", "ledger"), rows), summary] if rows else [summary]
     if fix:
         parts.append("A new epoch has begun: Redis is loaded again from the ledger.")
-    output.show(Shown(report_shape(report), tuple(parts)))
+    output.show(Shown(ReportShape.of_report(report), tuple(parts)))
     return REFUSED if rows else 0
 
 
 async def _find_refused(redis_url: str, request_id: str) -> "RefusedRequest | None":
     """Return the refusal, if it is still kept. Raises `RedisError`."""
     from billing.holds.redis.client import RedisClient
-    from billing.holds.redis.state import Keyspace, RedisState
-    from billing.refused import RefusedRequests, RefusedRules
+    from billing.holds.redis.layout import Keyspace
+    from billing.holds.redis.state import RedisState
+    from billing.refused_requests import RefusedRequests
 
     client = RedisClient(redis_url)
     try:
-        return await RefusedRequests(RedisState(client, Keyspace()), RefusedRules(age_s=MOST_KEPT_S)).find(request_id)
+        return await RefusedRequests(RedisState(client, Keyspace()), RefusalSettings(refusals_kept_s=MOST_KEPT_S)).find(
+            request_id
+        )
     finally:
         await client.close()

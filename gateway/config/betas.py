@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
 from typing import TYPE_CHECKING, Final, cast
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from gateway.config.source import Value
-    from gateway.dialects.betas import BetaEffect
+    from gateway.dialects.declarations import BetaEffect
 
 _HEADER: Final = re.compile(r"[A-Za-z0-9-]{1,100}", re.ASCII)
 _NAME: Final = re.compile(r"[!-+\--~]{1,200}", re.ASCII)

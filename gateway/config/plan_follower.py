@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable
 from typing import TYPE_CHECKING, Final, Literal
 
 from billing.database.connection import Database, DatabaseError
@@ -18,6 +17,8 @@ from billing.plans import LivePlans
 from gateway.config.files import PLANS_FILE
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from gateway.config.settings import Settings
 
 logger = logging.getLogger(__name__)
@@ -47,7 +48,7 @@ class PlanFollower:
         synced = await sync_plans(
             self._database,
             settings.plans,
-            settings.defaults.default_plan,
+            settings.defaults.accounts.default_plan,
             version=settings.plans_version,
             take_over=self._take_over,
         )
@@ -88,7 +89,7 @@ class PlanFollower:
 
     def _take(self, in_force: Revision) -> None:
         self.revision = in_force.revision
-        default = self._settings.defaults.default_plan
+        default = self._settings.defaults.accounts.default_plan
         if default not in in_force.plans:  # new accounts, and those whose plan was removed, would have none
             logger.error("the plans in force have no plan %s: those of %s apply", default, PLANS_FILE)
             return

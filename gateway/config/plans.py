@@ -7,12 +7,10 @@ once, and where payers may be sent afterwards.
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Final
 
-from billing.money import MAX_NANO, NANO_PER_USD, MoneyError, parse_positive_usd, parse_usd
-from billing.payments.objects import NANO_PER_CENT
+from billing.money import MAX_NANO, NANO_PER_CENT, NANO_PER_USD, MoneyError, parse_positive_usd, parse_usd
 from billing.payments.return_urls import origin_of
 from billing.payments.stripe.parameters import CheckoutRules
 from billing.plans import MAX_TOOL_CALLS, Plan
@@ -22,6 +20,8 @@ from gateway.config.problems import nearest
 from gateway.config.source import Value
 
 if TYPE_CHECKING:
+    from collections.abc import Collection, Mapping
+
     from gateway.config.source import Section
 
 

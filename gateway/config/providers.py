@@ -22,67 +22,9 @@ from gateway.config.targets import (
     read_key,
     read_targets,
 )
-from gateway.dialects.openai.paths import default_max_field
-from gateway.upstream.headers import never_sent
+from gateway.dialects.declared import DECLARED, never_sent
+from gateway.dialects.openai.vendors import COMPATIBLE, OPENAI, MaxOutputField, default_max_field, usual_dialects
 from gateway.upstream.health import Cooldown
-
-MaxOutputField = Literal["max_completion_tokens", "max_tokens", "n_predict"]
-
-
-@dataclass(frozen=True, slots=True)
-class Compatible:
-    """What is usual for one kind of provider that speaks OpenAI's API, in its own way.
-
-    `base_url` is empty where each operator has another one. `rerank` is where it serves reranks: at its base URL where
-    it is empty. `stream_usage` says whether a stream takes `stream_options`, by which the gateway asks for usage: where
-    it is false the provider reports usage without being asked, or refuses what it does not know.
-    """
-
-    base_url: str = ""
-    max_output_field: MaxOutputField = "max_tokens"
-    rerank: str | None = None
-    stream_usage: bool = True
-
-
-COMPATIBLE: Final[Mapping[str, Compatible]] = {
-    "azure": Compatible(max_output_field="max_completion_tokens"),
-    "cohere": Compatible("https://api.cohere.ai/compatibility/v1", rerank="https://api.cohere.com/v2"),
-    "deepseek": Compatible("https://api.deepseek.com/v1"),
-    "fireworks": Compatible("https://api.fireworks.ai/inference/v1"),
-    "groq": Compatible("https://api.groq.com/openai/v1", "max_completion_tokens"),
-    "jina": Compatible("https://api.jina.ai/v1", rerank=""),
-    "llamacpp": Compatible(rerank=""),
-    "mistral": Compatible("https://api.mistral.ai/v1", stream_usage=False),
-    "moonshot": Compatible("https://api.moonshot.ai/v1"),
-    "ollama": Compatible("http://127.0.0.1:11434/v1"),
-    "openrouter": Compatible("https://openrouter.ai/api/v1"),
-    "perplexity": Compatible("https://api.perplexity.ai", stream_usage=False),
-    "together": Compatible("https://api.together.xyz/v1", rerank=""),
-    "vllm": Compatible(rerank=""),
-    "voyage": Compatible("https://api.voyageai.com/v1", rerank=""),
-    "xai": Compatible("https://api.x.ai/v1", "max_completion_tokens"),
-}
-"""Sources: each vendor's API reference, as of November 2026."""
-WITH_SOCKETS: Final = frozenset({"openai", "xai"})
-"""Kinds that are asked for responses over a WebSocket, too, below the same base URL (OpenAI's and xAI's guides,
-"WebSocket mode"). A server of one's own may not speak it: its clients are then told to POST."""
-OPENAI: Final = Compatible()
-"""Of a server that is none of these."""
-
-
-def usual_dialects(kind: str, name: str, base_url: str, base_query: str = "") -> dict[str, str]:
-    """Return the base URLs of dialects beside OpenAI's that a provider of a kind serves, by the dialect's name.
-    `base_url`, with the query `base_query`, is the provider's own: one that is not the usual one is another server."""
-    if kind == "local":
-        return {"rerank": f"local://{name}/v1", "responses_websocket": f"local://{name}/v1"}
-    own = base_url + (f"?{base_query}" if base_query else "")
-    if kind in WITH_SOCKETS:
-        return {"responses_websocket": own} if base_url else {}
-    usual = COMPATIBLE.get(kind, OPENAI)
-    if usual.rerank is None or (usual.rerank and base_url != usual.base_url):
-        return {}
-    return {"rerank": usual.rerank or own}
-
 
 ProviderKind = Literal["openai", "anthropic", "gemini", "local"]
 ZeroUsage = Literal["trust", "estimate"]
@@ -96,24 +38,26 @@ MAX_PASSED: Final = 64
 _PROVIDER_NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}", re.ASCII)
 _DIALECT_NAME: Final = re.compile(r"[a-z][a-z0-9_]{0,31}", re.ASCII)
 _REMOTE_KEYS: Final = (
-    *("kind", "base_url", "api_key", "headers", "pass_headers", "enabled", "disconnect_drain_s"),
-    *("max_output_field", "stream_usage", "zero_usage", "dialects", "targets", "cooldown", "billing"),
+    "kind",
+    "base_url",
+    "api_key",
+    "headers",
+    "pass_headers",
+    "enabled",
+    "disconnect_drain_s",
+    "max_output_field",
+    "stream_usage",
+    "zero_usage",
+    "dialects",
+    "targets",
+    "cooldown",
+    "billing",
 )
 _LOCAL_KEYS: Final = ("kind", "delay_ms", "chunk_delay_ms", "enabled", "disconnect_drain_s")
 _PROVIDER_KEYS: Final = (*_REMOTE_KEYS, "delay_ms", "chunk_delay_ms")
 _KEYS_OF_KIND: Final = {kind: _LOCAL_KEYS if kind == "local" else _REMOTE_KEYS for kind in KINDS}
-SERVED_KINDS: Final = ("openai", "anthropic", "gemini", "local")
-"""Kinds that this version has a dialect for; a provider of another kind may stand in the file, and is off."""
-_REQUIRED_BY_KIND: Final = {
-    "openai": (),  # a server of one's own may want no key
-    "anthropic": ("api_key",),
-    "gemini": ("api_key",),
-    "local": (),
-}
 _PATHS_OF_KIND: Final[Mapping[str, Mapping[str, str]]] = {
-    "openai": {"openai": ""},
-    "anthropic": {"anthropic": "", "openai": "/v1"},
-    "gemini": {"gemini": "", "openai": "/v1beta/openai"},
+    **{name: declared.provider_paths for name, declared in DECLARED.items()},
     "local": {"openai": "/v1", "anthropic": "", "gemini": ""},
 }
 """The dialects that a kind serves, and what stands between its `base_url` and a dialect's own paths."""
@@ -198,7 +142,8 @@ def _read_provider(name: str, value: Value) -> ProviderConfig | None:
     kind = "openai" if vendor in COMPATIBLE else vendor
     usual = COMPATIBLE.get(vendor or "", OPENAI)
     if kind is not None:
-        section.require(() if "targets" in section.values else _REQUIRED_BY_KIND[kind])
+        if kind in DECLARED and DECLARED[kind].key_required and "targets" not in section.values:
+            section.require(("api_key",))
         for key in section:
             if key in _PROVIDER_KEYS and key not in _KEYS_OF_KIND[kind]:
                 section.values[key].problem(f"a provider of kind {kind} has no such key")
@@ -212,8 +157,6 @@ def _read_provider(name: str, value: Value) -> ProviderConfig | None:
         off_reason = None if targets else "none of its targets has a key that is set"
     if section.read("enabled", Value.truth, True) is False:
         off_reason = "enabled is false"
-    if kind is not None and kind not in SERVED_KINDS:
-        off_reason = f"this version does not serve the kind {kind}"
     dialects = section.maybe("dialects", _dialects) or {}
     if kind is not None and kind != "local" and not usual.base_url and "dialects" not in section.values:
         section.require(("base_url",))
@@ -243,13 +186,20 @@ def _read_provider(name: str, value: Value) -> ProviderConfig | None:
         cast("MaxOutputField", max_field or default_max_field(dialects.get("openai", base_url))),
         passed,
         base_query,
-        {**usual_dialects(vendor or "", name, base_url, base_query), **dialects},
+        {**_usual_dialects(vendor or "", name, base_url, base_query), **dialects},
         targets,
         cooldown,
         stream_usage is not False,
         cast("ZeroUsage", zero_usage),
         billing,
     )
+
+
+def _usual_dialects(kind: str, name: str, base_url: str, base_query: str) -> dict[str, str]:
+    """Return the base URLs of further dialects that a provider of a kind serves, by the dialect's name."""
+    if kind == "local":
+        return {"rerank": f"local://{name}/v1", "responses_websocket": f"local://{name}/v1"}
+    return usual_dialects(kind, base_url, base_query)
 
 
 def _dialects(value: Value) -> dict[str, str]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import ipaddress
 import re
-from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final, Literal, TypeVar
 from urllib.parse import parse_qs, urlsplit
@@ -13,6 +12,8 @@ from billing.money import parse_usd
 from gateway.config.secret import KEY_CHARACTERS, MAKE_A_KEY, SIGNING_BYTES, Secret, long_enough
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Collection, Mapping
+
     from gateway.config.problems import Problems
 
 T = TypeVar("T")

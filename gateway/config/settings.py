@@ -14,8 +14,9 @@ from typing import TYPE_CHECKING, Final
 from billing.addresses import is_this_machine
 from billing.plans import Plan, upgrade_cycles
 from billing.pricing.table import METER_PROVIDER, PriceTable
+from billing.settings import DAY_S
 from gateway.config.betas import read_betas
-from gateway.config.defaults import Limits, read_defaults
+from gateway.config.defaults import Defaults, read_defaults
 from gateway.config.environment import VARIABLES_OF, Environment, read_environment
 from gateway.config.exports import ExportConfig, read_exports
 from gateway.config.files import (
@@ -43,14 +44,13 @@ from gateway.config.problems import ConfigError, Problem, Problems
 from gateway.config.providers import ProviderConfig, read_providers
 from gateway.config.reader import Mode, Variable
 from gateway.config.secret import Secret
-from gateway.dialects.betas import BetaEffect
+from gateway.dialects.declarations import BetaEffect
 
 if TYPE_CHECKING:
     from gateway.config.source import Value
 
 __all__ = [
     "ConfigError",
-    "Limits",
     "Mode",
     "ModelConfig",
     "Problem",
@@ -77,12 +77,17 @@ class Settings(Environment):
     price_marks: FileMarks
     plans: Mapping[str, Plan]
     plans_version: int
-    defaults: Limits
+    defaults: Defaults
     identity: IdentityConfig
     payments: PaymentsConfig
     exports: tuple[ExportConfig, ...] = ()
     betas: Mapping[str, Mapping[str, BetaEffect]] = field(default_factory=dict)
     notes: tuple[Problem, ...] = ()
+
+    @property
+    def payment_grace_s(self) -> int:
+        """Return how long an account that is past due may still spend."""
+        return self.payment_grace_days * DAY_S
 
 
 def load_settings(environ: Mapping[str, str], *, mode: Mode = "serve", with_prices: bool = True) -> Settings:
@@ -133,7 +138,7 @@ def load_settings(environ: Mapping[str, str], *, mode: Mode = "serve", with_pric
         },
     )
     plan_names = None if plan_file is None else tuple(name for name in plan_file.child_names if name != VERSION)
-    defaults = Limits() if main is None else read_defaults(main, defaults_at, plan_names)
+    defaults = Defaults() if main is None else read_defaults(main, defaults_at, plan_names)
     plans_version = 0 if plan_file is None else read_plans_version(plan_file)
     problems.refuse()
     return Settings(

@@ -119,14 +119,19 @@ class Value:
             self.problem(str(error))
             return None
 
-    def text(self, what: str = "a text") -> str | None:
-        """Return a string; numbers, dates and truths are not taken for one."""
-        if isinstance(self.node, yaml.ScalarNode) and not self._is("str", "null"):
+    def text(self, what: str = "a text", pattern: str | None = None, *, bare: bool = False) -> str | None:
+        """Return a string that a pattern is found in; numbers, dates and truths are not taken for one, unless they may
+        stand `bare`."""
+        if isinstance(self.node, yaml.ScalarNode) and not bare and not self._is("str", "null"):
             self.expected(what)
             return None
-        return self.scalar(what)
+        text = self.scalar(what)
+        if text is not None and pattern is not None and not re.search(pattern, text, re.ASCII):
+            self.expected(what)
+            return None
+        return text
 
-    def whole(self, low: int, high: int) -> int | None:
+    def whole(self, low: float, high: float) -> int | None:
         """Return a whole number within bounds, written as one or given by a variable."""
 
         def parse(text: str) -> int | None:
@@ -202,11 +207,11 @@ class Value:
         nodes = enumerate(self.node.value)
         return [Value(self.file, f"{self.key}[{index}]", node, node.start_mark.line + 1) for index, node in nodes]
 
-    def names(self, what: str) -> tuple[str, ...]:
+    def names(self, what: str, pattern: str | None = None) -> tuple[str, ...]:
         """Return a list of texts, each once."""
         texts: list[str] = []
         for item in self.items():
-            text = item.text(what)
+            text = item.text(what, pattern)
             if text is not None and text in texts:
                 item.problem(f"{text} stands here twice")
             elif text is not None:

@@ -4,6 +4,7 @@ how its bill is read."""
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Final
 from urllib.parse import urlsplit
@@ -25,8 +26,6 @@ from gateway.upstream.health import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
     from gateway.config.source import Section, Value
 
 HEADER_TEXT: Final = re.compile(r"[!-~]([ -~]{0,4094}[!-~])?", re.ASCII)

@@ -4,8 +4,11 @@ Two things are apart. A **client dialect** is how clients speak: paths, where a 
 the envelope of errors, how a stream ends. A **provider** names the dialects that it serves, each with a base URL
 (`gateway.config.models`); a request goes only to providers that serve its dialect, and no body is translated.
 
-To add an API: a folder with a class that has what `Dialect` asks for, and one line in `gateway.dialects.registry`.
+To add an API: a folder with a class that extends `Dialect`, and a line each in `gateway.dialects.registry` and
+`gateway.dialects.declared`.
 
+- What it declares (headers, the key's place, features) is data in a module `declared`
+  (`gateway.dialects.declarations`); parts that name no dialect read it there.
 - Endpoints are patterns (`/v1beta/models/{model}:generateContent`), told apart by method, path and, where APIs share a
   path, by a header. One that is `free` is authenticated, admitted and forwarded, and charged nothing.
 - `parse` has the path's parameters, the query and the headers beside the body, in `Head`.
@@ -22,14 +25,17 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Final, Protocol
+from typing import TYPE_CHECKING, ClassVar, Final, Protocol
 
 import msgspec
+
+from gateway.dialects.events import EVENT_STREAM, with_charge
 
 if TYPE_CHECKING:
     from multidict import MultiMapping
 
-    from gateway.dialects.facts import EventFacts, ParsedRequest, Reported
+    from gateway.dialects.declarations import Declarations
+    from gateway.dialects.facts import Creation, EventFacts, ParsedRequest, Reported
     from gateway.dialects.output import Inline, Output, Piece
 
 
@@ -129,39 +135,23 @@ class EventReader(Protocol):
     """How a dialect reads the server-sent events of a stream. Nothing raises: what can't be read says nothing.
 
     One instance serves one stream where usage is put together from several events, else any number of them.
+
+    Without `usage_marker` an event has no usage; `usage_pattern` begins with it, and matches where usage follows that
+    is not null. Without `error_marker` an event is no error; what it names and is null is none. Any of `finish_markers`
+    says that an answer came to its end, also where no terminal event follows. Every terminal event has one of
+    `terminal_markers`; lines that begin with `terminal_lines` may be of one and are not passed on by themselves.
+    Without `tool_call_marker` an event tells of no call of a tool at the provider (empty: none does), and
+    `tool_call_pattern` matches where one does.
     """
 
-    @property
-    def usage_marker(self) -> bytes:
-        """Return the bytes without which an event has no usage."""
-
-    @property
-    def usage_pattern(self) -> re.Pattern[bytes]:
-        """Return what begins with the marker, and matches where usage that is not null follows it."""
-
-    @property
-    def error_marker(self) -> bytes:
-        """Return the bytes without which an event is no error; what they name and is null is none."""
-
-    @property
-    def finish_markers(self) -> tuple[bytes, ...]:
-        """Return markers of which any says that an answer came to its end, also where no terminal event follows."""
-
-    @property
-    def terminal_markers(self) -> tuple[bytes, ...]:
-        """Return markers of which every terminal event has one; none where streams have no such event."""
-
-    @property
-    def terminal_lines(self) -> tuple[bytes, ...]:
-        """Return how lines begin that may be a terminal event's: such a line is not passed on by itself."""
-
-    @property
-    def tool_call_marker(self) -> bytes:
-        """Return the bytes without which an event tells of no call of a tool at the provider; empty where none does."""
-
-    @property
-    def tool_call_pattern(self) -> re.Pattern[bytes]:
-        """Return what matches in an event with that marker where it tells of such a call."""
+    usage_marker: bytes = b'"usage"'
+    usage_pattern: re.Pattern[bytes] = re.compile(rb'"usage"\s*:\s*\{')
+    error_marker: bytes = b'"error"'
+    finish_markers: tuple[bytes, ...] = ()
+    terminal_markers: tuple[bytes, ...] = ()
+    terminal_lines: tuple[bytes, ...] = ()
+    tool_call_marker: bytes = b""
+    tool_call_pattern: re.Pattern[bytes] = re.compile(rb"(?!)")
 
     def is_terminal(self, event: bytes, data: bytes) -> bool:
         """Return whether a whole event that has a terminal marker is one; `data` is its data."""
@@ -176,10 +166,13 @@ class EventReader(Protocol):
         """Return the output in the data of an event that broke off, as far as it can be told."""
 
     def without_null_usage(self, block: bytes) -> bytes:
-        """Return whole events without the usage that is null in them; all else byte for byte."""
+        """Return whole events without the usage that is null in them, because the gateway asked for it; all else byte
+        for byte."""
+        return block
 
     def with_charge(self, data: bytes, charge_usd: str) -> bytes:
         """Return the same data with `charge_usd` in its usage object; unchanged where it has none."""
+        return with_charge(data, "usage", charge_usd)
 
 
 class Tap(Protocol):
@@ -251,6 +244,24 @@ class ModelList(Protocol):
         """Return one of them."""
 
 
+class Changes(msgspec.Struct, frozen=True):
+    """What differs in the body that a provider gets; None leaves a value as it is.
+
+    `include_usage`: a stream is to report its usage. The maximum of an answer's tokens stands in `max_field`, the field
+    in which the provider takes it. `tool_calls` is how often the tools in `Work.open_tools` may run at the provider; it
+    is written into the field that bounds them.
+    """
+
+    model: str | None = None
+    include_usage: bool = False
+    max_output_tokens: int | None = None
+    max_field: str = ""
+    tool_calls: int | None = None
+
+
+NO_HEADERS: Final[Mapping[str, str]] = {}
+
+
 class Envelope(Protocol):
     """How an API writes errors."""
 
@@ -260,44 +271,36 @@ class Envelope(Protocol):
     def error_headers(self, request_id: str, refusal: RefusalFacts | None = None) -> Mapping[str, str]:
         """Return the headers of such an answer, and without a refusal of the gateway's own answers, beside those that
         all APIs have."""
+        return NO_HEADERS
 
 
 class Dialect(Envelope, Protocol):
-    """One API: its endpoints, how its requests are read and changed, where usage sits in its answers."""
+    """One API: its endpoints, how its requests are read and changed, where usage sits in its answers.
 
-    @property
-    def name(self) -> str:
-        """Return what providers' entries call it."""
+    `name` is what providers' entries call it, `endpoints` are all that it meters. `kept_parameters` are query
+    parameters that never reach a provider: metering reads their namesakes from the body. `passed_parameters` reach a
+    provider of this dialect and of no other. `creations` tell of the objects on which its providers work in the
+    background.
+    """
 
-    @property
-    def endpoints(self) -> tuple[Endpoint, ...]:
-        """Return all that it meters."""
-
-    @property
-    def key_headers(self) -> tuple[str, ...]:
-        """Return the headers whose value is a client's key, beside those that `billing.keys.presented` reads."""
-
-    @property
-    def key_parameter(self) -> str | None:
-        """Return the query parameter in which clients of this API may show their key; None where they may not."""
-
-    @property
-    def kept_parameters(self) -> frozenset[str]:
-        """Return query parameters that never reach a provider: metering reads their namesakes from the body."""
-
-    @property
-    def passed_parameters(self) -> frozenset[str]:
-        """Return the query parameters that reach a provider of this dialect and of no other."""
+    name: ClassVar[str]
+    declared: ClassVar[Declarations]
+    endpoints: ClassVar[tuple[Endpoint, ...]]
+    kept_parameters: ClassVar[frozenset[str]]
+    passed_parameters: ClassVar[frozenset[str]] = frozenset()
+    creations: ClassVar[tuple[Creation, ...]] = ()
 
     def owns(self, path: str, headers: Mapping[str, str]) -> bool:
         """Return whether a request to a path that is no endpoint comes from a client of this API."""
+        return False
 
     def parse(self, head: Head, body: bytes) -> ParsedRequest:
         """Return what metering needs of a request. Raises `BadRequest`."""
 
     def texts(self, body: bytes) -> list[tuple[str, int]]:
         """Return the texts of a request that become tokens by themselves, each with the bytes that it takes of the
-        body."""
+        body; none where no vocabulary is public."""
+        return []
 
     def input_tokens(self, body: bytes, count: Callable[[str], int]) -> tuple[int, list[Inline]]:
         """Return what a request brings to the model: tokens of its texts and structures, by `count`, and its inline
@@ -306,26 +309,13 @@ class Dialect(Envelope, Protocol):
     def upstream_path(self, match: Match, model: str) -> str:
         """Return what follows a provider's base URL; `model` is its own name for the model."""
 
-    def auth_header(self, key: str) -> tuple[str, str]:
-        """Name and value of the header in which a provider takes its key."""
-
     def max_field(self, operation: str, configured: str) -> str:
         """Return the field in which the maximum of an answer's tokens is sent; `configured` is the provider's
         `max_output_field`, for a dialect in which providers differ."""
 
-    def rewrite(
-        self,
-        body: bytes,
-        *,
-        model: str | None,
-        include_usage: bool,
-        max_output_tokens: int | None,
-        max_field: str,
-        tool_calls: int | None = None,
-    ) -> bytes:
+    def rewrite(self, body: bytes, changes: Changes) -> bytes:
         """Return the body to send upstream: the same object where nothing changes, else only what metering needs
-        differs. None leaves a value as it is. `tool_calls` is how often the tools in `Work.open_tools` may run at the
-        provider; it is written into the field that bounds them."""
+        differs."""
 
     def usage_from_json(self, operation: str, body: bytes) -> Reported | None:
         """Return the usage of a whole answer, None where it reports none. Raises `GarbageAnswer`."""
@@ -339,6 +329,7 @@ class Dialect(Envelope, Protocol):
     def is_stream(self, parsed: ParsedRequest, content_type: bytes) -> bool:
         """Return whether an answer of status 200 is passed on as it comes; `content_type` is its own, in lower case.
         JSON that nobody asked to be streamed is not."""
+        return content_type.startswith(EVENT_STREAM)
 
     def tap(self, content_type: bytes, *, usage_added: bool, include_cost: bool) -> Tap:
         """Return a tap for one stream. `usage_added`: the gateway, not the client, asked for the usage event."""

@@ -8,7 +8,7 @@ that change more than that, by how their names begin, without their dates and ve
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import TYPE_CHECKING, Final, Literal
+from typing import TYPE_CHECKING, Final
 
 import msgspec
 from multidict import istr
@@ -19,24 +19,9 @@ from gateway.dialects.values import MAX_NAME_CHARS
 if TYPE_CHECKING:
     from multidict import MultiMapping
 
+    from gateway.dialects.declarations import BetaEffect
     from gateway.dialects.facts import ParsedRequest
 
-BetaEffect = Literal["pass", "window", "refuse"] | int
-"""`pass`: nothing. `window`: input stands outside the body, so that the context window is held. `refuse`: 400. A
-number: the model's context window has at least so many tokens."""
-DEFAULT_BETAS: Final[Mapping[str, Mapping[str, BetaEffect]]] = {
-    "anthropic-beta": {
-        "context-1m": 1_000_000,
-        # Agents that run at the provider, for as long as they like.
-        "managed-agents": "refuse",
-        "agent-memory": "refuse",
-        "dreaming": "refuse",
-    },
-    "openai-beta": {
-        # Several agents that work at once.
-        "responses_multi_agent": "refuse",
-    },
-}
 MOST_REFUSED: Final = 20
 """Names in one refusal."""
 

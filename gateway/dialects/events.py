@@ -7,19 +7,20 @@ from __future__ import annotations
 
 import codecs
 import re
-from collections.abc import Callable, Collection, Iterator, Sequence
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import msgspec
 from msgspec import Raw
 
-from gateway.dialects.exceptions import UNREADABLE
+from gateway.dialects.decoding import FIELDS, UNREADABLE
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Collection, Iterator, Sequence
 
 ENDS: Final = (b"\n\n", b"\n\r\n")
 EVENT_END: Final = re.compile(rb"\n\r?\n")
 EVENT_END_BYTES: Final = 3
 """The most that `EVENT_END` matches."""
-_FIELDS: Final = msgspec.json.Decoder(dict[str, Raw])
 _NULLS: Final = (b":null", b": null")
 """The text after a field's name, where the field is empty."""
 _NEWLINE: Final = ord("\n")
@@ -111,8 +112,8 @@ def with_charge(data: bytes, usage_field: str, charge_usd: str) -> bytes:
     """Return JSON with `charge_usd`, and `cost_usd`, its name until the next release, as the last fields of its usage
     object, all else as it was but for outer spaces; unchanged where it has none."""
     try:
-        event = _FIELDS.decode(data)
-        usage = _FIELDS.decode(event[usage_field])
+        event = FIELDS.decode(data)
+        usage = FIELDS.decode(event[usage_field])
     except (*UNREADABLE, KeyError):
         return data
     usage.update(dict.fromkeys(CHARGE_FIELDS, Raw(msgspec.json.encode(charge_usd))))

@@ -2,14 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Final
-
-import msgspec
-
 from billing.errors import MetergateError
-
-UNREADABLE: Final = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
-"""What decoding JSON that others wrote may raise."""
 
 
 class BadRequest(MetergateError):

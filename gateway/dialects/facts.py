@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Final, Protocol
+from typing import TYPE_CHECKING, Final, Protocol, TypeVar
 
 import msgspec
 
 from billing.usage import ModelUsage, Usage, total
-from gateway.dialects.shares import Doubt
+from gateway.dialects.decoding import UNREADABLE
+from gateway.dialects.exceptions import GarbageAnswer
+from gateway.dialects.shares import Anomaly
 
 if TYPE_CHECKING:
     from gateway.dialects.base import Endpoint
 
+T = TypeVar("T")
 NO_METADATA: Final[Mapping[str, str]] = {}
 
 
@@ -217,7 +220,7 @@ class ParsedRequest(msgspec.Struct, frozen=True):
 class Reported(msgspec.Struct, frozen=True):
     """What the provider says was used: the model that was asked, and `others` of the same provider that worked for the
     answer. `service_tier`, `processing`, `speed`, `region` and `model` are the answer's own, None where it names none;
-    they choose the variant of the price row. `doubts` are for the operator and price nothing."""
+    they choose the variant of the price row. `anomalies` are for the operator and price nothing."""
 
     usage: Usage
     service_tier: str | None = None
@@ -226,7 +229,7 @@ class Reported(msgspec.Struct, frozen=True):
     processing: str | None = None
     speed: str | None = None
     region: str | None = None
-    doubts: tuple[Doubt, ...] = ()
+    anomalies: tuple[Anomaly, ...] = ()
 
     @property
     def counts_nothing(self) -> bool:
@@ -249,3 +252,11 @@ class EventFacts(msgspec.Struct, frozen=True):
     has_usage: bool = False
     is_usage_only: bool = False
     is_error: bool = False
+
+
+def decoded_answer(decoder: msgspec.json.Decoder[T], body: bytes) -> T:
+    """Return a provider's answer, or the data of an event. Raises `GarbageAnswer` where it is no JSON object."""
+    try:
+        return decoder.decode(body)
+    except UNREADABLE as error:
+        raise GarbageAnswer("the provider's answer is not a JSON object") from error

@@ -14,8 +14,9 @@ from typing import Final
 import msgspec
 from msgspec import Raw
 
-from billing.shapes.mismatch import unreadable
-from gateway.dialects.exceptions import UNREADABLE, BadRequest
+from billing.schemas.mismatch import unreadable
+from gateway.dialects.decoding import FIELDS, UNREADABLE
+from gateway.dialects.exceptions import BadRequest
 
 MAX_PARAM_CHARS: Final = 200
 MAX_SHAPE_CHARS: Final = 512
@@ -24,7 +25,6 @@ SHAPES: Final = 1_024
 NAMES_BETWEEN: Final = "\0"
 """Where a name has one itself, it counts as two."""
 
-_FIELDS: Final = msgspec.json.Decoder(dict[str, Raw])
 _SHORTEST_PAIR_BYTES: Final = len('"":0,')
 
 
@@ -91,7 +91,7 @@ def top_level(body: bytes, most: int) -> dict[str, Raw] | None:
     try:
         if not body.isascii():
             _check_utf8(body)  # msgspec does not look inside strings that it does not build
-        fields = _FIELDS.decode(body)
+        fields = FIELDS.decode(body)
         if len(fields) > most:
             return None
         twice = _repeated(body, fields)
@@ -115,7 +115,7 @@ def _check_utf8(body: bytes) -> None:
 def read_object(raw: Raw, param: str, read: frozenset[str] = frozenset()) -> dict[str, Raw]:
     """Return the fields of a small object within the body, of which metering reads `read`. Raises `BadRequest`."""
     try:
-        fields = _FIELDS.decode(raw)
+        fields = FIELDS.decode(raw)
         twice = _repeated(raw, fields)
     except (msgspec.DecodeError, RecursionError) as error:
         raise wrong_type(param, "an object") from error

@@ -1,4 +1,5 @@
-"""What a model wrote, in pieces: text, and inline data (pictures, sound, files in base64). Pure; of all dialects.
+"""What a model reads and writes, in pieces: text, and inline data (pictures, sound, files in base64). Pure; of all
+dialects.
 
 This file owns what is data and what is text: data stands under a field that is named for it. A megabyte of base64 there
 is not counted as words, and what a model writes as text stays text, whatever it looks like.
@@ -7,10 +8,12 @@ is not counted as words, and what a model writes as text stays text, whatever it
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
-from typing import Final, Literal
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, Final, Literal
 
 import msgspec
+
+from gateway.dialects.decoding import UNREADABLE
 
 Kind = Literal["image", "audio", "file"]
 
@@ -47,6 +50,7 @@ class Inline(msgspec.Struct, frozen=True, gc=False):
 
 
 Piece = str | Inline
+Pieces = Callable[[dict[str, Any]], Iterable[tuple[int, Piece]]]
 
 
 class Output(msgspec.Struct, frozen=True, gc=False):
@@ -114,16 +118,63 @@ def kind_of(mime_type: str) -> Kind | None:
     return "file" if major == "text" or (major == "application" and minor) else None
 
 
-def cut_output(texts: re.Pattern[bytes], part: bytes) -> Output:
-    """Return what can be told of an answer that is not here to its end; not `known` where something is here that says
-    nothing. `texts` finds the strings of a dialect that are output, each in a group."""
-    found = texts.finditer(part, 0, MAX_SEARCHED_BYTES)
-    text = b"".join(each[each.lastindex or 0] for each in found).decode("utf-8", "replace")
-    return Output(text, known=bool(text) or not part.strip())
+class OutputReader(msgspec.Struct, frozen=True):
+    """Reads what was written in answers of one API.
+
+    `of_answer` yields the (choice, piece) pairs of a whole answer, and `of_event` those of a stream's event; empty
+    pieces are left out. `is_known` says whether an answer has a list of output, or a reason for having none. `texts`
+    finds the strings that are output in a part of an answer, each in a group; an event that broke off and has none is
+    data of the kind `cut_kind`.
+    """
+
+    of_answer: Pieces
+    of_event: Pieces
+    is_known: Callable[[dict[str, Any]], bool]
+    texts: re.Pattern[bytes]
+    cut_kind: Kind = "image"
+
+    def pieces(self, data: bytes) -> list[tuple[int, Piece]]:
+        """Return the pieces of one event, in order. Of one that is no JSON (`NaN` among its numbers, say) what can be
+        told: clients may read it all the same."""
+        try:
+            event = msgspec.json.decode(data)
+            return [pair for pair in self.of_event(event) if pair[1]] if isinstance(event, dict) else []
+        except UNREADABLE:
+            return self.pieces_of_part(data) if data.lstrip().startswith(b"{") else []
+
+    def output(self, body: bytes) -> Output:
+        """Return what was written in a whole answer."""
+        try:
+            answer = msgspec.json.decode(body)
+            if not isinstance(answer, dict):
+                return Output(known=False)
+            found = joined(pair for pair in self.of_answer(answer) if pair[1])
+        except UNREADABLE:
+            return Output(known=False)
+        return Output(found.text, found.inline, self.is_known(answer), bool(answer.get("error")))
+
+    def output_of_part(self, part: bytes) -> Output:
+        """Return what can be told of an answer that is not here to its end; not `known` where something is here that
+        says nothing."""
+        found = self.texts.finditer(part, 0, MAX_SEARCHED_BYTES)
+        text = b"".join(each[each.lastindex or 0] for each in found).decode("utf-8", "replace")
+        return Output(text, known=bool(text) or not part.strip())
+
+    def pieces_of_part(self, data: bytes) -> list[tuple[int, Piece]]:
+        """Return what can be told of an event that broke off: its text; data where it is long and has none."""
+        if text := self.output_of_part(data).text:
+            return [(0, text)]
+        return [(0, Inline(self.cut_kind, len(data)))] if len(data) >= LONG_CHARACTERS else []
 
 
-def cut_pieces(texts: re.Pattern[bytes], data: bytes, kind: Kind) -> list[tuple[int, Piece]]:
-    """Return what can be told of an event that broke off: its text; data of a kind where it is long and has none."""
-    if text := cut_output(texts, data).text:
-        return [(0, text)]
-    return [(0, Inline(kind, len(data)))] if len(data) >= LONG_CHARACTERS else []
+def count_input(
+    body: bytes, count: Callable[[str], int], walk: Callable[[str, Any, list[Inline]], Iterable[str | int]]
+) -> tuple[int, list[Inline]]:
+    """Return the tokens of a request, by `count`, and its inline data. `walk` yields the texts and the counted tokens
+    of one field, and adds its data to the list. A body that can't be read is counted as plain text."""
+    inline: list[Inline] = []
+    try:
+        found = [each for name, value in msgspec.json.decode(body).items() for each in walk(name, value, inline)]
+    except (*UNREADABLE, AttributeError):
+        return count(body.decode("utf-8", "replace")), []
+    return sum(each if isinstance(each, int) else count(each) for each in found), inline

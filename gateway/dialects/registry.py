@@ -10,7 +10,6 @@ told why: what they give leads past the gateway, is shared by all who use the pr
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Final
 from urllib.parse import unquote
 
@@ -24,11 +23,17 @@ from gateway.dialects.openai_responses.dialect import ResponsesDialect, SocketDi
 from gateway.dialects.rerank.dialect import RerankDialect
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+
     from gateway.dialects.facts import Creation
     from gateway.dialects.structure import StructureBounds
 
 DIALECTS: Sequence[Callable[[StructureBounds], Dialect]] = (
-    *(AnthropicDialect, GeminiDialect, ResponsesDialect, SocketDialect, RerankDialect),
+    AnthropicDialect,
+    GeminiDialect,
+    ResponsesDialect,
+    SocketDialect,
+    RerankDialect,
     OpenAIDialect,
 )
 """Every dialect that this version has. The last one owns the paths that no other does."""

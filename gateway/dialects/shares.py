@@ -6,16 +6,18 @@ reader knows is found.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator, Mapping
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
+
+if TYPE_CHECKING:
+    from collections.abc import Collection, Iterable, Iterator, Mapping
 
 _MARK: Final = "token"
-MAX_DOUBTS: Final = 8
+MAX_ANOMALIES: Final = 8
 """Of one answer that are told."""
-Doubt = tuple[str, str]
+Anomaly = tuple[str, str]
 """What of a usage could not be placed (`field`, `total`), and the name that it has there."""
 MORE_IN_TOTAL: Final = "total_tokens above all that is named"
-"""Of the doubt `total`: the answer counts in total what none of its parts is. Some providers count thinking so."""
+"""Of the anomaly `total`: the answer counts in total what none of its parts is. Some providers count thinking so."""
 
 
 def cut_down(whole: int, parts: Iterable[int]) -> list[int]:
@@ -37,7 +39,7 @@ def is_zero(count: object) -> bool:
     return type(count) is int and count == 0
 
 
-def unknown_counts(counts: Mapping[str, Any], known: Collection[str], within: str = "") -> Iterator[Doubt]:
+def unknown_counts(counts: Mapping[str, Any], known: Collection[str], within: str = "") -> Iterator[Anomaly]:
     """Yield the names of counts of tokens above zero that are not `known`, in a usage object and its details."""
     for name, value in counts.items():
         if isinstance(value, dict):

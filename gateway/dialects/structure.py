@@ -14,15 +14,16 @@ only else are the strings taken out.
 import math
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass, field
 from itertools import accumulate
-from typing import Final
+from typing import Annotated, Final
 
 import msgspec
-from msgspec import Raw
+from msgspec import Raw, structs
 
+from billing.settings import DERIVED, within
+from gateway.dialects.decoding import ITEMS
 from gateway.dialects.exceptions import BadRequest
-from gateway.dialects.fields import first_byte, read_objects, wrong_type
+from gateway.dialects.fields import first_byte, read_objects, top_level, wrong_type
 
 PLAIN_BYTES: Final = 65_536
 """Messages up to here are looked at as texts; of more no copy is made."""
@@ -53,34 +54,37 @@ _ALL_BUT_BRACKETS: Final = bytes(set(range(256)) - set(b"[]{}"))
 _ALL_BUT_SIGNS: Final = bytes(set(range(256)) - set(b"[{:,"))
 _STEPS: Final = tuple({ord("["): 1, ord("]"): -1}.get(sign, 0) for sign in range(256))
 SHORTEST_ITEM_BYTES: Final = len("0,")
-ITEMS: Final = msgspec.json.Decoder(list[Raw])
 
 
-@dataclass(frozen=True, slots=True)
-class StructureBounds:
-    """How much structure a request may have; above what any honest client sends. Settings `max_request_*`.
+class StructureBounds(msgspec.Struct, frozen=True, kw_only=True, rename=lambda name: f"max_request_{name}"):
+    """How much structure a request may have; above what any honest client sends. Settings `max_request_*`."""
 
-    `depth` in levels; `fields` at the top level; `messages` also bounds prompts and inputs; `parts` of all messages
-    together; `members` are objects, arrays and the names in objects; `values` everything with a comma after it.
-    """
-
-    depth: int = 256
-    fields: int = 256
-    messages: int = 10_000
-    parts: int = 10_000
-    tools: int = 1_000
-    members: int = 250_000
-    values: int = 1_000_000
-    small_bytes: int = field(init=False, repr=False, compare=False)
-    """A body of this length has no room for too many members or values."""
+    depth: Annotated[int, within(16, 500, "levels of a request's JSON")] = 256
+    fields: Annotated[int, within(32, 10_000, "fields of a request at its top level")] = 256
+    messages: Annotated[int, within(1, 1_000_000, "messages, prompts or inputs of a request")] = 10_000
+    parts: Annotated[int, within(1, 1_000_000, "parts of a request's messages together")] = 10_000
+    tools: Annotated[int, within(1, 100_000, "tools of a request")] = 1_000
+    members: Annotated[int, within(1_000, 100_000_000, "objects, arrays and names in a request")] = 250_000
+    values: Annotated[int, within(1_000, 100_000_000, "values in a request, token ids among them")] = 1_000_000
+    small_bytes: Annotated[int, DERIVED] = 0
+    """A body of this length has no room for too many members or values (everything with a comma after it)."""
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "small_bytes", min(_LEVEL_BYTES * self.members, self.values))
+        structs.force_setattr(self, "small_bytes", min(_LEVEL_BYTES * self.members, self.values))
 
 
 def too_many(what: str, most: int, param: str | None = None) -> BadRequest:
     """Return the refusal of a body that has more of something than its bound."""
     return BadRequest(f"This request is too large: it has more than {most} {what}.", param)
+
+
+def request_fields(body: bytes, bounds: StructureBounds) -> dict[str, Raw]:
+    """Return the fields of a request, each there once. Raises `BadRequest`."""
+    check_size(body, bounds)
+    fields = top_level(body, bounds.fields)
+    if fields is None:
+        raise too_many("fields", bounds.fields)
+    return fields
 
 
 def check_size(body: bytes, bounds: StructureBounds) -> None:

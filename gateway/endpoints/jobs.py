@@ -24,20 +24,19 @@ from billing.api.route import ACTOR
 from billing.collect.collector import COLLECT
 from billing.database.connection import DatabaseError, queries
 from billing.errors import StoreError
-from billing.holds.reconcile import reconcile_once
 from billing.identity.sessions import FORGET, FORGET_UNVERIFIED
 from billing.ledger.retention import UsageRetention
 from billing.ledger.set_aside import count_set_aside
-from billing.owned.objects import Retention, RetentionRules
-from billing.shapes.operation import CollectBody, JobShape, ReconcileBody, report_shape, with_run
+from billing.owned.objects import Retention
+from billing.schemas.system import CollectBody, JobShape, ReconcileBody, ReportShape, with_run
 from billing.times import TimeError, parse_rfc3339, rfc3339
-from gateway.exports import start_exports
-from gateway.metering import start_collecting
-from gateway.outgoing import start_mailer, start_notices
-from gateway.payments import start_payments
+from gateway.runtime.exports import start_exports
+from gateway.runtime.metering import start_collecting
+from gateway.runtime.outgoing import start_mailer, start_notices
+from gateway.runtime.payments import start_payments
+from gateway.runtime.stores import new_id
 from gateway.server import refusals
 from gateway.server.refusals import Refuse
-from gateway.stores import new_id
 
 if TYPE_CHECKING:
     from aiohttp import web
@@ -47,8 +46,8 @@ if TYPE_CHECKING:
     from billing.holds.reconcile import Report
     from gateway.endpoints.reads import Health
     from gateway.metrics.registry import Metrics
-    from gateway.opened import Runtime
     from gateway.proxy.records import RequestLog
+    from gateway.runtime.runtime import Runtime
     from gateway.server.bodies import Bodies
 
 logger = logging.getLogger(__name__)
@@ -86,7 +85,7 @@ def add_gauges(
     )
     metrics.gauge("debits_set_aside", "Debits that the ledger could not take.", lambda: aside.count, "max")
     metrics.gauge("holds_live", "Requests that are being served.", lambda: len(engine.holds.live))
-    metrics.gauge("requests_waiting", "Requests that wait for running ones to end.", lambda: len(engine.holds.queue))
+    metrics.gauge("requests_waiting", "Requests that wait for running ones to end.", lambda: len(engine.holds.queues))
     metrics.gauge(
         "store_clock_difference_seconds",
         "What the clocks of Redis and Postgres differ by.",
@@ -135,12 +134,12 @@ def start_shared_work(runtime: Runtime, metrics: Metrics, jobs: Jobs) -> ExportW
     process of pages, which has the CPU only where no worker wants it: what it had the lease of, everybody waited for.
     """
     loops, database, defaults = runtime.engine.loops, runtime.database, runtime.settings.defaults
-    loops.start("reconcile", lambda: jobs.reconcile_for_ever(defaults.reconcile_interval_s))
-    unverified = FORGET_UNVERIFIED, defaults.unverified_retention_days
-    kept = RetentionRules(defaults.object_retention_days, defaults.job_retention_days, (unverified,))
-    loops.start("retention", Retention(database, kept, new_id(), FORGET).run)
-    if defaults.usage_retention_months is not None:
-        retention = UsageRetention(database, defaults.usage_retention_months, new_id(), time.time)
+    loops.start("reconcile", lambda: jobs.reconcile_for_ever(defaults.process.reconcile_interval_s))
+    kept = defaults.retention
+    unverified = FORGET_UNVERIFIED, kept.unverified_retention_days
+    loops.start("retention", Retention(database, kept, new_id(), (unverified,), FORGET).run)
+    if kept.usage_retention_months is not None:
+        retention = UsageRetention(database, kept.usage_retention_months, new_id(), time.time)
         told = "Months of usage events that are old enough to be dropped and stay: their rollups are not those of them."
         metrics.gauge("usage_months_kept", told, lambda: retention.kept, "max")
         loops.start("usage_retention", retention.run)
@@ -193,13 +192,13 @@ class Jobs:
             begun = JobShape(job=RECONCILE, status="running", started_at=_shown(started), error="")
             self._tell(begun)
             try:
-                report = await reconcile_once(self._engine, fix=fix)
+                report = await self._engine.reconcile_once(fix=fix)
             except FAILED as error:
                 finished_at = _shown(datetime.now(UTC))
                 self._tell(structs.replace(begun, status="failed", error=str(error), finished_at=finished_at))
                 raise
             self._drifts = len(report.drifts)
-            found, finished_at = structs.asdict(report_shape(report)), _shown(datetime.now(UTC))
+            found, finished_at = structs.asdict(ReportShape.of_report(report)), _shown(datetime.now(UTC))
             self._tell(structs.replace(begun, status="ok", finished_at=finished_at, **found))
             return report
 

@@ -8,7 +8,6 @@ port. Nothing else is served there.
 from __future__ import annotations
 
 import socket
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager
 from typing import TYPE_CHECKING, Final
 
@@ -18,6 +17,8 @@ from billing.errors import MetergateError
 from gateway.server.listening import bind
 
 if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+
     from gateway.metrics.registry import Metrics
 
 METRICS_FD_VARIABLE: Final = "METERGATE_METRICS_FD"

@@ -16,19 +16,19 @@ from billing.holds.journal import settled_debit
 from billing.holds.live_windows import live_windows
 from billing.ledger.explanations import explain
 from billing.pricing.scales import marked_up_usd
-from billing.shapes.keys import KeyLimitsShape, key_shape
-from billing.shapes.operation import (
+from billing.schemas.keys import KeyLimitsShape
+from billing.schemas.system import (
     HealthShape,
     ModelShape,
     ModelsShape,
     PricingShape,
 )
-from billing.shapes.tokens import JwksShape
-from billing.shapes.usage import ExplainedEventShape, explanation_shape
+from billing.schemas.tokens import JwksShape
+from billing.schemas.usage import ExplainedEventShape
 from gateway.auth import key_of
 from gateway.dialects.exceptions import BadRequest
 from gateway.dialects.openai.dialect import OpenAIDialect
-from gateway.dialects.openai_responses.model_list import CLIENT_VERSION, CodexModels
+from gateway.dialects.openai_responses.envelopes import CLIENT_VERSION, CodexModels
 from gateway.dialects.registry import MODEL_LISTS
 from gateway.endpoints.metrics_access import shown
 from gateway.proxy.estimate import markup_of
@@ -46,10 +46,10 @@ if TYPE_CHECKING:
     from gateway.dialects.base import ModelList
     from gateway.dialects.registry import Dialects
     from gateway.metrics.registry import Metrics
-    from gateway.opened import Runtime
     from gateway.proxy.candidates import Candidate, Route
     from gateway.proxy.handler import Proxy
     from gateway.proxy.routing import Router
+    from gateway.runtime.runtime import Runtime
 
 TROUBLES: Final = "troubles"
 JWKS_AGE_S = 300
@@ -157,7 +157,7 @@ class Reads:
         """Return the key, and what is left of every window that applies to it."""
         principal = await self._caller(request)
         row = await self._runtime.api_keys.get(principal.key_id)
-        return key_shape(row, KeyLimitsShape, windows=await live_windows(self._runtime.engine, principal))
+        return KeyLimitsShape.of(row, windows=await live_windows(self._runtime.engine, principal))
 
     async def get_generation(self, request: web.Request) -> ExplainedEventShape:
         """Return one request's usage event, with the lines of its charge, as soon as its answer is there."""
@@ -169,7 +169,7 @@ class Reads:
         found = await self._priced_event(request_id, principal.account_id) if known else None
         if found is None:
             raise Refuse(refusals.not_found(request.path))
-        return explanation_shape(explain(*found), with_cost=self._with_cost)
+        return ExplainedEventShape.of_explanation(explain(*found), with_cost=self._with_cost)
 
     async def _priced_event(self, request_id: str, account_id: str) -> PricedEvent | None:
         """Return a request's debit: from Postgres or, while it is on its way there, from Redis's journal."""

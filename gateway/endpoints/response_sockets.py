@@ -14,7 +14,6 @@ import asyncio
 import logging
 from collections import Counter
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Final
 
@@ -23,37 +22,30 @@ from aiohttp import WSCloseCode, WSMsgType, web
 
 from billing.errors import StoreError
 from gateway.auth import attempts_refused, key_of
+from gateway.dialects.openai_responses.answer import ENDS
 from gateway.server import refusals
 from gateway.server.bodies import UNCOUNTED_BYTES, TooManyBytes
+from gateway.server.exchange import CLIENT_WRITE_TIMEOUT_S
 from gateway.server.frames import FrameExchange
+from gateway.server.listening import LEAST_SHARERS, connections_within
 from gateway.server.refusals import Refuse
-from gateway.upstream.socket import SocketTransport
+from gateway.upstream.socket import SocketRules, SocketTransport
 
 logger = logging.getLogger(__name__)
 
 if TYPE_CHECKING:
+    from gateway.config.settings import Settings
     from gateway.dialects.base import Match
     from gateway.proxy.handler import Proxy
     from gateway.server.bodies import Kept
     from gateway.server.edge import Find
-    from gateway.upstream.socket import SocketRules
 
 PING_S: Final = 30.0
+UPSTREAM_CONNECT_S: Final = 10.0
 MOST_WAITING: Final = 4
 FRAME_HEAD_BYTES: Final = 14
 """The most that a frame has beside its payload (RFC 6455, 5.2)."""
 _MESSAGES: Final = frozenset({WSMsgType.TEXT, WSMsgType.BINARY})
-
-
-@dataclass(frozen=True, slots=True)
-class ClientSocketRules:
-    """The bounds of clients' connections: how many one process has, and of one account; seconds that one lasts, and
-    bytes of a message."""
-
-    most: int
-    most_of_account: int
-    max_s: float
-    max_message_bytes: int
 
 
 class ResponseSockets:
@@ -63,16 +55,21 @@ class ResponseSockets:
         self,
         proxy: Proxy,
         find: Find,
-        rules: ClientSocketRules,
-        upstream: SocketRules,
+        settings: Settings,
         stored_nano: Callable[[str], Awaitable[int]],
     ) -> None:
         """`stored_nano` reads the ledger's balance of an account."""
         self._stored_nano = stored_nano
         self._proxy = proxy
         self._find = find
-        self._rules = rules
-        self._upstream = upstream
+        defaults = settings.defaults
+        self._settings, self._max_message_bytes = defaults.client_sockets, settings.proxy_max_body_bytes
+        room = max(1, connections_within(defaults.edge.max_connections) // LEAST_SHARERS)
+        self._most = min(self._settings.response_sockets, room)
+        self._upstream = SocketRules(
+            UPSTREAM_CONNECT_S, defaults.upstream.upstream_timeout_s, defaults.request.upstream_answer_bytes, ENDS
+        )
+        self._client_write_timeout_s = defaults.edge.client_write_timeout_s
         self._session: aiohttp.ClientSession | None = None
         self._open: set[_Connection] = set()
         self._of_account: Counter[str] = Counter()
@@ -104,12 +101,12 @@ class ResponseSockets:
 
     async def _serve(self, request: web.Request, match: Match) -> web.StreamResponse:
         """Serve one connection to its end. Raises `Refuse` before it is one."""
-        proxy, rules = self._proxy, self._rules
+        proxy = self._proxy
         secret = key_of(request.headers, request.raw_path, match.dialect)
         principal = proxy.cached(secret) or await proxy.admit(secret, request.remote or "", request.headers)
         account_id = principal.account_id
         await proxy.refuse_hopeless(principal, None, self._stored_nano)
-        if self._of_account[account_id] >= rules.most_of_account or not self._has_room():
+        if self._of_account[account_id] >= self._settings.response_sockets_per_account or not self._has_room():
             raise Refuse(refusals.unavailable("Too many WebSockets are open here: close some, or try again later."))
         if self._session is None:
             self._session = aiohttp.ClientSession(
@@ -119,17 +116,18 @@ class ResponseSockets:
                 middlewares=(_refuse_redirects,),
             )
         socket = web.WebSocketResponse(
-            heartbeat=PING_S, max_msg_size=rules.max_message_bytes, compress=False, timeout=self._upstream.connect_s
+            heartbeat=PING_S, max_msg_size=self._max_message_bytes, compress=False, timeout=self._upstream.connect_s
         )
         transport, incoming = SocketTransport(self._session, self._upstream), _Incoming(proxy.bodies.of(account_id))
         connection = _Connection(proxy, socket, request, match, transport, incoming)
         connection.account_id = account_id
+        connection.client_write_timeout_s = self._client_write_timeout_s
         self._open.add(connection)
         self._of_account[account_id] += 1
         try:
             await socket.prepare(request)
             incoming.watch(request.transport)
-            await connection.run(rules.max_s)
+            await connection.run(self._settings.response_socket_s)
         finally:
             incoming.end()
             self._leave(connection)
@@ -137,7 +135,7 @@ class ResponseSockets:
 
     def _has_room(self) -> bool:
         """Return whether there may be another connection. An idle one may end for it."""
-        if len(self._open) < self._rules.most:
+        if len(self._open) < self._most:
             return True
         idle = [each for each in self._open if each.idle_since_s is not None]
         if not idle:
@@ -232,6 +230,7 @@ class _Connection:
         self._serving: FrameExchange | None = None
         self._close_code = WSCloseCode.GOING_AWAY
         self.account_id = ""
+        self.client_write_timeout_s = CLIENT_WRITE_TIMEOUT_S
         self.idle_since_s: float | None = asyncio.get_running_loop().time()
         """Since when no message is served or waits, by the loop's clock; None while one is."""
 
@@ -294,7 +293,14 @@ class _Connection:
         return None
 
     def _exchange(self, data: bytes) -> FrameExchange:
-        return FrameExchange(self._socket, self._request, self._match, data, self._transport)
+        return FrameExchange(
+            self._socket,
+            self._request,
+            self._match,
+            data,
+            self._transport,
+            client_write_timeout_s=self.client_write_timeout_s,
+        )
 
 
 TOO_MANY: Final = refusals.Refusal(

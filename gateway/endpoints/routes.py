@@ -10,7 +10,6 @@ from __future__ import annotations
 import asyncio
 import logging
 import re
-from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cache
 from html import escape
@@ -24,14 +23,15 @@ from markdown_it import MarkdownIt
 
 from billing.api.auth import BILLING_READ
 from billing.api.errors import ApiError
-from billing.api.route import ACTOR, PREFIX, Access, Call, HttpHandler, Route, admit_admin, in_parts
+from billing.api.operation import Access, Operation, operation
+from billing.api.route import ACTOR, PREFIX, Call, HttpHandler, Route, admit_admin, in_parts
 from billing.api.route import REQUEST_ID as CALLED
 from billing.errors import StoreError
 from billing.identity.providers import CONSOLE
-from billing.shapes.keys import KeyLimitsShape
-from billing.shapes.operation import CollectBody, HealthShape, JobShape, ModelShape, ModelsShape, ReconcileBody
-from billing.shapes.tokens import JwksShape
-from billing.shapes.usage import ExplainedEventShape
+from billing.schemas.keys import KeyLimitsShape
+from billing.schemas.system import CollectBody, HealthShape, JobShape, ModelShape, ModelsShape, ReconcileBody
+from billing.schemas.tokens import JwksShape
+from billing.schemas.usage import ExplainedEventShape
 from gateway.auth import attempts_refused
 from gateway.dialects.openai_responses.request import RESPONSES
 from gateway.dialects.registry import MODEL_LISTS, why_unmetered
@@ -43,6 +43,8 @@ from gateway.server.plain import expected
 from gateway.server.refusals import Refusal, Refuse
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from billing.api.services import Services
     from gateway.dialects.registry import Dialects
     from gateway.endpoints.jobs import Jobs
@@ -100,6 +102,7 @@ API: Final = "v1"
 PROXY_SCOPE: Final = "llm:proxy"
 METERED_ERRORS: Final = (400, 402, 403, 404, 413, 429, 502, 503, 504)
 METRICS_HINT: Final = "METRICS_ADDR is for reading metrics without."
+Described = Operation[..., Any]
 _NO_LETTER: Final = re.compile(r"[^A-Za-z0-9]+")
 _PROVIDERS_OWN: Final = dict[str, Any]
 """A body or answer as the provider's API has it, refusals too: the headers say whose."""
@@ -124,69 +127,67 @@ def endpoints_of(proxy: Proxy, reads: Reads, jobs: Jobs, dialects: Dialects) -> 
 
 
 def _own(reads: Reads, jobs: Jobs) -> tuple[Route, ...]:
-    key, admin, anyone = Access.key, Access.admin, Access.anyone
+    routes: list[Route] = []
+    # The latter two are what Azure's clients ask.
+    for path, suffix in (("/v1/models", ""), ("/openai/models", "_azure"), ("/openai/v1/models", "_azure_v1")):
+        for below, handler, shape in (("", reads.list_models, ModelsShape), ("/{id:.+}", reads.get_model, ModelShape)):
+            name = f"{handler.__name__}{suffix}"
+            models = operation("GET", path + below, shape, who=Access.key, refusal=_PROVIDERS_OWN, name=name)
+            routes.append(Route(models, handler))
+    for path in (path for models in MODEL_LISTS.values() for path in models.paths):
+        for whole, handler in ((path, reads.list_models), (f"{path}/{{id:[^:]+}}", reads.get_model)):
+            name = _NO_LETTER.sub("_", whole).strip("_")
+            routes.append(
+                Route(
+                    operation("GET", whole, _PROVIDERS_OWN, who=Access.key, refusal=_PROVIDERS_OWN, name=name), handler
+                )
+            )
     return (
-        *(
-            Route("GET", path + below, handler, key, shape, refusal=_PROVIDERS_OWN, name=name)
-            # The latter two are what Azure's clients ask.
-            for path, suffix in (("/v1/models", ""), ("/openai/models", "_azure"), ("/openai/v1/models", "_azure_v1"))
-            for below, handler, shape, name in (
-                ("", reads.list_models, ModelsShape, f"list_models{suffix}"),
-                ("/{id:.+}", reads.get_model, ModelShape, f"get_model{suffix}"),
-            )
-        ),
-        *(
-            Route(
-                *("GET", path, handler, key, _PROVIDERS_OWN),
-                refusal=_PROVIDERS_OWN,
-                name=_NO_LETTER.sub("_", path).strip("_"),
-            )
-            for models in MODEL_LISTS.values()
-            for list_path in models.paths
-            for path, handler in ((list_path, reads.list_models), (f"{list_path}/{{id:[^:]+}}", reads.get_model))
-        ),
-        Route("GET", "/v1/key", reads.get_current_key, key, KeyLimitsShape),
-        Route("GET", "/v1/generations/{id}", reads.get_generation, key, ExplainedEventShape, scope=BILLING_READ),
-        Route("GET", "/v1/status", jobs.get_job_status, admin, JobShape),
+        *routes,
+        Route(operation("GET", "/v1/key", KeyLimitsShape, who=Access.key), reads.get_current_key),
         Route(
-            *("POST", "/v1/jobs/reconcile", jobs.run_reconcile, admin, JobShape),
-            body=ReconcileBody,
-            body_optional=True,
+            operation("GET", "/v1/generations/{id}", ExplainedEventShape, who=Access.key, scope=BILLING_READ),
+            reads.get_generation,
         ),
+        Route(operation("GET", "/v1/status", JobShape), jobs.get_job_status),
+        Route(operation("POST", "/v1/jobs/reconcile", JobShape, ReconcileBody, optional=True), jobs.run_reconcile),
         Route(
-            *("POST", "/v1/jobs/collect-and-rate", jobs.run_collect, admin, JobShape),
-            body=CollectBody,
-            body_optional=True,
-            errors=(503,),
+            operation("POST", "/v1/jobs/collect-and-rate", JobShape, CollectBody, optional=True, errors=(503,)),
+            jobs.run_collect,
         ),
-        Route("GET", "/docs", get_docs, anyone, str, media="text/html"),
-        Route("GET", "/.well-known/jwks.json", reads.get_signing_keys, anyone, JwksShape, errors=(503,)),
-        Route("GET", "/healthz", reads.get_health, anyone, HealthShape),
-        Route("GET", "/health", reads.get_health, anyone, HealthShape, name="get_health_too"),
-        Route("GET", "/readyz", reads.get_readiness, anyone, HealthShape, errors=(503,)),
+        Route(operation("GET", "/docs", str, who=Access.anyone, media="text/html"), get_docs),
         Route(
-            *("GET", "/metrics", reads.get_metrics, admin, str),
-            media="text/plain",
-            or_bearer=True,
-            hint=METRICS_HINT,
+            operation("GET", "/.well-known/jwks.json", JwksShape, who=Access.anyone, errors=(503,)),
+            reads.get_signing_keys,
+        ),
+        Route(operation("GET", "/healthz", HealthShape, who=Access.anyone), reads.get_health),
+        Route(operation("GET", "/health", HealthShape, who=Access.anyone, name="get_health_too"), reads.get_health),
+        Route(operation("GET", "/readyz", HealthShape, who=Access.anyone, errors=(503,)), reads.get_readiness),
+        Route(
+            operation("GET", "/metrics", str, media="text/plain", or_bearer=True, hint=METRICS_HINT),
+            reads.get_metrics,
         ),
     )
 
 
 def _metered(proxy: Proxy, dialects: Dialects) -> tuple[Route, ...]:
-    return tuple(
-        Route(
-            *(method, path, proxy.handle, Access.key, _PROVIDERS_OWN),
-            refusal=_PROVIDERS_OWN,
-            body=_PROVIDERS_OWN if method == "POST" else None,
-            scope=PROXY_SCOPE,
-            errors=METERED_ERRORS,
-            name=_name(method, path),
-            summary="Have a provider answer, metered. Body and answer are as its API has them, streams too.",
-        )
-        for method, path in sorted(dialects.routes())
-        if (method, path) != SOCKET  # which OpenAPI has no words for
-    )
+    routes: list[Route] = []
+    for method, path in sorted(dialects.routes()):
+        if (method, path) != SOCKET:  # which OpenAPI has no words for
+            metered: Described = Operation(
+                method=method,
+                path=path,
+                answer=_PROVIDERS_OWN,
+                refusal=_PROVIDERS_OWN,
+                who=Access.key,
+                body=_PROVIDERS_OWN if method == "POST" else None,
+                scope=PROXY_SCOPE,
+                errors=METERED_ERRORS,
+                name=_name(method, path),
+                summary="Have a provider answer, metered. Body and answer are as its API has them, streams too.",
+            )
+            routes.append(Route(metered, proxy.handle))
+    return tuple(routes)
 
 
 def _name(method: str, path: str) -> str:
@@ -206,12 +207,11 @@ def add_routes(
     known: list[web.AbstractResource] = []
     unknown = _unknown(known, proxy, dialects)
     for route in endpoints.own:
-        add = app.router.add_get if route.method == "GET" else app.router.add_post
-        add(route.path, _serving(route, proxy, dialects, services))
+        add = app.router.add_get if route.operation.method == "GET" else app.router.add_post
+        add(route.operation.path, _serving(route, proxy, dialects, services))
     for route in endpoints.metered:
-        app.router.add_route(
-            route.method, route.path, route_of(proxy.handle, dialects.find, unknown), expect_handler=expected
-        )
+        method, path = route.operation.method, route.operation.path
+        app.router.add_route(method, path, route_of(proxy.handle, dialects.find, unknown), expect_handler=expected)
     app.router.add_route(*SOCKET, sockets.serve)
     known += [resource for resource in app.router.resources() if resource.canonical not in (PREFIX, CONSOLE)]
     app.router.add_route("*", "/{path:(?s:.*)}", unknown)
@@ -220,15 +220,16 @@ def add_routes(
 def _serving(route: Route, proxy: Proxy, dialects: Dialects, services: Services) -> HttpHandler:
     """Return the aiohttp handler of one of the gateway's own routes, which refuses as the proxy does, in the envelope
     of the API that the request is of."""
+    declared = route.operation
 
     async def serve(request: web.Request) -> web.StreamResponse:
         request_id = proxy.new_id()
         envelope = dialects.owner(request.path_qs, request.headers)
         try:
             with attempts_refused():
-                if route.access is Access.admin:
+                if declared.who is Access.admin:
                     request[CALLED] = request_id
-                    request[ACTOR] = Call(request, services, await admit_admin(route, request, services)).actor
+                    request[ACTOR] = Call(request, services, await admit_admin(declared, request, services)).actor
                 found = await route.handler(request)
         except Refuse as refused:
             return proxy.count(refused.refusal).response(request_id, envelope)
@@ -240,7 +241,7 @@ def _serving(route: Route, proxy: Proxy, dialects: Dialects, services: Services)
             logger.exception("request %s failed", request_id)
             return proxy.count(refusals.unavailable()).response(request_id, envelope)
         answer = found if isinstance(found, web.StreamResponse) else _json(found)
-        if route.access is not Access.anyone:
+        if declared.who is not Access.anyone:
             answer.headers.update(PRIVATE)
         answer.headers[REQUEST_ID] = request_id
         answer.headers.update(envelope.error_headers(request_id))
@@ -252,7 +253,9 @@ def _serving(route: Route, proxy: Proxy, dialects: Dialects, services: Services)
 def _of_api_error(error: ApiError) -> Refusal:
     """Return the refusal that the billing API answers so."""
     return Refusal(
-        *(error.status, error.code, error.message),
+        error.status,
+        error.code,
+        error.message,
         type=error.type,
         param=error.param,
         extra=error.more,

@@ -58,7 +58,7 @@ COUNTERS: Final = {
     "charged_nano_usd": Counter("What accounts were charged, in nano-USD.", ("provider",)),
     "hold_exceeded": Counter("Requests whose usage was above their hold."),
     "implausible_usage": Counter("Usage that was not believed; the hold was charged instead."),
-    "usage_doubts": Counter("Reports of usage with something unknown or contradictory.", ("provider", "doubt")),
+    "usage_anomalies": Counter("Reports of usage with something unknown or contradictory.", ("provider", "anomaly")),
     "unknown_tools": Counter("Requests with a tool of a type that is not known here, by the type.", ("type",)),
     "tool_overruns": Counter("Streams that were cut because tools at the provider went beyond their hold."),
     "settlements": Counter("Holds that ended, by how.", ("outcome", "estimated")),

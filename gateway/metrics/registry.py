@@ -75,7 +75,7 @@ class Metrics:
         self._money: _Cells[str, int] = _Cells([0, 0], OTHER)
         self._hold_exceeded = 0
         self._implausible_usage = 0
-        self._usage_doubts: _Cells[tuple[str, str], int] = _Cells([0], (OTHER, OTHER))
+        self._usage_anomalies: _Cells[tuple[str, str], int] = _Cells([0], (OTHER, OTHER))
         self._unknown_tools: _Cells[str, int] = _Cells([0], OTHER)
         self._tool_overruns = 0
         self._settlements: _Cells[tuple[str, bool | str], int] = _Cells([0], (OTHER, OTHER))
@@ -164,10 +164,10 @@ class Metrics:
         """Count one usage that was not believed: the hold was charged instead."""
         self._implausible_usage += 1
 
-    def usage_doubt(self, provider: str, doubt: str) -> None:
-        """Count one doubt about a usage that was charged all the same; `doubt` says what could not be placed:
+    def usage_anomaly(self, provider: str, anomaly: str) -> None:
+        """Count one anomaly about a usage that was charged all the same; `anomaly` says what could not be placed:
         `service_tier`, `speed`, `region`, `field`, `model` or `total`."""
-        self._usage_doubts[provider, doubt][0] += 1
+        self._usage_anomalies[provider, anomaly][0] += 1
 
     def unknown_tool(self, kind: str) -> None:
         """Count one request with a tool of a type that is not known here."""
@@ -266,7 +266,7 @@ class Metrics:
                 "charged_nano_usd": {(provider,): cell[1] for provider, cell in self._money.items()},
                 "hold_exceeded": {(): self._hold_exceeded},
                 "implausible_usage": {(): self._implausible_usage},
-                "usage_doubts": {key: cell[0] for key, cell in self._usage_doubts.items()},
+                "usage_anomalies": {key: cell[0] for key, cell in self._usage_anomalies.items()},
                 "unknown_tools": {(kind,): cell[0] for kind, cell in self._unknown_tools.items()},
                 "tool_overruns": {(): self._tool_overruns},
                 "settlements": {_labels(key): cell[0] for key, cell in self._settlements.items()},

@@ -24,13 +24,14 @@ import socket
 import struct
 import tempfile
 import time
-from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
 from io import FileIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, cast
 
 if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Callable
+
     from gateway.server.edge import EdgeServer
 
 PAGES: Final = (
@@ -202,7 +203,7 @@ class _Arrival(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Begin with the request that another process has read."""
-        self._server.adopt(cast(asyncio.Transport, transport), self._data)
+        self._server.adopt(cast("asyncio.Transport", transport), self._data)
 
 
 class _Adoptions:

@@ -39,7 +39,7 @@ from gateway.process.supervisor import (
     die_with_parent,
     stop_signals,
 )
-from gateway.runtime import open_runtime
+from gateway.runtime.wiring import open_runtime
 from gateway.server.aiohttp_private import UnknownAiohttp, check_edge
 from gateway.server.edge import EdgeRunner, EdgeServer
 from gateway.server.listening import raise_file_limit
@@ -83,12 +83,12 @@ async def serve(settings: Settings, passed: argparse.Namespace) -> None:
             access_log=None,
             keepalive_timeout=KEEPALIVE_S,
             handle_signals=False,
-            shutdown_timeout=settings.defaults.shutdown_grace_s,
+            shutdown_timeout=settings.defaults.process.shutdown_grace_s,
             **({"hand": Hand(*passed.hand_fds)} if passed.hand_fds else {}),
         )
         await runner.setup()
         _settle_garbage_collector()
-        async with _accepting(runner, passed, settings.defaults.pages_idle_s, stopping.set):
+        async with _accepting(runner, passed, settings.defaults.process.pages_idle_s, stopping.set):
             if passed.ready_fd is not None:
                 os.write(passed.ready_fd, b"1")
                 os.close(passed.ready_fd)
@@ -163,13 +163,13 @@ def main() -> int:
     if settings.database_url is None or settings.redis_url is None:
         print("DATABASE_URL and REDIS_URL must be set; `metergate up` sets them by itself.", file=sys.stderr)
         return 1
-    if settings.defaults.edge != "guarded" or not settings.defaults.pages_idle_s:  # since the others began
+    if settings.defaults.edge.edge != "guarded" or not settings.defaults.process.pages_idle_s:  # since the others began
         arguments.hand_fds = None
         if arguments.adopt_fds:
             print("Pages have a process of their own with `edge: guarded` and `pages_idle_s` alone.", file=sys.stderr)
             return 1
     try:
-        check_edge(settings.defaults.edge)
+        check_edge(settings.defaults.edge.edge)
     except UnknownAiohttp as error:
         print(error, file=sys.stderr)
         return 1

@@ -6,19 +6,18 @@ preparation  a request's route, terms and worst case
 senders      what sent a request: its session, its tool
 routing      from a model's name to the candidates that may serve it, their targets and prices; what a model is for
 estimate     the worst case, which the hold covers, and the charge
-tool_rounds  tools that run at the provider: how often, and what their calls add to the input
-unknown_tools  tools of types that are not known here: counted, or refused
+provider_tools  tools that run at the provider: how often, what their calls add to the input, and unknown types
 overrun      streams whose tools go beyond their hold
 context      what is known of one request so far, and the debit that it becomes; terms of a key on a model
 attempts     which target or candidate is asked next; target_health  what is known of them all
 forward      from hold to settlement: send, read, settle before the last bytes
-outgoing     what a provider is sent: where, with which query string and body
+provider_request  what a provider is sent: where, with which query string and body; headers  which of them pass
 relay        answers that are streams
 outcomes     what a client is sent in the place of an answer; answers are counted
 decoding_tap over a stream that is compressed
 remainder    what goes on when the client is gone, and the longest life of a request
 stored       objects that requests name or create at providers: whose they are
-background_jobs  responses in the background: polled until they can be paid; jobs  one of them at its provider
+background_jobs  responses in the background: polled until they can be paid
 settlement/  what a hold turns into: priced and settled, or given back; usage that did not come
 records      refusals that can be looked up; a line of JSON for each request
 """

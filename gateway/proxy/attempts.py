@@ -12,7 +12,6 @@ request is charged at most. After a failure, in this order, as far as `max_attem
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Final, NamedTuple
 
@@ -20,10 +19,10 @@ from gateway.upstream.base import AccountBusy, UpstreamBusy, UpstreamError, Upst
 from gateway.upstream.health import choose, parse_retry_after
 
 if TYPE_CHECKING:
+    from gateway.config.defaults import AttemptSettings, EstimateSettings
     from gateway.proxy.candidates import Destination, Target
     from gateway.proxy.context import RequestContext
-    from gateway.proxy.estimate import EstimateRules
-    from gateway.upstream.headers import RawHeaders
+    from gateway.upstream.base import RawHeaders
     from gateway.upstream.health import Attempt, TargetHealth
 
 KEY_REFUSED: Final = frozenset({401, 403})
@@ -35,18 +34,11 @@ _MILLISECONDS: Final = 1_000
 _MILLISECONDS_DIGITS: Final = 9
 
 
-@dataclass(frozen=True, slots=True)
-class AttemptRules:
-    """The bounds of a request's attempts, from `defaults` of the configuration; durations in seconds."""
-
-    max_attempts: int = 4
-    retries: int = 0
-    backoff_s: float = 0.25
-    max_wait_s: float = 10.0
-    timeout_s: float | None = None
-    """How long the head of an answer is waited for; None: only silence counts, which the transport bounds."""
-    deadline_s: float = 600.0
-    """From the first attempt on: no other begins or waits for its head beyond it."""
+def first_timeout_s(settings: AttemptSettings, silence_s: float) -> float | None:
+    """Return how long a first attempt's answer may take to begin; None where the silence of the provider, which its
+    connection bounds to `silence_s`, ends it no later."""
+    bound_s = min(settings.attempt_timeout_s or settings.attempts_deadline_s, settings.attempts_deadline_s)
+    return bound_s if bound_s < silence_s else None
 
 
 class Failure(NamedTuple):
@@ -111,23 +103,23 @@ def _retry_after(headers: RawHeaders) -> float | None:
 class Attempts:
     """What a request has tried, made when its first attempt has failed."""
 
-    __slots__ = ("_asked", "_began_s", "_retries", "_rules")
+    __slots__ = ("_asked", "_began_s", "_retries", "_settings")
 
-    def __init__(self, rules: AttemptRules, began_s: float) -> None:
+    def __init__(self, settings: AttemptSettings, began_s: float) -> None:
         """`began_s` is when the first attempt began, by the clock that `next` is told."""
-        self._rules = rules
+        self._settings = settings
         self._began_s = began_s
         self._asked: list[Target] = []
         self._retries = 0
 
     def next(
-        self, context: RequestContext, failure: Failure, estimate: EstimateRules, now_s: float, draw: float
+        self, context: RequestContext, failure: Failure, estimate: EstimateSettings, now_s: float, draw: float
     ) -> float | None:
         """Turn the request to what is asked next, and return the seconds to wait before; None where the failure is the
         answer. `draw` is from 0 up to 1 (excluded)."""
         self._asked.append(context.target)
-        left_s = self._began_s + self._rules.deadline_s - now_s
-        if not failure.elsewhere or context.attempts >= self._rules.max_attempts or left_s <= 0:
+        left_s = self._began_s + self._settings.attempts_deadline_s - now_s
+        if not failure.elsewhere or context.attempts >= self._settings.max_attempts or left_s <= 0:
             return None
         other = _free([target for target in context.targets if target not in self._asked], draw)
         if other is not None:
@@ -149,16 +141,18 @@ class Attempts:
 
     def timeout_s(self, now_s: float) -> float | None:
         """Return how long a further attempt's answer may take to begin, in seconds."""
-        left_s = max(0.0, self._began_s + self._rules.deadline_s - now_s)
-        return left_s if self._rules.timeout_s is None else min(left_s, self._rules.timeout_s)
+        left_s = max(0.0, self._began_s + self._settings.attempts_deadline_s - now_s)
+        return left_s if self._settings.attempt_timeout_s is None else min(left_s, self._settings.attempt_timeout_s)
 
     def _wait_s(self, failure: Failure, draw: float) -> float | None:
         """Return the wait before the same provider is asked again; None where it is not."""
-        if not failure.again or self._retries >= self._rules.retries:
+        if not failure.again or self._retries >= self._settings.retries:
             return None
-        backoff_s = min(self._rules.max_wait_s, self._rules.backoff_s * 2**self._retries) * (1 + draw) / 2
+        backoff_s = (
+            min(self._settings.retry_wait_s, self._settings.retry_backoff_ms / 1000 * 2**self._retries) * (1 + draw) / 2
+        )
         wait_s = max(backoff_s, failure.retry_after_s or 0.0)
-        return wait_s if wait_s <= self._rules.max_wait_s else None
+        return wait_s if wait_s <= self._settings.retry_wait_s else None
 
 
 def first_choice(

@@ -5,6 +5,9 @@ over when its lease has lapsed, and pays it in the ledger (`billing.owned.jobs` 
 its provider does not know any more, or that is not done when it expires, costs what was held. One that was cancelled
 may come without usage and output, whatever was read of it before: it costs its input and what its stream has passed;
 where it could be read meanwhile, or its gateway was lost, what was held.
+
+A background job at its provider: which gateway works on it, the state that the provider reports, and the debit of
+its usage.
 """
 
 from __future__ import annotations
@@ -16,25 +19,131 @@ from collections.abc import Callable, Coroutine, Mapping
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Final, Literal
 
+import msgspec
+
 from billing.database.connection import DatabaseError, DatabaseUnavailable
-from billing.holds.hold import SettlementLost
+from billing.holds.model import SettlementLost
+from billing.ledger.usage_columns import other_counts, total_usage
 from billing.owned.jobs import BackgroundJobs, Job
+from billing.usage import Usage
 from gateway.dialects.base import Match
 from gateway.dialects.exceptions import GarbageAnswer
 from gateway.dialects.output import NO_OUTPUT
-from gateway.proxy.jobs import GONE, OK, BackgroundRules, JobProviders, debit_of
-from gateway.proxy.settlement.doubts import believed
+from gateway.proxy.estimate import charge
+from gateway.proxy.headers import outgoing
+from gateway.proxy.settlement.usage_anomalies import believed
 from gateway.server import refusals
 from gateway.server.refusals import Refuse
-from gateway.upstream.base import UpstreamError
+from gateway.upstream.base import Transport, UpstreamError, UpstreamRequest, UpstreamTimeout
 
 if TYPE_CHECKING:
-    from billing.holds.hold import Hold
+    from billing.holds.model import Hold
     from billing.ledger.debits import Debit
+    from gateway.config.defaults import Defaults, RequestSettings
     from gateway.dialects.base import Dialect, Tap
     from gateway.dialects.facts import Created, Creation, Reported, Stored
+    from gateway.proxy.candidates import Candidate
     from gateway.proxy.context import RequestContext
+    from gateway.proxy.routing import Router
     from gateway.proxy.settlement.settlements import Settlements
+
+
+OK: Final = 200
+GONE: Final = frozenset({404, 410})
+TAKEN_OVER: Final = "the gateway that held it was lost: polled by another"
+
+
+class JobProviders:
+    """Asks the providers of jobs. `transports` are by provider name."""
+
+    def __init__(self, transports: Mapping[str, Transport], router: Router, settings: RequestSettings) -> None:
+        self._transports = transports
+        self._router = router
+        self._settings = settings
+        self._asking: set[asyncio.Timeout] = set()
+
+    def hurry(self) -> None:
+        """Stop waiting for the answers that are asked for now."""
+        for asking in self._asking:
+            if not asking.expired():
+                asking.reschedule(asyncio.get_running_loop().time())
+
+    async def ask(self, job: Job, match: Match) -> tuple[int, bytes] | None:
+        """Return status and body; None where the provider is not there. Raises `UpstreamError`, also where the answer
+        takes too long, or this process stops."""
+        asking = asyncio.timeout(self._settings.max_request_s)
+        try:
+            async with asking:
+                self._asking.add(asking)
+                return await self._asked(job, match)
+        except TimeoutError as error:
+            raise UpstreamTimeout("the answer is not waited for any longer") from error
+        finally:
+            self._asking.discard(asking)
+
+    async def _asked(self, job: Job, match: Match) -> tuple[int, bytes] | None:
+        """Ask each target that may have the object. Raises `UpstreamError`."""
+        route, transport = self._router.find(job.model, job.created_s), self._transports.get(job.provider)
+        found: tuple[int, bytes] | None = None
+        for each in () if route is None or transport is None else route.destinations(match):
+            if each.candidate.provider.name != job.provider or transport is None:
+                continue
+            for target in each.targets:  # of which each may have a key, and so objects, of its own
+                lines, account = outgoing((), target.fixed, job.debit.account_id), job.debit.account_id
+                request = UpstreamRequest(target.url, lines, b"", method=match.endpoint.method, account=account)
+                try:
+                    answer = await transport.send(request)
+                except asyncio.CancelledError:
+                    if request.pending is not None:
+                        request.pending.release()
+                    raise
+                try:
+                    found = answer.status, await answer.read(self._settings.upstream_answer_bytes)
+                finally:
+                    answer.release()
+                if found[0] not in GONE:
+                    return found
+        return found
+
+    def candidate(self, job: Job) -> Candidate | None:
+        """Return who works on a job, with the prices of its beginning; None where there are none, or it is no more
+        here."""
+        route = self._router.find(job.model, job.created_s)
+        candidates = () if route is None else route.candidates
+        found = next((each for each in candidates if each.provider.name == job.provider), None)
+        return None if found is None or found.rates is None else found
+
+
+def debit_of(job: Job, candidate: Candidate, reported: Reported, max_usage_factor: int) -> Debit:
+    """Return the debit of what a job has used, by the prices of its beginning; the whole hold where that can't be told,
+    or can't be true: it is far above the hold, and above a whole context window, which tools may bring."""
+    held = job.debit
+    if believed(candidate, reported) is None:
+        return held
+    tier = reported.service_tier or job.service_tier
+    made = charge(reported.usage, candidate, held.markup_scaled, tier, reported.model, reported)
+    window = charge(Usage(input_tokens=candidate.context_window or 0), candidate, held.markup_scaled, tier)
+    if made.charged_nano > max_usage_factor * max(held.charged_nano, window.charged_nano):
+        return held
+    usage = total_usage(reported.usage, reported.others) if reported.others else reported.usage
+    return msgspec.structs.replace(
+        held,
+        input_tokens=usage.input_tokens,
+        cached_input_tokens=usage.cached_input_tokens,
+        cache_write_tokens=usage.cache_write_tokens,
+        output_tokens=usage.output_tokens,
+        reasoning_tokens=usage.reasoning_tokens,
+        counts=other_counts(usage),
+        cost_nano=made.cost_nano,
+        charged_nano=made.charged_nano,
+        price_id=made.price_id or held.price_id,
+        multiplier=made.multiplier,
+        estimated=False,
+        status=OK,
+        note=TAKEN_OVER,
+        by_model=made.by_model,
+    )
+
 
 logger = logging.getLogger(__name__)
 
@@ -58,7 +167,7 @@ class BackgroundPoller:
         providers: JobProviders,
         settlements: Settlements,
         creations: Mapping[str, tuple[Dialect, Creation]],
-        rules: BackgroundRules,
+        defaults: Defaults,
         new_id: Callable[[], str],
         clock: Callable[[], float],
     ) -> None:
@@ -66,7 +175,7 @@ class BackgroundPoller:
         self._providers = providers
         self._settlements = settlements
         self._creations = creations
-        self._rules = rules
+        self._settings, self._max_usage_factor = defaults.background, defaults.request.max_usage_factor
         self._new_id = new_id
         self._clock = clock
         self._following: dict[str, str] = {}
@@ -79,7 +188,7 @@ class BackgroundPoller:
     async def check_room(self, account_id: str) -> None:
         """Raise `Refuse` where this process polls as many jobs as it may, or half as many of this account, and where
         Postgres does not answer: a job that can't be kept costs its hold, so that none is begun then."""
-        followed, most = len(self._following), self._rules.most
+        followed, most = len(self._following), self._settings.background_jobs
         own = list(self._following.values()).count(account_id) if 2 * followed >= most else 0
         if followed >= most or 2 * own >= most:
             raise Refuse(refusals.unavailable("Too many background responses are running here: try again later."))
@@ -149,15 +258,23 @@ class BackgroundPoller:
         assert stored is not None  # noqa: S101  (it was created because of it)
         assert stored.creation is not None  # noqa: S101
         return Job(
-            *(created.object_id, context.route.provider.name, stored.creation.kind, context.parsed.model),
-            *(context.parsed.service_tier, context.request_id, self._new_id(), self._jobs.gateway_id),
-            *(context.unresolved(hold), now_s, now_s + self._rules.expiry_s),
+            created.object_id,
+            context.route.provider.name,
+            stored.creation.kind,
+            context.parsed.model,
+            context.parsed.service_tier,
+            context.request_id,
+            self._new_id(),
+            self._jobs.gateway_id,
+            context.unresolved(hold),
+            now_s,
+            now_s + self._settings.background_expiry_s,
         )
 
     async def run(self) -> None:
         """Take jobs over, again and again, that their gateways poll no more."""
         while not self._stopping.is_set():
-            room = min(CLAIMED_AT_ONCE, self._rules.most - len(self._following))
+            room = min(CLAIMED_AT_ONCE, self._settings.background_jobs - len(self._following))
             try:
                 await self._tend()
                 for job in await self._jobs.claim(room) if room > 0 else ():
@@ -186,7 +303,7 @@ class BackgroundPoller:
 
     async def _pause(self) -> None:
         try:
-            async with asyncio.timeout(self._rules.poll_s):
+            async with asyncio.timeout(self._settings.background_poll_s):
                 await self._stopping.wait()
         except TimeoutError:
             pass
@@ -289,12 +406,12 @@ class BackgroundPoller:
             debit: Debit | None = job.debit
             candidate = None if reported is None else self._providers.candidate(job)
             if reported is not None and candidate is not None:
-                debit = debit_of(job, candidate, reported, self._rules.max_usage_factor)
+                debit = debit_of(job, candidate, reported, self._max_usage_factor)
             elif reported is None and left == "nothing":
                 debit = None
             paid = await self._jobs.pay(job, debit)
             if paid and reported is not None and candidate is not None and debit is not job.debit:
-                self._settlements.doubts.note(candidate, reported)
+                self._settlements.anomalies.note(candidate, reported)
             return paid
 
         return pay

@@ -11,8 +11,8 @@ import msgspec
 from billing.money import ceil_div
 from billing.pricing.classes import INPUT_CLASSES, OUTPUT_CLASSES
 from billing.pricing.scales import COST_SCALE, MILLION, round_up
+from gateway.proxy.headers import Fixed
 from gateway.server.ids import served_lines
-from gateway.upstream.headers import Fixed
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -45,6 +45,9 @@ class Rates:
     """A minute of the UTC day at which the variants apply that do while this is in force."""
     prices_audio: bool = False
     """Whether the row has a price of its own for spoken output."""
+    untiered: Rates | None = None
+    """The rates of requests with at most `untiered_tokens` of input, which reach no tier; None where there are none."""
+    untiered_tokens: int = 0
     _units: dict[int, int] = field(default_factory=dict, repr=False, compare=False)
     """Bounds of one output token, by markup: there are as many as plans."""
 
@@ -52,7 +55,7 @@ class Rates:
     def of(cls, row: PriceRow, minute: int = 0, *, asked: bool = False) -> Rates:
         """Return a row's dearest rates; `asked`: also by variants that apply to requests which ask for them."""
         by_request = not row.per_million and "request" in row.per_unit
-        return cls(
+        rates = cls(
             row,
             row.dearest_nano(INPUT_CLASSES, asked=asked),
             row.dearest_nano(OUTPUT_CLASSES, asked=asked),
@@ -63,10 +66,21 @@ class Rates:
             minute=minute,
             prices_audio="audio_output" in row.per_million,
         )
+        untiered_tokens = row.untiered_tokens
+        if untiered_tokens is None:
+            return rates
+        input_rate = row.dearest_nano(INPUT_CLASSES, asked=asked, tiered=False)
+        output_rate = row.dearest_nano(OUTPUT_CLASSES, asked=asked, tiered=False)
+        untiered = replace(rates, input_rate=input_rate, output_rate=output_rate, _units={})
+        return replace(rates, untiered=untiered, untiered_tokens=untiered_tokens)
+
+    def up_to(self, input_tokens: int) -> Rates:
+        """Return the rates of a request with at most so much input, which may reach fewer tiers."""
+        return self if self.untiered is None or input_tokens > self.untiered_tokens else self.untiered
 
     def with_window(self, tokens: int) -> Rates:
-        """Return the same rates for a request whose context window is raised to so many tokens; rates are the dearest
-        of all tiers in any case."""
+        """Return the same rates for a request whose context window is raised to so many tokens; rates have all
+        tiers in any case."""
         window = self.row.context_window
         if window is None or window >= tokens:
             return self
@@ -229,6 +243,7 @@ class Target(msgspec.Struct, frozen=True, gc=False):
         dialect = match.dialect
         field = dialect.max_field(match.endpoint.operation, provider.max_output_field)
         path, lines = dialect.upstream_path(match, model), served_lines(provider.name, model)
+        header, before = dialect.declared.provider_key
         takes_query = provider.kind != "local" or bool(dialect.passed_parameters)
         made = []
         for target, of_target in zip(provider.all_targets, health, strict=True):
@@ -237,7 +252,7 @@ class Target(msgspec.Struct, frozen=True, gc=False):
                 continue
             base, query = found
             url = base + path + (f"?{query}" if query else "")
-            auth = dialect.auth_header(target.api_key.reveal()) if target.api_key is not None else None
+            auth = (header, before + target.api_key.reveal()) if target.api_key is not None else None
             fixed = Fixed.of(auth, target.headers, provider.pass_headers)
             made.append(cls(url, query, fixed, field, takes_query, of_target, lines))
         return tuple(made)

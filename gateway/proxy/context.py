@@ -20,13 +20,14 @@ from billing.usage import Usage
 from gateway.dialects.base import Match
 from gateway.dialects.facts import ParsedRequest, Reported
 from gateway.proxy.candidates import Candidate, Destination, Target
-from gateway.proxy.estimate import Charge, EstimateRules, Plain, charge, markup_of
+from gateway.proxy.estimate import Charge, Plain, charge, markup_of
+from gateway.proxy.provider_tools import most_granted
 from gateway.proxy.senders import NOBODY, Sender
-from gateway.proxy.tool_rounds import most_granted
 from gateway.upstream.base import UpstreamRequest
 
 if TYPE_CHECKING:
-    from billing.holds.hold import Hold
+    from billing.holds.model import Hold
+    from gateway.config.defaults import EstimateSettings
     from gateway.proxy.candidates import Route
 
 
@@ -46,7 +47,7 @@ class Terms:
 
     __slots__ = ("candidate", "markup_scaled", "plain", "plan_markup_scaled", "route", "rules", "tags", "uncharged")
 
-    def __init__(self, principal: Principal, route: Route, candidate: Candidate, rules: EstimateRules) -> None:
+    def __init__(self, principal: Principal, route: Route, candidate: Candidate, rules: EstimateSettings) -> None:
         self.route = route
         self.candidate = candidate
         self.tags = tags_of(principal)
@@ -170,7 +171,7 @@ class RequestContext(msgspec.Struct, gc=False):
     """Whether the gateway stopped reading a provider that may bill more than it has shown: see
     `gateway.proxy.remainder`."""
 
-    def turn(self, following: Destination, target: Target, rules: EstimateRules) -> None:
+    def turn(self, following: Destination, target: Target, rules: EstimateSettings) -> None:
         """Go on to another candidate of `further`; those before it are passed over."""
         self.terms = Terms(self.principal, self.terms.route, following.candidate, rules)
         self.route, self.targets = following.candidate, following.targets

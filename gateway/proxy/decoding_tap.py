@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import zlib
-from collections.abc import Callable
 from io import BytesIO
 from typing import TYPE_CHECKING, Final
 
@@ -11,6 +10,8 @@ from billing.codings import BadCoding, Decoder
 from gateway.upstream.base import UpstreamTooLarge
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from gateway.dialects.base import Tap
     from gateway.proxy.stored import Withheld
 

@@ -8,24 +8,25 @@ done, and where the client gave no maximum the hold is elastic.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import reduce
 from typing import TYPE_CHECKING
 
 import msgspec
 
 from billing.errors import MetergateError
-from billing.holds.decision import Need, NeedTooLarge
+from billing.holds.model import Need, NeedTooLarge
 from billing.ledger.usage_columns import encode_shares, share_of
 from billing.money import MAX_NANO
 from billing.pricing.scales import round_up
 from billing.usage import MAX_COUNT, ModelUsage, Usage
 from gateway.dialects.facts import NO_PARTS, NO_WORK, ParsedRequest, Reported
 from gateway.proxy.candidates import Candidate, Rates
-from gateway.proxy.tool_rounds import call_tokens, grown_input, most_granted, own_searches, searches_with, uses_with
+from gateway.proxy.provider_tools import call_tokens, grown_input, most_granted, own_searches, searches_with, uses_with
 
 if TYPE_CHECKING:
     from billing.pricing.rows import PriceRow
+    from gateway.config.defaults import EstimateSettings
 
 BYTES_PER_TOKEN = 4
 """Of ordinary English; for holds that are estimates (`strict: false`)."""
@@ -37,28 +38,6 @@ DEARER_TIERS = frozenset({"priority", "fast"})
 
 class NotPriced(MetergateError):
     """No price, or nothing that bounds what the request could cost."""
-
-
-@dataclass(frozen=True, slots=True)
-class EstimateRules:
-    """`defaults` of the configuration that holds follow."""
-
-    strict: bool = True
-    min_output_tokens: int = 16
-    estimated_output_tokens: int = 512
-    moderation_model: str = ""
-    """What stands for a model that a request leaves to the provider; none where it is empty."""
-    default_tool_calls: int = 8
-    """The most calls of tools at the provider that are granted to a request which leaves them open."""
-    tool_call_tokens: int = 16_384
-    """What one of these adds to the input, where a price row says nothing else."""
-    strict_tools: bool = False
-    """Whether every round of a request with such tools is held as a whole context window."""
-
-    def granting(self, *tool_calls: int | None) -> EstimateRules:
-        """Return the same rules with the first of these numbers that is one, if any, as `default_tool_calls`."""
-        most = next((calls for calls in tool_calls if calls is not None), self.default_tool_calls)
-        return self if most == self.default_tool_calls else replace(self, default_tool_calls=most)
 
 
 class Charge(msgspec.Struct, frozen=True, gc=False):
@@ -86,9 +65,12 @@ class Plain(msgspec.Struct, frozen=True, gc=False):
     window: int
     own_output: int
     least_output: int
+    untiered: Plain | None = None
+    """The same for requests that reach none of the row's tiers."""
+    untiered_tokens: int = 0
 
     @classmethod
-    def of(cls, route: Candidate, markup_scaled: int, rules: EstimateRules) -> Plain | None:
+    def of(cls, route: Candidate, markup_scaled: int, rules: EstimateSettings) -> Plain | None:
         """Return None where requests on this route take a closer look."""
         rates = route.rates
         if rates is None or rates.input_unpriced or rates.output_unpriced or route.others or not rules.strict:
@@ -97,7 +79,11 @@ class Plain(msgspec.Struct, frozen=True, gc=False):
             return None
         own, window = route.max_output_tokens or 0, route.context_window or NO_WINDOW
         least = min(rules.min_output_tokens, own)
-        return cls(rates, markup_scaled, rates.unit_nano(markup_scaled), window, own, least)
+        made = cls(rates, markup_scaled, rates.unit_nano(markup_scaled), window, own, least)
+        if (untiered := rates.untiered) is None:
+            return made
+        lower = cls(untiered, markup_scaled, untiered.unit_nano(markup_scaled), window, own, least)
+        return msgspec.structs.replace(made, untiered=lower, untiered_tokens=rates.untiered_tokens)
 
     def need(self, parsed: ParsedRequest, counted: int | None = None) -> Need | None:
         """Return as `worst_case` of a plain request; None of any other. Raises `NeedTooLarge`."""
@@ -124,17 +110,22 @@ class Plain(msgspec.Struct, frozen=True, gc=False):
         tokens = bound * choices
         if tokens > MAX_COUNT or most * choices > MAX_COUNT:
             return None  # too large, which `worst_case` says
-        unit_nano = self.unit_nano * choices
-        return Need(tokens, self.rates.input_nano(tokens, self.markup_scaled), unit_nano, choices, least, most)
+        priced = self.untiered if self.untiered is not None and tokens <= self.untiered_tokens else self
+        unit_nano = priced.unit_nano * choices
+        return Need(tokens, priced.rates.input_nano(tokens, self.markup_scaled), unit_nano, choices, least, most)
 
 
 def worst_case(
-    parsed: ParsedRequest, route: Candidate, plan_markup_scaled: int, rules: EstimateRules, counted: int | None = None
+    parsed: ParsedRequest,
+    route: Candidate,
+    plan_markup_scaled: int,
+    rules: EstimateSettings,
+    counted: int | None = None,
 ) -> Need:
     """Return what a request can use at most, by the dearest of the models that may answer it; `counted` are its input
     tokens where somebody has counted them.
 
-    Raises `NotPriced`, `billing.holds.decision.NeedTooLarge`.
+    Raises `NotPriced`, `billing.holds.model.NeedTooLarge`.
     """
     if route.rates is None:
         raise NotPriced(f"The model `{route.entry}` has no price here")
@@ -157,7 +148,7 @@ def dearest(
     parsed: ParsedRequest,
     candidates: Sequence[Candidate],
     plan_markup_scaled: int,
-    rules: EstimateRules,
+    rules: EstimateSettings,
     counted: int | None = None,
 ) -> Need:
     """Return what a request can use at most, whichever of the candidates serves it. Raises as `worst_case`."""
@@ -188,7 +179,7 @@ def _worst_case(
     route: Candidate,
     rates: Rates,
     plan_markup_scaled: int,
-    rules: EstimateRules,
+    rules: EstimateSettings,
     counted: int | None,
 ) -> Need:
     rates = rates.with_window(parsed.context_window)
@@ -208,15 +199,21 @@ def _worst_case(
     least, most = _output_bounds(parsed, route, rules)
     predicted = parsed.work.predicted * choices  # tokens, of which each takes a byte at least
     answers = choices * (1 + parsed.work.calls)
-    unit = rates.unit_nano(markup) if parsed.has_output else 0
+    granted = most_granted(parsed.work, rules.default_tool_calls)
+
+    def input_of(granted: int) -> int:
+        return _input_bound(parsed, route, row, rules, counted, granted) * choices
+
+    # A tier is reached by the input that is charged: by that of all rounds, with as many calls as may be granted.
+    unit = rates.up_to(input_of(granted) + predicted).unit_nano(markup) if parsed.has_output else 0
 
     def with_calls(granted: int) -> tuple[int, int]:
         """Return tokens and cost of the input with so many calls granted."""
-        tokens = _input_bound(parsed, route, row, rules, counted, granted) * choices
+        tokens = input_of(granted)
         searches = _searches(parsed, route, granted) * choices if search_price else 0
-        return tokens + predicted, rates.input_nano(tokens, markup, searches) + unit * predicted
+        reached = rates.up_to(tokens + predicted)
+        return tokens + predicted, reached.input_nano(tokens, markup, searches) + unit * predicted
 
-    granted = most_granted(parsed.work, rules.default_tool_calls)
     input_tokens, input_nano = with_calls(min(granted, 1))
     if input_tokens > MAX_COUNT or most * answers > MAX_COUNT:
         raise NeedTooLarge(f"all its choices together may have more than {MAX_COUNT} tokens")
@@ -251,7 +248,7 @@ def _searches(parsed: ParsedRequest, route: Candidate, granted: int) -> int:
 
 
 def _input_bound(
-    parsed: ParsedRequest, route: Candidate, row: PriceRow, rules: EstimateRules, counted: int | None, granted: int
+    parsed: ParsedRequest, route: Candidate, row: PriceRow, rules: EstimateSettings, counted: int | None, granted: int
 ) -> int:
     """Return the most input tokens of one choice, with so many calls of open tools granted. A window bounds what one
     answer is made from, not a batch of embeddings. A use of a tool at the provider makes one more answer of it, whose
@@ -276,7 +273,7 @@ def _input_bound(
     return total if rules.strict else min(total, -(-parsed.input_bound_tokens // BYTES_PER_TOKEN))
 
 
-def _output_bounds(parsed: ParsedRequest, route: Candidate, rules: EstimateRules) -> tuple[int, int]:
+def _output_bounds(parsed: ParsedRequest, route: Candidate, rules: EstimateSettings) -> tuple[int, int]:
     if not parsed.has_output:
         return 0, 0
     asked, own = parsed.max_output_tokens, route.max_output_tokens

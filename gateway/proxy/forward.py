@@ -20,21 +20,21 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
-from billing.holds.hold import Hold, SettlementLost
+from billing.holds.model import Hold, SettlementLost
 from gateway.dialects.exceptions import GarbageAnswer
 from gateway.dialects.output import NO_OUTPUT
 from gateway.proxy.attempts import (
-    AttemptRules,
     Attempts,
     Failure,
     failure_of_error,
     failure_of_status,
+    first_timeout_s,
     note_failure,
 )
 from gateway.proxy.context import RequestContext, shown_id
-from gateway.proxy.estimate import EstimateRules
+from gateway.proxy.headers import ResponseHead, incoming
 from gateway.proxy.outcomes import Outcomes, balance_nano
-from gateway.proxy.outgoing import Apart, outgoing_apart
+from gateway.proxy.provider_request import Apart, outgoing_apart
 from gateway.proxy.relay import Relay
 from gateway.proxy.remainder import OK, Remainder, Running, read_whole
 from gateway.proxy.stored import running_of, tokens_to_go_on_from
@@ -48,10 +48,10 @@ from gateway.upstream.base import (
     UpstreamTooLarge,
     send_within,
 )
-from gateway.upstream.headers import ResponseHead, incoming
 from gateway.upstream.health import Attempt
 
 if TYPE_CHECKING:
+    from gateway.config.defaults import Defaults
     from gateway.dialects.facts import Created
     from gateway.metrics.registry import Metrics
     from gateway.proxy.background_jobs import BackgroundPoller
@@ -65,70 +65,56 @@ logger = logging.getLogger(__name__)
 JSON: Final = b"application/json"
 
 
-@dataclass(frozen=True, slots=True)
-class ForwardRules:
-    """What forwarding follows of the configuration."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ForwardParts:
+    """What forwarding works with. `transports` are by provider name; `in_thread` runs off the event loop what takes
+    time in proportion to a large body of an account."""
 
-    max_answer_bytes: int
-    max_request_s: float
-    """From admission to the answer's last byte; then it is cut."""
-    client_write_timeout_s: float
-    """How long a client may take nothing of what waits for it."""
-    estimate: EstimateRules
-    attempts: AttemptRules
-    first_timeout_s: float | None = None
-    """How long a first attempt's answer may take to begin; None: only silence counts, which the transport bounds."""
-    tool_overrun_percent: int = 100
-    """How far a stream may go beyond its hold where calls of tools were granted to it; then it is cut."""
+    transports: Mapping[str, Transport]
+    settlements: Settlements
+    remainder: Remainder
+    defaults: Defaults
+    metrics: Metrics
+    records: Records
+    stored: StoredObjects
+    poller: BackgroundPoller
+    in_thread: Apart
 
 
 class Forwarder:
-    """Serves admitted requests. `transports` are by provider name."""
+    """Serves admitted requests."""
 
-    def __init__(
-        self,
-        transports: Mapping[str, Transport],
-        settlements: Settlements,
-        remainder: Remainder,
-        rules: ForwardRules,
-        metrics: Metrics,
-        records: Records,
-        stored: StoredObjects,
-        poller: BackgroundPoller,
-        clock: Callable[[], float] = time.monotonic,
-        apart: Apart | None = None,
-    ) -> None:
-        """`apart` runs what takes time in proportion to a large body of an account off the event loop."""
-        self._apart = apart
-        self._transports = transports
-        self._settlements = settlements
-        self._remainder = remainder
-        self._rules = rules
-        self._metrics = metrics
+    def __init__(self, parts: ForwardParts, clock: Callable[[], float] = time.monotonic) -> None:
+        self._in_thread = parts.in_thread
+        self._transports = parts.transports
+        self._settlements = parts.settlements
+        self._remainder = parts.remainder
+        self._request, self._estimate = parts.defaults.request, parts.defaults.estimate
+        self._attempts = parts.defaults.attempts
+        self._first_timeout_s = first_timeout_s(self._attempts, parts.defaults.upstream.upstream_timeout_s)
+        self._metrics = parts.metrics
         self._clock = clock
-        self._running = Running(rules.max_request_s)
-        self._records = records
-        self._stored = stored
-        self._poller = poller
-        self._outcomes = Outcomes(settlements, metrics, records)
+        self._running = Running(self._request.max_request_s)
+        self._stored, self._records = parts.stored, parts.records
+        self._poller = parts.poller
+        self._outcomes = Outcomes(parts.settlements, parts.metrics, parts.records)
         self._relay = Relay(
-            settlements,
-            remainder,
+            parts.settlements,
+            parts.remainder,
             self._outcomes,
-            metrics,
-            stored,
-            poller,
+            parts.metrics,
+            parts.stored,
+            parts.poller,
             clock,
-            tool_overrun_percent=rules.tool_overrun_percent,
+            tool_overrun_percent=round(self._request.tool_overrun * 100),
         )
 
     async def forward(self, exchange: Exchange, context: RequestContext, hold: Hold) -> None:
         """Pass the provider's answer on, metered; or a refusal of ours when it gave none, with the hold given back.
         Ends when the client has taken it, or is cut off."""
-        exchange.write_timeout_s = self._rules.client_write_timeout_s
         self._running.begin(exchange)
         hold.on_closed = exchange.hold_closed
-        attempts, timeout_s = None, self._rules.first_timeout_s
+        attempts, timeout_s = None, self._first_timeout_s
         try:
             while True:  # an attempt
                 sent_s = self._clock()
@@ -137,7 +123,7 @@ class Forwarder:
                 bounded = parsed.max_output_tokens is not None and not parsed.work.open_tools
                 granted = None if bounded else context.granted(hold)
                 if request is None or granted is not None:
-                    request = await outgoing_apart(self._apart, exchange, context, granted)
+                    request = await outgoing_apart(self._in_thread, exchange, context, granted)
                 health = context.target.health
                 provider = context.route.provider
                 over = None if provider.kind == "local" else exchange.over  # nothing is dialled inside the process
@@ -157,7 +143,7 @@ class Forwarder:
                     raise
                 if failure is not None:
                     note_failure(health, attempt or Attempt(generation, is_probe=False), failure)
-                    attempts = attempts or Attempts(self._rules.attempts, sent_s)
+                    attempts = attempts or Attempts(self._attempts, sent_s)
                     if (wait_s := self._next(context, hold, attempts, failure, outcome)) is not None:
                         del request, outcome
                         await asyncio.sleep(wait_s)
@@ -203,7 +189,7 @@ class Forwarder:
         seconds to wait before it, None where the failure is the answer."""
         provider = context.route.provider.name
         self._metrics.attempt_failed(provider, failure.reason)
-        wait_s = attempts.next(context, failure, self._rules.estimate, self._clock(), random.random())  # noqa: S311
+        wait_s = attempts.next(context, failure, self._estimate, self._clock(), random.random())  # noqa: S311
         if wait_s is not None:
             following = context.route.provider.name
             logger.info("request %s: %s failed (%s): %s is asked", hold.id, provider, failure.reason, following)
@@ -233,7 +219,7 @@ class Forwarder:
         context.status = answer.status
         context.upstream_request_id = shown_id(head.request_id)
         if answer.status != OK:
-            return self._outcomes.refused(exchange, context, hold, answer, head, self._rules.max_answer_bytes)
+            return self._outcomes.refused(exchange, context, hold, answer, head, self._request.upstream_answer_bytes)
         asked = context.parsed.stream or not head.content_type.startswith(JSON)
         if asked and context.match.dialect.is_stream(context.parsed, head.content_type):
             stored = context.parsed.stored
@@ -245,7 +231,7 @@ class Forwarder:
         self, exchange: Exchange, context: RequestContext, hold: Hold, answer: UpstreamResponse, head: ResponseHead
     ) -> None:
         """Read, price and settle a JSON answer, then send it."""
-        limit_bytes = self._rules.max_answer_bytes
+        limit_bytes = self._request.upstream_answer_bytes
         output = NO_OUTPUT
         try:
             body = await answer.read(limit_bytes)

@@ -14,21 +14,19 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING
 
-from billing.holds.admission import Renewal
-from billing.holds.decision import Need, Unavailable
-from billing.holds.hold import Hold
+from billing.holds.model import Hold, HoldRequest, Need, Unavailable
 from billing.ledger.debits import encode_debit
 from billing.logs import subject
 from gateway.auth import key_of
-from gateway.dialects.betas import NO_BETAS, Betas
+from gateway.dialects.betas import Betas
+from gateway.dialects.declared import DEFAULT_BETAS
 from gateway.dialects.exceptions import BadRequest
 from gateway.proxy.context import FEATURE, RequestContext
-from gateway.proxy.estimate import EstimateRules
-from gateway.proxy.intake import Intake, IntakeRules
-from gateway.proxy.outgoing import prepare
+from gateway.proxy.intake import Intake
 from gateway.proxy.preparation import Preparation
+from gateway.proxy.provider_request import prepare
+from gateway.proxy.provider_tools import UnknownTools
 from gateway.proxy.senders import Senders
-from gateway.proxy.unknown_tools import UnknownTools
 from gateway.server import limit_refusals, refusals
 from gateway.server.bodies import UNCOUNTED_BYTES, Bodies, Kept
 from gateway.server.exchange import BodyTooLarge
@@ -36,10 +34,11 @@ from gateway.server.ids import Ulids
 from gateway.server.refusals import Refusal, Refuse
 
 if TYPE_CHECKING:
-    from billing.effects import Effects
-    from billing.holds.service import Holds
+    from billing.change_notifier import ChangeNotifier
+    from billing.holds.api import Holds
     from billing.principals import Principal
     from gateway.auth import Authenticator
+    from gateway.config.settings import Settings
     from gateway.dialects.facts import ParsedRequest
     from gateway.metrics.registry import Metrics
     from gateway.proxy.background_jobs import BackgroundPoller
@@ -55,69 +54,62 @@ logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class ProxyRules(IntakeRules):
-    """What the proxy follows of the configuration."""
+class ProxyParts:
+    """What the proxy works with."""
 
-    estimate: EstimateRules
-    session_headers: tuple[str, ...] = ()
-    """Headers that name a request's session."""
-    charge_expired: bool = False
-    """Whether a hold whose gateway died is charged at the estimate of its input."""
-    betas: Betas = NO_BETAS
-    refuse_unknown_tools: bool = False
+    settings: Settings
+    holds: Holds
+    keys: Authenticator
+    effects: ChangeNotifier
+    router: Router
+    forwarder: Forwarder
+    links: Links
+    metrics: Metrics
+    tokenizer: Tokenizer
+    bodies: Bodies
+    records: Records
+    stored: StoredObjects
+    poller: BackgroundPoller
 
 
 class Proxy:
     """The handler of the metered endpoints."""
 
     def __init__(
-        self,
-        holds: Holds,
-        keys: Authenticator,
-        effects: Effects,
-        router: Router,
-        forwarder: Forwarder,
-        links: Links,
-        rules: ProxyRules,
-        metrics: Metrics,
-        tokenizer: Tokenizer,
-        bodies: Bodies,
-        clock: Callable[[], float] = time.time,
-        new_id: Callable[[], str] | None = None,
-        *,
-        records: Records,
-        stored: StoredObjects,
-        poller: BackgroundPoller,
+        self, parts: ProxyParts, clock: Callable[[], float] = time.time, new_id: Callable[[], str] | None = None
     ) -> None:
-        self._holds = holds
-        self._keys = keys
+        settings, request = parts.settings, parts.settings.defaults.request
+        self._holds = parts.holds
+        self._keys = keys = parts.keys
         self.cached, self.admit, self.authenticate = keys.cached, keys.admit, keys.authenticate
-        self._records = records
-        self._stored = stored
-        self._poller = poller
-        self._effects = effects
-        self._router = router
-        self._forwarder = forwarder
-        self._links = links
+        self._records = parts.records
+        self._stored = parts.stored
+        self._poller = parts.poller
+        self._effects = parts.effects
+        self._router = parts.router
+        self._forwarder = parts.forwarder
+        self._links = links = parts.links
         self.keys_url = links.keys_url
-        self._rules = rules
-        self._metrics = metrics
+        self._max_body_bytes = settings.proxy_max_body_bytes
+        self._grace_s = settings.payment_grace_s
+        self._charge_expired = request.expired_hold == "input"
+        self._metrics = parts.metrics
         preparation = Preparation(
-            router,
-            rules.estimate,
-            bodies,
-            tokenizer,
+            parts.router,
+            settings.defaults.estimate,
+            parts.bodies,
+            parts.tokenizer,
             clock,
-            betas=rules.betas,
+            betas=Betas(DEFAULT_BETAS, settings.betas),
             links=links,
-            senders=Senders(rules.session_headers),
+            senders=Senders(request.session_headers),
         )
         self._prepare, self._need, self._count = preparation.context, preparation.need, preparation.counted
-        self.bodies = bodies
-        self._large_bytes = bodies.rules.large_bytes
+        self.bodies = parts.bodies
+        self._large_bytes = parts.bodies.large_bytes
         self._small_bytes = min(self._large_bytes, UNCOUNTED_BYTES)
-        self._unknown_tools = UnknownTools(metrics, refuse=rules.refuse_unknown_tools)
-        self._intake = Intake(bodies, effects, router, links, rules, clock)
+        self._unknown_tools = UnknownTools(parts.metrics, refuse=request.unknown_tools == "refuse")
+        self._intake = Intake(parts.bodies, parts.effects, parts.router, links, settings, clock)
         self.refuse_hopeless = self._intake.refuse_hopeless
         self._clock = clock
         self.new_id = new_id or Ulids()
@@ -136,7 +128,7 @@ class Proxy:
             logged.account_id = principal.account_id
             if not exchange.claim(principal.account_id):
                 raise Refuse(refusals.too_many_of_account())
-            body = exchange.here(self._rules.max_body_bytes)
+            body = exchange.here(self._max_body_bytes)
             if body is not None and len(body) <= self._small_bytes:
                 parsed = exchange.match.dialect.parse(exchange, body)
             else:
@@ -173,7 +165,7 @@ class Proxy:
                 return error.refusal
             case BadRequest():
                 return refusals.bad_request(error.message, error.param)
-        return refusals.too_large(self._rules.max_body_bytes)
+        return refusals.too_large(self._max_body_bytes)
 
     def _refuse(
         self,
@@ -205,7 +197,7 @@ class Proxy:
         for all requests of a key to an endpoint of a model, and so made once: the journal knows the request's id."""
         stored = context.parsed.stored
         background = stored is not None and stored.background  # whose work is paid when it is done, by any gateway
-        if self._rules.charge_expired and not background:
+        if self._charge_expired and not background:
             return encode_debit(context.expired(need.input_tokens))
         made, kind = context.terms.uncharged, (context.endpoint, context.parsed.stream)
         payload = made.get(kind)
@@ -215,7 +207,7 @@ class Proxy:
 
     async def _check_paid(self, principal: Principal, need: Need) -> None:
         """Raise `Refuse` where the account's status does not let it spend."""
-        if principal.may_pay(self._clock(), self._rules.grace_s):
+        if principal.may_pay(self._clock(), self._grace_s):
             return
         live = await self._effects.live_balance(principal.account_id)
         available_nano = None if live is None else live.balance_nano + principal.credit_limit_nano
@@ -224,7 +216,7 @@ class Proxy:
 
     async def _renewed(
         self, exchange: Exchange, context: RequestContext, secret: str | None, *, stale: bool
-    ) -> Renewal | None:
+    ) -> HoldRequest | None:
         """Make a request anew by the key, account, plan and prices of now: None where they are those that it was made
         from. With `stale` the principal is read from Postgres. Raises `Refuse`, as when it came."""
         if stale:
@@ -240,21 +232,27 @@ class Proxy:
         context.tags, context.prepared = now.tags, None
         need = self._need(context)
         await self._check_paid(principal, need)
-        queue_s = principal.plan.admission_queue_s
-        return Renewal(principal, now.route.entry, need, self._expired(context, need), queue_s)
+        return self._hold_request(exchange, context, need, secret)
+
+    def _hold_request(self, exchange: Exchange, context: RequestContext, need: Need, secret: str | None) -> HoldRequest:
+        return HoldRequest(
+            id=context.request_id,
+            principal=context.principal,
+            model=context.route.entry,
+            feature=FEATURE,
+            need=need,
+            expired=self._expired(context, need),
+            queue_s=context.principal.plan.admission_queue_s,
+            meanwhile=partial(prepare, exchange, context),
+            lesser=partial(self._counted_need, context),
+            renew=partial(self._renewed, exchange, context, secret),
+        )
 
     async def _meter(self, exchange: Exchange, context: RequestContext, need: Need, secret: str | None) -> None:
         """Hold, forward, settle. Where only running requests keep it out it waits for them, for as long as its plan
         says. Raises `Refuse`."""
-        principal, asked_s = context.principal, time.monotonic()
-        opening = self._holds.open(
-            *(context.request_id, principal, context.route.entry, FEATURE, need, self._expired(context, need)),
-            meanwhile=partial(prepare, exchange, context),
-            lesser=partial(self._counted_need, context),
-            queue_s=principal.plan.admission_queue_s,
-            renew=partial(self._renewed, exchange, context, secret),
-        )
-        async with opening as decision:
+        asked_s = time.monotonic()
+        async with self._holds.open(self._hold_request(exchange, context, need, secret)) as decision:
             if isinstance(decision, Hold):
                 self._metrics.hold_latency(time.monotonic() - asked_s - decision.waited_s)
                 await self._forwarder.forward(exchange, context, decision)
@@ -262,5 +260,5 @@ class Proxy:
         if isinstance(decision, Unavailable):
             logger.debug("request %s was not admitted: %s", context.request_id, decision.reason)
             raise Refuse(refusals.unavailable())
-        max_field = next(iter(context.parsed.max_fields), None)
+        max_field = context.sender.output_setting(next(iter(context.parsed.max_fields), None))
         raise Refuse(limit_refusals.of_decision(decision, context.principal, self._links, max_field))

@@ -14,13 +14,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Awaitable, Callable, Iterable, Mapping
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 import msgspec
 from multidict import istr
 
-from billing.shapes.rules import MAX_TAG_NAME, MAX_TAG_VALUE, MAX_TAGS
+from billing.schemas.rules import MAX_TAG_NAME, MAX_TAG_VALUE, MAX_TAGS
 from gateway.dialects.exceptions import BadRequest
 from gateway.server import limit_refusals, refusals
 from gateway.server.bodies import Bodies, Kept, TooManyBytes
@@ -28,8 +27,9 @@ from gateway.server.exchange import BadBody, BodyTooLarge, Exchange
 from gateway.server.refusals import Refuse
 
 if TYPE_CHECKING:
-    from billing.effects import Effects
+    from billing.change_notifier import ChangeNotifier
     from billing.principals import Principal
+    from gateway.config.settings import Settings
     from gateway.dialects.base import Match
     from gateway.dialects.facts import ParsedRequest
     from gateway.proxy.routing import Router
@@ -77,33 +77,26 @@ def _storable(text: str) -> str:
     return text.replace("\0", "\ufffd")
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class IntakeRules:
-    """Bounds of a body: decoded bytes, seconds to send it; and the seconds that an account past due may go on."""
-
-    max_body_bytes: int
-    upload_timeout_s: float
-    grace_s: float
-
-
 class Intake:
     """Reads and parses the bodies of metered requests."""
 
     def __init__(
         self,
         bodies: Bodies,
-        effects: Effects,
+        effects: ChangeNotifier,
         router: Router,
         links: Links,
-        rules: IntakeRules,
+        settings: Settings,
         clock: Callable[[], float],
     ) -> None:
         self._bodies = bodies
-        self._large_bytes = bodies.rules.large_bytes
+        self._large_bytes = bodies.large_bytes
         self._effects = effects
         self._router = router
         self._links = links
-        self._rules = rules
+        self._max_body_bytes = settings.proxy_max_body_bytes
+        self._upload_timeout_s = settings.defaults.request.upload_timeout_s
+        self._grace_s = settings.payment_grace_s
         self._clock = clock
 
     async def slowly(
@@ -120,7 +113,7 @@ class Intake:
     async def _arriving(self, exchange: Exchange, principal: Principal, kept: Kept, body: bytes | None) -> bytes:
         """Return a body that did not come with its head, or is large: read within the bounds of what may be in memory,
         and not on once it is large where its account can't pay for it whatever it says."""
-        limit_bytes = self._rules.max_body_bytes
+        limit_bytes = self._max_body_bytes
 
         async def watch(size_bytes: int) -> None:
             kept.grow(size_bytes)
@@ -135,7 +128,7 @@ class Intake:
         try:
             if body is None and exchange.declared_bytes <= limit_bytes:
                 await look(exchange.declared_bytes)
-                body = await exchange.read(limit_bytes, self._rules.upload_timeout_s, watch)
+                body = await exchange.read(limit_bytes, self._upload_timeout_s, watch)
             elif body is None:
                 raise BodyTooLarge
             else:
@@ -155,7 +148,7 @@ class Intake:
         has not loaded the account it passes, unless `stored_nano` reads the ledger's balance of an account's id."""
         if PROXY_SCOPE not in principal.scopes:
             raise Refuse(limit_refusals.no_scope(PROXY_SCOPE, principal, self._links))
-        may_pay = principal.may_pay(self._clock(), self._rules.grace_s)
+        may_pay = principal.may_pay(self._clock(), self._grace_s)
         if may_pay and match is not None and self._router.may_be_free(match):
             return
         live = await self._effects.live_balance(principal.account_id)

@@ -6,7 +6,7 @@ import logging
 from dataclasses import replace
 from typing import TYPE_CHECKING, Final
 
-from billing.holds.hold import SettlementLost
+from billing.holds.model import SettlementLost
 from billing.money import format_usd
 from gateway.dialects.output import Output
 from gateway.proxy.attempts import KEY_REFUSED
@@ -25,13 +25,13 @@ from gateway.server.ids import (
 from gateway.upstream.base import UpstreamError, UpstreamResponse
 
 if TYPE_CHECKING:
-    from billing.holds.hold import Hold, Settled
+    from billing.holds.model import Hold, Settled
     from gateway.metrics.registry import Metrics
+    from gateway.proxy.headers import ResponseHead
     from gateway.proxy.records import Records
     from gateway.proxy.settlement.settlements import Settlements
     from gateway.server.exchange import Exchange
     from gateway.server.refusals import Refusal
-    from gateway.upstream.headers import ResponseHead
 
 
 FIRST_ERROR: Final = 400

@@ -8,11 +8,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from gateway.proxy.tool_rounds import uses_with
+from gateway.proxy.provider_tools import uses_with
 from gateway.upstream.base import UpstreamError
 
 if TYPE_CHECKING:
-    from billing.holds.hold import Hold
+    from billing.holds.model import Hold
     from gateway.dialects.base import Tap
     from gateway.dialects.facts import Reported
     from gateway.proxy.context import RequestContext

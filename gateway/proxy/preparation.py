@@ -7,13 +7,12 @@ a bound: texts that stand alone are counted by the model's own vocabulary, and t
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Final
 
 import msgspec
 from multidict import istr
 
-from billing.holds.decision import Need, NeedTooLarge
+from billing.holds.model import Need, NeedTooLarge
 from gateway.dialects.betas import NO_BETAS
 from gateway.dialects.facts import NO_METADATA, NO_PARTS
 from gateway.proxy.attempts import first_choice
@@ -26,12 +25,14 @@ from gateway.server.refusals import Refuse
 from gateway.tokens import PIECE_CHARACTERS
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
+
     from billing.principals import Principal
+    from gateway.config.defaults import EstimateSettings
     from gateway.dialects.base import Match
     from gateway.dialects.betas import Betas
     from gateway.dialects.facts import ParsedRequest
     from gateway.proxy.candidates import Candidate, Destination, Route
-    from gateway.proxy.estimate import EstimateRules
     from gateway.proxy.routing import Router
     from gateway.proxy.senders import Senders
     from gateway.server.bodies import Bodies
@@ -59,7 +60,7 @@ class Preparation:
     def __init__(
         self,
         router: Router,
-        rules: EstimateRules,
+        rules: EstimateSettings,
         bodies: Bodies,
         tokenizer: Tokenizer,
         clock: Callable[[], float],
@@ -220,7 +221,7 @@ class Preparation:
         if not countable or context.further or not self._rules.strict or len(body) > MAX_COUNTED_BYTES:
             return None
         account_id, texts_of = context.principal.account_id, context.match.dialect.texts
-        large = len(body) > self._bodies.rules.large_bytes
+        large = len(body) > self._bodies.large_bytes
         texts = await self._bodies.apart(account_id, texts_of, body) if large else texts_of(body)
         return await counted_tokens(
             parsed.input_bound_tokens, texts, self._tokenizer, context.route.vocabulary, account_id

@@ -15,7 +15,6 @@ import logging
 import os
 import threading
 import time
-from collections.abc import Callable, Coroutine
 from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
@@ -25,11 +24,13 @@ from typing import TYPE_CHECKING, Any, Final
 import msgspec
 
 from billing.money import format_usd
-from billing.refused import RefusedRequest, RefusedRequests
+from billing.refused_requests import RefusedRequest, RefusedRequests
 from billing.times import rfc3339
 from gateway.proxy.context import CLIENT_GONE, CUT_STATUS, Reason, RequestContext
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Coroutine
+
     from billing.principals import Principal
     from gateway.dialects.facts import ParsedRequest
     from gateway.server.refusals import Refusal

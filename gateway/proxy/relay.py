@@ -6,18 +6,17 @@ import asyncio
 import logging
 import time
 import zlib
-from collections.abc import Callable, Coroutine
 from contextlib import suppress
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from billing.holds.hold import Hold, SettlementLost
+from billing.holds.model import Hold, SettlementLost
 from billing.money import format_usd
 from gateway.proxy.context import CLIENT_GONE, Reason, RequestContext
 from gateway.proxy.decoding_tap import READABLE, StreamWatch
 from gateway.proxy.outcomes import Outcomes, uncharged, upstream_error_of
 from gateway.proxy.overrun import OverrunGuard, ToolOverrun
-from gateway.proxy.settlement.doubts import says_nothing
+from gateway.proxy.settlement.usage_anomalies import says_nothing
 from gateway.proxy.stored import StoredObjects, Withheld, tokens_to_go_on_from
 from gateway.server import refusals
 from gateway.server.exchange import ClientGone, Exchange
@@ -28,12 +27,14 @@ from gateway.server.ids import (
 from gateway.upstream.base import UpstreamError, UpstreamResponse
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Coroutine
+
     from gateway.dialects.facts import Created
     from gateway.metrics.registry import Metrics
     from gateway.proxy.background_jobs import BackgroundPoller
+    from gateway.proxy.headers import ResponseHead
     from gateway.proxy.remainder import Remainder
     from gateway.proxy.settlement.settlements import Settlements
-    from gateway.upstream.headers import ResponseHead
 
 logger = logging.getLogger(__name__)
 

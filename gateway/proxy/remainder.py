@@ -15,20 +15,20 @@ import logging
 import zlib
 from collections.abc import Coroutine
 from contextlib import nullcontext
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from gateway.dialects.exceptions import GarbageAnswer
 from gateway.dialects.output import NO_OUTPUT, Output
 from gateway.proxy.context import Reason, RequestContext, shown_id
 from gateway.proxy.decoding_tap import ENCODINGS, StreamWatch, decoded
-from gateway.proxy.settlement.doubts import believed
+from gateway.proxy.headers import ResponseHead, incoming
+from gateway.proxy.settlement.usage_anomalies import believed
 from gateway.proxy.stored import FirstEvent, running_of, running_of_event
 from gateway.upstream.base import Pending, UpstreamError, UpstreamResponse, UpstreamTimeout, UpstreamTooLarge
-from gateway.upstream.headers import ResponseHead, incoming
 
 if TYPE_CHECKING:
-    from billing.holds.hold import Hold
+    from billing.holds.model import Hold
+    from gateway.config.defaults import RequestSettings
     from gateway.dialects.base import Tap
     from gateway.dialects.facts import Created, Reported
     from gateway.proxy.background_jobs import BackgroundPoller
@@ -81,21 +81,12 @@ COUNTED_AT_ONCE: Final = 2
 settled before the next ones begin, so that not all of them are still open when the time for stopping is over."""
 
 
-@dataclass(frozen=True, slots=True)
-class DrainRules:
-    """How long an upstream is read on after its client left, where its route does not say, and how much of an answer is
-    read whole."""
-
-    disconnect_drain_s: float
-    reasoning_drain_s: float
-    """The same for models whose answers do not show all that they bill."""
-    max_answer_bytes: int
-
-    def seconds(self, route: Candidate) -> float:
-        """Return how long the upstream of one candidate is read on, in seconds."""
-        if route.disconnect_drain_s is not None:
-            return route.disconnect_drain_s
-        return self.reasoning_drain_s if route.hides_reasoning else self.disconnect_drain_s
+def drain_s(settings: RequestSettings, route: Candidate) -> float:
+    """Return how long the upstream of one candidate is read on, in seconds."""
+    if route.disconnect_drain_s is not None:
+        return route.disconnect_drain_s
+    # the answers of some models do not show all that they bill
+    return settings.reasoning_drain_s if route.hides_reasoning else settings.disconnect_drain_s
 
 
 def read_whole(
@@ -117,9 +108,11 @@ def read_whole(
 class Remainder:
     """Ends requests whose clients are gone. `hurry` when the process stops."""
 
-    def __init__(self, settlements: Settlements, rules: DrainRules, records: Records, poller: BackgroundPoller) -> None:
+    def __init__(
+        self, settlements: Settlements, settings: RequestSettings, records: Records, poller: BackgroundPoller
+    ) -> None:
         self._settlements = settlements
-        self._rules = rules
+        self._settings = settings
         self._records = records
         self._poller = poller
         self._loop = asyncio.get_running_loop()
@@ -167,7 +160,7 @@ class Remainder:
         context.cut = exchange.ended_for
         if exchange.cut_for in ("max_request_s", "hold_closed"):
             return 0.0, context.cut
-        return self._loop.time() + self._rules.seconds(context.route), context.cut
+        return self._loop.time() + drain_s(self._settings, context.route), context.cut
 
     async def _until(self, context: RequestContext, deadline_s: float, work: Coroutine[Any, Any, T]) -> T | None:
         """Return the result of this work, None if it takes longer. Raises what it raises, except that silence of a
@@ -222,7 +215,7 @@ class Remainder:
         deadline_s: float,
         reason: Reason,
     ) -> None:
-        limit_bytes = self._rules.max_answer_bytes
+        limit_bytes = self._settings.upstream_answer_bytes
         running: Created | None = None
         try:
             body = await self._until(context, deadline_s, answer.read(limit_bytes))

@@ -10,7 +10,6 @@ called: its operator has named it.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Final
@@ -19,7 +18,8 @@ from billing.pricing.classes import INPUT_CLASSES, OUTPUT_CLASSES
 from billing.pricing.variants import MINUTES_OF_DAY
 from billing.quotas import DAY_S
 from gateway.config.models import ModelConfig
-from gateway.config.providers import ProviderConfig
+from gateway.dialects.declared import is_asked_here
+from gateway.dialects.openai.vendors import online_searches, searches_itself
 from gateway.proxy.candidates import Candidate, Rates, Route
 from gateway.tokens import is_openai_model, vocabulary_for
 
@@ -30,30 +30,6 @@ if TYPE_CHECKING:
     from gateway.dialects.base import Match
     from gateway.proxy.candidates import Rates
     from gateway.proxy.target_health import HealthBoard
-
-_GENERATES_MEDIA: Final = "gemini"
-"""The dialect whose text endpoint takes models of pictures, speech and transcripts, too
-(https://ai.google.dev/gemini-api/docs/models)."""
-
-
-def _word(*names: str) -> re.Pattern[str]:
-    """Return what finds one of these between the hyphens of a model's name."""
-    return re.compile(rf"(?:^|[-/])(?:{'|'.join(names)})(?:[-.]|\Z)")
-
-
-_SESSIONS: Final = _word("realtime", "live", "native-audio", "lyria", "veo", "imagen", "ocr")
-"""Of models that are asked over sessions, jobs or pages
-(https://platform.openai.com/docs/models, https://docs.mistral.ai/getting-started/models)."""
-_MEDIA: Final = _word("tts", "whisper", "transcribe", "image", "dall-e", "sora", "voice", "orpheus", "imagine")
-"""Of models of pictures and sound that have endpoints of their own
-(https://platform.openai.com/docs/models, https://docs.x.ai/docs/models)."""
-
-
-def is_asked_here(model: str, provider: ProviderConfig) -> bool:
-    """Return whether a provider's model is one for endpoints that the gateway serves, by its name there."""
-    if _SESSIONS.search(model):
-        return False
-    return _GENERATES_MEDIA in provider.served or not _MEDIA.search(model)
 
 
 def is_priced_here(rates: Rates) -> bool:
@@ -78,13 +54,6 @@ def costs_nothing(row: PriceRow, *, writes: bool) -> bool:
 MINUTE_S: Final = 60
 MAX_NAME_BYTES: Final = 200
 MAX_FOUND: Final = 10_000
-ONLINE: Final = ":online"
-"""OpenRouter's suffix of a model's name that puts search results before the prompt."""
-ONLINE_SEARCHES: Final = 5
-"""Results that it brings (https://openrouter.ai/docs/features/web-search)."""
-_SEARCHES_ITSELF: Final = re.compile(r"\bgpt-.*-search-(?:preview|api)\b")
-"""OpenAI's models that search before each answer, whether or not they are asked to, and do not report it
-(https://platform.openai.com/docs/guides/tools-web-search)."""
 
 
 class Router:
@@ -160,7 +129,9 @@ class Router:
         rows = {model: self._prices.find(provider, model, now_s) for model in models}
         entries = [self._entry_of(provider, model, now_s) for model in rows]
         others = {model: Rates.of(row, _span(row, now_s)[0]) for model, row in rows.items() if row is not None}
-        searches = max([candidate.online_searches, *map(_searches_of, rows)])
+        searches = max(
+            [candidate.online_searches, *(online_searches(model) or int(searches_itself(model)) for model in rows)]
+        )
         unpriced = [model for model, row in rows.items() if row is None]
         others = {**candidate.others, **others}
         return replace(candidate, others=others, online_searches=searches), entries, unpriced
@@ -198,7 +169,7 @@ class Router:
         if not provider.enabled:
             return ()
         names = self._prices.models(config.provider)
-        return (name for name in names if name.startswith(entry[:-1]) and is_asked_here(name, provider))
+        return (name for name in names if name.startswith(entry[:-1]) and is_asked_here(name, provider.served))
 
     def _matching(self, name: str, now_s: float) -> ModelConfig | None:
         """Return the entry of the longest prefix whose provider has a price for a name, under that name."""
@@ -250,8 +221,8 @@ class Router:
             config.vocabulary or vocabulary_for(config.model),
             config.max_output_tokens,
             exact_vocabulary=exact,
-            online_searches=ONLINE_SEARCHES if ONLINE in config.model.lower() else 0,
-            searches_itself=_SEARCHES_ITSELF.search(config.model) is not None,
+            online_searches=online_searches(config.model),
+            searches_itself=searches_itself(config.model),
             health=self._health.of(provider.name),
             answered_by=config.answered_by,
             disconnect_drain_s=(
@@ -266,8 +237,3 @@ def _span(row: PriceRow, now_s: float) -> tuple[int, int]:
     minute, changes = int(now_s % DAY_S // MINUTE_S), row.changes_at
     begins = max((change for change in changes if change <= minute), default=0)
     return begins, min((change for change in changes if change > minute), default=MINUTES_OF_DAY)
-
-
-def _searches_of(model: str) -> int:
-    """Return what another model that may answer searches by its name alone."""
-    return ONLINE_SEARCHES if ONLINE in model.lower() else int(_SEARCHES_ITSELF.search(model) is not None)

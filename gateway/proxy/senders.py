@@ -9,12 +9,14 @@ TOOLS: whatever clients send, the ledger has no other names.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
 from functools import lru_cache
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import msgspec
 from multidict import MultiMapping, istr
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
 
 MOST_CHARACTERS: Final = 128
 MOST_AGENT_BYTES: Final = 256
@@ -47,6 +49,8 @@ TOOLS: Final[Mapping[str, str]] = {
     },
 }
 """Tools and libraries by the product that their User-Agent begins with, in lower case."""
+OUTPUT_SETTINGS: Final[Mapping[str, str]] = {"claude-code": "CLAUDE_CODE_MAX_OUTPUT_TOKENS"}
+"""What the user of a tool sets to have it ask for less output."""
 FAMILIES: Final = ("codex", "geminicli")
 """Products that are followed by what kind of the tool it is: `codex_exec`, `GeminiCLI-tui`."""
 _LANGUAGES: Final = frozenset({"python", "js"})
@@ -62,6 +66,12 @@ class Sender(msgspec.Struct, frozen=True):
     parent_agent: str | None = None
     tool: str | None = None
     tool_version: str | None = None
+
+    def output_setting(self, field: str | None) -> str | None:
+        """Return by what the output is limited: the field of the request, and the setting of a tool whose user never
+        sees that."""
+        setting = OUTPUT_SETTINGS.get(self.tool or "")
+        return field if field is None or setting is None else f"{field} ({setting})"
 
 
 NOBODY: Final = Sender()

@@ -23,7 +23,7 @@ from gateway.server import refusals
 from gateway.server.refusals import Refuse
 
 if TYPE_CHECKING:
-    from billing.holds.hold import Hold
+    from billing.holds.model import Hold
     from billing.principals import Principal
     from gateway.dialects.base import Match
     from gateway.dialects.facts import Created, Creation, ParsedRequest, Reported, Stored, Work
@@ -111,7 +111,11 @@ class StoredObjects:
         if created is None or stored is None or stored.creation is None:
             return
         owned = OwnedObject(
-            *(created.object_id, route.provider.name, context.principal.account_id, stored.creation.kind, route.model),
+            created.object_id,
+            route.provider.name,
+            context.principal.account_id,
+            stored.creation.kind,
+            route.model,
             total_tokens if stored.whole else None,
             stored.tools,
         )

@@ -13,7 +13,6 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Iterable, Mapping
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Final
 
@@ -21,11 +20,13 @@ import msgspec
 
 from billing.holds.redis.connection import RedisError
 from billing.holds.upkeep import asked_to_end
-from billing.shapes.operation import ProviderShape, TargetShape
+from billing.schemas.system import ProviderShape, TargetShape
 from billing.times import rfc3339
 from gateway.upstream.health import MAX_COOLDOWN_S, TargetHealth
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Mapping
+
     from billing.holds.redis.state import RedisState
     from gateway.config.providers import ProviderConfig
     from gateway.config.settings import Settings

@@ -13,7 +13,6 @@ import errno
 import logging
 import socket
 from collections import deque
-from collections.abc import Callable
 from contextlib import suppress
 from typing import TYPE_CHECKING, Final
 
@@ -23,6 +22,8 @@ from gateway.server import refusals
 from gateway.server.ids import Ulids
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from gateway.server.clients import Clients
     from gateway.server.connection import EdgeProtocol
 

@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import inspect
 from collections import deque
-from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any, Final, Literal, cast
 
 from aiohttp import http_exceptions, http_parser, web, web_protocol
@@ -87,6 +86,8 @@ class _Absent:
 
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
     from aiohttp.http_exceptions import HttpProcessingError, LineTooLong
     from aiohttp.http_parser import RawRequestMessage
     from aiohttp.web_protocol import ERROR
@@ -155,7 +156,7 @@ def _of_messages() -> Iterator[str]:
 def _of_instances() -> Iterator[str]:
     """Make a server and a connection, which need no running loop for that, and compare them."""
     try:
-        server: Any = web.Server(_never, loop=cast(Any, object()))
+        server: Any = web.Server(_never, loop=cast("Any", object()))
         connection = server()
     except Exception as error:  # any exception of a changed constructor
         yield f"a RequestHandler can't be made ({type(error).__name__}: {error})"

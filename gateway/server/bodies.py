@@ -11,12 +11,12 @@ import asyncio
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from functools import partial
 from typing import Final, Literal, ParamSpec, TypeVar
 
 from billing.errors import MetergateError
 from billing.fair_queue import FairQueue
+from gateway.config.defaults import BodySettings
 
 REST: Final = 2.0
 """How long the thread rests after each piece of work, in times of what that took: a third of the time is the most in
@@ -27,16 +27,6 @@ UNCOUNTED_BYTES: Final = 16_384
 
 P = ParamSpec("P")
 T = TypeVar("T")
-
-
-@dataclass(frozen=True, slots=True)
-class BodyRules:
-    """Bounds in bytes. A body above `large_bytes` is worked on off the event loop. The most that one body may have is
-    not above the other two, so that each can pass where it is alone."""
-
-    large_bytes: int
-    worker_bytes: int
-    account_bytes: int
 
 
 class TooManyBytes(MetergateError):
@@ -78,8 +68,11 @@ class Kept:
 class Bodies:
     """The bodies of one worker."""
 
-    def __init__(self, rules: BodyRules) -> None:
-        self.rules = rules
+    def __init__(self, settings: BodySettings, largest_bytes: int = 0) -> None:
+        """The largest body always fits where it is alone."""
+        self.large_bytes = settings.large_body_bytes
+        self._most_bytes = max(settings.body_bytes_in_flight, largest_bytes)
+        self._most_account_bytes = max(settings.account_body_bytes_in_flight, largest_bytes)
         self.size_bytes = 0
         self._by_account: dict[str, int] = {}
         self._turns = FairQueue()
@@ -91,9 +84,9 @@ class Bodies:
 
     def fit(self, account_id: str, more_bytes: int) -> None:
         """Raise `TooManyBytes` where so many more would not fit."""
-        if self._by_account.get(account_id, 0) + more_bytes > self.rules.account_bytes:
+        if self._by_account.get(account_id, 0) + more_bytes > self._most_account_bytes:
             raise TooManyBytes("account")
-        if self.size_bytes + more_bytes > self.rules.worker_bytes:
+        if self.size_bytes + more_bytes > self._most_bytes:
             raise TooManyBytes("gateway")
 
     def add(self, account_id: str, more_bytes: int) -> None:

@@ -6,10 +6,10 @@ answers in spite of `no-store` must not give one customer's answer to another.
 
 from typing import Final
 
-from billing.keys.presented import KEY_HEADERS
+from gateway.dialects.declared import KEY_HEADERS, of_all
 
 NO_STORE: Final = "private, no-store"
-VARY: Final = ", ".join(("Authorization", *KEY_HEADERS, "anthropic-version", "x-goog-api-client"))
+VARY: Final = ", ".join(("Authorization", *KEY_HEADERS, *of_all(lambda each: each.known_by)))
 PRIVATE: Final = {"Cache-Control": NO_STORE, "Vary": VARY}
 PRIVATE_LINES: Final = "".join(f"{name}: {value}\r\n" for name, value in PRIVATE.items()).encode()
 """The same as header lines, each with its CRLF."""

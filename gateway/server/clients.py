@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
-from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import TYPE_CHECKING, Final, Literal, Protocol
@@ -22,6 +21,7 @@ from billing.addresses import Addresses
 
 if TYPE_CHECKING:
     import asyncio
+    from collections.abc import Callable, Collection, Sequence
 
 logger = logging.getLogger(__name__)
 

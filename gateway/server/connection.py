@@ -143,7 +143,15 @@ class EdgeProtocol(GuardedProtocol):
         self._request_in_progress = True
         if not payload.is_eof() or self._trusted:
             self.begin(payload, message.headers)  # type: ignore[union-attr]  # `_metered` has seen to it
-        self._exchange = Exchange(self, message, payload, match, self._rules.cors)  # type: ignore[arg-type]
+        rules = self._rules
+        self._exchange = Exchange(
+            self,
+            message,  # type: ignore[arg-type]
+            payload,
+            match,
+            rules.cors,
+            rules.client_write_timeout_s,
+        )
         if self._serving is None:
             self._serving = self._loop.create_task(self._serve_calls())
         elif self._turn is not None and not self._turn.done():

@@ -10,6 +10,7 @@ from typing import Final
 
 from aiohttp import web
 
+from gateway.dialects.declared import KEY_HEADERS, of_all
 from gateway.server.ids import (
     ATTEMPTS,
     BALANCE,
@@ -27,31 +28,43 @@ ANY: Final = "*"
 METHODS: Final = "GET, POST, PUT, PATCH, DELETE, OPTIONS"
 MAX_AGE_S: Final = 7200
 """How long a browser need not ask again; none of them remembers it for longer."""
-PATHS: Final = ("/v1/", "/v1beta/", "/v2/", "/openai/", "/azure/", "/api/")
+PATHS: Final = (*of_all(lambda each: each.paths), "/api/")
 """What the paths begin with that show their key in a header: those of every dialect, and the billing API."""
 ALLOWED: Final = (
-    *("authorization", "content-type", "accept", "x-api-key", "api-key", "x-goog-api-key", "x-goog-api-client"),
-    *(
-        "x-admin-key",
-        "x-service-name",
-        "x-organization-id",
-        "x-request-id",
-        "x-metergate-include-cost",
-        "x-metergate-tags",
-        "idempotency-key",
-    ),
-    *("openai-beta", "openai-organization", "openai-project", "anthropic-version", "anthropic-beta"),
-    "anthropic-dangerous-direct-browser-access",
+    "authorization",
+    "content-type",
+    "accept",
+    *KEY_HEADERS,
+    "x-admin-key",
+    "x-service-name",
+    "x-organization-id",
+    "x-request-id",
+    "x-metergate-include-cost",
+    "x-metergate-tags",
+    "idempotency-key",
+    *of_all(lambda each: (*each.sent_headers, *each.browser_headers)),
 )
-"""Headers that a browser may send, in lower case, beside ALLOWED_PREFIX."""
-ALLOWED_PREFIX: Final = "x-stainless-"
-"""What OpenAI's and Anthropic's SDKs say of themselves: each name must be told, a prefix can't be."""
+"""Headers that a browser may send, in lower case, beside those that begin with one of ALLOWED_PREFIXES."""
+ALLOWED_PREFIXES: Final = of_all(lambda each: each.sent_prefixes)
+"""Each name must be told to a browser, a prefix can't be."""
 MAX_ASKED: Final = 64
 EXPOSED: Final = ", ".join(
     (
-        *(REQUEST_ID, UPSTREAM_REQUEST_ID, CHARGE, COST, BALANCE, GRANTED, GRANTED_CALLS, PROVIDER, MODEL, ATTEMPTS),
+        REQUEST_ID,
+        UPSTREAM_REQUEST_ID,
+        CHARGE,
+        COST,
+        BALANCE,
+        GRANTED,
+        GRANTED_CALLS,
+        PROVIDER,
+        MODEL,
+        ATTEMPTS,
         *(f"x-ratelimit-{what}-{of}" for what in ("limit", "remaining", "reset") for of in ("requests", "tokens")),
-        *("retry-after", "retry-after-ms", "x-should-retry", "idempotent-replayed"),
+        "retry-after",
+        "retry-after-ms",
+        "x-should-retry",
+        "idempotent-replayed",
     )
 )
 
@@ -61,14 +74,14 @@ class Cors:
 
     def __init__(self, origins: tuple[str, ...]) -> None:
         self._any = ANY in origins
-        self._told = {origin.lower(): _headers(origin.lower()) for origin in origins}  # as browsers spell them
+        self._by_origin = {origin.lower(): _headers(origin.lower()) for origin in origins}  # as browsers spell them
         self._others = {"Vary": "Origin"}
-        self._lines = {origin: _lines(headers) for origin, headers in self._told.items()}
+        self._lines = {origin: _lines(headers) for origin, headers in self._by_origin.items()}
         self._other_lines = _lines(self._others)
 
     def headers(self, origin: str | None) -> dict[str, str]:
         """Return what an answer says to a page of this origin."""
-        return self._told.get(self._known(origin), self._others)
+        return self._by_origin.get(self._known(origin), self._others)
 
     def lines(self, origin: str | None) -> bytes:
         """Return the same as header lines, each with its CRLF."""
@@ -79,8 +92,8 @@ class Cors:
 
     async def on_prepare(self, request: web.Request, response: web.StreamResponse) -> None:
         """Add it to an answer of the application."""
-        told, varies = self.headers(request.headers.get("Origin")), response.headers.get("Vary")
-        response.headers.update(told if varies is None else {**told, "Vary": f"{varies}, {told['Vary']}"})
+        headers, varies = self.headers(request.headers.get("Origin")), response.headers.get("Vary")
+        response.headers.update(headers if varies is None else {**headers, "Vary": f"{varies}, {headers['Vary']}"})
 
     def preflight(self, request: web.Request) -> web.Response | None:
         """Return the answer to a browser that asks what it may send, without a key; None for any other request."""
@@ -88,7 +101,7 @@ class Cors:
         if request.method != "OPTIONS" or not asked or not request.path.startswith(PATHS):
             return None
         names = request.headers.get("Access-Control-Request-Headers", "").lower().split(",", MAX_ASKED)[:MAX_ASKED]
-        more = sorted({name for each in names if (name := each.strip()).startswith(ALLOWED_PREFIX)})
+        more = sorted({name for each in names if (name := each.strip()).startswith(ALLOWED_PREFIXES)})
         headers = {
             "Access-Control-Allow-Methods": METHODS,
             "Access-Control-Allow-Headers": ", ".join((*ALLOWED, *more)),

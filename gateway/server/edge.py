@@ -13,7 +13,7 @@ from aiohttp import HttpVersion11, StreamReader, web
 from aiohttp.hdrs import EXPECT
 from multidict import CIMultiDict, CIMultiDictProxy
 
-from billing.expectations import AWAITS_CONTINUE
+from billing.api.expect_continue import AWAITS_CONTINUE
 from gateway.dialects.base import Match
 from gateway.server import refusals
 from gateway.server.accepting import Acceptor, EdgeSite
@@ -47,7 +47,7 @@ class EdgeServer(web.Server):
         clients: Clients | None = None,
     ) -> None:
         async def handle(request: web.BaseRequest) -> web.StreamResponse:
-            if cast(EdgeProtocol, request.protocol).refused:
+            if cast("EdgeProtocol", request.protocol).refused:
                 return refusals.too_many_connections().response(self.new_id())
             expects = request._headers.get(EXPECT)  # `headers` keeps what it has given once
             if expects:
@@ -69,7 +69,9 @@ class EdgeServer(web.Server):
         self.hand = hand
         self.rules = rules or EdgeRules()
         self.clients = clients or Clients(self.rules.connections, self._loop)
-        self.shared = Shared(Pace(self.rules.body_bytes_per_s, self._loop), Heads(self.rules.head_bytes), self.clients)
+        self.shared = Shared(
+            Pace(self.rules.body_bytes_per_s, self._loop), Heads(self.rules.head_bytes_in_flight), self.clients
+        )
         self.new_id = Ulids()
 
     def _noted_request(self, message: Any, payload: StreamReader, protocol: Any, writer: Any, task: Any) -> Any:
@@ -143,7 +145,10 @@ def route_of(
         protocol = request.protocol
         if not isinstance(protocol, EdgeProtocol):
             return await serve_plainly(serve, request, match)
-        exchange = Exchange(protocol, request._message, request.content, match, protocol._rules.cors)
+        rules = protocol._rules
+        exchange = Exchange(
+            protocol, request._message, request.content, match, rules.cors, rules.client_write_timeout_s
+        )
         protocol.begins(exchange, asyncio.current_task())
         try:
             await serve(exchange)

@@ -19,15 +19,16 @@ from typing import TYPE_CHECKING, Final, Literal
 
 from aiohttp import EMPTY_PAYLOAD, ClientConnectionResetError, HttpVersion11, StreamReader, web
 from aiohttp.hdrs import CONTENT_ENCODING, EXPECT
-from multidict import CIMultiDictProxy
 
+from billing.api.expect_continue import CONTINUE
 from billing.codings import BadCoding, Decoder, decoder_of
 from billing.errors import MetergateError
-from billing.expectations import CONTINUE
 from gateway.server.ids import date_now
 from gateway.server.stalls import cut_where_stalled
 
 if TYPE_CHECKING:
+    from multidict import CIMultiDictProxy
+
     from gateway.dialects.base import Envelope, Match
     from gateway.server.cors import Cors
     from gateway.server.ports import ClientConnection, Head
@@ -36,8 +37,8 @@ if TYPE_CHECKING:
 RESET_AT_CLOSE: Final = struct.pack("ii", 1, 0)
 CONTINUES: Final = "100-continue"
 LAST_CHUNK: Final = b"0\r\n\r\n"
-WRITE_TIMEOUT_S: Final = 60.0
-"""The default of `write_timeout_s`."""
+CLIENT_WRITE_TIMEOUT_S: Final = 60.0
+"""The default of `client_write_timeout_s`."""
 Cut = Literal["client_stalled", "max_request_s", "hold_closed", "shutting_down"]
 Ended = Cut | Literal["client_gone"]
 _STATUS_LINES: Final = {
@@ -71,12 +72,12 @@ class ClientGone(MetergateError):
 class Exchange:
     """Read the body, then `answer`, or `begin`, `put` and `end`; `abort` and `cut` cut. `begun` says that an answer was
     begun, `whole` that it was written to its end, `cut_for` why it was cut. A client that takes nothing for
-    `write_timeout_s` while bytes wait for it is cut off."""
+    `client_write_timeout_s` while bytes wait for it is cut off."""
 
     __slots__ = (
         *("_chunked", "_cors", "_head", "_in_chunks", "_protocol", "account", "begun", "cut_for", "envelope"),
         *("headers", "keep_alive", "match", "over", "path", "payload", "raw_headers", "version", "whole"),
-        *("write_timeout_s",),
+        *("client_write_timeout_s",),
     )
 
     def __init__(
@@ -86,6 +87,7 @@ class Exchange:
         payload: StreamReader,
         match: Match | None,
         cors: Cors | None = None,
+        client_write_timeout_s: float = CLIENT_WRITE_TIMEOUT_S,
     ) -> None:
         """`match` is the endpoint that the request is sent to, None of what is no request; `cors` is what browsers are
         told, None where they are told nothing."""
@@ -113,7 +115,7 @@ class Exchange:
         self.begun = False
         self.whole = False
         self.cut_for: Cut | None = None
-        self.write_timeout_s = WRITE_TIMEOUT_S
+        self.client_write_timeout_s = client_write_timeout_s
 
     def claim(self, account: str) -> bool:
         """Note whose request this is. False where the account has its share of connections."""
@@ -257,7 +259,7 @@ class Exchange:
     async def _drained(self) -> None:
         protocol, cut = self._protocol, partial(self.cut, "client_stalled")
         try:
-            with cut_where_stalled(protocol.transport, protocol._loop, self.write_timeout_s, cut):
+            with cut_where_stalled(protocol.transport, protocol._loop, self.client_write_timeout_s, cut):
                 await protocol._drain_helper()
         except (ClientConnectionResetError, ConnectionResetError) as error:
             raise ClientGone from error

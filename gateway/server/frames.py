@@ -14,7 +14,7 @@ import msgspec
 from msgspec import Raw
 
 from gateway.dialects.events import EVENT_END, event_data
-from gateway.server.exchange import WRITE_TIMEOUT_S, BodyTooLarge, ClientGone, Ended, Exchange
+from gateway.server.exchange import BodyTooLarge, ClientGone, Ended, Exchange
 
 if TYPE_CHECKING:
     from aiohttp import web
@@ -47,6 +47,8 @@ class FrameExchange(Exchange):
         match: Match,
         body: bytes,
         over: Transport,
+        *,
+        client_write_timeout_s: float,
     ) -> None:
         """`request` is the one that opened the connection; providers are asked `over` this."""
         self._socket = socket
@@ -68,7 +70,7 @@ class FrameExchange(Exchange):
         self.keep_alive = True
         self.begun = self.whole = False
         self.cut_for = None
-        self.write_timeout_s = WRITE_TIMEOUT_S
+        self.client_write_timeout_s = client_write_timeout_s
         self.over = over
 
     @property
@@ -143,7 +145,7 @@ class FrameExchange(Exchange):
         """Send what waits, or find that the client has left; one that takes nothing is cut off."""
         while self._waiting and not self._broken:
             try:
-                async with asyncio.timeout(self.write_timeout_s):
+                async with asyncio.timeout(self.client_write_timeout_s):
                     await self._socket.send_str(self._waiting.popleft().decode("utf-8", "replace"))
             except TimeoutError:
                 self.cut("client_stalled")

@@ -12,18 +12,19 @@ import asyncio
 import logging
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, cast
 
+import msgspec
 from aiohttp import EMPTY_PAYLOAD, StreamReader, web
 from multidict import MultiMapping
 
 from billing.addresses import FORWARDED_HEADER, Addresses
+from gateway.config.defaults import EdgeSettings
 from gateway.server import refusals
 from gateway.server.aiohttp_private import ERROR, HttpProcessingError, LineTooLong, RawRequestMessage
 from gateway.server.clients import ConnectionRules
-from gateway.server.cors import Cors
-from gateway.server.exchange import WRITE_TIMEOUT_S, BodyTooSlow, Exchange, FramingTooLarge
+from gateway.server.exchange import BodyTooSlow, Exchange, FramingTooLarge
 from gateway.server.heads import LOOKED_BACK_BYTES, ChunkedEnd
 from gateway.server.paced import PacedProtocol
 from gateway.server.plain import Written
@@ -31,6 +32,7 @@ from gateway.server.stalls import cut_where_stalled
 
 if TYPE_CHECKING:
     from gateway.server.clients import Awaited, Clients
+    from gateway.server.cors import Cors
     from gateway.server.heads import Heads
     from gateway.server.paced import Pace
 
@@ -40,30 +42,17 @@ MAX_HEAD_BYTES: Final = 65_536
 """Of a head that does not come in one piece; a single line is bounded by aiohttp, at 8 KiB."""
 
 
-@dataclass(frozen=True, slots=True)
-class EdgeRules:
+class EdgeRules(EdgeSettings, frozen=True, kw_only=True):
     """What the edge follows of the configuration."""
 
-    linger_s: float = 2.0
-    linger_bytes: int = 16 << 20
-    head_timeout_s: float = 10.0
-    max_connections: int = 10_000
-    connections_per_address: int = 10_000
-    connections_per_account: int = 10_000
-    addresses: Addresses = field(default_factory=Addresses)
+    addresses: Addresses = msgspec.field(default_factory=Addresses)
     """Finds the address that a connection of a trusted proxy counts for."""
-    body_min_bytes_per_s: int = 500
-    body_slow_s: float = 20.0
-    """How far a body may fall behind that."""
     max_body_bytes: int = 1 << 30
     """Of a request to a metered endpoint, chunks with their framing beside what every chunk needs."""
     max_api_body_bytes: int = 1 << 30
     """And of any other."""
-    body_bytes_per_s: int = 32 << 20
-    write_timeout_s: float = WRITE_TIMEOUT_S
     cors: Cors | None = None
     """The answers to browsers; None where there are none."""
-    head_bytes: int = 32 << 20
 
     @property
     def connections(self) -> ConnectionRules:
@@ -231,9 +220,13 @@ class GuardedProtocol(PacedProtocol):
         exchange = self._exchange
         if exchange is None:
             message = self._request._message if self._request is not None else ERROR
-            exchange = Exchange(self, message, EMPTY_PAYLOAD, None, self._rules.cors)
+            exchange = self._without_endpoint(message)
         exchange.keep_alive = False
         refusal.answer(exchange, self._new_id())
+
+    def _without_endpoint(self, message: Any) -> Exchange:
+        """Return an exchange of a request that is sent to no endpoint, with no body."""
+        return Exchange(self, message, EMPTY_PAYLOAD, None, self._rules.cors, self._rules.client_write_timeout_s)
 
     def claim(self, account: str) -> bool:
         """Count this connection for an account until another one uses it; False where that has its share."""
@@ -249,7 +242,7 @@ class GuardedProtocol(PacedProtocol):
         wire = self._wire
         super().force_close()
         if wire is not None and wire.get_write_buffer_size():
-            self._loop.call_later(self._rules.write_timeout_s, wire.abort)
+            self._loop.call_later(self._rules.client_write_timeout_s, wire.abort)
 
     def _end_unread(self, since_s: float) -> None:
         """Break off where the end of an answer was not taken, and nothing was asked since."""
@@ -411,7 +404,7 @@ class GuardedProtocol(PacedProtocol):
         if self._exchange is not None or not self._paused or self.transport is None:
             return await super()._drain_helper()
         transport = self.transport
-        with cut_where_stalled(transport, self._loop, self._rules.write_timeout_s, transport.abort):
+        with cut_where_stalled(transport, self._loop, self._rules.client_write_timeout_s, transport.abort):
             return await super()._drain_helper()
 
     async def _discard(self, payload: StreamReader, announced_bytes: int = 0) -> None:
@@ -454,7 +447,7 @@ class GuardedProtocol(PacedProtocol):
         self._since_s = self._loop.time()
         self._rest()
         if self._wire is not None and self._wire.get_write_buffer_size():
-            self._loop.call_later(self._rules.write_timeout_s, self._end_unread, self._since_s)
+            self._loop.call_later(self._rules.client_write_timeout_s, self._end_unread, self._since_s)
         return response, gone
 
     def handle_error(
@@ -469,7 +462,7 @@ class GuardedProtocol(PacedProtocol):
         if request.writer.output_size > 0:
             raise ConnectionError("a part of another answer is out")
         refusal = self._refuse(exc)
-        exchange = Exchange(self, request._message, EMPTY_PAYLOAD, None, self._rules.cors)
+        exchange = self._without_endpoint(request._message)
         exchange.keep_alive = False
         refusal.answer(exchange, self._new_id())
         return Written(exchange)

@@ -19,7 +19,7 @@ from urllib.parse import quote
 from billing.money import format_usd
 
 if TYPE_CHECKING:
-    from billing.holds.hold import Hold
+    from billing.holds.model import Hold
 
 REQUEST_ID: Final = "x-request-id"
 UPSTREAM_REQUEST_ID: Final = "x-upstream-request-id"

@@ -85,6 +85,10 @@ def raise_file_limit() -> None:
         resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
+LEAST_SHARERS: Final = 2
+"""No address, no account and no kind of WebSocket takes more than one part in so many of a process's connections."""
+
+
 def connections_within(wanted: int) -> int:
     """Return how many clients' connections there may be of those that the configuration allows: each may need another
     one, to a provider."""

@@ -10,14 +10,16 @@ between, and each slice is paid for before the next.
 
 from __future__ import annotations
 
-import asyncio
 from collections import OrderedDict, deque
 from collections.abc import Callable
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from aiohttp import web
 
 from gateway.server.exchange import LARGE_PIECE_BYTES
+
+if TYPE_CHECKING:
+    import asyncio
 
 LINE_END: Final = b"\r\n"
 SLICE_LINES: Final = 256

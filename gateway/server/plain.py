@@ -11,20 +11,20 @@ aiohttp's parser takes the last trailer of a chunked request for the first heade
 from __future__ import annotations
 
 import asyncio
-import socket
-from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, cast
 
 from aiohttp import ClientConnectionResetError, HttpVersion, web
 from aiohttp.hdrs import TRANSFER_ENCODING
+from multidict import CIMultiDictProxy
 
 from gateway.server.exchange import Exchange
 from gateway.server.listening import BACKLOG
 
 if TYPE_CHECKING:
-    from multidict import CIMultiDictProxy
+    import socket
+    from collections.abc import Awaitable, Callable, Iterator
 
     from gateway.dialects.base import Match
     from gateway.server.guard import EdgeRules
@@ -176,7 +176,9 @@ async def serve_plainly(
 ) -> web.StreamResponse:
     """Serve a metered request of aiohttp's own connection; it is cancelled when its client leaves."""
     connection, rules = PlainConnection(request), cast("EdgeRules", request.app[RULES])
-    exchange = Exchange(connection, PlainHead.of(request), request.content, match, rules.cors)
+    exchange = Exchange(
+        connection, PlainHead.of(request), request.content, match, rules.cors, rules.client_write_timeout_s
+    )
     task = asyncio.current_task()
     assert task is not None  # noqa: S101  (aiohttp runs every handler in a task)
     try:

@@ -9,14 +9,16 @@ reset. It is asked again and again, ever more seldom.
 
 from __future__ import annotations
 
-import asyncio
 import errno
 import socket
-from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Final, Protocol
+from typing import TYPE_CHECKING, Final, Protocol
 
-from billing.expectations import CONTINUE
+from billing.api.expect_continue import CONTINUE
+
+if TYPE_CHECKING:
+    import asyncio
+    from collections.abc import Callable, Iterator
 
 LOOKS: Final = 8
 """How often it is looked, within that time, whether a client that has to catch up has taken anything."""

@@ -21,15 +21,15 @@ from __future__ import annotations
 
 import asyncio
 from collections import OrderedDict
-from collections.abc import AsyncIterator, Awaitable, Callable
-from typing import TYPE_CHECKING, Final, Protocol
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
+from typing import Final, Protocol
 
 import msgspec
 
 from billing.errors import MetergateError
 
-if TYPE_CHECKING:
-    from gateway.upstream.headers import RawHeaders
+RawHeaders = Iterable[tuple[bytes, bytes]]
+"""Headers as the parsers give them."""
 
 
 class UpstreamError(MetergateError):

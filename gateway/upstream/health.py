@@ -65,8 +65,15 @@ class TargetHealth:
     """The circuit breaker of one target; `clock` returns monotonic seconds."""
 
     __slots__ = (
-        *("_clock", "_cooldown", "_failures", "_open_until_s", "_probe_until_s"),
-        *("generation", "on_change", "sound", "weight"),
+        "_clock",
+        "_cooldown",
+        "_failures",
+        "_open_until_s",
+        "_probe_until_s",
+        "generation",
+        "on_change",
+        "sound",
+        "weight",
     )
 
     def __init__(self, clock: Callable[[], float], cooldown: Cooldown, weight: int = 1) -> None:

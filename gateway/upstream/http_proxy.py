@@ -31,8 +31,7 @@ from gateway.upstream.base import (
 )
 
 if TYPE_CHECKING:
-    from gateway.upstream.base import ConnectionSlots, Drained, Sink
-    from gateway.upstream.headers import RawHeaders
+    from gateway.upstream.base import ConnectionSlots, Drained, RawHeaders, Sink
 
 READ_BUFFER_BYTES: Final = 65_536  # per answer; reading stops at twice that until the reader has caught up
 IN_PIECES_BYTES: Final = 262_144  # larger bodies are written piece by piece, as the socket takes them

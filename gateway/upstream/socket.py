@@ -33,7 +33,7 @@ from gateway.upstream.base import (
 )
 
 if TYPE_CHECKING:
-    from gateway.upstream.headers import RawHeaders
+    from gateway.upstream.base import RawHeaders
 
 ERROR: Final = "error"
 ERRORS: Final = range(400, 600)

@@ -28,7 +28,7 @@ from gateway.upstream.connection import Connection, StaleConnection
 from gateway.upstream.http_proxy import ProxiedResponse, ProxiedTransport
 
 if TYPE_CHECKING:
-    from gateway.upstream.response import Response
+    from gateway.upstream.connection import Response
 
 KEEPALIVE_S: Final = 75.0  # how long a connection may idle in the pool
 URLS_MAX: Final = 1_024  # addresses whose proxy is cached

@@ -10,7 +10,7 @@ from argon2 import PasswordHasher
 
 from billing.audit import Actor
 from billing.database.connection import Connection
-from billing.identity.codes import CodeRules, Codes
+from billing.identity.codes import Codes
 from billing.identity.credentials import Credentials
 from billing.identity.organizations import found
 from billing.identity.passwords import Passwords
@@ -22,6 +22,7 @@ from billing.identity.sign_in import SignIn
 from billing.identity.signing_keys import SigningKeys, TokenRules
 from billing.identity.users import Users
 from billing.plans import DEFAULT_PLAN
+from billing.settings import CodeSettings
 from tests.billing.support import Billing
 
 CHEAP = PasswordHasher(time_cost=1, memory_cost=8, parallelism=1)
@@ -78,7 +79,7 @@ class Registry:
         return [dict(row) for row in rows]
 
 
-def registry_of(billing: Billing, approval: Approval = "verified", rules: CodeRules | None = None) -> Registry:
+def registry_of(billing: Billing, approval: Approval = "verified", rules: CodeSettings | None = None) -> Registry:
     """People under a policy; `close` their passwords' threads afterwards."""
     database, new_id, clock = billing.database, billing.new_id, Clock()
     keys = SigningKeys(database, TokenRules(secret=SECRET), new_id, time.monotonic)
@@ -86,10 +87,10 @@ def registry_of(billing: Billing, approval: Approval = "verified", rules: CodeRu
     people = People(
         database,
         Users(database, new_id, approval),
-        Codes(database, new_id, rules or CodeRules(mails_per_address=20)),
+        Codes(database, new_id, rules or CodeSettings(mails_per_address=20)),
         Passwords(CHEAP),
         sessions,
-        billing.effects,
+        billing.change_notifier,
         new_id,
         clock,
     )

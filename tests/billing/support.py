@@ -15,9 +15,9 @@ from billing.accounts.accounts import Accounts
 from billing.accounts.grants import Grants
 from billing.accounts.member_limits import MemberLimits
 from billing.addresses import Addresses, parse_networks
-from billing.attempts import AttemptLimits, Attempts
+from billing.api.attempts import AttemptLimits, Attempts
+from billing.change_notifier import LiveBalance
 from billing.database.connection import Database
-from billing.effects import LiveBalance
 from billing.keys.keys import ApiKeys
 from billing.keys.principals import Principals
 from billing.ledger.debits import Debit
@@ -66,7 +66,7 @@ def attempts_of(limit: int, *trusted: str, clock: Callable[[], float] = time.mon
 
 @dataclass
 class RecordingEffects:
-    """Effects that record notifications, and return the live balances that a test has set."""
+    """ChangeNotifier that record notifications, and return the live balances that a test has set."""
 
     told: list[tuple[str, ...]] = field(default_factory=list)
     live: dict[str, LiveBalance] = field(default_factory=dict)

@@ -6,8 +6,9 @@ from collections.abc import Iterator
 import pytest
 
 from billing.fair_queue import FairQueue
+from gateway.config.defaults import BodySettings
 from gateway.proxy.preparation import TURN_CHARACTERS, counted_tokens
-from gateway.server.bodies import Bodies, BodyRules
+from gateway.server.bodies import Bodies
 from gateway.tokens import O200K, OFF_LOOP_CHARACTERS, Tokenizer
 
 
@@ -62,7 +63,7 @@ async def test_a_turn_whose_request_is_gone_goes_to_the_next_one() -> None:
 
 
 async def test_an_account_with_many_large_bodies_keeps_none_of_another_waiting_behind_them() -> None:
-    bodies, order = Bodies(BodyRules(large_bytes=1, worker_bytes=1, account_bytes=1)), []
+    bodies, order = Bodies(BodySettings(1, 1, 1)), []
     accounts = ["one", "one", "one", "one", "other"]
     await asyncio.gather(*[bodies.apart(name, order.append, name) for name in accounts])
     assert order == ["one", "one", "other", "one", "one"]

@@ -5,7 +5,7 @@ import pytest
 from billing.api.errors import BadRequest
 from billing.api.requests import encode_cursor, page_asked
 from billing.pages import BadCursor, check_seal, seal_of
-from billing.shapes.base import PageQuery
+from billing.schemas.base import PageQuery
 
 TRANSACTION = f"01M852Y7YRYEQPX11XSWPD37N1:-200:{'0a' * 16}:1795467190"
 

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from billing.shares import MILLION, parse_share
+from billing.money import MILLION, parse_share
 
 
 @given(st.integers(1, MILLION))

@@ -40,10 +40,10 @@ async def sign_in(page: "Page", served: Served, email: str, factor: str = "") ->
 
 
 async def make_key(page: "Page", served: Served, name: str) -> str:
-    """Make a key on its page; its secret, as the page shows it."""
+    """Create a key on its page; its secret, as the page shows it."""
     await page.goto(f"{served.console}/keys/new")
     await page.get_by_label("Name", exact=True).fill(name)
-    await page.get_by_role("button", name="Make the key").click()
+    await page.get_by_role("button", name="Create key").click()
     return await page.locator(".copyable code").first.inner_text()
 
 

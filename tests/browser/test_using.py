@@ -42,7 +42,7 @@ async def test_a_key_is_made_and_revoked_and_credit_bought_without_scripts(
     async with visiting(browser, console, "owner", java_script_enabled=False) as page:
         await page.goto(f"{base}/keys/new")
         await page.get_by_label("Name", exact=True).fill("laptop")
-        await page.get_by_role("button", name="Make the key").click()
+        await page.get_by_role("button", name="Create key").click()
         assert re.search(r"mg_\w{20}", await page.inner_text("main"))
         await page.get_by_role("link", name="Done: I have kept it").click()
         await page.get_by_role("button", name="Revoke", exact=False).last.click()

@@ -17,7 +17,7 @@ from typing import Final
 
 import aiohttp
 
-from billing.client import BillingClient, SpoolRules
+from metergate import Client, SpoolRules
 from tests.chaos.background import STRIKES
 from tests.chaos.harness import Customer, Stack, running
 from tests.chaos.quiet import wait_until_quiet
@@ -101,7 +101,7 @@ class _Services:
         await until(answered, f"a batch is answered\n{self.stack.log_tail()}", DELIVERED_S)
         return found
 
-    async def record(self, client: BillingClient) -> None:
+    async def record(self, client: Client) -> None:
         """Record by the client library."""
         count = 0
         while not self.stopped:
@@ -122,7 +122,7 @@ async def batches(*, times: int, seed: int, keep: bool) -> Counter[str]:
     async with running(workers=2, keep=keep, variables={"SERVICE_API_KEY": KEY}) as stack:
         services = _Services(stack, await stack.customer("1000"), chance)
         rules = SpoolRules(stack.folder / "events", first_wait_s=0.05, longest_wait_s=1.0)
-        client = BillingClient(stack.url, service_key=KEY, service_name="library", spool=rules)
+        client = Client(stack.url, service_key=KEY, service_name="library", spool=rules)
         async with client:
             tasks = [asyncio.create_task(services.send(number)) for number in range(SERVICES)]
             tasks.append(asyncio.create_task(services.record(client)))

@@ -9,8 +9,8 @@ import time
 from collections.abc import Awaitable, Callable
 from typing import Final
 
-from billing.holds.redis.state import Keyspace
-from gateway.stores import PRODUCTION_PARTITIONS
+from billing.holds.redis.layout import Keyspace
+from gateway.runtime.stores import PRODUCTION_PARTITIONS
 from tests.chaos.faults import Fault, Hit
 from tests.chaos.harness import Customer, Stack
 from tests.support.redis_cluster import Node, RedisCluster

@@ -16,7 +16,7 @@ import psutil
 
 from billing.holds.redis.client import RedisClient
 from billing.holds.redis.connection import RedisAway, RedisMoved, RedisTimeout
-from billing.holds.redis.state import Keyspace
+from billing.holds.redis.layout import Keyspace
 from tests.chaos.harness import Customer, Stack
 from tests.chaos.waiting import until
 

@@ -26,7 +26,8 @@ from gateway.embedded import stores
 from gateway.embedded.folders import POINTER_NAME
 from gateway.embedded.process import read_pid
 from gateway.embedded.servers import EmbeddedServers, Endpoints
-from gateway.runtime import Runtime, open_runtime
+from gateway.runtime.runtime import Runtime
+from gateway.runtime.wiring import open_runtime
 from tests.chaos.places import (
     ADMIN_KEY,
     ROOT,

@@ -18,18 +18,20 @@ import time
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import datetime
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from billing.database.connection import Database
 from billing.holds.redis.layout import AccountState, KeyState
 from billing.holds.redis.layout import Counter as Used
 from billing.ledger.verify import STATEMENT_TIMEOUT_S, verify
 from billing.quotas import Metric, Quota, window_id
-from gateway.runtime import Runtime
+from gateway.runtime.runtime import Runtime
 from tests.chaos.clients import Ended, Exchange
 from tests.chaos.harness import Customer, Excuse, Stack
 from tests.chaos.quiet import DRAINED_S, _journal
+
+if TYPE_CHECKING:
+    from datetime import datetime
 
 MOST_DETAILS = 10
 AHEAD_S = 3600

@@ -16,7 +16,6 @@ import aiohttp
 import msgspec
 import psutil
 
-from gateway.config.defaults import BOUNDS
 from tests.chaos.clients import DONE, Ended, Exchange
 from tests.chaos.faults import Fault
 from tests.chaos.harness import Customer, Stack
@@ -28,14 +27,12 @@ READ_BYTES: Final = 4096
 READERS: Final = 3
 """Of each kind, at a time."""
 PAUSE_S: Final = 8.0
-"""Longer than HOLD_TTL_S, shorter than WRITE_TIMEOUT_S."""
+"""Shorter than WRITE_TIMEOUT_S."""
 GIVE_UP_S: Final = 30.0
 """So long a client that reads no more looks on."""
-HOLD_TTL_S: Final = 5
 WRITE_TIMEOUT_S: Final = 12
-_KNOWN: Final = {"hold_ttl_s": HOLD_TTL_S, "client_write_timeout_s": WRITE_TIMEOUT_S}
-DEFAULTS_OF_SLOW_READERS: Final = {name: value for name, value in _KNOWN.items() if name in BOUNDS}
-"""Short, so that a strike sees the end of them; what this version does not know is left out."""
+DEFAULTS_OF_SLOW_READERS: Final = {"client_write_timeout_s": WRITE_TIMEOUT_S}
+"""Short, so that a strike sees the end of them."""
 
 BODY_BYTES: Final = 32 << 20
 BODY_MARGIN: Final = 4096

@@ -9,11 +9,12 @@ from collections.abc import Iterable, Sequence
 from typing import Any, Final
 
 from billing.ledger.verify import verify
+from billing.money import NANO_PER_CENT
 from billing.payments.decisions import TAKEN
 from billing.payments.in_force import included_credit
-from billing.payments.objects import NANO_PER_CENT, Invoice, Payment
+from billing.payments.objects import Invoice, Payment
 from billing.plans import Plan, Plans
-from gateway.runtime import Runtime
+from gateway.runtime.runtime import Runtime
 from tests.chaos.harness import Customer, Stack
 from tests.chaos.payers import CAP_CENTS, Payers
 from tests.chaos.tills import Objects, Till

@@ -3,10 +3,10 @@
 from contextlib import suppress
 
 from billing.database.connection import DatabaseError
-from billing.holds.partitions import NotReady
+from billing.holds.partition import NotReady
 from billing.holds.redis.connection import RedisError
 from billing.holds.redis.layout import Entry
-from gateway.runtime import Runtime
+from gateway.runtime.runtime import Runtime
 from tests.chaos.harness import Stack, until
 
 QUIET_BOUND_S = 120.0

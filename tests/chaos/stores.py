@@ -14,7 +14,7 @@ from typing import Final
 import aiohttp
 import asyncpg
 
-from billing.holds.redis.state import Keyspace
+from billing.holds.redis.layout import Keyspace
 from tests.chaos.between import between
 from tests.chaos.clients import Ended
 from tests.chaos.faults import Fault, Hit, all_of_postgres, command_redis, kill_redis, send_signal

@@ -7,10 +7,8 @@ import os
 import random
 import signal
 import sys
-from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import aiohttp
 import pytest
@@ -23,6 +21,10 @@ from billing.holds.redis.client import RedisClient
 from billing.ledger.verify import verify
 from tests.billing.support import PLANS, RecordingEffects
 from tests.support.ports import free_port
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+    from pathlib import Path
 
 KEY = "service-key-of-all-the-tests"
 HEADERS = {"X-API-Key": KEY, "X-Service-Name": "aura"}

@@ -13,12 +13,13 @@ from argon2 import PasswordHasher
 from ulid import ULID
 
 from gateway.app import serving
-from gateway.config.defaults import Limits
+from gateway.config.defaults import Defaults
 from gateway.config.settings import ProviderConfig, Secret, Settings
 from gateway.endpoints.reads import Health
 from gateway.metrics.registry import Metrics
 from gateway.proxy.handler import Proxy
-from gateway.runtime import Runtime, open_runtime
+from gateway.runtime.runtime import Runtime
+from gateway.runtime.wiring import open_runtime
 from gateway.server.edge import EdgeRunner
 from gateway.server.listening import address_of, bind
 from gateway.server.plain import PlainRunner
@@ -180,7 +181,7 @@ async def make_gateway(
             **defaults: Any,
         ) -> Gateway:
             settings = impatient(shipped_settings(ADMIN_KEY))
-            settings = replace(settings, defaults=replace(Limits(), **{**OF_TESTS, **defaults}))
+            settings = replace(settings, defaults=Defaults().having(**{**OF_TESTS, **defaults}))
             if upstream is not None:
                 providers = {
                     **settings.providers,

@@ -10,10 +10,10 @@ from typing import Any, Final
 import pytest
 from aiohttp.test_utils import TestClient, TestServer
 
-from billing.answers import Refused
-from billing.client import BillingClient, SpoolRules
+from billing.client.errors import Refused
 from billing.keys.secrets import new_secret
-from billing.shapes.service import NewUsage
+from billing.schemas.service import NewUsage
+from metergate import Client, SpoolRules
 from tests.gateway.conftest import Customer, MakeGateway
 from tests.gateway.test_metering import SERVICE_KEY, Service, ledger, sound, with_meters
 
@@ -53,7 +53,7 @@ async def test_the_documented_service(
     poor = await gateway.customer("0")
     assert await shown["run"](poor.account_id) == "no room"
 
-    async with BillingClient(gateway.url, service_key=SERVICE_KEY, service_name="aura") as client:
+    async with Client(gateway.url, service_key=SERVICE_KEY, service_name="aura") as client:
         app = TestClient(TestServer(shown["application"](client)))
         async with app:
             assert await statuses(app, customer) == [200, 200]
@@ -86,7 +86,7 @@ async def test_an_event_with_a_bad_text_is_parked_and_keeps_no_other_back(
     bad = {"nul": "a\0b", "surrogate": "a\ud800b", "low": "\udfff"}
     rules = SpoolRules(tmp_path, first_wait_s=0.01, longest_wait_s=0.02)
     options: Any = {"service_key": SERVICE_KEY, "service_name": "aura"}
-    async with BillingClient(gateway.url, spool=rules, **options) as client:
+    async with Client(gateway.url, spool=rules, **options) as client:
         texts = {**bad, **{f"e{number}": "good" for number in range(20)}}
         for name, text in texts.items():
             await client.record(

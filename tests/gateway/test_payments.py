@@ -98,7 +98,22 @@ async def test_an_exhausted_quota_leads_to_a_plan_that_answers(make_gateway: Mak
     assert daily["used"] > 0
     assert daily["remaining"] == daily["limit"] - daily["used"]
 
-    # With a subscription the same page changes it.
-    assert "The plan is Professional now" in await form(page.replace("starter", "professional"), key=payer)
-    async with customer.get("/api/billing/status") as answer:
-        assert (await answer.json())["plan"]["id"] == "professional"
+    # With a subscription the same page changes it: once what it charges, and by which means, was shown and confirmed.
+    async def plan() -> str:
+        async with customer.get("/api/billing/status") as answer:
+            return str((await answer.json())["plan"]["id"])
+
+    dearer = page.replace("starter", "professional")
+    for unconfirmed in ({}, {"confirmed": ""}, {"confirmed": "period_end"}, {"confirmed": "nothing"}):
+        shown = await form(dearer, key=payer, **unconfirmed)
+        assert re.search(r"about (\d+\.\d\d) USD are charged today by .+, for the rest of this period", shown), shown
+        assert "Then 299.00 USD at each renewal, next on" in shown
+        assert re.search(r'name="confirmed" value="now">Pay about \d+\.\d\d USD and change</button>', shown)
+        assert await plan() == "starter"
+    assert "You have this plan now" in await form(dearer, key=payer, confirmed="now")
+    assert await plan() == "professional"
+    assert "The plan Professional stays as it is" in await form(dearer, key=payer, confirmed="now")
+    cheaper = await form(page, key=payer, confirmed="now")
+    assert "Nothing is charged today; then 99.00 USD" in cheaper
+    assert "You get this plan with the next period" in await form(page, key=payer, confirmed="period_end")
+    assert await plan() == "professional"

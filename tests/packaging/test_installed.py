@@ -10,6 +10,7 @@ import tempfile
 import zipfile
 from collections.abc import Iterator
 from email.parser import Parser
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -87,11 +88,11 @@ def test_the_wheel_of_the_sdist_is_the_wheel_of_the_checkout(
 
 def test_the_wheel_has_every_file_of_the_packages(built: tuple[Path, Path]) -> None:
     kept = set(contents(built[1]))
-    for package in ("gateway", "billing"):
+    for package in ("gateway", "billing", "metergate"):
         there = [path for path in (CHECKOUT / package).rglob("*") if path.is_file()]
         assert {str(path.relative_to(CHECKOUT)) for path in there if "__pycache__" not in path.parts} <= kept
     information = built[1].name.split("-py")[0] + ".dist-info"
-    assert {Path(name).parts[0] for name in kept} == {"gateway", "billing", information}
+    assert {Path(name).parts[0] for name in kept} == {"gateway", "billing", "metergate", information}
 
 
 def test_what_the_distribution_says_of_itself(built: tuple[Path, Path]) -> None:
@@ -108,6 +109,14 @@ def test_what_the_distribution_says_of_itself(built: tuple[Path, Path]) -> None:
         names = {name.partition("/")[2] for name in archive.getnames()}
     assert {"LICENSE", "CHANGELOG.md", "SECURITY.md", "CONTRIBUTING.md", ".env.example", "docs/api.md"} <= names
     assert not any(name.startswith("tests/") for name in names)
+
+
+def test_the_installed_library_is_imported_by_its_public_name(shell: Shell) -> None:
+    python = str(Path(shell.program[0]).parent / "python")
+    code = "from metergate import Client; print(Client.__name__, Client.account.path)"
+    run = partial(subprocess.run, cwd=shell.folder, capture_output=True, text=True, timeout=WAIT_S, check=True)
+    assert run([python, "-c", code]).stdout.split() == ["Client", "/api/admin/accounts/{account_id}"]
+    assert run([python, "-m", "metergate", "--version"]).stdout == shell.run("--version").stdout
 
 
 def test_up_serves_in_an_empty_folder(shell: Shell) -> None:

@@ -8,7 +8,9 @@ redis_cluster      six servers of Redis Cluster
 shipped            the shipped settings and prices, read once
 answering          providers that do as they are told
 stories            tests that share one gateway
+tables             tables of cases in YAML, next to the tests that read them
 in_turn            cases of a test one after the other, with one set of fixtures
+refusals           one of everything that the proxy refuses
 gateways           requests to a gateway, and what must hold once one is over
 passed_answers     streams through a whole gateway
 unreported_costs   answers without a usage of their own
@@ -22,6 +24,7 @@ edge_clients       a client's connection to it, read strictly
 fed_connections    a provider's connection, fed by hand
 transcripts        what a page says to type, and what comes
 commands           `metergate` as a person runs it
+command_tree       every command, as it is called
 commander          the same from a process that has imported it
 supervised_worker  a worker for tests of the supervisor
 supervising        the supervisor, as a process

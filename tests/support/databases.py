@@ -10,15 +10,17 @@ import asyncio
 import secrets
 from collections import deque
 from collections.abc import Iterable, Mapping
-from concurrent.futures import Future
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import urlsplit, urlunsplit
 
 import asyncpg
 
 from gateway.embedded.servers import Endpoints
 from tests.support.loop_thread import TIMEOUT_S, LoopThread
+
+if TYPE_CHECKING:
+    from concurrent.futures import Future
 
 EMPTY: Final = "template0"
 """What has no schema to be brought back to."""

@@ -8,8 +8,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from gateway.upstream.base import UpstreamError, UpstreamTimeout, UpstreamUnreachable
-from gateway.upstream.connection import Connection
-from gateway.upstream.response import Response
+from gateway.upstream.connection import Connection, Response
 
 TIMEOUT_S: Final = 300.0
 """No test is silent for so long but those of silence, which have a shorter one."""

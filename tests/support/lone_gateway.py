@@ -10,15 +10,15 @@ import sys
 from dataclasses import replace
 
 from gateway.app import serving
-from gateway.config.defaults import Limits
+from gateway.config.defaults import Defaults
 from gateway.config.settings import Settings
-from gateway.runtime import open_runtime
+from gateway.runtime.wiring import open_runtime
 from tests.gateway.conftest import OF_TESTS, impatient, run
 from tests.support.shipped import shipped_settings
 
 
 def main(admin_key: str, key_prefix: str, processes: str) -> None:
-    settings = replace(impatient(shipped_settings(admin_key)), defaults=replace(Limits(), **OF_TESTS))
+    settings = replace(impatient(shipped_settings(admin_key)), defaults=Defaults().having(**OF_TESTS))
     settings = replace(settings, payment_provider="local")
     for _ in range(int(processes)):
         if os.fork() == 0:

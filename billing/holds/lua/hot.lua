@@ -11,7 +11,8 @@
 --           (where least is below most the hold is elastic: it takes the elastic share of the output tokens that are free
 --           in the tightest window or balance, or the elastic output tokens where that is more, so many being free;
 --           each rung is dearer input, in the place of the first: the dearest is held that leaves room for the elastic
---           output tokens, or for the most where that is less; the first input needs room for the least alone)
+--           output tokens, or for the most where that is less, and adds no more to the first input than the elastic share
+--           of what these two leave free; the first input needs room for the least alone)
 --           limits of the account, limits of the key (each: count B, then tag I4, limit i8), H + names, payload
 --   settle  B 2, c26 request id, H account, H key, i8 cost, i8 input tokens, i8 output tokens, payload
 --   void    B 3, c26 request id, H account, H key
@@ -138,9 +139,11 @@ local function admit(batch, item, at, account, key, user)
   local ids, rates, share = windows_at(now_s), {0, choices, 0, choices, unit}, batch.share
 
   -- The rungs from the dearest on, and the first input in the end: as `needed` output tokens of every choice fit beside
-  -- it. `room`: those that are free, counted up to where they are enough for `most`.
-  local first_input, first_cost, room, short, failed = input, input_cost
-  repeat
+  -- it. What a rung adds to the first input must also stay within the elastic share: it has to fit as if it were so much
+  -- more that the share of it is what it adds. `room`: output tokens that are free beside the rung that is chosen,
+  -- counted up to where they are enough for `most`.
+  local first_input, first_cost, chosen, room, short, failed = input, input_cost, rung == 0
+  while true do
     local needed = least
     if rung > 0 then
       input, input_cost = struct.unpack('<i8i8', item, rungs_at + rung * 16 - 16)
@@ -148,10 +151,15 @@ local function admit(batch, item, at, account, key, user)
     else
       input, input_cost = first_input, first_cost
     end
-    room, short, failed = most, available < input_cost + needed * unit, {}
+    local asked, asked_cost = input, input_cost
+    if not chosen then
+      asked = first_input + math.ceil((input - first_input) * 1000000 / share)
+      asked_cost = first_cost + math.ceil((input_cost - first_cost) * 1000000 / share)
+    end
+    room, short, failed = most, available < asked_cost + needed * unit, {}
     if least < most then room = floor(most * 1000000 / share) + 2 end
-    if not short and available - input_cost < room * unit then room = quotient(available - input_cost, unit) end
-    local fixed = {1, input, input, 0, input_cost}
+    if not short and available - asked_cost < room * unit then room = quotient(available - asked_cost, unit) end
+    local fixed = {1, asked, asked, 0, asked_cost}
     room = check_limits(account, 12, 0, account_limits, ids, fixed, rates, needed, room, failed)
     room = room and check_limits(key, 6, 1, key_limits, ids, fixed, rates, needed, room, failed)
     if not room then return {7} end
@@ -159,9 +167,10 @@ local function admit(batch, item, at, account, key, user)
       room = check_limits(user, 6, 2, user_limits, ids, fixed, rates, needed, room, failed)
       if not room then return {12} end
     end
-    rung = rung - 1
-  until rung < 0 or not (short or #failed > 0)
-  rung = rung + 1
+    if chosen then break end
+    if short or #failed > 0 then rung = rung - 1 end
+    chosen = rung == 0 or not (short or #failed > 0)
+  end
   if #failed > 0 and (failed.spent or not short) then return {2, now_s * 1000, unpack(failed)} end
   if short then return {1, available, required, held} end
   -- 10 and 4: running

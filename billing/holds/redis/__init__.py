@@ -3,8 +3,6 @@
 client       Redis as the engine sees it: one server, or a cluster whose slots are followed
 server       one server: a connection for scripts, one for plain commands; subscriptions
 connection   commands and script calls: one write and one parsed reply each, any number in flight; what can go wrong
-session      what was agreed on with one server over one connection, and whether it keeps what it is sent
-batcher      one script call for each turn of the event loop
 state        the names of keys, the partition of an account, and what the scripts have written, read back
 layout       the packed layout of state, on Python's side; `lua/_state.lua` is the other
 """

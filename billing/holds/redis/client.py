@@ -10,16 +10,32 @@ where ASK leads is half a partition. What a server tells of slots (`Shard`) may 
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import unquote, urlsplit
 
-from billing.holds.redis.connection import Argument, OnReply, RedisAway, RedisError, RedisStrange, Script, in_time
+from billing.holds.redis.connection import (
+    Argument,
+    OnReply,
+    RedisAway,
+    RedisError,
+    RedisStrange,
+    RedisUnfit,
+    Script,
+    ServerSession,
+    in_time,
+)
 from billing.holds.redis.server import Server, Where, key_slot, parse_url
-from billing.holds.redis.session import ServerSession
 from billing.holds.singleflight import SingleFlight
+
+if TYPE_CHECKING:
+    from billing.holds.redis.connection import Argument, OnReply, Script
+    from billing.holds.redis.server import Server
+
+logger = logging.getLogger(__name__)
 
 Address = tuple[str, int]
 
@@ -73,11 +89,10 @@ def _address(place: Sequence[Any], asked_host: str) -> Address:
 
 
 REFRESH_AT_MOST_EVERY_S: Final = 0.1
+# Bytes of a socket's path: Linux takes 108 with a zero at the end (https://man7.org/linux/man-pages/man7/unix.7.html).
 MOST_SOCKET_PATH: Final = 107
-"""Bytes of a socket's path: Linux takes 108 with a zero at the end (https://man7.org/linux/man-pages/man7/unix.7.html).
-"""
+# A server that says nothing of its slots for so long, or for `timeout_s` where that is longer, is passed over.
 ASK_TOPOLOGY_S: Final = 1.0
-"""A server that says nothing of its slots for so long, or for `timeout_s` where that is longer, is passed over."""
 
 
 def _check_place(url: str) -> None:
@@ -285,3 +300,32 @@ def _tag(key: Argument) -> bytes:
     """Return what decides on a key's slot, for keys that begin with their hash tag."""
     raw = key if isinstance(key, bytes) else str(key).encode()
     return raw[: raw.find(b"}") + 1] or raw
+
+
+# --- x
+
+
+NO_EVICTION: Final = "noeviction"
+
+
+async def refuse_eviction(client: RedisClient) -> None:
+    """Look at every server, replicas too: they are masters one day. One that is away, or does not say, is passed over.
+
+    Raises `RedisUnfit` where one evicts, `RedisAway` where none answers.
+    """
+    servers = [server for shard in await client.shards() for server in (shard.master, *shard.replicas)]
+    for server, policy in zip(servers, await asyncio.gather(*map(_policy, servers)), strict=True):
+        if policy is None:
+            logger.warning("%s does not say whether it evicts: see that maxmemory-policy is noeviction", server.name)
+        elif policy != NO_EVICTION:
+            raise RedisUnfit(
+                f"{server.name} has maxmemory-policy {policy} and may forget debits: set it to {NO_EVICTION}"
+            )
+
+
+async def _policy(server: Server) -> str | None:
+    try:
+        policy = (await server.info("memory")).get("maxmemory_policy")
+    except RedisError:
+        return None
+    return None if policy is None else str(policy)

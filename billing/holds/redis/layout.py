@@ -6,19 +6,25 @@ An entry of the journal begins with the version of its layout, its state, its ep
 what they are in every version, so that a release knows how old an entry is that it can't read.
 """
 
+from __future__ import annotations
+
 import struct
+import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Final, NamedTuple
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 from billing.errors import NewerLayout, Unreadable
 
+if TYPE_CHECKING:
+    pass
+
+# Of accounts and keys. A state of another version is as one that is gone: `install` finds that writes are lost, and a
+# new epoch loads everything again.
 STATE_VERSION: Final = 2
-"""Of accounts and keys. A state of another version is as one that is gone: `install` finds that writes are lost, and a
-new epoch loads everything again."""
 VERSION: Final = 1
+# Versions of an entry: plain, and of a hold that counts for a user, too, whose tags it has.
 OF_USER: Final = 2
-"""Versions of an entry: plain, and of a hold that counts for a user, too, whose tags it has."""
 NEWEST: Final = bytes((OF_USER,))
 HELD: Final = ord("H")
 SETTLED: Final = ord("S")
@@ -26,10 +32,10 @@ CLAIMED: Final = ord("E")
 _STATES: Final = (HELD, SETTLED, CLAIMED)
 PENDING: Final = 1 << 31
 NO_REQUEST: Final = b" " * 26
+# How far an account's time may be ahead of its server's clock, and that of Postgres's, before one of them is wrong.
 AHEAD_S: Final = 3600
-"""How far an account's time may be ahead of its server's clock, and that of Postgres's, before one of them is wrong."""
+# How far an account's time may be ahead of its server's clock without being set right when a window is exhausted.
 STEP_S: Final = 60
-"""How far an account's time may be ahead of its server's clock without being set right when a window is exhausted."""
 
 _ACCOUNT: Final = struct.Struct("<BIqqqqqIIIB")
 _KEY: Final = struct.Struct("<BIIIB")
@@ -37,28 +43,28 @@ _ENTRY: Final = struct.Struct("<BBIq")
 _AMOUNTS: Final = struct.Struct("<qqq")
 _DSEQ: Final = struct.Struct("<q")
 
+# What `hot.lua` answers to an item.
 OK, BALANCE, QUOTA, CONCURRENCY, MISSING, RELOAD, PUSH, WAITING, CLOSED, LATE, FULL, GONE, USER = range(13)
-"""What `hot.lua` answers to an item."""
+# What it answers where a hold should be and no entry is: Redis has lost it, unless the ledger has closed it.
 VANISHED: Final = [GONE, 0]
-"""What it answers where a hold should be and no entry is: Redis has lost it, unless the ledger has closed it."""
 
+# What every item of the hot path begins with; a void is no more.
 ITEM: Final = struct.Struct("<B26sHH")
-"""What every item of the hot path begins with; a void is no more."""
+# The same for an item that counts for a user, too.
 ITEM_OF_USER: Final = struct.Struct("<B26sHHH")
-"""The same for an item that counts for a user, too."""
 ADMIT: Final = struct.Struct("<IIqqqqIIIqIIB")
+# Input tokens and cost with one more call granted; as many follow as the last byte of `ADMIT` says.
 RUNG: Final = struct.Struct("<qq")
-"""Input tokens and cost with one more call granted; as many follow as the last byte of `ADMIT` says."""
 SETTLE: Final = struct.Struct("<qqq")
 BATCH: Final = struct.Struct("<IIII")
 ACK: Final = struct.Struct("<26sHq")
 CORRECTION: Final = struct.Struct("<qq26sHHqqqqq")
 I8: Final = struct.Struct("<q")
 COUNTER: Final = struct.Struct("<IIqq")
+# A counter as `fill` gets it: tag, window id, used.
 BASE: Final = struct.Struct("<IIq")
-"""A counter as `fill` gets it: tag, window id, used."""
+# Of a state of another version: it is in no epoch that is in force.
 NO_EPOCH: Final = -1
-"""Of a state of another version: it is in no epoch that is in force."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,7 +121,7 @@ class AccountState:
         return head + _pack_counters(self.counters)
 
     @classmethod
-    def unpack(cls, raw: bytes) -> "AccountState":
+    def unpack(cls, raw: bytes) -> AccountState:
         """Return the state of packed bytes; an empty one of no epoch for those of another layout."""
         if raw[0] != STATE_VERSION:
             return cls(NO_EPOCH, 0, 0, 0, 0, 0, 0, 0, 0, ())
@@ -139,7 +145,7 @@ class KeyState:
         return head + _pack_counters(self.counters)
 
     @classmethod
-    def unpack(cls, raw: bytes) -> "KeyState":
+    def unpack(cls, raw: bytes) -> KeyState:
         """Return the state of packed bytes; an empty one of no epoch for those of another layout."""
         if raw[0] != STATE_VERSION:
             return cls(NO_EPOCH, 0, 0, ())
@@ -172,11 +178,11 @@ class Entry:
     gateway: str = ""
     account_tags: tuple[int, ...] = ()
     key_tags: tuple[int, ...] = ()
+    # None where the hold counts for no user.
     user_tags: tuple[int, ...] | None = None
-    """None where the hold counts for no user."""
 
     @classmethod
-    def unpack(cls, raw: bytes) -> "Entry":
+    def unpack(cls, raw: bytes) -> Entry:
         """Raise `NewerLayout` for an entry of a newer release, `Unreadable` for what is none."""
         if raw[:1] > NEWEST and len(raw) >= _ENTRY.size:
             raise NewerLayout(f"an entry of layout {raw[0]}")
@@ -191,13 +197,13 @@ class Entry:
             raise Unreadable(f"an entry of {len(raw)} bytes: {error}") from error
 
     @classmethod
-    def _settled(cls, raw: bytes, epoch: int, at_ms: int) -> "Entry":
+    def _settled(cls, raw: bytes, epoch: int, at_ms: int) -> Entry:
         (dseq,) = _DSEQ.unpack_from(raw, _ENTRY.size)
         account_id, at = _text(raw, _ENTRY.size + _DSEQ.size)
         return cls(SETTLED, epoch, at_ms, account_id, raw[at:], dseq=dseq)
 
     @classmethod
-    def _open(cls, raw: bytes, state: int, epoch: int, at_ms: int, *, of_user: bool) -> "Entry":
+    def _open(cls, raw: bytes, state: int, epoch: int, at_ms: int, *, of_user: bool) -> Entry:
         cost, input_tokens, output_tokens = _AMOUNTS.unpack_from(raw, _ENTRY.size)
         account_id, at = _text(raw, _ENTRY.size + _AMOUNTS.size)
         key_id, at = _text(raw, at)
@@ -282,3 +288,82 @@ def pack_hold(
             payload,
         )
     )
+
+
+# --- x
+
+
+DEFAULT_PREFIX: Final = "m"
+
+
+@dataclass(frozen=True, slots=True)
+class Keyspace:
+    """Names of keys for a prefix and a number of partitions, which is fixed once for an installation."""
+
+    prefix: str = DEFAULT_PREFIX
+    partitions: int = 1
+
+    def partition_of(self, account_id: str) -> int:
+        """Return the number of the partition of an account."""
+        return zlib.crc32(account_id.encode()) % self.partitions
+
+    def name(self, partition: int, rest: str) -> bytes:
+        """Return the name of a key of a partition, with its hash tag."""
+        return f"{{{self.prefix}{partition}}}:{rest}".encode()
+
+    def meta(self, partition: int) -> bytes:
+        """Return the name of the hash: epoch, identity, open."""
+        return self.name(partition, "meta")
+
+    def journal(self, partition: int) -> bytes:
+        """Return the name of the hash: request id to entry."""
+        return self.name(partition, "journal")
+
+    def installed(self, partition: int) -> bytes:
+        """Return the name of the hash: subject to the epoch in which it was installed."""
+        return self.name(partition, "installed")
+
+    def joined(self, partition: int) -> bytes:
+        """Return the name of the set: gateways that are ready for the epoch."""
+        return self.name(partition, "joined")
+
+    def account(self, account_id: str) -> bytes:
+        """Return the name of the state of an account."""
+        return self.name(self.partition_of(account_id), f"a{STATE_VERSION}:{account_id}")
+
+    def key(self, account_id: str, key_id: str) -> bytes:
+        """Return the name of the state of an API key."""
+        return self.name(self.partition_of(account_id), f"k{STATE_VERSION}:{key_id}")
+
+    def user(self, account_id: str, user_id: str) -> bytes:
+        """Return the name of the state of a user of an account; a user has one in each account."""
+        return self.name(self.partition_of(account_id), f"u{STATE_VERSION}:{account_id}/{user_id}")
+
+    @property
+    def attempts(self) -> bytes:
+        """Return the name of the hash: address to its failed attempts to show a key."""
+        return self.name(0, "attempts")
+
+    @property
+    def refused(self) -> bytes:
+        """Return the name of the sorted set: API key to the time of its last refusal."""
+        return self.name(0, "refused")
+
+    def refused_of(self, key_id: str) -> bytes:
+        """Return the key of the list of the last refusals of an API key."""
+        return self.name(0, f"refused:{key_id}")
+
+    @property
+    def targets(self) -> bytes:
+        """Return the name of the hash: target of a provider that is not well to the end of its cool-down."""
+        return self.name(0, "targets")
+
+    @property
+    def target_channel(self) -> str:
+        """Return the channel on which changes of targets are published."""
+        return f"{self.prefix}:targets"
+
+    @property
+    def channel(self) -> str:
+        """Return where changes of principals are told."""
+        return f"{self.prefix}:changes"

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 from binascii import crc_hqx
-from collections.abc import AsyncIterator, Callable
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import unquote, urlsplit
@@ -28,6 +27,7 @@ from billing.holds.redis.connection import (
 from billing.holds.singleflight import SingleFlight
 
 if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Callable
     from ssl import SSLContext
 
     from redis.asyncio import Redis
@@ -36,10 +36,10 @@ CLIENT_NAME: Final = "metergate"
 LISTEN_PING_S: Final = 5.0
 SLOTS: Final = 16_384
 
+# The settings in a URL, as the client library reads it. They may contain a password, and are never shown.
 Where = dict[str, Any]
-"""The settings in a URL, as the client library reads it. They may contain a password, and are never shown."""
+# Settings that are always valid; the client library checks all others.
 _PLAIN: Final = frozenset({"host", "port", "db", "path", "username", "password"})
-"""Settings that are always valid; the client library checks all others."""
 
 
 def load_library() -> None:

@@ -7,98 +7,21 @@ command looks at a whole journal: it is read page by page.
 
 from __future__ import annotations
 
-import zlib
 from collections.abc import AsyncIterator, Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from billing.errors import Unreadable
 from billing.holds.redis.connection import Script
-from billing.holds.redis.layout import SETTLED, STATE_VERSION, AccountState, Entry, KeyState
+from billing.holds.redis.layout import SETTLED, AccountState, Entry, Keyspace, KeyState
 
 if TYPE_CHECKING:
     from billing.holds.redis.client import RedisClient
-    from billing.holds.redis.connection import Argument
-    from billing.holds.redis.session import ServerSession
-
-DEFAULT_PREFIX: Final = "m"
+    from billing.holds.redis.connection import Argument, ServerSession
 
 
-@dataclass(frozen=True, slots=True)
-class Keyspace:
-    """Names of keys for a prefix and a number of partitions, which is fixed once for an installation."""
-
-    prefix: str = DEFAULT_PREFIX
-    partitions: int = 1
-
-    def partition_of(self, account_id: str) -> int:
-        """Return the number of the partition of an account."""
-        return zlib.crc32(account_id.encode()) % self.partitions
-
-    def name(self, partition: int, rest: str) -> bytes:
-        """Return the name of a key of a partition, with its hash tag."""
-        return f"{{{self.prefix}{partition}}}:{rest}".encode()
-
-    def meta(self, partition: int) -> bytes:
-        """Return the name of the hash: epoch, identity, open."""
-        return self.name(partition, "meta")
-
-    def journal(self, partition: int) -> bytes:
-        """Return the name of the hash: request id to entry."""
-        return self.name(partition, "journal")
-
-    def installed(self, partition: int) -> bytes:
-        """Return the name of the hash: subject to the epoch in which it was installed."""
-        return self.name(partition, "installed")
-
-    def joined(self, partition: int) -> bytes:
-        """Return the name of the set: gateways that are ready for the epoch."""
-        return self.name(partition, "joined")
-
-    def account(self, account_id: str) -> bytes:
-        """Return the name of the state of an account."""
-        return self.name(self.partition_of(account_id), f"a{STATE_VERSION}:{account_id}")
-
-    def key(self, account_id: str, key_id: str) -> bytes:
-        """Return the name of the state of an API key."""
-        return self.name(self.partition_of(account_id), f"k{STATE_VERSION}:{key_id}")
-
-    def user(self, account_id: str, user_id: str) -> bytes:
-        """Return the name of the state of a user of an account; a user has one in each account."""
-        return self.name(self.partition_of(account_id), f"u{STATE_VERSION}:{account_id}/{user_id}")
-
-    @property
-    def attempts(self) -> bytes:
-        """Return the name of the hash: address to its failed attempts to show a key."""
-        return self.name(0, "attempts")
-
-    @property
-    def refused(self) -> bytes:
-        """Return the name of the sorted set: API key to the time of its last refusal."""
-        return self.name(0, "refused")
-
-    def refused_of(self, key_id: str) -> bytes:
-        """Return the key of the list of the last refusals of an API key."""
-        return self.name(0, f"refused:{key_id}")
-
-    @property
-    def targets(self) -> bytes:
-        """Return the name of the hash: target of a provider that is not well to the end of its cool-down."""
-        return self.name(0, "targets")
-
-    @property
-    def target_channel(self) -> str:
-        """Return the channel on which changes of targets are published."""
-        return f"{self.prefix}:targets"
-
-    @property
-    def channel(self) -> str:
-        """Return where changes of principals are told."""
-        return f"{self.prefix}:changes"
-
-
+# Values that one command asks for: Redis is held for well under a millisecond.
 PAGE: Final = 500
-"""Values that one command asks for: Redis is held for well under a millisecond."""
 ID_BYTES: Final = 26
 SETTLED_BYTE: Final = bytes((SETTLED,))
 

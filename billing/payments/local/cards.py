@@ -5,12 +5,13 @@ Source: https://docs.stripe.com/testing#declined-payments
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
+from billing.payments.objects import PaymentStatus
+
 if TYPE_CHECKING:
-    from billing.payments.objects import PaymentStatus
+    from collections.abc import Mapping
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,18 +4,15 @@ from __future__ import annotations
 
 import base64
 import hashlib
+from collections.abc import Mapping
 from dataclasses import dataclass
 from html import escape
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
+from billing.money import format_cents
 from billing.payments.local.cards import CARDS, card_of
-from billing.payments.objects import format_cents
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping
-
-    from billing.payments.objects import Checkout, Customer, Payment, Subscription
-    from billing.payments.port import Purchase
+from billing.payments.objects import Checkout, Customer, Payment, Subscription
+from billing.payments.port import Purchase
 
 STYLE: Final = (
     "body{font:16px/1.5 system-ui,sans-serif;max-width:34rem;margin:2rem auto;padding:0 1rem;color:#1c2024;"

@@ -7,7 +7,6 @@ its event are written in one transaction; the event is delivered afterwards, and
 from __future__ import annotations
 
 import hashlib
-from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
@@ -31,6 +30,8 @@ from billing.payments.objects import (
 from billing.payments.port import PaymentRefused, Purchase, ReturnUrls
 
 if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Awaitable, Callable
+
     from billing.payments.objects import ProviderObject
 
 KINDS: Final[dict[ObjectKind, type[Any]]] = {

@@ -6,11 +6,12 @@ of the payment, invoices only that of the subscription, so that it is given ther
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from billing.payments.port import NewCustomer, Purchase, ReturnUrls
 
 ACCOUNT: Final = "metergate_account"

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import re
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
-from datetime import datetime
 from typing import TYPE_CHECKING, Any, Final, Literal
 
 from billing.payments.objects import CURRENCY, ObjectKind, ObjectRef, Payment
@@ -14,6 +12,9 @@ from billing.payments.stripe.client import PAGE, Decline, StripeAccess, StripeCa
 from billing.payments.stripe.parameters import ORDER, CheckoutRules, Params
 
 if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+    from datetime import datetime
+
     from billing.payments.objects import Customer, Event, Invoice, ProviderObject, Refund, Subscription
     from billing.payments.port import NewCustomer, Purchase, ReturnUrls
 

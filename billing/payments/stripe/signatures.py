@@ -8,16 +8,18 @@ both only the id is taken.
 from __future__ import annotations
 
 import hmac
-from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from hashlib import sha256
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 
 from billing.payments.objects import Event, ObjectKind, ObjectRef
 from billing.payments.port import PaymentEventRefused
 from billing.times import parse_rfc3339
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
 
 TOLERANCE_S: Final = 300
 """How far an event's time of sending may be from now, as Stripe's own libraries have it: older ones are replays."""

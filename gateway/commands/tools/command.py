@@ -69,7 +69,7 @@ def _connect(tool: Tool, backups: "Backups", output: Output, given: tuple[list[s
         _write(needed, backups)
     parts = [change.diff(target.key) for change in needed]
     parts += [part for file in refused for part in _by_hand(file, target)]
-    parts.append(_summary(tool, needed, dry_run=dry_run, refused=bool(refused)))
+    parts += [_summary(tool, needed, dry_run=dry_run, refused=bool(refused)), tool.note]
     data = {
         "tool": tool.name,
         "written": [] if dry_run or refused else [str(change.path) for change in needed],

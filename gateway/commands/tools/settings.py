@@ -90,6 +90,8 @@ class Tool:
     files: Callable[[Place, Target], list[FileValues]]
     start: str
     """A command that uses the settings."""
+    note: str = ""
+    """What its user may have to set, by the plan."""
 
 
 def _claude_code(place: Place, target: Target) -> list[FileValues]:
@@ -255,10 +257,15 @@ def _mini(place: Place, target: Target) -> list[FileValues]:
     return [FileValues(path, "env", values, holds_key=True)]
 
 
+ASKS_MUCH: Final = (
+    "It asks for up to 128,000 tokens of output. On a plan with a small quota, such as 200,000 tokens a day, set "
+    "CLAUDE_CODE_MAX_OUTPUT_TOKENS=32000 in its environment, or in `env` of its settings."
+)
+
 TOOLS: Final = {
     tool.name: tool
     for tool in (
-        Tool("claude-code", "Claude Code", _claude_code, "claude"),
+        Tool("claude-code", "Claude Code", _claude_code, "claude", ASKS_MUCH),
         Tool("codex", "Codex CLI", _codex, "codex"),
         Tool("gemini", "Gemini CLI", _gemini, "gemini"),
         Tool("opencode", "OpenCode", _opencode, "opencode"),

@@ -21,6 +21,7 @@ from typing import Any, Final
 import msgspec
 from msgspec import Raw
 
+from gateway.dialects.decoding import FIELDS, ITEMS, NULL
 from gateway.dialects.exceptions import BadRequest
 from gateway.dialects.facts import NO_PARTS, Parts
 from gateway.dialects.fields import (
@@ -34,8 +35,9 @@ from gateway.dialects.fields import (
     read_objects,
     wrong_type,
 )
-from gateway.dialects.output import Inline, Kind, Output, Piece, cut_output, cut_pieces, joined
-from gateway.dialects.structure import ITEMS, PLAIN_BYTES, StructureBounds, check_value, more_items, too_many
+from gateway.dialects.output import Inline, Kind, OutputReader, Piece, count_input
+from gateway.dialects.structure import PLAIN_BYTES, StructureBounds, check_value, more_items, too_many
+from gateway.dialects.values import text
 from gateway.tokens import TOKENS_PER_MESSAGE, TOKENS_PRIMING
 
 MESSAGES: Final = "messages"
@@ -47,8 +49,12 @@ _BLOCK: Final = frozenset({"type", "source", "content", "text", "cache_control",
 _SOURCE: Final = frozenset({"type", "data", "media_type", "url", "file_id", "content"})
 _RESULTS: Final = frozenset(
     {
-        *("web_search_tool_result", "code_execution_tool_result", "advisor_tool_result", "tool_search_tool_result"),
-        *("bash_code_execution_tool_result", "text_editor_code_execution_tool_result"),
+        "web_search_tool_result",
+        "code_execution_tool_result",
+        "advisor_tool_result",
+        "tool_search_tool_result",
+        "bash_code_execution_tool_result",
+        "text_editor_code_execution_tool_result",
     }
 )
 """Results of tools that ran at the provider: text, and names of files that the model has made."""
@@ -58,11 +64,22 @@ _STORED: Final = "file"
 _LEVEL: Final = 1
 _QUOTE, _LIST, _OBJECT = b'"[{'
 _TEXTS: Final = msgspec.json.Decoder(list[dict[Name, str]], dec_hook=as_name)
-_STRING: Final = msgspec.json.Decoder(str)
 _SETTINGS: Final = frozenset(
     {
-        *("model", "metadata", "service_tier", "stop_sequences", "inference_geo", "speed", "tool_choice", "container"),
-        *("thinking", "fallbacks", "cache_control", "context_management", "mcp_servers", "diagnostics"),
+        "model",
+        "metadata",
+        "service_tier",
+        "stop_sequences",
+        "inference_geo",
+        "speed",
+        "tool_choice",
+        "container",
+        "thinking",
+        "fallbacks",
+        "cache_control",
+        "context_management",
+        "mcp_servers",
+        "diagnostics",
     }
 )
 _KINDS: Final[dict[str, Kind]] = {"image": "image", "document": "file"}
@@ -70,9 +87,6 @@ _MEDIA: Final = _KINDS.keys()
 _TOOL: Final = frozenset({"type", "name", "max_uses", "max_tokens", "model", "definition", "tool"})
 _WITH_TOOLS: Final = (*_CHANGES, "content", "source")
 """Fields of a block below which tools may be defined."""
-_FIELDS: Final = msgspec.json.Decoder(dict[str, Raw])
-_TYPE: Final = msgspec.json.Decoder(str)
-_NULL: Final = Raw(b"null")
 
 
 class Found(msgspec.Struct, frozen=True):
@@ -116,7 +130,7 @@ class _Count:
             self._block(block, param)
 
     def _block(self, block: dict[str, Raw], param: str) -> None:
-        kind = _string(block.get("type"), f"{param}.type")
+        kind = text(block.get("type", NULL), f"{param}.type")
         if not is_null(block.get("file_id")):
             raise _stored(param)
         for name in _CHANGES:
@@ -138,7 +152,7 @@ class _Count:
             self.files += 1
 
     def _source(self, source: dict[str, Raw], kind: str, param: str) -> None:
-        form = _string(source.get("type"), f"{param}.type")
+        form = text(source.get("type", NULL), f"{param}.type")
         if form == _STORED or not is_null(source.get("file_id")):
             raise _stored(param)
         if form == "content" and "content" in source:
@@ -162,10 +176,10 @@ class _Count:
         if changes is None:
             raise wrong_type(param, "an array of objects")
         for change in changes:
-            kind = "" if is_null(change.get("type")) else _string(change["type"], f"{param}.type")
+            kind = "" if is_null(change.get("type")) else text(change["type"], f"{param}.type")
             within = _field_with_tool(kind, change)
             if within is not None:
-                self._changes(change.get(within, _NULL), param)
+                self._changes(change.get(within, NULL), param)
             elif not kind.endswith(_REFERENCE):
                 self.tools.append(change)
                 if len(self.tools) > self.bounds.tools:
@@ -254,9 +268,9 @@ def _changed_within(value: Raw, names: Iterable[str], change: Callable[[Raw], Ra
     """Return a message, block or source with the tools changed that are defined below the fields in `names`."""
     if first_byte(value) != _OBJECT:
         return value
-    fields = _FIELDS.decode(value)
+    fields = FIELDS.decode(value)
     kind = fields.get("type")
-    is_result = kind is not None and _string(kind, f"{CONTENT}.type") in _RESULTS
+    is_result = kind is not None and text(kind, f"{CONTENT}.type") in _RESULTS
     changed = {}
     for name in names:
         if name not in fields or (is_result and name == "content"):  # which nobody has looked into
@@ -274,8 +288,8 @@ def _changed_definition(value: Raw, change: Callable[[Raw], Raw]) -> Raw:
     """Return a tool, or what defines one, with the tool changed. Finds tools where `_Count` counts them."""
     if first_byte(value) != _OBJECT:
         return value
-    fields = _FIELDS.decode(value)
-    kind = "" if is_null(fields.get("type")) else _string(fields["type"], f"{CONTENT}.type")
+    fields = FIELDS.decode(value)
+    kind = "" if is_null(fields.get("type")) else text(fields["type"], f"{CONTENT}.type")
     name = _field_with_tool(kind, fields)
     if name is None:
         return change(value)
@@ -285,28 +299,14 @@ def _changed_definition(value: Raw, change: Callable[[Raw], Raw]) -> Raw:
     return value if made is fields[name] else Raw(msgspec.json.encode({**fields, name: made}))
 
 
-def _string(raw: Raw | None, param: str) -> str:
-    try:
-        return _STRING.decode(raw if raw is not None else b"null")
-    except msgspec.DecodeError as error:
-        raise wrong_type(param, "a string") from error
-
-
 def input_tokens(body: bytes, count: Callable[[str], int]) -> tuple[int, list[Inline]]:
-    """Return the tokens of all texts and structures, by `count`, and the inline data. A body that can't be read is
-    counted as plain text."""
-    inline: list[Inline] = []
-    try:
-        fields = msgspec.json.decode(body)
-        texts = [text for name, value in fields.items() for text in _of_field(name, value, inline)]
-        messages = fields.get(MESSAGES)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError, AttributeError):
-        return count(body.decode("utf-8", "replace")), []
-    around = TOKENS_PRIMING + TOKENS_PER_MESSAGE * (len(messages) if isinstance(messages, list) else 0)
-    return around + sum(map(count, texts)), inline
+    """Return the tokens of all texts and structures, by `count`, and the inline data."""
+    return count_input(body, count, _of_field)
 
 
-def _of_field(name: str, value: Any, inline: list[Inline]) -> Iterator[str]:
+def _of_field(name: str, value: Any, inline: list[Inline]) -> Iterator[str | int]:
+    if name == MESSAGES:
+        yield TOKENS_PRIMING + TOKENS_PER_MESSAGE * (len(value) if isinstance(value, list) else 0)
     if name in (MESSAGES, "system"):
         yield from _of_content(value, inline)
     elif name not in _SETTINGS and not isinstance(value, bool | int | float | None):
@@ -346,42 +346,8 @@ _CUT_TEXTS: Final = re.compile(
 )
 
 
-def pieces(data: bytes) -> list[tuple[int, Piece]]:
-    """Return the (choice, piece) pairs of one event, in order; there is one choice. Of one that is no JSON, what can be
-    told."""
-    try:
-        event = msgspec.json.decode(data)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-        return pieces_of_part(data) if data.lstrip().startswith(b"{") else []
-    return [(0, piece) for piece in _of_event(event) if piece] if isinstance(event, dict) else []
-
-
-def output_of(body: bytes) -> Output:
-    """Return what was written in a whole answer; not `known` where it has no list of content blocks."""
-    try:
-        answer = msgspec.json.decode(body)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-        return Output(known=False)
-    content = answer.get("content") if isinstance(answer, dict) else None
-    failed = isinstance(answer, dict) and bool(answer.get("error"))
-    if not isinstance(content, list):
-        return Output(known=False, failed=failed)
-    found = joined((0, piece) for block in content for piece in _of_block(block) if piece)
-    return Output(found.text, found.inline, failed=failed)
-
-
-def output_of_part(part: bytes) -> Output:
-    """Return what can be told of an answer that is not here to its end; not `known` where something is here that says
-    nothing."""
-    return cut_output(_CUT_TEXTS, part)
-
-
-def pieces_of_part(data: bytes) -> list[tuple[int, Piece]]:
-    """Return what can be told of an event that broke off: its text; data where it is long and has none."""
-    return cut_pieces(_CUT_TEXTS, data, "file")
-
-
-def _of_event(event: dict[str, Any]) -> Iterator[str]:
+def _of_event(event: dict[str, Any]) -> Iterator[tuple[int, Piece]]:
+    """Yield what one event says; there is one choice."""
     kind = event.get("type")
     if kind == "content_block_delta":
         yield from _of_block(event.get("delta"))
@@ -389,18 +355,31 @@ def _of_event(event: dict[str, Any]) -> Iterator[str]:
         yield from _of_block(event.get("content_block"))
     elif kind == "message_start":
         message = event.get("message")
-        content = message.get("content") if isinstance(message, dict) else None
-        for block in content if isinstance(content, list) else ():
-            yield from _of_block(block)
+        yield from _of_answer(message) if isinstance(message, dict) else ()
     elif kind not in _NO_OUTPUT_EVENTS and not event.get("error"):
         yield from _of_block(event)
 
 
-def _of_block(block: Any) -> Iterator[str]:
+def _of_answer(answer: dict[str, Any]) -> Iterator[tuple[int, Piece]]:
+    content = answer.get("content")
+    for block in content if isinstance(content, list) else ():
+        yield from _of_block(block)
+
+
+def _of_block(block: Any) -> Iterator[tuple[int, Piece]]:
     """Yield the texts of a content block or a delta. An event of a kind that nobody knows is read as one."""
     if not isinstance(block, dict) or str(block.get("type", "")).endswith(_RESULT):
         return
     for name, value in block.items():
         if name in _NO_OUTPUT or name.endswith("_id") or value is None or value == {} or value == []:
             continue
-        yield value if isinstance(value, str) else msgspec.json.encode(value).decode()
+        yield 0, value if isinstance(value, str) else msgspec.json.encode(value).decode()
+
+
+OUTPUT: Final = OutputReader(
+    of_answer=_of_answer,
+    of_event=_of_event,
+    is_known=lambda answer: isinstance(answer.get("content"), list),
+    texts=_CUT_TEXTS,
+    cut_kind="file",
+)

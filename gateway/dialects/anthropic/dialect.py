@@ -8,7 +8,7 @@ holds for whatever the provider reads. `max_tokens` must be given, as Anthropic 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any, Final
 
 import msgspec
@@ -17,52 +17,41 @@ from msgspec import Raw
 from billing.usage import MAX_COUNT
 from gateway.dialects.anthropic.content import (
     MESSAGES,
+    OUTPUT,
     change_each,
     change_tools,
     change_tools_of_system,
     input_tokens,
-    output_of,
-    output_of_part,
     read_messages,
 )
-from gateway.dialects.anthropic.envelopes import REQUEST_ID, error_body, error_headers
+from gateway.dialects.anthropic.declared import ANTHROPIC, REQUEST_ID, VERSION
+from gateway.dialects.anthropic.envelopes import error_body, error_headers
 from gateway.dialects.anthropic.usage import AnthropicEvents, counted_from_json, usage_from_json
 from gateway.dialects.anthropic.work import TOOL_SYSTEM_TOKENS, WORK_FIELDS, grant_uses, read_work
-from gateway.dialects.base import Endpoint, Head, Match
-from gateway.dialects.events import EVENT_STREAM
+from gateway.dialects.base import Changes, Dialect, Endpoint, Head, Match
+from gateway.dialects.decoding import FIELDS, NULL, decoded
 from gateway.dialects.exceptions import BadRequest
 from gateway.dialects.facts import ParsedRequest, Reported
-from gateway.dialects.fields import first_byte, folded, is_null, other_case, read_object, top_level, wrong_type
+from gateway.dialects.fields import first_byte, is_null, read_object, wrong_type
 from gateway.dialects.streaming import SseTap
-from gateway.dialects.structure import SHORT_VALUE_BYTES, StructureBounds, check_size, check_value, too_many
-from gateway.dialects.values import checked_model, label
+from gateway.dialects.structure import StructureBounds, check_value, request_fields
+from gateway.dialects.values import FIELD_LEVEL, INTEGER, FieldTable, checked_model, label, read_values, text
 
 MESSAGE: Final = "/v1/messages"
 COUNT: Final = "/v1/messages/count_tokens"
 MAX_FIELD: Final = "max_tokens"
-"""An end user's name and a service tier are kept up to here."""
-_VERSION: Final = "anthropic-version"
-_FIELDS: Final = msgspec.json.Decoder(dict[str, Raw])
-_STRING: Final[msgspec.json.Decoder[str | None]] = msgspec.json.Decoder(str | None)
-_INTEGER: Final[msgspec.json.Decoder[int | None]] = msgspec.json.Decoder(int | None)
-_BOOLEAN: Final[msgspec.json.Decoder[bool | None]] = msgspec.json.Decoder(bool | None)
 _EXPECTED: Final = {
     **dict.fromkeys(("model", "service_tier", "inference_geo"), "a string"),
     MAX_FIELD: "an integer",
     "stream": "a boolean",
 }
-_DECODERS: Final = {"a string": _STRING.decode, "an integer": _INTEGER.decode, "a boolean": _BOOLEAN.decode}
-_READERS: Final[dict[str, Callable[[Raw], str | int | None]]] = {
-    name: _DECODERS[expected] for name, expected in _EXPECTED.items()
-}
-METERING_FIELDS: Final = frozenset({*_READERS, MESSAGES, "system", "metadata", "output_config", *WORK_FIELDS})
-_MEANT: Final = {folded(name): name for name in METERING_FIELDS}
-_LOOKED_INTO: Final = WORK_FIELDS | {MESSAGES, "system", "metadata"}
-_USUAL_FIELDS: Final = METERING_FIELDS | {
-    *("temperature", "top_p", "top_k", "stop_sequences", "tool_choice", "thinking", "cache_control"),
-}
-"""Names that need no second look; any other costs a case-folding."""
-_FIELD_LEVEL: Final = 1
+METERING_FIELDS: Final = frozenset({*_EXPECTED, MESSAGES, "system", "metadata", "output_config", *WORK_FIELDS})
+_TABLE: Final = FieldTable(
+    _EXPECTED,
+    METERING_FIELDS,
+    METERING_FIELDS | {"temperature", "top_p", "top_k", "stop_sequences", "tool_choice", "thinking", "cache_control"},
+    WORK_FIELDS | {"system", "metadata"},
+)
 _USER: Final = frozenset({"user_id"})
 _FORMER_SESSION: Final = re.compile(r"user_[0-9a-f]+_account_[0-9a-f-]*_session_([0-9A-Za-z-]+)", re.ASCII)
 DEFAULT_BOUNDS: Final = StructureBounds()
@@ -79,12 +68,8 @@ _CLIENT_OF_SESSION: Final = msgspec.json.Decoder(_ClientOfSession)
 
 def parse(operation: str, body: bytes, bounds: StructureBounds = DEFAULT_BOUNDS) -> ParsedRequest:
     """Return what a request asks for. Raises `BadRequest`."""
-    if len(body) > bounds.small_bytes:
-        check_size(body, bounds)
-    fields = top_level(body, bounds.fields)
-    if fields is None:
-        raise too_many("fields", bounds.fields)
-    values = _values(fields, bounds)
+    fields = request_fields(body, bounds)
+    values = read_values(fields, _TABLE, MESSAGES, bounds)
     model = checked_model(values.get("model"))
     messages = fields.get(MESSAGES)
     if messages is None:
@@ -117,19 +102,18 @@ def parse(operation: str, body: bytes, bounds: StructureBounds = DEFAULT_BOUNDS)
     )
 
 
-def rewrite(
-    body: bytes, *, model: str | None = None, max_output_tokens: int | None = None, tool_calls: int | None = None
-) -> bytes:
+def rewrite(body: bytes, changes: Changes) -> bytes:
     """Return the body for the provider; the same object where nothing changes. For bodies that `parse` has accepted."""
-    if model is None and max_output_tokens is None and tool_calls is None:
+    model, most, calls = changes.model, changes.max_output_tokens, changes.tool_calls
+    if model is None and most is None and calls is None:
         return body
-    fields: dict[str, Any] = dict(_FIELDS.decode(body))
+    fields: dict[str, Any] = dict(FIELDS.decode(body))
     if model is not None:
         fields["model"] = model
-    if max_output_tokens is not None:
-        own = _INTEGER.decode(fields.get(MAX_FIELD, b"null"))
-        fields[MAX_FIELD] = max_output_tokens if own is None else min(own, max_output_tokens)
-    if tool_calls is not None and not _grant(fields, tool_calls) and model is None and max_output_tokens is None:
+    if most is not None:
+        own = INTEGER.decode(fields.get(MAX_FIELD, NULL))
+        fields[MAX_FIELD] = most if own is None else min(own, most)
+    if calls is not None and not _grant(fields, calls) and model is None and most is None:
         return body
     return msgspec.json.encode(fields)
 
@@ -145,96 +129,50 @@ def _grant(fields: dict[str, Any], calls: int) -> bool:
     return granted
 
 
-class AnthropicDialect:
-    """Anthropic's messages, and counting their tokens; a `Dialect`."""
+class AnthropicDialect(Dialect):
+    """Anthropic's messages, and counting their tokens."""
 
-    name: Final = "anthropic"
-    endpoints: Final = (
+    name = "anthropic"
+    declared = ANTHROPIC
+    endpoints = (
         Endpoint(MESSAGE, MESSAGE, id_header=REQUEST_ID),
         Endpoint(COUNT, COUNT, free=True, id_header=REQUEST_ID),
     )
-    key_headers: Final = ()
-    key_parameter: Final = None
-    kept_parameters: Final = METERING_FIELDS
-    passed_parameters: Final[frozenset[str]] = frozenset()
+    kept_parameters = METERING_FIELDS
 
     def __init__(self, bounds: StructureBounds = DEFAULT_BOUNDS) -> None:
         self._bounds = bounds
 
     def owns(self, path: str, headers: Mapping[str, str]) -> bool:
         """Return whether Anthropic's clients sent it: they name the version of its API."""
-        return path == MESSAGE or path.startswith(MESSAGE + "/") or _VERSION in headers
+        return path == MESSAGE or path.startswith(MESSAGE + "/") or VERSION in headers
 
     def parse(self, head: Head, body: bytes) -> ParsedRequest:
         """Return what metering needs of a request. Raises `BadRequest`."""
         return parse(head.match.endpoint.operation, body, self._bounds)
 
-    def texts(self, body: bytes) -> list[tuple[str, int]]:
-        """Return none: no vocabulary of Anthropic's models is public, so that the bytes of a body are its bound."""
-        return []
-
     input_tokens = staticmethod(input_tokens)
+    rewrite = staticmethod(rewrite)
+    output = staticmethod(OUTPUT.output)
+    output_of_part = staticmethod(OUTPUT.output_of_part)
+    error_body = staticmethod(error_body)
+    error_headers = staticmethod(error_headers)
 
     def upstream_path(self, match: Match, model: str) -> str:
         """Return what follows a base URL, which is, as Anthropic's clients take it, all that stands before `/v1`."""
         return match.endpoint.operation
 
-    def auth_header(self, key: str) -> tuple[str, str]:
-        """Return the header in which a provider takes its key."""
-        return "x-api-key", key
-
     def max_field(self, operation: str, configured: str) -> str:
         """Return the field in which the maximum of an answer's tokens is sent."""
         return MAX_FIELD
-
-    def rewrite(
-        self,
-        body: bytes,
-        *,
-        model: str | None,
-        include_usage: bool,
-        max_output_tokens: int | None,
-        max_field: str,
-        tool_calls: int | None = None,
-    ) -> bytes:
-        """Return the body to send; the same object where nothing changes."""
-        return rewrite(body, model=model, max_output_tokens=max_output_tokens, tool_calls=tool_calls)
 
     def usage_from_json(self, operation: str, body: bytes) -> Reported | None:
         """Return the usage of a whole answer; None where it reports none. Raises `GarbageAnswer`."""
         return usage_from_json(body) if operation == MESSAGE else counted_from_json(body)
 
-    output = staticmethod(output_of)
-    output_of_part = staticmethod(output_of_part)
-
-    def is_stream(self, parsed: ParsedRequest, content_type: bytes) -> bool:
-        """Return whether an answer is passed on as it comes."""
-        return content_type.startswith(EVENT_STREAM)
-
     def tap(self, content_type: bytes, *, usage_added: bool, include_cost: bool) -> SseTap:
         """Return a tap for one stream."""
         return SseTap(AnthropicEvents(), hold_usage=include_cost)
-
-    error_body = staticmethod(error_body)
-    error_headers = staticmethod(error_headers)
-
-
-def _values(fields: Mapping[str, Raw], bounds: StructureBounds) -> dict[str, Any]:
-    """Return the small fields, decoded. Raises `BadRequest` for a wrong type, or a name that other parsers would
-    take."""
-    values: dict[str, Any] = {}
-    try:
-        for name, raw in fields.items():
-            if name in _READERS:
-                values[name] = _READERS[name](raw)
-                continue
-            if name not in _USUAL_FIELDS and (meant := _MEANT.get(folded(name))):
-                raise other_case(meant)
-            if len(raw) > SHORT_VALUE_BYTES and name not in _LOOKED_INTO:
-                check_value(raw, bounds, _FIELD_LEVEL, name)
-    except msgspec.DecodeError as error:
-        raise wrong_type(name, _EXPECTED[name]) from error
-    return values
 
 
 def _max_tokens(values: Mapping[str, Any], of_fallbacks: int) -> int:
@@ -251,14 +189,11 @@ def _end_user_and_session(metadata: Raw | None, bounds: StructureBounds) -> tupl
     """Return the end user and the session that `metadata.user_id` names, None each where it names none."""
     if metadata is None or is_null(metadata):
         return None, None
-    check_value(metadata, bounds, _FIELD_LEVEL, "metadata")
+    check_value(metadata, bounds, FIELD_LEVEL, "metadata")
     user = read_object(metadata, "metadata", _USER).get("user_id")
     if user is None or is_null(user):
         return None, None
-    try:
-        name = _STRING.decode(user)
-    except msgspec.DecodeError as error:
-        raise wrong_type("metadata.user_id", "a string") from error
+    name = text(user, "metadata.user_id")
     if not name:
         return None, None
     session = _session(name)
@@ -269,10 +204,9 @@ def _session(user_id: str) -> str | None:
     """Return the session that Claude Code writes where others name a user, None where it is no text of Claude Code's:
     `{"device_id":…,"account_uuid":…,"session_id":…}`, formerly `user_…_account_…_session_…`."""
     if user_id.startswith("{"):
-        try:
-            said = _CLIENT_OF_SESSION.decode(user_id)
-        except (msgspec.DecodeError, RecursionError):
+        said = decoded(_CLIENT_OF_SESSION, user_id)
+        if said is None or (said.device_id is None and said.account_uuid is None):
             return None
-        return said.session_id if said.device_id is not None or said.account_uuid is not None else None
+        return said.session_id
     found = _FORMER_SESSION.fullmatch(user_id)
     return found[1] if found else None

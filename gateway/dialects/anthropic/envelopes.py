@@ -7,15 +7,17 @@ https://docs.anthropic.com/en/api/models-list.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Final
 
 import msgspec
 
+from gateway.dialects.anthropic.declared import REQUEST_ID
 from gateway.dialects.exceptions import BadRequest
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
     from gateway.dialects.base import ListedModel, RefusalFacts
 
 _TYPES: Final[Mapping[int, str]] = {
@@ -30,8 +32,6 @@ _TYPES: Final[Mapping[int, str]] = {
     529: "overloaded_error",
 }
 _SERVER_ERRORS: Final = 500
-REQUEST_ID: Final = "request-id"
-"""The name under which Anthropic's clients show a request's id."""
 DEFAULT_LIMIT: Final = 20
 MAX_LIMIT: Final = 1_000
 

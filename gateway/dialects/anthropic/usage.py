@@ -18,14 +18,12 @@ import msgspec
 from msgspec import Raw
 
 from billing.usage import MAX_COUNT, ModelUsage, Usage, UsageError, merge_snapshot, total
-from gateway.dialects.anthropic.content import pieces, pieces_of_part
-from gateway.dialects.events import with_charge
-from gateway.dialects.exceptions import GarbageAnswer
-from gateway.dialects.facts import EventFacts, Reported
-from gateway.dialects.output import Piece
-from gateway.dialects.shares import MAX_DOUBTS, Doubt, is_zero, unknown_counts
+from gateway.dialects.anthropic.content import OUTPUT
+from gateway.dialects.base import EventReader
+from gateway.dialects.decoding import NULL, OBJECT, UNREADABLE, decoded
+from gateway.dialects.facts import EventFacts, Reported, decoded_answer
+from gateway.dialects.shares import MAX_ANOMALIES, Anomaly, is_zero, unknown_counts
 
-_NULL: Final = Raw(b"null")
 _ADVISOR, _FALLBACK = "advisor_message", "fallback_message"
 CODE_SESSION: Final = "call.code_execution"
 """One container that ran code: the answer names it, and its usage does not."""
@@ -36,45 +34,42 @@ MAX_ITERATIONS: Final = 1_000
 _TOTALS: Final = ("input_tokens", "output_tokens")
 _KNOWN: Final = frozenset(
     {
-        *(*_TOTALS, "cache_read_input_tokens", "cache_creation_input_tokens", "thinking_tokens"),
-        *("ephemeral_1h_input_tokens", "ephemeral_5m_input_tokens"),
+        *_TOTALS,
+        "cache_read_input_tokens",
+        "cache_creation_input_tokens",
+        "thinking_tokens",
+        "ephemeral_1h_input_tokens",
+        "ephemeral_5m_input_tokens",
     }
 )
 _NO_COUNTS: Final = Usage(requests=0)
 
 
 class _Answer(msgspec.Struct):
-    usage: Raw = _NULL
-    model: Raw = _NULL
-    container: Raw = _NULL
+    usage: Raw = NULL
+    model: Raw = NULL
+    container: Raw = NULL
 
 
 _ANSWER: Final = msgspec.json.Decoder(_Answer)
-_OBJECT: Final[msgspec.json.Decoder[dict[str, Any] | None]] = msgspec.json.Decoder(dict[str, Any] | None)
-_STRING: Final[msgspec.json.Decoder[str | None]] = msgspec.json.Decoder(str | None)
+_MODEL: Final = msgspec.json.Decoder(str | None)
 
 
 def usage_from_json(body: bytes) -> Reported | None:
     """Return the usage of a whole message; None where it reports none. Raises `GarbageAnswer` where it is not a JSON
     object."""
+    answer = decoded_answer(_ANSWER, body)
     try:
-        answer = _ANSWER.decode(body)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise GarbageAnswer("the provider's answer is not a JSON object") from error
-    try:
-        usage, model = _OBJECT.decode(answer.usage), _STRING.decode(answer.model)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        usage, model = OBJECT.decode(answer.usage), _MODEL.decode(answer.model)
+    except UNREADABLE:
         return None
-    return reported_of(usage, model, answer.container != _NULL) if usage else None
+    return reported_of(usage, model, answer.container != NULL) if usage else None
 
 
 def counted_from_json(body: bytes) -> Reported:
     """Return nothing but the request, for the answer of a count, whose `input_tokens` were not used. Raises
     `GarbageAnswer` where it is not a JSON object."""
-    try:
-        _ANSWER.decode(body)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise GarbageAnswer("the provider's answer is not a JSON object") from error
+    decoded_answer(_ANSWER, body)
     return Reported(Usage())
 
 
@@ -105,11 +100,11 @@ def reported_of(usage: Mapping[str, object], model: str | None, has_container: b
         processing=_BATCH if tier == _BATCH else None,
         speed=_text(usage, "speed"),
         region=None if region in _STANDARD_REGIONS else region,
-        doubts=tuple(_doubts(usage))[:MAX_DOUBTS],
+        anomalies=tuple(_anomalies(usage))[:MAX_ANOMALIES],
     )
 
 
-def _doubts(usage: Mapping[str, Any]) -> Iterator[Doubt]:
+def _anomalies(usage: Mapping[str, Any]) -> Iterator[Anomaly]:
     """Yield what can't be placed: parts above their whole, and counts by unknown names."""
     hour, minutes = _split(usage)
     if hour + minutes > _count(usage, "cache_creation_input_tokens"):
@@ -205,11 +200,11 @@ def _text(fields: Mapping[str, object], name: str) -> str | None:
 class _Message(msgspec.Struct):
     usage: dict[str, Any] | None = None
     model: str | None = None
-    container: Raw = _NULL
+    container: Raw = NULL
 
 
 class _Delta(msgspec.Struct):
-    container: Raw = _NULL
+    container: Raw = NULL
 
 
 class _Event(msgspec.Struct):
@@ -217,37 +212,43 @@ class _Event(msgspec.Struct):
     message: _Message | None = None
     delta: _Delta | None = None
     usage: dict[str, Any] | None = None
-    error: Raw = _NULL
+    error: Raw = NULL
 
 
 _EVENT: Final = msgspec.json.Decoder(_Event)
-_FIELDS: Final = msgspec.json.Decoder(dict[str, Raw])
 _TERMINAL: Final = b"message_stop"
 _STOP: Final = re.compile(rb'\{\s*"type"\s*:\s*"message_stop"')
 
 
-class AnthropicEvents:
-    """Reads the events of one stream; an `EventReader`."""
+class AnthropicEvents(EventReader):
+    """Reads the events of one stream."""
 
-    usage_marker: Final = b'"usage"'
-    usage_pattern: Final = re.compile(rb'"usage"\s*:\s*\{')
-    error_marker: Final = b'"error"'
-    finish_markers: Final = (
-        *(b'"stop_reason":"', b'"stop_reason": "'),
-        *(b'{"type":"message_stop"', b'{"type": "message_stop"'),  # in a text the quotes are escaped
-        *(b"event: message_stop\n", b"event:message_stop\n", b"event: message_stop\r", b"event:message_stop\r"),
+    finish_markers = (
+        b'"stop_reason":"',
+        b'"stop_reason": "',
+        b'{"type":"message_stop"',  # in a text the quotes are escaped
+        b'{"type": "message_stop"',
+        b"event: message_stop\n",
+        b"event:message_stop\n",
+        b"event: message_stop\r",
+        b"event:message_stop\r",
     )
-    terminal_markers: Final = (_TERMINAL,)
-    terminal_lines: Final = (
-        *(b"event: message_stop", b"event:message_stop"),
-        *(b'data: {"type":"message_stop"', b'data:{"type":"message_stop"', b'data: {"type": "message_stop"'),
+    terminal_markers = (_TERMINAL,)
+    terminal_lines = (
+        b"event: message_stop",
+        b"event:message_stop",
+        b'data: {"type":"message_stop"',
+        b'data:{"type":"message_stop"',
+        b'data: {"type": "message_stop"',
     )
 
-    tool_call_marker: Final = b"content_block_start"
+    tool_call_marker = b"content_block_start"
     # Code runs within searches of newer types, too, though no field of a request bounds it: Anthropic does.
-    tool_call_pattern: Final = re.compile(
+    tool_call_pattern = re.compile(
         rb'"type"\s*:\s*"(?:mcp_tool_use"|server_tool_use"(?!.*"name"\s*:\s*"(?:bash_|text_editor_)?code_execution"))'
     )
+    pieces = staticmethod(OUTPUT.pieces)
+    pieces_of_part = staticmethod(OUTPUT.pieces_of_part)
 
     def __init__(self) -> None:
         self._usage: dict[str, object] = {}
@@ -260,34 +261,17 @@ class AnthropicEvents:
 
     def facts(self, data: bytes) -> EventFacts:
         """Return the usage as it is known by this event, and whether this is an error."""
-        try:
-            event = _EVENT.decode(data)
-        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        event = decoded(_EVENT, data)
+        if event is None:
             return EventFacts()
-        is_error = event.type == "error" or event.error != _NULL
+        is_error = event.type == "error" or event.error != NULL
         usage, message = event.usage, event.message
         if message is not None:
             usage = usage or message.usage
             self._model = message.model or self._model
         for part in (message, event.delta):
-            self._container = self._container or (part is not None and part.container != _NULL)
+            self._container = self._container or (part is not None and part.container != NULL)
         if not usage:
             return EventFacts(is_error=is_error)
         self._usage = merge_snapshot(self._usage, usage)
         return EventFacts(reported_of(self._usage, self._model, self._container), has_usage=True, is_error=is_error)
-
-    def pieces(self, data: bytes) -> list[tuple[int, Piece]]:
-        """Return what the model wrote: see `gateway.dialects.anthropic.content`."""
-        return pieces(data)
-
-    def pieces_of_part(self, data: bytes) -> list[tuple[int, Piece]]:
-        """Return the output in the data of an event that broke off, as far as it can be told."""
-        return pieces_of_part(data)
-
-    def without_null_usage(self, block: bytes) -> bytes:
-        """Return the same: usage is there without being asked for."""
-        return block
-
-    def with_charge(self, data: bytes, charge_usd: str) -> bytes:
-        """Return the same JSON with `charge_usd` as the last field of its `usage`."""
-        return with_charge(data, "usage", charge_usd)

@@ -21,6 +21,7 @@ import msgspec
 from msgspec import Raw
 
 from billing.usage import MAX_COUNT
+from gateway.dialects.decoding import FIELDS, TEXT
 from gateway.dialects.exceptions import BadRequest
 from gateway.dialects.facts import NO_WORK, Work
 from gateway.dialects.fields import first_byte, is_null, read_object, read_objects, wrong_type
@@ -45,13 +46,27 @@ FURTHER_CALLS: Final = 1
 advisor, or of a compaction before the next round. Each such call is held as a context window."""
 REFUSED_FIELDS: Final = frozenset(
     {
-        *("billing_policy", "thread", "models", "plugins", "preset", "route", "agent", "agents", "multi_agent"),
+        "billing_policy",
+        "thread",
+        "models",
+        "plugins",
+        "preset",
+        "route",
+        "agent",
+        "agents",
+        "multi_agent",
         "user_profile_id",
     }
 )
 """Anthropic's own, and those with which resellers of its format choose other models or work."""
 WORK_FIELDS: Final = REFUSED_FIELDS | {
-    *("tools", "mcp_servers", "fallbacks", "container", "context_management", "compaction", "speed"),
+    "tools",
+    "mcp_servers",
+    "fallbacks",
+    "container",
+    "context_management",
+    "compaction",
+    "speed",
 }
 TOOL_SYSTEM_TOKENS: Final = 1_024
 """More than the prompt that Anthropic puts before a request with tools or with a schema of its answer (346 tokens at
@@ -71,8 +86,6 @@ _ANTHROPICS_SKILL: Final = "anthropic"
 _STANDARD: Final = "standard"
 _LEVEL: Final = 1
 _OBJECT: Final = ord("{")
-_FIELDS: Final = msgspec.json.Decoder(dict[str, Raw])
-_TYPE: Final = msgspec.json.Decoder(str)
 
 
 class Asked(msgspec.Struct, frozen=True):
@@ -206,10 +219,10 @@ def grant_uses(tool: Raw, calls: int) -> Raw:
     tools of bodies that `read_work` has accepted."""
     if first_byte(tool) != _OBJECT:
         return tool
-    fields: dict[str, Any] = dict(_FIELDS.decode(tool))
+    fields: dict[str, Any] = dict(FIELDS.decode(tool))
     if is_null(fields.get("type")) or not is_null(fields.get("max_uses")):
         return tool
-    if _DATE.sub("", _TYPE.decode(fields["type"])[:MAX_NAME_CHARS]) not in CAPPED_TOOLS:
+    if _DATE.sub("", TEXT.decode(fields["type"])[:MAX_NAME_CHARS]) not in CAPPED_TOOLS:
         return tool
     return Raw(msgspec.json.encode({**fields, "max_uses": calls}))
 

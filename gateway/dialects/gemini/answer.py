@@ -8,10 +8,13 @@ out where an answer was grounded by searches alone; empty queries, which its lis
 images and video have one price, cached sound another.
 
 A count that is zero is left out of the answer; counts that can't be are no report.
+
+Gemini's format, the answer: what was written in it, whole or in pieces of a stream.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping
 from typing import Any, Final
 
@@ -19,12 +22,12 @@ import msgspec
 from msgspec import Raw
 
 from billing.usage import MAX_COUNT, Usage, merge_snapshot
-from gateway.dialects.exceptions import UNREADABLE, GarbageAnswer
+from gateway.dialects.decoding import NULL, OBJECT, TEXT, UNREADABLE, decoded
 from gateway.dialects.facts import Reported
 from gateway.dialects.fields import is_null
-from gateway.dialects.shares import MAX_DOUBTS, Doubt, cut_down, is_zero, shared_out, unknown_counts
+from gateway.dialects.output import Inline, OutputReader, Piece, kind_of
+from gateway.dialects.shares import MAX_ANOMALIES, Anomaly, cut_down, is_zero, shared_out, unknown_counts
 
-_NULL: Final = Raw(b"null")
 _OF_TOOLS: Final = (b'"groundingMetadata"', b'"urlContextMetadata"', b'"executableCode"')
 """Names of fields that say what tools did. No text has these bytes: quotation marks are escaped there."""
 _OF_THE_END: Final = (b'"finishReason"', b'"blockReason"')
@@ -37,8 +40,14 @@ _TIER_PREFIX: Final = "service_tier_"
 _MODALITIES: Final = frozenset({"TEXT", "IMAGE", "AUDIO", "VIDEO", "DOCUMENT", "MODALITY_UNSPECIFIED"})
 _KNOWN: Final = frozenset(
     {
-        *("promptTokenCount", "inputTokenCount", "toolUsePromptTokenCount", "candidatesTokenCount"),
-        *("responseTokenCount", "cachedContentTokenCount", "thoughtsTokenCount", "totalTokenCount"),
+        "promptTokenCount",
+        "inputTokenCount",
+        "toolUsePromptTokenCount",
+        "candidatesTokenCount",
+        "responseTokenCount",
+        "cachedContentTokenCount",
+        "thoughtsTokenCount",
+        "totalTokenCount",
     }
 )
 
@@ -46,51 +55,41 @@ _KNOWN: Final = frozenset(
 class Answer(msgspec.Struct):
     """The fields of a whole answer, or of one piece of a stream, that metering reads."""
 
-    usage_metadata: Raw = msgspec.field(default=_NULL, name="usageMetadata")
-    model_version: Raw = msgspec.field(default=_NULL, name="modelVersion")
-    prompt_feedback: Raw = msgspec.field(default=_NULL, name="promptFeedback")
-    candidates: Raw = _NULL
-    error: Raw = _NULL
+    usage_metadata: Raw = msgspec.field(default=NULL, name="usageMetadata")
+    model_version: Raw = msgspec.field(default=NULL, name="modelVersion")
+    prompt_feedback: Raw = msgspec.field(default=NULL, name="promptFeedback")
+    candidates: Raw = NULL
+    error: Raw = NULL
 
 
 class _Piece(msgspec.Struct, gc=False):
     """What a stream's piece says of its usage alone; all else is passed over, and not built."""
 
     usage: dict[str, Raw] | None = msgspec.field(default=None, name="usageMetadata")
-    model: Raw = msgspec.field(default=_NULL, name="modelVersion")
+    model: Raw = msgspec.field(default=NULL, name="modelVersion")
 
 
 class _Candidate(msgspec.Struct):
-    finish_reason: Raw = msgspec.field(default=_NULL, name="finishReason")
-    grounding: Raw = msgspec.field(default=_NULL, name="groundingMetadata")
-    pages: Raw = msgspec.field(default=_NULL, name="urlContextMetadata")
+    finish_reason: Raw = msgspec.field(default=NULL, name="finishReason")
+    grounding: Raw = msgspec.field(default=NULL, name="groundingMetadata")
+    pages: Raw = msgspec.field(default=NULL, name="urlContextMetadata")
 
 
 class _Feedback(msgspec.Struct):
-    block_reason: Raw = msgspec.field(default=_NULL, name="blockReason")
+    block_reason: Raw = msgspec.field(default=NULL, name="blockReason")
 
 
 class _Grounding(msgspec.Struct):
     searched: list[str] | None = msgspec.field(default=None, name="webSearchQueries")
     images: list[str] | None = msgspec.field(default=None, name="imageSearchQueries")
-    entry_point: Raw = msgspec.field(default=_NULL, name="searchEntryPoint")
+    entry_point: Raw = msgspec.field(default=NULL, name="searchEntryPoint")
 
 
-_ANSWER: Final = msgspec.json.Decoder(Answer)
+ANSWER: Final = msgspec.json.Decoder(Answer)
 _PIECES: Final = msgspec.json.Decoder(_Piece)
-_CANDIDATES: Final[msgspec.json.Decoder[list[_Candidate] | None]] = msgspec.json.Decoder(list[_Candidate] | None)
-_FEEDBACK: Final[msgspec.json.Decoder[_Feedback | None]] = msgspec.json.Decoder(_Feedback | None)
-_GROUNDING: Final[msgspec.json.Decoder[_Grounding | None]] = msgspec.json.Decoder(_Grounding | None)
-_OBJECT: Final[msgspec.json.Decoder[dict[str, Any] | None]] = msgspec.json.Decoder(dict[str, Any] | None)
-_STRING: Final[msgspec.json.Decoder[str | None]] = msgspec.json.Decoder(str | None)
-
-
-def decode(data: bytes) -> Answer:
-    """Return an answer, or a piece of a stream. Raises `GarbageAnswer`."""
-    try:
-        return _ANSWER.decode(data)
-    except UNREADABLE as error:
-        raise GarbageAnswer("the provider's answer is not a JSON object") from error
+_CANDIDATES: Final = msgspec.json.Decoder(list[_Candidate])
+_FEEDBACK: Final = msgspec.json.Decoder(_Feedback)
+_GROUNDING: Final = msgspec.json.Decoder(_Grounding)
 
 
 def finishes(answer: Answer, data: bytes) -> bool:
@@ -98,13 +97,10 @@ def finishes(answer: Answer, data: bytes) -> bool:
     from `data`."""
     if all(data.find(name) < 0 for name in _OF_THE_END):
         return False
-    try:
-        feedback = None if is_null(answer.prompt_feedback) else _FEEDBACK.decode(answer.prompt_feedback)
-        if feedback is not None and not is_null(feedback.block_reason):
-            return True
-        return any(not is_null(each.finish_reason) for each in _CANDIDATES.decode(answer.candidates) or ())
-    except UNREADABLE:
-        return False
+    feedback = decoded(_FEEDBACK, answer.prompt_feedback)
+    if feedback is not None and not is_null(feedback.block_reason):
+        return True
+    return any(not is_null(each.finish_reason) for each in decoded(_CANDIDATES, answer.candidates) or ())
 
 
 class Reading:
@@ -124,7 +120,7 @@ class Reading:
         if any(data.find(name) >= 0 for name in _OF_TOOLS):
             self._take_tools(answer, data)
         if not is_null(answer.model_version):
-            self._model = _string(answer.model_version) or self._model
+            self._model = decoded(TEXT, answer.model_version) or self._model
         return self._take_counts(answer.usage_metadata)
 
     def take_lines(self, lines: bytes) -> bool:
@@ -145,7 +141,7 @@ class Reading:
         model: str | None = None
         for piece in reversed(pieces):
             if model is None and not is_null(piece.model):
-                model = _string(piece.model)
+                model = decoded(TEXT, piece.model)
             usage = piece.usage
             if usage and not usage.keys() <= later.keys():
                 later = {name: value for name, value in usage.items() if not is_null(value)} | later
@@ -155,7 +151,7 @@ class Reading:
 
     def _take_counts(self, usage: Raw) -> bool:
         """Replace the fields that a usage names; return whether it names any."""
-        if counts := _counts_of(usage):
+        if counts := decoded(OBJECT, usage):
             self._counts = (
                 merge_snapshot(self._counts, counts) if None in counts.values() else {**self._counts, **counts}
             )
@@ -163,16 +159,16 @@ class Reading:
 
     def _take_tools(self, answer: Answer, data: bytes) -> None:
         self._other_tools = self._other_tools or data.find(_CODE) >= 0
-        try:
-            for candidate in _CANDIDATES.decode(answer.candidates) or ():
-                self._other_tools = self._other_tools or not is_null(candidate.pages)
-                grounding = None if is_null(candidate.grounding) else _GROUNDING.decode(candidate.grounding)
-                if grounding is not None:
-                    queries = (*(grounding.searched or ()), *(grounding.images or ()))
-                    self._searches.update(filter(None, queries))
-                    self._searched_unnamed |= not queries and not is_null(grounding.entry_point)
-        except UNREADABLE:
-            return
+        for candidate in decoded(_CANDIDATES, answer.candidates) or ():
+            self._other_tools = self._other_tools or not is_null(candidate.pages)
+            if is_null(candidate.grounding):
+                continue
+            grounding = decoded(_GROUNDING, candidate.grounding)
+            if grounding is None:  # nor are the candidates after it believed
+                return
+            queries = (*(grounding.searched or ()), *(grounding.images or ()))
+            self._searches.update(filter(None, queries))
+            self._searched_unnamed |= not queries and not is_null(grounding.entry_point)
 
     def reported(self, *, has_output: bool = True) -> Reported | None:
         """Return the usage as it is known by now; None where there is none that can be."""
@@ -183,18 +179,8 @@ class Reading:
         usage = _to_usage(counts, min(searches, MAX_COUNT), self._other_tools, has_output) if counts else None
         if usage is None:
             return None
-        doubts = tuple(_doubts(counts, usage))[:MAX_DOUBTS]
-        return Reported(usage, service_tier=_tier(counts), model=self._model, doubts=doubts)
-
-
-def _counts_of(usage: Raw) -> dict[str, Any] | None:
-    """Return a usage's fields; nothing where it has none, or is none."""
-    if is_null(usage):
-        return None
-    try:
-        return _OBJECT.decode(usage)
-    except UNREADABLE:
-        return None
+        anomalies = tuple(_anomalies(counts, usage))[:MAX_ANOMALIES]
+        return Reported(usage, service_tier=_tier(counts), model=self._model, anomalies=anomalies)
 
 
 def _to_usage(counts: Mapping[str, Any], searches: int, other_tools: bool, has_output: bool) -> Usage | None:
@@ -266,7 +252,7 @@ def _by_modality(counts: Mapping[str, Any], *names: str) -> dict[str, int]:
     return found
 
 
-def _doubts(counts: Mapping[str, Any], usage: Usage) -> Iterator[Doubt]:
+def _anomalies(counts: Mapping[str, Any], usage: Usage) -> Iterator[Anomaly]:
     """Yield what can't be placed: a total that its parts do not explain, modalities and counts by unknown names."""
     total = _count(counts, "totalTokenCount")
     names = ("promptTokenCount", "toolUsePromptTokenCount", "candidatesTokenCount", "responseTokenCount")
@@ -291,8 +277,39 @@ def _tier(counts: Mapping[str, Any]) -> str | None:
     return None
 
 
-def _string(raw: Raw) -> str | None:
-    try:
-        return _STRING.decode(raw)
-    except UNREADABLE:
-        return None
+_NO_OUTPUT: Final = frozenset(
+    {"thought", "thoughtSignature", "videoMetadata", "partMetadata", "mediaResolution", "id", "role"}
+)
+"""Fields of a part that identify the piece, and have no output."""
+_TEXTS: Final = re.compile(rb'"(?:text|code|output|args)"\s*:\s*"((?:[^"\\]|\\.)*)')
+
+
+def _of_answer(answer: dict[str, Any]) -> Iterator[tuple[int, Piece]]:
+    candidates = answer.get("candidates")
+    for candidate in candidates if isinstance(candidates, list) else ():
+        content = candidate.get("content") if isinstance(candidate, dict) else None
+        parts = content.get("parts") if isinstance(content, dict) else None
+        index = candidate.get("index") if isinstance(candidate, dict) else None
+        for part in parts if isinstance(parts, list) else ():
+            for piece in _of_part(part) if isinstance(part, dict) else ():
+                yield (index if isinstance(index, int) else 0), piece
+
+
+def _of_part(part: Mapping[str, Any]) -> Iterator[Piece]:
+    for name, value in part.items():
+        if value is None or name in _NO_OUTPUT:
+            continue
+        if isinstance(value, str):
+            yield value
+        elif name == "inlineData" and isinstance(value, dict) and isinstance(value.get("data"), str):
+            yield Inline(kind_of(str(value.get("mimeType"))) or "file", len(value["data"]))
+        else:
+            yield msgspec.json.encode(value).decode()
+
+
+OUTPUT: Final = OutputReader(
+    of_answer=_of_answer,
+    of_event=_of_answer,
+    is_known=lambda answer: isinstance(answer.get("candidates"), list) or bool(answer.get("promptFeedback")),
+    texts=_TEXTS,
+)

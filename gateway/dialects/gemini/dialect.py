@@ -8,7 +8,6 @@ batches) has no endpoint here and is refused.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import quote
 
@@ -16,21 +15,23 @@ import msgspec
 from msgspec import Raw
 
 from billing.usage import Usage
-from gateway.dialects.base import Endpoint, Head, Match
+from gateway.dialects.base import Changes, Dialect, Endpoint, Head, Match
+from gateway.dialects.decoding import FIELDS, NULL, TEXT
 from gateway.dialects.events import EVENT_STREAM
-from gateway.dialects.facts import Reported
+from gateway.dialects.facts import Reported, decoded_answer
 from gateway.dialects.fields import is_null
-from gateway.dialects.gemini.answer import Reading, decode
-from gateway.dialects.gemini.contents import input_texts, input_tokens
-from gateway.dialects.gemini.envelopes import error_body, error_headers
-from gateway.dialects.gemini.frames import ArrayFrames, EventFrames
+from gateway.dialects.gemini.answer import ANSWER, OUTPUT, Reading
+from gateway.dialects.gemini.declared import CLIENT, GEMINI, KEY
+from gateway.dialects.gemini.envelopes import error_body
 from gateway.dialects.gemini.names import COUNT, EMBED, EMBED_BATCH, GENERATE, STREAM, method_of, snake
-from gateway.dialects.gemini.output import output_of, output_of_part
-from gateway.dialects.gemini.request import FIELDS, MAX_FIELD, parse
-from gateway.dialects.gemini.streams import GeminiTap
+from gateway.dialects.gemini.request import MAX_FIELD, REQUEST, input_texts, input_tokens, parse
+from gateway.dialects.gemini.streams import ArrayFrames, EventFrames, GeminiTap
 from gateway.dialects.structure import StructureBounds
+from gateway.dialects.values import INTEGER
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from gateway.dialects.facts import ParsedRequest
 
 VERSIONS: Final = ("v1beta", "v1")
@@ -38,7 +39,6 @@ VERSIONS: Final = ("v1beta", "v1")
 METHODS: Final = (GENERATE, STREAM, EMBED, EMBED_BATCH, COUNT)
 _GOOGLES_PATH: Final = re.compile(r"/(?:v\d+(?:alpha|beta)\d*|upload/v\d\w*|ws/google\.[^/]+)(?:/|\Z)")
 """How the paths begin that Google alone has."""
-GOOGLES_HEADERS: Final = ("x-goog-api-key", "x-goog-api-client")
 _KEY_IN_QUERY: Final = re.compile(r"[?&]key=")
 _METHOD_OF_MODEL: Final = re.compile(r"/v1/(?:models|projects)/[^?]+:(?:[a-z]+[A-Z]\w*|predict)(?:\?|\Z)")
 _SHARED_PATH: Final = re.compile(
@@ -47,16 +47,13 @@ _SHARED_PATH: Final = re.compile(
 """How the paths begin that other APIs may have, too."""
 JSON: Final = b"application/json"
 DEFAULT_BOUNDS: Final = StructureBounds()
-_FIELDS: Final = msgspec.json.Decoder(dict[str, Raw])
 _OBJECTS: Final = msgspec.json.Decoder(list[dict[str, Raw]] | dict[str, Raw])
-_STRING: Final = msgspec.json.Decoder(str)
-_INTEGER: Final = msgspec.json.Decoder(int)
 _PREFIX: Final = "models/"
 
 
 def usage_from_json(operation: str, body: bytes) -> Reported | None:
     """Return the usage of a whole answer; None where it reports none. Raises `GarbageAnswer`."""
-    answer, method = decode(body), method_of(operation)
+    answer, method = decoded_answer(ANSWER, body), method_of(operation)
     if method == COUNT:
         return Reported(Usage())
     reading = Reading()
@@ -65,15 +62,15 @@ def usage_from_json(operation: str, body: bytes) -> Reported | None:
     reported = reading.reported(has_output=method not in (EMBED, EMBED_BATCH))
     if reported is None or method in (EMBED, EMBED_BATCH) or reported.usage.output_tokens or reported.counts_nothing:
         return reported
-    return reported if output_of(body).empty else None  # output without a count is not free
+    return reported if OUTPUT.output(body).empty else None  # output without a count is not free
 
 
-class GeminiDialect:
-    """Gemini's generateContent, streamGenerateContent, embedContent, batchEmbedContents and countTokens; a
-    `Dialect`."""
+class GeminiDialect(Dialect):
+    """Gemini's generateContent, streamGenerateContent, embedContent, batchEmbedContents and countTokens."""
 
-    name: Final = "gemini"
-    endpoints: Final = tuple(
+    name = "gemini"
+    declared = GEMINI
+    endpoints = tuple(
         Endpoint(
             f"/{version}/models/{{model}}:{method}",
             f"{version}:{method}",
@@ -83,10 +80,8 @@ class GeminiDialect:
         for version in VERSIONS
         for method in METHODS
     )
-    key_headers: Final = ()
-    key_parameter: Final = "key"
-    kept_parameters: Final = FIELDS.spelled
-    passed_parameters: Final = frozenset({"alt"})
+    kept_parameters = REQUEST.spelled
+    passed_parameters = frozenset({"alt"})
 
     def __init__(self, bounds: StructureBounds = DEFAULT_BOUNDS) -> None:
         self._bounds = bounds
@@ -98,7 +93,7 @@ class GeminiDialect:
             return True
         if not _SHARED_PATH.match(path):
             return False
-        return _KEY_IN_QUERY.search(path) is not None or any(name in headers for name in GOOGLES_HEADERS)
+        return _KEY_IN_QUERY.search(path) is not None or KEY in headers or CLIENT in headers
 
     def parse(self, head: Head, body: bytes) -> ParsedRequest:
         """Return what metering needs of a request. Raises `BadRequest`."""
@@ -112,46 +107,33 @@ class GeminiDialect:
         version = match.endpoint.operation.partition(":")[0]
         return f"/{version}/models/{quote(model)}:{method_of(match.endpoint.operation)}"
 
-    def auth_header(self, key: str) -> tuple[str, str]:
-        """Return the header in which a provider takes its key."""
-        return "x-goog-api-key", key
-
     def max_field(self, operation: str, configured: str) -> str:
         """Return the field in which the maximum of an answer's tokens is sent."""
         return MAX_FIELD
 
-    def rewrite(
-        self,
-        body: bytes,
-        *,
-        model: str | None,
-        include_usage: bool,
-        max_output_tokens: int | None,
-        max_field: str,
-        tool_calls: int | None = None,
-    ) -> bytes:
+    def rewrite(self, body: bytes, changes: Changes) -> bytes:
         """Return the body to send: `model` replaces those names of a model that the body repeats; `max_output_tokens`
         is sent where the client gave no smaller maximum. What is not on the way to these stays byte for byte. No
         field says how often a tool of Google's may run, so that `tool_calls` changes nothing."""
-        if model is None and max_output_tokens is None:
+        model, granted, max_field = changes.model, changes.max_output_tokens, changes.max_field
+        if model is None and granted is None:
             return body
-        fields: dict[str, Any] = dict(_FIELDS.decode(body))
+        fields: dict[str, Any] = dict(FIELDS.decode(body))
         changed = model is not None and _rename(fields, model)
-        if max_output_tokens is not None:
-            name = FIELDS.spelling(fields, "generationConfig")
+        if granted is not None:
+            name = REQUEST.spelling(fields, "generationConfig")
             given: Raw | None = fields.get(name)
-            config: dict[str, Any] = {} if is_null(given) or given is None else dict(_FIELDS.decode(given))
+            config: dict[str, Any] = {} if is_null(given) or given is None else dict(FIELDS.decode(given))
             spelled = snake(max_field) if snake(max_field) in config else max_field
-            own: Raw | None = config.get(spelled)
-            most = max_output_tokens if own is None or is_null(own) else min(_INTEGER.decode(own), max_output_tokens)
-            config[spelled] = most
+            own = INTEGER.decode(config.get(spelled, NULL))
+            config[spelled] = granted if own is None else min(own, granted)
             fields[name] = config
             changed = True
         return msgspec.json.encode(fields) if changed else body
 
     usage_from_json = staticmethod(usage_from_json)
-    output = staticmethod(output_of)
-    output_of_part = staticmethod(output_of_part)
+    output = staticmethod(OUTPUT.output)
+    output_of_part = staticmethod(OUTPUT.output_of_part)
 
     def is_stream(self, parsed: ParsedRequest, content_type: bytes) -> bool:
         """Return whether it is a stream: of events, or one JSON array."""
@@ -162,17 +144,16 @@ class GeminiDialect:
         return GeminiTap(EventFrames() if content_type.startswith(EVENT_STREAM) else ArrayFrames())
 
     error_body = staticmethod(error_body)
-    error_headers = staticmethod(error_headers)
 
 
 def _rename(fields: dict[str, Any], model: str) -> bool:
     """Put a model's name wherever a body says it; return whether it did."""
     changed = False
     if "model" in fields and not is_null(fields["model"]):
-        prefix = _PREFIX if _STRING.decode(fields["model"]).startswith(_PREFIX) else ""
+        prefix = _PREFIX if TEXT.decode(fields["model"]).startswith(_PREFIX) else ""
         fields["model"] = prefix + model
         changed = True
-    nested = FIELDS.spelling(fields, "generateContentRequest")
+    nested = REQUEST.spelling(fields, "generateContentRequest")
     for name in ("requests", nested):
         if name not in fields or is_null(fields[name]):
             continue

@@ -4,7 +4,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Final
 
 import msgspec
@@ -13,6 +12,8 @@ from gateway.dialects.exceptions import BadRequest
 from gateway.dialects.gemini.names import COUNT, EMBED, EMBED_BATCH, GENERATE, STREAM
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
     from gateway.dialects.base import FinalQuotaFacts, ListedModel, RefusalFacts
 
 _STATUS: Final = {
@@ -31,7 +32,6 @@ _STATUS: Final = {
     504: "DEADLINE_EXCEEDED",
 }
 _TYPE: Final = "type.googleapis.com/google.rpc."
-_NO_HEADERS: Final[Mapping[str, str]] = {}
 DOMAIN: Final = "metergate"
 # Gemini CLI 0.61.0 asks again for 227 s (10 requests), silently, unless an error says that this is in vain; with either
 # of these it stops after one request, within 3 s. A RetryInfo of more than 300 s has it show the message, with its
@@ -81,11 +81,6 @@ def _quota_failure(quota: FinalQuotaFacts, message: str) -> dict[str, object]:
         "quotaId": quota.name if waits else f"{quota.name}-{PER_DAY}",
     }
     return {"@type": _TYPE + "QuotaFailure", "violations": [violation]}
-
-
-def error_headers(request_id: str, refusal: RefusalFacts | None = None) -> Mapping[str, str]:
-    """Return no further headers."""
-    return _NO_HEADERS
 
 
 class GeminiModels:

@@ -9,14 +9,16 @@ brackets, as Google's own examples have it.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
-from typing import Final
-
-from msgspec import Raw
+from typing import TYPE_CHECKING, Final
 
 from gateway.dialects.fields import check_names, first_byte, is_null, read_object, read_objects, wrong_type
 from gateway.dialects.structure import more_items, too_many
 from gateway.dialects.values import text, texts
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+
+    from msgspec import Raw
 
 _UPPER: Final = re.compile(r"([A-Z])")
 _OBJECT, _LIST, _QUOTE = b'{["'

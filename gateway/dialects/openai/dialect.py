@@ -22,33 +22,40 @@ import msgspec
 from msgspec import Raw
 
 from billing.usage import MAX_COUNT
-from gateway.dialects.events import EVENT_STREAM
+from gateway.dialects.base import Changes, Dialect
+from gateway.dialects.decoding import FIELDS, ITEMS
 from gateway.dialects.exceptions import BadRequest
 from gateway.dialects.facts import NO_METADATA, NO_PARTS, NO_WORK, ParsedRequest, Work
-from gateway.dialects.fields import first_byte, is_null, read_object, top_level, wrong_type
-from gateway.dialects.openai.errors import error_body, error_headers
-from gateway.dialects.openai.output import OpenAIEvents, output_of, output_of_part
-from gateway.dialects.openai.parts import count_content, count_parts
+from gateway.dialects.fields import first_byte, is_null, read_object, wrong_type
+from gateway.dialects.openai.declared import OPENAI
+from gateway.dialects.openai.errors import error_body
+from gateway.dialects.openai.messages import count_content, count_parts, input_texts, input_tokens
+from gateway.dialects.openai.output import OUTPUT, OpenAIEvents
 from gateway.dialects.openai.paths import CHAT, COMPLETIONS, DEPLOYMENT, EMBEDDINGS, MODERATIONS, with_azure
-from gateway.dialects.openai.texts import input_texts, input_tokens
-from gateway.dialects.openai.tools import TOOL_CALLS_FIELD
 from gateway.dialects.openai.usage import usage_from_json
-from gateway.dialects.openai.values import (
+from gateway.dialects.openai.work import (
+    SEARCH_PARAMETERS,
+    TOOL_CALLS_FIELD,
+    WORK_FIELDS,
+    read_work,
+    with_bounded_sources,
+)
+from gateway.dialects.streaming import SseTap
+from gateway.dialects.structure import StructureBounds, check_value, more_items, request_fields, too_many
+from gateway.dialects.values import (
     BOOLEAN,
     FIELD_LEVEL,
     INTEGER,
     FieldTable,
+    checked_model,
+    label,
     metadata_of,
     read_values,
     within,
 )
-from gateway.dialects.openai.work import SEARCH_PARAMETERS, WORK_FIELDS, read_work, with_bounded_sources
-from gateway.dialects.streaming import SseTap
-from gateway.dialects.structure import StructureBounds, check_size, check_value, more_items, too_many
-from gateway.dialects.values import checked_model, label
 
 if TYPE_CHECKING:
-    from gateway.dialects.base import Endpoint, Head, Match
+    from gateway.dialects.base import Head, Match
 
 INPUT_FIELD: Final = {CHAT: "messages", COMPLETIONS: "prompt", EMBEDDINGS: "input", MODERATIONS: "input"}
 WITH_OUTPUT: Final = frozenset({CHAT, COMPLETIONS})
@@ -58,8 +65,6 @@ MAX_FIELDS: Final = (OPENAI_MAX_FIELD, "max_tokens", "n_predict")
 MAX_CHOICES: Final = 128
 """Of `n` and of `best_of` each, as OpenAI's reference bounds `n`."""
 
-_FIELDS: Final = msgspec.json.Decoder(dict[str, Raw])
-_ITEMS: Final = msgspec.json.Decoder(list[Raw])
 _TOKEN_IDS: Final = b"0123456789,[] \t\r\n"
 """All characters of arrays of token ids."""
 
@@ -70,10 +75,34 @@ _EXPECTED: Final = {
 }
 METERING_FIELDS: Final = frozenset({*_EXPECTED, "stream_options", *INPUT_FIELD.values(), *WORK_FIELDS})
 _USUAL_FIELDS: Final = METERING_FIELDS | {
-    *("temperature", "top_p", "stop", "seed", "tool_choice", "parallel_tool_calls", "response_format", "top_k"),
-    *("presence_penalty", "frequency_penalty", "logit_bias", "logprobs", "top_logprobs", "metadata", "store"),
-    *("reasoning_effort", "prediction", "verbosity", "echo", "suffix", "dimensions", "min_p", "repetition_penalty"),
-    *("encoding_format", "prompt_cache_key", "prompt_cache_options", "prompt_cache_retention", "functions"),
+    "temperature",
+    "top_p",
+    "stop",
+    "seed",
+    "tool_choice",
+    "parallel_tool_calls",
+    "response_format",
+    "top_k",
+    "presence_penalty",
+    "frequency_penalty",
+    "logit_bias",
+    "logprobs",
+    "top_logprobs",
+    "metadata",
+    "store",
+    "reasoning_effort",
+    "prediction",
+    "verbosity",
+    "echo",
+    "suffix",
+    "dimensions",
+    "min_p",
+    "repetition_penalty",
+    "encoding_format",
+    "prompt_cache_key",
+    "prompt_cache_options",
+    "prompt_cache_retention",
+    "functions",
     "function_call",
 }
 _TABLE: Final = FieldTable(_EXPECTED, METERING_FIELDS, _USUAL_FIELDS, WORK_FIELDS | {"stream_options"})
@@ -90,11 +119,7 @@ def parse(
 ) -> ParsedRequest:
     """Return what a request to one of `INPUT_FIELD` asks for. `deployment` is the model that its path names, which goes
     before the body's. Raises `BadRequest`."""
-    if len(body) > bounds.small_bytes:
-        check_size(body, bounds)
-    fields = top_level(body, bounds.fields)
-    if fields is None:
-        raise too_many("fields", bounds.fields)
+    fields = request_fields(body, bounds)
     values = read_values(fields, _TABLE, INPUT_FIELD[operation], bounds)
     if deployment is not None:
         model, named = checked_model(deployment), False
@@ -151,63 +176,55 @@ def max_field(provider_field: str, operation: str) -> str:
     return provider_field if operation == CHAT or provider_field == "n_predict" else "max_tokens"
 
 
-def rewrite(
-    body: bytes,
-    *,
-    model: str | None = None,
-    include_usage: bool = False,
-    max_output_tokens: int | None = None,
-    max_field: str = OPENAI_MAX_FIELD,
-    tool_calls: int | None = None,
-) -> bytes:
+def rewrite(body: bytes, changes: Changes) -> bytes:
     """Return the body for the provider; the same object where nothing changes. For bodies that `parse` has accepted.
 
-    `model` replaces the name; `include_usage` sets `stream_options.include_usage`, other options stay. With
-    `max_output_tokens` no maximum is above that: where the client gave `max_field`, each that it gave is cut down to
-    it; else `max_field` alone carries it, because the provider would believe no other. `tool_calls` is written where
-    the provider may know a field for it. What is nested stays byte for byte; spaces between top-level fields go.
+    Options of a stream beside `include_usage` stay. No maximum is above `max_output_tokens`: where the client gave
+    `max_field`, each that it gave is cut down to it; else `max_field` alone carries it, because the provider would
+    believe no other. `tool_calls` is written where the provider may know a field for it. What is nested stays byte for
+    byte; spaces between top-level fields go.
     """
-    if model is None and not include_usage and max_output_tokens is None and tool_calls is None:
+    unchanged = changes.model is None and changes.max_output_tokens is None and changes.tool_calls is None
+    if unchanged and not changes.include_usage:
         return body
-    fields: dict[str, Any] = dict(_FIELDS.decode(body))
-    if model is not None:
-        fields["model"] = model
-    if include_usage:
+    fields: dict[str, Any] = dict(FIELDS.decode(body))
+    if changes.model is not None:
+        fields["model"] = changes.model
+    if changes.include_usage:
         given: Raw | None = fields.get("stream_options")
-        options: dict[str, Any] = {} if given is None or is_null(given) else dict(_FIELDS.decode(given))
+        options: dict[str, Any] = {} if given is None or is_null(given) else dict(FIELDS.decode(given))
         options["include_usage"] = True
         fields["stream_options"] = options
-    if max_output_tokens is not None:
+    max_field = changes.max_field
+    if (granted := changes.max_output_tokens) is not None:
         maxima: dict[str, int | None] = {name: INTEGER.decode(fields[name]) for name in MAX_FIELDS if name in fields}
         if maxima.get(max_field) is None:
             for name in maxima:
                 del fields[name]
-            fields[max_field] = max_output_tokens
+            fields[max_field] = granted
         else:
-            fields |= {name: min(most, max_output_tokens) for name, most in maxima.items() if most is not None}
-    if tool_calls is not None:
+            fields |= {name: min(most, granted) for name, most in maxima.items() if most is not None}
+    if changes.tool_calls is not None:
         if SEARCH_PARAMETERS in fields:
-            fields[SEARCH_PARAMETERS] = with_bounded_sources(fields[SEARCH_PARAMETERS], tool_calls)
+            fields[SEARCH_PARAMETERS] = with_bounded_sources(fields[SEARCH_PARAMETERS], changes.tool_calls)
         # OpenAI, Azure and Groq have no such field in chats, and refuse fields that they do not know; nor has OpenAI a
         # tool there that it would run. OpenRouter obeys it, and others pass over it.
         if max_field != OPENAI_MAX_FIELD and is_null(fields.get(TOOL_CALLS_FIELD)):
-            fields[TOOL_CALLS_FIELD] = tool_calls
+            fields[TOOL_CALLS_FIELD] = changes.tool_calls
     return msgspec.json.encode(fields)
 
 
-class OpenAIDialect:
-    """OpenAI's chat completions, completions, embeddings and moderations; a `Dialect`."""
+class OpenAIDialect(Dialect):
+    """OpenAI's chat completions, completions, embeddings and moderations."""
 
-    name: str = "openai"
-    endpoints: tuple[Endpoint, ...] = (
+    name = "openai"
+    declared = OPENAI
+    endpoints = (
         *with_azure(operation for operation in INPUT_FIELD if operation in WITH_OUTPUT),
         *with_azure((operation for operation in INPUT_FIELD if operation not in WITH_OUTPUT), writes=False),
     )
-    key_headers: Final = ()
-    key_parameter: Final = None
-    kept_parameters: frozenset[str] = METERING_FIELDS
-    passed_parameters: Final[frozenset[str]] = frozenset()
-    events: Final = OpenAIEvents()
+    kept_parameters = METERING_FIELDS
+    events = OpenAIEvents()
 
     def __init__(self, bounds: StructureBounds = DEFAULT_BOUNDS) -> None:
         self._bounds = bounds
@@ -223,54 +240,25 @@ class OpenAIDialect:
 
     texts = staticmethod(input_texts)
     input_tokens = staticmethod(input_tokens)
+    rewrite = staticmethod(rewrite)
+    usage_from_json = staticmethod(usage_from_json)
+    output = staticmethod(OUTPUT.output)
+    output_of_part = staticmethod(OUTPUT.output_of_part)
+    error_body = staticmethod(error_body)
 
     def upstream_path(self, match: Match, model: str) -> str:
         """Return what follows a base URL, which is, as OpenAI's clients take it, all that stands before the endpoint,
         `/v1` included."""
         return match.endpoint.operation.removeprefix("/v1")
 
-    def auth_header(self, key: str) -> tuple[str, str]:
-        """Return the header in which a provider takes its key."""
-        return "Authorization", f"Bearer {key}"
-
     def max_field(self, operation: str, configured: str) -> str:
-        """Return the field in which the maximum of an answer's tokens is sent."""
-        return max_field(configured, operation)
-
-    def rewrite(
-        self,
-        body: bytes,
-        *,
-        model: str | None,
-        include_usage: bool,
-        max_output_tokens: int | None,
-        max_field: str,
-        tool_calls: int | None = None,
-    ) -> bytes:
-        """Return the body to send; the same object where nothing changes."""
-        return rewrite(
-            body,
-            model=model,
-            include_usage=include_usage,
-            max_output_tokens=max_output_tokens,
-            max_field=max_field,
-            tool_calls=tool_calls,
-        )
-
-    usage_from_json = staticmethod(usage_from_json)
-    output = staticmethod(output_of)
-    output_of_part = staticmethod(output_of_part)
-
-    def is_stream(self, parsed: ParsedRequest, content_type: bytes) -> bool:
-        """Return whether an answer is passed on as it comes."""
-        return content_type.startswith(EVENT_STREAM)
+        """Return the field in which the maximum of an answer's tokens is sent: `configured` is that of chats.
+        Completions are older than `max_completion_tokens`."""
+        return configured if operation == CHAT or configured == "n_predict" else "max_tokens"
 
     def tap(self, content_type: bytes, *, usage_added: bool, include_cost: bool) -> SseTap:
         """Return a tap; a client that wants the cost gets the usage chunk that carries it, whoever asked for usage."""
         return SseTap(self.events, strip_usage=usage_added and not include_cost, hold_usage=include_cost)
-
-    error_body = staticmethod(error_body)
-    error_headers = staticmethod(error_headers)
 
 
 def _work(fields: Mapping[str, Raw], values: Mapping[str, Any], bounds: StructureBounds) -> Work:
@@ -322,7 +310,7 @@ def _prompts(raw: Raw, name: str, bounds: StructureBounds) -> int:
         return 1
     if more_items(raw, bounds.messages):
         raise too_many(f"items in '{name}'", bounds.messages, name)
-    items = _ITEMS.decode(raw)
+    items = ITEMS.decode(raw)
     if not ids and any(first_byte(item) != ord('"') and bytes(item).translate(None, _TOKEN_IDS) for item in items):
         raise wrong_type(name, "a string, token ids, or an array of these")
     return max(1, len(items))

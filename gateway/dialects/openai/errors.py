@@ -8,7 +8,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Final
 
-from billing.shapes import base
+from billing.schemas import base
+from gateway.dialects.base import NO_HEADERS
 
 if TYPE_CHECKING:
     from gateway.dialects.base import RefusalFacts
@@ -21,7 +22,6 @@ SPENT: Final = "insufficient_quota"
 """OpenAI's type of a quota that waiting does not help with."""
 # At the status 429 no type stops OpenCode 1.18.33, Qwen Code 0.15.10, Continue 1.5.47, pi 0.73.1 or LiteLLM: they go by
 # the status alone, and neither `type` nor `code` changed how often they asked. AI SDK 4 obeys it in a stream's error.
-_NO_HEADERS: Final[Mapping[str, str]] = {}
 
 
 def error_body(refusal: RefusalFacts, request_id: str) -> bytes:
@@ -33,4 +33,4 @@ def error_body(refusal: RefusalFacts, request_id: str) -> bytes:
 
 def error_headers(request_id: str, refusal: RefusalFacts | None = None) -> Mapping[str, str]:
     """Return no further headers: `x-request-id` is what OpenAI's clients show."""
-    return _NO_HEADERS
+    return NO_HEADERS

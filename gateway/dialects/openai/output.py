@@ -9,102 +9,91 @@ provider that adds a field next year must not thereby serve it free. Empty strin
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 from msgspec import Raw
 
-from gateway.dialects.events import with_charge
-from gateway.dialects.exceptions import GarbageAnswer
+from gateway.dialects.base import EventReader
+from gateway.dialects.decoding import FIELDS, NULL, decoded
 from gateway.dialects.facts import EventFacts, Reported
-from gateway.dialects.openai.billed import CITATION
-from gateway.dialects.openai.usage import NULL, PlainUsage, decode, plain_usage, reported_of
+from gateway.dialects.openai.usage import ANSWER, CITATION, PlainUsage, plain_usage, reported_of
 from gateway.dialects.output import (
-    Inline,
     Kind,
-    Output,
+    OutputReader,
     Piece,
-    cut_output,
-    cut_pieces,
-    joined,
     kind_named,
     piece_of,
 )
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from gateway.dialects.output import Piece
 
 _NO_OUTPUT: Final = frozenset({"role", "index", "type", "id", "object", "status", "format", "expires_at", "created"})
 """Names of fields that identify a piece, and have no output; so does a name that ends in `_id`."""
 _OF_A_CHOICE: Final = frozenset(
     {
-        *("index", "finish_reason", "native_finish_reason", "stop_reason", "matched_stop", "seed", "error"),
-        *("logprobs", "prompt_logprobs", "token_ids", "prompt_token_ids", "flagged", "moderation"),
-        *("content_filter_results", "content_filter_offsets", "content_filter_result"),
+        "index",
+        "finish_reason",
+        "native_finish_reason",
+        "stop_reason",
+        "matched_stop",
+        "seed",
+        "error",
+        "logprobs",
+        "prompt_logprobs",
+        "token_ids",
+        "prompt_token_ids",
+        "flagged",
+        "moderation",
+        "content_filter_results",
+        "content_filter_offsets",
+        "content_filter_result",
     }
 )
 """Fields next to the delta that describe it, or repeat its text."""
 _OF_AN_EVENT: Final = frozenset(
     {
-        *("usage", "model", "service_tier", "system_fingerprint", "provider", "obfuscation", "error", "x_groq"),
-        *("moderation", "prompt_filter_results", "time_info", "timings", "metrics", "citations", "search_results"),
+        "usage",
+        "model",
+        "service_tier",
+        "system_fingerprint",
+        "provider",
+        "obfuscation",
+        "error",
+        "x_groq",
+        "moderation",
+        "prompt_filter_results",
+        "time_info",
+        "timings",
+        "metrics",
+        "citations",
+        "search_results",
     }
 )
 """Known fields next to the choices. In an answer without choices, any other field counts as output of an unknown
 kind."""
 _SAME_REASONING: Final = ("reasoning_content", "reasoning", "reasoning_details")
 """Some providers send the same reasoning under several names: the first that says something counts."""
-_TEXTS: Final = re.compile(
+TEXTS: Final = re.compile(
     rb'"(?:content|text|refusal|reasoning_content|reasoning|thinking|arguments|input|transcript)"\s*:\s*'
     rb'"((?:[^"\\]|\\.)*)'
 )
 
 
-def pieces(data: bytes) -> list[tuple[int, Piece]]:
-    """Return the (choice, piece) pairs of one event, in order. Of one that is no JSON (`NaN` among its numbers, say)
-    what can be told: clients may read it all the same."""
-    try:
-        return list(_of_answer(msgspec.json.decode(data)))
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-        return pieces_of_part(data) if data.lstrip().startswith(b"{") else []
-
-
-def output_of(body: bytes) -> Output:
-    """Return what was written in a whole answer; not `known` where it has no list of choices."""
-    try:
-        answer = msgspec.json.decode(body)
-        found = joined(_of_answer(answer))
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-        return Output(known=False)
-    fields = answer if isinstance(answer, dict) else {}
-    return Output(found.text, found.inline, isinstance(fields.get("choices"), list), bool(fields.get("error")))
-
-
-def output_of_part(part: bytes) -> Output:
-    """Return what can be told of an answer that is not here to its end; not `known` where something is here that says
-    nothing."""
-    return cut_output(_TEXTS, part)
-
-
-def pieces_of_part(data: bytes) -> list[tuple[int, Piece]]:
-    """Return what can be told of an event that broke off: its text; data where it is long and has none."""
-    return cut_pieces(_TEXTS, data, "image")
-
-
-def _of_answer(answer: Any) -> Iterator[tuple[int, Piece]]:
-    if not isinstance(answer, dict):
-        return
+def _of_answer(answer: dict[str, Any]) -> Iterator[tuple[int, Piece]]:
     if not answer.get("choices") and not answer.get("error"):
         for name, value in answer.items():
             if name not in _OF_AN_EVENT:
-                yield from ((0, piece) for piece in _of(name, value, None) if isinstance(piece, Inline) or piece)
+                yield from ((0, piece) for piece in _of(name, value, None))
     choices = answer.get("choices")
     for choice in choices if isinstance(choices, list) else ():
         if isinstance(choice, dict):
             index = choice.get("index")
             number = index if isinstance(index, int) else 0
-            yield from ((number, piece) for piece in _of_choice(choice) if isinstance(piece, Inline) or piece)
+            yield from ((number, piece) for piece in _of_choice(choice))
 
 
 def _of_choice(choice: dict[str, Any]) -> Iterator[Piece]:
@@ -141,11 +130,28 @@ def _of(name: str, value: Any, around: Kind | None) -> Iterator[Piece]:
         yield msgspec.json.encode(value).decode()
 
 
-_FIELDS: Final = msgspec.json.Decoder(dict[str, Raw])
+OUTPUT: Final = OutputReader(
+    of_answer=_of_answer,
+    of_event=_of_answer,
+    is_known=lambda answer: isinstance(answer.get("choices"), list),
+    texts=TEXTS,
+)
 _ENVELOPE: Final = frozenset(
     {
-        *("id", "object", "created", "model", "service_tier", "system_fingerprint", "choices", "usage", "obfuscation"),
-        *("provider", "x_groq", "timings", "time_info", "metrics"),
+        "id",
+        "object",
+        "created",
+        "model",
+        "service_tier",
+        "system_fingerprint",
+        "choices",
+        "usage",
+        "obfuscation",
+        "provider",
+        "x_groq",
+        "timings",
+        "time_info",
+        "metrics",
     }
 )
 """What a chunk has that is there for its usage alone."""
@@ -177,12 +183,8 @@ _PLAIN_EVENT: Final = msgspec.json.Decoder(_PlainEvent)
 
 def _plain_facts(data: bytes) -> EventFacts | None:
     """Return what an event with usage says, where it is as OpenAI writes it: in one go."""
-    try:
-        event = _PLAIN_EVENT.decode(data)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-        return None
-    usage = plain_usage(event.usage)
-    if usage is None:
+    event = decoded(_PLAIN_EVENT, data)
+    if event is None or (usage := plain_usage(event.usage)) is None:
         return None
     only = _EMPTY_LIST.fullmatch(event.choices) is not None and _says_no_more(data)
     return EventFacts(Reported(usage, event.service_tier, event.model), has_usage=True, is_usage_only=only)
@@ -191,13 +193,13 @@ def _plain_facts(data: bytes) -> EventFacts | None:
 def _says_no_more(data: bytes) -> bool:
     """Return whether an event without choices has nothing beside its usage that a client would miss: a moderation's
     verdict and Azure's filter results come in chunks without choices, too."""
-    fields = _fields_of(data) or {}
+    fields = decoded(FIELDS, data) or {}
     return all(name in _ENVELOPE or value in _NOTHING_SAID for name, value in fields.items())
 
 
 def _without_null_usage(line: re.Match[bytes]) -> bytes:
     data = line[0]
-    fields = _fields_of(data)
+    fields = decoded(FIELDS, data)
     if fields is None or fields.get("usage") != NULL:  # what stands deeper is not the event's own
         return data
     places = list(_NULL_USAGE.finditer(data))
@@ -207,31 +209,20 @@ def _without_null_usage(line: re.Match[bytes]) -> bytes:
             cut = before.rstrip()[:-1] + after
         else:
             cut = before + after.lstrip().removeprefix(b",").lstrip()
-        left = _fields_of(cut)
+        left = decoded(FIELDS, cut)
         if left is not None and "usage" not in left:
             return cut
     return data
 
 
-def _fields_of(data: bytes) -> dict[str, Raw] | None:
-    """Return the fields at the top level; None where there is no JSON object."""
-    try:
-        return _FIELDS.decode(data)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-        return None
-
-
-class OpenAIEvents:
+class OpenAIEvents(EventReader):
     """Reads the data of the stream events of chat completions and completions; an `EventReader`."""
 
-    usage_marker: Final = b'"usage"'
-    usage_pattern: Final = re.compile(rb'"usage"\s*:\s*\{')
-    error_marker: Final = b'"error"'
-    finish_markers: Final = (b'"finish_reason":"', b'"finish_reason": "')
-    terminal_markers: Final = (b"[DONE]",)
-    terminal_lines: Final = (b"data: [DONE]", b"data:[DONE]")
-    tool_call_marker: Final = b""
-    tool_call_pattern: Final = re.compile(rb"(?!)")
+    finish_markers = (b'"finish_reason":"', b'"finish_reason": "')
+    terminal_markers = (b"[DONE]",)
+    terminal_lines = (b"data: [DONE]", b"data:[DONE]")
+    pieces = staticmethod(OUTPUT.pieces)
+    pieces_of_part = staticmethod(OUTPUT.pieces_of_part)
 
     def is_terminal(self, event: bytes, data: bytes) -> bool:
         """Return whether it is `data: [DONE]`, and nothing beside it."""
@@ -244,9 +235,8 @@ class OpenAIEvents:
 
     @staticmethod
     def _facts(data: bytes) -> EventFacts:
-        try:
-            answer = decode(data)
-        except GarbageAnswer:
+        answer = decoded(ANSWER, data)
+        if answer is None:
             return EventFacts()
         has_usage = answer.usage != NULL
         is_error = answer.error != NULL
@@ -259,14 +249,6 @@ class OpenAIEvents:
             is_error=is_error,
         )
 
-    def pieces(self, data: bytes) -> list[tuple[int, Piece]]:
-        """Return what the model wrote, by choice: see `pieces`."""
-        return pieces(data)
-
-    def pieces_of_part(self, data: bytes) -> list[tuple[int, Piece]]:
-        """Return the output in the data of an event that broke off, as far as it can be told."""
-        return pieces_of_part(data)
-
     def without_null_usage(self, block: bytes) -> bytes:
         """Return whole events without the `"usage": null` at their top level that is there because the gateway
         asked."""
@@ -275,8 +257,3 @@ class OpenAIEvents:
             return block
         block = _NULL_USAGE_PADDED.sub(b"", block)
         return _DATA_LINE.sub(_without_null_usage, block) if _NULL_USAGE.search(block) else block
-
-    def with_charge(self, data: bytes, charge_usd: str) -> bytes:
-        """Return the same JSON with `charge_usd` as the last field of its `usage`; all else as it was, but for outer
-        spaces."""
-        return with_charge(data, "usage", charge_usd)

@@ -5,7 +5,6 @@ Azure's client names the model of most operations in the path, and that name alo
 `/azure`, so that its endpoint is this gateway's address with or without that.
 """
 
-import re
 from collections.abc import Iterable, Iterator
 from typing import Final
 
@@ -19,8 +18,6 @@ DEPLOYMENT: Final = "model"
 """The parameter of a path that names the model."""
 _VERSION: Final = "/v1"
 _AZURE: Final = ("/openai", "/azure/openai")
-_NEW_FIELD_HOSTS: Final = re.compile(r"https?://(api\.openai\.com|[^/]+\.(openai|cognitiveservices)\.azure\.com)[:/]")
-"""OpenAI's and Azure's reasoning models refuse `max_tokens`; all others know it, and many know nothing else."""
 
 
 def with_azure(
@@ -42,8 +39,3 @@ def paths_of(path: str, deployment: str = "") -> Iterator[str]:
         yield f"{base}{deployment}{path.removeprefix(_VERSION)}"
         if deployment and path == MODERATIONS:  # which AzureOpenAI sends without a deployment
             yield base + path.removeprefix(_VERSION)
-
-
-def default_max_field(base_url: str) -> str:
-    """Return where a provider takes the maximum of a chat's output when its entry does not say."""
-    return "max_completion_tokens" if _NEW_FIELD_HOSTS.match(base_url + "/") else "max_tokens"

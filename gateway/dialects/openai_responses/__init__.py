@@ -4,7 +4,6 @@ dialect   endpoints, and the few fields of a request that the gateway changes; t
           stored responses and conversations: what they are created by, read and changed
 request   what a request asks for at most, and what may run at the provider
 input     what its input brings: texts, and what is no text
-model_list  how Codex wants models listed
-errors    OpenAI's envelope, with what Codex CLI reads of a quota that is spent
+envelopes OpenAI's errors, with what Codex CLI reads of a quota that is spent, and how Codex wants models listed
 answer    usage, units and output of a response, whole or in a stream's events
 """

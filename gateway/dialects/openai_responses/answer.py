@@ -13,22 +13,21 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from typing import Any, Final, Literal, TypeVar
+from typing import Any, Final, Literal
 
 import msgspec
 from msgspec import Raw
 
 from billing.usage import MAX_COUNT
+from gateway.dialects.base import EventReader
+from gateway.dialects.decoding import FIELDS, NULL, UNREADABLE, decoded
 from gateway.dialects.events import CHARGE_FIELDS
 from gateway.dialects.exceptions import GarbageAnswer
 from gateway.dialects.facts import EventFacts, Reported
-from gateway.dialects.openai.billed import CITATION
-from gateway.dialects.openai.output import pieces_of_part
-from gateway.dialects.openai.usage import PlainResponseUsage, plain_usage, usage_from_json
-from gateway.dialects.output import Inline, Kind, Output, Piece, joined, kind_named, piece_of
+from gateway.dialects.openai.output import TEXTS
+from gateway.dialects.openai.usage import CITATION, PlainResponseUsage, plain_usage, usage_from_json
+from gateway.dialects.output import Kind, OutputReader, Piece, kind_named, piece_of
 
-T = TypeVar("T")
-_NULL: Final = Raw(b"null")
 _NO_OUTPUT: Final = frozenset(
     {"type", "id", "call_id", "item_id", "status", "role", "annotations", "logprobs", "phase"}
 )
@@ -43,15 +42,24 @@ _PARTIAL: Final = ".partial_image"
 _ITEM_DONE: Final = "response.output_item.done"
 _OF_AN_EVENT: Final = frozenset(
     {
-        *("type", "item_id", "output_index", "content_index", "summary_index", "sequence_number", "obfuscation"),
-        *("logprobs", "annotation_index", "command_index", "partial_image_index", "stream_id"),
+        "type",
+        "item_id",
+        "output_index",
+        "content_index",
+        "summary_index",
+        "sequence_number",
+        "obfuscation",
+        "logprobs",
+        "annotation_index",
+        "command_index",
+        "partial_image_index",
+        "stream_id",
     }
 )
 _WITH_DELTAS: Final = frozenset(
     {"message", "function_call", "custom_tool_call", "reasoning", "mcp_call", "code_interpreter_call"}
 )
 """Items whose text has already come in deltas."""
-_FIELDS: Final = msgspec.json.Decoder(dict[str, Raw])
 
 
 class _PlainResponse(msgspec.Struct):
@@ -86,18 +94,18 @@ class _Action(msgspec.Struct):
 class _Item(msgspec.Struct):
     type: str | None = None
     status: str | None = None
-    action: Raw = _NULL
+    action: Raw = NULL
 
 
 class _Response(msgspec.Struct):
-    tool_usage: Raw = _NULL
-    output: Raw = _NULL
+    tool_usage: Raw = NULL
+    output: Raw = NULL
 
 
 _PLAIN: Final = msgspec.json.Decoder(_PlainResponse)
 _PLAIN_END: Final = msgspec.json.Decoder(_PlainEnd)
 _RESPONSE: Final = msgspec.json.Decoder(_Response)
-_TOOL_USAGE: Final[msgspec.json.Decoder[_ToolUsage | None]] = msgspec.json.Decoder(_ToolUsage | None)
+_TOOL_USAGE: Final = msgspec.json.Decoder(_ToolUsage)
 _ITEMS: Final = msgspec.json.Decoder(list[_Item])
 _ACTION: Final = msgspec.json.Decoder(_Action)
 
@@ -106,7 +114,7 @@ def usage_of(response: bytes) -> Reported | None:
     """Return the usage of a whole response object, None where it reports none. Raises `GarbageAnswer` where it is not a
     JSON object."""
     searched = _may_have_searched(response)
-    if not searched and (plain := _decoded(_PLAIN, response)) and (reported := _plainly_reported(plain)):
+    if not searched and (plain := decoded(_PLAIN, response)) and (reported := _plainly_reported(plain)):
         return reported
     reported = usage_from_json("", response)
     if reported is None or reported.usage.searches or not searched:
@@ -130,10 +138,10 @@ def _plainly_reported(response: _PlainResponse) -> Reported | None:
 
 def _searches(response: bytes) -> int:
     answer = _RESPONSE.decode(response)
-    counted = _decoded(_TOOL_USAGE, answer.tool_usage)
+    counted = decoded(_TOOL_USAGE, answer.tool_usage)
     if counted is not None and counted.web_search is not None and counted.web_search.num_requests is not None:
         return max(0, counted.web_search.num_requests)
-    items = _decoded(_ITEMS, answer.output)
+    items = decoded(_ITEMS, answer.output)
     if items is None:
         return bytes(answer.output).count(b'"web_search_call"')
     return sum(
@@ -143,21 +151,14 @@ def _searches(response: bytes) -> int:
 
 def _searched(action: Raw) -> bool:
     """Return whether an action is a search; one that can't be read is."""
-    read = _decoded(_ACTION, action)
+    read = decoded(_ACTION, action)
     return read is None or read.type in ("search", None)
 
 
-def output_of(body: bytes) -> Output:
-    """Return what was written in a whole response; not `known` where it has no list of items."""
-    try:
-        answer = msgspec.json.decode(body)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-        return Output(known=False)
-    if not isinstance(answer, dict):
-        return Output(known=False)
+def _of_answer(answer: dict[str, Any]) -> Iterator[tuple[int, Piece]]:
     items = answer.get("output")
-    found = joined((0, piece) for piece in pieces_of_items(items if isinstance(items, list) else []))
-    return Output(found.text, found.inline, isinstance(items, list), bool(answer.get("error")))
+    for piece in pieces_of_items(items if isinstance(items, list) else []):
+        yield 0, piece
 
 
 def pieces_of_items(items: list[Any]) -> Iterator[Piece]:
@@ -187,52 +188,71 @@ def pieces_of(value: Any, around: Kind | None) -> Iterator[Piece]:
 
 class _Event(msgspec.Struct):
     type: str | None = None
-    response: Raw = _NULL
-    error: Raw = _NULL
+    response: Raw = NULL
+    error: Raw = NULL
 
 
 class _Error(msgspec.Struct):
-    error: Raw = _NULL
+    error: Raw = NULL
 
 
 _EVENT: Final = msgspec.json.Decoder(_Event)
-_ERROR: Final = msgspec.json.Decoder(_Error | None)
+_ERROR: Final = msgspec.json.Decoder(_Error)
 
 
-class ResponseEvents:
-    """Reads the data of a stream's events; an `EventReader`."""
+def _of_event(event: dict[str, Any]) -> Iterator[tuple[int, Piece]]:
+    kind = event.get("type")
+    if not isinstance(kind, str):
+        return
+    if kind.endswith((_DELTA, _PARTIAL)):
+        fields = {name: value for name, value in event.items() if name not in _OF_AN_EVENT}
+        for piece in pieces_of(fields, "image" if kind.endswith(_PARTIAL) else None):
+            yield 0, piece
+    elif kind == _ITEM_DONE:
+        item = event.get("item")
+        if isinstance(item, dict) and item.get("type") not in _WITH_DELTAS:
+            for piece in pieces_of_items([item]):
+                yield 0, piece
 
-    usage_marker: Final = b'"usage"'
-    usage_pattern: Final = re.compile(rb'"usage"\s*:\s*\{')
-    error_marker: Final = b'"error"'
-    finish_markers: Final[tuple[bytes, ...]] = ()
-    terminal_markers: Final = (b"response.completed", b"response.incomplete", b"response.failed", b"[DONE]")
-    terminal_lines: Final = tuple(
+
+OUTPUT: Final = OutputReader(
+    of_answer=_of_answer,
+    of_event=_of_event,
+    is_known=lambda answer: isinstance(answer.get("output"), list),
+    texts=TEXTS,
+)
+
+
+class ResponseEvents(EventReader):
+    """Reads the data of a stream's events."""
+
+    terminal_markers = (b"response.completed", b"response.incomplete", b"response.failed", b"[DONE]")
+    terminal_lines = tuple(
         begin + end.encode()
         for end in sorted(ENDS)
         for begin in (b"event: ", b"event:", b'data: {"type":"', b'data: {"type": "', b'data:{"type":"')
     )
 
-    tool_call_marker: Final = b"response.output_item.done"
-    tool_call_pattern: Final = re.compile(
+    tool_call_marker = b"response.output_item.done"
+    tool_call_pattern = re.compile(
         rb'"type"\s*:\s*"(?!(?:function|custom_tool|local_shell|shell|computer|apply_patch|tool_search)_call")\w+_call"'
     )
 
     def is_terminal(self, event: bytes, data: bytes) -> bool:
         """Return whether this is one of the events that end a response."""
-        read = _decoded(_EVENT, data)
+        read = decoded(_EVENT, data)
         return (read is not None and read.type in ENDS) or data.strip() == b"[DONE]"
 
     def facts(self, data: bytes) -> EventFacts:
         """Return the usage of a terminal event, and errors: of their own event, or of a response that failed."""
-        if not _may_have_searched(data) and (plain := _decoded(_PLAIN_END, data)):
+        if not _may_have_searched(data) and (plain := decoded(_PLAIN_END, data)):
             reported = _plainly_reported(plain.response)
             if reported is not None:
                 return EventFacts(reported, has_usage=True)
-        event = _decoded(_EVENT, data)
+        event = decoded(_EVENT, data)
         if event is None:
             return EventFacts()
-        failed = event.error != _NULL or event.type in ("error", "response.failed") or _has_error(event.response)
+        failed = event.error != NULL or event.type in ("error", "response.failed") or _has_error(event.response)
         if event.type not in ENDS:
             return EventFacts(is_error=failed)
         try:
@@ -241,29 +261,20 @@ class ResponseEvents:
             reported = None
         return EventFacts(reported, has_usage=reported is not None, is_error=failed)
 
-    def pieces(self, data: bytes) -> list[tuple[int, Piece]]:
-        """Return what the model wrote in one event."""
-        try:
-            return [(0, piece) for piece in _pieces(msgspec.json.decode(data))]
-        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-            return pieces_of_part(data) if data.lstrip().startswith(b"{") else []
+    pieces = staticmethod(OUTPUT.pieces)
 
     def pieces_of_part(self, data: bytes) -> list[tuple[int, Piece]]:
         """Return the output in the data of an event that broke off, as far as it can be told; what an event says that
         names no delta was said before."""
-        return pieces_of_part(data.replace(b'"delta"', b'"text"', 1)) if b'.delta"' in data else []
-
-    def without_null_usage(self, block: bytes) -> bytes:
-        """Return the same events: nothing is asked of the provider that the client did not ask for."""
-        return block
+        return OUTPUT.pieces_of_part(data.replace(b'"delta"', b'"text"', 1)) if b'.delta"' in data else []
 
     def with_charge(self, data: bytes, charge_usd: str) -> bytes:
         """Return the same data with `charge_usd` in the usage of its response; unchanged where it has none."""
         try:
-            event = _FIELDS.decode(data)
-            response = _FIELDS.decode(event["response"])
-            usage = _FIELDS.decode(response["usage"])
-        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError, KeyError):
+            event = FIELDS.decode(data)
+            response = FIELDS.decode(event["response"])
+            usage = FIELDS.decode(response["usage"])
+        except (*UNREADABLE, KeyError):
             return data
         usage.update(dict.fromkeys(CHARGE_FIELDS, Raw(msgspec.json.encode(charge_usd))))
         response["usage"] = Raw(msgspec.json.encode(usage))
@@ -271,34 +282,6 @@ class ResponseEvents:
         return msgspec.json.encode(event)
 
 
-def _decoded(decoder: msgspec.json.Decoder[T], data: bytes) -> T | None:
-    """Return JSON as what a decoder takes; None where it is something else."""
-    try:
-        return decoder.decode(data)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-        return None
-
-
 def _has_error(response: Raw) -> bool:
-    read = _decoded(_ERROR, response) if response != _NULL else None
-    return read is not None and read.error != _NULL
-
-
-def _pieces(event: Any) -> list[Piece]:
-    if not isinstance(event, dict):
-        return []
-    kind = event.get("type")
-    if not isinstance(kind, str):
-        return []
-    if kind.endswith((_DELTA, _PARTIAL)):
-        fields = {name: value for name, value in event.items() if name not in _OF_AN_EVENT}
-        return [piece for piece in pieces_of(fields, "image" if kind.endswith(_PARTIAL) else None) if _says(piece)]
-    if kind == _ITEM_DONE:
-        item = event.get("item")
-        if isinstance(item, dict) and item.get("type") not in _WITH_DELTAS:
-            return list(pieces_of_items([item]))
-    return []
-
-
-def _says(piece: Piece) -> bool:
-    return isinstance(piece, Inline) or bool(piece)
+    read = decoded(_ERROR, response) if response != NULL else None
+    return read is not None and read.error != NULL

@@ -15,26 +15,24 @@ https://platform.openai.com/docs/api-reference/responses/get and .../conversatio
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import TYPE_CHECKING, Annotated, Any, Final
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Final
 from urllib.parse import parse_qsl, quote
 
 import msgspec
 from msgspec import Raw
 
 from billing.usage import Usage
-from gateway.dialects.base import Endpoint, Head
-from gateway.dialects.events import EVENT_STREAM
-from gateway.dialects.exceptions import BadRequest, GarbageAnswer
-from gateway.dialects.facts import Created, ParsedRequest, Reported, Stored
-from gateway.dialects.fields import is_null, top_level
-from gateway.dialects.openai.output import output_of_part
+from gateway.dialects.base import Changes, Dialect, Endpoint, Head
+from gateway.dialects.decoding import FIELDS, NULL, decoded
+from gateway.dialects.exceptions import BadRequest
+from gateway.dialects.facts import Created, Creation, ParsedRequest, Reported, Stored, decoded_answer
+from gateway.dialects.fields import is_null
+from gateway.dialects.openai.declared import OPENAI
 from gateway.dialects.openai.paths import paths_of, with_azure
-from gateway.dialects.openai.tools import TOOL_CALLS_FIELD
-from gateway.dialects.openai.usage import is_complete_answer
-from gateway.dialects.openai.values import INTEGER
-from gateway.dialects.openai_responses.answer import ResponseEvents, output_of, usage_of
-from gateway.dialects.openai_responses.errors import error_body, error_headers
+from gateway.dialects.openai.usage import ANSWER
+from gateway.dialects.openai.work import TOOL_CALLS_FIELD
+from gateway.dialects.openai_responses.answer import OUTPUT, ResponseEvents, usage_of
+from gateway.dialects.openai_responses.envelopes import error_body, error_headers
 from gateway.dialects.openai_responses.input import NO_INPUT, Input, input_texts, input_tokens, named_ids, read_input
 from gateway.dialects.openai_responses.request import (
     COMPACT,
@@ -45,11 +43,12 @@ from gateway.dialects.openai_responses.request import (
     parse,
 )
 from gateway.dialects.streaming import SseTap
-from gateway.dialects.structure import check_size, check_value, too_many
+from gateway.dialects.structure import check_value, request_fields
+from gateway.dialects.values import INTEGER
 
 if TYPE_CHECKING:
     from gateway.dialects.base import Endpoint, Head, Match
-    from gateway.dialects.facts import Creation, ParsedRequest, Reported
+    from gateway.dialects.facts import ParsedRequest, Reported
     from gateway.dialects.structure import StructureBounds
 
 RESPONSE: Final = "/v1/responses/{response_id}"
@@ -91,7 +90,7 @@ class _Event(msgspec.Struct):
     """Of a stream, or a message of a client's."""
 
     type: str | None = None
-    response: Raw = Raw(b"null")
+    response: Raw = NULL
 
 
 _OBJECT: Final = msgspec.json.Decoder(_Object)
@@ -113,20 +112,15 @@ class ObjectCreation:
 
     def of_answer(self, body: bytes | Raw) -> Created | None:
         """Return the object of a whole answer."""
-        try:
-            made = _OBJECT.decode(body)
-        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-            return None
-        if made.object != self.kind:
+        made = decoded(_OBJECT, body)
+        if made is None or made.object != self.kind:
             return None
         return Created(made.id, made.status in _RUNNING, made.status == _CANCELLED)
 
     def of_event(self, data: bytes) -> Created | None:
         """Return the object of the first event of a stream."""
-        try:
-            return self.of_answer(_EVENT.decode(data).response)
-        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-            return None
+        event = decoded(_EVENT, data)
+        return None if event is None else self.of_answer(event.response)
 
 
 RESPONSES_CREATION: Final = ObjectCreation("response", RESPONSE, RESPONSE + "/cancel")
@@ -162,10 +156,7 @@ def parse_object(head: Head, body: bytes, bounds: StructureBounds) -> ParsedRequ
 
 def _added(body: bytes, bounds: StructureBounds) -> Input:
     """Return what the body of a conversation, or of items that are added to one, brings into it."""
-    check_size(body, bounds)
-    fields = top_level(body, bounds.fields)
-    if fields is None:
-        raise too_many("fields", bounds.fields)
+    fields = request_fields(body, bounds)
     for name, raw in fields.items():
         check_value(raw, bounds, 1, name)
     items = fields.get("items")
@@ -175,34 +166,27 @@ def _added(body: bytes, bounds: StructureBounds) -> Input:
 
 
 _OPERATIONS: Final = frozenset({RESPONSES, COMPACT, INPUT_TOKENS})
-_FIELDS: Final = msgspec.json.Decoder(dict[str, Raw])
 SOCKET: Final = "responses_websocket"
 CREATE: Final = "response.create"
 UPGRADE: Final = "Upgrade"
 
 
-class ResponsesDialect:
-    """OpenAI's Responses API; a `Dialect`."""
+class ResponsesDialect(Dialect):
+    """OpenAI's Responses API. Other paths than its own are of OpenAI's dialect."""
 
-    name: str = "openai"
-    endpoints: tuple[Endpoint, ...] = (
+    name = "openai"
+    declared = OPENAI
+    endpoints = (
         *with_azure((RESPONSES, COMPACT), deployed=False),
         *with_azure((INPUT_TOKENS,), free=True, deployed=False),
         *OBJECT_ENDPOINTS,
     )
-    key_headers: Final = ()
-    key_parameter: Final = None
-    kept_parameters: Final = METERING_FIELDS - {STREAM}  # which reads a stored response again, as events
-    passed_parameters: Final[frozenset[str]] = frozenset()
-    events: Final = ResponseEvents()
-    creations: tuple[Creation, ...] = (RESPONSES_CREATION,)
+    kept_parameters = METERING_FIELDS - {STREAM}  # which reads a stored response again, as events
+    events = ResponseEvents()
+    creations: ClassVar[tuple[Creation, ...]] = (RESPONSES_CREATION,)
 
     def __init__(self, bounds: StructureBounds) -> None:
         self._bounds = bounds
-
-    def owns(self, path: str, headers: Mapping[str, str]) -> bool:
-        """Return that none is: OpenAI's dialect answers for its paths."""
-        return False  # its errors are those of OpenAI's dialect
 
     def parse(self, head: Head, body: bytes) -> ParsedRequest:
         """Return what metering needs of a request. Raises `BadRequest`."""
@@ -222,56 +206,38 @@ class ResponsesDialect:
             path = path.replace(f"{{{name}}}", quote(value, safe=""))
         return path
 
-    def auth_header(self, key: str) -> tuple[str, str]:
-        """Return the header in which a provider takes its key."""
-        return "Authorization", f"Bearer {key}"
-
     def max_field(self, operation: str, configured: str) -> str:
         """Return the field in which the maximum of an answer's tokens is sent."""
         return MAX_FIELD if operation == RESPONSES else ""
 
-    def rewrite(
-        self,
-        body: bytes,
-        *,
-        model: str | None,
-        include_usage: bool,
-        max_output_tokens: int | None,
-        max_field: str,
-        tool_calls: int | None = None,
-    ) -> bytes:
+    def rewrite(self, body: bytes, changes: Changes) -> bytes:
         """Return the body to send: what is nested stays byte for byte; spaces between top-level fields go. `max_field`
         is empty where the endpoint takes no maximum."""
-        bounded = max_output_tokens is not None and max_field
-        if not body or (model is None and not bounded and tool_calls is None):
+        max_field, calls = changes.max_field, changes.tool_calls
+        most = changes.max_output_tokens if max_field else None
+        if not body or (changes.model is None and most is None and calls is None):
             return body
-        fields: dict[str, Any] = dict(_FIELDS.decode(body))
-        if model is None or "model" not in fields:  # a stored object is reached without
-            if not bounded and tool_calls is None:
-                return body
-        else:
-            fields["model"] = model
-        if max_output_tokens is not None and max_field:
-            own = INTEGER.decode(fields.get(max_field, Raw(b"null")))
-            fields[max_field] = max_output_tokens if own is None else min(own, max_output_tokens)
-        if tool_calls is not None and is_null(fields.get(TOOL_CALLS_FIELD)):
-            fields[TOOL_CALLS_FIELD] = tool_calls
+        fields: dict[str, Any] = dict(FIELDS.decode(body))
+        if changes.model is not None and "model" in fields:  # a stored object is reached without
+            fields["model"] = changes.model
+        elif most is None and calls is None:
+            return body
+        if most is not None:
+            own = INTEGER.decode(fields.get(max_field, NULL))
+            fields[max_field] = most if own is None else min(own, most)
+        if calls is not None and is_null(fields.get(TOOL_CALLS_FIELD)):
+            fields[TOOL_CALLS_FIELD] = calls
         return msgspec.json.encode(fields)
 
     def usage_from_json(self, operation: str, body: bytes) -> Reported | None:
         """Return the usage of a whole answer; None where it reports none. Raises `GarbageAnswer`."""
         if operation in (RESPONSES, COMPACT):
             return usage_of(body)
-        if not is_complete_answer(body):
-            raise GarbageAnswer("the provider's answer is not a JSON object")
+        decoded_answer(ANSWER, body)
         return Reported(Usage())  # of what is free, whatever it says of an earlier answer
 
-    output = staticmethod(output_of)
-    output_of_part = staticmethod(output_of_part)
-
-    def is_stream(self, parsed: ParsedRequest, content_type: bytes) -> bool:
-        """Return whether an answer is passed on as it comes."""
-        return content_type.startswith(EVENT_STREAM)
+    output = staticmethod(OUTPUT.output)
+    output_of_part = staticmethod(OUTPUT.output_of_part)
 
     def tap(self, content_type: bytes, *, usage_added: bool, include_cost: bool) -> SseTap:
         """Return a tap for one stream."""
@@ -282,7 +248,7 @@ class ResponsesDialect:
 
 
 class SocketDialect(ResponsesDialect):
-    """The messages of a connection; a `Dialect`."""
+    """The messages of a connection."""
 
     name = SOCKET
     endpoints = (Endpoint(RESPONSES, RESPONSES, "GET", header="Sec-WebSocket-Key"),)
@@ -292,10 +258,7 @@ class SocketDialect(ResponsesDialect):
         """Return what metering needs of a request. Raises `BadRequest`."""
         if UPGRADE not in head.headers:
             raise BadRequest("This is a WebSocket: connect with 'Upgrade: websocket', or POST your request.")
-        try:
-            message = _EVENT.decode(body)
-        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-            message = _Event(CREATE)  # what is wrong with it is said below
+        message = decoded(_EVENT, body) or _Event(CREATE)  # what is wrong with it is said below
         if not is_null(message.response):  # where the Realtime API has them
             raise BadRequest("Write the fields of the response beside 'type'.", "response")
         if message.type != CREATE:

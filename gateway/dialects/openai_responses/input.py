@@ -12,30 +12,31 @@ gpt-5-mini, gpt-5.1-codex, gpt-5.6, o4-mini, grok-code-fast-1), 0.19 at most, an
 back for 0.11 at most: one token a byte leaves a margin of five. o3-mini's is 440 bytes however long it has thought,
 because it has no reasoning in it. DeepSeek's is the id of what it keeps, which is no bound.
 
-As for chats (`gateway.dialects.openai.texts`), the text of a message stands between special tokens, so that it can be
-counted by itself; all else stays at its bytes in a hold, and is counted as text where an answer was cut.
+As for chats (`gateway.dialects.openai.messages`), the text of a message stands between special tokens, so that it can
+be counted by itself; all else stays at its bytes in a hold, and is counted as text where an answer was cut.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 from msgspec import Raw
 
+from gateway.dialects.decoding import NULL, UNREADABLE
 from gateway.dialects.exceptions import BadRequest
 from gateway.dialects.facts import NO_PARTS, Parts
 from gateway.dialects.fields import first_byte, folded, is_null, read_objects, wrong_type
-from gateway.dialects.openai.texts import content_texts, text_of
-from gateway.dialects.openai.tools import TOOLS, UNMETERED, ServerTool, has_objects, server_tools
-from gateway.dialects.output import Inline, Kind, kind_named, piece_of
+from gateway.dialects.openai.messages import content_texts, text_of
+from gateway.dialects.openai.work import TOOLS, UNMETERED, ServerTool, has_objects, server_tools
+from gateway.dialects.output import Inline, Kind, count_input, kind_named, piece_of
 from gateway.dialects.structure import StructureBounds, check_value, more_items, too_many
+from gateway.dialects.values import text
 from gateway.tokens import TOKENS_PER_MESSAGE
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Iterator, Mapping
 
 INPUT: Final = "input"
 CONTENT: Final = "input.content"
@@ -47,12 +48,33 @@ _ITEM: Final = frozenset({"type", "role", "content", "output", "id", _ENCRYPTED,
 _REASONING: Final = frozenset({"reasoning", "compaction"})
 _PLAIN_ITEMS: Final = frozenset(
     {
-        *("message", "function_call", "function_call_output", "custom_tool_call", "custom_tool_call_output"),
-        *("local_shell_call", "local_shell_call_output", "shell_call", "shell_call_output"),
-        *("apply_patch_call", "apply_patch_call_output", "web_search_call", "mcp_list_tools", "mcp_call"),
-        *("mcp_approval_request", "mcp_approval_response", "computer_call", "tool_search_call", "tool_search_output"),
-        *("additional_tools", "configuration_update", "compaction_trigger", "program", "program_output"),
-        *("agent_message", "compaction_summary", "ghost_snapshot"),
+        "message",
+        "function_call",
+        "function_call_output",
+        "custom_tool_call",
+        "custom_tool_call_output",
+        "local_shell_call",
+        "local_shell_call_output",
+        "shell_call",
+        "shell_call_output",
+        "apply_patch_call",
+        "apply_patch_call_output",
+        "web_search_call",
+        "mcp_list_tools",
+        "mcp_call",
+        "mcp_approval_request",
+        "mcp_approval_response",
+        "computer_call",
+        "tool_search_call",
+        "tool_search_output",
+        "additional_tools",
+        "configuration_update",
+        "compaction_trigger",
+        "program",
+        "program_output",
+        "agent_message",
+        "compaction_summary",
+        "ghost_snapshot",
     }
 )
 """Items that bring nothing but what stands in them, and images and files as parts of `content` and `output`."""
@@ -82,13 +104,25 @@ _PART_LEVEL: Final = 4
 _QUOTE, _LIST, _OBJECT = b'"[{'
 _ID_MARKS: Final = (b"file_id", b"fileid", b"ids", b"ontainer", b"\\u00", b"ID", b"Id")
 """Without any of these no name of an id stands in a body, however it is spelled or escaped."""
-_STRING: Final = msgspec.json.Decoder(str)
-_NULL: Final = Raw(b"null")
 _SETTINGS: Final = frozenset(
     {
-        *("model", "user", "safety_identifier", "service_tier", "metadata", "include", "truncation", "stream_options"),
-        *("reasoning", "tool_choice", "prompt_cache_key", "prompt_cache_retention", "prompt_cache_options"),
-        *("previous_response_id", "conversation", "context_management", "moderation"),
+        "model",
+        "user",
+        "safety_identifier",
+        "service_tier",
+        "metadata",
+        "include",
+        "truncation",
+        "stream_options",
+        "reasoning",
+        "tool_choice",
+        "prompt_cache_key",
+        "prompt_cache_retention",
+        "prompt_cache_options",
+        "previous_response_id",
+        "conversation",
+        "context_management",
+        "moderation",
     }
 )
 _NO_TEXT: Final = frozenset({"type", "id", "status", "detail", "file_id", "call_id"})
@@ -168,10 +202,10 @@ def _carried(kind: str, raw: Raw, param: str, bounds: StructureBounds) -> list[S
 def named_ids(raw: Raw | bytes) -> list[str]:
     """Return the ids of objects at the provider that a JSON value names, in order, each once. Raises `BadRequest` where
     such a field is no string or list of strings, or its name is spelled in another way."""
-    text = bytes(raw)
-    if not any(mark in text for mark in _ID_MARKS):
+    body = bytes(raw)
+    if not any(mark in body for mark in _ID_MARKS):
         return []
-    return list(dict.fromkeys(_ids(msgspec.json.decode(text))))
+    return list(dict.fromkeys(_ids(msgspec.json.decode(body))))
 
 
 def _ids(value: Any) -> Iterator[str]:
@@ -200,7 +234,7 @@ def _strings(value: Any, name: str) -> Iterator[str]:
 
 def _kind_of(item: Mapping[str, Raw]) -> str:
     """Return the type of an item. Raises `BadRequest` for a reference to another one."""
-    kind = "message" if is_null(item.get("type")) else _string(item["type"], "input.type")
+    kind = "message" if is_null(item.get("type")) else text(item["type"], "input.type")
     if kind == REFERENCE or (is_null(item.get("type")) and "role" not in item):
         raise BadRequest(
             "References to items by their id can't be metered here: send the items, or a 'previous_response_id'.", INPUT
@@ -275,7 +309,7 @@ def _count(parts: list[dict[str, Raw]]) -> tuple[Parts, bool]:
     images = files = inline_bytes = 0
     outside = False
     for part in parts:
-        kind = "" if is_null(part.get("type")) else _string(part["type"], f"{CONTENT}.type")
+        kind = "" if is_null(part.get("type")) else text(part["type"], f"{CONTENT}.type")
         if kind in _TEXT_PARTS:
             continue
         if kind in ("input_image", "computer_screenshot"):
@@ -293,20 +327,13 @@ def _count(parts: list[dict[str, Raw]]) -> tuple[Parts, bool]:
     return Parts(images, 0, files, inline_bytes, 0) if images or files else NO_PARTS, outside
 
 
-def _string(raw: Raw, param: str) -> str:
-    try:
-        return _STRING.decode(raw)
-    except msgspec.DecodeError as error:
-        raise wrong_type(param, "a string") from error
-
-
 class _Request(msgspec.Struct):
-    instructions: Raw = _NULL
-    input: Raw = _NULL
+    instructions: Raw = NULL
+    input: Raw = NULL
 
 
 class _Item(msgspec.Struct):
-    content: Raw = _NULL
+    content: Raw = NULL
 
 
 _REQUEST: Final = msgspec.json.Decoder(_Request)
@@ -317,7 +344,7 @@ def input_texts(body: bytes) -> list[tuple[str, int]]:
     """Return each text with the bytes that it takes of the body; none where it can't be read."""
     try:
         return list(_texts(_REQUEST.decode(body)))
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+    except UNREADABLE:
         return []
 
 
@@ -331,25 +358,19 @@ def _texts(request: _Request) -> Iterator[tuple[str, int]]:
 
 
 def input_tokens(body: bytes, count: Callable[[str], int]) -> tuple[int, list[Inline]]:
-    """Return the tokens of all texts and structures, by `count`, and the inline data. A body that can't be read is
-    counted as plain text."""
-    inline: list[Inline] = []
-    tokens = 0
-    try:
-        for name, value in msgspec.json.decode(body).items():
-            if name in _SETTINGS or isinstance(value, bool | int | float):
-                continue
-            if name == "input" and isinstance(value, list):
-                tokens += TOKENS_PER_MESSAGE * len(value)
-                for item in value:
-                    tokens += sum(map(count, _of_item(item, None, inline)))
-            elif isinstance(value, str):
-                tokens += count(value)
-            elif value is not None:
-                tokens += count(msgspec.json.encode(value).decode())
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError, AttributeError):
-        return count(body.decode("utf-8", "replace")), []
-    return tokens, inline
+    """Return the tokens of all texts and structures, by `count`, and the inline data."""
+    return count_input(body, count, _of_field)
+
+
+def _of_field(name: str, value: Any, inline: list[Inline]) -> Iterator[str | int]:
+    if name in _SETTINGS or isinstance(value, bool | int | float | None):
+        return
+    if name == INPUT and isinstance(value, list):
+        yield TOKENS_PER_MESSAGE * len(value)
+        for item in value:
+            yield from _of_item(item, None, inline)
+    else:
+        yield value if isinstance(value, str) else msgspec.json.encode(value).decode()
 
 
 def _of_item(value: Any, kind: Kind | None, inline: list[Inline]) -> Iterator[str]:

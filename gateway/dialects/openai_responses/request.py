@@ -3,28 +3,37 @@
 Source: https://platform.openai.com/docs/api-reference/responses/create. Bodies are refused by the same rules as those
 of chats (`gateway.dialects.openai.dialect`). What would have the provider choose the model, the tools or the text by
 itself (`prompt`, `multi_agent`) is refused, because nothing here bounds it. Each use of a tool that runs at the
-provider (`gateway.dialects.openai.tools`) calls the model again with what has been found; `max_tool_calls` bounds them.
+provider (`gateway.dialects.openai.work`) calls the model again with what has been found; `max_tool_calls` bounds them.
 Where the client gives none, the tools are left open, and the gateway grants a number of calls.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 from msgspec import Raw
 
 from billing.usage import MAX_COUNT
+from gateway.dialects.decoding import NULL, TEXT
 from gateway.dialects.exceptions import BadRequest
 from gateway.dialects.facts import NO_METADATA, NO_WORK, Creation, ParsedRequest, Stored, Work
-from gateway.dialects.fields import first_byte, is_null, read_object, top_level, wrong_type
-from gateway.dialects.openai.tools import TOOL_CALLS_FIELD, TOOLS, UNMETERED, ServerTool, server_tools
-from gateway.dialects.openai.values import FieldTable, metadata_of, read_values, within
-from gateway.dialects.openai.work import WORK_FIELDS, read_work
+from gateway.dialects.fields import first_byte, is_null, read_object, wrong_type
+from gateway.dialects.openai.work import (
+    TOOL_CALLS_FIELD,
+    TOOLS,
+    UNMETERED,
+    WORK_FIELDS,
+    ServerTool,
+    read_work,
+    server_tools,
+)
 from gateway.dialects.openai_responses.input import INPUT, Input, read_input
-from gateway.dialects.structure import StructureBounds, check_size, check_value, too_many
-from gateway.dialects.values import checked_model, label
+from gateway.dialects.structure import StructureBounds, check_value, request_fields
+from gateway.dialects.values import FieldTable, checked_model, label, metadata_of, read_values, within
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
 
 RESPONSES: Final = "/v1/responses"
 COMPACT: Final = "/v1/responses/compact"
@@ -48,8 +57,19 @@ _TABLE: Final = FieldTable(
     METERING_FIELDS,
     METERING_FIELDS
     | {
-        *("temperature", "top_p", "top_logprobs", "tool_choice", "parallel_tool_calls", "text", "include", "metadata"),
-        *("truncation", "stream_options", "prompt_cache_key", "prompt_cache_retention", "prompt_cache_options"),
+        "temperature",
+        "top_p",
+        "top_logprobs",
+        "tool_choice",
+        "parallel_tool_calls",
+        "text",
+        "include",
+        "metadata",
+        "truncation",
+        "stream_options",
+        "prompt_cache_key",
+        "prompt_cache_retention",
+        "prompt_cache_options",
     },
     WORK_FIELDS | {INPUT},
 )
@@ -57,7 +77,6 @@ _DISABLED: Final = b'"disabled"'
 _ELSEWHERE: Final = frozenset({TOOLS, "conversation", "previous_response_id"})
 """Fields of `WORK_FIELDS` that are read here in another way."""
 _CONVERSATION: Final = frozenset({"id"})
-_STRING: Final = msgspec.json.Decoder(str)
 CALLS_WITH_COMPACTION: Final = 4
 """Calls that are granted at most where the context may be compacted before each of them, which is a call of the model
 itself."""
@@ -77,11 +96,7 @@ def parse(
 ) -> ParsedRequest:
     """Return what a request for a response, its compaction or its count of tokens asks for; `created` tells of the
     response that is stored, or on a WebSocket can be gone on from. Raises `BadRequest`."""
-    if len(body) > bounds.small_bytes:
-        check_size(body, bounds)
-    fields = top_level(body, bounds.fields)
-    if fields is None:
-        raise too_many("fields", bounds.fields)
+    fields = request_fields(body, bounds)
     values = read_values(fields, _TABLE, INPUT, bounds)
     for name, message in _REFUSED.items():
         if not is_null(fields.get(name)):
@@ -163,9 +178,9 @@ def _stored(fields: Mapping[str, Raw], values: Mapping[str, Any]) -> list[str]:
     if raw is None or is_null(raw):
         return ids
     if first_byte(raw) == ord("{"):
-        raw = read_object(raw, "conversation", _CONVERSATION).get("id", Raw(b"null"))
+        raw = read_object(raw, "conversation", _CONVERSATION).get("id", NULL)
     try:
-        ids.append(_STRING.decode(raw))
+        ids.append(TEXT.decode(raw))
     except msgspec.DecodeError as error:
         raise wrong_type("conversation", "a string or an object with an 'id'") from error
     return ids

@@ -12,7 +12,6 @@ texts: a picture has no bound here and is refused.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
 from decimal import ROUND_CEILING, Decimal, InvalidOperation
 from typing import TYPE_CHECKING, Any, Final
 
@@ -20,16 +19,20 @@ import msgspec
 from msgspec import Raw
 
 from billing.usage import MAX_COUNT, Usage
-from gateway.dialects.base import Endpoint
-from gateway.dialects.exceptions import BadRequest, GarbageAnswer
-from gateway.dialects.facts import ParsedRequest, Reported, Work
-from gateway.dialects.fields import first_byte, folded, other_case, read_objects, top_level, wrong_type
+from gateway.dialects.base import Changes, Endpoint
+from gateway.dialects.decoding import ITEMS, NULL, decoded
+from gateway.dialects.exceptions import BadRequest
+from gateway.dialects.facts import ParsedRequest, Reported, Work, decoded_answer
+from gateway.dialects.fields import first_byte, folded, other_case, read_objects, wrong_type
 from gateway.dialects.openai.dialect import OpenAIDialect, rewrite
 from gateway.dialects.output import NO_OUTPUT
-from gateway.dialects.structure import check_size, check_value, more_items, too_many
-from gateway.dialects.values import MAX_MODEL_CHARS
+from gateway.dialects.rerank.declared import RERANKS
+from gateway.dialects.structure import check_value, more_items, request_fields, too_many
+from gateway.dialects.values import MAX_MODEL_CHARS, text
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
     from gateway.dialects.base import Head, Match
     from gateway.dialects.output import Inline, Output
 
@@ -45,12 +48,10 @@ _MEANT: Final = {folded(name): name for name in METERING_FIELDS}
 _PICTURES: Final = frozenset({"image", "images", "imageurl", "bytes", "video", "audio", "content"})
 """Members of a document, as `folded` has them, that are no text."""
 _FIELD_LEVEL: Final = 1
-_STRING: Final = msgspec.json.Decoder(str)
-_ITEMS: Final = msgspec.json.Decoder(list[Raw])
 
 
 class _BilledUnits(msgspec.Struct):
-    search_units: Raw = Raw(b"null")
+    search_units: Raw = NULL
 
 
 class _Meta(msgspec.Struct):
@@ -62,20 +63,21 @@ class _Tokens(msgspec.Struct):
 
 
 class _Answer(msgspec.Struct):
-    meta: Raw = Raw(b"null")
-    usage: Raw = Raw(b"null")
-    model: Raw = Raw(b"null")
+    meta: Raw = NULL
+    usage: Raw = NULL
+    model: Raw = NULL
 
 
 _ANSWER: Final = msgspec.json.Decoder(_Answer)
-_META: Final[msgspec.json.Decoder[_Meta | None]] = msgspec.json.Decoder(_Meta | None)
-_TOKENS: Final[msgspec.json.Decoder[_Tokens | None]] = msgspec.json.Decoder(_Tokens | None, strict=False)
+_META: Final = msgspec.json.Decoder(_Meta)
+_TOKENS: Final = msgspec.json.Decoder(_Tokens, strict=False)
 
 
 class RerankDialect(OpenAIDialect):
     """Reranks; a `Dialect`. Keys and errors are as OpenAI's."""
 
     name = "rerank"
+    declared = RERANKS
     endpoints = tuple(Endpoint(path, RERANK, writes=False) for path in PATHS)
     kept_parameters = METERING_FIELDS
 
@@ -86,11 +88,7 @@ class RerankDialect(OpenAIDialect):
     def parse(self, head: Head, body: bytes) -> ParsedRequest:
         """Return what a rerank asks for at most. Raises `BadRequest`."""
         bounds = self._bounds
-        if len(body) > bounds.small_bytes:
-            check_size(body, bounds)
-        fields = top_level(body, bounds.fields)
-        if fields is None:
-            raise too_many("fields", bounds.fields)
+        fields = request_fields(body, bounds)
         for name, raw in fields.items():
             if name not in METERING_FIELDS and (meant := _MEANT.get(folded(name))):
                 raise other_case(meant)
@@ -121,7 +119,7 @@ class RerankDialect(OpenAIDialect):
             raise wrong_type("documents", "an array of texts")
         if more_items(raw, self._bounds.messages):
             raise too_many("documents", self._bounds.messages, "documents")
-        items = _ITEMS.decode(raw)
+        items = ITEMS.decode(raw)
         if all(first_byte(item) == ord('"') for item in items):
             return max(1, len(items))
         objects = read_objects(raw, "documents", frozenset())
@@ -149,25 +147,13 @@ class RerankDialect(OpenAIDialect):
         `https://api.voyageai.com/v1`."""
         return RERANK
 
-    def rewrite(
-        self,
-        body: bytes,
-        *,
-        model: str | None,
-        include_usage: bool,
-        max_output_tokens: int | None,
-        max_field: str,
-        tool_calls: int | None = None,
-    ) -> bytes:
+    def rewrite(self, body: bytes, changes: Changes) -> bytes:
         """Return the body with the model's name changed."""
-        return rewrite(body, model=model)
+        return rewrite(body, Changes(model=changes.model))
 
     def usage_from_json(self, operation: str, body: bytes) -> Reported | None:
         """Return searches, tokens or both, as far as an answer reports them. Raises `GarbageAnswer`."""
-        try:
-            answer = _ANSWER.decode(body)
-        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-            raise GarbageAnswer("the provider's answer is not a JSON object") from error
+        answer = decoded_answer(_ANSWER, body)
         searches, tokens = _searches(answer.meta), _tokens(answer.usage)
         if searches is None and tokens is None:
             return None
@@ -183,32 +169,25 @@ class RerankDialect(OpenAIDialect):
 
 
 def _text(fields: Mapping[str, Raw], name: str) -> str:
-    raw = fields.get(name)
-    if raw is None:
+    if name not in fields:
         raise BadRequest(f"Missing required parameter: '{name}'.", name)
-    try:
-        return _STRING.decode(raw)
-    except msgspec.DecodeError as error:
-        raise wrong_type(name, "a string") from error
+    return text(fields[name], name)
 
 
 def _searches(raw: Raw) -> int | None:
     """Return searches billed, which Cohere writes as a decimal; a part of one is one. None where it says none that can
     be."""
+    meta = decoded(_META, raw)
+    if meta is None or meta.billed_units is None:
+        return None
     try:
-        meta = _META.decode(raw)
-        if meta is None or meta.billed_units is None:
-            return None
         units = Decimal(bytes(meta.billed_units.search_units).decode())
         return int(units.to_integral_value(ROUND_CEILING)) if 0 <= units <= MAX_COUNT else None
-    except (msgspec.DecodeError, UnicodeDecodeError, InvalidOperation):
+    except (UnicodeDecodeError, InvalidOperation):
         return None
 
 
 def _tokens(raw: Raw) -> int | None:
-    try:
-        tokens = _TOKENS.decode(raw)
-    except (msgspec.DecodeError, UnicodeDecodeError):
-        return None
+    tokens = decoded(_TOKENS, raw)
     total = tokens.total_tokens if tokens else None
     return total if total is not None and 0 <= total <= MAX_COUNT else None

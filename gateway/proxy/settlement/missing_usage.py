@@ -16,10 +16,10 @@ from billing.ledger.usage_columns import total_usage
 from billing.usage import Usage
 from gateway.dialects.facts import charged_by_search
 from gateway.proxy.estimate import BYTES_PER_TOKEN, Charge, billed_usage
-from gateway.proxy.tool_rounds import searches_with, uses_with
+from gateway.proxy.provider_tools import searches_with, uses_with
 
 if TYPE_CHECKING:
-    from billing.holds.hold import Hold
+    from billing.holds.model import Hold
     from gateway.dialects.facts import Reported
     from gateway.dialects.output import Inline, Output
     from gateway.proxy.context import Reason, RequestContext

@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable, Coroutine
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from billing.holds.hold import Hold, Settled, SettlementLost
+from billing.holds.model import Hold, Settled, SettlementLost
 from billing.ledger.usage_columns import total_usage
 from billing.logs import log_about, subject
 from billing.usage import MAX_COUNT, Usage
@@ -22,12 +22,12 @@ from gateway.dialects.facts import NO_WORK, Reported
 from gateway.dialects.output import NO_OUTPUT, Output
 from gateway.proxy.attempts import KEY_REFUSED
 from gateway.proxy.estimate import Charge, billed_usage
-from gateway.proxy.settlement.doubts import Doubts, believed, says_nothing
+from gateway.proxy.provider_tools import own_searches, uses_with
 from gateway.proxy.settlement.missing_usage import Guess, MissingUsage
-from gateway.proxy.tool_rounds import own_searches, uses_with
+from gateway.proxy.settlement.usage_anomalies import UsageAnomalies, believed, says_nothing
 
 if TYPE_CHECKING:
-    from billing.holds.service import Holds
+    from billing.holds.api import Holds
     from billing.ledger.debits import Debit
     from gateway.dialects.base import Tap
     from gateway.metrics.registry import Metrics
@@ -110,7 +110,7 @@ class Settlements:
     ) -> None:
         self._holds = holds
         self._missing = missing
-        self.doubts = Doubts(metrics)
+        self.anomalies = UsageAnomalies(metrics)
         self._metrics = metrics
         self._max_usage_factor = max_usage_factor
         self._clock = clock
@@ -126,7 +126,7 @@ class Settlements:
         if parsed.work is not NO_WORK or route.searches_itself:
             usage = billed_usage(usage, parsed, route)
         charge = context.charge(usage, reported)
-        self.doubts.note(route, reported)
+        self.anomalies.note(route, reported)
         if reported.others:
             usage = total_usage(usage, reported.others)
         if charge.charged_nano > hold.cost_nano or usage.input_tokens + usage.output_tokens > hold.tokens:

@@ -1,7 +1,6 @@
 """The local provider: answers by itself, without network, in OpenAI's and Anthropic's exact wire formats.
 
-provider   the transport; request  what it understands; wire  what it says, and how that is written
-openai     answers in OpenAI's format, and reranks; messages  in Anthropic's; gemini  in Google's;
-           responses  the Responses API, with what it stores
-shelf      where that is kept, for every process
+provider   the transport; request  what it understands; generator  what it says
+openai     answers in OpenAI's format, and reranks; anthropic  in Anthropic's; gemini  in Google's;
+           responses  the Responses API, with what it stores, for every process
 """

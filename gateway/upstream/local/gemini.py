@@ -7,7 +7,6 @@ answer is plain text. Both spellings of a name are read, as Google's servers do.
 
 from __future__ import annotations
 
-import asyncio
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final
@@ -15,18 +14,15 @@ from urllib.parse import parse_qs, unquote
 
 import msgspec
 
-from gateway.tokens import vocabulary_for
-from gateway.upstream.local.request import RequestError
-from gateway.upstream.local.wire import Choice, compose, say, vector
+from gateway.upstream.local.request import Body, Call, RequestError
 
 if TYPE_CHECKING:
-    from gateway.tokens import Tokenizer
+    from gateway.upstream.local.generator import Choice, Generator
 
-PATH: Final = re.compile(r"/v\w+/models/(?P<model>.+):(?P<method>\w+)")
+PATH: Final = re.compile(r"/v\w+/models/.+:\w+")
 DIMENSIONS: Final = 768
 DIMENSIONS_MAX: Final = 3_072
 CANDIDATES_MAX: Final = 128
-CHOICES_PER_TURN: Final = 8
 _FINISHES: Final = {"stop": "STOP", "length": "MAX_TOKENS"}
 _STATUS: Final = {400: "INVALID_ARGUMENT", 404: "NOT_FOUND", 405: "UNIMPLEMENTED"}
 
@@ -42,40 +38,38 @@ def error_answer(refused: RequestError) -> bytes:
 class LocalGemini:
     """Answers requests to Gemini's paths."""
 
-    def __init__(self, tokenizer: Tokenizer) -> None:
-        self._tokenizer = tokenizer
+    def __init__(self, generator: Generator) -> None:
+        self._generator = generator
 
-    async def answer(
-        self, found: re.Match[str], query: str, body: bytes, answer_id: str
-    ) -> tuple[Iterator[bytes], bool]:
-        """Return the pieces of an answer, and whether they are server-sent events. Raises `RequestError`."""
+    async def answer(self, call: Call) -> Body:
+        """Return an answer. Raises `RequestError`."""
+        before, _, method = call.path.rpartition(":")
+        model = unquote(before.partition("/models/")[2])
         try:
-            fields = msgspec.json.decode(body)
+            fields = msgspec.json.decode(call.body)
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
             fields = None
         if not isinstance(fields, dict):
             raise RequestError("Invalid JSON payload received.")
-        model, method = unquote(found["model"]), found["method"]
         if method == "countTokens":
-            asked = _get(fields, "generateContentRequest") or fields
-            tokens = await self._count(_texts(asked), model)
-            return iter((_json({"totalTokens": tokens, "promptTokensDetails": _details(tokens)}),)), False
+            tokens = await self._count(_texts(_get(fields, "generateContentRequest") or fields), model)
+            return Body.whole({"totalTokens": tokens, "promptTokensDetails": _details(tokens)}, call.pace)
         if method in ("embedContent", "batchEmbedContents"):
-            return iter((await self._embedded(fields, model, method == "embedContent"),)), False
+            return Body.whole(await self._embedded(fields, model, method == "embedContent"), call.pace)
         if method not in ("generateContent", "streamGenerateContent"):
             raise RequestError(f"{method} is not supported here.", status=404)
         prompt_tokens = await self._count(_texts(fields), model)
         candidates = await self._candidates(fields, model)
-        envelope = {"modelVersion": model, "responseId": answer_id}
+        envelope = {"modelVersion": model, "responseId": call.answer_id}
         usage = _usage(prompt_tokens, sum(each.tokens for each in candidates))
         if method == "generateContent":
             made = [
                 _candidate(each.text, index, _FINISHES[each.finish_reason]) for index, each in enumerate(candidates)
             ]
-            return iter((_json({"candidates": made, "usageMetadata": usage, **envelope}),)), False
+            return Body.whole({"candidates": made, "usageMetadata": usage, **envelope}, call.pace)
         pieces = _pieces(candidates, _usage(prompt_tokens, 0), usage, envelope)
-        as_events = parse_qs(query).get("alt") == ["sse"]
-        return (_events(pieces) if as_events else _array(pieces)), as_events
+        as_events = parse_qs(call.query).get("alt") == ["sse"]
+        return Body(_events(pieces) if as_events else _array(pieces), call.pace, as_events)
 
     async def _candidates(self, fields: Mapping[str, Any], model: str) -> Sequence[Choice]:
         config = _get(fields, "generationConfig") or {}
@@ -85,30 +79,21 @@ class LocalGemini:
         stops = tuple(stop for stop in _get(config, "stopSequences") or () if stop)
         contents = _list(fields.get("contents"))
         question = "\n".join(_texts({"contents": contents[-1:]}))
-        made = []
-        for index in range(count):
-            text = compose(_json(contents), index, question)
-            made.append(say(self._tokenizer, vocabulary_for(model), text, most, stops))
-            if index % CHOICES_PER_TURN == CHOICES_PER_TURN - 1:
-                await asyncio.sleep(0)
-        return made
+        return await self._generator.choices(model, contents, question, count=count, most=most, stop=stops)
 
-    async def _embedded(self, fields: Mapping[str, Any], model: str, single: bool) -> bytes:
-        requests = [fields] if single else _list(fields.get("requests"))
+    async def _embedded(self, fields: Mapping[str, Any], model: str, single: bool) -> dict[str, object]:
         made, tokens = [], 0
-        for index, request in enumerate(requests):
+        for index, request in enumerate([fields] if single else _list(fields.get("requests"))):
             dimensions = _get(request, "outputDimensionality") or DIMENSIONS
             if not 1 <= dimensions <= DIMENSIONS_MAX:
                 raise RequestError(f"The dimensionality is from 1 to {DIMENSIONS_MAX}.")
             tokens += await self._count(_texts(request), model)
-            made.append({"values": list(vector(_json(request.get("content")), dimensions))})
-            if index % CHOICES_PER_TURN == CHOICES_PER_TURN - 1:
-                await asyncio.sleep(0)
+            made.append({"values": list(await self._generator.vector(request.get("content"), dimensions, index))})
         usage = {"promptTokenCount": tokens, "promptTokenDetails": _details(tokens)}
-        return _json({**({"embedding": made[0]} if single else {"embeddings": made}), "usageMetadata": usage})
+        return {**({"embedding": made[0]} if single else {"embeddings": made}), "usageMetadata": usage}
 
     async def _count(self, texts: Sequence[str], model: str) -> int:
-        return max(1, await self._tokenizer.count_off_loop("\n".join(texts), vocabulary_for(model)))
+        return max(1, await self._generator.count("\n".join(texts), model))
 
 
 def _get(fields: Mapping[str, Any], name: str) -> Any:

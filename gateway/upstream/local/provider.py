@@ -1,12 +1,10 @@
 """A provider inside the process: answers by itself, without network, in OpenAI's and Anthropic's exact wire formats.
 For trying things out and for tests that need no provider of their own; behind the same port as the real ones.
 
+    generator what it says: deterministic words, numbers and vectors
     request   what it understands of a request, and how it refuses one
-    text      what it says: deterministic words, numbers and vectors
-    wire      how it says it: OpenAI's JSON objects and SSE events
-    openai    its answers in OpenAI's format, and how it judges texts: moderations and reranks
-    messages  in Anthropic's; gemini  in Google's
-    responses the Responses API, with what it stores; shelf  where
+    openai    its answers in OpenAI's format, moderations and reranks among them; anthropic, gemini  in theirs
+    responses the Responses API, with what it stores
 
 The same request gets the same text, as JSON and as a stream; ids and times come from the clock that is passed in. Usage
 is counted by tiktoken with the vocabulary of the model that was asked for. `metadata.delay_ms` and
@@ -18,10 +16,10 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from dataclasses import dataclass
 from hashlib import blake2b
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 from urllib.parse import urlsplit
 
 from billing.errors import StoreError
@@ -35,27 +33,29 @@ from gateway.upstream.base import (
     UpstreamUnreachable,
     pump_chunks,
 )
-from gateway.upstream.local import messages as local_messages
-from gateway.upstream.local import wire as local_wire
-from gateway.upstream.local.gemini import PATH as GEMINI
+from gateway.upstream.local import anthropic, gemini, openai
+from gateway.upstream.local.anthropic import LocalAnthropic
 from gateway.upstream.local.gemini import LocalGemini
-from gateway.upstream.local.gemini import error_answer as gemini_error
-from gateway.upstream.local.openai import Body, LocalOpenAI
-from gateway.upstream.local.request import Fields, Pace, RequestError
-from gateway.upstream.local.responses import LocalResponses
-from gateway.upstream.local.shelf import MemoryShelf, Shelf
+from gateway.upstream.local.generator import Generator
+from gateway.upstream.local.openai import LocalOpenAI
+from gateway.upstream.local.request import Body, Call, Pace, RequestError
+from gateway.upstream.local.responses import LocalResponses, MemoryObjects, ObjectStore
 
 if TYPE_CHECKING:
     from gateway.tokens import Tokenizer
-    from gateway.upstream.headers import RawHeaders
+    from gateway.upstream.base import RawHeaders
 
 TIMEOUT_S = 600.0
 _RESPONSES = ("/v1/responses", "/v1/conversations")
 EVENTS_PER_TURN = 16  # without a delay, the event loop gets its turn after that many chunks
 
 
+class _Api(Protocol):
+    async def answer(self, call: Call) -> Body: ...
+
+
 class LocalResponse:
-    """An answer made here: `events` are made one by one as they are asked for."""
+    """An answer made here: its pieces are made one by one as they are asked for."""
 
     __slots__ = ("_chunk_delay_s", "_events", "_headers", "_released", "_status", "_timeout_s")
 
@@ -63,13 +63,13 @@ class LocalResponse:
         self,
         status: int,
         headers: Mapping[str, str],
-        events: Iterator[bytes],
+        pieces: Iterable[bytes],
         chunk_delay_s: float = 0.0,
         timeout_s: float = TIMEOUT_S,
     ) -> None:
         self._status = status
         self._headers = [(name.encode(), value.encode()) for name, value in headers.items()]
-        self._events = events
+        self._events = iter(pieces)
         self._chunk_delay_s = chunk_delay_s
         self._timeout_s = timeout_s
         self._released = False
@@ -137,14 +137,6 @@ class PendingAnswer:
         """Do nothing: nothing is held."""
 
 
-@dataclass(frozen=True, slots=True)
-class _Made:
-    """A successful answer's body."""
-
-    events: Iterator[bytes]
-    stream: bool
-
-
 class LocalTransport:
     """The local provider as a transport. Only the path and the query of a request's URL count; its headers are
     not looked at."""
@@ -157,46 +149,34 @@ class LocalTransport:
         delay_ms: int = 0,
         chunk_delay_ms: int = 0,
         timeout_s: float = TIMEOUT_S,
-        shelf: Shelf | None = None,
+        store: ObjectStore | None = None,
     ) -> None:
-        """`tokenizer` is loaded; `now` gives seconds since 1970; `timeout_s` is the longest silence; `shelf` has what
+        """`tokenizer` is loaded; `now` gives seconds since 1970; `timeout_s` is the longest silence; `store` has what
         other processes should read as well."""
-        self._tokenizer = tokenizer
         self._now = now
         self._pace = Pace(delay_ms, chunk_delay_ms)
         self._timeout_s = timeout_s
-        self._responses = LocalResponses(tokenizer, now, shelf or MemoryShelf())
-        self._gemini = LocalGemini(tokenizer)
-        self._endpoints: dict[str, Callable[[Fields, str], Awaitable[Body]]] = {
-            **LocalOpenAI(tokenizer, now).endpoints,
-            local_messages.MESSAGES: self._message,
-            local_messages.COUNT: self._count_message,
-        }
+        generator = Generator(tokenizer)
+        self._openai = LocalOpenAI(generator)
+        self._anthropic = LocalAnthropic(generator)
+        self._gemini = LocalGemini(generator)
+        self._responses = LocalResponses(generator, now, store or MemoryObjects())
 
     async def send(self, request: UpstreamRequest) -> LocalResponse:
         """Return the answer's head, after its delay; a bad request's is a 4xx. Raises `UpstreamTimeout`."""
         started_s = self._now()
         answer_id = blake2b(request.body + repr(started_s).encode(), digest_size=12).hexdigest()
         headers = {"Content-Type": "application/json", "x-request-id": f"req_{answer_id}"}
-        pace, url = self._pace, urlsplit(request.url)
-        of_gemini = GEMINI.fullmatch(url.path)
+        url = urlsplit(request.url)
+        call = Call(request.method, url.path, url.query, request.body, answer_id, started_s, self._pace)
+        api, error_answer = self._api(url.path)
         try:
-            path = url.path
-            if of_gemini is not None:
-                made = _Made(*await self._gemini.answer(of_gemini, url.query, request.body, answer_id))
-            elif path.startswith(_RESPONSES):
-                asked = (request.method, path, request.body, answer_id, self._pace)
-                events, stream, pace = await self._responses.answer(*asked)
-                made = _Made(events, stream)
-            else:
-                endpoint = self._endpoint(request.method, path)
-                fields = Fields(request.body)
-                pace = fields.pace(self._pace)
-                made = _Made(*await endpoint(fields, answer_id))
+            made = await api.answer(call)
         except StoreError as error:
             raise UpstreamUnreachable("local: what is kept can't be reached") from error
         except RequestError as error:
-            return LocalResponse(error.status, headers, iter((_error_answer(url.path, error),)))
+            return LocalResponse(error.status, headers, (error_answer(error),))
+        pace = made.pace
         if pace.delay_ms:
             try:
                 await _silence(pace.delay_ms / 1_000, self._timeout_s)
@@ -206,33 +186,20 @@ class LocalTransport:
         headers["openai-processing-ms"] = str(max(0, round((self._now() - started_s) * 1_000)))
         if made.stream:
             headers["Content-Type"] = "text/event-stream; charset=utf-8"
-        return LocalResponse(200, headers, made.events, pace.chunk_delay_ms / 1_000, self._timeout_s)
+        return LocalResponse(200, headers, made.pieces, pace.chunk_delay_ms / 1_000, self._timeout_s)
 
     async def close(self) -> None:
         """Do nothing: nothing is held, and the tokenizer is its maker's to close."""
 
-    def _endpoint(self, method: str, path: str) -> Callable[[Fields, str], Awaitable[Body]]:
-        endpoint = self._endpoints.get(path)
-        if endpoint is None:
-            raise RequestError(f"Invalid URL ({method} {path})", status=404)
-        if method != "POST":
-            raise RequestError(f"Not allowed to {method} on {path}.", status=405, code="method_not_supported")
-        return endpoint
-
-    async def _message(self, fields: Fields, answer_id: str) -> Body:
-        return await local_messages.answer(self._tokenizer, fields, answer_id)
-
-    async def _count_message(self, fields: Fields, answer_id: str) -> Body:
-        return iter((await local_messages.count_answer(self._tokenizer, fields),)), False
-
-
-def _error_answer(path: str, error: RequestError) -> bytes:
-    """Return the refusal of a request in the envelope of the API that its path belongs to."""
-    if GEMINI.fullmatch(path) is not None:
-        return gemini_error(error)
-    if path.startswith(local_messages.MESSAGES):
-        return local_messages.error_answer(error)
-    return local_wire.error_answer(error)
+    def _api(self, path: str) -> tuple[_Api, Callable[[RequestError], bytes]]:
+        """Return what answers at a path, and how it writes a refusal."""
+        if gemini.PATH.fullmatch(path) is not None:
+            return self._gemini, gemini.error_answer
+        if path.startswith(_RESPONSES):
+            return self._responses, openai.error_answer
+        if path.startswith(anthropic.MESSAGES):
+            return self._anthropic, anthropic.error_answer
+        return self._openai, openai.error_answer
 
 
 async def _silence(silence_s: float, timeout_s: float) -> None:

@@ -4,26 +4,23 @@ Messages, parameters and codes of refusals follow what api.openai.com answers (A
 "Embeddings", "Error codes"). A parameter that isn't known here is left alone.
 """
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 import msgspec
 
 from billing.errors import MetergateError
 
-CHOICES_MAX = 128
-BEST_OF_MAX = 20
+if TYPE_CHECKING:
+    from gateway.upstream.local.generator import Text
+
 STOPS_MAX = 4
-INPUTS_MAX = 2_048
-PROMPTS_MAX = 128
-DIMENSIONS_MAX = 3_072
-DIMENSIONS_DEFAULT = 1_536
-COMPLETION_MAX_TOKENS_DEFAULT = 16
 DELAY_MAX_MS = 600_000
 
 _TYPE_NAMES = {str: "a string", bool: "a boolean", int: "an integer", float: "a decimal number", list: "an array"}
-
-Text = str | list[int]  # as words or as token numbers
 
 
 class RequestError(MetergateError):
@@ -50,27 +47,41 @@ class Pace:
 
 
 @dataclass(frozen=True, slots=True)
-class Generation:
-    """What chat and text completions have in common. `best_of` is at least `n`; `max_tokens` None is no bound."""
+class Call:
+    """One request: where it goes, its body, the answer's id, when it came (in seconds since 1970), and how slow its
+    answer is, unless the request itself says."""
 
-    model: str
-    n: int
-    best_of: int
-    max_tokens: int | None
-    stop: tuple[str, ...]
-    stream: bool
-    include_usage: bool
-    service_tier: str
+    method: str
+    path: str
+    query: str
+    body: bytes
+    answer_id: str
+    now_s: float
+    pace: Pace
+
+    def paced_by(self, fields: Fields) -> Call:
+        """Return the same with the pace that the request says. Raises `RequestError`."""
+        return replace(self, pace=fields.pace(self.pace))
+
+    def check_method(self, *methods: str) -> None:
+        """Raises `RequestError` unless this is one of some methods."""
+        if self.method not in methods:
+            message = f"Not allowed to {self.method} on {self.path}."
+            raise RequestError(message, status=405, code="method_not_supported")
 
 
 @dataclass(frozen=True, slots=True)
-class Embedding:
-    """What an embeddings request asks for."""
+class Body:
+    """A successful answer's body; `pace` is how slow it comes."""
 
-    model: str
-    inputs: tuple[Text, ...]
-    dimensions: int
-    base64: bool
+    pieces: Iterable[bytes]
+    pace: Pace
+    stream: bool = False
+
+    @classmethod
+    def whole(cls, value: object, pace: Pace) -> Body:
+        """Return one JSON value."""
+        return cls((msgspec.json.encode(value),), pace)
 
 
 class Fields:
@@ -200,60 +211,6 @@ class Fields:
             _milliseconds(metadata, "delay_ms", default.delay_ms),
             _milliseconds(metadata, "chunk_delay_ms", default.chunk_delay_ms),
         )
-
-
-def chat_generation(fields: Fields) -> Generation:
-    """Return the parameters of `POST /v1/chat/completions`, but for the messages."""
-    old, new = fields.integer("max_tokens", 1), fields.integer("max_completion_tokens", 1)
-    if old is not None and new is not None:
-        raise RequestError(
-            "Setting 'max_tokens' and 'max_completion_tokens' at the same time is not supported.",
-            param="max_tokens",
-            code="invalid_parameter_combination",
-        )
-    n = fields.integer("n", 1, CHOICES_MAX) or 1
-    return _generation(fields, n, n, old if new is None else new)
-
-
-def completion_generation(fields: Fields) -> Generation:
-    """Return the parameters of `POST /v1/completions`, but for the prompt."""
-    maximum = fields.integer("max_tokens", 1)
-    n = fields.integer("n", 1, CHOICES_MAX) or 1
-    best_of = fields.integer("best_of", 1, BEST_OF_MAX) or n
-    if best_of < n:
-        raise RequestError(
-            "You requested that the server return more choices than it will generate (HINT: you must set 'best_of' to"
-            f" be at least the value of 'n', 'n' defaults to 1 but was {n}).",
-            param="best_of",
-        )
-    if best_of > n and fields.flag("stream"):
-        raise RequestError("Cannot stream results with 'best_of' greater than 'n'.", param="best_of")
-    return _generation(fields, n, best_of, maximum or COMPLETION_MAX_TOKENS_DEFAULT)
-
-
-def embedding(fields: Fields) -> Embedding:
-    """Return the parameters of `POST /v1/embeddings`."""
-    model = fields.model()
-    inputs = fields.texts("input", INPUTS_MAX)
-    if not all(inputs):
-        raise RequestError("Invalid 'input': input cannot be an empty string.", param="input", code="empty_string")
-    dimensions = fields.integer("dimensions", 1, DIMENSIONS_MAX) or DIMENSIONS_DEFAULT
-    return Embedding(model, inputs, dimensions, fields.one_of("encoding_format", ("float", "base64")) == "base64")
-
-
-def _generation(fields: Fields, n: int, best_of: int, max_tokens: int | None) -> Generation:
-    stream = fields.flag("stream")
-    tier = fields.one_of("service_tier", ("auto", "default", "flex", "priority"))
-    return Generation(
-        model=fields.model(),
-        n=n,
-        best_of=best_of,
-        max_tokens=max_tokens,
-        stop=fields.stop(),
-        stream=stream,
-        include_usage=fields.include_usage(stream),
-        service_tier="default" if tier == "auto" else tier,
-    )
 
 
 def _is_tokens(value: object) -> bool:

@@ -1,26 +1,85 @@
 """The Responses API of the local provider: responses whole, streamed and in the background, kept and read again.
 
-What is kept is on a shelf that all processes share (`gateway.upstream.local.shelf`). A response in the background is
-done `metadata.delay_ms` after it was asked for. Shapes are those of
+What is kept is in an object store that all processes share. A response in the background is done
+ `metadata.delay_ms` after it was asked for. Shapes are those of
 https://platform.openai.com/docs/api-reference/responses/object.
+
+Objects are a few bounded values by name. In a gateway they are in Redis, where each is forgotten after `KEPT_S`: the
+local provider is for trying things out. Without one they are in this process's memory.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING, Any, Final
+from collections import OrderedDict
+from collections.abc import Awaitable, Callable, Iterator
+from dataclasses import replace
+from typing import Any, Final, Protocol
 
 import msgspec
 
-from gateway.tokens import vocabulary_for
-from gateway.upstream.local.request import Fields, RequestError
-from gateway.upstream.local.wire import Choice, compose, say
+from gateway.upstream.local.generator import Choice, Generator, text_of
+from gateway.upstream.local.request import Body, Call, Fields, RequestError
 
-if TYPE_CHECKING:
-    from gateway.tokens import Tokenizer
-    from gateway.upstream.local.request import Pace
-    from gateway.upstream.local.shelf import Shelf
+KEPT_S: Final = 3_600
+MOST_BYTES: Final = 262_144
+"""Of one value in Redis; what is larger is not kept."""
+MOST_KEPT: Final = 1_000
+Command = Callable[..., Awaitable[Any]]
+
+
+class ObjectStore(Protocol):
+    """Values by name."""
+
+    async def get(self, name: str) -> bytes | None: ...
+
+    async def put(self, name: str, value: bytes) -> None: ...
+
+    async def drop(self, name: str) -> None: ...
+
+
+class MemoryObjects:
+    """Values in this process's memory, the last `MOST_KEPT`."""
+
+    def __init__(self) -> None:
+        self._kept: OrderedDict[str, bytes] = OrderedDict()
+
+    async def get(self, name: str) -> bytes | None:
+        """Return a value, None where it is not there."""
+        return self._kept.get(name)
+
+    async def put(self, name: str, value: bytes) -> None:
+        """Keep a value."""
+        self._kept[name] = value
+        while len(self._kept) > MOST_KEPT:
+            self._kept.popitem(last=False)
+
+    async def drop(self, name: str) -> None:
+        """Forget a value."""
+        self._kept.pop(name, None)
+
+
+class SharedObjects:
+    """Values in Redis. `command` sends a command, and raises what its store raises; `prefix` begins all keys."""
+
+    def __init__(self, command: Command, prefix: bytes) -> None:
+        self._command = command
+        self._prefix = prefix
+
+    async def get(self, name: str) -> bytes | None:
+        """Return a value, None where it is not there."""
+        value: bytes | None = await self._command("GET", self._prefix + name.encode())
+        return value
+
+    async def put(self, name: str, value: bytes) -> None:
+        """Keep a value for `KEPT_S`."""
+        if len(value) <= MOST_BYTES:
+            await self._command("SET", self._prefix + name.encode(), value, "EX", str(KEPT_S))
+
+    async def drop(self, name: str) -> None:
+        """Forget a value."""
+        await self._command("DEL", self._prefix + name.encode())
+
 
 MIN_OUTPUT_TOKENS: Final = 16
 CREATE: Final = "response.create"
@@ -52,72 +111,65 @@ _KEPT: Final = msgspec.json.Decoder(_Kept)
 class LocalResponses:
     """Answers requests to `/v1/responses` and `/v1/conversations`, and what is below them."""
 
-    def __init__(self, tokenizer: Tokenizer, now: Callable[[], float], shelf: Shelf) -> None:
-        self._tokenizer = tokenizer
+    def __init__(self, generator: Generator, now: Callable[[], float], store: ObjectStore) -> None:
+        self._generator = generator
         self._now = now
-        self._shelf = shelf
+        self._store = store
 
-    async def answer(
-        self, method: str, path: str, body: bytes, answer_id: str, pace: Pace
-    ) -> tuple[Iterator[bytes], bool, Pace]:
-        """Return the pieces of an answer, whether it is a stream, and its pace. Raises `RequestError`."""
-        creates = method == "POST" or (method == "GET" and body)  # by GET: a message of a WebSocket
+    async def answer(self, call: Call) -> Body:
+        """Return an answer. Raises `RequestError`."""
+        method, path = call.method, call.path
+        creates = method == "POST" or (method == "GET" and call.body)  # by GET: a message of a WebSocket
         if creates and path in ("/v1/responses", "/v1/responses/compact", "/v1/responses/input_tokens"):
-            fields = Fields(body)
-            return await self._create(path, fields, answer_id, fields.pace(pace))
+            fields = Fields(call.body)
+            return await self._create(call.paced_by(fields), fields)
         found = _OBJECT.fullmatch(path)
         if found is None:
             raise RequestError(f"Invalid URL ({method} {path})", status=404)
         kind, name, below = found.groups()
         if kind == "conversations":
-            return iter((_json(await self._conversation(method, name, body, answer_id)),)), False, pace
-        return iter((_json(await self._stored(method, name, below)),)), False, pace
+            return Body.whole(await self._conversation(call, name), call.pace)
+        return Body.whole(await self._stored(method, name, below), call.pace)
 
-    async def _create(
-        self, path: str, fields: Fields, answer_id: str, pace: Pace
-    ) -> tuple[Iterator[bytes], bool, Pace]:
-        model, given = fields.model(), fields.get("input")
+    async def _create(self, call: Call, fields: Fields) -> Body:
+        model, given, pace = fields.model(), fields.get("input"), call.pace
         by_socket = fields.get("type") == CREATE  # a message of a WebSocket, which is always answered by events
         stream = by_socket or fields.flag("stream")
-        vocabulary = vocabulary_for(model)
         before = await self._before(fields.get("previous_response_id"))
-        brought = _json([before, fields.get("instructions"), given])
-        tokens = await self._tokenizer.count_off_loop(brought.decode(), vocabulary)
-        if path.endswith("input_tokens"):
-            return iter((_json({"object": "response.input_tokens", "input_tokens": tokens}),)), False, pace
+        brought = [before, fields.get("instructions"), given]
+        tokens = await self._generator.count(_json(brought).decode(), model)
+        if call.path.endswith("input_tokens"):
+            return Body.whole({"object": "response.input_tokens", "input_tokens": tokens}, pace)
         most = fields.integer("max_output_tokens", MIN_OUTPUT_TOKENS)
-        if fields.get("generate") is False:
-            return _events(_warmed(f"resp_{answer_id}", int(self._now()), model, fields), None), True, pace
-        choice = say(self._tokenizer, vocabulary, compose(brought, 0, _question(given)), most, ())
-        if path.endswith("compact"):
-            item = {"id": f"cmp_{answer_id}", "type": "compaction", "encrypted_content": choice.text}
-            compacted = {
-                "id": f"resp_{answer_id}",
-                "object": "response.compaction",
-                "created_at": int(self._now()),
-                "output": [item],
-                "usage": _usage(tokens, choice.tokens),
-            }
-            return iter((_json(compacted),)), False, pace
+        name, created_s = f"resp_{call.answer_id}", int(call.now_s)
+        if fields.get("generate") is False:  # the response of a request that had nothing written
+            warmed = _response(name, created_s, model, Choice("", 0, "stop"), 0, fields)
+            return Body(_events({**warmed, "output": []}, None), pace, stream=True)
+        question = text_of(last.get("content") if isinstance(last := _last(given), dict) else last)
+        (choice,) = await self._generator.choices(model, brought, question, most=most)
+        if call.path.endswith("compact"):
+            item = {"id": f"cmp_{call.answer_id}", "type": "compaction", "encrypted_content": choice.text}
+            usage = _usage(tokens, choice.tokens)
+            compacted = {"id": name, "object": "response.compaction", "created_at": created_s, "output": [item]}
+            return Body.whole({**compacted, "usage": usage}, pace)
         background = fields.flag("background")
-        final = _response(f"resp_{answer_id}", int(self._now()), model, choice, tokens, fields)
+        final = _response(name, created_s, model, choice, tokens, fields)
         # A connection knows the responses that were made on it, stored or not.
         if by_socket or fields.get("store") is not False:
             done_s = self._now() + (pace.delay_ms / 1_000 if background else 0.0)
             kept = _Kept(final, given if isinstance(given, list) else [given], done_s)
-            await self._shelf.put(final["id"], _json(kept))
-        if background and not stream:
-            quick = type(pace)(0, pace.chunk_delay_ms)
-            return iter((_json({**final, "status": "queued", "output": [], "usage": None}),)), False, quick
+            await self._store.put(name, _json(kept))
         if stream:
-            return _events(final, choice), True, pace
-        return iter((_json(final),)), False, pace
+            return Body(_events(final, choice), pace, stream=True)
+        if background:
+            return Body.whole({**final, "status": "queued", "output": [], "usage": None}, replace(pace, delay_ms=0))
+        return Body.whole(final, pace)
 
     async def _found(self, name: object) -> _Kept | None:
         """Return a response that is kept under this id."""
         if not isinstance(name, str) or _ID.fullmatch(name) is None:
             return None
-        value = await self._shelf.get(name)
+        value = await self._store.get(name)
         return None if value is None else _KEPT.decode(value)
 
     async def _before(self, name: object) -> list[Any]:
@@ -135,11 +187,11 @@ class LocalResponses:
         if kept is None or name is None:
             raise RequestError(f"Response with id '{name}' not found.", status=404)
         if method == "DELETE" and below is None:
-            await self._shelf.drop(name)
+            await self._store.drop(name)
             return {"id": name, "object": "response", "deleted": True}
         if method == "POST" and below == "cancel":
             kept.cancelled = kept.cancelled or self._now() < kept.done_s
-            await self._shelf.put(name, _json(kept))
+            await self._store.put(name, _json(kept))
             return kept.shown(self._now())
         if method == "GET" and below == "input_items":
             items = [each if isinstance(each, dict) else _message(f"msg_{name}", each) for each in kept.input]
@@ -148,38 +200,29 @@ class LocalResponses:
             return kept.shown(self._now())
         raise RequestError(f"Not allowed to {method} here.", status=405, code="method_not_supported")
 
-    async def _conversation(self, method: str, name: str | None, body: bytes, answer_id: str) -> dict[str, Any]:
+    async def _conversation(self, call: Call, name: str | None) -> dict[str, Any]:
+        method, body = call.method, call.body
         if name is None and method == "POST":
             fields = Fields(body or b"{}")
-            made = {
-                "id": f"conv_{answer_id}",
-                "object": "conversation",
-                "created_at": int(self._now()),
-                "metadata": fields.get("metadata") or {},
-            }
-            await self._shelf.put(f"conv_{answer_id}", _json(made))
+            name, metadata = f"conv_{call.answer_id}", fields.get("metadata") or {}
+            made = {"id": name, "object": "conversation", "created_at": int(call.now_s), "metadata": metadata}
+            await self._store.put(name, _json(made))
             return made
-        value = None if name is None else await self._shelf.get(name)
+        value = None if name is None else await self._store.get(name)
         if value is None or name is None:
             raise RequestError(f"Conversation with id '{name}' not found.", status=404)
         if method == "DELETE":
-            await self._shelf.drop(name)
+            await self._store.drop(name)
             return {"id": name, "object": "conversation.deleted", "deleted": True}
         found: dict[str, Any] = msgspec.json.decode(value)
         if method == "POST":
             found["metadata"] = Fields(body).get("metadata") or {}
-            await self._shelf.put(name, _json(found))
+            await self._store.put(name, _json(found))
         return found
 
 
-def _question(given: object) -> str:
-    """Return the text of the last message."""
-    last = given[-1] if isinstance(given, list) and given else given
-    content = last.get("content") if isinstance(last, dict) else last
-    if isinstance(content, list):
-        texts = (part.get("text") for part in content if isinstance(part, dict))
-        return "\n".join(text for text in texts if isinstance(text, str))
-    return content if isinstance(content, str) else ""
+def _last(given: object) -> object:
+    return given[-1] if isinstance(given, list) and given else given
 
 
 def _message(name: str, text: object) -> dict[str, Any]:
@@ -232,12 +275,6 @@ def _response(
         "usage": _usage(input_tokens, choice.tokens),
         "metadata": fields.get("metadata") or {},
     }
-
-
-def _warmed(name: str, created_s: int, model: str, fields: Fields) -> dict[str, Any]:
-    """Return the response to a request that only warms up the connection (`generate: false`): without output."""
-    made = _response(name, created_s, model, Choice("", 0, "stop"), 0, fields)
-    return {**made, "output": []}
 
 
 def _events(final: dict[str, Any], choice: Choice | None) -> Iterator[bytes]:

@@ -16,19 +16,21 @@ from billing.audit import AuditLog
 from billing.budgets.budgets import Budgets
 from billing.exports.cursor import Exports
 from billing.holds.redis.client import RedisClient
-from billing.holds.redis.state import Keyspace, RedisState
+from billing.holds.redis.layout import Keyspace
+from billing.holds.redis.state import RedisState
 from billing.identity.browsers import Browsers
 from billing.identity.invitations import Invitations
 from billing.identity.members import Members
 from billing.identity.organizations import Organizations
 from billing.keys.secrets import secret_digest
 from billing.metering.features import Features
-from billing.notices.endpoints import EndpointRules, Endpoints
+from billing.notices.endpoints import Endpoints
 from billing.payments.auto_recharge import Alerts
 from billing.payments.coupons import Coupons
 from billing.plans import DEFAULT_PLAN
 from billing.principals import Principal
-from billing.refused import RefusedRequests, RefusedRules
+from billing.refused_requests import RefusedRequests
+from billing.settings import RefusalSettings, WebhookSettings
 from tests.billing.api.support import ADMIN_KEY, Api, person_of, serving
 from tests.billing.identity.sessions_support import People
 from tests.billing.people_support import Registry, registry_of
@@ -61,25 +63,25 @@ def services(billing: Billing, registry: Registry) -> Services:
         person=partial(person_of, billing, registry.sessions.caller),
         member_limits=billing.member_limits,
         organizations=Organizations(billing.database, billing.new_id, DEFAULT_PLAN),
-        members=Members(billing.database, billing.effects, 20),
+        members=Members(billing.database, billing.change_notifier, 20),
         invitations=Invitations(billing.database, billing.new_id, PLANS, DEFAULT_PLAN),
         keys=billing.keys,
         grants=billing.grants,
         lots=Lots(billing.database),
         coupons=Coupons(
-            *(billing.database, billing.grants, billing.effects, registry.people.codes, billing.new_id),
+            *(billing.database, billing.grants, billing.change_notifier, registry.people.codes, billing.new_id),
             now=lambda: datetime.now(UTC),
         ),
         alerts=Alerts(billing.database, 5_000_000_000),
         budgets=Budgets(billing.database, billing.reports.sums, billing.new_id, time.time),
-        repricing=Repricing(billing.database, billing.effects, billing.new_id, lambda: PRICES),
+        repricing=Repricing(billing.database, billing.change_notifier, billing.new_id, lambda: PRICES),
         reports=billing.reports,
         audit=AuditLog(billing.database),
         exports=Exports(billing.database),
         features=Features(billing.database, PLANS, DEFAULT_PLAN, lambda: datetime.now(UTC)),
-        endpoints=Endpoints(billing.database, billing.new_id, EndpointRules()),
-        refused=RefusedRequests(RedisState(RedisClient("redis://127.0.0.1:1"), Keyspace()), RefusedRules()),
-        effects=billing.effects,
+        endpoints=Endpoints(billing.database, billing.new_id, WebhookSettings()),
+        refused=RefusedRequests(RedisState(RedisClient("redis://127.0.0.1:1"), Keyspace()), RefusalSettings()),
+        effects=billing.change_notifier,
         plans=PLANS,
         credits_per_usd=1000,
         authenticate=authenticate,

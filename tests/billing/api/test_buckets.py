@@ -17,7 +17,7 @@ from billing.ledger.catalogue import sync_prices
 from billing.ledger.roller import roll
 from billing.ledger.used import Span
 from billing.pages import BadCursor
-from billing.shapes.base import PageQuery
+from billing.schemas.base import PageQuery
 from billing.usage import Usage
 from billing.zones import Period, zone_of
 from tests.billing.api.support import Api

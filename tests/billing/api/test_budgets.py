@@ -7,14 +7,14 @@ from typing import Any
 
 import pytest
 
-from billing.answers import Refused
 from billing.api.services import Services
 from billing.audit import SYSTEM
 from billing.budgets.budgets import MOST_FAILED, Budgets
 from billing.budgets.rules import BudgetPeriod, BudgetTerms, Subject
 from billing.cli import Table
 from billing.cli import budgets as commands
-from billing.client.client import BillingClient
+from billing.client.client import Client
+from billing.client.errors import Refused
 from billing.database.connection import DatabaseRefused
 from billing.ledger.catalogue import sync_prices
 from billing.ledger.roller import roll
@@ -170,7 +170,7 @@ async def test_two_changes_at_once_are_both_made(api: Api, billing: Billing) -> 
 
 
 async def by_commands(api: Api, owner: str) -> None:
-    async with BillingClient(str(api.client.make_url("")), api_key=token_of(owner)) as client:
+    async with Client(str(api.client.make_url("")), api_key=token_of(owner)) as client:
         made = await commands.create_budget(client, "3.00", tag="team=b", threshold=[10, 20])
         assert isinstance(made.data, dict)
         made_id = made.data["id"]

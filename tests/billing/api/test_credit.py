@@ -52,8 +52,10 @@ async def test_a_coupon_from_making_to_redeeming(api: Api) -> None:
     made = await api.admin("POST", "/coupons", body)
     assert (made.status, made.json["code"], made.json["redemptions"]) == (201, "SPRING27", 0)
     (await api.admin("POST", "/coupons", body)).refused(409, "idempotency_conflict", "code")
+    (await api.admin("POST", "/coupons", body | {"code": "SPRING29\n"})).refused(400, "invalid_request_error", "code")
+    (await api.admin("DELETE", f"/coupons/{made.json['id']}%0A")).refused(404, "not_found")
     path = "/billing/coupons/redeem"
-    given = await api.by_key(key["key"], "POST", path, {"code": "spring 27"})
+    given = await api.by_key(key["key"], "POST", path, {"code": "spring 27\n"})
     assert given.status == 200, given.json
     assert (given.status, given.json["name"], given.json["balance_usd"]) == (200, "Spring", "5.00")
     (await api.by_key(key["key"], "POST", path, {"code": "SPRING27"})).refused(409, "idempotency_conflict", "code")
@@ -75,7 +77,7 @@ async def test_auto_recharge_and_alerts(api: Api, services: Services, billing: B
         assert (off["enabled"], off["state"], off["threshold_usd"]) == (False, "off", None)
         body = {"enabled": True, "threshold_usd": "5", "amount_usd": "20.00", "monthly_cap_usd": "100"}
         refused = await paying.by_key(key["key"], "PUT", path, body)
-        assert "POST /api/billing/setup" in refused.refused(400, "invalid_request_error", "enabled")
+        assert "`metergate billing setup`" in refused.refused(400, "invalid_request_error", "enabled")
         await here.save(account["id"], GOOD)
         parts = await paying.by_key(key["key"], "PUT", path, body | {"amount_usd": "20.001"})
         assert "whole cents" in parts.refused(400, "invalid_request_error", "amount_usd")

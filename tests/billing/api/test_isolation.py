@@ -7,16 +7,33 @@ from typing import Any, Final
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
-from billing.api import accounts, budgets, credit, organizations, oversight, own_keys, sums, usage, webhooks_out
-from billing.api.route import Access, Route
+from billing.api.operation import Access, Operation
+from billing.api.operations import (
+    AccountOperations,
+    BudgetOperations,
+    CreditOperations,
+    OrganizationOperations,
+    OversightOperations,
+    OwnKeyOperations,
+    ReportOperations,
+    UsageOperations,
+    WebhookOperations,
+)
 from billing.identity.organizations import Organization
 from billing.identity.permissions import ROLES, SCOPES
-from billing.shapes.accounts import NewQuotas
-from billing.shapes.budgets import BudgetPatch, NewBudget
-from billing.shapes.credit import AlertBody, CouponCodeBody, RechargeBody
-from billing.shapes.keys import KeyPatch, NewOwnKey, Rotation
-from billing.shapes.organizations import Closing, NewInvitation, NewOrganization, OrganizationPatch, RolePatch, Transfer
-from billing.shapes.webhooks import EndpointPatch, NewEndpoint
+from billing.schemas.accounts import NewQuotas
+from billing.schemas.budgets import BudgetPatch, NewBudget
+from billing.schemas.credit import AlertBody, CouponCodeBody, RechargeBody
+from billing.schemas.keys import KeyPatch, NewOwnKey, Rotation
+from billing.schemas.organizations import (
+    Closing,
+    NewInvitation,
+    NewOrganization,
+    OrganizationPatch,
+    RolePatch,
+    Transfer,
+)
+from billing.schemas.webhooks import EndpointPatch, NewEndpoint
 from billing.usage import Usage
 from tests.billing.api.support import Answer, Api, token_of
 from tests.billing.identity.support import join, new_organization, new_user, token_sent
@@ -25,12 +42,24 @@ from tests.billing.support import Billing
 MARK: Final = "xyzzy"
 """In every name and address of the organization that is to be left alone, and in nothing else."""
 QUOTA: Final = {"window": "day", "metric": "tokens", "limit": 9}
-ROUTES: Final = tuple(
-    route
-    for module in (organizations, own_keys, oversight, accounts, budgets, credit, sums, usage, webhooks_out)
-    for route in module.ROUTES
-    if route.access in (Access.caller, Access.person, Access.key)
-    and "/refusals" not in route.path  # which Redis has, and none is here: tests/gateway/commands/test_money.py
+GROUPS: Final = (
+    OrganizationOperations,
+    OwnKeyOperations,
+    OversightOperations,
+    AccountOperations,
+    BudgetOperations,
+    CreditOperations,
+    ReportOperations,
+    UsageOperations,
+    WebhookOperations,
+)
+OWN: Final = tuple(
+    each
+    for group in GROUPS
+    for each in vars(group).values()
+    if isinstance(each, Operation)
+    and each.who in (Access.caller, Access.person, Access.key)
+    and "/refusals" not in each.path  # which Redis has, and none is here: tests/gateway/commands/test_money.py
 )
 EITHER: Final = st.sampled_from(["own", "other", "none"])
 ROLE: Final = st.sampled_from(sorted(ROLES))
@@ -132,7 +161,7 @@ FURTHER: Final = ("budgets", "webhook_endpoints", "lots")
 class Step:
     """One call: `places` says for each name in path, query and body which account's id it takes."""
 
-    route: Route
+    operation: Operation[..., Any]
     who: int
     header: str | None
     places: dict[str, str]
@@ -143,14 +172,14 @@ NAMES: Final = (
     *("org_id", "user_id", "key_id", "event_id", "account_id", "invitation_id", "token", "endpoint_id", "budget_id"),
     "delivery_id",
 )
-STEPS: Final = st.sampled_from(ROUTES).flatmap(
-    lambda route: st.builds(
+STEPS: Final = st.sampled_from(OWN).flatmap(
+    lambda operation: st.builds(
         Step,
-        st.just(route),
+        st.just(operation),
         st.integers(0, 5),
         st.sampled_from([None, None, "own", "other"]),
         st.fixed_dictionaries(dict.fromkeys(NAMES, EITHER)),
-        st.none() if route.body is None else BODIES[route.body],
+        st.none() if operation.body is None else BODIES[operation.body],
     )
 )
 
@@ -168,11 +197,11 @@ async def call(api: Api, step: Step, own: Side, other: Side) -> Answer:
         body = {**body, "user_id": ids[body["user_id"]]["user_id"]}
     if body is not None and "subject_id" in body:
         body = {**body, "subject_id": ids[body["subject_id"]][f"{body['subject']}_id"]}
-    asked = () if step.route.query is None else step.route.query.__struct_fields__
+    asked = () if step.operation.query is None else step.operation.query.__struct_fields__
     params = {name: named[name] for name in asked if name in named}
     options = {} if body is None else {"json": body}
-    path = re.sub(r"\{(\w+)[^}]*\}", lambda part: named[part[1]], step.route.path)
-    return await api.call(step.route.method, path, headers=headers, params=params, **options)
+    path = re.sub(r"\{(\w+)[^}]*\}", lambda part: named[part[1]], step.operation.path)
+    return await api.call(step.operation.method, path, headers=headers, params=params, **options)
 
 
 @settings(
@@ -193,7 +222,7 @@ async def test_one_organization_neither_sees_nor_changes_another(api: Api, billi
         answer = await call(api, step, own, other)
         assert answer.status < 500, (step, answer.json)
         assert MARK not in str(answer.json), (step, answer.json)
-        in_path = [name for name in NAMES if f"{{{name}" in step.route.path]
+        in_path = [name for name in NAMES if f"{{{name}" in step.operation.path]
         if any(step.places[name] != "own" for name in in_path):
             assert answer.status in (400, 401, 403, 404), (step, answer.json)
     assert await everything(billing, other) == before

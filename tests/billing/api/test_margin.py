@@ -10,7 +10,7 @@ from billing.api.services import Services
 from billing.cli.margin import margin as command
 from billing.cli.margin import reconcile
 from billing.cli.output import Table
-from billing.client.client import BillingClient
+from billing.client.client import Client
 from billing.ledger.catalogue import sync_prices
 from billing.ledger.debits import NAMED
 from billing.ledger.roller import roll
@@ -106,7 +106,7 @@ async def test_margins(services: Services, billing: Billing) -> None:
         async with api.client.get("/api/admin/margin", headers=headers, params=query) as answer:
             lines = list(csv.DictReader(io.StringIO(await answer.text(), newline="")))
         assert {line.pop("model"): line["charged_usd"] for line in lines} == {"fast": "1.000840007", "slow": "0.00063"}
-        async with BillingClient(str(api.client.make_url("")), admin_key=ADMIN_KEY) as client:
+        async with Client(str(api.client.make_url("")), admin_key=ADMIN_KEY) as client:
             shown = await command(client, by="model", as_csv=True, **EVER)
             (text,) = shown.parts
             assert isinstance(text, str)
@@ -153,7 +153,7 @@ async def test_an_invoice_beside_the_ledger(services: Services, billing: Billing
             asked = await api.admin("POST", f"/providers/{provider}/bill", {"since": "2026-11-15"})
             asked.refused(404, "not_found")
         file.write_text(invoice)
-        async with BillingClient(str(api.client.make_url("")), admin_key=ADMIN_KEY) as client:
+        async with Client(str(api.client.make_url("")), admin_key=ADMIN_KEY) as client:
             shown = await reconcile(client, "azure", "2026-11-15", file=file, column=["day=When"])
             again = await reconcile(client, "azure", "2026-11-15", file=file, kept=True)
         assert (shown.data, again.parts) == (bill, shown.parts)

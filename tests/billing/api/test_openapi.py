@@ -13,7 +13,9 @@ from jsonschema import Draft202012Validator, FormatChecker
 
 from billing.api.application import ROUTES
 from billing.api.openapi import document
-from billing.api.route import Access, Route
+from billing.api.operation import Access, Operation
+from billing.api.operations import OPERATIONS
+from billing.api.route import Route
 from tests.billing.api.support import Api
 
 
@@ -24,7 +26,7 @@ async def test_the_billing_api_describes_itself(api: Api) -> None:
     used = set(re.findall(r'"#/components/schemas/([^"]+)"', json.dumps(answer.json)))
     assert used == set(answer.json["components"]["schemas"])
     described = {(method.upper(), path) for path, methods in answer.json["paths"].items() for method in methods}
-    assert described == {(route.method, route.path) for route in ROUTES} | {
+    assert described == {(each.method, each.path) for each in OPERATIONS} | {
         ("GET", "/api/openapi.json"),
         ("GET", "/api/docs"),
     }
@@ -95,8 +97,17 @@ def test_errors_follow_from_what_a_route_asks_for() -> None:
     async def look(call: object) -> None:
         """Look. And again."""
 
-    route = Route("PUT", "/x/{id}", look, Access.key, status=204, scope="a:b", body=dict[str, str], errors=(409,))
-    operation = msgspec.json.decode(document([route]))["paths"]["/x/{id}"]["put"]
+    declared: Operation[..., None] = Operation(
+        method="PUT",
+        path="/x/{id}",
+        answer=None,
+        status=204,
+        who=Access.key,
+        scope="a:b",
+        body=dict[str, str],
+        errors=(409,),
+    )
+    operation = msgspec.json.decode(document([Route(declared, look)]))["paths"]["/x/{id}"]["put"]
     statuses = ["204", "400", "401", "403", "404", "409", "413", "429", "500", "503"]
     assert list(operation["responses"]) == statuses
     assert (operation["summary"], operation["description"]) == ("Look", "And again.")
@@ -127,7 +138,7 @@ async def test_the_reference_page_names_every_endpoint_and_fetches_nothing(api: 
         assert "default-src 'none'" in answer.headers["Content-Security-Policy"]
     assert not any(f"{name}=" in text for name in ("src", "srcset", "onclick"))
     assert "<script" not in text
-    assert all(f"<code>{route.path}</code>" in text for route in ROUTES)
+    assert all(f"<code>{each.path}</code>" in text for each in OPERATIONS)
 
 
 async def test_no_answer_may_be_kept_framed_or_sniffed(api: Api) -> None:

@@ -5,7 +5,7 @@ from msgspec import structs
 
 from billing.api.oversight import image_identity
 from billing.api.services import Services
-from billing.shapes.operation import ImageShape
+from billing.schemas.system import ImageShape
 from tests.billing.api.support import Api, serving
 from tests.billing.support import Billing
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import pytest
 
-from billing.effects import LiveBalance
+from billing.change_notifier import LiveBalance
 from billing.identity.invitations import Invitations
 from billing.identity.organizations import Organization
 from billing.identity.permissions import ROLES, SCOPES, Role
@@ -183,11 +183,11 @@ async def test_an_owner_closes_an_organization(api: Api, billing: Billing, team:
     await billing.accounts.update(account_id, plan="free", status="suspended")
     await refused("suspended")
     await billing.accounts.update(account_id, status="active")
-    billing.effects.live[account_id] = LiveBalance(-1_500_000_000, 0)
+    billing.change_notifier.live[account_id] = LiveBalance(-1_500_000_000, 0)
     await refused("owes 1.50 USD")
-    billing.effects.live[account_id] = LiveBalance(0, 1)
+    billing.change_notifier.live[account_id] = LiveBalance(0, 1)
     await refused("running")
-    billing.effects.live[account_id] = LiveBalance(2_000_000_000, 0)
+    billing.change_notifier.live[account_id] = LiveBalance(2_000_000_000, 0)
     await refused("2.00 USD are left")
     await api.person(team["owner"], "POST", f"{team.path}/invitations", {"email": "eve@example.com"})
     assert [(await close(forfeit=True)).status, (await close()).status] == [200, 200]

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import pytest
 
 from billing.api.services import PaymentOversight, Services
+from billing.money import NANO_PER_CENT
 from billing.payments.assembly import (
     PaymentParts,
     PaymentRules,
@@ -21,7 +21,7 @@ from billing.payments.assembly import (
 )
 from billing.payments.events import PaymentEvents
 from billing.payments.flows import FlowRules
-from billing.payments.objects import NANO_PER_CENT, ObjectRef, Payment
+from billing.payments.objects import ObjectRef, Payment
 from billing.payments.reconcile import PaymentComparisons
 from billing.payments.stripe.client import StripeAccess
 from billing.payments.stripe.provider import StripePayments
@@ -31,6 +31,9 @@ from tests.billing.payments.support import payments_of
 from tests.billing.support import PLANS, Billing
 from tests.support.stripe_fake import FakeStripe, signed
 
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
 HOME = "https://shop.example/billing"
 
 
@@ -38,7 +41,15 @@ HOME = "https://shop.example/billing"
 async def payments(billing: Billing) -> Payments:
     deployment = await deployment_of(billing.database)
     parts = PaymentParts(
-        *(billing.database, billing.accounts, billing.grants, billing.effects, PLANS, billing.new_id, deployment)
+        *(
+            billing.database,
+            billing.accounts,
+            billing.grants,
+            billing.change_notifier,
+            PLANS,
+            billing.new_id,
+            deployment,
+        )
     )
     flows = FlowRules(500, 1_000_000, 2_000, frozenset({"https://shop.example"}), HOME)
     rules = PaymentRules(flows, "free", timedelta(days=10), "https://gateway.example")

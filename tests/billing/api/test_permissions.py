@@ -6,19 +6,21 @@ that may have changed it, so that none depends on those before it.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
 from dataclasses import dataclass, replace
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import pytest
 
-from billing.api.application import ROUTES
+from billing.api.operations import OPERATIONS
 from billing.api.services import Services
 from billing.identity.organizations import Organization
 from tests.billing.api.support import ADMIN_KEY, Api, serving, token_of
 from tests.billing.identity.support import join, new_organization, new_user
 from tests.billing.people_support import CHEAP, GOOD
 from tests.billing.support import Billing
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
 
 SERVICE_KEY: Final = "service-key-of-the-tests"
 CALLERS: Final = (
@@ -340,7 +342,7 @@ MATRIX: Final[dict[str, list[int]]] = {
 
 
 def test_every_endpoint_has_a_row() -> None:
-    assert {f"{route.method} {route.path}" for route in ROUTES} == set(MATRIX)
+    assert {f"{each.method} {each.path}" for each in OPERATIONS} == set(MATRIX)
 
 
 async def test_the_matrix(world: World) -> None:

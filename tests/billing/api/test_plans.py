@@ -8,9 +8,9 @@ import pytest
 from billing.api.services import Services
 from billing.cli import plans as commands
 from billing.cli.output import CommandFailed, Table
-from billing.client import BillingClient
 from billing.metering.features import Features
 from billing.money import parse_usd
+from metergate import Client
 from tests.billing.api.support import ADMIN_KEY, Answer, Api, serving
 from tests.billing.api.test_permissions import SERVICE_KEY
 from tests.billing.support import PLANS, Billing
@@ -78,7 +78,7 @@ async def test_status_and_features_of_an_account(services: Services, billing: Bi
 
 async def test_operators_see_plans_and_give_one_by_commands(api: Api) -> None:
     account, _ = await api.customer()
-    async with BillingClient(str(api.client.make_url("")), admin_key=ADMIN_KEY) as calls:
+    async with Client(str(api.client.make_url("")), admin_key=ADMIN_KEY) as calls:
         (listed,) = (await commands.index(calls)).parts
         assert isinstance(listed, Table)
         assert [row[:3] for row in listed.rows] == [("free", "Free", "0.00"), ("starter", "Starter", "99.00")]

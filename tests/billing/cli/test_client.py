@@ -9,9 +9,9 @@ from contextlib import contextmanager
 
 import pytest
 
-from billing.answers import BadAnswer, Refused, Unreachable
-from billing.calls import ANSWER_LIMIT_BYTES
 from billing.cli.client import CommandClient
+from billing.client.calls import ANSWER_LIMIT_BYTES
+from billing.client.errors import BadAnswer, Refused, Unreachable
 
 Answer = Callable[[socket.socket], object]
 TOTALS = (

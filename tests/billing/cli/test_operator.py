@@ -4,13 +4,12 @@ import msgspec
 import pytest
 import typer
 
-from billing.answers import Refused, Unreachable
 from billing.cli import orders
 from billing.cli.operator import parse_quota_text, quota_text, quotas_of, quotas_text
 from billing.cli.output import UNREACHABLE, CommandFailed
+from billing.client.errors import Refused, Unreachable
 from billing.quotas import QuotaError
-from billing.shapes.payments import NewOrderRefund
-from billing.shapes.quotas import QuotaShape
+from billing.schemas.quotas import QuotaShape
 
 
 @pytest.mark.parametrize(
@@ -58,8 +57,8 @@ class Away:
     def __init__(self, error: Exception) -> None:
         self.error, self.keys = error, list[str]()
 
-    async def refund_order(self, order_id: str, body: NewOrderRefund) -> None:
-        self.keys.append(body.idempotency_key)
+    async def refund_order(self, order_id: str, *, idempotency_key: str) -> None:
+        self.keys.append(idempotency_key)
         raise self.error
 
 

@@ -13,17 +13,17 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from billing.answers import Exchanged, Refused
 from billing.cli.output import CommandFailed
 from billing.cli.session import Kept, Pending, Session, TokenFiles, auth_folder
-from billing.person_calls import PersonCalls
-from billing.shapes.tokens import TokenPairShape
+from billing.client.calls import BillingCalls
+from billing.client.errors import Exchanged, Refused
+from billing.schemas.tokens import TokenPairShape
 
 URL = "http://gateway.example.com"
 NOW_S, LIFE_S = 1_900_000_000.0, 3600
 
 
-class Issuer(PersonCalls):
+class Issuer(BillingCalls):
     """Answers as a gateway that has given `refresh-1`: a refresh token is good once."""
 
     def __init__(self, seen: Callable[[], object] = lambda: None) -> None:
@@ -53,7 +53,7 @@ class Machine:
     opened: list[tuple[str, str | None]] = field(default_factory=list)
 
     def session(self, *, given_url: str | None = None, clock: Callable[[], float] = lambda: NOW_S) -> Session:
-        def client(url: str, token: str | None) -> PersonCalls:
+        def client(url: str, token: str | None) -> BillingCalls:
             self.opened.append((url, token))
             return self.issuer
 

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import json
-from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from aiohttp import web
 
-from billing.client import BillingClient, Retries
+from metergate import Client, Retries
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Awaitable, Callable
 
 Answer = tuple[int, Any] | tuple[int, Any, dict[str, str]]
 QUICK = Retries(attempts=4, total_s=20.0, first_wait_s=0.001, longest_wait_s=0.002)
@@ -68,7 +70,7 @@ async def scripted(answer: Callable[[str, Any], Answer | None]) -> AsyncIterator
         await runner.cleanup()
 
 
-def service(url: str, **options: Any) -> BillingClient:
+def service(url: str, **options: Any) -> Client:
     """A client of a service called aura."""
     settings = {"service_key": "the-service-key-of-mine", "service_name": "aura", "retries": QUICK, **options}
-    return BillingClient(url, **settings)
+    return Client(url, **settings)

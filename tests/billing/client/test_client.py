@@ -11,17 +11,16 @@ import pytest
 from aiohttp import web
 from msgspec import structs
 
-from billing.answers import BadAnswer, ClientError, Refused, Unreachable
 from billing.api.application import setup
 from billing.api.services import Services
-from billing.calls import ANSWER_LIMIT_BYTES
-from billing.client import BillingClient
+from billing.client.calls import ANSWER_LIMIT_BYTES
+from billing.client.errors import BadAnswer, ClientError, Refused, Unreachable
 from billing.ledger.catalogue import sync_prices
 from billing.money import NANO_PER_USD
-from billing.shapes.accounts import AccountPatch
-from billing.shapes.keys import KeyPatch, KeyShape, NewKey
-from billing.shapes.quotas import QuotaShape
+from billing.schemas.keys import KeyShape
+from billing.schemas.quotas import QuotaShape
 from billing.usage import Usage
+from metergate import Client
 from tests.billing.api.conftest import registry, services
 from tests.billing.api.support import ADMIN_KEY
 from tests.billing.support import PRICES, Billing
@@ -46,8 +45,8 @@ async def api_socket(services: Services) -> AsyncIterator[str]:
 
 
 @pytest.fixture
-async def client(api_socket: str) -> AsyncIterator[BillingClient]:
-    async with BillingClient("http://localhost", admin_key=ADMIN_KEY, unix_socket=api_socket) as opened:
+async def client(api_socket: str) -> AsyncIterator[Client]:
+    async with Client("http://localhost", admin_key=ADMIN_KEY, unix_socket=api_socket) as opened:
         yield opened
 
 
@@ -68,42 +67,45 @@ async def serve() -> AsyncIterator[Serve]:
         yield start
 
 
-async def test_accounts(client: BillingClient) -> None:
+async def test_accounts(client: Client) -> None:
     account = await client.create_account(
-        "Acme", plan="starter", credit_limit_usd="2.50", quotas=[QuotaShape(window="day", metric="tokens", limit=5)]
+        name="Acme",
+        plan="starter",
+        credit_limit_usd="2.50",
+        quotas=[QuotaShape(window="day", metric="tokens", limit=5)],
     )
     assert (account.plan, account.credit_limit_usd, account.balance_usd) == ("starter", "2.50", "0.00")
     assert await client.account(account.id) == account
-    plain = await client.create_account("Other")
+    plain = await client.create_account(name="Other")
     assert plain.plan == "free"
     page = await client.accounts(limit=1)
     assert [each.id for each in page.data] == [plain.id]
     rest = await client.accounts(cursor=page.next_cursor)
     assert [each.id for each in rest.data] == [account.id]
     assert rest.next_cursor is None
-    changed = await client.update_account(account.id, AccountPatch(name="Acme Ltd", status="suspended"))
+    changed = await client.update_account(account.id, name="Acme Ltd", status="suspended")
     assert (changed.name, changed.status, changed.quotas) == ("Acme Ltd", "suspended", account.quotas)
-    assert (await client.set_account_quotas(account.id, [])).quotas == []
-    of_user = await client.set_user_quotas(account.id, "ana@example.com", account.quotas)
+    assert (await client.set_account_quotas(account.id, quotas=[])).quotas == []
+    of_user = await client.set_user_quotas(account.id, "ana@example.com", quotas=account.quotas)
     assert of_user.quotas == account.quotas
     assert await client.user_quotas(account.id, "ana@example.com") == of_user
 
 
-async def test_grants_are_made_once_for_a_key(client: BillingClient) -> None:
-    account = await client.create_account("Acme")
-    first = await client.grant(account.id, "12.50", idempotency_key="one", note="welcome")
-    assert await client.grant(account.id, "12.50", idempotency_key="one", note="welcome") == first
+async def test_grants_are_made_once_for_a_key(client: Client) -> None:
+    account = await client.create_account(name="Acme")
+    first = await client.grant(account.id, amount_usd="12.50", idempotency_key="one", note="welcome")
+    assert await client.grant(account.id, amount_usd="12.50", idempotency_key="one", note="welcome") == first
     assert (await client.account(account.id)).balance_usd == "12.50"
     with pytest.raises(Refused) as refused:
-        await client.grant(account.id, "13", idempotency_key="one")
+        await client.grant(account.id, amount_usd="13", idempotency_key="one")
     assert (refused.value.status, refused.value.code) == (409, "idempotency_conflict")
     assert refused.value.error["param"] == "idempotency_key"
     assert str(refused.value) == refused.value.message
 
 
-async def test_keys(client: BillingClient) -> None:
-    account = await client.create_account("Acme")
-    asked = NewKey(
+async def test_keys(client: Client) -> None:
+    account = await client.create_account(name="Acme")
+    key = await client.create_key(
         account_id=account.id,
         name="laptop",
         quota=1000,
@@ -113,16 +115,15 @@ async def test_keys(client: BillingClient) -> None:
         tags={"team": "blue"},
         max_parallel_requests=3,
     )
-    key = await client.create_key(asked)
     assert key.key.startswith(key.prefix)
     assert key.quotas == [QuotaShape(window="total", metric="tokens", limit=1000)]
     assert (key.user_id, key.scopes, key.tags) == ("u1", ["llm:proxy"], {"team": "blue"})
     shown = {name: value for name, value in structs.asdict(key).items() if name not in ("key", "warnings")}
     without_secret = KeyShape(**shown)
     assert await client.key(key.id) == without_secret
-    assert (await client.keys(account.id)).data == [without_secret]
-    assert (await client.keys("acc_other")).data == []
-    changed = await client.update_key(key.id, KeyPatch(name="desktop", models=None, expires_at="2031-01-31"))
+    assert (await client.keys(account_id=account.id)).data == [without_secret]
+    assert (await client.keys(account_id="acc_other")).data == []
+    changed = await client.update_key(key.id, name="desktop", models=None, expires_at="2031-01-31")
     assert (changed.name, changed.models, changed.tags) == ("desktop", None, {"team": "blue"})
     assert changed.expires_at == "2031-01-31T00:00:00.000Z"
     await client.revoke_key(key.id)
@@ -130,13 +131,13 @@ async def test_keys(client: BillingClient) -> None:
     assert (await client.key(key.id)).revoked_at is not None
 
 
-async def test_a_customers_reads(client: BillingClient, billing: Billing, api_socket: str) -> None:
+async def test_a_customers_reads(client: Client, billing: Billing, api_socket: str) -> None:
     await sync_prices(billing.database, PRICES)
-    account = await client.create_account("Acme")
-    key = await client.create_key(NewKey(account_id=account.id, name="laptop"))
+    account = await client.create_account(name="Acme")
+    key = await client.create_key(account_id=account.id, name="laptop")
     await billing.grants.grant(account.id, NANO_PER_USD, "first")
     request_id = await billing.debit(account.id, key.id, Usage(input_tokens=1000, output_tokens=10))
-    async with BillingClient("http://localhost", api_key=key.key, unix_socket=api_socket) as customer:
+    async with Client("http://localhost", api_key=key.key, unix_socket=api_socket) as customer:
         assert (await customer.balance()).balance_usd == "0.999844"
         kinds = [each.kind for each in (await customer.transactions()).data]
         assert sorted(kinds) == ["grant", "usage"]
@@ -150,7 +151,7 @@ async def test_a_customers_reads(client: BillingClient, billing: Billing, api_so
         assert refused.value.status == 401
 
 
-async def test_an_id_stays_one_segment_of_the_path(client: BillingClient) -> None:
+async def test_an_id_stays_one_segment_of_the_path(client: Client) -> None:
     for account_id in ("../keys", "a/b", "a?b=c", "a#b", "ä", ""):
         with pytest.raises(Refused) as refused:
             await client.account(account_id)
@@ -162,7 +163,7 @@ async def test_newer_fields_are_kept(serve: Serve) -> None:
         return web.json_response({"events": 1, "input_tokens": 1, "output_tokens": 1, "total_tokens": 2,
                                   "charge_usd": "1.00", "cost_usd": "1.00", "brand_new": [1]})  # fmt: skip
 
-    async with BillingClient(await serve(handler) + "/") as client:
+    async with Client(await serve(handler) + "/") as client:
         assert (await client.usage()).received["brand_new"] == [1]
 
 
@@ -188,7 +189,7 @@ async def test_what_is_not_the_api(serve: Serve, answer: dict[str, object]) -> N
         return web.Response(**answer)  # type: ignore[arg-type]
 
     url = await serve(handler)
-    async with BillingClient(url, admin_key="secret-of-mine") as client:
+    async with Client(url, admin_key="secret-of-mine") as client:
         with pytest.raises(BadAnswer) as bad:
             await client.usage()
     assert url in str(bad.value)
@@ -202,7 +203,7 @@ async def test_a_refusal_keeps_every_field(serve: Serve) -> None:
     async def handler(request: web.Request) -> web.Response:
         return web.json_response({"error": error}, status=429)
 
-    async with BillingClient(await serve(handler)) as client:
+    async with Client(await serve(handler)) as client:
         with pytest.raises(Refused) as refused:
             await client.usage()
     assert refused.value.error == error
@@ -212,11 +213,11 @@ async def test_nobody_there() -> None:
     with socket.socket() as unused:
         unused.bind(("127.0.0.1", 0))
         url = f"http://127.0.0.1:{unused.getsockname()[1]}"
-        async with BillingClient(url) as client:
+        async with Client(url) as client:
             with pytest.raises(Unreachable, match="connection refused") as away:
                 await client.balance()
     assert away.value.url == url
-    async with BillingClient("http://localhost", unix_socket="/nowhere/at.all") as client:
+    async with Client("http://localhost", unix_socket="/nowhere/at.all") as client:
         with pytest.raises(Unreachable):
             await client.balance()
 
@@ -226,7 +227,7 @@ async def test_no_answer_in_time(serve: Serve) -> None:
         await asyncio.Event().wait()
         raise AssertionError
 
-    async with BillingClient(await serve(handler), timeout_s=0.1) as client:
+    async with Client(await serve(handler), timeout_s=0.1) as client:
         with pytest.raises(Unreachable, match=r"no answer within 0\.1 s"):
             await client.balance()
 
@@ -240,7 +241,7 @@ async def test_a_connection_that_breaks_in_the_answer(serve: Serve) -> None:
         request.transport.close()
         return response
 
-    async with BillingClient(await serve(handler)) as client:
+    async with Client(await serve(handler)) as client:
         with pytest.raises(ClientError):
             await client.balance()
 
@@ -250,11 +251,11 @@ async def test_a_connection_that_breaks_in_the_answer(serve: Serve) -> None:
 )
 def test_urls_that_are_refused(url: str) -> None:
     with pytest.raises(ValueError):  # noqa: PT011 - any of them will do
-        BillingClient(url, admin_key="secret-of-mine")
+        Client(url, admin_key="secret-of-mine")
 
 
 async def test_it_shows_no_secret_and_needs_its_context() -> None:
-    client = BillingClient("http://localhost", admin_key="secret-of-mine", api_key="mg_mine")
-    assert repr(client) == "BillingClient('http://localhost')"
+    client = Client("http://localhost", admin_key="secret-of-mine", api_key="mg_mine")
+    assert repr(client) == "Client('http://localhost')"
     with pytest.raises(RuntimeError):
         await client.balance()

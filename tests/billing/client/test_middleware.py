@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from aiohttp import web
@@ -14,6 +13,9 @@ from aiohttp.test_utils import TestClient, TestServer
 from billing.client.middleware import PRINCIPAL, Development, metergate_auth, require_principal
 from billing.keys.secrets import new_secret
 from tests.billing.client.support import Answer, Scripted, refused, scripted, service
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
 
 RIGHT, WRONG = (new_secret(lambda _, letter=letter: letter) for letter in "ab")  # type: ignore[misc]
 HOLDER = {"key_id": "key_1", "key_name": "laptop", "account_id": "acc_1", "account_status": "active", "plan": "free",

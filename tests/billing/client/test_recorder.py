@@ -8,17 +8,20 @@ import json
 import os
 import signal
 import sys
-from collections.abc import Callable
 from datetime import UTC, datetime
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from billing.client import BillingClient, SpoolRules, spool
+from billing.client import spool
 from billing.client.spool import EventSpool
 from billing.wal_segment import record_of, records_in
+from metergate import Client, SpoolRules
 from tests.billing.client.support import Answer, debit, refused, scripted, service
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
 
 LONG = 3600.0
 
@@ -49,12 +52,12 @@ def parked(folder: Path) -> list[str]:
     return [json.loads(line)["event"]["event_id"] for line in lines]
 
 
-async def record(client: BillingClient, *event_ids: str, **more: Any) -> None:
+async def record(client: Client, *event_ids: str, **more: Any) -> None:
     fields = {"amount_usd": "1.00", "on_error": "spool", **more}
     assert await asyncio.gather(*(client.record("a", event_id=each, **fields) for each in event_ids))
 
 
-async def settled(client: BillingClient, waiting: int = 0) -> None:
+async def settled(client: Client, waiting: int = 0) -> None:
     async with asyncio.timeout(60):
         while client.spooled.waiting > waiting:
             await asyncio.sleep(0.001)
@@ -286,11 +289,11 @@ def test_a_full_parked_file_takes_no_more(tmp_path: Path, monkeypatch: pytest.Mo
 RECORDS = """
 import asyncio, os, signal, sys
 from pathlib import Path
-from billing.client import BillingClient, SpoolRules
+from metergate import Client, SpoolRules
 
 async def main():
     rules = SpoolRules(Path(sys.argv[2]))
-    async with BillingClient(sys.argv[1], service_key="k" * 24, service_name="aura", spool=rules) as client:
+    async with Client(sys.argv[1], service_key="k" * 24, service_name="aura", spool=rules) as client:
         for number in range(20):
             await client.record("a", event_id=f"e{number}", amount_usd="1", on_error="spool")
         os.kill(os.getpid(), signal.SIGKILL)

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from billing.answers import BadAnswer, Refused, Unreachable
-from billing.client import BillingClient, Retries
+from billing.client.errors import BadAnswer, Refused, Unreachable
+from metergate import Client, Retries
 from tests.billing.client.support import Answer, Scripted, debit, refused, scripted, service
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 Script = list[Answer | None]
 
@@ -59,7 +61,7 @@ async def test_its_headers_are_those_of_a_service_alone() -> None:
             await client.debit("a", amount_usd="1")
             with pytest.raises(BadAnswer):
                 await client.balance()
-        async with BillingClient(url) as client:
+        async with Client(url) as client:
             with pytest.raises(RuntimeError):
                 await client.debit("a", amount_usd="1")
     of_service, of_customer = server.headers
@@ -72,7 +74,7 @@ async def test_its_headers_are_those_of_a_service_alone() -> None:
 @pytest.mark.parametrize(("named", "key"), [("a b", "k"), (None, "k"), ("aura", None)])
 def test_what_is_no_service(named: str | None, key: str | None) -> None:
     with pytest.raises(ValueError, match="service"):
-        BillingClient("http://x", service_key=key, service_name=named)
+        Client("http://x", service_key=key, service_name=named)
 
 
 async def test_a_call_ends_in_its_time() -> None:
@@ -131,7 +133,7 @@ SETTLED: Answer = (200, held("settled"))
     ],
 )
 async def test_a_block_settles_or_gives_back(settles: Script, raises: Any, paths: list[str]) -> None:
-    async def block(client: BillingClient) -> None:
+    async def block(client: Client) -> None:
         async with client.hold("a", amount_usd="2.00", expires_in_s=60) as open_hold:
             if raises == "twice":
                 with pytest.raises(Unreachable):
@@ -191,7 +193,7 @@ async def test_who_is_cancelled_in_a_call_leaves_no_hold_open(caplog: pytest.Log
 
             server.gate = partial(wait, server, "holds" if paths[-1].endswith("void") else paths[-1], called, gate)
 
-            async def block(client: BillingClient) -> None:
+            async def block(client: Client) -> None:
                 async with client.hold("a", amount_usd="2.00") as held:
                     await held.settle(amount_usd="1.00")
 

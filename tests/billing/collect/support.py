@@ -9,9 +9,10 @@ from typing import Any, NamedTuple
 from billing.collect.charging import rate_of
 from billing.collect.debits import TrafficDebits
 from billing.collect.facts import Facts, Wrote
-from billing.collect.snapshots import Checkpoint, FirstPoint, Source, read_page
+from billing.collect.snapshots import Checkpoint, Source, read_page
 from billing.collect.subjects import SubjectRules, Subjects
 from billing.pricing.table import PriceTable
+from billing.settings import FirstPoint
 from tests.billing.support import Billing
 
 START = datetime(2026, 3, 2, 10, 0, tzinfo=UTC)
@@ -100,7 +101,7 @@ class Room:
 
     async def _tell(self, accounts: Any) -> None:
         for account_id in accounts:
-            await self.billing.effects.balance_changed(account_id)
+            await self.billing.change_notifier.balance_changed(account_id)
 
     async def write(self, samples: Iterable[Sample]) -> Wrote:
         """Write a page in a transaction of its own."""

@@ -11,12 +11,10 @@ from billing.accounts.accounts import Accounts
 from billing.accounts.grants import Grants
 from billing.accounts.member_limits import MemberLimits
 from billing.database.connection import Database
-from billing.holds.decision import Need
-from billing.holds.engine import Engine, EngineSettings
+from billing.holds.engine import Engine, EngineParts, EngineSettings
+from billing.holds.model import HoldSettings, Need
 from billing.holds.redis.client import RedisClient
-from billing.holds.redis.layout import AccountState, KeyState
-from billing.holds.redis.state import Keyspace
-from billing.holds.service import HoldSettings
+from billing.holds.redis.layout import AccountState, Keyspace, KeyState
 from billing.keys.keys import ApiKeys
 from billing.keys.principals import Principals
 from billing.keys.secrets import secret_digest
@@ -96,7 +94,16 @@ async def make_world(database_url: str, redis_url: str, keyspace: Keyspace) -> A
             stack.push_async_callback(database.close)
             stack.push_async_callback(link.close)
             load = Principals(database, plans).by_digest
-            engine = Engine(database, link, keyspace, plans, load, str(ULID()), settings)
+            parts = EngineParts(
+                gateway_id=str(ULID()),
+                database=database,
+                client=link,
+                keyspace=keyspace,
+                plans=plans,
+                load_principal=load,
+                settings=settings,
+            )
+            engine = Engine(parts)
             new_id = lambda: str(ULID())  # noqa: E731
             api_keys = ApiKeys(database, engine.change_notifier, new_id)
             accounts = Accounts(database, plans, engine.change_notifier, new_id)

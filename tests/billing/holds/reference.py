@@ -5,8 +5,9 @@ entries of the journal and the debits that a subject was told of. Replies are th
 """
 
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from fractions import Fraction
-from math import floor
+from math import ceil, floor
 from typing import Any, Final
 
 from billing.holds.redis.layout import AHEAD_S, CLAIMED, HELD, SETTLED, STEP_S, Counter
@@ -150,6 +151,10 @@ class Reference:
         enough = max(ask.least, min(elastic[1], ask.most))
         for rung in range(len(ask.ladder), -1, -1):
             at_rung = ask.at(rung)
+            if rung:
+                refused, _ = self._weighed(_stretched(ask, at_rung, elastic[0]), account, key, enough)
+                if refused and refused != [WAITING]:
+                    continue
             refused, free = self._weighed(at_rung, account, key, enough if rung else ask.least)
             if refused == [WAITING] or (refused and rung == 0):
                 return refused
@@ -434,6 +439,19 @@ class Reference:
 
 def _of(names: Names) -> tuple[str, str]:
     return names.model, names.feature
+
+
+def _stretched(ask: Admission, at_rung: Admission, millionths: int) -> Admission:
+    """What must fit so that the share of what is free has room for what a rung adds to the first input."""
+
+    def more(added: int) -> int:
+        return ceil(float(added) * 1_000_000 / millionths)
+
+    return replace(
+        at_rung,
+        input=ask.input + more(at_rung.input - ask.input),
+        input_cost=ask.input_cost + more(at_rung.input_cost - ask.input_cost),
+    )
 
 
 def _granted(ask: Admission, free: int | None, elastic: tuple[int, int]) -> int:

@@ -25,13 +25,13 @@ from billing.holds.redis.layout import (
     Counter,
     Entry,
     HoldTags,
+    Keyspace,
     KeyState,
     pack_hold,
     pack_tags,
     pack_text,
 )
 from billing.holds.redis.layout import CORRECTION as CORRECTION_HEAD
-from billing.holds.redis.state import Keyspace
 from billing.principals import Limit, pack_limits
 from billing.quotas import Quota
 from tests.billing.holds.reference_values import Account, Admission, Correction, Hold, Names, Settlement, Subject, Void

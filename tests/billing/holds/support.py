@@ -3,15 +3,15 @@
 import asyncio
 import os
 from collections.abc import Awaitable, Callable
+from dataclasses import replace
 from typing import Any
 
 from ulid import ULID
 
-from billing.holds.decision import Need
-from billing.holds.hold import Hold, Settled
-from billing.holds.partition import NotReady
-from billing.holds.partitions import Partition
+from billing.holds.model import Hold, HoldRequest, Need, Settled
+from billing.holds.partition import NotReady, Partition
 from billing.holds.redis.layout import SETTLED, Entry
+from billing.ledger.debits import Debit, encode_debit
 from billing.ledger.leases import end_lease
 from billing.principals import Principal
 from tests.billing.holds.conftest import World, debit, need
@@ -39,23 +39,47 @@ async def joined(world: World) -> bool:
         return False
 
 
+def hold_request(
+    request_id: str,
+    principal: Principal,
+    asked: Need | None = None,
+    expired: Debit | None = None,
+    *,
+    model: str = "demo",
+    feature: str = "llm",
+    **more: Any,
+) -> HoldRequest:
+    """A request for a hold, of a small need unless told otherwise."""
+    return HoldRequest(
+        id=request_id,
+        principal=principal,
+        model=model,
+        feature=feature,
+        need=asked or need(),
+        expired=encode_debit(expired or debit(request_id, principal)),
+        **more,
+    )
+
+
 async def ask(
     world: World, principal: Principal, asked: Need | None = None, model: str = "demo", feature: str = "llm"
 ) -> object:
     """A decision. Nothing gives the hold back but the test."""
     request_id = str(ULID())
     expired = debit(request_id, principal, model=model, feature=feature, charged_nano=100, cost_nano=100)
-    return await world.engine.holds.admissions.admit(request_id, principal, model, feature, asked or need(), expired)
+    return await world.engine.holds.admissions.admit(
+        hold_request(request_id, principal, asked, expired, model=model, feature=feature)
+    )
 
 
 async def ask_in_vain(world: World, principal: Principal) -> object:
     """A decision of a world that serves nobody as it is: not waited for as long as by others."""
     admissions = world.engine.holds.admissions
-    wait_s, admissions._wait_s = admissions._wait_s, 0.2
+    settings, admissions.settings = admissions.settings, replace(admissions.settings, admission_wait_s=0.2)
     try:
         return await ask(world, principal)
     finally:
-        admissions._wait_s = wait_s
+        admissions.settings = settings
 
 
 async def hold_one(
@@ -83,7 +107,7 @@ async def kill(world: World) -> None:
     """What kill -9 leaves of a gateway: nothing but what the stores have. Its supervisor has seen it end."""
     engine = world.engine
     tasks = [*engine.loops.tasks.values(), *engine.holds._tasks, *engine.partitions._tasks]
-    tasks += engine.change_notifier.telling.values()
+    tasks += engine.change_notifier.publishing.values()
     for task in tasks:
         task.cancel()
     await asyncio.gather(*tasks, return_exceptions=True)
@@ -95,7 +119,7 @@ async def kill(world: World) -> None:
     engine.outbox.waiting.ready.clear()
     engine.holds.live.clear()
     await world.link.close()
-    await end_lease(world.database, engine._gateway_id)
+    await end_lease(world.database, engine.gateway_id)
 
 
 async def sweep_by_hand(*worlds: World) -> None:
@@ -104,7 +128,7 @@ async def sweep_by_hand(*worlds: World) -> None:
         await world.engine.loops.stop("sweep")
 
 
-async def look(*worlds: World) -> None:
+async def renew_leases(*worlds: World) -> None:
     """Have gateways renew their leases, and see those of the others."""
     for world in worlds:
         await world.engine.lease.renew()
@@ -121,7 +145,7 @@ async def stops_to_renew(slow: World, judge: World) -> None:
 async def time_passes(judge: World, *lost: World) -> None:
     """For the judge, which goes on to renew its own lease, until it has lost the others."""
     peers, step_s = judge.engine.peers, judge.engine.peers._gap_s / 2
-    clock, passed_s, names = peers.clock, [0.0], [world.engine._gateway_id for world in lost]
+    clock, passed_s, names = peers.clock, [0.0], [world.engine.gateway_id for world in lost]
     peers.clock = lambda: clock() + passed_s[0]
 
     async def are_lost() -> bool:
@@ -139,9 +163,9 @@ async def keys_in_redis(world: World) -> list[bytes]:
 
 def wire_of(world: World) -> Any:
     """The connection that the engine's scripts go over."""
-    life = partition_of(world).life
-    assert life is not None
-    return life.connection
+    session = partition_of(world).session
+    assert session is not None
+    return session.connection
 
 
 async def delete(world: World, *keys: bytes) -> None:

@@ -1,19 +1,17 @@
 """Admission of a request whose principal has changed meanwhile: it is repeated until the principal stays the same."""
 
 import asyncio
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import pytest
 from ulid import ULID
 
-from billing.holds.admission import Decision, Renew, Renewal
-from billing.holds.decision import QuotaExceeded, Reload, Unavailable
-from billing.holds.hold import Hold
+from billing.holds.model import Decision, Hold, HoldRequest, QuotaExceeded, Reload, Renew, Unavailable
 from billing.keys.secrets import secret_digest
 from billing.principals import Principal
 from billing.quotas import Metric, Quota, Window
-from tests.billing.holds.conftest import World, debit, need
-from tests.billing.holds.support import ask, eventually
+from tests.billing.holds.conftest import World
+from tests.billing.holds.support import ask, eventually, hold_request
 
 
 @dataclass
@@ -25,20 +23,19 @@ class Renewing:
     changed: bool = True
     calls: list[bool] = field(default_factory=list)
 
-    async def __call__(self, *, stale: bool) -> Renewal | None:
+    async def __call__(self, *, stale: bool) -> HoldRequest | None:
         self.calls.append(stale)
         if not stale and not self.changed:
             return None
         self.changed = not stale and self.changed
         principal = self.principals.pop(0) if len(self.principals) > 1 else self.principals[0]
-        return Renewal(principal, "demo", need(), debit(str(ULID()), principal), self.queue_s)
+        return hold_request(str(ULID()), principal, queue_s=self.queue_s, renew=self)
 
 
 async def opened(world: World, principal: Principal, renew: Renew | None, queue_s: float = 0.0) -> Decision:
     """A decision; what was held is given back."""
     id_ = str(ULID())
-    asked = (id_, principal, "demo", "llm", need(), debit(id_, principal))
-    async with world.engine.holds.open(*asked, queue_s=queue_s, renew=renew) as decision:
+    async with world.engine.holds.open(hold_request(id_, principal, queue_s=queue_s, renew=renew)) as decision:
         return decision
 
 
@@ -104,11 +101,11 @@ async def test_one_that_can_not_be_made_anew_is_not_decided(world: World) -> Non
 async def test_it_is_made_anew_at_least_twice_and_within_its_time(world: World, wait_s: float) -> None:
     customer, admissions = await known(world), world.engine.holds.admissions
     before, now = customer.principal, await customer.changes(1_000_000)
-    patient_s, admissions._wait_s = admissions._wait_s, wait_s
+    patient, admissions.settings = admissions.settings, replace(admissions.settings, admission_wait_s=wait_s)
     renew = Renewing([before])
     assert isinstance(await opened(world, before, renew), Unavailable)
     assert 2 <= len(renew.calls) < 20
-    admissions._wait_s = patient_s
+    admissions.settings = patient
     renew = Renewing([before, before, now])
     decision = await opened(world, before, renew)
     assert isinstance(decision, Hold)
@@ -120,7 +117,7 @@ async def test_what_making_it_anew_raises_is_raised(world: World) -> None:
     customer = await known(world)
     await customer.changes(1_000_000)
 
-    async def refused(*, stale: bool) -> Renewal | None:
+    async def refused(*, stale: bool) -> HoldRequest | None:
         raise PermissionError("the key was revoked meanwhile")
 
     with pytest.raises(PermissionError):
@@ -137,7 +134,7 @@ async def test_a_request_that_has_waited_is_made_anew_where_its_key_has_changed(
     serving = asyncio.create_task(opened(world, principal, renew, queue_s=60.0))
 
     async def waits() -> bool:
-        return len(world.engine.holds.queue) == 1
+        return len(world.engine.holds.queues) == 1
 
     await eventually(waits)
     renew.changed = True

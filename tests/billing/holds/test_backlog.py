@@ -2,11 +2,9 @@
 
 import pytest
 
-from billing.holds.decision import Unavailable
 from billing.holds.engine import EngineSettings
-from billing.holds.hold import Hold
-from billing.holds.redis.state import Keyspace
-from billing.holds.service import HoldSettings
+from billing.holds.model import Hold, HoldSettings, Unavailable
+from billing.holds.redis.layout import Keyspace
 from billing.principals import Principal
 from tests.billing.holds.conftest import MakeWorld, World
 from tests.billing.holds.support import ask, eventually, settle
@@ -65,7 +63,7 @@ async def test_what_other_gateways_have_counts_too(make_world: MakeWorld) -> Non
     async with one.engine.outbox._writing:
         admitted = await fill(one, principals)
         await settle(one, *admitted[0])
-        await other.engine.holds.backlog.look()
+        await other.engine.holds.backlog.refresh()
         assert await fill(other, principals) == []
         for principal, hold in admitted[1:]:
             await settle(one, principal, hold)

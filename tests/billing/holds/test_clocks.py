@@ -13,13 +13,11 @@ from typing import Final
 
 import pytest
 
-from billing.holds import loader, partition
-from billing.holds.decision import QuotaExceeded, Unavailable
-from billing.holds.hold import Hold
-from billing.holds.partitions import NotReady
-from billing.holds.redis.connection import Script
+from billing.holds import epochs, loading
+from billing.holds.model import Hold, QuotaExceeded, Unavailable
+from billing.holds.partition import NotReady
+from billing.holds.redis.connection import Script, ServerSession
 from billing.holds.redis.layout import AHEAD_S, Counter
-from billing.holds.redis.session import ServerSession
 from billing.quotas import Metric, Quota, Window, window_id
 from tests.billing.holds.conftest import MakeWorld, World, need
 from tests.billing.holds.scripts import CLOCK_LINE
@@ -74,7 +72,7 @@ def set_redis_clock(monkeypatch: pytest.MonkeyPatch, key_prefix: str) -> SetCloc
 def set_postgres_clock(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], None]:
     """Sets Postgres's clock so many seconds ahead, as everybody here reads it."""
 
-    true = {(module, name): getattr(module, name) for module, name in ((partition, "BEAT"), (loader, "LEDGER_CLOCK"))}
+    true = {(module, name): getattr(module, name) for module, name in ((epochs, "BEAT"), (loading, "LEDGER_CLOCK"))}
 
     def set_clock(ahead_s: int) -> None:
         shown = f"(clock_timestamp() + interval '{ahead_s} seconds')"
@@ -216,7 +214,7 @@ async def test_a_postgres_whose_clock_is_wrong_closes_no_epoch_and_opens_none(
     principal = await world.customer(10**9)
     await spend(world, principal)
     set_postgres_clock(2 * AHEAD_S)
-    await world.engine.partitions.look_at_ledger()
+    await world.engine.partitions.refresh_ledger()
     assert await world.engine.partitions.is_current(partition_of(world))
     await spend(world, principal)
     assert 2 * AHEAD_S - 60 < world.engine.partitions.clock_difference_s < 2 * AHEAD_S + 60

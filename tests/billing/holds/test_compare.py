@@ -5,8 +5,7 @@ from dataclasses import replace
 from hypothesis import given
 from hypothesis import strategies as st
 
-from billing.holds.redis.layout import HELD, PENDING, AccountState, Counter, Entry, KeyState
-from billing.holds.snapshot import (
+from billing.holds.comparison import (
     AccountSnapshot,
     ComparedCounter,
     Drift,
@@ -17,6 +16,7 @@ from billing.holds.snapshot import (
     current_counters,
     in_use,
 )
+from billing.holds.redis.layout import HELD, PENDING, AccountState, Counter, Entry, KeyState
 from billing.quotas import Metric, Quota, Window, window_id
 
 NOW_S = 1_800_000_000

@@ -8,14 +8,12 @@ from contextlib import AsyncExitStack
 import pytest
 from ulid import ULID
 
-from billing.holds.admission import Decision
-from billing.holds.decision import InsufficientBalance, QuotaExceeded, Unavailable
-from billing.holds.hold import Hold
+from billing.holds.model import Decision, Hold, InsufficientBalance, QuotaExceeded, Unavailable
 from billing.plans import Plan
 from billing.principals import Principal
 from billing.quotas import Metric, Quota, Window
 from tests.billing.holds.conftest import PLANS, MakeWorld, World, debit, need
-from tests.billing.holds.support import WAIT_S
+from tests.billing.holds.support import WAIT_S, hold_request
 
 FIXED = need(input_tokens=10, input_cost_nano=1000, unit_nano=10, least=20, most=20)
 """1200 nano-USD, 30 tokens."""
@@ -54,7 +52,7 @@ async def open_all(worlds: Sequence[World], principal: Principal, count: int, st
 
     async def one(number: int) -> Decision:
         holds, request_id = worlds[number % len(worlds)].engine.holds, str(ULID())
-        opening = holds.open(request_id, principal, "demo", "llm", FIXED, debit(request_id, principal))
+        opening = holds.open(hold_request(request_id, principal, FIXED, debit(request_id, principal)))
         return await stack.enter_async_context(opening)
 
     return await asyncio.gather(*(one(number) for number in range(count)))
@@ -98,7 +96,7 @@ async def test_elastic_holds_share_a_balance_without_overspending_it(make_world:
             asked = need(least=16, most=4096)
             return await stack.enter_async_context(
                 worlds[number % 3].engine.holds.open(
-                    request_id, principal, "demo", "llm", asked, debit(request_id, principal)
+                    hold_request(request_id, principal, asked, debit(request_id, principal))
                 )
             )
 
@@ -162,7 +160,7 @@ async def test_a_debit_that_cannot_be_packed_harms_no_other(world: World, change
     async def one(**need: object) -> None:
         request_id = str(ULID())
         async with world.engine.holds.open(
-            request_id, principal, "demo", "llm", FIXED, debit(request_id, principal)
+            hold_request(request_id, principal, FIXED, debit(request_id, principal))
         ) as hold:
             assert isinstance(hold, Hold)
             await world.engine.holds.settle(

@@ -9,8 +9,8 @@ from ulid import ULID
 from billing.database.connection import DatabaseUnavailable
 from billing.holds import changes
 from billing.holds.engine import EngineSettings
-from billing.holds.hold import SettlementLost
-from billing.holds.partitions import Partition
+from billing.holds.model import SettlementLost
+from billing.holds.partition import Partition
 from billing.holds.redis.connection import RedisAway
 from billing.ledger.debits import Debit
 from billing.ledger.writer import write_debits

@@ -29,7 +29,7 @@ def test_a_locked_account_stands_aside_with_all_that_it_has() -> None:
     queue.done(queue.batch(2), {"a"})
     assert queue.ready == [("b", 2)]
     assert not queue.add(("a", 4))
-    assert (len(queue), queue.count_aside("a"), queue.count_aside("b")) == (5, 4, 0)
+    assert (len(queue), queue.count_locked("a"), queue.count_locked("b")) == (5, 4, 0)
     assert queue.locked == {"a"}
     assert queue.due_s == clock.now_s + FIRST_PAUSE_S
     assert queue.batch(10) == [("b", 2)]
@@ -47,7 +47,7 @@ def test_the_pause_grows_and_is_forgotten_once_it_was_written() -> None:
         queue.done(queue.batch(10), {"a"})
         assert queue.due_s is not None
         pauses.append(queue.due_s - clock.now_s)
-        assert bool(queue.lasting) == (pauses[-1] > LASTING_PAUSE_S)
+        assert bool(queue.long_locked) == (pauses[-1] > LASTING_PAUSE_S)
         clock.now_s = queue.due_s
     assert pauses == sorted(pauses)
     assert abs(pauses[-1] - MOST_PAUSE_S) < 1e-6

@@ -7,11 +7,9 @@ from collections.abc import Awaitable, Callable
 import pytest
 
 from billing.holds import recovery
-from billing.holds.decision import InsufficientBalance, Unavailable
 from billing.holds.engine import EngineSettings
-from billing.holds.hold import Hold
+from billing.holds.model import Hold, HoldSettings, InsufficientBalance, Unavailable
 from billing.holds.redis.layout import HELD, SETTLED
-from billing.holds.service import HoldSettings
 from billing.ledger.leases import end_lease
 from billing.principals import Principal
 from billing.quotas import Metric, Quota, Window
@@ -162,7 +160,7 @@ async def test_debits_of_an_older_epoch_that_come_late_reach_redis_as_correction
     journal = world.keys.journal(0)
     late = await world.link.command("HGET", journal, spent)
     await world.link.command("HDEL", journal, spent)
-    await end_lease(world.database, dead.engine._gateway_id)
+    await end_lease(world.database, dead.engine.gateway_id)
     await lose_meta(world, principal)
     hold = await hold_one(world, principal)
     assert (await world.account_state(principal.account_id)).balance_nano == 10**9
@@ -242,7 +240,7 @@ async def test_a_hold_asked_for_in_an_old_epoch_is_not_given_back_while_it_runs(
     world = await make_world(EngineSettings(holds=HoldSettings(redis_timeout_s=1.0)))
     principal = await world.customer(10**9)
     partition = partition_of(world)
-    old, life = partition.epoch or 0, partition.life
+    old, life = partition.epoch or 0, partition.session
     assert life is not None
     await world.engine.partitions.renew(partition)
     partition.agree(life, old, "", set_back=False)
@@ -315,7 +313,7 @@ async def test_settlements_in_flight_on_a_broken_connection_are_charged_once(
     assert {one.available_nano for one in settled} == {None}
     assert await debits(world) == dict.fromkeys((hold.id for hold in holds), 500)
     assert await world.database.value("SELECT count(*) FROM corrections WHERE request_id IS NOT NULL") == 40
-    if break_ is silence and partition_of(world).life is not None:
+    if break_ is silence and partition_of(world).session is not None:
         wire_of(world).close()
     assert world.engine.holds.live == {}
 
@@ -345,7 +343,7 @@ async def test_a_settlement_whose_client_is_gone_leaves_nothing_behind(world: Wo
         settling = asyncio.create_task(settle(world, principal, hold))
 
         async def on_its_way() -> bool:
-            return len(world.engine.ledger_way) > 0
+            return len(world.engine.direct_writer) > 0
 
         await eventually(on_its_way)
         settling.cancel()

@@ -10,21 +10,18 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 from ulid import ULID
 
-from billing.holds.decision import Need
-from billing.holds.hold import NEXT, OPEN, Hold, IllegalTransition, Moving, Settled, State
-from billing.holds.items import AdmissionTarget
+from billing.holds.model import NEXT, OPEN, AdmissionTarget, Hold, IllegalTransition, Need, Rehold, Settled, State
 from billing.ledger.debits import Debit
+from tests.billing.holds.support import hold_request
+from tests.billing.holds.test_cache import PRINCIPAL
 
 GRANTED = 20
 
 
 def made() -> Hold:
     """A hold that was just admitted."""
-    request_id = str(ULID())
-    target = AdmissionTarget.__new__(AdmissionTarget)
-    return Hold(
-        request_id, request_id.encode(), target, Need(10, 100, 2, 1, 1, GRANTED), b"", [0, GRANTED, 1, 900, 0], 1
-    )
+    request = hold_request(str(ULID()), PRINCIPAL, Need(10, 100, 2, 1, 1, GRANTED))
+    return Hold(request, AdmissionTarget.__new__(AdmissionTarget), [0, GRANTED, 1, 900, 0], 1)
 
 
 def owed(hold: Hold) -> Debit:
@@ -58,7 +55,7 @@ class Life(RuleBasedStateMachine):
         self.closed = 0
         self.hold.on_closed = self.note_closed
         self.taken: list[str] = []
-        self.moving: Moving | None = None
+        self.moving: Rehold | None = None
 
     def note_closed(self) -> None:
         self.closed += 1
@@ -89,7 +86,7 @@ class Life(RuleBasedStateMachine):
     @rule()
     def begin_moving(self) -> None:
         async def begin() -> None:
-            moving = Moving([self.hold])
+            moving = Rehold([self.hold])
             if not self.hold.is_open:
                 with pytest.raises(IllegalTransition):
                     moving.__enter__()
@@ -98,7 +95,7 @@ class Life(RuleBasedStateMachine):
             moving.__enter__()
             self.moving = moving
             with pytest.raises(IllegalTransition):
-                Moving([self.hold]).__enter__()
+                Rehold([self.hold]).__enter__()
 
         self.loop.run_until_complete(begin())
 

@@ -25,8 +25,8 @@ from tests.billing.holds.support import (
     hold_one,
     joined,
     kill,
-    look,
     partition_of,
+    renew_leases,
     settle,
     spend,
     sweep_by_hand,
@@ -83,7 +83,7 @@ async def test_no_garbage_stops_the_sweep(make_world: MakeWorld, caplog: pytest.
         spent = await spend(dead, principal)
         await sweep_by_hand(world)
         await kill(dead)
-    await look(world)
+    await renew_leases(world)
     bad = garbage(world, principal)
     await put(world, principal, bad)
     with caplog.at_level(logging.CRITICAL):
@@ -154,7 +154,7 @@ async def test_a_hold_of_a_dead_gateway_whose_debit_cannot_be_read_is_given_back
     await put(dead, principal, {hold.id_bytes: entry[: -len(hold.payload)] + b"spoilt"})
     await sweep_by_hand(world)
     await kill(dead)
-    await look(world)
+    await renew_leases(world)
     assert (await world.engine.recovery.sweep(partition_of(world))).expired == 1
     assert await debits(world) == {hold.id: 0}
     assert await world.journal(principal.account_id) == {}

@@ -13,7 +13,7 @@ import pytest
 
 from billing.database.connection import DatabaseUnavailable
 from billing.holds import recovery
-from billing.holds.hold import Hold, SettlementLost
+from billing.holds.model import Hold, SettlementLost
 from billing.holds.redis.layout import CLAIMED, HELD, STATE_VERSION
 from billing.ledger.leases import end_lease, renew_lease, write_expired
 from billing.principals import Principal
@@ -26,8 +26,8 @@ from tests.billing.holds.support import (
     eventually,
     hold_one,
     kill,
-    look,
     partition_of,
+    renew_leases,
     settle,
     spend,
     stops_to_renew,
@@ -47,7 +47,7 @@ async def world(make_world: MakeWorld) -> World:
 
 
 async def lease_of(world: World) -> datetime:
-    found: datetime = await world.database.value(READ_LEASE, world.engine._gateway_id)
+    found: datetime = await world.database.value(READ_LEASE, world.engine.gateway_id)
     return found
 
 
@@ -55,7 +55,7 @@ async def claim(world: World, hold: Hold) -> None:
     """What another gateway does that takes the hold's for dead, and dies before the ledger has decided."""
     partition = partition_of(world)
     keys = [world.keys.meta(0), world.keys.journal(0)]
-    reply = await world.link.call(world.engine.recovery._expiry._claim, keys, [partition.epoch or 0, hold.id])
+    reply = await world.link.call(world.engine.recovery.expiry._claim, keys, [partition.epoch or 0, hold.id])
     assert reply[0] == 0
 
 
@@ -90,7 +90,7 @@ async def test_postgres_clock_does_not_expire_living_holds(make_world: MakeWorld
     await other.database.execute("UPDATE gateways SET lease_until = lease_until - $1::text::interval", ahead)
     await other.engine.lease.renew()
     assert (await other.engine.recovery.sweep(partition_of(other))).expired == 0
-    assert world.engine._gateway_id in await other.engine.peers.living()
+    assert world.engine.gateway_id in await other.engine.peers.living()
     assert await state_of(world, principal, hold) == HELD
 
 
@@ -100,9 +100,9 @@ async def test_a_gateway_that_renews_just_then_keeps_its_hold(make_world: MakeWo
     principal = await world.customer(10**9, key_quotas=(DAY_TOKENS,))
     hold = await hold_one(slow, principal)
     await stops_to_renew(slow, world)
-    lost = world.engine.peers.lost([slow.engine._gateway_id])[slow.engine._gateway_id]
+    lost = world.engine.peers.lost([slow.engine.gateway_id])[slow.engine.gateway_id]
     await slow.engine.lease.renew()
-    assert await world.engine.recovery._expiry.expire(partition_of(world), lost, [hold.id]) == 0
+    assert await world.engine.recovery.expiry.expire(partition_of(world), lost, [hold.id]) == 0
     assert await state_of(world, principal, hold) == CLAIMED
     await slow.engine.recovery.sweep(partition_of(slow))
     assert await state_of(world, principal, hold) == HELD
@@ -117,10 +117,10 @@ async def test_a_gateway_that_was_taken_for_dead_is_told_when_it_renews(make_wor
     principal = await world.customer(10**9, key_quotas=(DAY_TOKENS,))
     decided, undecided = await hold_one(slow, principal), await hold_one(slow, principal)
     await stops_to_renew(slow, world)
-    lost = world.engine.peers.lost([slow.engine._gateway_id])[slow.engine._gateway_id]
-    assert await world.engine.recovery._expiry.expire(partition_of(world), lost, [decided.id]) == 1
+    lost = world.engine.peers.lost([slow.engine.gateway_id])[slow.engine.gateway_id]
+    assert await world.engine.recovery.expiry.expire(partition_of(world), lost, [decided.id]) == 1
     told = asyncio.Event()
-    slow.engine.lease._on_judged = told.set
+    slow.engine.lease._sweep_now = told.set
     slow.engine.lease.start()
     await eventually_set(told)
     assert (await world.engine.recovery.sweep(partition_of(world))).expired == 0
@@ -138,7 +138,7 @@ async def test_what_its_owner_takes_back_can_not_expire_by_an_older_judgment(mak
     hold = await hold_one(slow, principal)
     await stops_to_renew(slow, world)
     await sweep_by_hand(slow)
-    lost = world.engine.peers.lost([slow.engine._gateway_id])[slow.engine._gateway_id]
+    lost = world.engine.peers.lost([slow.engine.gateway_id])[slow.engine.gateway_id]
     await claim(world, hold)
     await slow.engine.recovery.sweep(partition_of(slow))
     assert await state_of(world, principal, hold) == HELD
@@ -219,7 +219,7 @@ async def test_the_ledger_did_not_answer_and_a_later_sweep_ends_the_hold(make_wo
     hold = await hold_one(dead, principal)
     await sweep_by_hand(world)
     await kill(dead)
-    await look(world)
+    await renew_leases(world)
     transaction = world.database.transaction
 
     def away(**_: object) -> Any:
@@ -255,10 +255,10 @@ async def test_all_gateways_frozen_at_once_take_nothing_from_one_another(make_wo
 
 async def test_a_lost_gateway_is_not_waited_for_when_an_epoch_opens(make_world: MakeWorld) -> None:
     world, slow = await make_world(), await make_world()
-    names = {each.engine._gateway_id for each in (world, slow)}
+    names = {each.engine.gateway_id for each in (world, slow)}
     assert set(await world.engine.peers.living()) == names
     await stops_to_renew(slow, world)
-    assert set(await world.engine.peers.living()) == {world.engine._gateway_id}
+    assert set(await world.engine.peers.living()) == {world.engine.gateway_id}
     await slow.engine.lease.renew()
     assert set(await world.engine.peers.living()) == names
 
@@ -343,7 +343,7 @@ async def test_a_lease_has_another_value_though_postgres_clock_stands_still(worl
     values = []
     async with world.database.transaction() as connection:  # in which now() stands still
         for _ in range(5):
-            rows = await renew_lease(connection.fetch, world.engine._gateway_id, LEASE_S, STATE_VERSION)
+            rows = await renew_lease(connection.fetch, world.engine.gateway_id, LEASE_S, STATE_VERSION)
             values.append(rows[0].value)
     assert all(first != second for first, second in pairwise(values))
 
@@ -356,7 +356,7 @@ async def test_leases_that_ended_long_ago_are_forgotten(world: World) -> None:
     await world.database.execute(insert, "ending", 0)
     await end_lease(world.database, "ending")
     found = await world.database.rows("SELECT id FROM gateways ORDER BY id")
-    assert {row["id"] for row in found} == {"recent", "ending", world.engine._gateway_id}
+    assert {row["id"] for row in found} == {"recent", "ending", world.engine.gateway_id}
 
 
 async def test_what_a_gateway_that_ended_left_is_swept_at_once(

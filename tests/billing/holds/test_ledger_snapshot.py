@@ -6,11 +6,11 @@ from datetime import timedelta
 
 import pytest
 
-from billing.holds import ledger_snapshot
-from billing.holds.partitions import Partition
-from billing.holds.reconcile import Snapshots
+from billing.holds import reconcile
+from billing.holds.comparison import AccountSnapshot
+from billing.holds.partition import Partition
+from billing.holds.reconcile import RedisSnapshots
 from billing.holds.redis.layout import AccountState
-from billing.holds.snapshot import AccountSnapshot
 from billing.ledger.roller import roll
 from billing.principals import Principal
 from billing.quotas import Metric, Quota, Window, window_id
@@ -36,7 +36,7 @@ MODELS = ("alpha", "almost", "beta")
 async def suspects(world: World, *principals: Principal) -> dict[str, set[str]]:
     """What a quick look at these accounts suspects; none of them is busy."""
     ids = [each.account_id for each in principals]
-    found = await world.engine.reconciler._look(partition_of(world), ids, thorough=False)
+    found = await world.engine.reconciler._compare(partition_of(world), ids, thorough=False)
     assert not found.busy
     return {account_id: {drift.what for drift in drifts} for account_id, drifts in found.drifts.items()}
 
@@ -99,9 +99,9 @@ async def test_what_comes_between_the_two_stores_is_told_apart(world: World, mon
     await spend(world, principal, model="alpha")
     running = await hold_one(world, principal, model="almost")
     lost = await hold_one(world, principal, model="beta")
-    real, before = Snapshots.drained, []
+    real, before = RedisSnapshots.drained, []
 
-    async def meanwhile(self: Snapshots, partition: Partition, seen: Mapping[str, AccountSnapshot]) -> set[str]:
+    async def meanwhile(self: RedisSnapshots, partition: Partition, seen: Mapping[str, AccountSnapshot]) -> set[str]:
         before.append(seen[principal.account_id].state)
         for model in MODELS:
             await spend(world, principal, model=model)
@@ -112,7 +112,7 @@ async def test_what_comes_between_the_two_stores_is_told_apart(world: World, mon
         await world.engine.outbox.flush()
         return await real(self, partition, seen)
 
-    monkeypatch.setattr(Snapshots, "drained", meanwhile)
+    monkeypatch.setattr(RedisSnapshots, "drained", meanwhile)
     assert await suspects(world, principal) == {}
     monkeypatch.undo()
     after = await world.account_state(principal.account_id)
@@ -121,8 +121,8 @@ async def test_what_comes_between_the_two_stores_is_told_apart(world: World, mon
 
 
 async def test_debits_that_were_counted_once_are_remembered(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(ledger_snapshot, "REMEMBERED_FROM", 2)
-    monkeypatch.setattr(ledger_snapshot, "DEBITS_A_QUERY", 2)
+    monkeypatch.setattr(reconcile, "REMEMBERED_FROM", 2)
+    monkeypatch.setattr(reconcile, "DEBITS_A_QUERY", 2)
     principal, few = await world.customer(), await world.customer()
     for _ in range(3):
         await spend(world, principal)
@@ -149,15 +149,15 @@ async def test_debits_that_were_counted_once_are_remembered(world: World, monkey
 async def test_a_request_beyond_the_longest_costs_a_second_look_and_no_more(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(ledger_snapshot, "REMEMBERED_FROM", 1)
-    monkeypatch.setattr(ledger_snapshot, "LONGEST_REQUEST", timedelta(0))
+    monkeypatch.setattr(reconcile, "REMEMBERED_FROM", 1)
+    monkeypatch.setattr(reconcile, "LONGEST_REQUEST", timedelta(0))
     principal = await world.customer()
     hold = await hold_one(world, principal)
-    monkeypatch.setattr(ledger_snapshot, "LONGEST_REQUEST", timedelta(minutes=15))
+    monkeypatch.setattr(reconcile, "LONGEST_REQUEST", timedelta(minutes=15))
     await spend(world, principal)
     assert await suspects(world, principal) == {}
     await settle(world, principal, hold)
-    monkeypatch.setattr(ledger_snapshot, "LONGEST_REQUEST", timedelta(0))
+    monkeypatch.setattr(reconcile, "LONGEST_REQUEST", timedelta(0))
     assert await suspects(world, principal) == {principal.account_id: {"debits"}}
     report = await world.engine.reconciler.run()
     assert (report.accounts, report.drifts) == (1, ())

@@ -8,8 +8,7 @@ import pytest
 from billing.database.connection import Database
 from billing.holds import debit_writer
 from billing.holds.engine import EngineSettings
-from billing.holds.hold import Hold, IllegalTransition, Settled, SettlementLost
-from billing.holds.service import HoldSettings
+from billing.holds.model import Hold, HoldSettings, IllegalTransition, Settled, SettlementLost
 from billing.ledger.debits import Debit
 from billing.ledger.writer import Written, write_free
 from billing.principals import Principal
@@ -52,7 +51,7 @@ def fails_while(patch: pytest.MonkeyPatch, condition: Callable[[Sequence[Debit]]
 
 async def has_failed(world: World) -> None:
     async def is_counted() -> bool:
-        return world.engine.loops.failures["ledger_way"] > 0
+        return world.engine.loops.failures["direct_writer"] > 0
 
     await eventually(is_counted)
 
@@ -65,7 +64,7 @@ async def test_a_fault_of_the_program_is_counted_and_the_debit_written_after_it(
     fails_while(monkeypatch, lambda _: bool(broken))
     (settlement,) = await unconfirmed(world, principal, [hold])
     await has_failed(world)
-    assert world.engine.loops.troubled() == ["ledger_way"]
+    assert world.engine.loops.troubled() == ["direct_writer"]
     assert not settlement.done()
     broken.clear()
     assert await settlement == Settled(None)
@@ -77,7 +76,7 @@ async def test_a_debit_that_is_at_fault_keeps_nobody_waiting(world: World, monke
     holds = [await hold_one(world, principal) for _ in range(7)]
     fails_while(monkeypatch, lambda batch: bool(broken) and any(debit.model == "poison" for debit in batch))
     models = ["demo"] * 3 + ["poison"] + ["demo"] * 3
-    async with world.engine.ledger_way._writing:
+    async with world.engine.direct_writer._writing:
         settlements = await unconfirmed(world, principal, holds, models)
     poisoned = settlements.pop(3)
     assert await asyncio.gather(*settlements) == [Settled(None)] * 6
@@ -93,12 +92,12 @@ async def test_a_clean_stop_writes_what_waits_because_of_a_fault(world: World, m
     fails_while(monkeypatch, lambda _: bool(broken))
     (settlement,) = await unconfirmed(world, principal, [hold])
     await has_failed(world)
-    await world.engine.loops.stop("ledger_way")
+    await world.engine.loops.stop("direct_writer")
     stopping = asyncio.create_task(world.engine.stop(60.0))
-    failures = world.engine.loops.failures["ledger_way"]
+    failures = world.engine.loops.failures["direct_writer"]
 
     async def was_tried_again() -> bool:
-        return world.engine.loops.failures["ledger_way"] > failures
+        return world.engine.loops.failures["direct_writer"] > failures
 
     await eventually(was_tried_again)
     broken.clear()
@@ -120,11 +119,11 @@ async def test_an_outcome_that_can_not_be_passed_on_leaves_the_rest_of_its_batch
         enter(hold, state)  # type: ignore[arg-type]
 
     monkeypatch.setattr(Hold, "enter", fails_for_the_first)
-    async with world.engine.ledger_way._writing:
+    async with world.engine.direct_writer._writing:
         settlements = await unconfirmed(world, principal, holds)
     with pytest.raises(SettlementLost, match="could not be ended"):
         await settlements[0]
     assert await asyncio.gather(*settlements[1:]) == [Settled(None)] * 2
     assert not world.engine.holds.live
-    assert world.engine.loops.troubled() == ["ledger_way"]
+    assert world.engine.loops.troubled() == ["direct_writer"]
     assert await debits(world) == {hold.id: 500 for hold in holds}

@@ -7,10 +7,9 @@ from contextlib import AsyncExitStack, asynccontextmanager
 import pytest
 
 from billing.database.connection import Database
-from billing.holds import changes, loader, outbox
-from billing.holds.decision import InsufficientBalance, Unavailable
+from billing.holds import admission, changes, loading
 from billing.holds.engine import EngineSettings
-from billing.holds.hold import Hold
+from billing.holds.model import Hold, InsufficientBalance, Unavailable
 from billing.holds.redis.connection import Script
 from billing.principals import Principal
 from tests.billing.holds.conftest import PATIENT, MakeWorld, World, need, replace
@@ -25,8 +24,8 @@ from tests.billing.holds.support import (
     keys_in_redis,
     kill,
     ledger_balance,
-    look,
     partition_of,
+    renew_leases,
     settle,
     spend,
 )
@@ -104,7 +103,7 @@ async def test_others_are_written_while_one_row_is_locked(
         assert await journal_size(world, hers) == 3
 
         async def is_said() -> bool:
-            return list(world.engine.outbox.locked) == [hers.account_id]
+            return list(world.engine.outbox.long_locked) == [hers.account_id]
 
         await eventually(is_said)
         monkeypatch.setattr(world.engine.loader, "_wait_s", 0.5)  # for the debits of the locked one
@@ -118,7 +117,7 @@ async def test_others_are_written_while_one_row_is_locked(
     assert await debits(world) == dict.fromkeys(spent, 500)
 
     async def it_is_over() -> bool:
-        return not world.engine.outbox.locked
+        return not world.engine.outbox.long_locked
 
     await eventually(it_is_over)
     for each in (hers, his):
@@ -169,13 +168,13 @@ async def test_a_change_that_waits_for_a_locked_row_keeps_no_other_waiting(
         assert await suspended_s(his) < WITHIN_S
 
         async def many_wait() -> bool:
-            return len(notifier.telling) >= changes.MOST_AGAIN
+            return len(notifier.publishing) >= changes.MOST_AGAIN
 
         await eventually(many_wait)
         assert await suspended_s(last) < WITHIN_S
 
     async def all_are_told() -> bool:
-        return await world.database.value(UNTOLD) is None and not notifier.telling
+        return await world.database.value(UNTOLD) is None and not notifier.publishing
 
     await eventually(all_are_told)
     assert world.engine.loops.failures["relay"] == 0
@@ -215,14 +214,14 @@ async def test_rounds_of_the_relay_end_and_go_on(world: World, monkeypatch: pyte
         patched.setattr(world.engine.loader, "adopt_account", is_stuck)
         assert await relay() == [names[1]]
         assert await relay() == [names[1]]
-        assert len(notifier.telling) == 1
+        assert len(notifier.publishing) == 1
     await notifier.stop()
-    assert not notifier.telling
+    assert not notifier.publishing
 
 
 async def test_a_locked_account_fills_a_part_of_what_may_wait(make_world: MakeWorld, other_session: Database) -> None:
     """Then it is refused, and the others are not."""
-    most = 8 * outbox.LOCKED_SHARE
+    most = 8 * admission.LOCKED_SHARE
     world = await make_world(EngineSettings(holds=replace(PATIENT.holds, max_unsettled=most)))
     hers, his = await world.customer(HERS), await world.customer(HERS)
     for each in (hers, his):
@@ -291,7 +290,7 @@ async def test_what_a_locked_account_owes_is_not_lent_again(make_world: MakeWorl
             await empty_redis(world)
             await served_again(world, his)
             await served_again(other, his)
-            assert partition_of(other).holding_back == {hers.account_id}
+            assert partition_of(other).quarantined == {hers.account_id}
             await stands_still.enter_async_context(other.engine.outbox._writing)
         asked = need(least=100, most=100)
 
@@ -312,7 +311,7 @@ async def test_what_a_locked_account_owes_is_not_lent_again(make_world: MakeWorl
     await eventually(is_decided)
     assert decisions[-1] == InsufficientBalance(1500, 2000, 0, 50)
     assert await ledger_balance(world, hers.account_id) == 1500
-    assert not partition_of(other).holding_back
+    assert not partition_of(other).quarantined
 
 
 async def test_a_gateway_that_dies_holds_nothing_back_any_more(make_world: MakeWorld, other_session: Database) -> None:
@@ -326,9 +325,9 @@ async def test_a_gateway_that_dies_holds_nothing_back_any_more(make_world: MakeW
         await spend(other, hers)
         await empty_redis(world)
         await served_again(world, his)
-        assert partition_of(other).holding_back == {hers.account_id}
+        assert partition_of(other).quarantined == {hers.account_id}
         await kill(other)
-    await look(world)
+    await renew_leases(world)
     await served_again(world, hers)
     await assert_agreed(world, hers.account_id)
 
@@ -344,12 +343,12 @@ async def test_a_gateway_that_was_taken_for_dead_catches_up_as_well(
     async with locked(other_session, hers):
         await empty_redis(world)
         await served_again(world, his)
-        assert partition_of(other).holding_back == {hers.account_id}
+        assert partition_of(other).quarantined == {hers.account_id}
         await world.link.command("HDEL", world.keys.installed(0), "back", f"back:{hers.account_id}")
-        await look(other)
+        await renew_leases(other)
 
     async def has_caught_up() -> bool:
-        return not partition_of(other).holding_back and not other.engine.locked_accounts()
+        return not partition_of(other).quarantined and not other.engine.locked_accounts()
 
     await eventually(has_caught_up)
     assert running.epoch == partition_of(other).epoch
@@ -361,7 +360,7 @@ async def test_loads_of_locked_accounts_leave_connections_to_others(
     world: World, other_session: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """However many of them are asked for, at most one waits for its row at a time."""
-    monkeypatch.setattr(loader, "LOCKED_PAUSE_S", 60.0)
+    monkeypatch.setattr(loading, "LOCKED_PAUSE_S", 60.0)
     locked_ones = [await world.customer(HERS) for _ in range(12)]
     free = [await world.customer(HERS) for _ in range(4)]
     async with locked(other_session, *locked_ones):
@@ -369,7 +368,7 @@ async def test_loads_of_locked_accounts_leave_connections_to_others(
         for each in free:
             assert isinstance(await ask(world, each), Hold)
         assert all(isinstance(decision, Unavailable) for decision in await asyncio.gather(*asked))
-    monkeypatch.setattr(loader, "LOCKED_PAUSE_S", 0.0)
+    monkeypatch.setattr(loading, "LOCKED_PAUSE_S", 0.0)
     world.engine.loader._locked_until.clear()
     for each in locked_ones:
         assert isinstance(await ask(world, each), Hold)

@@ -89,7 +89,7 @@ async def test_loops_are_stopped_by_name() -> None:
     assert loops.failures.total() == 0
 
 
-@pytest.mark.parametrize("name", ["outbox", "ledger_way", "roller", "tend", "relay", "sweep", "subscribe"])
+@pytest.mark.parametrize("name", ["outbox", "direct_writer", "roller", "tend", "relay", "sweep", "subscribe"])
 async def test_each_loop_of_the_engine_outlives_a_fault_of_the_program(
     world: World, name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -97,7 +97,7 @@ async def test_each_loop_of_the_engine_outlives_a_fault_of_the_program(
     engine, whole = world.engine, {}
     places = {
         "outbox": (engine.outbox, "_gather"),
-        "ledger_way": (engine.ledger_way, "_flush_or_pause"),
+        "direct_writer": (engine.direct_writer, "_flush_or_pause"),
         "roller": (engine.roller, "round"),
         "tend": (engine.partitions, "is_current"),
         "relay": (engine.change_notifier, "relay"),
@@ -116,7 +116,7 @@ async def test_each_loop_of_the_engine_outlives_a_fault_of_the_program(
     principal = await world.customer()
     await spend(world, principal)
     await world.link.publish(world.keys.channel, b"nothing")
-    engine.ledger_way._arrived.set()
+    engine.direct_writer._arrived.set()
 
     async def has_failed() -> bool:
         return engine.loops.failures[name] == 1

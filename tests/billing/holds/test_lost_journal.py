@@ -7,8 +7,8 @@ import asyncio
 import pytest
 
 from billing.holds import recovery
-from billing.holds.hold import SettlementLost
-from billing.holds.partitions import Partitions
+from billing.holds.epochs import Partitions
+from billing.holds.model import SettlementLost
 from tests.billing.holds.conftest import BRISK, MakeWorld, World
 from tests.billing.holds.support import (
     assert_agreed,
@@ -133,7 +133,7 @@ async def test_the_ledgers_own_way_alone_is_not_taken_for_a_loss(make_world: Mak
     world = await make_world(BRISK)
     principal = await world.customer()
     holds = [await hold_one(world, principal) for _ in range(20)]
-    transport = world.engine.partitions.all[0].life.connection._transport  # type: ignore[union-attr]
+    transport = world.engine.partitions.all[0].session.connection._transport  # type: ignore[union-attr]
     transport.pause_reading()
     await asyncio.gather(*(settle(world, principal, hold) for hold in holds))
     transport.resume_reading()

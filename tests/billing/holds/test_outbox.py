@@ -7,8 +7,8 @@ import pytest
 
 from billing.holds import debit_writer, outbox
 from billing.holds.engine import EngineSettings
+from billing.holds.model import HoldSettings
 from billing.holds.redis.connection import Script
-from billing.holds.service import HoldSettings
 from billing.quotas import Metric, Quota, Window
 from tests.billing.holds.conftest import MakeWorld, World
 from tests.billing.holds.support import (

@@ -9,14 +9,14 @@ import pytest
 from ulid import ULID
 
 from billing.holds import reconcile
-from billing.holds.hold import Hold
-from billing.holds.partitions import Partition
+from billing.holds.model import Hold
+from billing.holds.partition import Partition
 from billing.holds.reconcile import Drift
-from billing.holds.redis.layout import Counter
-from billing.holds.redis.state import Keyspace
+from billing.holds.redis.layout import Counter, Keyspace
 from billing.principals import Principal
 from billing.quotas import Metric, Quota, Window
 from tests.billing.holds.conftest import World, debit, need
+from tests.billing.holds.support import hold_request
 
 DAY_TOKENS = Quota(Window.day, Metric.tokens, 10**6)
 
@@ -24,7 +24,7 @@ DAY_TOKENS = Quota(Window.day, Metric.tokens, 10**6)
 async def spend(world: World, principal: Principal) -> None:
     request_id = str(ULID())
     async with world.engine.holds.open(
-        request_id, principal, "demo", "llm", need(), debit(request_id, principal)
+        hold_request(request_id, principal, need(), debit(request_id, principal))
     ) as hold:
         assert isinstance(hold, Hold)
         await world.engine.holds.settle(hold, debit(request_id, principal, admitted_at_ms=hold.admitted_at_ms))
@@ -36,7 +36,7 @@ async def test_all_is_well_with_holds_open_and_debits_waiting(world: World) -> N
     await world.grants.grant(principal.account_id, 5, "grant", None)
     request_id = str(ULID())
     async with world.engine.holds.open(
-        request_id, principal, "demo", "llm", need(), debit(request_id, principal)
+        hold_request(request_id, principal, need(), debit(request_id, principal))
     ) as hold:
         assert isinstance(hold, Hold)
         report = await world.engine.reconciler.run()
@@ -122,7 +122,7 @@ async def test_a_difference_that_vanishes_is_none(world: World, monkeypatch: pyt
     await shift(world, second, balance=5)
     suspected: dict[str, set[str]] = {}
     reconciler = world.engine.reconciler
-    real = reconciler._look
+    real = reconciler._compare
 
     async def then_mend(partition: Partition, account_ids: Sequence[str], *, thorough: bool) -> object:
         found = await real(partition, account_ids, thorough=thorough)
@@ -133,7 +133,7 @@ async def test_a_difference_that_vanishes_is_none(world: World, monkeypatch: pyt
                     await shift(world, principal, balance=-5, day_tokens=day_tokens)
         return found
 
-    monkeypatch.setattr(reconciler, "_look", then_mend)
+    monkeypatch.setattr(reconciler, "_compare", then_mend)
     report = await world.engine.reconciler.run()
     assert suspected == {first.account_id: {"balance"}, second.account_id: {"balance"}}
     assert report.drifts == (), "what the second look finds and the first did not waits for its own second look"
@@ -158,7 +158,7 @@ async def test_traffic_meanwhile_is_no_difference(world: World, monkeypatch: pyt
             principal, requests = chosen.choice(principals), requests + 1
             request_id = str(ULID())
             async with world.engine.holds.open(
-                request_id, principal, "demo", "llm", need(), debit(request_id, principal)
+                hold_request(request_id, principal, need(), debit(request_id, principal))
             ) as hold:
                 assert isinstance(hold, Hold)
                 await asyncio.sleep(chosen.random() / 50)

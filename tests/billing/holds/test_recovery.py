@@ -10,7 +10,7 @@ from ulid import ULID
 
 from billing.holds import recovery
 from billing.holds.engine import EngineSettings
-from billing.holds.hold import Hold, SettlementLost
+from billing.holds.model import Hold, SettlementLost
 from billing.holds.redis.layout import CLAIMED, HELD, SETTLED, VERSION, pack_text
 from billing.ledger.debits import encode_debit
 from billing.ledger.writer import write_debits
@@ -23,10 +23,11 @@ from tests.billing.holds.support import (
     entries,
     eventually,
     hold_one,
+    hold_request,
     kill,
     ledger_balance,
-    look,
     partition_of,
+    renew_leases,
     settle,
     spend,
     stops_to_renew,
@@ -52,7 +53,7 @@ async def test_the_debits_of_a_dead_gateway_are_written_once_by_whoever_finds_th
         spent = [await spend(dead, principal) for _ in range(5)]
         await sweep_by_hand(*others)
         await kill(dead)
-    await look(*others)
+    await renew_leases(*others)
     swept = await asyncio.gather(*(world.engine.recovery.sweep(partition_of(world)) for world in others))
     assert max(found.settled for found in swept) == 5
     assert await debits(others[0]) == dict.fromkeys(spent, 500)
@@ -70,7 +71,7 @@ async def test_the_hold_of_a_dead_gateway_expires(make_world: MakeWorld, expired
     hold = await hold_one(dead, principal)
     await sweep_by_hand(*others)
     await kill(dead)
-    await look(*others)
+    await renew_leases(*others)
     swept = await asyncio.gather(*(world.engine.recovery.sweep(partition_of(world)) for world in others))
     assert max(found.expired for found in swept) == 1
     assert await debits(others[0]) == {hold.id: charged}
@@ -146,7 +147,7 @@ async def test_a_claimed_hold_that_the_ledger_has_settled_is_charged_once(make_w
     hold = await hold_one(slow, principal)
     partition = partition_of(world)
     keys = [world.keys.meta(0), world.keys.journal(0)]
-    reply = await world.link.call(world.engine.recovery._expiry._claim, keys, [partition.epoch or 0, hold.id])
+    reply = await world.link.call(world.engine.recovery.expiry._claim, keys, [partition.epoch or 0, hold.id])
     assert reply[0] == 0
     assert (await entries(world, principal.account_id))[hold.id].state == CLAIMED
     await settle(slow, principal, hold)
@@ -259,7 +260,7 @@ async def test_a_new_epoch_opens_with_what_a_journal_that_came_back_has_settled(
     principal = await first.customer(10**9)
     request_id = str(ULID())
     async with first.engine.holds.open(
-        request_id, principal, "demo", "llm", need(), debit(request_id, principal)
+        hold_request(request_id, principal, need(), debit(request_id, principal))
     ) as hold:
         assert isinstance(hold, Hold)
         await first.engine.holds.settle(hold, debit(request_id, principal, admitted_at_ms=hold.admitted_at_ms))
@@ -278,13 +279,13 @@ async def test_a_lost_hold_whose_row_the_ledger_refuses_is_set_aside_once_and_gi
     principal = await dead.customer(10**9, key_quotas=(DAY_TOKENS,))
     refused = debit(str(ULID()), principal, tags="no JSON")
     held = [
-        await dead.engine.holds.admissions.admit(each.request_id, principal, "demo", "llm", need(), each)
+        await dead.engine.holds.admissions.admit(hold_request(each.request_id, principal, need(), each))
         for each in (refused, debit(str(ULID()), principal))
     ]
     assert all(isinstance(hold, Hold) for hold in held)
     await sweep_by_hand(world)
     await kill(dead)
-    await look(world)
+    await renew_leases(world)
     await world.engine.recovery.sweep(partition_of(world))
     assert await world.journal(principal.account_id) == {}
     assert await world.database.value("SELECT array_agg(request_id) FROM debits_set_aside") == [refused.request_id]

@@ -7,9 +7,10 @@ from dataclasses import replace
 import pytest
 
 from billing.holds import engine
-from billing.holds.decision import Unavailable
+from billing.holds.epochs import GREET, MOVE_EPOCH
 from billing.holds.lease import Peers
-from billing.holds.partitions import GREET, MOVE_EPOCH, NotReady
+from billing.holds.model import Unavailable
+from billing.holds.partition import NotReady
 from billing.holds.redis.connection import Script
 from billing.holds.redis.layout import STATE_VERSION
 from billing.ledger.leases import end_lease
@@ -32,8 +33,8 @@ EPOCH = "SELECT epoch FROM partitions"
 
 
 async def old_identity(world: World) -> str:
-    """What gateways of the other layout name the server by."""
-    life = partition_of(world).life
+    """What a release of version 1 names the server by."""
+    life = partition_of(world).session
     assert life is not None
     return await life.identity()
 
@@ -64,7 +65,7 @@ async def test_a_gateway_does_not_start_beside_those_of_another_layout_and_leave
     with pytest.raises(NotReady, match=f"stop them first .{OLD_GATEWAY}"):
         await make_world()
     leases = await old.database.rows("SELECT id FROM gateways WHERE layout = $1", STATE_VERSION)
-    assert [row["id"] for row in leases] == [old.engine._gateway_id], "whoever can't start is not waited for by others"
+    assert [row["id"] for row in leases] == [old.engine.gateway_id], "whoever can't start is not waited for by others"
     monkeypatch.setattr(engine, "START_ATTEMPTS", 1000)
 
     looked = asyncio.Event()
@@ -73,8 +74,8 @@ async def test_a_gateway_does_not_start_beside_those_of_another_layout_and_leave
         await look_at_leases(self)
         looked.set()
 
-    look_at_leases = Peers.look
-    monkeypatch.setattr(Peers, "look", look)
+    look_at_leases = Peers.refresh
+    monkeypatch.setattr(Peers, "refresh", look)
     starting = asyncio.create_task(make_world())
     await looked.wait()
     assert not starting.done()

@@ -11,9 +11,8 @@ from pathlib import Path
 import pytest
 
 from billing.database.connection import Database
-from billing.holds.decision import Reload
 from billing.holds.engine import EngineSettings
-from billing.holds.hold import Hold
+from billing.holds.model import Hold, Reload
 from billing.keys.secrets import secret_digest
 from billing.principals import Principal
 from billing.quotas import Metric, Quota, Window

@@ -7,23 +7,21 @@ import pytest
 from ulid import ULID
 
 from billing.accounts.grants import Grants
-from billing.holds.decision import Exhausted, InsufficientBalance, QuotaExceeded
-from billing.holds.hold import Hold
-from billing.holds.items import AdmitItem
+from billing.holds.batch import Batcher
+from billing.holds.model import AdmitItem, Exhausted, Hold, InsufficientBalance, QuotaExceeded
 from billing.holds.recovery import Swept
-from billing.holds.redis.batcher import Batcher
 from billing.holds.redis.layout import OK
 from billing.principals import Limit
 from billing.quotas import Metric, Quota, Window
 from tests.billing.holds.conftest import BRISK, MakeWorld, World, debit, need
-from tests.billing.holds.support import eventually
+from tests.billing.holds.support import eventually, hold_request
 
 
 async def test_a_settled_hold_reaches_the_ledger_once(world: World) -> None:
     principal = await world.customer(10**9)
     request_id = str(ULID())
     async with world.engine.holds.open(
-        request_id, principal, "demo", "llm", need(), debit(request_id, principal)
+        hold_request(request_id, principal, need(), debit(request_id, principal))
     ) as hold:
         assert isinstance(hold, Hold)
         state = await world.account_state(principal.account_id)
@@ -46,7 +44,7 @@ async def test_a_hold_that_is_not_settled_is_given_back(world: World) -> None:
     principal = await world.customer(10**9)
     request_id = str(ULID())
     async with world.engine.holds.open(
-        request_id, principal, "demo", "llm", need(), debit(request_id, principal)
+        hold_request(request_id, principal, need(), debit(request_id, principal))
     ) as hold:
         assert isinstance(hold, Hold)
     state = await world.account_state(principal.account_id)
@@ -58,12 +56,12 @@ async def test_an_elastic_hold_takes_what_the_balance_leaves(world: World) -> No
     principal = await world.customer(1500)
     request_id = str(ULID())
     async with world.engine.holds.open(
-        request_id, principal, "demo", "llm", need(), debit(request_id, principal)
+        hold_request(request_id, principal, need(), debit(request_id, principal))
     ) as hold:
         assert isinstance(hold, Hold)
         assert hold.granted_output == 50
         other = str(ULID())
-        async with world.engine.holds.open(other, principal, "demo", "llm", need(), debit(other, principal)) as no:
+        async with world.engine.holds.open(hold_request(other, principal, need(), debit(other, principal))) as no:
             assert no == InsufficientBalance(0, 1010, 1500)
             assert no.is_held
 
@@ -73,12 +71,12 @@ async def test_a_window_refuses_and_says_which(world: World) -> None:
     principal = await world.customer(10**9, key_quotas=(quota,))
     request_id = str(ULID())
     async with world.engine.holds.open(
-        request_id, principal, "demo", "llm", need(), debit(request_id, principal)
+        hold_request(request_id, principal, need(), debit(request_id, principal))
     ) as hold:
         assert isinstance(hold, Hold)
         assert hold.granted_output == 40
         other = str(ULID())
-        async with world.engine.holds.open(other, principal, "demo", "llm", need(), debit(other, principal)) as no:
+        async with world.engine.holds.open(hold_request(other, principal, need(), debit(other, principal))) as no:
             assert isinstance(no, QuotaExceeded)
             (exhausted,) = no.exhausted
             assert exhausted == Exhausted(Limit("key", quota), 0, 50, 11)
@@ -93,7 +91,7 @@ async def test_a_grant_reaches_redis_and_a_new_quota_counts_what_came_before(wor
     principal = await world.customer(10**9)
     request_id = str(ULID())
     async with world.engine.holds.open(
-        request_id, principal, "demo", "llm", need(), debit(request_id, principal)
+        hold_request(request_id, principal, need(), debit(request_id, principal))
     ) as hold:
         assert isinstance(hold, Hold)
         await world.engine.holds.settle(hold, debit(request_id, principal, admitted_at_ms=hold.admitted_at_ms))
@@ -102,7 +100,7 @@ async def test_a_grant_reaches_redis_and_a_new_quota_counts_what_came_before(wor
     state = await world.account_state(principal.account_id)
     assert (state.balance_nano, state.xseq) == (10**9 - 500 + 7, 2)
     running = str(ULID())
-    async with world.engine.holds.open(running, principal, "demo", "llm", need(), debit(running, principal)) as hold:
+    async with world.engine.holds.open(hold_request(running, principal, need(), debit(running, principal))) as hold:
         assert isinstance(hold, Hold)
         await world.accounts.set_quotas(principal.account_id, (Quota(Window.day, Metric.tokens, 1000),))
         (counter,) = (await world.account_state(principal.account_id)).counters
@@ -126,7 +124,7 @@ async def test_cancelled_in_the_turn_of_its_answer_it_is_given_back(
             serving.cancel()
 
     async def serve() -> None:
-        async with world.engine.holds.open(request_id, principal, "demo", "llm", need(), debit(request_id, principal)):
+        async with world.engine.holds.open(hold_request(request_id, principal, need(), debit(request_id, principal))):
             pytest.fail("nobody is there to be served")
 
     async def nothing_given_back(*_: Any, **__: Any) -> Swept:
@@ -166,8 +164,7 @@ async def test_what_is_done_meanwhile_is_done_once_between_question_and_answer(
     for expected in (gathered, ["asked", "meanwhile", "answered"]):
         request_id = str(ULID())
         async with world.engine.holds.open(
-            *(request_id, principal, "demo", "llm", need(), debit(request_id, principal)),
-            meanwhile=lambda: seen.append("meanwhile"),
+            hold_request(request_id, principal, meanwhile=lambda: seen.append("meanwhile"))
         ) as hold:
             assert isinstance(hold, Hold)
             assert seen == expected
@@ -178,7 +175,7 @@ async def test_a_fault_meanwhile_leaves_no_hold(make_world: MakeWorld) -> None:
     world = await make_world(BRISK)
     principal = await world.customer(10**9)
     first = str(ULID())
-    async with world.engine.holds.open(first, principal, "demo", "llm", need(), debit(first, principal)):
+    async with world.engine.holds.open(hold_request(first, principal, need(), debit(first, principal))):
         pass  # its state is warm now: the next one is admitted by the call that is on its way
     request_id = str(ULID())
 
@@ -186,9 +183,7 @@ async def test_a_fault_meanwhile_leaves_no_hold(make_world: MakeWorld) -> None:
         raise LookupError
 
     with pytest.raises(LookupError):
-        async with world.engine.holds.open(
-            *(request_id, principal, "demo", "llm", need(), debit(request_id, principal)), meanwhile=fail
-        ):
+        async with world.engine.holds.open(hold_request(request_id, principal, meanwhile=fail)):
             raise AssertionError
 
     async def nothing_held() -> bool:
@@ -203,7 +198,7 @@ async def test_a_settlement_is_on_its_way_though_nobody_waits_for_it(world: Worl
     principal = await world.customer(10**9)
     request_id = str(ULID())
     async with world.engine.holds.open(
-        request_id, principal, "demo", "llm", need(), debit(request_id, principal)
+        hold_request(request_id, principal, need(), debit(request_id, principal))
     ) as hold:
         assert isinstance(hold, Hold)
         world.engine.holds.settle(hold, debit(request_id, principal, admitted_at_ms=hold.admitted_at_ms))

@@ -12,9 +12,9 @@ from ulid import ULID
 
 from billing import wal_segment
 from billing.database.connection import DatabaseUnavailable
-from billing.holds import replay, spool
+from billing.holds import outbox
 from billing.holds.engine import EngineSettings
-from billing.holds.spool import Spool, left_behind, read_debits
+from billing.holds.outbox import Spool, left_behind, read_debits
 from billing.ledger.debits import Debit
 from billing.ledger.writer import write_free
 from billing.principals import Principal
@@ -78,7 +78,7 @@ def test_segments_go_when_postgres_has_their_debits(tmp_path: Path, monkeypatch:
     own, added = Spool(tmp_path, "gateway"), some(9)
     own.add(added[0])
     (path,) = files(tmp_path)
-    monkeypatch.setattr(spool, "SEGMENT_BYTES", 3 * path.stat().st_size)
+    monkeypatch.setattr(outbox, "SEGMENT_BYTES", 3 * path.stat().st_size)
     for each in added[1:]:
         own.add(each)
     assert len(files(tmp_path)) == 3
@@ -91,7 +91,7 @@ def test_segments_go_when_postgres_has_their_debits(tmp_path: Path, monkeypatch:
 
 
 def test_a_segment_is_emptied_when_all_is_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(spool, "TRIMMED_BYTES", 0)
+    monkeypatch.setattr(outbox, "TRIMMED_BYTES", 0)
     own, written = Spool(tmp_path, "gateway"), some(3)
     own.add(written[0])
     own.add(written[1])
@@ -107,7 +107,7 @@ def test_a_segment_is_emptied_when_all_is_written(tmp_path: Path, monkeypatch: p
 
 
 def test_what_waits_longer_than_later_ones_keeps_its_segment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(spool, "SEGMENT_BYTES", 1)
+    monkeypatch.setattr(outbox, "SEGMENT_BYTES", 1)
     own, added = Spool(tmp_path, "gateway"), some(4)
     for each in added:
         own.add(each)
@@ -122,8 +122,8 @@ def test_few_that_wait_for_long_do_not_take_up_the_room_of_all(tmp_path: Path, m
     own, added = Spool(tmp_path, "gateway"), some(2000)
     own.add(added[0])
     (path,) = files(tmp_path)
-    monkeypatch.setattr(spool, "SEGMENT_BYTES", 50 * path.stat().st_size)
-    monkeypatch.setattr(spool, "MOST_BYTES", 600 * path.stat().st_size)
+    monkeypatch.setattr(outbox, "SEGMENT_BYTES", 50 * path.stat().st_size)
+    monkeypatch.setattr(outbox, "MOST_BYTES", 600 * path.stat().st_size)
     locked = added[::20]
     for each in added[1:]:
         own.add(each)
@@ -141,7 +141,7 @@ def test_its_size_is_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ca
     own, written = Spool(tmp_path, "gateway"), some(6)
     own.add(written[0])
     (path,) = files(tmp_path)
-    monkeypatch.setattr(spool, "MOST_BYTES", 2 * path.stat().st_size)
+    monkeypatch.setattr(outbox, "MOST_BYTES", 2 * path.stat().st_size)
     for each in written[1:]:
         own.add(each)
     assert read_debits(path) == written[:2]
@@ -188,10 +188,10 @@ def test_a_segment_that_was_taken_before_it_was_locked_is_not_written_to(
     own, lock = Spool(tmp_path, "gateway"), wal_segment.fcntl.flock
 
     def late(fd: int, operation: int) -> None:
-        (tmp_path / f"gateway.1{spool.SUFFIX}").unlink()
+        (tmp_path / f"gateway.1{outbox.SUFFIX}").unlink()
         lock(fd, operation)
 
-    monkeypatch.setattr(spool, "SEGMENT_BYTES", 1)
+    monkeypatch.setattr(outbox, "SEGMENT_BYTES", 1)
     written = some(4)
     own.add(written[0])
     with monkeypatch.context() as patched:
@@ -273,7 +273,7 @@ async def test_a_spool_is_kept_until_postgres_has_it(
         raise DatabaseUnavailable("Postgres is away")
 
     with monkeypatch.context() as patched:
-        patched.setattr(replay, "write_free", away)
+        patched.setattr(outbox, "write_free", away)
         with pytest.raises(DatabaseUnavailable):
             await living.engine.replay.run()
     assert await living.engine.replay.run() == 2
@@ -318,7 +318,7 @@ async def test_who_opens_an_epoch_waits_for_a_replay_under_way(
         await go_on.wait()
         return await write_free(*given)
 
-    monkeypatch.setattr(replay, "write_free", slowly)
+    monkeypatch.setattr(outbox, "write_free", slowly)
     sweeping = asyncio.create_task(living.engine.replay.run())
     await begun.wait()
     preparing = asyncio.create_task(living.engine.replay.run())

@@ -6,11 +6,11 @@ import pytest
 from ulid import ULID
 
 from billing.holds import engine
-from billing.holds.hold import Hold
+from billing.holds.model import Hold
 from billing.ledger.debits import Debit
 from billing.principals import Principal
 from tests.billing.holds.conftest import MakeWorld, World, debit, need
-from tests.billing.holds.support import ask, assert_agreed, debits, eventually, hold_one
+from tests.billing.holds.support import ask, assert_agreed, debits, eventually, hold_one, hold_request
 
 
 def owing(hold: Hold, principal: Principal) -> None:
@@ -33,7 +33,7 @@ async def test_a_block_that_is_left_by_a_fault(world: World, owes: bool) -> None
     held: list[Hold] = []
 
     async def serve() -> None:
-        opened = world.engine.holds.open(request_id, principal, "demo", "llm", need(), debit(request_id, principal))
+        opened = world.engine.holds.open(hold_request(request_id, principal, need(), debit(request_id, principal)))
         async with opened as hold:
             assert isinstance(hold, Hold)
             held.append(hold)

@@ -10,8 +10,7 @@ from ulid import ULID
 
 from billing.errors import Unreadable
 from billing.holds import recovery
-from billing.holds.decision import QuotaExceeded
-from billing.holds.hold import Hold
+from billing.holds.model import Hold, QuotaExceeded
 from billing.holds.reconcile import Drift
 from billing.holds.redis.layout import OF_USER, VERSION, Entry, KeyState
 from billing.keys.secrets import secret_digest
@@ -27,10 +26,11 @@ from tests.billing.holds.support import (
     entries,
     eventually,
     hold_one,
+    hold_request,
     keys_in_redis,
     kill,
-    look,
     partition_of,
+    renew_leases,
     settle,
     spend,
     sweep_by_hand,
@@ -276,7 +276,7 @@ async def test_a_request_by_an_old_principal_is_not_admitted(world: World) -> No
     await world.member_limits.set(account, ANA, (Quota(Window.total, Metric.tokens, 20),))
     request_id = str(ULID())
     expired = debit(request_id, old)
-    decision = await world.engine.holds.admissions.admit(request_id, old, "demo", "llm", need(), expired)
+    decision = await world.engine.holds.admissions.admit(hold_request(request_id, old, need(), expired))
     assert type(decision).__name__ == "Reload"
 
 
@@ -315,7 +315,7 @@ async def test_a_dead_gateway_s_holds_are_given_back_to_the_user(
     orphan = await hold_one(world, await keys[0].principal(world))
     world.engine.holds.live.pop(orphan.id)
     await kill(dead)
-    await look(world)
+    await renew_leases(world)
     swept = await world.engine.recovery.sweep(partition_of(world))
     assert (swept.expired, swept.voided) == (2, 1)
     assert early.id not in await entries(world, account)

@@ -6,8 +6,7 @@ from dataclasses import dataclass, field
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from billing.holds.decision import QuotaExceeded
-from billing.holds.hold import Hold
+from billing.holds.model import Hold, QuotaExceeded
 from billing.keys.secrets import secret_digest
 from billing.principals import Principal
 from billing.quotas import Metric, Quota, Window

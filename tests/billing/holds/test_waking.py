@@ -10,7 +10,7 @@ from functools import partial
 import pytest
 
 from billing.holds.engine import EngineSettings
-from billing.holds.hold import Hold, SettlementLost
+from billing.holds.model import Hold, SettlementLost
 from billing.ledger.leases import write_expired
 from billing.ledger.writer import write_debits
 from billing.quotas import Metric, Quota, Window
@@ -114,7 +114,7 @@ async def test_what_a_gateway_holds_again_can_not_be_expired_behind_its_back(mak
     principal = await world.customer(10**9)
     hold = await hold_one(slow, principal)
     await stops_to_renew(slow, world)
-    lost = world.engine.peers.lost([slow.engine._gateway_id])[slow.engine._gateway_id]
+    lost = world.engine.peers.lost([slow.engine.gateway_id])[slow.engine.gateway_id]
     await lose_redis(world)
 
     async def is_awake() -> bool:

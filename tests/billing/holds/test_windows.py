@@ -9,10 +9,10 @@ import pytest
 from ulid import ULID
 
 from billing.holds import recovery
-from billing.holds.hold import Hold
-from billing.holds.partitions import Partition
+from billing.holds.loading import Since, read_counters
+from billing.holds.model import Hold
+from billing.holds.partition import Partition
 from billing.holds.redis.layout import Counter, KeyState
-from billing.holds.windows import Since, read_counters
 from billing.ledger.debits import Debit
 from billing.ledger.roller import roll
 from billing.ledger.writer import write_debits
@@ -264,7 +264,7 @@ async def test_a_settlement_without_an_answer_before_a_quota_counts_once(
     hold = await hold_one(world, principal)
 
     async def unconfirmed() -> bool:
-        return len(world.engine.ledger_way) > 0
+        return len(world.engine.direct_writer) > 0
 
     sync, world.engine.corrections.sync = world.engine.corrections.sync, _nothing  # type: ignore[method-assign]
     wire = wire_of(world)

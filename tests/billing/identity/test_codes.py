@@ -5,7 +5,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from billing.identity.codes import CODE_TRIES, CodeRules, Codes, Issued, Purpose, Shown, TooManyMails, TooManyTries
+from billing.identity.codes import CODE_TRIES, Codes, Issued, Purpose, Shown, TooManyMails, TooManyTries
+from billing.settings import CodeSettings
 from tests.billing.support import Billing
 
 ADA = "ada@example.com"
@@ -13,7 +14,9 @@ ADA = "ada@example.com"
 
 @pytest.fixture
 def codes(billing: Billing) -> Iterator[Codes]:
-    return Codes(billing.database, billing.new_id, CodeRules(mails_per_address=3, mails_per_network=5, failures=3))
+    return Codes(
+        billing.database, billing.new_id, CodeSettings(mails_per_address=3, mails_per_network=5, sign_in_failures=3)
+    )
 
 
 async def issued(
@@ -109,7 +112,7 @@ async def test_few_mails_are_asked_for_from_one_network(billing: Billing, codes:
 
 
 async def test_digests_alone_are_stored_and_no_two_are_alike(billing: Billing) -> None:
-    codes = Codes(billing.database, billing.new_id, CodeRules(), choice=lambda alphabet: alphabet[0])
+    codes = Codes(billing.database, billing.new_id, CodeSettings(), choice=lambda alphabet: alphabet[0])
     first, second = await issued(billing, codes), await issued(billing, codes)
     assert first.secret == second.secret == "000000"
     digests = [row["digest"] for row in await billing.database.rows("SELECT digest FROM one_time_codes")]

@@ -9,13 +9,13 @@ from billing.audit import SYSTEM
 from billing.identity.invitations import Invitations
 from billing.identity.members import Members
 from billing.identity.organizations import (
-    Bounds,
     Organization,
     OrganizationConflict,
     OrganizationForbidden,
     OrganizationNotFound,
 )
 from billing.plans import LivePlans, Plan
+from billing.settings import OrganizationSettings
 from tests.billing.identity.support import acting, join, mails, new_organization, new_user, roles, token_sent
 from tests.billing.support import Billing
 
@@ -29,7 +29,7 @@ def plans() -> LivePlans:
 
 @pytest.fixture
 def invitations(billing: Billing, plans: LivePlans) -> Invitations:
-    bounds = Bounds(owned=2, invitations_a_day=4, sends=2)
+    bounds = OrganizationSettings(organizations_per_user=2, invitations_per_day=4, invitation_sends=2)
     return Invitations(
         billing.database, billing.new_id, plans, "team", bounds, frontend_url="https://console.example.com/"
     )
@@ -177,7 +177,7 @@ async def test_invitations_end_with_the_right_to_send_them(
     admin = await new_user(billing, "admin@example.com")
     await join(billing, acme, admin, "admin")
     await invitations.invite(acme.id, "bob@example.com", "admin", acting(admin))
-    members = Members(billing.database, billing.effects, 10)
+    members = Members(billing.database, billing.change_notifier, 10)
     await members.remove(acme.id, admin, acting(owner))
     bob = await new_user(billing, "bob@example.com")
     with pytest.raises(OrganizationNotFound):
@@ -236,7 +236,13 @@ async def test_other_names_are_shown(billing: Billing, invitations: Invitations,
 
 async def test_one_person_and_one_address_have_bounds_of_their_own(billing: Billing, plans: LivePlans) -> None:
     """However many organizations there are; sending again counts."""
-    bounds = Bounds(owned=20, invitations_a_day=100, sends=5, mails_by_person=4, mails_to_address=3)
+    bounds = OrganizationSettings(
+        organizations_per_user=20,
+        invitations_per_day=100,
+        invitation_sends=5,
+        invitations_per_person=4,
+        invitations_per_address=3,
+    )
     invitations = Invitations(billing.database, billing.new_id, plans, "team", bounds)
     eve, bob = [await new_user(billing, f"{name}@example.com") for name in ("eve", "bob")]
     mine = [await new_organization(billing, f"Acme {n}", eve, plan="team") for n in range(6)]

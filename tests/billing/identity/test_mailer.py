@@ -5,8 +5,7 @@ import datetime
 import ssl
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from aiosmtpd.controller import Controller
@@ -16,20 +15,24 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
-from billing.identity.codes import CodeRules, Codes
+from billing.identity.codes import Codes
 from billing.identity.mail import enqueue
-from billing.identity.mailer import TAKE_LEASE, Delivery, Mailer, MailFailed, MailRules, Sender, Smtp, to_console
+from billing.identity.mailer import TAKE_LEASE, Delivery, Mailer, MailFailed, Sender, Smtp, to_console
+from billing.settings import CodeSettings
 from tests.billing.support import Billing
 from tests.support.mail import Mailbox, mail_server
 from tests.support.ports import free_port
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 FROM = "billing@example.com"
 ADA = "ada@example.com"
 
 
 def mailer_of(billing: Billing, delivery: Delivery | None, attempts: int = 3) -> Mailer:
-    codes = Codes(billing.database, billing.new_id, CodeRules())
-    return Mailer(billing.database, codes, delivery, MailRules(attempts), "this")
+    codes = Codes(billing.database, billing.new_id, CodeSettings())
+    return Mailer(billing.database, codes, delivery(attempts), "this")
 
 
 async def written(billing: Billing, *recipients: str, body: str = "Your code is 123456.\n") -> None:

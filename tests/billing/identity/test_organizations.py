@@ -9,7 +9,6 @@ from hypothesis import strategies as st
 
 from billing.audit import SYSTEM, Actor
 from billing.identity.organizations import (
-    Bounds,
     OrganizationConflict,
     OrganizationNotFound,
     OrganizationRefused,
@@ -18,6 +17,7 @@ from billing.identity.organizations import (
     found,
     slug_of,
 )
+from billing.settings import OrganizationSettings
 from tests.billing.identity.support import new_organization, new_user, roles
 from tests.billing.support import Billing
 
@@ -87,7 +87,9 @@ async def test_a_personal_slug_does_not_tell_whose_it_is(billing: Billing) -> No
 
 async def test_one_person_owns_so_many_and_no_more_at_once(billing: Billing) -> None:
     ada = await new_user(billing, "ada@example.com")
-    organizations = Organizations(billing.database, billing.new_id, "free", Bounds(owned=2))
+    organizations = Organizations(
+        billing.database, billing.new_id, "free", OrganizationSettings(organizations_per_user=2)
+    )
     made = await asyncio.gather(
         *(organizations.create(ada, f"Acme {n}", actor=Actor(f"user:{ada}")) for n in range(5)), return_exceptions=True
     )

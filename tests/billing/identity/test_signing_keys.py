@@ -11,7 +11,8 @@ from billing.database.connection import Database
 from billing.identity.sessions import FORGET
 from billing.identity.signing_keys import SigningKeys, TokenRules
 from billing.identity.tokens import BadToken, Claims, peek
-from billing.owned.objects import Retention, RetentionRules
+from billing.owned.objects import Retention
+from billing.settings import RetentionSettings
 from tests.billing.identity.sessions_support import SOMEBODY, People
 from tests.billing.support import rising_ids
 
@@ -133,7 +134,7 @@ async def test_what_is_over_is_deleted_in_batches(people: People) -> None:
         "INSERT INTO revoked_tokens SELECT g::text, '', null, now(), now() + (g - 3) * interval '1 day' "
         "FROM generate_series(1, 5) g"
     )
-    retention = Retention(database, RetentionRules(1, 1), "one", FORGET)
+    retention = Retention(database, RetentionSettings(), "one", beside=FORGET)
     assert await retention.forget(batch_rows=2) == 2 + 1 + 3
     assert await retention.forget() == 0
     assert await database.value("SELECT count(*) FROM sessions") == 1

@@ -14,7 +14,7 @@ from billing.ledger.explanations import explain
 from billing.ledger.usage_columns import ModelShare, share_of
 from billing.pricing.rows import PriceRow
 from billing.pricing.scales import FACTOR_SCALE, marked_up_usd, round_up
-from billing.shapes.usage import explanation_shape
+from billing.schemas.usage import ExplainedEventShape
 from billing.usage import Usage
 
 RATES = st.integers(0, 10**12)
@@ -62,7 +62,7 @@ def test_lines_come_to_the_cost_and_the_customers_own_to_the_charge(
     event, price, prices = made
     explanation = explain(event, price, prices)
     for with_cost, nano in ((True, event.cost_nano), (False, event.charged_nano)):
-        shape = explanation_shape(explanation, with_cost=with_cost)
+        shape = ExplainedEventShape.of_explanation(explanation, with_cost=with_cost)
         assert ceil(sum((Fraction(line.amount_usd) for line in shape.lines), Fraction(0)) * 10**9) == nano
         told = {shape.cost_usd, shape.price_id, shape.markup_percent}
         assert (told == {UNSET}) == (not with_cost)
@@ -75,7 +75,7 @@ def test_an_amount_that_is_not_made_from_counts_has_no_lines(
     event, price, prices = made
     held = replace(event, charged_nano=event.charged_nano + 1)
     for with_cost in (True, False):
-        assert explanation_shape(explain(held, price, prices), with_cost=with_cost).lines == []
+        assert ExplainedEventShape.of_explanation(explain(held, price, prices), with_cost=with_cost).lines == []
 
 
 @given(RATES, MARKUPS)

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import date
+from typing import TYPE_CHECKING
 
 from ulid import ULID
 
@@ -17,6 +17,9 @@ from billing.metering.service_holds import ServiceHolds
 from billing.pricing.rows import PriceRow
 from billing.pricing.table import PriceTable
 from tests.billing.holds.conftest import PLANS, World
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 PRICES = PriceTable(
     [

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 from hypothesis import given, settings
@@ -16,9 +15,9 @@ from billing.accounts.accounts import Accounts
 from billing.accounts.grants import Grants
 from billing.accounts.member_limits import MemberLimits
 from billing.database.connection import Database
-from billing.holds.engine import Engine
+from billing.holds.engine import Engine, EngineParts
 from billing.holds.redis.client import RedisClient
-from billing.holds.redis.state import Keyspace
+from billing.holds.redis.layout import Keyspace
 from billing.keys.keys import ApiKeys
 from billing.keys.principals import Principals
 from billing.ledger.verify import verify
@@ -29,6 +28,9 @@ from tests.billing.holds.conftest import PATIENT, PLANS, World
 from tests.billing.holds.support import eventually
 from tests.billing.metering.support import Meters, meters
 from tests.support.loop_thread import LoopThread
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
 
 BALANCE = 10
 names = st.sampled_from(["e0", "e1", "e2"])
@@ -197,7 +199,16 @@ async def a_world(database_url: str, redis_url: str, key_prefix: str) -> AsyncIt
         stack.push_async_callback(database.close)
         stack.push_async_callback(link.close)
         keyspace, load = Keyspace(key_prefix), Principals(database, PLANS).load
-        engine = Engine(database, link, keyspace, PLANS, load, str(ULID()), PATIENT)
+        parts = EngineParts(
+            gateway_id=str(ULID()),
+            database=database,
+            client=link,
+            keyspace=keyspace,
+            plans=PLANS,
+            load_principal=load,
+            settings=PATIENT,
+        )
+        engine = Engine(parts)
         effects, new_id = engine.change_notifier, lambda: str(ULID())
         accounts, grants = Accounts(database, PLANS, effects, new_id), Grants(database, effects, new_id)
         await stack.enter_async_context(engine)

@@ -10,9 +10,10 @@ import pytest
 from billing.audit import SYSTEM
 from billing.notices.destinations import Poster
 from billing.notices.emit import emit
-from billing.notices.endpoints import EndpointRules, Endpoints
+from billing.notices.endpoints import Endpoints
 from billing.notices.letters import NoticeType
 from billing.notices.worker import NoticeRules, NoticeWorker, OperatorHook
+from billing.settings import WebhookSettings
 from tests.billing.identity.support import join, mails, new_organization, new_user
 from tests.billing.notices.support import receiving
 from tests.billing.support import Billing
@@ -42,7 +43,7 @@ async def test_a_delivery_is_not_missed_whose_endpoint_becomes_free_while_anothe
     billing: Billing, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     account = await billing.accounts.create("Acme")
-    endpoints = Endpoints(billing.database, billing.new_id, EndpointRules(private=True))
+    endpoints = Endpoints(billing.database, billing.new_id, WebhookSettings(webhook_private_addresses=True))
     async with receiving() as receiver, working(billing) as worker:
         await endpoints.create(account.id, f"{receiver.url}/own", None, actor=SYSTEM)
         for key_id in ("key_1", "key_2"):
@@ -69,7 +70,7 @@ async def test_a_notice_is_mailed_and_delivered_to_who_wants_it(
     await join(billing, organization, member, "member")
     account_id = organization.account_id
     other = await billing.accounts.create("Other")
-    endpoints = Endpoints(billing.database, billing.new_id, EndpointRules(private=True))
+    endpoints = Endpoints(billing.database, billing.new_id, WebhookSettings(webhook_private_addresses=True))
     async with receiving() as receiver, working(billing, f"{receiver.url}/hook") as worker:
         own = await endpoints.create(account_id, f"{receiver.url}/own", None, actor=SYSTEM)
         await endpoints.create(account_id, f"{receiver.url}/keys", ["key.created"], actor=SYSTEM)
@@ -115,7 +116,7 @@ async def test_a_notice_is_mailed_and_delivered_to_who_wants_it(
 
 async def test_a_delivery_that_fails_is_tried_again_parked_and_sent_by_hand(billing: Billing) -> None:
     account = await billing.accounts.create("Acme")
-    endpoints = Endpoints(billing.database, billing.new_id, EndpointRules(private=True))
+    endpoints = Endpoints(billing.database, billing.new_id, WebhookSettings(webhook_private_addresses=True))
     async with receiving() as receiver, working(billing) as worker:
         receiver.answers = {"/failing": 500, "/moved": 302, "/gone": 410}
         made = {
@@ -163,7 +164,7 @@ async def test_a_delivery_that_fails_is_tried_again_parked_and_sent_by_hand(bill
 
 async def test_old_notices_go_with_their_deliveries(billing: Billing) -> None:
     account = await billing.accounts.create("Acme")
-    endpoints = Endpoints(billing.database, billing.new_id, EndpointRules())
+    endpoints = Endpoints(billing.database, billing.new_id, WebhookSettings())
     endpoint = await endpoints.create(account.id, "https://hooks.example.com/", None, actor=SYSTEM)
     await endpoints.test(endpoint.id, account.id)
     await billing.database.execute("UPDATE notices SET created_at = now() - interval '31 days'")

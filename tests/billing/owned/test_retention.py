@@ -5,7 +5,8 @@ from collections.abc import AsyncIterator
 import pytest
 
 from billing.database.connection import Database
-from billing.owned.objects import Retention, RetentionRules
+from billing.owned.objects import Retention
+from billing.settings import RetentionSettings
 
 OBJECT = """INSERT INTO provider_objects (object_id, provider, account_id, kind, model, created_at)
 SELECT $1 || n, 'p', 'a', 'response', 'm', now() - $2 * interval '1 day' FROM generate_series(1, $3) AS n"""
@@ -26,7 +27,7 @@ async def test_what_is_old_goes_in_batches(database: Database) -> None:
     await database.execute(OBJECT, "new", 29, 2)
     for name, days in (("over", 8), ("young", 6), ("runs", None)):
         await database.execute(JOB, name, days)
-    retention = Retention(database, RetentionRules(object_days=30, job_days=7), "one")
+    retention = Retention(database, RetentionSettings(object_retention_days=30, job_retention_days=7), "one")
     assert await retention.forget(batch_rows=2) == 6
     assert await database.value("SELECT count(*) FROM provider_objects WHERE object_id LIKE 'new%'") == 2
     assert await database.value("SELECT count(*) FROM provider_objects") == 2

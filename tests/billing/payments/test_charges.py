@@ -4,10 +4,10 @@ from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime, timedelta
 
 from billing import audit
-from billing.money import parse_usd
+from billing.money import NANO_PER_CENT, parse_usd
 from billing.payments.assembly import Payments
 from billing.payments.flows import Wanted
-from billing.payments.objects import NANO_PER_CENT, ObjectRef, Payment
+from billing.payments.objects import ObjectRef, Payment
 from billing.payments.port import PaymentProvider
 from billing.payments.recharges import Wish
 from tests.billing.payments.stripe.conftest import provider as provider

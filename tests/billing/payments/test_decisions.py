@@ -6,6 +6,7 @@ from datetime import UTC, datetime, timedelta
 from hypothesis import given
 from hypothesis import strategies as st
 
+from billing.money import NANO_PER_CENT
 from billing.payments.decisions import (
     Move,
     Moved,
@@ -17,7 +18,7 @@ from billing.payments.decisions import (
     status_of,
     suspensions,
 )
-from billing.payments.objects import NANO_PER_CENT, Dispute, Movement, Payment, Refund
+from billing.payments.objects import Dispute, Movement, Payment, Refund
 
 NOW = datetime(2027, 1, 1, tzinfo=UTC)
 ORDER = Standing("ord_1", "credit", 2000, "open", None, credited=False, parked=False)

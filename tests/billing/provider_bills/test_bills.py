@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
 from datetime import UTC, date, datetime, timedelta
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -16,6 +15,9 @@ from billing.provider_bills.lines import BillRefused, BillUnavailable, Tolerance
 from billing.usage import Usage
 from tests.billing.support import PRICES, Billing
 from tests.support.provider_bills import KEY, BillingApis, billing_apis, cost, tokens
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
 
 USAGE = Usage(input_tokens=1000, output_tokens=100)
 NANO = 210_000

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from datetime import date
-from random import Random
+from typing import TYPE_CHECKING
 
 import pytest
 from hypothesis import given
@@ -21,6 +21,9 @@ from billing.provider_bills.lines import (
     group_of,
     together,
 )
+
+if TYPE_CHECKING:
+    from random import Random
 
 DAY, NEXT = date(2026, 11, 20), date(2026, 11, 21)
 SINCE, UNTIL = date(2026, 11, 1), date(2026, 12, 1)

@@ -10,7 +10,8 @@ from msgspec import structs
 
 from billing.api.services import PaymentOversight, Services
 from billing.holds.redis.client import RedisClient
-from billing.holds.redis.state import Keyspace, RedisState
+from billing.holds.redis.layout import Keyspace
+from billing.holds.redis.state import RedisState
 from billing.identity.browsers import BrowserRules
 from billing.payments.assembly import (
     PaymentParts,
@@ -22,9 +23,10 @@ from billing.payments.assembly import (
 )
 from billing.payments.flows import FlowRules
 from billing.plans import DEFAULT_PLAN
-from billing.refused import RefusedRequests, RefusedRules
-from billing.shapes.operation import ModelShape, PricingShape
-from billing.shapes.quotas import WindowShape
+from billing.refused_requests import RefusedRequests
+from billing.schemas.quotas import WindowShape
+from billing.schemas.system import ModelShape, PricingShape
+from billing.settings import RefusalSettings
 from tests.billing.api.conftest import people, registry
 from tests.billing.api.conftest import services as bare_services
 from tests.billing.identity.sessions_support import People
@@ -59,7 +61,7 @@ async def windows(account_id: str) -> list[WindowShape]:
 async def payments(billing: Billing) -> Payments:
     """The local provider, which leads back to the console."""
     parts = PaymentParts(
-        *(billing.database, billing.accounts, billing.grants, billing.effects, PLANS, billing.new_id),
+        *(billing.database, billing.accounts, billing.grants, billing.change_notifier, PLANS, billing.new_id),
         await deployment_of(billing.database),
     )
     own = BrowserRules().url
@@ -74,7 +76,7 @@ async def services(
 ) -> AsyncIterator[Services]:
     """What the API works on, with payments, a Redis that keeps refusals, and models."""
     link = RedisClient(redis_url, timeout_s=20.0)
-    refused = RefusedRequests(RedisState(link, Keyspace(key_prefix)), RefusedRules())
+    refused = RefusedRequests(RedisState(link, Keyspace(key_prefix)), RefusalSettings())
     shown = PaymentOversight(payments.events, payments.comparisons)
     more = {"payments": payments, "payment_oversight": shown}
     yield replace(bare_services, refused=refused, models=lambda plan: MODELS, windows=windows, **more)

@@ -85,7 +85,7 @@ async def test_whoever_signs_in_gets_back_to_where_they_were(console: Console, r
     wrong = await console.post("/sign-in", form=form)
     assert wrong.status == 401
     assert 'value="owner@example.com"' in wrong.text
-    assert "This is wrong, or has expired" in wrong.words
+    assert "Wrong e-mail, password or code" in wrong.words
     right = await console.post("/sign-in", form=form | {"password": GOOD})
     assert (right.status, right.location) == (303, "./?tz=UTC")
     assert "HttpOnly" in right.headers["Set-Cookie"]

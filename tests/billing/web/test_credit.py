@@ -10,7 +10,7 @@ from billing.money import format_usd, parse_usd
 from billing.payments.assembly import Payments
 from billing.payments.coupons import NewCoupon
 from billing.payments.local.cards import GOOD
-from billing.shapes.credit import LotShape
+from billing.schemas.credit import LotShape
 from billing.usage import Usage
 from billing.web.credit import in_order
 from tests.billing.support import PRICES
@@ -52,7 +52,7 @@ async def test_credit_is_bought_and_appears_by_itself(console: Console, payments
     page = await console.get("/credit", "admin")
     once = re.search(r'name="once" value="([^"]+)"', page.text)
     assert once is not None
-    assert "There is no credit left." in page.words
+    assert "You're out of credit." in page.words
     form = {"once": once[1], "amount_usd": "4.99", "save_method": "on"}
     wrong = await console.post("/credit/buy", "admin", form)
     assert (wrong.status, 'id="w-amount_usd"' in wrong.text, 'value="4.99"' in wrong.text) == (422, True, True)

@@ -15,7 +15,7 @@ from billing.audit import SYSTEM
 from billing.budgets.rules import BudgetPeriod, BudgetTerms, Subject
 from billing.ledger.catalogue import sync_prices
 from billing.ledger.roller import roll
-from billing.refused import RefusedRequest
+from billing.refused_requests import RefusedRequest
 from billing.usage import Usage
 from billing.web import usage
 from billing.web.application import ROUTES
@@ -204,7 +204,7 @@ async def test_the_overview_has_the_balance_and_how_long_it_lasts(console: Conso
     assert Decimal("0.999") < burn_usd <= 1
     assert page.values[3] == month["spent_usd"]
     days_left = Decimal(balance["available_usd"]) // burn_usd
-    assert f"Lasts {days_left} days" in page.words
+    assert f"Runs out in {days_left} days" in page.words
     assert page.text.count('<td data-label="Time">') == 10
     assert "tokens a day (plan)" in page.words
     whole = await console.get(f"/requests/{await charged(console)}", "member")

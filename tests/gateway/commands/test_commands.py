@@ -12,10 +12,8 @@ import tempfile
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
 
 import pytest
-import typer
 from ulid import ULID
 
 from billing.accounts.accounts import Account
@@ -23,8 +21,8 @@ from billing.cli import REFUSED, UNREACHABLE
 from billing.database.connection import Database
 from billing.ledger.debits import Debit
 from billing.ledger.writer import write_debits
-from gateway.commands.root import make_app
 from tests.billing.ledger.test_debits import debit
+from tests.support.command_tree import COMMANDS
 from tests.support.commands import CHECKOUT, Shell, fetch
 from tests.support.ports import free_port
 
@@ -79,16 +77,6 @@ PEOPLES = [
 ]
 
 
-def tree(group: Any, *above: str) -> Iterator[str]:
-    """Every group and command, as it is called."""
-    for name in group.list_commands(None):
-        below = group.get_command(None, name)
-        yield " ".join((*above, name))
-        if hasattr(below, "list_commands"):
-            yield from tree(below, *above, name)
-
-
-COMMANDS = list(tree(typer.main.get_command(make_app())))
 OF_EVERY_COMMAND = {"--api-url", "--token-file", "--timeout", "--output", "--quiet", "--json"}
 TIMED = ("doctor", "ledger set-aside list", "ledger set-aside replay", "ledger set-aside discard")
 
@@ -410,9 +398,9 @@ def test_a_shell_completes_commands(shell: Shell) -> None:
     assert completed("metergate", "migrate", "--api") == []  # it is taken, and not used
 
 
-HEAVY = (*("aiohttp", "asyncpg", "redis", "rich.table", "yaml", "tiktoken", "uvloop", "asyncio", "gateway.runtime"),)
+HEAVY = ("aiohttp", "asyncpg", "redis", "rich.table", "yaml", "tiktoken", "uvloop", "asyncio", "gateway.runtime.wiring")
 """What takes ten times as long to import as everything else that help needs."""
-SERVING = ("aiohttp", "asyncpg", "redis", "hiredis", "gateway.runtime", "pydantic")
+SERVING = ("aiohttp", "asyncpg", "redis", "hiredis", "gateway.runtime.wiring", "pydantic")
 """The drivers of the stores, HTTP, and what typer has for parameters that are neither texts nor left out."""
 NOWHERE = {
     "DATABASE_URL": "postgresql://user@127.0.0.1:1/nowhere?sslmode=disable",
@@ -431,7 +419,7 @@ def test_commands_import_nothing_that_they_do_not_need(stores: dict[str, str]) -
         # The settings' imports take longer than the whole table.
         ("operator price list", {}, 0, ("gateway.config.settings",)),
         # The API takes twice as long as what is done; Redis's client library as long as all of asyncpg.
-        ("reconcile", stores, 0, ("aiohttp", "pydantic", "jwt", "gateway.runtime", "billing.api")),
+        ("reconcile", stores, 0, ("aiohttp", "pydantic", "jwt", "gateway.runtime.wiring", "billing.api")),
         ("reconcile", NOWHERE, UNREACHABLE, ("redis", "aiohttp")),
         ("doctor", NOWHERE, REFUSED, ("aiohttp", "pydantic", "jwt")),
     )

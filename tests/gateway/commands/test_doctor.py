@@ -24,7 +24,7 @@ from gateway.commands.redis_checks import check_redis
 from gateway.commands.stores import Stores
 from gateway.commands.up import require_seals
 from gateway.config.settings import load_settings
-from gateway.seals import check_seals, sealer_of
+from gateway.runtime.encryption import check_seals, sealer_of
 from gateway.server.ids import Ulids
 
 NOW_S = 1_795_000_000.0

@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.gateway.commands.test_commands import COMMANDS, OF_PEOPLE, ON_FILES, nobody_at, with_host
+from tests.gateway.commands.test_commands import OF_PEOPLE, ON_FILES, nobody_at, with_host
+from tests.support.command_tree import COMMANDS
 from tests.support.commands import Shell
 
 pytestmark = pytest.mark.slow

@@ -23,7 +23,7 @@ import yaml
 
 from billing.cli.output import CommandFailed
 from gateway.commands.up import _metrics_folder, stopping_s
-from gateway.config.defaults import Limits
+from gateway.config.defaults import Defaults
 from gateway.process.supervisor import KILL_MARGIN_S
 from tests.support.commands import CHECKOUT, WAIT_S, Answer, Result, Running, Shell, do_curl, fetch
 from tests.support.transcripts import Screen, steps_of
@@ -359,8 +359,8 @@ def up_port() -> Iterator[int]:
 
 def test_whoever_stops_workers_waits_until_they_have_settled_what_they_cut() -> None:
     """As an answer that was cut by a deployment would be free otherwise."""
-    defaults = Limits()
-    assert stopping_s(defaults) == defaults.shutdown_grace_s + defaults.postgres_timeout_s
+    defaults = Defaults()
+    assert stopping_s(defaults) == defaults.process.shutdown_grace_s + defaults.stores.postgres_timeout_s
     compose = yaml.safe_load((Path(__file__).parents[3] / "docker-compose.yml").read_text())
     patience_s = float(compose["services"]["gateway"]["stop_grace_period"].removesuffix("s"))
     assert patience_s > stopping_s(defaults) + KILL_MARGIN_S

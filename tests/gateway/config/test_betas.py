@@ -6,7 +6,7 @@ import pytest
 
 from gateway.config.files import SHIPPED_FOLDER
 from gateway.config.settings import load_settings
-from gateway.dialects.betas import DEFAULT_BETAS
+from gateway.dialects.declared import DEFAULT_BETAS
 from tests.gateway.config.support import MAIN, load, problems
 
 OWN = """\

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from gateway.config.settings import ConfigError
-from gateway.payments import payment_rules
+from gateway.runtime.payments import payment_rules
 from tests.gateway.config.support import MAIN, load
 
 

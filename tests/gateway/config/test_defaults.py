@@ -4,41 +4,39 @@ from pathlib import Path
 
 import pytest
 
-from billing.shares import parse_share
-from gateway.config.defaults import BOUNDS, Limits
-from gateway.config.settings import warnings
+from billing.money import parse_share
+from gateway.config.defaults import KEYS, Defaults
 from tests.gateway.config.support import MAIN, load, problems
+
+PROMISED = {
+    **{"strict": True, "min_output_tokens": 16, "estimated_output_tokens": 512, "elastic_share": "0.25"},
+    **{"elastic_output_tokens": 4096, "missing_usage": "estimate", "expired_hold": "void", "disconnect_drain_s": 5},
+    **{"upstream_timeout_s": 600, "max_unsettled": 100_000, "shutdown_grace_s": 30, "reconcile_interval_s": 300},
+    **{"credits_per_usd": 1000, "lease_s": 5, "settle_timeout_ms": 500, "redis_partitions": None},
+    **{"default_plan": "free", "reasoning_drain_s": 60, "max_usage_factor": 20, "max_request_s": 3600},
+    "client_write_timeout_s": 60,
+}
 
 
 def test_the_promised_values() -> None:
-    defaults = Limits()
-    assert defaults.strict is True
-    assert (defaults.min_output_tokens, defaults.estimated_output_tokens) == (16, 512)
-    assert (defaults.elastic_share, defaults.elastic_output_tokens) == ("0.25", 4096)
-    assert (defaults.missing_usage, defaults.expired_hold) == ("estimate", "void")
-    assert (defaults.disconnect_drain_s, defaults.upstream_timeout_s) == (5, 600)
-    assert (defaults.max_unsettled, defaults.shutdown_grace_s, defaults.reconcile_interval_s) == (100_000, 30, 300)
-    assert (defaults.credits_per_usd, defaults.lease_s, defaults.settle_timeout_ms) == (1000, 5, 500)
-    assert (defaults.redis_partitions, defaults.default_plan) == (None, "free")
-    assert (defaults.reasoning_drain_s, defaults.max_usage_factor) == (60, 20)
-    assert (defaults.max_request_s, defaults.client_write_timeout_s) == (3600, 60)
+    assert Defaults().having(**PROMISED) == Defaults()
 
 
 def test_without_the_section_they_hold(tmp_path: Path) -> None:
-    assert load(tmp_path).defaults == load(tmp_path, main=MAIN + "defaults:\n").defaults == Limits()
+    assert load(tmp_path).defaults == load(tmp_path, main=MAIN + "defaults:\n").defaults == Defaults()
 
 
 def test_what_a_file_says(tmp_path: Path) -> None:
     text = "{strict: false, missing_usage: hold, upstream_timeout_s: 0.5, redis_partitions: 8, default_plan: pro}"
     defaults = load(tmp_path, main=f"{MAIN}defaults: {text}\n").defaults
-    assert defaults == Limits(
+    assert defaults == Defaults().having(
         strict=False, missing_usage="hold", upstream_timeout_s=0.5, redis_partitions=8, default_plan="pro"
     )
 
 
 @pytest.mark.parametrize("text", ["0.5", '"0.5"', '".5"', "0.50"])
 def test_a_share_is_read_as_it_is_written(tmp_path: Path, text: str) -> None:
-    share = load(tmp_path, main=f"{MAIN}defaults: {{elastic_share: {text}}}\n").defaults.elastic_share
+    share = load(tmp_path, main=f"{MAIN}defaults: {{elastic_share: {text}}}\n").defaults.holds.elastic_share
     assert parse_share(share) == 500_000
 
 
@@ -47,33 +45,38 @@ def test_what_is_no_share_is_refused(tmp_path: Path, text: str) -> None:
     (found,) = problems(tmp_path, main=f"{MAIN}defaults: {{elastic_share: {text}}}\n")
     assert found.startswith("metergate.yaml:7: defaults.elastic_share: expected a share above 0 to 1")
     with pytest.raises(ValueError, match="elastic_share"):
-        Limits(elastic_share="2")
+        Defaults().having(elastic_share="2")
 
 
 def test_names_are_a_list(tmp_path: Path) -> None:
     text = "{session_headers: [x-run-id, session-id]}"
-    assert load(tmp_path, main=f"{MAIN}defaults: {text}\n").defaults.session_headers == ("x-run-id", "session-id")
-    assert load(tmp_path, main=f"{MAIN}defaults: {{session_headers: []}}\n").defaults.session_headers == ()
+    assert load(tmp_path, main=f"{MAIN}defaults: {text}\n").defaults.request.session_headers == (
+        "x-run-id",
+        "session-id",
+    )
+    assert load(tmp_path, main=f"{MAIN}defaults: {{session_headers: []}}\n").defaults.request.session_headers == ()
     assert problems(tmp_path, main=f"{MAIN}defaults: {{session_headers: {['h'] * 17}}}\n")
     for wrong in ((), ("",), "session-id"):
         if wrong:
             with pytest.raises(ValueError, match="session_headers"):
-                Limits(session_headers=wrong)  # type: ignore[arg-type]
+                Defaults().having(session_headers=wrong)
 
 
 def test_partitions_may_be_null(tmp_path: Path) -> None:
-    assert load(tmp_path, main=MAIN + "defaults: {redis_partitions: null}\n").defaults.redis_partitions is None
+    assert load(tmp_path, main=MAIN + "defaults: {redis_partitions: null}\n").defaults.stores.redis_partitions is None
 
 
-@pytest.mark.parametrize("name", [name for name, bound in BOUNDS.items() if bound.kind in ("whole", "number")])
+@pytest.mark.parametrize("name", [name for name, (_, key) in KEYS.items() if key.kind.type in (int, float)])
 def test_each_bound_has_two_ends(tmp_path: Path, name: str) -> None:
-    bound = BOUNDS[name]
-    for beyond in (bound.low - 1, bound.high + 1, '"5"', "five", "true", "[5]"):
+    kind = KEYS[name][1].kind
+    for beyond in (kind.bound("ge") - 1, kind.bound("le") + 1, '"5"', "five", "true", "[5]"):
         (found,) = problems(tmp_path, main=f"{MAIN}defaults: {{{name}: {beyond}}}\n")
         assert found.startswith(f"metergate.yaml:7: defaults.{name}: expected a ")
-    assert bound.admits(int(bound.low) or 0) or bound.kind == "number"
-    assert not bound.admits(bound.high + 1)
-    assert not bound.admits("5")
+    for end in (kind.bound("ge"), kind.bound("le")):
+        assert Defaults().having(**{name: end})
+    for wrong in (kind.bound("le") + 1, "5"):
+        with pytest.raises(ValueError, match=name):
+            Defaults().having(**{name: wrong})
 
 
 @pytest.mark.parametrize("value", [".inf", ".nan", "1e3", "0x10", "1:30"])
@@ -98,13 +101,6 @@ def test_wrong_defaults_are_refused(tmp_path: Path, text: str, problem: str) -> 
 
 def test_construction_checks_too() -> None:
     with pytest.raises(ValueError, match="batch_items must be 1 to 64"):
-        Limits(batch_items=65)
+        Defaults().having(batch_items=65)
     with pytest.raises(ValueError, match="missing_usage must be estimate, hold, free"):
-        Limits(missing_usage="guess")  # type: ignore[arg-type]
-
-
-def test_a_key_of_an_older_version_is_a_warning_that_says_so(tmp_path: Path) -> None:
-    settings = load(tmp_path, main=f"{MAIN}defaults: {{hold_ttl_s: 900}}\n")
-    assert settings.defaults == Limits()
-    (warning,) = [each for each in warnings(settings, 2e9) if "hold_ttl_s" in each]
-    assert "metergate.yaml:7: defaults.hold_ttl_s: is not used any more" in warning
+        Defaults().having(missing_usage="guess")

@@ -6,7 +6,7 @@ import pytest
 
 from gateway.config.exports import MeterConfig
 from gateway.config.settings import warnings
-from gateway.exports import exports_of
+from gateway.runtime.exports import exports_of
 from tests.gateway.config.support import MAIN, load, problems
 
 ALL = """\

@@ -10,11 +10,11 @@ import pytest
 from billing.plans import Plan
 from billing.quotas import Metric, Quota, Window
 from gateway.config import plan_follower
-from gateway.config.defaults import Limits
+from gateway.config.defaults import Defaults
 from gateway.config.plan_follower import PlanFollower, plans_finding
 from gateway.config.settings import Settings
-from gateway.opened import Runtime
-from gateway.runtime import open_runtime
+from gateway.runtime.runtime import Runtime
+from gateway.runtime.wiring import open_runtime
 from tests.support.shipped import shipped_settings
 
 OLD = Plan("free", "Free", 0, quotas=(Quota(Window.day, Metric.requests, 100),))
@@ -24,7 +24,7 @@ MakeRuntime = Callable[..., Awaitable[Runtime]]
 
 
 def settings_with(plan: Plan, version: int = 0) -> Settings:
-    defaults = replace(Limits(), redis_partitions=1)
+    defaults = Defaults().having(redis_partitions=1)
     return replace(shipped_settings("x" * 32), plans={plan.id: plan}, plans_version=version, defaults=defaults)
 
 

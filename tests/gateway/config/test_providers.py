@@ -5,8 +5,8 @@ from typing import get_args
 
 import pytest
 
-from gateway.config.providers import COMPATIBLE, MaxOutputField
 from gateway.config.settings import ProviderConfig
+from gateway.dialects.openai.vendors import COMPATIBLE, MaxOutputField
 from tests.gateway.config.support import load, problems
 
 

@@ -12,11 +12,11 @@ import pytest
 from billing.money import parse_usd
 from billing.pricing.scales import round_up
 from billing.usage import Usage
+from gateway.config.defaults import Defaults
 from gateway.config.settings import (
     FILES,
     SHIPPED_FOLDER,
     ConfigError,
-    Limits,
     Settings,
     in_force,
     load_settings,
@@ -45,7 +45,7 @@ def test_the_shipped_files_load_without_a_warning() -> None:
     assert settings.folder == SHIPPED_FOLDER
     assert warnings(settings, time.time()) == ()
     assert unpriced_models(settings.models, settings.prices, NOW_S) == ()
-    assert settings.defaults == Limits()
+    assert settings.defaults == Defaults()
 
 
 def test_the_shipped_providers() -> None:

@@ -1,8 +1,10 @@
-"""Usage as providers write it, API by API: the fields of their references, with counts that tell them apart. An address
-is that of a reference which has the fields; the counts are made up."""
+"""Usage as providers write it, API by API (`answers.yaml`), and how more of it is made."""
 
 import json
+from pathlib import Path
 from typing import Any, Final, NamedTuple
+
+import yaml
 
 
 class Answer(NamedTuple):
@@ -105,3 +107,10 @@ def gemini(prompt: int, written: int, thoughts: int = 0, tools: int = 0, **more:
 def by(**tokens: int) -> list[dict[str, Any]]:
     """Tokens by modality."""
     return [{"modality": name, "tokenCount": count} for name, count in tokens.items()]
+
+
+_READ: Final = yaml.safe_load(Path(__file__).with_suffix(".yaml").read_text("utf-8"))
+ANSWERS: Final = tuple(Answer(**each) for each in _READ["same"])
+"""Answers of which the package genai-prices reads what is read here."""
+DIFFERENT: Final = tuple((Answer(**each["answer"]), each["theirs"], each["ours"]) for each in _READ["different"])
+"""Answers that the two read otherwise; then their counts, and ours, where they differ."""

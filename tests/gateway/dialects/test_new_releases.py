@@ -11,16 +11,18 @@ from multidict import CIMultiDict
 
 from gateway.dialects.anthropic.dialect import DEFAULT_BOUNDS, MESSAGE, METERING_FIELDS, parse, rewrite
 from gateway.dialects.anthropic.work import CAPPED_TOOLS, CLIENT_TOOLS, LOOP_TOOLS, LOOP_TURNS, REFUSED_TOOLS
-from gateway.dialects.betas import DEFAULT_BETAS, Betas
+from gateway.dialects.base import Changes
+from gateway.dialects.betas import Betas
+from gateway.dialects.declared import DEFAULT_BETAS
 from gateway.dialects.exceptions import BadRequest
 from gateway.dialects.facts import Work
 from gateway.dialects.fields import folded
-from gateway.dialects.gemini.request import FIELDS
+from gateway.dialects.gemini.request import REQUEST
 from tests.gateway.dialects.anthropic.bodies import SAY, message
 from tests.gateway.dialects.gemini.support import asked, parsed, with_part
 
 BETAS = Betas(DEFAULT_BETAS)
-KNOWN = {folded(name) for name in (*METERING_FIELDS, *FIELDS.spelled, "type", "source", "content", "file_id")}
+KNOWN = {folded(name) for name in (*METERING_FIELDS, *REQUEST.spelled, "type", "source", "content", "file_id")}
 KNOWN |= {folded(name) for name in ("tool", "tools", "tool_changes", "text", "cache_control", "data", "uri", "url")}
 NAMES = st.from_regex(r"[a-z][a-z_]{2,20}[a-z]", fullmatch=True).filter(lambda name: folded(name) not in KNOWN)
 JSON = st.recursive(
@@ -44,7 +46,7 @@ def test_anthropic_s_messages_stay_served(
     found = BETAS.applied(parse(MESSAGE, body), CIMultiDict({"anthropic-beta": ",".join(features)}))
     assert (found.unbounded_input, len(found.work.unknown_tools)) == (False, len(kinds))
     assert found.work.open_tools == found.work.unknown_tools
-    assert rewrite(body, tool_calls=3) is body
+    assert rewrite(body, Changes(tool_calls=3)) is body
 
 
 @given(fields=OBJECTS, tools=OBJECTS, part=OBJECTS, within=OBJECTS)
@@ -113,7 +115,7 @@ def test_each_tool_counts_in_each_place(kind: str, place: Any) -> None:
     assert parse(MESSAGE, body).work == WORK[kind]
     if place is in_system:
         return  # which no provider takes: there is nothing to write
-    sent = rewrite(body, tool_calls=2)
+    sent = rewrite(body, Changes(tool_calls=2))
     if kind in CAPPED_TOOLS:
         assert json.loads(sent) == json.loads(place({**tool, "max_uses": 2}))
         assert not parse(MESSAGE, sent).work.open_tools

@@ -10,6 +10,9 @@ from gateway.dialects.base import Endpoint
 from gateway.dialects.openai.dialect import CHAT, OpenAIDialect
 from gateway.dialects.registry import Dialects, make_dialects
 from gateway.dialects.structure import StructureBounds
+from tests.support.tables import Tables
+
+TABLES = Tables(__file__)
 
 
 class Shared(OpenAIDialect):
@@ -31,26 +34,7 @@ class Shared(OpenAIDialect):
 DIALECTS = Dialects([Shared(), OpenAIDialect()])
 
 
-@pytest.mark.parametrize(
-    ("method", "path", "headers", "found"),
-    [
-        ("POST", CHAT, {}, CHAT),
-        ("POST", CHAT + "?a=/b", {}, CHAT),
-        ("POST", CHAT, {"x-shared": ""}, "with"),
-        ("GET", CHAT, {}, None),
-        ("POST", CHAT + "/", {}, None),
-        ("POST", "/v1/models/a:say", {}, "say"),
-        ("POST", "/v1/models/a/b:c:say?x=:shout", {}, "say"),
-        ("POST", "/v1/models/a:say:shout", {}, "shout"),
-        ("POST", "/v1/models/:say", {}, None),
-        ("POST", "/v1/models/a:whisper", {}, None),
-        ("GET", "/v1/things/1", {}, "get"),
-        ("GET", "/v1/things/1/parts", {}, "parts"),
-        ("GET", "/v1/things/1/2", {}, None),
-        ("GET", "/v1/things/", {}, None),
-        ("POST", "/v1/things/1", {}, None),
-    ],
-)
+@TABLES.each("an_endpoint_is_found")
 def test_an_endpoint_is_found(method: str, path: str, headers: Mapping[str, str], found: str | None) -> None:
     match = DIALECTS.find(method, path, headers)
     assert (match and match.endpoint.operation) == found

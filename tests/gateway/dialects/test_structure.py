@@ -14,11 +14,13 @@ from msgspec import Raw
 from gateway.dialects.exceptions import BadRequest
 from gateway.dialects.openai.dialect import CHAT, COMPLETIONS, EMBEDDINGS, parse
 from gateway.dialects.structure import StructureBounds, check_size, check_value, has_overflow, outside_strings
+from tests.support.tables import Tables
+
+TABLES = Tables(__file__)
 
 MIB = 1 << 20
 BOUNDS = StructureBounds()
 SAY = [{"role": "user", "content": "hi"}]
-TOOL = {"type": "function", "function": {"name": "f", "parameters": {"type": "object"}}}
 
 
 def chat(**fields: Any) -> bytes:
@@ -59,34 +61,13 @@ def test_the_size_can_be_checked_by_itself() -> None:
 
 
 FEW = StructureBounds(depth=6, fields=4, messages=3, parts=4, tools=2, members=60, values=80)
-PART = {"type": "text", "text": "a, b, c"}
 
 
 def messages_of(*contents: Any) -> list[dict[str, Any]]:
     return [{"role": "user", "content": content} for content in contents]
 
 
-@pytest.mark.parametrize(
-    ("within", "above", "named"),
-    [
-        (chat(messages=messages_of("a,b", "c", "d")), chat(messages=messages_of("a", "b", "c", "d")), "3 messages"),
-        (
-            chat(messages=messages_of([PART] * 2, [PART] * 2)),
-            chat(messages=messages_of([PART] * 2, [PART] * 3)),
-            "4 parts",
-        ),
-        (chat(tools=[TOOL] * 2), chat(tools=[TOOL] * 3), "2 tools"),
-        (chat(a=1, b=2), chat(a=1, b=2, c=3), "4 fields"),
-        (chat(a=[[[[[]]]]]), chat(a=[[[[[[]]]]]]), "6 levels"),
-        (
-            chat(tools=[{**TOOL, "function": {"a": {"b": {}}}}]),
-            chat(tools=[{"function": {"a": {"b": {"c": {}}}}}]),
-            "6",
-        ),
-        (chat(a=[1] * 70), chat(a=[1] * 90), "80 values"),
-        (chat(a=[[]] * 40), chat(a=[[]] * 60), "60 objects, arrays and names"),
-    ],
-)
+@TABLES.each("each_bound_is_named")
 def test_each_bound_is_named(within: bytes, above: bytes, named: str) -> None:
     parse(CHAT, within, FEW)
     assert named in refused(above, FEW).message

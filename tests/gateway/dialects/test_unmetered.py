@@ -6,47 +6,12 @@ from gateway.dialects.registry import make_dialects, why_unmetered
 from gateway.dialects.structure import StructureBounds
 from tests.gateway.conftest import Gateway
 from tests.support.gateways import assert_free, fetch
+from tests.support.tables import Tables
+
+TABLES = Tables(__file__)
 
 
-@pytest.mark.parametrize(
-    ("request_line", "reason"),
-    [
-        ("POST /v1/realtime/client_secrets", "pass this gateway by"),
-        ("POST /v1/realtime/sessions?model=gpt-realtime", "pass this gateway by"),
-        ("POST /v1/realtime/transcription_sessions/", "pass this gateway by"),
-        ("POST /v1/realtime/translations/client_secrets", "pass this gateway by"),
-        ("POST /openai/v1/realtime/client_secrets", "pass this gateway by"),
-        ("POST /azure/openai/v1/realtime/calls", "pass this gateway by"),
-        ("POST /v1alpha/auth_tokens", "pass this gateway by"),
-        ("GET /v1beta/auth_tokens/one", "pass this gateway by"),
-        ("GET /v1/realtime?model=gpt-realtime", "Use /v1/responses"),
-        ("GET /v1/chat/completions", "all accounts here share"),
-        ("GET /v1/chat/completions/chatcmpl-1", "all accounts here share"),
-        ("GET /v1/chat/completions/chatcmpl-1/messages", "all accounts here share"),
-        ("POST /v1/images/generations", "answers with pictures"),
-        ("POST /v1/images/edits", "answers with pictures"),
-        ("POST /openai/deployments/dall-e-3/images/generations?api-version=2026-01-01", "answers with pictures"),
-        ("POST /v1beta/models/imagen-4:predict", "answers with pictures"),
-        ("POST /v1/audio/speech", "Send audio"),
-        ("POST /v1/audio/transcriptions", "Send audio"),
-        ("POST /v1/audio/translations", "Send audio"),
-        ("POST /v1/files", "data URL"),
-        ("GET /v1/files/file-1/content", "data URL"),
-        ("POST /upload/v1beta/files", "data URL"),
-        ("GET /openai/files", "data URL"),
-        ("POST /v1/batches", "one by one"),
-        ("POST /v1/messages/batches", "one by one"),
-        ("GET /v1/messages/batches/msgbatch_1/results", "one by one"),
-        ("POST /v1/models/gemini-3-pro:batchGenerateContent", "one by one"),
-        ("POST /v1beta/models/gemini-3-pro:batchGenerateContent", "one by one"),
-        ("POST /v1beta/cachedContents", "Send the whole input"),
-        ("POST /v1beta/models/veo-3:predictLongRunning", "by the hour"),
-        ("POST /v1/threads/t/runs", "bounded by nothing"),
-        ("POST /v1beta/interactions", "bounded by nothing"),
-        ("GET /v1/vector_stores", "by the hour"),
-        ("GET /v1/organization/usage/completions", "operator's own account"),
-    ],
-)
+@TABLES.each("a_request_that_is_known_has_a_reason")
 def test_a_request_that_is_known_has_a_reason(request_line: str, reason: str) -> None:
     assert reason in (why_unmetered(*request_line.split()) or "")
 

@@ -11,8 +11,7 @@ from gateway.dialects.facts import Reported
 from gateway.dialects.gemini.dialect import usage_from_json as of_gemini
 from gateway.dialects.openai.usage import usage_from_json as of_chat
 from gateway.dialects.openai_responses.answer import usage_of as of_response
-from tests.gateway.dialects.answers import Answer
-from tests.gateway.dialects.answers_of_others import ANSWERS, DIFFERENT
+from tests.gateway.dialects.answers import ANSWERS, DIFFERENT, Answer
 from tests.support.oracle import counted_alike, overlapping
 
 THEIRS: Final = {provider.id: provider for provider in providers}

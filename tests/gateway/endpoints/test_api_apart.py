@@ -29,7 +29,7 @@ async def test_calls_that_wait_for_a_locked_row_stall_no_admission_and_no_debit(
         await connection.execute("SELECT 1 FROM organizations WHERE id = $1 FOR UPDATE", row["id"])
         calls = [asyncio.ensure_future(rename(number)) for number in range(CALLS)]
         async with asyncio.timeout(60):
-            while await other.value(WAITING) < gateway.runtime.settings.defaults.api_pool_size:
+            while await other.value(WAITING) < gateway.runtime.settings.defaults.stores.api_pool_size:
                 await asyncio.sleep(0.01)
             async with customer.post(body=chat()) as answer:  # a key that nobody has shown yet, an account to be loaded
                 assert answer.status == 200, await answer.text()

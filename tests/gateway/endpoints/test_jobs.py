@@ -15,7 +15,7 @@ from tests.gateway.conftest import ADMIN_KEY, Gateway, MakeGateway, chat
 from tests.support.answering import until
 
 ITS_OWN = {
-    *("outbox", "ledger_way", "tend", "relay", "subscribe", "targets_tell", "targets_listen"),
+    *("outbox", "direct_writer", "tend", "relay", "subscribe", "targets_tell", "targets_listen"),
     *("housekeeping", "metrics", "plans", "prices", "refused"),
 }
 """Loops of a process that does nothing for others."""

@@ -62,7 +62,7 @@ class Pair:
     @property
     def connections(self) -> list[EdgeProtocol]:
         """The worker's."""
-        return cast(list[EdgeProtocol], self.worker.server.connections)
+        return cast("list[EdgeProtocol]", self.worker.server.connections)
 
     async def ask(self, sent: bytes, client: Client | None = None) -> tuple[bytes, bool]:
         """Who answers with a page, which has to say where the client is; and whether its connection ends with that."""

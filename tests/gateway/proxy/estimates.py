@@ -5,19 +5,19 @@ from typing import Any
 
 from hypothesis import strategies as st
 
-from billing.holds.decision import Need
+from billing.holds.model import Need
 from billing.pricing.classes import TOKEN_CLASSES
 from billing.pricing.rows import PriceRow
 from billing.pricing.scales import FACTOR_SCALE
 from billing.pricing.variants import Tier
 from billing.usage import Usage
+from gateway.config.defaults import EstimateSettings
 from gateway.config.settings import ProviderConfig
 from gateway.dialects.facts import ParsedRequest
 from gateway.proxy.candidates import Candidate, Rates
-from gateway.proxy.estimate import EstimateRules
 
 PROVIDER = ProviderConfig("openai", "openai", "http://provider/v1")
-STRICT, LOOSE = EstimateRules(), EstimateRules(strict=False)
+STRICT, LOOSE = EstimateSettings(), EstimateSettings(strict=False)
 
 
 def row(per_million: dict[str, int] | None = None, **fields: Any) -> PriceRow:

@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from gateway.config.defaults import AttemptSettings, EstimateSettings
 from gateway.proxy.attempts import (
-    AttemptRules,
     Attempts,
     Failure,
     failure_of_error,
@@ -18,7 +18,7 @@ from gateway.proxy.attempts import (
     note_failure,
 )
 from gateway.proxy.candidates import Candidate, Destination, Target
-from gateway.proxy.estimate import EstimateRules
+from gateway.proxy.headers import Fixed
 from gateway.upstream.base import (
     AccountBusy,
     UpstreamBusy,
@@ -26,11 +26,10 @@ from gateway.upstream.base import (
     UpstreamTimeout,
     UpstreamUnreachable,
 )
-from gateway.upstream.headers import Fixed
 from gateway.upstream.health import Cooldown, TargetHealth
 
 FAILED = Failure("503")
-ESTIMATE = EstimateRules()
+ESTIMATE = EstimateSettings()
 
 
 class Clock:
@@ -57,7 +56,7 @@ class Request:
         self.targets = first.targets
         self.attempts = 1
 
-    def turn(self, following: Destination, target: Target, _: EstimateRules) -> None:
+    def turn(self, following: Destination, target: Target, _: EstimateSettings) -> None:
         self.further = self.further[self.further.index(following) + 1 :]
         self.targets = following.targets
         self.target = target
@@ -68,7 +67,7 @@ class Request:
 
 def tried(
     destinations: Sequence[Destination],
-    rules: AttemptRules,
+    rules: AttemptSettings,
     clock: Clock,
     failure: Failure = FAILED,
     takes_s: float = 0.0,
@@ -98,7 +97,7 @@ def two_providers(clock: Clock, failures: int = 1) -> list[Destination]:
 
 def test_targets_come_before_retries_and_retries_before_fallbacks() -> None:
     clock = Clock()
-    rules = AttemptRules(max_attempts=9, retries=2, backoff_s=1.0)
+    rules = AttemptSettings(max_attempts=9, retries=2, retry_backoff_ms=1000)
     assert tried(two_providers(clock, failures=9), rules, clock) == (
         ["one/0", "one/1", "one/0", "one/0", "two/0", "two/0", "two/0"],
         [0.0, 0.5, 1.0, 0.0, 0.5, 1.0],
@@ -107,7 +106,7 @@ def test_targets_come_before_retries_and_retries_before_fallbacks() -> None:
 
 def test_nobody_waits_for_a_provider_that_is_left_alone_while_another_is_not() -> None:
     clock = Clock()
-    rules = AttemptRules(max_attempts=9, retries=1, backoff_s=1.0)
+    rules = AttemptSettings(max_attempts=9, retries=1, retry_backoff_ms=1000)
     names, _ = tried(two_providers(clock), rules, clock)
     assert names == ["one/0", "one/1", "two/0", "two/0"]  # the last one has nobody behind it
 
@@ -117,7 +116,7 @@ def test_a_fallback_that_is_left_alone_is_passed_over() -> None:
     one, two = two_providers(clock)
     health = two.targets[0].health
     health.failed(health.begin())
-    assert tried([one, two], AttemptRules(), clock)[0] == ["one/0", "one/1"]
+    assert tried([one, two], AttemptSettings(), clock)[0] == ["one/0", "one/1"]
 
 
 @pytest.mark.parametrize(
@@ -130,7 +129,7 @@ def test_a_fallback_that_is_left_alone_is_passed_over() -> None:
 )
 def test_what_a_failure_allows(failure: Failure, names: list[str]) -> None:
     clock = Clock()
-    assert tried(two_providers(clock, 9), AttemptRules(retries=3, max_attempts=9), clock, failure)[0] == names
+    assert tried(two_providers(clock, 9), AttemptSettings(retries=3, max_attempts=9), clock, failure)[0] == names
 
 
 @pytest.mark.parametrize(("asked_s", "waits"), [(None, [0.125]), (0.0, [0.125]), (3.0, [3.0]), (4.5, [])])
@@ -138,17 +137,19 @@ def test_a_wait_is_as_long_as_retry_after_asks_or_there_is_no_retry(asked_s: flo
     clock = Clock()
     only = [destination("one", [target("one/0", clock, 9)])]
     failure = Failure("429", retry_after_s=asked_s)
-    assert tried(only, AttemptRules(retries=1, max_wait_s=4.0), clock, failure)[1] == waits
+    assert tried(only, AttemptSettings(retries=1, retry_wait_s=4.0), clock, failure)[1] == waits
 
 
 def test_no_attempt_begins_beyond_the_deadline() -> None:
     clock = Clock()
     only = [destination("one", [target("one/0", clock, 99)])]
-    rules = AttemptRules(max_attempts=32, retries=10, backoff_s=2.0, max_wait_s=2.0, deadline_s=10.0)
+    rules = AttemptSettings(
+        max_attempts=32, retries=10, retry_backoff_ms=2000, retry_wait_s=2.0, attempts_deadline_s=10.0
+    )
     names, _ = tried(only, rules, clock, takes_s=3.0)
     assert len(names) == 3  # begun at 0, at 4 and at 9: the wait after 7 s may still end before 10 s
     assert Attempts(rules, 0.0).timeout_s(4.0) == 6.0
-    assert Attempts(AttemptRules(timeout_s=1.0, deadline_s=10.0), 0.0).timeout_s(4.0) == 1.0
+    assert Attempts(AttemptSettings(attempt_timeout_s=1.0, attempts_deadline_s=10.0), 0.0).timeout_s(4.0) == 1.0
 
 
 @given(
@@ -173,7 +174,7 @@ def test_attempts_end_in_order_and_within_their_bounds(
         destination(str(place), [target(f"{place}/{each}", clock, failures) for each in range(count)])
         for place, count in enumerate(shape)
     ]
-    rules = AttemptRules(max_attempts=most, retries=retries)
+    rules = AttemptSettings(max_attempts=most, retries=retries)
     names, waits = tried(made, rules, clock, failure)
     assert 1 <= len(names) <= most
     places = [int(name.partition("/")[0]) for name in names]

@@ -1,16 +1,18 @@
 """Azure's client: its paths, its key, and the model that a path names."""
 
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from openai import AsyncAzureOpenAI, AsyncOpenAI, NotFoundError, RateLimitError
-from openai.types.create_embedding_response import CreateEmbeddingResponse
 
 from tests.gateway.conftest import Gateway, Handler, MakeGateway, chat
 from tests.support.answering import Provider, answer, saying
 from tests.support.gateways import ask, fetch, the_event
 from tests.support.stories import Stories, Tell
+
+if TYPE_CHECKING:
+    from openai.types.create_embedding_response import CreateEmbeddingResponse
 
 Upstream = Callable[[Handler], Any]
 stories = Stories()

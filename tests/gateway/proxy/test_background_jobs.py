@@ -11,7 +11,7 @@ from aiohttp import web
 from ulid import ULID
 
 from billing.database.connection import DatabaseError, DatabaseUnavailable
-from billing.holds.hold import SettlementLost
+from billing.holds.model import SettlementLost
 from billing.money import parse_usd
 from tests.gateway.conftest import Customer, Gateway, MakeGateway
 from tests.gateway.dialects.openai_responses.test_answer import event, response
@@ -247,7 +247,7 @@ async def test_another_gateway_pays_it_once_where_its_own_is_lost(
     assert sorted(parse_usd(event["charged_usd"]) for event in events)[-1] == COST
     assert sum(parse_usd(event["charged_usd"]) for event in events) == COST
     assert request_id in {event["id"] for event in events}
-    assert b'metergate_usage_doubts_total{doubt="field",provider="openai"} 1.0' in await second.metrics()
+    assert b'metergate_usage_anomalies_total{anomaly="field",provider="openai"} 1.0' in await second.metrics()
     lost.set()
 
 

@@ -6,10 +6,11 @@ import msgspec
 
 from billing.ledger.debits import LAYOUT
 from billing.usage import Usage
+from gateway.config.defaults import EstimateSettings
 from gateway.dialects.openai.dialect import CHAT, parse
 from gateway.proxy.candidates import Route
 from gateway.proxy.context import RequestContext, Terms
-from gateway.proxy.estimate import Charge, EstimateRules
+from gateway.proxy.estimate import Charge
 from gateway.proxy.senders import Sender
 from tests.billing.holds.test_cache import PRINCIPAL
 from tests.gateway.proxy.test_terms import priced
@@ -26,7 +27,7 @@ def test_every_value_of_a_debit_stands_at_its_name() -> None:
         "route": candidate,
         "started_s": 1.0,
         "client_request_id": "client's",
-        "terms": Terms(PRINCIPAL, Route("m", (candidate,)), candidate, EstimateRules()),
+        "terms": Terms(PRINCIPAL, Route("m", (candidate,)), candidate, EstimateSettings()),
         "tags": '{"a":"b"}',
         "status": 201,
         "upstream_request_id": "provider's",

@@ -12,6 +12,7 @@ from aiohttp import web
 
 from gateway.proxy.remainder import Running
 from gateway.server.exchange import Exchange
+from gateway.server.guard import EdgeRules
 from gateway.server.stalls import LOOKS
 from tests.gateway.conftest import Handler, MakeGateway, chat
 from tests.support.answering import SSE, answer, delta, saying, until
@@ -89,11 +90,10 @@ async def test_an_answer_that_is_paid_for_is_not_kept_for_a_client_that_does_not
 @on_both_loops
 async def test_a_stream_s_end_that_is_not_taken_is_not_kept() -> None:
     async def ends(exchange: Exchange) -> None:
-        exchange.write_timeout_s = 0.1
         exchange.begin(200, b"")
         await exchange.end(b"x" * 20_000_000)
 
-    async with edge(ends) as served:
+    async with edge(ends, rules=EdgeRules(client_write_timeout_s=0.1)) as served:
         client = await served.connect()
         client.writer.transport.pause_reading()  # type: ignore[attr-defined]
         client.send(post())
@@ -144,7 +144,7 @@ async def test_only_bytes_that_left_keep_a_client_that_has_to_catch_up() -> None
     )
     payload: Any = None
     exchange = Exchange(protocol, message, payload, None)
-    exchange.write_timeout_s = 60.0
+    assert exchange.client_write_timeout_s == 60.0
     flushing = asyncio.create_task(exchange.flushed())
     await asyncio.sleep(0)
     for _ in range(100):

@@ -5,14 +5,14 @@ from dataclasses import replace
 import msgspec
 import pytest
 
-from billing.holds.decision import NeedTooLarge
+from billing.holds.model import NeedTooLarge
 from billing.ledger.usage_columns import decode_shares
 from billing.pricing.scales import FACTOR_SCALE
 from billing.pricing.variants import Tier, Variant
 from billing.usage import MAX_COUNT, Usage
 from gateway.dialects.facts import Parts, Work
 from gateway.proxy.candidates import Rates
-from gateway.proxy.estimate import NotPriced, billed_usage, charge, markup_of, worst_case
+from gateway.proxy.estimate import NotPriced, Plain, billed_usage, charge, markup_of, worst_case
 from tests.gateway.proxy.estimates import LOOSE, STRICT, request, route, row
 
 
@@ -45,9 +45,27 @@ def test_input_counts_at_the_dearest_class_tier_and_multiplier() -> None:
         tiers=(Tier(10, {"cache_write": 4 * 10**6, "output": 2 * 10**6}),),
         multipliers={"priority": 2 * FACTOR_SCALE},
     )
-    need = worst_case(request(input_bound_tokens=5), route(price), 100 * FACTOR_SCALE, STRICT)
-    assert need.input_cost_nano == 5 * 4 * 2 * 2
+    need = worst_case(request(input_bound_tokens=11), route(price), 100 * FACTOR_SCALE, STRICT)
+    assert need.input_cost_nano == 11 * 4 * 2 * 2
     assert need.unit_nano == 5 * 2 * 2
+
+
+def test_a_tier_counts_where_the_input_may_reach_it() -> None:
+    halved = {"input": 500_000, "output": 10**6}
+    price = row(
+        {"input": 10**6, "output": 2 * 10**6},
+        tiers=(Tier(100, {"input": 3 * 10**6, "output": 7 * 10**6}),),
+        variants=(Variant({"service_tier": "flex"}, halved, tiers=(Tier(90, {"output": 8 * 10**6}),)),),
+    )
+    for tokens, choices, rates in ((90, 1, (1, 2)), (45, 2, (1, 2)), (91, 1, (3, 7)), (31, 3, (3, 7))):
+        asked = request(input_bound_tokens=tokens, choices=choices)
+        need = worst_case(asked, route(price), 0, STRICT)
+        assert (need.input_cost_nano, need.unit_nano) == (tokens * choices * rates[0], choices * rates[1])
+        plain = Plain.of(route(price), 0, STRICT)
+        assert plain is not None
+        assert plain.need(asked) == need
+    predicted = worst_case(request(input_bound_tokens=90, work=Work(predicted=1)), route(price), 0, STRICT)
+    assert predicted.unit_nano == 7
 
 
 def test_the_price_of_a_request_counts_at_its_dearest_too() -> None:

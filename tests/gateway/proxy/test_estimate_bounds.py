@@ -13,7 +13,7 @@ from billing.pricing.rows import PriceRow
 from billing.usage import Usage
 from gateway.dialects.facts import Work
 from gateway.dialects.openai.dialect import CHAT, parse
-from gateway.dialects.openai.texts import input_texts
+from gateway.dialects.openai.messages import input_texts
 from gateway.proxy.estimate import NotPriced, charge, dearest, markup_of, worst_case
 from gateway.proxy.preparation import counted_tokens
 from gateway.tokens import CL100K, O200K, Tokenizer

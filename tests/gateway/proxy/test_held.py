@@ -31,7 +31,7 @@ def with_plans(**plans: Plan) -> Callable[[Settings], Settings]:
 
 
 def waiting(gateway: Gateway) -> int:
-    return len(gateway.runtime.engine.holds.queue)
+    return len(gateway.runtime.engine.holds.queues)
 
 
 async def windows(customer: Customer) -> dict[tuple[str, str], dict[str, Any]]:

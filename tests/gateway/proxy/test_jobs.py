@@ -8,8 +8,8 @@ from billing.owned.jobs import Job
 from billing.usage import Usage
 from gateway.config.settings import load_settings
 from gateway.dialects.facts import Reported
+from gateway.proxy.background_jobs import TAKEN_OVER, debit_of
 from gateway.proxy.candidates import Candidate, Rates
-from gateway.proxy.jobs import TAKEN_OVER, debit_of
 from tests.gateway.commands.test_commands import debit_of as held_by
 
 FACTOR = 20

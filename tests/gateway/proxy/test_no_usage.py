@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from aiohttp import web
 
-from billing.holds.hold import Hold
+from billing.holds.model import Hold
 from billing.ledger.verify import verify
 from gateway.config.settings import Settings
 from gateway.proxy.remainder import Remainder

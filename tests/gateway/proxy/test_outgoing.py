@@ -12,13 +12,14 @@ from hypothesis import strategies as st
 
 from billing.money import parse_usd
 from billing.pricing.rows import PriceRow
-from gateway.config.providers import MaxOutputField
+from gateway.config.defaults import EstimateSettings
 from gateway.config.settings import ProviderConfig, Secret, Settings
 from gateway.dialects.exceptions import BadRequest
 from gateway.dialects.openai.dialect import CHAT, COMPLETIONS, MAX_FIELDS, OpenAIDialect, max_field, parse
+from gateway.dialects.openai.vendors import MaxOutputField
 from gateway.proxy.candidates import Candidate, Rates
-from gateway.proxy.estimate import EstimateRules, NotPriced, worst_case
-from gateway.proxy.outgoing import outgoing_body
+from gateway.proxy.estimate import NotPriced, worst_case
+from gateway.proxy.provider_request import outgoing_body
 from tests.gateway.conftest import MakeGateway, chat
 from tests.gateway.proxy.test_handler import Upstream
 from tests.support.answering import Provider, answer, saying, usage
@@ -26,7 +27,7 @@ from tests.support.gateways import ask
 
 DIALECT = OpenAIDialect()
 FIELDS = get_args(MaxOutputField)
-STRICT = EstimateRules()
+STRICT = EstimateSettings()
 
 
 def route(field: MaxOutputField, window: int | None = None, most: int | None = 1000, model: str = "m") -> Candidate:

@@ -11,12 +11,12 @@ import pytest
 from billing.pricing.rows import PriceRow
 from billing.pricing.table import PriceTable
 from billing.principals import Principal
+from gateway.config.defaults import EstimateSettings
 from gateway.config.models import ModelConfig
 from gateway.config.providers import ProviderConfig
 from gateway.dialects.base import Match
 from gateway.dialects.openai.dialect import CHAT, OpenAIDialect, parse
 from gateway.proxy.context import RequestContext
-from gateway.proxy.estimate import EstimateRules
 from gateway.proxy.intake import PROXY_SCOPE
 from gateway.proxy.preparation import Preparation
 from gateway.proxy.routing import Router
@@ -48,7 +48,7 @@ def preparation(rate: int, **provider: Any) -> Preparation:
     made = ProviderConfig("p", "openai", **{"base_url": "http://p/v1", **provider})
     router = Router({"p": made}, {"m": ModelConfig("m", "p", "m")}, PriceTable((row,)), HealthBoard([made]))
     none: Any = None
-    return Preparation(router, EstimateRules(), none, none, time.time, links=Links(None, {}), senders=Senders(()))
+    return Preparation(router, EstimateSettings(), none, none, time.time, links=Links(None, {}), senders=Senders(()))
 
 
 def prepared(made: Preparation, principal: Principal) -> RequestContext:

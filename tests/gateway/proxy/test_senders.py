@@ -1,6 +1,7 @@
 """What sent a request is recorded: its session, its tool; bounded, and never a word of the client's own for a tool."""
 
 import json
+import re
 from typing import Any, Final
 
 import pytest
@@ -11,7 +12,7 @@ from multidict import CIMultiDict
 from gateway.config.defaults import SESSION_HEADERS
 from gateway.proxy.senders import MOST_CHARACTERS, NOBODY, TOOLS, Sender, Senders, tool_of
 from tests.gateway.conftest import Customer, Gateway, chat
-from tests.support.gateways import ask, fetch
+from tests.support.gateways import ask, fetch, refusal
 
 SENDERS: Final = Senders(SESSION_HEADERS)
 CLAUDE: Final = {
@@ -123,3 +124,18 @@ async def events(customer: Customer, **query: str) -> list[dict[str, Any]]:
     await customer.gateway.flush()
     found: list[dict[str, Any]] = (await fetch(customer.get("/api/account/usage/events", params=query))).json["data"]
     return found
+
+
+async def test_who_uses_a_tool_is_told_the_setting_that_asks_for_less(gateway: Gateway) -> None:
+    """Claude Code on the free plan: its user sees no `max_tokens`, and what is too much for the day is refused."""
+    small = await gateway.customer(quotas=[{"window": "day", "metric": "tokens", "limit": 100_000}])
+    refused = await ask(small, chat(max_completion_tokens=128_000), headers=CLAUDE)
+    never = refusal(refused, 429, "quota_exceeded")["message"]
+    assert "lower max_completion_tokens (CLAUDE_CODE_MAX_OUTPUT_TOKENS) to 99,8" in never
+    customer = await gateway.customer(quotas=[{"window": "day", "metric": "tokens", "limit": 128_300}])
+    assert (await ask(customer, chat("word " * 300, max_completion_tokens=100))).status == 200
+    setting = "max_completion_tokens (CLAUDE_CODE_MAX_OUTPUT_TOKENS)"
+    for headers, shown in ((CLAUDE, setting), ({}, "max_completion_tokens")):
+        refused = await ask(customer, chat(max_completion_tokens=128_000), headers=headers)
+        told = refusal(refused, 429, "quota_exceeded")["message"]
+        assert re.search(rf"Lower {re.escape(shown)} to 12\d,\d{{3}} tokens or less: so much fits now\.", told), told

@@ -8,24 +8,25 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from billing.holds.decision import Need, NeedTooLarge
+from billing.holds.model import Need, NeedTooLarge
 from billing.plans import Plan
 from billing.pricing.rows import PriceRow
 from billing.pricing.scales import FACTOR_SCALE
 from billing.principals import MAX_KEPT, Principal
-from gateway.config.providers import MaxOutputField
+from gateway.config.defaults import EstimateSettings
 from gateway.config.settings import ProviderConfig
 from gateway.dialects.facts import NO_PARTS, NO_WORK, ParsedRequest, Parts, Work
 from gateway.dialects.openai.dialect import CHAT, MAX_FIELDS, OpenAIDialect, max_field, parse
+from gateway.dialects.openai.vendors import MaxOutputField
 from gateway.proxy.candidates import Candidate, Rates, Route
 from gateway.proxy.context import Terms, keep_terms
-from gateway.proxy.estimate import EstimateRules, NotPriced, Plain, markup_of, worst_case
-from gateway.proxy.outgoing import outgoing_body
+from gateway.proxy.estimate import NotPriced, Plain, markup_of, worst_case
+from gateway.proxy.provider_request import outgoing_body
 from gateway.server.ids import MINUTE_MS, duration, limit_lines
 from tests.billing.holds.test_cache import PRINCIPAL
 from tests.gateway.proxy.estimates import request
 
-RULES = [EstimateRules(), EstimateRules(strict=False)]
+RULES = [EstimateSettings(), EstimateSettings(strict=False)]
 
 
 def priced(
@@ -38,7 +39,7 @@ def priced(
 
 
 def need_of(
-    parsed: ParsedRequest, route: Candidate, markup: int, rules: EstimateRules, counted: int | None
+    parsed: ParsedRequest, route: Candidate, markup: int, rules: EstimateSettings, counted: int | None
 ) -> Need | str:
     try:
         return worst_case(parsed, route, markup, rules, counted)
@@ -68,7 +69,7 @@ def test_a_plain_need_is_the_worst_case(
     counted: int | None,
     window: int | None,
     markup: int,
-    rules: EstimateRules,
+    rules: EstimateSettings,
     tier: str | None,
     beside: dict[str, Any],
     per_million: dict[str, int],

@@ -9,11 +9,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from billing.usage import Usage
+from gateway.config.defaults import EstimateSettings
 from gateway.dialects.facts import Work
 from gateway.proxy.candidates import Rates
 from gateway.proxy.context import Terms
-from gateway.proxy.estimate import EstimateRules, NotPriced, charge, dearest, worst_case
-from gateway.proxy.tool_rounds import call_tokens, grown_input, most_granted, searches_with, uses_with
+from gateway.proxy.estimate import NotPriced, charge, dearest, worst_case
+from gateway.proxy.provider_tools import call_tokens, grown_input, most_granted, searches_with, uses_with
 from tests.gateway.proxy.estimates import LOOSE, STRICT, hold_nano, price_rows, request, route, row, usages
 
 STEP = STRICT.tool_call_tokens
@@ -157,7 +158,7 @@ def test_no_provider_that_uses_all_that_was_granted_costs_more_than_the_hold(
 ) -> None:
     """Whichever rung is granted: each round reads what all calls before it have brought, up to the window."""
     price = replace(price, per_unit={**price.per_unit, "search": 10**6})
-    rules = EstimateRules(default_tool_calls=4, tool_call_tokens=step)
+    rules = EstimateSettings(default_tool_calls=4, tool_call_tokens=step)
     asked = request(work=work, choices=choices, input_bound_tokens=body, max_output_tokens=50)
     need = worst_case(asked, route(price), 0, rules)
     calls = data.draw(st.integers(1, 1 + len(need.ladder)))

@@ -52,7 +52,7 @@ async def one_waits(gateway: Gateway, gate: Gate, customer: Customer) -> list[An
     running = asking(customer, BODY)
     await gate.reached()
     waits = asking(customer, BODY)
-    await until(lambda: len(gateway.runtime.engine.holds.queue) == 1)
+    await until(lambda: len(gateway.runtime.engine.holds.queues) == 1)
     return [running, waits]
 
 
@@ -114,7 +114,7 @@ async def test_what_is_read_anew_and_says_the_same_costs_no_place(gateway: Gatew
     customer = await gateway.customer(account={"plan": PLAN.id})
     running, first = await one_waits(gateway, gate, customer)
     second = asking(customer, {**BODY, "user": "second"})
-    await until(lambda: len(gateway.runtime.engine.holds.queue) == 2)
+    await until(lambda: len(gateway.runtime.engine.holds.queues) == 2)
     gateway.runtime.engine.cache.clear()
     gate.opened.set()
     assert [(await call).status for call in (running, first, second)] == [200, 200, 200]
@@ -129,7 +129,7 @@ async def test_what_a_waiting_request_keeps_in_memory_is_counted(gateway: Gatewa
     body = json.dumps(chat("x" * 40_000, model="gpt-4o-mini", max_tokens=10)).encode()
     whole = head(customer, f"Content-Length: {len(body)}", "Connection: close") + body
     waits = [asyncio.create_task(raw(gateway, whole)) for _ in range(3)]
-    await until(lambda: len(gateway.runtime.engine.holds.queue) == 3)
+    await until(lambda: len(gateway.runtime.engine.holds.queues) == 3)
     assert gateway.proxy.bodies.size_bytes == 3 * len(body)
     gate.opened.set()
     assert (await running).status == 200

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from aiohttp import web, web_protocol
 
-from gateway.config.defaults import Limits
+from gateway.config.defaults import Defaults
 from gateway.process import worker
 from gateway.server import aiohttp_private
 from gateway.server.aiohttp_private import CONNECTION, METHODS, REQUEST, SERVER, UnknownAiohttp, check_edge
@@ -106,6 +106,6 @@ def test_a_worker_says_so_and_ends(monkeypatch: pytest.MonkeyPatch, capsys: pyte
     monkeypatch.setattr("sys.argv", ["worker", "--fd", "0"])
     for name, value in (("DATABASE_URL", "postgres://u@h/d"), ("REDIS_URL", "redis://h"), ("ADMIN_API_KEY", "k" * 32)):
         monkeypatch.setenv(name, value)
-    assert Limits().edge == "guarded"
+    assert Defaults().edge.edge == "guarded"
     assert worker.main() == 1
     assert "RequestHandler._waiter is missing" in capsys.readouterr().err

@@ -5,11 +5,12 @@ import threading
 
 import pytest
 
-from gateway.server.bodies import Bodies, BodyRules, TooManyBytes
+from gateway.config.defaults import BodySettings
+from gateway.server.bodies import Bodies, TooManyBytes
 
 
 def of(worker_bytes: int = 100, account_bytes: int = 60) -> Bodies:
-    return Bodies(BodyRules(large_bytes=10, worker_bytes=worker_bytes, account_bytes=account_bytes))
+    return Bodies(BodySettings(10, worker_bytes, account_bytes))
 
 
 async def test_bytes_are_bounded_for_an_account_and_for_the_worker() -> None:

@@ -378,7 +378,7 @@ async def _unread(served: Edge) -> Client:
 
 @on_both_loops
 async def test_a_client_that_does_not_take_the_application_s_answers_is_cut_off() -> None:
-    async with edge(_refuse, rules=EdgeRules(write_timeout_s=0.2)) as served:
+    async with edge(_refuse, rules=EdgeRules(client_write_timeout_s=0.2)) as served:
         await _unread(served)
         await served.empty()
 

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from billing.addresses import parse_networks
-from billing.attempts import LOOK_EVERY_S
+from billing.api.attempts import LOOK_EVERY_S
 from billing.keys.secrets import new_secret
 from billing.principals import Principal
 from gateway.config.settings import Secret, Settings

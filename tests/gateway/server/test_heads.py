@@ -62,7 +62,7 @@ async def begin(served: Edge, size_bytes: int) -> Client:
 
 @on_both_loops
 async def test_heads_without_an_end_take_bounded_memory_and_small_ones_are_served() -> None:
-    async with edge(echo, rules=EdgeRules(head_bytes=LIMIT_BYTES, head_timeout_s=3_600.0)) as served:
+    async with edge(echo, rules=EdgeRules(head_bytes_in_flight=LIMIT_BYTES, head_timeout_s=3_600.0)) as served:
         heads = served.server.shared.heads
         honest = await served.connect()
         honest.send(get()[:-2])

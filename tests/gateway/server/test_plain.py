@@ -99,11 +99,10 @@ async def test_a_client_that_reads_slowly_makes_its_answer_wait(plain: bool) -> 
 @on_both_loops
 async def test_a_client_that_takes_nothing_is_cut_off(plain: bool) -> None:
     async def ends(exchange: Exchange) -> None:
-        exchange.write_timeout_s = 0.1
         exchange.begin(200, b"")
         await exchange.end(b"x" * 20_000_000)
 
-    async with edge(ends, plain=plain) as served:
+    async with edge(ends, plain=plain, rules=EdgeRules(client_write_timeout_s=0.1)) as served:
         client = await served.connect()
         client.writer.transport.pause_reading()  # type: ignore[attr-defined]
         client.send(post())

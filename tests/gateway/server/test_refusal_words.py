@@ -1,124 +1,49 @@
 """What every refusal says, in the envelope of each API: what a customer can do, where, and no word for operators."""
 
 import ast
-import dataclasses
 import inspect
 import json
 import re
 from collections.abc import Iterator
 from dataclasses import replace
-from datetime import UTC, datetime
 from pathlib import Path
 from types import ModuleType
 from typing import Any, Final
 
 import pytest
 
-from billing.attempts import TooManyAttempts
-from billing.holds.decision import Exhausted, InsufficientBalance, QuotaExceeded, TooManyRunning
-from billing.keys.presented import DifferentKeys
+from billing.holds.model import Exhausted, QuotaExceeded
 from billing.plans import Plan
-from billing.principals import Limit, Subject
+from billing.principals import Limit
 from billing.quotas import Metric, Quota, Window
-from gateway.config.defaults import Limits
-from gateway.dialects.base import Envelope
-from gateway.dialects.openai_responses import errors as responses
-from gateway.dialects.registry import make_dialects
-from gateway.dialects.structure import StructureBounds
+from gateway.config.defaults import KEYS
+from gateway.dialects.openai_responses import envelopes as responses
 from gateway.server import limit_refusals, refusals
 from gateway.server.limit_refusals import Links
 from gateway.server.refusals import Refusal
-from gateway.upstream.base import AccountBusy, UpstreamBusy, UpstreamTimeout
-from tests.gateway.server.test_refusals import principal
+from tests.support.refusals import (
+    AT_MS,
+    CONSOLE,
+    FREE,
+    FRONT,
+    LINKS,
+    PAY,
+    WHO,
+    envelopes,
+    every,
+    of_limits,
+    of_proxy,
+    spent,
+)
 
 ROOT: Final = Path(__file__).parents[3]
-FRONT, PAY, CONSOLE = "https://pay.example.com", "https://gw.example.com/pay", "https://gw.example.com/console"
-SETTINGS: Final = {name for field in dataclasses.fields(Limits) if "_" in (name := field.name)}
+SETTINGS: Final = {name for name in KEYS if "_" in name}
 SAID_OF_REQUESTS: Final = {"max_parallel_requests", "max_output_tokens", "context_window"}
 FOR_OPERATORS: Final = re.compile(
     r"\boperators?\b|metergate operator|(?:metergate|plans|prices)\.yaml|[A-Z]+_[A-Z_]+|\b(?:"
     + "|".join(sorted(SETTINGS - SAID_OF_REQUESTS))
     + r")\b"
 )
-STARTER: Final = Plan("starter", "Starter", 99 * 10**9)
-FREE: Final = Plan("free", "Free", 0, upgrade_to="starter")
-WHO: Final = principal(FREE)
-AT_MS: Final = int(datetime(2026, 6, 15, 12, tzinfo=UTC).timestamp() * 1000)
-LINKS: Final = {
-    "sold here": Links(None, {"starter": STARTER}, PAY, CONSOLE),
-    "on the operator's own page": Links(FRONT, {"starter": STARTER}, PAY, CONSOLE),
-    "asked for on the operator's page": Links(FRONT, {"starter": STARTER}, None, CONSOLE),
-    "nowhere": Links(None, {"starter": STARTER}, None, CONSOLE),
-}
-
-
-def spent(
-    subject: Subject, window: Window = Window.day, *, requested: int = 5, held: int = 0, metric: Metric = Metric.tokens
-) -> QuotaExceeded:
-    """A limit of 10 of which 8 are used, or held."""
-    exhausted = Exhausted(Limit(subject, Quota(window, metric, 10)), 8 - held, held, requested)
-    return QuotaExceeded((exhausted,), AT_MS, 2, 7)
-
-
-def of_limits(links: Links) -> dict[str, list[Refusal]]:
-    """What each constructor of `limit_refusals` makes."""
-    subjects: tuple[Subject, ...] = ("key", "user", "plan", "account")
-    quotas = [spent(subject, window) for subject in subjects for window in Window]
-    never = [spent(subject, requested=11, metric=metric) for subject in subjects for metric in Metric]
-    held = [spent("key", held=5), InsufficientBalance(1, 5, 9, 3)]
-    statuses = ("active", "suspended", "closed", "past_due")
-    no_access = replace(WHO, plan=replace(FREE, features=(("api_access", False),)))
-    return {
-        "of_decision": [limit_refusals.of_decision(InsufficientBalance(1, 5, 0, 3), WHO, links, "max_tokens")],
-        "billing_required": [
-            limit_refusals.billing_required(replace(WHO, status=status), links, 5, 10)  # type: ignore[arg-type]
-            for status in statuses
-        ],
-        "quota_exceeded": [
-            limit_refusals.quota_exceeded(each, WHO, links, field)
-            for each in (*quotas, *never)
-            for field in ("max_tokens", None)
-        ],
-        "capacity_held": [limit_refusals.capacity_held(each, WHO, links, "max_tokens") for each in held],  # type: ignore[arg-type]
-        "concurrency_exceeded": [limit_refusals.concurrency_exceeded(TooManyRunning("plan"))],
-        "no_scope": [limit_refusals.no_scope("llm:proxy", each, links) for each in (WHO, no_access)],
-    }
-
-
-def of_proxy(links: Links) -> dict[str, list[Refusal]]:
-    """What each constructor of `refusals` makes."""
-    upstream = (AccountBusy("p"), UpstreamBusy("p"), UpstreamTimeout("p"), RuntimeError())
-    return {
-        "invalid_key": [refusals.invalid_key(links.keys_url), refusals.invalid_key(None)],
-        "different_keys": [refusals.different_keys(DifferentKeys())],
-        "too_many_attempts": [refusals.too_many_attempts(TooManyAttempts(9))],
-        "bad_request": [refusals.bad_request("Missing required parameter: 'model'.", "model")],
-        "bad_head": [refusals.bad_head(too_large=large) for large in (True, False)],
-        "heads_too_large": [refusals.heads_too_large()],
-        "too_many_connections": [refusals.too_many_connections()],
-        "too_many_of_account": [refusals.too_many_of_account()],
-        "too_large": [refusals.too_large(9)],
-        "not_found": [refusals.not_found("/x"), refusals.not_found("/x", "/v1/x")],
-        "unmetered": [refusals.unmetered("/v1/x", "it can't be metered")],
-        "method_not_allowed": [refusals.method_not_allowed("PUT", "/v1/x", "POST")],
-        "object_not_found": [refusals.object_not_found("resp_1")],
-        "stored_elsewhere": [refusals.stored_elsewhere("m", "p")],
-        "model_not_found": [refusals.model_not_found("m")],
-        "model_not_served": [refusals.model_not_served("m", "gemini", ["openai"])],
-        "model_not_priced": [refusals.model_not_priced("The model `m` has no price here")],
-        "insufficient_scope": [refusals.insufficient_scope("llm:proxy", links.keys_url)],
-        "lacking": [refusals.lacking("llm:proxy", "This key lacks it.")],
-        "model_not_allowed": [refusals.model_not_allowed("m")],
-        "unavailable": [refusals.unavailable()],
-        "unsettled": [refusals.unsettled()],
-        "faulty": [refusals.faulty()],
-        "answer_too_large": [refusals.answer_too_large(9)],
-        "upstream_error": [refusals.upstream_error()],
-        "upstream_refuses_us": [refusals.upstream_refuses_us()],
-        "upstream_timeout": [refusals.upstream_timeout()],
-        "of_upstream": [refusals.of_upstream(error) for error in upstream],
-        "too_many_bytes": [refusals.too_many_bytes("account")],
-    }
 
 
 def constructors(module: ModuleType) -> set[str]:
@@ -130,16 +55,6 @@ def constructors(module: ModuleType) -> set[str]:
         and made.__annotations__.get("return") == "Refusal"
         and not name.startswith("_")
     }
-
-
-def every() -> Iterator[tuple[str, str, Refusal]]:
-    for where, links in LINKS.items():
-        for name, made in {**of_proxy(links), **of_limits(links)}.items():
-            yield from ((where, name, refusal) for refusal in made)
-
-
-def envelopes() -> dict[str, Envelope]:
-    return {type(each).__module__.split(".")[2]: each for each in make_dialects(StructureBounds()).all}
 
 
 def test_every_refusal_is_looked_at() -> None:
@@ -179,9 +94,9 @@ def test_the_address_stands_in_the_message_of_every_refusal_that_has_one() -> No
     for where, name, refusal in every():
         told = []
         if isinstance(billing := refusal.extra.get("billing"), dict) and refusal.status == 402:
-            told.append(
-                billing["setup_url"] if billing["status"] in ("active", "past_due") else LINKS[where].frontend_url
-            )
+            told.append(billing["setup_url"])
+            if billing["status"] in ("suspended", "closed"):  # which no credit makes active again
+                assert (billing["setup_url"], billing["next"]) == (LINKS[where].frontend_url, None)
         if isinstance(upgrade := refusal.extra.get("upgrade"), dict):
             told.append(upgrade["url"])
         for url in filter(None, told):

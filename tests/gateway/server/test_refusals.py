@@ -10,10 +10,10 @@ from typing import Any, Final
 
 import pytest
 
-from billing.holds.decision import Exhausted, QuotaExceeded
+from billing.holds.model import Exhausted, QuotaExceeded
 from billing.money import parse_usd
 from billing.plans import Plan
-from billing.principals import Limit, Principal
+from billing.principals import Limit
 from billing.quotas import Metric, Quota, Window
 from gateway.config.settings import ModelConfig, Settings
 from gateway.server import limit_refusals, refusals
@@ -21,6 +21,7 @@ from gateway.server.limit_refusals import Links
 from tests.gateway.conftest import Customer, Gateway, Handler, MakeGateway, chat
 from tests.support.answering import BOUND_S, Gate, answer, saying
 from tests.support.gateways import INPUT, OUTPUT, ask, asking, counted, early_in_a_minute, fetch, refusal, spent_nano
+from tests.support.refusals import principal
 
 PAY_URL = "http://127.0.0.1:8080/pay"
 Upstream = Callable[[Handler], Any]
@@ -169,7 +170,8 @@ async def check_may_not_spend(gateway: Gateway, status: str) -> None:
         error = refusal(fetched, 402, "billing_required")
         billing = error["billing"]
         assert billing["status"] == status
-        assert (billing["setup_url"], billing["next"]) == (PAY_URL, "metergate billing setup")
+        pays = (PAY_URL, "metergate billing portal") if status == "past_due" else (None, None)
+        assert (billing["setup_url"], billing["next"]) == pays
         if status == "past_due":
             assert error["message"] == f"A payment of this account has failed: pay what is open at {PAY_URL}."
         else:
@@ -438,33 +440,6 @@ async def test_a_silent_redis_admits_nothing(make_gateway: MakeGateway) -> None:
     assert int(fetched.headers["Retry-After"]) > 0
     assert (await ask(customer, chat())).status == 200
     assert await spent_nano(customer) == 2 * spent
-
-
-def principal(plan: Plan) -> Principal:
-    """A principal of this plan with nothing else of interest."""
-    return Principal(
-        account_id="a",
-        account_name="A",
-        account_version=1,
-        status="active",
-        past_due_since_s=None,
-        credit_limit_nano=0,
-        account_quotas=(),
-        plan=plan,
-        key_id="k",
-        key_version=1,
-        key_name="K",
-        key_prefix="mg_",
-        user_id=None,
-        scopes=frozenset(),
-        models=None,
-        key_quotas=(),
-        max_parallel_requests=None,
-        tags={},
-        created_at_s=0,
-        expires_at_s=None,
-        revoked_at_s=None,
-    )
 
 
 SUNDAY_MS = int(datetime(2025, 6, 15, 23, 59, 30, tzinfo=UTC).timestamp() * 1000)

@@ -10,9 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from multidict import CIMultiDict, CIMultiDictProxy
 
-from gateway.upstream.headers import Fixed
-from gateway.upstream.headers import incoming as incoming_lines
-from gateway.upstream.headers import outgoing as outgoing_lines
+from gateway.proxy.headers import Fixed
+from gateway.proxy.headers import incoming as incoming_lines
+from gateway.proxy.headers import outgoing as outgoing_lines
 
 CLIENT = {
     "Host": "gateway.example",

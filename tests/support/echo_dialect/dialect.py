@@ -10,7 +10,8 @@ from typing import Any, Final
 from urllib.parse import quote
 
 from billing.usage import Usage
-from gateway.dialects.base import Endpoint, Head, Match, RefusalFacts, Tap
+from gateway.dialects.base import Changes, Dialect, Endpoint, Head, Match, RefusalFacts, Tap
+from gateway.dialects.declarations import Declarations
 from gateway.dialects.events import EVENT_STREAM
 from gateway.dialects.exceptions import BadRequest, GarbageAnswer
 from gateway.dialects.facts import NO_WORK, ParsedRequest, Reported, Work
@@ -23,18 +24,17 @@ PATH: Final = "/echo/v2/models/{model}:"
 SAY, STREAM, LIST, MEASURE = "say", "stream", "list", "measure"
 
 
-class EchoDialect:
-    """A `Dialect`."""
+class EchoDialect(Dialect):
+    """An invented API."""
 
-    name: Final = "echo"
-    endpoints: Final = (
+    name = "echo"
+    declared = Declarations(key_headers=("x-echo-key",), key_parameter="secret", provider_key=("x-echo-provider", ""))
+    endpoints = (
         *(Endpoint(PATH + operation, operation) for operation in (SAY, STREAM, LIST)),
         Endpoint(PATH + MEASURE, MEASURE, free=True),
     )
-    key_headers: Final = ("x-echo-key",)
-    key_parameter: Final = "secret"
-    kept_parameters: Final = frozenset({"text", "limit"})
-    passed_parameters: Final = frozenset({"alt"})
+    kept_parameters = frozenset({"text", "limit"})
+    passed_parameters = frozenset({"alt"})
 
     def __init__(self, bounds: StructureBounds) -> None:
         self._bounds = bounds
@@ -74,24 +74,12 @@ class EchoDialect:
     def upstream_path(self, match: Match, model: str) -> str:
         return f"/models/{quote(model)}:{match.endpoint.operation}"
 
-    def auth_header(self, key: str) -> tuple[str, str]:
-        return "x-echo-provider", key
-
     def max_field(self, operation: str, configured: str) -> str:
         return "limit"
 
-    def rewrite(
-        self,
-        body: bytes,
-        *,
-        model: str | None,
-        include_usage: bool,
-        max_output_tokens: int | None,
-        max_field: str,
-        tool_calls: int | None = None,
-    ) -> bytes:
+    def rewrite(self, body: bytes, changes: Changes) -> bytes:
         """The model stands in the path."""
-        changed = {max_field: max_output_tokens, "calls": tool_calls}
+        changed = {changes.max_field: changes.max_output_tokens, "calls": changes.tool_calls}
         changed = {name: value for name, value in changed.items() if value is not None}
         return json.dumps({**_object(body), **changed}).encode() if changed else body
 

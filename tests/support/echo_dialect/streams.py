@@ -8,6 +8,7 @@ import re
 from typing import Any, Final
 
 from billing.usage import Usage
+from gateway.dialects.base import EventReader
 from gateway.dialects.facts import EventFacts, Reported
 from gateway.dialects.output import Output, Piece, joined
 
@@ -17,18 +18,17 @@ def usage_of(spent: dict[str, int]) -> Usage:
     return Usage(input_tokens=spent.get("read", 0), output_tokens=spent.get("written", 0))
 
 
-class EchoEvents:
-    """An `EventReader` for one stream."""
+class EchoEvents(EventReader):
+    """For one stream."""
 
-    usage_marker: Final = b'"spent"'
-    usage_pattern: Final = re.compile(rb'"spent"\s*:\s*\{')
-    error_marker: Final = b'"fault"'
-    finish_markers: Final[tuple[bytes, ...]] = ()
-    terminal_markers: Final = (b"farewell",)
-    terminal_lines: Final = (b"event: farewell", b"event:farewell")
+    usage_marker = b'"spent"'
+    usage_pattern = re.compile(rb'"spent"\s*:\s*\{')
+    error_marker = b'"fault"'
+    terminal_markers = (b"farewell",)
+    terminal_lines = (b"event: farewell", b"event:farewell")
 
-    tool_call_marker: Final = b'"called"'
-    tool_call_pattern: Final = re.compile(rb'"called"\s*:\s*"')
+    tool_call_marker = b'"called"'
+    tool_call_pattern = re.compile(rb'"called"\s*:\s*"')
 
     def __init__(self) -> None:
         self._spent: dict[str, int] = {}
@@ -49,9 +49,6 @@ class EchoEvents:
 
     def pieces_of_part(self, data: bytes) -> list[tuple[int, Piece]]:
         return [(0, data.decode(errors="replace"))] if b'"word"' in data else []
-
-    def without_null_usage(self, block: bytes) -> bytes:
-        return block
 
     def with_charge(self, data: bytes, charge_usd: str) -> bytes:
         fields = _object(data)

@@ -8,15 +8,17 @@ from __future__ import annotations
 import asyncio
 import json
 from collections import deque
-from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from decimal import Decimal
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from aiohttp import web
 from aiohttp.test_utils import TestServer
 from jsonschema import Draft202012Validator
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
 
 Fault = Literal["lose_answer", "refuse", "fail", "busy", "locked"]
 """What befalls the next request: it is done and its answer lost; cut off before; answered 500; 429; or 401."""

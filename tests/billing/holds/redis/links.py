@@ -7,7 +7,7 @@ from typing import Any, Final
 
 from billing.holds.redis.client import RedisClient
 from billing.holds.redis.connection import RedisError, Script
-from billing.holds.redis.state import Keyspace
+from billing.holds.redis.layout import Keyspace
 from tests.support.redis_cluster import Node
 
 FENCE: Final = Script("fence")

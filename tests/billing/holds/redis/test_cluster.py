@@ -13,15 +13,14 @@ import pytest
 from redis.crc import key_slot
 from ulid import ULID
 
-from billing.holds.decision import InsufficientBalance, QuotaExceeded, Unavailable
-from billing.holds.hold import Hold
-from billing.holds.redis.layout import HELD, Entry
-from billing.holds.redis.state import Keyspace
+from billing.holds.model import Hold, InsufficientBalance, QuotaExceeded, Unavailable
+from billing.holds.redis.layout import HELD, Entry, Keyspace
 from billing.keys.secrets import secret_digest
 from billing.ledger.verify import verify
 from billing.principals import Principal
 from billing.quotas import Metric, Quota, Window
 from tests.billing.holds.conftest import MakeWorld, World, debit, need
+from tests.billing.holds.support import hold_request
 from tests.support.redis_cluster import MASTERS, Node, RedisCluster, spread_prefix
 
 PARTITIONS: Final = 16
@@ -123,7 +122,7 @@ async def request(world: World, principal: Principal, load: Load, chance: random
     """
     request_id = str(ULID())
     expired = debit(request_id, principal)
-    async with world.engine.holds.open(request_id, principal, "demo", "llm", need(), expired) as hold:
+    async with world.engine.holds.open(hold_request(request_id, principal, need(), expired)) as hold:
         if not isinstance(hold, Hold):
             load.refused[f"{hold}"] += 1
             await asyncio.sleep(0.05)
@@ -166,7 +165,7 @@ async def running(fleet: Fleet, principals: Sequence[Principal], load: Load) -> 
             for principal in principals:
                 request_id = str(ULID())
                 expired = debit(request_id, principal)
-                opening = world.engine.holds.open(request_id, principal, "demo", "llm", need(), expired)
+                opening = world.engine.holds.open(hold_request(request_id, principal, need(), expired))
                 hold = await stack.enter_async_context(opening)
                 assert isinstance(hold, Hold)
                 holds.append((world, principal, hold))
@@ -231,7 +230,7 @@ async def assert_exact(fleet: Fleet, load: Load) -> None:
         account_id, left = principal.account_id, BALANCE_NANO - COST_NANO * spent[principal.account_id]
         assert await world.database.value("SELECT balance_nano FROM accounts WHERE id = $1", account_id) == left
         id_ = str(ULID())  # has the account loaded, where nothing has since the last epoch began
-        async with world.engine.holds.open(id_, principal, "demo", "llm", need(), debit(id_, principal)) as hold:
+        async with world.engine.holds.open(hold_request(id_, principal, need(), debit(id_, principal))) as hold:
             assert isinstance(hold, Hold), hold
         state = await world.account_state(account_id)
         assert state.epoch == world.engine.partitions.of(account_id).epoch

@@ -7,7 +7,7 @@ import pytest
 from redis.crc import key_slot
 
 from billing.holds.redis.connection import RedisAway, RedisMoved
-from billing.holds.redis.state import Keyspace
+from billing.holds.redis.layout import Keyspace
 from tests.billing.holds.redis.links import WAIT_S, greeted, linked, url_of, write
 from tests.support.ports import free_port
 from tests.support.redis_cluster import MASTERS, SLOTS, Node, RedisCluster, spread_prefix

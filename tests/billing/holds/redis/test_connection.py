@@ -14,7 +14,7 @@ from typing import Any, Final
 import hiredis
 import pytest
 
-from billing.holds.partitions import NotReady
+from billing.holds.partition import NotReady
 from billing.holds.redis.connection import (
     RedisAway,
     RedisConnection,
@@ -23,7 +23,7 @@ from billing.holds.redis.connection import (
     RedisTimeout,
     as_error,
 )
-from billing.holds.redis.state import Keyspace
+from billing.holds.redis.layout import Keyspace
 from tests.billing.holds.conftest import MakeWorld, World
 from tests.billing.holds.redis.links import FENCE, WAIT_S, fence_keys, greeted, linked, url_of, write
 from tests.support.ports import free_port
@@ -296,7 +296,7 @@ class TestHandshake:
     @staticmethod
     async def come_back(world: World, node: Node) -> None:
         (partition,) = world.engine.partitions.all
-        life = partition.life
+        life = partition.session
         assert life is not None
         node.kill()
         async with asyncio.timeout(WAIT_S):
@@ -311,7 +311,7 @@ class TestHandshake:
         partitions, (partition,) = world.engine.partitions, world.engine.partitions.all
         first, restarts = await partitions.ensure(partition), 0
         lone_node.ask("CONFIG", "SET", "appendfsync", "always")
-        database = partitions._database
+        database = partitions.database
 
         class Restarting:
             """The ledger, in whose time of answering the server restarts."""
@@ -325,7 +325,7 @@ class TestHandshake:
                     lone_node.start()
                 return row
 
-        partitions._database = Restarting()  # type: ignore[assignment]
+        partitions.database = Restarting()  # type: ignore[assignment]
         for _ in range(2):
             with pytest.raises(NotReady):
                 await partitions.ensure(partition, stale=first)

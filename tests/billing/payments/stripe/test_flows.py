@@ -5,8 +5,9 @@ import random
 
 import pytest
 
+from billing.money import NANO_PER_CENT
 from billing.payments.events import EventRules, PaymentEvents
-from billing.payments.objects import NANO_PER_CENT, ObjectRef
+from billing.payments.objects import ObjectRef
 from billing.payments.port import NewCustomer, PaymentEventRefused, Purchase, ReturnUrls
 from billing.payments.stripe.provider import StripePayments
 from tests.billing.payments.stripe.conftest import DEPLOYMENT

@@ -4,7 +4,7 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from billing.payments.objects import NANO_PER_CENT
+from billing.money import NANO_PER_CENT
 from billing.payments.reconcile import AGAIN, EVERY, PaymentComparisons, credit_difference
 from billing.payments.stripe.provider import StripePayments
 from tests.billing.payments.stripe.conftest import DEPLOYMENT

@@ -5,15 +5,17 @@ from multidict import CIMultiDict, CIMultiDictProxy
 
 from billing.money import NANO_PER_USD
 from billing.pricing.table import PriceTable
+from gateway.config.defaults import EstimateSettings
 from gateway.config.settings import load_settings
 from gateway.dialects.anthropic.work import TOOL_SYSTEM_TOKENS
 from gateway.dialects.base import Match
-from gateway.dialects.betas import DEFAULT_BETAS, Betas
+from gateway.dialects.betas import Betas
+from gateway.dialects.declared import DEFAULT_BETAS
 from gateway.dialects.facts import NO_PARTS, NO_WORK, ParsedRequest
 from gateway.dialects.registry import make_dialects
 from gateway.dialects.structure import StructureBounds
 from gateway.proxy.candidates import Candidate, Rates
-from gateway.proxy.estimate import EstimateRules, worst_case
+from gateway.proxy.estimate import worst_case
 from tests.gateway.dialects.agents.recorded import Recorded, recorded
 
 DIALECTS = make_dialects(StructureBounds())
@@ -65,8 +67,8 @@ def test_its_input_holds_cents(agent: str, request_: Recorded, prices: PriceTabl
         assert "unpriced" in parsed.model
         return
     candidate = Candidate(parsed.model, provider, parsed.model, 0, "o200k_base", None, Rates.of(row))
-    need = worst_case(parsed, candidate, 0, EstimateRules())
+    need = worst_case(parsed, candidate, 0, EstimateSettings())
     assert need.input_cost_nano < NANO_PER_USD  # at a token a byte, and the dearest price of a cache's write
     for beta in ("context-1m-2025-08-07", "unheard-of-2030-01-01"):
         request_.headers["anthropic-beta"] = f"{request_.headers.get('anthropic-beta', '')},{beta}"
-        assert worst_case(read(request_), candidate, 0, EstimateRules()) == need
+        assert worst_case(read(request_), candidate, 0, EstimateSettings()) == need

@@ -7,9 +7,13 @@ import pytest
 
 from gateway.dialects.anthropic.dialect import COUNT, MESSAGE, AnthropicDialect, parse, rewrite
 from gateway.dialects.anthropic.work import FURTHER_CALLS, LOOP_TURNS, SERVER_TOOL_TOKENS, TOOL_SYSTEM_TOKENS
+from gateway.dialects.base import Changes
 from gateway.dialects.exceptions import BadRequest
 from gateway.dialects.facts import NO_PARTS, NO_WORK
 from tests.gateway.dialects.anthropic.bodies import SAY, message
+from tests.support.tables import Tables
+
+TABLES = Tables(__file__)
 
 IMAGE = {"type": "image", "source": {"type": "base64", "media_type": "image/png", "data": "A" * 4_000}}
 PAGE = {"type": "document", "source": {"type": "url", "url": "https://example.com/a.pdf"}}
@@ -32,7 +36,7 @@ def test_a_tool_is_told_its_uses_whatever_stands_beside_them(beside: dict[str, A
     added = {"type": "tool_addition", "tools": [{**SEARCH, **beside}]}
     body = message(messages=[{"role": "user", "content": [added]}])
     assert parse(MESSAGE, body).work.open_tools == ("web_search",)
-    assert not parse(MESSAGE, rewrite(body, tool_calls=2)).work.open_tools
+    assert not parse(MESSAGE, rewrite(body, Changes(tool_calls=2))).work.open_tools
 
 
 @pytest.mark.parametrize("found", [{"tools": [{"type": 5}]}, {"tools": [SEARCH]}, {"tool": {"type": 1}}])
@@ -40,7 +44,7 @@ def test_results_of_tools_at_the_provider_go_on_as_they_are(found: dict[str, Any
     """Nothing in them is read, so that nothing in them is changed, or a fault."""
     block = {"type": "web_search_tool_result", "tool_use_id": "t", "content": [{"type": "web_search_result", **found}]}
     messages = [{"role": "assistant", "content": [block]}]
-    sent = json.loads(rewrite(message(tools=[SEARCH], messages=messages), tool_calls=2))
+    sent = json.loads(rewrite(message(tools=[SEARCH], messages=messages), Changes(tool_calls=2)))
     assert (sent["messages"], sent["tools"]) == (messages, [{**SEARCH, "max_uses": 2}])
 
 
@@ -83,54 +87,13 @@ def test_counting_needs_no_maximum_and_writes_nothing() -> None:
 SESSION = "91b9bf42-c0f9-4e34-82aa-86f9981e11de"
 
 
-@pytest.mark.parametrize(
-    ("user_id", "end_user", "session"),
-    [
-        ("user-7", "user-7", None),
-        ("user_7_account_b", "user_7_account_b", None),
-        (json.dumps({"device_id": "ab12", "account_uuid": "", "session_id": SESSION}), None, SESSION),
-        (json.dumps({"device_id": "ab12", "session_id": SESSION, "new": [1]}), None, SESSION),
-        (f"user_{'0f' * 32}_account__session_{SESSION}", None, SESSION),
-        (f"user_{'0f' * 32}_account_{SESSION}_session_{SESSION}", None, SESSION),
-        ('{"session_id": "of an app of its own"}', '{"session_id": "of an app of its own"}', None),
-        ('{"device_id": "ab12", "session_id": 5}', '{"device_id": "ab12", "session_id": 5}', None),
-        ("{", "{", None),
-        ('{"device_id": "a", "session_id": "' + "x" * 999 + '"}', None, "x" * 256),
-        ("", None, None),
-    ],
-)
+@TABLES.each("a_session_of_claude_code_is_no_user")
 def test_a_session_of_claude_code_is_no_user(user_id: str, end_user: str | None, session: str | None) -> None:
     parsed = parse(MESSAGE, message(metadata={"user_id": user_id}))
     assert (parsed.end_user, parsed.session) == (end_user, session)
 
 
-@pytest.mark.parametrize(
-    ("body", "param"),
-    [
-        (b"{", None),
-        (b"[]", None),
-        (message(max_tokens=None), "max_tokens"),
-        (message(max_tokens="9"), "max_tokens"),
-        (message(max_tokens=-1), "max_tokens"),
-        (message(max_tokens=2**40), "max_tokens"),
-        (message(model=None), "model"),
-        (message(model=""), "model"),
-        (message(model="@preset/x"), "model"),
-        (message(messages="hi"), "messages"),
-        (message(messages=["hi"]), "messages"),
-        (message(messages=[{"role": "user", "content": 5}]), "messages.content"),
-        (message(messages=content("hi")), "messages.content"),
-        (message(system=5), "system"),
-        (message(stream="yes"), "stream"),
-        (message(metadata={"user_id": 5}), "metadata.user_id"),
-        (message(maxTokens=5), "max_tokens"),
-        (message(MODEL="x"), "model"),
-        (message(messages=[{"role": "user", "content": "a", "Content": "b"}]), "messages"),
-        (message(messages=content({"type": "image", "Source": {}})), "messages.content"),
-        (message()[:-1] + b', "max_tokens": 9}', "max_tokens"),
-        (message(temperature=1).replace(b'"temperature": 1', b'"temperature": 1e999'), "temperature"),
-    ],
-)
+@TABLES.each("what_cant_be_read_in_one_way_is_refused")
 def test_what_cant_be_read_in_one_way_is_refused(body: bytes, param: str | None) -> None:
     assert refused(body).param == param
 
@@ -144,14 +107,7 @@ def test_pictures_and_documents_are_bounded_by_the_row() -> None:
     assert parsed.bound_input_tokens({"image": 1_600}) is None
 
 
-@pytest.mark.parametrize(
-    "block",
-    [
-        {"type": "tool_result", "tool_use_id": "t", "content": [IMAGE]},
-        {"type": "document", "source": {"type": "content", "content": [IMAGE]}},
-        {"type": "tool_result", "tool_use_id": "t", "content": [{"type": "tool_result", "content": [IMAGE]}]},
-    ],
-)
+@TABLES.each("pictures_within_other_blocks_count")
 def test_pictures_within_other_blocks_count(block: Any) -> None:
     assert parse(MESSAGE, message(messages=content(block))).parts.images == 1
 
@@ -208,28 +164,7 @@ def test_a_document_that_was_fetched_is_a_document() -> None:
     assert parse(MESSAGE, message(messages=content(fetched))).parts.files == 1
 
 
-@pytest.mark.parametrize(
-    "fields",
-    [
-        {"messages": content({"type": "image", "source": {"type": "file", "file_id": "file_1"}})},
-        {"messages": content({"type": "container_upload", "file_id": "file_1"})},
-        {"messages": content({"type": "hologram", "file_id": "file_1"})},
-        {"messages": system(defined({"type": "agent_toolset_20260401"}))},
-        {"tools": [{"type": "agent_toolset_20260401"}]},
-        {"container": {"skills": [{"type": "custom", "skill_id": "skill_1"}]}},
-        {"container": "container_1"},
-        {"container": {"id": "container_1"}},
-        {"thread": {"id": "t"}},
-        {"billing_policy": {}},
-        {"models": ["other"]},
-        {"fallbacks": "default"},
-        {"fallbacks": [{"model": "x", "tools": []}]},
-        {"tools": [{"type": "advisor_20260301", "name": "advisor", "max_uses": 1}]},
-        {"tools": {"type": "custom"}},
-        {"tools": [{**SEARCH, "max_uses": "5"}]},
-        {"tools": [{**SEARCH, "maxUses": 5}]},
-    ],
-)
+@TABLES.each("what_has_no_bound_or_is_kept_elsewhere_is_refused")
 def test_what_has_no_bound_or_is_kept_elsewhere_is_refused(fields: dict[str, Any]) -> None:
     refused(message(**fields))
 
@@ -250,18 +185,7 @@ def test_tools_that_say_no_bound_are_left_open() -> None:
     assert parsed.input_bound_tokens == len(message(tools=tools)) + TOOL_SYSTEM_TOKENS + 3 * SERVER_TOOL_TOKENS
 
 
-@pytest.mark.parametrize(
-    "fields",
-    [
-        {"tools": [{"type": "code_execution_20250825", "name": "code_execution"}]},
-        {"tools": [{"type": "tool_search_tool_bm25_20251119", "name": "tool_search"}]},
-        {"mcp_servers": [{"type": "url", "url": "https://example.com", "name": "x"}]},
-        {
-            "tools": [{"type": "mcp_toolset", "mcp_server_name": "x"}, {"type": "code_execution_20250825"}],
-            "mcp_servers": [{"type": "url", "url": "https://example.com", "name": "x"}],
-        },
-    ],
-)
+@TABLES.each("a_loop_at_the_provider_has_so_many_turns")
 def test_a_loop_at_the_provider_has_so_many_turns(fields: dict[str, Any]) -> None:
     parsed = parse(MESSAGE, message(**fields))
     has_servers = "mcp_servers" in fields  # whose tools' definitions are no part of the body
@@ -324,11 +248,11 @@ def test_granted_calls_are_written_into_each_tool_that_says_none() -> None:
     ]
     messages = [*content({"type": "text", "text": "a"}), *system(defined(SEARCH), REFERENCE, defined(others[0]))[1:]]
     body = message(tools=[*others, SEARCH, advisor], messages=messages)
-    sent = json.loads(rewrite(body, tool_calls=3))
+    sent = json.loads(rewrite(body, Changes(tool_calls=3)))
     assert sent["tools"] == [*others, {**SEARCH, "max_uses": 3}, {**advisor, "max_uses": 3}]
     assert sent["messages"][1]["content"] == [defined({**SEARCH, "max_uses": 3}), REFERENCE, defined(others[0])]
     assert {**sent, "tools": 0, "messages": 0} == {**json.loads(body), "tools": 0, "messages": 0}
-    assert b'{"name": "mine", "input_schema": {"n": 1.5}}' in rewrite(body, tool_calls=3)  # spaces within stay
+    assert b'{"name": "mine", "input_schema": {"n": 1.5}}' in rewrite(body, Changes(tool_calls=3))  # spaces within stay
 
 
 def test_granted_calls_are_written_wherever_a_tool_counts() -> None:
@@ -345,20 +269,20 @@ def test_granted_calls_are_written_wherever_a_tool_counts() -> None:
     ):
         body = message(**make(SEARCH))
         assert parse(MESSAGE, body).work.open_tools == ("web_search",)
-        assert json.loads(rewrite(body, tool_calls=3)) == json.loads(message(**make(granted)))
+        assert json.loads(rewrite(body, Changes(tool_calls=3))) == json.loads(message(**make(granted)))
 
 
 def test_a_body_without_such_tools_is_sent_as_it_is() -> None:
     for body in (message(), message(tools=[{"type": "time_travel_20300101"}], messages=system(REFERENCE))):
-        assert rewrite(body, tool_calls=3) is body
+        assert rewrite(body, Changes(tool_calls=3)) is body
 
 
 def test_what_is_rewritten() -> None:
     body = message()
-    assert rewrite(body) is body
-    sent = json.loads(rewrite(body, model="other", max_output_tokens=7))
+    assert rewrite(body, Changes()) is body
+    sent = json.loads(rewrite(body, Changes(model="other", max_output_tokens=7)))
     assert sent == {**json.loads(body), "model": "other", "max_tokens": 7}
-    assert json.loads(rewrite(body, max_output_tokens=700))["max_tokens"] == 100
+    assert json.loads(rewrite(body, Changes(max_output_tokens=700)))["max_tokens"] == 100
 
 
 def test_whose_requests_these_are() -> None:

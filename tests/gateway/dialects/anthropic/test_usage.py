@@ -8,12 +8,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from billing.usage import Usage
-from gateway.dialects.anthropic.content import output_of, output_of_part
+from gateway.dialects.anthropic.content import OUTPUT
 from gateway.dialects.anthropic.usage import AnthropicEvents, counted_from_json, usage_from_json
 from gateway.dialects.exceptions import GarbageAnswer
 from gateway.dialects.facts import Reported
 from gateway.dialects.streaming import SseTap
 from tests.gateway.dialects.anthropic.bodies import answer, event, stream
+from tests.support.tables import Tables
+
+TABLES = Tables(__file__)
 
 WHOLE = Usage(
     input_tokens=540, output_tokens=15, cached_input_tokens=500, cache_write_tokens=20, cache_write_1h_tokens=10
@@ -53,16 +56,7 @@ def test_variants_are_the_answer_s_own() -> None:
     assert known(input_tokens=1, inference_geo="global").region is None
 
 
-@pytest.mark.parametrize(
-    ("usage", "five_minutes", "hour"),
-    [
-        ({"cache_creation_input_tokens": 30}, 30, 0),
-        ({"cache_creation_input_tokens": 30, "cache_creation": None}, 30, 0),
-        ({"cache_creation_input_tokens": 30, "cache_creation": {"ephemeral_1h_input_tokens": 30}}, 0, 30),
-        ({"cache_creation_input_tokens": 40, "cache_creation": {"ephemeral_1h_input_tokens": 30}}, 0, 40),
-        ({"cache_creation": {"ephemeral_1h_input_tokens": 3, "ephemeral_5m_input_tokens": 4}}, 4, 3),
-    ],
-)
+@TABLES.each("cache_writes_by_how_long_they_stay")
 def test_cache_writes_by_how_long_they_stay(usage: dict[str, Any], five_minutes: int, hour: int) -> None:
     counted = known(input_tokens=5, output_tokens=1, **usage).usage
     assert (counted.cache_write_tokens, counted.cache_write_1h_tokens) == (five_minutes, hour)
@@ -105,19 +99,11 @@ def test_zeros_are_a_report_of_nothing() -> None:
     assert read(input_tokens=0, output_tokens=0, server_tool_use={"web_search_requests": 1}) is None
 
 
-@pytest.mark.parametrize(
-    ("counts", "doubt"),
-    [
-        ({"ephemeral_24h_tokens": 4}, ("field", "ephemeral_24h_tokens")),
-        ({"cache_creation": {"ephemeral_24h_input_tokens": 4}}, ("field", "cache_creation.ephemeral_24h_input_tokens")),
-        ({"cache_creation": {"ephemeral_1h_input_tokens": 4}}, ("total", "cache_creation")),
-        ({"output_tokens_details": {"thinking_tokens": 6}}, ("total", "output_tokens_details")),
-    ],
-)
-def test_what_can_t_be_placed_is_doubted(counts: dict[str, Any], doubt: tuple[str, str]) -> None:
+@TABLES.each("what_can_t_be_placed_is_an_anomaly")
+def test_what_can_t_be_placed_is_an_anomaly(counts: dict[str, Any], anomaly: tuple[str, str]) -> None:
     reported = read(input_tokens=3, output_tokens=5, **counts)
     assert reported is not None
-    assert reported.doubts == (doubt,)
+    assert reported.anomalies == (anomaly,)
 
 
 @pytest.mark.parametrize("body", [b"", b"<html>", b'{"usage": {', b"[1]"])
@@ -240,18 +226,7 @@ def test_an_error_in_a_stream() -> None:
     assert not tapped(quoted)[0].error_seen
 
 
-@pytest.mark.parametrize(
-    ("delta", "text"),
-    [
-        ({"type": "text_delta", "text": "a"}, "a"),
-        ({"type": "thinking_delta", "thinking": "b"}, "b"),
-        ({"type": "input_json_delta", "partial_json": '{"c"'}, '{"c"'),
-        ({"type": "compaction_delta", "content": "d"}, "d"),
-        ({"type": "hologram_delta", "shape": {"e": 1}}, '{"e":1}'),
-        ({"type": "signature_delta", "signature": "xyz"}, ""),
-        ({"type": "citations_delta", "citation": {"cited_text": "xyz"}}, ""),
-    ],
-)
+@TABLES.each("what_counts_as_output")
 def test_what_counts_as_output(delta: dict[str, Any], text: str) -> None:
     tap, _ = tapped(event("content_block_delta", index=0, delta=delta))
     assert (tap.output().text, tap.began_output) == (text, bool(text))
@@ -266,10 +241,10 @@ def test_blocks_that_begin_with_something() -> None:
 
 def test_the_output_of_whole_answers_and_of_parts() -> None:
     body = json.dumps(answer("Hello")).encode()
-    assert (output_of(body).text, output_of(body).known) == ("Hello", True)
-    assert not output_of(b'{"type": "message"}').known
-    assert output_of(b'{"type": "error", "error": {"type": "api_error"}}').failed
-    assert output_of_part(body[: body.index(b"stop_reason")]).text == "Hello"
+    assert (OUTPUT.output(body).text, OUTPUT.output(body).known) == ("Hello", True)
+    assert not OUTPUT.output(b'{"type": "message"}').known
+    assert OUTPUT.output(b'{"type": "error", "error": {"type": "api_error"}}').failed
+    assert OUTPUT.output_of_part(body[: body.index(b"stop_reason")]).text == "Hello"
 
 
 def test_the_cost_stands_in_the_last_usage() -> None:

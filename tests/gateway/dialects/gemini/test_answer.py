@@ -11,6 +11,9 @@ from billing.usage import Usage
 from gateway.dialects.exceptions import GarbageAnswer
 from gateway.dialects.output import Inline
 from tests.gateway.dialects.gemini.support import DIALECT, MODEL, answer, body_of, candidate, counts
+from tests.support.tables import Tables
+
+TABLES = Tables(__file__)
 
 OPERATION = "v1beta:generateContent"
 
@@ -24,49 +27,7 @@ def of(modality: str, tokens: int) -> dict[str, Any]:
     return {"modality": modality, "tokenCount": tokens}
 
 
-@pytest.mark.parametrize(
-    ("metadata", "usage"),
-    [
-        (counts(), Usage(10, 5)),
-        (counts(100, 20, cachedContentTokenCount=60), Usage(100, 20, cached_input_tokens=60)),
-        (counts(10, 5, thoughtsTokenCount=7, totalTokenCount=22), Usage(10, 12, reasoning_tokens=7)),
-        (counts(10, 12, thoughtsTokenCount=7, totalTokenCount=22), Usage(10, 12, reasoning_tokens=7)),
-        (counts(10, 5, totalTokenCount=22), Usage(10, 12, reasoning_tokens=7)),
-        (counts(10, 0, thoughtsTokenCount=7, totalTokenCount=17), Usage(10, 7, reasoning_tokens=7)),
-        (counts(10, 5, toolUsePromptTokenCount=100, totalTokenCount=115), Usage(110, 5)),
-        (
-            counts(
-                300,
-                5,
-                promptTokensDetails=[of("TEXT", 50), of("AUDIO", 100), of("IMAGE", 90), of("VIDEO", 60)],
-                cachedContentTokenCount=120,
-                cacheTokensDetails=[of("TEXT", 30), of("AUDIO", 40), of("IMAGE", 50)],
-            ),
-            Usage(
-                300,
-                5,
-                cached_input_tokens=80,
-                audio_input_tokens=60,
-                image_input_tokens=40,
-                video_input_tokens=60,
-                cached_audio_input_tokens=40,
-            ),
-        ),
-        (
-            counts(100, 5, promptTokensDetails=[of("TEXT", 20), of("AUDIO", 80)], cachedContentTokenCount=50),
-            Usage(100, 5, cached_input_tokens=20, audio_input_tokens=50, cached_audio_input_tokens=30),
-        ),
-        (
-            counts(10, 1300, candidatesTokensDetails=[of("IMAGE", 1290)]),
-            Usage(10, 1300, image_output_tokens=1290),
-        ),
-        (
-            counts(10, 50, candidatesTokensDetails=[of("AUDIO", 50)], thoughtsTokenCount=5, totalTokenCount=65),
-            Usage(10, 55, audio_output_tokens=50, reasoning_tokens=5),
-        ),
-        ({"promptTokenCount": 10, "totalTokenCount": 10, "cachedContentTokenCount": -5}, Usage(10, 0)),
-    ],
-)
+@TABLES.each("counts_become_disjoint_parts")
 def test_counts_become_disjoint_parts(metadata: dict[str, Any], usage: Usage) -> None:
     empty = answer(candidate(None, "SAFETY"), usage=metadata)
     assert usage_of(empty) == usage
@@ -78,20 +39,11 @@ def test_zeros_are_a_report_of_nothing() -> None:
     assert usage_of({"candidates": [grounded], "usageMetadata": {"promptTokenCount": 0}}) is None
 
 
-@pytest.mark.parametrize(
-    ("metadata", "doubts"),
-    [
-        (counts(10, 5, totalTokenCount=12), (("total", "totalTokenCount"),)),
-        (counts(10, 5, totalTokenCount=40, thoughtsTokenCount=3), (("total", "totalTokenCount"),)),
-        (counts(10, 5, promptTokensDetails=[of("SMELL", 4)]), (("field", "promptTokensDetails.SMELL"),)),
-        (counts(10, 5, agentTokenCount=4), (("field", "agentTokenCount"),)),
-        (counts(10, 5, totalTokenCount=18, thoughtsTokenCount=3), ()),
-    ],
-)
-def test_what_can_t_be_placed_is_doubted(metadata: Any, doubts: tuple[tuple[str, str], ...]) -> None:
+@TABLES.each("what_can_t_be_placed_is_an_anomaly")
+def test_what_can_t_be_placed_is_an_anomaly(metadata: Any, anomalies: tuple[tuple[str, str], ...]) -> None:
     reported = DIALECT.usage_from_json(OPERATION, body_of(answer(usage=metadata)))
     assert reported is not None
-    assert reported.doubts == doubts
+    assert reported.anomalies == anomalies
 
 
 @pytest.mark.parametrize("metadata", [{}, {"promptTokenCount": 2**31}, {"promptTokenCount": "10"}, [], "text", 5])
@@ -125,16 +77,7 @@ def test_pages_are_no_searches() -> None:
     assert usage_of(body) == Usage(1010, 5)
 
 
-@pytest.mark.parametrize(
-    ("fields", "tier"),
-    [
-        ({"serviceTier": "flex"}, "flex"),
-        ({"serviceTier": "SERVICE_TIER_PRIORITY"}, "priority"),
-        ({"trafficType": "ON_DEMAND_FLEX"}, "on_demand_flex"),
-        ({"trafficType": "PROVISIONED_THROUGHPUT"}, None),
-        ({}, None),
-    ],
-)
+@TABLES.each("the_served_tier_and_model_are_the_answer_s")
 def test_the_served_tier_and_model_are_the_answer_s(fields: dict[str, Any], tier: str | None) -> None:
     reported = DIALECT.usage_from_json(OPERATION, body_of(answer(usage=counts(**fields))))
     assert reported is not None

@@ -5,11 +5,15 @@ from typing import Any
 
 import pytest
 
+from gateway.dialects.base import Changes
 from gateway.dialects.openai.dialect import OpenAIDialect
 from gateway.dialects.registry import Dialects, make_dialects
 from gateway.dialects.structure import StructureBounds
 from gateway.server.limit_refusals import Refusal
 from tests.gateway.dialects.gemini.support import ASKED, DIALECT, MODEL, Head, asked, body_of
+from tests.support.tables import Tables
+
+TABLES = Tables(__file__)
 
 DIALECTS = Dialects([DIALECT, OpenAIDialect()])
 
@@ -66,7 +70,8 @@ def test_it_is_registered() -> None:
 def rewritten(value: object, model: str | None = None, most: int | None = None) -> Any:
     body = body_of(value)
     made = DIALECT.rewrite(
-        body, model=model, include_usage=True, max_output_tokens=most, max_field=DIALECT.max_field("", "max_tokens")
+        body,
+        Changes(model=model, include_usage=True, max_output_tokens=most, max_field=DIALECT.max_field("", "max_tokens")),
     )
     return json.loads(made) if made is not body else None
 
@@ -76,22 +81,7 @@ def test_a_body_passes_where_nothing_changes() -> None:
     assert rewritten(ASKED, model="other") is None
 
 
-@pytest.mark.parametrize(
-    ("before", "after"),
-    [
-        (None, {"generationConfig": {"maxOutputTokens": 50}}),
-        ({"generationConfig": None}, {"generationConfig": {"maxOutputTokens": 50}}),
-        (
-            {"generationConfig": {"temperature": 1, "maxOutputTokens": 900}},
-            {"generationConfig": {"temperature": 1, "maxOutputTokens": 50}},
-        ),
-        (
-            {"generation_config": {"max_output_tokens": 40}},
-            {"generation_config": {"max_output_tokens": 40}},
-        ),
-        ({"generation_config": {"top_k": 3}}, {"generation_config": {"top_k": 3, "maxOutputTokens": 50}}),
-    ],
-)
+@TABLES.each("a_maximum_is_sent_where_it_is_read")
 def test_a_maximum_is_sent_where_it_is_read(before: dict[str, Any] | None, after: dict[str, Any]) -> None:
     assert rewritten(asked(**(before or {})), most=50) == asked(**after)
 

@@ -9,6 +9,9 @@ from gateway.dialects.exceptions import BadRequest
 from gateway.dialects.facts import NO_PARTS, NO_WORK, Parts, Work
 from gateway.dialects.gemini.request import SEARCHES
 from tests.gateway.dialects.gemini.support import ASKED, MODEL, asked, body_of, parsed, with_part
+from tests.support.tables import Tables
+
+TABLES = Tables(__file__)
 
 DATA = base64.b64encode(bytes(300)).decode()
 
@@ -34,70 +37,20 @@ def test_a_plain_request() -> None:
     assert parsed(body, "streamGenerateContent").stream
 
 
-@pytest.mark.parametrize(
-    "body",
-    [
-        {"contents": {"parts": {"text": "Hello."}}, "system_instruction": {"parts": {"text": "Be brief."}}},
-        {"contents": [{"parts": [{"text": 'A "quoted" word.\n'}]}], "safetySettings": [{"category": "A"}]},
-        asked(generationConfig=None, tools=None),
-        asked(tools=[{"functionDeclarations": [{"name": "f", "parameters": {"type": "OBJECT"}}]}]),
-        asked(tools={"function_declarations": [{"name": "f"}]}, toolConfig={"functionCallingConfig": {"mode": "ANY"}}),
-        asked(labels={"a": "b"}, anything="else"),
-        with_part(functionCall={"name": "f", "args": {"a": 1}}, thoughtSignature="abc"),
-        with_part(functionResponse={"name": "f", "response": {"a": 1}}),
-        with_part(thought=True, thoughtSignature=DATA),
-        with_part(somethingNew={"a": 1}),
-        with_part(somethingNew="text"),
-        asked(contents=[{"role": "user", "parts": [{"text": "a"}], "new": {"a": [1]}}]),
-        asked(newSettings={"a": 1}, newList=[{"b": 2}]),
-    ],
-)
+@TABLES.each("what_is_in_the_body_is_bounded_by_it")
 def test_what_is_in_the_body_is_bounded_by_it(body: object) -> None:
     found = parsed(body)
     assert (found.parts, found.work, found.unbounded_input) == (NO_PARTS, NO_WORK, False)
 
 
-@pytest.mark.parametrize(
-    ("config", "most", "choices"),
-    [
-        ({"maxOutputTokens": 100}, 100, 1),
-        ({"max_output_tokens": 100, "candidate_count": 3}, 100, 3),
-        ({"maxOutputTokens": 100, "thinkingConfig": {"thinkingBudget": 50}}, 150, 1),
-        ({"maxOutputTokens": 100, "thinkingConfig": {"thinkingBudget": -1, "includeThoughts": True}}, 100, 1),
-        ({"maxOutputTokens": None, "candidateCount": 2}, None, 2),
-        ({"thinkingConfig": {"thinkingLevel": "HIGH"}, "temperature": 0.5}, None, 1),
-    ],
-)
+@TABLES.each("output_is_bounded_by_the_configuration")
 def test_output_is_bounded_by_the_configuration(config: dict[str, Any], most: int | None, choices: int) -> None:
     found = parsed(asked(generationConfig=config))
     assert (found.max_output_tokens, found.choices) == (most, choices)
     assert found.max_fields == (("maxOutputTokens",) if most is not None else ())
 
 
-@pytest.mark.parametrize(
-    "config",
-    [
-        {"maxOutputTokens": 0},
-        {"maxOutputTokens": -1},
-        {"maxOutputTokens": "100"},
-        {"maxOutputTokens": 1.5},
-        {"maxOutputTokens": 2**31},
-        {"MaxOutputTokens": 100},
-        {"maxoutputtokens": 100},
-        {"max_outputTokens": 100},
-        {"maxOutputTokens": 100, "max_output_tokens": 200},
-        {"candidateCount": 0},
-        {"candidateCount": "2"},
-        {"candidateCount": 1000},
-        {"maxOutputTokens": 5, "thinkingConfig": {"thinkingBudget": "9"}},
-        {"maxOutputTokens": 5, "thinkingConfig": {"thinking_budget": 1, "thinkingBudget": 9}},
-        {"routingConfig": {"autoMode": {}}},
-        {"modelConfig": {"featureSelectionPreference": "BALANCED"}},
-        {"responseModalities": 3},
-        [],
-        "text",
-    ],
-)
+@TABLES.each("a_configuration_that_bounds_nothing_is_refused")
 def test_a_configuration_that_bounds_nothing_is_refused(config: object) -> None:
     refused(asked(generationConfig=config))
 
@@ -132,36 +85,13 @@ def test_the_body_may_repeat_the_model_of_the_path() -> None:
     assert parsed(asked(model=f"models/{MODEL}")).model == MODEL
 
 
-@pytest.mark.parametrize(
-    ("part", "parts"),
-    [
-        ({"inlineData": {"mimeType": "image/png", "data": DATA}}, Parts(images=1, inline_bytes=402)),
-        ({"inline_data": {"mime_type": "IMAGE/jpeg", "data": DATA}}, Parts(images=1, inline_bytes=402)),
-        ({"inlineData": {"mimeType": "application/pdf", "data": DATA}}, Parts(files=1, inline_bytes=402)),
-        ({"inlineData": {"mimeType": "audio/wav", "data": DATA}}, Parts(audios=1, audio_bytes=402)),
-        (
-            {"functionResponse": {"name": "f", "parts": [{"inlineData": {"mimeType": "image/png", "data": DATA}}]}},
-            Parts(images=1, inline_bytes=402),
-        ),
-    ],
-)
+@TABLES.each("inline_data_is_counted")
 def test_inline_data_is_counted(part: dict[str, Any], parts: Parts) -> None:
     found = parsed(with_part(**part))
     assert (found.parts, found.unbounded_input) == (parts, False)
 
 
-@pytest.mark.parametrize(
-    "part",
-    [
-        {"inlineData": {"mimeType": "video/mp4", "data": DATA}},
-        {"inlineData": {"data": DATA}},
-        {"inlineData": {"mimeType": "strange", "data": DATA}},
-        {"fileData": {"fileUri": "https://www.youtube.com/watch?v=1", "mimeType": "video/mp4"}},
-        {"file_data": {"file_uri": "https://example.com/a.pdf"}},
-        {"somethingNew": {"uri": "https://example.com"}},
-        {"somethingNew": {"data": DATA}},
-    ],
-)
+@TABLES.each("what_its_bytes_do_not_bound_is_bounded_by_the_context_window")
 def test_what_its_bytes_do_not_bound_is_bounded_by_the_context_window(part: dict[str, Any]) -> None:
     found = parsed(with_part(**part))
     assert found.unbounded_input
@@ -191,31 +121,7 @@ def test_what_goes_on_elsewhere_is_bounded_by_the_context_window() -> None:
     assert parsed(asked(continuationToken="abc")).unbounded_input
 
 
-@pytest.mark.parametrize(
-    ("tools", "work"),
-    [
-        ([{"googleSearch": {}}], Work(searches=1)),
-        ([{"google_search_retrieval": {"dynamicRetrievalConfig": {}}}], Work(searches=1)),
-        ([{"urlContext": {}}], Work(uses=1, bounded_tools=("urlContext",))),
-        ([{"codeExecution": {}}, {"functionDeclarations": []}], Work(uses=5, bounded_tools=("codeExecution",))),
-        (
-            {"url_context": {}, "googleSearch": {}, "codeExecution": {}},
-            Work(uses=6, searches=1, bounded_tools=("codeExecution", "urlContext")),
-        ),
-        (
-            [{"timeTravel": {}, "urlContext": {}}, {"newTool": {"a": 1}}],
-            Work(
-                uses=1,
-                open_tools=("newTool", "timeTravel"),
-                unknown_tools=("newTool", "timeTravel"),
-                calls_are_shared=False,
-                bounded_tools=("urlContext",),
-            ),
-        ),
-        ([{"computerUse": {}}], NO_WORK),
-        ([], NO_WORK),
-    ],
-)
+@TABLES.each("tools_that_run_at_the_provider_are_bounded")
 def test_tools_that_run_at_the_provider_are_bounded(tools: object, work: Work) -> None:
     assert parsed(asked(tools=tools)).work == work
 

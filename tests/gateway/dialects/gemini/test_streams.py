@@ -10,8 +10,7 @@ from hypothesis import strategies as st
 
 from billing.usage import Usage
 from gateway.dialects.gemini.answer import Reading
-from gateway.dialects.gemini.frames import ArrayFrames, EventFrames
-from gateway.dialects.gemini.streams import MAX_UNREAD_BYTES, GeminiTap
+from gateway.dialects.gemini.streams import MAX_UNREAD_BYTES, ArrayFrames, EventFrames, GeminiTap
 from tests.gateway.dialects.gemini.support import DIALECT, candidate, counts
 
 SSE: Final = b"text/event-stream"

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.dialects.base import Match
+from gateway.dialects.base import Changes, Match
 from gateway.dialects.exceptions import BadRequest
 from gateway.dialects.facts import NO_PARTS, Parts
 from gateway.dialects.openai.dialect import (
@@ -22,6 +22,9 @@ from gateway.dialects.openai.dialect import (
     rewrite,
 )
 from gateway.dialects.values import MAX_LABEL_CHARS
+from tests.support.tables import Tables
+
+TABLES = Tables(__file__)
 
 SAY = [{"role": "user", "content": "hi"}]
 
@@ -73,17 +76,7 @@ def test_nulls_are_as_if_not_given() -> None:
     assert (request.choices, request.max_output_tokens, request.stream, request.end_user) == (1, None, False, None)
 
 
-@pytest.mark.parametrize(
-    ("given", "bound"),
-    [
-        ({"max_tokens": 5}, 5),
-        ({"max_completion_tokens": 7}, 7),
-        ({"max_tokens": 5, "max_completion_tokens": 7}, 7),
-        ({"max_tokens": 9, "max_completion_tokens": 7}, 9),
-        ({"max_tokens": None, "max_completion_tokens": 7}, 7),
-        ({"max_tokens": 1, "n_predict": 100_000}, 100_000),
-    ],
-)
+@TABLES.each("the_larger_maximum_bounds")
 def test_the_larger_maximum_bounds(given: dict[str, Any], bound: int) -> None:
     assert parse(CHAT, chat(**given)).max_output_tokens == bound
 
@@ -95,39 +88,7 @@ def test_the_newer_name_of_an_end_user_wins_and_is_bounded() -> None:
     assert parse(CHAT, chat(user="x" * 1000)).end_user == "x" * MAX_LABEL_CHARS
 
 
-@pytest.mark.parametrize(
-    ("fields", "param"),
-    [
-        ({"n": "two"}, "n"),
-        ({"n": 1.5}, "n"),
-        ({"n": True}, "n"),
-        ({"n": 0}, "n"),
-        ({"n": 129}, "n"),
-        ({"best_of": 1000}, "best_of"),
-        ({"max_tokens": 0}, "max_tokens"),
-        ({"max_tokens": -1}, "max_tokens"),
-        ({"max_tokens": "5"}, "max_tokens"),
-        ({"max_tokens": 10**30}, "max_tokens"),
-        ({"max_tokens": 10**4000}, "max_tokens"),
-        ({"max_completion_tokens": {}}, "max_completion_tokens"),
-        ({"n_predict": -1}, "n_predict"),
-        ({"stream": "true"}, "stream"),
-        ({"stream": 1}, "stream"),
-        ({"stream": True, "stream_options": []}, "stream_options"),
-        ({"stream": True, "stream_options": "x"}, "stream_options"),
-        ({"stream": True, "stream_options": {"include_usage": 1}}, "stream_options.include_usage"),
-        ({"user": 5}, "user"),
-        ({"service_tier": ["flex"]}, "service_tier"),
-        ({"model": None}, "model"),
-        ({"model": ""}, "model"),
-        ({"model": 5}, "model"),
-        ({"model": "m" * 201}, "model"),
-        ({"messages": None}, "messages"),
-        ({"messages": "hi"}, "messages"),
-        ({"messages": {"role": "user"}}, "messages"),
-        ({"messages": [["content", {"a": []}], 5]}, "messages"),
-    ],
-)
+@TABLES.each("wrong_types_and_bounds_name_the_field")
 def test_wrong_types_and_bounds_name_the_field(fields: dict[str, Any], param: str) -> None:
     error = refused(CHAT, chat(**fields))
     assert error.param == param
@@ -197,49 +158,7 @@ def test_a_metering_field_in_another_case_is_refused(name: str) -> None:
     assert error.param == name.casefold()
 
 
-def with_message(text: str) -> bytes:
-    return b'{"model":"m","messages":[' + text.encode() + b"]}"
-
-
-def with_part(text: str) -> bytes:
-    return with_message('{"role":"user","content":[' + text + "]}")
-
-
-def with_field(text: str) -> bytes:
-    return b'{"model":"m","messages":[],"stream":true,' + text.encode() + b"}"
-
-
-@pytest.mark.parametrize(
-    ("body", "param"),
-    [
-        (with_field('"stream_options":{"include_usage":true,"Include_Usage":false}'), "stream_options"),
-        (with_field('"stream_options":{"Include_Usage":false}'), "stream_options"),
-        (with_field('"stream_options":{"include_usage":true,"include_\\u0075sage":false}'), "stream_options"),
-        (with_field('"stream_options":{"include_usage":true,"\u0131nclude_usage":1,"x":0,"X":0}'), "stream_options"),
-        (with_message('{"role":"user","content":"a","content":"b"}'), "messages"),
-        (with_message('{"role":"user","content":"a","Content":"b"}'), "messages"),
-        (with_message('{"role":"user","content":"a","\\u0063ontent":[]}'), "messages"),
-        (with_message('{"role":"user","Content":[{"image_url":"u"}]}'), "messages"),
-        (with_message('{"role":"user","content":null,"tool_calls":[],"Tool_Calls":[]}'), "messages"),
-        (with_part('{"type":"text","text":"a","type":"image_url"}'), "messages.content"),
-        (with_part('{"type":"text","text":"a","Image_URL":{"url":"u"}}'), "messages.content"),
-        (with_part('{"image_url":"u","image_url":"v"}'), "messages.content"),
-        (with_part('{"image_url":{"url":"data:a","url":"https://b"}}'), "messages.content.image_url"),
-        (with_part('{"image_url":{"url":"data:a","URL":"https://b"}}'), "messages.content.image_url"),
-        (with_part('{"file":{"file_data":"data:a","File_Data":"b"}}'), "messages.content.file"),
-        (with_part('{"input_audio":{"data":"a","d\\u0061ta":"b"}}'), "messages.content.input_audio"),
-        (with_field('"tools":[{"type":"function","Type":"web_search"}]'), "tools"),
-        (with_field('"tools":[{"type":"function","t\\u0079pe":"web_search"}]'), "tools"),
-        (with_field('"tools":[{"type":"web_search","max_uses":1,"Max_Uses":99}]'), "tools"),
-        (with_field('"reasoning":{"effort":"low","Effort":"high"}'), "reasoning"),
-        (with_field('"thinking":{"budget_tokens":1,"budget_tokens":2}'), "thinking"),
-        (with_field('"plugins":[{"id":"web","max_results":1,"Max_Results":9}]'), "plugins"),
-        (with_field('"search_parameters":{"max_search_results":1,"max_search_results":9}'), "search_parameters"),
-        (with_field('"models":[{"model":"a","Model":"b"}]'), "models"),
-        (with_field('"Tools":[]'), "tools"),
-        (with_field('"Previous_Response_ID":"x"'), "previous_response_id"),
-    ],
-)
+@TABLES.each("no_name_that_metering_reads_is_spelled_two_ways")
 def test_no_name_that_metering_reads_is_spelled_two_ways(body: bytes, param: str) -> None:
     error = refused(CHAT, body)
     assert error.param == param
@@ -296,20 +215,7 @@ def test_a_members_name_is_found_twice_however_messages_are_written(
     assert said_twice == any(len(set(each)) != len(each) for each in names)
 
 
-@pytest.mark.parametrize(
-    ("prompt", "prompts"),
-    [
-        ("one", 1),
-        ("", 1),
-        (["a", "b", "c"], 3),
-        ([1, 2, 3], 1),
-        ([[1, 2], [3]], 2),
-        (["x"], 1),
-        ([], 1),
-        ("a [list] \" of [", 1),
-        ([1, "a", [2]], 3),
-    ],
-)  # fmt: skip
+@TABLES.each("completions_count_prompts_and_the_larger_of_n_and_best_of")
 def test_completions_count_prompts_and_the_larger_of_n_and_best_of(prompt: Any, prompts: int) -> None:
     body = json.dumps({"model": "m", "prompt": prompt, "n": 2, "best_of": 4}).encode()
     request = parse(COMPLETIONS, body)
@@ -365,20 +271,7 @@ def test_calls_and_tools_are_text() -> None:
     assert parse(CHAT, body).bound_input_tokens(None) == len(body)
 
 
-@pytest.mark.parametrize(
-    "body",
-    [
-        with_content({"type": "file", "file": {"file_id": "file-1"}}),
-        with_content({"type": "video_url", "video_url": {"url": "https://example.com/v"}}),
-        with_content(5),
-        with_content({"type": "input_audio", "input_audio": {"data": "https://example.com/a.wav", "format": "wav"}}),
-        with_content({"type": "input_audio", "input_audio": {"url": "https://example.com/a.wav"}}),
-        with_content({"type": "input_audio", "input_audio": {"data": "AAAA", "id": "audio-1"}}),
-        chat(messages=[*SAY, {"role": "assistant", "audio": {"id": "audio-1"}}]),
-        chat(plugins=[{"id": "file-parser"}]),
-        chat(messages=[*SAY, {"role": "assistant", "images": [{"image_url": {"url": "u"}}]}]),
-    ],
-)
+@TABLES.each("input_that_is_not_in_the_body_is_bounded_by_the_context_window")
 def test_input_that_is_not_in_the_body_is_bounded_by_the_context_window(body: bytes) -> None:
     request = parse(CHAT, body)
     assert request.unbounded_input
@@ -399,30 +292,30 @@ def test_no_spelling_hides_an_image(message: bytes) -> None:
 
 def test_rewriting_nothing_returns_the_same_object() -> None:
     body = chat(stream=True)
-    assert rewrite(body) is body
+    assert rewrite(body, Changes()) is body
 
 
 def test_a_rewrite_changes_only_what_it_must() -> None:
     nested = b'{ "b":1.50 , "a" : [1e3,"\\u00e9"],"b" : 2}'
     body = b'{"model": "a/b", "messages": [ ], "metadata":' + nested + b', "big":12345678901234567890123}'
-    assert rewrite(body, model="b") == (
+    assert rewrite(body, Changes(model="b")) == (
         b'{"model":"b","messages":[ ],"metadata":' + nested + b',"big":12345678901234567890123}'
     )
 
 
 def test_include_usage_keeps_other_stream_options() -> None:
     for given_options in ({}, {"stream_options": None}, {"stream_options": {}}):
-        body = rewrite(chat(stream=True, **given_options), include_usage=True)
+        body = rewrite(chat(stream=True, **given_options), Changes(include_usage=True))
         assert json.loads(body)["stream_options"] == {"include_usage": True}
         assert parse(CHAT, body).include_usage
     options = {"include_obfuscation": False, "include_usage": False}
-    body = rewrite(chat(stream=True, stream_options=options), include_usage=True)
+    body = rewrite(chat(stream=True, stream_options=options), Changes(include_usage=True))
     assert json.loads(body)["stream_options"] == {"include_obfuscation": False, "include_usage": True}
 
 
 def test_an_imposed_maximum_goes_where_the_provider_takes_it() -> None:
     def maxima(**fields: Any) -> dict[str, int]:
-        body = json.loads(rewrite(chat(**fields), max_output_tokens=16))
+        body = json.loads(rewrite(chat(**fields), Changes(max_output_tokens=16, max_field="max_completion_tokens")))
         return {name: value for name, value in body.items() if name.startswith(("max_", "n_"))}
 
     assert maxima() == {"max_completion_tokens": 16}
@@ -430,14 +323,17 @@ def test_an_imposed_maximum_goes_where_the_provider_takes_it() -> None:
     assert maxima(max_tokens=100) == {"max_completion_tokens": 16}
     assert maxima(max_tokens=100, max_completion_tokens=90) == {"max_tokens": 16, "max_completion_tokens": 16}
     assert maxima(max_tokens=5, max_completion_tokens=90) == {"max_tokens": 5, "max_completion_tokens": 16}
-    body = rewrite(chat(), max_output_tokens=16, max_field="max_tokens")
+    body = rewrite(chat(), Changes(max_output_tokens=16, max_field="max_tokens"))
     assert parse(CHAT, body).max_output_tokens == 16
 
 
 @given(st.dictionaries(st.sampled_from(["x", "seed", "tools", "\u00e9"]), JSON))
 def test_what_is_rewritten_means_the_same(further: dict[str, Any]) -> None:
     body = chat(**further)
-    before, after = json.loads(body), json.loads(rewrite(body, model="other", max_output_tokens=99))
+    before, after = (
+        json.loads(body),
+        json.loads(rewrite(body, Changes(model="other", max_output_tokens=99, max_field="max_completion_tokens"))),
+    )
     assert after == before | {"model": "other", "max_completion_tokens": 99}
 
 
@@ -455,7 +351,7 @@ def test_the_dialect_offers_all_of_it() -> None:
     assert {endpoint.operation for endpoint in dialect.endpoints} == {CHAT, COMPLETIONS, EMBEDDINGS, MODERATIONS}
     assert "/azure/openai/deployments/{model}/chat/completions" in {each.path for each in dialect.endpoints}
     assert dialect.parse(Asked(Match(dialect, dialect.endpoints[0])), chat()).model == "gpt-4o"
-    body = dialect.rewrite(chat(), model=None, include_usage=False, max_output_tokens=3, max_field="max_tokens")
+    body = dialect.rewrite(chat(), Changes(max_output_tokens=3, max_field="max_tokens"))
     assert parse(CHAT, body).max_output_tokens == 3
     answer = b'{"usage":{"prompt_tokens":1,"completion_tokens":2}}'
     reported = dialect.usage_from_json(CHAT, answer)
@@ -466,18 +362,20 @@ def test_the_dialect_offers_all_of_it() -> None:
 
 def test_granted_calls_are_written_where_the_provider_may_know_the_field() -> None:
     body = chat(tools=[{"type": "web_search", "filters": {"a": 1.50}}], search_parameters={"mode": "on", "sources": []})
-    written = json.loads(rewrite(body, max_field="max_tokens", tool_calls=3))
+    written = json.loads(rewrite(body, Changes(max_field="max_tokens", tool_calls=3)))
     assert written == {
         **json.loads(body),
         "max_tool_calls": 3,
         "search_parameters": {"mode": "on", "sources": [], "max_search_results": 3},
     }
-    assert b'{"a": 1.5}' in rewrite(body, max_field="max_tokens", tool_calls=3)
-    assert "max_tool_calls" not in json.loads(rewrite(body, tool_calls=3))  # OpenAI refuses it in chats
+    assert b'{"a": 1.5}' in rewrite(body, Changes(max_field="max_tokens", tool_calls=3))
+    assert "max_tool_calls" not in json.loads(
+        rewrite(body, Changes(tool_calls=3, max_field="max_completion_tokens"))
+    )  # OpenAI refuses it in chats
     own = chat(max_tool_calls=2, search_parameters={"max_search_results": 1})
-    assert json.loads(rewrite(own, max_field="max_tokens", tool_calls=3)) == json.loads(own)
+    assert json.loads(rewrite(own, Changes(max_field="max_tokens", tool_calls=3))) == json.loads(own)
     nothing = chat(max_tool_calls=None, search_parameters=None)
-    assert json.loads(rewrite(nothing, max_field="max_tokens", tool_calls=3))["max_tool_calls"] == 3
+    assert json.loads(rewrite(nothing, Changes(max_field="max_tokens", tool_calls=3)))["max_tool_calls"] == 3
 
 
 def test_a_body_of_the_responses_api_is_told_where_to_go() -> None:

@@ -8,28 +8,14 @@ import pytest
 from gateway.dialects.openai import output
 from gateway.dialects.openai.output import MOST_TRIED, OpenAIEvents
 from gateway.dialects.output import Output, joined
+from tests.support.tables import Tables
+
+TABLES = Tables(__file__)
 
 EVENTS = OpenAIEvents()
 
 
-@pytest.mark.parametrize(
-    ("sent", "passed"),
-    [
-        (b'{"choices":[1],"usage":null}', b'{"choices":[1]}'),
-        (b'{"choices": [1], "usage": null}', b'{"choices": [1]}'),
-        (b'{"choices":[1],"usage":null,"obfuscation":"xY"}', b'{"choices":[1],"obfuscation":"xY"}'),
-        (b'{"choices":[1],"usage":null,"other":{"usage":null}}', b'{"choices":[1],"other":{"usage":null}}'),
-        (b'{"usage" : null, "choices":[1]}', b'{"choices":[1]}'),
-        (b'{"usage":null}', b"{}"),
-        (b'{"id":"a","usage":null,"choices":[1] }', b'{"id":"a","choices":[1] }'),
-        # None of the event's own.
-        (b'{"choices":[{"usage":null}]}', None),
-        (b'{"choices":[{"delta":{},"usage":null}],"usage":{"prompt_tokens":1}}', None),
-        (rb'{"choices":[{"delta":{"content":",\"usage\":null}"}}]}', None),
-        (b'{"choices":[1],"usage":null', None),
-        (b"[DONE]", None),
-    ],
-)
+@TABLES.each("usage_that_is_null_is_taken_out_and_nothing_else")
 @pytest.mark.parametrize("end", [b"\n\n", b"\r\n\r\n", b"\n"])
 def test_usage_that_is_null_is_taken_out_and_nothing_else(sent: bytes, passed: bytes | None, end: bytes) -> None:
     events = OpenAIEvents()
@@ -124,8 +110,8 @@ def test_usage_that_is_null_is_looked_for_a_bounded_number_of_times(own: str, mo
             looks += 1
             return fields.decode(data)
 
-    fields = output._FIELDS
-    monkeypatch.setattr(output, "_FIELDS", Counted())
+    fields = output.FIELDS
+    monkeypatch.setattr(output, "FIELDS", Counted())
     left = OpenAIEvents().without_null_usage(block % nested)
     assert left == block.replace(b'"usage": null,', b"").replace(b',"usage": null', b"") % nested
     assert looks <= 1 + 2 * MOST_TRIED
@@ -133,6 +119,6 @@ def test_usage_that_is_null_is_looked_for_a_bounded_number_of_times(own: str, mo
 
 def test_only_events_that_say_usage_is_null_are_decoded_for_it(monkeypatch: pytest.MonkeyPatch) -> None:
     """A burst of events with usage in the last of them must not cost a look at each."""
-    monkeypatch.setattr(output, "_FIELDS", None)
+    monkeypatch.setattr(output, "FIELDS", None)
     block = b'data: {"choices":[1]}\n\n' * 50 + b'data: {"choices":[],"usage":{"prompt_tokens":1}}\n\n'
     assert OpenAIEvents().without_null_usage(block) == block

@@ -8,6 +8,9 @@ import pytest
 from gateway.dialects.exceptions import BadRequest
 from gateway.dialects.facts import NO_WORK, Work
 from gateway.dialects.openai.dialect import CHAT, EMBEDDINGS, parse
+from tests.support.tables import Tables
+
+TABLES = Tables(__file__)
 
 SAY = [{"role": "user", "content": "hi"}]
 FUNCTION = {"type": "function", "function": {"name": "f", "parameters": {"type": "web_search"}}}
@@ -34,136 +37,22 @@ def refused(**fields: Any) -> BadRequest:
     return caught.value
 
 
-@pytest.mark.parametrize(
-    "fields",
-    [
-        {},
-        {"tools": [FUNCTION, {"type": "custom", "custom": {"name": "c"}}]},
-        {"tools": [{"function": {"name": "f"}}, {"name": "f", "parameters": {}}]},
-        {"tools": [], "plugins": [], "models": None, "previous_response_id": None, "enable_search": False},
-        {"functions": [{"name": "web_search"}], "modalities": ["text"], "reasoning": {"effort": "low"}},
-        {"max_tool_calls": 3, "tool_choice": {"type": "web_search"}},
-        {"tools": [{"type": "namespace", "name": "n", "tools": [{"type": "function", "name": "f"}]}]},
-        {"tools": [{"type": "local_shell"}, {"type": "apply_patch"}, {"type": "computer_use_preview"}]},
-        {"tools": [{"type": "tool_search", "execution": "client"}, {"type": "shell"}]},
-    ],
-)
+@TABLES.each("what_asks_for_nothing_else")
 def test_what_asks_for_nothing_else(fields: dict[str, Any]) -> None:
     assert work(**fields) is NO_WORK
 
 
-@pytest.mark.parametrize(
-    ("fields", "asked"),
-    [
-        ({"tools": [SEARCH]}, bounded(3, 3, "web_search")),
-        (
-            {"tools": [FUNCTION, SEARCH, {"type": "code_execution_20250825", "max_uses": 2}]},
-            bounded(5, 3, "web_search", "code_execution_20250825"),
-        ),
-        (
-            {"tools": [{"type": "browser_search"}, {"type": "mcp"}], "max_tool_calls": 4},
-            bounded(4, 4, "browser_search", "mcp"),
-        ),
-        ({"tools": [{"type": "mcp", "max_uses": 9}], "max_tool_calls": 4}, bounded(4, 0, "mcp")),
-        ({"tools": [{"type": "code_interpreter", "max_uses": 0}]}, bounded(1, 0, "code_interpreter")),
-        ({"tools": [SEARCH], "max_tool_calls": 0}, bounded(1, 1, "web_search")),
-        ({"tools": [{"google_search": {}, "max_uses": 1}]}, bounded(1, 1, "google_search max_uses")),
-        (
-            {"tools": [{"type": "advisor", "max_uses": 1, "model": "dear"}]},
-            Work(uses=1, bounded_tools=("advisor",), models=("dear",)),
-        ),
-        ({"web_search_options": {}}, Work(uses=1, searches=1, one_search=True)),
-        ({"enable_search": True}, Work(uses=1, searches=1)),
-        ({"moderation": {"model": "omni-moderation-latest"}}, Work(models=("omni-moderation-latest",))),
-        (
-            {"prediction": {"type": "content", "content": "x" * 9}},
-            Work(predicted=len('{"type": "content", "content": ""}') + 9),
-        ),
-        ({"prediction": None, "verbosity": "low", "prompt_cache_options": {"mode": "explicit", "ttl": "30m"}}, NO_WORK),
-        ({"data_sources": [{"type": "azure_search"}]}, Work(uses=1)),
-        ({"search_parameters": {"mode": "auto", "max_search_results": 4}}, Work(uses=4, searches=4)),
-        ({"search_parameters": {"mode": "off"}}, NO_WORK),
-        ({"plugins": [{"id": "web", "max_results": 2}]}, Work(uses=2, searches=2)),
-        ({"plugins": [{"id": "web"}]}, Work(uses=5, searches=5)),
-        ({"plugins": [{"id": "file-parser", "pdf": {"engine": "pdf-text"}}]}, Work(True)),
-        ({"plugins": [{"id": "file-parser", "pdf": None}]}, Work(True)),
-        ({"mcp_servers": [{"url": "u"}], "max_tool_calls": 2}, bounded(2, 0, "mcp_servers")),
-        ({"agents": [{"name": "a"}], "max_tool_calls": 2}, bounded(2, 0, "agents")),
-        ({"previous_response_id": "resp_1"}, Work(True)),
-        ({"conversation": {"id": "c"}}, Work(True)),
-        ({"cached_content": "cachedContents/1"}, Work(True)),
-        ({"extra_body": {"google": {"cached_content": "c"}}}, Work(True)),
-        ({"models": ["a/b", "c", "a/b"]}, Work(models=("a/b", "c"))),
-        ({"models": ["c"], "route": "fallback"}, Work(models=("c",))),
-        ({"fallbacks": [{"model": "c"}, {"model": "d"}]}, Work(models=("c", "d"))),
-        ({"moderation": {"model": "omni"}}, Work(models=("omni",))),
-        ({"modalities": ["text", "audio"], "audio": {"voice": "x", "format": "wav"}}, Work(audio=True)),
-        (
-            {"tools": [SEARCH], "previous_response_id": "r", "web_search_options": {}},
-            Work(outside=True, uses=4, searches=4, one_search=True),
-        ),
-    ],
-)
+@TABLES.each("what_is_asked_for_is_counted")
 def test_what_is_asked_for_is_counted(fields: dict[str, Any], asked: Work) -> None:
     assert work(**fields) == asked
 
 
-@pytest.mark.parametrize(
-    ("fields", "asked"),
-    [
-        ({"tools": [FUNCTION, {"type": "web_search"}]}, left_open("web_search", searches=1)),
-        (
-            {"tools": [{"type": "openrouter:web_search"}, {"type": "mcp"}]},
-            left_open("openrouter:web_search", "mcp", searches=1),
-        ),
-        ({"tools": [{"googleSearch": {}}]}, left_open("googleSearch", searches=1)),
-        ({"tools": [{"type": "Function", "function": {"name": "f"}}]}, left_open("Function", unknown=("Function",))),
-        ({"tools": [{"type": "whatever_comes"}]}, left_open("whatever_comes", unknown=("whatever_comes",))),
-        ({"tools": [{"type": "box", "tools": ["a", "b"]}]}, left_open("box", unknown=("box",))),
-        ({"tools": [{"type": "tool_search"}]}, left_open("tool_search")),
-        ({"search_parameters": {"mode": "auto"}}, left_open("search_parameters", searches=1)),
-        ({"tools": [{"type": "openrouter:web_fetch", "max_uses": 1}]}, left_open("openrouter:web_fetch")),
-        ({"mcp_servers": [{"url": "u"}], "connectors": [{"id": "c"}]}, left_open("connectors", "mcp_servers")),
-        (
-            {"tools": [SEARCH, {"type": "browser_search"}]},
-            Work(uses=3, searches=3, bounded_tools=("web_search",), open_tools=("browser_search",), open_searches=1),
-        ),
-    ],
-)
+@TABLES.each("what_a_request_does_not_bound_is_left_open")
 def test_what_a_request_does_not_bound_is_left_open(fields: dict[str, Any], asked: Work) -> None:
     assert work(**fields) == asked
 
 
-@pytest.mark.parametrize(
-    ("fields", "param", "named"),
-    [
-        ({"tools": [{"type": "image_generation", "max_uses": 1}]}, "tools[0]", "leave the tool out"),
-        ({"tools": [{"type": "openrouter:image_generation"}]}, "tools[0]", "leave the tool out"),
-        ({"stop_server_tools_when": [{"type": "step_count_is"}]}, "stop_server_tools_when", "'max_tool_calls'"),
-        ({"tools": [{"type": "namespace", "tools": [{"type": "image_generation"}]}]}, "tools[0].tools[0]", "leave"),
-        ({"tools": [{"type": "web_search", "max_uses": -1}]}, "tools[0].max_uses", "an integer from 0"),
-        ({"tools": [{"type": "web_search", "max_uses": "9"}]}, "tools[0].max_uses", "an integer"),
-        ({"tools": [{"type": 5}]}, "tools[0].type", "a string"),
-        ({"tools": ["x"]}, "tools", "an array of objects"),
-        ({"tools": {"type": "web_search"}}, "tools", "an array of objects"),
-        ({"max_tool_calls": "3"}, "max_tool_calls", "an integer"),
-        ({"max_tool_calls": -1, "tools": [SEARCH]}, "max_tool_calls", "an integer from 0"),
-        ({"plugins": [{"id": "auto-router"}]}, "plugins[0]", "leave it out"),
-        ({"plugins": "web"}, "plugins", "an array of objects"),
-        ({"multi_agent": {"max_concurrent_subagents": 2}}, "multi_agent", "'max_tool_calls'"),
-        ({"agents": [{"name": "a"}]}, "agents", "'max_tool_calls'"),
-        ({"preset": "mine"}, "preset", "'models'"),
-        ({"model": "x/@preset/mine"}, "model", "preset"),
-        ({"route": "fallback"}, "route", "name them"),
-        ({"models": "a"}, "models", "an array of strings"),
-        ({"models": [str(number) for number in range(17)]}, "models", "16"),
-        ({"fallbacks": "default"}, "fallbacks", "an array of strings"),
-        ({"fallbacks": [{"max_tokens": 1}]}, "fallbacks", "models' names"),
-        ({"modalities": "audio"}, "modalities", "an array of strings"),
-        ({"plugins": [{"id": "file-parser", "pdf": {"engine": "mistral-ocr"}}]}, "plugins[0].pdf", "pdf-text"),
-        ({"extra_body": {"max_tokens": 100_000}}, "extra_body", "at the top level"),
-    ],
-)
+@TABLES.each("what_nothing_bounds_is_refused_and_told_what_to_set")
 def test_what_nothing_bounds_is_refused_and_told_what_to_set(fields: dict[str, Any], param: str, named: str) -> None:
     error = refused(**fields)
     assert error.param == param

@@ -9,9 +9,12 @@ from hypothesis import strategies as st
 
 from billing.usage import Usage
 from gateway.dialects.exceptions import GarbageAnswer
-from gateway.dialects.openai.usage import decode, reported_of
-from gateway.dialects.openai_responses.answer import ResponseEvents, output_of, usage_of
+from gateway.dialects.openai.usage import ANSWER, reported_of
+from gateway.dialects.openai_responses.answer import OUTPUT, ResponseEvents, usage_of
 from gateway.dialects.streaming import SseTap
+from tests.support.tables import Tables
+
+TABLES = Tables(__file__)
 
 USAGE = {
     "input_tokens": 36,
@@ -68,7 +71,7 @@ def test_what_openai_writes_is_read_in_one_go_and_says_the_same(
     usage["input_tokens_details"] = {"cached_tokens": cached, **details}
     usage["output_tokens_details"] = {"reasoning_tokens": reasoned}
     body = response(usage=usage, service_tier=tier)
-    slowly = reported_of(decode(json.dumps(body).encode()))
+    slowly = reported_of(ANSWER.decode(json.dumps(body).encode()))
     assert usage_of(json.dumps(body).encode()) == slowly
     facts = ResponseEvents().facts(json.dumps({"type": "response.completed", "response": body}).encode())
     assert (facts.reported, facts.has_usage, facts.is_error) == (slowly, slowly is not None, False)
@@ -85,18 +88,7 @@ def test_usage_of_a_whole_answer() -> None:
         usage_of(b"<html>")
 
 
-@pytest.mark.parametrize(
-    ("fields", "searches"),
-    [
-        ({"output": [{"type": "web_search_call", "status": "completed", "action": {"type": "search"}}, MESSAGE]}, 1),
-        ({"output": [{"type": "web_search_call", "status": "completed", "action": {"type": "open_page"}}]}, 0),
-        ({"output": [{"type": "web_search_call", "status": "failed", "action": {"type": "search"}}]}, 0),
-        ({"output": [{"type": "web_search_call", "status": "completed"}] * 3}, 3),
-        ({"output": [{"type": "web_search_call"}], "tool_usage": {"web_search": {"num_requests": 4}}}, 4),
-        ({"tool_usage": {"web_search": {"num_requests": 0}}}, 0),
-        ({"tools": [{"type": "web_search"}]}, 0),
-    ],
-)
+@TABLES.each("searches_that_were_done_are_counted")
 def test_searches_that_were_done_are_counted(fields: dict[str, Any], searches: int) -> None:
     reported = usage_of(json.dumps(response(**fields)).encode())
     assert reported is not None
@@ -105,12 +97,12 @@ def test_searches_that_were_done_are_counted(fields: dict[str, Any], searches: i
 
 def test_output_of_a_whole_answer() -> None:
     call = {"type": "function_call", "id": "fc_1", "call_id": "c", "name": "f", "arguments": '{"a":1}'}
-    found = output_of(json.dumps(response(output=[MESSAGE, call])).encode())
+    found = OUTPUT.output(json.dumps(response(output=[MESSAGE, call])).encode())
     assert found.text == 'Good day.f{"a":1}'
     assert found.known
-    assert not output_of(b'{"object":"response"}').known
-    assert not output_of(b"[]").known
-    failed = output_of(json.dumps(response(output=[], error={"code": "server_error", "message": "x"})).encode())
+    assert not OUTPUT.output(b'{"object":"response"}').known
+    assert not OUTPUT.output(b"[]").known
+    failed = OUTPUT.output(json.dumps(response(output=[], error={"code": "server_error", "message": "x"})).encode())
     assert (failed.failed, failed.empty) == (True, True)
 
 

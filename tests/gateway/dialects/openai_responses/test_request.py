@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 
+from gateway.dialects.base import Changes
 from gateway.dialects.exceptions import BadRequest
 from gateway.dialects.facts import NO_PARTS, NO_WORK, ParsedRequest, Parts, Work
 from gateway.dialects.openai_responses.dialect import RESPONSES_CREATION, ResponsesDialect
@@ -17,6 +18,9 @@ from gateway.dialects.openai_responses.request import (
     parse,
 )
 from gateway.dialects.structure import StructureBounds
+from tests.support.tables import Tables
+
+TABLES = Tables(__file__)
 
 BOUNDS = StructureBounds()
 PIXEL = "data:image/png;base64," + "A" * 400
@@ -48,32 +52,7 @@ def test_a_plain_request() -> None:
     assert read(stream=True).stream
 
 
-@pytest.mark.parametrize(
-    "items",
-    [
-        [{"role": "user", "content": "Hi"}],
-        [{"type": "message", "role": "user", "content": [{"type": "input_text", "text": "Hi"}]}],
-        [{"type": "function_call", "id": "fc_1", "call_id": "c", "name": "f", "arguments": "{}"}],
-        [{"type": "function_call_output", "call_id": "c", "output": "12"}],
-        [{"type": "function_call_output", "call_id": "c", "output": [{"type": "input_text", "text": "12"}]}],
-        [{"type": "reasoning", "id": "rs_1", "summary": [], "encrypted_content": "gAAAA" + "x" * 400}],
-        [{"type": "reasoning", "id": "rs_1", "content": [{"type": "reasoning_text", "text": "Hm"}]}],
-        [{"type": "reasoning", "summary": [{"type": "summary_text", "text": "Hm"}]}],
-        [{"type": "compaction", "encrypted_content": "gAAAA" + "x" * 400}],
-        [{"type": "shell_call_output", "call_id": "c", "output": [{"stdout": "a", "outcome": {"type": "exit"}}]}],
-        [{"type": "function_call_output", "call_id": "c", "output": {"answer": 12}}],
-        [{"type": "tool_search_call", "call_id": "c", "execution": "client", "arguments": {"query": "q"}}],
-        [{"type": "tool_search_output", "call_id": "c", "tools": [FUNCTION]}],
-        [{"type": "additional_tools", "id": "at_1", "role": "developer", "tools": [FUNCTION]}],
-        [{"type": "mcp_list_tools", "server_label": "s", "tools": [{"name": "image_generation", "type": "mcp"}]}],
-        [{"type": "configuration_update", "reasoning": {"effort": "low"}}],
-        [{"type": "program", "id": "p", "call_id": "c", "code": "1", "fingerprint": "f"}],
-        [{"type": "agent_message", "content": [{"type": "encrypted_content", "encrypted_content": "gAAAAA"}]}],
-        [{"type": "whatever_comes_next", "call_id": "c", "text": "hello", "exit_code": 0}],
-        [{"type": "whatever_comes_next", "tools": "hammer", "note": "x"}],
-        [{"role": "user", "content": [{"type": "whatever_text", "text": "hello"}]}],
-    ],
-)
+@TABLES.each("items_that_stand_in_the_body")
 def test_items_that_stand_in_the_body(items: Any) -> None:
     parsed = read(input=items)
     assert (parsed.parts is NO_PARTS, parsed.work is NO_WORK, parsed.unbounded_input) == (True, True, False)
@@ -91,23 +70,7 @@ def test_images_and_files_are_counted() -> None:
     assert read(input=shot).parts.images == 1
 
 
-@pytest.mark.parametrize(
-    "items",
-    [
-        part(type="input_audio", input_audio={"data": "AAAA", "format": "wav"}),
-        part(type="input_file", file_url="https://example.com/a.pdf"),
-        part(type="input_video", dream="x"),
-        part(type="input_dream", dream_url="https://example.com/dream"),
-        part(type="input_dream", dream="data:image/png;base64,AAAA"),
-        [{"type": "image_generation_call", "id": "ig_1", "result": None}],
-        [{"type": "file_search_call", "id": "fs_1", "queries": ["q"]}],
-        [{"type": "whatever_comes_next"}],
-        [{"type": "whatever_comes_next", "id": "item_1", "status": "completed"}],
-        [{"type": "whatever_comes_next", "snapshot_id": "s_1"}],
-        [{"type": "whatever_comes_next", "parts": [{"imageUrl": "https://example.com/a.png"}]}],
-        [{"type": "whatever_comes_next", "picture": {"type": "image", "data": "AAAA"}}],
-    ],
-)
+@TABLES.each("input_that_nothing_in_the_body_bounds")
 def test_input_that_nothing_in_the_body_bounds(items: Any) -> None:
     assert read(input=items).unbounded_input
 
@@ -140,37 +103,7 @@ def test_no_tool_runs_for_a_count_or_a_compaction() -> None:
         assert read(operation, tools=[SEARCH]).work is NO_WORK
 
 
-@pytest.mark.parametrize(
-    ("fields", "param"),
-    [
-        ({"tools": [{"type": "image_generation"}], "max_tool_calls": 1}, "tools[0]"),
-        ({"tools": [{"type": "shell", "environment": {"type": "container_auto"}}], "max_tool_calls": 1}, "tools[0]"),
-        ({"tools": "web_search"}, "tools"),
-        ({"tools": [{"type": 7}]}, "tools[0].type"),
-        ({"tools": [{"type": "namespace", "name": "n", "tools": "web_search"}]}, "tools[0].tools"),
-        ({"input": [{"type": "additional_tools", "tools": {"type": "web_search"}}]}, "input[0].tools"),
-        ({"prompt_cache_options": {"prewarm": False, "Prewarm": True}}, "prompt_cache_options"),
-        ({"tools": [{"type": "function", "Type": "web_search"}]}, "tools"),
-        ({"prompt": {"id": "pmpt_1"}}, "prompt"),
-        ({"multi_agent": {"max_concurrent_subagents": 3}, "max_tool_calls": 1}, "multi_agent"),
-        ({"input": [{"type": "item_reference", "id": "msg_1"}]}, "input"),
-        ({"input": [{"id": "msg_1"}]}, "input"),
-        ({"instructions": [{"type": "additional_tools", "tools": [SEARCH]}]}, "instructions"),
-        ({"instructions": part(type="input_file", file_id="file-of-another")}, "instructions"),
-        ({"tools": [SEARCH], "stop_server_tools_when": [{"type": "max_cost"}]}, "stop_server_tools_when"),
-        ({"input": 7}, "input"),
-        ({"input": ["a"]}, "input"),
-        ({"input": part(type="input_file", fileId="file-1")}, "input.content"),
-        ({"max_output_tokens": "16"}, "max_output_tokens"),
-        ({"max_output_tokens": 0}, "max_output_tokens"),
-        ({"maxOutputTokens": 16}, "max_output_tokens"),
-        ({"MAX_TOOL_CALLS": 16}, "max_tool_calls"),
-        ({"background": "true"}, "background"),
-        ({"n": 2}, "n"),
-        ({"conversation": 7}, "conversation"),
-        ({"model": None}, "model"),
-    ],
-)
+@TABLES.each("what_nothing_bounds_is_refused")
 def test_what_nothing_bounds_is_refused(fields: dict[str, Any], param: str) -> None:
     with pytest.raises(BadRequest) as refused:
         read(**fields)
@@ -205,21 +138,18 @@ def test_a_compaction_has_no_maximum_and_a_count_no_output() -> None:
 def test_only_what_metering_needs_is_rewritten() -> None:
     dialect = ResponsesDialect(BOUNDS)
     given = body(metadata={"a": 1.50})
-    nothing: dict[str, Any] = {"model": None, "include_usage": False, "max_output_tokens": None}
-    assert dialect.rewrite(given, **nothing, max_field="max_output_tokens") is given
-    assert dialect.rewrite(given, **{**nothing, "max_output_tokens": 5}, max_field="") is given
+    assert dialect.rewrite(given, Changes(max_field="max_output_tokens")) is given
+    assert dialect.rewrite(given, Changes(**{"max_output_tokens": 5}, max_field="")) is given
     rewritten = dialect.rewrite(
-        given, model="m", include_usage=True, max_output_tokens=20, max_field="max_output_tokens"
+        given, Changes(model="m", include_usage=True, max_output_tokens=20, max_field="max_output_tokens")
     )
     assert json.loads(rewritten) == {**json.loads(given), "model": "m", "max_output_tokens": 20}
-    granted = dialect.rewrite(given, **nothing, max_field="max_output_tokens", tool_calls=3)
+    granted = dialect.rewrite(given, Changes(max_field="max_output_tokens", tool_calls=3))
     assert json.loads(granted) == {**json.loads(given), "max_tool_calls": 3}
     assert b'{"a": 1.5}' in granted
     own = body(max_tool_calls=2)
-    assert json.loads(dialect.rewrite(own, **nothing, max_field="", tool_calls=3))["max_tool_calls"] == 2
-    smaller = dialect.rewrite(
-        body(max_output_tokens=16), model=None, include_usage=False, max_output_tokens=20, max_field="max_output_tokens"
-    )
+    assert json.loads(dialect.rewrite(own, Changes(max_field="", tool_calls=3)))["max_tool_calls"] == 2
+    smaller = dialect.rewrite(body(max_output_tokens=16), Changes(max_output_tokens=20, max_field="max_output_tokens"))
     assert json.loads(smaller)["max_output_tokens"] == 16
 
 
@@ -260,14 +190,7 @@ def test_a_request_to_fill_the_cache_is_held_for_its_input_on_a_socket() -> None
         assert (parsed.prepares, parsed.has_output) == (False, True)
 
 
-@pytest.mark.parametrize(
-    "item",
-    [
-        {"type": "reasoning", "id": "rs_1", "summary": []},
-        {"type": "reasoning", "id": "rs_1", "summary": [{"text": "Hm"}], "content": [], "encrypted_content": None},
-        {"type": "reasoning", "encrypted_content": "806896f9-a0e7-497f-9645-51900b22342d-0"},
-    ],
-)
+@TABLES.each("reasoning_that_is_only_named_is_held_by_the_item")
 def test_reasoning_that_is_only_named_is_held_by_the_item(item: dict[str, Any]) -> None:
     given = body(input=[item, item])
     parsed = parse(RESPONSES, given, BOUNDS, RESPONSES_CREATION)

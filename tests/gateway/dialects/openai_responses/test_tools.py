@@ -10,13 +10,14 @@ from hypothesis import strategies as st
 from multidict import CIMultiDict
 
 from gateway.dialects.base import Dialect, Endpoint, Match
-from gateway.dialects.betas import DEFAULT_BETAS, Betas
+from gateway.dialects.betas import Betas
+from gateway.dialects.declared import DEFAULT_BETAS
 from gateway.dialects.exceptions import BadRequest
 from gateway.dialects.facts import NO_WORK, ParsedRequest
 from gateway.dialects.fields import folded
 from gateway.dialects.openai.dialect import METERING_FIELDS as CHAT_FIELDS
 from gateway.dialects.openai.dialect import OpenAIDialect
-from gateway.dialects.openai.tools import UNMETERED
+from gateway.dialects.openai.work import UNMETERED
 from gateway.dialects.openai_responses.dialect import ResponsesDialect, SocketDialect
 from gateway.dialects.openai_responses.input import ID_FIELDS
 from gateway.dialects.openai_responses.request import METERING_FIELDS

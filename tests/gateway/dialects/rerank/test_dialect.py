@@ -14,6 +14,9 @@ from gateway.dialects.exceptions import BadRequest, GarbageAnswer
 from gateway.dialects.facts import ParsedRequest
 from gateway.dialects.rerank.dialect import PAIR_TOKENS, RERANK, RerankDialect
 from gateway.dialects.structure import StructureBounds
+from tests.support.tables import Tables
+
+TABLES = Tables(__file__)
 
 DIALECT = RerankDialect(StructureBounds(messages=2_000))
 RESULTS = [{"index": 0, "relevance_score": 0.9}]
@@ -84,23 +87,7 @@ def test_what_can_t_be_bounded_is_refused(body: bytes, param: str | None) -> Non
     assert refused.value.param == param
 
 
-@pytest.mark.parametrize(
-    ("answer", "usage"),
-    [
-        ({"meta": {"api_version": {"version": "2"}, "billed_units": {"search_units": 1}}}, Usage(searches=1)),
-        ({"meta": {"billed_units": {"search_units": 2.0}}}, Usage(searches=2)),
-        ({"meta": {"billed_units": {"search_units": 0.5}}}, Usage(searches=1)),
-        ({"object": "list", "usage": {"total_tokens": 26}}, Usage(input_tokens=26)),
-        ({"usage": {"total_tokens": 815, "prompt_tokens": 815}}, Usage(input_tokens=815)),
-        ({"meta": {"billed_units": {"search_units": 1}}, "usage": {"total_tokens": 9}}, Usage(9, searches=1)),
-        ({}, None),
-        ({"usage": {"total_tokens": 0}}, Usage()),
-        ({"meta": {"billed_units": {"search_units": 0}}}, Usage()),
-        ({"usage": {"total_tokens": -1}, "meta": {"billed_units": {"search_units": -1}}}, None),
-        ({"usage": None, "meta": None}, None),
-        ({"meta": {"billed_units": {"search_units": "many"}}, "usage": []}, None),
-    ],
-)
+@TABLES.each("each_vendor_s_usage")
 def test_each_vendor_s_usage(answer: dict[str, Any], usage: Usage | None) -> None:
     reported = DIALECT.usage_from_json(RERANK, json.dumps({"results": RESULTS, **answer}).encode())
     assert (reported.usage if reported else None) == usage

@@ -1,0 +1,469 @@
+"""Loading state from Postgres into Redis: whole subjects (rule R2), new versions and new counters of known ones.
+
+This file owns the order that makes loading exact. An account is read under its row's lock, at one xseq, and marked as
+loaded for the epoch; a counter that a new quota adds counts from the moment of `adopt` and is given what came before,
+once every debit up to that moment is in Postgres. One load runs at a time for a subject in this process. An account
+whose row somebody has locked keeps at most one connection waiting, and is then not tried again for LOCKED_PAUSE_S, so
+that however many requests ask for it the others can be loaded.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from datetime import datetime
+from typing import TYPE_CHECKING, Final, Literal
+
+from ulid import ULID
+
+from billing.database.connection import (
+    Connection,
+    Database,
+    DatabaseHindered,
+    DatabaseLocked,
+    Row,
+    as_lock_timeout,
+    queries,
+)
+from billing.holds.partition import LostWrites, NotReady, Partition
+from billing.holds.redis.connection import Script
+from billing.holds.redis.layout import (
+    AHEAD_S,
+    BASE,
+    I8,
+    SETTLED,
+    STEP_S,
+    AccountState,
+    Counter,
+    HoldTags,
+    KeyState,
+    pack_text,
+)
+from billing.holds.singleflight import SingleFlight
+from billing.quotas import Metric, Quota, Window, parse_quotas, window_end_s, window_id, window_start_s
+
+if TYPE_CHECKING:
+    from billing.database.connection import Database
+    from billing.holds.redis.state import RedisState
+    from billing.plans import Plan
+
+logger = logging.getLogger(__name__)
+
+LOAD_ACCOUNT: Final = queries("billing.holds")("load_account")
+LEDGER_CLOCK: Final = "SELECT (extract(epoch FROM clock_timestamp()) * 1000)::bigint"
+
+INSTALL_ATTEMPTS: Final = 5
+# How long a load waits for a locked row before it queues with the others that wait for theirs.
+AT_ONCE_S: Final = 0.001
+LOCKED_PAUSE_S: Final = 0.5
+# Locked accounts that are remembered.
+MOST_LOCKED: Final = 1000
+DRAIN_POLL_S: Final = 0.02
+# The stages of `adopt`.
+MARK, COUNT, COUNT_WHAT_IS_FOUND = 0, 1, 2
+CALL_AGAIN: Final = 3
+HELD_BACK, ACCOUNT_OLDER = 4, 5
+# Open holds are looked for so often, should they not be as many as are running.
+COUNT_ATTEMPTS: Final = 3
+
+
+class Loader:
+    """Brings accounts, keys and users into Redis. `plan_of` gives the plan of an id; `flush` writes this process's
+    debits."""
+
+    def __init__(
+        self,
+        database: Database,
+        redis: RedisState,
+        plan_of: Callable[[str], Plan],
+        flush: Callable[[], Awaitable[None]],
+        *,
+        wait_s: float,
+    ) -> None:
+        self._database = database
+        self._redis = redis
+        self._client = redis.client
+        self._keyspace = redis.keyspace
+        self._plan_of = plan_of
+        self._flush = flush
+        self._wait_s = wait_s
+        self._install_script, self._adopt_script, self._fill_script = Script("install"), Script("adopt"), Script("fill")
+        self._retime_script = Script("retime")
+        self._flights: SingleFlight[int | None] = SingleFlight()
+        self._patient = asyncio.Lock()
+        self._locked_until: dict[str, float] = {}
+        self._clock = time.monotonic
+
+    async def install(self, partition: Partition, account_id: str, key_id: str | None) -> bool:
+        """Load an account, and a key of it, where Redis has not got them; return whether the ledger knows both. Raises
+        `DatabaseError`, `DatabaseLocked` where the account's row is, `RedisError`, `LostWrites`, and `NotReady` while
+        Redis's clock is wrong."""
+        name = ("install", key_id or account_id)
+        return bool(await self._flights.run(name, lambda: self._install(partition, account_id, key_id)))
+
+    async def adopt_account(self, partition: Partition, account_id: str, version: int | None = None) -> int | None:
+        """Tell Redis the account's version and counters; return the version told (a newer one may have come meanwhile),
+        0 of an account that the ledger has not, None without an epoch. Who knows of a `version` does not wait for an
+        older one's counters. Raises `StoreError`, `TimeoutError`, and `NotReady` where nothing was told, because the
+        account is held back: some gateway has debits or holds of it that it could not write, since the account's row in
+        Postgres was locked."""
+        name = ("adopt", account_id, version)
+        return await self._flights.run(name, lambda: self._adopt_account(partition, account_id))
+
+    async def adopt_key(
+        self, partition: Partition, account_id: str, key_id: str, version: int | None = None
+    ) -> int | None:
+        """Tell Redis the key's version and counters; asked, answers and raises as `adopt_account`."""
+        name = ("adopt", key_id, version)
+        return await self._flights.run(name, lambda: self._adopt_key(partition, account_id, key_id))
+
+    async def adopt_user(self, partition: Partition, account_id: str, user_id: str) -> int | None:
+        """Tell Redis the counters of a user of the account, and its version, which is the account's. Where Redis has an
+        older account, that is told instead: ask again. Answers and raises as `adopt_account`."""
+        name = ("adopt", f"{account_id}/{user_id}")
+        return await self._flights.run(name, lambda: self._adopt_user(partition, account_id, user_id))
+
+    def account_quotas(self, plan_id: str, quotas: object) -> tuple[Quota, ...]:
+        """Return one quota for each counter of an account: its plan's and its own."""
+        return account_quotas(self._plan_of(plan_id), quotas)
+
+    async def _install(self, partition: Partition, account_id: str, key_id: str | None) -> bool:
+        epoch = partition.epoch
+        if epoch is None:
+            return True
+        if partition.clock_is_wrong:  # what is loaded into windows of another day is missing in those of this one
+            raise NotReady("Redis's clock is wrong")
+        self._check_unlocked(account_id)
+        try:
+            return await self._load(partition, epoch, account_id, key_id, AT_ONCE_S)
+        except DatabaseLocked:
+            async with self._patient:
+                self._check_unlocked(account_id)
+                try:
+                    return await self._load(partition, epoch, account_id, key_id, self._database.lock_wait_s)
+                except DatabaseLocked:
+                    self._remember_locked(account_id)
+                    raise
+
+    def _check_unlocked(self, account_id: str) -> None:
+        if self._locked_until and self._locked_until.get(account_id, 0.0) > self._clock():
+            raise DatabaseLocked(f"the row of {account_id} is locked by another session")
+
+    def _remember_locked(self, account_id: str) -> None:
+        if len(self._locked_until) >= MOST_LOCKED:
+            self._locked_until.clear()
+        self._locked_until[account_id] = self._clock() + LOCKED_PAUSE_S
+
+    async def _load(
+        self, partition: Partition, epoch: int, account_id: str, key_id: str | None, lock_wait_s: float
+    ) -> bool:
+        lock_timeout = as_lock_timeout(lock_wait_s)
+        for _ in range(INSTALL_ATTEMPTS):
+            now_s = await self._now_s(partition, account_id)
+            async with self._database.transaction() as connection:
+                row = await connection.fetchrow(LOAD_ACCOUNT, account_id, epoch, partition.number, lock_timeout)
+                if row is None:  # or the epoch has moved: whoever asked finds out with its next call
+                    return await connection.fetchrow(READ_ACCOUNT, account_id) is not None
+                quotas = self.account_quotas(row["plan"], row["quotas"])
+                counters = await read_counters(connection, account_id, None, quotas, now_s)
+                balance, xseq, version = row["balance_nano"], row["xseq"], row["version"]
+                account = AccountState(epoch, balance, 0, 0, xseq, 0, version, now_s, 0, counters)
+                keys: list[bytes] = [self._keyspace.account(account_id)]
+                arguments: list[str | int | bytes] = [epoch, account_id, account.pack(), I8.pack(row["xseq"])]
+                if key_id is not None:
+                    row = await connection.fetchrow(READ_KEY, key_id)
+                    if row is None:
+                        return False
+                    key_quotas = parse_quotas(row["quotas"])
+                    counters = await read_counters(connection, account_id, [key_id], key_quotas, now_s)
+                    keys.append(self._keyspace.key(account_id, key_id))
+                    arguments += [key_id, KeyState(epoch, row["version"], 0, counters).pack()]
+            number = partition.number
+            fixed = [self._keyspace.meta(number), self._keyspace.installed(number)]
+            reply = await self._client.call(self._install_script, fixed + keys, arguments)
+            if reply == 2:
+                raise LostWrites(account_id, epoch)
+            if reply in (0, 1):
+                return True
+            await asyncio.sleep(DRAIN_POLL_S)
+        logger.warning("account %s changes too fast to be loaded; the request that asked tries again", account_id)
+        return True
+
+    async def _now_s(self, partition: Partition, account_id: str) -> int:
+        """Return the account's time: Redis's, but never before what the account has seen, unless that is far ahead."""
+        state, now_s = await self._state(partition, account_id), partition.now_ms() // 1000
+        return now_s if state is None or state.now_s > now_s + AHEAD_S else max(now_s, state.now_s)
+
+    async def _state(self, partition: Partition, account_id: str) -> AccountState | None:
+        state = await self._redis.account(account_id)
+        return state if state is not None and state.epoch == partition.epoch else None
+
+    async def retime(self, partition: Partition, account_id: str) -> bool:
+        """Set an account's time right that a wrong clock of Redis's has taken ahead by more than STEP_S, where Redis's
+        clock and Postgres's agree now; return whether it was. Raises `StoreError`."""
+        state = await self._state(partition, account_id)
+        if state is None or state.now_s <= partition.now_ms() // 1000 + STEP_S:
+            return False
+        latest_s = 0
+        if state.running > 0:
+            async for _, entry in self._redis.entries(partition.number):
+                if entry.state != SETTLED and (entry.epoch, entry.account_id) == (state.epoch, account_id):
+                    latest_s = max(latest_s, entry.at_ms // 1000)
+        ledger_ms = await self._database.value(LEDGER_CLOCK)
+        keys = [self._keyspace.meta(partition.number), self._keyspace.account(account_id)]
+        arguments = [state.epoch, state.hold_version, latest_s, ledger_ms]
+        if await self._client.call(self._retime_script, keys, arguments) != 0:
+            return False
+        logger.warning("account %s: its time was %d s ahead", account_id, state.now_s - partition.now_ms() // 1000)
+        return True
+
+    async def tags(self, account_id: str, key_id: str, user_id: str | None, model: str, feature: str) -> HoldTags:
+        """Return as `read_tags`."""
+        return await read_tags(self._database, self._plan_of, (account_id, key_id, user_id), model, feature)
+
+    async def _adopt_account(self, partition: Partition, account_id: str) -> int | None:
+        row = await self._database.row(READ_ACCOUNT, account_id)
+        if row is None:
+            return 0
+        quotas, state_key = self.account_quotas(row["plan"], row["quotas"]), self._keyspace.account(account_id)
+        read = row["version"], quotas, row["now"]
+        subject = Subject("account", account_id, account_id, state_key, None, *read)
+        reply = await self._adopt(partition, subject)
+        if reply == HELD_BACK:
+            raise NotReady(f"account {account_id} is held back until its own debits are in the ledger")
+        return None if reply is None else subject.version
+
+    async def _adopt_key(self, partition: Partition, account_id: str, key_id: str) -> int | None:
+        row = await self._database.row(READ_KEY, key_id)
+        if row is None:
+            return 0
+        quotas, state_key = parse_quotas(row["quotas"]), self._keyspace.key(account_id, key_id)
+        subject = Subject("key", key_id, account_id, state_key, (key_id,), row["version"], quotas, row["now"])
+        return None if await self._adopt(partition, subject) is None else subject.version
+
+    async def _adopt_user(self, partition: Partition, account_id: str, user_id: str) -> int | None:
+        row = await self._database.row(READ_USER, account_id, user_id)
+        if row is None:
+            return 0
+        name, state_key, key_ids = f"{account_id}/{user_id}", self._keyspace.user(account_id, user_id), row["key_ids"]
+        read = (row["version"], parse_quotas(row["quotas"]), row["now"], row["since"])
+        subject = Subject("user", name, account_id, state_key, tuple(key_ids), *read)
+        reply = await self._adopt(partition, subject) if subject.quotas else ACCOUNT_OLDER
+        if reply == ACCOUNT_OLDER:  # of a user without quotas whoever asks has an older account, too
+            return await self.adopt_account(partition, account_id)
+        return None if reply is None else subject.version
+
+    async def _adopt(self, partition: Partition, subject: Subject) -> int | None:
+        """Tell Redis a subject's version and counters, and give new ones what the ledger has; what the script answered
+        first, None without an epoch."""
+        epoch, account_id = partition.epoch, subject.account_id
+        if epoch is None:
+            return None
+        token, number = str(ULID()), partition.number
+        meta, installed = self._keyspace.meta(number), self._keyspace.installed(number)
+        keys = [meta, self._keyspace.journal(number), self._keyspace.account(account_id), installed]
+        if subject.kind != "account":
+            keys.append(subject.state_key)
+        if subject.kind == "user":
+            keys += (self._keyspace.key(account_id, key_id) for key_id in subject.key_ids or ())
+        reply = await self._count(partition, subject, keys, [epoch, subject.id, subject.version, token])
+        if reply[0] != 0 or reply[4] == 0:
+            return reply[0]
+        _, dseq, xseq, now_ms, _ = reply
+        await self.drained(partition, account_id, epoch, dseq)
+        since = Since(epoch, dseq, xseq, subject.read_at)
+        async with self._database.transaction(snapshot=True) as connection:
+            read = (connection, account_id, subject.key_ids, subject.quotas, now_ms // 1000, since)
+            counters = await read_counters(*read)
+        bases = b"".join(BASE.pack(counter.tag, counter.window_id, counter.used) for counter in counters)
+        fill_keys = [meta, installed, subject.state_key]
+        await self._client.call(self._fill_script, fill_keys, [epoch, subject.id, token, subject.kind, bases])
+        return 0
+
+    async def _count(
+        self, partition: Partition, subject: Subject, keys: list[bytes], head: list[str | int]
+    ) -> list[int]:
+        """Have `adopt` mark the missing counters, and then count the subject's open holds in them. Redis is held for no
+        longer than these few take, however large the journal is. Raises `RedisError`."""
+        tail: list[str | int | bytes] = [subject.kind, subject.since]
+        for quota in subject.quotas:
+            tail.append(quota.tag.to_bytes(4, "little") + pack_text(quota.model or "") + pack_text(quota.feature))
+        reply: list[int] = await self._client.call(self._adopt_script, keys, [*head, MARK, b"", *tail])
+        for attempt in range(1, COUNT_ATTEMPTS + 1):
+            if reply[0] != CALL_AGAIN:
+                break
+            key_ids = None if subject.key_ids is None else frozenset(subject.key_ids)
+            held = await self._redis.open_holds(partition.number, subject.account_id, key_ids)
+            stage = COUNT if attempt < COUNT_ATTEMPTS else COUNT_WHAT_IS_FOUND
+            reply = await self._client.call(self._adopt_script, keys, [*head, stage, "".join(held), *tail])
+        return reply
+
+    async def drained(self, partition: Partition, account_id: str, epoch: int, dseq: int) -> None:
+        """Wait until every debit of the account up to `dseq` is in Postgres: its entry leaves the journal then.
+
+        Raises `StoreError`, `TimeoutError`.
+        """
+        with suppress(DatabaseHindered):  # by a debit of another account, maybe: what is waited for goes around it
+            await self._flush()
+        async with asyncio.timeout(self._wait_s):
+            waiting = [
+                request_id
+                async for request_id, entry in self._redis.entries(partition.number)
+                if entry.state == SETTLED and entry.account_id == account_id
+                if entry.epoch == epoch and entry.dseq <= dseq
+            ]
+            while waiting := await self._redis.still_settled(partition.number, waiting):
+                await asyncio.sleep(DRAIN_POLL_S)
+
+
+# --- What Postgres says of windows: which counters there are, and what they have used, for Redis to be given.
+#
+# What is fresh is written in the transaction that writes the debits, and rollups and fresh rows are read by one
+# statement, so that the counters and the balance are of one moment.
+
+
+_sql = queries("billing.holds")
+READ_ACCOUNT: Final = _sql("read_account_principal")
+READ_KEY: Final = _sql("read_key_principal")
+READ_USER: Final = _sql("read_user_principal")
+WINDOW_USAGE: Final = _sql("window_usage")
+WINDOW_USAGE_AFTER: Final = _sql("window_usage_after")
+
+# The year 9999, for what never resets.
+NO_END_S: Final = 253_402_300_799
+GRANULARITY: Final[Mapping[Window, int]] = {
+    Window.minute: 0,
+    Window.hour: 1,
+    Window.day: 2,
+    Window.week: 2,
+    Window.month: 3,
+    Window.total: 3,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Since:
+    """The moment at which Redis began to count by itself: debit `dseq` of `epoch`, correction `xseq`, and a time of
+    Postgres before it."""
+
+    epoch: int
+    dseq: int
+    xseq: int
+    written_after: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class Subject:
+    """An account, a key of it or a user of it, as the ledger has it: whose counters Redis is given.
+    `key_ids` are the keys that count in them, None where all of the account's do; `since` is as in member_limits."""
+
+    kind: Literal["account", "key", "user"]
+    id: str
+    account_id: str
+    state_key: bytes
+    key_ids: tuple[str, ...] | None
+    version: int
+    quotas: tuple[Quota, ...]
+    read_at: datetime
+    since: int = 0
+
+
+def plan_lookup(plans: Mapping[str, Plan], default: str) -> Callable[[str], Plan]:
+    """Return what finds a plan by its id; an account whose plan has left the configuration is on the default one, and
+    the log says so."""
+
+    def plan_of(plan_id: str) -> Plan:
+        plan = plans.get(plan_id)
+        if plan is None:
+            logger.error("plan %s is in use but not in config/plans.yaml: %s applies", plan_id, default)
+            return plans[default]
+        return plan
+
+    return plan_of
+
+
+def account_quotas(plan: Plan, quotas: object) -> tuple[Quota, ...]:
+    """Return one quota for each counter of an account: its plan's and its own, as the ledger stores them."""
+    return tuple({quota.tag: quota for quota in plan.quotas + parse_quotas(quotas)}.values())
+
+
+async def read_tags(
+    database: Database, plan_of: Callable[[str], Plan], whose: tuple[str, str, str | None], model: str, feature: str
+) -> HoldTags:
+    """Return tags of the counters, of an account, a key of it and that key's user (None: of nobody's), that a request
+    counts in by what the ledger has now. Raises `DatabaseError`."""
+    account_id, key_id, user_id = whose
+    row = await database.row(READ_ACCOUNT, account_id)
+    account = account_quotas(plan_of(row["plan"]), row["quotas"]) if row is not None else ()
+    row = await database.row(READ_KEY, key_id)
+    key = parse_quotas(row["quotas"]) if row is not None else ()
+    row = await database.row(READ_USER, account_id, user_id) if user_id is not None else None
+    user = parse_quotas(row["quotas"]) if row is not None else ()
+
+    def applying(quotas: tuple[Quota, ...]) -> list[int]:
+        return [quota.tag for quota in quotas if quota.applies_to(model, feature)]
+
+    return HoldTags(applying(account), applying(key), applying(user) if user else None)
+
+
+def bounds_s(window: Window, at_s: int) -> tuple[int, int]:
+    """Return the Unix seconds at which the window that holds `at_s` begins and ends. It has an end although nothing
+    should be used after now: a clock that was ahead has left usage in windows to come, which is theirs."""
+    end_s = window_end_s(window, at_s)
+    return window_start_s(window, at_s), NO_END_S if end_s is None else end_s
+
+
+async def read_counters(
+    connection: Connection,
+    account_id: str,
+    key_ids: Sequence[str] | None,
+    quotas: Sequence[Quota],
+    at_s: int,
+    since: Since | None = None,
+) -> tuple[Counter, ...]:
+    """Return one counter for each quota, in the window that holds `at_s`, of these keys or the whole account; with
+    `since` only what came before it.
+
+    The connection must be in a transaction in which no debit of the account can be written, or of one snapshot.
+    """
+    if not quotas:
+        return ()
+    starts, ends = zip(*(bounds_s(quota.window, at_s) for quota in quotas), strict=True)
+    patterns, features = [quota.model or "" for quota in quotas], [quota.feature for quota in quotas]
+    granularities = [GRANULARITY[quota.window] for quota in quotas]
+    rows = await connection.fetch(WINDOW_USAGE, account_id, key_ids, granularities, starts, ends, patterns, features)
+    used = {row["place"]: _by_metric(row) for row in rows}
+    after: dict[int, tuple[int, ...]] = {}
+    if since is not None:
+        rows = await connection.fetch(
+            WINDOW_USAGE_AFTER,
+            account_id,
+            key_ids,
+            since.dseq,
+            since.epoch,
+            since.xseq,
+            since.written_after,
+            starts,
+            ends,
+            patterns,
+            features,
+        )
+        after = {row["place"]: _by_metric(row) for row in rows}
+    nothing = (0,) * len(Metric)
+    return tuple(
+        Counter(
+            quota.tag,
+            window_id(quota.window, at_s),
+            used[number][quota.metric] - after.get(number, nothing)[quota.metric],
+        )
+        for number, quota in enumerate(quotas, start=1)
+    )
+
+
+def _by_metric(row: Row) -> tuple[int, ...]:
+    tokens = row["input_tokens"] + row["output_tokens"]
+    return (row["requests"], tokens, row["input_tokens"], row["output_tokens"], row["cost_nano"])

@@ -1,0 +1,260 @@
+"""Requests that were refused: the last ones of each key, so that an operator can say why one was.
+
+This file owns what that may cost. Nothing of it is on the way of a request: a refusal is noted in memory, and once in
+FLUSH_S whatever was noted goes to Redis in one call. Records are bounded for each key, over all keys and in age, and
+what is above `pending` between two calls, or can't be written, is dropped and counted: they explain, and bill nothing.
+
+`ExhaustedNotices` looks at what is written and tells accounts of quotas that are used up, once in a window. Windows of
+a minute or an hour are left out, because they begin anew before anybody reads a mail; so is a quota of which much is
+left, where a single request asked for more. Where no refusals are kept (`refusals_per_key: 0`), nothing is told.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections import OrderedDict, deque
+from collections.abc import Awaitable, Callable, Iterable, Mapping
+from dataclasses import dataclass
+from decimal import Decimal
+from typing import TYPE_CHECKING, Any, Final
+
+import msgspec
+
+from billing.database.connection import DatabaseError
+from billing.holds.redis.connection import RedisError
+from billing.notices.emit import emit
+
+if TYPE_CHECKING:
+    from billing.database.connection import Database
+    from billing.holds.redis.state import RedisState
+    from billing.settings import RefusalSettings
+
+logger = logging.getLogger(__name__)
+
+FLUSH_S: Final = 1.0
+# Of one record; a longer one is kept without its details.
+MOST_BYTES: Final = 4096
+# Stands for the key of requests that showed no valid one.
+NO_KEY: Final = "none"
+# Lists that are read at the same time.
+AT_ONCE: Final = 32
+CODE: Final = "quota_exceeded"
+WINDOWS: Final = frozenset({"day", "week", "month", "total"})
+# Windows that one process remembers to have told of; of others the database knows.
+KNOWN: Final = 10_000
+HINT_EVERY_S: Final = 3600.0
+# A quota of which a twentieth or less is left is used up.
+LEFT_OF: Final = 20
+_OF_A_KEY: Final = frozenset({"key", "user"})
+
+
+class RefusedRequest(msgspec.Struct, frozen=True):
+    """One refusal. `at_ms` is Unix time; `details` what the refusal said beside its message, such as the window that is
+    exhausted; `hint` what whoever runs the gateway can do. Fields that are not known are None."""
+
+    id: str
+    at_ms: int
+    account_id: str | None
+    key_id: str | None
+    endpoint: str
+    model: str | None
+    status: int
+    code: str
+    message: str
+    details: Mapping[str, Any]
+    hint: str | None = None
+
+
+class RefusedRequests:
+    """Notes refusals and reads them again. `clock` is in Unix seconds."""
+
+    def __init__(
+        self,
+        redis: RedisState,
+        settings: RefusalSettings,
+        clock: Callable[[], float] = time.time,
+        look: Callable[[list[RefusedRequest]], Awaitable[None]] | None = None,
+    ) -> None:
+        """`look` is shown what is written, once a second."""
+        self._redis = redis
+        self._look = look
+        self._settings = settings
+        self._clock = clock
+        self._waiting: dict[str, deque[RefusedRequest]] = {}
+        self._count = 0
+        self._hints = HintLog(clock)
+        # Refusals that were not recorded.
+        self.dropped = 0
+
+    @property
+    def on(self) -> bool:
+        """Return whether refusals are kept."""
+        return self._settings.refusals_per_key > 0
+
+    def note(self, refused: RefusedRequest) -> None:
+        """Keep one, unless too many wait. Costs a microsecond and never waits."""
+        if not self.on:
+            return
+        key_id = refused.key_id or NO_KEY
+        waiting = self._waiting.get(key_id)
+        if waiting is not None and len(waiting) == self._settings.refusals_per_key:
+            waiting.append(refused)  # in the place of the oldest, which Redis would not keep either
+        elif self._count >= self._settings.refusals_pending:
+            self.dropped += 1
+        else:
+            if waiting is None:
+                waiting = self._waiting[key_id] = deque(maxlen=self._settings.refusals_per_key)
+            waiting.append(refused)
+            self._count += 1
+
+    async def run(self) -> None:
+        """Write noted refusals, for ever."""
+        while True:
+            await asyncio.sleep(FLUSH_S)
+            await self.flush()
+
+    async def flush(self) -> None:
+        """Write what was noted; it is dropped where Redis does not take it."""
+        waiting, count = self._waiting, self._count
+        self._waiting, self._count = {}, 0
+        if not waiting:
+            return
+        settings = self._settings
+        records = {key_id: [_encoded(each) for each in refused] for key_id, refused in waiting.items()}
+        try:
+            await self._redis.keep_refusals(
+                records,
+                per_key=settings.refusals_per_key,
+                most_keys=settings.refusals_keys,
+                age_ms=int(settings.refusals_kept_s * 1000),
+                now_ms=self._now_ms(),
+            )
+        except RedisError as error:
+            self.dropped += count
+            logger.debug("%d refusals were not recorded: %s", count, error)
+        self._hints.log(each for refused in waiting.values() for each in refused)
+        if self._look is not None:
+            await self._look([each for refused in waiting.values() for each in refused])
+
+    async def newest(
+        self, limit: int, *, key_id: str | None = None, account_id: str | None = None
+    ) -> list[RefusedRequest]:
+        """Return the last ones of a key, of an account's keys, or of all keys, newest first. Raises `RedisError`."""
+        found = [
+            refused
+            for refused in await self._all([key_id] if key_id is not None else await self._redis.refused_keys())
+            if account_id is None or refused.account_id == account_id
+        ]
+        found.sort(key=lambda refused: (refused.at_ms, refused.id), reverse=True)
+        return found[:limit]
+
+    async def find(self, request_id: str) -> RefusedRequest | None:
+        """Return the one with this id, if it is still kept. Raises `RedisError`."""
+        kept = await self._all(await self._redis.refused_keys())
+        return next((refused for refused in kept if refused.id == request_id), None)
+
+    async def _all(self, key_ids: list[str]) -> list[RefusedRequest]:
+        since_ms = self._now_ms() - int(self._settings.refusals_kept_s * 1000)
+        found: list[RefusedRequest] = []
+        for start in range(0, len(key_ids), AT_ONCE):
+            lists = await asyncio.gather(*map(self._redis.refusals, key_ids[start : start + AT_ONCE]))
+            found += (each for raws in lists for each in _decoded(raws) if each.at_ms >= since_ms)
+        return found
+
+    def _now_ms(self) -> int:
+        return int(self._clock() * 1000)
+
+
+def _encoded(refused: RefusedRequest) -> bytes:
+    raw = msgspec.json.encode(refused)
+    return raw if len(raw) <= MOST_BYTES else msgspec.json.encode(msgspec.structs.replace(refused, details={}))
+
+
+def _decoded(raws: Iterable[bytes]) -> Iterable[RefusedRequest]:
+    """Return those that this version can read: another version's may stand among them for as long as they are kept."""
+    for raw in raws:
+        try:
+            yield msgspec.json.decode(raw, type=RefusedRequest)
+        except msgspec.DecodeError:
+            continue
+
+
+@dataclass(frozen=True, slots=True)
+class Crossing:
+    """A quota that is used up: `once` is the same for every refusal of it in one window."""
+
+    account_id: str
+    once: str
+    data: dict[str, Any]
+
+
+def crossings(refused: Iterable[RefusedRequest]) -> list[Crossing]:
+    """Return the quotas that refusals say are used up, each once. Pure."""
+    found: dict[tuple[str, str], Crossing] = {}
+    for each in refused:
+        quota = each.details.get("quota")
+        if each.code != CODE or each.account_id is None or not isinstance(quota, dict):
+            continue
+        if quota.get("window") not in WINDOWS or not _is_used_up(quota):
+            continue
+        key_id = each.key_id if quota.get("subject") in _OF_A_KEY else None
+        names = ("subject", "window", "metric", "model", "limit", "resets_at")
+        once = ":".join(str(part) for part in (key_id, *(quota.get(name) for name in names)))
+        data = {**quota, "key_id": key_id, "upgrade": each.details.get("upgrade")}
+        found[each.account_id, once] = Crossing(each.account_id, once, data)
+    return list(found.values())
+
+
+def _is_used_up(quota: Mapping[str, Any]) -> bool:
+    """Return whether next to nothing is left: requests are refused by what they might use, so that it is hardly ever
+    nothing at all."""
+    limit, left = Decimal(str(quota.get("limit", 0))), Decimal(str(quota.get("remaining", 0)))
+    return left * LEFT_OF <= limit
+
+
+class HintLog:
+    """Logs what whoever runs the gateway can do about refusals, each hint once an hour. `clock` is in Unix seconds."""
+
+    def __init__(self, clock: Callable[[], float] = time.time) -> None:
+        self._clock = clock
+        self._logged_s: OrderedDict[str, float] = OrderedDict()
+
+    def log(self, refused: Iterable[RefusedRequest]) -> None:
+        """Log the hints of these refusals that were not logged lately."""
+        for each in refused:
+            now_s = self._clock()
+            if each.hint is None or now_s < self._logged_s.get(each.hint, -HINT_EVERY_S) + HINT_EVERY_S:
+                continue
+            self._logged_s[each.hint] = now_s
+            self._logged_s.move_to_end(each.hint)
+            while len(self._logged_s) > KNOWN:
+                self._logged_s.popitem(last=False)
+            logger.info("request %s was refused, %s: %s", each.id, each.code, each.hint)
+
+
+class ExhaustedNotices:
+    """Writes notices of quotas that are used up."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+        self._told: OrderedDict[tuple[str, str], None] = OrderedDict()
+
+    async def look(self, refused: Iterable[RefusedRequest]) -> None:
+        """Tell of what these refusals say is used up. What the database does not take now is told at a later
+        refusal."""
+        fresh = [each for each in crossings(refused) if (each.account_id, each.once) not in self._told]
+        if not fresh:
+            return
+        try:
+            async with self._database.transaction() as connection:
+                for each in fresh:
+                    await emit(connection, each.account_id, "quota.exhausted", each.data, once=each.once)
+        except DatabaseError as error:
+            logger.info("quotas that are used up are told later: %s", error)
+            return
+        for each in fresh:
+            self._told[each.account_id, each.once] = None
+        while len(self._told) > KNOWN:
+            self._told.popitem(last=False)

@@ -1,0 +1,21 @@
+"""What Gemini's API declares: headers, the key's places, and what its providers are known for."""
+
+from typing import Final
+
+from gateway.dialects.declarations import Declarations
+from gateway.dialects.shares import MORE_IN_TOTAL
+
+KEY: Final = "x-goog-api-key"
+CLIENT: Final = "x-goog-api-client"
+GEMINI: Final = Declarations(
+    key_headers=(KEY,),
+    key_parameter="key",
+    provider_key=(KEY, ""),
+    paths=("/v1/", "/v1beta/"),
+    known_by=(CLIENT,),
+    sent_headers=(CLIENT,),
+    # Google's OpenAI endpoint counts thinking in the total alone.
+    explained_anomalies=frozenset({("total", MORE_IN_TOTAL)}),
+    provider_paths={"gemini": "", "openai": "/v1beta/openai"},
+    generates_media=True,  # https://ai.google.dev/gemini-api/docs/models
+)

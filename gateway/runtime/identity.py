@@ -1,0 +1,195 @@
+"""Who signs in and whose organizations are, made on one database from the settings: people, sessions, members."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING, Final
+
+from billing.identity.browsers import BrowserRules, Browsers
+from billing.identity.codes import Codes
+from billing.identity.credentials import Credentials
+from billing.identity.invitations import Invitations
+from billing.identity.issuers import ForeignRules, ForeignTokens, KeySet
+from billing.identity.members import Members
+from billing.identity.oidc import OidcSignIn
+from billing.identity.organizations import Organizations, found
+from billing.identity.passwords import Passwords
+from billing.identity.people import People
+from billing.identity.providers import CONSOLE
+from billing.identity.sessions import Sessions
+from billing.identity.shown import ShownTokens
+from billing.identity.sign_in import SignIn
+from billing.identity.signing_keys import SigningKeys, TokenRules
+from billing.identity.subjects import Subjects
+from billing.identity.users import Users
+from gateway.config.settings import public_url
+from gateway.runtime.encryption import sealer_of
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from billing.audit import Actor
+    from billing.change_notifier import ChangeNotifier
+    from billing.database.connection import Connection, Database
+    from billing.identity.organizations import Organization
+    from billing.identity.providers import SignInProvider
+    from billing.identity.sealing import Sealer
+    from billing.identity.sign_in import Found
+    from billing.plans import Plans
+    from gateway.config.settings import Settings
+    from gateway.runtime.outgoing import Outgoing
+
+DAY_S: Final = 86_400
+
+
+@dataclass(frozen=True, slots=True)
+class Identity:
+    """Everything that works on people and their organizations. `oidc` is None where no other provider signs people
+    in."""
+
+    people: People
+    sign_in: SignIn
+    credentials: Credentials
+    sessions: Sessions
+    browsers: Browsers
+    oidc: OidcSignIn | None
+    organizations: Organizations
+    members: Members
+    invitations: Invitations
+
+
+def make_identity(
+    settings: Settings,
+    database: Database,
+    of_keys: Database,
+    ask: Outgoing,
+    plans: Plans,
+    effects: ChangeNotifier,
+    new_id: Callable[[], str],
+) -> Identity:
+    """Return what works on people; signing keys are read over `of_keys`, other issuers are asked over `ask`."""
+    defaults, frontend_url = settings.defaults, settings.frontend_url
+    plan, founder = defaults.accounts.default_plan, _founder(defaults.accounts.default_plan, new_id)
+    users = Users(database, new_id, settings.identity.approval)
+    subjects = Subjects(database, users, founder)
+    sealer = sealer_of(settings)
+    keys = SigningKeys(of_keys, token_rules(settings), new_id, time.monotonic, sealer)
+    shown = ShownTokens(database, keys, _foreign_tokens(settings, ask), subjects)
+    admits = partial(_admits, settings.identity.providers)
+    sessions = Sessions(database, keys, new_id, shown, admits=admits)
+    people = _people(settings, database, users, sessions, effects, new_id, sealer)
+    return Identity(
+        people=people,
+        sign_in=SignIn(people, founder),
+        credentials=Credentials(people),
+        sessions=sessions,
+        browsers=Browsers(database, new_id, _admin_key(settings), browser_rules(settings), admits),
+        oidc=_oidc_sign_in(settings, ask, keys, sessions, subjects),
+        organizations=Organizations(database, new_id, plan, defaults.organizations),
+        members=Members(database, effects, defaults.organizations.organizations_per_user),
+        invitations=Invitations(
+            database,
+            new_id,
+            plans,
+            plan,
+            defaults.organizations,
+            frontend_url=frontend_url or f"{public_url(settings)}{CONSOLE}",
+        ),
+    )
+
+
+def token_rules(settings: Settings) -> TokenRules:
+    """Return how tokens of people are signed and how long they live, from the configuration."""
+    defaults, secret = settings.defaults, settings.jwt_secret
+    return TokenRules(
+        access_s=settings.jwt_expiry_hours * 3600,
+        refresh_s=settings.refresh_token_expiry_days * DAY_S,
+        grace_s=defaults.sign_in.refresh_grace_s,
+        rotation_s=defaults.sign_in.signing_key_days * DAY_S,
+        secret=None if secret is None else secret.reveal(),
+        sessions=defaults.sign_in.sessions_per_user,
+    )
+
+
+def browser_rules(settings: Settings) -> BrowserRules:
+    """Return where browsers reach the console, and whether over TLS alone: as `public_url` says, else FRONTEND_URL."""
+    told = settings.identity.public_url or settings.frontend_url or ""
+    return BrowserRules(public_url(settings), secure=told.startswith("https://"))
+
+
+def _admin_key(settings: Settings) -> str | None:
+    return None if settings.admin_api_key is None else settings.admin_api_key.reveal()
+
+
+def _oidc_sign_in(
+    settings: Settings, ask: Outgoing, keys: SigningKeys, sessions: Sessions, subjects: Subjects
+) -> OidcSignIn | None:
+    """Return what signs people in elsewhere; None where no provider is configured."""
+    identity = settings.identity
+    if identity.public_url is None or not identity.providers:
+        return None
+    return OidcSignIn(
+        *(identity.providers, identity.public_url, settings.frontend_url),
+        ask=ask,
+        keys=keys,
+        sessions=sessions,
+        subjects=subjects,
+        clock=time.monotonic,
+        now=time.time,
+    )
+
+
+def _foreign_tokens(settings: Settings, ask: Outgoing) -> ForeignTokens | None:
+    """Return what verifies tokens of other issuers; None where none is configured."""
+    secret = settings.auth_cookie_secret
+    if settings.auth_audience is None or (settings.auth_base_url is None and secret is None):
+        return None
+    rules = ForeignRules(
+        settings.auth_audience,
+        settings.auth_internal_audience,
+        settings.auth_base_url,
+        None if secret is None else secret.reveal(),
+    )
+    url = settings.auth_base_url
+    keys = None if url is None else KeySet(f"{url}/.well-known/jwks.json", ask, time.monotonic)
+    return ForeignTokens(rules, keys, time.time)
+
+
+def _people(
+    settings: Settings,
+    database: Database,
+    users: Users,
+    sessions: Sessions,
+    effects: ChangeNotifier,
+    new_id: Callable[[], str],
+    sealer: Sealer,
+) -> People:
+    """Make what people register, sign in and are changed by."""
+    defaults = settings.defaults
+    return People(
+        database,
+        users,
+        Codes(database, new_id, defaults.codes),
+        Passwords(at_once=defaults.sign_in.passwords_at_once),
+        sessions,
+        effects,
+        new_id,
+        time.time,
+        sealer,
+    )
+
+
+def _admits(providers: Mapping[str, SignInProvider], name: str, domain: str | None) -> bool:
+    """Return whether a provider lets in who has an address of this domain; one that is off now has let them in."""
+    return name not in providers or providers[name].admits(domain)
+
+
+def _founder(plan: str, new_id: Callable[[], str]) -> Found:
+    """Return what makes the personal organization of who registers, on a plan."""
+
+    async def make(connection: Connection, user_id: str, name: str, actor: Actor) -> Organization:
+        return await found(connection, new_id, plan, user_id=user_id, name=name, personal=True, actor=actor)
+
+    return make

@@ -1,0 +1,30 @@
+"""Metergate for your own programs: the client library.
+
+    from metergate import Client
+
+`docs/client-library.md` shows it. `metergate.middleware` finds whose key a request of an aiohttp application shows; it
+is imported by itself, with aiohttp's server. `python -m metergate` is the command.
+"""
+
+from billing.client.calls import ANSWER_LIMIT_BYTES
+from billing.client.client import Client
+from billing.client.errors import BadAnswer, ClientError, Refused, Unreachable
+from billing.client.holding import HeldOpen
+from billing.client.recorder import Spooled
+from billing.client.retries import Retries
+from billing.client.spool import SpoolRules
+from billing.client.tokens import tokens_used
+
+__all__ = [
+    "ANSWER_LIMIT_BYTES",
+    "BadAnswer",
+    "Client",
+    "ClientError",
+    "HeldOpen",
+    "Refused",
+    "Retries",
+    "SpoolRules",
+    "Spooled",
+    "Unreachable",
+    "tokens_used",
+]
