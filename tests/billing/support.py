@@ -89,7 +89,7 @@ class Billing:
     """The domain on one database."""
 
     database: Database
-    effects: RecordingEffects
+    change_notifier: RecordingEffects
     accounts: Accounts
     member_limits: MemberLimits
     keys: ApiKeys
