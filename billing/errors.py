@@ -78,6 +78,7 @@ MetergateError
 |   +-- OrganizationRefused        billing.identity.organizations
 +-- PasswordRefused                billing.identity.passwords
 +-- TooManyHashes                  billing.identity.passwords
++-- TooManyVisits                  billing.identity.visits
 +-- SignInFailed                   billing.identity.providers
 +-- UnknownProvider                billing.identity.providers
 +-- SealBroken                     billing.identity.sealing

@@ -5,6 +5,8 @@ This file owns that wrong passwords and codes of an address are counted, and tha
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable, Coroutine
+from functools import wraps
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from billing.api.attempts import SIGN_INS
@@ -39,8 +41,6 @@ from billing.schemas.people import (
 from billing.schemas.tokens import TokenPairShape
 
 if TYPE_CHECKING:
-    from collections.abc import Coroutine
-
     from billing.identity.sessions import TokenPair
     from billing.identity.users import User
 
@@ -56,6 +56,19 @@ _SENT: Final = "If this address can be used here, a mail is on its way to it."
 _NO_MAIL: Final = "This service sends no mail at present: ask whoever runs it to let you in, or to set up mail."
 
 T = TypeVar("T")
+BodyT = TypeVar("BodyT")
+Handler = Callable[[Call, BodyT], Awaitable[T]]
+
+
+def _visiting(handler: Handler[BodyT, T]) -> Handler[BodyT, T]:
+    """Count the request of somebody whom nobody knows yet among the visits. Raises `TooManyVisits`."""
+
+    @wraps(handler)
+    async def visited(call: Call, body: BodyT) -> T:
+        with call.services.visits.entered(visitor_of(call).network):
+            return await handler(call, body)
+
+    return visited
 
 
 def _mailed(call: Call) -> dict[str, Any]:
@@ -65,6 +78,7 @@ def _mailed(call: Call) -> dict[str, Any]:
 
 
 @serves(PeopleOperations.register)
+@_visiting
 async def register(call: Call, body: Registration) -> MailSent:
     """Add a user by an address, to which a code is mailed. The answer is the same for one that is registered, whose
     owner is told by mail."""
@@ -73,6 +87,7 @@ async def register(call: Call, body: Registration) -> MailSent:
 
 
 @serves(PeopleOperations.send_code)
+@_visiting
 async def send_code(call: Call, body: CodeAsked) -> MailSent:
     """Send a code by mail, to verify an address or to sign in. The answer is the same for an address of nobody."""
     given = (body.email, body.purpose, visitor_of(call), body.challenge)
@@ -81,6 +96,7 @@ async def send_code(call: Call, body: CodeAsked) -> MailSent:
 
 
 @serves(PeopleOperations.verify)
+@_visiting
 async def verify(call: Call, body: Verification) -> TokenPairShape:
     """Take the code that proves an address, and sign its owner in."""
     _refuse_blocked(call)
@@ -89,6 +105,7 @@ async def verify(call: Call, body: Verification) -> TokenPairShape:
 
 
 @serves(PeopleOperations.login)
+@_visiting
 async def login(call: Call, body: Login) -> TokenPairShape:
     """Begin a session, by a password or by a code that was mailed; with a second factor, where there is one."""
     _refuse_blocked(call)
@@ -101,6 +118,7 @@ async def login(call: Call, body: Login) -> TokenPairShape:
 
 
 @serves(PeopleOperations.forgot_password)
+@_visiting
 async def forgot_password(call: Call, body: PasswordForgotten) -> MailSent:
     """Mail a code to set a new password. The answer is the same for an unknown address."""
     await call.services.credentials.forgot(body.email, visitor_of(call))
@@ -108,6 +126,7 @@ async def forgot_password(call: Call, body: PasswordForgotten) -> MailSent:
 
 
 @serves(PeopleOperations.reset_password)
+@_visiting
 async def reset_password(call: Call, body: PasswordReset) -> PasswordChanged:
     """Set a new password by what was mailed. Every session ends; with `revoke_keys` every API key of the user, too."""
     credentials = call.services.credentials

@@ -30,6 +30,7 @@ from billing.identity.organizations import Organizations
 from billing.identity.sessions import Sessions
 from billing.identity.sign_in import SignIn
 from billing.identity.users import Users
+from billing.identity.visits import Visits
 from billing.keys.keys import ApiKeys
 from billing.ledger.reports import Reports
 from billing.metering.claims import NotAdmitted
@@ -172,6 +173,7 @@ class Services:
     request_timeout_s: float = 30.0
     customers_see: CustomersSee = "charge"
     sends_mail: bool = True
+    visits: Visits = field(default_factory=Visits)
     grant_confirm_usd: int = 1000
 
     def __post_init__(self) -> None:

@@ -7,6 +7,7 @@ members        who belongs to one, with which role, and what ends with that
 invitations    who may become a member, by an address
 users          User, Users: who signs in, and what state they are in
 passwords      which are taken; hashed and compared by Argon2id, few at once
+visits         how many people may sign in at once                                    pure
 codes          mailed codes and recovery codes; how often may be tried
 totp           codes of authenticator apps                                            pure
 letters        what mails say                                                         pure

@@ -14,11 +14,15 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import os
 import re
 import secrets
+import sys
+import threading
 import unicodedata
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cache, partial
 from importlib.resources import files
@@ -41,6 +45,8 @@ _LEAST_WORD: Final = 4
 """A shorter part of an address or a name is in too many passwords by chance."""
 _RUN_UNIT: Final = 4
 RETRY_AFTER_S: Final = 1
+NICENESS: Final = 10
+"""Of the threads that hash, where the system has one for each thread."""
 WAITING: Final = 64
 """Passwords that run or wait at the same time in one process, of all networks."""
 _SALT_BYTES, _HASH_BYTES = 16, 32
@@ -130,7 +136,7 @@ class Passwords:
         self._hasher = hasher or PasswordHasher()
         self._at_once, self._places = at_once, Counter[str]()
         self._turns = FairQueue(at_once)
-        self._threads = ThreadPoolExecutor(at_once, "passwords")
+        self._threads = ThreadPoolExecutor(at_once, "passwords", _yield_to_others)
         self.dummy: Final = _dummy(self._hasher)
         """A hash that no password has, and that costs as much to compare."""
 
@@ -191,6 +197,13 @@ class Passwords:
     def close(self) -> None:
         """End the threads, once they have done what they do."""
         self._threads.shutdown(wait=False, cancel_futures=True)
+
+
+def _yield_to_others() -> None:
+    """Have the event loop served before this thread, and before those that Argon2 begins in it."""
+    if sys.platform == "linux":
+        with suppress(OSError):
+            os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), NICENESS)
 
 
 def _dummy(hasher: PasswordHasher) -> str:

@@ -347,6 +347,12 @@ class SignInSettings(Struct, frozen=True):
     passwords_at_once: Annotated[
         int, within(1, 64, "passwords that one process hashes at once, 64 MiB each; then 429")
     ] = 2
+    sign_ins_at_once: Annotated[
+        int,
+        within(
+            2, 10_000, "people who sign in, register or reset a password at once in a process; a 32nd of one address"
+        ),
+    ] = 64
 
 
 class Defaults(Struct, frozen=True, kw_only=True):

@@ -62,6 +62,10 @@ __all__ = [
     "warnings",
 ]
 
+PLAIN_EDGE_OPEN: Final = (
+    "`plain` has no bounds on connections: let LISTEN_ADDR be this machine alone, or put a proxy in front that has "
+    "them, and name it in TRUSTED_PROXIES"
+)
 _MAIN_KEYS: Final = ("providers", "models", "betas", "defaults", "identity", "payments", "exports")
 
 
@@ -140,6 +144,8 @@ def load_settings(environ: Mapping[str, str], *, mode: Mode = "serve", with_pric
     plan_names = None if plan_file is None else tuple(name for name in plan_file.child_names if name != VERSION)
     defaults = Defaults() if main is None else read_defaults(main, defaults_at, plan_names)
     plans_version = 0 if plan_file is None else read_plans_version(plan_file)
+    if mode != "command" and defaults.edge.edge == "plain" and not _plain_edge_is_guarded(environment):
+        problems.add(shown_path(folder / FILES[0]), "defaults.edge", PLAIN_EDGE_OPEN)
     problems.refuse()
     return Settings(
         **{each.name: getattr(environment, each.name) for each in fields(Environment)},
@@ -157,6 +163,11 @@ def load_settings(environ: Mapping[str, str], *, mode: Mode = "serve", with_pric
         betas=betas,
         notes=tuple(problems.notes),
     )
+
+
+def _plain_edge_is_guarded(environment: Environment) -> bool:
+    """Return whether nobody reaches the gateway but this machine and a proxy that is named."""
+    return bool(environment.trusted_proxies) or is_this_machine(environment.listen_addr.rpartition(":")[0])
 
 
 def listens_here(settings: Settings) -> bool:

@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from gateway.dialects.base import Match
     from gateway.proxy.handler import Proxy
     from gateway.server.bodies import Kept
-    from gateway.server.edge import Find
+    from gateway.server.connection import Find
 
 PING_S: Final = 30.0
 UPSTREAM_CONNECT_S: Final = 10.0

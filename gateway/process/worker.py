@@ -48,7 +48,9 @@ from gateway.server.plain import PlainRunner
 logger = logging.getLogger(__name__)
 
 KEEPALIVE_S: Final = 75.0
-GC_THRESHOLDS: Final = (20_000, 20, 100)
+GC_THRESHOLDS: Final = (10_000, 1, 2_000)
+"""The first two bound how many objects are looked at in one go, some milliseconds for these: thousands of new
+connections have hundreds of thousands. Each is looked at twice, whatever the second is."""
 LARGE_BLOCK_BYTES: Final = 1 << 20
 SWITCH_S: Final = 0.001
 """How long a thread runs on when another one waits, five times shorter than Python's default: the one that waits is the

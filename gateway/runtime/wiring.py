@@ -25,6 +25,7 @@ from billing.exports.cursor import Exports
 from billing.holds.cache import recognised
 from billing.holds.live_windows import live_windows
 from billing.holds.redis.layout import DEFAULT_PREFIX
+from billing.identity.visits import Visits
 from billing.keys.keys import ApiKeys
 from billing.keys.principals import Principals
 from billing.keys.secrets import secret_digest, well_formed
@@ -213,6 +214,7 @@ def _services(
         customers_see=defaults.accounts.customers_see,
         grant_confirm_usd=defaults.accounts.grant_confirm_usd,
         sends_mail=delivery_here(settings) is not None,
+        visits=Visits(defaults.sign_in.sign_ins_at_once),
         authenticate=_authenticator(engine),
         known=partial(recognised, engine.cache),
         attempts=make_attempts(settings, engine.redis),

@@ -25,13 +25,16 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from gateway.server.clients import Clients
-    from gateway.server.connection import EdgeProtocol
+    from gateway.server.guard import GuardedProtocol
 
 logger = logging.getLogger(__name__)
 
-AT_ONCE_MAX: Final = 64
-"""The most connections that are accepted in one turn of the loop, and that stay open after a refusal."""
-AT_ONCE_SHARE: Final = 16
+AT_ONCE: Final = 8
+"""The most connections that are accepted in one turn of the loop: each takes it a fraction of a millisecond, in which
+nobody else is served."""
+REFUSED_MAX: Final = 64
+"""The most connections that stay open after a refusal."""
+REFUSED_SHARE: Final = 16
 """The same as a fraction of all connections: one in so many."""
 REFUSED_OPEN_S: Final = 1.0
 """How long a refused connection stays open: closed with bytes that were not read, it is reset."""
@@ -44,11 +47,14 @@ _NO_DESCRIPTOR: Final = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, er
 class Acceptor:
     """Accepts connections of a listening socket, and has `make` make the protocol of each."""
 
-    def __init__(self, listener: socket.socket, make: Callable[[], EdgeProtocol], clients: Clients, most: int) -> None:
+    def __init__(
+        self, listener: socket.socket, make: Callable[[], GuardedProtocol], clients: Clients, most: int
+    ) -> None:
         self._listener = listener
         self._make = make
         self._clients = clients
-        self._at_once = max(1, min(AT_ONCE_MAX, most // AT_ONCE_SHARE))
+        self._most_refused = max(1, min(REFUSED_MAX, most // REFUSED_SHARE))
+        self._at_once = min(AT_ONCE, self._most_refused)
         self._loop = asyncio.get_running_loop()
         self._arriving: set[asyncio.Task[None]] = set()
         self._refused: deque[socket.socket] = deque()
@@ -94,7 +100,7 @@ class Acceptor:
             else:
                 self._refuse(connection)
 
-    async def _arrive(self, connection: socket.socket, protocol: EdgeProtocol) -> None:
+    async def _arrive(self, connection: socket.socket, protocol: GuardedProtocol) -> None:
         try:
             await self._loop.connect_accepted_socket(lambda: protocol, connection)
         except OSError as error:  # its client has left
@@ -109,7 +115,7 @@ class Acceptor:
             connection.send(refusals.too_many_connections().raw(self._new_id()))
             connection.shutdown(socket.SHUT_WR)
         self._refused.append(connection)
-        if len(self._refused) > self._at_once:
+        if len(self._refused) > self._most_refused:
             self._close_refused()
         self._loop.call_later(REFUSED_OPEN_S, self._end_refused, connection)
 

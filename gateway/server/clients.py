@@ -12,7 +12,7 @@ connections count for the addresses that it names, from a request's head to its 
 from __future__ import annotations
 
 import logging
-from collections import Counter
+from collections import Counter, deque
 from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import TYPE_CHECKING, Final, Literal, Protocol
@@ -25,11 +25,14 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-ENDED_SHARE: Final = 64
-"""Of all that wait, one in so many ends at a time: finding them means looking at each."""
+FOUND_SHARE: Final = 16
+"""Of all that wait, one in so many is found by one look at each: they end one by one, as others come for them."""
+FOUND_S: Final = 1.0
+"""For how long those that were found are the ones that end first."""
 ALL_BUSY_S: Final = 0.05
 """How long a finding that no connection waits is kept, for the same reason."""
-ALL_BUSY_MAX: Final = 1024
+NAMES_MAX: Final = 1024
+"""Addresses and accounts for which either is kept."""
 PEERS_MAX: Final = 4096
 """Peers whose addresses are remembered as they count."""
 
@@ -64,6 +67,14 @@ class Connection(Protocol):
         """End it, and tell its client where that can be told. Return what was awaited."""
 
 
+@dataclass(slots=True)
+class _Found:
+    """Connections that end next, and since when each has waited; `until_s`: not after this."""
+
+    next: deque[tuple[float, Connection]]
+    until_s: float
+
+
 class Clients:
     """See above. `ended` counts connections that ended for others by what they waited for, `refused` newcomers by the
     share that was full."""
@@ -75,6 +86,7 @@ class Clients:
         self._of_address: dict[str, dict[Connection, None]] = {}
         self._of_account: dict[str, dict[Connection, None]] = {}
         self._busy_until_s: dict[tuple[Share, str], float] = {}
+        self._found: dict[tuple[Share, str], _Found] = {}
         self._arriving: set[Connection] = set()
         self.place = lru_cache(PEERS_MAX)(self._place)
         self.ended: Counter[Awaited] = Counter(dict.fromkeys(AWAITED, 0))
@@ -98,7 +110,7 @@ class Clients:
         """Return whether a newcomer of this address may come; others may end for it."""
         if not self._has_room("address", address, self._of_address, self._rules.most_of_address):
             return False
-        if len(self) >= self._rules.most and not self._end_some("process", "", self._all, self._heaviest_first):
+        if len(self) >= self._rules.most and not self._end_one("process", "", self._all, self._heaviest_first):
             self.refused["process"] += 1
             return False
         return True
@@ -148,7 +160,7 @@ class Clients:
     def _has_room(self, share: Share, name: str, index: dict[str, dict[Connection, None]], most: int) -> bool:
         """Return whether there may be another connection of this name; some of its own that wait may end for it."""
         own = index.get(name) if name else None
-        if own is None or len(own) < most or self._end_some(share, name, own, _longest_first):
+        if own is None or len(own) < most or self._end_one(share, name, own, _longest_first):
             return True
         self.refused[share] += 1
         if not self._warned and share == "address":
@@ -160,28 +172,42 @@ class Clients:
             )
         return False
 
-    def _end_some(
+    def _end_one(
         self,
         share: Share,
         name: str,
         of: Collection[Connection],
         order: Callable[[list[tuple[float, Connection]]], None],
     ) -> bool:
-        """End some of these connections that wait; False where none does."""
-        now_s = self._loop.time()
-        if self._busy_until_s.get((share, name), 0.0) > now_s:
+        """End one of these connections that waits; False where none does."""
+        key, now_s = (share, name), self._loop.time()
+        if self._busy_until_s.get(key, 0.0) > now_s:
             return False
+        found = self._found.pop(key, None)
+        if found is not None and found.until_s > now_s and self._end_next(key, found, of):
+            return True
         waiting = [(since_s, each) for each in of if (since_s := each.waits_since_s) is not None]
         if not waiting:
-            if len(self._busy_until_s) >= ALL_BUSY_MAX:
+            if len(self._busy_until_s) >= NAMES_MAX:
                 self._busy_until_s.clear()
-            self._busy_until_s[share, name] = now_s + ALL_BUSY_S
+            self._busy_until_s[key] = now_s + ALL_BUSY_S
             return False
         order(waiting)
-        for _, each in waiting[: 1 + len(waiting) // ENDED_SHARE]:
-            self.ended[each.end_for_others()] += 1
-            self.leave(each)
-        return True
+        return self._end_next(key, _Found(deque(waiting[: 1 + len(waiting) // FOUND_SHARE]), now_s + FOUND_S), of)
+
+    def _end_next(self, key: tuple[Share, str], found: _Found, of: Collection[Connection]) -> bool:
+        """End the first of those that were found that has waited ever since, and keep the rest for the next one."""
+        while found.next:
+            since_s, each = found.next.popleft()
+            if each in of and each.waits_since_s == since_s:
+                self.ended[each.end_for_others()] += 1
+                self.leave(each)
+                if found.next:
+                    if len(self._found) >= NAMES_MAX:
+                        self._found.clear()
+                    self._found[key] = found
+                return True
+        return False
 
     @staticmethod
     def _heaviest_first(waiting: list[tuple[float, Connection]]) -> None:

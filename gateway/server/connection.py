@@ -10,6 +10,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
 from aiohttp import HttpVersion11, web
@@ -18,16 +20,31 @@ from billing.logs import log_about
 from gateway.server import refusals
 from gateway.server.aiohttp_private import RawRequestMessage
 from gateway.server.exchange import Exchange
-from gateway.server.guard import GuardedProtocol
+from gateway.server.guard import EdgeRules, GuardedProtocol, Shared
 from gateway.server.stalls import HalfClosed, may_be_half_closed
 
 if TYPE_CHECKING:
     from gateway.dialects.base import Match
-    from gateway.server.edge import EdgeServer
 
 HEAD_END_BYTES: Final = 4
 
 logger = logging.getLogger(__name__)
+
+Serve = Callable[[Exchange], Awaitable[None]]
+Find = Callable[[str, str, Mapping[str, str]], "Match | None"]
+"""Which endpoint a request is sent to, by its method, path and headers: `gateway.dialects.registry.Dialects.find`."""
+Hand = Callable[[str, str, asyncio.Transport, bytes], bool]
+"""Gives a connection to another process, by its request's method and path, with all that was read of it; False where it
+is to be served here: `gateway.process.pages.Hand`."""
+
+
+@dataclass(frozen=True, slots=True)
+class Handlers:
+    """Who serves the requests of connections; without `hand` no other process does."""
+
+    serve: Serve
+    find: Find
+    hand: Hand | None = None
 
 
 class EdgeProtocol(GuardedProtocol):
@@ -36,11 +53,19 @@ class EdgeProtocol(GuardedProtocol):
 
     __slots__ = ("_find", "_hand", "_serve", "_served_by", "_serving", "_sleeping", "_turn")
 
-    def __init__(self, server: EdgeServer, **options: Any) -> None:
-        super().__init__(server, server.rules, server.shared, server.new_id, **options)
-        self._serve = server.serve
-        self._find = server.find
-        self._hand = server.hand
+    def __init__(
+        self,
+        manager: web.Server,
+        handlers: Handlers,
+        rules: EdgeRules,
+        shared: Shared,
+        new_id: Callable[[], str],
+        **options: Any,
+    ) -> None:
+        super().__init__(manager, rules, shared, new_id, **options)
+        self._serve = handlers.serve
+        self._find = handlers.find
+        self._hand = handlers.hand
         self._served_by: asyncio.Task[None] | None = None
         self._serving: asyncio.Task[None] | None = None
         self._turn: asyncio.Future[None] | None = None
@@ -303,6 +328,7 @@ class EdgeProtocol(GuardedProtocol):
         for task in (self._served_by, self._serving):
             if task is not None:
                 task.cancel()
+        self._served_by = self._serving = None  # a cancelled task has this connection in its traceback
 
     async def shutdown(self, timeout: float | None = 15.0) -> None:
         """Let the request end within `timeout` seconds, then cancel it, and close."""

@@ -6,7 +6,7 @@ of the application.
 
 import asyncio
 import socket
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable
 from typing import Any, cast
 
 from aiohttp import HttpVersion11, StreamReader, web
@@ -14,24 +14,16 @@ from aiohttp.hdrs import EXPECT
 from multidict import CIMultiDict, CIMultiDictProxy
 
 from billing.api.expect_continue import AWAITS_CONTINUE
-from gateway.dialects.base import Match
 from gateway.server import refusals
 from gateway.server.accepting import Acceptor, EdgeSite
 from gateway.server.clients import Clients
-from gateway.server.connection import EdgeProtocol
+from gateway.server.connection import EdgeProtocol, Find, Hand, Handlers, Serve
 from gateway.server.exchange import CONTINUES, Exchange
 from gateway.server.guard import EdgeRules, Shared
 from gateway.server.heads import Heads
 from gateway.server.ids import Ulids
 from gateway.server.paced import Pace
 from gateway.server.plain import Written, serve_plainly
-
-Serve = Callable[[Exchange], Awaitable[None]]
-Find = Callable[[str, str, Mapping[str, str]], Match | None]
-"""Which endpoint a request is sent to, by its method, path and headers: `gateway.dialects.registry.Dialects.find`."""
-Hand = Callable[[str, str, asyncio.Transport, bytes], bool]
-"""Gives a connection to another process, by its request's method and path, with all that was read of it; False where it
-is to be served here: `gateway.process.pages.Hand`."""
 
 
 class EdgeServer(web.Server):
@@ -64,11 +56,9 @@ class EdgeServer(web.Server):
             loop=behind._loop,
             **behind._kwargs,
         )
-        self.serve = serve
-        self.find = find
-        self.hand = hand
+        self._handlers = Handlers(serve, find, hand)
         self.rules = rules or EdgeRules()
-        self.clients = clients or Clients(self.rules.connections, self._loop)
+        self.clients = Clients(self.rules.connections, self._loop) if clients is None else clients
         self.shared = Shared(
             Pace(self.rules.body_bytes_per_s, self._loop), Heads(self.rules.head_bytes_in_flight), self.clients
         )
@@ -80,7 +70,7 @@ class EdgeServer(web.Server):
         return made
 
     def __call__(self) -> EdgeProtocol:
-        return EdgeProtocol(self, loop=self._loop, **self._kwargs)
+        return EdgeProtocol(self, self._handlers, self.rules, self.shared, self.new_id, loop=self._loop, **self._kwargs)
 
     def adopt(self, transport: asyncio.Transport, data: bytes) -> None:
         """Serve the request of a connection that another process has accepted, and has read `data` of."""
@@ -90,7 +80,7 @@ class EdgeServer(web.Server):
             transport.write(refusals.too_many_connections().raw(self.new_id()))
             transport.close()
             return
-        EdgeProtocol(self, loop=self._loop, **self._kwargs).adopt(transport, data)
+        self().adopt(transport, data)
 
 
 def _leave_out_expect(request: web.BaseRequest) -> None:

@@ -6,7 +6,7 @@
     upstream      a provider that keeps what it was asked; plan  what a request asks of it, and what that must cost
     clients       the load, and a record of how every answer ended
     faults        what is done to whom; disk  a disk that is full; cluster  masters of a Redis Cluster that are lost
-    crowds        connections that come by thousands and end nothing
+    crowds        connections that come by thousands and end nothing; crowd_figures  how long others wait for them
     misuse        clients that stop reading, and bodies that are dear to parse
     stores        locks, slow commits, a lost journal, a restored backup; twice  two faults within a second
     clocks        servers with clocks of their own; between  scripts that stand before the servers

@@ -20,8 +20,8 @@ from billing.api.requests import read_bounded
 from gateway.dialects.base import Endpoint
 from gateway.dialects.openai.dialect import OpenAIDialect
 from gateway.dialects.registry import Dialects
-from gateway.server.connection import EdgeProtocol
-from gateway.server.edge import EdgeRunner, EdgeServer, Serve, route_of
+from gateway.server.connection import EdgeProtocol, Serve
+from gateway.server.edge import EdgeRunner, EdgeServer, route_of
 from gateway.server.exchange import BadBody, BodyTooLarge, Exchange
 from gateway.server.guard import EdgeRules
 from gateway.server.listening import bind

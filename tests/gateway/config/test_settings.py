@@ -23,7 +23,7 @@ from gateway.config.settings import (
     unpriced_models,
     warnings,
 )
-from tests.gateway.config.support import load, write
+from tests.gateway.config.support import MAIN, load, problems, write
 
 NOW_S = datetime(2026, 1, 1, tzinfo=UTC).timestamp()
 SHIPPED = {"METERGATE_CONFIG": str(SHIPPED_FOLDER)}
@@ -181,3 +181,14 @@ def test_no_secret_shows_in_the_settings(tmp_path: Path) -> None:
 def test_the_mode_says_where_to_listen(tmp_path: Path) -> None:
     assert load(tmp_path / "c", mode="up").listen_addr == "127.0.0.1:8080"
     assert load(tmp_path / "c").listen_addr == "0.0.0.0:8080"
+
+
+def test_a_plain_edge_is_reached_by_this_machine_or_by_a_proxy_alone(tmp_path: Path) -> None:
+    main = MAIN + "defaults: {edge: plain}\n"
+    (problem,) = problems(tmp_path / "c", main=main)
+    assert "TRUSTED_PROXIES" in problem
+    assert "defaults.edge" in problem
+    for environ in ({"LISTEN_ADDR": "127.0.0.1:80"}, {"LISTEN_ADDR": "[::1]:80"}, {"TRUSTED_PROXIES": "10.0.0.0/8"}):
+        assert load(tmp_path / "c", environ, main=main).defaults.edge == "plain"
+    assert load(tmp_path / "c", main=main, mode="up").defaults.edge == "plain"
+    assert load(tmp_path / "c", main=main, mode="command").defaults.edge == "plain"

@@ -1,8 +1,10 @@
 """Too many connections: which end for others, what they are told, and that nobody else notices."""
 
 import asyncio
+import gc
 import json
 import socket
+import weakref
 from collections import Counter
 from dataclasses import dataclass
 
@@ -44,6 +46,13 @@ class Clock:
         return self.now_s
 
 
+class Still(Clock):
+    """No time passes."""
+
+    def time(self) -> float:
+        return self.now_s
+
+
 def clients(most: int, of_address: int = 1_000, of_account: int = 1_000) -> Clients:
     rules = ConnectionRules(most, of_address, of_account, Addresses(parse_networks("10.0.0.0/8") or ()))
     return Clients(rules, Clock())  # type: ignore[arg-type]
@@ -72,6 +81,37 @@ def test_those_of_the_address_and_of_the_account_with_most_end_first() -> None:
     assert not crowd.admits("newcomer")  # nothing else waits
     assert not any(each.ended for each in busy)
     assert crowd.refused == Counter({"process": 1})
+
+
+def test_one_ends_for_each_that_comes_and_few_looks_find_them() -> None:
+    """One that was found, and has moved on since, does not end."""
+    looks = 0
+
+    @dataclass(eq=False)
+    class Looked(Held):
+        @property
+        def waits_since_s(self) -> float | None:  # type: ignore[override]
+            nonlocal looks
+            looks += 1
+            return self.since_s
+
+        @waits_since_s.setter
+        def waits_since_s(self, since_s: float | None) -> None:
+            self.since_s = since_s
+
+    crowd = clients(10_000, of_address=1_600)
+    crowd._loop = Still()  # type: ignore[assignment]
+    held = [Looked("one", "", float(number)) for number in range(1_600)]
+    for each in held:
+        crowd.enter(each)
+    looks = 0
+    assert crowd.admits("one")
+    held[1].waits_since_s, held[2].waits_since_s = None, 5_000.0
+    for number in range(90):
+        crowd.enter(Looked("one", "", 2_000.0 + number))
+        assert crowd.admits("one")
+    assert [each.ended for each in held[:94]] == [True, False, False, *[True] * 90, False]
+    assert looks < 2_000
 
 
 def test_an_address_has_a_share_and_a_proxy_none() -> None:
@@ -223,6 +263,28 @@ async def _large(call: Exchange) -> None:
     call.answer(200, b"", b"x" * 400_000)
 
 
+@pytest.mark.parametrize("sent", [UNFINISHED, BEGUN["no body yet"], b"", get()], ids=["body", "Expect", "none", "idle"])
+@on_both_loops
+async def test_a_connection_that_ended_is_freed_at_once(sent: bytes) -> None:
+    """The garbage collector would stop the loop for as long as it takes to find thousands of them."""
+    async with edge(echo) as served:
+        gc.collect()
+        gc.disable()
+        try:
+            client = await served.connect()
+            client.send(sent)
+            await until(lambda: len(served.server.clients) == 1)
+            if sent == get():
+                await client.answer()
+            gone = weakref.ref(next(iter(served.server.clients._all)))
+            if sent:
+                await until(lambda: gone()._request_count == 1)  # type: ignore[union-attr]
+            await client.leave()
+            await until(lambda: gone() is None)
+        finally:
+            gc.enable()
+
+
 @on_both_loops
 async def test_a_trusted_proxy_is_seen_through() -> None:
     """Its own connections have no share; requests that it forwards for one client do."""
@@ -248,6 +310,17 @@ async def test_a_trusted_proxy_is_seen_through() -> None:
 async def _stop_then_echo(call: Exchange, gate: Gate) -> None:
     await gate.wait()
     await echo(call)
+
+
+@on_both_loops
+async def test_connections_are_counted_where_metrics_read_them() -> None:
+    """Also where none is open when the server is made."""
+    counted = Clients(ConnectionRules(), asyncio.get_running_loop())
+    async with edge(echo, clients=counted) as served:
+        client = await served.connect()
+        await until(lambda: len(counted) == 1)
+        await client.leave()
+        await until(lambda: len(counted) == 0)
 
 
 @on_both_loops

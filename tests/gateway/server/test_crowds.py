@@ -132,3 +132,57 @@ async def test_nobody_else_is_refused_while_a_crowd_comes_and_goes(port: int) ->
     assert crowd.come == CROWD
     assert min(served.values()) >= 10, served
     assert crowd.told[b"503"] > CROWD // 10, crowd.told
+
+
+SIGN_INS_PER_S = 70
+SIGN_IN_ADDRESSES = 20
+SIGN_INS_S = 6.0
+NEWCOMER = "127.0.0.9"
+
+
+def sign_in(number: int) -> bytes:
+    body = b'{"email":"somebody%d@example.org","password":"four words that are long"}' % number
+    return post(body, "Content-Type: application/json", path="/api/auth/login")
+
+
+async def test_newcomers_are_served_beside_a_flood_of_whole_sign_ins(port: int) -> None:
+    """Passwords take a processor for as long as they come: they keep few connections, and others come first."""
+    loop = asyncio.get_running_loop()
+    told, flood, served = Counter[bytes](), set[asyncio.Task[None]](), 0
+
+    async def come(number: int) -> None:
+        address = f"127.0.1.{1 + number % SIGN_IN_ADDRESSES}"
+        with suppress(OSError, EOFError):
+            reader, writer = await asyncio.open_connection("127.0.0.1", port, local_addr=(address, 0))
+            writer.write(sign_in(number))
+            told[(await reader.readuntil(b"\r\n"))[9:12]] += 1
+            writer.close()
+
+    async def ask() -> bytes:
+        reader, writer = await asyncio.open_connection("127.0.0.1", port, local_addr=(NEWCOMER, 0))
+        writer.write(ASKED)
+        answer = await reader.readuntil(b"\r\n")
+        writer.close()
+        return answer
+
+    async def newcomers() -> None:
+        nonlocal served
+        while loop.time() < began_s + SIGN_INS_S:
+            assert (await ask())[9:12] == b"200", (served, told)
+            served += 1
+
+    await ask()
+    began_s, number = loop.time(), 0
+    others = asyncio.create_task(newcomers())
+    while not others.done():
+        while number < (loop.time() - began_s) * SIGN_INS_PER_S:
+            task = asyncio.create_task(come(number))
+            flood.add(task)
+            task.add_done_callback(flood.discard)
+            number += 1
+        await asyncio.wait([others], timeout=1 / SIGN_INS_PER_S)
+    await others
+    await asyncio.gather(*flood)
+    assert served >= 5, (served, told)
+    assert told[b"429"] > told[b"503"], told
+    assert told[b"401"] >= 1, told

@@ -1,0 +1,51 @@
+"""How many people sign in, register or reset a password at the same time in one process.
+
+Nobody knows them yet, and each of their requests asks the database and may hash a password, which takes a processor. So
+they have a share of their own, and no network has more than a part of it: whoever comes beyond is told to come again.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Final
+
+from billing.errors import MetergateError
+
+NETWORK_SHARE: Final = 32
+"""Of all, one network has one in so many, and at least NETWORK_LEAST."""
+NETWORK_LEAST: Final = 2
+RETRY_AFTER_S: Final = 1
+
+
+class TooManyVisits(MetergateError):
+    """So many people are signing in that this one has to come again."""
+
+    kind = "too_many"
+    retry_after_s = RETRY_AFTER_S
+
+    def __init__(self) -> None:
+        super().__init__(f"Too many people are signing in at this moment: try again in {RETRY_AFTER_S} s.")
+
+
+class Visits:
+    """The visits of one process, at most `at_once`."""
+
+    def __init__(self, at_once: int = 64) -> None:
+        self._at_once = at_once
+        self._of_network = max(NETWORK_LEAST, at_once // NETWORK_SHARE)
+        self._running = Counter[str]()
+
+    @contextmanager
+    def entered(self, network: str) -> Iterator[None]:
+        """Count a visit while this is open. Raises `TooManyVisits`."""
+        if self._running.get(network, 0) >= self._of_network or self._running.total() >= self._at_once:
+            raise TooManyVisits
+        self._running[network] += 1
+        try:
+            yield
+        finally:
+            self._running[network] -= 1
+            if not self._running[network]:
+                del self._running[network]

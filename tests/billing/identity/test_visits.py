@@ -1,0 +1,43 @@
+"""How many people may sign in at once: a network has a part of all, and what ended counts no longer."""
+
+import asyncio
+import os
+import sys
+import threading
+from contextlib import ExitStack
+
+import pytest
+
+from billing.identity.passwords import NICENESS, Passwords
+from billing.identity.visits import NETWORK_LEAST, TooManyVisits, Visits
+
+
+def test_a_network_leaves_room_for_others() -> None:
+    visits = Visits(64)
+    with ExitStack() as open_:
+        for network in range(64 // NETWORK_LEAST - 1):
+            for _ in range(NETWORK_LEAST):
+                open_.enter_context(visits.entered(f"network {network}"))
+            with pytest.raises(TooManyVisits):
+                open_.enter_context(visits.entered(f"network {network}"))
+        for _ in range(NETWORK_LEAST):
+            open_.enter_context(visits.entered("newcomer"))
+        with pytest.raises(TooManyVisits):
+            open_.enter_context(visits.entered("one more"))
+    with visits.entered("network 0"), visits.entered("network 0"):
+        pass
+    assert not visits._running
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="a thread has no niceness of its own")
+async def test_hashing_yields_to_the_event_loop() -> None:
+    passwords = Passwords()
+    own = os.getpriority(os.PRIO_PROCESS, threading.get_native_id())
+    try:
+        of_thread = await asyncio.get_running_loop().run_in_executor(
+            passwords._threads, lambda: os.getpriority(os.PRIO_PROCESS, threading.get_native_id())
+        )
+    finally:
+        passwords.close()
+    assert of_thread == max(own, NICENESS)
+    assert os.getpriority(os.PRIO_PROCESS, threading.get_native_id()) == own
