@@ -18,7 +18,6 @@ from benchmarks.process import Process
 from benchmarks.stage import Stage
 from benchmarks.subjects import Report, Unsound
 
-READ_BAR_MS: Final = 50.0
 ACCOUNT: Final = "/api/account"
 DAYS: Final = 31
 _SUMMARY: Final = f"{ACCOUNT}/usage/summary"

@@ -20,7 +20,7 @@ import asyncpg
 from benchmarks.subjects import Report, Unsound
 from billing.database.connection import Database
 from billing.ledger.reports import Reports
-from billing.ledger.sums import Folds
+from billing.ledger.roller import Folds
 from billing.ledger.used import BEGINNING, END, total
 
 DAYS: Final = 90

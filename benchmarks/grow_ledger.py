@@ -18,7 +18,8 @@ from benchmarks.subjects import Report, Sample, Unsound
 from billing.database.connection import Database
 from billing.database.migrate import migrate
 from billing.ledger.debits import Debit
-from billing.ledger.reports import MOST_FRESH, EventFilter, Reports, roll
+from billing.ledger.reports import EventFilter, Reports
+from billing.ledger.roller import MOST_FRESH, roll
 from billing.ledger.writer import write_debits
 
 ACCOUNTS: Final = 1_000

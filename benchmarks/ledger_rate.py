@@ -21,7 +21,7 @@ from benchmarks.stage import Stage
 from benchmarks.subjects import Sample, Unsound
 from billing.database.connection import Database
 from billing.database.migrate import migrate
-from billing.ledger.reports import roll
+from billing.ledger.roller import roll
 from billing.ledger.writer import write_debits
 
 BATCH_ROWS: Final = 500

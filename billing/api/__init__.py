@@ -16,7 +16,7 @@
     metering    /service: what other services call   event_bodies  batches of usage, cut into their events
     credit      lots, coupons, auto-recharge, alerts, below /billing and /admin   budgets  /billing/budgets
     usage       /account: balance, transactions, usage events   sums  /account and /billing: what was used, in sums
-    buckets     buckets of time, read in parts
+    buckets     buckets of time, read in parts   usage_reports  what was used in spans of time, with bytes of traffic
     plans         /billing/status, /billing/subscription, /service/features
     webhooks_out  /webhooks/endpoints, /admin/webhooks/endpoints: where notices are sent to
     payments    /billing: setup, portal, checkout, orders; /admin/orders, /admin/payments; /webhooks/stripe

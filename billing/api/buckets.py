@@ -21,7 +21,7 @@ from billing.schemas.reports import ordered
 from billing.zones import Period, periods
 
 if TYPE_CHECKING:
-    from billing.collect.traffic import Traffic
+    from billing.api.usage_reports import UsageReports
 
 MOST_CELLS: Final = 2_000
 """Groups of all buckets of one answer: some 45 ms of Postgres and of ours."""
@@ -91,12 +91,12 @@ def place_in(after: str, since: datetime, until: datetime) -> tuple[datetime, in
     return datetime.fromtimestamp(seconds, UTC), skip
 
 
-async def read_part(traffic: Traffic, steps: Steps, most: int, cells: int | None = None) -> Part:
+async def read_part(usage: UsageReports, steps: Steps, most: int, cells: int | None = None) -> Part:
     """Return the first buckets, at most so many, with at most `cells` groups (None: those of an answer). Raises
     `UsageQueryError` and `DatabaseError`."""
     cells = cells or MOST_CELLS
     bounds = steps.bounds(1 if steps.skip else min(most, MOST_BUCKETS[steps.period]))
-    found = await _spans(traffic, steps, bounds, cells)
+    found = await _spans(usage, steps, bounds, cells)
     buckets = [Bucket(*times, total(span), ordered(span)) for times, span in zip(pairwise(bounds), found, strict=False)]
     if not buckets:
         return Part([], None)
@@ -109,26 +109,26 @@ async def read_part(traffic: Traffic, steps: Steps, most: int, cells: int | None
     return Part(buckets, (last, 0) if last < steps.until else None)
 
 
-async def read_parts(traffic: Traffic, steps: Steps) -> AsyncIterator[list[Bucket]]:
+async def read_parts(usage: UsageReports, steps: Steps) -> AsyncIterator[list[Bucket]]:
     """Yield all buckets, part by part. Raises as `read_part`."""
     place: tuple[datetime, int] | None = (steps.since, steps.skip)
     while place is not None:
         since, skip = place
         left = replace(steps, since=since, skip=skip)
-        buckets, place = await read_part(traffic, left, MOST_BUCKETS[steps.period], AT_ONCE * MOST_CELLS)
+        buckets, place = await read_part(usage, left, MOST_BUCKETS[steps.period], AT_ONCE * MOST_CELLS)
         yield buckets
 
 
-async def _spans(traffic: Traffic, steps: Steps, bounds: Sequence[datetime], most: int) -> list[Span]:
+async def _spans(usage: UsageReports, steps: Steps, bounds: Sequence[datetime], most: int) -> list[Span]:
     """Return the spans between the first bounds: all, or about as many as have so many groups; one at least."""
     groups = 0 if steps.named is None else len(steps.named) + 1
     if steps.names and (steps.named is None or steps.names[0] not in DIMENSIONS):  # values of a tag are all told apart
-        groups = await traffic.most_groups(steps.account_id, steps.names)
+        groups = await usage.most_groups(steps.account_id, steps.names)
     found: list[Span] = []
     cells, more = 0, max(1, most // max(groups, 1))
     while more and len(found) < len(bounds) - 1:
         between = bounds[len(found) : len(found) + more + 1]
-        for span in await traffic.spans(steps.account_id, between, steps.names, steps.named):
+        for span in await usage.spans(steps.account_id, between, steps.names, steps.named):
             if found and cells + len(span) > most:
                 return found
             found.append(span)

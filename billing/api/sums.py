@@ -1,6 +1,6 @@
 """What customers read of what was used, in sums: totals, a summary, buckets of time, the month so far.
 
-Every number comes from `collect.traffic.Traffic.spans`, of buckets by `buckets.read_part`, and every field of it from
+Every number comes from `UsageReports.spans`, of buckets by `buckets.read_part`, and every field of it from
 `schemas.reports.used_fields`, for JSON and CSV alike. Times are whole minutes; a day in a query is the local one of the
 time zone.
 """
@@ -20,8 +20,8 @@ from billing.api.operations import ReportOperations
 from billing.api.requests import encode_cursor, moment, page_asked, zone
 from billing.api.route import Call, serves
 from billing.api.tables import Table, rows, wants_csv
+from billing.api.usage_reports import UsageReports
 from billing.budgets.rules import BudgetPeriod, forecast, spent_within, times_of
-from billing.collect.traffic import Traffic
 from billing.ledger.used import BEGINNING, END, NOTHING, Group, Span, Used, UsedBy, together, total
 from billing.pages import place_of
 from billing.quotas import Metric, Quota, Window
@@ -94,7 +94,7 @@ async def read_summary(call: Call, query: SummaryQuery) -> Summary:
     """Return what was used in a time, by up to two groups."""
     in_zone, names = await _zone(call, query.tz), _names(query.group_by)
     since, until = _time(query.since, query.until, in_zone)
-    (span,) = await _traffic(call).spans(call.account_id, (since, until), names)
+    (span,) = await _usage(call).spans(call.account_id, (since, until), names)
     return Summary(since, until, in_zone, names, span)
 
 
@@ -128,9 +128,9 @@ async def get_buckets(call: Call, query: BucketsQuery) -> BucketsShape | Table:
     if wants_csv(call.request):
         if (steps.until - steps.since) / LENGTHS[steps.period] > MOST_IN_TABLE:
             raise BadRequest(f"A table has at most {MOST_IN_TABLE} buckets: ask for less time or longer ones.", "since")
-        parts = read_parts(_traffic(call), steps)
+        parts = read_parts(_usage(call), steps)
         return Table("usage-buckets", _bucket_lines(steps.names, parts, with_cost=call.sees_cost))
-    part = await read_part(_traffic(call), steps, query.limit)
+    part = await read_part(_usage(call), steps, query.limit)
     return BucketsShape(
         granularity=query.granularity,
         tz=steps.zone.key,
@@ -144,7 +144,7 @@ async def all_buckets(
     call: Call, query: BucketsQuery, named: Sequence[str] | None = None
 ) -> AsyncIterator[list[Bucket]]:
     """Yield all buckets that are asked for, part by part, for a page that draws them; `named` as of `Steps`."""
-    async for buckets in read_parts(_traffic(call), replace(await _steps(call, query), named=named)):
+    async for buckets in read_parts(_usage(call), replace(await _steps(call, query), named=named)):
         yield buckets
 
 
@@ -170,7 +170,7 @@ async def get_billing_summary(call: Call) -> BillingSummaryShape:
     now = datetime.fromtimestamp(services.clock(), UTC)
     times = times_of(BudgetPeriod.month, in_zone, now)
     start, end = times.start, times.end
-    spans = await _traffic(call).spans(account.id, times.bounds, ("feature",))
+    spans = await _usage(call).spans(account.id, times.bounds, ("feature",))
     _, days_nano = spent_within(times, [total(span).charged_nano for span in spans])
     span = together(*spans[times.bounds.index(start) : times.bounds.index(end)])
     used = total(span)
@@ -212,8 +212,8 @@ async def _zone(call: Call, given: str | None) -> ZoneInfo:
     return zone_of((await call.services.accounts.get(call.account_id)).tz or DEFAULT_ZONE)
 
 
-def _traffic(call: Call) -> Traffic:
-    return Traffic(call.services.reports.sums, call.services.clock)
+def _usage(call: Call) -> UsageReports:
+    return UsageReports(call.services.reports.sums, call.services.clock)
 
 
 def _names(given: str) -> tuple[str, ...]:

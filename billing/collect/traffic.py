@@ -1,8 +1,7 @@
-"""Reading bytes: beside what else was used, and by meter, region, node, inbound tag and direction.
+"""Reading bytes, by region, node, inbound tag and direction.
 
 Bytes come from the hours of an account's series; where a span cuts an hour, from the points in that, as long as they
-are kept: older hours count whole, where they begin. Money is the ledger's: charges are of all traffic of an account, so
-that by node, inbound tag or direction a charge is split by bytes, to the nano-USD, and groups add up to the total.
+are kept: older hours count whole, where they begin.
 """
 
 from __future__ import annotations
@@ -11,32 +10,19 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Final
 
-from billing.collect.charging import ENDPOINT, KEY, METER
+from billing.collect.charging import METER
 from billing.collect.snapshots import MOST_BACK
 from billing.database.connection import queries
-from billing.ledger.used import DIMENSIONS, MOST_GROUPED, TAG, Group, Grouping, Span, UsageQueryError, Used
-from billing.pricing.table import METER_PROVIDER
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Sequence
 
-    from billing.ledger.sums import UsageSums
+    from billing.database.connection import Database
+    from billing.ledger.used import Group
 
 _query = queries("billing.collect")
-NAMES: Final = ("meter", "region", "node", "inbound_tag", "direction")
+TRAFFIC_NAMES: Final = ("meter", "region", "node", "inbound_tag", "direction")
 """What traffic is grouped by; not together with what requests are."""
-OF_LEDGER: Final = Grouping(("provider", "model"))
-REGION_TAG: Final = f"{TAG}region"
-"""Debits of traffic have it."""
-_OF_DEBITS: Final[Mapping[str, str | None]] = {
-    "key": KEY,
-    "user": None,
-    "model": METER,
-    "provider": METER_PROVIDER,
-    "endpoint": ENDPOINT,
-    "feature": METER,
-}
-"""The group that debits of traffic are in, by what requests are grouped by."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,91 +46,11 @@ class Counted:
         return found
 
 
-class Traffic:
-    """Reads what was used, bytes included. Methods raise `UsageQueryError` and `database.connection.DatabaseError`."""
-
-    def __init__(self, sums: UsageSums, clock: Callable[[], float]) -> None:
-        """`clock` gives Unix seconds."""
-        self._sums, self._clock = sums, clock
-
-    async def spans(
-        self,
-        account_id: str,
-        bounds: Sequence[datetime],
-        names: Sequence[str] = (),
-        named: Sequence[str] | None = None,
-    ) -> list[Span]:
-        """Return what was used in each span between two bounds, as `UsageSums.spans`, with bytes; by names of requests
-        or by those of traffic, which are all told apart."""
-        of_traffic = [name for name in names if name in NAMES]
-        if not of_traffic:
-            spans = await self._sums.spans(account_id, bounds, _grouping(names), named=named)
-            for each in await self._counted(account_id, bounds):
-                _add(spans[each.span], _of_debits(names, each.region), each.up + each.down)
-            return spans
-        if len(of_traffic) < len(names) or len(set(names)) < len(names) or len(names) > MOST_GROUPED:
-            raise UsageQueryError(
-                f"group_by takes at most {MOST_GROUPED} different names, of {', '.join(NAMES)} or of "
-                f"{', '.join(DIMENSIONS)} and {TAG}NAME."
-            )
-        by_group: list[dict[Group, int]] = [{} for _ in bounds[1:]]
-        for each in await self._counted(account_id, bounds):
-            for group, count in each.by(names).items():
-                by_group[each.span][group] = by_group[each.span].get(group, 0) + count
-        spans = await self._sums.spans(account_id, bounds, OF_LEDGER)
-        return [_split(span, groups, names) for span, groups in zip(spans, by_group, strict=True)]
-
-    async def most_groups(self, account_id: str, names: Sequence[str]) -> int:
-        """Return how many groups one span has at most by names of requests; 0 by those of traffic: nobody knows."""
-        if any(name in NAMES for name in names):
-            return 0
-        return await self._sums.most_groups(account_id, _grouping(names))
-
-    async def _counted(self, account_id: str, bounds: Sequence[datetime]) -> list[Counted]:
-        if len(bounds) < 2:
-            return []
-        oldest = datetime.fromtimestamp(self._clock(), UTC) - MOST_BACK
-        cut = {at.astimezone(UTC).replace(minute=0, second=0, microsecond=0) for at in bounds if at.minute}
-        rows = await self._sums.database.rows(_query("read_traffic"), account_id, list(bounds), sorted(cut), oldest)
-        return [Counted(**{**dict(row), "up": int(row["up"]), "down": int(row["down"])}) for row in rows]
-
-
-def _grouping(names: Sequence[str]) -> Grouping:
-    try:
-        return Grouping(tuple(names))
-    except UsageQueryError as error:
-        raise UsageQueryError(f"{error} Traffic is grouped by {', '.join(NAMES)}.") from error
-
-
-def _of_debits(names: Sequence[str], region: str) -> Group:
-    """Return the group that debits of traffic in a region are in."""
-    return tuple((region or None) if name == REGION_TAG else _OF_DEBITS.get(name) for name in names)
-
-
-def _split(span: Span, groups: Mapping[Group, int], names: Sequence[str]) -> Span:
-    """Return what was used by meter, where that is asked for, and what traffic cost by its bytes: each group the share
-    that all groups up to it have, less that of those before it."""
-    found: Span = {}
-    of_traffic = Used()
-    for (provider, model), used in span.items():
-        is_meter = provider == METER_PROVIDER
-        if is_meter and model == METER:
-            of_traffic = used
-            continue
-        group = tuple(model if name == "meter" and is_meter else None for name in names)
-        found[group] = found.get(group, Used()).plus(used)
-    total, passed, given = sum(groups.values()), 0, Used()
-    if total <= 0:
-        group = tuple(METER if name == "meter" else None for name in names)
-        return {**found, group: found.get(group, Used()).plus(of_traffic)} if any(of_traffic) else found
-    for group, count in sorted(groups.items(), key=str):
-        passed += count
-        so_far = Used(*(number * passed // total for number in of_traffic))
-        found[group] = found.get(group, Used()).plus(so_far).plus(given, -1).plus(Used(bytes=count))
-        given = so_far
-    return found
-
-
-def _add(span: Span, group: Group, count: int) -> None:
-    if count:
-        span[group] = span.get(group, Used()).plus(Used(bytes=count))
+async def read_traffic(database: Database, account_id: str, bounds: Sequence[datetime], now_s: float) -> list[Counted]:
+    """Return the bytes of an account in each span between two bounds. Raises `DatabaseError`."""
+    if len(bounds) < 2:
+        return []
+    oldest = datetime.fromtimestamp(now_s, UTC) - MOST_BACK
+    cut = {at.astimezone(UTC).replace(minute=0, second=0, microsecond=0) for at in bounds if at.minute}
+    rows = await database.rows(_query("read_traffic"), account_id, list(bounds), sorted(cut), oldest)
+    return [Counted(**{**dict(row), "up": int(row["up"]), "down": int(row["down"])}) for row in rows]

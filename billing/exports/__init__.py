@@ -2,7 +2,7 @@
 
 events   a usage event on its way out: its properties, its charge in cents, its hour                pure
 sinks    what an export's other side is to its worker; requests over HTTP, and what answers mean
-peers    Lago, and CloudEvents to any endpoint
+lago     events to Lago; cloudevents  to any endpoint that takes CloudEvents
 meters   Stripe's meters: sums by hour, of which each correction is told once
 folder   files by hour: Parquet or CSV
 cursor   how far each export is; what is parked

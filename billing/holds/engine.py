@@ -40,7 +40,7 @@ from billing.holds.redis.server import load_library
 from billing.holds.redis.state import RedisState
 from billing.holds.upkeep import Loops, Upkeep
 from billing.ledger.leases import end_all_leases
-from billing.ledger.reports import Roller
+from billing.ledger.roller import Roller
 from billing.plans import DEFAULT_PLAN, Plan
 
 if TYPE_CHECKING:

@@ -3,8 +3,9 @@
 debits       one metered request in the ledger: as it is written, as it is read back
 writer       the batch that writes debits; refused_debits  what the ledger can't take, and why; set_aside  reading it,
              and writing it after all
-reports      what customers and operators read; fresh usage moved into sums by minute, hour, day and month
-sums         reads what was used in spans of time, by dimension and tag; folds hours into sums by one of each at most
+reports      what customers and operators read
+sums         reads what was used in spans of time, by dimension and tag
+roller       moves fresh usage into sums by minute, hour, day and month, and folds hours of busy accounts
 used         what was used, and by what it is grouped: the values
 margins      what was charged less what it cost, of all accounts
 explanations how an amount came about

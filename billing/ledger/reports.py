@@ -1,14 +1,9 @@
-"""Reports: what customers and operators read of the ledger; and the roller, which keeps them cheap.
+"""Reports: what customers and operators read of the ledger.
 
 Lists come newest first, in pages. Usage events are ordered by the moment of their admission and then by request id,
 transactions by id.
-
-The roller moves rows from `usage_fresh`, where each debit adds one, into the rollups, many at once. That changes no
-result: readers add rollups and fresh rows of one snapshot. It bounds fresh rows to those of about a minute.
 """
 
-import asyncio
-import logging
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from datetime import UTC, datetime, timedelta
@@ -16,12 +11,12 @@ from typing import Final, NamedTuple
 
 import msgspec
 
-from billing.database.connection import Database, DatabaseError, Row, queries
+from billing.database.connection import Database, Row, queries
 from billing.ledger.debits import Debit, UsageEvent
 from billing.ledger.margins import MarginReports
-from billing.ledger.sums import LOCK_KEY, Folds, UsageSums
+from billing.ledger.sums import UsageSums
 from billing.ledger.usage_columns import ModelShare, decode_shares, decode_shares_of, usage_of
-from billing.ledger.used import BEGINNING, END, TAG_NAMES, TAG_VALUES, UsedBy, total
+from billing.ledger.used import BEGINNING, END, Used, UsedBy, total
 from billing.pages import BEFORE_ALL, BadCursor, Page, check_seal, page_of, seal_of
 from billing.pricing.rows import PriceRow, from_canonical_json
 
@@ -50,21 +45,6 @@ class Transaction:
     note: str | None
     created_at: datetime
     moment: str
-
-
-@dataclass(frozen=True, slots=True)
-class UsageTotals:
-    """The use of an account, a key or a user's keys; `charged_nano` is what was charged for it."""
-
-    events: int
-    input_tokens: int
-    output_tokens: int
-    charged_nano: int
-
-    @property
-    def total_tokens(self) -> int:
-        """Return input and output tokens together."""
-        return self.input_tokens + self.output_tokens
 
 
 @dataclass(frozen=True, slots=True)
@@ -189,11 +169,10 @@ class Reports:
         user_id: str | None = None,
         since: datetime = BEGINNING,
         until: datetime = END,
-    ) -> UsageTotals:
+    ) -> Used:
         """Return totals of an account, or of one of its keys, or of one user's keys; times are whole minutes."""
         (span,) = await self.sums.spans(account_id, (since, until), only=UsedBy(key_id, user_id))
-        used = total(span)
-        return UsageTotals(used.requests, used.input_tokens, used.output_tokens, used.charged_nano)
+        return total(span)
 
 
 def _cursor(event: UsageEvent) -> str:
@@ -250,75 +229,3 @@ def event_of_row(row: Row) -> UsageEvent:
         shares=tuple(decode_shares_of(row["by_model"])),
         **{name: columns[name] for name in _COPIED},
     )
-
-
-logger = logging.getLogger(__name__)
-
-_sql = queries("billing.ledger")
-ROLL_USAGE: Final = _sql("roll_usage")
-TAKE_TURN: Final = "SELECT pg_try_advisory_xact_lock($1) AND set_config('enable_nestloop', 'off', true) = 'off'"
-"""Must run first: takes the roller's lock before the snapshot of what is moved is taken."""
-TAKE_LEASE: Final = _sql("jobs_take")
-
-LEASE: Final = "roll usage"
-ROLL_INTERVAL_S: Final = 5.0
-MOST_FRESH: Final = 50_000
-"""With so many fresh rows those of the minute that still lasts are moved, too: adding up 50,000 takes some 25 ms."""
-ROLL_ROWS: Final = 20_000
-"""Moved by one transaction: the more, the fewer times a rollup is raised, and the longer it takes."""
-FEWEST_ROWS: Final = 500
-VACUUM_ROWS: Final = 50_000
-"""Moved rows leave their space behind. Autovacuum comes once a minute at most, which is late where thousands of rows
-come each second."""
-
-
-async def roll(database: Database, rows: int = ROLL_ROWS, *, most_fresh: int = MOST_FRESH) -> int:
-    """Move at most so many fresh rows, those of this minute only while there are `most_fresh` or more; 0 means all.
-
-    Returns how many were moved: 0 while another roller is at work. Raises `DatabaseError`: all was moved then, or
-    nothing.
-    """
-    async with database.transaction() as connection:
-        if not await connection.fetchval(TAKE_TURN, LOCK_KEY):
-            return 0
-        moved: int = await connection.fetchval(ROLL_USAGE, rows, most_fresh, TAG_NAMES, TAG_VALUES)
-    return moved
-
-
-class Roller:
-    """Moves what is fresh every `interval_s`, in the one gateway that holds the lease."""
-
-    def __init__(self, database: Database, owner: str, *, interval_s: float = ROLL_INTERVAL_S) -> None:
-        """`owner` names this gateway in the lease."""
-        self._database = database
-        self._owner = owner
-        self._interval_s = interval_s
-        self._rows = ROLL_ROWS
-        self._since_vacuum = 0
-        self._folds = Folds(database)
-
-    async def run(self) -> None:
-        """Move until the task is cancelled. A failure is logged, and fewer rows are tried at the next round."""
-        task = asyncio.current_task()
-        while task is None or not task.cancelling():  # also where the driver has swallowed the cancellation
-            await asyncio.sleep(self._interval_s)
-            try:
-                await self.round()
-            except DatabaseError as error:
-                self._rows = max(FEWEST_ROWS, self._rows // 2)
-                logger.info("usage stays fresh for now: %s", error)
-
-    async def round(self) -> int:
-        """Take the lease if it is free, move what is fresh, and return how much. Raises `DatabaseError`."""
-        if await self._database.row(TAKE_LEASE, LEASE, self._owner, self._interval_s * 0.9) is None:
-            return 0
-        moved = 0
-        while last := await roll(self._database, self._rows):
-            moved += last
-            self._since_vacuum += last
-            self._rows = min(ROLL_ROWS, self._rows * 2)
-            if self._since_vacuum >= VACUUM_ROWS:
-                await self._database.execute("VACUUM usage_fresh")
-                self._since_vacuum = 0
-        await self._folds.round()
-        return moved

@@ -6,21 +6,18 @@ reached from the nearest month, day or hour that is whole, forwards or backwards
 UTC, without four hours of its beginning and with four hours of the next one. What is fresh is added from the same
 snapshot. All is integers, so that spans add up to the span of them all, and groups to the total.
 
-Busy accounts have many combinations, and their hours that are over are folded into sums by one dimension or a pair of
-them, by one tag, and by a tag together with a dimension (`Folds`). What is asked by no more is read from these up to
+Busy accounts have many combinations, and their hours that are over are folded into sums by one dimension, by one tag,
+and by a tag together with a dimension (`roller.Folds`). What is asked by no more is read from these up to
 the moment until when they are made, and from the combinations after it.
 """
 
 import asyncio
-import logging
 import re
-import time
-from collections import deque
 from collections.abc import Iterator, Sequence
-from datetime import datetime, timedelta
+from datetime import datetime
 from typing import Any, Final, NamedTuple
 
-from billing.database.connection import Connection, Database, DatabaseError, Row, queries
+from billing.database.connection import Connection, Database, Row, queries
 from billing.ledger.used import (
     DIMENSIONS,
     HOUR,
@@ -37,8 +34,6 @@ from billing.ledger.used import (
     compose,
 )
 
-logger = logging.getLogger(__name__)
-
 PLANNED_EACH_TIME: Final = (
     "SELECT set_config('jit', 'off', true), set_config('plan_cache_mode', 'force_custom_plan', true), "
     "set_config('work_mem', '32MB', true), set_config('enable_sort', 'off', true)"
@@ -48,29 +43,6 @@ Many rows are added into few groups, which the planner does not know: it would s
 MOST_ROWS: Final = 50_000
 ROWS_A_TURN: Final = 1_000
 """Rows that are added up at once: other tasks have their turn in between."""
-LOCK_KEY: Final = 0x6D65746572726F6C
-"""The advisory lock of who moves or folds usage, until its transaction ends: "meterrol" as 64 bits."""
-FOLD_EVERY_S: Final = 600.0
-FOLD_AFTER: Final = timedelta(minutes=10)
-"""How long an hour is left alone once it is over: most requests that were admitted in it have ended then. Those of
-others are added later, one by one."""
-FOLD_FIRST: Final = 400
-"""Sums of hours in a day from which on an account is folded: fewer are read as they are."""
-FOLD_ROWS: Final = 1_000
-"""Sums of hours that are folded at once from then on: the more, the fewer times the sums of a day are raised."""
-FOLD_STEP: Final = 20_000
-"""Sums of hours that one transaction folds, those of tags too, but for an hour that alone has more: half a second where
-requests have much in common, three where they have nothing."""
-FOLD_STEPS: Final = 1_000
-FOLD_S: Final = 3.0
-"""Transactions before usage is moved again, and how long before the last of them begins."""
-FOLD_LOOKED_AT: Final = 10_000
-"""Accounts whose sums are counted at once to find those that are due: less than two seconds."""
-
-PAIRS: Final = frozenset({13, 23, 24, 25, 26, 34, 35, 36, 45, 46, 56})
-"""Dimensions that are folded together, by their places. Of those with a key the model alone: an account may have so
-many keys that there would be more sums than requests."""
-
 _LIKE_OTHERS: Final = re.compile(r"\(+others\)+")
 _query = queries("billing.ledger")
 
@@ -103,8 +75,6 @@ class UsageSums:
             tag_id = await _tag_id(connection, account_id, grouping.tag)
             asked = _asked(grouping, only, named)
             folded, pieces = await _folded(connection, account_id, asked, tag_id, pieces)
-            if asked is not None and asked.dimension in PAIRS:
-                folded = _told_apart(folded, grouping)
             rows = await connection.fetch(
                 _query("usage_read"),
                 account_id,
@@ -143,8 +113,8 @@ class _Read(NamedTuple):
 
 
 class _Asked(NamedTuple):
-    """What is asked for beside a tag, as `usage_by_names` has it: a dimension (0: none) or one of `PAIRS`, all values
-    or some; and what all requests are called but for those of these values, where they are asked for, too."""
+    """What is asked for beside a tag, as `usage_by_names` has it: a dimension (0: none), all values or some; and what
+    all requests are called but for those of these values, where they are asked for, too."""
 
     dimension: int
     values: list[str] | None
@@ -152,14 +122,11 @@ class _Asked(NamedTuple):
 
 
 def _asked(grouping: Grouping, only: UsedBy, named: Sequence[str] | None) -> _Asked | None:
-    """Return what is asked for where it is by one dimension at most, or by a pair; None where it is by others."""
+    """Return what is asked for where it is by one dimension at most; None where it is by more."""
     asked = {"key": only.key_id, "user": only.user_id, "feature": only.feature}
     filters = {name: value for name, value in asked.items() if value is not None}
     by_name = named is not None and grouping.columns[0] is not None
     dimensions = {*(name for name in grouping.names if name in DIMENSIONS), *filters}
-    if len(dimensions) > 1 and not filters and not by_name:
-        pair = int("".join(map(str, sorted(DIMENSIONS.index(name) + 1 for name in dimensions))))
-        return _Asked(pair, None, None) if pair in PAIRS else None
     if len(dimensions) > 1 or (by_name and filters):
         return None
     dimension = next((DIMENSIONS.index(name) + 1 for name in dimensions), 0)
@@ -190,18 +157,6 @@ async def _folded(
         MOST_ROWS + 1,
     )
     return rows, [left for piece in pieces for left in _left(piece, until)]
-
-
-def _told_apart(rows: Sequence[Any], grouping: Grouping) -> list[Any]:
-    """Return rows whose first value is a pair, as `usage_pair` makes it, with a value for each name."""
-    first, second = grouping.columns
-    swapped = first is not None and second is not None and first > second
-    found = []
-    for place, pair, _, *more in rows:
-        length, _, values = pair.partition(":")
-        one, other = values[: int(length)], values[int(length) :]
-        found.append((place, other, one, *more) if swapped else (place, one, other, *more))
-    return found
 
 
 def _left(piece: _Read, until: datetime) -> Iterator[_Read]:
@@ -261,47 +216,3 @@ def _value(value: str | None) -> str:
 def _add(span: Span, group: Group, sign: int, used: Used) -> None:
     before = span.get(group)
     span[group] = used if before is None and sign > 0 else (before or NOTHING).plus(used, sign)
-
-
-class Folds:
-    """Folds hours that are over into sums by dimension, tag, and both, for accounts that have many sums of hours."""
-
-    def __init__(self, database: Database) -> None:
-        self._database = database
-        self._due: deque[Row] = deque()
-        self._next = 0.0
-
-    async def round(self) -> int:
-        """Fold what is due, in `FOLD_STEPS` transactions at most, and return how many it took. Accounts are looked for
-        once those found before are folded, and not recently. A failure is logged, and its account left for then."""
-        began, taken = time.monotonic(), 0
-        try:
-            if not self._due and began >= self._next:
-                self._next = began + FOLD_EVERY_S
-                bounds = FOLD_FIRST, FOLD_AFTER, FOLD_LOOKED_AT, FOLD_ROWS
-                self._due.extend(await self._database.rows(_query("fold_due"), *bounds))
-            while self._due and taken < FOLD_STEPS and (not taken or time.monotonic() < began + FOLD_S):
-                if await fold_step(self._database, *self._due[0]):
-                    taken += 1
-                else:
-                    self._due.popleft()
-        except DatabaseError as error:
-            logger.info("usage by dimension and tag is not summed for now: %s", error)
-            if self._due:
-                self._due.popleft()
-        return taken
-
-
-async def fold_step(database: Database, account_id: str, ends: datetime) -> bool:
-    """Fold the next hours of an account that are before `ends`; return whether there were any and nobody else is at
-    it. Raises `DatabaseError`."""
-    async with database.transaction() as connection:
-        if not await connection.fetchval("SELECT pg_try_advisory_xact_lock($1)", LOCK_KEY):
-            return False
-        await connection.execute(PLANNED_EACH_TIME)
-        step = await connection.fetchrow(_query("fold_step"), account_id, ends, FOLD_STEP)
-        if step is None:
-            return False
-        since, until = step
-        await connection.execute(_query("fold_usage"), account_id, since, until, until == ends)
-    return True

@@ -254,4 +254,4 @@ class TotalsShape(Answer, frozen=True, kw_only=True):
     @classmethod
     def of_totals(cls, totals: Any) -> Self:
         """Return totals."""
-        return cls.of(totals, cost_usd=format_usd(totals.charged_nano))
+        return cls.of(totals, events=totals.requests, cost_usd=format_usd(totals.charged_nano))

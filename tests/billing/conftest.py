@@ -25,7 +25,7 @@ async def billing(database_url: str) -> AsyncIterator[Billing]:
     effects, new_id = RecordingEffects(), rising_ids()
     yield Billing(
         database=database,
-        effects=effects,
+        change_notifier=effects,
         accounts=Accounts(database, PLANS, effects, new_id),
         member_limits=MemberLimits(database, effects),
         keys=ApiKeys(database, effects, new_id),

@@ -89,7 +89,7 @@ class Billing:
     """The domain on one database."""
 
     database: Database
-    effects: RecordingEffects
+    change_notifier: RecordingEffects
     accounts: Accounts
     member_limits: MemberLimits
     keys: ApiKeys
@@ -144,13 +144,9 @@ class Billing:
             price_id=price.id,
             multiplier=multiplier,
             markup_scaled=markup_scaled,
-            estimated=False,
             status=200,
-            stream=False,
             latency_ms=120,
-            ttft_ms=None,
             tags=tags,
-            end_user=None,
         )
         debit = structs.replace(debit, **fields)
         stored = await write_debits(self.database, [debit])

@@ -12,7 +12,7 @@ from billing.collect.collector import Collector, CollectRules, Parts
 from billing.collect.exporter import Exporters
 from billing.collect.snapshots import Source
 from billing.ledger.catalogue import sync_prices
-from billing.ledger.reports import roll
+from billing.ledger.roller import roll
 from billing.payments.assembly import Payments
 from billing.refused_requests import RefusedRequest
 from billing.schemas.system import JobShape, ModelShape, PricingShape, ProviderShape, TargetShape

@@ -29,7 +29,7 @@ from billing.database.connection import Database
 from billing.database.migrate import LOCK_KEY, migrate
 from billing.ledger.catalogue import sync_prices
 from billing.ledger.debits import Debit
-from billing.ledger.reports import roll
+from billing.ledger.roller import roll
 from billing.ledger.verify import verify
 from billing.ledger.writer import write_debits
 from billing.pricing.scales import round_up
@@ -198,33 +198,20 @@ def _debit(request_id: str, account_id: str, number: int) -> Debit:
         admitted_at_ms=int(at.timestamp() * 1000),
         outcome="settled",
         account_id=account_id,
-        user_id=None,
         key_id=f"key_{number % 7}",
-        client_request_id=None,
-        upstream_request_id=None,
         endpoint="/v1/chat/completions",
         feature="llm",
         model=f"model-{number % 5}",
         provider=PRICE.provider,
         provider_model=PRICE.model,
         input_tokens=usage.input_tokens,
-        cached_input_tokens=0,
-        cache_write_tokens=0,
         output_tokens=usage.output_tokens,
-        reasoning_tokens=0,
-        counts=None,
         cost_nano=cost_nano,
         charged_nano=cost_nano,
         price_id=PRICE.id,
-        multiplier=None,
-        markup_scaled=0,
-        estimated=False,
         status=200,
-        stream=False,
         latency_ms=1,
-        ttft_ms=None,
         tags='{"team":"blue"}' if number % 3 else None,
-        end_user=None,
     )
 
 

@@ -602,17 +602,12 @@ CREATE TABLE usage_by_model (
 ) WITH (fillfactor = 80);
 COMMENT ON COLUMN usage_by_model.granularity IS '2 day, 3 month; buckets begin in UTC.';
 
-CREATE FUNCTION usage_pair(one text, other text) RETURNS text LANGUAGE sql IMMUTABLE PARALLEL SAFE AS
-$$ SELECT length(one)::text || ':' || one || other $$;
-COMMENT ON FUNCTION usage_pair IS 'Two values as one: whatever they are, each can be told from it.';
-
--- Sums of busy accounts by one dimension, by pairs of them, by a tag, and by a tag with a dimension, where the sums of all
--- combinations have ten to a hundred times as many rows. Of pairs with a key there is the one with the model alone: an
--- account may have a thousand keys, and would have more sums than requests.
+-- Sums of busy accounts by one dimension, by a tag, and by a tag with a dimension, where the sums of all combinations have
+-- ten to a hundred times as many rows.
 CREATE TABLE usage_by_names (
     account_id text NOT NULL,
     tag bigint NOT NULL,
-    dimension smallint NOT NULL CHECK (dimension IN (0, 1, 2, 3, 4, 5, 6, 13, 23, 24, 25, 26, 34, 35, 36, 45, 46, 56)),
+    dimension smallint NOT NULL CHECK (dimension BETWEEN 0 AND 6),
     granularity smallint NOT NULL CHECK (granularity BETWEEN 1 AND 3),
     bucket timestamptz NOT NULL,
     dimension_value text COLLATE "C" NOT NULL,
@@ -628,12 +623,11 @@ CREATE TABLE usage_by_names (
     PRIMARY KEY (account_id, tag, dimension, granularity, bucket, dimension_value, value)
 ) WITH (fillfactor = 80);
 COMMENT ON TABLE usage_by_names IS
-    'Of each account in usage_folds: all requests that were admitted before its moment, and no others, by at most one tag and one dimension, or by two dimensions.';
+    'Of each account in usage_folds: all requests that were admitted before its moment, and no others, by at most one tag and one dimension.';
 COMMENT ON COLUMN usage_by_names.tag IS 'usage_tags.id of a name: requests that have this tag. 0: all requests, once.';
-COMMENT ON COLUMN usage_by_names.dimension IS
-    '1 key, 2 user, 3 model, 4 provider, 5 endpoint, 6 feature. 0: all together. 13 key and model, and so on: with tag 0 alone.';
+COMMENT ON COLUMN usage_by_names.dimension IS '1 key, 2 user, 3 model, 4 provider, 5 endpoint, 6 feature. 0: all together.';
 COMMENT ON COLUMN usage_by_names.granularity IS '1 hour, 2 day, 3 month; buckets begin in UTC.';
-COMMENT ON COLUMN usage_by_names.dimension_value IS 'The value of the dimension; of two as usage_pair has it. Empty with dimension 0.';
+COMMENT ON COLUMN usage_by_names.dimension_value IS 'The value of the dimension. Empty with dimension 0.';
 COMMENT ON COLUMN usage_by_names.value IS 'usage_tags.id of a value, or of the name for all values that have no row. 0 with tag 0.';
 
 CREATE TABLE usage_folds (

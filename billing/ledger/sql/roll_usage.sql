@@ -102,11 +102,6 @@ WITH moved AS (
         reasoning_tokens = s.reasoning_tokens + excluded.reasoning_tokens,
         cost_nano = s.cost_nano + excluded.cost_nano,
         charged_nano = s.charged_nano + excluded.charged_nano
-), late_parts AS MATERIALIZED (
-    SELECT p.*, date_trunc('hour', minute, 'UTC') AS hour, key_id, user_id, model, provider, endpoint, feature
-    FROM (SELECT parts.* FROM parts JOIN usage_folds AS f USING (account_id) WHERE minute < f.until) AS p
-        JOIN (SELECT id AS dimensions, key_id, user_id, model, provider, endpoint, feature FROM dimensions) AS d
-            USING (dimensions)
 ), late AS MATERIALIZED (
     SELECT account_id, hour, tag, value,
         CASE WHEN key_id IS NOT NULL THEN 1 WHEN user_id IS NOT NULL THEN 2 WHEN model IS NOT NULL THEN 3
@@ -116,20 +111,11 @@ WITH moved AS (
         sum(requests) AS requests, sum(input_tokens) AS input_tokens, sum(cached_input_tokens) AS cached_input_tokens,
         sum(cache_write_tokens) AS cache_write_tokens, sum(output_tokens) AS output_tokens,
         sum(reasoning_tokens) AS reasoning_tokens, sum(cost_nano) AS cost_nano, sum(charged_nano) AS charged_nano
-    FROM late_parts
+    FROM (SELECT parts.*, date_trunc('hour', minute, 'UTC') AS hour FROM parts JOIN usage_folds AS f USING (account_id)
+            WHERE minute < f.until) AS p
+        JOIN (SELECT id AS dimensions, key_id, user_id, model, provider, endpoint, feature FROM dimensions) AS d
+            USING (dimensions)
     GROUP BY account_id, hour, tag, value, GROUPING SETS ((), key_id, user_id, model, provider, endpoint, feature)
-    UNION ALL
-    SELECT account_id, hour, tag, value,
-        10 * CASE WHEN key_id IS NOT NULL THEN 1 WHEN user_id IS NOT NULL THEN 2 WHEN model IS NOT NULL THEN 3
-            WHEN provider IS NOT NULL THEN 4 ELSE 5 END
-        + CASE WHEN feature IS NOT NULL THEN 6 WHEN endpoint IS NOT NULL THEN 5 WHEN provider IS NOT NULL THEN 4 ELSE 3 END,
-        usage_pair(coalesce(key_id, user_id, model, provider, endpoint), coalesce(feature, endpoint, provider, model)),
-        sum(requests), sum(input_tokens), sum(cached_input_tokens), sum(cache_write_tokens), sum(output_tokens),
-        sum(reasoning_tokens), sum(cost_nano), sum(charged_nano)
-    FROM late_parts WHERE tag = 0
-    GROUP BY account_id, hour, tag, value, GROUPING SETS ((key_id, model), (user_id, model), (user_id, provider), (user_id, endpoint),
-        (user_id, feature), (model, provider), (model, endpoint), (model, feature), (provider, endpoint), (provider, feature),
-        (endpoint, feature))
 ), by_names AS (
     INSERT INTO usage_by_names AS s (account_id, tag, dimension, granularity, bucket, dimension_value, value, requests,
         input_tokens, cached_input_tokens, cache_write_tokens, output_tokens, reasoning_tokens, cost_nano, charged_nano)

@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 from billing.api import buckets
 from billing.api.buckets import Bucket, Steps, place_in, read_part, read_parts
 from billing.api.requests import page_asked
-from billing.collect.traffic import Traffic
+from billing.api.usage_reports import UsageReports
 from billing.ledger.catalogue import sync_prices
-from billing.ledger.reports import roll
+from billing.ledger.roller import roll
 from billing.ledger.used import Span
 from billing.pages import BadCursor
 from billing.schemas.base import PageQuery
@@ -64,7 +64,7 @@ def cells(found: list[Bucket]) -> list[tuple[object, ...]]:
 async def test_parts_joined_are_the_whole(
     billing: Billing, account_id: str, most_cells: int, most: int, period: Period, names: tuple[str, ...], zone: str
 ) -> None:
-    traffic = Traffic(billing.reports.sums, lambda: LAST.timestamp())
+    traffic = UsageReports(billing.reports.sums, lambda: LAST.timestamp())
     steps = Steps(account_id, FIRST, LAST, period, zone_of(zone), names)
     (whole,) = [part async for part in read_parts(traffic, steps)]
     joined: list[Bucket] = []
@@ -83,7 +83,7 @@ async def test_parts_joined_are_the_whole(
     assert cells(joined) == cells(in_parts) == cells(whole)
 
 
-class Watched(Traffic):
+class Watched(UsageReports):
     """Counts the groups that it reads."""
 
     groups = 0

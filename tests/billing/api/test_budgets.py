@@ -17,7 +17,7 @@ from billing.client.client import Client
 from billing.client.errors import Refused
 from billing.database.connection import DatabaseRefused
 from billing.ledger.catalogue import sync_prices
-from billing.ledger.reports import roll
+from billing.ledger.roller import roll
 from billing.ledger.sums import UsageSums
 from billing.notices.destinations import Poster
 from billing.notices.worker import NoticeRules, NoticeWorker

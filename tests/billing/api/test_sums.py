@@ -13,7 +13,7 @@ from billing.api import buckets
 from billing.api.services import Services
 from billing.api.tables import rows
 from billing.ledger.catalogue import sync_prices
-from billing.ledger.reports import roll
+from billing.ledger.roller import roll
 from billing.plans import Plan
 from billing.usage import Usage
 from tests.billing.api.support import Api, serving

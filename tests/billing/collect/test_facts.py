@@ -10,10 +10,10 @@ from typing import Final
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
+from billing.api.usage_reports import UsageReports
 from billing.collect.debits import MOST_BYTES, MOST_DEBITS, PAGES_AT_ONCE
 from billing.collect.snapshots import MOST_COUNTED, Source, read_page
 from billing.collect.subjects import SubjectRules
-from billing.collect.traffic import Traffic
 from billing.database.connection import queries
 from billing.ledger.sums import UsageSums
 from billing.money import ceil_div
@@ -106,7 +106,7 @@ async def test_facts_and_money_are_a_matter_of_the_set(
     for (_, uuid, _, minute), (up, down) in expected.items():
         account = owned.get(uuid, Owned("")).of(minute) or ids[f"{uuid}@example.com"]
         used[account][minute] += up + down
-    traffic = Traffic(UsageSums(billing.database), NOW.timestamp)
+    traffic = UsageReports(UsageSums(billing.database), NOW.timestamp)
     hours = [START, START + timedelta(hours=1), START + timedelta(hours=2)]
     for account, minutes in used.items():
         charged = ceil_div(max(0, minutes.total() - INCLUDED) * PER_BYTE, 10**9)
@@ -158,7 +158,7 @@ async def test_late_snapshots_move_bytes_and_huge_counters_keep_nobody_waiting(b
     await free.subjects.settle()
     seen = {each.uuid: each for each in (await free.subjects.page(2)).items}
     assert seen["hg"].bytes == 2 * 1100 * MOST_COUNTED
-    spans = await Traffic(UsageSums(billing.database), NOW.timestamp).spans(
+    spans = await UsageReports(UsageSums(billing.database), NOW.timestamp).spans(
         str(seen["hg"].account_id), [START, START + timedelta(hours=2)]
     )
     assert sum(used.bytes for used in spans[0].values()) == seen["hg"].bytes

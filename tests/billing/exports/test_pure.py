@@ -11,8 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from billing.exports.events import ExportEvent, cents, flat_properties, unix_s
+from billing.exports.lago import LagoMeter, LagoRules, lago_events, lago_verdict
 from billing.exports.meters import StripeMeter, identifier_prefix, parse_identifier
-from billing.exports.peers import LagoMeter, LagoRules, lago_events, lago_verdict
 from billing.exports.sinks import TAKEN, Reply, Verdict, deliver, retry_after_s
 from billing.exports.worker import ExportRules
 

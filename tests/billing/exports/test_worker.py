@@ -14,13 +14,13 @@ import pytest
 
 from billing.audit import SYSTEM
 from billing.database.connection import queries
+from billing.exports.cloudevents import CloudEvents, CloudEventsRules
 from billing.exports.cursor import ExportNotFound, Exports
 from billing.exports.events import ExportEvent
-from billing.exports.peers import CloudEvents, CloudEventsRules
 from billing.exports.sinks import Peer
 from billing.exports.worker import ExportRules, ExportWorker
 from billing.ledger.debits import Debit
-from billing.ledger.reports import roll
+from billing.ledger.roller import roll
 from billing.ledger.writer import WRITE_NEW_DEBITS, write_debits
 from billing.notices.destinations import Poster
 from tests.billing.exports.support import BOUND_S, cloudevents, debit, drain, folder, lago, opened, used, working

@@ -11,7 +11,7 @@ from billing.holds.comparison import AccountSnapshot
 from billing.holds.partition import Partition
 from billing.holds.reconcile import RedisSnapshots
 from billing.holds.redis.layout import AccountState
-from billing.ledger.reports import roll
+from billing.ledger.roller import roll
 from billing.principals import Principal
 from billing.quotas import Metric, Quota, Window, window_id
 from tests.billing.holds.conftest import World

@@ -12,7 +12,9 @@ from hypothesis import strategies as st
 from billing.ledger.catalogue import sync_prices
 from billing.ledger.debits import UsageEvent
 from billing.ledger.explanations import EXACT_DECIMALS, decimal, exact_usd, explain, format_explanation
-from billing.ledger.reports import EventFilter, Transaction, UsageTotals, roll
+from billing.ledger.reports import EventFilter, Transaction
+from billing.ledger.roller import roll
+from billing.ledger.used import NOTHING, Used
 from billing.money import format_usd
 from billing.pages import BadCursor
 from billing.pricing.scales import COST_SCALE, FACTOR_SCALE
@@ -220,20 +222,25 @@ async def test_totals_by_account_key_and_user(billing: Billing) -> None:
 
     cost = 210_000
     totals = billing.reports.usage_totals
+
+    def used(requests: int, charged_nano: int) -> Used:
+        tokens = {"input_tokens": 1000 * requests, "output_tokens": 100 * requests}
+        return Used(requests, **tokens, cost_nano=requests * cost, charged_nano=charged_nano)
+
     for rows in (0, 2, 1, 2):  # fresh, in both places, rolled up
         assert await roll(billing.database, rows, most_fresh=0) == rows
-        assert await totals(account_id) == UsageTotals(4, 4000, 400, 5 * cost)
-        assert await totals(account_id, key_id=key_id) == UsageTotals(2, 2000, 200, 3 * cost)
-        assert await totals(account_id, user_id="ann") == UsageTotals(3, 3000, 300, 4 * cost)
-        assert await totals(account_id, user_id="bob", key_id=key_id) == UsageTotals(0, 0, 0, 0)
-        assert await totals(account_id, key_id=other_key) == UsageTotals(0, 0, 0, 0)
+        assert await totals(account_id) == used(4, 5 * cost)
+        assert await totals(account_id, key_id=key_id) == used(2, 3 * cost)
+        assert await totals(account_id, user_id="ann") == used(3, 4 * cost)
+        assert await totals(account_id, user_id="bob", key_id=key_id) == NOTHING
+        assert await totals(account_id, key_id=other_key) == NOTHING
         assert (await totals(account_id)).total_tokens == 4400
 
 
 async def test_a_database_that_is_empty_reads_as_nothing(billing: Billing) -> None:
     assert (await billing.reports.transactions("acc_none", 10)).items == ()
     assert (await billing.reports.usage_events("acc_none", 10)).items == ()
-    assert await billing.reports.usage_totals("acc_none") == UsageTotals(0, 0, 0, 0)
+    assert await billing.reports.usage_totals("acc_none") == NOTHING
 
 
 @given(st.integers(0, 10**40).map(lambda whole: whole * (COST_SCALE // 10**15)))

@@ -7,9 +7,9 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from billing.database.connection import Database, DatabaseUnavailable
-from billing.ledger import reports
+from billing.ledger import roller as rolling
 from billing.ledger.catalogue import sync_prices
-from billing.ledger.reports import LEASE, LOCK_KEY, ROLL_USAGE, TAKE_TURN, Roller, roll
+from billing.ledger.roller import LEASE, LOCK_KEY, ROLL_USAGE, TAKE_TURN, Roller, roll
 from billing.ledger.verify import verify
 from billing.usage import Usage
 from tests.billing.support import PRICES, Billing
@@ -160,10 +160,10 @@ async def test_readers_writers_and_movers_at_once(billing: Billing, account_id: 
         while not done.is_set():
             least = written
             totals = [await billing.reports.usage_totals(account) for account in accounts]
-            events = sum(each.events for each in totals)
+            events = sum(each.requests for each in totals)
             for each in totals:
-                assert (each.input_tokens, each.output_tokens) == (each.events * 1000, each.events * 50)
-                assert each.charged_nano == each.events * COST_NANO
+                assert (each.input_tokens, each.output_tokens) == (each.requests * 1000, each.requests * 50)
+                assert each.charged_nano == each.requests * COST_NANO
             assert events >= max(known, least)
             known, seen = events, seen + 1
 
@@ -188,8 +188,8 @@ async def test_readers_writers_and_movers_at_once(billing: Billing, account_id: 
 async def test_a_turn_moves_all_that_is_over_in_pieces(
     billing: Billing, account_id: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(reports, "ROLL_ROWS", 2)
-    monkeypatch.setattr(reports, "VACUUM_ROWS", 3)
+    monkeypatch.setattr(rolling, "ROLL_ROWS", 2)
+    monkeypatch.setattr(rolling, "VACUUM_ROWS", 3)
     for _ in range(5):
         await billing.debit(account_id, "a", USAGE, admitted_at=minutes_ago(1))
     assert await Roller(billing.database, "me").round() == 5
@@ -225,7 +225,7 @@ async def test_it_goes_on_after_a_failure_with_fewer_rows(
             raise DatabaseUnavailable("away")
         return await roll(database, rows)
 
-    monkeypatch.setattr(reports, "roll", failing)
+    monkeypatch.setattr(rolling, "roll", failing)
     await billing.debit(account_id, "a", USAGE, admitted_at=minutes_ago(1))
     running = asyncio.create_task(Roller(billing.database, "me", interval_s=0.01).run())
     try:
@@ -235,4 +235,4 @@ async def test_it_goes_on_after_a_failure_with_fewer_rows(
     finally:
         running.cancel()
         await asyncio.gather(running, return_exceptions=True)
-    assert asked[:3] == [reports.ROLL_ROWS, reports.ROLL_ROWS // 2, reports.ROLL_ROWS // 4]
+    assert asked[:3] == [rolling.ROLL_ROWS, rolling.ROLL_ROWS // 2, rolling.ROLL_ROWS // 4]

@@ -13,11 +13,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from billing.ledger import reports
+from billing.ledger import roller as rolling
 from billing.ledger.catalogue import sync_prices
 from billing.ledger.debits import UsageEvent
-from billing.ledger.reports import roll
-from billing.ledger.sums import fold_step
+from billing.ledger.roller import fold_step, roll
 from billing.ledger.used import (
     BEGINNING,
     END,
@@ -264,7 +263,7 @@ async def test_nothing_changes_while_rows_are_moved_and_folded(
 async def test_values_beyond_the_first_are_one_group(
     billing: Billing, account_id: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(reports, "TAG_VALUES", 2)
+    monkeypatch.setattr(rolling, "TAG_VALUES", 2)
     for number in range(5):
         await billing.debit(account_id, "key_1", Usage(input_tokens=1), tags=json.dumps({"team": str(number)}))
     await billing.debit(account_id, "key_1", Usage(input_tokens=1), tags=None)
@@ -276,7 +275,7 @@ async def test_values_beyond_the_first_are_one_group(
 async def test_a_value_that_is_written_as_that_group_is_told_from_it(
     billing: Billing, account_id: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(reports, "TAG_VALUES", 2)
+    monkeypatch.setattr(rolling, "TAG_VALUES", 2)
     for team in (OTHERS, f"({OTHERS})", "third", "fourth"):
         await billing.debit(account_id, "key_1", Usage(input_tokens=1), tags=json.dumps({"team": team}))
     expected = {f"({OTHERS})": 1, f"(({OTHERS}))": 1, "third": 1, "fourth": 1}

@@ -9,7 +9,7 @@ from billing.database.connection import Database
 from billing.ledger import verify as verification
 from billing.ledger.catalogue import sync_prices
 from billing.ledger.debits import Debit
-from billing.ledger.reports import roll
+from billing.ledger.roller import roll
 from billing.ledger.verify import EXAMPLES_LIMIT, Checked, Verified, verify
 from billing.ledger.writer import write_debits
 from billing.money import NANO_PER_USD
@@ -103,33 +103,15 @@ def nothing_charged(account_id: str, request_id: str, outcome: str, estimated: b
         admitted_at_ms=int(datetime.now(UTC).timestamp() * 1000),
         outcome="expired" if outcome == "expired" else "settled",
         account_id=account_id,
-        user_id=None,
         key_id="key_1",
-        client_request_id=None,
-        upstream_request_id=None,
         endpoint="/v1/chat/completions",
         feature="llm",
         model="fast",
         provider=PRICE.provider,
         provider_model=PRICE.model,
-        input_tokens=0,
-        cached_input_tokens=0,
-        cache_write_tokens=0,
-        output_tokens=0,
-        reasoning_tokens=0,
-        counts=None,
-        cost_nano=0,
-        charged_nano=0,
         price_id=PRICE.id,
-        multiplier=None,
-        markup_scaled=0,
         estimated=estimated,
         status=200,
-        stream=False,
-        latency_ms=None,
-        ttft_ms=None,
-        tags=None,
-        end_user=None,
     )
 
 

@@ -14,7 +14,7 @@ from billing.api import buckets
 from billing.audit import SYSTEM
 from billing.budgets.rules import BudgetPeriod, BudgetTerms, Subject
 from billing.ledger.catalogue import sync_prices
-from billing.ledger.reports import roll
+from billing.ledger.roller import roll
 from billing.refused_requests import RefusedRequest
 from billing.usage import Usage
 from billing.web import usage

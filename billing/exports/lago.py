@@ -1,12 +1,9 @@
-"""Systems that take events over HTTP: Lago, and any endpoint that takes batches of CloudEvents, such as OpenMeter's.
+"""Lago: usage events by https://getlago.com/docs/api-reference/events/batch.
 
-Lago (https://getlago.com/docs/api-reference/events/batch) takes or refuses a batch as a whole: its 422 names the events
-that are wrong by their place. Those that it has already are left out then, those that it never takes are parked, and
-the rest is sent again. It tells an event by `transaction_id` and subscription; where it keeps events in ClickHouse, by
-`timestamp`, too, which is therefore always sent, and always the same.
-
-CloudEvents 1.0 (https://github.com/cloudevents/spec) are told by `source` and `id`. An answer that refuses a batch
-names none of them, so that it is halved until it is one event that is refused.
+Lago takes or refuses a batch as a whole: its 422 names the events that are wrong by their place. Those that it has
+already are left out then, those that it never takes are parked, and the rest is sent again. It tells an event by
+`transaction_id` and subscription; where it keeps events in ClickHouse, by `timestamp`, too, which is therefore always
+sent, and always the same.
 """
 
 from __future__ import annotations
@@ -17,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Final
 import msgspec
 
 from billing.database.connection import queries
-from billing.exports.events import cents, flat_properties, properties, tags, units, unix_s
+from billing.exports.events import cents, flat_properties, unix_s
 from billing.exports.sinks import TAKEN, Peer, PlainSink, Refusals, Reply, SinkFailed, Verdict, deliver
 from billing.times import rfc3339
 
@@ -29,13 +26,12 @@ if TYPE_CHECKING:
     from billing.exports.events import ExportEvent
 
 JSON: Final = {"Content-Type": "application/json"}
-LAGO_MOST: Final = 100
+MOST_EVENTS: Final = 100
 """Events of one request, by Lago's API."""
-LAGO_EXISTS: Final = "value_already_exist"
-LAGO_NAME: Final = 255
+EXISTS: Final = "value_already_exist"
+MOST_NAME: Final = 255
 DEFAULT_CODE: Final = "metergate_usage"
 DEFAULT_PLAN: Final = "metergate"
-DEFAULT_TYPE: Final = "metergate.usage"
 _query = queries("billing.exports")
 
 
@@ -65,8 +61,8 @@ class LagoRules:
     def __post_init__(self) -> None:
         if not self.url or self.url.endswith("/") or not self.plan_code:
             raise ValueError("Lago's URL has no slash at its end, and the plan a code")
-        if not 0 < len(self.meters) <= LAGO_MOST:
-            raise ValueError(f"Lago is told under 1 to {LAGO_MOST} codes")
+        if not 0 < len(self.meters) <= MOST_EVENTS:
+            raise ValueError(f"Lago is told under 1 to {MOST_EVENTS} codes")
 
 
 class Lago(PlainSink):
@@ -76,7 +72,7 @@ class Lago(PlainSink):
     kind: Final = "lago"
 
     def __init__(self, name: str, rules: LagoRules, peer: Peer, database: Database) -> None:
-        self.name, self.batch = name, max(1, LAGO_MOST // len(rules.meters))
+        self.name, self.batch = name, max(1, MOST_EVENTS // len(rules.meters))
         self._rules, self._peer, self._database = rules, peer, database
 
     async def close(self) -> None:
@@ -117,7 +113,7 @@ class Lago(PlainSink):
 
     async def _introduce_one(self, account_id: str, name: str, since: datetime) -> str | None:
         """Make one account known; usage from `since` on is to be billed. Return why it is refused."""
-        customer = {"customer": {"external_id": account_id, "name": name[:LAGO_NAME]}}
+        customer = {"customer": {"external_id": account_id, "name": name[:MOST_NAME]}}
         reply = await self._peer.post(f"{self._rules.url}/api/v1/customers", msgspec.json.encode(customer), JSON)
         if reply.status >= 300:
             return f"its customer was refused: {reply.reason}"
@@ -132,7 +128,7 @@ class Lago(PlainSink):
             reply = await self._peer.post(f"{self._rules.url}/api/v1/subscriptions", body, JSON)
         except SinkFailed as failed:
             raise SinkFailed(f"{failed}; is there a plan {self._rules.plan_code}?", failed.wait_s) from failed
-        if reply.status >= 300 and LAGO_EXISTS not in reply.reason:
+        if reply.status >= 300 and EXISTS not in reply.reason:
             return f"its subscription was refused: {reply.reason}"
         return None
 
@@ -173,58 +169,6 @@ def lago_verdict(reply: Reply) -> Verdict:
 
 def _lago_reason(details: object) -> str | None:
     """Return why one event is refused; None: Lago has it."""
-    if details == {"transaction_id": [LAGO_EXISTS]}:
+    if details == {"transaction_id": [EXISTS]}:
         return None
     return f"refused: {msgspec.json.encode(details).decode()[:200]}"
-
-
-@dataclass(frozen=True, slots=True)
-class CloudEventsRules:
-    """Where events are sent to, and what they say of themselves. Raises `ValueError`."""
-
-    url: str
-    source: str
-    type: str = DEFAULT_TYPE
-    batch: int = 100
-
-    def __post_init__(self) -> None:
-        if not self.url or not self.source or not self.type or self.batch < 1:
-            raise ValueError("url, source and type must be given, and batches of one event at least")
-
-
-class CloudEvents(PlainSink):
-    """Events at an endpoint that takes batches of CloudEvents."""
-
-    kind: Final = "cloudevents"
-    HEADERS: Final = {"Content-Type": "application/cloudevents-batch+json"}
-
-    def __init__(self, name: str, rules: CloudEventsRules, peer: Peer) -> None:
-        self.name, self.batch = name, rules.batch
-        self._rules, self._peer = rules, peer
-
-    async def close(self) -> None:
-        """Close connections."""
-        await self._peer.poster.close()
-
-    async def send(self, events: Sequence[ExportEvent]) -> Refusals:
-        """Send events. Raises `SinkFailed`."""
-        failed = await deliver([cloud_event(event, self._rules) for event in events], self._post)
-        return {events[place].request_id: why for place, why in failed.items()}
-
-    async def _post(self, events: Sequence[Mapping[str, Any]]) -> Verdict:
-        reply = await self._peer.post(self._rules.url, msgspec.json.encode(events), self.HEADERS)
-        return TAKEN if reply.status < 300 else Verdict("one of them", reply.reason)
-
-
-def cloud_event(event: ExportEvent, rules: CloudEventsRules) -> dict[str, Any]:
-    """Return an event by CloudEvents 1.0."""
-    return {
-        "specversion": "1.0",
-        "id": event.request_id,
-        "source": rules.source,
-        "type": rules.type,
-        "subject": event.account_id,
-        "time": rfc3339(event.admitted_at),
-        "datacontenttype": "application/json",
-        "data": properties(event) | {"tags": tags(event), "units": units(event)},
-    }
