@@ -23,6 +23,7 @@ calls  credit_calls  payment_calls  person_calls     its calls
 attempts  addresses  refused     guessed keys, where requests come from, and the last that were refused, with notices
                              of quotas that are used up
 effects      what is told to Redis and to the gateways after a change
+work         rounds that are made again and again, in every gateway or, by a lease, in one of all
 settings     sections of the configuration that parts take
 errors       the tree of all exceptions
 fair_queue   what accounts or networks share, in turn

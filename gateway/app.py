@@ -21,7 +21,6 @@ from msgspec import structs
 
 from billing.addresses import Addresses
 from billing.api.application import setup
-from billing.collect.collector import LEASE
 from billing.ledger.catalogue import newest_revision, sync_prices
 from billing.owned.jobs import BackgroundJobs
 from billing.owned.objects import OwnedObjects
@@ -34,8 +33,7 @@ from gateway.endpoints.jobs import (
     Jobs,
     SetAsideCount,
     add_gauges,
-    flush_metrics,
-    keep_house,
+    house_work,
     start_shared_work,
 )
 from gateway.endpoints.reads import Health, Reads
@@ -53,8 +51,7 @@ from gateway.proxy.settlement.missing_usage import MissingUsage
 from gateway.proxy.settlement.settlements import Settlements
 from gateway.proxy.stored import StoredObjects
 from gateway.proxy.target_health import HealthBoard, SharedHealth
-from gateway.runtime.outgoing import EXPORTS
-from gateway.runtime.payments import links_of, serve_payments, stop_payments
+from gateway.runtime.payments import links_of, serve_payments
 from gateway.runtime.stores import lookup_wait_s, new_id
 from gateway.server.aiohttp_private import EdgeKind
 from gateway.server.bodies import Bodies
@@ -171,9 +168,12 @@ async def serving(
     clients = Clients(rules.connections, asyncio.get_running_loop())
     metrics.gauge("connections", "Connections of clients.", lambda: len(clients))
     metrics.connections_ended, metrics.connections_refused = clients.ended, clients.refused
+    engine_loops: frozenset[str] | None = None
     try:
         await engine.start(shared_work=shared_work)
-        _start_loops(runtime, metrics, health, aside, price_follower)
+        engine_loops = frozenset(engine.loops.tasks)
+        runtime.start(*house_work(runtime, metrics, health, aside))
+        runtime.start(runtime.follower.work(), price_follower.work(), runtime.refused.work())
         shared = SharedHealth(parts.board, engine.redis, new_id())
         engine.loops.start("targets_tell", shared.tell)
         engine.loops.start("targets_listen", shared.listen)
@@ -184,10 +184,8 @@ async def serving(
         yield Served(app, parts.proxy, parts.dialects, rules, settings.defaults.edge.edge, clients), health
     finally:
         health.ready = False
-        await engine.loops.stop("background", "housekeeping", "metrics", "plans", "prices", "reconcile", "refused")
-        await engine.loops.stop("mail", "notices", "retention", "usage_retention", "targets_tell", "targets_listen")
-        await engine.loops.stop(LEASE, EXPORTS)
-        await stop_payments(runtime)
+        if engine_loops is not None:
+            await engine.loops.stop(*(engine.loops.tasks.keys() - engine_loops))
         await runtime.refused.flush()
         parts.remainder.hurry()
         await parts.poller.stop()
@@ -345,17 +343,6 @@ def _price_follower(runtime: Runtime, router: Router) -> PriceFollower:
         lambda table: sync_prices(runtime.database, table),
         apply,
     )
-
-
-def _start_loops(
-    runtime: Runtime, metrics: Metrics, health: Health, aside: SetAsideCount, price_follower: PriceFollower
-) -> None:
-    loops = runtime.engine.loops
-    loops.start("housekeeping", lambda: keep_house(runtime, aside))
-    loops.start("metrics", lambda: flush_metrics(metrics, health))
-    loops.start("plans", runtime.follower.run)
-    loops.start("prices", price_follower.run)
-    loops.start("refused", runtime.refused.run)
 
 
 async def _identified(_: web.Request, response: web.StreamResponse) -> None:

@@ -13,6 +13,7 @@ from typing import Final
 
 from billing.errors import MetergateError
 from billing.price_table import PriceTable
+from billing.work import Periodic
 from gateway.config.files import FileMarks, file_marks, read_file
 from gateway.config.prices import read_prices
 from gateway.config.problems import ConfigError, Problems
@@ -53,11 +54,9 @@ class PriceFollower:
         self.broken = False
         """Whether the file can't be read, so that a table before it is in force."""
 
-    async def run(self) -> None:
-        """Look at the file for ever."""
-        while True:
-            await self.look()
-            await asyncio.sleep(POLL_S)
+    def work(self) -> Periodic:
+        """Return what looks at the file again and again."""
+        return Periodic(name="prices", every_s=POLL_S, round=self.look)
 
     async def look(self) -> None:
         """Put the file in force where it has changed. A failure of the ledger is tried again with the next look."""

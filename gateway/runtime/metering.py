@@ -6,7 +6,6 @@ What an account has no room for is refused with the same answers as a request to
 
 from __future__ import annotations
 
-import asyncio
 import logging
 import time
 from collections.abc import Awaitable, Callable
@@ -26,11 +25,11 @@ from billing.collect.exporter import Exporters
 from billing.collect.facts import Facts
 from billing.collect.snapshots import Source
 from billing.collect.subjects import SubjectRules, Subjects
-from billing.database.connection import DatabaseError, queries
 from billing.keys.principals import service_name
 from billing.metering.events import EventWriter
 from billing.metering.metering import Desk, Metering, ServiceRules
 from billing.metering.service_holds import ServiceHolds
+from billing.work import Lease, Periodic
 from gateway.server import limit_refusals
 
 if TYPE_CHECKING:
@@ -55,7 +54,6 @@ STATEMENT_S: Final = 120.0
 """The longest statement: that of a page with many points, or of what has grown in a long time."""
 LOOK_S: Final = 15.0
 """How often a gateway learns what the last run in any of them came to."""
-TAKE_LEASE: Final = queries("billing.ledger")("jobs_take")
 DAY_S: Final = 86_400
 
 
@@ -117,22 +115,6 @@ def _source(given: ExporterSource) -> Source:
     )
 
 
-async def collect_for_ever(collector: Collector, owner: str, interval_s: float) -> None:
-    """Collect every `interval_s` where this gateway has the lease; else read the result of the last run."""
-    due_s = 0.0
-    clock = asyncio.get_running_loop().time
-    while True:
-        try:
-            if clock() >= due_s:
-                due_s = clock() + interval_s
-                if await collector.database.row(TAKE_LEASE, LEASE, owner, interval_s * 0.9) is not None:
-                    await collector.run()
-            await collector.look()
-        except DatabaseError as error:
-            logger.info("collection waits: %s", error)
-        await asyncio.sleep(min(max(due_s - clock(), 0.0), LOOK_S))
-
-
 def start_collecting(runtime: Runtime, metrics: Metrics, new_id: Callable[[], str]) -> None:
     """Start collecting in the background where a source is configured, and add the metrics of collection."""
     collector, settings = runtime.collector, runtime.settings
@@ -146,8 +128,16 @@ def start_collecting(runtime: Runtime, metrics: Metrics, new_id: Callable[[], st
         metrics.gauge("collect_source_lag_seconds", told, lag, "max", source=source.source_id)
     for name, told in _COUNTED.items():
         metrics.gauge(f"collect_last_{name}", told, partial(_of_last, collector, name), "max")
-    run = partial(collect_for_ever, collector, new_id(), settings.collect_interval_s)
-    runtime.engine.loops.start(LEASE, run)
+    lease = Lease(collector.database, LEASE, new_id())
+
+    async def collect() -> None:
+        await collector.run()
+        await collector.look()
+
+    runtime.start(
+        Periodic(name=LEASE, every_s=settings.collect_interval_s, round=collect, lease=lease),
+        Periodic(name=f"{LEASE}_look", every_s=LOOK_S, round=collector.look),
+    )
 
 
 _COUNTED: Final = {

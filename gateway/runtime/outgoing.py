@@ -122,7 +122,7 @@ def start_notices(runtime: Runtime, metrics: Metrics, new_id: Callable[[], str])
     metrics.gauge("notices_waiting", "Notices and deliveries that are to be sent.", lambda: worker.waiting, "max")
     metrics.gauge("notices_parked", "Deliveries that were given up.", lambda: worker.parked, "max")
     metrics.gauge("notices_lag_seconds", "How long the oldest waiting notice has waited.", lambda: worker.lag_s, "max")
-    runtime.engine.loops.start("notices", worker.run)
+    runtime.start(*worker.work())
 
 
 def start_mailer(runtime: Runtime, metrics: Metrics, new_id: Callable[[], str]) -> None:
@@ -133,7 +133,7 @@ def start_mailer(runtime: Runtime, metrics: Metrics, new_id: Callable[[], str]) 
     metrics.gauge("mails_waiting", "Mails that are to be sent.", lambda: mailer.waiting, "max")
     metrics.gauge("mails_parked", "Mails that were given up, and are kept for a while.", lambda: mailer.parked, "max")
     metrics.gauge("mail_lag_seconds", "How long the oldest waiting mail has waited.", lambda: mailer.lag_s, "max")
-    runtime.engine.loops.start("mail", mailer.run)
+    runtime.start(*mailer.work())
 
 
 EXPORTS: Final = "exports"
