@@ -1,9 +1,9 @@
 """Sections of the configuration that billing's parts take: fields with their bounds, defaults and help, units last in
 their names. A leaf: whoever reads a configuration imports no part."""
 
-from typing import Annotated, Final, Literal
+from typing import Annotated, Final, Literal, get_args
 
-from msgspec import Meta, Struct
+from msgspec import Meta, Struct, structs
 
 Unknown = Literal["create", "park"]
 FirstPoint = Literal["new", "baseline", "zero"]
@@ -21,6 +21,14 @@ def about(text: str) -> Meta:
 def within(low: float, high: float, text: str) -> Meta:
     """Bound a number, and say what it is."""
     return Meta(ge=low, le=high, description=text)
+
+
+def check_bounds(settings: Struct) -> None:
+    """Raise `ValueError` where a number is out of its bounds."""
+    for each in structs.fields(settings):
+        _, meta = get_args(each.type)
+        if not meta.ge <= getattr(settings, each.name) <= meta.le:
+            raise ValueError(f"{each.name} must be from {meta.ge:g} to {meta.le:g}")
 
 
 class OrganizationSettings(Struct, frozen=True):

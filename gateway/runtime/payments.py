@@ -62,7 +62,7 @@ def payment_rules(settings: Settings) -> PaymentRules:
     payments, own = settings.payments, public_url(settings)
     named = (own, settings.frontend_url, *settings.cors_origins, *payments.allowed_origins)
     home = settings.frontend_url or f"{own}{PAY}"
-    bounds = payments.min_cents, payments.max_cents, payments.setup_cents
+    bounds = payments.min_cents, payments.max_cents, payments.sold_cents
     flows = FlowRules(*bounds, origins_of(named), home, payments.open_pages)
     grace = timedelta(days=settings.payment_grace_days)
     return PaymentRules(

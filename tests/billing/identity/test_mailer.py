@@ -19,7 +19,7 @@ from cryptography.x509.oid import NameOID
 from billing.identity.codes import Codes
 from billing.identity.mail import enqueue
 from billing.identity.mailer import Delivery, Mailer, MailFailed, Sender, Smtp, to_console
-from billing.settings import CodeSettings
+from billing.settings import CodeSettings, MailSettings
 from billing.work import TAKE_LEASE
 from tests.billing.support import Billing
 from tests.support.mail import Mailbox, mail_server
@@ -31,7 +31,7 @@ ADA = "ada@example.com"
 
 def mailer_of(billing: Billing, delivery: Delivery | None, attempts: int = 3) -> Mailer:
     codes = Codes(billing.database, billing.new_id, CodeSettings())
-    return Mailer(billing.database, codes, delivery(attempts), "this")
+    return Mailer(billing.database, codes, delivery, MailSettings(mail_attempts=attempts), "this")
 
 
 async def written(billing: Billing, *recipients: str, body: str = "Your code is 123456.\n") -> None:
