@@ -68,7 +68,7 @@ _MAIN_KEYS: Final = ("providers", "models", "betas", "defaults", "identity", "pa
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Settings(Environment):
     """Everything that is configured: the environment's fields and what the files say. `folder` is where they stand,
-    `price_marks` those of the file that `prices` are of, `notes` what was read and has no effect."""
+    `price_marks` those of the file that `prices` are of."""
 
     folder: Path
     providers: Mapping[str, ProviderConfig]
@@ -82,7 +82,6 @@ class Settings(Environment):
     payments: PaymentsConfig
     exports: tuple[ExportConfig, ...] = ()
     betas: Mapping[str, Mapping[str, BetaEffect]] = field(default_factory=dict)
-    notes: tuple[Problem, ...] = ()
 
     @property
     def payment_grace_s(self) -> int:
@@ -155,7 +154,6 @@ def load_settings(environ: Mapping[str, str], *, mode: Mode = "serve", with_pric
         payments=payments,
         exports=exports,
         betas=betas,
-        notes=tuple(problems.notes),
     )
 
 
@@ -192,7 +190,7 @@ def shown_path(path: Path) -> str:
 def warnings(settings: Settings, at_s: float) -> tuple[str, ...]:
     """Return what an operator should know at start (`at_s` in Unix seconds) but that doesn't stop it, a sentence
     each."""
-    found = [str(note) for note in settings.notes]
+    found = []
     for name in unpriced_models(settings.models, settings.prices, at_s):
         model = settings.models[name]
         found.append(f"model {name}: no price for {model.provider}/{model.model}; its requests will be refused")

@@ -108,7 +108,7 @@ def _source(given: ExporterSource) -> Source:
         source_id=given.source_id,
         base_url=given.base_url,
         token=None if given.token is None else given.token.reveal(),
-        region=given.region,
+        region=given.region or "",
         expected_node_id=given.expected_node_id,
         expected_env=given.expected_env,
         timeout_s=given.timeout_s,

@@ -13,6 +13,7 @@ from fractions import Fraction
 from typing import Any, Final
 
 import pytest
+from msgspec import structs
 
 from billing.identity.permissions import SCOPES
 from billing.ledger.catalogue import sync_prices
