@@ -131,7 +131,9 @@ def _oidc_sign_in(
     if identity.public_url is None or not identity.providers:
         return None
     return OidcSignIn(
-        *(identity.providers, identity.public_url, settings.frontend_url),
+        identity.providers,
+        identity.public_url,
+        settings.frontend_url,
         ask=ask,
         keys=keys,
         sessions=sessions,

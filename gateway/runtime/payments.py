@@ -64,9 +64,11 @@ def payment_rules(settings: Settings) -> PaymentRules:
     home = settings.frontend_url or f"{own}{PAY}"
     bounds = payments.min_cents, payments.max_cents, payments.sold_cents
     flows = FlowRules(*bounds, origins_of(named), home, payments.open_pages)
-    grace = timedelta(days=settings.payment_grace_days)
     return PaymentRules(
-        *(flows, settings.defaults.accounts.default_plan, grace, own),
+        flows,
+        settings.defaults.accounts.default_plan,
+        timedelta(seconds=settings.payment_grace_s),
+        own,
         declines=payments.auto_recharge_declines,
         credit_days=payments.credit_expires_days,
     )

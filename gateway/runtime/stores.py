@@ -85,7 +85,12 @@ async def open_engine(
         keyspace = Keyspace(key_prefix, await partition_count(database, wanted))
         principals = Principals(database, follower.plans, defaults.accounts.default_plan, follower.follow)
         engine = Engine(
-            *(database, client, keyspace, follower.plans, principals.load, gateway_id or new_id()),
+            database,
+            client,
+            keyspace,
+            follower.plans,
+            principals.load,
+            gateway_id or new_id(),
             engine_settings(defaults, settings.spool_dir),
         )
         follower.changed = engine.plans_changed

@@ -144,7 +144,13 @@ def _runtime(settings: Settings, stores: OpenStores, apart: _Apart, deployment: 
     identity = make_identity(settings, apart.of_api, apart.of_keys, apart.ask, plans, engine.change_notifier, new_id)
     services = _services(settings, apart.of_api, engine, plans, identity, in_force)
     parts = PaymentParts(
-        *(apart.of_api, services.accounts, services.grants, engine.change_notifier, plans, new_id, deployment),
+        apart.of_api,
+        services.accounts,
+        services.grants,
+        engine.change_notifier,
+        plans,
+        new_id,
+        deployment,
         gateway_id=engine.gateway_id,
     )
     collector = make_collector(settings, apart.of_collection, engine, in_force.now, new_id)
