@@ -81,7 +81,7 @@ class WebhookSettings(Struct, frozen=True):
 
 
 class ServiceSettings(Struct, frozen=True):
-    """Holds and events of other services."""
+    """Holds and events of other services. `grace_s` is how long an account that is past due may still spend."""
 
     service_hold_s: Annotated[int, within(1, 31 * DAY_S, "a service's hold lasts as long unless it says")] = 3600
     service_hold_max_s: Annotated[int, within(1, 366 * DAY_S, "and at most as long")] = 86_400
@@ -92,6 +92,8 @@ class ServiceSettings(Struct, frozen=True):
     service_events_waiting: Annotated[
         int, within(1, 1_000_000, "events of services that wait for Postgres in a process")
     ] = 10_000
+    credits_per_usd: Annotated[int, within(1, 1_000_000_000, "credits that one USD is shown as")] = 1000
+    grace_s: Annotated[int, DERIVED] = 0
 
 
 class RefusalSettings(Struct, frozen=True):

@@ -233,7 +233,7 @@ def _make_parts(runtime: Runtime, metrics: Metrics, tokenizer: Tokenizer) -> _Pa
             records=records,
             stored=stored,
             poller=poller,
-            in_thread=bodies.apart,
+            in_thread=bodies.in_thread,
         )
     )
     wait_s = lookup_wait_s(defaults)

@@ -49,7 +49,7 @@ from gateway.endpoints.metrics_access import PATH as METRICS_PATH
 from gateway.metrics.folder import METRICS_DIR_VARIABLE
 from gateway.process.supervisor import EMBEDDED_VARIABLE, Hooks, stop_signals, supervise
 from gateway.proxy.records import STDOUT, open_log
-from gateway.runtime.encryption import check_seals
+from gateway.runtime.encryption import check_encryption
 from gateway.runtime.wiring import open_runtime
 from gateway.server.listening import AddressInUse, address_of, bind
 
@@ -251,7 +251,7 @@ async def require_seals(url: str, settings: Settings) -> None:
     database = Database(url, size=1)
     try:
         with named_store(url):
-            await check_seals(database, settings)
+            await check_encryption(database, settings)
     except SealBroken as error:
         raise CommandFailed(str(error)) from error
     finally:

@@ -325,7 +325,6 @@ class AccountSettings(Struct, frozen=True):
     grant_confirm_usd: Annotated[
         int, within(0, 9_000_000, "commands ask before `operator grant` gives more than so many USD, or a coupon may")
     ] = 1000
-    credits_per_usd: Annotated[int, within(1, 1_000_000_000, "credits that one USD is shown as")] = 1000
     keys_per_user: Annotated[int, within(1, 100_000, "API keys of one user in one account, made without operators")] = (
         100
     )

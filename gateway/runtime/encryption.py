@@ -19,7 +19,7 @@ def sealer_of(settings: Settings) -> Sealer:
     return Sealer(None if key is None else key.reveal(), None if before is None else before.reveal())
 
 
-async def check_seals(database: Database, settings: Settings) -> int:
+async def check_encryption(database: Database, settings: Settings) -> int:
     """Open every key that signs, and the first and the last secret of an authenticator app; how many were sealed.
     Raises `SealBroken` where one can't be opened, and `DatabaseError`."""
     sealer = sealer_of(settings)

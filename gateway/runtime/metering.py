@@ -14,6 +14,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Final
 
 from aiohttp import web
+from msgspec import structs
 
 from billing.accounts.grants import Grants
 from billing.api.route import REQUEST_ID
@@ -27,7 +28,7 @@ from billing.collect.snapshots import Source
 from billing.collect.subjects import SubjectRules, Subjects
 from billing.keys.principals import service_name
 from billing.metering.events import EventWriter
-from billing.metering.metering import Desk, Metering, ServiceRules
+from billing.metering.metering import Desk, Metering
 from billing.metering.service_holds import ServiceHolds
 from billing.work import Lease, Periodic
 from gateway.server import limit_refusals
@@ -164,22 +165,15 @@ def make_meters(
 ) -> Meters:
     """Return the events and holds of other services as the API calls them."""
     defaults = settings.defaults
-    rules = ServiceRules(
-        hold_s=defaults.services.service_hold_s,
-        hold_max_s=defaults.services.service_hold_max_s,
-        holds=defaults.services.service_holds,
-        account_holds=defaults.services.service_holds_per_account,
-        grace_s=settings.payment_grace_s,
-        credits_per_usd=defaults.accounts.credits_per_usd,
-    )
+    service = structs.replace(defaults.services, grace_s=settings.payment_grace_s)
     writer = EventWriter(
         database,
         engine.change_notifier.balances_changed,
         engine.holds.spawn,
         batch_rows=defaults.stores.ledger_batch_rows,
-        most=defaults.services.service_events_waiting,
+        most=service.service_events_waiting,
     )
-    desk = Desk(engine.holds, writer, _principals(engine.cache), prices, rules, new_id, time.time)
+    desk = Desk(engine.holds, writer, _principals(engine.cache), prices, service, new_id, time.time)
     holds = ServiceHolds(desk, database, engine.lasting, engine.keyspace.partition_of)
     return Meters(Metering(desk), holds, _refusals(engine, links))
 

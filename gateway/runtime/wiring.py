@@ -97,7 +97,7 @@ async def open_runtime(
         key_prefix=key_prefix,
         gateway_id=gateway_id,
     ) as stores:
-        apart = _Apart(
+        pools = _Pools(
             of_api=stores.database.another(
                 size=defaults.stores.api_pool_size, timeout_s=defaults.stores.postgres_timeout_s
             ),
@@ -106,7 +106,7 @@ async def open_runtime(
             ask=Outgoing(defaults.sign_in.issuer_timeout_s, defaults.sign_in.issuer_answer_bytes),
         )
         try:
-            runtime = _runtime(settings, stores, apart, await deployment_of(stores.database))
+            runtime = _runtime(settings, stores, pools, await deployment_of(stores.database))
             try:
                 yield runtime
             finally:
@@ -115,11 +115,11 @@ async def open_runtime(
                 if runtime.services.payments is not None:
                     await runtime.services.payments.provider.close()
         finally:
-            await apart.close()
+            await pools.close()
 
 
 @dataclass(frozen=True, slots=True)
-class _Apart:
+class _Pools:
     """What is open beside the engine's stores. Calls of the API have connections of their own (`of_api`): however many
     of them wait in Postgres, the ledger's are free for admissions and debits. So have signing keys (`of_keys`), which
     every token waits for."""
@@ -137,14 +137,14 @@ class _Apart:
         await self.of_api.close()
 
 
-def _runtime(settings: Settings, stores: OpenStores, apart: _Apart, deployment: str) -> Runtime:
+def _runtime(settings: Settings, stores: OpenStores, pools: _Pools, deployment: str) -> Runtime:
     """Make the services on open stores."""
     engine, plans = stores.engine, stores.follower.plans
     in_force = InForce(settings.prices)
-    identity = make_identity(settings, apart.of_api, apart.of_keys, apart.ask, plans, engine.change_notifier, new_id)
-    services = _services(settings, apart.of_api, engine, plans, identity, in_force)
+    identity = make_identity(settings, pools.of_api, pools.of_keys, pools.ask, plans, engine.change_notifier, new_id)
+    services = _services(settings, pools.of_api, engine, plans, identity, in_force)
     parts = PaymentParts(
-        apart.of_api,
+        pools.of_api,
         services.accounts,
         services.grants,
         engine.change_notifier,
@@ -153,7 +153,7 @@ def _runtime(settings: Settings, stores: OpenStores, apart: _Apart, deployment: 
         deployment,
         gateway_id=engine.gateway_id,
     )
-    collector = make_collector(settings, apart.of_collection, engine, in_force.now, new_id)
+    collector = make_collector(settings, pools.of_collection, engine, in_force.now, new_id)
     services = replace(services, collector=collector, **payment_services(open_payments(settings, parts)))
     return Runtime(
         settings=settings,
@@ -214,7 +214,7 @@ def _services(
         refused=RefusedRequests(engine.redis, defaults.refusals, look=ExhaustedNotices(database).look),
         effects=effects,
         plans=plans,
-        credits_per_usd=defaults.accounts.credits_per_usd,
+        credits_per_usd=defaults.services.credits_per_usd,
         customers_see=defaults.accounts.customers_see,
         grant_confirm_usd=defaults.accounts.grant_confirm_usd,
         sends_mail=delivery_here(settings) is not None,
