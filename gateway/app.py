@@ -147,27 +147,16 @@ async def serving(
     endpoints = endpoints_of(parts.proxy, reads, jobs, parts.dialects)
     setup(app, runtime.services, endpoints.all)
     setup_console(app, replace(runtime.services, models=reads.catalogue, troubles=health.everywhere, job=jobs.last))
-
-    async def stored_nano(account_id: str) -> int:
-        return (await runtime.accounts.get(account_id)).balance_nano
-
-    sockets = ResponseSockets(parts.proxy, parts.dialects.find, settings, stored_nano)
+    sockets = ResponseSockets(parts.proxy, parts.dialects.find, settings, partial(_stored_nano, runtime))
     app.on_shutdown.append(sockets.stop)
     serve_payments(app, runtime)
     add_routes(app, endpoints, parts.proxy, parts.dialects, runtime.services, sockets)
     price_follower = _price_follower(runtime, parts.router)
     add_gauges(metrics, runtime, parts.bodies, parts.request_log, aside)
-    metrics.gauge(
-        "prices_unreadable",
-        "1 while the file of prices can't be read and the table before it is in force.",
-        lambda: price_follower.broken,
-        "max",
-    )
-    metrics.loop_failures = engine.loops.failures
     rules = _edge_rules(settings, cors)
     clients = Clients(rules.connections, asyncio.get_running_loop())
-    metrics.gauge("connections", "Connections of clients.", lambda: len(clients))
-    metrics.connections_ended, metrics.connections_refused = clients.ended, clients.refused
+    _add_gauges(metrics, price_follower, clients)
+    metrics.loop_failures = engine.loops.failures
     engine_loops: frozenset[str] | None = None
     try:
         await engine.start(shared_work=shared_work)
@@ -194,6 +183,21 @@ async def serving(
         metrics.flush()
         await sockets.close()
         await parts.close()
+
+
+async def _stored_nano(runtime: Runtime, account_id: str) -> int:
+    return (await runtime.accounts.get(account_id)).balance_nano
+
+
+def _add_gauges(metrics: Metrics, price_follower: PriceFollower, clients: Clients) -> None:
+    metrics.gauge(
+        "prices_unreadable",
+        "1 while the file of prices can't be read and the table before it is in force.",
+        lambda: price_follower.broken,
+        "max",
+    )
+    metrics.gauge("connections", "Connections of clients.", lambda: len(clients))
+    metrics.connections_ended, metrics.connections_refused = clients.ended, clients.refused
 
 
 def _make_parts(runtime: Runtime, metrics: Metrics, tokenizer: Tokenizer) -> _Parts:

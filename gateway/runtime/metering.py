@@ -31,6 +31,7 @@ from billing.metering.events import EventWriter
 from billing.metering.metering import Desk, Metering
 from billing.metering.service_holds import ServiceHolds
 from billing.work import Lease, Periodic
+from gateway.config.secret import revealed
 from gateway.server import limit_refusals
 
 if TYPE_CHECKING:
@@ -108,7 +109,7 @@ def _source(given: ExporterSource) -> Source:
     return Source(
         source_id=given.source_id,
         base_url=given.base_url,
-        token=None if given.token is None else given.token.reveal(),
+        token=revealed(given.token),
         region=given.region or "",
         expected_node_id=given.expected_node_id,
         expected_env=given.expected_env,

@@ -34,6 +34,7 @@ from billing.notices.destinations import Poster
 from billing.notices.worker import NoticeRules, NoticeWorker, OperatorHook
 from gateway.config.exports import ExportConfig
 from gateway.config.identity import MAIL_CONSOLE_VARIABLE
+from gateway.config.secret import revealed
 
 if TYPE_CHECKING:
     from billing.exports.sinks import Sink
@@ -94,7 +95,7 @@ def mail_delivery(settings: Settings, *, console: bool) -> Delivery | None:
         settings.smtp_port,
         settings.smtp_from or "",
         settings.smtp_user,
-        settings.smtp_password.reveal() if settings.smtp_password is not None else None,
+        revealed(settings.smtp_password),
         settings.defaults.mails.mail_timeout_s,
     )
 
@@ -112,7 +113,7 @@ def start_notices(runtime: Runtime, metrics: Metrics, new_id: Callable[[], str])
     )
     to_operators = Poster(private=True, timeout_s=defaults.webhooks.webhook_timeout_s)
     url, secret = settings.notification_webhook, settings.notification_webhook_secret
-    hook = OperatorHook(url.reveal(), to_operators, None if secret is None else secret.reveal()) if url else None
+    hook = OperatorHook(url.reveal(), to_operators, revealed(secret)) if url else None
     rules = NoticeRules(
         defaults.webhooks.webhook_attempts,
         disable_s=defaults.webhooks.webhook_disable_s,

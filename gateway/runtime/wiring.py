@@ -10,6 +10,8 @@ from datetime import UTC, datetime
 from functools import partial
 from typing import TYPE_CHECKING
 
+from msgspec import structs
+
 from billing.accounts.accounts import Accounts
 from billing.accounts.grants import Grants
 from billing.accounts.lots import Lots
@@ -36,6 +38,7 @@ from billing.payments.auto_recharge import Alerts
 from billing.payments.coupons import Coupons
 from billing.refused import ExhaustedNotices, RefusedRequests
 from gateway.config.models import unknown_models
+from gateway.config.secret import revealed
 from gateway.config.settings import Settings
 from gateway.proxy.target_health import provider_list
 from gateway.runtime.bills import make_bills
@@ -182,7 +185,6 @@ def _services(
 ) -> Services:
     """Make what the billing API works on."""
     defaults, effects = settings.defaults, engine.change_notifier
-    admin_key, service_key = settings.admin_api_key, settings.service_api_key
     grants, reports = Grants(database, effects, new_id), Reports(database)
     links = links_of(settings, plans)
     return Services(
@@ -215,23 +217,19 @@ def _services(
         effects=effects,
         plans=plans,
         credits_per_usd=defaults.services.credits_per_usd,
-        customers_see=defaults.accounts.customers_see,
-        grant_confirm_usd=defaults.accounts.grant_confirm_usd,
         sends_mail=delivery_here(settings) is not None,
         authenticate=_authenticator(engine),
         known=partial(recognised, engine.cache),
         attempts=make_attempts(settings, engine.redis),
         clock=time.time,
-        service_api_key=None if service_key is None else service_key.reveal(),
-        meters=make_meters(settings, database, engine, in_force.now, links_of(settings, plans), new_id),
-        admin_api_key=None if admin_key is None else admin_key.reveal(),
+        service_api_key=revealed(settings.service_api_key),
+        meters=make_meters(settings, database, engine, in_force.now, links, new_id),
+        admin_api_key=revealed(settings.admin_api_key),
         unknown_models=lambda names: unknown_models(
             settings.models, settings.providers, in_force.prices, names, time.time()
         ),
         providers=partial(provider_list, settings, engine.redis),
-        default_plan=defaults.accounts.default_plan,
-        keys_per_user=defaults.accounts.keys_per_user,
-        rotation_grace_s=defaults.accounts.rotation_grace_s,
+        **structs.asdict(defaults.accounts),
         new_id=new_id,
         sessions=identity.sessions,
         browsers=identity.browsers,
