@@ -25,9 +25,10 @@ from billing.ledger.catalogue import newest_revision, sync_prices
 from billing.owned.jobs import BackgroundJobs
 from billing.owned.objects import OwnedObjects
 from billing.web.application import setup as setup_console
+from billing.work import Periodic
 from gateway.auth import Authenticator
 from gateway.config.files import PRICES_FILE
-from gateway.config.price_file import PriceFollower
+from gateway.config.price_file import POLL_S, PriceFollower
 from gateway.dialects.registry import Dialects, make_dialects
 from gateway.endpoints.jobs import (
     Jobs,
@@ -162,7 +163,8 @@ async def serving(
         await engine.start(shared_work=shared_work)
         engine_loops = frozenset(engine.loops.tasks)
         runtime.start(*house_work(runtime, metrics, health, aside))
-        runtime.start(runtime.follower.work(), price_follower.work(), runtime.refused.work())
+        runtime.start(runtime.follower.work(), runtime.refused.work())
+        runtime.start(Periodic(name="prices", every_s=POLL_S, round=price_follower.look))
         shared = SharedHealth(parts.board, engine.redis, new_id())
         engine.loops.start("targets_tell", shared.tell)
         engine.loops.start("targets_listen", shared.listen)

@@ -13,7 +13,6 @@ from typing import Final
 
 from billing.errors import MetergateError
 from billing.price_table import PriceTable
-from billing.work import Periodic
 from gateway.config.files import FileMarks, file_marks, read_file
 from gateway.config.prices import read_prices
 from gateway.config.problems import ConfigError, Problems
@@ -53,10 +52,6 @@ class PriceFollower:
         self._seen = seen
         self.broken = False
         """Whether the file can't be read, so that a table before it is in force."""
-
-    def work(self) -> Periodic:
-        """Return what looks at the file again and again."""
-        return Periodic(name="prices", every_s=POLL_S, round=self.look)
 
     async def look(self) -> None:
         """Put the file in force where it has changed. A failure of the ledger is tried again with the next look."""

@@ -5,6 +5,7 @@ from dataclasses import replace
 
 import asyncpg
 import pytest
+from msgspec import structs
 
 from billing.cli.output import CommandFailed
 from billing.database.connection import Database
@@ -145,7 +146,7 @@ def test_models_without_a_price_and_no_provider() -> None:
     demo = settings.models["demo"]
     settings = replace(
         settings,
-        models={"new": replace(demo, name="new", provider="openai", model="gpt-99")},
+        models={"new": structs.replace(demo, name="new", provider="openai", model="gpt-99")},
         providers={"openai": settings.providers["openai"]},
     )
     found = check_settings(settings, NOW_S)

@@ -23,6 +23,7 @@ def test_every_variable_is_read() -> None:
     unread.remove("config_dir")  # gateway.config.settings reads it, to find the files, and prices of plans
     unread -= {f"stripe_price_{plan}" for plan in ("starter", "professional", "enterprise")}
     unread -= {"default_region", "internal_service_token"}  # they complete the sources of traffic
+    unread.remove("payment_grace_days")  # in seconds, by a property of the settings
     unread.remove("development")  # applications read it, by billing.client.middleware
     assert unread == set()
 
