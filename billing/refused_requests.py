@@ -25,6 +25,7 @@ import msgspec
 from billing.database.connection import DatabaseError
 from billing.holds.redis.connection import RedisError
 from billing.notices.emit import emit
+from billing.work import Periodic
 
 if TYPE_CHECKING:
     from billing.database.connection import Database
@@ -109,11 +110,9 @@ class RefusedRequests:
             waiting.append(refused)
             self._count += 1
 
-    async def run(self) -> None:
-        """Write noted refusals, for ever."""
-        while True:
-            await asyncio.sleep(FLUSH_S)
-            await self.flush()
+    def work(self) -> Periodic:
+        """Return what writes noted refusals."""
+        return Periodic(name="refused", every_s=FLUSH_S, round=self.flush, delayed=True)
 
     async def flush(self) -> None:
         """Write what was noted; it is dropped where Redis does not take it."""

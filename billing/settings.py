@@ -1,9 +1,9 @@
 """Sections of the configuration that billing's parts take: fields with their bounds, defaults and help, units last in
 their names. A leaf: whoever reads a configuration imports no part."""
 
-from typing import Annotated, Final, Literal
+from typing import Annotated, Final, Literal, get_args
 
-from msgspec import Meta, Struct
+from msgspec import Meta, Struct, structs
 
 Unknown = Literal["create", "park"]
 FirstPoint = Literal["new", "baseline", "zero"]
@@ -21,6 +21,14 @@ def about(text: str) -> Meta:
 def within(low: float, high: float, text: str) -> Meta:
     """Bound a number, and say what it is."""
     return Meta(ge=low, le=high, description=text)
+
+
+def check_bounds(settings: Struct) -> None:
+    """Raise `ValueError` where a number is out of its bounds."""
+    for each in structs.fields(settings):
+        _, meta = get_args(each.type)
+        if not meta.ge <= getattr(settings, each.name) <= meta.le:
+            raise ValueError(f"{each.name} must be from {meta.ge:g} to {meta.le:g}")
 
 
 class OrganizationSettings(Struct, frozen=True):
@@ -73,7 +81,7 @@ class WebhookSettings(Struct, frozen=True):
 
 
 class ServiceSettings(Struct, frozen=True):
-    """Holds and events of other services."""
+    """Holds and events of other services. `grace_s` is how long an account that is past due may still spend."""
 
     service_hold_s: Annotated[int, within(1, 31 * DAY_S, "a service's hold lasts as long unless it says")] = 3600
     service_hold_max_s: Annotated[int, within(1, 366 * DAY_S, "and at most as long")] = 86_400
@@ -84,6 +92,8 @@ class ServiceSettings(Struct, frozen=True):
     service_events_waiting: Annotated[
         int, within(1, 1_000_000, "events of services that wait for Postgres in a process")
     ] = 10_000
+    credits_per_usd: Annotated[int, within(1, 1_000_000_000, "credits that one USD is shown as")] = 1000
+    grace_s: Annotated[int, DERIVED] = 0
 
 
 class RefusalSettings(Struct, frozen=True):

@@ -21,21 +21,20 @@ from msgspec import structs
 
 from billing.addresses import Addresses
 from billing.api.application import setup
-from billing.collect.collector import LEASE
 from billing.ledger.catalogue import newest_revision, sync_prices
 from billing.owned.jobs import BackgroundJobs
 from billing.owned.objects import OwnedObjects
 from billing.web.application import setup as setup_console
+from billing.work import Periodic
 from gateway.auth import Authenticator
 from gateway.config.files import PRICES_FILE
-from gateway.config.price_file import PriceFollower
+from gateway.config.price_file import POLL_S, PriceFollower
 from gateway.dialects.registry import Dialects, make_dialects
 from gateway.endpoints.jobs import (
     Jobs,
     SetAsideCount,
     add_gauges,
-    flush_metrics,
-    keep_house,
+    house_work,
     start_shared_work,
 )
 from gateway.endpoints.reads import Health, Reads
@@ -52,8 +51,7 @@ from gateway.proxy.settlement.missing_usage import MissingUsage
 from gateway.proxy.settlement.settlements import Settlements
 from gateway.proxy.stored import StoredObjects
 from gateway.proxy.target_health import HealthBoard, SharedHealth
-from gateway.runtime.exports import EXPORTS
-from gateway.runtime.payments import links_of, serve_payments, stop_payments
+from gateway.runtime.payments import links_of, serve_payments
 from gateway.runtime.stores import lookup_wait_s, new_id
 from gateway.server.aiohttp_private import EdgeKind
 from gateway.server.bodies import Bodies
@@ -149,30 +147,23 @@ async def serving(
     endpoints = endpoints_of(parts.proxy, reads, jobs, parts.dialects)
     setup(app, runtime.services, endpoints.all)
     setup_console(app, replace(runtime.services, models=reads.catalogue, troubles=health.everywhere, job=jobs.last))
-
-    async def stored_nano(account_id: str) -> int:
-        return (await runtime.accounts.get(account_id)).balance_nano
-
-    sockets = ResponseSockets(parts.proxy, parts.dialects.find, settings, stored_nano)
+    sockets = ResponseSockets(parts.proxy, parts.dialects.find, settings, partial(_stored_nano, runtime))
     app.on_shutdown.append(sockets.stop)
     serve_payments(app, runtime)
     add_routes(app, endpoints, parts.proxy, parts.dialects, runtime.services, sockets)
     price_follower = _price_follower(runtime, parts.router)
     add_gauges(metrics, runtime, parts.bodies, parts.request_log, aside)
-    metrics.gauge(
-        "prices_unreadable",
-        "1 while the file of prices can't be read and the table before it is in force.",
-        lambda: price_follower.broken,
-        "max",
-    )
-    metrics.loop_failures = engine.loops.failures
     rules = _edge_rules(settings, cors)
     clients = Clients(rules.connections, asyncio.get_running_loop())
-    metrics.gauge("connections", "Connections of clients.", lambda: len(clients))
-    metrics.connections_ended, metrics.connections_refused = clients.ended, clients.refused
+    _add_gauges(metrics, price_follower, clients)
+    metrics.loop_failures = engine.loops.failures
+    engine_loops: frozenset[str] | None = None
     try:
         await engine.start(shared_work=shared_work)
-        _start_loops(runtime, metrics, health, aside, price_follower)
+        engine_loops = frozenset(engine.loops.tasks)
+        runtime.start(*house_work(runtime, metrics, health, aside))
+        runtime.start(runtime.follower.work(), runtime.refused.work())
+        runtime.start(Periodic(name="prices", every_s=POLL_S, round=price_follower.look))
         shared = SharedHealth(parts.board, engine.redis, new_id())
         engine.loops.start("targets_tell", shared.tell)
         engine.loops.start("targets_listen", shared.listen)
@@ -183,10 +174,8 @@ async def serving(
         yield Served(app, parts.proxy, parts.dialects, rules, settings.defaults.edge.edge, clients), health
     finally:
         health.ready = False
-        await engine.loops.stop("background", "housekeeping", "metrics", "plans", "prices", "reconcile", "refused")
-        await engine.loops.stop("mail", "notices", "retention", "usage_retention", "targets_tell", "targets_listen")
-        await engine.loops.stop(LEASE, EXPORTS)
-        await stop_payments(runtime)
+        if engine_loops is not None:
+            await engine.loops.stop(*(engine.loops.tasks.keys() - engine_loops))
         await runtime.refused.flush()
         parts.remainder.hurry()
         await parts.poller.stop()
@@ -195,6 +184,21 @@ async def serving(
         metrics.flush()
         await sockets.close()
         await parts.close()
+
+
+async def _stored_nano(runtime: Runtime, account_id: str) -> int:
+    return (await runtime.accounts.get(account_id)).balance_nano
+
+
+def _add_gauges(metrics: Metrics, price_follower: PriceFollower, clients: Clients) -> None:
+    metrics.gauge(
+        "prices_unreadable",
+        "1 while the file of prices can't be read and the table before it is in force.",
+        lambda: price_follower.broken,
+        "max",
+    )
+    metrics.gauge("connections", "Connections of clients.", lambda: len(clients))
+    metrics.connections_ended, metrics.connections_refused = clients.ended, clients.refused
 
 
 def _make_parts(runtime: Runtime, metrics: Metrics, tokenizer: Tokenizer) -> _Parts:
@@ -234,7 +238,7 @@ def _make_parts(runtime: Runtime, metrics: Metrics, tokenizer: Tokenizer) -> _Pa
             records=records,
             stored=stored,
             poller=poller,
-            in_thread=bodies.apart,
+            in_thread=bodies.in_thread,
         )
     )
     wait_s = lookup_wait_s(defaults)
@@ -344,17 +348,6 @@ def _price_follower(runtime: Runtime, router: Router) -> PriceFollower:
         lambda table: sync_prices(runtime.database, table),
         apply,
     )
-
-
-def _start_loops(
-    runtime: Runtime, metrics: Metrics, health: Health, aside: SetAsideCount, price_follower: PriceFollower
-) -> None:
-    loops = runtime.engine.loops
-    loops.start("housekeeping", lambda: keep_house(runtime, aside))
-    loops.start("metrics", lambda: flush_metrics(metrics, health))
-    loops.start("plans", runtime.follower.run)
-    loops.start("prices", price_follower.run)
-    loops.start("refused", runtime.refused.run)
 
 
 async def _identified(_: web.Request, response: web.StreamResponse) -> None:

@@ -23,9 +23,10 @@ from typing import TYPE_CHECKING, Final, Protocol
 import aiosmtplib
 
 from billing.addresses import is_this_machine
-from billing.database.connection import DatabaseError, queries
+from billing.database.connection import queries
 from billing.errors import MetergateError
 from billing.identity.letters import SERVICE
+from billing.work import Lease, Periodic
 
 if TYPE_CHECKING:
     from billing.database.connection import Database
@@ -36,6 +37,7 @@ logger = logging.getLogger(__name__)
 
 LEASE: Final = "mail"
 EVERY_S: Final = 2.0
+TIDY: Final = "mail_tidy"
 TIDY_EVERY_S: Final = 600.0
 MOST: Final = 200
 """Mails over one connection."""
@@ -50,7 +52,6 @@ _FOR_GOOD: Final = range(500, 600)
 """Replies after which the same mail is refused again (RFC 5321, 4.2.1)."""
 
 _query = queries("billing.identity")
-TAKE_LEASE: Final = queries("billing.ledger")("jobs_take")
 
 
 class MailFailed(MetergateError):
@@ -92,24 +93,23 @@ class Mailer:
     ) -> None:
         self._database, self._codes, self._delivery = database, codes, delivery
         self._settings, self._owner = settings, owner
-        self.waiting, self.parked, self.lag_s = 0, 0, 0.0
+        self._forget_stats()
 
-    async def run(self) -> None:
-        """Send what waits, again and again, and tidy up now and then. Who can't send has another lease than who can."""
-        lease = LEASE if self._delivery is not None else f"{LEASE} tidied"
-        clock, tidied_at = asyncio.get_running_loop().time, float("-inf")
-        while True:
-            try:
-                self.waiting, self.parked, self.lag_s = 0, 0, 0.0
-                if await self._database.row(TAKE_LEASE, lease, self._owner, EVERY_S * 0.9) is not None:
-                    await self.round()
-                    await self._look()
-                    if clock() - tidied_at >= TIDY_EVERY_S:
-                        await self.tidy()
-                        tidied_at = clock()
-            except DatabaseError as error:
-                logger.info("mails wait: %s", error)
-            await asyncio.sleep(EVERY_S)
+    def work(self) -> tuple[Periodic, ...]:
+        """Return what sends and what tidies up. Who can't send has another lease than who can."""
+        name = LEASE if self._delivery is not None else f"{LEASE} tidied"
+        send, tidy = (Lease(self._database, each, self._owner) for each in (name, TIDY))
+        return (
+            Periodic(name="mail", every_s=EVERY_S, round=self._turn, lease=send, otherwise=self._forget_stats),
+            Periodic(name=TIDY, every_s=TIDY_EVERY_S, round=self.tidy, lease=tidy),
+        )
+
+    async def _turn(self) -> None:
+        await self.round()
+        await self._look()
+
+    def _forget_stats(self) -> None:
+        self.waiting, self.parked, self.lag_s = 0, 0, 0.0
 
     async def round(self) -> int:
         """Send what waits, `MOST` mails at most, each taken before it is sent and no more than one at a time, so that

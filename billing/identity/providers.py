@@ -15,6 +15,9 @@ BEGUN_S: Final = 600
 MAX_PATH: Final = 1000
 
 
+OIDC_SCOPES: Final = ("openid", "email", "profile")
+
+
 @dataclass(frozen=True, slots=True)
 class SignInProvider:
     """Where people may sign in. `issuer` is its URL without a slash at its end; `api_url` is GitHub's. What it says to
@@ -24,7 +27,7 @@ class SignInProvider:
     client_id: str
     client_secret: str = field(repr=False)
     kind: Literal["oidc", "github"] = "oidc"
-    scopes: tuple[str, ...] = ("openid", "email", "profile")
+    scopes: tuple[str, ...] = OIDC_SCOPES
     trusted_email: bool = False
     allowed_domains: frozenset[str] = frozenset()
     api_url: str = ""

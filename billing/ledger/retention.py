@@ -17,13 +17,13 @@ from typing import TYPE_CHECKING, Final
 from billing.database.connection import (
     Connection,
     Database,
-    DatabaseError,
     DatabaseLocked,
     as_lock_timeout,
     queries,
     translated,
 )
 from billing.ledger.verify import STATEMENT_TIMEOUT_S, first_difference
+from billing.work import Lease, Periodic
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -65,15 +65,10 @@ class UsageRetention:
         self._clock = clock
         self.kept = 0
 
-    async def run(self) -> None:
-        """Drop what is old, again and again, where no other process has done so in this round."""
-        while True:
-            try:
-                if await self._database.row(_sql("jobs_take"), LEASE, self._owner, EVERY_S * 0.9) is not None:
-                    await self.round()
-            except DatabaseError as error:
-                logger.info("old usage events are not dropped now: %s", error)
-            await asyncio.sleep(EVERY_S)
+    def work(self) -> Periodic:
+        """Return what drops what is old."""
+        lease = Lease(self._database, LEASE, self._owner)
+        return Periodic(name=LEASE, every_s=EVERY_S, round=self.round, lease=lease)
 
     async def round(self) -> list[str]:
         """Drop every month that is old enough and proved, and return their partitions. Raises `DatabaseError`."""

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Final, NoReturn
 
@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from billing.metering.events import EventWriter
     from billing.pricing.table import PriceTable
     from billing.principals import Principal
+    from billing.settings import ServiceSettings
 
 MOST_BACK_S: Final = 35 * 86_400
 MOST_AHEAD_S: Final = 5 * 60
@@ -43,19 +44,6 @@ counted in before it begins."""
 
 UNDER_WAY_S: Final = (0.02, 0.04, 0.08, 0.16)
 """The pauses after which an event is looked for again that only holds keep out."""
-
-
-@dataclass(frozen=True, slots=True)
-class ServiceRules:
-    """Bounds: seconds that a hold lasts unless it is told, and at most; how many may be open; `grace_s` is how long an
-    account that is past due may still spend."""
-
-    hold_s: int
-    hold_max_s: int
-    holds: int
-    account_holds: int
-    grace_s: float
-    credits_per_usd: int
 
 
 PrincipalOf = Callable[[Payer, bool], Awaitable["Principal | None"]]
@@ -72,13 +60,13 @@ class Desk:
         writer: EventWriter,
         principal_of: PrincipalOf,
         prices: Callable[[], PriceTable],
-        rules: ServiceRules,
+        settings: ServiceSettings,
         new_id: Callable[[], str],
         clock: Callable[[], float],
     ) -> None:
         self.holds = holds
         self.writer = writer
-        self.rules = rules
+        self.settings = settings
         self.new_id = new_id
         self.clock = clock
         self._principal_of = principal_of
@@ -104,7 +92,7 @@ class Desk:
 
     def may_pay(self, principal: Principal) -> bool:
         """Return whether the account's status lets it spend."""
-        return principal.may_pay(self.clock(), self.rules.grace_s)
+        return principal.may_pay(self.clock(), self.settings.grace_s)
 
     def request(self, payer: Payer, principal: Principal, charge: Charge, expired: Debit) -> HoldRequest:
         """Return what asks for a hold of a charge, and asks again for an account that has changed. `expired` is the
@@ -258,5 +246,5 @@ class Metering:
             "price_id": None if debit.price_id == NAMED else debit.price_id,
             "created_at": rfc3339(datetime.fromtimestamp(debit.admitted_at_ms / 1000, UTC)),
         }
-        shape = debit_shape(fields, debit.charged_nano, self._desk.rules.credits_per_usd)
+        shape = debit_shape(fields, debit.charged_nano, self._desk.settings.credits_per_usd)
         return msgspec.json.encode(shape).decode()

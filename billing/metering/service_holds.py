@@ -62,10 +62,10 @@ class ServiceHolds:
     async def hold(self, payer: Payer, event_id: str, measure: Measure, expires_in_s: int | None) -> Recorded:
         """Hold what something may cost, until it is settled or given back, or its time is over. Raises as
         `Metering.debit`, and `BadMeasure` for a time out of bounds."""
-        desk, rules = self._desk, self._desk.rules
-        lasts_s = min(rules.hold_s, rules.hold_max_s) if expires_in_s is None else expires_in_s
-        if not 0 < lasts_s <= rules.hold_max_s:
-            raise BadMeasure(f"expires_in_s is 1 to {rules.hold_max_s}.", "expires_in_s")
+        desk, settings = self._desk, self._desk.settings
+        lasts_s = min(settings.service_hold_s, settings.service_hold_max_s) if expires_in_s is None else expires_in_s
+        if not 0 < lasts_s <= settings.service_hold_max_s:
+            raise BadMeasure(f"expires_in_s is 1 to {settings.service_hold_max_s}.", "expires_in_s")
         principal = await desk.principal(payer)
         claim = Claim(payer.account_id, event_id, digest_of("hold", measure, expires_in_s), "")
         try:
@@ -90,11 +90,12 @@ class ServiceHolds:
 
     def _full(self, account_id: str) -> str | None:
         """Return why no further hold of this account can be open; None where it can."""
-        rules, open_of = self._desk.rules, self._lasting.open_of
-        if open_of[account_id] >= rules.account_holds:
-            return f"This account has {rules.account_holds} holds of services: settle or void some, and try again."
-        if open_of.total() >= rules.holds:
-            return f"{rules.holds} holds of services are open: settle or void some, and try again."
+        settings, open_of = self._desk.settings, self._lasting.open_of
+        if open_of[account_id] >= settings.service_holds_per_account:
+            most = settings.service_holds_per_account
+            return f"This account has {most} holds of services: settle or void some, and try again."
+        if open_of.total() >= settings.service_holds:
+            return f"{settings.service_holds} holds of services are open: settle or void some, and try again."
         return None
 
     async def _keep(

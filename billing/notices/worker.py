@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 
-from billing.database.connection import DatabaseError, Row, queries
+from billing.database.connection import Row, queries
 from billing.identity.letters import SERVICE
 from billing.identity.mail import enqueue
 from billing.notices.destinations import Poster
@@ -24,6 +24,7 @@ from billing.notices.emit import emit
 from billing.notices.letters import letter_of
 from billing.notices.signing import key_of, signed_headers
 from billing.times import rfc3339
+from billing.work import Lease, Periodic
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -35,6 +36,7 @@ logger = logging.getLogger(__name__)
 
 LEASE: Final = "notices"
 EVERY_S: Final = 1.0
+TIDY: Final = "notices_tidy"
 TIDY_EVERY_S: Final = 600.0
 BATCH: Final = 100
 """Notices that are handed out in one transaction."""
@@ -49,7 +51,6 @@ GONE: Final = 410
 """By Standard Webhooks: nothing is to be sent there any more."""
 HEADERS: Final = {"Content-Type": "application/json", "User-Agent": "metergate-webhooks/1"}
 _query = queries("billing.notices")
-TAKE_LEASE: Final = queries("billing.ledger")("jobs_take")
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,33 +101,36 @@ class NoticeWorker:
         self._claiming = asyncio.Lock()
         self._busy: set[str] = set()
         self._none_due = False
+        self._forget_stats()
+
+    def work(self) -> tuple[Periodic, ...]:
+        """Return what tells notices, and what forgets old ones."""
+        tell, tidy = (Lease(self._database, name, self._owner) for name in (LEASE, TIDY))
+        return (
+            Periodic(
+                name="notices",
+                every_s=EVERY_S,
+                round=self._turn,
+                lease=tell,
+                otherwise=self._forget_stats,
+                close=self._close,
+            ),
+            Periodic(name=TIDY, every_s=TIDY_EVERY_S, round=self.tidy, lease=tidy),
+        )
+
+    async def _close(self) -> None:
+        await self._poster.close()
+        if self._hook is not None:
+            await self._hook.poster.close()
+
+    async def _turn(self) -> None:
+        await self.round()
+        row = await self._database.row(_query("outbox_standing"))
+        if row is not None:
+            self.waiting, self.parked, self.lag_s = row["waiting"], row["parked"], row["lag_s"]
+
+    def _forget_stats(self) -> None:
         self.waiting, self.parked, self.lag_s = 0, 0, 0.0
-
-    async def run(self) -> None:
-        """Tell what waits, again and again, and forget what is old now and then. Connections are closed at its end."""
-        try:
-            await self._run()
-        finally:
-            await self._poster.close()
-            if self._hook is not None:
-                await self._hook.poster.close()
-
-    async def _run(self) -> None:
-        clock, tidied_at = asyncio.get_running_loop().time, float("-inf")
-        while True:
-            try:
-                self.waiting, self.parked, self.lag_s = 0, 0, 0.0
-                if await self._database.row(TAKE_LEASE, LEASE, self._owner, EVERY_S * 0.9) is not None:
-                    await self.round()
-                    row = await self._database.row(_query("outbox_standing"))
-                    if row is not None:
-                        self.waiting, self.parked, self.lag_s = row["waiting"], row["parked"], row["lag_s"]
-                    if clock() - tidied_at >= TIDY_EVERY_S:
-                        await self.tidy()
-                        tidied_at = clock()
-            except DatabaseError as error:
-                logger.info("notices wait: %s", error)
-            await asyncio.sleep(EVERY_S)
 
     async def tidy(self) -> None:
         """Forget notices that are old, a bounded number of them. Raises `DatabaseError`."""

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Final
 import msgspec
 
 from billing.database.connection import Database, DatabaseError, queries
+from billing.work import Lease, Periodic
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -127,7 +128,6 @@ logger = logging.getLogger(__name__)
 
 FORGET_OBJECTS: Final = _sql("forget_objects")
 FORGET_JOBS: Final = _sql("forget_jobs")
-TAKE_LEASE: Final = queries("billing.ledger")("jobs_take")
 NAME: Final = "retention"
 EVERY_S: Final = 3600.0
 BATCH_ROWS: Final = 1_000
@@ -153,15 +153,10 @@ class Retention:
         self._settings = settings
         self._owner = owner
 
-    async def run(self) -> None:
-        """Remove what is old, again and again, where no other process has done so in this round."""
-        while True:
-            try:
-                if await self._database.row(TAKE_LEASE, NAME, self._owner, EVERY_S * 0.9) is not None:
-                    await self.forget()
-            except DatabaseError as error:
-                logger.info("old objects and jobs are not deleted now: %s", error)
-            await asyncio.sleep(EVERY_S)
+    def work(self) -> Periodic:
+        """Return what removes what is old."""
+        lease = Lease(self._database, NAME, self._owner)
+        return Periodic(name=NAME, every_s=EVERY_S, round=self.forget, lease=lease)
 
     async def forget(self, batch_rows: int = BATCH_ROWS) -> int:
         """Remove what is old, so many rows at once; return how many there were. Raises `DatabaseError`."""

@@ -23,7 +23,6 @@ local/         the local provider, with pages of its own
 coupons        Coupons: codes that are credit, once for an account
 recharges      what accounts ask of auto-recharge; auto_recharge  charges by it, one at a time;
                Alerts: who is told that a balance is low
-rounds         work that is done again and again in one gateway of all
 reconcile      what the provider has, compared once a day with what was applied and with the ledger
 stripe/        Stripe as a provider
 queries.sql    their statements

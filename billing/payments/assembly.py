@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Coroutine, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any, cast
 
@@ -31,7 +31,6 @@ from billing.payments.port import PaymentProvider
 from billing.payments.purchases import Purchases
 from billing.payments.recharges import RechargeRules, Recharges
 from billing.payments.reconcile import PaymentComparisons
-from billing.payments.rounds import Rounds
 from billing.payments.subscriptions import (
     SubscriptionChanges,
     SubscriptionRules,
@@ -40,13 +39,13 @@ from billing.payments.subscriptions import (
     subscription_handler,
 )
 from billing.plans import Plans
+from billing.work import Lease, Periodic
 
 if TYPE_CHECKING:
     from billing.database.connection import Connection
     from billing.notices.letters import NoticeType
     from billing.payments.stripe.parameters import CheckoutRules
 
-Job = Callable[[], Coroutine[Any, Any, None]]
 """Work that runs in the background for ever."""
 
 _query = queries("billing.payments")
@@ -89,8 +88,8 @@ class PaymentParts:
 
 @dataclass(frozen=True, slots=True)
 class Payments:
-    """Everything about payments. `acts` serves the local provider's pages, None for another one; `jobs` run beside the
-    gateway by their names, for ever."""
+    """Everything about payments. `acts` serves the local provider's pages, None for another one; `work` goes on beside
+    requests."""
 
     provider: PaymentProvider
     orders: Orders
@@ -106,7 +105,7 @@ class Payments:
     auto_recharge: AutoRecharge
     charges: Charges
     acts: Acts | None
-    jobs: Mapping[str, Job] = field(default_factory=dict)
+    work: tuple[Periodic, ...] = ()
 
 
 async def deployment_of(database: Database) -> str:
@@ -169,29 +168,31 @@ def make_payments(parts: PaymentParts, rules: PaymentRules, provider: PaymentPro
     recharges = Recharges(database, customers, bounds, parts.now)
     charging = (orders, flows, rules.declines, parts.now)
     auto_recharge = AutoRecharge(database, *charging)
-    rounds = Rounds(LEASE, EVERY_S, auto_recharge.round, database, parts.new_id())
+    lease = Lease(database, LEASE, parts.new_id())
+    recharging = Periodic(name=LEASE, every_s=EVERY_S, round=auto_recharge.round, lease=lease)
     desk = PaymentDesk(database, provider, orders, parts.grants, parts.effects, applier.refresh)
     comparisons = PaymentComparisons(database, provider, applier.refresh, parts.deployment, parts.now)
-    acts, jobs = None, cast("dict[str, Job]", {"payment_events": events.run, "payment_comparison": comparisons.run})
-    jobs["recovery"] = Recovery(database, subscriptions, parts.effects, parts.new_id(), parts.now).run
-    jobs["auto_recharge"] = rounds.run
+    recovery = Recovery(database, subscriptions, parts.effects, parts.new_id(), parts.now)
+    work = [*events.work(), comparisons.work(), recovery.work(), recharging, orders.work()]
+    acts = None
     if isinstance(provider, LocalProvider):
-        acts, jobs["local_payments"] = _local(provider, events)
+        acts = _local(provider, events)
+        work.append(provider.work())
     return Payments(
         *(provider, orders, customers, flows, desk, applier, events, comparisons, subscriptions),
         *(changes, recharges, auto_recharge, Charges(database), acts),
-        jobs=jobs,
+        work=tuple(work),
     )
 
 
-def _local(provider: LocalProvider, events: PaymentEvents) -> tuple[Acts, Job]:
-    """Have the local provider's events go the way of every provider's; return its pages, and its job."""
+def _local(provider: LocalProvider, events: PaymentEvents) -> Acts:
+    """Have the local provider's events go the way of every provider's; return its pages."""
 
     async def take(event: Event) -> None:
         await events.take(event)
 
     provider.take = take
-    return Acts(provider), provider.run
+    return Acts(provider)
 
 
 async def _tell(connection: Connection, account_id: str, type: str, data: Mapping[str, Any]) -> None:

@@ -22,6 +22,7 @@ from billing.errors import MetergateError
 from billing.pages import BEFORE_ALL, Page, page_of
 from billing.payments.keys import KEYS_KEPT
 from billing.payments.objects import ObjectRef
+from billing.work import Periodic
 
 if TYPE_CHECKING:
     from billing.database.connection import Connection, Database, Row
@@ -137,25 +138,16 @@ class PaymentEvents:
         self._came.set()
         return new
 
-    async def run(self) -> None:
-        """Look into what waits, again and again, and tidy up now and then."""
-        clock, tidied_at = asyncio.get_running_loop().time, float("-inf")
-        while True:
-            self._came.clear()
-            try:
-                await self.round()
-                await self.look()
-                if clock() - tidied_at >= TIDY_EVERY_S:
-                    await self.tidy()
-                    tidied_at = clock()
-            except DatabaseError as error:
-                logger.info("events of payments wait: %s", error)
-                await asyncio.sleep(EVERY_S)
-            try:
-                async with asyncio.timeout(EVERY_S):
-                    await self._came.wait()
-            except TimeoutError:
-                pass
+    def work(self) -> tuple[Periodic, ...]:
+        """Return what looks into what waits, and what tidies up."""
+        return (
+            Periodic(name="payment_events", every_s=EVERY_S, round=self._turn, woken=self._came),
+            Periodic(name="payment_events_tidy", every_s=TIDY_EVERY_S, round=self.tidy),
+        )
+
+    async def _turn(self) -> None:
+        await self.round()
+        await self.look()
 
     async def tidy(self) -> None:
         """Drop old events, and idempotency keys that nobody has asked for in a long time."""

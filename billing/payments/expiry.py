@@ -9,7 +9,6 @@ grace. A payment brings it back at once, by what is then seen of the subscriptio
 
 from __future__ import annotations
 
-import asyncio
 import logging
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Final
@@ -17,7 +16,8 @@ from typing import TYPE_CHECKING, Final
 from billing import audit
 from billing.accounts import lots
 from billing.accounts.grants import PROMOTIONS, REVENUE, Entry
-from billing.database.connection import Database, DatabaseError, queries
+from billing.database.connection import Database, queries
+from billing.work import Lease, Periodic
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -97,7 +97,6 @@ EVERY_S: Final = 60.0
 BATCH: Final = 100
 """Accounts that one look finds; each has a transaction of its own."""
 _payment_query = queries("billing.payments")
-TAKE_LEASE: Final = queries("billing.ledger")("jobs_take")
 
 
 class Recovery:
@@ -114,16 +113,14 @@ class Recovery:
         self._database, self._subscriptions, self._effects = database, subscriptions, effects
         self._owner, self._now = owner, now
 
-    async def run(self) -> None:
-        """Look again and again."""
-        while True:
-            try:
-                if await self._database.row(TAKE_LEASE, LEASE, self._owner, EVERY_S * 0.9) is not None:
-                    while await self.round() == BATCH:
-                        pass
-            except DatabaseError as error:
-                logger.info("plans that are not paid stay: %s", error)
-            await asyncio.sleep(EVERY_S)
+    def work(self) -> Periodic:
+        """Return what looks for them."""
+        lease = Lease(self._database, LEASE, self._owner)
+        return Periodic(name="recovery", every_s=EVERY_S, round=self._all, lease=lease)
+
+    async def _all(self) -> None:
+        while await self.round() == BATCH:
+            pass
 
     async def round(self) -> int:
         """Take back the plans of some accounts whose days of grace are over; return of how many. Raises

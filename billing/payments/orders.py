@@ -11,7 +11,6 @@ OrderError
 
 from __future__ import annotations
 
-import asyncio
 import hashlib
 import logging
 from dataclasses import dataclass
@@ -20,13 +19,14 @@ from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 
-from billing.database.connection import Connection, Database, DatabaseError, Row, queries
+from billing.database.connection import Connection, Database, Row, queries
 from billing.errors import MetergateError
 from billing.money import NANO_PER_CENT
 from billing.pages import BEFORE_ALL, Page, page_of
 from billing.payments.decisions import Standing
 from billing.payments.objects import Invoice, ObjectRef, OrderKind, OrderStatus
 from billing.payments.port import ReturnUrls
+from billing.work import Periodic
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -162,14 +162,9 @@ class Orders:
         if row is not None:
             self.waiting, self.undecided = row["parked"], row["undecided"]
 
-    async def watch(self) -> None:
-        """Look again and again."""
-        while True:
-            try:
-                await self.look()
-            except DatabaseError as error:
-                logger.info("parked payments are not counted: %s", error)
-            await asyncio.sleep(WATCH_EVERY_S)
+    def work(self) -> Periodic:
+        """Return what counts them again and again."""
+        return Periodic(name="payments_parked", every_s=WATCH_EVERY_S, round=self.look)
 
     async def create(self, asked: NewOrder) -> Order:
         """Create an order, once per idempotency key of the account: the same again returns the first one, as it is now.

@@ -17,12 +17,13 @@ from typing import TYPE_CHECKING, Any, Final
 import msgspec
 
 from billing import audit
-from billing.database.connection import DatabaseError, queries
+from billing.database.connection import queries
 from billing.money import NANO_PER_CENT
 from billing.payments.objects import Customer, Dispute, ObjectKind, ObjectRef, Payment, Refund
 from billing.payments.orders import SCOPE
 from billing.payments.port import PaymentError, money_key
 from billing.times import rfc3339
+from billing.work import Periodic
 
 if TYPE_CHECKING:
     from billing.database.connection import Database, Row
@@ -97,19 +98,9 @@ class PaymentComparisons:
         """Return the name of the provider."""
         return self._provider.name
 
-    async def run(self) -> None:
-        """Compare once a day, and when an operator asks for it, in one gateway of all."""
-        while True:
-            self._asked.clear()
-            try:
-                await self.round()
-            except DatabaseError as error:
-                logger.info("the comparison with %s waits: %s", self._provider.name, error)
-            try:
-                async with asyncio.timeout(LOOKS_EVERY_S):
-                    await self._asked.wait()
-            except TimeoutError:
-                pass
+    def work(self) -> Periodic:
+        """Return what compares once a day, and when an operator asks for it, in one gateway of all."""
+        return Periodic(name="payment_comparison", every_s=LOOKS_EVERY_S, round=self.round, woken=self._asked)
 
     async def run_when_asked(self) -> None:
         """Compare once, when this process is asked for it: for a command where no gateway runs."""

@@ -155,10 +155,10 @@ async def check_secrets_key(stores: Stores, settings: Settings) -> list[Check]:
             return []
         # Only here: what it is made of takes 20 ms to import.
         from billing.identity.sealing import SealBroken
-        from gateway.runtime.encryption import check_seals
+        from gateway.runtime.encryption import check_encryption
 
         try:
-            opened = await check_seals(database, settings)
+            opened = await check_encryption(database, settings)
         except SealBroken as error:
             return [Check("secrets key", "fail", str(error), "Set SECRETS_KEY, or SECRETS_KEY_BEFORE, as it was.")]
         return [Check("secrets key", "ok", f"opens each of {opened} stored secrets that were tried")]

@@ -182,10 +182,15 @@ def try_line(url: str, key: str) -> str:
     body = msgspec.json.encode({"model": DEMO_MODEL, "messages": [{"role": "user", "content": "Hello"}]}).decode()
     return shlex.join(
         [
-            *("curl", "-sS", f"{url}/v1/chat/completions"),
-            *("-H", f"Authorization: Bearer {key}"),
-            *("-H", "Content-Type: application/json"),
-            *("-d", body),
+            "curl",
+            "-sS",
+            f"{url}/v1/chat/completions",
+            "-H",
+            f"Authorization: Bearer {key}",
+            "-H",
+            "Content-Type: application/json",
+            "-d",
+            body,
         ]
     )
 

@@ -46,9 +46,9 @@ from gateway.config.settings import Settings, warnings
 from gateway.endpoints.metrics_access import METRICS_FD_VARIABLE, MetricsAddressTaken, listener_on
 from gateway.endpoints.metrics_access import PATH as METRICS_PATH
 from gateway.metrics.folder import METRICS_DIR_VARIABLE
-from gateway.process.supervisor import EMBEDDED_VARIABLE, stop_signals, supervise
+from gateway.process.supervisor import EMBEDDED_VARIABLE, Hooks, stop_signals, supervise
 from gateway.proxy.records import STDOUT, open_log
-from gateway.runtime.encryption import check_seals
+from gateway.runtime.encryption import check_encryption
 from gateway.runtime.wiring import open_runtime
 from gateway.server.listening import AddressInUse, address_of, bind
 
@@ -159,17 +159,18 @@ async def _supervise(
             output.note(f"Metrics are at http://{address_of(metrics)}{METRICS_PATH}")
         try:
             async with ending_leases(env["DATABASE_URL"]) as end_lease:
+                hooks = Hooks(on_ready=on_ready, on_end=end_lease)
+                if publishes:
+                    hooks = replace(hooks, on_stop=partial(withdraw_api_url, settings.data_dir))
                 return await supervise(
                     WORKER,
                     workers=workers,
                     listen=settings.listen_addr,
                     env={**env, METRICS_DIR_VARIABLE: folder},
                     shutdown_grace_s=stopping_s(settings.defaults),
-                    on_ready=on_ready,
                     pass_fds=() if metrics is None else (metrics.fileno(),),
-                    on_end=end_lease,
-                    on_stop=partial(withdraw_api_url, settings.data_dir) if publishes else None,
                     pages=settings.defaults.process.pages_idle_s > 0 and settings.defaults.edge.edge == "guarded",
+                    hooks=hooks,
                 )
         except AddressInUse as error:
             raise CommandFailed(str(error)) from error
@@ -249,7 +250,7 @@ async def require_seals(url: str, settings: Settings) -> None:
     database = Database(url, size=1)
     try:
         with named_store(url):
-            await check_seals(database, settings)
+            await check_encryption(database, settings)
     except SealBroken as error:
         raise CommandFailed(str(error)) from error
     finally:

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import json
 import re
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Final, Literal, cast
+from typing import TYPE_CHECKING, Annotated, Final, Literal, cast
+
+import msgspec
+from msgspec import Meta, Struct, structs
 
 from billing.database.urls import split_url
 from billing.money import MAX_NANO
 from billing.payments.stripe.parameters import KEY_EXPECTED, LIVE_KEYS, TEST_KEYS
 from billing.pricing.scales import FACTOR_SCALE
-from gateway.config.problems import nearest
 from gateway.config.reader import PLACE, is_url, joined_address, parse_listen
 from gateway.config.secret import Secret
 
@@ -29,23 +30,21 @@ NO_METRICS_ADDR: Final = "off"
 _PER_BYTE: Final = re.compile(r"(\d{1,10})(?:\.(\d{1,18}))?", re.ASCII)
 _ADDRESS: Final = re.compile(r"[!-;=?A-~]+@[A-Za-z0-9.-]+", re.ASCII)
 MAX_SOURCES: Final = 1000
-TIMEOUT_S: Final = 15
-_TEXT_KEYS: Final = ("source_id", "base_url", "token", "region", "expected_node_id", "expected_env")
-_SOURCE_KEYS: Final = (*_TEXT_KEYS, "enabled", "timeout_seconds")
 
 
-@dataclass(frozen=True, slots=True)
-class ExporterSource:
+class ExporterSource(
+    Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, rename={"timeout_s": "timeout_seconds"}
+):
     """An exporter to collect traffic from. `expected_...`, where set, are compared with what it reports of itself."""
 
-    source_id: str
+    source_id: Annotated[str, Meta(min_length=1)]
     base_url: str
-    token: Secret | None
-    region: str
-    expected_node_id: str | None
-    expected_env: str | None
-    enabled: bool
-    timeout_s: int
+    token: Secret | None = None
+    region: str | None = None
+    expected_node_id: str | None = None
+    expected_env: str | None = None
+    enabled: bool = True
+    timeout_s: Annotated[int, Meta(ge=1, le=600)] = 15
 
 
 def read_exporter_sources(read: Reader) -> tuple[ExporterSource, ...]:
@@ -56,7 +55,9 @@ def read_exporter_sources(read: Reader) -> tuple[ExporterSource, ...]:
     single, text = read.url("EXPORTER_BASE_URL"), read.given(name)
     if text is None:
         return (
-            () if single is None else (ExporterSource("default", single, token, region, None, None, True, TIMEOUT_S),)
+            ()
+            if single is None
+            else (ExporterSource(source_id="default", base_url=single, token=token, region=region),)
         )
     try:
         given = json.loads(text)
@@ -80,29 +81,14 @@ def read_exporter_sources(read: Reader) -> tuple[ExporterSource, ...]:
 
 def _exporter_source(given: object, region: str, token: Secret | None) -> ExporterSource | str:
     """Return one source, or what is wrong with it. Texts are never shown: a token may stand in the wrong place."""
-    if not isinstance(given, dict):
-        return "expected an object with source_id and base_url"
-    unknown = sorted(set(given) - set(_SOURCE_KEYS))
-    if unknown:
-        return f"unknown key {unknown[0]}{nearest(unknown[0], _SOURCE_KEYS)}"
-    for key in _TEXT_KEYS:
-        if given.get(key) is not None and not isinstance(given[key], str):
-            return f"{key}: expected a text"
-    source_id, base_url = given.get("source_id") or "", given.get("base_url") or ""
-    if not source_id or not is_url(base_url):
-        return "expected a source_id, and a base_url that begins with https:// or http://"
-    enabled, timeout_s = given.get("enabled", True), given.get("timeout_seconds", TIMEOUT_S)
-    if not isinstance(enabled, bool) or type(timeout_s) is not int or not 1 <= timeout_s <= 600:
-        return "expected enabled as true or false, and timeout_seconds from 1 to 600"
-    return ExporterSource(
-        source_id=source_id,
-        base_url=base_url.rstrip("/"),
-        token=Secret(given["token"]) if given.get("token") else token,
-        region=given.get("region") or region,
-        expected_node_id=given.get("expected_node_id"),
-        expected_env=given.get("expected_env"),
-        enabled=enabled,
-        timeout_s=timeout_s,
+    try:
+        source = msgspec.convert(given, ExporterSource, dec_hook=lambda kind, text: kind(text))
+    except msgspec.ValidationError as error:
+        return str(error)
+    if not is_url(source.base_url):
+        return "expected a base_url that begins with https:// or http://"
+    return structs.replace(
+        source, base_url=source.base_url.rstrip("/"), token=source.token or token, region=source.region or region
     )
 
 

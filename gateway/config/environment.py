@@ -13,7 +13,7 @@ from typing import Final
 from billing.money import MAX_NANO
 from gateway.config import derived
 from gateway.config.derived import ExporterSource, PaymentProvider
-from gateway.config.problems import NO_EFFECT, Problems
+from gateway.config.problems import Problems
 from gateway.config.reader import (
     PLACE,
     Mode,
@@ -158,18 +158,15 @@ VARIABLES_OF: Final[dict[str, tuple[Variable, ...]]] = {
 }
 """The variables that each field is read from; for some none of their own."""
 SETTINGS_VARIABLES: Final = {variable.name: variable for found in VARIABLES_OF.values() for variable in found}
-NOT_SERVED: Final = tuple(variable.name for variable in SETTINGS_VARIABLES.values() if not variable.served)
-"""Settings that are checked and that this version does not act on: one that is set is a warning at start."""
 _NEEDS: Final = (
-    *(("AUTH_BASE_URL", "AUTH_AUDIENCE"), ("AUTH_COOKIE_SECRET", "AUTH_AUDIENCE")),
-    *(
-        ("SMTP_HOST", "SMTP_FROM"),
-        ("SECRETS_KEY_BEFORE", "SECRETS_KEY"),
-        ("SMTP_USER", "SMTP_PASSWORD"),
-        ("SMTP_PASSWORD", "SMTP_USER"),
-        ("NOTIFICATION_WEBHOOK_SECRET", "NOTIFICATION_WEBHOOK"),
-        ("LAGO_API_URL", "LAGO_API_KEY"),
-    ),
+    ("AUTH_BASE_URL", "AUTH_AUDIENCE"),
+    ("AUTH_COOKIE_SECRET", "AUTH_AUDIENCE"),
+    ("SMTP_HOST", "SMTP_FROM"),
+    ("SECRETS_KEY_BEFORE", "SECRETS_KEY"),
+    ("SMTP_USER", "SMTP_PASSWORD"),
+    ("SMTP_PASSWORD", "SMTP_USER"),
+    ("NOTIFICATION_WEBHOOK_SECRET", "NOTIFICATION_WEBHOOK"),
+    ("LAGO_API_URL", "LAGO_API_KEY"),
 )
 """Variables that mean nothing without another one."""
 
@@ -190,9 +187,6 @@ def read_environment(environ: Mapping[str, str], mode: Mode, problems: Problems)
             problems.add(PLACE, name, f"expected another value than that of {other}")
     if OWN_AUDIENCE in (environment.auth_audience, environment.auth_internal_audience):
         problems.add(PLACE, "AUTH_AUDIENCE", f"expected another audience than {OWN_AUDIENCE}, which is our own tokens'")
-    idle = [name for name in NOT_SERVED if read.text(name) != SETTINGS_VARIABLES[name].default]
-    if idle:
-        problems.note(PLACE, ", ".join(idle), NO_EFFECT)
     return environment
 
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Final, Literal, cast, get_args
 from billing.exports.events import MEASURES
 from gateway.config.secret import Secret
 from gateway.config.source import Value
-from gateway.config.targets import read_base_url, read_key
+from gateway.config.targets import NO_KEY, read_base_url, read_key
 
 if TYPE_CHECKING:
     from gateway.config.source import Section
@@ -92,11 +92,12 @@ def _read_export(value: Value) -> ExportConfig | None:
     section = value.section((*_COMMON, *_KEYS[kind]), ("kind", *_REQUIRED[kind]))
     name = section.read("name", lambda each: _matching(each, _NAME, "a name such as to-lago"), kind.replace("_", "-"))
     begin = section.read("from", lambda each: each.choice((NOW, BEGINNING)), NOW)
-    key, off = read_key(section, "token" if kind == "cloudevents" else "api_key")
+    given = section.values.get("token" if kind == "cloudevents" else "api_key")
+    key = (None if given is None else read_key(given)) or NO_KEY
     more = _lago(section) if kind == "lago" else _of_kind(kind, section)
-    if not section.ok or off is not None:
+    if not section.ok or key.off_reason is not None:
         return None
-    return ExportConfig(name=name, kind=kind, from_beginning=begin == BEGINNING, key=key, **more)
+    return ExportConfig(name=name, kind=kind, from_beginning=begin == BEGINNING, key=key.secret, **more)
 
 
 def _lago(section: Section) -> dict[str, Any]:

@@ -1,48 +1,53 @@
 """Models of metergate.yaml. This file owns what a route may say. A model's fallbacks name entries, never providers."""
 
+from __future__ import annotations
+
 from collections.abc import Collection, Iterable, Mapping
-from dataclasses import dataclass
-from typing import Final, Literal, cast, get_args
+from typing import TYPE_CHECKING, Annotated, Final, Literal, get_args
+
+from msgspec import Meta, Struct, structs
 
 from billing.plans import MAX_TOOL_CALLS
 from billing.pricing.scales import parse_factor
 from billing.pricing.table import PriceTable
 from billing.quotas import MAX_NAME
 from gateway.config.problems import nearest
-from gateway.config.providers import MAX_DRAIN_S, ProviderConfig
-from gateway.config.source import Value
+from gateway.config.providers import MAX_DRAIN_S
+from gateway.config.sections import decimal, names, read_section, text
+
+if TYPE_CHECKING:
+    from billing.pricing.table import PriceTable
+    from gateway.config.providers import ProviderConfig
+    from gateway.config.source import Value
 
 Vocabulary = Literal["o200k_base", "cl100k_base"]
 VOCABULARIES: Final[tuple[str, ...]] = get_args(Vocabulary)
-MAX_OUTPUT_TOKENS: Final = 10_000_000
-MAX_FALLBACKS: Final = 16
-MAX_ANSWERED_BY: Final = 64
-_MODEL_KEYS: Final = (
-    *("provider", "model", "answered_by", "fallbacks", "markup_percent", "vocabulary", "max_output_tokens"),
-    *("disconnect_drain_s", "default_tool_calls"),
-)
 
 
-@dataclass(frozen=True, slots=True)
-class ModelConfig:
+class ModelConfig(Struct, frozen=True, rename={"markup_scaled": "markup_percent"}):
     """A route: the name that clients ask for, the provider that answers, and the model's name there (`model`).
 
     `markup_scaled` is in percent times `pricing.scales.FACTOR_SCALE`; `max_output_tokens` replaces the price row's;
     `disconnect_drain_s`, in seconds, its provider's and that of `defaults`; `default_tool_calls` that of `defaults`.
-    `answered_by` are the models there of which
-    one answers in its place, so that its own price row is a router's fee.
+    `answered_by` are the models there of which one answers in its place, so that its own price row is a router's fee.
     """
 
     name: str
     provider: str
-    model: str
-    fallbacks: tuple[str, ...] = ()
-    markup_scaled: int = 0
+    model: Annotated[str, text("the model's name at the provider")] = ""
+    fallbacks: Annotated[tuple[Annotated[str, text("an entry's name")], ...], names(16, "fallbacks")] = ()
+    markup_scaled: Annotated[int, decimal(parse_factor, "20")] = 0
     vocabulary: Vocabulary | None = None
-    max_output_tokens: int | None = None
-    disconnect_drain_s: float | None = None
-    answered_by: tuple[str, ...] = ()
-    default_tool_calls: int | None = None
+    max_output_tokens: Annotated[int, Meta(ge=1, le=10_000_000)] | None = None
+    disconnect_drain_s: Annotated[float, Meta(ge=0, le=MAX_DRAIN_S)] | None = None
+    answered_by: Annotated[tuple[Annotated[str, text("a model's name at the provider")], ...], names(64, "models")] = ()
+    default_tool_calls: Annotated[int, Meta(ge=1, le=MAX_TOOL_CALLS)] | None = None
+
+
+_NOT_OF_MANY: Final = {
+    "model": "a name that ends with * stands for names at the provider as they are",
+    "answered_by": "a name that ends with * stands for models that answer by themselves",
+}
 
 
 def read_models(at: Value, providers: Collection[str]) -> dict[str, ModelConfig]:
@@ -54,9 +59,9 @@ def read_models(at: Value, providers: Collection[str]) -> dict[str, ModelConfig]
         odd = name == "*" or "*" in name[:-1] or any(c.isspace() or not c.isprintable() for c in name)
         if odd or not 0 < len(name) <= MAX_NAME:
             value.problem(f"a model's name has 1 to {MAX_NAME} characters, without blanks, and a * at its end alone")
-        model = _read_model(name, value, providers, entries)
-        if model is not None:
-            models[name] = model
+        model = read_section(value, ModelConfig, name=name)
+        if model is not None and _is_sound(value, model, providers, entries):
+            models[name] = structs.replace(model, model=model.model or name)
     for name, model in models.items():
         if model.fallbacks:
             _refuse_useless_fallbacks(entries[name], model, models)
@@ -74,38 +79,23 @@ def _refuse_useless_fallbacks(value: Value, model: ModelConfig, models: Mapping[
         asked.add(target)
 
 
-def _read_model(name: str, value: Value, providers: Collection[str], known: Collection[str]) -> ModelConfig | None:
-    section = value.section(_MODEL_KEYS, ("provider",))
-    provider = section.read("provider", Value.text, "")
-    if provider and provider not in providers:
-        section.values["provider"].expected("a provider of this file", nearest(provider, providers))
-    fallbacks = section.maybe("fallbacks", lambda value: value.names("an entry's name")) or ()
-    if len(fallbacks) > MAX_FALLBACKS:
-        section.values["fallbacks"].problem(f"at most {MAX_FALLBACKS} fallbacks")
-    for fallback in fallbacks:
+def _is_sound(value: Value, model: ModelConfig, providers: Collection[str], known: Collection[str]) -> bool:
+    """Return whether an entry names what there is, and no more than it may; else problems are noted."""
+    at, before = value.entries(), len(value.file.problems)
+    if model.provider not in providers:
+        at["provider"].expected("a provider of this file", nearest(model.provider, providers))
+    for fallback in model.fallbacks:
         if fallback not in known:
-            section.values["fallbacks"].problem(f"{fallback} is no entry of models{nearest(fallback, known)}")
+            at["fallbacks"].problem(f"{fallback} is no entry of models{nearest(fallback, known)}")
         elif fallback.endswith("*"):
-            section.values["fallbacks"].problem(f"{fallback} stands for many models: a fallback names one")
-        elif fallback == name:
-            section.values["fallbacks"].problem("an entry is no fallback of its own")
-    model = section.read("model", lambda value: value.text("the model's name at the provider"), name)
-    if name.endswith("*") and "model" in section.values:
-        section.values["model"].problem("a name that ends with * stands for names at the provider as they are")
-    answered_by = section.maybe("answered_by", lambda value: value.names("a model's name at the provider")) or ()
-    if len(answered_by) > MAX_ANSWERED_BY:
-        section.values["answered_by"].problem(f"at most {MAX_ANSWERED_BY} models")
-    if name.endswith("*") and answered_by:
-        section.values["answered_by"].problem("a name that ends with * stands for models that answer by themselves")
-    markup = section.read("markup_percent", lambda value: value.decimal(parse_factor, "20"), 0)
-    vocabulary = section.maybe("vocabulary", lambda value: value.choice(VOCABULARIES))
-    most = section.maybe("max_output_tokens", lambda value: value.whole(1, MAX_OUTPUT_TOKENS))
-    tool_calls = section.maybe("default_tool_calls", lambda value: value.whole(1, MAX_TOOL_CALLS))
-    drain_s = section.maybe("disconnect_drain_s", lambda value: value.number(0, MAX_DRAIN_S))
-    if not section.ok:
-        return None
-    vocabulary = cast("Vocabulary | None", vocabulary)
-    return ModelConfig(name, provider, model, fallbacks, markup, vocabulary, most, drain_s, answered_by, tool_calls)
+            at["fallbacks"].problem(f"{fallback} stands for many models: a fallback names one")
+        elif fallback == model.name:
+            at["fallbacks"].problem("an entry is no fallback of its own")
+    if model.name.endswith("*"):
+        for key, why in _NOT_OF_MANY.items():
+            if getattr(model, key):
+                at[key].problem(why)
+    return len(value.file.problems) == before
 
 
 def unpriced_models(models: Mapping[str, ModelConfig], prices: PriceTable, at_s: float) -> tuple[str, ...]:

@@ -6,19 +6,19 @@ one that was started with an older file, before a rollout has reached it or agai
 
 from __future__ import annotations
 
-import asyncio
 import logging
 from typing import TYPE_CHECKING, Final, Literal
 
-from billing.database.connection import Database, DatabaseError
 from billing.database.migrate import pending
 from billing.ledger.catalogue import Revision, newest_revision, plans_in_force, revision_of, sync_plans
 from billing.plans import LivePlans
+from billing.work import Periodic
 from gateway.config.files import PLANS_FILE
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from billing.database.connection import Database
     from gateway.config.settings import Settings
 
 logger = logging.getLogger(__name__)
@@ -78,14 +78,13 @@ class PlanFollower:
             whose = PLANS_FILE if own else f"another {PLANS_FILE} than this one"
             logger.info("revision %d of the plans is in force, from %s", self.revision, whose)
 
-    async def run(self) -> None:
-        """Take on newer plans as they come, for ever."""
-        while True:
-            await asyncio.sleep(FOLLOW_EVERY_S)
-            try:
-                await self.follow(await newest_revision(self._database))
-            except DatabaseError as error:
-                logger.info("plans: %s", error)
+    def work(self) -> Periodic:
+        """Return what takes on newer plans as they come."""
+        return Periodic(name="plans", every_s=FOLLOW_EVERY_S, round=self.refresh, delayed=True)
+
+    async def refresh(self) -> None:
+        """Take on what is in force now. Raises `DatabaseError`."""
+        await self.follow(await newest_revision(self._database))
 
     def _take(self, in_force: Revision) -> None:
         self.revision = in_force.revision

@@ -7,8 +7,11 @@ once, and where payers may be sent afterwards.
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Final
+from collections.abc import Collection, Mapping
+from dataclasses import replace
+from typing import TYPE_CHECKING, Annotated, Final, Literal
+
+from msgspec import Meta, Struct, structs
 
 from billing.money import MAX_NANO, NANO_PER_CENT, NANO_PER_USD, MoneyError, parse_positive_usd, parse_usd
 from billing.payments.return_urls import origin_of
@@ -17,43 +20,89 @@ from billing.plans import MAX_TOOL_CALLS, Plan
 from billing.pricing.scales import parse_factor
 from billing.quotas import Quota, QuotaError, check_quotas, parse_quota
 from gateway.config.problems import nearest
-from gateway.config.source import Value
+from gateway.config.sections import decimal, read_by, read_section
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Mapping
-
-    from gateway.config.source import Section
-
+    from gateway.config.source import Value
 
 EVERY_MODEL: Final = "*"
-MAX_USERS: Final = 1_000_000
-MAX_PARALLEL: Final = 1_000_000
-MAX_QUEUE_S: Final = 600
 _PLAN_ID: Final = re.compile(r"[a-z0-9][a-z0-9_-]{0,63}", re.ASCII)
 _QUOTA_KEYS: Final = ("window", "metric", "limit", "model", "feature")
 MAX_VERSION: Final = 1_000_000_000
 VERSION: Final = "version"
-_PLAN_KEYS: Final = (
-    "name",
-    "price_usd",
-    "quotas",
-    "included_credit_usd",
-    "included_credit",
-    "features",
-    "models",
-    "users",
-    "max_parallel_requests",
-    "admission_queue_s",
-    "default_tool_calls",
-    "markup_percent",
-    "stripe_price",
-    "upgrade_to",
-)
-EXPIRES, ROLLS_OVER = "expires", "rolls_over"
-"""Whether included credit ends with the period that brought it."""
 MAX_FEATURES: Final = 100
 MAX_UNITS: Final = 1_000_000_000_000
 _FEATURE: Final = re.compile(r"[a-z][a-z0-9_.-]{0,63}", re.ASCII)
+
+
+def parse_price(value: object) -> int:
+    """Return nano-USD of a decimal string of USD that is not below zero. Raises `MoneyError`."""
+    nano = parse_usd(value)
+    if nano < 0:
+        raise MoneyError("an amount that is not below zero")
+    return nano
+
+
+def _read_models(value: Value) -> tuple[str, ...]:
+    return (EVERY_MODEL,) if value.is_string and value.text() == EVERY_MODEL else value.names("a model's name")
+
+
+def _read_features(value: Value) -> tuple[tuple[str, bool | int], ...]:
+    """Return features by name: true, false, or how many units of it there are in a period."""
+    found: list[tuple[str, bool | int]] = []
+    entries = value.entries()
+    if len(entries) > MAX_FEATURES:
+        value.problem(f"at most {MAX_FEATURES} features")
+    for name, given in entries.items():
+        if _FEATURE.fullmatch(name) is None:
+            given.problem("a feature's name is lower-case letters, digits, '_', '.' and '-'")
+        plain = given.plain()
+        allowed = plain if isinstance(plain, bool) else given.whole(0, MAX_UNITS)
+        if allowed is not None:
+            found.append((name, allowed))
+    return tuple(sorted(found))
+
+
+def _read_quotas(value: Value) -> tuple[Quota, ...]:
+    quotas = []
+    for item in value.items():
+        section = item.section(_QUOTA_KEYS, ("window", "metric", "limit"))
+        given = {name: field.plain() for name, field in section.values.items()}
+        if not section.ok:
+            continue
+        try:
+            quotas.append(parse_quota(given))
+        except QuotaError as error:
+            item.problem(str(error))
+    try:
+        return check_quotas(quotas)
+    except QuotaError as error:
+        value.problem(str(error))
+        return ()
+
+
+Price = Annotated[int, decimal(parse_price, "99")]
+
+
+class _Entry(Struct, frozen=True, rename={"price_nano": "price_usd", "included_credit_nano": "included_credit_usd"}):
+    """A plan as the file has it."""
+
+    name: str
+    price_nano: Price
+    quotas: Annotated[tuple[Quota, ...], read_by(_read_quotas)] = ()
+    included_credit_nano: Price = 0
+    included_credit: Literal["expires", "rolls_over"] = "expires"
+    """Whether it ends with the period that brought it."""
+    features: Annotated[tuple[tuple[str, bool | int], ...], read_by(_read_features)] = ()
+    models: Annotated[tuple[str, ...], read_by(_read_models)] = (EVERY_MODEL,)
+    """Names of entries, `prefix*`, or `provider/model`."""
+    users: Annotated[int, Meta(ge=1, le=1_000_000)] | None = None
+    max_parallel_requests: Annotated[int, Meta(ge=1, le=1_000_000)] | None = None
+    admission_queue_s: Annotated[int, Meta(ge=0, le=600)] = 0
+    default_tool_calls: Annotated[int, Meta(ge=1, le=MAX_TOOL_CALLS)] | None = None
+    markup_percent: Annotated[int, decimal(parse_factor, "20")] = 0
+    stripe_price: str | None = None
+    upgrade_to: str | None = None
 
 
 def read_plans(at: Value, models: Collection[str]) -> dict[str, Plan]:
@@ -64,10 +113,28 @@ def read_plans(at: Value, models: Collection[str]) -> dict[str, Plan]:
     for plan_id, value in entries.items():
         if not _PLAN_ID.fullmatch(plan_id):
             value.problem("a plan's id is lower-case letters, digits, '_' and '-'")
-        plan = _read_plan(plan_id, value, entries, models)
-        if plan is not None:
-            plans[plan_id] = plan
+        entry = read_section(value, _Entry)
+        if entry is not None:
+            _check_names(value, entry, [each for each in entries if each != plan_id], models)
+            plans[plan_id] = _plan(plan_id, entry)
     return plans
+
+
+def _check_names(value: Value, entry: _Entry, others: Collection[str], models: Collection[str]) -> None:
+    """Note names of plans and models that there are not."""
+    if entry.upgrade_to is not None and entry.upgrade_to not in others:
+        value.entries()["upgrade_to"].expected("another plan of this file", nearest(entry.upgrade_to, others))
+    for name in entry.models:
+        if name not in models and not name.endswith("*") and "/" not in name:
+            value.entries()["models"].problem(f"{name} is no entry of metergate.yaml's models{nearest(name, models)}")
+
+
+def _plan(plan_id: str, entry: _Entry) -> Plan:
+    given = structs.asdict(entry)
+    lasts, markup = given.pop("included_credit"), given.pop("markup_percent")
+    if EVERY_MODEL in entry.models:
+        given["models"] = None
+    return Plan(id=plan_id, markup_scaled=markup, credit_rolls_over=lasts == "rolls_over", **given)
 
 
 def with_stripe_prices(plans: Mapping[str, Plan], prices: Mapping[str, str | None]) -> dict[str, Plan]:
@@ -87,179 +154,64 @@ def read_plans_version(at: Value) -> int:
     return 0 if version is None or version.is_mapping else version.whole(0, MAX_VERSION) or 0
 
 
-def _read_plan(plan_id: str, value: Value, plans: Collection[str], models: Collection[str]) -> Plan | None:
-    section = value.section(_PLAN_KEYS, ("name", "price_usd"))
-    upgrade_to = section.maybe("upgrade_to", Value.text)
-    if upgrade_to is not None and (upgrade_to not in plans or upgrade_to == plan_id):
-        others = [each for each in plans if each != plan_id]
-        section.values["upgrade_to"].expected("another plan of this file", nearest(upgrade_to, others))
-    name = section.read("name", Value.text, "")
-    price_nano = section.read("price_usd", _usd, 0)
-    quotas = section.maybe("quotas", _quotas) or ()
-    allowed = section.maybe("models", lambda value: _models(value, models))
-    parallel = section.maybe("max_parallel_requests", lambda value: value.whole(1, MAX_PARALLEL))
-    queue_s = section.read("admission_queue_s", lambda value: value.whole(0, MAX_QUEUE_S), 0)
-    tool_calls = section.maybe("default_tool_calls", lambda value: value.whole(1, MAX_TOOL_CALLS))
-    credit_nano = section.read("included_credit_usd", _usd, 0)
-    lasts = section.maybe("included_credit", lambda value: value.choice((EXPIRES, ROLLS_OVER)))
-    features = section.maybe("features", _features) or ()
-    users = section.maybe("users", lambda value: value.whole(1, MAX_USERS))
-    markup = section.read("markup_percent", lambda value: value.decimal(parse_factor, "20"), 0)
-    stripe_price = section.maybe("stripe_price", Value.text)
-    if not section.ok:
+def _read_cents(value: Value) -> int | None:
+    """Return an amount in whole cents."""
+    nano = value.decimal(parse_positive_usd, "20.00")
+    if nano is None:
         return None
-    return Plan(
-        id=plan_id,
-        name=name,
-        price_nano=price_nano,
-        quotas=quotas,
-        models=allowed,
-        max_parallel_requests=parallel,
-        included_credit_nano=credit_nano,
-        users=users,
-        markup_scaled=markup,
-        stripe_price=stripe_price,
-        upgrade_to=upgrade_to,
-        admission_queue_s=queue_s,
-        credit_rolls_over=lasts == ROLLS_OVER,
-        features=features,
-        default_tool_calls=tool_calls,
-    )
+    cents, rest = divmod(nano, NANO_PER_CENT)
+    if rest or nano > MAX_NANO:
+        value.problem("expected whole cents")
+    return cents
 
 
-def _usd(value: Value) -> int | None:
-    return value.decimal(parse_price, "99")
+def _read_origins(value: Value) -> tuple[str, ...]:
+    origins = value.names("an origin")
+    for origin in origins:
+        if origin_of(origin) != origin:
+            value.problem(f"expected an origin such as https://app.example.com, got {origin[:100]!r}")
+    return origins
 
 
-def parse_price(value: object) -> int:
-    """Return nano-USD of a decimal string of USD that is not below zero. Raises `MoneyError`."""
-    nano = parse_usd(value)
-    if nano < 0:
-        raise MoneyError("an amount that is not below zero")
-    return nano
+Cents = Annotated[int, read_by(_read_cents)]
+_CENTS: Final = {"min_cents": "min_usd", "max_cents": "max_usd", "setup_cents": "setup_usd"}
 
 
-def _models(value: Value, known: Collection[str]) -> tuple[str, ...] | None:
-    """Return names of entries, `prefix*`, or `provider/model`; None, which allows every model, for or with `*`."""
-    if value.is_string and value.text() == EVERY_MODEL:
-        return None
-    names = value.names("a model's name")
-    for name in names:
-        if name not in known and not name.endswith("*") and "/" not in name:
-            value.problem(f"{name} is no entry of metergate.yaml's models{nearest(name, known)}")
-    return None if EVERY_MODEL in names else names
+class PaymentsConfig(Struct, frozen=True, kw_only=True, rename={**_CENTS, "low_balance_nano": "low_balance_usd"}):
+    """Bounds of an order in cents, what a setup sells unless it is told (20 USD within the bounds), and origins that
+    payers may be sent to beside those of FRONTEND_URL and CORS_ORIGINS. Purchased credit lasts for
+    `credit_expires_days`, None: for ever; below `low_balance_nano` an account is told; after `auto_recharge_declines`
+    auto-recharge stops. Of an account's pages the `open_pages` newest can be paid at. Stripe's pages may do three
+    things beside taking the money."""
 
+    min_cents: Cents = 500
+    max_cents: Cents = 1_000_000
+    setup_cents: Cents | None = None
+    allowed_origins: Annotated[tuple[str, ...], read_by(_read_origins)] = ()
+    automatic_tax: bool = False
+    tax_id_collection: bool = False
+    invoice_creation: bool = False
+    credit_expires_days: Annotated[int, Meta(ge=1, le=3650)] | None = None
+    low_balance_nano: Annotated[int, decimal(parse_price, "5.00")] = 5 * NANO_PER_USD
+    auto_recharge_declines: Annotated[int, Meta(ge=1, le=10)] = 3
+    open_pages: Annotated[int, Meta(ge=1, le=1_000)] = 20
 
-def _features(value: Value) -> tuple[tuple[str, bool | int], ...]:
-    """Return features by name: true, false, or how many units of it there are in a period."""
-    found: list[tuple[str, bool | int]] = []
-    entries = value.entries()
-    if len(entries) > MAX_FEATURES:
-        value.problem(f"at most {MAX_FEATURES} features")
-    for name, given in entries.items():
-        if _FEATURE.fullmatch(name) is None:
-            given.problem("a feature's name is lower-case letters, digits, '_', '.' and '-'")
-        plain = given.plain()
-        allowed = plain if isinstance(plain, bool) else given.whole(0, MAX_UNITS)
-        if allowed is not None:
-            found.append((name, allowed))
-    return tuple(sorted(found))
+    @property
+    def sold_cents(self) -> int:
+        """Return what a setup sells unless it is told."""
+        return self.setup_cents or min(max(2_000, self.min_cents), self.max_cents)
 
-
-def _quotas(value: Value) -> tuple[Quota, ...]:
-    quotas = []
-    for item in value.items():
-        section = item.section(_QUOTA_KEYS, ("window", "metric", "limit"))
-        given = {name: field.plain() for name, field in section.values.items()}
-        if not section.ok:
-            continue
-        try:
-            quotas.append(parse_quota(given))
-        except QuotaError as error:
-            item.problem(str(error))
-    try:
-        return check_quotas(quotas)
-    except QuotaError as error:
-        value.problem(str(error))
-        return ()
-
-
-_SWITCHES: Final = ("automatic_tax", "tax_id_collection", "invoice_creation")
-_KEYS: Final = (
-    *("min_usd", "max_usd", "setup_usd", "allowed_origins", *_SWITCHES),
-    *("credit_expires_days", "low_balance_usd", "auto_recharge_declines", "open_pages"),
-)
-MOST_DAYS: Final = 3650
-MOST_DECLINES: Final = 10
-MOST_OPEN_PAGES: Final = 1_000
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class PaymentsConfig:
-    """Bounds of an order in cents, what a setup sells unless it is told, and origins that payers may be sent to beside
-    those of FRONTEND_URL and CORS_ORIGINS. Purchased credit lasts for `credit_expires_days`, None: for ever; below
-    `low_balance_nano` an account is told; after `auto_recharge_declines` auto-recharge stops. Of an
-    account's pages the `open_pages` newest can be paid at. `checkout` is what Stripe's pages do beside taking the
-    money."""
-
-    min_cents: int = 500
-    max_cents: int = 1_000_000
-    setup_cents: int = 2_000
-    allowed_origins: tuple[str, ...] = ()
-    credit_expires_days: int | None = None
-    low_balance_nano: int = 5 * NANO_PER_USD
-    auto_recharge_declines: int = 3
-    open_pages: int = 20
-    checkout: CheckoutRules = field(default_factory=CheckoutRules)
+    @property
+    def checkout(self) -> CheckoutRules:
+        """Return what Stripe's pages do beside taking the money."""
+        return CheckoutRules(self.automatic_tax, self.tax_id_collection, self.invoice_creation)
 
 
 def read_payments(at: Value | None) -> PaymentsConfig:
     """Return the section; what is left out is as by default."""
-    if at is None:
+    found = None if at is None else read_section(at, PaymentsConfig)
+    if at is None or found is None:
         return PaymentsConfig()
-    section, usual = at.section(_KEYS), PaymentsConfig()
-    low = _cents(section, "min_usd", usual.min_cents)
-    high = _cents(section, "max_usd", usual.max_cents)
-    setup = _cents(section, "setup_usd", min(max(usual.setup_cents, low), high))
-    origins = section.maybe("allowed_origins", lambda value: value.names("an origin")) or ()
-    for origin in origins:
-        if origin_of(origin) != origin:
-            at.problem(f"allowed_origins: expected an origin such as https://app.example.com, got {origin[:100]!r}")
-    if not low <= setup <= high:
+    if not found.min_cents <= found.sold_cents <= found.max_cents:
         at.problem("setup_usd must lie between min_usd and max_usd")
-    switches = {name: section.maybe(name, Value.truth) or False for name in _SWITCHES}
-    days = section.maybe("credit_expires_days", lambda value: value.whole(1, MOST_DAYS))
-    declines = section.maybe("auto_recharge_declines", lambda value: value.whole(1, MOST_DECLINES))
-    pages = section.maybe("open_pages", lambda value: value.whole(1, MOST_OPEN_PAGES))
-    low_balance = section.maybe("low_balance_usd", lambda value: value.decimal(_not_below_zero, "5.00"))
-    if not section.ok:
-        return usual
-    return PaymentsConfig(
-        min_cents=low,
-        max_cents=high,
-        setup_cents=setup,
-        allowed_origins=tuple(origins),
-        credit_expires_days=days,
-        low_balance_nano=usual.low_balance_nano if low_balance is None else low_balance,
-        auto_recharge_declines=declines or usual.auto_recharge_declines,
-        open_pages=pages or usual.open_pages,
-        checkout=CheckoutRules(**switches),
-    )
-
-
-def _not_below_zero(text: object) -> int:
-    nano = parse_usd(text)
-    if nano < 0:
-        raise MoneyError("the amount must not be below zero")
-    return nano
-
-
-def _cents(section: Section, name: str, usual: int) -> int:
-    """Return an amount in whole cents."""
-    nano = section.maybe(name, lambda value: value.decimal(parse_positive_usd, "20.00"))
-    if nano is None:
-        return usual
-    cents, rest = divmod(nano, NANO_PER_CENT)
-    if rest or nano > MAX_NANO:
-        section.values[name].problem("expected whole cents")
-    return cents
+    return found

@@ -53,12 +53,6 @@ class PriceFollower:
         self.broken = False
         """Whether the file can't be read, so that a table before it is in force."""
 
-    async def run(self) -> None:
-        """Look at the file for ever."""
-        while True:
-            await self.look()
-            await asyncio.sleep(POLL_S)
-
     async def look(self) -> None:
         """Put the file in force where it has changed. A failure of the ledger is tried again with the next look."""
         marks = file_marks(self._path)

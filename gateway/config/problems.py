@@ -11,8 +11,6 @@ from typing import Final
 
 from billing.errors import MetergateError
 
-NO_EFFECT: Final = "not served by this version: it has no effect"
-
 
 @dataclass(frozen=True, slots=True)
 class Problem:
@@ -35,11 +33,10 @@ class ConfigError(MetergateError):
 
 
 class Problems:
-    """Collects problems while reading goes on, so that an operator sees all of them at once. `notes` stop nothing."""
+    """Collects problems while reading goes on, so that an operator sees all of them at once."""
 
     def __init__(self) -> None:
         self._found: list[Problem] = []
-        self.notes: list[Problem] = []
 
     def __len__(self) -> int:
         return len(self._found)
@@ -50,10 +47,6 @@ class Problems:
     def add(self, where: str, key: str, message: str) -> None:
         """Note a problem."""
         self._found.append(Problem(where, key, message))
-
-    def note(self, where: str, key: str, message: str) -> None:
-        """Add what an operator should know, and what doesn't stop a start."""
-        self.notes.append(Problem(where, key, message))
 
     def refuse(self) -> None:
         """Raise `ConfigError` if anything was found."""

@@ -7,20 +7,26 @@ key would bring. What an entry says itself goes before what is usual for its kin
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Final, Literal, cast, get_args
+from typing import Annotated, Final, Literal, cast, get_args
+
+from msgspec import Meta, Struct
 
 from gateway.config.secret import Secret
+from gateway.config.sections import names, read_by, read_section
 from gateway.config.source import Value
 from gateway.config.targets import (
     HEADER_NAME,
+    MAX_TARGETS,
+    NO_KEY,
+    ApiKey,
+    BaseUrl,
     BillingConfig,
+    Headers,
+    Target,
     TargetConfig,
     read_base_url,
     read_billing,
-    read_cooldown,
-    read_headers,
-    read_key,
-    read_targets,
+    targets_beside,
 )
 from gateway.dialects.declared import DECLARED, never_sent
 from gateway.dialects.openai.vendors import COMPATIBLE, OPENAI, MaxOutputField, default_max_field, usual_dialects
@@ -29,33 +35,11 @@ from gateway.upstream.health import Cooldown
 ProviderKind = Literal["openai", "anthropic", "gemini", "local"]
 ZeroUsage = Literal["trust", "estimate"]
 KINDS: Final[tuple[str, ...]] = get_args(ProviderKind)
-ZERO_USAGES: Final[tuple[str, ...]] = get_args(ZeroUsage)
-MAX_OUTPUT_FIELDS: Final[tuple[str, ...]] = get_args(MaxOutputField)
-MAX_DELAY_MS: Final = 600_000
 MAX_DRAIN_S: Final = 3600
 """As `disconnect_drain_s` of `defaults` is bounded."""
 MAX_PASSED: Final = 64
 _PROVIDER_NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}", re.ASCII)
 _DIALECT_NAME: Final = re.compile(r"[a-z][a-z0-9_]{0,31}", re.ASCII)
-_REMOTE_KEYS: Final = (
-    "kind",
-    "base_url",
-    "api_key",
-    "headers",
-    "pass_headers",
-    "enabled",
-    "disconnect_drain_s",
-    "max_output_field",
-    "stream_usage",
-    "zero_usage",
-    "dialects",
-    "targets",
-    "cooldown",
-    "billing",
-)
-_LOCAL_KEYS: Final = ("kind", "delay_ms", "chunk_delay_ms", "enabled", "disconnect_drain_s")
-_PROVIDER_KEYS: Final = (*_REMOTE_KEYS, "delay_ms", "chunk_delay_ms")
-_KEYS_OF_KIND: Final = {kind: _LOCAL_KEYS if kind == "local" else _REMOTE_KEYS for kind in KINDS}
 _PATHS_OF_KIND: Final[Mapping[str, Mapping[str, str]]] = {
     **{name: declared.provider_paths for name, declared in DECLARED.items()},
     "local": {"openai": "/v1", "anthropic": "", "gemini": ""},
@@ -136,65 +120,6 @@ def read_providers(at: Value) -> dict[str, ProviderConfig]:
     return providers
 
 
-def _read_provider(name: str, value: Value) -> ProviderConfig | None:
-    section = value.section(_PROVIDER_KEYS, ("kind",))
-    vendor = section.maybe("kind", lambda value: value.choice((*KINDS, *COMPATIBLE)))
-    kind = "openai" if vendor in COMPATIBLE else vendor
-    usual = COMPATIBLE.get(vendor or "", OPENAI)
-    if kind is not None:
-        if kind in DECLARED and DECLARED[kind].key_required and "targets" not in section.values:
-            section.require(("api_key",))
-        for key in section:
-            if key in _PROVIDER_KEYS and key not in _KEYS_OF_KIND[kind]:
-                section.values[key].problem(f"a provider of kind {kind} has no such key")
-    api_key, off_reason = read_key(section)
-    base_url, _, base_query = section.read("base_url", read_base_url, usual.base_url).partition("?")
-    base_url = base_url.rstrip("/")
-    headers = section.maybe("headers", read_headers) or {}
-    own = TargetConfig(base_url, api_key, 1, base_query, headers)
-    targets = section.maybe("targets", lambda value: read_targets(value, own, off_reason)) or ()
-    if "targets" in section.values:
-        off_reason = None if targets else "none of its targets has a key that is set"
-    if section.read("enabled", Value.truth, True) is False:
-        off_reason = "enabled is false"
-    dialects = section.maybe("dialects", _dialects) or {}
-    if kind is not None and kind != "local" and not usual.base_url and "dialects" not in section.values:
-        section.require(("base_url",))
-    passed = section.maybe("pass_headers", _passed) or ()
-    delay_ms = section.read("delay_ms", lambda value: value.whole(0, MAX_DELAY_MS), 0)
-    chunk_delay_ms = section.read("chunk_delay_ms", lambda value: value.whole(0, MAX_DELAY_MS), 0)
-    drain_s = section.maybe("disconnect_drain_s", lambda value: value.number(0, MAX_DRAIN_S))
-    max_field = section.maybe("max_output_field", lambda value: value.choice(MAX_OUTPUT_FIELDS))
-    stream_usage = section.read("stream_usage", Value.truth, usual.stream_usage)
-    zero_usage = section.read("zero_usage", lambda value: value.choice(ZERO_USAGES), "estimate")
-    if vendor in COMPATIBLE:
-        max_field = max_field or usual.max_output_field
-    cooldown = section.maybe("cooldown", read_cooldown) or Cooldown()
-    billing = section.maybe("billing", lambda value: read_billing(value, vendor or ""))
-    if not section.ok or kind is None:
-        return None
-    return ProviderConfig(
-        name,
-        cast("ProviderKind", kind),
-        base_url,
-        api_key,
-        headers,
-        off_reason,
-        delay_ms,
-        chunk_delay_ms,
-        drain_s,
-        cast("MaxOutputField", max_field or default_max_field(dialects.get("openai", base_url))),
-        passed,
-        base_query,
-        {**_usual_dialects(vendor or "", name, base_url, base_query), **dialects},
-        targets,
-        cooldown,
-        stream_usage is not False,
-        cast("ZeroUsage", zero_usage),
-        billing,
-    )
-
-
 def _usual_dialects(kind: str, name: str, base_url: str, base_query: str) -> dict[str, str]:
     """Return the base URLs of further dialects that a provider of a kind serves, by the dialect's name."""
     if kind == "local":
@@ -202,7 +127,7 @@ def _usual_dialects(kind: str, name: str, base_url: str, base_query: str) -> dic
     return usual_dialects(kind, base_url, base_query)
 
 
-def _dialects(value: Value) -> dict[str, str]:
+def _read_dialects(value: Value) -> dict[str, str]:
     """Return base URLs by the name of a dialect. Whether this version has that dialect is checked where they are
     known."""
     urls = {}
@@ -215,7 +140,7 @@ def _dialects(value: Value) -> dict[str, str]:
     return urls
 
 
-def _passed(value: Value) -> tuple[str, ...]:
+def _read_passed(value: Value) -> tuple[str, ...]:
     names = value.names("a header's name")
     if len(names) > MAX_PASSED:
         value.problem(f"at most {MAX_PASSED} headers")
@@ -223,3 +148,87 @@ def _passed(value: Value) -> tuple[str, ...]:
         if not HEADER_NAME.fullmatch(name) or never_sent(name):
             value.problem(f"{name} is not a header that can pass")
     return names
+
+
+DelayMs = Annotated[int, Meta(ge=0, le=600_000)]
+
+
+class _Entry(Struct, frozen=True):
+    """A provider as the file has it. `kind` is one of `KINDS` or of `COMPATIBLE`."""
+
+    kind: Annotated[str, read_by(lambda value: value.choice((*KINDS, *COMPATIBLE)))]
+    base_url: BaseUrl | None = None
+    api_key: ApiKey = NO_KEY
+    headers: Headers = {}
+    pass_headers: Annotated[tuple[str, ...], read_by(_read_passed)] = ()
+    enabled: bool = True
+    disconnect_drain_s: Annotated[float, Meta(ge=0, le=MAX_DRAIN_S)] | None = None
+    max_output_field: MaxOutputField | None = None
+    stream_usage: bool | None = None
+    zero_usage: ZeroUsage = "estimate"
+    dialects: Annotated[dict[str, str], read_by(_read_dialects)] | None = None
+    targets: Annotated[tuple[Target, ...], names(MAX_TARGETS, "targets")] | None = None
+    cooldown: Cooldown = Cooldown()
+    billing: Annotated[Value, read_by(lambda value: value)] | None = None
+    delay_ms: DelayMs = 0
+    chunk_delay_ms: DelayMs = 0
+
+
+_OF_LOCAL: Final = ("kind", "delay_ms", "chunk_delay_ms", "enabled", "disconnect_drain_s")
+
+
+def _check_keys(value: Value, entry: _Entry, kind: str) -> None:
+    """Note keys that providers of this kind don't have, and those that they need and lack."""
+    at = value.entries()
+    for name, each in at.items():
+        is_local = name in _OF_LOCAL
+        if (not is_local) if kind == "local" else name in ("delay_ms", "chunk_delay_ms"):
+            each.problem(f"a provider of kind {kind} has no such key")
+    if kind in ("anthropic", "gemini") and entry.targets is None and ("api_key" not in at or at["api_key"].is_null):
+        value.missing("api_key")
+    has_url = entry.base_url or COMPATIBLE.get(entry.kind, OPENAI).base_url
+    if kind != "local" and not has_url and entry.dialects is None:
+        value.missing("base_url")
+
+
+def _read_provider(name: str, value: Value) -> ProviderConfig | None:
+    entry = read_section(value, _Entry)
+    if entry is None:
+        return None
+    usual = COMPATIBLE.get(entry.kind)
+    kind = cast("ProviderKind", entry.kind if usual is None else "openai")
+    _check_keys(value, entry, kind)
+    billing = None if entry.billing is None else read_billing(entry.billing, entry.kind)
+    usual_url = OPENAI.base_url if usual is None else usual.base_url
+    base_url, _, base_query = (usual_url if entry.base_url is None else entry.base_url).partition("?")
+    base_url, dialects = base_url.rstrip("/"), entry.dialects or {}
+    off_reason = entry.api_key.off_reason
+    targets: tuple[TargetConfig, ...] = ()
+    if entry.targets is not None:
+        own = TargetConfig(base_url, entry.api_key.secret, 1, base_query, entry.headers)
+        targets = targets_beside(own, off_reason, entry.targets)
+        off_reason = None if targets else "none of its targets has a key that is set"
+    if not entry.enabled:
+        off_reason = "enabled is false"
+    usual_field = default_max_field(dialects.get("openai", base_url)) if usual is None else usual.max_output_field
+    usual_usage = (usual or OPENAI).stream_usage
+    return ProviderConfig(
+        name=name,
+        kind=kind,
+        base_url=base_url,
+        api_key=entry.api_key.secret,
+        headers=entry.headers,
+        off_reason=off_reason,
+        delay_ms=entry.delay_ms,
+        chunk_delay_ms=entry.chunk_delay_ms,
+        disconnect_drain_s=entry.disconnect_drain_s,
+        max_output_field=cast("MaxOutputField", entry.max_output_field or usual_field),
+        pass_headers=entry.pass_headers,
+        base_query=base_query,
+        dialects={**_usual_dialects(entry.kind, name, base_url, base_query), **dialects},
+        targets=targets,
+        cooldown=entry.cooldown,
+        stream_usage=usual_usage if entry.stream_usage is None else entry.stream_usage,
+        zero_usage=entry.zero_usage,
+        billing=billing,
+    )

@@ -26,14 +26,12 @@ _HOST: Final = re.compile(r"[A-Za-z0-9]([A-Za-z0-9._-]{0,252})", re.ASCII)
 
 @dataclass(frozen=True, slots=True)
 class Variable:
-    """A variable as users know it. `default` is the text that an unset one stands for, empty where there is none; one
-    that is not `served` is checked and has no effect yet."""
+    """A variable as users know it. `default` is the text that an unset one stands for, empty where there is none."""
 
     name: str
     default: str
     help: str
     secret: bool = False
-    served: bool = True
 
 
 class Reader:
@@ -125,45 +123,37 @@ def declare(how: Callable[[Reader], object], *variables: Variable) -> Any:
     return field(metadata={"read": how, "variables": variables})
 
 
-def declare_text(name: str, help_text: str, default: str = "", *, served: bool = True) -> Any:
-    """Declare a text; an unset one without a default is empty."""
-    return declare(lambda read: read.text(name), Variable(name, default, help_text, served=served))
+def _declaring(how: Callable[[Reader, str], object], *, secret: bool = False) -> Callable[..., Any]:
+    """Return what declares a field of one variable, which is read by `how`."""
+
+    def declare_one(name: str, help_text: str, default: str = "") -> Any:
+        return declare(lambda read: how(read, name), Variable(name, default, help_text, secret))
+
+    return declare_one
 
 
-def declare_optional(name: str, help_text: str, *, served: bool = True) -> Any:
-    """Declare a text that is None when unset."""
-    return declare(lambda read: read.maybe(name), Variable(name, "", help_text, served=served))
+declare_text = _declaring(Reader.text)
+"""Declares a text; an unset one without a default is empty."""
+declare_optional = _declaring(Reader.maybe)
+"""Declares a text that is None when unset."""
+declare_url = _declaring(Reader.url)
+"""Declares an http(s) URL, without a slash at its end."""
+declare_secret = _declaring(Reader.secret, secret=True)
+declare_key = _declaring(Reader.key, secret=True)
+"""Declares a secret that anybody who reaches the gateway may try to guess."""
+declare_signing_secret = _declaring(Reader.signing_secret, secret=True)
+"""Declares a secret by which tokens are signed."""
 
 
-def declare_secret(name: str, help_text: str, *, served: bool = True) -> Any:
-    """Declare a secret."""
-    return declare(lambda read: read.secret(name), Variable(name, "", help_text, secret=True, served=served))
-
-
-def declare_key(name: str, help_text: str, *, served: bool = True) -> Any:
-    """Declare a secret that anybody who reaches the gateway may try to guess."""
-    return declare(lambda read: read.key(name), Variable(name, "", help_text, secret=True, served=served))
-
-
-def declare_signing_secret(name: str, help_text: str, *, served: bool = True) -> Any:
-    """Declare a secret by which tokens are signed."""
-    return declare(lambda read: read.signing_secret(name), Variable(name, "", help_text, secret=True, served=served))
-
-
-def declare_url(name: str, help_text: str, *, served: bool = True) -> Any:
-    """Declare an http(s) URL, without a slash at its end."""
-    return declare(lambda read: read.url(name), Variable(name, "", help_text, served=served))
-
-
-def declare_secret_url(name: str, schemes: Collection[str], help_text: str, *, served: bool = True) -> Any:
+def declare_secret_url(name: str, schemes: Collection[str], help_text: str) -> Any:
     """Declare a URL of one of `schemes` that may hold a password."""
-    variable = Variable(name, "", help_text, secret=True, served=served)
+    variable = Variable(name, "", help_text, secret=True)
     return declare(lambda read: read.secret_url(name, schemes), variable)
 
 
-def declare_whole(name: str, default: int, low: int, high: int, help_text: str, *, served: bool = True) -> Any:
+def declare_whole(name: str, default: int, low: int, high: int, help_text: str) -> Any:
     """Declare a whole number from `low` to `high`."""
-    return declare(lambda read: read.whole(name, low, high), Variable(name, str(default), help_text, served=served))
+    return declare(lambda read: read.whole(name, low, high), Variable(name, str(default), help_text))
 
 
 def declare_parsed(
@@ -173,13 +163,9 @@ def declare_parsed(
     fallback: object,
     help_text: str,
     default: str = "",
-    *,
-    served: bool = True,
 ) -> Any:
     """Declare a variable with a parser, which gives None for a wrong text: `fallback` is taken, `expected` shown."""
-    return declare(
-        lambda read: read.parsed(name, parse, expected, fallback), Variable(name, default, help_text, served=served)
-    )
+    return declare(lambda read: read.parsed(name, parse, expected, fallback), Variable(name, default, help_text))
 
 
 def is_url(text: str, schemes: Collection[str] = ("https", "http")) -> bool:

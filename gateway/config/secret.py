@@ -48,5 +48,10 @@ def long_enough(key: Secret) -> bool:
     return len(key.reveal()) >= KEY_CHARACTERS
 
 
+def revealed(secret: Secret | None) -> str | None:
+    """Return a secret's text, where there is one."""
+    return None if secret is None else secret.reveal()
+
+
 def _digest(text: str) -> bytes:
     return sha256(text.encode("utf-8", "surrogatepass")).digest()

@@ -21,10 +21,19 @@ S = TypeVar("S", bound=msgspec.Struct)
 Read = Callable[["Value"], Any]
 
 
-def read_by(read: Read, allowed: str = "") -> Meta:
-    """Have a value read by a function that notes what is wrong and then returns None; `allowed` is for the
-    documentation."""
-    return Meta(extra={"read": read, "allowed": allowed})
+def read_by(read: Read, *, null: bool = False) -> Meta:
+    """Have a value read by a function that notes what is wrong and then returns None, where it may also be null."""
+    return Meta(extra={"read": read, "null": null})
+
+
+def decimal(parse: Callable[[object], int], example: str) -> Meta:
+    """Have a decimal string read by a parser that raises `ValueError`."""
+    return read_by(lambda value: value.decimal(parse, example))
+
+
+def names(most: int, what: str = "names") -> Meta:
+    """Bound a list, and call its items what they are."""
+    return Meta(max_length=most, extra={"items": what})
 
 
 def text(what: str, pattern: str = ".*", *, bare: bool = False, allowed: str = "") -> Meta:
@@ -133,7 +142,7 @@ def read_section(at: Value, struct: type[S], **made: Any) -> S | None:
     keys = {name: key for name, key in keys_of(struct).items() if key.field.name not in made}
     section = at.section(keys, [name for name, key in keys.items() if key.field.required])
     for name, key in keys.items():
-        value = section.present(name)
+        value = section.values.get(name) if key.kind.said("null") else section.present(name)
         found = None if value is None else key.kind.read(value)
         if found is not None:
             made[key.field.name] = found

@@ -9,7 +9,7 @@ here.
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import Any, Final
 
 from billing.addresses import is_this_machine
 from billing.plans import Plan, upgrade_cycles
@@ -44,10 +44,8 @@ from gateway.config.problems import ConfigError, Problem, Problems
 from gateway.config.providers import ProviderConfig, read_providers
 from gateway.config.reader import Mode, Variable
 from gateway.config.secret import Secret
+from gateway.config.source import Value
 from gateway.dialects.declarations import BetaEffect
-
-if TYPE_CHECKING:
-    from gateway.config.source import Value
 
 __all__ = [
     "ConfigError",
@@ -72,7 +70,7 @@ _MAIN_KEYS: Final = ("providers", "models", "betas", "defaults", "identity", "pa
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Settings(Environment):
     """Everything that is configured: the environment's fields and what the files say. `folder` is where they stand,
-    `price_marks` those of the file that `prices` are of, `notes` what was read and has no effect."""
+    `price_marks` those of the file that `prices` are of."""
 
     folder: Path
     providers: Mapping[str, ProviderConfig]
@@ -86,7 +84,6 @@ class Settings(Environment):
     payments: PaymentsConfig
     exports: tuple[ExportConfig, ...] = ()
     betas: Mapping[str, Mapping[str, BetaEffect]] = field(default_factory=dict)
-    notes: tuple[Problem, ...] = ()
 
     @property
     def payment_grace_s(self) -> int:
@@ -111,63 +108,52 @@ def load_settings(environ: Mapping[str, str], *, mode: Mode = "serve", with_pric
         else None
         for name in FILES
     )
-    providers: dict[str, ProviderConfig] = {}
-    models: dict[str, ModelConfig] = {}
-    defaults_at: Value | None = None
-    identity, payments = IdentityConfig(), PaymentsConfig()
-    exports: tuple[ExportConfig, ...] = ()
-    betas: Mapping[str, Mapping[str, BetaEffect]] = {}
-    model_names: tuple[str, ...] = ()
-    if main is not None:
-        section = main.section(_MAIN_KEYS, ("providers", "models"))
-        providers_at, models_at = section.values.get("providers"), section.values.get("models")
-        defaults_at = section.present("defaults")
-        identity = read_identity(section.present("identity"))
-        payments = read_payments(section.present("payments"))
-        exports = read_exports(section.present("exports"))
-        betas = read_betas(section.present("betas"))
-        if providers_at is not None:
-            providers = read_providers(providers_at)
-        if models_at is not None:
-            model_names = models_at.child_names
-            models = read_models(models_at, () if providers_at is None else providers_at.child_names)
+    sections, model_names = ({}, ()) if main is None else _read_sections(main)
     prices = PriceTable(()) if price_file is None else read_prices(price_file)
-    plans = {} if plan_file is None else read_plans(plan_file, model_names)
-    plans = with_stripe_prices(
-        plans,
-        {
-            "starter": environment.stripe_price_starter,
-            "professional": environment.stripe_price_professional,
-            "enterprise": environment.stripe_price_enterprise,
-        },
-    )
+    stripe_prices = {
+        "starter": environment.stripe_price_starter,
+        "professional": environment.stripe_price_professional,
+        "enterprise": environment.stripe_price_enterprise,
+    }
+    plans = with_stripe_prices({} if plan_file is None else read_plans(plan_file, model_names), stripe_prices)
     plan_names = None if plan_file is None else tuple(name for name in plan_file.child_names if name != VERSION)
-    defaults = Defaults() if main is None else read_defaults(main, defaults_at, plan_names)
+    defaults = Defaults() if main is None else read_defaults(main, plan_names)
     plans_version = 0 if plan_file is None else read_plans_version(plan_file)
     if mode != "command" and defaults.edge.edge == "plain" and not _plain_edge_is_guarded(environment):
         problems.add(shown_path(folder / FILES[0]), "defaults.edge", PLAIN_EDGE_OPEN)
     problems.refuse()
     return Settings(
         **{each.name: getattr(environment, each.name) for each in fields(Environment)},
+        **sections,
         folder=folder,
-        providers=providers,
-        models=models,
         prices=prices,
         price_marks=price_marks,
         plans=plans,
         plans_version=plans_version,
         defaults=defaults,
-        identity=identity,
-        payments=payments,
-        exports=exports,
-        betas=betas,
-        notes=tuple(problems.notes),
     )
 
 
 def _plain_edge_is_guarded(environment: Environment) -> bool:
     """Return whether nobody reaches the gateway but this machine and a proxy that is named."""
     return bool(environment.trusted_proxies) or is_this_machine(environment.listen_addr.rpartition(":")[0])
+
+
+def _read_sections(main: Value) -> tuple[dict[str, Any], tuple[str, ...]]:
+    """Return the sections of metergate.yaml but its defaults, and the names of its models, wrong ones included."""
+    section = main.section(_MAIN_KEYS, ("providers", "models"))
+    providers, models = section.values.get("providers"), section.values.get("models")
+    found = {
+        "identity": read_identity(section.present("identity")),
+        "payments": read_payments(section.present("payments")),
+        "exports": read_exports(section.present("exports")),
+        "betas": read_betas(section.present("betas")),
+        "providers": {} if providers is None else read_providers(providers),
+    }
+    if models is None:
+        return found, ()
+    found["models"] = read_models(models, () if providers is None else providers.child_names)
+    return found, models.child_names
 
 
 def listens_here(settings: Settings) -> bool:
@@ -203,7 +189,7 @@ def shown_path(path: Path) -> str:
 def warnings(settings: Settings, at_s: float) -> tuple[str, ...]:
     """Return what an operator should know at start (`at_s` in Unix seconds) but that doesn't stop it, a sentence
     each."""
-    found = [str(note) for note in settings.notes]
+    found = []
     for name in unpriced_models(settings.models, settings.prices, at_s):
         model = settings.models[name]
         found.append(f"model {name}: no price for {model.provider}/{model.model}; its requests will be refused")

@@ -245,6 +245,10 @@ class Value:
         """Return the key below this one as messages name it."""
         return f"{self.key}.{name}" if self.key else name
 
+    def missing(self, name: str) -> None:
+        """Note that a key is missing below this one."""
+        self.file.problems.add(self.where, self.key_of(name), "missing")
+
     def section(self, known: Collection[str], required: Collection[str] = ()) -> "Section":
         """Return a mapping with known keys; problems for others and for required ones that are missing."""
         before = len(self.file.problems)
@@ -293,7 +297,7 @@ class Section:
         """Note problems for keys that are absent, null or an empty text."""
         for name in names:
             if name not in self.values or self.values[name].is_null or self.values[name].is_empty:
-                self.at.file.problems.add(self.at.where, self.at.key_of(name), "missing")
+                self.at.missing(name)
 
     @property
     def ok(self) -> bool:

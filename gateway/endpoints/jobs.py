@@ -22,7 +22,7 @@ from billing import audit
 from billing.api.requests import read_bounded
 from billing.api.route import ACTOR
 from billing.collect.collector import COLLECT
-from billing.database.connection import DatabaseError, queries
+from billing.database.connection import DatabaseError
 from billing.errors import StoreError
 from billing.identity.sessions import FORGET, FORGET_UNVERIFIED
 from billing.ledger.retention import UsageRetention
@@ -30,6 +30,7 @@ from billing.ledger.set_aside import count_set_aside
 from billing.owned.objects import Retention
 from billing.schemas.system import CollectBody, JobShape, ReconcileBody, ReportShape, with_run
 from billing.times import TimeError, parse_rfc3339, rfc3339
+from billing.work import Lease, Periodic
 from gateway.runtime.exports import start_exports
 from gateway.runtime.metering import start_collecting
 from gateway.runtime.outgoing import start_mailer, start_notices
@@ -102,47 +103,46 @@ def add_gauges(
     )
 
 
-async def keep_house(runtime: Runtime, aside: SetAsideCount) -> None:
-    """Note when keys were last used; create the months that usage is about to fall into; count what is set aside."""
-    months_at = 0.0
-    while True:
+def house_work(runtime: Runtime, metrics: Metrics, health: Health, aside: SetAsideCount) -> tuple[Periodic, ...]:
+    """Return what every worker does for itself: it notes when keys were last used, creates the months that usage is
+    about to fall into, counts what is set aside, and writes its metrics for the process that shows them."""
+
+    async def tidy() -> None:
         used, runtime.engine.cache.used = runtime.engine.cache.used, {}
-        try:
-            if used:
-                now_s = time.time()
-                await runtime.api_keys.touch_last_used([(key_id, now_s) for key_id in used])
-            aside.count = await count_set_aside(runtime.database)
-            if time.monotonic() >= months_at:
-                await runtime.database.execute("SELECT create_usage_months(current_date, $1)", MONTHS_AHEAD)
-                months_at = time.monotonic() + MONTHS_EVERY_S
-        except DatabaseError as error:
-            logger.info("housekeeping: %s", error)
-        await asyncio.sleep(HOUSEKEEPING_S)
+        if used:
+            now_s = time.time()
+            await runtime.api_keys.touch_last_used([(key_id, now_s) for key_id in used])
+        aside.count = await count_set_aside(runtime.database)
 
+    async def create_months() -> None:
+        await runtime.database.execute("SELECT create_usage_months(current_date, $1)", MONTHS_AHEAD)
 
-async def flush_metrics(metrics: Metrics, health: Health) -> None:
-    """Write this process's metrics, and what troubles it, for the one that shows them, again and again."""
-    while True:
-        await asyncio.sleep(METRICS_FLUSH_S)
+    async def flush() -> None:
         health.note()
         with suppress(OSError):
             metrics.flush()
+
+    return (
+        Periodic(name="housekeeping", every_s=HOUSEKEEPING_S, round=tidy),
+        Periodic(name="months", every_s=MONTHS_EVERY_S, round=create_months),
+        Periodic(name="metrics", every_s=METRICS_FLUSH_S, round=flush, delayed=True),
+    )
 
 
 def start_shared_work(runtime: Runtime, metrics: Metrics, jobs: Jobs) -> ExportWorker | None:
     """Start what one gateway of all does for all, each by a lease; return the exports, where there are any. Not for the
     process of pages, which has the CPU only where no worker wants it: what it had the lease of, everybody waited for.
     """
-    loops, database, defaults = runtime.engine.loops, runtime.database, runtime.settings.defaults
-    loops.start("reconcile", lambda: jobs.reconcile_for_ever(defaults.process.reconcile_interval_s))
+    database, defaults = runtime.database, runtime.settings.defaults
+    runtime.start(jobs.work(defaults.process.reconcile_interval_s))
     kept = defaults.retention
     unverified = FORGET_UNVERIFIED, kept.unverified_retention_days
-    loops.start("retention", Retention(database, kept, new_id(), (unverified,), FORGET).run)
+    runtime.start(Retention(database, kept, new_id(), (unverified,), FORGET).work())
     if kept.usage_retention_months is not None:
         retention = UsageRetention(database, kept.usage_retention_months, new_id(), time.time)
         told = "Months of usage events that are old enough to be dropped and stay: their rollups are not those of them."
         metrics.gauge("usage_months_kept", told, lambda: retention.kept, "max")
-        loops.start("usage_retention", retention.run)
+        runtime.start(retention.work())
     start_mailer(runtime, metrics, new_id)
     start_payments(runtime, metrics)
     start_collecting(runtime, metrics, new_id)
@@ -150,7 +150,6 @@ def start_shared_work(runtime: Runtime, metrics: Metrics, jobs: Jobs) -> ExportW
     return start_exports(runtime, metrics, new_id)
 
 
-TAKE_LEASE: Final = queries("billing.ledger")("jobs_take")
 RECONCILE: Final = "reconcile"
 FAILED: Final = (StoreError, TimeoutError)
 MOST_TOLD: Final = 1_000
@@ -172,15 +171,16 @@ class Jobs:
         self._drifts = 0
         metrics.gauge("reconcile_drifts", "Differences that the last reconciling found.", lambda: self._drifts, "max")
 
-    async def reconcile_for_ever(self, interval_s: float) -> None:
-        """Reconcile every `interval_s`, in one gateway of all."""
-        while True:
-            await asyncio.sleep(interval_s)
-            try:
-                if await self._database.row(TAKE_LEASE, RECONCILE, self._owner, interval_s * 0.9) is not None:
-                    await self.reconcile()
-            except FAILED as error:
-                logger.info("reconcile: %s", error)
+    def work(self, interval_s: float) -> Periodic:
+        """Return what reconciles again and again, in one gateway of all."""
+        lease = Lease(self._database, RECONCILE, self._owner)
+        return Periodic(name=RECONCILE, every_s=interval_s, round=self._reconcile_in_turn, lease=lease, delayed=True)
+
+    async def _reconcile_in_turn(self) -> None:
+        try:
+            await self.reconcile()
+        except FAILED as error:
+            logger.info("reconcile: %s", error)
 
     async def reconcile(self, *, fix: bool = False) -> Report:
         """Compare Redis with the ledger; with `fix` begin a new epoch, whether or not they differ.

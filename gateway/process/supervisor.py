@@ -69,6 +69,17 @@ def die_with_parent(parent_pid: int) -> None:
         threading.Thread(target=_watch_parent, args=(parent_pid,), name="watch parent", daemon=True).start()
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Hooks:
+    """What is called: `on_ready` once, with the address, when the first worker is ready; `on_end` with the gateway id
+    of each worker whose process has ended, waited for before `supervise` returns, however long it takes; `on_stop`,
+    once or more, before the listening socket is closed."""
+
+    on_ready: Callable[[str], None] | None = None
+    on_end: Callable[[str], Awaitable[None]] | None = None
+    on_stop: Callable[[], None] = lambda: None
+
+
 async def supervise(
     command: Sequence[str],
     *,
@@ -76,23 +87,19 @@ async def supervise(
     listen: str,
     env: Mapping[str, str],
     shutdown_grace_s: float,
-    on_ready: Callable[[str], None] | None = None,
     pass_fds: Sequence[int] = (),
-    on_end: Callable[[str], Awaitable[None]] | None = None,
-    on_stop: Callable[[], None] | None = None,
     pages: bool = False,
+    hooks: Hooks | None = None,
 ) -> int:
     """Run `workers` processes of `command` on `listen` until one of `stop_signals`; the exit code for the command.
 
-    `pass_fds` stay open in the workers. `on_ready` is called once, with the address, when the first worker is ready.
-    The first signal is passed on as SIGTERM, and a worker that runs on `shutdown_grace_s` + KILL_MARGIN_S later is
-    killed; a second signal kills at once, but within SAME_STOP_S of the first it is taken for the same. `on_end` is
-    called with the gateway id of each worker whose process has ended, and waited for before this returns, however long
-    it takes. `on_stop` is called, once or more, before the listening socket is closed. With `pages` there is another
-    process of `command` while somebody looks at pages (`gateway.process.pages`): told to end when no worker is left
-    to give it anything, so that it answers all that it was given, and killed PAGES_MORE_S later. 0 after a signal, 1
-    when FAILED_STARTS_LIMIT workers died before any was ready. Raises what `bind` raises. Main thread only, for the
-    signals and for `die_with_parent`. Cancelled, it kills the workers.
+    `pass_fds` stay open in the workers. The first signal is passed on as SIGTERM, and a worker that runs on
+    `shutdown_grace_s` + KILL_MARGIN_S later is killed; a second signal kills at once, but within SAME_STOP_S of the
+    first it is taken for the same. With `pages` there is another process of `command` while somebody looks at pages
+    (`gateway.process.pages`): told to end when no worker is left to give it anything, so that it answers all that it
+    was given, and killed PAGES_MORE_S later. 0 after a signal, 1 when FAILED_STARTS_LIMIT workers died before any was
+    ready. Raises what `bind` raises. Main thread only, for the signals and for `die_with_parent`. Cancelled, it kills
+    the workers.
     """
     if workers < 1:
         raise ValueError("at least one worker is needed")
@@ -102,10 +109,8 @@ async def supervise(
             {**env, "LISTEN_ADDR": address_of(listener)},
             listener,
             shutdown_grace_s,
-            on_ready,
             tuple(pass_fds),
-            on_end,
-            on_stop or (lambda: None),
+            hooks or Hooks(),
             _channel() if pages else None,
         )
         return await supervisor.run(workers)
@@ -117,10 +122,8 @@ class _Supervisor:
     env: dict[str, str]
     listener: socket.socket
     shutdown_grace_s: float
-    on_ready: Callable[[str], None] | None
     pass_fds: tuple[int, ...]
-    on_end: Callable[[str], Awaitable[None]] | None
-    on_stop: Callable[[], None]
+    hooks: Hooks
     channel: Channel | None
     spawn: Callable[[Coroutine[Any, Any, None]], object] | None = None
     running: set[asyncio.subprocess.Process] = field(default_factory=set)
@@ -150,7 +153,7 @@ class _Supervisor:
                     await self._end_pages(pages, SIGKILL if self.channel.starting else SIGTERM)
                 stopper.cancel()
         finally:
-            self.on_stop()
+            self.hooks.on_stop()
             if self.channel is not None:
                 self.channel.close()
             for number in signals:
@@ -170,7 +173,7 @@ class _Supervisor:
 
     async def _stop_on_signal(self) -> None:
         await self.stopping.wait()
-        self.on_stop()
+        self.hooks.on_stop()
         _signal(self.running, SIGTERM)
         with suppress(TimeoutError):
             await asyncio.wait_for(self.hurrying.wait(), self.shutdown_grace_s + KILL_MARGIN_S)
@@ -243,7 +246,7 @@ class _Supervisor:
                 os.kill(process.pid, SIGTERM)
             loop.add_reader(ready_fd, self._on_ready_byte, loop, ready_fd)
             code = await process.wait()
-            if self.on_end is not None and self.spawn is not None:
+            if self.hooks.on_end is not None and self.spawn is not None:
                 self.spawn(self._announce_end(gateway_id))
             return f"ended with code {code}"
         finally:
@@ -256,9 +259,9 @@ class _Supervisor:
                     await process.wait()
 
     async def _announce_end(self, gateway_id: str) -> None:
-        assert self.on_end is not None  # noqa: S101  (checked where this is spawned)
+        assert self.hooks.on_end is not None  # noqa: S101  (checked where this is spawned)
         try:
-            await self.on_end(gateway_id)
+            await self.hooks.on_end(gateway_id)
         except Exception:  # any exception: workers must be kept running
             _log.exception("the end of worker %s could not be announced", gateway_id)
 
@@ -276,8 +279,8 @@ class _Supervisor:
         loop.remove_reader(ready_fd)
         if os.read(ready_fd, 1) and not self.was_ready:
             self.was_ready = True
-            if self.on_ready is not None:
-                self.on_ready(address_of(self.listener))
+            if self.hooks.on_ready is not None:
+                self.hooks.on_ready(address_of(self.listener))
 
 
 def _channel() -> Channel | None:

@@ -108,7 +108,7 @@ class Intake:
         parse = exchange.match.dialect.parse
         if len(body) <= self._large_bytes:
             return body, parse(exchange, body)
-        return body, await self._bodies.apart(principal.account_id, parse, exchange, body)
+        return body, await self._bodies.in_thread(principal.account_id, parse, exchange, body)
 
     async def _arriving(self, exchange: Exchange, principal: Principal, kept: Kept, body: bytes | None) -> bytes:
         """Return a body that did not come with its head, or is large: read within the bounds of what may be in memory,

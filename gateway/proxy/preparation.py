@@ -222,7 +222,7 @@ class Preparation:
             return None
         account_id, texts_of = context.principal.account_id, context.match.dialect.texts
         large = len(body) > self._bodies.large_bytes
-        texts = await self._bodies.apart(account_id, texts_of, body) if large else texts_of(body)
+        texts = await self._bodies.in_thread(account_id, texts_of, body) if large else texts_of(body)
         return await counted_tokens(
             parsed.input_bound_tokens, texts, self._tokenizer, context.route.vocabulary, account_id
         )

@@ -3,24 +3,19 @@ gateway at a time."""
 
 from __future__ import annotations
 
-import asyncio
-import logging
 import time
 from functools import partial
 from typing import TYPE_CHECKING, Final
 
-from billing.database.connection import DatabaseError
-from billing.payments.rounds import TAKE_LEASE
 from billing.provider_bills.bills import BillAccount, Bills, fetch
 from billing.provider_bills.lines import Tolerance
+from billing.work import Lease, Periodic
 
 if TYPE_CHECKING:
     from billing.database.connection import Database
     from gateway.config.settings import ProviderConfig, Settings
     from gateway.metrics.registry import Metrics
     from gateway.runtime.runtime import Runtime
-
-logger = logging.getLogger(__name__)
 
 BILLS: Final = "provider_bills"
 EVERY_S: Final = 6 * 3600.0
@@ -56,16 +51,13 @@ def start_bills(runtime: Runtime, metrics: Metrics) -> None:
         metrics.gauge(
             "provider_difference_usd", told, partial(bills.difference_usd, provider), "max", provider=provider
         )
-    owner = runtime.services.new_id()
-    runtime.engine.loops.start(BILLS, lambda: _compare_for_ever(bills, runtime.database, owner))
+    lease = Lease(runtime.database, BILLS, runtime.services.new_id())
 
+    async def compare() -> None:
+        await bills.round()
+        await bills.look()
 
-async def _compare_for_ever(bills: Bills, database: Database, owner: str) -> None:
-    while True:
-        try:
-            if await database.row(TAKE_LEASE, BILLS, owner, EVERY_S) is not None:
-                await bills.round()
-            await bills.look()
-        except DatabaseError as error:
-            logger.info("the comparison of bills waits: %s", error)
-        await asyncio.sleep(LOOK_S)
+    runtime.start(
+        Periodic(name=BILLS, every_s=EVERY_S, round=compare, lease=lease),
+        Periodic(name=f"{BILLS}_look", every_s=LOOK_S, round=bills.look),
+    )

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from billing.database.connection import Database, queries
 from billing.identity.sealing import Sealer
+from gateway.config.secret import revealed
 
 if TYPE_CHECKING:
     from gateway.config.settings import Settings
@@ -15,11 +16,10 @@ _query = queries("billing.identity")
 
 def sealer_of(settings: Settings) -> Sealer:
     """Return what seals secrets that lie in Postgres."""
-    key, before = settings.secrets_key, settings.secrets_key_before
-    return Sealer(None if key is None else key.reveal(), None if before is None else before.reveal())
+    return Sealer(revealed(settings.secrets_key), revealed(settings.secrets_key_before))
 
 
-async def check_seals(database: Database, settings: Settings) -> int:
+async def check_encryption(database: Database, settings: Settings) -> int:
     """Open every key that signs, and the first and the last secret of an authenticator app; how many were sealed.
     Raises `SealBroken` where one can't be opened, and `DatabaseError`."""
     sealer = sealer_of(settings)

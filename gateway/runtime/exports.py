@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from gateway.runtime.runtime import Runtime
 
 T = TypeVar("T")
-EXPORTS: Final = "exports"
+_EXPORTS: Final = "exports"
 EXPORT_TIMEOUT_S: Final = 30.0
 """How long one request to another system may take."""
 
@@ -62,7 +62,7 @@ def start_exports(runtime: Runtime, metrics: Metrics, new_id: Callable[[], str])
         ):
             field = metric.replace("lag_seconds", "lag_s")
             metrics.gauge(f"export_{metric}", told, partial(_standing, export, field), "max", export=name)
-    runtime.engine.loops.start(EXPORTS, worker.run)
+    runtime.engine.loops.start(_EXPORTS, worker.run)
     return worker
 
 

@@ -24,6 +24,7 @@ from billing.identity.sign_in import SignIn
 from billing.identity.signing_keys import SigningKeys, TokenRules
 from billing.identity.subjects import Subjects
 from billing.identity.users import Users
+from gateway.config.secret import revealed
 from gateway.config.settings import public_url
 from gateway.runtime.encryption import sealer_of
 
@@ -85,7 +86,7 @@ def make_identity(
         sign_in=SignIn(people, founder),
         credentials=Credentials(people),
         sessions=sessions,
-        browsers=Browsers(database, new_id, _admin_key(settings), browser_rules(settings), admits),
+        browsers=Browsers(database, new_id, revealed(settings.admin_api_key), browser_rules(settings), admits),
         oidc=_oidc_sign_in(settings, ask, keys, sessions, subjects),
         organizations=Organizations(database, new_id, plan, defaults.organizations),
         members=Members(database, effects, defaults.organizations.organizations_per_user),
@@ -102,13 +103,13 @@ def make_identity(
 
 def token_rules(settings: Settings) -> TokenRules:
     """Return how tokens of people are signed and how long they live, from the configuration."""
-    defaults, secret = settings.defaults, settings.jwt_secret
+    defaults = settings.defaults
     return TokenRules(
         access_s=settings.jwt_expiry_hours * 3600,
         refresh_s=settings.refresh_token_expiry_days * DAY_S,
         grace_s=defaults.sign_in.refresh_grace_s,
         rotation_s=defaults.sign_in.signing_key_days * DAY_S,
-        secret=None if secret is None else secret.reveal(),
+        secret=revealed(settings.jwt_secret),
         sessions=defaults.sign_in.sessions_per_user,
     )
 
@@ -119,10 +120,6 @@ def browser_rules(settings: Settings) -> BrowserRules:
     return BrowserRules(public_url(settings), secure=told.startswith("https://"))
 
 
-def _admin_key(settings: Settings) -> str | None:
-    return None if settings.admin_api_key is None else settings.admin_api_key.reveal()
-
-
 def _oidc_sign_in(
     settings: Settings, ask: Outgoing, keys: SigningKeys, sessions: Sessions, subjects: Subjects
 ) -> OidcSignIn | None:
@@ -131,7 +128,9 @@ def _oidc_sign_in(
     if identity.public_url is None or not identity.providers:
         return None
     return OidcSignIn(
-        *(identity.providers, identity.public_url, settings.frontend_url),
+        identity.providers,
+        identity.public_url,
+        settings.frontend_url,
         ask=ask,
         keys=keys,
         sessions=sessions,
@@ -150,7 +149,7 @@ def _foreign_tokens(settings: Settings, ask: Outgoing) -> ForeignTokens | None:
         settings.auth_audience,
         settings.auth_internal_audience,
         settings.auth_base_url,
-        None if secret is None else secret.reveal(),
+        revealed(secret),
     )
     url = settings.auth_base_url
     keys = None if url is None else KeySet(f"{url}/.well-known/jwks.json", ask, time.monotonic)

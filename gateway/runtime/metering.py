@@ -6,12 +6,14 @@ What an account has no room for is refused with the same answers as a request to
 
 from __future__ import annotations
 
-import asyncio
 import logging
 import time
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from typing import TYPE_CHECKING, Final
+
+from aiohttp import web
+from msgspec import structs
 
 from billing.accounts.grants import Grants
 from billing.api.route import REQUEST_ID
@@ -23,11 +25,12 @@ from billing.collect.exporter import Exporters
 from billing.collect.facts import Facts
 from billing.collect.snapshots import Source
 from billing.collect.subjects import SubjectRules, Subjects
-from billing.database.connection import DatabaseError, queries
 from billing.keys.principals import service_name
 from billing.metering.events import EventWriter
-from billing.metering.metering import Desk, Metering, ServiceRules
+from billing.metering.metering import Desk, Metering
 from billing.metering.service_holds import ServiceHolds
+from billing.work import Lease, Periodic
+from gateway.config.secret import revealed
 from gateway.server import limit_refusals
 
 if TYPE_CHECKING:
@@ -56,7 +59,6 @@ STATEMENT_S: Final = 120.0
 """The longest statement: that of a page with many points, or of what has grown in a long time."""
 LOOK_S: Final = 15.0
 """How often a gateway learns what the last run in any of them came to."""
-TAKE_LEASE: Final = queries("billing.ledger")("jobs_take")
 DAY_S: Final = 86_400
 
 
@@ -110,28 +112,12 @@ def _source(given: ExporterSource) -> Source:
     return Source(
         source_id=given.source_id,
         base_url=given.base_url,
-        token=None if given.token is None else given.token.reveal(),
-        region=given.region,
+        token=revealed(given.token),
+        region=given.region or "",
         expected_node_id=given.expected_node_id,
         expected_env=given.expected_env,
         timeout_s=given.timeout_s,
     )
-
-
-async def collect_for_ever(collector: Collector, owner: str, interval_s: float) -> None:
-    """Collect every `interval_s` where this gateway has the lease; else read the result of the last run."""
-    due_s = 0.0
-    clock = asyncio.get_running_loop().time
-    while True:
-        try:
-            if clock() >= due_s:
-                due_s = clock() + interval_s
-                if await collector.database.row(TAKE_LEASE, LEASE, owner, interval_s * 0.9) is not None:
-                    await collector.run()
-            await collector.look()
-        except DatabaseError as error:
-            logger.info("collection waits: %s", error)
-        await asyncio.sleep(min(max(due_s - clock(), 0.0), LOOK_S))
 
 
 def start_collecting(runtime: Runtime, metrics: Metrics, new_id: Callable[[], str]) -> None:
@@ -147,8 +133,16 @@ def start_collecting(runtime: Runtime, metrics: Metrics, new_id: Callable[[], st
         metrics.gauge("collect_source_lag_seconds", told, lag, "max", source=source.source_id)
     for name, told in _COUNTED.items():
         metrics.gauge(f"collect_last_{name}", told, partial(_of_last, collector, name), "max")
-    run = partial(collect_for_ever, collector, new_id(), settings.collect_interval_s)
-    runtime.engine.loops.start(LEASE, run)
+    lease = Lease(collector.database, LEASE, new_id())
+
+    async def collect() -> None:
+        await collector.run()
+        await collector.look()
+
+    runtime.start(
+        Periodic(name=LEASE, every_s=settings.collect_interval_s, round=collect, lease=lease),
+        Periodic(name=f"{LEASE}_look", every_s=LOOK_S, round=collector.look),
+    )
 
 
 _COUNTED: Final = {
@@ -175,22 +169,15 @@ def make_meters(
 ) -> Meters:
     """Return the events and holds of other services as the API calls them."""
     defaults = settings.defaults
-    rules = ServiceRules(
-        hold_s=defaults.services.service_hold_s,
-        hold_max_s=defaults.services.service_hold_max_s,
-        holds=defaults.services.service_holds,
-        account_holds=defaults.services.service_holds_per_account,
-        grace_s=settings.payment_grace_s,
-        credits_per_usd=defaults.accounts.credits_per_usd,
-    )
+    service = structs.replace(defaults.services, grace_s=settings.payment_grace_s)
     writer = EventWriter(
         database,
         engine.change_notifier.balances_changed,
         engine.holds.spawn,
         batch_rows=defaults.stores.ledger_batch_rows,
-        most=defaults.services.service_events_waiting,
+        most=service.service_events_waiting,
     )
-    desk = Desk(engine.holds, writer, _principals(engine.cache), prices, rules, new_id, time.time)
+    desk = Desk(engine.holds, writer, _principals(engine.cache), prices, service, new_id, time.time)
     holds = ServiceHolds(desk, database, engine.lasting, engine.keyspace.partition_of)
     return Meters(Metering(desk), holds, _refusals(engine, links))
 

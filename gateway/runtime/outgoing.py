@@ -16,6 +16,7 @@ from billing.identity.mailer import Mailer, Smtp, to_console
 from billing.notices.destinations import Poster
 from billing.notices.worker import NoticeRules, NoticeWorker, OperatorHook
 from gateway.config.identity import MAIL_CONSOLE_VARIABLE
+from gateway.config.secret import revealed
 
 if TYPE_CHECKING:
     from billing.identity.mailer import Delivery
@@ -72,7 +73,7 @@ def mail_delivery(settings: Settings, *, console: bool) -> Delivery | None:
         settings.smtp_port,
         settings.smtp_from or "",
         settings.smtp_user,
-        settings.smtp_password.reveal() if settings.smtp_password is not None else None,
+        revealed(settings.smtp_password),
         settings.defaults.mails.mail_timeout_s,
     )
 
@@ -90,7 +91,7 @@ def start_notices(runtime: Runtime, metrics: Metrics, new_id: Callable[[], str])
     )
     to_operators = Poster(private=True, timeout_s=defaults.webhooks.webhook_timeout_s)
     url, secret = settings.notification_webhook, settings.notification_webhook_secret
-    hook = OperatorHook(url.reveal(), to_operators, None if secret is None else secret.reveal()) if url else None
+    hook = OperatorHook(url.reveal(), to_operators, revealed(secret)) if url else None
     rules = NoticeRules(
         defaults.webhooks.webhook_attempts,
         disable_s=defaults.webhooks.webhook_disable_s,
@@ -100,7 +101,7 @@ def start_notices(runtime: Runtime, metrics: Metrics, new_id: Callable[[], str])
     metrics.gauge("notices_waiting", "Notices and deliveries that are to be sent.", lambda: worker.waiting, "max")
     metrics.gauge("notices_parked", "Deliveries that were given up.", lambda: worker.parked, "max")
     metrics.gauge("notices_lag_seconds", "How long the oldest waiting notice has waited.", lambda: worker.lag_s, "max")
-    runtime.engine.loops.start("notices", worker.run)
+    runtime.start(*worker.work())
 
 
 def start_mailer(runtime: Runtime, metrics: Metrics, new_id: Callable[[], str]) -> None:
@@ -111,4 +112,4 @@ def start_mailer(runtime: Runtime, metrics: Metrics, new_id: Callable[[], str]) 
     metrics.gauge("mails_waiting", "Mails that are to be sent.", lambda: mailer.waiting, "max")
     metrics.gauge("mails_parked", "Mails that were given up, and are kept for a while.", lambda: mailer.parked, "max")
     metrics.gauge("mail_lag_seconds", "How long the oldest waiting mail has waited.", lambda: mailer.lag_s, "max")
-    runtime.engine.loops.start("mail", mailer.run)
+    runtime.start(*mailer.work())

@@ -26,10 +26,10 @@ from billing.payments.flows import FlowRules, Wanted
 from billing.payments.local.html import HEADERS, framed
 from billing.payments.local.web import PAY, pay_routes
 from billing.payments.return_urls import origins_of
-from billing.payments.rounds import Rounds
 from billing.schemas.subscriptions import preview_sentences
+from billing.work import Lease, Periodic
 from gateway.config.settings import public_url
-from gateway.runtime.bills import BILLS, start_bills
+from gateway.runtime.bills import start_bills
 from gateway.server.limit_refusals import Links
 
 if TYPE_CHECKING:
@@ -64,11 +64,13 @@ def payment_rules(settings: Settings) -> PaymentRules:
     payments, own = settings.payments, public_url(settings)
     named = (own, settings.frontend_url, *settings.cors_origins, *payments.allowed_origins)
     home = settings.frontend_url or f"{own}{PAY}"
-    bounds = payments.min_cents, payments.max_cents, payments.setup_cents
+    bounds = payments.min_cents, payments.max_cents, payments.sold_cents
     flows = FlowRules(*bounds, origins_of(named), home, payments.open_pages)
-    grace = timedelta(days=settings.payment_grace_days)
     return PaymentRules(
-        *(flows, settings.defaults.accounts.default_plan, grace, own),
+        flows,
+        settings.defaults.accounts.default_plan,
+        timedelta(seconds=settings.payment_grace_s),
+        own,
         declines=payments.auto_recharge_declines,
         credit_days=payments.credit_expires_days,
     )
@@ -107,14 +109,6 @@ def serve_payments(app: web.Application, runtime: Runtime) -> None:
         app.router.add_routes(pay_routes(payments.acts, frontend_url))
 
 
-async def stop_payments(runtime: Runtime) -> None:
-    """Stop what `start_payments` has started."""
-    await runtime.engine.loops.stop(EXPIRY, ALERTS, BUDGETS, BILLS)
-    payments = runtime.services.payments
-    if payments is not None:
-        await runtime.engine.loops.stop("payments_parked", *payments.jobs)
-
-
 def start_payments(runtime: Runtime, metrics: Metrics) -> None:
     """Start what goes on beside requests: looking into events, the local provider's own work; expiry and alerts in any
     case."""
@@ -134,21 +128,19 @@ def start_payments(runtime: Runtime, metrics: Metrics) -> None:
     metrics.gauge("payments_parked", told, lambda: payments.orders.waiting, "max")
     told = "Automatic charges that the payment provider has not decided about in a day."
     metrics.gauge("payments_undecided", told, lambda: payments.orders.undecided, "max")
-    runtime.engine.loops.start("payments_parked", payments.orders.watch)
-    for name, job in payments.jobs.items():
-        runtime.engine.loops.start(name, job)
+    runtime.start(*payments.work)
 
 
 def _start_credit(runtime: Runtime) -> None:
     """Start what lets credit expire and tells of low balances and budgets, in one gateway of all."""
     services, database, owner = runtime.services, runtime.database, runtime.services.new_id()
     expiry = Expiry(database, services.grants, services.effects, lambda: datetime.now(UTC))
-    for rounds in (
-        Rounds(EXPIRY, EXPIRY_EVERY_S, expiry.round, database, owner),
-        Rounds(ALERTS, ALERTS_EVERY_S, services.alerts.round, database, owner),
-        Rounds(BUDGETS, BUDGETS_EVERY_S, services.budgets.round, database, owner),
+    for name, every_s, round_ in (
+        (EXPIRY, EXPIRY_EVERY_S, expiry.round),
+        (ALERTS, ALERTS_EVERY_S, services.alerts.round),
+        (BUDGETS, BUDGETS_EVERY_S, services.budgets.round),
     ):
-        runtime.engine.loops.start(rounds.name, rounds.run)
+        runtime.start(Periodic(name=name, every_s=every_s, round=round_, lease=Lease(database, name, owner)))
 
 
 PLANS: Final = f"{PAY}/plans"

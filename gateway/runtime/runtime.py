@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from billing.ledger.reports import Reports
     from billing.pricing.table import PriceTable
     from billing.refused_requests import RefusedRequests
+    from billing.work import Periodic
     from gateway.config.plan_follower import PlanFollower
     from gateway.config.settings import Settings
 
@@ -58,3 +59,8 @@ class Runtime:
     collector: Collector
     deployment: str
     admin_api_key: str = field(repr=False)
+
+    def start(self, *work: Periodic) -> None:
+        """Have work go on beside requests."""
+        for each in work:
+            self.engine.loops.start(each.name, each.run)

@@ -10,6 +10,8 @@ from datetime import UTC, datetime
 from functools import partial
 from typing import TYPE_CHECKING
 
+from msgspec import structs
+
 from billing.accounts.accounts import Accounts
 from billing.accounts.grants import Grants
 from billing.accounts.lots import Lots
@@ -37,6 +39,7 @@ from billing.payments.auto_recharge import Alerts
 from billing.payments.coupons import Coupons
 from billing.refused_requests import ExhaustedNotices, RefusedRequests
 from gateway.config.models import unknown_models
+from gateway.config.secret import revealed
 from gateway.config.settings import Settings
 from gateway.proxy.target_health import provider_list
 from gateway.runtime.bills import make_bills
@@ -98,7 +101,7 @@ async def open_runtime(
         key_prefix=key_prefix,
         gateway_id=gateway_id,
     ) as stores:
-        apart = _Apart(
+        pools = _Pools(
             of_api=stores.database.another(
                 size=defaults.stores.api_pool_size, timeout_s=defaults.stores.postgres_timeout_s
             ),
@@ -107,7 +110,7 @@ async def open_runtime(
             ask=Outgoing(defaults.sign_in.issuer_timeout_s, defaults.sign_in.issuer_answer_bytes),
         )
         try:
-            runtime = _runtime(settings, stores, apart, await deployment_of(stores.database))
+            runtime = _runtime(settings, stores, pools, await deployment_of(stores.database))
             try:
                 yield runtime
             finally:
@@ -116,11 +119,11 @@ async def open_runtime(
                 if runtime.services.payments is not None:
                     await runtime.services.payments.provider.close()
         finally:
-            await apart.close()
+            await pools.close()
 
 
 @dataclass(frozen=True, slots=True)
-class _Apart:
+class _Pools:
     """What is open beside the engine's stores. Calls of the API have connections of their own (`of_api`): however many
     of them wait in Postgres, the ledger's are free for admissions and debits. So have signing keys (`of_keys`), which
     every token waits for."""
@@ -138,17 +141,23 @@ class _Apart:
         await self.of_api.close()
 
 
-def _runtime(settings: Settings, stores: OpenStores, apart: _Apart, deployment: str) -> Runtime:
+def _runtime(settings: Settings, stores: OpenStores, pools: _Pools, deployment: str) -> Runtime:
     """Make the services on open stores."""
     engine, plans = stores.engine, stores.follower.plans
     in_force = InForce(settings.prices)
-    identity = make_identity(settings, apart.of_api, apart.of_keys, apart.ask, plans, engine.change_notifier, new_id)
-    services = _services(settings, apart.of_api, engine, plans, identity, in_force)
+    identity = make_identity(settings, pools.of_api, pools.of_keys, pools.ask, plans, engine.change_notifier, new_id)
+    services = _services(settings, pools.of_api, engine, plans, identity, in_force)
     parts = PaymentParts(
-        *(apart.of_api, services.accounts, services.grants, engine.change_notifier, plans, new_id, deployment),
+        pools.of_api,
+        services.accounts,
+        services.grants,
+        engine.change_notifier,
+        plans,
+        new_id,
+        deployment,
         gateway_id=engine.gateway_id,
     )
-    collector = make_collector(settings, apart.of_collection, engine, in_force.now, new_id)
+    collector = make_collector(settings, pools.of_collection, engine, in_force.now, new_id)
     services = replace(services, collector=collector, **payment_services(open_payments(settings, parts)))
     return Runtime(
         settings=settings,
@@ -177,7 +186,6 @@ def _services(
 ) -> Services:
     """Make what the billing API works on."""
     defaults, effects = settings.defaults, engine.change_notifier
-    admin_key, service_key = settings.admin_api_key, settings.service_api_key
     grants, reports = Grants(database, effects, new_id), Reports(database)
     links = links_of(settings, plans)
     return Services(
@@ -210,25 +218,21 @@ def _services(
         refused=RefusedRequests(engine.redis, defaults.refusals, look=ExhaustedNotices(database).look),
         effects=effects,
         plans=plans,
-        credits_per_usd=defaults.accounts.credits_per_usd,
-        customers_see=defaults.accounts.customers_see,
-        grant_confirm_usd=defaults.accounts.grant_confirm_usd,
+        credits_per_usd=defaults.services.credits_per_usd,
         sends_mail=delivery_here(settings) is not None,
         visits=Visits(defaults.sign_in.sign_ins_at_once),
         authenticate=_authenticator(engine),
         known=partial(recognised, engine.cache),
         attempts=make_attempts(settings, engine.redis),
         clock=time.time,
-        service_api_key=None if service_key is None else service_key.reveal(),
-        meters=make_meters(settings, database, engine, in_force.now, links_of(settings, plans), new_id),
-        admin_api_key=None if admin_key is None else admin_key.reveal(),
+        service_api_key=revealed(settings.service_api_key),
+        meters=make_meters(settings, database, engine, in_force.now, links, new_id),
+        admin_api_key=revealed(settings.admin_api_key),
         unknown_models=lambda names: unknown_models(
             settings.models, settings.providers, in_force.prices, names, time.time()
         ),
         providers=partial(provider_list, settings, engine.redis),
-        default_plan=defaults.accounts.default_plan,
-        keys_per_user=defaults.accounts.keys_per_user,
-        rotation_grace_s=defaults.accounts.rotation_grace_s,
+        **structs.asdict(defaults.accounts),
         new_id=new_id,
         sessions=identity.sessions,
         browsers=identity.browsers,

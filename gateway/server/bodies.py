@@ -98,7 +98,7 @@ class Bodies:
         else:
             self._by_account.pop(account_id, None)
 
-    async def apart(self, account_id: str, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+    async def in_thread(self, account_id: str, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         """Return what `work` comes to, off the event loop, when it is this account's turn. A cancelled task leaves at
         once; the next work waits until the thread is free all the same, so that nothing piles up behind it."""
         await self._turns.take(account_id)

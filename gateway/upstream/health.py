@@ -13,45 +13,36 @@ news. Health never refuses a request: where every target is open, the one whose 
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
-from typing import Final, Literal, NamedTuple
+from typing import Annotated, Final, Literal, NamedTuple
+
+import msgspec
+
+from billing.settings import check_bounds, within
 
 State = Literal["closed", "open", "half_open"]
 
 MAX_FAILURES: Final = 1_000
-MIN_COOLDOWN_S: Final = 0.1
 MAX_COOLDOWN_S: Final = 3_600.0
-MIN_PROBE_S: Final = 1.0
-MAX_PROBE_S: Final = 86_400.0
 MAX_WEIGHT: Final = 1_000_000
 _SECONDS_DIGITS: Final = 9
 """Of a Retry-After in seconds; a longer one is no time that anybody waits for."""
 
 
-@dataclass(frozen=True, slots=True)
-class Cooldown:
+class Cooldown(msgspec.Struct, frozen=True):
     """When a target is left alone, and for how long. Raises `ValueError` out of range."""
 
-    failures: int = 3
-    """Failures in a row that open a target: 1 to MAX_FAILURES."""
-    seconds: float = 30.0
-    """Length of a cool-down: MIN_COOLDOWN_S to MAX_COOLDOWN_S."""
-    retry_after_s: float = 60.0
-    """Longest cool-down that a provider's Retry-After can ask for: 0 (it is ignored) to MAX_COOLDOWN_S."""
-    probe_s: float = 60.0
-    """How long a probe keeps other attempts out: MIN_PROBE_S to MAX_PROBE_S."""
+    failures: Annotated[int, within(1, MAX_FAILURES, "failures in a row that open a target")] = 3
+    seconds: Annotated[float, within(0.1, MAX_COOLDOWN_S, "length of a cool-down")] = 30.0
+    retry_after_s: Annotated[
+        float,
+        within(0, MAX_COOLDOWN_S, "longest cool-down that a provider's Retry-After can ask for; 0: it is ignored"),
+    ] = 60.0
+    probe_s: Annotated[float, within(1, 86_400, "how long a probe keeps other attempts out")] = 60.0
 
     def __post_init__(self) -> None:
-        if not 1 <= self.failures <= MAX_FAILURES:
-            raise ValueError(f"failures must be from 1 to {MAX_FAILURES}")
-        if not MIN_COOLDOWN_S <= self.seconds <= MAX_COOLDOWN_S:
-            raise ValueError(f"seconds must be from {MIN_COOLDOWN_S:g} to {MAX_COOLDOWN_S:g}")
-        if not 0 <= self.retry_after_s <= MAX_COOLDOWN_S:
-            raise ValueError(f"retry_after_s must be from 0 to {MAX_COOLDOWN_S:g}")
-        if not MIN_PROBE_S <= self.probe_s <= MAX_PROBE_S:
-            raise ValueError(f"probe_s must be from {MIN_PROBE_S:g} to {MAX_PROBE_S:g}")
+        check_bounds(self)
 
 
 class Attempt(NamedTuple):

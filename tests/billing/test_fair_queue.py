@@ -65,7 +65,7 @@ async def test_a_turn_whose_request_is_gone_goes_to_the_next_one() -> None:
 async def test_an_account_with_many_large_bodies_keeps_none_of_another_waiting_behind_them() -> None:
     bodies, order = Bodies(BodySettings(1, 1, 1)), []
     accounts = ["one", "one", "one", "one", "other"]
-    await asyncio.gather(*[bodies.apart(name, order.append, name) for name in accounts])
+    await asyncio.gather(*[bodies.in_thread(name, order.append, name) for name in accounts])
     assert order == ["one", "one", "other", "one", "one"]
     bodies.close()
 

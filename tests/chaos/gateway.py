@@ -11,7 +11,7 @@ import sys
 from billing.ledger.leases import ending_leases
 from gateway.commands.up import stopping_s
 from gateway.config.settings import load_settings
-from gateway.process.supervisor import die_with_parent, supervise
+from gateway.process.supervisor import Hooks, die_with_parent, supervise
 
 
 def main(parent_pid: str, listen: str, workers: str) -> int:
@@ -28,8 +28,7 @@ async def _supervised(listen: str, workers: int) -> int:
             listen=listen,
             env=os.environ,
             shutdown_grace_s=stopping_s(load_settings(os.environ).defaults),
-            on_ready=lambda address: print(f"ready {address}", flush=True),
-            on_end=end_lease,
+            hooks=Hooks(on_ready=lambda address: print(f"ready {address}", flush=True), on_end=end_lease),
         )
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 import uvloop
 
 from gateway.process import supervisor
-from gateway.process.supervisor import supervise
+from gateway.process.supervisor import Hooks, supervise
 
 
 def main(loop: str, how: str, workers: str, grace_s: str, listen: str, pages: str = "") -> int:
@@ -29,9 +29,8 @@ def main(loop: str, how: str, workers: str, grace_s: str, listen: str, pages: st
         listen=listen,
         env={"COLOUR": "green", "PYTHONPATH": os.environ["PYTHONPATH"]},
         shutdown_grace_s=float(grace_s),
-        on_ready=lambda address: print(f"ready {address}", flush=True),
-        on_end=on_end,
         pages=bool(pages),
+        hooks=Hooks(on_ready=lambda address: print(f"ready {address}", flush=True), on_end=on_end),
     )
     return asyncio.run(work) if loop == "asyncio" else uvloop.run(work)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import logging
 import secrets
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
@@ -25,6 +24,7 @@ from billing.payments.port import (
     Purchase,
     ReturnUrls,
 )
+from billing.work import Periodic
 
 if TYPE_CHECKING:
     from billing.payments.local.store import Change, LocalStore
@@ -248,14 +248,9 @@ class LocalProvider:
             await self.deliver(await bills.renew(self, subscription_id))
         await self.store.forget()
 
-    async def run(self) -> None:
-        """Do what is due, again and again. Raises nothing but what ends it."""
-        while True:
-            try:
-                await self.run_once()
-            except MetergateError as error:
-                logger.warning("the local payment provider's work waits: %s", error)
-            await asyncio.sleep(EVERY_S)
+    def work(self) -> Periodic:
+        """Return what does what is due."""
+        return Periodic(name="local_payments", every_s=EVERY_S, round=self.run_once, expected=(MetergateError,))
 
     async def customer(self, change: Change, customer_id: str) -> Customer:
         """Return a customer, whose row is locked. Raises `CustomerGone`."""

@@ -17,8 +17,9 @@ from cryptography.x509.oid import NameOID
 
 from billing.identity.codes import Codes
 from billing.identity.mail import enqueue
-from billing.identity.mailer import TAKE_LEASE, Delivery, Mailer, MailFailed, Sender, Smtp, to_console
-from billing.settings import CodeSettings
+from billing.identity.mailer import Delivery, Mailer, MailFailed, Sender, Smtp, to_console
+from billing.settings import CodeSettings, MailSettings
+from billing.work import TAKE_LEASE
 from tests.billing.support import Billing
 from tests.support.mail import Mailbox, mail_server
 from tests.support.ports import free_port
@@ -32,7 +33,7 @@ ADA = "ada@example.com"
 
 def mailer_of(billing: Billing, delivery: Delivery | None, attempts: int = 3) -> Mailer:
     codes = Codes(billing.database, billing.new_id, CodeSettings())
-    return Mailer(billing.database, codes, delivery(attempts), "this")
+    return Mailer(billing.database, codes, delivery, MailSettings(mail_attempts=attempts), "this")
 
 
 async def written(billing: Billing, *recipients: str, body: str = "Your code is 123456.\n") -> None:
@@ -176,12 +177,14 @@ async def test_the_loop_sends_where_it_has_the_lease_and_nowhere_else(
     monkeypatch.setattr(billing.database, "row", noted)
     mailbox = Mailbox()
     with mail_server(mailbox) as port:
-        running = asyncio.create_task(mailer_of(billing, Smtp("127.0.0.1", port, FROM)).run())
+        running = asyncio.create_task(mailer_of(billing, Smtp("127.0.0.1", port, FROM)).work()[0].run())
         async with asyncio.timeout(60):
             for _ in range(3):
                 await asked.acquire()
             assert (mailbox.taken, took.is_set()) == ([], False)
-            unable = asyncio.create_task(mailer_of(billing, None).run())  # a gateway without SMTP_HOST keeps none back
+            unable = asyncio.create_task(
+                mailer_of(billing, None).work()[0].run()
+            )  # a gateway without SMTP_HOST keeps none back
             await took.wait()
             unable.cancel()
             await billing.database.execute("UPDATE job_leases SET until = 'infinity'")

@@ -12,10 +12,11 @@ from ulid import ULID
 from billing.keys.principals import Principals
 from billing.metering.claims import Payer
 from billing.metering.events import EventWriter
-from billing.metering.metering import Desk, Metering, ServiceRules
+from billing.metering.metering import Desk, Metering
 from billing.metering.service_holds import ServiceHolds
 from billing.pricing.rows import PriceRow
 from billing.pricing.table import PriceTable
+from billing.settings import ServiceSettings
 from tests.billing.holds.conftest import PLANS, World
 
 if TYPE_CHECKING:
@@ -27,7 +28,7 @@ PRICES = PriceTable(
         PriceRow("openai", "gpt", date(2026, 1, 1), {"input": 10**9, "cache_write": 2 * 10**9, "output": 0}, {}),
     ]
 )
-RULES = ServiceRules(hold_s=3600, hold_max_s=86_400, holds=10_000, account_holds=9_000, grace_s=0, credits_per_usd=1000)
+RULES = ServiceSettings(service_holds_per_account=9_000)
 
 
 @dataclass
@@ -42,7 +43,7 @@ class Meters:
 
 def meters(
     world: World,
-    rules: ServiceRules = RULES,
+    rules: ServiceSettings = RULES,
     *,
     batch_rows: int = 500,
     most: int = 10_000,

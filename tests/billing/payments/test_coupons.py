@@ -81,9 +81,7 @@ async def test_who_gives_an_organization_away_has_had_it(billing: Billing, coupo
     _, code = await coupons.create(NewCoupon("Spring", 100))
     await coupons.redeem(first.account_id, code, actor=audit.Actor("key:key_1"))
     await join(billing, first, bob, "member")
-    await Members(billing.database, billing.effects, most_owned=9).transfer(
-        first.id, bob, "viewer", acting(ada)
-    )
+    await Members(billing.database, billing.effects, most_owned=9).transfer(first.id, bob, "viewer", acting(ada))
     for owner in (ada, bob):
         again = await new_organization(billing, "Again", owner)
         with pytest.raises(CouponUsed, match="Another organization of its owner"):

@@ -5,6 +5,7 @@ from dataclasses import replace
 
 import asyncpg
 import pytest
+from msgspec import structs
 
 from billing.cli.output import CommandFailed
 from billing.database.connection import Database
@@ -23,7 +24,7 @@ from gateway.commands.redis_checks import check_redis
 from gateway.commands.stores import Stores
 from gateway.commands.up import require_seals
 from gateway.config.settings import load_settings
-from gateway.runtime.encryption import check_seals, sealer_of
+from gateway.runtime.encryption import check_encryption, sealer_of
 from gateway.server.ids import Ulids
 from tests.support.commands import by_name
 
@@ -67,11 +68,11 @@ async def test_a_secrets_key_that_opens_nothing_is_refused_before_anything_is_se
     assert await check_secrets_key(stores(database_url), load_settings(other)) == []
     keys = SigningKeys(database, TokenRules(), Ulids(), time.monotonic, sealer_of(load_settings(was)))
     await keys.published()
-    assert await check_seals(database, load_settings(was)) == 2
+    assert await check_encryption(database, load_settings(was)) == 2
     both = load_settings({**other, "SECRETS_KEY_BEFORE": was["SECRETS_KEY"]})
     assert by_name(await check_secrets_key(stores(database_url), both))["secrets key"].status == "ok"
     shared = load_settings({**other, "JWT_SECRET": "j" * 32})  # then no key of a pair signs
-    assert (await check_seals(database, shared), await check_secrets_key(stores(database_url), shared)) == (0, [])
+    assert (await check_encryption(database, shared), await check_secrets_key(stores(database_url), shared)) == (0, [])
     for settings in (load_settings(other), load_settings({})):
         found = by_name(await check_secrets_key(stores(database_url), settings))["secrets key"]
         assert (found.status, "SECRETS_KEY" in found.message) == ("fail", True)
@@ -82,7 +83,7 @@ async def test_a_secrets_key_that_opens_nothing_is_refused_before_anything_is_se
     await database.execute(add, "usr_1", Sealer("c" * 32).seal("JBSWY3DP", "totp usr_1"))
     await database.execute(add, "usr_2", sealer.seal("JBSWY3DP", "totp usr_2"))
     with pytest.raises(SealBroken):
-        await check_seals(database, load_settings(was))
+        await check_encryption(database, load_settings(was))
     await database.close()
 
 
@@ -141,7 +142,7 @@ def test_models_without_a_price_and_no_provider() -> None:
     demo = settings.models["demo"]
     settings = replace(
         settings,
-        models={"new": replace(demo, name="new", provider="openai", model="gpt-99")},
+        models={"new": structs.replace(demo, name="new", provider="openai", model="gpt-99")},
         providers={"openai": settings.providers["openai"]},
     )
     found = check_settings(settings, NOW_S)

@@ -1,4 +1,4 @@
-"""Settings without an effect, and only these, are warnings that name them."""
+"""No setting is without an effect."""
 
 import re
 from dataclasses import fields
@@ -7,23 +7,13 @@ from pathlib import Path
 import billing
 import gateway
 from gateway.commands.doctor import check_settings
-from gateway.config.environment import NOT_SERVED, SETTINGS_VARIABLES, Environment
+from gateway.config.environment import SETTINGS_VARIABLES, Environment
 from gateway.config.settings import warnings
 from tests.gateway.config.support import MAIN, PLANS, load
-from tests.support.env_example import DOCUMENTATION, assignments
-
-FIELDS = {
-    "STRIPE_SECRET_KEY": "stripe_api_key",
-    "EXPORTER_SOURCES_JSON": "exporter_sources",
-    "EXPORTER_BASE_URL": "exporter_sources",
-    "COLLECT_INTERVAL": "collect_interval_s",
-    "PRICE_PER_BYTE": "price_per_byte_scaled",
-    "INITIAL_BALANCE": "initial_balance_nano",
-}
-"""Where a variable and its setting have different names."""
+from tests.test_env_example import assignments
 
 
-def test_the_variables_named_are_those_that_nothing_reads() -> None:
+def test_every_variable_is_read() -> None:
     folder = Path(gateway.__file__).parent
     paths = [*folder.rglob("*.py"), *Path(billing.__file__).parent.rglob("*.py")]
     only_looking = (folder / "commands" / "checks.py",)
@@ -33,8 +23,9 @@ def test_the_variables_named_are_those_that_nothing_reads() -> None:
     unread.remove("config_dir")  # gateway.config.settings reads it, to find the files, and prices of plans
     unread -= {f"stripe_price_{plan}" for plan in ("starter", "professional", "enterprise")}
     unread -= {"default_region", "internal_service_token"}  # they complete the sources of traffic
+    unread.remove("payment_grace_days")  # in seconds, by a property of the settings
     unread.remove("development")  # applications read it, by billing.client.middleware
-    assert unread == {FIELDS.get(name, name.lower()) for name in NOT_SERVED}
+    assert unread == set()
 
 
 def test_no_variable_is_without_effect(tmp_path: Path) -> None:
@@ -47,7 +38,6 @@ def test_no_variable_is_without_effect(tmp_path: Path) -> None:
         "IMAGE": "i",
     }
     settings = load(tmp_path, environ)
-    assert NOT_SERVED == ()
     assert warnings(settings, 2e9) == ()
     assert [check.message for check in check_settings(settings, 2e9) if check.status == "warn"] == []
 
@@ -61,8 +51,3 @@ def test_every_key_of_the_files_has_an_effect(tmp_path: Path) -> None:
     main = MAIN.replace("model: gpt-4o-mini", "model: gpt-4o-mini, fallbacks: [demo]")
     plans = PLANS.replace('"99"', '"99", included_credit_usd: "5", users: 3, stripe_price: price_1')
     assert warnings(load(tmp_path, main=main, plans=plans), 2e9) == ()
-
-
-def test_the_documentation_lists_them() -> None:
-    section = DOCUMENTATION.partition("### Not served yet")[2].partition("## ")[0]
-    assert set(re.findall(r"`([A-Z_]+)`", section)) == set(NOT_SERVED)

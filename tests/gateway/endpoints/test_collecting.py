@@ -15,7 +15,15 @@ ADMIN = {"X-Admin-Key": ADMIN_KEY}
 
 
 def source_of(name: str, exporter: Exporter, **fields: Any) -> ExporterSource:
-    source = ExporterSource(name, exporter.url, Secret(TOKEN), "eu", exporter.node, "prod", True, 1)
+    source = ExporterSource(
+        source_id=name,
+        base_url=exporter.url,
+        token=Secret(TOKEN),
+        region="eu",
+        expected_node_id=exporter.node,
+        expected_env="prod",
+        timeout_s=1,
+    )
     return replace(source, **fields)
 
 

@@ -13,6 +13,7 @@ from fractions import Fraction
 from typing import Any, Final
 
 import pytest
+from msgspec import structs
 
 from billing.identity.permissions import SCOPES
 from billing.ledger.catalogue import sync_prices
@@ -276,7 +277,7 @@ async def test_models_quote_what_this_key_pays(make_gateway: MakeGateway) -> Non
 
     def change(settings: Settings) -> Settings:
         changed = with_markup(settings)
-        own = replace(settings.models["demo"], name="dear", model="demo", markup_scaled=50 * FACTOR_SCALE)
+        own = structs.replace(settings.models["demo"], name="dear", model="demo", markup_scaled=50 * FACTOR_SCALE)
         return replace(changed, models={**changed.models, "dear": own})
 
     gateway = await make_gateway(change=change)

@@ -16,7 +16,7 @@ from tests.support.answering import until
 
 ITS_OWN = {
     *("outbox", "direct_writer", "tend", "relay", "subscribe", "targets_tell", "targets_listen"),
-    *("housekeeping", "metrics", "plans", "prices", "refused"),
+    *("housekeeping", "months", "metrics", "plans", "prices", "refused"),
 }
 """Loops of a process that does nothing for others."""
 

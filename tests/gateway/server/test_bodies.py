@@ -49,7 +49,7 @@ async def test_work_is_done_by_one_thread_and_what_it_raises_is_raised() -> None
             raise ValueError("of the test")
         return number
 
-    done = await asyncio.gather(*[bodies.apart("a", work, number) for number in range(6)], return_exceptions=True)
+    done = await asyncio.gather(*[bodies.in_thread("a", work, number) for number in range(6)], return_exceptions=True)
     assert [str(each) for each in done] == ["0", "1", "2", "of the test", "4", "5"]
     assert (most, len(threads)) == (1, 1)
     assert threading.current_thread() not in threads
@@ -67,10 +67,10 @@ async def test_who_leaves_takes_nobody_s_turn_and_nothing_piles_up() -> None:
         go_on.wait()
         ran.append("long")
 
-    first = asyncio.create_task(bodies.apart("a", long))
+    first = asyncio.create_task(bodies.in_thread("a", long))
     await asyncio.to_thread(begun.wait)
-    second = asyncio.create_task(bodies.apart("a", ran.append, "second"))
-    third = asyncio.create_task(bodies.apart("a", ran.append, "third"))
+    second = asyncio.create_task(bodies.in_thread("a", ran.append, "second"))
+    third = asyncio.create_task(bodies.in_thread("a", ran.append, "third"))
     await asyncio.sleep(0)
     for each in (first, second):
         each.cancel()
