@@ -222,7 +222,9 @@ def _make_parts(runtime: Runtime, metrics: Metrics, tokenizer: Tokenizer) -> _Pa
     jobs = BackgroundJobs(runtime.database, engine.change_notifier, engine.gateway_id, defaults.background_lease_s)
     polling = background_rules(defaults)
     providers = JobProviders(transports, router, polling)
-    poller = BackgroundPoller(jobs, providers, settlements, dialects.creations(), polling, new_id, time.time)
+    poller = BackgroundPoller(
+        jobs, providers, settlements, dialects.creations(), polling, new_id=new_id, clock=time.time
+    )
     remainder = Remainder(settlements, drain_rules(defaults), records, poller)
     stored = StoredObjects(OwnedObjects(runtime.database), router, time.time)
     forwarder = Forwarder(

@@ -1,13 +1,11 @@
 """One HTTP/1.1 connection to a provider: requests go out as one piece of bytes, answers come in through a C parser.
 
-It decides which bytes are an answer's head and body, and whether it is whole; `gateway.upstream.connection` reads it. A
-body with neither length nor chunks ends with its connection; a reset is no such end, an early close can't be told from
-one. Reading stops above BUFFER_BYTES until the reader has caught up, and that time is no silence of the provider's.
-After an answer the connection can serve another if the provider allows it and nothing is left over.
+It decides which bytes are an answer's head and body, and whether it is whole; `Response` reads it. A body with neither
+length nor chunks ends with its connection; a reset is no such end, an early close can't be told from one. Reading stops
+above BUFFER_BYTES until the reader has caught up, and that time is no silence of the provider's. After an answer the
+connection can serve another if the provider allows it and nothing is left over.
 
-The body of a provider's answer on a `Connection`, and the three ways to take it: whole, in chunks, or pumped.
-
-The reader gets every byte in order, what came before a failure before the failure, and no more is in memory than it has
+A body is taken in one of three ways: whole, in chunks, or pumped. The reader gets every byte in order, what came before a failure before the failure, and no more is in memory than it has
 room for.
 """
 
@@ -171,7 +169,7 @@ class Response:
         if self.failure is not None:
             raise self.failure
 
-    def take(self, piece: bytes) -> None:
+    def receive(self, piece: bytes) -> None:
         """Take a piece of the body: pass it to the sink where that can take it at once, else keep it."""
         sink, connection = self.sink, self._connection
         if sink is None or connection is None or self._stalled or self.pieces or self._refused is not None:
@@ -370,7 +368,7 @@ class Connection(asyncio.Protocol):
             self._bare_bytes = 0
             piece = pieces[0] if len(pieces) == 1 else b"".join(pieces)
             pieces.clear()
-            answer.take(piece)
+            answer.receive(piece)
             if answer.buffered_bytes > BUFFER_BYTES:
                 self.pause()
             if answer.sink is None:
@@ -472,9 +470,9 @@ class Connection(asyncio.Protocol):
         if self._timer is None or self._timer.when() > self._deadline:
             if self._timer is not None:
                 self._timer.cancel()
-            self._timer = self._loop.call_at(self._deadline, self._look)
+            self._timer = self._loop.call_at(self._deadline, self._check_silence)
 
-    def _look(self) -> None:
+    def _check_silence(self) -> None:
         self._timer = None
         answer, now = self._answer, self._loop.time()
         if answer is None or answer.ended or self.transport is None:
@@ -482,7 +480,7 @@ class Connection(asyncio.Protocol):
         if self.paused:
             self._deadline = now + self._timeout_s
         if now < self._deadline:
-            self._timer = self._loop.call_at(self._deadline, self._look)
+            self._timer = self._loop.call_at(self._deadline, self._check_silence)
             return
         within = "within its answer" if answer.status else "with no answer"
         self.fail(UpstreamTimeout(f"{self._host}: silent for {self._timeout_s:g} s {within}"))

@@ -56,7 +56,7 @@ def usage_from_json(operation: str, body: bytes) -> Reported | None:
     if method == COUNT:
         return Reported(Usage())
     reading = Reading()
-    if not reading.take(answer, body):
+    if not reading.add(answer, body):
         return None
     reported = reading.reported(has_output=method not in (EMBED, EMBED_BATCH))
     if reported is None or method in (EMBED, EMBED_BATCH) or reported.usage.output_tokens or reported.counts_nothing:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 import msgspec
 from msgspec import Raw
@@ -26,9 +26,6 @@ from gateway.dialects.output import (
     kind_named,
     piece_of,
 )
-
-if TYPE_CHECKING:
-    from gateway.dialects.output import Piece
 
 _NO_OUTPUT: Final = frozenset({"role", "index", "type", "id", "object", "status", "format", "expires_at", "created"})
 """Names of fields that identify a piece, and have no output; so does a name that ends in `_id`."""

@@ -3,9 +3,9 @@
 Four kinds of fields ask for it, of OpenAI's own and of providers that speak its format:
 
 - Input that the provider keeps (an earlier answer, a cache, a file store) is bounded by the context window.
-- Tools that run at the provider (searches and plugins among them) call the model again with what
-  they found. The uses are the request's own `max_uses` of each tool, or `max_tool_calls` of all; where it names none,
-  the tool is left open, and the gateway grants a number of calls. Work that no such number bounds is refused.
+- Tools that run at the provider (searches and plugins among them) call the model again with what they found. The uses
+  are the request's own `max_uses` of each tool, or `max_tool_calls` of all; where it names none, the tool is left open,
+  and the gateway grants a number of calls. Work that no such number bounds is refused.
 - What the client predicts of an answer (`prediction`): a token of it that is wrong is billed as output beside it.
 - Names of other models (`models`, `fallbacks`): any of them may answer, so that all need a price. What leaves the
   choice to the provider (`preset`, `route` alone) is refused.
@@ -14,12 +14,11 @@ Sources: https://platform.openai.com/docs/api-reference/chat/create, https://ope
 .../model-routing, https://docs.x.ai/docs/guides/live-search, https://learn.microsoft.com/azure/ai-foundry/openai/
 references/on-your-data.
 
-OpenAI's format, the tools of a request: which of them run at the provider. This file owns that.
-
-What the client runs costs the bytes of its definition, which stand in the body. What runs at the provider calls the
-model again with what it found, and may be billed by the call: `max_tool_calls` bounds it, the client's or one that the
-gateway grants. A tool of a type that is not known here is taken for one that runs at the provider, so that tools of
-tomorrow pass today. Only what is billed in a way that can't be metered is refused.
+Which tools run at the provider is decided here, too. What the client runs costs the bytes of its definition, which
+stand in the body. What runs at the provider calls the model again with what it found, and may be billed by the call:
+`max_tool_calls` bounds it, the client's or one that the gateway grants. A tool of a type that is not known here is
+taken for one that runs at the provider, so that tools of tomorrow pass today. Only what is billed in a way that can't
+be metered is refused.
 
 Tools stand in `tools`, in groups (`namespace`), and in items of a Responses input (`additional_tools`,
 `tool_search_output`): all of them are read by `server_tools`.

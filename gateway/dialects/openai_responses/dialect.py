@@ -47,8 +47,7 @@ from gateway.dialects.structure import check_value, request_fields
 from gateway.dialects.values import INTEGER
 
 if TYPE_CHECKING:
-    from gateway.dialects.base import Endpoint, Head, Match
-    from gateway.dialects.facts import ParsedRequest, Reported
+    from gateway.dialects.base import Match
     from gateway.dialects.structure import StructureBounds
 
 RESPONSE: Final = "/v1/responses/{response_id}"
