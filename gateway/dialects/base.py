@@ -172,7 +172,7 @@ class EventReader(Protocol):
 
     def with_charge(self, data: bytes, charge_usd: str) -> bytes:
         """Return the same data with `charge_usd` in its usage object; unchanged where it has none."""
-        return with_charge(data, "usage", charge_usd)
+        return with_charge(data, ("usage",), charge_usd)
 
 
 class Tap(Protocol):

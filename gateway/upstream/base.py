@@ -143,18 +143,21 @@ class IteratedResponse:
         """Yield the body as it arrives, undecoded. Raises `UpstreamError`."""
         raise NotImplementedError
 
+    def __init__(self) -> None:
+        self._taken = bytearray()
+
     async def read(self, limit_bytes: int) -> bytes:
-        """Return the whole body. Raises `UpstreamTooLarge` above the limit, and what `chunks` raises."""
-        body = bytearray()
+        """Return the whole body. Raises `UpstreamTooLarge` above the limit, and what `chunks` raises. One that was
+        cancelled can be taken up by another."""
         async for chunk in self.chunks():
-            body += chunk
-            if len(body) > limit_bytes:
+            self._taken += chunk
+            if len(self._taken) > limit_bytes:
                 raise UpstreamTooLarge(f"{self.of}: the answer is above {limit_bytes} bytes")
-        return bytes(body)
+        return bytes(self._taken)
 
     def taken(self) -> bytes:
-        """Return nothing: what `read` has of a body is not kept."""
-        return b""
+        """Return what `read` has of the body so far."""
+        return bytes(self._taken)
 
     async def pump(self, sink: Sink, drained: Drained) -> None:
         """Do as `UpstreamResponse.pump` says."""

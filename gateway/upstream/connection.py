@@ -5,14 +5,16 @@ length nor chunks ends with its connection; a reset is no such end, an early clo
 above BUFFER_BYTES until the reader has caught up, and that time is no silence of the provider's. After an answer the
 connection can serve another if the provider allows it and nothing is left over.
 
-A body is taken in one of three ways: whole, in chunks, or pumped. The reader gets every byte in order, what came before a failure before the failure, and no more is in memory than it has
-room for.
+A body is taken in one of three ways: whole, in chunks, or pumped. The reader gets every byte in order, what came before
+a failure before the failure, and no more is in memory than it has room for.
 """
+
+from __future__ import annotations
 
 import asyncio
 import select
 from collections.abc import AsyncIterator, Callable
-from typing import Any, Final, Protocol, cast
+from typing import Any, Final, cast
 
 import httptools
 
@@ -25,27 +27,6 @@ from gateway.upstream.base import (
     UpstreamTooLarge,
     UpstreamUnreachable,
 )
-
-
-class ResponseSource(Protocol):
-    """What an answer needs of its connection. `paused`: it reads nothing until `resume`."""
-
-    paused: bool
-
-    async def wait(self) -> None:
-        """Wait for a head, a piece of the body, its end or a failure."""
-
-    def wake(self) -> None:
-        """End that wait."""
-
-    def pause(self) -> None:
-        """Stop reading: the reader can't keep up."""
-
-    def resume(self) -> None:
-        """Read on: the reader has caught up."""
-
-    def finish(self) -> bool:
-        """End the answer and return whether the connection can serve another."""
 
 
 class Response:
@@ -68,7 +49,7 @@ class Response:
         "status",
     )
 
-    def __init__(self, connection: ResponseSource) -> None:
+    def __init__(self, connection: Connection) -> None:
         self.status = 0
         self.headers: list[tuple[bytes, bytes]] = []
         self.pieces: list[bytes] = []
@@ -76,7 +57,7 @@ class Response:
         self.ended = False
         self.failure: UpstreamError | None = None
         self.on_release: Callable[[Any, bool], None] | None = None
-        self._connection: ResponseSource | None = connection
+        self._connection: Connection | None = connection
         self._parts: list[bytes] = []
         self._size = 0
         self.sink: Sink | None = None
@@ -124,7 +105,7 @@ class Response:
         """Return what `read` has of the body so far."""
         return b"".join(self._parts)
 
-    async def head(self) -> "Response":
+    async def head(self) -> Response:
         """Return this answer when its head is here: for a request that its sender has left."""
         while not self.status:
             if self.failure is not None:
@@ -188,7 +169,7 @@ class Response:
         self.buffered_bytes = 0
         self._give(pieces[0] if len(pieces) == 1 else b"".join(pieces), self.sink, self._connection)
 
-    def _give(self, piece: bytes, sink: Sink, connection: ResponseSource) -> None:
+    def _give(self, piece: bytes, sink: Sink, connection: Connection) -> None:
         try:
             self._stalled = not sink(piece)
         except Exception as error:  # raised in the pumping task

@@ -44,16 +44,13 @@ OnRelease = Callable[["ProxiedResponse"], None]
 class ProxiedResponse(IteratedResponse):
     """An answer whose head has arrived, with its connection."""
 
-    __slots__ = ("_closed", "_host", "_length", "_on_release", "_parts", "_response", "_timeout_s")
-
     def __init__(self, response: ClientResponse, host: str, timeout_s: float, on_release: OnRelease) -> None:
+        super().__init__()
         self._on_release: OnRelease | None = on_release
         self._response = response
-        self._host = host
+        self.of = host
         self._timeout_s = timeout_s
         self._closed = self._watch()
-        self._parts: list[bytes] = []
-        self._length = 0
 
     @property
     def status(self) -> int:
@@ -73,17 +70,8 @@ class ProxiedResponse(IteratedResponse):
         """
         announced = self._response.content_length
         if announced is not None and announced > limit_bytes:
-            raise UpstreamTooLarge(f"{self._host}: the answer is above {limit_bytes} bytes")
-        while chunk := await self._next():
-            self._parts.append(chunk)
-            self._length += len(chunk)
-            if self._length > limit_bytes:
-                raise UpstreamTooLarge(f"{self._host}: the answer is above {limit_bytes} bytes")
-        return self._parts[0] if len(self._parts) == 1 else b"".join(self._parts)
-
-    def taken(self) -> bytes:
-        """Return what `read` has of the body so far."""
-        return b"".join(self._parts)
+            raise UpstreamTooLarge(f"{self.of}: the answer is above {limit_bytes} bytes")
+        return await super().read(limit_bytes)
 
     async def chunks(self) -> AsyncIterator[bytes]:
         """Yield the body as it arrives, undecoded. Raises `UpstreamTimeout` and `UpstreamCut`."""
@@ -95,11 +83,11 @@ class ProxiedResponse(IteratedResponse):
         try:
             chunk = await self._response.content.readany()
         except TimeoutError:
-            raise UpstreamTimeout(f"{self._host}: silent for {self._timeout_s:g} s within its answer") from None
+            raise UpstreamTimeout(f"{self.of}: silent for {self._timeout_s:g} s within its answer") from None
         except (aiohttp.ClientError, OSError) as error:
-            raise UpstreamCut(f"{self._host}: the answer broke off ({type(error).__name__})") from None
+            raise UpstreamCut(f"{self.of}: the answer broke off ({type(error).__name__})") from None
         if not chunk and self._ended_by_failure():
-            raise UpstreamCut(f"{self._host}: the answer broke off (connection failed)")
+            raise UpstreamCut(f"{self.of}: the answer broke off (connection failed)")
         return chunk
 
     def release(self) -> None:

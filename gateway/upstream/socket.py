@@ -172,6 +172,7 @@ class SocketAnswer(IteratedResponse):
     comes first is an answer with that status, else it ends the stream."""
 
     def __init__(self, transport: SocketTransport, socket: aiohttp.ClientWebSocketResponse | None) -> None:
+        super().__init__()
         self._transport = transport
         self._socket = socket
         self._first = b""

@@ -32,7 +32,7 @@ from gateway.dialects.base import Changes, Dialect, Endpoint, Head, Match
 from gateway.dialects.decoding import FIELDS, NULL, decoded
 from gateway.dialects.exceptions import BadRequest
 from gateway.dialects.facts import ParsedRequest, Reported
-from gateway.dialects.fields import first_byte, is_null, read_object, wrong_type
+from gateway.dialects.fields import field_of, first_byte, is_null, read_object, wrong_type
 from gateway.dialects.streaming import SseTap
 from gateway.dialects.structure import StructureBounds, check_value, request_fields
 from gateway.dialects.values import FIELD_LEVEL, INTEGER, FieldTable, checked_model, label, read_values, text
@@ -122,8 +122,8 @@ def _grant(fields: dict[str, Any], calls: int) -> bool:
     """Write the granted calls into each tool that has no bound of its own; return whether there are any."""
     granted = False
     for name, change in (("tools", change_each), (MESSAGES, change_tools), ("system", change_tools_of_system)):
-        given = fields.get(name)
-        if given is not None and not is_null(given):
+        given = field_of(fields, name)
+        if given is not None:
             fields[name] = change(given, lambda tool: grant_uses(tool, calls))
             granted = granted or fields[name] is not given
     return granted
@@ -190,8 +190,8 @@ def _end_user_and_session(metadata: Raw | None, bounds: StructureBounds) -> tupl
     if metadata is None or is_null(metadata):
         return None, None
     check_value(metadata, bounds, FIELD_LEVEL, "metadata")
-    user = read_object(metadata, "metadata", _USER).get("user_id")
-    if user is None or is_null(user):
+    user = field_of(read_object(metadata, "metadata", _USER), "user_id")
+    if user is None:
         return None, None
     name = text(user, "metadata.user_id")
     if not name:

@@ -20,17 +20,15 @@ import re
 from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Final
 
-import msgspec
-
-from gateway.dialects.decoding import FIELDS, NULL, decoded
+from gateway.dialects.decoding import decoded
 from gateway.dialects.events import (
-    CHARGE_FIELDS,
     ENDS,
     EVENT_END_BYTES,
     event_data,
     last_end,
     replace_data,
     split_events,
+    with_charge,
 )
 from gateway.dialects.fields import is_null
 from gateway.dialects.gemini.answer import ANSWER, END_MARKERS, OUTPUT, Answer, Reading, finishes
@@ -271,7 +269,7 @@ MAX_HELD_BYTES: Final = 1 << 20
 """Of what follows the last piece, before it passes."""
 MAX_UNREAD_BYTES: Final = 64 << 10
 """The most that is kept of a stream before its usage is read."""
-_USAGE: Final = "usageMetadata"
+_USAGE: Final = ("usageMetadata",)
 NO_ANSWER: Final = Answer()
 _TOOL_CALL: Final = re.compile(rb'"(?:executableCode|toolCall)"\s*:\s*\{')
 """Parts of an answer that say that a tool runs at the provider; within a text the quotes are escaped."""
@@ -442,8 +440,9 @@ class GeminiTap(Passed):
         if charge_usd is not None:
             for number in reversed(range(len(held))):
                 raw, data, _ = self._held[number]
-                changed = _with_charge(b"".join(self._frames.objects(data)), charge_usd)
-                if changed is not None:
+                given = b"".join(self._frames.objects(data))
+                changed = with_charge(given, _USAGE, charge_usd)
+                if changed is not given:
                     held[number] = self._frames.with_data(raw, data, changed)
                     break
         self._held.clear()
@@ -458,12 +457,3 @@ class GeminiTap(Passed):
     def _pieces(self, block: bytes) -> Iterator[tuple[int, Piece]]:
         for each in self._frames.objects(block):
             yield from OUTPUT.pieces(each)
-
-
-def _with_charge(data: bytes, charge_usd: str) -> bytes | None:
-    """Return a piece with the charge in its usage; None where it has none."""
-    fields = decoded(FIELDS, data) or {}
-    usage = decoded(FIELDS, fields.get(_USAGE, NULL))
-    if usage is None:
-        return None
-    return msgspec.json.encode({**fields, _USAGE: {**usage, **dict.fromkeys(CHARGE_FIELDS, charge_usd)}})

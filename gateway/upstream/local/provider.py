@@ -64,6 +64,7 @@ class LocalResponse(IteratedResponse):
         chunk_delay_s: float = 0.0,
         timeout_s: float = TIMEOUT_S,
     ) -> None:
+        super().__init__()
         self._status = status
         self._headers = [(name.encode(), value.encode()) for name, value in headers.items()]
         self._events = iter(pieces)
