@@ -34,7 +34,7 @@ from gateway.dialects.exceptions import BadRequest
 from gateway.dialects.facts import ParsedRequest, Reported
 from gateway.dialects.fields import field_of, first_byte, is_null, read_object, wrong_type
 from gateway.dialects.streaming import SseTap
-from gateway.dialects.structure import StructureBounds, check_value, request_fields
+from gateway.dialects.structure import DEFAULT_BOUNDS, StructureBounds, check_value, request_fields
 from gateway.dialects.values import FIELD_LEVEL, INTEGER, FieldTable, checked_model, label, read_values, text
 
 MESSAGE: Final = "/v1/messages"
@@ -54,7 +54,6 @@ _TABLE: Final = FieldTable(
 )
 _USER: Final = frozenset({"user_id"})
 _FORMER_SESSION: Final = re.compile(r"user_[0-9a-f]+_account_[0-9a-f-]*_session_([0-9A-Za-z-]+)", re.ASCII)
-DEFAULT_BOUNDS: Final = StructureBounds()
 
 
 class _ClientOfSession(msgspec.Struct):
@@ -139,9 +138,6 @@ class AnthropicDialect(Dialect):
         Endpoint(COUNT, COUNT, free=True, id_header=REQUEST_ID),
     )
     kept_parameters = METERING_FIELDS
-
-    def __init__(self, bounds: StructureBounds = DEFAULT_BOUNDS) -> None:
-        self._bounds = bounds
 
     def owns(self, path: str, headers: Mapping[str, str]) -> bool:
         """Return whether Anthropic's clients sent it: they name the version of its API."""

@@ -27,7 +27,6 @@ from gateway.dialects.gemini.envelopes import error_body
 from gateway.dialects.gemini.names import COUNT, EMBED, EMBED_BATCH, GENERATE, STREAM, method_of, snake
 from gateway.dialects.gemini.request import MAX_FIELD, REQUEST, input_texts, input_tokens, parse
 from gateway.dialects.gemini.streams import ArrayFrames, EventFrames, GeminiTap
-from gateway.dialects.structure import StructureBounds
 from gateway.dialects.values import INTEGER
 
 if TYPE_CHECKING:
@@ -45,7 +44,6 @@ _SHARED_PATH: Final = re.compile(
 )
 """How the paths begin that other APIs may have, too."""
 JSON: Final = b"application/json"
-DEFAULT_BOUNDS: Final = StructureBounds()
 _OBJECTS: Final = msgspec.json.Decoder(list[dict[str, Raw]] | dict[str, Raw])
 _PREFIX: Final = "models/"
 
@@ -81,9 +79,6 @@ class GeminiDialect(Dialect):
     )
     kept_parameters = REQUEST.spelled
     passed_parameters = frozenset({"alt"})
-
-    def __init__(self, bounds: StructureBounds = DEFAULT_BOUNDS) -> None:
-        self._bounds = bounds
 
     def owns(self, path: str, headers: Mapping[str, str]) -> bool:
         """Return whether it is, by its path; or, on paths that several APIs share, by a header or a key in the query

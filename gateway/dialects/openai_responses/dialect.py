@@ -184,9 +184,6 @@ class ResponsesDialect(Dialect):
     events = ResponseEvents()
     creations: ClassVar[tuple[Creation, ...]] = (RESPONSES_CREATION,)
 
-    def __init__(self, bounds: StructureBounds) -> None:
-        self._bounds = bounds
-
     def parse(self, head: Head, body: bytes) -> ParsedRequest:
         """Return what metering needs of a request. Raises `BadRequest`."""
         operation = head.match.endpoint.operation
