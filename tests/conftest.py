@@ -98,7 +98,7 @@ SLOW: Final = (
     "tests/gateway/proxy/test_intake.py",
     "tests/gateway/proxy/test_no_usage.py",
     "tests/gateway/proxy/test_nothing_for_free.py",
-    "tests/gateway/proxy/test_outgoing.py",
+    "tests/gateway/proxy/test_provider_request.py",
     "tests/gateway/proxy/test_provider_work.py",
     "tests/gateway/proxy/test_relay.py",
     "tests/gateway/proxy/test_response_sockets.py",
