@@ -278,7 +278,7 @@ class Dialect(Envelope, Protocol):
     `name` is what providers' entries call it, `endpoints` are all that it meters. `kept_parameters` are query
     parameters that never reach a provider: metering reads their namesakes from the body. `passed_parameters` reach a
     provider of this dialect and of no other. `creations` tell of the objects on which its providers work in the
-    background.
+    background. `models` is how it lists models, None where that is OpenAI's way.
     """
 
     name: ClassVar[str]
@@ -288,6 +288,7 @@ class Dialect(Envelope, Protocol):
     kept_parameters: ClassVar[frozenset[str]]
     passed_parameters: ClassVar[frozenset[str]] = frozenset()
     creations: ClassVar[tuple[Creation, ...]] = ()
+    models: ClassVar[ModelList | None] = None
 
     def __init__(self, bounds: StructureBounds = DEFAULT_BOUNDS) -> None:
         """Requests with more structure than `bounds` are refused."""

@@ -25,7 +25,7 @@ from gateway.dialects.anthropic.content import (
     read_messages,
 )
 from gateway.dialects.anthropic.declared import ANTHROPIC, REQUEST_ID, VERSION
-from gateway.dialects.anthropic.envelopes import error_body, error_headers
+from gateway.dialects.anthropic.envelopes import AnthropicModels, error_body, error_headers
 from gateway.dialects.anthropic.usage import AnthropicEvents, counted_from_json, usage_from_json
 from gateway.dialects.anthropic.work import TOOL_SYSTEM_TOKENS, WORK_FIELDS, grant_uses, read_work
 from gateway.dialects.base import Changes, Dialect, Endpoint, Head, Match
@@ -138,6 +138,7 @@ class AnthropicDialect(Dialect):
         Endpoint(COUNT, COUNT, free=True, id_header=REQUEST_ID),
     )
     kept_parameters = METERING_FIELDS
+    models = AnthropicModels()
 
     def owns(self, path: str, headers: Mapping[str, str]) -> bool:
         """Return whether Anthropic's clients sent it: they name the version of its API."""

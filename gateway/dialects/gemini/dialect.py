@@ -23,7 +23,7 @@ from gateway.dialects.facts import Reported, decoded_answer
 from gateway.dialects.fields import is_null
 from gateway.dialects.gemini.answer import ANSWER, OUTPUT, Reading
 from gateway.dialects.gemini.declared import CLIENT, GEMINI, KEY
-from gateway.dialects.gemini.envelopes import error_body
+from gateway.dialects.gemini.envelopes import GeminiModels, error_body
 from gateway.dialects.gemini.names import COUNT, EMBED, EMBED_BATCH, GENERATE, STREAM, method_of, snake
 from gateway.dialects.gemini.request import MAX_FIELD, REQUEST, input_texts, input_tokens, parse
 from gateway.dialects.gemini.streams import ArrayFrames, EventFrames, GeminiTap
@@ -78,6 +78,7 @@ class GeminiDialect(Dialect):
         for method in METHODS
     )
     kept_parameters = REQUEST.spelled
+    models = GeminiModels()
     passed_parameters = frozenset({"alt"})
 
     def owns(self, path: str, headers: Mapping[str, str]) -> bool:
