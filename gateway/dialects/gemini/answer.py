@@ -95,9 +95,10 @@ def finishes(answer: Answer, data: bytes) -> bool:
     from `data`."""
     if all(data.find(name) < 0 for name in _OF_THE_END):
         return False
-    feedback = decoded(_FEEDBACK, answer.prompt_feedback)
-    if feedback is not None and not is_null(feedback.block_reason):
-        return True
+    if not is_null(answer.prompt_feedback):
+        feedback = decoded(_FEEDBACK, answer.prompt_feedback)
+        if feedback is None or not is_null(feedback.block_reason):
+            return feedback is not None
     return any(not is_null(each.finish_reason) for each in decoded(_CANDIDATES, answer.candidates) or ())
 
 
