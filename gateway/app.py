@@ -225,7 +225,9 @@ def _make_parts(runtime: Runtime, metrics: Metrics, tokenizer: Tokenizer) -> _Pa
         runtime.database, engine.change_notifier, engine.gateway_id, defaults.background.background_lease_s
     )
     providers = JobProviders(transports, router, defaults.request)
-    poller = BackgroundPoller(jobs, providers, settlements, dialects.creations(), defaults, new_id, time.time)
+    poller = BackgroundPoller(
+        jobs, providers, settlements, dialects.creations(), defaults, new_id=new_id, clock=time.time
+    )
     remainder = Remainder(settlements, defaults.request, records, poller)
     stored = StoredObjects(OwnedObjects(runtime.database), router, time.time)
     forwarder = Forwarder(

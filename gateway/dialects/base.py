@@ -29,12 +29,13 @@ from typing import TYPE_CHECKING, ClassVar, Final, Protocol
 
 import msgspec
 
+from gateway.dialects.declarations import NO_HEADERS, Declarations
 from gateway.dialects.events import EVENT_STREAM, with_charge
+from gateway.dialects.structure import DEFAULT_BOUNDS, StructureBounds
 
 if TYPE_CHECKING:
     from multidict import MultiMapping
 
-    from gateway.dialects.declarations import Declarations
     from gateway.dialects.facts import Creation, EventFacts, ParsedRequest, Reported
     from gateway.dialects.output import Inline, Output, Piece
 
@@ -172,7 +173,7 @@ class EventReader(Protocol):
 
     def with_charge(self, data: bytes, charge_usd: str) -> bytes:
         """Return the same data with `charge_usd` in its usage object; unchanged where it has none."""
-        return with_charge(data, "usage", charge_usd)
+        return with_charge(data, ("usage",), charge_usd)
 
 
 class Tap(Protocol):
@@ -259,9 +260,6 @@ class Changes(msgspec.Struct, frozen=True):
     tool_calls: int | None = None
 
 
-NO_HEADERS: Final[Mapping[str, str]] = {}
-
-
 class Envelope(Protocol):
     """How an API writes errors."""
 
@@ -280,15 +278,21 @@ class Dialect(Envelope, Protocol):
     `name` is what providers' entries call it, `endpoints` are all that it meters. `kept_parameters` are query
     parameters that never reach a provider: metering reads their namesakes from the body. `passed_parameters` reach a
     provider of this dialect and of no other. `creations` tell of the objects on which its providers work in the
-    background.
+    background. `models` is how it lists models, None where that is OpenAI's way.
     """
 
     name: ClassVar[str]
     declared: ClassVar[Declarations]
+    _bounds: StructureBounds
     endpoints: ClassVar[tuple[Endpoint, ...]]
     kept_parameters: ClassVar[frozenset[str]]
     passed_parameters: ClassVar[frozenset[str]] = frozenset()
     creations: ClassVar[tuple[Creation, ...]] = ()
+    models: ClassVar[ModelList | None] = None
+
+    def __init__(self, bounds: StructureBounds = DEFAULT_BOUNDS) -> None:
+        """Requests with more structure than `bounds` are refused."""
+        self._bounds = bounds
 
     def owns(self, path: str, headers: Mapping[str, str]) -> bool:
         """Return whether a request to a path that is no endpoint comes from a client of this API."""

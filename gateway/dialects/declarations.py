@@ -13,6 +13,7 @@ import msgspec
 BetaEffect = Literal["pass", "window", "refuse"] | int
 """`pass`: nothing. `window`: input stands outside the body, so that the context window is held. `refuse`: 400. A
 number: the model's context window has at least so many tokens."""
+NO_HEADERS: Final[Mapping[str, str]] = {}
 NO_NAMES: Final[tuple[str, ...]] = ()
 
 
@@ -25,7 +26,8 @@ class Declarations(msgspec.Struct, frozen=True, eq=False, kw_only=True):
     Requests: `paths` are how its paths begin; `known_by` are headers by which its clients are known. Of a client's
     headers every provider gets `sent_headers`, and those that begin with `sent_prefixes`; a browser may send these and
     `browser_headers`. `betas` are the features that a header opens and that change metering, by header and by how
-    their names begin.
+    their names begin. `system_parameters` are what its servers take from the query of any request (the fields of an
+    answer, its format, who pays): none passes, unless a dialect passes it.
 
     Answers: a client gets a provider's `answer_headers` as they are; `renamed_prefixes` are how the provider's own
     limits begin, and `request_id_headers` hold its id of a request. `explained_anomalies` are anomalies of usage, with
@@ -44,6 +46,7 @@ class Declarations(msgspec.Struct, frozen=True, eq=False, kw_only=True):
     sent_headers: tuple[str, ...] = NO_NAMES
     sent_prefixes: tuple[str, ...] = NO_NAMES
     browser_headers: tuple[str, ...] = NO_NAMES
+    system_parameters: tuple[str, ...] = NO_NAMES
     betas: Mapping[str, Mapping[str, BetaEffect]] = {}
     answer_headers: tuple[str, ...] = NO_NAMES
     renamed_prefixes: tuple[str, ...] = NO_NAMES

@@ -108,17 +108,23 @@ def after_last(block: bytes, pattern: re.Pattern[bytes]) -> bytes:
     return block[sum(map(len, events)) :]
 
 
-def with_charge(data: bytes, usage_field: str, charge_usd: str) -> bytes:
+def with_charge(data: bytes, path: Sequence[str], charge_usd: str) -> bytes:
     """Return JSON with `charge_usd`, and `cost_usd`, its name until the next release, as the last fields of its usage
-    object, all else as it was but for outer spaces; unchanged where it has none."""
+    object, which is found below the fields in `path`; all else as it was but for outer spaces, and the same object
+    where it has none."""
     try:
-        event = FIELDS.decode(data)
-        usage = FIELDS.decode(event[usage_field])
+        return _with_charge(data, path, charge_usd)
     except (*UNREADABLE, KeyError):
         return data
-    usage.update(dict.fromkeys(CHARGE_FIELDS, Raw(msgspec.json.encode(charge_usd))))
-    event[usage_field] = Raw(msgspec.json.encode(usage))
-    return msgspec.json.encode(event)
+
+
+def _with_charge(data: bytes | Raw, path: Sequence[str], charge_usd: str) -> bytes:
+    fields = FIELDS.decode(data)
+    if path:
+        fields[path[0]] = Raw(_with_charge(fields[path[0]], path[1:], charge_usd))
+    else:
+        fields |= dict.fromkeys(CHARGE_FIELDS, Raw(msgspec.json.encode(charge_usd)))
+    return msgspec.json.encode(fields)
 
 
 def change_first(events: bytes, change: Callable[[bytes], bytes]) -> bytes:

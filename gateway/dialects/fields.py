@@ -61,6 +61,12 @@ def is_null(raw: Raw | None) -> bool:
     return raw is None or first_byte(raw) == ord("n")
 
 
+def field_of(fields: Mapping[str, Raw], name: str) -> Raw | None:
+    """Return a field that is given; None where it is not, or is null."""
+    raw = fields.get(name)
+    return None if is_null(raw) else raw
+
+
 def wrong_type(param: str, expected: str) -> BadRequest:
     """Return the refusal of a field of another type than OpenAI's."""
     return BadRequest(f"Invalid type for '{param}': expected {expected}.", param)

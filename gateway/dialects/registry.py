@@ -10,25 +10,24 @@ told why: what they give leads past the gateway, is shared by all who use the pr
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Final
 from urllib.parse import unquote
 
 from gateway.dialects.anthropic.dialect import AnthropicDialect
-from gateway.dialects.anthropic.envelopes import AnthropicModels
 from gateway.dialects.base import Dialect, Endpoint, Match, ModelList
 from gateway.dialects.gemini.dialect import GeminiDialect
-from gateway.dialects.gemini.envelopes import GeminiModels
 from gateway.dialects.openai.dialect import OpenAIDialect
 from gateway.dialects.openai_responses.dialect import ResponsesDialect, SocketDialect
 from gateway.dialects.rerank.dialect import RerankDialect
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
 
     from gateway.dialects.facts import Creation
     from gateway.dialects.structure import StructureBounds
 
-DIALECTS: Sequence[Callable[[StructureBounds], Dialect]] = (
+DIALECTS: Sequence[type[Dialect]] = (
     AnthropicDialect,
     GeminiDialect,
     ResponsesDialect,
@@ -38,8 +37,7 @@ DIALECTS: Sequence[Callable[[StructureBounds], Dialect]] = (
 )
 """Every dialect that this version has. The last one owns the paths that no other does."""
 MODEL_LISTS: Final[Mapping[str, ModelList]] = {
-    AnthropicDialect.name: AnthropicModels(),
-    GeminiDialect.name: GeminiModels(),
+    dialect.name: dialect.models for dialect in DIALECTS if dialect.models is not None
 }
 """Lists of models that differ from OpenAI's, by dialect."""
 
@@ -154,11 +152,8 @@ class Dialects:
         return match
 
     def creations(self) -> dict[str, tuple[Dialect, Creation]]:
-        """Return how objects are told of on which providers work in the background, by their kinds. A dialect that has
-        such objects lists them as `creations`."""
-        return {
-            creation.kind: (dialect, creation) for dialect in self.all for creation in getattr(dialect, "creations", ())
-        }
+        """Return how objects are told of on which providers work in the background, by their kinds."""
+        return {creation.kind: (dialect, creation) for dialect in self.all for creation in dialect.creations}
 
     def owner(self, path: str, headers: Mapping[str, str]) -> Dialect:
         """Return the dialect in whose envelope a request to no endpoint is answered."""

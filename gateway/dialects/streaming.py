@@ -5,16 +5,14 @@ the usage chunk that the gateway itself asked for (removed whole), the `"usage":
 chunks then, and the cost that the client asked for (added to one event, whose outer JSON loses its spaces). **The end
 is held**: from the terminal event on (OpenAI's is `data: [DONE]`), bytes come out of `finish` alone, which the caller
 calls after the debit is durable. **Nothing grows without bound**: `MAX_EVENT_BYTES` of one event or of held bytes,
-`passed.MAX_KEPT_BYTES` of what passed. What an event says, and which one is terminal, is for an `EventReader` to tell.
+`MAX_KEPT_BYTES` of what passed. What an event says, and which one is terminal, is for an `EventReader` to tell.
 
 A stream whose lines end with a lone carriage return, which no provider sends, would pass unread. While nothing is
 removed or changed, an event cut by the end of a chunk is passed on at once. A chunk of whole events without a marker
 costs a few byte searches; of one that has a marker only the events that have one are decoded.
 
-What passed of a stream, for what is asked of it in the end: whether the model wrote, what, and after its usage.
-
-Nothing of it is looked at before that. This file owns a bound: `MAX_KEPT_BYTES` are kept of what passed, of the rest
-its length alone.
+What passed is kept for what is asked in the end: whether the model wrote, what, and after its usage. Nothing of it is
+looked at before that. `MAX_KEPT_BYTES` of it are kept, of the rest its length alone.
 """
 
 from __future__ import annotations
@@ -41,7 +39,6 @@ from gateway.dialects.output import Output, Piece, joined
 if TYPE_CHECKING:
     from gateway.dialects.base import EventReader
     from gateway.dialects.facts import Reported
-    from gateway.dialects.output import Piece
 
 
 MAX_KEPT_BYTES: Final = 4 << 20
@@ -57,9 +54,9 @@ class Passed:
         "_keep_bytes",
         "_kept",
         "_kept_bytes",
-        "_looked_into",
         "_not_kept_bytes",
         "_reported_at",
+        "_searched_for_output",
         "_unfinished",
     )
 
@@ -69,7 +66,7 @@ class Passed:
         self._kept_bytes = self._not_kept_bytes = 0
         self._reported_at = (0, 0)  # how many blocks were kept, and bytes were not, when usage was last seen
         self._began = False
-        self._looked_into = 0  # how many of what is kept were searched for output
+        self._searched_for_output = 0  # how many of what is kept were searched for output
         self._unfinished: list[tuple[int, Piece]] = []  # what can be told of a last block that broke off
 
     def _pieces(self, block: bytes) -> Iterable[tuple[int, Piece]]:
@@ -90,8 +87,8 @@ class Passed:
     def began_output(self) -> bool:
         """Return whether the model wrote something. Looked for when this is asked, in what passed first."""
         if not self._began:
-            self._began = any(any(self._pieces(block)) for block in self._kept[self._looked_into :])
-            self._looked_into = len(self._kept)
+            self._began = any(any(self._pieces(block)) for block in self._kept[self._searched_for_output :])
+            self._searched_for_output = len(self._kept)
         return self._began
 
     @property
@@ -141,12 +138,12 @@ class SseTap(Passed):
         "_error_marker",
         "_held",
         "_hold_usage",
-        "_looked_at",
         "_markers",
         "_oversize",
         "_partial",
         "_read_on",
         "_reader",
+        "_searched_for_end",
         "_sent_bytes",
         "_strip_usage",
         "_terminal_lines",
@@ -179,7 +176,7 @@ class SseTap(Passed):
         self._hold_usage = hold_usage
         self._done = False
         self._calls_counted = self._tool_calls = 0  # how many of what is kept were searched for calls of tools
-        self._looked_at = 0  # how many of what is kept were searched for the end
+        self._searched_for_end = 0  # how many of what is kept were searched for the end
         self._read_on = False  # its block has further events
         self._partial = bytearray()  # the event that is not whole yet
         self._sent_bytes = 0  # how much of it has been passed on
@@ -194,8 +191,8 @@ class SseTap(Passed):
         """Return whether the terminal event or a choice's finish reason was seen. It is looked for when this is asked,
         in the last events first, and not in every event that passes."""
         if not self._done:
-            self._done = any(map(self._finishes, reversed(self._kept[self._looked_at :])))
-            self._looked_at = len(self._kept)
+            self._done = any(map(self._finishes, reversed(self._kept[self._searched_for_end :])))
+            self._searched_for_end = len(self._kept)
         return self._done
 
     @property
@@ -349,7 +346,7 @@ class SseTap(Passed):
                 out += self._hold_terminal(unsent, data)
                 self._keep_end(block[max(end, sent_bytes) :])
                 break
-            self._look(unsent, data, out)
+            self._read_event(unsent, data, out)
             start = end
             if not self._hold_usage and start < len(block):  # those between two markers pass together
                 marked = self._marked(block, start, positions)
@@ -368,13 +365,13 @@ class SseTap(Passed):
             self._keep_end(unsent)
             return []
         seen: list[bytes] = []
-        self._look(unsent, data, seen)
+        self._read_event(unsent, data, seen)
         if self._held:  # for the cost; what was held before it may pass
             return seen
         self._keep_end(b"".join(seen))
         return []
 
-    def _look(self, unsent: bytes, data: bytes, out: list[bytes]) -> None:
+    def _read_event(self, unsent: bytes, data: bytes, out: list[bytes]) -> None:
         """Read one event: its usage, its output, and where its bytes go that were not sent yet."""
         has_usage = self._reader.usage_pattern.search(data) is not None
         if has_usage or self._error_marker in data:

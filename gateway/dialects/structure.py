@@ -73,6 +73,9 @@ class StructureBounds(msgspec.Struct, frozen=True, kw_only=True, rename=lambda n
         structs.force_setattr(self, "small_bytes", min(_LEVEL_BYTES * self.members, self.values))
 
 
+DEFAULT_BOUNDS: Final = StructureBounds()
+
+
 def too_many(what: str, most: int, param: str | None = None) -> BadRequest:
     """Return the refusal of a body that has more of something than its bound."""
     return BadRequest(f"This request is too large: it has more than {most} {what}.", param)

@@ -5,9 +5,6 @@ over when its lease has lapsed, and pays it in the ledger (`billing.owned.jobs` 
 its provider does not know any more, or that is not done when it expires, costs what was held. One that was cancelled
 may come without usage and output, whatever was read of it before: it costs its input and what its stream has passed;
 where it could be read meanwhile, or its gateway was lost, what was held.
-
-A background job at its provider: which gateway works on it, the state that the provider reports, and the debit of
-its usage.
 """
 
 from __future__ import annotations
@@ -39,6 +36,7 @@ from gateway.upstream.base import Transport, UpstreamError, UpstreamRequest, Ups
 if TYPE_CHECKING:
     from billing.holds.model import Hold
     from billing.ledger.debits import Debit
+    from billing.owned.jobs import BackgroundJobs
     from gateway.config.defaults import Defaults, RequestSettings
     from gateway.dialects.base import Dialect, Tap
     from gateway.dialects.facts import Created, Creation, Reported, Stored
@@ -62,7 +60,7 @@ class JobProviders:
         self._settings = settings
         self._asking: set[asyncio.Timeout] = set()
 
-    def hurry(self) -> None:
+    def stop_waiting(self) -> None:
         """Stop waiting for the answers that are asked for now."""
         for asking in self._asking:
             if not asking.expired():
@@ -153,7 +151,7 @@ in it, or nothing that its cost can be told by."""
 End = Callable[["Reported | None", Left], Coroutine[Any, Any, bool]]
 """Pays a job that is over, by what it reports or else by what is left of it; returns whether it is paid now."""
 CLAIMED_AT_ONCE: Final = 100
-NOT_TOLD: Final = "no_usage"
+NO_USAGE: Final = "no_usage"
 KEEP_S: Final = 15.0
 """How long a client waits for the row of its job while Postgres is away."""
 
@@ -168,6 +166,7 @@ class BackgroundPoller:
         settlements: Settlements,
         creations: Mapping[str, tuple[Dialect, Creation]],
         defaults: Defaults,
+        *,
         new_id: Callable[[], str],
         clock: Callable[[], float],
     ) -> None:
@@ -258,17 +257,17 @@ class BackgroundPoller:
         assert stored is not None  # noqa: S101  (it was created because of it)
         assert stored.creation is not None  # noqa: S101
         return Job(
-            created.object_id,
-            context.route.provider.name,
-            stored.creation.kind,
-            context.parsed.model,
-            context.parsed.service_tier,
-            context.request_id,
-            self._new_id(),
-            self._jobs.gateway_id,
-            context.unresolved(hold),
-            now_s,
-            now_s + self._settings.background_expiry_s,
+            object_id=created.object_id,
+            provider=context.route.provider.name,
+            kind=stored.creation.kind,
+            model=context.parsed.model,
+            service_tier=context.parsed.service_tier,
+            request_id=context.request_id,
+            later_id=self._new_id(),
+            gateway_id=self._jobs.gateway_id,
+            debit=context.unresolved(hold),
+            created_s=now_s,
+            expires_s=now_s + self._settings.background_expiry_s,
         )
 
     async def run(self) -> None:
@@ -297,7 +296,7 @@ class BackgroundPoller:
     async def stop(self) -> None:
         """Leave all jobs to other gateways."""
         self._stopping.set()
-        self._providers.hurry()
+        self._providers.stop_waiting()
         if self._tasks:
             await asyncio.wait(self._tasks)
 
@@ -324,7 +323,7 @@ class BackgroundPoller:
                 try:
                     if not await self._jobs.renew(job) and hold is None:
                         return None
-                    if await self._looked(job, end):
+                    if await self._poll_once(job, end):
                         return await self._jobs.done(job)
                 except (DatabaseError, UpstreamError) as error:
                     logger.info("background job %s: %s", job.request_id, error)
@@ -342,7 +341,7 @@ class BackgroundPoller:
         if hold is not None:
             await self._settlements.void(hold)
 
-    async def _looked(self, job: Job, end: End) -> bool:
+    async def _poll_once(self, job: Job, end: End) -> bool:
         """Ask the provider; return whether the job is over and paid."""
         dialect, creation = self._creations[job.kind]
         try:
@@ -391,11 +390,11 @@ class BackgroundPoller:
         if (reported := believed(context.route, reported)) is not None:
             await settlements.complete(settlements.reported(context, hold, reported))
         elif left == "unknown":
-            await settlements.settle_whole(context, hold, NOT_TOLD)
+            await settlements.settle_whole(context, hold, NO_USAGE)
         elif tap is not None and tap.began_output:
-            await settlements.estimated(context, hold, tap.output(), NOT_TOLD, tap.extrapolate, tap.reported)
+            await settlements.estimated(context, hold, tap.output(), NO_USAGE, tap.extrapolate, tap.reported)
         elif left == "cancelled":
-            await settlements.estimated(context, hold, NO_OUTPUT, NOT_TOLD)
+            await settlements.estimated(context, hold, NO_OUTPUT, NO_USAGE)
         else:
             await settlements.void(hold)
 

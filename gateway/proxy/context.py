@@ -60,7 +60,7 @@ class Terms:
 
     def passes_as_it_is(self, parsed: ParsedRequest, candidate: Candidate, field: str) -> bool:
         """Return whether nothing of a whole answer's request is changed for a provider that takes a maximum in `field`:
-        see `outgoing_body`, which changes less often than this says."""
+        see `provider_body`, which changes less often than this says."""
         most, plain = parsed.max_output_tokens, self.plain
         return (
             plain is not None

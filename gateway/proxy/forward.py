@@ -34,7 +34,7 @@ from gateway.proxy.attempts import (
 from gateway.proxy.context import RequestContext, shown_id
 from gateway.proxy.headers import ResponseHead, incoming
 from gateway.proxy.outcomes import Outcomes, balance_nano
-from gateway.proxy.provider_request import Apart, outgoing_apart
+from gateway.proxy.provider_request import InThread, provider_request_in_thread
 from gateway.proxy.relay import Relay
 from gateway.proxy.remainder import OK, Remainder, Running, read_whole
 from gateway.proxy.stored import running_of, tokens_to_go_on_from
@@ -78,7 +78,7 @@ class ForwardParts:
     records: Records
     stored: StoredObjects
     poller: BackgroundPoller
-    in_thread: Apart
+    in_thread: InThread | None
 
 
 class Forwarder:
@@ -123,7 +123,7 @@ class Forwarder:
                 bounded = parsed.max_output_tokens is not None and not parsed.work.open_tools
                 granted = None if bounded else context.granted(hold)
                 if request is None or granted is not None:
-                    request = await outgoing_apart(self._in_thread, exchange, context, granted)
+                    request = await provider_request_in_thread(self._in_thread, exchange, context, granted)
                 health = context.target.health
                 provider = context.route.provider
                 over = None if provider.kind == "local" else exchange.over  # nothing is dialled inside the process

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import quote, unquote_plus
 
 from gateway.dialects.base import Changes
+from gateway.dialects.declared import of_all
 from gateway.proxy.headers import outgoing
 from gateway.upstream.base import UpstreamRequest
 
@@ -30,7 +31,7 @@ if TYPE_CHECKING:
     from gateway.proxy.context import Granted, RequestContext
     from gateway.server.exchange import Exchange
 
-Apart = Callable[..., Awaitable[Any]]
+InThread = Callable[..., Awaitable[Any]]
 """Runs a function for an account off the event loop."""
 MAX_PREPARED_BYTES: Final = 65_536
 """Of a body whose outgoing request is made in the event loop, and before its hold is there."""
@@ -56,11 +57,10 @@ CREDENTIALS: Final = frozenset(
     }
 )
 """Names of parameters that hold credentials, as `_bare` has them."""
-OF_THE_ANSWER: Final = frozenset({"fields", "fieldmask", "alt", "callback", "quotauser", "userproject"})
-"""What Google's servers take of any request, also as `$fields`: which fields the answer has, in which format, and who
-pays (https://cloud.google.com/apis/docs/system-parameters)."""
+OF_THE_ANSWER: Final = frozenset(of_all(lambda each: each.system_parameters))
+"""What servers take of any request, which would change the answer."""
 _SYSTEM: Final = "$"
-"""The first character of such a name; there are more of them (`$ct` stands for Content-Type)."""
+"""The first character of such a name at Google; there are more of them (`$ct` stands for Content-Type)."""
 MAX_PARAMETERS: Final = 100
 """Of a client's; what stands behind them does not go on. To look into one takes some microseconds."""
 _OWN_KEY: Final = re.compile(r"mg_[0-9A-Za-z]{20}")
@@ -78,16 +78,16 @@ def prepare(exchange: Exchange, context: RequestContext) -> None:
     granted."""
     large = len(context.body) > MAX_PREPARED_BYTES
     if context.prepared is None and not large and not context.parsed.work.open_tools:
-        context.prepared = outgoing_request(exchange, context, None)
+        context.prepared = provider_request(exchange, context, None)
 
 
-def outgoing_request(exchange: Exchange, context: RequestContext, granted: Granted | None) -> UpstreamRequest:
+def provider_request(exchange: Exchange, context: RequestContext, granted: Granted | None) -> UpstreamRequest:
     """Return what the provider is sent of a request; `granted` is what the client did not bound, and the hold did."""
     route, target, parsed, body = context.route, context.target, context.parsed, context.body
     dialect, url = context.match.dialect, target.url
     if granted is not None or not context.terms.passes_as_it_is(parsed, route, target.max_field):
         output_tokens, tool_calls = (None, None) if granted is None else granted
-        body = outgoing_body(
+        body = provider_body(
             dialect,
             parsed,
             route,
@@ -98,7 +98,7 @@ def outgoing_request(exchange: Exchange, context: RequestContext, granted: Grant
             tool_calls=tool_calls,
         )
     if "?" in exchange.path and target.takes_query:
-        url = outgoing_url(target, exchange.path, dialect)
+        url = provider_url(target, exchange.path, dialect)
     return UpstreamRequest(
         url,
         outgoing(exchange.raw_headers, target.fixed, context.principal.account_id),
@@ -108,23 +108,23 @@ def outgoing_request(exchange: Exchange, context: RequestContext, granted: Grant
     )
 
 
-async def outgoing_apart(
-    apart: Apart | None, exchange: Exchange, context: RequestContext, granted: Granted | None
+async def provider_request_in_thread(
+    in_thread: InThread | None, exchange: Exchange, context: RequestContext, granted: Granted | None
 ) -> UpstreamRequest:
-    """Return the same; of a large body made off the event loop, where `apart` does so for an account."""
-    if apart is None or len(context.body) <= MAX_PREPARED_BYTES:
-        return outgoing_request(exchange, context, granted)
-    made: UpstreamRequest = await apart(context.principal.account_id, outgoing_request, exchange, context, granted)
+    """Return the same; of a large body made off the event loop, where `in_thread` does so for an account."""
+    if in_thread is None or len(context.body) <= MAX_PREPARED_BYTES:
+        return provider_request(exchange, context, granted)
+    made: UpstreamRequest = await in_thread(context.principal.account_id, provider_request, exchange, context, granted)
     return made
 
 
-def outgoing_url(target: Target, path: str, dialect: Dialect) -> str:
+def provider_url(target: Target, path: str, dialect: Dialect) -> str:
     """Return a target's URL with what passes of the query string of a client's path."""
     query = upstream_query(target.base_query, path.partition("?")[2], dialect)
     return target.url.partition("?")[0] + (f"?{query}" if query else "")
 
 
-def outgoing_body(
+def provider_body(
     dialect: Dialect,
     parsed: ParsedRequest,
     candidate: Candidate,

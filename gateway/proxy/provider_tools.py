@@ -1,13 +1,11 @@
-"""Tools that run at the provider: how often they may, and what their calls add to the input of a request. Pure.
+"""Tools that run at the provider: how often they may, and what their calls add to the input of a request.
 
 A request with u calls is up to u + 1 rounds of its model. What a call adds (the text that a search found, and what the
 model wrote to ask for it) is input of every round after it, up to the model's context window. How many calls there may
 be is what the request says, or for tools that it leaves open what the gateway grants.
 
-Tools of unknown types: counted by type, and logged once each; refused if the operator wants that.
-
-Such a tool is held as one that runs at the provider. This file owns that its type, which a client writes, is bounded in
-metrics and log lines.
+A tool of an unknown type is held as one that runs at the provider: counted by type, logged once, and refused if the
+operator wants that. This file owns that its type, which a client writes, is bounded in metrics and log lines.
 """
 
 from __future__ import annotations

@@ -28,7 +28,6 @@ if TYPE_CHECKING:
     from billing.pricing.table import PriceTable
     from gateway.config.providers import ProviderConfig
     from gateway.dialects.base import Match
-    from gateway.proxy.candidates import Rates
     from gateway.proxy.target_health import HealthBoard
 
 

@@ -133,11 +133,37 @@ class Transport(Protocol):
     async def close(self) -> None: ...
 
 
-async def pump_chunks(chunks: AsyncIterator[bytes], sink: Sink, drained: Drained) -> None:
-    """Do as `UpstreamResponse.pump`, for answers that come as an iterator."""
-    async for chunk in chunks:
-        if not sink(chunk):
-            await drained()
+class IteratedResponse:
+    """What an `UpstreamResponse` whose body comes from an iterator can do by that alone. Its messages begin with `of`,
+    who answers."""
+
+    of = "the provider"
+
+    def chunks(self) -> AsyncIterator[bytes]:
+        """Yield the body as it arrives, undecoded. Raises `UpstreamError`."""
+        raise NotImplementedError
+
+    def __init__(self) -> None:
+        self._taken = bytearray()
+
+    async def read(self, limit_bytes: int) -> bytes:
+        """Return the whole body. Raises `UpstreamTooLarge` above the limit, and what `chunks` raises. One that was
+        cancelled can be taken up by another."""
+        async for chunk in self.chunks():
+            self._taken += chunk
+            if len(self._taken) > limit_bytes:
+                raise UpstreamTooLarge(f"{self.of}: the answer is above {limit_bytes} bytes")
+        return bytes(self._taken)
+
+    def taken(self) -> bytes:
+        """Return what `read` has of the body so far."""
+        return bytes(self._taken)
+
+    async def pump(self, sink: Sink, drained: Drained) -> None:
+        """Do as `UpstreamResponse.pump` says."""
+        async for chunk in self.chunks():
+            if not sink(chunk):
+                await drained()
 
 
 async def send_within(
@@ -181,8 +207,8 @@ class ConnectionSlots:
         self._own_queues: dict[str, OrderedDict[_Waiter, None]] = {}
         self._in_own_queues = 0
 
-    def take(self, account: str) -> bool:
-        """Take a slot if one is free, and return whether; `give` returns it."""
+    def acquire_now(self, account: str) -> bool:
+        """Take a slot if one is free, and return whether; `release` returns it."""
         if not self._free:
             return False
         if account:
@@ -220,7 +246,7 @@ class ConnectionSlots:
             self._give_up(waiter)
             raise
 
-    def give(self, account: str) -> None:
+    def release(self, account: str) -> None:
         """Return a slot; the longest waiting request takes it."""
         self._free += 1
         if self._own_queues:
@@ -278,7 +304,7 @@ class ConnectionSlots:
         """End a wait that was cancelled or timed out."""
         own = self._own_queues.get(waiter.account)
         if waiter.granted.done() and not waiter.granted.cancelled():
-            self.give(waiter.account)  # it was granted too late
+            self.release(waiter.account)  # it was granted too late
         elif waiter in self._queue:
             del self._queue[waiter]
             self._leave(waiter.account)

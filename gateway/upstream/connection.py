@@ -1,20 +1,20 @@
 """One HTTP/1.1 connection to a provider: requests go out as one piece of bytes, answers come in through a C parser.
 
-It decides which bytes are an answer's head and body, and whether it is whole; `gateway.upstream.connection` reads it. A
-body with neither length nor chunks ends with its connection; a reset is no such end, an early close can't be told from
-one. Reading stops above BUFFER_BYTES until the reader has caught up, and that time is no silence of the provider's.
-After an answer the connection can serve another if the provider allows it and nothing is left over.
+It decides which bytes are an answer's head and body, and whether it is whole; `Response` reads it. A body with neither
+length nor chunks ends with its connection; a reset is no such end, an early close can't be told from one. Reading stops
+above BUFFER_BYTES until the reader has caught up, and that time is no silence of the provider's. After an answer the
+connection can serve another if the provider allows it and nothing is left over.
 
-The body of a provider's answer on a `Connection`, and the three ways to take it: whole, in chunks, or pumped.
-
-The reader gets every byte in order, what came before a failure before the failure, and no more is in memory than it has
-room for.
+A body is taken in one of three ways: whole, in chunks, or pumped. The reader gets every byte in order, what came before
+a failure before the failure, and no more is in memory than it has room for.
 """
+
+from __future__ import annotations
 
 import asyncio
 import select
 from collections.abc import AsyncIterator, Callable
-from typing import Any, Final, Protocol, cast
+from typing import Any, Final, cast
 
 import httptools
 
@@ -27,27 +27,6 @@ from gateway.upstream.base import (
     UpstreamTooLarge,
     UpstreamUnreachable,
 )
-
-
-class ResponseSource(Protocol):
-    """What an answer needs of its connection. `paused`: it reads nothing until `resume`."""
-
-    paused: bool
-
-    async def wait(self) -> None:
-        """Wait for a head, a piece of the body, its end or a failure."""
-
-    def wake(self) -> None:
-        """End that wait."""
-
-    def pause(self) -> None:
-        """Stop reading: the reader can't keep up."""
-
-    def resume(self) -> None:
-        """Read on: the reader has caught up."""
-
-    def finish(self) -> bool:
-        """End the answer and return whether the connection can serve another."""
 
 
 class Response:
@@ -70,7 +49,7 @@ class Response:
         "status",
     )
 
-    def __init__(self, connection: ResponseSource) -> None:
+    def __init__(self, connection: Connection) -> None:
         self.status = 0
         self.headers: list[tuple[bytes, bytes]] = []
         self.pieces: list[bytes] = []
@@ -78,7 +57,7 @@ class Response:
         self.ended = False
         self.failure: UpstreamError | None = None
         self.on_release: Callable[[Any, bool], None] | None = None
-        self._connection: ResponseSource | None = connection
+        self._connection: Connection | None = connection
         self._parts: list[bytes] = []
         self._size = 0
         self.sink: Sink | None = None
@@ -126,7 +105,7 @@ class Response:
         """Return what `read` has of the body so far."""
         return b"".join(self._parts)
 
-    async def head(self) -> "Response":
+    async def head(self) -> Response:
         """Return this answer when its head is here: for a request that its sender has left."""
         while not self.status:
             if self.failure is not None:
@@ -171,7 +150,7 @@ class Response:
         if self.failure is not None:
             raise self.failure
 
-    def take(self, piece: bytes) -> None:
+    def receive(self, piece: bytes) -> None:
         """Take a piece of the body: pass it to the sink where that can take it at once, else keep it."""
         sink, connection = self.sink, self._connection
         if sink is None or connection is None or self._stalled or self.pieces or self._refused is not None:
@@ -190,7 +169,7 @@ class Response:
         self.buffered_bytes = 0
         self._give(pieces[0] if len(pieces) == 1 else b"".join(pieces), self.sink, self._connection)
 
-    def _give(self, piece: bytes, sink: Sink, connection: ResponseSource) -> None:
+    def _give(self, piece: bytes, sink: Sink, connection: Connection) -> None:
         try:
             self._stalled = not sink(piece)
         except Exception as error:  # raised in the pumping task
@@ -370,7 +349,7 @@ class Connection(asyncio.Protocol):
             self._bare_bytes = 0
             piece = pieces[0] if len(pieces) == 1 else b"".join(pieces)
             pieces.clear()
-            answer.take(piece)
+            answer.receive(piece)
             if answer.buffered_bytes > BUFFER_BYTES:
                 self.pause()
             if answer.sink is None:
@@ -472,9 +451,9 @@ class Connection(asyncio.Protocol):
         if self._timer is None or self._timer.when() > self._deadline:
             if self._timer is not None:
                 self._timer.cancel()
-            self._timer = self._loop.call_at(self._deadline, self._look)
+            self._timer = self._loop.call_at(self._deadline, self._check_silence)
 
-    def _look(self) -> None:
+    def _check_silence(self) -> None:
         self._timer = None
         answer, now = self._answer, self._loop.time()
         if answer is None or answer.ended or self.transport is None:
@@ -482,7 +461,7 @@ class Connection(asyncio.Protocol):
         if self.paused:
             self._deadline = now + self._timeout_s
         if now < self._deadline:
-            self._timer = self._loop.call_at(self._deadline, self._look)
+            self._timer = self._loop.call_at(self._deadline, self._check_silence)
             return
         within = "within its answer" if answer.status else "with no answer"
         self.fail(UpstreamTimeout(f"{self._host}: silent for {self._timeout_s:g} s {within}"))

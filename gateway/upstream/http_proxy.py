@@ -21,17 +21,17 @@ from yarl import URL
 
 from gateway.upstream.base import (
     UPLOAD_BYTES_PER_S,
+    IteratedResponse,
     UpstreamCut,
     UpstreamError,
     UpstreamRequest,
     UpstreamTimeout,
     UpstreamTooLarge,
     UpstreamUnreachable,
-    pump_chunks,
 )
 
 if TYPE_CHECKING:
-    from gateway.upstream.base import ConnectionSlots, Drained, RawHeaders, Sink
+    from gateway.upstream.base import ConnectionSlots, RawHeaders
 
 READ_BUFFER_BYTES: Final = 65_536  # per answer; reading stops at twice that until the reader has caught up
 IN_PIECES_BYTES: Final = 262_144  # larger bodies are written piece by piece, as the socket takes them
@@ -41,19 +41,16 @@ _NO_DEFAULTS = frozenset({"User-Agent", "Accept", "Accept-Encoding", "Content-Ty
 OnRelease = Callable[["ProxiedResponse"], None]
 
 
-class ProxiedResponse:
+class ProxiedResponse(IteratedResponse):
     """An answer whose head has arrived, with its connection."""
 
-    __slots__ = ("_closed", "_host", "_length", "_on_release", "_parts", "_response", "_timeout_s")
-
     def __init__(self, response: ClientResponse, host: str, timeout_s: float, on_release: OnRelease) -> None:
+        super().__init__()
         self._on_release: OnRelease | None = on_release
         self._response = response
-        self._host = host
+        self.of = host
         self._timeout_s = timeout_s
         self._closed = self._watch()
-        self._parts: list[bytes] = []
-        self._length = 0
 
     @property
     def status(self) -> int:
@@ -73,17 +70,8 @@ class ProxiedResponse:
         """
         announced = self._response.content_length
         if announced is not None and announced > limit_bytes:
-            raise UpstreamTooLarge(f"{self._host}: the answer is above {limit_bytes} bytes")
-        while chunk := await self._next():
-            self._parts.append(chunk)
-            self._length += len(chunk)
-            if self._length > limit_bytes:
-                raise UpstreamTooLarge(f"{self._host}: the answer is above {limit_bytes} bytes")
-        return self._parts[0] if len(self._parts) == 1 else b"".join(self._parts)
-
-    def taken(self) -> bytes:
-        """Return what `read` has of the body so far."""
-        return b"".join(self._parts)
+            raise UpstreamTooLarge(f"{self.of}: the answer is above {limit_bytes} bytes")
+        return await super().read(limit_bytes)
 
     async def chunks(self) -> AsyncIterator[bytes]:
         """Yield the body as it arrives, undecoded. Raises `UpstreamTimeout` and `UpstreamCut`."""
@@ -95,16 +83,12 @@ class ProxiedResponse:
         try:
             chunk = await self._response.content.readany()
         except TimeoutError:
-            raise UpstreamTimeout(f"{self._host}: silent for {self._timeout_s:g} s within its answer") from None
+            raise UpstreamTimeout(f"{self.of}: silent for {self._timeout_s:g} s within its answer") from None
         except (aiohttp.ClientError, OSError) as error:
-            raise UpstreamCut(f"{self._host}: the answer broke off ({type(error).__name__})") from None
+            raise UpstreamCut(f"{self.of}: the answer broke off ({type(error).__name__})") from None
         if not chunk and self._ended_by_failure():
-            raise UpstreamCut(f"{self._host}: the answer broke off (connection failed)")
+            raise UpstreamCut(f"{self.of}: the answer broke off (connection failed)")
         return chunk
-
-    async def pump(self, sink: Sink, drained: Drained) -> None:
-        """Do as `UpstreamResponse.pump` says."""
-        await pump_chunks(self.chunks(), sink, drained)
 
     def release(self) -> None:
         """Close the connection, unless the body was read to its end: then it is back in the pool already."""
@@ -125,8 +109,8 @@ class ProxiedResponse:
             self._lost()
             return None
         # One of each per connection, however often it is used again; a failure that nobody looks at would be logged.
-        closed.remove_done_callback(_look_at)
-        closed.add_done_callback(_look_at)
+        closed.remove_done_callback(_retrieve_exception)
+        closed.add_done_callback(_retrieve_exception)
         closed.add_done_callback(self._lost)
         return closed
 
@@ -199,12 +183,12 @@ class ProxiedTransport:
     async def _send(self, request: UpstreamRequest, proxy: URL, sent: Sent) -> ProxiedResponse:
         url = URL(request.url)
         host = url.host or "no host"
-        if not self._slots.take(request.account):
+        if not self._slots.acquire_now(request.account):
             await self._slots.wait(request.account, host, self._connect_timeout_s)
         try:
             response = await self._answer(request, url, host, proxy, sent)
         except BaseException:
-            self._slots.give(request.account)
+            self._slots.release(request.account)
             raise
         answer = ProxiedResponse(response, host, self._timeout_s, partial(self._released, request.account))
         self._answers.add(answer)
@@ -212,7 +196,7 @@ class ProxiedTransport:
 
     def _released(self, account: str, answer: ProxiedResponse) -> None:
         self._answers.discard(answer)
-        self._slots.give(account)
+        self._slots.release(account)
 
     async def _answer(self, request: UpstreamRequest, url: URL, host: str, proxy: URL, sent: Sent) -> ClientResponse:
         try:
@@ -287,7 +271,7 @@ def _pairs(lines: bytes) -> CIMultiDict[str]:
     return pairs
 
 
-def _look_at(closed: asyncio.Future[None]) -> None:
+def _retrieve_exception(closed: asyncio.Future[None]) -> None:
     if not closed.cancelled():
         closed.exception()
 

@@ -22,14 +22,11 @@ from msgspec import Raw
 from multidict import CIMultiDict
 
 from gateway.upstream.base import (
-    Drained,
-    Sink,
+    IteratedResponse,
     UpstreamCut,
     UpstreamRequest,
     UpstreamTimeout,
-    UpstreamTooLarge,
     UpstreamUnreachable,
-    pump_chunks,
 )
 
 if TYPE_CHECKING:
@@ -170,11 +167,12 @@ async def _listen(socket: aiohttp.ClientWebSocketResponse) -> None:
         pass
 
 
-class SocketAnswer:
+class SocketAnswer(IteratedResponse):
     """The answer to one message: an `UpstreamResponse`, and a `Pending` until its first message is here. An error that
     comes first is an answer with that status, else it ends the stream."""
 
     def __init__(self, transport: SocketTransport, socket: aiohttp.ClientWebSocketResponse | None) -> None:
+        super().__init__()
         self._transport = transport
         self._socket = socket
         self._first = b""
@@ -222,17 +220,6 @@ class SocketAnswer:
                 self._first = _event(text, message)
         return self
 
-    async def read(self, limit_bytes: int) -> bytes:
-        """Return the body of an error; of a stream all events. Raises `UpstreamError`."""
-        body = b"".join([chunk async for chunk in self.chunks()])
-        if len(body) > limit_bytes:
-            raise UpstreamTooLarge(f"the answer is above {limit_bytes} bytes")
-        return body
-
-    def taken(self) -> bytes:
-        """Return nothing: what is read whole comes in one message."""
-        return b""
-
     async def chunks(self) -> AsyncIterator[bytes]:
         """Yield the events. Raises `UpstreamError` where the connection ends before the answer."""
         first, self._first = self._first, b""
@@ -242,10 +229,6 @@ class SocketAnswer:
             text, message = await self._next()
             self._spoilt = message.type == ERROR
             yield _event(text, message)
-
-    async def pump(self, sink: Sink, drained: Drained) -> None:
-        """Do as `UpstreamResponse.pump` says."""
-        await pump_chunks(self.chunks(), sink, drained)
 
     def release(self) -> None:
         """Leave the connection to the next request where this answer has come to its end; else close it."""

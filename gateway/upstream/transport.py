@@ -36,8 +36,8 @@ ACCOUNT_SHARE: Final = 0.5
 WAITING: Final = 1_000
 BODILESS: Final = ("GET", "HEAD", "OPTIONS")
 IDEMPOTENCY_KEY: Final = b"idempotency-key: "
-LOOKED_AT_AFTER_S: Final = 0.5
-"""A connection that has idled for longer is looked at before it is used."""
+CHECKED_AFTER_S: Final = 0.5
+"""A connection that has idled for longer is checked before it is used."""
 TARGETS_MAX: Final = 1_024  # addresses whose parts are cached
 
 
@@ -94,7 +94,7 @@ class ConnectionPool:
         framing = b"Content-Length: %d\r\n\r\n" % len(body) if body or request.method not in BODILESS else b"\r\n"
         head, upload_s = target.begins + request.headers + framing, len(body) / UPLOAD_BYTES_PER_S
         account = request.account
-        if not self._slots.take(account):
+        if not self._slots.acquire_now(account):
             await self._slots.wait(account, origin.host, self._connect_timeout_s)
         connection: Connection | None = None
         try:
@@ -116,7 +116,7 @@ class ConnectionPool:
                 raise
             if connection is not None:
                 self._used.pop(connection, None)
-            self._slots.give(account)
+            self._slots.release(account)
             raise
         answer.on_release = self._on_release
         return answer
@@ -142,7 +142,7 @@ class ConnectionPool:
             connection, since = origin.idle.pop()
             idled_s = self._loop.time() - since
             fresh = connection.usable and idled_s < self._keepalive_s
-            if fresh and (idled_s < LOOKED_AT_AFTER_S or not connection.hung_up()):
+            if fresh and (idled_s < CHECKED_AFTER_S or not connection.hung_up()):
                 return connection
             connection.close()
         return None
@@ -170,7 +170,7 @@ class ConnectionPool:
 
     def _give_back(self, connection: Connection, free: bool) -> None:
         origin, account = self._used.pop(connection)
-        self._slots.give(account)
+        self._slots.release(account)
         if free and not self._closed:
             origin.idle.append((connection, self._loop.time()))
         else:

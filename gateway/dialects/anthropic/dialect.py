@@ -25,16 +25,16 @@ from gateway.dialects.anthropic.content import (
     read_messages,
 )
 from gateway.dialects.anthropic.declared import ANTHROPIC, REQUEST_ID, VERSION
-from gateway.dialects.anthropic.envelopes import error_body, error_headers
+from gateway.dialects.anthropic.envelopes import AnthropicModels, error_body, error_headers
 from gateway.dialects.anthropic.usage import AnthropicEvents, counted_from_json, usage_from_json
 from gateway.dialects.anthropic.work import TOOL_SYSTEM_TOKENS, WORK_FIELDS, grant_uses, read_work
 from gateway.dialects.base import Changes, Dialect, Endpoint, Head, Match
 from gateway.dialects.decoding import FIELDS, NULL, decoded
 from gateway.dialects.exceptions import BadRequest
 from gateway.dialects.facts import ParsedRequest, Reported
-from gateway.dialects.fields import first_byte, is_null, read_object, wrong_type
+from gateway.dialects.fields import field_of, first_byte, is_null, read_object, wrong_type
 from gateway.dialects.streaming import SseTap
-from gateway.dialects.structure import StructureBounds, check_value, request_fields
+from gateway.dialects.structure import DEFAULT_BOUNDS, StructureBounds, check_value, request_fields
 from gateway.dialects.values import FIELD_LEVEL, INTEGER, FieldTable, checked_model, label, read_values, text
 
 MESSAGE: Final = "/v1/messages"
@@ -54,7 +54,6 @@ _TABLE: Final = FieldTable(
 )
 _USER: Final = frozenset({"user_id"})
 _FORMER_SESSION: Final = re.compile(r"user_[0-9a-f]+_account_[0-9a-f-]*_session_([0-9A-Za-z-]+)", re.ASCII)
-DEFAULT_BOUNDS: Final = StructureBounds()
 
 
 class _ClientOfSession(msgspec.Struct):
@@ -122,8 +121,8 @@ def _grant(fields: dict[str, Any], calls: int) -> bool:
     """Write the granted calls into each tool that has no bound of its own; return whether there are any."""
     granted = False
     for name, change in (("tools", change_each), (MESSAGES, change_tools), ("system", change_tools_of_system)):
-        given = fields.get(name)
-        if given is not None and not is_null(given):
+        given = field_of(fields, name)
+        if given is not None:
             fields[name] = change(given, lambda tool: grant_uses(tool, calls))
             granted = granted or fields[name] is not given
     return granted
@@ -139,9 +138,7 @@ class AnthropicDialect(Dialect):
         Endpoint(COUNT, COUNT, free=True, id_header=REQUEST_ID),
     )
     kept_parameters = METERING_FIELDS
-
-    def __init__(self, bounds: StructureBounds = DEFAULT_BOUNDS) -> None:
-        self._bounds = bounds
+    models = AnthropicModels()
 
     def owns(self, path: str, headers: Mapping[str, str]) -> bool:
         """Return whether Anthropic's clients sent it: they name the version of its API."""
@@ -190,8 +187,8 @@ def _end_user_and_session(metadata: Raw | None, bounds: StructureBounds) -> tupl
     if metadata is None or is_null(metadata):
         return None, None
     check_value(metadata, bounds, FIELD_LEVEL, "metadata")
-    user = read_object(metadata, "metadata", _USER).get("user_id")
-    if user is None or is_null(user):
+    user = field_of(read_object(metadata, "metadata", _USER), "user_id")
+    if user is None:
         return None, None
     name = text(user, "metadata.user_id")
     if not name:

@@ -24,7 +24,7 @@ from billing.usage import MAX_COUNT
 from gateway.dialects.decoding import FIELDS, TEXT
 from gateway.dialects.exceptions import BadRequest
 from gateway.dialects.facts import NO_WORK, Work
-from gateway.dialects.fields import first_byte, is_null, read_object, read_objects, wrong_type
+from gateway.dialects.fields import field_of, first_byte, is_null, read_object, read_objects, wrong_type
 from gateway.dialects.structure import StructureBounds, check_value, read_tool_objects, too_many
 from gateway.dialects.values import MAX_NAME_CHARS, short_text, whole
 
@@ -182,8 +182,8 @@ class _Tools:
     def _read_capped(self, kind: str, tool: Mapping[str, Raw], param: str) -> None:
         if kind == ADVISOR:
             self._models.append(short_text(tool.get("model"), f"{param}.model"))
-        raw = tool.get("max_uses")
-        if raw is None or is_null(raw):
+        raw = field_of(tool, "max_uses")
+        if raw is None:
             self._open.append(kind)
             return
         times = max(1, whole(raw, f"{param}.max_uses", 0, MAX_COUNT))  # not every provider knows the field
@@ -233,8 +233,8 @@ def _check_container(raw: Raw) -> bool:
     fields = read_object(raw, "container", frozenset({"id", "skills"})) if first_byte(raw) == _OBJECT else None
     if fields is None or not is_null(fields.get("id")):
         raise BadRequest("A container can't be used again here: leave its id out.", "container")
-    given = fields.get("skills")
-    if given is None or is_null(given):
+    given = field_of(fields, "skills")
+    if given is None:
         return False
     skills = read_objects(given, "container.skills", frozenset({"type", "skill_id"}))
     if skills is None:
@@ -252,8 +252,8 @@ def _compactions(given: Mapping[str, Raw]) -> int:
     compactions = 1 if "compaction" in given else 0
     if "context_management" not in given:
         return compactions
-    raw = read_object(given["context_management"], "context_management", frozenset({"edits"})).get("edits")
-    if raw is None or is_null(raw):
+    raw = field_of(read_object(given["context_management"], "context_management", frozenset({"edits"})), "edits")
+    if raw is None:
         return compactions
     edits = read_objects(raw, "context_management.edits", frozenset({"type"}))
     if edits is None:

@@ -8,8 +8,6 @@ out where an answer was grounded by searches alone; empty queries, which its lis
 images and video have one price, cached sound another.
 
 A count that is zero is left out of the answer; counts that can't be are no report.
-
-Gemini's format, the answer: what was written in it, whole or in pieces of a stream.
 """
 
 from __future__ import annotations
@@ -97,9 +95,10 @@ def finishes(answer: Answer, data: bytes) -> bool:
     from `data`."""
     if all(data.find(name) < 0 for name in _OF_THE_END):
         return False
-    feedback = decoded(_FEEDBACK, answer.prompt_feedback)
-    if feedback is not None and not is_null(feedback.block_reason):
-        return True
+    if not is_null(answer.prompt_feedback):
+        feedback = decoded(_FEEDBACK, answer.prompt_feedback)
+        if feedback is None or not is_null(feedback.block_reason):
+            return feedback is not None
     return any(not is_null(each.finish_reason) for each in decoded(_CANDIDATES, answer.candidates) or ())
 
 
@@ -115,15 +114,15 @@ class Reading:
         self._other_tools = False
         self._model: str | None = None
 
-    def take(self, answer: Answer, data: bytes) -> bool:
+    def add(self, answer: Answer, data: bytes) -> bool:
         """Read one piece of the answer, decoded from `data`; return whether usage stands in it."""
         if any(data.find(name) >= 0 for name in _OF_TOOLS):
-            self._take_tools(answer, data)
+            self._add_tools(answer, data)
         if not is_null(answer.model_version):
             self._model = decoded(TEXT, answer.model_version) or self._model
-        return self._take_counts(answer.usage_metadata)
+        return self._add_counts(answer.usage_metadata)
 
-    def take_lines(self, lines: bytes) -> bool:
+    def add_lines(self, lines: bytes) -> bool:
         """Read pieces, a JSON object on each line, whose last one has usage and none of which names a tool; whether
         they are that. Else nothing was read.
 
@@ -149,7 +148,7 @@ class Reading:
         self._counts |= msgspec.json.decode(msgspec.json.encode(later))
         return True
 
-    def _take_counts(self, usage: Raw) -> bool:
+    def _add_counts(self, usage: Raw) -> bool:
         """Replace the fields that a usage names; return whether it names any."""
         if counts := decoded(OBJECT, usage):
             self._counts = (
@@ -157,7 +156,7 @@ class Reading:
             )
         return bool(counts)
 
-    def _take_tools(self, answer: Answer, data: bytes) -> None:
+    def _add_tools(self, answer: Answer, data: bytes) -> None:
         self._other_tools = self._other_tools or data.find(_CODE) >= 0
         for candidate in decoded(_CANDIDATES, answer.candidates) or ():
             self._other_tools = self._other_tools or not is_null(candidate.pages)

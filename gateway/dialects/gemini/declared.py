@@ -14,6 +14,8 @@ GEMINI: Final = Declarations(
     paths=("/v1/", "/v1beta/"),
     known_by=(CLIENT,),
     sent_headers=(CLIENT,),
+    # Also as `$fields` (https://cloud.google.com/apis/docs/system-parameters).
+    system_parameters=("fields", "fieldmask", "alt", "callback", "quotauser", "userproject"),
     # Google's OpenAI endpoint counts thinking in the total alone.
     explained_anomalies=frozenset({("total", MORE_IN_TOTAL)}),
     provider_paths={"gemini": "", "openai": "/v1beta/openai"},

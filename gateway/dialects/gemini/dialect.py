@@ -22,11 +22,10 @@ from gateway.dialects.facts import Reported, decoded_answer
 from gateway.dialects.fields import is_null
 from gateway.dialects.gemini.answer import ANSWER, OUTPUT, Reading
 from gateway.dialects.gemini.declared import CLIENT, GEMINI, KEY
-from gateway.dialects.gemini.envelopes import error_body
+from gateway.dialects.gemini.envelopes import GeminiModels, error_body
 from gateway.dialects.gemini.names import COUNT, EMBED, EMBED_BATCH, GENERATE, STREAM, method_of, snake
 from gateway.dialects.gemini.request import MAX_FIELD, REQUEST, input_texts, input_tokens, parse
 from gateway.dialects.gemini.streams import ArrayFrames, EventFrames, GeminiTap
-from gateway.dialects.structure import StructureBounds
 from gateway.dialects.values import INTEGER
 
 if TYPE_CHECKING:
@@ -46,7 +45,6 @@ _SHARED_PATH: Final = re.compile(
 )
 """How the paths begin that other APIs may have, too."""
 JSON: Final = b"application/json"
-DEFAULT_BOUNDS: Final = StructureBounds()
 _OBJECTS: Final = msgspec.json.Decoder(list[dict[str, Raw]] | dict[str, Raw])
 _PREFIX: Final = "models/"
 
@@ -57,7 +55,7 @@ def usage_from_json(operation: str, body: bytes) -> Reported | None:
     if method == COUNT:
         return Reported(Usage())
     reading = Reading()
-    if not reading.take(answer, body):
+    if not reading.add(answer, body):
         return None
     reported = reading.reported(has_output=method not in (EMBED, EMBED_BATCH))
     if reported is None or method in (EMBED, EMBED_BATCH) or reported.usage.output_tokens or reported.counts_nothing:
@@ -81,10 +79,8 @@ class GeminiDialect(Dialect):
         for method in METHODS
     )
     kept_parameters = REQUEST.spelled
+    models = GeminiModels()
     passed_parameters = frozenset({"alt"})
-
-    def __init__(self, bounds: StructureBounds = DEFAULT_BOUNDS) -> None:
-        self._bounds = bounds
 
     def owns(self, path: str, headers: Mapping[str, str]) -> bool:
         """Return whether it is, by its path; or, on paths that several APIs share, by a header or a key in the query

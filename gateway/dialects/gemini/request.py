@@ -12,9 +12,8 @@ Source: https://ai.google.dev/api/generate-content and .../embeddings. What a re
 - Whatever is stored at Google (`cachedContent`, file stores) is shared by all who use the operator's key, and what runs
   there without a bound (`mcpServers`) or has no price here (`googleMaps`) can't be metered: refused.
 
-Gemini's format, what a request brings: `contents`, `systemInstruction`, `content`. This file owns that count.
-
-Source: https://ai.google.dev/api/caching#Content. What is in the body costs at most a token a byte, parts that are not
+What a request brings stands in `contents`, `systemInstruction` and `content`
+(https://ai.google.dev/api/caching#Content). What is in the body costs at most a token a byte, parts that are not
 known here included. So do thoughts, which a `thoughtSignature` has in full, encrypted: recorded answers have 0.24
 tokens of thoughts a byte of it at most (one of 384 has 0.41), and requests that bring it back 0.21 tokens of input a
 byte. Inline images and documents are bounded by a price row's `part_tokens`, sound by its bytes; inline video, files by

@@ -3,36 +3,32 @@
 This file owns three rules, in both framings. **Bytes pass untouched**: what `feed` and `finish` return is, joined, what
 came in, but for a cost that the client asked for. **The end is held**: there is no event that says so, hence the last
 piece in which a candidate finishes comes out of `finish` alone, with all that follows it, unless the model writes on.
-**Nothing grows without bound**: `frames.MAX_PIECE_BYTES` of one piece, `MAX_HELD_BYTES` of what follows the last one,
-`passed.MAX_KEPT_BYTES` of what passed.
+**Nothing grows without bound**: `MAX_PIECE_BYTES` of one piece, `MAX_HELD_BYTES` of what follows the last one,
+`streaming.MAX_KEPT_BYTES` of what passed.
 
 A piece passes when it is whole: Google sends each in one write, and usage stands in every one of them.
 
 Events that end nothing cost a few byte searches when they pass, together; their usage is read when it is asked for, or
 when `MAX_UNREAD_BYTES` wait, so that no turn of the event loop has much of it to read.
 
-Gemini's format, the framing of a stream: server-sent events, or one JSON array, cut into its pieces.
-
-No piece above `MAX_PIECE_BYTES` is kept: it passes unread.
+`Frames` cut a stream into its pieces. None above `MAX_PIECE_BYTES` is kept: it passes unread.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator
-from typing import TYPE_CHECKING, Final, Protocol
+from typing import TYPE_CHECKING, Final
 
-import msgspec
-
-from gateway.dialects.decoding import FIELDS, NULL, decoded
+from gateway.dialects.decoding import decoded
 from gateway.dialects.events import (
-    CHARGE_FIELDS,
     ENDS,
     EVENT_END_BYTES,
     event_data,
     last_end,
     replace_data,
     split_events,
+    with_charge,
 )
 from gateway.dialects.fields import is_null
 from gateway.dialects.gemini.answer import ANSWER, END_MARKERS, OUTPUT, Answer, Reading, finishes
@@ -54,32 +50,45 @@ Frame = tuple[bytes, bytes, bool]
 has a marker, so that it may end something."""
 
 
-class Frames(Protocol):
-    """Cuts a stream into pieces. `closed`: its framing does not ask for more, `closing`: it has said
-    that nothing follows; `unread_bytes` passed in pieces above
-    the bound."""
+class Frames:
+    """Cuts a stream into pieces, at most `max_bytes` each. `closed`: its framing does not ask for more, `closing`: it
+    has said that nothing follows; `unread_bytes` passed in pieces above the bound."""
 
-    closed: bool
-    closing: bool
-    unread_bytes: int
+    closed = closing = False
+
+    def __init__(self, max_bytes: int = MAX_PIECE_BYTES) -> None:
+        self.unread_bytes = 0
+        self._buffer = bytearray()
+        self._max_bytes = max_bytes
 
     def plain(self, chunk: bytes) -> bool:
         """Return whether these bytes are whole pieces none of which may end something, so that `feed` is not needed."""
+        return False
 
-    def feed(self, chunk: bytes) -> list[Frame]: ...
+    def feed(self, chunk: bytes) -> list[Frame]:
+        """Return the pieces that are whole by now."""
+        raise NotImplementedError
 
-    def rest(self) -> Frame: ...
+    def rest(self) -> Frame:
+        """Return what is left of a piece that did not become whole."""
+        raise NotImplementedError
 
     def objects(self, data: bytes) -> Iterable[bytes]:
         """Return the JSON objects in the data of a frame."""
+        return (data,)
 
     def lines(self, data: bytes) -> bytes:
         """Return the same in one: a line each where the data is as usual, else perhaps no JSON at all."""
+        return data
 
     def split(self, frame: Frame) -> Iterable[Frame]:
         """Return the same bytes, at most one object in each frame."""
+        return (frame,)
 
-    def with_data(self, frame: bytes, data: bytes, other: bytes) -> bytes: ...
+    def with_data(self, frame: bytes, data: bytes, other: bytes) -> bytes:
+        """Return the bytes of a piece with another object in it."""
+        before, _, after = frame.rpartition(data)
+        return before + other + after
 
 
 def _first_marker(block: bytes) -> int:
@@ -91,22 +100,21 @@ def _first_marker(block: bytes) -> int:
     return first
 
 
-class EventFrames:
+class EventFrames(Frames):
     """Server-sent events. They have no end of their own."""
 
+    closed = True
+
     def __init__(self, max_bytes: int = MAX_PIECE_BYTES) -> None:
-        self.closed, self.closing = True, False
-        self.unread_bytes = 0
-        self._buffer = bytearray()
-        self._max_bytes = max_bytes
+        super().__init__(max_bytes)
         self._unread = False
-        self._looked_at, self._first_at = b"", -1  # bytes that were searched for markers, and where the first stands
+        self._searched, self._first_at = b"", -1  # bytes that were searched for markers, and where the first stands
 
     def plain(self, chunk: bytes) -> bool:
         """Return whether these are whole events without a marker."""
         if self._buffer or self._unread or not chunk.endswith(ENDS):
             return False
-        self._looked_at, self._first_at = chunk, _first_marker(chunk)
+        self._searched, self._first_at = chunk, _first_marker(chunk)
         return self._first_at < 0
 
     def feed(self, chunk: bytes) -> list[Frame]:
@@ -137,8 +145,8 @@ class EventFrames:
             self.unread_bytes += len(first)
             found.append((first, b"", False))
             block = block[len(first) :]
-        first_at = self._first_at if block is self._looked_at else _first_marker(block)
-        self._looked_at = b""
+        first_at = self._first_at if block is self._searched else _first_marker(block)
+        self._searched = b""
         start = last_end(block, 0, first_at) if first_at >= 0 else len(block)
         if start:
             found.append((before := block[:start], before, False))
@@ -170,24 +178,17 @@ class EventFrames:
         return replace_data(frame, other)
 
 
-class ArrayFrames:
+class ArrayFrames(Frames):
     """A JSON array of objects; or one object alone, which is an error. What stands between two objects goes with the
     second."""
 
     def __init__(self, max_bytes: int = MAX_PIECE_BYTES) -> None:
-        self.closed = self.closing = False
-        self.unread_bytes = 0
-        self._buffer = bytearray()
-        self._max_bytes = max_bytes
+        super().__init__(max_bytes)
         self._at = 0  # how far it has been read
         self._begins: int | None = None  # where the object begins
         self._depth = 0
         self._base = -1  # the depth around an object, -1 before anything came
         self._in_string = False
-
-    def plain(self, chunk: bytes) -> bool:
-        """Return false: nothing is known of a part of an array."""
-        return False
 
     def feed(self, chunk: bytes) -> list[Frame]:
         """Return the objects that are whole by now, and the bracket that ends them."""
@@ -263,29 +264,12 @@ class ArrayFrames:
         self._at, self._begins = 0, None
         return rest, data, True
 
-    def objects(self, data: bytes) -> Iterable[bytes]:
-        """Return the object."""
-        return (data,)
-
-    def lines(self, data: bytes) -> bytes:
-        """Return the object."""
-        return data
-
-    def split(self, frame: Frame) -> Iterable[Frame]:
-        """Return the frame."""
-        return (frame,)
-
-    def with_data(self, frame: bytes, data: bytes, other: bytes) -> bytes:
-        """Return the bytes of a piece with another object in it."""
-        before, _, after = frame.rpartition(data)
-        return before + other + after
-
 
 MAX_HELD_BYTES: Final = 1 << 20
 """Of what follows the last piece, before it passes."""
 MAX_UNREAD_BYTES: Final = 64 << 10
 """The most that is kept of a stream before its usage is read."""
-_USAGE: Final = "usageMetadata"
+_USAGE: Final = ("usageMetadata",)
 NO_ANSWER: Final = Answer()
 _TOOL_CALL: Final = re.compile(rb'"(?:executableCode|toolCall)"\s*:\s*\{')
 """Parts of an answer that say that a tool runs at the provider; within a text the quotes are escaped."""
@@ -358,7 +342,7 @@ class GeminiTap(Passed):
     def _pass(self, frame: Frame) -> bytes:
         """Return what may pass by now, once a piece has come."""
         raw, data, marked = frame
-        if data and self._look(data, marked):
+        if data and self._keep_and_check_end(data, marked):
             out = self._release()
         elif self._held and any(self._pieces(data)):
             self._finished = False  # the model writes on
@@ -377,7 +361,7 @@ class GeminiTap(Passed):
         self._held_bytes = 0
         return released
 
-    def _look(self, data: bytes, marked: bool) -> bool:
+    def _keep_and_check_end(self, data: bytes, marked: bool) -> bool:
         """Keep the data of a frame; return whether a candidate finishes in it, or an error says that no more comes."""
         self._keep(data)
         if not marked or all(data.find(marker) < 0 for marker in END_MARKERS):
@@ -413,7 +397,7 @@ class GeminiTap(Passed):
         if left == self._read:
             return
         self._unread_kept_bytes, self._is_made = 0, False
-        if self._read - left > 1 and self._reading.take_lines(self._frames.lines(b"".join(self._kept[left:]))):
+        if self._read - left > 1 and self._reading.add_lines(self._frames.lines(b"".join(self._kept[left:]))):
             self._reported_at, self._after = (self._read, self._passed_unkept_bytes), []
             return
         for number in range(left, self._read):
@@ -422,11 +406,11 @@ class GeminiTap(Passed):
     def _read_usage(self, data: bytes, kept: int) -> None:
         """Read the usage in one block, where `kept` blocks are kept with it."""
         reading, frames = self._reading, self._frames
-        if reading.take_lines(frames.lines(data)):
+        if reading.add_lines(frames.lines(data)):
             self._reported_at, self._after = (kept, self._passed_unkept_bytes), []
             return
         for each in frames.objects(data):
-            if reading.take(decoded(ANSWER, each) or NO_ANSWER, each):
+            if reading.add(decoded(ANSWER, each) or NO_ANSWER, each):
                 self._reported_at, self._after = (kept, self._passed_unkept_bytes), []
             elif self._reported_at[0] == kept:
                 self._after.append(each)
@@ -439,7 +423,7 @@ class GeminiTap(Passed):
         self._ended = True
         raw, data, marked = rest = self._frames.rest()
         if raw:
-            if data and not self._look(data, marked):
+            if data and not self._keep_and_check_end(data, marked):
                 says = any(self._pieces(data))
                 self._unfinished = [] if says else OUTPUT.pieces_of_part(b"".join(self._frames.objects(data)))
                 self._finished = self._finished and not self._unfinished and not says
@@ -456,8 +440,9 @@ class GeminiTap(Passed):
         if charge_usd is not None:
             for number in reversed(range(len(held))):
                 raw, data, _ = self._held[number]
-                changed = _with_charge(b"".join(self._frames.objects(data)), charge_usd)
-                if changed is not None:
+                given = b"".join(self._frames.objects(data))
+                changed = with_charge(given, _USAGE, charge_usd)
+                if changed is not given:
                     held[number] = self._frames.with_data(raw, data, changed)
                     break
         self._held.clear()
@@ -472,12 +457,3 @@ class GeminiTap(Passed):
     def _pieces(self, block: bytes) -> Iterator[tuple[int, Piece]]:
         for each in self._frames.objects(block):
             yield from OUTPUT.pieces(each)
-
-
-def _with_charge(data: bytes, charge_usd: str) -> bytes | None:
-    """Return a piece with the charge in its usage; None where it has none."""
-    fields = decoded(FIELDS, data) or {}
-    usage = decoded(FIELDS, fields.get(_USAGE, NULL))
-    if usage is None:
-        return None
-    return msgspec.json.encode({**fields, _USAGE: {**usage, **dict.fromkeys(CHARGE_FIELDS, charge_usd)}})

@@ -41,7 +41,14 @@ from gateway.dialects.openai.work import (
     with_bounded_sources,
 )
 from gateway.dialects.streaming import SseTap
-from gateway.dialects.structure import StructureBounds, check_value, more_items, request_fields, too_many
+from gateway.dialects.structure import (
+    DEFAULT_BOUNDS,
+    StructureBounds,
+    check_value,
+    more_items,
+    request_fields,
+    too_many,
+)
 from gateway.dialects.values import (
     BOOLEAN,
     FIELD_LEVEL,
@@ -107,7 +114,6 @@ _USUAL_FIELDS: Final = METERING_FIELDS | {
 }
 _TABLE: Final = FieldTable(_EXPECTED, METERING_FIELDS, _USUAL_FIELDS, WORK_FIELDS | {"stream_options"})
 _STREAM_OPTIONS: Final = frozenset({"include_usage"})
-DEFAULT_BOUNDS: Final = StructureBounds()
 RESPONSES_BODY: Final = (
     "Missing required parameter: 'messages'. This is a body of /v1/responses (it has 'input'): send it there, or set "
     "your client to use the Responses API."
@@ -225,9 +231,6 @@ class OpenAIDialect(Dialect):
     )
     kept_parameters = METERING_FIELDS
     events = OpenAIEvents()
-
-    def __init__(self, bounds: StructureBounds = DEFAULT_BOUNDS) -> None:
-        self._bounds = bounds
 
     def owns(self, path: str, headers: Mapping[str, str]) -> bool:
         """Return that every other path is: its clients get errors in OpenAI's shape."""

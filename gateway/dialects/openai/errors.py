@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Final
 
 from billing.schemas import base
-from gateway.dialects.base import NO_HEADERS
+from gateway.dialects.declarations import NO_HEADERS
 
 if TYPE_CHECKING:
     from gateway.dialects.base import RefusalFacts

@@ -4,12 +4,11 @@ Source: https://platform.openai.com/docs/api-reference/chat/create (`messages[].
 are strings nothing else is looked at. What can't be recognised is taken to be outside the body: then the context window
 is the bound, never too little.
 
-OpenAI's format, the texts of a request: those that become tokens by themselves, and all that a model reads.
-
-**By themselves**, for the bound of a hold: the content of a message stands between special tokens, a prompt and the
-input of an embedding are taken whole, so that their tokens can be counted. All else (tools, schemas, names, the JSON
-itself) comes into the prompt in ways that differ and stays at its bytes. To count the JSON as it stands would be no
-bound: an escape cuts words at other places, and `" +#+#+#+#+#+` again and again has five tokens where its JSON has two.
+Texts of a request are read for two ends. **By themselves**, for the bound of a hold: the content of a message stands
+between special tokens, a prompt and the input of an embedding are taken whole, so that their tokens can be counted. All
+else (tools, schemas, names, the JSON itself) comes into the prompt in ways that differ and stays at its bytes. To count
+the JSON as it stands would be no bound: an escape cuts words at other places, and `" +#+#+#+#+#+` again and again has
+five tokens where its JSON has two.
 
 **All**, so that an answer that was cut costs at least its input: all JSON of a request but for settings (`_SETTINGS`,
 and numbers and truths at the top) and the inline data of message parts, which `part_tokens` prices. What is nested

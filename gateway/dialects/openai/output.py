@@ -9,7 +9,8 @@ provider that adds a field next year must not thereby serve it free. Empty strin
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING, Any, Final
+from collections.abc import Iterator
+from typing import Any, Final
 
 import msgspec
 from msgspec import Raw
@@ -25,11 +26,6 @@ from gateway.dialects.output import (
     kind_named,
     piece_of,
 )
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-
-    from gateway.dialects.output import Piece
 
 _NO_OUTPUT: Final = frozenset({"role", "index", "type", "id", "object", "status", "format", "expires_at", "created"})
 """Names of fields that identify a piece, and have no output; so does a name that ends in `_id`."""

@@ -11,19 +11,15 @@ same format do differently:
 - Some name the counts `input_tokens` and `output_tokens`, as the Responses API does (the cache is within the input) or
   as Anthropic does (`cache_read_input_tokens` stand beside it; a total, where there is one, tells which).
 
-Counts that contradict each other cost no answer (`gateway.dialects.openai.usage`). Totals that can't be (below zero,
+Counts that contradict each other cost no answer. Totals that can't be (below zero,
 above `MAX_COUNT`) are no report: then `missing_usage` applies. Whether totals of zero are believed is the provider's
 `zero_usage`: nothing is free by accident.
-
-OpenAI's format, the usage object: which of its counts becomes which class. This file owns that reading.
 
 Where a total leaves something out is told by `total_tokens` (`_left_out`). Cached tokens are parts of the modalities'
 counts. How much of each was cached stands in `cached_tokens_details`, as in the Realtime API, or nowhere: then text was
 cached first, then pictures and video, and sound last, so that the dearest stay fresh; cached pictures cost what cached
 text does then. A part below zero is none, parts above their whole are cut down to it with the dearer part kept (audio
 before cache writes, video, pictures and what was cached; audio before pictures before reasoning).
-
-OpenAI's format, the answer: what is billed beside tokens, and what a provider says that it charged.
 
 Costs, which rows with `cost: reported` believe:
 

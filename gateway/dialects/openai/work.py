@@ -3,9 +3,9 @@
 Four kinds of fields ask for it, of OpenAI's own and of providers that speak its format:
 
 - Input that the provider keeps (an earlier answer, a cache, a file store) is bounded by the context window.
-- Tools that run at the provider (searches and plugins among them) call the model again with what
-  they found. The uses are the request's own `max_uses` of each tool, or `max_tool_calls` of all; where it names none,
-  the tool is left open, and the gateway grants a number of calls. Work that no such number bounds is refused.
+- Tools that run at the provider (searches and plugins among them) call the model again with what they found. The uses
+  are the request's own `max_uses` of each tool, or `max_tool_calls` of all; where it names none, the tool is left open,
+  and the gateway grants a number of calls. Work that no such number bounds is refused.
 - What the client predicts of an answer (`prediction`): a token of it that is wrong is billed as output beside it.
 - Names of other models (`models`, `fallbacks`): any of them may answer, so that all need a price. What leaves the
   choice to the provider (`preset`, `route` alone) is refused.
@@ -14,12 +14,11 @@ Sources: https://platform.openai.com/docs/api-reference/chat/create, https://ope
 .../model-routing, https://docs.x.ai/docs/guides/live-search, https://learn.microsoft.com/azure/ai-foundry/openai/
 references/on-your-data.
 
-OpenAI's format, the tools of a request: which of them run at the provider. This file owns that.
-
-What the client runs costs the bytes of its definition, which stand in the body. What runs at the provider calls the
-model again with what it found, and may be billed by the call: `max_tool_calls` bounds it, the client's or one that the
-gateway grants. A tool of a type that is not known here is taken for one that runs at the provider, so that tools of
-tomorrow pass today. Only what is billed in a way that can't be metered is refused.
+Which tools run at the provider is decided here, too. What the client runs costs the bytes of its definition, which
+stand in the body. What runs at the provider calls the model again with what it found, and may be billed by the call:
+`max_tool_calls` bounds it, the client's or one that the gateway grants. A tool of a type that is not known here is
+taken for one that runs at the provider, so that tools of tomorrow pass today. Only what is billed in a way that can't
+be metered is refused.
 
 Tools stand in `tools`, in groups (`namespace`), and in items of a Responses input (`additional_tools`,
 `tool_search_output`): all of them are read by `server_tools`.
@@ -41,7 +40,7 @@ from msgspec import Raw
 from billing.usage import MAX_COUNT
 from gateway.dialects.exceptions import BadRequest
 from gateway.dialects.facts import NO_WORK, Work, charged_by_search
-from gateway.dialects.fields import first_byte, folded, is_null, read_object, read_objects, wrong_type
+from gateway.dialects.fields import field_of, first_byte, folded, is_null, read_object, read_objects, wrong_type
 from gateway.dialects.structure import StructureBounds, check_value, read_tool_objects, too_many
 from gateway.dialects.values import MAX_NAME_CHARS, PRESET, short_text, texts, whole
 
@@ -146,8 +145,8 @@ def _read(raw: Raw, bounds: StructureBounds, unmetered: Mapping[str, str], param
             continue
         here = f"{param}[{index}]"
         kind = "" if is_null(raw_kind) else short_text(raw_kind, f"{here}.type")[:MAX_TYPE_CHARS]
-        nested = tool.get(TOOLS)
-        if nested is not None and not is_null(nested) and (kind == NAMESPACE or has_objects(nested, here)):
+        nested = field_of(tool, TOOLS)
+        if nested is not None and (kind == NAMESPACE or has_objects(nested, here)):
             yield from _read(nested, bounds, unmetered, f"{here}.{TOOLS}")
         if not _runs_at_client(kind, tool, here):
             kind = kind or " ".join(tool)[:MAX_TYPE_CHARS]  # Google's are named by their field
@@ -179,8 +178,8 @@ def _is_local(raw: Raw | None, param: str) -> bool:
     """Return whether the client runs the commands of a shell: it does where no environment is named."""
     if raw is None or is_null(raw):
         return True
-    kind = read_object(raw, f"{param}.environment", _ENVIRONMENT).get("type")
-    return kind is not None and not is_null(kind) and short_text(kind, f"{param}.environment.type") == "local"
+    kind = field_of(read_object(raw, f"{param}.environment", _ENVIRONMENT), "type")
+    return kind is not None and short_text(kind, f"{param}.environment.type") == "local"
 
 
 def _check_metered(kind: str, unmetered: Mapping[str, str], param: str) -> None:
@@ -369,19 +368,15 @@ def _is_off(raw: Raw) -> bool:
 
 
 def _own_uses(tool: ServerTool) -> int | None:
-    given = tool.fields.get("max_uses")
-    return (
-        None
-        if given is None or is_null(given) or tool.kind.startswith(_PARAMETERS_PREFIX)
-        else _uses(given, f"{tool.param}.max_uses")
-    )
+    given = field_of(tool.fields, "max_uses")
+    return None if given is None or tool.kind.startswith(_PARAMETERS_PREFIX) else _uses(given, f"{tool.param}.max_uses")
 
 
 def _tool_models(tools: Iterable[ServerTool]) -> Iterator[str]:
     """Yield the models that tools name."""
     for tool in tools:
-        model = tool.fields.get("model")
-        if model is not None and not is_null(model):
+        model = field_of(tool.fields, "model")
+        if model is not None:
             yield short_text(model, f"{tool.param}.model")
 
 
@@ -413,14 +408,14 @@ def _plugins(raw: Raw | None) -> tuple[int, bool]:
             continue
         if name != "web":
             raise BadRequest(f"The plugin '{name[:MAX_NAME_CHARS]}' can't be metered here: leave it out.", param)
-        results = plugin.get("max_results")
-        uses += _PLUGIN_RESULTS if results is None or is_null(results) else _uses(results, f"{param}.max_results")
+        results = field_of(plugin, "max_results")
+        uses += _PLUGIN_RESULTS if results is None else _uses(results, f"{param}.max_results")
     return uses, reads_files
 
 
 def _check_engine(raw: Raw, param: str) -> None:
-    engine = read_object(raw, param, _PDF).get("engine")
-    if engine is not None and not is_null(engine) and short_text(engine, f"{param}.engine") not in _FREE_ENGINES:
+    engine = field_of(read_object(raw, param, _PDF), "engine")
+    if engine is not None and short_text(engine, f"{param}.engine") not in _FREE_ENGINES:
         raise BadRequest(
             f"This engine bills pages, which have no price here: use {', '.join(sorted(_FREE_ENGINES))}.", param
         )
@@ -433,11 +428,11 @@ def _sources(raw: Raw | None, asked: _Asked) -> int:
         return 0
     param = SEARCH_PARAMETERS
     fields = read_object(raw, param, _SEARCH)
-    mode = fields.get("mode")
-    if mode is not None and not is_null(mode) and short_text(mode, f"{param}.mode") == "off":
+    mode = field_of(fields, "mode")
+    if mode is not None and short_text(mode, f"{param}.mode") == "off":
         return 0
-    most = fields.get(MAX_SOURCES)
-    if most is None or is_null(most):
+    most = field_of(fields, MAX_SOURCES)
+    if most is None:
         asked.add(param, None, searches=True)
         return 0
     return _uses(most, f"{param}.{MAX_SOURCES}")
@@ -464,8 +459,8 @@ def _models(given: Mapping[str, Raw]) -> list[str]:
         if field in given:
             names += _named(given[field], field)
     if "moderation" in given and first_byte(given["moderation"]) == ord("{"):
-        model = read_object(given["moderation"], "moderation", _MODEL).get("model")
-        if model is not None and not is_null(model):
+        model = field_of(read_object(given["moderation"], "moderation", _MODEL), "model")
+        if model is not None:
             names.append(short_text(model, "moderation.model"))
     for name in names:
         if PRESET in name:

@@ -20,8 +20,8 @@ from msgspec import Raw
 
 from billing.usage import MAX_COUNT
 from gateway.dialects.base import EventReader
-from gateway.dialects.decoding import FIELDS, NULL, UNREADABLE, decoded
-from gateway.dialects.events import CHARGE_FIELDS
+from gateway.dialects.decoding import NULL, decoded
+from gateway.dialects.events import with_charge
 from gateway.dialects.exceptions import GarbageAnswer
 from gateway.dialects.facts import EventFacts, Reported
 from gateway.dialects.openai.output import TEXTS
@@ -270,16 +270,7 @@ class ResponseEvents(EventReader):
 
     def with_charge(self, data: bytes, charge_usd: str) -> bytes:
         """Return the same data with `charge_usd` in the usage of its response; unchanged where it has none."""
-        try:
-            event = FIELDS.decode(data)
-            response = FIELDS.decode(event["response"])
-            usage = FIELDS.decode(response["usage"])
-        except (*UNREADABLE, KeyError):
-            return data
-        usage.update(dict.fromkeys(CHARGE_FIELDS, Raw(msgspec.json.encode(charge_usd))))
-        response["usage"] = Raw(msgspec.json.encode(usage))
-        event["response"] = Raw(msgspec.json.encode(response))
-        return msgspec.json.encode(event)
+        return with_charge(data, ("response", "usage"), charge_usd)
 
 
 def _has_error(response: Raw) -> bool:

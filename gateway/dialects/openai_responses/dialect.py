@@ -26,7 +26,7 @@ from gateway.dialects.base import Changes, Dialect, Endpoint, Head
 from gateway.dialects.decoding import FIELDS, NULL, decoded
 from gateway.dialects.exceptions import BadRequest
 from gateway.dialects.facts import Created, Creation, ParsedRequest, Reported, Stored, decoded_answer
-from gateway.dialects.fields import is_null
+from gateway.dialects.fields import field_of, is_null
 from gateway.dialects.openai.declared import OPENAI
 from gateway.dialects.openai.paths import paths_of, with_azure
 from gateway.dialects.openai.usage import ANSWER
@@ -47,8 +47,7 @@ from gateway.dialects.structure import check_value, request_fields
 from gateway.dialects.values import INTEGER
 
 if TYPE_CHECKING:
-    from gateway.dialects.base import Endpoint, Head, Match
-    from gateway.dialects.facts import ParsedRequest, Reported
+    from gateway.dialects.base import Match
     from gateway.dialects.structure import StructureBounds
 
 RESPONSE: Final = "/v1/responses/{response_id}"
@@ -159,8 +158,8 @@ def _added(body: bytes, bounds: StructureBounds) -> Input:
     fields = request_fields(body, bounds)
     for name, raw in fields.items():
         check_value(raw, bounds, 1, name)
-    items = fields.get("items")
-    if items is None or is_null(items):
+    items = field_of(fields, "items")
+    if items is None:
         return Input(ids=tuple(named_ids(body)))
     return read_input(items, bounds)
 
@@ -184,9 +183,6 @@ class ResponsesDialect(Dialect):
     kept_parameters = METERING_FIELDS - {STREAM}  # which reads a stored response again, as events
     events = ResponseEvents()
     creations: ClassVar[tuple[Creation, ...]] = (RESPONSES_CREATION,)
-
-    def __init__(self, bounds: StructureBounds) -> None:
-        self._bounds = bounds
 
     def parse(self, head: Head, body: bytes) -> ParsedRequest:
         """Return what metering needs of a request. Raises `BadRequest`."""

@@ -1,14 +1,13 @@
-"""The Responses API, errors: OpenAI's envelope, with what Codex CLI reads of a quota that waiting does not help with.
+"""The Responses API, what the gateway answers by itself: OpenAI's errors, with what Codex CLI reads of a quota that
+waiting does not help with, and the list of models as Codex asks for it.
 
 Codex CLI 0.169.0 asks once, whatever the type. Of `rate_limit_error` its user reads only "exceeded retry limit, last
 status: 429 Too Many Requests", of `insufficient_quota` "Quota exceeded. Check your plan and billing details.". With the
 type `usage_limit_reached` they read "You've hit your usage limit.", then the header PROMO, then "or try again at" with
 `resets_at` (codex-rs/codex-api/src/api_bridge.rs): so the header is the message, with its address.
 
-The list of models as Codex asks for it (`GET /v1/models?client_version=...`).
-
-Source: `ModelInfo` in codex-rs/protocol/src/openai_models.rs of https://github.com/openai/codex: what has no default
-there stands here.
+Models are listed as `ModelInfo` in codex-rs/protocol/src/openai_models.rs of https://github.com/openai/codex has them
+(`GET /v1/models?client_version=...`): what has no default there stands here.
 """
 
 from __future__ import annotations

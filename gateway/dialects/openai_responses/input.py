@@ -27,7 +27,7 @@ from msgspec import Raw
 from gateway.dialects.decoding import NULL, UNREADABLE
 from gateway.dialects.exceptions import BadRequest
 from gateway.dialects.facts import NO_PARTS, Parts
-from gateway.dialects.fields import first_byte, folded, is_null, read_objects, wrong_type
+from gateway.dialects.fields import field_of, first_byte, folded, is_null, read_objects, wrong_type
 from gateway.dialects.openai.messages import content_texts, text_of
 from gateway.dialects.openai.work import TOOLS, UNMETERED, ServerTool, has_objects, server_tools
 from gateway.dialects.output import Inline, Kind, count_input, kind_named, piece_of
@@ -262,10 +262,10 @@ def _read_item(kind: str, item: Mapping[str, Raw], parts: list[dict[str, Raw]], 
 def _is_kept(item: Mapping[str, Raw]) -> bool:
     """Return whether reasoning is kept at the provider, and the item only names it: OpenAI finds it by the item's id
     where it is not sent along."""
-    encrypted, content = item.get(_ENCRYPTED), item.get("content")
-    if encrypted is not None and not is_null(encrypted):
+    encrypted, content = field_of(item, _ENCRYPTED), field_of(item, "content")
+    if encrypted is not None:
         return len(encrypted) <= _KEPT_ID_BYTES and _KEPT_ID.fullmatch(encrypted) is not None
-    sent = content is not None and not is_null(content) and bytes(content).replace(b" ", b"") not in (b"[]", b'""')
+    sent = content is not None and bytes(content).replace(b" ", b"") not in (b"[]", b'""')
     return not is_null(item.get("id")) and not sent
 
 

@@ -18,7 +18,7 @@ from billing.usage import MAX_COUNT
 from gateway.dialects.decoding import NULL, TEXT
 from gateway.dialects.exceptions import BadRequest
 from gateway.dialects.facts import NO_METADATA, NO_WORK, Creation, ParsedRequest, Stored, Work
-from gateway.dialects.fields import first_byte, is_null, read_object, wrong_type
+from gateway.dialects.fields import field_of, first_byte, is_null, read_object, wrong_type
 from gateway.dialects.openai.work import (
     TOOL_CALLS_FIELD,
     TOOLS,
@@ -174,8 +174,8 @@ def _prepares(fields: Mapping[str, Raw], *, on_socket: bool) -> bool:
 def _stored(fields: Mapping[str, Raw], values: Mapping[str, Any]) -> list[str]:
     """Return the ids of the response and the conversation that this one goes on from."""
     ids = [values["previous_response_id"]] if values.get("previous_response_id") is not None else []
-    raw = fields.get("conversation")
-    if raw is None or is_null(raw):
+    raw = field_of(fields, "conversation")
+    if raw is None:
         return ids
     if first_byte(raw) == ord("{"):
         raw = read_object(raw, "conversation", _CONVERSATION).get("id", NULL)
@@ -204,8 +204,8 @@ def _work(
     """Return the work beside one call of the model, `NO_WORK` itself where there is none: its hold is then made the
     short way. A compaction of the context is one more call of it before each."""
     most_calls = within(values, TOOL_CALLS_FIELD, 0, MAX_COUNT)
-    management = fields.get("context_management")
-    compacts = management is not None and not is_null(management)
+    management = field_of(fields, "context_management")
+    compacts = management is not None
     if not (compacts or given.tools or given.compactions) and WORK_FIELDS.isdisjoint(fields):
         return NO_WORK
     tools = (*server_tools(fields.get(TOOLS), bounds, UNMETERED), *given.tools)

@@ -24,14 +24,11 @@ from urllib.parse import urlsplit
 
 from billing.errors import StoreError
 from gateway.upstream.base import (
-    Drained,
-    Sink,
+    IteratedResponse,
     UpstreamCut,
     UpstreamRequest,
     UpstreamTimeout,
-    UpstreamTooLarge,
     UpstreamUnreachable,
-    pump_chunks,
 )
 from gateway.upstream.local import anthropic, gemini, openai
 from gateway.upstream.local.anthropic import LocalAnthropic
@@ -54,10 +51,10 @@ class _Api(Protocol):
     async def answer(self, call: Call) -> Body: ...
 
 
-class LocalResponse:
+class LocalResponse(IteratedResponse):
     """An answer made here: its pieces are made one by one as they are asked for."""
 
-    __slots__ = ("_chunk_delay_s", "_events", "_headers", "_released", "_status", "_timeout_s")
+    of = "local"
 
     def __init__(
         self,
@@ -67,6 +64,7 @@ class LocalResponse:
         chunk_delay_s: float = 0.0,
         timeout_s: float = TIMEOUT_S,
     ) -> None:
+        super().__init__()
         self._status = status
         self._headers = [(name.encode(), value.encode()) for name, value in headers.items()]
         self._events = iter(pieces)
@@ -84,19 +82,6 @@ class LocalResponse:
         """Return the head, as OpenAI's would be."""
         return self._headers
 
-    async def read(self, limit_bytes: int) -> bytes:
-        """Return the whole body. Raises `UpstreamTooLarge` above the limit, and what `chunks` raises."""
-        body = bytearray()
-        async for chunk in self.chunks():
-            body += chunk
-            if len(body) > limit_bytes:
-                raise UpstreamTooLarge(f"local: the answer is above {limit_bytes} bytes")
-        return bytes(body)
-
-    def taken(self) -> bytes:
-        """Return nothing: a body is made as a whole."""
-        return b""
-
     async def chunks(self) -> AsyncIterator[bytes]:
         """Yield one event at a time, after its delay. Raises `UpstreamTimeout`, and `UpstreamCut` after `release`."""
         number = 0
@@ -111,10 +96,6 @@ class LocalResponse:
             number += 1
             yield event
         raise UpstreamCut("local: the answer was released before its end")
-
-    async def pump(self, sink: Sink, drained: Drained) -> None:
-        """Do as `UpstreamResponse.pump` says."""
-        await pump_chunks(self.chunks(), sink, drained)
 
     def release(self) -> None:
         """Stop making events."""

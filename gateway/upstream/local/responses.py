@@ -1,7 +1,7 @@
 """The Responses API of the local provider: responses whole, streamed and in the background, kept and read again.
 
 What is kept is in an object store that all processes share. A response in the background is done
- `metadata.delay_ms` after it was asked for. Shapes are those of
+`metadata.delay_ms` after it was asked for. Shapes are those of
 https://platform.openai.com/docs/api-reference/responses/object.
 
 Objects are a few bounded values by name. In a gateway they are in Redis, where each is forgotten after `KEPT_S`: the

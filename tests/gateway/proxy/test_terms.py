@@ -18,7 +18,7 @@ from gateway.dialects.openai.vendors import MaxOutputField
 from gateway.proxy.candidates import Candidate, Route
 from gateway.proxy.context import Terms, keep_terms
 from gateway.proxy.estimate import NotPriced, Plain, markup_of, worst_case
-from gateway.proxy.provider_request import outgoing_body
+from gateway.proxy.provider_request import provider_body
 from gateway.server.ids import MINUTE_MS, duration, limit_lines
 from tests.billing.holds.test_cache import PRINCIPAL
 from tests.gateway.proxy.estimates import priced, request
@@ -102,7 +102,7 @@ def test_what_passes_as_it_is_is_not_changed(
     dialect, route = OpenAIDialect(), priced(field, context_window=window, model=model)
     parsed, terms = parse(CHAT, body), Terms(PRINCIPAL, Route("m", (route,)), route, RULES[0])
     if terms.passes_as_it_is(parsed, route, max_field(field, CHAT)):
-        assert outgoing_body(dialect, parsed, route, body, None, max_field(field, CHAT), strict=True) is body
+        assert provider_body(dialect, parsed, route, body, None, max_field(field, CHAT), strict=True) is body
     assert not terms.passes_as_it_is(parsed, priced(field), max_field(field, CHAT))
 
 

@@ -17,65 +17,65 @@ async def settled() -> None:
 
 
 async def take(slots: ConnectionSlots, account: str, timeout_s: float = LONG_S) -> None:
-    if not slots.take(account):
+    if not slots.acquire_now(account):
         await slots.wait(account, "host", timeout_s)
 
 
 async def test_no_account_has_more_than_its_share() -> None:
     slots = ConnectionSlots(4, 2, 10)
-    assert [slots.take("a") for _ in range(3)] == [True, True, False]
-    assert [slots.take("b") for _ in range(3)] == [True, True, False]
-    assert not slots.take("c")  # all are taken
-    slots.give("a")
-    assert slots.take("c")
+    assert [slots.acquire_now("a") for _ in range(3)] == [True, True, False]
+    assert [slots.acquire_now("b") for _ in range(3)] == [True, True, False]
+    assert not slots.acquire_now("c")  # all are taken
+    slots.release("a")
+    assert slots.acquire_now("c")
 
 
 async def test_who_waits_for_its_own_stops_nobody() -> None:
     slots = ConnectionSlots(3, 1, 10)
-    assert slots.take("a")
+    assert slots.acquire_now("a")
     second = asyncio.create_task(take(slots, "a"))
     await settled()
-    assert slots.take("b")
-    assert slots.take("c")
+    assert slots.acquire_now("b")
+    assert slots.acquire_now("c")
     others = asyncio.create_task(take(slots, "d"))
     await settled()
-    slots.give("b")
+    slots.release("b")
     await others
     assert not second.done()
-    slots.give("a")
+    slots.release("a")
     await second
 
 
 async def test_nobody_s_requests_have_no_share() -> None:
     slots = ConnectionSlots(3, 1, 10)
-    assert [slots.take("") for _ in range(4)] == [True, True, True, False]
+    assert [slots.acquire_now("") for _ in range(4)] == [True, True, True, False]
 
 
 async def test_rows_are_bounded() -> None:
     slots = ConnectionSlots(2, 1, 1)
-    assert slots.take("a")
+    assert slots.acquire_now("a")
     own = asyncio.create_task(take(slots, "a"))
     await settled()
     with pytest.raises(AccountBusy):
         await take(slots, "a")
-    assert slots.take("b")
+    assert slots.acquire_now("b")
     row = asyncio.create_task(take(slots, "c"))
     await settled()
     with pytest.raises(UpstreamBusy) as busy:
         await take(slots, "d")
     assert not isinstance(busy.value, AccountBusy)
-    slots.give("b")
+    slots.release("b")
     await row
-    slots.give("a")
+    slots.release("a")
     await own
 
 
 async def test_waiting_ends_in_time() -> None:
     slots = ConnectionSlots(2, 1, 10)
-    assert slots.take("a")
+    assert slots.acquire_now("a")
     with pytest.raises(AccountBusy, match="no free connection within"):
         await take(slots, "a", 0.01)
-    assert slots.take("b")
+    assert slots.acquire_now("b")
     with pytest.raises(UpstreamBusy, match="no free connection within") as busy:
         await take(slots, "c", 0.01)
     assert not isinstance(busy.value, AccountBusy)
@@ -98,7 +98,7 @@ async def test_whatever_is_given_up_the_slots_come_back(seed: int) -> None:
                 await asyncio.sleep(0)
         finally:
             running[account] -= 1
-            slots.give(account)
+            slots.release(account)
 
     tasks = []
     for _ in range(300):

@@ -188,7 +188,7 @@ async def test_a_connection_that_idled_is_looked_at_before_it_is_used(
     transport: HttpTransport, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The provider's close has arrived, but the event loop has not come to see it."""
-    monkeypatch.setattr("gateway.upstream.transport.LOOKED_AT_AFTER_S", 0.0)
+    monkeypatch.setattr("gateway.upstream.transport.CHECKED_AFTER_S", 0.0)
     peers: list[asyncio.StreamWriter] = []
 
     async def peer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:

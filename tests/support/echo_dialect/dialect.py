@@ -17,7 +17,6 @@ from gateway.dialects.exceptions import BadRequest, GarbageAnswer
 from gateway.dialects.facts import NO_WORK, ParsedRequest, Reported, Work
 from gateway.dialects.output import Inline, Output
 from gateway.dialects.streaming import SseTap
-from gateway.dialects.structure import StructureBounds
 from tests.support.echo_dialect.streams import ArrayTap, EchoEvents, usage_of
 
 PATH: Final = "/echo/v2/models/{model}:"
@@ -35,9 +34,6 @@ class EchoDialect(Dialect):
     )
     kept_parameters = frozenset({"text", "limit"})
     passed_parameters = frozenset({"alt"})
-
-    def __init__(self, bounds: StructureBounds) -> None:
-        self._bounds = bounds
 
     def owns(self, path: str, headers: Mapping[str, str]) -> bool:
         return path.startswith("/echo/")

@@ -271,13 +271,13 @@ def test_what_is_written_behind_usage_in_the_same_bytes_is_stale() -> None:
 
 def test_usage_of_events_that_end_nothing_is_read_when_it_is_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
     read: list[bytes] = []
-    take = Reading.take_lines
+    take = Reading.add_lines
 
     def noted(reading: Reading, lines: bytes) -> bool:
         read.append(lines)
         return take(reading, lines)
 
-    monkeypatch.setattr(Reading, "take_lines", noted)
+    monkeypatch.setattr(Reading, "add_lines", noted)
     tap = tap_of(SSE)
     for _ in range(20):
         assert tap.feed(events(FIRST)) == events(FIRST)

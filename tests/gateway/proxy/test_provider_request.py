@@ -19,7 +19,7 @@ from gateway.dialects.openai.dialect import CHAT, COMPLETIONS, MAX_FIELDS, OpenA
 from gateway.dialects.openai.vendors import MaxOutputField
 from gateway.proxy.candidates import Candidate, Rates
 from gateway.proxy.estimate import NotPriced, worst_case
-from gateway.proxy.provider_request import outgoing_body
+from gateway.proxy.provider_request import provider_body
 from tests.gateway.conftest import MakeGateway, chat
 from tests.gateway.proxy.test_handler import Upstream
 from tests.support.answering import Provider, answer, saying, usage
@@ -61,7 +61,7 @@ def test_what_is_forwarded_never_asks_for_more_than_was_held(
         return
     held = data.draw(st.integers(need.least_output, need.most_output))
     granted = held if parsed.max_output_tokens is None and held < need.most_output else None
-    sent = json.loads(outgoing_body(DIALECT, parsed, way, body, granted, max_field(field, endpoint), strict=True))
+    sent = json.loads(provider_body(DIALECT, parsed, way, body, granted, max_field(field, endpoint), strict=True))
     given_fields = {name: sent[name] for name in MAX_FIELDS if sent.get(name) is not None}
     assert all(most <= held for most in given_fields.values())
     known = max_field(field, endpoint)
@@ -80,7 +80,7 @@ def test_a_body_passes_byte_for_byte_where_its_maximum_stands_where_the_provider
     for maxima in ({field: 5}, dict.fromkeys(FIELDS, 5), {}, {field: None}, {"max_tokens": 5, field: 3}):
         body = json.dumps({"messages": [], **maxima, "model": "m"}, indent=1).encode()
         parsed = parse(CHAT, body)
-        assert outgoing_body(DIALECT, parsed, route(field), body, None, max_field(field, CHAT), strict=True) is body
+        assert provider_body(DIALECT, parsed, route(field), body, None, max_field(field, CHAT), strict=True) is body
 
 
 @pytest.mark.parametrize("field", FIELDS)
@@ -88,7 +88,7 @@ def test_a_maximum_is_translated(field: MaxOutputField) -> None:
     for name in set(FIELDS) - {field}:
         body = json.dumps({"messages": [], name: 7, "model": "m"}).encode()
         parsed = parse(CHAT, body)
-        sent = json.loads(outgoing_body(DIALECT, parsed, route(field), body, None, max_field(field, CHAT), strict=True))
+        sent = json.loads(provider_body(DIALECT, parsed, route(field), body, None, max_field(field, CHAT), strict=True))
         assert sent == {"messages": [], field: 7, "model": "m"}
 
 
