@@ -44,9 +44,10 @@ from gateway.outgoing import EXPORTS
 from gateway.payments import links_of, serve_payments, stop_payments
 from gateway.proxy.background_jobs import BackgroundPoller
 from gateway.proxy.forward import Forwarder
-from gateway.proxy.handler import Proxy
+from gateway.proxy.handler import Proxy, ProxyParts
 from gateway.proxy.jobs import JobProviders
 from gateway.proxy.records import Records, RequestLog
+from gateway.proxy.relay import ForwarderParts
 from gateway.proxy.remainder import Remainder
 from gateway.proxy.routing import Router
 from gateway.proxy.settlement.missing_usage import MissingUsage
@@ -223,23 +224,36 @@ def _make_parts(runtime: Runtime, metrics: Metrics, tokenizer: Tokenizer) -> _Pa
     jobs = BackgroundJobs(runtime.database, engine.change_notifier, engine.gateway_id, defaults.background_lease_s)
     polling = background_rules(defaults)
     providers = JobProviders(transports, router, polling)
-    poller = BackgroundPoller(jobs, providers, settlements, dialects.creations(), polling, new_id, time.time)
+    poller = BackgroundPoller(
+        jobs, providers, settlements, polling, creations=dialects.creations(), new_id=new_id, clock=time.time
+    )
     remainder = Remainder(settlements, drain_rules(defaults), records, poller)
     stored = StoredObjects(OwnedObjects(runtime.database), router, time.time)
-    forwarder = Forwarder(
-        *(transports, settlements, remainder, forward_rules(defaults), metrics, records, stored, poller),
+    forwarder_parts = ForwarderParts(
+        transports=transports,
+        settlements=settlements,
+        remainder=remainder,
+        metrics=metrics,
+        records=records,
+        stored=stored,
+        poller=poller,
         apart=bodies.apart,
     )
-    proxy = Proxy(
-        engine.holds,
-        Authenticator(engine.cache, runtime.attempts, lookup_wait_s(defaults), keys_url=links.keys_url),
-        engine.change_notifier,
-        *(router, forwarder, links, proxy_rules(settings), metrics, tokenizer),
-        bodies,
+    proxy_parts = ProxyParts(
+        holds=engine.holds,
+        keys=Authenticator(engine.cache, runtime.attempts, lookup_wait_s(defaults), keys_url=links.keys_url),
+        effects=engine.change_notifier,
+        router=router,
+        forwarder=Forwarder(forwarder_parts, forward_rules(defaults)),
+        links=links,
+        metrics=metrics,
+        tokenizer=tokenizer,
+        bodies=bodies,
         records=records,
         stored=stored,
         poller=poller,
     )
+    proxy = Proxy(proxy_parts, proxy_rules(settings))
     return _Parts(tokenizer, transports, router, board, dialects, bodies, log, remainder, poller, proxy)
 
 

@@ -57,8 +57,9 @@ class BackgroundPoller:
         jobs: BackgroundJobs,
         providers: JobProviders,
         settlements: Settlements,
-        creations: Mapping[str, tuple[Dialect, Creation]],
         rules: BackgroundRules,
+        *,
+        creations: Mapping[str, tuple[Dialect, Creation]],
         new_id: Callable[[], str],
         clock: Callable[[], float],
     ) -> None:
@@ -149,9 +150,17 @@ class BackgroundPoller:
         assert stored is not None  # noqa: S101  (it was created because of it)
         assert stored.creation is not None  # noqa: S101
         return Job(
-            *(created.object_id, context.route.provider.name, stored.creation.kind, context.parsed.model),
-            *(context.parsed.service_tier, context.request_id, self._new_id(), self._jobs.gateway_id),
-            *(context.unresolved(hold), now_s, now_s + self._rules.expiry_s),
+            object_id=created.object_id,
+            provider=context.route.provider.name,
+            kind=stored.creation.kind,
+            model=context.parsed.model,
+            service_tier=context.parsed.service_tier,
+            request_id=context.request_id,
+            later_id=self._new_id(),
+            gateway_id=self._jobs.gateway_id,
+            debit=context.unresolved(hold),
+            created_s=now_s,
+            expires_s=now_s + self._rules.expiry_s,
         )
 
     async def run(self) -> None:

@@ -13,9 +13,8 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
-import time
 import zlib
-from collections.abc import Callable, Coroutine, Mapping
+from collections.abc import Coroutine
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final
@@ -34,15 +33,14 @@ from gateway.proxy.attempts import (
 from gateway.proxy.context import RequestContext, shown_id
 from gateway.proxy.estimate import EstimateRules
 from gateway.proxy.outcomes import Outcomes, balance_nano
-from gateway.proxy.outgoing import Apart, outgoing_apart
-from gateway.proxy.relay import Relay
-from gateway.proxy.remainder import OK, Remainder, Running, read_whole
+from gateway.proxy.outgoing import outgoing_apart
+from gateway.proxy.relay import ForwarderParts, Relay
+from gateway.proxy.remainder import OK, Running, read_whole
 from gateway.proxy.stored import running_of, tokens_to_go_on_from
 from gateway.server.caching import PRIVATE_LINES
 from gateway.server.ids import FIRST_ATTEMPT, attempts_line, balance_line, granted_calls_line, paid_lines
 from gateway.upstream.base import (
     Pending,
-    Transport,
     UpstreamError,
     UpstreamResponse,
     UpstreamTooLarge,
@@ -53,11 +51,6 @@ from gateway.upstream.health import Attempt
 
 if TYPE_CHECKING:
     from gateway.dialects.facts import Created
-    from gateway.metrics.registry import Metrics
-    from gateway.proxy.background_jobs import BackgroundPoller
-    from gateway.proxy.records import Records
-    from gateway.proxy.settlement.settlements import Settlements
-    from gateway.proxy.stored import StoredObjects
     from gateway.server.exchange import Exchange
 
 logger = logging.getLogger(__name__)
@@ -83,44 +76,22 @@ class ForwardRules:
 
 
 class Forwarder:
-    """Serves admitted requests. `transports` are by provider name."""
+    """Serves admitted requests."""
 
-    def __init__(
-        self,
-        transports: Mapping[str, Transport],
-        settlements: Settlements,
-        remainder: Remainder,
-        rules: ForwardRules,
-        metrics: Metrics,
-        records: Records,
-        stored: StoredObjects,
-        poller: BackgroundPoller,
-        clock: Callable[[], float] = time.monotonic,
-        apart: Apart | None = None,
-    ) -> None:
-        """`apart` runs what takes time in proportion to a large body of an account off the event loop."""
-        self._apart = apart
-        self._transports = transports
-        self._settlements = settlements
-        self._remainder = remainder
+    def __init__(self, parts: ForwarderParts, rules: ForwardRules) -> None:
+        self._apart = parts.apart
+        self._transports = parts.transports
+        self._settlements = parts.settlements
+        self._remainder = parts.remainder
         self._rules = rules
-        self._metrics = metrics
-        self._clock = clock
+        self._metrics = parts.metrics
+        self._clock = parts.clock
         self._running = Running(rules.max_request_s)
-        self._records = records
-        self._stored = stored
-        self._poller = poller
-        self._outcomes = Outcomes(settlements, metrics, records)
-        self._relay = Relay(
-            settlements,
-            remainder,
-            self._outcomes,
-            metrics,
-            stored,
-            poller,
-            clock,
-            tool_overrun_percent=rules.tool_overrun_percent,
-        )
+        self._records = parts.records
+        self._stored = parts.stored
+        self._poller = parts.poller
+        self._outcomes = Outcomes(parts.settlements, parts.metrics, parts.records)
+        self._relay = Relay(parts, self._outcomes, tool_overrun_percent=rules.tool_overrun_percent)
 
     async def forward(self, exchange: Exchange, context: RequestContext, hold: Hold) -> None:
         """Pass the provider's answer on, metered; or a refusal of ours when it gave none, with the hold given back.

@@ -65,46 +65,52 @@ class ProxyRules(IntakeRules):
     refuse_unknown_tools: bool = False
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ProxyParts:
+    """What the proxy is made from."""
+
+    holds: Holds
+    keys: Authenticator
+    effects: Effects
+    router: Router
+    forwarder: Forwarder
+    links: Links
+    metrics: Metrics
+    tokenizer: Tokenizer
+    bodies: Bodies
+    records: Records
+    stored: StoredObjects
+    poller: BackgroundPoller
+
+
 class Proxy:
-    """The handler of the metered endpoints."""
+    """The handler of the metered endpoints. `clock` is in Unix seconds."""
 
     def __init__(
         self,
-        holds: Holds,
-        keys: Authenticator,
-        effects: Effects,
-        router: Router,
-        forwarder: Forwarder,
-        links: Links,
+        parts: ProxyParts,
         rules: ProxyRules,
-        metrics: Metrics,
-        tokenizer: Tokenizer,
-        bodies: Bodies,
         clock: Callable[[], float] = time.time,
         new_id: Callable[[], str] | None = None,
-        *,
-        records: Records,
-        stored: StoredObjects,
-        poller: BackgroundPoller,
     ) -> None:
-        self._holds = holds
-        self._keys = keys
+        keys, router, links, bodies = parts.keys, parts.router, parts.links, parts.bodies
+        self._holds = parts.holds
         self.cached, self.admit, self.authenticate = keys.cached, keys.admit, keys.authenticate
-        self._records = records
-        self._stored = stored
-        self._poller = poller
-        self._effects = effects
+        self._records = parts.records
+        self._stored = parts.stored
+        self._poller = parts.poller
+        self._effects = parts.effects
         self._router = router
-        self._forwarder = forwarder
+        self._forwarder = parts.forwarder
         self._links = links
         self.keys_url = links.keys_url
         self._rules = rules
-        self._metrics = metrics
+        self._metrics = parts.metrics
         preparation = Preparation(
             router,
             rules.estimate,
             bodies,
-            tokenizer,
+            parts.tokenizer,
             clock,
             betas=rules.betas,
             links=links,
@@ -114,8 +120,8 @@ class Proxy:
         self.bodies = bodies
         self._large_bytes = bodies.rules.large_bytes
         self._small_bytes = min(self._large_bytes, UNCOUNTED_BYTES)
-        self._unknown_tools = UnknownTools(metrics, refuse=rules.refuse_unknown_tools)
-        self._intake = Intake(bodies, effects, router, links, rules, clock)
+        self._unknown_tools = UnknownTools(parts.metrics, refuse=rules.refuse_unknown_tools)
+        self._intake = Intake(bodies, parts.effects, router, links, rules, clock)
         self.refuse_hopeless = self._intake.refuse_hopeless
         self._clock = clock
         self.new_id = new_id or Ulids()

@@ -72,7 +72,12 @@ def outgoing_request(exchange: Exchange, context: RequestContext, granted: Grant
     if granted is not None or not context.terms.passes_as_it_is(parsed, route, target.max_field):
         output_tokens, tool_calls = (None, None) if granted is None else granted
         body = outgoing_body(
-            *(dialect, parsed, route, body, output_tokens, target.max_field),
+            dialect,
+            parsed,
+            route,
+            body,
+            output_tokens,
+            target.max_field,
             strict=context.strict,
             tool_calls=tool_calls,
         )

@@ -6,8 +6,9 @@ import asyncio
 import logging
 import time
 import zlib
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Mapping
 from contextlib import suppress
+from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -31,36 +32,44 @@ if TYPE_CHECKING:
     from gateway.dialects.facts import Created
     from gateway.metrics.registry import Metrics
     from gateway.proxy.background_jobs import BackgroundPoller
+    from gateway.proxy.outgoing import Apart
+    from gateway.proxy.records import Records
     from gateway.proxy.remainder import Remainder
     from gateway.proxy.settlement.settlements import Settlements
+    from gateway.upstream.base import Transport
     from gateway.upstream.headers import ResponseHead
 
 logger = logging.getLogger(__name__)
 
 
-class Relay:
-    """Serves answers that are streams of events. `clock` is monotonic, in seconds."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ForwarderParts:
+    """What forwards answers, whole ones and streams. `transports` are by provider name; `clock` is monotonic, in
+    seconds; `apart` runs what takes time in proportion to a large body of an account off the event loop."""
 
-    def __init__(
-        self,
-        settlements: Settlements,
-        remainder: Remainder,
-        outcomes: Outcomes,
-        metrics: Metrics,
-        stored: StoredObjects,
-        poller: BackgroundPoller,
-        clock: Callable[[], float] = time.monotonic,
-        *,
-        tool_overrun_percent: int,
-    ) -> None:
+    transports: Mapping[str, Transport]
+    settlements: Settlements
+    remainder: Remainder
+    metrics: Metrics
+    records: Records
+    stored: StoredObjects
+    poller: BackgroundPoller
+    clock: Callable[[], float] = time.monotonic
+    apart: Apart | None = None
+
+
+class Relay:
+    """Serves answers that are streams of events."""
+
+    def __init__(self, parts: ForwarderParts, outcomes: Outcomes, *, tool_overrun_percent: int) -> None:
         self._tool_overrun_percent = tool_overrun_percent
-        self._poller = poller
-        self._settlements = settlements
-        self._remainder = remainder
+        self._poller = parts.poller
+        self._settlements = parts.settlements
+        self._remainder = parts.remainder
         self._outcomes = outcomes
-        self._metrics = metrics
-        self._stored = stored
-        self._clock = clock
+        self._metrics = parts.metrics
+        self._stored = parts.stored
+        self._clock = parts.clock
 
     async def background(
         self, exchange: Exchange, context: RequestContext, hold: Hold, answer: UpstreamResponse, head: ResponseHead

@@ -111,9 +111,13 @@ class StoredObjects:
         if created is None or stored is None or stored.creation is None:
             return
         owned = OwnedObject(
-            *(created.object_id, route.provider.name, context.principal.account_id, stored.creation.kind, route.model),
-            total_tokens if stored.whole else None,
-            stored.tools,
+            object_id=created.object_id,
+            provider=route.provider.name,
+            account_id=context.principal.account_id,
+            kind=stored.creation.kind,
+            model=route.model,
+            total_tokens=total_tokens if stored.whole else None,
+            tools=stored.tools,
         )
         try:
             if not await self._owned.record(owned):

@@ -140,7 +140,10 @@ class Settlements:
         if self._is_implausible(context, hold, usage, charge):
             logger.warning(
                 "request %s: %s reports %d input and %d output tokens, which can't be: the hold is charged",
-                *(hold.id, context.route.provider.name, usage.input_tokens, usage.output_tokens),
+                hold.id,
+                context.route.provider.name,
+                usage.input_tokens,
+                usage.output_tokens,
             )
             self._metrics.implausible_usage()
             guess = self._missing.hold_or_passed(context, hold, usage, output())
