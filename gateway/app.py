@@ -43,12 +43,12 @@ from gateway.metrics.registry import Metrics
 from gateway.outgoing import EXPORTS
 from gateway.payments import links_of, serve_payments, stop_payments
 from gateway.proxy.background_jobs import BackgroundPoller
+from gateway.proxy.detached_answer import DetachedAnswer
 from gateway.proxy.forward import Forwarder
 from gateway.proxy.handler import Proxy, ProxyParts
 from gateway.proxy.jobs import JobProviders
 from gateway.proxy.records import Records, RequestLog
 from gateway.proxy.relay import ForwarderParts
-from gateway.proxy.remainder import Remainder
 from gateway.proxy.routing import Router
 from gateway.proxy.settlement.missing_usage import MissingUsage
 from gateway.proxy.settlement.settlements import Settlements
@@ -115,7 +115,7 @@ class _Parts:
     dialects: Dialects
     bodies: Bodies
     request_log: RequestLog | None
-    remainder: Remainder
+    detached: DetachedAnswer
     poller: BackgroundPoller
     proxy: Proxy
 
@@ -192,7 +192,7 @@ async def serving(
         await engine.loops.stop(LEASE, EXPORTS)
         await stop_payments(runtime)
         await runtime.refused.flush()
-        parts.remainder.hurry()
+        parts.detached.drain_now()
         await parts.poller.stop()
         if not await engine.stop(settings.defaults.postgres_timeout_s):
             logger.error("debits wait in Redis's journal: the next gateway writes them")
@@ -227,12 +227,12 @@ def _make_parts(runtime: Runtime, metrics: Metrics, tokenizer: Tokenizer) -> _Pa
     poller = BackgroundPoller(
         jobs, providers, settlements, polling, creations=dialects.creations(), new_id=new_id, clock=time.time
     )
-    remainder = Remainder(settlements, drain_rules(defaults), records, poller)
+    detached = DetachedAnswer(settlements, drain_rules(defaults), records, poller)
     stored = StoredObjects(OwnedObjects(runtime.database), router, time.time)
     forwarder_parts = ForwarderParts(
         transports=transports,
         settlements=settlements,
-        remainder=remainder,
+        detached=detached,
         metrics=metrics,
         records=records,
         stored=stored,
@@ -254,7 +254,7 @@ def _make_parts(runtime: Runtime, metrics: Metrics, tokenizer: Tokenizer) -> _Pa
         poller=poller,
     )
     proxy = Proxy(proxy_parts, proxy_rules(settings))
-    return _Parts(tokenizer, transports, router, board, dialects, bodies, log, remainder, poller, proxy)
+    return _Parts(tokenizer, transports, router, board, dialects, bodies, log, detached, poller, proxy)
 
 
 def _application(runtime: Runtime, cors: Cors | None) -> web.Application:

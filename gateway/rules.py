@@ -11,11 +11,11 @@ from gateway.dialects.openai_responses.answer import ENDS
 from gateway.dialects.structure import StructureBounds
 from gateway.endpoints.response_sockets import ClientSocketRules
 from gateway.proxy.attempts import AttemptRules
+from gateway.proxy.detached_answer import DrainRules
 from gateway.proxy.estimate import EstimateRules
 from gateway.proxy.forward import ForwardRules
 from gateway.proxy.handler import ProxyRules
 from gateway.proxy.jobs import BackgroundRules
-from gateway.proxy.remainder import DrainRules
 from gateway.server.bodies import BodyRules
 from gateway.server.guard import EdgeRules
 from gateway.server.listening import connections_within

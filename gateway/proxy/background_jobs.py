@@ -23,7 +23,7 @@ from gateway.dialects.base import Match
 from gateway.dialects.exceptions import GarbageAnswer
 from gateway.dialects.output import NO_OUTPUT
 from gateway.proxy.jobs import GONE, OK, BackgroundRules, JobProviders, debit_of
-from gateway.proxy.settlement.doubts import believed
+from gateway.proxy.settlement.usage_anomalies import believed
 from gateway.server import refusals
 from gateway.server.refusals import Refuse
 from gateway.upstream.base import UpstreamError
@@ -189,7 +189,7 @@ class BackgroundPoller:
     async def stop(self) -> None:
         """Leave all jobs to other gateways."""
         self._stopping.set()
-        self._providers.hurry()
+        self._providers.drain_now()
         if self._tasks:
             await asyncio.wait(self._tasks)
 

@@ -3,7 +3,7 @@
 This file owns that an answer ends only after its debit is outside the process, and how a hold ends, whatever happens on
 the way: by the usage that the provider reported; by `missing_usage` where it reported none; voided where it refused the
 request, or failed before any output. From a request that has left this process on, a fault of ours charges the hold
-(`Hold.owe`). A request that is cancelled leaves what is under way to `gateway.proxy.remainder`.
+(`Hold.owe`). A request that is cancelled leaves what is under way to `gateway.proxy.detached_answer`.
 
 `gateway.proxy.relay` serves streams.
 """
@@ -31,11 +31,11 @@ from gateway.proxy.attempts import (
     note_failure,
 )
 from gateway.proxy.context import RequestContext, shown_id
+from gateway.proxy.detached_answer import OK, Running, read_whole
 from gateway.proxy.estimate import EstimateRules
 from gateway.proxy.outcomes import Outcomes, balance_nano
 from gateway.proxy.outgoing import outgoing_apart
 from gateway.proxy.relay import ForwarderParts, Relay
-from gateway.proxy.remainder import OK, Running, read_whole
 from gateway.proxy.stored import running_of, tokens_to_go_on_from
 from gateway.server.caching import PRIVATE_LINES
 from gateway.server.ids import FIRST_ATTEMPT, attempts_line, balance_line, granted_calls_line, paid_lines
@@ -82,7 +82,7 @@ class Forwarder:
         self._apart = parts.apart
         self._transports = parts.transports
         self._settlements = parts.settlements
-        self._remainder = parts.remainder
+        self._detached = parts.detached
         self._rules = rules
         self._metrics = parts.metrics
         self._clock = parts.clock
@@ -157,7 +157,7 @@ class Forwarder:
     ) -> None:
         """Leave a request whose sending was cancelled, or has failed for a fault of ours: the answer may still come."""
         if isinstance(error, asyncio.CancelledError):
-            self._remainder.unanswered(exchange, context, hold, pending)
+            self._detached.unanswered(exchange, context, hold, pending)
         elif isinstance(error, Exception):
             hold.owe(context.unresolved)
             pending.release()
@@ -227,7 +227,7 @@ class Forwarder:
             if reported is None or reported.counts_nothing:
                 reported, output = read_whole(context, body, head, limit_bytes)
         except asyncio.CancelledError:  # what goes on without the client releases the answer
-            self._remainder.whole(exchange, context, hold, answer, head)
+            self._detached.whole(exchange, context, hold, answer, head)
             raise
         except UpstreamTooLarge:
             answer.release()
@@ -277,7 +277,7 @@ class Forwarder:
             await self._stored.record(context, running, None)
             following = await self._poller.begin(context, hold, running)
         except asyncio.CancelledError:  # the client has left: its work is followed all the same
-            self._remainder.running(context, hold, running)
+            self._detached.running(context, hold, running)
             raise
         context.body = b""
         self._settlements.hand_over(hold, following)

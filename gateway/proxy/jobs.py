@@ -14,7 +14,7 @@ from billing.ledger.debits import LAYOUT, PLAIN_LAYOUT, Debit
 from billing.ledger.usage_columns import other_counts, total_usage
 from billing.usage import Usage
 from gateway.proxy.estimate import charge
-from gateway.proxy.settlement.doubts import believed
+from gateway.proxy.settlement.usage_anomalies import believed
 from gateway.upstream.base import Transport, UpstreamRequest, UpstreamTimeout
 from gateway.upstream.headers import outgoing
 
@@ -51,7 +51,7 @@ class JobProviders:
         self._rules = rules
         self._asking: set[asyncio.Timeout] = set()
 
-    def hurry(self) -> None:
+    def drain_now(self) -> None:
         """Stop waiting for the answers that are asked for now."""
         for asking in self._asking:
             if not asking.expired():

@@ -18,7 +18,7 @@ from gateway.proxy.context import CLIENT_GONE, Reason, RequestContext
 from gateway.proxy.decoding_tap import READABLE, StreamWatch
 from gateway.proxy.outcomes import Outcomes, uncharged, upstream_error_of
 from gateway.proxy.overrun import OverrunGuard, ToolOverrun
-from gateway.proxy.settlement.doubts import says_nothing
+from gateway.proxy.settlement.usage_anomalies import says_nothing
 from gateway.proxy.stored import StoredObjects, Withheld, tokens_to_go_on_from
 from gateway.server import refusals
 from gateway.server.exchange import ClientGone, Exchange
@@ -32,9 +32,9 @@ if TYPE_CHECKING:
     from gateway.dialects.facts import Created
     from gateway.metrics.registry import Metrics
     from gateway.proxy.background_jobs import BackgroundPoller
+    from gateway.proxy.detached_answer import DetachedAnswer
     from gateway.proxy.outgoing import Apart
     from gateway.proxy.records import Records
-    from gateway.proxy.remainder import Remainder
     from gateway.proxy.settlement.settlements import Settlements
     from gateway.upstream.base import Transport
     from gateway.upstream.headers import ResponseHead
@@ -49,7 +49,7 @@ class ForwarderParts:
 
     transports: Mapping[str, Transport]
     settlements: Settlements
-    remainder: Remainder
+    detached: DetachedAnswer
     metrics: Metrics
     records: Records
     stored: StoredObjects
@@ -65,7 +65,7 @@ class Relay:
         self._tool_overrun_percent = tool_overrun_percent
         self._poller = parts.poller
         self._settlements = parts.settlements
-        self._remainder = parts.remainder
+        self._detached = parts.detached
         self._outcomes = outcomes
         self._metrics = parts.metrics
         self._stored = parts.stored
@@ -134,9 +134,9 @@ class Relay:
         without us."""
         running = None if watch.withheld is None else watch.withheld.running
         if running is None or watch.tap.done:
-            return self._remainder.stream(exchange, context, hold, answer, watch)
+            return self._detached.stream(exchange, context, hold, answer, watch)
         answer.release()
-        return self._remainder.running(context, hold, running, watch.tap)
+        return self._detached.running(context, hold, running, watch.tap)
 
     async def _works_on(
         self,
@@ -150,7 +150,7 @@ class Relay:
     ) -> None:
         """Poll a response in the background that goes on after its stream. The client sees the end where the provider
         has told it of an error, else a stream that broke."""
-        self._remainder.running(context, hold, running, watch.tap)
+        self._detached.running(context, hold, running, watch.tap)
         self._outcomes.count(context, 200 if clean and watch.tap.error_seen else 502)
         if not clean or not watch.tap.error_seen:
             return exchange.abort()

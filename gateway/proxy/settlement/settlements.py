@@ -22,8 +22,8 @@ from gateway.dialects.facts import NO_WORK, Reported
 from gateway.dialects.output import NO_OUTPUT, Output
 from gateway.proxy.attempts import KEY_REFUSED
 from gateway.proxy.estimate import Charge, billed_usage
-from gateway.proxy.settlement.doubts import Doubts, believed, says_nothing
 from gateway.proxy.settlement.missing_usage import Guess, MissingUsage
+from gateway.proxy.settlement.usage_anomalies import Doubts, believed, says_nothing
 from gateway.proxy.tool_rounds import own_searches, uses_with
 
 if TYPE_CHECKING:

@@ -7,7 +7,7 @@ import pytest
 
 from billing.money import parse_usd
 from gateway.config.settings import Settings
-from gateway.proxy.remainder import Remainder
+from gateway.proxy.detached_answer import DetachedAnswer
 from gateway.proxy.settlement.settlements import Settlements
 from gateway.tokens import Tokenizer
 from tests.gateway.conftest import Handler, MakeGateway, chat
@@ -98,7 +98,7 @@ async def a_fault_of_ours_after_the_client_has_left_charges_the_hold(
     provider = Slow(WORDS[0], DONE)
     gateway = await make_gateway(await upstream(provider.serve if body is STREAM else gate.serve))
     customer = await gateway.customer()
-    monkeypatch.setattr(Remainder, patched, broken)
+    monkeypatch.setattr(DetachedAnswer, patched, broken)
     held: list[int] = []
 
     async def note() -> None:

@@ -22,7 +22,7 @@ from gateway.dialects.exceptions import GarbageAnswer
 from gateway.dialects.output import NO_OUTPUT, Output
 from gateway.proxy.context import Reason, RequestContext, shown_id
 from gateway.proxy.decoding_tap import ENCODINGS, StreamWatch, decoded
-from gateway.proxy.settlement.doubts import believed
+from gateway.proxy.settlement.usage_anomalies import believed
 from gateway.proxy.stored import FirstEvent, running_of, running_of_event
 from gateway.upstream.base import Pending, UpstreamError, UpstreamResponse, UpstreamTimeout, UpstreamTooLarge
 from gateway.upstream.headers import ResponseHead, incoming
@@ -114,8 +114,8 @@ def read_whole(
     return None, output if context.parsed.has_output else Output(failed=output.failed)
 
 
-class Remainder:
-    """Ends requests whose clients are gone. `hurry` when the process stops."""
+class DetachedAnswer:
+    """Ends requests whose clients are gone. `drain_now` when the process stops."""
 
     def __init__(self, settlements: Settlements, rules: DrainRules, records: Records, poller: BackgroundPoller) -> None:
         self._settlements = settlements
@@ -127,7 +127,7 @@ class Remainder:
         self._rounds = asyncio.Semaphore(COUNTED_AT_ONCE)
         self._stopping = False
 
-    def hurry(self) -> None:
+    def drain_now(self) -> None:
         """Stop reading upstreams: what has come until now is settled."""
         self._stopping = True
         for drain in self._drains:

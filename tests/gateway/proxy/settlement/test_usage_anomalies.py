@@ -19,7 +19,7 @@ from gateway.dialects.facts import Reported
 from gateway.dialects.shares import MORE_IN_TOTAL
 from gateway.metrics.registry import Metrics
 from gateway.proxy.candidates import Candidate, Rates
-from gateway.proxy.settlement import doubts
+from gateway.proxy.settlement import usage_anomalies
 from tests.gateway.conftest import Handler, MakeGateway, chat
 from tests.support.answering import DONE, WORDS, Provider, answer, saying, streaming, usage, usage_chunk
 from tests.support.gateways import INPUT, OUTPUT, ask, the_event
@@ -86,7 +86,7 @@ def test_what_a_provider_is_known_to_do_is_no_doubt(
 ) -> None:
     metrics, price = Metrics(), PriceRow("p", "m", date(2024, 1, 1), {"input": 1}, {}, variants=variants)
     way = Candidate("m", ProviderConfig("p", kind, "http://p"), "m", 0, "o200k_base", None, rates=Rates.of(price))
-    doubts.Doubts(metrics).note(way, reported)
+    usage_anomalies.Doubts(metrics).note(way, reported)
     told = re.findall(rb'usage_doubts_total{doubt="(.+?)"', metrics.render()[0])
     assert told == ([] if doubt is None else [doubt.encode()])
 
@@ -96,7 +96,7 @@ def test_a_router_that_names_none_of_its_models_is_doubted() -> None:
     own = ProviderConfig("p", "openai", "http://p")
     way = Candidate("m", own, "m", 0, "o200k_base", None, rates=price, others={"a": price}, answered_by=("a",))
     for served in ("a-2026", "b"):
-        doubts.Doubts(metrics).note(way, Reported(Usage(10, 5), model=served))
+        usage_anomalies.Doubts(metrics).note(way, Reported(Usage(10, 5), model=served))
     assert b'usage_doubts_total{doubt="model",provider="p"} 1.0' in metrics.render()[0]
 
 
@@ -112,12 +112,12 @@ async def test_what_is_not_known_costs_the_dearest_and_is_told_once(
     counts = usage(10, 5, vision_tokens=3)
     provider = Provider(saying(answer(reported=counts, service_tier="warp")))
     gateway = await make_gateway(await upstream(provider.serve), change=tiers)
-    with caplog.at_level(logging.WARNING, logger=doubts.__name__):
+    with caplog.at_level(logging.WARNING, logger=usage_anomalies.__name__):
         for _ in range(2):
             customer = await gateway.customer("5.00")
             assert (await ask(customer, chat(model="gpt-4o-mini", max_tokens=50))).status == 200
             await the_event(customer, 9 * (10 * INPUT + 5 * OUTPUT))
-    lines = [record.getMessage() for record in caplog.records if record.name == doubts.__name__]
+    lines = [record.getMessage() for record in caplog.records if record.name == usage_anomalies.__name__]
     assert len(lines) == 2
     assert "'vision_tokens'" in lines[0]
     assert "'warp'" in lines[1]
