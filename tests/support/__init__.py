@@ -9,6 +9,7 @@ shipped            the shipped settings and prices, read once
 answering          providers that do as they are told
 stories            tests that share one gateway
 in_turn            cases of a test one after the other, with one set of fixtures
+holds              an engine on the real stores, requests for holds, and what both stores say of them
 gateways           requests to a gateway, and what must hold once one is over
 passed_answers     streams through a whole gateway
 unreported_costs   answers without a usage of their own

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 import pytest
 
 from billing.quotas import Window, window_end_s, window_id
-from tests.billing.holds.scripts import PlainScript, Scripts
+from tests.model.scripts import PlainScript, Scripts
 
 LAST_S = 4_291_747_199
 """The end of 2105; a window id of seconds' minutes still fits 32 bits by far."""

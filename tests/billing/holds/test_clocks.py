@@ -19,9 +19,10 @@ from billing.holds.partition import NotReady
 from billing.holds.redis.connection import Script, ServerSession
 from billing.holds.redis.layout import AHEAD_S, Counter
 from billing.quotas import Metric, Quota, Window, window_id
-from tests.billing.holds.conftest import MakeWorld, World, need
-from tests.billing.holds.scripts import CLOCK_LINE
-from tests.billing.holds.support import (
+from tests.model.scripts import CLOCK_LINE
+from tests.support.holds import (
+    MakeWorld,
+    World,
     ask,
     ask_in_vain,
     assert_agreed,
@@ -29,6 +30,7 @@ from tests.billing.holds.support import (
     eventually,
     hold_one,
     joined,
+    need,
     partition_of,
     settle,
     spend,

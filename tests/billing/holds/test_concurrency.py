@@ -12,8 +12,7 @@ from billing.holds.model import Decision, Hold, InsufficientBalance, QuotaExceed
 from billing.plans import Plan
 from billing.principals import Principal
 from billing.quotas import Metric, Quota, Window
-from tests.billing.holds.conftest import PLANS, MakeWorld, World, debit, need
-from tests.billing.holds.support import WAIT_S, hold_request
+from tests.support.holds import PLANS, WAIT_S, MakeWorld, World, debit, hold_request, need
 
 FIXED = need(input_tokens=10, input_cost_nano=1000, unit_nano=10, least=20, most=20)
 """1200 nano-USD, 30 tokens."""

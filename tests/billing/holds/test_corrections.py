@@ -16,10 +16,13 @@ from billing.ledger.debits import Debit
 from billing.ledger.writer import write_debits
 from billing.principals import Principal
 from billing.quotas import Metric, Quota, Window
-from tests.billing.holds.conftest import PATIENT, MakeWorld, World, debit
-from tests.billing.holds.support import (
+from tests.support.holds import (
+    PATIENT,
+    MakeWorld,
+    World,
     ask,
     assert_agreed,
+    debit,
     debits,
     entries,
     eventually,

@@ -10,8 +10,7 @@ from billing.holds import upkeep
 from billing.holds.redis.connection import RedisUnfit
 from billing.holds.redis.server import Server
 from billing.holds.upkeep import Upkeep
-from tests.billing.holds.conftest import MakeWorld, World
-from tests.billing.holds.support import WAIT_S, hold_one, spend
+from tests.support.holds import WAIT_S, MakeWorld, World, hold_one, spend
 
 MOMENTS: Final = 25
 """Turns of the event loop: more than one command to Redis takes to be written and answered, mostly."""

@@ -13,9 +13,12 @@ from billing.holds.redis.layout import HELD, SETTLED
 from billing.ledger.leases import end_lease
 from billing.principals import Principal
 from billing.quotas import Metric, Quota, Window
-from tests.billing.holds.conftest import BRISK, PATIENT, MakeWorld, World, need
-from tests.billing.holds.support import (
+from tests.support.holds import (
+    BRISK,
+    PATIENT,
     WAIT_S,
+    MakeWorld,
+    World,
     ask,
     assert_agreed,
     debits,
@@ -26,6 +29,7 @@ from tests.billing.holds.support import (
     joined,
     keys_in_redis,
     ledger_balance,
+    need,
     partition_of,
     settle,
     spend,

@@ -17,9 +17,11 @@ from billing.ledger.set_aside import discard, list_set_aside, replay
 from billing.ledger.verify import verify
 from billing.principals import Principal
 from billing.quotas import Metric, Quota, Window
-from tests.billing.holds.conftest import MakeWorld, World, debit
-from tests.billing.holds.support import (
+from tests.support.holds import (
+    MakeWorld,
+    World,
     assert_agreed,
+    debit,
     debits,
     eventually,
     hold_one,

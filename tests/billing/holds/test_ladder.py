@@ -15,11 +15,15 @@ from billing.money import MAX_NANO
 from billing.plans import MAX_TOOL_CALLS
 from billing.principals import Principal
 from billing.quotas import Metric, Quota, Window
-from tests.billing.holds.conftest import PATIENT, MakeWorld, World, debit
-from tests.billing.holds.support import (
+from tests.billing.holds.test_concurrency import within_one_minute
+from tests.support.holds import (
+    PATIENT,
     WAIT_S,
+    MakeWorld,
+    World,
     ask,
     assert_agreed,
+    debit,
     delete,
     entries,
     hold_one,
@@ -28,7 +32,6 @@ from tests.billing.holds.support import (
     partition_of,
     settle,
 )
-from tests.billing.holds.test_concurrency import within_one_minute
 
 UNIT_NANO = 10
 FIRST_OUTPUT = 4096

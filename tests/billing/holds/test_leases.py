@@ -18,9 +18,12 @@ from billing.holds.redis.layout import CLAIMED, HELD, STATE_VERSION
 from billing.ledger.leases import end_lease, renew_lease, write_expired
 from billing.principals import Principal
 from billing.quotas import Metric, Quota, Window
-from tests.billing.holds.conftest import PATIENT, MakeWorld, World, debit
-from tests.billing.holds.support import (
+from tests.support.holds import (
+    PATIENT,
+    MakeWorld,
+    World,
     assert_agreed,
+    debit,
     debits,
     entries,
     eventually,

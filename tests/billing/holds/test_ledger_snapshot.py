@@ -14,8 +14,8 @@ from billing.holds.redis.layout import AccountState
 from billing.ledger.reports import roll
 from billing.principals import Principal
 from billing.quotas import Metric, Quota, Window, window_id
-from tests.billing.holds.conftest import World
-from tests.billing.holds.support import (
+from tests.support.holds import (
+    World,
     eventually,
     hold_one,
     joined,

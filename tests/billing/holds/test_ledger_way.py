@@ -12,8 +12,7 @@ from billing.holds.model import Hold, HoldSettings, IllegalTransition, Settled, 
 from billing.ledger.debits import Debit
 from billing.ledger.writer import Written, write_free
 from billing.principals import Principal
-from tests.billing.holds.conftest import MakeWorld, World
-from tests.billing.holds.support import WAIT_S, debits, eventually, hold_one, partition_of, settle
+from tests.support.holds import WAIT_S, MakeWorld, World, debits, eventually, hold_one, partition_of, settle
 
 
 @pytest.fixture

@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import replace
 
 import pytest
 
@@ -12,8 +13,10 @@ from billing.holds.engine import EngineSettings
 from billing.holds.model import Hold, InsufficientBalance, Unavailable
 from billing.holds.redis.connection import Script
 from billing.principals import Principal
-from tests.billing.holds.conftest import PATIENT, MakeWorld, World, need, replace
-from tests.billing.holds.support import (
+from tests.support.holds import (
+    PATIENT,
+    MakeWorld,
+    World,
     ask,
     assert_agreed,
     debits,
@@ -24,6 +27,7 @@ from tests.billing.holds.support import (
     keys_in_redis,
     kill,
     ledger_balance,
+    need,
     partition_of,
     renew_leases,
     settle,

@@ -7,8 +7,7 @@ import pytest
 
 from billing.holds import upkeep as loops_module
 from billing.holds.upkeep import WELL_AFTER_S, Loops
-from tests.billing.holds.conftest import World
-from tests.billing.holds.support import WAIT_S, eventually, spend
+from tests.support.holds import WAIT_S, World, eventually, spend
 
 
 @pytest.fixture(autouse=True)

@@ -10,8 +10,9 @@ from billing.holds.engine import EngineSettings
 from billing.holds.model import HoldSettings
 from billing.holds.redis.connection import Script
 from billing.quotas import Metric, Quota, Window
-from tests.billing.holds.conftest import MakeWorld, World
-from tests.billing.holds.support import (
+from tests.support.holds import (
+    MakeWorld,
+    World,
     assert_agreed,
     debits,
     entries,

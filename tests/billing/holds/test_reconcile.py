@@ -15,8 +15,7 @@ from billing.holds.reconcile import Drift
 from billing.holds.redis.layout import Counter, Keyspace
 from billing.principals import Principal
 from billing.quotas import Metric, Quota, Window
-from tests.billing.holds.conftest import World, debit, need
-from tests.billing.holds.support import hold_request
+from tests.support.holds import World, debit, hold_request, need
 
 DAY_TOKENS = Quota(Window.day, Metric.tokens, 10**6)
 

@@ -16,9 +16,11 @@ from billing.ledger.debits import encode_debit
 from billing.ledger.writer import write_debits
 from billing.principals import Principal
 from billing.quotas import Metric, Quota, Window
-from tests.billing.holds.conftest import MakeWorld, World, debit, need
-from tests.billing.holds.support import (
+from tests.support.holds import (
+    MakeWorld,
+    World,
     assert_agreed,
+    debit,
     debits,
     entries,
     eventually,
@@ -26,6 +28,7 @@ from tests.billing.holds.support import (
     hold_request,
     kill,
     ledger_balance,
+    need,
     partition_of,
     renew_leases,
     settle,

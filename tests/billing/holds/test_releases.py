@@ -17,8 +17,10 @@ from billing.holds.redis.connection import Script
 from billing.holds.redis.layout import SETTLED, STATE_VERSION
 from billing.ledger.leases import end_lease
 from billing.quotas import Metric, Quota, Window
-from tests.billing.holds.conftest import BRISK, MakeWorld, World
-from tests.billing.holds.support import (
+from tests.support.holds import (
+    BRISK,
+    MakeWorld,
+    World,
     ask_in_vain,
     assert_agreed,
     debits,

@@ -17,9 +17,8 @@ from hypothesis import strategies as st
 from hypothesis.stateful import precondition, rule, run_state_machine_as_test
 
 from billing.holds.redis.client import RedisClient
-from tests.billing.holds.model_inputs import MODELS, OWNERS, asks, endings, forward_steps, picks, quotas
-from tests.billing.holds.model_machine import Machine
-from tests.billing.holds.model_traffic import ROOM
+from tests.model.inputs import MODELS, OWNERS, asks, endings, forward_steps, picks, quotas
+from tests.model.machine import ROOM, Machine
 
 PROFILE: Final = os.environ.get("HYPOTHESIS_PROFILE", "default")
 SIZES: Final = {"default": ({"valkey": 32, "redis": 6}, 40), "long": ({"valkey": 2000, "redis": 2000}, 80)}

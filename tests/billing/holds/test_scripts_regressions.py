@@ -7,10 +7,20 @@ import pytest
 
 from billing.holds.redis.layout import AHEAD_S, STEP_S, AccountState, Counter
 from billing.quotas import Metric, Quota, Window, window_id
-from tests.billing.holds.reference import OK, RESTART_MS, WAITING, Reference
-from tests.billing.holds.reference_ledger import Ledger
-from tests.billing.holds.reference_values import Admission, Amounts, Correction, Names, Settlement, Void
-from tests.billing.holds.scripts import Scripts
+from tests.model.reference import (
+    OK,
+    RESTART_MS,
+    WAITING,
+    Admission,
+    Amounts,
+    Correction,
+    Ledger,
+    Names,
+    Reference,
+    Settlement,
+    Void,
+)
+from tests.model.scripts import Scripts
 
 ACCOUNT: Final = "acc_one"
 KEY: Final = "key_1"

@@ -13,8 +13,7 @@ from billing.holds.recovery import Swept
 from billing.holds.redis.layout import OK
 from billing.principals import Limit
 from billing.quotas import Metric, Quota, Window
-from tests.billing.holds.conftest import BRISK, MakeWorld, World, debit, need
-from tests.billing.holds.support import eventually, hold_request
+from tests.support.holds import BRISK, MakeWorld, World, debit, eventually, hold_request, need
 
 
 async def test_a_settled_hold_reaches_the_ledger_once(world: World) -> None:

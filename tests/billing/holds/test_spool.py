@@ -19,9 +19,11 @@ from billing.ledger.debits import Debit
 from billing.ledger.writer import write_free
 from billing.principals import Principal
 from billing.wal_segment import taken
-from tests.billing.holds.conftest import MakeWorld, World, debit
-from tests.billing.holds.support import (
+from tests.support.holds import (
+    MakeWorld,
+    World,
     assert_agreed,
+    debit,
     debits,
     delete,
     eventually,

@@ -9,8 +9,18 @@ from billing.holds import engine
 from billing.holds.model import Hold
 from billing.ledger.debits import Debit
 from billing.principals import Principal
-from tests.billing.holds.conftest import MakeWorld, World, debit, need
-from tests.billing.holds.support import ask, assert_agreed, debits, eventually, hold_one, hold_request
+from tests.support.holds import (
+    MakeWorld,
+    World,
+    ask,
+    assert_agreed,
+    debit,
+    debits,
+    eventually,
+    hold_one,
+    hold_request,
+    need,
+)
 
 
 def owing(hold: Hold, principal: Principal) -> None:

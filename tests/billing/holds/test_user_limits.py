@@ -17,10 +17,14 @@ from billing.keys.secrets import secret_digest
 from billing.ledger.debits import Debit
 from billing.principals import Principal
 from billing.quotas import Metric, Quota, Window
-from tests.billing.holds.conftest import MakeWorld, World, debit, need
-from tests.billing.holds.support import (
+from tests.billing.holds.test_concurrency import USED, open_all, within_one_minute
+from tests.billing.holds.test_windows import EVERY_WINDOW, LONG, by_hand, direct, seen_from, used
+from tests.support.holds import (
+    MakeWorld,
+    World,
     ask,
     assert_agreed,
+    debit,
     debits,
     delete,
     entries,
@@ -29,14 +33,13 @@ from tests.billing.holds.support import (
     hold_request,
     keys_in_redis,
     kill,
+    need,
     partition_of,
     renew_leases,
     settle,
     spend,
     sweep_by_hand,
 )
-from tests.billing.holds.test_concurrency import USED, open_all, within_one_minute
-from tests.billing.holds.test_windows import EVERY_WINDOW, LONG, by_hand, direct, seen_from, used
 
 DAY_TOKENS = Quota(Window.day, Metric.tokens, 10**6)
 ANA, BEN = "usr_ana", "usr_ben"

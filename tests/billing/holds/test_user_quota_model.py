@@ -10,9 +10,8 @@ from billing.holds.model import Hold, QuotaExceeded
 from billing.keys.secrets import secret_digest
 from billing.principals import Principal
 from billing.quotas import Metric, Quota, Window
-from tests.billing.holds.conftest import World, need
-from tests.billing.holds.support import ask, settle
 from tests.billing.holds.test_user_limits import Key, key_of
+from tests.support.holds import World, ask, need, settle
 
 ASKED, HELD_TOKENS, SETTLED_TOKENS = need(input_tokens=10, least=20, most=20), 30, 15
 USERS = ("usr_ana", "usr_ben")

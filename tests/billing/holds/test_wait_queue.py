@@ -24,8 +24,7 @@ from billing.holds.wait_queue import MOST_PAUSE_S, WaitQueues
 from billing.keys.secrets import secret_digest
 from billing.principals import Limit, Principal, QuotaLimits
 from billing.quotas import Metric, Quota, Window
-from tests.billing.holds.conftest import MakeWorld, World, need
-from tests.billing.holds.support import ask, eventually, hold_one, hold_request, settle
+from tests.support.holds import MakeWorld, World, ask, eventually, hold_one, hold_request, need, settle
 
 LONG_S = 60.0
 """Longer than any wait here takes."""

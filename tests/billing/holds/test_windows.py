@@ -19,10 +19,13 @@ from billing.ledger.writer import write_debits
 from billing.plans import Plan
 from billing.principals import Principal
 from billing.quotas import Metric, Quota, Window, window_id
-from tests.billing.holds.conftest import BRISK, MakeWorld, World, debit
-from tests.billing.holds.support import (
+from tests.support.holds import (
+    BRISK,
+    MakeWorld,
+    World,
     ask,
     assert_agreed,
+    debit,
     debits,
     entries,
     eventually,

@@ -16,7 +16,7 @@ from billing.metering.metering import Desk, Metering, ServiceRules
 from billing.metering.service_holds import ServiceHolds
 from billing.price_table import PriceTable
 from billing.prices import PriceRow
-from tests.billing.holds.conftest import PLANS, World
+from tests.support.holds import PLANS, World
 
 PRICES = PriceTable(
     [

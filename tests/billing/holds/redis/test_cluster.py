@@ -19,8 +19,7 @@ from billing.keys.secrets import secret_digest
 from billing.ledger.verify import verify
 from billing.principals import Principal
 from billing.quotas import Metric, Quota, Window
-from tests.billing.holds.conftest import MakeWorld, World, debit, need
-from tests.billing.holds.support import hold_request
+from tests.support.holds import MakeWorld, World, debit, hold_request, need
 from tests.support.redis_cluster import MASTERS, Node, RedisCluster, spread_prefix
 
 PARTITIONS: Final = 16

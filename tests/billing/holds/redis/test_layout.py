@@ -25,7 +25,7 @@ from billing.holds.redis.layout import (
     pack_text,
 )
 from billing.money import MAX_NANO
-from tests.billing.holds.scripts import PlainScript, Scripts
+from tests.model.scripts import PlainScript, Scripts
 
 amounts = st.one_of(
     st.integers(-MAX_NANO, MAX_NANO),

@@ -16,9 +16,18 @@ from billing.holds.redis.state import RedisState
 from billing.ledger.debits import encode_debit
 from billing.principals import Principal
 from billing.quotas import Metric, Quota, Window
-from tests.billing.holds.conftest import MakeWorld, World, debit
-from tests.billing.holds.support import WAIT_S, assert_agreed, eventually, hold_one, partition_of, settle
 from tests.billing.holds.test_windows import EVERY_WINDOW, LONG, by_hand, counters_of, direct, seen_from, used
+from tests.support.holds import (
+    WAIT_S,
+    MakeWorld,
+    World,
+    assert_agreed,
+    debit,
+    eventually,
+    hold_one,
+    partition_of,
+    settle,
+)
 
 ENTRIES = 30_000
 RUNNING = 30
