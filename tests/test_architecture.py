@@ -22,7 +22,16 @@ CODE: Final = [
 ]
 CITED: Final = re.compile(r"\b(?:rules?|invariants?) ((?:R|I)\d)")
 CITED_PAGE: Final = re.compile(r"\b(docs/[\w/-]+\.md)\b")
-FOLDERS: Final = ("billing", "gateway", "benchmarks", "tests/agents", "tests/chaos", "tests/clients", "tests/model", "tests/support")
+FOLDERS: Final = (
+    "billing",
+    "gateway",
+    "benchmarks",
+    "tests/agents",
+    "tests/chaos",
+    "tests/clients",
+    "tests/model",
+    "tests/support",
+)
 MAPS: Final = [path for name in FOLDERS for path in (ROOT / name).rglob("__init__.py")]
 PACKAGES: Final = sorted(path.parent.relative_to(ROOT).as_posix() for path in MAPS)
 

@@ -2,7 +2,8 @@
 
 import asyncio
 import os
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
+from contextlib import AsyncExitStack
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -13,17 +14,25 @@ from billing.accounts.grants import Grants
 from billing.accounts.member_limits import MemberLimits
 from billing.database.connection import Database
 from billing.holds.engine import Engine, EngineSettings
-from billing.holds.model import Hold, HoldRequest, HoldSettings, Need, Settled
+from billing.holds.model import (
+    Decision,
+    Hold,
+    HoldRequest,
+    HoldSettings,
+    Need,
+    Settled,
+)
 from billing.holds.partition import NotReady, Partition
 from billing.holds.redis.client import RedisClient
-from billing.holds.redis.layout import SETTLED, AccountState, Entry, Keyspace, KeyState
+from billing.holds.redis.layout import SETTLED, AccountState, Counter, Entry, Keyspace, KeyState
 from billing.keys.keys import ApiKeys
 from billing.keys.secrets import secret_digest
 from billing.ledger.debits import Debit, encode_debit
 from billing.ledger.leases import end_lease
+from billing.ledger.writer import write_debits
 from billing.plans import Plan
 from billing.principals import Principal
-from billing.quotas import Quota
+from billing.quotas import Metric, Quota, Window, window_id
 
 PLANS = {"free": Plan("free", "Free", 0)}
 
@@ -326,3 +335,128 @@ async def assert_agreed(world: World, account_id: str) -> None:
     assert (state.held_nano, state.running) == (0, 0)
     assert state.balance_nano == await ledger_balance(world, account_id)
     assert (await world.engine.reconciler.run()).drifts == ()
+
+
+EVERY_WINDOW = tuple(Quota(window, metric, 10**12) for window in Window for metric in Metric)
+
+
+LONG = tuple(quota for quota in EVERY_WINDOW if quota.window in (Window.month, Window.total))
+"""Windows that do not end while a test runs, but once a month."""
+
+
+def used(quota: Quota, written: Sequence[Debit], at_s: int) -> int:
+    """What these debits used of a quota in the window that holds `at_s`."""
+    at = window_id(quota.window, at_s)
+    return sum(
+        (1, one.input_tokens + one.output_tokens, one.input_tokens, one.output_tokens, one.charged_nano)[quota.metric]
+        for one in written
+        if quota.applies_to(one.model, one.feature)
+        and window_id(quota.window, one.admitted_at_ms // 1000) == at
+        and (one.outcome == "settled" or one.input_tokens + one.output_tokens > 0)
+    )
+
+
+async def by_hand(world: World) -> None:
+    """Nothing goes on by itself any more."""
+    for task in world.engine.loops.tasks.values():
+        task.cancel()
+    await asyncio.gather(*world.engine.loops.tasks.values(), return_exceptions=True)
+    world.engine.loops.tasks.clear()
+
+
+async def counters_of(world: World, principal: Principal, subject: str) -> dict[int, Counter]:
+    state = world.key_state(principal) if subject == "key" else world.account_state(principal.account_id)
+    return {counter.tag: counter for counter in (await state).counters}
+
+
+async def direct(world: World, principal: Principal, **changes: object) -> Debit:
+    """A debit by the ledger's own way, which Redis is not told of yet."""
+    one = debit(str(ULID()), principal, admitted_at_ms=partition_of(world).now_ms(), **changes)
+    await write_debits(world.database, [one])
+    return one
+
+
+def seen_from(holds: Sequence[Hold], principal: Principal, **changes: object) -> list[Debit]:
+    return [debit(hold.id, principal, admitted_at_ms=hold.admitted_at_ms, **changes) for hold in holds]
+
+
+PRINCIPAL = Principal(
+    account_id="acc_1",
+    account_name="Acme",
+    account_version=1,
+    status="active",
+    past_due_since_s=None,
+    credit_limit_nano=0,
+    account_quotas=(),
+    plan=Plan("free", "Free", 0),
+    key_id="key_1",
+    key_version=1,
+    key_name="test",
+    key_prefix="mg_1234567",
+    user_id=None,
+    scopes=frozenset(),
+    models=None,
+    key_quotas=(),
+    max_parallel_requests=None,
+    tags={},
+    created_at_s=0.0,
+    expires_at_s=None,
+    revoked_at_s=None,
+)
+
+
+FIXED = need(input_tokens=10, input_cost_nano=1000, unit_nano=10, least=20, most=20)
+"""1200 nano-USD, 30 tokens."""
+
+
+COST_NANO = 1200
+
+
+USED = {
+    Metric.requests: 1,
+    Metric.tokens: 30,
+    Metric.input_tokens: 10,
+    Metric.output_tokens: 20,
+    Metric.cost: COST_NANO,
+}
+
+
+MINUTE_MS = 60_000
+
+
+MARGIN_MS = 10_000
+
+
+async def within_one_minute(world: World) -> None:
+    """Wait, if a minute is about to end: one window is what is tested."""
+    (partition,) = world.engine.partitions.all
+    while partition.now_ms() % MINUTE_MS > MINUTE_MS - MARGIN_MS:
+        await asyncio.sleep(0.05)
+
+
+async def open_all(worlds: Sequence[World], principal: Principal, count: int, stack: AsyncExitStack) -> list[Decision]:
+    """Ask for so many holds at once, in turn of each gateway, and keep them open."""
+
+    async def one(number: int) -> Decision:
+        holds, request_id = worlds[number % len(worlds)].engine.holds, str(ULID())
+        opening = holds.open(hold_request(request_id, principal, FIXED, debit(request_id, principal)))
+        return await stack.enter_async_context(opening)
+
+    return await asyncio.gather(*(one(number) for number in range(count)))
+
+
+@dataclass(frozen=True)
+class Key:
+    """A key, by its secret: as every request asks for its principal."""
+
+    secret: str
+
+    async def principal(self, world: World) -> Principal:
+        found = await world.engine.cache.get(secret_digest(self.secret))
+        assert found is not None
+        return found
+
+
+async def key_of(world: World, account_id: str, user_id: str | None) -> Key:
+    _, secret = await world.api_keys.create(account_id, "key", user_id=user_id)
+    return Key(secret)

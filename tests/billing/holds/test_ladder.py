@@ -15,7 +15,6 @@ from billing.money import MAX_NANO
 from billing.plans import MAX_TOOL_CALLS
 from billing.principals import Principal
 from billing.quotas import Metric, Quota, Window
-from tests.billing.holds.test_concurrency import within_one_minute
 from tests.support.holds import (
     PATIENT,
     WAIT_S,
@@ -31,6 +30,7 @@ from tests.support.holds import (
     keys_in_redis,
     partition_of,
     settle,
+    within_one_minute,
 )
 
 UNIT_NANO = 10

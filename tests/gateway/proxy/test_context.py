@@ -11,8 +11,8 @@ from gateway.proxy.candidates import Route
 from gateway.proxy.context import RequestContext, Terms
 from gateway.proxy.estimate import Charge, EstimateRules
 from gateway.proxy.senders import Sender
-from tests.billing.holds.test_cache import PRINCIPAL
 from tests.gateway.proxy.test_terms import priced
+from tests.support.holds import PRINCIPAL
 
 
 def test_every_value_of_a_debit_stands_at_its_name() -> None:

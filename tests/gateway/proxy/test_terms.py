@@ -22,8 +22,8 @@ from gateway.proxy.context import Terms, keep_terms
 from gateway.proxy.estimate import EstimateRules, NotPriced, Plain, markup_of, worst_case
 from gateway.proxy.outgoing import outgoing_body
 from gateway.server.ids import MINUTE_MS, duration, limit_lines
-from tests.billing.holds.test_cache import PRINCIPAL
 from tests.gateway.proxy.estimates import request
+from tests.support.holds import PRINCIPAL
 
 RULES = [EstimateRules(), EstimateRules(strict=False)]
 

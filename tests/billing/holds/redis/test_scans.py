@@ -16,17 +16,23 @@ from billing.holds.redis.state import RedisState
 from billing.ledger.debits import encode_debit
 from billing.principals import Principal
 from billing.quotas import Metric, Quota, Window
-from tests.billing.holds.test_windows import EVERY_WINDOW, LONG, by_hand, counters_of, direct, seen_from, used
 from tests.support.holds import (
+    EVERY_WINDOW,
+    LONG,
     WAIT_S,
     MakeWorld,
     World,
     assert_agreed,
+    by_hand,
+    counters_of,
     debit,
+    direct,
     eventually,
     hold_one,
     partition_of,
+    seen_from,
     settle,
+    used,
 )
 
 ENTRIES = 30_000
