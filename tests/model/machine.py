@@ -194,12 +194,12 @@ class Checked(ModelBase):
 
     def __init__(self, redis_url: str) -> None:
         super().__init__(redis_url)
+        # By subject, tag and window id.
         self.ceilings: dict[tuple[str, int, int], Ceiling] = {}
-        """By subject, tag and window id."""
+        # The least that may be available to an account: what its last admission left it, as its ceilings.
         self.floors: dict[str, int] = {}
-        """The least that may be available to an account: what its last admission left it, as its ceilings."""
+        # Requests that have been settled or voided in this epoch.
         self.ended: set[str] = set()
-        """Requests that have been settled or voided in this epoch."""
 
     def same(self, name: str, *arguments: Any, real: tuple[Any, ...] | None = None) -> Any:
         """Call the script and the reference: one reply. A story that leaves the bound of all amounts ends there."""
@@ -340,8 +340,8 @@ def _counts(hold: Hold, quota: Quota, at: int) -> bool:
     return applies and window_id(quota.window, hold.at_ms // 1000) == at
 
 
+# `max_unsettled` where it is not what is tried.
 ROOM = 1000
-"""`max_unsettled` where it is not what is tried."""
 
 
 class Traffic(Checked):
@@ -598,8 +598,8 @@ class Traffic(Checked):
         self.check()
 
 
+# The first three are what Redis has kept when it comes back.
 RARE: Final = ("all", "nothing", "older", "remember", "remember", "install", "rehold", "lose", "stale")
-"""The first three are what Redis has kept when it comes back."""
 
 
 class Machine(Traffic):

@@ -157,8 +157,8 @@ class Admission:
     max_running: tuple[int, int]
     limits: tuple[tuple[Quota, ...], tuple[Quota, ...]]
     payload: bytes
+    # Input tokens and cost with one more call each.
     ladder: tuple[tuple[int, int], ...] = ()
-    """Input tokens and cost with one more call each."""
 
     def at(self, rung: int) -> "Admission":
         """The same with the input of one rung alone; 0 is the first input."""
@@ -352,8 +352,8 @@ class Reference:
         self.journal: dict[str, Hold] = {}
         self.installed: dict[str, int] = {}
         self.filling: dict[str, tuple[str, int]] = {}
+        # Whether every sum has stayed within the bound of all amounts: beyond it a script's doubles are not exact.
         self.exact = True
-        """Whether every sum has stayed within the bound of all amounts: beyond it a script's doubles are not exact."""
 
     # What is summed
 

@@ -40,19 +40,15 @@ PLANS = {"free": Plan("free", "Free", 0)}
 STORE_S = 60.0
 
 
+# A Redis that is slow because the machine is busy is not silent, who waits for it not refused, and no gateway dead.
 PATIENT = EngineSettings(
     holds=HoldSettings(redis_timeout_s=60.0, settle_timeout_s=60.0, ledger_timeout_s=60.0, admission_wait_s=60.0),
     lease_s=30.0,
 )
 
 
-"""A Redis that is slow because the machine is busy is not silent, who waits for it not refused, and no gateway dead."""
-
-
+# For tests of what comes after a silence of Redis.
 BRISK = EngineSettings(holds=HoldSettings(redis_timeout_s=1.0, settle_timeout_s=1.0))
-
-
-"""For tests of what comes after a silence of Redis."""
 
 
 @dataclass
@@ -340,8 +336,8 @@ async def assert_agreed(world: World, account_id: str) -> None:
 EVERY_WINDOW = tuple(Quota(window, metric, 10**12) for window in Window for metric in Metric)
 
 
+# Windows that do not end while a test runs, but once a month.
 LONG = tuple(quota for quota in EVERY_WINDOW if quota.window in (Window.month, Window.total))
-"""Windows that do not end while a test runs, but once a month."""
 
 
 def used(quota: Quota, written: Sequence[Debit], at_s: int) -> int:
@@ -405,8 +401,8 @@ PRINCIPAL = Principal(
 )
 
 
+# 1200 nano-USD, 30 tokens.
 FIXED = need(input_tokens=10, input_cost_nano=1000, unit_nano=10, least=20, most=20)
-"""1200 nano-USD, 30 tokens."""
 
 
 COST_NANO = 1200
@@ -439,7 +435,7 @@ async def open_all(worlds: Sequence[World], principal: Principal, count: int, st
 
     async def one(number: int) -> Decision:
         holds, request_id = worlds[number % len(worlds)].engine.holds, str(ULID())
-        opening = holds.open(hold_request(request_id, principal, FIXED, debit(request_id, principal)))
+        opening = holds.open(hold_request(request_id, principal, FIXED))
         return await stack.enter_async_context(opening)
 
     return await asyncio.gather(*(one(number) for number in range(count)))

@@ -26,16 +26,13 @@ from tests.support.holds import (
     eventually,
     hold_one,
     hold_request,
-    need,
 )
 
 
 async def test_a_settled_hold_reaches_the_ledger_once(world: World) -> None:
     principal = await world.customer(10**9)
     request_id = str(ULID())
-    async with world.engine.holds.open(
-        hold_request(request_id, principal, need(), debit(request_id, principal))
-    ) as hold:
+    async with world.engine.holds.open(hold_request(request_id, principal)) as hold:
         assert isinstance(hold, Hold)
         state = await world.account_state(principal.account_id)
         assert (state.held_nano, state.running, state.balance_nano) == (2000, 1, 10**9)
@@ -56,9 +53,7 @@ async def test_a_settled_hold_reaches_the_ledger_once(world: World) -> None:
 async def test_a_hold_that_is_not_settled_is_given_back(world: World) -> None:
     principal = await world.customer(10**9)
     request_id = str(ULID())
-    async with world.engine.holds.open(
-        hold_request(request_id, principal, need(), debit(request_id, principal))
-    ) as hold:
+    async with world.engine.holds.open(hold_request(request_id, principal)) as hold:
         assert isinstance(hold, Hold)
     state = await world.account_state(principal.account_id)
     assert (state.held_nano, state.running, state.balance_nano) == (0, 0, 10**9)
@@ -68,13 +63,11 @@ async def test_a_hold_that_is_not_settled_is_given_back(world: World) -> None:
 async def test_an_elastic_hold_takes_what_the_balance_leaves(world: World) -> None:
     principal = await world.customer(1500)
     request_id = str(ULID())
-    async with world.engine.holds.open(
-        hold_request(request_id, principal, need(), debit(request_id, principal))
-    ) as hold:
+    async with world.engine.holds.open(hold_request(request_id, principal)) as hold:
         assert isinstance(hold, Hold)
         assert hold.granted_output == 50
         other = str(ULID())
-        async with world.engine.holds.open(hold_request(other, principal, need(), debit(other, principal))) as no:
+        async with world.engine.holds.open(hold_request(other, principal)) as no:
             assert no == InsufficientBalance(0, 1010, 1500)
             assert no.is_held
 
@@ -83,13 +76,11 @@ async def test_a_window_refuses_and_says_which(world: World) -> None:
     quota = Quota(Window.day, Metric.tokens, 50)
     principal = await world.customer(10**9, key_quotas=(quota,))
     request_id = str(ULID())
-    async with world.engine.holds.open(
-        hold_request(request_id, principal, need(), debit(request_id, principal))
-    ) as hold:
+    async with world.engine.holds.open(hold_request(request_id, principal)) as hold:
         assert isinstance(hold, Hold)
         assert hold.granted_output == 40
         other = str(ULID())
-        async with world.engine.holds.open(hold_request(other, principal, need(), debit(other, principal))) as no:
+        async with world.engine.holds.open(hold_request(other, principal)) as no:
             assert isinstance(no, QuotaExceeded)
             (exhausted,) = no.exhausted
             assert exhausted == Exhausted(Limit("key", quota), 0, 50, 11)
@@ -103,9 +94,7 @@ async def test_a_window_refuses_and_says_which(world: World) -> None:
 async def test_a_grant_reaches_redis_and_a_new_quota_counts_what_came_before(world: World) -> None:
     principal = await world.customer(10**9)
     request_id = str(ULID())
-    async with world.engine.holds.open(
-        hold_request(request_id, principal, need(), debit(request_id, principal))
-    ) as hold:
+    async with world.engine.holds.open(hold_request(request_id, principal)) as hold:
         assert isinstance(hold, Hold)
         await world.engine.holds.settle(hold, debit(request_id, principal, admitted_at_ms=hold.admitted_at_ms))
     assert isinstance(world.grants, Grants)
@@ -113,7 +102,7 @@ async def test_a_grant_reaches_redis_and_a_new_quota_counts_what_came_before(wor
     state = await world.account_state(principal.account_id)
     assert (state.balance_nano, state.xseq) == (10**9 - 500 + 7, 2)
     running = str(ULID())
-    async with world.engine.holds.open(hold_request(running, principal, need(), debit(running, principal))) as hold:
+    async with world.engine.holds.open(hold_request(running, principal)) as hold:
         assert isinstance(hold, Hold)
         await world.accounts.set_quotas(principal.account_id, (Quota(Window.day, Metric.tokens, 1000),))
         (counter,) = (await world.account_state(principal.account_id)).counters
@@ -137,7 +126,7 @@ async def test_cancelled_in_the_turn_of_its_answer_it_is_given_back(
             serving.cancel()
 
     async def serve() -> None:
-        async with world.engine.holds.open(hold_request(request_id, principal, need(), debit(request_id, principal))):
+        async with world.engine.holds.open(hold_request(request_id, principal)):
             pytest.fail("nobody is there to be served")
 
     async def nothing_given_back(*_: Any, **__: Any) -> Swept:
@@ -188,7 +177,7 @@ async def test_a_fault_meanwhile_leaves_no_hold(make_world: MakeWorld) -> None:
     world = await make_world(BRISK)
     principal = await world.customer(10**9)
     first = str(ULID())
-    async with world.engine.holds.open(hold_request(first, principal, need(), debit(first, principal))):
+    async with world.engine.holds.open(hold_request(first, principal)):
         pass  # its state is warm now: the next one is admitted by the call that is on its way
     request_id = str(ULID())
 
@@ -210,9 +199,7 @@ async def test_a_fault_meanwhile_leaves_no_hold(make_world: MakeWorld) -> None:
 async def test_a_settlement_is_on_its_way_though_nobody_waits_for_it(world: World) -> None:
     principal = await world.customer(10**9)
     request_id = str(ULID())
-    async with world.engine.holds.open(
-        hold_request(request_id, principal, need(), debit(request_id, principal))
-    ) as hold:
+    async with world.engine.holds.open(hold_request(request_id, principal)) as hold:
         assert isinstance(hold, Hold)
         world.engine.holds.settle(hold, debit(request_id, principal, admitted_at_ms=hold.admitted_at_ms))
 
@@ -246,7 +233,7 @@ async def test_a_block_that_is_left_by_a_fault(world: World, owes: bool) -> None
     held: list[Hold] = []
 
     async def serve() -> None:
-        opened = world.engine.holds.open(hold_request(request_id, principal, need(), debit(request_id, principal)))
+        opened = world.engine.holds.open(hold_request(request_id, principal))
         async with opened as hold:
             assert isinstance(hold, Hold)
             held.append(hold)

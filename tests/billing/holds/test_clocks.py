@@ -39,8 +39,8 @@ from tests.support.holds import (
 DAY_TOKENS = Quota(Window.day, Metric.tokens, 10**6)
 MINUTES_20: Final = 1200
 DAY_S: Final = 86_400
+# So long may pass on a busy machine from one store's answer to the other's.
 LATE_S: Final = 50
-"""So long may pass on a busy machine from one store's answer to the other's."""
 TO_1970: Final = -56 * 365 * DAY_S
 
 SetClock = Callable[[World, int], Awaitable[None]]

@@ -73,9 +73,7 @@ async def test_elastic_holds_share_a_balance_without_overspending_it(make_world:
             request_id = str(ULID())
             asked = need(least=16, most=4096)
             return await stack.enter_async_context(
-                worlds[number % 3].engine.holds.open(
-                    hold_request(request_id, principal, asked, debit(request_id, principal))
-                )
+                worlds[number % 3].engine.holds.open(hold_request(request_id, principal, asked))
             )
 
         decisions = await asyncio.gather(*(one(number) for number in range(60)))
@@ -137,9 +135,7 @@ async def test_a_debit_that_cannot_be_packed_harms_no_other(world: World, change
 
     async def one(**need: object) -> None:
         request_id = str(ULID())
-        async with world.engine.holds.open(
-            hold_request(request_id, principal, FIXED, debit(request_id, principal))
-        ) as hold:
+        async with world.engine.holds.open(hold_request(request_id, principal, FIXED)) as hold:
             assert isinstance(hold, Hold)
             await world.engine.holds.settle(
                 hold, debit(request_id, principal, admitted_at_ms=hold.admitted_at_ms, **need)

@@ -22,7 +22,6 @@ from tests.support.holds import (
     World,
     ask,
     assert_agreed,
-    debit,
     delete,
     entries,
     hold_one,
@@ -34,8 +33,8 @@ from tests.support.holds import (
 )
 
 UNIT_NANO = 10
+# `elastic_output_tokens`, for which every rung but the first leaves room.
 FIRST_OUTPUT = 4096
-"""`elastic_output_tokens`, for which every rung but the first leaves room."""
 
 
 ELASTIC = replace(PATIENT, holds=replace(PATIENT.holds, elastic_millionths=250_000, elastic_output_tokens=FIRST_OUTPUT))
@@ -172,7 +171,7 @@ async def test_a_provider_that_uses_every_call_never_overspends(make_world: Make
     async def one(number: int) -> int:
         world, request_id = worlds[number % gateways], str(ULID())
         asked = laddered(8, least=16, most=OUTPUT)
-        opening = world.engine.holds.open(hold_request(request_id, principal, asked, debit(request_id, principal)))
+        opening = world.engine.holds.open(hold_request(request_id, principal, asked))
         async with opening as hold:
             if not isinstance(hold, Hold):
                 return 0

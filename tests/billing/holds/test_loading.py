@@ -359,8 +359,8 @@ async def test_gateways_with_different_plans_do_not_undo_one_anothers_counters(m
     assert used_of[old["free"].quotas[0].tag] >= 25 * 15
 
 
+# The end of 2105; a window id of seconds' minutes still fits 32 bits by far.
 LAST_S = 4_291_747_199
-"""The end of 2105; a window id of seconds' minutes still fits 32 bits by far."""
 WINDOWS_AT = PlainScript(
     "windows_at",
     """

@@ -34,8 +34,8 @@ from tests.support.holds import (
     spend,
 )
 
+# What each customer begins with, in nano-USD.
 HERS = 10**9
-"""What each customer begins with, in nano-USD."""
 
 
 @pytest.fixture
@@ -129,8 +129,8 @@ async def test_others_are_written_while_one_row_is_locked(
         assert await ledger_balance(world, each.account_id) == HERS - 3 * 500
 
 
+# What is promised of a revocation, on every process and whoever dies.
 WITHIN_S = 1.0
-"""What is promised of a revocation, on every process and whoever dies."""
 
 
 async def test_a_change_that_waits_for_a_locked_row_keeps_no_other_waiting(

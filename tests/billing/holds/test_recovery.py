@@ -262,9 +262,7 @@ async def test_a_new_epoch_opens_with_what_a_journal_that_came_back_has_settled(
     first = await make_world(EngineSettings(ledger_flush_s=60.0))
     principal = await first.customer(10**9)
     request_id = str(ULID())
-    async with first.engine.holds.open(
-        hold_request(request_id, principal, need(), debit(request_id, principal))
-    ) as hold:
+    async with first.engine.holds.open(hold_request(request_id, principal)) as hold:
         assert isinstance(hold, Hold)
         await first.engine.holds.settle(hold, debit(request_id, principal, admitted_at_ms=hold.admitted_at_ms))
     assert len(first.engine.outbox) == 1

@@ -37,9 +37,9 @@ from tests.model.reference import (
 from tests.model.scripts import Scripts
 
 PROFILE: Final = os.environ.get("HYPOTHESIS_PROFILE", "default")
+# Examples of each machine by server, and their steps, by profile. Many look for an order that the scripts get wrong;
+# that a server of another make carries a command out in another way shows in few.
 SIZES: Final = {"default": ({"valkey": 32, "redis": 6}, 40), "long": ({"valkey": 2000, "redis": 2000}, 80)}
-"""Examples of each machine by server, and their steps, by profile. Many look for an order that the scripts get wrong;
-that a server of another make carries a command out in another way shows in few."""
 
 
 class Restarts(Machine):
@@ -121,8 +121,8 @@ def run(make: Callable[[], Machine], server: str) -> None:
     )
 
 
+# Fixtures: the server of the run, and the other.
 URLS: Final = {"valkey": "redis_url", "redis": "redis_proper_url"}
-"""Fixtures: the server of the run, and the other."""
 
 
 @pytest.mark.parametrize("machine", [Machine, Restarts, Quotas])
@@ -147,13 +147,13 @@ KEY: Final = "key_1"
 OWNERS: Final = {KEY: ACCOUNT}
 EPOCH: Final = 1
 DAY_S: Final = 86_400
+# Half past eleven at night of 1 March 2026, when the account is installed.
 START_S: Final = 1_772_323_200 + DAY_S - 1800
-"""Half past eleven at night of 1 March 2026, when the account is installed."""
+# Where the clock goes, and comes back from: the next day.
 LATER_S: Final = START_S + AHEAD_S
-"""Where the clock goes, and comes back from: the next day."""
 DAILY: Final = Quota(Window.day, Metric.tokens, 1000, None, "llm")
+# The window there.
 LATER: Final = window_id(Window.day, LATER_S)
-"""The window there."""
 NAMES: Final = Names(ACCOUNT, KEY, "demo", "llm")
 
 

@@ -138,8 +138,8 @@ async def test_each_loop_of_the_engine_outlives_a_fault_of_the_program(
     await eventually(is_subscribed)
 
 
+# Turns of the event loop: more than one command to Redis takes to be written and answered, mostly.
 MOMENTS: Final = 25
-"""Turns of the event loop: more than one command to Redis takes to be written and answered, mostly."""
 
 
 @pytest.mark.parametrize("loop", [Upkeep.relay, Upkeep.sweep])

@@ -26,10 +26,10 @@ from billing.principals import Limit, Principal, QuotaLimits
 from billing.quotas import Metric, Quota, Window
 from tests.support.holds import MakeWorld, World, ask, eventually, hold_one, hold_request, need, settle
 
+# Longer than any wait here takes.
 LONG_S = 60.0
-"""Longer than any wait here takes."""
+# Two holds of 110 tokens, not three.
 DAILY = Quota(Window.day, Metric.tokens, 250)
-"""Two holds of 110 tokens, not three."""
 
 
 async def waits(
@@ -45,8 +45,8 @@ async def waits(
     return await world.engine.holds.admissions.admit(request)
 
 
+# 110 tokens and 2,000 nano-USD.
 WHOLE = need(least=100, most=100)
-"""110 tokens and 2,000 nano-USD."""
 
 
 async def waiting(world: World, count: int) -> None:

@@ -229,7 +229,7 @@ async def assert_exact(fleet: Fleet, load: Load) -> None:
         account_id, left = principal.account_id, BALANCE_NANO - COST_NANO * spent[principal.account_id]
         assert await world.database.value("SELECT balance_nano FROM accounts WHERE id = $1", account_id) == left
         id_ = str(ULID())  # has the account loaded, where nothing has since the last epoch began
-        async with world.engine.holds.open(hold_request(id_, principal, need(), debit(id_, principal))) as hold:
+        async with world.engine.holds.open(hold_request(id_, principal)) as hold:
             assert isinstance(hold, Hold), hold
         state = await world.account_state(account_id)
         assert state.epoch == world.engine.partitions.of(account_id).epoch

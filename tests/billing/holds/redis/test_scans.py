@@ -37,10 +37,10 @@ from tests.support.holds import (
 
 ENTRIES = 30_000
 RUNNING = 30
+# Commands that look at all that a key has.
 WHOLE = ("hgetall", "hkeys", "hvals", "smembers", "keys", "sort", "lrange")
-"""Commands that look at all that a key has."""
+# A page asks for 500 entries; a bucket of the hash is never cut in two, and two tables are read while it grows.
 MOST_OF_A_PAGE = 2_000
-"""A page asks for 500 entries; a bucket of the hash is never cut in two, and two tables are read while it grows."""
 ADDED = Quota(Window.total, Metric.tokens, 10**12)
 
 
