@@ -20,8 +20,7 @@ shapes/      what the HTTP API takes and answers, and what a key may say
 web/         the console: pages under /console
 api/         the HTTP API under /api; cli/  commands; client  its client library
 calls  credit_calls  payment_calls  person_calls     its calls
-attempts  addresses  refused     guessed keys, where requests come from, and the last that were refused, with notices
-                             of quotas that are used up
+attempts  addresses  refused_requests     guessed keys, where requests come from, and the last that were refused
 effects      what is told to Redis and to the gateways after a change
 errors       the tree of all exceptions
 fair_queue   what accounts or networks share, in turn

@@ -33,10 +33,11 @@ from billing.keys.secrets import secret_digest, well_formed
 from billing.ledger.reports import Reports
 from billing.metering.features import Features
 from billing.notices.endpoints import EndpointRules, Endpoints
+from billing.notices.exhausted import ExhaustedNotices
 from billing.payments.assembly import PaymentParts, deployment_of
 from billing.payments.auto_recharge import Alerts
 from billing.payments.coupons import Coupons
-from billing.refused import ExhaustedNotices, RefusedRequests, RefusedRules
+from billing.refused_requests import RefusedRequests, RefusedRules
 from gateway.bills import make_bills
 from gateway.config.models import unknown_models
 from gateway.config.plan_follower import PlanFollower
@@ -256,7 +257,7 @@ def _services(
         ),
         sign_in=identity.sign_in,
         credentials=identity.credentials,
-        refused=RefusedRequests(engine.redis, refused_rules(defaults), look=ExhaustedNotices(database).look),
+        refused=RefusedRequests(engine.redis, refused_rules(defaults), on_written=ExhaustedNotices(database).notify),
         effects=effects,
         plans=plans,
         credits_per_usd=defaults.credits_per_usd,

@@ -48,7 +48,7 @@ if TYPE_CHECKING:
     from billing.plans import Plan, Plans
     from billing.principals import Principal
     from billing.provider_bills.bills import Bills
-    from billing.refused import RefusedRequests
+    from billing.refused_requests import RefusedRequests
     from billing.shapes.operation import JobShape, ModelShape, ProviderShape
     from billing.shapes.quotas import WindowShape
 

@@ -44,7 +44,7 @@ from billing.holds.redis.layout import (
     pack_text,
 )
 from billing.holds.singleflight import SingleFlight
-from billing.quotas import Metric, Quota, Window, parse_quotas, window_end_s, window_id, window_start_s
+from billing.quotas import GRANULARITY, Metric, Quota, parse_quotas, window_bounds_s, window_id
 
 if TYPE_CHECKING:
     from billing.database.connection import Database
@@ -66,7 +66,7 @@ DRAIN_POLL_S: Final = 0.02
 # The stages of `adopt`.
 MARK, COUNT, COUNT_WHAT_IS_FOUND = 0, 1, 2
 CALL_AGAIN: Final = 3
-HELD_BACK, ACCOUNT_OLDER = 4, 5
+QUARANTINED, ACCOUNT_OLDER = 4, 5
 # Open holds are looked for so often, should they not be as many as are running.
 COUNT_ATTEMPTS: Final = 3
 
@@ -188,7 +188,6 @@ class Loader:
             if reply == 2:
                 raise LostWrites(account_id, epoch)
             if reply in (0, 1):
-                await self._client.command("UNLINK", *self._keyspace.left_by_version_1(account_id, key_id))
                 return True
             await asyncio.sleep(DRAIN_POLL_S)
         logger.warning("account %s changes too fast to be loaded; the request that asked tries again", account_id)
@@ -234,7 +233,7 @@ class Loader:
         read = row["version"], quotas, row["now"]
         subject = Subject("account", account_id, account_id, state_key, None, *read)
         reply = await self._adopt(partition, subject)
-        if reply == HELD_BACK:
+        if reply == QUARANTINED:
             raise NotReady(f"account {account_id} is held back until its own debits are in the ledger")
         return None if reply is None else subject.version
 
@@ -334,17 +333,6 @@ READ_USER: Final = _sql("read_user_principal")
 WINDOW_USAGE: Final = _sql("window_usage")
 WINDOW_USAGE_AFTER: Final = _sql("window_usage_after")
 
-# The year 9999, for what never resets.
-NO_END_S: Final = 253_402_300_799
-GRANULARITY: Final[Mapping[Window, int]] = {
-    Window.minute: 0,
-    Window.hour: 1,
-    Window.day: 2,
-    Window.week: 2,
-    Window.month: 3,
-    Window.total: 3,
-}
-
 
 @dataclass(frozen=True, slots=True)
 class Since:
@@ -411,13 +399,6 @@ async def read_tags(
     return HoldTags(applying(account), applying(key), applying(user) if user else None)
 
 
-def bounds_s(window: Window, at_s: int) -> tuple[int, int]:
-    """Return the Unix seconds at which the window that holds `at_s` begins and ends. It has an end although nothing
-    should be used after now: a clock that was ahead has left usage in windows to come, which is theirs."""
-    end_s = window_end_s(window, at_s)
-    return window_start_s(window, at_s), NO_END_S if end_s is None else end_s
-
-
 async def read_counters(
     connection: Connection,
     account_id: str,
@@ -433,7 +414,7 @@ async def read_counters(
     """
     if not quotas:
         return ()
-    starts, ends = zip(*(bounds_s(quota.window, at_s) for quota in quotas), strict=True)
+    starts, ends = zip(*(window_bounds_s(quota.window, at_s) for quota in quotas), strict=True)
     patterns, features = [quota.model or "" for quota in quotas], [quota.feature for quota in quotas]
     granularities = [GRANULARITY[quota.window] for quota in quotas]
     rows = await connection.fetch(WINDOW_USAGE, account_id, key_ids, granularities, starts, ends, patterns, features)

@@ -39,9 +39,8 @@ from billing.holds.comparison import (
     gently,
 )
 from billing.holds.comparison import Drift as Drift
-from billing.holds.loading import GRANULARITY, bounds_s
 from billing.holds.redis.layout import SETTLED, AccountState, KeyState
-from billing.quotas import Window, parse_quotas
+from billing.quotas import GRANULARITY, Window, parse_quotas, window_bounds_s
 
 if TYPE_CHECKING:
     from billing.holds.comparison import SubjectQuotas
@@ -463,7 +462,7 @@ async def _read_usage(connection: Connection, accounts: Sequence[_Account], late
     if not by_model:
         return
     by_place = {each.place: each for each in accounts}
-    bounds = {(place, window): bounds_s(window, by_place[place].redis.state.now_s) for place, window in by_model}
+    bounds = {(place, window): window_bounds_s(window, by_place[place].redis.state.now_s) for place, window in by_model}
     rows = await connection.fetch(
         WINDOWS,
         [place for place, _ in bounds],

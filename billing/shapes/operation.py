@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from billing.collect.collector import Run
     from billing.collect.subjects import Subject
     from billing.holds.reconcile import Report
-    from billing.refused import RefusedRequest
+    from billing.refused_requests import RefusedRequest
 
 
 class PricingShape(Answer, frozen=True, kw_only=True):

@@ -10,7 +10,7 @@ from gateway.commands.store_options import MARKS, open_ledger, refuse_api_url
 
 if TYPE_CHECKING:
     from billing.cli.session import Session
-    from billing.refused import RefusedRequest
+    from billing.refused_requests import RefusedRequest
 
 MOST_KEPT_S: Final = 31 * 86_400.0
 """The longest that `refusals_kept_s` can be: what is there is shown."""
@@ -172,7 +172,7 @@ async def _find_refused(redis_url: str, request_id: str) -> "RefusedRequest | No
     from billing.holds.redis.client import RedisClient
     from billing.holds.redis.layout import Keyspace
     from billing.holds.redis.state import RedisState
-    from billing.refused import RefusedRequests, RefusedRules
+    from billing.refused_requests import RefusedRequests, RefusedRules
 
     client = RedisClient(redis_url)
     try:

@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING, Any, Final
 import msgspec
 
 from billing.money import format_usd
-from billing.refused import RefusedRequest, RefusedRequests
+from billing.refused_requests import RefusedRequest, RefusedRequests
 from billing.times import rfc3339
 from gateway.proxy.context import CLIENT_GONE, CUT_STATUS, Reason, RequestContext
 

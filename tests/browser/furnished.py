@@ -14,7 +14,7 @@ from billing.collect.snapshots import Source
 from billing.ledger.catalogue import sync_prices
 from billing.ledger.reports import roll
 from billing.payments.assembly import Payments
-from billing.refused import RefusedRequest
+from billing.refused_requests import RefusedRequest
 from billing.shapes.operation import JobShape, ModelShape, PricingShape, ProviderShape, TargetShape
 from billing.times import rfc3339
 from billing.usage import Usage

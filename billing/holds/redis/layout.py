@@ -339,12 +339,6 @@ class Keyspace:
         """Return the name of the state of a user of an account; a user has one in each account."""
         return self.name(self.partition_of(account_id), f"u{STATE_VERSION}:{account_id}/{user_id}")
 
-    def left_by_version_1(self, account_id: str, key_id: str | None) -> list[bytes]:
-        """Return where releases of layout 1 keep an account, and a key of it."""
-        number = self.partition_of(account_id)
-        names = [self.name(number, f"a:{account_id}")]
-        return names if key_id is None else [*names, self.name(number, f"k:{key_id}")]
-
     @property
     def attempts(self) -> bytes:
         """Return the name of the hash: address to its failed attempts to show a key."""

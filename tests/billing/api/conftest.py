@@ -29,7 +29,7 @@ from billing.payments.auto_recharge import Alerts
 from billing.payments.coupons import Coupons
 from billing.plans import DEFAULT_PLAN
 from billing.principals import Principal
-from billing.refused import RefusedRequests, RefusedRules
+from billing.refused_requests import RefusedRequests, RefusedRules
 from tests.billing.api.support import ADMIN_KEY, Api, person_of, serving
 from tests.billing.identity.sessions_support import People
 from tests.billing.people_support import Registry, registry_of

@@ -23,7 +23,7 @@ from billing.payments.assembly import (
 )
 from billing.payments.flows import FlowRules
 from billing.plans import DEFAULT_PLAN
-from billing.refused import RefusedRequests, RefusedRules
+from billing.refused_requests import RefusedRequests, RefusedRules
 from billing.shapes.operation import ModelShape, PricingShape
 from billing.shapes.quotas import WindowShape
 from tests.billing.api.conftest import people, registry

@@ -15,7 +15,7 @@ from billing.audit import SYSTEM
 from billing.budgets.rules import BudgetPeriod, BudgetTerms, Subject
 from billing.ledger.catalogue import sync_prices
 from billing.ledger.reports import roll
-from billing.refused import RefusedRequest
+from billing.refused_requests import RefusedRequest
 from billing.usage import Usage
 from billing.web import usage
 from billing.web.application import ROUTES

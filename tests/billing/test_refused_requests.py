@@ -8,7 +8,7 @@ import pytest
 from billing.holds.redis.client import RedisClient
 from billing.holds.redis.layout import Keyspace
 from billing.holds.redis.state import RedisState
-from billing.refused import HINT_EVERY_S, MOST_BYTES, RefusedRequest, RefusedRequests, RefusedRules
+from billing.refused_requests import HINT_EVERY_S, MOST_BYTES, RefusedRequest, RefusedRequests, RefusedRules
 
 
 class Clock:
@@ -62,7 +62,7 @@ async def test_the_last_ones_of_a_key_are_found(link: RedisClient, key_prefix: s
 async def test_a_hint_is_logged_once_an_hour(
     link: RedisClient, key_prefix: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    caplog.set_level(logging.INFO, "billing.refused")
+    caplog.set_level(logging.INFO, "billing.refused_requests")
     clock = Clock()
     kept = RefusedRequests(RedisState(link, Keyspace(key_prefix)), RefusedRules(), clock)
     for number in range(4):
