@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from billing.holds.admission import Admissions, Decision
-from billing.holds.model import Reload
+from billing.holds.admission import Admissions
+from billing.holds.model import Decision, Reload
 from tests.gateway.conftest import Customer, Gateway, MakeGateway, chat
 from tests.support.answering import until
 from tests.support.gateways import ask, fetch, refusal, spent_nano
