@@ -1,8 +1,8 @@
 """Principals in this process's memory, kept right by push.
 
-This file owns when a cached principal may be served: while the subscription to changes stands, and no longer than
-`fresh_s`. What push misses, the versions checked inside `admit` catch. Unknown keys are remembered for a moment, one
-look-up runs at a time for a key, and look-ups are bounded, so that keys that don't exist can't flood Postgres.
+A cached principal is served while the subscription to changes stands, and no longer than `fresh_s`. What push misses,
+the versions checked inside `admit` catch. Unknown keys are remembered for a moment, one look-up runs at a time for a
+key, and look-ups are bounded, so that keys that don't exist can't flood Postgres.
 """
 
 from __future__ import annotations

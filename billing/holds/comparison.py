@@ -1,9 +1,7 @@
-"""What Redis has of many accounts, each at one moment, and one account of both stores compared (invariants I2 to I4).
+"""One account of both stores compared (invariants I2 to I4). Pure: `reconcile` reads the stores.
 
-The comparison is pure: what Redis has was read at one moment, what Postgres has in one snapshot that has every debit
-which Redis had counted by then; debits and corrections that came later are told apart by the cursors. Redis is read
-with a few commands whose names are of one partition, and so of one slot: a cluster's server answers for all of them at
-once. `ledger_snapshot` reads Postgres.
+What Redis has was read at one moment, what Postgres has in one snapshot that has every debit which Redis had counted by
+then; debits and corrections that came later are told apart by the cursors.
 """
 
 from __future__ import annotations

@@ -273,9 +273,6 @@ def incompatible_message(gateways: Sequence[str]) -> str:
     return f"{len(gateways)} gateways of a release that can't run beside this one live: stop them first ({named})"
 
 
-# --- x
-
-
 BEAT: Final = queries("billing.holds")("ledger_beat")
 
 

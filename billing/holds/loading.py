@@ -1,10 +1,12 @@
 """Loading state from Postgres into Redis: whole subjects (rule R2), new versions and new counters of known ones.
 
-This file owns the order that makes loading exact. An account is read under its row's lock, at one xseq, and marked as
-loaded for the epoch; a counter that a new quota adds counts from the moment of `adopt` and is given what came before,
-once every debit up to that moment is in Postgres. One load runs at a time for a subject in this process. An account
-whose row somebody has locked keeps at most one connection waiting, and is then not tried again for LOCKED_PAUSE_S, so
-that however many requests ask for it the others can be loaded.
+An account is read under its row's lock, at one xseq, and marked as loaded for the epoch. Fresh usage is written in the
+transaction that writes its debits, and rollups and fresh rows are read by one statement, so that counters and balance
+are of one moment. A counter that a new quota adds counts from the moment of `adopt`, and is given what came before once
+every debit up to that moment is in Postgres.
+
+One load runs at a time for a subject in this process. An account whose row is locked keeps at most one connection
+waiting, and is then not tried again for LOCKED_PAUSE_S, so that however many requests ask for it others can be loaded.
 """
 
 from __future__ import annotations
@@ -106,24 +108,24 @@ class Loader:
         return bool(await self._flights.run(name, lambda: self._install(partition, account_id, key_id)))
 
     async def adopt_account(self, partition: Partition, account_id: str, version: int | None = None) -> int | None:
-        """Tell Redis the account's version and counters; return the version told (a newer one may have come meanwhile),
-        0 of an account that the ledger has not, None without an epoch. Who knows of a `version` does not wait for an
-        older one's counters. Raises `StoreError`, `TimeoutError`, and `NotReady` where nothing was told, because the
-        account is held back: some gateway has debits or holds of it that it could not write, since the account's row in
-        Postgres was locked."""
+        """Send Redis the account's version and counters; return the version sent (a newer one may have come meanwhile),
+        0 for an account that the ledger has not, None without an epoch. A caller that names a `version` does not wait
+        for an older one's counters. Raises `StoreError`, `TimeoutError`, and `NotReady` where nothing was sent, because
+        the account is quarantined: some gateway has debits or holds of it that it could not write, since the account's
+        row in Postgres was locked."""
         name = ("adopt", account_id, version)
         return await self._flights.run(name, lambda: self._adopt_account(partition, account_id))
 
     async def adopt_key(
         self, partition: Partition, account_id: str, key_id: str, version: int | None = None
     ) -> int | None:
-        """Tell Redis the key's version and counters; asked, answers and raises as `adopt_account`."""
+        """Send Redis the key's version and counters; takes, returns and raises as `adopt_account`."""
         name = ("adopt", key_id, version)
         return await self._flights.run(name, lambda: self._adopt_key(partition, account_id, key_id))
 
     async def adopt_user(self, partition: Partition, account_id: str, user_id: str) -> int | None:
-        """Tell Redis the counters of a user of the account, and its version, which is the account's. Where Redis has an
-        older account, that is told instead: ask again. Answers and raises as `adopt_account`."""
+        """Send Redis the counters of a user of the account, at the account's version. Where Redis has an older account,
+        that is sent instead: ask again. Returns and raises as `adopt_account`."""
         name = ("adopt", f"{account_id}/{user_id}")
         return await self._flights.run(name, lambda: self._adopt_user(partition, account_id, user_id))
 
@@ -203,8 +205,8 @@ class Loader:
         return state if state is not None and state.epoch == partition.epoch else None
 
     async def retime(self, partition: Partition, account_id: str) -> bool:
-        """Set an account's time right that a wrong clock of Redis's has taken ahead by more than STEP_S, where Redis's
-        clock and Postgres's agree now; return whether it was. Raises `StoreError`."""
+        """Correct an account's time that a wrong clock of Redis's has moved ahead by more than STEP_S, if Redis's clock
+        and Postgres's agree now; return whether it was corrected. Raises `StoreError`."""
         state = await self._state(partition, account_id)
         if state is None or state.now_s <= partition.now_ms() // 1000 + STEP_S:
             return False
@@ -234,7 +236,7 @@ class Loader:
         subject = Subject("account", account_id, account_id, state_key, None, *read)
         reply = await self._adopt(partition, subject)
         if reply == QUARANTINED:
-            raise NotReady(f"account {account_id} is held back until its own debits are in the ledger")
+            raise NotReady(f"account {account_id} is quarantined until its own debits are in the ledger")
         return None if reply is None else subject.version
 
     async def _adopt_key(self, partition: Partition, account_id: str, key_id: str) -> int | None:
@@ -258,8 +260,8 @@ class Loader:
         return None if reply is None else subject.version
 
     async def _adopt(self, partition: Partition, subject: Subject) -> int | None:
-        """Tell Redis a subject's version and counters, and give new ones what the ledger has; what the script answered
-        first, None without an epoch."""
+        """Send Redis a subject's version and counters, and give new ones what the ledger has; return what the script
+        answered first, None without an epoch."""
         epoch, account_id = partition.epoch, subject.account_id
         if epoch is None:
             return None
@@ -318,12 +320,6 @@ class Loader:
             ]
             while waiting := await self._redis.still_settled(partition.number, waiting):
                 await asyncio.sleep(DRAIN_POLL_S)
-
-
-# --- What Postgres says of windows: which counters there are, and what they have used, for Redis to be given.
-#
-# What is fresh is written in the transaction that writes the debits, and rollups and fresh rows are read by one
-# statement, so that the counters and the balance are of one moment.
 
 
 _sql = queries("billing.holds")

@@ -366,7 +366,7 @@ async def counters_of(world: World, principal: Principal, subject: str) -> dict[
 
 
 async def direct(world: World, principal: Principal, **changes: object) -> Debit:
-    """A debit by the ledger's own way, which Redis is not told of yet."""
+    """A debit by a direct ledger write, which Redis is not told of yet."""
     one = debit(str(ULID()), principal, admitted_at_ms=partition_of(world).now_ms(), **changes)
     await write_debits(world.database, [one])
     return one

@@ -290,9 +290,6 @@ def pack_hold(
     )
 
 
-# --- x
-
-
 DEFAULT_PREFIX: Final = "m"
 
 

@@ -83,7 +83,7 @@ class Settlement:
         """Count it in the metrics, by what `end` has returned."""
         metrics, debit = self._metrics, self._debit
         metrics.settle_latency(self._seconds)
-        metrics.settled(debit.estimated, "settled" if settled.available_nano is not None else "ledger_way")
+        metrics.settled(debit.estimated, "settled" if settled.available_nano is not None else "direct_write")
         if self._over:
             metrics.hold_exceeded()
         metrics.usage(

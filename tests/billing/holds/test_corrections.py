@@ -48,7 +48,7 @@ async def load(world: World, principal: Principal) -> None:
 
 
 async def write(world: World, principal: Principal, **changes: object) -> Debit:
-    """A debit by the ledger's own way."""
+    """A debit by a direct ledger write."""
     one = debit(str(ULID()), principal, admitted_at_ms=partition_of(world).now_ms(), **changes)
     await write_debits(world.database, [one])
     return one

@@ -113,7 +113,7 @@ def test_every_item_is_written_once(steps: list[tuple[str, str, set[str]]]) -> N
 
 @pytest.fixture
 async def world(make_world: MakeWorld, monkeypatch: pytest.MonkeyPatch) -> World:
-    """A gateway whose ledger's own way tries again soon."""
+    """A gateway whose direct ledger writer tries again soon."""
     monkeypatch.setattr(debit_writer, "FIRST_RETRY_S", 0.01)
     monkeypatch.setattr(debit_writer, "MOST_RETRY_S", 0.02)
     return await make_world(EngineSettings(holds=HoldSettings(ledger_timeout_s=WAIT_S)))

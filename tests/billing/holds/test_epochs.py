@@ -338,7 +338,7 @@ async def test_settlements_in_flight_on_a_broken_connection_are_charged_once(
 
 
 async def test_a_settlement_whose_client_is_gone_leaves_nothing_behind(world: World) -> None:
-    """Cancelled while the ledger's own way waits for Postgres."""
+    """Cancelled while the direct ledger writer waits for Postgres."""
     principal = await world.customer(10**9)
     hold = await hold_one(world, principal)
     await delete(world, world.keys.journal(0))

@@ -194,7 +194,7 @@ async def test_holds_that_a_newer_release_claims_and_corrects_are_its_own(world:
     await put(world, principal, {hold.id_bytes: bytes((OF_USER + 1,)) + entry[1:]})
     partition, keys = partition_of(world), [world.keys.meta(0), world.keys.journal(0)]
     assert await world.link.call(Script("claim"), keys, [partition.epoch or 0, hold.id]) == [2]
-    await settle(world, principal, hold)  # Redis does not know it: by the ledger's own way
+    await settle(world, principal, hold)  # Redis does not know it: by a direct ledger write
     before = await world.account_state(principal.account_id)
     assert not await world.engine.corrections.sync(partition, principal.account_id)
     after = await world.account_state(principal.account_id)

@@ -144,7 +144,7 @@ async def test_a_gateway_slower_than_its_lease_learns_that_its_hold_had_expired(
 
 
 async def test_a_claimed_hold_that_the_ledger_has_settled_is_charged_once(make_world: MakeWorld) -> None:
-    """Its owner went the ledger's own way while another gateway took it for dead."""
+    """Its owner wrote to the ledger directly while another gateway took it for dead."""
     world, slow = await make_world(), await make_world()
     principal = await world.customer(10**9, key_quotas=(DAY_TOKENS,))
     hold = await hold_one(slow, principal)
