@@ -16,6 +16,7 @@ from billing.accounts.lots import Lots
 from billing.accounts.member_limits import MemberLimits
 from billing.accounts.repricing import Repricing
 from billing.addresses import Addresses
+from billing.api.live_windows import live_windows
 from billing.api.services import Services
 from billing.attempts import ADDRESSES_MAX, AttemptLimits, Attempts, counted_in_redis
 from billing.audit import AuditLog
@@ -24,7 +25,6 @@ from billing.database.connection import Database
 from billing.exports.cursor import Exports
 from billing.holds.cache import recognised
 from billing.holds.engine import Engine
-from billing.holds.live_windows import live_windows
 from billing.holds.redis.client import RedisClient
 from billing.holds.redis.layout import DEFAULT_PREFIX
 from billing.keys.keys import ApiKeys

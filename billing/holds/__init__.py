@@ -20,6 +20,6 @@ lease         this gateway's sign of life, kept by a thread, and which others li
 recovery      what other processes left behind, and how a hold ends whose gateway is gone
 reconcile     Redis compared with the ledger; comparison  one account of both compared (pure)
 cache         principals in memory; singleflight  one look-up for all that ask at once
-changes       what has changed, told to Redis and to every gateway; live_windows  what is left of a principal's quotas
+changes       what has changed, published to Redis and to every gateway
 engine        all of it, wired and started together; upkeep  what runs beside the hot path, started again when it fails
 """

@@ -6,10 +6,9 @@ then; debits and corrections that came later are told apart by the cursors.
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import AsyncIterator, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Final, Literal, TypeVar
+from typing import TYPE_CHECKING, Literal
 
 from billing.holds.redis.layout import AccountState, Entry, KeyState
 from billing.quotas import Metric, Quota, Window, window_id
@@ -198,20 +197,3 @@ def _counts(hold: Entry, compared: ComparedCounter) -> bool:
     tags = {"account": hold.account_tags, "key": hold.key_tags, "user": hold.user_tags or ()}[compared.subject]
     quota = compared.quota
     return quota.tag in tags and window_id(quota.window, hold.at_ms // 1000) == compared.counter.window_id
-
-
-ATTEMPTS: Final = 5
-# States unpacked, counters compared or rows read in one turn of the event loop: about half a millisecond.
-STEPS_A_TURN: Final = 100
-# The same, of whole accounts with their keys and counters.
-ACCOUNTS_A_TURN: Final = 10
-
-T = TypeVar("T")
-
-
-async def gently(items: Iterable[T], at_once: int = STEPS_A_TURN) -> AsyncIterator[T]:
-    """Yield every item; the event loop goes on with other things after every so many."""
-    for number, item in enumerate(items, start=1):
-        yield item
-        if number % at_once == 0:
-            await asyncio.sleep(0)

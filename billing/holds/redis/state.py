@@ -1,8 +1,5 @@
-"""The names of keys in Redis, the partition of an account, and what the scripts have written, read back and unpacked.
-
-All that one admission or settlement touches has one hash tag, `{<prefix><partition>}`, and so one slot in a cluster.
-The name of a state says the version of its layout: a release finds no bytes there that it can't read. No script and no
-command looks at a whole journal: it is read page by page.
+"""What the scripts have written, read back and unpacked. No script and no command reads a whole journal at once: it is
+read page by page.
 """
 
 from __future__ import annotations
