@@ -60,7 +60,7 @@ class Partitions:
         self.renewal = asyncio.Event()
         self._fence, self._beat = Script("fence"), Script("beat")
         self.ledger = LedgerWatch(database)
-        self.all = [Partition(number) for number in range(redis.keyspace.partitions)]
+        self.all = [Partition(number, redis.keyspace) for number in range(redis.keyspace.partitions)]
 
     def of(self, account_id: str) -> Partition:
         """Return the partition of an account."""
@@ -102,7 +102,7 @@ class Partitions:
         """Run one round of the handshake, all over one connection; return whether the epoch is agreed on, or can't be
         for now."""
         number = partition.number
-        session = await self.redis.client.connect(self.keyspace.meta(number))
+        session = await self.redis.client.connect(partition.meta)
         identity = await _identity(session)
         counted = self.ledger.beat
         row = await self._ledger_row(number)  # first: Redis is never ahead of it, but where the ledger went back
@@ -147,7 +147,7 @@ class Partitions:
 
     async def _renew(self, partition: Partition, lost: int | None) -> None:
         try:
-            session = await self.redis.client.connect(self.keyspace.meta(partition.number))
+            session = await self.redis.client.connect(partition.meta)
             identity = await _identity(session)
             row = await self._ledger_row(partition.number)
             if await self._has_incompatible_peers(partition):
@@ -199,7 +199,7 @@ class Partitions:
         if moved is not None:
             before = f" (Redis was in {in_redis}, the ledger in {stored})" if in_redis > stored else ""
             logger.info("partition %d: epoch %d begins%s", number, moved["epoch"], before)
-            keys = [self.keyspace.meta(number), self.keyspace.joined(number), self.keyspace.installed(number)]
+            keys = [partition.meta, partition.joined, partition.installed]
             arguments = [moved["epoch"], identity, moved["ledger"], moved["beat"]]
             await self.redis.client.call(self._fence, keys, arguments)
 
@@ -236,7 +236,7 @@ class Partitions:
             return False
         await self._set_clock(partition, session)
         arguments = [epoch, self.ledger.beat, int(partition.clock_is_wrong)]
-        keys = [self.keyspace.meta(partition.number), self.keyspace.installed(partition.number)]
+        keys = [partition.meta, partition.installed]
         open_ = await self.redis.client.call(self._beat, keys, arguments)
         partition.has_quarantined = open_ == 2
         return bool(open_ >= 1)

@@ -184,8 +184,7 @@ class Loader:
                     counters = await read_counters(connection, account_id, [key_id], key_quotas, now_s)
                     keys.append(self._keyspace.key(account_id, key_id))
                     arguments += [key_id, KeyState(epoch, row["version"], 0, counters).pack()]
-            number = partition.number
-            fixed = [self._keyspace.meta(number), self._keyspace.installed(number)]
+            fixed = [partition.meta, partition.installed]
             reply = await self._client.call(self._install_script, fixed + keys, arguments)
             if reply == 2:
                 raise LostWrites(account_id, epoch)
@@ -216,7 +215,7 @@ class Loader:
                 if entry.state != SETTLED and (entry.epoch, entry.account_id) == (state.epoch, account_id):
                     latest_s = max(latest_s, entry.at_ms // 1000)
         ledger_ms = await self._database.value(LEDGER_CLOCK)
-        keys = [self._keyspace.meta(partition.number), self._keyspace.account(account_id)]
+        keys = [partition.meta, self._keyspace.account(account_id)]
         arguments = [state.epoch, state.hold_version, latest_s, ledger_ms]
         if await self._client.call(self._retime_script, keys, arguments) != 0:
             return False
@@ -265,9 +264,8 @@ class Loader:
         epoch, account_id = partition.epoch, subject.account_id
         if epoch is None:
             return None
-        token, number = str(ULID()), partition.number
-        meta, installed = self._keyspace.meta(number), self._keyspace.installed(number)
-        keys = [meta, self._keyspace.journal(number), self._keyspace.account(account_id), installed]
+        token = str(ULID())
+        keys = [partition.meta, partition.journal, self._keyspace.account(account_id), partition.installed]
         if subject.kind != "account":
             keys.append(subject.state_key)
         if subject.kind == "user":
@@ -282,7 +280,7 @@ class Loader:
             read = (connection, account_id, subject.key_ids, subject.quotas, now_ms // 1000, since)
             counters = await read_counters(*read)
         bases = b"".join(BASE.pack(counter.tag, counter.window_id, counter.used) for counter in counters)
-        fill_keys = [meta, installed, subject.state_key]
+        fill_keys = [partition.meta, partition.installed, subject.state_key]
         await self._client.call(self._fill_script, fill_keys, [epoch, subject.id, token, subject.kind, bases])
         return 0
 

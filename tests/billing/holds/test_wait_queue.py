@@ -20,6 +20,7 @@ from billing.holds.model import (
     TooManyRunning,
 )
 from billing.holds.partition import Partition
+from billing.holds.redis.layout import Keyspace
 from billing.holds.wait_queue import MOST_PAUSE_S, WaitQueues
 from billing.keys.secrets import secret_digest
 from billing.principals import Limit, Principal, QuotaLimits
@@ -287,7 +288,7 @@ async def test_a_lesser_need_is_asked_for_where_the_first_does_not_fit(world: Wo
 def place(key: int, quotas: tuple[Quota, ...]) -> AdmissionTarget:
     """A request's place, of one account."""
     made = AdmissionTarget.__new__(AdmissionTarget)
-    made.account_key, made.key_key, made.partition = b"account", b"key%d" % key, Partition(0)
+    made.account_key, made.key_key, made.partition = b"account", b"key%d" % key, Partition(0, Keyspace())
     made.limits = QuotaLimits((), tuple(Limit("key", quota) for quota in quotas), b"", ())
     return made
 
