@@ -1,6 +1,6 @@
 """Requests that were refused: the last ones of each key, so that an operator can say why one was.
 
-This file owns what that may cost. Nothing of it is on the way of a request: a refusal is noted in memory, and once in
+Nothing of it is on the way of a request: a refusal is noted in memory, and once in
 FLUSH_S whatever was noted goes to Redis in one call. Records are bounded for each key, over all keys and in age, and
 what is above `pending` between two calls, or can't be written, is dropped and counted: they explain, and bill nothing.
 """

@@ -83,7 +83,7 @@ def _not_acted_on(item: Item, epoch: int) -> None:
     try:
         item.resolve(RedisError("what Redis answered could not be acted on"), epoch)
     except Exception:  # any exception: the other callers must get theirs
-        logger.exception("nor could that be told")
+        logger.exception("nor could it act on that error")
 
 
 class _Clock:

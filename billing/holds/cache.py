@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 @dataclass(frozen=True, slots=True)
 class CacheSettings:
     """Bounds of the cache: entries in number, times in seconds, look-ups in Postgres at the same time; `wait_s` is how
-    long whoever asks waits for a look-up, with its turn."""
+    long a caller waits for a look-up, its queueing included."""
 
     entries: int = 100_000
     fresh_s: float = 900.0

@@ -110,8 +110,8 @@ class WindowUsage:
 
 @dataclass(frozen=True, slots=True)
 class LedgerSnapshot:
-    """An account in Postgres as of what Redis had counted and was told of: the balance that it should have, how many
-    debits of the epoch up to Redis's last are there, and what the compared counters' windows have used."""
+    """An account in Postgres as of the debits and corrections that Redis had counted: the balance that it should have,
+    how many debits of the epoch up to Redis's last are there, and what the compared counters' windows have used."""
 
     balance_nano: int
     debits: int

@@ -122,7 +122,7 @@ class Partitions:
 
     async def _has_incompatible_peers(self, partition: Partition) -> bool:
         """Return whether gateways of a release with another layout live, which know of epochs but not of this: they
-        have the partition until they end, for an epoch that each side begins anew serves nobody. Raises
+        have the partition until they end, for epochs that each side keeps beginning serve nobody. Raises
         `DatabaseError`."""
         before, partition.incompatible_peers = partition.incompatible_peers, sorted(await self.peers.of_other_layouts())
         if partition.incompatible_peers and not before:
@@ -135,14 +135,14 @@ class Partitions:
         return row
 
     async def _went_back(self, number: int, row: Row, beat: int) -> bool:
-        """Return whether the ledger has counted less than Redis was told: it may just have gone on since it was
+        """Return whether the ledger has counted less than Redis has noted: it may just have gone on since it was
         read."""
         return beat > row["beat"] and bool(beat > (await self._ledger_row(number))["beat"])
 
     async def renew(self, partition: Partition, lost: int | None = None) -> None:
         """Begin a new epoch although the server is the same: everything is loaded again. With `lost`, only where that
-        is still the newest one: another gateway may have done it. Done to its end though whoever asked gives up: Redis
-        must be told of what the ledger has begun. Raises `NotReady`."""
+        is still the newest one: another gateway may have done it. It is completed even if the caller gives up: Redis
+        must be fenced for what the ledger has begun. Raises `NotReady`."""
         await self._renewals.run((partition.number, lost), lambda: self._renew(partition, lost))
 
     async def _renew(self, partition: Partition, lost: int | None) -> None:

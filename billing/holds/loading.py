@@ -69,7 +69,7 @@ DRAIN_POLL_S: Final = 0.02
 MARK, COUNT, COUNT_WHAT_IS_FOUND = 0, 1, 2
 CALL_AGAIN: Final = 3
 QUARANTINED, ACCOUNT_OLDER = 4, 5
-# Open holds are looked for so often, should they not be as many as are running.
+# Attempts to find as many open holds as are running.
 COUNT_ATTEMPTS: Final = 3
 
 
@@ -287,7 +287,7 @@ class Loader:
     async def _count(
         self, partition: Partition, subject: Subject, keys: list[bytes], head: list[str | int]
     ) -> list[int]:
-        """Have `adopt` mark the missing counters, and then count the subject's open holds in them. Redis is held for no
+        """Mark the missing counters by `adopt`, and then count the subject's open holds in them. Redis is held for no
         longer than these few take, however large the journal is. Raises `RedisError`."""
         tail: list[str | int | bytes] = [subject.kind, subject.since]
         for quota in subject.quotas:

@@ -1,10 +1,10 @@
 """Redis as the engine sees it: one server, or a cluster whose slots are followed.
 
-This file owns which server a key is asked of. In a cluster everything that one call touches has one hash tag and so one
-slot. Scripts go only over the connection on which `connect` was called for their tag: its caller learns which session
-that is before anything is sent, and when the connection breaks, or a reply says that another server has the slot,
-nothing more is sent until it is called again. Redirections are not followed: where MOVED leads another session begins,
-and where ASK leads is half a partition. What a server tells of slots (`Shard`) may be out of date.
+Each key is asked of the server that has its slot. In a cluster everything that one call touches has one hash tag and so
+one slot. Scripts go only over the connection on which `connect` was called for their tag: its caller learns which
+session that is before anything is sent, and when the connection breaks, or a reply says that another server has the
+slot, nothing more is sent until it is called again. Redirections are not followed: where MOVED leads another session
+begins, and where ASK leads is half a partition. What a server says of slots (`Shard`) may be out of date.
 """
 
 from __future__ import annotations

@@ -365,5 +365,5 @@ class Keyspace:
 
     @property
     def channel(self) -> str:
-        """Return where changes of principals are told."""
+        """Return the channel on which changes of principals are published."""
         return f"{self.prefix}:changes"

@@ -174,15 +174,15 @@ class RedisState:
         raws: list[bytes] = await self.client.command("LRANGE", self.keyspace.refused_of(key_id), 0, -1)
         return raws
 
-    async def share_target(self, name: str, kept: bytes | None, told: bytes, *, keep_s: int) -> None:
-        """Store the state of a provider's target, for `keep_s` after the last change of any; None: delete it. `told` is
-        published to other processes."""
+    async def share_target(self, name: str, kept: bytes | None, message: bytes, *, keep_s: int) -> None:
+        """Store the state of a provider's target, for `keep_s` after the last change of any; None: delete it. `message`
+        is published to other processes."""
         if kept is None:
             await self.client.command("HDEL", self.keyspace.targets, name)
         else:
             await self.client.command("HSET", self.keyspace.targets, name, kept)
             await self.client.command("EXPIRE", self.keyspace.targets, keep_s)
-        await self.client.publish(self.keyspace.target_channel, told)
+        await self.client.publish(self.keyspace.target_channel, message)
 
     async def shared_targets(self) -> dict[bytes, bytes]:
         """Return what is kept of targets, by name."""
