@@ -6,14 +6,14 @@ from collections import OrderedDict, deque
 
 
 class FairQueue:
-    """Lets `slots` at once use the resource. Each `take` that ends well is followed by one `give`."""
+    """Lets `slots` at once use the resource. Each `acquire` that ends well is followed by one `release`."""
 
     def __init__(self, slots: int = 1) -> None:
         self._free = slots
         # Waiting requests by account; the next account is first. None wait while a slot is free.
         self._waiting: OrderedDict[str, deque[asyncio.Future[None]]] = OrderedDict()
 
-    async def take(self, account: str) -> None:
+    async def acquire(self, account: str) -> None:
         """Wait for a slot and take it."""
         if self._free:
             self._free -= 1
@@ -24,10 +24,10 @@ class FairQueue:
             await granted
         except BaseException:
             if not granted.cancelled():
-                self.give()  # it was granted too late
+                self.release()  # it was granted too late
             raise
 
-    def give(self) -> None:
+    def release(self) -> None:
         """Give the slot back; the next account's first request takes it."""
         while self._waiting:
             account, requests = self._waiting.popitem(last=False)

@@ -46,6 +46,21 @@ class Metric(IntEnum):
     cost = 4
 
 
+# By which rollups a window is summed: of minutes, hours, days or months (`usage_rollups.granularity`).
+GRANULARITY: Final[Mapping[Window, int]] = {
+    Window.minute: 0,
+    Window.hour: 1,
+    Window.day: 2,
+    Window.week: 2,
+    Window.month: 3,
+    Window.total: 3,
+}
+# Windows of which an account is notified once they are used up: shorter ones reset before anybody reads a mail.
+NOTIFIED_WINDOWS: Final = frozenset((Window.day, Window.week, Window.month, Window.total))
+# The year 9999, for what never resets.
+NO_END_S: Final = 253_402_300_799
+
+
 class QuotaError(MetergateError, ValueError):
     """An invalid quota; the message says what was expected."""
 
@@ -223,6 +238,13 @@ def window_end_s(window: Window, at_s: int) -> int | None:
             return int(datetime(day.year + years, month + 1, 1, tzinfo=UTC).timestamp())
         case Window.total:
             return None
+
+
+def window_bounds_s(window: Window, at_s: int) -> tuple[int, int]:
+    """Return the Unix seconds at which the window that holds `at_s` begins and ends. `total` has an end here, too: no
+    usage is later, however far ahead a clock was that has left it."""
+    end_s = window_end_s(window, at_s)
+    return window_start_s(window, at_s), NO_END_S if end_s is None else end_s
 
 
 def names_model(patterns: tuple[str, ...] | None, model: str) -> bool:

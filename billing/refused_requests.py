@@ -1,12 +1,8 @@
 """Requests that were refused: the last ones of each key, so that an operator can say why one was.
 
-This file owns what that may cost. Nothing of it is on the way of a request: a refusal is noted in memory, and once in
+Nothing of it is on the way of a request: a refusal is noted in memory, and once in
 FLUSH_S whatever was noted goes to Redis in one call. Records are bounded for each key, over all keys and in age, and
 what is above `pending` between two calls, or can't be written, is dropped and counted: they explain, and bill nothing.
-
-`ExhaustedNotices` looks at what is written and tells accounts of quotas that are used up, once in a window. Windows of
-a minute or an hour are left out, because they begin anew before anybody reads a mail; so is a quota of which much is
-left, where a single request asked for more. Where no refusals are kept (`refusals_per_key: 0`), nothing is told.
 """
 
 from __future__ import annotations
@@ -16,19 +12,14 @@ import logging
 import time
 from collections import OrderedDict, deque
 from collections.abc import Awaitable, Callable, Iterable, Mapping
-from dataclasses import dataclass
-from decimal import Decimal
 from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 
-from billing.database.connection import DatabaseError
 from billing.holds.redis.connection import RedisError
-from billing.notices.emit import emit
 from billing.work import Periodic
 
 if TYPE_CHECKING:
-    from billing.database.connection import Database
     from billing.holds.redis.state import RedisState
     from billing.settings import RefusalSettings
 
@@ -41,14 +32,8 @@ MOST_BYTES: Final = 4096
 NO_KEY: Final = "none"
 # Lists that are read at the same time.
 AT_ONCE: Final = 32
-CODE: Final = "quota_exceeded"
-WINDOWS: Final = frozenset({"day", "week", "month", "total"})
-# Windows that one process remembers to have told of; of others the database knows.
-KNOWN: Final = 10_000
 HINT_EVERY_S: Final = 3600.0
-# A quota of which a twentieth or less is left is used up.
-LEFT_OF: Final = 20
-_OF_A_KEY: Final = frozenset({"key", "user"})
+KNOWN_HINTS: Final = 10_000
 
 
 class RefusedRequest(msgspec.Struct, frozen=True):
@@ -76,11 +61,11 @@ class RefusedRequests:
         redis: RedisState,
         settings: RefusalSettings,
         clock: Callable[[], float] = time.time,
-        look: Callable[[list[RefusedRequest]], Awaitable[None]] | None = None,
+        on_written: Callable[[list[RefusedRequest]], Awaitable[None]] | None = None,
     ) -> None:
-        """`look` is shown what is written, once a second."""
+        """`on_written` gets what was written, once a second."""
         self._redis = redis
-        self._look = look
+        self._on_written = on_written
         self._settings = settings
         self._clock = clock
         self._waiting: dict[str, deque[RefusedRequest]] = {}
@@ -134,8 +119,8 @@ class RefusedRequests:
             self.dropped += count
             logger.debug("%d refusals were not recorded: %s", count, error)
         self._hints.log(each for refused in waiting.values() for each in refused)
-        if self._look is not None:
-            await self._look([each for refused in waiting.values() for each in refused])
+        if self._on_written is not None:
+            await self._on_written([each for refused in waiting.values() for each in refused])
 
     async def newest(
         self, limit: int, *, key_id: str | None = None, account_id: str | None = None
@@ -180,39 +165,6 @@ def _decoded(raws: Iterable[bytes]) -> Iterable[RefusedRequest]:
             continue
 
 
-@dataclass(frozen=True, slots=True)
-class Crossing:
-    """A quota that is used up: `once` is the same for every refusal of it in one window."""
-
-    account_id: str
-    once: str
-    data: dict[str, Any]
-
-
-def crossings(refused: Iterable[RefusedRequest]) -> list[Crossing]:
-    """Return the quotas that refusals say are used up, each once. Pure."""
-    found: dict[tuple[str, str], Crossing] = {}
-    for each in refused:
-        quota = each.details.get("quota")
-        if each.code != CODE or each.account_id is None or not isinstance(quota, dict):
-            continue
-        if quota.get("window") not in WINDOWS or not _is_used_up(quota):
-            continue
-        key_id = each.key_id if quota.get("subject") in _OF_A_KEY else None
-        names = ("subject", "window", "metric", "model", "limit", "resets_at")
-        once = ":".join(str(part) for part in (key_id, *(quota.get(name) for name in names)))
-        data = {**quota, "key_id": key_id, "upgrade": each.details.get("upgrade")}
-        found[each.account_id, once] = Crossing(each.account_id, once, data)
-    return list(found.values())
-
-
-def _is_used_up(quota: Mapping[str, Any]) -> bool:
-    """Return whether next to nothing is left: requests are refused by what they might use, so that it is hardly ever
-    nothing at all."""
-    limit, left = Decimal(str(quota.get("limit", 0))), Decimal(str(quota.get("remaining", 0)))
-    return left * LEFT_OF <= limit
-
-
 class HintLog:
     """Logs what whoever runs the gateway can do about refusals, each hint once an hour. `clock` is in Unix seconds."""
 
@@ -228,32 +180,6 @@ class HintLog:
                 continue
             self._logged_s[each.hint] = now_s
             self._logged_s.move_to_end(each.hint)
-            while len(self._logged_s) > KNOWN:
+            while len(self._logged_s) > KNOWN_HINTS:
                 self._logged_s.popitem(last=False)
             logger.info("request %s was refused, %s: %s", each.id, each.code, each.hint)
-
-
-class ExhaustedNotices:
-    """Writes notices of quotas that are used up."""
-
-    def __init__(self, database: Database) -> None:
-        self._database = database
-        self._told: OrderedDict[tuple[str, str], None] = OrderedDict()
-
-    async def look(self, refused: Iterable[RefusedRequest]) -> None:
-        """Tell of what these refusals say is used up. What the database does not take now is told at a later
-        refusal."""
-        fresh = [each for each in crossings(refused) if (each.account_id, each.once) not in self._told]
-        if not fresh:
-            return
-        try:
-            async with self._database.transaction() as connection:
-                for each in fresh:
-                    await emit(connection, each.account_id, "quota.exhausted", each.data, once=each.once)
-        except DatabaseError as error:
-            logger.info("quotas that are used up are told later: %s", error)
-            return
-        for each in fresh:
-            self._told[each.account_id, each.once] = None
-        while len(self._told) > KNOWN:
-            self._told.popitem(last=False)

@@ -42,10 +42,11 @@ from gateway.endpoints.response_sockets import ResponseSockets
 from gateway.endpoints.routes import add_routes, endpoints_of
 from gateway.metrics.registry import Metrics
 from gateway.proxy.background_jobs import BackgroundPoller, JobProviders
-from gateway.proxy.forward import Forwarder, ForwardParts
+from gateway.proxy.detached_answer import DetachedAnswer
+from gateway.proxy.forward import Forwarder
 from gateway.proxy.handler import Proxy, ProxyParts
 from gateway.proxy.records import Records, RequestLog
-from gateway.proxy.remainder import Remainder
+from gateway.proxy.relay import ForwardParts
 from gateway.proxy.routing import Router
 from gateway.proxy.settlement.missing_usage import MissingUsage
 from gateway.proxy.settlement.settlements import Settlements
@@ -109,7 +110,7 @@ class _Parts:
     dialects: Dialects
     bodies: Bodies
     request_log: RequestLog | None
-    remainder: Remainder
+    detached: DetachedAnswer
     poller: BackgroundPoller
     proxy: Proxy
 
@@ -177,7 +178,7 @@ async def serving(
         if engine_loops is not None:
             await engine.loops.stop(*(engine.loops.tasks.keys() - engine_loops))
         await runtime.refused.flush()
-        parts.remainder.hurry()
+        parts.detached.drain_now()
         await parts.poller.stop()
         if not await engine.stop(settings.defaults.stores.postgres_timeout_s):
             logger.error("debits wait in Redis's journal: the next gateway writes them")
@@ -228,13 +229,13 @@ def _make_parts(runtime: Runtime, metrics: Metrics, tokenizer: Tokenizer) -> _Pa
     poller = BackgroundPoller(
         jobs, providers, settlements, dialects.creations(), defaults, new_id=new_id, clock=time.time
     )
-    remainder = Remainder(settlements, defaults.request, records, poller)
+    detached = DetachedAnswer(settlements, defaults.request, records, poller)
     stored = StoredObjects(OwnedObjects(runtime.database), router, time.time)
     forwarder = Forwarder(
         ForwardParts(
             transports=transports,
             settlements=settlements,
-            remainder=remainder,
+            detached=detached,
             defaults=defaults,
             metrics=metrics,
             records=records,
@@ -261,7 +262,7 @@ def _make_parts(runtime: Runtime, metrics: Metrics, tokenizer: Tokenizer) -> _Pa
             poller=poller,
         )
     )
-    return _Parts(tokenizer, transports, router, board, dialects, bodies, log, remainder, poller, proxy)
+    return _Parts(tokenizer, transports, router, board, dialects, bodies, log, detached, poller, proxy)
 
 
 def _make_transports(settings: Settings, tokenizer: Tokenizer, store: ObjectStore) -> dict[str, Transport]:

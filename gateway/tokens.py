@@ -128,17 +128,17 @@ class Tokenizer:
     async def _in_thread(self, account: str, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         """Run `work` in a thread when the account is next, and return its result. A caller that is cancelled returns at
         once; the thread is free when the work ends."""
-        await self._queue.take(account)
+        await self._queue.acquire(account)
         try:
             done = asyncio.get_running_loop().run_in_executor(self._threads, partial(work, *args, **kwargs))
         except BaseException:
-            self._queue.give()
+            self._queue.release()
             raise
         done.add_done_callback(self._over)
         return await asyncio.shield(done)
 
     def _over(self, done: "asyncio.Future[T]") -> None:
-        self._queue.give()
+        self._queue.release()
         if not done.cancelled():
             done.exception()  # retrieved: its caller may be cancelled
 

@@ -22,7 +22,7 @@
     payments    /billing: setup, portal, checkout, orders; /admin/orders, /admin/payments; /webhooks/stripe
     exports     /admin/exports: usage on its way to other systems
     oversight   /admin/refusals, /admin/providers, /admin/users, /admin/audit, /account/audit, /ping
-    margin      /admin/margin
+    margin      /admin/margin   live_windows  what is left of a key's quotas
     tables      answers as CSV
 
 What is taken and answered is in `billing.schemas`. `application.setup` mounts it; the gateway calls that and nothing

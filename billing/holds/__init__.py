@@ -14,12 +14,12 @@ loading       from Postgres into Redis: accounts, keys and users, new versions, 
 corrections   changes of a balance that Redis has not made itself (rule R5)
 debit_writer  debits on their way to Postgres: order, batches, back-off (rule R3); those that Redis did not confirm (R4)
 outbox        what Redis has settled, by that writer; its second copy on local disk
-journal       the journal as gateways read it: each entry by itself, what can't be read set aside
+journal       the journal as gateways read it: each entry by itself; unreadable ones become dead letters
 lasting       holds that outlast the process that made them, as rows in Postgres
 lease         this gateway's sign of life, kept by a thread, and which others live
 recovery      what other processes left behind, and how a hold ends whose gateway is gone
 reconcile     Redis compared with the ledger; comparison  one account of both compared (pure)
-cache         principals in memory; singleflight  one look-up for all that ask at once
-changes       what has changed, told to Redis and to every gateway; live_windows  what is left of a principal's quotas
+cache         principals in memory; singleflight  concurrent callers share one look-up
+changes       what has changed, published to Redis and to every gateway
 engine        all of it, wired and started together; upkeep  what runs beside the hot path, started again when it fails
 """

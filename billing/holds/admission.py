@@ -352,12 +352,11 @@ class Backlog:
     the installation. `asking` admissions are on their way to Redis.
     """
 
-    __slots__ = ("_journals", "_live", "_most", "_others", "_partitions", "_sizes", "_waiting", "asking")
+    __slots__ = ("_live", "_most", "_others", "_partitions", "_sizes", "_waiting", "asking")
 
     def __init__(self, partitions: Partitions, live: Sized, waiting: Waiting, most: int) -> None:
         self._partitions = partitions
-        self._journals = [partitions.keyspace.journal(partition.number) for partition in partitions.all]
-        self._sizes = [0] * len(self._journals)
+        self._sizes = [0] * len(partitions.all)
         self._live = live
         self._waiting = waiting
         self._most = most
@@ -384,4 +383,4 @@ class Backlog:
         session = partition.session
         if session is not None and session.stands:
             with suppress(RedisError):
-                self._sizes[partition.number] = await session.ask("HLEN", self._journals[partition.number])
+                self._sizes[partition.number] = await session.ask("HLEN", partition.journal)

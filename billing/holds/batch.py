@@ -22,7 +22,6 @@ if TYPE_CHECKING:
     from billing.holds.epochs import Partitions
     from billing.holds.model import Hold, HoldSettings
     from billing.holds.partition import Partition
-    from billing.holds.redis.layout import Keyspace
 
 logger = logging.getLogger(__name__)
 
@@ -84,7 +83,7 @@ def _not_acted_on(item: Item, epoch: int) -> None:
     try:
         item.resolve(RedisError("what Redis answered could not be acted on"), epoch)
     except Exception:  # any exception: the other callers must get theirs
-        logger.exception("nor could that be told")
+        logger.exception("nor could it act on that error")
 
 
 class _Clock:
@@ -128,12 +127,12 @@ class _Clock:
 class Batcher:
     """The queue of one partition. Bounded by what is admitted: every item belongs to a request that is being served."""
 
-    def __init__(self, keyspace: Keyspace, partition: Partition, script: Script, settings: HoldSettings) -> None:
+    def __init__(self, partition: Partition, script: Script, settings: HoldSettings) -> None:
         self._partition = partition
         self._script = script
         self._max_items = settings.batch_items
         self._bounds = settings.max_unsettled, settings.elastic_millionths, settings.elastic_output_tokens
-        self._meta, self._journal = keyspace.meta(partition.number), keyspace.journal(partition.number)
+        self._meta, self._journal = partition.meta, partition.journal
         self._queue: list[Item] = []
         self._loop = asyncio.get_running_loop()
         self._clock = _Clock(min(settings.redis_timeout_s, settings.settle_timeout_s), self._loop)
@@ -209,7 +208,7 @@ class RunningHolds:
         self.loop = asyncio.get_running_loop()
         self.live: dict[str, Hold] = {}
         self.tasks: set[asyncio.Task[Any]] = set()
-        self.batchers = [Batcher(partitions.keyspace, each, script, settings) for each in partitions.all]
+        self.batchers = [Batcher(each, script, settings) for each in partitions.all]
 
     def submit(self, partition: Partition, item: Item) -> None:
         """Send an admission, settlement or void with whatever else this turn of the event loop brings."""

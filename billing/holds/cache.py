@@ -1,8 +1,8 @@
 """Principals in this process's memory, kept right by push.
 
-This file owns when a cached principal may be served: while the subscription to changes stands, and no longer than
-`fresh_s`. What push misses, the versions checked inside `admit` catch. Unknown keys are remembered for a moment, one
-look-up runs at a time for a key, and look-ups are bounded, so that keys that don't exist can't flood Postgres.
+A cached principal is served while the subscription to changes stands, and no longer than `fresh_s`. What push misses,
+the versions checked inside `admit` catch. Unknown keys are remembered for a moment, one look-up runs at a time for a
+key, and look-ups are bounded, so that keys that don't exist can't flood Postgres.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 @dataclass(frozen=True, slots=True)
 class CacheSettings:
     """Bounds of the cache: entries in number, times in seconds, look-ups in Postgres at the same time; `wait_s` is how
-    long whoever asks waits for a look-up, with its turn."""
+    long a caller waits for a look-up, its queueing included."""
 
     entries: int = 100_000
     fresh_s: float = 900.0

@@ -1,17 +1,14 @@
-"""What Redis has of many accounts, each at one moment, and one account of both stores compared (invariants I2 to I4).
+"""One account of both stores compared (invariants I2 to I4). Pure: `reconcile` reads the stores.
 
-The comparison is pure: what Redis has was read at one moment, what Postgres has in one snapshot that has every debit
-which Redis had counted by then; debits and corrections that came later are told apart by the cursors. Redis is read
-with a few commands whose names are of one partition, and so of one slot: a cluster's server answers for all of them at
-once. `ledger_snapshot` reads Postgres.
+What Redis has was read at one moment, what Postgres has in one snapshot that has every debit which Redis had counted by
+then; debits and corrections that came later are told apart by the cursors.
 """
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import AsyncIterator, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Final, Literal, TypeVar
+from typing import TYPE_CHECKING, Literal
 
 from billing.holds.redis.layout import AccountState, Entry, KeyState
 from billing.quotas import Metric, Quota, Window, window_id
@@ -113,8 +110,8 @@ class WindowUsage:
 
 @dataclass(frozen=True, slots=True)
 class LedgerSnapshot:
-    """An account in Postgres as of what Redis had counted and was told of: the balance that it should have, how many
-    debits of the epoch up to Redis's last are there, and what the compared counters' windows have used."""
+    """An account in Postgres as of the debits and corrections that Redis had counted: the balance that it should have,
+    how many debits of the epoch up to Redis's last are there, and what the compared counters' windows have used."""
 
     balance_nano: int
     debits: int
@@ -200,20 +197,3 @@ def _counts(hold: Entry, compared: ComparedCounter) -> bool:
     tags = {"account": hold.account_tags, "key": hold.key_tags, "user": hold.user_tags or ()}[compared.subject]
     quota = compared.quota
     return quota.tag in tags and window_id(quota.window, hold.at_ms // 1000) == compared.counter.window_id
-
-
-ATTEMPTS: Final = 5
-# States unpacked, counters compared or rows read in one turn of the event loop: about half a millisecond.
-STEPS_A_TURN: Final = 100
-# The same, of whole accounts with their keys and counters.
-ACCOUNTS_A_TURN: Final = 10
-
-T = TypeVar("T")
-
-
-async def gently(items: Iterable[T], at_once: int = STEPS_A_TURN) -> AsyncIterator[T]:
-    """Yield every item; the event loop goes on with other things after every so many."""
-    for number, item in enumerate(items, start=1):
-        yield item
-        if number % at_once == 0:
-            await asyncio.sleep(0)

@@ -130,7 +130,7 @@ class Corrections:
         self, partition: Partition, epoch: int, account_id: str, xseq: int, rows: list[Row], quotas: Sequence[Quota]
     ) -> Any:
         keyspace = self._redis.keyspace
-        keys = [keyspace.meta(partition.number), keyspace.journal(partition.number), keyspace.account(account_id)]
+        keys = [partition.meta, partition.journal, keyspace.account(account_id)]
         places: dict[bytes, int] = {}
 
         def place_of(key: bytes) -> int:

@@ -176,7 +176,7 @@ class DebitWriter(ABC, Generic[Item]):
         self._alarmed_at = self._alarmed_locked_at = float("-inf")
         # Whether the last attempt failed.
         self.unavailable = False
-        # Whether Postgres is there and takes no debits, so that somebody must look why.
+        # Whether Postgres is there and takes no debits: an operator must find out why.
         self.hindered = False
 
     def __len__(self) -> int:
@@ -253,7 +253,7 @@ class DebitWriter(ABC, Generic[Item]):
         self._retry_s = min(self._retry_s * 2, MOST_RETRY_S)
 
     def _make_way(self, batch: Sequence[Item]) -> None:
-        """Have the next attempt take half as many, and put one debit that fails alone behind the others: should the
+        """Halve the next batch, and put one debit that fails alone behind the others: should the
         cause lie in it after all, it keeps nobody waiting. A cause that passes costs one statement an attempt, as
         before."""
         if len(batch) > 1:
@@ -319,7 +319,7 @@ class _Unconfirmed:
         self.fail("neither Redis nor Postgres took it in time")
 
     def fail(self, why: str) -> None:
-        """Have the outcome raise `SettlementLost`, where it is not there yet."""
+        """Make the outcome raise `SettlementLost`, unless it is there already."""
         if not self.outcome.done():
             self.outcome.set_exception(SettlementLost(why))
         if not self.outcome.cancelled():

@@ -90,12 +90,8 @@ class EpochStart:
             if unready is None:
                 return False
             gone = list(self.partitions.peers.lost(partition.quarantined_by))
-            number, back = partition.number, sorted(unready)
-            keys = [
-                self.partitions.keyspace.meta(number),
-                self.partitions.keyspace.joined(number),
-                self.partitions.keyspace.installed(number),
-            ]
+            back = sorted(unready)
+            keys = [partition.meta, partition.joined, partition.installed]
             head = epoch, self.gateway_id, len(back), len(gone)
             arguments: list[str | int] = [*head, *back, *gone, *await self.partitions.peers.living()]
             is_open, *holding = await self.partitions.redis.client.call(
@@ -108,7 +104,9 @@ class EpochStart:
             return False
         if unready and partition.joined_epoch != epoch:
             logger.error(
-                "partition %d: the rows of %d accounts in Postgres are locked: not served for now", number, len(unready)
+                "partition %d: the rows of %d accounts in Postgres are locked: not served for now",
+                partition.number,
+                len(unready),
             )
         partition.joined_epoch, partition.quarantined = epoch, unready
         partition.quarantined_by = [name.decode() for name in holding]
@@ -245,7 +243,7 @@ class EpochStart:
         """Return whether Redis holds the request again, or knows its end; None: not yet. The ledger may have been
         replaced by one that has no such account: nothing is held then, and its debit is the ledger's to refuse."""
         debit = decode_debit(hold.payload)
-        keys = [self.partitions.keyspace.meta(partition.number), self.partitions.keyspace.journal(partition.number)]
+        keys = [partition.meta, partition.journal]
         for _ in range(REHOLD_ATTEMPTS):
             states, user_key = [hold.target.account_key, hold.target.key_key], hold.target.any_user_key
             tags = await self._tags(debit, known, None if user_key is None else debit.user_id)

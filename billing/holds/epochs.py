@@ -61,7 +61,7 @@ class Partitions:
         self.renewal = asyncio.Event()
         self._fence, self._beat = Script("fence"), Script("beat")
         self.ledger = LedgerWatch(database)
-        self.all = [Partition(number) for number in range(redis.keyspace.partitions)]
+        self.all = [Partition(number, redis.keyspace) for number in range(redis.keyspace.partitions)]
 
     def of(self, account_id: str) -> Partition:
         """Return the partition of an account."""
@@ -103,7 +103,7 @@ class Partitions:
         """Run one round of the handshake, all over one connection; return whether the epoch is agreed on, or can't be
         for now."""
         number = partition.number
-        session = await self.redis.client.connect(self.keyspace.meta(number))
+        session = await self.redis.client.connect(partition.meta)
         identity = await _identity(session)
         counted = self.ledger.beat
         row = await self._ledger_row(number)  # first: Redis is never ahead of it, but where the ledger went back
@@ -123,7 +123,7 @@ class Partitions:
 
     async def _has_incompatible_peers(self, partition: Partition) -> bool:
         """Return whether gateways of a release with another layout live, which know of epochs but not of this: they
-        have the partition until they end, for an epoch that each side begins anew serves nobody. Raises
+        have the partition until they end, for epochs that each side keeps beginning serve nobody. Raises
         `DatabaseError`."""
         before, partition.incompatible_peers = partition.incompatible_peers, sorted(await self.peers.of_other_layouts())
         if partition.incompatible_peers and not before:
@@ -136,19 +136,19 @@ class Partitions:
         return row
 
     async def _went_back(self, number: int, row: Row, beat: int) -> bool:
-        """Return whether the ledger has counted less than Redis was told: it may just have gone on since it was
+        """Return whether the ledger has counted less than Redis has noted: it may just have gone on since it was
         read."""
         return beat > row["beat"] and bool(beat > (await self._ledger_row(number))["beat"])
 
     async def renew(self, partition: Partition, lost: int | None = None) -> None:
         """Begin a new epoch although the server is the same: everything is loaded again. With `lost`, only where that
-        is still the newest one: another gateway may have done it. Done to its end though whoever asked gives up: Redis
-        must be told of what the ledger has begun. Raises `NotReady`."""
+        is still the newest one: another gateway may have done it. It is completed even if the caller gives up: Redis
+        must be fenced for what the ledger has begun. Raises `NotReady`."""
         await self._renewals.run((partition.number, lost), lambda: self._renew(partition, lost))
 
     async def _renew(self, partition: Partition, lost: int | None) -> None:
         try:
-            session = await self.redis.client.connect(self.keyspace.meta(partition.number))
+            session = await self.redis.client.connect(partition.meta)
             identity = await _identity(session)
             row = await self._ledger_row(partition.number)
             if await self._has_incompatible_peers(partition):
@@ -200,7 +200,7 @@ class Partitions:
         if moved is not None:
             before = f" (Redis was in {in_redis}, the ledger in {stored})" if in_redis > stored else ""
             logger.info("partition %d: epoch %d begins%s", number, moved["epoch"], before)
-            keys = [self.keyspace.meta(number), self.keyspace.joined(number), self.keyspace.installed(number)]
+            keys = [partition.meta, partition.joined, partition.installed]
             arguments = [moved["epoch"], identity, moved["ledger"], moved["beat"]]
             await self.redis.client.call(self._fence, keys, arguments)
 
@@ -237,7 +237,7 @@ class Partitions:
             return False
         await self._set_clock(partition, session)
         arguments = [epoch, self.ledger.beat, int(partition.clock_is_wrong)]
-        keys = [self.keyspace.meta(partition.number), self.keyspace.installed(partition.number)]
+        keys = [partition.meta, partition.installed]
         open_ = await self.redis.client.call(self._beat, keys, arguments)
         partition.has_quarantined = open_ == 2
         return bool(open_ >= 1)
@@ -272,9 +272,6 @@ def incompatible_message(gateways: Sequence[str]) -> str:
     """Return what to do about gateways that keep state in another layout and live."""
     named = ", ".join(gateways[:NAMED])
     return f"{len(gateways)} gateways of a release that can't run beside this one live: stop them first ({named})"
-
-
-# --- x
 
 
 BEAT: Final = queries("billing.holds")("ledger_beat")

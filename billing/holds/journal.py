@@ -77,12 +77,12 @@ class Reading:
         """Keep what could not be read in Postgres, and take it out of Redis; return how many. Raises `DatabaseError`,
         `RedisError`."""
         bad, self._bad = self._bad, []
-        number, epoch = self._partition.number, self._partition.epoch
+        epoch = self._partition.epoch
         for field, raw, error in bad:
             name = field.decode("utf-8", "backslashreplace")
             await set_aside(self._database, name, "entry", raw, f"it can't be read: {error}")
             if epoch is not None:
-                keys = [self._redis.keyspace.meta(number), self._redis.keyspace.journal(number)]
+                keys = [self._partition.meta, self._partition.journal]
                 await self._redis.client.call(self._discard, keys, [epoch, field, raw])
         return len(bad)
 

@@ -5,7 +5,7 @@ used up lets it lapse. But a process whose event loop is dead must not live for 
 loop has not ticked for `stall_s`, and others end its holds then. The same thread watches the leases of the others.
 
 `Peers` owns which gateway is taken for dead. A lease's value means nothing but that it changes: a gateway is dead when
-the same value has stood for `lease_s` of this process's own monotonic time, in which it has looked without a gap and
+the same value has stood for `lease_s` of this process's own monotonic time, in which it has read without a gap and
 could renew its own, or when a process that saw the gateway's end says so. No clock of a store or of another machine has
 a part in it. A process that has just started, or stood still, or could not write to Postgres for a while, judges nobody
 until it has watched for long enough again: the others may have missed the same.
@@ -48,7 +48,7 @@ class Lease:
     """Renewed by `renew` once, before the first hold; then by the thread, from `start` to `stop`.
 
     `sweep_now` is called in the event loop when another gateway is newly known to be dead, and when others have ended
-    holds of this one; `on_failure` when the thread failed and begins anew.
+    holds of this one; `on_failure` when the thread failed and is restarted.
     """
 
     def __init__(
@@ -128,7 +128,7 @@ class Lease:
             try:
                 asyncio.run(self._keep())
             except Exception as error:  # whatever it was: a gateway that lives must renew
-                logger.exception("the lease's thread failed and begins anew")
+                logger.exception("the lease's thread failed and is restarted")
                 failed = error
                 self._notify(lambda error=failed: self._on_failure(error))  # type: ignore[misc]
                 self._ending.wait(RESTART_S)

@@ -1,10 +1,12 @@
 """Loading state from Postgres into Redis: whole subjects (rule R2), new versions and new counters of known ones.
 
-This file owns the order that makes loading exact. An account is read under its row's lock, at one xseq, and marked as
-loaded for the epoch; a counter that a new quota adds counts from the moment of `adopt` and is given what came before,
-once every debit up to that moment is in Postgres. One load runs at a time for a subject in this process. An account
-whose row somebody has locked keeps at most one connection waiting, and is then not tried again for LOCKED_PAUSE_S, so
-that however many requests ask for it the others can be loaded.
+An account is read under its row's lock, at one xseq, and marked as loaded for the epoch. Fresh usage is written in the
+transaction that writes its debits, and rollups and fresh rows are read by one statement, so that counters and balance
+are of one moment. A counter that a new quota adds counts from the moment of `adopt`, and is given what came before once
+every debit up to that moment is in Postgres.
+
+One load runs at a time for a subject in this process. An account whose row is locked keeps at most one connection
+waiting, and is then not tried again for LOCKED_PAUSE_S, so that however many requests ask for it others can be loaded.
 """
 
 from __future__ import annotations
@@ -44,7 +46,7 @@ from billing.holds.redis.layout import (
     pack_text,
 )
 from billing.holds.singleflight import SingleFlight
-from billing.quotas import Metric, Quota, Window, parse_quotas, window_end_s, window_id, window_start_s
+from billing.quotas import GRANULARITY, Metric, Quota, parse_quotas, window_bounds_s, window_id
 
 if TYPE_CHECKING:
     from billing.database.connection import Database
@@ -66,8 +68,8 @@ DRAIN_POLL_S: Final = 0.02
 # The stages of `adopt`.
 MARK, COUNT, COUNT_WHAT_IS_FOUND = 0, 1, 2
 CALL_AGAIN: Final = 3
-HELD_BACK, ACCOUNT_OLDER = 4, 5
-# Open holds are looked for so often, should they not be as many as are running.
+QUARANTINED, ACCOUNT_OLDER = 4, 5
+# Attempts to find as many open holds as are running.
 COUNT_ATTEMPTS: Final = 3
 
 
@@ -106,24 +108,24 @@ class Loader:
         return bool(await self._flights.run(name, lambda: self._install(partition, account_id, key_id)))
 
     async def adopt_account(self, partition: Partition, account_id: str, version: int | None = None) -> int | None:
-        """Tell Redis the account's version and counters; return the version told (a newer one may have come meanwhile),
-        0 of an account that the ledger has not, None without an epoch. Who knows of a `version` does not wait for an
-        older one's counters. Raises `StoreError`, `TimeoutError`, and `NotReady` where nothing was told, because the
-        account is held back: some gateway has debits or holds of it that it could not write, since the account's row in
-        Postgres was locked."""
+        """Send Redis the account's version and counters; return the version sent (a newer one may have come meanwhile),
+        0 for an account that the ledger has not, None without an epoch. A caller that names a `version` does not wait
+        for an older one's counters. Raises `StoreError`, `TimeoutError`, and `NotReady` where nothing was sent, because
+        the account is quarantined: some gateway has debits or holds of it that it could not write, since the account's
+        row in Postgres was locked."""
         name = ("adopt", account_id, version)
         return await self._flights.run(name, lambda: self._adopt_account(partition, account_id))
 
     async def adopt_key(
         self, partition: Partition, account_id: str, key_id: str, version: int | None = None
     ) -> int | None:
-        """Tell Redis the key's version and counters; asked, answers and raises as `adopt_account`."""
+        """Send Redis the key's version and counters; takes, returns and raises as `adopt_account`."""
         name = ("adopt", key_id, version)
         return await self._flights.run(name, lambda: self._adopt_key(partition, account_id, key_id))
 
     async def adopt_user(self, partition: Partition, account_id: str, user_id: str) -> int | None:
-        """Tell Redis the counters of a user of the account, and its version, which is the account's. Where Redis has an
-        older account, that is told instead: ask again. Answers and raises as `adopt_account`."""
+        """Send Redis the counters of a user of the account, at the account's version. Where Redis has an older account,
+        that is sent instead: ask again. Returns and raises as `adopt_account`."""
         name = ("adopt", f"{account_id}/{user_id}")
         return await self._flights.run(name, lambda: self._adopt_user(partition, account_id, user_id))
 
@@ -182,8 +184,7 @@ class Loader:
                     counters = await read_counters(connection, account_id, [key_id], key_quotas, now_s)
                     keys.append(self._keyspace.key(account_id, key_id))
                     arguments += [key_id, KeyState(epoch, row["version"], 0, counters).pack()]
-            number = partition.number
-            fixed = [self._keyspace.meta(number), self._keyspace.installed(number)]
+            fixed = [partition.meta, partition.installed]
             reply = await self._client.call(self._install_script, fixed + keys, arguments)
             if reply == 2:
                 raise LostWrites(account_id, epoch)
@@ -203,8 +204,8 @@ class Loader:
         return state if state is not None and state.epoch == partition.epoch else None
 
     async def retime(self, partition: Partition, account_id: str) -> bool:
-        """Set an account's time right that a wrong clock of Redis's has taken ahead by more than STEP_S, where Redis's
-        clock and Postgres's agree now; return whether it was. Raises `StoreError`."""
+        """Correct an account's time that a wrong clock of Redis's has moved ahead by more than STEP_S, if Redis's clock
+        and Postgres's agree now; return whether it was corrected. Raises `StoreError`."""
         state = await self._state(partition, account_id)
         if state is None or state.now_s <= partition.now_ms() // 1000 + STEP_S:
             return False
@@ -214,7 +215,7 @@ class Loader:
                 if entry.state != SETTLED and (entry.epoch, entry.account_id) == (state.epoch, account_id):
                     latest_s = max(latest_s, entry.at_ms // 1000)
         ledger_ms = await self._database.value(LEDGER_CLOCK)
-        keys = [self._keyspace.meta(partition.number), self._keyspace.account(account_id)]
+        keys = [partition.meta, self._keyspace.account(account_id)]
         arguments = [state.epoch, state.hold_version, latest_s, ledger_ms]
         if await self._client.call(self._retime_script, keys, arguments) != 0:
             return False
@@ -233,8 +234,8 @@ class Loader:
         read = row["version"], quotas, row["now"]
         subject = Subject("account", account_id, account_id, state_key, None, *read)
         reply = await self._adopt(partition, subject)
-        if reply == HELD_BACK:
-            raise NotReady(f"account {account_id} is held back until its own debits are in the ledger")
+        if reply == QUARANTINED:
+            raise NotReady(f"account {account_id} is quarantined until its own debits are in the ledger")
         return None if reply is None else subject.version
 
     async def _adopt_key(self, partition: Partition, account_id: str, key_id: str) -> int | None:
@@ -258,14 +259,13 @@ class Loader:
         return None if reply is None else subject.version
 
     async def _adopt(self, partition: Partition, subject: Subject) -> int | None:
-        """Tell Redis a subject's version and counters, and give new ones what the ledger has; what the script answered
-        first, None without an epoch."""
+        """Send Redis a subject's version and counters, and give new ones what the ledger has; return what the script
+        answered first, None without an epoch."""
         epoch, account_id = partition.epoch, subject.account_id
         if epoch is None:
             return None
-        token, number = str(ULID()), partition.number
-        meta, installed = self._keyspace.meta(number), self._keyspace.installed(number)
-        keys = [meta, self._keyspace.journal(number), self._keyspace.account(account_id), installed]
+        token = str(ULID())
+        keys = [partition.meta, partition.journal, self._keyspace.account(account_id), partition.installed]
         if subject.kind != "account":
             keys.append(subject.state_key)
         if subject.kind == "user":
@@ -280,14 +280,14 @@ class Loader:
             read = (connection, account_id, subject.key_ids, subject.quotas, now_ms // 1000, since)
             counters = await read_counters(*read)
         bases = b"".join(BASE.pack(counter.tag, counter.window_id, counter.used) for counter in counters)
-        fill_keys = [meta, installed, subject.state_key]
+        fill_keys = [partition.meta, partition.installed, subject.state_key]
         await self._client.call(self._fill_script, fill_keys, [epoch, subject.id, token, subject.kind, bases])
         return 0
 
     async def _count(
         self, partition: Partition, subject: Subject, keys: list[bytes], head: list[str | int]
     ) -> list[int]:
-        """Have `adopt` mark the missing counters, and then count the subject's open holds in them. Redis is held for no
+        """Mark the missing counters by `adopt`, and then count the subject's open holds in them. Redis is held for no
         longer than these few take, however large the journal is. Raises `RedisError`."""
         tail: list[str | int | bytes] = [subject.kind, subject.since]
         for quota in subject.quotas:
@@ -320,29 +320,12 @@ class Loader:
                 await asyncio.sleep(DRAIN_POLL_S)
 
 
-# --- What Postgres says of windows: which counters there are, and what they have used, for Redis to be given.
-#
-# What is fresh is written in the transaction that writes the debits, and rollups and fresh rows are read by one
-# statement, so that the counters and the balance are of one moment.
-
-
 _sql = queries("billing.holds")
 READ_ACCOUNT: Final = _sql("read_account_principal")
 READ_KEY: Final = _sql("read_key_principal")
 READ_USER: Final = _sql("read_user_principal")
 WINDOW_USAGE: Final = _sql("window_usage")
 WINDOW_USAGE_AFTER: Final = _sql("window_usage_after")
-
-# The year 9999, for what never resets.
-NO_END_S: Final = 253_402_300_799
-GRANULARITY: Final[Mapping[Window, int]] = {
-    Window.minute: 0,
-    Window.hour: 1,
-    Window.day: 2,
-    Window.week: 2,
-    Window.month: 3,
-    Window.total: 3,
-}
 
 
 @dataclass(frozen=True, slots=True)
@@ -410,13 +393,6 @@ async def read_tags(
     return HoldTags(applying(account), applying(key), applying(user) if user else None)
 
 
-def bounds_s(window: Window, at_s: int) -> tuple[int, int]:
-    """Return the Unix seconds at which the window that holds `at_s` begins and ends. It has an end although nothing
-    should be used after now: a clock that was ahead has left usage in windows to come, which is theirs."""
-    end_s = window_end_s(window, at_s)
-    return window_start_s(window, at_s), NO_END_S if end_s is None else end_s
-
-
 async def read_counters(
     connection: Connection,
     account_id: str,
@@ -432,7 +408,7 @@ async def read_counters(
     """
     if not quotas:
         return ()
-    starts, ends = zip(*(bounds_s(quota.window, at_s) for quota in quotas), strict=True)
+    starts, ends = zip(*(window_bounds_s(quota.window, at_s) for quota in quotas), strict=True)
     patterns, features = [quota.model or "" for quota in quotas], [quota.feature for quota in quotas]
     granularities = [GRANULARITY[quota.window] for quota in quotas]
     rows = await connection.fetch(WINDOW_USAGE, account_id, key_ids, granularities, starts, ends, patterns, features)

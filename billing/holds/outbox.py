@@ -155,7 +155,7 @@ class Outbox(DebitWriter[Debit]):
         if partition.epoch is None:
             return
         keyspace = self._partitions.keyspace
-        keys = [keyspace.meta(partition.number), keyspace.journal(partition.number)]
+        keys = [partition.meta, partition.journal]
         positions: dict[str, int] = {}
         arguments: list[bytes | int] = [partition.epoch]
         for debit in debits:

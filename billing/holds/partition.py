@@ -9,6 +9,7 @@ from billing.errors import MetergateError, StoreError
 
 if TYPE_CHECKING:
     from billing.holds.redis.connection import ServerSession
+    from billing.holds.redis.layout import Keyspace
 
 
 class NotReady(StoreError):
@@ -24,7 +25,8 @@ class LostWrites(MetergateError):
 
 
 class Partition:
-    """One partition as this gateway knows it.
+    """One partition as this gateway knows it. `meta`, `journal`, `installed` and `joined` are the names of its own
+    keys.
 
     An epoch is agreed on within one session with its server. It is None before, after that session, and once it was
     forgotten: a new connection never serves under an epoch that another one had agreed on. `reached` is the newest
@@ -48,7 +50,11 @@ class Partition:
         "clock_offset_ms",
         "has_quarantined",
         "incompatible_peers",
+        "installed",
+        "joined",
         "joined_epoch",
+        "journal",
+        "meta",
         "number",
         "overtaken_by",
         "quarantined",
@@ -57,8 +63,10 @@ class Partition:
         "session",
     )
 
-    def __init__(self, number: int) -> None:
+    def __init__(self, number: int, keyspace: Keyspace) -> None:
         self.number = number
+        self.meta, self.journal = keyspace.meta(number), keyspace.journal(number)
+        self.installed, self.joined = keyspace.installed(number), keyspace.joined(number)
         self.session: ServerSession | None = None
         self._epoch: int | None = None
         self.joined_epoch: int | None = None

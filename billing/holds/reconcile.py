@@ -18,14 +18,12 @@ from collections.abc import AsyncIterator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from functools import lru_cache
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, TypeVar
 
 import msgspec
 
 from billing.database.connection import Connection, Database, Row, queries
 from billing.holds.comparison import (
-    ACCOUNTS_A_TURN,
-    ATTEMPTS,
     AccountSnapshot,
     Amounts,
     ComparedCounter,
@@ -36,12 +34,10 @@ from billing.holds.comparison import (
     WindowUsage,
     compare,
     current_counters,
-    gently,
 )
 from billing.holds.comparison import Drift as Drift
-from billing.holds.loading import GRANULARITY, bounds_s
 from billing.holds.redis.layout import SETTLED, AccountState, KeyState
-from billing.quotas import Window, parse_quotas
+from billing.quotas import GRANULARITY, Window, parse_quotas, window_bounds_s
 
 if TYPE_CHECKING:
     from billing.holds.comparison import SubjectQuotas
@@ -64,6 +60,23 @@ BATCH_SUBJECTS: Final = 300
 REST_SHARE: Final = 1.0
 MOST_REST_S: Final = 0.5
 SECOND_READING_S: Final = 0.3
+
+
+ATTEMPTS: Final = 5
+# States unpacked, counters compared or rows read in one turn of the event loop: about half a millisecond.
+STEPS_A_TURN: Final = 100
+# The same, of whole accounts with their keys and counters.
+ACCOUNTS_A_TURN: Final = 10
+
+T = TypeVar("T")
+
+
+async def gently(items: Iterable[T], at_once: int = STEPS_A_TURN) -> AsyncIterator[T]:
+    """Yield every item; the event loop goes on with other things after every so many."""
+    for number, item in enumerate(items, start=1):
+        yield item
+        if number % at_once == 0:
+            await asyncio.sleep(0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -463,7 +476,7 @@ async def _read_usage(connection: Connection, accounts: Sequence[_Account], late
     if not by_model:
         return
     by_place = {each.place: each for each in accounts}
-    bounds = {(place, window): bounds_s(window, by_place[place].redis.state.now_s) for place, window in by_model}
+    bounds = {(place, window): window_bounds_s(window, by_place[place].redis.state.now_s) for place, window in by_model}
     rows = await connection.fetch(
         WINDOWS,
         [place for place, _ in bounds],

@@ -72,7 +72,7 @@ class Expiry:
         epoch = partition.epoch
         if epoch is None:
             return 0
-        keys = self._fixed_keys(partition)
+        keys = [partition.meta, partition.journal]
         claims = (self._client.call(self._claim, keys, [epoch, request_id]) for request_id in request_ids)
         replies = zip(request_ids, await asyncio.gather(*claims), strict=True)
         claimed = {request_id: Entry.unpack(reply[1]) for request_id, reply in replies if reply[0] == 0}
@@ -106,7 +106,7 @@ class Expiry:
         decided = {request_id: entry for request_id, entry in claimed.items() if request_id in stored}
         await self._end(partition, epoch, decided, stored)
         undecided = [request_id for request_id in claimed if request_id not in stored]
-        keys, not_after_ms = self._fixed_keys(partition), partition.now_ms() + RECLAIM_WITHIN_MS
+        keys, not_after_ms = [partition.meta, partition.journal], partition.now_ms() + RECLAIM_WITHIN_MS
         calls = (self._client.call(self._reclaim, keys, [epoch, each, not_after_ms]) for each in undecided)
         replies = await asyncio.gather(*calls)
         again = [request_id for request_id, reply in zip(undecided, replies, strict=True) if reply == 0]
@@ -123,12 +123,9 @@ class Expiry:
             row = stored.get(request_id)
             if row is not None and entry.account_id in synced:
                 states = [each for each in _state_keys(self._keyspace, request_id, entry) if each is not None]
-                keys = self._fixed_keys(partition) + states
+                keys = [partition.meta, partition.journal, *states]
                 drops.append(self._client.call(self._drop, keys, [epoch, request_id, I8.pack(row.xseq or 0)]))
         await asyncio.gather(*drops)
-
-    def _fixed_keys(self, partition: Partition) -> list[bytes]:
-        return [self._keyspace.meta(partition.number), self._keyspace.journal(partition.number)]
 
     def _expired(self, request_id: str, entry: Entry, epoch: int) -> Debit | None:
         """Return the row of a hold whose gateway is gone: charged at its input estimate or not at all, and saying so.

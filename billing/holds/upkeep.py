@@ -34,7 +34,7 @@ logger = logging.getLogger(__name__)
 
 FIRST_PAUSE_S: Final = 0.1
 MOST_PAUSE_S: Final = 10.0
-# A loop that failed and has run for as long since is well again, and begins anew with its pauses.
+# A loop that has run for as long since its failure is well again, and its pauses are short again.
 WELL_AFTER_S: Final = 60.0
 CANCEL_AGAIN_S: Final = 1.0
 CANCEL_ATTEMPTS: Final = 10
@@ -79,13 +79,13 @@ class Loops:
             pause_s = min(pause_s * 2, MOST_PAUSE_S)
 
     def failed(self, name: str, error: BaseException) -> None:
-        """Note that a loop has failed and begins anew."""
+        """Record the failure of a loop, which is restarted."""
         self.failures[name] += 1
         self._failed_s[name] = self.clock()
         failure = repr(error)
         new = self._last_failures.get(name) != failure
         self._last_failures[name] = failure
-        logger.error("the %s loop failed and begins anew: %s", name, failure, exc_info=error if new else None)
+        logger.error("the %s loop failed and is restarted: %s", name, failure, exc_info=error if new else None)
 
     def troubled(self) -> list[str]:
         """Return names of loops that have failed of late, sorted."""
@@ -119,7 +119,7 @@ def asked_to_end() -> bool:
     return task is not None and task.cancelling() > 0
 
 
-# From one round's beginning to the next one's: a change that its maker could not tell of takes effect in a second.
+# From one round's beginning to the next: a change that its maker could not publish takes effect within a second.
 RELAY_INTERVAL_S: Final = 0.5
 # At least, between the end of a round that took long and the next one.
 RELAY_PAUSE_S: Final = 0.05

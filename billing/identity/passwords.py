@@ -170,21 +170,21 @@ class Passwords:
         self.refuse_full(network)
         self._places[network] += 1
         try:
-            await self._turns.take(network)
+            await self._turns.acquire(network)
         except BaseException:
             self._left(network)
             raise
         try:
             running = asyncio.get_running_loop().run_in_executor(self._threads, work)
         except BaseException:
-            self._turns.give()
+            self._turns.release()
             self._left(network)
             raise
         running.add_done_callback(partial(self._ended, network))
         return await asyncio.shield(running)
 
     def _ended(self, network: str, running: asyncio.Future[T]) -> None:
-        self._turns.give()
+        self._turns.release()
         self._left(network)
         if not running.cancelled():
             running.exception()  # the caller may have left

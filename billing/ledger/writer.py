@@ -3,7 +3,7 @@
 A request id is decided once, by whichever insert comes first; a row that Postgres refuses for its content is found by
 bisection and set aside, so that it never blocks the others. Any other failure is raised as `DatabaseUnavailable`: the
 batch stays whole and is written again. A debit that Redis has counted carries its epoch and dseq; without them it came
-by the ledger way (rule R4) and becomes a correction.
+by a direct ledger write (rule R4) and becomes a correction.
 
 Almost every batch consists of debits that the ledger does not have yet, so it is first written with a plain insert:
 that spares Postgres the speculative-insertion marks of ON CONFLICT and this process a reply for every row. A batch with

@@ -5,5 +5,6 @@ letters       what there are notices of, and what mails of them say             
 signing       secrets of endpoints, and signatures by Standard Webhooks                pure
 destinations  which addresses a delivery may go to, and the one request of a delivery
 endpoints     endpoints of customers and operators, and what was delivered to them
+exhausted     notices of quotas that are used up
 worker        NoticeWorker: tells it, in one gateway of all
 """

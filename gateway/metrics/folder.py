@@ -19,14 +19,14 @@ import msgspec
 
 METRICS_DIR_VARIABLE: Final = "METERGATE_METRICS_DIR"
 """Names the folder to a worker."""
-Outcome = Literal["settled", "voided", "ledger_way", "lost"]
+Outcome = Literal["settled", "voided", "direct_write", "lost"]
 Labels = tuple[str, ...]
 
 LABEL_SETS_LIMIT: Final = 1_000
 """Label sets of one metric; what comes beyond is counted under OTHER."""
 OTHER: Final = "other"
 TOKEN_CLASSES: Final = ("input", "cached_input", "output", "reasoning")
-OUTCOMES: Final[tuple[Outcome, ...]] = ("settled", "voided", "ledger_way", "lost")
+OUTCOMES: Final[tuple[Outcome, ...]] = ("settled", "voided", "direct_write", "lost")
 
 # Upper bounds of buckets, in seconds: of our own steps, and of what a provider takes (upstream_timeout_s is 600).
 STEP_BOUNDS: Final = (0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5)

@@ -15,7 +15,7 @@ provider_request  what a provider is sent: where, with which query string and bo
 relay        answers that are streams
 outcomes     what a client is sent in the place of an answer; answers are counted
 decoding_tap over a stream that is compressed
-remainder    what goes on when the client is gone, and the longest life of a request
+detached_answer  what goes on when the client is gone, and the longest life of a request
 stored       objects that requests name or create at providers: whose they are
 background_jobs  responses in the background: polled until they can be paid
 settlement/  what a hold turns into: priced and settled, or given back; usage that did not come

@@ -169,7 +169,7 @@ class RequestContext(msgspec.Struct, gc=False):
     """Why the client does not get the whole answer, where that is known."""
     unread: bool = False
     """Whether the gateway stopped reading a provider that may bill more than it has shown: see
-    `gateway.proxy.remainder`."""
+    `gateway.proxy.detached_answer`."""
 
     def turn(self, following: Destination, target: Target, rules: EstimateSettings) -> None:
         """Go on to another candidate of `further`; those before it are passed over."""

@@ -3,7 +3,7 @@
 This file owns that an answer ends only after its debit is outside the process, and how a hold ends, whatever happens on
 the way: by the usage that the provider reported; by `missing_usage` where it reported none; voided where it refused the
 request, or failed before any output. From a request that has left this process on, a fault of ours charges the hold
-(`Hold.owe`). A request that is cancelled leaves what is under way to `gateway.proxy.remainder`.
+(`Hold.owe`). A request that is cancelled leaves what is under way to `gateway.proxy.detached_answer`.
 
 `gateway.proxy.relay` serves streams.
 """
@@ -13,10 +13,8 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
-import time
 import zlib
-from collections.abc import Callable, Coroutine, Mapping
-from dataclasses import dataclass
+from collections.abc import Coroutine
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
@@ -32,17 +30,16 @@ from gateway.proxy.attempts import (
     note_failure,
 )
 from gateway.proxy.context import RequestContext, shown_id
+from gateway.proxy.detached_answer import OK, Running, read_whole
 from gateway.proxy.headers import ResponseHead, incoming
 from gateway.proxy.outcomes import Outcomes, balance_nano
-from gateway.proxy.provider_request import InThread, provider_request_in_thread
-from gateway.proxy.relay import Relay
-from gateway.proxy.remainder import OK, Remainder, Running, read_whole
+from gateway.proxy.provider_request import provider_request_in_thread
+from gateway.proxy.relay import ForwardParts, Relay
 from gateway.proxy.stored import running_of, tokens_to_go_on_from
 from gateway.server.caching import PRIVATE_LINES
 from gateway.server.ids import FIRST_ATTEMPT, attempts_line, balance_line, granted_calls_line, paid_lines
 from gateway.upstream.base import (
     Pending,
-    Transport,
     UpstreamError,
     UpstreamResponse,
     UpstreamTooLarge,
@@ -51,13 +48,7 @@ from gateway.upstream.base import (
 from gateway.upstream.health import Attempt
 
 if TYPE_CHECKING:
-    from gateway.config.defaults import Defaults
     from gateway.dialects.facts import Created
-    from gateway.metrics.registry import Metrics
-    from gateway.proxy.background_jobs import BackgroundPoller
-    from gateway.proxy.records import Records
-    from gateway.proxy.settlement.settlements import Settlements
-    from gateway.proxy.stored import StoredObjects
     from gateway.server.exchange import Exchange
 
 logger = logging.getLogger(__name__)
@@ -65,49 +56,24 @@ logger = logging.getLogger(__name__)
 JSON: Final = b"application/json"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ForwardParts:
-    """What forwarding works with. `transports` are by provider name; `in_thread` runs off the event loop what takes
-    time in proportion to a large body of an account."""
-
-    transports: Mapping[str, Transport]
-    settlements: Settlements
-    remainder: Remainder
-    defaults: Defaults
-    metrics: Metrics
-    records: Records
-    stored: StoredObjects
-    poller: BackgroundPoller
-    in_thread: InThread | None
-
-
 class Forwarder:
     """Serves admitted requests."""
 
-    def __init__(self, parts: ForwardParts, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(self, parts: ForwardParts) -> None:
         self._in_thread = parts.in_thread
         self._transports = parts.transports
         self._settlements = parts.settlements
-        self._remainder = parts.remainder
+        self._detached = parts.detached
         self._request, self._estimate = parts.defaults.request, parts.defaults.estimate
         self._attempts = parts.defaults.attempts
         self._first_timeout_s = first_timeout_s(self._attempts, parts.defaults.upstream.upstream_timeout_s)
         self._metrics = parts.metrics
-        self._clock = clock
+        self._clock = parts.clock
         self._running = Running(self._request.max_request_s)
         self._stored, self._records = parts.stored, parts.records
         self._poller = parts.poller
         self._outcomes = Outcomes(parts.settlements, parts.metrics, parts.records)
-        self._relay = Relay(
-            parts.settlements,
-            parts.remainder,
-            self._outcomes,
-            parts.metrics,
-            parts.stored,
-            parts.poller,
-            clock,
-            tool_overrun_percent=round(self._request.tool_overrun * 100),
-        )
+        self._relay = Relay(parts, self._outcomes)
 
     async def forward(self, exchange: Exchange, context: RequestContext, hold: Hold) -> None:
         """Pass the provider's answer on, metered; or a refusal of ours when it gave none, with the hold given back.
@@ -172,7 +138,7 @@ class Forwarder:
     ) -> None:
         """Leave a request whose sending was cancelled, or has failed for a fault of ours: the answer may still come."""
         if isinstance(error, asyncio.CancelledError):
-            self._remainder.unanswered(exchange, context, hold, pending)
+            self._detached.unanswered(exchange, context, hold, pending)
         elif isinstance(error, Exception):
             hold.owe(context.unresolved)
             pending.release()
@@ -242,7 +208,7 @@ class Forwarder:
             if reported is None or reported.counts_nothing:
                 reported, output = read_whole(context, body, head, limit_bytes)
         except asyncio.CancelledError:  # what goes on without the client releases the answer
-            self._remainder.whole(exchange, context, hold, answer, head)
+            self._detached.whole(exchange, context, hold, answer, head)
             raise
         except UpstreamTooLarge:
             answer.release()
@@ -292,7 +258,7 @@ class Forwarder:
             await self._stored.record(context, running, None)
             following = await self._poller.begin(context, hold, running)
         except asyncio.CancelledError:  # the client has left: its work is followed all the same
-            self._remainder.running(context, hold, running)
+            self._detached.running(context, hold, running)
             raise
         context.body = b""
         self._settlements.hand_over(hold, following)

@@ -73,7 +73,7 @@ class ProxyParts:
 
 
 class Proxy:
-    """The handler of the metered endpoints."""
+    """The handler of the metered endpoints. `clock` is in Unix seconds."""
 
     def __init__(
         self, parts: ProxyParts, clock: Callable[[], float] = time.time, new_id: Callable[[], str] | None = None

@@ -7,6 +7,7 @@ import logging
 import time
 import zlib
 from contextlib import suppress
+from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -27,41 +28,51 @@ from gateway.server.ids import (
 from gateway.upstream.base import UpstreamError, UpstreamResponse
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Coroutine
+    from collections.abc import Callable, Coroutine, Mapping
 
+    from gateway.config.defaults import Defaults
     from gateway.dialects.facts import Created
     from gateway.metrics.registry import Metrics
     from gateway.proxy.background_jobs import BackgroundPoller
+    from gateway.proxy.detached_answer import DetachedAnswer
     from gateway.proxy.headers import ResponseHead
-    from gateway.proxy.remainder import Remainder
+    from gateway.proxy.provider_request import InThread
+    from gateway.proxy.records import Records
     from gateway.proxy.settlement.settlements import Settlements
+    from gateway.upstream.base import Transport
 
 logger = logging.getLogger(__name__)
 
 
-class Relay:
-    """Serves answers that are streams of events. `clock` is monotonic, in seconds."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ForwardParts:
+    """What forwards answers, whole ones and streams. `transports` are by provider name; `clock` is monotonic, in
+    seconds; `in_thread` runs off the event loop what takes time in proportion to a large body of an account."""
 
-    def __init__(
-        self,
-        settlements: Settlements,
-        remainder: Remainder,
-        outcomes: Outcomes,
-        metrics: Metrics,
-        stored: StoredObjects,
-        poller: BackgroundPoller,
-        clock: Callable[[], float] = time.monotonic,
-        *,
-        tool_overrun_percent: int,
-    ) -> None:
-        self._tool_overrun_percent = tool_overrun_percent
-        self._poller = poller
-        self._settlements = settlements
-        self._remainder = remainder
+    transports: Mapping[str, Transport]
+    settlements: Settlements
+    detached: DetachedAnswer
+    defaults: Defaults
+    metrics: Metrics
+    records: Records
+    stored: StoredObjects
+    poller: BackgroundPoller
+    clock: Callable[[], float] = time.monotonic
+    in_thread: InThread | None = None
+
+
+class Relay:
+    """Serves answers that are streams of events."""
+
+    def __init__(self, parts: ForwardParts, outcomes: Outcomes) -> None:
+        self._tool_overrun_percent = round(parts.defaults.request.tool_overrun * 100)
+        self._poller = parts.poller
+        self._settlements = parts.settlements
+        self._detached = parts.detached
         self._outcomes = outcomes
-        self._metrics = metrics
-        self._stored = stored
-        self._clock = clock
+        self._metrics = parts.metrics
+        self._stored = parts.stored
+        self._clock = parts.clock
 
     async def background(
         self, exchange: Exchange, context: RequestContext, hold: Hold, answer: UpstreamResponse, head: ResponseHead
@@ -126,9 +137,9 @@ class Relay:
         without us."""
         running = None if watch.withheld is None else watch.withheld.running
         if running is None or watch.tap.done:
-            return self._remainder.stream(exchange, context, hold, answer, watch)
+            return self._detached.stream(exchange, context, hold, answer, watch)
         answer.release()
-        return self._remainder.running(context, hold, running, watch.tap)
+        return self._detached.running(context, hold, running, watch.tap)
 
     async def _works_on(
         self,
@@ -142,7 +153,7 @@ class Relay:
     ) -> None:
         """Poll a response in the background that goes on after its stream. The client sees the end where the provider
         has told it of an error, else a stream that broke."""
-        self._remainder.running(context, hold, running, watch.tap)
+        self._detached.running(context, hold, running, watch.tap)
         self._outcomes.count(context, 200 if clean and watch.tap.error_seen else 502)
         if not clean or not watch.tap.error_seen:
             return exchange.abort()

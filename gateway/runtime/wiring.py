@@ -19,13 +19,13 @@ from billing.accounts.member_limits import MemberLimits
 from billing.accounts.repricing import Repricing
 from billing.addresses import Addresses
 from billing.api.attempts import ADDRESSES_MAX, AttemptLimits, Attempts, counted_in_redis
+from billing.api.live_windows import live_windows
 from billing.api.services import Services
 from billing.audit import AuditLog
 from billing.budgets.budgets import Budgets
 from billing.database.connection import Database
 from billing.exports.cursor import Exports
 from billing.holds.cache import recognised
-from billing.holds.live_windows import live_windows
 from billing.holds.redis.layout import DEFAULT_PREFIX
 from billing.identity.visits import Visits
 from billing.keys.keys import ApiKeys
@@ -34,10 +34,11 @@ from billing.keys.secrets import secret_digest, well_formed
 from billing.ledger.reports import Reports
 from billing.metering.features import Features
 from billing.notices.endpoints import Endpoints
+from billing.notices.exhausted import ExhaustedNotices
 from billing.payments.assembly import PaymentParts, deployment_of
 from billing.payments.auto_recharge import Alerts
 from billing.payments.coupons import Coupons
-from billing.refused_requests import ExhaustedNotices, RefusedRequests
+from billing.refused_requests import RefusedRequests
 from gateway.config.models import unknown_models
 from gateway.config.secret import revealed
 from gateway.config.settings import Settings
@@ -215,7 +216,7 @@ def _services(
         endpoints=Endpoints(database, new_id, defaults.webhooks),
         sign_in=identity.sign_in,
         credentials=identity.credentials,
-        refused=RefusedRequests(engine.redis, defaults.refusals, look=ExhaustedNotices(database).look),
+        refused=RefusedRequests(engine.redis, defaults.refusals, on_written=ExhaustedNotices(database).notify),
         effects=effects,
         plans=plans,
         credits_per_usd=defaults.services.credits_per_usd,

@@ -101,12 +101,12 @@ class Bodies:
     async def in_thread(self, account_id: str, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         """Return what `work` comes to, off the event loop, when it is this account's turn. A cancelled task leaves at
         once; the next work waits until the thread is free all the same, so that nothing piles up behind it."""
-        await self._turns.take(account_id)
+        await self._turns.acquire(account_id)
         began_s = time.monotonic()
         try:
             done = asyncio.get_running_loop().run_in_executor(self._thread, partial(work, *args, **kwargs))
         except BaseException:
-            self._turns.give()
+            self._turns.release()
             raise
         done.add_done_callback(partial(self._free, began_s))
         try:
@@ -116,7 +116,7 @@ class Bodies:
 
     def _free(self, began_s: float, done: "asyncio.Future[T]") -> None:
         rest_s = REST * (time.monotonic() - began_s)
-        asyncio.get_running_loop().call_later(rest_s, self._turns.give)
+        asyncio.get_running_loop().call_later(rest_s, self._turns.release)
         if not done.cancelled():
             done.exception()  # the caller may have left
 

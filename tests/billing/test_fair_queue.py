@@ -22,7 +22,7 @@ def tokenizer() -> Iterator[Tokenizer]:
 
 async def _queue(queue: FairQueue, names: str, served: list[str]) -> list[asyncio.Task[None]]:
     async def wait(name: str) -> None:
-        await queue.take(name)
+        await queue.acquire(name)
         served.append(name)
 
     tasks = [asyncio.create_task(wait(name)) for name in names]
@@ -40,12 +40,12 @@ async def test_accounts_have_their_turns_one_after_the_other() -> None:
     tasks = await _queue(queue, "aaaaabca", served)
     assert served == ["a", "a"]
     for _ in range(6):
-        queue.give()
+        queue.release()
         await _settle()
     assert served[2:] == ["a", "b", "c", "a", "a", "a"]
     await asyncio.gather(*tasks)
     for _ in range(2):
-        queue.give()
+        queue.release()
     assert (queue._free, dict(queue._waiting)) == (2, {})
 
 
@@ -54,11 +54,11 @@ async def test_a_turn_whose_request_is_gone_goes_to_the_next_one() -> None:
     queue, served = FairQueue(), []
     tasks = await _queue(queue, "abcd", served)
     tasks[1].cancel()
-    queue.give()
+    queue.release()
     tasks[2].cancel()
     await asyncio.gather(*tasks, return_exceptions=True)
     assert served == ["a", "d"]
-    queue.give()
+    queue.release()
     assert (queue._free, dict(queue._waiting)) == (1, {})
 
 

@@ -17,6 +17,7 @@ from typing import Any, Final
 import uvloop
 
 from tests.chaos.background import background
+from tests.chaos.beside import ROWS, run_beside
 from tests.chaos.clients import Mix
 from tests.chaos.clocks import OF_CLOCKS, compiler, with_clocks
 from tests.chaos.cluster import OF_CLUSTER
@@ -24,7 +25,6 @@ from tests.chaos.crowds import CROWD, CROWD_OF_FEW, DEFAULTS_OF_FEW
 from tests.chaos.disk import OPTIONS, full, small_disk
 from tests.chaos.faults import DEFAULTS_OF_FAILING_PROVIDER, FAILING_PROVIDER, KILLS, OTHERS, Fault
 from tests.chaos.harness import Customer, Stack, running
-from tests.chaos.incompatible_peers import ROWS, run_beside
 from tests.chaos.misuse import DEFAULTS_OF_SLOW_READERS, HOSTILE, SLOW_READERS
 from tests.chaos.payments import payments
 from tests.chaos.report import by_fault, table

@@ -1,10 +1,10 @@
 """Redis as the engine sees it: one server, or a cluster whose slots are followed.
 
-This file owns which server a key is asked of. In a cluster everything that one call touches has one hash tag and so one
-slot. Scripts go only over the connection on which `connect` was called for their tag: its caller learns which server
-life that is before anything is sent, and when the connection breaks, or a reply says that another server has the slot,
-nothing more is sent until it is called again. Redirections are not followed: where MOVED leads another life begins, and
-where ASK leads is half a partition. What a server tells of slots (`Shard`) may be out of date.
+Each key is asked of the server that has its slot. In a cluster everything that one call touches has one hash tag and so
+one slot. Scripts go only over the connection on which `connect` was called for their tag: its caller learns which
+session that is before anything is sent, and when the connection breaks, or a reply says that another server has the
+slot, nothing more is sent until it is called again. Redirections are not followed: where MOVED leads another session
+begins, and where ASK leads is half a partition. What a server says of slots (`Shard`) may be out of date.
 """
 
 from __future__ import annotations
@@ -130,9 +130,9 @@ class RedisClient:
         self._nodes: dict[Address, Server] = {}
         self._ranges: list[SlotRange] | None = None
         self._answering = self._seed
-        self._lives: dict[bytes, ServerSession] = {}
-        self._doubts = 1
-        self._doubts_cleared = 0
+        self._sessions: dict[bytes, ServerSession] = {}
+        self._stale_marks = 1
+        self._stale_cleared = 0
         self._refresh_not_before = float("-inf")
         self._refreshes: SingleFlight[None] = SingleFlight()
 
@@ -147,36 +147,36 @@ class RedisClient:
         return f"a cluster of {len(shards_of(self._ranges))} masters"
 
     def _make(self, where: Where) -> Server:
-        return Server(where, self._doubt, connect_timeout_s=self._connect_timeout_s)
+        return Server(where, self._mark_stale, connect_timeout_s=self._connect_timeout_s)
 
-    def _doubt(self) -> None:
-        """Note that what is known of the servers may have changed: ask before the next connection is made."""
-        self._doubts += 1
+    def _mark_stale(self) -> None:
+        """Ask for the slots before the next connection is made: what is known of the servers may have changed."""
+        self._stale_marks += 1
 
     async def connect(self, key: Argument = b"") -> ServerSession:
         """Return the session, at this moment, with the server that has a key; scripts on keys of the same tag are sent
         to it for as long as it stands. Raises `RedisError`.
         """
         tag = _tag(key)
-        life = self._lives.get(tag)
-        if life is not None and life.stands:
-            return life
+        session = self._sessions.get(tag)
+        if session is not None and session.stands:
+            return session
         server = await self._server_for(key)
         try:
             connection = await server.connect()
         except RedisAway:
-            self._doubt()
+            self._mark_stale()
             raise
-        life = self._lives.get(tag)
-        if life is None or not life.stands:  # one session at a time: who else connected meanwhile has the same
-            life = self._lives[tag] = ServerSession(connection, self._timeout_s, self._doubt)
-        return life
+        session = self._sessions.get(tag)
+        if session is None or not session.stands:  # one session at a time: who else connected meanwhile has the same
+            session = self._sessions[tag] = ServerSession(connection, self._timeout_s, self._mark_stale)
+        return session
 
     async def _server_for(self, key: Argument) -> Server:
         """Return the server that has a key, after asking for the slots where they may have changed. Raises
         `RedisError`."""
-        for _ in range(2):  # the first may join a reading that had begun before the doubt
-            if self._doubts_cleared != self._doubts:
+        for _ in range(2):  # the first may join a reading that had begun before
+            if self._stale_cleared != self._stale_marks:
                 await self._refreshes.run("slots", self._refresh)
         if self._ranges is None:
             return self._seed
@@ -189,7 +189,7 @@ class RedisClient:
     async def _refresh(self) -> None:
         loop = asyncio.get_running_loop()
         await asyncio.sleep(max(0.0, self._refresh_not_before - loop.time()))
-        doubts = self._doubts
+        marks = self._stale_marks
         failure: RedisError = RedisAway("Redis is away")
         for server in dict.fromkeys((self._answering, self._seed, *self._nodes.values())):
             try:
@@ -201,10 +201,10 @@ class RedisClient:
                 failure = RedisAway(f"Redis at {server.name}: no answer within {self._ask_topology_s:g} s")
             else:
                 self._answering = server
-                self._doubts_cleared = doubts
+                self._stale_cleared = marks
                 break
         self._refresh_not_before = loop.time() + REFRESH_AT_MOST_EVERY_S
-        if self._doubts_cleared != doubts:
+        if self._stale_cleared != marks:
             raise failure
 
     async def _read_topology(self, server: Server) -> None:
@@ -229,15 +229,17 @@ class RedisClient:
 
     def send(self, script: Script, keys: Sequence[Argument], arguments: Sequence[Argument], on_reply: OnReply) -> None:
         """Call a script without waiting; `on_reply` gets the reply or a `RedisError`, always and once."""
-        life = self._lives.get(_tag(keys[0]))
-        if life is None or not life.stands:
+        session = self._sessions.get(_tag(keys[0]))
+        if session is None or not session.stands:
             on_reply(RedisAway("Redis is away"))
         else:
-            life.call(script, keys, arguments, on_reply)
+            session.call(script, keys, arguments, on_reply)
 
     async def call(self, script: Script, keys: Sequence[Argument], arguments: Sequence[Argument]) -> Any:
         """Call a script and wait for its reply. Raises `RedisError`."""
-        if _tag(keys[0]) not in self._lives:  # the first connection; after a loss it is for the handshake to make one
+        if (
+            _tag(keys[0]) not in self._sessions
+        ):  # the first connection; after a loss it is for the handshake to make one
             await self.connect(keys[0])
         answer: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
         self.send(script, keys, arguments, lambda reply: None if answer.done() else answer.set_result(reply))
@@ -249,7 +251,7 @@ class RedisClient:
         try:
             return await server.command(*command)
         except RedisError:
-            self._doubt()
+            self._mark_stale()
             raise
 
     async def info(self, *sections: str) -> dict[str, str | int]:
@@ -275,12 +277,12 @@ class RedisClient:
         try:
             await (await self._any()).command("PUBLISH", channel, message)
         except RedisError:
-            self._doubt()
+            self._mark_stale()
             raise
 
     async def _any(self) -> Server:
         """Return a server that answers: of a cluster it need not be the one that has the slot. Raises `RedisError`."""
-        if self._doubts_cleared != self._doubts:
+        if self._stale_cleared != self._stale_marks:
             await self._refreshes.run("slots", self._refresh)
         return self._answering
 
@@ -300,9 +302,6 @@ def _tag(key: Argument) -> bytes:
     """Return what decides on a key's slot, for keys that begin with their hash tag."""
     raw = key if isinstance(key, bytes) else str(key).encode()
     return raw[: raw.find(b"}") + 1] or raw
-
-
-# --- x
 
 
 NO_EVICTION: Final = "noeviction"

@@ -10,7 +10,7 @@ RedisError
 +-- RedisTimeout   no answer in time: likewise
 +-- RedisRefused   the server answered with an error: nothing was done
     +-- RedisMoved   another server has this key now, or this one can't serve it: ask again elsewhere
-    +-- RedisUnfit   it is set up so that it may lose what it was told
+    +-- RedisUnfit   it is configured so that it may lose writes
 """
 
 from __future__ import annotations
@@ -96,7 +96,7 @@ class Script:
 class RedisConnection(asyncio.Protocol):
     """One connection. Every command's `on_reply` is called once: with the reply, or with a `RedisError`.
 
-    Alive from when it is made until it breaks or is closed; `on_lost` is told once, when it is gone.
+    Alive from when it is made until it breaks or is closed; `on_lost` is called once, when it is gone.
     """
 
     def __init__(self, on_lost: Callable[[], None]) -> None:
@@ -168,14 +168,14 @@ class RedisConnection(asyncio.Protocol):
         self._on_lost()
 
     def close(self) -> None:
-        """Break the connection; what waits is told."""
+        """Break the connection; what waits gets an error."""
         self.alive = False
         if self._transport is not None:
             self._transport.abort()
 
 
 async def in_time(answer: asyncio.Future[Any], timeout_s: float, name: str) -> Any:
-    """Return what an answer comes to. One that lies here counts, however late this process gets to look at it.
+    """Await a reply with a timeout; one that has already arrived is accepted even after the deadline.
 
     Raises `RedisTimeout`, or the `RedisError` that it is.
     """
@@ -206,27 +206,20 @@ def info_fields(reply: bytes) -> dict[str, str | int]:
     return {name: int(value) if value.isdecimal() else value for name, colon, value in lines if colon}
 
 
-# --- A session with one Redis server, over one connection, and whether a server is set up to keep what it is sent.
-#
-# This file owns when what was agreed on with a server stops to hold: with the connection, or with a reply that says
-# that
-# the server is not, or no longer, the one to ask. A session that has ended never stands again. A server that evicts
-# loses
-# journals and balances one key at a time, for as long as its memory is full: no epoch is new enough for that.
-
-
 MASTER: Final = "master"
 
 
 class ServerSession:
-    """`on_doubt` is told when a reply ends it."""
+    """What was agreed on with one server over one connection, for as long as that holds: until the connection breaks,
+    or a reply says that the server is not, or no longer, the one to ask. A session that has ended never stands again.
+    `on_stale` is called when a reply ends it."""
 
-    __slots__ = ("_ended", "_on_doubt", "_replication_id", "_timeout_s", "connection")
+    __slots__ = ("_ended", "_on_stale", "_replication_id", "_timeout_s", "connection")
 
-    def __init__(self, connection: RedisConnection, timeout_s: float, on_doubt: Callable[[], None]) -> None:
+    def __init__(self, connection: RedisConnection, timeout_s: float, on_stale: Callable[[], None]) -> None:
         self.connection = connection
         self._timeout_s = timeout_s
-        self._on_doubt = on_doubt
+        self._on_stale = on_stale
         self._ended = False
         self._replication_id = ""
 
@@ -242,7 +235,7 @@ class ServerSession:
         """End the session: the server is not the one to ask any more."""
         if not self._ended:
             self._ended = True
-            self._on_doubt()
+            self._on_stale()
 
     def call(self, script: Script, keys: Sequence[Argument], arguments: Sequence[Argument], on_reply: OnReply) -> None:
         """Call a script without waiting, after the caller has checked that this server's life stands; `on_reply` gets

@@ -1,9 +1,12 @@
-"""The packed layout of state in Redis, on Python's side. `lua/_state.lua` describes it; this file owns its other half.
+"""The names of keys in Redis, and the packed layout of what they hold, on Python's side (`lua/_state.lua` is the
+other).
 
-Integers are little-endian; amounts are nano-USD, times Unix milliseconds unless the name says `_s`.
+All that one admission or settlement touches has one hash tag, `{<prefix><partition>}`, and so one slot in a cluster.
+The name of a state says the version of its layout: a release finds no bytes there that it can't read.
 
-An entry of the journal begins with the version of its layout, its state, its epoch and its time: these 14 bytes stay
-what they are in every version, so that a release knows how old an entry is that it can't read.
+Integers are little-endian; amounts are nano-USD, times Unix milliseconds unless the name says `_s`. An entry of the
+journal begins with the version of its layout, its state, its epoch and its time: these 14 bytes stay what they are in
+every version, so that a release knows how old an entry is that it can't read.
 """
 
 from __future__ import annotations
@@ -290,9 +293,6 @@ def pack_hold(
     )
 
 
-# --- x
-
-
 DEFAULT_PREFIX: Final = "m"
 
 
@@ -365,5 +365,5 @@ class Keyspace:
 
     @property
     def channel(self) -> str:
-        """Return where changes of principals are told."""
+        """Return the channel on which changes of principals are published."""
         return f"{self.prefix}:changes"

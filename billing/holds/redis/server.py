@@ -79,7 +79,7 @@ def key_slot(key: bytes) -> int:
 
 
 class Server:
-    """Connects when it is used, and again after the connection broke. `on_lost` is told when it breaks."""
+    """Connects when it is used, and again after the connection broke. `on_lost` is called when it breaks."""
 
     def __init__(self, where: Where, on_lost: Callable[[], None], *, connect_timeout_s: float) -> None:
         self._where = where
@@ -111,7 +111,8 @@ class Server:
         # With a timeout of its own the library writes under `wait_for`: it swallows cancellations before Python 3.12.
         options["socket_timeout"] = None
         options["client_name"] = CLIENT_NAME
-        # At once and once: a connection that broke while it lay idle is found when it is used. Else whoever asks waits.
+        # Retry once, at once: a connection that broke while idle is noticed when it is used. The caller waits
+        # otherwise.
         options["retry"] = Retry(NoBackoff(), 1, supported_errors=(redis.ConnectionError,))
         try:
             self._client = redis.asyncio.Redis(**options)

@@ -1,8 +1,5 @@
-"""The names of keys in Redis, the partition of an account, and what the scripts have written, read back and unpacked.
-
-All that one admission or settlement touches has one hash tag, `{<prefix><partition>}`, and so one slot in a cluster.
-The name of a state says the version of its layout: a release finds no bytes there that it can't read. No script and no
-command looks at a whole journal: it is read page by page.
+"""What the scripts have written, read back and unpacked. No script and no command reads a whole journal at once: it is
+read page by page.
 """
 
 from __future__ import annotations
@@ -177,15 +174,15 @@ class RedisState:
         raws: list[bytes] = await self.client.command("LRANGE", self.keyspace.refused_of(key_id), 0, -1)
         return raws
 
-    async def share_target(self, name: str, kept: bytes | None, told: bytes, *, keep_s: int) -> None:
-        """Store the state of a provider's target, for `keep_s` after the last change of any; None: delete it. `told` is
-        published to other processes."""
+    async def share_target(self, name: str, kept: bytes | None, message: bytes, *, keep_s: int) -> None:
+        """Store the state of a provider's target, for `keep_s` after the last change of any; None: delete it. `message`
+        is published to other processes."""
         if kept is None:
             await self.client.command("HDEL", self.keyspace.targets, name)
         else:
             await self.client.command("HSET", self.keyspace.targets, name, kept)
             await self.client.command("EXPIRE", self.keyspace.targets, keep_s)
-        await self.client.publish(self.keyspace.target_channel, told)
+        await self.client.publish(self.keyspace.target_channel, message)
 
     async def shared_targets(self) -> dict[bytes, bytes]:
         """Return what is kept of targets, by name."""

@@ -83,7 +83,7 @@ class Settlement:
         """Count it in the metrics, by what `end` has returned."""
         metrics, debit = self._metrics, self._debit
         metrics.settle_latency(self._seconds)
-        metrics.settled(debit.estimated, "settled" if settled.available_nano is not None else "ledger_way")
+        metrics.settled(debit.estimated, "settled" if settled.available_nano is not None else "direct_write")
         if self._over:
             metrics.hold_exceeded()
         metrics.usage(
@@ -140,7 +140,10 @@ class Settlements:
         if self._is_implausible(context, hold, usage, charge):
             logger.warning(
                 "request %s: %s reports %d input and %d output tokens, which can't be: the hold is charged",
-                *(hold.id, context.route.provider.name, usage.input_tokens, usage.output_tokens),
+                hold.id,
+                context.route.provider.name,
+                usage.input_tokens,
+                usage.output_tokens,
             )
             self._metrics.implausible_usage()
             guess = self._missing.hold_or_passed(context, hold, usage, output())

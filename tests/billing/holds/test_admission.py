@@ -10,8 +10,7 @@ from billing.holds.model import Decision, Hold, HoldRequest, QuotaExceeded, Relo
 from billing.keys.secrets import secret_digest
 from billing.principals import Principal
 from billing.quotas import Metric, Quota, Window
-from tests.billing.holds.conftest import World
-from tests.billing.holds.support import ask, eventually, hold_request
+from tests.support.holds import World, ask, eventually, hold_request
 
 
 @dataclass

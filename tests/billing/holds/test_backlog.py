@@ -6,8 +6,7 @@ from billing.holds.engine import EngineSettings
 from billing.holds.model import Hold, HoldSettings, Unavailable
 from billing.holds.redis.layout import Keyspace
 from billing.principals import Principal
-from tests.billing.holds.conftest import MakeWorld, World
-from tests.billing.holds.support import ask, eventually, settle
+from tests.support.holds import MakeWorld, World, ask, eventually, settle
 
 PARTITIONS = 8
 MOST = 24

@@ -70,7 +70,7 @@ class Agreed(Partition):
     """A partition with an agreed epoch."""
 
     def __init__(self, session: ServerSession) -> None:
-        super().__init__(0)
+        super().__init__(0, Keyspace("test", 1))
         self.session = session
 
     @property
@@ -85,7 +85,7 @@ async def calls() -> Calls:
 
 @pytest.fixture
 async def batcher(calls: Calls) -> Batcher:
-    return Batcher(Keyspace("test", 1), Agreed(calls), Script("hot"), SETTINGS)
+    return Batcher(Agreed(calls), Script("hot"), SETTINGS)
 
 
 async def alone(batcher: Batcher, calls: Calls) -> None:
@@ -160,7 +160,7 @@ async def test_an_item_that_fails_to_act_on_its_reply_keeps_none_from_theirs(
 
 
 async def test_without_an_epoch_one_that_fails_to_act_on_that_keeps_none_waiting() -> None:
-    batcher = Batcher(Keyspace("test", 1), Partition(0), Script("hot"), SETTINGS)
+    batcher = Batcher(Partition(0, Keyspace("test", 1)), Script("hot"), SETTINGS)
     items = [Broken("broken"), Item("last")]
     for item in items:
         batcher.submit(item)
@@ -170,7 +170,7 @@ async def test_without_an_epoch_one_that_fails_to_act_on_that_keeps_none_waiting
 
 @pytest.mark.parametrize("count", [1, 2])
 async def test_without_an_epoch_nothing_is_sent(calls: Calls, count: int) -> None:
-    batcher = Batcher(Keyspace("test", 1), Partition(0), Script("hot"), SETTINGS)
+    batcher = Batcher(Partition(0, Keyspace("test", 1)), Script("hot"), SETTINGS)
     items = [Item(str(number)) for number in range(count)]
     for item in items:
         batcher.submit(item)
@@ -180,7 +180,7 @@ async def test_without_an_epoch_nothing_is_sent(calls: Calls, count: int) -> Non
 
 async def test_a_key_and_an_account_of_several_items_have_one_place_each() -> None:
     calls = Calls()
-    batcher = Batcher(Keyspace("test", 1), Agreed(calls), Script("hot"), SETTINGS)
+    batcher = Batcher(Agreed(calls), Script("hot"), SETTINGS)
     for name in "aba":
         batcher.submit(Item(name))
     await asyncio.sleep(0)

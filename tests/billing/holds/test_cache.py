@@ -7,32 +7,9 @@ import pytest
 
 from billing.database.connection import DatabaseRefused, DatabaseUnavailable
 from billing.holds.cache import CacheSettings, PrincipalCache
-from billing.plans import Plan
 from billing.principals import Principal
+from tests.support.holds import PRINCIPAL
 
-PRINCIPAL = Principal(
-    account_id="acc_1",
-    account_name="Acme",
-    account_version=1,
-    status="active",
-    past_due_since_s=None,
-    credit_limit_nano=0,
-    account_quotas=(),
-    plan=Plan("free", "Free", 0),
-    key_id="key_1",
-    key_version=1,
-    key_name="test",
-    key_prefix="mg_1234567",
-    user_id=None,
-    scopes=frozenset(),
-    models=None,
-    key_quotas=(),
-    max_parallel_requests=None,
-    tags={},
-    created_at_s=0.0,
-    expires_at_s=None,
-    revoked_at_s=None,
-)
 SETTINGS = CacheSettings(entries=3, fresh_s=60.0, unknown_entries=2, unknown_s=5.0, lookups=2)
 
 

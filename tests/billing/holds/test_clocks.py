@@ -19,9 +19,10 @@ from billing.holds.partition import NotReady
 from billing.holds.redis.connection import Script, ServerSession
 from billing.holds.redis.layout import AHEAD_S, Counter
 from billing.quotas import Metric, Quota, Window, window_id
-from tests.billing.holds.conftest import MakeWorld, World, need
-from tests.billing.holds.scripts import CLOCK_LINE
-from tests.billing.holds.support import (
+from tests.model.scripts import CLOCK_LINE
+from tests.support.holds import (
+    MakeWorld,
+    World,
     ask,
     ask_in_vain,
     assert_agreed,
@@ -29,6 +30,7 @@ from tests.billing.holds.support import (
     eventually,
     hold_one,
     joined,
+    need,
     partition_of,
     settle,
     spend,
@@ -37,8 +39,8 @@ from tests.billing.holds.support import (
 DAY_TOKENS = Quota(Window.day, Metric.tokens, 10**6)
 MINUTES_20: Final = 1200
 DAY_S: Final = 86_400
+# So long may pass on a busy machine from one store's answer to the other's.
 LATE_S: Final = 50
-"""So long may pass on a busy machine from one store's answer to the other's."""
 TO_1970: Final = -56 * 365 * DAY_S
 
 SetClock = Callable[[World, int], Awaitable[None]]

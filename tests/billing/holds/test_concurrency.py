@@ -10,32 +10,21 @@ from ulid import ULID
 
 from billing.holds.model import Decision, Hold, InsufficientBalance, QuotaExceeded, Unavailable
 from billing.plans import Plan
-from billing.principals import Principal
 from billing.quotas import Metric, Quota, Window
-from tests.billing.holds.conftest import PLANS, MakeWorld, World, debit, need
-from tests.billing.holds.support import WAIT_S, hold_request
-
-FIXED = need(input_tokens=10, input_cost_nano=1000, unit_nano=10, least=20, most=20)
-"""1200 nano-USD, 30 tokens."""
-COST_NANO = 1200
-USED = {
-    Metric.requests: 1,
-    Metric.tokens: 30,
-    Metric.input_tokens: 10,
-    Metric.output_tokens: 20,
-    Metric.cost: COST_NANO,
-}
-
-
-MINUTE_MS = 60_000
-MARGIN_MS = 10_000
-
-
-async def within_one_minute(world: World) -> None:
-    """Wait, if a minute is about to end: one window is what is tested."""
-    (partition,) = world.engine.partitions.all
-    while partition.now_ms() % MINUTE_MS > MINUTE_MS - MARGIN_MS:
-        await asyncio.sleep(0.05)
+from tests.support.holds import (
+    COST_NANO,
+    FIXED,
+    PLANS,
+    USED,
+    WAIT_S,
+    MakeWorld,
+    World,
+    debit,
+    hold_request,
+    need,
+    open_all,
+    within_one_minute,
+)
 
 
 async def patient(make_world: MakeWorld, count: int, plans: dict[str, Plan] = PLANS) -> list[World]:
@@ -45,17 +34,6 @@ async def patient(make_world: MakeWorld, count: int, plans: dict[str, Plan] = PL
     for world in worlds:
         world.database.lock_wait_s = WAIT_S
     return worlds
-
-
-async def open_all(worlds: Sequence[World], principal: Principal, count: int, stack: AsyncExitStack) -> list[Decision]:
-    """Ask for so many holds at once, in turn of each gateway, and keep them open."""
-
-    async def one(number: int) -> Decision:
-        holds, request_id = worlds[number % len(worlds)].engine.holds, str(ULID())
-        opening = holds.open(hold_request(request_id, principal, FIXED, debit(request_id, principal)))
-        return await stack.enter_async_context(opening)
-
-    return await asyncio.gather(*(one(number) for number in range(count)))
 
 
 def counted(decisions: Sequence[Decision]) -> Counter[type | Unavailable]:
@@ -95,9 +73,7 @@ async def test_elastic_holds_share_a_balance_without_overspending_it(make_world:
             request_id = str(ULID())
             asked = need(least=16, most=4096)
             return await stack.enter_async_context(
-                worlds[number % 3].engine.holds.open(
-                    hold_request(request_id, principal, asked, debit(request_id, principal))
-                )
+                worlds[number % 3].engine.holds.open(hold_request(request_id, principal, asked))
             )
 
         decisions = await asyncio.gather(*(one(number) for number in range(60)))
@@ -159,9 +135,7 @@ async def test_a_debit_that_cannot_be_packed_harms_no_other(world: World, change
 
     async def one(**need: object) -> None:
         request_id = str(ULID())
-        async with world.engine.holds.open(
-            hold_request(request_id, principal, FIXED, debit(request_id, principal))
-        ) as hold:
+        async with world.engine.holds.open(hold_request(request_id, principal, FIXED)) as hold:
             assert isinstance(hold, Hold)
             await world.engine.holds.settle(
                 hold, debit(request_id, principal, admitted_at_ms=hold.admitted_at_ms, **need)

@@ -16,10 +16,13 @@ from billing.ledger.debits import Debit
 from billing.ledger.writer import write_debits
 from billing.principals import Principal
 from billing.quotas import Metric, Quota, Window
-from tests.billing.holds.conftest import PATIENT, MakeWorld, World, debit
-from tests.billing.holds.support import (
+from tests.support.holds import (
+    PATIENT,
+    MakeWorld,
+    World,
     ask,
     assert_agreed,
+    debit,
     debits,
     entries,
     eventually,
@@ -45,7 +48,7 @@ async def load(world: World, principal: Principal) -> None:
 
 
 async def write(world: World, principal: Principal, **changes: object) -> Debit:
-    """A debit by the ledger's own way."""
+    """A debit by a direct ledger write."""
     one = debit(str(ULID()), principal, admitted_at_ms=partition_of(world).now_ms(), **changes)
     await write_debits(world.database, [one])
     return one

@@ -13,9 +13,12 @@ from billing.holds.redis.layout import HELD, SETTLED
 from billing.ledger.leases import end_lease
 from billing.principals import Principal
 from billing.quotas import Metric, Quota, Window
-from tests.billing.holds.conftest import BRISK, PATIENT, MakeWorld, World, need
-from tests.billing.holds.support import (
+from tests.support.holds import (
+    BRISK,
+    PATIENT,
     WAIT_S,
+    MakeWorld,
+    World,
     ask,
     assert_agreed,
     debits,
@@ -26,6 +29,7 @@ from tests.billing.holds.support import (
     joined,
     keys_in_redis,
     ledger_balance,
+    need,
     partition_of,
     settle,
     spend,
@@ -334,7 +338,7 @@ async def test_settlements_in_flight_on_a_broken_connection_are_charged_once(
 
 
 async def test_a_settlement_whose_client_is_gone_leaves_nothing_behind(world: World) -> None:
-    """Cancelled while the ledger's own way waits for Postgres."""
+    """Cancelled while the direct ledger writer waits for Postgres."""
     principal = await world.customer(10**9)
     hold = await hold_one(world, principal)
     await delete(world, world.keys.journal(0))

@@ -12,8 +12,7 @@ from ulid import ULID
 
 from billing.holds.model import NEXT, OPEN, AdmissionTarget, Hold, IllegalTransition, Need, Rehold, Settled, State
 from billing.ledger.debits import Debit
-from tests.billing.holds.support import hold_request
-from tests.billing.holds.test_cache import PRINCIPAL
+from tests.support.holds import PRINCIPAL, hold_request
 
 GRANTED = 20
 

@@ -17,9 +17,11 @@ from billing.ledger.set_aside import discard, list_set_aside, replay
 from billing.ledger.verify import verify
 from billing.principals import Principal
 from billing.quotas import Metric, Quota, Window
-from tests.billing.holds.conftest import MakeWorld, World, debit
-from tests.billing.holds.support import (
+from tests.support.holds import (
+    MakeWorld,
+    World,
     assert_agreed,
+    debit,
     debits,
     eventually,
     hold_one,
@@ -192,7 +194,7 @@ async def test_holds_that_a_newer_release_claims_and_corrects_are_its_own(world:
     await put(world, principal, {hold.id_bytes: bytes((OF_USER + 1,)) + entry[1:]})
     partition, keys = partition_of(world), [world.keys.meta(0), world.keys.journal(0)]
     assert await world.link.call(Script("claim"), keys, [partition.epoch or 0, hold.id]) == [2]
-    await settle(world, principal, hold)  # Redis does not know it: by the ledger's own way
+    await settle(world, principal, hold)  # Redis does not know it: by a direct ledger write
     before = await world.account_state(principal.account_id)
     assert not await world.engine.corrections.sync(partition, principal.account_id)
     after = await world.account_state(principal.account_id)

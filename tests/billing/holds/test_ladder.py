@@ -16,9 +16,11 @@ from billing.money import MAX_NANO
 from billing.plans import MAX_TOOL_CALLS
 from billing.principals import Principal
 from billing.quotas import Metric, Quota, Window
-from tests.billing.holds.conftest import PATIENT, MakeWorld, World, debit
-from tests.billing.holds.support import (
+from tests.support.holds import (
+    PATIENT,
     WAIT_S,
+    MakeWorld,
+    World,
     ask,
     assert_agreed,
     delete,
@@ -28,14 +30,14 @@ from tests.billing.holds.support import (
     keys_in_redis,
     partition_of,
     settle,
+    within_one_minute,
 )
-from tests.billing.holds.test_concurrency import within_one_minute
 
 UNIT_NANO = 10
+# What further calls add to the first input may be this part of what is free: `elastic_share`.
 PART = 4
-"""What further calls add to the first one's input may be this part of what is free: `elastic_share`."""
+# `elastic_output_tokens`, for which every rung but the first leaves room.
 FIRST_OUTPUT = 4096
-"""`elastic_output_tokens`, for which every rung but the first leaves room."""
 
 
 ELASTIC = replace(PATIENT, holds=replace(PATIENT.holds, elastic_millionths=250_000, elastic_output_tokens=FIRST_OUTPUT))
@@ -174,7 +176,7 @@ async def test_a_provider_that_uses_every_call_never_overspends(make_world: Make
     async def one(number: int) -> int:
         world, request_id = worlds[number % gateways], str(ULID())
         asked = laddered(8, least=16, most=OUTPUT)
-        opening = world.engine.holds.open(hold_request(request_id, principal, asked, debit(request_id, principal)))
+        opening = world.engine.holds.open(hold_request(request_id, principal, asked))
         async with opening as hold:
             if not isinstance(hold, Hold):
                 return 0

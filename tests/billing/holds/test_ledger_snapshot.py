@@ -14,8 +14,8 @@ from billing.holds.redis.layout import AccountState
 from billing.ledger.roller import roll
 from billing.principals import Principal
 from billing.quotas import Metric, Quota, Window, window_id
-from tests.billing.holds.conftest import World
-from tests.billing.holds.support import (
+from tests.support.holds import (
+    World,
     eventually,
     hold_one,
     joined,
@@ -94,7 +94,7 @@ async def test_every_sum_is_compared(world: World, field: str, what: str) -> Non
 
 
 async def test_what_comes_between_the_two_stores_is_told_apart(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Debits, a grant and a debit by the ledger's own way reach Postgres after Redis was looked at."""
+    """Debits, a grant and a debit by a direct ledger write reach Postgres after Redis was looked at."""
     principal = await world.customer(quotas=(*EVERY_WINDOW[:20], *FILTERED), key_quotas=EVERY_WINDOW)
     await spend(world, principal, model="alpha")
     running = await hold_one(world, principal, model="almost")

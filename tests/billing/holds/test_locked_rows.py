@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import replace
 
 import pytest
 
@@ -12,8 +13,10 @@ from billing.holds.engine import EngineSettings
 from billing.holds.model import Hold, InsufficientBalance, Unavailable
 from billing.holds.redis.connection import Script
 from billing.principals import Principal
-from tests.billing.holds.conftest import PATIENT, MakeWorld, World, need, replace
-from tests.billing.holds.support import (
+from tests.support.holds import (
+    PATIENT,
+    MakeWorld,
+    World,
     ask,
     assert_agreed,
     debits,
@@ -24,14 +27,15 @@ from tests.billing.holds.support import (
     keys_in_redis,
     kill,
     ledger_balance,
+    need,
     partition_of,
     renew_leases,
     settle,
     spend,
 )
 
+# What each customer begins with, in nano-USD.
 HERS = 10**9
-"""What each customer begins with, in nano-USD."""
 
 
 @pytest.fixture
@@ -125,8 +129,8 @@ async def test_others_are_written_while_one_row_is_locked(
         assert await ledger_balance(world, each.account_id) == HERS - 3 * 500
 
 
+# What is promised of a revocation, on every process and whoever dies.
 WITHIN_S = 1.0
-"""What is promised of a revocation, on every process and whoever dies."""
 
 
 async def test_a_change_that_waits_for_a_locked_row_keeps_no_other_waiting(

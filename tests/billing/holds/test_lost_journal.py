@@ -9,8 +9,10 @@ import pytest
 from billing.holds import recovery
 from billing.holds.epochs import Partitions
 from billing.holds.model import SettlementLost
-from tests.billing.holds.conftest import BRISK, MakeWorld, World
-from tests.billing.holds.support import (
+from tests.support.holds import (
+    BRISK,
+    MakeWorld,
+    World,
     assert_agreed,
     debits,
     delete,

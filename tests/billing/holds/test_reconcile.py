@@ -15,17 +15,14 @@ from billing.holds.reconcile import Drift
 from billing.holds.redis.layout import Counter, Keyspace
 from billing.principals import Principal
 from billing.quotas import Metric, Quota, Window
-from tests.billing.holds.conftest import World, debit, need
-from tests.billing.holds.support import hold_request
+from tests.support.holds import World, debit, hold_request
 
 DAY_TOKENS = Quota(Window.day, Metric.tokens, 10**6)
 
 
 async def spend(world: World, principal: Principal) -> None:
     request_id = str(ULID())
-    async with world.engine.holds.open(
-        hold_request(request_id, principal, need(), debit(request_id, principal))
-    ) as hold:
+    async with world.engine.holds.open(hold_request(request_id, principal)) as hold:
         assert isinstance(hold, Hold)
         await world.engine.holds.settle(hold, debit(request_id, principal, admitted_at_ms=hold.admitted_at_ms))
 
@@ -35,9 +32,7 @@ async def test_all_is_well_with_holds_open_and_debits_waiting(world: World) -> N
     await spend(world, principal)
     await world.grants.grant(principal.account_id, 5, "grant", None)
     request_id = str(ULID())
-    async with world.engine.holds.open(
-        hold_request(request_id, principal, need(), debit(request_id, principal))
-    ) as hold:
+    async with world.engine.holds.open(hold_request(request_id, principal)) as hold:
         assert isinstance(hold, Hold)
         report = await world.engine.reconciler.run()
     assert (report.accounts, report.busy, report.drifts) == (1, 0, ())
@@ -157,9 +152,7 @@ async def test_traffic_meanwhile_is_no_difference(world: World, monkeypatch: pyt
         while not done.is_set():
             principal, requests = chosen.choice(principals), requests + 1
             request_id = str(ULID())
-            async with world.engine.holds.open(
-                hold_request(request_id, principal, need(), debit(request_id, principal))
-            ) as hold:
+            async with world.engine.holds.open(hold_request(request_id, principal)) as hold:
                 assert isinstance(hold, Hold)
                 await asyncio.sleep(chosen.random() / 50)
                 if chosen.random() < 0.8:  # else it is given back

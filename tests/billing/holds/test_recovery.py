@@ -16,9 +16,11 @@ from billing.ledger.debits import encode_debit
 from billing.ledger.writer import write_debits
 from billing.principals import Principal
 from billing.quotas import Metric, Quota, Window
-from tests.billing.holds.conftest import MakeWorld, World, debit, need
-from tests.billing.holds.support import (
+from tests.support.holds import (
+    MakeWorld,
+    World,
     assert_agreed,
+    debit,
     debits,
     entries,
     eventually,
@@ -26,6 +28,7 @@ from tests.billing.holds.support import (
     hold_request,
     kill,
     ledger_balance,
+    need,
     partition_of,
     renew_leases,
     settle,
@@ -141,7 +144,7 @@ async def test_a_gateway_slower_than_its_lease_learns_that_its_hold_had_expired(
 
 
 async def test_a_claimed_hold_that_the_ledger_has_settled_is_charged_once(make_world: MakeWorld) -> None:
-    """Its owner went the ledger's own way while another gateway took it for dead."""
+    """Its owner wrote to the ledger directly while another gateway took it for dead."""
     world, slow = await make_world(), await make_world()
     principal = await world.customer(10**9, key_quotas=(DAY_TOKENS,))
     hold = await hold_one(slow, principal)
@@ -259,9 +262,7 @@ async def test_a_new_epoch_opens_with_what_a_journal_that_came_back_has_settled(
     first = await make_world(EngineSettings(ledger_flush_s=60.0))
     principal = await first.customer(10**9)
     request_id = str(ULID())
-    async with first.engine.holds.open(
-        hold_request(request_id, principal, need(), debit(request_id, principal))
-    ) as hold:
+    async with first.engine.holds.open(hold_request(request_id, principal)) as hold:
         assert isinstance(hold, Hold)
         await first.engine.holds.settle(hold, debit(request_id, principal, admitted_at_ms=hold.admitted_at_ms))
     assert len(first.engine.outbox) == 1

@@ -33,7 +33,7 @@ EPOCH = "SELECT epoch FROM partitions"
 
 
 async def old_identity(world: World) -> str:
-    """What a release of version 1 names the server by."""
+    """What a release of another layout names the server by: without this one's version."""
     life = partition_of(world).session
     assert life is not None
     return await life.identity()
@@ -114,7 +114,7 @@ async def test_a_gateway_of_another_layout_that_begins_beside_has_the_partition_
         assert OLD_GATEWAY in refused.reason
     assert await world.database.value(EPOCH) == epoch
     assert await world.link.command("HGET", world.keys.meta(0), "open") == b"0"
-    assert (await settle(world, principal, running)).available_nano is None  # the ledger's own way
+    assert (await settle(world, principal, running)).available_nano is None  # a direct ledger write
     assert await debits(world) == {running.id: 500}
     await end_lease(world.database, OLD_GATEWAY)
     await spend(world, principal)

@@ -17,8 +17,10 @@ from billing.keys.secrets import secret_digest
 from billing.principals import Principal
 from billing.quotas import Metric, Quota, Window
 from gateway.embedded.process import postgres_bin
-from tests.billing.holds.conftest import PATIENT, MakeWorld, World
-from tests.billing.holds.support import (
+from tests.support.holds import (
+    PATIENT,
+    MakeWorld,
+    World,
     ask,
     assert_agreed,
     debits,

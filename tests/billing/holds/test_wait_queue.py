@@ -20,17 +20,17 @@ from billing.holds.model import (
     TooManyRunning,
 )
 from billing.holds.partition import Partition
+from billing.holds.redis.layout import Keyspace
 from billing.holds.wait_queue import MOST_PAUSE_S, WaitQueues
 from billing.keys.secrets import secret_digest
 from billing.principals import Limit, Principal, QuotaLimits
 from billing.quotas import Metric, Quota, Window
-from tests.billing.holds.conftest import MakeWorld, World, need
-from tests.billing.holds.support import ask, eventually, hold_one, hold_request, settle
+from tests.support.holds import MakeWorld, World, ask, eventually, hold_one, hold_request, need, settle
 
+# Longer than any wait here takes.
 LONG_S = 60.0
-"""Longer than any wait here takes."""
+# Two holds of 110 tokens, not three.
 DAILY = Quota(Window.day, Metric.tokens, 250)
-"""Two holds of 110 tokens, not three."""
 
 
 async def waits(
@@ -46,8 +46,8 @@ async def waits(
     return await world.engine.holds.admissions.admit(request)
 
 
+# 110 tokens and 2,000 nano-USD.
 WHOLE = need(least=100, most=100)
-"""110 tokens and 2,000 nano-USD."""
 
 
 async def waiting(world: World, count: int) -> None:
@@ -288,7 +288,7 @@ async def test_a_lesser_need_is_asked_for_where_the_first_does_not_fit(world: Wo
 def place(key: int, quotas: tuple[Quota, ...]) -> AdmissionTarget:
     """A request's place, of one account."""
     made = AdmissionTarget.__new__(AdmissionTarget)
-    made.account_key, made.key_key, made.partition = b"account", b"key%d" % key, Partition(0)
+    made.account_key, made.key_key, made.partition = b"account", b"key%d" % key, Partition(0, Keyspace())
     made.limits = QuotaLimits((), tuple(Limit("key", quota) for quota in quotas), b"", ())
     return made
 

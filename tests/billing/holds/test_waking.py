@@ -14,9 +14,12 @@ from billing.holds.model import Hold, SettlementLost
 from billing.ledger.leases import write_expired
 from billing.ledger.writer import write_debits
 from billing.quotas import Metric, Quota, Window
-from tests.billing.holds.conftest import PATIENT, MakeWorld, World, debit
-from tests.billing.holds.support import (
+from tests.support.holds import (
+    PATIENT,
+    MakeWorld,
+    World,
     assert_agreed,
+    debit,
     debits,
     delete,
     entries,

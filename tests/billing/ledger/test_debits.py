@@ -252,7 +252,7 @@ async def test_a_debit_of_the_ledgers_own_way_learns_its_place_once(billing: Bil
 
 
 async def test_gateways_that_write_the_same_at_once_agree(billing: Billing, database_url: str) -> None:
-    """Each debit by three writers: from the journal, from memory, by the ledger's own way; grants in between."""
+    """Each debit by three writers: from the journal, from memory, by a direct ledger write; grants in between."""
     accounts = [await billing.accounts.create(f"Account {number}", credit_limit_nano=10**9) for number in range(3)]
     for made in accounts:
         await billing.database.execute("UPDATE accounts SET hyd_epoch = $2 WHERE id = $1", made.id, EPOCH)

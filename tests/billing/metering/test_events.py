@@ -22,9 +22,8 @@ from billing.money import MAX_NANO
 from billing.pricing.rows import PriceRow
 from billing.pricing.table import PriceTable
 from billing.quotas import Metric, Quota, Window
-from tests.billing.holds.conftest import World
-from tests.billing.holds.support import eventually
 from tests.billing.metering.support import PRICES, meters
+from tests.support.holds import World, eventually
 
 
 async def account(world: World, balance_nano: int = 10**9) -> Payer:

@@ -24,9 +24,8 @@ from billing.ledger.verify import verify
 from billing.metering.charges import Measure
 from billing.metering.claims import EventConflict, NotAdmitted, Payer
 from billing.metering.service_holds import ServiceHolds
-from tests.billing.holds.conftest import PATIENT, PLANS, World
-from tests.billing.holds.support import eventually
 from tests.billing.metering.support import Meters, meters
+from tests.support.holds import PATIENT, PLANS, World, eventually
 from tests.support.loop_thread import LoopThread
 
 if TYPE_CHECKING:

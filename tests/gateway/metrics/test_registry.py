@@ -129,7 +129,7 @@ def test_every_metric_shows_what_was_counted() -> None:
     metrics.upstream_latency("openai", 1.5)
     metrics.time_to_first_byte("openai", 0.3)
     metrics.hold_exceeded()
-    metrics.settled(True, "ledger_way")
+    metrics.settled(True, "direct_write")
     expected = {
         REQUEST: 2,
         'metergate_requests_total{endpoint="/v1/embeddings",provider="local",status="502",stream="false"}': 1,
@@ -141,7 +141,7 @@ def test_every_metric_shows_what_was_counted() -> None:
         'metergate_cost_nano_usd_total{provider="openai"}': 1_500,
         'metergate_charged_nano_usd_total{provider="openai"}': 1_800,
         "metergate_hold_exceeded_total": 1,
-        'metergate_settlements_total{estimated="true",outcome="ledger_way"}': 1,
+        'metergate_settlements_total{estimated="true",outcome="direct_write"}': 1,
         "metergate_hold_latency_seconds_count": 1,
         "metergate_hold_latency_seconds_sum": 0.002,
         'metergate_hold_latency_seconds_bucket{le="0.001"}': 0,
@@ -161,7 +161,7 @@ def test_what_an_alert_waits_for_is_there_before_it_happens() -> None:
     shown = scrape(Metrics())
     assert shown["metergate_hold_exceeded_total"] == 0
     assert shown["metergate_hold_latency_seconds_count"] == 0
-    for outcome in ("settled", "voided", "ledger_way", "lost"):
+    for outcome in ("settled", "voided", "direct_write", "lost"):
         for estimated in ("true", "false"):
             assert shown[f'metergate_settlements_total{{estimated="{estimated}",outcome="{outcome}"}}'] == 0
 

@@ -8,11 +8,11 @@ import pytest
 
 from billing.ledger.writer import write_debits
 from billing.money import parse_usd
-from tests.billing.holds.conftest import debit
 from tests.gateway.conftest import CustomerOf, GatewayOf, Handler, MakeGateway, chat
 from tests.support.answering import DONE, WORDS, Gate, answer, saying, streaming, until, usage_chunk
 from tests.support.clients import Slow, asking_by_hand, leave, noticed, the_event_in_the_end
 from tests.support.gateways import INPUT, OUTPUT, ask, the_event
+from tests.support.holds import debit
 from tests.support.passed_answers import STREAM
 
 Upstream = Callable[[Handler], Any]

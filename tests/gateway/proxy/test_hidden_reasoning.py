@@ -12,7 +12,7 @@ from aiohttp import web
 from billing.money import parse_usd
 from billing.pricing.table import PriceTable
 from gateway.config.settings import Settings
-from gateway.proxy.remainder import Remainder
+from gateway.proxy.detached_answer import DetachedAnswer
 from gateway.tokens import Tokenizer
 from tests.gateway.conftest import Gateway, Handler, MakeGateway, chat
 from tests.support.answering import BOUND_S, SSE, WORDS, delta, until, usage_chunk
@@ -154,15 +154,15 @@ async def test_neither_is_one_that_breaks_off_after_the_client_has_left(
 async def test_neither_is_a_gateway_that_stops(
     make_gateway: MakeGateway, upstream: Upstream, tokenizer: Tokenizer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    made: list[Remainder] = []
-    begin = Remainder.__init__
-    monkeypatch.setattr(Remainder, "__init__", lambda self, *given: (made.append(self), begin(self, *given))[1])
+    made: list[DetachedAnswer] = []
+    begin = DetachedAnswer.__init__
+    monkeypatch.setattr(DetachedAnswer, "__init__", lambda self, *given: (made.append(self), begin(self, *given))[1])
     provider = Silent(WORDS[0])
     gateway = await make_gateway(await upstream(provider.serve), change=hiding, reasoning_drain_s=600)
     customer = await gateway.customer()
     await leave(customer, BODY, provider.begun.wait, first=WORDS[0])
     await noticed(gateway)
-    made[0].hurry()
+    made[0].drain_now()
     await the_event_in_the_end(customer, estimate_nano(tokenizer, "Good", BODY))
 
 

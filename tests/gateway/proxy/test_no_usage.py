@@ -12,7 +12,7 @@ from aiohttp import web
 from billing.holds.model import Hold
 from billing.ledger.verify import verify
 from gateway.config.settings import Settings
-from gateway.proxy.remainder import Remainder
+from gateway.proxy.detached_answer import DetachedAnswer
 from gateway.proxy.settlement import settlements
 from tests.gateway.conftest import Handler, MakeGateway, chat
 from tests.support.answering import DONE, WORDS, Gate, Provider, answer, saying, streaming, usage, usage_chunk
@@ -165,9 +165,9 @@ async def test_a_gateway_that_stops_reads_nobody_on(
     make_gateway: MakeGateway, upstream: Upstream, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """What its clients have left behind is settled by what has come until then."""
-    made: list[Remainder] = []
-    begin = Remainder.__init__
-    monkeypatch.setattr(Remainder, "__init__", lambda self, *given: (made.append(self), begin(self, *given))[1])
+    made: list[DetachedAnswer] = []
+    begin = DetachedAnswer.__init__
+    monkeypatch.setattr(DetachedAnswer, "__init__", lambda self, *given: (made.append(self), begin(self, *given))[1])
     provider = Slow(WORDS[0], DONE)
     gateway = await make_gateway(await upstream(provider.serve), disconnect_drain_s=600)
     customer = await gateway.customer()
@@ -176,6 +176,6 @@ async def test_a_gateway_that_stops_reads_nobody_on(
         await reader.readuntil(WORDS[0])
         held.extend(gateway.runtime.engine.holds.live.values())
     await noticed(gateway)
-    made[0].hurry()
+    made[0].drain_now()
     found = await the_event_in_the_end(customer)
     assert (found["id"], found["note"]) == (held[0].id, "client_gone")

@@ -7,7 +7,7 @@ import pytest
 
 from billing.money import parse_usd
 from gateway.config.settings import Settings
-from gateway.proxy.remainder import Remainder
+from gateway.proxy.detached_answer import DetachedAnswer
 from gateway.proxy.settlement.settlements import Settlements
 from gateway.tokens import Tokenizer
 from tests.gateway.conftest import CustomerOf, GatewayOf, Handler, MakeGateway, chat
@@ -93,7 +93,7 @@ async def test_a_fault_of_ours_after_the_client_has_left_charges_the_hold(
     provider = Slow(WORDS[0], DONE)
     gateway = await gateway_of(provider.serve if body is STREAM else gate.serve)
     customer = await gateway.customer()
-    monkeypatch.setattr(Remainder, patched, broken)
+    monkeypatch.setattr(DetachedAnswer, patched, broken)
     held: list[int] = []
 
     async def note() -> None:

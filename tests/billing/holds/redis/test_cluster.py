@@ -19,8 +19,7 @@ from billing.keys.secrets import secret_digest
 from billing.ledger.verify import verify
 from billing.principals import Principal
 from billing.quotas import Metric, Quota, Window
-from tests.billing.holds.conftest import MakeWorld, World, debit, need
-from tests.billing.holds.support import hold_request
+from tests.support.holds import MakeWorld, World, debit, hold_request, need
 from tests.support.redis_cluster import MASTERS, Node, RedisCluster, spread_prefix
 
 PARTITIONS: Final = 16
@@ -230,7 +229,7 @@ async def assert_exact(fleet: Fleet, load: Load) -> None:
         account_id, left = principal.account_id, BALANCE_NANO - COST_NANO * spent[principal.account_id]
         assert await world.database.value("SELECT balance_nano FROM accounts WHERE id = $1", account_id) == left
         id_ = str(ULID())  # has the account loaded, where nothing has since the last epoch began
-        async with world.engine.holds.open(hold_request(id_, principal, need(), debit(id_, principal))) as hold:
+        async with world.engine.holds.open(hold_request(id_, principal)) as hold:
             assert isinstance(hold, Hold), hold
         state = await world.account_state(account_id)
         assert state.epoch == world.engine.partitions.of(account_id).epoch

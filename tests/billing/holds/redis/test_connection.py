@@ -24,8 +24,8 @@ from billing.holds.redis.connection import (
     as_error,
 )
 from billing.holds.redis.layout import Keyspace
-from tests.billing.holds.conftest import MakeWorld, World
 from tests.billing.holds.redis.links import FENCE, WAIT_S, fence_keys, greeted, linked, url_of, write
+from tests.support.holds import MakeWorld, World
 from tests.support.ports import free_port
 from tests.support.redis_cluster import Node
 

@@ -25,7 +25,7 @@ from billing.holds.redis.layout import (
     pack_text,
 )
 from billing.money import MAX_NANO
-from tests.billing.holds.scripts import PlainScript, Scripts
+from tests.model.scripts import PlainScript, Scripts
 
 amounts = st.one_of(
     st.integers(-MAX_NANO, MAX_NANO),
@@ -90,12 +90,10 @@ def test_states_come_back_byte_for_byte(scripts: Scripts, account: AccountState,
     at_ms=st.integers(0, 2**43),
     held=st.tuples(counts, counts, counts),
     texts=st.tuples(names, names, names, names, names),
-    account_tags=tags,
-    key_tags=tags,
-    user_tags=st.none() | tags,
+    tags=st.builds(HoldTags, tags, tags, st.none() | tags),
     payload=st.binary(max_size=300),
 )
-@example(1, 2, (MAX_NANO, 10**14 + 1, 0), ("a", "k", "m" * 255, "", "é" * 127), [], [1], None, b"")
+@example(1, 2, (MAX_NANO, 10**14 + 1, 0), ("a", "k", "m" * 255, "", "é" * 127), HoldTags([], [1], None), b"")
 @more
 def test_a_hold_is_read_alike(
     scripts: Scripts,
@@ -103,14 +101,11 @@ def test_a_hold_is_read_alike(
     at_ms: int,
     held: tuple[int, int, int],
     texts: tuple[str, ...],
-    account_tags: list[int],
-    key_tags: list[int],
-    user_tags: list[int] | None,
+    tags: HoldTags,
     payload: bytes,
 ) -> None:
-    tags = HoldTags(account_tags, key_tags, user_tags)
     packed = pack_hold(epoch, at_ms, held, b"".join(map(pack_text, texts)), tags, payload)
-    assert packed[0] == (1 if user_tags is None else 2), "a hold that counts for no user is as it always was"
+    assert packed[0] == (1 if tags.user is None else 2), "a hold that counts for no user is as it always was"
     assert Entry.unpack(packed) == Entry(
         HELD,
         epoch,
@@ -122,14 +117,23 @@ def test_a_hold_is_read_alike(
         output_tokens=held[2],
         key_id=texts[1],
         gateway=texts[4],
-        account_tags=tuple(account_tags),
-        key_tags=tuple(key_tags),
-        user_tags=None if user_tags is None else tuple(user_tags),
+        account_tags=tuple(tags.account),
+        key_tags=tuple(tags.key),
+        user_tags=None if tags.user is None else tuple(tags.user),
     )
     raw = [text.encode() for text in texts]
-    of_user = b"none" if user_tags is None else user_tags
+    of_user = b"none" if tags.user is None else tags.user
     assert scripts.run(PARSE, [b"none"], [packed]) == [
-        *(HELD, epoch, at_ms, *held, *raw, account_tags, key_tags, of_user, payload, packed)
+        HELD,
+        epoch,
+        at_ms,
+        *held,
+        *raw,
+        tags.account,
+        tags.key,
+        of_user,
+        payload,
+        packed,
     ]
 
 

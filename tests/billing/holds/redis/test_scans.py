@@ -16,16 +16,31 @@ from billing.holds.redis.state import RedisState
 from billing.ledger.debits import encode_debit
 from billing.principals import Principal
 from billing.quotas import Metric, Quota, Window
-from tests.billing.holds.conftest import MakeWorld, World, debit
-from tests.billing.holds.support import WAIT_S, assert_agreed, eventually, hold_one, partition_of, settle
-from tests.billing.holds.test_windows import EVERY_WINDOW, LONG, by_hand, counters_of, direct, seen_from, used
+from tests.support.holds import (
+    EVERY_WINDOW,
+    LONG,
+    WAIT_S,
+    MakeWorld,
+    World,
+    assert_agreed,
+    by_hand,
+    counters_of,
+    debit,
+    direct,
+    eventually,
+    hold_one,
+    partition_of,
+    seen_from,
+    settle,
+    used,
+)
 
 ENTRIES = 30_000
 RUNNING = 30
+# Commands that look at all that a key has.
 WHOLE = ("hgetall", "hkeys", "hvals", "smembers", "keys", "sort", "lrange")
-"""Commands that look at all that a key has."""
+# A page asks for 500 entries; a bucket of the hash is never cut in two, and two tables are read while it grows.
 MOST_OF_A_PAGE = 2_000
-"""A page asks for 500 entries; a bucket of the hash is never cut in two, and two tables are read while it grows."""
 ADDED = Quota(Window.total, Metric.tokens, 10**12)
 
 

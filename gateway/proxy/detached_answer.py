@@ -105,8 +105,8 @@ def read_whole(
     return None, output if context.parsed.has_output else Output(failed=output.failed)
 
 
-class Remainder:
-    """Ends requests whose clients are gone. `hurry` when the process stops."""
+class DetachedAnswer:
+    """Ends requests whose clients are gone. `drain_now` when the process stops."""
 
     def __init__(
         self, settlements: Settlements, settings: RequestSettings, records: Records, poller: BackgroundPoller
@@ -120,7 +120,7 @@ class Remainder:
         self._rounds = asyncio.Semaphore(COUNTED_AT_ONCE)
         self._stopping = False
 
-    def hurry(self) -> None:
+    def drain_now(self) -> None:
         """Stop reading upstreams: what has come until now is settled."""
         self._stopping = True
         for drain in self._drains:

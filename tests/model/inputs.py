@@ -13,12 +13,12 @@ ACCOUNTS: Final = ("acc_one", "acc_two")
 SUBJECTS: Final = (*ACCOUNTS, *OWNERS)
 MODELS: Final = ("alpha-1", "alpha-2", "beta")
 FEATURES: Final = ("llm", "image")
+# What a fraction of 1000 of an amount is: small change, where tostring loses digits, and the bound of all amounts.
 SCALES: Final = (3000, 10**14, MAX_NANO)
-"""What a fraction of 1000 of an amount is: small change, where tostring loses digits, and the bound of all amounts."""
+# What an elastic hold may take: millionths of what is free, and output tokens.
 SHARES: Final = ((250_000, 4096), (250_000, 5), (333_333, 20), (1, 0), (1_000_000, 0))
-"""What an elastic hold may take: millionths of what is free, and output tokens."""
+# Some minutes before March 2026 begins, on a Saturday.
 START_S: Final = 1_772_323_100
-"""Some minutes before March 2026 begins, on a Saturday."""
 
 fractions = st.one_of(st.integers(0, 60), st.integers(0, 60), st.integers(0, 1000))
 jitters = st.integers(-2, 2)
@@ -52,8 +52,8 @@ class Ask:
     running: tuple[int, int]
     aim: str
     by: int
+    # What each further call adds: input tokens, and cost in fractions of 1000.
     ladder: tuple[tuple[int, int], ...] = ()
-    """What each further call adds: input tokens, and cost in fractions of 1000."""
 
 
 CHOICES: Final = {
@@ -92,11 +92,11 @@ asks = st.builds(
 endings = st.tuples(
     st.sampled_from(("settle", "settle", "void")), picks, st.sampled_from(("less", "equal", "more")), picks
 )
+# Some milliseconds, or to around the end of a window.
 forward_steps = st.one_of(
     st.integers(0, 3000).map(lambda ms: ("ms", ms)),
     st.tuples(st.sampled_from(Window), st.integers(-1500, 1500)),
 )
-"""Some milliseconds, or to around the end of a window."""
+# Mostly by what an account's windows stand still for; else by more.
 back_steps = st.one_of(st.integers(1, 3_700_000), st.integers(1, 3_700_000), st.integers(1, 3 * 86_400_000))
-"""Mostly by what an account's windows stand still for; else by more."""
 steps = st.one_of(forward_steps, forward_steps, forward_steps, back_steps.map(lambda ms: ("back", ms)))

@@ -7,22 +7,32 @@ import pytest
 from ulid import ULID
 
 from billing.accounts.grants import Grants
+from billing.holds import engine
 from billing.holds.batch import Batcher
 from billing.holds.model import AdmitItem, Exhausted, Hold, InsufficientBalance, QuotaExceeded
 from billing.holds.recovery import Swept
 from billing.holds.redis.layout import OK
-from billing.principals import Limit
+from billing.ledger.debits import Debit
+from billing.principals import Limit, Principal
 from billing.quotas import Metric, Quota, Window
-from tests.billing.holds.conftest import BRISK, MakeWorld, World, debit, need
-from tests.billing.holds.support import eventually, hold_request
+from tests.support.holds import (
+    BRISK,
+    MakeWorld,
+    World,
+    ask,
+    assert_agreed,
+    debit,
+    debits,
+    eventually,
+    hold_one,
+    hold_request,
+)
 
 
 async def test_a_settled_hold_reaches_the_ledger_once(world: World) -> None:
     principal = await world.customer(10**9)
     request_id = str(ULID())
-    async with world.engine.holds.open(
-        hold_request(request_id, principal, need(), debit(request_id, principal))
-    ) as hold:
+    async with world.engine.holds.open(hold_request(request_id, principal)) as hold:
         assert isinstance(hold, Hold)
         state = await world.account_state(principal.account_id)
         assert (state.held_nano, state.running, state.balance_nano) == (2000, 1, 10**9)
@@ -43,9 +53,7 @@ async def test_a_settled_hold_reaches_the_ledger_once(world: World) -> None:
 async def test_a_hold_that_is_not_settled_is_given_back(world: World) -> None:
     principal = await world.customer(10**9)
     request_id = str(ULID())
-    async with world.engine.holds.open(
-        hold_request(request_id, principal, need(), debit(request_id, principal))
-    ) as hold:
+    async with world.engine.holds.open(hold_request(request_id, principal)) as hold:
         assert isinstance(hold, Hold)
     state = await world.account_state(principal.account_id)
     assert (state.held_nano, state.running, state.balance_nano) == (0, 0, 10**9)
@@ -55,13 +63,11 @@ async def test_a_hold_that_is_not_settled_is_given_back(world: World) -> None:
 async def test_an_elastic_hold_takes_what_the_balance_leaves(world: World) -> None:
     principal = await world.customer(1500)
     request_id = str(ULID())
-    async with world.engine.holds.open(
-        hold_request(request_id, principal, need(), debit(request_id, principal))
-    ) as hold:
+    async with world.engine.holds.open(hold_request(request_id, principal)) as hold:
         assert isinstance(hold, Hold)
         assert hold.granted_output == 50
         other = str(ULID())
-        async with world.engine.holds.open(hold_request(other, principal, need(), debit(other, principal))) as no:
+        async with world.engine.holds.open(hold_request(other, principal)) as no:
             assert no == InsufficientBalance(0, 1010, 1500)
             assert no.is_held
 
@@ -70,13 +76,11 @@ async def test_a_window_refuses_and_says_which(world: World) -> None:
     quota = Quota(Window.day, Metric.tokens, 50)
     principal = await world.customer(10**9, key_quotas=(quota,))
     request_id = str(ULID())
-    async with world.engine.holds.open(
-        hold_request(request_id, principal, need(), debit(request_id, principal))
-    ) as hold:
+    async with world.engine.holds.open(hold_request(request_id, principal)) as hold:
         assert isinstance(hold, Hold)
         assert hold.granted_output == 40
         other = str(ULID())
-        async with world.engine.holds.open(hold_request(other, principal, need(), debit(other, principal))) as no:
+        async with world.engine.holds.open(hold_request(other, principal)) as no:
             assert isinstance(no, QuotaExceeded)
             (exhausted,) = no.exhausted
             assert exhausted == Exhausted(Limit("key", quota), 0, 50, 11)
@@ -90,9 +94,7 @@ async def test_a_window_refuses_and_says_which(world: World) -> None:
 async def test_a_grant_reaches_redis_and_a_new_quota_counts_what_came_before(world: World) -> None:
     principal = await world.customer(10**9)
     request_id = str(ULID())
-    async with world.engine.holds.open(
-        hold_request(request_id, principal, need(), debit(request_id, principal))
-    ) as hold:
+    async with world.engine.holds.open(hold_request(request_id, principal)) as hold:
         assert isinstance(hold, Hold)
         await world.engine.holds.settle(hold, debit(request_id, principal, admitted_at_ms=hold.admitted_at_ms))
     assert isinstance(world.grants, Grants)
@@ -100,7 +102,7 @@ async def test_a_grant_reaches_redis_and_a_new_quota_counts_what_came_before(wor
     state = await world.account_state(principal.account_id)
     assert (state.balance_nano, state.xseq) == (10**9 - 500 + 7, 2)
     running = str(ULID())
-    async with world.engine.holds.open(hold_request(running, principal, need(), debit(running, principal))) as hold:
+    async with world.engine.holds.open(hold_request(running, principal)) as hold:
         assert isinstance(hold, Hold)
         await world.accounts.set_quotas(principal.account_id, (Quota(Window.day, Metric.tokens, 1000),))
         (counter,) = (await world.account_state(principal.account_id)).counters
@@ -124,7 +126,7 @@ async def test_cancelled_in_the_turn_of_its_answer_it_is_given_back(
             serving.cancel()
 
     async def serve() -> None:
-        async with world.engine.holds.open(hold_request(request_id, principal, need(), debit(request_id, principal))):
+        async with world.engine.holds.open(hold_request(request_id, principal)):
             pytest.fail("nobody is there to be served")
 
     async def nothing_given_back(*_: Any, **__: Any) -> Swept:
@@ -175,7 +177,7 @@ async def test_a_fault_meanwhile_leaves_no_hold(make_world: MakeWorld) -> None:
     world = await make_world(BRISK)
     principal = await world.customer(10**9)
     first = str(ULID())
-    async with world.engine.holds.open(hold_request(first, principal, need(), debit(first, principal))):
+    async with world.engine.holds.open(hold_request(first, principal)):
         pass  # its state is warm now: the next one is admitted by the call that is on its way
     request_id = str(ULID())
 
@@ -197,9 +199,7 @@ async def test_a_fault_meanwhile_leaves_no_hold(make_world: MakeWorld) -> None:
 async def test_a_settlement_is_on_its_way_though_nobody_waits_for_it(world: World) -> None:
     principal = await world.customer(10**9)
     request_id = str(ULID())
-    async with world.engine.holds.open(
-        hold_request(request_id, principal, need(), debit(request_id, principal))
-    ) as hold:
+    async with world.engine.holds.open(hold_request(request_id, principal)) as hold:
         assert isinstance(hold, Hold)
         world.engine.holds.settle(hold, debit(request_id, principal, admitted_at_ms=hold.admitted_at_ms))
 
@@ -211,3 +211,105 @@ async def test_a_settlement_is_on_its_way_though_nobody_waits_for_it(world: Worl
 
     await eventually(settled)
     await eventually(written)
+
+
+def owing(hold: Hold, principal: Principal) -> None:
+    """Mark a hold as owed."""
+
+    def unresolved(hold: Hold) -> Debit:
+        return debit(hold.id, principal, admitted_at_ms=hold.admitted_at_ms, charged_nano=hold.cost_nano)
+
+    hold.owe(unresolved)
+
+
+async def broken() -> None:
+    raise RuntimeError("a fault of the caller's")
+
+
+@pytest.mark.parametrize("owes", [False, True])
+async def test_a_block_that_is_left_by_a_fault(world: World, owes: bool) -> None:
+    principal = await world.customer(10**9)
+    request_id = str(ULID())
+    held: list[Hold] = []
+
+    async def serve() -> None:
+        opened = world.engine.holds.open(hold_request(request_id, principal))
+        async with opened as hold:
+            assert isinstance(hold, Hold)
+            held.append(hold)
+            if owes:
+                owing(hold, principal)
+            await broken()
+
+    with pytest.raises(RuntimeError):
+        await serve()
+    await world.engine.outbox.flush()
+    assert await debits(world) == ({request_id: held[0].cost_nano} if owes else {})
+    assert (await world.account_state(principal.account_id)).held_nano == 0
+    await assert_agreed(world, principal.account_id)
+
+
+@pytest.mark.parametrize("owes", [False, True])
+async def test_work_that_was_handed_over_and_fails(world: World, owes: bool) -> None:
+    principal = await world.customer(10**9)
+    hold = await hold_one(world, principal)
+    if owes:
+        owing(hold, principal)
+    world.engine.holds.hand_over(hold, broken())
+    with pytest.raises(RuntimeError):
+        await asyncio.gather(*world.engine.holds._tasks)
+    await world.engine.outbox.flush()
+    assert await debits(world) == ({hold.id: hold.cost_nano} if owes else {})
+    assert (await world.account_state(principal.account_id)).held_nano == 0
+
+
+async def test_a_hold_that_has_ended_is_left_alone(world: World) -> None:
+    principal = await world.customer(10**9)
+    hold = await hold_one(world, principal)
+    owing(hold, principal)
+    await world.engine.holds.void(hold)
+    await world.engine.holds.resolve(hold)
+    await world.engine.outbox.flush()
+    assert await debits(world) == {}
+    assert isinstance(await ask(world, principal), Hold)
+
+
+async def test_a_process_that_ends_charges_what_it_has_not_come_to_settle(
+    make_world: MakeWorld, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Requests that a stop has cut, and that are still being counted when its time is over."""
+    monkeypatch.setattr(engine, "LAST_S", 60.0)
+    world, other = await make_world(), await make_world()
+    principal = await world.customer(10**9)
+    holds = [await hold_one(world, principal) for _ in range(3)]
+    for hold in holds[1:]:
+        owing(hold, principal)
+    counted = asyncio.Event()
+    for hold in holds:
+        world.engine.holds.hand_over(hold, counted.wait())
+    assert not await world.engine.stop(0.1)
+    assert world.engine.holds.live == {}
+
+    async def are_written() -> bool:
+        return await debits(other) == {hold.id: hold.cost_nano for hold in holds[1:]}
+
+    await eventually(are_written)
+    await assert_agreed(other, principal.account_id)
+    counted.set()  # else the fixture's own stop waits for them, in vain
+
+
+async def test_a_hold_is_settled_once_whoever_comes_second(world: World) -> None:
+    """Charged as it was held while it was still being counted: the count comes too late, and changes neither store."""
+    principal = await world.customer(10**9)
+    hold = await hold_one(world, principal)
+    owing(hold, principal)
+    first = asyncio.ensure_future(world.engine.holds.resolve(hold))
+    await asyncio.sleep(0)
+    outcome = world.engine.holds.settle(hold, debit(hold.id, principal, admitted_at_ms=hold.admitted_at_ms))
+    await first
+    await outcome
+    while world.engine.holds._tasks:
+        await asyncio.wait(world.engine.holds._tasks)
+    await world.engine.outbox.flush()
+    assert await debits(world) == {hold.id: hold.cost_nano}
+    await assert_agreed(world, principal.account_id)

@@ -27,7 +27,7 @@ async def test_it_is_told_once_by_several_processes(billing: Billing) -> None:
     processes = [ExhaustedNotices(billing.database) for _ in range(2)]
     for process in processes:
         for _ in range(2):
-            await process.look([refused(QUOTA)])
+            await process.notify([refused(QUOTA)])
     rows = await billing.database.rows("SELECT account_id, type, data FROM notices")
     assert [(row["account_id"], row["type"], row["data"]["upgrade"]) for row in rows] == [
         ("acc_1", "quota.exhausted", {"plan": "pro"})

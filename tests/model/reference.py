@@ -5,26 +5,335 @@ entries of the journal and the debits that a subject was told of. Replies are th
 """
 
 from collections.abc import Iterable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from math import ceil, floor
 from typing import Any, Final
 
-from billing.holds.redis.layout import AHEAD_S, CLAIMED, HELD, SETTLED, STEP_S, Counter
+from billing.holds.redis.layout import AHEAD_S, CLAIMED, HELD, SETTLED, STEP_S, Counter, Entry
 from billing.money import MAX_NANO
 from billing.quotas import Metric, Quota, Window, window_id
-from tests.billing.holds.reference_values import (
-    Account,
-    Admission,
-    Correction,
-    Hold,
-    Names,
-    Settlement,
-    Subject,
-    Told,
-    Void,
-    Window_,
-)
+
+
+@dataclass(frozen=True)
+class Amounts:
+    """What one request holds or has used."""
+
+    cost: int = 0
+    input: int = 0
+    output: int = 0
+    requests: int = 1
+
+    def of(self, metric: Metric) -> int:
+        return (self.requests, self.input + self.output, self.input, self.output, self.cost)[metric]
+
+
+@dataclass(frozen=True)
+class Names:
+    """The account, key and user of a request."""
+
+    account: str
+    key: str
+    model: str
+    feature: str
+    gateway: str = "gateway"
+
+
+@dataclass
+class Hold:
+    """An entry of the journal."""
+
+    state: int
+    epoch: int
+    at_ms: int
+    names: Names
+    amounts: Amounts
+    payload: bytes
+    account_tags: set[int] = field(default_factory=set)
+    key_tags: set[int] = field(default_factory=set)
+    dseq: int = 0
+
+    def entry(self) -> Entry:
+        """As `layout` reads it, tags in order."""
+        if self.state == SETTLED:
+            return Entry(self.state, self.epoch, self.at_ms, self.names.account, self.payload, dseq=self.dseq)
+        return Entry(
+            self.state,
+            self.epoch,
+            self.at_ms,
+            self.names.account,
+            self.payload,
+            cost_nano=self.amounts.cost,
+            input_tokens=self.amounts.input,
+            output_tokens=self.amounts.output,
+            key_id=self.names.key,
+            gateway=self.names.gateway,
+            account_tags=tuple(sorted(self.account_tags)),
+            key_tags=tuple(sorted(self.key_tags)),
+        )
+
+
+@dataclass(frozen=True)
+class Told:
+    """A debit that a subject was told of at `told_s`; `tags` are the counters that have it, None for all."""
+
+    at_s: int
+    told_s: int
+    model: str
+    feature: str
+    amounts: Amounts
+    tags: frozenset[int] | None = None
+
+
+@dataclass
+class Window_:
+    """A counter: its current window, its value at the beginning, and the first of the told debits that counts in it."""
+
+    quota: Quota
+    window_id: int
+    pending: bool = False
+    base: int = 0
+    base_window: int = -1
+    since: int = 0
+
+    def sees(self, told: Told) -> bool:
+        if told.tags is not None and self.quota.tag not in told.tags:
+            return False
+        at = window_id(self.quota.window, told.at_s)
+        return (
+            self.quota.applies_to(told.model, told.feature)
+            and at == self.window_id
+            and at <= window_id(self.quota.window, told.told_s)
+        )
+
+    def follow(self, at_s: int, now_s: int) -> None:
+        """A debit of a later window that has begun takes the counter there."""
+        at = window_id(self.quota.window, at_s)
+        if self.window_id < at <= window_id(self.quota.window, now_s):
+            self.window_id = at
+
+
+@dataclass
+class Subject:
+    """An account or a key as loaded for an epoch."""
+
+    id: str
+    epoch: int
+    version: int
+    windows: dict[int, Window_]
+    told: list[Told] = field(default_factory=list)
+
+    def tell(self, told: Told) -> None:
+        for tag, window in self.windows.items():
+            if window.quota.applies_to(told.model, told.feature) and (told.tags is None or tag in told.tags):
+                window.follow(told.at_s, told.told_s)
+        self.told.append(told)
+
+
+@dataclass
+class Account(Subject):
+    balance: int = 0
+    dseq: int = 0
+    xseq: int = 0
+    hold_version: int = 0
+    now_s: int = 0
+
+
+@dataclass(frozen=True)
+class Admission:
+    """What an admission is asked: limits are of every quota that applies."""
+
+    id: str
+    names: Names
+    versions: tuple[int, int]
+    credit: int
+    input_cost: int
+    unit: int
+    input: int
+    choices: int
+    least: int
+    most: int
+    not_after_ms: int
+    max_running: tuple[int, int]
+    limits: tuple[tuple[Quota, ...], tuple[Quota, ...]]
+    payload: bytes
+    # Input tokens and cost with one more call each.
+    ladder: tuple[tuple[int, int], ...] = ()
+
+    def at(self, rung: int) -> "Admission":
+        """The same with the input of one rung alone; 0 is the first input."""
+        if rung == 0:
+            return replace(self, ladder=())
+        tokens, cost = self.ladder[rung - 1]
+        return replace(self, input=tokens, input_cost=cost, ladder=())
+
+    def amounts(self, output: int) -> Amounts:
+        """Of `output` tokens a choice."""
+        return Amounts(self.input_cost + output * self.unit, self.input, self.choices * output)
+
+
+@dataclass(frozen=True)
+class Settlement:
+    id: str
+    names: Names
+    amounts: Amounts
+    payload: bytes
+
+
+@dataclass(frozen=True)
+class Void:
+    id: str
+    names: Names
+
+
+@dataclass(frozen=True)
+class Correction:
+    """A row of corrections, as `apply` is told it."""
+
+    xseq: int
+    delta: int
+    request: str | None = None
+    key: str | None = None
+    at_ms: int = 0
+    model: str = ""
+    feature: str = ""
+    amounts: Amounts = Amounts(requests=0)
+    account_tags: frozenset[int] = frozenset()
+    key_tags: frozenset[int] = frozenset()
+
+
+@dataclass(frozen=True)
+class Row:
+    """A usage event. A debit that Redis has counted has its epoch and dseq, one that it has not its xseq; both where
+    it came by both ways."""
+
+    request: str
+    names: Names
+    at_ms: int
+    amounts: Amounts
+    outcome: str = "settled"
+    epoch: int | None = None
+    dseq: int | None = None
+    xseq: int | None = None
+
+    def is_of(self, subject: str) -> bool:
+        return subject in (self.names.account, self.names.key)
+
+
+@dataclass
+class LedgerAccount:
+    balance: int = 0
+    xseq: int = 0
+    hyd_epoch: int = -1
+    corrections: list[Correction] = field(default_factory=list)
+
+
+class Ledger:
+    """Accounts, usage rows by request, and every version of every subject's quotas (version 1 first)."""
+
+    def __init__(self, owners: dict[str, str]) -> None:
+        self.owners = owners
+        self.accounts = {account: LedgerAccount() for account in owners.values()}
+        self.rows: dict[str, Row] = {}
+        self.quotas: dict[str, list[tuple[Quota, ...]]] = {subject: [()] for subject in (*owners.values(), *owners)}
+
+    def version(self, subject: str) -> int:
+        return len(self.quotas[subject])
+
+    def grant(self, account_id: str, delta: int) -> None:
+        account = self.accounts[account_id]
+        account.balance += delta
+        account.xseq += 1
+        account.corrections.append(Correction(account.xseq, delta))
+
+    def write(self, row: Row) -> Row:
+        """Insert a debit, once for a request; answers what stands there now."""
+        known = self.rows.get(row.request)
+        if known is not None:
+            if known.dseq is None and row.dseq is not None:
+                known = self.rows[row.request] = replace(known, epoch=row.epoch, dseq=row.dseq)
+            return known
+        account = self.accounts[row.names.account]
+        account.balance -= row.amounts.cost
+        if row.epoch is None or row.epoch != account.hyd_epoch:
+            account.xseq += 1
+            row = replace(row, xseq=account.xseq)
+            names = row.names
+            account.corrections.append(
+                Correction(
+                    account.xseq,
+                    -row.amounts.cost,
+                    row.request,
+                    names.key,
+                    row.at_ms,
+                    names.model,
+                    names.feature,
+                    row.amounts,
+                )
+            )
+        self.rows[row.request] = row
+        return row
+
+    def used(self, subject: str, quota: Quota, at: int, rows: Iterable[Row]) -> int:
+        """What these rows of a subject used in window `at` of a quota."""
+        return sum(
+            row.amounts.of(quota.metric)
+            for row in rows
+            if row.is_of(subject)
+            and quota.applies_to(row.names.model, row.names.feature)
+            and window_id(quota.window, row.at_ms // 1000) == at
+        )
+
+    def _windows(self, subject: str, now_s: int) -> dict[int, Window_]:
+        windows = {}
+        for quota in self.quotas[subject][-1]:
+            at = window_id(quota.window, now_s)
+            windows[quota.tag] = Window_(quota, at, False, self.used(subject, quota, at, self.rows.values()), at)
+        return windows
+
+    def load_account(self, account_id: str, epoch: int, now_s: int) -> Account:
+        account = self.accounts[account_id]
+        account.hyd_epoch = max(account.hyd_epoch, epoch)
+        return Account(
+            account_id,
+            epoch,
+            self.version(account_id),
+            self._windows(account_id, now_s),
+            balance=account.balance,
+            xseq=account.xseq,
+            now_s=now_s,
+        )
+
+    def load_key(self, key_id: str, epoch: int, now_s: int) -> Subject:
+        return Subject(key_id, epoch, self.version(key_id), self._windows(key_id, now_s))
+
+    def corrections_after(self, account_id: str, xseq: int, tags: Iterable[Quota]) -> list[Correction]:
+        """With the tags of those of the quotas that apply."""
+        quotas = tuple(tags)
+        found = []
+        for row in self.accounts[account_id].corrections:
+            if row.xseq > xseq:
+                applying = frozenset(
+                    quota.tag
+                    for quota in quotas
+                    if row.request is not None and quota.applies_to(row.model, row.feature)
+                )
+                found.append(replace(row, account_tags=applying, key_tags=applying))
+        return found
+
+    def before(self, account_id: str, epoch: int, dseq: int, xseq: int) -> list[Row]:
+        """Rows that Redis had counted at debit `dseq` of `epoch` and correction `xseq`."""
+        return [
+            row
+            for row in self.rows.values()
+            if row.names.account == account_id
+            and (
+                row.dseq <= dseq
+                if row.dseq is not None and row.epoch == epoch
+                else row.xseq is None or row.xseq <= xseq
+            )
+        ]
+
 
 OK, BALANCE, QUOTA, CONCURRENCY, MISSING, RELOAD, PUSH, WAITING, CLOSED, LATE, FULL, GONE = range(12)
 RESTART_MS: Final = 2000
@@ -43,8 +352,8 @@ class Reference:
         self.journal: dict[str, Hold] = {}
         self.installed: dict[str, int] = {}
         self.filling: dict[str, tuple[str, int]] = {}
+        # Whether every sum has stayed within the bound of all amounts: beyond it a script's doubles are not exact.
         self.exact = True
-        """Whether every sum has stayed within the bound of all amounts: beyond it a script's doubles are not exact."""
 
     # What is summed
 

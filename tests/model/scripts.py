@@ -34,7 +34,7 @@ from billing.holds.redis.layout import (
 from billing.holds.redis.layout import CORRECTION as CORRECTION_HEAD
 from billing.principals import Limit, pack_limits
 from billing.quotas import Quota
-from tests.billing.holds.reference_values import Account, Admission, Correction, Hold, Names, Settlement, Subject, Void
+from tests.model.reference import Account, Admission, Correction, Hold, Names, Settlement, Subject, Void
 
 CLOCK_LINE: Final = b"local TIME = redis.call('TIME')"
 NAMES: Final = ("hot", "adopt", "fill", "retime", "apply", "ack", "claim", "drop", "rehold", "install", "fence", "join")
@@ -363,7 +363,8 @@ def _pack_correction(row: Correction, place: int) -> bytes:
         row.xseq,
         row.delta,
         row.request.encode() if row.request is not None else NO_REQUEST,
-        *(place, 0),
+        place,
+        0,
         row.at_ms,
         used.requests,
         used.input,

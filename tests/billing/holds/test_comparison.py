@@ -28,7 +28,10 @@ AMOUNT = st.integers(0, 10**9)
 Usage = tuple[int, int, int, int, int]
 USAGE = st.builds(
     lambda requests, inputs, outputs, cost: (requests, inputs + outputs, inputs, outputs, cost),
-    *(AMOUNT, AMOUNT, AMOUNT, AMOUNT),
+    AMOUNT,
+    AMOUNT,
+    AMOUNT,
+    AMOUNT,
 )
 
 
@@ -38,7 +41,11 @@ def by_tag(quotas: tuple[Quota, ...]) -> dict[int, Quota]:
 
 def hold(cost_nano: int, input_tokens: int, output_tokens: int) -> Entry:
     return Entry(
-        *(HELD, EPOCH, NOW_S * 1000, "acc_a", b""),
+        HELD,
+        EPOCH,
+        NOW_S * 1000,
+        "acc_a",
+        b"",
         cost_nano=cost_nano,
         input_tokens=input_tokens,
         output_tokens=output_tokens,

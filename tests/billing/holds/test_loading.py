@@ -2,7 +2,7 @@
 
 import asyncio
 import random
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterator
 from datetime import UTC, datetime, timedelta
 
 import pytest
@@ -18,36 +18,32 @@ from billing.ledger.roller import roll
 from billing.ledger.writer import write_debits
 from billing.plans import Plan
 from billing.principals import Principal
-from billing.quotas import Metric, Quota, Window, window_id
-from tests.billing.holds.conftest import BRISK, MakeWorld, World, debit
-from tests.billing.holds.support import (
+from billing.quotas import Metric, Quota, Window, window_end_s, window_id
+from tests.model.scripts import PlainScript, Scripts
+from tests.support.holds import (
+    BRISK,
+    EVERY_WINDOW,
+    LONG,
+    MakeWorld,
+    World,
     ask,
     assert_agreed,
+    by_hand,
+    counters_of,
+    debit,
     debits,
+    direct,
     entries,
     eventually,
     hold_one,
     partition_of,
+    seen_from,
     settle,
+    used,
     wire_of,
 )
 
-EVERY_WINDOW = tuple(Quota(window, metric, 10**12) for window in Window for metric in Metric)
 FILTERS = (("alpha", "llm"), ("al*", "llm"), (None, "image"), (None, "llm"))
-LONG = tuple(quota for quota in EVERY_WINDOW if quota.window in (Window.month, Window.total))
-"""Windows that do not end while a test runs, but once a month."""
-
-
-def used(quota: Quota, written: Sequence[Debit], at_s: int) -> int:
-    """What these debits used of a quota in the window that holds `at_s`."""
-    at = window_id(quota.window, at_s)
-    return sum(
-        (1, one.input_tokens + one.output_tokens, one.input_tokens, one.output_tokens, one.charged_nano)[quota.metric]
-        for one in written
-        if quota.applies_to(one.model, one.feature)
-        and window_id(quota.window, one.admitted_at_ms // 1000) == at
-        and (one.outcome == "settled" or one.input_tokens + one.output_tokens > 0)
-    )
 
 
 async def test_postgres_knows_every_window_of_every_metric_and_filter(world: World) -> None:
@@ -140,14 +136,6 @@ def placed(one: Debit, epoch: int | None, dseq: int | None) -> Debit:
     return Debit(**{**values, "epoch": epoch, "dseq": dseq})
 
 
-async def by_hand(world: World) -> None:
-    """Nothing goes on by itself any more."""
-    for task in world.engine.loops.tasks.values():
-        task.cancel()
-    await asyncio.gather(*world.engine.loops.tasks.values(), return_exceptions=True)
-    world.engine.loops.tasks.clear()
-
-
 def while_drained(world: World, work: Callable[[], Awaitable[object]]) -> None:
     """Do this between the next adoption and the filling of its counters."""
     drained = world.engine.loader.drained
@@ -162,22 +150,6 @@ def while_drained(world: World, work: Callable[[], Awaitable[object]]) -> None:
 
 async def set_key_quotas(world: World, principal: Principal, quotas: tuple[Quota, ...]) -> None:
     await world.api_keys.update(principal.key_id, {"quotas": quotas})
-
-
-async def counters_of(world: World, principal: Principal, subject: str) -> dict[int, Counter]:
-    state = world.key_state(principal) if subject == "key" else world.account_state(principal.account_id)
-    return {counter.tag: counter for counter in (await state).counters}
-
-
-async def direct(world: World, principal: Principal, **changes: object) -> Debit:
-    """A debit by the ledger's own way, which Redis is not told of yet."""
-    one = debit(str(ULID()), principal, admitted_at_ms=partition_of(world).now_ms(), **changes)
-    await write_debits(world.database, [one])
-    return one
-
-
-def seen_from(holds: Sequence[Hold], principal: Principal, **changes: object) -> list[Debit]:
-    return [debit(hold.id, principal, admitted_at_ms=hold.admitted_at_ms, **changes) for hold in holds]
 
 
 @pytest.mark.parametrize("subject", ["account", "key"])
@@ -385,3 +357,55 @@ async def test_gateways_with_different_plans_do_not_undo_one_anothers_counters(m
     used_of = {counter.tag: counter.taken for counter in (await worlds[0].account_state(principal.account_id)).counters}
     assert used_of[new["free"].quotas[0].tag] >= 25
     assert used_of[old["free"].quotas[0].tag] >= 25 * 15
+
+
+# The end of 2105; a window id of seconds' minutes still fits 32 bits by far.
+LAST_S = 4_291_747_199
+WINDOWS_AT = PlainScript(
+    "windows_at",
+    """
+    local ids = {}
+    for i, second in ipairs(ARGV) do
+      local at = windows_at(tonumber(second))
+      ids[i] = {at[0], at[1], at[2], at[3], at[4], at[5]}
+    end
+    return ids
+    """,
+    with_state=True,
+)
+
+
+@pytest.fixture
+def scripts(redis_url: str, key_prefix: str) -> Iterator[Scripts]:
+    made = Scripts(redis_url, key_prefix, {"key_1": "acc_one"})
+    yield made
+    made.close()
+
+
+def assert_same(scripts: Scripts, seconds: list[int]) -> None:
+    for start in range(0, len(seconds), 1000):
+        part = seconds[start : start + 1000]
+        for second, ids in zip(part, scripts.run(WINDOWS_AT, [b"none"], part), strict=True):
+            assert ids == [window_id(window, second) for window in Window], second
+
+
+def test_random_seconds(scripts: Scripts) -> None:
+    chosen = random.Random(20260301)  # noqa: S311
+    assert_same(scripts, [chosen.randrange(LAST_S) for _ in range(20_000)])
+
+
+def test_both_sides_of_every_month(scripts: Scripts) -> None:
+    seconds, at = [], 0
+    while at < LAST_S:
+        seconds += [at, at + 1]
+        end = window_end_s(Window.month, at)
+        assert end is not None
+        seconds.append(end - 1)
+        at = end
+    assert len(seconds) == 136 * 12 * 3
+    assert_same(scripts, seconds)
+
+
+def test_both_sides_of_days_and_weeks_of_leap_years(scripts: Scripts) -> None:
+    starts = [951_609_600, 1_709_078_400, 4_107_369_600]  # before 29 February 2000 and 2024, and 1 March 2100
+    assert_same(scripts, [start + day * 86_400 + by for start in starts for day in range(10) for by in (-1, 0, 1)])
