@@ -23,6 +23,7 @@ addresses  refused_requests  where requests come from, and the last that were re
 change_notifier  how a committed change reaches Redis and the gateways early
 errors       the tree of all exceptions
 fair_queue   what accounts or networks share, in turn
+mail         mails, stored in the transaction of what they tell
 logs         which request a log line is about, and lines as JSON
 audit  codings  pages  segments  times  zones     small things that the above share
 """

@@ -11,11 +11,10 @@ from billing.cli.confirmation import Yes, confirm
 from billing.cli.operator import add_call, quota_text, quotas_of, repeatable, shown_account
 from billing.cli.options import AccountId, Cursor, Limit, Quotas, changes_of
 from billing.cli.output import Shown, Table, page_parts
-from billing.money import MoneyError, parse_usd
+from billing.money import DEFAULT_PRIORITY, MOST_PRIORITY, MoneyError, parse_usd
 from billing.pages import DEFAULT_LIMIT
 from billing.principals import Status
 from billing.schemas.accounts import Against, GrantShape
-from billing.schemas.base import DEFAULT_PRIORITY, MOST_PRIORITY
 
 if TYPE_CHECKING:
     from billing.client.calls import BillingCalls

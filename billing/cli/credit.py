@@ -10,8 +10,8 @@ from billing.cli.confirmation import Yes, confirm
 from billing.cli.operator import add_call
 from billing.cli.options import AccountId, Cursor, Limit, given
 from billing.cli.output import Shown, Table, page_parts
+from billing.money import DEFAULT_PRIORITY, MOST_PRIORITY
 from billing.pages import DEFAULT_LIMIT
-from billing.schemas.base import DEFAULT_PRIORITY, MOST_PRIORITY
 
 if TYPE_CHECKING:
     from billing.client.calls import BillingCalls

@@ -17,7 +17,7 @@ from billing.client.calls import ANSWER_LIMIT_BYTES
 from billing.client.errors import BadAnswer, ClientError, Refused, Unreachable
 from billing.ledger.catalogue import sync_prices
 from billing.money import NANO_PER_USD
-from billing.schemas.keys import KeyShape, NewKey
+from billing.schemas.keys import KeyShape
 from billing.schemas.quotas import QuotaShape
 from billing.usage import Usage
 from metergate import Client

@@ -16,8 +16,8 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
 from billing.identity.codes import CodeRules, Codes
-from billing.identity.mail import enqueue
 from billing.identity.mailer import TAKE_LEASE, Delivery, Mailer, MailFailed, MailRules, Sender, Smtp, to_console
+from billing.mail import enqueue
 from tests.billing.support import Billing
 from tests.support.mail import Mailbox, mail_server
 from tests.support.ports import free_port
