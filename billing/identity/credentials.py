@@ -21,6 +21,7 @@ from billing.errors import MetergateError
 from billing.identity import letters, totp
 from billing.identity.passwords import LEAST_ALONE, LEAST_BESIDE, check_password
 from billing.identity.users import parse_email
+from billing.mail import SERVICE
 
 if TYPE_CHECKING:
     from billing.database.connection import Connection
@@ -186,7 +187,7 @@ class Credentials:
         stored = people.sealed_totp(user_id, secret)
         if await people.database.value(_query("totp_enrol"), user_id, stored) is None:
             raise CredentialRefused("There is an authenticator app already: POST /api/auth/totp/disable removes it.")
-        return Enrolment(secret, totp.uri(secret, letters.SERVICE, user.email or user.id))
+        return Enrolment(secret, totp.uri(secret, SERVICE, user.email or user.id))
 
     async def confirm(self, user_id: str, code: str, visitor: Visitor) -> list[str]:
         """Have signing in need codes of the app from now on, whose first one is shown; return the recovery codes."""
