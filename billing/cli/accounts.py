@@ -10,7 +10,7 @@ from billing.cli.commands import Connect, group
 from billing.cli.confirmation import Yes, confirm
 from billing.cli.operator import add_call, quota_text, quotas_of, repeatable, shown_account
 from billing.cli.options import AccountId, Cursor, Limit, Quotas, changes_of
-from billing.cli.output import Shown, Table, page_parts
+from billing.cli.output import Shown, Table, listed
 from billing.money import DEFAULT_PRIORITY, MOST_PRIORITY, MoneyError, parse_usd
 from billing.pages import DEFAULT_LIMIT
 from billing.principals import Status
@@ -74,10 +74,7 @@ async def show(client: "BillingCalls", account_id: AccountId) -> Shown:
 
 async def index(client: "BillingCalls", limit: Limit = DEFAULT_LIMIT, cursor: Cursor = None) -> Shown:
     """List accounts, newest first."""
-    page = await client.accounts(limit=limit, cursor=cursor)
-    rows = [(account.id, account.name, account.plan, account.status, account.balance_usd) for account in page.data]
-    headers = ("id", "name", "plan", "status", "balance USD")
-    return Shown(page.received, page_parts(headers, rows, page.next_cursor))
+    return listed(await client.accounts(limit=limit, cursor=cursor), "id", "name", "plan", "status", "balance_usd")
 
 
 async def change(

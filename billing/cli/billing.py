@@ -10,7 +10,7 @@ import typer
 from billing.cli.commands import group, lazy_group
 from billing.cli.confirmation import Yes, confirm
 from billing.cli.options import Cursor, Limit, given
-from billing.cli.output import Shown, Table, page_parts
+from billing.cli.output import Shown, Table, listed
 from billing.cli.people import add_person_call
 from billing.cli.session import FindSession
 from billing.pages import DEFAULT_LIMIT
@@ -202,23 +202,27 @@ async def orders(
     cursor: Cursor = None,
 ) -> Shown:
     """List orders, newest first."""
-    page = await client.own_orders(limit=limit, cursor=cursor, **given(status=status))
-    rows = [
-        (each.id, each.plan or each.kind, each.amount_usd, each.refunded_usd, each.status, each.created_at)
-        for each in page.data
-    ]
-    headers = ("id", "what", "amount USD", "refunded USD", "status", "created")
-    return Shown(page.received, page_parts(headers, rows, page.next_cursor))
+    return listed(
+        await client.own_orders(limit=limit, cursor=cursor, **given(status=status)),
+        "id",
+        ("what", lambda order: order.plan or order.kind),
+        "amount_usd",
+        "refunded_usd",
+        "status",
+        "created_at",
+    )
 
 
 async def invoices(client: "BillingCalls", limit: Limit = DEFAULT_LIMIT, cursor: Cursor = None) -> Shown:
     """List the bills of plans, newest first."""
-    page = await client.invoices(limit=limit, cursor=cursor)
-    rows = [
-        (each.number or each.id, f"{each.total_usd} {each.currency}", each.status, each.created_at, each.url or "-")
-        for each in page.data
-    ]
-    return Shown(page.received, page_parts(("number", "total", "status", "created", "page"), rows, page.next_cursor))
+    return listed(
+        await client.invoices(limit=limit, cursor=cursor),
+        ("number", lambda each: each.number or each.id),
+        ("total", lambda each: f"{each.total_usd} {each.currency}"),
+        "status",
+        "created_at",
+        ("page", "url"),
+    )
 
 
 async def redeem(

@@ -9,7 +9,7 @@ from billing.cli.commands import Connect, group
 from billing.cli.confirmation import Yes, confirm
 from billing.cli.operator import add_call
 from billing.cli.options import AccountId, Cursor, Limit, given
-from billing.cli.output import Shown, Table, page_parts
+from billing.cli.output import Shown, Table, listed
 from billing.money import DEFAULT_PRIORITY, MOST_PRIORITY
 from billing.pages import DEFAULT_LIMIT
 
@@ -37,18 +37,17 @@ async def lots(
     cursor: Cursor = None,
 ) -> Shown:
     """List the grants and purchases of an account, newest first, with what is left of each."""
-    page = await client.account_lots(
-        account_id, limit=limit, cursor=cursor, **given(open="true" if open_only else None)
+    return listed(
+        await client.account_lots(account_id, limit=limit, cursor=cursor, **given(open="true" if open_only else None)),
+        "id",
+        "kind",
+        "state",
+        "amount_usd",
+        "left_usd",
+        "priority",
+        "promotional",
+        "expires_at",
     )
-    rows = [
-        (
-            *(lot.id, lot.kind, lot.state, lot.amount_usd, lot.left_usd, str(lot.priority)),
-            *("yes" if lot.promotional else "no", lot.expires_at or "-"),
-        )
-        for lot in page.data
-    ]
-    headers = ("id", "kind", "state", "amount USD", "left USD", "priority", "promotional", "expires")
-    return Shown(page.received, page_parts(headers, rows, page.next_cursor))
 
 
 async def create(
@@ -97,16 +96,15 @@ async def create(
 
 async def index(client: "BillingCalls", limit: Limit = DEFAULT_LIMIT, cursor: Cursor = None) -> Shown:
     """List coupons, newest first, without their codes."""
-    page = await client.coupons(limit=limit, cursor=cursor)
-    rows = [
-        (
-            *(each.id, each.name, each.amount_usd, f"{each.redemptions}/{each.max_redemptions or '-'}"),
-            *(each.expires_at or "-", "disabled" if each.disabled_at else "on"),
-        )
-        for each in page.data
-    ]
-    headers = ("id", "name", "amount USD", "redeemed", "until", "status")
-    return Shown(page.received, page_parts(headers, rows, page.next_cursor))
+    return listed(
+        await client.coupons(limit=limit, cursor=cursor),
+        "id",
+        "name",
+        "amount_usd",
+        ("redeemed", lambda each: f"{each.redemptions}/{each.max_redemptions or '-'}"),
+        ("until", "expires_at"),
+        ("status", lambda each: "disabled" if each.disabled_at else "on"),
+    )
 
 
 async def disable(

@@ -8,7 +8,7 @@ from billing.cli.commands import Connect, group
 from billing.cli.key_rules import Clear, KeyId, add_rules, key_changes, key_state, key_table
 from billing.cli.operator import add_call, quotas_text
 from billing.cli.options import AccountId, Cursor, Limit
-from billing.cli.output import Shown, page_parts
+from billing.cli.output import Shown, listed
 from billing.money import MAX_NANO
 from billing.pages import DEFAULT_LIMIT
 
@@ -46,13 +46,15 @@ async def index(
     client: "BillingCalls", account_id: AccountId, limit: Limit = DEFAULT_LIMIT, cursor: Cursor = None
 ) -> Shown:
     """List an account's keys, newest first."""
-    page = await client.keys(account_id=account_id, limit=limit, cursor=cursor)
-    rows = [
-        (key.id, key.prefix, key.name, key_state(key), quotas_text(key.quotas), key.last_used_at or "never")
-        for key in page.data
-    ]
-    headers = ("id", "begins", "name", "state", "quotas", "last used")
-    return Shown(page.received, page_parts(headers, rows, page.next_cursor))
+    return listed(
+        await client.keys(account_id=account_id, limit=limit, cursor=cursor),
+        "id",
+        ("begins", "prefix"),
+        "name",
+        ("state", key_state),
+        ("quotas", lambda key: quotas_text(key.quotas)),
+        ("last used", lambda key: key.last_used_at or "never"),
+    )
 
 
 async def update(

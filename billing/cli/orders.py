@@ -10,7 +10,7 @@ from billing.cli.commands import Connect, group
 from billing.cli.confirmation import Yes, confirm
 from billing.cli.operator import add_call, repeatable
 from billing.cli.options import Cursor, Limit, given
-from billing.cli.output import Shown, Table, page_parts
+from billing.cli.output import Shown, Table, listed
 from billing.pages import DEFAULT_LIMIT, MAX_LIMIT
 
 if TYPE_CHECKING:
@@ -46,20 +46,24 @@ async def index(
 ) -> Shown:
     """List orders, newest first; with --parked payments that could not be credited."""
     if parked:
-        waiting = await client.parked(limit=limit, cursor=cursor)
-        lines = [
-            (each.id, each.order_id or "-", each.account_id or "-", f"{each.amount_usd} {each.currency}", each.reason)
-            for each in waiting.data
-        ]
-        titles = ("id", "order", "account", "amount", "reason")
-        return Shown(waiting.received, page_parts(titles, lines, waiting.next_cursor))
-    page = await client.orders(account_id=account_id, limit=limit, cursor=cursor, **given(status=status))
-    rows = [
-        (each.id, each.account_id, each.kind, each.amount_usd, each.refunded_usd, each.status, each.created_at)
-        for each in page.data
-    ]
-    headers = ("id", "account", "kind", "amount USD", "refunded USD", "status", "created")
-    return Shown(page.received, page_parts(headers, rows, page.next_cursor))
+        return listed(
+            await client.parked(limit=limit, cursor=cursor),
+            "id",
+            "order_id",
+            "account_id",
+            ("amount", lambda each: f"{each.amount_usd} {each.currency}"),
+            "reason",
+        )
+    return listed(
+        await client.orders(account_id=account_id, limit=limit, cursor=cursor, **given(status=status)),
+        "id",
+        "account_id",
+        "kind",
+        "amount_usd",
+        "refunded_usd",
+        "status",
+        "created_at",
+    )
 
 
 async def show(client: "BillingCalls", order_id: OrderId) -> Shown:
@@ -146,12 +150,15 @@ def add_exports(app: typer.Typer, connect: Connect) -> None:
 
 async def list_exports(client: "BillingCalls") -> Shown:
     """List exports: how many events wait, for how long the oldest does, and what is parked."""
-    page = await client.exports()
-    rows = [
-        (each.name, each.kind, str(each.waiting), f"{each.lag_seconds} s", str(each.parked), each.error or "-")
-        for each in page.data
-    ]
-    return Shown(page.received, page_parts(("export", "kind", "waiting", "lag", "parked", "last failure"), rows, None))
+    return listed(
+        await client.exports(),
+        ("export", "name"),
+        "kind",
+        "waiting",
+        ("lag", lambda each: f"{each.lag_seconds} s"),
+        "parked",
+        ("last failure", "error"),
+    )
 
 
 async def list_parked(
@@ -161,12 +168,13 @@ async def list_parked(
     cursor: Cursor = None,
 ) -> Shown:
     """List what the other sides do not take, newest first, and why."""
-    page = await client.parked_exports(export=export, limit=limit, cursor=cursor)
-    rows = [
-        (each.export, each.item, each.account_id, each.reason + (" (is tried again)" if each.again else ""))
-        for each in page.data
-    ]
-    return Shown(page.received, page_parts(("export", "item", "account", "reason"), rows, page.next_cursor))
+    return listed(
+        await client.parked_exports(export=export, limit=limit, cursor=cursor),
+        "export",
+        "item",
+        "account_id",
+        ("reason", lambda each: each.reason + (" (is tried again)" if each.again else "")),
+    )
 
 
 async def retry(

@@ -7,7 +7,7 @@ import typer
 
 from billing.cli.commands import group
 from billing.cli.options import Cursor, Limit, given
-from billing.cli.output import CommandFailed, Shown, Table, page_parts
+from billing.cli.output import CommandFailed, Shown, Table, listed
 from billing.cli.people import Org, add_person_call, add_session_call, ask_secret, org_of
 from billing.cli.session import FindSession, Session
 from billing.pages import DEFAULT_LIMIT
@@ -44,9 +44,7 @@ def add_orgs(app: typer.Typer, find: FindSession) -> None:
 
 async def index(client: "BillingCalls", limit: Limit = DEFAULT_LIMIT, cursor: Cursor = None) -> Shown:
     """List the organizations that you belong to, newest first."""
-    page = await client.organizations(limit=limit, cursor=cursor)
-    rows = [(each.slug, each.name, each.role or "-", each.id, each.account_id) for each in page.data]
-    return Shown(page.received, page_parts(("slug", "name", "role", "id", "account"), rows, page.next_cursor))
+    return listed(await client.organizations(limit=limit, cursor=cursor), "slug", "name", "role", "id", "account_id")
 
 
 async def show(client: "BillingCalls", org: Org = None) -> Shown:
@@ -78,9 +76,14 @@ async def members(
     client: "BillingCalls", org: Org = None, limit: Limit = DEFAULT_LIMIT, cursor: Cursor = None
 ) -> Shown:
     """List the members of an organization."""
-    page = await client.members(await _org_id(client, org), limit=limit, cursor=cursor)
-    rows = [(each.user_id, each.email, each.name or "-", each.role, each.created_at) for each in page.data]
-    return Shown(page.received, page_parts(("user", "address", "name", "role", "since"), rows, page.next_cursor))
+    return listed(
+        await client.members(await _org_id(client, org), limit=limit, cursor=cursor),
+        "user_id",
+        ("address", lambda member: member.email),
+        "name",
+        "role",
+        ("since", "created_at"),
+    )
 
 
 async def invite(
@@ -97,9 +100,14 @@ async def invitations(
     client: "BillingCalls", org: Org = None, limit: Limit = DEFAULT_LIMIT, cursor: Cursor = None
 ) -> Shown:
     """List invitations, newest first, also those that are over."""
-    page = await client.invitations(await _org_id(client, org), limit=limit, cursor=cursor)
-    rows = [(each.id, each.email, each.role, each.status, each.expires_at) for each in page.data]
-    return Shown(page.received, page_parts(("id", "address", "role", "status", "expires"), rows, page.next_cursor))
+    return listed(
+        await client.invitations(await _org_id(client, org), limit=limit, cursor=cursor),
+        "id",
+        ("address", "email"),
+        "role",
+        "status",
+        "expires_at",
+    )
 
 
 async def resend_invitation(client: "BillingCalls", invitation_id: InvitationId, org: Org = None) -> Shown:

@@ -8,7 +8,7 @@ import typer
 from billing.cli.commands import Connect, group
 from billing.cli.operator import add_call
 from billing.cli.options import Cursor, Limit, given
-from billing.cli.output import Shown, Table, page_parts
+from billing.cli.output import Shown, Table, listed
 from billing.pages import DEFAULT_LIMIT
 
 if TYPE_CHECKING:
@@ -51,13 +51,15 @@ async def audit(
 ) -> Shown:
     """Show who did what, newest first; --json has what it said before and after."""
     about = {"account_id": account, "user_id": user, "actor": actor, "action": action, "since": since, "until": until}
-    page = await client.audit(**about, limit=limit, cursor=cursor)
-    rows = [
-        (each.created_at, each.actor, each.action, each.subject, each.address or "-", each.request_id or "-")
-        for each in page.data
-    ]
-    headers = ("time", "actor", "action", "subject", "address", "request")
-    return Shown(page.received, page_parts(headers, rows, page.next_cursor))
+    return listed(
+        await client.audit(**about, limit=limit, cursor=cursor),
+        ("time", "created_at"),
+        "actor",
+        "action",
+        "subject",
+        "address",
+        "request_id",
+    )
 
 
 async def list_users(
@@ -68,9 +70,13 @@ async def list_users(
     cursor: Cursor = None,
 ) -> Shown:
     """List people, newest first."""
-    page = await client.users(email=email, limit=limit, cursor=cursor, **given(status=status))
-    rows = [(each.id, each.email, each.status, "operator" if each.operator else "-") for each in page.data]
-    return Shown(page.received, page_parts(("id", "address", "status", "right"), rows, page.next_cursor))
+    return listed(
+        await client.users(email=email, limit=limit, cursor=cursor, **given(status=status)),
+        "id",
+        ("address", lambda user: user.email),
+        "status",
+        ("right", lambda user: "operator" if user.operator else "-"),
+    )
 
 
 async def show_user(client: "BillingCalls", user_id: UserId) -> Shown:
@@ -145,17 +151,18 @@ def add_exporters(app: typer.Typer, connect: Connect) -> None:
 
 async def list_runs(client: "BillingCalls", limit: Limit = DEFAULT_LIMIT, cursor: Cursor = None) -> Shown:
     """List the last runs of collection, newest first."""
-    page = await client.collect_runs(limit=limit, cursor=cursor)
-    rows = [
-        (
-            *(each.started_at, each.job, each.status, f"{each.sources - each.failed_sources}/{each.sources}"),
-            *(str(each.processed_samples), str(each.written_minutes), str(each.replayed_minutes), str(each.debits)),
-            each.error or "-",
-        )
-        for each in page.data
-    ]
-    headers = ("started", "job", "status", "sources", "samples", "minutes", "replayed", "debits", "error")
-    return Shown(page.received, page_parts(headers, rows, page.next_cursor))
+    return listed(
+        await client.collect_runs(limit=limit, cursor=cursor),
+        "started_at",
+        "job",
+        "status",
+        ("sources", lambda run: f"{run.sources - run.failed_sources}/{run.sources}"),
+        ("samples", "processed_samples"),
+        ("minutes", "written_minutes"),
+        ("replayed", "replayed_minutes"),
+        "debits",
+        "error",
+    )
 
 
 async def list_subjects(
@@ -165,13 +172,14 @@ async def list_subjects(
     cursor: Cursor = None,
 ) -> Shown:
     """List whom exporters count, newest first, and all bytes that they counted."""
-    page = await client.collect_subjects(state="parked" if parked else "all", limit=limit, cursor=cursor)
-    rows = [
-        (each.uuid, each.email or "-", each.account_id or "parked", str(each.bytes), each.created_at)
-        for each in page.data
-    ]
-    headers = ("uuid", "e-mail", "account", "bytes", "seen first")
-    return Shown(page.received, page_parts(headers, rows, page.next_cursor))
+    return listed(
+        await client.collect_subjects(state="parked" if parked else "all", limit=limit, cursor=cursor),
+        "uuid",
+        ("e-mail", "email"),
+        ("account", lambda each: each.account_id or "parked"),
+        "bytes",
+        ("seen first", "created_at"),
+    )
 
 
 async def assign(

@@ -8,7 +8,7 @@ from billing.cli.commands import group
 from billing.cli.key_rules import Clear, KeyId, add_rules, key_changes, key_state, key_table
 from billing.cli.operator import quotas_text
 from billing.cli.options import Cursor, Limit
-from billing.cli.output import Shown, Table, page_parts
+from billing.cli.output import Shown, Table, listed
 from billing.cli.people import add_person_call, add_session_call, ask_secret
 from billing.cli.session import FindSession, Session
 from billing.money import MAX_NANO
@@ -52,16 +52,16 @@ async def index(
     cursor: Cursor = None,
 ) -> Shown:
     """List the account's keys, newest first; revoked ones stay listed."""
-    page = await client.own_keys(user_id=user, limit=limit, cursor=cursor)
-    rows = [
-        (
-            *(key.id, key.prefix, key.name, key.user_id or "-", key_state(key)),
-            *(quotas_text(key.quotas), key.last_used_at or "never"),
-        )
-        for key in page.data
-    ]
-    headers = ("id", "begins", "name", "user", "state", "quotas", "last used")
-    return Shown(page.received, page_parts(headers, rows, page.next_cursor))
+    return listed(
+        await client.own_keys(user_id=user, limit=limit, cursor=cursor),
+        "id",
+        ("begins", "prefix"),
+        "name",
+        "user_id",
+        ("state", key_state),
+        ("quotas", lambda key: quotas_text(key.quotas)),
+        ("last used", lambda key: key.last_used_at or "never"),
+    )
 
 
 async def show(client: "BillingCalls", key_id: KeyId) -> Shown:

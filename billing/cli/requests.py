@@ -8,7 +8,7 @@ import typer
 from msgspec import UNSET
 
 from billing.cli.options import Cursor, Limit
-from billing.cli.output import CommandFailed, Shown, Table, page_parts
+from billing.cli.output import CommandFailed, Shown, Table, listed
 from billing.cli.people import add_person_call
 from billing.cli.session import FindSession
 from billing.pages import DEFAULT_LIMIT
@@ -39,16 +39,24 @@ async def requests(
     if refused:
         if model is not None or cursor is not None:
             raise typer.BadParameter("goes with --key and --limit alone", param_hint="--refused")
-        found = await client.own_refusals(key_id=key, limit=limit)
-        refusals = [(each.created_at, each.id, each.key_id or "-", each.model or "-", each.code) for each in found.data]
-        return Shown(found.received, page_parts(("time", "request", "key", "model", "code"), refusals, None))
-    page = await client.usage_events(key_id=key, model=model, limit=limit, cursor=cursor)
-    rows = [
-        (each.created_at, each.id, each.key_id, each.model, str(each.status), str(each.total_tokens), each.charge_usd)
-        for each in page.data
-    ]
-    headers = ("time", "request", "key", "model", "status", "tokens", "charge USD")
-    return Shown(page.received, page_parts(headers, rows, page.next_cursor))
+        return listed(
+            await client.own_refusals(key_id=key, limit=limit),
+            ("time", "created_at"),
+            ("request", "id"),
+            "key_id",
+            "model",
+            "code",
+        )
+    return listed(
+        await client.usage_events(key_id=key, model=model, limit=limit, cursor=cursor),
+        ("time", "created_at"),
+        ("request", "id"),
+        "key_id",
+        "model",
+        "status",
+        ("tokens", "total_tokens"),
+        "charge_usd",
+    )
 
 
 async def explained(client: "BillingCalls", request_id: str) -> Shown:

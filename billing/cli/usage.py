@@ -12,7 +12,7 @@ import typer
 
 from billing.cli.commands import add_command
 from billing.cli.options import REMOTE, Cursor, Limit, given
-from billing.cli.output import CommandFailed, Output, Shown, Table, page_parts
+from billing.cli.output import CommandFailed, Output, Shown, Table, listed, page_parts
 from billing.cli.people import explained_to_people
 from billing.cli.session import FILE_MODE, FindSession
 from billing.pages import DEFAULT_LIMIT
@@ -108,16 +108,17 @@ async def _show(client: "BillingCalls", what: str, asked: Query, limit: int) -> 
         return await _summary(client, query)
     if what == "buckets":
         return await _buckets(client, query)
-    page = await client.usage_events(**query)
-    events = [
-        (
-            *(each.created_at, each.id, each.key_id, each.model, str(each.status)),
-            *(str(each.input_tokens), str(each.output_tokens), each.charge_usd),
-        )
-        for each in page.data
-    ]
-    headers = ("time", "request", "key", "model", "status", "input", "output", "charge USD")
-    return Shown(page.received, page_parts(headers, events, page.next_cursor))
+    return listed(
+        await client.usage_events(**query),
+        ("time", "created_at"),
+        ("request", "id"),
+        "key_id",
+        "model",
+        "status",
+        ("input", "input_tokens"),
+        ("output", "output_tokens"),
+        "charge_usd",
+    )
 
 
 async def _summary(client: "BillingCalls", query: dict[str, Any]) -> Shown:

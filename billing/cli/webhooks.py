@@ -6,7 +6,7 @@ import typer
 
 from billing.cli.commands import group
 from billing.cli.options import Cursor, Limit
-from billing.cli.output import Shown, Table, page_parts
+from billing.cli.output import Shown, Table, listed
 from billing.cli.people import add_person_call
 from billing.cli.session import FindSession
 from billing.pages import DEFAULT_LIMIT
@@ -16,7 +16,6 @@ if TYPE_CHECKING:
     from billing.schemas.webhooks import DeliveryShape, NewEndpointShape
 
 EndpointId = Annotated[str, typer.Argument(help="The endpoint's id, whe_...", show_default=False)]
-_DELIVERIES = ("id", "type", "state", "tries", "status", "created", "next try", "why")
 
 
 def add_webhooks(app: typer.Typer, find: FindSession) -> None:
@@ -34,15 +33,14 @@ def add_webhooks(app: typer.Typer, find: FindSession) -> None:
 
 async def index(client: "BillingCalls", limit: Limit = DEFAULT_LIMIT, cursor: Cursor = None) -> Shown:
     """List endpoints, newest first."""
-    page = await client.webhook_endpoints(limit=limit, cursor=cursor)
-    rows = [
-        (
-            *(each.id, each.url, "all" if each.types is None else " ".join(each.types)),
-            *("on" if each.enabled else f"off: {each.disabled_reason}", each.failing_since or "-"),
-        )
-        for each in page.data
-    ]
-    return Shown(page.received, page_parts(("id", "url", "types", "state", "failing since"), rows, page.next_cursor))
+    return listed(
+        await client.webhook_endpoints(limit=limit, cursor=cursor),
+        "id",
+        "url",
+        ("types", lambda each: "all" if each.types is None else " ".join(each.types)),
+        ("state", lambda each: "on" if each.enabled else f"off: {each.disabled_reason}"),
+        "failing_since",
+    )
 
 
 async def add(
@@ -81,15 +79,17 @@ async def deliveries(
     client: "BillingCalls", endpoint_id: EndpointId, limit: Limit = DEFAULT_LIMIT, cursor: Cursor = None
 ) -> Shown:
     """List what was sent to an endpoint, newest first, and what became of it."""
-    page = await client.webhook_deliveries(endpoint_id, limit=limit, cursor=cursor)
-    rows = [
-        (
-            *(each.id, each.type, each.state, str(each.attempts), "-" if each.status is None else str(each.status)),
-            *(each.created_at, each.next_attempt_at or "-", each.error or "-"),
-        )
-        for each in page.data
-    ]
-    return Shown(page.received, page_parts(_DELIVERIES, rows, page.next_cursor))
+    return listed(
+        await client.webhook_deliveries(endpoint_id, limit=limit, cursor=cursor),
+        "id",
+        "type",
+        "state",
+        ("tries", "attempts"),
+        "status",
+        "created_at",
+        ("next try", "next_attempt_at"),
+        ("why", "error"),
+    )
 
 
 async def redeliver(

@@ -11,7 +11,7 @@ import typer
 from billing.cli import REFUSED, UNREACHABLE, USAGE, CommandFailed, Connect, Output, Shown, Table, add_command, group
 from billing.cli.operator import add_call
 from billing.cli.options import Cursor, Limit, given
-from billing.cli.output import page_parts
+from billing.cli.output import listed
 from billing.pages import DEFAULT_LIMIT
 
 if TYPE_CHECKING:
@@ -125,13 +125,16 @@ async def events(
     cursor: Cursor = None,
 ) -> Shown:
     """List events that the payment provider has delivered, those that came last first."""
-    page = await client.payment_events(limit=limit, cursor=cursor, **given(state=state))
-    rows = [
-        (each.received_at, each.id, each.type, each.object_id or "-", each.state, str(each.attempts), each.error or "-")
-        for each in page.data
-    ]
-    headers = ("received", "event", "type", "object", "state", "tries", "error")
-    return Shown(page.received, page_parts(headers, rows, page.next_cursor))
+    return listed(
+        await client.payment_events(limit=limit, cursor=cursor, **given(state=state)),
+        "received_at",
+        ("event", "id"),
+        "type",
+        "object_id",
+        "state",
+        ("tries", "attempts"),
+        "error",
+    )
 
 
 async def replay(
