@@ -8,9 +8,9 @@ import typer
 
 from billing.cli.commands import Connect, group
 from billing.cli.confirmation import Yes, confirm
-from billing.cli.operator import add_call, quota_text, quotas_of, repeatable, shown_account
+from billing.cli.operator import add_calls, quota_text, quotas_of, repeatable, shown_account
 from billing.cli.options import AccountId, Cursor, Limit, Quotas, changes_of
-from billing.cli.output import Shown, Table, listed
+from billing.cli.output import Shown, Table, details, listed
 from billing.money import DEFAULT_PRIORITY, MOST_PRIORITY, MoneyError, parse_usd
 from billing.pages import DEFAULT_LIMIT
 from billing.principals import Status
@@ -30,18 +30,9 @@ IdempotencyKey = Annotated[
 def add_accounts(app: typer.Typer, connect: Connect) -> None:
     """Add the group `account`, and what is done to one account."""
     account = group("Accounts: who pays.")
-    add_call(account, "create", create, connect)
-    add_call(account, "show", show, connect)
-    add_call(account, "list", index, connect)
-    add_call(account, "set", change, connect)
-    add_call(account, "quotas", quotas, connect)
+    add_calls(account, connect, create=create, show=show, list=index, set=change, quotas=quotas)
     app.add_typer(account, name="account")
-    add_call(app, "grant", grant, connect)
-    add_call(app, "refund", refund, connect)
-    add_call(app, "adjust", adjust, connect)
-    add_call(app, "suspend", suspend, connect)
-    add_call(app, "close", close, connect)
-    add_call(app, "reopen", reopen, connect)
+    add_calls(app, connect, grant=grant, refund=refund, adjust=adjust, suspend=suspend, close=close, reopen=reopen)
 
 
 async def create(
@@ -239,4 +230,4 @@ async def _give(
         ("balance USD", result.balance_usd),
         ("idempotency key", key),
     ]
-    return Shown(result.received, (Table((), rows),))
+    return details(result, rows)

@@ -11,7 +11,7 @@ from billing.cli.commands import group, lazy_group
 from billing.cli.confirmation import Yes, confirm
 from billing.cli.options import Cursor, Limit, given
 from billing.cli.output import Shown, Table, listed
-from billing.cli.people import add_person_call
+from billing.cli.people import add_person_calls
 from billing.cli.session import FindSession
 from billing.pages import DEFAULT_LIMIT
 
@@ -45,16 +45,20 @@ _FEATURES = ("feature", "allowed", "limit", "used", "left", "resets")
 def add_billing(app: typer.Typer, find: FindSession) -> None:
     """Add the group `billing`."""
     billing = group("The account: what is left, and what comes next.")
-    add_person_call(billing, "status", status, find)
-    add_person_call(billing, "setup", setup, find)
-    add_person_call(billing, "portal", portal, find)
-    add_person_call(billing, "plans", plans, find)
-    add_person_call(billing, "checkout", checkout, find)
-    add_person_call(billing, "change-plan", change_plan, find)
-    add_person_call(billing, "orders", orders, find)
-    add_person_call(billing, "invoices", invoices, find)
-    add_person_call(billing, "redeem", redeem, find)
-    add_person_call(billing, "alert", alert, find)
+    add_person_calls(
+        billing,
+        find,
+        status=status,
+        setup=setup,
+        portal=portal,
+        plans=plans,
+        checkout=checkout,
+        change_plan=change_plan,
+        orders=orders,
+        invoices=invoices,
+        redeem=redeem,
+        alert=alert,
+    )
     recharge = lazy_group("The saved payment method is charged when credit runs low.", RECHARGE, find)
     billing.add_typer(recharge, name="auto-recharge")
     budget = lazy_group("Sums to stay within: they tell, and refuse nothing.", BUDGET, find)

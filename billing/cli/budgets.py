@@ -5,8 +5,8 @@ from typing import TYPE_CHECKING, Annotated, Final
 import typer
 
 from billing.cli.options import Cursor, Limit, given
-from billing.cli.output import Shown, Table, page_parts
-from billing.cli.people import add_person_call
+from billing.cli.output import Shown, details, page_parts
+from billing.cli.people import add_person_calls
 from billing.cli.session import FindSession
 from billing.pages import DEFAULT_LIMIT
 
@@ -29,10 +29,7 @@ _BUDGETS: Final = ("id", "of", "period", "amount USD", "spent USD", "percent", "
 
 def add_budgets(app: typer.Typer, find: FindSession) -> None:
     """Add the commands of the group `billing budget`."""
-    add_person_call(app, "list", list_budgets, find)
-    add_person_call(app, "create", create_budget, find)
-    add_person_call(app, "update", update_budget, find)
-    add_person_call(app, "delete", delete_budget, find)
+    add_person_calls(app, find, list=list_budgets, create=create_budget, update=update_budget, delete=delete_budget)
 
 
 async def list_budgets(client: "BillingCalls", limit: Limit = DEFAULT_LIMIT, cursor: Cursor = None) -> Shown:
@@ -91,4 +88,4 @@ def _shown_budget(budget: "OwnBudgetShape") -> Shown:
     rows = list(zip(_BUDGETS, _budget(budget), strict=True))
     rows.append(("tells at", ", ".join(f"{each} %" for each in budget.thresholds)))
     rows.append(("tells", ", ".join(budget.notify) or "owners and admins"))
-    return Shown(budget.received, (Table((), rows),))
+    return details(budget, rows)

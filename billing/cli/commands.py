@@ -15,7 +15,7 @@ import functools
 import inspect
 import signal
 import types
-from collections.abc import Callable, Collection, Coroutine, Iterator, Mapping
+from collections.abc import Awaitable, Callable, Collection, Coroutine, Iterator, Mapping
 from contextlib import AbstractAsyncContextManager, contextmanager
 from dataclasses import fields
 from importlib import import_module
@@ -26,13 +26,15 @@ from typer.core import TyperCommand, TyperGroup
 from typer.main import get_group
 
 from billing.cli.options import RESULT, Common
-from billing.cli.output import CommandFailed, Output
+from billing.cli.output import CommandFailed, Output, Shown
 
 if TYPE_CHECKING:
     from billing.client.calls import BillingCalls
 
 Work = Callable[..., Coroutine[Any, Any, int | None] | int]
 """A function of an `Output` and a command's own options, mostly async; answers the exit code, None for 0."""
+Call = Callable[..., Awaitable[Shown]]
+"""An async function of a `BillingCalls` or a `Session`, and a command's own options."""
 Connect = Callable[[Output], AbstractAsyncContextManager["BillingCalls"]]
 """How to reach the billing API by what the output's options say; raises `CommandFailed` where that can't be."""
 

@@ -7,9 +7,9 @@ import typer
 from billing.cli.accounts import amount_nano, exceeds_confirmed
 from billing.cli.commands import Connect, group
 from billing.cli.confirmation import Yes, confirm
-from billing.cli.operator import add_call
+from billing.cli.operator import add_calls
 from billing.cli.options import AccountId, Cursor, Limit, given
-from billing.cli.output import Shown, Table, listed
+from billing.cli.output import Shown, details, listed
 from billing.money import DEFAULT_PRIORITY, MOST_PRIORITY
 from billing.pages import DEFAULT_LIMIT
 
@@ -21,11 +21,9 @@ Priority = Annotated[int, typer.Option(min=0, max=MOST_PRIORITY, help="What is d
 
 def add_credit(app: typer.Typer, connect: Connect) -> None:
     """Add `lots` and the group `coupon`."""
-    add_call(app, "lots", lots, connect)
+    add_calls(app, connect, lots=lots)
     coupon = group("Codes that are credit, once for each account.")
-    add_call(coupon, "create", create, connect)
-    add_call(coupon, "list", index, connect)
-    add_call(coupon, "disable", disable, connect)
+    add_calls(coupon, connect, create=create, list=index, disable=disable)
     app.add_typer(coupon, name="coupon")
 
 
@@ -91,7 +89,7 @@ async def create(
         ("by", "all accounts" if made.max_redemptions is None else f"{made.max_redemptions} accounts"),
         ("credit lasts", "for ever" if made.credit_days is None else f"{made.credit_days} days"),
     ]
-    return Shown(made.received, (Table((), rows),))
+    return details(made, rows)
 
 
 async def index(client: "BillingCalls", limit: Limit = DEFAULT_LIMIT, cursor: Cursor = None) -> Shown:

@@ -6,7 +6,7 @@ import typer
 
 from billing.cli.commands import Connect, group
 from billing.cli.key_rules import Clear, KeyId, add_rules, key_changes, key_state, key_table
-from billing.cli.operator import add_call, quotas_text
+from billing.cli.operator import add_calls, quotas_text
 from billing.cli.options import AccountId, Cursor, Limit
 from billing.cli.output import Shown, listed
 from billing.money import MAX_NANO
@@ -19,10 +19,7 @@ if TYPE_CHECKING:
 def add_keys(app: typer.Typer, connect: Connect) -> None:
     """Add the group `key`."""
     key = group("API keys of accounts.")
-    add_call(key, "create", add_rules(create), connect)
-    add_call(key, "list", index, connect)
-    add_call(key, "update", add_rules(update), connect)
-    add_call(key, "revoke", revoke, connect)
+    add_calls(key, connect, create=add_rules(create), list=index, update=add_rules(update), revoke=revoke)
     app.add_typer(key, name="key")
 
 

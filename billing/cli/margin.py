@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Final
 import typer
 
 from billing.cli.commands import Connect, group
-from billing.cli.operator import add_call, providers
+from billing.cli.operator import add_calls, providers
 from billing.cli.options import Cursor, Limit, given
 from billing.cli.output import USAGE, CommandFailed, Shown, Table
 from billing.pages import DEFAULT_LIMIT
@@ -32,14 +32,13 @@ _FORMULA: Final = ("=", "+", "-", "@", "\t", "\r")
 
 def add_margin(app: typer.Typer, connect: Connect) -> None:
     """Add `margin`."""
-    add_call(app, "margin", margin, connect)
+    add_calls(app, connect, margin=margin)
 
 
 def add_providers(app: typer.Typer, connect: Connect) -> None:
     """Add the group `provider`."""
     provider = group("Providers of the configuration, and their bills.")
-    add_call(provider, "list", providers, connect)
-    add_call(provider, "reconcile", reconcile, connect)
+    add_calls(provider, connect, list=providers, reconcile=reconcile)
     app.add_typer(provider, name="provider")
 
 

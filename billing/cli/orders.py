@@ -8,9 +8,9 @@ from ulid import ULID
 
 from billing.cli.commands import Connect, group
 from billing.cli.confirmation import Yes, confirm
-from billing.cli.operator import add_call, repeatable
+from billing.cli.operator import add_calls, repeatable
 from billing.cli.options import Cursor, Limit, given
-from billing.cli.output import Shown, Table, listed
+from billing.cli.output import Shown, details, listed
 from billing.pages import DEFAULT_LIMIT, MAX_LIMIT
 
 if TYPE_CHECKING:
@@ -25,11 +25,7 @@ ParkedId = Annotated[
 def add_orders(app: typer.Typer, connect: Connect) -> None:
     """Add the group `order`."""
     order = group("What was bought: orders, refunds of them, and payments that could not be credited.")
-    add_call(order, "list", index, connect)
-    add_call(order, "show", show, connect)
-    add_call(order, "credit", credit, connect)
-    add_call(order, "dismiss", dismiss, connect)
-    add_call(order, "refund", refund, connect)
+    add_calls(order, connect, list=index, show=show, credit=credit, dismiss=dismiss, refund=refund)
     app.add_typer(order, name="order")
 
 
@@ -82,7 +78,7 @@ async def show(client: "BillingCalls", order_id: OrderId) -> Shown:
         ("transaction", order.transaction_id or "-"),
         ("created", order.created_at),
     ]
-    return Shown(order.received, (Table((), rows),))
+    return details(order, rows)
 
 
 async def credit(
@@ -142,9 +138,7 @@ async def refund(
 def add_exports(app: typer.Typer, connect: Connect) -> None:
     """Add the group `exports`."""
     exports = group("Usage on its way to other systems.")
-    add_call(exports, "list", list_exports, connect)
-    add_call(exports, "parked", list_parked, connect)
-    add_call(exports, "retry", retry, connect)
+    add_calls(exports, connect, list=list_exports, parked=list_parked, retry=retry)
     app.add_typer(exports, name="exports")
 
 

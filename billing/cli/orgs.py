@@ -7,8 +7,8 @@ import typer
 
 from billing.cli.commands import group
 from billing.cli.options import Cursor, Limit, given
-from billing.cli.output import CommandFailed, Shown, Table, listed
-from billing.cli.people import Org, add_person_call, add_session_call, ask_secret, org_of
+from billing.cli.output import CommandFailed, Shown, details, listed
+from billing.cli.people import Org, add_person_calls, add_session_calls, ask_secret, org_of
 from billing.cli.session import FindSession, Session
 from billing.pages import DEFAULT_LIMIT
 from billing.schemas.organizations import InvitationShape, OrganizationShape, RoleName
@@ -26,19 +26,21 @@ _ID_PREFIX = "org_"
 def add_orgs(app: typer.Typer, find: FindSession) -> None:
     """Add the group `org`."""
     org = group("Organizations, their members, invitations.")
-    add_person_call(org, "list", index, find)
-    add_person_call(org, "show", show, find)
-    add_person_call(org, "create", create, find)
-    add_person_call(org, "rename", rename, find)
-    add_person_call(org, "members", members, find)
-    add_person_call(org, "invite", invite, find)
-    add_person_call(org, "invitations", invitations, find)
-    add_person_call(org, "resend-invitation", resend_invitation, find)
-    add_person_call(org, "revoke-invitation", revoke_invitation, find)
-    add_session_call(org, "accept", accept, find)
-    add_person_call(org, "role", role, find)
-    add_person_call(org, "remove", remove, find)
-    add_person_call(org, "transfer", transfer, find)
+    add_person_calls(
+        org,
+        find,
+        list=index,
+        show=show,
+        create=create,
+        rename=rename,
+        members=members,
+        invite=invite,
+        invitations=invitations,
+        resend_invitation=resend_invitation,
+        revoke_invitation=revoke_invitation,
+    )
+    add_session_calls(org, find, accept=accept)
+    add_person_calls(org, find, role=role, remove=remove, transfer=transfer)
     app.add_typer(org, name="org")
 
 
@@ -179,7 +181,7 @@ def _one(organization: OrganizationShape, *more: str) -> Shown:
         ("your role", organization.role or "-"),
         ("created", organization.created_at),
     ]
-    return Shown(organization.received, (Table((), rows), *more))
+    return details(organization, rows, *more)
 
 
 def _invitation(invitation: InvitationShape) -> Shown:

@@ -6,9 +6,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from billing.cli.commands import Connect, group
-from billing.cli.operator import add_call
+from billing.cli.operator import add_calls
 from billing.cli.options import Cursor, Limit, given
-from billing.cli.output import Shown, Table, listed
+from billing.cli.output import Shown, details, listed
 from billing.pages import DEFAULT_LIMIT
 
 if TYPE_CHECKING:
@@ -22,19 +22,23 @@ Until = Annotated[str | None, typer.Option(metavar="TIME", help="Before then.")]
 
 def add_audit(app: typer.Typer, connect: Connect) -> None:
     """Add `audit`."""
-    add_call(app, "audit", audit, connect)
+    add_calls(app, connect, audit=audit)
 
 
 def add_users(app: typer.Typer, connect: Connect) -> None:
     """Add the group `user`."""
     user = group("People: who is let in, and who is an operator.")
-    add_call(user, "list", list_users, connect)
-    add_call(user, "show", show_user, connect)
-    add_call(user, "approve", approve, connect)
-    add_call(user, "disable", disable, connect)
-    add_call(user, "enable", enable, connect)
-    add_call(user, "operator", set_operator, connect)
-    add_call(user, "remove-app", remove_app, connect)
+    add_calls(
+        user,
+        connect,
+        list=list_users,
+        show=show_user,
+        approve=approve,
+        disable=disable,
+        enable=enable,
+        operator=set_operator,
+        remove_app=remove_app,
+    )
     app.add_typer(user, name="user")
 
 
@@ -131,21 +135,20 @@ def _one(user: "UserDetailShape") -> Shown:
         ("last sign-in", user.last_sign_in_at or "-"),
         *((f"{each.role} of", f"{each.slug}, account {each.account_id}") for each in user.organizations),
     ]
-    return Shown(user.received, (Table((), rows),))
+    return details(user, rows)
 
 
 def add_jobs(app: typer.Typer, connect: Connect) -> None:
     """Add the group `jobs`."""
     jobs = group("Jobs: runs of collection.")
-    add_call(jobs, "list", list_runs, connect)
+    add_calls(jobs, connect, list=list_runs)
     app.add_typer(jobs, name="jobs")
 
 
 def add_exporters(app: typer.Typer, connect: Connect) -> None:
     """Add the group `exporters`."""
     exporters = group("Traffic that exporters count: whose it is.")
-    add_call(exporters, "subjects", list_subjects, connect)
-    add_call(exporters, "assign", assign, connect)
+    add_calls(exporters, connect, subjects=list_subjects, assign=assign)
     app.add_typer(exporters, name="exporters")
 
 

@@ -9,7 +9,7 @@ from billing.cli.key_rules import Clear, KeyId, add_rules, key_changes, key_stat
 from billing.cli.operator import quotas_text
 from billing.cli.options import Cursor, Limit
 from billing.cli.output import Shown, Table, listed
-from billing.cli.people import add_person_call, add_session_call, ask_secret
+from billing.cli.people import add_person_calls, add_session_calls, ask_secret
 from billing.cli.session import FindSession, Session
 from billing.money import MAX_NANO
 from billing.pages import DEFAULT_LIMIT
@@ -22,13 +22,17 @@ if TYPE_CHECKING:
 def add_own_keys(app: typer.Typer, find: FindSession) -> None:
     """Add the group `keys`."""
     keys = group("API keys of your account.")
-    add_person_call(keys, "create", add_rules(create), find)
-    add_person_call(keys, "list", index, find)
-    add_person_call(keys, "show", show, find)
-    add_person_call(keys, "update", add_rules(update), find)
-    add_person_call(keys, "rotate", rotate, find)
-    add_person_call(keys, "revoke", revoke, find)
-    add_session_call(keys, "revoke-leaked", revoke_leaked, find)
+    add_person_calls(
+        keys,
+        find,
+        create=add_rules(create),
+        list=index,
+        show=show,
+        update=add_rules(update),
+        rotate=rotate,
+        revoke=revoke,
+    )
+    add_session_calls(keys, find, revoke_leaked=revoke_leaked)
     app.add_typer(keys, name="keys")
 
 

@@ -9,7 +9,7 @@ from msgspec import UNSET
 
 from billing.cli.options import Cursor, Limit
 from billing.cli.output import CommandFailed, Shown, Table, listed
-from billing.cli.people import add_person_call
+from billing.cli.people import add_person_calls
 from billing.cli.session import FindSession
 from billing.pages import DEFAULT_LIMIT
 
@@ -24,7 +24,7 @@ _CLASS, _QUANTITY = 14, 12
 
 def add_requests(app: typer.Typer, find: FindSession) -> None:
     """Add `requests`."""
-    add_person_call(app, "requests", requests, find)
+    add_person_calls(app, find, requests=requests)
 
 
 async def requests(

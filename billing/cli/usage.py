@@ -12,7 +12,7 @@ import typer
 
 from billing.cli.commands import add_command
 from billing.cli.options import REMOTE, Cursor, Limit, given
-from billing.cli.output import CommandFailed, Output, Shown, Table, listed, page_parts
+from billing.cli.output import CommandFailed, Output, Shown, Table, details, listed, page_parts
 from billing.cli.people import explained_to_people
 from billing.cli.session import FILE_MODE, FindSession
 from billing.pages import DEFAULT_LIMIT
@@ -102,7 +102,7 @@ async def _show(client: "BillingCalls", what: str, asked: Query, limit: int) -> 
         totals = await client.usage(**query)
         shown = {name: value for name, value in totals.received.items() if name != "cost_usd"}  # `charge_usd` again
         rows = [(name.replace("_", " "), str(value)) for name, value in shown.items()]
-        return Shown(totals.received, (Table((), rows),))
+        return details(totals, rows)
     query["limit"] = limit
     if what == "summary":
         return await _summary(client, query)

@@ -7,7 +7,7 @@ import typer
 from billing.cli.commands import group
 from billing.cli.options import Cursor, Limit
 from billing.cli.output import Shown, Table, listed
-from billing.cli.people import add_person_call
+from billing.cli.people import add_person_calls
 from billing.cli.session import FindSession
 from billing.pages import DEFAULT_LIMIT
 
@@ -21,13 +21,17 @@ EndpointId = Annotated[str, typer.Argument(help="The endpoint's id, whe_...", sh
 def add_webhooks(app: typer.Typer, find: FindSession) -> None:
     """Add the group `webhooks`."""
     webhooks = group("Where notices of the account are sent to, such as balance.low.")
-    add_person_call(webhooks, "list", index, find)
-    add_person_call(webhooks, "add", add, find)
-    add_person_call(webhooks, "remove", remove, find)
-    add_person_call(webhooks, "rotate", rotate, find)
-    add_person_call(webhooks, "test", test, find)
-    add_person_call(webhooks, "deliveries", deliveries, find)
-    add_person_call(webhooks, "redeliver", redeliver, find)
+    add_person_calls(
+        webhooks,
+        find,
+        list=index,
+        add=add,
+        remove=remove,
+        rotate=rotate,
+        test=test,
+        deliveries=deliveries,
+        redeliver=redeliver,
+    )
     app.add_typer(webhooks, name="webhooks")
 
 

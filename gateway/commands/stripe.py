@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Final
 import typer
 
 from billing.cli import REFUSED, UNREACHABLE, USAGE, CommandFailed, Connect, Output, Shown, Table, add_command, group
-from billing.cli.operator import add_call
+from billing.cli.operator import add_calls
 from billing.cli.options import Cursor, Limit, given
 from billing.cli.output import listed
 from billing.pages import DEFAULT_LIMIT
@@ -35,9 +35,7 @@ def add_stripe(app: typer.Typer, connect: Connect) -> None:
     """Add the group `stripe`."""
     stripe = group("Stripe: its webhook endpoint, its events, and what differs there.")
     add_command(stripe, "sync", sync)
-    add_call(stripe, "events", events, connect)
-    add_call(stripe, "replay", replay, connect)
-    add_call(stripe, "reconcile", reconcile, connect)
+    add_calls(stripe, connect, events=events, replay=replay, reconcile=reconcile)
     app.add_typer(stripe, name="stripe")
 
 
