@@ -22,8 +22,15 @@ PARENT: Final = {
 }
 """A class without a price of its own takes its parent's."""
 INPUT_CLASSES: Final = (
-    *("input", "cached_input", "cache_write", "cache_write_1h", "audio_input", "image_input", "video_input"),
-    *("cached_audio_input", "cached_image_input"),
+    "input",
+    "cached_input",
+    "cache_write",
+    "cache_write_1h",
+    "audio_input",
+    "image_input",
+    "video_input",
+    "cached_audio_input",
+    "cached_image_input",
 )
 OUTPUT_CLASSES: Final = ("output", "reasoning", "audio_output", "image_output", "video_output")
 TOKEN_CLASSES: Final = INPUT_CLASSES + OUTPUT_CLASSES

@@ -78,9 +78,14 @@ async def delete_budget(client: "BillingCalls", budget_id: BudgetId) -> Shown:
 
 def _budget(each: "OwnBudgetShape") -> tuple[str, ...]:
     return (
-        *(each.id, each.tag or each.subject_id or "account", each.period, each.amount_usd),
-        *(each.spent_usd or "-", "-" if each.percent is None else f"{each.percent} %"),
-        *(each.forecast_usd or "-", each.period_end or "never"),
+        each.id,
+        each.tag or each.subject_id or "account",
+        each.period,
+        each.amount_usd,
+        each.spent_usd or "-",
+        "-" if each.percent is None else f"{each.percent} %",
+        each.forecast_usd or "-",
+        each.period_end or "never",
     )
 
 

@@ -20,8 +20,16 @@ if TYPE_CHECKING:
 Since = Annotated[str | None, typer.Option(metavar="DAY", help="From this day of UTC on; else the month's first.")]
 Until = Annotated[str | None, typer.Option(metavar="DAY", help="Before this day; else until now.")]
 _COLUMNS: Final = (
-    *("events", "cost USD", "charge USD", "margin USD", "margin %", "estimated", "unpriced", "voided"),
-    *("returned USD", "net USD"),
+    "events",
+    "cost USD",
+    "charge USD",
+    "margin USD",
+    "margin %",
+    "estimated",
+    "unpriced",
+    "voided",
+    "returned USD",
+    "net USD",
 )
 _SIDES: Final = ("requests", "bill", "tokens in", "bill", "tokens out", "bill", "USD", "bill")
 _SHOWN: Final = 50
@@ -64,9 +72,16 @@ async def margin(
 
 def _row(each: "MarginShape") -> tuple[str, ...]:
     return (
-        *(str(each.events), each.cost_usd, each.charge_usd, each.margin_usd, each.margin_percent or "-"),
-        *(str(each.estimated_events), str(each.unpriced_events), str(each.voided_events)),
-        *(each.returned_usd or "-", each.net_usd),
+        str(each.events),
+        each.cost_usd,
+        each.charge_usd,
+        each.margin_usd,
+        each.margin_percent or "-",
+        str(each.estimated_events),
+        str(each.unpriced_events),
+        str(each.voided_events),
+        each.returned_usd or "-",
+        each.net_usd,
     )
 
 

@@ -81,8 +81,16 @@ async def providers(client: "BillingCalls") -> Shown:
     page = await client.providers()
     rows = [
         (
-            *(each.name, each.kind, each.off_reason or "on", ", ".join(each.dialects), str(len(each.models))),
-            *(str(target.number), target.origin or "-", str(target.weight), target.state, target.open_until or "-"),
+            each.name,
+            each.kind,
+            each.off_reason or "on",
+            ", ".join(each.dialects),
+            str(len(each.models)),
+            str(target.number),
+            target.origin or "-",
+            str(target.weight),
+            target.state,
+            target.open_until or "-",
         )
         for each in page.data
         for target in each.targets

@@ -30,8 +30,13 @@ async def index(client: "BillingCalls") -> Shown:
     found = await client.plans_in_force()
     rows = [
         (
-            *(each.id, each.name, each.price_usd, each.included_credit_usd, _or(each.users, "any")),
-            *(str(len(each.quotas)), each.upgrade_to or "-"),
+            each.id,
+            each.name,
+            each.price_usd,
+            each.included_credit_usd,
+            _or(each.users, "any"),
+            str(len(each.quotas)),
+            each.upgrade_to or "-",
         )
         for each in found.data
     ]

@@ -181,8 +181,18 @@ class JobShape(Answer, frozen=True, kw_only=True):
 
 
 _OF_RUN: Final = (
-    *("job", "status", "error", "processed_samples", "written_minutes", "replayed_minutes", "conflicts", "set_aside"),
-    *("debits", "sources", "failed_sources", "revision"),
+    "job",
+    "status",
+    "error",
+    "processed_samples",
+    "written_minutes",
+    "replayed_minutes",
+    "conflicts",
+    "set_aside",
+    "debits",
+    "sources",
+    "failed_sources",
+    "revision",
 )
 
 

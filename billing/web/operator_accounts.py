@@ -153,7 +153,9 @@ def _forms(visit: Visit, account: AccountShape, here: str) -> tuple[Form, ...]:
         Form("Grant credit", f"{here}/grant", "Grant", (amount, note), hidden=key),
         Form("Refund a charge", f"{here}/refund", "Refund", (amount, note), hidden=key),
         Form(
-            *("Adjust the balance", f"{here}/adjust", "Adjust"),
+            "Adjust the balance",
+            f"{here}/adjust",
+            "Adjust",
             (
                 Field("amount_usd", "Change (USD)", hint="below zero lowers the balance", required=True),
                 Field("reason", "Reason", required=True),
@@ -162,7 +164,9 @@ def _forms(visit: Visit, account: AccountShape, here: str) -> tuple[Form, ...]:
             hidden=key,
         ),
         Form(
-            *("Change the account", f"{here}/change", "Change"),
+            "Change the account",
+            f"{here}/change",
+            "Change",
             (
                 Field("name", "Name", value=account.name),
                 Field("plan", "Plan", value=account.plan, options=_plans(visit, account.plan)),

@@ -131,8 +131,11 @@ async def price_try(visit: Visit) -> View:
         except TrialRefused as refused:
             visit.problem = str(refused)
     filters = (
-        *(Field("model", "Provider/model", "search"), Field("counts", "Counts", value=_EXAMPLE)),
-        *(Field("service_tier", "Service tier"), Field("speed", "Speed"), Field("region", "Region")),
+        Field("model", "Provider/model", "search"),
+        Field("counts", "Counts", value=_EXAMPLE),
+        Field("service_tier", "Service tier"),
+        Field("speed", "Speed"),
+        Field("region", "Region"),
     )
     lines = [] if trial is None else [_Line(each) for each in trial.lines]
     table = Listed("Line by line", _LINES, lines, empty=f"Name a model and what it used, such as {_EXAMPLE}.")
