@@ -2,17 +2,17 @@
 
 import functools
 from collections.abc import Awaitable, Callable
-from typing import TYPE_CHECKING, Annotated
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
 
 from billing.cli.commands import Connect, group
 from billing.cli.confirmation import Yes, confirm
 from billing.cli.operator import add_calls, quota_text, quotas_of, repeatable, shown_account
-from billing.cli.options import AccountId, Cursor, Limit, Quotas, changes_of
+from billing.cli.options import FIRST_PAGE, AccountId, Paging, Quotas, changes_of
 from billing.cli.output import Shown, Table, details, listed
 from billing.money import DEFAULT_PRIORITY, MOST_PRIORITY, MoneyError, parse_usd
-from billing.pages import DEFAULT_LIMIT
 from billing.principals import Status
 from billing.schemas.accounts import Against, GrantShape
 
@@ -63,9 +63,9 @@ async def show(client: "BillingCalls", account_id: AccountId) -> Shown:
     return shown_account(await client.account(account_id))
 
 
-async def index(client: "BillingCalls", limit: Limit = DEFAULT_LIMIT, cursor: Cursor = None) -> Shown:
+async def index(client: "BillingCalls", page: Paging = FIRST_PAGE) -> Shown:
     """List accounts, newest first."""
-    return listed(await client.accounts(limit=limit, cursor=cursor), "id", "name", "plan", "status", "balance_usd")
+    return listed(await client.accounts(**page.asked), "id", "name", "plan", "status", "balance_usd")
 
 
 async def change(
@@ -122,26 +122,37 @@ async def quotas(
     return Shown(account.received, (Table(("quota", "of"), rows) if rows else "There are none.",))
 
 
+@dataclass(frozen=True, slots=True)
+class Terms:
+    """What kind of credit is given."""
+
+    note: Note = None
+    expires_at: Annotated[
+        str | None, typer.Option(metavar="TIME", help="When what is left of it is taken back; else never.")
+    ] = None
+    priority: Annotated[int, typer.Option(min=0, max=MOST_PRIORITY, help="What is drawn first has the lowest.")] = (
+        DEFAULT_PRIORITY
+    )
+    paid: Annotated[bool, typer.Option("--paid", help="It was paid for elsewhere: drawn after what was not.")] = False
+
+
+USUAL_TERMS: Final = Terms()
+
+
 async def grant(
     client: "BillingCalls",
     account_id: AccountId,
     amount_usd: Amount,
-    note: Note = None,
-    expires_at: Annotated[
-        str | None, typer.Option(metavar="TIME", help="When what is left of it is taken back; else never.")
-    ] = None,
-    priority: Annotated[
-        int, typer.Option(min=0, max=MOST_PRIORITY, help="What is drawn first has the lowest.")
-    ] = DEFAULT_PRIORITY,
-    paid: Annotated[bool, typer.Option("--paid", help="It was paid for elsewhere: drawn after what was not.")] = False,
+    terms: Terms = USUAL_TERMS,
     idempotency_key: IdempotencyKey = None,
     yes: Yes = False,
 ) -> Shown:
     """Give credit to an account, once for an idempotency key. Asks before it gives much (`grant_confirm_usd`)."""
     if not yes and await exceeds_confirmed(client, amount_nano(amount_usd)):
-        how = "paid for elsewhere" if paid else "for free"
+        how = "paid for elsewhere" if terms.paid else "for free"
         confirm((f"{account_id} is given {amount_usd} USD of credit, {how}.",), yes=yes)
-    call = functools.partial(client.grant, expires_at=expires_at, priority=priority, promotional=not paid, note=note)
+    of_credit: dict[str, Any] = {"note": terms.note, "expires_at": terms.expires_at, "priority": terms.priority}
+    call = functools.partial(client.grant, **of_credit, promotional=not terms.paid)
     return await _give("grant", call, account_id, amount_usd, idempotency_key)
 
 

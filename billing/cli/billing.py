@@ -9,11 +9,10 @@ import typer
 
 from billing.cli.commands import group, lazy_group
 from billing.cli.confirmation import Yes, confirm
-from billing.cli.options import Cursor, Limit, given
+from billing.cli.options import FIRST_PAGE, Paging, given
 from billing.cli.output import Shown, Table, listed
 from billing.cli.people import add_person_calls
 from billing.cli.session import FindSession
-from billing.pages import DEFAULT_LIMIT
 
 if TYPE_CHECKING:
     from billing.client.calls import BillingCalls
@@ -202,12 +201,11 @@ async def orders(
         str | None,
         typer.Option(metavar="STATUS", help="open, paid, credited, failed, expired, refunded, disputed or parked."),
     ] = None,
-    limit: Limit = DEFAULT_LIMIT,
-    cursor: Cursor = None,
+    page: Paging = FIRST_PAGE,
 ) -> Shown:
     """List orders, newest first."""
     return listed(
-        await client.own_orders(limit=limit, cursor=cursor, **given(status=status)),
+        await client.own_orders(**page.asked, **given(status=status)),
         "id",
         ("what", lambda order: order.plan or order.kind),
         "amount_usd",
@@ -217,10 +215,10 @@ async def orders(
     )
 
 
-async def invoices(client: "BillingCalls", limit: Limit = DEFAULT_LIMIT, cursor: Cursor = None) -> Shown:
+async def invoices(client: "BillingCalls", page: Paging = FIRST_PAGE) -> Shown:
     """List the bills of plans, newest first."""
     return listed(
-        await client.invoices(limit=limit, cursor=cursor),
+        await client.invoices(**page.asked),
         ("number", lambda each: each.number or each.id),
         ("total", lambda each: f"{each.total_usd} {each.currency}"),
         "status",

@@ -4,11 +4,10 @@ from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
 
-from billing.cli.options import Cursor, Limit, given
+from billing.cli.options import FIRST_PAGE, Paging, given
 from billing.cli.output import Shown, details, page_parts
 from billing.cli.people import add_person_calls
 from billing.cli.session import FindSession
-from billing.pages import DEFAULT_LIMIT
 
 if TYPE_CHECKING:
     from billing.client.calls import BillingCalls
@@ -32,10 +31,10 @@ def add_budgets(app: typer.Typer, find: FindSession) -> None:
     add_person_calls(app, find, list=list_budgets, create=create_budget, update=update_budget, delete=delete_budget)
 
 
-async def list_budgets(client: "BillingCalls", limit: Limit = DEFAULT_LIMIT, cursor: Cursor = None) -> Shown:
+async def list_budgets(client: "BillingCalls", page: Paging = FIRST_PAGE) -> Shown:
     """List budgets, newest first, with what was spent of each and a forecast."""
-    page = await client.budgets(limit=limit, cursor=cursor)
-    return Shown(page.received, page_parts(_BUDGETS, [_budget(each) for each in page.data], page.next_cursor))
+    found = await client.budgets(**page.asked)
+    return Shown(found.received, page_parts(_BUDGETS, [_budget(each) for each in found.data], found.next_cursor))
 
 
 async def create_budget(

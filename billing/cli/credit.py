@@ -1,5 +1,6 @@
 """`metergate operator lots` and `coupon`: what is left of an account's credit, and codes that are credit."""
 
+from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -8,10 +9,9 @@ from billing.cli.accounts import amount_nano, exceeds_confirmed
 from billing.cli.commands import Connect, group
 from billing.cli.confirmation import Yes, confirm
 from billing.cli.operator import add_calls
-from billing.cli.options import AccountId, Cursor, Limit, given
+from billing.cli.options import FIRST_PAGE, AccountId, Paging, given
 from billing.cli.output import Shown, details, listed
 from billing.money import DEFAULT_PRIORITY, MOST_PRIORITY
-from billing.pages import DEFAULT_LIMIT
 
 if TYPE_CHECKING:
     from billing.client.calls import BillingCalls
@@ -31,12 +31,11 @@ async def lots(
     client: "BillingCalls",
     account_id: AccountId,
     open_only: Annotated[bool, typer.Option("--open", help="Those alone of which something is left.")] = False,
-    limit: Limit = DEFAULT_LIMIT,
-    cursor: Cursor = None,
+    page: Paging = FIRST_PAGE,
 ) -> Shown:
     """List the grants and purchases of an account, newest first, with what is left of each."""
     return listed(
-        await client.account_lots(account_id, limit=limit, cursor=cursor, **given(open="true" if open_only else None)),
+        await client.account_lots(account_id, **page.asked, **given(open="true" if open_only else None)),
         "id",
         "kind",
         "state",
@@ -48,39 +47,38 @@ async def lots(
     )
 
 
-async def create(
-    client: "BillingCalls",
-    name: Annotated[str, typer.Argument(help="What to call it; the ledger keeps it.", show_default=False)],
-    amount_usd: Annotated[str, typer.Argument(help="How much for each account, such as 5.00.", show_default=False)],
+@dataclass(frozen=True, slots=True)
+class NewCoupon:
+    """A coupon to make."""
+
+    name: Annotated[str, typer.Argument(help="What to call it; the ledger keeps it.", show_default=False)]
+    amount_usd: Annotated[str, typer.Argument(help="How much for each account, such as 5.00.", show_default=False)]
     code: Annotated[
         str | None, typer.Option(metavar="CODE", help="6 to 64 letters and digits; else one is made up.")
-    ] = None,
-    priority: Priority = DEFAULT_PRIORITY,
+    ] = None
+    priority: Priority = DEFAULT_PRIORITY
     credit_days: Annotated[
         int | None, typer.Option(metavar="DAYS", min=1, help="For how long the credit lasts; else for ever.")
-    ] = None,
+    ] = None
     expires_at: Annotated[
         str | None, typer.Option(metavar="TIME", help="Until when it can be redeemed; else for ever.")
-    ] = None,
+    ] = None
     max_redemptions: Annotated[
         int | None, typer.Option(metavar="N", min=1, help="By how many accounts; else by all.")
-    ] = None,
+    ] = None
+
+
+async def create(
+    client: "BillingCalls",
+    coupon: NewCoupon,
     yes: Yes = False,
 ) -> Shown:
     """Make a coupon. Its code is printed once. Asks before it may give much (`grant_confirm_usd`)."""
-    most_nano = None if max_redemptions is None else amount_nano(amount_usd) * max_redemptions
-    if not yes and await exceeds_confirmed(client, most_nano):
-        accounts = "any number of accounts" if max_redemptions is None else f"up to {max_redemptions} accounts"
-        confirm((f"The code gives {amount_usd} USD of credit for free, to {accounts}.",), yes=yes)
-    made = await client.create_coupon(
-        name=name,
-        amount_usd=amount_usd,
-        code=code,
-        priority=priority,
-        credit_days=credit_days,
-        expires_at=expires_at,
-        max_redemptions=max_redemptions,
-    )
+    most = coupon.max_redemptions
+    if not yes and await exceeds_confirmed(client, None if most is None else amount_nano(coupon.amount_usd) * most):
+        accounts = "any number of accounts" if most is None else f"up to {most} accounts"
+        confirm((f"The code gives {coupon.amount_usd} USD of credit for free, to {accounts}.",), yes=yes)
+    made = await client.create_coupon(**asdict(coupon))
     rows = [
         ("coupon", made.id),
         ("code", made.code),
@@ -92,10 +90,10 @@ async def create(
     return details(made, rows)
 
 
-async def index(client: "BillingCalls", limit: Limit = DEFAULT_LIMIT, cursor: Cursor = None) -> Shown:
+async def index(client: "BillingCalls", page: Paging = FIRST_PAGE) -> Shown:
     """List coupons, newest first, without their codes."""
     return listed(
-        await client.coupons(limit=limit, cursor=cursor),
+        await client.coupons(**page.asked),
         "id",
         "name",
         "amount_usd",

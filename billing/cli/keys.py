@@ -7,10 +7,9 @@ import typer
 from billing.cli.commands import Connect, group
 from billing.cli.key_rules import Clear, KeyId, add_rules, key_changes, key_state, key_table
 from billing.cli.operator import add_calls, quotas_text
-from billing.cli.options import AccountId, Cursor, Limit
+from billing.cli.options import FIRST_PAGE, AccountId, Paging
 from billing.cli.output import Shown, listed
 from billing.money import MAX_NANO
-from billing.pages import DEFAULT_LIMIT
 
 if TYPE_CHECKING:
     from billing.client.calls import BillingCalls
@@ -39,12 +38,10 @@ async def create(
     return Shown(key.received, (key_table(key), secret), tuple(key.warnings or ()), secret=True)
 
 
-async def index(
-    client: "BillingCalls", account_id: AccountId, limit: Limit = DEFAULT_LIMIT, cursor: Cursor = None
-) -> Shown:
+async def index(client: "BillingCalls", account_id: AccountId, page: Paging = FIRST_PAGE) -> Shown:
     """List an account's keys, newest first."""
     return listed(
-        await client.keys(account_id=account_id, limit=limit, cursor=cursor),
+        await client.keys(account_id=account_id, **page.asked),
         "id",
         ("begins", "prefix"),
         "name",

@@ -9,9 +9,8 @@ import typer
 
 from billing.cli.commands import Connect, group
 from billing.cli.operator import add_calls, providers
-from billing.cli.options import Cursor, Limit, given
+from billing.cli.options import FIRST_PAGE, Paging, given
 from billing.cli.output import USAGE, CommandFailed, Shown, Table
-from billing.pages import DEFAULT_LIMIT
 
 if TYPE_CHECKING:
     from billing.client.calls import BillingCalls
@@ -56,11 +55,10 @@ async def margin(
     until: Until = None,
     by: Annotated[str, typer.Option(metavar="NAME", help="account, model, provider or day.")] = "account",
     as_csv: Annotated[bool, typer.Option("--csv", help="All fields of the groups as CSV.")] = False,
-    limit: Limit = DEFAULT_LIMIT,
-    cursor: Cursor = None,
+    page: Paging = FIRST_PAGE,
 ) -> Shown:
     """Show what was charged less what it cost, with estimated, unpriced and voided work beside it."""
-    found = await client.margin(since=since, until=until, limit=limit, cursor=cursor, **given(by=by))
+    found = await client.margin(since=since, until=until, **page.asked, **given(by=by))
     if as_csv:
         return Shown(found.received, (_csv(found.received["by"], found.received["data"]),))
     rows = [(each.group or "-", *_row(each)) for each in found.data]

@@ -9,9 +9,9 @@ from ulid import ULID
 from billing.cli.commands import Connect, group
 from billing.cli.confirmation import Yes, confirm
 from billing.cli.operator import add_calls, repeatable
-from billing.cli.options import Cursor, Limit, given
+from billing.cli.options import FIRST_PAGE, Paging, given
 from billing.cli.output import Shown, details, listed
-from billing.pages import DEFAULT_LIMIT, MAX_LIMIT
+from billing.pages import MAX_LIMIT
 
 if TYPE_CHECKING:
     from billing.client.calls import BillingCalls
@@ -37,13 +37,12 @@ async def index(
         typer.Option(help="open, paid, credited, failed, expired, refunded, disputed or parked.", metavar="STATUS"),
     ] = None,
     parked: Annotated[bool, typer.Option("--parked", help="Payments that wait for you, with the reason.")] = False,
-    limit: Limit = DEFAULT_LIMIT,
-    cursor: Cursor = None,
+    page: Paging = FIRST_PAGE,
 ) -> Shown:
     """List orders, newest first; with --parked payments that could not be credited."""
     if parked:
         return listed(
-            await client.parked(limit=limit, cursor=cursor),
+            await client.parked(**page.asked),
             "id",
             "order_id",
             "account_id",
@@ -51,7 +50,7 @@ async def index(
             "reason",
         )
     return listed(
-        await client.orders(account_id=account_id, limit=limit, cursor=cursor, **given(status=status)),
+        await client.orders(account_id=account_id, **page.asked, **given(status=status)),
         "id",
         "account_id",
         "kind",
@@ -158,12 +157,11 @@ async def list_exports(client: "BillingCalls") -> Shown:
 async def list_parked(
     client: "BillingCalls",
     export: Annotated[str | None, typer.Option("--export", metavar="NAME", help="Of one export.")] = None,
-    limit: Limit = DEFAULT_LIMIT,
-    cursor: Cursor = None,
+    page: Paging = FIRST_PAGE,
 ) -> Shown:
     """List what the other sides do not take, newest first, and why."""
     return listed(
-        await client.parked_exports(export=export, limit=limit, cursor=cursor),
+        await client.parked_exports(export=export, **page.asked),
         "export",
         "item",
         "account_id",

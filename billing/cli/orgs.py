@@ -6,11 +6,10 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from billing.cli.commands import group
-from billing.cli.options import Cursor, Limit, given
+from billing.cli.options import FIRST_PAGE, Paging, given
 from billing.cli.output import CommandFailed, Shown, details, listed
 from billing.cli.people import Org, add_person_calls, add_session_calls, ask_secret, org_of
 from billing.cli.session import FindSession, Session
-from billing.pages import DEFAULT_LIMIT
 from billing.schemas.organizations import InvitationShape, OrganizationShape, RoleName
 
 if TYPE_CHECKING:
@@ -44,9 +43,9 @@ def add_orgs(app: typer.Typer, find: FindSession) -> None:
     app.add_typer(org, name="org")
 
 
-async def index(client: "BillingCalls", limit: Limit = DEFAULT_LIMIT, cursor: Cursor = None) -> Shown:
+async def index(client: "BillingCalls", page: Paging = FIRST_PAGE) -> Shown:
     """List the organizations that you belong to, newest first."""
-    return listed(await client.organizations(limit=limit, cursor=cursor), "slug", "name", "role", "id", "account_id")
+    return listed(await client.organizations(**page.asked), "slug", "name", "role", "id", "account_id")
 
 
 async def show(client: "BillingCalls", org: Org = None) -> Shown:
@@ -74,12 +73,10 @@ async def rename(
     return _one(await client.update_organization(await _org_id(client, org), **given(name=name, slug=slug)))
 
 
-async def members(
-    client: "BillingCalls", org: Org = None, limit: Limit = DEFAULT_LIMIT, cursor: Cursor = None
-) -> Shown:
+async def members(client: "BillingCalls", org: Org = None, page: Paging = FIRST_PAGE) -> Shown:
     """List the members of an organization."""
     return listed(
-        await client.members(await _org_id(client, org), limit=limit, cursor=cursor),
+        await client.members(await _org_id(client, org), **page.asked),
         "user_id",
         ("address", lambda member: member.email),
         "name",
@@ -98,12 +95,10 @@ async def invite(
     return _invitation(await client.invite(await _org_id(client, org), email=email, role=role))
 
 
-async def invitations(
-    client: "BillingCalls", org: Org = None, limit: Limit = DEFAULT_LIMIT, cursor: Cursor = None
-) -> Shown:
+async def invitations(client: "BillingCalls", org: Org = None, page: Paging = FIRST_PAGE) -> Shown:
     """List invitations, newest first, also those that are over."""
     return listed(
-        await client.invitations(await _org_id(client, org), limit=limit, cursor=cursor),
+        await client.invitations(await _org_id(client, org), **page.asked),
         "id",
         ("address", "email"),
         "role",

@@ -7,9 +7,8 @@ import typer
 
 from billing.cli.commands import Connect, group
 from billing.cli.operator import add_calls
-from billing.cli.options import Cursor, Limit, given
+from billing.cli.options import FIRST_PAGE, Paging, given
 from billing.cli.output import Shown, details, listed
-from billing.pages import DEFAULT_LIMIT
 
 if TYPE_CHECKING:
     from billing.client.calls import BillingCalls
@@ -50,13 +49,19 @@ async def audit(
     action: Annotated[str | None, typer.Option(metavar="ACTION", help="Such as key.revoke, or key.* for all.")] = None,
     since: Since = None,
     until: Until = None,
-    limit: Limit = DEFAULT_LIMIT,
-    cursor: Cursor = None,
+    page: Paging = FIRST_PAGE,
 ) -> Shown:
     """Show who did what, newest first; --json has what it said before and after."""
-    about = {"account_id": account, "user_id": user, "actor": actor, "action": action, "since": since, "until": until}
+    about: dict[str, Any] = {
+        "account_id": account,
+        "user_id": user,
+        "actor": actor,
+        "action": action,
+        "since": since,
+        "until": until,
+    }
     return listed(
-        await client.audit(**about, limit=limit, cursor=cursor),
+        await client.audit(**about, **page.asked),
         ("time", "created_at"),
         "actor",
         "action",
@@ -70,12 +75,11 @@ async def list_users(
     client: "BillingCalls",
     status: Annotated[str | None, typer.Option(metavar="STATUS", help="pending, active or disabled.")] = None,
     email: Annotated[str | None, typer.Option(metavar="ADDRESS", help="Who has this address.")] = None,
-    limit: Limit = DEFAULT_LIMIT,
-    cursor: Cursor = None,
+    page: Paging = FIRST_PAGE,
 ) -> Shown:
     """List people, newest first."""
     return listed(
-        await client.users(email=email, limit=limit, cursor=cursor, **given(status=status)),
+        await client.users(email=email, **page.asked, **given(status=status)),
         "id",
         ("address", lambda user: user.email),
         "status",
@@ -152,10 +156,10 @@ def add_exporters(app: typer.Typer, connect: Connect) -> None:
     app.add_typer(exporters, name="exporters")
 
 
-async def list_runs(client: "BillingCalls", limit: Limit = DEFAULT_LIMIT, cursor: Cursor = None) -> Shown:
+async def list_runs(client: "BillingCalls", page: Paging = FIRST_PAGE) -> Shown:
     """List the last runs of collection, newest first."""
     return listed(
-        await client.collect_runs(limit=limit, cursor=cursor),
+        await client.collect_runs(**page.asked),
         "started_at",
         "job",
         "status",
@@ -171,12 +175,11 @@ async def list_runs(client: "BillingCalls", limit: Limit = DEFAULT_LIMIT, cursor
 async def list_subjects(
     client: "BillingCalls",
     parked: Annotated[bool, typer.Option("--parked", help="Those alone that have no account.")] = False,
-    limit: Limit = DEFAULT_LIMIT,
-    cursor: Cursor = None,
+    page: Paging = FIRST_PAGE,
 ) -> Shown:
     """List whom exporters count, newest first, and all bytes that they counted."""
     return listed(
-        await client.collect_subjects(state="parked" if parked else "all", limit=limit, cursor=cursor),
+        await client.collect_subjects(state="parked" if parked else "all", **page.asked),
         "uuid",
         ("e-mail", "email"),
         ("account", lambda each: each.account_id or "parked"),

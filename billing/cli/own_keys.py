@@ -7,12 +7,11 @@ import typer
 from billing.cli.commands import group
 from billing.cli.key_rules import Clear, KeyId, add_rules, key_changes, key_state, key_table
 from billing.cli.operator import quotas_text
-from billing.cli.options import Cursor, Limit
+from billing.cli.options import FIRST_PAGE, Paging
 from billing.cli.output import Shown, Table, listed
 from billing.cli.people import add_person_calls, add_session_calls, ask_secret
 from billing.cli.session import FindSession, Session
 from billing.money import MAX_NANO
-from billing.pages import DEFAULT_LIMIT
 from billing.schemas.keys import NewKeyShape
 
 if TYPE_CHECKING:
@@ -52,12 +51,11 @@ async def create(
 async def index(
     client: "BillingCalls",
     user: Annotated[str | None, typer.Option(metavar="USER_ID", help="Those of one user.")] = None,
-    limit: Limit = DEFAULT_LIMIT,
-    cursor: Cursor = None,
+    page: Paging = FIRST_PAGE,
 ) -> Shown:
     """List the account's keys, newest first; revoked ones stay listed."""
     return listed(
-        await client.own_keys(user_id=user, limit=limit, cursor=cursor),
+        await client.own_keys(user_id=user, **page.asked),
         "id",
         ("begins", "prefix"),
         "name",

@@ -7,11 +7,10 @@ import msgspec
 import typer
 from msgspec import UNSET
 
-from billing.cli.options import Cursor, Limit
+from billing.cli.options import FIRST_PAGE, Paging
 from billing.cli.output import CommandFailed, Shown, Table, listed
 from billing.cli.people import add_person_calls
 from billing.cli.session import FindSession
-from billing.pages import DEFAULT_LIMIT
 
 if TYPE_CHECKING:
     from billing.client.calls import BillingCalls
@@ -32,15 +31,14 @@ async def requests(
     refused: Annotated[bool, typer.Option("--refused", help="Those that were refused, with the reason.")] = False,
     key: Annotated[str | None, typer.Option(metavar="KEY_ID", help="Of one key.")] = None,
     model: Annotated[str | None, typer.Option(metavar="MODEL", help="Of one model, as it was asked for.")] = None,
-    limit: Limit = DEFAULT_LIMIT,
-    cursor: Cursor = None,
+    page: Paging = FIRST_PAGE,
 ) -> Shown:
     """List your account's last requests, newest first; `metergate explain` says more of one."""
     if refused:
-        if model is not None or cursor is not None:
+        if model is not None or page.cursor is not None:
             raise typer.BadParameter("goes with --key and --limit alone", param_hint="--refused")
         return listed(
-            await client.own_refusals(key_id=key, limit=limit),
+            await client.own_refusals(key_id=key, limit=page.limit),
             ("time", "created_at"),
             ("request", "id"),
             "key_id",
@@ -48,7 +46,7 @@ async def requests(
             "code",
         )
     return listed(
-        await client.usage_events(key_id=key, model=model, limit=limit, cursor=cursor),
+        await client.usage_events(key_id=key, model=model, **page.asked),
         ("time", "created_at"),
         ("request", "id"),
         "key_id",

@@ -5,11 +5,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from billing.cli.commands import group
-from billing.cli.options import Cursor, Limit
+from billing.cli.options import FIRST_PAGE, Paging
 from billing.cli.output import Shown, Table, listed
 from billing.cli.people import add_person_calls
 from billing.cli.session import FindSession
-from billing.pages import DEFAULT_LIMIT
 
 if TYPE_CHECKING:
     from billing.client.calls import BillingCalls
@@ -35,10 +34,10 @@ def add_webhooks(app: typer.Typer, find: FindSession) -> None:
     app.add_typer(webhooks, name="webhooks")
 
 
-async def index(client: "BillingCalls", limit: Limit = DEFAULT_LIMIT, cursor: Cursor = None) -> Shown:
+async def index(client: "BillingCalls", page: Paging = FIRST_PAGE) -> Shown:
     """List endpoints, newest first."""
     return listed(
-        await client.webhook_endpoints(limit=limit, cursor=cursor),
+        await client.webhook_endpoints(**page.asked),
         "id",
         "url",
         ("types", lambda each: "all" if each.types is None else " ".join(each.types)),
@@ -79,12 +78,10 @@ async def test(client: "BillingCalls", endpoint_id: EndpointId) -> Shown:
     return _on_its_way(endpoint_id, await client.send_test_notice(endpoint_id))
 
 
-async def deliveries(
-    client: "BillingCalls", endpoint_id: EndpointId, limit: Limit = DEFAULT_LIMIT, cursor: Cursor = None
-) -> Shown:
+async def deliveries(client: "BillingCalls", endpoint_id: EndpointId, page: Paging = FIRST_PAGE) -> Shown:
     """List what was sent to an endpoint, newest first, and what became of it."""
     return listed(
-        await client.webhook_deliveries(endpoint_id, limit=limit, cursor=cursor),
+        await client.webhook_deliveries(endpoint_id, **page.asked),
         "id",
         "type",
         "state",

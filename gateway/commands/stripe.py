@@ -10,9 +10,8 @@ import typer
 
 from billing.cli import REFUSED, UNREACHABLE, USAGE, CommandFailed, Connect, Output, Shown, Table, add_command, group
 from billing.cli.operator import add_calls
-from billing.cli.options import Cursor, Limit, given
+from billing.cli.options import FIRST_PAGE, Paging, given
 from billing.cli.output import listed
-from billing.pages import DEFAULT_LIMIT
 
 if TYPE_CHECKING:
     from billing.client.calls import BillingCalls
@@ -119,12 +118,11 @@ def _write(file: Path, secret: str) -> None:
 async def events(
     client: "BillingCalls",
     state: Annotated[str | None, typer.Option(metavar="STATE", help="waiting, done, ignored or parked.")] = None,
-    limit: Limit = DEFAULT_LIMIT,
-    cursor: Cursor = None,
+    page: Paging = FIRST_PAGE,
 ) -> Shown:
     """List events that the payment provider has delivered, those that came last first."""
     return listed(
-        await client.payment_events(limit=limit, cursor=cursor, **given(state=state)),
+        await client.payment_events(**page.asked, **given(state=state)),
         "received_at",
         ("event", "id"),
         "type",
