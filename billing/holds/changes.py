@@ -1,6 +1,6 @@
 """Changes told to Redis and to every gateway: new versions of accounts and keys, and corrections of balances.
 
-`ChangeNotifier` carries out on Redis the effects that accounts, keys and grants ask for. A change is pushed at once by
+`RedisChangeNotifier` sends on to Redis what accounts, keys and grants ask for. A change is pushed at once by
 the process that made it, and again by each gateway's relay, from the versions in Postgres, until it is marked pushed.
 
 What is told is always the newest of a subject, so that no order has to be kept between two of them. Telling may take as
@@ -68,10 +68,9 @@ class _Change(NamedTuple):
     of_balance: bool = False
 
 
-class ChangeNotifier:
+class RedisChangeNotifier:
     """Implements `billing.change_notifier.ChangeNotifier`. `on_failure` is called with what failed by a fault of the
-    program; it is
-    told again, as what failed because a store is away."""
+    program; it is told again, as what failed because a store is away."""
 
     def __init__(
         self,

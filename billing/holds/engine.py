@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Final
 
 from billing.database.connection import Database, DatabaseError
 from billing.holds.cache import CacheSettings, PrincipalCache
-from billing.holds.changes import ChangeNotifier
+from billing.holds.changes import RedisChangeNotifier
 from billing.holds.epoch_start import EpochStart
 from billing.holds.hold import RunningHolds
 from billing.holds.lasting import LastingHolds
@@ -123,7 +123,7 @@ class Engine:
         self.loader = Loader(database, redis, plan_of, self.outbox.flush, wait_s=settings.holds.admission_wait_s)
         changing = partitions, self.loader, self.corrections
         relay_failed = partial(self.loops.failed, "relay")
-        self.change_notifier = ChangeNotifier(database, redis, *changing, self.cache, relay_failed)
+        self.change_notifier = RedisChangeNotifier(database, redis, *changing, self.cache, relay_failed)
         self.reconciler = Reconciler(database, redis, *changing)
         self._make_holds(sweep_now)
 

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine
 
     from billing.holds.cache import PrincipalCache
-    from billing.holds.changes import ChangeNotifier
+    from billing.holds.changes import RedisChangeNotifier
     from billing.holds.epoch_start import EpochStart
     from billing.holds.outbox import Backlog
     from billing.holds.partition import Partition
@@ -142,7 +142,7 @@ class Upkeep:
         replay: Replay,
         backlog: Backlog,
         cache: PrincipalCache,
-        change_notifier: ChangeNotifier,
+        change_notifier: RedisChangeNotifier,
         sweep_now: asyncio.Event,
     ) -> None:
         self._redis = redis

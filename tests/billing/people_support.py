@@ -89,7 +89,7 @@ def registry_of(billing: Billing, approval: Approval = "verified", rules: CodeRu
         Codes(database, new_id, rules or CodeRules(mails_per_address=20)),
         Passwords(CHEAP),
         sessions,
-        billing.change_notifier,
+        billing.effects,
         new_id,
         clock,
     )

@@ -45,7 +45,7 @@ async def payments(billing: Billing) -> Payments:
             billing.database,
             billing.accounts,
             billing.grants,
-            billing.change_notifier,
+            billing.effects,
             PLANS,
             billing.new_id,
             deployment,

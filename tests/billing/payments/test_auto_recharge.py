@@ -52,7 +52,7 @@ class Installation:
                 billing.database,
                 billing.accounts,
                 billing.grants,
-                billing.change_notifier,
+                billing.effects,
                 PLANS,
                 billing.new_id,
                 "here",

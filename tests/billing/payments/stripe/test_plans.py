@@ -39,7 +39,7 @@ def payments(stripe: FakeStripe, provider: StripePayments, billing: Billing) -> 
             billing.database,
             billing.accounts,
             billing.grants,
-            billing.change_notifier,
+            billing.effects,
             PLANS,
             billing.new_id,
             DEPLOYMENT,
