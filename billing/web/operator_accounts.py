@@ -12,7 +12,7 @@ from billing.api.accounts import (
     list_accounts,
     update_account,
 )
-from billing.api.credit import list_account_lots
+from billing.api.credit import list_lots
 from billing.api.requests import encode_cursor, page_asked
 from billing.money import format_usd
 from billing.schemas.accounts import AccountPatch, AccountsQuery, NewAdjustment, NewCredit, NewGrant
@@ -94,7 +94,7 @@ async def account(visit: Visit) -> View:
     row = await services.accounts.get(shown.id)
     live = await services.live_balance(row)
     free_nano = live.balance_nano - live.held_nano
-    lots = await list_account_lots(call, LotsQuery(limit=LAST))
+    lots = await list_lots(call, LotsQuery(limit=LAST))
     changes = await services.reports.transactions(shown.id, LAST)
     windows = await services.windows(shown.id)
     here = f"/operator/accounts/{shown.id}"
