@@ -138,7 +138,7 @@ async def exports(visit: Visit) -> View:
     all_again = Act("Try all again", "/operator/exports/{name}/retry")
     standing = Listed("Exports", _EXPORTS, found.data, None, (all_again,), empty="Usage is exported nowhere.")
     refused = Listed("Not taken", _PARKED, parked.data, parked.next_cursor, empty="Everything was taken.")
-    return listed("Exports", standing, more=(refused,))
+    return listed("Exports", standing, refused)
 
 
 async def retry(visit: Visit) -> web.Response:

@@ -118,7 +118,7 @@ async def price_differences(visit: Visit) -> View:
         "prices.yaml, as this gateway follows it, beside the rows that the ledger keeps. No request is priced any more "
         f"by rows that only the ledger has. Of each {MOST_PRICES} are shown at most."
     )
-    return listed("Differences of prices", only_file, more=(only_stored,), figures=figures, tabs=_TABS, intro=intro)
+    return listed("Differences of prices", only_file, only_stored, figures=figures, tabs=_TABS, intro=intro)
 
 
 async def price_try(visit: Visit) -> View:
