@@ -1,6 +1,6 @@
 """Money, prices, quotas, holds, the ledger, accounts and keys. Knows no HTTP proxy and never imports `gateway`.
 
-money  prices  price_table  price_ids  price_trials  price_classes  rates  usage  quotas  plans  principals     pure
+money  prices  price_table  price_trials  price_classes  rates  usage  quotas  plans  principals     pure
 accounts/    who pays: accounts, and changes of their balance by people
 keys/        who may spend: keys, their secrets and what a request presents
 identity/    people and organizations: who calls, and what they may do there

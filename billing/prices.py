@@ -8,6 +8,8 @@ says, so that an edited file adds a row and never changes one that has priced a 
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Callable, Collection, Iterable, Mapping
 from copy import copy
 from dataclasses import dataclass, field
@@ -16,7 +18,6 @@ from typing import TYPE_CHECKING, Final
 
 from billing.money import ceil_div
 from billing.price_classes import ASKED_FOR, MULTIPLIERS, STANDARD_REGIONS, STANDARD_SPEEDS, STANDARD_TIERS, TIER_NAMES
-from billing.price_ids import row_id
 from billing.rates import (
     COST_SCALE,
     EIGHTEENTHS,
@@ -300,3 +301,41 @@ class PriceRow:
 
     def _most(self) -> int:
         return max([FACTOR_SCALE, *(self.multipliers or {}).values()])
+
+
+_ENCODER: Final = json.JSONEncoder(sort_keys=True, separators=(",", ":"))
+"""Of what a row says: equal rows have equal ids on every gateway and in every release, so that what only newer rows have
+is left out where a row has none of it."""
+
+
+def row_id(row: PriceRow) -> str:
+    """Return a digest of all that prices and bounds a request: equal rows have equal ids on every gateway."""
+    return "price_" + hashlib.sha256(canonical_json(row).encode()).hexdigest()[:24]
+
+
+def canonical_json(row: PriceRow) -> str:
+    """Return the row as canonical JSON: what the ledger keeps, and what its id is a digest of."""
+    values: dict[str, object] = {
+        "provider": row.provider,
+        "model": row.model,
+        "effective_from": row.effective_from.isoformat(),
+        "per_million_nano": dict(row.per_million),
+        "per_unit_nano": dict(row.per_unit),
+        "tiers": _tiers_as_json(row.tiers),
+        "multipliers": dict(row.multipliers or {}),
+        "part_tokens": dict(row.part_tokens or {}),
+        "max_output_tokens": row.max_output_tokens,
+        "context_window": row.context_window,
+    }
+    if row.variants:
+        values["variants"] = [
+            [dict(one.when), dict(one.per_million), dict(one.per_unit), _tiers_as_json(one.tiers), one.factor]
+            for one in row.variants
+        ]
+    if row.cost_reported:
+        values["cost"] = "reported"
+    return _ENCODER.encode(values)
+
+
+def _tiers_as_json(tiers: Iterable[Tier]) -> list[list[object]]:
+    return [[tier.above_input_tokens, dict(tier.per_million)] for tier in tiers]

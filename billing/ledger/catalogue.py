@@ -15,9 +15,8 @@ import msgspec
 
 from billing.database.connection import Connection, Database, affected, queries
 from billing.plans import DEFAULT_PLAN, Plan, Plans
-from billing.price_ids import canonical_json
 from billing.price_table import PriceTable, from_canonical_json
-from billing.prices import PriceRow
+from billing.prices import PriceRow, canonical_json
 
 _query = queries("billing.ledger")
 MOST_PRICES: Final = 200

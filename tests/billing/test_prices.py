@@ -12,9 +12,8 @@ from hypothesis import strategies as st
 
 from billing.money import parse_usd
 from billing.price_classes import INPUT_CLASSES, MULTIPLIERS, OUTPUT_CLASSES, PARENT, TOKEN_CLASSES, UNIT_CLASSES
-from billing.price_ids import canonical_json
 from billing.price_table import PriceTable, from_canonical_json
-from billing.prices import PART_KINDS, PriceRow
+from billing.prices import PART_KINDS, PriceRow, canonical_json
 from billing.rates import COST_SCALE, FACTOR_SCALE, MILLION, PriceError, Tier, parse_factor, round_up
 from billing.usage import COUNT_NAMES, Usage
 from tests.billing.test_usage import usages

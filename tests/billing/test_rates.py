@@ -7,9 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from billing.price_ids import canonical_json
 from billing.price_table import from_canonical_json
-from billing.prices import PriceRow
+from billing.prices import PriceRow, canonical_json
 from billing.rates import COST_SCALE, FACTOR_SCALE, PriceError, Tier, Variant, parse_hours, round_up
 from billing.usage import ModelUsage, Usage, UsageError, merge_snapshot, total, usage_lines
 from tests.billing.test_usage import usages
