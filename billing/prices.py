@@ -304,8 +304,8 @@ class PriceRow:
 
 
 _ENCODER: Final = json.JSONEncoder(sort_keys=True, separators=(",", ":"))
-"""Of what a row says: equal rows have equal ids on every gateway and in every release, so that what only newer rows have
-is left out where a row has none of it."""
+"""Of what a row says: equal rows have equal ids on every gateway and in every release. What only newer rows have is
+therefore left out where a row has none of it."""
 
 
 def row_id(row: PriceRow) -> str:
