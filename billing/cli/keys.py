@@ -5,10 +5,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from billing.cli.commands import Connect, group
-from billing.cli.key_rules import Clear, KeyId, add_rules, key_changes, key_state, key_table
-from billing.cli.operator import add_calls, quotas_text
+from billing.cli.key_rules import Clear, KeyId, add_rules, key_changes, listed_keys, shown_key
+from billing.cli.operator import add_calls
 from billing.cli.options import FIRST_PAGE, AccountId, Paging
-from billing.cli.output import Shown, listed
+from billing.cli.output import Shown, revoked
 from billing.money import MAX_NANO
 
 if TYPE_CHECKING:
@@ -34,21 +34,12 @@ async def create(
 ) -> Shown:
     """Create a key. Its secret is printed this once and can't be had again; scripts take `.key` of --json."""
     key = await client.create_key(account_id=account_id, name=name, quota=total_tokens, user_id=user_id, **rules)
-    secret = f"The key, shown only this once: {key.key}"
-    return Shown(key.received, (key_table(key), secret), tuple(key.warnings or ()), secret=True)
+    return shown_key(key)
 
 
 async def index(client: "BillingCalls", account_id: AccountId, page: Paging = FIRST_PAGE) -> Shown:
     """List an account's keys, newest first."""
-    return listed(
-        await client.keys(account_id=account_id, **page.asked),
-        "id",
-        ("begins", "prefix"),
-        "name",
-        ("state", key_state),
-        ("quotas", lambda key: quotas_text(key.quotas)),
-        ("last used", lambda key: key.last_used_at or "never"),
-    )
+    return listed_keys(await client.keys(account_id=account_id, **page.asked))
 
 
 async def update(
@@ -59,11 +50,10 @@ async def update(
     clear: Clear = None,
 ) -> Shown:
     """Change a key: given options replace its values, the rest stays. Every gateway applies it within a second."""
-    key = await client.update_key(key_id, **key_changes(name, rules, clear))
-    return Shown(key.received, (key_table(key),), tuple(key.warnings or ()))
+    return shown_key(await client.update_key(key_id, **key_changes(name, rules, clear)))
 
 
 async def revoke(client: "BillingCalls", key_id: KeyId) -> Shown:
     """Make a key invalid for good, on every gateway within a second."""
     await client.revoke_key(key_id)
-    return Shown({"id": key_id, "revoked": True}, (f"{key_id} is revoked.",))
+    return revoked(key_id)

@@ -7,7 +7,7 @@ import typer
 
 from billing.cli.commands import group
 from billing.cli.options import FIRST_PAGE, Paging, given
-from billing.cli.output import CommandFailed, Shown, details, listed
+from billing.cli.output import CommandFailed, Shown, details, listed, revoked
 from billing.cli.people import Org, add_person_calls, add_session_calls, ask_secret, org_of
 from billing.cli.session import FindSession, Session
 from billing.schemas.organizations import InvitationShape, OrganizationShape, RoleName
@@ -115,7 +115,7 @@ async def resend_invitation(client: "BillingCalls", invitation_id: InvitationId,
 async def revoke_invitation(client: "BillingCalls", invitation_id: InvitationId, org: Org = None) -> Shown:
     """Revoke an open invitation."""
     await client.revoke_invitation(await _org_id(client, org), invitation_id)
-    return Shown({"id": invitation_id, "revoked": True}, (f"{invitation_id} is revoked.",))
+    return revoked(invitation_id)
 
 
 async def accept(

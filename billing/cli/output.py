@@ -194,6 +194,11 @@ def details(found: Any, rows: Sequence[tuple[str, str]], *more: str, secret: boo
     return Shown(found.received, (Table((), rows), *more), secret=secret)
 
 
+def revoked(name: str) -> Shown:
+    """Return that a key, or an invitation, is revoked."""
+    return Shown({"id": name, "revoked": True}, (f"{name} is revoked.",))
+
+
 def page_parts(
     headers: tuple[str, ...], rows: Sequence[tuple[str, ...]], cursor: str | None
 ) -> tuple[str | Table, ...]:

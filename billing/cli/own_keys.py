@@ -5,14 +5,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from billing.cli.commands import group
-from billing.cli.key_rules import Clear, KeyId, add_rules, key_changes, key_state, key_table
-from billing.cli.operator import quotas_text
+from billing.cli.key_rules import Clear, KeyId, add_rules, key_changes, key_table, listed_keys, shown_key
 from billing.cli.options import FIRST_PAGE, Paging
-from billing.cli.output import Shown, Table, listed
+from billing.cli.output import Shown, Table, revoked
 from billing.cli.people import add_person_calls, add_session_calls, ask_secret
 from billing.cli.session import FindSession, Session
 from billing.money import MAX_NANO
-from billing.schemas.keys import NewKeyShape
 
 if TYPE_CHECKING:
     from billing.client.calls import BillingCalls
@@ -45,7 +43,7 @@ async def create(
     user: Annotated[str | None, typer.Option(metavar="USER_ID", help="Whose key it is; else your own.")] = None,
 ) -> Shown:
     """Create a key. Its secret is printed this once and can't be had again; scripts take `.key` of --json."""
-    return _with_secret(await client.create_own_key(name=name, quota=total_tokens, user_id=user, **rules))
+    return shown_key(await client.create_own_key(name=name, quota=total_tokens, user_id=user, **rules))
 
 
 async def index(
@@ -54,16 +52,7 @@ async def index(
     page: Paging = FIRST_PAGE,
 ) -> Shown:
     """List the account's keys, newest first; revoked ones stay listed."""
-    return listed(
-        await client.own_keys(user_id=user, **page.asked),
-        "id",
-        ("begins", "prefix"),
-        "name",
-        "user_id",
-        ("state", key_state),
-        ("quotas", lambda key: quotas_text(key.quotas)),
-        ("last used", lambda key: key.last_used_at or "never"),
-    )
+    return listed_keys(await client.own_keys(user_id=user, **page.asked), "user_id")
 
 
 async def show(client: "BillingCalls", key_id: KeyId) -> Shown:
@@ -81,8 +70,7 @@ async def update(
     clear: Clear = None,
 ) -> Shown:
     """Change a key: given options replace its values, the rest stays. Every gateway applies it within a second."""
-    key = await client.update_own_key(key_id, **key_changes(name, rules, clear))
-    return Shown(key.received, (key_table(key),), tuple(key.warnings or ()))
+    return shown_key(await client.update_own_key(key_id, **key_changes(name, rules, clear)))
 
 
 async def rotate(
@@ -93,13 +81,13 @@ async def rotate(
     ] = 0,
 ) -> Shown:
     """Give a key a new secret, which is printed this once."""
-    return _with_secret(await client.rotate_own_key(key_id, grace_seconds=grace))
+    return shown_key(await client.rotate_own_key(key_id, grace_seconds=grace))
 
 
 async def revoke(client: "BillingCalls", key_id: KeyId) -> Shown:
     """Make a key invalid for good, on every gateway within a second."""
     await client.revoke_own_key(key_id)
-    return Shown({"id": key_id, "revoked": True}, (f"{key_id} is revoked.",))
+    return revoked(key_id)
 
 
 async def revoke_leaked(
@@ -112,8 +100,3 @@ async def revoke_leaked(
     secret = ask_secret("secret of the key", session.environ, "METERGATE_LEAKED_KEY", from_stdin=key_stdin)
     done = await session.open_anew().revoke_leaked_key(key=secret.strip())
     return Shown(done.received, (done.message,))
-
-
-def _with_secret(key: NewKeyShape) -> Shown:
-    secret = f"The key, shown only this once: {key.key}"
-    return Shown(key.received, (key_table(key), secret), tuple(key.warnings or ()), secret=True)
