@@ -14,8 +14,8 @@ from ulid import ULID
 
 from billing.accounts.grants import PROMOTIONS
 from billing.keys.secrets import new_secret, secret_digest, shown_prefix
+from billing.money import DEFAULT_PRIORITY
 from billing.quotas import Window
-from billing.schemas.base import DEFAULT_PRIORITY
 from billing.schemas.keys import DEFAULT_SCOPES
 
 PLAN: Final = "free"

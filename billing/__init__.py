@@ -27,6 +27,7 @@ work         rounds that are made again and again, in every gateway or, by a lea
 settings     sections of the configuration that parts take
 errors       the tree of all exceptions
 fair_queue   what accounts or networks share, in turn
+mail         mails, stored in the transaction of what they tell
 logs         which request a log line is about, and lines as JSON
 audit  codings  pages  wal_segment  times  zones     small things that the above share
 """

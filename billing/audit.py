@@ -101,8 +101,16 @@ class AuditLog:
             before = int(number)
         rows = await self._database.rows(
             _query("audit_page"),
-            *(before, only.account_id, only.user_id, only.actor, only.action, only.since, only.until),
-            *(limit + 1, only.own, only.about),
+            before,
+            only.account_id,
+            only.user_id,
+            only.actor,
+            only.action,
+            only.since,
+            only.until,
+            limit + 1,
+            only.own,
+            only.about,
         )
         return page_of([AuditEntry(**dict(row)) for row in rows], limit, lambda entry: str(entry.id))
 

@@ -30,10 +30,7 @@ MetergateError
 +-- LotNotFound                    billing.accounts.lots
 +-- BadUserId                      billing.accounts.member_limits
 +-- PriceNotFound                  billing.accounts.repricing
-+-- ClientError                    billing.client.errors
-|   +-- BadAnswer                  billing.client.errors
-|   +-- Refused                    billing.client.errors
-|   +-- Unreachable                billing.client.errors
++-- TooManyAttempts                billing.api.attempts
 +-- ApiError                       billing.api.errors
 |   +-- Conflict                   billing.api.errors
 |   +-- InsufficientScope          billing.api.errors
@@ -44,12 +41,15 @@ MetergateError
 |   +-- Unauthorized               billing.api.errors
 |   +-- Unavailable                billing.api.errors
 |   +-- Unpriced                   billing.api.errors
-+-- TooManyAttempts                billing.api.attempts
 +-- BudgetError                    billing.budgets.rules
 |   +-- BudgetNotFound             billing.budgets.rules
 |   +-- BudgetRefused              billing.budgets.rules
 +-- CommandFailed                  billing.cli.output
 |   +-- NoData                     gateway.commands.stores
++-- ClientError                    billing.client.errors
+|   +-- BadAnswer                  billing.client.errors
+|   +-- Refused                    billing.client.errors
+|   +-- Unreachable                billing.client.errors
 +-- BadCoding                      billing.codings
 +-- ExporterFailed                 billing.collect.snapshots
 +-- SubjectNotFound                billing.collect.subjects

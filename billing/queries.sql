@@ -47,3 +47,6 @@ FROM (
     ORDER BY id DESC LIMIT $8)
 ) a
 ORDER BY id DESC LIMIT $8
+
+-- name: mail_enqueue
+INSERT INTO mail_outbox (id, recipient, subject, body) VALUES ($1, $2, $3, $4)

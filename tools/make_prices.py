@@ -10,11 +10,10 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable, Iterator, Mapping
 from datetime import UTC, date, datetime, time
 from decimal import Decimal
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import yaml
 from genai_prices.data import providers
@@ -32,6 +31,9 @@ from genai_prices.types import (
     TieredPrices,
     TimeOfDateConstraint,
 )
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Mapping
 
 HERE: Final = Path(__file__).parent
 TARGET: Final = HERE.parent / "gateway" / "config" / "shipped" / "prices.yaml"

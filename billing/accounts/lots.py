@@ -20,8 +20,8 @@ from typing import TYPE_CHECKING, Final, Literal
 
 from billing.database.connection import Connection, Database, queries
 from billing.errors import MetergateError
+from billing.money import DEFAULT_PRIORITY, MOST_PRIORITY
 from billing.pages import BEFORE_ALL, Page, page_of
-from billing.schemas.base import DEFAULT_PRIORITY, MOST_PRIORITY
 
 if TYPE_CHECKING:
     from billing.database.connection import Row

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any
 
 from msgspec import UNSET
 
@@ -21,8 +21,6 @@ if TYPE_CHECKING:
     from billing.accounts.accounts import Account
     from billing.budgets.budgets import Budget
     from billing.schemas.base import Listing, PageQuery
-
-ADMIN: Final = "/api/admin/"
 
 
 @serves(BudgetOperations.create_budget, BudgetOperations.create_budget_of_account)
@@ -96,8 +94,7 @@ def _addresses(given: Iterable[str]) -> tuple[str, ...]:
 
 
 async def _account(call: Call) -> Account:
-    is_admin = call.request.path.startswith(ADMIN)
-    return await call.services.accounts.get(call.id("account_id") if is_admin else call.account_id)
+    return await call.services.accounts.get(call.account_id)
 
 
 async def _shape(call: Call, account: Account, budget: Budget) -> OwnBudgetShape:

@@ -27,26 +27,16 @@ from billing.schemas.credit import (
 )
 
 if TYPE_CHECKING:
-    from billing.api.services import Services
     from billing.schemas.base import Listing, PageQuery
 
 
-@serves(CreditOperations.lots)
+@serves(CreditOperations.lots, CreditOperations.account_lots)
 async def list_lots(call: Call, query: LotsQuery) -> Listing[LotShape]:
     """List the lots of the account's credit, newest first, with what is left of each."""
-    return await _lots(call.services, call.account_id, query)
-
-
-@serves(CreditOperations.account_lots)
-async def list_account_lots(call: Call, query: LotsQuery) -> Listing[LotShape]:
-    """List the lots of an account's credit, newest first, with what is left of each."""
-    account = await call.services.accounts.get(call.id("account_id"))
-    return await _lots(call.services, account.id, query)
-
-
-async def _lots(services: Services, account_id: str, query: LotsQuery) -> Listing[LotShape]:
+    account = await call.services.accounts.get(call.account_id)
     limit, after = page_asked(query)
-    return listing(await services.lots.page(account_id, limit, after, open_only=query.open == "true"), LotShape.of_lot)
+    page = await call.services.lots.page(account.id, limit, after, open_only=query.open == "true")
+    return listing(page, LotShape.of_lot)
 
 
 @serves(CreditOperations.redeem_coupon)

@@ -16,8 +16,7 @@ from msgspec import UNSET
 
 from billing.api.errors import BadRequest
 from billing.api.operation import JSON
-from billing.schemas.decoding import decode_shape
-from billing.schemas.mismatch import mismatch, unreadable
+from billing.api.requests import decoded
 from billing.schemas.service import BINARY_EVENT, structured
 
 if TYPE_CHECKING:
@@ -76,17 +75,6 @@ def checked(event: msgspec.Raw) -> msgspec.Raw:
     except UnicodeDecodeError as error:
         raise BadRequest("An event must be UTF-8.") from error
     return msgspec.Raw(decoded(raw, msgspec.Raw))
-
-
-def decoded(raw: bytes | msgspec.Raw, model: Any, field: str | None = None) -> Any:
-    """Return JSON as `model`. Raises `BadRequest`."""
-    try:
-        return decode_shape(raw, model)
-    except msgspec.ValidationError as error:
-        message, found = mismatch(error, model)
-        raise BadRequest(message, field or found) from error
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise BadRequest(unreadable(error), field) from error
 
 
 class _MaybeSeveral(msgspec.Struct):

@@ -15,9 +15,9 @@ import msgspec
 from msgspec import UNSET
 
 from billing.api.errors import ApiError, BadRequest, Unavailable, of_failure
-from billing.api.event_bodies import checked, decoded, events_of
+from billing.api.event_bodies import checked, events_of
 from billing.api.operations import ServiceOperations
-from billing.api.requests import moment, money, positive_money, read_bounded
+from billing.api.requests import decoded, moment, money, positive_money, read_bounded
 from billing.api.route import REPLAYED_HEADER, Call, answer, serves
 from billing.api.usage import balance_of
 from billing.errors import MetergateError

@@ -364,7 +364,14 @@ class CreditOperations:
     """Lots of credit, coupons, auto-recharge, and when an account is told that its balance is low."""
 
     lots = operation("GET", "/api/billing/lots", Listing[LotShape], LotsQuery, scope=BILLING_READ)
-    account_lots = operation("GET", OfOne("/api/admin/accounts/{account_id}/lots"), Listing[LotShape], LotsQuery)
+    account_lots = operation(
+        "GET",
+        OfOne("/api/admin/accounts/{account_id}/lots"),
+        Listing[LotShape],
+        LotsQuery,
+        name="list_account_lots",
+        summary="List the lots of an account's credit, newest first, with what is left of each.",
+    )
     redeem_coupon = operation(
         "POST",
         "/api/billing/coupons/redeem",

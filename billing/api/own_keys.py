@@ -48,7 +48,8 @@ async def create_own_key(call: Call, body: NewOwnKey) -> NewKeyShape:
     user_id = body.user_id or call.caller.user_id
     _check_may_change(call, user_id)
     key, secret = await services.keys.create(
-        *(call.account_id, body.name),
+        call.account_id,
+        body.name,
         user_id=user_id,
         actor=call.actor,
         grantable=_grantable(call, user_id),

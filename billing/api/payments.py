@@ -76,7 +76,9 @@ async def setup_billing(call: Call, body: NewSetup) -> PageShape:
     if body.save_only:
         return PageShape.of(await payments.flows.save_method(call.account_id, body.return_url), order=None)
     wanted = Wanted(
-        *(call.account_id, _key(call, body.idempotency_key), _amount(body.amount_usd)),
+        call.account_id,
+        _key(call, body.idempotency_key),
+        _amount(body.amount_usd),
         success_url=body.return_url,
         cancel_url=body.return_url,
         save_method=True,
@@ -98,7 +100,9 @@ async def checkout(call: Call, body: NewCheckout) -> PageShape:
     if (amount_nano is None) == (plan is None):
         raise BadRequest("Name amount_usd or plan: one of the two.", "amount_usd")
     wanted = Wanted(
-        *(call.account_id, _key(call, body.idempotency_key), amount_nano),
+        call.account_id,
+        _key(call, body.idempotency_key),
+        amount_nano,
         plan=plan,
         success_url=body.success_url or body.return_url,
         cancel_url=body.cancel_url or body.return_url,

@@ -16,6 +16,7 @@ from billing.api.route import Call, serves
 from billing.identity.codes import TooManyTries
 from billing.identity.credentials import WrongCredential
 from billing.identity.people import Factor, Visitor
+from billing.identity.permissions import ROLES
 from billing.identity.sign_in import Refusal
 from billing.schemas.people import (
     CodeAsked,
@@ -24,6 +25,7 @@ from billing.schemas.people import (
     MailSent,
     NewAddress,
     NewAddressCode,
+    OwnOrganizationShape,
     PasswordChange,
     PasswordChanged,
     PasswordForgotten,
@@ -204,7 +206,8 @@ async def update_me(call: Call, body: ProfilePatch) -> ProfileShape:
 
 
 async def _profile(call: Call, user: User) -> ProfileShape:
-    organizations = await call.services.users.organizations(user.id)
+    own = await call.services.users.organizations(user.id)
+    organizations = [OwnOrganizationShape.of(each, scopes=sorted(ROLES[each.role])) for each in own]
     left = await call.services.credentials.recovery_codes_left(user.id)
     return ProfileShape.of_user(user, call.caller, organizations, left)
 

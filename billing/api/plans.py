@@ -7,13 +7,13 @@ from typing import TYPE_CHECKING, Final
 
 from billing.api.errors import NotFound, QuotaExceeded
 from billing.api.operations import PlanOperations
+from billing.api.payments import list_plans
 from billing.api.route import REPLAYED_HEADER, Call, serves
 from billing.api.usage import balance_of
 from billing.errors import StoreError
 from billing.money import format_usd
 from billing.payments.outlook import outlook
 from billing.quotas import parse_limit
-from billing.schemas.payments import PlanShape, PlansShape
 from billing.schemas.subscriptions import (
     FeatureShape,
     FeaturesShape,
@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from billing.payments.assembly import Payments
     from billing.plans import Plan
     from billing.quotas import Quota
+    from billing.schemas.payments import PlansShape
     from billing.schemas.quotas import WindowShape
     from billing.schemas.usage import BalanceShape
 
@@ -203,8 +204,7 @@ async def change_subscription(call: Call, body: PlanChange) -> SubscriptionShape
 @serves(PlanOperations.plans_in_force)
 async def list_plans_in_force(call: Call) -> PlansShape:
     """List the plans in force, the cheapest first."""
-    plans = sorted(call.services.plans.values(), key=lambda plan: (plan.price_nano, plan.id))
-    return PlansShape(data=[PlanShape.of_plan(plan) for plan in plans])
+    return await list_plans(call)
 
 
 @serves(PlanOperations.features)

@@ -49,12 +49,18 @@ async def read_body(request: web.Request, model: type[T], *, optional: bool = Fa
         body = b"{}"
     if _NUL in body or b"\0" in body:
         raise BadRequest("The body must not contain NUL characters.")
+    return decoded(body, model)
+
+
+def decoded(raw: bytes | msgspec.Raw, model: type[T], field: str | None = None) -> T:
+    """Return JSON as `model`. Raises `BadRequest`, which names `field` or the one that is wrong."""
     try:
-        return decode_shape(body, model)
+        return decode_shape(raw, model)
     except msgspec.ValidationError as error:
-        raise not_that_shape(error, model) from error
+        message, found = mismatch(error, model)
+        raise BadRequest(message, field or found) from error
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise BadRequest(unreadable(error)) from error
+        raise BadRequest(unreadable(error), field) from error
 
 
 async def read_bounded(request: web.Request, limit_bytes: int, timeout_s: float | None = None) -> bytes:
@@ -108,12 +114,7 @@ def shaped(given: Mapping[str, object], model: type[T]) -> T:
     try:
         return msgspec.convert(given, model, str_keys=True)
     except msgspec.ValidationError as error:
-        raise not_that_shape(error, model) from error
-
-
-def not_that_shape(error: msgspec.ValidationError, model: Any) -> BadRequest:
-    """Return the refusal of what is not of this shape."""
-    return BadRequest(*mismatch(error, model))
+        raise BadRequest(*mismatch(error, model)) from error
 
 
 def money(param: str, given: object) -> int:

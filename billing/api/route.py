@@ -96,6 +96,7 @@ def routes_of(operations: Iterable[Operation[..., Any]], modules: Iterable[Modul
     return tuple(Route(operation, handlers[operation]) for operation in operations)
 
 
+ACCOUNT_IN_PATH: Final = "account_id"
 REQUEST_ID_HEADER: Final = "x-request-id"
 REQUEST_ID: Final = web.RequestKey("request_id", str)
 """The id that a request's answer and its rows of the audit log have."""
@@ -118,7 +119,10 @@ class Call:
 
     @property
     def account_id(self) -> str:
-        """Return whose data the call is about. Raises `InsufficientScope` for a person without an organization."""
+        """Return whose data the call is about: the account of the path, which operators name, or else the caller's own.
+        Raises `InsufficientScope` for a person without an organization."""
+        if ACCOUNT_IN_PATH in self.request.match_info:
+            return self.id(ACCOUNT_IN_PATH)
         if self.caller.account_id is None:
             raise InsufficientScope("This call is about an organization's account: you belong to none.")
         return self.caller.account_id

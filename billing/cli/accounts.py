@@ -2,20 +2,19 @@
 
 import functools
 from collections.abc import Awaitable, Callable
-from typing import TYPE_CHECKING, Annotated
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
 
 from billing.cli.commands import Connect, group
 from billing.cli.confirmation import Yes, confirm
-from billing.cli.operator import add_call, quota_text, quotas_of, repeatable, shown_account
-from billing.cli.options import AccountId, Cursor, Limit, Quotas, changes_of
-from billing.cli.output import Shown, Table, page_parts
-from billing.money import MoneyError, parse_usd
-from billing.pages import DEFAULT_LIMIT
+from billing.cli.operator import add_calls, quota_text, quotas_of, repeatable, shown_account
+from billing.cli.options import FIRST_PAGE, AccountId, Paging, Quotas, changes_of
+from billing.cli.output import Shown, Table, details, listed
+from billing.money import DEFAULT_PRIORITY, MOST_PRIORITY, MoneyError, parse_usd
 from billing.principals import Status
 from billing.schemas.accounts import Against, GrantShape
-from billing.schemas.base import DEFAULT_PRIORITY, MOST_PRIORITY
 
 if TYPE_CHECKING:
     from billing.client.calls import BillingCalls
@@ -31,18 +30,9 @@ IdempotencyKey = Annotated[
 def add_accounts(app: typer.Typer, connect: Connect) -> None:
     """Add the group `account`, and what is done to one account."""
     account = group("Accounts: who pays.")
-    add_call(account, "create", create, connect)
-    add_call(account, "show", show, connect)
-    add_call(account, "list", index, connect)
-    add_call(account, "set", change, connect)
-    add_call(account, "quotas", quotas, connect)
+    add_calls(account, connect, create=create, show=show, list=index, set=change, quotas=quotas)
     app.add_typer(account, name="account")
-    add_call(app, "grant", grant, connect)
-    add_call(app, "refund", refund, connect)
-    add_call(app, "adjust", adjust, connect)
-    add_call(app, "suspend", suspend, connect)
-    add_call(app, "close", close, connect)
-    add_call(app, "reopen", reopen, connect)
+    add_calls(app, connect, grant=grant, refund=refund, adjust=adjust, suspend=suspend, close=close, reopen=reopen)
 
 
 async def create(
@@ -73,12 +63,9 @@ async def show(client: "BillingCalls", account_id: AccountId) -> Shown:
     return shown_account(await client.account(account_id))
 
 
-async def index(client: "BillingCalls", limit: Limit = DEFAULT_LIMIT, cursor: Cursor = None) -> Shown:
+async def index(client: "BillingCalls", page: Paging = FIRST_PAGE) -> Shown:
     """List accounts, newest first."""
-    page = await client.accounts(limit=limit, cursor=cursor)
-    rows = [(account.id, account.name, account.plan, account.status, account.balance_usd) for account in page.data]
-    headers = ("id", "name", "plan", "status", "balance USD")
-    return Shown(page.received, page_parts(headers, rows, page.next_cursor))
+    return listed(await client.accounts(**page.asked), "id", "name", "plan", "status", "balance_usd")
 
 
 async def change(
@@ -135,26 +122,37 @@ async def quotas(
     return Shown(account.received, (Table(("quota", "of"), rows) if rows else "There are none.",))
 
 
+@dataclass(frozen=True, slots=True)
+class Terms:
+    """What kind of credit is given."""
+
+    note: Note = None
+    expires_at: Annotated[
+        str | None, typer.Option(metavar="TIME", help="When what is left of it is taken back; else never.")
+    ] = None
+    priority: Annotated[int, typer.Option(min=0, max=MOST_PRIORITY, help="What is drawn first has the lowest.")] = (
+        DEFAULT_PRIORITY
+    )
+    paid: Annotated[bool, typer.Option("--paid", help="It was paid for elsewhere: drawn after what was not.")] = False
+
+
+USUAL_TERMS: Final = Terms()
+
+
 async def grant(
     client: "BillingCalls",
     account_id: AccountId,
     amount_usd: Amount,
-    note: Note = None,
-    expires_at: Annotated[
-        str | None, typer.Option(metavar="TIME", help="When what is left of it is taken back; else never.")
-    ] = None,
-    priority: Annotated[
-        int, typer.Option(min=0, max=MOST_PRIORITY, help="What is drawn first has the lowest.")
-    ] = DEFAULT_PRIORITY,
-    paid: Annotated[bool, typer.Option("--paid", help="It was paid for elsewhere: drawn after what was not.")] = False,
+    terms: Terms = USUAL_TERMS,
     idempotency_key: IdempotencyKey = None,
     yes: Yes = False,
 ) -> Shown:
     """Give credit to an account, once for an idempotency key. Asks before it gives much (`grant_confirm_usd`)."""
     if not yes and await exceeds_confirmed(client, amount_nano(amount_usd)):
-        how = "paid for elsewhere" if paid else "for free"
+        how = "paid for elsewhere" if terms.paid else "for free"
         confirm((f"{account_id} is given {amount_usd} USD of credit, {how}.",), yes=yes)
-    call = functools.partial(client.grant, expires_at=expires_at, priority=priority, promotional=not paid, note=note)
+    of_credit: dict[str, Any] = {"note": terms.note, "expires_at": terms.expires_at, "priority": terms.priority}
+    call = functools.partial(client.grant, **of_credit, promotional=not terms.paid)
     return await _give("grant", call, account_id, amount_usd, idempotency_key)
 
 
@@ -243,4 +241,4 @@ async def _give(
         ("balance USD", result.balance_usd),
         ("idempotency key", key),
     ]
-    return Shown(result.received, (Table((), rows),))
+    return details(result, rows)

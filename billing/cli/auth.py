@@ -14,8 +14,8 @@ from billing.cli.people import (
     Email,
     Org,
     add_credentials,
-    add_person_call,
-    add_session_call,
+    add_person_calls,
+    add_session_calls,
     ask_factor,
     ask_secret,
     org_of,
@@ -40,12 +40,9 @@ OTP: Final = "METERGATE_OTP"
 def add_auth(app: typer.Typer, find: FindSession) -> None:
     """Add the group `auth`."""
     auth = group("Registering, signing in and out, tokens.")
-    for name, call in (("register", register), ("login", login), ("verify", verify), ("token", token)):
-        add_session_call(auth, name, call, find)
-    add_session_call(auth, "status", status, find)
-    add_session_call(auth, "logout", logout, find)
-    add_session_call(auth, "password", password, find)
-    add_person_call(auth, "sessions", sessions, find)
+    add_session_calls(auth, find, register=register, login=login, verify=verify, token=token)
+    add_session_calls(auth, find, status=status, logout=logout, password=password)
+    add_person_calls(auth, find, sessions=sessions)
     add_credentials(auth, find)
     app.add_typer(auth, name="auth")
 

@@ -5,8 +5,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from billing.cli.confirmation import Yes, confirm
-from billing.cli.output import USAGE, CommandFailed, Shown, Table
-from billing.cli.people import add_person_call
+from billing.cli.output import USAGE, CommandFailed, Shown, details
+from billing.cli.people import add_person_calls
 from billing.cli.session import FindSession
 
 if TYPE_CHECKING:
@@ -18,9 +18,7 @@ Usd = typer.Option(metavar="USD", help="Else as it is.")
 
 def add_auto_recharge(app: typer.Typer, find: FindSession) -> None:
     """Add its commands."""
-    add_person_call(app, "show", show, find)
-    add_person_call(app, "set", change, find)
-    add_person_call(app, "off", end, find)
+    add_person_calls(app, find, show=show, set=change, off=end)
 
 
 async def show(client: "BillingCalls") -> Shown:
@@ -69,4 +67,4 @@ def _shown(found: "RechargeShape") -> Shown:
     rows += [(name, text) for name, text in (("why", found.reason), ("act at", found.url)) if text is not None]
     if found.next_attempt_at is not None:
         rows.append(("next try", found.next_attempt_at))
-    return Shown(found.received, (Table((), rows),))
+    return details(found, rows)

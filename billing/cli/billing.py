@@ -9,11 +9,10 @@ import typer
 
 from billing.cli.commands import group, lazy_group
 from billing.cli.confirmation import Yes, confirm
-from billing.cli.options import Cursor, Limit, given
-from billing.cli.output import Shown, Table, page_parts
-from billing.cli.people import add_person_call
+from billing.cli.options import FIRST_PAGE, Paging, given
+from billing.cli.output import Shown, Table, listed
+from billing.cli.people import add_person_calls
 from billing.cli.session import FindSession
-from billing.pages import DEFAULT_LIMIT
 
 if TYPE_CHECKING:
     from billing.client.calls import BillingCalls
@@ -45,16 +44,20 @@ _FEATURES = ("feature", "allowed", "limit", "used", "left", "resets")
 def add_billing(app: typer.Typer, find: FindSession) -> None:
     """Add the group `billing`."""
     billing = group("The account: what is left, and what comes next.")
-    add_person_call(billing, "status", status, find)
-    add_person_call(billing, "setup", setup, find)
-    add_person_call(billing, "portal", portal, find)
-    add_person_call(billing, "plans", plans, find)
-    add_person_call(billing, "checkout", checkout, find)
-    add_person_call(billing, "change-plan", change_plan, find)
-    add_person_call(billing, "orders", orders, find)
-    add_person_call(billing, "invoices", invoices, find)
-    add_person_call(billing, "redeem", redeem, find)
-    add_person_call(billing, "alert", alert, find)
+    add_person_calls(
+        billing,
+        find,
+        status=status,
+        setup=setup,
+        portal=portal,
+        plans=plans,
+        checkout=checkout,
+        change_plan=change_plan,
+        orders=orders,
+        invoices=invoices,
+        redeem=redeem,
+        alert=alert,
+    )
     recharge = lazy_group("The saved payment method is charged when credit runs low.", RECHARGE, find)
     billing.add_typer(recharge, name="auto-recharge")
     budget = lazy_group("Sums to stay within: they tell, and refuse nothing.", BUDGET, find)
@@ -182,27 +185,30 @@ async def orders(
         str | None,
         typer.Option(metavar="STATUS", help="open, paid, credited, failed, expired, refunded, disputed or parked."),
     ] = None,
-    limit: Limit = DEFAULT_LIMIT,
-    cursor: Cursor = None,
+    page: Paging = FIRST_PAGE,
 ) -> Shown:
     """List orders, newest first."""
-    page = await client.own_orders(limit=limit, cursor=cursor, **given(status=status))
-    rows = [
-        (each.id, each.plan or each.kind, each.amount_usd, each.refunded_usd, each.status, each.created_at)
-        for each in page.data
-    ]
-    headers = ("id", "what", "amount USD", "refunded USD", "status", "created")
-    return Shown(page.received, page_parts(headers, rows, page.next_cursor))
+    return listed(
+        await client.own_orders(**page.asked, **given(status=status)),
+        "id",
+        ("what", lambda order: order.plan or order.kind),
+        "amount_usd",
+        "refunded_usd",
+        "status",
+        "created_at",
+    )
 
 
-async def invoices(client: "BillingCalls", limit: Limit = DEFAULT_LIMIT, cursor: Cursor = None) -> Shown:
+async def invoices(client: "BillingCalls", page: Paging = FIRST_PAGE) -> Shown:
     """List the bills of plans, newest first."""
-    page = await client.invoices(limit=limit, cursor=cursor)
-    rows = [
-        (each.number or each.id, f"{each.total_usd} {each.currency}", each.status, each.created_at, each.url or "-")
-        for each in page.data
-    ]
-    return Shown(page.received, page_parts(("number", "total", "status", "created", "page"), rows, page.next_cursor))
+    return listed(
+        await client.invoices(**page.asked),
+        ("number", lambda each: each.number or each.id),
+        ("total", lambda each: f"{each.total_usd} {each.currency}"),
+        "status",
+        "created_at",
+        ("page", "url"),
+    )
 
 
 async def redeem(

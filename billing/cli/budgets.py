@@ -4,11 +4,10 @@ from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
 
-from billing.cli.options import Cursor, Limit, given
-from billing.cli.output import Shown, Table, page_parts
-from billing.cli.people import add_person_call
+from billing.cli.options import FIRST_PAGE, Paging, given
+from billing.cli.output import Shown, details, page_parts
+from billing.cli.people import add_person_calls
 from billing.cli.session import FindSession
-from billing.pages import DEFAULT_LIMIT
 
 if TYPE_CHECKING:
     from billing.client.calls import BillingCalls
@@ -29,16 +28,13 @@ _BUDGETS: Final = ("id", "of", "period", "amount USD", "spent USD", "percent", "
 
 def add_budgets(app: typer.Typer, find: FindSession) -> None:
     """Add the commands of the group `billing budget`."""
-    add_person_call(app, "list", list_budgets, find)
-    add_person_call(app, "create", create_budget, find)
-    add_person_call(app, "update", update_budget, find)
-    add_person_call(app, "delete", delete_budget, find)
+    add_person_calls(app, find, list=list_budgets, create=create_budget, update=update_budget, delete=delete_budget)
 
 
-async def list_budgets(client: "BillingCalls", limit: Limit = DEFAULT_LIMIT, cursor: Cursor = None) -> Shown:
+async def list_budgets(client: "BillingCalls", page: Paging = FIRST_PAGE) -> Shown:
     """List budgets, newest first, with what was spent of each and a forecast."""
-    page = await client.budgets(limit=limit, cursor=cursor)
-    return Shown(page.received, page_parts(_BUDGETS, [_budget(each) for each in page.data], page.next_cursor))
+    found = await client.budgets(**page.asked)
+    return Shown(found.received, page_parts(_BUDGETS, [_budget(each) for each in found.data], found.next_cursor))
 
 
 async def create_budget(
@@ -81,9 +77,14 @@ async def delete_budget(client: "BillingCalls", budget_id: BudgetId) -> Shown:
 
 def _budget(each: "OwnBudgetShape") -> tuple[str, ...]:
     return (
-        *(each.id, each.tag or each.subject_id or "account", each.period, each.amount_usd),
-        *(each.spent_usd or "-", "-" if each.percent is None else f"{each.percent} %"),
-        *(each.forecast_usd or "-", each.period_end or "never"),
+        each.id,
+        each.tag or each.subject_id or "account",
+        each.period,
+        each.amount_usd,
+        each.spent_usd or "-",
+        "-" if each.percent is None else f"{each.percent} %",
+        each.forecast_usd or "-",
+        each.period_end or "never",
     )
 
 
@@ -91,4 +92,4 @@ def _shown_budget(budget: "OwnBudgetShape") -> Shown:
     rows = list(zip(_BUDGETS, _budget(budget), strict=True))
     rows.append(("tells at", ", ".join(f"{each} %" for each in budget.thresholds)))
     rows.append(("tells", ", ".join(budget.notify) or "owners and admins"))
-    return Shown(budget.received, (Table((), rows),))
+    return details(budget, rows)

@@ -1,7 +1,8 @@
 """A function becomes a command of `metergate`.
 
 `add_command` takes a function, mostly an async one, whose first parameter is the `Output`; its others are the command's
-own options and arguments, as typer wants them, its docstring the help. The common options are added, the event loop is
+own options and arguments, as typer wants them, or dataclasses of them that several commands have; its docstring is the
+help. The common options are added, the event loop is
 run, and a `CommandFailed` becomes a sentence and an exit code.
 
 A group names its commands by the functions that add them, as `module:function`, and loads a module when one of its
@@ -15,9 +16,9 @@ import functools
 import inspect
 import signal
 import types
-from collections.abc import Callable, Collection, Coroutine, Iterator, Mapping
+from collections.abc import Awaitable, Callable, Collection, Coroutine, Iterator, Mapping
 from contextlib import AbstractAsyncContextManager, contextmanager
-from dataclasses import fields
+from dataclasses import MISSING, fields, is_dataclass
 from importlib import import_module
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, get_args, get_origin, get_type_hints
 
@@ -26,13 +27,15 @@ from typer.core import TyperCommand, TyperGroup
 from typer.main import get_group
 
 from billing.cli.options import RESULT, Common
-from billing.cli.output import CommandFailed, Output
+from billing.cli.output import CommandFailed, Output, Shown
 
 if TYPE_CHECKING:
     from billing.client.calls import BillingCalls
 
 Work = Callable[..., Coroutine[Any, Any, int | None] | int]
 """A function of an `Output` and a command's own options, mostly async; answers the exit code, None for 0."""
+Call = Callable[..., Awaitable[Shown]]
+"""An async function of a `BillingCalls` or a `Session`, and a command's own options."""
 Connect = Callable[[Output], AbstractAsyncContextManager["BillingCalls"]]
 """How to reach the billing API by what the output's options say; raises `CommandFailed` where that can't be."""
 
@@ -156,25 +159,46 @@ def group(help_text: str, kind: type[TyperGroup] = _Group, *, add_completion: bo
 def add_command(app: typer.Typer, name: str, work: Work, used: Collection[str] = RESULT) -> None:
     """Make `work` the command `name` of `app`, which uses these fields of `Common`."""
     common_parameters = _common_parameters(used)
+    own = list(inspect.signature(work).parameters.values())[1:]
+    groups: dict[str, Any] = {each.name: each.annotation for each in own if is_dataclass(each.annotation)}
 
     @functools.wraps(work)
     def command(**given: Any) -> None:
         common = Common(**{parameter.name: given.pop(parameter.name) for parameter in common_parameters})
+        grouped = {
+            name: group(**{each.name: given.pop(each.name) for each in fields(group)}) for name, group in groups.items()
+        }
         try:
             with Output.opened(common) as output:
-                code = _ended(work(output, **given))
+                code = _ended(work(output, **given, **grouped))
         except CommandFailed as failed:
             typer.echo(f"metergate: {failed}", err=True)
             code = failed.code
         if code:
             raise typer.Exit(code)
 
-    own = list(inspect.signature(work).parameters.values())[1:]
-    parameters = [*(parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY) for parameter in own), *common_parameters]
+    parameters = [*(each for one in own for each in _options_of(one)), *common_parameters]
     command.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
     command.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
     texts = [parameter.name for parameter in parameters if _is_text(parameter.annotation)]
     app.command(name, cls=type("Command", (_Command,), {"texts": texts}))(command)
+
+
+def _options_of(parameter: inspect.Parameter) -> list[inspect.Parameter]:
+    """Return the options that a parameter stands for: those of a dataclass have its fields' names."""
+    keyword = inspect.Parameter.KEYWORD_ONLY
+    if not is_dataclass(parameter.annotation):
+        return [parameter.replace(kind=keyword)]
+    hints = get_type_hints(parameter.annotation, include_extras=True)
+    return [
+        inspect.Parameter(
+            each.name,
+            keyword,
+            default=inspect.Parameter.empty if each.default is MISSING else each.default,
+            annotation=hints[each.name],
+        )
+        for each in fields(parameter.annotation)
+    ]
 
 
 def _ended(code: Coroutine[Any, Any, int | None] | int) -> int | None:

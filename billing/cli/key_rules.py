@@ -10,8 +10,9 @@ import typer
 
 from billing.cli.operator import quotas_of, quotas_text
 from billing.cli.options import changes_of, given
-from billing.cli.output import Shown, Table
-from billing.schemas.keys import RULES, KeyShape
+from billing.cli.output import Shown, Table, listed
+from billing.schemas.base import Listing
+from billing.schemas.keys import RULES, KeyShape, NewKeyShape
 from billing.schemas.rules import Option
 
 if TYPE_CHECKING:
@@ -111,3 +112,23 @@ def _text(option: Option, value: Any) -> str:
         case "texts":
             return ", ".join(value)
     return str(value)
+
+
+def shown_key(key: KeyShape) -> Shown:
+    """Return a key, and what may not be meant; of one with a new secret, which is shown this once, that too."""
+    secret = (f"The key, shown only this once: {key.key}",) if isinstance(key, NewKeyShape) else ()
+    return Shown(key.received, (key_table(key), *secret), tuple(key.warnings or ()), secret=bool(secret))
+
+
+def listed_keys(page: Listing[KeyShape], *of: str) -> Shown:
+    """Return a page of keys, with columns `of` behind their names."""
+    return listed(
+        page,
+        "id",
+        ("begins", "prefix"),
+        "name",
+        *of,
+        ("state", key_state),
+        ("quotas", lambda key: quotas_text(key.quotas)),
+        ("last used", lambda key: key.last_used_at or "never"),
+    )

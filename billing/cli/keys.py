@@ -5,12 +5,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from billing.cli.commands import Connect, group
-from billing.cli.key_rules import Clear, KeyId, add_rules, key_changes, key_state, key_table
-from billing.cli.operator import add_call, quotas_text
-from billing.cli.options import AccountId, Cursor, Limit
-from billing.cli.output import Shown, page_parts
+from billing.cli.key_rules import Clear, KeyId, add_rules, key_changes, listed_keys, shown_key
+from billing.cli.operator import add_calls
+from billing.cli.options import FIRST_PAGE, AccountId, Paging
+from billing.cli.output import Shown, revoked
 from billing.money import MAX_NANO
-from billing.pages import DEFAULT_LIMIT
 
 if TYPE_CHECKING:
     from billing.client.calls import BillingCalls
@@ -19,10 +18,7 @@ if TYPE_CHECKING:
 def add_keys(app: typer.Typer, connect: Connect) -> None:
     """Add the group `key`."""
     key = group("API keys of accounts.")
-    add_call(key, "create", add_rules(create), connect)
-    add_call(key, "list", index, connect)
-    add_call(key, "update", add_rules(update), connect)
-    add_call(key, "revoke", revoke, connect)
+    add_calls(key, connect, create=add_rules(create), list=index, update=add_rules(update), revoke=revoke)
     app.add_typer(key, name="key")
 
 
@@ -38,21 +34,12 @@ async def create(
 ) -> Shown:
     """Create a key. Its secret is printed this once and can't be had again; scripts take `.key` of --json."""
     key = await client.create_key(account_id=account_id, name=name, quota=total_tokens, user_id=user_id, **rules)
-    secret = f"The key, shown only this once: {key.key}"
-    return Shown(key.received, (key_table(key), secret), tuple(key.warnings or ()), secret=True)
+    return shown_key(key)
 
 
-async def index(
-    client: "BillingCalls", account_id: AccountId, limit: Limit = DEFAULT_LIMIT, cursor: Cursor = None
-) -> Shown:
+async def index(client: "BillingCalls", account_id: AccountId, page: Paging = FIRST_PAGE) -> Shown:
     """List an account's keys, newest first."""
-    page = await client.keys(account_id=account_id, limit=limit, cursor=cursor)
-    rows = [
-        (key.id, key.prefix, key.name, key_state(key), quotas_text(key.quotas), key.last_used_at or "never")
-        for key in page.data
-    ]
-    headers = ("id", "begins", "name", "state", "quotas", "last used")
-    return Shown(page.received, page_parts(headers, rows, page.next_cursor))
+    return listed_keys(await client.keys(account_id=account_id, **page.asked))
 
 
 async def update(
@@ -63,11 +50,10 @@ async def update(
     clear: Clear = None,
 ) -> Shown:
     """Change a key: given options replace its values, the rest stays. Every gateway applies it within a second."""
-    key = await client.update_key(key_id, **key_changes(name, rules, clear))
-    return Shown(key.received, (key_table(key),), tuple(key.warnings or ()))
+    return shown_key(await client.update_key(key_id, **key_changes(name, rules, clear)))
 
 
 async def revoke(client: "BillingCalls", key_id: KeyId) -> Shown:
     """Make a key invalid for good, on every gateway within a second."""
     await client.revoke_key(key_id)
-    return Shown({"id": key_id, "revoked": True}, (f"{key_id} is revoked.",))
+    return revoked(key_id)

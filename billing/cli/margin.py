@@ -8,10 +8,9 @@ from typing import TYPE_CHECKING, Annotated, Final
 import typer
 
 from billing.cli.commands import Connect, group
-from billing.cli.operator import add_call, providers
-from billing.cli.options import Cursor, Limit, given
+from billing.cli.operator import add_calls, providers
+from billing.cli.options import FIRST_PAGE, Paging, given
 from billing.cli.output import USAGE, CommandFailed, Shown, Table
-from billing.pages import DEFAULT_LIMIT
 
 if TYPE_CHECKING:
     from billing.client.calls import BillingCalls
@@ -20,8 +19,16 @@ if TYPE_CHECKING:
 Since = Annotated[str | None, typer.Option(metavar="DAY", help="From this day of UTC on; else the month's first.")]
 Until = Annotated[str | None, typer.Option(metavar="DAY", help="Before this day; else until now.")]
 _COLUMNS: Final = (
-    *("events", "cost USD", "charge USD", "margin USD", "margin %", "estimated", "unpriced", "voided"),
-    *("returned USD", "net USD"),
+    "events",
+    "cost USD",
+    "charge USD",
+    "margin USD",
+    "margin %",
+    "estimated",
+    "unpriced",
+    "voided",
+    "returned USD",
+    "net USD",
 )
 _SIDES: Final = ("requests", "bill", "tokens in", "bill", "tokens out", "bill", "USD", "bill")
 _SHOWN: Final = 50
@@ -32,14 +39,13 @@ _FORMULA: Final = ("=", "+", "-", "@", "\t", "\r")
 
 def add_margin(app: typer.Typer, connect: Connect) -> None:
     """Add `margin`."""
-    add_call(app, "margin", margin, connect)
+    add_calls(app, connect, margin=margin)
 
 
 def add_providers(app: typer.Typer, connect: Connect) -> None:
     """Add the group `provider`."""
     provider = group("Providers of the configuration, and their bills.")
-    add_call(provider, "list", providers, connect)
-    add_call(provider, "reconcile", reconcile, connect)
+    add_calls(provider, connect, list=providers, reconcile=reconcile)
     app.add_typer(provider, name="provider")
 
 
@@ -49,11 +55,10 @@ async def margin(
     until: Until = None,
     by: Annotated[str, typer.Option(metavar="NAME", help="account, model, provider or day.")] = "account",
     as_csv: Annotated[bool, typer.Option("--csv", help="All fields of the groups as CSV.")] = False,
-    limit: Limit = DEFAULT_LIMIT,
-    cursor: Cursor = None,
+    page: Paging = FIRST_PAGE,
 ) -> Shown:
     """Show what was charged less what it cost, with estimated, unpriced and voided work beside it."""
-    found = await client.margin(since=since, until=until, limit=limit, cursor=cursor, **given(by=by))
+    found = await client.margin(since=since, until=until, **page.asked, **given(by=by))
     if as_csv:
         return Shown(found.received, (_csv(found.received["by"], found.received["data"]),))
     rows = [(each.group or "-", *_row(each)) for each in found.data]
@@ -65,9 +70,16 @@ async def margin(
 
 def _row(each: "MarginShape") -> tuple[str, ...]:
     return (
-        *(str(each.events), each.cost_usd, each.charge_usd, each.margin_usd, each.margin_percent or "-"),
-        *(str(each.estimated_events), str(each.unpriced_events), str(each.voided_events)),
-        *(each.returned_usd or "-", each.net_usd),
+        str(each.events),
+        each.cost_usd,
+        each.charge_usd,
+        each.margin_usd,
+        each.margin_percent or "-",
+        str(each.estimated_events),
+        str(each.unpriced_events),
+        str(each.voided_events),
+        each.returned_usd or "-",
+        each.net_usd,
     )
 
 

@@ -1,6 +1,6 @@
 """`metergate operator`: what the operator of a gateway does to its accounts, and requests that were refused.
 
-`add_call` makes a function of a `BillingCalls` a command: connected, its result shown, and what the client raises told
+`add_calls` makes a function of a `BillingCalls` a command: connected, its result shown, and what the client raises told
 in a sentence. A quota is `window:metric=limit`, with `@model` for some models alone:
 
     day:tokens=100000      month:cost=12.50      minute:requests=60@gpt-4*
@@ -8,15 +8,15 @@ in a sentence. A quota is `window:metric=limit`, with `@model` for some models a
 
 import functools
 import re
-from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
 
-from billing.cli.commands import Connect, add_command, lazy_group
+from billing.cli.commands import Call, Connect, Work, add_command, lazy_group
 from billing.cli.options import REMOTE, Limit
-from billing.cli.output import REFUSED, UNREACHABLE, CommandFailed, Output, Shown, Table
+from billing.cli.output import REFUSED, UNREACHABLE, CommandFailed, Output, Shown, Table, details
 from billing.pages import DEFAULT_LIMIT
 from billing.quotas import Metric, QuotaError, parse_quota
 from billing.schemas.base import shown
@@ -27,8 +27,6 @@ if TYPE_CHECKING:
     from billing.client.errors import Refused
     from billing.schemas.accounts import AccountShape
 
-Call = Callable[..., Awaitable[Shown]]
-"""An async function of a `BillingCalls` and a command's own options."""
 ADDERS: Final = {
     **dict.fromkeys(
         ("account", "grant", "refund", "adjust", "suspend", "close", "reopen"), "billing.cli.accounts:add_accounts"
@@ -64,12 +62,12 @@ def operator_app(connect: Connect, adders: Mapping[str, str] = ADDERS) -> typer.
 
 def add_requests(app: typer.Typer, connect: Connect) -> None:
     """Add `requests`."""
-    add_call(app, "requests", requests, connect)
+    add_calls(app, connect, requests=requests)
 
 
 def add_login_link(app: typer.Typer, connect: Connect) -> None:
     """Add `login-link`."""
-    add_call(app, "login-link", login_link, connect)
+    add_calls(app, connect, login_link=login_link)
 
 
 async def login_link(client: "BillingCalls") -> Shown:
@@ -83,8 +81,16 @@ async def providers(client: "BillingCalls") -> Shown:
     page = await client.providers()
     rows = [
         (
-            *(each.name, each.kind, each.off_reason or "on", ", ".join(each.dialects), str(len(each.models))),
-            *(str(target.number), target.origin or "-", str(target.weight), target.state, target.open_until or "-"),
+            each.name,
+            each.kind,
+            each.off_reason or "on",
+            ", ".join(each.dialects),
+            str(len(each.models)),
+            str(target.number),
+            target.origin or "-",
+            str(target.weight),
+            target.state,
+            target.open_until or "-",
         )
         for each in page.data
         for target in each.targets
@@ -124,9 +130,13 @@ async def requests(
     return Shown(page.received, (Table(headers, rows) if rows else "There are none.",))
 
 
-def add_call(app: typer.Typer, name: str, call: Call, connect: Connect) -> None:
-    """Make `call` the command `name` of `app`: connected, and its result shown."""
+def add_calls(app: typer.Typer, connect: Connect, **calls: Call) -> None:
+    """Make calls commands of `app`, by their names: connected, and their results shown."""
+    for name, call in calls.items():
+        add_command(app, name.replace("_", "-"), _connected(call, connect), REMOTE)
 
+
+def _connected(call: Call, connect: Connect) -> Work:
     @functools.wraps(call)
     async def work(output: Output, **given: Any) -> None:
         with explained_answers():
@@ -134,7 +144,7 @@ def add_call(app: typer.Typer, name: str, call: Call, connect: Connect) -> None:
                 shown = await call(client, **given)
         output.show(shown)
 
-    add_command(app, name, work, REMOTE)
+    return work
 
 
 @contextmanager
@@ -225,4 +235,4 @@ def shown_account(account: "AccountShape") -> Shown:
         ("plan's quotas", quotas_text(account.plan_quotas)),
         ("created", account.created_at),
     ]
-    return Shown(account.received, (Table((), rows),))
+    return details(account, rows)

@@ -11,7 +11,7 @@ from typing import Annotated, Any, Final
 
 import typer
 
-from billing.pages import MAX_LIMIT
+from billing.pages import DEFAULT_LIMIT, MAX_LIMIT
 from billing.schemas.base import DEFAULT_TIMEOUT_S
 
 _PANEL: Final = "Options of every command"
@@ -67,6 +67,22 @@ Limit = Annotated[int, typer.Option(min=1, max=MAX_LIMIT, help="Most to show.")]
 Cursor = Annotated[
     str | None, typer.Option(metavar="CURSOR", help="Where the page before ended, as it was printed there.")
 ]
+
+
+@dataclass(frozen=True, slots=True)
+class Paging:
+    """Which page of a list is shown."""
+
+    limit: Limit = DEFAULT_LIMIT
+    cursor: Cursor = None
+
+    @property
+    def asked(self) -> dict[str, Any]:
+        """Return what an operation is asked for."""
+        return {"limit": self.limit, "cursor": self.cursor}
+
+
+FIRST_PAGE: Final = Paging()
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,10 +8,10 @@ from ulid import ULID
 
 from billing.cli.commands import Connect, group
 from billing.cli.confirmation import Yes, confirm
-from billing.cli.operator import add_call, repeatable
-from billing.cli.options import Cursor, Limit, given
-from billing.cli.output import Shown, Table, page_parts
-from billing.pages import DEFAULT_LIMIT, MAX_LIMIT
+from billing.cli.operator import add_calls, repeatable
+from billing.cli.options import FIRST_PAGE, Paging, given
+from billing.cli.output import Shown, details, listed
+from billing.pages import MAX_LIMIT
 
 if TYPE_CHECKING:
     from billing.client.calls import BillingCalls
@@ -25,11 +25,7 @@ ParkedId = Annotated[
 def add_orders(app: typer.Typer, connect: Connect) -> None:
     """Add the group `order`."""
     order = group("What was bought: orders, refunds of them, and payments that could not be credited.")
-    add_call(order, "list", index, connect)
-    add_call(order, "show", show, connect)
-    add_call(order, "credit", credit, connect)
-    add_call(order, "dismiss", dismiss, connect)
-    add_call(order, "refund", refund, connect)
+    add_calls(order, connect, list=index, show=show, credit=credit, dismiss=dismiss, refund=refund)
     app.add_typer(order, name="order")
 
 
@@ -41,25 +37,28 @@ async def index(
         typer.Option(help="open, paid, credited, failed, expired, refunded, disputed or parked.", metavar="STATUS"),
     ] = None,
     parked: Annotated[bool, typer.Option("--parked", help="Payments that wait for you, with the reason.")] = False,
-    limit: Limit = DEFAULT_LIMIT,
-    cursor: Cursor = None,
+    page: Paging = FIRST_PAGE,
 ) -> Shown:
     """List orders, newest first; with --parked payments that could not be credited."""
     if parked:
-        waiting = await client.parked(limit=limit, cursor=cursor)
-        lines = [
-            (each.id, each.order_id or "-", each.account_id or "-", f"{each.amount_usd} {each.currency}", each.reason)
-            for each in waiting.data
-        ]
-        titles = ("id", "order", "account", "amount", "reason")
-        return Shown(waiting.received, page_parts(titles, lines, waiting.next_cursor))
-    page = await client.orders(account_id=account_id, limit=limit, cursor=cursor, **given(status=status))
-    rows = [
-        (each.id, each.account_id, each.kind, each.amount_usd, each.refunded_usd, each.status, each.created_at)
-        for each in page.data
-    ]
-    headers = ("id", "account", "kind", "amount USD", "refunded USD", "status", "created")
-    return Shown(page.received, page_parts(headers, rows, page.next_cursor))
+        return listed(
+            await client.parked(**page.asked),
+            "id",
+            "order_id",
+            "account_id",
+            ("amount", lambda each: f"{each.amount_usd} {each.currency}"),
+            "reason",
+        )
+    return listed(
+        await client.orders(account_id=account_id, **page.asked, **given(status=status)),
+        "id",
+        "account_id",
+        "kind",
+        "amount_usd",
+        "refunded_usd",
+        "status",
+        "created_at",
+    )
 
 
 async def show(client: "BillingCalls", order_id: OrderId) -> Shown:
@@ -78,7 +77,7 @@ async def show(client: "BillingCalls", order_id: OrderId) -> Shown:
         ("transaction", order.transaction_id or "-"),
         ("created", order.created_at),
     ]
-    return Shown(order.received, (Table((), rows),))
+    return details(order, rows)
 
 
 async def credit(
@@ -138,35 +137,36 @@ async def refund(
 def add_exports(app: typer.Typer, connect: Connect) -> None:
     """Add the group `exports`."""
     exports = group("Usage on its way to other systems.")
-    add_call(exports, "list", list_exports, connect)
-    add_call(exports, "parked", list_parked, connect)
-    add_call(exports, "retry", retry, connect)
+    add_calls(exports, connect, list=list_exports, parked=list_parked, retry=retry)
     app.add_typer(exports, name="exports")
 
 
 async def list_exports(client: "BillingCalls") -> Shown:
     """List exports: how many events wait, for how long the oldest does, and what is parked."""
-    page = await client.exports()
-    rows = [
-        (each.name, each.kind, str(each.waiting), f"{each.lag_seconds} s", str(each.parked), each.error or "-")
-        for each in page.data
-    ]
-    return Shown(page.received, page_parts(("export", "kind", "waiting", "lag", "parked", "last failure"), rows, None))
+    return listed(
+        await client.exports(),
+        ("export", "name"),
+        "kind",
+        "waiting",
+        ("lag", lambda each: f"{each.lag_seconds} s"),
+        "parked",
+        ("last failure", "error"),
+    )
 
 
 async def list_parked(
     client: "BillingCalls",
     export: Annotated[str | None, typer.Option("--export", metavar="NAME", help="Of one export.")] = None,
-    limit: Limit = DEFAULT_LIMIT,
-    cursor: Cursor = None,
+    page: Paging = FIRST_PAGE,
 ) -> Shown:
     """List what the other sides do not take, newest first, and why."""
-    page = await client.parked_exports(export=export, limit=limit, cursor=cursor)
-    rows = [
-        (each.export, each.item, each.account_id, each.reason + (" (is tried again)" if each.again else ""))
-        for each in page.data
-    ]
-    return Shown(page.received, page_parts(("export", "item", "account", "reason"), rows, page.next_cursor))
+    return listed(
+        await client.parked_exports(export=export, **page.asked),
+        "export",
+        "item",
+        "account_id",
+        ("reason", lambda each: each.reason + (" (is tried again)" if each.again else "")),
+    )
 
 
 async def retry(

@@ -6,11 +6,10 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from billing.cli.commands import group
-from billing.cli.options import Cursor, Limit, given
-from billing.cli.output import CommandFailed, Shown, Table, page_parts
-from billing.cli.people import Org, add_person_call, add_session_call, ask_secret, org_of
+from billing.cli.options import FIRST_PAGE, Paging, given
+from billing.cli.output import CommandFailed, Shown, details, listed, revoked
+from billing.cli.people import Org, add_person_calls, add_session_calls, ask_secret, org_of
 from billing.cli.session import FindSession, Session
-from billing.pages import DEFAULT_LIMIT
 from billing.schemas.organizations import InvitationShape, OrganizationShape, RoleName
 
 if TYPE_CHECKING:
@@ -26,27 +25,27 @@ _ID_PREFIX = "org_"
 def add_orgs(app: typer.Typer, find: FindSession) -> None:
     """Add the group `org`."""
     org = group("Organizations, their members, invitations.")
-    add_person_call(org, "list", index, find)
-    add_person_call(org, "show", show, find)
-    add_person_call(org, "create", create, find)
-    add_person_call(org, "rename", rename, find)
-    add_person_call(org, "members", members, find)
-    add_person_call(org, "invite", invite, find)
-    add_person_call(org, "invitations", invitations, find)
-    add_person_call(org, "resend-invitation", resend_invitation, find)
-    add_person_call(org, "revoke-invitation", revoke_invitation, find)
-    add_session_call(org, "accept", accept, find)
-    add_person_call(org, "role", role, find)
-    add_person_call(org, "remove", remove, find)
-    add_person_call(org, "transfer", transfer, find)
+    add_person_calls(
+        org,
+        find,
+        list=index,
+        show=show,
+        create=create,
+        rename=rename,
+        members=members,
+        invite=invite,
+        invitations=invitations,
+        resend_invitation=resend_invitation,
+        revoke_invitation=revoke_invitation,
+    )
+    add_session_calls(org, find, accept=accept)
+    add_person_calls(org, find, role=role, remove=remove, transfer=transfer)
     app.add_typer(org, name="org")
 
 
-async def index(client: "BillingCalls", limit: Limit = DEFAULT_LIMIT, cursor: Cursor = None) -> Shown:
+async def index(client: "BillingCalls", page: Paging = FIRST_PAGE) -> Shown:
     """List the organizations that you belong to, newest first."""
-    page = await client.organizations(limit=limit, cursor=cursor)
-    rows = [(each.slug, each.name, each.role or "-", each.id, each.account_id) for each in page.data]
-    return Shown(page.received, page_parts(("slug", "name", "role", "id", "account"), rows, page.next_cursor))
+    return listed(await client.organizations(**page.asked), "slug", "name", "role", "id", "account_id")
 
 
 async def show(client: "BillingCalls", org: Org = None) -> Shown:
@@ -74,13 +73,16 @@ async def rename(
     return _one(await client.update_organization(await _org_id(client, org), **given(name=name, slug=slug)))
 
 
-async def members(
-    client: "BillingCalls", org: Org = None, limit: Limit = DEFAULT_LIMIT, cursor: Cursor = None
-) -> Shown:
+async def members(client: "BillingCalls", org: Org = None, page: Paging = FIRST_PAGE) -> Shown:
     """List the members of an organization."""
-    page = await client.members(await _org_id(client, org), limit=limit, cursor=cursor)
-    rows = [(each.user_id, each.email, each.name or "-", each.role, each.created_at) for each in page.data]
-    return Shown(page.received, page_parts(("user", "address", "name", "role", "since"), rows, page.next_cursor))
+    return listed(
+        await client.members(await _org_id(client, org), **page.asked),
+        "user_id",
+        ("address", lambda member: member.email),
+        "name",
+        "role",
+        ("since", "created_at"),
+    )
 
 
 async def invite(
@@ -93,13 +95,16 @@ async def invite(
     return _invitation(await client.invite(await _org_id(client, org), email=email, role=role))
 
 
-async def invitations(
-    client: "BillingCalls", org: Org = None, limit: Limit = DEFAULT_LIMIT, cursor: Cursor = None
-) -> Shown:
+async def invitations(client: "BillingCalls", org: Org = None, page: Paging = FIRST_PAGE) -> Shown:
     """List invitations, newest first, also those that are over."""
-    page = await client.invitations(await _org_id(client, org), limit=limit, cursor=cursor)
-    rows = [(each.id, each.email, each.role, each.status, each.expires_at) for each in page.data]
-    return Shown(page.received, page_parts(("id", "address", "role", "status", "expires"), rows, page.next_cursor))
+    return listed(
+        await client.invitations(await _org_id(client, org), **page.asked),
+        "id",
+        ("address", "email"),
+        "role",
+        "status",
+        "expires_at",
+    )
 
 
 async def resend_invitation(client: "BillingCalls", invitation_id: InvitationId, org: Org = None) -> Shown:
@@ -110,7 +115,7 @@ async def resend_invitation(client: "BillingCalls", invitation_id: InvitationId,
 async def revoke_invitation(client: "BillingCalls", invitation_id: InvitationId, org: Org = None) -> Shown:
     """Revoke an open invitation."""
     await client.revoke_invitation(await _org_id(client, org), invitation_id)
-    return Shown({"id": invitation_id, "revoked": True}, (f"{invitation_id} is revoked.",))
+    return revoked(invitation_id)
 
 
 async def accept(
@@ -171,7 +176,7 @@ def _one(organization: OrganizationShape, *more: str) -> Shown:
         ("your role", organization.role or "-"),
         ("created", organization.created_at),
     ]
-    return Shown(organization.received, (Table((), rows), *more))
+    return details(organization, rows, *more)
 
 
 def _invitation(invitation: InvitationShape) -> Shown:

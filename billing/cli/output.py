@@ -8,14 +8,15 @@ a traceback, and ends with an exit code:
 """
 
 import os
+import re
 import stat
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, redirect_stdout, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final, Self, TextIO
+from typing import Any, Final, Self, TextIO
 
 import msgspec
 
@@ -160,6 +161,42 @@ class Output:
             self._write("\n".join(_aligned(table.headers, rows)))
             return
         _print_table(self._stdout, table.headers, rows)
+
+
+Column = str | tuple[str, str | Callable[[Any], str]]
+"""A column of a list: a field of its rows, or what it is called and a field, or a function of a row."""
+
+
+def listed(page: Any, *columns: Column) -> Shown:
+    """Return a page of a list as a table, and how to get the next one."""
+    named = [(_title(each), each) if isinstance(each, str) else each for each in columns]
+    rows = [tuple(cell(getattr(row, of)) if isinstance(of, str) else of(row) for _, of in named) for row in page.data]
+    return Shown(page.received, page_parts(tuple(title for title, _ in named), rows, page.next_cursor))
+
+
+def _title(field: str) -> str:
+    """Return what the column of a field is called: `last_used_at` is `last used`."""
+    return re.sub("_(id|at)$", "", field).replace("_usd", " USD").replace("_", " ")
+
+
+def cell(value: object) -> str:
+    """Return a value in a cell."""
+    match value:
+        case None | "":
+            return "-"
+        case bool():
+            return "yes" if value else "no"
+    return str(value)
+
+
+def details(found: Any, rows: Sequence[tuple[str, str]], *more: str, secret: bool = False) -> Shown:
+    """Return an answer as a table of names and values, and what stands below it."""
+    return Shown(found.received, (Table((), rows), *more), secret=secret)
+
+
+def revoked(name: str) -> Shown:
+    """Return that a key, or an invitation, is revoked."""
+    return Shown({"id": name, "revoked": True}, (f"{name} is revoked.",))
 
 
 def page_parts(

@@ -6,10 +6,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from billing.cli.commands import Connect, group
-from billing.cli.operator import add_call
-from billing.cli.options import Cursor, Limit, given
-from billing.cli.output import Shown, Table, page_parts
-from billing.pages import DEFAULT_LIMIT
+from billing.cli.operator import add_calls
+from billing.cli.options import FIRST_PAGE, Paging, given
+from billing.cli.output import Shown, details, listed
 
 if TYPE_CHECKING:
     from billing.client.calls import BillingCalls
@@ -22,19 +21,23 @@ Until = Annotated[str | None, typer.Option(metavar="TIME", help="Before then.")]
 
 def add_audit(app: typer.Typer, connect: Connect) -> None:
     """Add `audit`."""
-    add_call(app, "audit", audit, connect)
+    add_calls(app, connect, audit=audit)
 
 
 def add_users(app: typer.Typer, connect: Connect) -> None:
     """Add the group `user`."""
     user = group("People: who is let in, and who is an operator.")
-    add_call(user, "list", list_users, connect)
-    add_call(user, "show", show_user, connect)
-    add_call(user, "approve", approve, connect)
-    add_call(user, "disable", disable, connect)
-    add_call(user, "enable", enable, connect)
-    add_call(user, "operator", set_operator, connect)
-    add_call(user, "remove-app", remove_app, connect)
+    add_calls(
+        user,
+        connect,
+        list=list_users,
+        show=show_user,
+        approve=approve,
+        disable=disable,
+        enable=enable,
+        operator=set_operator,
+        remove_app=remove_app,
+    )
     app.add_typer(user, name="user")
 
 
@@ -46,31 +49,42 @@ async def audit(
     action: Annotated[str | None, typer.Option(metavar="ACTION", help="Such as key.revoke, or key.* for all.")] = None,
     since: Since = None,
     until: Until = None,
-    limit: Limit = DEFAULT_LIMIT,
-    cursor: Cursor = None,
+    page: Paging = FIRST_PAGE,
 ) -> Shown:
     """Show who did what, newest first; --json has what it said before and after."""
-    about = {"account_id": account, "user_id": user, "actor": actor, "action": action, "since": since, "until": until}
-    page = await client.audit(**about, limit=limit, cursor=cursor)
-    rows = [
-        (each.created_at, each.actor, each.action, each.subject, each.address or "-", each.request_id or "-")
-        for each in page.data
-    ]
-    headers = ("time", "actor", "action", "subject", "address", "request")
-    return Shown(page.received, page_parts(headers, rows, page.next_cursor))
+    about: dict[str, Any] = {
+        "account_id": account,
+        "user_id": user,
+        "actor": actor,
+        "action": action,
+        "since": since,
+        "until": until,
+    }
+    return listed(
+        await client.audit(**about, **page.asked),
+        ("time", "created_at"),
+        "actor",
+        "action",
+        "subject",
+        "address",
+        "request_id",
+    )
 
 
 async def list_users(
     client: "BillingCalls",
     status: Annotated[str | None, typer.Option(metavar="STATUS", help="pending, active or disabled.")] = None,
     email: Annotated[str | None, typer.Option(metavar="ADDRESS", help="Who has this address.")] = None,
-    limit: Limit = DEFAULT_LIMIT,
-    cursor: Cursor = None,
+    page: Paging = FIRST_PAGE,
 ) -> Shown:
     """List people, newest first."""
-    page = await client.users(email=email, limit=limit, cursor=cursor, **given(status=status))
-    rows = [(each.id, each.email, each.status, "operator" if each.operator else "-") for each in page.data]
-    return Shown(page.received, page_parts(("id", "address", "status", "right"), rows, page.next_cursor))
+    return listed(
+        await client.users(email=email, **page.asked, **given(status=status)),
+        "id",
+        ("address", lambda user: user.email),
+        "status",
+        ("right", lambda user: "operator" if user.operator else "-"),
+    )
 
 
 async def show_user(client: "BillingCalls", user_id: UserId) -> Shown:
@@ -125,53 +139,53 @@ def _one(user: "UserDetailShape") -> Shown:
         ("last sign-in", user.last_sign_in_at or "-"),
         *((f"{each.role} of", f"{each.slug}, account {each.account_id}") for each in user.organizations),
     ]
-    return Shown(user.received, (Table((), rows),))
+    return details(user, rows)
 
 
 def add_jobs(app: typer.Typer, connect: Connect) -> None:
     """Add the group `jobs`."""
     jobs = group("Jobs: runs of collection.")
-    add_call(jobs, "list", list_runs, connect)
+    add_calls(jobs, connect, list=list_runs)
     app.add_typer(jobs, name="jobs")
 
 
 def add_exporters(app: typer.Typer, connect: Connect) -> None:
     """Add the group `exporters`."""
     exporters = group("Traffic that exporters count: whose it is.")
-    add_call(exporters, "subjects", list_subjects, connect)
-    add_call(exporters, "assign", assign, connect)
+    add_calls(exporters, connect, subjects=list_subjects, assign=assign)
     app.add_typer(exporters, name="exporters")
 
 
-async def list_runs(client: "BillingCalls", limit: Limit = DEFAULT_LIMIT, cursor: Cursor = None) -> Shown:
+async def list_runs(client: "BillingCalls", page: Paging = FIRST_PAGE) -> Shown:
     """List the last runs of collection, newest first."""
-    page = await client.collect_runs(limit=limit, cursor=cursor)
-    rows = [
-        (
-            *(each.started_at, each.job, each.status, f"{each.sources - each.failed_sources}/{each.sources}"),
-            *(str(each.processed_samples), str(each.written_minutes), str(each.replayed_minutes), str(each.debits)),
-            each.error or "-",
-        )
-        for each in page.data
-    ]
-    headers = ("started", "job", "status", "sources", "samples", "minutes", "replayed", "debits", "error")
-    return Shown(page.received, page_parts(headers, rows, page.next_cursor))
+    return listed(
+        await client.collect_runs(**page.asked),
+        "started_at",
+        "job",
+        "status",
+        ("sources", lambda run: f"{run.sources - run.failed_sources}/{run.sources}"),
+        ("samples", "processed_samples"),
+        ("minutes", "written_minutes"),
+        ("replayed", "replayed_minutes"),
+        "debits",
+        "error",
+    )
 
 
 async def list_subjects(
     client: "BillingCalls",
     parked: Annotated[bool, typer.Option("--parked", help="Those alone that have no account.")] = False,
-    limit: Limit = DEFAULT_LIMIT,
-    cursor: Cursor = None,
+    page: Paging = FIRST_PAGE,
 ) -> Shown:
     """List whom exporters count, newest first, and all bytes that they counted."""
-    page = await client.collect_subjects(state="parked" if parked else "all", limit=limit, cursor=cursor)
-    rows = [
-        (each.uuid, each.email or "-", each.account_id or "parked", str(each.bytes), each.created_at)
-        for each in page.data
-    ]
-    headers = ("uuid", "e-mail", "account", "bytes", "seen first")
-    return Shown(page.received, page_parts(headers, rows, page.next_cursor))
+    return listed(
+        await client.collect_subjects(state="parked" if parked else "all", **page.asked),
+        "uuid",
+        ("e-mail", "email"),
+        ("account", lambda each: each.account_id or "parked"),
+        "bytes",
+        ("seen first", "created_at"),
+    )
 
 
 async def assign(

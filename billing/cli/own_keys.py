@@ -5,15 +5,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from billing.cli.commands import group
-from billing.cli.key_rules import Clear, KeyId, add_rules, key_changes, key_state, key_table
-from billing.cli.operator import quotas_text
-from billing.cli.options import Cursor, Limit
-from billing.cli.output import Shown, Table, page_parts
-from billing.cli.people import add_person_call, add_session_call, ask_secret
+from billing.cli.key_rules import Clear, KeyId, add_rules, key_changes, key_table, listed_keys, shown_key
+from billing.cli.options import FIRST_PAGE, Paging
+from billing.cli.output import Shown, Table, revoked
+from billing.cli.people import add_person_calls, add_session_calls, ask_secret
 from billing.cli.session import FindSession, Session
 from billing.money import MAX_NANO
-from billing.pages import DEFAULT_LIMIT
-from billing.schemas.keys import NewKeyShape
 
 if TYPE_CHECKING:
     from billing.client.calls import BillingCalls
@@ -22,13 +19,17 @@ if TYPE_CHECKING:
 def add_own_keys(app: typer.Typer, find: FindSession) -> None:
     """Add the group `keys`."""
     keys = group("API keys of your account.")
-    add_person_call(keys, "create", add_rules(create), find)
-    add_person_call(keys, "list", index, find)
-    add_person_call(keys, "show", show, find)
-    add_person_call(keys, "update", add_rules(update), find)
-    add_person_call(keys, "rotate", rotate, find)
-    add_person_call(keys, "revoke", revoke, find)
-    add_session_call(keys, "revoke-leaked", revoke_leaked, find)
+    add_person_calls(
+        keys,
+        find,
+        create=add_rules(create),
+        list=index,
+        show=show,
+        update=add_rules(update),
+        rotate=rotate,
+        revoke=revoke,
+    )
+    add_session_calls(keys, find, revoke_leaked=revoke_leaked)
     app.add_typer(keys, name="keys")
 
 
@@ -42,26 +43,16 @@ async def create(
     user: Annotated[str | None, typer.Option(metavar="USER_ID", help="Whose key it is; else your own.")] = None,
 ) -> Shown:
     """Create a key. Its secret is printed this once and can't be had again; scripts take `.key` of --json."""
-    return _with_secret(await client.create_own_key(name=name, quota=total_tokens, user_id=user, **rules))
+    return shown_key(await client.create_own_key(name=name, quota=total_tokens, user_id=user, **rules))
 
 
 async def index(
     client: "BillingCalls",
     user: Annotated[str | None, typer.Option(metavar="USER_ID", help="Those of one user.")] = None,
-    limit: Limit = DEFAULT_LIMIT,
-    cursor: Cursor = None,
+    page: Paging = FIRST_PAGE,
 ) -> Shown:
     """List the account's keys, newest first; revoked ones stay listed."""
-    page = await client.own_keys(user_id=user, limit=limit, cursor=cursor)
-    rows = [
-        (
-            *(key.id, key.prefix, key.name, key.user_id or "-", key_state(key)),
-            *(quotas_text(key.quotas), key.last_used_at or "never"),
-        )
-        for key in page.data
-    ]
-    headers = ("id", "begins", "name", "user", "state", "quotas", "last used")
-    return Shown(page.received, page_parts(headers, rows, page.next_cursor))
+    return listed_keys(await client.own_keys(user_id=user, **page.asked), "user_id")
 
 
 async def show(client: "BillingCalls", key_id: KeyId) -> Shown:
@@ -79,8 +70,7 @@ async def update(
     clear: Clear = None,
 ) -> Shown:
     """Change a key: given options replace its values, the rest stays. Every gateway applies it within a second."""
-    key = await client.update_own_key(key_id, **key_changes(name, rules, clear))
-    return Shown(key.received, (key_table(key),), tuple(key.warnings or ()))
+    return shown_key(await client.update_own_key(key_id, **key_changes(name, rules, clear)))
 
 
 async def rotate(
@@ -91,13 +81,13 @@ async def rotate(
     ] = 0,
 ) -> Shown:
     """Give a key a new secret, which is printed this once."""
-    return _with_secret(await client.rotate_own_key(key_id, grace_seconds=grace))
+    return shown_key(await client.rotate_own_key(key_id, grace_seconds=grace))
 
 
 async def revoke(client: "BillingCalls", key_id: KeyId) -> Shown:
     """Make a key invalid for good, on every gateway within a second."""
     await client.revoke_own_key(key_id)
-    return Shown({"id": key_id, "revoked": True}, (f"{key_id} is revoked.",))
+    return revoked(key_id)
 
 
 async def revoke_leaked(
@@ -110,8 +100,3 @@ async def revoke_leaked(
     secret = ask_secret("secret of the key", session.environ, "METERGATE_LEAKED_KEY", from_stdin=key_stdin)
     done = await session.open_anew().revoke_leaked_key(key=secret.strip())
     return Shown(done.received, (done.message,))
-
-
-def _with_secret(key: NewKeyShape) -> Shown:
-    secret = f"The key, shown only this once: {key.key}"
-    return Shown(key.received, (key_table(key), secret), tuple(key.warnings or ()), secret=True)

@@ -1,23 +1,23 @@
 """What commands for people have in common: how they are connected, what their failures say, how they ask for secrets.
 
-`add_person_call` makes a function of a `BillingCalls` a command, with the token of who is signed in; `add_session_call`
-does so with one of a `Session`, for those that deal with tokens themselves. A secret is asked for at the terminal
-without echo, or read from stdin or a variable: never from an argument, which every user of a machine may see. And
-`metergate auth forgot`, `auth reset` and `auth totp`: a new password by mail, an authenticator app.
+`add_person_calls` makes functions of a `BillingCalls` commands, with the token of who is signed in;
+`add_session_calls` does so with those of a `Session`, which deal with tokens themselves. A secret is asked for at the
+terminal without echo, or read from stdin or a variable: never from an argument, which every user of a machine may see.
+And `metergate auth forgot`, `auth reset` and `auth totp`: a new password by mail, an authenticator app.
 """
 
 import functools
 import sys
-from collections.abc import Awaitable, Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import msgspec
 import typer
 
-from billing.cli.commands import add_command, group, interruptible
+from billing.cli.commands import Call, Work, add_command, group, interruptible
 from billing.cli.options import REMOTE
-from billing.cli.output import REFUSED, UNREACHABLE, USAGE, CommandFailed, Output, Shown, Table, printable
+from billing.cli.output import REFUSED, UNREACHABLE, USAGE, CommandFailed, Output, Shown, details, printable
 from billing.cli.session import FindSession, Session
 
 if TYPE_CHECKING:
@@ -31,19 +31,26 @@ _SIGN_IN = "`metergate auth login`"
 Org = Annotated[str | None, typer.Option("--org", metavar="ORG", help="An organization of yours: its id or slug.")]
 
 
-def add_person_call(app: typer.Typer, name: str, call: Callable[..., Awaitable[Shown]], find: FindSession) -> None:
-    """Make `call`, of a signed-in `BillingCalls` and a command's own options, the command `name` of `app`."""
+def add_person_calls(app: typer.Typer, find: FindSession, **calls: Call) -> None:
+    """Make calls, of a signed-in `BillingCalls` and a command's own options, commands of `app`, by their names."""
+    add_session_calls(app, find, **{name: _signed_in(call) for name, call in calls.items()})
 
+
+def _signed_in(call: Call) -> Call:
     @functools.wraps(call)
     async def signed_in(session: Session, **given: Any) -> Shown:
         return await call(await session.open_signed_in(), **given)
 
-    add_session_call(app, name, signed_in, find)
+    return signed_in
 
 
-def add_session_call(app: typer.Typer, name: str, call: Callable[..., Awaitable[Shown]], find: FindSession) -> None:
-    """Make `call`, of a `Session` and a command's own options, the command `name` of `app`."""
+def add_session_calls(app: typer.Typer, find: FindSession, **calls: Call) -> None:
+    """Make calls, of a `Session` and a command's own options, commands of `app`, by their names."""
+    for name, call in calls.items():
+        add_command(app, name.replace("_", "-"), _in_session(call, find), REMOTE)
 
+
+def _in_session(call: Call, find: FindSession) -> Work:
     @functools.wraps(call)
     async def work(output: Output, **given: Any) -> None:
         session = find(output)
@@ -51,7 +58,7 @@ def add_session_call(app: typer.Typer, name: str, call: Callable[..., Awaitable[
             shown = await call(session, **given)
         output.show(shown)
 
-    add_command(app, name, work, REMOTE)
+    return work
 
 
 @contextmanager
@@ -148,13 +155,9 @@ _KEEP: Final = "Where the app is not at hand, each of these codes is good once; 
 
 def add_credentials(auth: typer.Typer, find: FindSession) -> None:
     """Add the commands to the group `auth`."""
-    add_session_call(auth, "forgot", forgot, find)
-    add_session_call(auth, "reset", reset, find)
+    add_session_calls(auth, find, forgot=forgot, reset=reset)
     totp = group("An authenticator app, as the second factor of a sign-in.")
-    add_session_call(totp, "enrol", enrol, find)
-    add_session_call(totp, "confirm", confirm, find)
-    add_session_call(totp, "recovery-codes", recovery_codes, find)
-    add_session_call(totp, "off", off, find)
+    add_session_calls(totp, find, enrol=enrol, confirm=confirm, recovery_codes=recovery_codes, off=off)
     auth.add_typer(totp, name="totp")
 
 
@@ -190,7 +193,7 @@ async def enrol(session: Session, stdin: SecretsStdin = False) -> Shown:
     made = await client.enrol_totp(password=password)
     rows = [("secret", made.secret), ("address", made.uri)]
     then = "Give one of them to your app. Then: metergate auth totp confirm"
-    return Shown(made.received, (Table((), rows), then), secret=True)
+    return details(made, rows, then, secret=True)
 
 
 async def confirm(session: Session, stdin: SecretsStdin = False) -> Shown:

@@ -6,7 +6,7 @@ import typer
 from msgspec import convert
 
 from billing.cli.commands import Connect, group
-from billing.cli.operator import add_call, quota_text, shown_account
+from billing.cli.operator import add_calls, quota_text, shown_account
 from billing.cli.options import AccountId
 from billing.cli.output import REFUSED, CommandFailed, Shown, Table
 from billing.schemas.quotas import QuotaShape
@@ -21,9 +21,7 @@ PlanId = Annotated[str, typer.Argument(metavar="PLAN", help="Of plans.yaml.", sh
 def add_plans(app: typer.Typer, connect: Connect) -> None:
     """Add the group `plan`."""
     plan = group("Plans in force, and the plan of an account.")
-    add_call(plan, "list", index, connect)
-    add_call(plan, "show", show, connect)
-    add_call(plan, "give", give, connect)
+    add_calls(plan, connect, list=index, show=show, give=give)
     app.add_typer(plan, name="plan")
 
 
@@ -32,8 +30,13 @@ async def index(client: "BillingCalls") -> Shown:
     found = await client.plans_in_force()
     rows = [
         (
-            *(each.id, each.name, each.price_usd, each.included_credit_usd, _or(each.users, "any")),
-            *(str(len(each.quotas)), each.upgrade_to or "-"),
+            each.id,
+            each.name,
+            each.price_usd,
+            each.included_credit_usd,
+            _or(each.users, "any"),
+            str(len(each.quotas)),
+            each.upgrade_to or "-",
         )
         for each in found.data
     ]

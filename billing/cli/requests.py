@@ -7,11 +7,10 @@ import msgspec
 import typer
 from msgspec import UNSET
 
-from billing.cli.options import Cursor, Limit
-from billing.cli.output import CommandFailed, Shown, Table, page_parts
-from billing.cli.people import add_person_call
+from billing.cli.options import FIRST_PAGE, Paging
+from billing.cli.output import CommandFailed, Shown, Table, listed
+from billing.cli.people import add_person_calls
 from billing.cli.session import FindSession
-from billing.pages import DEFAULT_LIMIT
 
 if TYPE_CHECKING:
     from billing.client.calls import BillingCalls
@@ -24,7 +23,7 @@ _CLASS, _QUANTITY = 14, 12
 
 def add_requests(app: typer.Typer, find: FindSession) -> None:
     """Add `requests`."""
-    add_person_call(app, "requests", requests, find)
+    add_person_calls(app, find, requests=requests)
 
 
 async def requests(
@@ -32,23 +31,30 @@ async def requests(
     refused: Annotated[bool, typer.Option("--refused", help="Those that were refused, with the reason.")] = False,
     key: Annotated[str | None, typer.Option(metavar="KEY_ID", help="Of one key.")] = None,
     model: Annotated[str | None, typer.Option(metavar="MODEL", help="Of one model, as it was asked for.")] = None,
-    limit: Limit = DEFAULT_LIMIT,
-    cursor: Cursor = None,
+    page: Paging = FIRST_PAGE,
 ) -> Shown:
     """List your account's last requests, newest first; `metergate explain` says more of one."""
     if refused:
-        if model is not None or cursor is not None:
+        if model is not None or page.cursor is not None:
             raise typer.BadParameter("goes with --key and --limit alone", param_hint="--refused")
-        found = await client.own_refusals(key_id=key, limit=limit)
-        refusals = [(each.created_at, each.id, each.key_id or "-", each.model or "-", each.code) for each in found.data]
-        return Shown(found.received, page_parts(("time", "request", "key", "model", "code"), refusals, None))
-    page = await client.usage_events(key_id=key, model=model, limit=limit, cursor=cursor)
-    rows = [
-        (each.created_at, each.id, each.key_id, each.model, str(each.status), str(each.total_tokens), each.charge_usd)
-        for each in page.data
-    ]
-    headers = ("time", "request", "key", "model", "status", "tokens", "charge USD")
-    return Shown(page.received, page_parts(headers, rows, page.next_cursor))
+        return listed(
+            await client.own_refusals(key_id=key, limit=page.limit),
+            ("time", "created_at"),
+            ("request", "id"),
+            "key_id",
+            "model",
+            "code",
+        )
+    return listed(
+        await client.usage_events(key_id=key, model=model, **page.asked),
+        ("time", "created_at"),
+        ("request", "id"),
+        "key_id",
+        "model",
+        "status",
+        ("tokens", "total_tokens"),
+        "charge_usd",
+    )
 
 
 async def explained(client: "BillingCalls", request_id: str) -> Shown:

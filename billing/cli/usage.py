@@ -5,17 +5,17 @@ import secrets
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, BinaryIO, Final
 
 import typer
 
 from billing.cli.commands import add_command
-from billing.cli.options import REMOTE, Cursor, Limit, given
-from billing.cli.output import CommandFailed, Output, Shown, Table, page_parts
+from billing.cli.options import FIRST_PAGE, REMOTE, Paging, given
+from billing.cli.output import CommandFailed, Output, Shown, Table, details, listed, page_parts
 from billing.cli.people import explained_to_people
 from billing.cli.session import FILE_MODE, FindSession
-from billing.pages import DEFAULT_LIMIT
 
 if TYPE_CHECKING:
     from billing.client.calls import BillingCalls
@@ -39,6 +39,34 @@ _EVERY_S: Final = 1.0
 _USED: Final = ("requests", "input", "output", "total tokens", "charge USD")
 
 Query = dict[str, str | None]
+_FIELDS: Final = {"key": "key_id", "user": "user_id"}
+
+
+@dataclass(frozen=True, slots=True)
+class About:
+    """What of it is shown."""
+
+    since: Annotated[str | None, typer.Option(metavar="TIME", help="From this time or day on.")] = None
+    until: Annotated[str | None, typer.Option(metavar="TIME", help="Before this time or day.")] = None
+    tz: Annotated[str | None, typer.Option(metavar="ZONE", help="Where days begin, such as Europe/Helsinki.")] = None
+    group_by: Annotated[
+        str | None,
+        typer.Option(metavar="NAMES", help="Up to two of model, key, user, provider, endpoint, feature, tag:NAME."),
+    ] = None
+    granularity: Annotated[
+        str | None, typer.Option(metavar="STEP", help="Of buckets: minute, hour, day, week, month.")
+    ] = None
+    key: Annotated[str | None, typer.Option(metavar="KEY_ID", help="Of one key.")] = None
+    user: Annotated[str | None, typer.Option(metavar="USER_ID", help="Of one user's keys.")] = None
+    model: Annotated[str | None, typer.Option(metavar="MODEL", help="Events of one model.")] = None
+
+    @property
+    def query(self) -> Query:
+        """Return what an operation is asked for."""
+        return {_FIELDS.get(name, name): value for name, value in asdict(self).items()}
+
+
+ALL: Final = About()
 
 
 def add_usage(app: typer.Typer, find: FindSession) -> None:
@@ -47,36 +75,20 @@ def add_usage(app: typer.Typer, find: FindSession) -> None:
     async def work(
         output: Output,
         what: Annotated[str, typer.Argument(metavar=f"[{'|'.join(KINDS)}]", help="What to show.")] = "summary",
-        since: Annotated[str | None, typer.Option(metavar="TIME", help="From this time or day on.")] = None,
-        until: Annotated[str | None, typer.Option(metavar="TIME", help="Before this time or day.")] = None,
-        tz: Annotated[
-            str | None, typer.Option(metavar="ZONE", help="Where days begin, such as Europe/Helsinki.")
-        ] = None,
-        group_by: Annotated[
-            str | None,
-            typer.Option(metavar="NAMES", help="Up to two of model, key, user, provider, endpoint, feature, tag:NAME."),
-        ] = None,
-        granularity: Annotated[
-            str | None, typer.Option(metavar="STEP", help="Of buckets: minute, hour, day, week, month.")
-        ] = None,
-        key: Annotated[str | None, typer.Option(metavar="KEY_ID", help="Of one key.")] = None,
-        user: Annotated[str | None, typer.Option(metavar="USER_ID", help="Of one user's keys.")] = None,
-        model: Annotated[str | None, typer.Option(metavar="MODEL", help="Events of one model.")] = None,
+        about: About = ALL,
         csv: Annotated[
             str | None, typer.Option(metavar="FILE", help="All of it as CSV, to a file, or - for stdout.")
         ] = None,
-        limit: Limit = DEFAULT_LIMIT,
-        cursor: Cursor = None,
+        page: Paging = FIRST_PAGE,
     ) -> None:
         """Show what was used: a summary, buckets of time, single requests, totals."""
-        when = {"since": since, "until": until, "tz": tz, "group_by": group_by, "granularity": granularity}
-        query: Query = {**when, "key_id": key, "user_id": user, "model": model, "cursor": cursor}
+        query = {**about.query, "cursor": page.cursor}
         _check(what, query, csv)
         session = find(output)
         with explained_to_people(session):
             client = await session.open_signed_in()
             if csv is None:
-                shown = await _show(client, what, query, limit)
+                shown = await _show(client, what, query, page.limit)
             else:
                 shown = await _table(client, _PATHS[what], query, csv, output)
         output.show(shown)
@@ -102,22 +114,23 @@ async def _show(client: "BillingCalls", what: str, asked: Query, limit: int) -> 
         totals = await client.usage(**query)
         shown = {name: value for name, value in totals.received.items() if name != "cost_usd"}  # `charge_usd` again
         rows = [(name.replace("_", " "), str(value)) for name, value in shown.items()]
-        return Shown(totals.received, (Table((), rows),))
+        return details(totals, rows)
     query["limit"] = limit
     if what == "summary":
         return await _summary(client, query)
     if what == "buckets":
         return await _buckets(client, query)
-    page = await client.usage_events(**query)
-    events = [
-        (
-            *(each.created_at, each.id, each.key_id, each.model, str(each.status)),
-            *(str(each.input_tokens), str(each.output_tokens), each.charge_usd),
-        )
-        for each in page.data
-    ]
-    headers = ("time", "request", "key", "model", "status", "input", "output", "charge USD")
-    return Shown(page.received, page_parts(headers, events, page.next_cursor))
+    return listed(
+        await client.usage_events(**query),
+        ("time", "created_at"),
+        ("request", "id"),
+        "key_id",
+        "model",
+        "status",
+        ("input", "input_tokens"),
+        ("output", "output_tokens"),
+        "charge_usd",
+    )
 
 
 async def _summary(client: "BillingCalls", query: dict[str, Any]) -> Shown:

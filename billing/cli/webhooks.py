@@ -5,44 +5,45 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from billing.cli.commands import group
-from billing.cli.options import Cursor, Limit
-from billing.cli.output import Shown, Table, page_parts
-from billing.cli.people import add_person_call
+from billing.cli.options import FIRST_PAGE, Paging
+from billing.cli.output import Shown, Table, listed
+from billing.cli.people import add_person_calls
 from billing.cli.session import FindSession
-from billing.pages import DEFAULT_LIMIT
 
 if TYPE_CHECKING:
     from billing.client.calls import BillingCalls
     from billing.schemas.webhooks import DeliveryShape, NewEndpointShape
 
 EndpointId = Annotated[str, typer.Argument(help="The endpoint's id, whe_...", show_default=False)]
-_DELIVERIES = ("id", "type", "state", "tries", "status", "created", "next try", "why")
 
 
 def add_webhooks(app: typer.Typer, find: FindSession) -> None:
     """Add the group `webhooks`."""
     webhooks = group("Where notices of the account are sent to, such as balance.low.")
-    add_person_call(webhooks, "list", index, find)
-    add_person_call(webhooks, "add", add, find)
-    add_person_call(webhooks, "remove", remove, find)
-    add_person_call(webhooks, "rotate", rotate, find)
-    add_person_call(webhooks, "test", test, find)
-    add_person_call(webhooks, "deliveries", deliveries, find)
-    add_person_call(webhooks, "redeliver", redeliver, find)
+    add_person_calls(
+        webhooks,
+        find,
+        list=index,
+        add=add,
+        remove=remove,
+        rotate=rotate,
+        test=test,
+        deliveries=deliveries,
+        redeliver=redeliver,
+    )
     app.add_typer(webhooks, name="webhooks")
 
 
-async def index(client: "BillingCalls", limit: Limit = DEFAULT_LIMIT, cursor: Cursor = None) -> Shown:
+async def index(client: "BillingCalls", page: Paging = FIRST_PAGE) -> Shown:
     """List endpoints, newest first."""
-    page = await client.webhook_endpoints(limit=limit, cursor=cursor)
-    rows = [
-        (
-            *(each.id, each.url, "all" if each.types is None else " ".join(each.types)),
-            *("on" if each.enabled else f"off: {each.disabled_reason}", each.failing_since or "-"),
-        )
-        for each in page.data
-    ]
-    return Shown(page.received, page_parts(("id", "url", "types", "state", "failing since"), rows, page.next_cursor))
+    return listed(
+        await client.webhook_endpoints(**page.asked),
+        "id",
+        "url",
+        ("types", lambda each: "all" if each.types is None else " ".join(each.types)),
+        ("state", lambda each: "on" if each.enabled else f"off: {each.disabled_reason}"),
+        "failing_since",
+    )
 
 
 async def add(
@@ -77,19 +78,19 @@ async def test(client: "BillingCalls", endpoint_id: EndpointId) -> Shown:
     return _on_its_way(endpoint_id, await client.send_test_notice(endpoint_id))
 
 
-async def deliveries(
-    client: "BillingCalls", endpoint_id: EndpointId, limit: Limit = DEFAULT_LIMIT, cursor: Cursor = None
-) -> Shown:
+async def deliveries(client: "BillingCalls", endpoint_id: EndpointId, page: Paging = FIRST_PAGE) -> Shown:
     """List what was sent to an endpoint, newest first, and what became of it."""
-    page = await client.webhook_deliveries(endpoint_id, limit=limit, cursor=cursor)
-    rows = [
-        (
-            *(each.id, each.type, each.state, str(each.attempts), "-" if each.status is None else str(each.status)),
-            *(each.created_at, each.next_attempt_at or "-", each.error or "-"),
-        )
-        for each in page.data
-    ]
-    return Shown(page.received, page_parts(_DELIVERIES, rows, page.next_cursor))
+    return listed(
+        await client.webhook_deliveries(endpoint_id, **page.asked),
+        "id",
+        "type",
+        "state",
+        ("tries", "attempts"),
+        "status",
+        "created_at",
+        ("next try", "next_attempt_at"),
+        ("why", "error"),
+    )
 
 
 async def redeliver(

@@ -8,7 +8,7 @@ tenth of the time to import. No message holds a key. Nothing is repeated by itse
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from typing import Any, Final, TypeVar
+from typing import Any, Final, TypedDict, TypeVar
 from urllib.parse import urlencode, urlsplit
 
 import msgspec
@@ -23,6 +23,14 @@ ANSWER_LIMIT_BYTES: Final = 32 * 1024 * 1024
 """A page of a thousand usage events is about 1 MiB."""
 
 A = TypeVar("A")
+
+
+class ClientAccess(TypedDict, total=False):
+    """By what a client gets in, and how long it waits for an answer."""
+
+    admin_key: str | None
+    api_key: str | None
+    timeout_s: float
 
 
 class BillingCalls(Operations, ABC):

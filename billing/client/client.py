@@ -20,11 +20,9 @@ from billing.client.calls import ANSWER_LIMIT_BYTES
 from billing.client.errors import BadAnswer, ClientError, Exchanged, Refused, Unreachable
 from billing.client.holding import HeldOpen
 from billing.client.recorder import Recorder, Spooled
-from billing.client.retries import Retries
-from billing.client.service import DEFAULT_RETRIES, Measured, MeasuredOfKey, ServiceCalls, encoded, new_event_id
+from billing.client.service import Measured, MeasuredOfKey, OfModel, ServiceAccess, ServiceCalls, encoded, new_event_id
 from billing.client.spool import EventSpool, SpoolRules
 from billing.client.tokens import TokensUsed, tokens_used
-from billing.schemas.base import DEFAULT_TIMEOUT_S
 from billing.schemas.service import DebitShape, HoldShape, NewUsage
 from billing.times import rfc3339
 
@@ -44,25 +42,12 @@ class Client(ServiceCalls):
         self,
         base_url: str,
         *,
-        admin_key: str | None = None,
-        api_key: str | None = None,
-        service_key: str | None = None,
-        service_name: str | None = None,
-        timeout_s: float = DEFAULT_TIMEOUT_S,
-        retries: Retries = DEFAULT_RETRIES,
         spool: SpoolRules | None = None,
         unix_socket: str | None = None,
+        **access: Unpack[ServiceAccess],
     ) -> None:
-        super().__init__(
-            base_url,
-            admin_key=admin_key,
-            api_key=api_key,
-            service_key=service_key,
-            service_name=service_name,
-            timeout_s=timeout_s,
-            retries=retries,
-        )
-        if spool is not None and service_name is None:
+        super().__init__(base_url, **access)
+        if spool is not None and self.service_name is None:
             raise ValueError("a spool is a service's: give service_key and service_name, too")
         self._spool = spool
         self._recorder: Recorder | None = None
@@ -155,25 +140,20 @@ class Client(ServiceCalls):
         *,
         event_id: str | None = None,
         on_error: OnError = "raise",
-        feature: str = "llm",
-        user_id: str | None = None,
-        key_id: str | None = None,
-        tags: Mapping[str, str] | None = None,
+        **of: Unpack[OfModel],
     ) -> DebitShape | None:
         """Record what a model's answer used, at its price: `usage` is a `Usage`, or what OpenAI, Anthropic or Gemini
         report, as a mapping or an object. As `record`, of whose failures one is a usage that can't be read."""
         try:
             measure = cast("MeasuredOfKey", tokens_used(usage))
-            measure.update({"provider": provider, "model": model, "feature": feature, "tags": dict(tags or {})})
+            given = {name: value for name, value in of.items() if value is not None}
+            given = {"feature": "llm", **given, "tags": dict(of.get("tags") or {})}
+            measure.update({"provider": provider, "model": model, **given})  # type: ignore[typeddict-item]
         except Exception as error:  # whatever an object does that is asked for its counts
             if on_error == "raise":
                 raise
             self._with_spool().lost(event_id or f"of {account_id}, {provider}/{model}", error)
             return None
-        if user_id is not None:
-            measure["user_id"] = user_id
-        if key_id is not None:
-            measure["key_id"] = key_id
         return await self.record(account_id, event_id=event_id, on_error=on_error, **measure)
 
     async def retry_parked(self) -> int:

@@ -12,6 +12,7 @@ import json
 import random
 import re
 from abc import ABC
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Final, TypedDict, TypeVar, Unpack
 
 import msgspec
@@ -20,10 +21,9 @@ from ulid import ULID
 
 from billing.api.operation import Access, Operation
 from billing.api.operations import ServiceOperations
-from billing.client.calls import BillingCalls
+from billing.client.calls import BillingCalls, ClientAccess
 from billing.client.errors import BadAnswer, ClientError, Refused, Unreachable
 from billing.client.retries import ATTEMPTS, PASSING, Retries, passes
-from billing.schemas.base import DEFAULT_TIMEOUT_S
 from billing.schemas.service import (
     AskedOfKey,
     CheckShape,
@@ -40,7 +40,7 @@ from billing.schemas.service import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence, Set
+    from collections.abc import Sequence, Set
 
     from billing.schemas.usage import BalanceShape
 
@@ -94,6 +94,23 @@ def new_event_id() -> str:
     return str(ULID())
 
 
+class ServiceAccess(ClientAccess, total=False):
+    """By what a client gets in, also as a service, and how often it tries."""
+
+    service_key: str | None
+    service_name: str | None
+    retries: Retries
+
+
+class OfModel(TypedDict, total=False):
+    """For whom and for what a model's answer was, beside the account."""
+
+    feature: str
+    user_id: str | None
+    key_id: str | None
+    tags: Mapping[str, str] | None
+
+
 class ServiceCalls(BillingCalls, ABC):
     """Calls one gateway as a service: with `service_key` (SERVICE_API_KEY) under `service_name`. Raises `ValueError`
     for a name that is none, and for one without the other.
@@ -105,14 +122,12 @@ class ServiceCalls(BillingCalls, ABC):
         self,
         base_url: str,
         *,
-        admin_key: str | None = None,
-        api_key: str | None = None,
         service_key: str | None = None,
         service_name: str | None = None,
-        timeout_s: float = DEFAULT_TIMEOUT_S,
         retries: Retries = DEFAULT_RETRIES,
+        **access: Unpack[ClientAccess],
     ) -> None:
-        super().__init__(base_url, admin_key=admin_key, api_key=api_key, timeout_s=timeout_s)
+        super().__init__(base_url, **access)
         if (service_key is None) != (service_name is None):
             raise ValueError("a service has both service_key and service_name")
         if service_name is not None and _NAME.fullmatch(service_name) is None:

@@ -23,7 +23,7 @@ from billing.holds.redis.connection import RedisError
 if TYPE_CHECKING:
     from billing.holds.admission import Backlog
     from billing.holds.cache import PrincipalCache
-    from billing.holds.changes import ChangeNotifier
+    from billing.holds.changes import RedisChangeNotifier
     from billing.holds.epoch_start import EpochStart
     from billing.holds.epochs import Partitions
     from billing.holds.outbox import Replay

@@ -14,7 +14,6 @@ letters        what mails say                                                   
 people         who asks, what they show, what people are changed by: of the next two
 sign_in        SignIn: registers, verifies and signs in, and tells nobody who is registered
 credentials    Credentials: password, address and second factor are changed
-mail           enqueue: a mail that is sent once its transaction is committed
 mailer         Mailer: sends what waits, by SMTP or to a console
 tokens         JSON Web Tokens: verified by a key and an algorithm that are given     pure
 sealing        secrets that have to be read again, encrypted by a key that is given

@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING, Final, Literal, cast
 from billing import audit
 from billing.database.connection import Connection, Database, Row, queries
 from billing.identity.letters import quotable
-from billing.identity.mail import enqueue
 from billing.identity.members import Acting, check_acting
 from billing.identity.organizations import (
     Organization,
@@ -26,6 +25,7 @@ from billing.identity.organizations import (
 )
 from billing.identity.permissions import MEMBERS_WRITE, Role
 from billing.keys.secrets import secret_digest
+from billing.mail import enqueue
 from billing.pages import BEFORE_ALL, Page, page_of
 from billing.settings import OrganizationSettings
 

@@ -11,8 +11,8 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from billing.identity.codes import CODE_S, RESET_S
+from billing.mail import SERVICE
 
-SERVICE: Final = "Metergate"
 _MINUTES_S: Final = 60
 _NOT_YOU: Final = "If this was not you, do nothing: without the code nothing happens."
 MOST_QUOTED: Final = 80

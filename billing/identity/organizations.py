@@ -23,7 +23,7 @@ from billing.accounts.accounts import open_account
 from billing.database.connection import Connection, Database, Row, UniqueViolation, queries
 from billing.errors import MetergateError
 from billing.identity.letters import quotable
-from billing.identity.mail import enqueue
+from billing.mail import enqueue
 from billing.pages import BEFORE_ALL, Page, page_of
 from billing.settings import OrganizationSettings
 

@@ -16,11 +16,11 @@ from billing.change_notifier import ChangeNotifier
 from billing.database.connection import Database, queries
 from billing.identity import letters
 from billing.identity.codes import Codes
-from billing.identity.mail import enqueue
 from billing.identity.passwords import Passwords
 from billing.identity.sealing import Sealer
 from billing.identity.totp import matching_step
 from billing.identity.users import Users
+from billing.mail import enqueue
 
 if TYPE_CHECKING:
     from billing.database.connection import Connection

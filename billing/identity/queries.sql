@@ -307,9 +307,6 @@ WHERE id = (
 )
 RETURNING id, recipient, subject, body, created_at, attempts
 
--- name: mail_enqueue
-INSERT INTO mail_outbox (id, recipient, subject, body) VALUES ($1, $2, $3, $4)
-
 -- name: mail_expire
 -- Park mails that have waited for $1 seconds: what they say no longer holds.
 WITH old AS (

@@ -20,8 +20,8 @@ from billing import audit
 from billing.database.connection import Connection, Database, Row, queries
 from billing.errors import MetergateError
 from billing.identity.letters import second_factor_changed
-from billing.identity.mail import enqueue
 from billing.identity.permissions import Role
+from billing.mail import enqueue
 from billing.pages import BEFORE_ALL, Page, page_of
 
 if TYPE_CHECKING:

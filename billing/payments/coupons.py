@@ -24,9 +24,8 @@ from billing.accounts.grants import PROMOTIONS, Entry, GrantResult
 from billing.accounts.lots import Terms
 from billing.database.connection import Connection, Database, Row, UniqueViolation, queries
 from billing.errors import MetergateError
-from billing.money import format_usd
+from billing.money import DEFAULT_PRIORITY, format_usd
 from billing.pages import BEFORE_ALL, Page, page_of
-from billing.schemas.base import DEFAULT_PRIORITY
 from billing.times import rfc3339
 
 if TYPE_CHECKING:

@@ -6,10 +6,9 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
 from msgspec import UNSET, Meta, UnsetType, field
 
-from billing.money import format_credits
+from billing.money import DEFAULT_PRIORITY, format_credits
 from billing.principals import Status
 from billing.schemas.base import (
-    DEFAULT_PRIORITY,
     Answer,
     Body,
     Filter,

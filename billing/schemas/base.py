@@ -10,7 +10,7 @@ from typing import Annotated, Any, Final, Generic, Self, TypeVar
 import msgspec
 from msgspec import Meta, Struct
 
-from billing.money import format_cents, format_usd
+from billing.money import MOST_PRIORITY, format_cents, format_usd
 from billing.pages import DEFAULT_LIMIT, MAX_LIMIT
 from billing.times import rfc3339
 
@@ -50,8 +50,6 @@ Limit = Annotated[int, Meta(ge=1, le=MAX_LIMIT, description=f"an integer from 1 
 Filter = Annotated[
     str, Meta(min_length=1, max_length=_MOST_OF_FILTER, description=f"a text of 1 to {_MOST_OF_FILTER} characters")
 ]
-DEFAULT_PRIORITY: Final = 50
-MOST_PRIORITY: Final = 100
 Priority = Annotated[
     int, Meta(ge=0, le=MOST_PRIORITY, description=f"an integer from 0 to {MOST_PRIORITY}; the lowest is drawn first")
 ]

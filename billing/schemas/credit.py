@@ -6,8 +6,8 @@ from typing import Annotated, Any, Final, Literal, Self
 
 from msgspec import Meta
 
+from billing.money import DEFAULT_PRIORITY
 from billing.schemas.base import (
-    DEFAULT_PRIORITY,
     Answer,
     Body,
     Moment,

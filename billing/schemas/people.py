@@ -2,16 +2,11 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 from msgspec import Meta
 
-from billing.identity.permissions import ROLES
 from billing.schemas.base import Answer, Body, Id, Moment, Name
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable
-
 
 Email = Annotated[
     str,
@@ -206,7 +201,9 @@ class ProfileShape(Answer, frozen=True, kw_only=True):
     organizations: list[OwnOrganizationShape]
 
     @classmethod
-    def of_user(cls, user: Any, caller: Any, organizations: Iterable[Any], recovery_codes_left: int) -> Self:
+    def of_user(
+        cls, user: Any, caller: Any, organizations: list[OwnOrganizationShape], recovery_codes_left: int
+    ) -> Self:
         """Return what somebody sees of themself."""
         return cls.of(
             user,
@@ -214,5 +211,5 @@ class ProfileShape(Answer, frozen=True, kw_only=True):
             recovery_codes_left=recovery_codes_left,
             has_password=user.password_hash is not None,
             scopes=sorted(caller.scopes),
-            organizations=[OwnOrganizationShape.of(each, scopes=sorted(ROLES[each.role])) for each in organizations],
+            organizations=organizations,
         )

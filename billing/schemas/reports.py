@@ -27,8 +27,16 @@ GROUP_BY: Final = (
     "node, inbound_tag and direction"
 )
 SUMS: Final = (
-    *("events", "input_tokens", "cached_input_tokens", "cache_write_tokens", "output_tokens", "reasoning_tokens"),
-    *("total_tokens", "charge_usd", "charged_usd", "bytes"),
+    "events",
+    "input_tokens",
+    "cached_input_tokens",
+    "cache_write_tokens",
+    "output_tokens",
+    "reasoning_tokens",
+    "total_tokens",
+    "charge_usd",
+    "charged_usd",
+    "bytes",
 )
 """The fields of `UsedShape`, as columns of a table; who sees costs has `COST` as well, the last one."""
 COST: Final = "cost_usd"

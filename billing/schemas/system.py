@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any, Final, Literal, Self
+from typing import Any, Final, Literal, Self
 
 from msgspec import UNSET, UnsetType, structs
 
 from billing.pages import DEFAULT_LIMIT
 from billing.schemas.base import Answer, Body, ExactUsd, Filter, Id, Limit, Moment, PageQuery, Query, Since, Usd
 from billing.times import rfc3339
-
-if TYPE_CHECKING:
-    from billing.collect.collector import Run
 
 
 class PricingShape(Answer, frozen=True, kw_only=True):
@@ -184,12 +181,22 @@ class JobShape(Answer, frozen=True, kw_only=True):
 
 
 _OF_RUN: Final = (
-    *("job", "status", "error", "processed_samples", "written_minutes", "replayed_minutes", "conflicts", "set_aside"),
-    *("debits", "sources", "failed_sources", "revision"),
+    "job",
+    "status",
+    "error",
+    "processed_samples",
+    "written_minutes",
+    "replayed_minutes",
+    "conflicts",
+    "set_aside",
+    "debits",
+    "sources",
+    "failed_sources",
+    "revision",
 )
 
 
-def with_run(shape: JobShape, run: Run) -> JobShape:
+def with_run(shape: JobShape, run: Any) -> JobShape:
     """Return the answer of a job together with the counts of its collection."""
     started_at = rfc3339(run.started_at) if shape.started_at is UNSET else shape.started_at
     fields = {name: getattr(run, name) for name in _OF_RUN}

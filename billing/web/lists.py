@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Final, Literal
+from typing import TYPE_CHECKING, Any, Final, Literal, TypedDict, Unpack
 
 from billing.money import ceil_div
 from billing.web.visits import View
@@ -138,42 +138,37 @@ def mood(state: object) -> str:
     return "good" if state in _GOOD else "bad" if state in _BAD else "warn"
 
 
-def listed(
-    title: str,
-    table: Listed,
-    *,
-    filters: tuple[Field, ...] = (),
-    intro: str = "",
-    tabs: tuple[tuple[str, str], ...] = (),
-    forms: tuple[Form, ...] = (),
-    csv: bool = False,
-    figures: tuple[Figure, ...] = (),
-    live: bool = False,
-    more: tuple[Listed, ...] = (),
-) -> View:
-    """Return the page of a list, and of `more` below it; `filters` are parameters of its address, `tabs` pairs of a
-    label and a path, and a `live` list looks again by itself."""
-    values = {"filters": filters, "tabs": tabs, "csv": csv}
-    return _view(title, (table, *more), values, intro=intro, forms=forms, figures=figures, facts=(), live=live)
+class Parts(TypedDict, total=False):
+    """What a page has beside its tables: `filters` are parameters of its address, `tabs` pairs of a label and a path,
+    and a `live` list looks again by itself."""
+
+    intro: str
+    filters: tuple[Field, ...]
+    tabs: tuple[tuple[str, str], ...]
+    forms: tuple[Form, ...]
+    figures: tuple[Figure, ...]
+    csv: bool
+    live: bool
 
 
-def detailed(
-    title: str,
-    row: Any,
-    facts: tuple[Column, ...],
-    *tables: Listed,
-    intro: str = "",
-    forms: tuple[Form, ...] = (),
-    figures: tuple[Figure, ...] = (),
-) -> View:
+_NONE: Final = Parts(intro="", filters=(), tabs=(), forms=(), figures=(), csv=False, live=False)
+
+
+def listed(title: str, *tables: Listed, **parts: Unpack[Parts]) -> View:
+    """Return the page of lists, one below the other."""
+    return _view(title, tables, parts)
+
+
+def detailed(title: str, row: Any, facts: tuple[Column, ...], *tables: Listed, **parts: Unpack[Parts]) -> View:
     """Return the page about one thing: what is known of it, what can be done, and lists that belong to it."""
-    values = {"filters": (), "tabs": (), "csv": False, "row": row}
-    return _view(title, tables, values, intro=intro, forms=forms, figures=figures, facts=facts, live=False)
+    return _view(title, tables, parts, row, facts)
 
 
-def _view(title: str, tables: tuple[Listed, ...], values: dict[str, Any], **more: Any) -> View:
-    given = {"heading": title, "tables": tables, "row": None, "mood": mood, "path_of": path_of}
-    return View("listed.html", {**given, **values, **more})
+def _view(
+    title: str, tables: tuple[Listed, ...], parts: Parts, row: Any = None, facts: tuple[Column, ...] = ()
+) -> View:
+    about = {"heading": title, "tables": tables, "row": row, "facts": facts, "mood": mood, "path_of": path_of}
+    return View("listed.html", {**_NONE, **parts, **about})
 
 
 WIDTH: Final = 960

@@ -12,7 +12,7 @@ from billing.api.accounts import (
     list_accounts,
     update_account,
 )
-from billing.api.credit import list_account_lots
+from billing.api.credit import list_lots
 from billing.api.requests import encode_cursor, page_asked
 from billing.money import format_usd
 from billing.schemas.accounts import AccountPatch, AccountsQuery, NewAdjustment, NewCredit, NewGrant
@@ -94,7 +94,7 @@ async def account(visit: Visit) -> View:
     row = await services.accounts.get(shown.id)
     live = await services.live_balance(row)
     free_nano = live.balance_nano - live.held_nano
-    lots = await list_account_lots(call, LotsQuery(limit=LAST))
+    lots = await list_lots(call, LotsQuery(limit=LAST))
     changes = await services.reports.transactions(shown.id, LAST)
     windows = await services.windows(shown.id)
     here = f"/operator/accounts/{shown.id}"
@@ -153,7 +153,9 @@ def _forms(visit: Visit, account: AccountShape, here: str) -> tuple[Form, ...]:
         Form("Grant credit", f"{here}/grant", "Grant", (amount, note), hidden=key),
         Form("Refund a charge", f"{here}/refund", "Refund", (amount, note), hidden=key),
         Form(
-            *("Adjust the balance", f"{here}/adjust", "Adjust"),
+            "Adjust the balance",
+            f"{here}/adjust",
+            "Adjust",
             (
                 Field("amount_usd", "Change (USD)", hint="below zero lowers the balance", required=True),
                 Field("reason", "Reason", required=True),
@@ -162,7 +164,9 @@ def _forms(visit: Visit, account: AccountShape, here: str) -> tuple[Form, ...]:
             hidden=key,
         ),
         Form(
-            *("Change the account", f"{here}/change", "Change"),
+            "Change the account",
+            f"{here}/change",
+            "Change",
             (
                 Field("name", "Name", value=account.name),
                 Field("plan", "Plan", value=account.plan, options=_plans(visit, account.plan)),

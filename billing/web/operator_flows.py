@@ -138,7 +138,7 @@ async def exports(visit: Visit) -> View:
     all_again = Act("Try all again", "/operator/exports/{name}/retry")
     standing = Listed("Exports", _EXPORTS, found.data, None, (all_again,), empty="Usage is exported nowhere.")
     refused = Listed("Not taken", _PARKED, parked.data, parked.next_cursor, empty="Everything was taken.")
-    return listed("Exports", standing, more=(refused,))
+    return listed("Exports", standing, refused)
 
 
 async def retry(visit: Visit) -> web.Response:
@@ -153,7 +153,10 @@ async def webhooks(visit: Visit) -> View:
     found = await visit.services.endpoints.page(None, limit, after)
     shown = [EndpointShape.of_endpoint(each) for each in found.items]
     table = Listed(
-        *("The operators' own", _ENDPOINTS, shown, encode_cursor(found.next_after)),
+        "The operators' own",
+        _ENDPOINTS,
+        shown,
+        encode_cursor(found.next_after),
         empty="There is none. NOTIFICATION_WEBHOOK names one in the environment, the API makes others:",
         command='curl -X POST $URL/api/admin/webhooks/endpoints -H "X-Admin-Key: $ADMIN_API_KEY" -d \'{"url": ...}\'',
     )

@@ -181,7 +181,9 @@ async def person(visit: Visit) -> View:
     else:
         allow = Form("Let in", here, "Let in", hidden={"status": "active"})
     right = Form(
-        *("Take the operator's right" if found.operator else "Make an operator", here, "Change"),
+        "Take the operator's right" if found.operator else "Make an operator",
+        here,
+        "Change",
         hint="Operators see and change everything.",
         hidden={"operator": "no" if found.operator else "yes"},
         danger=not found.operator,

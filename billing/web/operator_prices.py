@@ -118,7 +118,7 @@ async def price_differences(visit: Visit) -> View:
         "prices.yaml, as this gateway follows it, beside the rows that the ledger keeps. No request is priced any more "
         f"by rows that only the ledger has. Of each {MOST_PRICES} are shown at most."
     )
-    return listed("Differences of prices", only_file, more=(only_stored,), figures=figures, tabs=_TABS, intro=intro)
+    return listed("Differences of prices", only_file, only_stored, figures=figures, tabs=_TABS, intro=intro)
 
 
 async def price_try(visit: Visit) -> View:
@@ -131,8 +131,11 @@ async def price_try(visit: Visit) -> View:
         except TrialRefused as refused:
             visit.problem = str(refused)
     filters = (
-        *(Field("model", "Provider/model", "search"), Field("counts", "Counts", value=_EXAMPLE)),
-        *(Field("service_tier", "Service tier"), Field("speed", "Speed"), Field("region", "Region")),
+        Field("model", "Provider/model", "search"),
+        Field("counts", "Counts", value=_EXAMPLE),
+        Field("service_tier", "Service tier"),
+        Field("speed", "Speed"),
+        Field("region", "Region"),
     )
     lines = [] if trial is None else [_Line(each) for each in trial.lines]
     table = Listed("Line by line", _LINES, lines, empty=f"Name a model and what it used, such as {_EXAMPLE}.")

@@ -81,13 +81,21 @@ async def keys(visit: Visit) -> View:
     spent = await visit.services.reports.margins.spent_by_keys([(key.id, key.account_id) for key in found.data], month)
     rows = [
         _SpentKey(
-            *(key.id, key.name, key.prefix, key.account_id, key.user_id, spent[key.id]),
-            *(key.last_used_at, key.expires_at, key.revoked_at),
+            key.id,
+            key.name,
+            key.prefix,
+            key.account_id,
+            key.user_id,
+            spent[key.id],
+            key.last_used_at,
+            key.expires_at,
+            key.revoked_at,
         )
         for key in found.data
     ]
     revoke = Act(
-        *("Revoke", "/operator/keys/{id}/revoke"),
+        "Revoke",
+        "/operator/keys/{id}/revoke",
         danger=True,
         confirm="Revoke this key? What uses it stops within a second.",
         only="revoked_at",

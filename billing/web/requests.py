@@ -28,8 +28,19 @@ if TYPE_CHECKING:
     from billing.schemas.usage import EventShape
 
 FILTERS: Final = (
-    *("model", "key_id", "user_id", "provider", "endpoint", "status", "tag", "end_user", "estimated"),
-    *("session", "tool", "since", "until"),
+    "model",
+    "key_id",
+    "user_id",
+    "provider",
+    "endpoint",
+    "status",
+    "tag",
+    "end_user",
+    "estimated",
+    "session",
+    "tool",
+    "since",
+    "until",
 )
 """Parameters of the list that its form has, as the API names them."""
 OWN: Final = {"list": "/requests", "of": {}}

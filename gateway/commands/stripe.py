@@ -9,10 +9,9 @@ from typing import TYPE_CHECKING, Annotated, Final
 import typer
 
 from billing.cli import REFUSED, UNREACHABLE, USAGE, CommandFailed, Connect, Output, Shown, Table, add_command, group
-from billing.cli.operator import add_call
-from billing.cli.options import Cursor, Limit, given
-from billing.cli.output import page_parts
-from billing.pages import DEFAULT_LIMIT
+from billing.cli.operator import add_calls
+from billing.cli.options import FIRST_PAGE, Paging, given
+from billing.cli.output import listed
 
 if TYPE_CHECKING:
     from billing.client.calls import BillingCalls
@@ -35,9 +34,7 @@ def add_stripe(app: typer.Typer, connect: Connect) -> None:
     """Add the group `stripe`."""
     stripe = group("Stripe: its webhook endpoint, its events, and what differs there.")
     add_command(stripe, "sync", sync)
-    add_call(stripe, "events", events, connect)
-    add_call(stripe, "replay", replay, connect)
-    add_call(stripe, "reconcile", reconcile, connect)
+    add_calls(stripe, connect, events=events, replay=replay, reconcile=reconcile)
     app.add_typer(stripe, name="stripe")
 
 
@@ -121,17 +118,19 @@ def _write(file: Path, secret: str) -> None:
 async def events(
     client: "BillingCalls",
     state: Annotated[str | None, typer.Option(metavar="STATE", help="waiting, done, ignored or parked.")] = None,
-    limit: Limit = DEFAULT_LIMIT,
-    cursor: Cursor = None,
+    page: Paging = FIRST_PAGE,
 ) -> Shown:
     """List events that the payment provider has delivered, those that came last first."""
-    page = await client.payment_events(limit=limit, cursor=cursor, **given(state=state))
-    rows = [
-        (each.received_at, each.id, each.type, each.object_id or "-", each.state, str(each.attempts), each.error or "-")
-        for each in page.data
-    ]
-    headers = ("received", "event", "type", "object", "state", "tries", "error")
-    return Shown(page.received, page_parts(headers, rows, page.next_cursor))
+    return listed(
+        await client.payment_events(**page.asked, **given(state=state)),
+        "received_at",
+        ("event", "id"),
+        "type",
+        "object_id",
+        "state",
+        ("tries", "attempts"),
+        "error",
+    )
 
 
 async def replay(

@@ -221,18 +221,6 @@ async def test_pages(api: Api) -> None:
     assert page["next_cursor"] is None
 
 
-@in_turn("limit", ["0", "1001", "-1", "x", "", "1.0", "1e2", "٣", "99999999999999999999"])
-async def test_a_limit_out_of_range_is_400(api: Api, limit: str) -> None:
-    answer = await api.admin("GET", "/accounts", params={"limit": limit})
-    answer.refused(400, "invalid_request_error", "limit")
-
-
-@in_turn("cursor", ["", "!", "YQ==YQ", "gA", "YSBi", "é", "AAAA", "x" * 600])
-async def test_a_bad_cursor_is_400(api: Api, cursor: str) -> None:
-    answer = await api.admin("GET", "/accounts", params={"cursor": cursor})
-    answer.refused(400, "invalid_request_error", "cursor")
-
-
 async def test_quotas_of_users(api: Api) -> None:
     account, _ = await api.customer()
     users = f"/accounts/{account['id']}/users"

@@ -14,37 +14,6 @@ from billing.database.connection import Database
 from billing.principals import Principal
 from tests.billing.api.support import ADMIN_KEY, Api, serving
 from tests.billing.support import PLANS, Billing
-from tests.support.in_turn import in_turn
-
-ADMIN_CALLS = [
-    ("POST", "/accounts"),
-    ("GET", "/accounts"),
-    ("GET", "/accounts/x"),
-    ("PATCH", "/accounts/x"),
-    ("PUT", "/accounts/x/quotas"),
-    ("POST", "/accounts/x/grants"),
-    ("POST", "/keys"),
-    ("GET", "/keys"),
-    ("GET", "/keys/x"),
-    ("PATCH", "/keys/x"),
-    ("DELETE", "/keys/x"),
-]
-
-
-@in_turn(("method", "path"), ADMIN_CALLS)
-async def test_admin_calls_need_the_admin_key(api: Api, method: str, path: str) -> None:
-    wrong: list[dict[str, str]] = [
-        {},
-        {"X-Admin-Key": ""},
-        {"X-Admin-Key": ADMIN_KEY + "x"},
-        {"X-Admin-Key": ADMIN_KEY[:-1]},
-        {"X-Admin-Key": "é"},
-        {"Authorization": f"Bearer {ADMIN_KEY}"},
-    ]
-    for headers in wrong:
-        answer = await api.call(method, f"/api/admin{path}", headers=headers)
-        message = answer.refused(401, "invalid_api_key")
-        assert ADMIN_KEY not in message
 
 
 async def test_without_an_admin_key_configured_nobody_is_admin(services: Services, billing: Billing) -> None:

@@ -255,12 +255,6 @@ async def test_the_scope_is_needed_on_every_read(api: Api) -> None:
         assert answer.error["required_scope"] == "billing:read"
 
 
-async def test_a_key_is_needed_on_every_read(api: Api) -> None:
-    for path in (*READS, "/account/usage/events/none"):
-        (await api.get("mg_none", path)).refused(401, "invalid_api_key")
-        (await api.call("GET", f"/api{path}")).refused(401, "invalid_api_key")
-
-
 async def test_a_key_may_come_in_any_of_its_headers(api: Api) -> None:
     _, key = await api.customer()
     for headers in (

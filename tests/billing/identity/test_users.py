@@ -6,9 +6,9 @@ import pytest
 
 from billing import audit
 from billing.database.connection import DatabaseError, UniqueViolation
-from billing.identity.mail import enqueue
 from billing.identity.permissions import Approval
 from billing.identity.users import BadAddress, User, UserNotFound, UserRefused, Users, parse_email
+from billing.mail import enqueue
 from tests.billing.support import Billing
 
 

@@ -16,7 +16,9 @@ if TYPE_CHECKING:
     from billing.database.connection import Connection
 
 ID_PREFIX: Final = "mail_"
-_query = queries("billing.identity")
+SERVICE: Final = "Metergate"
+"""Who mails."""
+_query = queries("billing")
 
 
 async def enqueue(connection: Connection, new_id: Callable[[], str], recipient: str, subject: str, body: str) -> str:
