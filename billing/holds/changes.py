@@ -66,7 +66,7 @@ class _Change(NamedTuple):
     of_balance: bool = False
 
 
-class ChangeNotifier:
+class RedisChangeNotifier:
     """Implements `billing.change_notifier.ChangeNotifier` on Redis. `on_failure` is called with what failed by a fault
     of the program; it is published again, as what failed because a store is away."""
 

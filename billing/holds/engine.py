@@ -22,7 +22,7 @@ from billing.holds.admission import StateRepair
 from billing.holds.api import Holds
 from billing.holds.batch import RunningHolds
 from billing.holds.cache import CacheSettings, PrincipalCache
-from billing.holds.changes import ChangeNotifier
+from billing.holds.changes import RedisChangeNotifier
 from billing.holds.corrections import Corrections
 from billing.holds.debit_writer import DirectLedgerWriter
 from billing.holds.epoch_start import EpochStart
@@ -116,7 +116,7 @@ class Engine:
             flush_s=settings.ledger_flush_s,
         )
         self.loader = Loader(database, redis, plan_of, self.outbox.flush, wait_s=settings.holds.admission_wait_s)
-        self.change_notifier = ChangeNotifier(
+        self.change_notifier = RedisChangeNotifier(
             partitions, self.loader, self.corrections, self.cache, partial(loops.failed, "relay")
         )
         self.reconciler = Reconciler(partitions, self.loader, self.corrections)

@@ -139,7 +139,7 @@ class Upkeep:
     replay: Replay
     backlog: Backlog
     cache: PrincipalCache
-    change_notifier: ChangeNotifier
+    change_notifier: RedisChangeNotifier
     sweep_now: asyncio.Event = field(default_factory=asyncio.Event)
 
     async def join(self, partition: Partition) -> bool:

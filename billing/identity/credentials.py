@@ -190,7 +190,7 @@ class Credentials:
         stored = people.sealed_totp(user_id, secret)
         if await people.database.value(_query("totp_enrol"), user_id, stored) is None:
             raise CredentialRefused("There is an authenticator app already: `metergate auth totp off` removes it.")
-        return Enrolment(secret, totp.uri(secret, letters.SERVICE, user.email or user.id))
+        return Enrolment(secret, totp.uri(secret, SERVICE, user.email or user.id))
 
     async def confirm(self, user_id: str, code: str, visitor: Visitor) -> list[str]:
         """Have signing in need codes of the app from now on, whose first one is shown; return the recovery codes."""

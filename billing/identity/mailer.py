@@ -25,7 +25,7 @@ import aiosmtplib
 from billing.addresses import is_this_machine
 from billing.database.connection import queries
 from billing.errors import MetergateError
-from billing.identity.letters import SERVICE
+from billing.mail import SERVICE
 from billing.work import Lease, Periodic
 
 if TYPE_CHECKING:

@@ -17,8 +17,7 @@ from typing import TYPE_CHECKING, Any, Final
 import msgspec
 
 from billing.database.connection import Row, queries
-from billing.identity.letters import SERVICE
-from billing.identity.mail import enqueue
+from billing.mail import SERVICE, enqueue
 from billing.notices.destinations import Poster
 from billing.notices.emit import emit
 from billing.notices.letters import letter_of

@@ -1,5 +1,5 @@
-"""Gateways of a release that keeps state in Redis in another layout: the two never serve at once, and nothing is lost
-or doubled."""
+"""An upgrade from and beside a release that keeps state in Redis in another layout: nothing is lost or doubled, and the
+two never serve at once."""
 
 import asyncio
 from dataclasses import replace
@@ -12,13 +12,19 @@ from billing.holds.lease import Peers
 from billing.holds.model import Unavailable
 from billing.holds.partition import NotReady
 from billing.holds.redis.connection import Script
-from billing.holds.redis.layout import STATE_VERSION
+from billing.holds.redis.layout import SETTLED, STATE_VERSION
 from billing.ledger.leases import end_lease
-from tests.billing.holds.conftest import BRISK, MakeWorld, World
-from tests.billing.holds.support import (
+from billing.quotas import Metric, Quota, Window
+from tests.support.holds import (
+    BRISK,
+    MakeWorld,
+    World,
     ask_in_vain,
     assert_agreed,
     debits,
+    delete,
+    entries,
+    eventually,
     hold_one,
     kill,
     ledger_balance,
@@ -27,6 +33,7 @@ from tests.billing.holds.support import (
     spend,
 )
 
+DAY_TOKENS = Quota(Window.day, Metric.tokens, 10**6)
 OLD_GATEWAY = "01JD0000000000000000000OLD"
 OLD_LEASE = "INSERT INTO gateways (id, lease_until) VALUES ($1, now() + interval '5 s')"
 EPOCH = "SELECT epoch FROM partitions"
@@ -40,7 +47,7 @@ async def old_identity(world: World) -> str:
 
 
 async def begin_as_the_old(world: World) -> int:
-    """Begin an epoch as a gateway of the other layout does where it finds an unknown identity; its number."""
+    """Begin an epoch as a gateway of another layout does where it finds another identity than it knows; its number."""
     identity = await old_identity(world)
     row = await world.database.row(GREET, 0)
     assert row is not None
@@ -50,6 +57,45 @@ async def begin_as_the_old(world: World) -> int:
     arguments = [moved["epoch"], identity, moved["ledger"], moved["beat"]]
     assert await world.link.call(Script("fence"), keys, arguments) == 1
     return int(moved["epoch"])
+
+
+def slow_outbox(world: World) -> None:
+    """Nothing is written to Postgres by this gateway's outbox any more: it is left to the journal."""
+    world.engine.loops.tasks["outbox"].cancel()
+
+
+async def test_what_a_release_of_another_layout_left_in_redis_is_charged_and_states_are_loaded_anew(
+    make_world: MakeWorld,
+) -> None:
+    old = await make_world()
+    principal = await old.customer(10**9, key_quotas=(DAY_TOKENS,), quotas=(DAY_TOKENS,))
+    slow_outbox(old)
+    spent = [await spend(old, principal) for _ in range(3)]
+    running = await hold_one(old, principal)
+    account_key = old.keys.account(principal.account_id)
+    key_key = old.keys.key(principal.account_id, principal.key_id)
+    await delete(old, account_key, key_key)  # the names of states say their layout: it had others
+    identity = await old_identity(old)
+    await old.database.execute("UPDATE partitions SET identity = $1", identity)
+    await old.link.command("HSET", old.keys.meta(0), "identity", identity)
+    waiting = [id_ for id_, each in (await entries(old, principal.account_id)).items() if each.state == SETTLED]
+    assert set(waiting) & set(spent)
+    await kill(old)
+
+    new = await make_world()
+    assert await new.database.value(EPOCH) == 2
+    again = await spend(new, principal)
+    await assert_agreed(new, principal.account_id)
+    await eventually(lambda: ended(new, running.id))
+    charged = {id_: nano for id_, nano in (await debits(new)).items() if nano}
+    assert charged == dict.fromkeys([*spent, again], 500)
+    assert await ledger_balance(new, principal.account_id) == 10**9 - 4 * 500
+    (counter,) = (await new.account_state(principal.account_id)).counters
+    assert counter.taken == 4 * 15
+
+
+async def ended(world: World, request_id: str) -> bool:
+    return request_id in await debits(world)
 
 
 async def test_a_gateway_does_not_start_beside_those_of_another_layout_and_leaves_them_their_epoch(

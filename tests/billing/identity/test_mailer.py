@@ -16,8 +16,8 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
 from billing.identity.codes import Codes
-from billing.identity.mail import enqueue
 from billing.identity.mailer import Delivery, Mailer, MailFailed, Sender, Smtp, to_console
+from billing.mail import enqueue
 from billing.settings import CodeSettings, MailSettings
 from billing.work import TAKE_LEASE
 from tests.billing.support import Billing
