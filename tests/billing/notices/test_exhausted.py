@@ -2,7 +2,8 @@
 
 from typing import Any
 
-from billing.notices.exhausted import ExhaustedNotices, RefusedRequest, crossings
+from billing.notices.exhausted import ExhaustedNotices, crossings
+from billing.refused_requests import RefusedRequest
 from tests.billing.support import Billing
 
 QUOTA = {"subject": "plan", "window": "day", "metric": "tokens", "limit": 5, "resets_at": "2028-03-01T00:00:00Z"}
