@@ -82,21 +82,6 @@ END $$;
 
 
 --
--- Name: refuse_half_sums(); Type: FUNCTION; Schema: public; Owner: -
---
-
-CREATE FUNCTION public.refuse_half_sums() RETURNS trigger
-    LANGUAGE plpgsql
-    AS $$
-BEGIN
-    IF current_setting('metergate.sums_by_pairs', true) IS DISTINCT FROM 'raised' THEN
-        RAISE EXCEPTION 'usage is moved by gateways of a newer release alone, which sum it up by pairs of dimensions, too';
-    END IF;
-    RETURN NULL;
-END $$;
-
-
---
 -- Name: refuse_truncate_of(regclass); Type: FUNCTION; Schema: public; Owner: -
 --
 
@@ -145,22 +130,6 @@ CREATE FUNCTION public.seen_in(writer xid, moment pg_snapshot) RETURNS boolean
         + 4294967296) % 4294967296 + 2147483648, 3)::text::xid8, moment)
     FROM (SELECT pg_snapshot_xmax(moment)::text::bigint) AS the_end (ended)
 $$;
-
-
---
--- Name: usage_pair(text, text); Type: FUNCTION; Schema: public; Owner: -
---
-
-CREATE FUNCTION public.usage_pair(one text, other text) RETURNS text
-    LANGUAGE sql IMMUTABLE PARALLEL SAFE
-    AS $$ SELECT length(one)::text || ':' || one || other $$;
-
-
---
--- Name: FUNCTION usage_pair(one text, other text); Type: COMMENT; Schema: public; Owner: -
---
-
-COMMENT ON FUNCTION public.usage_pair(one text, other text) IS 'Two values as one: whatever they are, each can be told from it.';
 
 
 SET default_tablespace = '';
@@ -286,6 +255,7 @@ CREATE TABLE public.api_keys (
     previous_until timestamp with time zone,
     default_tool_calls integer,
     CONSTRAINT api_keys_default_tool_calls_check CHECK ((default_tool_calls > 0)),
+    CONSTRAINT api_keys_expires_at_finite CHECK (isfinite(expires_at)),
     CONSTRAINT api_keys_max_parallel_requests_check CHECK ((max_parallel_requests > 0))
 );
 
@@ -661,7 +631,7 @@ CREATE TABLE public.collected_charges (
 -- Name: TABLE collected_charges; Type: COMMENT; Schema: public; Owner: -
 --
 
-COMMENT ON TABLE public.collected_charges IS 'All bytes of an account by their price, per byte in nano-USD times billing.rates.COST_SCALE.';
+COMMENT ON TABLE public.collected_charges IS 'All bytes of an account by their price, per byte in nano-USD times billing.pricing.scales.COST_SCALE.';
 
 
 --
@@ -990,6 +960,7 @@ CREATE TABLE public.coupons (
     CONSTRAINT coupons_amount_nano_check CHECK (((amount_nano >= 1) AND (amount_nano <= '9007199254740991'::bigint))),
     CONSTRAINT coupons_check CHECK ((redemptions <= most_redemptions)),
     CONSTRAINT coupons_credit_days_check CHECK ((credit_days > 0)),
+    CONSTRAINT coupons_expires_at_finite CHECK (isfinite(expires_at)),
     CONSTRAINT coupons_most_redemptions_check CHECK ((most_redemptions > 0)),
     CONSTRAINT coupons_priority_check CHECK (((priority >= 0) AND (priority <= 100)))
 );
@@ -1058,7 +1029,6 @@ CREATE TABLE public.export_hours (
     n integer DEFAULT 0 NOT NULL,
     asked numeric,
     asked_at timestamp with time zone,
-    last numeric,
     parked boolean DEFAULT false NOT NULL,
     amounts numeric[] DEFAULT '{}'::numeric[] NOT NULL,
     CONSTRAINT export_hours_check CHECK (((told + COALESCE(asked, (0)::numeric)) <= used))
@@ -1077,13 +1047,6 @@ COMMENT ON COLUMN public.export_hours.n IS 'How many amounts were told before: t
 --
 
 COMMENT ON COLUMN public.export_hours.asked IS 'The amount that is being told, under identifier n: stored first, so that it is the same when it is sent again.';
-
-
---
--- Name: COLUMN export_hours.last; Type: COMMENT; Schema: public; Owner: -
---
-
-COMMENT ON COLUMN public.export_hours.last IS 'The amount that was told last; only releases before amounts was there read it.';
 
 
 --
@@ -1263,7 +1226,7 @@ COMMENT ON COLUMN public.gateways.ended_at IS 'Its process has ended, as it said
 -- Name: COLUMN gateways.layout; Type: COMMENT; Schema: public; Owner: -
 --
 
-COMMENT ON COLUMN public.gateways.layout IS 'The version of the layout in which it keeps accounts and keys in Redis. 1: it says none.';
+COMMENT ON COLUMN public.gateways.layout IS 'The version of the layout in which it keeps accounts and keys in Redis.';
 
 
 --
@@ -1441,7 +1404,8 @@ CREATE TABLE public.lots (
     CONSTRAINT lots_amount_nano_check CHECK (((amount_nano >= 1) AND (amount_nano <= '9007199254740991'::bigint))),
     CONSTRAINT lots_check CHECK (((left_nano >= 0) AND (left_nano <= amount_nano))),
     CONSTRAINT lots_expired_nano_check CHECK ((expired_nano >= 0)),
-    CONSTRAINT lots_kind_check CHECK ((kind = ANY (ARRAY['opening'::text, 'purchase'::text, 'grant'::text, 'refund'::text, 'adjustment'::text, 'dispute'::text, 'subscription'::text]))),
+    CONSTRAINT lots_expires_at_finite CHECK (isfinite(expires_at)),
+    CONSTRAINT lots_kind_check CHECK ((kind = ANY (ARRAY['purchase'::text, 'grant'::text, 'refund'::text, 'adjustment'::text, 'dispute'::text, 'subscription'::text]))),
     CONSTRAINT lots_priority_check CHECK (((priority >= 0) AND (priority <= 100)))
 );
 
@@ -1451,13 +1415,6 @@ CREATE TABLE public.lots (
 --
 
 COMMENT ON TABLE public.lots IS 'Raises of balances. No debit touches a lot: left_nano is as of the last change of the account''s lots, and lots_now has what it is now.';
-
-
---
--- Name: COLUMN lots.kind; Type: COMMENT; Schema: public; Owner: -
---
-
-COMMENT ON COLUMN public.lots.kind IS 'That of the transfer; opening: what was there before lots were kept.';
 
 
 --
@@ -2531,7 +2488,7 @@ CREATE TABLE public.usage_by_names (
     reasoning_tokens bigint NOT NULL,
     cost_nano numeric NOT NULL,
     charged_nano numeric NOT NULL,
-    CONSTRAINT usage_by_names_dimension_check CHECK ((dimension = ANY (ARRAY[0, 1, 2, 3, 4, 5, 6, 13, 23, 24, 25, 26, 34, 35, 36, 45, 46, 56]))),
+    CONSTRAINT usage_by_names_dimension_check CHECK (((dimension >= 0) AND (dimension <= 6))),
     CONSTRAINT usage_by_names_granularity_check CHECK (((granularity >= 1) AND (granularity <= 3)))
 )
 WITH (fillfactor='80');
@@ -2541,7 +2498,7 @@ WITH (fillfactor='80');
 -- Name: TABLE usage_by_names; Type: COMMENT; Schema: public; Owner: -
 --
 
-COMMENT ON TABLE public.usage_by_names IS 'Of each account in usage_folds: all requests that were admitted before its moment, and no others, by at most one tag and one dimension, or by two dimensions.';
+COMMENT ON TABLE public.usage_by_names IS 'Of each account in usage_folds: all requests that were admitted before its moment, and no others, by at most one tag and one dimension.';
 
 
 --
@@ -2555,7 +2512,7 @@ COMMENT ON COLUMN public.usage_by_names.tag IS 'usage_tags.id of a name: request
 -- Name: COLUMN usage_by_names.dimension; Type: COMMENT; Schema: public; Owner: -
 --
 
-COMMENT ON COLUMN public.usage_by_names.dimension IS '1 key, 2 user, 3 model, 4 provider, 5 endpoint, 6 feature. 0: all together. 13 key and model, and so on: with tag 0 alone.';
+COMMENT ON COLUMN public.usage_by_names.dimension IS '1 key, 2 user, 3 model, 4 provider, 5 endpoint, 6 feature. 0: all together.';
 
 
 --
@@ -2569,7 +2526,7 @@ COMMENT ON COLUMN public.usage_by_names.granularity IS '1 hour, 2 day, 3 month; 
 -- Name: COLUMN usage_by_names.dimension_value; Type: COMMENT; Schema: public; Owner: -
 --
 
-COMMENT ON COLUMN public.usage_by_names.dimension_value IS 'The value of the dimension; of two as usage_pair has it. Empty with dimension 0.';
+COMMENT ON COLUMN public.usage_by_names.dimension_value IS 'The value of the dimension. Empty with dimension 0.';
 
 
 --
@@ -2577,34 +2534,6 @@ COMMENT ON COLUMN public.usage_by_names.dimension_value IS 'The value of the dim
 --
 
 COMMENT ON COLUMN public.usage_by_names.value IS 'usage_tags.id of a value, or of the name for all values that have no row. 0 with tag 0.';
-
-
---
--- Name: usage_by_one; Type: VIEW; Schema: public; Owner: -
---
-
-CREATE VIEW public.usage_by_one AS
- SELECT account_id,
-        CASE
-            WHEN (tag = 0) THEN ((- dimension))::bigint
-            ELSE tag
-        END AS kind,
-    granularity,
-    bucket,
-        CASE
-            WHEN (tag = 0) THEN dimension_value
-            ELSE (value)::text
-        END AS value,
-    requests,
-    input_tokens,
-    cached_input_tokens,
-    cache_write_tokens,
-    output_tokens,
-    reasoning_tokens,
-    cost_nano,
-    charged_nano
-   FROM public.usage_by_names
-  WHERE (((tag = 0) <> (dimension = 0)) AND (dimension <= 6));
 
 
 --
@@ -2747,7 +2676,7 @@ COMMENT ON COLUMN public.usage_events.by_model IS 'Where several models used som
 -- Name: COLUMN usage_events.wseq; Type: COMMENT; Schema: public; Owner: -
 --
 
-COMMENT ON COLUMN public.usage_events.wseq IS 'Its place among all that were written, for exports; null: written before there were any.';
+COMMENT ON COLUMN public.usage_events.wseq IS 'Its place among all that were written, for exports.';
 
 
 --
@@ -2981,8 +2910,8 @@ CREATE TABLE public.usage_fresh (
     model text NOT NULL,
     feature text NOT NULL,
     user_id text,
-    provider text,
-    endpoint text,
+    provider text NOT NULL,
+    endpoint text NOT NULL,
     tags jsonb,
     CONSTRAINT usage_fresh_check CHECK ((GREATEST(input_tokens, cached_input_tokens, cache_write_tokens, output_tokens, reasoning_tokens) < '1099511627776'::bigint))
 )
@@ -3344,14 +3273,6 @@ ALTER TABLE ONLY public.accounts
 
 
 --
--- Name: api_keys api_keys_expires_at_finite; Type: CHECK CONSTRAINT; Schema: public; Owner: -
---
-
-ALTER TABLE public.api_keys
-    ADD CONSTRAINT api_keys_expires_at_finite CHECK (isfinite(expires_at)) NOT VALID;
-
-
---
 -- Name: api_keys api_keys_pkey; Type: CONSTRAINT; Schema: public; Owner: -
 --
 
@@ -3592,14 +3513,6 @@ ALTER TABLE ONLY public.coupons
 
 
 --
--- Name: coupons coupons_expires_at_finite; Type: CHECK CONSTRAINT; Schema: public; Owner: -
---
-
-ALTER TABLE public.coupons
-    ADD CONSTRAINT coupons_expires_at_finite CHECK (isfinite(expires_at)) NOT VALID;
-
-
---
 -- Name: coupons coupons_pkey; Type: CONSTRAINT; Schema: public; Owner: -
 --
 
@@ -3741,14 +3654,6 @@ ALTER TABLE ONLY public.local_objects
 
 ALTER TABLE ONLY public.local_pages
     ADD CONSTRAINT local_pages_pkey PRIMARY KEY (id_sha256);
-
-
---
--- Name: lots lots_expires_at_finite; Type: CHECK CONSTRAINT; Schema: public; Owner: -
---
-
-ALTER TABLE public.lots
-    ADD CONSTRAINT lots_expires_at_finite CHECK (isfinite(expires_at)) NOT VALID;
 
 
 --
@@ -5183,13 +5088,6 @@ CREATE TRIGGER usage_events_no_truncate BEFORE TRUNCATE ON public.usage_events_m
 --
 
 CREATE TRIGGER usage_events_no_truncate BEFORE TRUNCATE ON public.usage_events_month_2 FOR EACH STATEMENT EXECUTE FUNCTION public.refuse_change();
-
-
---
--- Name: usage_sums usage_sums_of_all; Type: TRIGGER; Schema: public; Owner: -
---
-
-CREATE TRIGGER usage_sums_of_all BEFORE INSERT ON public.usage_sums FOR EACH STATEMENT EXECUTE FUNCTION public.refuse_half_sums();
 
 
 --
