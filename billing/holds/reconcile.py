@@ -304,7 +304,6 @@ def _steady(before: AccountState, after: AccountState) -> bool:
     return (before.hold_version, before.dseq, before.xseq) == (after.hold_version, after.dseq, after.xseq)
 
 
-_sql = queries("billing.holds")
 KEYS: Final = _sql("reconcile_keys")
 USERS: Final = _sql("reconcile_users")
 MOMENT: Final = _sql("reconcile_moment")

@@ -144,7 +144,7 @@ async def test_the_two_servers_are_two(redis_url: str, redis_proper_url: str) ->
 
 ACCOUNT: Final = "acc_one"
 KEY: Final = "key_1"
-OWNERS: Final = {KEY: ACCOUNT}
+STORY_OWNERS: Final = {KEY: ACCOUNT}
 EPOCH: Final = 1
 DAY_S: Final = 86_400
 # Half past eleven at night of 1 March 2026, when the account is installed.
@@ -161,7 +161,7 @@ class Story:
     """One account of 10^6 nano-USD with a key, both without quotas, from START_S on. Clocks are Unix milliseconds."""
 
     def __init__(self, redis_url: str, prefix: str) -> None:
-        self.real, self.ref, self.ledger = Scripts(redis_url, prefix, OWNERS), Reference(), Ledger(OWNERS)
+        self.real, self.ref, self.ledger = Scripts(redis_url, prefix, STORY_OWNERS), Reference(), Ledger(STORY_OWNERS)
         self.quotas: dict[str, tuple[Quota, ...]] = {ACCOUNT: (), KEY: ()}
         self.versions = {ACCOUNT: 1, KEY: 1}
         self.made = 0
