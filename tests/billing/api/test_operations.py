@@ -24,7 +24,9 @@ from tests.billing.identity.support import new_organization, new_user
 from tests.billing.support import Billing
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Iterator
+    import subprocess
+import sys
+from collections.abc import AsyncIterator, Iterator
 
 Any_ = Operation[..., Any]
 SERVICE_KEY: Final = "service-key-of-the-tests"
@@ -168,6 +170,13 @@ def test_names_are_unique_and_every_operation_is_a_method_of_the_client() -> Non
     services = [each for each in OPERATIONS if each.path.startswith("/api/service")]
     of_plans = 2  # features of plans, which services ask for
     assert len(methods) == len(OPERATIONS) - len(services) + of_plans
+
+
+def test_operations_are_light_to_import() -> None:
+    """Every command loads them."""
+    code = "import sys, billing.api.operations; print(*sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60)
+    assert {"aiohttp", "asyncpg", "redis", "stripe"} & set(done.stdout.split()) == set()
 
 
 def test_who_may_call_is_the_operator_where_nothing_is_said() -> None:
