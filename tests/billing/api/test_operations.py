@@ -5,6 +5,8 @@ Who may call what, by role and status, is `test_permissions`'s matrix. A new ope
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Final
 
@@ -25,7 +27,6 @@ from tests.billing.support import Billing
 
 if TYPE_CHECKING:
     import subprocess
-import sys
 from collections.abc import AsyncIterator, Iterator
 
 Any_ = Operation[..., Any]
@@ -121,10 +122,10 @@ async def test_a_limit_out_of_range_and_a_bad_cursor_are_named(world: World) -> 
         for name, values in (("limit", LIMITS), ("cursor", of_page)):
             for value in values:
                 answer = await world.call(each, params={name: value})
-                if answer.status != 503 and (answer.status != 404 or not each.ids):  # a store; whose list it is
+                if answer.status not in (404, 503):  # what may come before: whose list it is, and a store that is away
                     answer.refused(400, "invalid_request_error", name)
-        seen += 1
-    assert seen > 20
+                    seen += 1
+    assert seen > 150
 
 
 async def test_what_is_no_body_is_400(world: World) -> None:
