@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 import msgspec
 import pytest
@@ -25,11 +26,7 @@ from tests.billing.api.support import ADMIN_KEY, Api, serving, token_of
 from tests.billing.identity.support import new_organization, new_user
 from tests.billing.support import Billing
 
-if TYPE_CHECKING:
-    import subprocess
-from collections.abc import AsyncIterator, Iterator
-
-Any_ = Operation[..., Any]
+Declared = Operation[..., Any]
 SERVICE_KEY: Final = "service-key-of-the-tests"
 IDS: Final = {"provider": "none", "token": "no-such-token"}
 WRONG_ADMINS: Final[tuple[dict[str, str], ...]] = (
@@ -46,8 +43,6 @@ CURSORS: Final = ("", "!", "YQ==YQ", "gA", "YSBi", "é", "AAAA", "x" * 600)
 NO_BODIES: Final = (b"", b"{", b"[]", b"null", b'"x"', b"\xff", b'{"a": NaN}')
 """What can be no body of any operation; an empty one is none where a body may be left out."""
 NO_IDS: Final = ("%00", "a%20b", "x" * 300)
-BY_ITS_OWN: Final = ("link_sign_in",)
-"""Those that answer before they read: nobody signs in elsewhere here."""
 
 
 @dataclass(frozen=True)
@@ -59,7 +54,7 @@ class World:
     org_id: str
     narrow_key: str
 
-    async def call(self, each: Any_, headers: dict[str, str] | None = None, **options: Any) -> Any:
+    async def call(self, each: Declared, headers: dict[str, str] | None = None, **options: Any) -> Any:
         """Call an operation about what is not there, as somebody who may."""
         named = {name: self.org_id if name == "org_id" else IDS.get(name, "none") for name in each.ids}
         given = self.headers[each.who] if headers is None else headers
@@ -84,7 +79,7 @@ async def world(services: Services, billing: Billing) -> AsyncIterator[World]:
         yield World(api, headers, organization.id, narrow)
 
 
-def asking(schema: type[msgspec.Struct] | None = None) -> Iterator[Any_]:
+def asking(schema: type[msgspec.Struct] | None = None) -> Iterator[Declared]:
     """Operations that take a body, or a query of a schema."""
     for each in OPERATIONS:
         asked = each.body if schema is None else each.query
