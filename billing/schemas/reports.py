@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Annotated, Any, Final, Literal, Self
 
 from msgspec import UNSET, Meta, UnsetType
 
-from billing.budgets.budgets import Standing
 from billing.money import format_credits, format_usd
 from billing.principals import Status
 from billing.schemas.base import Answer, Moment, PageQuery, Since, Usd
@@ -281,7 +280,7 @@ class Month:
     included_left_nano: int
     forecast_nano: int
     budget: BudgetShape | None
-    budgets: Sequence[Standing] = ()
+    budgets: Sequence[Any] = ()
 
 
 def _usd_of(amounts_nano: Mapping[str, int]) -> dict[str, str]:
