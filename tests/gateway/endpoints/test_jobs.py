@@ -119,7 +119,7 @@ async def test_the_process_of_pages_leaves_work_to_others_and_is_told_what_chang
     pages = await make_gateway(metrics=Metrics(tmp_path, is_worker=False), shared_work=False, **newer)
     assert len(await subscriptions(worker) - subscribed) == 2
     assert set(pages.runtime.engine.loops.tasks) == ITS_OWN
-    assert ITS_OWN | SHARED < set(worker.runtime.engine.loops.tasks)
+    assert set(worker.runtime.engine.loops.tasks) > ITS_OWN | SHARED
     assert pages.runtime.follower.revision == worker.runtime.follower.revision > 0  # its file is in force nowhere
     headers = {"X-Admin-Key": ADMIN_KEY}
     async with worker.session.post(f"{worker.url}/v1/jobs/reconcile", headers=headers) as answer:
