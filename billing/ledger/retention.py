@@ -68,7 +68,7 @@ class UsageRetention:
     def work(self) -> Periodic:
         """Return what drops what is old."""
         lease = Lease(self._database, LEASE, self._owner)
-        return Periodic(name=LEASE, every_s=EVERY_S, round=self.round, lease=lease)
+        return Periodic(name="usage_retention", every_s=EVERY_S, round=self.round, lease=lease)
 
     async def round(self) -> list[str]:
         """Drop every month that is old enough and proved, and return their partitions. Raises `DatabaseError`."""

@@ -169,7 +169,7 @@ def make_payments(parts: PaymentParts, rules: PaymentRules, provider: PaymentPro
     charging = (orders, flows, rules.declines, parts.now)
     auto_recharge = AutoRecharge(database, *charging)
     lease = Lease(database, LEASE, parts.new_id())
-    recharging = Periodic(name=LEASE, every_s=EVERY_S, round=auto_recharge.round, lease=lease)
+    recharging = Periodic(name="auto_recharge", every_s=EVERY_S, round=auto_recharge.round, lease=lease)
     desk = PaymentDesk(database, provider, orders, parts.grants, parts.effects, applier.refresh)
     comparisons = PaymentComparisons(database, provider, applier.refresh, parts.deployment, parts.now)
     recovery = Recovery(database, subscriptions, parts.effects, parts.new_id(), parts.now)

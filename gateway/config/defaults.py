@@ -401,13 +401,11 @@ KEYS: Final[dict[str, tuple[str, Key]]] = {
 """The keys of the file, each with its section's name."""
 
 
-def read_defaults(main: Value, plans: Collection[str] | None) -> Defaults:
-    """Return the defaults of a file; those that are left out, or wrong, are the shipped ones.
+def read_defaults(main: Value, at: Value | None, plans: Collection[str] | None) -> Defaults:
+    """Return the defaults that stand at `at`; those that are left out, or wrong, are the shipped ones.
 
     The plan of new accounts must be one of `plans` (None: they can't be read), whether the file `main` names it or not.
     """
-    at = main.entries().get("defaults") if main.is_mapping else None
-    at = None if at is None or at.is_null or at.is_nothing else at
     values = {} if at is None else at.section(KEYS).values
     before = len(main.file.problems)
     given = {

@@ -36,10 +36,11 @@ def names(most: int, what: str = "names") -> Meta:
     return Meta(max_length=most, extra={"items": what})
 
 
-def text(what: str, pattern: str = ".*", *, bare: bool = False, allowed: str = "") -> Meta:
+def text(what: str, pattern: str | None = None, *, bare: bool = False, allowed: str = "") -> Meta:
     """Call a text what it is, in messages; `pattern` matches all of it. One that may stand `bare` needs no quotes where
     it looks like a number."""
-    return Meta(extra={"what": what, "bare": bare, "allowed": allowed}, pattern=rf"^(?:{pattern})\Z")
+    whole = None if pattern is None else rf"^(?:{pattern})\Z"
+    return Meta(extra={"what": what, "bare": bare, "allowed": allowed}, pattern=whole)
 
 
 @dataclass(frozen=True, slots=True)

@@ -108,7 +108,7 @@ def load_settings(environ: Mapping[str, str], *, mode: Mode = "serve", with_pric
         else None
         for name in FILES
     )
-    sections, model_names = ({}, ()) if main is None else _read_sections(main)
+    sections, model_names, defaults_at = ({}, (), None) if main is None else _read_sections(main)
     prices = PriceTable(()) if price_file is None else read_prices(price_file)
     stripe_prices = {
         "starter": environment.stripe_price_starter,
@@ -117,7 +117,7 @@ def load_settings(environ: Mapping[str, str], *, mode: Mode = "serve", with_pric
     }
     plans = with_stripe_prices({} if plan_file is None else read_plans(plan_file, model_names), stripe_prices)
     plan_names = None if plan_file is None else tuple(name for name in plan_file.child_names if name != VERSION)
-    defaults = Defaults() if main is None else read_defaults(main, plan_names)
+    defaults = Defaults() if main is None else read_defaults(main, defaults_at, plan_names)
     plans_version = 0 if plan_file is None else read_plans_version(plan_file)
     if mode != "command" and defaults.edge.edge == "plain" and not _plain_edge_is_guarded(environment):
         problems.add(shown_path(folder / FILES[0]), "defaults.edge", PLAIN_EDGE_OPEN)
@@ -150,10 +150,10 @@ def _read_sections(main: Value) -> tuple[dict[str, Any], tuple[str, ...]]:
         "betas": read_betas(section.present("betas")),
         "providers": {} if providers is None else read_providers(providers),
     }
-    if models is None:
-        return found, ()
-    found["models"] = read_models(models, () if providers is None else providers.child_names)
-    return found, models.child_names
+    if models is not None:
+        found["models"] = read_models(models, () if providers is None else providers.child_names)
+    names = () if models is None else models.child_names
+    return found, names, section.present("defaults")
 
 
 def listens_here(settings: Settings) -> bool:

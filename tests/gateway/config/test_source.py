@@ -94,7 +94,10 @@ def test_numbers_and_truths_may_come_from_variables(tmp_path: Path) -> None:
     ]
 
 
-def test_a_repeated_key_is_refused(tmp_path: Path) -> None:
+def test_a_repeated_key_is_refused_once(tmp_path: Path) -> None:
+    assert problems(tmp_path, main=f"{MAIN}defaults: {{strict: true}}\ndefaults: {{strict: true}}\n") == [
+        "metergate.yaml:8: defaults: given twice"
+    ]
     assert problems(tmp_path, main=MAIN + "  demo: {provider: local}\n") == [
         "metergate.yaml:7: models.demo: given twice"
     ]
