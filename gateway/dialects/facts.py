@@ -178,14 +178,14 @@ class ParsedRequest(msgspec.Struct, frozen=True):
 
     operation: str
     model: str
-    stream: bool
-    include_usage: bool
-    choices: int
-    max_output_tokens: int | None
     input_bound_tokens: int
-    end_user: str | None
-    service_tier: str | None
-    has_output: bool
+    stream: bool = False
+    include_usage: bool = False
+    choices: int = 1
+    max_output_tokens: int | None = None
+    end_user: str | None = None
+    service_tier: str | None = None
+    has_output: bool = False
     parts: Parts = NO_PARTS
     unbounded_input: bool = False
     max_fields: tuple[str, ...] = ()

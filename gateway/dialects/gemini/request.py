@@ -397,14 +397,8 @@ def parse(head: Head, body: bytes, bounds: StructureBounds) -> ParsedRequest:
     return ParsedRequest(
         operation=operation,
         model=model,
-        stream=False,
         include_usage=True,
-        choices=1,
-        max_output_tokens=None,
         input_bound_tokens=len(body),
-        end_user=None,
-        service_tier=None,
-        has_output=False,
         parts=parts,
         unbounded_input=outside,
     )
@@ -432,7 +426,6 @@ def _generation(
         max_output_tokens=most,
         max_fields=(MAX_FIELD,) if most is not None else (),
         input_bound_tokens=len(body),
-        end_user=None,
         service_tier=_tier(fields["serviceTier"]) if "serviceTier" in fields else None,
         has_output=True,
         parts=counted.parts(),

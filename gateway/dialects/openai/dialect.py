@@ -158,11 +158,11 @@ def parse(
     return ParsedRequest(  # the first ten by position: msgspec looks for every name among all of them
         operation,
         model,
+        len(body),
         stream,
         "stream_options" in fields and _asks_for_usage(fields["stream_options"], stream, bounds),
         choices,
         most,
-        len(body),
         label(user) if user else None,
         label(tier) if tier else None,
         has_output,

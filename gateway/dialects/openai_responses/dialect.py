@@ -143,12 +143,7 @@ def parse_object(head: Head, body: bytes, bounds: StructureBounds) -> ParsedRequ
         model="",
         stream=stream and endpoint.operation == f"GET {RESPONSE}",
         include_usage=True,
-        choices=1,
-        max_output_tokens=None,
         input_bound_tokens=len(body),
-        end_user=None,
-        service_tier=None,
-        has_output=False,
         stored=Stored(tuple(dict.fromkeys(ids)), creation=creation, tools=given.kinds),
     )
 

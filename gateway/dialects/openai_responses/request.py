@@ -138,7 +138,6 @@ def parse(
         model=checked_model(values.get("model")),
         stream=operation == RESPONSES and values.get("stream") is True,
         include_usage=True,
-        choices=1,
         max_output_tokens=most if has_output else None,
         max_fields=(MAX_FIELD,) if most is not None and has_output and operation == RESPONSES else (),
         input_bound_tokens=len(body) + given.kept_tokens,

@@ -101,14 +101,7 @@ class RerankDialect(OpenAIDialect):
         return ParsedRequest(
             operation=RERANK,
             model=model,
-            stream=False,
-            include_usage=False,
-            choices=1,
-            max_output_tokens=None,
             input_bound_tokens=len(body) + documents * (query_bytes + PAIR_TOKENS),
-            end_user=None,
-            service_tier=None,
-            has_output=False,
             work=Work(search_units=-(-chunks // DOCUMENTS_PER_SEARCH)),
         )
 
