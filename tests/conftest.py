@@ -53,11 +53,6 @@ def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
 
 
 SLOW: Final = (
-    "tests/billing/api/test_admin_keys.py",
-    "tests/billing/api/test_openapi.py",
-    "tests/billing/api/test_permissions.py",
-    "tests/billing/api/test_sums.py",
-    "tests/billing/database/test_failures.py",
     "tests/billing/holds/redis/test_cluster.py",
     "tests/billing/holds/redis/test_connection.py",
     "tests/billing/holds/test_clocks.py",
@@ -72,9 +67,6 @@ SLOW: Final = (
     "tests/billing/holds/test_scripts_model.py",
     "tests/billing/holds/test_user_limits.py",
     "tests/billing/holds/test_windows.py",
-    "tests/billing/ledger/test_retention.py",
-    "tests/billing/test_prices.py",
-    "tests/billing/web/test_permissions.py",
 )
 """Where every test is marked `slow`: each starts servers or gateways of its own, or the file takes seven seconds
 or more on a busy machine."""

@@ -19,6 +19,8 @@ from billing.rates import COST_SCALE, FACTOR_SCALE, MILLION, PriceError, Tier, p
 from billing.usage import COUNT_NAMES, Usage
 from tests.billing.test_usage import usages
 
+pytestmark = pytest.mark.slow
+
 DAY = date(2024, 7, 18)
 rates = st.integers(0, 2_000 * 10**9)
 factors = st.integers(1, 10 * FACTOR_SCALE)

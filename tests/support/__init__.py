@@ -7,7 +7,6 @@ loop_thread        an event loop in a thread, for what outlives a test's own
 redis_cluster      six servers of Redis Cluster
 shipped            the shipped settings and prices, read once
 answering          providers that do as they are told
-in_turn            cases of a test one after the other, with one set of fixtures
 refusals           one of everything that the proxy refuses
 gateways           requests to a gateway, and what must hold once one is over
 passed_answers     streams through a whole gateway

@@ -14,7 +14,6 @@ from billing.database.connection import Database
 from billing.principals import Principal
 from tests.billing.api.support import ADMIN_KEY, Api, serving
 from tests.billing.support import PLANS, Billing
-from tests.support.in_turn import in_turn
 
 ADMIN_CALLS = [
     ("POST", "/accounts"),
@@ -31,7 +30,7 @@ ADMIN_CALLS = [
 ]
 
 
-@in_turn(("method", "path"), ADMIN_CALLS)
+@pytest.mark.parametrize(("method", "path"), ADMIN_CALLS)
 async def test_admin_calls_need_the_admin_key(api: Api, method: str, path: str) -> None:
     wrong: list[dict[str, str]] = [
         {},

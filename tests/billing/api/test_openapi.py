@@ -16,6 +16,8 @@ from billing.api.openapi import document
 from billing.api.route import Access, Route
 from tests.billing.api.support import Api
 
+pytestmark = pytest.mark.slow
+
 
 async def test_the_billing_api_describes_itself(api: Api) -> None:
     """As it is in a command's own process, without the gateway's endpoints."""

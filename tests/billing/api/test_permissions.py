@@ -20,6 +20,8 @@ from tests.billing.identity.support import join, new_organization, new_user
 from tests.billing.people_support import CHEAP, GOOD
 from tests.billing.support import Billing
 
+pytestmark = pytest.mark.slow
+
 SERVICE_KEY: Final = "service-key-of-the-tests"
 CALLERS: Final = (
     *("nobody", "expired", "narrow", "viewer", "member", "admin", "owner", "stranger", "service", "operator"),

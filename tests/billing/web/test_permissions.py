@@ -3,8 +3,12 @@ fails."""
 
 from typing import Final
 
+import pytest
+
 from billing.web.application import ROUTES
 from tests.billing.web.support import Console
+
+pytestmark = pytest.mark.slow
 
 CALLERS: Final = ("nobody", "gone", "viewer", "member", "admin", "owner", "stranger", "operator", "link")
 """`gone` shows a cookie that is none any more; `stranger` owns another organization; `operator` is a person with that

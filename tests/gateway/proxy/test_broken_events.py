@@ -1,6 +1,5 @@
 """A usage event tells an answer that its client got whole from one that was cut, and why it was."""
 
-from collections.abc import Callable
 from contextlib import suppress
 from typing import Any
 
@@ -9,13 +8,12 @@ import pytest
 from billing.ledger.writer import write_debits
 from billing.money import parse_usd
 from tests.billing.holds.conftest import debit
-from tests.gateway.conftest import CustomerOf, GatewayOf, Handler, MakeGateway, chat
+from tests.gateway.conftest import CustomerOf, GatewayOf, Handler, chat
 from tests.support.answering import DONE, WORDS, Gate, answer, saying, streaming, until, usage_chunk
 from tests.support.clients import Slow, asking_by_hand, leave, noticed, the_event_in_the_end
 from tests.support.gateways import INPUT, OUTPUT, ask, the_event
 from tests.support.passed_answers import STREAM
 
-Upstream = Callable[[Handler], Any]
 COUNTED_NANO = 10 * INPUT + 5 * OUTPUT
 
 
@@ -61,10 +59,9 @@ async def test_so_is_one_that_left_before_a_whole_answer_came(gateway_of: Gatewa
     assert shown(await the_event_in_the_end(customer, COUNTED_NANO)) == (499, "client_gone", False)
 
 
-async def test_one_that_took_too_long(make_gateway: MakeGateway, upstream: Upstream) -> None:
+async def test_one_that_took_too_long(customer_of: CustomerOf) -> None:
     provider = Slow(WORDS[0], DONE)
-    gateway = await make_gateway(await upstream(provider.serve), max_request_s=1.5)
-    customer = await gateway.customer()
+    customer = await customer_of(provider.serve, max_request_s=1.5)
     assert (await ask(customer, STREAM)).cut
     assert shown(await the_event_in_the_end(customer)) == (504, "max_request_s", True)
 

@@ -19,8 +19,7 @@ from gateway.dialects.openai.dialect import CHAT, COMPLETIONS, MAX_FIELDS, OpenA
 from gateway.proxy.candidates import Candidate, Rates
 from gateway.proxy.estimate import EstimateRules, NotPriced, worst_case
 from gateway.proxy.outgoing import outgoing_body
-from tests.gateway.conftest import MakeGateway, chat
-from tests.gateway.proxy.test_handler import Upstream
+from tests.gateway.conftest import MakeGateway, Upstream, chat
 from tests.support.answering import Provider, answer, saying, usage
 from tests.support.gateways import ask
 

@@ -1,8 +1,6 @@
 """Query strings on their way to a provider."""
 
-from collections.abc import Callable
 from dataclasses import replace
-from typing import Any
 from urllib.parse import quote
 
 import pytest
@@ -13,11 +11,10 @@ from billing.keys.secrets import new_secret
 from gateway.config.settings import Settings
 from gateway.dialects.openai.dialect import OpenAIDialect
 from gateway.proxy.outgoing import MAX_PARAMETERS, upstream_query
-from tests.gateway.conftest import Handler, MakeGateway, chat
+from tests.gateway.conftest import MakeGateway, Upstream, chat
 from tests.support.answering import Provider, answer, saying
 from tests.support.gateways import ask, head, raw
 
-Upstream = Callable[[Handler], Any]
 DIALECT = OpenAIDialect()
 KEY = new_secret(lambda alphabet: alphabet[7])
 
