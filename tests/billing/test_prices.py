@@ -17,7 +17,7 @@ from billing.price_table import PriceTable, from_canonical_json
 from billing.prices import PART_KINDS, PriceRow
 from billing.rates import COST_SCALE, FACTOR_SCALE, MILLION, PriceError, Tier, parse_factor, round_up
 from billing.usage import COUNT_NAMES, Usage
-from tests.billing.test_usage import usages
+from tests.billing.usages import usages
 
 pytestmark = pytest.mark.slow
 

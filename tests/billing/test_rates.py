@@ -12,7 +12,7 @@ from billing.price_table import from_canonical_json
 from billing.prices import PriceRow
 from billing.rates import COST_SCALE, FACTOR_SCALE, PriceError, Tier, Variant, parse_hours, round_up
 from billing.usage import ModelUsage, Usage, UsageError, merge_snapshot, total, usage_lines
-from tests.billing.test_usage import usages
+from tests.billing.usages import usages
 
 USD = 10**9
 DAY = date(2026, 1, 1)
