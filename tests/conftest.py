@@ -53,11 +53,6 @@ def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
 
 
 SLOW: Final = (
-    "tests/billing/api/test_admin_keys.py",
-    "tests/billing/api/test_openapi.py",
-    "tests/billing/api/test_permissions.py",
-    "tests/billing/api/test_sums.py",
-    "tests/billing/database/test_failures.py",
     "tests/billing/holds/redis/test_cluster.py",
     "tests/billing/holds/redis/test_connection.py",
     "tests/billing/holds/test_clocks.py",

@@ -6,6 +6,7 @@
     aimock        a server that answers as providers do, from fixtures
     imitated      what it is asked for, and what it answers and reports
     trying        libraries of one program, each asked for all of that
+    node_programs  programs of Node.js that tests start
     relay         between a library and the gateway: counts requests and keeps answers, changes no byte
     behaviours    what the gateway is made to do
     provider      what the provider behind it answers, in each API

@@ -1,19 +1,17 @@
 """OpenAI's own library on what is no text, and on errors inside streams."""
 
-from collections.abc import Awaitable, Callable
 from typing import Any
 
 import openai
 import pytest
 from openai import AsyncOpenAI
 
-from tests.gateway.conftest import Customer, Handler, MakeGateway
+from tests.gateway.conftest import Customer, Handler, MakeGateway, Upstream
 from tests.gateway.dialects.openai_responses.bodies import event as responses_event
 from tests.support.answering import WORDS, Provider, event, saying, streaming
 from tests.support.gateways import assert_free, spent_nano, the_event
 
 MODEL = "gpt-4o-mini"
-Upstream = Callable[[Handler], Awaitable[str]]
 BROKEN = {"message": "It broke.", "type": "server_error", "param": None, "code": "server_error"}
 
 

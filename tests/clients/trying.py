@@ -1,7 +1,7 @@
 """Libraries of one program, each asked for everything by the same process: importing one takes longer than all that it
 is asked for."""
 
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Sequence
 from itertools import groupby
 from pathlib import Path
 from typing import Final
@@ -14,9 +14,8 @@ from tests.clients.behaviours import BEHAVIOURS, TEXT, World, in_all_apis, world
 from tests.clients.imitated import FIXTURES, check_told_the_same
 from tests.clients.libraries import LIBRARIES, NAMED, Asker, Library, Told, started
 from tests.clients.relay import Relay, relaying
-from tests.gateway.conftest import Handler, MakeGateway
+from tests.gateway.conftest import MakeGateway, Upstream
 
-Upstream = Callable[[Handler], Awaitable[str]]
 Outcomes = dict[str, tuple[Relay, Told]]
 ALIKE: Final = {
     "balance or quota held by running requests": "too many at once",

@@ -1,7 +1,7 @@
 """The official `openai` package works unchanged: only its base URL and key are ours."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from typing import Any
 
 import openai
@@ -9,13 +9,12 @@ import pytest
 from openai import AsyncOpenAI, OpenAI
 
 from billing.money import parse_usd
-from tests.gateway.conftest import Customer, Gateway, Handler, MakeGateway, chat
+from tests.gateway.conftest import Customer, Gateway, MakeGateway, Upstream, chat
 from tests.support.answering import DONE, WORDS, Provider, answer, event, saying, streaming, usage_chunk
 from tests.support.gateways import INPUT, OUTPUT, ULID_TEXT, ask, early_in_a_minute, spent_nano, the_event
 
 pytestmark = pytest.mark.slow
 
-Upstream = Callable[[Handler], Any]
 MESSAGES: Any = [{"role": "user", "content": "Say something."}]
 
 

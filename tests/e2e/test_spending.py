@@ -7,7 +7,6 @@ import asyncio
 import json
 import random
 from collections import Counter
-from collections.abc import Callable
 from contextlib import suppress
 from typing import Any
 
@@ -18,7 +17,7 @@ from aiohttp import web
 from billing.holds.redis.layout import AccountState
 from billing.money import format_usd, parse_usd
 from billing.quotas import Window
-from tests.gateway.conftest import Customer, CustomerOf, GatewayOf, Handler, MakeGateway, chat
+from tests.gateway.conftest import Customer, CustomerOf, GatewayOf, MakeGateway, Upstream, chat
 from tests.support.answering import BOUND_S, DONE, WORDS, Gate, answer, saying, streaming, until, usage, usage_chunk
 from tests.support.gateways import (
     INPUT,
@@ -34,7 +33,6 @@ from tests.support.gateways import (
 
 pytestmark = pytest.mark.slow
 
-Upstream = Callable[[Handler], Any]
 REQUESTS, COVERED, MAX_TOKENS = 60, 15, 100
 VISITS = 120
 BODY = json.dumps(chat(model="gpt-4o-mini", max_tokens=MAX_TOKENS)).encode()

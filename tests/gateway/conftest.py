@@ -1,7 +1,7 @@
 """A whole gateway on the real stores, served on loopback inside the test's event loop."""
 
 import secrets
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -154,6 +154,7 @@ async def run(runner: web.BaseRunner) -> AsyncIterator[str]:
 MakeGateway = Callable[..., Awaitable[Gateway]]
 Change = Callable[[Settings], Settings]
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+Upstream = Callable[[Handler], Awaitable[str]]
 
 
 def impatient(settings: Settings) -> Settings:
@@ -223,7 +224,7 @@ async def provider_at(handler: Handler) -> AsyncIterator[str]:
 
 
 @pytest.fixture
-async def upstream() -> AsyncIterator[Callable[[Handler], Awaitable[str]]]:
+async def upstream() -> AsyncIterator[Upstream]:
     """Serves a provider of the test's own; answers its base URL."""
     async with AsyncExitStack() as stack:
 
@@ -233,6 +234,8 @@ async def upstream() -> AsyncIterator[Callable[[Handler], Awaitable[str]]]:
         yield start
 
 
+MOST_SHARED = 4
+"""Gateways of other options are closed, the longest unused first: each has connections and loops."""
 MakeStores = Callable[[], AbstractAsyncContextManager[MakeGateway]]
 
 
@@ -254,51 +257,58 @@ def on_stores(databases: Databases, priced_template_database: str, redis_url: st
 class SharedGateway:
     """A gateway that tests share, and who answers as its provider now."""
 
-    gateway: Gateway | None = None
-    handler: Handler | None = None
-
-    async def serve(self, request: web.Request) -> web.StreamResponse:
-        assert self.handler is not None, "this test has no provider"
-        return await self.handler(request)
+    gateway: Gateway
+    stack: AsyncExitStack
+    handlers: list[Handler | None]
 
 
 class SharedGateways:
     """The gateways of a module, by their options: each with stores and a provider of its own."""
 
-    def __init__(self, stack: AsyncExitStack, on_stores: MakeStores) -> None:
-        self._stack, self._on_stores = stack, on_stores
+    def __init__(self, on_stores: MakeStores) -> None:
+        self._on_stores = on_stores
         self._made: dict[Any, SharedGateway] = {}
 
     async def get(self, handler: Handler | None, options: dict[str, Any]) -> Gateway:
         """The gateway with these options, whose provider answers by `handler` from now on."""
         key = frozenset(options.items())
-        if key not in self._made:
-            self._made[key] = await self._make(**options)
-        shared = self._made[key]
-        shared.handler = handler
-        assert shared.gateway is not None
+        shared = self._made.pop(key, None) or await self._make(**options)
+        self._made[key] = shared
+        shared.handlers[:] = [handler]
+        await self.close(MOST_SHARED)
         return shared.gateway
 
-    def forget(self) -> None:
-        """Use none any more in which a test has left a request."""
-        for key, shared in [*self._made.items()]:
-            if shared.gateway is None or shared.gateway.runtime.engine.holds.live:
-                del self._made[key]
+    async def close(self, most: int = 0) -> None:
+        """Close all but the last used."""
+        while len(self._made) > most:
+            await self._made.pop(next(iter(self._made))).stack.aclose()
+
+    async def close_busy(self) -> None:
+        """Close those in which a test has left a request."""
+        for key in [key for key, shared in self._made.items() if shared.gateway.runtime.engine.holds.live]:
+            await self._made.pop(key).stack.aclose()
 
     async def _make(self, at: Callable[[str], Change] | None = None, **options: Any) -> SharedGateway:
-        shared = SharedGateway()
-        make = await self._stack.enter_async_context(self._on_stores())
-        url = await self._stack.enter_async_context(provider_at(shared.serve))
-        if at is not None:
-            options["change"] = at(url)
-        shared.gateway = await make(url, **options)
-        return shared
+        handlers: list[Handler | None] = []
+
+        async def serve(request: web.Request) -> web.StreamResponse:
+            (handler,) = handlers
+            assert handler is not None, "this test has no provider"
+            return await handler(request)
+
+        async with AsyncExitStack() as stack:
+            make = await stack.enter_async_context(self._on_stores())
+            url = await stack.enter_async_context(provider_at(serve))
+            if at is not None:
+                options["change"] = at(url)
+            return SharedGateway(await make(url, **options), stack.pop_all(), handlers)
 
 
 @pytest.fixture(scope="module")
 async def shared_gateways(on_stores: MakeStores) -> AsyncIterator[SharedGateways]:
-    async with AsyncExitStack() as stack:
-        yield SharedGateways(stack, on_stores)
+    made = SharedGateways(on_stores)
+    yield made
+    await made.close()
 
 
 GatewayOf = Callable[..., Awaitable[Gateway]]
@@ -306,7 +316,7 @@ CustomerOf = Callable[..., Awaitable[Customer]]
 
 
 @pytest.fixture
-def gateway_of(shared_gateways: SharedGateways) -> Iterator[GatewayOf]:
+async def gateway_of(shared_gateways: SharedGateways) -> AsyncIterator[GatewayOf]:
     """Gives the gateway with these options that tests of this module share. Its provider answers by `handler` from now
     on; `at` makes what `change` would be from the provider's URL. What tests charge is on accounts of their own."""
 
@@ -314,7 +324,7 @@ def gateway_of(shared_gateways: SharedGateways) -> Iterator[GatewayOf]:
         return await shared_gateways.get(handler, options)
 
     yield get
-    shared_gateways.forget()
+    await shared_gateways.close_busy()
 
 
 @pytest.fixture

@@ -1,6 +1,8 @@
 import asyncio
 from dataclasses import replace
 
+import pytest
+
 from billing.ledger.catalogue import sync_prices
 from billing.money import MAX_NANO, format_usd
 from billing.pricing.table import PriceTable
@@ -8,7 +10,6 @@ from billing.quotas import quota_json
 from billing.usage import Usage
 from tests.billing.api.support import Api
 from tests.billing.support import PLANS, PRICE, PRICES
-from tests.support.in_turn import in_turn
 
 QUOTAS = [
     {"window": "day", "metric": "tokens", "limit": 1000},
@@ -131,7 +132,7 @@ async def test_a_grant_beyond_the_bound_changes_nothing(api: Api) -> None:
     assert (await api.admin("GET", f"/accounts/{account['id']}")).json["balance_usd"] == most
 
 
-@in_turn("amount", [5, 5.0, "", "5,00", "1e3", "-5", "0", "0.0000000001", "NaN", None, True, ["5"]])
+@pytest.mark.parametrize("amount", [5, 5.0, "", "5,00", "1e3", "-5", "0", "0.0000000001", "NaN", None, True, ["5"]])
 async def test_money_is_a_decimal_string_above_zero(api: Api, amount: object) -> None:
     account, _ = await api.customer()
     body = {"amount_usd": amount, "idempotency_key": "welcome"}
@@ -141,7 +142,7 @@ async def test_money_is_a_decimal_string_above_zero(api: Api, amount: object) ->
         assert "decimal string" in message
 
 
-@in_turn(
+@pytest.mark.parametrize(
     ("body", "param"),
     [
         ({}, "name"),
@@ -165,7 +166,7 @@ async def test_a_wrong_body_names_its_field(api: Api, body: object, param: str |
     assert (await api.admin("GET", "/accounts")).json == {"data": [], "next_cursor": None}
 
 
-@in_turn(
+@pytest.mark.parametrize(
     ("body", "param"),
     [
         ({"name": None}, "name"),
@@ -182,7 +183,7 @@ async def test_a_wrong_patch_names_its_field(api: Api, body: object, param: str)
     answer.refused(400, "invalid_request_error", param)
 
 
-@in_turn(
+@pytest.mark.parametrize(
     "changed",
     [{"idempotency_key": ""}, {"idempotency_key": "k" * 256}, {"note": "n" * 1001}, {"note": 5}],
 )
@@ -241,7 +242,7 @@ async def test_quotas_of_users(api: Api) -> None:
     assert [each["user_id"] for each in page["data"]] == ["ana@example.com", "cleo"]
 
 
-@in_turn(
+@pytest.mark.parametrize(
     ("path", "body", "status", "param"),
     [
         ("/accounts/acc_none/users/ana/quotas", {"quotas": []}, 404, None),
@@ -295,7 +296,7 @@ async def test_adjustments_raise_and_lower_a_balance(api: Api) -> None:
     assert [each["after"]["note"] for each in audited] == ["goodwill", "a chargeback by hand"]
 
 
-@in_turn(
+@pytest.mark.parametrize(
     ("changed", "param"),
     [
         ({"amount_usd": "0"}, "amount_usd"),
@@ -351,7 +352,7 @@ async def test_a_period_is_priced_again(api: Api) -> None:
     assert (await api.admin("POST", "/reprice", wanted)).json["corrected"] == 0
 
 
-@in_turn(
+@pytest.mark.parametrize(
     ("changed", "param"),
     [
         ({"since": "x"}, "since"),

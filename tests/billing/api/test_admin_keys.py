@@ -1,6 +1,9 @@
+import pytest
+
 from billing.keys.secrets import secret_digest, well_formed
 from tests.billing.api.support import Api
-from tests.support.in_turn import in_turn
+
+pytestmark = pytest.mark.slow
 
 DAILY = {"window": "day", "metric": "tokens", "limit": 1000}
 SHAPE = {
@@ -124,7 +127,7 @@ async def test_unknown_keys_and_accounts_are_404(api: Api) -> None:
         (await api.admin("DELETE", f"/keys/{key_id}")).refused(404, "not_found")
 
 
-@in_turn(
+@pytest.mark.parametrize(
     ("field", "value"),
     [
         ("name", ""),
@@ -165,7 +168,7 @@ async def test_a_wrong_field_is_named(api: Api, field: str, value: object) -> No
     patched.refused(400, "invalid_request_error", field)
 
 
-@in_turn(
+@pytest.mark.parametrize(
     ("field", "value"),
     [("quota", -1), ("quota", "5"), ("quota", 2**60), ("expires_at", "2001-01-01"), ("user_id", ""), ("account_id", 5)],
 )

@@ -29,7 +29,6 @@ from tests.billing.api.support import Answer, Api, serving
 from tests.billing.identity.sessions_support import People
 from tests.billing.people_support import GOOD, Registry, registry_of
 from tests.billing.support import Billing, attempts_of
-from tests.support.in_turn import in_turn
 
 ISSUER: Final = "https://login.example.com"
 PUBLIC: Final = "https://gateway.example.com"
@@ -415,7 +414,7 @@ async def test_a_browser_is_sent_on(web: Browser, people: People) -> None:
     assert answer.headers["Location"].startswith("https://app.example.com/start#error=sign_in_failed")
 
 
-@in_turn(
+@pytest.mark.parametrize(
     "path",
     [
         *(

@@ -18,6 +18,8 @@ from billing.api.operations import OPERATIONS
 from billing.api.route import Route
 from tests.billing.api.support import Api
 
+pytestmark = pytest.mark.slow
+
 
 async def test_the_billing_api_describes_itself(api: Api) -> None:
     """As it is in a command's own process, without the gateway's endpoints."""

@@ -13,7 +13,6 @@ from billing.pricing.scales import FACTOR_SCALE
 from billing.usage import Usage
 from tests.billing.api.support import Api, serving
 from tests.billing.support import PRICE, PRICES, Billing
-from tests.support.in_turn import in_turn
 
 USAGE = Usage(input_tokens=1003, cached_input_tokens=1, output_tokens=7, searches=2)
 NOW = datetime.now(UTC).replace(microsecond=0)
@@ -196,7 +195,7 @@ async def test_events_are_filtered_and_paged(api: Api) -> None:
     assert await found(limit="3", cursor=page["next_cursor"]) == [made[1], made[0]]
 
 
-@in_turn(
+@pytest.mark.parametrize(
     ("param", "value"),
     [
         ("since", "yesterday"),

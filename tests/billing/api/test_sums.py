@@ -18,7 +18,8 @@ from billing.plans import Plan
 from billing.usage import Usage
 from tests.billing.api.support import Api, serving
 from tests.billing.support import PLANS, PRICES, Billing
-from tests.support.in_turn import in_turn
+
+pytestmark = pytest.mark.slow
 
 USAGE = Usage(input_tokens=1000, output_tokens=100)
 COST_NANO = 210_000
@@ -128,8 +129,8 @@ async def test_buckets_of_local_days_without_gaps(api: Api, customer: tuple[str,
     ]
 
 
-@in_turn("zone", ["UTC", "Asia/Kolkata", "Australia/Lord_Howe"])
-@in_turn("granularity", ["minute", "hour", "day", "week", "month"])
+@pytest.mark.parametrize("zone", ["UTC", "Asia/Kolkata", "Australia/Lord_Howe"])
+@pytest.mark.parametrize("granularity", ["minute", "hour", "day", "week", "month"])
 async def test_pages_of_buckets_add_up(
     api: Api, customer: tuple[str, str], monkeypatch: pytest.MonkeyPatch, granularity: str, zone: str
 ) -> None:
@@ -167,7 +168,7 @@ async def test_without_a_time_the_last_buckets_are_given(api: Api, customer: tup
         assert found[-2]["events"] + found[-1]["events"] == 1 or granularity == "month"
 
 
-@in_turn(
+@pytest.mark.parametrize(
     ("path", "params", "param"),
     [
         (SUMMARY, {"group_by": "colour"}, "group_by"),
@@ -200,7 +201,7 @@ async def test_a_table_of_too_many_buckets_is_refused(api: Api, customer: tuple[
     answer.refused(400, "invalid_request_error", "since")
 
 
-@in_turn("edge", ["0001-01-01", "9999-12-31", "0001-01-01T00:00:00+14:00", "9999-12-31T23:59:59Z"])
+@pytest.mark.parametrize("edge", ["0001-01-01", "9999-12-31", "0001-01-01T00:00:00+14:00", "9999-12-31T23:59:59Z"])
 async def test_times_at_the_edges_of_the_calendar(api: Api, customer: tuple[str, str], edge: str) -> None:
     _, secret = customer
     for zone in ("Pacific/Auckland", "America/New_York"):
@@ -297,7 +298,7 @@ async def test_another_s_usage_is_in_no_sum(api: Api, customer: tuple[str, str])
     assert (await api.get(other["key"], "/account/billing/summary")).json["spent_usd"] == "0.00"
 
 
-@in_turn("path", [SUMMARY, BUCKETS, "/account/billing/summary", "/account/usage/events"])
+@pytest.mark.parametrize("path", [SUMMARY, BUCKETS, "/account/billing/summary", "/account/usage/events"])
 async def test_the_scope_is_needed_for_tables_too(api: Api, path: str) -> None:
     _, key = await api.customer(scopes=["llm:proxy"])
     for accept in ("application/json", "text/csv"):

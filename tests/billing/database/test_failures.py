@@ -20,6 +20,8 @@ from billing.ledger.writer import write_debits, write_free
 from tests.billing.ledger.test_debits import account, assert_consistent, balance, debit, placed
 from tests.billing.support import Billing
 
+pytestmark = pytest.mark.slow
+
 __all__ = ["account"]
 
 FAILING = """

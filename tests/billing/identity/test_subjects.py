@@ -14,8 +14,8 @@ from billing.identity.shown import ShownTokens
 from billing.identity.signing_keys import SigningKeys, TokenRules
 from billing.identity.subjects import Subjects
 from billing.identity.users import Users
+from tests.billing.identity.issued import GOOD, SHARED, hs256, rs256, shown
 from tests.billing.identity.sessions_support import People
-from tests.billing.identity.test_tokens import GOOD, SHARED, hs256, rs256, shown
 from tests.billing.support import Billing
 
 VERIFIED: dict[str, Any] = {**GOOD, "email": "ann@example.com", "email_verified": True}

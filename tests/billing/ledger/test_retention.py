@@ -16,6 +16,8 @@ from billing.ledger.writer import write_debits
 from billing.usage import Usage
 from tests.billing.support import PRICES, Billing
 
+pytestmark = pytest.mark.slow
+
 USAGE = Usage(input_tokens=1000, output_tokens=50)
 NOW = datetime.now(UTC)
 THIS_MONTH = NOW.replace(day=1, hour=0, minute=0, second=0, microsecond=0)

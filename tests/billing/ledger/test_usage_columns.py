@@ -13,7 +13,7 @@ from billing.ledger.usage_columns import (
     usage_of,
 )
 from billing.usage import ModelUsage, Usage
-from tests.billing.test_usage import usages
+from tests.billing.usages import usages
 
 
 @given(usages())

@@ -17,7 +17,9 @@ from billing.pricing.scales import COST_SCALE, FACTOR_SCALE, MILLION, PriceError
 from billing.pricing.table import PriceTable
 from billing.pricing.variants import Tier
 from billing.usage import COUNT_NAMES, Usage
-from tests.billing.test_usage import usages
+from tests.billing.usages import usages
+
+pytestmark = pytest.mark.slow
 
 DAY = date(2024, 7, 18)
 rates = st.integers(0, 2_000 * 10**9)

@@ -11,7 +11,7 @@ from billing.pricing.rows import PriceRow, canonical_json, from_canonical_json
 from billing.pricing.scales import COST_SCALE, FACTOR_SCALE, PriceError, round_up
 from billing.pricing.variants import Tier, Variant, parse_hours
 from billing.usage import ModelUsage, Usage, UsageError, merge_snapshot, total, usage_lines
-from tests.billing.test_usage import usages
+from tests.billing.usages import usages
 
 USD = 10**9
 DAY = date(2026, 1, 1)

@@ -15,6 +15,7 @@ from billing.api.services import Services
 from billing.audit import ADMIN
 from billing.identity.organizations import Organization
 from billing.identity.people import Visitor
+from billing.payments.assembly import Payments
 from billing.web.application import setup
 from tests.billing.api.support import Client, token_of
 from tests.billing.identity.sessions_support import People
@@ -118,3 +119,40 @@ async def serving(services: Services, known: Console) -> AsyncIterator[Console]:
     setup(app, services)
     async with TestClient(TestServer(app)) as client:
         yield replace(known, client=client, services=services)
+
+
+def fields(page: Answer, action: str) -> list[tuple[str, str]]:
+    """Return the fields that a browser sends of an unchanged form."""
+    form = re.search(rf'<form[^>]*action="[^"]*{re.escape(action)}"[^>]*>(.*?)</form>', page.text, re.DOTALL)
+    assert form is not None, page.words
+    found: list[tuple[str, str]] = []
+    area, select = (rf'<{tag}[^>]*name="([^"]*)"[^>]*>(.*?)</{tag}>' for tag in ("textarea", "select"))
+    pattern = rf"<input([^>]*)>|{area}|{select}"
+    for match in re.finditer(pattern, form[1], re.DOTALL):
+        given, area, text, select, options = match.groups()
+        if area is not None:
+            found.append((area, unescape(text)))
+        elif select is not None:
+            chosen = re.search(r'value="([^"]*)" selected', options) or re.search(r'value="([^"]*)"', options)
+            assert chosen is not None
+            found.append((select, unescape(chosen[1])))
+        else:
+            named = dict(re.findall(r'(\w+)="([^"]*)"', given))
+            if "name" in named and (named.get("type") != "checkbox" or " checked" in given):
+                found.append((named["name"], unescape(named.get("value", ""))))
+    return found
+
+
+def changed(form: list[tuple[str, str]], **values: str) -> list[tuple[str, str]]:
+    """A form with some fields changed, the first of each name."""
+    left = dict(values)
+    made = [(name, left.pop(name) if name in left else value) for name, value in form]
+    assert not left, left
+    return made
+
+
+async def press(payments: Payments, url: str, action: str) -> None:
+    """Press a button of the provider's page, and have what it did applied."""
+    assert payments.acts is not None
+    await payments.acts.act(url.rpartition("/")[2], action)
+    await payments.events.round()

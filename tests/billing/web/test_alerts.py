@@ -5,8 +5,7 @@ import re
 from billing.ledger.catalogue import sync_prices
 from billing.usage import Usage
 from tests.billing.support import PRICES
-from tests.billing.web.support import Console
-from tests.billing.web.test_keys import changed, fields
+from tests.billing.web.support import Console, changed, fields
 
 
 async def test_budgets_are_made_changed_and_removed(console: Console) -> None:

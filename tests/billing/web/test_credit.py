@@ -14,16 +14,9 @@ from billing.schemas.credit import LotShape
 from billing.usage import Usage
 from billing.web.credit import in_order
 from tests.billing.support import PRICES
-from tests.billing.web.support import Console
+from tests.billing.web.support import Console, press
 
 NANO = 10**9
-
-
-async def press(payments: Payments, url: str, action: str) -> None:
-    """Press a button of the provider's page, and have what it did applied."""
-    assert payments.acts is not None
-    await payments.acts.act(url.rpartition("/")[2], action)
-    await payments.events.round()
 
 
 def lot(id: str, priority: int, expires_at: str | None, *, promotional: bool) -> LotShape:

@@ -14,8 +14,8 @@ from billing.usage import Usage
 from billing.web.application import ROUTES
 from billing.web.visits import Who
 from tests.billing.support import PRICE, PRICES
+from tests.billing.web.paths import PATHS
 from tests.billing.web.support import Console, serving
-from tests.billing.web.test_permissions import PATHS
 
 COSTS_NANO: Final = 211_350, 422_700
 """Of one of the requests, and of both."""

@@ -1,42 +1,11 @@
 """Keys through the console: made and shown once, changed where something was changed, rotated, revoked."""
 
 import re
-from html import unescape
 
 from billing.ledger.catalogue import sync_prices
 from billing.usage import Usage
 from tests.billing.support import PRICES
-from tests.billing.web.support import Answer, Console
-
-
-def fields(page: Answer, action: str) -> list[tuple[str, str]]:
-    """Return the fields that a browser sends of an unchanged form."""
-    form = re.search(rf'<form[^>]*action="[^"]*{re.escape(action)}"[^>]*>(.*?)</form>', page.text, re.DOTALL)
-    assert form is not None, page.words
-    found: list[tuple[str, str]] = []
-    area, select = (rf'<{tag}[^>]*name="([^"]*)"[^>]*>(.*?)</{tag}>' for tag in ("textarea", "select"))
-    pattern = rf"<input([^>]*)>|{area}|{select}"
-    for match in re.finditer(pattern, form[1], re.DOTALL):
-        given, area, text, select, options = match.groups()
-        if area is not None:
-            found.append((area, unescape(text)))
-        elif select is not None:
-            chosen = re.search(r'value="([^"]*)" selected', options) or re.search(r'value="([^"]*)"', options)
-            assert chosen is not None
-            found.append((select, unescape(chosen[1])))
-        else:
-            named = dict(re.findall(r'(\w+)="([^"]*)"', given))
-            if "name" in named and (named.get("type") != "checkbox" or " checked" in given):
-                found.append((named["name"], unescape(named.get("value", ""))))
-    return found
-
-
-def changed(form: list[tuple[str, str]], **values: str) -> list[tuple[str, str]]:
-    """A form with some fields changed, the first of each name."""
-    left = dict(values)
-    made = [(name, left.pop(name) if name in left else value) for name, value in form]
-    assert not left, left
-    return made
+from tests.billing.web.support import Console, changed, fields
 
 
 async def test_a_key_is_made_changed_rotated_and_revoked(console: Console) -> None:

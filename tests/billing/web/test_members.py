@@ -6,8 +6,7 @@ from billing.ledger.catalogue import sync_prices
 from billing.usage import Usage
 from tests.billing.identity.support import token_sent
 from tests.billing.support import PRICES
-from tests.billing.web.support import Console
-from tests.billing.web.test_keys import changed, fields
+from tests.billing.web.support import Console, changed, fields
 
 
 async def test_members_from_invitation_to_removal(console: Console) -> None:

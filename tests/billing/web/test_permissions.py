@@ -3,8 +3,13 @@ fails."""
 
 from typing import Final
 
+import pytest
+
 from billing.web.application import ROUTES
+from tests.billing.web.paths import PATHS
 from tests.billing.web.support import Console
+
+pytestmark = pytest.mark.slow
 
 CALLERS: Final = ("nobody", "gone", "viewer", "member", "admin", "owner", "stranger", "operator", "link")
 """`gone` shows a cookie that is none any more; `stranger` owns another organization; `operator` is a person with that
@@ -164,12 +169,6 @@ MATRIX: Final[dict[str, list[int]]] = {
     "GET /": [*TO_SIGN_IN, 200, 200, 200, 200, 200, 303, 303],
 }
 """Statuses in the order of `CALLERS`. Signing out, which ends what the others need, has tests of its own."""
-GIVEN: Final = {"secret": "no-such-link", "provider": "none"}
-NAMES: Final = (
-    *("account_id", "budget_id", "delivery_id", "endpoint_id", "event_id", "export", "invitation_id", "key_id"),
-    *("order_id", "parked_id", "plan_id", "request_id", "session_id", "token", "user_id"),
-)
-PATHS: Final = {**dict.fromkeys(NAMES, "none"), **GIVEN}
 
 
 async def test_every_page_answers_everybody_as_the_matrix_says(console: Console) -> None:

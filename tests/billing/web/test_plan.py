@@ -9,8 +9,7 @@ from billing.payments.assembly import Payments
 from billing.payments.in_force import Seen
 from billing.plans import Plan
 from billing.web.credit import outlook
-from tests.billing.web.support import Console
-from tests.billing.web.test_credit import press
+from tests.billing.web.support import Console, press
 
 PLANS = {name: Plan(name, name.title(), parse_usd(usd)) for name, usd in (("free", "0"), ("pro", "20"), ("top", "80"))}
 START = datetime(2026, 6, 1, tzinfo=UTC)

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.gateway.conftest import Gateway, MakeGateway
 from tests.support.commands import Shell, with_host
 
 
@@ -29,3 +30,9 @@ def folder() -> Iterator[Path]:
     made = Path(tempfile.mkdtemp(prefix="mg-")).resolve()
     yield made
     shutil.rmtree(made)
+
+
+@pytest.fixture
+async def gateway(make_gateway: MakeGateway) -> Gateway:
+    """One of this test's own: what operators' commands change is the whole installation's."""
+    return await make_gateway()

@@ -1,18 +1,16 @@
 """Whether providers answer and take our keys, asked of servers that do or don't."""
 
 import asyncio
-from collections.abc import Awaitable, Callable
 
 import pytest
 from aiohttp import web
 
 from gateway.commands.checks import check_providers
 from gateway.config.settings import ProviderConfig, Secret
-from tests.gateway.conftest import Handler
+from tests.gateway.conftest import Upstream
 from tests.support.ports import free_port
 
 KEY = "sk-swordfish"
-Upstream = Callable[[Handler], Awaitable[str]]
 
 
 @pytest.mark.parametrize(

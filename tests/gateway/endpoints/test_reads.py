@@ -2,7 +2,6 @@
 
 import re
 import time
-from collections.abc import Callable
 from dataclasses import replace
 from datetime import UTC, date, datetime
 from fractions import Fraction
@@ -19,11 +18,9 @@ from gateway.config.settings import ModelConfig, Settings
 from gateway.endpoints.metrics_access import MetricsAddressTaken, listener_on, metrics_served
 from gateway.metrics.registry import Metrics
 from gateway.server.listening import address_of, bind
-from tests.gateway.conftest import ADMIN_KEY, Gateway, Handler, MakeGateway, chat
+from tests.gateway.conftest import ADMIN_KEY, CustomerOf, Gateway, GatewayOf, MakeGateway, chat
 from tests.support.answering import Gate, answer, saying
 from tests.support.gateways import MOMENT, OUTPUT, ask, asking, assert_plain, fetch, refusal, spent_nano
-
-Upstream = Callable[[Handler], Any]
 
 
 def unpriced(settings: Settings) -> Settings:
@@ -75,7 +72,7 @@ LISTED = {
     ],
 )
 async def test_a_list_has_what_an_endpoint_of_its_api_takes_and_nothing_else(
-    make_gateway: MakeGateway, upstream: Upstream, headers: dict[str, str], listed: set[str]
+    customer_of: CustomerOf, headers: dict[str, str], listed: set[str]
 ) -> None:
     """No sessions, pictures or sounds, which have no endpoint here; but what an operator has named is listed."""
 
@@ -86,7 +83,7 @@ async def test_a_list_has_what_an_endpoint_of_its_api_takes_and_nothing_else(
         }
         return replace(settings, models={**patterns, **named}, prices=SMALL)
 
-    customer = await (await make_gateway(await upstream(saying(answer())), change=small)).customer()
+    customer = await customer_of(saying(answer()), change=small)
     if "x-goog-api-key" in headers:
         headers = {"x-goog-api-key": customer.key}
     seen = (await fetch(customer.get("/v1/models", headers=headers))).json
@@ -97,14 +94,14 @@ async def test_a_list_has_what_an_endpoint_of_its_api_takes_and_nothing_else(
         assert status == (200 if {name, f"models/{name}"} & listed else 404)
 
 
-async def test_models_are_those_that_the_key_may_use(make_gateway: MakeGateway, upstream: Upstream) -> None:
+async def test_models_are_those_that_the_key_may_use(gateway_of: GatewayOf) -> None:
     few = ("gpt-4o", "gpt-4o-mini", "gpt-4o-mini-realtime-preview", "gpt-5")
 
     def with_few(settings: Settings) -> Settings:
         prices = PriceTable([row for row in settings.prices.rows if row.provider != "openai" or row.model in few])
         return replace(unpriced(settings), prices=prices)
 
-    gateway = await make_gateway(await upstream(saying(answer())), change=with_few)
+    gateway = await gateway_of(saying(answer()), change=with_few)
     customer = await gateway.customer(models=["gpt-4o*", "unpriced", "claude-haiku"])
     listed = (await fetch(customer.get("/v1/models"))).json
     assert listed["object"] == "list"
@@ -178,9 +175,9 @@ async def test_no_answer_tells_what_software_serves_it(gateway: Gateway) -> None
     assert "Server" not in (await ask(customer, chat())).headers
 
 
-async def test_a_key_sees_its_limits_and_what_is_left(make_gateway: MakeGateway, upstream: Upstream) -> None:
+async def test_a_key_sees_its_limits_and_what_is_left(gateway_of: GatewayOf) -> None:
     gate = Gate(saying(answer()))
-    gateway = await make_gateway(await upstream(gate.serve))
+    gateway = await gateway_of(gate.serve)
     quotas = [
         {"window": "month", "metric": "requests", "limit": 3},
         {"window": "total", "metric": "cost", "limit": "0.50", "model": "gpt-*"},
@@ -276,15 +273,16 @@ async def test_a_generation_is_the_usage_event(gateway: Gateway) -> None:
 async def test_a_generation_is_there_as_soon_as_its_answer_is(gateway: Gateway, stream: bool) -> None:
     """While its debit is still on the way to Postgres, as it is once it has come there."""
     customer, stranger = await gateway.customer(tags={"team": "a"}), await gateway.customer()
+    count = "SELECT count(*) FROM usage_events WHERE account_id = $1"
     async with gateway.runtime.engine.outbox._writing:
         fetched = await ask(customer, chat(user="end-user-1", stream=stream))
         path = f"/v1/generations/{fetched.headers['x-request-id']}"
         at_once = await fetch(customer.get(path))
         assert at_once.status == 200, at_once.body
         refusal(await fetch(stranger.get(path)), 404, "not_found")
-        assert await gateway.runtime.database.value("SELECT count(*) FROM usage_events") == 0
+        assert await gateway.runtime.database.value(count, customer.account_id) == 0
     await gateway.flush()
-    assert await gateway.runtime.database.value("SELECT count(*) FROM usage_events") == 1
+    assert await gateway.runtime.database.value(count, customer.account_id) == 1
     assert (await fetch(customer.get(path))).json == at_once.json
     assert parse_usd(at_once.json["charged_usd"]) > 0
     assert at_once.json["lines"]
@@ -298,7 +296,8 @@ async def test_a_key_reads_what_its_account_may_not_spend(gateway: Gateway) -> N
         assert (await fetch(customer.get(path))).status == 200
 
 
-async def test_a_loop_that_failed_makes_health_degraded_and_is_counted(gateway: Gateway) -> None:
+async def test_a_loop_that_failed_makes_health_degraded_and_is_counted(make_gateway: MakeGateway) -> None:
+    gateway = await make_gateway()
     customer, loops = await gateway.customer(), gateway.runtime.engine.loops
     series = 'metergate_loop_failures_total{loop="sweep"}'
     shown = (await gateway.metrics()).decode()
@@ -315,7 +314,8 @@ async def test_a_loop_that_failed_makes_health_degraded_and_is_counted(gateway: 
     assert (await fetch(customer.get("/healthz"))).json["status"] == "ok"
 
 
-async def test_health_readiness_and_metrics(gateway: Gateway) -> None:
+async def test_health_readiness_and_metrics(make_gateway: MakeGateway) -> None:
+    gateway = await make_gateway()
     customer = await gateway.customer()
     await ask(customer, chat())
     await ask(customer, chat(model="nothing"))

@@ -17,14 +17,13 @@ from gateway.config.secret import Secret
 from gateway.config.settings import Settings
 from gateway.config.targets import TargetConfig
 from gateway.upstream.health import Cooldown
-from tests.gateway.conftest import Customer, Handler, MakeGateway, chat
+from tests.gateway.conftest import Customer, Handler, MakeGateway, Upstream, chat
 from tests.support.answering import DONE, WORDS, Gate, Provider, answer, saying, streaming, until, usage_chunk
 from tests.support.gateways import INPUT, OUTPUT, Fetched, ask, asking, assert_free, refusal, the_event
 from tests.support.ports import free_port
 
 pytestmark = pytest.mark.slow
 
-Upstream = Callable[[Handler], Any]
 Change = Callable[[Settings], Settings]
 
 

@@ -4,7 +4,6 @@ import asyncio
 import random
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Any
 
 import pytest
 from aiohttp import web
@@ -18,13 +17,12 @@ from gateway.config.secret import Secret
 from gateway.config.settings import Settings
 from gateway.config.targets import TargetConfig
 from gateway.upstream.health import Cooldown
-from tests.gateway.conftest import Handler, MakeGateway, chat
+from tests.gateway.conftest import MakeGateway, Upstream, chat
 from tests.support.answering import DONE, SSE, answer, delta, until, usage, usage_chunk
 from tests.support.gateways import ask
 
 pytestmark = pytest.mark.slow
 
-Upstream = Callable[[Handler], Any]
 REQUESTS = 120
 MOST_OUTPUT = 50
 INPUT, OUTPUT = 150, 600

@@ -4,7 +4,6 @@ import asyncio
 import gzip
 import json
 import zlib
-from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -12,13 +11,12 @@ import pytest
 
 from billing.holds.admission import Admissions
 from gateway.proxy.settlement.missing_usage import MissingUsage
-from tests.gateway.conftest import Gateway, GatewayOf, Handler, MakeGateway, chat
+from tests.gateway.conftest import Gateway, GatewayOf, MakeGateway, Upstream, chat
 from tests.support.answering import BOUND_S, DONE, WORDS, Provider, answer, saying, streaming
 from tests.support.gateways import ask, assert_free, fetch, head, raw, refusal, spent_nano, the_event
 
 pytestmark = pytest.mark.slow
 
-Upstream = Callable[[Handler], Any]
 KIB, MIB = 1024, 1024 * 1024
 BAD_BODIES: dict[str, tuple[bytes, str | None]] = {
     "nothing": (b"", None),
@@ -155,9 +153,9 @@ async def test_header_injection_gets_nowhere(gateway_of: GatewayOf) -> None:
 
 
 async def test_header_bytes_that_are_not_text_are_survived(
-    make_gateway: MakeGateway, upstream: Upstream, caplog: pytest.LogCaptureFixture
+    gateway_of: GatewayOf, caplog: pytest.LogCaptureFixture
 ) -> None:
-    gateway = await make_gateway(await upstream(saying(answer())))
+    gateway = await gateway_of(saying(answer()))
     customer = await gateway.customer()
     body = json.dumps(chat(model="gpt-4o-mini")).encode()
     lines = ("X-Request-Id: caf\xe9\xff", "User-Agent: M\xfcller", "Connection: close", f"Content-Length: {len(body)}")
@@ -180,8 +178,8 @@ async def test_a_client_that_leaves_while_it_uploads(gateway: Gateway, caplog: p
     assert "Traceback" not in caplog.text
 
 
-async def test_a_body_that_does_not_come_is_not_waited_for(make_gateway: MakeGateway) -> None:
-    gateway = await make_gateway(upload_timeout_s=0.05)
+async def test_a_body_that_does_not_come_is_not_waited_for(gateway_of: GatewayOf) -> None:
+    gateway = await gateway_of(upload_timeout_s=0.05)
     customer = await gateway.customer()
     where = gateway.url.removeprefix("http://").split(":")
     reader, writer = await asyncio.open_connection(where[0], int(where[1]))

@@ -20,7 +20,6 @@ from tests.support.gateways import INPUT, OUTPUT, ask, fetch, refusal, the_event
 
 pytestmark = pytest.mark.slow
 
-Upstream = Callable[[Handler], Any]
 STREAM = chat(model="gpt-4o-mini", stream=True, max_tokens=4_000)
 ROLE = event({"choices": [{"index": 0, "delta": {"role": "assistant", "content": ""}, "finish_reason": None}]})
 WINDOW = 10_000
@@ -50,15 +49,12 @@ HIDDEN = (
 )
 
 
-async def test_a_provider_is_told_that_the_body_is_what_was_read_here(
-    make_gateway: MakeGateway, upstream: Upstream
-) -> None:
+async def test_a_provider_is_told_that_the_body_is_what_was_read_here(customer_of: CustomerOf) -> None:
     """`HIDDEN` has an `n` of 128 to whoever takes it for UTF-7, and servers that obey a charset do."""
     assert json.loads(HIDDEN)["max_tokens"] == 1
     assert json.loads(HIDDEN.decode("utf-7"))["n"] == 128
     provider = Provider(saying(answer()))
-    gateway = await make_gateway(await upstream(provider.serve))
-    customer = await gateway.customer()
+    customer = await customer_of(provider.serve)
     for content_type in (
         "application/json; charset=utf-7",
         "application/x-www-form-urlencoded",
@@ -72,12 +68,11 @@ async def test_a_provider_is_told_that_the_body_is_what_was_read_here(
 
 
 async def test_a_name_as_protobuf_spells_it_is_no_other_name(
-    make_gateway: MakeGateway, upstream: Upstream, subtests: pytest.Subtests
+    customer_of: CustomerOf, subtests: pytest.Subtests
 ) -> None:
     """Servers that read JSON with protobuf take `maxTokens` for `max_tokens`, and of both the last one."""
     provider = Provider(saying(answer()))
-    gateway = await make_gateway(await upstream(provider.serve))
-    customer = await gateway.customer()
+    customer = await customer_of(provider.serve)
     cases: tuple[tuple[dict[str, Any], str], ...] = (
         ({"max_tokens": 1, "maxTokens": 60_000}, "max_tokens"),
         ({"maxCompletionTokens": 60_000}, "max_completion_tokens"),
@@ -98,12 +93,10 @@ async def test_a_name_as_protobuf_spells_it_is_no_other_name(
 
 
 async def test_a_model_that_always_searches_is_held_and_charged_a_search(
-    make_gateway: MakeGateway, upstream: Upstream, subtests: pytest.Subtests
+    gateway_of: GatewayOf, subtests: pytest.Subtests
 ) -> None:
     name = "gpt-4o-mini-search-preview"
-    gateway = await make_gateway(
-        await upstream(Provider(saying(answer())).serve), change=priced(name, per_unit={"search": SEARCH_NANO})
-    )
+    gateway = await gateway_of(Provider(saying(answer())).serve, change=priced(name, per_unit={"search": SEARCH_NANO}))
     beside_nano = WINDOW * INPUT + SEARCH_NANO + OUTPUT  # the first round is what the body may be at most
     poor = await gateway.customer("0.001")
     for asked in ({}, {"web_search_options": {}}):
@@ -118,11 +111,10 @@ async def test_a_model_that_always_searches_is_held_and_charged_a_search(
 
 
 async def test_a_preset_is_no_other_model_and_a_search_needs_a_price(
-    make_gateway: MakeGateway, upstream: Upstream, subtests: pytest.Subtests
+    customer_of: CustomerOf, subtests: pytest.Subtests
 ) -> None:
     provider = Provider(saying(answer()))
-    gateway = await make_gateway(await upstream(provider.serve), change=priced("gpt-4o-mini", "*"))
-    customer = await gateway.customer()
+    customer = await customer_of(provider.serve, change=priced("gpt-4o-mini", "*"))
     for field in ("models", "fallbacks"):
         for names in (["@preset/dear"], [{"model": "gpt-4o@preset/dear"}]):
             with subtests.test(field=field, names=names):
@@ -133,21 +125,21 @@ async def test_a_preset_is_no_other_model_and_a_search_needs_a_price(
     assert not provider.sent
 
 
-async def test_another_model_that_searches_and_has_a_price(make_gateway: MakeGateway, upstream: Upstream) -> None:
+async def test_another_model_that_searches_and_has_a_price(gateway_of: GatewayOf) -> None:
     provider = Provider(saying(answer()))
     body = chat(model="gpt-4o-mini", max_tokens=1, models=["gpt-4o:online"])
     change = priced("gpt-4o-mini", "*", per_unit={"search": SEARCH_NANO})
-    gateway = await make_gateway(await upstream(provider.serve), change=change)
+    gateway = await gateway_of(provider.serve, change=change)
     billing = refusal(await ask(await gateway.customer("0.001"), body), 402, "billing_required")["billing"]
     beside_nano = 5 * WINDOW * INPUT + 5 * SEARCH_NANO + OUTPUT  # the first round is the body's bytes
     assert 0 < parse_usd(billing["required_usd"]) - beside_nano < 200 * INPUT
 
 
-async def test_what_is_not_in_the_body_is_held_as_the_window(make_gateway: MakeGateway, upstream: Upstream) -> None:
+async def test_what_is_not_in_the_body_is_held_as_the_window(gateway_of: GatewayOf) -> None:
     """A provider that does not know the client's bound runs the tool all the same; and a few words of a template of the
     client's own make a prompt of any length (vLLM)."""
     provider = Provider(saying(answer(reported=usage(9_000, 5))))
-    gateway = await make_gateway(await upstream(provider.serve), change=priced("gpt-4o-mini"))
+    gateway = await gateway_of(provider.serve, change=priced("gpt-4o-mini"))
     tool = {"type": "openrouter:web_fetch"}
     cases: tuple[dict[str, Any], ...] = (
         {"tools": [{**tool, "max_uses": 0}]},
@@ -161,7 +153,7 @@ async def test_what_is_not_in_the_body_is_held_as_the_window(make_gateway: MakeG
 
 
 async def test_a_tier_that_the_answer_does_not_name_is_that_of_the_request(
-    make_gateway: MakeGateway, upstream: Upstream, subtests: pytest.Subtests
+    gateway_of: GatewayOf, subtests: pytest.Subtests
 ) -> None:
     def tiers(settings: Settings) -> Settings:
         rates, factors = {"input": INPUT * 10**6, "output": OUTPUT * 10**6}, {"priority": 2 * 10**9, "flex": 10**9 // 2}
@@ -169,7 +161,7 @@ async def test_a_tier_that_the_answer_does_not_name_is_that_of_the_request(
         return replace(settings, prices=PriceTable([row]))
 
     provider = Provider(saying(b""))
-    gateway = await make_gateway(await upstream(provider.serve), change=tiers)
+    gateway = await gateway_of(provider.serve, change=tiers)
     for tier, served, times, counted in (
         ("priority", None, 4, True),
         ("priority", None, 4, False),
@@ -191,13 +183,10 @@ async def test_a_tier_that_the_answer_does_not_name_is_that_of_the_request(
 # Input that is not in the body
 
 
-async def test_an_input_is_text_or_token_ids(
-    make_gateway: MakeGateway, upstream: Upstream, subtests: pytest.Subtests
-) -> None:
+async def test_an_input_is_text_or_token_ids(customer_of: CustomerOf, subtests: pytest.Subtests) -> None:
     """A picture's address is short, and its tokens are many: nothing here could bound them."""
     provider = Provider(saying({"data": [], "usage": {"prompt_tokens": 8_000, "total_tokens": 8_000}}))
-    gateway = await make_gateway(await upstream(provider.serve), change=priced("gpt-4o-mini"))
-    customer = await gateway.customer()
+    customer = await customer_of(provider.serve, change=priced("gpt-4o-mini"))
     items = {"image": "https://example.com/a.png"}, [{"image": "x"}], ["words"], 1.5, None, True
     for path, field in (("/v1/embeddings", "input"), ("/v1/completions", "prompt")):
         for item in items:
@@ -221,14 +210,12 @@ async def charged_output(gateway: Gateway, provider: Provider, *pieces: bytes) -
     return int(found["output_tokens"])
 
 
-async def test_what_is_no_proper_event_is_output(
-    make_gateway: MakeGateway, upstream: Upstream, subtests: pytest.Subtests
-) -> None:
+async def test_what_is_no_proper_event_is_output(gateway_of: GatewayOf, subtests: pytest.Subtests) -> None:
     """Nor one above its bound: two megabytes in one event, as pictures come, cut by the wire and after an event that
     says nothing. Nor one with numbers that Python's encoder writes, which a client can bring about by asking for
     `logprobs`."""
     provider = Provider(saying(b""))
-    gateway = await make_gateway(await upstream(provider.serve))
+    gateway = await gateway_of(provider.serve)
     picture = delta("word " * 400_000)
     assert await charged_output(gateway, provider, ROLE, picture[: 1 << 20], picture[1 << 20 :]) == 4_000
     words = delta("word " * 300)
@@ -248,13 +235,13 @@ async def test_what_is_no_proper_event_is_output(
             assert await charged_output(gateway, provider, ROLE, *[words] * 20) >= 100
 
 
-async def test_every_member_of_a_compressed_stream_is_read(make_gateway: MakeGateway, upstream: Upstream) -> None:
+async def test_every_member_of_a_compressed_stream_is_read(gateway_of: GatewayOf) -> None:
     """Servers that compress piece by piece, though nobody asked for it."""
     pieces = [
         gzip.compress(each) for each in (ROLE, delta("word " * 300), delta(finish="stop"), usage_chunk(10, 7), DONE)
     ]
     provider = Provider(saying(b""))
-    gateway = await make_gateway(await upstream(provider.serve))
+    gateway = await gateway_of(provider.serve)
     for sent in (pieces, [b"".join(pieces)]):
         provider.reply = streaming(*sent, headers={**SSE, "Content-Encoding": "gzip"})
         customer = await gateway.customer()
@@ -263,13 +250,13 @@ async def test_every_member_of_a_compressed_stream_is_read(make_gateway: MakeGat
         await the_event(customer, 10 * INPUT + 7 * OUTPUT)
 
 
-async def test_text_that_no_report_covers_is_paid_for(make_gateway: MakeGateway, upstream: Upstream) -> None:
+async def test_text_that_no_report_covers_is_paid_for(gateway_of: GatewayOf) -> None:
     """Beside an empty list of choices, and where a provider does not obey its maximum: its report is far above what can
     be believed of one token, but its text is here for everybody to see."""
     beside = {"choices": [], "message": {"role": "assistant", "content": "Good day, my friend. " * 20}}
     text, counts = "Good day, my friend. " * 500, usage(10, 3_000)
     provider = Provider(saying(b""))
-    gateway = await make_gateway(await upstream(provider.serve))
+    gateway = await gateway_of(provider.serve)
     for stream in (False, True):
         provider.reply = streaming(event(beside), delta(finish="stop")) if stream else saying(beside)
         customer = await gateway.customer()

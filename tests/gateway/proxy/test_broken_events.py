@@ -1,6 +1,5 @@
 """A usage event tells an answer that its client got whole from one that was cut, and why it was."""
 
-from collections.abc import Callable
 from contextlib import suppress
 from typing import Any
 
@@ -15,7 +14,6 @@ from tests.support.gateways import INPUT, OUTPUT, ask, the_event
 from tests.support.holds import debit
 from tests.support.passed_answers import STREAM
 
-Upstream = Callable[[Handler], Any]
 COUNTED_NANO = 10 * INPUT + 5 * OUTPUT
 
 
@@ -61,10 +59,9 @@ async def test_so_is_one_that_left_before_a_whole_answer_came(gateway_of: Gatewa
     assert shown(await the_event_in_the_end(customer, COUNTED_NANO)) == (499, "client_gone", False)
 
 
-async def test_one_that_took_too_long(make_gateway: MakeGateway, upstream: Upstream) -> None:
+async def test_one_that_took_too_long(customer_of: CustomerOf) -> None:
     provider = Slow(WORDS[0], DONE)
-    gateway = await make_gateway(await upstream(provider.serve), max_request_s=1.5)
-    customer = await gateway.customer()
+    customer = await customer_of(provider.serve, max_request_s=1.5)
     assert (await ask(customer, STREAM)).cut
     assert shown(await the_event_in_the_end(customer)) == (504, "max_request_s", True)
 

@@ -16,11 +16,9 @@ from billing.pricing.scales import FACTOR_SCALE
 from billing.pricing.table import PriceTable
 from billing.pricing.variants import Tier
 from gateway.config.settings import ModelConfig, Settings
-from tests.gateway.conftest import CustomerOf, GatewayOf, Handler, MakeGateway, chat
+from tests.gateway.conftest import CustomerOf, GatewayOf, MakeGateway, Upstream, chat
 from tests.support.answering import Provider, answer, saying, usage
 from tests.support.gateways import CACHED, INPUT, OUTPUT, ask, fetch, refusal, spent_nano, the_event
-
-Upstream = Callable[[Handler], Any]
 
 
 def priced(
@@ -98,10 +96,9 @@ async def test_cached_tokens_have_their_own_price(customer_of: CustomerOf) -> No
     await the_event(customer, 40 * INPUT + 60 * CACHED + 10 * OUTPUT)
 
 
-async def test_a_tier_without_a_price_is_refused(make_gateway: MakeGateway, upstream: Upstream) -> None:
+async def test_a_tier_without_a_price_is_refused(customer_of: CustomerOf) -> None:
     provider = Provider(saying(answer(service_tier="default")))
-    gateway = await make_gateway(await upstream(provider.serve), change=priced(ODD))
-    customer = await gateway.customer()
+    customer = await customer_of(provider.serve, change=priced(ODD))
     refusal(await ask(customer, chat(model="gpt-3.5-turbo", service_tier="priority")), 400, "model_not_priced")
     assert (await ask(customer, chat(model="odd", service_tier="priority"))).status == 200
     assert len(provider.sent) == 1
@@ -136,9 +133,9 @@ def by_prefix(settings: Settings) -> Settings:
     return replace(settings, prices=PriceTable([*settings.prices.rows, *rows]))
 
 
-async def test_the_longest_prefix_of_a_model_prices_it(make_gateway: MakeGateway, upstream: Upstream) -> None:
+async def test_the_longest_prefix_of_a_model_prices_it(gateway_of: GatewayOf) -> None:
     provider = Provider(saying(answer(reported=usage(10, 5))))
-    gateway = await make_gateway(await upstream(provider.serve), change=by_prefix)
+    gateway = await gateway_of(provider.serve, change=by_prefix)
     customer, spent = await gateway.customer("5.00"), 0
     for model, rate in (("gpt-new-1", 7), ("gpt-new-large-1", 11), ("gpt-other", 13), ("gpt-4o-mini", None)):
         assert (await ask(customer, chat(model=model, max_tokens=50))).status == 200

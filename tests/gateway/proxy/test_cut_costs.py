@@ -14,7 +14,7 @@ from billing.pricing.table import PriceTable
 from gateway.config.settings import Settings
 from gateway.dialects.openai.dialect import OpenAIDialect
 from gateway.tokens import O200K, Tokenizer
-from tests.gateway.conftest import Gateway, GatewayOf, Handler, MakeGateway, chat
+from tests.gateway.conftest import CustomerOf, Gateway, GatewayOf, Handler, chat
 from tests.support.answering import (
     BOUND_S,
     DONE,
@@ -37,7 +37,6 @@ from tests.support.unreported_costs import IMAGE_TOKENS, input_nano, pictures
 
 pytestmark = pytest.mark.slow
 
-Upstream = Callable[[Handler], Any]
 ROLE = event({"choices": [{"index": 0, "delta": {"role": "assistant", "content": ""}, "finish_reason": None}]})
 DATA = "A" * 100_000
 PROMPT = "The quick brown fox jumps over the lazy dog. " * 400
@@ -79,11 +78,10 @@ async def test_input_costs_the_same_wherever_it_stands(gateway_of: GatewayOf, to
         assert alone <= found["input_tokens"] <= alone + 100, what
 
 
-async def test_pictures_cost_their_bound_each(make_gateway: MakeGateway, upstream: Upstream) -> None:
+async def test_pictures_cost_their_bound_each(customer_of: CustomerOf) -> None:
     picture = {"type": "image_url", "image_url": {"url": "data:image/png;base64," + DATA}}
     content: Any = [{"type": "text", "text": "What is this?"}, *[picture] * 20]
-    gateway = await make_gateway(await upstream(streaming(WORDS[0], cut=True)), change=pictures)
-    customer = await gateway.customer()
+    customer = await customer_of(streaming(WORDS[0], cut=True), change=pictures)
     await ask(customer, chat(content, model="gpt-4o-mini", stream=True))
     assert 20 * IMAGE_TOKENS <= (await the_event(customer))["input_tokens"] <= 20 * IMAGE_TOKENS + 50
 
@@ -97,7 +95,7 @@ async def test_what_is_no_number_is_counted_as_it_stands() -> None:
 
 
 async def test_a_client_that_leaves_before_the_answer_pays_its_input(
-    make_gateway: MakeGateway, upstream: Upstream, tokenizer: Tokenizer
+    gateway_of: GatewayOf, tokenizer: Tokenizer
 ) -> None:
     gone = asyncio.Event()
 
@@ -107,7 +105,7 @@ async def test_a_client_that_leaves_before_the_answer_pays_its_input(
         gone.set()
         return web.Response()
 
-    gateway = await make_gateway(await upstream(silent), disconnect_drain_s=0.05)
+    gateway = await gateway_of(silent, disconnect_drain_s=0.05)
     for body in (PLAIN, STREAM):
         reached = asyncio.Event()
         gone.clear()
@@ -163,7 +161,7 @@ async def refusals(gateway: Gateway) -> list[bytes]:
     return [line for line in (await gateway.metrics()).splitlines() if line.startswith(counter)]
 
 
-async def test_a_part_of_a_json_answer_is_counted(make_gateway: MakeGateway, upstream: Upstream) -> None:
+async def test_a_part_of_a_json_answer_is_counted(customer_of: CustomerOf) -> None:
     part = json.dumps(answer(PROMPT, usage())).encode()[:-200]
 
     async def reply(request: web.Request) -> web.StreamResponse:
@@ -175,8 +173,7 @@ async def test_a_part_of_a_json_answer_is_counted(make_gateway: MakeGateway, ups
         return response
 
     written = asyncio.Event()
-    gateway = await make_gateway(await upstream(reply), disconnect_drain_s=0.3)
-    customer = await gateway.customer()
+    customer = await customer_of(reply, disconnect_drain_s=0.3)
     await leave(customer, PLAIN, written.wait)
     found = await the_event_in_the_end(customer)
     assert (found["estimated"], found["note"]) == (True, "client_gone")
@@ -197,13 +194,11 @@ def patient(settings: Settings) -> Settings:
 
 @pytest.mark.parametrize(("change", "drain_s"), [(hiding, BOUND_S), (patient, 0)], ids=["hidden reasoning", "its own"])
 async def test_how_long_an_upstream_is_read_on_is_the_model_s_own(
-    make_gateway: MakeGateway, upstream: Upstream, change: Callable[[Settings], Settings], drain_s: float
+    gateway_of: GatewayOf, change: Callable[[Settings], Settings], drain_s: float
 ) -> None:
     reasoned = usage(10, 5_000, completion_tokens_details={"reasoning_tokens": 4_995})
     provider = Slow(ROLE, delta("Yes."), delta(finish="stop"), event({"choices": [], "usage": reasoned}), DONE)
-    gateway = await make_gateway(
-        await upstream(provider.serve), change=change, disconnect_drain_s=0, reasoning_drain_s=drain_s
-    )
+    gateway = await gateway_of(provider.serve, change=change, disconnect_drain_s=0, reasoning_drain_s=drain_s)
     customer = await gateway.customer()
     await leave(customer, STREAM, first=b"assistant")
     await noticed(gateway)
@@ -232,12 +227,12 @@ async def test_an_early_usage_is_not_the_last_word(gateway_of: GatewayOf, tokeni
 
 
 async def test_a_cut_never_costs_less_than_its_input_nor_more_than_its_hold(
-    make_gateway: MakeGateway, upstream: Upstream, tokenizer: Tokenizer
+    gateway_of: GatewayOf, tokenizer: Tokenizer
 ) -> None:
     """At any place, with an early usage that says little; the answer is longer than what the client asked for."""
     picked = random.Random(7)  # noqa: S311
     provider = Provider(saying(b""))
-    gateway = await make_gateway(await upstream(provider.serve), disconnect_drain_s=0)
+    gateway = await gateway_of(provider.serve, disconnect_drain_s=0)
     body = chat("How are you? " * 20, model="gpt-4o-mini", stream=True, max_tokens=60, n=2)
     most = 2 * (len(json.dumps(body)) * INPUT + 60 * OUTPUT)
     words = [delta(f"word{number} " * 5, index=number % 2) for number in range(40)]

@@ -14,7 +14,7 @@ from gateway.proxy.detached_answer import Running
 from gateway.server.exchange import Exchange
 from gateway.server.guard import EdgeRules
 from gateway.server.stalls import LOOKS
-from tests.gateway.conftest import Handler, MakeGateway, chat
+from tests.gateway.conftest import Handler, MakeGateway, Upstream, chat
 from tests.support.answering import SSE, answer, delta, saying, until
 from tests.support.clients import asking_by_hand, the_event_in_the_end
 from tests.support.edge_clients import post
@@ -23,7 +23,6 @@ from tests.support.edge_servers import edge, on_both_loops
 from tests.support.gateways import INPUT, OUTPUT, ask, spent_nano
 from tests.support.passed_answers import STREAM
 
-Upstream = Callable[[Handler], Any]
 WORDS_OF_A_CHUNK = 2_000
 MANY_WORDS = delta(" word" * WORDS_OF_A_CHUNK)
 

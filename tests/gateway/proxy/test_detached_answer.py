@@ -2,7 +2,6 @@
 
 import asyncio
 import json
-from collections.abc import Callable
 from contextlib import suppress
 from typing import Any
 
@@ -12,13 +11,11 @@ from aiohttp import web
 from billing.money import parse_usd
 from gateway.proxy.settlement.missing_usage import MissingUsage
 from gateway.tokens import O200K, Tokenizer
-from tests.gateway.conftest import Handler, MakeGateway, chat
+from tests.gateway.conftest import CustomerOf, GatewayOf, MakeGateway, Upstream, chat
 from tests.support.answering import BOUND_S, DONE, WORDS, Provider, answer, delta, saying, streaming, until, usage_chunk
 from tests.support.clients import Slow, leave, nothing, noticed, the_event_in_the_end
 from tests.support.gateways import INPUT, OUTPUT
 from tests.support.passed_answers import STREAM, estimate_nano
-
-Upstream = Callable[[Handler], Any]
 
 
 async def test_a_client_that_leaves_within_a_whole_answer(make_gateway: MakeGateway, upstream: Upstream) -> None:
@@ -74,13 +71,10 @@ async def test_a_client_that_leaves_while_its_tokens_are_counted(
         provider.reply = streaming(*WORDS, DONE)
 
 
-async def test_a_client_that_leaves_within_a_stream(
-    make_gateway: MakeGateway, upstream: Upstream, tokenizer: Tokenizer
-) -> None:
+async def test_a_client_that_leaves_within_a_stream(customer_of: CustomerOf, tokenizer: Tokenizer) -> None:
     more = delta(" word" * 1000)
     provider = Slow(WORDS[0], *[more] * 1000, usage_chunk(), DONE)
-    gateway = await make_gateway(await upstream(provider.serve), disconnect_drain_s=0)
-    customer = await gateway.customer()
+    customer = await customer_of(provider.serve, disconnect_drain_s=0)
     await leave(customer, STREAM, nothing, first=WORDS[0])
     found = await the_event_in_the_end(customer)
     assert found["estimated"] is True
@@ -108,11 +102,9 @@ async def test_a_client_that_leaves_at_the_end(make_gateway: MakeGateway, upstre
     assert (await the_event_in_the_end(customer, 10 * INPUT + 5 * OUTPUT))["estimated"] is False
 
 
-async def test_draining_reads_the_usage_after_the_client_has_left(
-    make_gateway: MakeGateway, upstream: Upstream
-) -> None:
+async def test_draining_reads_the_usage_after_the_client_has_left(gateway_of: GatewayOf) -> None:
     provider = Slow(WORDS[0], *[delta("word " * 1000)] * 1000, usage_chunk(), DONE)
-    gateway = await make_gateway(await upstream(provider.serve), disconnect_drain_s=BOUND_S)
+    gateway = await gateway_of(provider.serve, disconnect_drain_s=BOUND_S)
     customer = await gateway.customer()
     await leave(customer, STREAM, nothing, first=WORDS[0])
     await noticed(gateway)
@@ -122,10 +114,9 @@ async def test_draining_reads_the_usage_after_the_client_has_left(
     assert provider.ended
 
 
-async def test_draining_ends_in_time(make_gateway: MakeGateway, upstream: Upstream, tokenizer: Tokenizer) -> None:
+async def test_draining_ends_in_time(customer_of: CustomerOf, tokenizer: Tokenizer) -> None:
     provider = Slow(WORDS[0], DONE)
-    gateway = await make_gateway(await upstream(provider.serve), disconnect_drain_s=0.1)
-    customer = await gateway.customer()
+    customer = await customer_of(provider.serve, disconnect_drain_s=0.1)
     await leave(customer, STREAM, nothing, first=WORDS[0])
     await the_event_in_the_end(customer, estimate_nano(tokenizer, "Good"))
     await until(lambda: provider.gone or provider.ended)

@@ -5,14 +5,12 @@ import asyncio
 import gzip
 import json
 import zlib
-from collections.abc import Callable
-from typing import Any
 
 import aiohttp
 import pytest
 
 from gateway.tokens import O200K, Tokenizer
-from tests.gateway.conftest import CustomerOf, GatewayOf, Handler, MakeGateway, chat
+from tests.gateway.conftest import CustomerOf, GatewayOf, MakeGateway, Upstream, chat
 from tests.support.answering import (
     DONE,
     PROVIDER_KEY,
@@ -33,7 +31,6 @@ from tests.support.answering import (
 from tests.support.gateways import INPUT, OUTPUT, ask, assert_free, fetch, refusal, the_event
 from tests.support.passed_answers import STREAM, estimate_nano
 
-Upstream = Callable[[Handler], Any]
 HTML = b"<html><body><h1>It works!</h1></body></html>"
 OK_HEAD = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n"
 SSE_HEAD = b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n\r\n"

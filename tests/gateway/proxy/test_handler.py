@@ -4,13 +4,11 @@ import asyncio
 import gzip
 import hashlib
 import json
-from collections.abc import Callable
 from math import ceil
-from typing import Any
 
 from billing.money import parse_usd
 from gateway.server.ids import GRANTED
-from tests.gateway.conftest import CustomerOf, Gateway, GatewayOf, Handler, MakeGateway, chat
+from tests.gateway.conftest import CustomerOf, Gateway, GatewayOf, chat
 from tests.support.answering import (
     DONE,
     PROVIDER_KEY,
@@ -24,8 +22,6 @@ from tests.support.answering import (
     usage_chunk,
 )
 from tests.support.gateways import INPUT, OUTPUT, ask, counted, fetch, refusal, spent_nano, the_event
-
-Upstream = Callable[[Handler], Any]
 
 
 async def test_a_chat_request_is_answered_and_debited_exactly(gateway: Gateway) -> None:
@@ -90,12 +86,9 @@ async def test_only_what_metering_needs_is_changed(customer_of: CustomerOf) -> N
     assert provider.sent[0].json == expected
 
 
-async def test_no_credential_or_trace_of_the_client_goes_upstream(
-    make_gateway: MakeGateway, upstream: Upstream
-) -> None:
+async def test_no_credential_or_trace_of_the_client_goes_upstream(customer_of: CustomerOf) -> None:
     provider = Provider(saying(answer(), x_request_id="req_theirs", set_cookie="a=b", openai_organization="org-ours"))
-    gateway = await make_gateway(await upstream(provider.serve))
-    customer = await gateway.customer()
+    customer = await customer_of(provider.serve)
     given = {
         "x-api-key": customer.key,
         "x-goog-api-key": customer.key,
@@ -214,13 +207,10 @@ async def test_a_client_s_own_maximum_is_the_hold(customer_of: CustomerOf) -> No
     assert provider.sent[-1].body == body
 
 
-async def test_without_strict_the_hold_is_an_estimate_that_bounds_nothing(
-    make_gateway: MakeGateway, upstream: Upstream
-) -> None:
+async def test_without_strict_the_hold_is_an_estimate_that_bounds_nothing(customer_of: CustomerOf) -> None:
     gate = Gate(saying(answer(reported=usage(100, 2000))))
     provider = Provider(gate.serve)
-    gateway = await make_gateway(await upstream(provider.serve), strict=False)
-    customer = await gateway.customer("0.001")
+    customer = await customer_of(provider.serve, "0.001", strict=False)
     body = json.dumps(chat(model="gpt-4o-mini")).encode()
     running = asyncio.create_task(fetch(customer.post(data=body)))
     await gate.reached()

@@ -13,12 +13,20 @@ from billing.plans import Plan
 from billing.quotas import Metric, Quota, Window
 from gateway.config.settings import Settings
 from gateway.server.ids import GRANTED
-from tests.gateway.conftest import ADMIN_KEY, Customer, Gateway, GatewayOf, Handler, MakeGateway, chat
+from tests.gateway.conftest import (
+    ADMIN_KEY,
+    Customer,
+    CustomerOf,
+    Gateway,
+    GatewayOf,
+    MakeGateway,
+    Upstream,
+    chat,
+)
 from tests.support.answering import Gate, Provider, answer, saying, streaming, until, usage_chunk
 from tests.support.gateways import INPUT, OUTPUT, ask, asking, early_in_a_minute, fetch, refusal, spent_nano
 from tests.support.shipped import shipped_settings
 
-Upstream = Callable[[Handler], Any]
 MOST = 16_384
 """The most output tokens of gpt-4o-mini."""
 CHAT = json.dumps(chat(model="gpt-4o-mini")).encode()
@@ -88,11 +96,8 @@ async def test_a_stream_says_what_it_got_before_it_begins(gateway_of: GatewayOf)
 
 
 @pytest.mark.parametrize("share", ["0.5", "1"])
-async def test_how_much_an_elastic_hold_takes_is_configured(
-    make_gateway: MakeGateway, upstream: Upstream, share: str
-) -> None:
-    gateway = await make_gateway(await upstream(saying(answer())), elastic_share=share, elastic_output_tokens=10)
-    customer = await gateway.customer("0.001")
+async def test_how_much_an_elastic_hold_takes_is_configured(customer_of: CustomerOf, share: str) -> None:
+    customer = await customer_of(saying(answer()), "0.001", elastic_share=share, elastic_output_tokens=10)
     free = (1_000_000 - len(CHAT) * INPUT) // OUTPUT
     assert (await fetch(customer.post(data=CHAT))).headers[GRANTED] == str(free // 2 if share == "0.5" else free)
 
@@ -144,11 +149,9 @@ async def test_a_window_that_is_only_held_is_capacity_and_used_is_told_from_held
     assert (await running).status == 200
 
 
-async def test_a_balance_that_is_only_held_is_capacity_and_needs_no_credit(
-    make_gateway: MakeGateway, upstream: Upstream
-) -> None:
+async def test_a_balance_that_is_only_held_is_capacity_and_needs_no_credit(gateway_of: GatewayOf) -> None:
     gate = Gate(saying(answer()))
-    gateway = await make_gateway(await upstream(gate.serve), change=with_plans(plain=Plan("plain", "Plain", 0)))
+    gateway = await gateway_of(gate.serve, change=with_plans(plain=Plan("plain", "Plain", 0)))
     customer = await gateway.customer("0.01", account={"plan": "plain"})
     body = chat(model="gpt-4o-mini", max_tokens=10_000)
     running = asking(customer, body)
@@ -210,11 +213,11 @@ async def test_a_wait_ends_with_the_refusal_and_with_the_gateway(make_gateway: M
     assert [(await call).status for call in running] == [200, 200]
 
 
-async def test_an_upgrade_is_offered_only_where_it_helps(make_gateway: MakeGateway, upstream: Upstream) -> None:
+async def test_an_upgrade_is_offered_only_where_it_helps(gateway_of: GatewayOf) -> None:
     day, minute = Quota(Window.day, Metric.tokens, 50), Quota(Window.hour, Metric.tokens, 60)
     better = Plan("better", "Better", 10**9, quotas=(replace(day, limit=5000), minute))
     plain = Plan("plain", "Plain", 0, quotas=(day, minute), upgrade_to="better")
-    gateway = await make_gateway(await upstream(saying(answer())), change=with_plans(plain=plain, better=better))
+    gateway = await gateway_of(saying(answer()), change=with_plans(plain=plain, better=better))
     body = chat(model="gpt-4o-mini", max_tokens=45)
     by_plan = await gateway.customer(account={"plan": "plain"})
     error = refusal(await ask(by_plan, body), 429, "quota_exceeded")

@@ -14,13 +14,12 @@ from billing.pricing.table import PriceTable
 from gateway.config.settings import Settings
 from gateway.proxy.detached_answer import DetachedAnswer
 from gateway.tokens import Tokenizer
-from tests.gateway.conftest import Gateway, Handler, MakeGateway, chat
+from tests.gateway.conftest import CustomerOf, Gateway, GatewayOf, MakeGateway, Upstream, chat
 from tests.support.answering import BOUND_S, SSE, WORDS, delta, until, usage_chunk
 from tests.support.clients import Slow, asking_by_hand, leave, noticed, the_event_in_the_end
 from tests.support.gateways import INPUT, OUTPUT
 from tests.support.passed_answers import estimate_nano
 
-Upstream = Callable[[Handler], Any]
 OUTPUT_TOKENS = 10_000
 BODY = chat(model="gpt-4o-mini", stream=True, max_tokens=OUTPUT_TOKENS)
 JSON_BODY = chat(model="gpt-4o-mini", max_tokens=OUTPUT_TOKENS)
@@ -79,38 +78,35 @@ async def given_up(gateway: Gateway, provider: Silent, body: dict[str, Any]) -> 
     ids=["not read on", "silent"],
 )
 async def test_a_client_that_leaves_pays_the_hold(
-    make_gateway: MakeGateway, upstream: Upstream, begins: bytes | None, body: dict[str, Any], limits: dict[str, float]
+    gateway_of: GatewayOf, begins: bytes | None, body: dict[str, Any], limits: dict[str, float]
 ) -> None:
     provider = Silent(begins, SSE["Content-Type"] if body is BODY else "application/json")
-    gateway = await make_gateway(await upstream(provider.serve), change=hiding, **limits)
+    gateway = await gateway_of(provider.serve, change=hiding, **limits)
     found = await given_up(gateway, provider, body)
     assert parse_usd(found["charged_usd"]) == hold_nano(body)
     assert (found["output_tokens"], found["estimated"]) == (OUTPUT_TOKENS, True)
     assert (found["status"], found["note"]) == (499, "client_gone")
 
 
-async def test_a_model_that_shows_all_costs_what_passed(
-    make_gateway: MakeGateway, upstream: Upstream, tokenizer: Tokenizer
-) -> None:
+async def test_a_model_that_shows_all_costs_what_passed(gateway_of: GatewayOf, tokenizer: Tokenizer) -> None:
     provider = Silent(FINISHED)
-    gateway = await make_gateway(await upstream(provider.serve), disconnect_drain_s=0.1)
+    gateway = await gateway_of(provider.serve, disconnect_drain_s=0.1)
     found = await given_up(gateway, provider, BODY)
     assert parse_usd(found["charged_usd"]) == estimate_nano(tokenizer, "Good", BODY)
 
 
-async def test_usage_that_comes_in_time_is_what_it_costs(make_gateway: MakeGateway, upstream: Upstream) -> None:
+async def test_usage_that_comes_in_time_is_what_it_costs(gateway_of: GatewayOf) -> None:
     """Also where the provider says nothing more, and keeps its connection."""
     provider = Silent(FINISHED + usage_chunk(10, 5_000))
-    gateway = await make_gateway(await upstream(provider.serve), change=hiding, reasoning_drain_s=0.1)
+    gateway = await gateway_of(provider.serve, change=hiding, reasoning_drain_s=0.1)
     found = await given_up(gateway, provider, BODY)
     assert parse_usd(found["charged_usd"]) == 10 * INPUT + 5_000 * OUTPUT
     assert found["estimated"] is False
 
 
-async def test_a_request_that_takes_too_long_costs_the_hold(make_gateway: MakeGateway, upstream: Upstream) -> None:
+async def test_a_request_that_takes_too_long_costs_the_hold(customer_of: CustomerOf) -> None:
     provider = Silent(FINISHED)
-    gateway = await make_gateway(await upstream(provider.serve), change=hiding, max_request_s=1)
-    customer = await gateway.customer()
+    customer = await customer_of(provider.serve, change=hiding, max_request_s=1)
     async with asking_by_hand(customer, BODY) as (reader, _):
         await reader.readuntil(b"Good")
         found = await the_event_in_the_end(customer, hold_nano())
@@ -129,10 +125,9 @@ async def breaks(request: web.Request) -> web.StreamResponse:
 
 
 async def test_a_provider_that_breaks_off_is_not_the_customer_s_fault(
-    make_gateway: MakeGateway, upstream: Upstream, tokenizer: Tokenizer
+    customer_of: CustomerOf, tokenizer: Tokenizer
 ) -> None:
-    gateway = await make_gateway(await upstream(breaks), change=hiding, reasoning_drain_s=BOUND_S)
-    customer = await gateway.customer()
+    customer = await customer_of(breaks, change=hiding, reasoning_drain_s=BOUND_S)
     async with asking_by_hand(customer, BODY) as (reader, _):
         await reader.read()
     found = await the_event_in_the_end(customer, estimate_nano(tokenizer, "Good", BODY))
@@ -140,10 +135,10 @@ async def test_a_provider_that_breaks_off_is_not_the_customer_s_fault(
 
 
 async def test_neither_is_one_that_breaks_off_after_the_client_has_left(
-    make_gateway: MakeGateway, upstream: Upstream, tokenizer: Tokenizer
+    gateway_of: GatewayOf, tokenizer: Tokenizer
 ) -> None:
     provider = Slow(WORDS[0])
-    gateway = await make_gateway(await upstream(provider.serve), change=hiding, reasoning_drain_s=BOUND_S)
+    gateway = await gateway_of(provider.serve, change=hiding, reasoning_drain_s=BOUND_S)
     customer = await gateway.customer()
     await leave(customer, BODY, first=WORDS[0])
     await noticed(gateway)
@@ -167,25 +162,20 @@ async def test_neither_is_a_gateway_that_stops(
 
 
 @pytest.mark.parametrize(("policy", "charged_nano"), [("free", 0), ("hold", hold_nano())])
-async def test_an_operator_s_own_policy_goes_before(
-    make_gateway: MakeGateway, upstream: Upstream, policy: str, charged_nano: int
-) -> None:
+async def test_an_operator_s_own_policy_goes_before(gateway_of: GatewayOf, policy: str, charged_nano: int) -> None:
     provider = Silent(FINISHED)
-    gateway = await make_gateway(
-        await upstream(provider.serve), change=hiding, reasoning_drain_s=0.1, missing_usage=policy
-    )
+    gateway = await gateway_of(provider.serve, change=hiding, reasoning_drain_s=0.1, missing_usage=policy)
     found = await given_up(gateway, provider, BODY)
     assert parse_usd(found["charged_usd"]) == charged_nano
 
 
 @pytest.mark.parametrize(("words", "dearer"), [(1, False), (3_000, True)], ids=["the hold", "what passed"])
 async def test_a_hold_that_is_no_bound_is_the_least(
-    make_gateway: MakeGateway, upstream: Upstream, tokenizer: Tokenizer, words: int, dearer: bool
+    customer_of: CustomerOf, tokenizer: Tokenizer, words: int, dearer: bool
 ) -> None:
     text, body = "Good" + " word" * words, chat(model="gpt-4o-mini", stream=True)
     provider = Silent(delta(text))
-    gateway = await make_gateway(await upstream(provider.serve), change=hiding, reasoning_drain_s=0.1, strict=False)
-    customer = await gateway.customer()
+    customer = await customer_of(provider.serve, change=hiding, reasoning_drain_s=0.1, strict=False)
     seen: Callable[[], Awaitable[Any]] = provider.begun.wait
     await leave(customer, body, seen, first=b'word"')
     found = await the_event_in_the_end(customer)

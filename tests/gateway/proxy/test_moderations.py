@@ -1,6 +1,5 @@
 """Moderations: free by a price row of zero, a request all the same, and never free by accident."""
 
-from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -8,11 +7,10 @@ import pytest
 from openai import AsyncOpenAI
 
 from gateway.config.settings import Settings
-from tests.gateway.conftest import CustomerOf, Gateway, Handler, MakeGateway
+from tests.gateway.conftest import CustomerOf, Gateway
 from tests.support.answering import Provider, saying
 from tests.support.gateways import ask, assert_free, the_event
 
-Upstream = Callable[[Handler], Any]
 PATH = "/v1/moderations"
 VERDICT = {"id": "modr-1", "model": "omni-moderation-latest", "results": [{"flagged": False}]}
 PARTS = [
@@ -48,8 +46,8 @@ async def test_a_model_that_is_left_out_is_the_configured_one(customer_of: Custo
     assert (await the_event(customer, 0))["model"] == "omni-moderation-latest"
 
 
-async def test_a_default_that_is_not_served_is_named(make_gateway: MakeGateway) -> None:
-    customer = await (await make_gateway(moderation_model="elsewhere")).customer("5.00")
+async def test_a_default_that_is_not_served_is_named(customer_of: CustomerOf) -> None:
+    customer = await customer_of(moderation_model="elsewhere")
     refused = await ask(customer, {"input": "Say something."}, path=PATH)
     assert (refused.status, refused.json["error"]["code"]) == (404, "model_not_found")
     assert "elsewhere" in refused.json["error"]["message"]
@@ -64,14 +62,14 @@ async def test_a_model_with_a_price_is_charged_for_what_it_read(gateway: Gateway
     assert (event["input_tokens"], event["charged_usd"], event["estimated"]) == (3, "0.00000045", True)
 
 
-async def test_a_model_without_a_price_is_refused(make_gateway: MakeGateway, upstream: Upstream) -> None:
+async def test_a_model_without_a_price_is_refused(customer_of: CustomerOf) -> None:
     provider = Provider(saying(VERDICT))
 
     def unpriced(settings: Settings) -> Settings:
         rows = [row for row in settings.prices.rows if not row.model.startswith("omni")]
         return replace(settings, prices=type(settings.prices)(rows))
 
-    customer = await (await make_gateway(await upstream(provider.serve), change=unpriced)).customer("5.00")
+    customer = await customer_of(provider.serve, change=unpriced)
     refused = await ask(customer, {"model": "openai/omni-moderation-latest", "input": "Hi."}, path=PATH)
     assert (refused.status, refused.json["error"]["code"]) == (400, "model_not_priced")
     assert provider.sent == []

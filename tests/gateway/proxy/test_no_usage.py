@@ -3,7 +3,6 @@
 import gzip
 import json
 import logging
-from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -14,7 +13,7 @@ from billing.ledger.verify import verify
 from gateway.config.settings import Settings
 from gateway.proxy.detached_answer import DetachedAnswer
 from gateway.proxy.settlement import settlements
-from tests.gateway.conftest import Handler, MakeGateway, chat
+from tests.gateway.conftest import GatewayOf, Handler, MakeGateway, Upstream, chat
 from tests.support.answering import DONE, WORDS, Gate, Provider, answer, saying, streaming, usage, usage_chunk
 from tests.support.clients import Slow, asking_by_hand, noticed, the_event_in_the_end
 from tests.support.gateways import INPUT, OUTPUT, ask, asking, refusal, spent_nano, the_event
@@ -23,14 +22,12 @@ from tests.support.unreported_costs import held_nano, repriced
 
 pytestmark = pytest.mark.slow
 
-Upstream = Callable[[Handler], Any]
 
-
-async def test_an_answer_above_its_bound_is_refused_and_charged(make_gateway: MakeGateway, upstream: Upstream) -> None:
+async def test_an_answer_above_its_bound_is_refused_and_charged(gateway_of: GatewayOf) -> None:
     packed = gzip.compress(json.dumps(answer("x" * 100_000)).encode())
     assert len(packed) < 4096
     gate = Gate(saying(b""))
-    gateway = await make_gateway(await upstream(gate.serve), upstream_answer_bytes=4096)
+    gateway = await gateway_of(gate.serve, upstream_answer_bytes=4096)
     for then in (saying(answer("x" * 5000)), _in_chunks(answer("x" * 5000)), saying(packed, Content_Encoding="gzip")):
         gate.opened.clear()
         gate._then = then
@@ -73,9 +70,9 @@ async def test_a_json_answer_that_says_nothing_known_is_charged_as_held(
         assert (found["estimated"], found["note"]) == (True, "no_usage")
 
 
-async def test_where_missing_usage_is_free_so_are_these(make_gateway: MakeGateway, upstream: Upstream) -> None:
+async def test_where_missing_usage_is_free_so_are_these(gateway_of: GatewayOf) -> None:
     provider = Provider(saying(b""))
-    gateway = await make_gateway(await upstream(provider.serve), missing_usage="free", upstream_answer_bytes=4096)
+    gateway = await gateway_of(provider.serve, missing_usage="free", upstream_answer_bytes=4096)
     for body in ({"object": "something"}, answer("x" * 5000)):
         provider.reply = saying(body)
         customer = await gateway.customer()
@@ -107,13 +104,11 @@ async def test_a_report_far_above_the_hold_is_not_believed(
     assert b"metergate_implausible_usage_total 1.0" in await gateway.metrics()
 
 
-async def test_up_to_the_factor_a_report_is_believed_in_money_and_in_tokens(
-    make_gateway: MakeGateway, upstream: Upstream
-) -> None:
+async def test_up_to_the_factor_a_report_is_believed_in_money_and_in_tokens(gateway_of: GatewayOf) -> None:
     body = chat(model="gpt-4o-mini", max_tokens=100)
     held = len(json.dumps(body)) + 100
     provider = Provider(saying(b""))
-    gateway = await make_gateway(await upstream(provider.serve), max_usage_factor=3)
+    gateway = await gateway_of(provider.serve, max_usage_factor=3)
     for tokens, believed in ((3 * held, True), (3 * held + 1, False)):
         provider.reply = saying(answer(reported=usage(tokens, 0)))  # cheap: it is the tokens that are too many
         customer = await gateway.customer()
@@ -126,9 +121,9 @@ async def test_up_to_the_factor_a_report_is_believed_in_money_and_in_tokens(
     assert (await the_event(customer))["note"] == "implausible_usage"
 
 
-async def test_without_a_bound_the_model_s_window_is_what_can_be(make_gateway: MakeGateway, upstream: Upstream) -> None:
+async def test_without_a_bound_the_model_s_window_is_what_can_be(gateway_of: GatewayOf) -> None:
     provider = Provider(saying(b""))
-    gateway = await make_gateway(await upstream(provider.serve), strict=False)
+    gateway = await gateway_of(provider.serve, strict=False)
     for tokens, believed in ((100_000, True), (20 * 128_000 + 1, False)):
         provider.reply = saying(answer(reported=usage(tokens, 0)))
         customer = await gateway.customer()

@@ -1,6 +1,5 @@
 """What an answer costs where something of ours fails, and what of a stream is output; never nothing."""
 
-from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -10,7 +9,7 @@ from gateway.config.settings import Settings
 from gateway.proxy.detached_answer import DetachedAnswer
 from gateway.proxy.settlement.settlements import Settlements
 from gateway.tokens import Tokenizer
-from tests.gateway.conftest import CustomerOf, GatewayOf, Handler, MakeGateway, chat
+from tests.gateway.conftest import CustomerOf, GatewayOf, MakeGateway, Upstream, chat
 from tests.support.answering import DONE, WORDS, Gate, answer, event, saying, streaming, usage_chunk
 from tests.support.clients import Slow, leave, the_event_in_the_end
 from tests.support.gateways import INPUT, OUTPUT, ask, asking, assert_free, refusal
@@ -19,7 +18,6 @@ from tests.support.unreported_costs import IMAGE_TOKENS, held_nano, input_nano, 
 
 pytestmark = pytest.mark.slow
 
-Upstream = Callable[[Handler], Any]
 DATA = "A" * 100_000
 
 
@@ -140,17 +138,14 @@ async def test_any_delta_is_output(customer_of: CustomerOf, what: str) -> None:
     assert (found["estimated"], found["note"]) == (True, "client_gone")
 
 
-async def test_sound_is_counted_by_its_seconds_and_priced_as_sound(
-    make_gateway: MakeGateway, upstream: Upstream
-) -> None:
+async def test_sound_is_counted_by_its_seconds_and_priced_as_sound(customer_of: CustomerOf) -> None:
     def talking(settings: Settings) -> Settings:
         rates = {"input": INPUT, "output": OUTPUT, "audio_output": 10 * OUTPUT}
         return repriced(settings, rates, part_tokens={"audio_second": 20}, max_output_tokens=16_000)
 
     sound = chunk({"audio": {"id": "audio_1", "data": "A" * 32_000}})
     provider = Slow(sound, DONE)
-    gateway = await make_gateway(await upstream(provider.serve), change=talking, disconnect_drain_s=0)
-    customer = await gateway.customer()
+    customer = await customer_of(provider.serve, change=talking, disconnect_drain_s=0)
     await leave(customer, STREAM, first=sound[-100:])
     found = await the_event_in_the_end(customer)
     assert found["output_tokens"] == 12 * 20  # 24,000 bytes are at most twelve seconds

@@ -1,8 +1,6 @@
 """Query strings on their way to a provider."""
 
-from collections.abc import Callable
 from dataclasses import replace
-from typing import Any
 from urllib.parse import quote
 
 import pytest
@@ -17,7 +15,6 @@ from tests.gateway.conftest import Handler, MakeGateway, chat
 from tests.support.answering import Provider, answer, saying
 from tests.support.gateways import ask, head, raw
 
-Upstream = Callable[[Handler], Any]
 DIALECT = OpenAIDialect()
 KEY = new_secret(lambda alphabet: alphabet[7])
 

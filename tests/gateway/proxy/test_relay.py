@@ -3,7 +3,6 @@
 import asyncio
 import gzip
 import json
-from collections.abc import Callable
 from typing import Any
 
 import aiohttp
@@ -14,7 +13,7 @@ from billing.database.connection import DatabaseUnavailable
 from billing.holds.redis.layout import SETTLED
 from billing.money import parse_usd
 from gateway.tokens import O200K, Tokenizer
-from tests.gateway.conftest import CustomerOf, GatewayOf, Handler, MakeGateway, chat
+from tests.gateway.conftest import CustomerOf, GatewayOf, Handler, MakeGateway, Upstream, chat
 from tests.support.answering import (
     BOUND_S,
     DONE,
@@ -50,7 +49,6 @@ from tests.support.passed_answers import STREAM, estimate_nano
 
 pytestmark = pytest.mark.slow
 
-Upstream = Callable[[Handler], Any]
 HTML = b"<html><body><h1>It works!</h1></body></html>"
 
 
@@ -242,7 +240,7 @@ async def test_a_debit_that_can_t_leave_ends_no_answer_and_is_not_lost(
 
 
 async def test_a_stream_that_falls_silent_is_aborted_and_estimated(
-    make_gateway: MakeGateway, upstream: Upstream, tokenizer: Tokenizer
+    customer_of: CustomerOf, tokenizer: Tokenizer
 ) -> None:
     async def reply(request: web.Request) -> web.StreamResponse:
         response = web.StreamResponse(headers=SSE)
@@ -251,8 +249,7 @@ async def test_a_stream_that_falls_silent_is_aborted_and_estimated(
         await until(lambda: request.transport is None)
         return response
 
-    gateway = await make_gateway(await upstream(reply), upstream_timeout_s=1)
-    customer = await gateway.customer()
+    customer = await customer_of(reply, upstream_timeout_s=1)
     fetched = await ask(customer, STREAM)
     assert (fetched.body, fetched.cut) == (WORDS[0], True)
     await the_event(customer, estimate_nano(tokenizer, "Good"))

@@ -3,7 +3,6 @@
 import time
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Any
 
 from gateway.config.providers import ProviderConfig
 from gateway.config.secret import Secret
@@ -11,11 +10,10 @@ from gateway.config.settings import Settings
 from gateway.config.targets import TargetConfig
 from gateway.proxy.target_health import HealthBoard, Told, open_until
 from gateway.upstream.health import MAX_COOLDOWN_S, Cooldown, TargetHealth
-from tests.gateway.conftest import Gateway, Handler, MakeGateway
+from tests.gateway.conftest import Gateway, MakeGateway, Upstream
 from tests.support.answering import Provider, answer, saying, until
 from tests.support.gateways import ask
 
-Upstream = Callable[[Handler], Any]
 NOW_S = 1_000.0
 OPEN = b'metergate_targets_open{provider="openai"} 1.0'
 

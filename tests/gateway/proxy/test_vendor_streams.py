@@ -1,9 +1,7 @@
 """Streams of vendors that write OpenAI's format in ways of their own: what passes, and what is charged."""
 
-from collections.abc import Callable
 from dataclasses import replace
 from itertools import pairwise
-from typing import Any
 
 import pytest
 from hypothesis import given
@@ -12,11 +10,10 @@ from hypothesis import strategies as st
 from gateway.config.settings import Settings
 from gateway.dialects.openai.output import OpenAIEvents
 from gateway.dialects.streaming import SseTap
-from tests.gateway.conftest import CustomerOf, Handler, MakeGateway, chat
+from tests.gateway.conftest import CustomerOf, chat
 from tests.support.answering import DONE, WORDS, Provider, delta, event, streaming, usage, usage_chunk
 from tests.support.gateways import INPUT, OUTPUT, ask, the_event
 
-Upstream = Callable[[Handler], Any]
 HEAD = {"id": "chatcmpl-1", "object": "chat.completion.chunk", "created": 1, "model": "gpt-4o-mini"}
 FILTERS = event({**HEAD, "model": "", "choices": [], "prompt_filter_results": [{"prompt_index": 0}], "usage": None})
 VERDICT = {"results": [{"flagged": False}]}
@@ -52,7 +49,7 @@ async def test_the_last_usage_is_charged_and_nothing_of_the_client_s_is_hidden(
     assert not (await the_event(customer, 10 * INPUT + 5 * OUTPUT))["estimated"]
 
 
-async def test_one_that_does_not_know_stream_options_gets_none(make_gateway: MakeGateway, upstream: Upstream) -> None:
+async def test_one_that_does_not_know_stream_options_gets_none(customer_of: CustomerOf) -> None:
     """And the usage that it reports unasked is the client's, too."""
     sent, provider = (*WORDS, usage_chunk(), DONE), Provider(streaming(*WORDS, usage_chunk(), DONE))
 
@@ -60,7 +57,7 @@ async def test_one_that_does_not_know_stream_options_gets_none(make_gateway: Mak
         own = replace(settings.providers["openai"], stream_usage=False)
         return replace(settings, providers={**settings.providers, "openai": own})
 
-    customer = await (await make_gateway(await upstream(provider.serve), change=unasked)).customer("5.00")
+    customer = await customer_of(provider.serve, change=unasked)
     body = chat(model="gpt-4o-mini", stream=True, max_tokens=50)
     assert (await ask(customer, body)).body == b"".join(sent)
     assert "stream_options" not in provider.sent[0].json

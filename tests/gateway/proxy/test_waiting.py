@@ -16,11 +16,10 @@ from billing.pricing.rows import PriceRow
 from billing.pricing.table import PriceTable
 from billing.quotas import DAY_S
 from gateway.config.settings import Settings
-from tests.gateway.conftest import Customer, Gateway, Handler, MakeGateway, chat
+from tests.gateway.conftest import Customer, Gateway, MakeGateway, Upstream, chat
 from tests.support.answering import Gate, answer, saying, until
 from tests.support.gateways import INPUT, OUTPUT, asking, head, raw, refusal
 
-Upstream = Callable[[Handler], Any]
 DEARER = 3
 """What tomorrow's prices are, in times of today's."""
 PLAN = Plan("patient", "Patient", 0, admission_queue_s=600, max_parallel_requests=1)

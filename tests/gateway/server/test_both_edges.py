@@ -1,21 +1,18 @@
 """What a gateway promises its clients, by the guarded edge and by the plain one."""
 
 import json
-from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
 import aiohttp
 import pytest
 
-from tests.gateway.conftest import Gateway, Handler, MakeGateway, chat
+from tests.gateway.conftest import Gateway, MakeGateway, Upstream, chat
 from tests.support.answering import DONE, WORDS, answer, saying, until
 from tests.support.clients import Slow, leave, the_event_in_the_end
 from tests.support.gateways import INPUT, OUTPUT, spent_nano
 
 pytestmark = pytest.mark.slow
-
-Upstream = Callable[[Handler], Any]
 
 
 @pytest.fixture(params=["guarded", "plain"])

@@ -1,17 +1,14 @@
 """What is one key's own is kept by no cache, and given to nobody else by one that keeps it all the same."""
 
-from collections.abc import Callable
 from dataclasses import replace
-from typing import Any
 
 import pytest
 
-from tests.gateway.conftest import Handler, MakeGateway
+from tests.gateway.conftest import GatewayOf, MakeGateway, Upstream
 from tests.gateway.dialects.openai_responses.bodies import response
 from tests.support.answering import Provider, saying
 from tests.support.gateways import Fetched, ask, fetch
 
-Upstream = Callable[[Handler], Any]
 KEYS = {"authorization", "x-api-key", "x-goog-api-key", "api-key"}
 FAR = "Thu, 31 Dec 2099 23:59:59 GMT"
 
@@ -46,9 +43,9 @@ async def test_answers_of_one_key_are_private(
     assert "anthropic-version" in listed.headers["Vary"].lower()
 
 
-async def test_refusals_are_not_stored(make_gateway: MakeGateway) -> None:
+async def test_refusals_are_not_stored(gateway_of: GatewayOf) -> None:
     """A 404 may be kept by a cache that is told nothing (RFC 9110, 15.5.5)."""
-    gateway = await make_gateway()
+    gateway = await gateway_of()
     customer = await gateway.customer()
     for path in ("/v1/models/nothing", "/v1/generations/x", "/v1/responses/resp_1", "/v1/nothing", "/v1/completions"):
         fetched = await fetch(customer.get(path))
@@ -58,7 +55,7 @@ async def test_refusals_are_not_stored(make_gateway: MakeGateway) -> None:
     assert (anybody.status, anybody.headers["Cache-Control"]) == (401, "private, no-store")
 
 
-async def test_what_is_everybody_s_is_kept_as_before(make_gateway: MakeGateway) -> None:
-    gateway = await make_gateway()
+async def test_what_is_everybody_s_is_kept_as_before(gateway_of: GatewayOf) -> None:
+    gateway = await gateway_of()
     keys = await fetch(gateway.session.get(gateway.url + "/.well-known/jwks.json"))
     assert keys.headers["Cache-Control"].startswith("public")

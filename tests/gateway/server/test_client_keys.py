@@ -1,15 +1,11 @@
 """The headers in which clients of other vendors send their key, at every door; and that no provider sees one."""
 
-from collections.abc import Awaitable, Callable
-
 import pytest
 from aiohttp import web
 
 from billing.keys.secrets import new_secret
-from tests.gateway.conftest import Gateway, Handler, MakeGateway, chat
+from tests.gateway.conftest import CustomerOf, Gateway, chat
 from tests.support.edge_clients import until
-
-Upstream = Callable[[Handler], Awaitable[str]]
 
 DOORS = [("POST", "/v1/chat/completions"), ("GET", "/v1/models"), ("GET", "/v1/key"), ("GET", "/api/account/balance")]
 OTHER = new_secret(lambda signs: signs[0])
@@ -50,15 +46,14 @@ async def test_a_key_is_taken_in_every_vendor_s_header_and_two_that_differ_are_r
     assert (await asked(gateway, method, f"{path}?key={customer.key}", {}))[0] == expected
 
 
-async def test_no_provider_sees_a_client_s_key(make_gateway: MakeGateway, upstream: Upstream) -> None:
+async def test_no_provider_sees_a_client_s_key(customer_of: CustomerOf) -> None:
     seen: list[web.BaseRequest] = []
 
     async def provider(request: web.Request) -> web.Response:
         seen.append(request)
         return web.json_response({"usage": {"prompt_tokens": 1, "completion_tokens": 1, "total_tokens": 2}})
 
-    gateway = await make_gateway(await upstream(provider))
-    customer = await gateway.customer()
+    customer = await customer_of(provider)
     for headers in ways(customer.key):
         path = f"/v1/chat/completions?key={customer.key}"
         async with customer.post(path, body=chat(model="gpt-4o-mini"), headers=headers) as answer:

@@ -2,7 +2,6 @@
 
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Any
 
 import pytest
 
@@ -10,11 +9,10 @@ from gateway.config.settings import Settings
 from gateway.dialects.registry import make_dialects
 from gateway.dialects.structure import StructureBounds
 from gateway.server.cors import PATHS, Cors
-from tests.gateway.conftest import ADMIN_KEY, Gateway, Handler, MakeGateway, chat
+from tests.gateway.conftest import ADMIN_KEY, Gateway, MakeGateway, Upstream, chat
 from tests.support.answering import DONE, SSE, WORDS, Provider, answer, saying, streaming, usage_chunk
 from tests.support.gateways import Fetched, ask, fetch
 
-Upstream = Callable[[Handler], Any]
 APP, OTHER = "https://app.example.com", "https://else.example.com"
 THEIRS = {"Access_Control_Allow_Origin": "https://theirs", "Access_Control_Allow_Credentials": "true", "Vary": "Cookie"}
 

@@ -1,19 +1,16 @@
 """Headers that a metered answer carries, whole and streamed."""
 
-from collections.abc import Callable
 from dataclasses import replace
-from typing import Any
 
 import pytest
 
 from billing.money import parse_usd
 from billing.plans import Plan
 from gateway.server.ids import duration
-from tests.gateway.conftest import Customer, Handler, MakeGateway, chat
+from tests.gateway.conftest import Customer, CustomerOf, GatewayOf, MakeGateway, Upstream, chat
 from tests.support.answering import DONE, SSE, WORDS, Provider, answer, saying, streaming, usage_chunk
 from tests.support.gateways import INPUT, OUTPUT, ULID_TEXT, Fetched, ask, spent_nano
 
-Upstream = Callable[[Handler], Any]
 MINUTE_QUOTAS = [
     {"window": "minute", "metric": "requests", "limit": 40},
     {"window": "minute", "metric": "tokens", "limit": 90_000},
@@ -61,9 +58,9 @@ async def both(customer: Customer, provider: Provider) -> list[Fetched]:
     return [whole, await ask(customer, chat(model="gpt-4o-mini", max_tokens=100, stream=True))]
 
 
-async def test_answers_and_streams_say_what_is_left(make_gateway: MakeGateway, upstream: Upstream) -> None:
+async def test_answers_and_streams_say_what_is_left(gateway_of: GatewayOf) -> None:
     provider = Provider(saying(b""))
-    gateway = await make_gateway(await upstream(provider.serve))
+    gateway = await gateway_of(provider.serve)
     customer = await gateway.customer("5.00", quotas=MINUTE_QUOTAS)
     whole, stream = await both(customer, provider)
     cost = 10 * INPUT + 5 * OUTPUT
@@ -83,11 +80,10 @@ async def test_answers_and_streams_say_what_is_left(make_gateway: MakeGateway, u
     assert await spent_nano(customer) == 2 * cost
 
 
-async def test_ids_of_others_are_kept_and_identify_nothing(make_gateway: MakeGateway, upstream: Upstream) -> None:
+async def test_ids_of_others_are_kept_and_identify_nothing(customer_of: CustomerOf) -> None:
     """A client's id is kept, a provider's is answered and kept; a debit is known by our own alone."""
     provider = Provider(saying(b""))
-    gateway = await make_gateway(await upstream(provider.serve))
-    customer = await gateway.customer()
+    customer = await customer_of(provider.serve)
     other = await ask(customer)  # an id that is a request's own is no other's either
     mine = {"X-Request-Id": other.headers["x-request-id"]}
     answers = []
@@ -112,9 +108,9 @@ async def test_ids_of_others_are_kept_and_identify_nothing(make_gateway: MakeGat
         assert (each["client_request_id"], each["upstream_request_id"]) == (own[0], "req_1")
 
 
-async def test_a_provider_s_own_limits_are_not_the_customer_s(make_gateway: MakeGateway, upstream: Upstream) -> None:
+async def test_a_provider_s_own_limits_are_not_the_customer_s(gateway_of: GatewayOf) -> None:
     theirs = {name.replace("-", "_"): "1" for name in NAMES}
-    gateway = await make_gateway(await upstream(saying(answer(), x_metergate_balance_usd="1.00", **theirs)))
+    gateway = await gateway_of(saying(answer(), x_metergate_balance_usd="1.00", **theirs))
     customer = await gateway.customer(account={"credit_limit_usd": "3.00"})
     fetched = await ask(customer)
     assert fetched.headers["x-ratelimit-limit-requests"] == "30000"  # the plan's
@@ -137,9 +133,8 @@ async def test_without_minute_windows_there_are_no_limits_to_show(
         assert not [name for name in fetched.headers if name.lower().startswith("x-ratelimit-")]
 
 
-async def test_every_answer_has_an_id(make_gateway: MakeGateway, upstream: Upstream) -> None:
-    gateway = await make_gateway(await upstream(saying(answer())))
-    customer = await gateway.customer()
+async def test_every_answer_has_an_id(customer_of: CustomerOf) -> None:
+    customer = await customer_of(saying(answer()))
     first = await ask(customer, headers={"X-Request-Id": "mine"})
     seen = {first.headers["x-request-id"]}
     for path in ("/v1/models", "/v1/models/demo", "/v1/key", "/v1/generations/none", "/nothing"):

@@ -3,7 +3,6 @@
 import asyncio
 import json
 import re
-from collections.abc import Callable
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final
@@ -18,7 +17,7 @@ from billing.quotas import Metric, Quota, Window
 from gateway.config.settings import ModelConfig, Settings
 from gateway.server import limit_refusals, refusals
 from gateway.server.limit_refusals import Links
-from tests.gateway.conftest import Customer, Gateway, Handler, MakeGateway, chat
+from tests.gateway.conftest import Customer, CustomerOf, Gateway, GatewayOf, MakeGateway, Upstream, chat
 from tests.support.answering import BOUND_S, Gate, answer, saying
 from tests.support.gateways import INPUT, OUTPUT, ask, asking, counted, early_in_a_minute, fetch, refusal, spent_nano
 from tests.support.refusals import principal
@@ -26,7 +25,6 @@ from tests.support.refusals import principal
 pytestmark = pytest.mark.slow
 
 PAY_URL = "http://127.0.0.1:8080/pay"
-Upstream = Callable[[Handler], Any]
 
 
 def unpriced(settings: Settings) -> Settings:
@@ -82,8 +80,8 @@ async def test_checks_run_in_the_order_of_the_contract(make_gateway: MakeGateway
     assert gate.came == 2
 
 
-async def test_no_wrong_revoked_or_expired_key_is_let_in(make_gateway: MakeGateway) -> None:
-    gateway = await make_gateway(failed_attempts=1000)
+async def test_no_wrong_revoked_or_expired_key_is_let_in(gateway_of: GatewayOf) -> None:
+    gateway = await gateway_of(failed_attempts=1000)
     customer = await gateway.customer()
     other = await gateway.customer(expires_at=(datetime.now(UTC) + timedelta(hours=1)).strftime("%Y-%m-%dT%H:%M:%SZ"))
     assert (await ask(other, chat())).status == 200
@@ -363,9 +361,8 @@ async def check_at_once(customer: Customer, gate: Gate, subject: str) -> None:
     assert (await ask(customer)).status == 200
 
 
-async def test_models_that_are_not_there_or_not_priced(make_gateway: MakeGateway, upstream: Upstream) -> None:
-    gateway = await make_gateway(await upstream(saying(answer())), change=unpriced)
-    customer = await gateway.customer()
+async def test_models_that_are_not_there_or_not_priced(customer_of: CustomerOf) -> None:
+    customer = await customer_of(saying(answer()), change=unpriced)
     for model in ("gpt-none", "openai/", "/gpt-4o", "none/gpt-4o", "anthropic/claude-opus-4", "x" * 200, "é" * 150):
         fetched = await ask(customer, chat(model=model))
         assert refusal(fetched, 404, "model_not_found")["param"] == "model", model
@@ -414,10 +411,9 @@ async def test_a_path_that_is_nowhere_near_another_names_the_documentation(gatew
         assert message.endswith("GET /docs lists the endpoints."), path
 
 
-async def test_a_full_backlog_is_a_moment_s_refusal(make_gateway: MakeGateway, upstream: Upstream) -> None:
+async def test_a_full_backlog_is_a_moment_s_refusal(customer_of: CustomerOf) -> None:
     gate = Gate(saying(answer()))
-    gateway = await make_gateway(await upstream(gate.serve), max_unsettled=1)
-    customer = await gateway.customer()
+    customer = await customer_of(gate.serve, max_unsettled=1)
     running = asking(customer)
     await gate.reached()
     fetched = await ask(customer)
@@ -487,10 +483,10 @@ def test_a_filtered_quota_names_its_model() -> None:
 
 
 async def test_a_client_that_sends_all_of_a_body_before_it_reads_sees_that_it_is_too_large(
-    make_gateway: MakeGateway,
+    gateway_of: GatewayOf,
 ) -> None:
     """40 MiB, far above what is read of a refused body without a key."""
-    gateway = await make_gateway(linger_s=30.0, body_bytes_per_s=1 << 30)
+    gateway = await gateway_of(linger_s=30.0, body_bytes_per_s=1 << 30)
     customer = await gateway.customer()
     host, _, port = gateway.url.removeprefix("http://").partition(":")
     reader, writer = await asyncio.open_connection(host, int(port))

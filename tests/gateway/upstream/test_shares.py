@@ -2,9 +2,8 @@
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
-from typing import Any
 
 import pytest
 from aiohttp import web
@@ -12,7 +11,7 @@ from yarl import URL
 
 from gateway.config.files import SHIPPED_FOLDER
 from gateway.config.settings import load_settings
-from tests.gateway.conftest import Customer, Handler, MakeGateway, chat
+from tests.gateway.conftest import Customer, MakeGateway, Upstream, chat
 from tests.support.answering import SSE, answer, delta
 from tests.support.gateways import ask, refusal
 
@@ -20,8 +19,6 @@ pytestmark = pytest.mark.slow
 
 BOUND_S = 60.0
 UNREAD = "unread"
-
-Upstream = Callable[[Handler], Any]
 
 
 async def endless(request: web.Request) -> web.StreamResponse:

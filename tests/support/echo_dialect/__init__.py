@@ -2,4 +2,5 @@
 
 dialect   the requests, the whole answers and the errors
 streams   named events whose usage comes in parts, and a JSON array
+served    a gateway whose provider serves it, and a client of it
 """

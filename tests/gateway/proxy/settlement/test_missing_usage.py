@@ -13,11 +13,10 @@ from billing.pricing.rows import PriceRow
 from billing.pricing.table import PriceTable
 from gateway.config.settings import Settings
 from gateway.tokens import CL100K, O200K, Tokenizer
-from tests.gateway.conftest import Customer, Handler, MakeGateway, chat
+from tests.gateway.conftest import Customer, CustomerOf, GatewayOf, Handler, MakeGateway, Upstream, chat
 from tests.support.answering import DONE, WORDS, Provider, answer, delta, event, saying, streaming
 from tests.support.gateways import INPUT, OUTPUT, ask, fetch, spent_nano, the_event
 
-Upstream = Callable[[Handler], Any]
 TEXT = "Good day, friend."
 
 
@@ -37,11 +36,9 @@ def replies() -> list[tuple[Handler, dict[str, Any]]]:
     ]
 
 
-async def test_an_estimate_counts_what_passed(
-    make_gateway: MakeGateway, upstream: Upstream, tokenizer: Tokenizer
-) -> None:
+async def test_an_estimate_counts_what_passed(gateway_of: GatewayOf, tokenizer: Tokenizer) -> None:
     provider = Provider(saying(b""))
-    gateway = await make_gateway(await upstream(provider.serve))
+    gateway = await gateway_of(provider.serve)
     for reply, fields in replies():
         provider.reply = reply
         customer = await gateway.customer()
@@ -61,9 +58,9 @@ def dearer_parts(settings: Settings) -> Settings:
     return replace(settings, prices=PriceTable([*settings.prices.rows, row]))
 
 
-async def test_the_hold_is_charged_whole(make_gateway: MakeGateway, upstream: Upstream) -> None:
+async def test_the_hold_is_charged_whole(gateway_of: GatewayOf) -> None:
     provider = Provider(saying(b""))
-    gateway = await make_gateway(await upstream(provider.serve), change=dearer_parts, missing_usage="hold")
+    gateway = await gateway_of(provider.serve, change=dearer_parts, missing_usage="hold")
     for reply, fields in replies():
         provider.reply = reply
         customer = await gateway.customer()
@@ -74,9 +71,9 @@ async def test_the_hold_is_charged_whole(make_gateway: MakeGateway, upstream: Up
         assert (found["input_tokens"], found["output_tokens"]) == (2 * len(body), 140)
 
 
-async def test_free_is_free_and_on_record(make_gateway: MakeGateway, upstream: Upstream) -> None:
+async def test_free_is_free_and_on_record(gateway_of: GatewayOf) -> None:
     provider = Provider(saying(b""))
-    gateway = await make_gateway(await upstream(provider.serve), missing_usage="free")
+    gateway = await gateway_of(provider.serve, missing_usage="free")
     for reply, fields in replies():
         provider.reply = reply
         customer = await gateway.customer()
@@ -85,9 +82,8 @@ async def test_free_is_free_and_on_record(make_gateway: MakeGateway, upstream: U
         assert (found["estimated"], found["charged_usd"], found["total_tokens"]) == (True, "0.00", 0)
 
 
-async def test_usage_that_was_reported_goes_before_any_policy(make_gateway: MakeGateway, upstream: Upstream) -> None:
-    gateway = await make_gateway(await upstream(saying(answer())), missing_usage="hold")
-    customer = await gateway.customer()
+async def test_usage_that_was_reported_goes_before_any_policy(customer_of: CustomerOf) -> None:
+    customer = await customer_of(saying(answer()), missing_usage="hold")
     await ask(customer)
     assert (await the_event(customer, 10 * INPUT + 5 * OUTPUT))["estimated"] is False
 
@@ -108,9 +104,7 @@ async def test_an_estimate_never_exceeds_its_hold(
     assert (await the_event(customer))["output_tokens"] == tokenizer.count(long, O200K) > 512
 
 
-async def test_every_choice_reasoning_and_call_counts(
-    make_gateway: MakeGateway, upstream: Upstream, tokenizer: Tokenizer
-) -> None:
+async def test_every_choice_reasoning_and_call_counts(customer_of: CustomerOf, tokenizer: Tokenizer) -> None:
     call = {"index": 0, "function": {"name": "look_up", "arguments": '{"city": "Bern"}'}}
     pieces = (
         delta("One", index=0),
@@ -120,20 +114,16 @@ async def test_every_choice_reasoning_and_call_counts(
         delta(" and more", index=0),
         DONE,
     )
-    gateway = await make_gateway(await upstream(streaming(*pieces)))
-    customer = await gateway.customer()
+    customer = await customer_of(streaming(*pieces))
     await ask(customer, chat(model="gpt-4o-mini", n=2, stream=True))
     text = 'OneLet me think.  and moreTwolook_up{"city": "Bern"}'
     assert (await the_event(customer))["output_tokens"] == tokenizer.count(text, O200K)
 
 
-async def test_a_long_text_is_counted_off_the_loop_and_scaled(
-    make_gateway: MakeGateway, upstream: Upstream, tokenizer: Tokenizer
-) -> None:
+async def test_a_long_text_is_counted_off_the_loop_and_scaled(customer_of: CustomerOf, tokenizer: Tokenizer) -> None:
     """Beyond what the tap keeps, tokens are extrapolated by bytes."""
     piece = "word " * 20_000
-    gateway = await make_gateway(await upstream(streaming(*[delta(piece)] * 60, DONE)))
-    customer = await gateway.customer("50.00")
+    customer = await customer_of(streaming(*[delta(piece)] * 60, DONE), "50.00")
     body = chat(model="gpt-4o-mini", stream=True, max_tokens=128_000, n=40)
     await ask(customer, body)
     assert await spent_nano(customer, "50.00") > 0
@@ -156,10 +146,9 @@ INPUTS: list[tuple[str, dict[str, Any], Callable[[Tokenizer], int]]] = [
 ]
 
 
-async def test_any_input_can_be_estimated(make_gateway: MakeGateway, upstream: Upstream, tokenizer: Tokenizer) -> None:
+async def test_any_input_can_be_estimated(customer_of: CustomerOf, tokenizer: Tokenizer) -> None:
     provider = Provider(saying({"choices": [{"text": "Yes."}]}))
-    gateway = await make_gateway(await upstream(provider.serve))
-    customer = await gateway.customer()
+    customer = await customer_of(provider.serve)
     for path, fields, count in INPUTS:
         fetched = await ask(customer, {"model": "gpt-4o-mini", **fields}, path=path)
         assert fetched.status == 200, (fields, fetched.body)
@@ -168,8 +157,8 @@ async def test_any_input_can_be_estimated(make_gateway: MakeGateway, upstream: U
         assert (found["input_tokens"], found["estimated"]) == (count(tokenizer), True), fields
 
 
-async def test_windows_count_what_was_charged(make_gateway: MakeGateway, upstream: Upstream) -> None:
-    gateway = await make_gateway(await upstream(streaming(*WORDS, DONE)))
+async def test_windows_count_what_was_charged(gateway_of: GatewayOf) -> None:
+    gateway = await gateway_of(streaming(*WORDS, DONE))
     quotas = [{"window": "total", "metric": name, "limit": 10**6} for name in ("tokens", "output_tokens", "requests")]
     customer = await gateway.customer(quotas=quotas)
     await ask(customer, chat(model="gpt-4o-mini", stream=True))

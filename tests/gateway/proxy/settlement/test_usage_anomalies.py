@@ -25,7 +25,6 @@ from tests.support.answering import DONE, WORDS, Provider, answer, saying, strea
 from tests.support.gateways import INPUT, OUTPUT, ask, the_event
 from tests.support.unreported_costs import repriced
 
-Upstream = Callable[[Handler], Any]
 ZEROS = (saying(answer(reported=usage(0, 0))), streaming(*WORDS, usage_chunk(0, 0), DONE))
 
 

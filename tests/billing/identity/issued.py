@@ -1,0 +1,69 @@
+"""Tokens as issuers sign them."""
+
+import json
+import time
+from dataclasses import dataclass
+from typing import Any, Final
+
+import jwt
+from cryptography.hazmat.primitives.asymmetric.rsa import generate_private_key
+from jwt.algorithms import RSAAlgorithm
+
+from billing.identity.issuers import ForeignRules, ForeignTokens, IssuerAway, KeySet
+from billing.identity.shown import ShownTokens
+from billing.identity.signing_keys import SigningKeys, TokenRules
+
+RSA: Final = generate_private_key(65_537, 2048)
+SECRET: Final = "a shared secret of 32 bytes or more"
+ISSUER: Final = "https://login.example.com"
+NOW: Final = 4_000_000_000
+"""Later than the tests are run: some tokens are of the machine's own time."""
+GOOD: Final[dict[str, Any]] = {"iss": ISSUER, "aud": "here", "sub": "ann", "iat": NOW, "exp": NOW + 3600, "jti": "1"}
+
+
+SHARED: Final[dict[str, Any]] = {**GOOD, "iss": "other"}
+
+
+def jwk(key: Any, kid: str | None = "one", **fields: Any) -> dict[str, Any]:
+    made = {**RSAAlgorithm.to_jwk(key.public_key(), as_dict=True), "use": "sig", "alg": "RS256", **fields}
+    return made if kid is None else {**made, "kid": kid}
+
+
+@dataclass
+class Publisher:
+    """An issuer's published keys; counts requests."""
+
+    keys: list[dict[str, Any]]
+    asked: int = 0
+    away: bool = False
+
+    async def __call__(self, url: str, *, form: Any = None, headers: Any = None) -> bytes:
+        assert url == f"{ISSUER}/.well-known/jwks.json"
+        self.asked += 1
+        if self.away:
+            raise IssuerAway("away")
+        return json.dumps({"keys": self.keys}).encode()
+
+
+@dataclass
+class Clock:
+    at: float = 0.0
+
+    def __call__(self) -> float:
+        return self.at
+
+
+def shown(publisher: Publisher | None = None, clock: Clock | None = None, **rules: Any) -> ShownTokens:
+    """What believes tokens of both issuers, without a database."""
+    own = SigningKeys(None, TokenRules(secret="own" * 11), str, time.monotonic)  # type: ignore[arg-type]
+    given = {"audience": "here", "internal_audience": "staff", "base_url": ISSUER, "secret": SECRET, **rules}
+    keys = KeySet(f"{ISSUER}/.well-known/jwks.json", publisher or Publisher([jwk(RSA)]), clock or Clock())
+    return ShownTokens(None, own, ForeignTokens(ForeignRules(**given), keys, lambda: NOW))  # type: ignore[arg-type]
+
+
+def rs256(claims: dict[str, Any], key: Any = RSA, **headers: Any) -> str:
+    return jwt.encode(claims, key, "RS256", headers={"kid": "one", **headers})
+
+
+def hs256(claims: dict[str, Any], key: Any = SECRET, **headers: Any) -> str:
+    return jwt.encode(claims, key, "HS256", headers=headers)
