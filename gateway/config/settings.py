@@ -139,8 +139,9 @@ def _plain_edge_is_guarded(environment: Environment) -> bool:
     return bool(environment.trusted_proxies) or is_this_machine(environment.listen_addr.rpartition(":")[0])
 
 
-def _read_sections(main: Value) -> tuple[dict[str, Any], tuple[str, ...]]:
-    """Return the sections of metergate.yaml but its defaults, and the names of its models, wrong ones included."""
+def _read_sections(main: Value) -> tuple[dict[str, Any], tuple[str, ...], Value | None]:
+    """Return the sections of metergate.yaml, the names of its models, wrong ones included, and where its defaults
+    stand."""
     section = main.section(_MAIN_KEYS, ("providers", "models"))
     providers, models = section.values.get("providers"), section.values.get("models")
     found = {

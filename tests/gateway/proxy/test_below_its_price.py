@@ -14,7 +14,7 @@ from billing.pricing.rows import PriceRow
 from billing.pricing.table import PriceTable
 from gateway.config.settings import Settings
 from gateway.dialects.openai.messages import CONTENT
-from tests.gateway.conftest import Gateway, Handler, MakeGateway, chat
+from tests.gateway.conftest import CustomerOf, Gateway, GatewayOf, chat
 from tests.support.answering import DONE, SSE, Provider, answer, delta, event, saying, streaming, usage, usage_chunk
 from tests.support.gateways import INPUT, OUTPUT, ask, fetch, refusal, the_event
 

@@ -7,7 +7,7 @@ import pytest
 
 from billing.ledger.writer import write_debits
 from billing.money import parse_usd
-from tests.gateway.conftest import CustomerOf, GatewayOf, Handler, MakeGateway, chat
+from tests.gateway.conftest import CustomerOf, GatewayOf, Handler, chat
 from tests.support.answering import DONE, WORDS, Gate, answer, saying, streaming, until, usage_chunk
 from tests.support.clients import Slow, asking_by_hand, leave, noticed, the_event_in_the_end
 from tests.support.gateways import INPUT, OUTPUT, ask, the_event

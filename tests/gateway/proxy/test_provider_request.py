@@ -20,8 +20,7 @@ from gateway.dialects.openai.vendors import MaxOutputField
 from gateway.proxy.candidates import Candidate, Rates
 from gateway.proxy.estimate import NotPriced, worst_case
 from gateway.proxy.provider_request import provider_body
-from tests.gateway.conftest import MakeGateway, chat
-from tests.gateway.proxy.test_handler import Upstream
+from tests.gateway.conftest import MakeGateway, Upstream, chat
 from tests.support.answering import Provider, answer, saying, usage
 from tests.support.gateways import ask
 

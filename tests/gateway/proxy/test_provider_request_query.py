@@ -11,7 +11,7 @@ from billing.keys.secrets import new_secret
 from gateway.config.settings import Settings
 from gateway.dialects.openai.dialect import OpenAIDialect
 from gateway.proxy.provider_request import MAX_PARAMETERS, upstream_query
-from tests.gateway.conftest import Handler, MakeGateway, chat
+from tests.gateway.conftest import MakeGateway, Upstream, chat
 from tests.support.answering import Provider, answer, saying
 from tests.support.gateways import ask, head, raw
 

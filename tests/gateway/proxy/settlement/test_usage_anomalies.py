@@ -20,7 +20,7 @@ from gateway.dialects.shares import MORE_IN_TOTAL
 from gateway.metrics.registry import Metrics
 from gateway.proxy.candidates import Candidate, Rates
 from gateway.proxy.settlement import usage_anomalies
-from tests.gateway.conftest import Handler, MakeGateway, chat
+from tests.gateway.conftest import MakeGateway, Upstream, chat
 from tests.support.answering import DONE, WORDS, Provider, answer, saying, streaming, usage, usage_chunk
 from tests.support.gateways import INPUT, OUTPUT, ask, the_event
 from tests.support.unreported_costs import repriced
