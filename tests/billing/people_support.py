@@ -90,7 +90,7 @@ def registry_of(billing: Billing, approval: Approval = "verified", rules: CodeSe
         Codes(database, new_id, rules or CodeSettings(mails_per_address=20)),
         Passwords(CHEAP),
         sessions,
-        billing.effects,
+        billing.change_notifier,
         new_id,
         clock,
     )

@@ -19,7 +19,7 @@ async def audits(billing: Billing, subject: str) -> list[Row]:
 
 
 async def test_a_new_account_is_active_and_empty(billing: Billing) -> None:
-    with changes_told(billing.effects):
+    with changes_told(billing.change_notifier):
         account = await billing.accounts.create("Acme", "starter", 5_000_000_000, (DAILY, SPEND))
     assert account.id.startswith("acc_")
     assert (account.status, account.balance_nano, account.version, account.past_due_since) == ("active", 0, 1, None)
@@ -39,7 +39,7 @@ async def test_an_unknown_plan_is_refused(billing: Billing) -> None:
     with pytest.raises(UnknownPlan, match="'gold'"):
         await billing.accounts.create("Acme", "gold")
     account = await billing.accounts.create("Acme")
-    with pytest.raises(UnknownPlan), changes_told(billing.effects):
+    with pytest.raises(UnknownPlan), changes_told(billing.change_notifier):
         await billing.accounts.update(account.id, plan="gold")
     assert await billing.accounts.get(account.id) == account
 
@@ -53,12 +53,12 @@ async def test_unknown_accounts_are_not_found(billing: Billing) -> None:
 
 async def test_each_change_raises_the_version_is_audited_and_told(billing: Billing) -> None:
     before = await billing.accounts.create("Acme")
-    with changes_told(billing.effects, ("account", before.id)):
+    with changes_told(billing.change_notifier, ("account", before.id)):
         after = await billing.accounts.update(
             before.id, name="Acme Ltd", plan="starter", credit_limit_nano=7, actor=Actor("ops")
         )
     assert (after.version, after.name, after.plan, after.credit_limit_nano) == (2, "Acme Ltd", "starter", 7)
-    with changes_told(billing.effects, ("account", before.id)):
+    with changes_told(billing.change_notifier, ("account", before.id)):
         assert (await billing.accounts.set_quotas(before.id, (DAILY,))).version == 3
     assert (await billing.accounts.get(before.id)).quotas == (DAILY,)
     created, changed, limited = await audits(billing, before.id)
@@ -73,13 +73,13 @@ async def test_each_change_raises_the_version_is_audited_and_told(billing: Billi
 async def test_a_change_of_a_user_s_quotas_is_one_of_the_account(billing: Billing) -> None:
     """It raises the account's version, so that gateways with the old quotas admit nobody, and is in the audit log."""
     account = await billing.accounts.create("Acme")
-    with changes_told(billing.effects, ("account", account.id)):
+    with changes_told(billing.change_notifier, ("account", account.id)):
         await billing.member_limits.set(account.id, "usr_a", (DAILY,), actor=Actor("ops"))
-    with changes_told(billing.effects):
+    with changes_told(billing.change_notifier):
         await billing.member_limits.set(account.id, "usr_a", (DAILY,))
         await billing.member_limits.set(account.id, "usr_b", ())
     assert (await billing.accounts.get(account.id)).version == 2
-    with changes_told(billing.effects, ("account", account.id)):
+    with changes_told(billing.change_notifier, ("account", account.id)):
         await billing.member_limits.set(account.id, "usr_a", ())
     assert (await billing.accounts.get(account.id)).version == 3
     assert await billing.member_limits.get(account.id, "usr_a") == MemberQuotas(account.id, "usr_a")
@@ -89,7 +89,7 @@ async def test_a_change_of_a_user_s_quotas_is_one_of_the_account(billing: Billin
 
 async def test_a_change_that_changes_nothing_is_none(billing: Billing) -> None:
     account = await billing.accounts.create("Acme", quotas=(DAILY,))
-    with changes_told(billing.effects):
+    with changes_told(billing.change_notifier):
         assert await billing.accounts.update(account.id) == account
         assert await billing.accounts.update(account.id, name="Acme", status="active", quotas=(DAILY,)) == account
     assert len(await audits(billing, account.id)) == 1
@@ -107,7 +107,7 @@ async def test_past_due_notes_since_when(billing: Billing) -> None:
 async def test_impossible_values_are_refused_and_change_nothing(billing: Billing) -> None:
     account = await billing.accounts.create("Acme")
     for change in ({"credit_limit_nano": -1}, {"credit_limit_nano": MAX_NANO + 1}, {"status": "gone"}):
-        with pytest.raises(ValueError, match="must"), changes_told(billing.effects):
+        with pytest.raises(ValueError, match="must"), changes_told(billing.change_notifier):
             await billing.accounts.update(account.id, **change)
     assert await billing.accounts.get(account.id) == account
 

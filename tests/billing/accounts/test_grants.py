@@ -23,7 +23,7 @@ async def counts(billing: Billing, account_id: str) -> tuple[int, int, int]:
 
 async def test_a_grant_moves_the_balance_and_leaves_its_traces(billing: Billing) -> None:
     account = await billing.accounts.create("Acme")
-    with changes_told(billing.effects, ("balance", account.id)):
+    with changes_told(billing.change_notifier, ("balance", account.id)):
         result = await billing.grants.grant(account.id, 5 * USD, "welcome", "for a start")
     assert (result.amount_nano, result.balance_nano, result.replayed) == (5 * USD, 5 * USD, False)
     transfer = await billing.database.row("SELECT * FROM transfers WHERE id = $1", result.transfer_id)
@@ -57,7 +57,7 @@ async def test_the_same_again_gets_the_first_answer(billing: Billing) -> None:
     account = await billing.accounts.create("Acme")
     first = await billing.grants.grant(account.id, 5 * USD, "welcome", "x")
     await billing.grants.grant(account.id, 1 * USD, "more")
-    with changes_told(billing.effects):
+    with changes_told(billing.change_notifier):
         again = await billing.grants.grant(account.id, 5 * USD, "welcome", "x")
     assert again.replayed
     assert (again.transfer_id, again.balance_nano) == (first.transfer_id, first.balance_nano)
@@ -66,7 +66,7 @@ async def test_the_same_again_gets_the_first_answer(billing: Billing) -> None:
 
 async def test_twenty_at_once_are_one(billing: Billing) -> None:
     account = await billing.accounts.create("Acme")
-    with changes_told(billing.effects, ("balance", account.id)):
+    with changes_told(billing.change_notifier, ("balance", account.id)):
         results = await asyncio.gather(*(billing.grants.grant(account.id, 5 * USD, "welcome") for _ in range(20)))
     assert len({(result.transfer_id, result.balance_nano) for result in results}) == 1
     assert sum(not result.replayed for result in results) == 1
@@ -77,7 +77,7 @@ async def test_twenty_at_once_are_one(billing: Billing) -> None:
 async def test_the_same_key_with_another_body_conflicts(billing: Billing, amount_nano: int, note: str | None) -> None:
     account = await billing.accounts.create("Acme")
     await billing.grants.grant(account.id, 5 * USD, "welcome", "x")
-    with pytest.raises(IdempotencyConflict), changes_told(billing.effects):
+    with pytest.raises(IdempotencyConflict), changes_told(billing.change_notifier):
         await billing.grants.grant(account.id, amount_nano, "welcome", note)
     assert await counts(billing, account.id) == (5 * USD, 1, 1)
 
@@ -93,7 +93,7 @@ async def test_keys_are_unique_per_account_and_scope(billing: Billing) -> None:
 async def test_a_balance_keeps_its_bound(billing: Billing) -> None:
     account = await billing.accounts.create("Acme")
     await billing.grants.grant(account.id, MAX_NANO - 1, "nearly")
-    with pytest.raises(BalanceOutOfBounds, match="bound"), changes_told(billing.effects):
+    with pytest.raises(BalanceOutOfBounds, match="bound"), changes_told(billing.change_notifier):
         await billing.grants.grant(account.id, 2, "too much")
     assert await counts(billing, account.id) == (MAX_NANO - 1, 1, 1)
     assert (await billing.grants.grant(account.id, 1, "too much")).balance_nano == MAX_NANO

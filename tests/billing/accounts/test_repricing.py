@@ -40,7 +40,7 @@ async def account_id(billing: Billing) -> str:
 
 @pytest.fixture
 def repricing(billing: Billing) -> Repricing:
-    return Repricing(billing.database, billing.effects, billing.new_id, lambda: PriceTable([DEARER]))
+    return Repricing(billing.database, billing.change_notifier, billing.new_id, lambda: PriceTable([DEARER]))
 
 
 def period(**fields: object) -> Period:
@@ -65,13 +65,13 @@ async def test_the_difference_is_charged_to_the_nano(billing: Billing, repricing
         round_up(DEARER.cost_scaled(USAGE), markup),
     ]
     before = await balance(billing, account_id)
-    with changes_told(billing.effects):
+    with changes_told(billing.change_notifier):
         compared = await repricing.compare(period(), 50)
     assert [line.request_id for line in compared.lines] == requests
     assert [line.would_be_nano for line in compared.lines] == expected
     assert {line.transfer_id for line in compared.lines} == {None}
     assert await balance(billing, account_id) == before
-    with changes_told(billing.effects, ("balance", account_id)):
+    with changes_told(billing.change_notifier, ("balance", account_id)):
         corrected = await repricing.correct(period(), 50, reason="the list was wrong")
     more = sum(line.difference_nano for line in corrected.lines)
     assert more > 0
@@ -99,7 +99,7 @@ async def test_twice_changes_nothing_and_back_is_back(billing: Billing, repricin
     balances = []
     for price in (CHEAPER, CHEAPER, DEARER, PRICE, CHEAPER, DEARER, PRICE):
         await repricing.correct(period(price_id=price.id), 50)
-        with changes_told(billing.effects):
+        with changes_told(billing.change_notifier):
             again = await repricing.correct(period(price_id=price.id), 50)
         assert {line.difference_nano for line in again.lines} == {0}
         balances.append(await balance(billing, account_id))
@@ -210,7 +210,7 @@ async def test_what_can_not_be_told_is_left(
     billing: Billing, repricing: Repricing, debit: Callable[..., Debit], fields: dict[str, object], why: str
 ) -> None:
     await write_debits(billing.database, [debit(**{"input_tokens": 1, **fields})])
-    with changes_told(billing.effects):
+    with changes_told(billing.change_notifier):
         (line,) = (await repricing.correct(period(price_id=FULL.id), 50)).lines
     assert why in (line.left or "")
     assert line.difference_nano == 0
@@ -219,7 +219,7 @@ async def test_what_can_not_be_told_is_left(
 async def test_a_time_without_a_price_is_left(billing: Billing, account_id: str) -> None:
     await billing.debit(account_id, "key_1", USAGE)
     later = PriceTable([replace(DEARER, effective_from=date(2999, 1, 1))])
-    repricing = Repricing(billing.database, billing.effects, billing.new_id, lambda: later)
+    repricing = Repricing(billing.database, billing.change_notifier, billing.new_id, lambda: later)
     (line,) = (await repricing.correct(period(), 50)).lines
     assert (line.price_id, line.difference_nano) == (None, 0)
     assert "no row" in (line.left or "")

@@ -136,7 +136,7 @@ class BrokenAccounts(Accounts):
 
 
 async def test_a_request_that_takes_too_long_is_503(services: Services, billing: Billing) -> None:
-    stuck = StuckAccounts(billing.database, PLANS, billing.effects, billing.new_id)
+    stuck = StuckAccounts(billing.database, PLANS, billing.change_notifier, billing.new_id)
     async with serving(replace(services, accounts=stuck, request_timeout_s=0.2), billing) as api:
         answer = await api.admin("GET", "/accounts/acc_x")
         answer.refused(503, "temporarily_unavailable")
@@ -146,7 +146,7 @@ async def test_a_request_that_takes_too_long_is_503(services: Services, billing:
 async def test_an_unexpected_failure_is_500_and_says_nothing(
     services: Services, billing: Billing, caplog: pytest.LogCaptureFixture
 ) -> None:
-    broken = BrokenAccounts(billing.database, PLANS, billing.effects, billing.new_id)
+    broken = BrokenAccounts(billing.database, PLANS, billing.change_notifier, billing.new_id)
     with caplog.at_level(logging.ERROR):
         async with serving(replace(services, accounts=broken), billing) as api:
             answer = await api.admin("GET", "/accounts/acc_x")
@@ -161,7 +161,7 @@ async def test_postgres_away_is_503(services: Services, billing: Billing) -> Non
         await away.value("SELECT 1")
         return None
 
-    accounts = Accounts(away, PLANS, billing.effects, billing.new_id)
+    accounts = Accounts(away, PLANS, billing.change_notifier, billing.new_id)
     async with serving(replace(services, accounts=accounts, authenticate=authenticate), billing) as api:
         for answer in (await api.admin("GET", "/accounts"), await api.get("mg_x", "/account/balance")):
             answer.refused(503, "temporarily_unavailable")

@@ -71,7 +71,7 @@ async def test_revoking_keys_with_a_password(api: Api, registry: Registry) -> No
     assert (await api.get(secret, "/account/balance")).status == 401
     assert (await registry.billing.keys.get(other.id)).revoked_at is None
     assert "1 API keys" in (await registry.mails(ADA))[-1][1]
-    assert [told[0] for told in registry.billing.effects.told] == ["key"]
+    assert [told[0] for told in registry.billing.change_notifier.told] == ["key"]
 
 
 async def test_changing_the_password_ends_the_other_sessions(api: Api, registry: Registry) -> None:

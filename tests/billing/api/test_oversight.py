@@ -39,7 +39,7 @@ async def test_a_balance_by_the_ledger_and_live(api: Api) -> None:
         "status": "active",
         "plan": "free",
     }
-    api.billing.effects.live[account["id"]] = LiveBalance(-1_500_000_000, 250_000_000)
+    api.billing.change_notifier.live[account["id"]] = LiveBalance(-1_500_000_000, 250_000_000)
     live = (await api.get(key["key"], "/account/balance")).json
     assert (live["balance_usd"], live["held_usd"], live["available_usd"]) == ("-1.50", "0.25", "0.25")
     assert live["balance_credits"] == "-1500"

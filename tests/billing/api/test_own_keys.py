@@ -55,7 +55,7 @@ async def test_a_member_makes_keys_of_their_own(
         (
             await api.person(people["viewer"], method, path + suffix, {"name": "x"} if method == "PATCH" else None)
         ).refused(403, "insufficient_scope")
-    with changes_told(billing.effects, ("key", key["id"], acme.account_id)):
+    with changes_told(billing.change_notifier, ("key", key["id"], acme.account_id)):
         assert (await api.person(people["member"], "DELETE", path)).status == 204
     assert (await api.person(people["viewer"], "POST", KEYS, {"name": "x"})).status == 403
 

@@ -45,7 +45,7 @@ async def payments(billing: Billing) -> Payments:
             billing.database,
             billing.accounts,
             billing.grants,
-            billing.effects,
+            billing.change_notifier,
             PLANS,
             billing.new_id,
             deployment,

@@ -101,7 +101,7 @@ class Room:
 
     async def _tell(self, accounts: Any) -> None:
         for account_id in accounts:
-            await self.billing.effects.balance_changed(account_id)
+            await self.billing.change_notifier.balance_changed(account_id)
 
     async def write(self, samples: Iterable[Sample]) -> Wrote:
         """Write a page in a transaction of its own."""

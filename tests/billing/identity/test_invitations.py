@@ -177,7 +177,7 @@ async def test_invitations_end_with_the_right_to_send_them(
     admin = await new_user(billing, "admin@example.com")
     await join(billing, acme, admin, "admin")
     await invitations.invite(acme.id, "bob@example.com", "admin", acting(admin))
-    members = Members(billing.database, billing.effects, 10)
+    members = Members(billing.database, billing.change_notifier, 10)
     await members.remove(acme.id, admin, acting(owner))
     bob = await new_user(billing, "bob@example.com")
     with pytest.raises(OrganizationNotFound):

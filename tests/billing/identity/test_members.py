@@ -21,7 +21,7 @@ from tests.billing.support import Billing, changes_told
 
 @pytest.fixture
 def members(billing: Billing) -> Members:
-    return Members(billing.database, billing.effects, most_owned=3)
+    return Members(billing.database, billing.change_notifier, most_owned=3)
 
 
 class Team:
@@ -134,7 +134,7 @@ async def test_who_leaves_loses_their_keys_here_and_nowhere_else(
     elsewhere, _ = await billing.keys.create(own.account_id, "own", user_id=team["member"])
     gone, _ = await billing.keys.create(account_id, "gone", user_id=team["member"])
     await billing.keys.revoke(gone.id)
-    with changes_told(billing.effects, ("key", key.id, account_id)):
+    with changes_told(billing.change_notifier, ("key", key.id, account_id)):
         await members.remove(team.organization.id, team["member"], acting(team["admin"]))
     principal = await billing.principals.by_digest(secret_digest(secret))
     assert principal is not None
@@ -157,12 +157,12 @@ async def test_who_is_demoted_keeps_what_the_role_has(billing: Billing, members:
         account_id, "setup", user_id=user_id, scopes=("billing:setup", "billing:read", "acme:deploy")
     )
     alone, _ = await billing.keys.create(account_id, "alone", user_id=user_id, scopes=("members:write",))
-    with changes_told(billing.effects, ("key", setup.id, account_id), ("key", alone.id, account_id)):
+    with changes_told(billing.change_notifier, ("key", setup.id, account_id), ("key", alone.id, account_id)):
         await members.set_role(org_id, user_id, "member", acting(team["owner"]))
     assert await billing.keys.get(proxy.id) == proxy
     assert (await billing.keys.get(setup.id)).scopes == ("billing:read", "acme:deploy")
     assert (await billing.keys.get(alone.id)).revoked_at is not None
-    with changes_told(billing.effects, ("key", proxy.id, account_id)):
+    with changes_told(billing.change_notifier, ("key", proxy.id, account_id)):
         await members.set_role(org_id, user_id, "viewer", acting(team["owner"]))
     assert (await billing.keys.get(proxy.id)).revoked_at is not None, "a viewer's key calls no model"
     assert (await billing.keys.get(setup.id)).revoked_at is None

@@ -36,7 +36,7 @@ async def test_a_change_raises_the_version_and_null_clears(billing: Billing) -> 
     key, _ = await billing.keys.create(
         account.id, "laptop", models=("a",), quotas=(DAILY,), max_parallel_requests=3, expires_at=LATER, tags={"a": "b"}
     )
-    with changes_told(billing.effects, ("key", key.id, account.id)):
+    with changes_told(billing.change_notifier, ("key", key.id, account.id)):
         after = await billing.keys.update(key.id, {"name": "desk", "scopes": ("billing:read",)})
     assert (after.name, after.scopes, after.version) == ("desk", ("billing:read",), 2)
     assert (after.models, after.quotas, after.max_parallel_requests) == (("a",), (DAILY,), 3)
@@ -45,7 +45,7 @@ async def test_a_change_raises_the_version_and_null_clears(billing: Billing) -> 
     )
     assert (cleared.models, cleared.quotas, cleared.max_parallel_requests) == (None, (), None)
     assert (cleared.expires_at, cleared.tags, cleared.version) == (None, {}, 3)
-    with changes_told(billing.effects):
+    with changes_told(billing.change_notifier):
         assert await billing.keys.update(key.id, {"name": "desk"}) == cleared
     actions = await billing.database.rows("SELECT action FROM audit_log WHERE subject = $1 ORDER BY id", key.id)
     assert [row["action"] for row in actions] == ["key.create", "key.update", "key.update"]
@@ -54,7 +54,7 @@ async def test_a_change_raises_the_version_and_null_clears(billing: Billing) -> 
 async def test_revoking_is_idempotent_and_at_once(billing: Billing) -> None:
     account = await billing.accounts.create("Acme")
     key, _ = await billing.keys.create(account.id, "laptop")
-    with changes_told(billing.effects, ("key", key.id, account.id)):
+    with changes_told(billing.change_notifier, ("key", key.id, account.id)):
         revoked = await billing.keys.revoke(key.id)
         assert await billing.keys.revoke(key.id) == revoked
     assert revoked.revoked_at is not None
@@ -153,7 +153,7 @@ def test_the_quota_shorthand_is_total_tokens() -> None:
 async def test_a_rotated_key_has_two_secrets_for_a_while(billing: Billing) -> None:
     account = await billing.accounts.create("Acme")
     key, first = await billing.keys.create(account.id, "laptop", expires_at=LATER)
-    with changes_told(billing.effects, ("key", key.id, account.id)):
+    with changes_told(billing.change_notifier, ("key", key.id, account.id)):
         rotated, second = await billing.keys.rotate(key.id, 3600)
     assert (rotated.id, rotated.prefix, rotated.version) == (key.id, second[:10], 2)
     assert rotated.previous_until is not None
@@ -203,13 +203,13 @@ async def test_a_leaked_secret_ends_what_it_opens(billing: Billing) -> None:
     async def tell(connection: Connection, found: KeyRow) -> None:
         told.append(found.id)
 
-    with changes_told(billing.effects, ("key", key.id, account.id)):
+    with changes_told(billing.change_notifier, ("key", key.id, account.id)):
         ended = await billing.keys.revoke_leaked(first, actor=SYSTEM, tell=tell)
         assert await billing.keys.revoke_leaked(first, actor=SYSTEM, tell=tell) is None
     assert ended is not None
     assert ended.revoked_at is None, "the new secret has not leaked"
     assert await billing.principals.by_digest(secret_digest(first)) is None
-    with changes_told(billing.effects, ("key", key.id, account.id)):
+    with changes_told(billing.change_notifier, ("key", key.id, account.id)):
         ended = await billing.keys.revoke_leaked(second, actor=SYSTEM, tell=tell)
         assert await billing.keys.revoke_leaked(second, actor=SYSTEM, tell=tell) is None
     assert ended is not None

@@ -21,6 +21,6 @@ async def test_a_job_that_can_not_be_read_keeps_no_other_from_being_taken_over(
         ("whole", encode_debit(nothing_charged("a", "whole", "settled", True))),
     ):
         await billing.database.execute(LAPSED, name, payload)
-    jobs = BackgroundJobs(billing.database, billing.effects, "mine", 30.0)
+    jobs = BackgroundJobs(billing.database, billing.change_notifier, "mine", 30.0)
     assert [job.object_id for job in await jobs.claim(10)] == ["whole"]
     assert "background job garbage can't be polled by this release" in caplog.text

@@ -82,7 +82,7 @@ def payments_of(billing: Billing, shelf: Any, deployment: str = DEPLOYMENT) -> P
         "checkout": (Checkout, checkout_handler(shelf.name)),
         "customer": (Customer, customer_handler(shelf.name)),
     }
-    applier = Applier(billing.database, shelf, billing.effects, deployment, handlers)  # type: ignore[arg-type]
+    applier = Applier(billing.database, shelf, billing.change_notifier, deployment, handlers)  # type: ignore[arg-type]
     return Payments(billing, shelf, Orders(billing.database, shelf.name, billing.new_id), applier, told)
 
 

@@ -41,7 +41,7 @@ async def test_a_paid_order_is_credited_once_however_many_say_so(payments: Payme
     credited = await payments.orders.get(order.id)
     assert (credited.status, credited.payment_id) == ("credited", "pi_1")
     assert payments.told == [(account.id, "payment.succeeded")]
-    assert payments.billing.effects.told.count(("balance", account.id)) == 1
+    assert payments.billing.change_notifier.told.count(("balance", account.id)) == 1
 
 
 async def test_an_answer_that_was_asked_for_earlier_never_follows_a_later_one(payments: Payments) -> None:

@@ -52,7 +52,7 @@ class Installation:
                 billing.database,
                 billing.accounts,
                 billing.grants,
-                billing.effects,
+                billing.change_notifier,
                 PLANS,
                 billing.new_id,
                 "here",

@@ -29,7 +29,7 @@ def clock() -> Clock:
 @pytest.fixture
 def coupons(billing: Billing, clock: Clock) -> Coupons:
     codes = Codes(billing.database, billing.new_id, CodeSettings(sign_in_failures=4))
-    return Coupons(billing.database, billing.grants, billing.effects, codes, billing.new_id, clock)
+    return Coupons(billing.database, billing.grants, billing.change_notifier, codes, billing.new_id, clock)
 
 
 async def accounts(billing: Billing, count: int) -> list[str]:
@@ -41,7 +41,7 @@ async def test_a_code_is_credit_once_for_an_account(billing: Billing, coupons: C
     new = NewCoupon("Spring", 5_000_000_000, priority=10, credit_days=30, expires_at=START + DAY)
     _, code = await coupons.create(new)
     assert len(code.replace("-", "")) == 16
-    with changes_told(billing.effects, ("balance", one)):
+    with changes_told(billing.change_notifier, ("balance", one)):
         redeemed = await coupons.redeem(one, code.lower().replace("-", " "), actor=ANA)
         with pytest.raises(CouponUsed, match="already, at 20"):
             await coupons.redeem(one, code, actor=ANA)
@@ -81,7 +81,9 @@ async def test_who_gives_an_organization_away_has_had_it(billing: Billing, coupo
     _, code = await coupons.create(NewCoupon("Spring", 100))
     await coupons.redeem(first.account_id, code, actor=audit.Actor("key:key_1"))
     await join(billing, first, bob, "member")
-    await Members(billing.database, billing.effects, most_owned=9).transfer(first.id, bob, "viewer", acting(ada))
+    await Members(billing.database, billing.change_notifier, most_owned=9).transfer(
+        first.id, bob, "viewer", acting(ada)
+    )
     for owner in (ada, bob):
         again = await new_organization(billing, "Again", owner)
         with pytest.raises(CouponUsed, match="Another organization of its owner"):

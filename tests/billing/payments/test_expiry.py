@@ -33,7 +33,7 @@ def clock() -> Clock:
 
 @pytest.fixture
 def expiry(billing: Billing, clock: Clock) -> Expiry:
-    return Expiry(billing.database, billing.grants, billing.effects, clock)
+    return Expiry(billing.database, billing.grants, billing.change_notifier, clock)
 
 
 async def left(billing: Billing, account_id: str) -> list[tuple[int, int]]:
@@ -51,7 +51,7 @@ async def test_what_is_left_at_its_time_is_taken_back_once(billing: Billing, clo
     await billing.grants.adjust(account, -4, "used", "a debit")
     assert await expiry.round() == 0
     clock.at += DAY
-    with changes_told(billing.effects, ("balance", account)):
+    with changes_told(billing.change_notifier, ("balance", account)):
         assert [await expiry.round(), await expiry.round()] == [1, 0]
     assert await left(billing, account) == [(0, 6), (20, 0), (40, 0)]
     clock.at += 9 * DAY  # no gateway ran
@@ -70,7 +70,7 @@ async def test_what_was_used_up_is_not_taken(billing: Billing, clock: Clock, exp
     account = (await billing.accounts.create("Acme")).id
     await billing.grants.grant(account, 10, "promo", terms=Terms(expires_at=START))
     await billing.grants.adjust(account, -15, "used", "debits")
-    with changes_told(billing.effects):
+    with changes_told(billing.change_notifier):
         assert await expiry.round() == 0
     assert (await billing.accounts.get(account)).balance_nano == -5
     assert await billing.database.value("SELECT count(*) FROM lots WHERE left_nano > 0") == 0  # none is due any more
@@ -82,13 +82,13 @@ async def test_credit_in_use_waits_but_not_for_ever(
 ) -> None:
     account = (await billing.accounts.create("Acme")).id
     await billing.grants.grant(account, 10, "promo", terms=Terms(expires_at=START))
-    billing.effects.live[account] = live
+    billing.change_notifier.live[account] = live
     clock.at += 59 * MINUTE
     assert await expiry.round() == 0
-    billing.effects.live[account] = LiveBalance(10, 0)
+    billing.change_notifier.live[account] = LiveBalance(10, 0)
     assert await expiry.round() == 1
     await billing.grants.grant(account, 10, "more", terms=Terms(expires_at=START))
-    billing.effects.live[account] = live
+    billing.change_notifier.live[account] = live
     clock.at += MINUTE
     assert await expiry.round() == 1
 
@@ -100,6 +100,6 @@ async def test_a_round_is_bounded_and_goes_on(
     busy, idle = [(await billing.accounts.create(name)).id for name in ("Busy", "Idle")]
     for n, account in enumerate((busy, busy, idle)):
         await billing.grants.grant(account, 10, f"g{n}", terms=Terms(expires_at=START))
-    billing.effects.live[busy] = LiveBalance(20, 1)
+    billing.change_notifier.live[busy] = LiveBalance(20, 1)
     assert [await expiry.round(), await expiry.round()] == [0, 1]
     assert await left(billing, idle) == [(0, 10)]

@@ -40,7 +40,7 @@ class Shop:
                 billing.database,
                 billing.accounts,
                 billing.grants,
-                billing.effects,
+                billing.change_notifier,
                 PLANS,
                 billing.new_id,
                 "here",
@@ -49,7 +49,7 @@ class Shop:
         )
         rules = PaymentRules(FlowRules(500, 100_000, 2_000, frozenset({HOME}), HOME), "free", timedelta(days=10), HOME)
         self.payments = make_payments(parts, rules, local_provider(parts, HOME))
-        effects = billing.effects
+        effects = billing.change_notifier
         self.recovery = Recovery(billing.database, self.payments.subscriptions, effects, "this", lambda: self.now)
 
     async def standing(self) -> tuple[str, str, str]:

@@ -32,11 +32,11 @@ class Scene:
     )
 
     def __post_init__(self) -> None:
-        grants = Grants(self.billing.database, self.billing.effects, self.billing.new_id)
+        grants = Grants(self.billing.database, self.billing.change_notifier, self.billing.new_id)
         rules = SubscriptionRules("free", timedelta(days=10))
         self.subscriptions = Subscriptions(PLANS, grants, rules, lambda: self.now)
         self.recovery = Recovery(
-            self.billing.database, self.subscriptions, self.billing.effects, "this", lambda: self.now
+            self.billing.database, self.subscriptions, self.billing.change_notifier, "this", lambda: self.now
         )
 
     async def apply(self, **changes: object) -> tuple[str, str]:
@@ -94,7 +94,7 @@ async def test_a_subscription_over_a_leap_day_from_start_to_end(billing: Billing
     assert await scene.recovery.round() == 0
     assert await scene.apply() == ("pro", "past_due")
     scene.now = LEAP_DAY + timedelta(days=10)
-    with changes_told(billing.effects, ("account", scene.account_id)):
+    with changes_told(billing.change_notifier, ("account", scene.account_id)):
         assert await scene.recovery.round() == 1
         assert await scene.recovery.round() == 0
     assert await scene.account() == ("free", "active")

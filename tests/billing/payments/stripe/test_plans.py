@@ -40,7 +40,7 @@ def payments(stripe: FakeStripe, provider: StripePayments, billing: Billing) -> 
             billing.database,
             billing.accounts,
             billing.grants,
-            billing.effects,
+            billing.change_notifier,
             PLANS,
             billing.new_id,
             DEPLOYMENT,
