@@ -8,8 +8,8 @@ from contextlib import asynccontextmanager
 import pytest
 from multidict import CIMultiDict
 
-from billing import attempts as attempts_module
 from billing.addresses import Addresses
+from billing.api import attempts as attempts_module
 from billing.api.attempts import (
     ADMINS,
     GUESSES_FACTOR,
