@@ -106,7 +106,7 @@ class ServiceHolds:
         desk, now = self._desk, datetime.fromtimestamp(self._desk.clock(), UTC)
         expires = now + timedelta(seconds=lasts_s)
         fields = _hold_fields(debit, claim.event_id, "held", now, expires)
-        answer = msgspec.json.encode(hold_shape(fields, debit.charged_nano)).decode()
+        answer = msgspec.json.encode(HoldShape.of_hold(fields, debit.charged_nano)).decode()
         values = hold.id, payer.account_id, claim.event_id, claim.digest, answer, payer.service
         try:
             partition = self._partition_of(payer.account_id)
@@ -139,7 +139,7 @@ class ServiceHolds:
         debit = charge.debit(hold_id, principal, HOLDS, row["event_id"], held.admitted_at_ms)
         fields = _hold_fields(held, row["event_id"], "settled", row["created_at"], row["expires_at"])
         ended_at = rfc3339(datetime.fromtimestamp(desk.clock(), UTC))
-        shape = hold_shape(fields, held.charged_nano, charge.charged_nano, ended_at)
+        shape = HoldShape.of_hold(fields, held.charged_nano, charge.charged_nano, ended_at)
         claim = replace(claim, answer=msgspec.json.encode(shape).decode())
         return await asyncio.shield(desk.writer.write(claim, debit))
 
@@ -221,4 +221,4 @@ def _shape(row: Any) -> HoldShape:
         return msgspec.json.decode(row["end_answer"], type=HoldShape)
     debit, ended = decode_debit(row["payload"]), row["ended_at"]
     fields = _hold_fields(debit, row["event_id"], row["state"], row["created_at"], row["expires_at"])
-    return hold_shape(fields, debit.charged_nano, ended_at=None if ended is None else rfc3339(ended))
+    return HoldShape.of_hold(fields, debit.charged_nano, ended_at=None if ended is None else rfc3339(ended))

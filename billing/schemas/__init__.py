@@ -1,7 +1,7 @@
 """What the HTTP API takes and answers, declared once: the server decodes and encodes these, the client library returns
 them, and `/api/openapi.json` is generated from them. Pure.
 
-    base        Body, Query, Answer, Listing; money, times and names; the error envelope
+    base        Body, Query, Answer with `of`, Listing; money, times and names; the error envelope
     decoding    a caller's JSON as a shape
     mismatch    what is wrong with a value, in words instead of msgspec's
     people      registering, signing in, and what people are shown of themselves
@@ -27,6 +27,7 @@ them, and `/api/openapi.json` is generated from them. Pure.
     exports     how far exports are, and what is parked
     system      models, refused requests, health, jobs, image
 
-Each answer's shape has a function beside it that makes it of what `billing` has. Fields may be added, none renamed or
-removed.
+A schema knows how what `billing` has is shown: `Answer.of(row)` takes fields by their names, amounts in USD from
+`_nano` and `_cents`, times in RFC 3339; where more is to be said, a classmethod beside it does. Its rows are not typed:
+a schema imports no module that imports it. Fields may be added, none renamed or removed.
 """

@@ -100,7 +100,7 @@ def _sources(field: str) -> tuple[tuple[str, Callable[[Any], Any]], ...]:
     """Return which attributes of a row a field comes from, and how they are shown."""
     name = _ALSO_CALLED.get(field, field)
     if not field.endswith("_usd"):
-        return ((name, shown),)
+        return tuple((each, shown) for each in dict.fromkeys((field, name)))
     amount = name.removesuffix("_usd").removesuffix("_nano")
     return (field, shown), (f"{amount}_nano", format_usd), (f"{amount}_cents", format_cents)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Any, Final, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Final, Literal, Self
 from urllib.parse import unquote_to_bytes
 
 import msgspec
@@ -179,6 +179,12 @@ class DebitShape(Answer, frozen=True, kw_only=True):
         if not self.charge_usd:  # of an answer that an earlier release has stored
             msgspec.structs.force_setattr(self, "charge_usd", self.charged_usd)
 
+    @classmethod
+    def of_debit(cls, fields: Mapping[str, Any], charged_nano: int, credits_per_usd: int) -> Self:
+        """Return a debit, whose `fields` have all that is no money."""
+        charged_credits = format_credits(charged_nano, credits_per_usd)
+        return cls(**fields, charged_usd=format_usd(charged_nano), charged_credits=charged_credits)
+
 
 class HoldShape(Answer, frozen=True, kw_only=True):
     """A service's hold; `charge_usd` stands when it is settled, and `charged_usd` is its name until the next
@@ -200,6 +206,14 @@ class HoldShape(Answer, frozen=True, kw_only=True):
     def __post_init__(self) -> None:
         if self.charge_usd is None:
             msgspec.structs.force_setattr(self, "charge_usd", self.charged_usd)
+
+    @classmethod
+    def of_hold(
+        cls, fields: Mapping[str, Any], held_nano: int, charged_nano: int | None = None, ended_at: str | None = None
+    ) -> Self:
+        """Return a hold, whose `fields` have all that is no money."""
+        charged_usd = None if charged_nano is None else format_usd(charged_nano)
+        return cls(**fields, held_usd=format_usd(held_nano), charged_usd=charged_usd, ended_at=ended_at)
 
 
 class EventError(Answer, frozen=True, kw_only=True):
@@ -284,19 +298,4 @@ def usage_of(event: CloudEvent) -> NewUsage:
         key_id=data.key_id,
         tags=data.tags,
         time=event.time,
-    )
-
-
-def hold_shape(
-    fields: Mapping[str, Any], held_nano: int, charged_nano: int | None = None, ended_at: str | None = None
-) -> HoldShape:
-    """Return the shape of a hold, whose `fields` have all that is no money."""
-    charged_usd = None if charged_nano is None else format_usd(charged_nano)
-    return HoldShape(**fields, held_usd=format_usd(held_nano), charged_usd=charged_usd, ended_at=ended_at)
-
-
-def debit_shape(fields: Mapping[str, Any], charged_nano: int, credits_per_usd: int) -> DebitShape:
-    """Return the shape of a debit, whose `fields` have all that is no money."""
-    return DebitShape(
-        **fields, charged_usd=format_usd(charged_nano), charged_credits=format_credits(charged_nano, credits_per_usd)
     )

@@ -7,9 +7,8 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass, replace
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 import pytest
@@ -25,6 +24,9 @@ from billing.schemas.base import PageQuery
 from tests.billing.api.support import ADMIN_KEY, Api, serving, token_of
 from tests.billing.identity.support import new_organization, new_user
 from tests.billing.support import Billing
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Iterator
 
 Declared = Operation[..., Any]
 SERVICE_KEY: Final = "service-key-of-the-tests"
