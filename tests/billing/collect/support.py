@@ -9,9 +9,10 @@ from typing import Any, NamedTuple
 from billing.collect.charging import rate_of
 from billing.collect.debits import TrafficDebits
 from billing.collect.facts import Facts, Wrote
-from billing.collect.snapshots import Checkpoint, FirstPoint, Source, read_page
+from billing.collect.snapshots import Checkpoint, Source, read_page
 from billing.collect.subjects import SubjectRules, Subjects
 from billing.price_table import PriceTable
+from billing.settings import FirstPoint
 from tests.billing.support import Billing
 
 START = datetime(2026, 3, 2, 10, 0, tzinfo=UTC)

@@ -11,12 +11,13 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from billing.collect.debits import MOST_BYTES, MOST_DEBITS, PAGES_AT_ONCE
-from billing.collect.snapshots import MOST_COUNTED, FirstPoint, Source, read_page
+from billing.collect.snapshots import MOST_COUNTED, Source, read_page
 from billing.collect.subjects import SubjectRules
 from billing.collect.traffic import Traffic
 from billing.database.connection import queries
 from billing.ledger.sums import UsageSums
 from billing.money import ceil_div
+from billing.settings import FirstPoint
 from tests.billing.collect.support import NOW, START, Room, Sample, minutes_of, page_of
 from tests.billing.support import Billing
 
