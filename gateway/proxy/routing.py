@@ -15,6 +15,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Final
 
+from msgspec import structs
+
 from billing.price_classes import INPUT_CLASSES, OUTPUT_CLASSES
 from billing.quotas import DAY_S
 from billing.rates import MINUTES_OF_DAY
@@ -205,7 +207,7 @@ class Router:
         for pattern in self._patterns:
             config = self._models[pattern]
             if name.startswith(pattern[:-1]) and self._prices.find(config.provider, name, now_s) is not None:
-                return replace(config, name=name, model=name)
+                return structs.replace(config, name=name, model=name)
         return None
 
     def _candidates(self, name: str, now_s: float) -> list[Candidate]:
