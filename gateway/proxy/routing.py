@@ -175,7 +175,7 @@ class Router:
         for pattern in self._patterns:
             config = self._models[pattern]
             if name.startswith(pattern[:-1]) and self._prices.find(config.provider, name, now_s) is not None:
-                return replace(config, name=name, model=name)
+                return structs.replace(config, name=name, model=name)
         return None
 
     def _candidates(self, name: str, now_s: float) -> list[Candidate]:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from gateway.config.providers import ProviderConfig
 from gateway.config.secret import Secret
-from gateway.config.targets import BillingConfig
+from gateway.config.targets import BillingConfig, Key
 from tests.gateway.conftest import MakeGateway
 from tests.support.answering import BOUND_S
 from tests.support.provider_bills import KEY, billing_apis, cost
@@ -22,7 +22,7 @@ async def test_a_bill_is_compared_while_it_serves(make_gateway: MakeGateway) -> 
     async with billing_apis() as apis:
         day = (datetime.now(UTC) - timedelta(days=2)).date()
         apis.add("v1/organization/costs", day, cost("gpt-4o, input", "12.5"))
-        billing = BillingConfig("openai", apis.base_url("openai"), Secret(KEY))
+        billing = BillingConfig(source="openai", base_url=apis.base_url("openai"), given_key=Key(Secret(KEY)))
 
         def billed(settings: Settings) -> Settings:
             entry = ProviderConfig("billed", "openai", "http://127.0.0.1:1/v1", Secret("key"), billing=billing)

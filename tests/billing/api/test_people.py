@@ -6,6 +6,7 @@ from typing import Any
 
 import jwt
 import pytest
+from msgspec import structs
 
 from billing.api.services import Services
 from billing.identity.sessions import FORGET_UNVERIFIED
@@ -223,8 +224,8 @@ async def test_who_shows_nothing_right_is_refused(api: Api, body: dict[str, str]
 
 
 async def test_mails_and_hashes_are_bounded(services: Services, billing: Billing, registry: Registry) -> None:
-    rules = replace(registry.people.codes._rules, mails_per_address=2)
-    registry.people.codes._rules = rules
+    rules = structs.replace(registry.people.codes._settings, mails_per_address=2)
+    registry.people.codes._settings = rules
     async with serving(services, billing) as api:
         assert [(await post(api, "/otp", email=EVE)).status for _ in range(3)] == [202, 202, 429]
         refused = await post(api, "/password/forgot", email=EVE)
@@ -269,7 +270,7 @@ async def test_who_asks_for_mails_to_somebody_does_not_keep_them_from_their_own(
             return (await api.call("POST", f"/api/auth{path}", json={"email": ADA}, headers=headers)).status
 
         await signed_up(api, registry)  # from this machine
-        registry.people.codes._rules = replace(registry.people.codes._rules, mails_per_address=3)
+        registry.people.codes._settings = structs.replace(registry.people.codes._settings, mails_per_address=3)
         assert [await ask(f"192.0.2.{number}") for number in range(4)] == [202, 202, 429, 429]
         assert (await post(api, "/otp", email=ADA)).status == 202
         assert (await post(api, "/password/forgot", email=ADA)).status == 202
@@ -279,7 +280,7 @@ async def test_who_asks_for_mails_to_somebody_does_not_keep_them_from_their_own(
 async def test_nothing_is_hashed_for_one_registration_too_many(
     api: Api, registry: Registry, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    registry.people.codes._rules = replace(registry.people.codes._rules, mails_per_network=1)
+    registry.people.codes._settings = structs.replace(registry.people.codes._settings, mails_per_network=1)
     await register(api)
     monkeypatch.delattr(type(registry.people.passwords), "hash")
     (await post(api, "/register", email=EVE, password=GOOD)).refused(429, "too_many_attempts")

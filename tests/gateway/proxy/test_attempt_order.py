@@ -179,9 +179,9 @@ def test_attempts_end_in_order_and_within_their_bounds(
     assert 1 <= len(names) <= most
     places = [int(name.partition("/")[0]) for name in names]
     assert places == sorted(places)  # nobody goes back to a candidate
-    assert all(0 <= wait_s <= rules.max_wait_s for wait_s in waits)
+    assert all(0 <= wait_s <= rules.retry_wait_s for wait_s in waits)
     assert sum(wait_s > 0 for wait_s in waits) <= retries * len(shape)
-    assert clock.now_s <= rules.deadline_s
+    assert clock.now_s <= rules.attempts_deadline_s
     if not failure.again:
         assert len(set(names)) == len(names)
 
