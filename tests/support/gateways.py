@@ -75,6 +75,12 @@ async def the_event(customer: Customer, nano: int | None = None, of_usd: str = "
     return found
 
 
+async def metric(gateway: Gateway, series: str) -> float:
+    """The value of a series now, 0 where it has none yet: a gateway that tests share has counted before."""
+    lines = (await gateway.metrics()).decode().splitlines()
+    return next((float(line.rpartition(" ")[2]) for line in lines if line.startswith(f"{series} ")), 0.0)
+
+
 @dataclass(frozen=True, slots=True)
 class Fetched:
     """An answer read to its end; `cut` when it broke off before that."""

@@ -114,20 +114,21 @@ async def failed_attempts(gateway: Gateway) -> list[bytes]:
 
 
 async def test_each_message_is_paid_by_itself_on_one_connection(gateway: Gateway, speaker: Speaker) -> None:
-    speaker.says = lambda create: events(f"resp_{len(speaker.got)}")
+    one, two = f"resp_{uuid4()}", f"resp_{uuid4()}"
+    speaker.says = lambda create: events(one if len(speaker.got) == 1 else two)
     customer, other = await gateway.customer(), await gateway.customer()
     async with connected(customer) as socket:
-        assert await answer(socket, store=False) == events()
+        assert await answer(socket, store=False) == events(one)
         assert await spent_nano(customer) == COST
-        assert await answer(socket, previous_response_id="resp_1", stream_id="a") == events("resp_2")
+        assert await answer(socket, previous_response_id=one, stream_id="a") == events(two)
         assert await spent_nano(customer) == 2 * COST
-    assert [each.get("previous_response_id") for each in speaker.got] == [None, "resp_1"]
+    assert [each.get("previous_response_id") for each in speaker.got] == [None, one]
     assert speaker.got[0] == {**CREATE, "store": False}
     (headers,) = speaker.headers
     assert (headers["Authorization"], "Cookie" in headers) == (f"Bearer {PROVIDER_KEY}", False)
     assert {(each["endpoint"], each["stream"]) for each in await customer.events()} == {(PATH, True)}
     async with connected(other) as socket:
-        (refused,) = await answer(socket, previous_response_id="resp_1", stream_id="b")
+        (refused,) = await answer(socket, previous_response_id=one, stream_id="b")
         assert (refused["status"], refused["error"]["code"], refused["stream_id"]) == (404, "not_found", "b")
     await until(lambda: speaker.ended == 1)
     assert len(speaker.got) == 2
