@@ -21,7 +21,6 @@ from billing.ledger.debits import NAMED, encode_debit
 from billing.metering.charges import BadMeasure, Charge, Measure, MeterNotPriced, charge_of, digest_of
 from billing.metering.claims import Busy, Claim, NotAdmitted, Payer, Recorded, UnknownAccount
 from billing.metering.events import DEBITS, USAGE
-from billing.schemas.service import DebitShape
 from billing.times import rfc3339
 from billing.usage import Usage
 

@@ -23,7 +23,7 @@ from billing.metering.charges import BadMeasure, Charge, Measure, MeterNotPriced
 from billing.metering.claims import Busy, Claim, EventConflict, Payer, Recorded, settled_before
 from billing.metering.events import HOLDS
 from billing.pricing.rows import from_canonical_json
-from billing.schemas.service import HoldShape, hold_shape
+from billing.schemas.service import HoldShape
 from billing.times import rfc3339
 
 if TYPE_CHECKING:
