@@ -21,6 +21,7 @@ from billing.ledger.debits import NAMED, encode_debit
 from billing.metering.charges import BadMeasure, Charge, Measure, MeterNotPriced, charge_of, digest_of
 from billing.metering.claims import Busy, Claim, NotAdmitted, Payer, Recorded, UnknownAccount
 from billing.metering.events import DEBITS, USAGE
+from billing.schemas.service import DebitShape
 from billing.times import rfc3339
 from billing.usage import Usage
 
@@ -245,5 +246,5 @@ class Metering:
             "price_id": None if debit.price_id == NAMED else debit.price_id,
             "created_at": rfc3339(datetime.fromtimestamp(debit.admitted_at_ms / 1000, UTC)),
         }
-        shape = debit_shape(fields, debit.charged_nano, self._desk.settings.credits_per_usd)
+        shape = DebitShape.of_debit(fields, debit.charged_nano, self._desk.settings.credits_per_usd)
         return msgspec.json.encode(shape).decode()

@@ -14,6 +14,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Final
 
+from msgspec import structs
+
 from billing.pricing.classes import INPUT_CLASSES, OUTPUT_CLASSES
 from billing.pricing.variants import MINUTES_OF_DAY
 from billing.quotas import DAY_S
