@@ -4,6 +4,8 @@ from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
+from msgspec import structs
+
 from gateway.config.derived import ExporterSource
 from gateway.config.secret import Secret
 from gateway.config.settings import Settings
@@ -24,7 +26,7 @@ def source_of(name: str, exporter: Exporter, **fields: Any) -> ExporterSource:
         expected_env="prod",
         timeout_s=1,
     )
-    return replace(source, **fields)
+    return structs.replace(source, **fields)
 
 
 async def job(gateway: Gateway, name: str = "collect-and-rate", status: int = 200, **body: Any) -> dict[str, Any]:
