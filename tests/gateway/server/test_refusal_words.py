@@ -22,7 +22,7 @@ from billing.principals import Limit, Subject
 from billing.quotas import Metric, Quota, Window
 from gateway.config.defaults import Limits
 from gateway.dialects.base import Envelope
-from gateway.dialects.openai_responses import errors as responses
+from gateway.dialects.openai_responses import envelopes as responses
 from gateway.dialects.registry import make_dialects
 from gateway.dialects.structure import StructureBounds
 from gateway.server import limit_refusals, refusals
