@@ -25,14 +25,12 @@ from gateway.server.refusals import FinalQuota, Refusal
 
 if TYPE_CHECKING:
     from billing.plans import Plan
-    from billing.principals import Principal, Status
+    from billing.principals import Principal
     from billing.quotas import Quota
 
 RETRY_WITHIN_S: Final = 60
 SETUP_COMMAND: Final = "metergate billing setup"
 """What a customer runs to get to the page where credit is bought."""
-PORTAL_COMMAND: Final = "metergate billing portal"
-"""What a customer runs to pay what is open."""
 OUTPUT: Final = "the output"
 """Stands for the field that limits it where the client gave none."""
 
@@ -52,13 +50,10 @@ class Links:
         """Return the page where an account gets credit."""
         return self.frontend_url or self.pay_url
 
-    def leading_on(self, status: Status) -> tuple[str | None, str | None]:
-        """Return the page and the command that help an account of this status. One that is suspended or closed can only
-        ask: no credit makes it active again. There is no command where payments are off."""
-        if status in ("suspended", "closed"):
-            return self.frontend_url, None
-        command = PORTAL_COMMAND if status == "past_due" else SETUP_COMMAND
-        return self.setup_url, None if self.pay_url is None else command
+    @property
+    def next(self) -> str | None:
+        """Return the command that buys credit; None where payments are off."""
+        return None if self.pay_url is None else SETUP_COMMAND
 
     @property
     def keys_url(self) -> str | None:
@@ -184,13 +179,12 @@ def _balance(billing: Mapping[str, object]) -> dict[str, str]:
 def _billing(
     principal: Principal, links: Links, available_nano: int | None, required_nano: int | None
 ) -> dict[str, object]:
-    setup_url, command = links.leading_on(principal.status)
     return {
         "status": principal.status,
         "balance_usd": None if available_nano is None else format_usd(available_nano - principal.credit_limit_nano),
         "required_usd": None if required_nano is None else format_usd(required_nano),
-        "setup_url": setup_url,
-        "next": command,
+        "setup_url": links.setup_url,
+        "next": links.next,
     }
 
 

@@ -94,9 +94,9 @@ def test_the_address_stands_in_the_message_of_every_refusal_that_has_one() -> No
     for where, name, refusal in every():
         told = []
         if isinstance(billing := refusal.extra.get("billing"), dict) and refusal.status == 402:
-            told.append(billing["setup_url"])
-            if billing["status"] in ("suspended", "closed"):  # which no credit makes active again
-                assert (billing["setup_url"], billing["next"]) == (LINKS[where].frontend_url, None)
+            told.append(
+                billing["setup_url"] if billing["status"] in ("active", "past_due") else LINKS[where].frontend_url
+            )
         if isinstance(upgrade := refusal.extra.get("upgrade"), dict):
             told.append(upgrade["url"])
         for url in filter(None, told):
