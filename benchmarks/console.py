@@ -57,13 +57,20 @@ NOT_LOOKED_AT: Final = ("secret", "provider", "token", "endpoint_id")
 """What pages are about that this installation has none of."""
 MORE: Final = {
     "large": (
-        *("/usage?period=30d&by=key", "/usage?period=30d&by=endpoint", "/usage?period=30d&by=tag&tag=project"),
-        *("/usage?period=7d", "/usage?period=365d", "/requests?model=model-9", "/credit/transactions?limit=1000"),
+        "/usage?period=30d&by=key",
+        "/usage?period=30d&by=endpoint",
+        "/usage?period=30d&by=tag&tag=project",
+        "/usage?period=7d",
+        "/usage?period=365d",
+        "/requests?model=model-9",
+        "/credit/transactions?limit=1000",
     ),
     "wide": ("/", "/usage?period=30d&by=key", "/usage?period=last_month&by=key", "/keys", "/requests"),
     "operator": (
         *(f"/operator/margin?by={by}" for by in ("account", "model", "provider", "day")),
-        *("/operator/accounts?q=company+777", f"/operator/requests?account_id={LARGE}", "/operator/keys?limit=1000"),
+        "/operator/accounts?q=company+777",
+        f"/operator/requests?account_id={LARGE}",
+        "/operator/keys?limit=1000",
         f"/operator/keys?account_id={LARGE}",
     ),
 }

@@ -98,8 +98,18 @@ MODES: Final = {
 }
 
 PHASES: Final = (
-    *("saturation", "paced", "streams", "bursts", "prompts", "counted", "crowd", "workers", "ledger", "service"),
-    *("commands", "pages"),
+    "saturation",
+    "paced",
+    "streams",
+    "bursts",
+    "prompts",
+    "counted",
+    "crowd",
+    "workers",
+    "ledger",
+    "service",
+    "commands",
+    "pages",
 )
 
 

@@ -84,8 +84,14 @@ async def _seed(database_url: str, size: Size, quotas_json: str, name: str) -> l
             await connection.copy_records_to_table(
                 "lots",
                 columns=(
-                    *("id", "account_id", "kind", "transfer_id"),
-                    *("amount_nano", "left_nano", "priority", "promotional"),
+                    "id",
+                    "account_id",
+                    "kind",
+                    "transfer_id",
+                    "amount_nano",
+                    "left_nano",
+                    "priority",
+                    "promotional",
                 ),
                 records=[(grant, account, "grant", grant, *amounts) for grant, account in granted],
             )

@@ -17,9 +17,21 @@ ROOMS: Final = sorted(
 )
 CALLBACKS: Final = frozenset(
     (
-        *("connection_made", "connection_lost", "data_received", "eof_received", "pause_writing", "resume_writing"),
-        *("on_message_begin", "on_header", "on_headers_complete", "on_body", "on_chunk_header", "on_message_complete"),
-        *("on_url", "on_status", "on_chunk_complete"),
+        "connection_made",
+        "connection_lost",
+        "data_received",
+        "eof_received",
+        "pause_writing",
+        "resume_writing",
+        "on_message_begin",
+        "on_header",
+        "on_headers_complete",
+        "on_body",
+        "on_chunk_header",
+        "on_message_complete",
+        "on_url",
+        "on_status",
+        "on_chunk_complete",
     )
 )
 """Named, and explained, by asyncio and httptools, which call them."""

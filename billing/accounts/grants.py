@@ -146,7 +146,10 @@ class Grants:
         """Give `amount_nano` (above zero) of what an account was charged back to its balance: as `grant`, from the
         revenue and of the kind `refund`. The idempotency keys of both are the account's own and so must differ."""
         return await self.grant(
-            *(account_id, amount_nano, idempotency_key, note),
+            account_id,
+            amount_nano,
+            idempotency_key,
+            note,
             kind="refund",
             source=REVENUE,
             terms=PAID,

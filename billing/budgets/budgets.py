@@ -243,8 +243,12 @@ def fields_of(terms: BudgetTerms) -> dict[str, Any]:
 
 def _columns(terms: BudgetTerms) -> tuple[object, ...]:
     return (
-        *(terms.subject.value, terms.about, terms.period.value, terms.amount_nano),
-        *(list(terms.thresholds), list(terms.notify)),
+        terms.subject.value,
+        terms.about,
+        terms.period.value,
+        terms.amount_nano,
+        list(terms.thresholds),
+        list(terms.notify),
     )
 
 

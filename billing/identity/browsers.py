@@ -152,8 +152,13 @@ class Browsers:
         session_id = ID_PREFIX + self._new_id()
         async with self._database.transaction() as connection:
             begun = await connection.fetchval(
-                *(_query("browsers_enter"), self._keyed(secret), session_id, self._digest(cookie)),
-                *(visitor.network, shown_agent(visitor.user_agent), self.rules.operator_s),
+                _query("browsers_enter"),
+                self._keyed(secret),
+                session_id,
+                self._digest(cookie),
+                visitor.network,
+                shown_agent(visitor.user_agent),
+                self.rules.operator_s,
             )
             if begun is None:
                 return None

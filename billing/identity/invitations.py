@@ -233,8 +233,14 @@ def _invitation(row: Row) -> Invitation:
     if row["accepted_at"] is not None:
         status = "accepted"
     return Invitation(
-        *(row["id"], row["email"], row["role"], row["invited_by"], row["created_at"], row["expires_at"]),
-        *(status, row["sends"]),
+        row["id"],
+        row["email"],
+        row["role"],
+        row["invited_by"],
+        row["created_at"],
+        row["expires_at"],
+        status,
+        row["sends"],
     )
 
 

@@ -148,7 +148,10 @@ class Mailer:
         logger.log(
             logging.ERROR if for_good else logging.WARNING,
             "mail %s was not sent at try %d%s: %s",
-            *(mail.id, mail.attempts, ", and is parked" if for_good else "", failed),
+            mail.id,
+            mail.attempts,
+            ", and is parked" if for_good else "",
+            failed,
         )
         await self._database.execute(_query("mail_failed"), mail.id, str(failed), for_good)
 

@@ -165,7 +165,8 @@ class OidcSignIn:
             user_id = await self._subjects.sign_in(connection, subject, begun.user_id)
             await connection.execute(_query("users_signed_in"), user_id, None, None)
             pair = await self._sessions.start(
-                *(connection, user_id),
+                connection,
+                user_id,
                 scopes=SCOPES,
                 address=actor.address,
                 user_agent=user_agent,

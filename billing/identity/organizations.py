@@ -198,7 +198,7 @@ class Organizations:
                 raise OrganizationConflict("Who is not let in yet founds no organization: verify your address first.")
             await check_may_own(connection, user_id, self._settings.organizations_per_user)
             return await found(
-                *(connection, self._new_id, self._plan), user_id=user_id, name=name, personal=False, actor=actor
+                connection, self._new_id, self._plan, user_id=user_id, name=name, personal=False, actor=actor
             )
 
     async def page(self, user_id: str, limit: int, after: str | None = None) -> Page[tuple[Organization, Role]]:

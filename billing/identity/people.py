@@ -110,7 +110,12 @@ class People:
         for row in rows:
             after: dict[str, object] = {"prefix": row["prefix"], "revoked_with": user_id}
             await audit.record(
-                *(connection, actor, "key.revoke", row["id"], None, after),
+                connection,
+                actor,
+                "key.revoke",
+                row["id"],
+                None,
+                after,
                 account_id=row["account_id"],
                 user_id=user_id,
             )

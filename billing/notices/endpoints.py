@@ -104,8 +104,13 @@ class Endpoints:
             if await connection.fetchval(_query("endpoints_count"), account_id) >= self._settings.webhook_endpoints:
                 raise EndpointRefused(f"There may be {self._settings.webhook_endpoints} webhook endpoints: delete one.")
             row = await connection.fetchrow(
-                *(_query("endpoints_insert"), ID_PREFIX + self._new_id(), account_id, url, new_secret()),
-                *(subscribed, description),
+                _query("endpoints_insert"),
+                ID_PREFIX + self._new_id(),
+                account_id,
+                url,
+                new_secret(),
+                subscribed,
+                description,
             )
             made = _endpoint(cast("Row", row))
             await _record(connection, actor, "webhook.create", None, made)
@@ -134,8 +139,13 @@ class Endpoints:
             wanted = replace(before, **fields)
             enabled = changes.get("enabled", before.disabled_at is None)
             row = await connection.fetchrow(
-                *(_query("endpoints_update"), endpoint_id, account_id, wanted.url, wanted.types),
-                *(wanted.description, enabled),
+                _query("endpoints_update"),
+                endpoint_id,
+                account_id,
+                wanted.url,
+                wanted.types,
+                wanted.description,
+                enabled,
             )
             after = _found(row, endpoint_id)
             await _record(connection, actor, "webhook.update", before, after)

@@ -196,8 +196,11 @@ class NoticeWorker:
         logger.log(
             logging.WARNING if given_up else logging.INFO,
             "delivery %s to %s failed at try %d%s: %s",
-            *(claimed["id"], endpoint_id or "NOTIFICATION_WEBHOOK", claimed["attempts"]),
-            *(", and is parked" if given_up else "", outcome.error),
+            claimed["id"],
+            endpoint_id or "NOTIFICATION_WEBHOOK",
+            claimed["attempts"],
+            ", and is parked" if given_up else "",
+            outcome.error,
         )
         failing_s = await self._database.value(
             _query("deliveries_failed"), claimed["id"], outcome.status, outcome.error, given_up

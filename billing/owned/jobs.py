@@ -67,8 +67,17 @@ class BackgroundJobs:
         """Keep a job of this gateway's own. The same again changes nothing."""
         await self._database.execute(
             BEGIN,
-            *(job.object_id, job.provider, job.kind, job.model, job.service_tier, job.request_id, job.later_id),
-            *(self.gateway_id, encode_debit(job.debit), job.expires_s - job.created_s, self._lease_s),
+            job.object_id,
+            job.provider,
+            job.kind,
+            job.model,
+            job.service_tier,
+            job.request_id,
+            job.later_id,
+            self.gateway_id,
+            encode_debit(job.debit),
+            job.expires_s - job.created_s,
+            self._lease_s,
         )
 
     async def claim(self, most: int) -> list[Job]:

@@ -161,8 +161,16 @@ def make_payments(parts: PaymentParts, rules: PaymentRules, provider: PaymentPro
         return await changes.current(account_id) is not None
 
     flows = Flows(
-        *(database, provider, orders, customers, parts.accounts, parts.plans, rules.flows),
-        *(applier.refresh, subscribed, parts.new_id),
+        database,
+        provider,
+        orders,
+        customers,
+        parts.accounts,
+        parts.plans,
+        rules.flows,
+        applier.refresh,
+        subscribed,
+        parts.new_id,
     )
     bounds = RechargeRules(rules.flows.min_cents, rules.flows.max_cents)
     recharges = Recharges(database, customers, bounds, parts.now)
@@ -179,8 +187,20 @@ def make_payments(parts: PaymentParts, rules: PaymentRules, provider: PaymentPro
         acts = _local(provider, events)
         work.append(provider.work())
     return Payments(
-        *(provider, orders, customers, flows, desk, applier, events, comparisons, subscriptions),
-        *(changes, recharges, auto_recharge, Charges(database), acts),
+        provider,
+        orders,
+        customers,
+        flows,
+        desk,
+        applier,
+        events,
+        comparisons,
+        subscriptions,
+        changes,
+        recharges,
+        auto_recharge,
+        Charges(database),
+        acts,
         work=tuple(work),
     )
 

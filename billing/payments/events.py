@@ -197,7 +197,11 @@ class PaymentEvents:
         logger.log(
             logging.ERROR if for_good else logging.WARNING,
             "event %s of %s was not applied at try %d%s: %s",
-            *(row["id"], self.provider, row["attempts"], ", and is parked" if for_good else "", reason),
+            row["id"],
+            self.provider,
+            row["attempts"],
+            ", and is parked" if for_good else "",
+            reason,
         )
         await self._database.execute(_query("events_failed"), self.provider, row["id"], reason[:MOST_ERROR], for_good)
 

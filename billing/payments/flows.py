@@ -262,7 +262,11 @@ class Flows:
     def _purchase(self, order: Order, customer_id: str) -> Purchase:
         plan = self._plans.get(order.plan or "")
         return Purchase(
-            *(order.id, order.account_id, customer_id, order.kind, order.amount_cents),
+            order.id,
+            order.account_id,
+            customer_id,
+            order.kind,
+            order.amount_cents,
             description=DESCRIPTIONS.get(order.kind) or f"Plan {order.plan if plan is None else plan.name}, a month",
             price_id=None if order.plan is None else price_id_of(plan, order.plan),
             save_method=order.save_method,

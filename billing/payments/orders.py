@@ -172,8 +172,16 @@ class Orders:
         urls = None if asked.urls is None else msgspec.to_builtins(asked.urls)
         row = await self._database.row(
             _query("orders_create"),
-            *(ID_PREFIX + self._new_id(), asked.account_id, asked.kind, asked.amount_cents, asked.plan, self.provider),
-            *(urls, asked.save_method, asked.idempotency_key, asked.digest()),
+            ID_PREFIX + self._new_id(),
+            asked.account_id,
+            asked.kind,
+            asked.amount_cents,
+            asked.plan,
+            self.provider,
+            urls,
+            asked.save_method,
+            asked.idempotency_key,
+            asked.digest(),
         )
         if row is None:
             row = await self._database.row(_query("orders_of_key"), asked.account_id, asked.idempotency_key)

@@ -103,9 +103,15 @@ class Purchases:
     ) -> None:
         await connection.execute(
             _query("parked_add"),
-            *(PARKED_PREFIX + self.new_id(), self.provider, "payment", payment.id),
-            *(account_id if order is None else order.account_id, None if order is None else order.id),
-            *(payment.amount_cents, payment.currency, reason),
+            PARKED_PREFIX + self.new_id(),
+            self.provider,
+            "payment",
+            payment.id,
+            account_id if order is None else order.account_id,
+            None if order is None else order.id,
+            payment.amount_cents,
+            payment.currency,
+            reason,
         )
 
     async def _credit(
@@ -206,7 +212,11 @@ class Purchases:
                 return
             key = money_key(self.provider, move.kind, move.id)
             entry = Entry(
-                *(account_id, move.delta_nano, raised.source, move.kind, SCOPE),
+                account_id,
+                move.delta_nano,
+                raised.source,
+                move.kind,
+                SCOPE,
                 key if move.number == 1 else f"{key}:{move.number}",
                 f"payment {now.id}" if order is None else f"order {order.id}",
                 purchase_id=raised.transfers[0],

@@ -105,7 +105,12 @@ class Recharges:
             after = recharge_of(await connection.fetchrow(_query("recharges_put"), account_id, *values))
             shown = None if before is None else _audited(recharge_of(before))
             await audit.record(
-                *(connection, actor, "account.auto_recharge", account_id, shown, _audited(after)),
+                connection,
+                actor,
+                "account.auto_recharge",
+                account_id,
+                shown,
+                _audited(after),
                 account_id=account_id,
             )
         return after

@@ -93,9 +93,17 @@ class Subscriptions:
         next_plan = None if seen.next_price_id is None else self.plan_of_price(seen.next_price_id)
         await connection.execute(
             _query("subscriptions_see"),
-            *(provider, seen.id, account_id, seen.status, None if plan is None else plan.id),
-            *(None if next_plan is None else next_plan.id, seen.period_start, seen.period_end, seen.ends_at),
-            *(self.clock() if seen.status in OWING else None, seen.created_at),
+            provider,
+            seen.id,
+            account_id,
+            seen.status,
+            None if plan is None else plan.id,
+            None if next_plan is None else next_plan.id,
+            seen.period_start,
+            seen.period_end,
+            seen.ends_at,
+            self.clock() if seen.status in OWING else None,
+            seen.created_at,
         )
         return await self.judge(connection, account_id)
 

@@ -168,7 +168,8 @@ class Clients:
             logger.warning(
                 "%s has %d connections, all of them busy, and gets no more (connections_per_address): if it is a proxy "
                 "of yours, name it in TRUSTED_PROXIES",
-                *(name, len(own)),
+                name,
+                len(own),
             )
         return False
 

@@ -75,9 +75,25 @@ class Exchange:
     `client_write_timeout_s` while bytes wait for it is cut off."""
 
     __slots__ = (
-        *("_chunked", "_cors", "_head", "_in_chunks", "_protocol", "account", "begun", "cut_for", "envelope"),
-        *("headers", "keep_alive", "match", "over", "path", "payload", "raw_headers", "version", "whole"),
-        *("client_write_timeout_s",),
+        "_chunked",
+        "_cors",
+        "_head",
+        "_in_chunks",
+        "_protocol",
+        "account",
+        "begun",
+        "client_write_timeout_s",
+        "cut_for",
+        "envelope",
+        "headers",
+        "keep_alive",
+        "match",
+        "over",
+        "path",
+        "payload",
+        "raw_headers",
+        "version",
+        "whole",
     )
 
     def __init__(

@@ -100,6 +100,8 @@ def connections_within(wanted: int) -> int:
     if possible < wanted:
         logger.warning(
             "at most %d connections are taken, not max_connections (%d): this process may open %d files (ulimit -n)",
-            *(possible, wanted, most),
+            possible,
+            wanted,
+            most,
         )
     return min(possible, wanted)

@@ -98,7 +98,9 @@ async def furnish(console: Console, payments: Payments) -> None:
         back = timedelta(hours=4) * (number + number % 3) + timedelta(minutes=7 * (number % 8))
         large = 1 + number % 5 + (REQUESTS - number) // 60
         await billing.debit(
-            *(account_id, keys[number % 3].id, Usage(input_tokens=41_000 * large, output_tokens=2_300 * large)),
+            account_id,
+            keys[number % 3].id,
+            Usage(input_tokens=41_000 * large, output_tokens=2_300 * large),
             admitted_at=now - back,
             model=MODELS[number * number % 3],
             user_id=console.persons[("owner", "member", "admin")[number % 3]],
@@ -112,8 +114,16 @@ async def furnish(console: Console, payments: Payments) -> None:
     for number, (code, status, message) in enumerate(REFUSED):
         console.services.refused.note(
             RefusedRequest(
-                *(f"req_refused{number}", int((now - timedelta(minutes=9 * number)).timestamp() * 1000), account_id),
-                *(keys[number % 3].id, "chat/completions", "smart", status, code, message, {}),
+                f"req_refused{number}",
+                int((now - timedelta(minutes=9 * number)).timestamp() * 1000),
+                account_id,
+                keys[number % 3].id,
+                "chat/completions",
+                "smart",
+                status,
+                code,
+                message,
+                {},
             )
         )
     await console.services.refused.flush()

@@ -114,7 +114,7 @@ def _separate(stack: Stack) -> None:
 async def _one(stack: Stack, key: str, poor_key: str) -> Figures:
     before = await _probe(stack, key, BEFORE_S)
     come = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-m", "tests.chaos.crowds", stack.address, poor_key), cwd=ROOT
+        sys.executable, "-m", "tests.chaos.crowds", stack.address, poor_key, cwd=ROOT
     )
     beside = await _probe(stack, key, 0.0, until=come)
     assert come.returncode == 0
@@ -124,7 +124,13 @@ async def _one(stack: Stack, key: str, poor_key: str) -> Figures:
 async def _probe(stack: Stack, key: str, seconds: float, until: asyncio.subprocess.Process | None = None) -> Seen:
     """Probe for so long, or until a process has ended."""
     probe = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-m", "tests.chaos.crowd_figures", "probe", stack.address, key, str(seconds)),
+        sys.executable,
+        "-m",
+        "tests.chaos.crowd_figures",
+        "probe",
+        stack.address,
+        key,
+        str(seconds),
         stdin=asyncio.subprocess.PIPE,
         stdout=asyncio.subprocess.PIPE,
         cwd=ROOT,

@@ -78,7 +78,7 @@ async def come_and_go(stack: Stack, chance: random.Random) -> None:
     await asyncio.sleep(BEFORE_S)
     before, began_s = lateness(stack, time.monotonic() - BEFORE_S), time.monotonic()
     come = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-m", "tests.chaos.crowds", stack.address, customer.key), cwd=ROOT
+        sys.executable, "-m", "tests.chaos.crowds", stack.address, customer.key, cwd=ROOT
     )
     assert await come.wait() == 0
     beside = [each for each in stack.load.exchanges if each.ended_s >= began_s and each.plan.do == "ok"]

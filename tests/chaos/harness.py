@@ -112,7 +112,12 @@ class Stack:
         await until(lambda: is_free(self.address), f"{self.address} is free")
         with self.log.open("ab") as log:
             self.supervisor = await asyncio.create_subprocess_exec(
-                *(sys.executable, "-m", "tests.chaos.gateway", str(os.getpid()), self.address, str(self.workers)),
+                sys.executable,
+                "-m",
+                "tests.chaos.gateway",
+                str(os.getpid()),
+                self.address,
+                str(self.workers),
                 stdin=DEVNULL,
                 stdout=PIPE,
                 stderr=log,

@@ -27,8 +27,16 @@ PLANS: Final = ("small", "large")
 PAY: Final = (("approve",), ("decline", "approve"), ("3ds", "confirm"), ("reject", "confirm"), ("decline",), ())
 """What is pressed on the page of a checkout; nothing: its payer has left."""
 LATER: Final = (
-    *((), (), ("refund",), ("refund_half",), ("refund_half", "refund"), ("refund_half", "fail_refund")),
-    *(("dispute",), ("dispute", "win"), ("refund_half", "dispute", "win"), ("refund_half", "dispute", "lose")),
+    (),
+    (),
+    ("refund",),
+    ("refund_half",),
+    ("refund_half", "refund"),
+    ("refund_half", "fail_refund"),
+    ("dispute",),
+    ("dispute", "win"),
+    ("refund_half", "dispute", "win"),
+    ("refund_half", "dispute", "lose"),
     ("dispute", "lose", "fail_refund"),
 )
 """What happens to a payment afterwards."""

@@ -26,7 +26,12 @@ async def aimock(folder: Path, fixtures: Sequence[dict[str, Any]]) -> AsyncItera
     file = folder / "fixtures.json"
     file.write_text(json.dumps({"fixtures": list(fixtures)}))
     process = await asyncio.create_subprocess_exec(
-        *(node(), str(PROGRAM), "--port", "0", "--fixtures", str(file)),
+        node(),
+        str(PROGRAM),
+        "--port",
+        "0",
+        "--fixtures",
+        str(file),
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.STDOUT,
     )

@@ -91,7 +91,7 @@ def providers(google: str, github: str) -> dict[str, SignInProvider]:
     return {
         "google": SignInProvider(google, "gateway", "secret", trusted_email=True),
         "github": SignInProvider(
-            *(github, "gateway", "secret", "github", ("read:user", "user:email")), trusted_email=True, api_url=github
+            github, "gateway", "secret", "github", ("read:user", "user:email"), trusted_email=True, api_url=github
         ),
     }
 

@@ -74,7 +74,11 @@ class Gateway:
             "WITH person AS (INSERT INTO users (id, email, status) VALUES ($1, $2, 'active')), "
             "org AS (INSERT INTO organizations (id, slug, name, account_id) VALUES ($3, $4, 'Test', $5)) "
             "INSERT INTO memberships (org_id, user_id, role) VALUES ($3, $1, 'owner')",
-            *(user_id, f"{user_id.lower()}@example.com", f"org_{ULID()}", str(ULID()).lower(), account_id),
+            user_id,
+            f"{user_id.lower()}@example.com",
+            f"org_{ULID()}",
+            str(ULID()).lower(),
+            account_id,
         )
         sessions = self.runtime.services.sessions
         async with sessions.transaction() as connection:

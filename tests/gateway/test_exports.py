@@ -51,7 +51,9 @@ async def test_what_was_used_is_told_and_written_to_files(
         assert told["source"] == f"metergate/{gateway.runtime.deployment}"
         listed = (await gateway.admin("GET", "/exports"))["data"]
         assert [(each["name"], each["kind"]) for each in listed] == [
-            *(("files", "folder"), ("lago", "lago"), ("meter", "cloudevents")),
+            ("files", "folder"),
+            ("lago", "lago"),
+            ("meter", "cloudevents"),
         ]
         assert (await gateway.admin("GET", "/exports/parked?export=lago"))["data"] == []
         refused = await gateway.admin("POST", "/exports/retry", {"export": "lago", "item": "x"}, 404)

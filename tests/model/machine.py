@@ -265,8 +265,12 @@ class Checked(ModelBase):
             holds = ref.holds_of(account)
             counted = (state.balance_nano, state.held_nano, state.running, state.dseq, state.xseq, state.hold_version)
             assert counted == (
-                *(account.balance, sum(hold.amounts.cost for hold in holds), len(holds)),
-                *(account.dseq, account.xseq, account.hold_version),
+                account.balance,
+                sum(hold.amounts.cost for hold in holds),
+                len(holds),
+                account.dseq,
+                account.xseq,
+                account.hold_version,
             )
             assert (state.principal_version, state.now_s) == (account.version, account.now_s)
             assert state.counters == ref.counters(account)

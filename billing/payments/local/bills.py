@@ -29,8 +29,14 @@ async def subscribe(provider: LocalProvider, change: Change, purchase: Purchase,
     start, end = period_of(change.now, change.now)
     assert purchase.price_id is not None  # noqa: S101  (an order of a plan has one)
     made = Subscription(
-        *(provider.new_id("subscription"), "incomplete", purchase.customer_id, purchase.order_id, provider.deployment),
-        *(purchase.price_id, start, end),
+        provider.new_id("subscription"),
+        "incomplete",
+        purchase.customer_id,
+        purchase.order_id,
+        provider.deployment,
+        purchase.price_id,
+        start,
+        end,
         livemode=False,
         created_at=change.now,
     )
@@ -48,8 +54,17 @@ async def bill(
     """Make an invoice and have it paid by a card, as far as that goes."""
     amount = max(0, sum(line.amount_cents for line in lines))
     invoice = Invoice(
-        *(provider.new_id("invoice"), "open", subscription.customer_id, subscription.id, None, subscription.order_id),
-        *(provider.deployment, amount, amount, CURRENCY, lines),
+        provider.new_id("invoice"),
+        "open",
+        subscription.customer_id,
+        subscription.id,
+        None,
+        subscription.order_id,
+        provider.deployment,
+        amount,
+        amount,
+        CURRENCY,
+        lines,
         livemode=False,
         created_at=change.now,
     )
@@ -63,8 +78,14 @@ async def pay(provider: LocalProvider, change: Change, invoice: Invoice, card: C
         invoice = replace(invoice, status="paid")
     else:
         payment = Payment(
-            *(provider.new_id("payment"), card.status, invoice.amount_cents, invoice.total_cents, CURRENCY),
-            *(invoice.customer_id, invoice.order_id, provider.deployment),
+            provider.new_id("payment"),
+            card.status,
+            invoice.amount_cents,
+            invoice.total_cents,
+            CURRENCY,
+            invoice.customer_id,
+            invoice.order_id,
+            provider.deployment,
             livemode=False,
             created_at=change.now,
             decline_code=card.decline_code,

@@ -96,8 +96,13 @@ class LocalProvider:
             await self.customer(change, purchase.customer_id)
             ends_at = change.now + timedelta(hours=CHECKOUT_HOURS)
             made = Checkout(
-                *(self.new_id("checkout"), "open", purchase.order_id, self.deployment, purchase.customer_id),
-                *(None, None),
+                self.new_id("checkout"),
+                "open",
+                purchase.order_id,
+                self.deployment,
+                purchase.customer_id,
+                None,
+                None,
                 livemode=False,
                 created_at=change.now,
                 expires_at=ends_at,
@@ -135,8 +140,14 @@ class LocalProvider:
         async def make(change: Change) -> Payment:
             card = card_of((await self.customer(change, purchase.customer_id)).method)
             made = Payment(
-                *(self.new_id("payment"), card.status, purchase.amount_cents, purchase.amount_cents),
-                *(purchase.currency, purchase.customer_id, purchase.order_id, self.deployment),
+                self.new_id("payment"),
+                card.status,
+                purchase.amount_cents,
+                purchase.amount_cents,
+                purchase.currency,
+                purchase.customer_id,
+                purchase.order_id,
+                self.deployment,
                 livemode=False,
                 created_at=change.now,
                 decline_code=card.decline_code,

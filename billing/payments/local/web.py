@@ -126,10 +126,14 @@ class Acts:
 
     async def _payment(self, change: Change, checkout: Checkout, purchase: Purchase, card: Card) -> str:
         payment = Payment(
-            *(checkout.payment_id or self._provider.new_id("payment"), card.status),
+            checkout.payment_id or self._provider.new_id("payment"),
+            card.status,
             purchase.amount_cents,
             purchase.amount_cents,
-            *(purchase.currency, purchase.customer_id, purchase.order_id, self._provider.deployment),
+            purchase.currency,
+            purchase.customer_id,
+            purchase.order_id,
+            self._provider.deployment,
             livemode=False,
             created_at=change.now,
             decline_code=None if card.status == "paid" else card.decline_code,

@@ -129,7 +129,7 @@ def _line(line: StripeObject) -> InvoiceLine:
     pricing = (line.get("pricing") or {}).get("price_details") or {}
     period = line["period"]
     return InvoiceLine(
-        *(line["id"], kind, amount, id_of(pricing.get("price"))), moment(period["start"]), moment(period["end"])
+        line["id"], kind, amount, id_of(pricing.get("price")), moment(period["start"]), moment(period["end"])
     )
 
 

@@ -69,7 +69,11 @@ def services(billing: Billing, registry: Registry) -> Services:
         grants=billing.grants,
         lots=Lots(billing.database),
         coupons=Coupons(
-            *(billing.database, billing.grants, billing.change_notifier, registry.people.codes, billing.new_id),
+            billing.database,
+            billing.grants,
+            billing.change_notifier,
+            registry.people.codes,
+            billing.new_id,
             now=lambda: datetime.now(UTC),
         ),
         alerts=Alerts(billing.database, 5_000_000_000),

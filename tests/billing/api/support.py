@@ -100,7 +100,8 @@ async def person_of(billing: Billing, real: Real, token: str, org_id: str | None
         "SELECT users.*, o.id AS org_id, o.account_id, m.role FROM users"
         " LEFT JOIN (memberships m JOIN organizations o ON o.id = m.org_id)"
         " ON m.user_id = users.id AND o.id = coalesce($2, o.id) WHERE users.id = $1 ORDER BY m.created_at LIMIT 1",
-        *(user_id, org_id),
+        user_id,
+        org_id,
     )
     if row is None:
         return None

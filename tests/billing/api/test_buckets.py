@@ -33,7 +33,9 @@ async def spent(billing: Billing, account_id: str, key_id: str) -> None:
     await billing.database.execute("SELECT create_usage_months('2026-03-01', 2)")
     for n in range(24):
         await billing.debit(
-            *(account_id, key_id if n % 5 else f"key_{n}", Usage(input_tokens=100 * (1 + n % 4))),
+            account_id,
+            key_id if n % 5 else f"key_{n}",
+            Usage(input_tokens=100 * (1 + n % 4)),
             admitted_at=FIRST + timedelta(hours=(0, 1, 2, 30, 60)[n % 5], minutes=n),
             model=f"model-{n % 7}",
             tags=json.dumps({"team": f"team-{n % 3}"}) if n % 4 else None,

@@ -54,7 +54,9 @@ async def test_budgets_tell_once_for_a_threshold_and_period(services: Services, 
 
     async def spend(nano: int, at: datetime = clock.now, team: str = "a") -> None:
         await billing.debit(
-            *(account_id, key.id, Usage(input_tokens=1)),
+            account_id,
+            key.id,
+            Usage(input_tokens=1),
             admitted_at=at,
             charged_nano=nano,
             user_id=viewer,

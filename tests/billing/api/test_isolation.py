@@ -169,7 +169,15 @@ class Step:
 
 
 NAMES: Final = (
-    *("org_id", "user_id", "key_id", "event_id", "account_id", "invitation_id", "token", "endpoint_id", "budget_id"),
+    "org_id",
+    "user_id",
+    "key_id",
+    "event_id",
+    "account_id",
+    "invitation_id",
+    "token",
+    "endpoint_id",
+    "budget_id",
     "delivery_id",
 )
 STEPS: Final = st.sampled_from(OWN).flatmap(

@@ -36,7 +36,11 @@ SECRET: Final = "client secret"
 KEY: Final = generate_private_key(65_537, 2048)
 OTHER_KEY: Final = generate_private_key(65_537, 2048)
 GITHUB: Final = SignInProvider(
-    *("https://github.com", "app", SECRET, "github", ("read:user", "user:email")),
+    "https://github.com",
+    "app",
+    SECRET,
+    "github",
+    ("read:user", "user:email"),
     trusted_email=True,
     api_url="https://api.github.com",
 )
@@ -110,14 +114,16 @@ def elsewhere() -> Elsewhere:
 
 
 async def founded(billing: Billing, connection: Any, user_id: str, name: str, actor: Actor) -> object:
-    return await found(*(connection, billing.new_id, "free"), user_id=user_id, name=name, personal=True, actor=actor)
+    return await found(connection, billing.new_id, "free", user_id=user_id, name=name, personal=True, actor=actor)
 
 
 def oidc_of(registry: Registry, elsewhere: Elsewhere, public_url: str = PUBLIC, **provider: Any) -> OidcSignIn:
     billing, users = registry.billing, registry.people.users
     example = SignInProvider(ISSUER, "gateway", SECRET, **provider)
     return OidcSignIn(
-        *({"example": example, "github": GITHUB}, public_url, None),
+        {"example": example, "github": GITHUB},
+        public_url,
+        None,
         ask=elsewhere,
         keys=registry.sessions._keys,
         sessions=registry.sessions,
@@ -242,8 +248,16 @@ async def test_a_cookie_of_another_provider_or_of_before(web: Browser, people: P
 @pytest.mark.parametrize(
     "claims",
     [
-        *({"nonce": "wrong"}, {"nonce": None}, {"aud": "another"}, {"iss": "https://evil.example"}, {"exp": 1}),
-        *({"azp": "another"}, {"aud": ["gateway", "another"]}, {"sub": None}, {"sub": ""}, {"exp": None}),
+        {"nonce": "wrong"},
+        {"nonce": None},
+        {"aud": "another"},
+        {"iss": "https://evil.example"},
+        {"exp": 1},
+        {"azp": "another"},
+        {"aud": ["gateway", "another"]},
+        {"sub": None},
+        {"sub": ""},
+        {"exp": None},
     ],
 )
 async def test_id_tokens_that_are_not_for_this_sign_in(web: Browser, claims: dict[str, Any]) -> None:
@@ -417,15 +431,18 @@ async def test_a_browser_is_sent_on(web: Browser, people: People) -> None:
 @pytest.mark.parametrize(
     "path",
     [
-        *(
-            "https://evil.example",
-            "//evil.example",
-            "/\\evil.example",
-            "\\\\evil.example",
-            "evil",
-            "javascript:alert(1)",
-        ),
-        *("/\t/evil.example", "/a b", "/a\r\nSet-Cookie: a=b", "/" + "a" * 1001, " /a", "/é"),
+        "https://evil.example",
+        "//evil.example",
+        "/\\evil.example",
+        "\\\\evil.example",
+        "evil",
+        "javascript:alert(1)",
+        "/\t/evil.example",
+        "/a b",
+        "/a\r\nSet-Cookie: a=b",
+        "/" + "a" * 1001,
+        " /a",
+        "/é",
     ],
 )
 async def test_open_redirects_are_refused(web: Browser, path: str) -> None:

@@ -17,8 +17,13 @@ from tests.billing.support import PRICE, PRICES, Billing
 USAGE = Usage(input_tokens=1003, cached_input_tokens=1, output_tokens=7, searches=2)
 NOW = datetime.now(UTC).replace(microsecond=0)
 READS = (
-    *("/account/balance", "/account/transactions", "/account/usage/events", "/billing/usage"),
-    *("/account/usage/summary", "/account/usage/buckets", "/account/billing/summary"),
+    "/account/balance",
+    "/account/transactions",
+    "/account/usage/events",
+    "/billing/usage",
+    "/account/usage/summary",
+    "/account/usage/buckets",
+    "/account/billing/summary",
 )
 
 

@@ -41,15 +41,7 @@ HOME = "https://shop.example/billing"
 async def payments(billing: Billing) -> Payments:
     deployment = await deployment_of(billing.database)
     parts = PaymentParts(
-        *(
-            billing.database,
-            billing.accounts,
-            billing.grants,
-            billing.change_notifier,
-            PLANS,
-            billing.new_id,
-            deployment,
-        )
+        billing.database, billing.accounts, billing.grants, billing.change_notifier, PLANS, billing.new_id, deployment
     )
     flows = FlowRules(500, 1_000_000, 2_000, frozenset({"https://shop.example"}), HOME)
     rules = PaymentRules(flows, "free", timedelta(days=10), "https://gateway.example")

@@ -355,8 +355,10 @@ async def test_changing_one_s_name_and_what_is_audited(api: Api, registry: Regis
         "SELECT action, actor, address FROM audit_log WHERE user_id = $1 AND action LIKE 'user.%' ORDER BY id", user_id
     )
     assert [(row["action"], row["actor"]) for row in rows] == [
-        *(("user.register", f"user:{user_id}"), ("user.verify", f"user:{user_id}")),
-        *(("user.sign_in", f"user:{user_id}"), ("user.update", f"user:{user_id}")),
+        ("user.register", f"user:{user_id}"),
+        ("user.verify", f"user:{user_id}"),
+        ("user.sign_in", f"user:{user_id}"),
+        ("user.update", f"user:{user_id}"),
     ]
     assert {row["address"] for row in rows} == {"127.0.0.1"}
 

@@ -24,7 +24,16 @@ if TYPE_CHECKING:
 
 SERVICE_KEY: Final = "service-key-of-the-tests"
 CALLERS: Final = (
-    *("nobody", "expired", "narrow", "viewer", "member", "admin", "owner", "stranger", "service", "operator"),
+    "nobody",
+    "expired",
+    "narrow",
+    "viewer",
+    "member",
+    "admin",
+    "owner",
+    "stranger",
+    "service",
+    "operator",
 )
 """`expired` shows a token that is none any more; `narrow` an API key of the organization whose only scope no endpoint
 here needs; `stranger` owns another organization; `service` has the service key, `operator` the admin key."""
@@ -79,7 +88,10 @@ class World:
         await billing.database.execute(
             "INSERT INTO invitations (id, org_id, email, role, digest, expires_at)"
             " VALUES ($1, $2, $3, 'viewer', sha256($4), now() + interval '1 day')",
-            *(invitation_id, organization.id, f"{invitation_id}@example.com".lower(), invitation_id.encode()),
+            invitation_id,
+            organization.id,
+            f"{invitation_id}@example.com".lower(),
+            invitation_id.encode(),
         )
         return {
             "org_id": organization.id,

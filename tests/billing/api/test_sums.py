@@ -102,7 +102,10 @@ async def test_buckets_of_local_days_without_gaps(api: Api, customer: tuple[str,
     asked = {"since": "2026-03-28", "until": "2026-04-02", "group_by": "model"}
     found = (await api.get(secret, BUCKETS, **asked)).json
     assert (found["granularity"], found["tz"], found["group_by"], found["next_cursor"]) == (
-        *("day", "Europe/Berlin", ["model"], None),
+        "day",
+        "Europe/Berlin",
+        ["model"],
+        None,
     )
     assert [(each["local_start"], each["start"], each["end"], each["events"]) for each in found["data"]] == [
         ("2026-03-28T00:00:00+01:00", "2026-03-27T23:00:00.000Z", "2026-03-28T23:00:00.000Z", 1),
@@ -311,6 +314,18 @@ def test_cells_are_no_formulas() -> None:
     given += [None, True, -3, {"a": 1}]
     (line,) = csv.reader(io.StringIO(rows([given]).decode(), newline=""))
     assert line == [
-        *("'=1", "'+1+1", "'-1+1", "'@x", "'\tx", "'\rx", "-1.5", "a=1", 'say "hi", you', "two\r\nlines", "", "true"),
-        *("-3", '{"a":1}'),
+        "'=1",
+        "'+1+1",
+        "'-1+1",
+        "'@x",
+        "'\tx",
+        "'\rx",
+        "-1.5",
+        "a=1",
+        'say "hi", you',
+        "two\r\nlines",
+        "",
+        "true",
+        "-3",
+        '{"a":1}',
     ]

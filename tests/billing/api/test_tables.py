@@ -68,7 +68,9 @@ async def test_filters_hold_for_both(api: Api) -> None:
     account, key = await api.customer()
     debit = api.billing.debit
     odd = await debit(
-        *(account["id"], key["id"], USAGE),
+        account["id"],
+        key["id"],
+        USAGE,
         user_id="ann",
         endpoint="/v1/embeddings",
         tags='{"team": "=red", "job": ""}',

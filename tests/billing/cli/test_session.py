@@ -83,7 +83,9 @@ def test_files_are_their_owner_s_alone(machine: Machine) -> None:
         os.umask(before)
     assert stat.S_IMODE(folder.stat().st_mode) == 0o700
     assert {(each.name, stat.S_IMODE(each.stat().st_mode)) for each in folder.iterdir()} == {
-        *(("api-token", 0o600), ("session.json", 0o600), ("lock", 0o600))
+        ("api-token", 0o600),
+        ("session.json", 0o600),
+        ("lock", 0o600),
     }
     assert (folder / "api-token").read_text() == "access-1\n"
     assert "refresh-1" not in repr(machine.files.kept())

@@ -30,8 +30,30 @@ from tests.support.edge_clients import until
 from tests.support.usage_peers import FakeLago, FakeOpenMeter, Fault
 
 FAULTS: tuple[Fault | None, ...] = (
-    *(None, "lose_answer", "busy", None, "fail", "refuse", "lose_answer", None, "locked", None, None, "busy"),
-    *("lose_answer", None, None, None, "fail", None, "lose_answer", None, None, None, None, None),
+    None,
+    "lose_answer",
+    "busy",
+    None,
+    "fail",
+    "refuse",
+    "lose_answer",
+    None,
+    "locked",
+    None,
+    None,
+    "busy",
+    "lose_answer",
+    None,
+    None,
+    None,
+    "fail",
+    None,
+    "lose_answer",
+    None,
+    None,
+    None,
+    None,
+    None,
 )
 
 

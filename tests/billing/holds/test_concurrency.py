@@ -113,7 +113,9 @@ async def test_no_window_of_any_metric_is_overrun(make_world: MakeWorld, subject
             refused = next(decision for decision in decisions if isinstance(decision, QuotaExceeded))
             (exhausted,) = refused.exhausted
             assert (exhausted.limit.subject, exhausted.limit.quota, exhausted.requested) == (
-                *(subject, quota, USED[quota.metric]),
+                subject,
+                quota,
+                USED[quota.metric],
             )
             held = 0 if quota.metric is Metric.requests else allowed * USED[quota.metric]
             assert (exhausted.used, exhausted.held) == (allowed * USED[quota.metric] - held, held)

@@ -241,7 +241,8 @@ async def test_bytes_under_one_name_are_all_kept_and_go_where_the_ledger_knows_t
     assert not await discard(world.database, first)
     assert await world.database.value("SELECT count(*) FROM debits_set_aside") == 1
     assert await world.database.value("SELECT before->>'debit' FROM audit_log WHERE action = 'debit.discard'") in (
-        *(b"one".hex(), b"two".hex()),
+        b"one".hex(),
+        b"two".hex(),
     )
 
 

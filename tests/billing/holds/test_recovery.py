@@ -80,7 +80,9 @@ async def test_the_hold_of_a_dead_gateway_expires(make_world: MakeWorld, expired
     assert await debits(others[0]) == {hold.id: charged}
     (row,) = await others[0].database.rows("SELECT outcome, note, input_tokens, admitted_at FROM usage_events")
     assert (row["outcome"], row["note"].startswith("the gateway was lost"), row["input_tokens"]) == (
-        *("expired", True, 10 if charged else 0),
+        "expired",
+        True,
+        10 if charged else 0,
     )
     assert int(row["admitted_at"].timestamp() * 1000) == hold.admitted_at_ms
     assert await others[0].journal(principal.account_id) == {}

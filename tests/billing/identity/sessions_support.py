@@ -47,7 +47,9 @@ class People:
             await self.database.execute("INSERT INTO accounts (id, name, plan) VALUES ($1, 'Acme', 'free')", account_id)
             await self.database.execute(
                 "INSERT INTO organizations (id, slug, name, account_id) VALUES ($1, $2, 'Acme', $3)",
-                *(org_id, made.lower(), account_id),
+                org_id,
+                made.lower(),
+                account_id,
             )
         await self.database.execute(
             "INSERT INTO memberships (org_id, user_id, role) VALUES ($1, $2, $3)", org_id, user_id, role

@@ -12,7 +12,10 @@ async def new_user(billing: Billing, email: str, *, verified: bool = True, statu
     user_id = f"usr_{billing.new_id()}"
     await billing.database.execute(
         "INSERT INTO users (id, email, email_verified_at, status) VALUES ($1, $2, CASE WHEN $3 THEN now() END, $4)",
-        *(user_id, email, verified, status),
+        user_id,
+        email,
+        verified,
+        status,
     )
     return user_id
 
@@ -20,7 +23,7 @@ async def new_user(billing: Billing, email: str, *, verified: bool = True, statu
 async def new_organization(billing: Billing, name: str, owner: str, *, plan: str = "free") -> Organization:
     """An organization with one owner."""
     async with billing.database.transaction() as connection:
-        return await found(*(connection, billing.new_id, plan), user_id=owner, name=name, personal=False, actor=SYSTEM)
+        return await found(connection, billing.new_id, plan, user_id=owner, name=name, personal=False, actor=SYSTEM)
 
 
 async def join(billing: Billing, organization: Organization, user_id: str, role: Role) -> None:

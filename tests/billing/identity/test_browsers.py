@@ -22,7 +22,8 @@ async def test_a_session_lasts_while_it_is_used_and_no_longer_than_in_all(billin
         await billing.database.execute(
             "UPDATE sessions SET created_at = created_at - $2 * interval '1 second', expires_at = expires_at"
             " - $2 * interval '1 second', last_used_at = last_used_at - $2 * interval '1 second' WHERE id = $1",
-            *(pair.session_id, passed_s),
+            pair.session_id,
+            passed_s,
         )
         assert await browsers.caller(secret, used=used) is not None
         left = await billing.database.value(

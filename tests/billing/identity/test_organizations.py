@@ -51,7 +51,7 @@ def test_what_is_no_slug_is_refused(slug: str) -> None:
 
 async def founded_and_failed(billing: Billing, user_id: str) -> None:
     async with billing.database.transaction() as connection:
-        await found(*(connection, billing.new_id, "free"), user_id=user_id, name="X", personal=True, actor=SYSTEM)
+        await found(connection, billing.new_id, "free", user_id=user_id, name="X", personal=True, actor=SYSTEM)
         raise ZeroDivisionError
 
 
@@ -81,7 +81,7 @@ async def test_two_of_one_name_have_two_slugs(billing: Billing) -> None:
 async def test_a_personal_slug_does_not_tell_whose_it_is(billing: Billing) -> None:
     ada = await new_user(billing, "ada@example.com")
     async with billing.database.transaction() as connection:
-        made = await found(*(connection, billing.new_id, "free"), user_id=ada, name="Ada", personal=True, actor=SYSTEM)
+        made = await found(connection, billing.new_id, "free", user_id=ada, name="Ada", personal=True, actor=SYSTEM)
     assert re.fullmatch("ada-[0-9a-z]{6}", made.slug)
 
 

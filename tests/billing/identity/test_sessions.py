@@ -33,7 +33,10 @@ async def test_a_token_says_who_it_is(people: People) -> None:
     assert claims["exp"] - claims["iat"] == 86_400
     caller = await people.who(pair)
     assert (caller.kind, caller.id, caller.user_id, caller.org_id, caller.role) == (
-        *("person", user_id, user_id, org_id),
+        "person",
+        user_id,
+        user_id,
+        org_id,
         "owner",
     )
     assert caller.account_id == org_id.replace("org_", "acc_")

@@ -22,7 +22,7 @@ VERIFIED: dict[str, Any] = {**GOOD, "email": "ann@example.com", "email_verified"
 
 
 async def founded(billing: Billing, connection: Any, user_id: str, name: str, actor: Actor) -> object:
-    return await found(*(connection, billing.new_id, "free"), user_id=user_id, name=name, personal=True, actor=actor)
+    return await found(connection, billing.new_id, "free", user_id=user_id, name=name, personal=True, actor=actor)
 
 
 @pytest.fixture
@@ -40,7 +40,9 @@ async def test_a_subject_is_made_once(believer: ShownTokens, billing: Billing) -
     caller = callers[0]
     assert caller is not None
     assert (caller.email, caller.verified, caller.role, caller.scopes) == (
-        *("ann@example.com", True, "owner"),
+        "ann@example.com",
+        True,
+        "owner",
         ROLES["owner"],
     )
     assert (caller.session_id, caller.token_id, caller.operator) == (None, "1", False)

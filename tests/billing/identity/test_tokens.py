@@ -60,10 +60,17 @@ async def verified(token: str, believer: ShownTokens | None = None) -> Verified 
 @pytest.mark.parametrize(
     "token",
     [
-        *(rs256(GOOD), rs256({**GOOD, "iss": f"{ISSUER}/"}), rs256({**GOOD, "aud": ["there", "here"]})),
-        *(rs256({**GOOD, "nbf": NOW}), rs256({**GOOD, "iat": NOW + 50}), rs256({**GOOD, "exp": NOW - 50})),
-        *(rs256(GOOD, typ="at+jwt"), rs256(GOOD, jku="https://evil.example"), rs256(GOOD, x5u="https://evil.example")),
-        *(hs256(SHARED), hs256({name: value for name, value in SHARED.items() if name not in ("iss", "jti", "iat")})),
+        rs256(GOOD),
+        rs256({**GOOD, "iss": f"{ISSUER}/"}),
+        rs256({**GOOD, "aud": ["there", "here"]}),
+        rs256({**GOOD, "nbf": NOW}),
+        rs256({**GOOD, "iat": NOW + 50}),
+        rs256({**GOOD, "exp": NOW - 50}),
+        rs256(GOOD, typ="at+jwt"),
+        rs256(GOOD, jku="https://evil.example"),
+        rs256(GOOD, x5u="https://evil.example"),
+        hs256(SHARED),
+        hs256({name: value for name, value in SHARED.items() if name not in ("iss", "jti", "iat")}),
     ],
 )
 async def test_good_tokens_are_believed(token: str) -> None:
@@ -237,8 +244,16 @@ async def test_an_issuer_that_was_never_reached_is_asked_every_few_seconds() -> 
 def test_keys_that_are_none_are_left_out() -> None:
     good = jwk(RSA)
     wrong = [
-        *(7, {}, {"kty": "oct", "k": "c2VjcmV0", "kid": "a"}, {**good, "use": "enc"}, {**good, "alg": "RS512"}),
-        *(jwk(WEAK_RSA, "weak"), {**good, "n": "!"}, {**good, "e": "AQ"}, {**good, "n": ""}, {**good, "kid": 7}),
+        7,
+        {},
+        {"kty": "oct", "k": "c2VjcmV0", "kid": "a"},
+        {**good, "use": "enc"},
+        {**good, "alg": "RS512"},
+        jwk(WEAK_RSA, "weak"),
+        {**good, "n": "!"},
+        {**good, "e": "AQ"},
+        {**good, "n": ""},
+        {**good, "kid": 7},
     ]
     for each in wrong:
         assert parse_keys(json.dumps({"keys": [each]}).encode()) == {}, each

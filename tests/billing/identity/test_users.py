@@ -31,17 +31,22 @@ def test_an_address_is_kept_in_lower_case(text: str) -> None:
 @pytest.mark.parametrize(
     "text",
     [
-        *(
-            "",
-            "ada",
-            "ada@",
-            "@example.com",
-            "ada@@example.com",
-            "ada b@example.com",
-            "ada@example.com\r\nBcc: x@y.org",
-        ),
-        *("ada@exam_ple.com", "a..b@example.com", "ſam@example.com", "a" * 65 + "@example.com", "ada@" + "a." * 130),
-        *("<ada@example.com>", "ada@example.com,eve@example.com", "ada@-example.com", "ada@example.com\0"),
+        "",
+        "ada",
+        "ada@",
+        "@example.com",
+        "ada@@example.com",
+        "ada b@example.com",
+        "ada@example.com\r\nBcc: x@y.org",
+        "ada@exam_ple.com",
+        "a..b@example.com",
+        "ſam@example.com",
+        "a" * 65 + "@example.com",
+        "ada@" + "a." * 130,
+        "<ada@example.com>",
+        "ada@example.com,eve@example.com",
+        "ada@-example.com",
+        "ada@example.com\0",
     ],
 )
 def test_what_is_no_address_is_refused(text: str) -> None:

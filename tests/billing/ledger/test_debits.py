@@ -121,7 +121,9 @@ async def test_a_debit_is_written_once_however_often_it_comes(billing: Billing, 
     assert await balance(billing.database, account) == 10**9 - 500
     (event,) = await billing.database.rows("SELECT * FROM usage_events")
     assert (event["admitted_at"].timestamp() * 1000, event["counts"], event["tags"]) == (
-        *(NOW_MS, {"images": 2}, {"team": "blue"}),
+        NOW_MS,
+        {"images": 2},
+        {"team": "blue"},
     )
     assert (event["epoch"], event["dseq"], event["xseq"]) == (EPOCH, 1, None)
     await assert_consistent(billing.database)

@@ -48,9 +48,34 @@ def events(draw: st.DrawFn) -> tuple[UsageEvent, PriceRow, dict[str, PriceRow]]:
     if len(prices) > 1:
         shares = tuple(share_of(row.model, each, row.id, variant) for row, each in zip(prices, usages, strict=True))
     event = UsageEvent(
-        *("req", datetime(2026, 11, 1, tzinfo=UTC), "settled", "acc", None, "key", None, None, "/v1", "llm", "fast"),
-        *("openai", "one", usages[0], round_up(scaled), round_up(scaled, markup), prices[0].id, variant, markup, False),
-        *(200, False, None, None, {}, None, None, shares),
+        "req",
+        datetime(2026, 11, 1, tzinfo=UTC),
+        "settled",
+        "acc",
+        None,
+        "key",
+        None,
+        None,
+        "/v1",
+        "llm",
+        "fast",
+        "openai",
+        "one",
+        usages[0],
+        round_up(scaled),
+        round_up(scaled, markup),
+        prices[0].id,
+        variant,
+        markup,
+        False,
+        200,
+        False,
+        None,
+        None,
+        {},
+        None,
+        None,
+        shares,
     )
     return event, prices[0], {row.id: row for row in prices}
 

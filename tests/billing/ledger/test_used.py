@@ -128,8 +128,14 @@ def counted(events: list[UsageEvent], bounds: list[datetime], names: tuple[str, 
                 group = tuple(OF[name](event) for name in names)
                 usage = event.usage
                 used = Used(
-                    *(1, usage.input_tokens, usage.cached_input_tokens, usage.cache_write_tokens, usage.output_tokens),
-                    *(usage.reasoning_tokens, event.cost_nano, event.charged_nano),
+                    1,
+                    usage.input_tokens,
+                    usage.cached_input_tokens,
+                    usage.cache_write_tokens,
+                    usage.output_tokens,
+                    usage.reasoning_tokens,
+                    event.cost_nano,
+                    event.charged_nano,
                 )
                 span[group] = span.get(group, Used()).plus(used)
     return spans

@@ -51,7 +51,9 @@ async def test_units_are_there_again_with_the_provider_s_period(billing: Billing
     await billing.database.execute(
         "INSERT INTO subscriptions (provider, id, account_id, status, plan, period_start, period_end, created_at)"
         " VALUES ('stripe', 'sub_1', $1, 'active', 'starter', $2, $3, $2)",
-        *(account.id, LEAP, months_later(LEAP, 1)),
+        account.id,
+        LEAP,
+        months_later(LEAP, 1),
     )
     used_up = await features.use(account.id, "debates", 50, "e1")
     assert used_up.state.period.end == datetime(2028, 2, 29, 10, tzinfo=UTC)

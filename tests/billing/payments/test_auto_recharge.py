@@ -48,15 +48,13 @@ class Installation:
         """A new process on the same stores."""
         billing = self.billing
         parts = PaymentParts(
-            *(
-                billing.database,
-                billing.accounts,
-                billing.grants,
-                billing.change_notifier,
-                PLANS,
-                billing.new_id,
-                "here",
-            ),
+            billing.database,
+            billing.accounts,
+            billing.grants,
+            billing.change_notifier,
+            PLANS,
+            billing.new_id,
+            "here",
             now=lambda: self.now,
         )
         flows = FlowRules(500, 1_000_000, 2_000, frozenset({HOME}), HOME)

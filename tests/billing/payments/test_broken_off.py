@@ -42,7 +42,13 @@ class Dying:
 
 def gateway(billing: Billing, database: Any) -> Payments:
     parts = PaymentParts(
-        *(database, billing.accounts, billing.grants, billing.change_notifier, PLANS, billing.new_id, "here"),
+        database,
+        billing.accounts,
+        billing.grants,
+        billing.change_notifier,
+        PLANS,
+        billing.new_id,
+        "here",
     )
     rules = PaymentRules(FlowRules(500, 100_000, 2_000, frozenset({HOME}), HOME), "free", timedelta(days=10), HOME)
     return make_payments(parts, rules, local_provider(parts, HOME))

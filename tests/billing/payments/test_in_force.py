@@ -38,7 +38,9 @@ def states(draw: st.DrawFn) -> Seen:
         f"sub_{draw(st.integers(0, 10**6))}",
         status,
         draw(st.sampled_from(["starter", "pro", "gone", None])),
-        *(NOW, NOW + timedelta(days=30), NOW - timedelta(days=draw(st.integers(0, 3)))),
+        NOW,
+        NOW + timedelta(days=30),
+        NOW - timedelta(days=draw(st.integers(0, 3))),
         past_due_since=since if status in OWING else None,
     )
 

@@ -36,15 +36,13 @@ class Shop:
     def __post_init__(self) -> None:
         billing = self.billing
         parts = PaymentParts(
-            *(
-                billing.database,
-                billing.accounts,
-                billing.grants,
-                billing.change_notifier,
-                PLANS,
-                billing.new_id,
-                "here",
-            ),
+            billing.database,
+            billing.accounts,
+            billing.grants,
+            billing.change_notifier,
+            PLANS,
+            billing.new_id,
+            "here",
             now=lambda: self.now,
         )
         rules = PaymentRules(FlowRules(500, 100_000, 2_000, frozenset({HOME}), HOME), "free", timedelta(days=10), HOME)
@@ -384,9 +382,12 @@ async def looked_at(shop: Shop, seed: int | None) -> tuple[object, ...]:
     await some(all_of_it=seed is None)
     subscription_id = await database.value("SELECT max(id) FROM local_objects WHERE kind = 'subscription'")
     steps = (
-        *((timedelta(days=15), f"upgrade:{subscription_id}:pro"), (timedelta(), "save:visa 9995")),
-        *((timedelta(days=16), "renew"), (timedelta(hours=1), "save:visa 4242")),
-        *((timedelta(hours=1), f"pay:{subscription_id}"), (timedelta(days=1), f"cancel:{subscription_id}")),
+        (timedelta(days=15), f"upgrade:{subscription_id}:pro"),
+        (timedelta(), "save:visa 9995"),
+        (timedelta(days=16), "renew"),
+        (timedelta(hours=1), "save:visa 4242"),
+        (timedelta(hours=1), f"pay:{subscription_id}"),
+        (timedelta(days=1), f"cancel:{subscription_id}"),
     )
     for later, action in steps:
         shop.now += later

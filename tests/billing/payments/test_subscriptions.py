@@ -25,7 +25,14 @@ class Scene:
     now: datetime = START
     seen: Subscription = field(
         default_factory=lambda: Subscription(
-            *("sub_1", "active", "cus_1", "ord_1", None, "price_s", START, LEAP_DAY),
+            "sub_1",
+            "active",
+            "cus_1",
+            "ord_1",
+            None,
+            "price_s",
+            START,
+            LEAP_DAY,
             livemode=False,
             created_at=START,
         )
@@ -52,7 +59,7 @@ class Scene:
         line = InvoiceLine("il_1", "subscription", cents, price, self.seen.period_start, self.seen.period_end)
         absent = dict.fromkeys(("payment_id", "order_id", "deployment"))
         invoice = Invoice(
-            *(invoice_id, "paid", "cus_1", "sub_1"), **absent, amount_cents=cents, total_cents=cents, currency="usd",
+            invoice_id, "paid", "cus_1", "sub_1", **absent, amount_cents=cents, total_cents=cents, currency="usd",
             lines=(line,), livemode=False, created_at=self.now,
         )  # fmt: skip
         given = []
@@ -104,8 +111,13 @@ async def test_a_subscription_over_a_leap_day_from_start_to_end(billing: Billing
     assert await scene.apply(cancel_at=period["period_end"]) == ("pro", "active")
     assert await scene.apply(status="canceled") == ("free", "active")
     assert await scene.told() == [
-        *("subscription.changed starter", "subscription.changed pro", "subscription.past_due pro"),
-        *("subscription.ended free", "subscription.changed pro", "subscription.changed pro", "subscription.ended free"),
+        "subscription.changed starter",
+        "subscription.changed pro",
+        "subscription.past_due pro",
+        "subscription.ended free",
+        "subscription.changed pro",
+        "subscription.changed pro",
+        "subscription.ended free",
     ]
 
 

@@ -53,7 +53,7 @@ async def bills(billing: Billing, apis: BillingApis) -> Bills:
     await debit(DAYS[0] - timedelta(days=1))
     accounts = {
         "openai": BillAccount(
-            *(("openai", "openai-eu"), "openai", apis.base_url("openai"), KEY, ("key_a",)), tolerance=EXACT
+            ("openai", "openai-eu"), "openai", apis.base_url("openai"), KEY, ("key_a",), tolerance=EXACT
         ),
         "anthropic": BillAccount(("anthropic",), "anthropic", apis.base_url("anthropic"), KEY, tolerance=EXACT),
         "openrouter": BillAccount(("openrouter",), "openrouter", apis.base_url("openrouter"), KEY, tolerance=EXACT),

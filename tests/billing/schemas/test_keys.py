@@ -19,8 +19,12 @@ ROOT = Path(package.__file__).parent
 MOST_FILES = 4
 """The column, the rule, the principal, and what acts on it. The fifth is docs/api.md."""
 OF_PLANS = {
-    *("plans.py", "web/operator_money.py", "holds/decision.py", "keys/principals.py"),
-    *("schemas/payments.py", "cli/plans.py"),
+    "plans.py",
+    "web/operator_money.py",
+    "holds/decision.py",
+    "keys/principals.py",
+    "schemas/payments.py",
+    "cli/plans.py",
 }
 """Where `max_parallel_requests` of a plan stands."""
 

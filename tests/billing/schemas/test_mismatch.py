@@ -10,9 +10,28 @@ from billing.api.operations import OPERATIONS
 from billing.schemas.mismatch import mismatch, unreadable
 
 VALUES: Final[tuple[Any, ...]] = (
-    *(0, -1, 1.5, 10**30, True, None, "", "é", "x" * 5000),
-    *([], [1], ["x" * 5000], [[1]], [{}], [{"window": 1}], [{"window": "day", "metric": "tokens", "limit": []}]),
-    *({}, {"a": 1}, {"a": [1]}, {"a": "x" * 5000}, {"": "x"}, {"x" * 500: "y"}),
+    0,
+    -1,
+    1.5,
+    10**30,
+    True,
+    None,
+    "",
+    "é",
+    "x" * 5000,
+    [],
+    [1],
+    ["x" * 5000],
+    [[1]],
+    [{}],
+    [{"window": 1}],
+    [{"window": "day", "metric": "tokens", "limit": []}],
+    {},
+    {"a": 1},
+    {"a": [1]},
+    {"a": "x" * 5000},
+    {"": "x"},
+    {"x" * 500: "y"},
 )
 BODIES: Final = (b"[]", b"1", b'"x"', b"null", b"{}", b'{"zzz": 1}')
 OF_THE_VALIDATOR: Final = ("Expected ", "Object ", "got `", "regex", "$.", "- at", "enum", "`str`", "`int`", "`object`")

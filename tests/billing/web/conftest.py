@@ -61,7 +61,12 @@ async def windows(account_id: str) -> list[WindowShape]:
 async def payments(billing: Billing) -> Payments:
     """The local provider, which leads back to the console."""
     parts = PaymentParts(
-        *(billing.database, billing.accounts, billing.grants, billing.change_notifier, PLANS, billing.new_id),
+        billing.database,
+        billing.accounts,
+        billing.grants,
+        billing.change_notifier,
+        PLANS,
+        billing.new_id,
         await deployment_of(billing.database),
     )
     own = BrowserRules().url

@@ -30,7 +30,7 @@ async def use(console: Console) -> dict[str, str]:
     key, _ = await console.billing.keys.create(account_id, "laptop", user_id=owner)
     for _ in COSTS_NANO:
         event_id = await console.billing.debit(
-            *(account_id, key.id, USAGE), admitted_at=datetime.now(UTC), user_id=owner, markup_scaled=25 * FACTOR_SCALE
+            account_id, key.id, USAGE, admitted_at=datetime.now(UTC), user_id=owner, markup_scaled=25 * FACTOR_SCALE
         )
     return {**PATHS, "event_id": event_id, "request_id": event_id, "key_id": key.id, "user_id": owner}
 

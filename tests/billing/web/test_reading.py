@@ -40,7 +40,9 @@ async def use(console: Console) -> str:
     for number in range(50):
         usage = Usage(input_tokens=1000 + 37 * number, output_tokens=100 + number)
         made = await billing.debit(
-            *(account_id, (key if number % 3 else other).id, usage),
+            account_id,
+            (key if number % 3 else other).id,
+            usage,
             admitted_at=at + number * timedelta(hours=16, minutes=23),
             model=("fast", "slow")[number % 2],
             user_id=owner if number % 3 else None,
@@ -68,14 +70,18 @@ async def test_usage_says_what_the_api_says_in_every_zone_and_by_everything(cons
             was = {next(iter(each["group"].values())): each["charged_usd"] for each in before["data"]}
             total = summary["total"]
             assert page.values == [
-                *(total["charged_usd"], before["total"]["charged_usd"]),
+                total["charged_usd"],
+                before["total"]["charged_usd"],
                 *(str(total[name]) for name in ("events", "input_tokens", "output_tokens")),
                 *(
                     text
                     for each in summary["data"]
                     for text in (
-                        *(str(each["events"]), str(each["input_tokens"]), str(each["output_tokens"])),
-                        *(each["charged_usd"], was.pop(next(iter(each["group"].values())), "0.00")),
+                        str(each["events"]),
+                        str(each["input_tokens"]),
+                        str(each["output_tokens"]),
+                        each["charged_usd"],
+                        was.pop(next(iter(each["group"].values())), "0.00"),
                     )
                 ),
                 *(text for usd in was.values() for text in ("0", "0", "0", "0.00", usd)),

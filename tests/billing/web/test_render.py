@@ -26,7 +26,10 @@ def test_an_amount_is_rounded_for_reading_and_never_to_nothing(nano: int, text: 
 def test_amounts_of_one_column_have_as_many_digits() -> None:
     amounts = ["25.00", "-0.03765", "0.5", None]
     assert [str(money(each, digits(amounts)).striptags()) for each in amounts] == [
-        *("$25.00000", "-$0.03765", "$0.50000", "–")
+        "$25.00000",
+        "-$0.03765",
+        "$0.50000",
+        "–",
     ]
     assert [usd_text(nano, digits([10**9, 0])) for nano in (10**9, 0)] == ["$1.00", "$0.00"]
     assert (digits([1]), usd_text(1, digits([1]))) == (6, "$0.000000001")

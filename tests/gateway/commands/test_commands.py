@@ -27,7 +27,14 @@ PASSWORD = "swordfish-of-all-the-tests"
 
 
 PEOPLES = [
-    *("auth", "auth totp", "keys", "org", "billing", "billing auto-recharge", "billing budget", "webhooks"),
+    "auth",
+    "auth totp",
+    "keys",
+    "org",
+    "billing",
+    "billing auto-recharge",
+    "billing budget",
+    "webhooks",
     *OF_PEOPLE,
 ]
 
@@ -124,9 +131,17 @@ def test_version(shell: Shell) -> None:
 @pytest.mark.parametrize(
     "arguments",
     [
-        *(("nope",), ("up", "--nope"), ("up", "--workers", "0"), ("up", "--workers", "x"), ("operator",), ("explain",)),
-        *(("operator", "account", "show"), ("operator", "account", "list", "--limit", "0"), ("up", "--timeout", "0")),
-        *(("up", "--api-url", "http://x"), ("reconcile", "--api-url", "http://x")),
+        ("nope",),
+        ("up", "--nope"),
+        ("up", "--workers", "0"),
+        ("up", "--workers", "x"),
+        ("operator",),
+        ("explain",),
+        ("operator", "account", "show"),
+        ("operator", "account", "list", "--limit", "0"),
+        ("up", "--timeout", "0"),
+        ("up", "--api-url", "http://x"),
+        ("reconcile", "--api-url", "http://x"),
     ],
 )
 def test_wrong_usage(shell: Shell, arguments: tuple[str, ...]) -> None:

@@ -231,8 +231,17 @@ def test_operator_commands_reach_it_every_way(up: Up, way: Way) -> None:
     assert [run(*refund).json["balance_usd"] for _ in range(2)] == ["3.75", "3.75"]
     assert run("operator", "refund", account["id"], "2", *once).code == 1
     changed = run(
-        *("operator", "account", "set", account["id"], "--plan", "starter", "--status", "suspended"),
-        *("--credit-limit", "7.50", "--json"),
+        "operator",
+        "account",
+        "set",
+        account["id"],
+        "--plan",
+        "starter",
+        "--status",
+        "suspended",
+        "--credit-limit",
+        "7.50",
+        "--json",
     ).json
     assert (changed["plan"], changed["status"], changed["credit_limit_usd"]) == ("starter", "suspended", "7.50")
     quotas = ("operator", "account", "quotas", account["id"], "--json")
@@ -265,7 +274,15 @@ def test_it_can_be_verified_and_explained_while_it_runs(up: Up) -> None:
     verified = up.shell.run("ledger", "verify", "--json").json
     assert verified["ok"]
     assert {check["name"] for check in verified["checks"]} == {
-        *("balances", "sum", "lots", "transfers", "prices", "rollups", "dropped", "of all", "by names")
+        "balances",
+        "sum",
+        "lots",
+        "transfers",
+        "prices",
+        "rollups",
+        "dropped",
+        "of all",
+        "by names",
     }
 
 

@@ -12,7 +12,9 @@ from tests.gateway.config.support import MAIN, load
 def test_purchased_credit_lasts_for_ever_unless_it_is_told(tmp_path: Path) -> None:
     payments = load(tmp_path, {}).payments
     assert (payments.credit_expires_days, payments.low_balance_nano, payments.auto_recharge_declines) == (
-        *(None, 5_000_000_000, 3),
+        None,
+        5_000_000_000,
+        3,
     )
     text = "payments: {credit_expires_days: 365, low_balance_usd: '0', auto_recharge_declines: 4, open_pages: 7}\n"
     settings = load(tmp_path, {}, main=f"{MAIN}{text}")

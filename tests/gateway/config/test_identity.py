@@ -25,13 +25,13 @@ def test_providers(tmp_path: Path) -> None:
     identity = load(tmp_path, {"SECRET": "s", "OTHER": "o"}, main=f"{MAIN}identity:\n{PUBLIC}{GOOGLE}").identity
     assert (identity.approval, identity.public_url) == ("verified", "https://llm.example.com")
     google = SignInProvider(
-        *("https://accounts.google.com", "id", "s"), trusted_email=True, allowed_domains=frozenset({"example.com"})
+        "https://accounts.google.com", "id", "s", trusted_email=True, allowed_domains=frozenset({"example.com"})
     )
     github = SignInProvider(
-        *("https://github.com", "id", "s", "github", ("read:user", "user:email")), api_url="https://api.github.com"
+        "https://github.com", "id", "s", "github", ("read:user", "user:email"), api_url="https://api.github.com"
     )
     own = SignInProvider(
-        *("https://git.example.com", "id", "o", "github", ("user",)), api_url="https://git.example.com/api/v3"
+        "https://git.example.com", "id", "o", "github", ("user",), api_url="https://git.example.com/api/v3"
     )
     assert identity.providers == {"google": google, "github": github, "own": own}
     assert "'s'" not in repr(identity)

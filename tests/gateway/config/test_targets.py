@@ -33,8 +33,13 @@ def test_targets_have_what_their_entry_has_unless_they_say_otherwise(tmp_path: P
 @pytest.mark.parametrize(
     ("url", "gets_it"),
     [
-        *(("https://a/v2", True), ("https://a:443", True), ("https://A/v1", True)),
-        *(("http://a/v1", False), ("https://a:8443/v1", False), ("https://a.b/v1", False), ("https://b/a", False)),
+        ("https://a/v2", True),
+        ("https://a:443", True),
+        ("https://A/v1", True),
+        ("http://a/v1", False),
+        ("https://a:8443/v1", False),
+        ("https://a.b/v1", False),
+        ("https://b/a", False),
     ],
 )
 def test_the_entrys_key_and_headers_are_sent_to_its_own_origin_alone(tmp_path: Path, url: str, gets_it: bool) -> None:

@@ -172,7 +172,12 @@ async def test_a_postgres_that_somebody_else_runs_on_the_data_is_named_and_left_
     owner = data.stat().st_uid
     theirs = await asyncio.create_subprocess_exec(
         program,
-        *("-D", ".", "-c", "unix_socket_directories=.", "-c", "listen_addresses="),
+        "-D",
+        ".",
+        "-c",
+        "unix_socket_directories=.",
+        "-c",
+        "listen_addresses=",
         cwd=data,
         user=owner if os.geteuid() == 0 else None,
     )

@@ -38,9 +38,12 @@ MOST_CALLERS: Final = 2
 ENDS_SESSIONS: Final = re.compile(r"/api/(auth|orgs)\b")
 """Operations by which a person can end what they are signed in by: another person, `leaver`, tries them."""
 LESS: Final = (
-    *("[auth]", "auto-signup = false"),
-    *("[generation]", "with-security-parameters = false"),
-    *("[phases.coverage]", 'unexpected-methods = ["trace"]'),
+    "[auth]",
+    "auto-signup = false",
+    "[generation]",
+    "with-security-parameters = false",
+    "[phases.coverage]",
+    'unexpected-methods = ["trace"]',
 )
 """Keys that are none are not made up: who has no valid one is refused before anything else is looked at, which each
 operation's check of its security sees. The router refuses all methods that a path does not have alike."""
@@ -81,9 +84,19 @@ async def run(folder: Path, url: str, *selected: str) -> tuple[int, str]:
         str(program),
         "run",
         f"{url}/api/openapi.json",
-        *("--checks", "all", "--max-examples", str(EXAMPLES), "--continue-on-failure", "--generation-deterministic"),
-        *("--phases", "examples,coverage,fuzzing"),
-        *("--warnings", "off", "--no-color", "--generation-allow-x00", "false"),
+        "--checks",
+        "all",
+        "--max-examples",
+        str(EXAMPLES),
+        "--continue-on-failure",
+        "--generation-deterministic",
+        "--phases",
+        "examples,coverage,fuzzing",
+        "--warnings",
+        "off",
+        "--no-color",
+        "--generation-allow-x00",
+        "false",
         *selected,
         cwd=folder,
         env=variables

@@ -125,8 +125,23 @@ async def ids_of(gateway: Gateway, customer: Customer, events: list[Any]) -> dic
     assert organization is not None
     nobody = dict.fromkeys(
         (
-            *("user_id", "order_id", "endpoint_id", "delivery_id", "budget_id", "invitation_id", "coupon_id", "token"),
-            *("hold_id", "request_id", "parked_id", "session_id", "provider", "name", "source", "model", "plan_id"),
+            "user_id",
+            "order_id",
+            "endpoint_id",
+            "delivery_id",
+            "budget_id",
+            "invitation_id",
+            "coupon_id",
+            "token",
+            "hold_id",
+            "request_id",
+            "parked_id",
+            "session_id",
+            "provider",
+            "name",
+            "source",
+            "model",
+            "plan_id",
         ),
         "nothing",
     )

@@ -15,8 +15,19 @@ from tests.gateway.conftest import ADMIN_KEY, Gateway, MakeGateway, chat
 from tests.support.answering import until
 
 ITS_OWN = {
-    *("outbox", "direct_writer", "tend", "relay", "subscribe", "targets_tell", "targets_listen"),
-    *("housekeeping", "months", "metrics", "plans", "prices", "refused"),
+    "outbox",
+    "direct_writer",
+    "tend",
+    "relay",
+    "subscribe",
+    "targets_tell",
+    "targets_listen",
+    "housekeeping",
+    "months",
+    "metrics",
+    "plans",
+    "prices",
+    "refused",
 }
 """Loops of a process that does nothing for others."""
 SHARED = {"reconcile", "retention", "mail", "notices", "credit_expiry", "balance_alerts", "budgets", "background"}

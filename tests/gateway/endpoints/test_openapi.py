@@ -30,7 +30,12 @@ def operations(api: Json) -> dict[tuple[str, str], Json]:
 
 
 OF_OTHERS = (
-    *("{org_id}", "{order_id}", "{endpoint_id}", "{budget_id}", "{provider}", "{plan_id}"),
+    "{org_id}",
+    "{order_id}",
+    "{endpoint_id}",
+    "{budget_id}",
+    "{provider}",
+    "{plan_id}",
     "/usage/refusals/{request_id}",
 )
 """What answers of these are like is seen elsewhere."""

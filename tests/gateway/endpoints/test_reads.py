@@ -58,8 +58,16 @@ SMALL = priced(
     ("local:demo-rerank", {}, {"search": "1"}),
 )
 LISTED = {
-    *("gpt-4o", "gpt-4o-audio-preview", "gpt-by-request", "text-embedding-3-small", "o9"),
-    *("demo", "demo-embedding", "demo-moderation", "demo-rerank", "my-tts"),
+    "gpt-4o",
+    "gpt-4o-audio-preview",
+    "gpt-by-request",
+    "text-embedding-3-small",
+    "o9",
+    "demo",
+    "demo-embedding",
+    "demo-moderation",
+    "demo-rerank",
+    "my-tts",
 }
 
 

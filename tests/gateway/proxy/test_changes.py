@@ -175,7 +175,9 @@ async def test_who_is_removed_or_demoted_spends_on_no_gateway(pair: tuple[Gatewa
         await first.runtime.database.execute(
             "WITH person AS (INSERT INTO users (id, email, status) VALUES ($1, $2, 'active')) "
             "INSERT INTO memberships (org_id, user_id, role) VALUES ($3, $1, 'member')",
-            *(user_id, f"{user_id.lower()}@example.com", organization.id),
+            user_id,
+            f"{user_id.lower()}@example.com",
+            organization.id,
         )
         _, secret = await services.keys.create(customer.account_id, "theirs", user_id=user_id)
         spending.append([replace(customer, key=secret, gateway=at) for at in (first, second)])

@@ -89,8 +89,10 @@ async def test_the_log_has_a_line_for_each_request(make_gateway: MakeGateway, tm
     lines = await lines_of(path, 4)
     assert [each["request_id"] for each in lines] == ids
     assert [(each["status"], each["code"]) for each in lines] == [
-        *((200, None), (200, None)),
-        *((404, "model_not_found"), (401, "invalid_api_key")),
+        (200, None),
+        (200, None),
+        (404, "model_not_found"),
+        (401, "invalid_api_key"),
     ]
     assert [each["provider"] for each in lines] == ["local", "local", None, None]
     assert [each["stream"] for each in lines] == [False, True, False, None]

@@ -113,8 +113,22 @@ def test_a_name_that_asks_for_search_results_says_so_on_its_route() -> None:
 @pytest.mark.parametrize(
     "name",
     [
-        *("", "/", "nothing", "openai/", "/gpt", "OpenAI/gpt", "GPT", "gone", "off/gone", "off/x", "x/gpt"),
-        *("openai/" + "x" * 200, "openai/a\0b", "openai/a\nb", "openai/\u202e", "openai/\ud83d"),
+        "",
+        "/",
+        "nothing",
+        "openai/",
+        "/gpt",
+        "OpenAI/gpt",
+        "GPT",
+        "gone",
+        "off/gone",
+        "off/x",
+        "x/gpt",
+        "openai/" + "x" * 200,
+        "openai/a\0b",
+        "openai/a\nb",
+        "openai/\u202e",
+        "openai/\ud83d",
     ],
 )
 def test_a_name_that_leads_nowhere(name: str) -> None:

@@ -88,8 +88,13 @@ async def port(request: pytest.FixtureRequest, database_url: str, redis_url: str
             read_end, write_end = os.pipe()
             more = ("--fd", str(listener.fileno()), "--ready-fd", str(write_end))
             worker = await asyncio.create_subprocess_exec(
-                *("/bin/sh", "-c", f'ulimit -n {FILES} && exec "$0" "$@"', sys.executable),
-                *("-m", "gateway.process.worker", *more),
+                "/bin/sh",
+                "-c",
+                f'ulimit -n {FILES} && exec "$0" "$@"',
+                sys.executable,
+                "-m",
+                "gateway.process.worker",
+                *more,
                 pass_fds=(listener.fileno(), write_end),
                 env={"PATH": os.defpath, "DATABASE_URL": database_url, "REDIS_URL": own_redis},
             )

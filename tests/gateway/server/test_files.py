@@ -35,7 +35,13 @@ async def worker(database_url: str, redis_url: str) -> AsyncIterator[tuple[int, 
         limited = f'ulimit -Sn {FILES // 2} && ulimit -Hn {FILES} && exec "$0" "$@"'
         more = ("--fd", str(listener.fileno()), "--ready-fd", str(write_end))
         process = await asyncio.create_subprocess_exec(
-            *("/bin/sh", "-c", limited, sys.executable, "-m", "gateway.process.worker", *more),
+            "/bin/sh",
+            "-c",
+            limited,
+            sys.executable,
+            "-m",
+            "gateway.process.worker",
+            *more,
             pass_fds=(listener.fileno(), write_end),
             env={"PATH": os.defpath, "DATABASE_URL": database_url, "REDIS_URL": own_redis},
         )

@@ -66,15 +66,13 @@ async def worker(database_url: str, redis_url: str) -> AsyncIterator[Worker]:
     with socket.create_server(("127.0.0.1", 0), backlog=64) as listener:
         read_end, write_end = os.pipe()
         process = await asyncio.create_subprocess_exec(
-            *(
-                sys.executable,
-                "-m",
-                "gateway.process.worker",
-                "--fd",
-                str(listener.fileno()),
-                "--ready-fd",
-                str(write_end),
-            ),
+            sys.executable,
+            "-m",
+            "gateway.process.worker",
+            "--fd",
+            str(listener.fileno()),
+            "--ready-fd",
+            str(write_end),
             pass_fds=(listener.fileno(), write_end),
             env={"PATH": os.defpath, **environment},
         )

@@ -79,8 +79,12 @@ def test_states_come_back_byte_for_byte(scripts: Scripts, account: AccountState,
     scripts.command("MSET", places[0], account.pack(), places[1], key.pack())
     read = scripts.run(READ_AND_WRITE, places)
     assert read == [
-        *(account.balance_nano, account.held_nano, account.dseq, account.xseq),
-        *(account.hold_version, len(account.counters)),
+        account.balance_nano,
+        account.held_nano,
+        account.dseq,
+        account.xseq,
+        account.hold_version,
+        len(account.counters),
     ]
     assert scripts.command("MGET", *places) == [account.pack(), key.pack()]
 

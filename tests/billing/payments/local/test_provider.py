@@ -91,7 +91,10 @@ async def test_a_checkout_is_paid_by_a_button_and_then_refunded_or_disputed(loca
     assert (paid.status, paid.amount_cents, paid.order_id, paid.deployment) == ("paid", 2000, "ord_1", "here")
     assert await local.provider.find_payment("ord_1") == paid
     assert [event.type for event in local.taken] == [
-        *("payment.failed", "payment.paid", "customer.updated", "checkout.completed"),
+        "payment.failed",
+        "payment.paid",
+        "customer.updated",
+        "checkout.completed",
     ]
 
     await local.acts.act(secret, "refund_half")

@@ -36,15 +36,13 @@ RULES = PaymentRules(
 def payments(stripe: FakeStripe, provider: StripePayments, billing: Billing) -> Payments:
     stripe.subscriptions.add_price("price_s", 9900)
     parts = PaymentParts(
-        *(
-            billing.database,
-            billing.accounts,
-            billing.grants,
-            billing.change_notifier,
-            PLANS,
-            billing.new_id,
-            DEPLOYMENT,
-        ),
+        billing.database,
+        billing.accounts,
+        billing.grants,
+        billing.change_notifier,
+        PLANS,
+        billing.new_id,
+        DEPLOYMENT,
         now=lambda: datetime.fromtimestamp(stripe.state.now, UTC),
     )
     return make_payments(parts, RULES, provider)

@@ -128,8 +128,12 @@ _DETAILS = st.lists(
     st.dictionaries(
         st.sampled_from(
             [
-                *("promptTokenCount", "candidatesTokenCount", "thoughtsTokenCount", "cachedContentTokenCount"),
-                *("toolUsePromptTokenCount", "totalTokenCount"),
+                "promptTokenCount",
+                "candidatesTokenCount",
+                "thoughtsTokenCount",
+                "cachedContentTokenCount",
+                "toolUsePromptTokenCount",
+                "totalTokenCount",
             ]
         ),
         _NUMBERS,
