@@ -23,6 +23,7 @@ DAYS: Final = 31
 _SUMMARY: Final = f"{ACCOUNT}/usage/summary"
 _BUCKETS: Final = f"{ACCOUNT}/usage/buckets"
 _EVENTS: Final = f"{ACCOUNT}/usage/events"
+# By who reads; the owner of the first account or of the second.
 READS: Final = {
     "large": (
         f"{ACCOUNT}/balance",
@@ -50,7 +51,6 @@ READS: Final = {
         f"{_BUCKETS}?since={{since}}&group_by=model",
     ),
 }
-"""By who reads; the owner of the first account or of the second."""
 NUMBERS: Final = {"large": 0, "wide": 1}
 
 

@@ -41,10 +41,10 @@ from gateway.runtime.stores import new_id
 
 MINUTES: Final = 3
 BEGAN: Final = datetime.now(UTC).replace(second=0, microsecond=0) - timedelta(hours=1)
+# Bytes that each counter grows by in a minute.
 GROWN: Final = 1_000
-"""Bytes that each counter grows by in a minute."""
+# A hundredth of a nano-USD.
 PER_BYTE: Final = 10**7
-"""A hundredth of a nano-USD."""
 GATE: Final = 4
 MIB: Final = 1024 * 1024
 

@@ -14,8 +14,8 @@ from benchmarks.subjects import Sample, Unsound
 
 COMMANDS: Final = ("--version", "operator --help", "operator account list")
 TIMEOUT_S: Final = 60.0
+# As it was installed beside this Python: what a person starts.
 METERGATE: Final = Path(sys.executable).with_name("metergate")
-"""As it was installed beside this Python: what a person starts."""
 
 
 @contextmanager

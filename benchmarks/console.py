@@ -42,19 +42,20 @@ if TYPE_CHECKING:
 
 EVENTS: Final = 10_000_000
 FEW_EVENTS: Final = 100_000
+# What a run of every figure looks at.
 FEW_ACCOUNTS: Final = 1_000
-"""What a run of every figure looks at."""
 PAGE_BAR_MS: Final = 100.0
 ROUNDS: Final = 4
 MEASURE_S: Final = 4.0
 RATE: Final = 200
+# Two people who open a page a second each, which is more than somebody who reads does.
 LOOK_EVERY_S: Final = 0.5
-"""Two people who open a page a second each, which is more than somebody who reads does."""
 WINDOWS: Final = 6
 ADMIN_KEY: Final = "mg_admin_of_the_benchmark_of_pages"
 PASSWORD: Final = "quiet tulip anvil harbour"  # noqa: S105 - of a benchmark
+# What pages are about that this installation has none of.
 NOT_LOOKED_AT: Final = ("secret", "provider", "token", "endpoint_id")
-"""What pages are about that this installation has none of."""
+# Pages with other parameters, by who looks.
 MORE: Final = {
     "large": (
         "/usage?period=30d&by=key",
@@ -74,7 +75,6 @@ MORE: Final = {
         f"/operator/keys?account_id={LARGE}",
     ),
 }
-"""Pages with other parameters, by who looks."""
 
 
 @dataclass(slots=True)

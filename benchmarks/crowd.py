@@ -28,13 +28,13 @@ MONTHS: Final = 6
 ACCOUNTS: Final = 10_000
 STEP_ROWS: Final = 1_000_000
 STATEMENT_S: Final = 3600.0
+# The first account, with a tenth of all events and 480 combinations of dimensions.
 LARGE: Final = "01K0000000000000000000ACC0"
-"""The first account, with a tenth of all events and 480 combinations of dimensions."""
+# The second one, with a twentieth of them and 1,000 keys.
 WIDE: Final = "01K0000000000000000000ACC1"
-"""The second one, with a twentieth of them and 1,000 keys."""
 EMAIL: Final = "person{}@example.com"
+# The owners of both; the second one is a member of the first one's organization, too.
 PERSON: Final = ("01KUSER0000000000000000000", "01KUSER0000000000000000001")
-"""The owners of both; the second one is a member of the first one's organization, too."""
 
 _FUNCTIONS: Final = (
     """CREATE FUNCTION pg_temp.digit(ms bigint, shift integer) RETURNS text LANGUAGE sql IMMUTABLE AS
@@ -176,8 +176,8 @@ FROM (
 ) AS s JOIN usage_dimensions AS d ON d.id = s.dimensions ORDER BY bucket
 """
 _ALL, _FEW = 10**9, 1480
+# Units of sums, and whose dimensions have them: by minute and hour the first two accounts' alone, which are read.
 _UNITS: Final = (("minute", _FEW), ("hour", _FEW), ("day", _ALL), ("month", _ALL))
-"""Units of sums, and whose dimensions have them: by minute and hour the first two accounts' alone, which are read."""
 _LATER: Final = """
 SELECT i.indexname AS name, i.indexdef AS made FROM pg_indexes AS i
 WHERE i.tablename = $1 AND NOT EXISTS (SELECT FROM pg_constraint AS c WHERE c.conname = i.indexname)

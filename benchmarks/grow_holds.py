@@ -14,19 +14,19 @@ from benchmarks.subjects import Report, Sample, Unsound
 from billing.database.migrate import migrate
 from billing.principals import Principal
 
+# Measured at each size, after as many that are not.
 REQUESTS: Final = 4_000
-"""Measured at each size, after as many that are not."""
+# Of the accounts, those that are asked for: more than a processor's cache has room for.
 SAMPLED: Final = 2_000
-"""Of the accounts, those that are asked for: more than a processor's cache has room for."""
 FEW_ACCOUNTS: Final = 100
 SIX_WINDOWS: Final = 6
+# Of the accounts that a size adds, those that the gateway's own loader loads.
 LOADED: Final = 2_000
-"""Of the accounts that a size adds, those that the gateway's own loader loads."""
 LOAD_AT_ONCE: Final = 16
 COPIED_AT_ONCE: Final = 1_000
 WEIGHED: Final = 100
+# Accounts that are compared with the ledger: of more, it takes longer than all the rest together.
 RECONCILED: Final = 20_000
-"""Accounts that are compared with the ledger: of more, it takes longer than all the rest together."""
 
 
 async def accounts(stage: Stage, sizes: Sequence[int], report: Report) -> list[Sample]:

@@ -23,8 +23,8 @@ from billing.ledger.roller import MOST_FRESH, roll
 from billing.ledger.writer import write_debits
 
 ACCOUNTS: Final = 1_000
+# Of all rows, those of the first account: reports are read of it.
 LARGE_SHARE: Final = 0.1
-"""Of all rows, those of the first account: reports are read of it."""
 SIX_WINDOWS: Final = 6
 DAYS: Final = 60
 MONTHS: Final = 4
@@ -43,6 +43,7 @@ def _recent(reports: Reports, account: str) -> Awaitable[object]:
     return reports.usage_events(account, PAGE, only=EventFilter(since=since, key_id=key_id(0), model=wire.MODEL))
 
 
+# Reports as the API reads them; each is a column.
 QUERIES: Final[dict[str, Query]] = {
     "totals_ms": lambda reports, account: reports.usage_totals(account),
     "key_totals_ms": lambda reports, account: reports.usage_totals(account, key_id=key_id(0)),
@@ -50,7 +51,6 @@ QUERIES: Final[dict[str, Query]] = {
     "recent_ms": _recent,
     "transfers_ms": lambda reports, account: reports.transactions(account, PAGE),
 }
-"""Reports as the API reads them; each is a column."""
 
 
 async def ledger(stage: Stage, sizes: Sequence[int], report: Report) -> list[Sample]:

@@ -24,8 +24,8 @@ from benchmarks.subjects import Report, Sample
 from benchmarks.tables import described, rounded, table
 
 Experiment = Callable[[Stage, Sequence[int], Report], Awaitable[list[Sample]]]
+# A figure's name, its heading, its decimals.
 Column = tuple[str, str, int]
-"""A figure's name, its heading, its decimals."""
 Sizes = Mapping[str, tuple[int, ...]]
 Grown = dict[str, list[Sample]]
 

@@ -15,12 +15,12 @@ from gateway.metrics.folder import METRICS_DIR_VARIABLE
 PROVIDER: Final = "bench"
 CONTEXT_WINDOW: Final = 2_000_000
 MAX_OUTPUT_TOKENS: Final = 16_384
+# Above the default: every one of the slow streams has a connection of its own.
 UPSTREAM_CONNECTIONS: Final = 8_192
-"""Above the default: every one of the slow streams has a connection of its own."""
 
+# Above the default: half a minute of comparing all accounts would fall into one phase or another by chance. What it
+# costs is measured by itself, in `growth`.
 RECONCILE_INTERVAL_S: Final = 86_400
-"""Above the default: half a minute of comparing all accounts would fall into one phase or another by chance. What it
-costs is measured by itself, in `growth`."""
 
 
 @dataclass(slots=True)

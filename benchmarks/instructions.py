@@ -31,15 +31,15 @@ CONNECTIONS: Final = 4
 WARM_REQUESTS: Final = 240
 REQUESTS: Final = 240
 IDLE_S: Final = 10.0
+# A request that comes before its connection has been taken goes another way, and so do those that follow at once.
 SETTLE_S: Final = 1.0
-"""A request that comes before its connection has been taken goes another way, and so do those that follow at once."""
 TELL_S: Final = 60.0
+# A process is some fifty times slower there, and must not take that for a silence of Redis.
 PATIENT: Final = {"redis_timeout_ms": 60_000, "settle_timeout_ms": 60_000, "lease_s": 60}
-"""A process is some fifty times slower there, and must not take that for a silence of Redis."""
 _TOTALS: Final = re.compile(r"^(?:totals|summary): (\d+)", re.MULTILINE)
 
+# Requests by kind, what streams among them look like, and how many events one has.
 Kinds = dict[str, tuple[list[bytes], Shape | None, int]]
-"""Requests by kind, what streams among them look like, and how many events one has."""
 
 
 class Counter:

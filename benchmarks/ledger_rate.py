@@ -24,8 +24,8 @@ from billing.database.migrate import migrate
 from billing.ledger.roller import roll
 from billing.ledger.writer import write_debits
 
+# The default of `ledger_batch_rows`.
 BATCH_ROWS: Final = 500
-"""The default of `ledger_batch_rows`."""
 EPOCH: Final = 1
 SYNCED: Final = ("fsync", "synchronous_commit", "full_page_writes")
 

@@ -12,8 +12,8 @@ from benchmarks.tables import table
 
 LOOKS: Final = 15
 
+# Returns milliseconds, status and bytes of what stands at a path.
 Look = Callable[[str], Awaitable[tuple[float, int, int]]]
-"""Returns milliseconds, status and bytes of what stands at a path."""
 
 
 @dataclass(slots=True)

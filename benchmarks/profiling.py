@@ -24,8 +24,8 @@ from benchmarks.turns import WARM_CONNECTIONS
 
 PROFILE_S: Final = 8.0
 LINES: Final = 45
+# Calls a request from which on a request counts as passing a function.
 PASSED: Final = 0.5
-"""Calls a request from which on a request counts as passing a function."""
 
 
 async def profile(mode: Mode, streams: bool, rate: int | None, report: Report) -> None:

@@ -29,8 +29,8 @@ from benchmarks.subjects import (
 )
 from benchmarks.tables import described, rounded, table
 
+# The share of its core that a pass-through gets at saturation on a machine that does nothing else.
 QUIET: Final = 0.95
-"""The share of its core that a pass-through gets at saturation on a machine that does nothing else."""
 
 Samples = dict[str, list[Sample]]
 

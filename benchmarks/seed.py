@@ -22,8 +22,8 @@ PLAN: Final = "free"
 BALANCE_NANO: Final = 1_000_000 * 10**9
 LIMIT_TOKENS: Final = 10**15
 METRICS: Final = ("tokens", "requests", "input_tokens")
+# Between the tokens (about 250,000) and the bytes of a prompt of a megabyte, beside which nothing else is spent.
 COUNTED_LIMIT_TOKENS: Final = 700_000
-"""Between the tokens (about 250,000) and the bytes of a prompt of a megabyte, beside which nothing else is spent."""
 SEED: Final = 20260101
 
 

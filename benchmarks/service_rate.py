@@ -25,8 +25,8 @@ AMOUNT_NANO: Final = 1_000_000
 CONNECTIONS: Final = 64
 USAGE_CONNECTIONS: Final = 4
 WARM_CONNECTIONS: Final = 4
+# Of one call of usage.
 EVENTS: Final = 100
-"""Of one call of usage."""
 _HEAD: Final = (
     b"POST /api/service/%s HTTP/1.1\r\nHost: bench\r\nX-API-Key: " + KEY.encode() + b"\r\nX-Service-Name: bench\r\n"
     b"Content-Type: application/json\r\nContent-Length: %d\r\n\r\n"

@@ -23,8 +23,8 @@ SATURATION: Final = "saturation"
 UNPROXIED: Final = "saturation, no proxy"
 STREAMS: Final = "streams"
 BURSTS: Final = "bursts"
+# Those of the other APIs, by name.
 API_BURSTS: Final = {api.name: f"bursts, {api.name}" for api in APIS}
-"""Those of the other APIs, by name."""
 PROMPTS: Final = "prompts of 37 kB"
 COUNTED: Final = "beside counted prompts"
 CROWD: Final = "slow streams"
@@ -41,8 +41,8 @@ READS: Final = "reads of an account"
 PROMPT_BYTES: Final = 37_000
 COUNTED_BYTES: Final = 1_000_000
 FEW_SECRETS: Final = 64
+# Requests above it are made for FEW_SECRETS alone: made for all, they would fill the memory.
 LARGE_BYTES: Final = 4_096
-"""Requests above it are made for FEW_SECRETS alone: made for all, they would fill the memory."""
 
 Sample = dict[str, float]
 Report = Callable[[str], None]

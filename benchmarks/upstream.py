@@ -16,8 +16,8 @@ import uvloop
 
 from benchmarks import apis, wire
 
+# Streams of other APIs than chats, all of which come at once.
 BY_PATH: Final = {api.path.split(b"?")[0]: api.answer for api in apis.APIS}
-"""Streams of other APIs than chats, all of which come at once."""
 COUNT: Final = b"GET /count "
 METERED: Final = b"POST %s " % wire.PATH
 POST: Final = b"POST "

@@ -8,25 +8,25 @@ from typing import Final
 Headers = tuple[tuple[str, str], ...]
 
 MODEL: Final = "bench"
+# By its name a model whose vocabulary is known, so that its prompts can be counted; priced as the other one.
 COUNTED_MODEL: Final = "gpt-4o-bench"
-"""By its name a model whose vocabulary is known, so that its prompts can be counted; priced as the other one."""
 PATH: Final = b"/v1/chat/completions"
 INPUT_TOKENS: Final = 120
 OUTPUT_TOKENS: Final = 80
 INPUT_USD_PER_MILLION: Final = "0.15"
 OUTPUT_USD_PER_MILLION: Final = "0.60"
+# What one answer costs at those prices, in nano-USD: 0.15 USD a million tokens is 150 nano-USD a token.
 COST_NANO: Final = INPUT_TOKENS * 150 + OUTPUT_TOKENS * 600
-"""What one answer costs at those prices, in nano-USD: 0.15 USD a million tokens is 150 nano-USD a token."""
 
 STREAM_CHUNKS: Final = 50
+# Between two chunks of a stream; a stream takes a second.
 STREAM_PAUSE_S: Final = 0.02
-"""Between two chunks of a stream; a stream takes a second."""
+# The same of a slow stream, which takes 20 seconds.
 SLOW_PAUSE_S: Final = 0.4
-"""The same of a slow stream, which takes 20 seconds."""
+# In a request for a slow stream.
 SLOW_MARK: Final = b'"user":"slow"'
-"""In a request for a slow stream."""
+# In a request for a stream all of which comes at once.
 BURST_MARK: Final = b'"user":"burst"'
-"""In a request for a stream all of which comes at once."""
 
 _USAGE: Final = {
     "prompt_tokens": INPUT_TOKENS,
@@ -49,6 +49,7 @@ def compact(value: object) -> bytes:
     return json.dumps(value, separators=(",", ":")).encode()
 
 
+# A chat completion of about 600 bytes.
 ANSWER_BODY: Final = compact(
     {
         "id": "chatcmpl-B9MBs8CjcvOU2jLn4n570S5qMJKcT",
@@ -68,7 +69,6 @@ ANSWER_BODY: Final = compact(
         "system_fingerprint": "fp_b376dfbbd5",
     }
 )
-"""A chat completion of about 600 bytes."""
 
 _ANSWER_HEADERS: Final = (
     b"openai-processing-ms: 4\r\nopenai-version: 2020-10-01\r\nx-request-id: req_4f1c0f6ea8b1c5b4\r\n"
@@ -103,13 +103,13 @@ def _delta(number: int) -> bytes:
     return _event([{"index": 0, "delta": {"content": f" word{number:02d}"}, "logprobs": None, "finish_reason": end}])
 
 
+# Each a chunk of HTTP with one event of about 200 bytes.
 STREAM_EVENTS: Final = tuple(chunk(_delta(number)) for number in range(STREAM_CHUNKS))
-"""Each a chunk of HTTP with one event of about 200 bytes."""
+# What OpenAI sends before the end when asked for usage.
 STREAM_USAGE: Final = chunk(_event([], usage=_USAGE))
-"""What OpenAI sends before the end when asked for usage."""
 STREAM_DONE: Final = chunk(b"data: [DONE]\n\n")
+# All of a stream in one write, as it comes from an upstream that has been waited for, or writes fast.
 BURST: Final = STREAM_HEAD + b"".join(STREAM_EVENTS) + STREAM_USAGE + STREAM_DONE + STREAM_END
-"""All of a stream in one write, as it comes from an upstream that has been waited for, or writes fast."""
 BURST_CHUNKS: Final = STREAM_CHUNKS + 2
 
 

@@ -11,12 +11,12 @@ from typing import Final
 Network = IPv4Network | IPv6Network
 
 FORWARDED_HEADER: Final = "X-Forwarded-For"
+# How many hops are read, from the right.
 HOPS_MAX: Final = 32
-"""How many hops are read, from the right."""
+# The smallest network that one customer gets (RFC 6177); it counts as one address.
 IPV6_BITS: Final = 64
-"""The smallest network that one customer gets (RFC 6177); it counts as one address."""
+# Stands for a peer without an address, such as one on a Unix socket.
 UNKNOWN: Final = "unknown"
-"""Stands for a peer without an address, such as one on a Unix socket."""
 
 
 class Addresses:

@@ -24,10 +24,10 @@ class Actor:
     request_id: str | None = None
 
 
+# The actor of calls with the admin key.
 ADMIN: Final = Actor("admin")
-"""The actor of calls with the admin key."""
+# The gateway itself, by a rule.
 SYSTEM: Final = Actor("system")
-"""The gateway itself, by a rule."""
 
 
 async def record(
@@ -47,8 +47,8 @@ async def record(
     await connection.execute(_query("accounts_audit"), *row)
 
 
+# Above every row's number: where the first page begins.
 NEWEST: Final = 2**63 - 1
-"""Above every row's number: where the first page begins."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,18 +11,18 @@ from typing import Final
 
 from billing.errors import MetergateError
 
+# Decoded bytes at once: about a quarter of a millisecond of one core.
 PIECE_BYTES: Final = 65_536
-"""Decoded bytes at once: about a quarter of a millisecond of one core."""
+# Coded bytes at once: zlib gives back, as a copy, what of them it did not need for a piece.
 INPUT_BYTES: Final = 16_384
-"""Coded bytes at once: zlib gives back, as a copy, what of them it did not need for a piece."""
+# Of one gzip body. Each costs a decoder of its own, and one body needs no second one.
 MAX_MEMBERS: Final = 64
-"""Of one gzip body. Each costs a decoder of its own, and one body needs no second one."""
 
 _GZIP: Final = ("gzip", "x-gzip")
 _GZIP_BITS: Final = 16 + zlib.MAX_WBITS
 _CM_MASK: Final = 0x0F
+# The lowest bits of a zlib header's first byte (RFC 1950, 2.2). Some clients send deflate bare, as RFC 1951 has it.
 _CM_DEFLATE: Final = 8
-"""The lowest bits of a zlib header's first byte (RFC 1950, 2.2). Some clients send deflate bare, as RFC 1951 has it."""
 
 
 class BadCoding(MetergateError):

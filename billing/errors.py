@@ -177,8 +177,8 @@ MetergateError
 
 from typing import ClassVar, Final, Literal
 
+# What OpenAI's 401 begins with, by which some clients tell a wrong key.
 INCORRECT_KEY: Final = "Incorrect API key provided"
-"""What OpenAI's 401 begins with, by which some clients tell a wrong key."""
 LISTED: Final = "GET /docs lists the endpoints."
 
 Kind = Literal["unauthorized", "forbidden", "not_found", "invalid", "conflict", "too_many", "unavailable", "not_priced"]

@@ -16,8 +16,8 @@ if TYPE_CHECKING:
     from billing.database.connection import Connection
 
 ID_PREFIX: Final = "mail_"
+# Who mails.
 SERVICE: Final = "Metergate"
-"""Who mails."""
 _query = queries("billing")
 
 

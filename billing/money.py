@@ -12,8 +12,8 @@ from billing.errors import MetergateError
 NANO_PER_USD: Final = 1_000_000_000
 NANO_PER_CENT: Final = 10_000_000
 DEFAULT_PRIORITY: Final = 50
+# Of credit, among the lots of an account: the lowest is drawn first.
 MOST_PRIORITY: Final = 100
-"""Of credit, among the lots of an account: the lowest is drawn first."""
 USD_DECIMALS: Final = 9
 MAX_NANO: Final = 2**53 - 1
 

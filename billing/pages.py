@@ -13,8 +13,8 @@ from billing.errors import MetergateError
 
 DEFAULT_LIMIT: Final = 50
 MAX_LIMIT: Final = 1000
+# Sorts after every id in any collation: where the first page begins.
 BEFORE_ALL: Final = "z" * 32
-"""Sorts after every id in any collation: where the first page begins."""
 
 T = TypeVar("T")
 

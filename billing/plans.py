@@ -6,8 +6,8 @@ from typing import Final
 
 from billing.quotas import Quota
 
+# The most calls of tools at the provider that a request is granted where it does not bound them itself.
 MAX_TOOL_CALLS: Final = 64
-"""The most calls of tools at the provider that a request is granted where it does not bound them itself."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,8 +53,8 @@ class Plan:
         return dict(self.features).get(name)
 
 
+# The feature without which keys of an account can't call models: they lose the scope `API_SCOPE`.
 API_ACCESS: Final = "api_access"
-"""The feature without which keys of an account can't call models: they lose the scope `API_SCOPE`."""
 API_SCOPE: Final = "llm:proxy"
 Plans = Mapping[str, Plan]
 

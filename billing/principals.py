@@ -17,11 +17,11 @@ from billing.quotas import Quota, Window, names_model
 Status = Literal["active", "past_due", "suspended", "closed"]
 Subject = Literal["key", "plan", "account", "user"]
 
+# What the id begins with that stands in place of a key's where another service meters: its name follows. No id of a key
+# has a colon. It has no quotas, and version 1 for good.
 SERVICE_KEY: Final = "service:"
-"""What the id begins with that stands in place of a key's where another service meters: its name follows. No id of a
-key has a colon. It has no quotas, and version 1 for good."""
+# Models and features for which something is kept with a principal.
 MAX_KEPT: Final = 256
-"""Models and features for which something is kept with a principal."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,12 +16,12 @@ from billing.errors import MetergateError
 from billing.money import MAX_NANO, MoneyError, format_usd, parse_usd
 
 DEFAULT_FEATURE: Final = "llm"
+# At most this many quotas on one key, plan or account: state is read and written whole.
 MAX_QUOTAS: Final = 32
-"""At most this many quotas on one key, plan or account: state is read and written whole."""
 MAX_NAME: Final = 200
 
+# 1970-01-01 was a Thursday; the Monday of its week was three days before.
 WEEK_OFFSET_DAYS: Final = 3
-"""1970-01-01 was a Thursday; the Monday of its week was three days before."""
 DAY_S: Final = 86_400
 
 

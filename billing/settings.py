@@ -9,8 +9,8 @@ Unknown = Literal["create", "park"]
 FirstPoint = Literal["new", "baseline", "zero"]
 DAY_S: Final = 86_400
 MIB: Final = 1024 * 1024
+# Of a field that follows from others, and is no key of the section.
 DERIVED: Final = Meta(extra={"derived": True})
-"""Of a field that follows from others, and is no key of the section."""
 
 
 def about(text: str) -> Meta:

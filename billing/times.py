@@ -11,9 +11,9 @@ _RFC3339: Final = re.compile(
 )
 
 EARLIEST: Final = datetime(2, 1, 1, tzinfo=UTC)
+# Times before and after are read as these. Postgres takes the very first and last time that Python has for infinity,
+# which can't be read back, and zones and periods need a little room.
 LATEST: Final = datetime(9998, 12, 31, tzinfo=UTC)
-"""Times before and after are read as these. Postgres takes the very first and last time that Python has for infinity,
-which can't be read back, and zones and periods need a little room."""
 
 
 class TimeError(MetergateError, ValueError):

@@ -15,15 +15,15 @@ import msgspec
 
 from billing.errors import MetergateError
 
+# Upper bound of every count of one request; a provider that reports more is reporting nonsense.
 MAX_COUNT: Final = 2**31 - 1
-"""Upper bound of every count of one request; a provider that reports more is reporting nonsense."""
+# Nine million million units of a meter.
 MAX_UNIT_THOUSANDTHS: Final = 2**53 - 1
-"""Nine million million units of a meter."""
+# Kinds of named units that one request may have.
 MAX_NAMED: Final = 64
-"""Kinds of named units that one request may have."""
+# A unit with a name of its own: a call of a tool (`call.file_search`), an image by size and quality
+# (`image.1024x1024.high`).
 NAMED_UNIT: Final = re.compile(r"(?:call|image)(?:\.[a-z0-9_:-]{1,40}){1,3}", re.ASCII)
-"""A unit with a name of its own: a call of a tool (`call.file_search`), an image by size and quality
-(`image.1024x1024.high`)."""
 _COST: Final = re.compile(r"\d{1,7}(?:\.\d{1,24})?", re.ASCII)
 
 

@@ -22,10 +22,10 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
+# Longest wait after failures, where rounds are closer together.
 MOST_BACKOFF_S: Final = 5.0
-"""Longest wait after failures, where rounds are closer together."""
+# Of the time between rounds, so that whoever has the lease does not wait for itself.
 _LEASED_SHARE: Final = 0.9
-"""Of the time between rounds, so that whoever has the lease does not wait for itself."""
 TAKE_LEASE: Final = queries("billing.ledger")("jobs_take")
 
 

@@ -39,10 +39,10 @@ def pytest_unconfigure() -> None:
 
 
 HERE: Final = Path(__file__).parent
+# Tests wait more than they compute: four keep two cores busy, and their servers fit into LEAST_ROOM_BYTES.
 PROCESSES: Final = 4
-"""Tests wait more than they compute: four keep two cores busy, and their servers fit into LEAST_ROOM_BYTES."""
+# So many are run by one process: starting others, each with servers of its own, takes longer than they do.
 FEW_FILES: Final = 2
-"""So many are run by one process: starting others, each with servers of its own, takes longer than they do."""
 
 
 @pytest.hookimpl(optionalhook=True)
@@ -52,6 +52,8 @@ def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
     return 0 if len(files) <= FEW_FILES and all(file.is_file() for file in files) else PROCESSES
 
 
+# Where every test is marked `slow`: each starts servers or gateways of its own, or the file takes seven seconds or more
+# on a busy machine.
 SLOW: Final = (
     "tests/billing/holds/redis/test_cluster.py",
     "tests/billing/holds/redis/test_connection.py",
@@ -71,8 +73,6 @@ SLOW: Final = (
     "tests/billing/pricing/test_rows.py",
     "tests/billing/web/test_permissions.py",
 )
-"""Where every test is marked `slow`: each starts servers or gateways of its own, or the file takes seven seconds
-or more on a busy machine."""
 SLOW_FIXTURES: Final = frozenset({"redis_cluster"})
 
 
@@ -106,9 +106,9 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 DAY_S: Final = 86_400
+# A quota of a day or a month that ends while a test runs is another one then, and within a minute of its end a refusal
+# says that waiting helps.
 LAST_OF_DAY_S: Final = 90
-"""A quota of a day or a month that ends while a test runs is another one then, and within a minute of its end a refusal
-says that waiting helps."""
 
 
 @pytest.hookimpl(tryfirst=True)

@@ -19,8 +19,8 @@ NAMED = re.compile(
 )
 WORD = re.compile(r"[a-z][a-z|-]*")
 OPTION = re.compile(r"(?<![\w-])--[a-z][a-z-]*")
+# Options of another command, in a line of docs/cli.md.
 ELSEWHERE = re.compile(r"\[the options of [^\]]*\]")
-"""Options of another command, in a line of docs/cli.md."""
 HISTORY = "CHANGELOG.md"
 
 

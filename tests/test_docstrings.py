@@ -15,6 +15,7 @@ ROOMS: Final = sorted(
     for path in (ROOT / name, *(ROOT / name).rglob("*"))
     if path.is_dir() and any(path.glob("*.py"))
 )
+# Named, and explained, by asyncio and httptools, which call them.
 CALLBACKS: Final = frozenset(
     (
         "connection_made",
@@ -34,7 +35,6 @@ CALLBACKS: Final = frozenset(
         "on_chunk_complete",
     )
 )
-"""Named, and explained, by asyncio and httptools, which call them."""
 
 
 class Public(NamedTuple):

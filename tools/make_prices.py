@@ -40,6 +40,7 @@ TARGET: Final = HERE.parent / "gateway" / "config" / "shipped" / "prices.yaml"
 AS_OF: Final = date(2026, 11, 22)
 FIRST_DAY: Final = "2024-01-01"
 CONDITIONS: Final = {"service_tier", "processing", "speed", "region", "utc_hours"}
+# Providers of genai-prices, by their names in the shipped metergate.yaml.
 NAMES: Final = {
     "openai": "openai",
     "anthropic": "anthropic",
@@ -51,7 +52,6 @@ NAMES: Final = {
     "cohere": "cohere",
     "voyageai": "voyage",
 }
-"""Providers of genai-prices, by their names in the shipped metergate.yaml."""
 CLASSES: Final = {
     "input_mtok": "input",
     "cache_read_mtok": "cached_input",
@@ -79,11 +79,15 @@ UNITS: Final = {
     "input_document_kpages": ("page", 1000),
     "storage_searches_kcount": ("call.file_search", 1000),
 }
+# Models that bill thinking which their answers leave out or sum up.
 HIDDEN: Final = re.compile(
     r"o\d|gpt-(?:5|6|oss)|codex|chat-latest|claude-(?:3-7|[4-9]|opus-[4-9]|sonnet-[4-9]|haiku-[4-9]|fable|mythos)"
     r"|gemini-(?:2\.5|[3-9])|grok-(?:3-mini|[4-9]|code)|magistral|deepseek-reasoner"
 )
-"""Models that bill thinking which their answers leave out or sum up."""
+# The most tokens that one picture takes, by the first prefix that fits. Where a maker states no maximum, more than was
+# measured for a picture of 12 megapixels with default settings: 4,005 on Claude 5.5, 1,661 on Claude Haiku 4.5, 14,364
+# on GPT-6, 11,868 on GPT-5.5, 1,101 on Gemini 3 (2,240 at its highest resolution); https://huggingface.co/datasets/
+# JOHNISKING/image-token-cost, https://ai.google.dev/gemini-api/docs/media-resolution.
 IMAGE_TOKENS: Final = {
     **{"gpt-4o-mini": 48_169, "gpt-4o": 1_445, "gpt-4.1": 1_445, "gpt-5": 15_000, "gpt-6": 40_000},
     **dict.fromkeys(("claude-3", "claude-haiku-4-5"), 1_700),
@@ -92,24 +96,19 @@ IMAGE_TOKENS: Final = {
     **dict.fromkeys(("claude-opus", "claude-sonnet", "claude-haiku", "claude-fable", "claude-mythos"), 5_000),
     **{"gemini-3": 2_500},
 }
-"""The most tokens that one picture takes, by the first prefix that fits. Where a maker states no maximum, more than was
-measured for a picture of 12 megapixels with default settings: 4,005 on Claude 5.5, 1,661 on Claude Haiku 4.5, 14,364 on
-GPT-6, 11,868 on GPT-5.5, 1,101 on Gemini 3 (2,240 at its highest resolution); https://huggingface.co/datasets/
-JOHNISKING/image-token-cost, https://ai.google.dev/gemini-api/docs/media-resolution."""
 SEARCHING: Final = re.compile(
     r"(?:gpt-[4-9]|o[1-9]|codex|chatgpt|claude-)(?!.*(?:audio|image|realtime|transcribe|tts))"
 )
+# One search of OpenAI's or Anthropic's own tool, where genai-prices has none for the model: coding agents declare it
+# with every request. https://platform.openai.com/docs/pricing, https://platform.claude.com/docs/en/about-claude/pricing
 SEARCH_USD: Final = "0.01"
-"""One search of OpenAI's or Anthropic's own tool, where genai-prices has none for the model: coding agents declare it
-with every request. https://platform.openai.com/docs/pricing,
-https://platform.claude.com/docs/en/about-claude/pricing"""
+# Where model_facts.json has none: https://platform.claude.com/docs/en/about-claude/models/overview
 OUTPUT_LIMITS: Final = {"claude-opus-4-0": 32000, "claude-opus-4-1": 32000, "claude-sonnet-4-0": 64000,
                         "claude-3-7-sonnet": 64000, "claude-3-5": 8192, "claude-3-": 4096}  # fmt: skip
-"""Where model_facts.json has none: https://platform.claude.com/docs/en/about-claude/models/overview"""
+# Anthropic's models before Opus 4.6, which cost the same wherever they run.
 NO_REGION: Final = re.compile(r"claude-(?:v1|2|3|instant|(?:opus|sonnet|haiku)-4-[0-5]$)")
-"""Anthropic's models before Opus 4.6, which cost the same wherever they run."""
+# https://platform.claude.com/docs/en/about-claude/pricing: `inference_geo: us` multiplies all token prices.
 US: Final = {"region": "us", "factor": "1.1"}
-"""https://platform.claude.com/docs/en/about-claude/pricing: `inference_geo: us` multiplies all token prices."""
 
 Row = dict[str, Any]
 

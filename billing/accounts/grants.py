@@ -30,15 +30,15 @@ if TYPE_CHECKING:
 
     from billing.change_notifier import ChangeNotifier
 
+# The system account that grants come from.
 PROMOTIONS: Final = "sys:promotions"
-"""The system account that grants come from."""
+# The system account that payments come in at, whatever the provider, and that bought credit comes from.
 PURCHASES: Final = "sys:stripe"
-"""The system account that payments come in at, whatever the provider, and that bought credit comes from."""
+# The system account that charges go to, and that a refund takes from.
 REVENUE: Final = "sys:revenue"
-"""The system account that charges go to, and that a refund takes from."""
 
+# The system account that adjustments go to and come from.
 WRITE_OFF: Final = "sys:write_off"
-"""The system account that adjustments go to and come from."""
 
 Kind = Literal["purchase", "grant", "refund", "adjustment", "expiry", "dispute", "subscription"]
 

@@ -55,10 +55,10 @@ class Terms:
             raise ValueError("the time at which credit expires has a time zone")
 
 
+# The terms of credit that was paid for, or given back.
 PAID: Final = Terms()
-"""The terms of credit that was paid for, or given back."""
+# The terms of credit that nobody has paid for.
 PROMOTIONAL: Final = Terms(promotional=True)
-"""The terms of credit that nobody has paid for."""
 
 
 @dataclass(frozen=True, slots=True)

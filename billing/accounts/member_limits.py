@@ -21,8 +21,8 @@ if TYPE_CHECKING:
 
     from billing.change_notifier import ChangeNotifier
 
+# Characters of a user's id.
 MAX_USER_ID: Final = 255
-"""Characters of a user's id."""
 
 _query = queries("billing.accounts")
 

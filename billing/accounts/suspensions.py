@@ -17,8 +17,8 @@ if TYPE_CHECKING:
 
     from billing.database.connection import Connection
 
+# The cause of a suspension that an operator has ordered.
 OPERATOR: Final = "operator"
-"""The cause of a suspension that an operator has ordered."""
 
 _query = queries("billing.accounts")
 

@@ -51,6 +51,7 @@ from billing.logs import log_about
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Sequence
 
+# Every endpoint of the billing API but its description.
 ROUTES: Final = routes_of(
     OPERATIONS,
     (
@@ -74,12 +75,11 @@ ROUTES: Final = routes_of(
         webhooks_out,
     ),
 )
-"""Every endpoint of the billing API but its description."""
 BILLING: Final = "/billing/"
+# Before the paths of a customer's billing, which some clients know under /api/v1/billing: it answers there, too.
 VERSION: Final = "/v1"
-"""Before the paths of a customer's billing, which some clients know under /api/v1/billing: it answers there, too."""
+# A client's own id of a request: it is answered and audited, and identifies nothing else.
 _GIVEN_ID: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.:-]{0,63}", re.ASCII)
-"""A client's own id of a request: it is answered and audited, and identifies nothing else."""
 
 
 def setup(app: web.Application, services: Services, beside: Sequence[Route] = ()) -> None:
@@ -129,13 +129,13 @@ def _descriptions(beside: Sequence[Route]) -> tuple[Route, ...]:
     return routes
 
 
+# What every answer tells browsers that says nothing else (https://owasp.org/www-project-secure-headers/).
 _SECURED: Final = {
     "X-Content-Type-Options": "nosniff",
     "Referrer-Policy": "no-referrer",
     "Cache-Control": "no-store",
     "Content-Security-Policy": "default-src 'none'; frame-ancestors 'none'",
 }
-"""What every answer tells browsers that says nothing else (https://owasp.org/www-project-secure-headers/)."""
 
 
 async def _secured(_: web.Request, response: web.StreamResponse) -> None:

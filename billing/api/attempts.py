@@ -32,19 +32,19 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
+# Counters at the same time, in Redis and in each process.
 ADDRESSES_MAX: Final = 65_536
-"""Counters at the same time, in Redis and in each process."""
 
+# How often an address that is refused has a key looked up of which nothing is known.
 LOOK_EVERY_S: Final = 1.0
-"""How often an address that is refused has a key looked up of which nothing is known."""
+# An address that is refused may still show an operator's right key, until so many times `attempts` were refused: a key
+# from a dictionary is not to be found by showing all of it.
 GUESSES_FACTOR: Final = 8
-"""An address that is refused may still show an operator's right key, until so many times `attempts` were refused: a
-key from a dictionary is not to be found by showing all of it."""
+# Of the digest that stands for a key's prefix in the name of a counter.
 PREFIX_BYTES: Final = 4
-"""Of the digest that stands for a key's prefix in the name of a counter."""
+# What is guessed at: who shows wrong API keys is not refused as an admin, or as somebody who signs in; a page that goes
+# on with a token that is over, for none of these.
 KEYS, ADMINS, SERVICE_KEYS, SIGN_INS, REFRESHES = "key", "admin", "service", "sign-in", "refresh"
-"""What is guessed at: who shows wrong API keys is not refused as an admin, or as somebody who signs in; a page that
-goes on with a token that is over, for none of these."""
 
 _NAMES: Final = {
     KEYS: "keys",
@@ -55,9 +55,9 @@ _NAMES: Final = {
 }
 
 T = TypeVar("T")
+# Counts a failed attempt by its counter's name: how many that makes in this window, and the milliseconds until that
+# ends.
 Count = Callable[[str], Awaitable[tuple[int, int]]]
-"""Counts a failed attempt by its counter's name: how many that makes in this window, and the milliseconds until that
-ends."""
 
 
 class TooManyAttempts(MetergateError):

@@ -29,13 +29,13 @@ ADMIN_HEADER: Final = "X-Admin-Key"
 SERVICE_HEADER: Final = "X-API-Key"
 SERVICE_NAME_HEADER: Final = "X-Service-Name"
 ORG_HEADER: Final = "X-Organization-Id"
+# What an organization's id in a path is called: whoever does not belong to it does not find the path.
 ORG_IN_PATH: Final = "org_id"
-"""What an organization's id in a path is called: whoever does not belong to it does not find the path."""
 _SIGN_IN: Final = "Sign in: `metergate auth login`."
 _SERVICE: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}", re.ASCII)
 _ORG: Final = re.compile(r"[A-Za-z0-9_-]{1,64}", re.ASCII)
+# The form of a JSON Web Token (RFC 7519): no API key has a dot.
 _TOKEN: Final = re.compile(r"[A-Za-z0-9_-]+\.[A-Za-z0-9_-]+\.[A-Za-z0-9_-]*", re.ASCII)
-"""The form of a JSON Web Token (RFC 7519): no API key has a dot."""
 MAX_TOKEN: Final = 8192
 
 

@@ -24,8 +24,8 @@ if TYPE_CHECKING:
 
 CLOUD_EVENT: Final = "application/cloudevents+json"
 CLOUD_BATCH: Final = "application/cloudevents-batch+json"
+# Of one event, as CloudEvents 1.0 asks every intermediary to take.
 MOST_EVENT_BYTES: Final = 64 * 1024
-"""Of one event, as CloudEvents 1.0 asks every intermediary to take."""
 _LIST: Final = re.compile(rb"\s*\[(.*)\]\s*", re.DOTALL)
 _EVENTS: Final = re.compile(rb'\s*\{\s*"events"\s*:\s*\[(.*)\]\s*\}\s*', re.DOTALL)
 _TOKEN: Final = re.compile(rb'"(?:[^"\\]|\\.)*"|[][{},"]', re.DOTALL)

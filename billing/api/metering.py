@@ -59,10 +59,10 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
+# Events of one call.
 MOST_EVENTS: Final = 1_000
-"""Events of one call."""
+# So many are begun in one turn of the event loop: two milliseconds or so.
 EVENTS_A_TURN: Final = 25
-"""So many are begun in one turn of the event loop: two milliseconds or so."""
 OK: Final = 200
 CREATED: Final = 201
 

@@ -48,11 +48,11 @@ _ERRORS: Final = {
     503: "temporarily_unavailable: a store is away; try again",
     504: "upstream_timeout: the provider was silent for too long",
 }
+# How deep an example shows what a body may leave out.
 MAX_EXAMPLE_DEPTH: Final = 3
-"""How deep an example shows what a body may leave out."""
 _EXAMPLE_TEXTS: Final = {"date-time": "2027-01-31T12:00:00Z"}
+# Statuses that say when to try again.
 _WAITS: Final = (429, 503)
-"""Statuses that say when to try again."""
 _ABOUT: Final = (
     "Under `/v1` the APIs of providers, metered; under `/api` the billing API. Money is a decimal string of USD, a "
     "time RFC 3339 in UTC. Fields may be added to answers. `/docs` says more."

@@ -844,5 +844,5 @@ _GROUPS: Final = (
     WebhookOperations,
     PlanOperations,
 )
+# All of them, in the order of the document.
 OPERATIONS: Final = tuple(each for group in _GROUPS for each in vars(group).values() if isinstance(each, Operation))
-"""All of them, in the order of the document."""

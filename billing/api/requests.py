@@ -26,14 +26,14 @@ from billing.times import TimeError, parse_rfc3339
 from billing.zones import zone_of
 
 _ID: Final = re.compile(r"[A-Za-z0-9_.:-]{1,255}", re.ASCII)
+# The end of a page of transactions. The numbers of those that are under way stand at its end.
 _MOMENT: Final = re.compile(r"[A-Za-z0-9_.-]{1,80}:-?[0-9]{1,20}:[0-9a-f]{32}:[0-9:,]{0,1000}", re.ASCII)
-"""The end of a page of transactions. The numbers of those that are under way stand at its end."""
 _WHOLE: Final = re.compile("[0-9]{1,9}", re.ASCII)
 _NUL: Final = b"\\u0000"
 _MAX_CURSOR: Final = 1_536
 
+# Whether a request's body is being read: what takes too long then is the client.
 AWAITS_BODY: Final = web.RequestKey("awaits_body", bool)
-"""Whether a request's body is being read: what takes too long then is the client."""
 BODY_TOO_SLOW: Final = "The body did not arrive in time: send it faster."
 
 T = TypeVar("T")

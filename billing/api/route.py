@@ -44,10 +44,10 @@ if TYPE_CHECKING:
 
     from billing.principals import Principal
 
+# What every path of the billing API begins with.
 PREFIX: Final = "/api"
-"""What every path of the billing API begins with."""
+# On the first answer given again, as Stripe has it (https://docs.stripe.com/api/idempotent_requests).
 REPLAYED_HEADER: Final = "idempotent-replayed"
-"""On the first answer given again, as Stripe has it (https://docs.stripe.com/api/idempotent_requests)."""
 HttpHandler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 Handler = Callable[..., Awaitable[Any]]
 F = TypeVar("F", bound=Handler)
@@ -98,10 +98,10 @@ def routes_of(operations: Iterable[Operation[..., Any]], modules: Iterable[Modul
 
 ACCOUNT_IN_PATH: Final = "account_id"
 REQUEST_ID_HEADER: Final = "x-request-id"
+# The id that a request's answer and its rows of the audit log have.
 REQUEST_ID: Final = web.RequestKey("request_id", str)
-"""The id that a request's answer and its rows of the audit log have."""
+# Who calls one of the gateway's own endpoints behind the admin key, for the audit log.
 ACTOR: Final = web.RequestKey("actor", Actor)
-"""Who calls one of the gateway's own endpoints behind the admin key, for the audit log."""
 
 
 @dataclass(frozen=True, slots=True)

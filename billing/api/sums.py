@@ -55,6 +55,7 @@ LENGTHS: Final = {
     Period.week: timedelta(days=7),
     Period.month: timedelta(days=30),
 }
+# How long before the end, in the middle of a bucket, the first one is, where it is not said.
 BACK: Final = {
     Period.minute: timedelta(minutes=59.5),
     Period.hour: timedelta(hours=23.5),
@@ -62,11 +63,10 @@ BACK: Final = {
     Period.week: timedelta(days=11.5 * 7),
     Period.month: timedelta(days=350),
 }
-"""How long before the end, in the middle of a bucket, the first one is, where it is not said."""
+# Buckets of one table: more are asked for in several.
 MOST_IN_TABLE: Final = 50_000
-"""Buckets of one table: more are asked for in several."""
+# Of a table, made at once.
 LINES_A_TURN: Final = 500
-"""Of a table, made at once."""
 _DAY: Final = re.compile(r"\d{4}-\d\d-\d\d", re.ASCII)
 
 

@@ -20,12 +20,12 @@ from aiohttp import ClientConnectionResetError, web
 from billing.api.services import SERVICES
 
 CSV: Final = "text/csv"
+# What ends a request that takes too long.
 TIME_LIMIT: Final = web.RequestKey("time_limit", asyncio.Timeout)
-"""What ends a request that takes too long."""
 _JSON: Final = "application/json"
+# What a cell begins with that a spreadsheet may take for a formula; a number does no harm. The last four are the wide
+# forms of the first four.
 _FORMULA: Final = ("=", "+", "-", "@", "\t", "\r", "\n", "\uff1d", "\uff0b", "\uff0d", "\uff20")
-"""What a cell begins with that a spreadsheet may take for a formula; a number does no harm. The last four are the wide
-forms of the first four."""
 _QUOTED: Final = re.compile('[",\r\n]')
 _NUMBER: Final = re.compile(r"-?[0-9]+(\.[0-9]+)?", re.ASCII)
 _QUALITY: Final = re.compile(r"\s*q\s*=\s*(?P<q>[01](\.\d{0,3})?)\s*", re.ASCII)

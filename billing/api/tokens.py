@@ -179,11 +179,11 @@ async def end_session(call: Call) -> None:
             raise NotFound(f"There is no session {session_id!r} of yours.")
 
 
+# Where the console is, seen from the callback: below whatever path a proxy takes off.
 _PAGES: Final = f"../../../..{CONSOLE}"
-"""Where the console is, seen from the callback: below whatever path a proxy takes off."""
 _COOKIE: Final = "mg_oidc"
+# Over https: no other host may have set it (RFC 6265bis, section 4.1.3).
 _HOST_COOKIE: Final = f"__Host-{_COOKIE}"
-"""Over https: no other host may have set it (RFC 6265bis, section 4.1.3)."""
 
 
 def oidc_of(call: Call) -> OidcSignIn:

@@ -30,8 +30,8 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 _FILTERS: Final = ("key_id", "user_id", "model", "provider", "endpoint", "status", "end_user", "session", "tool")
+# Of a table that is streamed: so many are made at once, and other requests have their turn in between.
 ROWS_A_PART: Final = 200
-"""Of a table that is streamed: so many are made at once, and other requests have their turn in between."""
 
 
 @serves(UsageOperations.balance)

@@ -21,8 +21,9 @@ if TYPE_CHECKING:
     from billing.ledger.sums import UsageSums
 
 OF_LEDGER: Final = Grouping(("provider", "model"))
+# Debits of traffic have it.
 REGION_TAG: Final = f"{TAG}region"
-"""Debits of traffic have it."""
+# The group that debits of traffic are in, by what requests are grouped by.
 _OF_DEBITS: Final[Mapping[str, str | None]] = {
     "key": KEY,
     "user": None,
@@ -31,7 +32,6 @@ _OF_DEBITS: Final[Mapping[str, str | None]] = {
     "endpoint": ENDPOINT,
     "feature": METER,
 }
-"""The group that debits of traffic are in, by what requests are grouped by."""
 
 
 class UsageReports:

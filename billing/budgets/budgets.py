@@ -43,15 +43,15 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 ID_PREFIX: Final = "bdg_"
+# Budgets of one account.
 MOST: Final = 100
-"""Budgets of one account."""
+# Budgets that one step of a round compares.
 LOOKED_AT: Final = 200
-"""Budgets that one step of a round compares."""
 ROUND_STEPS: Final = 10
+# Budgets of a round that may fail before it is taken for the database's fault, and ends.
 MOST_FAILED: Final = 5
-"""Budgets of a round that may fail before it is taken for the database's fault, and ends."""
+# A budget is compared again after as long.
 EACH_S: Final = 60.0
-"""A budget is compared again after as long."""
 _query = queries("billing.budgets")
 
 

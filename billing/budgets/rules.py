@@ -25,8 +25,8 @@ DEFAULT_THRESHOLDS: Final = (50, 80, 100)
 MOST_THRESHOLDS: Final = 10
 MOST_PERCENT: Final = 1000
 MOST_NOTIFIED: Final = 10
+# Whole days before today that a forecast goes by.
 HISTORY_DAYS: Final = 7
-"""Whole days before today that a forecast goes by."""
 _DAY: Final = timedelta(days=1)
 _MICROSECOND: Final = timedelta(microseconds=1)
 

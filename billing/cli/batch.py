@@ -19,10 +19,10 @@ from billing.cli.commands import add_command
 from billing.cli.options import REMOTE
 from billing.cli.output import REFUSED, USAGE, CommandFailed, Output
 
+# Most of a file of commands.
 LIMIT_BYTES: Final = 1024 * 1024
-"""Most of a file of commands."""
+# The exit code of a command that Ctrl-C has ended.
 INTERRUPTED: Final = 130
-"""The exit code of a command that Ctrl-C has ended."""
 _STDIN: Final = "-"
 _WORD: Final = re.compile(r"""(?:[^\s'"\\]|\\.|'[^']*'|"(?:[^"\\]|\\.)*")+""")
 _SPACE: Final = re.compile(r"\s*")

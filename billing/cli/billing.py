@@ -33,10 +33,10 @@ OrderKey = Annotated[
 ]
 RECHARGE = dict.fromkeys(("show", "set", "off"), "billing.cli.auto_recharge:add_auto_recharge")
 BUDGET = dict.fromkeys(("list", "create", "update", "delete"), "billing.cli.budgets:add_budgets")
+# Invoices that are looked at for new ones.
 MOST_NEW: Final = 20
-"""Invoices that are looked at for new ones."""
+# How long the bill of a change of plan is waited for, at most: some six seconds.
 INVOICE_PAUSES_S: Final = (0.2, 0.4, 0.8, 1.6, 3.2)
-"""How long the bill of a change of plan is waited for, at most: some six seconds."""
 _WINDOWS = ("quota of", "window", "metric", "model", "limit", "used", "held", "left", "resets")
 _FEATURES = ("feature", "allowed", "limit", "used", "left", "resets")
 

@@ -20,8 +20,8 @@ from billing.client.calls import ANSWER_LIMIT_BYTES, BillingCalls
 from billing.client.errors import BadAnswer, Exchanged, Unreachable, refusal
 
 _CHUNK_BYTES: Final = 64 * 1024
+# What stays as it is in a path (https://www.rfc-editor.org/rfc/rfc3986#section-3.3).
 _IN_PATH: Final = "/%:@!$&'()*+,;=~"
-"""What stays as it is in a path (https://www.rfc-editor.org/rfc/rfc3986#section-3.3)."""
 
 
 class CommandClient(BillingCalls):

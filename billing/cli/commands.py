@@ -32,12 +32,12 @@ from billing.cli.output import CommandFailed, Output, Shown
 if TYPE_CHECKING:
     from billing.client.calls import BillingCalls
 
+# A function of an `Output` and a command's own options, mostly async; answers the exit code, None for 0.
 Work = Callable[..., Coroutine[Any, Any, int | None] | int]
-"""A function of an `Output` and a command's own options, mostly async; answers the exit code, None for 0."""
+# An async function of a `BillingCalls` or a `Session`, and a command's own options.
 Call = Callable[..., Awaitable[Shown]]
-"""An async function of a `BillingCalls` or a `Session`, and a command's own options."""
+# How to reach the billing API by what the output's options say; raises `CommandFailed` where that can't be.
 Connect = Callable[[Output], AbstractAsyncContextManager["BillingCalls"]]
-"""How to reach the billing API by what the output's options say; raises `CommandFailed` where that can't be."""
 
 _HINTS = get_type_hints(Common, include_extras=True)
 

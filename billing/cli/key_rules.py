@@ -19,14 +19,14 @@ if TYPE_CHECKING:
     from billing.client.calls import BillingCalls
 
 KeyId = Annotated[str, typer.Argument(help="The key's id, key_...", show_default=False)]
+# What `--clear` can name, and the rule's field; scopes go back to the default ones.
 _CLEARED: Final = {rule.option.called: name for name, rule in RULES.items()}
-"""What `--clear` can name, and the rule's field; scopes go back to the default ones."""
 Clear = Annotated[
     list[str] | None,
     typer.Option(metavar=f"[{'|'.join(_CLEARED)}]", help="Take it from the key; may be given several times."),
 ]
+# Kinds of options that may be given several times.
 _REPEATED: Final = ("texts", "quotas", "pairs")
-"""Kinds of options that may be given several times."""
 
 
 def add_rules(call: Callable[..., Awaitable[Shown]]) -> Callable[..., Awaitable[Shown]]:

@@ -31,8 +31,8 @@ _COLUMNS: Final = (
     "net USD",
 )
 _SIDES: Final = ("requests", "bill", "tokens in", "bill", "tokens out", "bill", "USD", "bill")
+# Rows of a comparison that people are shown; --json has all.
 _SHOWN: Final = 50
-"""Rows of a comparison that people are shown; --json has all."""
 _MOST_FILE_BYTES: Final = 16 * 1024 * 1024
 _FORMULA: Final = ("=", "+", "-", "@", "\t", "\r")
 

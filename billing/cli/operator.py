@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from billing.client.errors import Refused
     from billing.schemas.accounts import AccountShape
 
+# The commands of the group, and what adds them.
 ADDERS: Final = {
     **dict.fromkeys(
         ("account", "grant", "refund", "adjust", "suspend", "close", "reopen"), "billing.cli.accounts:add_accounts"
@@ -45,7 +46,6 @@ ADDERS: Final = {
     "provider": "billing.cli.margin:add_providers",
     "login-link": "billing.cli.operator:add_login_link",
 }
-"""The commands of the group, and what adds them."""
 _UNAUTHORIZED: Final = 401
 _FAILED: Final = 500
 _AWAY: Final = 503

@@ -21,12 +21,12 @@ _DURATION: Final = re.compile(
     r"(?=[\d.])(?:(?P<hours>\d{1,2})h)?(?:(?P<minutes>\d{1,4})m)?(?:(?P<seconds>\d{1,5}(?:\.\d{1,9})?|\.\d{1,9})s?)?",
     re.ASCII,
 )
+# The fields of `Common` that a command uses which shows a result.
 RESULT: Final = frozenset({"output", "quiet", "json"})
-"""The fields of `Common` that a command uses which shows a result."""
+# And one that bounds its calls.
 TIMED: Final = RESULT | {"timeout_s"}
-"""And one that bounds its calls."""
+# And one that calls a gateway.
 REMOTE: Final = TIMED | {"api_url", "token_file"}
-"""And one that calls a gateway."""
 
 
 def parse_timeout_s(given: str | float) -> float:

@@ -26,11 +26,11 @@ from billing.errors import MetergateError
 REFUSED: Final = 1
 USAGE: Final = 2
 UNREACHABLE: Final = 3
+# A result may hold a secret.
 _FILE_MODE: Final = 0o600
-"""A result may hold a secret."""
 _GAP: Final = "  "
+# Characters of a line that a column of several words has at least.
 LEAST_WRAPPED: Final = 16
-"""Characters of a line that a column of several words has at least."""
 
 
 class CommandFailed(MetergateError):
@@ -163,8 +163,8 @@ class Output:
         _print_table(self._stdout, table.headers, rows)
 
 
+# A column of a list: a field of its rows, or what it is called and a field, or a function of a row.
 Column = str | tuple[str, str | Callable[[Any], str]]
-"""A column of a list: a field of its rows, or what it is called and a field, or a function of a row."""
 
 
 def listed(page: Any, *columns: Column) -> Shown:

@@ -25,8 +25,8 @@ if TYPE_CHECKING:
     from billing.schemas.people import ProfileShape
 
 _UNAUTHORIZED, _AWAY = 401, 503
+# What the gateway says of a token that is refused, and not of a password.
 _SIGN_IN = "`metergate auth login`"
-"""What the gateway says of a token that is refused, and not of a password."""
 
 Org = Annotated[str | None, typer.Option("--org", metavar="ORG", help="An organization of yours: its id or slug.")]
 
@@ -148,8 +148,8 @@ NEW_PASSWORD: Final = "METERGATE_NEW_PASSWORD"  # noqa: S105 - the name of a var
 RESET: Final = "METERGATE_RESET_TOKEN"
 SECOND_FACTOR: Final = "METERGATE_SECOND_FACTOR"
 SecretsStdin = Annotated[bool, typer.Option("--stdin", help="Read what is asked for from stdin, a line each.")]
+# A second factor that is longer is a recovery code.
 _RECOVERY_LENGTH: Final = 8
-"""A second factor that is longer is a recovery code."""
 _KEEP: Final = "Where the app is not at hand, each of these codes is good once; they are shown only now:"
 
 

@@ -17,8 +17,8 @@ if TYPE_CHECKING:
     from billing.schemas.system import RefusedShape
     from billing.schemas.usage import ExplainedEventShape, LineShape
 
+# Columns of a line of the arithmetic.
 _CLASS, _QUANTITY = 14, 12
-"""Columns of a line of the arithmetic."""
 
 
 def add_requests(app: typer.Typer, find: FindSession) -> None:

@@ -31,8 +31,8 @@ if TYPE_CHECKING:
 FILE_MODE: Final = 0o600
 FOLDER_MODE: Final = 0o700
 LIMIT_BYTES: Final = 64 * 1024
+# A token that ends sooner is renewed first.
 MARGIN_S: Final = 60
-"""A token that ends sooner is renewed first."""
 _LOCK_EVERY_S: Final = 0.05
 NOT_SIGNED_IN: Final = "You are not signed in: `metergate auth login`, or set METERGATE_API_TOKEN to an API key."
 
@@ -260,5 +260,5 @@ class Session:
         return url.rstrip("/")
 
 
+# Returns the session by an `Output`'s options; raises `CommandFailed`.
 FindSession = Callable[..., Session]
-"""Returns the session by an `Output`'s options; raises `CommandFailed`."""

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 KINDS: Final = ("summary", "buckets", "events", "totals")
 _PATHS: Final = {name: f"/api/account/usage/{name}" for name in ("summary", "buckets", "events")}
+# Which of them takes which option.
 _TAKES: Final = {
     "since": KINDS,
     "until": KINDS,
@@ -34,7 +35,6 @@ _TAKES: Final = {
     "model": ("events",),
     "cursor": ("summary", "buckets", "events"),
 }
-"""Which of them takes which option."""
 _EVERY_S: Final = 1.0
 _USED: Final = ("requests", "input", "output", "total tokens", "charge USD")
 

@@ -19,8 +19,8 @@ from billing.client.errors import BadAnswer, Exchanged, refusal
 from billing.schemas.base import DEFAULT_TIMEOUT_S
 from billing.schemas.mismatch import mismatch
 
+# A page of a thousand usage events is about 1 MiB.
 ANSWER_LIMIT_BYTES: Final = 32 * 1024 * 1024
-"""A page of a thousand usage events is about 1 MiB."""
 
 A = TypeVar("A")
 

@@ -34,20 +34,20 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
+# Whose key a request shows; not there where it shows none that is right.
 PRINCIPAL: Final = web.RequestKey("metergate_principal", KeyHolder)
-"""Whose key a request shows; not there where it shows none that is right."""
 DEVELOPMENT: Final = "METERGATE_DEVELOPMENT"
 USER_HEADER: Final = "X-User-Id"
 USER_PARAMETER: Final = "user_id"
+# How long what is known of a key is believed: with the moment that a change takes to reach the gateways this is below a
+# second.
 KEPT_S: Final = 0.5
-"""How long what is known of a key is believed: with the moment that a change takes to reach the gateways this is below
-a second."""
 LONGEST_KEPT_S: Final = 1.0
 KEPT_KEYS: Final = 10_000
+# Keys that are looked up at the same time; above that the answer is 503.
 LOOKED_UP_AT_ONCE: Final = 64
-"""Keys that are looked up at the same time; above that the answer is 503."""
+# Somebody waits for the answer.
 LOOK_UPS: Final = Retries(attempts=2, total_s=5.0)
-"""Somebody waits for the answer."""
 RETRY_AFTER_S: Final = 1
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]

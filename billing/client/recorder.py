@@ -29,12 +29,12 @@ logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
+# What one event of several is refused with that another try may take.
 PASSING: Final = frozenset(("temporarily_unavailable", "server_error", "too_many_attempts", "capacity_held"))
-"""What one event of several is refused with that another try may take."""
 _BATCH_AT_FAULT: Final = (400, 413)
 _TOO_LARGE: Final = 413
+# A file is written anew where it has at least this, and no more than half of it waits.
 LEAST_REWRITTEN_BYTES: Final = 1024 * 1024
-"""A file is written anew where it has at least this, and no more than half of it waits."""
 
 
 @dataclass(frozen=True, slots=True)

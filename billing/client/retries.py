@@ -15,8 +15,8 @@ if TYPE_CHECKING:
 
     from billing.client.errors import ClientError
 
+# Refusals with 429 that pass by themselves, and soon. `quota_exceeded` does not, and 402 needs somebody who pays.
 PASSING: Final = frozenset(("capacity_held", "concurrency_exceeded", "too_many_attempts"))
-"""Refusals with 429 that pass by themselves, and soon. `quota_exceeded` does not, and 402 needs somebody who pays."""
 ATTEMPTS: Final = frozenset(("too_many_attempts",))
 _TOO_MANY: Final = 429
 _SERVER_ERROR: Final = 500

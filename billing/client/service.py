@@ -47,8 +47,8 @@ if TYPE_CHECKING:
 A = TypeVar("A")
 
 DEFAULT_RETRIES: Final = Retries()
+# What an account is refused with that has no room for something.
 NO_ROOM: Final = frozenset(("billing_required", "quota_exceeded", "capacity_held", "concurrency_exceeded"))
-"""What an account is refused with that has no room for something."""
 _NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}", re.ASCII)
 
 

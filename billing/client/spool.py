@@ -30,10 +30,10 @@ logger = logging.getLogger(__name__)
 SUFFIX: Final = ".events"
 DAMAGED: Final = ".damaged"
 PARKED: Final = "parked.jsonl"
+# Of the digest of the gateway's URL in a file's name.
 URL_CHARACTERS: Final = 8
-"""Of the digest of the gateway's URL in a file's name."""
+# To open a parked file that others take away at the same moment.
 TRIES: Final = 5
-"""To open a parked file that others take away at the same moment."""
 
 
 @dataclass(frozen=True, slots=True)

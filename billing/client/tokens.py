@@ -17,10 +17,10 @@ if TYPE_CHECKING:
     from billing.client.service import Measured
 
 TokensUsed = Usage | Mapping[str, Any] | object
+# What of a `Usage` a service can report. Reasoning is a part of output, and is charged as such.
 CARRIED: Final = frozenset(
     ("input_tokens", "cached_input_tokens", "cache_write_tokens", "output_tokens", "reasoning_tokens", "requests")
 )
-"""What of a `Usage` a service can report. Reasoning is a part of output, and is charged as such."""
 
 
 def tokens_used(usage: TokensUsed) -> Measured:

@@ -23,12 +23,12 @@ from billing.usage import Usage
 if TYPE_CHECKING:
     from billing.pricing.table import PriceTable
 
+# The meter of traffic, also the feature that quotas count it under and the model of its debits.
 METER: Final = "bytes"
-"""The meter of traffic, also the feature that quotas count it under and the model of its debits."""
+# What debits of traffic name as their endpoint.
 ENDPOINT: Final = "/v1/jobs/collect-and-rate"
-"""What debits of traffic name as their endpoint."""
+# Stands for the key of debits of traffic, which has none.
 KEY: Final = f"{SERVICE_KEY}collector"
-"""Stands for the key of debits of traffic, which has none."""
 PER_BYTE: Final = "per_byte"
 _MINUTES_OF_HOUR: Final = 60
 
@@ -89,5 +89,5 @@ class Charged:
         return self.charged_nano - before
 
 
+# The price of a byte in a region at a time.
 RateOf = Callable[[str, datetime], ByteRate]
-"""The price of a byte in a region at a time."""

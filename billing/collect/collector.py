@@ -35,8 +35,8 @@ LEASE: Final = "collect"
 RUNS_KEPT: Final = 200
 ERROR_CHARACTERS: Final = 2000
 FORGET_EVERY: Final = timedelta(hours=1)
+# Batches of old points that are removed at once.
 MOST_FORGOTTEN: Final = 20
-"""Batches of old points that are removed at once."""
 NEWEST: Final = 2**63 - 1
 
 Status = Literal["ok", "degraded", "failed"]

@@ -38,14 +38,14 @@ logger = logging.getLogger(__name__)
 _query = queries("billing.collect")
 ACCOUNTS_AT_ONCE: Final = 200
 GROWTH_AT_ONCE: Final = 200_000
+# What is folded at once: rows of growth, and pages of it.
 PAGES_AT_ONCE: Final = 200
-"""What is folded at once: rows of growth, and pages of it."""
 VACUUM_ROWS: Final = 50_000
 THOUSANDTHS: Final = 1000
+# Of one debit, 9 TB; more come in further ones.
 MOST_BYTES: Final = MAX_UNIT_THOUSANDTHS // THOUSANDTHS
-"""Of one debit, 9 TB; more come in further ones."""
+# Of one account, region and hour at once: nobody has moved more than 900 TB in one, whatever an exporter says.
 MOST_DEBITS: Final = 100
-"""Of one account, region and hour at once: nobody has moved more than 900 TB in one, whatever an exporter says."""
 
 
 @dataclass(slots=True)

@@ -17,8 +17,8 @@ if TYPE_CHECKING:
 
 WINDOW: Final = "/v1/snapshots/window"
 ATTEMPTS: Final = 3
+# Before the second attempt; it doubles with each.
 FIRST_PAUSE_S: Final = 0.2
-"""Before the second attempt; it doubles with each."""
 TRIED_AGAIN: Final = frozenset((429, 500, 502, 503, 504))
 
 

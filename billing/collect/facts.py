@@ -25,11 +25,11 @@ if TYPE_CHECKING:
 
 _query = queries("billing.collect")
 
+# The advisory lock of collection: "metercol" as 64 bits.
 LOCK: Final = 0x6D65746572636F6C
-"""The advisory lock of collection: "metercol" as 64 bits."""
 DELETED_AT_ONCE: Final = 50_000
+# Points are looked up one by one by their keys, however many there are: no table is read whole.
 _PLANNED: Final = "SELECT set_config('enable_hashjoin', 'off', true), set_config('enable_mergejoin', 'off', true)"
-"""Points are looked up one by one by their keys, however many there are: no table is read whole."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,15 +16,15 @@ from msgspec import Meta, Struct
 
 from billing.errors import Kind, MetergateError
 
+# Of one counter: JSON numbers are exact up to here.
 MOST_COUNTED: Final = 2**53 - 1
-"""Of one counter: JSON numbers are exact up to here."""
+# Pages in a row that may be empty and say that there is more.
 MOST_EMPTY: Final = 10
-"""Pages in a row that may be empty and say that there is more."""
 MOST_BACK: Final = timedelta(days=35)
+# Snapshots of other times are set aside: older ones have lost their neighbours, and later ones can't be true.
 MOST_AHEAD: Final = timedelta(minutes=5)
-"""Snapshots of other times are set aside: older ones have lost their neighbours, and later ones can't be true."""
+# How long points are kept at least: late ones grow from those before them.
 LEAST_DAYS: Final = MOST_BACK.days + 2
-"""How long points are kept at least: late ones grow from those before them."""
 
 _Count = Annotated[int, Meta(ge=0, le=MOST_COUNTED)]
 _Name = Annotated[str, Meta(max_length=256)]

@@ -35,10 +35,10 @@ logger = logging.getLogger(__name__)
 
 _query = queries("billing.collect")
 
+# How many subjects one transaction checks.
 AT_ONCE: Final = 100
-"""How many subjects one transaction checks."""
+# Subjects of one e-mail address that an operator assigns at once.
 MOST_ASSIGNED: Final = 1000
-"""Subjects of one e-mail address that an operator assigns at once."""
 NEWEST: Final = 2**63 - 1
 EXCLUSIVE: Final = "SELECT pg_advisory_xact_lock($1)"
 _NAME: Final = 200

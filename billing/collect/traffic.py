@@ -21,8 +21,8 @@ if TYPE_CHECKING:
     from billing.ledger.used import Group
 
 _query = queries("billing.collect")
+# What traffic is grouped by; not together with what requests are.
 TRAFFIC_NAMES: Final = ("meter", "region", "node", "inbound_tag", "direction")
-"""What traffic is grouped by; not together with what requests are."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -33,9 +33,9 @@ Row = asyncpg.Record
 Connection = PoolConnectionProxy
 
 APPLICATION_NAME: Final = "metergate"
+# A statement that waits for a row goes on with what that has become. Where the server, the database or the role has
+# another default it would fail instead.
 _PIN: Final = "SET default_transaction_isolation = 'read committed'"
-"""A statement that waits for a row goes on with what that has become. Where the server, the database or the role has
-another default it would fail instead."""
 
 
 class DatabaseError(StoreError):
@@ -67,9 +67,9 @@ class MissingPartition(DatabaseRefused):
     """No partition of the table takes the row."""
 
 
+# Of SQLSTATE (https://www.postgresql.org/docs/current/errcodes-appendix.html): data exceptions, and violations of
+# integrity constraints. They follow from the statement; errors of every other class may pass.
 REFUSING_CLASSES: Final = ("22", "23")
-"""Of SQLSTATE (https://www.postgresql.org/docs/current/errcodes-appendix.html): data exceptions, and violations of
-integrity constraints. They follow from the statement; errors of every other class may pass."""
 DEFAULT_CACHED: Final = 100
 DEFAULT_LOCK_WAIT_S: Final = 0.25
 _POOLER_HINT: Final = f"; behind PgBouncer in transaction mode, add {CACHE_SIZE}=0 to DATABASE_URL"

@@ -7,8 +7,8 @@ from typing import Final
 
 from billing.database.connection import Database, DatabaseError
 
+# The advisory lock that migrations hold: "metergat" as 64 bits.
 LOCK_KEY: Final = 0x6D65746572676174
-"""The advisory lock that migrations hold: "metergat" as 64 bits."""
 MONTHS_AHEAD: Final = 3
 MIGRATION_TIMEOUT_S: Final = 3600.0
 

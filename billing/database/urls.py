@@ -4,8 +4,8 @@ from collections.abc import Mapping
 from typing import Final
 from urllib.parse import unquote, urlsplit, urlunsplit
 
+# The URL's parameter that says how many prepared statements a connection keeps.
 CACHE_SIZE: Final = "statement_cache_size"
-"""The URL's parameter that says how many prepared statements a connection keeps."""
 MOST_CACHED: Final = 10_000
 
 

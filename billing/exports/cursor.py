@@ -23,8 +23,8 @@ if TYPE_CHECKING:
     from billing.database.connection import Connection, Database, Row
 
 _query = queries("billing.exports")
+# How long an export stays one gateway's without a sign of it; longer than one request to the other side takes.
 LEASE_S: Final = 60.0
-"""How long an export stays one gateway's without a sign of it; longer than one request to the other side takes."""
 MOST_ERROR: Final = 300
 
 

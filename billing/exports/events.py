@@ -13,8 +13,9 @@ import msgspec
 
 from billing.money import format_usd
 
+# A cent is 10^7 nano-USD.
 CENT_DIGITS: Final = 7
-"""A cent is 10^7 nano-USD."""
+# What of an event can be summed by hour; amounts in nano-USD.
 MEASURES: Final = (
     "requests",
     "total_tokens",
@@ -26,7 +27,6 @@ MEASURES: Final = (
     "charged_nano",
     "cost_nano",
 )
-"""What of an event can be summed by hour; amounts in nano-USD."""
 HOUR: Final = timedelta(hours=1)
 
 

@@ -31,12 +31,12 @@ if TYPE_CHECKING:
 
 Format = Literal["csv", "parquet"]
 FORMATS: Final[tuple[Format, ...]] = ("csv", "parquet")
+# Events of one file at most: some 40 MB of memory while it is written.
 BATCH: Final = 10_000
-"""Events of one file at most: some 40 MB of memory while it is written."""
+# How long after its end an hour is written, so that nearly all of its events are there.
 SETTLED: Final = timedelta(minutes=5)
-"""How long after its end an hour is written, so that nearly all of its events are there."""
+# How old a file is that nobody finishes any more: its writer has died.
 LEFT_S: Final = 3600.0
-"""How old a file is that nobody finishes any more: its writer has died."""
 _TEXTS: Final = (
     "request_id",
     "account_id",
@@ -62,8 +62,8 @@ _COUNTS: Final = (
 )
 _TRUTHS: Final = ("estimated", "stream")
 _FORMULA: Final = ("=", "+", "-", "@", "\t", "\r")
+# What the provider charges and what the customer pays; `charged_usd` is the same until the next release.
 _MONEY: Final = ("cost_usd", "charged_usd", "charge_usd")
-"""What the provider charges and what the customer pays; `charged_usd` is the same until the next release."""
 COLUMNS: Final = ("admitted_at", *_TEXTS, *_COUNTS, *_TRUTHS, "units", "tags", *_MONEY)
 
 

@@ -26,8 +26,8 @@ if TYPE_CHECKING:
     from billing.exports.events import ExportEvent
 
 JSON: Final = {"Content-Type": "application/json"}
+# Events of one request, by Lago's API.
 MOST_EVENTS: Final = 100
-"""Events of one request, by Lago's API."""
 EXISTS: Final = "value_already_exist"
 MOST_NAME: Final = 255
 DEFAULT_CODE: Final = "metergate_usage"

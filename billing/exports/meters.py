@@ -32,19 +32,19 @@ logger = logging.getLogger(__name__)
 
 FOLD_BATCH: Final = 1_000
 TELL_BATCH: Final = 100
+# The wait after an hour's end before it is sent, so that nearly all of it is sent at once.
 SETTLED: Final = timedelta(minutes=5)
-"""The wait after an hour's end before it is sent, so that nearly all of it is sent at once."""
+# How old an hour may be that Stripe still takes, with an hour to spare.
 OLDEST: Final = timedelta(days=35) - HOUR
-"""How old an hour may be that Stripe still takes, with an hour to spare."""
+# For how long Stripe knows an identifier for certain, with an hour to spare.
 SURE: Final = timedelta(hours=23)
-"""For how long Stripe knows an identifier for certain, with an hour to spare."""
 KEPT: Final = timedelta(days=70)
 TIDY_EVERY: Final = timedelta(minutes=10)
 FORGET_ROWS: Final = 1_000
+# Characters of an identifier, by Stripe.
 MOST_IDENTIFIER: Final = 100
-"""Characters of an identifier, by Stripe."""
+# Of ours, or of a key that begins with one; no number of ours is larger.
 _IDENTIFIER: Final = re.compile(r"([0-9A-Za-z_]+):([^:]+):([0-9]{10}):([0-9]{1,9})(?![^:])")
-"""Of ours, or of a key that begins with one; no number of ours is larger."""
 _query = queries("billing.exports")
 
 

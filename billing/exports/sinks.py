@@ -18,15 +18,15 @@ if TYPE_CHECKING:
     from billing.exports.events import ExportEvent
 
 T = TypeVar("T")
+# Why the other side never takes an item, by the item: a request id, or the identifier of an hour's sum.
 Refusals = Mapping[str, str]
-"""Why the other side never takes an item, by the item: a request id, or the identifier of an hour's sum."""
 
 ANSWER_BYTES: Final = 1024 * 1024
+# However long a `Retry-After` asks us to wait, we ask again after this.
 MOST_WAIT_S: Final = 3600.0
-"""However long a `Retry-After` asks us to wait, we ask again after this."""
 MOST_REASON: Final = 300
+# Statuses that are about what was sent. All others but 2xx are about us, or pass: the batch stays whole and waits.
 REFUSING: Final = (400, 413, 422)
-"""Statuses that are about what was sent. All others but 2xx are about us, or pass: the batch stays whole and waits."""
 
 
 class SinkFailed(MetergateError):

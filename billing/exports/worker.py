@@ -29,8 +29,8 @@ logger = logging.getLogger(__name__)
 
 EVERY_S: Final = 1.0
 STANDING_EVERY_S: Final = 5.0
+# How often a gateway sees how an export stands that another one goes on with: each of them tells its health.
 OTHERS_EVERY_S: Final = 30.0
-"""How often a gateway sees how an export stands that another one goes on with: each of them tells its health."""
 UNPARK: Final = queries("billing.exports")("unpark")
 
 

@@ -31,8 +31,8 @@ if TYPE_CHECKING:
     from billing.identity.people import Visitor
 
 _query = queries("billing.identity")
+# What the cookie of an operator without a user begins with.
 OPERATORS: Final = "o."
-"""What the cookie of an operator without a user begins with."""
 SECRET_BYTES: Final = 32
 MOST_SECRET: Final = 64
 OVER: Final = "its provider lets this domain in no more"

@@ -9,8 +9,8 @@ from billing.identity.permissions import SCOPES, Role
 from billing.principals import Principal
 
 Kind = Literal["nobody", "key", "person", "service", "admin"]
+# What customers see of the price of a request: what they pay, or also what the provider charges.
 CustomersSee = Literal["charge", "cost"]
-"""What customers see of the price of a request: what they pay, or also what the provider charges."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -31,8 +31,8 @@ CODE_S: Final = 600
 CODE_TRIES: Final = 5
 RESET_S: Final = 1800
 RECOVERY_CODES: Final = 10
+# Without characters that are read as others.
 _RECOVERY_ALPHABET: Final = "abcdefghjkmnpqrstuvwxyz23456789"
-"""Without characters that are read as others."""
 _RECOVERY_PARTS, _RECOVERY_PART = 4, 4
 _TOKEN_ALPHABET: Final = string.ascii_letters + string.digits
 _TOKEN_CHARACTERS: Final = 43

@@ -34,13 +34,13 @@ if TYPE_CHECKING:
 
 FRESH_S: Final = 900.0
 AGAIN_S: Final = 60.0
+# How often an issuer is asked of which nothing is known yet.
 EARLY_S: Final = 5.0
-"""How often an issuer is asked of which nothing is known yet."""
 STALE_S: Final = 86_400.0
 MAX_KEYS: Final = 100
 MIN_BITS: Final = 2048
+# Above, a verification takes too long.
 MAX_BITS: Final = 8192
-"""Above, a verification takes too long."""
 
 T = TypeVar("T")
 
@@ -218,10 +218,10 @@ class Discovery:
         return metadata
 
 
+# What the names of those begin with who share the secret: they can't be taken for an issuer with keys of its own.
 SHARED: Final = "hs256:"
-"""What the names of those begin with who share the secret: they can't be taken for an issuer with keys of its own."""
+# Roles that make an operator of whom the internal audience is.
 OPERATORS: Final = frozenset({"admin", "operator"})
-"""Roles that make an operator of whom the internal audience is."""
 
 
 @dataclass(frozen=True, slots=True)

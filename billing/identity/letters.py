@@ -15,10 +15,10 @@ from billing.mail import SERVICE
 
 _MINUTES_S: Final = 60
 _NOT_YOU: Final = "If this was not you, do nothing: without the code nothing happens."
+# Characters of a name that a mail shows.
 MOST_QUOTED: Final = 80
-"""Characters of a name that a mail shows."""
+# What a mail program may make a link of: a dot or colon within a word (`example.com`, `mailto:x`), a slash, an @.
 _LINKS: Final = re.compile(r'[/\\@<>"]|[.:\u3002](?=\S)|\bwww\b', re.IGNORECASE)
-"""What a mail program may make a link of: a dot or colon within a word (`example.com`, `mailto:x`), a slash, an @."""
 
 
 def quotable(name: str) -> str | None:

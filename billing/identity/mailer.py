@@ -39,17 +39,17 @@ LEASE: Final = "mail"
 EVERY_S: Final = 2.0
 TIDY: Final = "mail_tidy"
 TIDY_EVERY_S: Final = 600.0
+# Mails over one connection.
 MOST: Final = 200
-"""Mails over one connection."""
+# A mail that was taken is taken again after that. It is longer than a connection and a mail may take together.
 FIRST_PAUSE_S, MOST_PAUSE_S = 60.0, 3600.0
-"""A mail that was taken is taken again after that. It is longer than a connection and a mail may take together."""
+# What has waited for as long is parked, however it has failed: codes and tokens in it are over.
 STALE_S: Final = 86_400.0
-"""What has waited for as long is parked, however it has failed: codes and tokens in it are over."""
 FORGET_ROWS: Final = 1_000
 MOST_ERROR: Final = 200
 IMPLICIT_TLS_PORT: Final = 465
+# Replies after which the same mail is refused again (RFC 5321, 4.2.1).
 _FOR_GOOD: Final = range(500, 600)
-"""Replies after which the same mail is refused again (RFC 5321, 4.2.1)."""
 
 _query = queries("billing.identity")
 
@@ -80,8 +80,8 @@ class Sender(Protocol):
     async def send(self, mail: Mail) -> None: ...
 
 
+# Opens a connection to send mails over. Raises `MailFailed` where there is none.
 Delivery = Callable[[], AbstractAsyncContextManager[Sender]]
-"""Opens a connection to send mails over. Raises `MailFailed` where there is none."""
 
 
 class Mailer:

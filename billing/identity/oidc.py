@@ -37,8 +37,8 @@ if TYPE_CHECKING:
     from billing.identity.signing_keys import SigningKeys
     from billing.identity.subjects import Subjects
 
+# How soon a browser that was sent on to another page has to use its refresh token.
 FIRST_USE_S: Final = 60
-"""How soon a browser that was sent on to another page has to use its refresh token."""
 MAX_CODE: Final = 4096
 _query = queries("billing.identity")
 _AUDIENCE: Final = f"{ISSUER}:sign-in"

@@ -38,8 +38,8 @@ MAX_SLUG: Final = 63
 _NO_SLUG: Final = "organization"
 _SLUG: Final = re.compile("[a-z0-9]+(-[a-z0-9]+)*", re.ASCII)
 _SUFFIX: Final = 6
+# Owners who are notified of a leaked key.
 _TOLD: Final = 20
-"""Owners who are notified of a leaked key."""
 
 _query = queries("billing.identity")
 

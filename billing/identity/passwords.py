@@ -41,20 +41,20 @@ LEAST_ALONE: Final = 15
 LEAST_BESIDE: Final = 8
 MOST: Final = 128
 PRODUCT: Final = "metergate"
+# A shorter part of an address or a name is in too many passwords by chance.
 _LEAST_WORD: Final = 4
-"""A shorter part of an address or a name is in too many passwords by chance."""
 _RUN_UNIT: Final = 4
 RETRY_AFTER_S: Final = 1
+# Of the threads that hash, where the system has one for each thread.
 NICENESS: Final = 10
-"""Of the threads that hash, where the system has one for each thread."""
+# Passwords that run or wait at the same time in one process, of all networks.
 WAITING: Final = 64
-"""Passwords that run or wait at the same time in one process, of all networks."""
 _SALT_BYTES, _HASH_BYTES = 16, 32
 _LIST: Final = "common_passwords.txt"
 _WORDS: Final = re.compile(r"[^\W_]+")
 _ROWS: Final = ("1234567890", "abcdefghijklmnopqrstuvwxyz", "qwertyuiopasdfghjklzxcvbnm", "qazwsxedcrfvtgbyhnujmikolp")
+# Longer than any password: what is a part of one of them is a finger that slid along the keys.
 _RUNS: Final = tuple(run for row in _ROWS for run in (row * 14, row[::-1] * 14))
-"""Longer than any password: what is a part of one of them is a finger that slid along the keys."""
 
 T = TypeVar("T")
 

@@ -31,8 +31,8 @@ if TYPE_CHECKING:
 
 BY_CODE: Final = "sign in with a code by mail"
 BY_RECOVERY: Final = "ask whoever runs this service"
+# How old a sign-in may be that stands in for the password of who has none.
 LATELY_S: Final = 600
-"""How old a sign-in may be that stands in for the password of who has none."""
 _query = queries("billing.identity")
 
 

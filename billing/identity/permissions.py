@@ -8,8 +8,8 @@ from collections.abc import Mapping
 from typing import Final, Literal, get_args
 
 Role = Literal["owner", "admin", "member", "viewer"]
+# When somebody who has registered is let in: at once, once their address is proven, or by an operator.
 Approval = Literal["open", "verified", "approved"]
-"""When somebody who has registered is let in: at once, once their address is proven, or by an operator."""
 
 PROXY: Final = "llm:proxy"
 BILLING_READ: Final = "billing:read"
@@ -24,6 +24,7 @@ MEMBERS_READ: Final = "members:read"
 MEMBERS_WRITE: Final = "members:write"
 AUDIT_READ: Final = "audit:read"
 
+# Every scope that Metergate or its services act on, and what it allows. Operators may give keys others, too.
 SCOPES: Final[Mapping[str, str]] = {
     PROXY: "Call models through the proxy.",
     BILLING_READ: "See balance, transactions and usage.",
@@ -41,7 +42,6 @@ SCOPES: Final[Mapping[str, str]] = {
     "container:run": "Run containers.",
     "container:delete": "Delete containers.",
 }
-"""Every scope that Metergate or its services act on, and what it allows. Operators may give keys others, too."""
 
 _VIEWER: Final = frozenset({ORG_READ, MEMBERS_READ, BILLING_READ, KEYS_READ})
 _MEMBER: Final = _VIEWER | {PROXY, KEYS_WRITE, "container:read", "container:run", "container:delete"}
@@ -53,8 +53,8 @@ ROLES: Final[Mapping[Role, frozenset[str]]] = {
     "member": _MEMBER,
     "viewer": _VIEWER,
 }
+# How high a role stands: nobody gives one that is higher than their own, or takes one from somebody higher.
 RANK: Final[Mapping[Role, int]] = {role: rank for rank, role in enumerate(reversed(get_args(Role)))}
-"""How high a role stands: nobody gives one that is higher than their own, or takes one from somebody higher."""
 
 
 def allowed(role: Role | None, scopes: frozenset[str] | None) -> frozenset[str]:

@@ -8,10 +8,10 @@ from typing import Final, Literal
 
 from billing.errors import MetergateError
 
+# Where the pages are, below the gateway's address.
 CONSOLE: Final = "/console"
-"""Where the pages are, below the gateway's address."""
+# For how long a sign-in may take.
 BEGUN_S: Final = 600
-"""For how long a sign-in may take."""
 MAX_PATH: Final = 1000
 
 

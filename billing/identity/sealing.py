@@ -23,8 +23,8 @@ from billing.errors import MetergateError
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+# What a sealed text begins with, then the key's name, a colon, and nonce and ciphertext as base64.
 PREFIX: Final = "sealed:1:"
-"""What a sealed text begins with, then the key's name, a colon, and nonce and ciphertext as base64."""
 _KEY_BYTES: Final = 32
 _NONCE_BYTES: Final = 12
 _NAME: Final = 8

@@ -36,17 +36,17 @@ if TYPE_CHECKING:
 
 _query = queries("billing.identity")
 ID_PREFIX: Final = "ses_"
+# What a refresh token begins with, so that scanners of leaks can tell it.
 REFRESH_PREFIX: Final = "mgr_"
-"""What a refresh token begins with, so that scanners of leaks can tell it."""
 MAX_USER_AGENT: Final = 400
+# Used refresh tokens of a session by which a copy is noticed: those that were used last.
 MOST_USED: Final = 200
-"""Used refresh tokens of a session by which a copy is noticed: those that were used last."""
+# Statements that delete what is over, so many rows at a time, and give how many there were.
 FORGET: Final = tuple(
     _query(f"forget_{each}") for each in ("sessions", "refresh_tokens", "revoked", "keys", "operator_links")
 )
-"""Statements that delete what is over, so many rows at a time, and give how many there were."""
+# The same for who has registered and has not proven the address for so many days, which come first.
 FORGET_UNVERIFIED: Final = _query("forget_unverified")
-"""The same for who has registered and has not proven the address for so many days, which come first."""
 
 
 class SignInRefused(MetergateError):

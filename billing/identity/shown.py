@@ -24,8 +24,8 @@ if TYPE_CHECKING:
     from billing.identity.subjects import Subjects
 
 _query = queries("billing.identity")
+# The scope that keeps an operator's rights in a token that is narrowed to some scopes.
 OPERATOR: Final = "operator"
-"""The scope that keeps an operator's rights in a token that is narrowed to some scopes."""
 PENDING: Final = "Your registration is not complete: verify your address, or wait until an operator has let you in."
 SECOND_FACTOR: Final = (
     "Operators need a second factor: add one on the console's page of security, or by `metergate auth totp enrol`."

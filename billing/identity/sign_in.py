@@ -29,8 +29,8 @@ if TYPE_CHECKING:
     from billing.identity.users import User
 
 _query = queries("billing.identity")
+# Makes the personal organization of a user's id, with a name, in a transaction.
 Found = Callable[["Connection", str, str, audit.Actor], Awaitable[object]]
-"""Makes the personal organization of a user's id, with a name, in a transaction."""
 
 
 class Refusal(Enum):

@@ -28,16 +28,16 @@ if TYPE_CHECKING:
 
 _query = queries("billing.identity")
 BITS: Final = 2048
+# The advisory lock of making keys, until its transaction ends: "meterkey" as 64 bits.
 LOCK_KEY: Final = 0x6D657465726B6579
-"""The advisory lock of making keys, until its transaction ends: "meterkey" as 64 bits."""
 SECRET_BYTES: Final = 32
 T = TypeVar("T")
+# How long a process believes the keys that it has read.
 FRESH_S: Final = 60.0
-"""How long a process believes the keys that it has read."""
+# How often it reads them at most for a key id that it does not know.
 AGAIN_S: Final = 1.0
-"""How often it reads them at most for a key id that it does not know."""
+# A key verifies for so much longer than its last token lives: processes may sign with it for a little longer.
 SPARE_S: Final = 3600.0
-"""A key verifies for so much longer than its last token lives: processes may sign with it for a little longer."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -25,8 +25,8 @@ if TYPE_CHECKING:
 
 _query = queries("billing.identity")
 NO_NAME: Final = "Personal"
+# Makes the personal organization of a user's id, with a name, in a transaction.
 Found = Callable[["Connection", str, str, audit.Actor], Awaitable[object]]
-"""Makes the personal organization of a user's id, with a name, in a transaction."""
 
 
 class SubjectTaken(MetergateError):

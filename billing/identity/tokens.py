@@ -23,16 +23,16 @@ if TYPE_CHECKING:
 
 Algorithm = Literal["RS256", "HS256"]
 
+# Who issues Metergate's own tokens, and whom they are for.
 ISSUER: Final = "metergate"
-"""Who issues Metergate's own tokens, and whom they are for."""
 MAX_TOKEN: Final = 8192
+# No token is believed for longer, so that a revocation need not be kept for longer either.
 MAX_LIFE_S: Final = 366 * 86_400
-"""No token is believed for longer, so that a revocation need not be kept for longer either."""
+# How far the clock of another issuer may be from ours.
 LEEWAY_S: Final = 60.0
-"""How far the clock of another issuer may be from ours."""
 _FORM: Final = re.compile(r"[A-Za-z0-9_-]+\.[A-Za-z0-9_-]+\.[A-Za-z0-9_-]+", re.ASCII)
+# Of tokens that let somebody in (RFC 9068): those of other types, such as logout tokens, don't.
 _TYPES: Final = ("jwt", "at+jwt", "application/at+jwt")
-"""Of tokens that let somebody in (RFC 9068): those of other types, such as logout tokens, don't."""
 _JWS: Final = jwt.PyJWS()
 
 Short = Annotated[str, Meta(min_length=1, max_length=255, pattern=r"^[^\x00-\x1f\x7f]+\Z")]

@@ -9,10 +9,10 @@ from urllib.parse import quote, urlencode
 
 STEP_S: Final = 30
 DIGITS: Final = 6
+# As many as SHA-1 gives (RFC 4226, section 4, R6).
 SECRET_BYTES: Final = 20
-"""As many as SHA-1 gives (RFC 4226, section 4, R6)."""
+# Steps before and after the present one whose codes are taken: clocks differ (RFC 6238, section 5.2).
 DRIFT: Final = 1
-"""Steps before and after the present one whose codes are taken: clocks differ (RFC 6238, section 5.2)."""
 
 
 def secret_text(random: bytes) -> str:

@@ -32,17 +32,17 @@ if TYPE_CHECKING:
 
 ID_PREFIX: Final = "usr_"
 MOST_NAME: Final = 200
+# Characters of an address (RFC 5321, 4.5.3.1.3, without the brackets).
 MOST_EMAIL: Final = 254
-"""Characters of an address (RFC 5321, 4.5.3.1.3, without the brackets)."""
+# Of one user that are read at once.
 MOST_ORGANIZATIONS: Final = 1000
-"""Of one user that are read at once."""
 Status = Literal["pending", "active", "disabled"]
+# A dot-atom of at most 64 characters and a name of hosts (RFC 5321, 4.1.2), in lower case.
 _EMAIL: Final = re.compile(
     r"[a-z0-9!#$%&'*+/=?^_`{|}~-]+(?:\.[a-z0-9!#$%&'*+/=?^_`{|}~-]+)*"
     r"@(?:[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?\.)*[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?",
     re.ASCII,
 )
-"""A dot-atom of at most 64 characters and a name of hosts (RFC 5321, 4.1.2), in lower case."""
 _MOST_LOCAL: Final = 64
 
 _query = queries("billing.identity")

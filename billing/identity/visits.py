@@ -13,8 +13,8 @@ from typing import Final
 
 from billing.errors import MetergateError
 
+# Of all, one network has one in so many, and at least NETWORK_LEAST.
 NETWORK_SHARE: Final = 32
-"""Of all, one network has one in so many, and at least NETWORK_LEAST."""
 NETWORK_LEAST: Final = 2
 RETRY_AFTER_S: Final = 1
 

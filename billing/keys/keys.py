@@ -28,12 +28,12 @@ if TYPE_CHECKING:
 
 ID_PREFIX: Final = "key_"
 
+# Changes that customers are notified of.
 _NOTICES: Final[Mapping[str, NoticeType]] = {
     "key.create": "key.created",
     "key.revoke": "key.revoked",
     "key.leaked": "key.leaked",
 }
-"""Changes that customers are notified of."""
 _query = queries("billing.keys")
 _FIELDS: Final = tuple(field.name for field in fields(KeyRow))
 
@@ -44,8 +44,8 @@ def _of_rules(name: str, first: int) -> str:
     return _query(name).format(columns=", ".join(RULES), values=", ".join(f"${number}" for number in numbers))
 
 
+# Which scopes whoever makes or changes a key may give it. Asked first in the transaction, which it may refuse.
 Grantable = Callable[[Connection], Awaitable[Collection[str]]]
-"""Which scopes whoever makes or changes a key may give it. Asked first in the transaction, which it may refuse."""
 
 _CREATE: Final = _of_rules("keys_create", 7)
 _UPDATE: Final = _of_rules("keys_update", 3)

@@ -12,8 +12,8 @@ from multidict import MultiMapping, istr
 from billing.errors import INCORRECT_KEY, MetergateError
 from billing.keys.secrets import same_secret
 
+# Headers whose whole value is a key where the billing API takes one, in lower case.
 KEY_HEADERS: Final = (istr("x-api-key"), istr("x-goog-api-key"), istr("api-key"))
-"""Headers whose whole value is a key where the billing API takes one, in lower case."""
 _AUTHORIZATION: Final = istr("Authorization")
 _BEARER: Final = "bearer"
 

@@ -23,8 +23,8 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger(__name__)
 _query = queries("billing.keys")
+# Fields of a key that a principal has by the same name.
 _OF_PRINCIPAL: Final = {field.name for field in fields(Principal)}.intersection(field.name for field in fields(KeyRow))
-"""Fields of a key that a principal has by the same name."""
 _UNBOUND: Final = KeyRules()
 _RULES_OF_PRINCIPAL: Final = _OF_PRINCIPAL.intersection(RULES) - {"scopes"}
 READ: Final = _query("keys_principal")

@@ -19,8 +19,8 @@ from billing.pricing.rows import PriceRow, canonical_json, from_canonical_json
 from billing.pricing.table import PriceTable
 
 _query = queries("billing.ledger")
+# Rows that are read at a time: a model has a few, and a file that was replaced whole thousands.
 MOST_PRICES: Final = 200
-"""Rows that are read at a time: a model has a few, and a file that was replaced whole thousands."""
 NEWEST_REVISION: Final = "SELECT max(revision) FROM plan_revisions"
 
 

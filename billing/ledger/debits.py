@@ -20,12 +20,12 @@ from billing.ledger.usage_columns import ModelShare
 from billing.usage import Usage
 
 Outcome = Literal["settled", "expired"]
+# The newest layout of a debit in the journal that this release reads, and the one that it writes.
 LAYOUT: Final = 1
-"""The newest layout of a debit in the journal that this release reads, and the one that it writes."""
+# In place of a price row's id where another service has named the amount.
 NAMED: Final = "named"
-"""In place of a price row's id where another service has named the amount."""
+# The scope of idempotency keys of corrections by another price: a key is `reprice:REQUEST_ID:PRICE_ID`.
 REPRICE: Final = "reprice"
-"""The scope of idempotency keys of corrections by another price: a key is `reprice:REQUEST_ID:PRICE_ID`."""
 
 
 class Debit(msgspec.Struct, frozen=True, array_like=True, gc=False):

@@ -21,12 +21,12 @@ if TYPE_CHECKING:
     from billing.pricing.rows import PriceRow
     from billing.pricing.variants import PriceLine
 
+# Decimals that an exact amount is shown with: those of nano-USD, of a million tokens and of a factor. An amount by the
+# hour that has more is shown rounded up to them.
 EXACT_DECIMALS: Final = 24
-"""Decimals that an exact amount is shown with: those of nano-USD, of a million tokens and of a factor. An amount by the
-hour that has more is shown rounded up to them."""
 _SHOWN: Final = COST_SCALE // 10 ** (EXACT_DECIMALS - USD_DECIMALS)
+# Classes that are counted in thousandths.
 QUANTITY_DECIMALS: Final = {"second": 3, "hour": 3, "unit": 3, "million": 3}
-"""Classes that are counted in thousandths."""
 FACTOR_DECIMALS: Final = len(str(FACTOR_SCALE)) - 1
 _LABEL: Final = 14
 _NAME: Final = 14

@@ -43,11 +43,10 @@ END: Final = _sql("gateways_end")
 END_ALL: Final = _sql("gateways_end_all")
 STANDING: Final = _sql("gateways_standing")
 JUDGE: Final = _sql("gateways_judge")
+# The channel on which `gateways_end.sql` notifies which gateway has ended; a listener that misses it reads the leases.
 ENDED_CHANNEL: Final = "metergate_gateway_ended"
-"""The channel on which `gateways_end.sql` notifies which gateway has ended; a listener that misses it reads the
-leases."""
+# `Database.rows`, or `fetch` of a connection.
 Fetch = Callable[..., Awaitable[Sequence[Row]]]
-"""`Database.rows`, or `fetch` of a connection."""
 TRIED_FOR_S: Final = 5.0
 PAUSE_S: Final = 0.1
 TIMEOUT_S: Final = 2.0

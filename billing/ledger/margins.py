@@ -19,10 +19,10 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from datetime import datetime
 
+# Groups of one answer that has all.
 MOST_GROUPS: Final = 50_000
-"""Groups of one answer that has all."""
+# Groups before a page.
 MOST_BEFORE: Final = 2**31
-"""Groups before a page."""
 _KINDS: Final = ("used", "estimated", "unpriced", "voided")
 _query = queries("billing.ledger")
 

@@ -20,14 +20,14 @@ from billing.ledger.used import BEGINNING, END, Used, UsedBy, total
 from billing.pages import BEFORE_ALL, BadCursor, Page, check_seal, page_of, seal_of
 from billing.pricing.rows import PriceRow, from_canonical_json
 
+# Events that one page of them reads, however few of them are asked for: some 20 ms.
 MOST_LOOKED_AT: Final = 10_000
-"""Events that one page of them reads, however few of them are asked for: some 20 ms."""
+# Characters of a list's moment that a cursor carries; of a longer one, with that many transactions under way, none.
 MOST_MOMENT: Final = 1_000
-"""Characters of a list's moment that a cursor carries; of a longer one, with that many transactions under way, none."""
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 _MICROSECOND: Final = timedelta(microseconds=1)
+# Fields of an event that are columns of the same name.
 _COPIED: Final = tuple(field.name for field in fields(UsageEvent) if field.name not in ("usage", "tags", "shares"))
-"""Fields of an event that are columns of the same name."""
 _query = queries("billing.ledger")
 
 

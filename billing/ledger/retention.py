@@ -31,12 +31,12 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 LEASE: Final = "usage retention"
+# Usage may be reported for 35 days.
 LEAST_MONTHS: Final = 2
-"""Usage may be reported for 35 days."""
 EVERY_S: Final = 3600.0
 DROP_TRIES: Final = 20
+# Dropping waits for whoever reads usage events, and lets nobody else begin meanwhile: briefly, and again later.
 DROP_EVERY_S: Final = 0.5
-"""Dropping waits for whoever reads usage events, and lets nobody else begin meanwhile: briefly, and again later."""
 _sql = queries("billing.ledger")
 _FRESH: Final = "SELECT EXISTS (SELECT FROM usage_fresh WHERE admitted_at >= $1 AND admitted_at < $2)"
 

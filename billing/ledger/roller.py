@@ -22,39 +22,39 @@ logger = logging.getLogger(__name__)
 
 _query = queries("billing.ledger")
 ROLL_USAGE: Final = _query("roll_usage")
+# Must run first: takes the roller's lock before the snapshot of what is moved is taken.
 TAKE_TURN: Final = "SELECT pg_try_advisory_xact_lock($1) AND set_config('enable_nestloop', 'off', true) = 'off'"
-"""Must run first: takes the roller's lock before the snapshot of what is moved is taken."""
 TAKE_LEASE: Final = _query("jobs_take")
 
 LEASE: Final = "roll usage"
 ROLL_INTERVAL_S: Final = 5.0
+# With so many fresh rows those of the minute that still lasts are moved, too: adding up 50,000 takes some 25 ms.
 MOST_FRESH: Final = 50_000
-"""With so many fresh rows those of the minute that still lasts are moved, too: adding up 50,000 takes some 25 ms."""
+# Moved by one transaction: the more, the fewer times a rollup is raised, and the longer it takes.
 ROLL_ROWS: Final = 20_000
-"""Moved by one transaction: the more, the fewer times a rollup is raised, and the longer it takes."""
 FEWEST_ROWS: Final = 500
+# Moved rows leave their space behind. Autovacuum comes once a minute at most, which is late where thousands of rows
+# come each second.
 VACUUM_ROWS: Final = 50_000
-"""Moved rows leave their space behind. Autovacuum comes once a minute at most, which is late where thousands of rows
-come each second."""
 
+# The advisory lock of who moves or folds usage, until its transaction ends: "meterrol" as 64 bits.
 LOCK_KEY: Final = 0x6D65746572726F6C
-"""The advisory lock of who moves or folds usage, until its transaction ends: "meterrol" as 64 bits."""
 FOLD_EVERY_S: Final = 600.0
+# How long an hour is left alone once it is over: most requests that were admitted in it have ended then. Those of
+# others are added later, one by one.
 FOLD_AFTER: Final = timedelta(minutes=10)
-"""How long an hour is left alone once it is over: most requests that were admitted in it have ended then. Those of
-others are added later, one by one."""
+# Sums of hours in a day from which on an account is folded: fewer are read as they are.
 FOLD_FIRST: Final = 400
-"""Sums of hours in a day from which on an account is folded: fewer are read as they are."""
+# Sums of hours that are folded at once from then on: the more, the fewer times the sums of a day are raised.
 FOLD_ROWS: Final = 1_000
-"""Sums of hours that are folded at once from then on: the more, the fewer times the sums of a day are raised."""
+# Sums of hours that one transaction folds, those of tags too, but for an hour that alone has more: half a second where
+# requests have much in common, three where they have nothing.
 FOLD_STEP: Final = 20_000
-"""Sums of hours that one transaction folds, those of tags too, but for an hour that alone has more: half a second where
-requests have much in common, three where they have nothing."""
 FOLD_STEPS: Final = 1_000
+# Transactions before usage is moved again, and how long before the last of them begins.
 FOLD_S: Final = 3.0
-"""Transactions before usage is moved again, and how long before the last of them begins."""
+# Accounts whose sums are counted at once to find those that are due: less than two seconds.
 FOLD_LOOKED_AT: Final = 10_000
-"""Accounts whose sums are counted at once to find those that are due: less than two seconds."""
 
 
 async def roll(database: Database, rows: int = ROLL_ROWS, *, most_fresh: int = MOST_FRESH) -> int:

@@ -27,8 +27,8 @@ PAGE_ROWS: Final = 200
 
 Kind = Literal["debit", "entry"]
 Result = Literal["written", "known", "refused", "unreadable"]
+# Converts a journal entry of a request id to its debit; raises `Unreadable`.
 ReadEntry = Callable[[str, bytes], Debit]
-"""Converts a journal entry of a request id to its debit; raises `Unreadable`."""
 
 
 @dataclass(frozen=True, slots=True)

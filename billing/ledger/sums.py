@@ -34,15 +34,15 @@ from billing.ledger.used import (
     compose,
 )
 
+# For the rest of a transaction: to compile a statement, or to plan it for any number of pieces, costs more than it.
+# Many rows are added into few groups, which the planner does not know: it would sort them first.
 PLANNED_EACH_TIME: Final = (
     "SELECT set_config('jit', 'off', true), set_config('plan_cache_mode', 'force_custom_plan', true), "
     "set_config('work_mem', '32MB', true), set_config('enable_sort', 'off', true)"
 )
-"""For the rest of a transaction: to compile a statement, or to plan it for any number of pieces, costs more than it.
-Many rows are added into few groups, which the planner does not know: it would sort them first."""
 MOST_ROWS: Final = 50_000
+# Rows that are added up at once: other tasks have their turn in between.
 ROWS_A_TURN: Final = 1_000
-"""Rows that are added up at once: other tasks have their turn in between."""
 _LIKE_OTHERS: Final = re.compile(r"\(+others\)+")
 _query = queries("billing.ledger")
 

@@ -9,29 +9,29 @@ from typing import Final, NamedTuple
 
 from billing.errors import MetergateError
 
+# What usage is grouped by, beside tags, in the order in which `usage_read.sql` has their columns.
 DIMENSIONS: Final = ("key", "user", "model", "provider", "endpoint", "feature")
-"""What usage is grouped by, beside tags, in the order in which `usage_read.sql` has their columns."""
+# What a group by the values of a tag begins with: `tag:team`.
 TAG: Final = "tag:"
-"""What a group by the values of a tag begins with: `tag:team`."""
+# Stands for the values of a tag beyond the first `TAG_VALUES` of an account. A client's own value that is written so
+# has one pair of parentheses more.
 OTHERS: Final = "(others)"
-"""Stands for the values of a tag beyond the first `TAG_VALUES` of an account. A client's own value that is written so
-has one pair of parentheses more."""
+# Names of tags that are summed for one account, the first ones: clients choose them.
 TAG_NAMES: Final = 16
-"""Names of tags that are summed for one account, the first ones: clients choose them."""
+# Values of one of them that are summed each by itself; the others are summed together.
 TAG_VALUES: Final = 1000
-"""Values of one of them that are summed each by itself; the others are summed together."""
 MOST_GROUPED: Final = 2
 BEGINNING: Final = datetime(2000, 1, 1, tzinfo=UTC)
 END: Final = datetime(2200, 1, 1, tzinfo=UTC)
 
+# Of what sums are kept, all of UTC.
 MINUTE, HOUR, DAY, MONTH = range(4)
-"""Of what sums are kept, all of UTC."""
 _MONTHLY: Final = timedelta(days=28)
 _DAILY: Final = timedelta(hours=23)
 _HOURLY: Final = timedelta(hours=1)
 
+# A value for each name that usage is grouped by: None where a request has none.
 Group = tuple[str | None, ...]
-"""A value for each name that usage is grouped by: None where a request has none."""
 
 
 class UsageQueryError(MetergateError):
@@ -118,8 +118,8 @@ class Used(NamedTuple):
 
 
 NOTHING: Final = Used()
+# What was used in one span of time, by group; groups that used nothing are not there.
 Span = dict[Group, Used]
-"""What was used in one span of time, by group; groups that used nothing are not there."""
 
 
 def total(span: Span) -> Used:

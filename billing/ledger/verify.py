@@ -32,13 +32,13 @@ from billing.times import rfc3339
 from billing.usage import UsageError
 
 BATCH_ROWS: Final = 2000
+# Differences of one check that are named; the others are counted.
 EXAMPLES_LIMIT: Final = 20
-"""Differences of one check that are named; the others are counted."""
+# For the database that `verify` is given: one statement reads a whole table.
 STATEMENT_TIMEOUT_S: Final = 3600.0
-"""For the database that `verify` is given: one statement reads a whole table."""
 
+# Before and after every event.
 _EVER: Final = datetime(1, 1, 2, tzinfo=UTC), datetime(9999, 12, 30, tzinfo=UTC)
-"""Before and after every event."""
 _GRANULARITIES: Final = ("minute", "hour", "day", "month")
 _query = queries("billing.ledger")
 
@@ -270,5 +270,5 @@ def _usd(nano: int | None) -> str:
     return format_usd(int(nano or 0))
 
 
+# What is compared with events of a time, and how a difference is told.
 _ROLLED: Final = (("verify_rollups", _rollup), ("verify_dropped", _dropped))
-"""What is compared with events of a time, and how a difference is told."""

@@ -43,12 +43,12 @@ logger = logging.getLogger(__name__)
 _sql = queries("billing.ledger")
 Result = TypeVar("Result")
 
+# How long a batch waits for one locked row while it has debits of other accounts: as long as a few commits take.
 BRIEF_WAIT_S: Final = 0.025
-"""How long a batch waits for one locked row while it has debits of other accounts: as long as a few commits take."""
 BRIEFLY: Final = as_lock_timeout(BRIEF_WAIT_S)
 LEAST_WAIT_S: Final = 0.002
+# A batch goes to Postgres as one JSON text, which costs this process a tenth of what 34 arrays do.
 _as_json: Final = msgspec.json.Encoder().encode
-"""A batch goes to Postgres as one JSON text, which costs this process a tenth of what 34 arrays do."""
 
 
 WRITE_DEBITS: Final = _sql("write_debits")
@@ -70,8 +70,8 @@ class Stored:
     fresh: bool
 
 
+# The decision about nearly every debit: one object for all of them.
 PLAIN: Final = Stored("settled", None, True)
-"""The decision about nearly every debit: one object for all of them."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -27,10 +27,10 @@ if TYPE_CHECKING:
     from billing.pricing.rows import PriceRow
     from billing.principals import Principal
 
+# What quotas count an event under that names no feature.
 FEATURE: Final = "service"
-"""What quotas count an event under that names no feature."""
+# The model of an amount without a meter and a model, and the provider of a model without one.
 NO_METER: Final = "service"
-"""The model of an amount without a meter and a model, and the provider of a model without one."""
 THOUSANDTHS: Final = 1000
 _QUANTITY: Final = re.compile(r"(?P<whole>\d{1,13})(?:\.(?P<fraction>\d{1,3}))?", re.ASCII)
 
@@ -124,8 +124,8 @@ class Measure:
 
 
 _FIELDS: Final = tuple(each.name for each in fields(Measure))
+# Fields in which zero differs from a missing value.
 _MAYBE_ZERO: Final = frozenset(("amount_nano", "thousandths"))
-"""Fields in which zero differs from a missing value."""
 
 
 @dataclass(frozen=True, slots=True)

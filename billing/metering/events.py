@@ -40,17 +40,17 @@ logger = logging.getLogger(__name__)
 _sql = queries("billing.metering")
 CLAIMED: Final = _sql("claimed_events")
 ENDED: Final = _sql("service_holds_get")
+# The index by which the event that ends a hold ends no other one of its account.
 END_OF_HOLD: Final = "service_holds_end"
-"""The index by which the event that ends a hold ends no other one of its account."""
 DEBITS: Final = "/api/service/debits"
 USAGE: Final = "/api/service/usage"
 HOLDS: Final = "/api/service/holds"
+# A transaction that was hindered, or whose fate is unknown, is tried again at once, for that is harmless.
 TRIES: Final = 2
-"""A transaction that was hindered, or whose fate is unknown, is tried again at once, for that is harmless."""
+# How long a batch of several accounts waits for one that is locked.
 BRIEF_WAIT_S: Final = 0.025
-"""How long a batch of several accounts waits for one that is locked."""
+# How many accounts are corrected in Redis by one call.
 TOLD_AT_ONCE: Final = 100
-"""How many accounts are corrected in Redis by one call."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -22,8 +22,8 @@ if TYPE_CHECKING:
     from billing.database.connection import Connection, Database
     from billing.plans import Plan, Plans
 
+# Months that a period is reckoned ahead.
 MOST_PERIODS: Final = 1200
-"""Months that a period is reckoned ahead."""
 _query = queries("billing.metering")
 
 

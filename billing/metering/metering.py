@@ -37,13 +37,13 @@ if TYPE_CHECKING:
     from billing.settings import ServiceSettings
 
 MOST_BACK_S: Final = 35 * 86_400
+# How far an event's time may be from now, as Stripe's meters have it. One that is ahead is taken for now: no window is
+# counted in before it begins.
 MOST_AHEAD_S: Final = 5 * 60
-"""How far an event's time may be from now, as Stripe's meters have it. One that is ahead is taken for now: no window is
-counted in before it begins."""
 
 
+# The pauses after which an event is looked for again that only holds keep out.
 UNDER_WAY_S: Final = (0.02, 0.04, 0.08, 0.16)
-"""The pauses after which an event is looked for again that only holds keep out."""
 
 
 PrincipalOf = Callable[[Payer, bool], Awaitable["Principal | None"]]

@@ -27,19 +27,19 @@ if TYPE_CHECKING:
     from aiohttp.abc import ResolveResult
 
 MAX_URL: Final = 2000
+# So much of an answer is read, so that its connection can be used again; it is not kept.
 READ_BYTES: Final = 4096
-"""So much of an answer is read, so that its connection can be used again; it is not kept."""
 DEFAULT_TIMEOUT_S: Final = 15.0
+# All that is given out of IPv6. Other addresses are this link's, this site's (fc00::/7, and fec0::/10 of old), of
+# groups, or stand for IPv4 addresses.
 _UNICAST: Final = IPv6Network("2000::/3")
-"""All that is given out of IPv6. Other addresses are this link's, this site's (fc00::/7, and fec0::/10 of old), of
-groups, or stand for IPv4 addresses."""
+# Networks that older Pythons call global, and that lead to no public server.
 _SPECIAL: Final = (
     IPv4Network("192.0.0.0/24"),  # protocol assignments
     IPv4Network("192.88.99.0/24"),  # relays of 6to4, deprecated (RFC 7526)
     IPv4Network("168.63.129.16/32"),  # the host of Azure's virtual machines, seen from these
     IPv6Network("3fff::/20"),  # documentation (RFC 9637)
 )
-"""Networks that older Pythons call global, and that lead to no public server."""
 _TRANSLATED: Final = 0x64FF9B << 64
 _FORBIDDEN: Final = "the address is private: only public addresses are delivered to"
 

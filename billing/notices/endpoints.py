@@ -28,8 +28,8 @@ if TYPE_CHECKING:
     from billing.settings import WebhookSettings
 
 ID_PREFIX: Final = "whe_"
+# The secret before a rotation signs, too, for as long.
 OLD_SECRET_S: Final = 86_400.0
-"""The secret before a rotation signs, too, for as long."""
 _query = queries("billing.notices")
 
 

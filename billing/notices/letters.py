@@ -7,6 +7,8 @@ of plans alone, which operators choose.
 from collections.abc import Mapping
 from typing import Any, Final, Literal, NamedTuple, get_args
 
+# What there are notices of. `endpoint.disabled`: deliveries to an endpoint have failed for long; `provider.difference`
+# is for operators alone; `test`: asked for.
 NoticeType = Literal[
     "balance.low",
     "budget.threshold",
@@ -26,8 +28,6 @@ NoticeType = Literal[
     "provider.difference",
     "test",
 ]
-"""What there are notices of. `endpoint.disabled`: deliveries to an endpoint have failed for long;
-`provider.difference` is for operators alone; `test`: asked for."""
 TYPES: Final[tuple[NoticeType, ...]] = get_args(NoticeType)
 MAX_VALUE: Final = 200
 
@@ -37,6 +37,7 @@ class _Wording(NamedTuple):
     text: str
 
 
+# What of a notice's data a mail shows, and how it is called there.
 _FIELDS: Final[Mapping[str, str]] = {
     "amount_usd": "Amount in USD",
     "refunded_usd": "Refunded in USD",
@@ -58,7 +59,7 @@ _FIELDS: Final[Mapping[str, str]] = {
     "period_end": "Period ends at",
     "url": "To go on",
 }
-"""What of a notice's data a mail shows, and how it is called there."""
+# Others are told to endpoints alone: a mail for each key would be noise, and a leaked one has a mail of its own.
 _LETTERS: Final[Mapping[NoticeType, _Wording]] = {
     "balance.low": _Wording("your balance is low", "Your balance has fallen below its threshold. Buy credit to go on."),
     "budget.threshold": _Wording(
@@ -90,14 +91,13 @@ _LETTERS: Final[Mapping[NoticeType, _Wording]] = {
         "Deliveries to a webhook endpoint have failed for days, and it was disabled. Mend it and enable it again.",
     ),
 }
-"""Others are told to endpoints alone: a mail for each key would be noise, and a leaked one has a mail of its own."""
 MAILED: Final[tuple[NoticeType, ...]] = tuple(_LETTERS)
+# The text about an exhausted quota, by its subject; those of accounts have another one.
 _OF_SUBJECTS: Final[Mapping[str, str]] = {
     "plan": "A quota of your plan is exhausted: requests are refused until it resets, or the plan is a larger one.",
     "key": "A quota of one of your API keys is exhausted: its requests are refused until it resets.",
     "user": "A quota of a member is exhausted: requests by that member's keys are refused until it resets.",
 }
-"""The text about an exhausted quota, by its subject; those of accounts have another one."""
 
 
 def letter_of(service: str, type_: NoticeType, data: Mapping[str, Any]) -> tuple[str, str] | None:

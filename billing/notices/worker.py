@@ -37,17 +37,17 @@ LEASE: Final = "notices"
 EVERY_S: Final = 1.0
 TIDY: Final = "notices_tidy"
 TIDY_EVERY_S: Final = 600.0
+# Notices that are handed out in one transaction.
 BATCH: Final = 100
-"""Notices that are handed out in one transaction."""
+# Deliveries of one round.
 MOST: Final = 1_000
-"""Deliveries of one round."""
+# Deliveries under way at once.
 LANES: Final = 8
-"""Deliveries under way at once."""
+# People of one account that are mailed.
 RECIPIENTS: Final = 20
-"""People of one account that are mailed."""
 FORGET_ROWS: Final = 1_000
+# By Standard Webhooks: nothing is to be sent there any more.
 GONE: Final = 410
-"""By Standard Webhooks: nothing is to be sent there any more."""
 HEADERS: Final = {"Content-Type": "application/json", "User-Agent": "metergate-webhooks/1"}
 _query = queries("billing.notices")
 

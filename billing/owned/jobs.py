@@ -30,8 +30,8 @@ STREAMED: Final = """UPDATE background_jobs SET streamed = true
 WHERE object_id = $1 AND provider = $2 AND done_at IS NULL AND NOT streamed"""
 WAS_STREAMED: Final = "SELECT streamed FROM background_jobs WHERE object_id = $1 AND provider = $2"
 DONE: Final = "UPDATE background_jobs SET done_at = coalesce(done_at, now()) WHERE object_id = $1 AND provider = $2"
+# A gateway whose lease ended so long ago settles nothing any more.
 SILENT_S: Final = 60.0
-"""A gateway whose lease ended so long ago settles nothing any more."""
 
 
 class Job(msgspec.Struct, frozen=True):

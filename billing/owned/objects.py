@@ -131,8 +131,8 @@ FORGET_JOBS: Final = _sql("forget_jobs")
 NAME: Final = "retention"
 EVERY_S: Final = 3600.0
 BATCH_ROWS: Final = 1_000
+# In one round, of each table.
 MOST_BATCHES: Final = 1_000
-"""In one round, of each table."""
 
 
 class Retention:

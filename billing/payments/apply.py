@@ -41,9 +41,9 @@ class After:
     """Subscriptions to end at the provider, now, and what the idempotency key of that begins with."""
 
 
+# Applies an object's state in the caller's transaction: the connection, the state applied before (None: none), the
+# state now, and what to tell afterwards. It returns whose the object is.
 Handler = Callable[[Connection, Any, Any, After], Awaitable["Owner"]]
-"""Applies an object's state in the caller's transaction: the connection, the state applied before (None: none), the
-state now, and what to tell afterwards. It returns whose the object is."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -40,20 +40,20 @@ LEASE: Final = "auto-recharge"
 EVERY_S: Final = 3.0
 FIRST_PAUSE: Final = timedelta(hours=1)
 MOST_PAUSE: Final = timedelta(hours=24)
+# Until the next charge: the balance has been told by then.
 AFTER_SUCCESS: Final = timedelta(minutes=1)
-"""Until the next charge: the balance has been told by then."""
+# The wait before an interrupted attempt, or a pending payment, is checked again.
 AGAIN: Final = timedelta(minutes=2)
-"""The wait before an interrupted attempt, or a pending payment, is checked again."""
+# After which a payment that was made and never confirmed is canceled at the provider: the attempt has failed then.
 MOST_OPEN: Final = timedelta(hours=1)
-"""After which a payment that was made and never confirmed is canceled at the provider: the attempt has failed then."""
+# After which a payment that the provider is still processing is waited for no longer: auto-recharge stops, for it may
+# come yet, and is credited then. Cards take minutes, debits by ACH up to 4 business days, by SEPA up to 14
+# (https://docs.stripe.com/payments/ach-direct-debit, https://docs.stripe.com/payments/sepa-debit).
 MOST_PROCESSING: Final = timedelta(days=21)
-"""After which a payment that the provider is still processing is waited for no longer: auto-recharge stops, for it may
-come yet, and is credited then. Cards take minutes, debits by ACH up to 4 business days, by SEPA up to 14
-(https://docs.stripe.com/payments/ach-direct-debit, https://docs.stripe.com/payments/sepa-debit)."""
+# Accounts that one round charges.
 MOST: Final = 20
-"""Accounts that one round charges."""
+# Accounts that one round looks at, from where the last one ended.
 LOOKED_AT: Final = 5_000
-"""Accounts that one round looks at, from where the last one ended."""
 UNDER_WAY: Final = ("ready", "waiting", "capped", "charging")
 NEEDS_PAYER: Final = "authentication_required"
 PENDING: Final = "payment_pending"

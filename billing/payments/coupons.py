@@ -35,15 +35,15 @@ if TYPE_CHECKING:
     from billing.change_notifier import ChangeNotifier
 
 ID_PREFIX: Final = "cpn_"
+# Of the idempotency keys of these grants: `COUPON:ACCOUNT`.
 SCOPE: Final = "coupons"
-"""Of the idempotency keys of these grants: `COUPON:ACCOUNT`."""
+# After so many wrong codes from one network, by however many accounts, the next one has to wait.
 OF_A_NETWORK: Final = 30
-"""After so many wrong codes from one network, by however many accounts, the next one has to wait."""
 INSTEAD: Final = "ask whoever gave you the code"
 LEAST_CODE: Final = 6
 MOST_CODE: Final = 64
+# Without characters that are read as others.
 _ALPHABET: Final = "ABCDEFGHJKMNPQRSTUVWXYZ23456789"
-"""Without characters that are read as others."""
 _PARTS, _PART = 4, 4
 _CODE: Final = re.compile(rf"[A-Z0-9]{{{LEAST_CODE},{MOST_CODE}}}", re.ASCII)
 _FILLING: Final = re.compile(r"[\s-]+")

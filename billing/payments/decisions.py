@@ -19,10 +19,10 @@ if TYPE_CHECKING:
 
     from billing.payments.objects import Dispute, Payment
 
+# States of refunds whose money came back.
 RETURNED: Final = ("failed", "canceled")
-"""States of refunds whose money came back."""
+# Disputes that suspend the account.
 TAKEN: Final = ("open", "lost")
-"""Disputes that suspend the account."""
 
 
 @dataclass(frozen=True, slots=True)

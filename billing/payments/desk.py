@@ -33,8 +33,8 @@ if TYPE_CHECKING:
     from billing.payments.port import PaymentProvider
 
 _query = queries("billing.payments")
+# Idempotency keys that one refusal names.
 MOST_NAMED: Final = 5
-"""Idempotency keys that one refusal names."""
 
 
 class PaymentDesk:

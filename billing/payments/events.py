@@ -31,15 +31,15 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
+# How often a gateway looks for events that another one has taken in, or that failed before.
 EVERY_S: Final = 1.0
-"""How often a gateway looks for events that another one has taken in, or that failed before."""
 TIDY_EVERY_S: Final = 600.0
 FORGET_ROWS: Final = 1_000
 MOST_ERROR: Final = 300
 
 EventState = Literal["waiting", "done", "ignored", "parked"]
+# Applies an object's present state: `apply.Applier.refresh`.
 Refresh = Callable[[ObjectRef], Awaitable[None]]
-"""Applies an object's present state: `apply.Applier.refresh`."""
 
 _query = queries("billing.payments")
 

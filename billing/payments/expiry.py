@@ -30,12 +30,12 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
+# Of the idempotency keys of these transfers: `expiry:LOT`.
 SCOPE: Final = "lots"
-"""Of the idempotency keys of these transfers: `expiry:LOT`."""
+# As long as a request may take by default (`max_request_s`).
 PATIENCE: Final = timedelta(hours=1)
-"""As long as a request may take by default (`max_request_s`)."""
+# Lots of one round.
 MOST: Final = 200
-"""Lots of one round."""
 _FIRST: Final = datetime(1970, 1, 1, tzinfo=UTC), ""
 
 _query = queries("billing.payments")
@@ -94,8 +94,8 @@ class Expiry:
 
 LEASE: Final = "subscriptions"
 EVERY_S: Final = 60.0
+# Accounts that one look finds; each has a transaction of its own.
 BATCH: Final = 100
-"""Accounts that one look finds; each has a transaction of its own."""
 _payment_query = queries("billing.payments")
 
 

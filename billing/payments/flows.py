@@ -33,8 +33,8 @@ T = TypeVar("T")
 logger = logging.getLogger(__name__)
 
 _query = queries("billing.payments")
+# Abandoned pages that one order closes.
 CLOSED_AT_ONCE: Final = 10
-"""Abandoned pages that one order closes."""
 DESCRIPTIONS: Final = {"credit": "Prepaid credit", "recharge": "Prepaid credit (automatic)"}
 
 

@@ -19,8 +19,8 @@ if TYPE_CHECKING:
     from billing.payments.objects import Invoice, InvoiceLine
     from billing.plans import Plan, Plans
 
+# No subscription is in force; one is paid; one is not paid, and in its days of grace; or those are over.
 Standing = Literal["none", "active", "past_due", "downgraded"]
-"""No subscription is in force; one is paid; one is not paid, and in its days of grace; or those are over."""
 Change = Literal["now", "period_end", "cancel", "resume", "nothing"]
 PAID: Final = frozenset({"active", "trialing"})
 OWING: Final = frozenset({"past_due", "unpaid", "paused"})

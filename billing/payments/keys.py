@@ -22,13 +22,13 @@ if TYPE_CHECKING:
     from billing.database.connection import Database
 
 T = TypeVar("T")
+# Idempotency keys that one call makes a customer, or opens a page, under.
 TRIES: Final = 3
-"""Idempotency keys that one call makes a customer, or opens a page, under."""
+# Since the last call under any generation of a key: by then the provider has long forgotten each of them, and the first
+# one is as good as new. What calls that move money have moved before is looked for otherwise.
 KEYS_KEPT: Final = timedelta(days=30)
-"""Since the last call under any generation of a key: by then the provider has long forgotten each of them, and the
-first one is as good as new. What calls that move money have moved before is looked for otherwise."""
+# Characters of an idempotency key that Stripe takes (https://docs.stripe.com/api/idempotent_requests).
 MOST_KEY: Final = 255
-"""Characters of an idempotency key that Stripe takes (https://docs.stripe.com/api/idempotent_requests)."""
 logger = logging.getLogger(__name__)
 _query = queries("billing.payments")
 

@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import ClassVar, Final, Literal
 
+# The only currency that is sold in.
 CURRENCY: Final = "usd"
-"""The only currency that is sold in."""
 
 ObjectKind = Literal["checkout", "payment", "refund", "dispute", "invoice", "subscription", "customer"]
 OrderKind = Literal["credit", "plan", "recharge"]

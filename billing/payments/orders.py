@@ -36,8 +36,8 @@ if TYPE_CHECKING:
 ID_PREFIX: Final = "ord_"
 PARKED_PREFIX: Final = "prk_"
 
+# Of the idempotency keys of transfers: the money's own ids, which are no account's.
 SCOPE: Final = "payments"
-"""Of the idempotency keys of transfers: the money's own ids, which are no account's."""
 WATCH_EVERY_S: Final = 30.0
 
 logger = logging.getLogger(__name__)

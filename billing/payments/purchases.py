@@ -34,8 +34,8 @@ class Raised:
     terms: Terms
 
 
+# Writes a notice in the caller's transaction: the account, its type, such as `payment.succeeded`, and its data.
 Tell = Callable[[Connection, str, str, Mapping[str, object]], Awaitable[None]]
-"""Writes a notice in the caller's transaction: the account, its type, such as `payment.succeeded`, and its data."""
 
 _query = queries("billing.payments")
 _accounts = queries("billing.accounts")

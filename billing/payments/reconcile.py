@@ -33,14 +33,14 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 EVERY: Final = timedelta(days=1)
+# After that a comparison that was broken off is made again, also one whose gateway has died.
 AGAIN: Final = timedelta(hours=1)
-"""After that a comparison that was broken off is made again, also one whose gateway has died."""
 LOOKS_EVERY_S: Final = 10.0
 COMPARED: Final[tuple[ObjectKind, ...]] = ("payment", "refund", "dispute", "invoice", "subscription")
 MOST_LISTED: Final = 1_000
 MOST_DAYS: Final = 400
+# How the names of fields end that a provider makes anew as it likes.
 _SHIFTING: Final = "_url"
-"""How the names of fields end that a provider makes anew as it likes."""
 
 Refresh = Callable[[ObjectRef], Awaitable[None]]
 _query = queries("billing.payments")

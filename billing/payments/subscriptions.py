@@ -40,8 +40,8 @@ if TYPE_CHECKING:
     from billing.plans import Plan, Plans
 
 
+# Included credit is drawn before what was bought: it expires.
 INCLUDED_PRIORITY: Final = 20
-"""Included credit is drawn before what was bought: it expires."""
 _query = queries("billing.payments")
 _accounts = queries("billing.accounts")
 

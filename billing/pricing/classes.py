@@ -7,6 +7,7 @@ import re
 from collections.abc import Mapping
 from typing import Final
 
+# A class without a price of its own takes its parent's.
 PARENT: Final = {
     "cached_input": "input",
     "cache_write": "input",
@@ -21,7 +22,6 @@ PARENT: Final = {
     "image_output": "output",
     "video_output": "output",
 }
-"""A class without a price of its own takes its parent's."""
 INPUT_CLASSES: Final = (
     "input",
     "cached_input",
@@ -35,20 +35,20 @@ INPUT_CLASSES: Final = (
 )
 OUTPUT_CLASSES: Final = ("output", "reasoning", "audio_output", "image_output", "video_output")
 TOKEN_CLASSES: Final = INPUT_CLASSES + OUTPUT_CLASSES
+# `hour` is a price of the class `second` where a provider names it by the hour, `million` one of the class `unit` where
+# one of them costs less than a nano-USD; a row has one of the two.
 UNIT_CLASSES: Final = ("request", "image", "second", "hour", "character", "search", "page", "unit", "million")
-"""`hour` is a price of the class `second` where a provider names it by the hour, `million` one of the class `unit`
-where one of them costs less than a nano-USD; a row has one of the two."""
+# Units with names of their own, as in `billing.usage`: `call.file_search`, `image.1024x1024.high`.
 NAMED_UNITS: Final = re.compile(r"(?:call|image)(?:\.[a-z0-9_:-]{1,40}){1,3}", re.ASCII)
-"""Units with names of their own, as in `billing.usage`: `call.file_search`, `image.1024x1024.high`."""
 MULTIPLIERS: Final = ("batch", "flex", "priority")
+# Service tiers at the standard price.
 STANDARD_TIERS: Final = frozenset({"default", "standard", "auto", "on_demand", "scale", "standard_only"})
-"""Service tiers at the standard price."""
 STANDARD_SPEEDS: Final = frozenset({"standard", "default"})
 STANDARD_REGIONS: Final = frozenset({"global", "default", "not_available"})
+# Other names of service tiers (OpenAI's `fast` is answered as `priority`; Google's `trafficType`).
 TIER_NAMES: Final = {"fast": "priority", "on_demand_priority": "priority", "on_demand_flex": "flex"}
-"""Other names of service tiers (OpenAI's `fast` is answered as `priority`; Google's `trafficType`)."""
+# Conditions that a request asks for; a hold counts on them only where it does.
 ASKED_FOR: Final = frozenset({"service_tier", "processing", "speed"})
-"""Conditions that a request asks for; a hold counts on them only where it does."""
 CONDITIONS: Final = ("service_tier", "processing", "speed", "region", "utc_hours")
 
 

@@ -36,12 +36,12 @@ if TYPE_CHECKING:
 
 PART_KINDS: Final = ("image", "audio_second", "file")
 ANY_MODEL: Final = "*"
+# In `tool_call_tokens`: every tool that has no entry of its own.
 ANY_TOOL: Final = "*"
-"""In `tool_call_tokens`: every tool that has no entry of its own."""
+# The class of a line that is the provider's own cost.
 REPORTED: Final = "reported_cost"
-"""The class of a line that is the provider's own cost."""
+# Conditions of answers whose variants a row keeps; providers write them, so that they are bounded.
 MAX_KNOWN: Final = 256
-"""Conditions of answers whose variants a row keeps; providers write them, so that they are bounded."""
 _ENCODER: Final = json.JSONEncoder(sort_keys=True, separators=(",", ":"))
 
 

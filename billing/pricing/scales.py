@@ -8,14 +8,14 @@ from billing.errors import MetergateError
 from billing.money import USD_DECIMALS, MoneyError, ceil_div, decimal, format_usd, parse_usd
 
 MILLION: Final = 1_000_000
+# Multipliers and markups are decimals of at most nine places, held as integers times this.
 FACTOR_SCALE: Final = 10**9
-"""Multipliers and markups are decimals of at most nine places, held as integers times this."""
+# Decimals that a markup in percent adds to what it is put on.
 MARKUP_DECIMALS: Final = len(str(100 * FACTOR_SCALE)) - 1
-"""Decimals that a markup in percent adds to what it is put on."""
+# What makes a millisecond of a price by the hour a whole number: 18 / 3.6 is 5.
 EIGHTEENTHS: Final = 18
-"""What makes a millisecond of a price by the hour a whole number: 18 / 3.6 is 5."""
+# An exact cost is an integer in nano-USD / COST_SCALE.
 COST_SCALE: Final = EIGHTEENTHS * MILLION * FACTOR_SCALE
-"""An exact cost is an integer in nano-USD / COST_SCALE."""
 _REPORTED_DECIMALS: Final = 24
 
 

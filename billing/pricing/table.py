@@ -9,8 +9,8 @@ from typing import Final
 from billing.pricing.rows import ANY_MODEL, PriceRow
 from billing.pricing.scales import PriceError
 
+# The provider of a meter's rows in the table of prices: the model is the meter's name.
 METER_PROVIDER: Final = "meter"
-"""The provider of a meter's rows in the table of prices: the model is the meter's name."""
 
 
 class PriceTable:

@@ -23,8 +23,8 @@ if TYPE_CHECKING:
     from billing.pricing.variants import PriceLine
 
 MINUTE_S: Final = 60
+# Of a count: more than any that can be priced.
 MAX_DIGITS: Final = 18
-"""Of a count: more than any that can be priced."""
 
 
 class TrialRefused(MetergateError):

@@ -36,12 +36,13 @@ BASE_URLS: Final[Mapping[SourceName, str]] = {
     "openrouter": "https://openrouter.ai/api/v1",
 }
 MOST_INVOICE_ROWS: Final = 100_000
+# What an invoice's CSV has, the first three at least; its own names of columns may be given for them.
 COLUMNS: Final = ("day", "model", "amount_usd", "key", "line", "requests", "input_tokens", "output_tokens")
-"""What an invoice's CSV has, the first three at least; its own names of columns may be given for them."""
 _NEEDED: Final = COLUMNS[:3]
 _NANO_PER_CENT: Final = NANO_PER_USD // 100
 _DECODE: Final = msgspec.json.Decoder(float_hook=Decimal)
 _VERSION: Final = "2023-06-01"
+# What reading an answer raises that is not what the API says.
 _NOT_SO: Final = (
     msgspec.DecodeError,
     AttributeError,
@@ -54,7 +55,6 @@ _NOT_SO: Final = (
     BillRefused,
     RecursionError,
 )
-"""What reading an answer raises that is not what the API says."""
 Query = tuple[tuple[str, str], ...]
 
 

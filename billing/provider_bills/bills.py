@@ -42,21 +42,21 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 MOST_DAYS: Final = 93
+# Of one question: a page has up to 31 days.
 MOST_PAGES: Final = 100
-"""Of one question: a page has up to 31 days."""
 MOST_LINES: Final = 200_000
+# Whole days that a round compares, but for the last one: providers correct their figures for a day or two.
 ROUND_DAYS: Final = 3
-"""Whole days that a round compares, but for the last one: providers correct their figures for a day or two."""
+# Stands for an account in notices that are about none: operators' endpoints get them, and NOTIFICATION_WEBHOOK.
 OPERATORS: Final = ""
-"""Stands for an account in notices that are about none: operators' endpoints get them, and NOTIFICATION_WEBHOOK."""
+# Gets the body of an answer by a URL and headers. Raises `BillUnavailable`.
 Fetch = Callable[[str, Mapping[str, str]], Awaitable[bytes]]
-"""Gets the body of an answer by a URL and headers. Raises `BillUnavailable`."""
 Kept = Literal["api", "invoice"]
 TIMEOUT_S: Final = 30.0
 ANSWER_BYTES: Final = 32 * 1024 * 1024
 ATTEMPTS: Final = 3
+# Before the second attempt; it doubles with each.
 FIRST_PAUSE_S: Final = 0.5
-"""Before the second attempt; it doubles with each."""
 TRIED_AGAIN: Final = frozenset((429, 500, 502, 503, 504, 529))
 _REFUSED: Final = frozenset((401, 403))
 _query = queries("billing.provider_bills")

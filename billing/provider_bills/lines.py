@@ -28,9 +28,9 @@ if TYPE_CHECKING:
 Category = Literal["matched", "missing_here", "missing_there", "priced_differently"]
 MOST_TEXT: Final = 500
 CATEGORIES: Final[tuple[Category, ...]] = get_args(Category)
+# A model's name with a date as OpenAI (`-2024-08-06`), Anthropic (`-20250514`) and Google's cloud (`@20250514`) write
+# it, or with the alias of the newest one.
 _DATED: Final = re.compile(r"(?P<name>.+?)(?:[-@](?:\d{4}-\d{2}-\d{2}|\d{8}|latest))", re.ASCII)
-"""A model's name with a date as OpenAI (`-2024-08-06`), Anthropic (`-20250514`) and Google's cloud (`@20250514`) write
-it, or with the alias of the newest one."""
 
 
 class BillError(MetergateError):

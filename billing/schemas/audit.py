@@ -47,8 +47,8 @@ class AuditShape(Answer, frozen=True, kw_only=True):
         return cls.of(entry, id=str(entry.id), created_at=entry.at, before=before, after=after)
 
 
+# What a change of an account may say of the price rows that it goes by.
 OF_COST: Final = frozenset({"price_ids"})
-"""What a change of an account may say of the price rows that it goes by."""
 
 
 def _without_cost(state: dict[str, Any] | None) -> dict[str, Any] | None:

@@ -16,12 +16,12 @@ from billing.times import rfc3339
 
 T = TypeVar("T")
 
+# Longest time for one call of a client, unless its caller gives another one.
 DEFAULT_TIMEOUT_S: Final = 30.0
-"""Longest time for one call of a client, unless its caller gives another one."""
 _RECEIVED: Final = "received"
 _MOST_OF_FILTER: Final = 255
+# Amounts up to the bound of all money, 2^53 - 1 nano-USD, but for the last dollar.
 _USD: Final = r"([0-9]{1,6}|[0-8][0-9]{6}|900[0-6][0-9]{3}|9007(0[0-9]{2}|1[0-8][0-9]|19[0-8]))(\.[0-9]{1,9})?$"
-"""Amounts up to the bound of all money, 2^53 - 1 nano-USD, but for the last dollar."""
 USD_PATTERN: Final = f"^{_USD}"
 POSITIVE_USD_PATTERN: Final = f"^(?=.*[1-9]){_USD}"
 SIGNED_USD_PATTERN: Final = f"^-?(?=.*[1-9]){_USD}"
@@ -38,8 +38,8 @@ ExactUsd = Annotated[str, Meta(description="USD as a decimal string, with every 
 Moment = Annotated[str, Meta(description="a time in UTC", extra_json_schema={"format": "date-time"})]
 Name = Annotated[str, Meta(min_length=1, max_length=200)]
 Id = Annotated[str, Meta(min_length=1, max_length=255)]
+# Money in a body is taken as it comes and parsed by `billing.money`, whose messages say more.
 UsdBody = Annotated[Any, Meta(extra_json_schema={"type": "string", "pattern": USD_PATTERN, "examples": ["12.50"]})]
-"""Money in a body is taken as it comes and parsed by `billing.money`, whose messages say more."""
 PositiveUsdBody = Annotated[
     Any, Meta(extra_json_schema={"type": "string", "pattern": POSITIVE_USD_PATTERN, "examples": ["12.50"]})
 ]
@@ -50,10 +50,10 @@ Limit = Annotated[int, Meta(ge=1, le=MAX_LIMIT, description=f"an integer from 1 
 Filter = Annotated[
     str, Meta(min_length=1, max_length=_MOST_OF_FILTER, description=f"a text of 1 to {_MOST_OF_FILTER} characters")
 ]
+# Of credit, among the lots of an account.
 Priority = Annotated[
     int, Meta(ge=0, le=MOST_PRIORITY, description=f"an integer from 0 to {MOST_PRIORITY}; the lowest is drawn first")
 ]
-"""Of credit, among the lots of an account."""
 Since = Annotated[
     str,
     Meta(
@@ -64,8 +64,8 @@ Since = Annotated[
 ]
 
 
+# Fields that rows have by another name.
 _ALSO_CALLED: Final = {"transaction_id": "transfer_id", "charge_usd": "charged_nano"}
-"""Fields that rows have by another name."""
 _MISSING: Final = object()
 
 

@@ -15,8 +15,8 @@ import msgspec
 T = TypeVar("T")
 
 _MAY_BE_WHOLE: Final = re.compile(rb"\d(?:\.0|[eE])")
+# Up to here a double has every whole number.
 _EXACT: Final = 2**53
-"""Up to here a double has every whole number."""
 
 
 def decode_shape(body: bytes | msgspec.Raw, model: type[T]) -> T:

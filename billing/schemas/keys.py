@@ -150,8 +150,8 @@ class KeyRules:
             rule.check(getattr(self, name))
 
 
+# By the name that a rule has in JSON, in `KeyRules` and as a column of api_keys.
 RULES: Final[Mapping[str, Rule]] = {each.name: each.metadata["rule"] for each in fields(KeyRules)}
-"""By the name that a rule has in JSON, in `KeyRules` and as a column of api_keys."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

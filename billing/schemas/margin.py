@@ -81,8 +81,8 @@ class MarginsShape(Answer, frozen=True, kw_only=True):
     next_cursor: str | None
 
 
+# The fields of a margin, as columns of a table, too.
 MARGIN_FIELDS: Final = tuple(each.encode_name for each in msgspec.structs.fields(MarginShape))
-"""The fields of a margin, as columns of a table, too."""
 
 
 def margin_fields(margin: Margin) -> dict[str, Any]:

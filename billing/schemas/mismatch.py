@@ -21,16 +21,16 @@ _BLANK: Final = " matching regex " + repr(r"\S")
 _BYTE: Final = re.compile(r"\(byte ([0-9]+)\)")
 _FIRST: Final = re.compile(r"\.([A-Za-z_][A-Za-z0-9_]*)")
 _OF_MSGSPEC: Final = ("Expected ", "Invalid ", "Object ", "Integer value ", "Number ", "Array ", "`")
+# What msgspec's names of kinds are called.
 _KINDS: Final = {
     **{"str": "a text", "int": "a whole number", "float": "a number", "bool": "true or false"},
     **{"array": "a list", "object": "an object", "null": "null", "bytes": "a text in base64"},
 }
-"""What msgspec's names of kinds are called."""
+# What JSON Schema's names of kinds are called.
 _WORDS: Final = {
     **{"string": "a text", "integer": "a whole number", "number": "a number", "boolean": "true or false"},
     **{"array": "a list", "object": "an object"},
 }
-"""What JSON Schema's names of kinds are called."""
 _PARTS: Final = {"str": "characters", "array": "items", "object": "fields"}
 _COMPARED: Final = {"<=": "at most", ">=": "at least", "==": "exactly", "<": "below", ">": "above"}
 

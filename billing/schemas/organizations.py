@@ -9,8 +9,8 @@ from msgspec import UNSET, Meta, UnsetType
 from billing.schemas.base import Answer, Body, Id, Moment, matching
 
 RoleName = Literal["owner", "admin", "member", "viewer"]
+# With a character that is no space; spaces are made one each.
 OrganizationName = Annotated[str, Meta(max_length=200, pattern=r"\S", examples=["Acme Corp"])]
-"""With a character that is no space; spaces are made one each."""
 Slug = Annotated[str, matching("[a-z0-9]+(-[a-z0-9]+)*", max_length=63, examples=["acme-corp"])]
 Address = Annotated[
     str, Meta(min_length=3, max_length=254, examples=["ada@example.com"], extra_json_schema={"format": "email"})

@@ -35,8 +35,8 @@ _QUOTA: Final = {
     "examples": [{"window": "day", "metric": "tokens", "limit": 200000}],
 }
 _QUOTAS_SCHEMA: Final = {"maxItems": MAX_QUOTAS, "uniqueItems": True, "items": _QUOTA}
+# Quotas in a body are taken as they come and parsed by `billing.quotas`.
 QuotasBody = Annotated[Any, Meta(extra_json_schema={"type": "array", **_QUOTAS_SCHEMA})]
-"""Quotas in a body are taken as they come and parsed by `billing.quotas`."""
 QuotasOrNull = Annotated[Any, Meta(extra_json_schema={"type": ["array", "null"], **_QUOTAS_SCHEMA})]
 
 

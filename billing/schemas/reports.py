@@ -25,6 +25,7 @@ GROUP_BY: Final = (
     "at most two of model, key, user, provider, endpoint, feature and tag:NAME, with a comma; or of meter, region, "
     "node, inbound_tag and direction"
 )
+# The fields of `UsedShape`, as columns of a table; who sees costs has `COST` as well, the last one.
 SUMS: Final = (
     "events",
     "input_tokens",
@@ -37,7 +38,6 @@ SUMS: Final = (
     "charged_usd",
     "bytes",
 )
-"""The fields of `UsedShape`, as columns of a table; who sees costs has `COST` as well, the last one."""
 COST: Final = "cost_usd"
 
 GroupBy = Annotated[

@@ -67,6 +67,7 @@ ExpiryBody = Annotated[
         extra_json_schema={"format": "date-time"},
     ),
 ]
+# What is checked by the rules themselves, whose messages say more: the schemas say the same to programs.
 TagsBody = Annotated[
     dict[str, Annotated[str, Meta(extra_json_schema={"maxLength": MAX_TAG_VALUE})]],
     Meta(
@@ -76,7 +77,6 @@ TagsBody = Annotated[
         }
     ),
 ]
-"""What is checked by the rules themselves, whose messages say more: the schemas say the same to programs."""
 
 
 class ApiKeyError(MetergateError):

@@ -16,8 +16,8 @@ if TYPE_CHECKING:
 
 MOST_TAGS: Final = 16
 _BINARY: Final = "ce-"
+# The header by which a CloudEvent in binary mode is known.
 BINARY_EVENT: Final = f"{_BINARY}specversion"
-"""The header by which a CloudEvent in binary mode is known."""
 HoldState = Literal["held", "settled", "voided", "expired"]
 
 EventId = Annotated[

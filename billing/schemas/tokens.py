@@ -41,6 +41,7 @@ class RevokeBody(Body, frozen=True, kw_only=True):
 
 
 _TEXT: Final = {"type": "string"}
+# A body that names something.
 OneToRevoke = Annotated[
     RevokeBody,
     Meta(
@@ -49,7 +50,6 @@ OneToRevoke = Annotated[
         }
     ),
 ]
-"""A body that names something."""
 
 
 class RevokeAllBody(Body, frozen=True, kw_only=True):

@@ -159,8 +159,8 @@ class EventShape(Answer, frozen=True, kw_only=True):
         return cls.of(event, event.usage, id=event.request_id, created_at=at, units=units, **hidden, **more)
 
 
+# Fields of an event that tell of the provider's cost.
 OF_COST: Final = ("cost_usd", "price_id")
-"""Fields of an event that tell of the provider's cost."""
 
 
 def _units(usage: Usage) -> dict[str, int | float]:

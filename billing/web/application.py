@@ -56,16 +56,17 @@ _OPERATOR: Final = (
     operator_prices,
     operator_flows,
 )
+# Every page.
 ROUTES: Final[tuple[Page, ...]] = tuple(page for module in (sign_in, *_CUSTOMER, *_OPERATOR) for page in module.ROUTES)
-"""Every page."""
 MOST_FORM_BYTES: Final = 64 * 1024
 MOST_FIELDS: Final = 500
+# The field of a form that says which organization its page was about: another tab may have chosen another one.
 ORGANIZATION: Final = "organization"
-"""The field of a form that says which organization its page was about: another tab may have chosen another one."""
 SIGN_IN: Final = "/sign-in"
+# What browsers say of a request that a page of ours makes, or that somebody has typed (Fetch Metadata).
 SAME_ORIGIN: Final = ("same-origin", "none")
-"""What browsers say of a request that a page of ours makes, or that somebody has typed (Fetch Metadata)."""
 _FORM: Final = "application/x-www-form-urlencoded"
+# What every answer tells browsers that says nothing else. `no-referrer` would leave forms without an Origin.
 _SECURED: Final = {
     "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; "
     "connect-src 'self'; form-action 'self'; frame-ancestors 'none'; base-uri 'none'",
@@ -75,7 +76,6 @@ _SECURED: Final = {
     "Cache-Control": "no-store",
     "Vary": "Cookie, HX-Request",
 }
-"""What every answer tells browsers that says nothing else. `no-referrer` would leave forms without an Origin."""
 _FOREIGN: Final = (
     "This form was sent from another site, or by a browser that does not say from where: open the page here, and send "
     "it from there."

@@ -35,12 +35,12 @@ if TYPE_CHECKING:
     from billing.payments.assembly import Payments
     from billing.schemas.credit import LotShape
 
+# Orders that the first page has.
 LAST: Final = 5
-"""Orders that the first page has."""
+# Dollars that are proposed, as far as that much may be bought at once.
 AMOUNTS: Final = ("10", "25", "50", "100")
-"""Dollars that are proposed, as far as that much may be bought at once."""
+# States of an order in which nothing comes by itself any more.
 SETTLED: Final = ("credited", "refunded", "disputed", "expired")
-"""States of an order in which nothing comes by itself any more."""
 NOTICES.update(
     {
         "coupon-redeemed": "The coupon is redeemed: its credit is there.",

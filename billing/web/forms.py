@@ -27,10 +27,10 @@ if TYPE_CHECKING:
     from billing.schemas.quotas import QuotaShape
     from billing.web.visits import Visit
 
+# The model of examples where none is known: that of the local provider.
 EXAMPLE_MODEL: Final = "demo"
-"""The model of examples where none is known: that of the local provider."""
+# Empty rows below the limits that there are.
 BLANK_ROWS: Final = 2
-"""Empty rows below the limits that there are."""
 METRICS: Final = (
     (Metric.cost.name, "dollars"),
     (Metric.requests.name, "requests"),
@@ -39,8 +39,8 @@ METRICS: Final = (
     (Metric.output_tokens.name, "output tokens"),
 )
 WINDOWS: Final = tuple((each, "in all" if each == Window.total.name else each) for each in Window.__members__)
+# What a template with rows of limits needs in addition to the rows.
 LIMIT_VALUES: Final[Mapping[str, Any]] = {"metrics": METRICS, "windows": WINDOWS}
-"""What a template with rows of limits needs in addition to the rows."""
 MOST_DIGITS: Final = 20
 _DIGITS: Final = re.compile("[0-9]{6}", re.ASCII)
 _COLUMNS: Final = ("metric", "window", "limit", "model", "feature")

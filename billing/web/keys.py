@@ -43,15 +43,15 @@ if TYPE_CHECKING:
 
     from billing.schemas.keys import KeyShape
 
+# Rules that are whole numbers: a new one has its field in the form, and its line on the page, by itself.
 NUMBERS: Final = {name: rule.option for name, rule in RULES.items() if rule.option.kind == "number"}
-"""Rules that are whole numbers: a new one has its field in the form, and its line on the page, by itself."""
+# When the secret before a rotation ends, by seconds.
 GRACES: Final = (
     ("0", "at once"),
     ("3600", "in an hour"),
     ("86400", "in a day"),
     ("604800", "in a week"),
 )
-"""When the secret before a rotation ends, by seconds."""
 NOTICES.update(
     {
         "key-revoked": "The key is revoked on every gateway.",

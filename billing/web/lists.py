@@ -16,9 +16,9 @@ from billing.web.visits import View
 if TYPE_CHECKING:
     from billing.web.visits import Visit
 
+# How a value is shown: an amount, a whole number, a time in the zone, a name of the API as words, as code, what a row
+# of the audit log has changed, prices.
 Kind = Literal["text", "money", "count", "time", "state", "code", "changes", "prices"]
-"""How a value is shown: an amount, a whole number, a time in the zone, a name of the API as words, as code, what a row
-of the audit log has changed, prices."""
 _GOOD: Final = frozenset({"active", "ok", "credited", "delivered", "on", "settled", "open", "done", "matched"})
 _BAD: Final = frozenset({"suspended", "closed", "failed", "disputed", "disabled", "dead", "revoked", "missing_here"})
 
@@ -113,6 +113,7 @@ class Figure:
     path: str = ""
 
 
+# What lists of refused requests show.
 REFUSED: Final = (
     Column("Time", "created_at", "time", "/operator/requests/{id}"),
     Column("Account", "account_id", "code", "/operator/accounts/{account_id}"),
@@ -120,7 +121,6 @@ REFUSED: Final = (
     Column("Why", "code", "state"),
     Column("Message", "message"),
 )
-"""What lists of refused requests show."""
 
 
 def path_of(visit: Visit, path: str, row: Any) -> str:
@@ -172,16 +172,16 @@ def _view(
 
 
 WIDTH: Final = 960
+# Where bars begin, from the top.
 FLOOR: Final = 220
-"""Where bars begin, from the top."""
 HEIGHT: Final = FLOOR + 30
+# Colours that there are: what is beyond is drawn together, in the last one.
 MOST_SERIES: Final = 8
-"""Colours that there are: what is beyond is drawn together, in the last one."""
 OTHER: Final = "others"
+# Labels below the bars, at most.
 TICKS: Final = 8
-"""Labels below the bars, at most."""
+# One of so many parts of a bar's place is left free.
 GAP: Final = 4
-"""One of so many parts of a bar's place is left free."""
 _STEPS: Final = (1, 2, 5)
 
 

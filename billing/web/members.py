@@ -37,8 +37,8 @@ if TYPE_CHECKING:
 
     from billing.api.route import Call
 
+# Invitations that the page of members has.
 INVITATIONS: Final = 100
-"""Invitations that the page of members has."""
 NOTICES.update(
     {
         "invited": "The invitation is on its way by mail.",

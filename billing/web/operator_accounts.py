@@ -29,8 +29,8 @@ if TYPE_CHECKING:
 NOTICES["booked"] = "It is in the ledger."
 STATUSES: Final = ("active", "past_due", "suspended", "closed")
 ACCOUNT: Final = "/operator/accounts/{account_id}"
+# Transactions and requests that the page of an account has; more are a link away.
 LAST: Final = 20
-"""Transactions and requests that the page of an account has; more are a link away."""
 _COLUMNS: Final = (
     Column("Name", "name", href="/operator/accounts/{id}"),
     Column("Account", "id", "code"),

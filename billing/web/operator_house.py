@@ -58,13 +58,13 @@ _AUDIT: Final = (
     Column("From", "address"),
 )
 _AUDIT_CSV: Final = ("created_at", "actor", "action", "subject", "account_id", "before", "after", "address")
+# What the API's states of a target are called here: a circuit that is closed lets requests through.
 _STATES: Final = {"closed": "on", "open": "paused", "half_open": "tried again"}
-"""What the API's states of a target are called here: a circuit that is closed lets requests through."""
 DAYS: Final = 30
+# How old the sums of the first page may be: they are read over all accounts.
 KEPT_S: Final = 60.0
-"""How old the sums of the first page may be: they are read over all accounts."""
+# Refusals that the first page has.
 LAST: Final = 10
-"""Refusals that the first page has."""
 
 
 class Money:

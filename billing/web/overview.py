@@ -26,10 +26,10 @@ if TYPE_CHECKING:
     from billing.schemas.subscriptions import StatusShape
     from billing.schemas.usage import BalanceShape, EventShape
 
+# Requests that the first page has.
 LAST: Final = 10
-"""Requests that the first page has."""
+# The time before now of which a day's spending is the mean.
 BURN: Final = timedelta(days=7)
-"""The time before now of which a day's spending is the mean."""
 DAY: Final = timedelta(days=1)
 DAY_S: Final = 86_400
 

@@ -38,15 +38,15 @@ STATIC: Final = "static"
 LASTING: Final = {"Cache-Control": "public, max-age=31536000, immutable", "Vary": "Accept-Encoding"}
 _TYPES: Final = {"css": "text/css", "js": "text/javascript"}
 _HASH: Final = 16
+# Of a column that need not be wider for it.
 LONGEST_WORD: Final = 20
-"""Of a column that need not be wider for it."""
+# Where browsers break lines by themselves.
 _BREAKS: Final = re.compile(r"[\s/-]+")
-"""Where browsers break lines by themselves."""
 _TAG: Final = re.compile(r"<[^>]*>")
 _CENT_NANO: Final = NANO_PER_USD // 100
 _CENTS, _SHORT, _ALL = 2, 6, 9
+# Amounts below a dollar are shown to a millionth of one, or to the first digits that there are.
 _SHORT_NANO: Final = 10 ** (_ALL - _SHORT)
-"""Amounts below a dollar are shown to a millionth of one, or to the first digits that there are."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from billing.schemas.base import Listing
     from billing.schemas.usage import EventShape
 
+# Parameters of the list that its form has, as the API names them.
 FILTERS: Final = (
     "model",
     "key_id",
@@ -42,11 +43,10 @@ FILTERS: Final = (
     "since",
     "until",
 )
-"""Parameters of the list that its form has, as the API names them."""
+# Where the page of a request finds others like it, and by which further parameters.
 OWN: Final = {"list": "/requests", "of": {}}
-"""Where the page of a request finds others like it, and by which further parameters."""
+# Requests that the quickstart has.
 LAST: Final = 3
-"""Requests that the quickstart has."""
 YOUR_KEY: Final = "YOUR_KEY"
 
 

@@ -41,8 +41,8 @@ from billing.web.visits import NOTICES, Page, View, Visit, Who
 if TYPE_CHECKING:
     from aiohttp import web
 
+# Sessions that the page has.
 SESSIONS: Final = 50
-"""Sessions that the page has."""
 NOTICES.update(
     {
         "password-changed": "Your password is changed, and your other sessions are ended.",

@@ -31,10 +31,10 @@ if TYPE_CHECKING:
     from billing.api.tables import Table
     from billing.ledger.used import Group, Span, Used
 
+# The name of the group of requests without a value.
 NOT_SAID: Final = "(none)"
-"""The name of the group of requests without a value."""
+# The name of the group of a tag's empty value.
 EMPTY: Final = '""'
-"""The name of the group of a tag's empty value."""
 GROUPS: Final = ("model", "key", "user", "provider", "endpoint", "feature", "tag")
 PERIODS: Final = {
     "month": "This month",
@@ -46,8 +46,8 @@ PERIODS: Final = {
     "chosen": "Chosen days",
 }
 MOST_DAYS: Final = 3 * 365
+# How many days are shown in steps of an hour, a day, a week; more in months.
 _DAYS: Final = {Period.hour: 2, Period.day: 31, Period.week: 180}
-"""How many days are shown in steps of an hour, a day, a week; more in months."""
 _TICKS: Final = {Period.hour: "%H:%M", Period.day: "%d %b", Period.week: "%d %b", Period.month: "%b %Y"}
 _CHANGES: Final = 200
 

@@ -33,13 +33,14 @@ if TYPE_CHECKING:
 
     from billing.api.tables import Table
 
+# Of a table on a page: each takes the event loop's time, some 0.1 ms. A table as CSV has all.
 MOST_ROWS: Final = 200
-"""Of a table on a page: each takes the event loop's time, some 0.1 ms. A table as CSV has all."""
 
 T = TypeVar("T")
 Q = TypeVar("Q", bound=msgspec.Struct)
+# The parameter by which a page shows the result of an action on the page before: a name of `NOTICES`.
 NOTICE: Final = "notice"
-"""The parameter by which a page shows the result of an action on the page before: a name of `NOTICES`."""
+# What a page may say at its top. A module of pages adds its own with `NOTICES.update`.
 NOTICES: Final[dict[str, str]] = {
     "signed-out": "You are signed out.",
     "password-set": "Your password is set. Sign in with it.",
@@ -47,7 +48,6 @@ NOTICES: Final[dict[str, str]] = {
     "switched": "These are the pages of this organization now.",
     "sign-in-failed": "The provider has not signed you in: begin again.",
 }
-"""What a page may say at its top. A module of pages adds its own with `NOTICES.update`."""
 
 CUSTOMER: Final = (
     ("Overview", "/"),
@@ -79,10 +79,10 @@ OPERATOR: Final = (
     ("Exports", "/operator/exports"),
     ("Webhooks", "/operator/webhooks"),
 )
+# The links of each section, and the page that each leads to. One is shown to who may see its page, where that is.
 SECTIONS: Final = (("Organization", CUSTOMER), ("Operator", OPERATOR))
-"""The links of each section, and the page that each leads to. One is shown to who may see its page, where that is."""
+# What the first section is called for who belongs to no organization: the pages that are left are about oneself.
 ALONE: Final = "You"
-"""What the first section is called for who belongs to no organization: the pages that are left are about oneself."""
 
 
 class Who(Enum):
@@ -256,8 +256,8 @@ class Visit:
         return scope in self.caller.scopes
 
 
+# Keys and members that one chooses from on a page, the newest ones. Members beyond them are shown by id.
 NAMED: Final = 200
-"""Keys and members that one chooses from on a page, the newest ones. Members beyond them are shown by id."""
 
 
 async def key_names(visit: Visit, key_ids: Iterable[str | None] | None = None) -> dict[str, str]:

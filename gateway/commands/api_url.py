@@ -20,8 +20,8 @@ from gateway.config.secret import Secret
 from gateway.embedded.lock import holder
 
 LIMIT_BYTES: Final = 4096
+# What tells one boot of one machine, and one network of it, from others (proc(5), network_namespaces(7)).
 _MACHINE_FILES: Final = (Path("/proc/sys/kernel/random/boot_id"), Path("/proc/self/ns/net"))
-"""What tells one boot of one machine, and one network of it, from others (proc(5), network_namespaces(7))."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -27,21 +27,21 @@ if TYPE_CHECKING:
     from billing.database.connection import Database
     from gateway.commands.stores import Stores
 
+# A backup holds addresses of people, and keys that sign tokens.
 FILE_MODE: Final = 0o600
-"""A backup holds addresses of people, and keys that sign tokens."""
 PIECE_BYTES: Final = 1 << 16
+# The first of a script, which have its settings; every backup is longer.
 HEAD_BYTES: Final = 4096
-"""The first of a script, which have its settings; every backup is longer."""
+# Lines of a program that failed which are shown.
 LAST_WORDS: Final = 3
-"""Lines of a program that failed which are shown."""
+# From one line to the next that says how far it is.
 PROGRESS_S: Final = 5.0
-"""From one line to the next that says how far it is."""
 CONNECT_S: Final = "10"
 _LIVING: Final = "SELECT count(*) FROM gateways WHERE ended_at IS NULL AND lease_until > now()"
 _TABLES: Final = "SELECT count(*) FROM pg_class WHERE relnamespace = 'public'::regnamespace AND relkind IN ('r', 'p')"
 _ANEW: Final = b"DROP SCHEMA public CASCADE; CREATE SCHEMA public;\n"
+# Which scripts for Postgres 17 and later begin with, and older servers refuse.
 _UNKNOWN_SETTING: Final = b"SET transaction_timeout = 0;\n"
-"""Which scripts for Postgres 17 and later begin with, and older servers refuse."""
 
 Take = Callable[[bytes], object]
 Backup = Annotated[Path, typer.Argument(metavar="FILE", help="The backup.", show_default=False)]

@@ -17,14 +17,14 @@ if TYPE_CHECKING:
 
 Status = Literal["ok", "warn", "fail"]
 MIB: Final = 1024 * 1024
+# Of a disk: with less free, journals and Postgres's write-ahead log may fill it within hours.
 LITTLE_BYTES: Final = 1024 * MIB
-"""Of a disk: with less free, journals and Postgres's write-ahead log may fill it within hours."""
+# With less free, Postgres may stop at its next checkpoint: a segment of its write-ahead log has 16 MiB.
 LEAST_BYTES: Final = 128 * MIB
-"""With less free, Postgres may stop at its next checkpoint: a segment of its write-ahead log has 16 MiB."""
 TOKEN_CHARACTERS: Final = 24
 SHOWN: Final = 5
+# Lists models in OpenAI's API and in those like it; it costs nothing.
 MODELS_PATH: Final = "/models"
-"""Lists models in OpenAI's API and in those like it; it costs nothing."""
 REFUSED: Final = (401, 403)
 UNKNOWN: Final = (404, 405, 501)
 

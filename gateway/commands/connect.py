@@ -30,10 +30,10 @@ if TYPE_CHECKING:
     from gateway.config.environment import Environment
     from gateway.config.secret import Secret
 
+# Most of a token: the billing API reads no longer ones.
 TOKEN_BYTES: Final = 8192
-"""Most of a token: the billing API reads no longer ones."""
+# What the API in this process is called; the connection goes to its socket.
 OWN_URL: Final = "http://localhost"
-"""What the API in this process is called; the connection goes to its socket."""
 
 
 def add_operator(app: typer.Typer) -> None:

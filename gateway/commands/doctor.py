@@ -38,10 +38,10 @@ from gateway.embedded.lock import EmbeddedServersError
 from gateway.tokens import VocabularyError, verify_vocabularies
 
 OLDEST_POSTGRES: Final = 14
+# The check that fails where there is no ledger yet.
 DATA: Final = "data"
-"""The check that fails where there is no ledger yet."""
+# What clocks set by NTP never differ by, and what asking for them takes at most.
 AGREE_S: Final = 5.0
-"""What clocks set by NTP never differ by, and what asking for them takes at most."""
 _identity_query: Final = queries("billing.identity")
 _POSTGRES_TIME: Final = "SELECT extract(epoch FROM clock_timestamp())::float"
 _POSTGRES: Final = """

@@ -15,10 +15,10 @@ if TYPE_CHECKING:
     from billing.database.connection import Database
     from billing.exports.folder import Format
 
+# The longest statement: that which sorts all events of the time.
 STATEMENT_S: Final = 3600.0
-"""The longest statement: that which sorts all events of the time."""
+# Events in memory.
 AT_ONCE: Final = 2_000
-"""Events in memory."""
 
 
 def add_export(app: typer.Typer) -> None:

@@ -28,15 +28,14 @@ if TYPE_CHECKING:
     from gateway.runtime.runtime import Runtime
 
 PREFIX: Final = "mga_"
+# Of this form and length, such a key is known to be none that could be guessed (`billing.keys.secrets.made_at_random`).
 ENTROPY_BYTES: Final = 32
-"""Of this form and length, such a key is known to be none that could be guessed
-(`billing.keys.secrets.made_at_random`)."""
 FILE_MODE: Final = 0o600
 LIMIT_BYTES: Final = 4096
 ACCOUNT_NAME: Final = "default"
 GRANT_NANO: Final = 5 * NANO_PER_USD
+# Fixed, so that a first start that was cut off and repeated grants once.
 GRANT_KEY: Final = "metergate-up-first-account"
-"""Fixed, so that a first start that was cut off and repeated grants once."""
 GRANT_NOTE: Final = "first account"
 DEMO_MODEL: Final = "demo"
 _ANY_HOST: Final = {"0.0.0.0": "127.0.0.1", "[::]": "[::1]"}  # noqa: S104 - what is listened on, as one would call it

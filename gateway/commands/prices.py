@@ -19,8 +19,8 @@ if TYPE_CHECKING:
     from billing.client.calls import BillingCalls
     from billing.schemas.repricing import NewRepricing, RepricedShape
 
+# Requests that a repricing names.
 MOST_SHOWN: Final = 1000
-"""Requests that a repricing names."""
 
 File = Annotated[Path | None, typer.Argument(help="A prices.yaml; without it, the one in force.", show_default=False)]
 

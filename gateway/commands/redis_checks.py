@@ -15,15 +15,15 @@ from gateway.commands.checks import Check, Status
 from gateway.commands.failures import shown_url
 
 STORE_TIMEOUT_S: Final = 5.0
+# The report of a Redis server and its cluster, or the reason why there is none.
 ServerInfo = Mapping[str, Any] | RedisError
-"""The report of a Redis server and its cluster, or the reason why there is none."""
 OLDEST_REDIS: Final = (6, 2)
+# Of fewer no majority is left to vote for a replica once one has died.
 LEAST_MASTERS: Final = 3
-"""Of fewer no majority is left to vote for a replica once one has died."""
+# Of cluster-node-timeout: a server is asked for a sign of life after half of it, and given up a whole one later.
 NOTICE_SHARE: Final = 1.5
-"""Of cluster-node-timeout: a server is asked for a sign of life after half of it, and given up a whole one later."""
+# From a master that is given up to its replica as master: up to a second of waiting, the votes, and word of it.
 ELECTION_S: Final = 2.0
-"""From a master that is given up to its replica as master: up to a second of waiting, the votes, and word of it."""
 
 
 async def check_redis(url: str, lease_s: float) -> list[Check]:

@@ -12,6 +12,7 @@ import typer
 from billing.cli import REFUSED, lazy_group
 
 DISTRIBUTION: Final = "metergate"
+# Every command, and what adds it.
 ADDERS: Final = {
     **dict.fromkeys(("up", "serve"), "gateway.commands.serving:add_serving"),
     "init": "gateway.commands.init:add_init",
@@ -30,10 +31,9 @@ ADDERS: Final = {
     "webhooks": "gateway.commands.connect:add_webhooks",
     "run": "billing.cli.batch:add_run",
 }
-"""Every command, and what adds it."""
+# Objects more before Python looks for garbage: hardly any of what a command imports and reads becomes some before it
+# ends, and looking at it all takes a tenth of a second of those that read the price table.
 COLLECT_AFTER: Final = 100_000
-"""Objects more before Python looks for garbage: hardly any of what a command imports and reads becomes some before it
-ends, and looking at it all takes a tenth of a second of those that read the price table."""
 
 
 def make_app() -> typer.Typer:

@@ -10,8 +10,8 @@ from billing.cli.output import USAGE, CommandFailed, Output
 if TYPE_CHECKING:
     from billing.database.connection import Database
 
+# The words by which a finding's status is shown.
 MARKS: Final = {"ok": "ok", "warn": "WARN", "fail": "FAIL"}
-"""The words by which a finding's status is shown."""
 
 
 def refuse_api_url(output: Output) -> None:

@@ -20,8 +20,8 @@ if TYPE_CHECKING:
 
 WEBHOOK_PATH: Final = "/api/webhooks/stripe"
 FILE_MODE: Final = 0o600
+# The time between looks at a running comparison.
 LOOK_EVERY_S: Final = 0.2
-"""The time between looks at a running comparison."""
 
 Url = Annotated[str, typer.Argument(metavar="URL", help="The gateway's public address.", show_default=False)]
 SecretFile = Annotated[

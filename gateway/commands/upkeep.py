@@ -13,8 +13,8 @@ if TYPE_CHECKING:
     from billing.cli.session import Session
     from billing.refused_requests import RefusedRequest
 
+# The longest that `refusals_kept_s` can be: what is there is shown.
 MOST_KEPT_S: Final = 31 * 86_400.0
-"""The longest that `refusals_kept_s` can be: what is there is shown."""
 
 
 def add_upkeep(app: typer.Typer) -> None:

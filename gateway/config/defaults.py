@@ -38,8 +38,8 @@ MissingUsage = Literal["estimate", "hold", "free"]
 ExpiredHold = Literal["void", "input"]
 Edge = Literal["guarded", "plain"]
 UnknownTools = Literal["pass", "refuse"]
+# Those of Claude Code and of Codex CLI.
 SESSION_HEADERS: Final = ("x-claude-code-session-id", "session-id", "session_id", "thread-id")
-"""Those of Claude Code and of Codex CLI."""
 Name = Annotated[str, text("a name", ".+")]
 Share = Annotated[
     str,
@@ -395,10 +395,10 @@ class Defaults(Struct, frozen=True, kw_only=True):
         )
 
 
+# The keys of the file, each with its section's name.
 KEYS: Final[dict[str, tuple[str, Key]]] = {
     name: (section.name, key) for section in structs.fields(Defaults) for name, key in keys_of(section.type).items()
 }
-"""The keys of the file, each with its section's name."""
 
 
 def read_defaults(main: Value, at: Value | None, plans: Collection[str] | None) -> Defaults:

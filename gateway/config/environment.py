@@ -153,11 +153,12 @@ class Environment(ServerVariables):
     api_token: Secret | None = declare_secret("METERGATE_API_TOKEN", "token for them, instead of a token file")
 
 
+# The variables that each field is read from; for some none of their own.
 VARIABLES_OF: Final[dict[str, tuple[Variable, ...]]] = {
     each.name: each.metadata["variables"] for each in fields(Environment)
 }
-"""The variables that each field is read from; for some none of their own."""
 SETTINGS_VARIABLES: Final = {variable.name: variable for found in VARIABLES_OF.values() for variable in found}
+# Variables that mean nothing without another one.
 _NEEDS: Final = (
     ("AUTH_BASE_URL", "AUTH_AUDIENCE"),
     ("AUTH_COOKIE_SECRET", "AUTH_AUDIENCE"),
@@ -168,11 +169,10 @@ _NEEDS: Final = (
     ("NOTIFICATION_WEBHOOK_SECRET", "NOTIFICATION_WEBHOOK"),
     ("LAGO_API_URL", "LAGO_API_KEY"),
 )
-"""Variables that mean nothing without another one."""
 
 
+# Who shares the one would have the rights of the other.
 _DIFFER: Final = (("AUTH_COOKIE_SECRET", "JWT_SECRET"), ("AUTH_INTERNAL_AUDIENCE", "AUTH_AUDIENCE"))
-"""Who shares the one would have the rights of the other."""
 OWN_AUDIENCE: Final = "metergate"
 
 

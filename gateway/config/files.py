@@ -15,15 +15,15 @@ MAIN_FILE: Final = "metergate.yaml"
 PRICES_FILE: Final = "prices.yaml"
 PLANS_FILE: Final = "plans.yaml"
 LOCAL_FOLDER: Final = Path("config")
+# Part of the package, so that an installation from a wheel serves without files of its own.
 SHIPPED_FOLDER: Final = Path(__file__).parent / "shipped"
-"""Part of the package, so that an installation from a wheel serves without files of its own."""
 MAX_FILE_BYTES: Final = 8 * 1024 * 1024
+# libyaml's where PyYAML was built with it: a price table takes a tenth of the time.
 _LOADER: Final = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
-"""libyaml's where PyYAML was built with it: a price table takes a tenth of the time."""
 FILES: Final = (MAIN_FILE, PRICES_FILE, PLANS_FILE)
 
+# A file's time of change in nanoseconds, its bytes and its inode.
 FileMarks = tuple[int, int, int]
-"""A file's time of change in nanoseconds, its bytes and its inode."""
 
 
 def file_marks(path: Path) -> FileMarks:

@@ -15,8 +15,8 @@ from gateway.config.targets import ApiKey, BaseUrl
 if TYPE_CHECKING:
     from gateway.config.source import Value
 
+# Says "1" to a worker of `metergate up`: without SMTP_HOST it shows mails where it was started from.
 MAIL_CONSOLE_VARIABLE: Final = "METERGATE_MAIL_CONSOLE"
-"""Says "1" to a worker of `metergate up`: without SMTP_HOST it shows mails where it was started from."""
 GITHUB: Final = "https://github.com"
 GITHUB_API: Final = "https://api.github.com"
 _NAME: Final = re.compile(r"[a-z0-9][a-z0-9_-]{0,31}", re.ASCII)

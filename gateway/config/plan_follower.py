@@ -23,8 +23,8 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
+# A change is felt within a second: by then every gateway has the new plans and has read its principals anew.
 FOLLOW_EVERY_S: Final = 0.5
-"""A change is felt within a second: by then every gateway has the new plans and has read its principals anew."""
 
 
 class PlanFollower:

@@ -35,16 +35,16 @@ from gateway.upstream.health import Cooldown
 ProviderKind = Literal["openai", "anthropic", "gemini", "local"]
 ZeroUsage = Literal["trust", "estimate"]
 KINDS: Final[tuple[str, ...]] = get_args(ProviderKind)
+# As `disconnect_drain_s` of `defaults` is bounded.
 MAX_DRAIN_S: Final = 3600
-"""As `disconnect_drain_s` of `defaults` is bounded."""
 MAX_PASSED: Final = 64
 _PROVIDER_NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}", re.ASCII)
 _DIALECT_NAME: Final = re.compile(r"[a-z][a-z0-9_]{0,31}", re.ASCII)
+# The dialects that a kind serves, and what stands between its `base_url` and a dialect's own paths.
 _PATHS_OF_KIND: Final[Mapping[str, Mapping[str, str]]] = {
     **{name: declared.provider_paths for name, declared in DECLARED.items()},
     "local": {"openai": "/v1", "anthropic": "", "gemini": ""},
 }
-"""The dialects that a kind serves, and what stands between its `base_url` and a dialect's own paths."""
 
 
 @dataclass(frozen=True, slots=True)

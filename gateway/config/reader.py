@@ -17,8 +17,8 @@ if TYPE_CHECKING:
     from gateway.config.problems import Problems
 
 T = TypeVar("T")
+# Who reads: some defaults are those of one command, and some values are needed to serve alone.
 Mode = Literal["serve", "up", "command"]
-"""Who reads: some defaults are those of one command, and some values are needed to serve alone."""
 PLACE: Final = "environment"
 _DURATION: Final = re.compile(r"(?:(\d{1,5})h)?(?:(\d{1,6})m)?(?:(\d{1,7})s?)?", re.ASCII)
 _HOST: Final = re.compile(r"[A-Za-z0-9]([A-Za-z0-9._-]{0,252})", re.ASCII)
@@ -132,17 +132,17 @@ def _declaring(how: Callable[[Reader, str], object], *, secret: bool = False) ->
     return declare_one
 
 
+# Declares a text; an unset one without a default is empty.
 declare_text = _declaring(Reader.text)
-"""Declares a text; an unset one without a default is empty."""
+# Declares a text that is None when unset.
 declare_optional = _declaring(Reader.maybe)
-"""Declares a text that is None when unset."""
+# Declares an http(s) URL, without a slash at its end.
 declare_url = _declaring(Reader.url)
-"""Declares an http(s) URL, without a slash at its end."""
 declare_secret = _declaring(Reader.secret, secret=True)
+# Declares a secret that anybody who reaches the gateway may try to guess.
 declare_key = _declaring(Reader.key, secret=True)
-"""Declares a secret that anybody who reaches the gateway may try to guess."""
+# Declares a secret by which tokens are signed.
 declare_signing_secret = _declaring(Reader.signing_secret, secret=True)
-"""Declares a secret by which tokens are signed."""
 
 
 def declare_secret_url(name: str, schemes: Collection[str], help_text: str) -> Any:

@@ -5,10 +5,10 @@ from hashlib import sha256
 from typing import Final
 
 HIDDEN: Final = "***"
+# The least length of the keys of operators and services: they are not looked up, but may be guessed.
 KEY_CHARACTERS: Final = 24
-"""The least length of the keys of operators and services: they are not looked up, but may be guessed."""
+# The least length of what signs tokens by HS256 (RFC 7518, section 3.2).
 SIGNING_BYTES: Final = 32
-"""The least length of what signs tokens by HS256 (RFC 7518, section 3.2)."""
 MAKE_A_KEY: Final = "`openssl rand -hex 32`"
 
 

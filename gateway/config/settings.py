@@ -214,6 +214,7 @@ def warnings(settings: Settings, at_s: float) -> tuple[str, ...]:
     return tuple(found)
 
 
+# The first setting of each group, and the group's title.
 _TITLES: Final = {
     "listen_addr": "Gateway",
     "admin_api_key": "Keys of operators and services",
@@ -224,7 +225,6 @@ _TITLES: Final = {
     "exporter_sources": "Collecting traffic from exporters",
     "api_url": "Command line against a gateway elsewhere",
 }
-"""The first setting of each group, and the group's title."""
 _HEAD: Final = """\
 # Every variable that Metergate reads, with its default. Copy to .env, which docker compose reads by itself; for a
 # shell: set -a; . ./.env; set +a. A variable set to nothing counts as unset.
@@ -252,6 +252,7 @@ def _settings_groups() -> tuple[Group, ...]:
     return tuple(Group(name, tuple(variables)) for name, variables in found.items())
 
 
+# The variables that the shipped YAML files refer to and that are no setting of their own.
 FILE_GROUP: Final = Group(
     "Provider keys (config/metergate.yaml refers to them; a provider without its key is off)",
     (
@@ -275,8 +276,8 @@ FILE_GROUP: Final = Group(
         _secret("OPENROUTER_MANAGEMENT_KEY", "OpenRouter's bill"),
     ),
 )
-"""The variables that the shipped YAML files refer to and that are no setting of their own."""
 
+# The variables of the compose file.
 COMPOSE_GROUP: Final = Group(
     "docker-compose.yml alone",
     (
@@ -288,7 +289,6 @@ COMPOSE_GROUP: Final = Group(
         Variable("PYTHON_IMAGE", "python:3.12-slim", "image that the gateway's is built on, likewise"),
     ),
 )
-"""The variables of the compose file."""
 
 GROUPS: Final = (*_settings_groups(), FILE_GROUP, COMPOSE_GROUP)
 VARIABLES: Final = tuple(variable for group in GROUPS for variable in group.variables)

@@ -22,8 +22,8 @@ if TYPE_CHECKING:
     from gateway.dialects.declarations import BetaEffect
     from gateway.dialects.facts import ParsedRequest
 
+# Names in one refusal.
 MOST_REFUSED: Final = 20
-"""Names in one refusal."""
 
 
 class Betas:

@@ -10,9 +10,9 @@ from typing import Final, Literal
 
 import msgspec
 
+# `pass`: nothing. `window`: input stands outside the body, so that the context window is held. `refuse`: 400. A number:
+# the model's context window has at least so many tokens.
 BetaEffect = Literal["pass", "window", "refuse"] | int
-"""`pass`: nothing. `window`: input stands outside the body, so that the context window is held. `refuse`: 400. A
-number: the model's context window has at least so many tokens."""
 NO_HEADERS: Final[Mapping[str, str]] = {}
 NO_NAMES: Final[tuple[str, ...]] = ()
 

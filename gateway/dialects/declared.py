@@ -18,13 +18,13 @@ from gateway.dialects.rerank.declared import RERANKS
 if TYPE_CHECKING:
     from gateway.dialects.declarations import Declarations
 
+# By the name of the dialect; those of a dialect that is not there are OpenAI's.
 DECLARED: Final[Mapping[str, Declarations]] = {
     "anthropic": ANTHROPIC,
     "gemini": GEMINI,
     "rerank": RERANKS,
     "openai": OPENAI,
 }
-"""By the name of the dialect; those of a dialect that is not there are OpenAI's."""
 
 
 def of_all(names: Callable[[Declarations], Iterable[str]]) -> tuple[str, ...]:
@@ -32,10 +32,11 @@ def of_all(names: Callable[[Declarations], Iterable[str]]) -> tuple[str, ...]:
     return tuple(dict.fromkeys(name for each in DECLARED.values() for name in names(each)))
 
 
+# Headers in which any client may show its key, beside `Authorization`.
 KEY_HEADERS: Final = tuple(map(istr, of_all(lambda each: each.key_headers)))
-"""Headers in which any client may show its key, beside `Authorization`."""
 
 
+# Names that no provider's `pass_headers` may have, in lower case; nor what begins with NEVER_SENT_PREFIXES.
 NEVER_SENT: Final = frozenset(
     {
         # The message that goes out is a new one: other host, other framing, a body that was decoded and read whole.
@@ -59,10 +60,9 @@ NEVER_SENT: Final = frozenset(
         *KEY_HEADERS,
     }
 )
-"""Names that no provider's `pass_headers` may have, in lower case; nor what begins with NEVER_SENT_PREFIXES."""
 NEVER_SENT_PREFIXES: Final = ("proxy-", "x-metergate-")
+# Features that change metering, by the header that opens them.
 DEFAULT_BETAS: Final = {header: names for each in DECLARED.values() for header, names in each.betas.items()}
-"""Features that change metering, by the header that opens them."""
 
 
 @cache
@@ -83,12 +83,12 @@ def _word(*names: str) -> re.Pattern[str]:
     return re.compile(rf"(?:^|[-/])(?:{'|'.join(names)})(?:[-.]|\Z)")
 
 
+# Of models that are asked over sessions, jobs or pages (https://platform.openai.com/docs/models,
+# https://docs.mistral.ai/getting-started/models).
 _SESSIONS: Final = _word("realtime", "live", "native-audio", "lyria", "veo", "imagen", "ocr")
-"""Of models that are asked over sessions, jobs or pages
-(https://platform.openai.com/docs/models, https://docs.mistral.ai/getting-started/models)."""
+# Of models of pictures and sound that have endpoints of their own (https://platform.openai.com/docs/models,
+# https://docs.x.ai/docs/models).
 _MEDIA: Final = _word("tts", "whisper", "transcribe", "image", "dall-e", "sora", "voice", "orpheus", "imagine")
-"""Of models of pictures and sound that have endpoints of their own
-(https://platform.openai.com/docs/models, https://docs.x.ai/docs/models)."""
 
 
 def is_asked_here(model: str, served: Iterable[str]) -> bool:

@@ -8,11 +8,11 @@ import msgspec
 from msgspec import Raw
 
 T = TypeVar("T")
+# What decoding JSON that others wrote may raise.
 UNREADABLE: Final = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
-"""What decoding JSON that others wrote may raise."""
 NULL: Final = Raw(b"null")
+# The fields of an object, themselves not decoded.
 FIELDS: Final = msgspec.json.Decoder(dict[str, Raw])
-"""The fields of an object, themselves not decoded."""
 ITEMS: Final = msgspec.json.Decoder(list[Raw])
 OBJECT: Final = msgspec.json.Decoder(dict[str, Any])
 TEXT: Final = msgspec.json.Decoder(str)

@@ -19,13 +19,13 @@ if TYPE_CHECKING:
 
 ENDS: Final = (b"\n\n", b"\n\r\n")
 EVENT_END: Final = re.compile(rb"\n\r?\n")
+# The most that `EVENT_END` matches.
 EVENT_END_BYTES: Final = 3
-"""The most that `EVENT_END` matches."""
+# The text after a field's name, where the field is empty.
 _NULLS: Final = (b":null", b": null")
-"""The text after a field's name, where the field is empty."""
 _NEWLINE: Final = ord("\n")
+# What a usage object says of the charge; the first is the name until the next release.
 CHARGE_FIELDS: Final = ("cost_usd", "charge_usd")
-"""What a usage object says of the charge; the first is the name until the next release."""
 EVENT_STREAM: Final = b"text/event-stream"
 
 

@@ -19,11 +19,11 @@ from gateway.dialects.decoding import FIELDS, UNREADABLE
 from gateway.dialects.exceptions import BadRequest
 
 MAX_PARAM_CHARS: Final = 200
+# Names of one object that are remembered as seen; longer ones are looked at each time.
 MAX_SHAPE_CHARS: Final = 512
-"""Names of one object that are remembered as seen; longer ones are looked at each time."""
 SHAPES: Final = 1_024
+# Where a name has one itself, it counts as two.
 NAMES_BETWEEN: Final = "\0"
-"""Where a name has one itself, it counts as two."""
 
 _SHORTEST_PAIR_BYTES: Final = len('"":0,')
 

@@ -17,17 +17,17 @@ from gateway.dialects.decoding import UNREADABLE
 
 Kind = Literal["image", "audio", "file"]
 
+# A text of a picture or a sound is data from here on, if it is base64; a shorter one costs little as text.
 LONG_CHARACTERS: Final = 256
-"""A text of a picture or a sound is data from here on, if it is base64; a shorter one costs little as text."""
+# 16 kbit/s, the least that speech is packed into: so many bytes are at most one second.
 LEAST_AUDIO_BYTES_PER_S: Final = 2_000
-"""16 kbit/s, the least that speech is packed into: so many bytes are at most one second."""
 DATA_URL: Final = "data:"
 _MEDIA_CHARACTERS: Final = 5
 _BASE64: Final = re.compile(r"[A-Za-z0-9+/_-]+={0,2}\s*")
+# Of a long text that are looked at: base64 does not become prose later.
 _SAMPLE_CHARACTERS: Final = 4_096
-"""Of a long text that are looked at: base64 does not become prose later."""
+# Of a part of an answer that are looked through.
 MAX_SEARCHED_BYTES: Final = 4 << 20
-"""Of a part of an answer that are looked through."""
 _KIND_OF_MEDIA: Final[Mapping[str, Kind]] = {"image": "image", "audio": "audio", "video": "file"}
 
 

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from gateway.dialects.facts import Creation
     from gateway.dialects.structure import StructureBounds
 
+# Every dialect that this version has. The last one owns the paths that no other does.
 DIALECTS: Sequence[type[Dialect]] = (
     AnthropicDialect,
     GeminiDialect,
@@ -35,11 +36,10 @@ DIALECTS: Sequence[type[Dialect]] = (
     RerankDialect,
     OpenAIDialect,
 )
-"""Every dialect that this version has. The last one owns the paths that no other does."""
+# Lists of models that differ from OpenAI's, by dialect.
 MODEL_LISTS: Final[Mapping[str, ModelList]] = {
     dialect.name: dialect.models for dialect in DIALECTS if dialect.models is not None
 }
-"""Lists of models that differ from OpenAI's, by dialect."""
 
 _NAME: Final = re.compile(r"\{(\w+)\}")
 _MODEL: Final = "model"
@@ -78,8 +78,9 @@ _SESSIONS: Final = (
     "a session writes answers without being asked, which is not metered here. Use /v1/responses, over HTTP or as a "
     "WebSocket"
 )
+# What stands before a path of a provider's API: a version, or what Azure's client puts in its place.
 _BASE: Final = r"(?:(?:/azure)?/openai(?:/deployments/[^/]+)?(?:/v1)?|(?:/azure|/upload)?/v[0-9][0-9a-z]*)"
-"""What stands before a path of a provider's API: a version, or what Azure's client puts in its place."""
+# Methods (None: any), the pattern of a path, and why it is not served and what is instead.
 _REASONS: Final = tuple(
     (methods, re.compile(f"{_BASE}/(?:{paths})", re.ASCII), reason)
     for methods, paths, reason in (
@@ -99,7 +100,6 @@ _REASONS: Final = tuple(
         (None, r"(?:organization|organizations|projects)(?:/.*)?", _OPERATORS),
     )
 )
-"""Methods (None: any), the pattern of a path, and why it is not served and what is instead."""
 
 
 def make_dialects(bounds: StructureBounds) -> Dialects:

@@ -12,12 +12,12 @@ if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Iterator, Mapping
 
 _MARK: Final = "token"
+# Of one answer that are told.
 MAX_ANOMALIES: Final = 8
-"""Of one answer that are told."""
+# What of a usage could not be placed (`field`, `total`), and the name that it has there.
 Anomaly = tuple[str, str]
-"""What of a usage could not be placed (`field`, `total`), and the name that it has there."""
+# Of the anomaly `total`: the answer counts in total what none of its parts is. Some providers count thinking so.
 MORE_IN_TOTAL: Final = "total_tokens above all that is named"
-"""Of the anomaly `total`: the answer counts in total what none of its parts is. Some providers count thinking so."""
 
 
 def cut_down(whole: int, parts: Iterable[int]) -> list[int]:

@@ -41,8 +41,8 @@ if TYPE_CHECKING:
     from gateway.dialects.facts import Reported
 
 
+# Of what passed, for `output_text`; beyond it only the length is counted.
 MAX_KEPT_BYTES: Final = 4 << 20
-"""Of what passed, for `output_text`; beyond it only the length is counted."""
 
 
 class Passed:
@@ -117,8 +117,8 @@ class Passed:
         return -(-tokens * (self._kept_bytes + unkept_bytes) // self._kept_bytes)
 
 
+# An event above this passes undecoded; of bytes after the terminal event no more than this are kept.
 MAX_EVENT_BYTES: Final = 1 << 20
-"""An event above this passes undecoded; of bytes after the terminal event no more than this are kept."""
 
 
 class SseTap(Passed):

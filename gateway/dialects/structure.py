@@ -25,29 +25,29 @@ from gateway.dialects.decoding import ITEMS
 from gateway.dialects.exceptions import BadRequest
 from gateway.dialects.fields import first_byte, read_objects, top_level, wrong_type
 
+# Messages up to here are looked at as texts; of more no copy is made.
 PLAIN_BYTES: Final = 65_536
-"""Messages up to here are looked at as texts; of more no copy is made."""
+# Of a body at once: what is one step for the interpreter keeps its lock, and so the event loop, from all else.
 SLICE_BYTES: Final = 1 << 17
-"""Of a body at once: what is one step for the interpreter keeps its lock, and so the event loop, from all else."""
+# One place in so many bytes may look like a large number and be looked at; where there are more, strings are taken out.
+# Base64 has one in 8,000.
 CANDIDATE_BYTES: Final = 1_024
-"""One place in so many bytes may look like a large number and be looked at; where there are more, strings are taken
-out. Base64 has one in 8,000."""
 _NESTED: Final = b"{["
+# No object, array or name takes less.
 _LEVEL_BYTES: Final = len("[]")
-"""No object, array or name takes less."""
 _NUMERIC: Final = b"-0123456789"
+# No number or literal up to here, of which `1e99` is the largest, has to be looked at.
 SHORT_VALUE_BYTES: Final = 4
-"""No number or literal up to here, of which `1e99` is the largest, has to be looked at."""
+# Levels that are counted by taking away the innermost pairs; where there are more, sign by sign.
 MOST_LEVELS_AT_ONCE: Final = 24
-"""Levels that are counted by taking away the innermost pairs; where there are more, sign by sign."""
 _DIGITS: Final = bytes.maketrans(b"0123456789E", b"0000000000e")
+# With an exponent of two digits, a number above all doubles has at least 210 digits before its point.
 _LONG_DIGITS: Final = b"0" * 200
-"""With an exponent of two digits, a number above all doubles has at least 210 digits before its point."""
 _EXPONENTS: Final = (b"e000", b"e+000")
 _MANTISSA_BYTES: Final = 64
 _MANTISSA: Final = re.compile(rb"(?:[:,\[\s]-?|[0-9.]{%d})[0-9.]*\Z" % (_MANTISSA_BYTES - 1))
+# A number that may be above all doubles. Nothing in it is tried twice, whatever digits stand there.
 _LARGE: Final = re.compile(rb"(?<![0-9.])[0-9.]++(?:[eE]\+?[0-9]{3,}+|(?<=[0-9.]{200})(?:[eE][+-]?[0-9]++)?)")
-"""A number that may be above all doubles. Nothing in it is tried twice, whatever digits stand there."""
 _NO_BACKSLASH: Final = re.compile(rb"[^\\]")
 _BRACKETS: Final = bytes.maketrans(b"{}", b"[]")
 _ALL_BUT_BRACKETS: Final = bytes(set(range(256)) - set(b"[]{}"))

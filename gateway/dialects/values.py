@@ -24,12 +24,12 @@ if TYPE_CHECKING:
 
 
 MAX_MODEL_CHARS: Final = 200
+# Names of tools, plugins and other models are read up to here.
 MAX_NAME_CHARS: Final = 200
-"""Names of tools, plugins and other models are read up to here."""
+# An end user's name and a service tier are kept up to here.
 MAX_LABEL_CHARS: Final = 256
-"""An end user's name and a service tier are kept up to here."""
+# OpenRouter's way to name a model by what is stored there.
 PRESET: Final = "@preset/"
-"""OpenRouter's way to name a model by what is stored there."""
 _STRINGS: Final = msgspec.json.Decoder(list[str])
 _INTEGER: Final = msgspec.json.Decoder(int)
 
@@ -83,8 +83,8 @@ def checked_model(model: str | None) -> str:
     return model
 
 
+# Pairs of `metadata` that are kept, as OpenAI's reference bounds them.
 MAX_METADATA: Final = 16
-"""Pairs of `metadata` that are kept, as OpenAI's reference bounds them."""
 FIELD_LEVEL: Final = 1
 
 STRING: Final[msgspec.json.Decoder[str | None]] = msgspec.json.Decoder(str | None)

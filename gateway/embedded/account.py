@@ -19,11 +19,11 @@ from gateway.embedded.lock import EmbeddedServersError
 
 SERVER_USER = "metergate-pg"
 SHARED_USER = "nobody"
+# Commands that make a system user, whose name is added: of the first that is there.
 MAKERS: tuple[tuple[str, ...], ...] = (
     ("useradd", "--system", "--user-group", "--no-create-home", "--home-dir=/nonexistent", "--shell=/usr/sbin/nologin"),
     ("adduser", "-S", "-D", "-H", "-h", "/nonexistent", "-s", "/sbin/nologin"),  # BusyBox, as in Alpine
 )
-"""Commands that make a system user, whose name is added: of the first that is there."""
 _TOOLS_PATH = "/usr/sbin:/usr/bin:/sbin:/bin"
 _MAKING_ATTEMPTS = 10  # another process may have the lock on /etc/passwd
 _MAKING_PAUSE_S = 0.2

@@ -152,8 +152,8 @@ def start_shared_work(runtime: Runtime, metrics: Metrics, jobs: Jobs) -> ExportW
 
 RECONCILE: Final = "reconcile"
 FAILED: Final = (StoreError, TimeoutError)
+# Differences that one process tells the others of.
 MOST_TOLD: Final = 1_000
-"""Differences that one process tells the others of."""
 B = TypeVar("B", CollectBody, ReconcileBody)
 
 

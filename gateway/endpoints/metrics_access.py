@@ -21,8 +21,8 @@ if TYPE_CHECKING:
 
     from gateway.metrics.registry import Metrics
 
+# Tells a worker the number of the socket on METRICS_ADDR that its supervisor has opened.
 METRICS_FD_VARIABLE: Final = "METERGATE_METRICS_FD"
-"""Tells a worker the number of the socket on METRICS_ADDR that its supervisor has opened."""
 PATH: Final = "/metrics"
 BACKLOG: Final = 16
 KEEPALIVE_S: Final = 75.0

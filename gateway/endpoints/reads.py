@@ -52,8 +52,8 @@ if TYPE_CHECKING:
     from gateway.runtime.runtime import Runtime
 
 TROUBLES: Final = "troubles"
+# How long others may keep the keys: far less than the next one is published before it signs.
 JWKS_AGE_S = 300
-"""How long others may keep the keys: far less than the next one is published before it signs."""
 
 
 class Health:

@@ -43,8 +43,8 @@ if TYPE_CHECKING:
 PING_S: Final = 30.0
 UPSTREAM_CONNECT_S: Final = 10.0
 MOST_WAITING: Final = 4
+# The most that a frame has beside its payload (RFC 6455, 5.2).
 FRAME_HEAD_BYTES: Final = 14
-"""The most that a frame has beside its payload (RFC 6455, 5.2)."""
 _MESSAGES: Final = frozenset({WSMsgType.TEXT, WSMsgType.BINARY})
 
 

@@ -97,15 +97,15 @@ async def get_docs(request: web.Request) -> web.StreamResponse:
 logger = logging.getLogger(__name__)
 
 SOCKET: Final = ("GET", RESPONSES)
+# What every path of the proxy begins with.
 API: Final = "v1"
-"""What every path of the proxy begins with."""
 PROXY_SCOPE: Final = "llm:proxy"
 METERED_ERRORS: Final = (400, 402, 403, 404, 413, 429, 502, 503, 504)
 METRICS_HINT: Final = "METRICS_ADDR is for reading metrics without."
 Described = Operation[..., Any]
 _NO_LETTER: Final = re.compile(r"[^A-Za-z0-9]+")
+# A body or answer as the provider's API has it, refusals too: the headers say whose.
 _PROVIDERS_OWN: Final = dict[str, Any]
-"""A body or answer as the provider's API has it, refusals too: the headers say whose."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,13 +17,13 @@ from typing import Final, Literal, NamedTuple
 
 import msgspec
 
+# Names the folder to a worker.
 METRICS_DIR_VARIABLE: Final = "METERGATE_METRICS_DIR"
-"""Names the folder to a worker."""
 Outcome = Literal["settled", "voided", "direct_write", "lost"]
 Labels = tuple[str, ...]
 
+# Label sets of one metric; what comes beyond is counted under OTHER.
 LABEL_SETS_LIMIT: Final = 1_000
-"""Label sets of one metric; what comes beyond is counted under OTHER."""
 OTHER: Final = "other"
 TOKEN_CLASSES: Final = ("input", "cached_input", "output", "reasoning")
 OUTCOMES: Final[tuple[Outcome, ...]] = ("settled", "voided", "direct_write", "lost")
@@ -120,8 +120,8 @@ def bounded(series: Mapping[Labels, object], labels: Labels) -> Labels:
     return (OTHER,) * len(labels)
 
 
+# Dead workers that are folded at once, and whose names are remembered.
 DEAD_NAMES_LIMIT: Final = 1_000
-"""Dead workers that are folded at once, and whose names are remembered."""
 
 _DEAD_TOTALS: Final = "dead-workers"
 _FOLDING: Final = "folding"

@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 
     from gateway.server.edge import EdgeServer
 
+# How paths begin whose GET requests are given away; of POST requests those of the console, the first of them.
 PAGES: Final = (
     "/console",
     "/docs",
@@ -45,29 +46,28 @@ PAGES: Final = (
     "/api/admin/audit",
     "/api/admin/margin",
 )
-"""How paths begin whose GET requests are given away; of POST requests those of the console, the first of them."""
+# Of what was read of a connection that is given away.
 MOST_BYTES: Final = 65_536
-"""Of what was read of a connection that is given away."""
+# Connections that are adopted without a break.
 AT_ONCE: Final = 16
-"""Connections that are adopted without a break."""
+# More messages than the queue ever holds.
 MOST_QUEUED: Final = 10_000
-"""More messages than the queue ever holds."""
+# Added to the process of pages (nice(1)): beside it, a worker has nine tenths of a core that both want.
 NICENESS: Final = 10
-"""Added to the process of pages (nice(1)): beside it, a worker has nine tenths of a core that both want."""
 ABSENT: Final = 0
 STARTING: Final = 1
+# What the first shared byte says of the process of pages.
 SERVING: Final = 2
-"""What the first shared byte says of the process of pages."""
 BEAT_AT: Final = 8
 BEAT: Final = struct.Struct("d")
+# What is shared: a byte, and at BEAT_AT when the process of pages was last seen to run, by time.monotonic(), which all
+# processes of a machine have in common.
 STATE_BYTES: Final = 16
-"""What is shared: a byte, and at BEAT_AT when the process of pages was last seen to run, by time.monotonic(), which all
-processes of a machine have in common."""
 BEAT_S: Final = 0.5
+# A process of pages that has not been seen for as long is given nothing: it hangs, or gets no CPU.
 SILENT_S: Final = 2.0
-"""A process of pages that has not been seen for as long is given nothing: it hangs, or gets no CPU."""
+# A message without a connection: somebody looks, and no process serves.
 WAKE: Final = b"\n"
-"""A message without a connection: somebody looks, and no process serves."""
 AUTOGROUP: Final = Path("/proc/self/autogroup")
 
 _log = logging.getLogger(__name__)

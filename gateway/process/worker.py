@@ -48,16 +48,16 @@ from gateway.server.plain import PlainRunner
 logger = logging.getLogger(__name__)
 
 KEEPALIVE_S: Final = 75.0
+# The first two bound how many objects are looked at in one go, some milliseconds for these: thousands of new
+# connections have hundreds of thousands. Each is looked at twice, whatever the second is.
 GC_THRESHOLDS: Final = (10_000, 1, 2_000)
-"""The first two bound how many objects are looked at in one go, some milliseconds for these: thousands of new
-connections have hundreds of thousands. Each is looked at twice, whatever the second is."""
 LARGE_BLOCK_BYTES: Final = 1 << 20
+# How long a thread runs on when another one waits, five times shorter than Python's default: the one that waits is the
+# event loop, as a rule, while a large body is parsed.
 SWITCH_S: Final = 0.001
-"""How long a thread runs on when another one waits, five times shorter than Python's default: the one that waits is the
-event loop, as a rule, while a large body is parsed."""
 
+# https://man7.org/linux/man-pages/man3/mallopt.3.html
 _M_MMAP_THRESHOLD: Final = -3
-"""https://man7.org/linux/man-pages/man3/mallopt.3.html"""
 
 
 async def serve(settings: Settings, passed: argparse.Namespace) -> None:

@@ -25,8 +25,8 @@ if TYPE_CHECKING:
     from gateway.upstream.base import RawHeaders
     from gateway.upstream.health import Attempt, TargetHealth
 
+# Statuses by which a provider refuses the operator's key, whoever asks.
 KEY_REFUSED: Final = frozenset({401, 403})
-"""Statuses by which a provider refuses the operator's key, whoever asks."""
 TOO_MANY: Final = 429
 REQUEST_TIMEOUT: Final = 408
 SERVER_ERROR: Final = 500

@@ -145,15 +145,15 @@ def debit_of(job: Job, candidate: Candidate, reported: Reported, max_usage_facto
 
 logger = logging.getLogger(__name__)
 
+# What is left of a job that reports no usage: an object with nothing in it, one that was cancelled before anything was
+# in it, or nothing that its cost can be told by.
 Left = Literal["nothing", "cancelled", "unknown"]
-"""What is left of a job that reports no usage: an object with nothing in it, one that was cancelled before anything was
-in it, or nothing that its cost can be told by."""
+# Pays a job that is over, by what it reports or else by what is left of it; returns whether it is paid now.
 End = Callable[["Reported | None", Left], Coroutine[Any, Any, bool]]
-"""Pays a job that is over, by what it reports or else by what is left of it; returns whether it is paid now."""
 CLAIMED_AT_ONCE: Final = 100
 NO_USAGE: Final = "no_usage"
+# How long a client waits for the row of its job while Postgres is away.
 KEEP_S: Final = 15.0
-"""How long a client waits for the row of its job while Postgres is away."""
 
 
 class BackgroundPoller:

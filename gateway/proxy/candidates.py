@@ -24,8 +24,8 @@ if TYPE_CHECKING:
     from gateway.upstream.health import TargetHealth
 
 
+# What of a path is the same for all requests on a route.
 _OF_THE_ROUTE: Final = frozenset({"model"})
-"""What of a path is the same for all requests on a route."""
 
 
 @dataclass(frozen=True, slots=True)

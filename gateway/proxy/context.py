@@ -89,8 +89,9 @@ def tags_of(principal: Principal) -> str | None:
 
 
 FEATURE: Final = "llm"
+# The speed of a request that asks for a dearer one and whose answer names none.
 FAST: Final = "fast"
-"""The speed of a request that asks for a dearer one and whose answer names none."""
+# Why a usage is not the provider's own count, or its answer not whole; the note of its debit.
 Reason = Literal[
     "client_gone",
     "client_stalled",
@@ -104,7 +105,8 @@ Reason = Literal[
     "shutting_down",
     "tool_overrun",
 ]
-"""Why a usage is not the provider's own count, or its answer not whole; the note of its debit."""
+# What the debit says as its status where the client has not got a whole answer, as metrics count it: 499 is a client
+# that left or had to be left, which nobody receives.
 CUT_STATUS: Final[Mapping[Reason, int]] = {
     "client_gone": 499,
     "client_stalled": 499,
@@ -116,12 +118,10 @@ CUT_STATUS: Final[Mapping[Reason, int]] = {
     "hold_closed": 503,
     "shutting_down": 503,
 }
-"""What the debit says as its status where the client has not got a whole answer, as metrics count it: 499 is a client
-that left or had to be left, which nobody receives."""
 MAX_FOREIGN_ID: Final = 200
 EXPIRED_STATUS: Final = 0
+# The status by which a request is counted after its client has left; it is not sent.
 CLIENT_GONE: Final = 499
-"""The status by which a request is counted after its client has left; it is not sent."""
 NOTHING: Final = Usage()
 FREE: Final = Charge(0, 0, None)
 

@@ -17,10 +17,10 @@ if TYPE_CHECKING:
 
 ENCODINGS: Final = {"gzip": zlib.MAX_WBITS | 16, "x-gzip": zlib.MAX_WBITS | 16, "deflate": zlib.MAX_WBITS}
 READABLE: Final = frozenset({"identity", "", *ENCODINGS})
+# Of a stream that are decoded at a time.
 SLICE_BYTES: Final = 1 << 20
-"""Of a stream that are decoded at a time."""
+# Of one whole answer in gzip; each costs a decoder of its own.
 MAX_MEMBERS: Final = 4_096
-"""Of one whole answer in gzip; each costs a decoder of its own."""
 
 
 class StreamWatch:

@@ -76,9 +76,9 @@ T = TypeVar("T")
 
 OK: Final = 200
 FIRST_ERROR: Final = 400
+# Streams that are cut by a stop come all in the same moment, and each takes long to count: those that were counted are
+# settled before the next ones begin, so that not all of them are still open when the time for stopping is over.
 COUNTED_AT_ONCE: Final = 2
-"""Streams that are cut by a stop come all in the same moment, and each takes long to count: those that were counted are
-settled before the next ones begin, so that not all of them are still open when the time for stopping is over."""
 
 
 def drain_s(settings: RequestSettings, route: Candidate) -> float:

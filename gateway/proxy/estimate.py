@@ -28,12 +28,12 @@ if TYPE_CHECKING:
     from billing.pricing.rows import PriceRow
     from gateway.config.defaults import EstimateSettings
 
+# Of ordinary English; for holds that are estimates (`strict: false`).
 BYTES_PER_TOKEN = 4
-"""Of ordinary English; for holds that are estimates (`strict: false`)."""
+# Above every count of tokens.
 NO_WINDOW = 1 << 62
-"""Above every count of tokens."""
+# Service tiers that cost more than the standard one.
 DEARER_TIERS = frozenset({"priority", "fast"})
-"""Service tiers that cost more than the standard one."""
 
 
 class NotPriced(MetergateError):

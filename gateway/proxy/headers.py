@@ -21,17 +21,18 @@ from gateway.dialects.declared import never_sent, of_all
 from gateway.upstream.base import RawHeaders
 
 NAMES_KEPT: Final = 4_096
+# Spellings of names whose treatment is remembered: how many, and how long.
 NAME_BYTES: Final = 64
-"""Spellings of names whose treatment is remembered: how many, and how long."""
 
 
 def _names(*names: str) -> tuple[bytes, ...]:
     return tuple(name.encode() for name in names)
 
 
+# Of a client's headers those that every provider gets, in lower case; a provider's `pass_headers` add to them.
 _SENT: Final = frozenset(_names("accept", "accept-language", "user-agent", *of_all(lambda each: each.sent_headers)))
-"""Of a client's headers those that every provider gets, in lower case; a provider's `pass_headers` add to them."""
 _SENT_PREFIXES: Final = _names(*of_all(lambda each: each.sent_prefixes))
+# Of a provider's headers those that a client gets as they are, in lower case.
 _ANSWERED: Final = frozenset(
     _names(
         "content-disposition",
@@ -45,9 +46,8 @@ _ANSWERED: Final = frozenset(
         *of_all(lambda each: each.answer_headers),
     )
 )
-"""Of a provider's headers those that a client gets as they are, in lower case."""
+# The operator's own limits at the provider: a client gets them as `x-upstream-…`, for `x-ratelimit-…` are ours.
 _RENAMED_PREFIXES: Final = _names(*of_all(lambda each: each.renamed_prefixes))
-"""The operator's own limits at the provider: a client gets them as `x-upstream-…`, for `x-ratelimit-…` are ours."""
 _PROVIDERS_REQUEST_ID: Final = frozenset(_names(*of_all(lambda each: each.request_id_headers)))
 
 _PLAIN_CONNECTION: Final = frozenset({b"keep-alive", b"close"})

@@ -41,16 +41,16 @@ if TYPE_CHECKING:
     from gateway.tokens import Tokenizer
 
 CLIENT_REQUEST_ID: Final = istr(REQUEST_ID)
+# Names that are lowered once, and not with every look-up.
 INCLUDE_COST: Final = istr("x-metergate-include-cost")
-"""Names that are lowered once, and not with every look-up."""
+# What a request to a free endpoint holds: it counts as a request.
 FREE_NEED: Final = Need(0, 0, 0, 1, 0, 0)
-"""What a request to a free endpoint holds: it counts as a request."""
+# More than what cutting a long text into pieces can hide of its tokens, for each cut; at most two were ever found.
 CUT_TOKENS: Final = 16
-"""More than what cutting a long text into pieces can hide of its tokens, for each cut; at most two were ever found."""
+# Of texts that are counted in one turn of a thread: about 25 ms.
 TURN_CHARACTERS: Final = 131_072
-"""Of texts that are counted in one turn of a thread: about 25 ms."""
+# A body above this is held by its bytes alone: counting its tokens would keep a core busy for a second.
 MAX_COUNTED_BYTES: Final = 4 << 20
-"""A body above this is held by its bytes alone: counting its tokens would keep a core busy for a second."""
 
 
 class Preparation:

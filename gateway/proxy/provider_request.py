@@ -31,10 +31,11 @@ if TYPE_CHECKING:
     from gateway.proxy.context import Granted, RequestContext
     from gateway.server.exchange import Exchange
 
+# Runs a function for an account off the event loop.
 InThread = Callable[..., Awaitable[Any]]
-"""Runs a function for an account off the event loop."""
+# Of a body whose outgoing request is made in the event loop, and before its hold is there.
 MAX_PREPARED_BYTES: Final = 65_536
-"""Of a body whose outgoing request is made in the event loop, and before its hold is there."""
+# Names of parameters that hold credentials, as `_bare` has them.
 CREDENTIALS: Final = frozenset(
     {
         "key",
@@ -56,20 +57,19 @@ CREDENTIALS: Final = frozenset(
         "signature",
     }
 )
-"""Names of parameters that hold credentials, as `_bare` has them."""
+# What servers take of any request, which would change the answer.
 OF_THE_ANSWER: Final = frozenset(of_all(lambda each: each.system_parameters))
-"""What servers take of any request, which would change the answer."""
+# The first character of such a name at Google; there are more of them (`$ct` stands for Content-Type).
 _SYSTEM: Final = "$"
-"""The first character of such a name at Google; there are more of them (`$ct` stands for Content-Type)."""
+# Of a client's; what stands behind them does not go on. To look into one takes some microseconds.
 MAX_PARAMETERS: Final = 100
-"""Of a client's; what stands behind them does not go on. To look into one takes some microseconds."""
+# What begins as a key of this gateway does.
 _OWN_KEY: Final = re.compile(r"mg_[0-9A-Za-z]{20}")
-"""What begins as a key of this gateway does."""
+# Not `;`, which some servers take for `&`.
 _SAFE: Final = "!$%'()*+,/:=?@[]~"
-"""Not `;`, which some servers take for `&`."""
 _BARE: Final = re.compile(r"[^a-z0-9]+")
+# How often a parameter may be percent-encoded and is still looked into.
 _DECODINGS: Final = 3
-"""How often a parameter may be percent-encoded and is still looked into."""
 
 
 def prepare(exchange: Exchange, context: RequestContext) -> None:

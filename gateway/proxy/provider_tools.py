@@ -27,8 +27,8 @@ if TYPE_CHECKING:
     from gateway.proxy.candidates import Candidate
 
 
+# The type of the searches that a model makes by itself.
 SEARCH: Final = "web_search"
-"""The type of the searches that a model makes by itself."""
 
 
 def own_searches(parsed: ParsedRequest, route: Candidate) -> int:
@@ -88,8 +88,8 @@ def grown_input(first: int, step: int, rounds: int, window: int | None) -> int:
 
 logger = logging.getLogger(__name__)
 
+# Types that one process logs and counts separately; further ones are counted together.
 MAX_TYPES: Final = 50
-"""Types that one process logs and counts separately; further ones are counted together."""
 _TYPE: Final = re.compile(r"[A-Za-z0-9_.:-]{1,64}", re.ASCII)
 
 

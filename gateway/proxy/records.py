@@ -40,8 +40,8 @@ logger = logging.getLogger(__name__)
 STDOUT: Final = "-"
 BATCH: Final = 500
 LOOK_EVERY_S: Final = 1.0
+# How long the lines that wait may take when the process ends.
 CLOSE_S: Final = 2.0
-"""How long the lines that wait may take when the process ends."""
 _STDOUT_FD: Final = 1
 _MODE: Final = 0o600
 

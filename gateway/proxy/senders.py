@@ -19,15 +19,16 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
 MOST_CHARACTERS: Final = 128
+# Of a User-Agent, what is looked at.
 MOST_AGENT_BYTES: Final = 256
-"""Of a User-Agent, what is looked at."""
+# User agents that are remembered.
 KEPT: Final = 1_024
-"""User agents that are remembered."""
 SESSION: Final = istr("X-Metergate-Session")
 USER_AGENT: Final = istr("User-Agent")
 ORIGINATOR: Final = istr("originator")
 AGENT: Final = istr("x-claude-code-agent-id")
 PARENT_AGENT: Final = istr("x-claude-code-parent-agent-id")
+# Tools and libraries by the product that their User-Agent begins with, in lower case.
 TOOLS: Final[Mapping[str, str]] = {
     "codex": "codex",
     "claude-cli": "claude-code",
@@ -48,11 +49,10 @@ TOOLS: Final[Mapping[str, str]] = {
         for language in ("python", "js")
     },
 }
-"""Tools and libraries by the product that their User-Agent begins with, in lower case."""
+# What the user of a tool sets to have it ask for less output.
 OUTPUT_SETTINGS: Final[Mapping[str, str]] = {"claude-code": "CLAUDE_CODE_MAX_OUTPUT_TOKENS"}
-"""What the user of a tool sets to have it ask for less output."""
+# Products that are followed by what kind of the tool it is: `codex_exec`, `GeminiCLI-tui`.
 FAMILIES: Final = ("codex", "geminicli")
-"""Products that are followed by what kind of the tool it is: `codex_exec`, `GeminiCLI-tui`."""
 _LANGUAGES: Final = frozenset({"python", "js"})
 _VERSION: Final = re.compile(r"v?([0-9][0-9A-Za-z.+_-]{0,31})", re.ASCII)
 

@@ -33,10 +33,10 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
+# The kind of objects that grow by the requests which name them.
 CONVERSATION: Final = "conversation"
-"""The kind of objects that grow by the requests which name them."""
+# Of a stream's beginning that wait for its first event.
 MOST_WITHHELD_BYTES: Final = 1 << 20
-"""Of a stream's beginning that wait for its first event."""
 Keep = Callable[["Created"], Awaitable[None]]
 
 

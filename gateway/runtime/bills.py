@@ -18,10 +18,10 @@ if TYPE_CHECKING:
     from gateway.runtime.runtime import Runtime
 
 BILLS: Final = "provider_bills"
+# Four times a day: what failed is tried again before the day is over.
 EVERY_S: Final = 6 * 3600.0
-"""Four times a day: what failed is tried again before the day is over."""
+# How often a gateway learns what the last comparison in any of them came to.
 LOOK_S: Final = 60.0
-"""How often a gateway learns what the last comparison in any of them came to."""
 
 
 def make_bills(settings: Settings, database: Database) -> Bills:

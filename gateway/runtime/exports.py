@@ -28,8 +28,8 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 _EXPORTS: Final = "exports"
+# How long one request to another system may take.
 EXPORT_TIMEOUT_S: Final = 30.0
-"""How long one request to another system may take."""
 
 
 def exports_of(settings: Settings) -> tuple[ExportConfig, ...]:

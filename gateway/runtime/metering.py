@@ -53,12 +53,12 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
+# Connections of one process for collection: pages are written by two at once.
 POOL_SIZE: Final = 2
-"""Connections of one process for collection: pages are written by two at once."""
+# The longest statement: that of a page with many points, or of what has grown in a long time.
 STATEMENT_S: Final = 120.0
-"""The longest statement: that of a page with many points, or of what has grown in a long time."""
+# How often a gateway learns what the last run in any of them came to.
 LOOK_S: Final = 15.0
-"""How often a gateway learns what the last run in any of them came to."""
 DAY_S: Final = 86_400
 
 

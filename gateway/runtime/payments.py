@@ -145,12 +145,12 @@ def _start_credit(runtime: Runtime) -> None:
 
 PLANS: Final = f"{PAY}/plans"
 MOST_KEY: Final = 8192
+# What a change has done, by how it comes.
 _DONE: Final = {
     "now": "<p>You have this plan now. You can close this page.</p>",
     "period_end": "<p>You get this plan with the next period. You can close this page.</p>",
     "resume": "<p>Your plan goes on. You can close this page.</p>",
 }
-"""What a change has done, by how it comes."""
 MOST_BODY_BYTES: Final = 16 * 1024
 
 

@@ -29,17 +29,17 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
+# The most connections that are accepted in one turn of the loop: each takes it a fraction of a millisecond, in which
+# nobody else is served.
 AT_ONCE: Final = 8
-"""The most connections that are accepted in one turn of the loop: each takes it a fraction of a millisecond, in which
-nobody else is served."""
+# The most connections that stay open after a refusal.
 REFUSED_MAX: Final = 64
-"""The most connections that stay open after a refusal."""
+# The same as a fraction of all connections: one in so many.
 REFUSED_SHARE: Final = 16
-"""The same as a fraction of all connections: one in so many."""
+# How long a refused connection stays open: closed with bytes that were not read, it is reset.
 REFUSED_OPEN_S: Final = 1.0
-"""How long a refused connection stays open: closed with bytes that were not read, it is reset."""
+# After the system has refused a descriptor.
 PAUSE_S: Final = 0.1
-"""After the system has refused a descriptor."""
 UNREAD_BYTES: Final = 65_536
 _NO_DESCRIPTOR: Final = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
 

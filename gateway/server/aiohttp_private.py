@@ -34,6 +34,7 @@ __all__ = [
 
 EdgeKind = Literal["guarded", "plain"]
 
+# Attributes of a `RequestHandler` that has just been made, and their types then.
 CONNECTION: Final[dict[str, type | tuple[type, ...]]] = {
     "_buffer_paused": bool,
     "_close": bool,
@@ -56,7 +57,7 @@ CONNECTION: Final[dict[str, type | tuple[type, ...]]] = {
     "_upgraded": bool,
     "_waiter": type(None),
 }
-"""Attributes of a `RequestHandler` that has just been made, and their types then."""
+# Methods of a `RequestHandler`, which the edge calls or replaces, and their parameters.
 METHODS: Final[dict[str, tuple[str, ...]]] = {
     "_drain_helper": (),
     "_pause_transport_reading": (),
@@ -72,13 +73,12 @@ METHODS: Final[dict[str, tuple[str, ...]]] = {
     "resume_reading": ("resume_parser",),
     "shutdown": ("timeout",),
 }
-"""Methods of a `RequestHandler`, which the edge calls or replaces, and their parameters."""
+# Attributes of a `web.Server`.
 SERVER: Final[dict[str, type]] = {"_kwargs": dict, "_loop": object}
-"""Attributes of a `web.Server`."""
+# Attributes of a `web.BaseRequest`.
 REQUEST: Final = ("_headers", "_message")
-"""Attributes of a `web.BaseRequest`."""
+# Fields of a parsed request, a `RawRequestMessage`; `_replace` makes another one.
 MESSAGE: Final = ("method", "path", "version", "headers", "raw_headers", "should_close", "upgrade", "chunked")
-"""Fields of a parsed request, a `RawRequestMessage`; `_replace` makes another one."""
 
 
 class _Absent:
@@ -173,8 +173,8 @@ async def _never(_: web.BaseRequest) -> web.StreamResponse:
     raise AssertionError("a server that is only looked at has been asked")
 
 
+# Of the installed aiohttp; nothing where it is one that the edge knows.
 MISSING: Final = missing_parts()
-"""Of the installed aiohttp; nothing where it is one that the edge knows."""
 
 
 def check_edge(kind: EdgeKind) -> None:

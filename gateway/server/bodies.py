@@ -18,12 +18,12 @@ from billing.errors import MetergateError
 from billing.fair_queue import FairQueue
 from gateway.config.defaults import BodySettings
 
+# How long the thread rests after each piece of work, in times of what that took: a third of the time is the most in
+# which it and the event loop want the interpreter's lock, however many large bodies come.
 REST: Final = 2.0
-"""How long the thread rests after each piece of work, in times of what that took: a third of the time is the most in
-which it and the event loop want the interpreter's lock, however many large bodies come."""
 
+# Requests as most are. Each connection has one: all of them together are bounded by their number.
 UNCOUNTED_BYTES: Final = 16_384
-"""Requests as most are. Each connection has one: all of them together are bounded by their number."""
 
 P = ParamSpec("P")
 T = TypeVar("T")

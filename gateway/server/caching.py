@@ -11,5 +11,5 @@ from gateway.dialects.declared import KEY_HEADERS, of_all
 NO_STORE: Final = "private, no-store"
 VARY: Final = ", ".join(("Authorization", *KEY_HEADERS, *of_all(lambda each: each.known_by)))
 PRIVATE: Final = {"Cache-Control": NO_STORE, "Vary": VARY}
+# The same as header lines, each with its CRLF.
 PRIVATE_LINES: Final = "".join(f"{name}: {value}\r\n" for name, value in PRIVATE.items()).encode()
-"""The same as header lines, each with its CRLF."""

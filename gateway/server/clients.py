@@ -25,16 +25,16 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
+# Of all that wait, one in so many is found by one look at each: they end one by one, as others come for them.
 FOUND_SHARE: Final = 16
-"""Of all that wait, one in so many is found by one look at each: they end one by one, as others come for them."""
+# For how long those that were found are the ones that end first.
 FOUND_S: Final = 1.0
-"""For how long those that were found are the ones that end first."""
+# How long a finding that no connection waits is kept, for the same reason.
 ALL_BUSY_S: Final = 0.05
-"""How long a finding that no connection waits is kept, for the same reason."""
+# Addresses and accounts for which either is kept.
 NAMES_MAX: Final = 1024
-"""Addresses and accounts for which either is kept."""
+# Peers whose addresses are remembered as they count.
 PEERS_MAX: Final = 4096
-"""Peers whose addresses are remembered as they count."""
 
 Awaited = Literal["request", "head", "body", "answer"]
 Share = Literal["address", "account", "process"]

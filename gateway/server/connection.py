@@ -31,11 +31,11 @@ HEAD_END_BYTES: Final = 4
 logger = logging.getLogger(__name__)
 
 Serve = Callable[[Exchange], Awaitable[None]]
+# Which endpoint a request is sent to, by its method, path and headers: `gateway.dialects.registry.Dialects.find`.
 Find = Callable[[str, str, Mapping[str, str]], "Match | None"]
-"""Which endpoint a request is sent to, by its method, path and headers: `gateway.dialects.registry.Dialects.find`."""
+# Gives a connection to another process, by its request's method and path, with all that was read of it; False where it
+# is to be served here: `gateway.process.pages.Hand`.
 Hand = Callable[[str, str, asyncio.Transport, bytes], bool]
-"""Gives a connection to another process, by its request's method and path, with all that was read of it; False where it
-is to be served here: `gateway.process.pages.Hand`."""
 
 
 @dataclass(frozen=True, slots=True)

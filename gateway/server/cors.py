@@ -26,10 +26,11 @@ from gateway.server.ids import (
 
 ANY: Final = "*"
 METHODS: Final = "GET, POST, PUT, PATCH, DELETE, OPTIONS"
+# How long a browser need not ask again; none of them remembers it for longer.
 MAX_AGE_S: Final = 7200
-"""How long a browser need not ask again; none of them remembers it for longer."""
+# What the paths begin with that show their key in a header: those of every dialect, and the billing API.
 PATHS: Final = (*of_all(lambda each: each.paths), "/api/")
-"""What the paths begin with that show their key in a header: those of every dialect, and the billing API."""
+# Headers that a browser may send, in lower case, beside those that begin with one of ALLOWED_PREFIXES.
 ALLOWED: Final = (
     "authorization",
     "content-type",
@@ -44,9 +45,8 @@ ALLOWED: Final = (
     "idempotency-key",
     *of_all(lambda each: (*each.sent_headers, *each.browser_headers)),
 )
-"""Headers that a browser may send, in lower case, beside those that begin with one of ALLOWED_PREFIXES."""
+# Each name must be told to a browser, a prefix can't be.
 ALLOWED_PREFIXES: Final = of_all(lambda each: each.sent_prefixes)
-"""Each name must be told to a browser, a prefix can't be."""
 MAX_ASKED: Final = 64
 EXPOSED: Final = ", ".join(
     (

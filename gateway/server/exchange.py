@@ -37,15 +37,15 @@ if TYPE_CHECKING:
 RESET_AT_CLOSE: Final = struct.pack("ii", 1, 0)
 CONTINUES: Final = "100-continue"
 LAST_CHUNK: Final = b"0\r\n\r\n"
+# The default of `client_write_timeout_s`.
 CLIENT_WRITE_TIMEOUT_S: Final = 60.0
-"""The default of `client_write_timeout_s`."""
 Cut = Literal["client_stalled", "max_request_s", "hold_closed", "shutting_down"]
 Ended = Cut | Literal["client_gone"]
 _STATUS_LINES: Final = {
     status.value: b"HTTP/1.1 %d %b\r\n" % (status.value, status.phrase.encode()) for status in HTTPStatus
 }
+# Less than this that is made of a body at once is not counted: requests as most are.
 LARGE_PIECE_BYTES: Final = 16_384
-"""Less than this that is made of a body at once is not counted: requests as most are."""
 Watch = Callable[[int], Awaitable[None]]
 
 

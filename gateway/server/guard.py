@@ -38,8 +38,8 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
+# Of a head that does not come in one piece; a single line is bounded by aiohttp, at 8 KiB.
 MAX_HEAD_BYTES: Final = 65_536
-"""Of a head that does not come in one piece; a single line is bounded by aiohttp, at 8 KiB."""
 
 
 class EdgeRules(EdgeSettings, frozen=True, kw_only=True):
@@ -71,9 +71,10 @@ class Shared:
     clients: Clients
 
 
+# Of a body that nobody has taken yet twice as much is kept, and a sixteenth of this in chunks: what aiohttp parses
+# without a break.
 BUFFER_BYTES: Final = 131_072
-"""Of a body that nobody has taken yet twice as much is kept, and a sixteenth of this in chunks: what aiohttp parses
-without a break."""
+# What aiohttp would do by itself and this file sees to: it decompresses nothing, lingers not, logs no request.
 OPTIONS: Final[dict[str, Any]] = {
     "auto_decompress": False,
     "read_bufsize": BUFFER_BYTES,
@@ -81,7 +82,6 @@ OPTIONS: Final[dict[str, Any]] = {
     "access_log": None,
     "logger": logger,
 }
-"""What aiohttp would do by itself and this file sees to: it decompresses nothing, lingers not, logs no request."""
 
 
 class GuardedProtocol(PacedProtocol):

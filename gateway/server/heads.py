@@ -14,8 +14,8 @@ from typing import Final, Protocol
 
 from aiohttp import StreamReader
 
+# Of all that wait, the part that ends at once where there is too much: to find them costs a look at each.
 SHED_SHARE: Final = 64
-"""Of all that wait, the part that ends at once where there is too much: to find them costs a look at each."""
 
 
 class Waiting(Protocol):
@@ -46,14 +46,14 @@ class Heads:
         self.size_bytes -= self._sizes.pop(connection, 0)
 
 
+# A line with the last chunk's length alone, and the empty line that ends the message. As the last line of trailers the
+# 0 would be a field without a colon, which the parser refuses.
 _END: Final = b"\r\n0\r\n\r\n"
-"""A line with the last chunk's length alone, and the empty line that ends the message. As the last line of trailers the
-0 would be a field without a colon, which the parser refuses."""
 LOOKED_BACK_BYTES: Final = len(_END)
 
 
+# The framing of one chunk: the line ends, and eight digits of its length.
 FRAMING_BYTES: Final = 12
-"""The framing of one chunk: the line ends, and eight digits of its length."""
 
 
 class ChunkedEnd:

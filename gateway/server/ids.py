@@ -24,8 +24,8 @@ if TYPE_CHECKING:
 REQUEST_ID: Final = "x-request-id"
 UPSTREAM_REQUEST_ID: Final = "x-upstream-request-id"
 CHARGE: Final = "x-metergate-charge-usd"
+# What `CHARGE` says, too, until the next release.
 COST: Final = "x-metergate-cost-usd"
-"""What `CHARGE` says, too, until the next release."""
 BALANCE: Final = "x-metergate-balance-usd"
 GRANTED: Final = "x-metergate-granted-output-tokens"
 GRANTED_CALLS: Final = "x-metergate-granted-tool-calls"
@@ -34,13 +34,13 @@ MODEL: Final = "x-metergate-model"
 ATTEMPTS: Final = "x-metergate-attempts"
 FIRST_ATTEMPT: Final = b"x-metergate-attempts: 1\r\n"
 MINUTE_MS: Final = 60_000
+# Metrics that OpenAI's headers have.
 _SHOWN: Final = ("requests", "tokens")
-"""Metrics that OpenAI's headers have."""
+# Sets of minute windows whose lines are kept made, but for what changes.
 WINDOWS_KEPT: Final = 4_096
-"""Sets of minute windows whose lines are kept made, but for what changes."""
 
+# Of what is not a letter, a digit or one of `_.-`.
 _SHOWN_AS_THEY_ARE: Final = "!#$&'()*+,/:;=?@[]~ "
-"""Of what is not a letter, a digit or one of `_.-`."""
 
 Minute = tuple[tuple[str, int], ...]
 

@@ -29,10 +29,10 @@ if TYPE_CHECKING:
     from billing.quotas import Quota
 
 RETRY_WITHIN_S: Final = 60
+# What a customer runs to get to the page where credit is bought.
 SETUP_COMMAND: Final = "metergate billing setup"
-"""What a customer runs to get to the page where credit is bought."""
+# Stands for the field that limits it where the client gave none.
 OUTPUT: Final = "the output"
-"""Stands for the field that limits it where the client gave none."""
 
 
 @dataclass(frozen=True, slots=True)

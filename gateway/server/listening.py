@@ -70,10 +70,10 @@ def _split(listen: str) -> tuple[str, int]:
     return host.strip("[]") or "0.0.0.0", int(port)  # noqa: S104 - what an empty host means
 
 
+# For the stores, logs, metrics, and what is opened for a moment.
 OWN_FILES: Final = 128
-"""For the stores, logs, metrics, and what is opened for a moment."""
+# Of the others, the part that is left for connections that are ending while others come for them.
 TURNOVER_SHARE: Final = 8
-"""Of the others, the part that is left for connections that are ending while others come for them."""
 
 logger = logging.getLogger(__name__)
 
@@ -85,8 +85,8 @@ def raise_file_limit() -> None:
         resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
+# No address, no account and no kind of WebSocket takes more than one part in so many of a process's connections.
 LEAST_SHARERS: Final = 2
-"""No address, no account and no kind of WebSocket takes more than one part in so many of a process's connections."""
 
 
 def connections_within(wanted: int) -> int:

@@ -22,20 +22,20 @@ if TYPE_CHECKING:
     import asyncio
 
 LINE_END: Final = b"\r\n"
+# Lines in one slice; a chunk has two. About half a millisecond of the parser.
 SLICE_LINES: Final = 256
-"""Lines in one slice; a chunk has two. About half a millisecond of the parser."""
+# The most that is cut off at once where there are many lines; what has few is parsed as it came.
 SLICE_BYTES: Final = 16_384
-"""The most that is cut off at once where there are many lines; what has few is parsed as it came."""
+# What is never looked through for its lines: requests as most are.
 SMALL_BYTES: Final = 2_048
-"""What is never looked through for its lines: requests as most are."""
+# The cost of a chunk of a body in addition to its bytes, in bytes: aiohttp's parser does for each what it does for a
+# piece.
 CHUNK_BYTES: Final = 512
-"""The cost of a chunk of a body in addition to its bytes, in bytes: aiohttp's parser does for each what it does for a
-piece."""
+# What may be taken at once after a rest, in seconds of the rate: a body of some megabytes that comes alone does not
+# wait.
 BURST_S: Final = 0.125
-"""What may be taken at once after a rest, in seconds of the rate: a body of some megabytes that comes alone does not
-wait."""
+# How much of the time that a late timer took is made up for.
 LATE_S: Final = 0.005
-"""How much of the time that a late timer took is made up for."""
 
 _GoOn = Callable[[], None]
 

@@ -29,13 +29,13 @@ if TYPE_CHECKING:
     from gateway.dialects.base import Match
     from gateway.server.guard import EdgeRules
 
+# More than this that waits to be sent makes an exchange wait for its client, until less than LOW_BYTES wait.
 HIGH_BYTES: Final = 65_536
-"""More than this that waits to be sent makes an exchange wait for its client, until less than LOW_BYTES wait."""
 LOW_BYTES: Final = 16_384
+# How often it is looked whether a client that has to catch up has.
 DRAIN_LOOK_S: Final = 0.01
-"""How often it is looked whether a client that has to catch up has."""
+# How often it is looked whether a client has left: by then its request is cancelled.
 GONE_LOOK_S: Final = 0.2
-"""How often it is looked whether a client has left: by then its request is cancelled."""
 READ_BYTES: Final = 131_072
 
 RULES: Final = web.AppKey("edge_rules", object)

@@ -20,8 +20,8 @@ if TYPE_CHECKING:
     import asyncio
     from collections.abc import Callable, Iterator
 
+# How often it is looked, within that time, whether a client that has to catch up has taken anything.
 LOOKS: Final = 8
-"""How often it is looked, within that time, whether a client that has to catch up has taken anything."""
 
 
 @contextmanager
@@ -74,11 +74,11 @@ class _Stall:
         self._timer = self._loop.call_later(look_s, self._look)
 
 
+# An answer that comes sooner needs no interim one before it.
 FIRST_LOOK_S: Final = 0.05
-"""An answer that comes sooner needs no interim one before it."""
 LOOK_MAX_S: Final = 1.0
+# Until it is asked for the second time; each further pause is AGAIN_TIMES as long, up to AGAIN_MAX_S.
 AGAIN_S: Final = 1.0
-"""Until it is asked for the second time; each further pause is AGAIN_TIMES as long, up to AGAIN_MAX_S."""
 AGAIN_TIMES: Final = 4.0
 AGAIN_MAX_S: Final = 60.0
 _GONE: Final = frozenset({errno.EPIPE, errno.ECONNRESET, errno.ETIMEDOUT, errno.EHOSTUNREACH, errno.ENETUNREACH})

@@ -28,8 +28,8 @@ import msgspec
 
 from billing.errors import MetergateError
 
+# Headers as the parsers give them.
 RawHeaders = Iterable[tuple[bytes, bytes]]
-"""Headers as the parsers give them."""
 
 
 class UpstreamError(MetergateError):
@@ -78,8 +78,8 @@ class UpstreamRequest(msgspec.Struct):
         return f"UpstreamRequest({self.method})"  # its headers and its address may hold keys
 
 
+# The slowest upload of a request that is waited for.
 UPLOAD_BYTES_PER_S: Final = 65_536
-"""The slowest upload of a request that is waited for."""
 Sink = Callable[[bytes], bool]
 Drained = Callable[[], Awaitable[None]]
 

@@ -196,12 +196,12 @@ class Response:
 
 
 BUFFER_BYTES: Final = 131_072
+# A larger body is not copied to stand behind its head.
 JOINED_BYTES: Final = 65_536
-"""A larger body is not copied to stand behind its head."""
+# Of a head, of trailers, or of what else frames a body, without a byte of the body in between.
 MAX_BARE_BYTES: Final = 65_536
-"""Of a head, of trailers, or of what else frames a body, without a byte of the body in between."""
+# Interim answers (1xx) before the final one; a provider that sends more is not answering.
 MAX_INTERIM: Final = 8
-"""Interim answers (1xx) before the final one; a provider that sends more is not answering."""
 FIRST_STATUS: Final = 100
 FIRST_FINAL_STATUS: Final = 200
 SWITCHING: Final = 101

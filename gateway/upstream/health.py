@@ -26,8 +26,8 @@ State = Literal["closed", "open", "half_open"]
 MAX_FAILURES: Final = 1_000
 MAX_COOLDOWN_S: Final = 3_600.0
 MAX_WEIGHT: Final = 1_000_000
+# Of a Retry-After in seconds; a longer one is no time that anybody waits for.
 _SECONDS_DIGITS: Final = 9
-"""Of a Retry-After in seconds; a longer one is no time that anybody waits for."""
 
 
 class Cooldown(msgspec.Struct, frozen=True):

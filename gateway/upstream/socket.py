@@ -35,15 +35,15 @@ if TYPE_CHECKING:
 ERROR: Final = "error"
 ERRORS: Final = range(400, 600)
 _LINE: Final = re.compile(r"[\r\n]")
+# Of what a request over HTTP carries, in lower case; it would say nothing true of a connection.
 _LEFT_OUT: Final = frozenset({"content-type", "accept-encoding", "accept", "idempotency-key"})
-"""Of what a request over HTTP carries, in lower case; it would say nothing true of a connection."""
+# Codes by which a provider closes because of what the client sent, and what they are over HTTP: its health is not worse
+# for them.
 _REFUSALS: Final[dict[int, HTTPStatus]] = {
     WSCloseCode.UNSUPPORTED_DATA: HTTPStatus.BAD_REQUEST,
     WSCloseCode.INVALID_TEXT: HTTPStatus.BAD_REQUEST,
     WSCloseCode.MESSAGE_TOO_BIG: HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
 }
-"""Codes by which a provider closes because of what the client sent, and what they are over HTTP: its health is not
-worse for them."""
 _TEXT: Final = frozenset({aiohttp.WSMsgType.TEXT, aiohttp.WSMsgType.BINARY})
 
 

@@ -36,8 +36,8 @@ ACCOUNT_SHARE: Final = 0.5
 WAITING: Final = 1_000
 BODILESS: Final = ("GET", "HEAD", "OPTIONS")
 IDEMPOTENCY_KEY: Final = b"idempotency-key: "
+# A connection that has idled for longer is checked before it is used.
 CHECKED_AFTER_S: Final = 0.5
-"""A connection that has idled for longer is checked before it is used."""
 TARGETS_MAX: Final = 1_024  # addresses whose parts are cached
 
 

@@ -16,8 +16,8 @@ from tests.agents.scripts import CONTENT, FILE, PROMPT, ROUND, Call, Calls, Edit
 
 HERE: Final = Path(__file__).parent
 ROOT: Final = HERE.parent.parent
+# Where `make test-agents` installs them.
 INSTALLED: Final = Path(sys.prefix) / "agents"
-"""Where `make test-agents` installs them."""
 WANTED: Final = "METERGATE_TEST_AGENTS"
 MODULES: Final = INSTALLED / "npm" / "node_modules"
 NPM_LOCK, PYTHON_LOCK, AIDER_LOCK = (
@@ -28,8 +28,8 @@ NPM_LOCK, PYTHON_LOCK, AIDER_LOCK = (
 LOCKS: Final = {"npm": NPM_LOCK, "python": PYTHON_LOCK, "aider": AIDER_LOCK}
 CAT: Final = f"cat {FILE}"
 OPENAI_MODEL, CLAUDE_MODEL, GEMINI_MODEL = "gpt-5.1", "claude-sonnet-5-5", "gemini-2.5-flash"
+# What is run for a prompt and a model.
 Command = Callable[[str, str], list[str]]
-"""What is run for a prompt and a model."""
 
 
 @dataclass(frozen=True)
@@ -134,6 +134,7 @@ CODEX: Final = _native(
     "--dangerously-bypass-approvals-and-sandbox",
     "PROMPT",
 )
+# Models of this generation are given their tools in `input`, and call others by programs.
 CODEX_6: Final = Calls(
     Call("exec", text=f'const r = await tools.exec_command({{cmd: "{CAT}"}}); text(r.output);', namespace="functions"),
     delegate=(
@@ -145,7 +146,6 @@ CODEX_6: Final = Calls(
         Call("wait_agent", {"timeout_ms": 30_000}, namespace="collaboration"),
     ),
 )
-"""Models of this generation are given their tools in `input`, and call others by programs."""
 QUIET_CODEX: Final = "check_for_update_on_startup = false\n\n[analytics]\nenabled = false\n"
 QUIET_GEMINI: Final = json.dumps({"privacy": {"usageStatisticsEnabled": False}, "general": {"enableAutoUpdate": False}})
 READ_FILE: Final = "def read_file(path: str) -> str:\n    'Return what a file holds.'\n    return open(path).read()\n"

@@ -12,11 +12,11 @@ from typing import Any, Final
 from tests.agents.scripts import Asked, Reply
 
 Body = dict[str, Any]
+# Fields that hold what a model has thought: they cost what was thought, whatever their length.
 OPAQUE: Final = frozenset({"encrypted_content", "signature", "thoughtSignature", "data"})
-"""Fields that hold what a model has thought: they cost what was thought, whatever their length."""
 BYTES_PER_THOUGHT_TOKEN: Final = 6
+# How long sealed thoughts are, about as in recordings: a part of its own and so many bytes for each token.
 SEALED_BYTES: Final = 400
-"""How long sealed thoughts are, about as in recordings: a part of its own and so many bytes for each token."""
 _numbers = count(1)
 
 

@@ -17,13 +17,13 @@ from tests.agents.apis import Body, Chat, Gemini, Messages, Responses, Used, tex
 from tests.agents.scripts import THOUGHT_TOKENS, Reply, Script
 from tests.gateway.conftest import run
 
+# By a part of the path.
 APIS: Final = {
     "/chat/completions": Chat(),
     "/responses": Responses(),
     "/messages": Messages(),
     "enerateContent": Gemini(),
 }
-"""By a part of the path."""
 CACHED_BLOCK: Final = 128
 LEAST_CACHED: Final = 1024
 MOST_BYTES: Final = 1 << 26

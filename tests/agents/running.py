@@ -15,10 +15,10 @@ from tests.agents.agents import INSTALLED, Agent, node
 from tests.agents.scripts import CONTENT, FILE
 from tests.support.commands import Shell
 
+# The longest that a tool may take.
 WAIT_S: Final = 300.0
-"""The longest that a tool may take."""
+# A proxy that nobody is, for what would ask the network.
 NOWHERE: Final = "http://127.0.0.1:9"
-"""A proxy that nobody is, for what would ask the network."""
 ESCAPES: Final = re.compile(r"\x1b(?:\[[0-9;?]*[ -/]*[@-~]|\][^\x07]*\x07|[()][A-Z0-9])")
 
 

@@ -18,8 +18,8 @@ DELEGATED: Final = f"{DELEGATE}: Have a sub-agent read {FILE}, then say its word
 PLAIN: Final = "Good day, friend."
 FOUND: Final = f"The file says {SECRET}."
 NOT_FOUND: Final = "The tool has not found the word."
+# How much a model thinks before each answer, where its API shows what it thought in an encrypted form.
 THOUGHT_TOKENS: Final = 192
-"""How much a model thinks before each answer, where its API shows what it thought in an encrypted form."""
 MOST_RESULTS: Final = 4
 
 

@@ -15,8 +15,8 @@ from tests.agents.scripts import PLAIN, SECRET
 from tests.clients.relay import Relay, Seen
 
 PAGE: Final[Path] = ROOT / "docs" / "clients.md"
+# Whether the page is to be written anew instead of compared.
 WRITES: Final = os.environ.get("METERGATE_WRITE_DOCS") == "1"
-"""Whether the page is to be written anew instead of compared."""
 HEAD: Final = (
     "| tool | what happens | answer | requests | seconds | its user sees |",
     "|---|---|---|---|---|---|",

@@ -16,12 +16,12 @@ from tests.support.gateways import spent_nano
 
 pytestmark = pytest.mark.slow
 CASE: Final = CASES["plain"]
+# Tools that are content with a text; the others go on until a tool is called.
 ANSWERED: Final = tuple(
     agent
     for agent in AGENTS
     if agent.name not in ("codex-websocket", "claude-code-opus", "mini-swe-agent", "smolagents")
 )
-"""Tools that are content with a text; the others go on until a tool is called."""
 
 
 @each_of(*ANSWERED)

@@ -20,8 +20,9 @@ pytestmark = pytest.mark.slow
 QUESTION: Final = "Say something."
 WAITS, NO_PRICE = "quota, resets within a minute", "model without a price"
 DAY, NEVER, NO_CREDIT = "quota, resets with the day", "request that never fits", "balance too low"
+# The longest until a tool gives up what can't come right, on a busy machine.
 SOON_S: Final = 150.0
-"""The longest until a tool gives up what can't come right, on a busy machine."""
+# Tools that repeat such a request for minutes, whatever the answer says: they read its status alone.
 PATIENT: Final = frozenset(
     {
         ("claude-code", "no valid key"),
@@ -29,15 +30,14 @@ PATIENT: Final = frozenset(
         *(("mini-swe-agent", what) for what in (DAY, NEVER, NO_CREDIT, NO_PRICE)),
     }
 )
-"""Tools that repeat such a request for minutes, whatever the answer says: they read its status alone."""
+# Refusals that a page of the gateway helps with, whose address is in the message.
 WITH_PAGE: Final = frozenset({WAITS, DAY, NEVER, NO_CREDIT})
-"""Refusals that a page of the gateway helps with, whose address is in the message."""
+# Runs of a tool at the same time.
 AT_ONCE: Final = 2
-"""Runs of a tool at the same time."""
+# Tools, each once: another model makes no difference to a refusal.
 DISTINCT: Final = tuple(
     agent for agent in AGENTS if agent.name not in ("codex-gpt-6", "codex-websocket", "claude-code-opus")
 )
-"""Tools, each once: another model makes no difference to a refusal."""
 
 
 async def outcome(agent: Agent, gateway: Gateway, what: str, folder: Path) -> tuple[Relay, table.Row]:

@@ -20,8 +20,8 @@ from tests.gateway.conftest import Customer, MakeGateway
 from tests.support.gateways import spent_nano
 
 pytestmark = pytest.mark.slow
+# How many times its charge a request may hold, beside the output that it asks for or that is free.
 MOST_HELD: Final = 20
-"""How many times its charge a request may hold, beside the output that it asks for or that is free."""
 
 
 async def ran(agent: Agent, folder: Path, url: str, key: str, prompt: str | None = None) -> Ran:

@@ -25,8 +25,8 @@ from tests.support.shipped import shipped_settings
 FREE: Final = {"plan": "free"}
 BALANCE_USD: Final = "5.00"
 UNPRICED: Final = "-unpriced"
+# Requests of a window, of which as many are used up.
 ADMITTED: Final = 3
-"""Requests of a window, of which as many are used up."""
 LOCAL_CHAT: Final = chat("Hello")
 
 

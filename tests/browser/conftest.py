@@ -36,8 +36,8 @@ FLAGS: Final = (
     "--disable-sync",
     "--no-first-run",
 )
+# What the free plan lets through a day.
 DAY_REQUESTS: Final = 3
-"""What the free plan lets through a day."""
 
 
 @dataclass

@@ -68,19 +68,19 @@ INSERT INTO export_parked (export, item, account_id, reason)
 SELECT 'lago', request_id, account_id, 'HTTP 422: transaction_id was taken by another event' FROM usage_events LIMIT 2
 """
 HOOK: Final = "https://hooks.example.com/metergate"
+# What is filled in on pages.
 FORMS: Final = (
     ("/members/invite", {"email": "new@example.com", "role": "member"}),
     ("/alerts/low-balance", {"low_balance_usd": "10.00"}),
     ("/alerts/budgets", {"about": "account", "period": "month", "amount_usd": "50.00"}),
     ("/alerts/webhooks", {"url": HOOK, "description": "Chat"}),
 )
-"""What is filled in on pages."""
+# What was refused lately.
 REFUSED: Final = (
     ("quota_exceeded", 429, "The plan's quota of 600 requests a minute is used up: wait until it resets."),
     ("model_not_found", 404, "There is no model smart-2 here: `GET /v1/models` lists those that there are."),
     ("request_too_large", 413, "The body is larger than 32 MiB."),
 )
-"""What was refused lately."""
 TEAMS: Final = ("search", "support", "research")
 
 

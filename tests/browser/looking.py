@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, Any, Final
 if TYPE_CHECKING:
     from playwright.async_api import Page
 
+# axe-core 4.14.1, axe.min.js; its licence (MPL 2.0) is beside it.
 AXE: Final = Path(__file__).with_name("axe") / "axe.min.js"
-"""axe-core 4.14.1, axe.min.js; its licence (MPL 2.0) is beside it."""
 AXE_SHA256: Final = "29348999450cdf2849a8e70b7912fc2da85a849da39c0d0d5394f51d4a9ed95c"
+# Widths of phones in CSS pixels.
 PHONES: Final = (390, 360)
-"""Widths of phones in CSS pixels."""
 SCREENS: Final = (1000, 1200)
 LEAST_TARGET: Final = 44
 _EVERYTHING: Final = {

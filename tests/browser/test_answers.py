@@ -20,14 +20,15 @@ from tests.browser.visiting import Walk, address, as_on_desktops, by_need, visit
 if TYPE_CHECKING:
     from playwright.async_api import Browser, Page
 
+# The page that answered the form before.
 HERE: Final = "."
-"""The page that answered the form before."""
 NOT_SENT: Final = {
     "/enter/{secret}": "test_journeys sends it",
     "/operator/jobs/collect": "no exporter is collected from here, so that there is no form",
     "/operator/exporters/assign": "no exporter is collected from here, so that there is no form",
     "/operator/exports/{export}/retry": "usage is exported nowhere here, so that there is no form",
 }
+# Pages of an organization that has nothing yet.
 EMPTY: Final = (
     "/",
     "/usage",
@@ -39,7 +40,6 @@ EMPTY: Final = (
     "/alerts",
     "/quickstart",
 )
-"""Pages of an organization that has nothing yet."""
 _FILL: Final = """([pattern, fields]) => {
     const path = new RegExp(`^/console${pattern}$`);
     const form = [...document.forms].find(each => each.method === "post" && path.test(new URL(each.action).pathname));
@@ -50,9 +50,9 @@ _FILL: Final = """([pattern, fields]) => {
     }
     return true;
 }"""
+# As without scripts: nothing is asked, and the browser does not look at what was typed.
 _SEND: Final = """pattern => [...document.forms].find(each =>
     each.method === "post" && new RegExp(`^/console${pattern}$`).test(new URL(each.action).pathname)).submit()"""
-"""As without scripts: nothing is asked, and the browser does not look at what was typed."""
 
 
 @dataclass(frozen=True)

@@ -13,8 +13,8 @@ if TYPE_CHECKING:
     from playwright.async_api import Browser, Page
 
 PASSWORD = "four words nobody knows"
+# What Chromium says of every page that refuses something.
 REFUSED = "Failed to load resource: the server responded with a status of "
-"""What Chromium says of every page that refuses something."""
 
 
 async def register(page: "Page", served: Served, email: str) -> None:

@@ -19,17 +19,17 @@ from tests.browser.looking import findings, ill_on_phones, too_wide
 
 if TYPE_CHECKING:
     from playwright.async_api import Browser, Page
+# Pages that no page links to, and where they are.
 BY_HAND: Final = {
     "/enter/{secret}": "a command prints its link: test_journeys opens it",
     "/sign-in/with/{provider}": "it leads to a provider's own pages",
     "/invitations/{token}": "a mail has its link: test_answers opens it",
 }
-"""Pages that no page links to, and where they are."""
+# Where pages are that are linked to only where a choice would change something.
 KNOWN: Final = {"/plan/{plan_id}": "/plan/starter"}
-"""Where pages are that are linked to only where a choice would change something."""
 DESKTOP: Final = {"width": 1200, "height": 860}
+# CSS pixels from the top that a screenshot shows at most.
 MOST_SHOWN: Final = 1500
-"""CSS pixels from the top that a screenshot shows at most."""
 LINKS: Final = "[...document.links].map(each => each.getAttribute('href') && each.href)"
 
 
@@ -127,8 +127,8 @@ def by_need(pages: Iterable[Declared]) -> list[Declared]:
     return sorted(pages, key=lambda each: (each.path.count("{"), each.path.count("/")))
 
 
+# Who sees the most: their pages are looked at in dark, and on phones. What others see are parts of these.
 THOROUGH: Final = ("owner", "operator", "nobody")
-"""Who sees the most: their pages are looked at in dark, and on phones. What others see are parts of these."""
 SHOTS: Final = Path(__file__).parents[2] / "docs" / "console"
 
 

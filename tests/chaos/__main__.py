@@ -43,11 +43,11 @@ from tests.chaos.stores import (
 )
 from tests.chaos.twice import TWICE, WITH_SPOOLS
 
+# In the round of all kinds each comes an eighth as often.
 MIXED_SHARE: Final = 8
-"""In the round of all kinds each comes an eighth as often."""
+# The least between its faults. A gateway lost and Redis emptied before the gateway's debits and holds were swept are
+# two faults at once: the next one also waits until they were (`wait_until_swept`).
 APART_S: Final = 8.0
-"""The least between its faults. A gateway lost and Redis emptied before the gateway's debits and holds were swept are
-two faults at once: the next one also waits until they were (`wait_until_swept`)."""
 SOAK_MINUTES: Final = 10
 MANY_LONG: Final = Mix(longs=0.15, long_ms=12_000)
 
@@ -77,6 +77,7 @@ class Planned:
     heat: Callable[[Stack], Awaitable[list[tuple[Customer, float]]]] | None = None
 
 
+# Rounds that need a stack of their own, with one fault each.
 OF_STORES: Final = (
     Planned(SLOW_READERS.name, (SLOW_READERS,), defaults=DEFAULTS_OF_SLOW_READERS, ends_gateways=False),
     Planned(HOSTILE.name, (HOSTILE,), ends_gateways=False),
@@ -107,7 +108,6 @@ OF_STORES: Final = (
         mix=Mix(longs=0.0),
     ),
 )
-"""Rounds that need a stack of their own, with one fault each."""
 
 
 async def chaos(planned: Sequence[Planned], *, concurrency: int, seed: int, keep: bool) -> bool:

@@ -25,8 +25,8 @@ from tests.chaos.waiting import until
 
 QUICK: Final = {"background_poll_s": 0.1, "background_lease_s": 1.0}
 CLIENTS: Final = 12
+# Shares: of responses that are streamed, of streams whose client leaves, of questions that are not answered.
 STREAMED, LEFT, SILENT = 0.4, 0.4, 0.1
-"""Shares: of responses that are streamed, of streams whose client leaves, of questions that are not answered."""
 MOST_OUTPUT: Final = 40
 STRIKES: Final = (
     *KILLS,

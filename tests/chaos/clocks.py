@@ -21,14 +21,14 @@ from tests.chaos.harness import Stack
 Server = Literal["redis", "postgres"]
 Strike = Callable[[Stack, random.Random], Awaitable[None]]
 SOURCE: Final = Path(__file__).with_name("clock.c")
+# How long a clock is wrong: longer than a lease, and three sweeps.
 WRONG_S: Final = 6.0
-"""How long a clock is wrong: longer than a lease, and three sweeps."""
+# Until a worker that has just started judges others' holds: its start, a lease, a sweep.
 NEW_WORKER_S: Final = 10.0
-"""Until a worker that has just started judges others' holds: its start, a lease, a sweep."""
 MINUTE_S: Final = 60
 DAY_S: Final = 86_400
+# Back by so much it is 1970 or a little later.
 SINCE_1970_S: Final = 20_000 * DAY_S
-"""Back by so much it is 1970 or a little later."""
 _SECOND_NS: Final = 1_000_000_000
 
 

@@ -32,11 +32,11 @@ from tests.chaos.plan import Plan
 PER_S: Final = 50
 BEFORE_S: Final = 10.0
 WARM_S: Final = 3.0
+# Connections of the probe that stay open.
 KEPT: Final = 32
-"""Connections of the probe that stay open."""
 GIVE_UP_S: Final = 10.0
+# The probe's niceness, where this process may give it.
 HURRY: Final = -10
-"""The probe's niceness, where this process may give it."""
 RISE_MAX_MS: Final = 50.0
 WHERE: Final[Mapping[str, Mapping[str, Any]]] = {"shipped bounds": {}, "1,024 descriptors": DEFAULTS_OF_FEW}
 

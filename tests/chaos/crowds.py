@@ -24,16 +24,16 @@ from tests.chaos.places import ROOT
 
 CONNECTIONS: Final = 10_000
 PER_S: Final = 500
+# Looked at without a crowd, to compare.
 BEFORE_S: Final = 10.0
-"""Looked at without a crowd, to compare."""
+# The connections that a worker with 1,024 descriptors has.
 FEW: Final = 392
-"""The connections that a worker with 1,024 descriptors has."""
 ADDRESS: Final = "127.0.0.2"
 NICENESS: Final = 19
+# Has an answer that is not read.
 UNREAD: Final = b"GET /api/openapi.json HTTP/1.1\r\nHost: here\r\n\r\n"
-"""Has an answer that is not read."""
+# Of such connections there are fewer: what they cost is to make the answers, which is no matter of connections.
 UNREAD_EVERY: Final = 50
-"""Of such connections there are fewer: what they cost is to make the answers, which is no matter of connections."""
 
 
 def unfinished(key: str) -> tuple[bytes, ...]:

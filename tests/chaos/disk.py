@@ -16,8 +16,8 @@ from tests.chaos.harness import Stack
 
 SIZE: Final = "400m"
 FULL_S: Final = 5.0
+# For Postgres on a disk of SIZE.
 OPTIONS: Final = {"max_wal_size": "64MB", "min_wal_size": "32MB"}
-"""For Postgres on a disk of SIZE."""
 _PIECE: Final = bytes(1 << 20)
 
 

@@ -18,8 +18,8 @@ from tests.support.usage_peers import FakeLago, Fault
 
 CONCURRENCY: Final = 12
 PEER_FAULTS: Final[tuple[Fault, ...]] = ("lose_answer", "refuse", "fail", "busy")
+# An export whose gateway died goes on within a minute; after failures it pauses, up to five.
 EXPORTED_S: Final = 600.0
-"""An export whose gateway died goes on within a minute; after failures it pauses, up to five."""
 EVENTS: Final = """SELECT account_id, request_id, charged_nano FROM usage_events
 WHERE outcome = 'settled' OR input_tokens + output_tokens > 0 OR charged_nano > 0"""
 

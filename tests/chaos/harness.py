@@ -46,10 +46,10 @@ from tests.support.redis_cluster import RedisCluster, formed_cluster
 if TYPE_CHECKING:
     from tests.chaos.clients import Load
 
+# Of a gateway: a Redis that is slow because the machine is busy has nobody refused.
 SILENT_AFTER_10_S: Final = {"redis_timeout_ms": 10_000, "settle_timeout_ms": 10_000}
-"""Of a gateway: a Redis that is slow because the machine is busy has nobody refused."""
+# A grant of unknown fate is asked for again until it is answered, however much breaks meanwhile.
 GRANT_BOUND_S: Final = 600.0
-"""A grant of unknown fate is asked for again until it is answered, however much breaks meanwhile."""
 
 
 @dataclass

@@ -44,10 +44,10 @@ ACCOUNTS: Final = 40
 DEBITS: Final = 20_000
 AT_ONCE: Final = 1_000
 KILLS: Final = 4
+# After the lock was taken.
 LATEST_KILL_S: Final = 0.15
-"""After the lock was taken."""
+# The share of kills that hit Postgres.
 OF_POSTGRES: Final = 0.25
-"""The share of kills that hit Postgres."""
 HELD: Final = """SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND granted
     AND (classid::bigint << 32 | objid::bigint) = $1
     AND database = (SELECT oid FROM pg_database WHERE datname = current_database())"""

@@ -21,18 +21,18 @@ from tests.chaos.faults import Fault
 from tests.chaos.harness import Customer, Stack
 from tests.chaos.plan import MAX_OUTPUT_TOKENS, Plan
 
+# What a slow reader's kernel takes for it.
 RECEIVE_BYTES: Final = 8192
-"""What a slow reader's kernel takes for it."""
 READ_BYTES: Final = 4096
+# Of each kind, at a time.
 READERS: Final = 3
-"""Of each kind, at a time."""
+# Shorter than WRITE_TIMEOUT_S.
 PAUSE_S: Final = 8.0
-"""Shorter than WRITE_TIMEOUT_S."""
+# So long a client that reads no more looks on.
 GIVE_UP_S: Final = 30.0
-"""So long a client that reads no more looks on."""
 WRITE_TIMEOUT_S: Final = 12
+# Short, so that a strike sees the end of them.
 DEFAULTS_OF_SLOW_READERS: Final = {"client_write_timeout_s": WRITE_TIMEOUT_S}
-"""Short, so that a strike sees the end of them."""
 
 BODY_BYTES: Final = 32 << 20
 BODY_MARGIN: Final = 4096

@@ -35,8 +35,8 @@ STUCK_EVENTS: Final = "SELECT type, ref_id, attempts, error FROM payment_events 
 STUCK_CHARGES: Final = "SELECT * FROM auto_recharges WHERE state = 'charging' OR (enabled AND state = 'ready')"
 HURRY: Final = "UPDATE payment_events SET next_attempt_at = now() WHERE state = 'waiting' AND next_attempt_at > now()"
 HURRY_CHARGES: Final = "UPDATE auto_recharges SET next_attempt_at = now() WHERE state = 'charging'"
+# An event whose gateway died waits for a minute, then for two, and then for four.
 QUIET_S: Final = 300.0
-"""An event whose gateway died waits for a minute, then for two, and then for four."""
 SETTLED: Final = ("credited", "refunded", "disputed")
 
 

@@ -24,8 +24,9 @@ CHECKOUT: Final = "/api/billing/checkout"
 SUBSCRIPTION: Final = "/api/billing/subscription"
 AUTO_RECHARGE: Final = "/api/billing/auto-recharge"
 PLANS: Final = ("small", "large")
+# What is pressed on the page of a checkout; nothing: its payer has left.
 PAY: Final = (("approve",), ("decline", "approve"), ("3ds", "confirm"), ("reject", "confirm"), ("decline",), ())
-"""What is pressed on the page of a checkout; nothing: its payer has left."""
+# What happens to a payment afterwards.
 LATER: Final = (
     (),
     (),
@@ -39,13 +40,12 @@ LATER: Final = (
     ("refund_half", "dispute", "lose"),
     ("dispute", "lose", "fail_refund"),
 )
-"""What happens to a payment afterwards."""
+# Shares: of buttons that are pressed twice at once, of payments that an operator gives back, of plans, and of plans
+# whose month goes by.
 TWICE, BY_OPERATOR, OF_PLAN, RENEWED = 0.3, 0.15, 0.4, 0.5
-"""Shares: of buttons that are pressed twice at once, of payments that an operator gives back, of plans, and of plans
-whose month goes by."""
 CAP_CENTS: Final = 4_500
+# An account that is charged as often as it may be: 10 USD at a time, four times.
 WISH: Final = {"threshold_usd": "90000", "amount_usd": "10.00", "monthly_cap_usd": f"{CAP_CENTS / 100:.2f}"}
-"""An account that is charged as often as it may be: 10 USD at a time, four times."""
 AT_ONCE: Final = "UPDATE auto_recharges SET next_attempt_at = now() WHERE account_id = $1 AND state = 'ready'"
 
 

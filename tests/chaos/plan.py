@@ -5,11 +5,11 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 INPUT_NANO: Final = 1_000
+# Prices of the model, a token.
 OUTPUT_NANO: Final = 2_000
-"""Prices of the model, a token."""
 MODEL: Final = "chaos"
+# The most that the model gives, and what an elastic hold holds where it can.
 MAX_OUTPUT_TOKENS: Final = 64
-"""The most that the model gives, and what an elastic hold holds where it can."""
 _SAID: Final = re.compile(rb"marker=(\S+) do=(\w+) ms=(\d+) chunks=(\d+) in=(\d+) out=(\d+)")
 
 

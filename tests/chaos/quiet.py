@@ -10,8 +10,8 @@ from gateway.runtime.runtime import Runtime
 from tests.chaos.harness import Stack, until
 
 QUIET_BOUND_S = 120.0
+# A request whose client has left may run on for `disconnect_drain_s`.
 DRAINED_S = 6.0
-"""A request whose client has left may run on for `disconnect_drain_s`."""
 
 
 async def _journal(runtime: Runtime) -> dict[str, str]:

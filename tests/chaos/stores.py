@@ -26,17 +26,17 @@ KEYS: Final = Keyspace()
 STORM_S: Final = 5.0
 LOCKED_S: Final = 0.25
 ROW_LOCKED_S: Final = 5.0
+# Of the customers that a round begins with, the first ones.
 RICH: Final = 4
-"""Of the customers that a round begins with, the first ones."""
 BETWEEN_S: Final = 0.1
+# For Postgres in a storm: a statement that waits longer for a lock fails, as many operators have it.
 LOCK_TIMEOUT: Final = {"lock_timeout": "50ms"}
-"""For Postgres in a storm: a statement that waits longer for a lock fails, as many operators have it."""
+# For Postgres: each commit takes 10 ms at least, whoever else commits.
 SLOW_COMMITS: Final = {"commit_delay": "10000", "commit_siblings": "0"}
-"""For Postgres: each commit takes 10 ms at least, whoever else commits."""
 AWAY_S: Final = 1.0
 SINCE_BACKUP_S: Final = 3.0
+# A debit may reach Postgres so much later than its answer ended: after the backup was taken, and it is gone.
 FLUSH_LAG_S: Final = 2.0
-"""A debit may reach Postgres so much later than its answer ended: after the backup was taken, and it is gone."""
 HOT_SHARE: Final = 60.0
 _LOCKS: Final = ("LOCK TABLE accounts IN ACCESS EXCLUSIVE MODE", "SELECT 1 FROM accounts FOR UPDATE")
 

@@ -21,8 +21,8 @@ from tests.support.redis_cluster import MASTERS
 
 pytestmark = pytest.mark.slow
 
+# Too few to meet the bound on one customer's requests at once.
 CLIENTS: Final = 30
-"""Too few to meet the bound on one customer's requests at once."""
 SEED: Final = 23
 
 

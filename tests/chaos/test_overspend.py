@@ -25,8 +25,9 @@ ASKING: Final = 400
 ASKING_WINDOW: Final = 24
 OUTPUT_TOKENS: Final = 16
 INPUT_TOKENS: Final = 40
+# The provider takes as long: all holds stand at the same time.
 DELAY_MS: Final = 700
-"""The provider takes as long: all holds stand at the same time."""
+# Who is refused is refused for want of money, or by a window: nothing is away because the machine is busy.
 PATIENT: Final = {
     "redis_timeout_ms": 60_000,
     "settle_timeout_ms": 60_000,
@@ -35,7 +36,6 @@ PATIENT: Final = {
     "postgres_timeout_s": 60,
     "lease_s": 60,
 }
-"""Who is refused is refused for want of money, or by a window: nothing is away because the machine is busy."""
 
 pytestmark = pytest.mark.slow
 

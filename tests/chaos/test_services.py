@@ -33,8 +33,8 @@ ROUNDS = 2
 EVENTS = 40
 AMOUNT_NANO = 10_000_000
 READY_S = 60.0
+# Between two tries of a call that nobody answered.
 AGAIN_S = 0.1
-"""Between two tries of a call that nobody answered."""
 
 
 class Gateway:

@@ -44,8 +44,8 @@ WAITING: Final = """
             AND state ->> 'status' IN ('active', 'past_due') AND (state ->> 'period_end')::timestamptz <= now())"""
 CARDS: Final = {"approve": VISA, "confirm": SECURE, "decline": POOR}
 FAULTS: Final = ("lose_answer", "refuse", "busy")
+# Shares: of Stripe's answers that are lost or refused, of events that come twice, and of those that are thin.
 FAULTY, TWICE, AS_THIN = 0.02, 0.2, 0.3
-"""Shares: of Stripe's answers that are lost or refused, of events that come twice, and of those that are thin."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,14 +14,14 @@ from tests.chaos.faults import Fault, all_of_postgres, command_redis, send_signa
 from tests.chaos.harness import Excuse, Stack
 from tests.chaos.waiting import until
 
+# Then the other workers have written what the dead one had settled: nothing may be lost.
 APART_S: Final = 1.0
-"""Then the other workers have written what the dead one had settled: nothing may be lost."""
+# Of a worker's traffic before its death, where both come at once: a debit's wait for its transaction, and that.
 BOUND_S: Final = 0.5
-"""Of a worker's traffic before its death, where both come at once: a debit's wait for its transaction, and that."""
+# Postgres stands still for so long before the worker dies: nothing can be brought to it, which adds to the bound.
 BLOCKED_S: Final = 1.5
-"""Postgres stands still for so long before the worker dies: nothing can be brought to it, which adds to the bound."""
+# A client, one of many in this process, may see its answer's end so much later than it came.
 SEEN_LATE_S: Final = 0.25
-"""A client, one of many in this process, may see its answer's end so much later than it came."""
 
 
 async def kill_and_empty_at_once(stack: Stack, chance: random.Random) -> None:

@@ -14,14 +14,14 @@ from aiohttp import web
 
 from tests.chaos.plan import MAX_OUTPUT_TOKENS, Plan, read_plan
 
+# A request that gets no answer is left for as long, which no gateway here waits for.
 SILENT_S: Final = 40.0
-"""A request that gets no answer is left for as long, which no gateway here waits for."""
 SSE: Final = {"Content-Type": "text/event-stream"}
 JOB_INPUT: Final = 7
 JOB_OUTPUT: Final = 5
 DONE: Final = b"data: [DONE]\n\n"
+# A comment, which is no output; more of them than the sockets on the way take.
 PADDING: Final = b": " + b"." * (128 << 10) + b"\n\n"
-"""A comment, which is no output; more of them than the sockets on the way take."""
 _MAXIMUM: Final = re.compile(rb'"max_(?:completion_)?tokens": ?(\d+)')
 
 

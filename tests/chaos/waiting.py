@@ -4,8 +4,8 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from typing import Final
 
+# No condition is waited for longer.
 BOUND_S: Final = 60.0
-"""No condition is waited for longer."""
 POLL_S: Final = 0.02
 
 

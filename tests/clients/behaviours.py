@@ -15,9 +15,9 @@ from tests.gateway.conftest import Customer, Gateway, Handler, MakeGateway, chat
 from tests.support.answering import Gate, saying, until
 
 MODEL: Final = "gpt-4o-mini"
+# Names that every library knows, some refuse others by themselves: of the gateways here, the first leads to a model
+# that has no price, the second to none.
 UNPRICED, UNKNOWN = "gpt-4", "gpt-4-turbo"
-"""Names that every library knows, some refuse others by themselves: of the gateways here, the first leads to a model
-that has no price, the second to none."""
 TEXT: Final = "Good day, friend."
 HELD: Final = "hold"
 PLAIN, HTML, SILENT, CUT, WRONG = "Say something.", "html", "silent", "cut", "wrong"

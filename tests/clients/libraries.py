@@ -16,16 +16,16 @@ from typing import Any, Final
 
 HERE: Final = Path(__file__).parent
 ROOT: Final = HERE.parent.parent
+# Where `make test` installs them.
 INSTALLED: Final = Path(sys.prefix) / "clients"
-"""Where `make test` installs them."""
 WAIT_S: Final = 600.0
 
 
 DEV_LOCK, LOCK, NPM_LOCK = "requirements/dev.lock", "requirements/clients.lock", "tests/clients/npm/package-lock.json"
+# What a library is asked to do with a provider that no one here wrote.
 ALL: Final = ("plain", "stream", "tools", "image", "structured", "asynchronous")
-"""What a library is asked to do with a provider that no one here wrote."""
+# Every call there is asynchronous.
 IN_NODE: Final = ALL[:-1]
-"""Every call there is asynchronous."""
 
 
 @dataclass(frozen=True)
@@ -163,8 +163,8 @@ class Asker:
         return self._errors.read().decode(errors="replace")[-2_000:]
 
 
+# The process that was asked last, at most one: each takes 100 to 300 MB.
 _kept: list[Asker] = []
-"""The process that was asked last, at most one: each takes 100 to 300 MB."""
 
 
 @contextmanager

@@ -129,6 +129,7 @@ def _api_of(request: web.Request) -> Api:
     return next(api for end, api in APIS.items() if end in request.path)
 
 
+# By a part of the path.
 APIS: Final = {
     "/chat/completions": Api(_chat, _chat_stream, OPENAI_REFUSAL, cut_at=2),
     "/responses": Api(_responses, _responses_stream, OPENAI_REFUSAL, cut_at=5),
@@ -145,4 +146,3 @@ APIS: Final = {
         cut_at=2,
     ),
 }
-"""By a part of the path."""

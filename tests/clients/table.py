@@ -15,8 +15,8 @@ from tests.clients.libraries import ROOT, Library, Told
 from tests.clients.relay import Relay, Seen
 
 PAGE: Final = ROOT / "docs" / "clients.md"
+# Whether the page is to be written anew instead of compared.
 WRITES: Final = os.environ.get("METERGATE_WRITE_DOCS") == "1"
-"""Whether the page is to be written anew instead of compared."""
 MESSAGE, BODY, RETRY_AFTER = "MESSAGE", "BODY", "`Retry-After`"
 CLOSE_S: Final = 0.05
 HEAD: Final = (

@@ -15,8 +15,8 @@ from tests.gateway.dialects.gemini.support import ASKED
 from tests.support.gateways import INPUT, OUTPUT, ask, spent_nano
 
 pytestmark = pytest.mark.slow
+# What a client is answered to each of aimock's faults.
 FAULTS: Final = {"dropRate": 500, "malformedRate": 502, "disconnectRate": 502, "rateLimitRate": 429}
-"""What a client is answered to each of aimock's faults."""
 REQUESTS: Final = 20
 BODIES: Final[dict[str, dict[str, Any]]] = {
     "/v1/chat/completions": chat("Say something.", model=MODEL),

@@ -18,8 +18,8 @@ from tests.support.gateways import assert_free, spent_nano, the_event
 pytestmark = pytest.mark.slow
 LIBRARY, PROVIDER = NAMED["anthropic-python"], "anthropic"
 MODEL = "claude-haiku-4-5"
+# A request and two retries, as the library does by itself.
 TRIES = 3
-"""A request and two retries, as the library does by itself."""
 
 
 async def ask(asker: Asker, customer: Customer, how: str = "plain", **asked: Any) -> dict[str, Any]:

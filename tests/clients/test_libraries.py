@@ -15,8 +15,8 @@ from tests.clients.trying import Upstream, check_libraries, programs
 from tests.gateway.conftest import MakeGateway
 
 pytestmark = pytest.mark.slow
+# They have files of their own, with this among their tests.
 ELSEWHERE: Final = (NAMED["anthropic-python"], NAMED["google-genai"])
-"""They have files of their own, with this among their tests."""
 
 
 @pytest.mark.parametrize(

@@ -28,8 +28,8 @@ from tests.support.ports import free_port
 
 pytestmark = pytest.mark.slow
 
+# The environment of its own that `make test` makes.
 OWN: Final = Path(sys.prefix) / "localstripe" / "bin"
-"""The environment of its own that `make test` makes."""
 LOCALSTRIPE: Final = shutil.which("localstripe", path=OWN) or shutil.which("localstripe")
 SECRET: Final = "whsec_of_the_stand_in"
 CARD: Final = {"number": "4242424242424242", "exp_month": 12, "exp_year": 2034, "cvc": "123"}

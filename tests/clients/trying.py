@@ -17,13 +17,13 @@ from tests.clients.relay import Relay, relaying
 from tests.gateway.conftest import MakeGateway, Upstream
 
 Outcomes = dict[str, tuple[Relay, Told]]
+# Behaviours that no library can tell from another one, which alone has a row in the tables.
 ALIKE: Final = {
     "balance or quota held by running requests": "too many at once",
     "quota, resets with the month": "quota, resets late or never",
 }
-"""Behaviours that no library can tell from another one, which alone has a row in the tables."""
+# LlamaIndex's: it retries around OpenAI's library, which retries by itself.
 MOST_REQUESTS: Final = 12
-"""LlamaIndex's: it retries around OpenAI's library, which retries by itself."""
 
 
 def programs() -> list[tuple[Library, ...]]:

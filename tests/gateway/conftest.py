@@ -28,6 +28,8 @@ from tests.support.databases import Databases
 from tests.support.shipped import shipped_settings
 
 ADMIN_KEY = "admin-key-of-all-the-tests"
+# A store or a provider that is slow because the machine is busy is not silent, who waits for it not refused, and no
+# gateway dead; a test of silence says its own bounds.
 OF_TESTS = {
     "ledger_flush_ms": 20,
     "redis_timeout_ms": 60_000,
@@ -39,8 +41,6 @@ OF_TESTS = {
     "postgres_pool_size": 2,
     "api_pool_size": 2,
 }
-"""A store or a provider that is slow because the machine is busy is not silent, who waits for it not refused, and no
-gateway dead; a test of silence says its own bounds."""
 
 
 @dataclass
@@ -167,8 +167,8 @@ def impatient(settings: Settings) -> Settings:
     return replace(settings, plans=plans)
 
 
+# What a password's hash costs is the subject of no gateway's test.
 CHEAP_HASHES = partial(PasswordHasher, time_cost=1, memory_cost=64, parallelism=1)
-"""What a password's hash costs is the subject of no gateway's test."""
 
 
 @asynccontextmanager
@@ -238,8 +238,8 @@ async def upstream() -> AsyncIterator[Upstream]:
         yield start
 
 
+# Gateways of other options are closed, the longest unused first: each has connections and loops.
 MOST_SHARED = 4
-"""Gateways of other options are closed, the longest unused first: each has connections and loops."""
 MakeStores = Callable[[], AbstractAsyncContextManager[MakeGateway]]
 
 

@@ -14,8 +14,8 @@ from multidict import CIMultiDictProxy
 
 from tests.gateway.conftest import Handler
 
+# No test waits longer for a state.
 BOUND_S: Final = 60.0
-"""No test waits longer for a state."""
 PROVIDER_KEY: Final = "sk-upstream"
 SSE: Final = {"Content-Type": "text/event-stream; charset=utf-8"}
 Peer = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]

@@ -8,8 +8,10 @@ from typing import Any, Final
 import schemathesis
 from hypothesis import strategies as st
 
+# A place before everything that tests make, in every list: `1700000000000000.01KA0A`.
 CURSOR: Final = "MTcwMDAwMDAwMDAwMDAwMC4wMUtBMEE"
-"""A place before everything that tests make, in every list: `1700000000000000.01KA0A`."""
+# Parts of messages: of rules that tie a body's parts together, or what it says to the state, of bounds that are
+# settings; and that 5.0, which is an integer to JSON Schema, is none here.
 BEYOND_SCHEMAS: Final = (
     "two quotas share window, metric and filter",
     "not both",
@@ -68,10 +70,8 @@ BEYOND_SCHEMAS: Final = (
     "There is no column",
     "The invoice is no CSV",
 )
-"""Parts of messages: of rules that tie a body's parts together, or what it says to the state, of bounds that are
-settings; and that 5.0, which is an integer to JSON Schema, is none here."""
+# Paths that are, to other methods, a path of the id that they end with.
 BESIDE_IDS: Final = ("/api/billing/keys/revoke-leaked",)
-"""Paths that are, to other methods, a path of the id that they end with."""
 
 schemathesis.openapi.format("cursor", st.just(CURSOR))
 schemathesis.openapi.format("plan", st.sampled_from(["free", "starter", "enterprise"]))

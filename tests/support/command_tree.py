@@ -16,9 +16,10 @@ def _tree(group: Any, *above: str) -> Iterator[str]:
             yield from _tree(below, *above, name)
 
 
+# Groups among them.
 COMMANDS: Final = list(_tree(typer.main.get_command(make_app())))
-"""Groups among them."""
 BUDGETS = ("list", "create", "update", "delete")
+# Commands of people, who sign in first.
 OF_PEOPLE = (
     *(f"auth {what}" for what in ("register", "login", "verify", "token", "status", "logout", "password", "sessions")),
     "auth forgot",
@@ -38,6 +39,5 @@ OF_PEOPLE = (
     *(f"webhooks {what}" for what in ("list", "add", "remove", "rotate", "test", "deliveries", "redeliver")),
     *(f"billing budget {what}" for what in BUDGETS),
 )
-"""Commands of people, who sign in first."""
+# Commands on files of prices alone: they read no other setting and call nobody.
 ON_FILES = (*(f"operator price {what}" for what in ("list", "check", "import", "diff", "try")), "operator stripe sync")
-"""Commands on files of prices alone: they read no other setting and call nobody."""

@@ -273,10 +273,10 @@ def by_name(checks: list[Any]) -> dict[str, Any]:
     return found
 
 
+# Has the terminal of stdin be the process's own, where passwords are asked for, then is the command.
 AT_A_TERMINAL = (
     "import fcntl, os, sys, termios; fcntl.ioctl(0, termios.TIOCSCTTY, 0); os.execv(sys.argv[1], sys.argv[1:])"
 )
-"""Has the terminal of stdin be the process's own, where passwords are asked for, then is the command."""
 
 
 def at_terminal(shell: Shell, *arguments: str, typed: dict[str, str]) -> tuple[int, str]:

@@ -22,17 +22,19 @@ from tests.support.loop_thread import TIMEOUT_S, LoopThread
 if TYPE_CHECKING:
     from concurrent.futures import Future
 
+# What has no schema to be brought back to.
 EMPTY: Final = "template0"
-"""What has no schema to be brought back to."""
+# Databases of a template that wait for tests to come.
 AHEAD: Final = 2
-"""Databases of a template that wait for tests to come."""
+# So many that can't be used again are dropped at once: each drop waits for a checkpoint.
 BEHIND: Final = 20
-"""So many that can't be used again are dropped at once: each drop waits for a checkpoint."""
+# What the tables of a database that is used again hold at most, dead rows too.
 MOST_BYTES: Final = 2 << 20
-"""What the tables of a database that is used again hold at most, dead rows too."""
+# Of what is not built into every server (`FirstNormalObjectId`, postgres/src/include/access/transam.h).
 FIRST_OID: Final = 16384
-"""Of what is not built into every server (`FirstNormalObjectId`, postgres/src/include/access/transam.h)."""
 
+# How many rows the catalogue has and the last transaction that wrote one, and how many bytes the tables hold. Rows that
+# a migration or an ALTER changes are newer than the template's; who deletes rows leaves fewer.
 STAMP: Final = """
 SELECT concat_ws(',',
     (SELECT (count(*), max(xmin::text::bigint))::text FROM pg_class WHERE oid >= 16384),
@@ -47,9 +49,8 @@ SELECT concat_ws(',',
         JOIN pg_database b ON r.setdatabase = b.oid WHERE datname = current_database())
 ), (SELECT sum(pg_relation_size(oid)) FROM pg_class WHERE relnamespace = 'public'::regnamespace AND relkind = 'r')
 """
-"""How many rows the catalogue has and the last transaction that wrote one, and how many bytes the tables hold. Rows
-that a migration or an ALTER changes are newer than the template's; who deletes rows leaves fewer."""
 
+# A digest of what a migration or an ALTER changes.
 SCHEMA: Final = """
 SELECT md5(string_agg(said, ';' ORDER BY said)) FROM (
     SELECT (oid, relname, relnamespace, reltype, relowner, relam, relhasrules, relhastriggers, relrowsecurity,
@@ -66,7 +67,6 @@ SELECT md5(string_agg(said, ';' ORDER BY said)) FROM (
         WHERE datname = current_database()
 ) everything (said)
 """
-"""A digest of what a migration or an ALTER changes."""
 TABLES: Final = """
 SELECT oid::regclass::text FROM pg_class WHERE relnamespace = 'public'::regnamespace AND relkind IN ('r', 'p')
 AND NOT relispartition ORDER BY 1

@@ -8,10 +8,10 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Final
 
+# No test waits longer for a state.
 BOUND_S: Final = 60.0
-"""No test waits longer for a state."""
+# Nor for one answer.
 PATIENCE_S: Final = 30.0
-"""Nor for one answer."""
 METERED: Final = "/v1/metered"
 ENCODED: Final = "/v1/meter%65d"
 

@@ -10,8 +10,8 @@ from typing import Final
 from gateway.upstream.base import UpstreamError, UpstreamTimeout, UpstreamUnreachable
 from gateway.upstream.connection import Connection, Response
 
+# No test is silent for so long but those of silence, which have a shorter one.
 TIMEOUT_S: Final = 300.0
-"""No test is silent for so long but those of silence, which have a shorter one."""
 LIMIT_BYTES: Final = 1 << 24
 OK: Final = b"HTTP/1.1 200 OK\r\n"
 PLAIN: Final = OK + b"Content-Length: 2\r\n\r\nok"

@@ -6,8 +6,8 @@ from collections.abc import Coroutine
 from concurrent.futures import Future
 from typing import Any, Final, TypeVar
 
+# Nothing there takes longer.
 TIMEOUT_S: Final = 300.0
-"""Nothing there takes longer."""
 
 T = TypeVar("T")
 

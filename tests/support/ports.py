@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Final
 
 LOWEST: Final = 12_000
+# Below the range for outgoing connections, unless the machine says that it begins earlier.
 HIGHEST: Final = 32_000
-"""Below the range for outgoing connections, unless the machine says that it begins earlier."""
 _OUTGOING: Final = Path("/proc/sys/net/ipv4/ip_local_port_range")
 
 

@@ -17,8 +17,8 @@ from typing import Final
 from gateway.embedded.account import SERVER_USER
 
 MEMORY: Final = Path("/dev/shm")  # noqa: S108 - folders of our own are made in it
+# Of the servers' data and logs, several of each at a time, and half as much again.
 LEAST_ROOM_BYTES: Final = 3 << 30
-"""Of the servers' data and logs, several of each at a time, and half as much again."""
 PREFIX: Final = "mg-tests-"
 SEGMENTS: Final = "PostgreSQL.*"
 

@@ -36,8 +36,8 @@ from tests.support.shipped import shipped_settings
 _TIMEOUT_S: Final = 300.0
 _TEMPLATE: Final = "migrated_template"
 _PRICED_TEMPLATE: Final = "priced_template"
+# The log of changes takes little room in memory, and what the server's processes share lies in its folder.
 _POSTGRES_OPTIONS: Final = {"max_wal_size": "128MB", "dynamic_shared_memory_type": "mmap"}
-"""The log of changes takes little room in memory, and what the server's processes share lies in its folder."""
 _POLL_S: Final = 0.01
 _REDIS_BINARY: Final = "METERGATE_TEST_REDIS_BINARY"
 

@@ -12,8 +12,8 @@ from tests.gateway.conftest import Gateway
 from tests.support.answering import until
 from tests.support.gateways import INPUT, OUTPUT
 
+# Of one picture, in `pictures`.
 IMAGE_TOKENS = 1445
-"""Of one picture, in `pictures`."""
 
 
 def repriced(settings: Settings, rates: dict[str, int], **fields: Any) -> Settings:

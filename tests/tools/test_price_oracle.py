@@ -34,6 +34,8 @@ DIFFERENT = {
     ("openai", "gpt-4o-search-preview"),
     ("openai", "gpt-4o-mini-search-preview"),
 }
+# Groq's whisper bills at least 10 seconds a request, as its clients' authors say, which a row does not: shorter
+# recordings are not compared.
 UNPRICED = {
     # The package lists them without a price: there is nothing that a row could be made of.
     *(("gemini", name) for name in ("gemma-3", "gemma-3n", "gemma-4-26b-a4b-it", "gemma-4-31b-it")),
@@ -42,8 +44,6 @@ UNPRICED = {
     # Moderation models have names of their own (omni-moderation-latest), with rows of zero.
     ("openai", "moderation"),
 }
-"""Groq's whisper bills at least 10 seconds a request, as its clients' authors say, which a row does not: shorter
-recordings are not compared."""
 
 
 def thresholds(model: ModelInfo) -> set[int]:

@@ -24,6 +24,7 @@ STYLE: Final = (
     ".note{background:#4a3b10}}"
 )
 _STYLE_HASH: Final = base64.b64encode(hashlib.sha256(STYLE.encode()).digest()).decode()
+# What keeps the pages to themselves: nothing is loaded, framed, kept, or told to where their links lead.
 HEADERS: Final[Mapping[str, str]] = {
     "Content-Security-Policy": (
         f"default-src 'none'; style-src 'sha256-{_STYLE_HASH}'; form-action 'self'; base-uri 'none'; "
@@ -33,9 +34,8 @@ HEADERS: Final[Mapping[str, str]] = {
     "Referrer-Policy": "no-referrer",
     "Cache-Control": "no-store",
 }
-"""What keeps the pages to themselves: nothing is loaded, framed, kept, or told to where their links lead."""
+# Where the console sells credit, seen from /pay: relative, below whatever path a proxy takes off.
 _CONSOLE: Final = "console/credit"
-"""Where the console sells credit, seen from /pay: relative, below whatever path a proxy takes off."""
 NOTE: Final = "This is the local payment provider: no money moves, and no card number is asked for."
 
 

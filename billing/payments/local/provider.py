@@ -30,8 +30,8 @@ if TYPE_CHECKING:
     from billing.payments.local.store import Change, LocalStore
     from billing.payments.objects import ProviderObject
 
+# How often due work is done: renewals, expiry of pages, delivery of events.
 EVERY_S: Final = 10.0
-"""How often due work is done: renewals, expiry of pages, delivery of events."""
 CHECKOUT_HOURS: Final = 24
 PORTAL_HOURS: Final = 1
 LISTED_AT_ONCE: Final = 200
@@ -47,8 +47,8 @@ _PREFIXES: Final[Mapping[ObjectKind, str]] = {
 
 T = TypeVar("T")
 logger = logging.getLogger(__name__)
+# Returns what each price costs a month, in cents, by the price's id.
 Catalogue = Callable[[], Mapping[str, int]]
-"""Returns what each price costs a month, in cents, by the price's id."""
 
 
 class LocalProvider:

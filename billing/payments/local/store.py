@@ -38,8 +38,8 @@ KINDS: Final[dict[ObjectKind, type[Any]]] = {
     each.kind: each for each in (Checkout, Payment, Refund, Dispute, Invoice, Subscription, Customer)
 }
 EVENTS_AT_ONCE: Final = 100
+# How long events that were delivered, keys and expired pages are kept, as Stripe keeps its events.
 KEPT_DAYS: Final = 30
-"""How long events that were delivered, keys and expired pages are kept, as Stripe keeps its events."""
 
 T = TypeVar("T")
 _query = queries("billing.payments.local")

@@ -47,8 +47,8 @@ if TYPE_CHECKING:
     from billing.payments.port import Purchase
 
 
+# Subscriptions of a customer that the portal shows.
 SHOWN: Final = 20
-"""Subscriptions of a customer that the portal shows."""
 _REJECTED: Final = Card("", "", "failed", "authentication_failed")
 
 

@@ -16,8 +16,8 @@ from billing.payments.objects import Invoice, InvoiceLine, LineKind, Subscriptio
 from billing.payments.port import PaymentProviderUnavailable
 from billing.payments.stripe.parameters import DEPLOYMENT, ORDER
 
+# An object of the API, as its JSON is parsed.
 StripeObject = Mapping[str, Any]
-"""An object of the API, as its JSON is parsed."""
 
 _SUBSCRIPTIONS: Final[Mapping[str, SubscriptionStatus]] = {
     "incomplete": "incomplete",
@@ -30,8 +30,8 @@ _SUBSCRIPTIONS: Final[Mapping[str, SubscriptionStatus]] = {
     "paused": "paused",
 }
 
+# What reading an object raises that is not as the API says: fields missing, of other types, or out of bounds.
 UNREADABLE: Final = (LookupError, TypeError, ValueError, AttributeError, ArithmeticError)
-"""What reading an object raises that is not as the API says: fields missing, of other types, or out of bounds."""
 
 
 @asynccontextmanager

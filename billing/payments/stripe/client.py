@@ -32,11 +32,11 @@ if TYPE_CHECKING:
     from billing.payments.stripe.parameters import Params
 
 
+# The version whose objects `objects` reads. It is sent with each call, so that the account's own doesn't matter.
 API_VERSION: Final = "2026-10-28.endive"
-"""The version whose objects `objects` reads. It is sent with each call, so that the account's own doesn't matter."""
 API_BASE: Final = "https://api.stripe.com"
+# Objects of one page of a list: the most that Stripe gives.
 PAGE: Final = 100
-"""Objects of one page of a list: the most that Stripe gives."""
 MOST_PAGES: Final = 1_000
 MOST_MESSAGE: Final = 300
 EXISTS: Final = "already exists with identifier"
@@ -71,8 +71,8 @@ class StripeAccess:
         return self.api_key.startswith(LIVE_KEYS)
 
 
+# A method of one of the library's services, such as `client.v1.refunds.create_async`.
 Method = Callable[..., Awaitable[Any]]
-"""A method of one of the library's services, such as `client.v1.refunds.create_async`."""
 
 
 class AccessRefused(PaymentRefused):

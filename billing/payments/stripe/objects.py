@@ -27,6 +27,7 @@ from billing.payments.stripe.parameters import ACCOUNT, DEPLOYMENT, KIND, ORDER,
 if TYPE_CHECKING:
     from billing.payments.port import Purchase
 
+# Codes after which the same method won't ever work (https://docs.stripe.com/declines/codes), and our own for none.
 HARD_DECLINES: Final = frozenset(
     {
         "card_not_supported",
@@ -51,7 +52,6 @@ HARD_DECLINES: Final = frozenset(
         "transaction_not_allowed",
     }
 )
-"""Codes after which the same method won't ever work (https://docs.stripe.com/declines/codes), and our own for none."""
 NEEDS_PAYER: Final = "authentication_required"
 _PAYMENTS: Final[Mapping[str, PaymentStatus]] = {
     "succeeded": "paid",

@@ -21,8 +21,8 @@ DEPLOYMENT: Final = "metergate_deployment"
 REFUND: Final = "metergate_refund"
 
 LIVE_KEYS: Final = ("sk_live_", "rk_live_")
+# What secret and restricted keys of each mode begin with (https://docs.stripe.com/keys).
 TEST_KEYS: Final = ("sk_test_", "rk_test_")
-"""What secret and restricted keys of each mode begin with (https://docs.stripe.com/keys)."""
 KEY_EXPECTED: Final = "a key that begins with sk_live_, rk_live_, sk_test_ or rk_test_"
 
 Params = dict[str, Any]

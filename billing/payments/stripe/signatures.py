@@ -21,13 +21,13 @@ from billing.times import parse_rfc3339
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
+# How far an event's time of sending may be from now, as Stripe's own libraries have it: older ones are replays.
 TOLERANCE_S: Final = 300
-"""How far an event's time of sending may be from now, as Stripe's own libraries have it: older ones are replays."""
 SIGNATURE_HEADER: Final = "stripe-signature"
 MOST_SIGNATURES: Final = 16
 _THIN: Final = "v2.core.event"
+# What types of objects of the first API begin with in thin events.
 _THIN_PREFIX: Final = "v1."
-"""What types of objects of the first API begin with in thin events."""
 _KINDS: Final[Mapping[str, ObjectKind]] = {
     "checkout.session": "checkout",
     "payment_intent": "payment",
@@ -37,6 +37,7 @@ _KINDS: Final[Mapping[str, ObjectKind]] = {
     "subscription": "subscription",
     "customer": "customer",
 }
+# Objects that are looked at as parts of others, and the field that names the other.
 _OWNERS: Final[Mapping[str, tuple[str, ObjectKind]]] = {
     "charge": ("payment_intent", "payment"),
     "invoice_payment": ("invoice", "invoice"),
@@ -44,7 +45,7 @@ _OWNERS: Final[Mapping[str, tuple[str, ObjectKind]]] = {
     "payment_method": ("customer", "customer"),
     "setup_intent": ("customer", "customer"),
 }
-"""Objects that are looked at as parts of others, and the field that names the other."""
+# What our endpoint is told of. Others do no harm: they are acknowledged.
 ENDPOINT_EVENTS: Final = (
     "charge.dispute.closed",
     "charge.dispute.created",
@@ -78,7 +79,6 @@ ENDPOINT_EVENTS: Final = (
     "refund.failed",
     "refund.updated",
 )
-"""What our endpoint is told of. Others do no harm: they are acknowledged."""
 
 
 def verify(body: bytes, header: str, secrets: Sequence[str], now: datetime) -> None:

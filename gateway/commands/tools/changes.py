@@ -14,8 +14,8 @@ from gateway.commands.tools.settings import KEY_VARIABLE, FileValues
 from gateway.config.secret import HIDDEN, Secret
 
 NEW_MODE: Final = 0o644
+# Settings that are longer are none.
 MOST_BYTES: Final = 4 * 1024 * 1024
-"""Settings that are longer are none."""
 CONTEXT_LINES: Final = 2
 _SECRET_FIELD: Final = re.compile(
     r"""(?P<name>["']?[\w.-]*(?:key|token|secret|password)["']?\s*[:=]\s*)(?P<value>"[^"]*"|'[^']*'|[^\s,#]+)""",

@@ -16,8 +16,8 @@ if TYPE_CHECKING:
     from gateway.commands.tools.keys import FoundKey
     from gateway.commands.tools.settings import FileValues
 
+# Where `metergate up` listens.
 DEFAULT_URL: Final = "http://127.0.0.1:8080"
-"""Where `metergate up` listens."""
 ToolName = Annotated[str, typer.Argument(metavar="TOOL", help=f"One of: {', '.join(TOOLS)}.", show_default=False)]
 
 

@@ -11,10 +11,10 @@ from gateway.config.secret import Secret
 
 NAME: Final = "metergate"
 TITLE: Final = "Metergate"
+# The model of tools that have to be told one, where none is named.
 MODEL: Final = "gpt-5.1"
-"""The model of tools that have to be told one, where none is named."""
+# Holds the key, in the environment of this command and of tools that read it from there.
 KEY_VARIABLE: Final = "METERGATE_API_KEY"
-"""Holds the key, in the environment of this command and of tools that read it from there."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -43,10 +43,11 @@ from gateway.tokens import TOKENS_PER_MESSAGE, TOKENS_PRIMING
 MESSAGES: Final = "messages"
 CONTENT: Final = "messages.content"
 _MESSAGE: Final = frozenset({"role", "content"})
+# Fields of a block that may define tools.
 _CHANGES: Final = ("tool", "tools", "tool_changes")
-"""Fields of a block that may define tools."""
 _BLOCK: Final = frozenset({"type", "source", "content", "text", "cache_control", "file_id", *_CHANGES})
 _SOURCE: Final = frozenset({"type", "data", "media_type", "url", "file_id", "content"})
+# Results of tools that ran at the provider: text, and names of files that the model has made.
 _RESULTS: Final = frozenset(
     {
         "web_search_tool_result",
@@ -57,7 +58,6 @@ _RESULTS: Final = frozenset(
         "text_editor_code_execution_tool_result",
     }
 )
-"""Results of tools that ran at the provider: text, and names of files that the model has made."""
 _DEFINITION: Final = "tool_definition"
 _REFERENCE: Final = "_reference"
 _STORED: Final = "file"
@@ -85,8 +85,8 @@ _SETTINGS: Final = frozenset(
 _KINDS: Final[dict[str, Kind]] = {"image": "image", "document": "file"}
 _MEDIA: Final = _KINDS.keys()
 _TOOL: Final = frozenset({"type", "name", "max_uses", "max_tokens", "model", "definition", "tool"})
+# Fields of a block below which tools may be defined.
 _WITH_TOOLS: Final = (*_CHANGES, "content", "source")
-"""Fields of a block below which tools may be defined."""
 
 
 class Found(msgspec.Struct, frozen=True):
@@ -337,8 +337,8 @@ def _of_content(value: Any, inline: list[Inline]) -> Iterator[str]:
                 yield from _of_content(each, inline)
 
 
+# So does a name that ends in `_id`.
 _NO_OUTPUT: Final = frozenset({"type", "id", "index", "signature", "citation", "citations", "caller", "cache_control"})
-"""So does a name that ends in `_id`."""
 _RESULT: Final = "_tool_result"
 _NO_OUTPUT_EVENTS: Final = frozenset({"ping", "error", "message_delta", "message_stop", "content_block_stop"})
 _CUT_TEXTS: Final = re.compile(

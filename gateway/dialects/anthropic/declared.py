@@ -5,8 +5,8 @@ from typing import Final
 from gateway.dialects.declarations import Declarations
 
 VERSION: Final = "anthropic-version"
+# The name under which Anthropic's clients show a request's id.
 REQUEST_ID: Final = "request-id"
-"""The name under which Anthropic's clients show a request's id."""
 ANTHROPIC: Final = Declarations(
     key_headers=("x-api-key",),
     provider_key=("x-api-key", ""),

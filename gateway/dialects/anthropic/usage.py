@@ -25,12 +25,12 @@ from gateway.dialects.facts import EventFacts, Reported, decoded_answer
 from gateway.dialects.shares import MAX_ANOMALIES, Anomaly, is_zero, unknown_counts
 
 _ADVISOR, _FALLBACK = "advisor_message", "fallback_message"
+# One container that ran code: the answer names it, and its usage does not.
 CODE_SESSION: Final = "call.code_execution"
-"""One container that ran code: the answer names it, and its usage does not."""
 _STANDARD_REGIONS: Final = frozenset({"global", "not_available"})
 _BATCH: Final = "batch"
+# Of one answer that are read; of more nothing is believed.
 MAX_ITERATIONS: Final = 1_000
-"""Of one answer that are read; of more nothing is believed."""
 _TOTALS: Final = ("input_tokens", "output_tokens")
 _KNOWN: Final = frozenset(
     {

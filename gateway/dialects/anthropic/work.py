@@ -31,19 +31,20 @@ from gateway.dialects.values import MAX_NAME_CHARS, short_text, whole
 CLIENT_TOOLS: Final = frozenset({"custom", "bash", "text_editor", "computer", "memory"})
 SEARCH: Final = "web_search"
 ADVISOR: Final = "advisor"
+# Tools at the provider that have a `max_uses`.
 CAPPED_TOOLS: Final = frozenset({SEARCH, "web_fetch", ADVISOR})
-"""Tools at the provider that have a `max_uses`."""
 MCP_TOOLS: Final = "mcp_toolset"
 LOOP_TOOLS: Final = frozenset(
     {"code_execution", "tool_search_tool", "tool_search_tool_bm25", "tool_search_tool_regex", MCP_TOOLS}
 )
+# Tools of agents that run at the provider, which a request does not bound.
 REFUSED_TOOLS: Final = frozenset({"agent_toolset"})
-"""Tools of agents that run at the provider, which a request does not bound."""
+# Turns that one request makes with tools at the provider before it pauses, whatever their number.
 LOOP_TURNS: Final = 10
-"""Turns that one request makes with tools at the provider before it pauses, whatever their number."""
+# Calls that each open tool is granted where every one of them may bring a call of a model beside it: that of an
+# advisor, or of a compaction before the next round. Each such call is held as a context window.
 FURTHER_CALLS: Final = 1
-"""Calls that each open tool is granted where every one of them may bring a call of a model beside it: that of an
-advisor, or of a compaction before the next round. Each such call is held as a context window."""
+# Anthropic's own, and those with which resellers of its format choose other models or work.
 REFUSED_FIELDS: Final = frozenset(
     {
         "billing_policy",
@@ -58,7 +59,6 @@ REFUSED_FIELDS: Final = frozenset(
         "user_profile_id",
     }
 )
-"""Anthropic's own, and those with which resellers of its format choose other models or work."""
 WORK_FIELDS: Final = REFUSED_FIELDS | {
     "tools",
     "mcp_servers",
@@ -68,20 +68,20 @@ WORK_FIELDS: Final = REFUSED_FIELDS | {
     "compaction",
     "speed",
 }
+# More than the prompt that Anthropic puts before a request with tools or with a schema of its answer (346 tokens at
+# most for tools), and more than what stands for one of its own tools that run at the client (at most 735):
+# https://docs.anthropic.com/en/docs/agents-and-tools/tool-use/overview#pricing.
 TOOL_SYSTEM_TOKENS: Final = 1_024
-"""More than the prompt that Anthropic puts before a request with tools or with a schema of its answer (346 tokens at
-most for tools), and more than what stands for one of its own tools that run at the client (at most 735):
-https://docs.anthropic.com/en/docs/agents-and-tools/tool-use/overview#pricing."""
+# More than what stands for a tool that runs at the provider: recorded requests with `web_search` that it did not use
+# have 2,131 tokens beside their text, those with `tool_search_tool_bm25` 603.
 SERVER_TOOL_TOKENS: Final = 4_096
-"""More than what stands for a tool that runs at the provider: recorded requests with `web_search` that it did not use
-have 2,131 tokens beside their text, those with `tool_search_tool_bm25` 603."""
 MAX_FALLBACKS: Final = 16
 _DATE: Final = re.compile(r"[-_](?:\d{8}|\d{4}-\d{2}-\d{2})\Z", re.ASCII)
 _TOOL: Final = frozenset({"type", "name", "max_uses", "max_tokens", "model"})
 _FALLBACK: Final = frozenset({"model", "max_tokens", "output_config", "speed", "thinking"})
 _NOT_IN_FALLBACK: Final = WORK_FIELDS - _FALLBACK
+# How edits begin that take something out of the context, which no model is asked for.
 _CLEARS: Final = "clear_"
-"""How edits begin that take something out of the context, which no model is asked for."""
 _ANTHROPICS_SKILL: Final = "anthropic"
 _STANDARD: Final = "standard"
 _LEVEL: Final = 1

@@ -26,13 +26,13 @@ from gateway.dialects.fields import is_null
 from gateway.dialects.output import Inline, OutputReader, Piece, kind_of
 from gateway.dialects.shares import MAX_ANOMALIES, Anomaly, cut_down, is_zero, shared_out, unknown_counts
 
+# Names of fields that say what tools did. No text has these bytes: quotation marks are escaped there.
 _OF_TOOLS: Final = (b'"groundingMetadata"', b'"urlContextMetadata"', b'"executableCode"')
-"""Names of fields that say what tools did. No text has these bytes: quotation marks are escaped there."""
 _OF_THE_END: Final = (b'"finishReason"', b'"blockReason"')
+# One of these stands in every piece after which no more may come.
 END_MARKERS: Final = (*_OF_THE_END, b'"error"')
-"""One of these stands in every piece after which no more may come."""
+# Models that Google bills one search for, however many they do.
 _ONE_SEARCH: Final = ("gemini-1", "gemini-2")
-"""Models that Google bills one search for, however many they do."""
 _CODE: Final = b'"executableCode"'
 _TIER_PREFIX: Final = "service_tier_"
 _MODALITIES: Final = frozenset({"TEXT", "IMAGE", "AUDIO", "VIDEO", "DOCUMENT", "MODALITY_UNSPECIFIED"})
@@ -276,10 +276,10 @@ def _tier(counts: Mapping[str, Any]) -> str | None:
     return None
 
 
+# Fields of a part that identify the piece, and have no output.
 _NO_OUTPUT: Final = frozenset(
     {"thought", "thoughtSignature", "videoMetadata", "partMetadata", "mediaResolution", "id", "role"}
 )
-"""Fields of a part that identify the piece, and have no output."""
 _TEXTS: Final = re.compile(rb'"(?:text|code|output|args)"\s*:\s*"((?:[^"\\]|\\.)*)')
 
 

@@ -33,17 +33,17 @@ if TYPE_CHECKING:
 
     from gateway.dialects.facts import ParsedRequest
 
+# Of Google's API. A provider is asked for the one that the client asks for.
 VERSIONS: Final = ("v1beta", "v1")
-"""Of Google's API. A provider is asked for the one that the client asks for."""
 METHODS: Final = (GENERATE, STREAM, EMBED, EMBED_BATCH, COUNT)
+# How the paths begin that Google alone has.
 _GOOGLES_PATH: Final = re.compile(r"/(?:v\d+(?:alpha|beta)\d*|upload/v\d\w*|ws/google\.[^/]+)(?:/|\Z)")
-"""How the paths begin that Google alone has."""
 _KEY_IN_QUERY: Final = re.compile(r"[?&]key=")
 _METHOD_OF_MODEL: Final = re.compile(r"/v1/(?:models|projects)/[^?]+:(?:[a-z]+[A-Z]\w*|predict)(?:\?|\Z)")
+# How the paths begin that other APIs may have, too.
 _SHARED_PATH: Final = re.compile(
     r"/v1/(?:models|files|cachedContents|tunedModels|fileSearchStores|interactions|batches|auth_tokens|operations)\b"
 )
-"""How the paths begin that other APIs may have, too."""
 JSON: Final = b"application/json"
 _OBJECTS: Final = msgspec.json.Decoder(list[dict[str, Raw]] | dict[str, Raw])
 _PREFIX: Final = "models/"

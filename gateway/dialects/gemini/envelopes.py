@@ -42,8 +42,8 @@ PER_DAY: Final = "PerDay"
 DEFAULT_SIZE: Final = 50
 MAX_SIZE: Final = 1_000
 _PREFIX: Final = "models/"
+# Stands in the name of a model that embeds and writes nothing.
 _EMBEDDING: Final = "embedding"
-"""Stands in the name of a model that embeds and writes nothing."""
 
 
 def error_body(refusal: RefusalFacts, request_id: str) -> bytes:

@@ -73,6 +73,7 @@ _PART: Final = Names(
     "toolCall",
     "toolResponse",
 )
+# Parts, or fields next to them, that cost no more than their bytes.
 _IN_BODY: Final = frozenset(
     {
         "text",
@@ -88,9 +89,8 @@ _IN_BODY: Final = frozenset(
         "toolResponse",
     }
 )
-"""Parts, or fields next to them, that cost no more than their bytes."""
+# Names by which a part that is not known here brings more than its bytes.
 _ELSEWHERE: Final = frozenset({"data", "uri", "url", "fileUri", "file_uri"})
-"""Names by which a part that is not known here brings more than its bytes."""
 _BLOB: Final = Names("mimeType", "data", "displayName")
 _FILE: Final = Names("mimeType", "fileUri", "displayName")
 _FUNCTION_RESPONSE: Final = Names("id", "name", "response", "parts", "willContinue", "scheduling")
@@ -230,6 +230,7 @@ class _Content(msgspec.Struct):
 _CONTENTS: Final = msgspec.json.Decoder(list[_Content] | _Content)
 _PARTS: Final = msgspec.json.Decoder(list[_Part] | _Part)
 _REQUESTS: Final = msgspec.json.Decoder(list[dict[str, Raw]])
+# Fields of a request that a model does not read.
 _SETTINGS: Final = frozenset(
     {
         "model",
@@ -251,7 +252,6 @@ _SETTINGS: Final = frozenset(
         "continuation_token",
     }
 )
-"""Fields of a request that a model does not read."""
 
 
 def input_texts(body: bytes) -> list[tuple[str, int]]:
@@ -317,12 +317,12 @@ def _blobs(blob: Mapping[str, Any]) -> Sequence[Inline]:
 
 MAX_FIELD: Final = "maxOutputTokens"
 MAX_CANDIDATES: Final = 128
+# Searches that are held for one answer of a model that searches as often as it likes.
 SEARCHES: Final = 16
-"""Searches that are held for one answer of a model that searches as often as it likes."""
+# How often a model may run code for one answer (https://ai.google.dev/gemini-api/docs/code-execution).
 CODE_RUNS: Final = 5
-"""How often a model may run code for one answer (https://ai.google.dev/gemini-api/docs/code-execution)."""
+# The pages of `urlContext` are all read in one further round.
 PAGE_READS: Final = 1
-"""The pages of `urlContext` are all read in one further round."""
 
 REQUEST: Final = Names(
     "model",
@@ -361,16 +361,16 @@ CONFIG: Final = Names(
     "maxTokens",
 )
 _THINKING: Final = Names("thinkingBudget", "thinkingLevel", "includeThoughts")
+# Tools that run at the client.
 _PLAIN_TOOLS: Final = frozenset({"functionDeclarations", "computerUse"})
-"""Tools that run at the client."""
 _SEARCHING: Final = frozenset({"googleSearch", "googleSearchRetrieval", "enterpriseWebSearch"})
 _USES: Final = {"urlContext": PAGE_READS, "codeExecution": CODE_RUNS}
 _REFUSED: Final = frozenset(
     {"googleMaps", "fileSearch", "mcpServers", "retrieval", "exaAiSearch", "parallelAiSearch"},
 )
 _TOOL: Final = Names(*_PLAIN_TOOLS, *_SEARCHING, *_USES, *_REFUSED)
+# Models that Google bills one search for, however many they do.
 _ONE_SEARCH: Final = re.compile(r"(?:^|/)gemini-(?:1|2)\b")
-"""Models that Google bills one search for, however many they do."""
 _OTHER_MODELS: Final = ("routingConfig", "modelConfig", "modelSelectionConfig")
 _FIELD_LEVEL: Final = 1
 _TIER_PREFIX: Final = "service_tier_"

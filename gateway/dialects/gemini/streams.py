@@ -39,15 +39,15 @@ if TYPE_CHECKING:
     from gateway.dialects.output import Piece
 
 
+# A piece above this passes unread; one that has a picture takes megabytes, and its usage stands behind that.
 MAX_PIECE_BYTES: Final = 32 << 20
-"""A piece above this passes unread; one that has a picture takes megabytes, and its usage stands behind that."""
+# What stands before a bracket, or before a string that is not whole.
 _BEFORE_SIGN: Final = re.compile(rb'(?:[^"{}\[\]]++|"(?:[^"\\]++|\\.)*+")*+', re.DOTALL)
-"""What stands before a bracket, or before a string that is not whole."""
 _IN_STRING: Final = re.compile(rb'["\\]')
 _QUOTE, _BACKSLASH, _OBJECT, _LIST, _OBJECT_END, _LIST_END = b'"\\{[}]'
+# Bytes of a stream as they came; of them what is read, the pieces in them, for `Frames.objects`; whether one of these
+# has a marker, so that it may end something.
 Frame = tuple[bytes, bytes, bool]
-"""Bytes of a stream as they came; of them what is read, the pieces in them, for `Frames.objects`; whether one of these
-has a marker, so that it may end something."""
 
 
 class Frames:
@@ -265,14 +265,14 @@ class ArrayFrames(Frames):
         return rest, data, True
 
 
+# Of what follows the last piece, before it passes.
 MAX_HELD_BYTES: Final = 1 << 20
-"""Of what follows the last piece, before it passes."""
+# The most that is kept of a stream before its usage is read.
 MAX_UNREAD_BYTES: Final = 64 << 10
-"""The most that is kept of a stream before its usage is read."""
 _USAGE: Final = ("usageMetadata",)
 NO_ANSWER: Final = Answer()
+# Parts of an answer that say that a tool runs at the provider; within a text the quotes are escaped.
 _TOOL_CALL: Final = re.compile(rb'"(?:executableCode|toolCall)"\s*:\s*\{')
-"""Parts of an answer that say that a tool runs at the provider; within a text the quotes are escaped."""
 
 
 class GeminiTap(Passed):

@@ -67,13 +67,13 @@ if TYPE_CHECKING:
 INPUT_FIELD: Final = {CHAT: "messages", COMPLETIONS: "prompt", EMBEDDINGS: "input", MODERATIONS: "input"}
 WITH_OUTPUT: Final = frozenset({CHAT, COMPLETIONS})
 OPENAI_MAX_FIELD: Final = "max_completion_tokens"
+# The largest one given bounds a choice. `n_predict` is llama.cpp's, which prefers it to `max_tokens`.
 MAX_FIELDS: Final = (OPENAI_MAX_FIELD, "max_tokens", "n_predict")
-"""The largest one given bounds a choice. `n_predict` is llama.cpp's, which prefers it to `max_tokens`."""
+# Of `n` and of `best_of` each, as OpenAI's reference bounds `n`.
 MAX_CHOICES: Final = 128
-"""Of `n` and of `best_of` each, as OpenAI's reference bounds `n`."""
 
+# All characters of arrays of token ids.
 _TOKEN_IDS: Final = b"0123456789,[] \t\r\n"
-"""All characters of arrays of token ids."""
 
 _EXPECTED: Final = {
     **dict.fromkeys(("model", "user", "safety_identifier", "service_tier"), "a string"),

@@ -18,8 +18,8 @@ if TYPE_CHECKING:
 # nine times within 71 s), and one of this type to BadRequestError with the same status, which they take for final; seen
 # with LiteLLM 1.81.10 and 1.106.2. No other client looks at these types.
 _TYPES: Final[Mapping[int, str]] = dict.fromkeys((402, 403), "invalid_request_error")
+# OpenAI's type of a quota that waiting does not help with.
 SPENT: Final = "insufficient_quota"
-"""OpenAI's type of a quota that waiting does not help with."""
 # At the status 429 no type stops OpenCode 1.18.33, Qwen Code 0.15.10, Continue 1.5.47, pi 0.73.1 or LiteLLM: they go by
 # the status alone, and neither `type` nor `code` changed how often they asked. AI SDK 4 obeys it in a stream's error.
 

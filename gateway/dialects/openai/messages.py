@@ -48,22 +48,22 @@ from gateway.tokens import TOKENS_PER_MESSAGE, TOKENS_PER_NAME, TOKENS_PRIMING
 
 MESSAGES: Final = "messages"
 CONTENT: Final = "messages.content"
+# Fields of a part that is text and in the body.
 TEXT_PART: Final = frozenset({"type", "text", "refusal", "thinking", "reasoning", "signature", "cache_control"})
-"""Fields of a part that is text and in the body."""
 _KINDS: Final = frozenset({"image_url", "input_audio", "file"})
+# Fields beside those, of parts of the kinds that are counted, that bring no input of their own.
 _FURTHER: Final = frozenset({"detail", "filename", "min_pixels", "max_pixels"})
-"""Fields beside those, of parts of the kinds that are counted, that bring no input of their own."""
 _PART: Final = TEXT_PART | _KINDS | _FURTHER
 _MESSAGE: Final = frozenset({"role", "content", "name", "audio", "tool_calls", "function_call", "tool_call_id"})
+# Members of a message that, as a list or an object, bring input that is not in the body or not text.
 _NOT_TEXT: Final = frozenset({"audio", "content", "images", "files", "file_ids", "attachments"})
-"""Members of a message that, as a list or an object, bring input that is not in the body or not text."""
 _SOURCE: Final = frozenset({"url", "file_data", "file_id", "filename", "detail", "format", "data"})
 _AUDIO: Final = frozenset({"data", "format"})
 _HEAD_BYTES: Final = 32
 _DATA_URL: Final = b'"data:'
 _IN_BODY: Final = _SOURCE - {"file_id", "data"}
+# Levels around a member of a message: the body, the list, the message.
 _MEMBER_LEVEL: Final = 3
-"""Levels around a member of a message: the body, the list, the message."""
 _PART_LEVEL: Final = 5
 _QUOTE, _LIST, _OBJECT = b'"[{'
 _NESTED: Final = (_LIST, _OBJECT)
@@ -244,12 +244,12 @@ _SETTINGS: Final = frozenset(
         "provider",
     }
 )
+# Fields of a message's part, and where their data is.
 _DATA_FIELDS: Final[Mapping[str, tuple[Kind, str]]] = {
     "image_url": ("image", "url"),
     "input_audio": ("audio", "data"),
     "file": ("file", "file_data"),
 }
-"""Fields of a message's part, and where their data is."""
 
 
 class _Request(msgspec.Struct):

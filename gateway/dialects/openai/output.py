@@ -27,8 +27,9 @@ from gateway.dialects.output import (
     piece_of,
 )
 
+# Names of fields that identify a piece, and have no output; so does a name that ends in `_id`.
 _NO_OUTPUT: Final = frozenset({"role", "index", "type", "id", "object", "status", "format", "expires_at", "created"})
-"""Names of fields that identify a piece, and have no output; so does a name that ends in `_id`."""
+# Fields next to the delta that describe it, or repeat its text.
 _OF_A_CHOICE: Final = frozenset(
     {
         "index",
@@ -49,7 +50,7 @@ _OF_A_CHOICE: Final = frozenset(
         "content_filter_result",
     }
 )
-"""Fields next to the delta that describe it, or repeat its text."""
+# Known fields next to the choices. In an answer without choices, any other field counts as output of an unknown kind.
 _OF_AN_EVENT: Final = frozenset(
     {
         "usage",
@@ -69,10 +70,8 @@ _OF_AN_EVENT: Final = frozenset(
         "search_results",
     }
 )
-"""Known fields next to the choices. In an answer without choices, any other field counts as output of an unknown
-kind."""
+# Some providers send the same reasoning under several names: the first that says something counts.
 _SAME_REASONING: Final = ("reasoning_content", "reasoning", "reasoning_details")
-"""Some providers send the same reasoning under several names: the first that says something counts."""
 TEXTS: Final = re.compile(
     rb'"(?:content|text|refusal|reasoning_content|reasoning|thinking|arguments|input|transcript)"\s*:\s*'
     rb'"((?:[^"\\]|\\.)*)'
@@ -132,6 +131,7 @@ OUTPUT: Final = OutputReader(
     is_known=lambda answer: isinstance(answer.get("choices"), list),
     texts=TEXTS,
 )
+# What a chunk has that is there for its usage alone.
 _ENVELOPE: Final = frozenset(
     {
         "id",
@@ -150,17 +150,16 @@ _ENVELOPE: Final = frozenset(
         "metrics",
     }
 )
-"""What a chunk has that is there for its usage alone."""
 _NOTHING_SAID: Final = (NULL, Raw(b'""'), Raw(b"[]"), Raw(b"{}"))
 _EMPTY_LIST: Final = re.compile(rb"\[\s*\]")
 _NULL_USAGE: Final = re.compile(rb'"usage"\s*:\s*null')
+# Of the places in one event where usage is null, so many each are tried from its beginning and from its end: one at the
+# top level stands there.
 MOST_TRIED: Final = 8
-"""Of the places in one event where usage is null, so many each are tried from its beginning and from its end: one at
-the top level stands there."""
 _NULL_USAGE_LAST: Final = b',"usage":null}\n\n'
+# Where it is the last field of an event, or OpenAI's padding alone follows: the brace that ends the event shows that it
+# stands at the top level, so that nothing has to be decoded.
 _NULL_USAGE_PADDED: Final = re.compile(rb'"usage":null,(?="obfuscation":"[^"\\]*"\}\n\n)')
-"""Where it is the last field of an event, or OpenAI's padding alone follows: the brace that ends the event shows that
-it stands at the top level, so that nothing has to be decoded."""
 _DATA_LINE: Final = re.compile(rb"(?<=^data:).*\{.*$", re.MULTILINE)
 
 

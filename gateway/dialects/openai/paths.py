@@ -14,8 +14,8 @@ CHAT: Final = "/v1/chat/completions"
 COMPLETIONS: Final = "/v1/completions"
 EMBEDDINGS: Final = "/v1/embeddings"
 MODERATIONS: Final = "/v1/moderations"
+# The parameter of a path that names the model.
 DEPLOYMENT: Final = "model"
-"""The parameter of a path that names the model."""
 _VERSION: Final = "/v1"
 _AZURE: Final = ("/openai", "/azure/openai")
 

@@ -59,14 +59,14 @@ if TYPE_CHECKING:
     from gateway.dialects.shares import Anomaly
 
 
+# A reported cost of so much is none.
 MAX_COST_USD: Final = 1_000_000
-"""A reported cost of so much is none."""
 COST_DECIMALS: Final = 24
 TICK_DECIMALS: Final = 10
 _SMALLEST: Final = Decimal(1).scaleb(-COST_DECIMALS)
 _CONTEXT: Final = Context(prec=64)
+# No text of an answer has these bytes: quotation marks are escaped there.
 CITATION: Final = b'"url_citation"'
-"""No text of an answer has these bytes: quotation marks are escaped there."""
 _MARKS: Final = (b"search", b"num_sources")
 _BY_TOOL: Final = msgspec.json.Decoder(dict[str, int | None])
 _COUNT: Final = msgspec.json.Decoder(int)
@@ -225,6 +225,7 @@ class _Usage(_Totals):
 
 _USAGE: Final = msgspec.json.Decoder(_Usage, strict=False)
 _TOTALS: Final = msgspec.json.Decoder(_Totals, strict=False)
+# Names of counts that are read, or are within those that are.
 _KNOWN: Final = frozenset(
     {
         *_Usage.__struct_fields__,
@@ -237,7 +238,6 @@ _KNOWN: Final = frozenset(
         "num_cached_tokens",
     }
 )
-"""Names of counts that are read, or are within those that are."""
 
 
 def counts_of(raw: Raw) -> tuple[Usage, tuple[Anomaly, ...]] | None:

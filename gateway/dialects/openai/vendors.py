@@ -23,6 +23,7 @@ class Compatible:
     stream_usage: bool = True
 
 
+# Sources: each vendor's API reference, as of November 2026.
 COMPATIBLE: Final[Mapping[str, Compatible]] = {
     "azure": Compatible(max_output_field="max_completion_tokens"),
     "cohere": Compatible("https://api.cohere.ai/compatibility/v1", rerank="https://api.cohere.com/v2"),
@@ -41,12 +42,11 @@ COMPATIBLE: Final[Mapping[str, Compatible]] = {
     "voyage": Compatible("https://api.voyageai.com/v1", rerank=""),
     "xai": Compatible("https://api.x.ai/v1", "max_completion_tokens"),
 }
-"""Sources: each vendor's API reference, as of November 2026."""
+# Kinds that are asked for responses over a WebSocket, too, below the same base URL (OpenAI's and xAI's guides,
+# "WebSocket mode"). A server of one's own may not speak it: its clients are then told to POST.
 WITH_SOCKETS: Final = frozenset({"openai", "xai"})
-"""Kinds that are asked for responses over a WebSocket, too, below the same base URL (OpenAI's and xAI's guides,
-"WebSocket mode"). A server of one's own may not speak it: its clients are then told to POST."""
+# Of a server that is none of these.
 OPENAI: Final = Compatible()
-"""Of a server that is none of these."""
 
 
 def usual_dialects(kind: str, base_url: str, base_query: str = "") -> dict[str, str]:
@@ -61,8 +61,8 @@ def usual_dialects(kind: str, base_url: str, base_query: str = "") -> dict[str, 
     return {"rerank": usual.rerank or own}
 
 
+# OpenAI's and Azure's reasoning models refuse `max_tokens`; all others know it, and many know nothing else.
 _NEW_FIELD_HOSTS: Final = re.compile(r"https?://(api\.openai\.com|[^/]+\.(openai|cognitiveservices)\.azure\.com)[:/]")
-"""OpenAI's and Azure's reasoning models refuse `max_tokens`; all others know it, and many know nothing else."""
 
 
 def default_max_field(base_url: str) -> str:
@@ -70,13 +70,13 @@ def default_max_field(base_url: str) -> str:
     return "max_completion_tokens" if _NEW_FIELD_HOSTS.match(base_url + "/") else "max_tokens"
 
 
+# OpenRouter's suffix of a model's name that puts search results before the prompt.
 ONLINE: Final = ":online"
-"""OpenRouter's suffix of a model's name that puts search results before the prompt."""
+# Results that it brings (https://openrouter.ai/docs/features/web-search).
 ONLINE_SEARCHES: Final = 5
-"""Results that it brings (https://openrouter.ai/docs/features/web-search)."""
+# OpenAI's models that search before each answer, whether or not they are asked to, and do not report it
+# (https://platform.openai.com/docs/guides/tools-web-search).
 _SEARCHES_ITSELF: Final = re.compile(r"\bgpt-.*-search-(?:preview|api)\b")
-"""OpenAI's models that search before each answer, whether or not they are asked to, and do not report it
-(https://platform.openai.com/docs/guides/tools-web-search)."""
 
 
 def online_searches(model: str) -> int:

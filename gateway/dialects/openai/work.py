@@ -45,19 +45,19 @@ from gateway.dialects.structure import StructureBounds, check_value, read_tool_o
 from gateway.dialects.values import MAX_NAME_CHARS, PRESET, short_text, texts, whole
 
 TOOLS: Final = "tools"
+# Bounds the calls of all tools that run at the provider.
 TOOL_CALLS_FIELD: Final = "max_tool_calls"
-"""Bounds the calls of all tools that run at the provider."""
 NAMESPACE: Final = "namespace"
+# Tools that the client runs; `namespace` is a group of tools, each of which is read by itself.
 CLIENT_TOOLS: Final = frozenset({"function", "custom", NAMESPACE, "local_shell", "apply_patch"})
-"""Tools that the client runs; `namespace` is a group of tools, each of which is read by itself."""
 _CLIENT_PREFIX: Final = "computer"
 SHELL: Final = "shell"
 TOOL_SEARCH: Final = "tool_search"
+# What names of tools that run at a provider contain, as `folded` has them: OpenAI's, xAI's, Groq's, OpenRouter's and
+# Google's. Others are unknown.
 _KNOWN: Final = re.compile(
     "search|brows|fetch|mcp|connector|urlcontext|codeexecution|codeinterpreter|programmatictoolcalling|advisor"
 )
-"""What names of tools that run at a provider contain, as `folded` has them: OpenAI's, xAI's, Groq's, OpenRouter's and
-Google's. Others are unknown."""
 IMAGE_GENERATION: Final[Mapping[str, str]] = {
     "imagegeneration": (
         "It draws pictures with another model, whose cost is not in the answer's usage: leave the tool out"
@@ -71,6 +71,9 @@ UNMETERED_IN_CHATS: Final[Mapping[str, str]] = {
     **IMAGE_GENERATION,
     **dict.fromkeys(("openrouter:advisor", "openrouter:subagent", "openrouter:fusion"), _OTHER_MODELS),
 }
+# What a request is told whose tool is billed in a way that can't be metered, by what the tool's type contains, as
+# `folded` has it. In chats only `UNMETERED_IN_CHATS` is: there the other names are those of servers (Groq, vLLM) that
+# bill tokens alone.
 UNMETERED: Final[Mapping[str, str]] = {
     **UNMETERED_IN_CHATS,
     "codeinterpreter": (
@@ -82,27 +85,24 @@ UNMETERED: Final[Mapping[str, str]] = {
         "what it would find in the request"
     ),
 }
-"""What a request is told whose tool is billed in a way that can't be metered, by what the tool's type contains, as
-`folded` has it. In chats only `UNMETERED_IN_CHATS` is: there the other names are those of servers (Groq, vLLM) that
-bill tokens alone."""
 _HOSTED_SHELL: Final = (
     "Commands would run in a container that the provider bills by the session: run them yourself, with the environment "
     '{"type": "local"}'
 )
 _TOOL: Final = frozenset({"type", "function", "custom", "max_uses", "model", "environment", "execution", TOOLS})
+# What a tool may have that names no type and yet runs at the client.
 _FUNCTION_FIELDS: Final = frozenset({"type", "function", "custom", "name", "description", "parameters", "strict"})
-"""What a tool may have that names no type and yet runs at the client."""
 _ENVIRONMENT: Final = frozenset({"type"})
 _PLAIN_TYPES: Final = tuple(Raw(b'"%b"' % name.encode()) for name in sorted(CLIENT_TOOLS - {NAMESPACE}))
 _LEVEL: Final = 1
 _LIST: Final = ord("[")
 MAX_TYPE_CHARS: Final = 100
+# Lists of tools that were looked at and run at the client.
 MAX_REMEMBERED: Final = 64
-"""Lists of tools that were looked at and run at the client."""
 MAX_REMEMBERED_BYTES: Final = 65_536
 _TAIL_BYTES: Final = 128
+# By their last bytes and their length.
 _plain_tools: dict[tuple[bytes, int], tuple[StructureBounds, bytes]] = {}
-"""By their last bytes and their length."""
 
 
 class ServerTool(msgspec.Struct, frozen=True):
@@ -205,6 +205,7 @@ def _remember_plain(raw: Raw, bounds: StructureBounds) -> None:
         _plain_tools[text[-_TAIL_BYTES:], len(text)] = bounds, text
 
 
+# Each names input that is not in the body, or, as vLLM's template, makes more input of it than it has bytes.
 STORED_FIELDS: Final = frozenset(
     {
         "previous_response_id",
@@ -223,31 +224,30 @@ STORED_FIELDS: Final = frozenset(
         "chat_template",
     }
 )
-"""Each names input that is not in the body, or, as vLLM's template, makes more input of it than it has bytes."""
+# One round of retrieval before the answer, and how many searches are charged for it: OpenAI's search models, Qwen's
+# search, Azure's data sources.
 ROUND_FIELDS: Final = {"web_search_options": 1, "enable_search": 1, "data_sources": 0}
-"""One round of retrieval before the answer, and how many searches are charged for it: OpenAI's search models, Qwen's
-search, Azure's data sources."""
+# Tools beside those in `tools`, which only `max_tool_calls` bounds.
 TOOL_FIELDS: Final = frozenset({"mcp_servers", "connectors", "compound_custom", "agent", "agent_id"})
-"""Tools beside those in `tools`, which only `max_tool_calls` bounds."""
+# Several agents that work at the same time: a request that bounds their calls itself passes. No number is granted,
+# because each of them may begin others.
 AGENT_FIELDS: Final = frozenset({"agents", "multi_agent"})
-"""Several agents that work at the same time: a request that bounds their calls itself passes. No number is granted,
-because each of them may begin others."""
 SEARCH_PARAMETERS: Final = "search_parameters"
 MAX_SOURCES: Final = "max_search_results"
+# OpenRouter's, with which it passes over `max_tool_calls`.
 STOP_FIELD: Final = "stop_server_tools_when"
-"""OpenRouter's, with which it passes over `max_tool_calls`."""
+# How the types of tools begin that have a `max_uses` in their `parameters`, and pass over any beside them.
 _PARAMETERS_PREFIX: Final = "openrouter:"
-"""How the types of tools begin that have a `max_uses` in their `parameters`, and pass over any beside them."""
 CHOICE_FIELDS: Final = frozenset({"models", "fallbacks", "route", "preset", "moderation"})
+# What OpenRouter's `web` plugin and its model suffix `:online` bring where the request names no number.
 _PLUGIN_RESULTS: Final = 5
-"""What OpenRouter's `web` plugin and its model suffix `:online` bring where the request names no number."""
+# OpenRouter's plugins that call no model: what a file becomes is bounded as a file is.
 _FREE_PLUGINS: Final = frozenset({"file-parser", "response-healing"})
-"""OpenRouter's plugins that call no model: what a file becomes is bounded as a file is."""
+# What reads a file for `file-parser` and is not billed by the page
+# (https://openrouter.ai/docs/features/multimodal/pdfs).
 _FREE_ENGINES: Final = frozenset({"pdf-text", "cloudflare-ai", "native"})
-"""What reads a file for `file-parser` and is not billed by the page
-(https://openrouter.ai/docs/features/multimodal/pdfs)."""
+# Other models that one request may name.
 MAX_MODELS: Final = 16
-"""Other models that one request may name."""
 
 WORK_FIELDS: Final = frozenset(
     {
@@ -267,8 +267,8 @@ WORK_FIELDS: Final = frozenset(
         "prediction",
     }
 )
+# Objects whose names must not be tricks, and that ask for no work by themselves.
 OBJECT_FIELDS: Final = frozenset({"reasoning", "thinking", "audio", "prediction"})
-"""Objects whose names must not be tricks, and that ask for no work by themselves."""
 _PLUGIN: Final = frozenset({"id", "max_results", "max_uses", "enabled", "pdf"})
 _PDF: Final = frozenset({"engine"})
 _SEARCH: Final = frozenset({"mode", MAX_SOURCES, "sources"})

@@ -28,12 +28,12 @@ from gateway.dialects.openai.output import TEXTS
 from gateway.dialects.openai.usage import CITATION, PlainResponseUsage, plain_usage, usage_from_json
 from gateway.dialects.output import Kind, OutputReader, Piece, kind_named, piece_of
 
+# Names of fields of an item that say which one it is, not what the model wrote.
 _NO_OUTPUT: Final = frozenset(
     {"type", "id", "call_id", "item_id", "status", "role", "annotations", "logprobs", "phase"}
 )
-"""Names of fields of an item that say which one it is, not what the model wrote."""
+# Items that tools made, which the model reads and did not write.
 _NOT_WRITTEN: Final = frozenset({"file_search_call", "mcp_list_tools"})
-"""Items that tools made, which the model reads and did not write."""
 _SEARCH_MARKS: Final = (b"web_search", b'"tool_usage"', CITATION)
 MAX_SEARCHED_BYTES: Final = 4 << 20
 ENDS: Final = frozenset({"response.completed", "response.incomplete", "response.failed"})
@@ -56,10 +56,10 @@ _OF_AN_EVENT: Final = frozenset(
         "stream_id",
     }
 )
+# Items whose text has already come in deltas.
 _WITH_DELTAS: Final = frozenset(
     {"message", "function_call", "custom_tool_call", "reasoning", "mcp_call", "code_interpreter_call"}
 )
-"""Items whose text has already come in deltas."""
 
 
 class _PlainResponse(msgspec.Struct):

@@ -74,8 +74,8 @@ STREAM: Final = "stream"
 _OWNERS: Final = ("response_id", "conversation_id")
 _RUNNING: Final = frozenset({"queued", "in_progress"})
 _CANCELLED: Final = "cancelled"
+# What is kept as an object's id and goes into paths; an object whose id is not of this form can't be named later.
 _ID: Final = r"^[!-~]{1,200}\Z"
-"""What is kept as an object's id and goes into paths; an object whose id is not of this form can't be named later."""
 _QUERY_LIMIT: Final = 100
 
 

@@ -43,11 +43,11 @@ def error_headers(request_id: str, refusal: RefusalFacts | None = None) -> Mappi
     return {PROMO: "".join(sign if sign.isprintable() else " " for sign in said)}
 
 
+# The parameter by which Codex is known.
 CLIENT_VERSION: Final = "client_version"
-"""The parameter by which Codex is known."""
+# Models of which Codex has descriptions of its own. An entry would replace these, and with them the instructions that
+# Codex was made to work with.
 _BUNDLED: Final = re.compile(r"(?:.*/)?(?:gpt-[5-9]|codex)")
-"""Models of which Codex has descriptions of its own. An entry would replace these, and with them the instructions that
-Codex was made to work with."""
 _INSTRUCTIONS: Final = (
     "You are a coding agent that works in a terminal, in the user's folder. Read before you change something, keep "
     "changes small, run the project's tests, and say in the end what you did and what is left."

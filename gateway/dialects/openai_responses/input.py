@@ -40,12 +40,13 @@ if TYPE_CHECKING:
 
 INPUT: Final = "input"
 CONTENT: Final = "input.content"
+# Names under which the ids of objects at the provider stand in an input.
 ID_FIELDS: Final = frozenset({"file_id", "file_ids", "vector_store_ids", "container_id"})
-"""Names under which the ids of objects at the provider stand in an input."""
 REFERENCE: Final = "item_reference"
 _ENCRYPTED: Final = "encrypted_content"
 _ITEM: Final = frozenset({"type", "role", "content", "output", "id", _ENCRYPTED, TOOLS})
 _REASONING: Final = frozenset({"reasoning", "compaction"})
+# Items that bring nothing but what stands in them, and images and files as parts of `content` and `output`.
 _PLAIN_ITEMS: Final = frozenset(
     {
         "message",
@@ -77,22 +78,21 @@ _PLAIN_ITEMS: Final = frozenset(
         "ghost_snapshot",
     }
 )
-"""Items that bring nothing but what stands in them, and images and files as parts of `content` and `output`."""
+# Items whose results the provider keeps, or that are pictures.
 _STORED_ITEMS: Final = frozenset({"image_generation_call", "file_search_call", "code_interpreter_call"})
-"""Items whose results the provider keeps, or that are pictures."""
 _WITH_TOOLS: Final = frozenset({"additional_tools", "tool_search_output"})
+# Its `tools` are what a server has told, which is text.
 _LISTED_TOOLS: Final = "mcp_list_tools"
-"""Its `tools` are what a server has told, which is text."""
 COMPACTION_TRIGGER: Final = "compaction_trigger"
+# An item with no other fields names one that is kept elsewhere.
 _BARE_FIELDS: Final = frozenset({"type", "id", "status", "role", "phase"})
-"""An item with no other fields names one that is kept elsewhere."""
 _KEPT_ID: Final = re.compile(rb'"[0-9a-fA-F]{8}-[0-9a-fA-F-]{27,50}"')
 _KEPT_ID_BYTES: Final = 64
 _NAME_OF_STORED: Final = re.compile(
     r"(?:(?:^|_)(?:ids?|ur[il]s?|refs?|references?)|(?:Ids?|IDs?|Ur[il]s?|URLs?|Refs?))\Z"
 )
+# Ids that say which item of the same input is meant.
 _NAME_OF_CALL: Final = frozenset({"id", "call_id", "tool_call_id", "caller_id", "turn_id", "approval_request_id"})
-"""Ids that say which item of the same input is meant."""
 _MEDIA: Final = re.compile("image|picture|screenshot|audio|sound|video|media|file", re.IGNORECASE)
 _SCREENSHOT: Final = "computer_call_output"
 _TEXT_PARTS: Final = frozenset(
@@ -102,8 +102,8 @@ _PART: Final = frozenset({"type", "text", "image_url", "file_id", "file_data", "
 _DATA_URL: Final = b'"data:'
 _PART_LEVEL: Final = 4
 _QUOTE, _LIST, _OBJECT = b'"[{'
+# Without any of these no name of an id stands in a body, however it is spelled or escaped.
 _ID_MARKS: Final = (b"file_id", b"fileid", b"ids", b"ontainer", b"\\u00", b"ID", b"Id")
-"""Without any of these no name of an id stands in a body, however it is spelled or escaped."""
 _SETTINGS: Final = frozenset(
     {
         "model",
@@ -128,10 +128,10 @@ _SETTINGS: Final = frozenset(
 _NO_TEXT: Final = frozenset({"type", "id", "status", "detail", "file_id", "call_id"})
 
 
+# What one item of reasoning that is only named by its id is held as. It was written in one step between two calls of
+# tools, which takes some hundred tokens to a few thousand. Libraries send every one of a run again: the context window
+# for each would keep all but the largest balances out.
 KEPT_REASONING_TOKENS: Final = 8_192
-"""What one item of reasoning that is only named by its id is held as. It was written in one step between two calls of
-tools, which takes some hundred tokens to a few thousand. Libraries send every one of a run again: the context window
-for each would keep all but the largest balances out."""
 
 
 class Input(msgspec.Struct, frozen=True):

@@ -74,12 +74,12 @@ _TABLE: Final = FieldTable(
     WORK_FIELDS | {INPUT},
 )
 _DISABLED: Final = b'"disabled"'
+# Fields of `WORK_FIELDS` that are read here in another way.
 _ELSEWHERE: Final = frozenset({TOOLS, "conversation", "previous_response_id"})
-"""Fields of `WORK_FIELDS` that are read here in another way."""
 _CONVERSATION: Final = frozenset({"id"})
+# Calls that are granted at most where the context may be compacted before each of them, which is a call of the model
+# itself.
 CALLS_WITH_COMPACTION: Final = 4
-"""Calls that are granted at most where the context may be compacted before each of them, which is a call of the model
-itself."""
 _COMPACTION: Final = "compaction"
 _GENERATE: Final = "generate"
 _CACHE_OPTIONS: Final = "prompt_cache_options"

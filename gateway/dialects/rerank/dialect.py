@@ -39,14 +39,14 @@ if TYPE_CHECKING:
 RERANK: Final = "/rerank"
 PATHS: Final = ("/v1/rerank", "/v2/rerank")
 DOCUMENTS_PER_SEARCH: Final = 100
+# Of a document and the query together, beyond which Cohere counts it as several documents.
 TOKENS_PER_DOCUMENT: Final = 500
-"""Of a document and the query together, beyond which Cohere counts it as several documents."""
+# The most that a model's template adds to one pair of query and document.
 PAIR_TOKENS: Final = 64
-"""The most that a model's template adds to one pair of query and document."""
 METERING_FIELDS: Final = frozenset({"model", "query", "documents"})
 _MEANT: Final = {folded(name): name for name in METERING_FIELDS}
+# Members of a document, as `folded` has them, that are no text.
 _PICTURES: Final = frozenset({"image", "images", "imageurl", "bytes", "video", "audio", "content"})
-"""Members of a document, as `folded` has them, that are no text."""
 _FIELD_LEVEL: Final = 1
 
 

@@ -29,8 +29,8 @@ logger = logging.getLogger(__name__)
 
 Policy = Literal["estimate", "hold", "free"]
 
+# Of a body's text; where there is more, it is taken to have a token every four bytes: counting would take a second.
 MAX_COUNTED_BYTES: Final = 4 << 20
-"""Of a body's text; where there is more, it is taken to have a token every four bytes: counting would take a second."""
 
 
 @dataclass(frozen=True, slots=True)

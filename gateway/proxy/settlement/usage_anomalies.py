@@ -21,8 +21,8 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
+# Lines that one process logs; providers write the values, so that they are bounded.
 MAX_LOGGED: Final = 200
-"""Lines that one process logs; providers write the values, so that they are bounded."""
 MAX_VALUE_CHARS: Final = 64
 _USUAL: Final = frozenset({None, "default", "standard"})
 

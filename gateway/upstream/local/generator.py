@@ -23,8 +23,8 @@ if TYPE_CHECKING:
     from gateway.tokens import Tokenizer
 
 Text = str | list[int]  # as words or as token numbers
+# Texts or vectors that are made before the event loop gets its turn.
 MADE_PER_TURN = 8
-"""Texts or vectors that are made before the event loop gets its turn."""
 COUNT_TO_MAX = 10_000
 _COUNT_TO = re.compile(r"\bcount to (\d{1,9})\b", re.IGNORECASE)
 _PIECE = re.compile(r"\s*\S+|\s+")

@@ -22,8 +22,8 @@ from gateway.upstream.local.generator import Choice, Generator, text_of
 from gateway.upstream.local.request import Body, Call, Fields, RequestError
 
 KEPT_S: Final = 3_600
+# Of one value in Redis; what is larger is not kept.
 MOST_BYTES: Final = 262_144
-"""Of one value in Redis; what is larger is not kept."""
 MOST_KEPT: Final = 1_000
 Command = Callable[..., Awaitable[Any]]
 

@@ -19,18 +19,18 @@ from billing.ledger.verify import verify
 from tests.billing.support import PLANS, Billing, RecordingEffects, rising_ids
 from tests.support.loop_thread import LoopThread
 
+# All that a debit changes of what lots are about.
 DEBIT: Final = "UPDATE accounts SET balance_nano = balance_nano - $2 WHERE id = $1"
-"""All that a debit changes of what lots are about."""
 DAY: Final = timedelta(days=1)
 START: Final = datetime(2027, 1, 31, tzinfo=UTC)
+# A raise with its priority, whether it is promotional and the days until it expires (0: never); a debit; an adjustment
+# downwards; what is taken of a certain lot, as a dispute does.
 STEPS: Final = st.one_of(
     st.tuples(st.just("raise"), st.integers(1, 90), st.tuples(st.integers(0, 1), st.booleans(), st.integers(0, 2))),
     st.tuples(st.just("debit"), st.integers(1, 60), st.none()),
     st.tuples(st.just("fall"), st.integers(1, 60), st.none()),
     st.tuples(st.just("take"), st.integers(1, 60), st.integers(0, 5)),
 )
-"""A raise with its priority, whether it is promotional and the days until it expires (0: never); a debit; an adjustment
-downwards; what is taken of a certain lot, as a dispute does."""
 
 
 @dataclass

@@ -39,8 +39,8 @@ from tests.billing.api.support import Answer, Api, token_of
 from tests.billing.identity.support import join, new_organization, new_user, token_sent
 from tests.billing.support import Billing
 
+# In every name and address of the organization that is to be left alone, and in nothing else.
 MARK: Final = "xyzzy"
-"""In every name and address of the organization that is to be left alone, and in nothing else."""
 QUOTA: Final = {"window": "day", "metric": "tokens", "limit": 9}
 GROUPS: Final = (
     OrganizationOperations,
@@ -63,6 +63,7 @@ OWN: Final = tuple(
 )
 EITHER: Final = st.sampled_from(["own", "other", "none"])
 ROLE: Final = st.sampled_from(sorted(ROLES))
+# What each body may be; `own`, `other` and `none` stand for a user's id.
 BODIES: Final[dict[Any, st.SearchStrategy[dict[str, Any]]]] = {
     NewOrganization: st.just({"name": "New"}),
     OrganizationPatch: st.sampled_from([{"name": "Changed"}, {"slug": "changed"}]),
@@ -87,7 +88,6 @@ BODIES: Final[dict[Any, st.SearchStrategy[dict[str, Any]]]] = {
     NewEndpoint: st.just({"url": "https://hooks.example.com/"}),
     EndpointPatch: st.just({"description": "changed"}),
 }
-"""What each body may be; `own`, `other` and `none` stand for a user's id."""
 
 
 @dataclass(frozen=True)

@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
 SERVICE_KEY: Final = "service-key-of-the-tests"
+# `expired` shows a token that is none any more; `narrow` an API key of the organization whose only scope no endpoint
+# here needs; `stranger` owns another organization; `service` has the service key, `operator` the admin key.
 CALLERS: Final = (
     "nobody",
     "expired",
@@ -35,8 +37,7 @@ CALLERS: Final = (
     "service",
     "operator",
 )
-"""`expired` shows a token that is none any more; `narrow` an API key of the organization whose only scope no endpoint
-here needs; `stranger` owns another organization; `service` has the service key, `operator` the admin key."""
+# What has to be sent to get as far as the check of a scope; others are sent `{}`, which many refuse with 400.
 NEEDS_BODY: Final[dict[str, Any]] = {
     "PATCH /api/orgs/{org_id}": {"name": "Renamed"},
     "POST /api/orgs": {"name": "Another"},
@@ -53,7 +54,6 @@ NEEDS_BODY: Final[dict[str, Any]] = {
     "POST /api/billing/budgets": {"amount_usd": "10"},
     "POST /api/admin/accounts/{account_id}/budgets": {"amount_usd": "10"},
 }
-"""What has to be sent to get as far as the check of a scope; others are sent `{}`, which many refuse with 400."""
 
 
 @dataclass(frozen=True)
@@ -156,24 +156,25 @@ async def world(services: Services, billing: Billing) -> AsyncIterator[World]:
 
 
 ANYONE: Final = [200] * 10
+# Whoever asks: these need no caller, and a body.
 BODY_WRONG: Final = [400] * 10
-"""Whoever asks: these need no caller, and a body."""
+# What others than the operator are answered: a key is no token, and a person may be known and no operator.
 OPERATOR: Final = [401, 401, 401, 403, 403, 403, 403, 403, 401]
-"""What others than the operator are answered: a key is no token, and a person may be known and no operator."""
 SERVICE: Final = [401] * 8
+# Everybody reads their own account; the stranger's is another one.
 ACCOUNT: Final = [401, 401, 403, 200, 200, 200, 200, 200, 401, 401]
-"""Everybody reads their own account; the stranger's is another one."""
 PERSON: Final = [401, 401, 401, 200, 200, 200, 200, 200, 401, 401]
 PERSON_BODY: Final = [401, 401, 401, 400, 400, 400, 400, 400, 401, 401]
 NONE: Final = [401, 401, 404, 404, 404, 404, 404, 404, 401, 401]
 SETUP_NONE: Final = [401, 401, 403, 403, 403, 404, 404, 404, 401, 401]
+# With the scope `billing:setup`: of what there is none, or without the body.
 SETUP_BODY: Final = [401, 401, 400, 400, 400, 400, 400, 400, 401, 401]
-"""With the scope `billing:setup`: of what there is none, or without the body."""
 READ_ORG: Final = [401, 401, 403, 200, 200, 200, 200, 404, 401, 401]
 CHANGE_ORG: Final = [401, 401, 401, 403, 403, 200, 200, 404, 401, 401]
 DELETE_IN_ORG: Final = [401, 401, 401, 403, 403, 204, 204, 404, 401, 401]
+# A key of another member.
 CHANGE_KEY: Final = [401, 401, 403, 403, 403, 200, 200, 404, 401, 401]
-"""A key of another member."""
+# By the callers, in their order. 503 is what says that a store of the API's tests is away: somebody was let in.
 MATRIX: Final[dict[str, list[int]]] = {
     "POST /api/admin/accounts": [*OPERATOR, 400],
     "POST /api/admin/login-links": [*OPERATOR, 201],
@@ -350,7 +351,6 @@ MATRIX: Final[dict[str, list[int]]] = {
     "DELETE /api/auth/sessions/{session_id}": [401, 401, 401, 404, 404, 404, 404, 404, 401, 401],
     "PATCH /api/auth/me": PERSON_BODY,
 }
-"""By the callers, in their order. 503 is what says that a store of the API's tests is away: somebody was let in."""
 
 
 def test_every_endpoint_has_a_row() -> None:

@@ -20,8 +20,8 @@ from billing.budgets.rules import (
 )
 
 BERLIN = ZoneInfo("Europe/Berlin")
+# The day after one of 23 hours in Berlin.
 NOW = datetime(2026, 3, 30, 10, 0, tzinfo=UTC)
-"""The day after one of 23 hours in Berlin."""
 MOMENTS = st.integers(1_577_836_800, 1_893_456_000).map(lambda at_s: datetime.fromtimestamp(at_s, UTC))
 AMOUNTS = st.integers(0, 2**53 - 1)
 

@@ -22,8 +22,8 @@ from tests.billing.collect.support import NOW, START, Room, Sample, minutes_of, 
 from tests.billing.support import Billing
 
 BEGIN: Final = START + timedelta(minutes=57)
+# Of two hours.
 MOMENTS: Final = st.integers(0, 9).map(lambda step: BEGIN + step * timedelta(seconds=25))
-"""Of two hours."""
 SAID: Final = st.builds(
     Sample,
     node=st.sampled_from(["n1", "n2"]),
@@ -33,8 +33,8 @@ SAID: Final = st.builds(
     up=st.sampled_from([0, 1, 2, 5, 9, 100]),
     down=st.sampled_from([0, 3, 7]),
 )
+# 0.3 nano-USD.
 PER_BYTE: Final = 3 * 10**8
-"""0.3 nano-USD."""
 INCLUDED: Final = 20
 INITIAL: Final = 1000
 MOVED: Final = st.tuples(st.sampled_from(["a", "b"]), st.sampled_from(["c", "d"]), MOMENTS)

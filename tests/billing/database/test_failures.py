@@ -34,8 +34,8 @@ CREATE TRIGGER fail_in_a_test BEFORE INSERT ON usage_events FOR EACH ROW EXECUTE
 """
 MENDED = "DROP TRIGGER fail_in_a_test ON usage_events; DROP FUNCTION fail_in_a_test()"
 ASIDE = "SELECT count(*) FROM debits_set_aside"
+# An attempt as if all were new, and one that leaves out what is known.
 MOST_STATEMENTS = 2
-"""An attempt as if all were new, and one that leaves out what is known."""
 
 
 class Counted(Database):

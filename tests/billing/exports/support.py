@@ -19,8 +19,8 @@ from billing.notices.destinations import Poster
 from tests.billing.support import PRICE, Billing
 from tests.support.usage_peers import FakeLago, FakeOpenMeter
 
+# No test waits longer until nothing is left to be told.
 BOUND_S: Final = 60.0
-"""No test waits longer until nothing is left to be told."""
 
 RULES = ExportRules(pause_s=0.000_001, most_pause_s=0.000_001)
 LATER = timedelta(hours=2)

@@ -16,8 +16,8 @@ from billing.identity.signing_keys import SigningKeys, TokenRules
 RSA: Final = generate_private_key(65_537, 2048)
 SECRET: Final = "a shared secret of 32 bytes or more"
 ISSUER: Final = "https://login.example.com"
+# Later than the tests are run: some tokens are of the machine's own time.
 NOW: Final = 4_000_000_000
-"""Later than the tests are run: some tokens are of the machine's own time."""
 GOOD: Final[dict[str, Any]] = {"iss": ISSUER, "aud": "here", "sub": "ann", "iat": NOW, "exp": NOW + 3600, "jti": "1"}
 
 

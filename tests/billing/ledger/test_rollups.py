@@ -15,8 +15,8 @@ from billing.usage import Usage
 from tests.billing.support import PRICES, Billing
 
 USAGE = Usage(input_tokens=1000, cached_input_tokens=10, output_tokens=50, reasoning_tokens=20)
+# At 0.15, 0.075 and 0.60 USD a million.
 COST_NANO = 990 * 150 + 10 * 75 + 50 * 600
-"""At 0.15, 0.075 and 0.60 USD a million."""
 FRESH = "SELECT count(*) FROM usage_fresh"
 BUCKETS = (
     "SELECT granularity, bucket, key_id, model, requests, input_tokens, cached_input_tokens, cache_write_tokens, "

@@ -38,8 +38,8 @@ from billing.zones import Period, period_of, periods, zone_of
 from tests.billing.support import PRICES, Billing
 
 ZONES: Final = ("UTC", "Europe/Berlin", "America/New_York", "Asia/Kolkata", "Australia/Lord_Howe")
+# Around these days clocks are set in New York, Berlin and on Lord Howe Island.
 STARTS: Final = (datetime(2026, 3, 7, tzinfo=UTC), datetime(2026, 3, 28, tzinfo=UTC), datetime(2026, 10, 3, tzinfo=UTC))
-"""Around these days clocks are set in New York, Berlin and on Lord Howe Island."""
 MINUTES: Final = st.integers(0, 60 * 24 * 800).map(lambda minutes: STARTS[0] + timedelta(minutes=minutes))
 OF: Final[dict[str, Callable[[UsageEvent], str | None]]] = {
     "model": lambda event: event.model,

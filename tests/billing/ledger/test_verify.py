@@ -25,8 +25,8 @@ TWICE = """
 INSERT INTO usage_events SELECT (jsonb_populate_record(e, jsonb_build_object('admitted_at',
     e.admitted_at + interval '1 second'))).* FROM usage_events AS e WHERE request_id = $1"""
 
+# The dimensions of the one key that used this model.
 SLOW = "(SELECT id FROM usage_dimensions WHERE model = 'slow')"
-"""The dimensions of the one key that used this model."""
 
 Spoil = Callable[..., Awaitable[None]]
 

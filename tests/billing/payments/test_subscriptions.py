@@ -12,8 +12,8 @@ from tests.billing.payments.test_in_force import PLANS
 from tests.billing.support import Billing, changes_told
 
 START = datetime(2028, 1, 31, 10, tzinfo=UTC)
+# A month after the last of January: Stripe bills on the last day of a month that lacks the day.
 LEAP_DAY = datetime(2028, 2, 29, 10, tzinfo=UTC)
-"""A month after the last of January: Stripe bills on the last day of a month that lacks the day."""
 
 
 @dataclass

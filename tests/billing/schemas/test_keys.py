@@ -16,8 +16,9 @@ from billing.schemas.rules import KeyRefused
 from tests.billing.support import Billing
 
 ROOT = Path(package.__file__).parent
+# The column, the rule, the principal, and what acts on it. The fifth is docs/api.md.
 MOST_FILES = 4
-"""The column, the rule, the principal, and what acts on it. The fifth is docs/api.md."""
+# Where `max_parallel_requests` of a plan stands.
 OF_PLANS = {
     "plans.py",
     "web/operator_money.py",
@@ -26,7 +27,6 @@ OF_PLANS = {
     "schemas/payments.py",
     "cli/plans.py",
 }
-"""Where `max_parallel_requests` of a plan stands."""
 
 
 def test_body_row_and_answer_have_every_rule() -> None:

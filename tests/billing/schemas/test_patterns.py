@@ -14,8 +14,8 @@ from billing.schemas.credit import NewCouponBody
 from billing.schemas.service import NewDebit
 from billing.schemas.subscriptions import NewFeatureUse
 
+# Patterns that stand anywhere in a text.
 FREE = {r"\S"}
-"""Patterns that stand anywhere in a text."""
 
 
 def patterns(hint: Any) -> Iterator[str]:

@@ -21,8 +21,8 @@ from tests.billing.api.support import Client, token_of
 from tests.billing.identity.sessions_support import People
 from tests.billing.support import Billing
 
+# What a browser says of a form that a page of ours has sent.
 OWN = {"Sec-Fetch-Site": "same-origin"}
-"""What a browser says of a form that a page of ours has sent."""
 
 
 @dataclass(frozen=True)

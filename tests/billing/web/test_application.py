@@ -15,8 +15,8 @@ from tests.billing.people_support import GOOD, Registry
 from tests.billing.support import Billing
 from tests.billing.web.support import Console, serving
 
+# htmx.org 2.0.11, dist/htmx.min.js.
 HTMX: Final = "d6fdc75f204e6bdefa99b69bf1e6d4ac69b8a364f77929f45c13476b4000f717"
-"""htmx.org 2.0.11, dist/htmx.min.js."""
 
 
 def test_the_library_that_pages_load_is_the_one_that_was_published() -> None:

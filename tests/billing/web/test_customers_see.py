@@ -17,8 +17,8 @@ from tests.billing.support import PRICE, PRICES
 from tests.billing.web.paths import PATHS
 from tests.billing.web.support import Console, serving
 
+# Of one of the requests, and of both.
 COSTS_NANO: Final = 211_350, 422_700
-"""Of one of the requests, and of both."""
 WORDS: Final = ("Price row", "Markup", "cost_usd", "price_id", "markup_percent", "% that your plan adds")
 USAGE: Final = Usage(input_tokens=1003, output_tokens=103, cached_input_tokens=12)
 

@@ -11,15 +11,15 @@ from tests.billing.web.support import Console
 
 pytestmark = pytest.mark.slow
 
+# `gone` shows a cookie that is none any more; `stranger` owns another organization; `operator` is a person with that
+# right and no organization, `link` came by a link.
 CALLERS: Final = ("nobody", "gone", "viewer", "member", "admin", "owner", "stranger", "operator", "link")
-"""`gone` shows a cookie that is none any more; `stranger` owns another organization; `operator` is a person with that
-right and no organization, `link` came by a link."""
 TO_SIGN_IN: Final = [303, 303]
 ANYONE: Final = [200] * 9
+# Pages of an organization that every role reads.
 CUSTOMERS: Final = [*TO_SIGN_IN, 200, 200, 200, 200, 200, 403, 403]
-"""Pages of an organization that every role reads."""
+# Pages of operators; of what is not there, and forms that lack what they need.
 OPERATORS: Final = [*TO_SIGN_IN, *[403] * 5, 200, 200]
-"""Pages of operators; of what is not there, and forms that lack what they need."""
 OPERATORS_NONE: Final = [*TO_SIGN_IN, *[403] * 5, 404, 404]
 OPERATORS_READ: Final = (
     "",
@@ -76,11 +76,12 @@ OPERATORS_CHANGE: Final = {
 }
 OF_ANOTHER: Final = [*TO_SIGN_IN, *[404] * 5, 403, 403]
 NO_VIEWER: Final = [*TO_SIGN_IN, 403, 404, 404, 404, 404, 403, 403]
+# Pages of something that is not there, what viewers may not do to it, and an empty form for admins and owners.
 REFUSED: Final = [*TO_SIGN_IN, 403, 403, 422, 422, 422, 403, 403]
-"""Pages of something that is not there, what viewers may not do to it, and an empty form for admins and owners."""
 ADMINS: Final = [*TO_SIGN_IN, 403, 403, 404, 404, 404, 403, 403]
 PERSONS: Final = [*TO_SIGN_IN, *[200] * 6, 403]
 WHOLE: Final = [*TO_SIGN_IN, *[422] * 6, 403]
+# Statuses in the order of `CALLERS`. Signing out, which ends what the others need, has tests of its own.
 MATRIX: Final[dict[str, list[int]]] = {
     "GET /sign-in": [200, 200, *[303] * 7],
     "POST /sign-in": [422] * 9,
@@ -170,7 +171,6 @@ MATRIX: Final[dict[str, list[int]]] = {
     "GET /quickstart": CUSTOMERS,
     "GET /": [*TO_SIGN_IN, 200, 200, 200, 200, 200, 303, 303],
 }
-"""Statuses in the order of `CALLERS`. Signing out, which ends what the others need, has tests of its own."""
 
 
 async def test_every_page_answers_everybody_as_the_matrix_says(console: Console) -> None:

@@ -24,8 +24,8 @@ from tests.billing.support import PRICES
 from tests.billing.web.support import Console
 
 LISTED: Final = re.compile(r'data-label="Time"><a href="\./requests/(\w+)"')
+# A month in which clocks are set forward in Berlin (the 29th) and in New York (the 8th).
 MARCH: Final = {"period": "chosen", "from": "2026-03-01", "to": "2026-03-31"}
-"""A month in which clocks are set forward in Berlin (the 29th) and in New York (the 8th)."""
 
 
 async def use(console: Console) -> str:

@@ -14,10 +14,10 @@ from collections.abc import Callable
 from functools import cache
 from typing import Any
 
+# `base_url`, `api_key`, `model`, `prompt`, `api` (which of the APIs that a library speaks), and `what` to do.
 Asked = dict[str, Any]
-"""`base_url`, `api_key`, `model`, `prompt`, `api` (which of the APIs that a library speaks), and `what` to do."""
+# A picture of one pixel, a PNG in base64.
 IMAGE = "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9QDwADhgGAWjR9awAAAABJRU5ErkJggg=="
-"""A picture of one pixel, a PNG in base64."""
 IMAGE_URL = f"data:image/png;base64,{IMAGE}"
 CITY = {
     "type": "object",
@@ -31,8 +31,8 @@ MAX_TOKENS = 50
 
 random.random = lambda: 0.5  # before the libraries are imported, as some keep it by name
 random.uniform = lambda low, high: (low + high) / 2
+# Each client would read all the world's certificates, which takes longer than its request; nothing is encrypted.
 ssl.create_default_context = cache(ssl.create_default_context)
-"""Each client would read all the world's certificates, which takes longer than its request; nothing is encrypted."""
 
 
 def openai_messages(asked: Asked) -> list[dict[str, Any]]:

@@ -368,10 +368,10 @@ def test_a_shell_completes_commands(shell: Shell) -> None:
     assert completed("metergate", "migrate", "--api") == []  # it is taken, and not used
 
 
+# What takes ten times as long to import as everything else that help needs.
 HEAVY = ("aiohttp", "asyncpg", "redis", "rich.table", "yaml", "tiktoken", "uvloop", "asyncio", "gateway.runtime.wiring")
-"""What takes ten times as long to import as everything else that help needs."""
+# The drivers of the stores, HTTP, and what typer has for parameters that are neither texts nor left out.
 SERVING = ("aiohttp", "asyncpg", "redis", "hiredis", "gateway.runtime.wiring", "pydantic")
-"""The drivers of the stores, HTTP, and what typer has for parameters that are neither texts nor left out."""
 NOWHERE = {
     "DATABASE_URL": "postgresql://user@127.0.0.1:1/nowhere?sslmode=disable",
     "REDIS_URL": "redis://127.0.0.1:1",

@@ -11,6 +11,7 @@ from tests.support.command_tree import COMMANDS, OF_PEOPLE, ON_FILES
 from tests.support.commands import Shell, nobody_at
 
 pytestmark = pytest.mark.slow
+# Commands on the stores themselves, as they are used.
 ON_STORES = {
     "serve": "serve",
     "migrate": "migrate",
@@ -24,7 +25,6 @@ ON_STORES = {
     "export": "export --to x --since 2026-01-01",
     "restore": f"restore {Path(__file__)}",
 }
-"""Commands on the stores themselves, as they are used."""
 OF_THE_API = {
     "operator account create": "operator account create x",
     "operator account show": "operator account show acc_x",
@@ -103,11 +103,11 @@ DONE = [
     "operator price check",
     "operator price try openai/gpt-4o input_tokens=1",
 ]
+# `up` brings its own stores; `connect` writes files of coding agents; `doctor` says of stores that are away that they
+# are, and ends with 1.
 ALONE = ("up", "doctor", "connect")
-"""`up` brings its own stores; `connect` writes files of coding agents; `doctor` says of stores that are away that they
-are, and ends with 1."""
+# It makes the configuration, and reads none.
 UNCONFIGURED = ("init",)
-"""It makes the configuration, and reads none."""
 
 
 def away() -> dict[str, str]:

@@ -110,7 +110,7 @@ def by(**tokens: int) -> list[dict[str, Any]]:
 
 
 _READ: Final = yaml.safe_load(Path(__file__).with_suffix(".yaml").read_text("utf-8"))
+# Answers of which the package genai-prices reads what is read here.
 ANSWERS: Final = tuple(Answer(**each) for each in _READ["same"])
-"""Answers of which the package genai-prices reads what is read here."""
+# Answers that the two read otherwise; then their counts, and ours, where they differ.
 DIFFERENT: Final = tuple((Answer(**each["answer"]), each["theirs"], each["ours"]) for each in _READ["different"])
-"""Answers that the two read otherwise; then their counts, and ours, where they differ."""

@@ -13,8 +13,8 @@ from tests.gateway.dialects.answers import Answer, chat
 from tests.gateway.dialects.readers import READERS
 
 PAGE = Path(__file__).parents[3].joinpath("docs", "providers.md").read_text("utf-8")
+# Beginnings of paths that lead to an endpoint by another name.
 ALIASES = ("/openai/", "/azure/", "/v1/models/")
-"""Beginnings of paths that lead to an endpoint by another name."""
 
 
 def rows(heading: str) -> list[list[str]]:

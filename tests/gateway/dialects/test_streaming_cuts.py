@@ -138,8 +138,8 @@ def told(tap: SseTap, chunks: list[bytes]) -> tuple[object, ...]:
     return passed + rest, tap.reported, tap.error_seen, tap.done, tap.stale, tap.began_output, output.text
 
 
+# Never both: who asks for the cost has usage, and what the gateway alone asked for carries no cost.
 OPTIONS: list[dict[str, bool]] = [{}, {"strip_usage": True}, {"hold_usage": True}]
-"""Never both: who asks for the cost has usage, and what the gateway alone asked for carries no cost."""
 
 
 @pytest.mark.parametrize("options", OPTIONS, ids=["", "strip", "hold"])

@@ -22,6 +22,7 @@ pytestmark = pytest.mark.slow
 as_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root runs Postgres as another user")
 TRUST = "local all all trust\nhost all all 127.0.0.1/32 trust\n"
 
+# What Postgres first says to a user of this machine: R to one who is let in, E to one who is not.
 ASKS = """
 import os, socket, struct, sys
 os.setgroups([]), os.setgid(int(sys.argv[2])), os.setuid(int(sys.argv[2]))
@@ -31,7 +32,6 @@ with socket.socket(socket.AF_UNIX) as connection:
     connection.sendall(struct.pack("!II", 8 + len(asked), 3 << 16) + asked)
     print(connection.recv(1).decode())
 """
-"""What Postgres first says to a user of this machine: R to one who is let in, E to one who is not."""
 
 
 def first_word(data_dir: Path, uid: int) -> str:

@@ -5,8 +5,8 @@ import asyncio
 from billing.database.connection import Database
 from tests.gateway.conftest import MakeGateway, chat
 
+# More than a gateway has connections.
 CALLS = 12
-"""More than a gateway has connections."""
 WAITING = "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND datname = current_database()"
 
 

@@ -25,18 +25,20 @@ from tests.support.metering_service import SERVICE_KEY, with_meters
 pytestmark = pytest.mark.slow
 
 EXAMPLES: Final = int(os.environ.get("METERGATE_TEST_FUZZ_EXAMPLES", "1"))
+# What the gateway answers by itself; bodies of providers' APIs are not described.
 OUR_OWN: Final = (
     "--include-path-regex",
     "^/(api|healthz|health|readyz|docs|.well-known|v1/(key|status|jobs|generations))",
 )
-"""What the gateway answers by itself; bodies of providers' APIs are not described."""
+# By which of the document's schemes each caller shows who it is; nobody shows nothing.
 SCHEMES: Final = {"key": "bearer", "person": "person", "service": "serviceKey", "admin": "adminKey"}
-"""By which of the document's schemes each caller shows who it is; nobody shows nothing."""
 CALLERS: Final = ("nobody", *SCHEMES)
+# Kinds of callers that may call one operation, at most.
 MOST_CALLERS: Final = 2
-"""Kinds of callers that may call one operation, at most."""
+# Operations by which a person can end what they are signed in by: another person, `leaver`, tries them.
 ENDS_SESSIONS: Final = re.compile(r"/api/(auth|orgs)\b")
-"""Operations by which a person can end what they are signed in by: another person, `leaver`, tries them."""
+# Keys that are none are not made up: who has no valid one is refused before anything else is looked at, which each
+# operation's check of its security sees. The router refuses all methods that a path does not have alike.
 LESS: Final = (
     "[auth]",
     "auto-signup = false",
@@ -45,10 +47,8 @@ LESS: Final = (
     "[phases.coverage]",
     'unexpected-methods = ["trace"]',
 )
-"""Keys that are none are not made up: who has no valid one is refused before anything else is looked at, which each
-operation's check of its security sees. The router refuses all methods that a path does not have alike."""
+# Where Hypothesis keeps tables of characters, which take it seconds to make: one place for all runs.
 STORAGE: Final = Path.cwd() / ".hypothesis"
-"""Where Hypothesis keeps tables of characters, which take it seconds to make: one place for all runs."""
 
 
 def may_call(who: str, operation: dict[str, Any]) -> bool:

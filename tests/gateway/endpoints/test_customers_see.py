@@ -30,14 +30,15 @@ Json = dict[str, Any]
 MARKUP: Final = 25
 CALLERS: Final = ("key", "person", "service", "admin")
 CUSTOMERS: Final = ("key", "person")
+# Fields and columns that tell of the provider's cost.
 FORBIDDEN: Final = frozenset({"cost_usd", "markup_percent", "price_id", "price_ids", "estimated_cost_usd"})
-"""Fields and columns that tell of the provider's cost."""
+# Answers whose `cost_usd` is the charge, whoever asks: the name is that of another product.
 NAMED_COST: Final = re.compile(r"/api/billing/(usage|keys/\{key_id\}/usage)")
-"""Answers whose `cost_usd` is the charge, whoever asks: the name is that of another product."""
+# Operations by which a caller could end what the others are.
 ENDS_CALLERS: Final = re.compile(r"/auth/|/orgs/\{org_id\}$")
-"""Operations by which a caller could end what the others are."""
 DESCRIPTIONS: Final = ("/api/openapi.json", "/api/docs", "/docs")
 IN_PATH: Final = re.compile(r"\{(\w+)[^}]*\}")
+# What is sent to operations that change something and are not refused; others are sent an empty object.
 BODIES: Final[dict[str, Json]] = {
     "POST /api/billing/keys": {"name": "another"},
     "PATCH /api/billing/keys/{key_id}": {"name": "changed"},
@@ -49,7 +50,6 @@ BODIES: Final[dict[str, Json]] = {
         **{"account_id": "{account_id}", "meter": "container.second", "quantity": 1, "event_id": "another"}
     },
 }
-"""What is sent to operations that change something and are not refused; others are sent an empty object."""
 
 
 def with_markup(settings: Settings) -> Settings:

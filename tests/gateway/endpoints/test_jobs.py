@@ -14,6 +14,7 @@ from gateway.metrics.registry import Metrics
 from tests.gateway.conftest import ADMIN_KEY, Gateway, MakeGateway, chat
 from tests.support.answering import until
 
+# Loops of a process that does nothing for others.
 ITS_OWN = {
     "outbox",
     "direct_writer",
@@ -29,9 +30,8 @@ ITS_OWN = {
     "prices",
     "refused",
 }
-"""Loops of a process that does nothing for others."""
+# Some of those by which one gateway of all does something for all.
 SHARED = {"reconcile", "retention", "mail", "notices", "credit_expiry", "balance_alerts", "budgets", "background"}
-"""Some of those by which one gateway of all does something for all."""
 
 
 async def test_reconcile_reports_and_mends(gateway: Gateway) -> None:

@@ -29,6 +29,7 @@ def operations(api: Json) -> dict[tuple[str, str], Json]:
     }
 
 
+# What answers of these are like is seen elsewhere.
 OF_OTHERS = (
     "{org_id}",
     "{order_id}",
@@ -38,9 +39,8 @@ OF_OTHERS = (
     "{plan_id}",
     "/usage/refusals/{request_id}",
 )
-"""What answers of these are like is seen elsewhere."""
+# Before the paths of a customer's billing: the same operations once more.
 ALIAS = "/api/v1"
-"""Before the paths of a customer's billing: the same operations once more."""
 
 
 async def test_it_is_the_routes_that_are_served(gateway: Gateway) -> None:

@@ -23,13 +23,13 @@ from billing.identity.signing_keys import SigningKeys, TokenRules
 from tests.gateway.conftest import ADMIN_KEY, chat
 
 PROCESSES: Final = 3
+# SPEC's own bound.
 BOUND_S: Final = 1.0
-"""SPEC's own bound."""
 PAUSE_S: Final = 0.02
 BOUND_OF_START_S: Final = 120.0
 REQUESTS: Final = [{"window": "day", "metric": "requests", "limit": 1}]
+# More tokens than the shipped plan `free` has for a day, and fewer than `starter` has for a minute.
 BEYOND_FREE: Final = {"n": 16, "max_tokens": 16_384}
-"""More tokens than the shipped plan `free` has for a day, and fewer than `starter` has for a minute."""
 
 
 @asynccontextmanager

@@ -30,8 +30,8 @@ from gateway.server.guard import EdgeRules
 from tests.support.edge_clients import Client, chunked, get, post, until
 from tests.support.edge_servers import Edge, echo, edge, on_both_loops
 
+# What pages of these tests say of who made them: their server's limit of connections.
 WORKER, PAGES = b"1001", b"1002"
-"""What pages of these tests say of who made them: their server's limit of connections."""
 
 
 @dataclass

@@ -22,8 +22,8 @@ from tests.support.gateways import Fetched, ask, assert_free, assert_tells_no_se
 
 MESSAGES = "/v1/messages"
 VERSION = {"anthropic-version": "2023-06-01"}
+# claude-haiku-4-5, in nano-USD a token.
 HAIKU = {"input": 1_000, "cached_input": 100, "cache_write": 1_250, "cache_write_1h": 2_000, "output": 5_000}
-"""claude-haiku-4-5, in nano-USD a token."""
 COST = (
     10 * HAIKU["input"]
     + 500 * HAIKU["cached_input"]

@@ -257,8 +257,8 @@ async def test_a_model_and_a_plan_have_numbers_of_their_own(gateway_of: GatewayO
     assert granted == ["4", "6", "7"]
 
 
+# gpt-5.1-codex, in nano-USD per million tokens.
 CODEX = {"input": 1_250_000_000, "output": 10_000_000_000}
-"""gpt-5.1-codex, in nano-USD per million tokens."""
 
 
 async def test_the_free_plan_admits_a_coding_tool_with_a_search(gateway_of: GatewayOf) -> None:

@@ -27,8 +27,8 @@ from tests.support.answering import Gate, Provider, answer, saying, streaming, u
 from tests.support.gateways import INPUT, OUTPUT, ask, asking, early_in_a_minute, fetch, refusal, spent_nano
 from tests.support.shipped import shipped_settings
 
+# The most output tokens of gpt-4o-mini.
 MOST = 16_384
-"""The most output tokens of gpt-4o-mini."""
 CHAT = json.dumps(chat(model="gpt-4o-mini")).encode()
 
 

@@ -23,8 +23,8 @@ from tests.support.passed_answers import estimate_nano
 OUTPUT_TOKENS = 10_000
 BODY = chat(model="gpt-4o-mini", stream=True, max_tokens=OUTPUT_TOKENS)
 JSON_BODY = chat(model="gpt-4o-mini", max_tokens=OUTPUT_TOKENS)
+# An answer that says that it is over; usage is to come.
 FINISHED = WORDS[0] + delta(finish="stop")
-"""An answer that says that it is over; usage is to come."""
 
 
 def hold_nano(body: dict[str, Any] = BODY) -> int:

@@ -23,8 +23,8 @@ pytestmark = pytest.mark.slow
 
 MIB = 1 << 20
 PACKED = "Content-Encoding: gzip"
+# Above `large_body_bytes`.
 LARGE = MIB
-"""Above `large_body_bytes`."""
 
 
 def body_of(size_bytes: int, **fields: Any) -> bytes:

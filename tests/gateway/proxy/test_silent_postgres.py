@@ -12,8 +12,8 @@ from tests.gateway.conftest import Gateway, MakeGateway, chat
 from tests.support.gateways import ask, fetch, refusal
 
 WAIT_S = 1.0
+# A busy machine's; without a bound it were two of Postgres's timeouts, of 10 s each.
 BOUND_S = 8.0
-"""A busy machine's; without a bound it were two of Postgres's timeouts, of 10 s each."""
 
 
 @contextmanager

@@ -20,8 +20,8 @@ from tests.gateway.conftest import Customer, Gateway, MakeGateway, Upstream, cha
 from tests.support.answering import Gate, answer, saying, until
 from tests.support.gateways import INPUT, OUTPUT, asking, head, raw, refusal
 
+# What tomorrow's prices are, in times of today's.
 DEARER = 3
-"""What tomorrow's prices are, in times of today's."""
 PLAN = Plan("patient", "Patient", 0, admission_queue_s=600, max_parallel_requests=1)
 BODY = chat(model="gpt-4o-mini", max_tokens=10)
 

@@ -18,8 +18,8 @@ from tests.support.edge_clients import ENCODED, METERED, Client, chunked, get, p
 from tests.support.edge_servers import LIMIT_BYTES, Edge, Gate, echo, edge, on_both_loops
 
 UNFINISHED = post(b"body", path=METERED)[:-3]
+# What the application of these tests, which explains no error, makes of one.
 FAILED = 503
-"""What the application of these tests, which explains no error, makes of one."""
 
 
 @dataclass(eq=False)

@@ -18,13 +18,13 @@ from billing.holds.redis.client import RedisClient
 from tests.support.edge_clients import METERED, post
 
 FILES = 1_024
+# Connections; so many more than a worker has files that most end for others.
 CROWD = 3_000
-"""Connections; so many more than a worker has files that most end for others."""
+# Connections that the crowd has open at the same time.
 AT_ONCE = 1_200
-"""Connections that the crowd has open at the same time."""
 OWN_DATABASE = 11
+# Others have addresses of their own, and one has that of the crowd.
 OTHERS = ("127.0.0.2", "127.0.0.3", "127.0.0.4", "127.0.0.1")
-"""Others have addresses of their own, and one has that of the crowd."""
 CHAT = "/v1/chat/completions"
 WRONG = "Authorization: Bearer mg_wrong"
 UNFINISHED = {
@@ -34,10 +34,10 @@ UNFINISHED = {
     "a part of a head": post(b"x", path=METERED)[:30],
     "nothing": b"",
 }
+# Answers that nobody takes.
 UNREAD = b"GET /api/openapi.json HTTP/1.1\r\nHost: here\r\n\r\n" * 3
-"""Answers that nobody takes."""
+# Of such connections there are fewer: what they cost is to make the answers.
 UNREAD_EVERY = 50
-"""Of such connections there are fewer: what they cost is to make the answers."""
 ASKED = b"GET /healthz HTTP/1.1\r\nHost: here\r\n\r\n"
 
 

@@ -24,13 +24,13 @@ async def test_one_connection_serves_many_requests() -> None:
         assert (len(served.server.connections), served.ways) == (1, ["edge"] * 5)
 
 
+# Requests of each kind and what they are answered with.
 KINDS = {
     "M": lambda number: (post(b"%d" % number), b"metered %d" % number),
     "E": lambda number: (post(b"%d" % number, path=ENCODED), b"metered %d" % number),
     "A": lambda number: (get(f"/plain?{number}"), b"plain %d" % number),
     "P": lambda number: (post(b"%d" % number, path="/echo"), b"application %d" % number),
 }
-"""Requests of each kind and what they are answered with."""
 
 
 @pytest.mark.parametrize("size", [1 << 20, 61, 7])

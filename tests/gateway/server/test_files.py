@@ -17,8 +17,8 @@ pytestmark = pytest.mark.slow
 FILES = 256
 IDLE = 400
 LOOK_EVERY = 10
+# Of the run's Redis: a worker process keeps to no test's prefix.
 OWN_DATABASE = 10
-"""Of the run's Redis: a worker process keeps to no test's prefix."""
 HEALTH = b"GET /healthz HTTP/1.1\r\nHost: here\r\nConnection: close\r\n\r\n"
 
 

@@ -24,8 +24,8 @@ MIB = 1 << 20
 MOST_BYTES = 400 * MIB
 KEYS, CONNECTIONS = 4, 2
 ADMIN_KEY = "admin-key-of-the-tests-of-hostile-bodies"
+# Of the run's Redis: a worker process keeps to no test's prefix.
 OWN_DATABASE = 9
-"""Of the run's Redis: a worker process keeps to no test's prefix."""
 BODIES = {
     "messages that are nothing": b'{"model":"demo","messages":[' + b'{"":[]},' * (4 * MIB - 100) + b"{}]}",
     "one text": b'{"model":"none","messages":[{"role":"user","content":"' + b"word " * (6 * MIB) + b'"}]}',

@@ -15,8 +15,8 @@ from tests.support.edge_servers import edge, on_both_loops
 pytestmark = pytest.mark.slow
 
 MIB = 1 << 20
+# The most that an event loop takes from a connection at once.
 PIECE_BYTES = 256 * 1024
-"""The most that an event loop takes from a connection at once."""
 
 
 async def swallow(exchange: Exchange) -> None:

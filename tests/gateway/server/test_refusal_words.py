@@ -119,8 +119,8 @@ def test_what_an_operator_can_do_is_kept_for_them() -> None:
     assert hint == "`metergate operator key update k --quota ...` raises it"
 
 
+# What only they can cause.
 RAISED_FOR_OPERATORS: Final = {"billing/payments/desk.py", "billing/pricing/trials.py", "billing/exports/cursor.py"}
-"""What only they can cause."""
 SAYS: Final = re.compile(r"metergate operator|(?:metergate|plans|prices)\.yaml|under `?defaults`?")
 
 
@@ -138,8 +138,8 @@ def test_no_exception_that_a_customer_can_cause_names_an_operator_s_command() ->
     assert [each for each in found if each[0] not in ALLOWED] == []
 
 
+# Raised where the gateway starts.
 ALLOWED: Final = {"gateway/server/aiohttp_private.py", "gateway/process/worker.py"}
-"""Raised where the gateway starts."""
 
 
 def test_no_customer_s_page_names_an_operator_s_command() -> None:

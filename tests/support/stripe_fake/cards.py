@@ -16,6 +16,6 @@ class Card:
 VISA = Card("4242")
 POOR = Card("9995", "insufficient_funds", advice="try_again_later")
 STOLEN = Card("9979", "stolen_card", advice="do_not_try_again")
+# 3-D Secure each time.
 SECURE = Card("3184", needs_payer=True)
-"""3-D Secure each time."""
 CARDS = {each.last4: each for each in (VISA, POOR, STOLEN, SECURE)}

@@ -22,9 +22,9 @@ from tests.support.stripe_fake.routes import Routes
 from tests.support.stripe_fake.state import DAY_S, Object, Refused, State
 from tests.support.stripe_fake.subscriptions import Subscriptions
 
+# What befalls the next call: it is done and its answer lost; not even begun; answered 500, which is kept for its key;
+# 429; or it is never answered.
 Fault = Literal["lose_answer", "refuse", "fail", "busy", "hang"]
-"""What befalls the next call: it is done and its answer lost; not even begun; answered 500, which is kept for its key;
-429; or it is never answered."""
 WEBHOOK_SECRET = "whsec_fake"
 _RANDOM_KEY = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}|stripe-python-retry-.*")
 

@@ -20,8 +20,8 @@ from jsonschema import Draft202012Validator
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
+# What befalls the next request: it is done and its answer lost; cut off before; answered 500; 429; or 401.
 Fault = Literal["lose_answer", "refuse", "fail", "busy", "locked"]
-"""What befalls the next request: it is done and its answer lost; cut off before; answered 500; 429; or 401."""
 STATUSES = {"fail": 500, "busy": 429, "locked": 401}
 
 

@@ -76,12 +76,12 @@ def test_snapshot_and_thin_name_the_same_object(about: dict[str, object], ref: O
         assert (each.type, each.livemode, each.created_at) == ("some.type", False, NOW)
 
 
+# Ids that no row can have.
 NULS: list[dict[str, object]] = [
     {"object": "refund", "id": "re_\0"},
     {"object": "charge", "payment_intent": "pi_\0"},
     {"object": "subscription_schedule", "subscription": "sub_\0"},
 ]
-"""Ids that no row can have."""
 
 
 def test_what_is_no_event_is_refused() -> None:

@@ -15,6 +15,7 @@ from tests.support.commands import CHECKOUT, Result, Shell
 KEY: Final = "mg_0123456789abcdefghijABCDEFGHIJ01"
 OTHER_SECRET: Final = "sk-somebody-elses"
 URL: Final = "https://gateway.example.com"
+# What each tool's user has had there before.
 HAD: Final[dict[str, dict[str, str]]] = {
     "claude-code": {".claude/settings.json": '{\n  "permissions": {"allow": ["Bash"]},\n  "env": {"FOO": "1"}\n}\n'},
     "codex": {".codex/config.toml": '# mine\nmodel = "o3"\n\n[features]\nunified_exec = true # kept\n'},
@@ -38,7 +39,6 @@ HAD: Final[dict[str, dict[str, str]]] = {
     },
     "mini-swe-agent": {".config/mini-swe-agent/.env": f"ANTHROPIC_API_KEY='{OTHER_SECRET}'\n"},
 }
-"""What each tool's user has had there before."""
 
 
 @pytest.fixture

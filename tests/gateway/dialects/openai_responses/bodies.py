@@ -49,5 +49,5 @@ def stream(last: str = "response.completed", end: bytes = b"\n", **fields: Any) 
     )
 
 
+# Of the usage that `response` reports; gpt-4o-mini has no price of its own for cache writes and reasoning.
 COST = 22 * INPUT + 10 * CACHED + 4 * INPUT + 87 * OUTPUT
-"""Of the usage that `response` reports; gpt-4o-mini has no price of its own for cache writes and reasoning."""

@@ -184,6 +184,7 @@ VALUES: Final = st.recursive(
     max_leaves=6,
 )
 KNOWN: Final = frozenset(map(folded, METERING_FIELDS | CHAT_FIELDS | {"messages", "type", "stream_id", "response"}))
+# Names that metering reads within tools and items, in any spelling.
 READ: Final = frozenset(
     map(
         folded,
@@ -192,7 +193,6 @@ READ: Final = frozenset(
         | {"max_uses", "model", "environment", "execution", "text", "image_url", "file_url", "file_data", "detail"},
     )
 )
-"""Names that metering reads within tools and items, in any spelling."""
 
 
 def costs(kind: str) -> bool:
