@@ -1,13 +1,12 @@
 """/api/admin/keys: keys of any account. Behind the admin key. A secret is in the answer to a creation, nowhere else."""
 
 from collections.abc import Iterable
-from datetime import UTC, datetime
 from typing import Any, Final
 
 from msgspec import UNSET
 
 from billing.api.errors import BadRequest
-from billing.api.requests import listing, page_asked
+from billing.api.requests import in_future, listing, page_asked
 from billing.api.route import Access, Call, Route
 from billing.api.services import Services
 from billing.shapes.base import Listing
@@ -43,9 +42,7 @@ async def create_key(call: Call, body: NewKey) -> NewKeyShape:
 def new_rules(services: Services, body: RulesBody, quota: int) -> dict[str, Any]:
     """Return the rules of a new key, `quota` among them. Raises `BadRequest` for one that has expired."""
     rules = given_rules(body)
-    expires_at = rules.get("expires_at")
-    if expires_at is not None and expires_at <= datetime.fromtimestamp(services.clock(), UTC):
-        raise BadRequest("expires_at has passed.", "expires_at")
+    in_future("expires_at", rules.get("expires_at"), services.clock())
     rules["quotas"] = rules.get("quotas", ()) + total_tokens_quota(quota)
     return rules
 
