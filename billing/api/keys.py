@@ -39,9 +39,7 @@ async def create_key(call: Call, body: NewKey) -> NewKeyShape:
 def new_rules(services: Services, body: RulesBody, quota: int) -> dict[str, Any]:
     """Return the rules of a new key, `quota` among them. Raises `BadRequest` for one that has expired."""
     rules = given_rules(body)
-    expires_at = rules.get("expires_at")
-    if expires_at is not None and expires_at <= datetime.fromtimestamp(services.clock(), UTC):
-        raise BadRequest("expires_at has passed.", "expires_at")
+    in_future("expires_at", rules.get("expires_at"), services.clock())
     rules["quotas"] = rules.get("quotas", ()) + total_tokens_quota(quota)
     return rules
 

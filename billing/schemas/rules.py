@@ -62,7 +62,7 @@ ToolCallsBody = Annotated[
 ExpiryBody = Annotated[
     str,
     Meta(
-        description="RFC 3339 or a day; null: never",
+        description="RFC 3339 or a day, of a new key in the future; null: never",
         examples=["2037-01-31T12:00:00Z"],
         extra_json_schema={"format": "date-time"},
     ),

@@ -89,9 +89,8 @@ async def compare(agent: Agent, make_gateway: MakeGateway, folder: Path, prompt:
         assert asked(provider) == asked_directly
         if prompt is not None:
             return
-        if fixed:
-            assert [each for each in requests if each.beside_output_nano > MOST_HELD * each.charged_nano] == []
-        else:
+        assert [each for each in requests if each.beside_output_nano > MOST_HELD * each.charged_nano] == []
+        if not fixed:
             least = min(each.charged_nano for each in requests)
             poor = await gateway.customer(format_usd(MOST_HELD * least), account=FREE)
             await ran(agent, folder / "c", gateway.url, poor.key)
