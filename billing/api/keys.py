@@ -1,14 +1,13 @@
 """/api/admin/keys: keys of any account. Behind the admin key. A secret is in the answer to a creation, nowhere else."""
 
 from collections.abc import Iterable
-from datetime import UTC, datetime
 from typing import Any
 
 from msgspec import UNSET
 
 from billing.api.errors import BadRequest
 from billing.api.operations import KeyOperations
-from billing.api.requests import listing, page_asked
+from billing.api.requests import in_future, listing, page_asked
 from billing.api.route import Call, serves
 from billing.api.services import Services
 from billing.schemas.base import Listing
