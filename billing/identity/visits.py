@@ -1,7 +1,8 @@
 """How many people sign in, register or reset a password at the same time in one process.
 
 Nobody knows them yet, and each of their requests asks the database and may hash a password, which takes a processor. So
-they have a share of their own, and no network has more than a part of it: whoever comes beyond is told to come again.
+they have a share of their own, and a network may add to what it has only up to a part of what is free: a whole office
+signs in at once, and a flood leaves room for others. Whoever comes beyond is told to come again.
 """
 
 from __future__ import annotations
@@ -13,8 +14,8 @@ from typing import Final
 
 from billing.errors import MetergateError
 
-# Of all, one network has one in so many, and at least NETWORK_LEAST.
-NETWORK_SHARE: Final = 32
+# Of what is free, one network may have one in so many, and at least NETWORK_LEAST.
+NETWORK_SHARE: Final = 8
 NETWORK_LEAST: Final = 2
 RETRY_AFTER_S: Final = 1
 
@@ -34,13 +35,13 @@ class Visits:
 
     def __init__(self, at_once: int = 64) -> None:
         self._at_once = at_once
-        self._of_network = max(NETWORK_LEAST, at_once // NETWORK_SHARE)
         self._running = Counter[str]()
 
     @contextmanager
     def entered(self, network: str) -> Iterator[None]:
         """Count a visit while this is open. Raises `TooManyVisits`."""
-        if self._running.get(network, 0) >= self._of_network or self._running.total() >= self._at_once:
+        free = self._at_once - self._running.total()
+        if free <= 0 or self._running.get(network, 0) >= max(NETWORK_LEAST, free // NETWORK_SHARE):
             raise TooManyVisits
         self._running[network] += 1
         try:

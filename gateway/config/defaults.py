@@ -349,7 +349,9 @@ class SignInSettings(Struct, frozen=True):
     sign_ins_at_once: Annotated[
         int,
         within(
-            2, 10_000, "people who sign in, register or reset a password at once in a process; a 32nd of one address"
+            2,
+            10_000,
+            "people who sign in, register or reset a password at once in a process; of what is free, an eighth of one address",
         ),
     ] = 64
 

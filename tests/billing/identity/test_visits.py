@@ -9,21 +9,19 @@ from contextlib import ExitStack
 import pytest
 
 from billing.identity.passwords import NICENESS, Passwords
-from billing.identity.visits import NETWORK_LEAST, TooManyVisits, Visits
+from billing.identity.visits import TooManyVisits, Visits
 
 
 def test_a_network_leaves_room_for_others() -> None:
-    visits = Visits(64)
+    visits, had = Visits(64), []
     with ExitStack() as open_:
-        for network in range(64 // NETWORK_LEAST - 1):
-            for _ in range(NETWORK_LEAST):
-                open_.enter_context(visits.entered(f"network {network}"))
+        for network in range(20):
+            had.append(0)
             with pytest.raises(TooManyVisits):
-                open_.enter_context(visits.entered(f"network {network}"))
-        for _ in range(NETWORK_LEAST):
-            open_.enter_context(visits.entered("newcomer"))
-        with pytest.raises(TooManyVisits):
-            open_.enter_context(visits.entered("one more"))
+                while True:
+                    open_.enter_context(visits.entered(f"network {network}"))
+                    had[-1] += 1
+        assert (had[0], had[19], sum(had)) == (7, 2, 62)  # the first is an office, and the twentieth has its two
     with visits.entered("network 0"), visits.entered("network 0"):
         pass
     assert not visits._running
