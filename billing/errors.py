@@ -78,7 +78,6 @@ MetergateError
 |   +-- OrganizationRefused        billing.identity.organizations
 +-- PasswordRefused                billing.identity.passwords
 +-- TooManyHashes                  billing.identity.passwords
-+-- TooManyVisits                  billing.identity.visits
 +-- SignInFailed                   billing.identity.providers
 +-- UnknownProvider                billing.identity.providers
 +-- SealBroken                     billing.identity.sealing
@@ -89,6 +88,7 @@ MetergateError
 |   +-- BadAddress                 billing.identity.users
 |   +-- UserNotFound               billing.identity.users
 |   +-- UserRefused                billing.identity.users
++-- TooManyVisits                  billing.identity.visits
 +-- DifferentKeys                  billing.keys.presented
 +-- UsageQueryError                billing.ledger.used
 +-- BadMeasure                     billing.metering.charges

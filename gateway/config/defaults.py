@@ -351,7 +351,8 @@ class SignInSettings(Struct, frozen=True):
         within(
             2,
             10_000,
-            "people who sign in, register or reset a password at once in a process; of what is free, an eighth of one address",
+            "people who sign in, register or reset a password at once in a process; of what is free, an eighth of one "
+            "address",
         ),
     ] = 64
 

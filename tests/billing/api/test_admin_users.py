@@ -57,7 +57,7 @@ async def test_somebody_is_let_in_and_out(api: Api, ada: str) -> None:
 async def test_an_operator_needs_a_second_factor(api: Api) -> None:
     await api.billing.database.execute(INSERT, "usr_bob", "bob@example.com", "active", None)
     refused = await api.admin("PATCH", "/users/usr_bob", {"operator": True})
-    assert "/api/auth/totp" in refused.error["message"]
+    assert "metergate auth totp enrol" in refused.error["message"]
     assert refused.status == 400
     assert (await api.admin("PATCH", "/users/usr_bob", {})).json["operator"] is False
     await api.admin("PATCH", "/users/usr_bob", {"status": "disabled"})

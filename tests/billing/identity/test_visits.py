@@ -1,6 +1,7 @@
 """How many people may sign in at once: a network has a part of all, and what ended counts no longer."""
 
 import asyncio
+import itertools
 import os
 import sys
 import threading
@@ -12,15 +13,20 @@ from billing.identity.passwords import NICENESS, Passwords
 from billing.identity.visits import TooManyVisits, Visits
 
 
+def entered(visits: Visits, network: str, open_: ExitStack) -> int:
+    """As many visits of a network as there is room for; how many that is."""
+    for count in itertools.count():
+        try:
+            open_.enter_context(visits.entered(network))
+        except TooManyVisits:
+            return count
+    raise AssertionError
+
+
 def test_a_network_leaves_room_for_others() -> None:
-    visits, had = Visits(64), []
+    visits = Visits(64)
     with ExitStack() as open_:
-        for network in range(20):
-            had.append(0)
-            with pytest.raises(TooManyVisits):
-                while True:
-                    open_.enter_context(visits.entered(f"network {network}"))
-                    had[-1] += 1
+        had = [entered(visits, f"network {network}", open_) for network in range(20)]
         assert (had[0], had[19], sum(had)) == (7, 2, 62)  # the first is an office, and the twentieth has its two
     with visits.entered("network 0"), visits.entered("network 0"):
         pass

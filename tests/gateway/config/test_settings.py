@@ -189,6 +189,6 @@ def test_a_plain_edge_is_reached_by_this_machine_or_by_a_proxy_alone(tmp_path: P
     assert "TRUSTED_PROXIES" in problem
     assert "defaults.edge" in problem
     for environ in ({"LISTEN_ADDR": "127.0.0.1:80"}, {"LISTEN_ADDR": "[::1]:80"}, {"TRUSTED_PROXIES": "10.0.0.0/8"}):
-        assert load(tmp_path / "c", environ, main=main).defaults.edge == "plain"
-    assert load(tmp_path / "c", main=main, mode="up").defaults.edge == "plain"
-    assert load(tmp_path / "c", main=main, mode="command").defaults.edge == "plain"
+        assert load(tmp_path / "c", environ, main=main).defaults.edge.edge == "plain"
+    assert load(tmp_path / "c", main=main, mode="up").defaults.edge.edge == "plain"
+    assert load(tmp_path / "c", main=main, mode="command").defaults.edge.edge == "plain"

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec import structs
 
 from billing.usage import Usage
 from gateway.config.defaults import EstimateSettings
@@ -48,7 +49,7 @@ def test_an_open_tool_has_a_ladder_up_to_the_calls_of_by_default() -> None:
     for calls, (tokens, cost_nano) in enumerate(need.ladder, 2):
         assert tokens == 100 * (calls + 1) + STEP * calls * (calls + 1) // 2
         assert cost_nano == tokens * 150 + calls * SEARCH_NANO
-    one = worst_case(request(work=OPEN), route(SEARCHING), 0, replace(STRICT, default_tool_calls=1))
+    one = worst_case(request(work=OPEN), route(SEARCHING), 0, structs.replace(STRICT, default_tool_calls=1))
     assert (one.input_tokens, one.ladder) == (need.input_tokens, ())
 
 
@@ -66,7 +67,7 @@ def test_input_outside_the_body_begins_with_the_window() -> None:
 
 
 def test_strict_tools_hold_a_window_for_each_round() -> None:
-    rules = replace(STRICT, strict_tools=True)
+    rules = structs.replace(STRICT, strict_tools=True)
     need = worst_case(request(work=OPEN), route(SEARCHING), 0, rules, 10)
     assert (need.input_tokens, need.ladder[-1][0]) == (800_000, 9 * 400_000)
     assert worst_case(request(work=Work(uses=3, searches=0)), route(SEARCHING), 0, rules).input_tokens == 1_600_000
@@ -118,7 +119,7 @@ def test_an_open_search_needs_a_price() -> None:
 
 
 def test_a_ladder_ends_where_its_rungs_can_not_be_held() -> None:
-    most = replace(STRICT, tool_call_tokens=10**9)
+    most = structs.replace(STRICT, tool_call_tokens=10**9)
     need = worst_case(request(work=OPEN), route(row(per_unit={"search": 0})), 0, most)
     assert need.input_tokens == 10**9 + 200
     assert need.ladder == ()
