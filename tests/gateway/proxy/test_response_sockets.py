@@ -400,7 +400,7 @@ async def test_what_has_come_of_messages_counts_among_the_bodies_of_the_account(
     gateway = await make(account_body_bytes_in_flight=1 << 20, body_bytes_in_flight=1 << 20)
     customer, other = await gateway.customer(), await gateway.customer()
     bodies = gateway.proxy.bodies
-    most = bodies.rules.account_bytes
+    most = bodies._most_account_bytes
     padding = "." * (most // 4)
     async with connected(customer) as socket, connected(customer) as second:
         await socket.send_str(json.dumps(CREATE))
