@@ -184,8 +184,10 @@ async def test_wrong_codes_end_at_the_fifth_also_when_tried_at_once(api: Api, re
     await register(api)
     code = await registry.mailed_code()
     wrong = f"{(int(code) + 1) % 1_000_000:06d}"
-    answers = await asyncio.gather(*(post(api, "/verify", email=ADA, code=wrong) for _ in range(7)))
-    assert {answer.status for answer in answers} == {401}
+    answers = await asyncio.gather(*(post(api, "/verify", email=ADA, code=wrong) for _ in range(10)))
+    statuses = [answer.status for answer in answers]
+    assert set(statuses) <= {401, 429}  # the second where one address has too many sign-ins at once
+    assert statuses.count(401) >= 7
     assert await registry.billing.database.value("SELECT attempts FROM one_time_codes") == 5
     (await post(api, "/verify", email=ADA, code=code)).refused(401, WRONG)
 
