@@ -15,6 +15,8 @@ FORWARDED_HEADER: Final = "X-Forwarded-For"
 HOPS_MAX: Final = 32
 # The smallest network that one customer gets (RFC 6177); it counts as one address.
 IPV6_BITS: Final = 64
+# The groups of an IPv6 address, of 16 bits each, that name a whole site: more than that nobody gets for the asking.
+SITE_GROUPS: Final = 3
 # Stands for a peer without an address, such as one on a Unix socket.
 UNKNOWN: Final = "unknown"
 
@@ -44,6 +46,15 @@ class Addresses:
             if not self.trusts(hop):
                 break
         return _subject(client)
+
+
+def site_of(subject: str) -> str:
+    """Return the network of 48 bits that one of `Addresses.of` is a part of, and an IPv4 address as it is. One customer
+    may have all of its 65,536 networks of 64 bits."""
+    groups, is_ipv6, _ = subject.partition("::")  # its second half is zero, so that nothing before it is left out
+    if not is_ipv6:
+        return subject
+    return ":".join(groups.split(":")[:SITE_GROUPS]).removesuffix(":0").removesuffix(":0") + f"::/{SITE_GROUPS * 16}"
 
 
 def parse_networks(text: str) -> tuple[Network, ...] | None:

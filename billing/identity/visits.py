@@ -1,8 +1,8 @@
 """How many people sign in, register or reset a password at the same time in one process.
 
 Nobody knows them yet, and each of their requests asks the database and may hash a password, which takes a processor. So
-they have a share of their own, and a network may add to what it has only up to a part of what is free: a whole office
-signs in at once, and a flood leaves room for others. Whoever comes beyond is told to come again.
+they have a share of their own, and a network (of IPv6 a whole site) may add to what it has only up to a part of what is
+free: a whole office signs in at once, and a flood leaves room for others. Whoever comes beyond is told to come again.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Final
 
+from billing.addresses import site_of
 from billing.errors import MetergateError
 
 # Of what is free, one network may have one in so many, and at least NETWORK_LEAST.
@@ -40,13 +41,13 @@ class Visits:
     @contextmanager
     def entered(self, network: str) -> Iterator[None]:
         """Count a visit while this is open. Raises `TooManyVisits`."""
-        free = self._at_once - self._running.total()
-        if free <= 0 or self._running.get(network, 0) >= max(NETWORK_LEAST, free // NETWORK_SHARE):
+        site, free = site_of(network), self._at_once - self._running.total()
+        if free <= 0 or self._running.get(site, 0) >= max(NETWORK_LEAST, free // NETWORK_SHARE):
             raise TooManyVisits
-        self._running[network] += 1
+        self._running[site] += 1
         try:
             yield
         finally:
-            self._running[network] -= 1
-            if not self._running[network]:
-                del self._running[network]
+            self._running[site] -= 1
+            if not self._running[site]:
+                del self._running[site]

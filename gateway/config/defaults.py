@@ -352,7 +352,7 @@ class SignInSettings(Struct, frozen=True):
             2,
             10_000,
             "people who sign in, register or reset a password at once in a process; of what is free, an eighth of one "
-            "address",
+            "address (an IPv6 /48)",
         ),
     ] = 64
 

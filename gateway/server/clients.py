@@ -2,8 +2,8 @@
 
 A connection waits for its client between requests, while a head or a body is incomplete, and while an answer is not
 read. Waiting costs the client nothing, so when there are too many connections, waiting ones end: first those of the
-address and the account with most, and of these the ones that have waited longest. A request that is being served never
-ends for another. A new connection is refused only if nothing else can go.
+address (of IPv6 the site) and the account with most, and of these the ones that have waited longest. A request that is
+being served never ends for another. A new connection is refused only if nothing else can go.
 
 No address (an IPv6 one counts with its /64) and no account has more than its share. A trusted proxy has none: its
 connections count for the addresses that it names, from a request's head to its answer's end.
@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import TYPE_CHECKING, Final, Literal, Protocol
 
-from billing.addresses import Addresses
+from billing.addresses import Addresses, site_of
 
 if TYPE_CHECKING:
     import asyncio
@@ -212,10 +212,10 @@ class Clients:
 
     @staticmethod
     def _heaviest_first(waiting: list[tuple[float, Connection]]) -> None:
-        addresses = Counter(each.address for _, each in waiting)
+        sites = Counter(site_of(each.address) for _, each in waiting)
         accounts = Counter(each.account for _, each in waiting)
-        addresses[""] = accounts[""] = 0
-        waiting.sort(key=lambda pair: (-max(addresses[pair[1].address], accounts[pair[1].account]), pair[0]))
+        sites[""] = accounts[""] = 0
+        waiting.sort(key=lambda pair: (-max(sites[site_of(pair[1].address)], accounts[pair[1].account]), pair[0]))
 
     @staticmethod
     def _join(index: dict[str, dict[Connection, None]], name: str, connection: Connection) -> None:

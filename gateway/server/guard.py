@@ -110,6 +110,7 @@ class GuardedProtocol(PacedProtocol):
         "_rules",
         "_since_s",
         "_trusted",
+        "_unread_bytes",
         "_unwanted",
         "_wire",
         "account",
@@ -136,6 +137,8 @@ class GuardedProtocol(PacedProtocol):
         """When a request, a head or a body began to be awaited, by the loop's clock; and when bytes of a body came."""
         self._paused_since_s = 0.0
         """When the client has left more of an answer than is kept for it, while that is so."""
+        self._unread_bytes = 0
+        """How much that was then."""
         self._body_timer: asyncio.TimerHandle | None = None
         self._head_timer: asyncio.TimerHandle | None = None
         self._head_behind = False
@@ -180,9 +183,11 @@ class GuardedProtocol(PacedProtocol):
     def waits_since_s(self) -> float | None:
         """Return since when this connection waits for its client, by the loop's clock; None while it does not. A body
         counts by how far it is behind the slowest that may be, and at least since its last bytes: what came before
-        these doesn't keep one whose client sends no more."""
+        these doesn't keep one whose client sends no more. So does an answer, by what its client has taken."""
         if self._paused:
-            return self._paused_since_s
+            left_bytes = 0 if self._wire is None else self._wire.get_write_buffer_size()
+            taken_bytes = max(0, self._unread_bytes - left_bytes)
+            return self._paused_since_s + taken_bytes / self._rules.body_min_bytes_per_s
         body = self._body
         if body is None:
             return None if self._messages else self._since_s
@@ -236,6 +241,7 @@ class GuardedProtocol(PacedProtocol):
         """Note that the client does not take what is written."""
         super().pause_writing()
         self._paused_since_s = self._loop.time()
+        self._unread_bytes = 0 if self._wire is None else self._wire.get_write_buffer_size()
 
     def force_close(self) -> None:
         """Close; where the client takes nothing of what is still to be sent, break off."""

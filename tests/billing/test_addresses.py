@@ -1,8 +1,12 @@
 """The address of a client: `X-Forwarded-For` counts only from trusted proxies."""
 
-import pytest
+from ipaddress import IPv6Address, ip_network
 
-from billing.addresses import UNKNOWN, Addresses, parse_networks
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from billing.addresses import UNKNOWN, Addresses, parse_networks, site_of
 
 PROXIES = Addresses(parse_networks("10.0.0.0/8, 192.0.2.7, fd00::/8") or ())
 
@@ -40,3 +44,13 @@ def test_nobody_is_trusted_without_being_named() -> None:
 @pytest.mark.parametrize("text", ["10.0.0.0/33", "host", "10.0.0.1 10.0.0.2"])
 def test_what_is_no_network(text: str) -> None:
     assert parse_networks(text) is None
+
+
+@given(st.integers(0x2000 << 112, (0x4000 << 112) - 1))  # global unicast
+def test_the_site_of_an_address(number: int) -> None:
+    assert site_of(Addresses().of(str(IPv6Address(number)), ())) == str(ip_network((number, 48), strict=False))
+
+
+@pytest.mark.parametrize("subject", ["198.51.100.1", UNKNOWN, ""])
+def test_what_is_no_part_of_a_site(subject: str) -> None:
+    assert site_of(subject) == subject

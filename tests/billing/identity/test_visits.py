@@ -33,6 +33,14 @@ def test_a_network_leaves_room_for_others() -> None:
     assert not visits._running
 
 
+def test_a_site_of_ipv6_is_one_network() -> None:
+    """Whoever has one has 65,536 addresses that count for themselves elsewhere, and keeps nobody else out."""
+    visits = Visits(64)
+    with ExitStack() as open_:
+        assert sum(entered(visits, f"2001:db8:1:{number:x}::/64", open_) for number in range(64)) == 7
+        assert entered(visits, "2001:db8:2::/64", open_) == 6  # an eighth of the 57 that are left, less what it has of them
+
+
 @pytest.mark.skipif(sys.platform != "linux", reason="a thread has no niceness of its own")
 async def test_hashing_yields_to_the_event_loop() -> None:
     passwords = Passwords()

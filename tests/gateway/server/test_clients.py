@@ -83,6 +83,19 @@ def test_those_of_the_address_and_of_the_account_with_most_end_first() -> None:
     assert crowd.refused == Counter({"process": 1})
 
 
+def test_addresses_of_one_site_count_together() -> None:
+    """Somebody with a connection from each of thousands of addresses does not end others' second ones."""
+    crowd = clients(8)
+    office = [Held("198.51.100.7", "", 1.0) for _ in range(2)]
+    spread = [Held(f"2001:db8:1:{number:x}::/64", "", 10.0 + number) for number in range(6)]
+    for each in (*office, *spread):
+        crowd.enter(each)
+    for _ in range(3):
+        assert crowd.admits("newcomer")
+        crowd.enter(Held("newcomer"))
+    assert [each.ended for each in (*office, *spread)] == [False, False, True, True, True, False, False, False]
+
+
 def test_one_ends_for_each_that_comes_and_few_looks_find_them() -> None:
     """One that was found, and has moved on since, does not end."""
     looks = 0
@@ -261,6 +274,34 @@ async def test_clients_that_take_no_answer_end_for_others(path: str) -> None:
 async def _large(call: Exchange) -> None:
     await call.read(LIMIT_BYTES)
     call.answer(200, b"", b"x" * 400_000)
+
+
+async def _huge(call: Exchange) -> None:
+    await call.read(LIMIT_BYTES)
+    call.answer(200, b"", b"x" * 16_000_000)
+
+
+@on_both_loops
+async def test_a_client_that_takes_its_answer_does_not_end_before_an_idle_one() -> None:
+    """What it takes counts, as the bytes of a body do."""
+    loop = asyncio.get_running_loop()
+    async with edge(_huge, rules=EdgeRules(max_connections=2)) as served, asyncio.timeout(60.0):
+        with socket.socket() as slow:
+            slow.setblocking(False)
+            await loop.sock_connect(slow, ("127.0.0.1", served.port))
+            await loop.sock_sendall(slow, post())
+            await until(lambda: any(each._paused for each in served.server.clients._all))
+            idle = await connect_from(served, "127.0.0.2")
+            idle.send(get())
+            assert (await idle.answer()).status == 200
+            taken_bytes = 0
+            while taken_bytes < 8_000_000:
+                taken_bytes += len(await loop.sock_recv(slow, 65_536))
+            newcomer = await connect_from(served, "127.0.0.3")
+            newcomer.send(get())
+            assert (await newcomer.answer()).status == 200
+            await idle.closed()
+        assert served.server.clients.ended == {"request": 1, "head": 0, "body": 0, "answer": 0}
 
 
 @pytest.mark.parametrize("sent", [UNFINISHED, BEGUN["no body yet"], b"", get()], ids=["body", "Expect", "none", "idle"])
