@@ -29,6 +29,7 @@ from gateway.dialects.events import (
     after_last,
     change_first,
     event_data,
+    first_event,
     first_marked,
     last_end,
     split_events,
@@ -257,9 +258,9 @@ class SseTap(Passed):
         usage = find(self._usage_marker)
         if usage >= 0 and self._strip_usage:  # nothing of it is out yet
             start = last_end(block, 0, usage)
-            rest = block[start:]
+            rest = block[start:] if start else block
             if (shorter := self._reader.without_null_usage(rest)) is not rest:  # else nothing is copied
-                block = block[:start] + shorter
+                block = block[:start] + shorter if start else shorter
                 find = block.find
                 usage = find(self._usage_marker, start)
         kept_bytes = self._kept_bytes + len(block)
@@ -337,7 +338,7 @@ class SseTap(Passed):
         where one may be held; what is to pass of it."""
         out = [block[sent_bytes:start]] if start > sent_bytes else []
         while start < len(block):
-            event = next(split_events(block, start))
+            event = first_event(block, start)
             data = event_data(event)
             unsent = event[max(0, sent_bytes - start) :]
             end = start + len(event)
