@@ -29,7 +29,7 @@ from benchmarks.load import Run
 from benchmarks.machine import TARGET_CORE
 from benchmarks.modes import Mode
 from benchmarks.process import Process, StageError
-from benchmarks.stage import Stage, open_stage
+from benchmarks.stage import open_stage
 from benchmarks.subjects import BARE, Report, Unsound
 from benchmarks.suite import PARTITIONS
 from benchmarks.tables import table

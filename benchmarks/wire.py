@@ -144,7 +144,6 @@ def burst(request: bytes) -> bytes:
     return STREAM_HEAD + b"".join(stream_events(request)) + STREAM_LAST
 
 
-
 _REQUEST_HEADERS: Final = {
     "Host": "gateway.example.com",
     "Accept": "application/json",
