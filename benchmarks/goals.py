@@ -156,8 +156,8 @@ GOALS: Final = (
         0.95,
         0.80,
         of_bare(BURSTS),
-        "streams of 52 chunks that come at once, closed loop of 16 connections; a chunk bears its share of the request. "
-        "Metergate's come with `usage: null`, which it takes out, bare's without",
+        "streams of 52 chunks that come at once, closed loop of 16 connections; a chunk bears its share of the "
+        "request; Metergate's come with `usage: null`, which it takes out, bare's without",
     ),
     *(
         Goal(f"CPU an event of a burst, {name}", "of a chat's", 1.3, 1.1, of_chat(phase), _OF_CHAT)
