@@ -163,17 +163,24 @@ async def try_price(
     output.show(Shown(data, (Table(("class", "quantity", "price USD", "amount USD"), lines), summary)))
 
 
+@dataclass(frozen=True, slots=True)
+class Period:
+    """Which requests are compared with which price, and why."""
+
+    model: Annotated[str, typer.Argument(help="provider/model, as prices name it.", show_default=False)]
+    since: Annotated[str, typer.Option(metavar="TIME", help="From then on.", show_default=False)]
+    until: Annotated[str, typer.Option(metavar="TIME", help="Before then.", show_default=False)]
+    account: Annotated[str | None, typer.Option(metavar="ACCOUNT_ID", help="Of this account alone.")] = None
+    price_id: Annotated[
+        str | None, typer.Option("--price", metavar="PRICE_ID", help="This row, not the present one for each time.")
+    ] = None
+    reason: Annotated[str | None, typer.Option(metavar="TEXT", help="Why; the customer sees it.")] = None
+
+
 def _add_reprice(price: typer.Typer, connect: Connect) -> None:
     async def work(
         output: Output,
-        model: Annotated[str, typer.Argument(help="provider/model, as prices name it.", show_default=False)],
-        since: Annotated[str, typer.Option(metavar="TIME", help="From then on.", show_default=False)],
-        until: Annotated[str, typer.Option(metavar="TIME", help="Before then.", show_default=False)],
-        account: Annotated[str | None, typer.Option(metavar="ACCOUNT_ID", help="Of this account alone.")] = None,
-        price_id: Annotated[
-            str | None, typer.Option("--price", metavar="PRICE_ID", help="This row, not the present one for each time.")
-        ] = None,
-        reason: Annotated[str | None, typer.Option(metavar="TEXT", help="Why; the customer sees it.")] = None,
+        period: Period,
         apply: Annotated[bool, typer.Option("--apply", help="Correct it; else it is only compared.")] = False,
         yes: Yes = False,
     ) -> None:
@@ -183,17 +190,17 @@ def _add_reprice(price: typer.Typer, connect: Connect) -> None:
         """
         from billing.schemas.repricing import NewRepricing
 
-        provider, slash, name = model.partition("/")
+        provider, slash, name = period.model.partition("/")
         if not (provider and slash and name):
             raise typer.BadParameter("name it as provider/model, as operator price list does")
         asked = NewRepricing(
             provider=provider,
             model=name,
-            since=since,
-            until=until,
-            account_id=account,
-            price_id=price_id,
-            reason=reason,
+            since=period.since,
+            until=period.until,
+            account_id=period.account,
+            price_id=period.price_id,
+            reason=period.reason,
             dry_run=True,
         )
         await _reprice(output, connect, asked, apply=apply, yes=yes)

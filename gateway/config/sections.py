@@ -143,7 +143,9 @@ def read_section(at: Value, struct: type[S], **made: Any) -> S | None:
     keys = {name: key for name, key in keys_of(struct).items() if key.field.name not in made}
     section = at.section(keys, [name for name, key in keys.items() if key.field.required])
     for name, key in keys.items():
-        value = section.values.get(name) if key.kind.said("null") else section.present(name)
+        if name not in section.values:
+            continue
+        value = section.values[name] if key.kind.said("null") else section.present(name)
         found = None if value is None else key.kind.read(value)
         if found is not None:
             made[key.field.name] = found
