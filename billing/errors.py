@@ -147,8 +147,8 @@ MetergateError
 +-- UnusualForm                    gateway.commands.tools.formats
 +-- ConfigError                    gateway.config.problems
 +-- Unset                          gateway.config.problems
-+-- BadRequest                     gateway.dialects.exceptions
-+-- GarbageAnswer                  gateway.dialects.exceptions
++-- BadRequest                     gateway.dialects.decoding
++-- GarbageAnswer                  gateway.dialects.decoding
 +-- EmbeddedServersError           gateway.embedded.lock
 |   +-- AlreadyRunning             gateway.embedded.lock
 |   +-- ServerFailed               gateway.embedded.lock

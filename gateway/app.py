@@ -27,8 +27,8 @@ from billing.owned.objects import OwnedObjects
 from billing.web.application import setup as setup_console
 from billing.work import Periodic
 from gateway.auth import Authenticator
-from gateway.config.files import PRICES_FILE
-from gateway.config.price_file import POLL_S, PriceFollower
+from gateway.config.prices import POLL_S, PriceFollower
+from gateway.config.source import PRICES_FILE
 from gateway.dialects.registry import Dialects, make_dialects
 from gateway.endpoints.jobs import (
     Jobs,

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final, Literal
 
 from billing.plans import Plan
-from gateway.config.derived import UP_METRICS_ADDR
+from gateway.config.environment import UP_METRICS_ADDR
 from gateway.config.settings import ModelConfig, ProviderConfig, Settings
 
 if TYPE_CHECKING:

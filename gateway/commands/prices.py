@@ -39,7 +39,7 @@ def add_prices(app: typer.Typer, connect: Connect) -> None:
 
 def _path() -> Path:
     """Return the file in force."""
-    from gateway.config.files import PRICES_FILE, find_folder
+    from gateway.config.source import PRICES_FILE, find_folder
 
     named = os.environ.get("METERGATE_CONFIG")
     return find_folder(Path(named) if named else None) / PRICES_FILE
@@ -47,7 +47,7 @@ def _path() -> Path:
 
 def _table(file: Path | None) -> PriceTable:
     from gateway.commands.misuse import explained_misuse
-    from gateway.config.price_file import load_prices
+    from gateway.config.prices import load_prices
 
     with explained_misuse():
         return load_prices(file or _path(), os.environ)
@@ -94,7 +94,7 @@ async def check(output: Output, file: File = None) -> None:
 
 async def import_prices(output: Output, file: Annotated[Path, typer.Argument(help="A prices.yaml.")]) -> None:
     """Check a file and put it in the place of the one in force; running gateways follow within a second."""
-    from gateway.config.files import SHIPPED_FOLDER
+    from gateway.config.source import SHIPPED_FOLDER
 
     rows, target = len(_table(file).rows), _path()
     if target.parent == SHIPPED_FOLDER:

@@ -16,7 +16,7 @@ from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Final
 
 from billing.pricing.rows import ANY_TOOL
-from gateway.dialects.exceptions import BadRequest
+from gateway.dialects.decoding import BadRequest
 from gateway.metrics.folder import OTHER
 
 if TYPE_CHECKING:

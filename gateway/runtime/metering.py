@@ -46,7 +46,7 @@ if TYPE_CHECKING:
     from billing.metering.claims import NotAdmitted, Payer
     from billing.pricing.table import PriceTable
     from billing.principals import Principal
-    from gateway.config.derived import ExporterSource
+    from gateway.config.environment import ExporterSource
     from gateway.config.settings import Settings
     from gateway.metrics.registry import Metrics
     from gateway.runtime.runtime import Runtime

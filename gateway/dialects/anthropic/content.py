@@ -21,23 +21,26 @@ from typing import Any, Final
 import msgspec
 from msgspec import Raw
 
-from gateway.dialects.decoding import FIELDS, ITEMS, NULL
-from gateway.dialects.exceptions import BadRequest
-from gateway.dialects.facts import NO_PARTS, Parts
-from gateway.dialects.fields import (
+from gateway.dialects.body import (
     NAMES_BETWEEN,
+    PLAIN_BYTES,
     Name,
+    StructureBounds,
     as_name,
     check_shape,
+    check_value,
     first_byte,
     is_null,
+    more_items,
     read_object,
     read_objects,
+    text,
+    too_many,
     wrong_type,
 )
+from gateway.dialects.decoding import FIELDS, ITEMS, NULL, BadRequest
+from gateway.dialects.facts import NO_PARTS, Parts
 from gateway.dialects.output import Inline, Kind, OutputReader, Piece, count_input
-from gateway.dialects.structure import PLAIN_BYTES, StructureBounds, check_value, more_items, too_many
-from gateway.dialects.values import text
 from gateway.tokens import TOKENS_PER_MESSAGE, TOKENS_PRIMING
 
 MESSAGES: Final = "messages"

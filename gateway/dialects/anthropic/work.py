@@ -21,12 +21,23 @@ import msgspec
 from msgspec import Raw
 
 from billing.usage import MAX_COUNT
-from gateway.dialects.decoding import FIELDS, TEXT
-from gateway.dialects.exceptions import BadRequest
+from gateway.dialects.body import (
+    MAX_NAME_CHARS,
+    StructureBounds,
+    check_value,
+    field_of,
+    first_byte,
+    is_null,
+    read_object,
+    read_objects,
+    read_tool_objects,
+    short_text,
+    too_many,
+    whole,
+    wrong_type,
+)
+from gateway.dialects.decoding import FIELDS, TEXT, BadRequest
 from gateway.dialects.facts import NO_WORK, Work
-from gateway.dialects.fields import field_of, first_byte, is_null, read_object, read_objects, wrong_type
-from gateway.dialects.structure import StructureBounds, check_value, read_tool_objects, too_many
-from gateway.dialects.values import MAX_NAME_CHARS, short_text, whole
 
 CLIENT_TOOLS: Final = frozenset({"custom", "bash", "text_editor", "computer", "memory"})
 SEARCH: Final = "web_search"

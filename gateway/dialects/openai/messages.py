@@ -22,28 +22,26 @@ from typing import Any, Final
 import msgspec
 from msgspec import Raw
 
-from gateway.dialects.decoding import ITEMS, NULL, TEXT, UNREADABLE
-from gateway.dialects.facts import NO_PARTS, Parts
-from gateway.dialects.fields import (
+from gateway.dialects.body import (
     NAMES_BETWEEN,
-    Name,
-    as_name,
-    check_shape,
-    first_byte,
-    read_object,
-    read_objects,
-    wrong_type,
-)
-from gateway.dialects.output import Inline, Kind, count_input, piece_of
-from gateway.dialects.structure import (
     PLAIN_BYTES,
     SHORT_VALUE_BYTES,
     SHORTEST_ITEM_BYTES,
+    Name,
     StructureBounds,
+    as_name,
+    check_shape,
     check_value,
+    first_byte,
     more_items,
+    read_object,
+    read_objects,
     too_many,
+    wrong_type,
 )
+from gateway.dialects.decoding import ITEMS, NULL, TEXT, UNREADABLE
+from gateway.dialects.facts import NO_PARTS, Parts
+from gateway.dialects.output import Inline, Kind, count_input, piece_of
 from gateway.tokens import TOKENS_PER_MESSAGE, TOKENS_PER_NAME, TOKENS_PRIMING
 
 MESSAGES: Final = "messages"

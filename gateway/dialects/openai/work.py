@@ -38,11 +38,26 @@ import msgspec
 from msgspec import Raw
 
 from billing.usage import MAX_COUNT
-from gateway.dialects.exceptions import BadRequest
+from gateway.dialects.body import (
+    MAX_NAME_CHARS,
+    PRESET,
+    StructureBounds,
+    check_value,
+    field_of,
+    first_byte,
+    folded,
+    is_null,
+    read_object,
+    read_objects,
+    read_tool_objects,
+    short_text,
+    texts,
+    too_many,
+    whole,
+    wrong_type,
+)
+from gateway.dialects.decoding import BadRequest
 from gateway.dialects.facts import NO_WORK, Work, charged_by_search
-from gateway.dialects.fields import field_of, first_byte, folded, is_null, read_object, read_objects, wrong_type
-from gateway.dialects.structure import StructureBounds, check_value, read_tool_objects, too_many
-from gateway.dialects.values import MAX_NAME_CHARS, PRESET, short_text, texts, whole
 
 TOOLS: Final = "tools"
 # Bounds the calls of all tools that run at the provider.

@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from gateway.config.files import SHIPPED_FOLDER
 from gateway.config.settings import load_settings
+from gateway.config.source import SHIPPED_FOLDER
 from gateway.dialects.declared import DEFAULT_BETAS
 from tests.gateway.config.support import MAIN, load, problems
 

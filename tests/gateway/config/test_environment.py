@@ -1,14 +1,22 @@
 """The environment's variables: defaults, readings, refusals, and that no secret shows."""
 
-from dataclasses import fields
 from pathlib import Path
+from typing import get_type_hints
 
 import pytest
 
-from gateway.config.derived import parse_per_byte
-from gateway.config.environment import SETTINGS_VARIABLES, Environment, Mode, read_environment
+from gateway.config.environment import (
+    SETTINGS_VARIABLES,
+    Environment,
+    Mode,
+    Reader,
+    parse_duration_s,
+    parse_listen,
+    parse_origins,
+    parse_per_byte,
+    read_environment,
+)
 from gateway.config.problems import Problems
-from gateway.config.reader import Reader, parse_duration_s, parse_listen, parse_origins
 from gateway.config.secret import Secret
 
 
@@ -261,7 +269,7 @@ def test_no_secret_shows() -> None:
 
 
 def test_secrets_are_of_the_type_that_hides_them() -> None:
-    named = {each.name: each.type for each in fields(Environment)}
+    named = get_type_hints(Environment)
     for name, variable in SETTINGS_VARIABLES.items():
         if variable.secret and name.lower() in named:
             assert named[name.lower()] == Secret | None, name
