@@ -140,9 +140,9 @@ MetergateError
 |   +-- ScopeWithheld              billing.schemas.rules
 +-- TimeError                      billing.times
 +-- UsageError                     billing.usage
-+-- BadKeyFile                     gateway.commands.first_start
++-- BadKeyFile                     gateway.commands.data_folder
 +-- WouldOverwrite                 gateway.commands.init
-+-- NothingToUndo                  gateway.commands.tools.backups
++-- NothingToUndo                  gateway.commands.tools.changes
 +-- CannotEdit                     gateway.commands.tools.formats
 +-- UnusualForm                    gateway.commands.tools.formats
 +-- ConfigError                    gateway.config.problems

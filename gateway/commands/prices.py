@@ -46,7 +46,7 @@ def _path() -> Path:
 
 
 def _table(file: Path | None) -> PriceTable:
-    from gateway.commands.misuse import explained_misuse
+    from gateway.commands.data_folder import explained_misuse
     from gateway.config.prices import load_prices
 
     with explained_misuse():

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Final
 
 from billing.pricing.rows import ANY_TOOL
 from gateway.dialects.decoding import BadRequest
-from gateway.metrics.folder import OTHER
+from gateway.metrics.registry import OTHER
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping

@@ -43,11 +43,10 @@ from gateway.config.models import unknown_models
 from gateway.config.secret import revealed
 from gateway.config.settings import Settings
 from gateway.proxy.target_health import provider_list
-from gateway.runtime.bills import make_bills
 from gateway.runtime.identity import Identity, make_identity
 from gateway.runtime.metering import POOL_SIZE, STATEMENT_S, make_collector, make_meters
 from gateway.runtime.outgoing import Outgoing, delivery_here
-from gateway.runtime.payments import links_of, open_payments, payment_services
+from gateway.runtime.payments import links_of, make_bills, open_payments, payment_services
 from gateway.runtime.runtime import InForce, Runtime
 from gateway.runtime.stores import OpenStores, new_id, open_engine
 

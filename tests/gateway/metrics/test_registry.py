@@ -20,8 +20,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from prometheus_client.parser import text_string_to_metric_families
 
-from gateway.metrics.folder import LABEL_SETS_LIMIT, METRICS_DIR_VARIABLE, OTHER, STEP_BOUNDS
-from gateway.metrics.registry import Metrics
+from gateway.metrics.registry import LABEL_SETS_LIMIT, METRICS_DIR_VARIABLE, OTHER, STEP_BOUNDS, Metrics
 
 WAIT_S = 60.0
 
