@@ -72,6 +72,7 @@ def as_name(_type: type, name: str) -> Name:
 
 
 _PAIRS: Final = msgspec.json.Decoder(dict[Name, Raw], dec_hook=as_name)
+_TEXTS: Final = msgspec.json.Decoder(list[dict[Name, str]], dec_hook=as_name)
 _NAMED_OBJECTS: Final = msgspec.json.Decoder(list[dict[Name, Raw]], dec_hook=as_name)
 _UTF8_SLICE_BYTES: Final = 1 << 20
 
@@ -163,9 +164,31 @@ def read_objects(raw: Raw, param: str, read: frozenset[str]) -> list[dict[str, R
         named = _NAMED_OBJECTS.decode(raw)
     except (msgspec.DecodeError, RecursionError):
         return None
-    for shape in set(map(NAMES_BETWEEN.join, named)):  # mostly they are alike
-        check_shape(shape, param, read)
+    _check_shapes(named, param, read)
     return [dict(zip(map(str, each), each.values(), strict=True)) for each in named]
+
+
+def objects_of(raw: Raw, param: str, read: frozenset[str]) -> list[dict[str, Raw]]:
+    """Return the objects of a list, as `read_objects`. Raises `BadRequest` where not all are objects."""
+    found = read_objects(raw, param, read)
+    if found is None:
+        raise wrong_type(param, "an array of objects")
+    return found
+
+
+def are_texts(raw: Raw, param: str, read: frozenset[str]) -> bool:
+    """Return whether a list has objects of texts alone. Raises `BadRequest` where their names are tricks."""
+    try:
+        found = _TEXTS.decode(raw)
+    except (msgspec.ValidationError, RecursionError):
+        return False
+    _check_shapes(found, param, read)
+    return True
+
+
+def _check_shapes(objects: Iterable[Iterable[str]], param: str, read: frozenset[str]) -> None:
+    for shape in set(map(NAMES_BETWEEN.join, objects)):  # mostly they are alike
+        check_shape(shape, param, read)
 
 
 def _repeated(text: bytes | Raw, fields: Mapping[str, Raw]) -> str | None:
@@ -400,18 +423,20 @@ def more_items(raw: Raw, most: int) -> bool:
     return False
 
 
+def check_items(raw: Raw, most: int, what: str, param: str) -> None:
+    """Refuse a list that has more than `most` items. Raises `BadRequest`."""
+    if more_items(raw, most):
+        raise too_many(what, most, param)
+
+
 def read_tool_objects(
     raw: Raw, read: frozenset[str], bounds: StructureBounds, param: str = "tools"
 ) -> list[dict[str, Raw]]:
     """Return the objects of a request's `tools`, whose fields in `read` are spelled one way. Raises `BadRequest`."""
     if first_byte(raw) != ord("["):
         raise wrong_type(param, "an array of objects")
-    if more_items(raw, bounds.tools):
-        raise too_many("tools", bounds.tools, param)
-    tools = read_objects(raw, param, read)
-    if tools is None:
-        raise wrong_type(param, "an array of objects")
-    return tools
+    check_items(raw, bounds.tools, "tools", param)
+    return objects_of(raw, param, read)
 
 
 MAX_MODEL_CHARS: Final = 200
@@ -456,6 +481,12 @@ def whole(raw: Raw, param: str, least: int, most: int) -> int:
     if not least <= number <= most:
         raise BadRequest(f"Invalid value for '{param}': expected an integer from {least} to {most}.", param)
     return number
+
+
+def capped(fields: Mapping[str, Any], name: str, most: int) -> int:
+    """Return a field's number where it has a smaller one, else `most`."""
+    own = INTEGER.decode(fields.get(name, NULL))
+    return most if own is None else min(own, most)
 
 
 def label(text: str) -> str:

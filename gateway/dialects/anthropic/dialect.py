@@ -37,9 +37,9 @@ from gateway.dialects.base import Changes, Dialect, Head, Match
 from gateway.dialects.body import (
     DEFAULT_BOUNDS,
     FIELD_LEVEL,
-    INTEGER,
     FieldTable,
     StructureBounds,
+    capped,
     check_value,
     checked_model,
     field_of,
@@ -53,7 +53,7 @@ from gateway.dialects.body import (
     wrong_type,
 )
 from gateway.dialects.declarations import Endpoint
-from gateway.dialects.decoding import FIELDS, NULL, BadRequest, decoded
+from gateway.dialects.decoding import FIELDS, BadRequest, decoded
 from gateway.dialects.facts import ParsedRequest, Reported
 from gateway.dialects.streaming import SseTap
 
@@ -218,8 +218,7 @@ def rewrite(body: bytes, changes: Changes) -> bytes:
     if model is not None:
         fields["model"] = model
     if most is not None:
-        own = INTEGER.decode(fields.get(MAX_FIELD, NULL))
-        fields[MAX_FIELD] = most if own is None else min(own, most)
+        fields[MAX_FIELD] = capped(fields, MAX_FIELD, most)
     if calls is not None and not _grant(fields, calls) and model is None and most is None:
         return body
     return msgspec.json.encode(fields)

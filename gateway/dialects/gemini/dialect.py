@@ -17,9 +17,9 @@ from msgspec import Raw
 
 from billing.usage import Usage
 from gateway.dialects.base import Changes, Dialect, Head, Match
-from gateway.dialects.body import INTEGER, is_null
+from gateway.dialects.body import capped, is_null
 from gateway.dialects.declarations import Endpoint
-from gateway.dialects.decoding import FIELDS, NULL, TEXT, BadRequest, decoded_answer
+from gateway.dialects.decoding import FIELDS, TEXT, BadRequest, decoded_answer
 from gateway.dialects.facts import Reported
 from gateway.dialects.gemini import CLIENT, GEMINI, KEY
 from gateway.dialects.gemini.answer import ANSWER, OUTPUT, Reading
@@ -244,8 +244,7 @@ class GeminiDialect(Dialect):
             given: Raw | None = fields.get(name)
             config: dict[str, Any] = {} if is_null(given) or given is None else dict(FIELDS.decode(given))
             spelled = snake(max_field) if snake(max_field) in config else max_field
-            own = INTEGER.decode(config.get(spelled, NULL))
-            config[spelled] = granted if own is None else min(own, granted)
+            config[spelled] = capped(config, spelled, granted)
             fields[name] = config
             changed = True
         return msgspec.json.encode(fields) if changed else body

@@ -51,8 +51,8 @@ from gateway.dialects.body import (
     is_null,
     label,
     more_items,
+    objects_of,
     read_object,
-    read_objects,
     text,
     texts,
     too_many,
@@ -106,10 +106,7 @@ class Names:
             raise wrong_type(param, "an array of objects")
         if more_items(raw, most):
             raise too_many(f"items in '{param}'", most, param)
-        found = read_objects(raw, param, self.spelled)
-        if found is None:
-            raise wrong_type(param, "an array of objects")
-        return [self.plain(each) for each in found]
+        return [self.plain(each) for each in objects_of(raw, param, self.spelled)]
 
     def check(self, names: Iterable[str], param: str) -> None:
         """Refuse names that are spelled in another way, or in two. Raises `BadRequest`."""

@@ -318,7 +318,7 @@ class OpenAIDialect(Dialect):
     def max_field(self, operation: str, configured: str) -> str:
         """Return the field in which the maximum of an answer's tokens is sent: `configured` is that of chats.
         Completions are older than `max_completion_tokens`."""
-        return configured if operation == CHAT or configured == "n_predict" else "max_tokens"
+        return max_field(configured, operation)
 
     def tap(self, content_type: bytes, *, usage_added: bool, include_cost: bool) -> SseTap:
         """Return a tap; a client that wants the cost gets the usage chunk that carries it, whoever asked for usage."""

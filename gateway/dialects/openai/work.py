@@ -47,6 +47,7 @@ from gateway.dialects.body import (
     first_byte,
     folded,
     is_null,
+    objects_of,
     read_object,
     read_objects,
     read_tool_objects,
@@ -409,11 +410,8 @@ def _plugins(raw: Raw | None) -> tuple[int, bool]:
     whether one makes input of a file that is not in the body as text."""
     if raw is None:
         return 0, False
-    plugins = read_objects(raw, "plugins", _PLUGIN)
-    if plugins is None:
-        raise wrong_type("plugins", "an array of objects")
     uses, reads_files = 0, False
-    for index, plugin in enumerate(plugins):
+    for index, plugin in enumerate(objects_of(raw, "plugins", _PLUGIN)):
         param = f"plugins[{index}]"
         name = "" if is_null(plugin.get("id")) else short_text(plugin["id"], f"{param}.id")
         if name in _FREE_PLUGINS:

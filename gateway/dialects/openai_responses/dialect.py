@@ -37,7 +37,7 @@ from msgspec import Raw
 from billing.schemas import base
 from billing.usage import Usage
 from gateway.dialects.base import Changes, Dialect, Head
-from gateway.dialects.body import INTEGER, check_value, field_of, is_null, request_fields
+from gateway.dialects.body import capped, check_value, field_of, is_null, request_fields
 from gateway.dialects.declarations import Endpoint
 from gateway.dialects.decoding import FIELDS, NULL, BadRequest, decoded, decoded_answer
 from gateway.dialects.facts import Created, Creation, ParsedRequest, Reported, Stored
@@ -300,8 +300,7 @@ class ResponsesDialect(Dialect):
         elif most is None and calls is None:
             return body
         if most is not None:
-            own = INTEGER.decode(fields.get(max_field, NULL))
-            fields[max_field] = most if own is None else min(own, most)
+            fields[max_field] = capped(fields, max_field, most)
         if calls is not None and is_null(fields.get(TOOL_CALLS_FIELD)):
             fields[TOOL_CALLS_FIELD] = calls
         return msgspec.json.encode(fields)

@@ -34,6 +34,7 @@ from billing.usage import MAX_COUNT
 from gateway.dialects.body import (
     FieldTable,
     StructureBounds,
+    check_items,
     check_value,
     checked_model,
     field_of,
@@ -202,8 +203,7 @@ def read_input(raw: Raw | None, bounds: StructureBounds) -> Input:
         return NO_INPUT
     if first != _LIST:
         raise wrong_type(INPUT, "a string or an array of objects")
-    if more_items(raw, bounds.messages):
-        raise too_many("items in 'input'", bounds.messages, INPUT)
+    check_items(raw, bounds.messages, "items in 'input'", INPUT)
     items = read_objects(raw, INPUT, _ITEM)
     if items is None:
         raise wrong_type(INPUT, "a string or an array of objects")
