@@ -85,12 +85,12 @@ MetergateError
 +-- SubjectTaken                   billing.identity.subjects
 +-- BadToken                       billing.identity.tokens
 +-- UserError                      billing.identity.users
-|   +-- BadAddress                 billing.identity.users
 |   +-- UserNotFound               billing.identity.users
 |   +-- UserRefused                billing.identity.users
 +-- TooManyVisits                  billing.identity.visits
 +-- DifferentKeys                  billing.keys.presented
 +-- UsageQueryError                billing.ledger.used
++-- BadAddress                     billing.mail
 +-- BadMeasure                     billing.metering.charges
 +-- MeterNotPriced                 billing.metering.charges
 +-- Busy                           billing.metering.claims

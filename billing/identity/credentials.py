@@ -20,8 +20,7 @@ from billing.database.connection import UniqueViolation, queries
 from billing.errors import MetergateError
 from billing.identity import letters, totp
 from billing.identity.passwords import LEAST_ALONE, LEAST_BESIDE, check_password
-from billing.identity.users import parse_email
-from billing.mail import SERVICE
+from billing.mail import SERVICE, parse_email
 
 if TYPE_CHECKING:
     from billing.database.connection import Connection

@@ -83,7 +83,7 @@ class Invitations:
         self._settings, self._frontend_url = OrganizationSettings() if settings is None else settings, frontend_url
 
     async def invite(self, org_id: str, email: str, role: Role, acting: Acting) -> Invitation:
-        """Send an invitation to an address, as `users.parse_email` gives it. Raises `OrganizationForbidden`, and
+        """Send an invitation to an address, as `mail.parse_email` gives it. Raises `OrganizationForbidden`, and
         `OrganizationConflict` where somebody is a member or invited already, or for a bound."""
         token = self._new_token()
         async with self._database.transaction() as connection:

@@ -25,8 +25,18 @@ from billing.identity.issuers import Discovery, IssuerRefused, read_answer
 from billing.identity.permissions import SCOPES
 from billing.identity.providers import BEGUN_S, SignInFailed, UnknownProvider
 from billing.identity.sessions import TokenPair
-from billing.identity.subjects import Subject, contact, shown_name, subject_of
-from billing.identity.tokens import ISSUER, BadToken, Claims, peek, refuse_claims, verify
+from billing.identity.tokens import (
+    ISSUER,
+    BadToken,
+    Claims,
+    Subject,
+    contact,
+    peek,
+    refuse_claims,
+    shown_name,
+    subject_of,
+    verify,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping

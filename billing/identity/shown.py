@@ -7,14 +7,12 @@ next request on every gateway. Times of own tokens are compared with Postgres's 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from billing.database.connection import Database, Row, queries
 from billing.identity.callers import Caller
 from billing.identity.permissions import allowed
-from billing.identity.subjects import Subject
-from billing.identity.tokens import ISSUER, BadToken, Claims, peek
+from billing.identity.tokens import ISSUER, OPERATOR, BadToken, Claims, Verified, peek
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -24,24 +22,10 @@ if TYPE_CHECKING:
     from billing.identity.subjects import Subjects
 
 _query = queries("billing.identity")
-# The scope that keeps an operator's rights in a token that is narrowed to some scopes.
-OPERATOR: Final = "operator"
 PENDING: Final = "Your registration is not complete: verify your address, or wait until an operator has let you in."
 SECOND_FACTOR: Final = (
     "Operators need a second factor: add one on the console's page of security, or by `metergate auth totp enrol`."
 )
-
-
-@dataclass(frozen=True, slots=True)
-class Verified:
-    """A token whose signature is right. `narrowed` are the scopes that it is limited to; `subject` is whom another
-    issuer signed in, with whether that one's token carries an operator's rights; `kid` is the own key that signed."""
-
-    claims: Claims
-    narrowed: frozenset[str] | None
-    kid: str | None = None
-    subject: Subject | None = None
-    operator: bool = False
 
 
 class ShownTokens:
@@ -76,19 +60,13 @@ class ShownTokens:
         try:
             header, issuer = peek(token)
             if issuer != ISSUER:
-                return await self._of_another(token)
+                return None if self._foreign is None else await self._foreign.verify(token, header, issuer)
             claims = await self._keys.verify(token, header.kid, Claims)
         except BadToken:
             return None
         if claims.ses is None or claims.iat is None or ISSUER not in claims.audiences:
             return None
         return Verified(claims, claims.scopes if claims.narrow is True else None, header.kid)
-
-    async def _of_another(self, token: str) -> Verified | None:
-        if self._foreign is None:
-            return None
-        found = await self._foreign.verify(token, *peek(token))
-        return Verified(found.claims, found.narrowed, None, found.subject, found.operator)
 
     async def _standing(self, verified: Verified, org_id: str | None) -> Row | None:
         claims, subject = verified.claims, verified.subject

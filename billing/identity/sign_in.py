@@ -19,7 +19,7 @@ from billing.identity import letters
 from billing.identity.codes import Shown
 from billing.identity.passwords import LEAST_ALONE, check_password
 from billing.identity.people import Factor
-from billing.identity.users import parse_email
+from billing.mail import parse_email
 
 if TYPE_CHECKING:
     from billing.database.connection import Connection

@@ -10,17 +10,15 @@ else's address, here or there, gets into theirs.
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from billing import audit
 from billing.database.connection import Connection, Database, queries
 from billing.errors import MetergateError
 from billing.identity.letters import account_linked
-from billing.identity.users import MOST_NAME, BadAddress, parse_email
 
 if TYPE_CHECKING:
-    from billing.identity.tokens import Claims
+    from billing.identity.tokens import Subject
     from billing.identity.users import User, Users
 
 _query = queries("billing.identity")
@@ -33,42 +31,6 @@ class SubjectTaken(MetergateError):
     """This subject is another user already."""
 
     kind = "conflict"
-
-
-@dataclass(frozen=True, slots=True)
-class Subject:
-    """Whom an issuer has signed in. `email` is a contact, in lower case; `verified` is whether an issuer that is
-    trusted for it has verified the address; `let_in` whether being signed in there is enough to be let in here, where
-    the approval policy waits for a proven address alone."""
-
-    issuer: str
-    subject: str
-    email: str | None = None
-    verified: bool = False
-    let_in: bool = False
-    name: str = ""
-
-
-def subject_of(issuer: str, claims: Claims, *, trusted: bool, let_in: bool) -> Subject:
-    """Return whom verified claims are about. What is no address or no name is left out; `trusted` is whether the
-    issuer's word for addresses counts, for which `email_verified` has to be true, and not a text or a number."""
-    email = contact(claims.email)
-    verified = trusted and email is not None and claims.email_verified is True
-    return Subject(issuer, claims.sub, email, verified, let_in, shown_name(claims.name))
-
-
-def contact(given: object) -> str | None:
-    """Return an address from another issuer's token; None if it is no valid one."""
-    try:
-        return parse_email(given) if isinstance(given, str) else None
-    except BadAddress:
-        return None
-
-
-def shown_name(given: object) -> str:
-    """Return a name that an issuer has said, without what can't be shown."""
-    text = given if isinstance(given, str) else ""
-    return "".join(character for character in text if character.isprintable()).strip()[:MOST_NAME]
 
 
 class Subjects:

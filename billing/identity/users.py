@@ -5,13 +5,11 @@ or by an operator (`approved`). A pending user signs in and sees themself, no mo
 
 UserError
 +-- UserNotFound      no user has this id
-+-- BadAddress        this is no address that mail can be sent to
 +-- UserRefused       what was asked can't be done with this user
 """
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass, field, fields, replace
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, Final, Literal, cast, get_args
@@ -31,19 +29,9 @@ if TYPE_CHECKING:
     from billing.identity.permissions import Approval
 
 ID_PREFIX: Final = "usr_"
-MOST_NAME: Final = 200
-# Characters of an address (RFC 5321, 4.5.3.1.3, without the brackets).
-MOST_EMAIL: Final = 254
 # Of one user that are read at once.
 MOST_ORGANIZATIONS: Final = 1000
 Status = Literal["pending", "active", "disabled"]
-# A dot-atom of at most 64 characters and a name of hosts (RFC 5321, 4.1.2), in lower case.
-_EMAIL: Final = re.compile(
-    r"[a-z0-9!#$%&'*+/=?^_`{|}~-]+(?:\.[a-z0-9!#$%&'*+/=?^_`{|}~-]+)*"
-    r"@(?:[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?\.)*[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?",
-    re.ASCII,
-)
-_MOST_LOCAL: Final = 64
 
 _query = queries("billing.identity")
 
@@ -58,25 +46,10 @@ class UserNotFound(UserError):
     kind = "not_found"
 
 
-class BadAddress(UserError):
-    """This is no address that mail can be sent to."""
-
-    kind, field = "invalid", "email"
-
-
 class UserRefused(UserError):
     """What was asked can't be done with this user as they are."""
 
     kind = "invalid"
-
-
-def parse_email(text: str) -> str:
-    """Return an address in lower case, as it is stored and compared. Raises `BadAddress`."""
-    email = text.strip(" ").lower()
-    local = email.partition("@")[0]
-    if len(email) > MOST_EMAIL or len(local) > _MOST_LOCAL or not text.isascii() or not _EMAIL.fullmatch(email):
-        raise BadAddress("email is an address such as ada@example.com.")
-    return email
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -140,7 +113,7 @@ class Users:
         *,
         verified: bool,
     ) -> User | None:
-        """Create a user; None where the address is somebody's. `email` is as `parse_email` gives it; None for whom
+        """Create a user; None where the address is somebody's. `email` is as `mail.parse_email` gives it; None for whom
         another issuer signs in, of whom no address is proven."""
         let_in = self.approval == "open" or (self.approval == "verified" and verified)
         given = (ID_PREFIX + self._new_id(), email, name, password_hash, "active" if let_in else "pending", verified)

@@ -12,9 +12,9 @@ from cryptography.hazmat.primitives.asymmetric.rsa import generate_private_key
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from billing.identity.issuers import ForeignRules, IssuerAway, parse_keys
-from billing.identity.shown import ShownTokens, Verified
+from billing.identity.shown import ShownTokens
 from billing.identity.signing_keys import SigningKeys, TokenRules
-from billing.identity.tokens import BadToken, peek
+from billing.identity.tokens import BadToken, Verified, peek
 from tests.billing.identity.issued import (
     GOOD,
     ISSUER,
