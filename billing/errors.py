@@ -68,6 +68,7 @@ MetergateError
 +-- CredentialsError               billing.identity.credentials
 |   +-- CredentialRefused          billing.identity.credentials
 |   +-- WrongCredential            billing.identity.credentials
++-- SealBroken                     billing.identity.encryption
 +-- IssuerAway                     billing.identity.issuers
 |   +-- IssuerRefused              billing.identity.issuers
 +-- MailFailed                     billing.identity.mailer
@@ -77,17 +78,15 @@ MetergateError
 |   +-- OrganizationNotFound       billing.identity.organizations
 |   +-- OrganizationRefused        billing.identity.organizations
 +-- PasswordRefused                billing.identity.passwords
-+-- TooManyHashes                  billing.identity.passwords
++-- TooManySignIns                 billing.identity.passwords
 +-- SignInFailed                   billing.identity.providers
 +-- UnknownProvider                billing.identity.providers
-+-- SealBroken                     billing.identity.sealing
 +-- SignInRefused                  billing.identity.sessions
-+-- SubjectTaken                   billing.identity.subjects
 +-- BadToken                       billing.identity.tokens
++-- SubjectTaken                   billing.identity.users
 +-- UserError                      billing.identity.users
 |   +-- UserNotFound               billing.identity.users
 |   +-- UserRefused                billing.identity.users
-+-- TooManyVisits                  billing.identity.visits
 +-- DifferentKeys                  billing.keys.presented
 +-- UsageQueryError                billing.ledger.used
 +-- BadAddress                     billing.mail

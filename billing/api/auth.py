@@ -13,7 +13,7 @@ from billing.api.attempts import ADMINS, SERVICE_KEYS
 from billing.api.errors import BadRequest, InsufficientScope, NotFound, Unauthorized
 from billing.api.services import SERVICES
 from billing.errors import INCORRECT_KEY
-from billing.identity.callers import Caller
+from billing.identity.permissions import Caller
 from billing.identity.permissions import BILLING_READ as BILLING_READ
 from billing.keys.presented import bearer_of, presented_key
 from billing.keys.secrets import made_at_random, same_secret, shown_prefix

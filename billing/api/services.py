@@ -21,16 +21,15 @@ from billing.change_notifier import ChangeNotifier, LiveBalance
 from billing.collect.collector import Collector
 from billing.exports.cursor import Exports
 from billing.identity.browsers import Browsers
-from billing.identity.callers import Caller, CustomersSee
+from billing.identity.permissions import Caller, CustomersSee
 from billing.identity.credentials import Credentials
-from billing.identity.invitations import Invitations
-from billing.identity.members import Members
+from billing.identity.members import Invitations, Members
 from billing.identity.oidc import OidcSignIn
 from billing.identity.organizations import Organizations
 from billing.identity.sessions import Sessions
+from billing.identity.passwords import SignInLimit
 from billing.identity.sign_in import SignIn
 from billing.identity.users import Users
-from billing.identity.visits import Visits
 from billing.keys.keys import ApiKeys
 from billing.ledger.reports import Reports
 from billing.metering.claims import NotAdmitted
@@ -173,7 +172,7 @@ class Services:
     request_timeout_s: float = 30.0
     customers_see: CustomersSee = "charge"
     sends_mail: bool = True
-    visits: Visits = field(default_factory=Visits)
+    sign_in_limit: SignInLimit = field(default_factory=SignInLimit)
     grant_confirm_usd: int = 1000
 
     def __post_init__(self) -> None:

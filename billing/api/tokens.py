@@ -42,7 +42,7 @@ from billing.schemas.tokens import (
 )
 
 if TYPE_CHECKING:
-    from billing.identity.callers import Caller
+    from billing.identity.permissions import Caller
     from billing.identity.oidc import OidcSignIn
     from billing.schemas.base import Listing, PageQuery
     from billing.schemas.people import PasswordShown

@@ -187,7 +187,7 @@ class Discovery:
     """Finds out where providers' endpoints and keys are. `clock` is monotonic seconds."""
 
     def __init__(self, ask: Ask, clock: Callable[[], float]) -> None:
-        self._ask, self._clock = ask, clock
+        self.ask, self._clock = ask, clock
         self._known: dict[str, _Known] = {}
 
     async def find(self, name: str, provider: SignInProvider) -> tuple[Metadata, KeySet]:
@@ -208,19 +208,19 @@ class Discovery:
             return
         known.asked_at = now
         try:
-            metadata = await self._asked(provider)
+            metadata = await self.asked(provider)
         except IssuerAway:
             if known.found is None:
                 raise
             return
-        known.found, known.read_at = (metadata, KeySet(metadata.jwks_uri, self._ask, self._clock)), self._clock()
+        known.found, known.read_at = (metadata, KeySet(metadata.jwks_uri, self.ask, self._clock)), self._clock()
 
     async def _asked(self, provider: SignInProvider) -> Metadata:
         if provider.kind == "github":
             oauth, post = f"{provider.issuer}/login/oauth", ("client_secret_post",)
             urls = provider.issuer, f"{oauth}/authorize", f"{oauth}/access_token"
             return Metadata(*urls, token_endpoint_auth_methods_supported=post)
-        metadata = await read_answer(self._ask, Metadata, f"{provider.issuer}/.well-known/openid-configuration")
+        metadata = await read_answer(self.ask, Metadata, f"{provider.issuer}/.well-known/openid-configuration")
         if metadata.issuer.rstrip("/") != provider.issuer:
             raise IssuerAway("The provider says to be another issuer than the configured one.")
         return metadata

@@ -22,7 +22,7 @@ from billing.api.requests import query_of, shaped
 from billing.api.route import Call
 from billing.api.services import Services
 from billing.api.tables import CSV, wants_csv
-from billing.identity.callers import Caller
+from billing.identity.permissions import Caller
 from billing.identity.providers import CONSOLE
 from billing.identity.users import OwnOrganization
 from billing.times import TimeError

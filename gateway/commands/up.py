@@ -23,7 +23,7 @@ from billing.cli.output import USAGE, CommandFailed, Output, Shown
 from billing.database.connection import Database
 from billing.database.migrate import migrate
 from billing.holds.redis.client import RedisClient, refuse_eviction
-from billing.identity.sealing import SealBroken
+from billing.identity.encryption import SealBroken
 from billing.ledger.leases import ending_leases
 from billing.logs import write_json
 from gateway.commands.api_url import api_url_file, publish_api_url, withdraw_api_url

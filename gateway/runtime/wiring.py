@@ -27,7 +27,7 @@ from billing.database.connection import Database
 from billing.exports.cursor import Exports
 from billing.holds.cache import recognised
 from billing.holds.redis.layout import DEFAULT_PREFIX
-from billing.identity.visits import Visits
+from billing.identity.passwords import SignInLimit
 from billing.keys.keys import ApiKeys
 from billing.keys.principals import Principals
 from billing.keys.secrets import secret_digest, well_formed
@@ -221,7 +221,7 @@ def _services(
         plans=plans,
         credits_per_usd=defaults.services.credits_per_usd,
         sends_mail=delivery_here(settings) is not None,
-        visits=Visits(defaults.sign_in.sign_ins_at_once),
+        sign_in_limit=SignInLimit(defaults.sign_in.sign_ins_at_once),
         authenticate=_authenticator(engine),
         known=partial(recognised, engine.cache),
         attempts=make_attempts(settings, engine.redis),

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import urljoin
 
-from billing.identity.totp import STEP_S, code_at
+from billing.identity.codes import STEP_S, code_at
 from billing.payments.assembly import Payments
 from billing.web.application import ROUTES
 from tests.billing.people_support import Registry

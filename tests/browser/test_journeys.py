@@ -6,7 +6,7 @@ import re
 import time
 from typing import TYPE_CHECKING
 
-from billing.identity.totp import STEP_S, code_at
+from billing.identity.codes import STEP_S, code_at
 from tests.browser.conftest import Served, watched
 
 if TYPE_CHECKING:
