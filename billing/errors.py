@@ -24,11 +24,11 @@ MetergateError
 +-- AccountError                   billing.accounts.accounts
 |   +-- AccountNotFound            billing.accounts.accounts
 |   +-- UnknownPlan                billing.accounts.accounts
++-- BadUserId                      billing.accounts.accounts
 +-- GrantError                     billing.accounts.grants
 |   +-- BalanceOutOfBounds         billing.accounts.grants
 |   +-- IdempotencyConflict        billing.accounts.grants
 +-- LotNotFound                    billing.accounts.lots
-+-- BadUserId                      billing.accounts.member_limits
 +-- PriceNotFound                  billing.accounts.repricing
 +-- TooManyAttempts                billing.api.attempts
 +-- ApiError                       billing.api.errors
@@ -41,9 +41,9 @@ MetergateError
 |   +-- Unauthorized               billing.api.errors
 |   +-- Unavailable                billing.api.errors
 |   +-- Unpriced                   billing.api.errors
-+-- BudgetError                    billing.budgets.rules
-|   +-- BudgetNotFound             billing.budgets.rules
-|   +-- BudgetRefused              billing.budgets.rules
++-- BudgetError                    billing.budgets.budgets
+|   +-- BudgetNotFound             billing.budgets.budgets
+|   +-- BudgetRefused              billing.budgets.budgets
 +-- CommandFailed                  billing.cli.output
 |   +-- NoData                     gateway.commands.stores
 +-- ClientError                    billing.client.errors
@@ -87,7 +87,7 @@ MetergateError
 +-- UserError                      billing.identity.users
 |   +-- UserNotFound               billing.identity.users
 |   +-- UserRefused                billing.identity.users
-+-- DifferentKeys                  billing.keys.presented
++-- DifferentKeys                  billing.keys.secrets
 +-- UsageQueryError                billing.ledger.used
 +-- BadAddress                     billing.mail
 +-- BadMeasure                     billing.metering.charges
@@ -99,7 +99,7 @@ MetergateError
 +-- UnknownAccount                 billing.metering.claims
 +-- UnknownHold                    billing.metering.service_holds
 +-- MoneyError                     billing.money
-+-- DestinationRefused             billing.notices.destinations
++-- DestinationRefused             billing.notices.delivery
 +-- WebhookError                   billing.notices.endpoints
 |   +-- EndpointNotFound           billing.notices.endpoints
 |   +-- EndpointRefused            billing.notices.endpoints

@@ -9,10 +9,9 @@ from typing import TYPE_CHECKING
 from aiohttp import web
 from ulid import ULID
 
-from billing.accounts.accounts import Accounts
+from billing.accounts.accounts import Account, Accounts, MemberLimits
 from billing.accounts.grants import Grants
 from billing.accounts.lots import Lots
-from billing.accounts.member_limits import MemberLimits
 from billing.accounts.repricing import Repricing
 from billing.api.attempts import Attempts
 from billing.audit import AuditLog
@@ -49,8 +48,6 @@ from billing.refused_requests import RefusedRequests
 from billing.schemas.quotas import WindowShape
 from billing.schemas.system import JobShape, ModelShape, ProviderShape
 
-if TYPE_CHECKING:
-    from billing.accounts.accounts import Account
 
 
 async def _nobody(token: str, org_id: str | None) -> Caller | None:

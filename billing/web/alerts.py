@@ -21,7 +21,7 @@ from billing.api.webhooks_out import (
     update_webhook,
 )
 from billing.identity.permissions import BILLING_READ, BILLING_SETUP
-from billing.notices.letters import TYPES
+from billing.notices.mail_templates import TYPES
 from billing.pages import MAX_LIMIT
 from billing.schemas.base import PageQuery
 from billing.schemas.budgets import BudgetPatch, NewBudget

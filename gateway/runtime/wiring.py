@@ -12,10 +12,9 @@ from typing import TYPE_CHECKING
 
 from msgspec import structs
 
-from billing.accounts.accounts import Accounts
+from billing.accounts.accounts import Accounts, MemberLimits
 from billing.accounts.grants import Grants
 from billing.accounts.lots import Lots
-from billing.accounts.member_limits import MemberLimits
 from billing.accounts.repricing import Repricing
 from billing.addresses import Addresses
 from billing.api.attempts import ADDRESSES_MAX, AttemptLimits, Attempts, counted_in_redis
@@ -34,7 +33,7 @@ from billing.keys.secrets import secret_digest, well_formed
 from billing.ledger.reports import Reports
 from billing.metering.features import Features
 from billing.notices.endpoints import Endpoints
-from billing.notices.exhausted import ExhaustedNotices
+from billing.notices.emit import ExhaustedNotices
 from billing.payments.assembly import PaymentParts, deployment_of
 from billing.payments.auto_recharge import Alerts
 from billing.payments.coupons import Coupons

@@ -5,9 +5,8 @@ from collections.abc import AsyncIterator
 
 import pytest
 
-from billing.accounts.accounts import Accounts
+from billing.accounts.accounts import Accounts, MemberLimits
 from billing.accounts.grants import Grants
-from billing.accounts.member_limits import MemberLimits
 from billing.database.connection import Database
 from billing.identity.sessions import Sessions
 from billing.identity.signing_keys import SigningKeys, TokenRules
