@@ -195,9 +195,7 @@ class Accounts:
 
         Becoming `past_due` notes since when; any other status forgets it.
         """
-        given: dict[str, Any] = {
-            name: value for name, value in changes.items() if value is not None or name == "tz"
-        }
+        given: dict[str, Any] = {name: value for name, value in changes.items() if value is not None or name == "tz"}
         if (plan := changes.get("plan")) is not None:
             self._check_plan(plan)
         async with self._database.transaction() as connection:
@@ -257,7 +255,6 @@ def _audited(account: Account) -> dict[str, object]:
     }
 
 
-
 def causes_after(status: str, causes: Sequence[str]) -> tuple[str, ...]:
     """Return the causes of a suspension after an operator has set a status."""
     if status != "suspended":
@@ -285,7 +282,6 @@ async def _change(
     before, after = {"status": row["before"]}, {"status": row["status"], "cause": cause}
     await audit.record(connection, actor, action, account_id, before, after, account_id=account_id)
     return True
-
 
 
 class BadUserId(MetergateError, ValueError):

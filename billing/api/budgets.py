@@ -10,7 +10,7 @@ from msgspec import UNSET
 from billing.api.operations import BudgetOperations
 from billing.api.requests import listing, page_asked, positive_money
 from billing.api.route import Call, serves
-from billing.budgets.budgets import Budget, BudgetPeriod, BudgetRefused, BudgetTerms, DEFAULT_THRESHOLDS, Subject
+from billing.budgets.budgets import DEFAULT_THRESHOLDS, Budget, BudgetPeriod, BudgetRefused, BudgetTerms, Subject
 from billing.pages import Page
 from billing.schemas.budgets import BudgetPatch, NewBudget, OwnBudgetShape
 from billing.zones import DEFAULT_ZONE, zone_of

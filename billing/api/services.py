@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
 
 from aiohttp import web
 from ulid import ULID
@@ -20,13 +19,13 @@ from billing.change_notifier import ChangeNotifier, LiveBalance
 from billing.collect.collector import Collector
 from billing.exports.cursor import Exports
 from billing.identity.browsers import Browsers
-from billing.identity.permissions import Caller, CustomersSee
 from billing.identity.credentials import Credentials
 from billing.identity.members import Invitations, Members
 from billing.identity.oidc import OidcSignIn
 from billing.identity.organizations import Organizations
-from billing.identity.sessions import Sessions
 from billing.identity.passwords import SignInLimit
+from billing.identity.permissions import Caller, CustomersSee
+from billing.identity.sessions import Sessions
 from billing.identity.sign_in import SignIn
 from billing.identity.users import Users
 from billing.keys.keys import ApiKeys
@@ -47,7 +46,6 @@ from billing.provider_bills.bills import Bills
 from billing.refused_requests import RefusedRequests
 from billing.schemas.quotas import WindowShape
 from billing.schemas.system import JobShape, ModelShape, ProviderShape
-
 
 
 async def _nobody(token: str, org_id: str | None) -> Caller | None:

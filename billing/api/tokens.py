@@ -42,8 +42,8 @@ from billing.schemas.tokens import (
 )
 
 if TYPE_CHECKING:
-    from billing.identity.permissions import Caller
     from billing.identity.oidc import OidcSignIn
+    from billing.identity.permissions import Caller
     from billing.schemas.base import Listing, PageQuery
     from billing.schemas.people import PasswordShown
 

@@ -14,12 +14,12 @@ import logging
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from enum import Enum
-from typing import Any, Final, TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Any, Final, cast
 
 from billing import audit
 from billing.database.connection import Connection, Database, DatabaseError, Row, from_row, queries
 from billing.errors import MetergateError
-from billing.ledger.used import BEGINNING, END, Grouping, OTHERS, TAG, UsageQueryError, UsedBy, total
+from billing.ledger.used import BEGINNING, END, OTHERS, TAG, Grouping, UsageQueryError, UsedBy, total
 from billing.money import MAX_NANO, ceil_div, format_usd
 from billing.notices.emit import emit
 from billing.pages import BEFORE_ALL, Page, page_of
@@ -209,8 +209,6 @@ def percent(terms: BudgetTerms, spent_nano: int) -> int:
 def utc(at_s: float) -> datetime:
     """Return Unix seconds as a time of UTC."""
     return datetime.fromtimestamp(at_s, UTC)
-
-
 
 
 @dataclass(frozen=True, slots=True)

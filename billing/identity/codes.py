@@ -1,4 +1,4 @@
-"""Codes that are mailed, recovery codes and codes of authenticator apps, and how often what can be guessed may be tried.
+"""Codes: mailed ones, recovery codes and those of authenticator apps; how often what can be guessed may be tried.
 
 This file owns that a code is good for one purpose, once, for its time and for `CODE_TRIES` tries, whoever tries at the
 same time; that few mails go to one address and are asked for from one network; and that of no code more than a digest
@@ -19,7 +19,7 @@ import struct
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from hashlib import sha256
-from typing import Any, Final, Literal, TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Final, Literal
 from urllib.parse import quote, urlencode
 
 from billing.database.connection import Connection, Database, Row, queries

@@ -1,8 +1,9 @@
 """Credentials: passwords and second factors, as they are checked, and as they are changed by who has signed in or owns
 the address.
 
-This file owns that each try at a password or a second factor is counted before it is looked at, and that a code of an
-authenticator app or a recovery code is good once; that each change is told to the address that it takes power from, and that a new password ends sessions.
+This file owns that each try at a password or a second factor is counted before it is checked, and that a code of an
+authenticator app or a recovery code is good once; that the address that a change takes power from is mailed, and that a
+new password ends sessions.
 Who is signed in shows their password again, or has just signed in where they have none: a token that was left open
 somewhere is not enough.
 
@@ -25,8 +26,8 @@ from billing.database.connection import Connection, Database, UniqueViolation, q
 from billing.errors import MetergateError
 from billing.identity import mail_templates
 from billing.identity.codes import TOTP_SECRET_BYTES, Codes, totp_secret, totp_step, totp_uri
-from billing.identity.passwords import LEAST_ALONE, LEAST_BESIDE, Passwords, Verdict, check_password
 from billing.identity.encryption import Sealer
+from billing.identity.passwords import LEAST_ALONE, LEAST_BESIDE, Passwords, Verdict, check_password
 from billing.identity.users import User, Users
 from billing.mail import SERVICE, enqueue, parse_email
 
@@ -209,8 +210,8 @@ class Credentials:
                 connection, "reset", email, user_id=user_id, network=visitor.network, known=known
             )
             known = user is not None and user.status != "disabled"
-            text = mail_templates.RESET_PASSWORD.filled(token=code.token) if known else mail_templates.NOBODY_REGISTERED.filled()
-            await people.mail(connection, email, text)
+            template = mail_templates.RESET_PASSWORD if known else mail_templates.NOBODY_REGISTERED
+            await people.mail(connection, email, template.filled(token=code.token))
 
     async def reset(self, token: str, password: str, *, revoke_keys: bool, visitor: Visitor) -> int:
         """Set a new password by what was mailed, and end every session; with `revoke_keys` all of the user's API keys,
@@ -333,7 +334,7 @@ class Credentials:
         if user.totp_secret is None or user.second_factor:
             raise CredentialRefused("There is nothing to confirm: begin with `metergate auth totp enrol`.")
         await people.take_factor_try(user)
-        step = totp.totp_step(people.totp_secret(user), code, people.clock())
+        step = totp_step(people.totp_secret(user), code, people.clock())
         if step is None:
             raise _wrong_code()
         async with people.database.transaction() as connection:

@@ -208,7 +208,7 @@ class Discovery:
             return
         known.asked_at = now
         try:
-            metadata = await self.asked(provider)
+            metadata = await self._asked(provider)
         except IssuerAway:
             if known.found is None:
                 raise
@@ -259,8 +259,8 @@ class ForeignTokens:
         self._rules, self._keys, self._clock = rules, keys, clock
 
     async def verify(self, token: str, header: Header, issuer: str | None) -> Verified:
-        """Return the claims of a token of this issuer, and whom it signed in. Raises `BadToken`, and `IssuerAway` if the issuer's keys can't
-        be read."""
+        """Return the claims of a token of this issuer, and whom it signed in. Raises `BadToken`, and `IssuerAway` if
+        the issuer's keys can't be read."""
         name, claims = await self._signed(token, header, issuer)
         refuse_claims(claims, issuers=(), audiences=self._rules.audiences, now=self._clock())
         internal = self._rules.internal_audience is not None and self._rules.internal_audience in claims.audiences

@@ -1,7 +1,7 @@
 """What mails to people say. Pure.
 
 A mail is plain text, and holds nothing that somebody else has written: it can be sent to any address, and is no way to
-send strangers a message. Names are the exception where a mail is about nothing else: `quotable` keeps links out of them.
+send strangers a message. Names are the exception where a mail is about nothing else: `quotable` keeps links out.
 """
 
 import re

@@ -16,7 +16,7 @@ import asyncio
 import secrets
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Final, Literal, TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Final, Literal, cast
 
 from billing import audit
 from billing.database.connection import Connection, Database, Row, from_row, queries
@@ -39,8 +39,8 @@ from billing.identity.permissions import (
     PROXY,
     RANK,
     ROLES,
-    Role,
     SCOPES,
+    Role,
     allowed,
 )
 from billing.keys.keys import confine_keys

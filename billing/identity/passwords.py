@@ -205,9 +205,9 @@ class Passwords:
 class SignInLimit:
     """How many people sign in, register or reset a password at the same time in one process: at most `at_once`.
 
-    Nobody knows them yet, and each of their requests asks the database and may hash a password, which takes a processor.
-    A network may add to what it has only up to a part of what is free: a whole office signs in at once, and a flood
-    leaves room for others."""
+    Nobody knows them yet, and each of their requests asks the database and may hash a password, which takes a
+    processor. A network may add to what it has only up to a part of what is free: a whole office signs in at once,
+    and a flood leaves room for others."""
 
     def __init__(self, at_once: int = 64) -> None:
         self._at_once = at_once

@@ -19,14 +19,14 @@ import secrets
 from dataclasses import dataclass, field
 from datetime import datetime
 from hashlib import sha256
-from typing import Any, Final, TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from billing import audit
 from billing.database.connection import Connection, Database, Row, queries
 from billing.errors import MetergateError
 from billing.identity.permissions import Caller, allowed
 from billing.identity.signing_keys import SECRET_BYTES, SigningKeys
-from billing.identity.tokens import BadToken, Claims, ISSUER, MAX_LIFE_S, OPERATOR, Verified, peek
+from billing.identity.tokens import ISSUER, MAX_LIFE_S, OPERATOR, BadToken, Claims, Verified, peek
 from billing.pages import BEFORE_ALL, Page, page_of
 
 if TYPE_CHECKING:
@@ -107,8 +107,8 @@ class Session:
 
 class Sessions:
     """Starts, continues and ends sessions, and says who shows a token: one of the own ones, or with `foreign` one of
-    another issuer. `published` are the keys that verify own tokens, `transaction` is what methods with a connection work
-    in. Methods raise `DatabaseError`."""
+    another issuer. `published` are the keys that verify own tokens, `transaction` is what methods with a connection
+    work in. Methods raise `DatabaseError`."""
 
     def __init__(
         self,

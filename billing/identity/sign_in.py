@@ -8,7 +8,7 @@ somebody else has begun with that address ends. Sign-ins and failures are audite
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import Enum
 from typing import TYPE_CHECKING, Any

@@ -1,4 +1,4 @@
-"""JSON Web Tokens (RFC 7519, RFC 8725): what one says before it is believed, how one is verified, and whom one is about.
+"""JSON Web Tokens (RFC 7519, RFC 8725): what one says before it is believed, how one is verified, whom one is about.
 
 This file owns that nothing in a token decides how it is verified: the caller gives key and algorithm, both fixed for
 each issuer. A token names its issuer and a key id, which are looked up and nothing else; `jku`, `x5u` and `jwk` are not

@@ -1,5 +1,5 @@
-"""API keys: how a secret is made, recognised and hashed, and which one a request presents. Pure but for the random source
-that the caller passes.
+"""API keys: how a secret is made, recognised and hashed, and which one a request presents. Pure but for the random
+source that the caller passes.
 
 A key is `mg_`, 32 random base62 characters, and 6 base62 characters of the CRC-32 of what precedes, so that a mistyped
 key is known without a look-up. Only its SHA-256 is stored: the secret has 190 bits, so a slow hash would buy nothing.

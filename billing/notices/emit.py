@@ -14,10 +14,10 @@ from collections import OrderedDict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from decimal import Decimal
-from typing import Any, Final, TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Final
 
 from billing.database.connection import Connection, Database, DatabaseError, queries
-from billing.notices.mail_templates import NoticeType, TYPES
+from billing.notices.mail_templates import TYPES, NoticeType
 from billing.quotas import NOTIFIED_WINDOWS
 
 if TYPE_CHECKING:

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Final
 from billing.identity.browsers import BrowserRules, Browsers
 from billing.identity.codes import Codes
 from billing.identity.credentials import Credentials, People
-from billing.identity.members import Invitations, Members
 from billing.identity.issuers import Discovery, ForeignRules, ForeignTokens, KeySet
+from billing.identity.members import Invitations, Members
 from billing.identity.oidc import OidcSignIn
 from billing.identity.organizations import Organizations, found
 from billing.identity.passwords import Passwords
@@ -30,9 +30,9 @@ if TYPE_CHECKING:
     from billing.audit import Actor
     from billing.change_notifier import ChangeNotifier
     from billing.database.connection import Connection, Database
+    from billing.identity.encryption import Sealer
     from billing.identity.organizations import Organization
     from billing.identity.providers import SignInProvider
-    from billing.identity.encryption import Sealer
     from billing.plans import Plans
     from gateway.config.settings import Settings
     from gateway.runtime.outgoing import Outgoing

@@ -9,7 +9,7 @@ import pytest
 
 from billing.api.services import Services
 from billing.audit import SYSTEM
-from billing.budgets.budgets import BudgetPeriod, BudgetTerms, Budgets, MOST_FAILED, Subject
+from billing.budgets.budgets import MOST_FAILED, BudgetPeriod, Budgets, BudgetTerms, Subject
 from billing.cli import Table
 from billing.cli import budgets as commands
 from billing.client.client import Client

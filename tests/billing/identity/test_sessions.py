@@ -8,8 +8,8 @@ import pytest
 from billing.database.connection import Database
 from billing.identity.permissions import ROLES
 from billing.identity.sessions import SignInRefused, TokenPair
-from billing.identity.tokens import OPERATOR
 from billing.identity.signing_keys import TokenRules
+from billing.identity.tokens import OPERATOR
 from tests.billing.identity.sessions_support import SOMEBODY, People
 
 

@@ -16,9 +16,9 @@ from billing.identity.sessions import Sessions
 from billing.identity.signing_keys import SigningKeys, TokenRules
 from billing.identity.tokens import BadToken, Verified, peek
 from tests.billing.identity.issued import (
-    NO_DATABASE,
     GOOD,
     ISSUER,
+    NO_DATABASE,
     NOW,
     RSA,
     SECRET,

@@ -9,8 +9,7 @@ from contextlib import ExitStack
 
 import pytest
 
-from billing.identity.passwords import NICENESS, Passwords
-from billing.identity.passwords import SignInLimit, TooManySignIns
+from billing.identity.passwords import NICENESS, Passwords, SignInLimit, TooManySignIns
 
 
 def entered(visits: SignInLimit, network: str, open_: ExitStack) -> int:

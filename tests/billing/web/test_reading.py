@@ -19,7 +19,7 @@ from billing.refused_requests import RefusedRequest
 from billing.usage import Usage
 from billing.web import usage
 from billing.web.application import ROUTES
-from billing.web.visits import Who
+from billing.web.pages import Who
 from tests.billing.support import PRICES
 from tests.billing.web.support import Console
 
