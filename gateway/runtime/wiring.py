@@ -32,8 +32,8 @@ from billing.keys.principals import Principals
 from billing.keys.secrets import secret_digest, well_formed
 from billing.ledger.reports import Reports
 from billing.metering.features import Features
-from billing.notices.emit import ExhaustedNotices
 from billing.notices.endpoints import Endpoints
+from billing.notices.exhausted import ExhaustedNotices
 from billing.payments.assembly import PaymentParts, deployment_of
 from billing.payments.auto_recharge import Alerts
 from billing.payments.coupons import Coupons
