@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Final, Literal, Protocol, TypeVar
 import aiohttp
 
 from billing.errors import MetergateError
-from billing.notices.destinations import DestinationRefused, Poster
+from billing.notices.delivery import DestinationRefused, Poster
 
 if TYPE_CHECKING:
     from billing.database.connection import Connection

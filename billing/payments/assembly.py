@@ -43,7 +43,7 @@ from billing.work import Lease, Periodic
 
 if TYPE_CHECKING:
     from billing.database.connection import Connection
-    from billing.notices.letters import NoticeType
+    from billing.notices.mail_templates import NoticeType
     from billing.payments.stripe.parameters import CheckoutRules
 
 """Work that runs in the background for ever."""
