@@ -55,7 +55,7 @@ MetergateError
 +-- SubjectNotFound                billing.collect.subjects
 +-- Unreadable                     billing.errors
 |   +-- NewerLayout                billing.errors
-+-- ExportNotFound                 billing.exports.cursor
++-- ExportNotFound                 billing.exports.worker
 +-- SinkFailed                     billing.exports.sinks
 +-- IllegalTransition              billing.holds.model
 +-- NeedTooLarge                   billing.holds.model
@@ -90,14 +90,14 @@ MetergateError
 |   +-- UserRefused                billing.identity.users
 +-- TooManyVisits                  billing.identity.visits
 +-- DifferentKeys                  billing.keys.presented
-+-- UsageQueryError                billing.ledger.used
++-- UsageQueryError                billing.ledger.sums
 +-- BadMeasure                     billing.metering.charges
 +-- MeterNotPriced                 billing.metering.charges
-+-- Busy                           billing.metering.claims
-+-- EventConflict                  billing.metering.claims
-+-- EventRefused                   billing.metering.claims
-+-- NotAdmitted                    billing.metering.claims
-+-- UnknownAccount                 billing.metering.claims
++-- Busy                           billing.metering.charges
++-- EventConflict                  billing.metering.charges
++-- EventRefused                   billing.metering.charges
++-- NotAdmitted                    billing.metering.charges
++-- UnknownAccount                 billing.metering.charges
 +-- UnknownHold                    billing.metering.service_holds
 +-- MoneyError                     billing.money
 +-- DestinationRefused             billing.notices.destinations
@@ -121,13 +121,13 @@ MetergateError
 |   +-- PaymentRefused             billing.payments.port
 |       +-- CustomerGone           billing.payments.port
 |       +-- AccessRefused          billing.payments.stripe.client
-+-- RechargeRefused                billing.payments.recharges
++-- RechargeRefused                billing.payments.auto_recharge
 +-- SubscriptionError              billing.payments.subscriptions
 |   +-- NoSubscription             billing.payments.subscriptions
 |   +-- SubscriptionRefused        billing.payments.subscriptions
 +-- PriceError                     billing.pricing.scales
-+-- TrialRefused                   billing.pricing.trials
-|   +-- NoSuchPrice                billing.pricing.trials
++-- TrialRefused                   billing.pricing.table
+|   +-- NoSuchPrice                billing.pricing.table
 +-- NoSuchBill                     billing.provider_bills.bills
 +-- BillError                      billing.provider_bills.lines
 |   +-- BillRefused                billing.provider_bills.lines

@@ -27,12 +27,11 @@ from billing.budgets.rules import (
     utc,
 )
 from billing.database.connection import Connection, Database, DatabaseError, Row, queries
-from billing.ledger.used import END, OTHERS, TAG, Grouping, UsageQueryError, total
+from billing.ledger.sums import END, OTHERS, TAG, Grouping, UsageQueryError, total
 from billing.money import format_usd
 from billing.notices.emit import emit
 from billing.pages import BEFORE_ALL, Page, page_of
-from billing.times import rfc3339
-from billing.zones import DEFAULT_ZONE, zone_of
+from billing.times import DEFAULT_ZONE, rfc3339, zone_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence

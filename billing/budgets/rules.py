@@ -13,9 +13,9 @@ from enum import Enum
 from typing import TYPE_CHECKING, Final
 
 from billing.errors import MetergateError
-from billing.ledger.used import BEGINNING, END, UsedBy
+from billing.ledger.sums import BEGINNING, END, UsedBy
 from billing.money import MAX_NANO, ceil_div
-from billing.zones import Period, day_begins, period_of, periods
+from billing.times import Period, day_begins, period_of, periods
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -17,7 +17,7 @@ from billing.holds.model import as_counted
 from billing.holds.redis.connection import Script
 from billing.holds.redis.layout import SETTLED, Entry, entry_at_ms
 from billing.ledger.debits import Debit, decode_debit
-from billing.ledger.refused_debits import set_aside
+from billing.ledger.writer import set_aside
 
 if TYPE_CHECKING:
     from billing.holds.epochs import Partitions

@@ -25,7 +25,6 @@ from billing.database.connection import (
     queries,
 )
 from billing.ledger.debits import Debit
-from billing.ledger.refused_debits import set_debit_aside
 from billing.ledger.writer import (
     BRIEFLY,
     STORED_DEBITS,
@@ -34,6 +33,7 @@ from billing.ledger.writer import (
     Stored,
     Written,
     create_months,
+    set_debit_aside,
     stored_by_id,
 )
 

@@ -28,7 +28,7 @@ from billing.database.connection import (
 )
 from billing.ledger.debits import Debit
 from billing.ledger.writer import write_claimed
-from billing.metering.claims import Busy, Claim, EventConflict, EventRefused, Recorded, replayed, settled_before
+from billing.metering.charges import Busy, Claim, EventConflict, EventRefused, Recorded, replayed, settled_before
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Collection, Coroutine, Sequence

@@ -7,14 +7,14 @@ at once; month ends and leap days are the provider's: a subscription of the 31st
 
 from __future__ import annotations
 
-import calendar
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Final
 
 from billing.accounts.accounts import AccountNotFound
 from billing.database.connection import queries
-from billing.metering.claims import EventConflict
+from billing.metering.charges import EventConflict
+from billing.times import months_later
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -57,13 +57,6 @@ class Use:
 
     state: FeatureState
     replayed: bool = False
-
-
-def months_later(anchor: datetime, months: int) -> datetime:
-    """Return the same day and time so many months later: the last day of a month that lacks the day."""
-    year, month = divmod(anchor.month - 1 + months, 12)
-    day = min(anchor.day, calendar.monthrange(anchor.year + year, month + 1)[1])
-    return anchor.replace(year=anchor.year + year, month=month + 1, day=day)
 
 
 def month_of(now: datetime) -> Period:

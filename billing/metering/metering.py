@@ -18,8 +18,20 @@ import msgspec
 
 from billing.holds.model import Hold, HoldRequest, NeedTooLarge, Unavailable
 from billing.ledger.debits import NAMED, encode_debit
-from billing.metering.charges import BadMeasure, Charge, Measure, MeterNotPriced, charge_of, digest_of
-from billing.metering.claims import Busy, Claim, NotAdmitted, Payer, Recorded, UnknownAccount
+from billing.metering.charges import (
+    BadMeasure,
+    Busy,
+    Charge,
+    Claim,
+    Measure,
+    MeterNotPriced,
+    NotAdmitted,
+    Payer,
+    Recorded,
+    UnknownAccount,
+    charge_of,
+    digest_of,
+)
 from billing.metering.events import DEBITS, USAGE
 from billing.schemas.service import DebitShape
 from billing.times import rfc3339

@@ -19,8 +19,21 @@ from billing.database.connection import Database, DatabaseError, UniqueViolation
 from billing.errors import Kind, MetergateError
 from billing.holds.model import Hold
 from billing.ledger.debits import NAMED, decode_debit, encode_debit
-from billing.metering.charges import BadMeasure, Charge, Measure, MeterNotPriced, charge_by, digest_of, measure_of
-from billing.metering.claims import Busy, Claim, EventConflict, Payer, Recorded, settled_before
+from billing.metering.charges import (
+    BadMeasure,
+    Busy,
+    Charge,
+    Claim,
+    EventConflict,
+    Measure,
+    MeterNotPriced,
+    Payer,
+    Recorded,
+    charge_by,
+    digest_of,
+    measure_of,
+    settled_before,
+)
 from billing.metering.events import HOLDS
 from billing.pricing.rows import from_canonical_json
 from billing.schemas.service import HoldShape

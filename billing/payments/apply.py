@@ -15,13 +15,11 @@ from typing import TYPE_CHECKING, Any, Final, cast
 import msgspec
 
 from billing.database.connection import Connection, Database, queries
-from billing.payments.objects import Checkout, Customer, Dispute, ObjectKind, ObjectRef, Refund
-from billing.payments.port import PaymentRefused
+from billing.payments.port import Checkout, Customer, Dispute, ObjectKind, ObjectRef, PaymentRefused, Refund
 
 if TYPE_CHECKING:
     from billing.change_notifier import ChangeNotifier
-    from billing.payments.objects import ProviderObject
-    from billing.payments.port import PaymentProvider
+    from billing.payments.port import PaymentProvider, ProviderObject
 
 logger = logging.getLogger(__name__)
 

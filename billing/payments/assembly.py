@@ -15,23 +15,19 @@ from billing.database.connection import Database, queries
 from billing.money import NANO_PER_CENT
 from billing.notices.emit import emit
 from billing.payments.apply import Applier, Handler, checkout_handler, customer_handler
-from billing.payments.auto_recharge import EVERY_S, LEASE, AutoRecharge
-from billing.payments.charges import Charges
+from billing.payments.auto_recharge import EVERY_S, LEASE, AutoRecharge, RechargeRules, Recharges
 from billing.payments.customers import Customers
-from billing.payments.desk import PaymentDesk
 from billing.payments.events import PaymentEvents
-from billing.payments.expiry import Recovery
 from billing.payments.flows import FlowRules, Flows, price_id_of
 from billing.payments.local.provider import LocalProvider
 from billing.payments.local.store import LocalStore
 from billing.payments.local.web import Acts
-from billing.payments.objects import Checkout, Customer, Event, Invoice, ObjectKind, Payment, Subscription
-from billing.payments.orders import Orders
-from billing.payments.port import PaymentProvider
-from billing.payments.purchases import Purchases
-from billing.payments.recharges import RechargeRules, Recharges
+from billing.payments.orders import Orders, PaymentDesk
+from billing.payments.port import Checkout, Customer, Event, Invoice, ObjectKind, Payment, PaymentProvider, Subscription
+from billing.payments.purchases import Charges, Purchases
 from billing.payments.reconcile import PaymentComparisons
 from billing.payments.subscriptions import (
+    Recovery,
     SubscriptionChanges,
     SubscriptionRules,
     Subscriptions,
@@ -44,7 +40,7 @@ from billing.work import Lease, Periodic
 if TYPE_CHECKING:
     from billing.database.connection import Connection
     from billing.notices.letters import NoticeType
-    from billing.payments.stripe.parameters import CheckoutRules
+    from billing.payments.stripe.objects import CheckoutRules
 
 """Work that runs in the background for ever."""
 

@@ -1,11 +1,11 @@
 """Auto-recharge: an account that asked for it is charged when what it may spend falls below its threshold.
 
-This file owns that there is one charge at a time, and never two for one attempt: an attempt is counted on before the
-provider is asked, its order is named by the attempt and each call by the order, so that whoever takes up what was
-broken off finds the same order and the same payment. After a decline it waits, an hour at first and twice as long each
-time, up to a day; after `declines` of them, one that is final, or one that needs the payer it stops, and says so.
+There is one charge at a time, and never two for one attempt: an attempt is counted before the provider is asked, its
+order is named by the attempt and each call by the order, so that whoever takes up what was broken off finds the same
+order and the same payment. After a decline it waits, an hour at first and twice as long each time, up to a day; after
+`declines` of them, one that is final, or one that needs the payer it stops, and says so.
 
-Alerts tell an account that its balance is low, once for each time that it falls below its threshold.
+RechargeRefused   it can't be switched on so
 """
 
 from __future__ import annotations
@@ -13,28 +13,172 @@ from __future__ import annotations
 import logging
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from typing import TYPE_CHECKING, Final, Protocol
+from typing import TYPE_CHECKING, Final, Literal, Protocol
 
 from billing import audit
-from billing.accounts.accounts import AccountNotFound
-from billing.database.connection import Database, queries
-from billing.money import format_usd
+from billing.database.connection import Connection, Database, Row, queries
+from billing.errors import MetergateError
+from billing.money import format_cents, format_usd
 from billing.notices.emit import emit
 from billing.payments.orders import NewOrder, OrderError
 from billing.payments.port import PaymentError
-from billing.payments.recharges import note_end, recharge_of
+from billing.times import rfc3339
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from billing.audit import Actor
-    from billing.payments.objects import Payment
     from billing.payments.orders import Order, Orders
-    from billing.payments.port import HostedPage
-    from billing.payments.recharges import Recharge, State
-
+    from billing.payments.port import HostedPage, Payment
 
 logger = logging.getLogger(__name__)
+_query = queries("billing.payments")
+
+State = Literal["off", "ready", "charging", "waiting", "capped", "stopped"]
+
+
+class RechargeRefused(MetergateError):
+    """Auto-recharge can't be switched on so. `field` names what of the request is wrong."""
+
+    kind = "invalid"
+
+    def __init__(self, message: str, field: str | None = None) -> None:
+        super().__init__(message)
+        self.field = field
+
+
+@dataclass(frozen=True, slots=True)
+class RechargeRules:
+    """How much may be charged at once, in cents."""
+
+    min_cents: int = 500
+    max_cents: int = 1_000_000
+
+    def __post_init__(self) -> None:
+        if not 0 < self.min_cents <= self.max_cents:
+            raise ValueError("amounts rise from min to max, above zero")
+
+
+@dataclass(frozen=True, slots=True)
+class Wish:
+    """What an account asks for: charge `amount_cents` below `threshold_nano`, in a month no more than the cap."""
+
+    enabled: bool
+    threshold_nano: int
+    amount_cents: int
+    monthly_cap_cents: int
+
+
+@dataclass(frozen=True, slots=True)
+class Recharge:
+    """A row of auto_recharges: a wish and what has become of it. `url` is where the payer has to act."""
+
+    account_id: str
+    enabled: bool
+    threshold_nano: int
+    amount_cents: int
+    monthly_cap_cents: int
+    state: State
+    reason: str | None
+    url: str | None
+    attempt: int
+    declines: int
+    next_attempt_at: datetime
+
+
+class Methods(Protocol):
+    """What knows saved payment methods (`customers.Customers`)."""
+
+    async def method(self, account_id: str) -> str | None: ...
+
+
+class Recharges:
+    """Keeps wishes. `now` gives an aware time. Methods raise `DatabaseError`."""
+
+    def __init__(
+        self, database: Database, customers: Methods, rules: RechargeRules, now: Callable[[], datetime]
+    ) -> None:
+        self._database, self._customers, self.rules, self._now = database, customers, rules, now
+
+    async def get(self, account_id: str) -> Recharge | None:
+        """Return what an account has asked for; None: nothing yet."""
+        row = await self._database.row(_query("recharges_get"), account_id)
+        return None if row is None else recharge_of(row)
+
+    async def put(self, account_id: str, wish: Wish, *, actor: audit.Actor) -> Recharge:
+        """Replace what an account asks for; what stopped it before is forgotten, a charge under way goes on. Raises
+        `RechargeRefused`."""
+        self._check(wish)
+        if wish.enabled and await self._customers.method(account_id) is None:
+            raise RechargeRefused(
+                "Save a payment method first, in the console or by `metergate billing setup`.", "enabled"
+            )
+        values = (wish.enabled, wish.threshold_nano, wish.amount_cents, wish.monthly_cap_cents, self._now())
+        async with self._database.transaction() as connection:
+            before = await connection.fetchrow(_query("recharges_lock"), account_id)
+            after = recharge_of(await connection.fetchrow(_query("recharges_put"), account_id, *values))
+            shown = None if before is None else _audited(recharge_of(before))
+            await audit.record(
+                connection,
+                actor,
+                "account.auto_recharge",
+                account_id,
+                shown,
+                _audited(after),
+                account_id=account_id,
+            )
+        return after
+
+    def _check(self, wish: Wish) -> None:
+        rules = self.rules
+        if not rules.min_cents <= wish.amount_cents <= rules.max_cents:
+            low, high = format_cents(rules.min_cents), format_cents(rules.max_cents)
+            raise RechargeRefused(f"amount_usd must be {low} to {high} USD in whole cents.", "amount_usd")
+        if wish.monthly_cap_cents < wish.amount_cents:
+            raise RechargeRefused("monthly_cap_usd must not be below amount_usd.", "monthly_cap_usd")
+
+
+async def note_end(
+    connection: Connection,
+    recharge: Recharge,
+    state: State,
+    reason: str | None,
+    next_attempt_at: datetime,
+    *,
+    declines: int = 0,
+    url: str | None = None,
+) -> None:
+    """Write in the caller's transaction, which has locked the row, what has become of a wish; and a notice of what is
+    no success."""
+    after = state if recharge.enabled or state == "stopped" else "off"
+    values = (after, reason, url, declines, next_attempt_at)
+    await connection.execute(_query("recharges_ended"), recharge.account_id, *values)
+    if reason is not None:
+        waits = after in ("waiting", "capped")
+        data = {
+            "amount_usd": format_cents(recharge.amount_cents),
+            "reason": reason,
+            "state": after,
+            "next_attempt_at": rfc3339(next_attempt_at) if waits else None,
+            "url": url,
+        }
+        await emit(connection, recharge.account_id, "auto_recharge.failed", data)
+
+
+def recharge_of(row: Row | None) -> Recharge:
+    """Return a wish from its row."""
+    if row is None:
+        raise LookupError("the row was locked just now")
+    return Recharge(**{name: row[name] for name in Recharge.__slots__})
+
+
+def _audited(recharge: Recharge) -> dict[str, object]:
+    return {
+        "enabled": recharge.enabled,
+        "threshold_usd": format_usd(recharge.threshold_nano),
+        "amount_usd": format_cents(recharge.amount_cents),
+        "monthly_cap_usd": format_cents(recharge.monthly_cap_cents),
+    }
+
 
 LEASE: Final = "auto-recharge"
 EVERY_S: Final = 3.0
@@ -52,13 +196,11 @@ MOST_OPEN: Final = timedelta(hours=1)
 MOST_PROCESSING: Final = timedelta(days=21)
 # Accounts that one round charges.
 MOST: Final = 20
-# Accounts that one round looks at, from where the last one ended.
-LOOKED_AT: Final = 5_000
+# Accounts that one round reads, from where the last one ended.
+ACCOUNTS_READ: Final = 5_000
 UNDER_WAY: Final = ("ready", "waiting", "capped", "charging")
 NEEDS_PAYER: Final = "authentication_required"
 PENDING: Final = "payment_pending"
-
-_query = queries("billing.payments")
 
 
 class Charger(Protocol):
@@ -91,7 +233,7 @@ class AutoRecharge:
     async def round(self) -> int:
         """Charge accounts that are below their thresholds, and go on with what was broken off; return how many were
         charged or tried. A provider that is away is asked again later."""
-        row = await self._database.row(_query("recharges_due"), self._now(), self._after, LOOKED_AT, MOST)
+        row = await self._database.row(_query("recharges_due"), self._now(), self._after, ACCOUNTS_READ, MOST)
         due, self._after = ((), "") if row is None else (row["due"], row["place"])
         return sum([await self._recharge(account_id) for account_id in due])
 
@@ -207,61 +349,3 @@ class AutoRecharge:
 
 def _key(attempt: Recharge) -> str:
     return f"recharge:{attempt.attempt}"
-
-
-"""Accounts of one round."""
-
-
-@dataclass(frozen=True, slots=True)
-class Alert:
-    """Below what an account is told: its own threshold, or else the default; and whether it is armed."""
-
-    threshold_nano: int
-    is_default: bool
-    armed: bool
-
-
-class Alerts:
-    """Keeps thresholds and tells of balances. Methods raise `DatabaseError`.
-
-    What counts is what may be spent: the balance and the credit limit. An account is armed when it is seen above, and
-    told when it is seen below and armed, so that a new account without credit is told nothing. A round looks at a
-    bounded number of accounts by their ids and goes on where the last one ended: no index follows balances, which every
-    debit changes.
-    """
-
-    def __init__(self, database: Database, default_nano: int) -> None:
-        """`default_nano` is the threshold of accounts that have none of their own; 0: they are told of debt alone."""
-        self._database, self._default_nano, self._after = database, default_nano, ""
-
-    async def get(self, account_id: str) -> Alert:
-        """Return an account's alert."""
-        row = await self._database.row(_query("alerts_get"), account_id)
-        own = None if row is None else row["threshold_nano"]
-        armed = row is not None and row["armed"]
-        return Alert(self._default_nano if own is None else own, own is None, armed)
-
-    async def put(self, account_id: str, threshold_nano: int | None, *, actor: Actor) -> Alert:
-        """Set an account's threshold; None: the default again. Raises `AccountNotFound`."""
-        before = await self.get(account_id)
-        async with self._database.transaction() as connection:
-            if await connection.fetchval(_query("alerts_put"), account_id, threshold_nano) is None:
-                raise AccountNotFound(f"There is no account {account_id!r}.")
-            after = {"threshold_usd": None if threshold_nano is None else format_usd(threshold_nano)}
-            was = {"threshold_usd": None if before.is_default else format_usd(before.threshold_nano)}
-            await audit.record(connection, actor, "account.alert", account_id, was, after, account_id=account_id)
-        return await self.get(account_id)
-
-    async def round(self) -> int:
-        """Look at `LOOKED_AT` accounts; return how many were told that their balance is low."""
-        async with self._database.transaction() as connection:
-            found = await connection.fetchrow(_query("alerts_look"), self._after, LOOKED_AT, self._default_nano)
-            crossed = [] if found is None else found["crossed"]
-            for each in crossed:
-                data = {
-                    "available_usd": format_usd(each["available_nano"]),
-                    "threshold_usd": format_usd(each["threshold_nano"]),
-                }
-                await emit(connection, each["account_id"], "balance.low", data)
-        self._after = "" if found is None else found["place"]
-        return len(crossed)

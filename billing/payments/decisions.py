@@ -11,13 +11,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, Literal
 
-from billing.payments.objects import CURRENCY, Movement, OrderKind, OrderStatus, Refund
+from billing.payments.port import CURRENCY, Movement, OrderKind, OrderStatus, Refund
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
     from datetime import datetime
 
-    from billing.payments.objects import Dispute, Payment
+    from billing.payments.port import Dispute, Payment
 
 # States of refunds whose money came back.
 RETURNED: Final = ("failed", "canceled")

@@ -20,14 +20,13 @@ from billing import audit
 from billing.database.connection import DatabaseError, queries
 from billing.errors import MetergateError
 from billing.pages import BEFORE_ALL, Page, page_of
-from billing.payments.keys import KEYS_KEPT
-from billing.payments.objects import ObjectRef
+from billing.payments.customers import KEYS_KEPT
+from billing.payments.port import ObjectRef
 from billing.work import Periodic
 
 if TYPE_CHECKING:
     from billing.database.connection import Connection, Database, Row
-    from billing.payments.objects import Event
-    from billing.payments.port import PaymentProvider
+    from billing.payments.port import Event, PaymentProvider
 
 logger = logging.getLogger(__name__)
 

@@ -12,11 +12,9 @@ from typing import TYPE_CHECKING, Final, TypeVar, cast
 
 from billing.database.connection import queries
 from billing.money import MAX_NANO, NANO_PER_CENT, format_cents
-from billing.payments.keys import TRIES, call_once
-from billing.payments.objects import ObjectRef
+from billing.payments.customers import TRIES, call_once
 from billing.payments.orders import NewOrder, Order, OrderConflict, OrderRefused
-from billing.payments.port import CustomerGone, PaymentError, PaymentRefused, Purchase, ReturnUrls
-from billing.payments.return_urls import origin_of
+from billing.payments.port import CustomerGone, ObjectRef, PaymentError, PaymentRefused, Purchase, ReturnUrls, origin_of
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -24,9 +22,8 @@ if TYPE_CHECKING:
     from billing.accounts.accounts import Account, Accounts
     from billing.database.connection import Database
     from billing.payments.customers import Customers
-    from billing.payments.objects import Payment
     from billing.payments.orders import Orders
-    from billing.payments.port import HostedPage, PaymentProvider
+    from billing.payments.port import HostedPage, Payment, PaymentProvider
     from billing.plans import Plan, Plans
 
 T = TypeVar("T")

@@ -1,27 +1,37 @@
-"""Payments of orders, applied: credited once, taken back by refunds and disputes, or parked for an operator.
+"""Payments of orders, applied: credited once, taken back by refunds and disputes, or set aside for an operator; and read
+again as what customers were charged.
 
 The transfer's key is the money's own id, so that whatever is tried twice is made once. `decisions` says what is to be
-done; this file does it in the transaction that notes the payment's state.
+done; this module does it in the transaction that notes the payment's state.
+
+A charge is counted at the time at which its payment was made, by all that its payer paid, taxes included, as the
+payment provider counts it. What went back (refunds, disputes) is counted with its payment.
 """
 
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from datetime import datetime
+from typing import TYPE_CHECKING, Any, Literal
 
 from billing import audit
 from billing.accounts import lots
 from billing.accounts.grants import PROMOTIONS, PURCHASES, Entry, GrantError, Grants
 from billing.accounts.lots import PAID, Terms
 from billing.accounts.suspensions import lift, suspend
-from billing.database.connection import Connection, queries
+from billing.database.connection import Connection, Database, queries
 from billing.money import format_cents
+from billing.pages import Page, page_of
 from billing.payments.apply import After, Owner, account_of
 from billing.payments.decisions import Moved, is_given_back, is_lost, next_move, parking_reason, status_of, suspensions
-from billing.payments.objects import ObjectRef, Payment
 from billing.payments.orders import PARKED_PREFIX, SCOPE, Order, credited, found_order, left_of, order_of
-from billing.payments.port import included_scope, money_key
+from billing.payments.port import CURRENCY, ObjectRef, Payment, included_scope, money_key
+
+if TYPE_CHECKING:
+    from billing.database.connection import Row
+_query = queries("billing.payments")
+_accounts = queries("billing.accounts")
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,9 +46,6 @@ class Raised:
 
 # Writes a notice in the caller's transaction: the account, its type, such as `payment.succeeded`, and its data.
 Tell = Callable[[Connection, str, str, Mapping[str, object]], Awaitable[None]]
-
-_query = queries("billing.payments")
-_accounts = queries("billing.accounts")
 
 
 async def tell_nobody(connection: Connection, account_id: str, type: str, data: Mapping[str, object]) -> None:
@@ -253,3 +260,69 @@ class Purchases:
 
 def _notice_data(order: Order) -> dict[str, Any]:
     return {"order_id": order.id, "kind": order.kind, "amount_usd": format_cents(order.amount_cents)}
+
+
+ChargeKind = Literal["credit", "plan", "recharge", "other"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Charge:
+    """One payment. `kind` is that of its order; payments of invoices are `plan`; those that nothing here has asked for
+    are `other`."""
+
+    id: str
+    provider: str
+    account_id: str | None
+    order_id: str | None
+    invoice_id: str | None
+    kind: ChargeKind
+    plan: str | None
+    total_cents: int
+    currency: str
+    refunded_cents: int
+    disputed_cents: int
+    receipt_url: str | None
+    created_at: datetime
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ChargeSums:
+    """How many payments there were, what was paid, and what of it went back, in US cents."""
+
+    payments: int
+    paid_cents: int
+    refunded_cents: int
+    disputed_cents: int
+
+
+class Charges:
+    """Reads charges, of whichever provider. Methods raise `DatabaseError`."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    async def page(
+        self,
+        limit: int,
+        after: str | None = None,
+        *,
+        account_id: str | None = None,
+        since: datetime | None = None,
+        until: datetime | None = None,
+    ) -> Page[Charge]:
+        """Return charges, newest first; `after` is the id that ended the page before."""
+        given = (account_id, after, since, until, limit + 1)
+        rows = await self._database.rows(_query("charges_page"), *given)
+        return page_of([_charge_of(row) for row in rows], limit, lambda charge: charge.id)
+
+    async def sums(self, since: datetime, until: datetime) -> ChargeSums:
+        """Return what was paid from `since` on and before `until`."""
+        row = await self._database.row(_query("charges_sums"), since, until, CURRENCY)
+        assert row is not None  # noqa: S101  (an aggregate always has a row)
+        return ChargeSums(**dict(row))
+
+
+def _charge_of(row: Row) -> Charge:
+    fields = dict(row)
+    of_order: ChargeKind | None = fields.pop("order_kind")
+    return Charge(kind=of_order or ("other" if fields["invoice_id"] is None else "plan"), **fields)

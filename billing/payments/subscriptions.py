@@ -2,7 +2,8 @@
 
 Functions that are given a connection work in the caller's transaction; the caller tells the effects after its commit.
 The account's row is locked first, so that the states of an account's subscriptions are judged one after another; the
-plan follows from all of them together (`billing.payments.in_force`). The handlers are called by
+plan follows from all of them together (`billing.payments.in_force`). Recovery ends plans by the clock alone: one that
+was not paid for is taken back after its days of grace; a payment brings it back at once. The handlers are called by
 `billing.payments.apply`; they write the notices of payments, too.
 
 SubscriptionError
@@ -26,22 +27,26 @@ from billing.notices.emit import emit
 from billing.payments import orders
 from billing.payments.apply import NOBODY, After, Handler, Owner, account_of
 from billing.payments.in_force import OWING, PAID, InForce, Seen, decide, included_credit, plan_change
-from billing.payments.objects import Invoice, ObjectRef, Subscription
-from billing.payments.port import included_scope, money_key
+from billing.payments.port import Invoice, ObjectRef, Subscription, included_scope, money_key
 from billing.times import rfc3339
+from billing.work import Lease, Periodic
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
     from billing.accounts.grants import Grants
+    from billing.change_notifier import ChangeNotifier
     from billing.database.connection import Connection, Database, Row
-    from billing.payments.objects import Invoice, Subscription
-    from billing.payments.port import PaymentProvider
+    from billing.payments.port import Invoice, PaymentProvider, Subscription
     from billing.plans import Plan, Plans
 
 
 # Included credit is drawn before what was bought: it expires.
 INCLUDED_PRIORITY: Final = 20
+RECOVERY: Final = "subscriptions"
+RECOVERY_EVERY_S: Final = 60.0
+# Accounts that one round reads; each has a transaction of its own.
+BATCH: Final = 100
 _query = queries("billing.payments")
 _accounts = queries("billing.accounts")
 
@@ -235,6 +240,41 @@ class SubscriptionChanges:
         if await self.current(account_id) is not None:
             free = (plan.id for plan in self._plans.values() if plan.price_nano == 0)
             await self.change(account_id, next(free, self._subscriptions.rules.default_plan), actor)
+
+
+class Recovery:
+    """Looks for accounts whose days of grace are over. `owner` names this process, `now` is an aware clock."""
+
+    def __init__(
+        self,
+        database: Database,
+        subscriptions: Subscriptions,
+        effects: ChangeNotifier,
+        owner: str,
+        now: Callable[[], datetime],
+    ) -> None:
+        self._database, self._subscriptions, self._effects = database, subscriptions, effects
+        self._owner, self._now = owner, now
+
+    def work(self) -> Periodic:
+        """Return what looks for them."""
+        lease = Lease(self._database, RECOVERY, self._owner)
+        return Periodic(name="recovery", every_s=RECOVERY_EVERY_S, round=self._all, lease=lease)
+
+    async def _all(self) -> None:
+        while await self.round() == BATCH:
+            pass
+
+    async def round(self) -> int:
+        """Take back the plans of some accounts whose days of grace are over; return of how many. Raises
+        `DatabaseError`."""
+        since = self._now() - self._subscriptions.rules.grace
+        rows = await self._database.rows(_query("subscriptions_overdue"), since, BATCH)
+        for row in rows:
+            async with self._database.transaction() as connection:
+                await self._subscriptions.judge(connection, row["account_id"])
+            await self._effects.account_changed(row["account_id"])
+        return len(rows)
 
 
 def _seen(row: Row) -> Seen:

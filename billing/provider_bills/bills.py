@@ -23,7 +23,6 @@ from billing.database.connection import queries
 from billing.errors import MetergateError
 from billing.money import NANO_PER_USD, format_usd
 from billing.notices.emit import emit
-from billing.provider_bills.answers import SourceName, headers_of, questions, read_invoice, read_page
 from billing.provider_bills.lines import (
     BillError,
     BillLine,
@@ -31,8 +30,13 @@ from billing.provider_bills.lines import (
     BillUnavailable,
     Comparison,
     Counts,
+    SourceName,
     Tolerance,
     compare,
+    headers_of,
+    questions,
+    read_invoice,
+    read_page,
     together,
 )
 

@@ -12,7 +12,7 @@ from msgspec import Meta, Struct, structs
 
 from billing.database.urls import split_url
 from billing.money import MAX_NANO
-from billing.payments.stripe.parameters import KEY_EXPECTED, LIVE_KEYS, TEST_KEYS
+from billing.payments.stripe.objects import KEY_EXPECTED, LIVE_KEYS, TEST_KEYS
 from billing.pricing.scales import FACTOR_SCALE
 from gateway.config.reader import PLACE, is_url, joined_address, parse_listen
 from gateway.config.secret import Secret

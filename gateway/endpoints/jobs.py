@@ -25,8 +25,8 @@ from billing.collect.collector import COLLECT
 from billing.database.connection import DatabaseError
 from billing.errors import StoreError
 from billing.identity.sessions import FORGET, FORGET_UNVERIFIED
+from billing.ledger.dead_letters import count_set_aside
 from billing.ledger.retention import UsageRetention
-from billing.ledger.set_aside import count_set_aside
 from billing.owned.objects import Retention
 from billing.schemas.system import CollectBody, JobShape, ReconcileBody, ReportShape, with_run
 from billing.times import TimeError, parse_rfc3339, rfc3339

@@ -18,12 +18,10 @@ from msgspec import structs
 from billing.accounts.grants import Grants
 from billing.api.route import REQUEST_ID
 from billing.api.services import Meters
-from billing.collect.charging import rate_of
 from billing.collect.collector import LEASE, Collector, CollectRules, Parts
-from billing.collect.debits import TrafficDebits
-from billing.collect.exporter import Exporters
+from billing.collect.debits import TrafficDebits, rate_of
 from billing.collect.facts import Facts
-from billing.collect.snapshots import Source
+from billing.collect.snapshots import Exporters, Source
 from billing.collect.subjects import SubjectRules, Subjects
 from billing.keys.principals import service_name
 from billing.metering.events import EventWriter
@@ -38,11 +36,11 @@ if TYPE_CHECKING:
 
     from aiohttp import web
 
-    from billing.collect.charging import ByteRate
+    from billing.collect.debits import ByteRate
     from billing.database.connection import Database
     from billing.holds.cache import PrincipalCache
     from billing.holds.engine import Engine
-    from billing.metering.claims import NotAdmitted, Payer
+    from billing.metering.charges import NotAdmitted, Payer
     from billing.pricing.table import PriceTable
     from billing.principals import Principal
     from gateway.config.derived import ExporterSource

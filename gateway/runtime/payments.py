@@ -21,11 +21,10 @@ from billing.identity.permissions import BILLING_SETUP
 from billing.identity.providers import CONSOLE
 from billing.money import format_usd
 from billing.payments.assembly import PaymentParts, PaymentRules, local_provider, make_payments, stripe_provider
-from billing.payments.expiry import Expiry
+from billing.payments.balances import Expiry
 from billing.payments.flows import FlowRules, Wanted
-from billing.payments.local.html import HEADERS, framed
-from billing.payments.local.web import PAY, pay_routes
-from billing.payments.return_urls import origins_of
+from billing.payments.local.web import HEADERS, PAY, framed, pay_routes
+from billing.payments.port import origins_of
 from billing.schemas.subscriptions import preview_sentences
 from billing.work import Lease, Periodic
 from gateway.config.settings import public_url

@@ -14,17 +14,15 @@ from aiohttp import web
 from hypothesis import given
 from hypothesis import strategies as st
 
-from billing.collect.charging import ByteRate, Charged, charge, rate_of
 from billing.collect.collector import Collector, CollectRules, Parts
-from billing.collect.exporter import Exporters
+from billing.collect.debits import ByteRate, Charged, charge, rate_of
 from billing.collect.facts import LOCK
-from billing.collect.snapshots import Checkpoint, Source
+from billing.collect.snapshots import Checkpoint, Exporters, Source
 from billing.collect.subjects import EXCLUSIVE, SubjectNotFound, SubjectRules
 from billing.database.connection import queries
-from billing.pricing.rows import PriceRow
+from billing.pricing.rows import PriceRow, Variant
 from billing.pricing.scales import COST_SCALE
 from billing.pricing.table import METER_PROVIDER, PriceTable
-from billing.pricing.variants import Variant
 from tests.billing.collect.support import Room, Sample
 from tests.billing.support import Billing
 from tests.support.answering import until

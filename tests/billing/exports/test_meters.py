@@ -10,9 +10,8 @@ import pytest
 
 from billing.audit import SYSTEM
 from billing.database.connection import queries
-from billing.exports.cursor import Exports
 from billing.exports.meters import StripeMeter, StripeMeters
-from billing.exports.worker import ExportWorker
+from billing.exports.worker import Exports, ExportWorker
 from billing.ledger.writer import write_debits
 from billing.payments.customers import Customers
 from billing.payments.events import PaymentEvents

@@ -14,11 +14,9 @@ import pytest
 
 from billing.audit import SYSTEM
 from billing.database.connection import queries
-from billing.exports.cloudevents import CloudEvents, CloudEventsRules
-from billing.exports.cursor import ExportNotFound, Exports
 from billing.exports.events import ExportEvent
-from billing.exports.sinks import Peer
-from billing.exports.worker import ExportRules, ExportWorker
+from billing.exports.sinks import CloudEvents, CloudEventsRules, Peer
+from billing.exports.worker import ExportNotFound, ExportRules, Exports, ExportWorker
 from billing.ledger.debits import Debit
 from billing.ledger.roller import roll
 from billing.ledger.writer import WRITE_NEW_DEBITS, write_debits

@@ -12,8 +12,8 @@ from billing.holds import journal, recovery
 from billing.holds.journal import debit_of_entry
 from billing.holds.redis.connection import Script
 from billing.holds.redis.layout import CLAIMED, HELD, OF_USER, SETTLED, VERSION, Entry, HoldTags, pack_hold, pack_text
+from billing.ledger.dead_letters import discard, list_set_aside, replay
 from billing.ledger.debits import NewerLayout, Unreadable, encode_debit
-from billing.ledger.set_aside import discard, list_set_aside, replay
 from billing.ledger.verify import verify
 from billing.principals import Principal
 from billing.quotas import Metric, Quota, Window

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from ulid import ULID
 
 from billing.keys.principals import Principals
-from billing.metering.claims import Payer
+from billing.metering.charges import Payer
 from billing.metering.events import EventWriter
 from billing.metering.metering import Desk, Metering
 from billing.metering.service_holds import ServiceHolds

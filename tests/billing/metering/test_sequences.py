@@ -21,8 +21,7 @@ from billing.holds.redis.layout import Keyspace
 from billing.keys.keys import ApiKeys
 from billing.keys.principals import Principals
 from billing.ledger.verify import verify
-from billing.metering.charges import Measure
-from billing.metering.claims import EventConflict, NotAdmitted, Payer
+from billing.metering.charges import EventConflict, Measure, NotAdmitted, Payer
 from billing.metering.service_holds import ServiceHolds
 from tests.billing.metering.support import Meters, meters
 from tests.support.holds import PATIENT, PLANS, World, eventually

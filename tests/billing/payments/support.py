@@ -9,8 +9,8 @@ from typing import Any
 
 from billing.database.connection import Connection
 from billing.payments.apply import Applier, checkout_handler, customer_handler
-from billing.payments.objects import Checkout, Customer, ObjectRef, Payment, ProviderObject
 from billing.payments.orders import NewOrder, Order, Orders
+from billing.payments.port import Checkout, Customer, ObjectRef, Payment, ProviderObject
 from billing.payments.purchases import Purchases
 from tests.billing.support import Billing
 

@@ -6,8 +6,8 @@ from dataclasses import replace
 import pytest
 
 from billing.money import MAX_NANO, NANO_PER_CENT
-from billing.payments.objects import Checkout, Dispute, Movement, ObjectRef, Refund
 from billing.payments.orders import NewOrder, OrderConflict
+from billing.payments.port import Checkout, Dispute, Movement, ObjectRef, Refund
 from tests.billing.payments.support import NOW, Payments, Shelf, payment_of, payments_of
 from tests.billing.support import Billing
 

@@ -13,21 +13,19 @@ from billing.accounts.accounts import AccountNotFound
 from billing.accounts.lots import Lots, Terms
 from billing.payments import auto_recharge as module
 from billing.payments.assembly import PaymentParts, PaymentRules, local_provider, make_payments
-from billing.payments.auto_recharge import Alert, Alerts
+from billing.payments.auto_recharge import RechargeRefused, Wish
+from billing.payments.balances import Alert, Alerts
+from billing.payments.customers import KEYS_KEPT, call_once
 from billing.payments.flows import FlowRules
-from billing.payments.keys import KEYS_KEPT, call_once
-from billing.payments.objects import ObjectRef
 from billing.payments.orders import NewOrder
-from billing.payments.port import PaymentProviderUnavailable
-from billing.payments.recharges import RechargeRefused, Wish
+from billing.payments.port import ObjectRef, PaymentProviderUnavailable
 from billing.payments.stripe.client import AccessRefused
 from tests.billing.support import PLANS, Billing
 
 if TYPE_CHECKING:
     from billing.payments.assembly import Payments
-    from billing.payments.objects import Payment
     from billing.payments.orders import Order
-    from billing.payments.port import Purchase
+    from billing.payments.port import Payment, Purchase
 
 
 USD: Final = 1_000_000_000

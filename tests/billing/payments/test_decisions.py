@@ -18,7 +18,7 @@ from billing.payments.decisions import (
     status_of,
     suspensions,
 )
-from billing.payments.objects import Dispute, Movement, Payment, Refund
+from billing.payments.port import Dispute, Movement, Payment, Refund
 
 NOW = datetime(2027, 1, 1, tzinfo=UTC)
 ORDER = Standing("ord_1", "credit", 2000, "open", None, credited=False, parked=False)

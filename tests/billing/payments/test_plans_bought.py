@@ -9,14 +9,12 @@ import pytest
 
 from billing.money import format_usd
 from billing.payments.assembly import PaymentParts, PaymentRules, Payments, local_provider, make_payments
-from billing.payments.expiry import Recovery
 from billing.payments.flows import FlowRules, Wanted
 from billing.payments.local.provider import LocalProvider
-from billing.payments.objects import ObjectRef
 from billing.payments.orders import Order, OrderConflict, OrderRefused
-from billing.payments.port import PaymentProviderUnavailable
+from billing.payments.port import ObjectRef, PaymentProviderUnavailable
 from billing.payments.stripe.client import AccessRefused
-from billing.payments.subscriptions import NoSubscription, SubscriptionRefused
+from billing.payments.subscriptions import NoSubscription, Recovery, SubscriptionRefused
 from tests.billing.payments.test_in_force import PLANS
 from tests.billing.support import Billing
 

@@ -5,9 +5,8 @@ from datetime import UTC, datetime, timedelta
 
 from billing.accounts.grants import Grants
 from billing.money import format_usd
-from billing.payments.expiry import Recovery
-from billing.payments.objects import Invoice, InvoiceLine, Subscription
-from billing.payments.subscriptions import SubscriptionRules, Subscriptions
+from billing.payments.port import Invoice, InvoiceLine, Subscription
+from billing.payments.subscriptions import Recovery, SubscriptionRules, Subscriptions
 from tests.billing.payments.test_in_force import PLANS
 from tests.billing.support import Billing, changes_told
 

@@ -7,9 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from billing.pricing.rows import PriceRow, canonical_json, from_canonical_json
+from billing.pricing.rows import PriceRow, Tier, Variant, canonical_json, from_canonical_json, parse_hours
 from billing.pricing.scales import COST_SCALE, FACTOR_SCALE, PriceError, round_up
-from billing.pricing.variants import Tier, Variant, parse_hours
 from billing.usage import ModelUsage, Usage, UsageError, merge_snapshot, total, usage_lines
 from tests.billing.usages import usages
 

@@ -9,9 +9,8 @@ import pytest
 
 from billing.ledger.catalogue import sync_prices
 from billing.provider_bills import bills as module
-from billing.provider_bills.answers import questions, read_page
 from billing.provider_bills.bills import BillAccount, Bills, NoSuchBill, fetch
-from billing.provider_bills.lines import BillRefused, BillUnavailable, Tolerance
+from billing.provider_bills.lines import BillRefused, BillUnavailable, Tolerance, questions, read_page
 from billing.usage import Usage
 from tests.billing.support import PRICES, Billing
 from tests.support.provider_bills import KEY, BillingApis, billing_apis, cost, tokens

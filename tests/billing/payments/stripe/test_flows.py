@@ -7,8 +7,7 @@ import pytest
 
 from billing.money import NANO_PER_CENT
 from billing.payments.events import EventRules, PaymentEvents
-from billing.payments.objects import ObjectRef
-from billing.payments.port import NewCustomer, PaymentEventRefused, Purchase, ReturnUrls
+from billing.payments.port import NewCustomer, ObjectRef, PaymentEventRefused, Purchase, ReturnUrls
 from billing.payments.stripe.provider import StripePayments
 from tests.billing.payments.stripe.conftest import DEPLOYMENT
 from tests.billing.payments.support import Payments, payments_of

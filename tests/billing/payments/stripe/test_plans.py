@@ -9,12 +9,11 @@ import pytest
 from billing import audit
 from billing.money import parse_usd
 from billing.payments.assembly import PaymentParts, PaymentRules, Payments, make_payments
+from billing.payments.auto_recharge import Wish
 from billing.payments.flows import FlowRules, Wanted
-from billing.payments.objects import ObjectRef
 from billing.payments.orders import NewOrder, OrderRefused
-from billing.payments.port import PaymentProviderUnavailable
-from billing.payments.recharges import Wish
-from billing.payments.stripe.parameters import REFUND
+from billing.payments.port import ObjectRef, PaymentProviderUnavailable
+from billing.payments.stripe.objects import REFUND
 from billing.payments.stripe.provider import StripePayments
 from billing.plans import Plan
 from tests.billing.payments.stripe.conftest import DEPLOYMENT

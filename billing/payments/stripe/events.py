@@ -14,8 +14,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 
-from billing.payments.objects import Event, ObjectKind, ObjectRef
-from billing.payments.port import PaymentEventRefused
+from billing.payments.port import Event, ObjectKind, ObjectRef, PaymentEventRefused
 from billing.times import parse_rfc3339
 
 if TYPE_CHECKING:

@@ -9,9 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from stripe.params import _webhook_endpoint_create_params
 
-from billing.payments.objects import ObjectRef
-from billing.payments.port import PaymentEventRefused
-from billing.payments.stripe.signatures import ENDPOINT_EVENTS, SIGNATURE_HEADER, read, verify
+from billing.payments.port import ObjectRef, PaymentEventRefused
+from billing.payments.stripe.events import ENDPOINT_EVENTS, SIGNATURE_HEADER, read, verify
 from tests.support.stripe_fake import signed, thin
 from tests.support.stripe_fake.state import START, State
 

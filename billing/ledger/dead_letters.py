@@ -13,8 +13,7 @@ from typing import Final, Literal
 from billing import audit
 from billing.database.connection import Database, DatabaseRefused, Row, queries
 from billing.ledger.debits import Debit, Unreadable, decode_debit
-from billing.ledger.refused_debits import why_refused
-from billing.ledger.writer import write_or_refuse
+from billing.ledger.writer import why_refused, write_or_refuse
 
 _sql = queries("billing.ledger")
 PAGE: Final = _sql("set_aside_page")
