@@ -55,8 +55,8 @@ MetergateError
 +-- SubjectNotFound                billing.collect.subjects
 +-- Unreadable                     billing.errors
 |   +-- NewerLayout                billing.errors
-+-- ExportNotFound                 billing.exports.worker
 +-- SinkFailed                     billing.exports.sinks
++-- ExportNotFound                 billing.exports.worker
 +-- IllegalTransition              billing.holds.model
 +-- NeedTooLarge                   billing.holds.model
 +-- SettlementLost                 billing.holds.model
@@ -92,10 +92,10 @@ MetergateError
 +-- DifferentKeys                  billing.keys.presented
 +-- UsageQueryError                billing.ledger.sums
 +-- BadMeasure                     billing.metering.charges
-+-- MeterNotPriced                 billing.metering.charges
 +-- Busy                           billing.metering.charges
 +-- EventConflict                  billing.metering.charges
 +-- EventRefused                   billing.metering.charges
++-- MeterNotPriced                 billing.metering.charges
 +-- NotAdmitted                    billing.metering.charges
 +-- UnknownAccount                 billing.metering.charges
 +-- UnknownHold                    billing.metering.service_holds
@@ -105,6 +105,7 @@ MetergateError
 |   +-- EndpointNotFound           billing.notices.endpoints
 |   +-- EndpointRefused            billing.notices.endpoints
 +-- BadCursor                      billing.pages
++-- RechargeRefused                billing.payments.auto_recharge
 +-- CouponError                    billing.payments.coupons
 |   +-- CouponNotFound             billing.payments.coupons
 |   +-- CouponRefused              billing.payments.coupons
@@ -121,7 +122,6 @@ MetergateError
 |   +-- PaymentRefused             billing.payments.port
 |       +-- CustomerGone           billing.payments.port
 |       +-- AccessRefused          billing.payments.stripe.client
-+-- RechargeRefused                billing.payments.auto_recharge
 +-- SubscriptionError              billing.payments.subscriptions
 |   +-- NoSubscription             billing.payments.subscriptions
 |   +-- SubscriptionRefused        billing.payments.subscriptions
@@ -196,6 +196,11 @@ class MetergateError(Exception):
     field: str | None = None
     retry_after_s: int | None = None
     required_scope: str | None = None
+
+    def __init__(self, message: str = "", field: str | None = None) -> None:
+        super().__init__(message)
+        if field is not None:
+            self.field = field
 
 
 class StoreError(MetergateError):

@@ -1,5 +1,5 @@
-"""Times at the edges: RFC 3339 (https://www.rfc-editor.org/rfc/rfc3339), always in UTC with `Z`; and time zones of the IANA
-database, by name, with the calendar in them: where local hours, days, weeks and months begin.
+"""Times at the edges: RFC 3339 (https://www.rfc-editor.org/rfc/rfc3339), always in UTC with `Z`; and time zones of the
+IANA database, by name, with the calendar in them: where local hours, days, weeks and months begin.
 
 A period begins at the first moment that the clocks there show its name: a day may have 23 or 25 hours, and an hour in
 which the clock is set by half an hour is cut there. Pure, but for reading the database, the system's or that of the

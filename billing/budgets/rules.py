@@ -46,10 +46,6 @@ class BudgetRefused(BudgetError):
 
     kind = "invalid"
 
-    def __init__(self, message: str, field: str | None = None) -> None:
-        super().__init__(message)
-        self.field = field
-
 
 class Subject(Enum):
     """The account, key, user or tag whose spending a budget limits."""

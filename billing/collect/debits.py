@@ -153,27 +153,23 @@ class Due:
         return self.account_id, self.region, self.rate.key
 
 
+@dataclass
 class TrafficDebits:
-    """Charges what has grown. Methods raise `database.connection.DatabaseError`."""
+    """Charges what has grown. Methods raise `database.connection.DatabaseError`. `tell` lets Redis know of accounts'
+    new corrections."""
 
-    def __init__(
-        self,
-        database: Database,
-        grants: Grants,
-        rate_of: RateOf,
-        tell: Callable[[Collection[str]], Awaitable[None]],
-        new_id: Callable[[], str],
-    ) -> None:
-        """`tell` lets Redis know of accounts' new corrections."""
-        self._database, self._grants, self._rate_of = database, grants, rate_of
-        self._tell, self._new_id = tell, new_id
+    database: Database
+    grants: Grants
+    rate_of: RateOf
+    tell: Callable[[Collection[str]], Awaitable[None]]
+    new_id: Callable[[], str]
 
     async def round(self, now: datetime) -> Rated:
         """Charge all that has grown."""
         if await self._fold() >= VACUUM_ROWS:
-            await self._database.execute("VACUUM collected_growth")
+            await self.database.execute("VACUUM collected_growth")
         rated, after = Rated(), ""
-        while found := await self._database.rows(_query("due_accounts"), after, ACCOUNTS_AT_ONCE):
+        while found := await self.database.rows(_query("due_accounts"), after, ACCOUNTS_AT_ONCE):
             accounts = [row["account_id"] for row in found]
             after = accounts[-1]
             await self._charge(accounts, now, rated)
@@ -183,13 +179,13 @@ class TrafficDebits:
         """Have all that has grown become due, to the accounts whose it was then; return how many rows that was."""
         folded, moved = 0, 1
         while moved:
-            moved = await self._database.value(_query("fold_growth"), GROWTH_AT_ONCE, PAGES_AT_ONCE)
+            moved = await self.database.value(_query("fold_growth"), GROWTH_AT_ONCE, PAGES_AT_ONCE)
             folded += moved
         return folded
 
     async def told(self, accounts: Collection[str]) -> None:
         """Let Redis know of accounts whose balances have changed otherwise."""
-        await self._tell(accounts)
+        await self.tell(accounts)
 
     async def _charge(self, accounts: Sequence[str], now: datetime, rated: Rated) -> None:
         """Charge some accounts; where that fails for one of them, by halves."""
@@ -206,12 +202,12 @@ class TrafficDebits:
             return
         rated.debits += debits
         rated.accounts.update(accounts)
-        await self._tell(accounts)
+        await self.tell(accounts)
 
     async def _charged(self, accounts: Sequence[str], now: datetime, *, months: bool = True) -> int:
         debits: list[Debit] = []
         try:
-            async with self._database.transaction() as connection:
+            async with self.database.transaction() as connection:
                 due = await connection.fetch(_query("take_due"), accounts)
                 taken = list({row["account_id"] for row in due})  # locked by that: others may be charged meanwhile
                 charged = _read(await connection.fetch(_query("read_charges"), taken))
@@ -220,29 +216,29 @@ class TrafficDebits:
                     self._count(charged[each.account_id], each, debits, refunds)
                 await _store(connection, charged)
                 if debits:
-                    await write_within(connection, debits, self._database.lock_wait_s)
+                    await write_within(connection, debits, self.database.lock_wait_s)
                 for entry in refunds:
-                    await self._grants.record(connection, entry, audit.SYSTEM)
+                    await self.grants.record(connection, entry, audit.SYSTEM)
         except MissingPartition:
             if not months:
                 raise
-            await create_months(self._database, debits)
+            await create_months(self.database, debits)
             return await self._charged(accounts, now, months=False)
         return len(debits)
 
     def _due(self, row: Row, now: datetime) -> Due:
-        rate = self._rate_of(row["region"], row["hour"].astimezone(UTC))
+        rate = self.rate_of(row["region"], row["hour"].astimezone(UTC))
         return Due(row["account_id"], row["hour"], row["region"], rate, min(row["at"], now), int(row["bytes"]))
 
     def _count(self, charged: Charged, due: Due, debits: list[Debit], refunds: list[Entry]) -> None:
         rise_nano, left = charged.add(due.rate, due.bytes), due.bytes
         if rise_nano < 0:
             reason = f"{-due.bytes} bytes of {due.region or 'traffic'} were counted too many"
-            scope, reference = f"collect:{due.account_id}", self._new_id()
+            scope, reference = f"collect:{due.account_id}", self.new_id()
             refunds.append(Entry(due.account_id, -rise_nano, REVENUE, "refund", scope, reference, reason, terms=PAID))
         for _ in range(MOST_DEBITS):
             if left > 0:
-                debits.append(_debit(self._new_id(), due, min(left, MOST_BYTES), rise_nano))
+                debits.append(_debit(self.new_id(), due, min(left, MOST_BYTES), rise_nano))
                 rise_nano, left = 0, left - MOST_BYTES
 
 

@@ -1,5 +1,5 @@
-"""Facts: points of a page, all that follows from them, and the checkpoint, in one transaction; and reading bytes, by region,
-node, inbound tag and direction.
+"""Facts: points of a page, all that follows from them, and the checkpoint, in one transaction; and reading bytes, by
+region, node, inbound tag and direction.
 
 A process that dies before the commit has written nothing and the page is asked for again; after it, the page is known
 and writes nothing. Two collectors of one source are told apart by the checkpoint's version: the second one's page is

@@ -1,4 +1,5 @@
-"""Snapshots: an exporter is asked for pages of them (GET /v1/snapshots/window), answers are checked, and a source is read on.
+"""Snapshots: an exporter is asked for pages of them (GET /v1/snapshots/window), answers are checked, and a source is
+read on.
 
 Requests are bounded in time, size and attempts; certificates are verified, redirects not followed, nothing is
 decompressed, and no message says what was sent or answered.

@@ -180,27 +180,27 @@ def event_of(row: Row) -> ExportEvent:
     return ExportEvent(**{name: row[name] for name in ExportEvent.__struct_fields__})
 
 
+@dataclass
 class Exports:
     """What operators see of exports. Methods raise `DatabaseError`."""
 
-    def __init__(self, database: Database) -> None:
-        self._database = database
+    database: Database
 
     async def standings(self) -> list[Standing]:
         """Return how each export is that there ever was."""
-        return [Standing(**row) for row in await self._database.rows(_query("standing"), None)]
+        return [Standing(**row) for row in await self.database.rows(_query("standing"), None)]
 
     async def parked(self, limit: int, after: str | None = None, *, export: str | None = None) -> Page[Parked]:
         """Return what is parked, newest first; `after` is the id that ended the page before. Raises `BadCursor`."""
         if after is not None and not (after.isascii() and after.isdigit() and len(after) < 19):
             raise BadCursor("This cursor is not one that this list has given.")
         before = None if after is None else int(after)
-        rows = await self._database.rows(_query("parked"), export, before, limit + 1)
+        rows = await self.database.rows(_query("parked"), export, before, limit + 1)
         return page_of([Parked(**row) for row in rows], limit, lambda item: str(item.id))
 
     async def again(self, export: str, item: str | None, actor: Actor) -> int:
         """Have a parked item tried again, or all of an export's; return how many. Raises `ExportNotFound`."""
-        async with self._database.transaction() as connection:
+        async with self.database.transaction() as connection:
             found = int(await connection.fetchval(_query("again"), export, item))
             if not found:
                 raise ExportNotFound("Nothing is parked there: see `metergate operator exports parked`.")

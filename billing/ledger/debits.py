@@ -1,10 +1,10 @@
-"""A metered request in the ledger: `Debit` as it is written and `UsageEvent` as it is read back, and its usage: counts with
-a column of their own, the others as JSON, and shares of several models. Pure.
+"""A metered request in the ledger: `Debit` as it is written and `UsageEvent` as it is read back, and its usage: counts
+with a column of their own, the others as JSON, and shares of several models. Pure.
 
 Gateways of two releases share one journal, and read and write counts side by side: the name of a count is never given
-another meaning. Fields of `Debit` are only ever appended: a release ignores those that it does not know, and gives those
-that are missing their defaults. Where that would lose something, the newer release raises LAYOUT, and older ones leave
-its debits to it.
+another meaning. Fields of `Debit` are only ever appended: a release ignores those that it does not know, and gives
+those that are missing their defaults. Where that would lose something, the newer release raises LAYOUT, and older ones
+leave its debits to it.
 """
 
 from __future__ import annotations

@@ -3,10 +3,10 @@
 Lists come newest first, in pages. Usage events are ordered by the moment of their admission and then by request id,
 transactions by id.
 
-Margins are what was charged, less what the providers cost: exact, from the ledger's sums, by account, model, provider or
-day. What can't be taken as it stands is shown apart, too: estimated work, work whose cost no price row says, and holds
-that were given back. Refunds and adjustments are what their transfers say, at the time when they were made; a request's
-own charge is never rewritten.
+Margins are what was charged, less what the providers cost: exact, from the ledger's sums, by account, model, provider
+or day. What can't be taken as it stands is shown apart, too: estimated work, work whose cost no price row says, and
+holds that were given back. Refunds and adjustments are what their transfers say, at the time when they were made; a
+request's own charge is never rewritten.
 """
 
 from __future__ import annotations
@@ -115,18 +115,18 @@ class Margins:
     more: bool = False
 
 
+@dataclass
 class MarginReports:
     """Reads what many accounts were charged and have paid. Methods raise `DatabaseError`."""
 
-    def __init__(self, database: Database) -> None:
-        self._database = database
+    database: Database
 
     async def read(
         self, since: datetime, until: datetime, by: MarginBy, first: int = 0, limit: int | None = None
     ) -> Margins:
         """Return margins of the requests that were admitted from one day of UTC on and before another: `limit` groups
         after the `first` ones, or all. Raises `UsageQueryError` where all are too many."""
-        async with self._database.transaction(snapshot=True) as connection:
+        async with self.database.transaction(snapshot=True) as connection:
             await connection.execute(PLANNED_EACH_TIME)
             pieces = _pieces(since, until, by, await connection.fetchval("SELECT now()"))
             most = MOST_GROUPS if limit is None else limit
@@ -149,7 +149,7 @@ class MarginReports:
         """Return what keys, given with their accounts, were charged in the month of UTC that begins then, in
         nano-USD."""
         asked = [key_id for key_id, _ in keys], [account_id for _, account_id in keys]
-        rows = await self._database.rows(_query("keys_spent"), *asked, month)
+        rows = await self.database.rows(_query("keys_spent"), *asked, month)
         spent = {row["key_id"]: int(row["charged_nano"]) for row in rows}
         return {key_id: spent.get(key_id, 0) for key_id, _ in keys}
 

@@ -53,11 +53,7 @@ Group = tuple[str | None, ...]
 class UsageQueryError(MetergateError):
     """Usage can't be reported so; `field` names what of the question is wrong."""
 
-    kind = "invalid"
-
-    def __init__(self, message: str, field: str = "group_by") -> None:
-        super().__init__(message)
-        self.field = field
+    kind, field = "invalid", "group_by"
 
 
 @dataclass(frozen=True, slots=True)
@@ -228,11 +224,11 @@ ROWS_A_TURN: Final = 1_000
 _LIKE_OTHERS: Final = re.compile(r"\(+others\)+")
 
 
+@dataclass
 class UsageSums:
     """Reads what was used. Methods raise `UsageQueryError` and `database.connection.DatabaseError`."""
 
-    def __init__(self, database: Database) -> None:
-        self.database = database
+    database: Database
 
     async def spans(
         self,

@@ -1,4 +1,5 @@
-"""What a service asks under an event's id, what that costs, the debit that it becomes, and the ways that it fails. Pure.
+"""What a service asks under an event's id, what that costs, the debit that it becomes, and the ways that it fails.
+Pure.
 
 An amount is either named by the service or comes from counts by the table of prices, never from neither. Equal requests
 have equal digests, by which a repeated event is told from another one under its id.
@@ -126,19 +127,11 @@ class BadMeasure(MetergateError, ValueError):
 
     kind: ClassVar[Kind] = "invalid"
 
-    def __init__(self, message: str, field: str | None = None) -> None:
-        super().__init__(message)
-        self.field = field
-
 
 class MeterNotPriced(MetergateError):
     """The table of prices has no row for it."""
 
     kind: ClassVar[Kind] = "not_priced"
-
-    def __init__(self, message: str, field: str) -> None:
-        super().__init__(message)
-        self.field = field
 
 
 @dataclass(frozen=True, slots=True)

@@ -79,15 +79,18 @@ def period_at(last: Period, anchor: datetime, now: datetime) -> Period:
     return month_of(now)
 
 
+@dataclass
 class Features:
     """Counts units of features. `now` is an aware clock. Methods raise `DatabaseError` and `AccountNotFound`."""
 
-    def __init__(self, database: Database, plans: Plans, default_plan: str, now: Callable[[], datetime]) -> None:
-        self._database, self._plans, self._default_plan, self._now = database, plans, default_plan, now
+    database: Database
+    plans: Plans
+    default_plan: str
+    now: Callable[[], datetime]
 
     async def of_account(self, account_id: str) -> list[FeatureState]:
         """Return the features that an account's plan names, by name."""
-        async with self._database.connection() as connection:
+        async with self.database.connection() as connection:
             plan, period = await self._standing(connection, account_id)
             rows = await connection.fetch(_query("features_used"), account_id, period.start)
         used = {row["feature"]: row["used"] for row in rows}
@@ -96,7 +99,7 @@ class Features:
     async def use(self, account_id: str, feature: str, units: int, event_id: str) -> Use:
         """Count units of a feature, once for an event's id, if the plan allows it and as many are left. Raises
         `EventConflict` where the id was used for something else."""
-        async with self._database.transaction() as connection:
+        async with self.database.transaction() as connection:
             plan, period = await self._standing(connection, account_id)
             claim = (account_id, event_id, feature, units, period.start)
             if await connection.fetchval(_query("features_claim"), *claim) is None:
@@ -126,7 +129,7 @@ class Features:
         row = await connection.fetchrow(_query("features_account"), account_id)
         if row is None:
             raise AccountNotFound(f"There is no account {account_id!r}.")
-        plan, now = self._plans.get(row["plan"]) or self._plans[self._default_plan], self._now()
+        plan, now = self.plans.get(row["plan"]) or self.plans[self.default_plan], self.now()
         if row["period_end"] is None:
             return plan, month_of(now)
         return plan, period_at(Period(row["period_start"], row["period_end"]), row["anchor"], now)

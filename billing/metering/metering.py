@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Final, NoReturn
 
@@ -61,33 +61,24 @@ UNDER_WAY_S: Final = (0.02, 0.04, 0.08, 0.16)
 PrincipalOf = Callable[[Payer, bool], Awaitable["Principal | None"]]
 
 
+@dataclass
 class Desk:
     """What a debit or hold of a service needs: the account's principal, prices, and room. `principal_of` returns the
     principal of an account, read again if its second argument is true; `prices` returns the table in force; `clock` is
     in Unix seconds."""
 
-    def __init__(
-        self,
-        holds: Holds,
-        writer: EventWriter,
-        principal_of: PrincipalOf,
-        prices: Callable[[], PriceTable],
-        settings: ServiceSettings,
-        new_id: Callable[[], str],
-        clock: Callable[[], float],
-    ) -> None:
-        self.holds = holds
-        self.writer = writer
-        self.settings = settings
-        self.new_id = new_id
-        self.clock = clock
-        self._principal_of = principal_of
-        self._prices = prices
+    holds: Holds
+    writer: EventWriter
+    principal_of: PrincipalOf
+    prices: Callable[[], PriceTable]
+    settings: ServiceSettings
+    new_id: Callable[[], str]
+    clock: Callable[[], float]
 
     async def principal(self, payer: Payer, *, stale: bool = False, usable: bool = True) -> Principal:
         """Return the principal of an account, or of its key: one that is revoked or expired where it need not be
         `usable`. Raises `UnknownAccount` and `DatabaseError`."""
-        found = await self._principal_of(payer, stale)
+        found = await self.principal_of(payer, stale)
         if found is None or (usable and not found.usable_key(self.clock())):
             raise unknown(payer)
         return found
@@ -95,7 +86,7 @@ class Desk:
     def charge(self, measure: Measure, principal: Principal, at_s: float | None = None) -> Charge:
         """Return what a measure costs, now or at a Unix time. Raises `BadMeasure` and `MeterNotPriced`."""
         at_s = self.clock() if at_s is None else at_s
-        charge = charge_of(measure, self._prices(), principal.plan.markup_scaled, at_s)
+        charge = charge_of(measure, self.prices(), principal.plan.markup_scaled, at_s)
         try:
             charge.need  # noqa: B018  (that it can be held is found out before anything is asked)
         except NeedTooLarge as error:
@@ -168,16 +159,16 @@ def refuse(principal: Principal, decision: Decision | None, charge: Charge) -> N
     raise NotAdmitted(principal, None if isinstance(decision, Hold) else decision, charge.charged_nano)
 
 
+@dataclass
 class Metering:
     """Checks, debits and usage."""
 
-    def __init__(self, desk: Desk) -> None:
-        self._desk = desk
+    desk: Desk
 
     async def check(self, payer: Payer, measure: Measure) -> tuple[int, int]:
         """Return what a hold of this would take, and what there is to spend, in nano-USD, if it is granted now. Raises
         `NotAdmitted`, `Busy`, `UnknownAccount`, and what pricing raises."""
-        desk = self._desk
+        desk = self.desk
         principal = await desk.principal(payer)
         charge = desk.charge(measure, principal)
         if not desk.may_pay(principal):
@@ -190,7 +181,7 @@ class Metering:
 
     async def debit(self, payer: Payer, event_id: str, measure: Measure) -> Recorded:
         """Charge an account now, if it has room for it. Raises as `check`, and `EventConflict`, `EventRefused`."""
-        desk = self._desk
+        desk = self.desk
         principal = await desk.principal(payer, usable=False)
         claim = Claim(payer.account_id, event_id, digest_of("debit", measure, *payer.key), "")
         try:
@@ -211,7 +202,7 @@ class Metering:
     async def _written(self, hold: Hold, claim: Claim, debit: Debit) -> Recorded:
         """Write a debit that is held, whether or not anybody waits for it. Its hold ends with it, or is given back
         where the event was known, or could not be written."""
-        written, holds = self._desk.writer.write(claim, debit), self._desk.holds
+        written, holds = self.desk.writer.write(claim, debit), self.desk.holds
 
         async def end() -> None:
             await asyncio.wait([written])
@@ -224,7 +215,7 @@ class Metering:
     async def record(self, payer: Payer, event_id: str, measure: Measure, at: datetime | None) -> Recorded:
         """Charge an account for what it has used, whatever its balance, in the windows of that time. Raises as `debit`
         but for `NotAdmitted`, and `BadMeasure` for a time out of bounds."""
-        desk = self._desk
+        desk = self.desk
         principal = await desk.principal(payer, usable=False)
         now_s = desk.clock()
         at_s = now_s if at is None else at.timestamp()
@@ -246,7 +237,7 @@ class Metering:
         nothing = Charge(measure, Usage(), 0, 0).debit(
             debit.request_id, principal, DEBITS, debit.client_request_id, debit.admitted_at_ms
         )
-        return self._desk.holds.open(self._desk.request(payer, principal, charge, nothing))
+        return self.desk.holds.open(self.desk.request(payer, principal, charge, nothing))
 
     def _answer(self, debit: Debit, measure: Measure) -> str:
         fields = {
@@ -258,5 +249,5 @@ class Metering:
             "price_id": None if debit.price_id == NAMED else debit.price_id,
             "created_at": rfc3339(datetime.fromtimestamp(debit.admitted_at_ms / 1000, UTC)),
         }
-        shape = DebitShape.of_debit(fields, debit.charged_nano, self._desk.settings.credits_per_usd)
+        shape = DebitShape.of_debit(fields, debit.charged_nano, self.desk.settings.credits_per_usd)
         return msgspec.json.encode(shape).decode()

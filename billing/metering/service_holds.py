@@ -9,7 +9,7 @@ event's id and by what it asks, and gets the first answer.
 from __future__ import annotations
 
 import asyncio
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any, ClassVar, Final
 
@@ -61,21 +61,19 @@ class UnknownHold(MetergateError):
     kind: ClassVar[Kind] = "not_found"
 
 
+@dataclass
 class ServiceHolds:
     """Holds of services. `partition_of` gives the partition of an account."""
 
-    def __init__(
-        self, desk: Desk, database: Database, lasting: LastingHolds, partition_of: Callable[[str], int]
-    ) -> None:
-        self._desk = desk
-        self._database = database
-        self._lasting = lasting
-        self._partition_of = partition_of
+    desk: Desk
+    database: Database
+    lasting: LastingHolds
+    partition_of: Callable[[str], int]
 
     async def hold(self, payer: Payer, event_id: str, measure: Measure, expires_in_s: int | None) -> Recorded:
         """Hold what something may cost, until it is settled or given back, or its time is over. Raises as
         `Metering.debit`, and `BadMeasure` for a time out of bounds."""
-        desk, settings = self._desk, self._desk.settings
+        desk, settings = self.desk, self.desk.settings
         lasts_s = min(settings.service_hold_s, settings.service_hold_max_s) if expires_in_s is None else expires_in_s
         if not 0 < lasts_s <= settings.service_hold_max_s:
             raise BadMeasure(f"expires_in_s is 1 to {settings.service_hold_max_s}.", "expires_in_s")
@@ -103,7 +101,7 @@ class ServiceHolds:
 
     def _full(self, account_id: str) -> str | None:
         """Return why no further hold of this account can be open; None where it can."""
-        settings, open_of = self._desk.settings, self._lasting.open_of
+        settings, open_of = self.desk.settings, self.lasting.open_of
         if open_of[account_id] >= settings.service_holds_per_account:
             most = settings.service_holds_per_account
             return f"This account has {most} holds of services: settle or void some, and try again."
@@ -116,17 +114,17 @@ class ServiceHolds:
     ) -> None:
         """Write the row of a hold, which is given back where its event was known. Where it is not known whether the
         row is there it is taken for there: the entry of one that is not is tidied away."""
-        desk, now = self._desk, datetime.fromtimestamp(self._desk.clock(), UTC)
+        desk, now = self.desk, datetime.fromtimestamp(self.desk.clock(), UTC)
         expires = now + timedelta(seconds=lasts_s)
         fields = _hold_fields(debit, claim.event_id, "held", now, expires)
         answer = msgspec.json.encode(HoldShape.of_hold(fields, debit.charged_nano)).decode()
         values = hold.id, payer.account_id, claim.event_id, claim.digest, answer, payer.service
         try:
-            partition = self._partition_of(payer.account_id)
-            row = await self._database.row(CREATE, *values, partition, encode_debit(debit), lasts_s)
+            partition = self.partition_of(payer.account_id)
+            row = await self.database.row(CREATE, *values, partition, encode_debit(debit), lasts_s)
             if row is not None:
                 desk.holds.kept(hold)
-                self._lasting.open_of[payer.account_id] += 1
+                self.lasting.open_of[payer.account_id] += 1
                 _give(made, Recorded(answer))
             else:
                 _give(made, await desk.writer.known(claim) or Busy("Send this again, with the same event_id."))
@@ -140,7 +138,7 @@ class ServiceHolds:
     async def settle(self, hold_id: str, event_id: str | None, used: dict[str, Any]) -> Recorded:
         """Turn a hold into a debit of what was used, also where its time is over. `used` are fields of `Measure`, of
         what the hold is for. Raises `UnknownHold`, `EventConflict`, `EventRefused`, `Busy`, and what pricing raises."""
-        desk, row = self._desk, await self._row(hold_id)
+        desk, row = self.desk, await self._row(hold_id)
         held = decode_debit(row["payload"])
         measure = _used(measure_of(held), used)
         digest = digest_of("settle", measure, hold_id)
@@ -160,9 +158,9 @@ class ServiceHolds:
         """Return what a settlement charges: counts by the price that the hold was made at, whatever the table has by
         now. Raises as `Desk.charge`."""
         is_priced = measure.amount_nano is None and held.price_id != NAMED
-        said = await self._database.value(PRICE, held.price_id) if is_priced else None
+        said = await self.database.value(PRICE, held.price_id) if is_priced else None
         if said is None:
-            return self._desk.charge(measure, principal, held.admitted_at_ms / 1000)
+            return self.desk.charge(measure, principal, held.admitted_at_ms / 1000)
         return charge_by(from_canonical_json(said), held.price_id, measure, held.markup_scaled)
 
     async def void(self, hold_id: str, event_id: str | None) -> tuple[HoldShape, bool]:
@@ -172,11 +170,11 @@ class ServiceHolds:
         event_id, done = event_id or _end_of(hold_id), None
         if row["state"] == "held":
             try:
-                done = await self._database.row(VOID, hold_id, event_id, digest_of("void", None, hold_id))
+                done = await self.database.row(VOID, hold_id, event_id, digest_of("void", None, hold_id))
             except UniqueViolation as error:
                 raise EventConflict("This event_id was used for another hold.") from error
             if done is not None:
-                self._lasting.give_back(hold_id, row["account_id"], decode_debit(row["payload"]).key_id)
+                self.lasting.give_back(hold_id, row["account_id"], decode_debit(row["payload"]).key_id)
             row = await self._row(hold_id)
         if row["state"] == "held":
             raise EventConflict(f"The event_id {event_id!r} was used for something else: use another one.")
@@ -189,7 +187,7 @@ class ServiceHolds:
         return _shape(await self._row(hold_id))
 
     async def _row(self, hold_id: str) -> Any:
-        row = await self._database.row(GET, [hold_id])
+        row = await self.database.row(GET, [hold_id])
         if row is None:
             raise UnknownHold(f"There is no hold {hold_id!r}.")
         return row

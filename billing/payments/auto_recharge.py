@@ -11,9 +11,9 @@ RechargeRefused   it can't be switched on so
 from __future__ import annotations
 
 import logging
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
-from typing import TYPE_CHECKING, Final, Literal, Protocol
+from typing import TYPE_CHECKING, Final, Literal
 
 from billing import audit
 from billing.database.connection import Connection, Database, Row, queries
@@ -23,12 +23,15 @@ from billing.notices.emit import emit
 from billing.payments.orders import NewOrder, OrderError
 from billing.payments.port import PaymentError
 from billing.times import rfc3339
+from billing.work import Lease, Periodic
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from billing.payments.orders import Order, Orders
-    from billing.payments.port import HostedPage, Payment
+    from billing.payments.customers import Customers
+    from billing.payments.flows import FlowRules, Flows
+    from billing.payments.orders import Orders
+    from billing.payments.port import Payment
 
 logger = logging.getLogger(__name__)
 _query = queries("billing.payments")
@@ -40,22 +43,6 @@ class RechargeRefused(MetergateError):
     """Auto-recharge can't be switched on so. `field` names what of the request is wrong."""
 
     kind = "invalid"
-
-    def __init__(self, message: str, field: str | None = None) -> None:
-        super().__init__(message)
-        self.field = field
-
-
-@dataclass(frozen=True, slots=True)
-class RechargeRules:
-    """How much may be charged at once, in cents."""
-
-    min_cents: int = 500
-    max_cents: int = 1_000_000
-
-    def __post_init__(self) -> None:
-        if not 0 < self.min_cents <= self.max_cents:
-            raise ValueError("amounts rise from min to max, above zero")
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,35 +72,30 @@ class Recharge:
     next_attempt_at: datetime
 
 
-class Methods(Protocol):
-    """What knows saved payment methods (`customers.Customers`)."""
-
-    async def method(self, account_id: str) -> str | None: ...
-
-
+@dataclass
 class Recharges:
     """Keeps wishes. `now` gives an aware time. Methods raise `DatabaseError`."""
 
-    def __init__(
-        self, database: Database, customers: Methods, rules: RechargeRules, now: Callable[[], datetime]
-    ) -> None:
-        self._database, self._customers, self.rules, self._now = database, customers, rules, now
+    database: Database
+    customers: Customers
+    rules: FlowRules
+    now: Callable[[], datetime]
 
     async def get(self, account_id: str) -> Recharge | None:
         """Return what an account has asked for; None: nothing yet."""
-        row = await self._database.row(_query("recharges_get"), account_id)
+        row = await self.database.row(_query("recharges_get"), account_id)
         return None if row is None else recharge_of(row)
 
     async def put(self, account_id: str, wish: Wish, *, actor: audit.Actor) -> Recharge:
         """Replace what an account asks for; what stopped it before is forgotten, a charge under way goes on. Raises
         `RechargeRefused`."""
         self._check(wish)
-        if wish.enabled and await self._customers.method(account_id) is None:
+        if wish.enabled and await self.customers.method(account_id) is None:
             raise RechargeRefused(
                 "Save a payment method first, in the console or by `metergate billing setup`.", "enabled"
             )
-        values = (wish.enabled, wish.threshold_nano, wish.amount_cents, wish.monthly_cap_cents, self._now())
-        async with self._database.transaction() as connection:
+        values = (wish.enabled, wish.threshold_nano, wish.amount_cents, wish.monthly_cap_cents, self.now())
+        async with self.database.transaction() as connection:
             before = await connection.fetchrow(_query("recharges_lock"), account_id)
             after = recharge_of(await connection.fetchrow(_query("recharges_put"), account_id, *values))
             shown = None if before is None else _audited(recharge_of(before))
@@ -203,37 +185,27 @@ NEEDS_PAYER: Final = "authentication_required"
 PENDING: Final = "payment_pending"
 
 
-class Charger(Protocol):
-    """What takes payments (`flows.Flows`)."""
-
-    async def charge(self, order: Order) -> Payment: ...
-
-    async def find(self, order: Order) -> Payment | None: ...
-
-    async def give_up(self, payment: Payment) -> Payment | None: ...
-
-    async def save_method(self, account_id: str, return_url: str | None) -> HostedPage: ...
-
-
+@dataclass
 class AutoRecharge:
-    """Charges by what accounts have asked for. `now` gives an aware time. Methods raise `DatabaseError`."""
+    """Charges by what accounts have asked for. `now` gives an aware time. Methods raise `DatabaseError`. After so many
+    `declines` it stops."""
 
-    def __init__(
-        self,
-        database: Database,
-        orders: Orders,
-        charger: Charger,
-        declines: int,
-        now: Callable[[], datetime],
-    ) -> None:
-        """After so many `declines` it stops."""
-        self._database, self._orders, self._charger = database, orders, charger
-        self._declines, self._now, self._after = declines, now, ""
+    database: Database
+    orders: Orders
+    flows: Flows
+    declines: int
+    now: Callable[[], datetime]
+    _after: str = field(default="", init=False)
+
+    def work(self, owner: str) -> Periodic:
+        """Return what charges again and again, in one gateway of all; `owner` names this process."""
+        lease = Lease(self.database, LEASE, owner)
+        return Periodic(name="auto_recharge", every_s=EVERY_S, round=self.round, lease=lease)
 
     async def round(self) -> int:
         """Charge accounts that are below their thresholds, and go on with what was broken off; return how many were
         charged or tried. A provider that is away is asked again later."""
-        row = await self._database.row(_query("recharges_due"), self._now(), self._after, ACCOUNTS_READ, MOST)
+        row = await self.database.row(_query("recharges_due"), self.now(), self._after, ACCOUNTS_READ, MOST)
         due, self._after = ((), "") if row is None else (row["due"], row["place"])
         return sum([await self._recharge(account_id) for account_id in due])
 
@@ -245,8 +217,8 @@ class AutoRecharge:
         attempt, is_resumed, is_wanted = begun
         try:
             payment = await (self._resumed(attempt, is_wanted) if is_resumed else self._charged(attempt))
-            if payment is not None and payment.status == "open" and payment.created_at <= self._now() - MOST_OPEN:
-                payment = await self._charger.give_up(payment)
+            if payment is not None and payment.status == "open" and payment.created_at <= self.now() - MOST_OPEN:
+                payment = await self.flows.give_up(payment)
             await self._conclude(attempt, payment)
         except (PaymentError, OrderError) as error:
             if error.kind == "unavailable":  # it is away, or the operator has to mend our access to it
@@ -259,8 +231,8 @@ class AutoRecharge:
     async def _begin(self, account_id: str) -> tuple[Recharge, bool, bool] | None:
         """Count on the attempt, unless one was broken off, and note that it is under way; return it, whether it was
         broken off, and whether it may be charged still. None: nothing is to be charged now."""
-        now = self._now()
-        async with self._database.transaction() as connection:
+        now = self.now()
+        async with self.database.transaction() as connection:
             row = await connection.fetchrow(_query("recharges_lock"), account_id)
             if row is None or row["next_attempt_at"] > now or row["state"] not in UNDER_WAY:
                 return None
@@ -284,19 +256,19 @@ class AutoRecharge:
     async def _charged(self, attempt: Recharge) -> Payment | None:
         """Return the payment of a new attempt."""
         asked = NewOrder(attempt.account_id, "recharge", attempt.amount_cents, _key(attempt))
-        return await self._charger.charge(await self._orders.create(asked))
+        return await self.flows.charge(await self.orders.create(asked))
 
     async def _resumed(self, attempt: Recharge, is_wanted: bool) -> Payment | None:
         """Return the payment of an attempt that was broken off: the provider forgets keys after a day, and so is asked
         for the order's payment first. None: nothing was paid, and it is not wanted any more."""
-        order = await self._orders.of_key(attempt.account_id, _key(attempt))
-        found = None if order is None else await self._charger.find(order)
+        order = await self.orders.of_key(attempt.account_id, _key(attempt))
+        found = None if order is None else await self.flows.find(order)
         if found is not None:
             return found
         if is_wanted:
-            return await self._charged(attempt) if order is None else await self._charger.charge(order)
+            return await self._charged(attempt) if order is None else await self.flows.charge(order)
         if order is not None:
-            await self._orders.failed(order.id, "not_wanted")
+            await self.orders.failed(order.id, "not_wanted")
         return None
 
     async def _conclude(self, attempt: Recharge, payment: Payment | None) -> None:
@@ -304,27 +276,27 @@ class AutoRecharge:
         if payment is None:
             await self._note(attempt, "ready", None)
         elif payment.status in ("open", "processing"):
-            if payment.status == "processing" and payment.created_at <= self._now() - MOST_PROCESSING:
+            if payment.status == "processing" and payment.created_at <= self.now() - MOST_PROCESSING:
                 logger.warning("auto-recharge of %s stops: %s is still processed", attempt.account_id, payment.id)
                 await self._note(attempt, "stopped", PENDING)
         elif payment.status == "paid":
-            await self._note(attempt, "ready", None, self._now() + AFTER_SUCCESS)
+            await self._note(attempt, "ready", None, self.now() + AFTER_SUCCESS)
         elif payment.status == "requires_action":
             await self._note(attempt, "stopped", NEEDS_PAYER, url=await self._link(attempt.account_id))
         else:
             reason = payment.decline_code or payment.status
             declines = attempt.declines + 1
-            if payment.hard or declines >= self._declines:
+            if payment.hard or declines >= self.declines:
                 url = await self._link(attempt.account_id)
                 await self._note(attempt, "stopped", reason, declines=declines, url=url)
             else:
                 pause = min(FIRST_PAUSE * 2 ** (declines - 1), MOST_PAUSE)
-                await self._note(attempt, "waiting", reason, self._now() + pause, declines=declines)
+                await self._note(attempt, "waiting", reason, self.now() + pause, declines=declines)
 
     async def _link(self, account_id: str) -> str | None:
         """Return a page at which the payer can save another method; None where there is none."""
         try:
-            return (await self._charger.save_method(account_id, None)).url
+            return (await self.flows.save_method(account_id, None)).url
         except (PaymentError, OrderError) as error:
             logger.warning("no page for %s to save another method at: %s", account_id, error)
             return None
@@ -340,10 +312,10 @@ class AutoRecharge:
         url: str | None = None,
     ) -> None:
         """Note how an attempt has ended, unless that is noted already."""
-        async with self._database.transaction() as connection:
+        async with self.database.transaction() as connection:
             row = await connection.fetchrow(_query("recharges_lock"), attempt.account_id)
             if row is not None and (row["attempt"], row["state"]) == (attempt.attempt, "charging"):
-                at = next_attempt_at or self._now()
+                at = next_attempt_at or self.now()
                 await note_end(connection, recharge_of(row), state, reason, at, declines=declines, url=url)
 
 

@@ -10,7 +10,7 @@ An alert is sent once for each time that a balance falls below its threshold.
 from __future__ import annotations
 
 import logging
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Final
 
@@ -105,30 +105,31 @@ class Alert:
     armed: bool
 
 
+@dataclass
 class Alerts:
-    """Keeps thresholds and tells of balances. Methods raise `DatabaseError`.
+    """Keeps thresholds and sends alerts. Methods raise `DatabaseError`. `default_nano` is the threshold of accounts
+    that have none of their own; 0: they are alerted of debt alone.
 
     What counts is what may be spent: the balance and the credit limit. An account is armed when it is seen above, and
     told when it is seen below and armed, so that a new account without credit is told nothing. A round looks at a
-    bounded number of accounts by their ids and goes on where the last one ended: no index follows balances, which every
-    debit changes.
-    """
+    bounded number of accounts by their ids and goes on where the last one ended: no index follows balances, which
+    every debit changes."""
 
-    def __init__(self, database: Database, default_nano: int) -> None:
-        """`default_nano` is the threshold of accounts that have none of their own; 0: they are told of debt alone."""
-        self._database, self._default_nano, self._after = database, default_nano, ""
+    database: Database
+    default_nano: int
+    _after: str = field(default="", init=False)
 
     async def get(self, account_id: str) -> Alert:
         """Return an account's alert."""
-        row = await self._database.row(_query("alerts_get"), account_id)
+        row = await self.database.row(_query("alerts_get"), account_id)
         own = None if row is None else row["threshold_nano"]
         armed = row is not None and row["armed"]
-        return Alert(self._default_nano if own is None else own, own is None, armed)
+        return Alert(self.default_nano if own is None else own, own is None, armed)
 
     async def put(self, account_id: str, threshold_nano: int | None, *, actor: audit.Actor) -> Alert:
         """Set an account's threshold; None: the default again. Raises `AccountNotFound`."""
         before = await self.get(account_id)
-        async with self._database.transaction() as connection:
+        async with self.database.transaction() as connection:
             if await connection.fetchval(_query("alerts_put"), account_id, threshold_nano) is None:
                 raise AccountNotFound(f"There is no account {account_id!r}.")
             after = {"threshold_usd": None if threshold_nano is None else format_usd(threshold_nano)}
@@ -138,8 +139,8 @@ class Alerts:
 
     async def round(self) -> int:
         """Look at `ACCOUNTS_READ` accounts; return how many were told that their balance is low."""
-        async with self._database.transaction() as connection:
-            found = await connection.fetchrow(_query("alerts_look"), self._after, ACCOUNTS_READ, self._default_nano)
+        async with self.database.transaction() as connection:
+            found = await connection.fetchrow(_query("alerts_look"), self._after, ACCOUNTS_READ, self.default_nano)
             crossed = [] if found is None else found["crossed"]
             for each in crossed:
                 data = {

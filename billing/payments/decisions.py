@@ -11,31 +11,19 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, Literal
 
-from billing.payments.port import CURRENCY, Movement, OrderKind, OrderStatus, Refund
+from billing.payments.port import CURRENCY, Movement, OrderStatus, Refund
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
     from datetime import datetime
 
+    from billing.payments.orders import Order
     from billing.payments.port import Dispute, Payment
 
 # States of refunds whose money came back.
 RETURNED: Final = ("failed", "canceled")
 # Disputes that suspend the account.
 TAKEN: Final = ("open", "lost")
-
-
-@dataclass(frozen=True, slots=True)
-class Standing:
-    """What an order has come to: `credited` once its amount is on the balance, `parked` while an operator must look."""
-
-    id: str
-    kind: OrderKind
-    amount_cents: int
-    status: OrderStatus
-    payment_id: str | None
-    credited: bool
-    parked: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,11 +52,11 @@ class Move:
 MoveKey = tuple[str, str]
 
 
-def parking_reason(order: Standing | None, payment: Payment) -> str | None:
+def parking_reason(order: Order | None, payment: Payment) -> str | None:
     """Return why a paid payment can't be credited to its order; None: it can."""
     if order is None:
         return "no order of ours has this id"
-    if order.credited and order.payment_id != payment.id:
+    if order.credited_at is not None and order.payment_id != payment.id:
         return "the order was paid before, by another payment"
     if payment.currency != CURRENCY:
         return f"it was paid in {payment.currency}, not in {CURRENCY}"
@@ -77,15 +65,16 @@ def parking_reason(order: Standing | None, payment: Payment) -> str | None:
     return None
 
 
-def status_of(order: Standing, payment: Payment) -> OrderStatus:
-    """Return what the order is called, whatever it was before: once money came, it is never open, failed or expired."""
+def status_of(order: Order, payment: Payment, *, parked: bool) -> OrderStatus:
+    """Return what the order is called, whatever it was before: once money came, it is never open, failed or expired.
+    `parked` says that an operator has to decide about it."""
     if any(each.status in TAKEN for each in payment.disputes):
         return "disputed"
     if payment.status == "paid" and is_given_back(payment):
         return "refunded"
-    if order.parked:
+    if parked:
         return "parked"
-    if order.credited:
+    if order.credited_at is not None:
         return "credited"
     if payment.status == "paid":
         return order.status if order.status in ("credited", "parked") else "paid"

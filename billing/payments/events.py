@@ -115,9 +115,9 @@ class PaymentEvents:
     async def receive(self, body: bytes, headers: Mapping[str, str]) -> bool:
         """Store an event that was delivered; once this returns it may be acknowledged. Return whether it is new. Raises
         `PaymentEventRefused` for what the provider has not sent."""
-        return await self.take(await self._provider.read_event(body, headers), body)
+        return await self.accept(await self._provider.read_event(body, headers), body)
 
-    async def take(self, event: Event, body: bytes = b"") -> bool:
+    async def accept(self, event: Event, body: bytes = b"") -> bool:
         """Store a verified event, such as the local provider's, which has no other body; return whether it is new."""
         async with self._database.transaction() as connection:
             return await self.store(connection, event, body or msgspec.json.encode(event))
@@ -146,7 +146,7 @@ class PaymentEvents:
 
     async def _turn(self) -> None:
         await self.round()
-        await self.look()
+        await self.refresh_stats()
 
     async def tidy(self) -> None:
         """Drop old events, and idempotency keys that nobody has asked for in a long time."""
@@ -167,7 +167,7 @@ class PaymentEvents:
         taken = 0
         while row is not None or (row := await self._claim()) is not None:
             taken += 1
-            await self._look_into(row)
+            await self._process(row)
             row = None
         return taken
 
@@ -176,7 +176,7 @@ class PaymentEvents:
         arguments = (self.provider, rules.first_pause_s, rules.most_pause_s, self._gateway_id)
         return await self._database.row(_query("events_claim"), *arguments)
 
-    async def _look_into(self, row: Row) -> None:
+    async def _process(self, row: Row) -> None:
         ref = ObjectRef(row["ref_kind"], row["ref_id"])
         try:
             await self._refresh(ref)
@@ -204,7 +204,7 @@ class PaymentEvents:
         )
         await self._database.execute(_query("events_failed"), self.provider, row["id"], reason[:MOST_ERROR], for_good)
 
-    async def look(self) -> None:
+    async def refresh_stats(self) -> None:
         """Count what waits and what was given up."""
         row = await self._database.row(_query("events_standing"))
         if row is not None:

@@ -1,5 +1,5 @@
-"""Which plan is in force, by the present states of an account's subscriptions; how one plan becomes another, and what that
-charges. Pure.
+"""Which plan is in force, by the present states of an account's subscriptions; how one plan becomes another, and what
+that charges. Pure.
 
 What is decided depends on the states alone, never on which of them was seen first: events that come late, twice or in
 another order lead to the same plan.

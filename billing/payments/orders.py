@@ -16,6 +16,7 @@ import hashlib
 import logging
 from dataclasses import dataclass
 from datetime import datetime
+from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
@@ -27,7 +28,6 @@ from billing.errors import MetergateError
 from billing.money import NANO_PER_CENT, format_cents
 from billing.pages import BEFORE_ALL, Page, page_of
 from billing.payments.customers import call_once
-from billing.payments.decisions import Standing
 from billing.payments.port import (
     CURRENCY,
     Invoice,
@@ -82,10 +82,6 @@ class OrderRefused(OrderError):
 
     kind = "invalid"
 
-    def __init__(self, message: str, field: str | None = None) -> None:
-        super().__init__(message)
-        self.field = field
-
 
 @dataclass(frozen=True, slots=True)
 class Order:
@@ -118,11 +114,6 @@ class Order:
     def amount_nano(self) -> int:
         """Return what is credited when it is paid."""
         return self.amount_cents * NANO_PER_CENT
-
-    def standing(self, *, parked: bool = False) -> Standing:
-        """Return what decisions need to know of it."""
-        credited = self.credited_at is not None
-        return Standing(self.id, self.kind, self.amount_cents, self.status, self.payment_id, credited, parked)
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,32 +154,35 @@ class Parked:
     ended_at: datetime | None
 
 
+@dataclass
 class Orders:
-    """Makes and reads orders of one provider. Methods raise `OrderError` and `database.connection.DatabaseError`."""
+    """Makes and reads orders of one provider. Methods raise `OrderError` and `database.connection.DatabaseError`.
+    `provider` is the name of the payment provider; `new_id` makes ULIDs that rise with time."""
 
-    def __init__(self, database: Database, provider: str, new_id: Callable[[], str]) -> None:
-        """`provider` is the name of the payment provider; `new_id` makes ULIDs that rise with time."""
-        self._database, self.provider, self._new_id = database, provider, new_id
-        self.waiting, self.undecided = 0, 0
+    database: Database
+    provider: str
+    new_id: Callable[[], str]
+    waiting: int = 0
+    undecided: int = 0
 
-    async def look(self) -> None:
+    async def refresh_stats(self) -> None:
         """Count what waits for an operator (`waiting`), and automatic charges that are neither paid nor failed after a
         day (`undecided`)."""
-        row = await self._database.row(_query("orders_standing"))
+        row = await self.database.row(_query("orders_standing"))
         if row is not None:
             self.waiting, self.undecided = row["parked"], row["undecided"]
 
     def work(self) -> Periodic:
         """Return what counts them again and again."""
-        return Periodic(name="payments_parked", every_s=WATCH_EVERY_S, round=self.look)
+        return Periodic(name="payments_parked", every_s=WATCH_EVERY_S, round=self.refresh_stats)
 
     async def create(self, asked: NewOrder) -> Order:
         """Create an order, once per idempotency key of the account: the same again returns the first one, as it is now.
         Raises `OrderConflict`."""
         urls = None if asked.urls is None else msgspec.to_builtins(asked.urls)
-        row = await self._database.row(
+        row = await self.database.row(
             _query("orders_create"),
-            ID_PREFIX + self._new_id(),
+            ID_PREFIX + self.new_id(),
             asked.account_id,
             asked.kind,
             asked.amount_cents,
@@ -200,19 +194,19 @@ class Orders:
             asked.digest(),
         )
         if row is None:
-            row = await self._database.row(_query("orders_of_key"), asked.account_id, asked.idempotency_key)
+            row = await self.database.row(_query("orders_of_key"), asked.account_id, asked.idempotency_key)
             if row is None or row["request_digest"] != asked.digest():
                 raise OrderConflict("This idempotency key was used before, for another order: take a new one.")
         return order_of(row)
 
     async def of_key(self, account_id: str, idempotency_key: str) -> Order | None:
         """Return the account's order of an idempotency key; None: there is none."""
-        row = await self._database.row(_query("orders_of_key"), account_id, idempotency_key)
+        row = await self.database.row(_query("orders_of_key"), account_id, idempotency_key)
         return None if row is None else order_of(row)
 
     async def get(self, order_id: str, account_id: str | None = None) -> Order:
         """Return an order, of this account where one is given. Raises `OrderNotFound`."""
-        row = await self._database.row(_query("orders_get"), order_id, account_id)
+        row = await self.database.row(_query("orders_get"), order_id, account_id)
         if row is None:
             raise OrderNotFound(f"There is no order {order_id!r}.")
         return order_of(row)
@@ -221,54 +215,44 @@ class Orders:
         self, limit: int, after: str | None = None, *, account_id: str | None = None, status: str | None = None
     ) -> Page[Order]:
         """Return orders, newest first; `after` is the id that ended the page before."""
-        rows = await self._database.rows(_query("orders_page"), after or BEFORE_ALL, account_id, status, limit + 1)
+        rows = await self.database.rows(_query("orders_page"), after or BEFORE_ALL, account_id, status, limit + 1)
         return page_of([order_of(row) for row in rows], limit, lambda order: order.id)
 
     async def opened(self, order_id: str, customer_id: str, page: HostedPage) -> Order:
         """Note the page at which an order is paid. One that was noted before stays."""
         given = (order_id, customer_id, page.id, page.url, page.expires_at)
-        return found_order(await self._database.row(_query("orders_opened"), *given), order_id)
+        return found_order(await self.database.row(_query("orders_opened"), *given), order_id)
 
     async def failed(self, order_id: str, reason: str) -> None:
         """Note that nothing will come of an open order."""
-        await self._database.execute(_query("orders_failed"), order_id, reason)
-
-    async def overdue(self, now: datetime, limit: int) -> list[str]:
-        """Return the checkouts of open orders whose page has expired, longest ago first."""
-        rows = await self._database.rows(_query("orders_overdue"), now, limit)
-        return [row["checkout_id"] for row in rows if row["checkout_id"] is not None]
+        await self.database.execute(_query("orders_failed"), order_id, reason)
 
     async def replaced(self, account_id: str) -> list[ObjectRef]:
         """Return the checkouts of an account's orders of plans that may be paid still, but for the newest order's."""
-        rows = await self._database.rows(_query("orders_replaced"), account_id, self.provider)
+        rows = await self.database.rows(_query("orders_replaced"), account_id, self.provider)
         return [ObjectRef("checkout", row["checkout_id"]) for row in rows]
 
     async def abandoned(self, account_id: str, kept: int, limit: int) -> list[ObjectRef]:
         """Return the checkouts of an account's oldest orders that may be paid still, but for the newest `kept`. Orders
         without a page expire."""
-        rows = await self._database.rows(_query("orders_abandoned"), account_id, self.provider, kept, limit)
+        rows = await self.database.rows(_query("orders_abandoned"), account_id, self.provider, kept, limit)
         for row in rows:
             if row["checkout_id"] is None:
-                await self._database.execute(_query("orders_unopened"), row["id"])
+                await self.database.execute(_query("orders_unopened"), row["id"])
         return [ObjectRef("checkout", row["checkout_id"]) for row in rows if row["checkout_id"] is not None]
 
     async def parked(self, limit: int, after: str | None = None, *, state: str = "parked") -> Page[Parked]:
         """Return what waits for an operator, or was decided, newest first."""
-        rows = await self._database.rows(_query("parked_page"), after or BEFORE_ALL, state, limit + 1)
+        rows = await self.database.rows(_query("parked_page"), after or BEFORE_ALL, state, limit + 1)
         return page_of([parked_of(row) for row in rows], limit, lambda parked: parked.id)
 
     async def invoices(self, account_id: str, limit: int, after: str | None = None) -> Page[Invoice]:
         """Return an account's invoices as they were last seen, newest first; `after` is the id that ended the page
         before."""
         given = (self.provider, "invoice", account_id, after, limit + 1)
-        rows = await self._database.rows(_query("objects_page"), *given)
+        rows = await self.database.rows(_query("objects_page"), *given)
         found = [msgspec.convert(row["state"], Invoice, strict=False) for row in rows]
         return page_of(found, limit, lambda invoice: invoice.id)
-
-    async def parked_count(self) -> int:
-        """Return how much waits for an operator."""
-        await self.look()
-        return self.waiting
 
 
 async def credited(
@@ -314,53 +298,46 @@ def found_order(row: Row | None, order_id: str) -> Order:
 MOST_NAMED: Final = 5
 
 
-class PaymentDesk:
-    """What an operator does. Methods raise `OrderError`, `GrantError`, `port.PaymentError` and `DatabaseError`."""
+@dataclass
+class PaymentAdmin:
+    """What operators do with orders. Methods raise `OrderError`, `GrantError`, `port.PaymentError` and
+    `DatabaseError`."""
 
-    def __init__(
-        self,
-        database: Database,
-        provider: PaymentProvider,
-        orders: Orders,
-        grants: Grants,
-        effects: ChangeNotifier,
-        refresh: Callable[[ObjectRef], Awaitable[object]],
-    ) -> None:
-        self._database, self._provider, self._orders = database, provider, orders
-        self._grants, self._effects, self._refresh = grants, effects, refresh
+    database: Database
+    provider: PaymentProvider
+    orders: Orders
+    grants: Grants
+    effects: ChangeNotifier
+    refresh: Callable[[ObjectRef], Awaitable[object]]
 
     async def refund(
         self, order_id: str, amount_cents: int | None, key: str, *, actor: audit.Actor = audit.ADMIN
     ) -> Refund:
         """Give back a part of a credited order, at most what is left of it; None: all that is left. Once per key."""
-        order = await self._orders.get(order_id)
+        order = await self.orders.get(order_id)
         if order.payment_id is None or order.credited_at is None:
             raise OrderConflict("The order was not credited: there is nothing to give back.")
-        async with self._database.transaction() as connection:
+        async with self.database.transaction() as connection:
             cents, made_before = await self._asked(connection, order, amount_cents, key, actor)
         if made_before is not None:  # the provider forgets its own keys: asked again, it would refund again
-            found = await self._provider.fetch(ObjectRef("refund", made_before))
+            found = await self.provider.fetch(ObjectRef("refund", made_before))
             if isinstance(found, Refund):
                 return found
             raise OrderConflict("This refund was made before, and the provider does not know it any more.")
         refund = await self._made(order.id, order.payment_id, cents, key)
-        await self._refresh(ObjectRef("payment", order.payment_id))
+        await self.refresh(ObjectRef("payment", order.payment_id))
         # Only now: until its amount is taken from the balance, it counts as asked for against other keys.
-        await self._database.execute(_query("refunds_made"), order.id, key, refund.id)
+        await self.database.execute(_query("refunds_made"), order.id, key, refund.id)
         return refund
 
     async def _made(self, order_id: str, payment_id: str, cents: int, key: str) -> Refund:
         """Return the refund of a key, made now unless it was before."""
         name = f"{order_id}:refund:{key}"
-
-        async def refund(once: str) -> Refund:
-            return await self._provider.refund(payment_id, cents, name, once)
-
         try:
-            return await call_once(self._database, name, refund)
+            return await call_once(self.database, name, partial(self.provider.refund, payment_id, cents, name))
         except PaymentRefused as refused:
             if refused.kind != "unavailable":  # nothing will come of it: its amount is free for another key
-                await self._database.execute(_query("refunds_refused"), order_id, key)
+                await self.database.execute(_query("refunds_refused"), order_id, key)
             raise
 
     async def _asked(
@@ -401,7 +378,7 @@ class PaymentDesk:
         self, parked_id: str, account_id: str | None, note: str, *, actor: audit.Actor = audit.ADMIN
     ) -> Parked:
         """Give what waits to its account, or to this one where it has none, by the amount that came."""
-        async with self._database.transaction() as connection:
+        async with self.database.transaction() as connection:
             parked = await self._waiting(connection, parked_id)
             whose = parked.account_id or account_id
             if whose is None:
@@ -412,26 +389,26 @@ class PaymentDesk:
                 raise OrderRefused(f"It came in {parked.currency}: dismiss it, and grant what it is worth.")
             key = money_key(parked.provider, "payment", parked.object_id)
             nano = parked.amount_cents * NANO_PER_CENT
-            order = None if parked.order_id is None else await self._orders.get(parked.order_id)
+            order = None if parked.order_id is None else await self.orders.get(parked.order_id)
             entry = Entry(whose, nano, PURCHASES, "purchase", SCOPE, key, note or None)
-            result = await self._grants.record(connection, entry, actor)
+            result = await self.grants.record(connection, entry, actor)
             if order is not None and order.credited_at is None:
                 paid_by = parked.object_id
                 await credited(connection, order.id, transfer_id=result.transfer_id, payment_id=paid_by)
             ended = await self._ended(connection, parked, "credited", result.transfer_id, note)
-        await self._effects.balance_changed(whose)
-        await self._refresh(ObjectRef("payment", parked.object_id))
+        await self.effects.balance_changed(whose)
+        await self.refresh(ObjectRef("payment", parked.object_id))
         return ended
 
     async def dismiss(self, parked_id: str, note: str, *, actor: audit.Actor = audit.ADMIN) -> Parked:
         """Decide that what waits is not credited, with the reason."""
-        async with self._database.transaction() as connection:
+        async with self.database.transaction() as connection:
             parked = await self._waiting(connection, parked_id)
             ended = await self._ended(connection, parked, "dismissed", None, note)
             change = {"state": parked.state}, {"state": "dismissed", "note": note}
             whose = parked.account_id
             await audit.record(connection, actor, "payment.dismiss", parked.id, *change, account_id=whose)
-        await self._refresh(ObjectRef("payment", parked.object_id))
+        await self.refresh(ObjectRef("payment", parked.object_id))
         return ended
 
     async def _waiting(self, connection: Connection, parked_id: str) -> Parked:

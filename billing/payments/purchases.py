@@ -1,5 +1,5 @@
-"""Payments of orders, applied: credited once, taken back by refunds and disputes, or set aside for an operator; and read
-again as what customers were charged.
+"""Payments of orders, applied: credited once, taken back by refunds and disputes, or left to an operator as a dead
+letter; and read again as what customers were charged.
 
 The transfer's key is the money's own id, so that whatever is tried twice is made once. `decisions` says what is to be
 done; this module does it in the transaction that notes the payment's state.
@@ -10,7 +10,7 @@ payment provider counts it. What went back (refunds, disputes) is counted with i
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, Literal
@@ -22,6 +22,7 @@ from billing.accounts.lots import PAID, Terms
 from billing.accounts.suspensions import lift, suspend
 from billing.database.connection import Connection, Database, queries
 from billing.money import format_cents
+from billing.notices.emit import emit
 from billing.pages import Page, page_of
 from billing.payments.apply import After, Owner, account_of
 from billing.payments.decisions import Moved, is_given_back, is_lost, next_move, parking_reason, status_of, suspensions
@@ -44,14 +45,6 @@ class Raised:
     terms: Terms
 
 
-# Writes a notice in the caller's transaction: the account, its type, such as `payment.succeeded`, and its data.
-Tell = Callable[[Connection, str, str, Mapping[str, object]], Awaitable[None]]
-
-
-async def tell_nobody(connection: Connection, account_id: str, type: str, data: Mapping[str, object]) -> None:
-    """Write no notice."""
-
-
 @dataclass(frozen=True, slots=True)
 class Purchases:
     """Applies payments. `new_id` makes ULIDs that rise with time; `terms` are those of what is credited."""
@@ -59,7 +52,6 @@ class Purchases:
     provider: str
     grants: Grants
     new_id: Callable[[], str]
-    tell: Tell = tell_nobody
     terms: Callable[[], Terms] = lambda: PAID
 
     async def apply(self, connection: Connection, before: Payment | None, now: Payment, after: After) -> Owner:
@@ -71,7 +63,7 @@ class Purchases:
         if now.status == "paid" and order.kind != "plan" and order.credited_at is None and parked is None:
             order, parked = await self._credit(connection, order, now, after)
         elif now.status == "paid" and order.kind != "plan" and order.payment_id != now.id and parked is None:
-            await self._park(connection, order, now, parking_reason(order.standing(), now) or "it was paid twice")
+            await self._park(connection, order, now, parking_reason(order, now) or "it was paid twice")
         await self._take_back(connection, order.account_id, order, now, after)
         if order.payment_id in (None, now.id):
             await self._settle(connection, order, now, waits=parked == "parked")
@@ -125,7 +117,7 @@ class Purchases:
         self, connection: Connection, order: Order, payment: Payment, after: After
     ) -> tuple[Order, str | None]:
         """Credit a paid order with its own amount, or park it; return the order as it is then, and whether it waits."""
-        reason = parking_reason(order.standing(), payment)
+        reason = parking_reason(order, payment)
         account = await connection.fetchrow(_accounts("accounts_lock"), order.account_id)
         if account is not None and account["status"] == "closed":
             reason = reason or "the account is closed"
@@ -138,7 +130,7 @@ class Purchases:
             await self._park(connection, order, payment, reason)
             return order, "parked"
         after.balances.add(order.account_id)
-        await self.tell(connection, order.account_id, "payment.succeeded", _notice_data(order))
+        await emit(connection, order.account_id, "payment.succeeded", _notice_data(order))
         return order, None
 
     async def credit(self, connection: Connection, order: Order, payment_id: str, actor: audit.Actor) -> Order:
@@ -152,8 +144,7 @@ class Purchases:
 
     async def _settle(self, connection: Connection, order: Order, now: Payment, *, waits: bool) -> None:
         """Bring the order's row to the payment's state."""
-        standing = order.standing(parked=waits)
-        status = status_of(standing, now)
+        status = status_of(order, now, parked=waits)
         refunded = sum(each.amount_cents for each in now.refunds if each.status not in ("failed", "canceled"))
         disputed = -sum(movement.amount_cents for dispute in now.disputes for movement in dispute.movements)
         reason = order.reason if status not in ("credited", "paid") else None
@@ -249,13 +240,13 @@ class Purchases:
     async def _tell_of_change(self, connection: Connection, before: Order, now: Order) -> None:
         """Write the notices of a failed payment, of a refund and of a dispute."""
         if now.status == "failed" and before.status != "failed":
-            await self.tell(connection, now.account_id, "payment.failed", {**_notice_data(now), "reason": now.reason})
+            await emit(connection, now.account_id, "payment.failed", {**_notice_data(now), "reason": now.reason})
         if now.refunded_cents > before.refunded_cents:
             refunded = format_cents(now.refunded_cents - before.refunded_cents)
             data = {**_notice_data(now), "refunded_usd": refunded}
-            await self.tell(connection, now.account_id, "payment.refunded", data)
+            await emit(connection, now.account_id, "payment.refunded", data)
         if now.status == "disputed" and before.status != "disputed":
-            await self.tell(connection, now.account_id, "payment.disputed", _notice_data(now))
+            await emit(connection, now.account_id, "payment.disputed", _notice_data(now))
 
 
 def _notice_data(order: Order) -> dict[str, Any]:
@@ -295,11 +286,11 @@ class ChargeSums:
     disputed_cents: int
 
 
+@dataclass
 class Charges:
     """Reads charges, of whichever provider. Methods raise `DatabaseError`."""
 
-    def __init__(self, database: Database) -> None:
-        self._database = database
+    database: Database
 
     async def page(
         self,
@@ -312,12 +303,12 @@ class Charges:
     ) -> Page[Charge]:
         """Return charges, newest first; `after` is the id that ended the page before."""
         given = (account_id, after, since, until, limit + 1)
-        rows = await self._database.rows(_query("charges_page"), *given)
+        rows = await self.database.rows(_query("charges_page"), *given)
         return page_of([_charge_of(row) for row in rows], limit, lambda charge: charge.id)
 
     async def sums(self, since: datetime, until: datetime) -> ChargeSums:
         """Return what was paid from `since` on and before `until`."""
-        row = await self._database.row(_query("charges_sums"), since, until, CURRENCY)
+        row = await self.database.row(_query("charges_sums"), since, until, CURRENCY)
         assert row is not None  # noqa: S101  (an aggregate always has a row)
         return ChargeSums(**dict(row))
 

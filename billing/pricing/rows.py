@@ -4,9 +4,9 @@ A rate is a whole number of nano-USD per million (tokens), per unit or per hour;
 over `COST_SCALE` and rounded up once.
 
 A row's standard prices, its tiers and its variants make one sheet of rates for one request. For each class the first
-variant that applies and names it decides, with that variant's own tiers; else the standard price does, with the standard
-tiers. A class that has no price then takes its parent's. A variant with a `factor` multiplies every token rate of the
-sheet; fees by the unit stay.
+variant that applies and names it decides, with that variant's own tiers; else the standard price does, with the
+standard tiers. A class that has no price then takes its parent's. A variant with a `factor` multiplies every token rate
+of the sheet; fees by the unit stay.
 
 A row's id is a digest of what it says as canonical JSON, so that an edited file adds a row and never changes one that
 has priced a debit. Equal rows have equal ids on every gateway and in every release: what only newer rows have is left

@@ -1,5 +1,5 @@
-"""All price rows, found by provider, model and day; and trying a price: which row a name means, and what a usage costs by
-it, line by line. Pure.
+"""All price rows, found by provider, model and day; and trying a price: which row a name means, and what a usage costs
+by it, line by line. Pure.
 
 TrialRefused         the counts can't be a usage
 +-- NoSuchPrice      no row is meant by the name, or more than one

@@ -1,5 +1,5 @@
-"""Lines of providers' bills: read from what their APIs of usage and costs answer and from an invoice as CSV, and compared
-with what the ledger says of the same days and models. Pure.
+"""Lines of providers' bills: read from what their APIs of usage and costs answer and from an invoice as CSV, and
+compared with what the ledger says of the same days and models. Pure.
 
 Sources, as of November 2026:
 
@@ -58,10 +58,6 @@ class BillRefused(BillError):
     """A query that can't be answered, or a file that is no bill; `field` names the wrong field."""
 
     kind = "invalid"
-
-    def __init__(self, message: str, field: str | None = None) -> None:
-        super().__init__(message)
-        self.field = field
 
 
 class BillUnavailable(BillError):

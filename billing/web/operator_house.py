@@ -103,7 +103,10 @@ async def home(visit: Visit) -> View:
     troubles = services.troubles()
     span = f"since={since.date()}&until={until.date()}"
     days = f"/operator/margin?by=day&{span}"
-    queue = 0 if services.payments is None else await services.payments.orders.parked_count()
+    queue = 0
+    if services.payments is not None:
+        await services.payments.orders.refresh_stats()
+        queue = services.payments.orders.waiting
     exports = (await list_exports(visit.call)).data
     drifts: int | str = "not looked at" if job is None or job.drifts is UNSET else len(job.drifts)
     figures = (

@@ -10,9 +10,9 @@ from __future__ import annotations
 import logging
 import secrets
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
-from typing import TYPE_CHECKING, Any, Final, Literal, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, Final, Literal, TypeVar
 
 import msgspec
 
@@ -68,23 +68,19 @@ When = Literal["now", "period_end"]
 Catalogue = Callable[[], Mapping[str, int]]
 
 
+@dataclass
 class LocalProvider:
-    """The local provider. `base_url` is where its pages are found, without a slash at its end; `take` is what an event
-    is delivered to, and raises where it has to be delivered again."""
+    """The local provider. `base_url` is where its pages are found, without a slash at its end; `receiver` is what
+    an event is delivered to, and raises where it has to be delivered again."""
 
-    name: Final[Literal["local"]] = "local"
-    livemode: Final = False
+    name: ClassVar[Literal["local"]] = "local"
+    livemode: ClassVar[bool] = False
 
-    def __init__(
-        self,
-        store: LocalStore,
-        base_url: str,
-        deployment: str,
-        catalogue: Catalogue,
-        take: Callable[[Event], Awaitable[None]] | None = None,
-    ) -> None:
-        self.store, self.deployment, self.catalogue, self.take = store, deployment, catalogue, take
-        self._base_url = base_url
+    store: LocalStore
+    base_url: str
+    deployment: str
+    catalogue: Catalogue
+    receiver: Callable[[Event], Awaitable[object]] | None = None
 
     def new_id(self, kind: ObjectKind) -> str:
         """Return an id for a new object."""
@@ -230,10 +226,10 @@ class LocalProvider:
     async def deliver(self, events: list[Event]) -> None:
         """Deliver events; one that is not taken waits for `run_once`."""
         for event in events:
-            if self.take is None:
+            if self.receiver is None:
                 return
             try:
-                await self.take(event)
+                await self.receiver(event)
                 await self.store.delivered(event.id)
             except MetergateError as error:
                 logger.warning("an event of the local payment provider waits: %s: %s", event.type, error)
@@ -300,7 +296,7 @@ class LocalProvider:
     async def _page(self, change: Change, kind: str, object_id: str, urls: ReturnUrls, ends_at: datetime) -> HostedPage:
         secret = secrets.token_urlsafe(32)
         await self.store.open_page(change.connection, secret, kind, object_id, urls, ends_at)
-        return HostedPage(object_id, f"{self._base_url}/pay/{secret}", ends_at)
+        return HostedPage(object_id, f"{self.base_url}/pay/{secret}", ends_at)
 
     async def _once(self, key: str, asked: Any, answer: type[T], make: Callable[[Change], Awaitable[T]]) -> T:
         made, events = await self.store.once(key, msgspec.to_builtins(asked), answer, make)
@@ -391,8 +387,8 @@ class LocalProvider:
             return change.events
 
     async def change_plan_in(self, change: Change, subscription_id: str, price_id: str, when: When) -> Subscription:
-        """Change a subscription's price: now, with what is left of the month given back and the rest of it charged at once;
-        or from the next period on. Raises `PaymentRefused` where the card does not pay the difference."""
+        """Change a subscription's price: now, with what is left of the month given back and the rest of it charged at
+        once; or from the next period on. Raises `PaymentRefused` where the card does not pay the difference."""
         found = await self._locked(change, subscription_id)
         try:
             new_cents = self.price_of(price_id)

@@ -102,11 +102,13 @@ class Change:
     events: list[Event] = field(default_factory=list)
 
 
+@dataclass
 class LocalStore:
     """Reads and writes the local provider's rows. Methods raise `DatabaseError`."""
 
-    def __init__(self, database: Database, now: Callable[[], datetime], new_id: Callable[[], str]) -> None:
-        self.database, self.now, self.new_id = database, now, new_id
+    database: Database
+    now: Callable[[], datetime]
+    new_id: Callable[[], str]
 
     async def read(self, connection: Connection, ref: ObjectRef, *, lock: bool = False) -> Any | None:
         """Return an object as it is kept; with `lock` for the rest of the connection's transaction."""

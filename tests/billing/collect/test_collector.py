@@ -41,7 +41,7 @@ def collector_of(room: Room, sources: list[Source], database: Any = None) -> Col
     asked = database or room.billing.database
     exporters = Exporters(connections=20, answer_bytes=20_000, limit=100)
     if database is not None:
-        room.facts._database = room.subjects._database = room.debits._database = database
+        room.facts._database = room.subjects.database = room.debits.database = database
     parts = Parts(exporters, room.facts, room.subjects, room.debits)
     return Collector(asked, sources, parts, RULES, lambda: NOW)
 
@@ -205,7 +205,7 @@ async def test_runs_of_two_gateways_charge_an_account_as_one(billing: Billing) -
     await one.write([Sample("n1", NOW - timedelta(hours=3), "two-b", "", 7, 0)])
     assert await one.debits._fold() == 1
     slow = Slow(billing.database, queries("billing.collect")("write_charges"))
-    one.debits._database = slow
+    one.debits.database = slow
     first = asyncio.create_task(one.debits._charged([*accounts.values()], NOW))  # the other has taken what is due of a
     await slow.reached.wait()
     for ago, up in ((2, 60), (1, 100)):

@@ -40,7 +40,7 @@ async def test_a_paid_order_is_credited_once_however_many_say_so(payments: Payme
     assert await payments.balance(account.id) == ORDER_NANO
     credited = await payments.orders.get(order.id)
     assert (credited.status, credited.payment_id) == ("credited", "pi_1")
-    assert payments.told == [(account.id, "payment.succeeded")]
+    assert await payments.notices() == [(account.id, "payment.succeeded")]
     assert payments.billing.change_notifier.told.count(("balance", account.id)) == 1
 
 
@@ -93,7 +93,11 @@ async def test_refunds_and_disputes_move_their_own_money_and_suspend_the_account
     assert (await billing.accounts.get(account.id)).status == "active"
     after = await payments.orders.get(order.id)
     assert (after.status, after.refunded_cents, after.disputed_cents) == ("credited", 0, 0)
-    assert [kind for _, kind in payments.told] == ["payment.succeeded", "payment.refunded", "payment.disputed"]
+    assert [kind for _, kind in await payments.notices()] == [
+        "payment.succeeded",
+        "payment.refunded",
+        "payment.disputed",
+    ]
 
     refunded = Refund("re_2", "pi_1", "succeeded", 2000, "usd", NOW)
     await payments.see(replace(payment_of(order), disputes=(won,), refunds=(refunded,)))
@@ -107,7 +111,8 @@ async def test_what_cannot_be_credited_is_parked_and_what_is_not_ours_ignored(pa
     await payments.see(payment_of(order, id="pi_other", deployment="elsewhere"))
     await payments.see(payment_of(order, id="pi_live", livemode=True))
     await payments.see(payment_of(order, id="pi_link", deployment=None))
-    assert await payments.orders.parked_count() == 0
+    await payments.orders.refresh_stats()
+    assert payments.orders.waiting == 0
 
     await payments.see(payment_of(order, id="pi_less", amount_cents=1500))
     assert (await payments.orders.get(order.id)).status == "parked"

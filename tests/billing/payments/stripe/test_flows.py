@@ -95,7 +95,7 @@ async def test_any_order_and_repetition_of_events_ends_the_same(
     moved = await payments.transfers(account.id)
     assert sum(moved.values()) == (2 * 2500 - 500) * NANO_PER_CENT
     assert moved[f"stripe:pi:{paid}"] == 2500 * NANO_PER_CENT
-    await gateways[0].look()
+    await gateways[0].refresh_stats()
     assert (gateways[0].waiting, gateways[0].parked) == (0, 0)
 
 
@@ -148,7 +148,7 @@ async def test_event_that_fails_is_tried_again_given_up_and_replayed(
     assert parked.error is not None
     assert "Stripe failed" in parked.error
     assert "parked" in caplog.text
-    await events.look()
+    await events.refresh_stats()
     assert (events.waiting, events.parked) == (0, 1)
     assert (await payments.orders.get(purchase.order_id)).status == "open"
 
