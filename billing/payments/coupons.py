@@ -17,7 +17,7 @@ import re
 import secrets
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, Protocol
 
 from billing import audit
 from billing.accounts.grants import PROMOTIONS, Entry, GrantResult
@@ -33,7 +33,6 @@ if TYPE_CHECKING:
 
     from billing.accounts.grants import Grants
     from billing.change_notifier import ChangeNotifier
-    from billing.identity.codes import Codes
 
 ID_PREFIX: Final = "cpn_"
 # Of the idempotency keys of these grants: `COUPON:ACCOUNT`.
@@ -72,6 +71,16 @@ class CouponUsed(CouponError):
     """The account has redeemed the coupon; or another coupon has the code."""
 
     kind, field = "conflict", "code"
+
+
+class Tries(Protocol):
+    """Counts wrong codes (`identity.codes.Codes`)."""
+
+    async def take_try(self, subject: str, instead: str, most: int | None = None) -> None: ...
+
+    async def undo_try(self, subject: str, most: int) -> None: ...
+
+    async def forgive(self, subject: str) -> None: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,7 +145,7 @@ class Coupons:
     database: Database
     grants: Grants
     effects: ChangeNotifier
-    tries: Codes
+    tries: Tries
     new_id: Callable[[], str]
     now: Callable[[], datetime]
     choice: Callable[[str], str] = secrets.choice
