@@ -103,7 +103,12 @@ class Features:
             plan, period = await self._standing(connection, account_id)
             claim = (account_id, event_id, feature, units, period.start)
             if await connection.fetchval(_query("features_claim"), *claim) is None:
-                return await self._known(connection, account_id, feature, units, event_id, plan, period)
+                known = await connection.fetchrow(_query("features_known"), account_id, event_id)
+                if known is None or (known["feature"], known["units"]) != (feature, units):
+                    raise EventConflict(
+                        "This event_id was used for another feature or number of units: take a new one."
+                    )
+                return Use(_state(plan, feature, known["used"], period, allowed=True), replayed=True)
             limit = _limit(plan, feature)
             used = None
             if limit is None or limit >= units:
@@ -116,14 +121,6 @@ class Features:
             rows = await connection.fetch(_query("features_used"), account_id, period.start)
         before = next((row["used"] for row in rows if row["feature"] == feature), 0)
         return Use(_state(plan, feature, before, period, allowed=False))
-
-    async def _known(
-        self, connection: Connection, account_id: str, feature: str, units: int, event_id: str, plan: Plan, now: Period
-    ) -> Use:
-        row = await connection.fetchrow(_query("features_known"), account_id, event_id)
-        if row is None or (row["feature"], row["units"]) != (feature, units):
-            raise EventConflict("This event_id was used for another feature or number of units: take a new one.")
-        return Use(_state(plan, feature, row["used"], now, allowed=True), replayed=True)
 
     async def _standing(self, connection: Connection, account_id: str) -> tuple[Plan, Period]:
         row = await connection.fetchrow(_query("features_account"), account_id)
