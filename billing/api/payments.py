@@ -179,7 +179,7 @@ async def list_charges(call: Call, query: ChargesQuery) -> Listing[ChargeShape]:
 @serves(PaymentOperations.parked)
 async def list_parked(call: Call, query: ParkedQuery) -> Listing[ParkedShape]:
     """List money that came in and could not be credited, newest first."""
-    page = await payments_of(call).orders.parked(*page_asked(query), state=query.state)
+    page = await payments_of(call).orders.dead_letters(*page_asked(query), state=query.state)
     return listing(page, ParkedShape.of_parked)
 
 

@@ -206,7 +206,7 @@ class Collector:
         granted = await self.subjects.settle()
         rated = await self._debits.round(self._now())
         for account_id in granted - rated.accounts:
-            await self._debits.told([account_id])
+            await self._debits.publish([account_id])
         return rated
 
     async def _forget(self) -> None:
@@ -225,7 +225,7 @@ class Collector:
         except DatabaseError as error:
             logger.info("a run of collection is not kept: %s", error)
 
-    async def look(self) -> None:
+    async def refresh(self) -> None:
         """Read what the last run of any gateway came to, and how far the sources are read. Raises `DatabaseError`."""
         (newest, *_) = [*(await self.runs(1)).items, None]
         if newest is not None and (self.last is None or newest.finished_at >= self.last.finished_at):

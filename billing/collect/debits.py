@@ -183,7 +183,7 @@ class TrafficDebits:
             folded += moved
         return folded
 
-    async def told(self, accounts: Collection[str]) -> None:
+    async def publish(self, accounts: Collection[str]) -> None:
         """Let Redis know of accounts whose balances have changed otherwise."""
         await self.tell(accounts)
 

@@ -72,7 +72,7 @@ class Standing:
 
 
 @dataclass(frozen=True, slots=True)
-class Parked:
+class DeadLetter:
     """An item that the other side does not take: an event by its request id, or a sum of an hour."""
 
     id: int
@@ -160,7 +160,7 @@ class Cursor:
         """Note a failure."""
         await self._database.execute(_query("failed"), self.name, pause_s, error[:MOST_ERROR])
 
-    async def park(self, connection: Connection, event: ExportEvent, reason: str) -> None:
+    async def keep_dead_letter(self, connection: Connection, event: ExportEvent, reason: str) -> None:
         """List an event as parked, in the caller's transaction."""
         given = (event.request_id, event.admitted_at, event.account_id, reason[:MOST_ERROR])
         await connection.execute(_query("park"), self.name, *given)
@@ -190,13 +190,15 @@ class Exports:
         """Return how each export is that there ever was."""
         return [Standing(**row) for row in await self.database.rows(_query("standing"), None)]
 
-    async def parked(self, limit: int, after: str | None = None, *, export: str | None = None) -> Page[Parked]:
+    async def dead_letters(
+        self, limit: int, after: str | None = None, *, export: str | None = None
+    ) -> Page[DeadLetter]:
         """Return what is parked, newest first; `after` is the id that ended the page before. Raises `BadCursor`."""
         if after is not None and not (after.isascii() and after.isdigit() and len(after) < 19):
             raise BadCursor("This cursor is not one that this list has given.")
         before = None if after is None else int(after)
         rows = await self.database.rows(_query("parked"), export, before, limit + 1)
-        return page_of([Parked(**row) for row in rows], limit, lambda item: str(item.id))
+        return page_of([DeadLetter(**row) for row in rows], limit, lambda item: str(item.id))
 
     async def again(self, export: str, item: str | None, actor: Actor) -> int:
         """Have a parked item tried again, or all of an export's; return how many. Raises `ExportNotFound`."""
@@ -210,7 +212,7 @@ class Exports:
 
 EVERY_S: Final = 1.0
 STANDING_EVERY_S: Final = 5.0
-# How often a gateway sees how an export stands that another one goes on with: each of them tells its health.
+# How often a gateway refreshes the standing of an export that another one continues: each reports its health.
 OTHERS_EVERY_S: Final = 30.0
 UNPARK: Final = queries("billing.exports")("unpark")
 
@@ -317,7 +319,7 @@ class ExportWorker:
                 logger.log(level, "export %s waits %.0f s: %s", export.sink.name, pause_s, failed)
                 await export.cursor.failed(pause_s, str(failed))
         if not more or asyncio.get_running_loop().time() - export.standing_at >= STANDING_EVERY_S:
-            await self._look(export)
+            await self._refresh_standing(export)
         return more
 
     async def _go_on(self, export: Export, position: Position) -> bool:
@@ -346,7 +348,7 @@ class ExportWorker:
             await export.sink.accepted(connection, taken)
             for event in events:
                 if event.request_id in refused:
-                    await export.cursor.park(connection, event, refused[event.request_id])
+                    await export.cursor.keep_dead_letter(connection, event, refused[event.request_id])
         if refused:
             logger.warning("export %s: %d events are parked", export.sink.name, len(refused))
 
@@ -361,10 +363,10 @@ class ExportWorker:
             await connection.execute(UNPARK, export.sink.name, taken)
             for event in events:
                 if event.request_id in refused:
-                    await export.cursor.park(connection, event, refused[event.request_id])
+                    await export.cursor.keep_dead_letter(connection, event, refused[event.request_id])
 
-    async def _look(self, export: Export) -> None:
-        """See how an export stands, and raise an alarm where its oldest event waits for too long."""
+    async def _refresh_standing(self, export: Export) -> None:
+        """Refresh how an export stands, and raise an alarm where its oldest event waits for too long."""
         await self._see(export)
         now_s, trouble = export.standing_at, self._trouble(export)
         if trouble is None:

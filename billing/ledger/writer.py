@@ -42,20 +42,20 @@ from billing.ledger.debits import Debit, Outcome, encode_debit
 logger = logging.getLogger(__name__)
 _sql = queries("billing.ledger")
 
-SET_ASIDE: Final = _sql("set_aside")
-SET_ASIDE_OTHER: Final = "SELECT true FROM debits_set_aside WHERE request_id = $1 AND debit <> $2"
+KEEP_DEAD_LETTER: Final = _sql("set_aside")
+OTHER_DEAD_LETTER: Final = "SELECT true FROM debits_set_aside WHERE request_id = $1 AND debit <> $2"
 REASON_CHARACTERS: Final = 1000
 DIGEST_CHARACTERS: Final = 8  # of the SHA-256 that tells two entries under one request id apart
 
 
-async def set_debit_aside(database: Database, debit: Debit, error: DatabaseRefused) -> None:
+async def keep_refused_debit(database: Database, debit: Debit, error: DatabaseRefused) -> None:
     """Keep a debit that Postgres refuses. Doing it twice is harmless. Raises `DatabaseError`."""
     reason = await why_refused(database, debit, error)
     try:
         payload = encode_debit(debit)
     except (ValueError, OverflowError, TypeError):  # kept for people to read
         payload = json.dumps(msgspec.structs.astuple(debit), default=repr).encode()
-    await set_aside(database, debit.request_id, "debit", payload, reason)
+    await keep_dead_letter(database, debit.request_id, "debit", payload, reason)
 
 
 async def why_refused(database: Database, debit: Debit, error: DatabaseRefused) -> str:
@@ -68,17 +68,17 @@ async def why_refused(database: Database, debit: Debit, error: DatabaseRefused) 
     return _storable(str(error))[:REASON_CHARACTERS]
 
 
-async def set_aside(
+async def keep_dead_letter(
     database: Database, request_id: str, kind: Literal["debit", "entry"], payload: bytes, reason: str
 ) -> None:
     """Keep a refused debit, encoded, or an unreadable journal entry for an operator, with an alarm in the log. Doing it
     twice is harmless. Raises `DatabaseError`."""
     shown = _storable(request_id)
     if kind == "entry":
-        other = await database.value(SET_ASIDE_OTHER, shown, payload)
+        other = await database.value(OTHER_DEAD_LETTER, shown, payload)
         shown = f"{shown}:{hashlib.sha256(payload).hexdigest()[:DIGEST_CHARACTERS]}" if other else shown
     logger.critical("the ledger can't take %s %s; it is set aside: %s", kind, shown, reason)
-    await database.execute(SET_ASIDE, shown, kind, payload, _storable(reason)[:REASON_CHARACTERS])
+    await database.execute(KEEP_DEAD_LETTER, shown, kind, payload, _storable(reason)[:REASON_CHARACTERS])
 
 
 def _storable(text: str) -> str:
@@ -140,8 +140,9 @@ class Written:
 async def write_debits(database: Database, debits: Sequence[Debit]) -> dict[str, Stored]:
     """Write a batch and return the ledger's decision about each request id. Doing it twice is harmless.
 
-    A debit that Postgres refuses for its content is set aside with an alarm in the log and is missing in the result.
-    Raises `DatabaseUnavailable` for every other failure: the fate of the batch is unknown then; write it again.
+    A debit that Postgres refuses for its content is kept as a dead letter with an alarm in the log and is missing in
+    the result. Raises `DatabaseUnavailable` for every other failure: the fate of the batch is unknown then; write it
+    again.
     """
     written = await write_free(database, debits, database.timeout_s)
     if written.left:
@@ -162,7 +163,7 @@ async def write_free(database: Database, debits: Sequence[Debit], wait_s: float 
             written = await _with_months(database, debits, _write_around)
     except DatabaseRefused as error:
         if len(debits) == 1:
-            await set_debit_aside(database, debits[0], error)
+            await keep_refused_debit(database, debits[0], error)
             return Written({})
         half = len(debits) // 2
         first = await write_free(database, debits[:half], wait_s)
@@ -198,8 +199,8 @@ async def _write_patient_group(database: Database, debits: Sequence[Debit], wait
 async def write_or_refuse(
     database: Database, debits: Sequence[Debit], wait_s: float | None = None
 ) -> dict[str, Stored]:
-    """Write a batch whole, as `write_debits` does, but set nothing aside. A month without a partition gets one. Locked
-    rows are waited for as long as a statement may take, or for `wait_s`.
+    """Write a batch whole, as `write_debits` does, but keep no dead letter. A month without a partition gets one.
+    Locked rows are waited for as long as a statement may take, or for `wait_s`.
 
     Raises `DatabaseRefused` where one of them can't be written, `DatabaseUnavailable` as `write_debits`.
     """

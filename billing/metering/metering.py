@@ -1,4 +1,5 @@
-"""What a service calls: checks, debits and usage of any meter and feature; `Desk` is what all have in common.
+"""What a service calls: checks, debits and usage of any meter and feature; `MeteringContext` is what they have in
+common.
 
 A check and a debit are admitted as a request is, by the same script. A check gives its hold back. A debit is written to
 the ledger while it is held, with its event's id, and Redis ends the hold by that correction: a process that is killed
@@ -62,7 +63,7 @@ PrincipalOf = Callable[[Payer, bool], Awaitable["Principal | None"]]
 
 
 @dataclass
-class Desk:
+class MeteringContext:
     """What a debit or hold of a service needs: the account's principal, prices, and room. `principal_of` returns the
     principal of an account, read again if its second argument is true; `prices` returns the table in force; `clock` is
     in Unix seconds."""
@@ -163,17 +164,17 @@ def refuse(principal: Principal, decision: Decision | None, charge: Charge) -> N
 class Metering:
     """Checks, debits and usage."""
 
-    desk: Desk
+    context: MeteringContext
 
     async def check(self, payer: Payer, measure: Measure) -> tuple[int, int]:
         """Return what a hold of this would take, and what there is to spend, in nano-USD, if it is granted now. Raises
         `NotAdmitted`, `Busy`, `UnknownAccount`, and what pricing raises."""
-        desk = self.desk
-        principal = await desk.principal(payer)
-        charge = desk.charge(measure, principal)
-        if not desk.may_pay(principal):
+        context = self.context
+        principal = await context.principal(payer)
+        charge = context.charge(measure, principal)
+        if not context.may_pay(principal):
             refuse(principal, None, charge)
-        debit = charge.debit(desk.new_id(), principal, DEBITS, None, int(desk.clock() * 1000))
+        debit = charge.debit(context.new_id(), principal, DEBITS, None, int(context.clock() * 1000))
         async with self._opened(payer, principal, charge, debit) as decision:
             if isinstance(decision, Hold):
                 return charge.charged_nano, decision.available_nano + charge.charged_nano
@@ -181,28 +182,28 @@ class Metering:
 
     async def debit(self, payer: Payer, event_id: str, measure: Measure) -> Recorded:
         """Charge an account now, if it has room for it. Raises as `check`, and `EventConflict`, `EventRefused`."""
-        desk = self.desk
-        principal = await desk.principal(payer, usable=False)
+        context = self.context
+        principal = await context.principal(payer, usable=False)
         claim = Claim(payer.account_id, event_id, digest_of("debit", measure, *payer.key), "")
         try:
-            charge = desk.charge(measure, principal)
+            charge = context.charge(measure, principal)
         except (BadMeasure, MeterNotPriced) as error:
-            return await desk.recorded(claim, error)
-        if not principal.usable_key(desk.clock()):
-            return await desk.recorded(claim, unknown(payer))
-        if not desk.may_pay(principal):
-            return await desk.known(claim, principal, None, charge)
-        debit = charge.debit(desk.new_id(), principal, DEBITS, event_id, int(desk.clock() * 1000))
+            return await context.recorded(claim, error)
+        if not principal.usable_key(context.clock()):
+            return await context.recorded(claim, unknown(payer))
+        if not context.may_pay(principal):
+            return await context.known(claim, principal, None, charge)
+        debit = charge.debit(context.new_id(), principal, DEBITS, event_id, int(context.clock() * 1000))
         async with self._opened(payer, principal, charge, debit) as decision:
             if isinstance(decision, Hold):
                 debit = msgspec.structs.replace(debit, admitted_at_ms=decision.admitted_at_ms)
                 return await self._written(decision, replace(claim, answer=self._answer(debit, measure)), debit)
-        return await desk.known(claim, principal, decision, charge)
+        return await context.known(claim, principal, decision, charge)
 
     async def _written(self, hold: Hold, claim: Claim, debit: Debit) -> Recorded:
         """Write a debit that is held, whether or not anybody waits for it. Its hold ends with it, or is given back
         where the event was known, or could not be written."""
-        written, holds = self.desk.writer.write(claim, debit), self.desk.holds
+        written, holds = self.context.writer.write(claim, debit), self.context.holds
 
         async def end() -> None:
             await asyncio.wait([written])
@@ -215,21 +216,23 @@ class Metering:
     async def record(self, payer: Payer, event_id: str, measure: Measure, at: datetime | None) -> Recorded:
         """Charge an account for what it has used, whatever its balance, in the windows of that time. Raises as `debit`
         but for `NotAdmitted`, and `BadMeasure` for a time out of bounds."""
-        desk = self.desk
-        principal = await desk.principal(payer, usable=False)
-        now_s = desk.clock()
+        context = self.context
+        principal = await context.principal(payer, usable=False)
+        now_s = context.clock()
         at_s = now_s if at is None else at.timestamp()
         digest = digest_of("usage", measure, None if at is None else int(at_s * 1000), *payer.key)
         claim = Claim(payer.account_id, event_id, digest, "")
         if not now_s - MOST_BACK_S <= at_s <= now_s + MOST_AHEAD_S:
-            return await desk.recorded(claim, BadMeasure("time is at most 35 days back and 5 minutes ahead.", "time"))
+            return await context.recorded(
+                claim, BadMeasure("time is at most 35 days back and 5 minutes ahead.", "time")
+            )
         at_s = min(at_s, now_s)
         try:
-            charge = desk.charge(measure, principal, at_s)
+            charge = context.charge(measure, principal, at_s)
         except (BadMeasure, MeterNotPriced) as error:
-            return await desk.recorded(claim, error)
-        debit = charge.debit(desk.new_id(), principal, USAGE, event_id, int(at_s * 1000))
-        return await asyncio.shield(desk.writer.write(replace(claim, answer=self._answer(debit, measure)), debit))
+            return await context.recorded(claim, error)
+        debit = charge.debit(context.new_id(), principal, USAGE, event_id, int(at_s * 1000))
+        return await asyncio.shield(context.writer.write(replace(claim, answer=self._answer(debit, measure)), debit))
 
     def _opened(self, payer: Payer, principal: Principal, charge: Charge, debit: Debit) -> Opening:
         measure = charge.measure
@@ -237,7 +240,7 @@ class Metering:
         nothing = Charge(measure, Usage(), 0, 0).debit(
             debit.request_id, principal, DEBITS, debit.client_request_id, debit.admitted_at_ms
         )
-        return self.desk.holds.open(self.desk.request(payer, principal, charge, nothing))
+        return self.context.holds.open(self.context.request(payer, principal, charge, nothing))
 
     def _answer(self, debit: Debit, measure: Measure) -> str:
         fields = {
@@ -249,5 +252,5 @@ class Metering:
             "price_id": None if debit.price_id == NAMED else debit.price_id,
             "created_at": rfc3339(datetime.fromtimestamp(debit.admitted_at_ms / 1000, UTC)),
         }
-        shape = DebitShape.of_debit(fields, debit.charged_nano, self.desk.settings.credits_per_usd)
+        shape = DebitShape.of_debit(fields, debit.charged_nano, self.context.settings.credits_per_usd)
         return msgspec.json.encode(shape).decode()

@@ -44,7 +44,7 @@ if TYPE_CHECKING:
 
     from billing.holds.lasting import LastingHolds
     from billing.ledger.debits import Debit
-    from billing.metering.metering import Desk
+    from billing.metering.metering import MeteringContext
     from billing.principals import Principal
 
 _sql = queries("billing.metering")
@@ -65,7 +65,7 @@ class UnknownHold(MetergateError):
 class ServiceHolds:
     """Holds of services. `partition_of` gives the partition of an account."""
 
-    desk: Desk
+    context: MeteringContext
     database: Database
     lasting: LastingHolds
     partition_of: Callable[[str], int]
@@ -73,35 +73,35 @@ class ServiceHolds:
     async def hold(self, payer: Payer, event_id: str, measure: Measure, expires_in_s: int | None) -> Recorded:
         """Hold what something may cost, until it is settled or given back, or its time is over. Raises as
         `Metering.debit`, and `BadMeasure` for a time out of bounds."""
-        desk, settings = self.desk, self.desk.settings
+        context, settings = self.context, self.context.settings
         lasts_s = min(settings.service_hold_s, settings.service_hold_max_s) if expires_in_s is None else expires_in_s
         if not 0 < lasts_s <= settings.service_hold_max_s:
             raise BadMeasure(f"expires_in_s is 1 to {settings.service_hold_max_s}.", "expires_in_s")
-        principal = await desk.principal(payer)
+        principal = await context.principal(payer)
         claim = Claim(payer.account_id, event_id, digest_of("hold", measure, expires_in_s), "")
         try:
-            charge = desk.charge(measure, principal)
+            charge = context.charge(measure, principal)
         except (BadMeasure, MeterNotPriced) as error:
-            return await desk.recorded(claim, error)
+            return await context.recorded(claim, error)
         if (full := self._full(payer.account_id)) is not None:
-            if (known := await desk.writer.find(claim)) is not None:
+            if (known := await context.writer.find(claim)) is not None:
                 return known
             raise Busy(full)
-        if not desk.may_pay(principal):
-            return await desk.known(claim, principal, None, charge)
-        debit = charge.debit(desk.new_id(), principal, HOLDS, event_id, int(desk.clock() * 1000))
-        async with desk.holds.open_lasting(desk.request(payer, principal, charge, debit)) as decision:
+        if not context.may_pay(principal):
+            return await context.known(claim, principal, None, charge)
+        debit = charge.debit(context.new_id(), principal, HOLDS, event_id, int(context.clock() * 1000))
+        async with context.holds.open_lasting(context.request(payer, principal, charge, debit)) as decision:
             if isinstance(decision, Hold):
                 debit = msgspec.structs.replace(debit, admitted_at_ms=decision.admitted_at_ms)
                 made: asyncio.Future[Recorded] = asyncio.get_running_loop().create_future()
-                desk.writer.expect(claim, made)
-                desk.holds.hand_over(decision, self._keep(decision, payer, claim, debit, lasts_s, made))
+                context.writer.expect(claim, made)
+                context.holds.hand_over(decision, self._keep(decision, payer, claim, debit, lasts_s, made))
                 return await asyncio.shield(made)
-        return await desk.known(claim, principal, decision, charge)
+        return await context.known(claim, principal, decision, charge)
 
     def _full(self, account_id: str) -> str | None:
         """Return why no further hold of this account can be open; None where it can."""
-        settings, open_of = self.desk.settings, self.lasting.open_of
+        settings, open_of = self.context.settings, self.lasting.open_of
         if open_of[account_id] >= settings.service_holds_per_account:
             most = settings.service_holds_per_account
             return f"This account has {most} holds of services: settle or void some, and try again."
@@ -114,7 +114,7 @@ class ServiceHolds:
     ) -> None:
         """Write the row of a hold, which is given back where its event was known. Where it is not known whether the
         row is there it is taken for there: the entry of one that is not is tidied away."""
-        desk, now = self.desk, datetime.fromtimestamp(self.desk.clock(), UTC)
+        context, now = self.context, datetime.fromtimestamp(self.context.clock(), UTC)
         expires = now + timedelta(seconds=lasts_s)
         fields = _hold_fields(debit, claim.event_id, "held", now, expires)
         answer = msgspec.json.encode(HoldShape.of_hold(fields, debit.charged_nano)).decode()
@@ -123,44 +123,44 @@ class ServiceHolds:
             partition = self.partition_of(payer.account_id)
             row = await self.database.row(CREATE, *values, partition, encode_debit(debit), lasts_s)
             if row is not None:
-                desk.holds.kept(hold)
+                context.holds.kept(hold)
                 self.lasting.open_of[payer.account_id] += 1
                 _give(made, Recorded(answer))
             else:
-                _give(made, await desk.writer.known(claim) or Busy("Send this again, with the same event_id."))
+                _give(made, await context.writer.known(claim) or Busy("Send this again, with the same event_id."))
         except EventConflict as error:
             _give(made, error)
         except DatabaseError:
             if hold.is_open:
-                desk.holds.kept(hold)
+                context.holds.kept(hold)
             _give(made, Busy("The ledger is away: send this again, with the same event_id."))
 
     async def settle(self, hold_id: str, event_id: str | None, used: dict[str, Any]) -> Recorded:
         """Turn a hold into a debit of what was used, also where its time is over. `used` are fields of `Measure`, of
         what the hold is for. Raises `UnknownHold`, `EventConflict`, `EventRefused`, `Busy`, and what pricing raises."""
-        desk, row = self.desk, await self._row(hold_id)
+        context, row = self.context, await self._row(hold_id)
         held = decode_debit(row["payload"])
         measure = _used(measure_of(held), used)
         digest = digest_of("settle", measure, hold_id)
         claim = Claim(row["account_id"], event_id or _end_of(hold_id), digest, "", hold_id)
         if row["state"] in ("settled", "voided"):
             return settled_before(claim, row)
-        principal = await desk.principal(Payer(row["service"], row["account_id"]))
+        principal = await context.principal(Payer(row["service"], row["account_id"]))
         charge = await self._charge(held, measure, principal)
         debit = charge.debit(hold_id, principal, HOLDS, row["event_id"], held.admitted_at_ms)
         fields = _hold_fields(held, row["event_id"], "settled", row["created_at"], row["expires_at"])
-        ended_at = rfc3339(datetime.fromtimestamp(desk.clock(), UTC))
+        ended_at = rfc3339(datetime.fromtimestamp(context.clock(), UTC))
         shape = HoldShape.of_hold(fields, held.charged_nano, charge.charged_nano, ended_at)
         claim = replace(claim, answer=msgspec.json.encode(shape).decode())
-        return await asyncio.shield(desk.writer.write(claim, debit))
+        return await asyncio.shield(context.writer.write(claim, debit))
 
     async def _charge(self, held: Debit, measure: Measure, principal: Principal) -> Charge:
         """Return what a settlement charges: counts by the price that the hold was made at, whatever the table has by
-        now. Raises as `Desk.charge`."""
+        now. Raises as `MeteringContext.charge`."""
         is_priced = measure.amount_nano is None and held.price_id != NAMED
         said = await self.database.value(PRICE, held.price_id) if is_priced else None
         if said is None:
-            return self.desk.charge(measure, principal, held.admitted_at_ms / 1000)
+            return self.context.charge(measure, principal, held.admitted_at_ms / 1000)
         return charge_by(from_canonical_json(said), held.price_id, measure, held.markup_scaled)
 
     async def void(self, hold_id: str, event_id: str | None) -> tuple[HoldShape, bool]:

@@ -52,7 +52,7 @@ class Move:
 MoveKey = tuple[str, str]
 
 
-def parking_reason(order: Order | None, payment: Payment) -> str | None:
+def refusal_reason(order: Order | None, payment: Payment) -> str | None:
     """Return why a paid payment can't be credited to its order; None: it can."""
     if order is None:
         return "no order of ours has this id"

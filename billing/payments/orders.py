@@ -52,7 +52,7 @@ logger = logging.getLogger(__name__)
 _query = queries("billing.payments")
 
 ID_PREFIX: Final = "ord_"
-PARKED_PREFIX: Final = "prk_"
+DEAD_LETTER_PREFIX: Final = "prk_"
 
 # Of the idempotency keys of transfers: the money's own ids, which are no account's.
 SCOPE: Final = "payments"
@@ -135,7 +135,7 @@ class NewOrder:
 
 
 @dataclass(frozen=True, slots=True)
-class Parked:
+class DeadLetter:
     """Money that came in and was not credited: it waits (`parked`), or an operator has decided."""
 
     id: str
@@ -241,10 +241,10 @@ class Orders:
                 await self.database.execute(_query("orders_unopened"), row["id"])
         return [ObjectRef("checkout", row["checkout_id"]) for row in rows if row["checkout_id"] is not None]
 
-    async def parked(self, limit: int, after: str | None = None, *, state: str = "parked") -> Page[Parked]:
+    async def dead_letters(self, limit: int, after: str | None = None, *, state: str = "parked") -> Page[DeadLetter]:
         """Return what waits for an operator, or was decided, newest first."""
         rows = await self.database.rows(_query("parked_page"), after or BEFORE_ALL, state, limit + 1)
-        return page_of([parked_of(row) for row in rows], limit, lambda parked: parked.id)
+        return page_of([dead_letter_of(row) for row in rows], limit, lambda parked: parked.id)
 
     async def invoices(self, account_id: str, limit: int, after: str | None = None) -> Page[Invoice]:
         """Return an account's invoices as they were last seen, newest first; `after` is the id that ended the page
@@ -282,9 +282,9 @@ def order_of(row: Row) -> Order:
     return Order(**fields | {"urls": None if urls is None else ReturnUrls(**urls)})
 
 
-def parked_of(row: Row) -> Parked:
+def dead_letter_of(row: Row) -> DeadLetter:
     """Return a parked payment from its row."""
-    return Parked(**dict(row))
+    return DeadLetter(**dict(row))
 
 
 def found_order(row: Row | None, order_id: str) -> Order:
@@ -376,7 +376,7 @@ class PaymentAdmin:
 
     async def credit(
         self, parked_id: str, account_id: str | None, note: str, *, actor: audit.Actor = audit.ADMIN
-    ) -> Parked:
+    ) -> DeadLetter:
         """Give what waits to its account, or to this one where it has none, by the amount that came."""
         async with self.database.transaction() as connection:
             parked = await self._waiting(connection, parked_id)
@@ -400,7 +400,7 @@ class PaymentAdmin:
         await self.refresh(ObjectRef("payment", parked.object_id))
         return ended
 
-    async def dismiss(self, parked_id: str, note: str, *, actor: audit.Actor = audit.ADMIN) -> Parked:
+    async def dismiss(self, parked_id: str, note: str, *, actor: audit.Actor = audit.ADMIN) -> DeadLetter:
         """Decide that what waits is not credited, with the reason."""
         async with self.database.transaction() as connection:
             parked = await self._waiting(connection, parked_id)
@@ -411,7 +411,7 @@ class PaymentAdmin:
         await self.refresh(ObjectRef("payment", parked.object_id))
         return ended
 
-    async def _waiting(self, connection: Connection, parked_id: str) -> Parked:
+    async def _waiting(self, connection: Connection, parked_id: str) -> DeadLetter:
         """Return what waits, by its own id or its order's; both are locked, the order first, as payments do."""
         order_id = await connection.fetchval(_query("parked_order"), parked_id)
         if order_id is not None:
@@ -419,15 +419,15 @@ class PaymentAdmin:
         row = await connection.fetchrow(_query("parked_lock"), parked_id)
         if row is None:
             raise OrderNotFound(f"Nothing of {parked_id!r} waits: `metergate operator order list --parked` lists it.")
-        parked = parked_of(row)
+        parked = dead_letter_of(row)
         if parked.state != "parked":
             raise OrderConflict(f"This was {parked.state} already.")
         return parked
 
     async def _ended(
-        self, connection: Connection, parked: Parked, state: str, transfer_id: str | None, note: str
-    ) -> Parked:
+        self, connection: Connection, parked: DeadLetter, state: str, transfer_id: str | None, note: str
+    ) -> DeadLetter:
         row = await connection.fetchrow(_query("parked_end"), parked.id, state, transfer_id, note)
         if row is None:
             raise OrderNotFound(f"There is nothing parked with the id {parked.id!r}.")
-        return parked_of(row)
+        return dead_letter_of(row)

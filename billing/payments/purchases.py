@@ -25,8 +25,8 @@ from billing.money import format_cents
 from billing.notices.emit import emit
 from billing.pages import Page, page_of
 from billing.payments.apply import After, Owner, account_of
-from billing.payments.decisions import Moved, is_given_back, is_lost, next_move, parking_reason, status_of, suspensions
-from billing.payments.orders import PARKED_PREFIX, SCOPE, Order, credited, found_order, left_of, order_of
+from billing.payments.decisions import Moved, is_given_back, is_lost, next_move, refusal_reason, status_of, suspensions
+from billing.payments.orders import DEAD_LETTER_PREFIX, SCOPE, Order, credited, found_order, left_of, order_of
 from billing.payments.port import CURRENCY, ObjectRef, Payment, included_scope, money_key
 
 if TYPE_CHECKING:
@@ -63,7 +63,7 @@ class Purchases:
         if now.status == "paid" and order.kind != "plan" and order.credited_at is None and parked is None:
             order, parked = await self._credit(connection, order, now, after)
         elif now.status == "paid" and order.kind != "plan" and order.payment_id != now.id and parked is None:
-            await self._park(connection, order, now, parking_reason(order, now) or "it was paid twice")
+            await self._keep(connection, order, now, refusal_reason(order, now) or "it was paid twice")
         await self._take_back(connection, order.account_id, order, now, after)
         if order.payment_id in (None, now.id):
             await self._settle(connection, order, now, waits=parked == "parked")
@@ -84,7 +84,7 @@ class Purchases:
         customer_id = now.customer_id
         account_id = None if customer_id is None else await account_of(connection, self.provider, customer_id)
         if now.invoice_id is None and now.status == "paid":
-            await self._park(connection, None, now, parking_reason(None, now) or "", account_id)
+            await self._keep(connection, None, now, refusal_reason(None, now) or "", account_id)
             credited_to = await connection.fetchval(_query("parked_credited"), self.provider, now.id)
             account_id = credited_to or account_id
         if account_id is not None:
@@ -97,12 +97,12 @@ class Purchases:
         row = await connection.fetchrow(_query("parked_of_object"), self.provider, "payment", payment.id)
         return None if row is None else str(row["state"])
 
-    async def _park(
+    async def _keep(
         self, connection: Connection, order: Order | None, payment: Payment, reason: str, account_id: str | None = None
     ) -> None:
         await connection.execute(
             _query("parked_add"),
-            PARKED_PREFIX + self.new_id(),
+            DEAD_LETTER_PREFIX + self.new_id(),
             self.provider,
             "payment",
             payment.id,
@@ -117,7 +117,7 @@ class Purchases:
         self, connection: Connection, order: Order, payment: Payment, after: After
     ) -> tuple[Order, str | None]:
         """Credit a paid order with its own amount, or park it; return the order as it is then, and whether it waits."""
-        reason = parking_reason(order, payment)
+        reason = refusal_reason(order, payment)
         account = await connection.fetchrow(_accounts("accounts_lock"), order.account_id)
         if account is not None and account["status"] == "closed":
             reason = reason or "the account is closed"
@@ -127,7 +127,7 @@ class Purchases:
             except GrantError as error:  # raised before anything was written
                 reason = str(error)
         if reason is not None:
-            await self._park(connection, order, payment, reason)
+            await self._keep(connection, order, payment, reason)
             return order, "parked"
         after.balances.add(order.account_id)
         await emit(connection, order.account_id, "payment.succeeded", _notice_data(order))

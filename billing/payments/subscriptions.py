@@ -148,7 +148,7 @@ class Subscriptions:
         if known is None or known[:2] != values[:2]:
             await self._change(connection, account, before, wanted)
         else:  # it will end, or change, or will not any more
-            await emit(connection, account_id, "subscription.changed", _told(wanted) | {"plan": wanted.plan})
+            await emit(connection, account_id, "subscription.changed", _notice_data(wanted) | {"plan": wanted.plan})
         return wanted
 
     async def _change(self, connection: Connection, account: Row, before: Row | None, wanted: InForce) -> None:
@@ -164,7 +164,7 @@ class Subscriptions:
         about = account["id"]
         await audit.record(connection, audit.SYSTEM, "account.subscription", about, *change, account_id=about)
         type_ = {"active": "subscription.changed", "past_due": "subscription.past_due"}.get(wanted.standing)
-        data = _told(wanted) | {"plan": after["plan"], "plan_before": account["plan"]}
+        data = _notice_data(wanted) | {"plan": after["plan"], "plan_before": account["plan"]}
         await emit(connection, about, type_ or "subscription.ended", data)  # type: ignore[arg-type]
 
 
@@ -264,7 +264,7 @@ class Recovery:
         return len(rows)
 
 
-def _told(wanted: InForce) -> dict[str, object]:
+def _notice_data(wanted: InForce) -> dict[str, object]:
     """Return the data of the notice of a plan that has come into force."""
     seen = wanted.subscription
     ends_at = wanted.grace_until or (None if seen is None else seen.ends_at)
@@ -311,7 +311,7 @@ def invoice_handler(provider: str, subscriptions: Subscriptions) -> Handler:
             is_new = True
         if is_new and now.payment_id is not None:  # earlier refunds and disputes take back the credit that it brings
             after.refs.append(ObjectRef("payment", now.payment_id))
-        await _tell(connection, account_id, now)
+        await _notify_of_invoice(connection, account_id, now)
         if now.subscription_id is not None:
             after.refs.append(ObjectRef("subscription", now.subscription_id))
         return Owner(account_id, now.order_id)
@@ -319,7 +319,7 @@ def invoice_handler(provider: str, subscriptions: Subscriptions) -> Handler:
     return apply
 
 
-async def _tell(connection: Connection, account_id: str, invoice: Invoice) -> None:
+async def _notify_of_invoice(connection: Connection, account_id: str, invoice: Invoice) -> None:
     """Tell of a payment that came or failed: once, and of each failed attempt once."""
     data = {
         "invoice_id": invoice.id,

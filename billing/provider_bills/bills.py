@@ -172,14 +172,14 @@ class Bills:
             except BillError as error:
                 logger.warning("the bill of %s was not compared: %s", provider, error)
                 continue
-            await self._told(bill)
+            await self._notify(bill)
 
-    async def look(self) -> None:
+    async def refresh(self) -> None:
         """Read how the last comparisons ended, whichever gateway made them."""
         rows = await self._database.rows(_query("comparisons_read"))
         self._differences = {row["provider"]: int(row["difference_nano"]) for row in rows}
 
-    async def _told(self, bill: Bill) -> None:
+    async def _notify(self, bill: Bill) -> None:
         comparison = bill.comparison
         ours, theirs = comparison.total
         amounts = (ours.amount_nano, theirs.amount_nano, comparison.difference_nano)

@@ -55,9 +55,9 @@ def start_bills(runtime: Runtime, metrics: Metrics) -> None:
 
     async def compare() -> None:
         await bills.round()
-        await bills.look()
+        await bills.refresh()
 
     runtime.start(
         Periodic(name=BILLS, every_s=EVERY_S, round=compare, lease=lease),
-        Periodic(name=f"{BILLS}_look", every_s=LOOK_S, round=bills.look),
+        Periodic(name=f"{BILLS}_look", every_s=LOOK_S, round=bills.refresh),
     )

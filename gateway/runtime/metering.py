@@ -25,7 +25,7 @@ from billing.collect.snapshots import Exporters, Source
 from billing.collect.subjects import SubjectRules, Subjects
 from billing.keys.principals import service_name
 from billing.metering.events import EventWriter
-from billing.metering.metering import Desk, Metering
+from billing.metering.metering import Metering, MeteringContext
 from billing.metering.service_holds import ServiceHolds
 from billing.work import Lease, Periodic
 from gateway.config.secret import revealed
@@ -135,11 +135,11 @@ def start_collecting(runtime: Runtime, metrics: Metrics, new_id: Callable[[], st
 
     async def collect() -> None:
         await collector.run()
-        await collector.look()
+        await collector.refresh()
 
     runtime.start(
         Periodic(name=LEASE, every_s=settings.collect_interval_s, round=collect, lease=lease),
-        Periodic(name=f"{LEASE}_look", every_s=LOOK_S, round=collector.look),
+        Periodic(name=f"{LEASE}_look", every_s=LOOK_S, round=collector.refresh),
     )
 
 
@@ -175,9 +175,9 @@ def make_meters(
         batch_rows=defaults.stores.ledger_batch_rows,
         most=service.service_events_waiting,
     )
-    desk = Desk(engine.holds, writer, _principals(engine.cache), prices, service, new_id, time.time)
-    holds = ServiceHolds(desk, database, engine.lasting, engine.keyspace.partition_of)
-    return Meters(Metering(desk), holds, _refusals(engine, links))
+    context = MeteringContext(engine.holds, writer, _principals(engine.cache), prices, service, new_id, time.time)
+    holds = ServiceHolds(context, database, engine.lasting, engine.keyspace.partition_of)
+    return Meters(Metering(context), holds, _refusals(engine, links))
 
 
 def _principals(cache: PrincipalCache) -> Callable[[Payer, bool], Awaitable[Principal | None]]:

@@ -15,7 +15,6 @@ from gateway.tokens import O200K, OFF_LOOP_CHARACTERS, Tokenizer
 @pytest.fixture(scope="module")
 def tokenizer() -> Iterator[Tokenizer]:
     made = Tokenizer()
-    made.load()
     yield made
     made.close()
 

@@ -159,7 +159,7 @@ class Play:
         assert isinstance(dead, ServiceHolds)
 
         async def keep(hold: Any, *_: object) -> None:
-            dead.desk.holds.kept(hold)
+            dead.context.holds.kept(hold)
             _[-1].set_exception(ConnectionError())  # type: ignore[attr-defined]
 
         dead._keep = keep  # type: ignore[method-assign]

@@ -121,7 +121,7 @@ async def test_what_cannot_be_credited_is_parked_and_what_is_not_ours_ignored(pa
     most = (await payments.orders.create(NewOrder(account.id, "credit", 9_000, "most"))).id
     await payments.billing.grants.grant(account.id, MAX_NANO - 1, "rich")
     await payments.see(payment_of(await payments.orders.get(most), id="pi_most"))
-    parked = (await payments.orders.parked(10)).items
+    parked = (await payments.orders.dead_letters(10)).items
     assert [(each.object_id, each.order_id) for each in parked] == [
         ("pi_most", most),
         ("pi_nobody", None),
@@ -148,5 +148,5 @@ async def test_a_failed_order_can_still_be_paid_and_an_expired_one_too(payments:
     await payments.see(payment_of(order, "failed", id="pi_1"))
     await payments.see(payment_of(order, id="pi_3"))
     assert (await payments.orders.get(order.id)).status == "credited"
-    (twice,) = (await payments.orders.parked(10)).items
+    (twice,) = (await payments.orders.dead_letters(10)).items
     assert (twice.object_id, twice.reason) == ("pi_3", "the order was paid before, by another payment")

@@ -13,7 +13,7 @@ from billing.payments.decisions import (
     Moved,
     is_lost,
     next_move,
-    parking_reason,
+    refusal_reason,
     share_nano,
     status_of,
     suspensions,
@@ -49,12 +49,12 @@ def moves(payment: Payment, moved: dict[tuple[str, str], Moved], balance: int) -
 
 
 def test_only_what_was_asked_for_is_credited() -> None:
-    assert parking_reason(ORDER, PAID) is None
-    assert parking_reason(None, PAID) == "no order of ours has this id"
-    assert parking_reason(ORDER, replace(PAID, currency="eur")) == "it was paid in eur, not in usd"
+    assert refusal_reason(ORDER, PAID) is None
+    assert refusal_reason(None, PAID) == "no order of ours has this id"
+    assert refusal_reason(ORDER, replace(PAID, currency="eur")) == "it was paid in eur, not in usd"
     cut = replace(PAID, amount_cents=1500, total_cents=2000)
-    assert parking_reason(ORDER, cut) == "1500 cents were paid of an order of 2000"
-    twice = parking_reason(CREDITED, replace(PAID, id="pi_2"))
+    assert refusal_reason(ORDER, cut) == "1500 cents were paid of an order of 2000"
+    twice = refusal_reason(CREDITED, replace(PAID, id="pi_2"))
     assert twice == "the order was paid before, by another payment"
 
 

@@ -308,7 +308,7 @@ async def test_abandoned_pages_are_closed_and_a_closed_account_gets_no_credit(bi
     assert (await flows.checkout(asked[3])).url == opened[3].url
     await shop.act(opened[3].url, "approve")
     assert (await shop.standing())[1:] == ("closed", "0.00")
-    [parked] = (await orders.parked(9)).items
+    [parked] = (await orders.dead_letters(9)).items
     assert (parked.order_id, parked.reason) == (opened[3].id, "the account is closed")
 
 
@@ -323,7 +323,7 @@ async def test_what_was_credited_by_hand_is_taken_back_by_its_refund(billing: Bi
     )
     await billing.database.execute("DELETE FROM payment_events WHERE ref_kind = 'checkout'")
     assert (await shop.standing())[2] == "0.00"
-    [parked] = (await shop.payments.orders.parked(9)).items
+    [parked] = (await shop.payments.orders.dead_letters(9)).items
     assert (parked.order_id, parked.account_id) == (None, shop.account_id)
     await shop.payments.admin.credit(parked.id, None, "it is theirs")
     assert (await shop.standing())[2] == "20.00"

@@ -166,6 +166,6 @@ async def test_a_round_tells_operators_of_each_day_once(bills: Bills, billing: B
         **{"provider": "openai", "day": "2026-11-21", "billed_usd": "0.01", "ledger_usd": "0.00"},
         "models": ["web search tool calls"],
     }
-    await bills.look()
+    await bills.refresh()
     assert bills.difference_usd("openai") == pytest.approx(0.01021)
     assert (bills.difference_usd("anthropic"), bills.asked[0]) == (0, "openai")

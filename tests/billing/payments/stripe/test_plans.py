@@ -251,7 +251,7 @@ async def test_other_amounts_and_currencies_wait_for_an_operator(
         session["payment_intent"] = intent["id"]
         stripe.pages.pay(session["id"], VISA)
     await deliver_all(payments, stripe, 0)
-    parked = (await payments.orders.parked(10)).items
+    parked = (await payments.orders.dead_letters(10)).items
     assert {each.reason for each in parked} == {
         "it was paid in eur, not in usd",
         "2400 cents were paid of an order of 2500",
