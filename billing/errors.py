@@ -98,7 +98,7 @@ MetergateError
 +-- MeterNotPriced                 billing.metering.charges
 +-- NotAdmitted                    billing.metering.charges
 +-- UnknownAccount                 billing.metering.charges
-+-- UnknownHold                    billing.metering.service_holds
++-- UnknownHold                    billing.metering.metering
 +-- MoneyError                     billing.money
 +-- DestinationRefused             billing.notices.destinations
 +-- WebhookError                   billing.notices.endpoints

@@ -35,8 +35,7 @@ from billing.keys.keys import ApiKeys
 from billing.ledger.reports import Reports
 from billing.metering.charges import NotAdmitted
 from billing.metering.features import Features
-from billing.metering.metering import Metering
-from billing.metering.service_holds import ServiceHolds
+from billing.metering.metering import Metering, ServiceHolds
 from billing.notices.endpoints import Endpoints
 from billing.payments.assembly import Payments
 from billing.payments.balances import Alerts

@@ -10,7 +10,7 @@ import asyncio
 import logging
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import TYPE_CHECKING, Any, Final, Literal
+from typing import TYPE_CHECKING, Final, Literal
 
 from billing.collect.debits import TrafficDebits
 from billing.collect.facts import Facts, Wrote
@@ -219,7 +219,7 @@ class Collector:
                     break
 
     async def _keep(self, run: Run) -> None:
-        values = [getattr(run, name) for name in _COLUMNS]
+        values = [getattr(run, name) for name in Run.__slots__ if name != "id"]
         try:
             await self.database.execute(_query("add_run"), *values, RUNS_KEPT)
         except DatabaseError as error:
@@ -239,7 +239,7 @@ class Collector:
         if after is not None and not (after.isdecimal() and len(after) < len(str(NEWEST))):
             raise BadCursor("This cursor is not one that this list has given.")
         rows = await self.database.rows(_query("page_runs"), NEWEST if after is None else int(after), limit + 1)
-        return page_of([Run(**_values(row)) for row in rows], limit, lambda run: str(run.id))
+        return page_of([Run(**dict(row)) for row in rows], limit, lambda run: str(run.id))
 
     @property
     def lag_s(self) -> float:
@@ -256,28 +256,6 @@ class Collector:
         """Return what an operator should look at of the last run; empty where all is well."""
         last = self.last
         return "" if last is None or last.status == "ok" else f"collection {last.status}: {last.error}"
-
-
-_COLUMNS: Final = (
-    "job",
-    "status",
-    "started_at",
-    "finished_at",
-    "sources",
-    "failed_sources",
-    "processed_samples",
-    "written_minutes",
-    "replayed_minutes",
-    "conflicts",
-    "set_aside",
-    "debits",
-    "revision",
-    "error",
-)
-
-
-def _values(row: Any) -> dict[str, Any]:
-    return dict(row)
 
 
 def _log(run: Run) -> None:

@@ -2,7 +2,6 @@
 
 charges        what is asked under an event's id, what it costs, its debit, and the ways that it fails (pure)
 events         writing them, each once: the id of an event and its debit in one transaction
-metering       what a service calls: checks, debits, usage
-service_holds  holds that outlast the process that made them
+metering       what a service calls: checks, debits, usage, and holds that outlast the process that made them
 features       what plans allow beside, and units of it in a period
 """

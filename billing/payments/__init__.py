@@ -1,13 +1,12 @@
 """Payments: from "billing required" to paid and back, with any provider behind one port.
 
 port           what a provider has, in neutral objects, and what is asked of it; where payers may be sent     pure
-customers      whom a provider knows as our accounts; idempotency keys of calls that are made again
 orders         what accounts ask to buy; PaymentAdmin: refunds, and dead letters, which wait for an operator
-decisions      what an order becomes by the state of its payment                                              pure
-purchases      payments applied: credited, taken back, set aside; what customers were charged
+purchases      what an order becomes by the state of its payment; credited, taken back, a dead letter; charges
 in_force       which plan is in force by the states of subscriptions, its credit, and what a change charges   pure
 subscriptions  their states and invoices become an account's plan and credit; changes of them
-apply          an object's present state, fetched anew and applied once, whoever said that it has changed
+apply          an object's present state, fetched anew and applied once, whoever said that it has changed;
+               whom a provider knows as our accounts; idempotency keys of calls that are made again
 events         what providers report: stored, acknowledged, then applied
 reconcile      what the provider has, compared once a day with what was applied and with the ledger
 flows          from what is asked for to the page where it is paid

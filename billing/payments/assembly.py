@@ -13,9 +13,8 @@ from billing.accounts.lots import PAID, Terms
 from billing.change_notifier import ChangeNotifier
 from billing.database.connection import Database, queries
 from billing.money import NANO_PER_CENT
-from billing.payments.apply import Applier, Handler, checkout_handler, customer_handler
+from billing.payments.apply import Applier, Customers, Handler, checkout_handler, customer_handler
 from billing.payments.auto_recharge import AutoRecharge, Recharges
-from billing.payments.customers import Customers
 from billing.payments.events import PaymentEvents
 from billing.payments.flows import FlowRules, Flows, price_id_of
 from billing.payments.local.provider import LocalProvider

@@ -20,7 +20,7 @@ from billing import audit
 from billing.database.connection import DatabaseError, queries
 from billing.errors import MetergateError
 from billing.pages import BEFORE_ALL, Page, page_of
-from billing.payments.customers import KEYS_KEPT
+from billing.payments.apply import KEYS_KEPT
 from billing.payments.port import ObjectRef
 from billing.work import Periodic
 

@@ -27,7 +27,7 @@ from billing.database.connection import Connection, Database, Row, queries
 from billing.errors import MetergateError
 from billing.money import NANO_PER_CENT, format_cents
 from billing.pages import BEFORE_ALL, Page, page_of
-from billing.payments.customers import call_once
+from billing.payments.apply import call_once
 from billing.payments.port import (
     CURRENCY,
     Invoice,

@@ -25,8 +25,7 @@ from billing.collect.snapshots import Exporters, Source
 from billing.collect.subjects import SubjectRules, Subjects
 from billing.keys.principals import service_name
 from billing.metering.events import EventWriter
-from billing.metering.metering import Metering, MeteringContext
-from billing.metering.service_holds import ServiceHolds
+from billing.metering.metering import Metering, MeteringContext, ServiceHolds
 from billing.work import Lease, Periodic
 from gateway.config.secret import revealed
 from gateway.server import limit_refusals

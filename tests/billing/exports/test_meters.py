@@ -13,7 +13,7 @@ from billing.database.connection import queries
 from billing.exports.meters import StripeMeter, StripeMeters
 from billing.exports.worker import Exports, ExportWorker
 from billing.ledger.writer import write_debits
-from billing.payments.customers import Customers
+from billing.payments.apply import Customers
 from billing.payments.events import PaymentEvents
 from billing.payments.stripe.client import StripeAccess
 from billing.payments.stripe.provider import StripePayments

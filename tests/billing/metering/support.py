@@ -12,8 +12,7 @@ from ulid import ULID
 from billing.keys.principals import Principals
 from billing.metering.charges import Payer
 from billing.metering.events import EventWriter
-from billing.metering.metering import Metering, MeteringContext
-from billing.metering.service_holds import ServiceHolds
+from billing.metering.metering import Metering, MeteringContext, ServiceHolds
 from billing.pricing.rows import PriceRow
 from billing.pricing.table import PriceTable
 from billing.settings import ServiceSettings

@@ -22,7 +22,7 @@ from billing.keys.keys import ApiKeys
 from billing.keys.principals import Principals
 from billing.ledger.verify import verify
 from billing.metering.charges import EventConflict, Measure, NotAdmitted, Payer
-from billing.metering.service_holds import ServiceHolds
+from billing.metering.metering import ServiceHolds
 from tests.billing.metering.support import Meters, meters
 from tests.support.holds import PATIENT, PLANS, World, eventually
 from tests.support.loop_thread import LoopThread

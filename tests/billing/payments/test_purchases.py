@@ -8,7 +8,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from billing.money import NANO_PER_CENT
-from billing.payments.decisions import (
+from billing.payments.orders import Order
+from billing.payments.port import Dispute, Movement, Payment, Refund
+from billing.payments.purchases import (
     Move,
     Moved,
     is_lost,
@@ -18,8 +20,6 @@ from billing.payments.decisions import (
     status_of,
     suspensions,
 )
-from billing.payments.orders import Order
-from billing.payments.port import Dispute, Movement, Payment, Refund
 
 NOW = datetime(2027, 1, 1, tzinfo=UTC)
 ORDER = Order(**dict.fromkeys(Order.__slots__) | {"kind": "credit", "amount_cents": 2000, "status": "open"})
