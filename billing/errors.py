@@ -140,15 +140,15 @@ MetergateError
 |   +-- ScopeWithheld              billing.schemas.rules
 +-- TimeError                      billing.times
 +-- UsageError                     billing.usage
-+-- BadKeyFile                     gateway.commands.first_start
++-- BadKeyFile                     gateway.commands.data_folder
 +-- WouldOverwrite                 gateway.commands.init
-+-- NothingToUndo                  gateway.commands.tools.backups
++-- NothingToUndo                  gateway.commands.tools.changes
 +-- CannotEdit                     gateway.commands.tools.formats
 +-- UnusualForm                    gateway.commands.tools.formats
 +-- ConfigError                    gateway.config.problems
 +-- Unset                          gateway.config.problems
-+-- BadRequest                     gateway.dialects.exceptions
-+-- GarbageAnswer                  gateway.dialects.exceptions
++-- BadRequest                     gateway.dialects.decoding
++-- GarbageAnswer                  gateway.dialects.decoding
 +-- EmbeddedServersError           gateway.embedded.lock
 |   +-- AlreadyRunning             gateway.embedded.lock
 |   +-- ServerFailed               gateway.embedded.lock

@@ -10,7 +10,7 @@ from billing.database.connection import DatabaseError, DatabaseHindered, Databas
 from billing.database.migrate import MigrationError
 from billing.holds.partition import NotReady
 from billing.holds.redis.connection import RedisError, RedisRefused
-from gateway.commands.misuse import explained_misuse
+from gateway.commands.data_folder import explained_misuse
 from gateway.embedded.lock import EmbeddedServersError
 
 _DOCTOR: Final = "`metergate doctor` says more."

@@ -39,15 +39,15 @@ def add_prices(app: typer.Typer, connect: Connect) -> None:
 
 def _path() -> Path:
     """Return the file in force."""
-    from gateway.config.files import PRICES_FILE, find_folder
+    from gateway.config.source import PRICES_FILE, find_folder
 
     named = os.environ.get("METERGATE_CONFIG")
     return find_folder(Path(named) if named else None) / PRICES_FILE
 
 
 def _table(file: Path | None) -> PriceTable:
-    from gateway.commands.misuse import explained_misuse
-    from gateway.config.price_file import load_prices
+    from gateway.commands.data_folder import explained_misuse
+    from gateway.config.prices import load_prices
 
     with explained_misuse():
         return load_prices(file or _path(), os.environ)
@@ -94,7 +94,7 @@ async def check(output: Output, file: File = None) -> None:
 
 async def import_prices(output: Output, file: Annotated[Path, typer.Argument(help="A prices.yaml.")]) -> None:
     """Check a file and put it in the place of the one in force; running gateways follow within a second."""
-    from gateway.config.files import SHIPPED_FOLDER
+    from gateway.config.source import SHIPPED_FOLDER
 
     rows, target = len(_table(file).rows), _path()
     if target.parent == SHIPPED_FOLDER:
@@ -163,17 +163,24 @@ async def try_price(
     output.show(Shown(data, (Table(("class", "quantity", "price USD", "amount USD"), lines), summary)))
 
 
+@dataclass(frozen=True, slots=True)
+class Period:
+    """Which requests are compared with which price, and why."""
+
+    model: Annotated[str, typer.Argument(help="provider/model, as prices name it.", show_default=False)]
+    since: Annotated[str, typer.Option(metavar="TIME", help="From then on.", show_default=False)]
+    until: Annotated[str, typer.Option(metavar="TIME", help="Before then.", show_default=False)]
+    account: Annotated[str | None, typer.Option(metavar="ACCOUNT_ID", help="Of this account alone.")] = None
+    price_id: Annotated[
+        str | None, typer.Option("--price", metavar="PRICE_ID", help="This row, not the present one for each time.")
+    ] = None
+    reason: Annotated[str | None, typer.Option(metavar="TEXT", help="Why; the customer sees it.")] = None
+
+
 def _add_reprice(price: typer.Typer, connect: Connect) -> None:
     async def work(
         output: Output,
-        model: Annotated[str, typer.Argument(help="provider/model, as prices name it.", show_default=False)],
-        since: Annotated[str, typer.Option(metavar="TIME", help="From then on.", show_default=False)],
-        until: Annotated[str, typer.Option(metavar="TIME", help="Before then.", show_default=False)],
-        account: Annotated[str | None, typer.Option(metavar="ACCOUNT_ID", help="Of this account alone.")] = None,
-        price_id: Annotated[
-            str | None, typer.Option("--price", metavar="PRICE_ID", help="This row, not the present one for each time.")
-        ] = None,
-        reason: Annotated[str | None, typer.Option(metavar="TEXT", help="Why; the customer sees it.")] = None,
+        period: Period,
         apply: Annotated[bool, typer.Option("--apply", help="Correct it; else it is only compared.")] = False,
         yes: Yes = False,
     ) -> None:
@@ -183,17 +190,17 @@ def _add_reprice(price: typer.Typer, connect: Connect) -> None:
         """
         from billing.schemas.repricing import NewRepricing
 
-        provider, slash, name = model.partition("/")
+        provider, slash, name = period.model.partition("/")
         if not (provider and slash and name):
             raise typer.BadParameter("name it as provider/model, as operator price list does")
         asked = NewRepricing(
             provider=provider,
             model=name,
-            since=since,
-            until=until,
-            account_id=account,
-            price_id=price_id,
-            reason=reason,
+            since=period.since,
+            until=period.until,
+            account_id=period.account,
+            price_id=period.price_id,
+            reason=period.reason,
             dry_run=True,
         )
         await _reprice(output, connect, asked, apply=apply, yes=yes)

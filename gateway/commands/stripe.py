@@ -70,7 +70,7 @@ async def _synced(address: str) -> tuple["SyncedEndpoint", list[str]]:
 
     from billing.payments.port import PaymentError, PaymentProviderUnavailable
     from billing.payments.stripe.client import API_BASE, StripeAccess, StripeCalls, sync_endpoint
-    from gateway.commands.misuse import explained_misuse
+    from gateway.commands.data_folder import explained_misuse
     from gateway.config.environment import command_environment
 
     with explained_misuse():
@@ -96,7 +96,7 @@ async def _price_faults(calls: "StripeCalls") -> list[str]:
     """Return what is wrong with the prices of the plans in the configuration's files."""
     from billing.money import NANO_PER_CENT
     from billing.payments.stripe.client import price_faults
-    from gateway.commands.misuse import explained_misuse
+    from gateway.commands.data_folder import explained_misuse
     from gateway.config.settings import load_settings
 
     with explained_misuse():

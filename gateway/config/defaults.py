@@ -28,8 +28,8 @@ from billing.settings import (
     within,
 )
 from gateway.config.problems import nearest
-from gateway.config.sections import Key, keys_of, text
-from gateway.dialects.structure import StructureBounds
+from gateway.config.source import Key, keys_of, text
+from gateway.dialects.body import StructureBounds
 
 if TYPE_CHECKING:
     from gateway.config.source import Value

@@ -20,7 +20,7 @@ from billing.plans import MAX_TOOL_CALLS, Plan
 from billing.pricing.scales import parse_factor
 from billing.quotas import Quota, QuotaError, check_quotas, parse_quota
 from gateway.config.problems import nearest
-from gateway.config.sections import decimal, read_by, read_section
+from gateway.config.source import decimal, read_by, read_section
 
 if TYPE_CHECKING:
     from gateway.config.source import Value

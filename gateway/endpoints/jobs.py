@@ -143,11 +143,11 @@ def start_shared_work(runtime: Runtime, metrics: Metrics, jobs: Jobs) -> ExportW
         told = "Months of usage events that are old enough to be dropped and stay: their rollups are not those of them."
         metrics.gauge("usage_months_kept", told, lambda: retention.kept, "max")
         runtime.start(retention.work())
-    start_mailer(runtime, metrics, new_id)
+    start_mailer(runtime, metrics)
     start_payments(runtime, metrics)
-    start_collecting(runtime, metrics, new_id)
-    start_notices(runtime, metrics, new_id)
-    return start_exports(runtime, metrics, new_id)
+    start_collecting(runtime, metrics)
+    start_notices(runtime, metrics)
+    return start_exports(runtime, metrics)
 
 
 RECONCILE: Final = "reconcile"

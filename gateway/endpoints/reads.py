@@ -26,9 +26,9 @@ from billing.schemas.system import (
 from billing.schemas.tokens import JwksShape
 from billing.schemas.usage import ExplainedEventShape
 from gateway.auth import key_of
-from gateway.dialects.exceptions import BadRequest
+from gateway.dialects.decoding import BadRequest
 from gateway.dialects.openai.dialect import OpenAIDialect
-from gateway.dialects.openai_responses.envelopes import CLIENT_VERSION, CodexModels
+from gateway.dialects.openai_responses.dialect import CLIENT_VERSION, CodexModels
 from gateway.dialects.registry import MODEL_LISTS
 from gateway.endpoints.metrics_access import shown
 from gateway.proxy.estimate import markup_of

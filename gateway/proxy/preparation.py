@@ -13,7 +13,7 @@ import msgspec
 from multidict import istr
 
 from billing.holds.model import Need, NeedTooLarge
-from gateway.dialects.betas import NO_BETAS
+from gateway.dialects.declared import NO_BETAS
 from gateway.dialects.facts import NO_METADATA, NO_PARTS
 from gateway.proxy.attempts import first_choice
 from gateway.proxy.context import FEATURE, RequestContext, Terms, keep_terms, shown_id
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from billing.principals import Principal
     from gateway.config.defaults import EstimateSettings
     from gateway.dialects.base import Match
-    from gateway.dialects.betas import Betas
+    from gateway.dialects.declared import Betas
     from gateway.dialects.facts import ParsedRequest
     from gateway.proxy.candidates import Candidate, Destination, Route
     from gateway.proxy.routing import Router

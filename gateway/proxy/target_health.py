@@ -28,9 +28,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
 
     from billing.holds.redis.state import RedisState
-    from gateway.config.providers import ProviderConfig
+    from gateway.config.providers import ProviderConfig, TargetConfig
     from gateway.config.settings import Settings
-    from gateway.config.targets import TargetConfig
 
 logger = logging.getLogger(__name__)
 

@@ -27,16 +27,16 @@ from billing.identity.users import Users
 from gateway.config.secret import revealed
 from gateway.config.settings import public_url
 from gateway.runtime.encryption import sealer_of
+from gateway.runtime.stores import new_id
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Mapping
 
     from billing.audit import Actor
     from billing.change_notifier import ChangeNotifier
     from billing.database.connection import Connection, Database
     from billing.identity.organizations import Organization
     from billing.identity.providers import SignInProvider
-    from billing.identity.sealing import Sealer
     from billing.identity.sign_in import Found
     from billing.plans import Plans
     from gateway.config.settings import Settings
@@ -68,11 +68,10 @@ def make_identity(
     ask: Outgoing,
     plans: Plans,
     effects: ChangeNotifier,
-    new_id: Callable[[], str],
 ) -> Identity:
     """Return what works on people; signing keys are read over `of_keys`, other issuers are asked over `ask`."""
     defaults, frontend_url = settings.defaults, settings.frontend_url
-    plan, founder = defaults.accounts.default_plan, _founder(defaults.accounts.default_plan, new_id)
+    plan, founder = defaults.accounts.default_plan, _founder(defaults.accounts.default_plan)
     users = Users(database, new_id, settings.identity.approval)
     subjects = Subjects(database, users, founder)
     sealer = sealer_of(settings)
@@ -80,7 +79,17 @@ def make_identity(
     shown = ShownTokens(database, keys, _foreign_tokens(settings, ask), subjects)
     admits = partial(_admits, settings.identity.providers)
     sessions = Sessions(database, keys, new_id, shown, admits=admits)
-    people = _people(settings, database, users, sessions, effects, new_id, sealer)
+    people = People(
+        database,
+        users,
+        Codes(database, new_id, defaults.codes),
+        Passwords(at_once=defaults.sign_in.passwords_at_once),
+        sessions,
+        effects,
+        new_id,
+        time.time,
+        sealer,
+    )
     return Identity(
         people=people,
         sign_in=SignIn(people, founder),
@@ -156,36 +165,12 @@ def _foreign_tokens(settings: Settings, ask: Outgoing) -> ForeignTokens | None:
     return ForeignTokens(rules, keys, time.time)
 
 
-def _people(
-    settings: Settings,
-    database: Database,
-    users: Users,
-    sessions: Sessions,
-    effects: ChangeNotifier,
-    new_id: Callable[[], str],
-    sealer: Sealer,
-) -> People:
-    """Make what people register, sign in and are changed by."""
-    defaults = settings.defaults
-    return People(
-        database,
-        users,
-        Codes(database, new_id, defaults.codes),
-        Passwords(at_once=defaults.sign_in.passwords_at_once),
-        sessions,
-        effects,
-        new_id,
-        time.time,
-        sealer,
-    )
-
-
 def _admits(providers: Mapping[str, SignInProvider], name: str, domain: str | None) -> bool:
     """Return whether a provider lets in who has an address of this domain; one that is off now has let them in."""
     return name not in providers or providers[name].admits(domain)
 
 
-def _founder(plan: str, new_id: Callable[[], str]) -> Found:
+def _founder(plan: str) -> Found:
     """Return what makes the personal organization of who registers, on a plan."""
 
     async def make(connection: Connection, user_id: str, name: str, actor: Actor) -> Organization:

@@ -28,6 +28,7 @@ from billing.metering.events import EventWriter
 from billing.metering.metering import Metering, MeteringContext, ServiceHolds
 from billing.work import Lease, Periodic
 from gateway.config.secret import revealed
+from gateway.runtime.stores import new_id
 from gateway.server import limit_refusals
 
 if TYPE_CHECKING:
@@ -42,7 +43,7 @@ if TYPE_CHECKING:
     from billing.metering.charges import NotAdmitted, Payer
     from billing.pricing.table import PriceTable
     from billing.principals import Principal
-    from gateway.config.derived import ExporterSource
+    from gateway.config.environment import ExporterSource
     from gateway.config.settings import Settings
     from gateway.metrics.registry import Metrics
     from gateway.runtime.runtime import Runtime
@@ -64,7 +65,6 @@ def make_collector(
     database: Database,
     engine: Engine,
     prices: Callable[[], PriceTable],
-    new_id: Callable[[], str],
 ) -> Collector:
     """Return the collector of this process, on a database of its own."""
     defaults, effects = settings.defaults, engine.change_notifier
@@ -117,7 +117,7 @@ def _source(given: ExporterSource) -> Source:
     )
 
 
-def start_collecting(runtime: Runtime, metrics: Metrics, new_id: Callable[[], str]) -> None:
+def start_collecting(runtime: Runtime, metrics: Metrics) -> None:
     """Start collecting in the background where a source is configured, and add the metrics of collection."""
     collector, settings = runtime.collector, runtime.settings
     if not collector.sources:
@@ -162,7 +162,6 @@ def make_meters(
     engine: Engine,
     prices: Callable[[], PriceTable],
     links: Links,
-    new_id: Callable[[], str],
 ) -> Meters:
     """Return the events and holds of other services as the API calls them."""
     defaults = settings.defaults

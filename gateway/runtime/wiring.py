@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
@@ -43,11 +43,10 @@ from gateway.config.models import unknown_models
 from gateway.config.secret import revealed
 from gateway.config.settings import Settings
 from gateway.proxy.target_health import provider_list
-from gateway.runtime.bills import make_bills
 from gateway.runtime.identity import Identity, make_identity
 from gateway.runtime.metering import POOL_SIZE, STATEMENT_S, make_collector, make_meters
 from gateway.runtime.outgoing import Outgoing, delivery_here
-from gateway.runtime.payments import links_of, open_payments, payment_services
+from gateway.runtime.payments import links_of, make_bills, open_payments, payment_services
 from gateway.runtime.runtime import InForce, Runtime
 from gateway.runtime.stores import OpenStores, new_id, open_engine
 
@@ -146,7 +145,7 @@ def _runtime(settings: Settings, stores: OpenStores, pools: _Pools, deployment: 
     """Make the services on open stores."""
     engine, plans = stores.engine, stores.follower.plans
     in_force = InForce(settings.prices)
-    identity = make_identity(settings, pools.of_api, pools.of_keys, pools.ask, plans, engine.change_notifier, new_id)
+    identity = make_identity(settings, pools.of_api, pools.of_keys, pools.ask, plans, engine.change_notifier)
     services = _services(settings, pools.of_api, engine, plans, identity, in_force)
     parts = PaymentParts(
         pools.of_api,
@@ -158,7 +157,7 @@ def _runtime(settings: Settings, stores: OpenStores, pools: _Pools, deployment: 
         deployment,
         gateway_id=engine.gateway_id,
     )
-    collector = make_collector(settings, pools.of_collection, engine, in_force.now, new_id)
+    collector = make_collector(settings, pools.of_collection, engine, in_force.now)
     services = replace(services, collector=collector, **payment_services(open_payments(settings, parts)))
     return Runtime(
         settings=settings,
@@ -227,11 +226,9 @@ def _services(
         attempts=make_attempts(settings, engine.redis),
         clock=time.time,
         service_api_key=revealed(settings.service_api_key),
-        meters=make_meters(settings, database, engine, in_force.now, links, new_id),
+        meters=make_meters(settings, database, engine, in_force.now, links),
         admin_api_key=revealed(settings.admin_api_key),
-        unknown_models=lambda names: unknown_models(
-            settings.models, settings.providers, in_force.prices, names, time.time()
-        ),
+        unknown_models=partial(_unknown_models, settings, in_force),
         providers=partial(provider_list, settings, engine.redis),
         **structs.asdict(defaults.accounts),
         new_id=new_id,
@@ -243,6 +240,11 @@ def _services(
         max_body_bytes=settings.max_body_bytes,
         request_timeout_s=settings.request_timeout_s,
     )
+
+
+def _unknown_models(settings: Settings, in_force: InForce, names: Iterable[str]) -> list[str]:
+    """Return which of some names lead to no model now."""
+    return unknown_models(settings.models, settings.providers, in_force.prices, names, time.time())
 
 
 def _authenticator(engine: Engine) -> Callable[[str], Awaitable[Principal | None]]:

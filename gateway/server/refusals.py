@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Final
 from aiohttp import web
 
 from billing.errors import INCORRECT_KEY, LISTED, MetergateError
-from gateway.dialects.openai import errors as openai_errors
+from gateway.dialects.openai import dialect as openai_errors
 from gateway.server.caching import NO_STORE
 from gateway.server.ids import REQUEST_ID
 from gateway.upstream.base import AccountBusy, UpstreamBusy, UpstreamTimeout

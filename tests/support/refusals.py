@@ -12,8 +12,8 @@ from billing.plans import Plan
 from billing.principals import Limit, Principal, Subject
 from billing.quotas import Metric, Quota, Window
 from gateway.dialects.base import Envelope
+from gateway.dialects.body import StructureBounds
 from gateway.dialects.registry import make_dialects
-from gateway.dialects.structure import StructureBounds
 from gateway.server import limit_refusals, refusals
 from gateway.server.limit_refusals import Links
 from gateway.server.refusals import Refusal

@@ -20,19 +20,21 @@ import re
 from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Final
 
+from gateway.dialects.body import is_null
 from gateway.dialects.decoding import decoded
-from gateway.dialects.events import (
+from gateway.dialects.gemini.answer import ANSWER, END_MARKERS, OUTPUT, Answer, Reading, finishes
+from gateway.dialects.streaming import (
     ENDS,
     EVENT_END_BYTES,
+    MAX_KEPT_BYTES,
+    MAX_PLAIN_BYTES,
+    Passed,
     event_data,
     last_end,
     replace_data,
     split_events,
     with_charge,
 )
-from gateway.dialects.fields import is_null
-from gateway.dialects.gemini.answer import ANSWER, END_MARKERS, OUTPUT, Answer, Reading, finishes
-from gateway.dialects.streaming import MAX_KEPT_BYTES, MAX_PLAIN_BYTES, Passed
 
 if TYPE_CHECKING:
     from gateway.dialects.facts import Reported

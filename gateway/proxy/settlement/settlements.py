@@ -30,8 +30,7 @@ if TYPE_CHECKING:
     from billing.holds.api import Holds
     from billing.ledger.debits import Debit
     from gateway.dialects.base import Tap
-    from gateway.metrics.folder import Outcome
-    from gateway.metrics.registry import Metrics
+    from gateway.metrics.registry import Metrics, Outcome
     from gateway.proxy.context import Reason, RequestContext
 
 logger = logging.getLogger(__name__)

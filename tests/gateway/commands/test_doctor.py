@@ -15,12 +15,12 @@ from gateway.commands import doctor
 from gateway.commands.doctor import (
     check_clocks,
     check_postgres,
+    check_redis,
     check_secrets_key,
     check_settings,
     check_vocabularies,
     clock_finding,
 )
-from gateway.commands.redis_checks import check_redis
 from gateway.commands.stores import Stores
 from gateway.commands.up import require_seals
 from gateway.config.settings import load_settings

@@ -4,8 +4,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.dialects.events import event_data, first_event, split_events
-from gateway.dialects.openai.output import OpenAIEvents
+from gateway.dialects.openai.answer import OpenAIEvents
+from gateway.dialects.streaming import event_data, first_event, split_events
 
 PIECES = st.lists(
     st.sampled_from([b"\n", b"\r", b"\n\n", b"\r\n", b"data: {", b"}", b"data:", b": x", b"\xef\xbb\xbf"]), max_size=12

@@ -22,8 +22,7 @@ from hypothesis import strategies as st
 from prometheus_client.parser import text_string_to_metric_families
 
 from billing.ledger.debits import Debit
-from gateway.metrics.folder import LABEL_SETS_LIMIT, METRICS_DIR_VARIABLE, OTHER, STEP_BOUNDS
-from gateway.metrics.registry import Metrics
+from gateway.metrics.registry import LABEL_SETS_LIMIT, METRICS_DIR_VARIABLE, OTHER, STEP_BOUNDS, Metrics
 
 WAIT_S = 60.0
 

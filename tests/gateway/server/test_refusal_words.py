@@ -17,7 +17,7 @@ from billing.plans import Plan
 from billing.principals import Limit
 from billing.quotas import Metric, Quota, Window
 from gateway.config.defaults import KEYS
-from gateway.dialects.openai_responses import envelopes as responses
+from gateway.dialects.openai_responses import dialect as responses
 from gateway.server import limit_refusals, refusals
 from gateway.server.limit_refusals import Links
 from gateway.server.refusals import Refusal
