@@ -24,11 +24,11 @@ MetergateError
 +-- AccountError                   billing.accounts.accounts
 |   +-- AccountNotFound            billing.accounts.accounts
 |   +-- UnknownPlan                billing.accounts.accounts
++-- BadUserId                      billing.accounts.accounts
 +-- GrantError                     billing.accounts.grants
 |   +-- BalanceOutOfBounds         billing.accounts.grants
 |   +-- IdempotencyConflict        billing.accounts.grants
 +-- LotNotFound                    billing.accounts.lots
-+-- BadUserId                      billing.accounts.member_limits
 +-- PriceNotFound                  billing.accounts.repricing
 +-- TooManyAttempts                billing.api.attempts
 +-- ApiError                       billing.api.errors
@@ -41,9 +41,9 @@ MetergateError
 |   +-- Unauthorized               billing.api.errors
 |   +-- Unavailable                billing.api.errors
 |   +-- Unpriced                   billing.api.errors
-+-- BudgetError                    billing.budgets.rules
-|   +-- BudgetNotFound             billing.budgets.rules
-|   +-- BudgetRefused              billing.budgets.rules
++-- BudgetError                    billing.budgets.budgets
+|   +-- BudgetNotFound             billing.budgets.budgets
+|   +-- BudgetRefused              billing.budgets.budgets
 +-- CommandFailed                  billing.cli.output
 |   +-- NoData                     gateway.commands.stores
 +-- ClientError                    billing.client.errors
@@ -68,6 +68,7 @@ MetergateError
 +-- CredentialsError               billing.identity.credentials
 |   +-- CredentialRefused          billing.identity.credentials
 |   +-- WrongCredential            billing.identity.credentials
++-- SealBroken                     billing.identity.encryption
 +-- IssuerAway                     billing.identity.issuers
 |   +-- IssuerRefused              billing.identity.issuers
 +-- MailFailed                     billing.identity.mailer
@@ -77,20 +78,18 @@ MetergateError
 |   +-- OrganizationNotFound       billing.identity.organizations
 |   +-- OrganizationRefused        billing.identity.organizations
 +-- PasswordRefused                billing.identity.passwords
-+-- TooManyHashes                  billing.identity.passwords
++-- TooManySignIns                 billing.identity.passwords
 +-- SignInFailed                   billing.identity.providers
 +-- UnknownProvider                billing.identity.providers
-+-- SealBroken                     billing.identity.sealing
 +-- SignInRefused                  billing.identity.sessions
-+-- SubjectTaken                   billing.identity.subjects
 +-- BadToken                       billing.identity.tokens
++-- SubjectTaken                   billing.identity.users
 +-- UserError                      billing.identity.users
-|   +-- BadAddress                 billing.identity.users
 |   +-- UserNotFound               billing.identity.users
 |   +-- UserRefused                billing.identity.users
-+-- TooManyVisits                  billing.identity.visits
-+-- DifferentKeys                  billing.keys.presented
++-- DifferentKeys                  billing.keys.secrets
 +-- UsageQueryError                billing.ledger.sums
++-- BadAddress                     billing.mail
 +-- BadMeasure                     billing.metering.charges
 +-- Busy                           billing.metering.charges
 +-- EventConflict                  billing.metering.charges
@@ -100,7 +99,7 @@ MetergateError
 +-- UnknownAccount                 billing.metering.charges
 +-- UnknownHold                    billing.metering.metering
 +-- MoneyError                     billing.money
-+-- DestinationRefused             billing.notices.destinations
++-- DestinationRefused             billing.notices.delivery
 +-- WebhookError                   billing.notices.endpoints
 |   +-- EndpointNotFound           billing.notices.endpoints
 |   +-- EndpointRefused            billing.notices.endpoints

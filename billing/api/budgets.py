@@ -10,7 +10,7 @@ from msgspec import UNSET
 from billing.api.operations import BudgetOperations
 from billing.api.requests import listing, page_asked, positive_money
 from billing.api.route import Call, serves
-from billing.budgets.rules import DEFAULT_THRESHOLDS, BudgetPeriod, BudgetRefused, BudgetTerms, Subject
+from billing.budgets.budgets import DEFAULT_THRESHOLDS, Budget, BudgetPeriod, BudgetRefused, BudgetTerms, Subject
 from billing.pages import Page
 from billing.schemas.budgets import BudgetPatch, NewBudget, OwnBudgetShape
 from billing.times import DEFAULT_ZONE, zone_of
@@ -19,7 +19,6 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from billing.accounts.accounts import Account
-    from billing.budgets.budgets import Budget
     from billing.schemas.base import Listing, PageQuery
 
 
@@ -37,7 +36,7 @@ async def list_budgets(call: Call, query: PageQuery) -> Listing[OwnBudgetShape]:
     """List budgets, newest first, with what was spent of each in its period, and a forecast to its end."""
     account, budgets = await _account(call), call.services.budgets
     page = await budgets.page(account.id, *page_asked(query))
-    standings = await budgets.standings(page.items, zone_of(account.tz or DEFAULT_ZONE))
+    standings = await budgets.statuses(page.items, zone_of(account.tz or DEFAULT_ZONE))
     return listing(Page(tuple(standings), page.next_after), OwnBudgetShape.of_standing)
 
 
@@ -98,5 +97,5 @@ async def _account(call: Call) -> Account:
 
 
 async def _shape(call: Call, account: Account, budget: Budget) -> OwnBudgetShape:
-    (standing,) = await call.services.budgets.standings([budget], zone_of(account.tz or DEFAULT_ZONE))
+    (standing,) = await call.services.budgets.statuses([budget], zone_of(account.tz or DEFAULT_ZONE))
     return OwnBudgetShape.of_standing(standing)

@@ -14,8 +14,7 @@ from billing.api.errors import InsufficientScope, Unauthorized
 from billing.api.operations import PeopleOperations
 from billing.api.route import Call, serves
 from billing.identity.codes import TooManyTries
-from billing.identity.credentials import WrongCredential
-from billing.identity.people import Factor, Visitor
+from billing.identity.credentials import Factor, Visitor, WrongCredential
 from billing.identity.permissions import ROLES
 from billing.identity.sign_in import Refusal
 from billing.schemas.people import (
@@ -63,11 +62,11 @@ Handler = Callable[[Call, BodyT], Awaitable[T]]
 
 
 def _visiting(handler: Handler[BodyT, T]) -> Handler[BodyT, T]:
-    """Count the request of somebody whom nobody knows yet among the visits. Raises `TooManyVisits`."""
+    """Count the request of somebody whom nobody knows yet among the sign-ins. Raises `TooManySignIns`."""
 
     @wraps(handler)
     async def visited(call: Call, body: BodyT) -> T:
-        with call.services.visits.entered(visitor_of(call).network):
+        with call.services.sign_in_limit.entered(visitor_of(call).network):
             return await handler(call, body)
 
     return visited

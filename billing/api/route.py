@@ -36,7 +36,7 @@ from billing.api.requests import path_id, read_body, read_query
 from billing.api.services import SERVICES, Services
 from billing.api.tables import Table
 from billing.audit import Actor
-from billing.identity.callers import NOBODY, Caller
+from billing.identity.permissions import NOBODY, Caller
 from billing.logs import log_about
 
 if TYPE_CHECKING:

@@ -21,7 +21,7 @@ from billing.api.requests import encode_cursor, moment, page_asked, zone
 from billing.api.route import Call, serves
 from billing.api.tables import Table, rows, wants_csv
 from billing.api.usage_reports import UsageReports
-from billing.budgets.rules import BudgetPeriod, forecast, spent_within, times_of
+from billing.budgets.budgets import BudgetPeriod, forecast, spent_within, times_of
 from billing.ledger.sums import BEGINNING, END, NOTHING, Group, Span, Used, UsedBy, together, total
 from billing.pages import place_of
 from billing.quotas import Metric, Quota, Window
@@ -187,7 +187,7 @@ async def get_billing_summary(call: Call) -> BillingSummaryShape:
         included_left_nano=await services.lots.included_left_nano(account.id),
         forecast_nano=forecast(used.charged_nano, days_nano, times) or 0,
         budget=await _budget(call, account.quotas, now),
-        budgets=await budgets.standings(await budgets.of_account(account.id), in_zone),
+        budgets=await budgets.statuses(await budgets.of_account(account.id), in_zone),
     )
     live = await services.live_balance(account)
     return BillingSummaryShape.of_month(account, month, live, services.credits_per_usd, with_cost=call.sees_cost)

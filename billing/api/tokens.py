@@ -26,7 +26,7 @@ from billing.api.requests import listing, page_asked
 from billing.api.route import Call, answer, serves
 from billing.identity.providers import BEGUN_S, CONSOLE, SignInFailed, is_path
 from billing.identity.sessions import REFRESH_PREFIX
-from billing.identity.shown import OPERATOR
+from billing.identity.tokens import OPERATOR
 from billing.schemas.tokens import (
     MAX_REASON,
     AccessTokenShape,
@@ -42,8 +42,8 @@ from billing.schemas.tokens import (
 )
 
 if TYPE_CHECKING:
-    from billing.identity.callers import Caller
     from billing.identity.oidc import OidcSignIn
+    from billing.identity.permissions import Caller
     from billing.schemas.base import Listing, PageQuery
     from billing.schemas.people import PasswordShown
 

@@ -18,7 +18,7 @@ import msgspec
 
 from billing.errors import MetergateError
 from billing.exports.events import properties, tags, units
-from billing.notices.destinations import DestinationRefused, Poster
+from billing.notices.delivery import DestinationRefused, Poster
 from billing.times import rfc3339
 
 if TYPE_CHECKING:

@@ -24,7 +24,7 @@ from billing.times import rfc3339
 
 if TYPE_CHECKING:
     from billing.change_notifier import ChangeNotifier
-    from billing.notices.letters import NoticeType
+    from billing.notices.mail_templates import NoticeType
 
 ID_PREFIX: Final = "key_"
 

@@ -21,9 +21,9 @@ from typing import TYPE_CHECKING, Any, Final, Literal
 
 from billing import audit
 from billing.accounts import lots
+from billing.accounts.accounts import lift, suspend
 from billing.accounts.grants import PROMOTIONS, PURCHASES, Entry, GrantError, Grants
 from billing.accounts.lots import PAID, Terms
-from billing.accounts.suspensions import lift, suspend
 from billing.database.connection import Connection, Database, queries
 from billing.money import format_cents
 from billing.notices.emit import emit

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from billing.schemas.keys import KeyShape
     from billing.schemas.payments import OrderShape
     from billing.schemas.quotas import QuotaShape
-    from billing.web.visits import Visit
+    from billing.web.pages import Visit
 
 # The model of examples where none is known: that of the local provider.
 EXAMPLE_MODEL: Final = "demo"

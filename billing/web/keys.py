@@ -36,7 +36,7 @@ from billing.web.forms import (
     spent_by,
     texts,
 )
-from billing.web.visits import NOTICES, Page, View, Visit, Who, member_names
+from billing.web.pages import NOTICES, Page, View, Visit, Who, member_names
 
 if TYPE_CHECKING:
     from aiohttp import web

@@ -15,7 +15,7 @@ from billing.schemas.exports import ParkedExportsQuery, RetryExport
 from billing.schemas.system import AssignBody, JobShape, SubjectsQuery
 from billing.schemas.webhooks import DeliveryShape, EndpointShape
 from billing.web.lists import Act, Column, Field, Figure, Form, Listed, detailed, listed
-from billing.web.visits import NOTICES, Page, View, Visit, Who
+from billing.web.pages import NOTICES, Page, View, Visit, Who
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

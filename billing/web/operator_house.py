@@ -20,7 +20,7 @@ from billing.schemas.admin_users import UserPatch, UsersQuery
 from billing.schemas.audit import AuditQuery
 from billing.schemas.system import RefusedShape
 from billing.web.lists import REFUSED, Column, Field, Figure, Form, Listed, detailed, listed
-from billing.web.visits import Page, View, Visit, Who
+from billing.web.pages import Page, View, Visit, Who
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator

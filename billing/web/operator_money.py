@@ -29,7 +29,7 @@ from billing.schemas.payments import (
     ParkedQuery,
 )
 from billing.web.lists import Act, Column, Field, Figure, Form, Listed, detailed, listed
-from billing.web.visits import NOTICES, Page, View, Visit, Who
+from billing.web.pages import NOTICES, Page, View, Visit, Who
 
 if TYPE_CHECKING:
     from aiohttp import web

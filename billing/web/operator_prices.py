@@ -11,7 +11,7 @@ from billing.ledger.explanations import exact_usd, shown_quantity
 from billing.money import format_usd
 from billing.pricing.table import Trial, TrialRefused, find_row, try_usage, usage_of
 from billing.web.lists import Column, Field, Figure, Listed, listed
-from billing.web.visits import Page, View, Visit, Who
+from billing.web.pages import Page, View, Visit, Who
 
 if TYPE_CHECKING:
     from billing.ledger.catalogue import StoredPrice

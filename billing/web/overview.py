@@ -13,8 +13,8 @@ from billing.identity.permissions import BILLING_READ
 from billing.ledger.sums import total
 from billing.money import parse_usd
 from billing.schemas.usage import EventQuery
+from billing.web.pages import Page, View, Visit, Who, key_names
 from billing.web.render import usd_text
-from billing.web.visits import Page, View, Visit, Who, key_names
 
 if TYPE_CHECKING:
     from aiohttp import web

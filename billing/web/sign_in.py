@@ -19,7 +19,7 @@ from billing.api.tokens import oidc_of, sent_to_provider
 from billing.identity.providers import is_path
 from billing.schemas.people import CodeAsked, Login, PasswordForgotten, PasswordReset, Registration, Verification
 from billing.web.forms import factor_typed
-from billing.web.visits import Page, View, Visit, Who
+from billing.web.pages import Page, View, Visit, Who
 
 if TYPE_CHECKING:
     from billing.schemas.tokens import AccessTokenShape

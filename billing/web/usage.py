@@ -21,8 +21,8 @@ from billing.money import format_usd, parse_usd
 from billing.schemas.reports import BucketShape, BucketsQuery, SummaryQuery, UsedShape, ordered
 from billing.times import Period, day_begins, parse_rfc3339, rfc3339
 from billing.web.lists import MOST_SERIES, Bucket, Chart, stacked
+from billing.web.pages import MOST_ROWS, NAMED, Page, View, Visit, key_names
 from billing.web.render import usd_text
-from billing.web.visits import MOST_ROWS, NAMED, Page, View, Visit, key_names
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence

@@ -540,7 +540,7 @@ async def check_secrets_key(stores: Stores, settings: Settings) -> list[Check]:
         if not await database.rows(_identity_query("sealed_some"), settings.jwt_secret is None):
             return []
         # Only here: what it is made of takes 20 ms to import.
-        from billing.identity.sealing import SealBroken
+        from billing.identity.encryption import SealBroken
         from gateway.runtime.encryption import check_encryption
 
         try:

@@ -23,7 +23,7 @@ from billing.cli.output import USAGE, CommandFailed, Output, Shown
 from billing.database.connection import Database
 from billing.database.migrate import migrate
 from billing.holds.redis.client import RedisClient, refuse_eviction
-from billing.identity.sealing import SealBroken
+from billing.identity.encryption import SealBroken
 from billing.ledger.leases import ending_leases
 from billing.logs import write_json
 from gateway.commands.data_folder import (

@@ -11,7 +11,7 @@ from billing.exports.lago import DEFAULT_CODE, DEFAULT_PLAN, Lago, LagoMeter, La
 from billing.exports.meters import StripeMeter, StripeMeters
 from billing.exports.sinks import DEFAULT_TYPE, CloudEvents, CloudEventsRules, Peer
 from billing.exports.worker import ExportRules, ExportWorker
-from billing.notices.destinations import Poster
+from billing.notices.delivery import Poster
 from gateway.config.exports import ExportConfig
 from gateway.runtime.stores import new_id
 

@@ -9,21 +9,17 @@ from typing import TYPE_CHECKING, Final
 
 from billing.identity.browsers import BrowserRules, Browsers
 from billing.identity.codes import Codes
-from billing.identity.credentials import Credentials
-from billing.identity.invitations import Invitations
-from billing.identity.issuers import ForeignRules, ForeignTokens, KeySet
-from billing.identity.members import Members
+from billing.identity.credentials import Credentials, People
+from billing.identity.issuers import Discovery, ForeignRules, ForeignTokens, KeySet
+from billing.identity.members import Invitations, Members
 from billing.identity.oidc import OidcSignIn
 from billing.identity.organizations import Organizations, found
 from billing.identity.passwords import Passwords
-from billing.identity.people import People
 from billing.identity.providers import CONSOLE
 from billing.identity.sessions import Sessions
-from billing.identity.shown import ShownTokens
 from billing.identity.sign_in import SignIn
 from billing.identity.signing_keys import SigningKeys, TokenRules
-from billing.identity.subjects import Subjects
-from billing.identity.users import Users
+from billing.identity.users import Found, Subjects, Users
 from gateway.config.secret import revealed
 from gateway.config.settings import public_url
 from gateway.runtime.encryption import sealer_of
@@ -37,7 +33,6 @@ if TYPE_CHECKING:
     from billing.database.connection import Connection, Database
     from billing.identity.organizations import Organization
     from billing.identity.providers import SignInProvider
-    from billing.identity.sign_in import Found
     from billing.plans import Plans
     from gateway.config.settings import Settings
     from gateway.runtime.outgoing import Outgoing
@@ -76,9 +71,9 @@ def make_identity(
     subjects = Subjects(database, users, founder)
     sealer = sealer_of(settings)
     keys = SigningKeys(of_keys, token_rules(settings), new_id, time.monotonic, sealer)
-    shown = ShownTokens(database, keys, _foreign_tokens(settings, ask), subjects)
     admits = partial(_admits, settings.identity.providers)
-    sessions = Sessions(database, keys, new_id, shown, admits=admits)
+    foreign = _foreign_tokens(settings, ask)
+    sessions = Sessions(database, keys, new_id, foreign=foreign, subjects=subjects, admits=admits)
     people = People(
         database,
         users,
@@ -96,7 +91,7 @@ def make_identity(
         credentials=Credentials(people),
         sessions=sessions,
         browsers=Browsers(database, new_id, revealed(settings.admin_api_key), browser_rules(settings), admits),
-        oidc=_oidc_sign_in(settings, ask, keys, sessions, subjects),
+        oidc=_oidc_sign_in(settings, ask, sessions, subjects),
         organizations=Organizations(database, new_id, plan, defaults.organizations),
         members=Members(database, effects, defaults.organizations.organizations_per_user),
         invitations=Invitations(
@@ -129,9 +124,7 @@ def browser_rules(settings: Settings) -> BrowserRules:
     return BrowserRules(public_url(settings), secure=told.startswith("https://"))
 
 
-def _oidc_sign_in(
-    settings: Settings, ask: Outgoing, keys: SigningKeys, sessions: Sessions, subjects: Subjects
-) -> OidcSignIn | None:
+def _oidc_sign_in(settings: Settings, ask: Outgoing, sessions: Sessions, subjects: Subjects) -> OidcSignIn | None:
     """Return what signs people in elsewhere; None where no provider is configured."""
     identity = settings.identity
     if identity.public_url is None or not identity.providers:
@@ -140,11 +133,9 @@ def _oidc_sign_in(
         identity.providers,
         identity.public_url,
         settings.frontend_url,
-        ask=ask,
-        keys=keys,
+        discovery=Discovery(ask, time.monotonic),
         sessions=sessions,
         subjects=subjects,
-        clock=time.monotonic,
         now=time.time,
     )
 

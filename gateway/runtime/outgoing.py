@@ -13,7 +13,7 @@ import aiohttp
 
 from billing.identity.issuers import IssuerAway, IssuerRefused
 from billing.identity.mailer import Mailer, Smtp, to_console
-from billing.notices.destinations import Poster
+from billing.notices.delivery import Poster
 from billing.notices.worker import NoticeRules, NoticeWorker, OperatorHook
 from gateway.config.identity import MAIL_CONSOLE_VARIABLE
 from gateway.config.secret import revealed

@@ -12,10 +12,9 @@ from typing import TYPE_CHECKING
 
 from msgspec import structs
 
-from billing.accounts.accounts import Accounts
+from billing.accounts.accounts import Accounts, MemberLimits
 from billing.accounts.grants import Grants
 from billing.accounts.lots import Lots
-from billing.accounts.member_limits import MemberLimits
 from billing.accounts.repricing import Repricing
 from billing.addresses import Addresses
 from billing.api.attempts import ADDRESSES_MAX, AttemptLimits, Attempts, counted_in_redis
@@ -27,7 +26,7 @@ from billing.database.connection import Database
 from billing.exports.worker import Exports
 from billing.holds.cache import recognised
 from billing.holds.redis.layout import DEFAULT_PREFIX
-from billing.identity.visits import Visits
+from billing.identity.passwords import SignInLimit
 from billing.keys.keys import ApiKeys
 from billing.keys.principals import Principals
 from billing.keys.secrets import secret_digest, well_formed
@@ -220,7 +219,7 @@ def _services(
         plans=plans,
         credits_per_usd=defaults.services.credits_per_usd,
         sends_mail=delivery_here(settings) is not None,
-        visits=Visits(defaults.sign_in.sign_ins_at_once),
+        sign_in_limit=SignInLimit(defaults.sign_in.sign_ins_at_once),
         authenticate=_authenticator(engine),
         known=partial(recognised, engine.cache),
         attempts=make_attempts(settings, engine.redis),

@@ -23,7 +23,7 @@ from gateway.server.ids import REQUEST_ID
 from gateway.upstream.base import AccountBusy, UpstreamBusy, UpstreamTimeout
 
 if TYPE_CHECKING:
-    from billing.keys.presented import DifferentKeys
+    from billing.keys.secrets import DifferentKeys
     from gateway.dialects.base import Envelope
     from gateway.server.exchange import Exchange
 

@@ -11,9 +11,8 @@ from typing import Any
 from msgspec import structs
 from ulid import ULID
 
-from billing.accounts.accounts import Accounts
+from billing.accounts.accounts import Accounts, MemberLimits
 from billing.accounts.grants import Grants
-from billing.accounts.member_limits import MemberLimits
 from billing.addresses import Addresses, parse_networks
 from billing.api.attempts import AttemptLimits, Attempts
 from billing.change_notifier import LiveBalance

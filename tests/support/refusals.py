@@ -7,7 +7,7 @@ from typing import Final
 
 from billing.api.attempts import TooManyAttempts
 from billing.holds.model import Exhausted, InsufficientBalance, QuotaExceeded, TooManyRunning
-from billing.keys.presented import DifferentKeys
+from billing.keys.secrets import DifferentKeys
 from billing.plans import Plan
 from billing.principals import Limit, Principal, Subject
 from billing.quotas import Metric, Quota, Window

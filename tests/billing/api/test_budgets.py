@@ -9,8 +9,7 @@ import pytest
 
 from billing.api.services import Services
 from billing.audit import SYSTEM
-from billing.budgets.budgets import MOST_FAILED, Budgets
-from billing.budgets.rules import BudgetPeriod, BudgetTerms, Subject
+from billing.budgets.budgets import MOST_FAILED, BudgetPeriod, Budgets, BudgetTerms, Subject
 from billing.cli import Table
 from billing.cli import budgets as commands
 from billing.client.client import Client
@@ -19,7 +18,7 @@ from billing.database.connection import DatabaseRefused
 from billing.ledger.catalogue import sync_prices
 from billing.ledger.roller import roll
 from billing.ledger.sums import UsageSums
-from billing.notices.destinations import Poster
+from billing.notices.delivery import Poster
 from billing.notices.worker import NoticeRules, NoticeWorker
 from billing.usage import Usage
 from tests.billing.api.support import Api, serving, token_of

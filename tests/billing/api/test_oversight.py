@@ -7,7 +7,7 @@ import pytest
 
 from billing.api.services import Services
 from billing.change_notifier import LiveBalance
-from billing.identity.callers import Caller, Kind
+from billing.identity.permissions import Caller, Kind
 from billing.ledger.catalogue import sync_prices
 from billing.pricing.scales import FACTOR_SCALE
 from billing.usage import Usage

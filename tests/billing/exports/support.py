@@ -14,7 +14,7 @@ from billing.exports.sinks import CloudEvents, CloudEventsRules, Peer, Sink
 from billing.exports.worker import Export, ExportRules, ExportWorker
 from billing.ledger.debits import Debit
 from billing.ledger.writer import write_debits
-from billing.notices.destinations import Poster
+from billing.notices.delivery import Poster
 from tests.billing.support import PRICE, Billing
 from tests.support.usage_peers import FakeLago, FakeOpenMeter
 

@@ -20,7 +20,7 @@ from billing.exports.worker import ExportNotFound, ExportRules, Exports, ExportW
 from billing.ledger.debits import Debit
 from billing.ledger.roller import roll
 from billing.ledger.writer import WRITE_NEW_DEBITS, write_debits
-from billing.notices.destinations import Poster
+from billing.notices.delivery import Poster
 from tests.billing.exports.support import BOUND_S, cloudevents, debit, drain, folder, lago, opened, used, working
 from tests.billing.payments.test_broken_off import Dying, Killed
 from tests.billing.support import Billing

@@ -12,14 +12,14 @@ import pytest
 
 from billing.api import buckets
 from billing.audit import SYSTEM
-from billing.budgets.rules import BudgetPeriod, BudgetTerms, Subject
+from billing.budgets.budgets import BudgetPeriod, BudgetTerms, Subject
 from billing.ledger.catalogue import sync_prices
 from billing.ledger.roller import roll
 from billing.refused_requests import RefusedRequest
 from billing.usage import Usage
 from billing.web import usage
 from billing.web.application import ROUTES
-from billing.web.visits import Who
+from billing.web.pages import Who
 from tests.billing.support import PRICES
 from tests.billing.web.support import Console
 

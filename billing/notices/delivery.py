@@ -1,22 +1,30 @@
-"""Where deliveries may go, and the one request of a delivery: bounded in time and in what is read, without redirects.
+"""The one request of a delivery: where it may go, how it is signed, bounded in time and in what is read, without
+redirects.
 
 Customers choose the URLs of endpoints, so that without a check they could have this machine ask its own network
 (server-side request forgery). Names are resolved for each delivery, and connected to is an address that was checked: a
 name that resolves to another address a moment later changes nothing. No proxy of the environment is used: it would
 resolve the name itself.
+
+Signatures are by Standard Webhooks, with symmetric keys:
+https://github.com/standard-webhooks/standard-webhooks/blob/main/spec/standard-webhooks.md
 """
 
 from __future__ import annotations
 
+import base64
 import errno
-from collections.abc import Mapping
+import hashlib
+import hmac
+import secrets
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address
 from typing import TYPE_CHECKING, Final
 from urllib.parse import urlsplit
 
 import aiohttp
-from aiohttp.abc import AbstractResolver
+from aiohttp.abc import AbstractResolver, ResolveResult
 from aiohttp.resolver import ThreadedResolver
 
 from billing.errors import MetergateError
@@ -24,8 +32,8 @@ from billing.errors import MetergateError
 if TYPE_CHECKING:
     import socket
 
-    from aiohttp.abc import ResolveResult
-
+PREFIX: Final = "whsec_"
+SECRET_BYTES: Final = 32
 MAX_URL: Final = 2000
 # So much of an answer is read, so that its connection can be used again; it is not kept.
 READ_BYTES: Final = 4096
@@ -204,3 +212,25 @@ class Poster:
         session, self._session = self._session, None
         if session is not None:
             await session.close()
+
+
+def new_secret() -> str:
+    """Return a new secret: `whsec_` and the base64 of 32 random bytes."""
+    return PREFIX + base64.b64encode(secrets.token_bytes(SECRET_BYTES)).decode()
+
+
+def key_of(secret: str) -> bytes:
+    """Return the signing key in a secret: the base64 after the prefix, or else the text itself."""
+    if secret.startswith(PREFIX):
+        return base64.b64decode(secret.removeprefix(PREFIX), validate=True)
+    return secret.encode()
+
+
+def signed_headers(webhook_id: str, at_s: int, body: bytes, keys: Sequence[bytes]) -> dict[str, str]:
+    """Return the headers of a delivery, signed by each key: two of them while a secret is rotated."""
+    content = f"{webhook_id}.{at_s}.".encode() + body
+    signatures = (base64.b64encode(hmac.digest(key, content, hashlib.sha256)).decode() for key in keys)
+    headers = {"webhook-id": webhook_id, "webhook-timestamp": str(at_s)}
+    if keys:
+        headers["webhook-signature"] = " ".join(f"v1,{signature}" for signature in signatures)
+    return headers

@@ -1,4 +1,4 @@
-"""Visits: one declaration of a page, and what its handler is given and returns.
+"""Pages: one declaration of a page and of its forms, and what a handler is given and returns.
 
 A handler is an async function of a `Visit`. It returns a `View` (a template and its values), a table as CSV, or a whole
 response, such as `Visit.see`, which leads to another page after a change.
@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from enum import Enum
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 from urllib.parse import urlencode
@@ -22,7 +23,7 @@ from billing.api.requests import query_of, shaped
 from billing.api.route import Call
 from billing.api.services import Services
 from billing.api.tables import CSV, wants_csv
-from billing.identity.callers import Caller
+from billing.identity.permissions import Caller
 from billing.identity.providers import CONSOLE
 from billing.identity.users import OwnOrganization
 from billing.times import DEFAULT_ZONE, TimeError, zone_of
@@ -135,6 +136,50 @@ class Page:
         return self.scope is None or self.scope in caller.scopes
 
 
+def page(
+    path: str,
+    show: Handler,
+    *forms: tuple[str, Handler],
+    who: Who = Who.customer,
+    scope: str | None = None,
+    changes: str | None = None,
+) -> tuple[Page, ...]:
+    """Return a page and its forms, each by its path below the page's: what is refused is said on the page. `changes` is
+    the scope of the forms, where that is another one."""
+    sent = (Page("POST", path + below, handler, who, changes or scope, again=show) for below, handler in forms)
+    return Page("GET", path, show, who, scope), *sent
+
+
+def does(
+    call: Callable[..., Awaitable[object]], to: str, notice: str, body: Callable[[Visit], object] | None = None
+) -> Handler:
+    """Return the handler of a form that makes one call of the API, with a body where it needs one, and leads to a page
+    that says so: `notice` is a name of `NOTICES`, and `to` may have names of the path in braces."""
+
+    async def handler(visit: Visit) -> web.Response:
+        await (call(visit.call) if body is None else call(visit.call, body(visit)))
+        return visit.see(to.format_map(visit.request.match_info), notice)
+
+    return handler
+
+
+def filled(model: type[T], **fields: str | None) -> Callable[[Visit], T]:
+    """Return what makes a shape of the API of a form: of each field what was typed, else what is given here; None: it
+    is left out. It raises `BadRequest`."""
+    return lambda visit: visit.body(
+        model, **{name: visit.field(name) or otherwise for name, otherwise in fields.items()}
+    )
+
+
+def shows(template: str, **values: object) -> Handler:
+    """Return the handler of a page that is the same for everybody."""
+
+    async def handler(visit: Visit) -> View:
+        return View(template, values)
+
+    return handler
+
+
 def is_operator(caller: Caller) -> bool:
     """Return whether somebody is an operator, by the admin key or as a person."""
     return caller.kind == "admin" or caller.operator
@@ -197,6 +242,11 @@ class Visit:
             return zone_of(self.request.query.get("tz") or own.key)
         except TimeError:  # which the page that takes it refuses
             return own
+
+    @property
+    def now(self) -> datetime:
+        """Return the time, in UTC."""
+        return datetime.fromtimestamp(self.services.clock(), UTC)
 
     @property
     def path(self) -> str:
